@@ -1,0 +1,181 @@
+//! What ipcd asks of the kernel that safe wrappers do not cover: fork, closing inherited
+//! descriptors, descriptor passing, dying of a signal. The only crate with unsafe code.
+#![expect(unsafe_code, reason = "this crate is where it lives; each block says why it is sound")]
+
+use std::fs;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::unistd::{ForkResult, Pid};
+
+/// Descriptors that one message may carry.
+pub const MAX_PASSED: usize = 4;
+
+/// Forks. The child runs `body` and never returns from here.
+///
+/// Nothing of the parent is dropped in the child: what it must not keep, it closes with
+/// [`close_all_except`].
+///
+/// # Errors
+/// If the system refuses (`EAGAIN`, `ENOMEM`).
+///
+/// # Panics
+/// If the process has more than one thread: the others would not exist in the child, and the locks
+/// that they held would stay locked for ever.
+pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Pid> {
+    assert!(is_single_threaded()?, "fork only while single-threaded");
+    // SAFETY: there is one thread, asserted above, so no lock is held by one that will not exist.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let run = std::panic::AssertUnwindSafe(body);
+            let status = std::panic::catch_unwind(run).unwrap_or(PANICKED);
+            // SAFETY: _exit(2) is always sound; no destructor of the parent's values must run.
+            unsafe { libc::_exit(status) }
+        }
+    }
+}
+
+/// The exit status of a child that panicked, as a Rust program has it.
+const PANICKED: i32 = 101;
+
+fn is_single_threaded() -> io::Result<bool> {
+    Ok(fs::read_dir("/proc/self/task")?.count() == 1)
+}
+
+/// Closes every descriptor from 3 on but those listed, with close_range(2).
+///
+/// For a freshly forked child only: its copies of the parent's values then hold closed numbers
+/// and must never be dropped, which [`fork`] sees to.
+///
+/// # Errors
+/// If the kernel is older than Linux 5.9.
+pub fn close_all_except(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    keep.sort_unstable();
+    let mut first = libc::STDERR_FILENO as u32 + 1;
+    for fd in keep.into_iter().filter(|&fd| fd > libc::STDERR_FILENO as u32) {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: plain numbers. That no live value owns these descriptors is the caller's contract,
+    // which holds in a forked child that drops nothing of its parent.
+    let status = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    Errno::result(status).map(drop).map_err(io::Error::from)
+}
+
+/// Sends bytes and descriptors as one message; the receiver gets copies of the descriptors.
+///
+/// # Errors
+/// As sendmsg(2); nothing is sent then.
+///
+/// # Panics
+/// If there are more than [`MAX_PASSED`] descriptors.
+pub fn send_with_fds(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    assert!(fds.len() <= MAX_PASSED, "more descriptors than a receiver has room for");
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &[][..] } else { &rights[..] };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None)?;
+    Ok(())
+}
+
+/// Receives one message and its descriptors, which are closed on exec; without waiting when
+/// `flags` has `MSG_DONTWAIT`. The count is 0 at the end of the stream.
+///
+/// # Errors
+/// As recvmsg(2), and `EMSGSIZE` when the message is longer than `into`.
+pub fn recv_with_fds(
+    socket: BorrowedFd<'_>,
+    into: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut control = nix::cmsg_space!([RawFd; MAX_PASSED]);
+    let mut parts = [IoSliceMut::new(into)];
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = control {
+            // SAFETY: the kernel has just made these descriptors for us, and nobody else knows
+            // their numbers.
+            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    if message.flags.contains(MsgFlags::MSG_TRUNC) {
+        return Err(Errno::EMSGSIZE.into());
+    }
+    Ok((message.bytes, fds))
+}
+
+/// Takes a descriptor by its number, such as one that `--ready-fd` names.
+///
+/// # Errors
+/// If it is not open, or is one of the standard three.
+pub fn take_fd(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= libc::STDERR_FILENO {
+        return Err(Errno::EBADF.into());
+    }
+    // SAFETY: fcntl(2) on any number is sound; it tells whether the descriptor is open.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: it is open, it is none that Rust's runtime owns, and the caller was told its number
+    // by the parent process in order to own it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Ends this process as SIGPIPE would have, had Rust not ignored it.
+pub fn die_of_sigpipe() -> ! {
+    // SAFETY: SigDfl runs no code of ours.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGPIPE);
+    let _ = set.thread_unblock();
+    let _ = raise(Signal::SIGPIPE);
+    std::process::exit(128 + Signal::SIGPIPE as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn passes_descriptors() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        send_with_fds(here.as_fd(), b"take this", &[writer.as_fd()]).unwrap();
+        drop(writer);
+        let mut bytes = [0; 32];
+        let (count, fds) = recv_with_fds(there.as_fd(), &mut bytes, MsgFlags::empty()).unwrap();
+        assert_eq!((&bytes[..count], fds.len()), (&b"take this"[..], 1));
+        let mut passed = fs::File::from(fds.into_iter().next().unwrap());
+        passed.write_all(b"through").unwrap();
+        drop(passed);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through");
+    }
+
+    #[test]
+    fn takes_only_open_descriptors() {
+        assert!(take_fd(2).is_err());
+        assert!(take_fd(1_000_000).is_err());
+    }
+}

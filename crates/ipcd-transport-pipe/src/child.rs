@@ -1,0 +1,120 @@
+//! `pipe:COMMAND`: a child process whose standard input and output are the channel.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+
+use ipcd_transport::{
+    Channel, ChannelParts, Endpoint, Error, Identity, Read, ReadBuffer, Result, StreamChannel,
+    Wrote,
+};
+
+/// Starts the command, which is split into words at white space; quotes hold words together, and
+/// no shell sees it.
+pub(crate) fn spawn(endpoint: &Endpoint) -> Result<Box<dyn Channel>> {
+    let words = words(endpoint)?;
+    let mut child = Command::new(&words[0])
+        .args(&words[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| Error::system(format!("start {}", words[0]), error))?;
+    let identity = Identity { pid: Some(child.id()), ..Identity::default() };
+    let read = OwnedFd::from(child.stdout.take().expect("its standard output is a pipe"));
+    let write = OwnedFd::from(child.stdin.take().expect("its standard input is a pipe"));
+    let stream = StreamChannel::pair(read, write, identity)?;
+    Ok(Box::new(ChildChannel { stream: Some(stream), child }))
+}
+
+/// A stream to a child, which is reaped when the channel is dropped.
+struct ChildChannel {
+    stream: Option<StreamChannel>,
+    child: Child,
+}
+
+impl ChildChannel {
+    fn stream(&self) -> &StreamChannel {
+        self.stream.as_ref().expect("it is taken only when the channel ends")
+    }
+
+    fn stream_mut(&mut self) -> &mut StreamChannel {
+        self.stream.as_mut().expect("it is taken only when the channel ends")
+    }
+}
+
+impl Channel for ChildChannel {
+    fn read_fd(&self) -> BorrowedFd<'_> {
+        self.stream().read_fd()
+    }
+
+    fn write_fd(&self) -> BorrowedFd<'_> {
+        self.stream().write_fd()
+    }
+
+    fn identity(&self) -> &Identity {
+        self.stream().identity()
+    }
+
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+        self.stream_mut().read(into)
+    }
+
+    fn write(&mut self, frames: &[u8]) -> Result<Wrote> {
+        self.stream_mut().write(frames)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.stream_mut().finish()
+    }
+
+    fn into_parts(mut self: Box<Self>) -> ChannelParts {
+        let stream = self.stream.take().expect("it is taken only when the channel ends");
+        Box::new(stream).into_parts()
+    }
+}
+
+impl Drop for ChildChannel {
+    /// The end of its input tells the child to stop. One that does not is killed, so that nobody
+    /// waits for it.
+    fn drop(&mut self) {
+        if self.stream.take().is_some() && !matches!(self.child.try_wait(), Ok(Some(_))) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn words(endpoint: &Endpoint) -> Result<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for c in endpoint.address().chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    if quote.is_some() {
+        return Err(endpoint.error("a quote is not closed"));
+    }
+    words.extend(word);
+    if words.is_empty() { Err(endpoint.error("the command is missing")) } else { Ok(words) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_a_command_into_words() {
+        let split = |text: &str| words(&text.parse().unwrap());
+        let expected = ["ssh", "host", "a b", "x'y", ""];
+        assert_eq!(split(r#"pipe:ssh  host 'a b' "x'y" ''"#).unwrap(), expected);
+        assert!(split("pipe: ").is_err());
+        assert!(split("pipe:a 'b").is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! Anonymous pipes: two of them make a channel, handed over on a rendezvous socket.
+//!
+//! The daemon makes the pipes and gives the far ends away. `O_NONBLOCK` belongs to the open file
+//! description, which a descriptor and its copies share, so with a pipe of the client's making the
+//! client could make a worker block; each end of a pipe is a description of its own.
+//!
+//! `pipe:COMMAND` starts a child and speaks over its standard input and output.
+
+mod child;
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Instant;
+
+use ipcd_sys::{recv_with_fds, send_with_fds};
+use ipcd_transport::{
+    Access, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind, Listener,
+    PathClaim, Result, StreamChannel, Transport, bind_local, connect_local, peer_credentials,
+    poll_until,
+};
+use nix::fcntl::OFlag;
+use nix::poll::PollFlags;
+use nix::sys::socket::{MsgFlags, SockType, UnixAddr};
+use nix::unistd::pipe2;
+
+/// The pipe transport.
+pub struct Pipe;
+
+/// What comes with the two descriptors: the version of the rendezvous.
+const HAND_OVER: &[u8] = b"ipcd-pipe/1";
+
+impl Transport for Pipe {
+    fn scheme(&self) -> &'static str {
+        "pipe"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            summary: "two anonymous pipes, or a child's stdin and stdout; the kernel names the peer",
+            boundaries: false,
+            ordered: true,
+            reliable: true,
+            remote: false,
+            largest_record: None,
+            identity: IdentityKind::Credentials,
+        }
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &Access::OPTIONS
+    }
+
+    fn default_endpoint(&self, runtime_dir: &Path) -> Endpoint {
+        Endpoint::from_path(self.scheme(), &runtime_dir.join("pipe.sock"))
+    }
+
+    fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        let (socket, claim) = bind_local(at.path()?, &Access::of(at, Access::PRIVATE)?)?;
+        Ok(Box::new(Rendezvous { socket: socket.into(), local: at.clone(), _claim: claim }))
+    }
+
+    fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
+        if to.is_opaque() {
+            return child::spawn(to);
+        }
+        let address = UnixAddr::new(to.path()?)
+            .map_err(|error| Error::system(format!("connect to {to}"), error))?;
+        let socket = connect_local(&address, SockType::Stream, deadline)?;
+        let identity = peer_credentials(&socket)?;
+        let (read, write) = receive_pipes(&socket, to, deadline)?;
+        Ok(Box::new(StreamChannel::pair(read, write, identity)?))
+    }
+
+    fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
+        Ok(Box::new(StreamChannel::adopt(parts)?))
+    }
+}
+
+struct Rendezvous {
+    socket: UnixListener,
+    local: Endpoint,
+    _claim: PathClaim,
+}
+
+impl Listener for Rendezvous {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn local(&self) -> &Endpoint {
+        &self.local
+    }
+
+    /// Gives each peer its ends at once, so that nothing is kept for one that has not got them.
+    fn accept(&mut self) -> Result<Option<ChannelParts>> {
+        let socket = match self.socket.accept() {
+            Ok((socket, _)) => socket,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(Error::system(format!("accept on {}", self.local), error)),
+        };
+        let identity = peer_credentials(&socket)?;
+        let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let make = || pipe2(flags).map_err(|error| Error::system("make a pipe", error));
+        let (our_read, their_write) = make()?;
+        let (their_read, our_write) = make()?;
+        let theirs = [their_read.as_fd(), their_write.as_fd()];
+        send_with_fds(socket.as_fd(), HAND_OVER, &theirs)
+            .map_err(|error| Error::system("hand a pipe over", error))?;
+        let descriptors = vec![our_read, our_write];
+        Ok(Some(ChannelParts { descriptors, identity, state: Vec::new() }))
+    }
+}
+
+fn receive_pipes(
+    socket: &OwnedFd,
+    from: &Endpoint,
+    deadline: Instant,
+) -> Result<(OwnedFd, OwnedFd)> {
+    if !poll_until(socket, PollFlags::POLLIN, deadline)? {
+        return Err(Error::TimedOut(format!("connect to {from}")));
+    }
+    let mut greeting = [0; 64];
+    let (count, fds) = recv_with_fds(socket.as_fd(), &mut greeting, MsgFlags::MSG_DONTWAIT)
+        .map_err(|error| Error::system(format!("connect to {from}"), error))?;
+    let mut fds = fds.into_iter();
+    match (&greeting[..count], fds.next(), fds.next()) {
+        (HAND_OVER, Some(read), Some(write)) => Ok((read, write)),
+        ([], ..) => {
+            let reset = std::io::Error::from(ErrorKind::ConnectionReset);
+            Err(Error::system(format!("connect to {from}"), reset))
+        }
+        _ => Err(Error::Protocol(format!("{from}: that is no rendezvous of ipcd"))),
+    }
+}

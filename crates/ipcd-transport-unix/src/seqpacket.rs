@@ -1,0 +1,94 @@
+//! Sequenced packets: a reliable, ordered socket that keeps records.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use ipcd_transport::{
+    Channel, ChannelParts, Error, Identity, Joiner, Read, ReadBuffer, Result, Splitter, Wrote,
+};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, UnixAddr, recv, sendmsg, shutdown};
+
+use crate::SEQPACKET;
+
+/// Bytes of the largest record. A record is one allocation in the kernel, so larger ones do not
+/// pay, and it must fit the default send buffer (`net.core.wmem_default`, 208 KiB) twice.
+const LARGEST_RECORD: usize = 64 * 1024;
+
+/// A channel over a connected seqpacket socket.
+pub(crate) struct SeqpacketChannel {
+    socket: OwnedFd,
+    identity: Identity,
+    splitter: Splitter,
+    joiner: Joiner,
+}
+
+impl SeqpacketChannel {
+    pub(crate) fn adopt(parts: ChannelParts) -> Result<Self> {
+        let mut descriptors = parts.descriptors.into_iter();
+        let (Some(socket), None) = (descriptors.next(), descriptors.next()) else {
+            return Err(Error::Protocol("a seqpacket channel has one descriptor".into()));
+        };
+        Ok(Self {
+            socket,
+            identity: parts.identity,
+            splitter: Splitter::default(),
+            joiner: Joiner::default(),
+        })
+    }
+}
+
+impl Channel for SeqpacketChannel {
+    fn read_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn write_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+        let room = into.spare(LARGEST_RECORD);
+        match recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => Ok(Read::Closed),
+            Ok(count) => Ok(Read::Bytes(self.joiner.accept_spare(0..count, into)?)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Read::NotReady),
+            Err(error) => Err(Error::system("receive", error)),
+        }
+    }
+
+    fn write(&mut self, frames: &[u8]) -> Result<Wrote> {
+        let mut written = 0;
+        while let Some(record) = self.splitter.next(&frames[written..], LARGEST_RECORD) {
+            let body = &frames[written..written + record.taken()];
+            let parts = [IoSlice::new(record.header()), IoSlice::new(body)];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &parts, &[], flags, None) {
+                Ok(_) => {
+                    self.splitter.sent(&record);
+                    written += record.taken();
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) if written == 0 => return Ok(Wrote::NotReady),
+                Err(Errno::EAGAIN | Errno::EINTR) => break,
+                Err(error) => return Err(Error::system("send", error)),
+            }
+        }
+        Ok(Wrote::Bytes(written))
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        match shutdown(self.socket.as_raw_fd(), Shutdown::Write) {
+            Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
+            Err(error) => Err(Error::system("shut the socket down", error)),
+        }
+    }
+
+    fn into_parts(self: Box<Self>) -> ChannelParts {
+        let state = SEQPACKET.to_vec();
+        ChannelParts { descriptors: vec![self.socket], identity: self.identity, state }
+    }
+}

@@ -1,0 +1,183 @@
+//! Endpoints: where a transport listens or connects, as text.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use crate::{Error, Result};
+
+/// Where a transport listens or connects: `scheme://address?option=value&…` or `scheme:address`.
+///
+/// The second form holds what is no path and no host: an abstract name (`unix:@name`, which may
+/// carry options too) or a command (`pipe:COMMAND`, taken as it is). Which schemes, addresses and
+/// options exist is for the transports to say.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Endpoint {
+    scheme: String,
+    address: String,
+    opaque: bool,
+    options: Vec<(String, String)>,
+}
+
+impl Endpoint {
+    /// The endpoint `scheme://address`.
+    pub fn new(scheme: &str, address: impl Into<String>) -> Self {
+        let (scheme, address) = (scheme.to_owned(), address.into());
+        Self { scheme, address, opaque: false, options: Vec::new() }
+    }
+
+    /// The endpoint `scheme:///path`. Bytes of the path that are not UTF-8 are replaced.
+    pub fn from_path(scheme: &str, path: &Path) -> Self {
+        Self::new(scheme, path.to_string_lossy())
+    }
+
+    /// The part before the colon.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// The part between scheme and options.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether it was written `scheme:address`, without slashes.
+    pub fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
+    /// The value of an option; the last one if it is given twice.
+    pub fn option(&self, key: &str) -> Option<&str> {
+        let found = self.options.iter().rev().find(|(name, _)| name == key);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// The names of all options given.
+    pub fn option_names(&self) -> impl Iterator<Item = &str> {
+        self.options.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Takes an option away, for whoever handles it before the transport.
+    pub fn take_option(&mut self, key: &str) -> Option<String> {
+        let value = self.option(key).map(str::to_owned);
+        self.options.retain(|(name, _)| name != key);
+        value
+    }
+
+    /// Sets an option.
+    pub fn set_option(&mut self, key: &str, value: impl Into<String>) {
+        self.take_option(key);
+        self.options.push((key.to_owned(), value.into()));
+    }
+
+    /// The same endpoint with another address.
+    pub fn with_address(&self, address: impl Into<String>) -> Self {
+        Self { address: address.into(), ..self.clone() }
+    }
+
+    /// The address as an absolute path.
+    pub fn path(&self) -> Result<&Path> {
+        let path = Path::new(&self.address);
+        if self.opaque || !path.is_absolute() || self.address.ends_with('/') {
+            let scheme = &self.scheme;
+            return Err(
+                self.error(format_args!("an absolute path is needed, as in {scheme}:///run/x"))
+            );
+        }
+        Ok(path)
+    }
+
+    /// An error about this endpoint.
+    pub fn error(&self, what: impl fmt::Display) -> Error {
+        Error::Endpoint(format!("{self}: {what}"))
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |what: &str| Error::Endpoint(format!("{}: {what}", text.escape_debug()));
+        let Some((scheme, rest)) = text.split_once(':') else {
+            return Err(bad("no endpoint: scheme://address is needed, as in tcp://127.0.0.1:7117"));
+        };
+        if scheme.is_empty()
+            || !scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        {
+            return Err(bad("a scheme has lower-case letters and digits only"));
+        }
+        if rest.contains('\0') {
+            return Err(bad("an endpoint cannot hold a NUL"));
+        }
+        let (opaque, rest) = match rest.strip_prefix("//") {
+            Some(rest) => (false, rest),
+            None => (true, rest),
+        };
+        let takes_options = !opaque || rest.starts_with('@');
+        let (address, query) = match rest.split_once('?') {
+            Some((address, query)) if takes_options => (address, query),
+            _ => (rest, ""),
+        };
+        if address.is_empty() {
+            return Err(bad("the address is missing"));
+        }
+        let mut options = Vec::new();
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            let Some((key, value)) = option.split_once('=') else {
+                return Err(bad("an option is written key=value"));
+            };
+            options.push((key.to_owned(), value.to_owned()));
+        }
+        Ok(Self { scheme: scheme.to_owned(), address: address.to_owned(), opaque, options })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slashes = if self.opaque { "" } else { "//" };
+        write!(f, "{}:{slashes}{}", self.scheme, self.address)?;
+        for (index, (key, value)) in self.options.iter().enumerate() {
+            write!(f, "{}{key}={value}", if index == 0 { '?' } else { '&' })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes() {
+        for text in [
+            "unix:///run/ipcd/ipcd.sock",
+            "unix:///x?mode=0660&group=g&type=seqpacket",
+            "unix:@name?type=stream",
+            "pipe:ssh host 'a?b=c' ipcd --stdio",
+            "tcp://[::1]:7117",
+            "udp://127.0.0.1:0",
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!(endpoint.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn takes_endpoints_apart() {
+        let mut endpoint: Endpoint = "fifo:///a/b?mode=0620&codec=line".parse().unwrap();
+        assert_eq!(endpoint.scheme(), "fifo");
+        assert_eq!(endpoint.path().unwrap(), Path::new("/a/b"));
+        assert_eq!(endpoint.take_option("codec").as_deref(), Some("line"));
+        assert_eq!(endpoint.option("mode"), Some("0620"));
+        assert_eq!(endpoint.to_string(), "fifo:///a/b?mode=0620");
+    }
+
+    #[test]
+    fn refuses_what_is_no_endpoint() {
+        for text in ["", "tcp", "://x", "TCP://x", "unix://", "tcp://h:1?mode", "unix:///a\0b"] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text:?}");
+        }
+        assert!("unix://relative".parse::<Endpoint>().unwrap().path().is_err());
+        assert!("unix:@abstract".parse::<Endpoint>().unwrap().path().is_err());
+    }
+}

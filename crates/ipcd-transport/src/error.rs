@@ -1,0 +1,56 @@
+//! What can go wrong while opening or using a channel.
+
+use std::io;
+
+/// The result of a transport's operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of a transport: what was tried, on what, and why it failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The endpoint cannot be used as written.
+    #[error("{0}")]
+    Endpoint(String),
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried, on what.
+        what: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Nobody answered in time.
+    #[error("{0}: timed out")]
+    TimedOut(String),
+    /// The other side did something that the transport's protocol does not allow.
+    #[error("{0}")]
+    Protocol(String),
+}
+
+impl Error {
+    /// An error of the system, with what was tried.
+    pub fn system(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::System { what: what.into(), source: source.into() }
+    }
+
+    /// Whether the peer has gone away, which is an expected end and not a fault.
+    pub fn is_disconnect(&self) -> bool {
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut,
+        };
+        matches!(self, Self::System { source, .. }
+            if matches!(source.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut))
+    }
+}
+
+/// Adds what was tried to a system error.
+pub(crate) trait Context<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| Error::system(what(), source))
+    }
+}

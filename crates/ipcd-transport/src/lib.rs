@@ -1,0 +1,207 @@
+//! The message-transport trait of ipcd, and what every transport shares.
+//!
+//! A transport moves batches of whole frames between two processes over non-blocking descriptors,
+//! without a runtime. All it knows of a frame is that it begins with its own length, a `u32` in
+//! little-endian order that counts the whole frame ([`frame_len`]). What a frame means, and where
+//! it goes, is none of its business.
+//!
+//! The contract, which `ipcd-conformance` checks for every transport:
+//!
+//! * What is read is what the other side wrote, in order. An unreliable transport may lose whole
+//!   frames, never parts of one, and never delivers one twice or out of turn.
+//! * No call blocks, except [`Transport::connect`], which ends by its deadline.
+//! * A write may be taken in part; the caller offers the rest again, unchanged, with more behind it.
+//! * The end of the stream is reported once all that was received before it has been read.
+//! * A channel can be taken apart ([`Channel::into_parts`]) and put together in another process.
+//! * No input from the peer makes a channel panic or hold more memory than the read buffer allows.
+
+mod access;
+mod buffer;
+mod claim;
+mod endpoint;
+mod error;
+mod identity;
+mod local;
+mod records;
+mod socket;
+mod stream;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Instant;
+
+pub use access::Access;
+pub use buffer::ReadBuffer;
+pub use claim::{FileKind, PathClaim};
+pub use endpoint::Endpoint;
+pub use error::{Error, Result};
+pub use identity::Identity;
+pub use local::{bind_local, connect_local, peer_credentials};
+pub use records::{Joiner, Record, Splitter};
+pub use socket::{connect_until, poll_until};
+pub use stream::StreamChannel;
+
+/// A way to move frames between processes. One value per scheme, known to the registry.
+pub trait Transport: Sync {
+    /// The name of the transport and the scheme of its endpoints, such as `tcp`.
+    fn scheme(&self) -> &'static str;
+
+    /// What the transport promises.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The options that an endpoint of this transport may carry.
+    fn options(&self) -> &'static [&'static str];
+
+    /// Where a daemon with this runtime directory listens when nothing else is said.
+    fn default_endpoint(&self, runtime_dir: &Path) -> Endpoint;
+
+    /// Binds the endpoint.
+    fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>>;
+
+    /// Connects to the endpoint, and fails with [`Error::TimedOut`] at the deadline.
+    fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>>;
+
+    /// Makes a channel again of what [`Listener::accept`] or [`Channel::into_parts`] returned,
+    /// perhaps in another process.
+    fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>>;
+}
+
+/// Accepts channels at one endpoint.
+pub trait Listener {
+    /// Readable when [`Listener::accept`] has something to do.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// The endpoint as bound: with the real port when port 0 was asked for.
+    fn local(&self) -> &Endpoint;
+
+    /// The next peer, or `None` when there is none now. An error concerns one peer, not the
+    /// listener: the caller reports it and goes on.
+    fn accept(&mut self) -> Result<Option<ChannelParts>>;
+}
+
+/// Moves frames to and from one peer. It owns its descriptors, all of them non-blocking.
+pub trait Channel {
+    /// Wait here for input.
+    fn read_fd(&self) -> BorrowedFd<'_>;
+
+    /// Wait here for room; the same as [`Channel::read_fd`] for sockets.
+    fn write_fd(&self) -> BorrowedFd<'_>;
+
+    /// Who the peer is, as far as the kernel can tell.
+    fn identity(&self) -> &Identity;
+
+    /// Appends what has come to `into`, with one system call where the transport allows it.
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read>;
+
+    /// Offers bytes that begin at a frame boundary, or where the last call stopped. Whole frames
+    /// only: the last byte ends a frame.
+    fn write(&mut self, frames: &[u8]) -> Result<Wrote>;
+
+    /// Says that nothing more will be written, and sends nothing more. Reading goes on.
+    fn finish(&mut self) -> Result<()>;
+
+    /// Whether the channel must be served ([`Channel::serve`]) when readable even while the caller
+    /// does not want to read, because the transport has control traffic of its own.
+    fn wants_service(&self) -> bool {
+        false
+    }
+
+    /// Handles the transport's own traffic without reading frames.
+    fn serve(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Does what is due by `now` and says when it wants to be called again.
+    fn tick(&mut self, _now: Instant) -> Result<Option<Instant>> {
+        Ok(None)
+    }
+
+    /// Frames that were sent by the peer and never arrived, as far as is known.
+    fn lost(&self) -> u64 {
+        0
+    }
+
+    /// Takes the channel apart, to put it together elsewhere. Only before anything was written in
+    /// part.
+    fn into_parts(self: Box<Self>) -> ChannelParts;
+}
+
+/// What came of a read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Read {
+    /// So many bytes were appended; 0 when only the transport's own traffic came.
+    Bytes(usize),
+    /// Nothing is there now.
+    NotReady,
+    /// The peer will send nothing more.
+    Closed,
+}
+
+/// What came of a write.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wrote {
+    /// So many bytes were taken.
+    Bytes(usize),
+    /// Nothing now; try again when [`Channel::write_fd`] is writable.
+    NotReady,
+    /// Nothing now; try again after the next read or service, which may bring the peer's credit.
+    NoCredit,
+}
+
+/// A channel in pieces: what travels from the process that accepts to the one that serves.
+#[derive(Debug)]
+pub struct ChannelParts {
+    /// The descriptors, in an order that the transport knows.
+    pub descriptors: Vec<OwnedFd>,
+    /// Who the peer is.
+    pub identity: Identity,
+    /// What else the transport has to remember, in an encoding of its own.
+    pub state: Vec<u8>,
+}
+
+/// What a transport promises, for users (`ipcctl transports`) and for the daemon's decisions.
+#[derive(Clone, Copy, Debug)]
+pub struct Capabilities {
+    /// One line about the transport.
+    pub summary: &'static str,
+    /// Whether the kernel keeps the boundaries between records.
+    pub boundaries: bool,
+    /// Whether what is delivered is in the order in which it was sent.
+    pub ordered: bool,
+    /// Whether everything sent is delivered, or the connection ends.
+    pub reliable: bool,
+    /// Whether peers on other machines can connect.
+    pub remote: bool,
+    /// Bytes of the largest record that travels in one piece; `None` for a stream.
+    pub largest_record: Option<usize>,
+    /// How a peer is identified.
+    pub identity: IdentityKind,
+}
+
+/// How a transport knows its peers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IdentityKind {
+    /// The kernel vouches for process, user and group (`SO_PEERCRED`).
+    Credentials,
+    /// The kernel vouches for the owner of a file that only the peer could make.
+    Owner,
+    /// Only an address is known: such a peer must prove that it holds a token.
+    Address,
+}
+
+impl IdentityKind {
+    /// Whether the kernel vouches for the peer's user.
+    pub fn is_vouched(self) -> bool {
+        self != Self::Address
+    }
+}
+
+/// Bytes of the length field at the start of every frame.
+pub const LENGTH_BYTES: usize = 4;
+
+/// The length of the frame that begins here, itself included, or `None` when fewer than
+/// [`LENGTH_BYTES`] are there.
+pub fn frame_len(bytes: &[u8]) -> Option<usize> {
+    let (length, _) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
+    Some(u32::from_le_bytes(*length) as usize)
+}

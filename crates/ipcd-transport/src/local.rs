@@ -1,0 +1,59 @@
+//! Local stream sockets in the file system, for rendezvous and control.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Instant;
+
+use interprocess::local_socket::traits::Listener as _;
+use interprocess::local_socket::{
+    GenericFilePath, ListenerNonblockingMode, ListenerOptions, ToFsName,
+};
+use interprocess::os::unix::uds_local_socket::Listener;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, socket, sockopt};
+
+use crate::error::Context;
+use crate::{Access, FileKind, Identity, PathClaim, Result, connect_until};
+
+/// Binds a listening stream socket at the path, with the rights asked for; the claim removes the
+/// path when it is dropped.
+pub fn bind_local(path: &Path, access: &Access) -> Result<(OwnedFd, PathClaim)> {
+    let mut claim = PathClaim::acquire(path, FileKind::Socket)?;
+    let listener = claim.publish(access, |staged| {
+        let name = staged.to_fs_name::<GenericFilePath>();
+        let name = name.context(|| format!("bind {}", path.display()))?;
+        // The claim removes the path. If the listener did, so would each forked child's copy.
+        let options = ListenerOptions::new()
+            .name(name)
+            .nonblocking(ListenerNonblockingMode::Accept)
+            .reclaim_name(false);
+        Listener::from_options(options).context(|| format!("bind {}", path.display()))
+    })?;
+    Ok((listener.into(), claim))
+}
+
+/// Connects a non-blocking socket of this kind to the address. While the listener's queue is
+/// full, it tries again until the deadline.
+pub fn connect_local(to: &UnixAddr, kind: SockType, deadline: Instant) -> Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, kind, flags, None)
+        .context(|| "make a Unix-domain socket".into())?;
+    connect_until(&socket, to, deadline, &name_of(to))?;
+    Ok(socket)
+}
+
+fn name_of(address: &UnixAddr) -> String {
+    match (address.path(), address.as_abstract()) {
+        (Some(path), _) => path.display().to_string(),
+        (_, Some(name)) => format!("@{}", name.escape_ascii()),
+        _ => "an unnamed socket".into(),
+    }
+}
+
+/// Who connected this Unix-domain socket, from `SO_PEERCRED` (unix(7)).
+pub fn peer_credentials(socket: &impl AsFd) -> Result<Identity> {
+    let peer = getsockopt(socket, sockopt::PeerCredentials)
+        .context(|| "ask the kernel for the peer's credentials".into())?;
+    // The kernel says 0 for a process outside our pid namespace.
+    let pid = u32::try_from(peer.pid()).ok().filter(|&pid| pid != 0);
+    Ok(Identity { pid, uid: Some(peer.uid()), gid: Some(peer.gid()), addr: None })
+}

@@ -1,0 +1,61 @@
+//! Waiting with a deadline, for whoever connects.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockaddrLike, connect, getsockopt, sockopt};
+
+use crate::{Error, Result};
+
+/// How long to leave a listener alone whose queue is full.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
+
+/// Waits until the descriptor is ready for `events` or broken; false at the deadline.
+pub fn poll_until(fd: &impl AsFd, events: PollFlags, deadline: Instant) -> Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, so that a last fraction of a millisecond does not spin.
+        let millis = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(fd.as_fd(), events)], timeout) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(Error::system("poll", error)),
+        }
+    }
+}
+
+/// Connects a non-blocking socket; `what` names the peer for the error.
+pub fn connect_until(
+    socket: &OwnedFd,
+    to: &dyn SockaddrLike,
+    deadline: Instant,
+    what: &str,
+) -> Result<()> {
+    let failed = |error: Errno| Error::system(format!("connect to {what}"), error);
+    loop {
+        match connect(socket.as_raw_fd(), to) {
+            Ok(()) | Err(Errno::EISCONN) => return Ok(()),
+            // A Unix-domain listener's queue is full: there is nothing to poll for but time.
+            Err(Errno::EAGAIN) => {
+                let pause =
+                    QUEUE_FULL_PAUSE.min(deadline.saturating_duration_since(Instant::now()));
+                std::thread::park_timeout(pause);
+            }
+            Err(Errno::EINPROGRESS | Errno::EINTR | Errno::EALREADY) => {
+                poll_until(socket, PollFlags::POLLOUT, deadline)?;
+                match getsockopt(socket, sockopt::SocketError).map_err(failed)? {
+                    0 => {}
+                    error => return Err(failed(Errno::from_raw(error))),
+                }
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::TimedOut(format!("connect to {what}")));
+        }
+    }
+}

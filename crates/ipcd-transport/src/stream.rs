@@ -1,0 +1,116 @@
+//! The channel of every byte stream: one descriptor for both directions, or one for each.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{self, Shutdown};
+use nix::unistd;
+
+use crate::error::Context;
+use crate::{Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote};
+
+/// Room that is offered to one read at the least.
+const READ_BYTES: usize = 4 * 1024;
+
+/// A byte stream over a socket, or over a pair of pipes or FIFOs.
+///
+/// The process must ignore SIGPIPE, as Rust programs do, so that a write to a peer that has gone
+/// is an error.
+#[derive(Debug)]
+pub struct StreamChannel {
+    read: OwnedFd,
+    write: Option<OwnedFd>,
+    finished: bool,
+    identity: Identity,
+}
+
+impl StreamChannel {
+    /// A channel over a connected stream socket, which is made non-blocking.
+    pub fn socket(socket: OwnedFd, identity: Identity) -> Result<Self> {
+        set_nonblocking(&socket)?;
+        Ok(Self { read: socket, write: None, finished: false, identity })
+    }
+
+    /// A channel that reads from one descriptor and writes to another; both are made non-blocking.
+    pub fn pair(read: OwnedFd, write: OwnedFd, identity: Identity) -> Result<Self> {
+        set_nonblocking(&read)?;
+        set_nonblocking(&write)?;
+        Ok(Self { read, write: Some(write), finished: false, identity })
+    }
+
+    /// A channel of what [`Channel::into_parts`] or a listener returned.
+    pub fn adopt(parts: ChannelParts) -> Result<Self> {
+        let mut descriptors = parts.descriptors.into_iter();
+        match (descriptors.next(), descriptors.next(), descriptors.next()) {
+            (Some(socket), None, _) => Self::socket(socket, parts.identity),
+            (Some(read), Some(write), None) => Self::pair(read, write, parts.identity),
+            _ => Err(Error::Protocol("a stream has one descriptor or two".into())),
+        }
+    }
+}
+
+impl Channel for StreamChannel {
+    fn read_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+
+    fn write_fd(&self) -> BorrowedFd<'_> {
+        self.write.as_ref().unwrap_or(&self.read).as_fd()
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+        match unistd::read(&self.read, into.spare(READ_BYTES)) {
+            Ok(0) => Ok(Read::Closed),
+            Ok(count) => {
+                into.commit(count);
+                Ok(Read::Bytes(count))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Read::NotReady),
+            Err(error) => Err(Error::system("read", error)),
+        }
+    }
+
+    fn write(&mut self, frames: &[u8]) -> Result<Wrote> {
+        if self.finished {
+            return Err(Error::system("write", Errno::EPIPE));
+        }
+        match unistd::write(self.write_fd(), frames) {
+            Ok(count) => Ok(Wrote::Bytes(count)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wrote::NotReady),
+            Err(error) => Err(Error::system("write", error)),
+        }
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.finished = true;
+        if self.write.is_some() {
+            // A pipe has no half-close but closing: the descriptor gives way to a harmless one.
+            self.write = Some(self.read.try_clone().context(|| "duplicate a descriptor".into())?);
+            return Ok(());
+        }
+        match socket::shutdown(self.read.as_raw_fd(), Shutdown::Write) {
+            Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
+            Err(error) => Err(Error::system("shut the socket down", error)),
+        }
+    }
+
+    fn into_parts(self: Box<Self>) -> ChannelParts {
+        let descriptors = std::iter::once(self.read).chain(self.write).collect();
+        ChannelParts { descriptors, identity: self.identity, state: Vec::new() }
+    }
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
+    let flags = fcntl(fd, FcntlArg::F_GETFL).context(|| "read a descriptor's flags".into())?;
+    let flags = OFlag::from_bits_retain(flags);
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        let flags = FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK);
+        fcntl(fd, flags).context(|| "make a descriptor non-blocking".into())?;
+    }
+    Ok(())
+}
