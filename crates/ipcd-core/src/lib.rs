@@ -1,1 +1,19 @@
-//! x
+//! ipcd's router without I/O: sessions, interests, outboxes, back-pressure and time-outs.
+//!
+//! The worker feeds it what it read ([`Core::receive`]) and what time it is, and does what it asks
+//! for ([`Core::poll_output`]). It knows no descriptor, no clock, no randomness and no log.
+
+mod config;
+mod core;
+mod interest;
+mod outbox;
+mod peer;
+mod publish;
+mod report;
+mod session;
+mod timers;
+
+pub use crate::config::{Config, DaemonInfo, PeerInfo, Tokens};
+pub use crate::core::{Core, Departed, Output, Progress};
+pub use crate::interest::{Interests, Member};
+pub use crate::peer::PeerKey;

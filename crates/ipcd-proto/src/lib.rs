@@ -1,1 +1,19 @@
-//! x
+//! What the bytes between a peer and ipcd mean. No I/O, no clock, no randomness.
+//!
+//! `docs/PROTOCOL.md` describes the same for people; the vectors in `tests/vectors/` hold both to it.
+
+pub mod auth;
+pub mod control;
+mod frame;
+mod headers;
+pub mod limits;
+mod subject;
+
+pub use frame::{
+    Decoded, Frame, FrameError, FrameWriter, HEADER_BYTES, Header, Kind, decode, frame_len,
+};
+pub use headers::{BadHeaders, Headers};
+pub use subject::{BadSubject, Filter, Subject};
+
+/// The version of the protocol that this crate speaks.
+pub const VERSION: u16 = 1;

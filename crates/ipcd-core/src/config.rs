@@ -1,0 +1,107 @@
+//! What a router is told at its start, and about each peer.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use ipcd_proto::auth::{Nonce, Token};
+use ipcd_proto::control::Origin;
+use ipcd_proto::limits;
+
+/// What a router is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The place of its worker.
+    pub slot: u32,
+    /// Which life of that place this is.
+    pub incarnation: u32,
+    /// Bytes of the largest payload.
+    pub max_payload: usize,
+    /// Bytes that an outbox holds before its subscriptions are full.
+    pub outbox: usize,
+    /// Subscriptions that a peer may have.
+    pub max_subscriptions: usize,
+    /// From attaching to the end of the handshake.
+    pub handshake_timeout: Duration,
+    /// From the first byte of a frame to its last.
+    pub frame_timeout: Duration,
+    /// Without a byte from the peer; `None` for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How old the oldest byte of an outbox may grow.
+    pub stall_timeout: Duration,
+    /// The secrets that peers may prove.
+    pub tokens: Tokens,
+    /// What `status` tells of the daemon.
+    pub daemon: DaemonInfo,
+}
+
+/// The secrets that peers may prove.
+#[derive(Clone, Debug, Default)]
+pub struct Tokens {
+    /// The daemon's own.
+    pub own: Option<Token>,
+    /// Others, by name.
+    pub named: HashMap<String, Token>,
+}
+
+impl Tokens {
+    /// The token of this name, or the daemon's own.
+    pub fn find(&self, name: Option<&str>) -> Option<&Token> {
+        match name {
+            None => self.own.as_ref(),
+            Some(name) => self.named.get(name),
+        }
+    }
+}
+
+/// What `status` tells of the daemon beyond what the router counts itself.
+#[derive(Clone, Debug)]
+pub struct DaemonInfo {
+    /// The supervisor's process.
+    pub supervisor: u32,
+    /// The worker's process.
+    pub worker: u32,
+    /// The daemon's version.
+    pub version: String,
+    /// When it started.
+    pub started: Instant,
+    /// Its listeners: endpoint and codec.
+    pub listeners: Vec<(String, String)>,
+}
+
+impl DaemonInfo {
+    /// A daemon for tests, which started at this time.
+    pub fn unknown(started: Instant) -> Self {
+        let (supervisor, worker, version, listeners) = (0, 0, String::new(), Vec::new());
+        Self { supervisor, worker, version, started, listeners }
+    }
+}
+
+impl Config {
+    /// The defaults of the configuration file.
+    pub fn new(daemon: DaemonInfo) -> Self {
+        Self {
+            slot: 0,
+            incarnation: 0,
+            max_payload: limits::DEFAULT_MAX_PAYLOAD,
+            outbox: 8 * 1024 * 1024,
+            max_subscriptions: 10_000,
+            handshake_timeout: Duration::from_secs(5),
+            frame_timeout: Duration::from_secs(30),
+            idle_timeout: None,
+            stall_timeout: Duration::from_secs(10),
+            tokens: Tokens::default(),
+            daemon,
+        }
+    }
+}
+
+/// What a router is told about a peer that is attached to it.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// The number of the listener that accepted it.
+    pub listener: usize,
+    /// Who it is; the router fills in id and name.
+    pub origin: Origin,
+    /// A random number to challenge the peer with, if it must prove a token.
+    pub challenge: Option<Nonce>,
+}

@@ -1,0 +1,429 @@
+//! The router: peers come, send, receive and go.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use ipcd_proto::control::{Code, Notice, Origin, Refusal, encode};
+use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode, limits};
+use slab::Slab;
+
+use crate::config::{Config, PeerInfo};
+use crate::interest::Interests;
+use crate::outbox::{Outbox, Spare};
+use crate::peer::{Deadlines, Peer, PeerCounts, PeerKey, State};
+use crate::publish::LastRoute;
+use crate::timers::Timers;
+
+/// How long a peer that is cut off, or says goodbye, has to take what is left for it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A router of one worker.
+///
+/// The caller does what [`Core::poll_output`] says until there is nothing more, after every call
+/// of [`Core::receive`], [`Core::wrote`], [`Core::detach`], [`Core::drain`] and [`Core::tick`].
+#[derive(Debug)]
+pub struct Core {
+    pub(crate) config: Config,
+    pub(crate) peers: Slab<Peer>,
+    pub(crate) interests: Interests,
+    pub(crate) last_route: LastRoute,
+    pub(crate) names: HashSet<String>,
+    pub(crate) counters: Counters,
+    pub(crate) spare: Spare,
+    outputs: VecDeque<Output>,
+    timers: Timers,
+    next_number: u32,
+}
+
+/// What the worker is asked to do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Output {
+    /// Write what is in the peer's outbox.
+    Write(PeerKey),
+    /// Offer the peer's bytes again, and read on.
+    Resume(PeerKey),
+    /// The session is open: worth a line in the log.
+    Opened(PeerKey),
+    /// Write what is in the outbox, finish the channel, and detach the peer when it closes.
+    Close(PeerKey, String),
+    /// Detach the peer now.
+    Drop(PeerKey, String),
+}
+
+/// What came of received bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub struct Progress {
+    /// How many were used. The rest must be offered again, with what comes behind it.
+    pub consumed: usize,
+    /// Bytes of the frame that the rest begins, as far as is known; 0 when there is no rest.
+    pub needed: usize,
+    /// Whether to leave the peer unread until [`Output::Resume`].
+    pub waiting: bool,
+}
+
+/// What is counted for the whole router.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) accepted: u64,
+    pub(crate) matched: u64,
+    pub(crate) delivered: u64,
+    pub(crate) dropped_oldest: u64,
+    pub(crate) dropped_newest: u64,
+    pub(crate) dropped_departed: u64,
+    pub(crate) refused: u64,
+    pub(crate) cut_off: u64,
+    pub(crate) peers: u64,
+    pub(crate) lost_in_transit: u64,
+}
+
+impl Core {
+    /// A router without peers.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            peers: Slab::new(),
+            interests: Interests::default(),
+            last_route: LastRoute::default(),
+            names: HashSet::new(),
+            counters: Counters::default(),
+            spare: Spare::default(),
+            outputs: VecDeque::new(),
+            timers: Timers::default(),
+            next_number: 0,
+        }
+    }
+
+    /// Takes a peer in.
+    pub fn attach(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
+        let PeerInfo { listener, mut origin, challenge } = info;
+        origin.peer = self.next_id();
+        origin.name = None;
+        let deadlines = Deadlines { armed: None, state: None, frame: None, heard: now };
+        let peer = Peer {
+            listener,
+            origin,
+            state: State::New { challenge },
+            no_echo: false,
+            outbox: Outbox::default(),
+            full: false,
+            dirty: false,
+            waiters: Vec::new(),
+            waiting: false,
+            subscriptions: Vec::new(),
+            has_gaps: false,
+            known: HashSet::new(),
+            counts: PeerCounts::default(),
+            deadlines,
+        };
+        let key = PeerKey(self.peers.insert(peer) as u32);
+        self.counters.peers += 1;
+        let deadline = now + self.config.handshake_timeout;
+        self.peer(key).deadlines.state = Some(deadline);
+        self.arm(key, deadline);
+        key
+    }
+
+    /// Takes what a peer sent; `bytes` begin at the start of a frame, and messages in them are
+    /// stamped with their sender.
+    pub fn receive(&mut self, now: Instant, key: PeerKey, bytes: &mut [u8]) -> Progress {
+        let mut consumed = 0;
+        let progress = loop {
+            let rest = &mut bytes[consumed..];
+            if matches!(self.peer(key).state, State::Closing) {
+                break Progress { consumed: consumed + rest.len(), needed: 0, waiting: false };
+            }
+            let largest = self.largest_frame(key);
+            match decode(rest, largest) {
+                Err(error) => self.fail(now, key, Code::Protocol, error.to_string()),
+                Ok(Decoded::Incomplete(needed)) => {
+                    let needed = if rest.is_empty() { 0 } else { needed };
+                    break Progress { consumed, needed, waiting: false };
+                }
+                Ok(Decoded::Frame(frame, length)) => {
+                    if frame.header.kind != Kind::Message {
+                        self.control(now, key, &frame);
+                        consumed += length;
+                    } else if self.peer(key).is_open() {
+                        let run = self.publish(now, key, rest, largest);
+                        consumed += run.consumed;
+                        if run.waiting {
+                            self.peer(key).waiting = true;
+                            break Progress { consumed, needed: 0, waiting: true };
+                        }
+                    } else {
+                        self.fail(now, key, Code::Protocol, "a message before the session is open");
+                    }
+                }
+            }
+        };
+        self.note_heard(now, key, &progress);
+        progress
+    }
+
+    /// Bytes of the largest frame that the peer may send now.
+    pub fn largest_frame(&self, key: PeerKey) -> usize {
+        if self.peers[key.0 as usize].is_open() {
+            limits::largest_frame(self.config.max_payload)
+        } else {
+            limits::MAX_HANDSHAKE_FRAME
+        }
+    }
+
+    /// What is to be written to the peer: whole frames, of which the first may have been begun.
+    pub fn outbox(&mut self, key: PeerKey) -> &[u8] {
+        let peer = self.peer(key);
+        peer.dirty = false;
+        peer.outbox.unwritten()
+    }
+
+    /// Whether the peer's outbox is empty.
+    pub fn is_flushed(&self, key: PeerKey) -> bool {
+        self.peers[key.0 as usize].outbox.is_empty()
+    }
+
+    /// Says that the first bytes of the outbox were written.
+    pub fn wrote(&mut self, now: Instant, key: PeerKey, count: usize) {
+        let limit = self.config.outbox;
+        let peer = &mut self.peers[key.0 as usize];
+        peer.outbox.wrote(count, &mut self.spare);
+        if peer.outbox.len() > limit / 2 {
+            return;
+        }
+        let has_gaps = std::mem::take(&mut peer.has_gaps);
+        if std::mem::take(&mut peer.full) {
+            self.resume_waiters(key);
+        }
+        if has_gaps {
+            self.report_gaps(now, key);
+        }
+    }
+
+    /// Lets a peer go, and says who it was. What was in its outbox is lost, and counted.
+    pub fn detach(&mut self, key: PeerKey) -> Departed {
+        self.forget_subscriptions(key);
+        self.resume_waiters(key);
+        let mut peer = self.peers.remove(key.0 as usize);
+        self.counters.dropped_departed += peer.outbox.messages();
+        if let Some(name) = &peer.origin.name {
+            self.names.remove(name);
+        }
+        let counts = peer.counts;
+        Departed { id: peer.origin.peer, msgs_in: counts.msgs_in, msgs_out: counts.msgs_out }
+    }
+
+    /// Adds to what transports have lost.
+    pub fn count_lost(&mut self, frames: u64) {
+        self.counters.lost_in_transit += frames;
+    }
+
+    /// Says goodbye to everybody: what is in the outboxes is written, then the peers are closed.
+    pub fn drain(&mut self, now: Instant) {
+        for key in self.keys() {
+            self.fail(now, key, Code::Ending, "the daemon is ending");
+        }
+    }
+
+    /// Ends the sessions of peers that are too late.
+    pub fn tick(&mut self, now: Instant) {
+        while let Some((at, key)) = self.timers.pop_due(now) {
+            let Some(peer) = self.peers.get_mut(key.0 as usize) else {
+                continue;
+            };
+            if peer.deadlines.armed == Some(at) {
+                peer.deadlines.armed = None;
+                self.check_deadlines(now, key);
+            }
+        }
+    }
+
+    /// When [`Core::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// What to do next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Peers that are attached.
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Who the peer is.
+    pub fn origin(&self, key: PeerKey) -> &Origin {
+        &self.peers[key.0 as usize].origin
+    }
+
+    /// Ends a session: an ERROR frame, then the end.
+    pub(crate) fn fail(&mut self, now: Instant, key: PeerKey, code: Code, why: impl Into<String>) {
+        if matches!(self.peer(key).state, State::Closing) {
+            return;
+        }
+        let message = why.into();
+        let body = encode(&Refusal { code, message: message.clone() });
+        self.send(now, key, Header::new(Kind::Error, 0), &body);
+        self.close(now, key, message);
+    }
+
+    /// Ends a session without an error.
+    pub(crate) fn close(&mut self, now: Instant, key: PeerKey, why: String) {
+        self.send(now, key, Header::new(Kind::Bye, 0), &[]);
+        self.forget_subscriptions(key);
+        self.resume_waiters(key);
+        let peer = self.peer(key);
+        peer.state = State::Closing;
+        peer.full = false;
+        peer.deadlines.state = Some(now + LINGER);
+        self.arm(key, now + LINGER);
+        self.outputs.push_back(Output::Close(key, why));
+    }
+
+    /// Refuses one frame; the session goes on.
+    pub(crate) fn refuse(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        correlation: u64,
+        code: Code,
+        why: impl Into<String>,
+    ) {
+        self.counters.refused += 1;
+        let body = encode(&Refusal { code, message: why.into() });
+        self.send(now, key, Header::new(Kind::Error, correlation), &body);
+    }
+
+    /// Puts a control frame into the peer's outbox. They never wait: a peer that does not take
+    /// them is cut off once it has asked for more than an outbox of them.
+    pub(crate) fn send(&mut self, now: Instant, key: PeerKey, header: Header, body: &[u8]) {
+        let peer = &mut self.peers[key.0 as usize];
+        FrameWriter(peer.outbox.append(now, &mut self.spare)).control(header, body);
+        self.filled(now, key);
+    }
+
+    /// Notes that something was put into the peer's outbox.
+    pub(crate) fn filled(&mut self, now: Instant, key: PeerKey) {
+        let (limit, stall) = (self.config.outbox, self.config.stall_timeout);
+        let peer = &mut self.peers[key.0 as usize];
+        peer.full |= peer.outbox.len() >= limit;
+        if !peer.dirty {
+            peer.dirty = true;
+            self.outputs.push_back(Output::Write(key));
+        }
+        self.arm(key, now + stall);
+    }
+
+    pub(crate) fn peer(&mut self, key: PeerKey) -> &mut Peer {
+        &mut self.peers[key.0 as usize]
+    }
+
+    pub(crate) fn keys(&self) -> Vec<PeerKey> {
+        self.peers.iter().map(|(key, _)| PeerKey(key as u32)).collect()
+    }
+
+    pub(crate) fn opened(&mut self, key: PeerKey) {
+        self.outputs.push_back(Output::Opened(key));
+    }
+
+    pub(crate) fn drop_now(&mut self, key: PeerKey, why: impl Into<String>) {
+        self.outputs.push_back(Output::Drop(key, why.into()));
+    }
+
+    /// Ids say which worker's life a peer belongs to, and are not used again within it. They stay
+    /// below 2^53, so that every JSON reader keeps them exact.
+    fn next_id(&mut self) -> u64 {
+        const NUMBER_BITS: u32 = 29;
+        const INCARNATION_BITS: u32 = 12;
+        self.next_number = (self.next_number + 1) % (1 << NUMBER_BITS);
+        let incarnation = self.config.incarnation % (1 << INCARNATION_BITS);
+        let place = u64::from(self.config.slot) << INCARNATION_BITS | u64::from(incarnation);
+        place << NUMBER_BITS | u64::from(self.next_number)
+    }
+
+    fn arm(&mut self, key: PeerKey, at: Instant) {
+        let armed = &mut self.peers[key.0 as usize].deadlines.armed;
+        self.timers.arm(armed, at, key);
+    }
+
+    fn note_heard(&mut self, now: Instant, key: PeerKey, progress: &Progress) {
+        let timeout = self.config.frame_timeout;
+        let peer = self.peer(key);
+        peer.deadlines.heard = now;
+        if progress.consumed > 0 || progress.waiting {
+            peer.deadlines.frame = None;
+        }
+        if progress.needed > 0 && peer.deadlines.frame.is_none() {
+            peer.deadlines.frame = Some(now + timeout);
+            self.arm(key, now + timeout);
+        }
+    }
+
+    fn check_deadlines(&mut self, now: Instant, key: PeerKey) {
+        let (idle, stall) = (self.config.idle_timeout, self.config.stall_timeout);
+        let peer = self.peer(key);
+        let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+        let stalled = peer.outbox.oldest().map(|since| since + stall);
+        let idle = idle.map(|timeout| peer.deadlines.heard + timeout);
+        let deadlines = [peer.deadlines.state, peer.deadlines.frame, stalled, idle];
+        if due(peer.deadlines.state) && matches!(peer.state, State::Closing) {
+            self.drop_now(key, "it did not take what was left for it in time");
+        } else if due(peer.deadlines.state) {
+            self.fail(now, key, Code::TimedOut, "the handshake took too long");
+        } else if due(stalled) && !matches!(peer.state, State::Closing) {
+            self.cut_off(now, key, "it did not read fast enough");
+        } else if due(peer.deadlines.frame) {
+            self.fail(now, key, Code::TimedOut, "a frame took too long to arrive");
+        } else if due(idle) && peer.is_open() {
+            self.fail(now, key, Code::TimedOut, "nothing was heard for too long");
+        } else if let Some(next) = deadlines.into_iter().flatten().filter(|at| *at > now).min() {
+            self.arm(key, next);
+        }
+    }
+
+    /// Ends the session of a peer that does not read.
+    pub(crate) fn cut_off(&mut self, now: Instant, key: PeerKey, why: &str) {
+        self.counters.cut_off += 1;
+        self.fail(now, key, Code::TooSlow, why);
+    }
+
+    pub(crate) fn resume_waiters(&mut self, key: PeerKey) {
+        for waiter in std::mem::take(&mut self.peer(key).waiters) {
+            if let Some(peer) = self.peers.get_mut(waiter.0 as usize)
+                && std::mem::take(&mut peer.waiting)
+            {
+                self.outputs.push_back(Output::Resume(waiter));
+            }
+        }
+    }
+
+    fn forget_subscriptions(&mut self, key: PeerKey) {
+        for subscription in std::mem::take(&mut self.peer(key).subscriptions) {
+            self.interests.remove(&subscription.filter, key, subscription.number);
+        }
+    }
+
+    fn report_gaps(&mut self, now: Instant, key: PeerKey) {
+        let subscriptions = self.peer(key).subscriptions.iter_mut();
+        let gaps: Vec<_> = subscriptions
+            .map(|known| (known.number, std::mem::take(&mut known.unreported)))
+            .filter(|&(_, dropped)| dropped > 0)
+            .collect();
+        for (subscription, dropped) in gaps {
+            let notice = encode(&Notice::Gap { subscription, dropped });
+            self.send(now, key, Header::new(Kind::Notice, 0), &notice);
+        }
+    }
+}
+
+/// Who has gone, and what it did.
+#[derive(Clone, Copy, Debug)]
+pub struct Departed {
+    /// Its id.
+    pub id: u64,
+    /// Messages accepted from it.
+    pub msgs_in: u64,
+    /// Messages put into its outbox.
+    pub msgs_out: u64,
+}

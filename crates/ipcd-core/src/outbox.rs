@@ -1,0 +1,243 @@
+//! A peer's outbox: the frames that are still to be written to it, in one piece.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use ipcd_proto::{Decoded, Kind, decode};
+
+/// Bytes that are dropped from the front at once, rather than moving the rest for less.
+const COMPACT_BYTES: usize = 64 * 1024;
+/// Memory that an empty outbox gives back rather than keeps for the next batch.
+const KEPT_BYTES: usize = 1024;
+/// How precisely the age of the oldest byte is known.
+const AGE_STEP: Duration = Duration::from_millis(250);
+
+/// Frames that are still to be written.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    bytes: Vec<u8>,
+    /// Where the unwritten bytes begin.
+    head: usize,
+    /// A frame begins here, at or before `head`.
+    boundary: usize,
+    /// Bytes that were written in all: the position of `head` in the stream.
+    written: u64,
+    /// From which position on bytes came at which time.
+    ages: VecDeque<(u64, Instant)>,
+}
+
+impl Outbox {
+    /// Bytes still to be written.
+    pub(crate) fn unwritten(&self) -> &[u8] {
+        &self.bytes[self.head..]
+    }
+
+    /// How many they are.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - self.head
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes written since the beginning.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// When the oldest byte came, to within a quarter of a second.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        if self.is_empty() { None } else { self.ages.front().map(|&(_, since)| since) }
+    }
+
+    /// The buffer to append whole frames to; an empty one takes its memory from `spare`.
+    pub(crate) fn append(&mut self, now: Instant, spare: &mut Spare) -> &mut Vec<u8> {
+        if self.is_empty() {
+            self.ages.clear();
+            if self.bytes.capacity() == 0 {
+                self.bytes = spare.take();
+            }
+        }
+        let position = self.written + self.len() as u64;
+        if self.ages.back().is_none_or(|&(_, since)| now >= since + AGE_STEP) {
+            self.ages.push_back((position, now));
+        }
+        &mut self.bytes
+    }
+
+    /// Forgets the first bytes, which have been written. Memory goes back to `spare` at the end.
+    pub(crate) fn wrote(&mut self, count: usize, spare: &mut Spare) {
+        debug_assert!(count <= self.len(), "wrote more than there was");
+        self.head += count;
+        self.written += count as u64;
+        if self.is_empty() {
+            self.bytes.clear();
+            (self.head, self.boundary) = (0, 0);
+            spare.give(std::mem::take(&mut self.bytes));
+            return;
+        }
+        while self.ages.get(1).is_some_and(|&(from, _)| from <= self.written) {
+            self.ages.pop_front();
+        }
+        if self.head - self.boundary >= COMPACT_BYTES.max(self.len()) {
+            self.find_boundary();
+            self.bytes.drain(..self.boundary);
+            self.head -= self.boundary;
+            self.boundary = 0;
+        }
+    }
+
+    /// Drops the oldest messages of a subscription until at most `target` bytes are left or none
+    /// can be dropped, and says how many were. A frame of which a part is written stays.
+    pub(crate) fn shed(&mut self, subscription: u32, target: usize) -> u64 {
+        self.find_boundary();
+        let excess = self.len().saturating_sub(target);
+        let (mut at, mut end, mut shed, mut dropped) = (self.boundary, self.boundary, 0, 0);
+        while at < self.bytes.len() {
+            let Ok(Decoded::Frame(frame, length)) = decode(&self.bytes[at..], usize::MAX) else {
+                unreachable!("an outbox holds whole frames");
+            };
+            let droppable = at >= self.head
+                && frame.header.kind == Kind::Message
+                && frame.header.subscription == subscription;
+            if droppable && shed < excess {
+                shed += length;
+                dropped += 1;
+            } else {
+                self.bytes.copy_within(at..at + length, end);
+                end += length;
+            }
+            at += length;
+        }
+        self.bytes.truncate(end);
+        dropped
+    }
+
+    /// Messages that are not wholly written.
+    pub(crate) fn messages(&mut self) -> u64 {
+        self.find_boundary();
+        let (mut at, mut count) = (self.boundary, 0);
+        while let Ok(Decoded::Frame(frame, length)) = decode(&self.bytes[at..], usize::MAX) {
+            count += u64::from(frame.header.kind == Kind::Message);
+            at += length;
+        }
+        count
+    }
+
+    /// Moves the boundary to the start of the frame that `head` is in.
+    fn find_boundary(&mut self) {
+        while let Some(length) = self.bytes[self.boundary..].first_chunk::<4>() {
+            let next = self.boundary + u32::from_le_bytes(*length) as usize;
+            if next > self.head {
+                break;
+            }
+            self.boundary = next;
+        }
+    }
+}
+
+/// Memory that outboxes take when they begin to fill, and give back when they are empty: so an
+/// idle peer has none, and a busy one does not allocate.
+#[derive(Debug, Default)]
+pub(crate) struct Spare(Vec<Vec<u8>>);
+
+/// Buffers kept, and bytes of the largest that is.
+const SPARES: usize = 16;
+const SPARE_BYTES: usize = 1024 * 1024;
+
+impl Spare {
+    fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    fn give(&mut self, buffer: Vec<u8>) {
+        let worth_keeping = (KEPT_BYTES..=SPARE_BYTES).contains(&buffer.capacity());
+        if worth_keeping && self.0.len() < SPARES {
+            self.0.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipcd_proto::{FrameWriter, Header};
+
+    use super::*;
+
+    fn push(outbox: &mut Outbox, now: Instant, subscription: u32, payload: usize) -> usize {
+        let buffer = outbox.append(now, &mut Spare::default());
+        let before = buffer.len();
+        let header = Header { subscription, ..Header::new(Kind::Message, 0) };
+        FrameWriter(buffer).control(header, &vec![subscription as u8; payload]);
+        buffer.len() - before
+    }
+
+    fn subscriptions(outbox: &Outbox) -> Vec<u32> {
+        let mut rest = outbox.unwritten();
+        let mut found = Vec::new();
+        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+            found.push(frame.header.subscription);
+            rest = &rest[length..];
+        }
+        found
+    }
+
+    #[test]
+    fn sheds_the_oldest_of_one_subscription_only() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let mut length = 0;
+        for subscription in [1, 2, 1, 2, 1] {
+            length = push(&mut outbox, now, subscription, 68);
+        }
+        assert_eq!(outbox.shed(1, 5 * length), 0);
+        assert_eq!(outbox.shed(1, 3 * length), 2);
+        assert_eq!(subscriptions(&outbox), [2, 2, 1]);
+    }
+
+    #[test]
+    fn never_sheds_a_frame_that_is_partly_written() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let length = push(&mut outbox, now, 1, 68);
+        push(&mut outbox, now, 1, 68);
+        push(&mut outbox, now, 1, 68);
+        outbox.wrote(length + 5, &mut Spare::default());
+        assert_eq!(outbox.shed(1, 0), 1);
+        assert_eq!(outbox.len(), length - 5);
+        outbox.wrote(length - 5, &mut Spare::default());
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn knows_the_age_of_its_oldest_byte() {
+        let (mut outbox, start) = (Outbox::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(outbox.oldest(), None);
+        let length = push(&mut outbox, start, 1, 10);
+        push(&mut outbox, start + second, 1, 10);
+        outbox.wrote(length - 1, &mut Spare::default());
+        assert_eq!(outbox.oldest(), Some(start));
+        outbox.wrote(1, &mut Spare::default());
+        assert_eq!(outbox.oldest(), Some(start + second));
+        outbox.wrote(length, &mut Spare::default());
+        assert_eq!(outbox.oldest(), None);
+    }
+
+    #[test]
+    fn compacts_without_losing_a_byte() {
+        let (mut outbox, now, mut spare) = (Outbox::default(), Instant::now(), Spare::default());
+        let (mut expected, mut got) = (0, 0);
+        for round in 0..3000_usize {
+            expected += push(&mut outbox, now, 1, round % 500);
+            let count = outbox.len().min(round % 300);
+            got += count;
+            outbox.wrote(count, &mut spare);
+        }
+        assert_eq!(outbox.len(), expected - got);
+        assert!(outbox.bytes.len() < 2 * outbox.len() + 2 * COMPACT_BYTES);
+        outbox.find_boundary();
+        outbox.wrote(outbox.len(), &mut spare);
+        assert_eq!(outbox.written(), expected as u64);
+    }
+}

@@ -1,0 +1,226 @@
+//! Sessions: the handshake, and what a peer asks for besides sending messages.
+
+use std::time::Instant;
+
+use ipcd_proto::auth::{Nonce, Proof};
+use ipcd_proto::control::{
+    Auth, BadBody, Challenge, Code, Hello, Overflow, Query, Subscribe, Unsubscribe, Welcome,
+    decode, encode,
+};
+use ipcd_proto::limits::MAX_NAME;
+use ipcd_proto::{Filter, Frame, Header, Kind, Subject, VERSION};
+
+use crate::core::Core;
+use crate::interest::Member;
+use crate::peer::{Challenged, PeerKey, State, Subscription};
+
+/// A frame that ends the session, and why.
+type Failure = (Code, String);
+
+impl Core {
+    /// Handles any frame but a message.
+    pub(crate) fn control(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) {
+        let kind = frame.header.kind;
+        let outcome = match (&self.peer(key).state, kind) {
+            (State::Open, _) => self.command(now, key, frame),
+            (State::New { .. }, Kind::Hello) => self.hello(now, key, frame.payload),
+            (State::Challenged(_), Kind::Auth) => self.auth(now, key, frame.payload),
+            (_, Kind::Bye) => {
+                self.close(now, key, "it said goodbye".into());
+                Ok(())
+            }
+            (_, Kind::Ping) => {
+                self.send(now, key, Header::new(Kind::Pong, frame.header.correlation), &[]);
+                Ok(())
+            }
+            _ => Err((Code::Protocol, format!("{kind:?} is not expected now"))),
+        };
+        if let Err((code, why)) = outcome {
+            self.fail(now, key, code, why);
+        }
+    }
+
+    fn command(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
+        let correlation = frame.header.correlation;
+        match frame.header.kind {
+            Kind::Subscribe => return self.subscribe(now, key, frame),
+            Kind::Unsubscribe => return self.unsubscribe(now, key, frame),
+            Kind::Query => return self.query(now, key, frame),
+            Kind::Flush => self.send(now, key, Header::new(Kind::Ack, correlation), &[]),
+            Kind::Ping => self.send(now, key, Header::new(Kind::Pong, correlation), &[]),
+            Kind::Pong => {}
+            Kind::Bye => self.close(now, key, "it said goodbye".into()),
+            kind => return Err((Code::Protocol, format!("{kind:?} is not for the daemon"))),
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self, now: Instant, key: PeerKey, body: &[u8]) -> Result<(), Failure> {
+        let hello: Hello = decode(body).map_err(malformed)?;
+        if hello.magic != Hello::MAGIC {
+            return Err((Code::Protocol, "this is not the protocol of ipcd".into()));
+        }
+        if !(hello.oldest..=hello.newest).contains(&VERSION) {
+            let why = format!("no common version: this daemon speaks {VERSION}");
+            return Err((Code::Version, why));
+        }
+        if let Some(name) = &hello.name {
+            self.check_name(name)?;
+        }
+        match self.peer(key).state {
+            State::New { challenge: Some(nonce) } => {
+                let body = encode(&Challenge { nonce });
+                self.peer(key).state = State::Challenged(Box::new(Challenged { hello, nonce }));
+                self.send(now, key, Header::new(Kind::Challenge, 0), &body);
+                Ok(())
+            }
+            _ => self.welcome(now, key, hello, None),
+        }
+    }
+
+    fn auth(&mut self, now: Instant, key: PeerKey, body: &[u8]) -> Result<(), Failure> {
+        let auth: Auth = decode(body).map_err(malformed)?;
+        let state = std::mem::replace(&mut self.peer(key).state, State::New { challenge: None });
+        let State::Challenged(challenged) = state else {
+            unreachable!("the caller has matched the state");
+        };
+        let Challenged { hello, nonce } = *challenged;
+        let proof = self.prove(&hello, &nonce, &auth.proof);
+        let proof = proof.ok_or_else(|| {
+            let which = hello.token.as_deref().unwrap_or("the daemon's own").escape_debug();
+            (Code::Denied, format!("the token ({which}) is wrong or unknown"))
+        })?;
+        self.welcome(now, key, hello, Some(proof))
+    }
+
+    /// The daemon's proof in return for the peer's, if that is good.
+    fn prove(&self, hello: &Hello, nonce: &Nonce, proof: &Proof) -> Option<Proof> {
+        let token = self.config.tokens.find(hello.token.as_deref())?;
+        let good = token.verify_peer(proof, &hello.nonce, nonce);
+        good.then(|| token.daemon_proof(&hello.nonce, nonce))
+    }
+
+    fn welcome(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        hello: Hello,
+        proof: Option<Proof>,
+    ) -> Result<(), Failure> {
+        if let Some(name) = &hello.name
+            && !self.names.insert(name.clone())
+        {
+            let why = format!("the name {} is taken", name.escape_debug());
+            return Err((Code::NameTaken, why));
+        }
+        let peer = self.peer(key);
+        peer.origin.name = hello.name;
+        peer.no_echo = hello.no_echo;
+        peer.state = State::Open;
+        peer.deadlines.state = None;
+        let welcome = Welcome {
+            version: VERSION,
+            features: 0,
+            peer: peer.origin.peer,
+            max_payload: self.config.max_payload as u32,
+            server: self.config.daemon.version.clone(),
+            proof,
+        };
+        self.send(now, key, Header::new(Kind::Welcome, 0), &encode(&welcome));
+        self.opened(key);
+        Ok(())
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), Failure> {
+        let good = |c: char| !c.is_control() && !c.is_whitespace();
+        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(good) {
+            let rule =
+                format!("a name has 1 to {MAX_NAME} bytes and no control characters or space");
+            return Err((Code::BadSubject, rule));
+        }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
+        let body: Subscribe = decode(frame.payload).map_err(malformed)?;
+        let correlation = frame.header.correlation;
+        match self.add_subscription(key, body) {
+            Ok(()) => self.send(now, key, Header::new(Kind::Ack, correlation), &[]),
+            Err((code, why)) => self.refuse(now, key, correlation, code, why),
+        }
+        Ok(())
+    }
+
+    fn add_subscription(&mut self, key: PeerKey, body: Subscribe) -> Result<(), Failure> {
+        let filter = Filter::parse(body.filter.as_bytes())
+            .map_err(|error| (Code::BadSubject, error.to_string()))?;
+        if body.group.is_some() {
+            return Err((Code::Unsupported, "this daemon has no groups yet".into()));
+        }
+        let most = self.config.max_subscriptions;
+        let peer = self.peer(key);
+        if peer.subscriptions.len() >= most {
+            return Err((Code::Limit, format!("a peer has at most {most} subscriptions")));
+        }
+        if peer.subscription(body.subscription).is_some() {
+            let number = body.subscription;
+            return Err((Code::Protocol, format!("subscription {number} exists already")));
+        }
+        // A tap on everything below a subject must not be able to stop the bus.
+        let default = if filter.has_tail() { Overflow::DropOldest } else { Overflow::Block };
+        let member = Member {
+            peer: key,
+            subscription: body.subscription,
+            overflow: body.overflow.unwrap_or(default),
+            origin: body.origin,
+        };
+        self.interests.add(&filter, member);
+        let subscription = Subscription { number: body.subscription, filter, unreported: 0 };
+        self.peer(key).subscriptions.push(subscription);
+        Ok(())
+    }
+
+    fn unsubscribe(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        frame: &Frame<'_>,
+    ) -> Result<(), Failure> {
+        let Unsubscribe { subscription } = decode(frame.payload).map_err(malformed)?;
+        let correlation = frame.header.correlation;
+        let subscriptions = &mut self.peer(key).subscriptions;
+        match subscriptions.iter().position(|known| known.number == subscription) {
+            Some(at) => {
+                let gone = subscriptions.swap_remove(at);
+                self.interests.remove(&gone.filter, key, subscription);
+                self.resume_waiters(key);
+                self.send(now, key, Header::new(Kind::Ack, correlation), &[]);
+            }
+            None => {
+                let why = format!("there is no subscription {subscription}");
+                self.refuse(now, key, correlation, Code::Protocol, why);
+            }
+        }
+        Ok(())
+    }
+
+    fn query(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
+        let query: Query = decode(frame.payload).map_err(malformed)?;
+        let correlation = frame.header.correlation;
+        match query {
+            Query::Status => self.answer_status(now, key, correlation),
+            Query::Peers => self.answer_peers(now, key, correlation),
+            Query::Matching(subject) => match Subject::parse(subject.as_bytes()) {
+                Ok(subject) => self.answer_matching(now, key, correlation, subject),
+                Err(error) => {
+                    self.refuse(now, key, correlation, Code::BadSubject, error.to_string());
+                }
+            },
+        }
+        Ok(())
+    }
+}
+
+fn malformed(error: BadBody) -> Failure {
+    (Code::Protocol, error.to_string())
+}

@@ -1,0 +1,342 @@
+//! Frames: a fixed header, then subject, reply subject, headers and payload.
+//!
+//! ```text
+//!  0  u32  length of the frame, this field included
+//!  4  u8   kind
+//!  5  u8   flags: 1 = more of the same answer follows; the others are 0
+//!  6  u8   length of the subject
+//!  7  u8   length of the reply subject
+//!  8  u16  length of the headers
+//! 10  u16  0
+//! 12  u32  subscription, filled in by the daemon
+//! 16  u64  correlation: the sender's number for the frame, which an answer to it repeats
+//! 24  u64  sender, filled in by the daemon
+//! 32       subject, reply subject, headers, payload
+//! ```
+//!
+//! Integers are little-endian.
+
+/// Bytes of a frame's header.
+pub const HEADER_BYTES: usize = 32;
+
+const SUBSCRIPTION: usize = 12;
+const SENDER: usize = 24;
+const FLAG_MORE: u8 = 1;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Opens a session; from the peer.
+    Hello = 1,
+    /// Asks for proof of a token; from the daemon.
+    Challenge = 2,
+    /// That proof; from the peer.
+    Auth = 3,
+    /// The session is open; from the daemon.
+    Welcome = 4,
+    /// A message, in either direction.
+    Message = 5,
+    /// Asks for the messages that match a filter; from the peer.
+    Subscribe = 6,
+    /// Ends a subscription; from the peer.
+    Unsubscribe = 7,
+    /// Asks to be told when all before it has been accepted; from the peer.
+    Flush = 8,
+    /// Confirms SUBSCRIBE, UNSUBSCRIBE and FLUSH; from the daemon.
+    Ack = 9,
+    /// Refuses the frame with the same correlation, or with correlation 0 ends the session.
+    Error = 10,
+    /// News that nobody asked for; from the daemon.
+    Notice = 11,
+    /// Asks for a PONG, in either direction.
+    Ping = 12,
+    /// Answers a PING.
+    Pong = 13,
+    /// Nothing will follow, in either direction.
+    Bye = 14,
+    /// Asks about the daemon; from the peer.
+    Query = 15,
+    /// Answers a QUERY; from the daemon.
+    Answer = 16,
+}
+
+impl Kind {
+    const ALL: [Self; 16] = [
+        Self::Hello,
+        Self::Challenge,
+        Self::Auth,
+        Self::Welcome,
+        Self::Message,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Flush,
+        Self::Ack,
+        Self::Error,
+        Self::Notice,
+        Self::Ping,
+        Self::Pong,
+        Self::Bye,
+        Self::Query,
+        Self::Answer,
+    ];
+
+    fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(byte).wrapping_sub(1)).copied()
+    }
+}
+
+/// The fixed part of a frame, without the lengths.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Header {
+    /// What the frame is.
+    pub kind: Kind,
+    /// Whether more frames of the same answer follow.
+    pub more: bool,
+    /// The receiver's subscription that a message matched.
+    pub subscription: u32,
+    /// The sender's number for the frame.
+    pub correlation: u64,
+    /// The peer that sent a message.
+    pub sender: u64,
+}
+
+impl Header {
+    /// A header with only kind and correlation set.
+    pub fn new(kind: Kind, correlation: u64) -> Self {
+        Self { kind, more: false, subscription: 0, correlation, sender: 0 }
+    }
+}
+
+/// A whole frame in a buffer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Frame<'a> {
+    /// The fixed part.
+    pub header: Header,
+    /// Where a message goes; not checked to be a valid subject.
+    pub subject: &'a [u8],
+    /// Where answers to a message should go; not checked either.
+    pub reply: &'a [u8],
+    /// The header block, see [`crate::Headers`].
+    pub headers: &'a [u8],
+    /// The payload of a message, or the body of a control frame.
+    pub payload: &'a [u8],
+}
+
+/// What [`decode`] found at the start of the bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Decoded<'a> {
+    /// A whole frame, and its length.
+    Frame(Frame<'a>, usize),
+    /// The beginning of a frame that has this many bytes, as far as is known.
+    Incomplete(usize),
+}
+
+/// Why bytes are no frame. Nothing after them can be understood.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum FrameError {
+    /// The frame is longer than is allowed.
+    #[error("a frame of {length} bytes, where at most {largest} are allowed")]
+    TooLong {
+        /// Bytes that the frame claims to have.
+        length: usize,
+        /// Bytes that it may have.
+        largest: usize,
+    },
+    /// The frame is shorter than its parts.
+    #[error("a frame of {0} bytes, which is shorter than its parts")]
+    TooShort(usize),
+    /// No such kind.
+    #[error("a frame of the unknown kind {0}")]
+    UnknownKind(u8),
+}
+
+/// Reads the frame at the start of `bytes`, which may have at most `largest` bytes.
+///
+/// # Errors
+/// As soon as the bytes can no longer become a frame.
+pub fn decode(bytes: &[u8], largest: usize) -> Result<Decoded<'_>, FrameError> {
+    let Some((length, _)) = bytes.split_first_chunk::<4>() else {
+        return Ok(Decoded::Incomplete(HEADER_BYTES));
+    };
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > largest {
+        return Err(FrameError::TooLong { length, largest });
+    }
+    if length < HEADER_BYTES {
+        return Err(FrameError::TooShort(length));
+    }
+    let Some((head, body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        return Ok(Decoded::Incomplete(length));
+    };
+    let Some(kind) = Kind::from_byte(head[4]) else {
+        return Err(FrameError::UnknownKind(head[4]));
+    };
+    let (subject, reply) = (usize::from(head[6]), usize::from(head[7]));
+    let headers = usize::from(u16::from_le_bytes([head[8], head[9]]));
+    let Some(payload) = (length - HEADER_BYTES).checked_sub(subject + reply + headers) else {
+        return Err(FrameError::TooShort(length));
+    };
+    if body.len() < length - HEADER_BYTES {
+        return Ok(Decoded::Incomplete(length));
+    }
+    let (subject, rest) = body.split_at(subject);
+    let (reply, rest) = rest.split_at(reply);
+    let (headers, rest) = rest.split_at(headers);
+    let header = Header {
+        kind,
+        more: head[5] & FLAG_MORE != 0,
+        subscription: u32::from_le_bytes(field(head, SUBSCRIPTION)),
+        correlation: u64::from_le_bytes(field(head, 16)),
+        sender: u64::from_le_bytes(field(head, SENDER)),
+    };
+    let frame = Frame { header, subject, reply, headers, payload: &rest[..payload] };
+    Ok(Decoded::Frame(frame, length))
+}
+
+/// The length of the frame that begins here, or `None` where nothing does.
+pub fn frame_len(bytes: &[u8]) -> Option<usize> {
+    bytes.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize)
+}
+
+fn field<const N: usize>(head: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
+    *head[at..].first_chunk().expect("every field lies within the header")
+}
+
+/// Appends frames to a buffer.
+pub struct FrameWriter<'a>(pub &'a mut Vec<u8>);
+
+impl FrameWriter<'_> {
+    /// Appends a frame.
+    ///
+    /// # Panics
+    /// If a part is longer than its length field can say: callers check limits first.
+    pub fn write(&mut self, frame: &Frame<'_>) {
+        let Frame { header, subject, reply, headers, payload } = *frame;
+        let length = HEADER_BYTES + subject.len() + reply.len() + headers.len() + payload.len();
+        let checked = "the caller has checked the limits";
+        let mut head = [0; HEADER_BYTES];
+        head[..4].copy_from_slice(&u32::try_from(length).expect(checked).to_le_bytes());
+        head[4] = header.kind as u8;
+        head[5] = if header.more { FLAG_MORE } else { 0 };
+        head[6] = u8::try_from(subject.len()).expect(checked);
+        head[7] = u8::try_from(reply.len()).expect(checked);
+        head[8..10].copy_from_slice(&u16::try_from(headers.len()).expect(checked).to_le_bytes());
+        head[SUBSCRIPTION..16].copy_from_slice(&header.subscription.to_le_bytes());
+        head[16..SENDER].copy_from_slice(&header.correlation.to_le_bytes());
+        head[SENDER..].copy_from_slice(&header.sender.to_le_bytes());
+        self.0.reserve(length);
+        for part in [&head[..], subject, reply, headers, payload] {
+            self.0.extend_from_slice(part);
+        }
+    }
+
+    /// Appends a frame that has only a body.
+    pub fn control(&mut self, header: Header, body: &[u8]) {
+        self.write(&Frame { header, subject: &[], reply: &[], headers: &[], payload: body });
+    }
+}
+
+impl Frame<'_> {
+    /// Fills in who sent the frame that begins here.
+    ///
+    /// # Panics
+    /// If the bytes are shorter than a header.
+    pub fn stamp_sender(frame: &mut [u8], sender: u64) {
+        frame[SENDER..HEADER_BYTES].copy_from_slice(&sender.to_le_bytes());
+    }
+
+    /// Fills in which subscription the frame that begins here is for.
+    ///
+    /// # Panics
+    /// If the bytes are shorter than a header.
+    pub fn stamp_subscription(frame: &mut [u8], subscription: u32) {
+        frame[SUBSCRIPTION..SUBSCRIPTION + 4].copy_from_slice(&subscription.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LARGEST: usize = 1 << 20;
+
+    fn sample() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let header = Header {
+            kind: Kind::Message,
+            more: true,
+            subscription: 7,
+            correlation: 1 << 40,
+            sender: u64::MAX - 1,
+        };
+        let frame =
+            Frame { header, subject: b"a.b", reply: b"r", headers: b"hhhh", payload: b"payload" };
+        FrameWriter(&mut bytes).write(&frame);
+        bytes
+    }
+
+    #[test]
+    fn reads_what_it_wrote() {
+        let bytes = sample();
+        let Ok(Decoded::Frame(frame, length)) = decode(&bytes, LARGEST) else {
+            panic!("no frame");
+        };
+        assert_eq!(length, bytes.len());
+        assert_eq!((frame.subject, frame.reply), (&b"a.b"[..], &b"r"[..]));
+        assert_eq!((frame.headers, frame.payload), (&b"hhhh"[..], &b"payload"[..]));
+        let mut again = Vec::new();
+        FrameWriter(&mut again).write(&frame);
+        assert_eq!(again, bytes);
+    }
+
+    #[test]
+    fn waits_for_the_rest_of_a_frame_cut_anywhere() {
+        let bytes = sample();
+        for cut in 0..bytes.len() {
+            let needed = if cut < 4 { HEADER_BYTES } else { bytes.len() };
+            assert_eq!(decode(&bytes[..cut], LARGEST), Ok(Decoded::Incomplete(needed)));
+        }
+    }
+
+    #[test]
+    fn refuses_impossible_lengths_at_once() {
+        let length = |n: u32| decode_error(&n.to_le_bytes());
+        assert_eq!(length(0), FrameError::TooShort(0));
+        assert_eq!(length(31), FrameError::TooShort(31));
+        for n in [1 << 31, u32::MAX, LARGEST as u32 + 1] {
+            assert_eq!(length(n), FrameError::TooLong { length: n as usize, largest: LARGEST });
+        }
+        let mut short = sample();
+        short[6] = 250;
+        assert_eq!(decode_error(&short), FrameError::TooShort(short.len()));
+        let mut unknown = sample();
+        unknown[4] = 0;
+        assert_eq!(decode_error(&unknown), FrameError::UnknownKind(0));
+        unknown[4] = 17;
+        assert_eq!(decode_error(&unknown), FrameError::UnknownKind(17));
+    }
+
+    fn decode_error(bytes: &[u8]) -> FrameError {
+        decode(bytes, LARGEST).expect_err("these bytes are no frame")
+    }
+
+    #[test]
+    fn stamps_in_place() {
+        let mut bytes = sample();
+        Frame::stamp_sender(&mut bytes, 5);
+        Frame::stamp_subscription(&mut bytes, 6);
+        let Ok(Decoded::Frame(frame, _)) = decode(&bytes, LARGEST) else { panic!("no frame") };
+        assert_eq!((frame.header.sender, frame.header.subscription), (5, 6));
+        assert_eq!(frame.payload, b"payload");
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_on_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes, 150);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The limits of the protocol; those of a daemon may be lower.
+
+/// Bytes of a subject, a reply subject or a filter: their lengths travel in one byte.
+pub const MAX_SUBJECT: usize = 255;
+/// Tokens of a subject or a filter.
+pub const MAX_TOKENS: usize = 16;
+/// Bytes of a header block.
+pub const MAX_HEADERS: usize = 16 * 1024;
+/// Bytes of a payload, unless the daemon is configured otherwise.
+pub const DEFAULT_MAX_PAYLOAD: usize = 1024 * 1024;
+/// Bytes of the largest payload that a daemon can be configured for.
+pub const MAX_MAX_PAYLOAD: usize = 256 * 1024 * 1024;
+/// Bytes of a control body, such as SUBSCRIBE.
+pub const MAX_CONTROL: usize = 64 * 1024;
+/// Bytes of the largest frame from a peer that is not yet authenticated.
+pub const MAX_HANDSHAKE_FRAME: usize = 4 * 1024;
+/// Bytes of a peer's name, and of a group's.
+pub const MAX_NAME: usize = 64;
+
+/// Bytes of the largest frame when payloads have at most `max_payload` bytes.
+pub const fn largest_frame(max_payload: usize) -> usize {
+    let payload = if max_payload > MAX_CONTROL { max_payload } else { MAX_CONTROL };
+    crate::HEADER_BYTES + 2 * MAX_SUBJECT + MAX_HEADERS + payload
+}

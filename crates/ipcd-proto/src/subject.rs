@@ -1,0 +1,180 @@
+//! Subjects and filters: tokens joined by dots, as in NATS.
+
+use crate::limits::{MAX_SUBJECT, MAX_TOKENS};
+
+/// Where a message goes: 1 to 16 tokens joined by `.`, at most 255 bytes of UTF-8 without control
+/// characters or white space, no token empty or `*` or `>`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Subject<'a>(&'a str);
+
+impl<'a> Subject<'a> {
+    /// Checks a subject.
+    ///
+    /// # Errors
+    /// If it breaks a rule, which the error names.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, BadSubject> {
+        let text = check(bytes)?;
+        if text.split('.').any(|token| token == "*" || token == ">") {
+            return Err(BadSubject::Wildcard);
+        }
+        Ok(Self(text))
+    }
+
+    /// The subject as text.
+    pub fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// Its tokens.
+    pub fn tokens(self) -> impl Iterator<Item = &'a str> {
+        self.0.split('.')
+    }
+}
+
+/// Which messages a subscriber wants: a subject in which a token may be `*` (any one token) and
+/// the last one `>` (any one or more).
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Filter(Box<str>);
+
+impl Filter {
+    /// Checks a filter.
+    ///
+    /// # Errors
+    /// If it breaks a rule, which the error names.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BadSubject> {
+        let text = check(bytes)?;
+        let tail = text.split('.').position(|token| token == ">");
+        if tail.is_some_and(|at| at + 1 != text.split('.').count()) {
+            return Err(BadSubject::TailNotLast);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The filter as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its tokens, wildcards included.
+    pub fn tokens(&self) -> impl Iterator<Item = &str> {
+        self.0.split('.')
+    }
+
+    /// Whether it ends in `>`.
+    pub fn has_tail(&self) -> bool {
+        self.tokens().last() == Some(">")
+    }
+
+    /// Whether it matches the subject.
+    pub fn matches(&self, subject: Subject<'_>) -> bool {
+        let mut tokens = subject.tokens();
+        for wanted in self.tokens() {
+            match (wanted, tokens.next()) {
+                (">", Some(_)) => return true,
+                ("*", Some(_)) => {}
+                (wanted, Some(token)) if wanted == token => {}
+                _ => return false,
+            }
+        }
+        tokens.next().is_none()
+    }
+}
+
+/// Why text is no subject or filter.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BadSubject {
+    /// There is none.
+    #[error("a subject is needed, such as logs.web")]
+    Empty,
+    /// It has more bytes than its length field can say.
+    #[error("a subject has at most {MAX_SUBJECT} bytes")]
+    TooLong,
+    /// It has too many tokens.
+    #[error("a subject has at most {MAX_TOKENS} tokens")]
+    TooManyTokens,
+    /// There is nothing between two dots, before the first or after the last.
+    #[error("a subject has no empty tokens")]
+    EmptyToken,
+    /// It is not UTF-8, or holds control characters or white space.
+    #[error("a subject has no control characters or white space, and is UTF-8")]
+    BadCharacter,
+    /// A message cannot go to a wildcard.
+    #[error("a message needs one subject; * and > are for subscribing")]
+    Wildcard,
+    /// `>` stands before other tokens.
+    #[error("> can only be the last token of a filter")]
+    TailNotLast,
+}
+
+fn check(bytes: &[u8]) -> Result<&str, BadSubject> {
+    if bytes.is_empty() {
+        return Err(BadSubject::Empty);
+    }
+    if bytes.len() > MAX_SUBJECT {
+        return Err(BadSubject::TooLong);
+    }
+    let text = str::from_utf8(bytes).map_err(|_| BadSubject::BadCharacter)?;
+    if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(BadSubject::BadCharacter);
+    }
+    if text.split('.').any(str::is_empty) {
+        return Err(BadSubject::EmptyToken);
+    }
+    if text.split('.').count() > MAX_TOKENS {
+        return Err(BadSubject::TooManyTokens);
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_subjects_and_names_what_is_wrong() {
+        let error = |text: &str| Subject::parse(text.as_bytes()).unwrap_err();
+        for good in ["a", "a.b.c", "logs.web-1.ä", "a*b", "x>", "$1", &"t.".repeat(15), "t"] {
+            let good = good.trim_end_matches('.');
+            assert_eq!(Subject::parse(good.as_bytes()).unwrap().as_str(), good);
+        }
+        assert_eq!(error(""), BadSubject::Empty);
+        assert_eq!(error(&"x".repeat(256)), BadSubject::TooLong);
+        assert_eq!(error(&["t"; 17].join(".")), BadSubject::TooManyTokens);
+        for empty in [".", "a..b", ".a", "a."] {
+            assert_eq!(error(empty), BadSubject::EmptyToken);
+        }
+        for bad in ["a b", "a\tb", "a\nb", "\x1b[2J", "a\0", "\u{85}", "\u{2003}"] {
+            assert_eq!(error(bad), BadSubject::BadCharacter, "{bad:?}");
+        }
+        assert_eq!(Subject::parse(b"\xff").unwrap_err(), BadSubject::BadCharacter);
+        for wild in ["*", ">", "a.*", "a.>"] {
+            assert_eq!(error(wild), BadSubject::Wildcard);
+        }
+    }
+
+    #[test]
+    fn matches_as_nats_does() {
+        let check = |filter: &str, subject: &str| {
+            let filter = Filter::parse(filter.as_bytes()).unwrap();
+            filter.matches(Subject::parse(subject.as_bytes()).unwrap())
+        };
+        for (filter, subject) in [
+            ("a", "a"),
+            ("a.*", "a.b"),
+            ("*", "a"),
+            (">", "a.b"),
+            ("a.>", "a.b.c"),
+            ("*.b.>", "a.b.c"),
+        ] {
+            assert!(check(filter, subject), "{filter} {subject}");
+        }
+        for (filter, subject) in
+            [("a", "b"), ("a", "a.b"), ("a.b", "a"), ("a.*", "a"), ("a.>", "a"), ("*", "a.b")]
+        {
+            assert!(!check(filter, subject), "{filter} {subject}");
+        }
+        assert_eq!(Filter::parse(b"a.>.b").unwrap_err(), BadSubject::TailNotLast);
+        assert!(Filter::parse(b"a.>").unwrap().has_tail());
+        assert!(!Filter::parse(b"a.x>").unwrap().has_tail());
+    }
+}
