@@ -1,2 +1,108 @@
-//! x
-fn main() {}
+//! The ipcd daemon: arguments in, exit status out. What it does is in `ipcd-server`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use ipcd_server::{Config, ConfigError, ForkMode, Listen, LogFormat, LogLevel, Start, Workers};
+
+/// Relays messages between processes over pipes, FIFOs, Unix-domain sockets, TCP and UDP.
+///
+/// Without --listen, and without listeners in the file, it listens on the default endpoint of
+/// every transport: in the runtime directory, and on 127.0.0.1:7117 for TCP and UDP.
+#[derive(Parser)]
+#[command(name = "ipcd", version)]
+struct Arguments {
+    /// Configuration file (TOML).
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen, as in unix:///run/x.sock or tcp://127.0.0.1:7117; may be repeated.
+    #[arg(short, long = "listen", value_name = "ENDPOINT")]
+    listeners: Vec<Listen>,
+    /// Check the configuration, and do nothing else.
+    #[arg(short, long)]
+    test_config: bool,
+    /// Print the configuration that would be in force, and do nothing else.
+    #[arg(long)]
+    print_config: bool,
+    /// How peers are spread over workers: pool.
+    #[arg(long, value_name = "MODE", value_parser = ipcd_server::word::<ForkMode>)]
+    fork: Option<ForkMode>,
+    /// Workers of a pool; 0 for as many as fit the machine.
+    #[arg(long, value_name = "N")]
+    workers: Option<Workers>,
+    /// Run workers as this user, and group, when started as root.
+    #[arg(long, value_name = "U[:G]")]
+    user: Option<String>,
+    /// Write the process id to this file.
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Where sockets, FIFOs and the token are.
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+    /// Write a newline to this descriptor when ready, and close it.
+    #[arg(long, value_name = "N")]
+    ready_fd: Option<i32>,
+    /// error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL", value_parser = ipcd_server::word::<LogLevel>)]
+    log_level: Option<LogLevel>,
+    /// text or json.
+    #[arg(long, value_name = "FORMAT", value_parser = ipcd_server::word::<LogFormat>)]
+    log_format: Option<LogFormat>,
+}
+
+/// The exit status for bad usage or configuration.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((status, why)) => {
+            eprintln!("ipcd: {why}");
+            ExitCode::from(status)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), (u8, String)> {
+    let config = arguments.configure().map_err(|error| (USAGE, error.to_string()))?;
+    if arguments.print_config {
+        print!("{}", config.to_text());
+        return Ok(());
+    }
+    if arguments.test_config {
+        return Ok(());
+    }
+    let ready_fd = arguments.ready_fd.map(ipcd_sys::take_fd).transpose();
+    let ready_fd = ready_fd.map_err(|error| (USAGE, format!("--ready-fd: {error}")))?;
+    ipcd_server::init_log(config.log);
+    ipcd_server::run(config, Start { config_file: arguments.config, ready_fd })
+        .map_err(|error| (error.exit_status(), error.to_string()))
+}
+
+impl Arguments {
+    /// The file, with the flags on top.
+    fn configure(&self) -> Result<Config, ConfigError> {
+        let mut config =
+            self.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
+        if !self.listeners.is_empty() {
+            config.listeners.clone_from(&self.listeners);
+        }
+        let daemon = &mut config.daemon;
+        daemon.fork = self.fork.unwrap_or(daemon.fork);
+        daemon.workers = self.workers.unwrap_or(daemon.workers);
+        daemon.pid_file = self.pid_file.clone().or(daemon.pid_file.take());
+        daemon.runtime_dir = self.runtime_dir.clone().or(daemon.runtime_dir.take());
+        if let Some(user) = &self.user {
+            let (user, group) = user
+                .split_once(':')
+                .map_or((user.as_str(), None), |(user, group)| (user, Some(group.to_owned())));
+            daemon.user = Some(user.to_owned());
+            daemon.group = group;
+        }
+        config.log.level = self.log_level.unwrap_or(config.log.level);
+        config.log.format = self.log_format.unwrap_or(config.log.format);
+        Ok(config)
+    }
+}

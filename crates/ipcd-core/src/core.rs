@@ -50,14 +50,24 @@ pub enum Output {
     Drop(PeerKey, String),
 }
 
+impl Output {
+    fn peer(&self) -> PeerKey {
+        match *self {
+            Self::Write(key)
+            | Self::Resume(key)
+            | Self::Opened(key)
+            | Self::Close(key, _)
+            | Self::Drop(key, _) => key,
+        }
+    }
+}
+
 /// What came of received bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub struct Progress {
     /// How many were used. The rest must be offered again, with what comes behind it.
     pub consumed: usize,
-    /// Bytes of the frame that the rest begins, as far as is known; 0 when there is no rest.
-    pub needed: usize,
     /// Whether to leave the peer unread until [`Output::Resume`].
     pub waiting: bool,
 }
@@ -131,15 +141,12 @@ impl Core {
         let progress = loop {
             let rest = &mut bytes[consumed..];
             if matches!(self.peer(key).state, State::Closing) {
-                break Progress { consumed: consumed + rest.len(), needed: 0, waiting: false };
+                break Progress { consumed: consumed + rest.len(), waiting: false };
             }
             let largest = self.largest_frame(key);
             match decode(rest, largest) {
                 Err(error) => self.fail(now, key, Code::Protocol, error.to_string()),
-                Ok(Decoded::Incomplete(needed)) => {
-                    let needed = if rest.is_empty() { 0 } else { needed };
-                    break Progress { consumed, needed, waiting: false };
-                }
+                Ok(Decoded::Incomplete(_)) => break Progress { consumed, waiting: false },
                 Ok(Decoded::Frame(frame, length)) => {
                     if frame.header.kind != Kind::Message {
                         self.control(now, key, &frame);
@@ -149,7 +156,7 @@ impl Core {
                         consumed += run.consumed;
                         if run.waiting {
                             self.peer(key).waiting = true;
-                            break Progress { consumed, needed: 0, waiting: true };
+                            break Progress { consumed, waiting: true };
                         }
                     } else {
                         self.fail(now, key, Code::Protocol, "a message before the session is open");
@@ -157,7 +164,7 @@ impl Core {
                 }
             }
         };
-        self.note_heard(now, key, &progress);
+        self.note_heard(now, key, &progress, bytes.len());
         progress
     }
 
@@ -199,17 +206,17 @@ impl Core {
         }
     }
 
-    /// Lets a peer go, and says who it was. What was in its outbox is lost, and counted.
-    pub fn detach(&mut self, key: PeerKey) -> Departed {
+    /// Lets a peer go. What was in its outbox is lost, and counted.
+    pub fn detach(&mut self, key: PeerKey) {
         self.forget_subscriptions(key);
         self.resume_waiters(key);
         let mut peer = self.peers.remove(key.0 as usize);
+        // The place may be used again before the outputs are read.
+        self.outputs.retain(|output| output.peer() != key);
         self.counters.dropped_departed += peer.outbox.messages();
         if let Some(name) = &peer.origin.name {
             self.names.remove(name);
         }
-        let counts = peer.counts;
-        Departed { id: peer.origin.peer, msgs_in: counts.msgs_in, msgs_out: counts.msgs_out }
     }
 
     /// Adds to what transports have lost.
@@ -347,14 +354,15 @@ impl Core {
         self.timers.arm(armed, at, key);
     }
 
-    fn note_heard(&mut self, now: Instant, key: PeerKey, progress: &Progress) {
+    fn note_heard(&mut self, now: Instant, key: PeerKey, progress: &Progress, offered: usize) {
         let timeout = self.config.frame_timeout;
         let peer = self.peer(key);
         peer.deadlines.heard = now;
         if progress.consumed > 0 || progress.waiting {
             peer.deadlines.frame = None;
         }
-        if progress.needed > 0 && peer.deadlines.frame.is_none() {
+        let is_partial = progress.consumed < offered && !progress.waiting;
+        if is_partial && peer.deadlines.frame.is_none() {
             peer.deadlines.frame = Some(now + timeout);
             self.arm(key, now + timeout);
         }
@@ -415,15 +423,4 @@ impl Core {
             self.send(now, key, Header::new(Kind::Notice, 0), &notice);
         }
     }
-}
-
-/// Who has gone, and what it did.
-#[derive(Clone, Copy, Debug)]
-pub struct Departed {
-    /// Its id.
-    pub id: u64,
-    /// Messages accepted from it.
-    pub msgs_in: u64,
-    /// Messages put into its outbox.
-    pub msgs_out: u64,
 }

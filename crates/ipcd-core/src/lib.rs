@@ -14,6 +14,6 @@ mod session;
 mod timers;
 
 pub use crate::config::{Config, DaemonInfo, PeerInfo, Tokens};
-pub use crate::core::{Core, Departed, Output, Progress};
+pub use crate::core::{Core, Output, Progress};
 pub use crate::interest::{Interests, Member};
 pub use crate::peer::PeerKey;

@@ -1,1 +1,61 @@
-//! x
+//! The ipcd daemon: a supervisor that admits peers, and forked workers that serve them.
+//!
+//! One file per process role or concern: the list of files is the list of processes and of what
+//! they do.
+
+mod admission;
+mod config;
+mod connection;
+mod link;
+mod log;
+mod privileges;
+mod runtime;
+mod supervisor;
+mod values;
+mod worker;
+
+pub use config::{
+    Codec, Config, ConfigError, Daemon, ForkMode, Limits, Listen, Log, LogFormat, LogLevel,
+    MaxMessage, TokenFile, Workers, word,
+};
+pub use log::init as init_log;
+pub use runtime::TOKEN_FILE;
+pub use supervisor::{Start, run};
+pub use values::{ByteCount, Span};
+
+/// The version of the daemon.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Why the daemon could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is no good.
+    #[error("{0}")]
+    Config(String),
+    /// A transport failed.
+    #[error(transparent)]
+    Transport(#[from] ipcd_transport::Error),
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried, on what.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// The daemon's exit status: 2 for what the user can mend in arguments or configuration.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Transport(ipcd_transport::Error::Endpoint(_)) => 2,
+            _ => 1,
+        }
+    }
+
+    /// An error of the system, with what was tried.
+    fn system(what: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
+        Self::System { what: what.into(), source: source.into() }
+    }
+}

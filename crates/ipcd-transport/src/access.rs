@@ -30,7 +30,9 @@ impl Access {
             Some(text) => match u32::from_str_radix(text, 8) {
                 Ok(mode) if mode <= 0o777 => mode,
                 _ => {
-                    return Err(endpoint.error(format_args!("mode={text}: no octal mode like 0660")));
+                    return Err(
+                        endpoint.error(format_args!("mode={text}: no octal mode like 0660"))
+                    );
                 }
             },
         };

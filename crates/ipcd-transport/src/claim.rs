@@ -116,7 +116,13 @@ fn lock_file(lock_path: &Path, path: &Path) -> Result<File> {
             .open(lock_path)
             .context(|| format!("open {}", lock_path.display()))?;
         match file.try_lock() {
-            Ok(()) if is_at(&file, lock_path) => return Ok(file),
+            Ok(()) if is_at(&file, lock_path) => {
+                // The umask may have taken our own rights away, and the next one who opens the
+                // file would be told so instead of who has the lock.
+                file.set_permissions(PermissionsExt::from_mode(0o600))
+                    .context(|| format!("change the mode of {}", lock_path.display()))?;
+                return Ok(file);
+            }
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let in_use = std::io::Error::from(std::io::ErrorKind::AddrInUse);

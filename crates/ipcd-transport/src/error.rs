@@ -2,6 +2,8 @@
 
 use std::io;
 
+use nix::libc;
+
 /// The result of a transport's operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -31,6 +33,13 @@ impl Error {
     /// An error of the system, with what was tried.
     pub fn system(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::System { what: what.into(), source: source.into() }
+    }
+
+    /// Whether the system has run out of descriptors or memory, for the time being.
+    pub fn is_exhaustion(&self) -> bool {
+        let codes = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+        matches!(self, Self::System { source, .. }
+            if source.raw_os_error().is_some_and(|code| codes.contains(&code)))
     }
 
     /// Whether the peer has gone away, which is an expected end and not a fault.

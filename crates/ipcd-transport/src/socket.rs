@@ -1,6 +1,6 @@
 //! Waiting with a deadline, for whoever connects.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,13 +14,33 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
 
 /// Waits until the descriptor is ready for `events` or broken; false at the deadline.
 pub fn poll_until(fd: &impl AsFd, events: PollFlags, deadline: Instant) -> Result<bool> {
+    poll_some(&mut [PollFd::new(fd.as_fd(), events)], Some(deadline))
+}
+
+/// Waits until one descriptor is readable or the other, if given, writable, or either is broken;
+/// false at the deadline, if given.
+pub fn poll_pair(
+    read: BorrowedFd<'_>,
+    write: Option<BorrowedFd<'_>>,
+    deadline: Option<Instant>,
+) -> Result<bool> {
+    let read = PollFd::new(read, PollFlags::POLLIN);
+    match write {
+        None => poll_some(&mut [read], deadline),
+        Some(write) => poll_some(&mut [read, PollFd::new(write, PollFlags::POLLOUT)], deadline),
+    }
+}
+
+fn poll_some(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<bool> {
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up, so that a last fraction of a millisecond does not spin.
-        let millis = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
-        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(fd.as_fd(), events)], timeout) {
-            Ok(0) if left.is_zero() => return Ok(false),
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            // Rounded up, so that a last fraction of a millisecond does not spin.
+            let millis = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(fds, timeout) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(true),
             Err(error) => return Err(Error::system("poll", error)),

@@ -1,1 +1,102 @@
-//! x
+//! The registry: one line a transport.
+
+use std::path::{Path, PathBuf};
+
+use ipcd_transport::{Endpoint, Error, Result, Transport};
+
+/// Every transport, in the order in which they are shown to users.
+pub const ALL: [&dyn Transport; 5] = [
+    &ipcd_transport_unix::Unix,
+    &ipcd_transport_pipe::Pipe,
+    &ipcd_transport_fifo::Fifo,
+    &ipcd_transport_tcp::Tcp,
+    &ipcd_transport_udp::Udp,
+];
+
+/// The transport of this scheme.
+///
+/// # Errors
+/// If there is none; the error names those that exist.
+pub fn find(scheme: &str) -> Result<&'static dyn Transport> {
+    let found = ALL.into_iter().find(|transport| transport.scheme() == scheme);
+    found.ok_or_else(|| {
+        let known = ALL.map(Transport::scheme).join(", ");
+        let scheme = scheme.escape_debug();
+        Error::Endpoint(format!("there is no transport {scheme}: choose one of {known}"))
+    })
+}
+
+/// The transport of an endpoint whose options it all knows.
+///
+/// # Errors
+/// If there is no such transport, or it has no such option; the error names those that exist.
+pub fn of(endpoint: &Endpoint) -> Result<&'static dyn Transport> {
+    let transport = find(endpoint.scheme())?;
+    let known = transport.options();
+    match endpoint.option_names().find(|name| !known.contains(name)) {
+        None => Ok(transport),
+        Some(unknown) if known.is_empty() => {
+            Err(endpoint.error(format_args!("there is no option {unknown}: it takes none")))
+        }
+        Some(unknown) => {
+            let known = known.join(", ");
+            Err(endpoint.error(format_args!("there is no option {unknown}: choose one of {known}")))
+        }
+    }
+}
+
+/// What `--via` means: an endpoint, or the default endpoint of a transport.
+///
+/// # Errors
+/// If it is neither.
+pub fn resolve(via: &str, runtime_dir: &Path) -> Result<Endpoint> {
+    if !via.contains(':') {
+        return Ok(find(via)?.default_endpoint(runtime_dir));
+    }
+    let endpoint: Endpoint = via.parse()?;
+    of(&endpoint)?;
+    Ok(endpoint)
+}
+
+/// Names the runtime directory in the environment.
+pub const RUNTIME_DIR_VAR: &str = "IPCD_RUNTIME_DIR";
+/// The runtime directory of a daemon that root has started.
+pub const SYSTEM_RUNTIME_DIR: &str = "/run/ipcd";
+
+/// The runtime directory of a daemon that this user starts, if nothing is configured:
+/// `$IPCD_RUNTIME_DIR`, `/run/ipcd` for root, else `$XDG_RUNTIME_DIR/ipcd`.
+pub fn own_runtime_dir(is_root: bool) -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        let path = std::env::var_os(name).map(PathBuf::from);
+        path.filter(|path| path.is_absolute())
+    };
+    absolute(RUNTIME_DIR_VAR).or_else(|| match is_root {
+        true => Some(PathBuf::from(SYSTEM_RUNTIME_DIR)),
+        false => absolute("XDG_RUNTIME_DIR").map(|dir| dir.join("ipcd")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_what_exists() {
+        let error = |text: &str| resolve(text, Path::new("/r")).unwrap_err().to_string();
+        assert!(error("carrier-pigeon").ends_with("unix, pipe, fifo, tcp, udp"));
+        assert!(error("quic://x").contains("unix, pipe, fifo, tcp, udp"));
+        assert!(error("unix:///x?colour=red").contains("type, mode, owner, group"));
+        assert!(error("tcp://h:1?mode=0600").contains("takes none"));
+    }
+
+    #[test]
+    fn a_scheme_alone_means_its_default_endpoint() {
+        let resolve = |text: &str| resolve(text, Path::new("/r")).unwrap().to_string();
+        assert_eq!(resolve("unix"), "unix:///r/ipcd.sock");
+        assert_eq!(resolve("pipe"), "pipe:///r/pipe.sock");
+        assert_eq!(resolve("fifo"), "fifo:///r/ipcd.fifo");
+        assert_eq!(resolve("tcp"), "tcp://127.0.0.1:7117");
+        assert_eq!(resolve("udp"), "udp://127.0.0.1:7117");
+        assert_eq!(resolve("tcp://[::1]:9"), "tcp://[::1]:9");
+    }
+}

@@ -1,0 +1,56 @@
+//! What can go wrong for a client.
+
+use ipcd_proto::control::{BadBody, Refusal};
+use ipcd_proto::{BadHeaders, BadSubject, FrameError};
+
+/// The result of a client's operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no connection to the daemon.
+    #[error("cannot connect: {0}")]
+    Connect(#[source] ipcd_transport::Error),
+    /// The daemon refused.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    /// Nothing came in time.
+    #[error("no {0} came in time")]
+    TimedOut(&'static str),
+    /// The connection was lost; what was not confirmed may not have been accepted.
+    #[error("the connection was lost: {0}")]
+    Disconnected(String),
+    /// The payload is larger than the daemon takes.
+    #[error("a payload of {bytes} bytes, where the daemon takes at most {limit}")]
+    TooLarge {
+        /// Bytes of the payload.
+        bytes: usize,
+        /// Bytes that the daemon takes.
+        limit: usize,
+    },
+    /// This is no subject or filter.
+    #[error(transparent)]
+    BadSubject(#[from] BadSubject),
+    /// These headers cannot be sent.
+    #[error(transparent)]
+    BadHeaders(#[from] BadHeaders),
+    /// The daemon wants a token, and there is none that could be used.
+    #[error("no token: {0}")]
+    Token(String),
+    /// What came is not the protocol of ipcd.
+    #[error("the daemon does not speak the protocol: {0}")]
+    Protocol(String),
+}
+
+impl From<FrameError> for Error {
+    fn from(error: FrameError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+impl From<BadBody> for Error {
+    fn from(error: BadBody) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}

@@ -1,0 +1,90 @@
+//! How to connect, and what to subscribe to.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use ipcd_proto::auth::Token;
+use ipcd_proto::control::Overflow;
+
+use crate::{Error, Result};
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A name that no other peer has.
+    pub name: Option<String>,
+    /// The proof for transports on which only an address is known.
+    pub token: TokenSource,
+    /// Which of the daemon's named tokens that is; `None` for the daemon's own.
+    pub token_name: Option<String>,
+    /// How long to wait for a connection or an answer.
+    pub timeout: Duration,
+    /// Whether to connect again when the connection is lost, and how patiently.
+    pub reconnect: Option<Backoff>,
+    /// Whether own messages are kept from own subscriptions.
+    pub no_echo: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: None,
+            token: TokenSource::None,
+            token_name: None,
+            timeout: Duration::from_secs(5),
+            reconnect: None,
+            no_echo: false,
+        }
+    }
+}
+
+/// Where the token is.
+#[derive(Clone, Debug)]
+pub enum TokenSource {
+    /// Nowhere.
+    None,
+    /// In this file, which is read only if the daemon asks for a token.
+    File(PathBuf),
+    /// Here.
+    Secret(Token),
+}
+
+impl TokenSource {
+    pub(crate) fn load(&self) -> Result<Token> {
+        match self {
+            Self::None => Err(Error::Token("the daemon asks for one".into())),
+            Self::Secret(token) => Ok(token.clone()),
+            Self::File(path) => {
+                let text = std::fs::read(path)
+                    .map_err(|error| Error::Token(format!("{}: {error}", path.display())))?;
+                let too_short = || Error::Token(format!("{}: it is too short", path.display()));
+                Token::from_text(&text).ok_or_else(too_short)
+            }
+        }
+    }
+}
+
+/// How patiently to connect again: pauses double from the first to the longest.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// The first pause.
+    pub first: Duration,
+    /// The longest pause.
+    pub longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_millis(20), longest: Duration::from_secs(2) }
+    }
+}
+
+/// How to subscribe.
+#[derive(Clone, Debug, Default)]
+pub struct SubscribeOptions {
+    /// What happens when this client does not take messages fast enough; `None` for the daemon's
+    /// choice.
+    pub overflow: Option<Overflow>,
+    /// Whether to be told who senders are.
+    pub origin: bool,
+}

@@ -1,0 +1,186 @@
+//! A channel with its buffers: frames in and out, and waiting for either.
+
+use std::time::{Duration, Instant};
+
+use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode, frame_len, limits};
+use ipcd_transport::{Channel, Read, ReadBuffer, Wrote, poll_pair};
+
+use crate::{Error, Result};
+
+/// Bytes that are gathered before they are written.
+pub(crate) const BATCH: usize = 64 * 1024;
+/// Bytes of the read buffer at first.
+const READ_BYTES: usize = 64 * 1024;
+/// How long the end of a connection may take.
+const CLOSING: Duration = Duration::from_millis(500);
+
+pub(crate) struct Wire {
+    channel: Box<dyn Channel>,
+    input: ReadBuffer,
+    output: Vec<u8>,
+    written: usize,
+    largest_frame: usize,
+    /// Why nothing can be written any more.
+    write_error: Option<String>,
+    /// What ended the connection.
+    ended: Option<String>,
+}
+
+impl Wire {
+    pub(crate) fn new(channel: Box<dyn Channel>) -> Self {
+        let largest_frame = limits::largest_frame(limits::DEFAULT_MAX_PAYLOAD);
+        let input = ReadBuffer::new(READ_BYTES, largest_frame);
+        Self {
+            channel,
+            input,
+            output: Vec::new(),
+            written: 0,
+            largest_frame,
+            write_error: None,
+            ended: None,
+        }
+    }
+
+    pub(crate) fn set_max_payload(&mut self, bytes: usize) {
+        self.largest_frame = limits::largest_frame(bytes);
+        self.input.set_largest_frame(self.largest_frame);
+    }
+
+    pub(crate) fn control(&mut self, kind: Kind, correlation: u64, body: &[u8]) {
+        FrameWriter(&mut self.output).control(Header::new(kind, correlation), body);
+    }
+
+    pub(crate) fn frame(&mut self, frame: &Frame<'_>) {
+        FrameWriter(&mut self.output).write(frame);
+    }
+
+    /// Bytes that are not written yet.
+    pub(crate) fn unwritten(&self) -> usize {
+        if self.write_error.is_some() { 0 } else { self.output.len() - self.written }
+    }
+
+    /// Whole frames of which nothing was written, for another connection.
+    pub(crate) fn take_untouched(&mut self) -> Vec<u8> {
+        let mut boundary = 0;
+        while boundary < self.written
+            && let Some(length) = frame_len(&self.output[boundary..])
+        {
+            boundary += length;
+        }
+        let untouched = self.output.split_off(boundary.min(self.output.len()));
+        self.output.clear();
+        self.written = 0;
+        untouched
+    }
+
+    pub(crate) fn put(&mut self, frames: &[u8]) {
+        self.output.extend_from_slice(frames);
+    }
+
+    /// What ended the connection, if it has ended.
+    pub(crate) fn ended(&self) -> Option<&str> {
+        self.ended.as_deref()
+    }
+
+    pub(crate) fn channel(&self) -> &dyn Channel {
+        &*self.channel
+    }
+
+    /// The next frame that was read, given to `take`.
+    pub(crate) fn next_frame<T>(
+        &mut self,
+        take: impl FnOnce(&Frame<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
+        match decode(self.input.filled(), self.largest_frame)? {
+            Decoded::Incomplete(_) => Ok(None),
+            Decoded::Frame(frame, length) => {
+                let taken = take(&frame);
+                self.input.consume(length);
+                Ok(Some(taken?))
+            }
+        }
+    }
+
+    /// Writes, and reads if `reads`, as much as is possible at once, or waits until something is;
+    /// false when nothing was by the deadline.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`] when the connection has ended and all that came before was read.
+    pub(crate) fn turn(&mut self, deadline: Option<Instant>, reads: bool) -> Result<bool> {
+        if let Some(why) = &self.ended {
+            return Err(Error::Disconnected(why.clone()));
+        }
+        loop {
+            let wrote = self.write();
+            // One that cannot write any more reads to the end, which may say why.
+            let reads = reads || self.write_error.is_some();
+            if (reads && self.read()?) || wrote {
+                return Ok(true);
+            }
+            let now = Instant::now();
+            let tick = self.channel.tick(now);
+            let tick = tick.map_err(|error| self.end(error.to_string()))?;
+            if deadline.is_some_and(|at| at <= now) {
+                return Ok(false);
+            }
+            let until = deadline.into_iter().chain(tick).min();
+            let write_fd = (self.unwritten() > 0).then(|| self.channel.write_fd());
+            poll_pair(self.channel.read_fd(), write_fd, until).map_err(Error::Connect)?;
+        }
+    }
+
+    /// Whether something was written.
+    fn write(&mut self) -> bool {
+        if self.unwritten() == 0 {
+            return false;
+        }
+        match self.channel.write(&self.output[self.written..]) {
+            Ok(Wrote::Bytes(count)) => {
+                self.written += count;
+                if self.unwritten() == 0 {
+                    self.output.clear();
+                    self.written = 0;
+                }
+                count > 0
+            }
+            Ok(Wrote::NotReady | Wrote::NoCredit) => false,
+            Err(error) => {
+                self.write_error = Some(error.to_string());
+                false
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<bool> {
+        match self.channel.read(&mut self.input) {
+            Ok(Read::Bytes(_)) => Ok(true),
+            Ok(Read::NotReady) => Ok(false),
+            Ok(Read::Closed) => Err(self.end("the daemon closed it".into())),
+            Err(error) => Err(self.end(error.to_string())),
+        }
+    }
+
+    fn end(&mut self, why: String) -> Error {
+        let why = self.write_error.take().unwrap_or(why);
+        self.ended.get_or_insert(why.clone());
+        Error::Disconnected(why)
+    }
+
+    /// Writes what is left, says goodbye and waits for the daemon to close: one that closes too
+    /// early resets a TCP connection, and with it what the daemon had not read.
+    pub(crate) fn close(&mut self, deadline: Instant) {
+        self.control(Kind::Bye, 0, &[]);
+        while self.unwritten() > 0 && self.ended.is_none() {
+            self.input.clear();
+            if !matches!(self.turn(Some(deadline), true), Ok(true)) {
+                break;
+            }
+        }
+        if self.ended.is_none() && self.channel.finish().is_ok() {
+            let deadline = deadline.min(Instant::now() + CLOSING);
+            while matches!(self.turn(Some(deadline), true), Ok(true)) {
+                self.input.clear();
+            }
+        }
+    }
+}

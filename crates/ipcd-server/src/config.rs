@@ -1,0 +1,419 @@
+//! The configuration: one type for the file, the flags that win over it, and what is in force.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipcd_proto::limits::{DEFAULT_MAX_PAYLOAD, MAX_MAX_PAYLOAD};
+use ipcd_transport::{Access, Endpoint, Error};
+use serde::de::value::StringDeserializer;
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::{Deserialize, Serialize};
+
+use crate::values::{ByteCount, Span};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The processes.
+    pub daemon: Daemon,
+    /// The limits.
+    pub limits: Limits,
+    /// The log.
+    pub log: Log,
+    /// Where peers come in; empty for the default endpoint of every transport.
+    #[serde(rename = "listen")]
+    pub listeners: Vec<Listen>,
+    /// Secrets besides the daemon's own.
+    #[serde(rename = "token")]
+    pub tokens: Vec<TokenFile>,
+}
+
+/// The processes.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Daemon {
+    /// The user that workers run as, if the daemon is started as root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Their group, instead of the user's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// How peers are spread over workers.
+    pub fork: ForkMode,
+    /// Workers of a pool; 0 for as many as fit the machine.
+    pub workers: Workers,
+    /// How long draining may take.
+    pub drain_timeout: Span,
+    /// The process id goes here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid_file: Option<PathBuf>,
+    /// Where sockets, FIFOs and the token are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime_dir: Option<PathBuf>,
+}
+
+/// How peers are spread over workers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForkMode {
+    /// Few workers with many peers each.
+    #[default]
+    Pool,
+}
+
+/// The limits.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of the largest payload.
+    pub max_message: MaxMessage,
+    /// Peers in all.
+    pub max_peers: u32,
+    /// Peers of one user, or of one address on the network.
+    pub max_peers_per_uid: u32,
+    /// Subscriptions of one peer.
+    pub max_subscriptions: usize,
+    /// From connecting to the end of the handshake.
+    pub handshake_timeout: Span,
+    /// From the first byte of a frame to its last.
+    pub frame_timeout: Span,
+    /// Without a byte from a peer; 0 for ever.
+    pub idle_timeout: Span,
+    /// How old the oldest byte of an outbox may grow.
+    pub stall_timeout: Span,
+    /// Bytes of an outbox before it counts as full.
+    pub outbox: ByteCount,
+}
+
+/// A listener.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(try_from = "WrittenListen", into = "WrittenListen")]
+pub struct Listen {
+    /// A name for people.
+    pub name: Option<String>,
+    /// Where it listens, with the rights of its path among the options.
+    pub endpoint: Endpoint,
+    /// How bytes become messages.
+    pub codec: Codec,
+}
+
+/// How bytes become messages.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    /// The protocol of ipcd.
+    #[default]
+    Frame,
+}
+
+/// A secret and its name.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenFile {
+    /// What peers call it.
+    pub name: String,
+    /// Where it is.
+    pub file: PathBuf,
+}
+
+/// The log.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// The least important lines that are written.
+    pub level: LogLevel,
+    /// How they are written.
+    pub format: LogFormat,
+}
+
+/// How important a line of the log is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Something failed.
+    Error,
+    /// Something may need attention.
+    Warn,
+    /// What happens.
+    #[default]
+    Info,
+    /// What happens inside.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Why a configuration file is no good: `file:line:column: what`.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is no good; the error names the place.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a file; the path is for the error.
+    ///
+    /// # Errors
+    /// If it is no good; the error names the place.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let before = &text[..error.span().map_or(0, |span| span.start).min(text.len())];
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+            let what = error.message().replace('\n', " ");
+            ConfigError(format!("{}:{line}:{column}: {what}", path.display()))
+        })
+    }
+
+    /// The same as the text of a file.
+    pub fn to_text(&self) -> String {
+        toml::to_string(self).expect("a configuration has only what TOML can say")
+    }
+}
+
+/// Reads a word of the configuration, such as a log level, from the command line.
+///
+/// # Errors
+/// If there is no such word; the error names those that exist.
+pub fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let text: StringDeserializer<serde::de::value::Error> = text.to_owned().into_deserializer();
+    T::deserialize(text).map_err(|error| error.to_string())
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            user: None,
+            group: None,
+            fork: ForkMode::Pool,
+            workers: Workers::default(),
+            drain_timeout: seconds(10),
+            pid_file: None,
+            runtime_dir: None,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_message: MaxMessage(ByteCount(DEFAULT_MAX_PAYLOAD)),
+            max_peers: 10_000,
+            max_peers_per_uid: 10_000,
+            max_subscriptions: 10_000,
+            handshake_timeout: seconds(5),
+            frame_timeout: seconds(30),
+            idle_timeout: seconds(0),
+            stall_timeout: seconds(10),
+            outbox: ByteCount(8 << 20),
+        }
+    }
+}
+
+fn seconds(count: u64) -> Span {
+    Span(Duration::from_secs(count))
+}
+
+/// How many workers there are; 0 for as many as fit the machine. This version runs one.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(try_from = "u32")]
+pub struct Workers(u32);
+
+impl TryFrom<u32> for Workers {
+    type Error = String;
+
+    fn try_from(count: u32) -> Result<Self, String> {
+        if count > 1 {
+            return Err("this version runs one worker: choose 0 or 1".into());
+        }
+        Ok(Self(count))
+    }
+}
+
+impl FromStr for Workers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<u32>().map_err(|error| error.to_string())?.try_into()
+    }
+}
+
+/// Bytes of the largest payload, up to what the protocol allows.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(try_from = "ByteCount", into = "ByteCount")]
+pub struct MaxMessage(ByteCount);
+
+impl MaxMessage {
+    /// The number of bytes.
+    pub fn bytes(self) -> usize {
+        self.0.0
+    }
+}
+
+impl From<MaxMessage> for ByteCount {
+    fn from(most: MaxMessage) -> Self {
+        most.0
+    }
+}
+
+impl TryFrom<ByteCount> for MaxMessage {
+    type Error = String;
+
+    fn try_from(count: ByteCount) -> Result<Self, String> {
+        if !(1..=MAX_MAX_PAYLOAD).contains(&count.0) {
+            let most = ByteCount(MAX_MAX_PAYLOAD);
+            return Err(format!("max_message is 1 to {most}"));
+        }
+        Ok(Self(count))
+    }
+}
+
+/// A listener as the file has it, where a path's rights may stand beside the endpoint.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenListen {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    endpoint: String,
+    #[serde(default)]
+    codec: Codec,
+    #[serde(skip_serializing)]
+    mode: Option<String>,
+    #[serde(skip_serializing)]
+    owner: Option<String>,
+    #[serde(skip_serializing)]
+    group: Option<String>,
+}
+
+impl TryFrom<WrittenListen> for Listen {
+    type Error = String;
+
+    fn try_from(written: WrittenListen) -> Result<Self, String> {
+        let mut listen: Self = written.endpoint.parse()?;
+        let rights = [written.mode, written.owner, written.group];
+        for (key, value) in Access::OPTIONS.into_iter().zip(rights) {
+            if let Some(value) = value {
+                listen.endpoint.set_option(key, value);
+            }
+        }
+        listen.check()?;
+        Ok(Self { name: written.name, ..listen })
+    }
+}
+
+impl From<Listen> for WrittenListen {
+    fn from(listen: Listen) -> Self {
+        let Listen { name, endpoint, codec } = listen;
+        let (mode, owner, group) = (None, None, None);
+        Self { name, endpoint: endpoint.to_string(), codec, mode, owner, group }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    /// An endpoint as `--listen` has it, with the codec among its options.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut endpoint: Endpoint = text.parse().map_err(|error: Error| error.to_string())?;
+        let codec = match endpoint.take_option("codec") {
+            None => Codec::default(),
+            Some(codec) => word(&codec)?,
+        };
+        let listen = Self { name: None, endpoint, codec };
+        listen.check()?;
+        Ok(listen)
+    }
+}
+
+impl Listen {
+    fn check(&self) -> Result<(), String> {
+        let checked = ipcd_transports::of(&self.endpoint)
+            .and_then(|_| Access::of(&self.endpoint, Access::PRIVATE));
+        checked.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frame => f.write_str("frame"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("f.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        let text = r#"
+            [daemon]
+            workers = 1
+            drain_timeout = "2s"
+            [limits]
+            max_message = "64KiB"
+            outbox = 65536
+            [[listen]]
+            endpoint = "unix:///x"
+            mode = "0660"
+            [[listen]]
+            name = "net"
+            endpoint = "tcp://127.0.0.1:0?codec=frame"
+            [[token]]
+            name = "ci"
+            file = "/etc/ipcd/ci"
+            [log]
+            level = "debug"
+        "#;
+        let config = parse(text).unwrap();
+        assert_eq!(config.listeners[0].endpoint.to_string(), "unix:///x?mode=0660");
+        assert_eq!(config.limits.max_message.bytes(), 65_536);
+        let again = parse(&config.to_text()).unwrap();
+        assert_eq!(again.to_text(), config.to_text());
+        assert_eq!(parse("").unwrap().to_text(), Config::default().to_text());
+    }
+
+    #[test]
+    fn names_line_and_column_of_what_is_wrong() {
+        for (text, place, word) in [
+            ("[daemon]\nwrokers = 1", "f.toml:2:1: ", "wrokers"),
+            ("[daemon]\nworkers = 4", "f.toml:2:11: ", "one worker"),
+            ("[limits]\nmax_message = \"1GiB\"", "f.toml:2:15: ", "256MiB"),
+            ("[limits]\n  idle_timeout = \"ten\"", "f.toml:2:18: ", "10s"),
+            ("[log]\nlevel = \"loud\"", "f.toml:2:9: ", "debug"),
+            ("[[listen]]\nendpoint = \"quic://x\"", "f.toml:1:1: ", "unix, pipe, fifo"),
+            ("[[listen]]\nendpoint = \"unix:///x\"\nmode = \"rw\"", "f.toml:1:1: ", "mode=rw"),
+            ("[daemon", "f.toml:1:8: ", ""),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(place) && error.contains(word), "{text:?}: {error}");
+        }
+    }
+}

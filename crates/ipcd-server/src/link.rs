@@ -1,0 +1,144 @@
+//! The link between the supervisor and a worker: typed messages, one enum for each direction.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use bincode::config::{Configuration, Limit};
+use ipcd_sys::{recv_with_fds, send_with_fds};
+use ipcd_transport::Identity;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// What the supervisor tells a worker.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) enum ToWorker {
+    /// Serve this peer; its descriptors come with the message.
+    Admit {
+        /// The supervisor's number for it.
+        number: u64,
+        /// Which listener it came in by.
+        listener: usize,
+        /// Who it is.
+        identity: Identity,
+        /// What its transport has to remember.
+        state: Vec<u8>,
+    },
+    /// Say goodbye to all peers and end.
+    Drain,
+}
+
+/// What a worker tells the supervisor.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) enum ToSupervisor {
+    /// It serves.
+    Ready,
+    /// These peers have gone, by the supervisor's numbers.
+    Gone(Vec<u64>),
+}
+
+/// Numbers in one [`ToSupervisor::Gone`].
+pub(crate) const GONE_BATCH: usize = 1024;
+
+/// Bytes of the longest message. A transport's state is the longest part.
+const LONGEST: usize = 64 * 1024;
+
+const CONFIG: Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    Limit<LONGEST>,
+> = bincode::config::standard().with_limit::<LONGEST>();
+
+/// One end of a link. Sending never blocks: what the kernel does not take now waits here.
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: OwnedFd,
+    backlog: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+}
+
+/// What was received.
+#[derive(Debug)]
+pub(crate) enum Received<T> {
+    /// A message and its descriptors.
+    Message(T, Vec<OwnedFd>),
+    /// Nothing now.
+    NotReady,
+    /// The other process is gone.
+    Closed,
+}
+
+impl Link {
+    /// Both ends of a link.
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        let end = |socket| Self { socket, backlog: VecDeque::new() };
+        Ok((end(a), end(b)))
+    }
+
+    /// The same end, for a forked child to keep while it closes everything else.
+    ///
+    /// # Panics
+    /// If the process has no descriptor left.
+    pub(crate) fn share(&self) -> Self {
+        let socket = self.socket.try_clone().expect("a worker has a descriptor for its link");
+        Self { socket, backlog: VecDeque::new() }
+    }
+
+    /// Sends a message, now or as soon as there is room.
+    pub(crate) fn send<T: Serialize>(&mut self, message: &T, fds: Vec<OwnedFd>) -> io::Result<()> {
+        let bytes = bincode::serde::encode_to_vec(message, CONFIG).map_err(io::Error::other)?;
+        self.backlog.push_back((bytes, fds));
+        self.flush()
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        while let Some((bytes, fds)) = self.backlog.front() {
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            match send_with_fds(self.socket.as_fd(), bytes, &fds) {
+                Ok(()) => drop(self.backlog.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    self.backlog.pop_front();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Messages that wait for room.
+    pub(crate) fn waiting(&self) -> usize {
+        self.backlog.len()
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// If it is none, which is a fault of the other process.
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Received<T>> {
+        let mut bytes = vec![0; LONGEST];
+        let received = recv_with_fds(self.socket.as_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT);
+        let (count, fds) = match received {
+            Ok((0, _)) => return Ok(Received::Closed),
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(Received::NotReady);
+            }
+            Err(error) => return Err(error),
+        };
+        match bincode::serde::decode_from_slice(&bytes[..count], CONFIG) {
+            Ok((message, used)) if used == count => Ok(Received::Message(message, fds)),
+            Ok(_) => Err(io::Error::other("a message on a link is too long")),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

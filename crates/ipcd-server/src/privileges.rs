@@ -1,0 +1,59 @@
+//! Giving up root's rights in a worker, and the limits that a daemon needs.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Gid, Group, Uid, User, getgroups, setgroups, setresgid, setresuid};
+
+use crate::Error;
+use crate::config::Daemon;
+
+/// The user and group that workers run as.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drop {
+    uid: Uid,
+    gid: Gid,
+}
+
+impl Drop {
+    /// What the configuration asks for; `None` to stay as one is.
+    pub(crate) fn of(daemon: &Daemon) -> Result<Option<Self>, Error> {
+        let Some(name) = &daemon.user else {
+            return Ok(None);
+        };
+        if !Uid::effective().is_root() {
+            return Err(Error::Config(format!("user = {name}: only root can change the user")));
+        }
+        let user = User::from_name(name).ok().flatten();
+        let user = user.ok_or_else(|| Error::Config(format!("user = {name}: no such user")))?;
+        let gid = match &daemon.group {
+            None => user.gid,
+            Some(name) => {
+                let group = Group::from_name(name).ok().flatten();
+                group.ok_or_else(|| Error::Config(format!("group = {name}: no such group")))?.gid
+            }
+        };
+        Ok(Some(Self { uid: user.uid, gid }))
+    }
+
+    /// Becomes that user for good: groups first, for they need the right to, and then checks it.
+    pub(crate) fn apply(self) -> Result<(), Error> {
+        let failed = |error| Error::system("give up root's rights", error);
+        setgroups(&[self.gid]).map_err(failed)?;
+        setresgid(self.gid, self.gid, self.gid).map_err(failed)?;
+        setresuid(self.uid, self.uid, self.uid).map_err(failed)?;
+        let is_gone =
+            self.uid.is_root() || setresuid(Uid::from_raw(0), self.uid, self.uid).is_err();
+        let groups = getgroups().map_err(failed)?;
+        if !is_gone || groups != [self.gid] || Uid::effective() != self.uid {
+            return Err(Error::Config("root's rights could not be given up".into()));
+        }
+        Ok(())
+    }
+}
+
+/// Allows as many open descriptors as the system lets us.
+pub(crate) fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Where it fails, the limit stays, and admission meets it peer by peer.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

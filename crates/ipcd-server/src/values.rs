@@ -1,0 +1,117 @@
+//! Durations and byte counts as people write them: `10s`, `500ms`, `1MiB`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A duration: `10s`, `500ms`, `1m 30s`; a number alone means seconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(seconds) = text.parse::<f64>() {
+            let span = Duration::try_from_secs_f64(seconds);
+            return span.map(Self).map_err(|_| format!("{text} is no duration"));
+        }
+        let span = humantime::parse_duration(text);
+        span.map(Self).map_err(|error| format!("{error}: write 10s, 500ms or 2m"))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+/// A number of bytes: `4096`, `64KiB`, `1MiB`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ByteCount(pub usize);
+
+impl FromStr for ByteCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let size: ByteSize =
+            text.parse().map_err(|_| format!("{text}: write 4096, 64KiB or 1MiB"))?;
+        usize::try_from(size.as_u64()).map(Self).map_err(|_| format!("{text} is too much"))
+    }
+}
+
+impl fmt::Display for ByteCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("0"),
+            bytes if bytes % (1 << 20) == 0 => write!(f, "{}MiB", bytes >> 20),
+            bytes if bytes % (1 << 10) == 0 => write!(f, "{}KiB", bytes >> 10),
+            bytes => bytes.fmt(f),
+        }
+    }
+}
+
+/// Text or a whole number, as TOML has both.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a string such as \"10s\" or \"1MiB\", or a whole number")]
+enum Written {
+    Text(String),
+    Number(u64),
+}
+
+macro_rules! as_written {
+    ($type:ty) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = match Written::deserialize(deserializer)? {
+                    Written::Text(text) => text,
+                    Written::Number(number) => number.to_string(),
+                };
+                text.parse().map_err(D::Error::custom)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
+}
+
+as_written!(Span);
+as_written!(ByteCount);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_durations() {
+        let millis = |text: &str| text.parse::<Span>().map(|span| span.0.as_millis());
+        assert_eq!(millis("10s"), Ok(10_000));
+        assert_eq!(millis("500ms"), Ok(500));
+        assert_eq!(millis("1m 30s"), Ok(90_000));
+        assert_eq!(millis("3"), Ok(3000));
+        assert_eq!(millis("0.25"), Ok(250));
+        for bad in ["", "ten", "-1", "1 parsec", "nan", "inf"] {
+            assert!(millis(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reads_byte_counts() {
+        let bytes = |text: &str| text.parse::<ByteCount>().map(|count| count.0);
+        assert_eq!(bytes("4096"), Ok(4096));
+        assert_eq!(bytes("64KiB"), Ok(65_536));
+        assert_eq!(bytes("1MiB"), Ok(1 << 20));
+        assert!(bytes("much").is_err());
+        assert_eq!(ByteCount(1 << 20).to_string(), "1MiB");
+        assert_eq!(ByteCount(1000).to_string(), "1000");
+    }
+}

@@ -1,0 +1,490 @@
+//! A worker: the loop that serves peers.
+//!
+//! Each turn waits, reads what is ready, looks at the time, and then does what the router asks
+//! for. It starts in a freshly forked child, and knows the supervisor by its link only.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use ipcd_core::{Core, Output, PeerInfo, PeerKey};
+use ipcd_proto::control::Origin;
+use ipcd_sys::close_all_except;
+use ipcd_transport::{ChannelParts, Identity, Read, ReadBuffer, Transport, Wrote};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
+use tracing::{debug, info, warn};
+
+use crate::Error;
+use crate::connection::{Connection, Token};
+use crate::link::{GONE_BATCH, Link, Received, ToSupervisor, ToWorker};
+use crate::privileges;
+
+/// Bytes that one read may take: what the kernel holds of a stream, and so one turn's share.
+const SCRATCH_BYTES: usize = 256 * 1024;
+/// The largest buffer that is used again; what a very large frame needed is given back.
+const MAX_SCRATCH_BYTES: usize = 8 * SCRATCH_BYTES;
+/// A rest of so many bytes stays where it is; a smaller one is copied aside, so that a peer never
+/// holds more than four times what it has sent.
+const KEPT_BYTES: usize = SCRATCH_BYTES / 4;
+/// Events taken from the kernel at once.
+const EVENTS: usize = 256;
+/// Reads that are made of a peer that can no longer be written to, to accept what it had sent.
+const LAST_READS: usize = 16;
+
+/// The link's token; no connection has it, for their numbers begin at 1.
+const LINK: Token = Token { place: 0, number: 0 };
+
+/// What a worker is given at its birth.
+pub(crate) struct Birth {
+    pub(crate) link: Link,
+    pub(crate) supervisor: Pid,
+    pub(crate) core: ipcd_core::Config,
+    /// The transport of each listener.
+    pub(crate) listeners: Vec<&'static dyn Transport>,
+    pub(crate) user: Option<privileges::Drop>,
+}
+
+/// Runs a worker in a freshly forked child; returns its exit status.
+pub(crate) fn main(birth: Birth) -> i32 {
+    let ended = start(birth).and_then(|mut worker| worker.run());
+    match ended {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!(%error, "worker failed");
+            1
+        }
+    }
+}
+
+fn start(mut birth: Birth) -> Result<Worker, Error> {
+    close_all_except(&[birth.link.as_fd()])
+        .map_err(|error| Error::system("close inherited descriptors", error))?;
+    if let Some(user) = birth.user {
+        user.apply()?;
+    }
+    // After the change of user, which resets it (prctl(2)).
+    set_pdeathsig(Signal::SIGKILL).map_err(|error| Error::system("set PDEATHSIG", error))?;
+    if getppid() != birth.supervisor {
+        return Err(Error::Config("the supervisor is gone".into()));
+    }
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+        .map_err(|error| Error::system("make an epoll instance", error))?;
+    epoll
+        .add(&birth.link, EpollEvent::new(EpollFlags::EPOLLIN, LINK.to_u64()))
+        .map_err(|error| Error::system("watch the link", error))?;
+    birth.core.daemon.worker = std::process::id();
+    let mut worker = Worker {
+        epoll,
+        link: birth.link,
+        core: Core::new(birth.core),
+        listeners: birth.listeners,
+        connections: Vec::new(),
+        next_number: 1,
+        scratch: ReadBuffer::new(SCRATCH_BYTES, 0),
+        ticks: BinaryHeap::new(),
+        gone: Vec::new(),
+        draining: false,
+        now: Instant::now(),
+    };
+    worker.tell(&ToSupervisor::Ready)?;
+    Ok(worker)
+}
+
+struct Worker {
+    epoll: Epoll,
+    link: Link,
+    core: Core,
+    listeners: Vec<&'static dyn Transport>,
+    connections: Vec<Option<Connection>>,
+    next_number: u32,
+    scratch: ReadBuffer,
+    ticks: BinaryHeap<Reverse<(Instant, Token)>>,
+    /// Peers that have gone, of which the supervisor was not told yet.
+    gone: Vec<u64>,
+    draining: bool,
+    /// The time of this turn.
+    now: Instant,
+}
+
+impl Worker {
+    /// Serves until the supervisor is gone, or has asked for an end and all peers have left.
+    fn run(&mut self) -> Result<(), Error> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        while !(self.draining && self.core.peer_count() == 0) {
+            let count = self.wait(&mut events)?;
+            self.now = Instant::now();
+            for event in &events[..count] {
+                let token = Token::from_u64(event.data());
+                if token != LINK {
+                    self.handle(token, event.events());
+                } else if !self.hear_supervisor()? {
+                    return Ok(());
+                }
+            }
+            self.look_at_time();
+            self.obey_router();
+            self.report_gone()?;
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
+        let ticks = self.ticks.peek().map(|Reverse((at, _))| *at);
+        let next = self.core.next_deadline().into_iter().chain(ticks).min();
+        let timeout = next.map_or(EpollTimeout::NONE, |at| {
+            let left = at.saturating_duration_since(Instant::now());
+            // Rounded up: waking too early would only mean to wait again.
+            let millis = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+            EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+        });
+        match self.epoll.wait(events, timeout) {
+            Ok(count) => Ok(count),
+            Err(Errno::EINTR) => Ok(0),
+            Err(error) => Err(Error::system("wait for events", error)),
+        }
+    }
+
+    /// Does what the supervisor says; false when it is gone.
+    fn hear_supervisor(&mut self) -> Result<bool, Error> {
+        self.link.flush().map_err(|error| Error::system("write to the link", error))?;
+        loop {
+            let received = self.link.receive();
+            match received.map_err(|error| Error::system("read the link", error))? {
+                Received::NotReady => return Ok(true),
+                Received::Closed => return Ok(false),
+                Received::Message(ToWorker::Drain, _) => {
+                    self.draining = true;
+                    self.core.drain(self.now);
+                }
+                Received::Message(ToWorker::Admit { number, listener, identity, state }, fds) => {
+                    let parts = ChannelParts { descriptors: fds, identity, state };
+                    self.admit(number, listener, parts);
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, number: u64, listener: usize, parts: ChannelParts) {
+        let transport = self.listeners[listener];
+        let identity = parts.identity.clone();
+        let challenge = match self.challenge(transport) {
+            Ok(challenge) => challenge,
+            Err(error) => return self.reject(number, transport, &identity, &error.to_string()),
+        };
+        let channel = match transport.adopt(parts) {
+            Ok(channel) => channel,
+            Err(error) => return self.reject(number, transport, &identity, &error.to_string()),
+        };
+        let origin = Origin {
+            peer: 0,
+            name: None,
+            transport: transport.scheme().into(),
+            pid: identity.pid,
+            uid: identity.uid,
+            gid: identity.gid,
+            addr: identity.addr,
+        };
+        let key = self.core.attach(self.now, PeerInfo { listener, origin, challenge });
+        let peer = self.core.origin(key).peer;
+        info!(peer, transport = transport.scheme(), identity = %identity, "peer connected");
+        let place = key.0 as usize;
+        if self.connections.len() <= place {
+            self.connections.resize_with(place + 1, || None);
+        }
+        let token = Token { place: key.0, number: self.next_number };
+        self.next_number = self.next_number.checked_add(1).unwrap_or(1);
+        self.connections[place] = Some(Connection::new(channel, token, number));
+        // What came during the rendezvous is there already, and no event will tell.
+        self.read(key);
+        self.rearm(key);
+    }
+
+    /// A peer that only an address is known of must prove that it holds a token.
+    fn challenge(&self, transport: &dyn Transport) -> Result<Option<[u8; 32]>, getrandom::Error> {
+        if transport.capabilities().identity.is_vouched() {
+            return Ok(None);
+        }
+        let mut nonce = [0; 32];
+        getrandom::fill(&mut nonce)?;
+        Ok(Some(nonce))
+    }
+
+    fn reject(&mut self, number: u64, transport: &dyn Transport, who: &Identity, why: &str) {
+        warn!(transport = transport.scheme(), identity = %who, why, "peer not served");
+        self.gone.push(number);
+    }
+
+    fn handle(&mut self, token: Token, events: EpollFlags) {
+        let key = PeerKey(token.place);
+        let Some(connection) = self.connection(key).filter(|found| found.token == token) else {
+            return;
+        };
+        let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+        if connection.blocked && events.intersects(EpollFlags::EPOLLOUT | broken) {
+            connection.blocked = false;
+            self.write(key);
+        }
+        let wants_read = self.connection(key).is_some_and(|found| found.wants_read());
+        if wants_read && events.intersects(EpollFlags::EPOLLIN | broken) {
+            self.read(key);
+        }
+        self.rearm(key);
+    }
+
+    fn connection(&mut self, key: PeerKey) -> Option<&mut Connection> {
+        self.connections.get_mut(key.0 as usize)?.as_mut()
+    }
+
+    /// Reads once, and gives what came to the router.
+    fn read(&mut self, key: PeerKey) {
+        let mut buffer = self.take_buffer(key);
+        let Some(connection) = self.connection(key) else {
+            return self.put_back(buffer);
+        };
+        let outcome = if connection.waiting {
+            connection.channel.serve().map(|()| Read::Bytes(0))
+        } else {
+            connection.channel.read(&mut buffer)
+        };
+        self.feed(key, buffer);
+        match outcome {
+            Ok(Read::Bytes(_)) => self.served(key),
+            Ok(Read::NotReady) => {}
+            Ok(Read::Closed) => self.detach(key, "it closed the connection"),
+            Err(error) => self.detach(key, &error.to_string()),
+        }
+    }
+
+    /// Gives the router what is in the buffer, and keeps what it does not take.
+    fn feed(&mut self, key: PeerKey, mut buffer: ReadBuffer) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+            return self.put_back(buffer);
+        };
+        if !connection.waiting && !buffer.is_empty() {
+            let progress = self.core.receive(self.now, key, buffer.filled_mut());
+            buffer.consume(progress.consumed);
+            connection.waiting = progress.waiting;
+        }
+        match buffer.filled().len() {
+            0 => self.put_back(buffer),
+            KEPT_BYTES.. => connection.rest = Some(buffer),
+            _ => {
+                connection.rest = Some(ReadBuffer::holding(buffer.filled(), 0));
+                self.put_back(buffer);
+            }
+        }
+    }
+
+    /// A buffer with what the peer has sent and the router has not taken. Most often that is
+    /// little and is copied to the worker's own buffer; a large frame stays in a buffer of its own.
+    fn take_buffer(&mut self, key: PeerKey) -> ReadBuffer {
+        let largest = self.core.largest_frame(key);
+        let rest = self.connection(key).and_then(|connection| connection.rest.take());
+        let mut buffer = match rest {
+            Some(rest) if rest.capacity() >= SCRATCH_BYTES => rest,
+            rest => {
+                let empty = ReadBuffer::new(0, 0);
+                let mut scratch = std::mem::replace(&mut self.scratch, empty);
+                if scratch.capacity() < SCRATCH_BYTES {
+                    scratch = ReadBuffer::new(SCRATCH_BYTES, 0);
+                }
+                rest.iter().for_each(|rest| scratch.extend(rest.filled()));
+                scratch
+            }
+        };
+        buffer.set_largest_frame(largest);
+        buffer
+    }
+
+    fn put_back(&mut self, mut buffer: ReadBuffer) {
+        if (SCRATCH_BYTES..=MAX_SCRATCH_BYTES).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.scratch = buffer;
+        }
+    }
+
+    /// After a peer was heard: its report may allow more to be written, and set new deadlines.
+    fn served(&mut self, key: PeerKey) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+            return;
+        };
+        let lost = connection.channel.lost();
+        self.core.count_lost(lost - std::mem::replace(&mut connection.lost, lost));
+        if connection.channel.wants_service() {
+            if !connection.blocked && !self.core.is_flushed(key) {
+                self.write(key);
+            }
+            self.tick(key);
+        }
+    }
+
+    /// Writes what is in the peer's outbox, as much as the channel takes.
+    fn write(&mut self, key: PeerKey) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+            return;
+        };
+        let bytes = self.core.outbox(key);
+        if !bytes.is_empty() && !connection.blocked {
+            let offered = bytes.len();
+            match connection.channel.write(bytes) {
+                Ok(Wrote::Bytes(count)) => {
+                    connection.blocked = count < offered;
+                    self.core.wrote(self.now, key, count);
+                }
+                Ok(Wrote::NotReady) => connection.blocked = true,
+                Ok(Wrote::NoCredit) => {}
+                Err(error) => return self.abandon(key, &error.to_string()),
+            }
+        }
+        if connection.closing.is_some() && self.core.is_flushed(key) {
+            self.finish(key);
+        }
+    }
+
+    /// Nothing will follow: the peer sees the end of the stream, and we wait for its own.
+    fn finish(&mut self, key: PeerKey) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+            return;
+        };
+        if !std::mem::replace(&mut connection.finished, true)
+            && let Err(error) = connection.channel.finish()
+        {
+            self.detach(key, &error.to_string());
+        }
+    }
+
+    /// A peer that cannot be written to has gone, but what it had sent before is still accepted.
+    fn abandon(&mut self, key: PeerKey, why: &str) {
+        for _ in 0..LAST_READS {
+            let mut buffer = self.take_buffer(key);
+            let Some(connection) = self.connection(key).filter(|found| !found.waiting) else {
+                self.put_back(buffer);
+                break;
+            };
+            let outcome = connection.channel.read(&mut buffer);
+            self.feed(key, buffer);
+            if !matches!(outcome, Ok(Read::Bytes(_))) {
+                break;
+            }
+        }
+        self.detach(key, why);
+    }
+
+    fn detach(&mut self, key: PeerKey, why: &str) {
+        let Some(connection) = self.connections[key.0 as usize].take() else {
+            return;
+        };
+        let why = connection.closing.as_deref().unwrap_or(why);
+        let origin = self.core.origin(key);
+        info!(
+            peer = origin.peer,
+            transport = origin.transport,
+            identity = %connection.channel.identity(),
+            name = origin.name.as_deref().map(tracing::field::debug),
+            why = %why.escape_debug(),
+            "peer gone"
+        );
+        self.core.detach(key);
+        self.gone.push(connection.admission);
+    }
+
+    fn look_at_time(&mut self) {
+        self.core.tick(self.now);
+        while let Some(Reverse((at, token))) = self.ticks.peek().copied()
+            && at <= self.now
+        {
+            self.ticks.pop();
+            let key = PeerKey(token.place);
+            let connection = self.connection(key);
+            if let Some(connection) = connection.filter(|found| found.token == token)
+                && connection.tick_at == Some(at)
+            {
+                connection.tick_at = None;
+                self.tick(key);
+                self.rearm(key);
+            }
+        }
+    }
+
+    /// Lets a channel with traffic of its own do what is due.
+    fn tick(&mut self, key: PeerKey) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+            return;
+        };
+        match connection.channel.tick(self.now) {
+            Ok(Some(at)) if connection.tick_at.is_none_or(|earlier| at < earlier) => {
+                connection.tick_at = Some(at);
+                self.ticks.push(Reverse((at, connection.token)));
+            }
+            Ok(_) => {}
+            Err(error) => self.detach(key, &error.to_string()),
+        }
+    }
+
+    fn obey_router(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Write(key) => {
+                    self.write(key);
+                    self.served(key);
+                    self.rearm(key);
+                }
+                Output::Resume(key) => self.resume(key),
+                Output::Opened(key) => {
+                    let origin = self.core.origin(key);
+                    debug!(peer = origin.peer, name = ?origin.name, "session open");
+                }
+                Output::Close(key, why) => self.close(key, why),
+                Output::Drop(key, why) => self.detach(key, &why),
+            }
+        }
+    }
+
+    fn resume(&mut self, key: PeerKey) {
+        let buffer = self.take_buffer(key);
+        if let Some(connection) = self.connection(key) {
+            connection.waiting = false;
+        }
+        self.feed(key, buffer);
+        if self.connection(key).is_some_and(|connection| !connection.waiting) {
+            self.read(key);
+        }
+        self.rearm(key);
+    }
+
+    fn close(&mut self, key: PeerKey, why: String) {
+        if let Some(connection) = self.connection(key) {
+            connection.closing = Some(why);
+            connection.waiting = false;
+            self.write(key);
+            self.rearm(key);
+        }
+    }
+
+    fn rearm(&mut self, key: PeerKey) {
+        if let Some(connection) = self.connections[key.0 as usize].as_mut()
+            && let Err(error) = connection.arm(&self.epoll)
+        {
+            self.detach(key, &error.to_string());
+        }
+    }
+
+    fn report_gone(&mut self) -> Result<(), Error> {
+        while !self.gone.is_empty() {
+            let batch = self.gone.split_off(self.gone.len().saturating_sub(GONE_BATCH));
+            self.tell(&ToSupervisor::Gone(batch))?;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, message: &ToSupervisor) -> Result<(), Error> {
+        self.link
+            .send(message, Vec::<OwnedFd>::new())
+            .map_err(|error| Error::system("write to the link", error))
+    }
+}
