@@ -1,2 +1,48 @@
-//! x
-fn main() {}
+//! `ipcctl`, the tool of the ipcd daemon: arguments in, exit status out.
+
+mod args;
+mod context;
+mod demo;
+mod exit;
+mod inspect;
+mod output;
+mod ping;
+mod recv;
+mod send;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Arguments, Verb};
+use crate::context::Context;
+use crate::exit::Outcome;
+
+fn main() -> ExitCode {
+    let Arguments { global, verb } = Arguments::parse();
+    let context = Context::new(global);
+    match run(&context, verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(context.format()),
+    }
+}
+
+fn run(context: &Context, verb: Verb) -> Outcome {
+    match verb {
+        Verb::Send(args) => send::run(context, &args),
+        Verb::Recv(args) => recv::run(context, &args),
+        Verb::Ping(args) => ping::run(context, &args),
+        Verb::Transports => inspect::transports(context),
+        Verb::Status => inspect::status(context),
+        Verb::Clients => inspect::clients(context),
+        Verb::Demo(args) => demo::run(context, &args),
+        Verb::DemoSender(args) => demo::sender(context, &args),
+        Verb::DemoReceiver(args) => demo::receiver(context, &args),
+        Verb::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "ipcctl", &mut script);
+            output::write_all(&script)
+        }
+        Verb::Version => inspect::version(context),
+    }
+}

@@ -1,1 +1,109 @@
-//! x
+//! UDP: datagrams between machines. A peer is known by its address only, datagrams may be lost,
+//! and none is sent again; what arrives is in order, and what does not is counted.
+//!
+//! A cookie proves a client's address before anything is kept for it (`cookie`, `listener`).
+//! Each peer then has a connected socket of its own on the listener's port, and a window of credit
+//! keeps a sender from overrunning the receiver's buffer (`credit`). Bytes on the wire are
+//! described in `datagram`.
+
+mod channel;
+mod connect;
+mod cookie;
+mod credit;
+mod datagram;
+mod listener;
+mod session;
+mod timing;
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::path::Path;
+use std::time::Instant;
+
+use ipcd_transport::{
+    Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind, Listener, Result, Transport,
+};
+use nix::sys::socket::{getsockopt, sockopt};
+
+use crate::channel::UdpChannel;
+use crate::datagram::{DATA_HEADER, LARGEST_REMOTE};
+use crate::listener::Listening;
+
+/// The UDP transport.
+pub struct Udp;
+
+/// The port of a daemon that was told nothing else.
+pub const DEFAULT_PORT: u16 = 7117;
+
+impl Transport for Udp {
+    fn scheme(&self) -> &'static str {
+        "udp"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            summary: "paced datagrams between machines, some may be lost; peers prove a token",
+            boundaries: true,
+            ordered: true,
+            reliable: false,
+            remote: true,
+            largest_record: Some(LARGEST_REMOTE - DATA_HEADER),
+            identity: IdentityKind::Address,
+        }
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn default_endpoint(&self, _runtime_dir: &Path) -> Endpoint {
+        Endpoint::new(self.scheme(), format!("127.0.0.1:{DEFAULT_PORT}"))
+    }
+
+    fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        Ok(Box::new(Listening::bind(at, &resolve(at)?)?))
+    }
+
+    fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
+        let mut last = None;
+        for address in resolve(to)? {
+            match connect::connect(address, deadline) {
+                Ok(channel) => return Ok(Box::new(channel)),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| to.error("the name has no address")))
+    }
+
+    fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
+        Ok(Box::new(UdpChannel::adopt(parts)?))
+    }
+}
+
+fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
+    let address = endpoint.address();
+    if endpoint.is_opaque() || !address.contains(':') {
+        return Err(endpoint.error("host and port are needed, as in udp://127.0.0.1:7117"));
+    }
+    let found = address.to_socket_addrs();
+    Ok(found.map_err(|error| Error::system(format!("resolve {endpoint}"), error))?.collect())
+}
+
+/// The credit that the other side gets: half of what `SO_RCVBUF` reports (socket(7): that is
+/// already twice what was set, to leave room for the kernel's bookkeeping).
+///
+/// The kernel charges the buffer with the memory that it allocated, which is rounded up to a power
+/// of two: at most 1.9 times what [`credit::cost`] counts. So half a buffer of credit always fits.
+fn window_of(socket: &UdpSocket) -> Result<u32> {
+    let bytes = getsockopt(socket, sockopt::RcvBuf)
+        .map_err(|error| Error::system("read a socket's buffer size", error))?;
+    Ok(u32::try_from(bytes / 2).unwrap_or(u32::MAX))
+}
+
+fn random() -> Result<u64> {
+    getrandom::u64().map_err(no_randomness)
+}
+
+fn no_randomness(error: getrandom::Error) -> Error {
+    Error::system("get random bytes", io::Error::other(error.to_string()))
+}

@@ -1,0 +1,77 @@
+//! What every verb needs: where the daemon is, and how to talk to the user.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use ipcd_client::{Backoff, Client, Endpoint, Options, TokenSource};
+use ipcd_server::TOKEN_FILE;
+use ipcd_transports::{SYSTEM_RUNTIME_DIR, own_runtime_dir};
+use nix::unistd::Uid;
+
+use crate::args::{Format, Global};
+use crate::exit::Outcome;
+use crate::output::visible;
+
+pub(crate) struct Context {
+    global: Global,
+    runtime_dir: PathBuf,
+}
+
+impl Context {
+    pub(crate) fn new(global: Global) -> Self {
+        let runtime_dir = global.runtime_dir.clone().unwrap_or_else(find_runtime_dir);
+        Self { global, runtime_dir }
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        if self.global.json { Format::Json } else { self.global.output }
+    }
+
+    pub(crate) fn runtime_dir(&self) -> &Path {
+        &self.runtime_dir
+    }
+
+    /// Where the daemon is to be reached.
+    pub(crate) fn endpoint(&self) -> Outcome<Endpoint> {
+        Ok(ipcd_transports::resolve(&self.global.via, &self.runtime_dir)?)
+    }
+
+    /// Options for a connection that ends when it is lost.
+    pub(crate) fn options(&self) -> Options {
+        let token = self.global.token_file.clone();
+        Options {
+            name: self.global.name.clone(),
+            token: TokenSource::File(token.unwrap_or_else(|| self.runtime_dir.join(TOKEN_FILE))),
+            token_name: self.global.token_name.clone(),
+            timeout: self.global.timeout.0,
+            ..Options::default()
+        }
+    }
+
+    /// Connects, once.
+    pub(crate) fn connect(&self) -> Outcome<Client> {
+        Ok(Client::connect(&self.endpoint()?, self.options())?)
+    }
+
+    /// Connects, and again when the connection is lost.
+    pub(crate) fn connect_for_good(&self) -> Outcome<Client> {
+        let options = Options { reconnect: Some(Backoff::default()), ..self.options() };
+        Ok(Client::connect(&self.endpoint()?, options)?)
+    }
+
+    /// A remark for people.
+    pub(crate) fn remark(&self, text: &str) {
+        if !self.global.quiet {
+            // Nobody is left to hear of a failure to say it.
+            let _ = writeln!(std::io::stderr(), "ipcctl: {}", visible(text));
+        }
+    }
+}
+
+/// The user's own directory, or the system's if there is none.
+fn find_runtime_dir() -> PathBuf {
+    let own = own_runtime_dir(Uid::effective().is_root());
+    let is_set = std::env::var_os(ipcd_transports::RUNTIME_DIR_VAR).is_some();
+    let own = own.filter(|dir| is_set || dir.is_dir());
+    own.unwrap_or_else(|| PathBuf::from(SYSTEM_RUNTIME_DIR))
+}

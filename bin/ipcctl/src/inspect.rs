@@ -1,0 +1,198 @@
+//! Looking at the daemon: `status`, `clients`; and at the tool: `transports`, `version`.
+
+use ipcd_client::{Answer, PeerStatus, Query, Status};
+use ipcd_transport::{IdentityKind, Transport};
+use serde_json::{Value, json};
+
+use crate::args::Format;
+use crate::context::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{table, visible, write_all};
+
+pub(crate) fn status(context: &Context) -> Outcome {
+    let mut answers = context.connect()?.query(&Query::Status)?;
+    let Some(Answer::Status(status)) = answers.pop() else {
+        return Err(Failure::new(Exit::BadMessage, "the daemon gave another answer than asked for"));
+    };
+    print(context, &status_text(&status), || status_json(&status))
+}
+
+pub(crate) fn clients(context: &Context) -> Outcome {
+    let mut peers = Vec::new();
+    for answer in context.connect()?.query(&Query::Peers)? {
+        if let Answer::Peers(more) = answer {
+            peers.extend(more);
+        }
+    }
+    print(context, &clients_text(&peers), || peers.iter().map(client_json).collect())
+}
+
+pub(crate) fn transports(context: &Context) -> Outcome {
+    let all = ipcd_transports::ALL;
+    let json = || all.iter().map(|transport| transport_json(context, *transport)).collect();
+    print(context, &transports_text(context), json)
+}
+
+pub(crate) fn version(context: &Context) -> Outcome {
+    let (version, protocol) = (env!("CARGO_PKG_VERSION"), ipcd_proto::VERSION);
+    let text = format!("ipcctl {version} (protocol {protocol})\n");
+    print(context, &text, || json!({"version": version, "protocol": protocol}))
+}
+
+fn print(context: &Context, text: &str, json: impl FnOnce() -> Value) -> Outcome {
+    match context.format() {
+        Format::Text => write_all(text.as_bytes()),
+        Format::Json => write_all(format!("{:#}\n", json()).as_bytes()),
+        Format::Jsonl => match json() {
+            Value::Array(items) => {
+                let lines: String = items.iter().map(|item| format!("{item}\n")).collect();
+                write_all(lines.as_bytes())
+            }
+            value => write_all(format!("{value}\n").as_bytes()),
+        },
+    }
+}
+
+fn status_text(status: &Status) -> String {
+    let seconds = status.uptime_ms / 1000;
+    let head = format!("ipcd {}, process {}, up {seconds} s\n\n", status.version, status.pid);
+    let workers: Vec<Vec<String>> = status
+        .workers
+        .iter()
+        .map(|w| [w.slot.into(), u64::from(w.pid), u64::from(w.incarnation), w.peers])
+        .map(|row: [u64; 4]| row.map(|cell| cell.to_string()).into())
+        .collect();
+    let listeners: Vec<Vec<String>> = status
+        .listeners
+        .iter()
+        .map(|l| vec![l.endpoint.clone(), l.codec.clone(), l.peers.to_string()])
+        .collect();
+    let counters: Vec<Vec<String>> =
+        status.counters.iter().map(|(name, value)| vec![name.clone(), value.to_string()]).collect();
+    [
+        head,
+        table(&["WORKER", "PROCESS", "INCARNATION", "PEERS"], &workers),
+        "\n".into(),
+        table(&["LISTENER", "CODEC", "PEERS"], &listeners),
+        "\n".into(),
+        table(&["COUNTER", "VALUE"], &counters),
+    ]
+    .concat()
+}
+
+fn status_json(status: &Status) -> Value {
+    let counters: serde_json::Map<String, Value> =
+        status.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
+    let worker = |w: &ipcd_proto::control::WorkerStatus| {
+        json!({"slot": w.slot, "pid": w.pid, "incarnation": w.incarnation, "peers": w.peers})
+    };
+    let listener = |l: &ipcd_proto::control::ListenerStatus| {
+        json!({"endpoint": l.endpoint, "codec": l.codec, "peers": l.peers})
+    };
+    json!({
+        "pid": status.pid,
+        "version": status.version,
+        "uptime_ms": status.uptime_ms,
+        "workers": status.workers.iter().map(worker).collect::<Vec<_>>(),
+        "listeners": status.listeners.iter().map(listener).collect::<Vec<_>>(),
+        "counters": counters,
+    })
+}
+
+fn clients_text(peers: &[PeerStatus]) -> String {
+    let head = [
+        "ID", "NAME", "TRANSPORT", "FROM", "WORKER", "MSGS IN", "MSGS OUT", "BYTES IN",
+        "BYTES OUT", "QUEUED", "DROPPED", "SUBSCRIPTIONS",
+    ];
+    let row = |peer: &PeerStatus| {
+        let name = peer.origin.name.as_deref().map_or("-".into(), visible);
+        let text = [peer.origin.peer.to_string(), name, peer.origin.transport.clone(), from(peer)];
+        let numbers = [
+            peer.worker.into(),
+            peer.msgs_in,
+            peer.msgs_out,
+            peer.bytes_in,
+            peer.bytes_out,
+            peer.queued_bytes,
+            peer.dropped,
+        ];
+        let filters = visible(&peer.subscriptions.join(" "));
+        text.into_iter().chain(numbers.map(|number: u64| number.to_string())).chain([filters]).collect()
+    };
+    table(&head, &peers.iter().map(row).collect::<Vec<_>>())
+}
+
+fn from(peer: &PeerStatus) -> String {
+    let origin = &peer.origin;
+    if let Some(addr) = origin.addr {
+        return addr.to_string();
+    }
+    let known = [("pid", origin.pid), ("uid", origin.uid)];
+    let known = known.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?)));
+    known.collect::<Vec<_>>().join(",")
+}
+
+fn client_json(peer: &PeerStatus) -> Value {
+    let origin = &peer.origin;
+    json!({
+        "id": origin.peer,
+        "name": origin.name,
+        "transport": origin.transport,
+        "uid": origin.uid,
+        "gid": origin.gid,
+        "pid": origin.pid,
+        "addr": origin.addr.map(|addr| addr.to_string()),
+        "worker": peer.worker,
+        "subscriptions": peer.subscriptions,
+        "msgs_in": peer.msgs_in,
+        "msgs_out": peer.msgs_out,
+        "bytes_in": peer.bytes_in,
+        "bytes_out": peer.bytes_out,
+        "dropped": peer.dropped,
+        "queued_bytes": peer.queued_bytes,
+    })
+}
+
+fn transports_text(context: &Context) -> String {
+    let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
+    let row = |transport: &&dyn Transport| {
+        let can = transport.capabilities();
+        vec![
+            transport.scheme().to_owned(),
+            yes(can.ordered),
+            yes(can.reliable),
+            yes(can.boundaries),
+            yes(can.remote),
+            identity(can.identity).to_owned(),
+            transport.default_endpoint(context.runtime_dir()).to_string(),
+            can.summary.to_owned(),
+        ]
+    };
+    let head =
+        ["TRANSPORT", "ORDERED", "RELIABLE", "RECORDS", "REMOTE", "PEER KNOWN BY", "DEFAULT", ""];
+    table(&head, &ipcd_transports::ALL.iter().map(row).collect::<Vec<_>>())
+}
+
+fn transport_json(context: &Context, transport: &dyn Transport) -> Value {
+    let can = transport.capabilities();
+    json!({
+        "transport": transport.scheme(),
+        "summary": can.summary,
+        "ordered": can.ordered,
+        "reliable": can.reliable,
+        "boundaries": can.boundaries,
+        "remote": can.remote,
+        "largest_record": can.largest_record,
+        "identity": identity(can.identity),
+        "options": transport.options(),
+        "default": transport.default_endpoint(context.runtime_dir()).to_string(),
+    })
+}
+
+fn identity(kind: IdentityKind) -> &'static str {
+    match kind {
+        IdentityKind::Credentials => "credentials",
+        IdentityKind::Owner => "owner",
+        IdentityKind::Address => "address",
+    }
+}

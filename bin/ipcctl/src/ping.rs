@@ -1,0 +1,31 @@
+//! `ipcctl ping`.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::args::{Format, PingArgs};
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::output::Output;
+
+pub(crate) fn run(context: &Context, args: &PingArgs) -> Outcome {
+    let mut client = context.connect()?;
+    let mut output = Output::new();
+    for number in 0..args.count {
+        if number > 0 {
+            client.wait_until(Instant::now() + args.interval.0)?;
+        }
+        let micros = client.ping()?.as_nanos() as f64 / 1000.0;
+        let line = match context.format() {
+            Format::Text => format!("pong from {} in {micros:.1} µs\n", client.endpoint()),
+            Format::Json | Format::Jsonl => {
+                let endpoint = client.endpoint().to_string();
+                format!("{}\n", json!({"endpoint": endpoint, "round_trip_us": micros}))
+            }
+        };
+        output.own(line.as_bytes())?;
+        output.flush()?;
+    }
+    Ok(())
+}

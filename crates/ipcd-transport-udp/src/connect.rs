@@ -1,0 +1,110 @@
+//! The client's side of the handshake.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use ipcd_transport::{Error, Identity, Result, poll_until};
+use nix::poll::PollFlags;
+
+use crate::channel::UdpChannel;
+use crate::cookie::Cookie;
+use crate::datagram::{Datagram, Request};
+use crate::session::Session;
+use crate::timing::Backoff;
+use crate::{random, window_of};
+
+/// A cookie that brought no ACCEPT in this time may have expired.
+const COOKIE_LIFE: Duration = Duration::from_secs(10);
+
+/// Connects, and repeats what may have been lost until the deadline. If the other machine says
+/// that nobody listens there, that is an error at once.
+pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<UdpChannel> {
+    let mut handshake = Handshake::new(address)?;
+    let mut backoff = Backoff::new(Instant::now());
+    loop {
+        handshake.ask()?;
+        if let Some(session) = handshake.answer(backoff.due.min(deadline))? {
+            return UdpChannel::new(handshake.socket, Identity::from_addr(address), session);
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return Err(Error::TimedOut(handshake.what));
+        }
+        backoff.again(now);
+    }
+}
+
+struct Handshake {
+    socket: UdpSocket,
+    nonce: u64,
+    window: u32,
+    cookie: Option<(Cookie, Instant)>,
+    /// What is tried, for errors.
+    what: String,
+}
+
+impl Handshake {
+    fn new(address: SocketAddr) -> Result<Self> {
+        let what = format!("connect to udp://{address}");
+        let socket = socket(address).map_err(|error| Error::system(&*what, error))?;
+        let window = window_of(&socket)?;
+        Ok(Self { socket, nonce: random()?, window, cookie: None, what })
+    }
+
+    /// Sends what is due: CONNECT with a good cookie, or else INIT.
+    fn ask(&mut self) -> Result<()> {
+        self.cookie = self.cookie.filter(|(_, since)| since.elapsed() < COOKIE_LIFE);
+        let &mut Self { nonce, window, .. } = self;
+        let datagram = match self.cookie {
+            Some((cookie, _)) => Datagram::Connect(Request { nonce, window, cookie }),
+            None => Datagram::Init { nonce },
+        };
+        match self.socket.send(&datagram.encode()) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => self.failed(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for ACCEPT; a COOKIE on the way there is answered at once.
+    fn answer(&mut self, until: Instant) -> Result<Option<Session>> {
+        let mut bytes = [0; 128];
+        // The clock is asked too, because a flood keeps the socket readable for ever.
+        while poll_until(&self.socket, PollFlags::POLLIN, until)? {
+            match self.socket.recv(&mut bytes) {
+                Ok(count) => match Datagram::decode(&bytes[..count]) {
+                    Some(Datagram::Cookie { nonce, cookie })
+                        if nonce == self.nonce && self.cookie.is_none() =>
+                    {
+                        self.cookie = Some((cookie, Instant::now()));
+                        self.ask()?;
+                    }
+                    Some(Datagram::Accept { nonce, id, window }) if nonce == self.nonce => {
+                        return Ok(Some(Session::new(id, nonce, self.window, window)));
+                    }
+                    _ => {}
+                },
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => self.failed(error)?,
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    fn failed(&self, error: io::Error) -> Result<()> {
+        Err(Error::system(&*self.what, error))
+    }
+}
+
+/// A socket that is connected, so that the kernel drops what others send and reports ICMP errors.
+fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}

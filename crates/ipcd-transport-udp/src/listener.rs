@@ -1,0 +1,317 @@
+//! The daemon's side of the handshake: answers INIT without remembering it, and gives each client
+//! that proves its address a connected socket of its own on the listener's port.
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Instant;
+
+use ipcd_transport::{ChannelParts, Endpoint, Error, Identity, Listener, Result};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
+
+use crate::cookie::{Cookie, CookieJar};
+use crate::datagram::{Datagram, Request};
+use crate::session::Session;
+use crate::{random, window_of};
+
+/// Room for a handshake datagram; what is longer is cut off, and then it is none.
+const ROOM: usize = 128;
+
+/// Datagrams looked at in one call of `accept`, so that a flood does not keep the caller.
+const ACCEPT_BUDGET: usize = 64;
+
+/// Datagrams that a socket of default size (212,992 bytes) holds at the most: 256 were counted.
+const QUEUE: usize = 512;
+
+/// The bound socket and what is kept for clients that have not been admitted: nothing, but for
+/// those caught by another client's socket.
+pub(crate) struct Listening {
+    socket: UdpSocket,
+    bound: SocketAddr,
+    local: Endpoint,
+    jar: CookieJar,
+    /// Cookies that were honoured. A repeated CONNECT can wait in the listener's queue while the
+    /// first makes a socket, and a second socket would take the connection away from the first.
+    /// Later ones go to that socket, so as many as a queue holds are enough.
+    honoured: VecDeque<Cookie>,
+    handed_back: VecDeque<(SocketAddr, Request)>,
+}
+
+impl Listening {
+    pub(crate) fn bind(at: &Endpoint, addresses: &[SocketAddr]) -> Result<Self> {
+        let failed = |error| Error::system(format!("listen on {at}"), error);
+        let socket = UdpSocket::bind(addresses).map_err(failed)?;
+        // SO_REUSEPORT lets the peers' sockets bind the same port, and only those of our own user
+        // (SO_REUSEADDR would let everybody). It is set after the bind, which the kernel allows:
+        // had it been set before, two daemons of one user would share the port in silence, and each
+        // would get a part of the clients.
+        setsockopt(&socket, sockopt::ReusePort, &true).map_err(|error| failed(error.into()))?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let bound = socket.local_addr().map_err(failed)?;
+        Ok(Self {
+            socket,
+            bound,
+            local: at.with_address(bound.to_string()),
+            jar: CookieJar::new(Instant::now())?,
+            honoured: VecDeque::new(),
+            handed_back: VecDeque::new(),
+        })
+    }
+
+    /// Answers an INIT at once, and returns what a CONNECT asks for.
+    fn consider(&self, bytes: &[u8], from: SocketAddr) -> Option<Request> {
+        match Datagram::decode(bytes)? {
+            Datagram::Init { nonce } => {
+                let cookie = self.jar.bake(nonce, from, Instant::now());
+                // If it cannot be sent now, the client asks again.
+                let _ = self.socket.send_to(&Datagram::Cookie { nonce, cookie }.encode(), from);
+                None
+            }
+            Datagram::Connect(request) => Some(request),
+            _ => None,
+        }
+    }
+
+    fn admit(&mut self, from: SocketAddr, request: Request) -> Result<Option<ChannelParts>> {
+        let Request { nonce, window, cookie } = request;
+        if !self.jar.verify(&cookie, nonce, from, Instant::now()) || self.honoured.contains(&cookie)
+        {
+            return Ok(None);
+        }
+        let socket = self.socket_for(from)?;
+        self.drain(&socket, from);
+        let session = Session::new(random()?, nonce, window_of(&socket)?, window);
+        if self.honoured.len() == QUEUE {
+            self.honoured.pop_front();
+        }
+        self.honoured.push_back(cookie);
+        // If this is lost, the client repeats its CONNECT and the channel answers.
+        let _ = socket.send(&session.acceptance().encode());
+        Ok(Some(ChannelParts {
+            descriptors: vec![socket.into()],
+            identity: Identity::from_addr(from),
+            state: session.encode(),
+        }))
+    }
+
+    /// A socket on the listener's port that is connected to the peer. The kernel prefers it for
+    /// what the peer sends, and it gets nothing else once it is connected.
+    fn socket_for(&self, peer: SocketAddr) -> Result<UdpSocket> {
+        let family = if peer.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let failed = |error| Error::system(format!("make a socket for udp://{peer}"), error);
+        let socket = socket(family, SockType::Datagram, flags, None).map_err(failed)?;
+        setsockopt(&socket, sockopt::ReusePort, &true).map_err(failed)?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(self.bound)).map_err(failed)?;
+        let socket = UdpSocket::from(socket);
+        socket.connect(peer).map_err(|error| {
+            Error::system(format!("connect the socket for udp://{peer}"), error)
+        })?;
+        Ok(socket)
+    }
+
+    /// Between bind and connect the kernel gave the new socket a share of what came for the
+    /// listener. Others' datagrams are treated as if the listener had them. The peer's own can only
+    /// belong to this handshake, and ACCEPT answers them.
+    fn drain(&mut self, socket: &UdpSocket, peer: SocketAddr) {
+        let mut bytes = [0; ROOM];
+        for _ in 0..QUEUE {
+            let Ok((count, from)) = socket.recv_from(&mut bytes) else { return };
+            if from == peer || self.handed_back.len() == QUEUE {
+                continue;
+            }
+            if let Some(request) = self.consider(&bytes[..count], from) {
+                self.handed_back.push_back((from, request));
+            }
+        }
+    }
+}
+
+impl Listener for Listening {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn local(&self) -> &Endpoint {
+        &self.local
+    }
+
+    /// What was handed back makes the descriptor readable for nobody, so callers must go on until
+    /// there is nothing; if they stop early, the clients concerned ask again.
+    fn accept(&mut self) -> Result<Option<ChannelParts>> {
+        while let Some((from, request)) = self.handed_back.pop_front() {
+            if let Some(parts) = self.admit(from, request)? {
+                return Ok(Some(parts));
+            }
+        }
+        let mut bytes = [0; ROOM];
+        for _ in 0..ACCEPT_BUDGET {
+            let (count, from) = match self.socket.recv_from(&mut bytes) {
+                Ok(received) => received,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => {
+                    return Err(Error::system(format!("receive on {}", self.local), error));
+                }
+            };
+            if let Some(request) = self.consider(&bytes[..count], from)
+                && let Some(parts) = self.admit(from, request)?
+            {
+                return Ok(Some(parts));
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::time::Duration;
+
+    use ipcd_transport::poll_until;
+    use nix::poll::PollFlags;
+
+    use super::*;
+    use crate::cookie::COOKIE_BYTES;
+    use crate::datagram::tests::junk;
+
+    fn listening() -> Listening {
+        let any = "127.0.0.1:0".parse().unwrap();
+        Listening::bind(&"udp://127.0.0.1:0".parse().unwrap(), &[any]).unwrap()
+    }
+
+    fn client(listening: &Listening) -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(listening.bound).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    }
+
+    fn receive(socket: &UdpSocket) -> Vec<u8> {
+        let watchdog = Instant::now() + Duration::from_secs(20);
+        assert!(poll_until(socket, PollFlags::POLLIN, watchdog).unwrap(), "no answer");
+        let mut bytes = vec![0; 2_000];
+        let count = socket.recv(&mut bytes).unwrap();
+        bytes.truncate(count);
+        bytes
+    }
+
+    /// The CONNECT of a client that has asked for its cookie.
+    fn request(listening: &mut Listening, client: &UdpSocket, nonce: u64) -> Vec<u8> {
+        let init = Datagram::Init { nonce }.encode();
+        client.send(&init).unwrap();
+        assert!(listening.accept().unwrap().is_none());
+        let answer = receive(client);
+        assert!(answer.len() <= 3 * init.len());
+        let Some(Datagram::Cookie { nonce: echoed, cookie }) = Datagram::decode(&answer) else {
+            panic!("no cookie: {answer:?}");
+        };
+        assert_eq!(echoed, nonce);
+        Datagram::Connect(Request { nonce, window: 100_000, cookie }).encode()
+    }
+
+    fn accepted_id(client: &UdpSocket, expected_nonce: u64) -> u64 {
+        match Datagram::decode(&receive(client)) {
+            Some(Datagram::Accept { nonce, id, .. }) if nonce == expected_nonce => id,
+            other => panic!("no acceptance: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_a_cookie_of_ones_own_is_honoured() {
+        let mut listening = listening();
+        let (honest, thief) = (client(&listening), client(&listening));
+        let connect = request(&mut listening, &honest, 7);
+        thief.send(&connect).unwrap();
+        let made_up = Request { nonce: 7, window: 1, cookie: [0; COOKIE_BYTES] };
+        thief.send(&Datagram::Connect(made_up).encode()).unwrap();
+        assert!(listening.accept().unwrap().is_none());
+        honest.send(&connect).unwrap();
+        let parts = listening.accept().unwrap().unwrap();
+        assert_eq!(parts.identity.addr, Some(honest.local_addr().unwrap()));
+        accepted_id(&honest, 7);
+        assert_eq!(thief.recv(&mut [0; 100]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_repeated_connect_makes_no_second_channel() {
+        let mut listening = listening();
+        let client = client(&listening);
+        let connect = request(&mut listening, &client, 7);
+        client.send(&connect).unwrap();
+        client.send(&connect).unwrap();
+        let _first = listening.accept().unwrap().unwrap();
+        assert!(listening.accept().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_short_init_and_junk_get_no_answer() {
+        let mut listening = listening();
+        let client = client(&listening);
+        client.send(&Datagram::Init { nonce: 1 }.encode()[..63]).unwrap();
+        client.send(&Datagram::Ping { id: 1 }.encode()).unwrap();
+        client.send(&[]).unwrap();
+        for seed in 0..40 {
+            let mut bytes = junk(seed, seed as usize * 40);
+            if let Some(first) = bytes.first_mut() {
+                *first = 1 + *first % 15;
+            }
+            client.send(&bytes).unwrap();
+        }
+        assert!(listening.accept().unwrap().is_none());
+        assert_eq!(client.recv(&mut [0; 100]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    /// Until it is connected, a new socket gets a share of everybody's datagrams.
+    #[test]
+    fn what_a_new_socket_caught_is_handed_back() {
+        let mut listening = listening();
+        let clients: Vec<_> = (0..32).map(|_| client(&listening)).collect();
+        let mut connects: Vec<_> = (0..)
+            .zip(&clients)
+            .map(|(nonce, client)| request(&mut listening, client, nonce))
+            .collect();
+        let late = client(&listening);
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // What `socket_for` does, with a pause before `connect`.
+        let family = AddressFamily::Inet;
+        let caught: OwnedFd =
+            socket(family, SockType::Datagram, SockFlag::SOCK_NONBLOCK, None).unwrap();
+        setsockopt(&caught, sockopt::ReusePort, &true).unwrap();
+        bind(caught.as_raw_fd(), &SockaddrStorage::from(listening.bound)).unwrap();
+        for (client, connect) in clients.iter().zip(&mut connects) {
+            client.send(connect).unwrap();
+        }
+        for nonce in 100..132 {
+            late.send(&Datagram::Init { nonce }.encode()).unwrap();
+        }
+        let caught = UdpSocket::from(caught);
+        caught.connect(peer.local_addr().unwrap()).unwrap();
+        listening.drain(&caught, peer.local_addr().unwrap());
+        assert!(!listening.handed_back.is_empty(), "the kernel shares by a hash of the address");
+        let mut admitted = Vec::new();
+        while let Some(parts) = listening.accept().unwrap() {
+            admitted.push(parts);
+        }
+        assert_eq!(admitted.len(), 32);
+        for (nonce, client) in (0..).zip(&clients) {
+            accepted_id(client, nonce);
+        }
+        for _ in 100..132 {
+            assert!(matches!(Datagram::decode(&receive(&late)), Some(Datagram::Cookie { .. })));
+        }
+    }
+
+    #[test]
+    fn a_port_belongs_to_one_daemon() {
+        let first = listening();
+        let at = first.local.clone();
+        for address in [first.bound, format!("0.0.0.0:{}", first.bound.port()).parse().unwrap()] {
+            let Err(error) = Listening::bind(&at, &[address]) else { panic!("{address} was free") };
+            assert!(error.to_string().to_lowercase().contains("in use"), "{error}");
+        }
+    }
+}

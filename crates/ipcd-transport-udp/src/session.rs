@@ -1,0 +1,140 @@
+//! What a channel remembers of its connection, and how that travels to another process.
+
+use crate::credit::{Held, Receiving, Sending};
+use crate::datagram::{Bytes, Datagram, Fields};
+
+/// Version of the encoding; both processes run the same program, so there is only one.
+const VERSION: u8 = 1;
+
+const FINISHED: u8 = 1;
+const ENDED: u8 = 2;
+
+/// One connection, the same on both sides of it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: u64,
+    /// The client's, so that a repeated CONNECT can be told from a new one.
+    pub(crate) nonce: u64,
+    pub(crate) sending: Sending,
+    pub(crate) receiving: Receiving,
+    /// We said BYE.
+    pub(crate) finished: bool,
+    /// The peer said BYE.
+    pub(crate) ended: bool,
+}
+
+impl Session {
+    /// A new connection: `window` is ours, and `peer_window` what the other side told us.
+    pub(crate) fn new(id: u64, nonce: u64, window: u32, peer_window: u32) -> Self {
+        let (sending, receiving) = (Sending::new(peer_window), Receiving::new(window));
+        Self { id, nonce, sending, receiving, finished: false, ended: false }
+    }
+
+    /// The answer to the client's CONNECT.
+    pub(crate) fn acceptance(&self) -> Datagram<'static> {
+        Datagram::Accept { nonce: self.nonce, id: self.id, window: self.receiving.window }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (sending, receiving) = (&self.sending, &self.receiving);
+        let flags = (FINISHED * u8::from(self.finished)) | (ENDED * u8::from(self.ended));
+        let mut bytes = Bytes::new(VERSION)
+            .u8(flags)
+            .u64(self.id)
+            .u64(self.nonce)
+            .u32(sending.window)
+            .u32(sending.sequence)
+            .u64(sending.sent)
+            .u64(sending.credited)
+            .u32(receiving.window)
+            .u32(receiving.expected)
+            .u64(receiving.received)
+            .u64(receiving.lost)
+            .u64(receiving.consumed)
+            .u64(receiving.reported);
+        for Held { position, record } in receiving.held() {
+            bytes = bytes.u64(*position).u32(record.len() as u32).bytes(record);
+        }
+        bytes.0
+    }
+
+    /// The session that was encoded, or `None` when these bytes hold none.
+    pub(crate) fn decode(state: &[u8]) -> Option<Self> {
+        let mut fields = Fields(state);
+        if fields.u8()? != VERSION {
+            return None;
+        }
+        let flags = fields.u8()?;
+        let (id, nonce) = (fields.u64()?, fields.u64()?);
+        let sending = sending(&mut fields)?;
+        let mut receiving = receiving(&mut fields)?;
+        while !fields.0.is_empty() {
+            receiving.hold(held(&mut fields)?);
+        }
+        let (finished, ended) = (flags & FINISHED != 0, flags & ENDED != 0);
+        Some(Self { id, nonce, sending, receiving, finished, ended })
+    }
+}
+
+fn sending(fields: &mut Fields<'_>) -> Option<Sending> {
+    let mut sending = Sending::new(fields.u32()?);
+    sending.sequence = fields.u32()?;
+    sending.sent = fields.u64()?;
+    sending.credited = fields.u64()?;
+    (sending.credited <= sending.sent).then_some(sending)
+}
+
+fn receiving(fields: &mut Fields<'_>) -> Option<Receiving> {
+    let mut receiving = Receiving::new(fields.u32()?);
+    receiving.expected = fields.u32()?;
+    receiving.received = fields.u64()?;
+    receiving.lost = fields.u64()?;
+    receiving.consumed = fields.u64()?;
+    receiving.reported = fields.u64()?;
+    Some(receiving)
+}
+
+fn held(fields: &mut Fields<'_>) -> Option<Held> {
+    let (position, len) = (fields.u64()?, fields.u32()?);
+    Some(Held { position, record: fields.bytes(len as usize)?.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datagram::tests::junk;
+
+    fn session() -> Session {
+        let mut session = Session::new(1, 2, 50_000, 60_000);
+        let place = session.sending.next(1_000).unwrap();
+        session.sending.sent(place);
+        assert!(session.receiving.admit(3));
+        session.receiving.hold(Held { position: 7, record: b"abc".to_vec() });
+        session.receiving.hold(Held { position: 9, record: b"d".to_vec() });
+        session.ended = true;
+        session
+    }
+
+    #[test]
+    fn travels() {
+        let before = session();
+        let after = Session::decode(&before.encode()).unwrap();
+        assert_eq!(format!("{before:?}"), format!("{after:?}"));
+    }
+
+    #[test]
+    fn garbage_does_no_harm() {
+        let state = session().encode();
+        for end in 0..state.len() {
+            let before_a_record = [82, 97].contains(&end);
+            assert_eq!(Session::decode(&state[..end]).is_some(), before_a_record, "cut at {end}");
+        }
+        for seed in 0..5_000 {
+            let mut bytes = junk(seed, seed as usize % 300);
+            if let Some(first) = bytes.first_mut() {
+                *first = VERSION;
+            }
+            let _ = Session::decode(&bytes);
+        }
+    }
+}
