@@ -1,6 +1,7 @@
 //! The client: publish, subscribe, receive.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use ipcd_proto::control::{
@@ -11,7 +12,7 @@ use ipcd_transport::{Endpoint, Identity};
 
 use crate::message::{Message, Publication};
 use crate::options::{Options, SubscribeOptions};
-use crate::wire::{BATCH, Wire};
+use crate::wire::{BATCH, Turn, Wire, Wish};
 use crate::{Error, Result, session};
 
 /// Senders that are remembered. The daemon introduces a sender again when at least 1,024 others
@@ -39,6 +40,8 @@ pub struct Client {
     /// Whether messages were sent on a connection that was lost before they were confirmed.
     unconfirmed: bool,
     lost_unconfirmed: bool,
+    /// Why the connection was lost, until it is made again.
+    lost: Option<String>,
 }
 
 /// What is waited for, and what of it has come.
@@ -59,6 +62,11 @@ pub enum Event {
         subscription: u32,
         /// How many.
         dropped: u64,
+    },
+    /// The connection was lost, and will be made again by the next call.
+    Disconnected {
+        /// Why it was lost.
+        why: String,
     },
     /// The connection was lost and made again; messages may have been missed meanwhile.
     Reconnected {
@@ -91,6 +99,7 @@ impl Client {
             refused: None,
             unconfirmed: false,
             lost_unconfirmed: false,
+            lost: None,
         })
     }
 
@@ -143,11 +152,48 @@ impl Client {
         });
         self.unconfirmed = true;
         while self.wire.unwritten() >= BATCH {
-            let turned = self.wire.turn(None, self.pending < MAX_PENDING);
-            self.dispatch()?;
-            turned?;
+            self.write_some()?;
         }
         Ok(())
+    }
+
+    /// Writes what is buffered, without waiting for a confirmation.
+    ///
+    /// # Errors
+    /// If the connection is lost.
+    pub fn push(&mut self) -> Result<()> {
+        while self.wire.unwritten() > 0 {
+            self.write_some()?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the connection going until the descriptor is readable; false at the deadline.
+    ///
+    /// # Errors
+    /// If the connection is lost.
+    pub fn wait_for(&mut self, fd: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool> {
+        loop {
+            let only_write = self.pending >= MAX_PENDING;
+            match self.turn(Wish { deadline, also: Some(fd), only_write })? {
+                Turn::Moved => {}
+                turn => return Ok(turn == Turn::Other),
+            }
+        }
+    }
+
+    /// Keeps the connection going until then.
+    ///
+    /// # Errors
+    /// If the connection is lost.
+    pub fn wait_until(&mut self, time: Instant) -> Result<()> {
+        while self.turn(Wish::by(time))? != Turn::Late {}
+        Ok(())
+    }
+
+    /// Whether an event waits to be taken.
+    pub fn has_event(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// Waits until the daemon has accepted everything that was published.
@@ -235,13 +281,20 @@ impl Client {
                 }
                 return Ok(Some(event));
             }
-            match self.turn(deadline) {
-                Ok(true) => {}
-                Ok(false) => return Ok(None),
+            if let Some(why) = &self.lost {
+                let why = why.clone();
+                if !self.reconnect(&why, deadline)? {
+                    return Ok(None);
+                }
+                continue;
+            }
+            match self.turn(Wish { deadline, ..Wish::default() }) {
+                Ok(Turn::Late) => return Ok(None),
+                Ok(_) => {}
                 Err(error) if self.options.reconnect.is_some() && is_worth_retrying(&error) => {
-                    if !self.reconnect(&error.to_string(), deadline)? {
-                        return Ok(None);
-                    }
+                    let why = error.to_string();
+                    self.lost = Some(why.clone());
+                    self.events.push_back(Event::Disconnected { why });
                 }
                 Err(error) => return Err(error),
             }
@@ -304,18 +357,23 @@ impl Client {
                 self.awaited = None;
                 return outcome.map(|()| answers).map_err(Error::Refused);
             }
-            if !self.turn(Some(deadline))? {
+            if self.turn(Wish::by(deadline))? == Turn::Late {
                 self.awaited = None;
                 return Err(Error::TimedOut(what));
             }
         }
     }
 
-    /// Reads and writes once, or waits to be able to; false at the deadline.
-    fn turn(&mut self, deadline: Option<Instant>) -> Result<bool> {
-        let turned = self.wire.turn(deadline, true);
+    /// Reads and writes once, or waits to be able to.
+    fn turn(&mut self, wish: Wish<'_>) -> Result<Turn> {
+        let turn = self.wire.turn(wish);
         self.dispatch()?;
-        turned
+        turn
+    }
+
+    fn write_some(&mut self) -> Result<()> {
+        let only_write = self.pending >= MAX_PENDING;
+        self.turn(Wish { only_write, ..Wish::default() }).map(drop)
     }
 
     /// Handles the frames that were read.
@@ -406,6 +464,7 @@ impl Client {
         self.wire = wire;
         self.welcome = welcome;
         self.awaited = None;
+        self.lost = None;
         self.origins.clear();
         self.introduced.clear();
         let subscribes: Vec<_> = self

@@ -8,7 +8,7 @@ use ipcd_proto::{Frame, Kind, VERSION};
 use ipcd_transport::Endpoint;
 
 use crate::options::{Options, Token};
-use crate::wire::Wire;
+use crate::wire::{Turn, Wire, Wish};
 use crate::{Error, Result};
 
 /// What the daemon answers during the handshake.
@@ -81,7 +81,7 @@ fn answer(wire: &mut Wire, deadline: Instant) -> Result<Answer> {
         if let Some(answer) = wire.next_frame(read_answer)? {
             return Ok(answer);
         }
-        if !wire.turn(Some(deadline), true)? {
+        if wire.turn(Wish::by(deadline))? == Turn::Late {
             return Err(Error::TimedOut("answer to HELLO"));
         }
     }

@@ -1,9 +1,12 @@
 //! A channel with its buffers: frames in and out, and waiting for either.
 
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode, frame_len, limits};
-use ipcd_transport::{Channel, Read, ReadBuffer, Wrote, poll_pair};
+use ipcd_transport::{Channel, Read, ReadBuffer, Wrote, poll_some};
+
+use nix::poll::{PollFd, PollFlags};
 
 use crate::{Error, Result};
 
@@ -14,12 +17,42 @@ const READ_BYTES: usize = 64 * 1024;
 /// How long the end of a connection may take.
 const CLOSING: Duration = Duration::from_millis(500);
 
+/// What a turn is for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wish<'a> {
+    /// When to give up.
+    pub(crate) deadline: Option<Instant>,
+    /// Another descriptor to be read by the caller.
+    pub(crate) also: Option<BorrowedFd<'a>>,
+    /// Not to read, because too much waits to be taken already.
+    pub(crate) only_write: bool,
+}
+
+impl Wish<'_> {
+    pub(crate) fn by(deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..Self::default() }
+    }
+}
+
+/// What came of a turn.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Turn {
+    /// Something was written or read.
+    Moved,
+    /// The other descriptor is readable.
+    Other,
+    /// Nothing came by the deadline.
+    Late,
+}
+
 pub(crate) struct Wire {
     channel: Box<dyn Channel>,
     input: ReadBuffer,
     output: Vec<u8>,
     written: usize,
     largest_frame: usize,
+    /// Whether the channel must become writable before anything more is written.
+    write_blocked: bool,
     /// Why nothing can be written any more.
     write_error: Option<String>,
     /// What ended the connection.
@@ -36,6 +69,7 @@ impl Wire {
             output: Vec::new(),
             written: 0,
             largest_frame,
+            write_blocked: false,
             write_error: None,
             ended: None,
         }
@@ -101,36 +135,59 @@ impl Wire {
         }
     }
 
-    /// Writes, and reads if `reads`, as much as is possible at once, or waits until something is;
-    /// false when nothing was by the deadline.
+    /// Writes and reads as much as is possible at once, or waits until something is, or one of
+    /// the other descriptors is readable.
     ///
     /// # Errors
     /// [`Error::Disconnected`] when the connection has ended and all that came before was read.
-    pub(crate) fn turn(&mut self, deadline: Option<Instant>, reads: bool) -> Result<bool> {
+    pub(crate) fn turn(&mut self, wish: Wish<'_>) -> Result<Turn> {
         if let Some(why) = &self.ended {
             return Err(Error::Disconnected(why.clone()));
         }
         loop {
             let wrote = self.write();
-            // One that cannot write any more reads to the end, which may say why.
-            let reads = reads || self.write_error.is_some();
+            // One that cannot write any more reads to the end, which may say why. And where the
+            // transport has traffic of its own, nothing is written for long without reading.
+            let reads =
+                !wish.only_write || self.write_error.is_some() || self.channel.wants_service();
             if (reads && self.read()?) || wrote {
-                return Ok(true);
+                return Ok(Turn::Moved);
             }
             let now = Instant::now();
             let tick = self.channel.tick(now);
             let tick = tick.map_err(|error| self.end(error.to_string()))?;
-            if deadline.is_some_and(|at| at <= now) {
-                return Ok(false);
+            if wish.deadline.is_some_and(|at| at <= now) {
+                return Ok(Turn::Late);
             }
-            let until = deadline.into_iter().chain(tick).min();
-            let write_fd = (self.unwritten() > 0).then(|| self.channel.write_fd());
-            poll_pair(self.channel.read_fd(), write_fd, until).map_err(Error::Connect)?;
+            let until = wish.deadline.into_iter().chain(tick).min();
+            if self.poll(reads, wish.also, until)? {
+                return Ok(Turn::Other);
+            }
         }
+    }
+
+    /// Waits for the channel or the other descriptor; whether the latter is readable.
+    fn poll(
+        &self,
+        reads: bool,
+        also: Option<BorrowedFd<'_>>,
+        until: Option<Instant>,
+    ) -> Result<bool> {
+        let mut fds = Vec::with_capacity(3);
+        fds.extend(also.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        if reads {
+            fds.push(PollFd::new(self.channel.read_fd(), PollFlags::POLLIN));
+        }
+        if self.write_blocked {
+            fds.push(PollFd::new(self.channel.write_fd(), PollFlags::POLLOUT));
+        }
+        poll_some(&mut fds, until).map_err(Error::Connect)?;
+        Ok(also.is_some() && fds[0].any().unwrap_or(false))
     }
 
     /// Whether something was written.
     fn write(&mut self) -> bool {
+        self.write_blocked = false;
         if self.unwritten() == 0 {
             return false;
         }
@@ -143,7 +200,12 @@ impl Wire {
                 }
                 count > 0
             }
-            Ok(Wrote::NotReady | Wrote::NoCredit) => false,
+            Ok(Wrote::NotReady) => {
+                self.write_blocked = true;
+                false
+            }
+            // A report of the daemon's brings more, and is read.
+            Ok(Wrote::NoCredit) => false,
             Err(error) => {
                 self.write_error = Some(error.to_string());
                 false
@@ -172,13 +234,13 @@ impl Wire {
         self.control(Kind::Bye, 0, &[]);
         while self.unwritten() > 0 && self.ended.is_none() {
             self.input.clear();
-            if !matches!(self.turn(Some(deadline), true), Ok(true)) {
+            if !matches!(self.turn(Wish::by(deadline)), Ok(Turn::Moved)) {
                 break;
             }
         }
         if self.ended.is_none() && self.channel.finish().is_ok() {
             let deadline = deadline.min(Instant::now() + CLOSING);
-            while matches!(self.turn(Some(deadline), true), Ok(true)) {
+            while matches!(self.turn(Wish::by(deadline)), Ok(Turn::Moved)) {
                 self.input.clear();
             }
         }

@@ -144,10 +144,14 @@ impl Listener for Listening {
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         let socket = match self.socket.accept() {
-            Ok((socket, _)) => OwnedFd::from(socket),
+            Ok((socket, _)) => socket,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(Error::system(format!("accept on {}", self.local), error)),
         };
+        socket
+            .set_nonblocking(true)
+            .map_err(|error| Error::system("make a socket non-blocking", error))?;
+        let socket = OwnedFd::from(socket);
         let identity = peer_credentials(&socket)?;
         let state = if self.kind == Kind::Seqpacket { SEQPACKET.to_vec() } else { Vec::new() };
         Ok(Some(ChannelParts { descriptors: vec![socket], identity, state }))

@@ -38,7 +38,7 @@ pub use error::{Error, Result};
 pub use identity::Identity;
 pub use local::{bind_local, connect_local, peer_credentials};
 pub use records::{Joiner, Record, Splitter};
-pub use socket::{connect_until, poll_pair, poll_until};
+pub use socket::{connect_until, poll_some, poll_until};
 pub use stream::StreamChannel;
 
 /// A way to move frames between processes. One value per scheme, known to the registry.

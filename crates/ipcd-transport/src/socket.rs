@@ -1,6 +1,6 @@
 //! Waiting with a deadline, for whoever connects.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -17,21 +17,8 @@ pub fn poll_until(fd: &impl AsFd, events: PollFlags, deadline: Instant) -> Resul
     poll_some(&mut [PollFd::new(fd.as_fd(), events)], Some(deadline))
 }
 
-/// Waits until one descriptor is readable or the other, if given, writable, or either is broken;
-/// false at the deadline, if given.
-pub fn poll_pair(
-    read: BorrowedFd<'_>,
-    write: Option<BorrowedFd<'_>>,
-    deadline: Option<Instant>,
-) -> Result<bool> {
-    let read = PollFd::new(read, PollFlags::POLLIN);
-    match write {
-        None => poll_some(&mut [read], deadline),
-        Some(write) => poll_some(&mut [read, PollFd::new(write, PollFlags::POLLOUT)], deadline),
-    }
-}
-
-fn poll_some(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<bool> {
+/// Waits until one of these is ready or broken; false at the deadline, if given.
+pub fn poll_some(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<bool> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.map_or(PollTimeout::NONE, |left| {

@@ -1,0 +1,93 @@
+//! What a case begins with: a private directory, an endpoint in it, and two connected peers.
+
+use std::path::Path;
+
+use ipcd_transport::{Endpoint, Error, Result, Transport};
+use tempfile::TempDir;
+
+use crate::Suite;
+use crate::child::Child;
+use crate::peer::Peer;
+use crate::server::Server;
+use crate::watchdog::Watchdog;
+
+/// A case's surroundings.
+pub(crate) struct Scene {
+    pub(crate) suite: Suite,
+    pub(crate) endpoint: Endpoint,
+    dir: TempDir,
+}
+
+/// Two connected peers and the listener through which they met.
+pub(crate) struct Pair {
+    /// The side that connected.
+    pub(crate) client: Peer,
+    /// The side that was accepted.
+    pub(crate) server: Peer,
+    pub(crate) listener: Server,
+}
+
+impl Scene {
+    pub(crate) fn new(suite: &Suite) -> Self {
+        let dir = tempfile::tempdir().expect("there is room for a directory");
+        Self { suite: *suite, endpoint: (suite.endpoint)(dir.path()), dir }
+    }
+
+    pub(crate) fn transport(&self) -> &'static dyn Transport {
+        self.suite.transport
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The endpoint's path, if it has one. Otherwise the case has nothing to test, and says so.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        let path = self.endpoint.path().ok();
+        if path.is_none() {
+            skip(&format!("{} is no path", self.endpoint));
+        }
+        path
+    }
+
+    pub(crate) fn listen(&self) -> Server {
+        Server::start(self.transport(), &self.endpoint).expect("the endpoint is free")
+    }
+
+    pub(crate) fn connect(&self, to: &Endpoint) -> Peer {
+        Peer::new(self.transport(), self.try_connect(to).expect("somebody listens"))
+    }
+
+    /// Connects, with all the time that is needed.
+    pub(crate) fn try_connect(&self, to: &Endpoint) -> Result<Box<dyn ipcd_transport::Channel>> {
+        let watchdog = Watchdog::over(format!("connecting to {to}"));
+        let connected = self.transport().connect(to, watchdog.deadline());
+        if let Err(Error::TimedOut(what)) = connected {
+            panic!("{what}: it ended at its deadline only");
+        }
+        connected
+    }
+
+    pub(crate) fn pair(&self) -> Pair {
+        let listener = self.listen();
+        let (client, server) = self.meet(&listener);
+        Pair { client, server, listener }
+    }
+
+    /// Connects to the listener: the peer that did, and the one that was accepted.
+    pub(crate) fn meet(&self, listener: &Server) -> (Peer, Peer) {
+        let client = self.connect(listener.local());
+        (client, listener.accept())
+    }
+
+    /// Starts another process that plays this part at this endpoint.
+    pub(crate) fn child(&self, part: &str, endpoint: &Endpoint) -> Child {
+        Child::start(&self.suite, part, endpoint)
+    }
+}
+
+/// Says that a case, or a part of one, tests nothing here, and why.
+pub(crate) fn skip(reason: &str) {
+    let test = std::thread::current();
+    eprintln!("skipped: {}: {reason}", test.name().unwrap_or("?"));
+}

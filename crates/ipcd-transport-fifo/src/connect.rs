@@ -1,0 +1,149 @@
+//! The client's side: leave a pair of FIFOs in the drop box, tell the daemon, wait until it has
+//! taken them.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use ipcd_transport::{Endpoint, Error, Identity, Result, StreamChannel, poll_until};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{read, write};
+
+use crate::GREETING;
+use crate::drop_box::{DropBox, is_trusted};
+use crate::found::Found;
+use crate::record::Name;
+
+/// Connects to the daemon; whatever comes of it, nothing of ours stays in the drop box.
+pub(crate) fn connect(to: &Endpoint, deadline: Instant) -> Result<StreamChannel> {
+    let rendezvous = open_rendezvous(to)?;
+    let drop_box = DropBox::find(to.path()?)?;
+    let identity = Identity::from_owner(drop_box.owner().as_raw());
+    let pair = OwnPair::make(&drop_box)?;
+    send_record(to, &rendezvous, pair.names.name, deadline)?;
+    await_greeting(to, &rendezvous, &pair.down, deadline)?;
+    StreamChannel::pair(pair.down, pair.up, identity)
+}
+
+/// Our two FIFOs, open, and their names.
+struct OwnPair<'a> {
+    down: OwnedFd,
+    up: OwnedFd,
+    /// A reader of `up` for as long as the daemon is not one; then it goes, so that the daemon's
+    /// end breaks the pipe.
+    _hold: OwnedFd,
+    names: Names<'a>,
+}
+
+impl<'a> OwnPair<'a> {
+    fn make(drop_box: &'a DropBox) -> Result<Self> {
+        let names = Names { drop_box, name: Name::random()? };
+        let (up, down) = (drop_box.add(&names.name.up())?, drop_box.add(&names.name.down())?);
+        let open = |fifo: &Found, access| {
+            fifo.open(access).map_err(|error| Error::system("open a FIFO of our own", error))
+        };
+        let hold = open(&up, OFlag::O_RDWR)?;
+        Ok(Self {
+            down: open(&down, OFlag::O_RDONLY)?,
+            up: open(&up, OFlag::O_WRONLY)?,
+            _hold: hold,
+            names,
+        })
+    }
+}
+
+/// The names of a pair, which are removed at the end; the daemon has done so if it took the pair.
+struct Names<'a> {
+    drop_box: &'a DropBox,
+    name: Name,
+}
+
+impl Drop for Names<'_> {
+    fn drop(&mut self) {
+        self.drop_box.remove(self.name);
+    }
+}
+
+/// Opens the well-known FIFO, if it is one that nobody else can have put there.
+fn open_rendezvous(to: &Endpoint) -> Result<OwnedFd> {
+    let found = Found::at(to.path()?).map_err(|error| failed(to, error))?;
+    if !found.is_fifo() {
+        return Err(to.error("that is no FIFO; a symlink to one does not count"));
+    }
+    if !is_trusted(found.owner()) {
+        let owner = found.owner();
+        return Err(
+            to.error(format_args!("the FIFO belongs to uid {owner}, not to root or to you"))
+        );
+    }
+    found.open(OFlag::O_WRONLY).map_err(|error| match error {
+        // Nobody has it open for reading (fifo(7)).
+        Errno::ENXIO => failed(to, ErrorKind::ConnectionRefused),
+        error => failed(to, error),
+    })
+}
+
+fn send_record(to: &Endpoint, rendezvous: &OwnedFd, name: Name, deadline: Instant) -> Result<()> {
+    let record = name.record();
+    loop {
+        match write(rendezvous, &record) {
+            Ok(count) if count == record.len() => return Ok(()),
+            // Not on a FIFO: what fits PIPE_BUF is written whole or not at all (pipe(7)).
+            Ok(_) => return Err(failed(to, ErrorKind::WriteZero)),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(error) => return Err(failed(to, error)),
+        }
+        if !poll_until(rendezvous, PollFlags::POLLOUT, deadline)? {
+            return Err(timed_out(to));
+        }
+    }
+}
+
+/// Waits for the sign that the daemon has both ends of the pair.
+fn await_greeting(
+    to: &Endpoint,
+    rendezvous: &OwnedFd,
+    down: &OwnedFd,
+    deadline: Instant,
+) -> Result<()> {
+    if !readable_or_broken(down, rendezvous, deadline)? {
+        return Err(timed_out(to));
+    }
+    let mut greeting = [0; GREETING.len()];
+    match read(down, &mut greeting) {
+        Ok(count) if greeting[..count] == *GREETING => Ok(()),
+        // The daemon opened the pair and let it go, or has itself gone.
+        Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => Err(failed(to, ErrorKind::ConnectionReset)),
+        Ok(_) => Err(Error::Protocol(format!("{to}: that is no rendezvous of ipcd"))),
+        Err(error) => Err(failed(to, error)),
+    }
+}
+
+/// Waits until `down` has something to read, or its writer has gone, or nobody reads the
+/// rendezvous any more (`POLLERR`, which need not be asked for); false at the deadline.
+fn readable_or_broken(down: &OwnedFd, rendezvous: &OwnedFd, deadline: Instant) -> Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, so that a last fraction of a millisecond does not spin.
+        let millis = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+        let down = PollFd::new(down.as_fd(), PollFlags::POLLIN);
+        let rendezvous = PollFd::new(rendezvous.as_fd(), PollFlags::empty());
+        match poll(&mut [down, rendezvous], timeout) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(Error::system("poll", error)),
+        }
+    }
+}
+
+fn failed(to: &Endpoint, error: impl Into<io::Error>) -> Error {
+    Error::system(format!("connect to {to}"), error)
+}
+
+fn timed_out(to: &Endpoint) -> Error {
+    Error::TimedOut(format!("connect to {to}"))
+}

@@ -1,0 +1,121 @@
+//! The daemon's side: records in, pairs of FIFOs out.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use ipcd_transport::{
+    Access, ChannelParts, Endpoint, Error, FileKind, Identity, Listener, PathClaim, Result,
+};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::{geteuid, mkfifo, read, write};
+
+use crate::GREETING;
+use crate::drop_box::DropBox;
+use crate::found::Found;
+use crate::record::{Name, Scanner};
+
+/// Bytes of junk after which a call of accept ends, so that whoever writes junk without end
+/// delays nobody else in the daemon.
+const JUNK_PER_CALL: usize = 4096;
+
+/// A well-known FIFO and its drop box.
+///
+/// A forked child must not drop it, as it must not drop the [`PathClaim`].
+pub(crate) struct Listening {
+    fifo: OwnedFd,
+    scanner: Scanner,
+    drop_box: DropBox,
+    local: Endpoint,
+    _claim: PathClaim,
+}
+
+impl Listening {
+    pub(crate) fn open(at: &Endpoint) -> Result<Self> {
+        let path = at.path()?;
+        let access = Access::of(at, Access::PRIVATE)?;
+        let mut claim = PathClaim::acquire(path, FileKind::Fifo)?;
+        // The drop box comes first, so that it is there for the first client that sees the FIFO.
+        let drop_box = DropBox::make(path, may_have_guests(at, &access))?;
+        let make = |staged: &Path| {
+            make_fifo(staged).map_err(|error| Error::system(format!("listen on {at}"), error))
+        };
+        let fifo = claim.publish(&access, make)?;
+        Ok(Self { fifo, scanner: Scanner::default(), drop_box, local: at.clone(), _claim: claim })
+    }
+
+    fn admit(&self, name: Name) -> Result<ChannelParts> {
+        let opened = self.drop_box.open(name);
+        self.drop_box.remove(name);
+        let pair = opened?;
+        let identity = Identity::from_owner(pair.owner.as_raw());
+        match write(&pair.down, GREETING) {
+            Ok(count) if count == GREETING.len() => {}
+            Ok(_) => return Err(Error::Protocol("a FIFO that the peer has filled".into())),
+            Err(error) => return Err(Error::system(format!("greet {identity}"), error)),
+        }
+        Ok(ChannelParts { descriptors: vec![pair.up, pair.down], identity, state: Vec::new() })
+    }
+
+    fn report_junk(&mut self) -> Result<Option<ChannelParts>> {
+        match self.scanner.take_skipped() {
+            0 => Ok(None),
+            count => {
+                let local = &self.local;
+                Err(Error::Protocol(format!("{local}: {count} bytes that are no record")))
+            }
+        }
+    }
+}
+
+impl Listener for Listening {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fifo.as_fd()
+    }
+
+    fn local(&self) -> &Endpoint {
+        &self.local
+    }
+
+    /// Junk is reported as an error too, once the FIFO is drained or a call had enough of it.
+    fn accept(&mut self) -> Result<Option<ChannelParts>> {
+        while self.scanner.skipped() < JUNK_PER_CALL {
+            let count = match read(&self.fifo, self.scanner.room()) {
+                Ok(0) | Err(Errno::EAGAIN) => break,
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(Error::system(format!("read {}", self.local), error)),
+            };
+            if let Some(name) = self.scanner.accept(count) {
+                return self.admit(name?).map(Some);
+            }
+        }
+        self.report_junk()
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.drop_box.remove_directory();
+    }
+}
+
+/// Whether users other than ours are to connect.
+fn may_have_guests(at: &Endpoint, access: &Access) -> bool {
+    access.is_shared() || at.option("owner").is_some()
+}
+
+/// Makes the FIFO and opens it for reading *and* writing: with a writer always there, it has no end
+/// of file, which poll(2) would report for ever once the first client has gone.
+fn make_fifo(path: &Path) -> std::io::Result<OwnedFd> {
+    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    // The umask may have taken our own rights away.
+    std::fs::set_permissions(path, PermissionsExt::from_mode(Access::PRIVATE))?;
+    let found = Found::at(path)?;
+    if !found.is_fifo() || found.owner() != geteuid() {
+        return Err(Errno::EEXIST.into());
+    }
+    Ok(found.open(OFlag::O_RDWR)?)
+}

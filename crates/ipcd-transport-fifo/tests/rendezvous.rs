@@ -1,0 +1,397 @@
+//! The rendezvous of FIFOs: what a hostile or unlucky client may do, and what a client must not
+//! fall for.
+
+mod raw;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipcd_transport::{Channel, Endpoint, Error, Listener, Result, Transport, poll_until};
+use ipcd_transport_fifo::Fifo;
+use nix::fcntl::OFlag;
+use nix::poll::PollFlags;
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+
+use crate::raw::{Raw, end, fill, put};
+
+const NOBODY: u32 = 65534;
+
+/// A directory with a daemon's endpoint in it.
+struct Site {
+    dir: TempDir,
+    endpoint: Endpoint,
+    fifo: PathBuf,
+    drop_box: PathBuf,
+}
+
+impl Site {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = Fifo.default_endpoint(dir.path());
+        let (fifo, drop_box) = (dir.path().join("ipcd.fifo"), dir.path().join("fifo"));
+        Self { dir, endpoint, fifo, drop_box }
+    }
+
+    fn listen(&self) -> Box<dyn Listener> {
+        Fifo.listen(&self.endpoint).unwrap()
+    }
+
+    fn connect(&self) -> Result<Box<dyn Channel>> {
+        Fifo.connect(&self.endpoint, soon())
+    }
+
+    fn left_in_drop_box(&self) -> usize {
+        fs::read_dir(&self.drop_box).unwrap().count()
+    }
+}
+
+/// The watchdog of every wait.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+fn is_readable(listener: &dyn Listener) -> bool {
+    poll_until(&listener.fd(), PollFlags::POLLIN, Instant::now()).unwrap()
+}
+
+fn await_readable(listener: &dyn Listener) {
+    assert!(poll_until(&listener.fd(), PollFlags::POLLIN, soon()).unwrap(), "nothing comes");
+}
+
+/// A client of the documented kind is accepted, and then the listener is idle again.
+fn check_goes_on(site: &Site, listener: &mut dyn Listener) {
+    let raw = Raw::new(&site.drop_box);
+    let ends = raw.make();
+    put(&site.fifo, &raw.record);
+    let parts = listener.accept().unwrap().expect("a peer");
+    assert_eq!(parts.identity.uid, Some(geteuid().as_raw()));
+    ends.expect_greeting();
+    assert!(!raw.is_left());
+    assert!(listener.accept().unwrap().is_none());
+    drop((parts, ends));
+    assert!(!is_readable(listener), "it is readable although nobody is there");
+}
+
+fn is_root(test: &str) -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        eprintln!("skipped: {test}: only root can make another user's files");
+    }
+    root
+}
+
+#[test]
+fn accepts_a_client_written_from_the_documentation() {
+    let site = Site::new();
+    let mut listener = site.listen();
+    check_goes_on(&site, &mut *listener);
+    check_goes_on(&site, &mut *listener);
+}
+
+#[test]
+fn takes_one_record_at_a_time_and_stays_readable_for_the_next() {
+    let site = Site::new();
+    let mut listener = site.listen();
+    let (first, second) = (Raw::new(&site.drop_box), Raw::new(&site.drop_box));
+    let _ends = (first.make(), second.make());
+    put(&site.fifo, &[b"junk", &first.record[..], &second.record[..], b"tail"].concat());
+    assert!(listener.accept().unwrap().is_some());
+    assert!(is_readable(&*listener), "a record is held back");
+    assert!(listener.accept().unwrap().is_some());
+    let junk = listener.accept().unwrap_err().to_string();
+    assert!(junk.contains("8 bytes that are no record"), "{junk}");
+    assert!(listener.accept().unwrap().is_none());
+    check_goes_on(&site, &mut *listener);
+}
+
+#[test]
+fn puts_a_record_together_that_comes_in_two_parts() {
+    let site = Site::new();
+    let mut listener = site.listen();
+    let raw = Raw::new(&site.drop_box);
+    let ends = raw.make();
+    put(&site.fifo, &raw.record[..13]);
+    assert!(listener.accept().unwrap().is_none());
+    put(&site.fifo, &raw.record[13..]);
+    assert!(listener.accept().unwrap().is_some());
+    ends.expect_greeting();
+}
+
+#[test]
+fn junk_ends_a_call_again_and_again_but_never_the_listener() {
+    let site = Site::new();
+    let mut listener = site.listen();
+    let junk = fill(&site.fifo);
+    let calls = (0..).take_while(|_| listener.accept().is_err()).count();
+    assert!(calls >= junk / 5000, "{calls} calls for {junk} bytes");
+    check_goes_on(&site, &mut *listener);
+}
+
+/// Spoils a pair before its record is sent.
+type Spoil = fn(&Raw);
+
+fn spoilt_pairs() -> Vec<(&'static str, Spoil)> {
+    let mut pairs: Vec<(&str, Spoil)> = vec![
+        ("others may open it", |raw| {
+            fs::set_permissions(&raw.up, PermissionsExt::from_mode(0o604)).unwrap();
+        }),
+        ("it has a second name", |raw| {
+            fs::hard_link(&raw.down, raw.down.with_extension("link")).unwrap();
+        }),
+        ("a symlink to it", |raw| {
+            let elsewhere = raw.up.with_extension("elsewhere");
+            fs::rename(&raw.up, &elsewhere).unwrap();
+            symlink(elsewhere, &raw.up).unwrap();
+        }),
+        ("a file", |raw| {
+            fs::remove_file(&raw.down).unwrap();
+            fs::write(&raw.down, "a file").unwrap();
+            fs::set_permissions(&raw.down, PermissionsExt::from_mode(0o600)).unwrap();
+        }),
+        ("a symlink to a device", |raw| {
+            fs::remove_file(&raw.down).unwrap();
+            symlink("/dev/null", &raw.down).unwrap();
+        }),
+        ("it is missing", |raw| fs::remove_file(&raw.up).unwrap()),
+    ];
+    if is_root("pairs of other users") {
+        pairs.push(("one end is another user's", |raw| {
+            chown(&raw.down, Some(NOBODY), None).unwrap();
+        }));
+    }
+    pairs
+}
+
+#[test]
+fn refuses_a_pair_that_somebody_else_could_have_a_hand_in() {
+    let site = Site::new();
+    let mut listener = site.listen();
+    for (what, spoil) in spoilt_pairs() {
+        let raw = Raw::new(&site.drop_box);
+        let ends = raw.make();
+        spoil(&raw);
+        put(&site.fifo, &raw.record);
+        let refused = listener.accept();
+        assert!(matches!(refused, Err(Error::Protocol(_) | Error::System { .. })), "{what}");
+        assert!(!raw.is_left(), "{what}: its names are left");
+        assert_eq!(nix::unistd::read(&ends.down, &mut [0; 64]), Ok(0), "{what}: greeted");
+        check_goes_on(&site, &mut *listener);
+    }
+}
+
+#[test]
+fn forgets_a_client_that_has_gone() {
+    let site = Site::new();
+    let mut listener = site.listen();
+    let raw = Raw::new(&site.drop_box);
+    drop(raw.make());
+    put(&site.fifo, &raw.record);
+    assert!(listener.accept().unwrap_err().is_disconnect());
+    assert!(!raw.is_left());
+    check_goes_on(&site, &mut *listener);
+}
+
+#[test]
+fn refuses_a_peer_that_has_filled_its_own_fifo() {
+    let site = Site::new();
+    let mut listener = site.listen();
+    let raw = Raw::new(&site.drop_box);
+    let _ends = raw.make();
+    fill(&raw.down);
+    put(&site.fifo, &raw.record);
+    assert!(listener.accept().is_err());
+    check_goes_on(&site, &mut *listener);
+}
+
+#[test]
+fn gives_the_drop_box_the_mode_that_fits_whatever_it_was() {
+    for (option, mode) in [(None, 0o700), (Some("0622"), 0o1733), (Some("0644"), 0o700)] {
+        let mut site = Site::new();
+        fs::create_dir(&site.drop_box).unwrap();
+        fs::set_permissions(&site.drop_box, PermissionsExt::from_mode(0o555)).unwrap();
+        if let Some(option) = option {
+            site.endpoint.set_option("mode", option);
+        }
+        let _listener = site.listen();
+        assert_eq!(fs::metadata(&site.drop_box).unwrap().mode() & 0o7777, mode);
+    }
+}
+
+#[test]
+fn removes_what_clients_of_a_daemon_before_left_and_nothing_else() {
+    let site = Site::new();
+    fs::create_dir(&site.drop_box).unwrap();
+    let left = Raw::new(&site.drop_box);
+    drop(left.make());
+    let (file, other) = (Raw::new(&site.drop_box).up, site.drop_box.join("other.up"));
+    fs::write(&file, "no FIFO").unwrap();
+    nix::unistd::mkfifo(&other, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let mut listener = site.listen();
+    assert!(!left.is_left());
+    assert!(file.exists() && other.exists());
+    check_goes_on(&site, &mut *listener);
+}
+
+#[test]
+fn refuses_a_drop_box_that_is_not_its_own() {
+    let site = Site::new();
+    let elsewhere = site.dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    symlink(&elsewhere, &site.drop_box).unwrap();
+    assert!(Fifo.listen(&site.endpoint).is_err(), "a symlink");
+    assert!(!site.fifo.exists());
+    fs::remove_file(&site.drop_box).unwrap();
+    fs::write(&site.drop_box, "a file").unwrap();
+    assert!(Fifo.listen(&site.endpoint).is_err(), "a file");
+    fs::remove_file(&site.drop_box).unwrap();
+    fs::create_dir(&site.drop_box).unwrap();
+    if is_root("another user's drop box") {
+        chown(&site.drop_box, Some(NOBODY), None).unwrap();
+        let error = Fifo.listen(&site.endpoint).err().unwrap().to_string();
+        assert!(error.contains("belongs to uid 65534"), "{error}");
+    }
+}
+
+#[test]
+fn a_client_follows_no_symlink_to_a_fifo() {
+    let site = Site::new();
+    let _listener = site.listen();
+    let link = site.dir.path().join("link");
+    symlink(&site.fifo, &link).unwrap();
+    let error = Fifo.connect(&Endpoint::from_path("fifo", &link), soon()).err().unwrap();
+    assert!(error.to_string().contains("that is no FIFO"), "{error}");
+}
+
+#[test]
+fn a_client_distrusts_what_belongs_to_another_user() {
+    let site = Site::new();
+    let _listener = site.listen();
+    if !is_root("another user's FIFO") {
+        return;
+    }
+    chown(&site.drop_box, Some(NOBODY), None).unwrap();
+    let error = site.connect().err().unwrap().to_string();
+    assert!(error.contains("the drop box belongs to uid 65534"), "{error}");
+    chown(&site.fifo, Some(NOBODY), None).unwrap();
+    let error = site.connect().err().unwrap().to_string();
+    assert!(error.contains("the FIFO belongs to uid 65534"), "{error}");
+}
+
+#[test]
+fn a_client_waits_for_room_in_the_well_known_fifo() {
+    let site = Site::new();
+    let mut listener = site.listen();
+    fill(&site.fifo);
+    let at_once = Instant::now() + Duration::from_millis(20);
+    let error = Fifo.connect(&site.endpoint, at_once).err().unwrap();
+    assert!(matches!(error, Error::TimedOut(_)), "{error}");
+    assert_eq!(site.left_in_drop_box(), 0);
+    thread::scope(|scope| {
+        let client = scope.spawn(|| site.connect().map(drop));
+        let mut accepted = None;
+        while accepted.is_none() {
+            await_readable(&*listener);
+            accepted = listener.accept().unwrap_or_default();
+        }
+        client.join().unwrap().unwrap();
+    });
+    assert_eq!(site.left_in_drop_box(), 0);
+}
+
+#[test]
+fn a_client_is_told_when_the_daemon_goes_while_it_waits() {
+    let site = Site::new();
+    let listener = site.listen();
+    thread::scope(|scope| {
+        let client = scope.spawn(|| site.connect().map(drop));
+        await_readable(&*listener);
+        drop(listener);
+        let error = client.join().unwrap().unwrap_err();
+        assert!(error.is_disconnect(), "{error}");
+    });
+    assert_eq!(site.left_in_drop_box(), 0);
+}
+
+#[test]
+fn a_client_is_told_when_the_daemon_lets_it_go() {
+    let site = Site::new();
+    let _listener = site.listen();
+    thread::scope(|scope| {
+        let client = scope.spawn(|| site.connect().map(drop));
+        let found = || fs::read_dir(&site.drop_box).unwrap().map(|entry| entry.unwrap().path());
+        let watchdog = soon();
+        let down = loop {
+            assert!(Instant::now() < watchdog, "no pair comes");
+            let mut names = found().filter(|path| path.extension().is_some_and(|e| e == "down"));
+            // It may not be open for reading yet.
+            let open = |path: PathBuf| {
+                nix::fcntl::open(
+                    &path,
+                    OFlag::O_WRONLY | OFlag::O_NONBLOCK,
+                    nix::sys::stat::Mode::empty(),
+                )
+            };
+            if let Some(Ok(down)) = names.next().map(open) {
+                break down;
+            }
+            thread::yield_now();
+        };
+        drop(down);
+        let error = client.join().unwrap().unwrap_err();
+        assert!(error.is_disconnect(), "{error}");
+    });
+}
+
+/// Set in the process that connects as another user.
+const GUEST: &str = "IPCD_FIFO_GUEST";
+
+#[test]
+fn another_user_connects_where_the_mode_allows_it() {
+    if let Ok(endpoint) = std::env::var(GUEST) {
+        return drop(Fifo.connect(&endpoint.parse().unwrap(), soon()).unwrap());
+    }
+    if !is_root("a peer of another user") {
+        return;
+    }
+    let mut site = Site::new();
+    fs::set_permissions(site.dir.path(), PermissionsExt::from_mode(0o711)).unwrap();
+    site.endpoint.set_option("mode", "0622");
+    let mut listener = site.listen();
+    let mut guest = spawn_guest(site.dir.path(), &site.endpoint);
+    await_readable(&*listener);
+    let parts = listener.accept().unwrap().expect("the guest");
+    assert_eq!((parts.identity.uid, parts.identity.pid), (Some(NOBODY), None));
+    assert!(guest.wait().unwrap().success());
+    assert_eq!(site.left_in_drop_box(), 0);
+}
+
+/// This very test, run as nobody, from a copy that nobody can reach in every build directory.
+fn spawn_guest(dir: &Path, endpoint: &Endpoint) -> std::process::Child {
+    let copy = dir.join("guest");
+    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(copy);
+    command.args(["--exact", "another_user_connects_where_the_mode_allows_it", "--nocapture"]);
+    command.current_dir("/").env(GUEST, endpoint.to_string());
+    std::os::unix::process::CommandExt::uid(&mut command, NOBODY).spawn().unwrap()
+}
+
+#[test]
+fn a_write_after_the_daemon_has_gone_is_a_broken_pipe() {
+    let site = Site::new();
+    let mut listener = site.listen();
+    let raw = Raw::new(&site.drop_box);
+    let ends = raw.make();
+    put(&site.fifo, &raw.record);
+    let up = end(&raw.up, OFlag::O_WRONLY);
+    let parts = listener.accept().unwrap().expect("a peer");
+    drop(ends.up);
+    assert_eq!(nix::unistd::write(&up, b"x"), Ok(1));
+    drop(parts);
+    assert_eq!(nix::unistd::write(&up, b"x"), Err(nix::errno::Errno::EPIPE));
+}

@@ -1,0 +1,72 @@
+//! `pipe:COMMAND`: a child process at the other end. It only connects, so that the conformance
+//! suite, which listens too, cannot test it.
+
+use std::time::{Duration, Instant};
+
+use ipcd_transport::{Channel, Read, ReadBuffer, Result, Transport, Wrote, poll_until};
+use ipcd_transport_pipe::Pipe;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::PollFlags;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+/// The watchdog of every wait.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+fn start(endpoint: &str) -> Result<Box<dyn Channel>> {
+    Pipe.connect(&endpoint.parse()?, soon())
+}
+
+/// Reads until so many bytes have come, or the end.
+fn read(channel: &mut dyn Channel, count: usize) -> Vec<u8> {
+    let mut buffer = ReadBuffer::new(0, 1000);
+    while buffer.filled().len() < count {
+        match channel.read(&mut buffer).unwrap() {
+            Read::Bytes(_) => {}
+            Read::Closed => break,
+            Read::NotReady => {
+                let came = poll_until(&channel.read_fd(), PollFlags::POLLIN, soon());
+                assert!(came.unwrap(), "nothing comes");
+            }
+        }
+    }
+    buffer.filled().to_vec()
+}
+
+#[test]
+fn speaks_with_a_child() {
+    let mut channel = start("pipe:cat").unwrap();
+    for fd in [channel.read_fd(), channel.write_fd()] {
+        let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).unwrap());
+        assert!(flags.contains(OFlag::O_NONBLOCK), "it would block");
+    }
+    assert_eq!(channel.write(b"hello").unwrap(), Wrote::Bytes(5));
+    assert_eq!(read(&mut *channel, 5), b"hello");
+    channel.finish().unwrap();
+    assert_eq!(read(&mut *channel, 1), b"");
+}
+
+#[test]
+fn passes_words_and_no_shell() {
+    let mut channel = start("pipe:printf '%s|' 'a b' $HOME '*'").unwrap();
+    assert_eq!(read(&mut *channel, usize::MAX), b"a b|$HOME|*|");
+}
+
+#[test]
+fn says_which_command_does_not_exist() {
+    let error = start("pipe:no-such-command -x").err().unwrap().to_string();
+    assert!(error.contains("start no-such-command: "), "{error}");
+}
+
+#[test]
+fn leaves_no_process_behind() {
+    for command in ["pipe:cat", "pipe:sleep 1000", "pipe:true"] {
+        let channel = start(command).unwrap();
+        let pid = Pid::from_raw(channel.identity().pid.unwrap() as i32);
+        drop(channel);
+        let gone = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        assert_eq!(gone, Err(nix::errno::Errno::ECHILD), "{command}");
+    }
+}
