@@ -214,7 +214,7 @@ pub(crate) struct PingArgs {
     pub(crate) interval: Span,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct DemoArgs {
     /// Messages of each pair.
     #[arg(long, default_value_t = 1000, value_name = "N")]
@@ -230,9 +230,6 @@ pub(crate) struct DemoArgs {
 /// What a process of the demo is told.
 #[derive(Args)]
 pub(crate) struct DemoPeerArgs {
-    /// The transports of the other side, in the order in which they are to be tried.
-    #[arg(required = true)]
-    pub(crate) others: Vec<String>,
     #[command(flatten)]
     pub(crate) load: DemoArgs,
 }

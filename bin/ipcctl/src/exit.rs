@@ -1,5 +1,6 @@
 //! Exit statuses, and what is said with them.
 
+use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -30,7 +31,6 @@ pub(crate) enum Exit {
     Denied = 6,
     NotAccepted = 7,
     BadMessage = 8,
-    CheckFailed = 10,
 }
 
 impl Exit {
@@ -43,7 +43,6 @@ impl Exit {
             Self::Denied => "denied",
             Self::NotAccepted => "not-accepted",
             Self::BadMessage => "bad-message",
-            Self::CheckFailed => "check-failed",
         }
     }
 }
@@ -54,7 +53,7 @@ impl Failure {
     }
 
     /// The same with what was tried before the message.
-    pub(crate) fn during(self, what: impl std::fmt::Display) -> Self {
+    pub(crate) fn during(self, what: impl fmt::Display) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
@@ -71,6 +70,12 @@ impl Failure {
         // Nobody is left to hear of a failure to say it.
         let _ = writeln!(std::io::stderr(), "{line}");
         ExitCode::from(exit)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
 }
 

@@ -12,7 +12,10 @@ use crate::output::{table, visible, write_all};
 pub(crate) fn status(context: &Context) -> Outcome {
     let mut answers = context.connect()?.query(&Query::Status)?;
     let Some(Answer::Status(status)) = answers.pop() else {
-        return Err(Failure::new(Exit::BadMessage, "the daemon gave another answer than asked for"));
+        return Err(Failure::new(
+            Exit::BadMessage,
+            "the daemon gave another answer than asked for",
+        ));
     };
     print(context, &status_text(&status), || status_json(&status))
 }
@@ -83,12 +86,8 @@ fn status_text(status: &Status) -> String {
 fn status_json(status: &Status) -> Value {
     let counters: serde_json::Map<String, Value> =
         status.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
-    let worker = |w: &ipcd_proto::control::WorkerStatus| {
-        json!({"slot": w.slot, "pid": w.pid, "incarnation": w.incarnation, "peers": w.peers})
-    };
-    let listener = |l: &ipcd_proto::control::ListenerStatus| {
-        json!({"endpoint": l.endpoint, "codec": l.codec, "peers": l.peers})
-    };
+    let worker = |w: &ipcd_proto::control::WorkerStatus| json!({"slot": w.slot, "pid": w.pid, "incarnation": w.incarnation, "peers": w.peers});
+    let listener = |l: &ipcd_proto::control::ListenerStatus| json!({"endpoint": l.endpoint, "codec": l.codec, "peers": l.peers});
     json!({
         "pid": status.pid,
         "version": status.version,
@@ -101,8 +100,18 @@ fn status_json(status: &Status) -> Value {
 
 fn clients_text(peers: &[PeerStatus]) -> String {
     let head = [
-        "ID", "NAME", "TRANSPORT", "FROM", "WORKER", "MSGS IN", "MSGS OUT", "BYTES IN",
-        "BYTES OUT", "QUEUED", "DROPPED", "SUBSCRIPTIONS",
+        "ID",
+        "NAME",
+        "TRANSPORT",
+        "FROM",
+        "WORKER",
+        "MSGS IN",
+        "MSGS OUT",
+        "BYTES IN",
+        "BYTES OUT",
+        "QUEUED",
+        "DROPPED",
+        "SUBSCRIPTIONS",
     ];
     let row = |peer: &PeerStatus| {
         let name = peer.origin.name.as_deref().map_or("-".into(), visible);
@@ -117,7 +126,10 @@ fn clients_text(peers: &[PeerStatus]) -> String {
             peer.dropped,
         ];
         let filters = visible(&peer.subscriptions.join(" "));
-        text.into_iter().chain(numbers.map(|number: u64| number.to_string())).chain([filters]).collect()
+        text.into_iter()
+            .chain(numbers.map(|number: u64| number.to_string()))
+            .chain([filters])
+            .collect()
     };
     table(&head, &peers.iter().map(row).collect::<Vec<_>>())
 }

@@ -19,7 +19,9 @@ pub(crate) fn run(context: &Context, args: &SendArgs) -> Outcome {
     let body = Body::of(args)?;
     let headers = header_block(&args.headers)?;
     let mut sender = Sender { client: context.connect()?, args, headers, sent: 0 };
-    sender.run(context, &body).map_err(|failure| failure.during(format_args!("send {}", args.subject)))
+    sender
+        .run(context, &body)
+        .map_err(|failure| failure.during(format_args!("send {}", args.subject)))
 }
 
 /// Where the messages come from.

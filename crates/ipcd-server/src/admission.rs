@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use ipcd_transport::Identity;
+use ipcd_transport::{ChannelParts, Identity};
 
 use crate::config::Limits;
 
@@ -17,10 +17,15 @@ pub(crate) struct Admission {
     next: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Admitted {
+/// A peer that was admitted.
+#[derive(Clone, Debug)]
+pub(crate) struct Admitted {
+    /// Which listener it came in by.
+    pub(crate) listener: usize,
+    pub(crate) identity: Identity,
+    /// What its transport has to remember.
+    pub(crate) state: Vec<u8>,
     slot: usize,
-    source: Source,
 }
 
 /// Whom a peer is charged to.
@@ -53,11 +58,17 @@ impl Admission {
     }
 
     /// Admits a peer to a worker's slot and says under which number; or says why not.
-    pub(crate) fn admit(&mut self, identity: &Identity, slot: usize) -> Result<u64, String> {
+    pub(crate) fn admit(
+        &mut self,
+        listener: usize,
+        parts: &ChannelParts,
+        slot: usize,
+    ) -> Result<u64, String> {
         if self.peers.len() >= self.max_peers {
             return Err(format!("the limit of {} peers is reached", self.max_peers));
         }
-        let source = Source::of(identity);
+        let (identity, state) = (parts.identity.clone(), parts.state.clone());
+        let source = Source::of(&identity);
         let count = self.per_source.entry(source).or_default();
         if *count >= self.max_peers_per_source {
             let most = self.max_peers_per_source;
@@ -65,7 +76,7 @@ impl Admission {
         }
         *count += 1;
         self.next += 1;
-        self.peers.insert(self.next, Admitted { slot, source });
+        self.peers.insert(self.next, Admitted { listener, identity, state, slot });
         Ok(self.next)
     }
 
@@ -73,20 +84,20 @@ impl Admission {
     pub(crate) fn release(&mut self, number: u64, slot: usize) {
         if self.peers.get(&number).is_some_and(|peer| peer.slot == slot) {
             let peer = self.peers.remove(&number).expect("it was found above");
-            self.discharge(peer.source);
+            self.discharge(&peer.identity);
         }
     }
 
-    /// A worker has died, and all its peers with it.
-    pub(crate) fn release_slot(&mut self, slot: usize) {
+    /// A worker has died, and left these peers behind.
+    pub(crate) fn release_slot(&mut self, slot: usize) -> Vec<Admitted> {
         let gone = |_: &u64, peer: &mut Admitted| peer.slot == slot;
-        let gone: Vec<_> = self.peers.extract_if(gone).collect();
-        for (_, peer) in gone {
-            self.discharge(peer.source);
-        }
+        let gone: Vec<_> = self.peers.extract_if(gone).map(|(_, peer)| peer).collect();
+        gone.iter().for_each(|peer| self.discharge(&peer.identity));
+        gone
     }
 
-    fn discharge(&mut self, source: Source) {
+    fn discharge(&mut self, identity: &Identity) {
+        let source = Source::of(identity);
         if let Some(count) = self.per_source.get_mut(&source) {
             *count -= 1;
             if *count == 0 {
@@ -104,18 +115,23 @@ mod tests {
     fn counts_per_source_and_in_all() {
         let limits = Limits { max_peers: 3, max_peers_per_uid: 2, ..Limits::default() };
         let mut admission = Admission::new(&limits);
-        let (ann, bob) = (Identity::from_owner(1), Identity::from_owner(2));
-        let first = admission.admit(&ann, 0).unwrap();
-        admission.admit(&ann, 0).unwrap();
-        assert!(admission.admit(&ann, 0).unwrap_err().contains("one user"));
-        admission.admit(&bob, 1).unwrap();
-        assert!(admission.admit(&bob, 1).unwrap_err().contains("3 peers"));
+        let parts = |uid| {
+            let (descriptors, identity, state) =
+                (Vec::new(), Identity::from_owner(uid), Vec::new());
+            ChannelParts { descriptors, identity, state }
+        };
+        let (ann, bob) = (parts(1), parts(2));
+        let first = admission.admit(0, &ann, 0).unwrap();
+        admission.admit(0, &ann, 0).unwrap();
+        assert!(admission.admit(0, &ann, 0).unwrap_err().contains("one user"));
+        admission.admit(0, &bob, 1).unwrap();
+        assert!(admission.admit(0, &bob, 1).unwrap_err().contains("3 peers"));
         admission.release(first, 1);
-        assert!(admission.admit(&bob, 1).is_err(), "another slot's peer is not released");
+        assert!(admission.admit(0, &bob, 1).is_err(), "another slot's peer is not released");
         admission.release(first, 0);
-        admission.admit(&bob, 1).unwrap();
-        admission.release_slot(1);
-        admission.release_slot(0);
+        admission.admit(0, &bob, 1).unwrap();
+        assert_eq!(admission.release_slot(1).len(), 2);
+        assert_eq!(admission.release_slot(0).len(), 1);
         assert!(admission.peers.is_empty() && admission.per_source.is_empty());
     }
 }

@@ -217,7 +217,11 @@ impl Supervisor {
     fn bury(&mut self, pid: Pid, how: &str) {
         // What the dead one had said comes before anything that its successor says.
         self.hear_worker();
-        self.admission.release_slot(0);
+        for peer in self.admission.release_slot(0) {
+            if let Some(listening) = self.listeners.get_mut(peer.listener) {
+                listening.listener.orphaned(&peer.identity, &peer.state);
+            }
+        }
         let Life::Running { since, is_ready, .. } = self.slot.life else {
             unreachable!("the caller has matched the running worker");
         };
@@ -313,14 +317,14 @@ impl Supervisor {
             match listening.listener.accept() {
                 Ok(None) => return,
                 Ok(Some(parts)) => {
-                    let admitted = self.admission.admit(&parts.identity, 0);
+                    let admitted = self.admission.admit(index, &parts, 0);
                     match admitted {
                         Ok(number) => hand_over(&mut self.slot.link, number, index, parts),
                         Err(why) => refuse(transport, parts, &why),
                     }
                 }
                 Err(error) => {
-                    warn!(transport = transport.scheme(), %error, "peer not accepted");
+                    warn!(transport = %transport.scheme(), %error, "peer not accepted");
                     if error.is_exhaustion() {
                         listening.paused = Some(Instant::now() + EXHAUSTED_PAUSE);
                         return;
@@ -425,7 +429,7 @@ fn hand_over(link: &mut Link, number: u64, listener: usize, parts: ChannelParts)
 
 /// Tells a peer that it is not admitted, if it takes a frame at once, and lets it go.
 fn refuse(transport: &dyn Transport, parts: ChannelParts, why: &str) {
-    warn!(transport = transport.scheme(), identity = %parts.identity, why, "peer refused");
+    warn!(transport = %transport.scheme(), identity = %parts.identity, why, "peer refused");
     let refusal = Refusal { code: Code::Limit, message: why.to_owned() };
     let mut frame = Vec::new();
     FrameWriter(&mut frame).control(Header::new(Kind::Error, 0), &encode(&refusal));

@@ -191,7 +191,7 @@ impl Worker {
         };
         let key = self.core.attach(self.now, PeerInfo { listener, origin, challenge });
         let peer = self.core.origin(key).peer;
-        info!(peer, transport = transport.scheme(), identity = %identity, "peer connected");
+        info!(peer, transport = %transport.scheme(), identity = %identity, "peer connected");
         let place = key.0 as usize;
         if self.connections.len() <= place {
             self.connections.resize_with(place + 1, || None);
@@ -215,7 +215,7 @@ impl Worker {
     }
 
     fn reject(&mut self, number: u64, transport: &dyn Transport, who: &Identity, why: &str) {
-        warn!(transport = transport.scheme(), identity = %who, why, "peer not served");
+        warn!(transport = %transport.scheme(), identity = %who, why, "peer not served");
         self.gone.push(number);
     }
 
@@ -228,6 +228,7 @@ impl Worker {
         if connection.blocked && events.intersects(EpollFlags::EPOLLOUT | broken) {
             connection.blocked = false;
             self.write(key);
+            self.served(key);
         }
         let wants_read = self.connection(key).is_some_and(|found| found.wants_read());
         if wants_read && events.intersects(EpollFlags::EPOLLIN | broken) {
@@ -383,7 +384,7 @@ impl Worker {
         let origin = self.core.origin(key);
         info!(
             peer = origin.peer,
-            transport = origin.transport,
+            transport = %origin.transport,
             identity = %connection.channel.identity(),
             name = origin.name.as_deref().map(tracing::field::debug),
             why = %why.escape_debug(),

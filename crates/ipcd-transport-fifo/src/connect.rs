@@ -5,10 +5,10 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use ipcd_transport::{Endpoint, Error, Identity, Result, StreamChannel, poll_until};
+use ipcd_transport::{Endpoint, Error, Identity, Result, StreamChannel, poll_some, poll_until};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::unistd::{read, write};
 
 use crate::GREETING;
@@ -108,7 +108,10 @@ fn await_greeting(
     down: &OwnedFd,
     deadline: Instant,
 ) -> Result<()> {
-    if !readable_or_broken(down, rendezvous, deadline)? {
+    // When nobody reads the rendezvous any more, that is POLLERR, which need not be asked for.
+    let rendezvous = PollFd::new(rendezvous.as_fd(), PollFlags::empty());
+    let down_or_broken = &mut [PollFd::new(down.as_fd(), PollFlags::POLLIN), rendezvous];
+    if !poll_some(down_or_broken, Some(deadline))? {
         return Err(timed_out(to));
     }
     let mut greeting = [0; GREETING.len()];
@@ -118,25 +121,6 @@ fn await_greeting(
         Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => Err(failed(to, ErrorKind::ConnectionReset)),
         Ok(_) => Err(Error::Protocol(format!("{to}: that is no rendezvous of ipcd"))),
         Err(error) => Err(failed(to, error)),
-    }
-}
-
-/// Waits until `down` has something to read, or its writer has gone, or nobody reads the
-/// rendezvous any more (`POLLERR`, which need not be asked for); false at the deadline.
-fn readable_or_broken(down: &OwnedFd, rendezvous: &OwnedFd, deadline: Instant) -> Result<bool> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up, so that a last fraction of a millisecond does not spin.
-        let millis = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
-        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
-        let down = PollFd::new(down.as_fd(), PollFlags::POLLIN);
-        let rendezvous = PollFd::new(rendezvous.as_fd(), PollFlags::empty());
-        match poll(&mut [down, rendezvous], timeout) {
-            Ok(0) if left.is_zero() => return Ok(false),
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
-            Err(error) => return Err(Error::system("poll", error)),
-        }
     }
 }
 

@@ -90,14 +90,15 @@ impl Scanner {
     pub(crate) fn accept(&mut self, count: usize) -> Option<Result<Name>> {
         self.len += count;
         self.skip_to_magic();
-        while self.len == RECORD_BYTES {
-            if field(&self.held, CHECKSUM_AT) == crc32(&self.held[..CHECKSUM_AT]) {
-                self.len = 0;
-                return Some(self.name());
-            }
-            self.skip(1);
-            self.skip_to_magic();
+        if self.len < RECORD_BYTES {
+            return None;
         }
+        if field(&self.held, CHECKSUM_AT) == crc32(&self.held[..CHECKSUM_AT]) {
+            self.len = 0;
+            return Some(self.name());
+        }
+        self.skip(1);
+        self.skip_to_magic();
         None
     }
 

@@ -5,8 +5,7 @@ mod raw;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -345,40 +344,6 @@ fn a_client_is_told_when_the_daemon_lets_it_go() {
         let error = client.join().unwrap().unwrap_err();
         assert!(error.is_disconnect(), "{error}");
     });
-}
-
-/// Set in the process that connects as another user.
-const GUEST: &str = "IPCD_FIFO_GUEST";
-
-#[test]
-fn another_user_connects_where_the_mode_allows_it() {
-    if let Ok(endpoint) = std::env::var(GUEST) {
-        return drop(Fifo.connect(&endpoint.parse().unwrap(), soon()).unwrap());
-    }
-    if !is_root("a peer of another user") {
-        return;
-    }
-    let mut site = Site::new();
-    fs::set_permissions(site.dir.path(), PermissionsExt::from_mode(0o711)).unwrap();
-    site.endpoint.set_option("mode", "0622");
-    let mut listener = site.listen();
-    let mut guest = spawn_guest(site.dir.path(), &site.endpoint);
-    await_readable(&*listener);
-    let parts = listener.accept().unwrap().expect("the guest");
-    assert_eq!((parts.identity.uid, parts.identity.pid), (Some(NOBODY), None));
-    assert!(guest.wait().unwrap().success());
-    assert_eq!(site.left_in_drop_box(), 0);
-}
-
-/// This very test, run as nobody, from a copy that nobody can reach in every build directory.
-fn spawn_guest(dir: &Path, endpoint: &Endpoint) -> std::process::Child {
-    let copy = dir.join("guest");
-    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-    fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
-    let mut command = Command::new(copy);
-    command.args(["--exact", "another_user_connects_where_the_mode_allows_it", "--nocapture"]);
-    command.current_dir("/").env(GUEST, endpoint.to_string());
-    std::os::unix::process::CommandExt::uid(&mut command, NOBODY).spawn().unwrap()
 }
 
 #[test]

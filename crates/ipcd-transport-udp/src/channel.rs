@@ -136,6 +136,7 @@ impl UdpChannel {
                 (self.session.ended, self.acknowledge) = (true, true);
             }
             Datagram::ByeAck { .. } => self.bye = None,
+            Datagram::Gone { .. } => self.gone = true,
             _ => {}
         }
         None

@@ -16,6 +16,7 @@
 //! | 8    | PONG    | both     | id `u64`                                                   | 9      |
 //! | 9    | BYE     | both     | id `u64`, sequence `u32` of the DATA that would come next  | 13     |
 //! | 10   | BYE_ACK | both     | id `u64`                                                   | 9      |
+//! | 11   | GONE    | listener | id `u64`                                                   | 9      |
 //!
 //! - **nonce**: chosen by the client at random; the cookie, COOKIE and ACCEPT are bound to it.
 //! - **id**: chosen by the daemon at random, so that neither a forger who cannot see the traffic
@@ -26,6 +27,8 @@
 //! - **position**: the cost of all DATA sent so far in this direction. In DATA it counts the
 //!   datagram itself; in CREDIT it is what the receiver has consumed; in PROBE what was sent.
 //! - **received**, **lost**: DATA datagrams, as counted by the receiver.
+//! - GONE says that nobody serves this connection any more. It answers any datagram with an id that
+//!   reaches the listener, and is never longer than that.
 //! - **record**: whole frames or a piece of one, as [`ipcd_transport::Splitter`] makes them.
 
 use crate::cookie::{COOKIE_BYTES, Cookie};
@@ -60,6 +63,7 @@ const PING: u8 = 7;
 const PONG: u8 = 8;
 const BYE: u8 = 9;
 const BYE_ACK: u8 = 10;
+const GONE: u8 = 11;
 
 /// What a client says to be admitted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,6 +93,7 @@ pub(crate) enum Datagram<'a> {
     Pong { id: u64 },
     Bye { id: u64, sequence: u32 },
     ByeAck { id: u64 },
+    Gone { id: u64 },
 }
 
 impl<'a> Datagram<'a> {
@@ -125,6 +130,7 @@ impl<'a> Datagram<'a> {
             PONG => Self::Pong { id: fields.u64()? },
             BYE => Self::Bye { id: fields.u64()?, sequence: fields.u32()? },
             BYE_ACK => Self::ByeAck { id: fields.u64()? },
+            GONE => Self::Gone { id: fields.u64()? },
             _ => return None,
         };
         fields.0.is_empty().then_some(datagram)
@@ -154,6 +160,7 @@ impl<'a> Datagram<'a> {
             Self::Pong { id } => id_only(PONG, id),
             Self::Bye { id, sequence } => id_only(BYE, id).u32(sequence),
             Self::ByeAck { id } => id_only(BYE_ACK, id),
+            Self::Gone { id } => id_only(GONE, id),
         };
         bytes.0
     }
@@ -169,7 +176,8 @@ impl<'a> Datagram<'a> {
             | Self::Ping { id }
             | Self::Pong { id }
             | Self::Bye { id, .. }
-            | Self::ByeAck { id } => Some(id),
+            | Self::ByeAck { id }
+            | Self::Gone { id } => Some(id),
         }
     }
 }
@@ -264,6 +272,7 @@ pub(crate) mod tests {
             Datagram::Pong { id },
             Datagram::Bye { id, sequence: 77 },
             Datagram::ByeAck { id },
+            Datagram::Gone { id },
         ]
     }
 

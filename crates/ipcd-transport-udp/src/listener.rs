@@ -71,8 +71,19 @@ impl Listening {
                 None
             }
             Datagram::Connect(request) => Some(request),
-            _ => None,
+            // GONE itself is not answered, or two listeners could keep each other busy for ever.
+            Datagram::Gone { .. } => None,
+            datagram => {
+                self.say_gone(datagram.id()?, from);
+                None
+            }
         }
+    }
+
+    /// Nobody serves this connection any more: its process has died, and the socket with it.
+    fn say_gone(&self, id: u64, to: SocketAddr) {
+        // If it is lost, the peer's next sign of life is answered likewise.
+        let _ = self.socket.send_to(&Datagram::Gone { id }.encode(), to);
     }
 
     fn admit(&mut self, from: SocketAddr, request: Request) -> Result<Option<ChannelParts>> {
@@ -164,6 +175,12 @@ impl Listener for Listening {
         }
         Ok(None)
     }
+
+    fn orphaned(&mut self, identity: &Identity, state: &[u8]) {
+        if let (Some(session), Some(peer)) = (Session::decode(state), identity.addr) {
+            self.say_gone(session.id, peer);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -248,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_init_and_junk_get_no_answer() {
+    fn a_short_init_and_junk_get_no_answer_but_gone() {
         let mut listening = listening();
         let client = client(&listening);
         client.send(&Datagram::Init { nonce: 1 }.encode()[..63]).unwrap();
@@ -262,7 +279,14 @@ mod tests {
             client.send(&bytes).unwrap();
         }
         assert!(listening.accept().unwrap().is_none());
-        assert_eq!(client.recv(&mut [0; 100]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        let mut bytes = [0; 100];
+        let mut answers = 0;
+        while let Ok(count) = client.recv(&mut bytes) {
+            let answer = Datagram::decode(&bytes[..count]);
+            assert!(matches!(answer, Some(Datagram::Gone { .. })), "{answer:?}");
+            answers += 1;
+        }
+        assert!((1..=41).contains(&answers), "{answers} answers");
     }
 
     /// Until it is connected, a new socket gets a share of everybody's datagrams.

@@ -77,6 +77,10 @@ pub trait Listener {
     /// The next peer, or `None` when there is none now. An error concerns one peer, not the
     /// listener: the caller reports it and goes on.
     fn accept(&mut self) -> Result<Option<ChannelParts>>;
+
+    /// The process that served this peer has died, and its descriptors with it. Where the kernel
+    /// does not tell the peer, the listener does. Identity and state are of the parts accepted.
+    fn orphaned(&mut self, _identity: &Identity, _state: &[u8]) {}
 }
 
 /// Moves frames to and from one peer. It owns its descriptors, all of them non-blocking.

@@ -1,5 +1,216 @@
-//! x
-use crate::args::*; use crate::context::Context; use crate::exit::Outcome;
-pub(crate) fn run(_c: &Context, _a: &DemoArgs) -> Outcome { Ok(()) }
-pub(crate) fn sender(_c: &Context, _a: &DemoPeerArgs) -> Outcome { Ok(()) }
-pub(crate) fn receiver(_c: &Context, _a: &DemoPeerArgs) -> Outcome { Ok(()) }
+//! `ipcctl demo`: a private daemon, and a sender and a receiver process on each transport, which
+//! send to each other in all pairs.
+
+mod peer;
+mod table;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ipcd_client::{Answer, Client, Endpoint, Options, Query};
+use ipcd_server::{Config, LogLevel, Start};
+use ipcd_transport::poll_until;
+use nix::poll::PollFlags;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::args::{DemoArgs, DemoPeerArgs, Format};
+use crate::context::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::write_all;
+
+/// How long the daemon and each process may take to start.
+const STARTING: Duration = Duration::from_secs(20);
+
+/// What came of one pair.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Cell {
+    from: String,
+    to: String,
+    messages: u64,
+    bytes: u64,
+    /// The median.
+    round_trip_us: Option<f64>,
+    error: Option<String>,
+}
+
+pub(crate) fn run(context: &Context, load: &DemoArgs) -> Outcome {
+    let dir = tempfile::Builder::new().prefix("ipcd-demo-").tempdir()?;
+    let daemon = PrivateDaemon::start(dir.path())?;
+    let endpoints = daemon.endpoints(dir.path())?;
+    let demo = Demo { dir: dir.path(), load };
+    let spawn_all = |verb| endpoints.iter().map(|at| demo.spawn(verb, at)).collect::<Outcome<_>>();
+    let receivers: Vec<Peer> = spawn_all("demo-receiver")?;
+    let mut senders: Vec<Peer> = spawn_all("demo-sender")?;
+    let mut cells = Vec::new();
+    for (from, sender) in endpoints.iter().zip(&mut senders) {
+        for to in &endpoints {
+            cells.push(sender.send_to(from.scheme(), to.scheme()));
+        }
+    }
+    drop((senders, receivers, daemon));
+    match context.format() {
+        Format::Text => write_all(table::render(&cells).as_bytes())?,
+        Format::Json | Format::Jsonl => {
+            let text = serde_json::to_string_pretty(&cells).expect("cells are plain values");
+            write_all(format!("{text}\n").as_bytes())?;
+        }
+    }
+    match cells.iter().filter(|cell| cell.error.is_some()).count() {
+        0 => Ok(()),
+        failed => {
+            let why = format!("{failed} of {} pairs failed", cells.len());
+            Err(Failure::new(Exit::Internal, why))
+        }
+    }
+}
+
+pub(crate) fn sender(context: &Context, args: &DemoPeerArgs) -> Outcome {
+    peer::Sender::new(context, args)?.run()
+}
+
+pub(crate) fn receiver(context: &Context, args: &DemoPeerArgs) -> Outcome {
+    peer::Receiver::new(context, args)?.run()
+}
+
+/// A daemon in a forked child, with a runtime directory and ports of its own.
+struct PrivateDaemon(Pid);
+
+impl PrivateDaemon {
+    fn start(dir: &Path) -> Outcome<Self> {
+        let mut config = Config::default();
+        config.log.level = LogLevel::Warn;
+        config.daemon.runtime_dir = Some(dir.to_owned());
+        config.listeners = ipcd_transports::ALL
+            .iter()
+            .map(|transport| any_port(transport.default_endpoint(dir)).to_string())
+            .map(|endpoint| endpoint.parse().map_err(|error| Failure::new(Exit::Internal, error)))
+            .collect::<Outcome<_>>()?;
+        let (ready, ready_fd) = nix::unistd::pipe().map_err(std::io::Error::from)?;
+        let mut start = Some(Start { ready_fd: Some(ready_fd), config_file: None });
+        let child = ipcd_sys::fork(|| {
+            let start = start.take().expect("a child is born once");
+            // The demo may be killed; nothing of it must stay.
+            let _ = set_pdeathsig(Signal::SIGTERM);
+            ipcd_server::init_log(config.log);
+            match ipcd_server::run(config, start) {
+                Ok(()) => 0,
+                Err(error) => {
+                    eprintln!("ipcctl: the demo's daemon: {error}");
+                    1
+                }
+            }
+        })?;
+        let daemon = Self(child);
+        // Our copy of the writing end must not keep the pipe open when the daemon fails.
+        drop(start);
+        let came = poll_until(&ready.as_fd(), PollFlags::POLLIN, Instant::now() + STARTING)?;
+        let mut newline = [0];
+        if !came || nix::unistd::read(&ready, &mut newline) != Ok(1) {
+            return Err(Failure::new(Exit::CannotConnect, "the demo's daemon did not start"));
+        }
+        Ok(daemon)
+    }
+
+    /// Where it really listens.
+    fn endpoints(&self, dir: &Path) -> Outcome<Vec<Endpoint>> {
+        let first = ipcd_transports::ALL[0].default_endpoint(dir);
+        let answers = Client::connect(&first, Options::default())?.query(&Query::Status)?;
+        let Some(Answer::Status(status)) = answers.first() else {
+            return Err(Failure::new(Exit::BadMessage, "the daemon did not tell its listeners"));
+        };
+        let parse = |text: &String| Ok(text.parse()?);
+        status.listeners.iter().map(|listener| parse(&listener.endpoint)).collect()
+    }
+}
+
+impl Drop for PrivateDaemon {
+    fn drop(&mut self) {
+        // It is our child and was not waited for, so the number is still its own.
+        let _ = kill(self.0, Signal::SIGTERM);
+        let _ = waitpid(self.0, None);
+    }
+}
+
+/// Network endpoints get a port that the kernel chooses.
+fn any_port(endpoint: Endpoint) -> Endpoint {
+    match endpoint.address().rsplit_once(':') {
+        Some((host, _)) if endpoint.path().is_err() => endpoint.with_address(format!("{host}:0")),
+        _ => endpoint,
+    }
+}
+
+struct Demo<'a> {
+    dir: &'a Path,
+    load: &'a DemoArgs,
+}
+
+impl Demo<'_> {
+    /// Starts a process of the demo and waits until it is connected.
+    fn spawn(&self, verb: &str, at: &Endpoint) -> Outcome<Peer> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg(verb)
+            .arg(format!("--messages={}", self.load.messages))
+            .arg(format!("--size={}", self.load.size))
+            .arg(format!("--pings={}", self.load.pings))
+            .arg(format!("--via={at}"))
+            .arg("--runtime-dir")
+            .arg(self.dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let orders = child.stdin.take().expect("its standard input is a pipe");
+        let reports = BufReader::new(child.stdout.take().expect("its standard output is a pipe"));
+        let mut peer = Peer { child, orders, reports };
+        match peer.report()?.trim() {
+            "ready" => Ok(peer),
+            _ => Err(Failure::new(Exit::CannotConnect, format!("{verb} on {at} did not start"))),
+        }
+    }
+}
+
+/// A process of the demo. It does what it is told on its standard input, a line at a time.
+struct Peer {
+    child: Child,
+    orders: ChildStdin,
+    reports: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    fn send_to(&mut self, from: &str, to: &str) -> Cell {
+        let failed = |error: String| Cell {
+            from: from.into(),
+            to: to.into(),
+            messages: 0,
+            bytes: 0,
+            round_trip_us: None,
+            error: Some(error),
+        };
+        if let Err(error) = writeln!(self.orders, "{to}") {
+            return failed(error.to_string());
+        }
+        match self.report().map(|line| serde_json::from_str(&line)) {
+            Ok(Ok(cell)) => cell,
+            _ => failed("its sender has died".into()),
+        }
+    }
+
+    fn report(&mut self) -> Outcome<String> {
+        let mut line = String::new();
+        self.reports.read_line(&mut line)?;
+        Ok(line)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
