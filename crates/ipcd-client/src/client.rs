@@ -40,6 +40,8 @@ pub struct Client {
     /// Whether messages were sent on a connection that was lost before they were confirmed.
     unconfirmed: bool,
     lost_unconfirmed: bool,
+    /// Why the daemon ends the session.
+    ending: Option<Refusal>,
     /// Why the connection was lost, until it is made again.
     lost: Option<String>,
 }
@@ -99,6 +101,7 @@ impl Client {
             refused: None,
             unconfirmed: false,
             lost_unconfirmed: false,
+            ending: None,
             lost: None,
         })
     }
@@ -368,7 +371,10 @@ impl Client {
     fn turn(&mut self, wish: Wish<'_>) -> Result<Turn> {
         let turn = self.wire.turn(wish);
         self.dispatch()?;
-        turn
+        match (turn, &self.ending) {
+            (Err(Error::Disconnected(_)), Some(refusal)) => Err(Error::Refused(refusal.clone())),
+            (turn, _) => turn,
+        }
     }
 
     fn write_some(&mut self) -> Result<()> {
@@ -391,7 +397,8 @@ impl Client {
                 self.events.push_back(Event::Message(message));
             }
             Incoming::Done(id) => self.conclude(id, Ok(())),
-            Incoming::Refused(0, refusal) => return Err(Error::Refused(refusal)),
+            // It is about no frame of ours: the daemon ends the session, and closes.
+            Incoming::Refused(0, refusal) => self.ending = Some(refusal),
             Incoming::Refused(id, refusal) => self.conclude(id, Err(refusal)),
             Incoming::Answer { id, more, answer } => {
                 if let Some(awaited) = self.awaited.as_mut().filter(|awaited| awaited.id == id) {
@@ -465,6 +472,7 @@ impl Client {
         self.welcome = welcome;
         self.awaited = None;
         self.lost = None;
+        self.ending = None;
         self.origins.clear();
         self.introduced.clear();
         let subscribes: Vec<_> = self

@@ -149,13 +149,15 @@ impl Core {
                 Ok(Decoded::Incomplete(_)) => break Progress { consumed, waiting: false },
                 Ok(Decoded::Frame(frame, length)) => {
                     if frame.header.kind != Kind::Message {
+                        if asks(frame.header.kind) && self.waits_for_itself(key) {
+                            break Progress { consumed, waiting: true };
+                        }
                         self.control(now, key, &frame);
                         consumed += length;
                     } else if self.peer(key).is_open() {
                         let run = self.publish(now, key, rest, largest);
                         consumed += run.consumed;
                         if run.waiting {
-                            self.peer(key).waiting = true;
                             break Progress { consumed, waiting: true };
                         }
                     } else {
@@ -302,8 +304,7 @@ impl Core {
         self.send(now, key, Header::new(Kind::Error, correlation), &body);
     }
 
-    /// Puts a control frame into the peer's outbox. They never wait: a peer that does not take
-    /// them is cut off once it has asked for more than an outbox of them.
+    /// Puts a control frame into the peer's outbox. They never wait: what asks for one does.
     pub(crate) fn send(&mut self, now: Instant, key: PeerKey, header: Header, body: &[u8]) {
         let peer = &mut self.peers[key.0 as usize];
         FrameWriter(peer.outbox.append(now, &mut self.spare)).control(header, body);
@@ -396,6 +397,21 @@ impl Core {
         self.fail(now, key, Code::TooSlow, why);
     }
 
+    /// A peer that does not take its answers may not ask for more.
+    pub(crate) fn waits_for_itself(&mut self, key: PeerKey) -> bool {
+        let is_full = self.peer(key).full;
+        if is_full {
+            self.wait_for(key, key);
+        }
+        is_full
+    }
+
+    /// Leaves a peer unread until another's outbox has room.
+    pub(crate) fn wait_for(&mut self, key: PeerKey, full: PeerKey) {
+        self.peer(full).waiters.push(key);
+        self.peer(key).waiting = true;
+    }
+
     pub(crate) fn resume_waiters(&mut self, key: PeerKey) {
         for waiter in std::mem::take(&mut self.peer(key).waiters) {
             if let Some(peer) = self.peers.get_mut(waiter.0 as usize)
@@ -423,4 +439,9 @@ impl Core {
             self.send(now, key, Header::new(Kind::Notice, 0), &notice);
         }
     }
+}
+
+/// Whether a frame of this kind is answered.
+fn asks(kind: Kind) -> bool {
+    !matches!(kind, Kind::Message | Kind::Pong | Kind::Bye)
 }

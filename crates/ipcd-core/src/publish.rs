@@ -49,13 +49,16 @@ impl Core {
         let correlation = first.header.correlation;
         let members = match self.check(&first) {
             Ok(members) => members,
+            Err(_) if self.waits_for_itself(key) => {
+                return Run { consumed: 0, waiting: true };
+            }
             Err((code, why)) => {
                 self.refuse(now, key, correlation, code, why);
                 return Run { consumed: length, waiting: false };
             }
         };
         if let Some(full) = self.full_member(key, &members) {
-            self.peer(full).waiters.push(key);
+            self.wait_for(key, full);
             return Run { consumed: 0, waiting: true };
         }
         let subject = HEADER_BYTES..HEADER_BYTES + first.subject.len();

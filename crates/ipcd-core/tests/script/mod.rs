@@ -1,0 +1,266 @@
+//! The language of the scripts, a line a step:
+//!
+//! ```text
+//! + a b=name      peers attach and open a session      ++ a    attach only       - a   detach
+//! a: WHAT | WHAT  one batch of bytes from a: sub N FILTER [overflow] [origin], unsub N,
+//!                 pub SUBJECT TEXT, pubsize SUBJECT BYTES, flush, ping, hello OLDEST NEWEST, half, garbage
+//! a: stall        nothing is written to a until        a: read BYTES
+//! wait SECONDS    time passes                          drain   the daemon ends
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ipcd_core::{Config, Core, DaemonInfo, Output, PeerInfo, PeerKey};
+use ipcd_proto::control::{
+    Hello, Notice, Origin, Overflow, Refusal, Subscribe, Unsubscribe, decode as body, encode,
+};
+use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
+
+/// Runs the script and compares what the peers saw, line by line, in the order in which they did.
+pub(crate) fn check(script: &str, expected: &str) {
+    let mut stage = Stage::new();
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        stage.step(line);
+    }
+    let expected: Vec<_> =
+        expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    assert_eq!(stage.seen, expected, "script:{script}");
+}
+
+struct Stage {
+    core: Core,
+    now: Instant,
+    actors: BTreeMap<String, Actor>,
+    seen: Vec<String>,
+}
+
+struct Actor {
+    key: PeerKey,
+    stalled: bool,
+    /// Bytes sent and not taken by the router.
+    rest: Vec<u8>,
+    /// Bytes written to the peer and not yet whole frames.
+    inbox: Vec<u8>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let now = Instant::now();
+        let config =
+            Config { max_payload: 2000, outbox: 4000, ..Config::new(DaemonInfo::unknown(now)) };
+        Self { core: Core::new(config), now, actors: BTreeMap::new(), seen: Vec::new() }
+    }
+
+    fn step(&mut self, line: &str) {
+        let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match first {
+            "+" => rest.split(' ').for_each(|who| self.attach(who, true)),
+            "++" => rest.split(' ').for_each(|who| self.attach(who, false)),
+            "-" => self.core.detach(self.actors.remove(rest).expect("an actor").key),
+            "wait" => {
+                self.now += Duration::from_secs(rest.parse().expect("seconds"));
+                self.core.tick(self.now);
+            }
+            "drain" => self.core.drain(self.now),
+            who => self.act(who.trim_end_matches(':'), rest),
+        }
+        self.settle();
+    }
+
+    fn attach(&mut self, who: &str, opens: bool) {
+        let (who, name) = who.split_once('=').map_or((who, None), |(who, name)| (who, Some(name)));
+        let origin = Origin {
+            peer: 0,
+            name: None,
+            transport: "test".into(),
+            pid: None,
+            uid: None,
+            gid: None,
+            addr: None,
+        };
+        let key = self.core.attach(self.now, PeerInfo { listener: 0, origin, challenge: None });
+        let actor = Actor { key, stalled: false, rest: Vec::new(), inbox: Vec::new() };
+        self.actors.insert(who.into(), actor);
+        if opens {
+            let hello = hello(1, 1, name);
+            self.send(who, &hello);
+            self.settle();
+        }
+    }
+
+    fn act(&mut self, who: &str, what: &str) {
+        match what.split_once(' ').unwrap_or((what, "")) {
+            ("stall", _) => self.actor(who).stalled = true,
+            ("read", bytes) => self.write(who, bytes.parse().expect("bytes")),
+            _ => {
+                let batch: Vec<u8> = what.split(" | ").flat_map(frame_of).collect();
+                self.send(who, &batch);
+            }
+        }
+    }
+
+    fn actor(&mut self, who: &str) -> &mut Actor {
+        self.actors.get_mut(who).expect("an actor of that name")
+    }
+
+    fn send(&mut self, who: &str, bytes: &[u8]) {
+        self.actor(who).rest.extend_from_slice(bytes);
+        self.offer(who);
+    }
+
+    fn offer(&mut self, who: &str) {
+        let (key, mut rest) = (self.actor(who).key, std::mem::take(&mut self.actor(who).rest));
+        let progress = self.core.receive(self.now, key, &mut rest);
+        rest.drain(..progress.consumed);
+        self.actor(who).rest = rest;
+        if progress.waiting {
+            self.seen.push(format!("{who}: waits"));
+        }
+    }
+
+    /// Does what the router asks for.
+    fn settle(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Write(key) => {
+                    let who = self.name(key);
+                    if !self.actor(&who).stalled {
+                        self.write(&who, usize::MAX);
+                    }
+                }
+                Output::Resume(key) => {
+                    let who = self.name(key);
+                    self.seen.push(format!("{who}: resumes"));
+                    self.offer(&who);
+                }
+                Output::Close(key, why) => {
+                    let who = self.name(key);
+                    self.seen.push(format!("{who}: closes: {why}"));
+                }
+                Output::Opened(_) => {}
+                Output::Drop(key, _) => {
+                    let who = self.name(key);
+                    self.core.detach(key);
+                    self.actors.remove(&who);
+                    self.seen.push(format!("{who}: dropped"));
+                }
+            }
+        }
+    }
+
+    fn name(&self, key: PeerKey) -> String {
+        let found = self.actors.iter().find(|(_, actor)| actor.key == key);
+        found.expect("outputs are about peers that are attached").0.clone()
+    }
+
+    fn write(&mut self, who: &str, most: usize) {
+        let key = self.actor(who).key;
+        let bytes = self.core.outbox(key);
+        let bytes = bytes[..bytes.len().min(most)].to_vec();
+        self.core.wrote(self.now, key, bytes.len());
+        self.actor(who).inbox.extend_from_slice(&bytes);
+        let inbox = std::mem::take(&mut self.actor(who).inbox);
+        let mut rest = &inbox[..];
+        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+            self.seen.extend(shown(&frame).map(|text| format!("{who}: {text}")));
+            rest = &rest[length..];
+        }
+        let rest = rest.to_vec();
+        self.actor(who).inbox = rest;
+        self.core.tick(self.now);
+    }
+}
+
+/// What a peer sees of a frame; the WELCOME that every session begins with is left out.
+fn shown(frame: &Frame<'_>) -> Option<String> {
+    let subject = String::from_utf8_lossy(frame.subject);
+    let header = frame.header;
+    Some(match header.kind {
+        Kind::Welcome => return None,
+        Kind::Message if frame.payload.len() > 50 => {
+            format!("message {} {subject} ({} bytes)", header.subscription, frame.payload.len())
+        }
+        Kind::Message => {
+            let text = String::from_utf8_lossy(frame.payload);
+            format!("message {} {subject} {text}", header.subscription)
+        }
+        Kind::Error => {
+            let refusal: Refusal = body(frame.payload).expect("a refusal");
+            let what = if header.correlation == 0 { "error" } else { "refused" };
+            format!("{what} {:?}", refusal.code)
+        }
+        Kind::Notice => match body(frame.payload).expect("a notice") {
+            Notice::Gap { subscription, dropped } => format!("gap {subscription} {dropped}"),
+            Notice::Origin(origin) => format!("origin {}", origin.name.unwrap_or_default()),
+        },
+        kind => format!("{kind:?}").to_lowercase(),
+    })
+}
+
+fn hello(oldest: u16, newest: u16, name: Option<&str>) -> Vec<u8> {
+    let hello = Hello {
+        magic: Hello::MAGIC,
+        oldest,
+        newest,
+        features: 0,
+        nonce: [0; 32],
+        name: name.map(str::to_owned),
+        token: None,
+        no_echo: false,
+    };
+    control(Kind::Hello, &encode(&hello))
+}
+
+/// The bytes of one frame that a script describes.
+fn frame_of(what: &str) -> Vec<u8> {
+    let words: Vec<&str> = what.split(' ').collect();
+    let number = |at: usize| words[at].parse().expect("a number");
+    match words[0] {
+        "sub" => control(Kind::Subscribe, &subscribe(&words)),
+        "unsub" => control(Kind::Unsubscribe, &encode(&Unsubscribe { subscription: number(1) })),
+        "pub" => message(words[1], words[2].as_bytes()),
+        "pubsize" => message(words[1], &vec![b'x'; number(2) as usize]),
+        "ping" => control(Kind::Ping, &[]),
+        "flush" => control(Kind::Flush, &[]),
+        "hello" => hello(number(1) as u16, number(2) as u16, None),
+        "half" => control(Kind::Ping, &[])[..20].to_vec(),
+        "garbage" => b" GET / HTTP/1.1\r\n"[..].to_vec(),
+        verb => panic!("no such verb: {verb}"),
+    }
+}
+
+fn subscribe(words: &[&str]) -> Vec<u8> {
+    let overflow = words[3..].iter().find_map(|word| match *word {
+        "block" => Some(Overflow::Block),
+        "drop-oldest" => Some(Overflow::DropOldest),
+        "drop-newest" => Some(Overflow::DropNewest),
+        "disconnect" => Some(Overflow::Disconnect),
+        _ => None,
+    });
+    encode(&Subscribe {
+        subscription: words[1].parse().expect("a number"),
+        filter: words[2].into(),
+        group: None,
+        overflow,
+        origin: words[3..].contains(&"origin"),
+    })
+}
+
+fn control(kind: Kind, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    FrameWriter(&mut bytes).control(Header::new(kind, 1), body);
+    bytes
+}
+
+fn message(subject: &str, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    FrameWriter(&mut bytes).write(&Frame {
+        header: Header::new(Kind::Message, 1),
+        subject: subject.as_bytes(),
+        reply: &[],
+        headers: &[],
+        payload,
+    });
+    bytes
+}
