@@ -10,6 +10,7 @@ use std::env;
 use std::io::{Read as _, stdin};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::{ChannelParts, Endpoint, Identity, poll_until};
@@ -24,6 +25,16 @@ const PART: &str = "IPCD_CONFORMANCE_PART";
 /// Where it plays it.
 const ENDPOINT: &str = "IPCD_CONFORMANCE_ENDPOINT";
 
+/// Held for writing while a process is started. Until it executes its program, it has copies of
+/// all descriptors of this one, so that what another test closes is not closed yet.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// For a case in which what it closes must be gone at once, such as a listener's socket: no process
+/// is started meanwhile. Such a case cannot start one itself.
+pub(crate) fn hold_starts_off() -> RwLockReadGuard<'static, ()> {
+    STARTING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A process that plays a part. Dropping it kills the process.
 pub(crate) struct Child {
     process: std::process::Child,
@@ -36,6 +47,8 @@ impl Child {
         let (control, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
             .expect("a socket pair is at hand");
         let executable = env::current_exe().expect("the test executable has a path");
+        // Starting it ends only when the program is executed.
+        let _starting = STARTING.write().unwrap_or_else(PoisonError::into_inner);
         let process = Command::new(executable)
             .args(["--exact", &test_name(suite.module), "--nocapture", "--test-threads=1"])
             .env(PART, part)

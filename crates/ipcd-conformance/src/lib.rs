@@ -11,7 +11,7 @@
 //! makes an endpoint that nobody else uses; for a port that is `127.0.0.1:0`.
 //!
 //! Nothing here sleeps, and nothing asserts that something was fast: a case waits for what must
-//! happen, and the [watchdog](watchdog) fails it if it does not.
+//! happen, and the [watchdog] fails it if it does not.
 //!
 //! # Other processes
 //! Some cases need a peer that can be killed, or a umask of its own. The test harness has threads,

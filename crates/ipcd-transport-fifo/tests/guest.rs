@@ -44,7 +44,7 @@ fn another_user_connects_where_the_mode_allows_it() {
     assert_eq!(fs::read_dir(dir.path().join("fifo")).unwrap().count(), 0);
 }
 
-/// This very test, run as nobody, from a copy that nobody can reach in every build directory.
+/// This very test, run as `nobody` from a copy, since the build directory may be closed to others.
 fn spawn_guest(dir: &Path, endpoint: &Endpoint) -> Child {
     let copy = dir.join("guest");
     fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();

@@ -56,7 +56,7 @@ pub fn opens_nothing_that_blocks_or_is_inherited(suite: &Suite) {
     check_descriptor("a listener's", listener.fd());
     assert!(listener.accept().expect("nobody came").is_none());
     drop(listener);
-    let Pair { client, server, listener: _listener } = scene.pair();
+    let Pair { client, server, listener: _listener } = Scene::new(suite).pair();
     for (side, peer) in [("client", client), ("server", server)] {
         let parts = peer.into_parts();
         for fd in &parts.descriptors {

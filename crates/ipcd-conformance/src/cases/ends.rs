@@ -71,9 +71,8 @@ pub fn never_takes_an_end_inside_a_frame_for_a_whole_one(suite: &Suite) {
 
 /// Writing ends with an error that says that the peer has gone, not with one of ours.
 pub fn fails_a_write_to_a_peer_that_is_gone(suite: &Suite) {
-    let scene = Scene::new(suite);
     for client_stays in [true, false] {
-        let Pair { client, server, listener: _listener } = scene.pair();
+        let Pair { client, server, listener: _listener } = Scene::new(suite).pair();
         let (mut stays, goes) = if client_stays { (client, server) } else { (server, client) };
         drop(goes);
         await_write_error(&mut stays);

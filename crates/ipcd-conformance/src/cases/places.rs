@@ -9,6 +9,7 @@ use ipcd_transport::{Endpoint, Error};
 use nix::sys::stat::{Mode, umask};
 
 use crate::Suite;
+use crate::child::hold_starts_off;
 use crate::frames;
 use crate::peer::drive;
 use crate::scene::Scene;
@@ -40,6 +41,7 @@ fn check_is_taken(suite: &Suite, first: &Server) {
 
 /// A listener that ends leaves neither a file nor anything else in the next one's way.
 pub fn leaves_nothing_behind(suite: &Suite) {
+    let _no_copies = hold_starts_off();
     let scene = Scene::new(suite);
     let listener = scene.listen();
     check_meeting(&scene, &listener);
@@ -55,6 +57,7 @@ pub fn leaves_nothing_behind(suite: &Suite) {
 
 /// A file, a directory, or a symlink in the place is reported, and left as it is.
 pub fn refuses_to_replace_what_is_no_listener(suite: &Suite) {
+    let _no_copies = hold_starts_off();
     let scene = Scene::new(suite);
     let Some(path) = scene.path() else { return };
     let precious = scene.dir().join("precious");

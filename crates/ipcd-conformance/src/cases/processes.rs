@@ -83,8 +83,8 @@ pub fn hands_a_channel_to_another_process(suite: &Suite) {
 
 /// So does one on which frames have passed, whichever side it is.
 pub fn hands_a_channel_over_in_mid_life(suite: &Suite) {
-    let scene = Scene::new(suite);
     for client_moves in [true, false] {
+        let scene = Scene::new(suite);
         let mut pair = scene.pair();
         check_echo(&mut pair);
         let Pair { client, server, listener } = pair;

@@ -16,6 +16,7 @@ use nix::sys::socket::{Backlog, listen};
 
 use super::places::tree;
 use crate::Suite;
+use crate::child::hold_starts_off;
 use crate::frames::{self, LARGEST};
 use crate::peer::drive;
 use crate::scene::Scene;
@@ -23,6 +24,7 @@ use crate::watchdog::Watchdog;
 
 /// It says that nobody is there, and does not wait for somebody to come.
 pub fn fails_at_once_when_nobody_is_there(suite: &Suite) {
+    let _no_copies = hold_starts_off();
     let mut scene = Scene::new(suite);
     let mut places = Vec::from_iter(scene.path().map(|_| scene.endpoint.clone()));
     scene.endpoint = scene.listen().local().clone();
