@@ -83,7 +83,9 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         use ipcd_transport::Error as Transport;
         let (exit, advice) = match &error {
-            Error::Connect(Transport::Endpoint(_)) => (Exit::Usage, ""),
+            Error::Connect(Transport::Endpoint(what)) => {
+                return Self::new(Exit::Usage, what.clone());
+            }
             Error::Connect(Transport::TimedOut(_)) => (Exit::Timeout, ""),
             Error::Connect(_) => {
                 (Exit::CannotConnect, " (is ipcd running, and listening there? try --via)")

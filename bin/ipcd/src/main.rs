@@ -59,13 +59,14 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err((status, why)) => {
-            eprintln!("ipcd: {why}");
+            eprintln!("{why}");
             ExitCode::from(status)
         }
     }
 }
 
 fn run(arguments: Arguments) -> Result<(), (u8, String)> {
+    // What is wrong in a file stands at the start of the line, where editors look for it.
     let config = arguments.configure().map_err(|error| (USAGE, error.to_string()))?;
     if arguments.print_config {
         print!("{}", config.to_text());
@@ -75,10 +76,10 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
         return Ok(());
     }
     let ready_fd = arguments.ready_fd.map(ipcd_sys::take_fd).transpose();
-    let ready_fd = ready_fd.map_err(|error| (USAGE, format!("--ready-fd: {error}")))?;
+    let ready_fd = ready_fd.map_err(|error| (USAGE, format!("ipcd: --ready-fd: {error}")))?;
     ipcd_server::init_log(config.log);
     ipcd_server::run(config, Start { config_file: arguments.config, ready_fd })
-        .map_err(|error| (error.exit_status(), error.to_string()))
+        .map_err(|error| (error.exit_status(), format!("ipcd: {error}")))
 }
 
 impl Arguments {

@@ -87,8 +87,11 @@ impl Core {
         let Challenged { hello, nonce } = *challenged;
         let proof = self.prove(&hello, &nonce, &auth.proof);
         let proof = proof.ok_or_else(|| {
-            let which = hello.token.as_deref().unwrap_or("the daemon's own").escape_debug();
-            (Code::Denied, format!("the token ({which}) is wrong or unknown"))
+            let which = match &hello.token {
+                None => "the token is wrong".into(),
+                Some(name) => format!("the token {} is wrong or unknown", name.escape_debug()),
+            };
+            (Code::Denied, which)
         })?;
         self.welcome(now, key, hello, Some(proof))
     }
