@@ -83,6 +83,11 @@ pub(crate) enum Verb {
     Status,
     /// Every peer of the daemon.
     Clients,
+    /// Cut a peer off.
+    Kick {
+        /// Its id, as `clients` tells it.
+        id: u64,
+    },
     /// Start a private daemon and send between every pair of transports.
     Demo(DemoArgs),
     #[command(hide = true)]

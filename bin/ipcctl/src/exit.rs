@@ -28,6 +28,7 @@ pub(crate) enum Exit {
     Usage = 2,
     CannotConnect = 3,
     Timeout = 4,
+    NoPeer = 5,
     Denied = 6,
     NotAccepted = 7,
     BadMessage = 8,
@@ -40,6 +41,7 @@ impl Exit {
             Self::Usage => "usage",
             Self::CannotConnect => "cannot-connect",
             Self::Timeout => "timeout",
+            Self::NoPeer => "no-peer",
             Self::Denied => "denied",
             Self::NotAccepted => "not-accepted",
             Self::BadMessage => "bad-message",
@@ -110,7 +112,7 @@ fn exit_of(code: Code) -> Exit {
         }
         Code::Denied | Code::NameTaken | Code::Limit => Exit::Denied,
         Code::TimedOut => Exit::Timeout,
-        Code::TooSlow | Code::Ending => Exit::NotAccepted,
+        Code::TooSlow | Code::Ending | Code::Kicked => Exit::NotAccepted,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Looking at the daemon: `status`, `clients`; and at the tool: `transports`, `version`.
+//! Looking at the daemon: `status`, `clients`, `kick`; and at the tool: `transports`, `version`.
 
 use ipcd_client::{Answer, PeerStatus, Query, Status};
 use ipcd_transport::{IdentityKind, Transport};
@@ -28,6 +28,13 @@ pub(crate) fn clients(context: &Context) -> Outcome {
         }
     }
     print(context, &clients_text(&peers), || peers.iter().map(client_json).collect())
+}
+
+pub(crate) fn kick(context: &Context, id: u64) -> Outcome {
+    match context.connect()?.query(&Query::Kick(id))?.pop() {
+        Some(Answer::Kicked(true)) => Ok(()),
+        _ => Err(Failure::new(Exit::NoPeer, format!("kick {id}: there is no such peer"))),
+    }
 }
 
 pub(crate) fn transports(context: &Context) -> Outcome {

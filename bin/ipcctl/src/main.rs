@@ -35,6 +35,7 @@ fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Transports => inspect::transports(context),
         Verb::Status => inspect::status(context),
         Verb::Clients => inspect::clients(context),
+        Verb::Kick { id } => inspect::kick(context, id),
         Verb::Demo(args) => demo::run(context, &args),
         Verb::DemoSender(args) => demo::sender(context, &args),
         Verb::DemoReceiver(args) => demo::receiver(context, &args),

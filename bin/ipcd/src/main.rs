@@ -25,12 +25,15 @@ struct Arguments {
     /// Print the configuration that would be in force, and do nothing else.
     #[arg(long)]
     print_config: bool,
-    /// How peers are spread over workers: pool.
+    /// How peers are spread over workers: pool, or connection (a child for each).
     #[arg(long, value_name = "MODE", value_parser = ipcd_server::word::<ForkMode>)]
     fork: Option<ForkMode>,
     /// Workers of a pool; 0 for as many as fit the machine.
     #[arg(long, value_name = "N")]
     workers: Option<Workers>,
+    /// Children at the most, with --fork connection.
+    #[arg(long, value_name = "N")]
+    max_children: Option<u32>,
     /// Run workers as this user, and group, when started as root.
     #[arg(long, value_name = "U[:G]")]
     user: Option<String>,
@@ -93,6 +96,7 @@ impl Arguments {
         let daemon = &mut config.daemon;
         daemon.fork = self.fork.unwrap_or(daemon.fork);
         daemon.workers = self.workers.unwrap_or(daemon.workers);
+        daemon.max_children = self.max_children.unwrap_or(daemon.max_children);
         daemon.pid_file = self.pid_file.clone().or(daemon.pid_file.take());
         daemon.runtime_dir = self.runtime_dir.clone().or(daemon.runtime_dir.take());
         if let Some(user) = &self.user {

@@ -3,15 +3,17 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use ipcd_proto::control::{Code, Notice, Origin, Refusal, encode};
+use ipcd_proto::control::{Code, Notice, Origin, Query, Refusal, encode};
 use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode, limits};
 use slab::Slab;
 
 use crate::config::{Config, PeerInfo};
-use crate::interest::Interests;
+use crate::interest::{Interests, Member};
+use crate::others::{Others, Shared};
 use crate::outbox::{Outbox, Spare};
-use crate::peer::{Deadlines, Peer, PeerCounts, PeerKey, State};
+use crate::peer::{Deadlines, Peer, PeerCounts, PeerKey, State, Subscription};
 use crate::publish::LastRoute;
+use crate::report::Questions;
 use crate::timers::Timers;
 
 /// How long a peer that is cut off, or says goodbye, has to take what is left for it.
@@ -25,12 +27,15 @@ const LINGER: Duration = Duration::from_secs(1);
 pub struct Core {
     pub(crate) config: Config,
     pub(crate) peers: Slab<Peer>,
-    pub(crate) interests: Interests,
+    pub(crate) interests: Interests<Member>,
+    /// What is known of the other workers, if there are any.
+    pub(crate) others: Option<Others>,
     pub(crate) last_route: LastRoute,
     pub(crate) names: HashSet<String>,
     pub(crate) counters: Counters,
     pub(crate) spare: Spare,
-    outputs: VecDeque<Output>,
+    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) questions: Questions,
     timers: Timers,
     next_number: u32,
 }
@@ -48,16 +53,43 @@ pub enum Output {
     Close(PeerKey, String),
     /// Detach the peer now.
     Drop(PeerKey, String),
+    /// Send what is on its way to another worker ([`Core::outgoing`]).
+    Forward(u32),
+    /// Tell all workers of this interest; then [`Core::confirmed`].
+    Interested {
+        /// For the confirmation.
+        ticket: u64,
+        /// The filter.
+        filter: String,
+    },
+    /// Tell all workers that this interest is gone.
+    Uninterested {
+        /// The filter.
+        filter: String,
+    },
+    /// Ask whether a peer may have a name; then [`Core::named`].
+    ClaimName(PeerKey, String),
+    /// The name is free again.
+    ReleaseName(String),
+    /// Ask all workers, ourselves too ([`Core::report`]); then [`Core::reported`].
+    Ask {
+        /// For the answer.
+        ticket: u64,
+        /// The question.
+        query: Query,
+    },
 }
 
 impl Output {
-    fn peer(&self) -> PeerKey {
+    fn peer(&self) -> Option<PeerKey> {
         match *self {
             Self::Write(key)
             | Self::Resume(key)
             | Self::Opened(key)
             | Self::Close(key, _)
-            | Self::Drop(key, _) => key,
+            | Self::Drop(key, _)
+            | Self::ClaimName(key, _) => Some(key),
+            _ => None,
         }
     }
 }
@@ -88,9 +120,12 @@ pub(crate) struct Counters {
 }
 
 impl Core {
-    /// A router without peers.
-    pub fn new(config: Config) -> Self {
+    /// A router without peers; one of several, if it is given what they share.
+    pub fn new(config: Config, shared: Option<Shared>) -> Self {
+        let others = shared.map(|shared| Others::new(config.slot, shared));
         Self {
+            others,
+            questions: Questions::default(),
             config,
             peers: Slab::new(),
             interests: Interests::default(),
@@ -121,6 +156,7 @@ impl Core {
             waiters: Vec::new(),
             waiting: false,
             subscriptions: Vec::new(),
+            introduced: Vec::new(),
             has_gaps: false,
             known: HashSet::new(),
             counts: PeerCounts::default(),
@@ -200,7 +236,8 @@ impl Core {
             return;
         }
         let has_gaps = std::mem::take(&mut peer.has_gaps);
-        if std::mem::take(&mut peer.full) {
+        if peer.full {
+            self.set_full(key, false);
             self.resume_waiters(key);
         }
         if has_gaps {
@@ -213,11 +250,12 @@ impl Core {
         self.forget_subscriptions(key);
         self.resume_waiters(key);
         let mut peer = self.peers.remove(key.0 as usize);
+        self.part(&peer.introduced, peer.origin.peer);
         // The place may be used again before the outputs are read.
-        self.outputs.retain(|output| output.peer() != key);
+        self.outputs.retain(|output| output.peer() != Some(key));
         self.counters.dropped_departed += peer.outbox.messages();
-        if let Some(name) = &peer.origin.name {
-            self.names.remove(name);
+        if let Some(name) = peer.origin.name.take() {
+            self.release_name(name);
         }
     }
 
@@ -284,7 +322,6 @@ impl Core {
         self.resume_waiters(key);
         let peer = self.peer(key);
         peer.state = State::Closing;
-        peer.full = false;
         peer.deadlines.state = Some(now + LINGER);
         self.arm(key, now + LINGER);
         self.outputs.push_back(Output::Close(key, why));
@@ -315,12 +352,22 @@ impl Core {
     pub(crate) fn filled(&mut self, now: Instant, key: PeerKey) {
         let (limit, stall) = (self.config.outbox, self.config.stall_timeout);
         let peer = &mut self.peers[key.0 as usize];
-        peer.full |= peer.outbox.len() >= limit;
+        if !peer.full && peer.outbox.len() >= limit {
+            self.set_full(key, true);
+        }
+        let peer = &mut self.peers[key.0 as usize];
         if !peer.dirty {
             peer.dirty = true;
             self.outputs.push_back(Output::Write(key));
         }
         self.arm(key, now + stall);
+    }
+
+    /// Notes whether a peer's outbox is full; where other workers publish to it, they are told.
+    pub(crate) fn set_full(&mut self, key: PeerKey, full: bool) {
+        if std::mem::replace(&mut self.peer(key).full, full) != full {
+            self.set_levels(key, full);
+        }
     }
 
     pub(crate) fn peer(&mut self, key: PeerKey) -> &mut Peer {
@@ -391,6 +438,11 @@ impl Core {
         }
     }
 
+    /// Ends the session of a peer that somebody wants gone.
+    pub(crate) fn kick_out(&mut self, now: Instant, key: PeerKey) {
+        self.fail(now, key, Code::Kicked, "it was kicked");
+    }
+
     /// Ends the session of a peer that does not read.
     pub(crate) fn cut_off(&mut self, now: Instant, key: PeerKey, why: &str) {
         self.counters.cut_off += 1;
@@ -413,7 +465,12 @@ impl Core {
     }
 
     pub(crate) fn resume_waiters(&mut self, key: PeerKey) {
-        for waiter in std::mem::take(&mut self.peer(key).waiters) {
+        let waiters = std::mem::take(&mut self.peer(key).waiters);
+        self.resume(waiters);
+    }
+
+    pub(crate) fn resume(&mut self, waiters: Vec<PeerKey>) {
+        for waiter in waiters {
             if let Some(peer) = self.peers.get_mut(waiter.0 as usize)
                 && std::mem::take(&mut peer.waiting)
             {
@@ -422,10 +479,19 @@ impl Core {
         }
     }
 
+    /// Its outbox is then nobody's concern but its own.
     fn forget_subscriptions(&mut self, key: PeerKey) {
+        self.set_full(key, false);
         for subscription in std::mem::take(&mut self.peer(key).subscriptions) {
-            self.interests.remove(&subscription.filter, key, subscription.number);
+            self.forget(key, &subscription);
         }
+    }
+
+    pub(crate) fn forget(&mut self, key: PeerKey, subscription: &Subscription) {
+        let Subscription { filter, number, .. } = subscription;
+        self.interests
+            .remove(filter, |member| (member.peer, member.subscription) == (key, *number));
+        self.unshare(filter);
     }
 
     fn report_gaps(&mut self, now: Instant, key: PeerKey) {

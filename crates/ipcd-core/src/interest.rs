@@ -1,4 +1,5 @@
-//! The interest table: which subscriptions a subject matches.
+//! Interest tables: whom a subject concerns. Members are subscriptions of this router's peers, or
+//! other workers that have such subscriptions.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,8 +10,8 @@ use ipcd_proto::{BadSubject, Filter, Subject};
 
 use crate::peer::PeerKey;
 
-/// One subscription, as the table knows it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// One subscription, as its own router knows it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Member {
     /// Whose it is.
     pub peer: PeerKey,
@@ -22,58 +23,92 @@ pub struct Member {
     pub origin: bool,
 }
 
+/// An interest of another worker, for all its subscriptions of one filter.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Remote {
+    /// The worker's place.
+    pub slot: u32,
+    /// Whether nothing more may be sent for now, because a member's outbox is full.
+    pub off: bool,
+}
+
 /// Subjects whose routes are remembered. A client that makes up subjects cannot take more memory.
 const MAX_ROUTES: usize = 16 * 1024;
 
-/// All subscriptions, in a tree of tokens; and the routes found lately.
-#[derive(Debug, Default)]
-pub struct Interests {
-    root: Node,
-    routes: HashMap<Box<[u8]>, Route, RandomState>,
+/// All members, in a tree of tokens; and the routes found lately.
+#[derive(Debug)]
+pub struct Interests<M> {
+    root: Node<M>,
+    routes: HashMap<Box<[u8]>, Route<M>, RandomState>,
     generation: u64,
 }
 
 #[derive(Debug)]
-struct Route {
+struct Route<M> {
     generation: u64,
-    members: Rc<[Member]>,
+    members: Rc<[M]>,
+}
+
+impl<M> Default for Interests<M> {
+    fn default() -> Self {
+        Self { root: Node::default(), routes: HashMap::default(), generation: 0 }
+    }
 }
 
 /// The filters that share a beginning. `*` is a child like any token, for no subject has it.
-#[derive(Debug, Default)]
-struct Node {
-    children: HashMap<Box<str>, Node, RandomState>,
+#[derive(Debug)]
+struct Node<M> {
+    children: HashMap<Box<str>, Node<M>, RandomState>,
     /// Filters that end here.
-    here: Vec<Member>,
+    here: Vec<M>,
     /// Filters that end in `>` after this.
-    tail: Vec<Member>,
+    tail: Vec<M>,
 }
 
-impl Interests {
-    /// Adds a subscription.
-    pub fn add(&mut self, filter: &Filter, member: Member) {
+impl<M> Default for Node<M> {
+    fn default() -> Self {
+        Self { children: HashMap::default(), here: Vec::new(), tail: Vec::new() }
+    }
+}
+
+impl<M: Copy + Ord> Interests<M> {
+    /// Adds a member.
+    pub fn add(&mut self, filter: &Filter, member: M) {
         self.generation += 1;
         self.root.list(filter.as_str()).push(member);
     }
 
-    /// Takes a peer's subscription away.
-    pub fn remove(&mut self, filter: &Filter, peer: PeerKey, subscription: u32) {
+    /// Takes members of one filter away.
+    pub fn remove(&mut self, filter: &Filter, gone: impl Fn(&M) -> bool) {
         self.generation += 1;
-        let gone = |member: &Member| (member.peer, member.subscription) == (peer, subscription);
         self.root.remove(filter.as_str(), &gone);
     }
 
-    /// All subscriptions that match, each once.
+    /// Changes members of one filter.
+    pub fn change(&mut self, filter: &Filter, change: impl FnMut(&mut M)) {
+        self.generation += 1;
+        if let Some(list) = self.root.find_list(filter.as_str()) {
+            list.iter_mut().for_each(change);
+        }
+    }
+
+    /// Takes members of all filters away.
+    pub fn remove_all(&mut self, gone: impl Fn(&M) -> bool) {
+        self.generation += 1;
+        self.root.remove_all(&gone);
+    }
+
+    /// All members that match, each once for each of its filters that do, in order.
     ///
     /// # Errors
     /// If the bytes are no subject.
-    pub fn route(&mut self, subject: &[u8]) -> Result<Rc<[Member]>, BadSubject> {
+    pub fn route(&mut self, subject: &[u8]) -> Result<Rc<[M]>, BadSubject> {
         if let Some(route) = self.routes.get(subject)
             && route.generation == self.generation
         {
             return Ok(Rc::clone(&route.members));
         }
-        let members: Rc<[Member]> = self.find(Subject::parse(subject)?).into();
+        let members: Rc<[M]> = self.find(Subject::parse(subject)?).into();
         if self.routes.len() >= MAX_ROUTES {
             self.routes.clear();
         }
@@ -87,15 +122,16 @@ impl Interests {
         self.generation
     }
 
-    fn find(&self, subject: Subject<'_>) -> Vec<Member> {
+    fn find(&self, subject: Subject<'_>) -> Vec<M> {
         let mut found = Vec::new();
         self.root.find(subject.as_str(), &mut found);
+        found.sort_unstable();
         found
     }
 }
 
-impl Node {
-    fn list(&mut self, filter: &str) -> &mut Vec<Member> {
+impl<M: Copy> Node<M> {
+    fn list(&mut self, filter: &str) -> &mut Vec<M> {
         let (token, rest) = split(filter);
         match (token, rest) {
             (">", _) => &mut self.tail,
@@ -104,8 +140,17 @@ impl Node {
         }
     }
 
+    fn find_list(&mut self, filter: &str) -> Option<&mut Vec<M>> {
+        let (token, rest) = split(filter);
+        match (token, rest) {
+            (">", _) => Some(&mut self.tail),
+            (token, None) => Some(&mut self.children.get_mut(token)?.here),
+            (token, Some(rest)) => self.children.get_mut(token)?.find_list(rest),
+        }
+    }
+
     /// Removes what is gone, and nodes that nothing is left in.
-    fn remove(&mut self, filter: &str, gone: &impl Fn(&Member) -> bool) {
+    fn remove(&mut self, filter: &str, gone: &impl Fn(&M) -> bool) {
         let (token, rest) = split(filter);
         if token == ">" {
             return self.tail.retain(|member| !gone(member));
@@ -117,12 +162,25 @@ impl Node {
             None => child.here.retain(|member| !gone(member)),
             Some(rest) => child.remove(rest, gone),
         }
-        if child.children.is_empty() && child.here.is_empty() && child.tail.is_empty() {
+        if child.is_empty() {
             self.children.remove(token);
         }
     }
 
-    fn find(&self, subject: &str, found: &mut Vec<Member>) {
+    fn remove_all(&mut self, gone: &impl Fn(&M) -> bool) {
+        self.here.retain(|member| !gone(member));
+        self.tail.retain(|member| !gone(member));
+        self.children.retain(|_, child| {
+            child.remove_all(gone);
+            !child.is_empty()
+        });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.children.is_empty() && self.here.is_empty() && self.tail.is_empty()
+    }
+
+    fn find(&self, subject: &str, found: &mut Vec<M>) {
         found.extend_from_slice(&self.tail);
         let (token, rest) = split(subject);
         for child in [token, "*"].into_iter().filter_map(|token| self.children.get(token)) {
@@ -156,7 +214,7 @@ mod tests {
         Filter::parse(text.as_bytes()).unwrap()
     }
 
-    fn found(interests: &mut Interests, subject: &str) -> Vec<u32> {
+    fn found(interests: &mut Interests<Member>, subject: &str) -> Vec<u32> {
         let route = interests.route(subject.as_bytes()).unwrap();
         let mut found: Vec<_> = route.iter().map(|member| member.subscription).collect();
         found.sort_unstable();
@@ -194,7 +252,7 @@ mod tests {
             }
             for (number, (text, stays)) in filters.iter().enumerate() {
                 if !stays {
-                    interests.remove(&filter(text), PeerKey::default(), number as u32);
+                    interests.remove(&filter(text), |member| member.subscription == number as u32);
                 }
             }
             for subject in &subjects {
@@ -216,7 +274,7 @@ mod tests {
             interests.add(&filter(text), member(1));
         }
         for text in ["a.b.c", "a.*.>", ">", "a", "never.added"] {
-            interests.remove(&filter(text), PeerKey::default(), 1);
+            interests.remove(&filter(text), |_| true);
         }
         assert!(interests.root.children.is_empty());
         assert!(interests.root.tail.is_empty());
@@ -224,7 +282,7 @@ mod tests {
 
     #[test]
     fn remembers_a_bounded_number_of_routes() {
-        let mut interests = Interests::default();
+        let mut interests = Interests::<Member>::default();
         for number in 0..2 * MAX_ROUTES {
             interests.route(format!("made.up.{number}").as_bytes()).unwrap();
             assert!(interests.routes.len() <= MAX_ROUTES);

@@ -6,6 +6,7 @@
 mod config;
 mod core;
 mod interest;
+mod others;
 mod outbox;
 mod peer;
 mod publish;
@@ -15,5 +16,6 @@ mod timers;
 
 pub use crate::config::{Config, DaemonInfo, PeerInfo, Tokens};
 pub use crate::core::{Core, Output, Progress};
-pub use crate::interest::{Interests, Member};
+pub use crate::interest::{Interests, Member, Remote};
+pub use crate::others::{Change, Shared};
 pub use crate::peer::PeerKey;

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use ipcd_proto::Filter;
-use ipcd_proto::auth::Nonce;
-use ipcd_proto::control::Origin;
+use ipcd_proto::auth::{Nonce, Proof};
+use ipcd_proto::control::{Hello, Origin, Overflow};
 
 use crate::outbox::Outbox;
 
@@ -35,6 +35,8 @@ pub(crate) struct Peer {
     /// Whether a subscription has dropped messages that the peer was not told of.
     pub(crate) has_gaps: bool,
     pub(crate) known: HashSet<u64>,
+    /// Workers that have heard of this peer.
+    pub(crate) introduced: Vec<u32>,
     pub(crate) counts: PeerCounts,
     pub(crate) deadlines: Deadlines,
 }
@@ -48,20 +50,29 @@ pub(crate) enum State {
     Challenged(Box<Challenged>),
     /// Messages may flow.
     Open,
+    /// The supervisor was asked for its name.
+    Naming(Box<Naming>),
     /// Nothing more is read; what is in the outbox is written.
     Closing,
 }
 
 #[derive(Debug)]
 pub(crate) struct Challenged {
-    pub(crate) hello: ipcd_proto::control::Hello,
+    pub(crate) hello: Hello,
     pub(crate) nonce: Nonce,
+}
+
+#[derive(Debug)]
+pub(crate) struct Naming {
+    pub(crate) hello: Hello,
+    pub(crate) proof: Option<Proof>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) number: u32,
     pub(crate) filter: Filter,
+    pub(crate) overflow: Overflow,
     /// Messages dropped that the peer was not told of yet.
     pub(crate) unreported: u64,
 }

@@ -14,7 +14,8 @@ use ipcd_proto::{
 };
 
 use crate::core::Core;
-use crate::interest::Member;
+use crate::interest::{Member, Remote};
+use crate::others::Others;
 use crate::peer::PeerKey;
 
 /// Bytes of a run: what an outbox may hold beyond its limit.
@@ -26,12 +27,26 @@ pub(crate) struct Run {
     pub(crate) waiting: bool,
 }
 
+/// Who sent a run: a peer of this router, or of another.
+#[derive(Clone, Copy)]
+struct Sender {
+    key: Option<PeerKey>,
+    id: u64,
+}
+
 /// The route of the last subject, which is most often the next one's too.
 #[derive(Debug, Default)]
 pub(crate) struct LastRoute {
     subject: Vec<u8>,
     generation: u64,
-    members: Option<Rc<[Member]>>,
+    targets: Option<Targets>,
+}
+
+/// Whom a subject concerns: subscriptions here, and other workers.
+#[derive(Clone, Debug)]
+pub(crate) struct Targets {
+    members: Rc<[Member]>,
+    remotes: Rc<[Remote]>,
 }
 
 impl Core {
@@ -47,8 +62,8 @@ impl Core {
             unreachable!("the caller found a whole frame here");
         };
         let correlation = first.header.correlation;
-        let members = match self.check(&first) {
-            Ok(members) => members,
+        let targets = match self.check(&first) {
+            Ok(targets) => targets,
             Err(_) if self.waits_for_itself(key) => {
                 return Run { consumed: 0, waiting: true };
             }
@@ -57,26 +72,65 @@ impl Core {
                 return Run { consumed: length, waiting: false };
             }
         };
-        if let Some(full) = self.full_member(key, &members) {
-            self.wait_for(key, full);
+        if self.must_wait(key, &targets) {
             return Run { consumed: 0, waiting: true };
         }
         let subject = HEADER_BYTES..HEADER_BYTES + first.subject.len();
-        let (length, count) = self.extend_run(bytes, subject, length, largest);
+        let (length, count) = self.extend_run(bytes, subject, length, largest, None);
         let run = &mut bytes[..length];
         stamp_sender(run, self.peer(key).origin.peer);
         let counts = &mut self.peer(key).counts;
         counts.msgs_in += count;
         counts.bytes_in += length as u64;
         self.counters.accepted += count;
-        for member in members.iter() {
-            self.deliver(now, key, member, run, count);
+        let sender = Sender { key: Some(key), id: self.peer(key).origin.peer };
+        for member in targets.members.iter() {
+            self.deliver(now, sender, member, run, count);
+        }
+        if !targets.remotes.is_empty() {
+            self.forward(key, &targets.remotes, run);
         }
         Run { consumed: length, waiting: false }
     }
 
+    /// Delivers a message that another worker has accepted, and those behind it that go the same
+    /// way; says how many bytes they are.
+    pub(crate) fn deliver_run(
+        &mut self,
+        now: Instant,
+        bytes: &[u8],
+        first: &Frame<'_>,
+        length: usize,
+    ) -> usize {
+        // The other worker has checked the subject.
+        let Ok(Targets { members, .. }) = self.route(first.subject) else { return length };
+        let subject = HEADER_BYTES..HEADER_BYTES + first.subject.len();
+        let id = first.header.sender;
+        let (length, count) = self.extend_run(bytes, subject, length, usize::MAX, Some(id));
+        for member in members.iter() {
+            self.deliver(now, Sender { key: None, id }, member, &bytes[..length], count);
+        }
+        length
+    }
+
+    /// Makes the publisher wait if a receiver, here or elsewhere, cannot take more.
+    fn must_wait(&mut self, publisher: PeerKey, targets: &Targets) -> bool {
+        if let Some(full) = self.full_member(publisher, &targets.members) {
+            self.wait_for(publisher, full);
+            return true;
+        }
+        match &mut self.others {
+            Some(others) if others.must_wait(&targets.remotes) => {
+                others.wait(publisher);
+                self.peer(publisher).waiting = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the message may be published at all, and to whom.
-    fn check(&mut self, frame: &Frame<'_>) -> Result<Rc<[Member]>, (Code, String)> {
+    fn check(&mut self, frame: &Frame<'_>) -> Result<Targets, (Code, String)> {
         if frame.payload.len() > self.config.max_payload {
             let (bytes, limit) = (frame.payload.len(), self.config.max_payload);
             let why = format!("a payload of {bytes} bytes, where at most {limit} are allowed");
@@ -90,34 +144,38 @@ impl Core {
         self.route(frame.subject).map_err(|error| (Code::BadSubject, error.to_string()))
     }
 
-    fn route(&mut self, subject: &[u8]) -> Result<Rc<[Member]>, BadSubject> {
-        let generation = self.interests.generation();
+    fn route(&mut self, subject: &[u8]) -> Result<Targets, BadSubject> {
+        // Both only grow, so that their sum changes when either does.
+        let others = self.others.as_ref().map_or(0, Others::generation);
+        let generation = self.interests.generation() + others;
         let last = &mut self.last_route;
-        if let Some(members) = &last.members
+        if let Some(targets) = &last.targets
             && last.generation == generation
             && last.subject == subject
         {
-            return Ok(Rc::clone(members));
+            return Ok(targets.clone());
         }
         let members = self.interests.route(subject)?;
+        let remotes = self.others.as_mut().map(|others| others.route(subject)).transpose()?;
+        let targets = Targets { members, remotes: remotes.unwrap_or_default() };
         last.subject.clear();
         last.subject.extend_from_slice(subject);
         last.generation = generation;
-        last.members = Some(Rc::clone(&members));
-        Ok(members)
+        last.targets = Some(targets.clone());
+        Ok(targets)
     }
 
     /// A receiver for whose sake the publisher has to wait.
     fn full_member(&self, publisher: PeerKey, members: &[Member]) -> Option<PeerKey> {
         let blocks = |member: &&Member| {
             let peer = &self.peers[member.peer.0 as usize];
-            member.overflow == Overflow::Block && peer.full && self.hears(publisher, member)
+            member.overflow == Overflow::Block && peer.full && self.hears(Some(publisher), member)
         };
         members.iter().find(blocks).map(|member| member.peer)
     }
 
-    fn hears(&self, publisher: PeerKey, member: &Member) -> bool {
-        member.peer != publisher || !self.peers[publisher.0 as usize].no_echo
+    fn hears(&self, publisher: Option<PeerKey>, member: &Member) -> bool {
+        publisher != Some(member.peer) || !self.peers[member.peer.0 as usize].no_echo
     }
 
     /// Bytes and messages of the run that begins with the frame of this length.
@@ -127,12 +185,14 @@ impl Core {
         subject: Range<usize>,
         first: usize,
         largest: usize,
+        sender: Option<u64>,
     ) -> (usize, u64) {
         let (mut length, mut count) = (first, 1);
         while length < MAX_RUN
             && let Ok(Decoded::Frame(frame, more)) = decode(&bytes[length..], largest)
             && frame.header.kind == Kind::Message
             && frame.subject == &bytes[subject.clone()]
+            && sender.is_none_or(|sender| frame.header.sender == sender)
             && frame.payload.len() <= self.config.max_payload
             && frame.headers.len() <= MAX_HEADERS
         {
@@ -142,8 +202,8 @@ impl Core {
         (length, count)
     }
 
-    fn deliver(&mut self, now: Instant, from: PeerKey, member: &Member, run: &[u8], count: u64) {
-        if !self.hears(from, member) || !self.peer(member.peer).is_open() {
+    fn deliver(&mut self, now: Instant, from: Sender, member: &Member, run: &[u8], count: u64) {
+        if !self.hears(from.key, member) || !self.peer(member.peer).is_open() {
             return;
         }
         self.counters.matched += count;
@@ -170,7 +230,8 @@ impl Core {
     /// What to do about a full outbox: whether the messages may go into it all the same.
     fn make_room(&mut self, now: Instant, member: &Member, count: u64) -> bool {
         match member.overflow {
-            // The publisher was let through before this peer's outbox filled up: a run's worth.
+            // The publisher was let through before this peer's outbox filled up: a run's worth, or
+            // from another worker what was on its way.
             Overflow::Block | Overflow::DropOldest => true,
             Overflow::DropNewest => {
                 self.counters.dropped_newest += count;
@@ -190,7 +251,8 @@ impl Core {
         let half = self.config.outbox / 2;
         let peer = self.peer(key);
         let dropped = peer.outbox.shed(subscription, half);
-        peer.full = peer.outbox.len() > half;
+        let is_full = peer.outbox.len() > half;
+        self.set_full(key, is_full);
         self.counters.dropped_oldest += dropped;
         self.counters.delivered -= dropped;
         self.note_dropped(key, subscription, dropped);
@@ -206,10 +268,14 @@ impl Core {
     }
 
     /// Tells a subscriber who the sender is, before its first message.
-    fn introduce(&mut self, now: Instant, from: PeerKey, to: PeerKey) {
-        let sender = self.peer(from).origin.peer;
-        if self.peer(to).learns_of(sender) {
-            let notice = encode(&Notice::Origin(self.peer(from).origin.clone()));
+    fn introduce(&mut self, now: Instant, from: Sender, to: PeerKey) {
+        if self.peer(to).learns_of(from.id) {
+            let origin = match from.key {
+                Some(key) => Some(&self.peers[key.0 as usize].origin),
+                None => self.others.as_ref().and_then(|others| others.origin(from.id)),
+            };
+            let Some(origin) = origin.cloned() else { return };
+            let notice = encode(&Notice::Origin(origin));
             let peer = &mut self.peers[to.0 as usize];
             let buffer = peer.outbox.append(now, &mut self.spare);
             FrameWriter(buffer).control(Header::new(Kind::Notice, 0), &notice);

@@ -1,11 +1,14 @@
-//! Answers to questions about the daemon.
+//! Questions about the daemon, which all its workers answer.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
-use ipcd_proto::control::{Answer, ListenerStatus, PeerStatus, Status, WorkerStatus, encode};
-use ipcd_proto::{Header, Kind, Subject};
+use ipcd_proto::control::{
+    Answer, ListenerStatus, PeerStatus, Query, Status, WorkerStatus, encode,
+};
+use ipcd_proto::{Header, Kind};
 
-use crate::core::Core;
+use crate::core::{Core, Output};
 use crate::peer::{Peer, PeerKey};
 
 /// Bytes of one part of an answer, roughly.
@@ -13,8 +16,82 @@ const PART_BYTES: usize = 32 * 1024;
 /// Bytes of filters that are told of one peer.
 const FILTER_BYTES: usize = 4 * 1024;
 
+/// The questions of our peers that other workers are answering.
+#[derive(Debug, Default)]
+pub(crate) struct Questions {
+    asked: HashMap<u64, Asked>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Asked {
+    key: PeerKey,
+    peer: u64,
+    correlation: u64,
+    /// The sum of what has come, where answers are added up.
+    sum: Option<Answer>,
+}
+
 impl Core {
-    pub(crate) fn answer_status(&mut self, now: Instant, key: PeerKey, correlation: u64) {
+    pub(crate) fn ask(&mut self, now: Instant, key: PeerKey, correlation: u64, query: Query) {
+        self.questions.next += 1;
+        let ticket = self.questions.next;
+        let peer = self.peer(key).origin.peer;
+        self.questions.asked.insert(ticket, Asked { key, peer, correlation, sum: None });
+        if self.others.is_some() {
+            self.outputs.push_back(Output::Ask { ticket, query });
+            return;
+        }
+        for answer in self.report(now, &query) {
+            self.reported(now, ticket, Some(answer), false);
+        }
+        self.reported(now, ticket, None, true);
+    }
+
+    /// This router's own answer, in parts.
+    pub fn report(&mut self, now: Instant, query: &Query) -> Vec<Answer> {
+        match query {
+            Query::Status => vec![Answer::Status(self.status(now))],
+            Query::Peers => self.peer_statuses().into_iter().map(Answer::Peers).collect(),
+            Query::Matching(subject) => {
+                let members = self.interests.route(subject.as_bytes());
+                vec![Answer::Matching(members.map_or(0, |members| members.len() as u64))]
+            }
+            Query::Kick(peer) => vec![Answer::Kicked(self.kick(now, *peer))],
+        }
+    }
+
+    /// Part of the answer to a question of ours has come, and with `last` all of it.
+    pub fn reported(&mut self, now: Instant, ticket: u64, part: Option<Answer>, last: bool) {
+        let Some(asked) = self.questions.asked.get_mut(&ticket) else { return };
+        let (key, peer, correlation) = (asked.key, asked.peer, asked.correlation);
+        let pass_on = match part {
+            Some(Answer::Peers(peers)) => Some(Answer::Peers(peers)),
+            Some(part) => {
+                add(&mut asked.sum, part);
+                None
+            }
+            None => None,
+        };
+        let is_here = self.peers.get(key.0 as usize).is_some_and(|found| found.origin.peer == peer);
+        if let Some(part) = pass_on.filter(|_| is_here) {
+            self.answer(now, key, correlation, true, &part);
+        }
+        if last {
+            let asked = self.questions.asked.remove(&ticket).expect("it was found above");
+            let answer = asked.sum.unwrap_or(Answer::Peers(Vec::new()));
+            if is_here {
+                self.answer(now, key, correlation, false, &answer);
+            }
+        }
+    }
+
+    fn answer(&mut self, now: Instant, key: PeerKey, correlation: u64, more: bool, body: &Answer) {
+        let header = Header { more, ..Header::new(Kind::Answer, correlation) };
+        self.send(now, key, header, &encode(body));
+    }
+
+    fn status(&self, now: Instant) -> Status {
         let daemon = &self.config.daemon;
         let mut listeners: Vec<ListenerStatus> = daemon
             .listeners
@@ -25,7 +102,7 @@ impl Core {
         for (_, peer) in &self.peers {
             listeners[peer.listener].peers += 1;
         }
-        let status = Status {
+        Status {
             pid: daemon.supervisor,
             version: daemon.version.clone(),
             uptime_ms: now.saturating_duration_since(daemon.started).as_millis() as u64,
@@ -37,41 +114,24 @@ impl Core {
             }],
             listeners,
             counters: self.counters(),
-        };
-        self.answer(now, key, correlation, false, &Answer::Status(status));
+        }
     }
 
-    pub(crate) fn answer_peers(&mut self, now: Instant, key: PeerKey, correlation: u64) {
-        let (mut part, mut bytes) = (Vec::new(), 0);
-        for other in self.keys() {
-            let status = self.peer_status(other);
+    /// All peers, in parts of a bounded size.
+    fn peer_statuses(&mut self) -> Vec<Vec<PeerStatus>> {
+        let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for key in self.keys() {
+            let status = self.peer_status(key);
             let size = encode(&status).len();
             if bytes + size > PART_BYTES {
-                let answer = Answer::Peers(std::mem::take(&mut part));
-                self.answer(now, key, correlation, true, &answer);
+                parts.push(std::mem::take(&mut part));
                 bytes = 0;
             }
             bytes += size;
             part.push(status);
         }
-        self.answer(now, key, correlation, false, &Answer::Peers(part));
-    }
-
-    pub(crate) fn answer_matching(
-        &mut self,
-        now: Instant,
-        key: PeerKey,
-        correlation: u64,
-        subject: Subject<'_>,
-    ) {
-        let members = self.interests.route(subject.as_str().as_bytes());
-        let count = members.map_or(0, |members| members.len() as u64);
-        self.answer(now, key, correlation, false, &Answer::Matching(count));
-    }
-
-    fn answer(&mut self, now: Instant, key: PeerKey, correlation: u64, more: bool, body: &Answer) {
-        let header = Header { more, ..Header::new(Kind::Answer, correlation) };
-        self.send(now, key, header, &encode(body));
+        parts.push(part);
+        parts
     }
 
     fn peer_status(&mut self, key: PeerKey) -> PeerStatus {
@@ -90,6 +150,15 @@ impl Core {
         }
     }
 
+    /// Cuts a peer off, if it is ours.
+    fn kick(&mut self, now: Instant, peer: u64) -> bool {
+        let found = self.keys().into_iter().find(|key| self.origin(*key).peer == peer);
+        if let Some(key) = found {
+            self.kick_out(now, key);
+        }
+        found.is_some()
+    }
+
     fn counters(&self) -> Vec<(String, u64)> {
         let counters = &self.counters;
         [
@@ -106,6 +175,27 @@ impl Core {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into()
+    }
+}
+
+/// Adds an answer to those that have come.
+fn add(sum: &mut Option<Answer>, part: Answer) {
+    match (sum, part) {
+        (Some(Answer::Status(sum)), Answer::Status(part)) => {
+            sum.workers.extend(part.workers);
+            sum.workers.sort_unstable_by_key(|worker| worker.slot);
+            for (sum, part) in sum.listeners.iter_mut().zip(part.listeners) {
+                sum.peers += part.peers;
+            }
+            for (sum, part) in sum.counters.iter_mut().zip(part.counters) {
+                sum.1 += part.1;
+            }
+        }
+        (Some(Answer::Matching(sum)), Answer::Matching(part)) => *sum += part,
+        (Some(Answer::Kicked(sum)), Answer::Kicked(part)) => *sum |= part,
+        (sum @ None, part) => *sum = Some(part),
+        // Workers of one daemon answer what was asked.
+        _ => {}
     }
 }
 

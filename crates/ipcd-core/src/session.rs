@@ -10,9 +10,9 @@ use ipcd_proto::control::{
 use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Filter, Frame, Header, Kind, Subject, VERSION};
 
-use crate::core::Core;
+use crate::core::{Core, Output};
 use crate::interest::Member;
-use crate::peer::{Challenged, PeerKey, State, Subscription};
+use crate::peer::{Challenged, Naming, PeerKey, State, Subscription};
 
 /// A frame that ends the session, and why.
 type Failure = (Code, String);
@@ -110,12 +110,52 @@ impl Core {
         hello: Hello,
         proof: Option<Proof>,
     ) -> Result<(), Failure> {
-        if let Some(name) = &hello.name
-            && !self.names.insert(name.clone())
-        {
-            let why = format!("the name {} is taken", name.escape_debug());
-            return Err((Code::NameTaken, why));
+        let Some(name) = hello.name.clone() else {
+            self.open(now, key, hello, proof);
+            return Ok(());
+        };
+        let is_shared = self.others.is_some();
+        let is_free = !is_shared && self.names.insert(name.clone());
+        self.peer(key).state = State::Naming(Box::new(Naming { hello, proof }));
+        match is_shared {
+            true => self.outputs.push_back(Output::ClaimName(key, name)),
+            false => self.named(now, key, is_free),
         }
+        Ok(())
+    }
+
+    /// Whether the peer may have the name that it asked for.
+    pub fn named(&mut self, now: Instant, key: PeerKey, granted: bool) {
+        let state = std::mem::replace(&mut self.peer(key).state, State::New { challenge: None });
+        match state {
+            State::Naming(naming) if granted => {
+                let Naming { hello, proof } = *naming;
+                self.open(now, key, hello, proof);
+            }
+            State::Naming(naming) => {
+                let name = naming.hello.name.unwrap_or_default();
+                let why = format!("the name {} is taken", name.escape_debug());
+                self.fail(now, key, Code::NameTaken, why);
+            }
+            other => self.peer(key).state = other,
+        }
+    }
+
+    /// Whether the peer still waits for its name.
+    pub fn is_waiting_for_name(&self, key: PeerKey, peer: u64) -> bool {
+        self.peers.get(key.0 as usize).is_some_and(|found| {
+            found.origin.peer == peer && matches!(found.state, State::Naming(_))
+        })
+    }
+
+    pub(crate) fn release_name(&mut self, name: String) {
+        match self.others {
+            Some(_) => self.outputs.push_back(Output::ReleaseName(name)),
+            None => drop(self.names.remove(&name)),
+        }
+    }
+
+    fn open(&mut self, now: Instant, key: PeerKey, hello: Hello, proof: Option<Proof>) {
         let peer = self.peer(key);
         peer.origin.name = hello.name;
         peer.no_echo = hello.no_echo;
@@ -131,7 +171,6 @@ impl Core {
         };
         self.send(now, key, Header::new(Kind::Welcome, 0), &encode(&welcome));
         self.opened(key);
-        Ok(())
     }
 
     fn check_name(&self, name: &str) -> Result<(), Failure> {
@@ -147,14 +186,22 @@ impl Core {
     fn subscribe(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
         let body: Subscribe = decode(frame.payload).map_err(malformed)?;
         let correlation = frame.header.correlation;
-        match self.add_subscription(key, body) {
-            Ok(()) => self.send(now, key, Header::new(Kind::Ack, correlation), &[]),
+        match self.add_subscription(key, body, correlation) {
+            Ok(true) => self.send(now, key, Header::new(Kind::Ack, correlation), &[]),
+            // When all workers know of it.
+            Ok(false) => {}
             Err((code, why)) => self.refuse(now, key, correlation, code, why),
         }
         Ok(())
     }
 
-    fn add_subscription(&mut self, key: PeerKey, body: Subscribe) -> Result<(), Failure> {
+    /// Whether it may be acknowledged at once.
+    fn add_subscription(
+        &mut self,
+        key: PeerKey,
+        body: Subscribe,
+        correlation: u64,
+    ) -> Result<bool, Failure> {
         let filter = Filter::parse(body.filter.as_bytes())
             .map_err(|error| (Code::BadSubject, error.to_string()))?;
         if body.group.is_some() {
@@ -171,16 +218,16 @@ impl Core {
         }
         // A tap on everything below a subject must not be able to stop the bus.
         let default = if filter.has_tail() { Overflow::DropOldest } else { Overflow::Block };
-        let member = Member {
-            peer: key,
-            subscription: body.subscription,
-            overflow: body.overflow.unwrap_or(default),
-            origin: body.origin,
-        };
-        self.interests.add(&filter, member);
-        let subscription = Subscription { number: body.subscription, filter, unreported: 0 };
+        let Subscribe { subscription: number, origin, .. } = body;
+        let overflow = body.overflow.unwrap_or(default);
+        self.interests.add(&filter, Member { peer: key, subscription: number, overflow, origin });
+        let at_once = self.share(key, &filter, correlation);
+        if self.peer(key).full && overflow == Overflow::Block {
+            self.set_level_of(&filter, true);
+        }
+        let subscription = Subscription { number, filter, overflow, unreported: 0 };
         self.peer(key).subscriptions.push(subscription);
-        Ok(())
+        Ok(at_once)
     }
 
     fn unsubscribe(
@@ -195,7 +242,10 @@ impl Core {
         match subscriptions.iter().position(|known| known.number == subscription) {
             Some(at) => {
                 let gone = subscriptions.swap_remove(at);
-                self.interests.remove(&gone.filter, key, subscription);
+                if self.peer(key).full && gone.overflow == Overflow::Block {
+                    self.set_level_of(&gone.filter, false);
+                }
+                self.forget(key, &gone);
                 self.resume_waiters(key);
                 self.send(now, key, Header::new(Kind::Ack, correlation), &[]);
             }
@@ -210,16 +260,13 @@ impl Core {
     fn query(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
         let query: Query = decode(frame.payload).map_err(malformed)?;
         let correlation = frame.header.correlation;
-        match query {
-            Query::Status => self.answer_status(now, key, correlation),
-            Query::Peers => self.answer_peers(now, key, correlation),
-            Query::Matching(subject) => match Subject::parse(subject.as_bytes()) {
-                Ok(subject) => self.answer_matching(now, key, correlation, subject),
-                Err(error) => {
-                    self.refuse(now, key, correlation, Code::BadSubject, error.to_string());
-                }
-            },
+        if let Query::Matching(subject) = &query
+            && let Err(error) = Subject::parse(subject.as_bytes())
+        {
+            self.refuse(now, key, correlation, Code::BadSubject, error.to_string());
+            return Ok(());
         }
+        self.ask(now, key, correlation, query);
         Ok(())
     }
 }

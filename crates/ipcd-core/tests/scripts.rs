@@ -19,8 +19,8 @@ fn messages_go_to_whoever_subscribed_and_to_the_publisher_too() {
         a: ack
         b: ack
         c: ack
-        b: message 7 x.y hello
         a: message 1 x.y hello
+        b: message 7 x.y hello
         ",
     );
 }
@@ -39,8 +39,8 @@ fn one_copy_comes_for_each_subscription_that_matches() {
         "
         b: ack
         b: ack
-        b: message 2 x.y hi
         b: message 1 x.y hi
+        b: message 2 x.y hi
         b: ack
         b: message 2 x.y again
         ",

@@ -121,7 +121,7 @@ pub struct Subscribe {
 }
 
 /// What happens to messages for a subscriber whose outbox is full.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub enum Overflow {
     /// Publishers wait.
     Block,
@@ -174,6 +174,8 @@ pub enum Code {
     Ending,
     /// The daemon does not know this feature.
     Unsupported,
+    /// An administrator wants the peer gone.
+    Kicked,
 }
 
 /// News that nobody asked for.
@@ -218,6 +220,8 @@ pub enum Query {
     Peers,
     /// How many subscriptions match a subject; answered by [`Answer::Matching`].
     Matching(String),
+    /// Cuts a peer off; answered by [`Answer::Kicked`].
+    Kick(u64),
 }
 
 /// An answer, or a part of it.
@@ -229,6 +233,8 @@ pub enum Answer {
     Peers(Vec<PeerStatus>),
     /// How many subscriptions match.
     Matching(u64),
+    /// Whether there was such a peer.
+    Kicked(bool),
 }
 
 /// The daemon, its workers, listeners and counters.

@@ -1,6 +1,7 @@
 //! The configuration: one type for the file, the flags that win over it, and what is in force.
 
 use std::fmt;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -45,6 +46,10 @@ pub struct Daemon {
     pub fork: ForkMode,
     /// Workers of a pool; 0 for as many as fit the machine.
     pub workers: Workers,
+    /// Children at the most, with `fork = "connection"`.
+    pub max_children: u32,
+    /// How long a worker may owe an answer before it is ended.
+    pub watchdog: Span,
     /// How long draining may take.
     pub drain_timeout: Span,
     /// The process id goes here.
@@ -62,6 +67,8 @@ pub enum ForkMode {
     /// Few workers with many peers each.
     #[default]
     Pool,
+    /// A child for each peer.
+    Connection,
 }
 
 /// The limits.
@@ -209,6 +216,8 @@ impl Default for Daemon {
             group: None,
             fork: ForkMode::Pool,
             workers: Workers::default(),
+            max_children: 256,
+            watchdog: seconds(5),
             drain_timeout: seconds(10),
             pid_file: None,
             runtime_dir: None,
@@ -236,7 +245,7 @@ fn seconds(count: u64) -> Span {
     Span(Duration::from_secs(count))
 }
 
-/// How many workers there are; 0 for as many as fit the machine. This version runs one.
+/// How many workers there are; 0 for as many as fit the machine.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(try_from = "u32")]
 pub struct Workers(u32);
@@ -245,10 +254,25 @@ impl TryFrom<u32> for Workers {
     type Error = String;
 
     fn try_from(count: u32) -> Result<Self, String> {
-        if count > 1 {
-            return Err("this version runs one worker: choose 0 or 1".into());
+        if count > MOST_WORKERS {
+            return Err(format!("workers is 0 to {MOST_WORKERS}"));
         }
         Ok(Self(count))
+    }
+}
+
+/// Workers of the largest pool.
+const MOST_WORKERS: u32 = 64;
+
+impl Workers {
+    /// How many there are to be: one on up to two processors, else half as many as those, at most
+    /// eight, unless a number is given.
+    pub fn count(self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        match self.0 {
+            0 => (processors / 2).clamp(1, 8),
+            count => count as usize,
+        }
     }
 }
 
@@ -404,7 +428,7 @@ mod tests {
     fn names_line_and_column_of_what_is_wrong() {
         for (text, place, word) in [
             ("[daemon]\nwrokers = 1", "f.toml:2:1: ", "wrokers"),
-            ("[daemon]\nworkers = 4", "f.toml:2:11: ", "one worker"),
+            ("[daemon]\nworkers = 65", "f.toml:2:11: ", "0 to 64"),
             ("[limits]\nmax_message = \"1GiB\"", "f.toml:2:15: ", "256MiB"),
             ("[limits]\n  idle_timeout = \"ten\"", "f.toml:2:18: ", "10s"),
             ("[log]\nlevel = \"loud\"", "f.toml:2:9: ", "debug"),

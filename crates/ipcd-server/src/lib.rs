@@ -6,11 +6,14 @@
 mod admission;
 mod config;
 mod connection;
+mod inbox;
 mod link;
 mod log;
 mod privileges;
 mod runtime;
+mod slot;
 mod supervisor;
+mod table;
 mod values;
 mod worker;
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ipcd_core::{DaemonInfo, Tokens};
-use ipcd_proto::control::{Code, Refusal, encode};
+use ipcd_proto::control::{Answer, Code, Refusal, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};
 use ipcd_transport::{ChannelParts, Listener, Transport};
 use nix::errno::Errno;
@@ -20,28 +20,28 @@ use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use crate::admission::Admission;
-use crate::config::{Codec, Config, Listen};
-use crate::link::{Link, Received, ToSupervisor, ToWorker};
+use crate::config::{Codec, Config, ForkMode, Listen};
+use crate::inbox::{InboxPair, Inboxes};
+use crate::link::{Asker, Link, Received, ToSupervisor, ToWorker};
 use crate::runtime::RuntimeDir;
-use crate::worker::{self, Birth};
+use crate::slot::{Life, Slot};
+use crate::table::{Table, Told};
+use crate::worker::{self, Admitted, Birth};
 use crate::{Error, VERSION, privileges};
 
 /// Peers accepted of one listener in a turn, so that the others have theirs.
 const ACCEPT_BUDGET: usize = 64;
 /// Messages that wait for a worker's link; until it takes them, nobody is accepted.
 const LINK_BACKLOG: usize = 64;
-/// A worker that dies younger than this is started again only after a pause.
-const INFANCY: Duration = Duration::from_secs(1);
-/// The pause before the first such start; it doubles with each.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long workers may take to send on what they have accepted, when the daemon ends.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// How long a listener waits when the system has no descriptor or memory for a peer.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 const SIGNALS: u64 = 0;
-const LINK: u64 = 1;
-const FIRST_LISTENER: u64 = 2;
+const FIRST_LISTENER: u64 = 1;
+const FIRST_LINK: u64 = 1 << 32;
 
 /// What a daemon is started with, besides its configuration.
 #[derive(Debug, Default)]
@@ -66,15 +66,27 @@ struct Supervisor {
     user: Option<privileges::Drop>,
     epoll: Epoll,
     signals: SignalFd,
-    slot: Slot,
+    slots: Vec<Slot>,
+    inboxes: Vec<InboxPair>,
+    table: Table,
+    /// The slot whose turn it is to get a peer.
+    turn: usize,
     listeners: Vec<Listening>,
     admission: Admission,
     ready_fd: Option<OwnedFd>,
     config_file: Option<PathBuf>,
     is_ready: bool,
-    /// When a drain must be over.
-    draining: Option<Instant>,
+    ending: Option<Ending>,
     _runtime_dir: RuntimeDir,
+}
+
+/// How far the daemon's end has come.
+#[derive(Clone, Copy)]
+struct Ending {
+    /// Workers send on what they have accepted, until then at the latest; then they end.
+    quiet_by: Option<Instant>,
+    /// When it must be over.
+    deadline: Instant,
 }
 
 struct Listening {
@@ -87,29 +99,6 @@ struct Listening {
     paused: Option<Instant>,
 }
 
-/// The place of a worker. Its link outlives the worker: what is on its way is the successor's.
-struct Slot {
-    link: Link,
-    far_end: Link,
-    /// Whether messages wait for room on the link.
-    is_blocked: bool,
-    life: Life,
-    incarnation: u32,
-    pause: Duration,
-}
-
-enum Life {
-    Running {
-        pid: Pid,
-        since: Instant,
-        is_ready: bool,
-    },
-    /// Dead, to be started again at this time.
-    Dead {
-        until: Instant,
-    },
-}
-
 impl Supervisor {
     fn start(config: Config, start: Start) -> Result<Self, Error> {
         privileges::raise_descriptor_limit();
@@ -119,49 +108,51 @@ impl Supervisor {
         let (epoll, signals) = watch_signals()?;
         let listeners = bind_all(&config, &runtime_dir)?;
         let core = core_config(&config, &listeners, tokens);
-        let pair = Link::pair().map_err(|error| Error::system("make a link", error))?;
-        let slot = Slot {
-            link: pair.0,
-            far_end: pair.1,
-            is_blocked: false,
-            life: Life::Dead { until: Instant::now() },
-            incarnation: 0,
-            pause: FIRST_PAUSE,
-        };
-        watch(&epoll, &slot.link, LINK)?;
+        let (slots, inboxes) = make_slots(&config)?;
+        for (slot, data) in slots.iter().zip(FIRST_LINK..) {
+            watch(&epoll, &slot.link, data)?;
+        }
         write_pid_file(&config)?;
         let mut supervisor = Self {
             core,
             user,
             epoll,
             signals,
-            slot,
+            table: Table::new(slots.len()),
+            slots,
+            inboxes,
+            turn: 0,
             listeners,
             admission: Admission::new(&config.limits),
             ready_fd: start.ready_fd,
             config_file: start.config_file,
             is_ready: false,
-            draining: None,
+            ending: None,
             config,
             _runtime_dir: runtime_dir,
         };
         supervisor.revive();
+        if supervisor.serves_per_connection() {
+            supervisor.say_ready();
+        }
         Ok(supervisor)
     }
 
     fn run(&mut self) -> Result<(), Error> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
+            self.arm()?;
             let count = self.wait(&mut events)?;
             for event in &events[..count] {
                 match event.data() {
                     SIGNALS => self.handle_signals()?,
-                    LINK => self.hear_worker(),
+                    link @ FIRST_LINK.. => self.hear_worker((link - FIRST_LINK) as usize),
                     listener => self.accept((listener - FIRST_LISTENER) as usize),
                 }
             }
             self.revive();
-            self.arm()?;
+            self.spread_news();
+            self.watch_over_workers();
             if self.is_over() {
                 return Ok(());
             }
@@ -169,12 +160,16 @@ impl Supervisor {
     }
 
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
-        let revival = match self.slot.life {
-            Life::Dead { until } if self.draining.is_none() => Some(until),
+        let watchdog = self.config.daemon.watchdog.0;
+        let births = self.slots.iter().filter_map(|slot| match slot.life {
+            Life::Dead { until } if self.ending.is_none() => Some(until),
             _ => None,
-        };
+        });
+        let debts = self.slots.iter().filter_map(|slot| Some(slot.owes_since? + watchdog));
         let pauses = self.listeners.iter().filter_map(|listening| listening.paused);
-        let next = revival.into_iter().chain(self.draining).chain(pauses).min();
+        let ending =
+            self.ending.iter().flat_map(|ending| ending.quiet_by.or(Some(ending.deadline)));
+        let next = births.chain(debts).chain(pauses).chain(ending).min();
         let timeout = next.map_or(EpollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now()).as_millis() as i32;
             EpollTimeout::try_from(left.saturating_add(1)).unwrap_or(EpollTimeout::MAX)
@@ -199,104 +194,230 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Collects children that have ended.
+    /// Collects children that have ended, and notes those that were stopped.
     fn reap(&mut self) {
+        let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED;
         loop {
-            let (pid, how) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, status)) => (pid, format!("exit status {status}")),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, format!("signal {signal}")),
+            match waitpid(None, Some(flags)) {
+                Ok(WaitStatus::Exited(pid, status)) => self.bury(pid, status, None),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => self.bury(pid, 0, Some(signal)),
+                Ok(WaitStatus::Stopped(pid, _)) => self.note_stopped(pid, true),
+                Ok(WaitStatus::Continued(pid)) => self.note_stopped(pid, false),
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => continue,
-            };
-            if matches!(self.slot.life, Life::Running { pid: running, .. } if running == pid) {
-                self.bury(pid, &how);
+                Ok(_) => {}
             }
         }
     }
 
-    fn bury(&mut self, pid: Pid, how: &str) {
+    fn slot_of(&self, pid: Pid) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.pid() == Some(pid))
+    }
+
+    fn note_stopped(&mut self, pid: Pid, is_stopped: bool) {
+        if let Some(index) = self.slot_of(pid) {
+            self.slots[index].is_stopped = is_stopped;
+        }
+    }
+
+    fn bury(&mut self, pid: Pid, status: i32, signal: Option<Signal>) {
+        let Some(index) = self.slot_of(pid) else { return };
         // What the dead one had said comes before anything that its successor says.
-        self.hear_worker();
-        for peer in self.admission.release_slot(0) {
+        self.hear_worker(index);
+        for peer in self.admission.release_slot(index) {
             if let Some(listening) = self.listeners.get_mut(peer.listener) {
                 listening.listener.orphaned(&peer.identity, &peer.state);
             }
         }
-        let Life::Running { since, is_ready, .. } = self.slot.life else {
-            unreachable!("the caller has matched the running worker");
-        };
-        let now = Instant::now();
-        let mut until = now;
-        if !is_ready || now - since < INFANCY {
-            until += self.slot.pause;
-            self.slot.pause = (2 * self.slot.pause).min(LONGEST_PAUSE);
-        } else {
-            self.slot.pause = FIRST_PAUSE;
+        let told = self.table.died(index as u32);
+        let per_connection = self.serves_per_connection();
+        let slot = &mut self.slots[index];
+        let has_done_its_work = status == 0 && signal.is_none();
+        if self.ending.is_none() && !has_done_its_work {
+            let signal = signal.map(Signal::as_str);
+            warn!(%pid, slot = index, status, signal, "worker died");
         }
-        self.slot.life = Life::Dead { until };
-        if self.draining.is_none() {
-            warn!(%pid, how, "worker died");
+        let until = slot.next_birth();
+        slot.life = if per_connection { Life::Free } else { Life::Dead { until } };
+        slot.owes_since = None;
+        self.tell(told);
+    }
+
+    fn serves_per_connection(&self) -> bool {
+        self.config.daemon.fork == ForkMode::Connection
+    }
+
+    /// Forks a worker for each slot whose time has come.
+    fn revive(&mut self) {
+        let now = Instant::now();
+        for index in 0..self.slots.len() {
+            if let Life::Dead { until } = self.slots[index].life
+                && self.ending.is_none()
+                && until <= now
+                && let Err(error) = self.fork(index, None)
+            {
+                error!(%error, "cannot fork a worker");
+                let until = self.slots[index].after_pause();
+                self.slots[index].life = Life::Dead { until };
+            }
         }
     }
 
-    /// Forks a worker for the slot if that has none and it is time.
-    fn revive(&mut self) {
-        let Life::Dead { until } = self.slot.life else {
-            return;
-        };
-        let now = Instant::now();
-        if self.draining.is_some() || now < until {
-            return;
-        }
-        self.slot.incarnation += 1;
-        let (incarnation, user) = (self.slot.incarnation, self.user);
+    /// Forks a worker for a slot.
+    fn fork(&mut self, index: usize, only: Option<Admitted>) -> Result<(), Error> {
+        let failed = |error| Error::system("fork a worker", error);
+        let slot = &mut self.slots[index];
+        slot.incarnation += 1;
+        let incarnation = slot.incarnation;
+        self.table.born(index as u32, incarnation);
         let mut core = self.core.clone();
-        core.incarnation = incarnation;
-        let supervisor = Pid::this();
-        let listeners = self.listeners.iter().map(|listening| listening.transport).collect();
-        let far_end = &self.slot.far_end;
-        let born = ipcd_sys::fork(|| {
-            worker::main(Birth { link: far_end.share(), supervisor, core, listeners, user })
-        });
+        (core.slot, core.incarnation) = (index as u32, incarnation);
+        let inboxes = Inboxes::new(&self.inboxes, index as u32, incarnation).map_err(failed)?;
+        let born = {
+            let shared = &mut self.table.shared;
+            let (far_end, user, epoch) = (&slot.far_end, self.user, self.table.epoch);
+            let supervisor = Pid::this();
+            let listeners = self.listeners.iter().map(|listening| listening.transport).collect();
+            ipcd_sys::fork(|| {
+                // The child's copy of the table is its own from here on.
+                let shared = (self.inboxes.len() > 1).then(|| std::mem::take(shared));
+                let link = far_end.share();
+                worker::main(Birth {
+                    link,
+                    supervisor,
+                    core,
+                    listeners,
+                    user,
+                    shared,
+                    epoch,
+                    inboxes,
+                    only,
+                })
+            })
+        };
         match born {
             Ok(pid) => {
-                info!(%pid, slot = 0, incarnation, "worker started");
-                self.slot.life = Life::Running { pid, since: now, is_ready: false };
+                slot.born(pid);
+                if self.config.daemon.fork == ForkMode::Pool {
+                    info!(%pid, slot = index, incarnation, "worker started");
+                }
+                Ok(())
             }
             Err(error) => {
-                error!(%error, "cannot fork a worker");
-                self.slot.life = Life::Dead { until: now + self.slot.pause };
-                self.slot.pause = (2 * self.slot.pause).min(LONGEST_PAUSE);
+                let told = self.table.died(index as u32);
+                self.tell(told);
+                Err(failed(error))
             }
         }
     }
 
-    fn hear_worker(&mut self) {
-        if let Err(error) = self.slot.link.flush() {
+    fn hear_worker(&mut self, index: usize) {
+        if let Err(error) = self.slots[index].link.flush() {
             warn!(%error, "a peer could not be handed to its worker");
         }
         loop {
-            match self.slot.link.receive() {
-                Ok(Received::Message(ToSupervisor::Ready, _)) => self.worker_is_ready(),
-                Ok(Received::Message(ToSupervisor::Gone(numbers), _)) => {
-                    numbers.into_iter().for_each(|number| self.admission.release(number, 0));
-                }
+            match self.slots[index].link.receive() {
+                Ok(Received::Message(message, _)) => self.heed(index, message),
                 Ok(Received::NotReady | Received::Closed) => return,
                 Err(error) => {
-                    error!(%error, "a worker does not speak the link's protocol");
-                    return self.kill_worker();
+                    error!(%error, slot = index, "a worker does not speak the link's protocol");
+                    return self.kill(index);
                 }
             }
         }
     }
 
-    fn worker_is_ready(&mut self) {
-        if let Life::Running { is_ready, .. } = &mut self.slot.life {
-            *is_ready = true;
+    fn heed(&mut self, index: usize, message: ToSupervisor) {
+        let slot = index as u32;
+        match message {
+            ToSupervisor::Ready => self.worker_is_ready(index),
+            ToSupervisor::Gone(numbers) => {
+                numbers.into_iter().for_each(|number| self.admission.release(number, index));
+            }
+            ToSupervisor::Seen(epoch) => self.table.seen(slot, epoch),
+            ToSupervisor::Interested { ticket, filter } => {
+                self.table.interested(slot, ticket, filter);
+            }
+            ToSupervisor::Uninterested(filter) => self.table.uninterested(slot, filter),
+            ToSupervisor::ClaimName { place, peer, name } => {
+                let granted = self.table.claim(slot, name);
+                let to = self.slots[index].incarnation;
+                self.tell(vec![(slot, ToWorker::Named { to, place, peer, granted })]);
+            }
+            ToSupervisor::ReleaseName(name) => self.table.release(slot, &name),
+            ToSupervisor::Ask { ticket, query } => {
+                let told = self.table.ask(slot, ticket, &query);
+                self.tell(told);
+            }
+            ToSupervisor::Report { asker, part, last } => {
+                self.pass_on(asker, part, last, slot);
+            }
+            ToSupervisor::Quiet => self.slots[index].is_quiet = true,
         }
-        if std::mem::replace(&mut self.is_ready, true) {
+    }
+
+    fn pass_on(&mut self, asker: Asker, part: Option<Answer>, last: bool, by: u32) {
+        if !self.table.is_asked(asker, by) {
             return;
         }
+        if part.is_some() {
+            let message = ToWorker::Reported { asker, part, last: false };
+            self.tell(vec![(asker.slot, message)]);
+        }
+        if last {
+            let told = self.table.answered(asker, by).into_iter().collect();
+            self.tell(told);
+        }
+    }
+
+    /// Sends messages to workers; who does not live is not told.
+    fn tell(&mut self, told: Vec<Told>) {
+        for (slot, message) in told {
+            let slot = &mut self.slots[slot as usize];
+            if slot.pid().is_some()
+                && let Err(error) = slot.link.send(&message, Vec::new())
+            {
+                error!(%error, "a worker cannot be told something");
+            }
+        }
+    }
+
+    fn spread_news(&mut self) {
+        if self.slots.len() > 1 {
+            let told = self.table.news();
+            self.tell(told);
+        }
+    }
+
+    /// Ends workers that have owed us something for too long.
+    fn watch_over_workers(&mut self) {
+        let now = Instant::now();
+        let watchdog = self.config.daemon.watchdog.0;
+        for index in 0..self.slots.len() {
+            if self.slots[index].pid().is_none() {
+                continue;
+            }
+            let owes = self.table.is_behind(index as u32) || self.slots[index].is_blocked;
+            self.slots[index].note_debt(owes, now);
+            if self.slots[index].owes_since.is_some_and(|since| now - since >= watchdog) {
+                warn!(slot = index, "worker does not answer: ending it");
+                self.slots[index].owes_since = Some(now);
+                self.kill(index);
+            }
+        }
+    }
+
+    fn worker_is_ready(&mut self, index: usize) {
+        if let Life::Running { is_ready, .. } = &mut self.slots[index].life {
+            *is_ready = true;
+        }
+        let ready = |slot: &Slot| matches!(slot.life, Life::Running { is_ready: true, .. });
+        if !self.is_ready && self.slots.iter().all(ready) {
+            self.say_ready();
+        }
+    }
+
+    fn say_ready(&mut self) {
+        self.is_ready = true;
         info!("ready");
         if let Some(fd) = self.ready_fd.take() {
             // Whoever asked for it may have gone.
@@ -306,23 +427,13 @@ impl Supervisor {
     }
 
     fn accept(&mut self, index: usize) {
-        let Some(listening) = self.listeners.get_mut(index) else {
-            return;
-        };
         for _ in 0..ACCEPT_BUDGET {
-            if self.slot.link.waiting() >= LINK_BACKLOG {
-                return;
-            }
+            let Some(slot) = self.slot_for_peer() else { return };
+            let Some(listening) = self.listeners.get_mut(index) else { return };
             let transport = listening.transport;
             match listening.listener.accept() {
                 Ok(None) => return,
-                Ok(Some(parts)) => {
-                    let admitted = self.admission.admit(index, &parts, 0);
-                    match admitted {
-                        Ok(number) => hand_over(&mut self.slot.link, number, index, parts),
-                        Err(why) => refuse(transport, parts, &why),
-                    }
-                }
+                Ok(Some(parts)) => self.admit(index, slot, parts),
                 Err(error) => {
                     warn!(transport = %transport.scheme(), %error, "peer not accepted");
                     if error.is_exhaustion() {
@@ -334,22 +445,71 @@ impl Supervisor {
         }
     }
 
-    /// Waits for room on the link where something waits for it, and for peers where they can be
+    /// Which slot the next peer goes to: each in its turn, or one that is free. `None` while none
+    /// can take it; where no slot is free, the peer is refused by whoever serves it.
+    fn slot_for_peer(&mut self) -> Option<Option<usize>> {
+        let count = self.slots.len();
+        let turn = self.turn;
+        let order = (0..count).map(|step| (turn + step) % count);
+        let slot_is_free = |index: &usize| matches!(self.slots[*index].life, Life::Free);
+        let has_room = |index: &usize| self.slots[*index].link.waiting() < LINK_BACKLOG;
+        let found = match self.serves_per_connection() {
+            true => Some(order.into_iter().find(slot_is_free)),
+            false => order.into_iter().find(has_room).map(Some),
+        };
+        if let Some(Some(index)) = found {
+            self.turn = index + 1;
+        }
+        found
+    }
+
+    fn admit(&mut self, listener: usize, slot: Option<usize>, parts: ChannelParts) {
+        let transport = self.listeners[listener].transport;
+        let Some(index) = slot else {
+            let most = self.slots.len();
+            return refuse(transport, parts, &format!("the limit of {most} children is reached"));
+        };
+        match self.admission.admit(listener, &parts, index) {
+            Err(why) => refuse(transport, parts, &why),
+            Ok(number) if self.serves_per_connection() => {
+                self.fork_for(index, Admitted { number, listener, parts });
+            }
+            Ok(number) => hand_over(&mut self.slots[index].link, number, listener, parts),
+        }
+    }
+
+    /// Forks a child for one peer. The parent's copies of its descriptors close here.
+    fn fork_for(&mut self, index: usize, only: Admitted) {
+        let (number, transport) = (only.number, self.listeners[only.listener].transport);
+        let spare = duplicate(&only.parts);
+        if let Err(error) = self.fork(index, Some(only)) {
+            error!(%error, "cannot fork a child for a peer");
+            self.admission.release(number, index);
+            if let Some(parts) = spare {
+                refuse(transport, parts, "the daemon cannot start another child now");
+            }
+        }
+    }
+
+    /// Waits for room on the links where something waits for it, and for peers where they can be
     /// handed over.
     fn arm(&mut self) -> Result<(), Error> {
         let failed = |error| Error::system("watch a descriptor", error);
-        let waiting = self.slot.link.waiting();
-        if (waiting > 0) != self.slot.is_blocked {
-            self.slot.is_blocked = waiting > 0;
-            let write = EpollFlags::EPOLLOUT;
-            let write = if waiting > 0 { write } else { EpollFlags::empty() };
-            let mut event = EpollEvent::new(EpollFlags::EPOLLIN | write, LINK);
-            self.epoll.modify(&self.slot.link, &mut event).map_err(failed)?;
+        for (slot, data) in self.slots.iter_mut().zip(FIRST_LINK..) {
+            let is_blocked = slot.link.waiting() > 0;
+            if is_blocked != slot.is_blocked {
+                slot.is_blocked = is_blocked;
+                let write = EpollFlags::EPOLLOUT;
+                let write = if is_blocked { write } else { EpollFlags::empty() };
+                let mut event = EpollEvent::new(EpollFlags::EPOLLIN | write, data);
+                self.epoll.modify(&slot.link, &mut event).map_err(failed)?;
+            }
         }
         let now = Instant::now();
+        let has_room = self.slots.iter().any(|slot| slot.link.waiting() < LINK_BACKLOG);
         for (index, listening) in self.listeners.iter_mut().enumerate() {
             listening.paused.take_if(|until| *until <= now);
-            let is_open = waiting < LINK_BACKLOG && listening.paused.is_none();
+            let is_open = has_room && listening.paused.is_none();
             if is_open == listening.armed {
                 continue;
             }
@@ -376,31 +536,49 @@ impl Supervisor {
 
     /// Stops accepting and lets the workers end; at the second call, ends them.
     fn drain(&mut self, signal: Signal) {
-        if self.draining.is_some() {
+        if self.ending.is_some() {
             info!(%signal, "ending at once");
-            return self.kill_worker();
+            return (0..self.slots.len()).for_each(|index| self.kill(index));
         }
         info!(%signal, "draining");
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         self.listeners.clear();
-        self.draining = Some(Instant::now() + self.config.daemon.drain_timeout.0);
-        if let Err(error) = self.slot.link.send(&ToWorker::Drain, Vec::new()) {
-            error!(%error, "a worker cannot be told to end");
-            self.kill_worker();
-        }
+        let now = Instant::now();
+        let deadline = now + self.config.daemon.drain_timeout.0;
+        self.ending = Some(Ending { quiet_by: Some((now + QUIET).min(deadline)), deadline });
+        self.tell_everybody(|| ToWorker::Quiesce);
     }
 
-    /// Whether the drain is over: nobody is left, or the time is up.
+    fn tell_everybody(&mut self, message: impl Fn() -> ToWorker) {
+        let told = (0..self.slots.len() as u32).map(|slot| (slot, message())).collect();
+        self.tell(told);
+    }
+
+    /// Whether the daemon's end is over: nobody is left, or the time is up. On the way there,
+    /// workers are told to end once all have sent on what they had accepted.
     fn is_over(&mut self) -> bool {
-        let Some(deadline) = self.draining else {
+        let Some(Ending { quiet_by, deadline }) = self.ending else {
             return false;
         };
-        if let Life::Running { pid, .. } = self.slot.life {
-            if Instant::now() < deadline {
-                return false;
-            }
-            warn!("peers did not take what was left for them in time");
-            self.kill_worker();
+        let now = Instant::now();
+        let is_quiet = |slot: &Slot| slot.is_quiet || slot.pid().is_none();
+        if quiet_by.is_some_and(|by| now >= by || self.slots.iter().all(is_quiet)) {
+            self.ending = Some(Ending { quiet_by: None, deadline });
+            self.tell_everybody(|| ToWorker::Drain);
+        }
+        let left: Vec<(usize, Pid)> = self
+            .slots
+            .iter()
+            .map(Slot::pid)
+            .enumerate()
+            .filter_map(|(index, pid)| Some((index, pid?)))
+            .collect();
+        if !left.is_empty() && now < deadline {
+            return false;
+        }
+        for (index, pid) in left {
+            warn!(slot = index, "peers did not take what was left for them in time");
+            self.kill(index);
             let _ = waitpid(pid, None);
         }
         if let Some(path) = &self.config.daemon.pid_file {
@@ -410,12 +588,33 @@ impl Supervisor {
         true
     }
 
-    fn kill_worker(&self) {
-        if let Life::Running { pid, .. } = self.slot.life {
+    fn kill(&self, index: usize) {
+        if let Some(pid) = self.slots[index].pid() {
             // It is our child and was not waited for, so the number is still its own.
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
+}
+
+/// The places of workers and their inboxes, all made before the first worker is born.
+fn make_slots(config: &Config) -> Result<(Vec<Slot>, Vec<InboxPair>), Error> {
+    let daemon = &config.daemon;
+    let (count, life) = match daemon.fork {
+        ForkMode::Pool => (daemon.workers.count(), Life::Dead { until: Instant::now() }),
+        ForkMode::Connection => (daemon.max_children.max(1) as usize, Life::Free),
+    };
+    let failed = |error| Error::system("make the links and inboxes of workers", error);
+    let slots: std::io::Result<_> = (0..count).map(|_| Slot::new(life)).collect();
+    let inboxes: std::io::Result<_> = (0..count).map(|_| InboxPair::new()).collect();
+    Ok((slots.map_err(failed)?, inboxes.map_err(failed)?))
+}
+
+/// A second set of a peer's descriptors, to refuse it with when the first went into a fork that
+/// failed.
+fn duplicate(parts: &ChannelParts) -> Option<ChannelParts> {
+    let copies = parts.descriptors.iter().map(OwnedFd::try_clone).collect::<std::io::Result<_>>();
+    let (identity, state) = (parts.identity.clone(), parts.state.clone());
+    Some(ChannelParts { descriptors: copies.ok()?, identity, state })
 }
 
 /// Hands a peer to a worker, or lets it go when that is impossible.

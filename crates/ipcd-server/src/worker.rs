@@ -8,8 +8,8 @@ use std::collections::BinaryHeap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use ipcd_core::{Core, Output, PeerInfo, PeerKey};
-use ipcd_proto::control::Origin;
+use ipcd_core::{Change, Core, Output, PeerInfo, PeerKey, Shared};
+use ipcd_proto::control::{Origin, Query};
 use ipcd_sys::close_all_except;
 use ipcd_transport::{ChannelParts, Identity, Read, ReadBuffer, Transport, Wrote};
 use nix::errno::Errno;
@@ -21,7 +21,8 @@ use tracing::{debug, info, warn};
 
 use crate::Error;
 use crate::connection::{Connection, Token};
-use crate::link::{GONE_BATCH, Link, Received, ToSupervisor, ToWorker};
+use crate::inbox::{Inboxes, Sent};
+use crate::link::{Asker, GONE_BATCH, Link, Received, ToSupervisor, ToWorker};
 use crate::privileges;
 
 /// Bytes that one read may take: what the kernel holds of a stream, and so one turn's share.
@@ -38,15 +39,37 @@ const LAST_READS: usize = 16;
 
 /// The link's token; no connection has it, for their numbers begin at 1.
 const LINK: Token = Token { place: 0, number: 0 };
+/// The inbox's.
+const INBOX: Token = Token { place: 1, number: 0 };
+/// The way into the inbox of slot 0, and then of the others.
+const FIRST_WAY: Token = Token { place: 2, number: 0 };
+/// Records taken out of the inbox in one turn.
+const INBOX_RECORDS: usize = 16;
 
 /// What a worker is given at its birth.
 pub(crate) struct Birth {
     pub(crate) link: Link,
     pub(crate) supervisor: Pid,
     pub(crate) core: ipcd_core::Config,
+    /// What all workers know, if there are several.
+    pub(crate) shared: Option<Shared>,
+    /// The last change of what all workers know that is in it.
+    pub(crate) epoch: u64,
+    pub(crate) inboxes: Inboxes,
+    /// The one peer that the worker is born for, with `--fork connection`.
+    pub(crate) only: Option<Admitted>,
     /// The transport of each listener.
     pub(crate) listeners: Vec<&'static dyn Transport>,
     pub(crate) user: Option<privileges::Drop>,
+}
+
+/// A peer to be served.
+pub(crate) struct Admitted {
+    /// The supervisor's number for it.
+    pub(crate) number: u64,
+    /// Which listener it came in by.
+    pub(crate) listener: usize,
+    pub(crate) parts: ChannelParts,
 }
 
 /// Runs a worker in a freshly forked child; returns its exit status.
@@ -62,8 +85,10 @@ pub(crate) fn main(birth: Birth) -> i32 {
 }
 
 fn start(mut birth: Birth) -> Result<Worker, Error> {
-    close_all_except(&[birth.link.as_fd()])
-        .map_err(|error| Error::system("close inherited descriptors", error))?;
+    let mut keep: Vec<_> = birth.inboxes.descriptors().chain([birth.link.as_fd()]).collect();
+    let only = birth.only.iter().flat_map(|only| &only.parts.descriptors);
+    keep.extend(only.map(AsFd::as_fd));
+    close_all_except(&keep).map_err(|error| Error::system("close inherited descriptors", error))?;
     if let Some(user) = birth.user {
         user.apply()?;
     }
@@ -77,11 +102,23 @@ fn start(mut birth: Birth) -> Result<Worker, Error> {
     epoll
         .add(&birth.link, EpollEvent::new(EpollFlags::EPOLLIN, LINK.to_u64()))
         .map_err(|error| Error::system("watch the link", error))?;
+    epoll
+        .add(birth.inboxes.own(), EpollEvent::new(EpollFlags::EPOLLIN, INBOX.to_u64()))
+        .map_err(|error| Error::system("watch the inbox", error))?;
     birth.core.daemon.worker = std::process::id();
+    let slots = birth.shared.as_ref().map_or(0, |shared| shared.lives.len());
     let mut worker = Worker {
         epoll,
         link: birth.link,
-        core: Core::new(birth.core),
+        link_is_blocked: false,
+        life: birth.core.incarnation,
+        epoch: birth.epoch,
+        inboxes: birth.inboxes,
+        full_inboxes: vec![false; slots],
+        serves_one: birth.only.is_some(),
+        reads_peers: true,
+        quiescing: false,
+        core: Core::new(birth.core, birth.shared),
         listeners: birth.listeners,
         connections: Vec::new(),
         next_number: 1,
@@ -92,12 +129,30 @@ fn start(mut birth: Birth) -> Result<Worker, Error> {
         now: Instant::now(),
     };
     worker.tell(&ToSupervisor::Ready)?;
+    if let Some(Admitted { number, listener, parts }) = birth.only {
+        worker.admit(number, listener, parts);
+        worker.obey_router()?;
+    }
     Ok(worker)
 }
 
 struct Worker {
     epoll: Epoll,
     link: Link,
+    link_is_blocked: bool,
+    life: u32,
+    /// The last change of the table that is known.
+    epoch: u64,
+    inboxes: Inboxes,
+    /// Which inboxes take no more for now.
+    full_inboxes: Vec<bool>,
+    /// Whether the worker ends with its peer.
+    serves_one: bool,
+    /// Whether peers are read.
+    reads_peers: bool,
+    /// Whether the supervisor wants to know when nothing is on
+    /// its way to other workers.
+    quiescing: bool,
     core: Core,
     listeners: Vec<&'static dyn Transport>,
     connections: Vec<Option<Connection>>,
@@ -112,25 +167,34 @@ struct Worker {
 }
 
 impl Worker {
-    /// Serves until the supervisor is gone, or has asked for an end and all peers have left.
+    /// Serves until the supervisor is gone, or it is time to end and all peers have left.
     fn run(&mut self) -> Result<(), Error> {
         let mut events = [EpollEvent::empty(); EVENTS];
-        while !(self.draining && self.core.peer_count() == 0) {
+        while !self.is_over() {
             let count = self.wait(&mut events)?;
             self.now = Instant::now();
             for event in &events[..count] {
-                let token = Token::from_u64(event.data());
-                if token != LINK {
-                    self.handle(token, event.events());
-                } else if !self.hear_supervisor()? {
-                    return Ok(());
+                match Token::from_u64(event.data()) {
+                    LINK => {
+                        if !self.hear_supervisor()? {
+                            return Ok(());
+                        }
+                    }
+                    INBOX => drop(self.hear_others()?),
+                    Token { place, number: 0 } => self.inbox_has_room(place - FIRST_WAY.place)?,
+                    token => self.handle(token, event.events()),
                 }
             }
             self.look_at_time();
-            self.obey_router();
+            self.obey_router()?;
             self.report_gone()?;
         }
         Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        let may_end = self.draining || self.serves_one;
+        may_end && self.core.peer_count() == 0 && self.core.is_forwarded()
     }
 
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
@@ -157,9 +221,33 @@ impl Worker {
             match received.map_err(|error| Error::system("read the link", error))? {
                 Received::NotReady => return Ok(true),
                 Received::Closed => return Ok(false),
+                Received::Message(ToWorker::Quiesce, _) => self.quiesce()?,
                 Received::Message(ToWorker::Drain, _) => {
+                    // What others have accepted is here by now.
+                    while self.hear_others()? {}
                     self.draining = true;
                     self.core.drain(self.now);
+                }
+                Received::Message(ToWorker::Table { epoch, changes }, _) => {
+                    self.learn(epoch, &changes)?;
+                }
+                Received::Message(ToWorker::Confirmed { to, ticket }, _) => {
+                    if to == self.life {
+                        self.core.confirmed(self.now, ticket);
+                    }
+                }
+                Received::Message(ToWorker::Named { to, place, peer, granted }, _) => {
+                    if to == self.life {
+                        self.named(PeerKey(place), peer, granted)?;
+                    }
+                }
+                Received::Message(ToWorker::Report { asker, query }, _) => {
+                    self.report(asker, &query)?;
+                }
+                Received::Message(ToWorker::Reported { asker, part, last }, _) => {
+                    if asker.life == self.life {
+                        self.core.reported(self.now, asker.ticket, part, last);
+                    }
                 }
                 Received::Message(ToWorker::Admit { number, listener, identity, state }, fds) => {
                     let parts = ChannelParts { descriptors: fds, identity, state };
@@ -167,6 +255,101 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn learn(&mut self, epoch: u64, changes: &[Change]) -> Result<(), Error> {
+        // What was told before this worker was born, it has inherited.
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            for change in changes {
+                if let Change::Life { slot, .. } = *change {
+                    self.inboxes.restart(slot);
+                }
+            }
+            self.core.learn(changes);
+        }
+        self.tell(&ToSupervisor::Seen(epoch))
+    }
+
+    fn named(&mut self, key: PeerKey, peer: u64, granted: bool) -> Result<(), Error> {
+        if self.core.is_waiting_for_name(key, peer) {
+            self.core.named(self.now, key, granted);
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, asker: Asker, query: &Query) -> Result<(), Error> {
+        for part in self.core.report(self.now, query) {
+            self.tell(&ToSupervisor::Report { asker, part: Some(part), last: false })?;
+        }
+        self.tell(&ToSupervisor::Report { asker, part: None, last: true })
+    }
+
+    /// Stops reading peers. What they have sent and was accepted goes out to the other workers.
+    fn quiesce(&mut self) -> Result<(), Error> {
+        (self.quiescing, self.reads_peers) = (true, false);
+        for index in 0..self.connections.len() {
+            if let Some(connection) = &mut self.connections[index] {
+                connection.waiting = true;
+            }
+            self.rearm(PeerKey(index as u32));
+        }
+        self.say_if_quiet()
+    }
+
+    fn say_if_quiet(&mut self) -> Result<(), Error> {
+        if self.quiescing && self.core.is_forwarded() {
+            self.quiescing = false;
+            self.tell(&ToSupervisor::Quiet)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what other workers have sent, within this turn's share; whether
+    /// there may be more.
+    fn hear_others(&mut self) -> Result<bool, Error> {
+        let failed = |error| Error::system("read the inbox", error);
+        let mut buffer = self.take_scratch();
+        buffer.set_largest_frame(usize::MAX);
+        let mut records = 0;
+        while records < INBOX_RECORDS
+            && let Some((slot, life)) = self.inboxes.receive(&mut buffer).map_err(failed)?
+        {
+            self.core.arrive(self.now, slot, life, buffer.filled());
+            buffer.clear();
+            records += 1;
+        }
+        self.put_back(buffer);
+        Ok(records == INBOX_RECORDS)
+    }
+
+    /// Sends what is on its way to another worker, as much as its inbox takes.
+    fn forward(&mut self, slot: u32) -> Result<(), Error> {
+        let failed = |error| Error::system("write to an inbox", error);
+        while !self.full_inboxes[slot as usize] {
+            let (frames, life) = self.core.outgoing(slot);
+            if frames.is_empty() {
+                return self.say_if_quiet();
+            }
+            match self.inboxes.send(slot, life, frames).map_err(failed)? {
+                Sent::Bytes(count) => self.core.forwarded(slot, count),
+                Sent::Full => {
+                    self.full_inboxes[slot as usize] = true;
+                    let token = Token { place: FIRST_WAY.place + slot, number: 0 };
+                    let event = EpollEvent::new(EpollFlags::EPOLLOUT, token.to_u64());
+                    let added = self.epoll.add(self.inboxes.way(slot), event);
+                    added.map_err(|error| failed(error.into()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn inbox_has_room(&mut self, slot: u32) -> Result<(), Error> {
+        let failed = |error| Error::system("watch an inbox", error);
+        self.epoll.delete(self.inboxes.way(slot)).map_err(failed)?;
+        self.full_inboxes[slot as usize] = false;
+        self.forward(slot)
     }
 
     fn admit(&mut self, number: u64, listener: usize, parts: ChannelParts) {
@@ -289,17 +472,19 @@ impl Worker {
         let mut buffer = match rest {
             Some(rest) if rest.capacity() >= SCRATCH_BYTES => rest,
             rest => {
-                let empty = ReadBuffer::new(0, 0);
-                let mut scratch = std::mem::replace(&mut self.scratch, empty);
-                if scratch.capacity() < SCRATCH_BYTES {
-                    scratch = ReadBuffer::new(SCRATCH_BYTES, 0);
-                }
+                let mut scratch = self.take_scratch();
                 rest.iter().for_each(|rest| scratch.extend(rest.filled()));
                 scratch
             }
         };
         buffer.set_largest_frame(largest);
         buffer
+    }
+
+    fn take_scratch(&mut self) -> ReadBuffer {
+        let scratch = std::mem::replace(&mut self.scratch, ReadBuffer::new(0, 0));
+        let is_there = scratch.capacity() >= SCRATCH_BYTES;
+        if is_there { scratch } else { ReadBuffer::new(SCRATCH_BYTES, 0) }
     }
 
     fn put_back(&mut self, mut buffer: ReadBuffer) {
@@ -427,7 +612,7 @@ impl Worker {
         }
     }
 
-    fn obey_router(&mut self) {
+    fn obey_router(&mut self) -> Result<(), Error> {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Write(key) => {
@@ -442,11 +627,40 @@ impl Worker {
                 }
                 Output::Close(key, why) => self.close(key, why),
                 Output::Drop(key, why) => self.detach(key, &why),
+                Output::Forward(slot) => self.forward(slot)?,
+                Output::Interested { ticket, filter } => {
+                    self.tell(&ToSupervisor::Interested { ticket, filter })?;
+                }
+                Output::Uninterested { filter } => {
+                    self.tell(&ToSupervisor::Uninterested(filter))?;
+                }
+                Output::ClaimName(key, name) => {
+                    let (place, peer) = (key.0, self.core.origin(key).peer);
+                    self.tell(&ToSupervisor::ClaimName { place, peer, name })?;
+                }
+                Output::ReleaseName(name) => self.tell(&ToSupervisor::ReleaseName(name))?,
+                Output::Ask { ticket, query } => self.tell(&ToSupervisor::Ask { ticket, query })?,
             }
         }
+        self.watch_link()
+    }
+
+    /// Waits for room on the link, if something waits for it.
+    fn watch_link(&mut self) -> Result<(), Error> {
+        let is_blocked = self.link.waiting() > 0;
+        if std::mem::replace(&mut self.link_is_blocked, is_blocked) == is_blocked {
+            return Ok(());
+        }
+        let write = if is_blocked { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
+        let mut event = EpollEvent::new(EpollFlags::EPOLLIN | write, LINK.to_u64());
+        let watched = self.epoll.modify(&self.link, &mut event);
+        watched.map_err(|error| Error::system("watch the link", error))
     }
 
     fn resume(&mut self, key: PeerKey) {
+        if !self.reads_peers {
+            return;
+        }
         let buffer = self.take_buffer(key);
         if let Some(connection) = self.connection(key) {
             connection.waiting = false;

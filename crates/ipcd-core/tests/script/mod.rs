@@ -49,7 +49,7 @@ impl Stage {
         let now = Instant::now();
         let config =
             Config { max_payload: 2000, outbox: 4000, ..Config::new(DaemonInfo::unknown(now)) };
-        Self { core: Core::new(config), now, actors: BTreeMap::new(), seen: Vec::new() }
+        Self { core: Core::new(config, None), now, actors: BTreeMap::new(), seen: Vec::new() }
     }
 
     fn step(&mut self, line: &str) {
@@ -145,6 +145,7 @@ impl Stage {
                     self.actors.remove(&who);
                     self.seen.push(format!("{who}: dropped"));
                 }
+                other => panic!("a router alone asks for {other:?}"),
             }
         }
     }

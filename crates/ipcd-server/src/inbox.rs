@@ -1,0 +1,145 @@
+//! What workers hand each other: one inbox for each, which all others write records to.
+//!
+//! A record begins with the sender's slot, its incarnation and the receiver's, each a `u32`; then
+//! come whole frames, or a piece of one. It stands behind one small type, so that a ring for each
+//! pair of workers can replace it where measurement asks for it.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use ipcd_transport::{Joiner, ReadBuffer, Splitter};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, recv, sendmsg, socketpair,
+};
+
+/// Bytes of the largest record, its header included.
+const RECORD_BYTES: usize = 64 * 1024;
+const HEADER_BYTES: usize = 12;
+
+/// Both ends of a worker's inbox, made before any worker is born.
+#[derive(Debug)]
+pub(crate) struct InboxPair {
+    reading: OwnedFd,
+    writing: OwnedFd,
+}
+
+impl InboxPair {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (reading, writing) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        Ok(Self { reading, writing })
+    }
+}
+
+/// A worker's own inbox, and the way into everybody's.
+#[derive(Debug)]
+pub(crate) struct Inboxes {
+    slot: u32,
+    life: u32,
+    own: OwnedFd,
+    ways: Vec<Way>,
+}
+
+/// To and from the worker in one slot.
+#[derive(Debug)]
+struct Way {
+    fd: OwnedFd,
+    splitter: Splitter,
+    /// The life that pieces are being joined of.
+    life: u32,
+    joiner: Joiner,
+}
+
+/// What came of sending.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Sent {
+    /// So many bytes were taken.
+    Bytes(usize),
+    /// The inbox is full; wait until its descriptor is writable.
+    Full,
+}
+
+impl Inboxes {
+    /// For the worker that is born in this slot. The descriptors are duplicated, so that the
+    /// originals can be closed with everything else.
+    pub(crate) fn new(pairs: &[InboxPair], slot: u32, life: u32) -> io::Result<Self> {
+        let own = pairs[slot as usize].reading.try_clone()?;
+        let way = |pair: &InboxPair| {
+            let fd = pair.writing.try_clone()?;
+            Ok(Way { fd, splitter: Splitter::default(), life: 0, joiner: Joiner::default() })
+        };
+        Ok(Self { slot, life, own, ways: pairs.iter().map(way).collect::<io::Result<_>>()? })
+    }
+
+    /// All descriptors that a worker keeps.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.own.as_fd()).chain(self.ways.iter().map(|way| way.fd.as_fd()))
+    }
+
+    pub(crate) fn own(&self) -> BorrowedFd<'_> {
+        self.own.as_fd()
+    }
+
+    pub(crate) fn way(&self, slot: u32) -> BorrowedFd<'_> {
+        self.ways[slot as usize].fd.as_fd()
+    }
+
+    /// Another life begins in a slot: what was begun for the one before is of no use to it.
+    pub(crate) fn restart(&mut self, slot: u32) {
+        self.ways[slot as usize].splitter = Splitter::default();
+    }
+
+    /// Sends one record of these frames to the worker in a slot.
+    pub(crate) fn send(&mut self, slot: u32, life: u32, frames: &[u8]) -> io::Result<Sent> {
+        let way = &mut self.ways[slot as usize];
+        let Some(record) = way.splitter.next(frames, RECORD_BYTES - HEADER_BYTES) else {
+            return Ok(Sent::Bytes(0));
+        };
+        let mut header = [0; HEADER_BYTES];
+        for (field, value) in header.chunks_exact_mut(4).zip([self.slot, self.life, life]) {
+            field.copy_from_slice(&value.to_le_bytes());
+        }
+        let parts = [&header, record.header(), &frames[..record.taken()]].map(IoSlice::new);
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        match sendmsg::<UnixAddr>(way.fd.as_raw_fd(), &parts, &[], flags, None) {
+            Ok(_) => {
+                way.splitter.sent(&record);
+                Ok(Sent::Bytes(record.taken()))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => Ok(Sent::Full),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Appends the frames of the next record that is for us, and says which slot and life sent
+    /// them; `None` when there is no record now.
+    pub(crate) fn receive(&mut self, into: &mut ReadBuffer) -> io::Result<Option<(u32, u32)>> {
+        loop {
+            let room = into.spare(RECORD_BYTES);
+            let count = match recv(self.own.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
+                Ok(count) => count,
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            let mut fields = room[..count].chunks_exact(4);
+            let mut field = || fields.next()?.try_into().ok().map(u32::from_le_bytes);
+            let (Some(slot), Some(life), Some(to)) = (field(), field(), field()) else {
+                return Err(io::Error::other("a record of another worker is too short"));
+            };
+            let Some(way) = self.ways.get_mut(slot as usize) else {
+                return Err(io::Error::other("a record of a worker that does not exist"));
+            };
+            // What was for the one who lived here before is of no use to us.
+            if to != self.life {
+                continue;
+            }
+            if way.life != life {
+                way.life = life;
+                way.joiner = Joiner::default();
+            }
+            way.joiner.accept_spare(HEADER_BYTES..count, into).map_err(io::Error::other)?;
+            return Ok(Some((slot, life)));
+        }
+    }
+}
