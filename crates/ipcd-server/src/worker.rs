@@ -386,8 +386,8 @@ impl Worker {
             peer = origin.peer,
             transport = %origin.transport,
             identity = %connection.channel.identity(),
-            name = origin.name.as_deref().map(tracing::field::debug),
-            why = %why.escape_debug(),
+            name = origin.name.as_deref(),
+            why,
             "peer gone"
         );
         self.core.detach(key);
