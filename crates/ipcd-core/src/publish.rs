@@ -3,7 +3,6 @@
 //! Consecutive messages of a batch that go to one subject form a run: the route is looked up once,
 //! and the run is copied as one slice into each outbox.
 
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -18,7 +17,7 @@ use crate::interest::Member;
 use crate::peer::PeerKey;
 
 /// Bytes of a run: what an outbox may hold beyond its limit.
-const MAX_RUN: usize = 64 * 1024;
+const MAX_RUN: usize = 16 * 1024;
 
 /// What came of the messages at the start of a batch.
 pub(crate) struct Run {
@@ -61,15 +60,19 @@ impl Core {
             self.wait_for(key, full);
             return Run { consumed: 0, waiting: true };
         }
-        let subject = HEADER_BYTES..HEADER_BYTES + first.subject.len();
-        let (length, count) = self.extend_run(bytes, subject, length, largest);
+        let subject = first.subject.len();
+        let mut stamped = members.first().map_or(0, |member| member.subscription);
+        let stamp = Stamp { sender: self.peer(key).origin.peer, subscription: stamped };
+        let (length, count) = self.stamp_run(bytes, length, subject, largest, stamp);
         let run = &mut bytes[..length];
-        stamp_sender(run, self.peer(key).origin.peer);
         let counts = &mut self.peer(key).counts;
         counts.msgs_in += count;
         counts.bytes_in += length as u64;
         self.counters.accepted += count;
         for member in members.iter() {
+            if std::mem::replace(&mut stamped, member.subscription) != member.subscription {
+                stamp_subscription(run, stamped);
+            }
             self.deliver(now, key, member, run, count);
         }
         Run { consumed: length, waiting: false }
@@ -120,22 +123,29 @@ impl Core {
         member.peer != publisher || !self.peers[publisher.0 as usize].no_echo
     }
 
-    /// Bytes and messages of the run that begins with the frame of this length.
-    fn extend_run(
+    /// Stamps the run that begins with a frame of this length, while it finds its end: each header
+    /// is looked at once. Returns the run's bytes and messages.
+    fn stamp_run(
         &self,
-        bytes: &[u8],
-        subject: Range<usize>,
+        bytes: &mut [u8],
         first: usize,
+        subject: usize,
         largest: usize,
+        stamp: Stamp,
     ) -> (usize, u64) {
+        let (head, mut rest) = bytes.split_at_mut(first);
+        stamp.apply(head);
+        let subject = &head[HEADER_BYTES..HEADER_BYTES + subject];
         let (mut length, mut count) = (first, 1);
         while length < MAX_RUN
-            && let Ok(Decoded::Frame(frame, more)) = decode(&bytes[length..], largest)
+            && let Ok(Decoded::Frame(frame, more)) = decode(rest, largest)
             && frame.header.kind == Kind::Message
-            && frame.subject == &bytes[subject.clone()]
+            && frame.subject == subject
             && frame.payload.len() <= self.config.max_payload
             && frame.headers.len() <= MAX_HEADERS
         {
+            stamp.apply(rest);
+            rest = &mut rest[more..];
             length += more;
             count += 1;
         }
@@ -156,9 +166,7 @@ impl Core {
         }
         let peer = &mut self.peers[to.0 as usize];
         let buffer = peer.outbox.append(now, &mut self.spare);
-        let start = buffer.len();
         buffer.extend_from_slice(run);
-        stamp_subscription(&mut buffer[start..], member.subscription);
         peer.counts.msgs_out += count;
         self.counters.delivered += count;
         self.filled(now, to);
@@ -217,10 +225,17 @@ impl Core {
     }
 }
 
-fn stamp_sender(mut run: &mut [u8], sender: u64) {
-    while let Some(length) = frame_len(run) {
-        Frame::stamp_sender(run, sender);
-        run = &mut run[length..];
+/// What the daemon fills in.
+#[derive(Clone, Copy)]
+struct Stamp {
+    sender: u64,
+    subscription: u32,
+}
+
+impl Stamp {
+    fn apply(self, frame: &mut [u8]) {
+        Frame::stamp_sender(frame, self.sender);
+        Frame::stamp_subscription(frame, self.subscription);
     }
 }
 

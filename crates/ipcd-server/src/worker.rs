@@ -31,6 +31,9 @@ const MAX_SCRATCH_BYTES: usize = 8 * SCRATCH_BYTES;
 /// A rest of so many bytes stays where it is; a smaller one is copied aside, so that a peer never
 /// holds more than four times what it has sent.
 const KEPT_BYTES: usize = SCRATCH_BYTES / 4;
+/// How much larger than a rest its memory may be, and how many are kept for later.
+const MAX_SLACK: usize = 4;
+const RESTS: usize = 16;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 /// Reads that are made of a peer that can no longer be written to, to accept what it had sent.
@@ -86,6 +89,7 @@ fn start(mut birth: Birth) -> Result<Worker, Error> {
         connections: Vec::new(),
         next_number: 1,
         scratch: ReadBuffer::new(SCRATCH_BYTES, 0),
+        rests: Vec::with_capacity(RESTS),
         ticks: BinaryHeap::new(),
         gone: Vec::new(),
         draining: false,
@@ -103,6 +107,8 @@ struct Worker {
     connections: Vec<Option<Connection>>,
     next_number: u32,
     scratch: ReadBuffer,
+    /// Memory of rests that were used up, for the next ones.
+    rests: Vec<ReadBuffer>,
     ticks: BinaryHeap<Reverse<(Instant, Token)>>,
     /// Peers that have gone, of which the supervisor was not told yet.
     gone: Vec<u64>,
@@ -275,7 +281,12 @@ impl Worker {
             0 => self.put_back(buffer),
             KEPT_BYTES.. => connection.rest = Some(buffer),
             _ => {
-                connection.rest = Some(ReadBuffer::holding(buffer.filled(), 0));
+                let mut rest = self.rests.pop().unwrap_or_else(|| ReadBuffer::new(0, 0));
+                if rest.capacity() > MAX_SLACK * buffer.filled().len() {
+                    rest = ReadBuffer::new(0, 0);
+                }
+                rest.extend(buffer.filled());
+                connection.rest = Some(rest);
                 self.put_back(buffer);
             }
         }
@@ -294,7 +305,13 @@ impl Worker {
                 if scratch.capacity() < SCRATCH_BYTES {
                     scratch = ReadBuffer::new(SCRATCH_BYTES, 0);
                 }
-                rest.iter().for_each(|rest| scratch.extend(rest.filled()));
+                if let Some(mut rest) = rest {
+                    scratch.extend(rest.filled());
+                    rest.clear();
+                    if self.rests.len() < RESTS {
+                        self.rests.push(rest);
+                    }
+                }
                 scratch
             }
         };
