@@ -16,38 +16,41 @@ pub(crate) struct Arguments {
     pub(crate) verb: Verb,
 }
 
+/// Where help lists them.
+const GLOBAL: &str = "Options of every verb";
+
 /// Options of every verb.
 #[derive(Args)]
 pub(crate) struct Global {
     /// How to reach the daemon: a transport (unix, pipe, fifo, tcp, udp) or an endpoint.
-    #[arg(long, global = true, env = "IPCD_VIA", default_value = "unix", value_name = "VIA")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "IPCD_VIA", default_value = "unix", value_name = "VIA")]
     pub(crate) via: String,
     /// How long to wait for a connection, a confirmation or an answer.
-    #[arg(long, global = true, default_value = "5s", value_name = "DURATION")]
+    #[arg(long, global = true, help_heading = GLOBAL, default_value = "5s", value_name = "DURATION")]
     pub(crate) timeout: Span,
     /// How to print: text, json, or jsonl (an object a line).
-    #[arg(short, long, global = true, default_value = "text", value_name = "FORMAT")]
+    #[arg(short, long, global = true, help_heading = GLOBAL, default_value = "text", value_name = "FORMAT")]
     pub(crate) output: Format,
     /// The same as --output json.
-    #[arg(short, long, global = true, conflicts_with = "output")]
+    #[arg(short, long, global = true, help_heading = GLOBAL, conflicts_with = "output")]
     pub(crate) json: bool,
     /// A name for this peer that no other has.
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// The token to prove over TCP and UDP, instead of the one in the runtime directory.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// Which of the daemon's named tokens that is.
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "NAME")]
     pub(crate) token_name: Option<String>,
     /// Where the daemon's sockets, FIFOs and token are.
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
     pub(crate) runtime_dir: Option<PathBuf>,
     /// Print no remarks on standard error.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) quiet: bool,
     /// Whether to use colours.
-    #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
+    #[arg(long, global = true, help_heading = GLOBAL, default_value = "auto", value_name = "WHEN")]
     pub(crate) color: Color,
 }
 
@@ -136,7 +139,7 @@ pub(crate) struct BodyArgs {
     /// The message.
     pub(crate) body: Option<String>,
     /// The message.
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) message: Option<String>,
     /// The message is what this file holds.
     #[arg(short, long, value_name = "FILE")]

@@ -19,7 +19,9 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(global: Global) -> Self {
-        let runtime_dir = global.runtime_dir.clone().unwrap_or_else(find_runtime_dir);
+        let given = global.runtime_dir.clone();
+        let given = given.map(|dir| std::path::absolute(&dir).unwrap_or(dir));
+        let runtime_dir = given.unwrap_or_else(find_runtime_dir);
         Self { global, runtime_dir }
     }
 

@@ -89,9 +89,10 @@ impl From<Error> for Failure {
                 return Self::new(Exit::Usage, what.clone());
             }
             Error::Connect(Transport::TimedOut(_)) => (Exit::Timeout, ""),
-            Error::Connect(_) => {
-                (Exit::CannotConnect, " (is ipcd running, and listening there? try --via)")
-            }
+            Error::Connect(_) => (
+                Exit::CannotConnect,
+                " (is ipcd running, and listening there? see --via and --runtime-dir)",
+            ),
             Error::Refused(refusal) => (exit_of(refusal.code), ""),
             Error::TimedOut(_) => (Exit::Timeout, " (see --timeout)"),
             Error::Disconnected(_) => (Exit::NotAccepted, ""),

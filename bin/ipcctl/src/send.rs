@@ -16,6 +16,10 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 const READ_BYTES: usize = 64 * 1024;
 
 pub(crate) fn run(context: &Context, args: &SendArgs) -> Outcome {
+    if args.subject.starts_with('@') {
+        let why = "sending to one peer (@NAME, @ID) is not in this version: give a subject";
+        return Err(Failure::new(Exit::Usage, why));
+    }
     let body = Body::of(args)?;
     let headers = header_block(&args.headers)?;
     let mut sender = Sender { client: context.connect()?, args, headers, sent: 0 };

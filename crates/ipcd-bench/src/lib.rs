@@ -1,1 +1,30 @@
-//! x
+//! Measures what ipcd relays, beside what a machine could relay at all.
+//!
+//! Three servers move the same load from a publisher process to a subscriber process: the bare
+//! byte relay, the yardstick (the least that routes frames by subject) and the real
+//! daemon. Their rounds are interleaved, and only ratios of neighbours are compared: on a busy
+//! or throttled machine the figures themselves say little.
+//!
+//! Everything forks, so it runs in a process of its own with one thread: the `relay` benchmark
+//! (`cargo bench`) or the `smoke` test.
+
+mod cores;
+mod count;
+mod daemon;
+mod gate;
+mod load;
+mod options;
+mod process;
+mod relay;
+mod report;
+mod round;
+mod run;
+mod server;
+mod session;
+mod stats;
+mod yardstick;
+
+pub use cores::Cores;
+pub use options::Options;
+pub use run::{bench, smoke};
+pub use server::Via;

@@ -296,6 +296,8 @@ impl Client {
                 Ok(_) => {}
                 Err(error) if self.options.reconnect.is_some() && is_worth_retrying(&error) => {
                     let why = error.to_string();
+                    // The daemon sees the end of this connection now, not when there is a new one.
+                    self.wire.abandon();
                     self.lost = Some(why.clone());
                     self.events.push_back(Event::Disconnected { why });
                 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use ipcd_proto::auth::Nonce;
 use ipcd_proto::control::{Auth, Challenge, Hello, Refusal, Welcome, decode, encode};
 use ipcd_proto::{Frame, Kind, VERSION};
-use ipcd_transport::Endpoint;
+use ipcd_transport::{Endpoint, Error as TransportError};
 
 use crate::options::{Options, Token};
 use crate::wire::{Turn, Wire, Wish};
@@ -37,15 +37,30 @@ pub(crate) fn open(to: &Endpoint, options: &Options, deadline: Instant) -> Resul
         no_echo: options.no_echo,
     };
     wire.control(Kind::Hello, 0, &encode(&hello));
-    let welcome = match answer(&mut wire, deadline)? {
-        Answer::Challenge(Challenge { nonce: theirs }) => {
-            let token = options.token.load()?;
-            prove(&mut wire, &token, &nonce, &theirs, deadline)?
-        }
-        answer => expect_welcome(answer)?,
-    };
+    let welcome =
+        shake_hands(&mut wire, options, &nonce, deadline).map_err(|error| match error {
+            // Nobody there speaks with us at all.
+            Error::Disconnected(why) => {
+                Error::Connect(TransportError::Protocol(format!("{to}: {why}")))
+            }
+            error => error,
+        })?;
     wire.set_max_payload(welcome.max_payload as usize);
     Ok((wire, welcome))
+}
+
+fn shake_hands(
+    wire: &mut Wire,
+    options: &Options,
+    nonce: &Nonce,
+    deadline: Instant,
+) -> Result<Welcome> {
+    match answer(wire, deadline)? {
+        Answer::Challenge(Challenge { nonce: theirs }) => {
+            prove(wire, &options.token.load()?, nonce, &theirs, deadline)
+        }
+        answer => expect_welcome(answer),
+    }
 }
 
 fn prove(

@@ -228,6 +228,11 @@ impl Wire {
         Error::Disconnected(why)
     }
 
+    /// Lets go of a connection that is of no more use.
+    pub(crate) fn abandon(&mut self) {
+        let _ = self.channel.finish();
+    }
+
     /// Writes what is left, says goodbye and waits for the daemon to close: one that closes too
     /// early resets a TCP connection, and with it what the daemon had not read.
     pub(crate) fn close(&mut self, deadline: Instant) {

@@ -327,7 +327,7 @@ impl Core {
         self.outputs.push_back(Output::Close(key, why));
     }
 
-    /// Refuses one frame; the session goes on.
+    /// Refuses one frame; the session goes on. A frame without a number cannot be told of.
     pub(crate) fn refuse(
         &mut self,
         now: Instant,
@@ -337,6 +337,9 @@ impl Core {
         why: impl Into<String>,
     ) {
         self.counters.refused += 1;
+        if correlation == 0 {
+            return;
+        }
         let body = encode(&Refusal { code, message: why.into() });
         self.send(now, key, Header::new(Kind::Error, correlation), &body);
     }

@@ -262,16 +262,16 @@ impl Core {
 
     /// Takes what another worker has sent: whole frames. Messages are delivered even if that life
     /// is over, for they were accepted; news of it is none any more.
-    pub fn arrive(&mut self, now: Instant, slot: u32, life: u32, frames: &[u8]) {
+    pub fn arrive(&mut self, now: Instant, slot: u32, life: u32, frames: &mut [u8]) {
         let Some(known) = self.life_of(slot) else { return };
         if life > known.max(self.last_life_of(slot)) {
             self.learn(&[Change::Life { slot, incarnation: life }]);
         }
         let is_current = self.life_of(slot) == Some(life);
-        let mut rest = frames;
-        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
-            let taken = match frame.header.kind {
-                Kind::Message => self.deliver_run(now, rest, &frame, length),
+        let mut at = 0;
+        while let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX) {
+            at += match frame.header.kind {
+                Kind::Message => self.deliver_run(now, &mut frames[at..], length),
                 _ => {
                     if let Ok(news) = body(frame.payload) {
                         self.hear(slot, news, is_current);
@@ -279,7 +279,6 @@ impl Core {
                     length
                 }
             };
-            rest = &rest[taken..];
         }
         let Some(others) = self.others.as_mut().filter(|_| is_current) else { return };
         let way = &mut others.ways[slot as usize];

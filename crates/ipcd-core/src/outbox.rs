@@ -20,6 +20,8 @@ pub(crate) struct Outbox {
     head: usize,
     /// A frame begins here, at or before `head`.
     boundary: usize,
+    /// Where later frames begin, far apart: so that nothing is walked over that was written.
+    marks: VecDeque<usize>,
     /// Bytes that were written in all: the position of `head` in the stream.
     written: u64,
     /// From which position on bytes came at which time.
@@ -60,6 +62,10 @@ impl Outbox {
                 self.bytes = spare.take();
             }
         }
+        let end = self.bytes.len();
+        if end >= self.marks.back().unwrap_or(&self.boundary) + COMPACT_BYTES {
+            self.marks.push_back(end);
+        }
         let position = self.written + self.len() as u64;
         if self.ages.back().is_none_or(|&(_, since)| now >= since + AGE_STEP) {
             self.ages.push_back((position, now));
@@ -75,6 +81,7 @@ impl Outbox {
         if self.is_empty() {
             self.bytes.clear();
             (self.head, self.boundary) = (0, 0);
+            self.marks.clear();
             spare.give(std::mem::take(&mut self.bytes));
             return;
         }
@@ -82,9 +89,10 @@ impl Outbox {
             self.ages.pop_front();
         }
         if self.head - self.boundary >= COMPACT_BYTES.max(self.len()) {
-            self.find_boundary();
+            self.pass_marks();
             self.bytes.drain(..self.boundary);
             self.head -= self.boundary;
+            self.marks.iter_mut().for_each(|mark| *mark -= self.boundary);
             self.boundary = 0;
         }
     }
@@ -112,6 +120,7 @@ impl Outbox {
             at += length;
         }
         self.bytes.truncate(end);
+        self.marks.clear();
         dropped
     }
 
@@ -126,8 +135,19 @@ impl Outbox {
         count
     }
 
+    /// Moves the boundary to the last mark at or before `head`.
+    fn pass_marks(&mut self) {
+        while let Some(&mark) = self.marks.front()
+            && mark <= self.head
+        {
+            self.boundary = mark;
+            self.marks.pop_front();
+        }
+    }
+
     /// Moves the boundary to the start of the frame that `head` is in.
     fn find_boundary(&mut self) {
+        self.pass_marks();
         while let Some(length) = self.bytes[self.boundary..].first_chunk::<4>() {
             let next = self.boundary + u32::from_le_bytes(*length) as usize;
             if next > self.head {

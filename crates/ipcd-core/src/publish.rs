@@ -3,7 +3,6 @@
 //! Consecutive messages of a batch that go to one subject form a run: the route is looked up once,
 //! and the run is copied as one slice into each outbox.
 
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -19,7 +18,7 @@ use crate::others::Others;
 use crate::peer::PeerKey;
 
 /// Bytes of a run: what an outbox may hold beyond its limit.
-const MAX_RUN: usize = 64 * 1024;
+const MAX_RUN: usize = 16 * 1024;
 
 /// What came of the messages at the start of a batch.
 pub(crate) struct Run {
@@ -75,18 +74,15 @@ impl Core {
         if self.must_wait(key, &targets) {
             return Run { consumed: 0, waiting: true };
         }
-        let subject = HEADER_BYTES..HEADER_BYTES + first.subject.len();
-        let (length, count) = self.extend_run(bytes, subject, length, largest, None);
+        let id = self.peer(key).origin.peer;
+        let stamp = Stamp::new(id, &targets.members);
+        let (length, count) = self.stamp_run(bytes, length, first.subject.len(), largest, stamp);
         let run = &mut bytes[..length];
-        stamp_sender(run, self.peer(key).origin.peer);
         let counts = &mut self.peer(key).counts;
         counts.msgs_in += count;
         counts.bytes_in += length as u64;
         self.counters.accepted += count;
-        let sender = Sender { key: Some(key), id: self.peer(key).origin.peer };
-        for member in targets.members.iter() {
-            self.deliver(now, sender, member, run, count);
-        }
+        self.deliver_to_all(now, Sender { key: Some(key), id }, &targets.members, run, count);
         if !targets.remotes.is_empty() {
             self.forward(key, &targets.remotes, run);
         }
@@ -95,22 +91,33 @@ impl Core {
 
     /// Delivers a message that another worker has accepted, and those behind it that go the same
     /// way; says how many bytes they are.
-    pub(crate) fn deliver_run(
-        &mut self,
-        now: Instant,
-        bytes: &[u8],
-        first: &Frame<'_>,
-        length: usize,
-    ) -> usize {
+    pub(crate) fn deliver_run(&mut self, now: Instant, bytes: &mut [u8], length: usize) -> usize {
+        let Ok(Decoded::Frame(first, _)) = decode(bytes, usize::MAX) else { return length };
         // The other worker has checked the subject.
         let Ok(Targets { members, .. }) = self.route(first.subject) else { return length };
-        let subject = HEADER_BYTES..HEADER_BYTES + first.subject.len();
-        let id = first.header.sender;
-        let (length, count) = self.extend_run(bytes, subject, length, usize::MAX, Some(id));
-        for member in members.iter() {
-            self.deliver(now, Sender { key: None, id }, member, &bytes[..length], count);
-        }
+        let (id, subject) = (first.header.sender, first.subject.len());
+        let stamp = Stamp { of_sender: true, ..Stamp::new(id, &members) };
+        let (length, count) = self.stamp_run(bytes, length, subject, usize::MAX, stamp);
+        self.deliver_to_all(now, Sender { key: None, id }, &members, &mut bytes[..length], count);
         length
+    }
+
+    /// Delivers a run that is stamped for the first of the members.
+    fn deliver_to_all(
+        &mut self,
+        now: Instant,
+        from: Sender,
+        members: &[Member],
+        run: &mut [u8],
+        count: u64,
+    ) {
+        let mut stamped = members.first().map_or(0, |member| member.subscription);
+        for member in members {
+            if std::mem::replace(&mut stamped, member.subscription) != member.subscription {
+                stamp_subscription(run, stamped);
+            }
+            self.deliver(now, from, member, run, count);
+        }
     }
 
     /// Makes the publisher wait if a receiver, here or elsewhere, cannot take more.
@@ -178,24 +185,30 @@ impl Core {
         publisher != Some(member.peer) || !self.peers[member.peer.0 as usize].no_echo
     }
 
-    /// Bytes and messages of the run that begins with the frame of this length.
-    fn extend_run(
+    /// Stamps the run that begins with a frame of this length, while it finds its end: each header
+    /// is looked at once. Returns the run's bytes and messages.
+    fn stamp_run(
         &self,
-        bytes: &[u8],
-        subject: Range<usize>,
+        bytes: &mut [u8],
         first: usize,
+        subject: usize,
         largest: usize,
-        sender: Option<u64>,
+        stamp: Stamp,
     ) -> (usize, u64) {
+        let (head, mut rest) = bytes.split_at_mut(first);
+        stamp.apply(head);
+        let subject = &head[HEADER_BYTES..HEADER_BYTES + subject];
         let (mut length, mut count) = (first, 1);
         while length < MAX_RUN
-            && let Ok(Decoded::Frame(frame, more)) = decode(&bytes[length..], largest)
+            && let Ok(Decoded::Frame(frame, more)) = decode(rest, largest)
             && frame.header.kind == Kind::Message
-            && frame.subject == &bytes[subject.clone()]
-            && sender.is_none_or(|sender| frame.header.sender == sender)
+            && frame.subject == subject
+            && (!stamp.of_sender || frame.header.sender == stamp.sender)
             && frame.payload.len() <= self.config.max_payload
             && frame.headers.len() <= MAX_HEADERS
         {
+            stamp.apply(rest);
+            rest = &mut rest[more..];
             length += more;
             count += 1;
         }
@@ -216,9 +229,7 @@ impl Core {
         }
         let peer = &mut self.peers[to.0 as usize];
         let buffer = peer.outbox.append(now, &mut self.spare);
-        let start = buffer.len();
         buffer.extend_from_slice(run);
-        stamp_subscription(&mut buffer[start..], member.subscription);
         peer.counts.msgs_out += count;
         self.counters.delivered += count;
         self.filled(now, to);
@@ -283,10 +294,25 @@ impl Core {
     }
 }
 
-fn stamp_sender(mut run: &mut [u8], sender: u64) {
-    while let Some(length) = frame_len(run) {
-        Frame::stamp_sender(run, sender);
-        run = &mut run[length..];
+/// What the daemon fills in.
+#[derive(Clone, Copy)]
+struct Stamp {
+    sender: u64,
+    subscription: u32,
+    /// Whether the messages have been stamped with senders, and only this one's are meant.
+    of_sender: bool,
+}
+
+impl Stamp {
+    /// For the first of these members.
+    fn new(sender: u64, members: &[Member]) -> Self {
+        let subscription = members.first().map_or(0, |member| member.subscription);
+        Self { sender, subscription, of_sender: false }
+    }
+
+    fn apply(self, frame: &mut [u8]) {
+        Frame::stamp_sender(frame, self.sender);
+        Frame::stamp_subscription(frame, self.subscription);
     }
 }
 

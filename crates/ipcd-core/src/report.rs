@@ -169,7 +169,7 @@ impl Core {
             ("messages_dropped_newest", counters.dropped_newest),
             ("messages_dropped_departed", counters.dropped_departed),
             ("frames_refused", counters.refused),
-            ("frames_lost_in_transit", counters.lost_in_transit),
+            ("records_lost", counters.lost_in_transit),
             ("peers_accepted", counters.peers),
             ("peers_cut_off", counters.cut_off),
         ]

@@ -155,6 +155,7 @@ pub enum FrameError {
 ///
 /// # Errors
 /// As soon as the bytes can no longer become a frame.
+#[inline]
 pub fn decode(bytes: &[u8], largest: usize) -> Result<Decoded<'_>, FrameError> {
     let Some((length, _)) = bytes.split_first_chunk::<4>() else {
         return Ok(Decoded::Incomplete(HEADER_BYTES));

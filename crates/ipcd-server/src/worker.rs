@@ -32,6 +32,9 @@ const MAX_SCRATCH_BYTES: usize = 8 * SCRATCH_BYTES;
 /// A rest of so many bytes stays where it is; a smaller one is copied aside, so that a peer never
 /// holds more than four times what it has sent.
 const KEPT_BYTES: usize = SCRATCH_BYTES / 4;
+/// How much larger than a rest its memory may be, and how many are kept for later.
+const MAX_SLACK: usize = 4;
+const RESTS: usize = 16;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 /// Reads that are made of a peer that can no longer be written to, to accept what it had sent.
@@ -123,6 +126,7 @@ fn start(mut birth: Birth) -> Result<Worker, Error> {
         connections: Vec::new(),
         next_number: 1,
         scratch: ReadBuffer::new(SCRATCH_BYTES, 0),
+        rests: Vec::with_capacity(RESTS),
         ticks: BinaryHeap::new(),
         gone: Vec::new(),
         draining: false,
@@ -158,6 +162,8 @@ struct Worker {
     connections: Vec<Option<Connection>>,
     next_number: u32,
     scratch: ReadBuffer,
+    /// Memory of rests that were used up, for the next ones.
+    rests: Vec<ReadBuffer>,
     ticks: BinaryHeap<Reverse<(Instant, Token)>>,
     /// Peers that have gone, of which the supervisor was not told yet.
     gone: Vec<u64>,
@@ -315,7 +321,7 @@ impl Worker {
         while records < INBOX_RECORDS
             && let Some((slot, life)) = self.inboxes.receive(&mut buffer).map_err(failed)?
         {
-            self.core.arrive(self.now, slot, life, buffer.filled());
+            self.core.arrive(self.now, slot, life, buffer.filled_mut());
             buffer.clear();
             records += 1;
         }
@@ -458,7 +464,12 @@ impl Worker {
             0 => self.put_back(buffer),
             KEPT_BYTES.. => connection.rest = Some(buffer),
             _ => {
-                connection.rest = Some(ReadBuffer::holding(buffer.filled(), 0));
+                let mut rest = self.rests.pop().unwrap_or_else(|| ReadBuffer::new(0, 0));
+                if rest.capacity() > MAX_SLACK * buffer.filled().len() {
+                    rest = ReadBuffer::new(0, 0);
+                }
+                rest.extend(buffer.filled());
+                connection.rest = Some(rest);
                 self.put_back(buffer);
             }
         }
@@ -473,7 +484,13 @@ impl Worker {
             Some(rest) if rest.capacity() >= SCRATCH_BYTES => rest,
             rest => {
                 let mut scratch = self.take_scratch();
-                rest.iter().for_each(|rest| scratch.extend(rest.filled()));
+                if let Some(mut rest) = rest {
+                    scratch.extend(rest.filled());
+                    rest.clear();
+                    if self.rests.len() < RESTS {
+                        self.rests.push(rest);
+                    }
+                }
                 scratch
             }
         };
@@ -571,8 +588,8 @@ impl Worker {
             peer = origin.peer,
             transport = %origin.transport,
             identity = %connection.channel.identity(),
-            name = origin.name.as_deref().map(tracing::field::debug),
-            why = %why.escape_debug(),
+            name = origin.name.as_deref(),
+            why,
             "peer gone"
         );
         self.core.detach(key);

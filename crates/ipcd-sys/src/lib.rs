@@ -2,6 +2,9 @@
 //! descriptors, descriptor passing, dying of a signal. The only crate with unsafe code.
 #![expect(unsafe_code, reason = "this crate is where it lives; each block says why it is sound")]
 
+#[cfg(feature = "count-allocations")]
+pub mod alloc_count;
+
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -56,6 +56,10 @@ impl Transport for Fifo {
         &Access::OPTIONS
     }
 
+    fn check(&self, endpoint: &Endpoint) -> Result<()> {
+        endpoint.path().map(drop)
+    }
+
     fn default_endpoint(&self, runtime_dir: &Path) -> Endpoint {
         Endpoint::from_path(self.scheme(), &runtime_dir.join("ipcd.fifo"))
     }

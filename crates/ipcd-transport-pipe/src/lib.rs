@@ -52,6 +52,10 @@ impl Transport for Pipe {
         &Access::OPTIONS
     }
 
+    fn check(&self, endpoint: &Endpoint) -> Result<()> {
+        if endpoint.is_opaque() { Ok(()) } else { endpoint.path().map(drop) }
+    }
+
     fn default_endpoint(&self, runtime_dir: &Path) -> Endpoint {
         Endpoint::from_path(self.scheme(), &runtime_dir.join("pipe.sock"))
     }

@@ -1,6 +1,6 @@
 //! TCP: an ordered, reliable byte stream between machines. A peer is known by its address only.
 
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
@@ -45,12 +45,16 @@ impl Transport for Tcp {
         &[]
     }
 
+    fn check(&self, endpoint: &Endpoint) -> Result<()> {
+        endpoint.host_and_port().map(drop)
+    }
+
     fn default_endpoint(&self, _runtime_dir: &Path) -> Endpoint {
         Endpoint::new(self.scheme(), format!("127.0.0.1:{DEFAULT_PORT}"))
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        let addresses = resolve(at)?;
+        let addresses = at.resolve()?;
         // std sets SO_REUSEADDR, so that a restart does not wait for connections in TIME_WAIT.
         let socket = TcpListener::bind(&addresses[..])
             .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
@@ -61,7 +65,7 @@ impl Transport for Tcp {
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
         let mut last = None;
-        for address in resolve(to)? {
+        for address in to.resolve()? {
             match connect(address, deadline) {
                 Ok(socket) => return channel(socket, address),
                 Err(error) => last = Some(error),
@@ -96,15 +100,6 @@ impl Listener for Listening {
             Err(error) => Err(Error::system(format!("accept on {}", self.local), error)),
         }
     }
-}
-
-fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
-    let address = endpoint.address();
-    if endpoint.is_opaque() || !address.contains(':') {
-        return Err(endpoint.error("host and port are needed, as in tcp://127.0.0.1:7117"));
-    }
-    let found = address.to_socket_addrs();
-    Ok(found.map_err(|error| Error::system(format!("resolve {endpoint}"), error))?.collect())
 }
 
 fn connect(address: SocketAddr, deadline: Instant) -> Result<OwnedFd> {

@@ -290,7 +290,7 @@ pub(crate) mod tests {
 
     #[test]
     fn reads_what_it_writes() {
-        let lengths = [64, 41, 45, 21, 26, 33, 17, 9, 9, 13, 9];
+        let lengths = [64, 41, 45, 21, 26, 33, 17, 9, 9, 13, 9, 9];
         for (kind, (datagram, length)) in samples().into_iter().zip(lengths).enumerate() {
             let bytes = datagram.encode();
             assert_eq!((bytes[0] as usize, bytes.len()), (kind, length), "{datagram:?}");

@@ -16,7 +16,7 @@ mod session;
 mod timing;
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::UdpSocket;
 use std::path::Path;
 use std::time::Instant;
 
@@ -56,17 +56,21 @@ impl Transport for Udp {
         &[]
     }
 
+    fn check(&self, endpoint: &Endpoint) -> Result<()> {
+        endpoint.host_and_port().map(drop)
+    }
+
     fn default_endpoint(&self, _runtime_dir: &Path) -> Endpoint {
         Endpoint::new(self.scheme(), format!("127.0.0.1:{DEFAULT_PORT}"))
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(Listening::bind(at, &resolve(at)?)?))
+        Ok(Box::new(Listening::bind(at, &at.resolve()?)?))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
         let mut last = None;
-        for address in resolve(to)? {
+        for address in to.resolve()? {
             match connect::connect(address, deadline) {
                 Ok(channel) => return Ok(Box::new(channel)),
                 Err(error) => last = Some(error),
@@ -78,15 +82,6 @@ impl Transport for Udp {
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
         Ok(Box::new(UdpChannel::adopt(parts)?))
     }
-}
-
-fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
-    let address = endpoint.address();
-    if endpoint.is_opaque() || !address.contains(':') {
-        return Err(endpoint.error("host and port are needed, as in udp://127.0.0.1:7117"));
-    }
-    let found = address.to_socket_addrs();
-    Ok(found.map_err(|error| Error::system(format!("resolve {endpoint}"), error))?.collect())
 }
 
 /// The credit that the other side gets: half of what `SO_RCVBUF` reports (socket(7): that is

@@ -48,6 +48,10 @@ impl Transport for Unix {
         &OPTIONS
     }
 
+    fn check(&self, endpoint: &Endpoint) -> Result<()> {
+        if abstract_name(endpoint).is_some() { Ok(()) } else { endpoint.path().map(drop) }
+    }
+
     fn default_endpoint(&self, runtime_dir: &Path) -> Endpoint {
         Endpoint::from_path(self.scheme(), &runtime_dir.join("ipcd.sock"))
     }

@@ -1,6 +1,7 @@
 //! Endpoints: where a transport listens or connects, as text.
 
 use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -85,6 +86,26 @@ impl Endpoint {
             );
         }
         Ok(path)
+    }
+
+    /// The address as host and port.
+    pub fn host_and_port(&self) -> Result<&str> {
+        let port = self.address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        match port {
+            Some(Ok(_)) if !self.opaque => Ok(&self.address),
+            _ => {
+                let scheme = &self.scheme;
+                let needed =
+                    format_args!("host and port are needed, as in {scheme}://127.0.0.1:7117");
+                Err(self.error(needed))
+            }
+        }
+    }
+
+    /// The addresses that host and port stand for, which may ask the resolver.
+    pub fn resolve(&self) -> Result<Vec<SocketAddr>> {
+        let found = self.host_and_port()?.to_socket_addrs();
+        Ok(found.map_err(|error| Error::system(format!("resolve {self}"), error))?.collect())
     }
 
     /// An error about this endpoint.

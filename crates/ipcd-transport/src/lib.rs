@@ -52,6 +52,9 @@ pub trait Transport: Sync {
     /// The options that an endpoint of this transport may carry.
     fn options(&self) -> &'static [&'static str];
 
+    /// Whether the endpoint's address is one of this transport, without asking the system.
+    fn check(&self, endpoint: &Endpoint) -> Result<()>;
+
     /// Where a daemon with this runtime directory listens when nothing else is said.
     fn default_endpoint(&self, runtime_dir: &Path) -> Endpoint;
 

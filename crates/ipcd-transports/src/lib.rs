@@ -26,7 +26,7 @@ pub fn find(scheme: &str) -> Result<&'static dyn Transport> {
     })
 }
 
-/// The transport of an endpoint whose options it all knows.
+/// The transport of an endpoint whose address and options it knows what to do with.
 ///
 /// # Errors
 /// If there is no such transport, or it has no such option; the error names those that exist.
@@ -34,7 +34,7 @@ pub fn of(endpoint: &Endpoint) -> Result<&'static dyn Transport> {
     let transport = find(endpoint.scheme())?;
     let known = transport.options();
     match endpoint.option_names().find(|name| !known.contains(name)) {
-        None => Ok(transport),
+        None => transport.check(endpoint).map(|()| transport),
         Some(unknown) if known.is_empty() => {
             Err(endpoint.error(format_args!("there is no option {unknown}: it takes none")))
         }
@@ -67,8 +67,8 @@ pub const SYSTEM_RUNTIME_DIR: &str = "/run/ipcd";
 /// `$IPCD_RUNTIME_DIR`, `/run/ipcd` for root, else `$XDG_RUNTIME_DIR/ipcd`.
 pub fn own_runtime_dir(is_root: bool) -> Option<PathBuf> {
     let absolute = |name: &str| {
-        let path = std::env::var_os(name).map(PathBuf::from);
-        path.filter(|path| path.is_absolute())
+        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+        std::path::absolute(value).ok()
     };
     absolute(RUNTIME_DIR_VAR).or_else(|| match is_root {
         true => Some(PathBuf::from(SYSTEM_RUNTIME_DIR)),
@@ -84,6 +84,8 @@ mod tests {
     fn names_what_exists() {
         let error = |text: &str| resolve(text, Path::new("/r")).unwrap_err().to_string();
         assert!(error("carrier-pigeon").ends_with("unix, pipe, fifo, tcp, udp"));
+        assert!(error("tcp://127.0.0.1").contains("host and port"));
+        assert!(error("unix://relative").contains("absolute path"));
         assert!(error("quic://x").contains("unix, pipe, fifo, tcp, udp"));
         assert!(error("unix:///x?colour=red").contains("type, mode, owner, group"));
         assert!(error("tcp://h:1?mode=0600").contains("takes none"));

@@ -1,0 +1,23 @@
+//! The benchmark: see the library. Without `--bench`, as `cargo test --all-targets` runs it, it
+//! only checks that nothing is lost.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use ipcd_bench::Options;
+use ipcd_sys::alloc_count::Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn main() -> ExitCode {
+    let is_bench = std::env::args().any(|argument| argument == "--bench");
+    let ended = if is_bench { ipcd_bench::bench(&Options::parse()) } else { ipcd_bench::smoke() };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("relay: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

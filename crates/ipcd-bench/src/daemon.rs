@@ -1,0 +1,56 @@
+//! The real daemon, embedded: its supervisor is a forked child, its worker the child's child.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use ipcd_proto::auth::Token;
+use ipcd_server::{Config, Listen, Start, TOKEN_FILE};
+use ipcd_transport::Endpoint;
+
+use crate::process::{Child, await_readable};
+use crate::server::{Running, Via};
+use crate::session::Session;
+
+/// Starts a daemon in a private directory with one listener, and opens two sessions.
+pub(crate) fn start(via: Via) -> io::Result<Running> {
+    let dir = tempfile::tempdir()?;
+    let endpoint = endpoint(via, dir.path())?;
+    let server = launch(dir.path(), &endpoint)?;
+    let token = Token::from_text(&fs::read(dir.path().join(TOKEN_FILE))?)
+        .ok_or_else(|| io::Error::other("the daemon's token is too short"))?;
+    let mut publisher = Session::open(&endpoint, &token)?;
+    let mut subscriber = Session::open(&endpoint, &token)?;
+    subscriber.subscribe()?;
+    let mover = publisher.worker()?;
+    let (publisher, subscriber) = (publisher.into_socket(), subscriber.into_socket());
+    Ok(Running { publisher, subscriber, mover, _server: server, _dir: Some(dir) })
+}
+
+fn endpoint(via: Via, dir: &Path) -> io::Result<Endpoint> {
+    let text = match via {
+        Via::Unix => format!("unix://{}", dir.join("bench.sock").display()),
+        // The daemon cannot tell us the port that it would get for 0.
+        Via::Tcp => format!("tcp://{}", TcpListener::bind("127.0.0.1:0")?.local_addr()?),
+    };
+    text.parse().map_err(io::Error::other)
+}
+
+/// Forks the daemon, and waits until it serves.
+fn launch(dir: &Path, endpoint: &Endpoint) -> io::Result<Child> {
+    let listen: Listen = endpoint.to_string().parse().map_err(io::Error::other)?;
+    let mut config = Config { listeners: vec![listen], ..Config::default() };
+    config.daemon.runtime_dir = Some(dir.into());
+    let (mut ready, ready_fd) = io::pipe()?;
+    let ready_fd = File::from(OwnedFd::from(ready_fd));
+    let server = Child::start(c"bench-ipcd", &[ready_fd.as_fd()], || {
+        let ready_fd = Some(ready_fd.try_clone()?.into());
+        ipcd_server::run(config, Start { config_file: None, ready_fd }).map_err(io::Error::other)
+    })?;
+    drop(ready_fd);
+    await_readable(&ready, "READY from the daemon")?;
+    ready.read_exact(&mut [0])?;
+    Ok(server)
+}

@@ -1,0 +1,55 @@
+//! The command line of the benchmark, after `cargo bench -p ipcd-bench --`.
+
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::cores::Cores;
+use crate::server::Via;
+
+/// Measures what ipcd relays beside a bare byte relay and a yardstick.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "relay")]
+pub struct Options {
+    /// Given by `cargo bench`; without it nothing is measured.
+    #[arg(long, hide = true)]
+    pub bench: bool,
+    /// Fewer and shorter rounds.
+    #[arg(long)]
+    pub quick: bool,
+    /// Only check that nothing is lost.
+    #[arg(long)]
+    pub smoke: bool,
+    /// Count system calls and allocations of the daemon instead of measuring.
+    #[arg(long)]
+    pub count: bool,
+    /// Rounds of each server.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: Option<u32>,
+    /// Which cores the processes run on.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["one", "all"])]
+    pub cores: Vec<Cores>,
+    /// Transports.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["unix", "tcp"])]
+    pub via: Vec<Via>,
+    /// Bytes of a payload.
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_values = ["64", "1024", "65536"],
+        value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
+    pub payload: Vec<u32>,
+}
+
+impl Options {
+    pub(crate) fn loads(&self) -> impl Iterator<Item = (Via, usize)> {
+        let payloads = |&via| self.payload.iter().map(move |&bytes| (via, bytes as usize));
+        self.via.iter().flat_map(payloads)
+    }
+
+    pub(crate) fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 3 } else { 11 })
+    }
+
+    /// What the fastest round lasts at the least.
+    pub(crate) fn round_time(&self) -> Duration {
+        Duration::from_millis(if self.quick { 100 } else { 500 })
+    }
+}

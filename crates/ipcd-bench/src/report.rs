@@ -1,0 +1,95 @@
+//! The figures, as a table in Markdown.
+
+use clap::ValueEnum;
+
+use crate::cores::Cores;
+use crate::count::Counted;
+use crate::round::Took;
+use crate::server::{Server, Via};
+use crate::stats::Summary;
+
+/// What all rounds of one load took.
+pub(crate) struct Figures {
+    messages: u64,
+    /// Messages per second, for each server by its place in [`Server::ALL`].
+    rates: [Vec<f64>; 3],
+    /// Nanoseconds of processor time per message, likewise.
+    costs: [Vec<f64>; 3],
+}
+
+impl Figures {
+    pub(crate) fn new(messages: u64) -> Self {
+        Self { messages, rates: Default::default(), costs: Default::default() }
+    }
+
+    pub(crate) fn add(&mut self, server: Server, took: Took) {
+        let (place, messages) = (server as usize, self.messages as f64);
+        self.rates[place].push(messages / took.time.as_secs_f64());
+        self.costs[place].push(1e9 * took.cpu.as_secs_f64() / messages);
+    }
+}
+
+pub(crate) fn print_head() {
+    println!("Messages/s: median (least–most). CPU: median ns per message, of the server alone.");
+    println!("Ratios: median (least–most) over rounds side by side.\n");
+    println!(
+        "| cores | via | payload | messages | relay | yardstick | ipcd | yardstick / relay \
+         | ipcd / yardstick | CPU relay, yardstick, ipcd |"
+    );
+    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|");
+}
+
+pub(crate) fn print_row(cores: Cores, via: Via, payload: usize, figures: &Figures) {
+    let [relay, yardstick, ipcd] = &figures.rates;
+    let rates = figures.rates.each_ref().map(|rates| rate(Summary::of(rates.iter().copied())));
+    let costs = figures.costs.each_ref().map(|costs| Summary::of(costs.iter().copied()).median);
+    println!(
+        "| {} | {} | {payload} B | {} | {} | {} | {} | {:.0}, {:.0}, {:.0} |",
+        word(&cores),
+        word(&via),
+        figures.messages,
+        rates.join(" | "),
+        ratio(Summary::of_ratios(yardstick, relay)),
+        ratio(Summary::of_ratios(ipcd, yardstick)),
+        costs[0],
+        costs[1],
+        costs[2],
+    );
+}
+
+pub(crate) fn print_targets() {
+    println!("\nWanted at 64 B over unix: yardstick / relay at least 0.6, ipcd / yardstick 0.5.");
+}
+
+pub(crate) fn print_count_head() {
+    println!("What the worker spends on 1,000 messages.\n");
+    println!("| via | payload | messages | allocations | reads and writes | calls (strace) |");
+    println!("|---|--:|--:|--:|--:|--:|");
+}
+
+pub(crate) fn print_count_row(via: Via, payload: usize, counted: &Counted) {
+    let per_thousand = |count| format!("{:.3}", 1000.0 * counted.per_message(count));
+    println!(
+        "| {} | {payload} B | {} | {} | {} | {} |",
+        word(&via),
+        counted.messages,
+        per_thousand(counted.allocations),
+        per_thousand(counted.transfers),
+        counted.calls.map_or("no strace".into(), per_thousand),
+    );
+}
+
+/// What it is called on the command line.
+fn word(choice: &impl ValueEnum) -> String {
+    let value = choice.to_possible_value().expect("no choice is hidden");
+    value.get_name().to_owned()
+}
+
+fn rate(Summary { median, least, most }: Summary) -> String {
+    let (unit, letter) = if median >= 1e6 { (1e6, "M") } else { (1e3, "k") };
+    format!("{:.2} {letter} ({:.2}–{:.2})", median / unit, least / unit, most / unit)
+}
+
+fn ratio(Summary { median, least, most }: Summary) -> String {
+    format!("**{median:.2}** ({least:.2}–{most:.2})")
+}

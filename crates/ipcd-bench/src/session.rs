@@ -1,0 +1,115 @@
+//! A session with the daemon, opened with bare frames: what is left of it is a socket.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::time::Instant;
+
+use ipcd_proto::auth::{Nonce, Token};
+use ipcd_proto::control::{
+    Answer, Auth, Challenge, Hello, Query, Refusal, Subscribe, decode, encode,
+};
+use ipcd_proto::{Decoded, FrameWriter, HEADER_BYTES, Header, Kind, VERSION, frame_len};
+use ipcd_transport::Endpoint;
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+
+use crate::load::{LARGEST, SUBJECT};
+use crate::process::WATCHDOG;
+use crate::server::set_blocking;
+
+/// The nonce need not be random here: nobody listens in on a benchmark.
+const NONCE: Nonce = [7; 32];
+
+/// An open session.
+pub(crate) struct Session {
+    socket: File,
+}
+
+impl Session {
+    pub(crate) fn open(endpoint: &Endpoint, token: &Token) -> io::Result<Self> {
+        let transport = ipcd_transports::of(endpoint).map_err(io::Error::other)?;
+        let channel = transport.connect(endpoint, Instant::now() + WATCHDOG);
+        let parts = channel.map_err(io::Error::other)?.into_parts();
+        let socket = parts.descriptors.into_iter().next().expect("a socket has a descriptor");
+        let mut session = Self { socket: socket.into() };
+        set_blocking(&session.socket, true)?;
+        let patience = TimeVal::new(WATCHDOG.as_secs() as i64, 0);
+        setsockopt(&session.socket, sockopt::ReceiveTimeout, &patience)?;
+        session.shake_hands(token)?;
+        Ok(session)
+    }
+
+    fn shake_hands(&mut self, token: &Token) -> io::Result<()> {
+        let (magic, oldest, newest) = (Hello::MAGIC, VERSION, VERSION);
+        let (name, no_echo) = (None, false);
+        let hello =
+            Hello { magic, oldest, newest, features: 0, nonce: NONCE, name, token: None, no_echo };
+        self.send(Kind::Hello, &encode(&hello))?;
+        let (kind, body) = self.receive()?;
+        if kind == Kind::Challenge {
+            let Challenge { nonce } = decode(&body).map_err(io::Error::other)?;
+            let proof = token.peer_proof(&NONCE, &nonce);
+            self.send(Kind::Auth, &encode(&Auth { proof }))?;
+            return self.expect(Kind::Welcome).map(drop);
+        }
+        expected(Kind::Welcome, kind, body).map(drop)
+    }
+
+    /// Asks for the load.
+    pub(crate) fn subscribe(&mut self) -> io::Result<()> {
+        let filter = SUBJECT.to_owned();
+        let (group, overflow, origin) = (None, None, false);
+        let body = Subscribe { subscription: 1, filter, group, overflow, origin };
+        self.send(Kind::Subscribe, &encode(&body))?;
+        self.expect(Kind::Ack).map(drop)
+    }
+
+    /// The process that serves this session.
+    pub(crate) fn worker(&mut self) -> io::Result<u32> {
+        self.send(Kind::Query, &encode(&Query::Status))?;
+        let body = self.expect(Kind::Answer)?;
+        match decode(&body).map_err(io::Error::other)? {
+            Answer::Status(status) if status.workers.len() == 1 => Ok(status.workers[0].pid),
+            answer => Err(io::Error::other(format!("one worker is needed, not {answer:?}"))),
+        }
+    }
+
+    pub(crate) fn into_socket(self) -> File {
+        self.socket
+    }
+
+    fn send(&mut self, kind: Kind, body: &[u8]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        FrameWriter(&mut bytes).control(Header::new(kind, 1), body);
+        self.socket.write_all(&bytes)
+    }
+
+    fn expect(&mut self, wanted: Kind) -> io::Result<Vec<u8>> {
+        let (kind, body) = self.receive()?;
+        expected(wanted, kind, body)
+    }
+
+    /// Exactly one frame, so that nothing of the load is read here.
+    fn receive(&mut self) -> io::Result<(Kind, Vec<u8>)> {
+        let mut bytes = vec![0; HEADER_BYTES];
+        self.socket.read_exact(&mut bytes)?;
+        let length = frame_len(&bytes).filter(|length| (HEADER_BYTES..=LARGEST).contains(length));
+        bytes.resize(length.ok_or_else(|| io::Error::other("not a frame"))?, 0);
+        self.socket.read_exact(&mut bytes[HEADER_BYTES..])?;
+        match ipcd_proto::decode(&bytes, LARGEST).map_err(io::Error::other)? {
+            Decoded::Frame(frame, _) => Ok((frame.header.kind, frame.payload.to_vec())),
+            Decoded::Incomplete(_) => unreachable!("all of the frame was read"),
+        }
+    }
+}
+
+fn expected(wanted: Kind, kind: Kind, body: Vec<u8>) -> io::Result<Vec<u8>> {
+    match kind {
+        kind if kind == wanted => Ok(body),
+        Kind::Error => {
+            let refusal: Refusal = decode(&body).map_err(io::Error::other)?;
+            Err(io::Error::other(refusal.message))
+        }
+        kind => Err(io::Error::other(format!("{kind:?} instead of {wanted:?}"))),
+    }
+}
