@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use ipcd_proto::control::{Code, Notice, Origin, Query, Refusal, encode};
+use ipcd_proto::control::{Code, Notice, Origin, Refusal, encode};
 use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode, limits};
 use slab::Slab;
 
@@ -14,6 +14,7 @@ use crate::outbox::{Outbox, Spare};
 use crate::peer::{Deadlines, Peer, PeerCounts, PeerKey, State, Subscription};
 use crate::publish::LastRoute;
 use crate::report::Questions;
+use crate::table::Request;
 use crate::timers::Timers;
 
 /// How long a peer that is cut off, or says goodbye, has to take what is left for it.
@@ -55,29 +56,8 @@ pub enum Output {
     Drop(PeerKey, String),
     /// Send what is on its way to another worker ([`Core::outgoing`]).
     Forward(u32),
-    /// Tell all workers of this interest; then [`Core::confirmed`].
-    Interested {
-        /// For the confirmation.
-        ticket: u64,
-        /// The filter.
-        filter: String,
-    },
-    /// Tell all workers that this interest is gone.
-    Uninterested {
-        /// The filter.
-        filter: String,
-    },
-    /// Ask whether a peer may have a name; then [`Core::named`].
-    ClaimName(PeerKey, String),
-    /// The name is free again.
-    ReleaseName(String),
-    /// Ask all workers, ourselves too ([`Core::report`]); then [`Core::reported`].
-    Ask {
-        /// For the answer.
-        ticket: u64,
-        /// The question.
-        query: Query,
-    },
+    /// Tell the table ([`crate::Table::heed`]).
+    Tell(Request),
 }
 
 impl Output {
@@ -87,9 +67,8 @@ impl Output {
             | Self::Resume(key)
             | Self::Opened(key)
             | Self::Close(key, _)
-            | Self::Drop(key, _)
-            | Self::ClaimName(key, _) => Some(key),
-            _ => None,
+            | Self::Drop(key, _) => Some(key),
+            Self::Forward(_) | Self::Tell(_) => None,
         }
     }
 }

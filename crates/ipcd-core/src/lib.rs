@@ -12,6 +12,7 @@ mod peer;
 mod publish;
 mod report;
 mod session;
+mod table;
 mod timers;
 
 pub use crate::config::{Config, DaemonInfo, PeerInfo, Tokens};
@@ -19,3 +20,4 @@ pub use crate::core::{Core, Output, Progress};
 pub use crate::interest::{Interests, Member, Remote};
 pub use crate::others::{Change, Shared};
 pub use crate::peer::PeerKey;
+pub use crate::table::{Asker, News, Request, Table, Told};

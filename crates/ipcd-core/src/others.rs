@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::{Core, Output};
 use crate::interest::{Interests, Remote};
 use crate::peer::PeerKey;
+use crate::table::{News, Request};
 
 /// Bytes that may be on their way from one worker to another.
 const WINDOW: u64 = 2 * 1024 * 1024;
@@ -70,12 +71,14 @@ pub struct Shared {
     pub interests: Interests<Remote>,
     /// The incarnation in each slot; 0 where nobody lives.
     pub lives: Vec<u32>,
+    /// The last batch of changes that is in it.
+    pub epoch: u64,
 }
 
 impl Shared {
     /// What is known when nobody lives yet.
     pub fn new(slots: usize) -> Self {
-        Self { interests: Interests::default(), lives: vec![0; slots] }
+        Self { interests: Interests::default(), lives: vec![0; slots], epoch: 0 }
     }
 
     /// Applies a change; one that is known already changes nothing.
@@ -312,8 +315,36 @@ impl Core {
         }
     }
 
+    /// Takes news of the supervisor's.
+    pub fn hear_news(&mut self, now: Instant, news: News) {
+        let (slot, life) = (self.config.slot, self.config.incarnation);
+        match news {
+            News::Changes { epoch, changes } => {
+                let Some(others) = &mut self.others else { return };
+                // What was told before this worker was born, it has inherited.
+                if epoch > others.shared.epoch {
+                    others.shared.epoch = epoch;
+                    self.learn(&changes);
+                }
+                self.outputs.push_back(Output::Tell(Request::Seen(epoch)));
+            }
+            News::Confirmed { to, ticket } if to == life => self.confirmed(now, ticket),
+            News::Named { to, key, peer, granted }
+                if to == life && self.is_waiting_for_name(key, peer) =>
+            {
+                self.named(now, key, granted);
+            }
+            News::Question { asker, query } => self.answer_question(now, asker, &query),
+            News::Answer { asker, part, last } if (asker.slot, asker.life) == (slot, life) => {
+                self.reported(now, asker.ticket, part, last);
+            }
+            // What was meant for the worker that lived here before.
+            _ => {}
+        }
+    }
+
     /// Learns what has changed elsewhere.
-    pub fn learn(&mut self, changes: &[Change]) {
+    fn learn(&mut self, changes: &[Change]) {
         let Some(others) = &mut self.others else { return };
         let mut reborn = Vec::new();
         for change in changes {
@@ -352,7 +383,7 @@ impl Core {
     }
 
     /// All workers know of the interests up to this ticket.
-    pub fn confirmed(&mut self, now: Instant, ticket: u64) {
+    fn confirmed(&mut self, now: Instant, ticket: u64) {
         let Some(others) = &mut self.others else { return };
         others.confirmed = others.confirmed.max(ticket);
         let known: Vec<_> =
@@ -403,7 +434,8 @@ impl Core {
             others.next_ticket += 1;
             local.ticket = others.next_ticket;
             let filter = filter.as_str().to_owned();
-            self.outputs.push_back(Output::Interested { ticket: local.ticket, filter });
+            let request = Request::Interested { ticket: local.ticket, filter };
+            self.outputs.push_back(Output::Tell(request));
         }
         if local.ticket <= others.confirmed {
             return true;
@@ -420,7 +452,8 @@ impl Core {
         local.members -= 1;
         if local.members == 0 {
             others.locals.remove(filter);
-            self.outputs.push_back(Output::Uninterested { filter: filter.as_str().to_owned() });
+            let request = Request::Uninterested(filter.as_str().to_owned());
+            self.outputs.push_back(Output::Tell(request));
         }
     }
 

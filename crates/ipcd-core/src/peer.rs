@@ -7,10 +7,14 @@ use ipcd_proto::Filter;
 use ipcd_proto::auth::{Nonce, Proof};
 use ipcd_proto::control::{Hello, Origin, Overflow};
 
+use serde::{Deserialize, Serialize};
+
 use crate::outbox::Outbox;
 
 /// A peer's place in its router. Places are used again; [`Origin::peer`] never is.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+)]
 pub struct PeerKey(pub u32);
 
 /// Senders that a peer is known to have heard of. When there are more, it is told again.

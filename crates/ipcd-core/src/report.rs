@@ -10,6 +10,7 @@ use ipcd_proto::{Header, Kind};
 
 use crate::core::{Core, Output};
 use crate::peer::{Peer, PeerKey};
+use crate::table::{Asker, Request};
 
 /// Bytes of one part of an answer, roughly.
 const PART_BYTES: usize = 32 * 1024;
@@ -39,7 +40,7 @@ impl Core {
         let peer = self.peer(key).origin.peer;
         self.questions.asked.insert(ticket, Asked { key, peer, correlation, sum: None });
         if self.others.is_some() {
-            self.outputs.push_back(Output::Ask { ticket, query });
+            self.outputs.push_back(Output::Tell(Request::Ask { ticket, query }));
             return;
         }
         for answer in self.report(now, &query) {
@@ -49,7 +50,7 @@ impl Core {
     }
 
     /// This router's own answer, in parts.
-    pub fn report(&mut self, now: Instant, query: &Query) -> Vec<Answer> {
+    fn report(&mut self, now: Instant, query: &Query) -> Vec<Answer> {
         match query {
             Query::Status => vec![Answer::Status(self.status(now))],
             Query::Peers => self.peer_statuses().into_iter().map(Answer::Peers).collect(),
@@ -61,8 +62,17 @@ impl Core {
         }
     }
 
+    /// Answers a question of another worker's peer, or of one of ours.
+    pub(crate) fn answer_question(&mut self, now: Instant, asker: Asker, query: &Query) {
+        let parts = self.report(now, query).into_iter().map(Some);
+        for part in parts.chain([None]) {
+            let last = part.is_none();
+            self.outputs.push_back(Output::Tell(Request::Answer { asker, part, last }));
+        }
+    }
+
     /// Part of the answer to a question of ours has come, and with `last` all of it.
-    pub fn reported(&mut self, now: Instant, ticket: u64, part: Option<Answer>, last: bool) {
+    pub(crate) fn reported(&mut self, now: Instant, ticket: u64, part: Option<Answer>, last: bool) {
         let Some(asked) = self.questions.asked.get_mut(&ticket) else { return };
         let (key, peer, correlation) = (asked.key, asked.peer, asked.correlation);
         let pass_on = match part {

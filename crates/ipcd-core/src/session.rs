@@ -13,6 +13,7 @@ use ipcd_proto::{Filter, Frame, Header, Kind, Subject, VERSION};
 use crate::core::{Core, Output};
 use crate::interest::Member;
 use crate::peer::{Challenged, Naming, PeerKey, State, Subscription};
+use crate::table::Request;
 
 /// A frame that ends the session, and why.
 type Failure = (Code, String);
@@ -118,14 +119,18 @@ impl Core {
         let is_free = !is_shared && self.names.insert(name.clone());
         self.peer(key).state = State::Naming(Box::new(Naming { hello, proof }));
         match is_shared {
-            true => self.outputs.push_back(Output::ClaimName(key, name)),
+            true => {
+                let peer = self.peer(key).origin.peer;
+                let claim = Request::ClaimName { key, peer, name };
+                self.outputs.push_back(Output::Tell(claim));
+            }
             false => self.named(now, key, is_free),
         }
         Ok(())
     }
 
     /// Whether the peer may have the name that it asked for.
-    pub fn named(&mut self, now: Instant, key: PeerKey, granted: bool) {
+    pub(crate) fn named(&mut self, now: Instant, key: PeerKey, granted: bool) {
         let state = std::mem::replace(&mut self.peer(key).state, State::New { challenge: None });
         match state {
             State::Naming(naming) if granted => {
@@ -142,7 +147,7 @@ impl Core {
     }
 
     /// Whether the peer still waits for its name.
-    pub fn is_waiting_for_name(&self, key: PeerKey, peer: u64) -> bool {
+    pub(crate) fn is_waiting_for_name(&self, key: PeerKey, peer: u64) -> bool {
         self.peers.get(key.0 as usize).is_some_and(|found| {
             found.origin.peer == peer && matches!(found.state, State::Naming(_))
         })
@@ -150,7 +155,7 @@ impl Core {
 
     pub(crate) fn release_name(&mut self, name: String) {
         match self.others {
-            Some(_) => self.outputs.push_back(Output::ReleaseName(name)),
+            Some(_) => self.outputs.push_back(Output::Tell(Request::ReleaseName(name))),
             None => drop(self.names.remove(&name)),
         }
     }

@@ -46,6 +46,8 @@ pub(crate) struct Inboxes {
 struct Way {
     fd: OwnedFd,
     splitter: Splitter,
+    /// The life that is written to.
+    to_life: u32,
     /// The life that pieces are being joined of.
     life: u32,
     joiner: Joiner,
@@ -67,7 +69,13 @@ impl Inboxes {
         let own = pairs[slot as usize].reading.try_clone()?;
         let way = |pair: &InboxPair| {
             let fd = pair.writing.try_clone()?;
-            Ok(Way { fd, splitter: Splitter::default(), life: 0, joiner: Joiner::default() })
+            Ok(Way {
+                fd,
+                splitter: Splitter::default(),
+                to_life: 0,
+                life: 0,
+                joiner: Joiner::default(),
+            })
         };
         Ok(Self { slot, life, own, ways: pairs.iter().map(way).collect::<io::Result<_>>()? })
     }
@@ -85,14 +93,13 @@ impl Inboxes {
         self.ways[slot as usize].fd.as_fd()
     }
 
-    /// Another life begins in a slot: what was begun for the one before is of no use to it.
-    pub(crate) fn restart(&mut self, slot: u32) {
-        self.ways[slot as usize].splitter = Splitter::default();
-    }
-
     /// Sends one record of these frames to the worker in a slot.
     pub(crate) fn send(&mut self, slot: u32, life: u32, frames: &[u8]) -> io::Result<Sent> {
         let way = &mut self.ways[slot as usize];
+        if std::mem::replace(&mut way.to_life, life) != life {
+            // What was begun for the one who lived there before is of no use to this one.
+            way.splitter = Splitter::default();
+        }
         let Some(record) = way.splitter.next(frames, RECORD_BYTES - HEADER_BYTES) else {
             return Ok(Sent::Bytes(0));
         };

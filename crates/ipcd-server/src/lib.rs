@@ -13,7 +13,6 @@ mod privileges;
 mod runtime;
 mod slot;
 mod supervisor;
-mod table;
 mod values;
 mod worker;
 

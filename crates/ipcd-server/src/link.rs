@@ -5,8 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bincode::config::{Configuration, Limit};
-use ipcd_core::Change;
-use ipcd_proto::control::{Answer, Query};
+use ipcd_core::{News, Request};
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::Identity;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
@@ -31,58 +30,8 @@ pub(crate) enum ToWorker {
     Quiesce,
     /// Say goodbye to all peers and end.
     Drain,
-    /// What has changed for all workers; to be answered with [`ToSupervisor::Seen`].
-    Table {
-        /// Numbers these messages.
-        epoch: u64,
-        /// What has changed.
-        changes: Vec<Change>,
-    },
-    /// All workers know of the interests up to this ticket.
-    Confirmed {
-        /// The incarnation that asked.
-        to: u32,
-        /// What it asked.
-        ticket: u64,
-    },
-    /// Whether a peer may have its name.
-    Named {
-        /// The incarnation that asked.
-        to: u32,
-        /// The peer's place there.
-        place: u32,
-        /// The peer.
-        peer: u64,
-        /// Whether it may.
-        granted: bool,
-    },
-    /// A worker asks; to be answered with [`ToSupervisor::Report`].
-    Report {
-        /// Who asks.
-        asker: Asker,
-        /// What.
-        query: Query,
-    },
-    /// Part of an answer.
-    Reported {
-        /// The question.
-        asker: Asker,
-        /// The part.
-        part: Option<Answer>,
-        /// Whether it was the last.
-        last: bool,
-    },
-}
-
-/// A question that a worker asks of all.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
-pub(crate) struct Asker {
-    /// Who asks.
-    pub(crate) slot: u32,
-    /// In which life.
-    pub(crate) life: u32,
-    /// Its number for the question.
-    pub(crate) ticket: u64,
+    /// What all workers know has changed, and the like.
+    News(News),
 }
 
 /// What a worker tells the supervisor.
@@ -92,44 +41,8 @@ pub(crate) enum ToSupervisor {
     Ready,
     /// These peers have gone, by the supervisor's numbers.
     Gone(Vec<u64>),
-    /// It knows of the changes up to this epoch.
-    Seen(u64),
-    /// Its first subscription of a filter.
-    Interested {
-        /// For the confirmation.
-        ticket: u64,
-        /// The filter.
-        filter: String,
-    },
-    /// Its last subscription of a filter has gone.
-    Uninterested(String),
-    /// A peer asks for a name.
-    ClaimName {
-        /// The peer's place there.
-        place: u32,
-        /// The peer.
-        peer: u64,
-        /// The name.
-        name: String,
-    },
-    /// A name is free again.
-    ReleaseName(String),
-    /// Ask all workers.
-    Ask {
-        /// Its number for the question.
-        ticket: u64,
-        /// What.
-        query: Query,
-    },
-    /// Part of an answer to [`ToWorker::Report`].
-    Report {
-        /// The question.
-        asker: Asker,
-        /// The part.
-        part: Option<Answer>,
-        /// Whether it is this worker's last.
-        last: bool,
-    },
+    /// What it wants all workers to know, and the like.
+    Request(Request),
     /// Nothing is on its way from it to other workers.
     Quiet,
 }

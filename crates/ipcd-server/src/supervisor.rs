@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ipcd_core::{DaemonInfo, Tokens};
-use ipcd_proto::control::{Answer, Code, Refusal, encode};
+use ipcd_core::{DaemonInfo, Table, Tokens, Told};
+use ipcd_proto::control::{Code, Refusal, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};
 use ipcd_transport::{ChannelParts, Listener, Transport};
 use nix::errno::Errno;
@@ -22,10 +22,9 @@ use tracing::{error, info, warn};
 use crate::admission::Admission;
 use crate::config::{Codec, Config, ForkMode, Listen};
 use crate::inbox::{InboxPair, Inboxes};
-use crate::link::{Asker, Link, Received, ToSupervisor, ToWorker};
+use crate::link::{Link, Received, ToSupervisor, ToWorker};
 use crate::runtime::RuntimeDir;
 use crate::slot::{Life, Slot};
-use crate::table::{Table, Told};
 use crate::worker::{self, Admitted, Birth};
 use crate::{Error, VERSION, privileges};
 
@@ -239,7 +238,7 @@ impl Supervisor {
         let until = slot.next_birth();
         slot.life = if per_connection { Life::Free } else { Life::Dead { until } };
         slot.owes_since = None;
-        self.tell(told);
+        self.tell_news(told);
     }
 
     fn serves_per_connection(&self) -> bool {
@@ -273,13 +272,13 @@ impl Supervisor {
         (core.slot, core.incarnation) = (index as u32, incarnation);
         let inboxes = Inboxes::new(&self.inboxes, index as u32, incarnation).map_err(failed)?;
         let born = {
-            let shared = &mut self.table.shared;
-            let (far_end, user, epoch) = (&slot.far_end, self.user, self.table.epoch);
+            let table = &mut self.table;
+            let (far_end, user) = (&slot.far_end, self.user);
             let supervisor = Pid::this();
             let listeners = self.listeners.iter().map(|listening| listening.transport).collect();
             ipcd_sys::fork(|| {
                 // The child's copy of the table is its own from here on.
-                let shared = (self.inboxes.len() > 1).then(|| std::mem::take(shared));
+                let shared = (self.inboxes.len() > 1).then(|| table.take_shared());
                 let link = far_end.share();
                 worker::main(Birth {
                     link,
@@ -288,7 +287,6 @@ impl Supervisor {
                     listeners,
                     user,
                     shared,
-                    epoch,
                     inboxes,
                     only,
                 })
@@ -304,7 +302,7 @@ impl Supervisor {
             }
             Err(error) => {
                 let told = self.table.died(index as u32);
-                self.tell(told);
+                self.tell_news(told);
                 Err(failed(error))
             }
         }
@@ -333,44 +331,20 @@ impl Supervisor {
             ToSupervisor::Gone(numbers) => {
                 numbers.into_iter().for_each(|number| self.admission.release(number, index));
             }
-            ToSupervisor::Seen(epoch) => self.table.seen(slot, epoch),
-            ToSupervisor::Interested { ticket, filter } => {
-                self.table.interested(slot, ticket, filter);
-            }
-            ToSupervisor::Uninterested(filter) => self.table.uninterested(slot, filter),
-            ToSupervisor::ClaimName { place, peer, name } => {
-                let granted = self.table.claim(slot, name);
-                let to = self.slots[index].incarnation;
-                self.tell(vec![(slot, ToWorker::Named { to, place, peer, granted })]);
-            }
-            ToSupervisor::ReleaseName(name) => self.table.release(slot, &name),
-            ToSupervisor::Ask { ticket, query } => {
-                let told = self.table.ask(slot, ticket, &query);
-                self.tell(told);
-            }
-            ToSupervisor::Report { asker, part, last } => {
-                self.pass_on(asker, part, last, slot);
+            ToSupervisor::Request(request) => {
+                let told = self.table.heed(slot, request);
+                self.tell_news(told);
             }
             ToSupervisor::Quiet => self.slots[index].is_quiet = true,
         }
     }
 
-    fn pass_on(&mut self, asker: Asker, part: Option<Answer>, last: bool, by: u32) {
-        if !self.table.is_asked(asker, by) {
-            return;
-        }
-        if part.is_some() {
-            let message = ToWorker::Reported { asker, part, last: false };
-            self.tell(vec![(asker.slot, message)]);
-        }
-        if last {
-            let told = self.table.answered(asker, by).into_iter().collect();
-            self.tell(told);
-        }
+    fn tell_news(&mut self, told: Vec<Told>) {
+        self.tell(told.into_iter().map(|(slot, news)| (slot, ToWorker::News(news))).collect());
     }
 
     /// Sends messages to workers; who does not live is not told.
-    fn tell(&mut self, told: Vec<Told>) {
+    fn tell(&mut self, told: Vec<(u32, ToWorker)>) {
         for (slot, message) in told {
             let slot = &mut self.slots[slot as usize];
             if slot.pid().is_some()
@@ -384,7 +358,7 @@ impl Supervisor {
     fn spread_news(&mut self) {
         if self.slots.len() > 1 {
             let told = self.table.news();
-            self.tell(told);
+            self.tell_news(told);
         }
     }
 

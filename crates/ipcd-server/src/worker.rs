@@ -8,8 +8,8 @@ use std::collections::BinaryHeap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use ipcd_core::{Change, Core, Output, PeerInfo, PeerKey, Shared};
-use ipcd_proto::control::{Origin, Query};
+use ipcd_core::{Core, Output, PeerInfo, PeerKey, Shared};
+use ipcd_proto::control::Origin;
 use ipcd_sys::close_all_except;
 use ipcd_transport::{ChannelParts, Identity, Read, ReadBuffer, Transport, Wrote};
 use nix::errno::Errno;
@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use crate::Error;
 use crate::connection::{Connection, Token};
 use crate::inbox::{Inboxes, Sent};
-use crate::link::{Asker, GONE_BATCH, Link, Received, ToSupervisor, ToWorker};
+use crate::link::{GONE_BATCH, Link, Received, ToSupervisor, ToWorker};
 use crate::privileges;
 
 /// Bytes that one read may take: what the kernel holds of a stream, and so one turn's share.
@@ -56,8 +56,6 @@ pub(crate) struct Birth {
     pub(crate) core: ipcd_core::Config,
     /// What all workers know, if there are several.
     pub(crate) shared: Option<Shared>,
-    /// The last change of what all workers know that is in it.
-    pub(crate) epoch: u64,
     pub(crate) inboxes: Inboxes,
     /// The one peer that the worker is born for, with `--fork connection`.
     pub(crate) only: Option<Admitted>,
@@ -114,8 +112,6 @@ fn start(mut birth: Birth) -> Result<Worker, Error> {
         epoll,
         link: birth.link,
         link_is_blocked: false,
-        life: birth.core.incarnation,
-        epoch: birth.epoch,
         inboxes: birth.inboxes,
         full_inboxes: vec![false; slots],
         serves_one: birth.only.is_some(),
@@ -144,9 +140,6 @@ struct Worker {
     epoll: Epoll,
     link: Link,
     link_is_blocked: bool,
-    life: u32,
-    /// The last change of the table that is known.
-    epoch: u64,
     inboxes: Inboxes,
     /// Which inboxes take no more for now.
     full_inboxes: Vec<bool>,
@@ -234,61 +227,13 @@ impl Worker {
                     self.draining = true;
                     self.core.drain(self.now);
                 }
-                Received::Message(ToWorker::Table { epoch, changes }, _) => {
-                    self.learn(epoch, &changes)?;
-                }
-                Received::Message(ToWorker::Confirmed { to, ticket }, _) => {
-                    if to == self.life {
-                        self.core.confirmed(self.now, ticket);
-                    }
-                }
-                Received::Message(ToWorker::Named { to, place, peer, granted }, _) => {
-                    if to == self.life {
-                        self.named(PeerKey(place), peer, granted)?;
-                    }
-                }
-                Received::Message(ToWorker::Report { asker, query }, _) => {
-                    self.report(asker, &query)?;
-                }
-                Received::Message(ToWorker::Reported { asker, part, last }, _) => {
-                    if asker.life == self.life {
-                        self.core.reported(self.now, asker.ticket, part, last);
-                    }
-                }
+                Received::Message(ToWorker::News(news), _) => self.core.hear_news(self.now, news),
                 Received::Message(ToWorker::Admit { number, listener, identity, state }, fds) => {
                     let parts = ChannelParts { descriptors: fds, identity, state };
                     self.admit(number, listener, parts);
                 }
             }
         }
-    }
-
-    fn learn(&mut self, epoch: u64, changes: &[Change]) -> Result<(), Error> {
-        // What was told before this worker was born, it has inherited.
-        if epoch > self.epoch {
-            self.epoch = epoch;
-            for change in changes {
-                if let Change::Life { slot, .. } = *change {
-                    self.inboxes.restart(slot);
-                }
-            }
-            self.core.learn(changes);
-        }
-        self.tell(&ToSupervisor::Seen(epoch))
-    }
-
-    fn named(&mut self, key: PeerKey, peer: u64, granted: bool) -> Result<(), Error> {
-        if self.core.is_waiting_for_name(key, peer) {
-            self.core.named(self.now, key, granted);
-        }
-        Ok(())
-    }
-
-    fn report(&mut self, asker: Asker, query: &Query) -> Result<(), Error> {
-        for part in self.core.report(self.now, query) {
-            self.tell(&ToSupervisor::Report { asker, part: Some(part), last: false })?;
-        }
-        self.tell(&ToSupervisor::Report { asker, part: None, last: true })
     }
 
     /// Stops reading peers. What they have sent and was accepted goes out to the other workers.
@@ -645,18 +590,7 @@ impl Worker {
                 Output::Close(key, why) => self.close(key, why),
                 Output::Drop(key, why) => self.detach(key, &why),
                 Output::Forward(slot) => self.forward(slot)?,
-                Output::Interested { ticket, filter } => {
-                    self.tell(&ToSupervisor::Interested { ticket, filter })?;
-                }
-                Output::Uninterested { filter } => {
-                    self.tell(&ToSupervisor::Uninterested(filter))?;
-                }
-                Output::ClaimName(key, name) => {
-                    let (place, peer) = (key.0, self.core.origin(key).peer);
-                    self.tell(&ToSupervisor::ClaimName { place, peer, name })?;
-                }
-                Output::ReleaseName(name) => self.tell(&ToSupervisor::ReleaseName(name))?,
-                Output::Ask { ticket, query } => self.tell(&ToSupervisor::Ask { ticket, query })?,
+                Output::Tell(request) => self.tell(&ToSupervisor::Request(request))?,
             }
         }
         self.watch_link()
