@@ -46,12 +46,13 @@ pub(crate) fn run(via: Via, load: Load, traces: bool) -> io::Result<Counted> {
         return Err(io::Error::other("this program has no counting allocator"));
     }
     let running = Server::Ipcd.start(via)?;
-    let (allocations, transfers) = (allocations_of(running.mover)?, transfers_of(running.mover)?);
+    let mover = running.movers[0];
+    let (allocations, transfers) = (allocations_of(mover)?, transfers_of(mover)?);
     round::drive(&running, load)?;
     Ok(Counted {
         messages: load.count,
-        allocations: allocations_of(running.mover)? - allocations,
-        transfers: transfers_of(running.mover)? - transfers,
+        allocations: allocations_of(mover)? - allocations,
+        transfers: transfers_of(mover)? - transfers,
         calls: if traces { trace(via, load)? } else { None },
     })
 }
@@ -79,7 +80,7 @@ fn trace(via: Via, load: Load) -> io::Result<Option<u64>> {
     let running = Server::Ipcd.start(via)?;
     let table = tempfile::NamedTempFile::new()?;
     let strace = Command::new("strace")
-        .args(["-c", "-U", "calls,name", "-p", &running.mover.to_string(), "-o"])
+        .args(["-c", "-U", "calls,name", "-p", &running.movers[0].to_string(), "-o"])
         .arg(table.path())
         .stderr(Stdio::piped())
         .spawn();

@@ -14,19 +14,20 @@ use crate::process::{Child, await_readable};
 use crate::server::{Running, Via};
 use crate::session::Session;
 
-/// Starts a daemon in a private directory with one listener, and opens two sessions.
-pub(crate) fn start(via: Via) -> io::Result<Running> {
+/// Starts a daemon in a private directory with one listener, and opens two sessions: on the same
+/// worker, or with two workers on different ones, since peers go to each in turn.
+pub(crate) fn start(via: Via, workers: u32) -> io::Result<Running> {
     let dir = tempfile::tempdir()?;
     let endpoint = endpoint(via, dir.path())?;
-    let server = launch(dir.path(), &endpoint)?;
+    let server = launch(dir.path(), &endpoint, workers)?;
     let token = Token::from_text(&fs::read(dir.path().join(TOKEN_FILE))?)
         .ok_or_else(|| io::Error::other("the daemon's token is too short"))?;
     let mut publisher = Session::open(&endpoint, &token)?;
     let mut subscriber = Session::open(&endpoint, &token)?;
     subscriber.subscribe()?;
-    let mover = publisher.worker()?;
+    let movers = publisher.workers(2 / u64::from(workers))?;
     let (publisher, subscriber) = (publisher.into_socket(), subscriber.into_socket());
-    Ok(Running { publisher, subscriber, mover, _server: server, _dir: Some(dir) })
+    Ok(Running { publisher, subscriber, movers, _server: server, _dir: Some(dir) })
 }
 
 fn endpoint(via: Via, dir: &Path) -> io::Result<Endpoint> {
@@ -39,10 +40,11 @@ fn endpoint(via: Via, dir: &Path) -> io::Result<Endpoint> {
 }
 
 /// Forks the daemon, and waits until it serves.
-fn launch(dir: &Path, endpoint: &Endpoint) -> io::Result<Child> {
+fn launch(dir: &Path, endpoint: &Endpoint, workers: u32) -> io::Result<Child> {
     let listen: Listen = endpoint.to_string().parse().map_err(io::Error::other)?;
     let mut config = Config { listeners: vec![listen], ..Config::default() };
     config.daemon.runtime_dir = Some(dir.into());
+    config.daemon.workers = workers.try_into().map_err(io::Error::other::<String>)?;
     let (mut ready, ready_fd) = io::pipe()?;
     let ready_fd = File::from(OwnedFd::from(ready_fd));
     let server = Child::start(c"bench-ipcd", &[ready_fd.as_fd()], || {

@@ -13,7 +13,7 @@ use crate::server::{Running, Server, Via};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Took {
     pub(crate) time: Duration,
-    /// Processor time of the process that moves the messages.
+    /// Processor time of the processes that move the messages.
     pub(crate) cpu: Duration,
 }
 
@@ -40,12 +40,12 @@ pub(crate) fn drive(running: &Running, load: Load) -> io::Result<Took> {
             (&say_done).write_all(&[1])
         })?;
     drop((go, say_done));
-    let cpu_before = cpu_of(running.mover)?;
+    let cpu_before = cpu_of(&running.movers)?;
     let start = Instant::now();
     give_go.write_all(&[1])?;
     await_readable(&done, "end of the load")?;
     let time = start.elapsed();
-    let cpu = cpu_of(running.mover)?.saturating_sub(cpu_before);
+    let cpu = cpu_of(&running.movers)?.saturating_sub(cpu_before);
     done.read_exact(&mut [0]).map_err(|_| io::Error::other("not all arrived unaltered"))?;
     sender.join()?;
     receiver.join()?;
@@ -57,10 +57,13 @@ fn pipe() -> io::Result<(File, File)> {
     Ok((OwnedFd::from(reader).into(), OwnedFd::from(writer).into()))
 }
 
-/// Processor time of a process with one thread (proc_pid_schedstat(5)).
-fn cpu_of(pid: u32) -> io::Result<Duration> {
-    let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-    let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
-    let nanos = nanos.ok_or_else(|| io::Error::other("/proc/PID/schedstat: no number"))?;
-    Ok(Duration::from_nanos(nanos))
+/// Processor time of processes with one thread each (proc_pid_schedstat(5)).
+fn cpu_of(pids: &[u32]) -> io::Result<Duration> {
+    let of_one = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+        let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+        let nanos = nanos.ok_or_else(|| io::Error::other("/proc/PID/schedstat: no number"))?;
+        Ok(Duration::from_nanos(nanos))
+    };
+    pids.iter().map(of_one).sum()
 }

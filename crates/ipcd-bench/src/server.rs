@@ -21,12 +21,14 @@ pub(crate) enum Server {
     Relay,
     /// Routes frames and nothing else: what ipcd is measured by.
     Yardstick,
-    /// The daemon.
+    /// The daemon, with one worker.
     Ipcd,
+    /// The daemon, with publisher and subscriber on different workers.
+    Crossing,
 }
 
 impl Server {
-    pub(crate) const ALL: [Self; 3] = [Self::Relay, Self::Yardstick, Self::Ipcd];
+    pub(crate) const ALL: [Self; 4] = [Self::Relay, Self::Yardstick, Self::Ipcd, Self::Crossing];
 }
 
 /// What the messages travel over.
@@ -43,8 +45,8 @@ pub enum Via {
 pub(crate) struct Running {
     pub(crate) publisher: File,
     pub(crate) subscriber: File,
-    /// The process that moves the messages.
-    pub(crate) mover: u32,
+    /// The processes that move the messages.
+    pub(crate) movers: Vec<u32>,
     pub(crate) _server: Child,
     pub(crate) _dir: Option<TempDir>,
 }
@@ -54,7 +56,8 @@ impl Server {
         match self {
             Self::Relay => start_bare(c"bench-relay", via, relay::serve),
             Self::Yardstick => start_bare(c"bench-yardstick", via, yardstick::serve),
-            Self::Ipcd => daemon::start(via),
+            Self::Ipcd => daemon::start(via, 1),
+            Self::Crossing => daemon::start(via, 2),
         }
     }
 }
@@ -72,7 +75,7 @@ fn start_bare(
         set_blocking(&to, false)?;
         serve(&from, &to)
     })?;
-    Ok(Running { publisher, subscriber, mover: server.id(), _server: server, _dir: None })
+    Ok(Running { publisher, subscriber, movers: vec![server.id()], _server: server, _dir: None })
 }
 
 /// Two ends of a connection.

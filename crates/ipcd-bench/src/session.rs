@@ -64,13 +64,17 @@ impl Session {
         self.expect(Kind::Ack).map(drop)
     }
 
-    /// The process that serves this session.
-    pub(crate) fn worker(&mut self) -> io::Result<u32> {
+    /// The processes of the daemon's workers, each of which serves as many of its peers.
+    pub(crate) fn workers(&mut self, peers_each: u64) -> io::Result<Vec<u32>> {
         self.send(Kind::Query, &encode(&Query::Status))?;
         let body = self.expect(Kind::Answer)?;
         match decode(&body).map_err(io::Error::other)? {
-            Answer::Status(status) if status.workers.len() == 1 => Ok(status.workers[0].pid),
-            answer => Err(io::Error::other(format!("one worker is needed, not {answer:?}"))),
+            Answer::Status(status) if status.workers.iter().all(|w| w.peers == peers_each) => {
+                Ok(status.workers.iter().map(|worker| worker.pid).collect())
+            }
+            answer => {
+                Err(io::Error::other(format!("peers are not where they should be: {answer:?}")))
+            }
         }
     }
 

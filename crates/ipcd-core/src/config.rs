@@ -18,6 +18,8 @@ pub struct Config {
     pub max_payload: usize,
     /// Bytes that an outbox holds before its subscriptions are full.
     pub outbox: usize,
+    /// Bytes that may be on their way from one worker to another before publishers wait.
+    pub window: u64,
     /// Subscriptions that a peer may have.
     pub max_subscriptions: usize,
     /// From attaching to the end of the handshake.
@@ -84,6 +86,7 @@ impl Config {
             incarnation: 0,
             max_payload: limits::DEFAULT_MAX_PAYLOAD,
             outbox: 8 * 1024 * 1024,
+            window: 2 * 1024 * 1024,
             max_subscriptions: 10_000,
             handshake_timeout: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(30),

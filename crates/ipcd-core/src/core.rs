@@ -101,7 +101,7 @@ pub(crate) struct Counters {
 impl Core {
     /// A router without peers; one of several, if it is given what they share.
     pub fn new(config: Config, shared: Option<Shared>) -> Self {
-        let others = shared.map(|shared| Others::new(config.slot, shared));
+        let others = shared.map(|shared| Others::new(&config, shared));
         Self {
             others,
             questions: Questions::default(),
@@ -204,6 +204,11 @@ impl Core {
     /// Whether the peer's outbox is empty.
     pub fn is_flushed(&self, key: PeerKey) -> bool {
         self.peers[key.0 as usize].outbox.is_empty()
+    }
+
+    /// Bytes in the peer's outbox.
+    pub fn queued(&self, key: PeerKey) -> usize {
+        self.peers[key.0 as usize].outbox.len()
     }
 
     /// Says that the first bytes of the outbox were written.

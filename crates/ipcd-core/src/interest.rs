@@ -36,14 +36,14 @@ pub struct Remote {
 const MAX_ROUTES: usize = 16 * 1024;
 
 /// All members, in a tree of tokens; and the routes found lately.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Interests<M> {
     root: Node<M>,
     routes: HashMap<Box<[u8]>, Route<M>, RandomState>,
     generation: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Route<M> {
     generation: u64,
     members: Rc<[M]>,
@@ -56,7 +56,7 @@ impl<M> Default for Interests<M> {
 }
 
 /// The filters that share a beginning. `*` is a child like any token, for no subject has it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Node<M> {
     children: HashMap<Box<str>, Node<M>, RandomState>,
     /// Filters that end here.

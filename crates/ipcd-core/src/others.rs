@@ -14,13 +14,14 @@ use ipcd_proto::control::{Origin, Overflow, decode as body, encode};
 use ipcd_proto::{BadSubject, Decoded, Filter, FrameWriter, Header, Kind, decode};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
 use crate::core::{Core, Output};
 use crate::interest::{Interests, Remote};
 use crate::peer::PeerKey;
 use crate::table::{News, Request};
 
 /// Bytes that may be on their way from one worker to another.
-const WINDOW: u64 = 2 * 1024 * 1024;
+const WINDOW: u64 = 512 * 1024;
 /// What is reported of them at the latest.
 const REPORT: u64 = WINDOW / 4;
 
@@ -65,7 +66,7 @@ enum Between {
 
 /// What every worker is born with, and the supervisor keeps up to date: the interests of all, and
 /// which life each place is in.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Shared {
     /// The interests of all workers.
     pub interests: Interests<Remote>,
@@ -113,6 +114,8 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Others {
     own_slot: u32,
+    /// Bytes that may be on their way to another worker.
+    window: u64,
     shared: Shared,
     /// Interests that are off, whether they are in the table yet or not.
     off: HashSet<(u32, Filter)>,
@@ -132,8 +135,9 @@ pub(crate) struct Others {
 /// To and from another worker.
 #[derive(Debug, Default)]
 struct Way {
-    /// Frames that are to be sent.
+    /// Frames that are to be sent, from `head` on.
     outgoing: Vec<u8>,
+    head: usize,
     is_dirty: bool,
     sent: u64,
     /// How much of it has been consumed there.
@@ -163,11 +167,12 @@ struct Unconfirmed {
 }
 
 impl Others {
-    pub(crate) fn new(own_slot: u32, shared: Shared) -> Self {
+    pub(crate) fn new(config: &Config, shared: Shared) -> Self {
         let way = |life: &u32| Way { last_life: *life, ..Way::default() };
         let ways = shared.lives.iter().map(way).collect();
         Self {
-            own_slot,
+            own_slot: config.slot,
+            window: config.window,
             shared,
             off: HashSet::new(),
             ways,
@@ -196,7 +201,7 @@ impl Others {
     pub(crate) fn must_wait(&self, remotes: &[Remote]) -> bool {
         let waits = |remote: &Remote| {
             let way = &self.ways[remote.slot as usize];
-            remote.slot != self.own_slot && (remote.off || way.sent - way.credited > WINDOW)
+            remote.slot != self.own_slot && (remote.off || way.sent - way.credited > self.window)
         };
         remotes.iter().any(waits)
     }
@@ -239,7 +244,13 @@ impl Core {
         let others = self.others.as_mut().expect("only a shared router forwards");
         let way = &mut others.ways[slot as usize];
         way.is_dirty = false;
-        (&way.outgoing, others.shared.lives[slot as usize])
+        (&way.outgoing[way.head..], others.shared.lives[slot as usize])
+    }
+
+    /// Bytes for a worker that it has not reported to have consumed.
+    pub fn outstanding(&self, slot: u32) -> u64 {
+        let way = self.others.as_ref().map(|others| &others.ways[slot as usize]);
+        way.map_or(0, |way| way.sent - way.credited)
     }
 
     /// Whether everything for other workers was sent.
@@ -251,7 +262,15 @@ impl Core {
     /// Says that the first bytes of them were sent.
     pub fn forwarded(&mut self, slot: u32, count: usize) {
         let others = self.others.as_mut().expect("only a shared router forwards");
-        others.ways[slot as usize].outgoing.drain(..count);
+        let way = &mut others.ways[slot as usize];
+        way.head += count;
+        if way.head == way.outgoing.len() {
+            way.outgoing.clear();
+            way.head = 0;
+        } else if way.head > way.outgoing.len() / 2 {
+            way.outgoing.drain(..way.head);
+            way.head = 0;
+        }
     }
 
     /// Which life a place is in, 0 for none; `None` if there is no such place.
@@ -286,7 +305,8 @@ impl Core {
         let Some(others) = self.others.as_mut().filter(|_| is_current) else { return };
         let way = &mut others.ways[slot as usize];
         way.consumed += frames.len() as u64;
-        if way.consumed - way.reported >= REPORT {
+        // Reported by the quarter, so that publishers never wait for a report that nobody owes.
+        if way.consumed - way.reported >= others.window / 4 {
             way.reported = way.consumed;
             let news = Between::Consumed(way.consumed);
             let output = others.tell(slot, &news);
@@ -375,7 +395,9 @@ impl Core {
     fn tell_levels(&mut self, slot: u32) {
         let Some(others) = &mut self.others else { return };
         let full = others.locals.iter().filter(|(_, local)| local.full > 0);
-        let full: Vec<String> = full.map(|(filter, _)| filter.as_str().to_owned()).collect();
+        let mut full: Vec<String> = full.map(|(filter, _)| filter.as_str().to_owned()).collect();
+        // In an order that a simulation can repeat.
+        full.sort_unstable();
         for filter in full {
             let output = others.tell(slot, &Between::Level { filter, off: true });
             self.outputs.extend(output);

@@ -102,7 +102,7 @@ pub enum News {
 }
 
 /// A question that a worker asks of all.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Asker {
     /// Who asks.
     pub slot: u32,
@@ -113,7 +113,7 @@ pub struct Asker {
 }
 
 /// What all workers know.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Table {
     shared: Shared,
     /// Changes that nobody was told yet.
@@ -128,7 +128,7 @@ pub struct Table {
     questions: HashMap<Asker, HashSet<u32>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Unconfirmed {
     slot: u32,
     life: u32,
@@ -164,7 +164,9 @@ impl Table {
         self.seen[slot as usize] = None;
         self.names.retain(|_, owner| *owner != slot);
         self.questions.retain(|asker, _| asker.slot != slot);
-        let asked: Vec<Asker> = self.questions.keys().copied().collect();
+        let mut asked: Vec<Asker> = self.questions.keys().copied().collect();
+        // In an order that a simulation can repeat.
+        asked.sort_unstable();
         asked.into_iter().filter_map(|asker| self.answered(asker, slot)).collect()
     }
 

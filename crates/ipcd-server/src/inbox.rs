@@ -13,8 +13,9 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, recv, sendmsg, socketpair,
 };
 
-/// Bytes of the largest record, its header included.
-const RECORD_BYTES: usize = 64 * 1024;
+/// Bytes of the largest record, its header included: a frame with a payload of 64 KiB goes whole,
+/// and the kernel's default buffer (`net.core.wmem_default`, 208 KiB) takes one while another waits.
+const RECORD_BYTES: usize = 68 * 1024;
 const HEADER_BYTES: usize = 12;
 
 /// Both ends of a worker's inbox, made before any worker is born.

@@ -421,20 +421,16 @@ impl Supervisor {
 
     /// Which slot the next peer goes to: each in its turn, or one that is free. `None` while none
     /// can take it; where no slot is free, the peer is refused by whoever serves it.
-    fn slot_for_peer(&mut self) -> Option<Option<usize>> {
+    fn slot_for_peer(&self) -> Option<Option<usize>> {
         let count = self.slots.len();
         let turn = self.turn;
         let order = (0..count).map(|step| (turn + step) % count);
         let slot_is_free = |index: &usize| matches!(self.slots[*index].life, Life::Free);
         let has_room = |index: &usize| self.slots[*index].link.waiting() < LINK_BACKLOG;
-        let found = match self.serves_per_connection() {
+        match self.serves_per_connection() {
             true => Some(order.into_iter().find(slot_is_free)),
             false => order.into_iter().find(has_room).map(Some),
-        };
-        if let Some(Some(index)) = found {
-            self.turn = index + 1;
         }
-        found
     }
 
     fn admit(&mut self, listener: usize, slot: Option<usize>, parts: ChannelParts) {
@@ -443,6 +439,7 @@ impl Supervisor {
             let most = self.slots.len();
             return refuse(transport, parts, &format!("the limit of {most} children is reached"));
         };
+        self.turn = index + 1;
         match self.admission.admit(listener, &parts, index) {
             Err(why) => refuse(transport, parts, &why),
             Ok(number) if self.serves_per_connection() => {
