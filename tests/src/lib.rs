@@ -1,1 +1,29 @@
-//! x
+//! What the end-to-end tests share: the real binaries, run in private directories and watched.
+//!
+//! Nothing here forks, and nothing waits without a watchdog. Every process is ended, by its
+//! number, when its value is dropped, also after a panic.
+
+mod binaries;
+mod capture;
+mod ctl;
+mod daemon;
+mod neighbour;
+mod process;
+mod raw;
+mod system;
+mod text;
+mod watchdog;
+
+pub use binaries::{ipcctl, ipcd};
+pub use capture::Capture;
+pub use ctl::Ctl;
+pub use daemon::{Daemon, SCHEMES, Setup};
+pub use neighbour::Neighbour;
+pub use process::{Ended, Running};
+pub use raw::{Raw, RawFrame};
+pub use system::{
+    Descriptor, children, context_switches, descriptor, descriptors, is_alive, memory, raise_limit,
+    state,
+};
+pub use text::{Stream, check_lines, feed_lines, message};
+pub use watchdog::{PATIENCE, eventually};

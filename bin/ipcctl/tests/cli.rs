@@ -1,0 +1,140 @@
+//! The tool's command line, without a daemon.
+
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn ipcctl(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipcctl"));
+    command.env_remove("IPCD_VIA").env("IPCD_RUNTIME_DIR", "/nonexistent/ipcd");
+    command.stdin(Stdio::null()).args(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn version() {
+    let text = stdout(&ipcctl(&["version"]));
+    assert!(text.starts_with(&format!("ipcctl {} (protocol ", env!("CARGO_PKG_VERSION"))));
+    let json: Value = serde_json::from_str(&stdout(&ipcctl(&["version", "-j"]))).unwrap();
+    assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+    assert!(json["protocol"].is_u64());
+    assert!(stdout(&ipcctl(&["--version"])).starts_with("ipcctl "));
+}
+
+#[test]
+fn transports_as_json_have_every_contract() {
+    let json: Value = serde_json::from_str(&stdout(&ipcctl(&["transports", "-j"]))).unwrap();
+    let all = json.as_array().unwrap();
+    let names: Vec<_> = all.iter().map(|it| it["transport"].as_str().unwrap()).collect();
+    assert_eq!(names, ["unix", "pipe", "fifo", "tcp", "udp"]);
+    for (transport, reliable) in all.iter().zip([true, true, true, true, false]) {
+        assert_eq!(transport["reliable"], reliable, "{transport}");
+        assert_eq!(transport["ordered"], true, "{transport}");
+        assert!(transport["summary"].is_string() && transport["identity"].is_string());
+    }
+    assert_eq!(all[0]["default"], "unix:///nonexistent/ipcd/ipcd.sock");
+    assert_eq!(all[3]["default"], "tcp://127.0.0.1:7117");
+    let lines = stdout(&ipcctl(&["transports", "-o", "jsonl"]));
+    assert_eq!(lines.lines().count(), 5);
+}
+
+#[test]
+fn completion_for_every_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = stdout(&ipcctl(&["completion", shell]));
+        for word in ["ipcctl", "send", "recv", "transports", "--via"] {
+            let word = if shell == "fish" { word.trim_start_matches('-') } else { word };
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+}
+
+#[test]
+fn bad_usage_ends_with_2_and_says_why() {
+    for (args, word) in [
+        (&[][..], "Usage"),
+        (&["frobnicate"], "frobnicate"),
+        (&["send"], "SUBJECT"),
+        (&["recv"], "SUBJECT"),
+        (&["send", "a", "body", "-m", "another"], "cannot be used with"),
+        (&["send", "a", "-l", "-0"], "cannot be used with"),
+        (&["send", "a", "body", "--count", "few"], "few"),
+        (&["send", "a", "body", "--interval", "often"], "often"),
+        (&["send", "a", "body", "--ack", "maybe"], "accepted"),
+        (&["send", "a", "body", "-H", "no-colon"], "KEY:VALUE"),
+        (&["send", "a", "-f", "/nonexistent/file"], "/nonexistent/file"),
+        (&["recv", "a", "--overflow", "explode"], "drop-oldest"),
+        (&["recv", "a", "-j", "-o", "text"], "cannot be used with"),
+        (&["--timeout", "soon", "status"], "soon"),
+        (&["--via", "carrier-pigeon", "status"], "unix, pipe, fifo, tcp, udp"),
+        (&["--via", "quic://x", "status"], "unix, pipe, fifo, tcp, udp"),
+        (&["--via", "unix:///x?colour=red", "status"], "colour"),
+        (&["completion", "abacus"], "bash"),
+    ] {
+        let output = ipcctl(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(word), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn without_a_daemon_every_verb_ends_with_3_and_one_line() {
+    for args in [
+        &["send", "a", "body"][..],
+        &["recv", "a"],
+        &["ping"],
+        &["status"],
+        &["clients"],
+        &["--via", "pipe", "status"],
+        &["--via", "fifo", "status"],
+        &["--via", "tcp://127.86.75.30:7117", "status"],
+        &["--via", "udp://127.86.75.30:7117", "status"],
+        &["--via", "pipe:/nonexistent/command", "status"],
+    ] {
+        let output = ipcctl(args);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
+        assert!(said.starts_with("ipcctl: "), "{args:?}: {said}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+    let said = stderr(&ipcctl(&["status"]));
+    assert!(said.contains("/nonexistent/ipcd/ipcd.sock") && said.contains("--via"), "{said}");
+}
+
+#[test]
+fn with_json_an_error_is_one_json_line() {
+    for flags in [&["-j"][..], &["-o", "jsonl"]] {
+        let output = ipcctl(&[flags, &["status"]].concat());
+        assert_eq!(output.status.code(), Some(3));
+        let said = stderr(&output);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let error = serde_json::from_str::<Value>(&said).unwrap();
+        let error = &error["error"];
+        assert_eq!((&error["code"], &error["exit"]), (&"cannot-connect".into(), &3.into()));
+        assert!(error["message"].as_str().unwrap().contains("/nonexistent/ipcd/ipcd.sock"));
+        assert_eq!(error.as_object().unwrap().len(), 3);
+    }
+    let output = ipcctl(&["-j", "--via", "carrier-pigeon", "status"]);
+    assert_eq!(output.status.code(), Some(2));
+    let error: Value = serde_json::from_str(&stderr(&output)).unwrap();
+    assert_eq!(error["error"]["exit"], 2);
+}
+
+#[test]
+fn via_may_come_from_the_environment() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipcctl"));
+    command.env("IPCD_VIA", "unix:///nonexistent/other.sock").arg("status");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("/nonexistent/other.sock"));
+}

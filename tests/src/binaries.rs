@@ -1,0 +1,27 @@
+//! Where the binaries under test are.
+
+use std::path::PathBuf;
+
+/// The daemon.
+pub fn ipcd() -> PathBuf {
+    binary("ipcd")
+}
+
+/// The tool.
+pub fn ipcctl() -> PathBuf {
+    binary("ipcctl")
+}
+
+/// A binary of this workspace, of the same profile as the test that asks.
+///
+/// # Panics
+/// If it was not built: Cargo builds the binaries of another package only when that has tests.
+fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    // target/PROFILE/deps/TEST-HASH
+    let profile = test.ancestors().nth(2).expect("a test lies in its target directory");
+    let path = profile.join(name);
+    let shown = path.display();
+    assert!(path.is_file(), "{shown} is missing: run `cargo test --workspace`, which builds it");
+    path
+}

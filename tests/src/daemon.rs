@@ -1,0 +1,303 @@
+//! A daemon with a directory of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ipcd_client::{Client, Endpoint, Options, TokenSource};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Ctl, Ended, Raw, Running, eventually, ipcd, is_alive};
+
+/// The transports.
+pub const SCHEMES: [&str; 5] = ["unix", "pipe", "fifo", "tcp", "udp"];
+
+/// How a daemon is to be started.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    schemes: Option<Vec<String>>,
+    config: Option<String>,
+    args: Vec<String>,
+    wrapper: Option<String>,
+}
+
+impl Setup {
+    /// With a listener of every transport, unless something else is said.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With listeners of these transports only.
+    pub fn listen(mut self, schemes: &[&str]) -> Self {
+        self.schemes = Some(schemes.iter().map(|&scheme| scheme.into()).collect());
+        self
+    }
+
+    /// With this configuration file.
+    pub fn config(mut self, text: &str) -> Self {
+        self.config = Some(text.into());
+        self
+    }
+
+    /// With these arguments, too.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|&arg| arg.into()));
+        self
+    }
+
+    /// Started by this shell script, whose arguments are the daemon's command line.
+    pub fn wrapper(mut self, script: &str) -> Self {
+        self.wrapper = Some(script.into());
+        self
+    }
+
+    /// Starts it in a new directory, and waits until it says that it is ready.
+    pub fn start(self) -> Daemon {
+        let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+        self.start_in(dir)
+    }
+
+    /// Starts it in a directory that another has used.
+    pub fn start_in(self, dir: TempDir) -> Daemon {
+        let process = self.spawn(dir.path());
+        let json = self.args.iter().any(|arg| arg == "json");
+        process.stderr.wait_until("that it is ready", |log| is_ready(log, json).then_some(()));
+        let endpoints = listeners(&process.stderr.text(), json);
+        Daemon { setup: self, process, endpoints, dir: Some(dir) }
+    }
+
+    /// Starts it without waiting.
+    pub fn spawn(&self, dir: &Path) -> Running {
+        let run = runtime_dir_in(dir);
+        let mut command = match &self.wrapper {
+            None => Command::new(ipcd()),
+            Some(script) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", script, "sh"]).arg(ipcd());
+                shell
+            }
+        };
+        command.arg("--runtime-dir").arg(&run);
+        if let Some(text) = &self.config {
+            fs::write(config_in(dir), text).expect("the directory is ours");
+            command.arg("--config").arg(config_in(dir));
+        }
+        let schemes = self.schemes.clone().unwrap_or_else(|| SCHEMES.map(String::from).to_vec());
+        for scheme in schemes {
+            command.arg("--listen").arg(endpoint(&scheme, &run));
+        }
+        Running::start(command.args(&self.args))
+    }
+}
+
+fn runtime_dir_in(dir: &Path) -> PathBuf {
+    dir.join("run")
+}
+
+fn config_in(dir: &Path) -> PathBuf {
+    dir.join("ipcd.toml")
+}
+
+/// Where a daemon listens. Networks give it a free port.
+fn endpoint(scheme: &str, run: &Path) -> String {
+    let run = run.display();
+    match scheme {
+        "unix" => format!("unix://{run}/ipcd.sock"),
+        "pipe" => format!("pipe://{run}/pipe.sock"),
+        "fifo" => format!("fifo://{run}/ipcd.fifo"),
+        network => format!("{network}://127.0.0.1:0"),
+    }
+}
+
+fn is_ready(log: &str, json: bool) -> bool {
+    log.lines().any(|line| match json {
+        false => line.ends_with(" INFO ready"),
+        true => line.contains("\"message\":\"ready\""),
+    })
+}
+
+/// The real endpoints, by scheme.
+fn listeners(log: &str, json: bool) -> BTreeMap<String, String> {
+    let begin = if json { "\"endpoint\":\"" } else { "listening endpoint=" };
+    let endpoints = log.lines().filter_map(|line| line.split_once(begin));
+    endpoints
+        .map(|(_, rest)| {
+            let end = rest.find(['"', ' ']).unwrap_or(rest.len());
+            let (scheme, _) = rest.split_once(':').expect("an endpoint has a scheme");
+            (scheme.to_owned(), rest[..end].to_owned())
+        })
+        .collect()
+}
+
+/// A daemon that serves.
+#[derive(Debug)]
+pub struct Daemon {
+    setup: Setup,
+    /// The supervisor.
+    pub process: Running,
+    endpoints: BTreeMap<String, String>,
+    dir: Option<TempDir>,
+}
+
+impl Daemon {
+    /// Starts one with listeners of all transports.
+    pub fn start() -> Self {
+        Setup::new().start()
+    }
+
+    /// Its runtime directory.
+    pub fn runtime_dir(&self) -> PathBuf {
+        runtime_dir_in(self.dir())
+    }
+
+    /// The directory that its runtime directory and configuration file are in.
+    ///
+    /// # Panics
+    /// After it has been taken away.
+    pub fn dir(&self) -> &Path {
+        self.dir.as_ref().expect("a daemon has its directory until it is taken").path()
+    }
+
+    /// Its configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        config_in(self.dir())
+    }
+
+    /// Its real endpoint of a transport; one where nobody listens, if it has none.
+    pub fn via(&self, scheme: &str) -> String {
+        match self.endpoints.get(scheme) {
+            Some(endpoint) => endpoint.clone(),
+            None if self.dir.is_some() => match scheme {
+                // Nobody else has this address: the port is as good as any.
+                "tcp" | "udp" => format!("{scheme}://127.86.75.30:7117"),
+                _ => endpoint(scheme, &self.runtime_dir()),
+            },
+            None => unreachable!("a daemon without its directory is asked nothing"),
+        }
+    }
+
+    /// The address of a network transport.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn address(&self, scheme: &str) -> String {
+        let (_, address) = self.endpoints[scheme].split_once("://").expect("it is an endpoint");
+        address.to_owned()
+    }
+
+    /// `ipcctl` with these arguments over this transport.
+    pub fn ctl(&self, scheme: &str, args: &[&str]) -> Ctl {
+        Ctl::new(self, scheme).args(args)
+    }
+
+    /// A receiver that is subscribed.
+    pub fn recv(&self, scheme: &str, args: &[&str]) -> Running {
+        self.ctl(scheme, &["recv", "-E"]).args(args).spawn_subscribed()
+    }
+
+    /// Sends a message over the Unix socket.
+    #[track_caller]
+    pub fn send(&self, subject: &str, body: &str) {
+        self.ctl("unix", &["send", subject, body]).run().expect(0);
+    }
+
+    /// A connection that bytes of any kind can be sent on.
+    pub fn raw(&self, scheme: &str) -> Raw {
+        match scheme {
+            "unix" => Raw::unix(&self.runtime_dir().join("ipcd.sock")),
+            "tcp" => Raw::tcp(&self.address(scheme)),
+            _ => unreachable!("no byte stream: {scheme}"),
+        }
+    }
+
+    /// A client in the test's own process.
+    ///
+    /// # Panics
+    /// If it cannot connect.
+    pub fn client(&self, scheme: &str) -> Client {
+        let token = TokenSource::File(self.runtime_dir().join("token"));
+        let options = Options { token, timeout: crate::PATIENCE, ..Options::default() };
+        let endpoint: Endpoint = self.via(scheme).parse().expect("it is an endpoint");
+        let connected = Client::connect(&endpoint, options);
+        connected.unwrap_or_else(|error| panic!("{endpoint}: {error}\n{}", self.log()))
+    }
+
+    /// What `ipcctl status -j` says.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        self.json(&["status", "-j"])
+    }
+
+    /// What `ipcctl clients -j` says.
+    #[track_caller]
+    pub fn clients(&self) -> Vec<Value> {
+        let clients = self.json(&["clients", "-j"]);
+        clients.as_array().expect("clients -j is an array").clone()
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str]) -> Value {
+        let scheme = self.endpoints.keys().next_back().expect("it has a listener");
+        let ended = self.ctl(scheme, args).run().expect(0);
+        serde_json::from_slice(&ended.stdout).expect("it is JSON")
+    }
+
+    /// A counter of `status -j`.
+    #[track_caller]
+    pub fn counter(&self, name: &str) -> u64 {
+        self.status()["counters"][name].as_u64().expect("the counter exists")
+    }
+
+    /// The worker's process, as `status -j` has it.
+    #[track_caller]
+    pub fn worker(&self) -> i32 {
+        self.status()["workers"][0]["pid"].as_i64().expect("a worker has a pid") as i32
+    }
+
+    /// Waits until as many peers are connected, the one that asks not counted.
+    pub fn wait_for_peers(&self, wanted: usize) {
+        eventually(&format!("{wanted} peers"), || {
+            (self.status()["workers"][0]["peers"] == wanted + 1).then_some(())
+        });
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        self.process.stderr.text()
+    }
+
+    /// Tells it to end, and waits for that.
+    pub fn terminate(&mut self) -> Ended {
+        self.process.signal(Signal::SIGTERM);
+        self.process.wait()
+    }
+
+    /// Starts another in the place of this one, which must have ended.
+    pub fn start_again(mut self) -> Self {
+        let dir = self.dir.take().expect("a daemon has its directory until it is taken");
+        self.setup.clone().start_in(dir)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let log = self.log();
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon\n{log}---");
+        } else {
+            assert!(!log.contains("panicked at"), "the daemon panicked:\n{log}");
+        }
+        // The worker's last number is in the log; it goes with the supervisor.
+        let (_, worker) = log.rsplit_once("worker started pid=").unwrap_or_default();
+        let worker = worker.split(' ').next().and_then(|pid| pid.parse().ok());
+        let _ = self.process.has_ended().is_none().then(|| self.process.signal(Signal::SIGKILL));
+        if !std::thread::panicking() {
+            eventually("the worker's end", || {
+                worker.is_none_or(|pid| !is_alive(pid)).then_some(())
+            });
+        }
+    }
+}

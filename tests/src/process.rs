@@ -1,0 +1,159 @@
+//! A process that a test has started.
+
+use std::io::Write;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::watchdog::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::{Capture, PATIENCE};
+
+/// A process, ended and reaped when this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    what: String,
+    /// What it says on standard error.
+    pub stderr: Capture,
+    stdout: Option<Capture>,
+}
+
+/// What came of a process.
+#[derive(Debug)]
+pub struct Ended {
+    what: String,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to standard output, where that was not taken away.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+impl Running {
+    /// Starts a process with all three standard descriptors piped, where `command` does not say
+    /// otherwise for standard input.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start(command: &mut Command) -> Self {
+        let what = format!("{command:?}");
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("start {what}: {error}"));
+        let stderr = Capture::of(child.stderr.take().expect("it is piped"));
+        Self { child, what, stderr, stdout: None }
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Its standard input, to be written by the test.
+    ///
+    /// # Panics
+    /// If it was taken already.
+    pub fn stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("standard input is piped and not taken")
+    }
+
+    /// Its standard output, to be read by the test; otherwise [`Running::stdout`] does.
+    ///
+    /// # Panics
+    /// If it was taken already.
+    pub fn take_stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("standard output is not taken")
+    }
+
+    /// Reads its standard output from now on.
+    pub fn stdout(&mut self) -> &Capture {
+        let Self { child, stdout, .. } = self;
+        stdout.get_or_insert_with(|| match child.stdout.take() {
+            Some(pipe) => Capture::of(pipe),
+            None => Capture::of(std::io::empty()),
+        })
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// If it was reaped.
+    pub fn signal(&mut self, signal: Signal) {
+        assert!(self.has_ended().is_none(), "{} has ended before {signal}", self.what);
+        kill(Pid::from_raw(self.pid()), signal).expect("a child that was not reaped has its pid");
+    }
+
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    /// If the system cannot say.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When the watchdog barks.
+    pub fn wait(&mut self) -> Ended {
+        drop(self.child.stdin.take());
+        self.stdout();
+        let (start, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let status = loop {
+            if let Some(status) = self.has_ended() {
+                break status;
+            }
+            let (what, said) = (&self.what, &self.stderr);
+            assert!(start.elapsed() < PATIENCE, "watchdog: {what} does not end:\n{}", said.text());
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        };
+        Ended {
+            what: self.what.clone(),
+            status,
+            stdout: self.stdout().wait_for_end(),
+            stderr: String::from_utf8_lossy(&self.stderr.wait_for_end()).into_owned(),
+        }
+    }
+
+    /// Writes to its standard input, closes that, and waits for its end.
+    ///
+    /// # Panics
+    /// When the watchdog barks.
+    pub fn feed(&mut self, input: &[u8]) -> Ended {
+        let (mut stdin, input) = (self.stdin(), input.to_vec());
+        // It may end without reading, which its exit status tells about.
+        let writer = std::thread::spawn(move || stdin.write_all(&input));
+        let ended = self.wait();
+        let _ = writer.join().expect("writing does not panic");
+        ended
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// Checks the exit status.
+    ///
+    /// # Panics
+    /// If it is another.
+    #[track_caller]
+    pub fn expect(self, status: i32) -> Self {
+        let Self { what, stderr, .. } = &self;
+        let output = String::from_utf8_lossy(&self.stdout[..self.stdout.len().min(2000)]);
+        assert_eq!(self.status.code(), Some(status), "{what}\n{stderr}\n{output}");
+        self
+    }
+
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}

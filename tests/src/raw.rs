@@ -1,0 +1,233 @@
+//! A byte stream to the daemon, for frames and for bytes that are none.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Instant;
+
+use ipcd_proto::auth::Token;
+use ipcd_proto::control::{
+    Auth, Challenge, Code, Hello, Refusal, Subscribe, Welcome, decode as decode_body, encode,
+};
+use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, VERSION, decode};
+
+use crate::PATIENCE;
+
+/// A connection on which a test decides about every byte.
+#[derive(Debug)]
+pub struct Raw {
+    stream: Stream,
+    input: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+/// A frame that came.
+#[derive(Clone, Debug)]
+pub struct RawFrame {
+    /// Its header.
+    pub header: Header,
+    /// Its subject.
+    pub subject: Vec<u8>,
+    /// Its payload or body.
+    pub payload: Vec<u8>,
+}
+
+impl RawFrame {
+    /// What an ERROR frame says.
+    ///
+    /// # Panics
+    /// If it is none.
+    #[track_caller]
+    pub fn refusal(&self) -> (Code, String) {
+        assert_eq!(self.header.kind, Kind::Error);
+        let Refusal { code, message } = decode_body(&self.payload).expect("it is a refusal");
+        (code, message)
+    }
+}
+
+impl Raw {
+    /// Connects to a Unix socket.
+    ///
+    /// # Panics
+    /// If nobody listens.
+    pub fn unix(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).expect("the daemon listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+        Self { stream: Stream::Unix(stream), input: Vec::new() }
+    }
+
+    /// Connects to an address.
+    ///
+    /// # Panics
+    /// If nobody listens.
+    pub fn tcp(address: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("the daemon listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+        Self { stream: Stream::Tcp(stream), input: Vec::new() }
+    }
+
+    /// Sends bytes. The daemon may have closed already, which reading tells.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let _ = match &mut self.stream {
+            Stream::Unix(stream) => stream.write_all(bytes),
+            Stream::Tcp(stream) => stream.write_all(bytes),
+        };
+    }
+
+    /// Ends what is sent, but not what is received.
+    pub fn finish(&mut self) {
+        let _ = match &self.stream {
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+        };
+    }
+
+    /// Sends a control frame.
+    pub fn control(&mut self, kind: Kind, correlation: u64, body: &[u8]) {
+        let mut frame = Vec::new();
+        FrameWriter(&mut frame).control(Header::new(kind, correlation), body);
+        self.send(&frame);
+    }
+
+    /// Sends a message.
+    pub fn message(&mut self, correlation: u64, subject: &[u8], payload: &[u8]) {
+        self.send(&Self::message_bytes(correlation, subject, payload));
+    }
+
+    /// The bytes of a message.
+    pub fn message_bytes(correlation: u64, subject: &[u8], payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let header = Header::new(Kind::Message, correlation);
+        FrameWriter(&mut frame).write(&Frame {
+            header,
+            subject,
+            reply: &[],
+            headers: &[],
+            payload,
+        });
+        frame
+    }
+
+    /// A HELLO like every client's.
+    pub fn hello() -> Hello {
+        Hello {
+            magic: Hello::MAGIC,
+            oldest: VERSION,
+            newest: VERSION,
+            features: 0,
+            nonce: [7; 32],
+            name: None,
+            token: None,
+            no_echo: false,
+        }
+    }
+
+    /// Opens a session where no token is wanted.
+    ///
+    /// # Panics
+    /// If the daemon refuses.
+    #[must_use]
+    pub fn open(mut self) -> Self {
+        self.control(Kind::Hello, 0, &encode(&Self::hello()));
+        self.expect(Kind::Welcome);
+        self
+    }
+
+    /// Opens a session with a token, and checks the daemon's own proof.
+    ///
+    /// # Panics
+    /// If the daemon refuses.
+    #[must_use]
+    pub fn open_with(mut self, token: &Token) -> Self {
+        let hello = Self::hello();
+        self.control(Kind::Hello, 0, &encode(&hello));
+        let challenge = self.expect(Kind::Challenge);
+        let Challenge { nonce } = decode_body(&challenge.payload).expect("it is a challenge");
+        let proof = token.peer_proof(&hello.nonce, &nonce);
+        self.control(Kind::Auth, 0, &encode(&Auth { proof }));
+        let welcome: Welcome =
+            decode_body(&self.expect(Kind::Welcome).payload).expect("it is a welcome");
+        let proof = welcome.proof.expect("the daemon proves itself, too");
+        assert!(token.verify_daemon(&proof, &hello.nonce, &nonce));
+        self
+    }
+
+    /// Subscribes, and waits for the confirmation.
+    ///
+    /// # Panics
+    /// If the daemon refuses.
+    pub fn subscribe(&mut self, subscription: u32, filter: &str) {
+        let (filter, group, overflow, origin) = (filter.into(), None, None, false);
+        let body = Subscribe { subscription, filter, group, overflow, origin };
+        self.control(Kind::Subscribe, 1000 + u64::from(subscription), &encode(&body));
+        self.expect(Kind::Ack);
+    }
+
+    /// The next frame; `None` when the daemon has closed.
+    ///
+    /// # Panics
+    /// When the watchdog barks, or what comes is no frame.
+    #[track_caller]
+    pub fn frame(&mut self) -> Option<RawFrame> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let decoded = decode(&self.input, usize::MAX).expect("the daemon sends frames only");
+            if let Decoded::Frame(frame, length) = decoded {
+                let (subject, payload) = (frame.subject.to_vec(), frame.payload.to_vec());
+                let found = RawFrame { header: frame.header, subject, payload };
+                self.input.drain(..length);
+                return Some(found);
+            }
+            let mut chunk = [0; 64 * 1024];
+            let read = match &mut self.stream {
+                Stream::Unix(stream) => stream.read(&mut chunk),
+                Stream::Tcp(stream) => stream.read(&mut chunk),
+            };
+            match read {
+                Ok(0) => return None,
+                Ok(count) => self.input.extend_from_slice(&chunk[..count]),
+                Err(error) if is_reset(error.kind()) => return None,
+                Err(error) => panic!("watchdog: no frame and no end: {error}"),
+            }
+            assert!(Instant::now() < deadline, "watchdog: no whole frame came");
+        }
+    }
+
+    /// The next frame, which must be of this kind.
+    ///
+    /// # Panics
+    /// If it is none, or another.
+    #[track_caller]
+    pub fn expect(&mut self, kind: Kind) -> RawFrame {
+        let frame = self.frame().unwrap_or_else(|| panic!("closed, where {kind:?} should come"));
+        assert_eq!(frame.header.kind, kind, "{frame:?}");
+        frame
+    }
+
+    /// Waits for the daemon's close, and says with what ERROR it was announced, if it was.
+    ///
+    /// # Panics
+    /// When the watchdog barks, or something else comes.
+    #[track_caller]
+    pub fn end(&mut self) -> Option<(Code, String)> {
+        let mut refusal = None;
+        while let Some(frame) = self.frame() {
+            match frame.header.kind {
+                Kind::Error => refusal = Some(frame.refusal()),
+                Kind::Bye => {}
+                kind => panic!("{kind:?}, where the end should come"),
+            }
+        }
+        refusal
+    }
+}
+
+fn is_reset(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}

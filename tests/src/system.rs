@@ -1,0 +1,162 @@
+//! What the kernel knows of a process, from proc(5).
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// What an open descriptor is.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Descriptor {
+    /// A Unix-domain socket of this type: `stream` or `seqpacket`.
+    Unix(&'static str),
+    /// A TCP socket, with its local and remote port.
+    Tcp(u16, u16),
+    /// A UDP socket, with its local and remote port.
+    Udp(u16, u16),
+    /// An anonymous pipe.
+    Pipe,
+    /// A file, as a FIFO is one; with its path, which may have been removed since.
+    Path(String),
+    /// Something without a name in the file system, such as an epoll instance.
+    Other(String),
+}
+
+/// The open descriptors of a process, by number, without the standard three, and without what
+/// whoever runs the tests has left open for all of us.
+///
+/// # Panics
+/// If there is no such process, or it is another user's.
+pub fn descriptors(pid: i32) -> BTreeMap<i32, Descriptor> {
+    let (ours, tables) = (links(std::process::id() as i32), SocketTables::read());
+    links(pid)
+        .into_iter()
+        .filter(|(number, link)| *number > 2 && !ours.values().any(|our| our == link))
+        .map(|(number, link)| (number, tables.describe(&link)))
+        .collect()
+}
+
+fn links(pid: i32) -> BTreeMap<i32, String> {
+    let dir = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs and is ours");
+    let link = |entry: fs::DirEntry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        Some((number, fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned()))
+    };
+    dir.filter_map(|entry| link(entry.ok()?)).collect()
+}
+
+/// The sockets that the kernel knows, by inode.
+struct SocketTables(BTreeMap<u64, Descriptor>);
+
+impl SocketTables {
+    fn read() -> Self {
+        let mut sockets = BTreeMap::new();
+        for line in lines("/proc/net/unix") {
+            let fields: Vec<_> = line.split_ascii_whitespace().collect();
+            let [_, _, _, _, kind, _, inode, ..] = fields[..] else { continue };
+            let kind = match kind {
+                "0001" => "stream",
+                "0002" => "dgram",
+                "0005" => "seqpacket",
+                _ => continue,
+            };
+            sockets.extend(inode.parse().ok().map(|inode| (inode, Descriptor::Unix(kind))));
+        }
+        for (file, make) in [
+            ("/proc/net/tcp", Descriptor::Tcp as fn(u16, u16) -> Descriptor),
+            ("/proc/net/udp", Descriptor::Udp),
+        ] {
+            for line in lines(file) {
+                let fields: Vec<_> = line.split_ascii_whitespace().collect();
+                let [_, local, remote, _, _, _, _, _, _, inode, ..] = fields[..] else { continue };
+                let (Some(local), Some(remote)) = (port(local), port(remote)) else { continue };
+                sockets.extend(inode.parse().ok().map(|inode| (inode, make(local, remote))));
+            }
+        }
+        Self(sockets)
+    }
+
+    fn describe(&self, link: &str) -> Descriptor {
+        if link.starts_with('/') {
+            return Descriptor::Path(link.to_owned());
+        }
+        let (kind, inode) = link.split_once(":[").unwrap_or((link, ""));
+        let inode = inode.trim_end_matches(']').parse().unwrap_or(0);
+        match (kind, self.0.get(&inode)) {
+            ("pipe", _) => Descriptor::Pipe,
+            ("socket", Some(socket)) => socket.clone(),
+            _ => Descriptor::Other(link.to_owned()),
+        }
+    }
+}
+
+fn lines(file: &str) -> Vec<String> {
+    fs::read_to_string(file).unwrap_or_default().lines().skip(1).map(str::to_owned).collect()
+}
+
+fn port(address: &str) -> Option<u16> {
+    u16::from_str_radix(address.rsplit_once(':')?.1, 16).ok()
+}
+
+/// A descriptor of a process, as `/proc/PID/fd` names it; `None` if it is not open.
+pub fn descriptor(pid: i32, number: i32) -> Option<String> {
+    links(pid).remove(&number)
+}
+
+/// The memory of processes that share it among themselves by fork, in bytes: what is anonymous, in
+/// proportional shares. Pages of the program's file are left out, because their share changes with
+/// every other test that runs the same program.
+///
+/// # Panics
+/// If there is no such process.
+pub fn memory(pids: &[i32]) -> u64 {
+    pids.iter().map(|pid| anonymous_share(*pid)).sum()
+}
+
+fn anonymous_share(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process runs");
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss_Anon:"));
+    let line = line.expect("Linux tells Pss_Anon since 5.3");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("it is a number");
+    kib * 1024
+}
+
+/// The children of a process.
+pub fn children(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// The state of a process, as in stat(5): `S`, `R`, `T`, `Z`; `None` if there is none.
+pub fn state(pid: i32) -> Option<char> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Whether a process runs: a zombie does not.
+pub fn is_alive(pid: i32) -> bool {
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// How often a process was switched to so far, of its own will or not.
+///
+/// # Panics
+/// If there is no such process.
+pub fn context_switches(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let lines = text.lines().filter(|line| line.contains("ctxt_switches"));
+    lines
+        .map(|line| line.rsplit_once('\t').and_then(|(_, n)| n.parse::<u64>().ok()))
+        .map(|n| n.expect("it is a number"))
+        .sum()
+}
+
+/// Allows this process as many descriptors as the system lets it, and says how many.
+///
+/// # Panics
+/// If the system refuses.
+pub fn raise_limit() -> u64 {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be read");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit all is allowed");
+    hard
+}

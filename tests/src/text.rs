@@ -1,0 +1,89 @@
+//! Messages to be told apart: text that is generated, and known at both ends.
+
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The first bytes of a message's text come from anywhere in so many.
+const POOL_BYTES: usize = 64 * 1024;
+
+/// Messages of one sender: their number, the longest, and what makes them differ from others'.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    /// How many there are.
+    pub count: u64,
+    /// Bytes of the longest; every length from 1 on occurs.
+    pub longest: usize,
+    /// Which sender it is.
+    pub seed: u64,
+}
+
+/// The message of a number: `seed:number:` and text, cut to its length.
+pub fn message(stream: Stream, number: u64, into: &mut Vec<u8>) {
+    // 7919 is a prime that divides no length used here, so that the lengths take turns.
+    let length = 1 + (number * 7919 + stream.seed) as usize % stream.longest;
+    into.clear();
+    write!(into, "{}:{number}:", stream.seed).expect("a Vec takes everything");
+    let mut at = (number * 31 + stream.seed * 1009) as usize % POOL_BYTES;
+    while into.len() < length {
+        let piece = &pool()[at..];
+        into.extend_from_slice(&piece[..piece.len().min(length - into.len())]);
+        at = 0;
+    }
+    into.truncate(length);
+}
+
+fn pool() -> &'static [u8] {
+    static POOL: OnceLock<Vec<u8>> = OnceLock::new();
+    POOL.get_or_init(|| {
+        let letters = b"abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ\t0123456789.,;!?";
+        let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
+        let letter = |_| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            letters[(random % letters.len() as u64) as usize]
+        };
+        (0..POOL_BYTES).map(letter).collect()
+    })
+}
+
+/// Writes a line for each message. Whoever reads may end early, which its exit status tells about.
+pub fn feed_lines(stream: Stream, into: impl Write) {
+    let mut into = BufWriter::with_capacity(POOL_BYTES, into);
+    let mut text = Vec::new();
+    for number in 0..stream.count {
+        message(stream, number, &mut text);
+        text.push(b'\n');
+        if into.write_all(&text).is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads a line for each message and compares; `seen` counts them.
+///
+/// # Errors
+/// Says where they differ.
+pub fn check_lines(stream: Stream, from: impl Read, seen: &AtomicU64) -> Result<(), String> {
+    let mut from = BufReader::with_capacity(POOL_BYTES, from);
+    let (mut expected, mut got) = (Vec::new(), Vec::new());
+    for number in 0..stream.count {
+        message(stream, number, &mut expected);
+        expected.push(b'\n');
+        got.resize(expected.len(), 0);
+        let differs = match from.read_exact(&mut got) {
+            Err(error) => Some(error.to_string()),
+            Ok(()) => (got != expected).then(|| String::from_utf8_lossy(&got).into_owned()),
+        };
+        if let Some(instead) = differs {
+            let instead: String = instead.chars().take(60).collect();
+            return Err(format!("message {number} of {stream:?}: {instead}"));
+        }
+        seen.fetch_add(1, Ordering::Relaxed);
+    }
+    match from.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        _ => Err(format!("more than was sent, of {stream:?}")),
+    }
+}

@@ -1,0 +1,86 @@
+//! Many peers that do nothing cost next to nothing: little memory, and no wake-up at all.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use ipcd_tests::{Setup, children, context_switches, eventually, memory, raise_limit};
+
+const PEERS: usize = 5000;
+const MOST_BYTES_PER_PEER: u64 = 4096;
+
+/// Deadlines that have passed before the daemon's sleep is watched.
+const CONFIG: &str = "[limits]\nhandshake_timeout = \"2s\"\nstall_timeout = \"2s\"\n";
+
+#[test]
+fn thousands_of_idle_peers_cost_little_memory_and_wake_nobody() {
+    let limit = raise_limit();
+    assert!(limit > PEERS as u64 + 100, "the system allows only {limit} descriptors a process");
+    let daemon = Setup::new().listen(&["unix"]).config(CONFIG).start();
+    let supervisor = daemon.process.pid();
+    let worker = daemon.worker();
+    // What is allocated once, such as buffers, is allocated before.
+    let first: Vec<_> = (0..50).map(|_| daemon.raw("unix").open()).collect();
+    let before = memory(&[supervisor, worker]);
+    let peers: Vec<_> = (0..PEERS).map(|_| daemon.raw("unix").open()).collect();
+    let after = memory(&[supervisor, worker]);
+    let per_peer = after.saturating_sub(before) / PEERS as u64;
+    eprintln!("{per_peer} bytes for each of {PEERS} peers");
+    assert!(per_peer < MOST_BYTES_PER_PEER, "{per_peer} bytes for each peer");
+    let status = daemon.status();
+    assert_eq!(status["workers"][0]["peers"].as_u64(), Some((PEERS + first.len() + 1) as u64));
+    assert_eq!(children(supervisor), [worker]);
+    watch_sleep(supervisor, worker);
+    // They are all still served.
+    for mut peer in peers.into_iter().step_by(500) {
+        peer.subscribe(1, "still.here");
+    }
+}
+
+/// Once the last deadline has passed, nothing wakes either process any more.
+fn watch_sleep(supervisor: i32, worker: i32) {
+    let wakeups = || (context_switches(supervisor), context_switches(worker));
+    let quiet = || {
+        let before = wakeups();
+        // The span that is watched, not a proof that something has happened within it.
+        sleep(Duration::from_secs(2));
+        (before, wakeups())
+    };
+    eventually("quiet after the last deadline", || {
+        let (before, after) = quiet();
+        (before == after).then_some(())
+    });
+    let (before, after) = quiet();
+    assert_eq!(before, after, "the daemon woke up with nothing to do");
+}
+
+/// What a peer may make the daemon keep before it has said who it is: 4 KiB of what it sends, and
+/// half of what any peer may cost.
+const MOST_BYTES_PER_STRANGER: u64 = 4096 + MOST_BYTES_PER_PEER / 2;
+
+#[test]
+fn a_stranger_costs_little_before_authentication() {
+    const STRANGERS: usize = 2000;
+    raise_limit();
+    // Nobody is ended while we count.
+    let config = "[limits]\nhandshake_timeout = \"1000s\"\nframe_timeout = \"1000s\"\n";
+    let daemon = Setup::new().listen(&["tcp"]).config(config).start();
+    let (supervisor, worker) = (daemon.process.pid(), daemon.worker());
+    // All of the largest frame of a handshake but its last byte: kind HELLO, and junk.
+    let mut frame = 4096_u32.to_le_bytes().to_vec();
+    frame.push(1);
+    frame.resize(4095, 0);
+    let begin = |_| {
+        let mut raw = daemon.raw("tcp");
+        raw.send(&frame);
+        raw
+    };
+    let first: Vec<_> = (0..100).map(begin).collect();
+    daemon.wait_for_peers(first.len());
+    let before = memory(&[supervisor, worker]);
+    let more: Vec<_> = (0..STRANGERS).map(begin).collect();
+    daemon.wait_for_peers(first.len() + more.len());
+    let after = memory(&[supervisor, worker]);
+    let each = after.saturating_sub(before) / STRANGERS as u64;
+    eprintln!("{each} bytes for each of {STRANGERS} strangers");
+    assert!(each < MOST_BYTES_PER_STRANGER, "{each} bytes for each stranger");
+}

@@ -1,0 +1,201 @@
+//! Receivers that do not take what comes: what is promised for each way of overflow, and for
+//! everybody else.
+
+use std::io::Write;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Instant;
+
+use ipcd_client::{Error, Event, Overflow, SubscribeOptions};
+use ipcd_tests::{Daemon, Neighbour, PATIENCE, Running, SCHEMES, Setup, eventually, state};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// Outboxes that fill soon, and nobody cut off in the time of a test.
+const PATIENT: &str = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1000s\"\n";
+/// The same with a short patience.
+const STRICT: &str = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";
+
+/// More than any socket's buffers and an outbox hold.
+const MESSAGES: u64 = 20_000;
+const BODY: usize = 1000;
+
+fn flood(daemon: &Daemon, scheme: &str) -> Running {
+    let count = MESSAGES.to_string();
+    let body = "x".repeat(BODY);
+    daemon.ctl(scheme, &["send", "flood", &body, "--count", &count, "--timeout", "90s"]).spawn()
+}
+
+fn stopped(daemon: &Daemon, scheme: &str, args: &[&str]) -> Running {
+    let mut receiver = daemon.recv(scheme, args);
+    receiver.signal(Signal::SIGSTOP);
+    let pid = receiver.pid();
+    eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
+    receiver
+}
+
+/// What `clients -j` has of the receiver.
+fn client(daemon: &Daemon) -> Option<Value> {
+    daemon.clients().into_iter().find(|client| client["subscriptions"][0] == "flood")
+}
+
+/// Waits until the receiver has reported so many messages as dropped, in however many remarks.
+fn wait_for_gaps(receiver: &Running, dropped: u64) {
+    receiver.stderr.wait_until("that messages were dropped", |text| {
+        let remarks = text.lines().filter_map(|line| line.strip_prefix("ipcctl: "));
+        let counts =
+            remarks.filter_map(|line| line.strip_suffix(" messages of flood were dropped"));
+        let sum: u64 = counts.map(|count| count.parse::<u64>().expect("a number")).sum();
+        (sum == dropped).then_some(())
+    });
+}
+
+#[test]
+fn a_stopped_receiver_makes_its_publisher_wait_and_nobody_else() {
+    for scheme in SCHEMES {
+        let daemon = Setup::new().config(PATIENT).start();
+        let neighbour = Neighbour::of(&daemon);
+        let count = MESSAGES.to_string();
+        let mut receiver = stopped(&daemon, scheme, &["-C", &count, "flood"]);
+        receiver.stdout();
+        let mut sender = flood(&daemon, "unix");
+        // One that is full stays so until it is half empty.
+        eventually("a full outbox", || {
+            (client(&daemon)?["queued_bytes"].as_u64()? > 32 << 10).then_some(())
+        });
+        neighbour.goes_on();
+        assert_eq!(sender.has_ended(), None, "{scheme}: it did not wait");
+        let queued = client(&daemon).expect("it is there")["queued_bytes"].as_u64();
+        assert!(queued.expect("a number") < 256 << 10, "{scheme}: {queued:?} bytes are queued");
+        receiver.signal(Signal::SIGCONT);
+        sender.wait().expect(0);
+        assert_eq!(receiver.wait().expect(0).stdout.len() as u64, MESSAGES * (BODY as u64 + 1));
+        neighbour.goes_on();
+        assert_eq!(daemon.counter("peers_cut_off"), 0);
+    }
+}
+
+#[test]
+fn a_receiver_that_stalls_too_long_is_cut_off_and_its_publisher_goes_on() {
+    for scheme in SCHEMES {
+        let daemon = Setup::new().config(STRICT).start();
+        let neighbour = Neighbour::of(&daemon);
+        let mut receiver = stopped(&daemon, scheme, &["--no-reconnect", "flood"]);
+        receiver.stdout();
+        flood(&daemon, "tcp").wait().expect(0);
+        assert_eq!(daemon.counter("peers_cut_off"), 1, "{scheme}");
+        eventually("that it is gone", || client(&daemon).is_none().then_some(()));
+        neighbour.goes_on();
+        receiver.signal(Signal::SIGCONT);
+        receiver.wait().expect(7);
+    }
+}
+
+#[test]
+fn drop_newest_keeps_the_oldest_and_reports_the_gap() {
+    let daemon = Setup::new().config(PATIENT).start();
+    let mut receiver = stopped(&daemon, "unix", &["--overflow", "drop-newest", "flood"]);
+    receiver.stdout();
+    flood(&daemon, "unix").wait().expect(0);
+    let dropped = daemon.counter("messages_dropped_newest");
+    assert!(dropped > 0 && dropped < MESSAGES);
+    assert_eq!(client(&daemon).expect("it is there")["dropped"], dropped);
+    receiver.signal(Signal::SIGCONT);
+    wait_for_gaps(&receiver, dropped);
+    daemon.send("flood", "the last");
+    let got = receiver.stdout().wait_until("the last message", |text| {
+        text.ends_with("the last\n").then(|| text.lines().count() as u64)
+    });
+    assert_eq!(got, MESSAGES - dropped + 1);
+}
+
+#[test]
+fn drop_oldest_keeps_the_newest_and_reports_the_gap() {
+    let daemon = Setup::new().config(PATIENT).start();
+    let mut receiver = stopped(&daemon, "unix", &["--overflow", "drop-oldest", "flood"]);
+    receiver.stdout();
+    let mut sender = daemon.ctl("unix", &["send", "flood", "-l"]).spawn_fed();
+    let mut stdin = sender.stdin();
+    for number in 0..MESSAGES {
+        writeln!(stdin, "{number:01000}").expect("it reads");
+    }
+    drop(stdin);
+    sender.wait().expect(0);
+    let dropped = daemon.counter("messages_dropped_oldest");
+    assert!(dropped > 0 && dropped < MESSAGES);
+    receiver.signal(Signal::SIGCONT);
+    wait_for_gaps(&receiver, dropped);
+    let last = format!("{:01000}\n", MESSAGES - 1);
+    let numbers: Vec<u64> = receiver.stdout().wait_until("the newest message", |text| {
+        let numbers = || text.lines().map(|line| line.parse().expect("a number")).collect();
+        text.ends_with(&last).then(numbers)
+    });
+    assert!(numbers.is_sorted() && numbers.len() as u64 == MESSAGES - dropped);
+}
+
+#[test]
+fn a_stalled_tap_never_stops_the_bus() {
+    let daemon = Setup::new().config(PATIENT).start();
+    let _tap = stopped(&daemon, "unix", &[">"]);
+    flood(&daemon, "unix").wait().expect(0);
+    assert!(daemon.counter("messages_dropped_oldest") > 0);
+}
+
+#[test]
+fn disconnect_cuts_off_at_once() {
+    let daemon = Setup::new().config(PATIENT).start();
+    let options = ["--overflow", "disconnect", "--no-reconnect", "flood"];
+    let mut receiver = stopped(&daemon, "unix", &options);
+    receiver.stdout();
+    flood(&daemon, "unix").wait().expect(0);
+    assert_eq!(daemon.counter("peers_cut_off"), 1);
+    receiver.signal(Signal::SIGCONT);
+    let ended = receiver.wait().expect(7);
+    assert!(!ended.stderr.is_empty());
+}
+
+/// A client that is cut off is told why, if it reads in time.
+#[test]
+fn who_is_cut_off_is_told_why() {
+    let daemon = Setup::new().config(STRICT).start();
+    let mut client = daemon.client("unix");
+    let overflow = Some(Overflow::Disconnect);
+    client.subscribe("flood", SubscribeOptions { overflow, origin: false }).expect("it may");
+    let mut sender = flood(&daemon, "unix");
+    eventually("that it is cut off", || (daemon.counter("peers_cut_off") == 1).then_some(()));
+    let error = loop {
+        match client.next_event(None) {
+            Ok(Some(Event::Message(_))) => {}
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Refused(_) | Error::Disconnected(_)), "{error}");
+    sender.wait().expect(0);
+}
+
+/// Two peers that flood each other, and read only while they write, do not wait for ever.
+#[test]
+fn peers_that_flood_each_other_do_not_deadlock() {
+    let daemon = Setup::new().config(PATIENT).start();
+    for scheme in SCHEMES {
+        let subscribed = Barrier::new(2);
+        let side = |own: &str, other: &str| {
+            let mut client = daemon.client(scheme);
+            client.subscribe(own, SubscribeOptions::default()).expect("it may");
+            subscribed.wait();
+            for _ in 0..3000 {
+                client.publish(other, &[b'x'; BODY]).expect("the connection lives");
+            }
+            client.flush().expect("all is accepted");
+            for _ in 0..3000 {
+                let event = client.next_event(Some(Instant::now() + PATIENCE));
+                assert!(matches!(event, Ok(Some(Event::Message(_)))), "{scheme}: {event:?}");
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| side("left", "right"));
+            side("right", "left");
+        });
+    }
+}

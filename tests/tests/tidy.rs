@@ -1,0 +1,236 @@
+//! The house rules of DESIGN.md and STYLE.md, as far as a machine can check them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+/// Transports, by scheme.
+const SCHEMES: [&str; 5] = ["unix", "pipe", "fifo", "tcp", "udp"];
+
+fn root() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    root.expect("the tests lie in the workspace").to_owned()
+}
+
+/// A package of the workspace.
+struct Package {
+    folder: PathBuf,
+    name: String,
+    manifest: Table,
+}
+
+impl Package {
+    fn read(folder: PathBuf) -> Self {
+        let text = fs::read_to_string(folder.join("Cargo.toml")).expect("a package has a manifest");
+        let manifest: Table = toml::from_str(&text).expect("a manifest is TOML");
+        let name = manifest["package"]["name"].as_str().expect("a package has a name").to_owned();
+        Self { folder, name, manifest }
+    }
+
+    /// What it needs to be built: not what its own tests need.
+    fn dependencies(&self) -> Vec<String> {
+        let tables = ["dependencies", "build-dependencies"];
+        let tables = tables.iter().filter_map(|key| self.manifest.get(*key)?.as_table());
+        tables.flat_map(|table| table.keys().cloned()).collect()
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let mut sources = Vec::new();
+        collect(&self.folder, &mut sources);
+        sources
+    }
+}
+
+/// A file of code.
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    fn is_test(&self) -> bool {
+        let tests = |part: std::path::Component<'_>| {
+            ["tests", "benches", "examples"].iter().any(|name| part.as_os_str() == *name)
+        };
+        self.path.strip_prefix(root()).expect("it lies in the workspace").components().any(tests)
+    }
+
+    /// The lines that are no comment and not for the file's own tests.
+    fn code(&self) -> Vec<&str> {
+        let tests = self.text.find("#[cfg(test)]\nmod ").unwrap_or(self.text.len());
+        let lines = self.text[..tests].lines();
+        lines.filter(|line| !line.trim_start().starts_with("//")).collect()
+    }
+
+    fn assert_none(&self, what: &str, forbidden: impl Fn(&str) -> bool) {
+        for line in self.code() {
+            assert!(!forbidden(line), "{}: {what}: {line}", self.path.display());
+        }
+    }
+}
+
+fn collect(folder: &Path, into: &mut Vec<Source>) {
+    for entry in fs::read_dir(folder).expect("a folder can be read") {
+        let path = entry.expect("an entry can be read").path();
+        if path.is_dir() && !path.ends_with("target") {
+            collect(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("code is text");
+            into.push(Source { path, text });
+        }
+    }
+}
+
+fn packages() -> BTreeMap<String, Package> {
+    let inside = |folder: &str| {
+        let entries = fs::read_dir(root().join(folder)).expect("the folder exists");
+        entries.map(|entry| entry.expect("an entry can be read").path()).collect::<Vec<_>>()
+    };
+    let folders = inside("crates").into_iter().chain(inside("bin")).chain([root().join("tests")]);
+    let folders = folders.filter(|folder| folder.join("Cargo.toml").is_file());
+    folders.map(Package::read).map(|package| (package.name.clone(), package)).collect()
+}
+
+/// Strings in a line of code, roughly.
+fn strings(line: &str) -> impl Iterator<Item = &str> {
+    line.split('"').skip(1).step_by(2)
+}
+
+fn names_a_scheme(line: &str) -> bool {
+    let is_scheme = |word: &str| SCHEMES.contains(&word);
+    strings(line).any(|text| text.split(|c: char| !c.is_alphanumeric()).any(is_scheme))
+}
+
+#[test]
+fn protocol_and_router_know_no_descriptor_clock_randomness_or_logger() {
+    let packages = packages();
+    for (name, allowed) in [
+        ("ipcd-proto", &["bincode", "hmac", "serde", "serde_bytes", "sha2", "thiserror"][..]),
+        ("ipcd-core", &["foldhash", "ipcd-proto", "slab", "thiserror"]),
+    ] {
+        for dependency in packages[name].dependencies() {
+            assert!(allowed.contains(&dependency.as_str()), "{name} depends on {dependency}");
+        }
+        for source in packages[name].sources().iter().filter(|source| !source.is_test()) {
+            source.assert_none("it asks the system", |line| {
+                ["Instant::now", "SystemTime", "std::os::", "std::fs", "std::thread", "println!"]
+                    .iter()
+                    .any(|word| line.contains(word))
+            });
+        }
+    }
+}
+
+#[test]
+fn a_transport_knows_neither_another_nor_what_the_bytes_mean() {
+    let packages = packages();
+    let transports = SCHEMES.map(|scheme| format!("ipcd-transport-{scheme}"));
+    let ours = ["ipcd-transport", "ipcd-sys"];
+    for name in transports.iter().map(String::as_str).chain(["ipcd-transport"]) {
+        for dependency in packages[name].dependencies() {
+            let foreign = dependency.starts_with("ipcd") && !ours.contains(&dependency.as_str());
+            assert!(!foreign, "{name} depends on {dependency}");
+        }
+    }
+    let found = packages.keys().filter(|name| name.starts_with("ipcd-transport-"));
+    assert!(found.eq(std::collections::BTreeSet::from(transports).iter()));
+}
+
+#[test]
+fn only_the_registry_knows_all_transports() {
+    for package in packages().values().filter(|package| package.name != "ipcd-transports") {
+        for dependency in package.dependencies() {
+            let is_transport = dependency.starts_with("ipcd-transport-");
+            assert!(!is_transport, "{} depends on {dependency}", package.name);
+        }
+    }
+}
+
+#[test]
+fn client_and_server_know_no_scheme_by_name_and_not_each_other() {
+    let packages = packages();
+    for (name, strangers) in [
+        ("ipcd-client", ["ipcd-core", "ipcd-server", "ipcd-sys"]),
+        ("ipcd-server", ["ipcd-client", "ipcd-bench", "ipcd-conformance"]),
+    ] {
+        let package = &packages[name];
+        for dependency in package.dependencies() {
+            assert!(!strangers.contains(&dependency.as_str()), "{name} depends on {dependency}");
+        }
+        for source in package.sources().iter().filter(|source| !source.is_test()) {
+            source.assert_none("a scheme by name", names_a_scheme);
+        }
+    }
+}
+
+#[test]
+fn nothing_depends_on_the_binaries_or_on_the_tests() {
+    let packages = packages();
+    for package in packages.values() {
+        for dependency in package.dependencies() {
+            let ends = ["ipcd", "ipcctl", "ipcd-tests"].contains(&dependency.as_str());
+            assert!(!ends, "{} depends on {dependency}", package.name);
+        }
+    }
+}
+
+#[test]
+fn only_one_crate_has_unsafe_code() {
+    for package in packages().values() {
+        assert_eq!(
+            package.manifest["lints"]["workspace"],
+            Value::Boolean(true),
+            "{}",
+            package.name
+        );
+        if package.name == "ipcd-sys" {
+            continue;
+        }
+        for source in package.sources() {
+            let words =
+                ["allow(unsafe_code", "expect(unsafe_code", "unsafe {", "unsafe fn", "unsafe impl"];
+            // This file has the words that it looks for.
+            if !source.path.ends_with("tidy.rs") {
+                source.assert_none("unsafe code", |line| {
+                    words.iter().any(|word| line.contains(word))
+                });
+            }
+        }
+    }
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("the workspace has one");
+    let manifest: Table = toml::from_str(&manifest).expect("a manifest is TOML");
+    assert_eq!(manifest["workspace"]["lints"]["rust"]["unsafe_code"].as_str(), Some("deny"));
+}
+
+#[test]
+fn a_package_is_named_as_its_folder_and_takes_what_the_workspace_chose() {
+    for package in packages().values().filter(|package| package.name != "ipcd-tests") {
+        assert!(package.folder.ends_with(&package.name), "{}", package.folder.display());
+        for key in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let table = package.manifest.get(key).and_then(Value::as_table);
+            for (dependency, how) in table.into_iter().flatten() {
+                let inherited = how.get("workspace").and_then(Value::as_bool);
+                assert_eq!(inherited, Some(true), "{}: {dependency}", package.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for source in packages().values().flat_map(Package::sources) {
+        assert!(source.text.starts_with("//! "), "{} opens without //!", source.path.display());
+    }
+}
+
+#[test]
+fn no_unwrap_outside_tests() {
+    let packages = packages();
+    let testing = ["ipcd-tests", "ipcd-conformance"];
+    let real = packages.values().filter(|package| !testing.contains(&package.name.as_str()));
+    for source in real.flat_map(Package::sources).filter(|source| !source.is_test()) {
+        source.assert_none("unwrap", |line| line.contains(".unwrap()"));
+    }
+}

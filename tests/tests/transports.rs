@@ -1,0 +1,122 @@
+//! The transport that is asked for is the one that is used, and no other answers for it.
+
+use ipcd_tests::{Daemon, Descriptor, Running, SCHEMES, Setup, descriptors, eventually};
+use serde_json::Value;
+
+/// The descriptors that move messages: not epoll and its like, and not a worker's link.
+fn channels(pid: i32) -> Vec<Descriptor> {
+    let all = descriptors(pid).into_values();
+    let mut channels: Vec<_> = all
+        .filter(|fd| !matches!(fd, Descriptor::Other(_) | Descriptor::Unix("seqpacket")))
+        .collect();
+    channels.sort();
+    channels
+}
+
+/// Whether these are the descriptors of one end of one channel over this transport.
+fn are_of(scheme: &str, channels: &[Descriptor]) -> bool {
+    use Descriptor::{Path, Pipe, Tcp, Udp, Unix};
+    match (scheme, channels) {
+        ("unix", [Unix("stream")])
+        | ("pipe", [Pipe, Pipe])
+        | ("tcp", [Tcp(..)])
+        | ("udp", [Udp(..)]) => true,
+        ("fifo", [Path(down), Path(up)]) => down.contains(".down") && up.contains(".up"),
+        _ => false,
+    }
+}
+
+/// What `clients -j` says of the receiver is what the kernel says.
+fn check_client(scheme: &str, client: &Value, receiver: &Running, port: u64) {
+    assert_eq!(client["transport"], scheme);
+    let uid = u64::from(nix::unistd::Uid::current().as_raw());
+    let (pid, uid, addr) = match scheme {
+        "unix" | "pipe" => (Some(receiver.pid() as u64), Some(uid), None),
+        "fifo" => (None, Some(uid), None),
+        _ => (None, None, Some(format!("127.0.0.1:{port}"))),
+    };
+    assert_eq!(client["pid"].as_u64(), pid, "{client}");
+    assert_eq!(client["uid"].as_u64(), uid, "{client}");
+    assert_eq!(client["addr"].as_str(), addr.as_deref(), "{client}");
+}
+
+fn serves_alone(scheme: &str) {
+    let daemon = Setup::new().listen(&[scheme]).start();
+    for other in SCHEMES.into_iter().filter(|&other| other != scheme) {
+        let ended = daemon.ctl(other, &["send", "only", "lost"]).run().expect(3);
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    }
+    let worker = daemon.worker();
+    let mut receiver = daemon.recv(scheme, &["-C", "1", "only"]);
+    eventually("a worker with this one peer", || are_of(scheme, &channels(worker)).then_some(()));
+    let ours = channels(receiver.pid());
+    assert!(are_of(scheme, &ours), "ipcctl --via {scheme} has {ours:?}");
+    let port = match (&ours[0], &channels(worker)[0]) {
+        (Descriptor::Tcp(client, daemon), Descriptor::Tcp(local, remote))
+        | (Descriptor::Udp(client, daemon), Descriptor::Udp(local, remote)) => {
+            assert_eq!((client, daemon), (remote, local));
+            *client
+        }
+        _ => 0,
+    };
+    let clients = daemon.clients();
+    let known =
+        clients.iter().find(|client| client["subscriptions"] == serde_json::json!(["only"]));
+    check_client(scheme, known.expect("the receiver is listed"), &receiver, port.into());
+    let status = daemon.status();
+    let listeners = status["listeners"].as_array().expect("an array");
+    assert_eq!(listeners.len(), 1);
+    assert_eq!(listeners[0]["endpoint"], daemon.via(scheme));
+    assert_eq!((&listeners[0]["codec"], &listeners[0]["peers"]), (&"frame".into(), &2.into()));
+    daemon.ctl(scheme, &["send", "only", "for you"]).run().expect(0);
+    assert_eq!(receiver.wait().expect(0).text(), "for you\n");
+}
+
+#[test]
+fn unix_alone() {
+    serves_alone("unix");
+}
+
+#[test]
+fn pipe_alone() {
+    serves_alone("pipe");
+}
+
+#[test]
+fn fifo_alone() {
+    serves_alone("fifo");
+}
+
+#[test]
+fn tcp_alone() {
+    serves_alone("tcp");
+}
+
+#[test]
+fn udp_alone() {
+    serves_alone("udp");
+}
+
+#[test]
+fn unix_with_seqpacket_sockets() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let socket = format!("unix://{}/s.sock?type=seqpacket", dir.path().display());
+    let daemon = Setup::new().listen(&["tcp"]).args(&["-l", &socket]).start();
+    let mut receiver = daemon.recv(&socket, &["-C", "1", "q"]);
+    let found: Vec<_> = descriptors(receiver.pid()).into_values().collect();
+    assert!(found.contains(&Descriptor::Unix("seqpacket")), "{found:?}");
+    assert!(!found.contains(&Descriptor::Unix("stream")), "{found:?}");
+    daemon.ctl(&socket, &["send", "q", "whole"]).run().expect(0);
+    assert_eq!(receiver.wait().expect(0).text(), "whole\n");
+}
+
+#[test]
+fn a_ping_names_the_endpoint() {
+    let daemon = Daemon::start();
+    for scheme in SCHEMES {
+        let ended = daemon.ctl(scheme, &["ping", "-c", "2", "--interval", "1ms"]).run().expect(0);
+        let text = ended.text();
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.contains(&daemon.via(scheme)), "{text}");
+    }
+}
