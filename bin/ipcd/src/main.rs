@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use ipcd_server::{Config, ConfigError, ForkMode, Listen, LogFormat, LogLevel, Start, Workers};
+use ipcd_server::{
+    Config, ConfigError, ForkMode, Listen, LogFormat, LogLevel, Reload, Start, Workers,
+};
 
 /// Relays messages between processes over pipes, FIFOs, Unix-domain sockets, TCP and UDP.
 ///
@@ -81,7 +83,9 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
     let ready_fd = arguments.ready_fd.map(ipcd_sys::take_fd).transpose();
     let ready_fd = ready_fd.map_err(|error| (USAGE, format!("ipcd: --ready-fd: {error}")))?;
     ipcd_server::init_log(config.log);
-    ipcd_server::run(config, Start { config_file: arguments.config, ready_fd })
+    let has_file = arguments.config.is_some();
+    let reload = has_file.then(|| Box::new(move || arguments.configure()) as Box<Reload>);
+    ipcd_server::run(config, Start { reload, ready_fd })
         .map_err(|error| (error.exit_status(), format!("ipcd: {error}")))
 }
 

@@ -49,7 +49,7 @@ fn launch(dir: &Path, endpoint: &Endpoint, workers: u32) -> io::Result<Child> {
     let ready_fd = File::from(OwnedFd::from(ready_fd));
     let server = Child::start(c"bench-ipcd", &[ready_fd.as_fd()], || {
         let ready_fd = Some(ready_fd.try_clone()?.into());
-        ipcd_server::run(config, Start { config_file: None, ready_fd }).map_err(io::Error::other)
+        ipcd_server::run(config, Start { reload: None, ready_fd }).map_err(io::Error::other)
     })?;
     drop(ready_fd);
     await_readable(&ready, "READY from the daemon")?;

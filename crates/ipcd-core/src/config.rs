@@ -1,11 +1,12 @@
 //! What a router is told at its start, and about each peer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use ipcd_proto::auth::{Nonce, Token};
 use ipcd_proto::control::Origin;
 use ipcd_proto::limits;
+use serde::{Deserialize, Serialize};
 
 /// What a router is told at its start.
 #[derive(Clone, Debug)]
@@ -37,7 +38,7 @@ pub struct Config {
 }
 
 /// The secrets that peers may prove.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Tokens {
     /// The daemon's own.
     pub own: Option<Token>,
@@ -66,14 +67,15 @@ pub struct DaemonInfo {
     pub version: String,
     /// When it started.
     pub started: Instant,
-    /// Its listeners: endpoint and codec.
-    pub listeners: Vec<(String, String)>,
+    /// Its listeners by number: endpoint and codec.
+    pub listeners: BTreeMap<usize, (String, String)>,
 }
 
 impl DaemonInfo {
     /// A daemon for tests, which started at this time.
     pub fn unknown(started: Instant) -> Self {
-        let (supervisor, worker, version, listeners) = (0, 0, String::new(), Vec::new());
+        let (supervisor, worker, version) = (0, 0, String::new());
+        let listeners = BTreeMap::new();
         Self { supervisor, worker, version, started, listeners }
     }
 }
@@ -86,7 +88,7 @@ impl Config {
             incarnation: 0,
             max_payload: limits::DEFAULT_MAX_PAYLOAD,
             outbox: 8 * 1024 * 1024,
-            window: 2 * 1024 * 1024,
+            window: 512 * 1024,
             max_subscriptions: 10_000,
             handshake_timeout: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(30),

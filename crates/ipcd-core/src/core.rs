@@ -118,6 +118,11 @@ impl Core {
         }
     }
 
+    /// Changes the configuration while the router runs; what it is about to do is done by the new.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+    }
+
     /// Takes a peer in.
     pub fn attach(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
         let PeerInfo { listener, mut origin, challenge } = info;
@@ -331,6 +336,10 @@ impl Core {
     /// Puts a control frame into the peer's outbox. They never wait: what asks for one does.
     pub(crate) fn send(&mut self, now: Instant, key: PeerKey, header: Header, body: &[u8]) {
         let peer = &mut self.peers[key.0 as usize];
+        // What another worker or the table had still to say comes too late after BYE.
+        if matches!(peer.state, State::Closing) {
+            return;
+        }
         FrameWriter(peer.outbox.append(now, &mut self.spare)).control(header, body);
         self.filled(now, key);
     }

@@ -20,11 +20,6 @@ use crate::interest::{Interests, Remote};
 use crate::peer::PeerKey;
 use crate::table::{News, Request};
 
-/// Bytes that may be on their way from one worker to another.
-const WINDOW: u64 = 512 * 1024;
-/// What is reported of them at the latest.
-const REPORT: u64 = WINDOW / 4;
-
 /// A change of what all workers know.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Change {
@@ -42,8 +37,16 @@ pub enum Change {
         /// The filter.
         filter: String,
     },
-    /// A worker was born, or has died (incarnation 0), with its interests.
+    /// A worker was born.
     Life {
+        /// The worker's place.
+        slot: u32,
+        /// Which life of that place.
+        incarnation: u32,
+    },
+    /// A worker has died, with its interests. It says which life that was: who has heard of the
+    /// next one already must not take its death for that one's.
+    Died {
         /// The worker's place.
         slot: u32,
         /// Which life of that place.
@@ -98,16 +101,19 @@ impl Shared {
                 }
             }
             Change::Life { slot, incarnation } => {
-                if let Some(life) = self.lives.get_mut(*slot as usize)
-                    && *life != *incarnation
-                {
-                    *life = *incarnation;
-                }
                 // Also when that life is known already, from the worker itself: what is in the
                 // table then may have been told before it, but of the life before.
-                self.interests.remove_all(|remote| remote.slot == *slot);
+                self.set_life(*slot, *incarnation);
             }
+            Change::Died { slot, .. } => self.set_life(*slot, 0),
         }
+    }
+
+    fn set_life(&mut self, slot: u32, life: u32) {
+        if let Some(known) = self.lives.get_mut(slot as usize) {
+            *known = life;
+        }
+        self.interests.remove_all(|remote| remote.slot == slot);
     }
 }
 
@@ -147,6 +153,8 @@ struct Way {
     reported: u64,
     /// The last incarnation there that is known of, alive or dead.
     last_life: u32,
+    /// The incarnation there that has sent something last.
+    heard_life: u32,
 }
 
 /// An interest of this worker.
@@ -290,6 +298,7 @@ impl Core {
             self.learn(&[Change::Life { slot, incarnation: life }]);
         }
         let is_current = self.life_of(slot) == Some(life);
+        self.forget_origins(slot, life);
         let mut at = 0;
         while let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX) {
             at += match frame.header.kind {
@@ -311,6 +320,16 @@ impl Core {
             let news = Between::Consumed(way.consumed);
             let output = others.tell(slot, &news);
             self.outputs.extend(output);
+        }
+    }
+
+    /// Forgets the senders of an earlier life there. Not at its end, which is often known before
+    /// its last messages are here; but nothing of it comes after what the next one has sent.
+    fn forget_origins(&mut self, slot: u32, life: u32) {
+        let Some(others) = &mut self.others else { return };
+        let heard = &mut others.ways[slot as usize].heard_life;
+        if std::mem::replace(heard, life) != life {
+            others.origins.retain(|_, (of, _)| *of != slot);
         }
     }
 
@@ -349,10 +368,13 @@ impl Core {
                 self.outputs.push_back(Output::Tell(Request::Seen(epoch)));
             }
             News::Confirmed { to, ticket } if to == life => self.confirmed(now, ticket),
-            News::Named { to, key, peer, granted }
-                if to == life && self.is_waiting_for_name(key, peer) =>
-            {
-                self.named(now, key, granted);
+            News::Named { to, key, peer, name, granted } if to == life => {
+                if self.is_waiting_for_name(key, peer) {
+                    self.named(now, key, granted);
+                } else if granted {
+                    // The peer has gone meanwhile, and nobody else will give its name back.
+                    self.release_name(name);
+                }
             }
             News::Question { asker, query } => self.answer_question(now, asker, &query),
             News::Answer { asker, part, last } if (asker.slot, asker.life) == (slot, life) => {
@@ -368,17 +390,22 @@ impl Core {
         let Some(others) = &mut self.others else { return };
         let mut reborn = Vec::new();
         for change in changes {
-            if let Change::Life { slot, incarnation } = *change
+            if others.is_stale(change) {
+                continue;
+            }
+            let life = match *change {
+                Change::Life { slot, incarnation } => Some((slot, incarnation)),
+                Change::Died { slot, .. } => Some((slot, 0)),
+                Change::Interested { .. } | Change::Uninterested { .. } => None,
+            };
+            if let Some((slot, incarnation)) = life
                 && slot != others.own_slot
                 && others.shared.lives.get(slot as usize) != Some(&incarnation)
             {
                 let way = &mut others.ways[slot as usize];
-                *way = Way { last_life: way.last_life.max(incarnation), ..Way::default() };
+                let last_life = way.last_life.max(incarnation);
+                *way = Way { last_life, heard_life: way.heard_life, ..Way::default() };
                 others.off.retain(|(of, _)| *of != slot);
-                if incarnation > 0 {
-                    // Of a worker that has died, messages may still come.
-                    others.origins.retain(|_, (of, _)| *of != slot);
-                }
                 reborn.extend((incarnation > 0).then_some(slot));
                 self.peers.iter_mut().for_each(|(_, peer)| peer.introduced.retain(|s| *s != slot));
             }
@@ -509,6 +536,20 @@ impl Core {
 }
 
 impl Others {
+    /// Whether a change is of a life that is known to be over: news of the next one may come
+    /// earlier, from the worker itself or by inheritance.
+    fn is_stale(&self, change: &Change) -> bool {
+        let known = |slot: u32| self.shared.lives.get(slot as usize).copied().unwrap_or(0);
+        match *change {
+            Change::Life { slot, incarnation } => {
+                let last = self.ways.get(slot as usize).map_or(0, |way| way.last_life);
+                incarnation < known(slot).max(last)
+            }
+            Change::Died { slot, incarnation } => known(slot) != incarnation,
+            Change::Interested { .. } | Change::Uninterested { .. } => false,
+        }
+    }
+
     fn set_level(&mut self, slot: u32, filter: Filter, off: bool) {
         self.shared.interests.change(&filter, |remote| {
             if remote.slot == slot {

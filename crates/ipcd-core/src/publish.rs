@@ -264,6 +264,10 @@ impl Core {
         let dropped = peer.outbox.shed(subscription, half);
         let is_full = peer.outbox.len() > half;
         self.set_full(key, is_full);
+        if !is_full {
+            // They may wait for another subscription of this peer's, which blocks.
+            self.resume_waiters(key);
+        }
         self.counters.dropped_oldest += dropped;
         self.counters.delivered -= dropped;
         self.note_dropped(key, subscription, dropped);

@@ -103,15 +103,14 @@ impl Core {
 
     fn status(&self, now: Instant) -> Status {
         let daemon = &self.config.daemon;
-        let mut listeners: Vec<ListenerStatus> = daemon
-            .listeners
-            .iter()
-            .cloned()
-            .map(|(endpoint, codec)| ListenerStatus { endpoint, codec, peers: 0 })
-            .collect();
-        for (_, peer) in &self.peers {
-            listeners[peer.listener].peers += 1;
-        }
+        let peers_of = |number: usize| {
+            self.peers.iter().filter(|(_, peer)| peer.listener == number).count() as u64
+        };
+        let listeners = daemon.listeners.iter().map(|(number, (endpoint, codec))| ListenerStatus {
+            endpoint: endpoint.clone(),
+            codec: codec.clone(),
+            peers: peers_of(*number),
+        });
         Status {
             pid: daemon.supervisor,
             version: daemon.version.clone(),
@@ -122,7 +121,7 @@ impl Core {
                 incarnation: self.config.incarnation,
                 peers: self.peers.len() as u64,
             }],
-            listeners,
+            listeners: listeners.collect(),
             counters: self.counters(),
         }
     }

@@ -80,6 +80,8 @@ pub enum News {
         key: PeerKey,
         /// The peer.
         peer: u64,
+        /// The name.
+        name: String,
         /// Whether it may.
         granted: bool,
     },
@@ -160,7 +162,8 @@ impl Table {
 
     /// A worker has died: it counts as having heard everything and answered all questions.
     pub fn died(&mut self, slot: u32) -> Vec<Told> {
-        self.change(Change::Life { slot, incarnation: 0 });
+        let incarnation = self.shared.lives[slot as usize];
+        self.change(Change::Died { slot, incarnation });
         self.seen[slot as usize] = None;
         self.names.retain(|_, owner| *owner != slot);
         self.questions.retain(|asker, _| asker.slot != slot);
@@ -183,8 +186,8 @@ impl Table {
             Request::Uninterested(filter) => self.change(Change::Uninterested { slot, filter }),
             Request::ClaimName { key, peer, name } => {
                 let to = self.shared.lives[slot as usize];
-                let granted = self.claim(slot, name);
-                return vec![(slot, News::Named { to, key, peer, granted })];
+                let granted = self.claim(slot, name.clone());
+                return vec![(slot, News::Named { to, key, peer, name, granted })];
             }
             Request::ReleaseName(name) => self.release(slot, &name),
             Request::Ask { ticket, query } => return self.ask(slot, ticket, &query),

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 /// Bytes of a nonce and of a proof.
@@ -19,7 +20,7 @@ pub type Nonce = [u8; PROOF_BYTES];
 pub type Proof = [u8; PROOF_BYTES];
 
 /// A shared secret.
-#[derive(Clone, Eq, PartialEq)]
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Token(Box<[u8]>);
 
 impl Token {

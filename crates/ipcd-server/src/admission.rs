@@ -57,6 +57,12 @@ impl Admission {
         }
     }
 
+    /// Other limits, for those who come from now on.
+    pub(crate) fn set_limits(&mut self, limits: &Limits) {
+        self.max_peers = limits.max_peers as usize;
+        self.max_peers_per_source = limits.max_peers_per_uid as usize;
+    }
+
     /// Admits a peer to a worker's slot and says under which number; or says why not.
     pub(crate) fn admit(
         &mut self,

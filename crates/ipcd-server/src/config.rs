@@ -96,7 +96,7 @@ pub struct Limits {
 }
 
 /// A listener.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "WrittenListen", into = "WrittenListen")]
 pub struct Listen {
     /// A name for people.
@@ -192,6 +192,17 @@ impl Config {
             let what = error.message().replace('\n', " ");
             ConfigError(format!("{}:{line}:{column}: {what}", path.display()))
         })
+    }
+
+    /// Whether it differs from another in what is decided at the start.
+    pub(crate) fn needs_restart(&self, other: &Self) -> bool {
+        let at_start = |config: &Self| {
+            let mut config = config.clone();
+            (config.daemon.drain_timeout, config.daemon.watchdog) = (seconds(0), seconds(0));
+            let daemon = toml::to_string(&config.daemon);
+            (daemon.unwrap_or_default(), toml::to_string(&config.log).unwrap_or_default())
+        };
+        at_start(self) != at_start(other)
     }
 
     /// The same as the text of a file.

@@ -22,7 +22,7 @@ pub use config::{
 };
 pub use log::init as init_log;
 pub use runtime::TOKEN_FILE;
-pub use supervisor::{Start, run};
+pub use supervisor::{Reload, Start, run};
 pub use values::{ByteCount, Span};
 
 /// The version of the daemon.

@@ -1,11 +1,12 @@
 //! The link between the supervisor and a worker: typed messages, one enum for each direction.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use bincode::config::{Configuration, Limit};
-use ipcd_core::{News, Request};
+use ipcd_core::{Config, News, Request, Tokens};
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::Identity;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
@@ -21,6 +22,8 @@ pub(crate) enum ToWorker {
         number: u64,
         /// Which listener it came in by.
         listener: usize,
+        /// The transport.
+        scheme: String,
         /// Who it is.
         identity: Identity,
         /// What its transport has to remember.
@@ -32,6 +35,53 @@ pub(crate) enum ToWorker {
     Drain,
     /// What all workers know has changed, and the like.
     News(News),
+    /// The configuration has changed.
+    Configure(Box<Live>),
+}
+
+/// What of the configuration can change while workers run.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Live {
+    max_payload: usize,
+    outbox: usize,
+    max_subscriptions: usize,
+    handshake_timeout: Duration,
+    frame_timeout: Duration,
+    idle_timeout: Option<Duration>,
+    stall_timeout: Duration,
+    tokens: Tokens,
+    listeners: BTreeMap<usize, (String, String)>,
+}
+
+impl Live {
+    /// That of a router's configuration.
+    pub(crate) fn of(config: &Config) -> Self {
+        let config = config.clone();
+        Self {
+            max_payload: config.max_payload,
+            outbox: config.outbox,
+            max_subscriptions: config.max_subscriptions,
+            handshake_timeout: config.handshake_timeout,
+            frame_timeout: config.frame_timeout,
+            idle_timeout: config.idle_timeout,
+            stall_timeout: config.stall_timeout,
+            tokens: config.tokens,
+            listeners: config.daemon.listeners,
+        }
+    }
+
+    /// Puts it in force.
+    pub(crate) fn apply(self, config: &mut Config) {
+        config.max_payload = self.max_payload;
+        config.outbox = self.outbox;
+        config.max_subscriptions = self.max_subscriptions;
+        config.handshake_timeout = self.handshake_timeout;
+        config.frame_timeout = self.frame_timeout;
+        config.idle_timeout = self.idle_timeout;
+        config.stall_timeout = self.stall_timeout;
+        config.tokens = self.tokens;
+        config.daemon.listeners = self.listeners;
+    }
 }
 
 /// What a worker tells the supervisor.

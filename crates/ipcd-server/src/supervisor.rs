@@ -3,7 +3,6 @@
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ipcd_core::{DaemonInfo, Table, Tokens, Told};
@@ -20,9 +19,9 @@ use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use crate::admission::Admission;
-use crate::config::{Codec, Config, ForkMode, Listen};
+use crate::config::{Codec, Config, ConfigError, Daemon, ForkMode, Listen};
 use crate::inbox::{InboxPair, Inboxes};
-use crate::link::{Link, Received, ToSupervisor, ToWorker};
+use crate::link::{Link, Live, Received, ToSupervisor, ToWorker};
 use crate::runtime::RuntimeDir;
 use crate::slot::{Life, Slot};
 use crate::worker::{self, Admitted, Birth};
@@ -43,13 +42,16 @@ const FIRST_LISTENER: u64 = 1;
 const FIRST_LINK: u64 = 1 << 32;
 
 /// What a daemon is started with, besides its configuration.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Start {
-    /// Where the configuration came from.
-    pub config_file: Option<PathBuf>,
+    /// Reads the configuration again; `None` if there is nothing to be read.
+    pub reload: Option<Box<Reload>>,
     /// Gets a newline when the daemon serves, and is closed.
     pub ready_fd: Option<OwnedFd>,
 }
+
+/// Reads a configuration.
+pub type Reload = dyn Fn() -> Result<Config, ConfigError>;
 
 /// Runs the daemon until it is told to end.
 ///
@@ -73,10 +75,12 @@ struct Supervisor {
     listeners: Vec<Listening>,
     admission: Admission,
     ready_fd: Option<OwnedFd>,
-    config_file: Option<PathBuf>,
+    reload: Option<Box<Reload>>,
+    /// The number of the next listener.
+    next_listener: usize,
     is_ready: bool,
     ending: Option<Ending>,
-    _runtime_dir: RuntimeDir,
+    runtime_dir: RuntimeDir,
 }
 
 /// How far the daemon's end has come.
@@ -89,9 +93,10 @@ struct Ending {
 }
 
 struct Listening {
+    number: usize,
+    asked: Listen,
     listener: Box<dyn Listener>,
     transport: &'static dyn Transport,
-    codec: Codec,
     /// Whether it is waited for.
     armed: bool,
     /// Not to be waited for until then, because the system had no descriptor for a peer.
@@ -121,14 +126,15 @@ impl Supervisor {
             slots,
             inboxes,
             turn: 0,
+            next_listener: listeners.len(),
             listeners,
             admission: Admission::new(&config.limits),
             ready_fd: start.ready_fd,
-            config_file: start.config_file,
+            reload: start.reload,
             is_ready: false,
             ending: None,
             config,
-            _runtime_dir: runtime_dir,
+            runtime_dir,
         };
         supervisor.revive();
         if supervisor.serves_per_connection() {
@@ -223,7 +229,7 @@ impl Supervisor {
         // What the dead one had said comes before anything that its successor says.
         self.hear_worker(index);
         for peer in self.admission.release_slot(index) {
-            if let Some(listening) = self.listeners.get_mut(peer.listener) {
+            if let Some(listening) = find(&mut self.listeners, peer.listener) {
                 listening.listener.orphaned(&peer.identity, &peer.state);
             }
         }
@@ -275,21 +281,11 @@ impl Supervisor {
             let table = &mut self.table;
             let (far_end, user) = (&slot.far_end, self.user);
             let supervisor = Pid::this();
-            let listeners = self.listeners.iter().map(|listening| listening.transport).collect();
             ipcd_sys::fork(|| {
                 // The child's copy of the table is its own from here on.
                 let shared = (self.inboxes.len() > 1).then(|| table.take_shared());
                 let link = far_end.share();
-                worker::main(Birth {
-                    link,
-                    supervisor,
-                    core,
-                    listeners,
-                    user,
-                    shared,
-                    inboxes,
-                    only,
-                })
+                worker::main(Birth { link, supervisor, core, user, shared, inboxes, only })
             })
         };
         match born {
@@ -403,11 +399,11 @@ impl Supervisor {
     fn accept(&mut self, index: usize) {
         for _ in 0..ACCEPT_BUDGET {
             let Some(slot) = self.slot_for_peer() else { return };
-            let Some(listening) = self.listeners.get_mut(index) else { return };
+            let Some(listening) = find(&mut self.listeners, index) else { return };
             let transport = listening.transport;
             match listening.listener.accept() {
                 Ok(None) => return,
-                Ok(Some(parts)) => self.admit(index, slot, parts),
+                Ok(Some(parts)) => self.admit(index, transport, slot, parts),
                 Err(error) => {
                     warn!(transport = %transport.scheme(), %error, "peer not accepted");
                     if error.is_exhaustion() {
@@ -433,8 +429,13 @@ impl Supervisor {
         }
     }
 
-    fn admit(&mut self, listener: usize, slot: Option<usize>, parts: ChannelParts) {
-        let transport = self.listeners[listener].transport;
+    fn admit(
+        &mut self,
+        listener: usize,
+        transport: &'static dyn Transport,
+        slot: Option<usize>,
+        parts: ChannelParts,
+    ) {
         let Some(index) = slot else {
             let most = self.slots.len();
             return refuse(transport, parts, &format!("the limit of {most} children is reached"));
@@ -443,15 +444,18 @@ impl Supervisor {
         match self.admission.admit(listener, &parts, index) {
             Err(why) => refuse(transport, parts, &why),
             Ok(number) if self.serves_per_connection() => {
-                self.fork_for(index, Admitted { number, listener, parts });
+                self.fork_for(index, Admitted { number, listener, transport, parts });
             }
-            Ok(number) => hand_over(&mut self.slots[index].link, number, listener, parts),
+            Ok(number) => {
+                let admitted = Admitted { number, listener, transport, parts };
+                hand_over(&mut self.slots[index].link, admitted);
+            }
         }
     }
 
     /// Forks a child for one peer. The parent's copies of its descriptors close here.
     fn fork_for(&mut self, index: usize, only: Admitted) {
-        let (number, transport) = (only.number, self.listeners[only.listener].transport);
+        let (number, transport) = (only.number, only.transport);
         let spare = duplicate(&only.parts);
         if let Err(error) = self.fork(index, Some(only)) {
             error!(%error, "cannot fork a child for a peer");
@@ -478,7 +482,7 @@ impl Supervisor {
         }
         let now = Instant::now();
         let has_room = self.slots.iter().any(|slot| slot.link.waiting() < LINK_BACKLOG);
-        for (index, listening) in self.listeners.iter_mut().enumerate() {
+        for listening in &mut self.listeners {
             listening.paused.take_if(|until| *until <= now);
             let is_open = has_room && listening.paused.is_none();
             if is_open == listening.armed {
@@ -486,7 +490,7 @@ impl Supervisor {
             }
             let fd = listening.listener.fd();
             match is_open {
-                true => watch(&self.epoll, &fd, FIRST_LISTENER + index as u64)?,
+                true => watch(&self.epoll, &fd, FIRST_LISTENER + listening.number as u64)?,
                 false => self.epoll.delete(fd).map_err(failed)?,
             }
             listening.armed = is_open;
@@ -494,15 +498,53 @@ impl Supervisor {
         Ok(())
     }
 
-    /// This version applies changes at the next start only, but says what it thinks of the file.
-    fn reload(&self) {
-        let Some(path) = &self.config_file else {
+    /// Reads the configuration again. If it is no good, or cannot be put in force, nothing changes.
+    fn reload(&mut self) {
+        let Some(reload) = &self.reload else {
             return warn!("nothing to reload: the daemon was started without a file");
         };
-        match Config::load(path) {
-            Ok(_) => warn!("the file is good; this version applies it at the next start"),
-            Err(error) => error!(%error, "the file is not good, nothing changes"),
+        let mut states = vec![NotifyState::Reloading];
+        states.extend(NotifyState::monotonic_usec_now());
+        let _ = sd_notify::notify(&states);
+        let outcome = reload().map_err(|error| Error::Config(error.to_string()));
+        match outcome.and_then(|config| self.apply(config)) {
+            Ok(()) => info!("reloaded"),
+            Err(error) => error!(%error, "not reloaded, nothing has changed"),
         }
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+    }
+
+    /// Puts a configuration in force: what can fail comes first.
+    fn apply(&mut self, config: Config) -> Result<(), Error> {
+        let tokens = self.runtime_dir.tokens(&config.tokens)?;
+        let wanted = wanted_listeners(&config, &self.runtime_dir);
+        let is_open = |listen: &&Listen| self.listeners.iter().any(|open| open.asked == **listen);
+        let mut added = Vec::new();
+        for (listen, number) in wanted.iter().filter(|l| !is_open(l)).zip(self.next_listener..) {
+            added.push(bind(listen, number)?);
+        }
+        self.next_listener += added.len();
+        self.listeners.retain(|open| {
+            let stays = wanted.contains(&open.asked);
+            if !stays {
+                info!(endpoint = %open.listener.local(), "listening no more");
+            }
+            stays
+        });
+        self.listeners.extend(added);
+        self.admission.set_limits(&config.limits);
+        let started = self.core.daemon.started;
+        self.core = core_config(&config, &self.listeners, tokens);
+        self.core.daemon.started = started;
+        let live = Box::new(Live::of(&self.core));
+        self.tell_everybody(|| ToWorker::Configure(live.clone()));
+        if config.needs_restart(&self.config) {
+            warn!("changes in [daemon] and [log], but for the time-outs, need a restart");
+        }
+        let Daemon { drain_timeout, watchdog, .. } = config.daemon;
+        let daemon = Daemon { drain_timeout, watchdog, ..self.config.daemon.clone() };
+        self.config = Config { daemon, log: self.config.log, ..config };
+        Ok(())
     }
 
     /// Stops accepting and lets the workers end; at the second call, ends them.
@@ -589,12 +631,19 @@ fn duplicate(parts: &ChannelParts) -> Option<ChannelParts> {
 }
 
 /// Hands a peer to a worker, or lets it go when that is impossible.
-fn hand_over(link: &mut Link, number: u64, listener: usize, parts: ChannelParts) {
+fn hand_over(link: &mut Link, admitted: Admitted) {
+    let Admitted { number, listener, transport, parts } = admitted;
     let ChannelParts { descriptors, identity, state } = parts;
-    let message = ToWorker::Admit { number, listener, identity, state };
+    let scheme = transport.scheme().to_owned();
+    let message = ToWorker::Admit { number, listener, scheme, identity, state };
     if let Err(error) = link.send(&message, descriptors) {
         warn!(%error, "a peer could not be handed to its worker");
     }
+}
+
+/// The listener of a number, if it is open.
+fn find(listeners: &mut [Listening], number: usize) -> Option<&mut Listening> {
+    listeners.iter_mut().find(|listening| listening.number == number)
 }
 
 /// Tells a peer that it is not admitted, if it takes a frame at once, and lets it go.
@@ -630,29 +679,36 @@ fn watch(epoll: &Epoll, fd: &impl AsFd, data: u64) -> Result<(), Error> {
 }
 
 fn bind_all(config: &Config, runtime_dir: &RuntimeDir) -> Result<Vec<Listening>, Error> {
-    let defaults = || {
-        let default = |transport: &dyn Transport| Listen {
-            name: None,
-            endpoint: transport.default_endpoint(runtime_dir.path()),
-            codec: Codec::Frame,
-        };
-        ipcd_transports::ALL.map(default).to_vec()
+    let wanted = wanted_listeners(config, runtime_dir);
+    wanted.iter().zip(0..).map(|(listen, number)| bind(listen, number)).collect()
+}
+
+/// Those that are configured, or the default endpoint of every transport.
+fn wanted_listeners(config: &Config, runtime_dir: &RuntimeDir) -> Vec<Listen> {
+    let default = |transport: &dyn Transport| Listen {
+        name: None,
+        endpoint: transport.default_endpoint(runtime_dir.path()),
+        codec: Codec::Frame,
     };
-    let wanted = if config.listeners.is_empty() { defaults() } else { config.listeners.clone() };
-    let mut listeners = Vec::new();
-    for Listen { name, endpoint, codec } in wanted {
-        let transport = ipcd_transports::of(&endpoint)?;
-        let listener = transport.listen(&endpoint)?;
-        let name = name.as_deref();
-        info!(endpoint = %listener.local(), %codec, name, "listening");
-        listeners.push(Listening { listener, transport, codec, armed: false, paused: None });
+    match config.listeners.is_empty() {
+        true => ipcd_transports::ALL.map(default).to_vec(),
+        false => config.listeners.clone(),
     }
-    Ok(listeners)
+}
+
+fn bind(listen: &Listen, number: usize) -> Result<Listening, Error> {
+    let Listen { name, endpoint, codec } = listen;
+    let transport = ipcd_transports::of(endpoint)?;
+    let listener = transport.listen(endpoint)?;
+    info!(endpoint = %listener.local(), %codec, name = name.as_deref(), "listening");
+    let asked = listen.clone();
+    Ok(Listening { number, asked, listener, transport, armed: false, paused: None })
 }
 
 fn core_config(config: &Config, listeners: &[Listening], tokens: Tokens) -> ipcd_core::Config {
     let limits = &config.limits;
-    let describe = |l: &Listening| (l.listener.local().to_string(), l.codec.to_string());
+    let describe =
+        |l: &Listening| (l.number, (l.listener.local().to_string(), l.asked.codec.to_string()));
     let daemon = DaemonInfo {
         supervisor: std::process::id(),
         worker: 0,

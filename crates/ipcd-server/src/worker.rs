@@ -59,8 +59,6 @@ pub(crate) struct Birth {
     pub(crate) inboxes: Inboxes,
     /// The one peer that the worker is born for, with `--fork connection`.
     pub(crate) only: Option<Admitted>,
-    /// The transport of each listener.
-    pub(crate) listeners: Vec<&'static dyn Transport>,
     pub(crate) user: Option<privileges::Drop>,
 }
 
@@ -70,6 +68,7 @@ pub(crate) struct Admitted {
     pub(crate) number: u64,
     /// Which listener it came in by.
     pub(crate) listener: usize,
+    pub(crate) transport: &'static dyn Transport,
     pub(crate) parts: ChannelParts,
 }
 
@@ -118,7 +117,6 @@ fn start(mut birth: Birth) -> Result<Worker, Error> {
         reads_peers: true,
         quiescing: false,
         core: Core::new(birth.core, birth.shared),
-        listeners: birth.listeners,
         connections: Vec::new(),
         next_number: 1,
         scratch: ReadBuffer::new(SCRATCH_BYTES, 0),
@@ -129,8 +127,8 @@ fn start(mut birth: Birth) -> Result<Worker, Error> {
         now: Instant::now(),
     };
     worker.tell(&ToSupervisor::Ready)?;
-    if let Some(Admitted { number, listener, parts }) = birth.only {
-        worker.admit(number, listener, parts);
+    if let Some(only) = birth.only {
+        worker.admit(only);
         worker.obey_router()?;
     }
     Ok(worker)
@@ -151,7 +149,6 @@ struct Worker {
     /// its way to other workers.
     quiescing: bool,
     core: Core,
-    listeners: Vec<&'static dyn Transport>,
     connections: Vec<Option<Connection>>,
     next_number: u32,
     scratch: ReadBuffer,
@@ -228,9 +225,16 @@ impl Worker {
                     self.core.drain(self.now);
                 }
                 Received::Message(ToWorker::News(news), _) => self.core.hear_news(self.now, news),
-                Received::Message(ToWorker::Admit { number, listener, identity, state }, fds) => {
+                Received::Message(ToWorker::Configure(live), _) => {
+                    self.core.configure(|config| live.apply(config));
+                }
+                Received::Message(
+                    ToWorker::Admit { number, listener, scheme, identity, state },
+                    fds,
+                ) => {
                     let parts = ChannelParts { descriptors: fds, identity, state };
-                    self.admit(number, listener, parts);
+                    let transport = ipcd_transports::find(&scheme)?;
+                    self.admit(Admitted { number, listener, transport, parts });
                 }
             }
         }
@@ -303,8 +307,8 @@ impl Worker {
         self.forward(slot)
     }
 
-    fn admit(&mut self, number: u64, listener: usize, parts: ChannelParts) {
-        let transport = self.listeners[listener];
+    fn admit(&mut self, admitted: Admitted) {
+        let Admitted { number, listener, transport, parts } = admitted;
         let identity = parts.identity.clone();
         let challenge = match self.challenge(transport) {
             Ok(challenge) => challenge,
