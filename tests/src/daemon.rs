@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipcd_client::{Client, Endpoint, Options, TokenSource};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Ctl, Ended, Raw, Running, eventually, ipcd, is_alive};
+use crate::{Ctl, Ended, Raw, Running, children, eventually, ipcd, is_alive};
 
 /// The transports.
 pub const SCHEMES: [&str; 5] = ["unix", "pipe", "fifo", "tcp", "udp"];
@@ -132,6 +134,27 @@ fn listeners(log: &str, json: bool) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// A worker, as `status -j` has it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Worker {
+    /// Its place.
+    pub slot: u64,
+    /// Its process.
+    pub pid: i32,
+    /// Which life of the place it is.
+    pub incarnation: u64,
+    /// Peers that it serves.
+    pub peers: u64,
+}
+
+impl Worker {
+    fn of(value: &Value) -> Self {
+        let field = |name: &str| value[name].as_u64().expect("a worker has four numbers");
+        let pid = field("pid") as i32;
+        Self { slot: field("slot"), pid, incarnation: field("incarnation"), peers: field("peers") }
+    }
+}
+
 /// A daemon that serves.
 #[derive(Debug)]
 pub struct Daemon {
@@ -218,8 +241,17 @@ impl Daemon {
     /// # Panics
     /// If it cannot connect.
     pub fn client(&self, scheme: &str) -> Client {
+        self.client_as(scheme, None)
+    }
+
+    /// The same with a name.
+    ///
+    /// # Panics
+    /// If it cannot connect.
+    pub fn client_as(&self, scheme: &str, name: Option<&str>) -> Client {
         let token = TokenSource::File(self.runtime_dir().join("token"));
-        let options = Options { token, timeout: crate::PATIENCE, ..Options::default() };
+        let name = name.map(str::to_owned);
+        let options = Options { name, token, timeout: crate::PATIENCE, ..Options::default() };
         let endpoint: Endpoint = self.via(scheme).parse().expect("it is an endpoint");
         let connected = Client::connect(&endpoint, options);
         connected.unwrap_or_else(|error| panic!("{endpoint}: {error}\n{}", self.log()))
@@ -251,16 +283,86 @@ impl Daemon {
         self.status()["counters"][name].as_u64().expect("the counter exists")
     }
 
-    /// The worker's process, as `status -j` has it.
+    /// Its workers, as `status -j` has them.
+    #[track_caller]
+    pub fn workers(&self) -> Vec<Worker> {
+        let status = self.status();
+        let workers = status["workers"].as_array().expect("status -j has the workers");
+        workers.iter().map(Worker::of).collect()
+    }
+
+    /// The first worker's process.
     #[track_caller]
     pub fn worker(&self) -> i32 {
-        self.status()["workers"][0]["pid"].as_i64().expect("a worker has a pid") as i32
+        self.workers()[0].pid
+    }
+
+    /// The worker in a slot, once one lives there.
+    pub fn worker_in(&self, slot: u64) -> Worker {
+        eventually("a worker in the slot", || {
+            self.workers().into_iter().find(|worker| worker.slot == slot)
+        })
+    }
+
+    /// Sends a signal to a worker, or to a child that serves a peer.
+    ///
+    /// # Panics
+    /// If it is none of this daemon's, or has ended.
+    #[track_caller]
+    pub fn signal_worker(&self, pid: i32, signal: Signal) {
+        let ours = children(self.process.pid());
+        assert!(ours.contains(&pid), "{pid} is none of {ours:?}");
+        kill(Pid::from_raw(pid), signal).expect("a child of ours that its parent has not reaped");
+    }
+
+    /// What `clients -j` has of the peer with a name, once there is one.
+    pub fn peer_named(&self, name: &str) -> Value {
+        eventually(&format!("a peer {name}"), || {
+            self.clients().into_iter().find(|client| client["name"] == name)
+        })
+    }
+
+    /// The slot of the worker that serves the peer with a name.
+    pub fn slot_of(&self, name: &str) -> u64 {
+        self.peer_named(name)["worker"].as_u64().expect("worker is the slot")
+    }
+
+    /// Starts a peer of the name that it is given, again and again until the worker that serves it
+    /// is in a slot that fits. Returns the peer, and that slot.
+    pub fn on_slot<T>(
+        &self,
+        fits: impl Fn(u64) -> bool,
+        mut start: impl FnMut(&str) -> T,
+    ) -> (T, u64) {
+        static NAMES: AtomicU64 = AtomicU64::new(0);
+        let mut misfits = 0;
+        eventually("a peer on a worker that fits", || {
+            let name = format!("peer-{}", NAMES.fetch_add(1, Ordering::Relaxed));
+            let peer = start(&name);
+            let slot = self.slot_of(&name);
+            if fits(slot) {
+                return Some((peer, slot));
+            }
+            // Peers go to workers in turn, and ours are a peer each: without a change of rhythm
+            // the same worker could have every turn of ours.
+            for _ in 0..misfits {
+                self.ctl("unix", &["ping"]).run().expect(0);
+            }
+            misfits += 1;
+            None
+        })
+    }
+
+    /// A client in the test's own process, on a worker in a slot that fits.
+    pub fn client_on(&self, scheme: &str, fits: impl Fn(u64) -> bool) -> (Client, u64) {
+        self.on_slot(fits, |name| self.client_as(scheme, Some(name)))
     }
 
     /// Waits until as many peers are connected, the one that asks not counted.
     pub fn wait_for_peers(&self, wanted: usize) {
         eventually(&format!("{wanted} peers"), || {
-            (self.status()["workers"][0]["peers"] == wanted + 1).then_some(())
+            let peers: u64 = self.workers().iter().map(|worker| worker.peers).sum();
+            (peers == wanted as u64 + 1).then_some(())
         });
     }
 
@@ -290,13 +392,17 @@ impl Drop for Daemon {
         } else {
             assert!(!log.contains("panicked at"), "the daemon panicked:\n{log}");
         }
-        // The worker's last number is in the log; it goes with the supervisor.
+        // The last worker's number is in the log; all go with the supervisor.
         let (_, worker) = log.rsplit_once("worker started pid=").unwrap_or_default();
-        let worker = worker.split(' ').next().and_then(|pid| pid.parse().ok());
-        let _ = self.process.has_ended().is_none().then(|| self.process.signal(Signal::SIGKILL));
+        let mut workers: Vec<i32> =
+            worker.split(' ').next().and_then(|pid| pid.parse().ok()).into_iter().collect();
+        if self.process.has_ended().is_none() {
+            workers.extend(children(self.process.pid()));
+            self.process.signal(Signal::SIGKILL);
+        }
         if !std::thread::panicking() {
-            eventually("the worker's end", || {
-                worker.is_none_or(|pid| !is_alive(pid)).then_some(())
+            eventually("the workers' end", || {
+                workers.iter().all(|pid| !is_alive(*pid)).then_some(())
             });
         }
     }

@@ -7,6 +7,7 @@ mod binaries;
 mod capture;
 mod ctl;
 mod daemon;
+mod flow;
 mod neighbour;
 mod process;
 mod raw;
@@ -17,13 +18,14 @@ mod watchdog;
 pub use binaries::{ipcctl, ipcd};
 pub use capture::Capture;
 pub use ctl::Ctl;
-pub use daemon::{Daemon, SCHEMES, Setup};
+pub use daemon::{Daemon, SCHEMES, Setup, Worker};
+pub use flow::{Receiver, Sender};
 pub use neighbour::Neighbour;
 pub use process::{Ended, Running};
 pub use raw::{Raw, RawFrame};
 pub use system::{
     Descriptor, children, context_switches, descriptor, descriptors, is_alive, memory, raise_limit,
-    state,
+    state, whole_memory,
 };
 pub use text::{Stream, check_lines, feed_lines, message};
 pub use watchdog::{PATIENCE, eventually};

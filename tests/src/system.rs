@@ -110,13 +110,21 @@ pub fn descriptor(pid: i32, number: i32) -> Option<String> {
 /// # Panics
 /// If there is no such process.
 pub fn memory(pids: &[i32]) -> u64 {
-    pids.iter().map(|pid| anonymous_share(*pid)).sum()
+    pids.iter().map(|pid| share(*pid, "Pss_Anon:")).sum()
 }
 
-fn anonymous_share(pid: i32) -> u64 {
+/// All memory of processes, in bytes and proportional shares: the program's file, too.
+///
+/// # Panics
+/// If there is no such process.
+pub fn whole_memory(pids: &[i32]) -> u64 {
+    pids.iter().map(|pid| share(*pid, "Pss:")).sum()
+}
+
+fn share(pid: i32, what: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process runs");
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss_Anon:"));
-    let line = line.expect("Linux tells Pss_Anon since 5.3");
+    let line = text.lines().find_map(|line| line.strip_prefix(what));
+    let line = line.expect("Linux tells Pss, and Pss_Anon since 5.3");
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("it is a number");
     kib * 1024
 }
