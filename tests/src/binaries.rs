@@ -12,6 +12,11 @@ pub fn ipcctl() -> PathBuf {
     binary("ipcctl")
 }
 
+/// An example of the client library.
+pub fn example(name: &str) -> PathBuf {
+    binary(&format!("examples/{name}"))
+}
+
 /// A binary of this workspace, of the same profile as the test that asks.
 ///
 /// # Panics

@@ -15,7 +15,7 @@ mod system;
 mod text;
 mod watchdog;
 
-pub use binaries::{ipcctl, ipcd};
+pub use binaries::{example, ipcctl, ipcd};
 pub use capture::Capture;
 pub use ctl::Ctl;
 pub use daemon::{Daemon, SCHEMES, Setup, Worker};

@@ -41,6 +41,13 @@ fn a_body_by_flag() {
 }
 
 #[test]
+fn a_body_that_begins_with_a_hyphen() {
+    assert_eq!(sent(&["-5"], b"", 1), "-5\n");
+    assert_eq!(sent(&["-- a line of a shell's loop"], b"", 1), "-- a line of a shell's loop\n");
+    assert_eq!(sent(&["--", "-l"], b"", 1), "-l\n");
+}
+
+#[test]
 fn an_empty_body() {
     assert_eq!(sent(&["-n"], b"not read", 1), "\n");
 }

@@ -136,7 +136,8 @@ pub(crate) struct SendArgs {
 #[derive(Args)]
 #[group(multiple = false)]
 pub(crate) struct BodyArgs {
-    /// The message.
+    /// The message; after -- if it looks like an option.
+    #[arg(allow_hyphen_values = true)]
     pub(crate) body: Option<String>,
     /// The message.
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]

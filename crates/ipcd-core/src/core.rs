@@ -128,7 +128,8 @@ impl Core {
         let PeerInfo { listener, mut origin, challenge } = info;
         origin.peer = self.next_id();
         origin.name = None;
-        let deadlines = Deadlines { armed: None, state: None, frame: None, heard: now };
+        let deadlines =
+            Deadlines { armed: None, state: None, lingers: false, frame: None, heard: now };
         let peer = Peer {
             listener,
             origin,
@@ -254,9 +255,11 @@ impl Core {
     }
 
     /// Says goodbye to everybody: what is in the outboxes is written, then the peers are closed.
+    /// They have as long for it as the daemon has, which ends it otherwise.
     pub fn drain(&mut self, now: Instant) {
         for key in self.keys() {
             self.fail(now, key, Code::Ending, "the daemon is ending");
+            self.peer(key).deadlines.lingers = true;
         }
     }
 
@@ -419,7 +422,9 @@ impl Core {
         let stalled = peer.outbox.oldest().map(|since| since + stall);
         let idle = idle.map(|timeout| peer.deadlines.heard + timeout);
         let deadlines = [peer.deadlines.state, peer.deadlines.frame, stalled, idle];
-        if due(peer.deadlines.state) && matches!(peer.state, State::Closing) {
+        if peer.deadlines.lingers && !peer.outbox.is_empty() {
+            self.arm(key, now + LINGER);
+        } else if due(peer.deadlines.state) && matches!(peer.state, State::Closing) {
             self.drop_now(key, "it did not take what was left for it in time");
         } else if due(peer.deadlines.state) {
             self.fail(now, key, Code::TimedOut, "the handshake took too long");

@@ -95,6 +95,8 @@ pub(crate) struct Deadlines {
     pub(crate) armed: Option<Instant>,
     /// The end of the handshake, or of lingering when closing.
     pub(crate) state: Option<Instant>,
+    /// Whether it may take what is left for it until the daemon ends.
+    pub(crate) lingers: bool,
     /// When the frame that has begun must be whole.
     pub(crate) frame: Option<Instant>,
     /// When the peer was last heard.

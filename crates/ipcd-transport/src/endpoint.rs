@@ -122,10 +122,9 @@ impl FromStr for Endpoint {
         let Some((scheme, rest)) = text.split_once(':') else {
             return Err(bad("no endpoint: scheme://address is needed, as in tcp://127.0.0.1:7117"));
         };
-        if scheme.is_empty()
-            || !scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-        {
-            return Err(bad("a scheme has lower-case letters and digits only"));
+        let in_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
+        if scheme.is_empty() || !scheme.bytes().all(in_scheme) {
+            return Err(bad("no endpoint: a scheme has letters, digits, +, - and . only"));
         }
         if rest.contains('\0') {
             return Err(bad("an endpoint cannot hold a NUL"));
@@ -195,7 +194,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_endpoint() {
-        for text in ["", "tcp", "://x", "TCP://x", "unix://", "tcp://h:1?mode", "unix:///a\0b"] {
+        for text in ["", "tcp", "://x", "a b://x", "unix://", "tcp://h:1?mode", "unix:///a\0b"] {
             assert!(text.parse::<Endpoint>().is_err(), "{text:?}");
         }
         assert!("unix://relative".parse::<Endpoint>().unwrap().path().is_err());

@@ -87,7 +87,7 @@ pub trait Listener {
 }
 
 /// Moves frames to and from one peer. It owns its descriptors, all of them non-blocking.
-pub trait Channel {
+pub trait Channel: Send {
     /// Wait here for input.
     fn read_fd(&self) -> BorrowedFd<'_>;
 
