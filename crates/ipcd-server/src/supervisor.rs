@@ -1,6 +1,10 @@
 //! The supervisor: binds, admits, forks and reaps. It never reads what an admitted peer sends, and
 //! stays small, because every fork copies its page tables.
 
+mod ending;
+mod listening;
+mod reload;
+
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -8,7 +12,7 @@ use std::time::{Duration, Instant};
 use ipcd_core::{DaemonInfo, Table, Tokens, Told};
 use ipcd_proto::control::{Code, Refusal, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};
-use ipcd_transport::{ChannelParts, Listener, Transport};
+use ipcd_transport::{ChannelParts, Transport};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
@@ -18,10 +22,12 @@ use nix::unistd::Pid;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
+use self::ending::Ending;
+use self::listening::{Listening, bind_all, find};
 use crate::admission::Admission;
-use crate::config::{Codec, Config, ConfigError, Daemon, ForkMode, Listen};
+use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
-use crate::link::{Link, Live, Received, ToSupervisor, ToWorker};
+use crate::link::{Link, Received, ToSupervisor, ToWorker};
 use crate::runtime::RuntimeDir;
 use crate::slot::{Life, Slot};
 use crate::worker::{self, Admitted, Birth};
@@ -31,9 +37,6 @@ use crate::{Error, VERSION, privileges};
 const ACCEPT_BUDGET: usize = 64;
 /// Messages that wait for a worker's link; until it takes them, nobody is accepted.
 const LINK_BACKLOG: usize = 64;
-/// How long workers may take to send on what they have accepted, when the daemon ends.
-const QUIET: Duration = Duration::from_secs(2);
-
 /// How long a listener waits when the system has no descriptor or memory for a peer.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -81,26 +84,6 @@ struct Supervisor {
     is_ready: bool,
     ending: Option<Ending>,
     runtime_dir: RuntimeDir,
-}
-
-/// How far the daemon's end has come.
-#[derive(Clone, Copy)]
-struct Ending {
-    /// Workers send on what they have accepted, until then at the latest; then they end.
-    quiet_by: Option<Instant>,
-    /// When it must be over.
-    deadline: Instant,
-}
-
-struct Listening {
-    number: usize,
-    asked: Listen,
-    listener: Box<dyn Listener>,
-    transport: &'static dyn Transport,
-    /// Whether it is waited for.
-    armed: bool,
-    /// Not to be waited for until then, because the system had no descriptor for a peer.
-    paused: Option<Instant>,
 }
 
 impl Supervisor {
@@ -498,107 +481,9 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Reads the configuration again. If it is no good, or cannot be put in force, nothing changes.
-    fn reload(&mut self) {
-        let Some(reload) = &self.reload else {
-            return warn!("nothing to reload: the daemon was started without a file");
-        };
-        let mut states = vec![NotifyState::Reloading];
-        states.extend(NotifyState::monotonic_usec_now());
-        let _ = sd_notify::notify(&states);
-        let outcome = reload().map_err(|error| Error::Config(error.to_string()));
-        match outcome.and_then(|config| self.apply(config)) {
-            Ok(()) => info!("reloaded"),
-            Err(error) => error!(%error, "not reloaded, nothing has changed"),
-        }
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
-    }
-
-    /// Puts a configuration in force: what can fail comes first.
-    fn apply(&mut self, config: Config) -> Result<(), Error> {
-        let tokens = self.runtime_dir.tokens(&config.tokens)?;
-        let wanted = wanted_listeners(&config, &self.runtime_dir);
-        let is_open = |listen: &&Listen| self.listeners.iter().any(|open| open.asked == **listen);
-        let mut added = Vec::new();
-        for (listen, number) in wanted.iter().filter(|l| !is_open(l)).zip(self.next_listener..) {
-            added.push(bind(listen, number)?);
-        }
-        self.next_listener += added.len();
-        self.listeners.retain(|open| {
-            let stays = wanted.contains(&open.asked);
-            if !stays {
-                info!(endpoint = %open.listener.local(), "listening no more");
-            }
-            stays
-        });
-        self.listeners.extend(added);
-        self.admission.set_limits(&config.limits);
-        let started = self.core.daemon.started;
-        self.core = core_config(&config, &self.listeners, tokens);
-        self.core.daemon.started = started;
-        let live = Box::new(Live::of(&self.core));
-        self.tell_everybody(|| ToWorker::Configure(live.clone()));
-        if config.needs_restart(&self.config) {
-            warn!("changes in [daemon] and [log], but for the time-outs, need a restart");
-        }
-        let Daemon { drain_timeout, watchdog, .. } = config.daemon;
-        let daemon = Daemon { drain_timeout, watchdog, ..self.config.daemon.clone() };
-        self.config = Config { daemon, log: self.config.log, ..config };
-        Ok(())
-    }
-
-    /// Stops accepting and lets the workers end; at the second call, ends them.
-    fn drain(&mut self, signal: Signal) {
-        if self.ending.is_some() {
-            info!(%signal, "ending at once");
-            return (0..self.slots.len()).for_each(|index| self.kill(index));
-        }
-        info!(%signal, "draining");
-        let _ = sd_notify::notify(&[NotifyState::Stopping]);
-        self.listeners.clear();
-        let now = Instant::now();
-        let deadline = now + self.config.daemon.drain_timeout.0;
-        self.ending = Some(Ending { quiet_by: Some((now + QUIET).min(deadline)), deadline });
-        self.tell_everybody(|| ToWorker::Quiesce);
-    }
-
     fn tell_everybody(&mut self, message: impl Fn() -> ToWorker) {
         let told = (0..self.slots.len() as u32).map(|slot| (slot, message())).collect();
         self.tell(told);
-    }
-
-    /// Whether the daemon's end is over: nobody is left, or the time is up. On the way there,
-    /// workers are told to end once all have sent on what they had accepted.
-    fn is_over(&mut self) -> bool {
-        let Some(Ending { quiet_by, deadline }) = self.ending else {
-            return false;
-        };
-        let now = Instant::now();
-        let is_quiet = |slot: &Slot| slot.is_quiet || slot.pid().is_none();
-        if quiet_by.is_some_and(|by| now >= by || self.slots.iter().all(is_quiet)) {
-            self.ending = Some(Ending { quiet_by: None, deadline });
-            self.tell_everybody(|| ToWorker::Drain);
-        }
-        let left: Vec<(usize, Pid)> = self
-            .slots
-            .iter()
-            .map(Slot::pid)
-            .enumerate()
-            .filter_map(|(index, pid)| Some((index, pid?)))
-            .collect();
-        if !left.is_empty() && now < deadline {
-            return false;
-        }
-        for (index, pid) in left {
-            warn!(slot = index, "peers did not take what was left for them in time");
-            self.kill(index);
-            let _ = waitpid(pid, None);
-        }
-        if let Some(path) = &self.config.daemon.pid_file {
-            let _ = std::fs::remove_file(path);
-        }
-        info!("ended");
-        true
     }
 
     fn kill(&self, index: usize) {
@@ -641,11 +526,6 @@ fn hand_over(link: &mut Link, admitted: Admitted) {
     }
 }
 
-/// The listener of a number, if it is open.
-fn find(listeners: &mut [Listening], number: usize) -> Option<&mut Listening> {
-    listeners.iter_mut().find(|listening| listening.number == number)
-}
-
 /// Tells a peer that it is not admitted, if it takes a frame at once, and lets it go.
 fn refuse(transport: &dyn Transport, parts: ChannelParts, why: &str) {
     warn!(transport = %transport.scheme(), identity = %parts.identity, why, "peer refused");
@@ -676,33 +556,6 @@ fn watch_signals() -> Result<(Epoll, SignalFd), Error> {
 fn watch(epoll: &Epoll, fd: &impl AsFd, data: u64) -> Result<(), Error> {
     let event = EpollEvent::new(EpollFlags::EPOLLIN, data);
     epoll.add(fd, event).map_err(|error| Error::system("watch a descriptor", error))
-}
-
-fn bind_all(config: &Config, runtime_dir: &RuntimeDir) -> Result<Vec<Listening>, Error> {
-    let wanted = wanted_listeners(config, runtime_dir);
-    wanted.iter().zip(0..).map(|(listen, number)| bind(listen, number)).collect()
-}
-
-/// Those that are configured, or the default endpoint of every transport.
-fn wanted_listeners(config: &Config, runtime_dir: &RuntimeDir) -> Vec<Listen> {
-    let default = |transport: &dyn Transport| Listen {
-        name: None,
-        endpoint: transport.default_endpoint(runtime_dir.path()),
-        codec: Codec::Frame,
-    };
-    match config.listeners.is_empty() {
-        true => ipcd_transports::ALL.map(default).to_vec(),
-        false => config.listeners.clone(),
-    }
-}
-
-fn bind(listen: &Listen, number: usize) -> Result<Listening, Error> {
-    let Listen { name, endpoint, codec } = listen;
-    let transport = ipcd_transports::of(endpoint)?;
-    let listener = transport.listen(endpoint)?;
-    info!(endpoint = %listener.local(), %codec, name = name.as_deref(), "listening");
-    let asked = listen.clone();
-    Ok(Listening { number, asked, listener, transport, armed: false, paused: None })
 }
 
 fn core_config(config: &Config, listeners: &[Listening], tokens: Tokens) -> ipcd_core::Config {

@@ -3,6 +3,9 @@
 //! Each turn waits, reads what is ready, looks at the time, and then does what the router asks
 //! for. It starts in a freshly forked child, and knows the supervisor by its link only.
 
+mod buffers;
+mod crossing;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,14 +24,12 @@ use tracing::{debug, info, warn};
 
 use crate::Error;
 use crate::connection::{Connection, Token};
-use crate::inbox::{Inboxes, Sent};
+use crate::inbox::Inboxes;
 use crate::link::{GONE_BATCH, Link, Received, ToSupervisor, ToWorker};
 use crate::privileges;
 
 /// Bytes that one read may take: what the kernel holds of a stream, and so one turn's share.
 const SCRATCH_BYTES: usize = 256 * 1024;
-/// The largest buffer that is used again; what a very large frame needed is given back.
-const MAX_SCRATCH_BYTES: usize = 8 * SCRATCH_BYTES;
 /// A rest of so many bytes stays where it is; a smaller one is copied aside, so that a peer never
 /// holds more than four times what it has sent.
 const KEPT_BYTES: usize = SCRATCH_BYTES / 4;
@@ -46,8 +47,6 @@ const LINK: Token = Token { place: 0, number: 0 };
 const INBOX: Token = Token { place: 1, number: 0 };
 /// The way into the inbox of slot 0, and then of the others.
 const FIRST_WAY: Token = Token { place: 2, number: 0 };
-/// Records taken out of the inbox in one turn.
-const INBOX_RECORDS: usize = 16;
 
 /// What a worker is given at its birth.
 pub(crate) struct Birth {
@@ -240,73 +239,6 @@ impl Worker {
         }
     }
 
-    /// Stops reading peers. What they have sent and was accepted goes out to the other workers.
-    fn quiesce(&mut self) -> Result<(), Error> {
-        (self.quiescing, self.reads_peers) = (true, false);
-        for index in 0..self.connections.len() {
-            if let Some(connection) = &mut self.connections[index] {
-                connection.waiting = true;
-            }
-            self.rearm(PeerKey(index as u32));
-        }
-        self.say_if_quiet()
-    }
-
-    fn say_if_quiet(&mut self) -> Result<(), Error> {
-        if self.quiescing && self.core.is_forwarded() {
-            self.quiescing = false;
-            self.tell(&ToSupervisor::Quiet)?;
-        }
-        Ok(())
-    }
-
-    /// Takes what other workers have sent, within this turn's share; whether
-    /// there may be more.
-    fn hear_others(&mut self) -> Result<bool, Error> {
-        let failed = |error| Error::system("read the inbox", error);
-        let mut buffer = self.take_scratch();
-        buffer.set_largest_frame(usize::MAX);
-        let mut records = 0;
-        while records < INBOX_RECORDS
-            && let Some((slot, life)) = self.inboxes.receive(&mut buffer).map_err(failed)?
-        {
-            self.core.arrive(self.now, slot, life, buffer.filled_mut());
-            buffer.clear();
-            records += 1;
-        }
-        self.put_back(buffer);
-        Ok(records == INBOX_RECORDS)
-    }
-
-    /// Sends what is on its way to another worker, as much as its inbox takes.
-    fn forward(&mut self, slot: u32) -> Result<(), Error> {
-        let failed = |error| Error::system("write to an inbox", error);
-        while !self.full_inboxes[slot as usize] {
-            let (frames, life) = self.core.outgoing(slot);
-            if frames.is_empty() {
-                return self.say_if_quiet();
-            }
-            match self.inboxes.send(slot, life, frames).map_err(failed)? {
-                Sent::Bytes(count) => self.core.forwarded(slot, count),
-                Sent::Full => {
-                    self.full_inboxes[slot as usize] = true;
-                    let token = Token { place: FIRST_WAY.place + slot, number: 0 };
-                    let event = EpollEvent::new(EpollFlags::EPOLLOUT, token.to_u64());
-                    let added = self.epoll.add(self.inboxes.way(slot), event);
-                    added.map_err(|error| failed(error.into()))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn inbox_has_room(&mut self, slot: u32) -> Result<(), Error> {
-        let failed = |error| Error::system("watch an inbox", error);
-        self.epoll.delete(self.inboxes.way(slot)).map_err(failed)?;
-        self.full_inboxes[slot as usize] = false;
-        self.forward(slot)
-    }
-
     fn admit(&mut self, admitted: Admitted) {
         let Admitted { number, listener, transport, parts } = admitted;
         let identity = parts.identity.clone();
@@ -421,42 +353,6 @@ impl Worker {
                 connection.rest = Some(rest);
                 self.put_back(buffer);
             }
-        }
-    }
-
-    /// A buffer with what the peer has sent and the router has not taken. Most often that is
-    /// little and is copied to the worker's own buffer; a large frame stays in a buffer of its own.
-    fn take_buffer(&mut self, key: PeerKey) -> ReadBuffer {
-        let largest = self.core.largest_frame(key);
-        let rest = self.connection(key).and_then(|connection| connection.rest.take());
-        let mut buffer = match rest {
-            Some(rest) if rest.capacity() >= SCRATCH_BYTES => rest,
-            rest => {
-                let mut scratch = self.take_scratch();
-                if let Some(mut rest) = rest {
-                    scratch.extend(rest.filled());
-                    rest.clear();
-                    if self.rests.len() < RESTS {
-                        self.rests.push(rest);
-                    }
-                }
-                scratch
-            }
-        };
-        buffer.set_largest_frame(largest);
-        buffer
-    }
-
-    fn take_scratch(&mut self) -> ReadBuffer {
-        let scratch = std::mem::replace(&mut self.scratch, ReadBuffer::new(0, 0));
-        let is_there = scratch.capacity() >= SCRATCH_BYTES;
-        if is_there { scratch } else { ReadBuffer::new(SCRATCH_BYTES, 0) }
-    }
-
-    fn put_back(&mut self, mut buffer: ReadBuffer) {
-        if (SCRATCH_BYTES..=MAX_SCRATCH_BYTES).contains(&buffer.capacity()) {
-            buffer.clear();
-            self.scratch = buffer;
         }
     }
 

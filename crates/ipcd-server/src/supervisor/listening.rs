@@ -1,0 +1,57 @@
+//! The listeners: which are wanted, and binding them.
+
+use std::time::Instant;
+
+use ipcd_transport::{Listener, Transport};
+use tracing::info;
+
+use crate::Error;
+use crate::config::{Codec, Config, Listen};
+use crate::runtime::RuntimeDir;
+
+/// An open listener.
+pub(super) struct Listening {
+    pub(super) number: usize,
+    /// What was configured.
+    pub(super) asked: Listen,
+    pub(super) listener: Box<dyn Listener>,
+    pub(super) transport: &'static dyn Transport,
+    /// Whether it is waited for.
+    pub(super) armed: bool,
+    /// Not to be waited for until then, because the system had no descriptor for a peer.
+    pub(super) paused: Option<Instant>,
+}
+
+/// The listener of a number, if it is open.
+pub(super) fn find(listeners: &mut [Listening], number: usize) -> Option<&mut Listening> {
+    listeners.iter_mut().find(|listening| listening.number == number)
+}
+
+/// Binds all that are wanted.
+pub(super) fn bind_all(config: &Config, runtime_dir: &RuntimeDir) -> Result<Vec<Listening>, Error> {
+    let wanted = wanted_listeners(config, runtime_dir);
+    wanted.iter().zip(0..).map(|(listen, number)| bind(listen, number)).collect()
+}
+
+/// Those that are configured, or the default endpoint of every transport.
+pub(super) fn wanted_listeners(config: &Config, runtime_dir: &RuntimeDir) -> Vec<Listen> {
+    let default = |transport: &dyn Transport| Listen {
+        name: None,
+        endpoint: transport.default_endpoint(runtime_dir.path()),
+        codec: Codec::Frame,
+    };
+    match config.listeners.is_empty() {
+        true => ipcd_transports::ALL.map(default).to_vec(),
+        false => config.listeners.clone(),
+    }
+}
+
+/// Binds one.
+pub(super) fn bind(listen: &Listen, number: usize) -> Result<Listening, Error> {
+    let Listen { name, endpoint, codec } = listen;
+    let transport = ipcd_transports::of(endpoint)?;
+    let listener = transport.listen(endpoint)?;
+    info!(endpoint = %listener.local(), %codec, name = name.as_deref(), "listening");
+    let asked = listen.clone();
+    Ok(Listening { number, asked, listener, transport, armed: false, paused: None })
+}

@@ -1,0 +1,82 @@
+//! What a worker hands to others and takes from them.
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+use super::{FIRST_WAY, Worker};
+use crate::Error;
+use crate::connection::Token;
+use crate::inbox::Sent;
+use crate::link::ToSupervisor;
+use ipcd_core::PeerKey;
+
+/// Records taken out of the inbox in one turn.
+const INBOX_RECORDS: usize = 16;
+
+impl Worker {
+    /// Stops reading peers. What they have sent and was accepted goes out to the other workers.
+    pub(super) fn quiesce(&mut self) -> Result<(), Error> {
+        (self.quiescing, self.reads_peers) = (true, false);
+        for index in 0..self.connections.len() {
+            if let Some(connection) = &mut self.connections[index] {
+                connection.waiting = true;
+            }
+            self.rearm(PeerKey(index as u32));
+        }
+        self.say_if_quiet()
+    }
+
+    pub(super) fn say_if_quiet(&mut self) -> Result<(), Error> {
+        if self.quiescing && self.core.is_forwarded() {
+            self.quiescing = false;
+            self.tell(&ToSupervisor::Quiet)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what other workers have sent, within this turn's share; whether
+    /// there may be more.
+    pub(super) fn hear_others(&mut self) -> Result<bool, Error> {
+        let failed = |error| Error::system("read the inbox", error);
+        let mut buffer = self.take_scratch();
+        buffer.set_largest_frame(usize::MAX);
+        let mut records = 0;
+        while records < INBOX_RECORDS
+            && let Some((slot, life)) = self.inboxes.receive(&mut buffer).map_err(failed)?
+        {
+            self.core.arrive(self.now, slot, life, buffer.filled_mut());
+            buffer.clear();
+            records += 1;
+        }
+        self.put_back(buffer);
+        Ok(records == INBOX_RECORDS)
+    }
+
+    /// Sends what is on its way to another worker, as much as its inbox takes.
+    pub(super) fn forward(&mut self, slot: u32) -> Result<(), Error> {
+        let failed = |error| Error::system("write to an inbox", error);
+        while !self.full_inboxes[slot as usize] {
+            let (frames, life) = self.core.outgoing(slot);
+            if frames.is_empty() {
+                return self.say_if_quiet();
+            }
+            match self.inboxes.send(slot, life, frames).map_err(failed)? {
+                Sent::Bytes(count) => self.core.forwarded(slot, count),
+                Sent::Full => {
+                    self.full_inboxes[slot as usize] = true;
+                    let token = Token { place: FIRST_WAY.place + slot, number: 0 };
+                    let event = EpollEvent::new(EpollFlags::EPOLLOUT, token.to_u64());
+                    let added = self.epoll.add(self.inboxes.way(slot), event);
+                    added.map_err(|error| failed(error.into()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn inbox_has_room(&mut self, slot: u32) -> Result<(), Error> {
+        let failed = |error| Error::system("watch an inbox", error);
+        self.epoll.delete(self.inboxes.way(slot)).map_err(failed)?;
+        self.full_inboxes[slot as usize] = false;
+        self.forward(slot)
+    }
+}

@@ -1,0 +1,265 @@
+//! Messages between peers of different workers: nothing is missed, lost or altered, and a peer
+//! that stalls disturbs nobody but its publisher.
+
+use std::time::Instant;
+
+use ipcd_client::{Client, Event, SubscribeOptions};
+use ipcd_tests::{
+    Daemon, PATIENCE, Receiver, SCHEMES, Sender, Setup, Stream, eventually, message, state,
+};
+use nix::sys::signal::Signal;
+
+/// Outboxes that fill soon, and nobody cut off in the time of a test.
+const PATIENT: &str = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1000s\"\n";
+
+fn next_message(client: &mut Client) -> ipcd_client::Message {
+    match client.next_event(Some(Instant::now() + PATIENCE)) {
+        Ok(Some(Event::Message(message))) => message,
+        other => panic!("{other:?}, where a message should come"),
+    }
+}
+
+fn subscribe(client: &mut Client, filter: &str) -> u32 {
+    client.subscribe(filter, SubscribeOptions::default()).expect("it may")
+}
+
+/// Sends numbered messages from one client to another, and compares.
+fn flow(from: &mut Client, to: &mut Client, subject: &str, stream: Stream) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut text = Vec::new();
+            for number in 0..stream.count {
+                message(stream, number, &mut text);
+                from.publish(subject, &text).expect("the connection lives");
+            }
+            from.flush().expect("all is accepted");
+        });
+        let mut text = Vec::new();
+        for number in 0..stream.count {
+            message(stream, number, &mut text);
+            let got = next_message(to);
+            assert!(got.payload() == text, "{subject}: message {number} differs");
+        }
+    });
+}
+
+#[test]
+fn a_stalled_receiver_makes_its_publisher_wait_and_no_other_pair_of_the_same_workers() {
+    let daemon = Setup::new().config(PATIENT).args(&["--workers", "2"]).start();
+    let stream = Stream { count: 20_000, longest: 2000, seed: 1 };
+    let mut stalled = Receiver::start(&daemon, "unix", "flood", stream);
+    let (here, there) = (stalled.slot, 1 - stalled.slot);
+    let (mut one, _) = daemon.client_on("unix", |slot| slot == here);
+    let (mut other, _) = daemon.client_on("unix", |slot| slot == there);
+    subscribe(&mut one, "to.one");
+    subscribe(&mut other, "to.other");
+    stalled.process.signal(Signal::SIGSTOP);
+    let pid = stalled.process.pid();
+    eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
+    let mut sender = Sender::start_on(&daemon, "tcp", "flood", |slot| slot == there);
+    sender.feed(stream);
+    let queued = || {
+        let peers = daemon.clients();
+        let peer = peers.iter().find(|peer| peer["subscriptions"][0] == "flood")?;
+        peer["queued_bytes"].as_u64()
+    };
+    eventually("a full outbox", || (queued()? > 32 << 10).then_some(()));
+    // Both ways: with and against the stalled messages.
+    let healthy = Stream { count: 10_000, longest: 2000, seed: 2 };
+    flow(&mut other, &mut one, "to.one", healthy);
+    flow(&mut one, &mut other, "to.other", healthy);
+    assert_eq!(sender.process.has_ended(), None, "it did not wait");
+    let most = (64 << 10) + (2 << 20) + (512 << 10);
+    let bytes = queued().expect("it is there");
+    assert!(bytes < most, "{bytes} bytes are queued");
+    stalled.process.signal(Signal::SIGCONT);
+    sender.process.wait().expect(0);
+    stalled.finish("after the stop");
+    assert_eq!(daemon.counter("peers_cut_off"), 0);
+}
+
+/// The publisher waits at the latest when the window between the workers is used up, and a
+/// subscriber that leaves frees it.
+#[test]
+fn a_publisher_goes_on_when_the_stalled_subscriber_of_another_worker_is_killed() {
+    let daemon = Setup::new().config(PATIENT).args(&["--workers", "3"]).start();
+    let stream = Stream { count: 10_000, longest: 2000, seed: 3 };
+    let mut stalled = Receiver::start(&daemon, "unix", "flood", stream);
+    stalled.process.signal(Signal::SIGSTOP);
+    let slot = stalled.slot;
+    let mut sender = Sender::start_on(&daemon, "unix", "flood", |other| other != slot);
+    sender.feed(stream);
+    eventually("a full outbox", || {
+        let peers = daemon.clients();
+        let peer = peers.iter().find(|peer| peer["subscriptions"][0] == "flood")?;
+        (peer["queued_bytes"].as_u64()? > 32 << 10).then_some(())
+    });
+    assert_eq!(sender.process.has_ended(), None, "it did not wait");
+    stalled.process.signal(Signal::SIGKILL);
+    sender.process.wait().expect(0);
+}
+
+#[test]
+fn nothing_is_missed_once_a_subscription_is_acknowledged() {
+    let daemon = Setup::new().args(&["--workers", "3"]).start();
+    let (mut receiver, slot) = daemon.client_on("unix", |_| true);
+    let (mut near, _) = daemon.client_on("unix", |other| other != slot);
+    let (mut far, _) = daemon.client_on("tcp", |other| other != slot);
+    for round in 0..1500_u32 {
+        // A subject of its own, one that comes again and again, and a wildcard.
+        let (filter, subject) = match round % 3 {
+            0 => (format!("once.{round}"), format!("once.{round}")),
+            1 => ("again".into(), "again".into()),
+            _ => ("any.*".into(), format!("any.{round}")),
+        };
+        let subscription = subscribe(&mut receiver, &filter);
+        let text = round.to_string();
+        let sender = if round % 2 == 0 { &mut near } else { &mut far };
+        sender.publish(&subject, text.as_bytes()).expect("the connection lives");
+        sender.push().expect("the connection lives");
+        let got = next_message(&mut receiver);
+        assert_eq!((got.subject(), got.payload()), (subject.as_str(), text.as_bytes()));
+        receiver.unsubscribe(subscription).expect("it exists");
+    }
+}
+
+/// The same with a child for each, the receiver's born a moment ago.
+#[test]
+fn nothing_is_missed_by_a_child_that_was_just_born() {
+    let daemon = Setup::new().args(&["--fork", "connection"]).start();
+    let mut sender = daemon.client("unix");
+    for round in 0..150 {
+        let mut receiver = daemon.client(if round % 5 == 0 { "pipe" } else { "unix" });
+        subscribe(&mut receiver, "news");
+        let text = format!("round {round}");
+        sender.publish("news", text.as_bytes()).expect("the connection lives");
+        sender.push().expect("the connection lives");
+        assert_eq!(next_message(&mut receiver).payload(), text.as_bytes());
+    }
+}
+
+const LARGEST: usize = 1024 * 1024;
+
+/// Text of the largest length that differs by seed.
+fn large(seed: u64) -> Vec<u8> {
+    let (mut text, mut piece) = (Vec::with_capacity(LARGEST), Vec::new());
+    let stream = Stream { count: 0, longest: 8000, seed };
+    for number in 0.. {
+        message(stream, number, &mut piece);
+        text.extend_from_slice(&piece[..piece.len().min(LARGEST - text.len())]);
+        if text.len() == LARGEST {
+            break;
+        }
+    }
+    text
+}
+
+fn a_mebibyte_from_several_at_once(daemon: &Daemon, different: bool) {
+    const EACH: u64 = 4;
+    let (mut receivers, mut slots) = (Vec::new(), Vec::new());
+    for scheme in ["unix", "udp"] {
+        let (mut receiver, slot) = daemon.client_on(scheme, |_| true);
+        subscribe(&mut receiver, "big.*");
+        receivers.push(receiver);
+        slots.push(slot);
+    }
+    let fits = |slot| !different || !slots.contains(&slot);
+    let senders: Vec<_> = ["unix", "tcp", "fifo"].map(|via| daemon.client_on(via, fits).0).into();
+    std::thread::scope(|scope| {
+        for (sender, who) in senders.into_iter().zip(0_u64..) {
+            scope.spawn(move || {
+                let mut sender = sender;
+                for number in 0..EACH {
+                    let text = large(who * EACH + number);
+                    sender.publish(&format!("big.{who}"), &text).expect("the connection lives");
+                    // Small ones between the pieces of others.
+                    sender.publish(&format!("big.{who}"), b"small").expect("it lives");
+                }
+                sender.flush().expect("all is accepted");
+            });
+        }
+        for mut receiver in receivers {
+            scope.spawn(move || {
+                let mut next = [0_u64; 3];
+                for _ in 0..3 * 2 * EACH {
+                    let got = next_message(&mut receiver);
+                    let who: u64 = got.subject()[4..].parse().expect("a number");
+                    let at = &mut next[who as usize];
+                    let (number, is_large) = (*at / 2, at.is_multiple_of(2));
+                    *at += 1;
+                    let good = match is_large {
+                        true => got.payload() == large(who * EACH + number),
+                        false => got.payload() == b"small",
+                    };
+                    assert!(good, "number {number} of sender {who} was altered");
+                }
+            });
+        }
+    });
+    assert_eq!(daemon.counter("records_lost"), 0);
+}
+
+#[test]
+fn the_largest_messages_cross_workers_in_pieces_unaltered() {
+    let daemon = Setup::new().args(&["--workers", "3"]).start();
+    let fits = |daemon: &Daemon| a_mebibyte_from_several_at_once(daemon, false);
+    fits(&daemon);
+    let daemon = Setup::new().args(&["--workers", "5"]).start();
+    a_mebibyte_from_several_at_once(&daemon, true);
+}
+
+#[test]
+fn the_largest_messages_cross_children_in_pieces_unaltered() {
+    let daemon = Setup::new().args(&["--fork", "connection", "--max-children", "12"]).start();
+    a_mebibyte_from_several_at_once(&daemon, true);
+}
+
+/// A receiver on one worker, and a sender of each transport on others, one after another.
+#[test]
+fn who_sent_it_is_told_across_workers() {
+    let daemon = Setup::new().args(&["--workers", "3"]).start();
+    who_sent_it(&daemon, |receiver, sender| receiver != sender);
+}
+
+#[test]
+fn who_sent_it_is_told_across_children() {
+    let daemon = Setup::new().args(&["--fork", "connection"]).start();
+    who_sent_it(&daemon, |receiver, sender| receiver != sender);
+}
+
+fn who_sent_it(daemon: &Daemon, fits: impl Fn(u64, u64) -> bool) {
+    let (mut receiver, slot) = daemon
+        .on_slot(|_| true, |name| daemon.recv("tcp", &["-o", "jsonl", "--name", name, "who"]));
+    for scheme in SCHEMES {
+        let mut sender = Sender::start_on(daemon, scheme, "who", |other| fits(slot, other));
+        let listed = daemon
+            .clients()
+            .into_iter()
+            .find(|peer| peer["transport"] == scheme && peer["msgs_in"] == 0 && is_sender(peer));
+        let listed = listed.expect("it is connected");
+        let pid = sender.process.pid();
+        assert_eq!(listed["worker"].as_u64(), Some(sender.slot));
+        sender.feed(Stream { count: 1, longest: 1, seed: 0 });
+        sender.process.wait().expect(0);
+        let line = receiver.stdout().wait_until("the message", |text| {
+            let wanted = format!("\"transport\":\"{scheme}\"");
+            text.lines().find(|line| line.contains(&wanted)).map(str::to_owned)
+        });
+        let line: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
+        let from = &line["from"];
+        assert_eq!(from["peer"], listed["id"], "{scheme}");
+        for field in ["name", "uid", "gid", "pid", "addr"] {
+            assert_eq!(from[field], listed[field], "{scheme}: {field}");
+        }
+        if matches!(scheme, "unix" | "pipe") {
+            assert_eq!(from["pid"], pid, "{scheme}");
+        }
+        if matches!(scheme, "tcp" | "udp") {
+            assert!(from["addr"].as_str().is_some_and(|addr| addr.starts_with("127.0.0.1:")));
+        }
+    }
+}
+
+fn is_sender(peer: &serde_json::Value) -> bool {
+    peer["name"].is_string() && peer["subscriptions"].as_array().is_some_and(Vec::is_empty)
+}
