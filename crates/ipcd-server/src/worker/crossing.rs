@@ -1,5 +1,6 @@
 //! What a worker hands to others and takes from them.
 
+use ipcd_core::PeerKey;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::{FIRST_WAY, Worker};
@@ -7,7 +8,6 @@ use crate::Error;
 use crate::connection::Token;
 use crate::inbox::Sent;
 use crate::link::ToSupervisor;
-use ipcd_core::PeerKey;
 
 /// Records taken out of the inbox in one turn.
 const INBOX_RECORDS: usize = 16;
