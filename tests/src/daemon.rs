@@ -334,21 +334,20 @@ impl Daemon {
         fits: impl Fn(u64) -> bool,
         mut start: impl FnMut(&str) -> T,
     ) -> (T, u64) {
-        static NAMES: AtomicU64 = AtomicU64::new(0);
-        let mut misfits = 0;
+        static PEERS: AtomicU64 = AtomicU64::new(0);
         eventually("a peer on a worker that fits", || {
-            let name = format!("peer-{}", NAMES.fetch_add(1, Ordering::Relaxed));
+            let number = PEERS.fetch_add(1, Ordering::Relaxed);
+            let name = format!("peer-{number}");
             let peer = start(&name);
             let slot = self.slot_of(&name);
             if fits(slot) {
                 return Some((peer, slot));
             }
-            // Peers go to workers in turn, and ours are a peer each: without a change of rhythm
-            // the same worker could have every turn of ours.
-            for _ in 0..misfits {
+            // Peers go to workers in turn, and ours are a peer each: in a steady rhythm the same
+            // worker could have every turn of ours.
+            for _ in 0..number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62 {
                 self.ctl("unix", &["ping"]).run().expect(0);
             }
-            misfits += 1;
             None
         })
     }

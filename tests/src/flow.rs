@@ -32,9 +32,8 @@ impl Receiver {
         fits: impl Fn(u64) -> bool,
     ) -> Self {
         let count = stream.count.to_string();
-        let (mut process, slot) = daemon.on_slot(fits, |name| {
-            daemon.recv(scheme, &["-C", &count, "--name", name, subject])
-        });
+        let (mut process, slot) = daemon
+            .on_slot(fits, |name| daemon.recv(scheme, &["-C", &count, "--name", name, subject]));
         let (stdout, seen) = (process.take_stdout(), Arc::new(AtomicU64::new(0)));
         let counter = Arc::clone(&seen);
         let checker = thread::spawn(move || check_lines(stream, stdout, &counter));

@@ -214,8 +214,7 @@ fn thousands_of_short_connections_leave_nothing_behind_in_a_pool() {
     assert!(used_after < used + (2 << 20), "{used} bytes before, {used_after} after");
     assert!(all.iter().all(|pid| is_alive(*pid)));
     assert_eq!(children(supervisor).len(), 3);
-    let interests = daemon.clients().iter().map(|peer| peer["subscriptions"].clone()).count();
-    assert_eq!(interests, 2);
+    assert_eq!(daemon.clients().len(), 2);
 }
 
 #[test]

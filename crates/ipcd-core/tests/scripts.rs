@@ -253,6 +253,29 @@ fn a_peer_that_does_not_take_its_answers_may_not_ask_for_more() {
 }
 
 #[test]
+fn dropping_the_oldest_lets_those_go_on_who_wait_for_the_same_outbox() {
+    check(
+        "
+        + a b c
+        b: sub 1 x block
+        b: sub 2 y drop-oldest
+        b: stall
+        c: pubsize y 1900
+        a: pubsize x 1000 | pubsize x 1100
+        a: pub x late | flush
+        c: pub y new
+        ",
+        "
+        b: ack
+        b: ack
+        a: waits
+        a: resumes
+        a: ack
+        ",
+    );
+}
+
+#[test]
 fn overflow_can_cut_the_subscriber_off() {
     check(
         "

@@ -1,0 +1,62 @@
+//! Simulation: several routers, their table, links and inboxes in memory and in virtual time,
+//! under a scheduler that a seed decides wholly. Workers are killed and born again meanwhile.
+//!
+//! A failure prints its seed; `SEED=… cargo test -p ipcd-core --test simulation` repeats it, and
+//! `SEEDS=…` plays more of them. Checked are DESIGN.md §6's promises for publishing, that flow
+//! control forgets no *off* and no *on*, the bounds on memory, names, and questions.
+
+use std::env;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+#[path = "simulation/client.rs"]
+mod client;
+#[path = "simulation/frames.rs"]
+mod frames;
+#[path = "simulation/ledger.rs"]
+mod ledger;
+#[path = "simulation/places.rs"]
+mod places;
+#[path = "simulation/play.rs"]
+mod play;
+#[path = "simulation/rng.rs"]
+mod rng;
+#[path = "simulation/world.rs"]
+mod world;
+
+/// Seeds that are played, unless the environment says otherwise.
+const SEEDS: u64 = 3000;
+
+#[test]
+fn keeps_its_promises_whatever_overtakes_and_whoever_dies() {
+    let number = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
+    let (first, end) = match number("SEED") {
+        Some(seed) => (seed, seed + 1),
+        None => (0, number("SEEDS").unwrap_or(SEEDS)),
+    };
+    let next = AtomicU64::new(first);
+    let deliveries = AtomicU64::new(0);
+    let play_some = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                return;
+            }
+            let guard = Guard(seed);
+            deliveries.fetch_add(play::play(seed), Ordering::Relaxed);
+            std::mem::forget(guard);
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(play_some))));
+    println!("{} seeds, {deliveries:?} messages", end - first);
+}
+
+/// Says which seed has failed.
+struct Guard(u64);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        eprintln!("to repeat: SEED={} cargo test -p ipcd-core --test simulation", self.0);
+    }
+}

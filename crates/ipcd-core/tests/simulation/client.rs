@@ -1,0 +1,199 @@
+//! A peer: what it has sent that is not taken yet, and what it makes of what it gets.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use ipcd_core::PeerKey;
+use ipcd_proto::control::{Answer, Notice, Refusal, Welcome, decode as body};
+use ipcd_proto::{Decoded, Frame, Kind, decode};
+
+use crate::frames::{SUBJECTS, origin_of};
+use crate::ledger::Ledger;
+
+/// Where a peer is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum At {
+    /// On its way to the worker in a slot.
+    Link,
+    /// With a worker.
+    Worker { slot: usize, life: u32, key: PeerKey },
+    /// Gone, or its worker is.
+    Gone,
+}
+
+/// What a frame that was sent is, for when the router takes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What {
+    Message { subject: usize, number: u64 },
+    Subscribe(usize),
+    Unsubscribe(usize),
+    Other,
+}
+
+/// What is to be answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Asked {
+    Subscribe(usize),
+    Unsubscribe(u32),
+    Query { matching: Option<u64> },
+    Other,
+}
+
+pub(crate) struct Client {
+    pub(crate) index: usize,
+    pub(crate) at: At,
+    /// Its own worker, also when that has died.
+    pub(crate) home: Option<(usize, u32)>,
+    pub(crate) id: Option<u64>,
+    pub(crate) name: Option<&'static str>,
+    pub(crate) no_echo: bool,
+    /// Whether it asks questions, rather than subscribes: so its outbox stays easy to reckon.
+    pub(crate) is_curious: bool,
+    pub(crate) is_stalled: bool,
+    pub(crate) is_open: bool,
+    /// Whether it has asked to leave, or the router wants it gone.
+    pub(crate) is_leaving: bool,
+    pub(crate) is_closing: bool,
+    /// Whether the router waits until it can take more from it.
+    pub(crate) is_waiting: bool,
+    /// Whether the router has said that there is something to write.
+    pub(crate) wants_write: bool,
+    pub(crate) unsent: VecDeque<(Vec<u8>, What)>,
+    pub(crate) asked: HashMap<u64, Asked>,
+    /// Its subscriptions by number.
+    pub(crate) subs: HashMap<u32, usize>,
+    pub(crate) next_correlation: u64,
+    pub(crate) next_number: u64,
+    /// How many workers had been born when its outbox was last far from full.
+    pub(crate) births_at_relief: u64,
+    said_bye: bool,
+    known: HashSet<u64>,
+    unread: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn new(index: usize, name: Option<&'static str>) -> Self {
+        Self {
+            index,
+            at: At::Link,
+            home: None,
+            id: None,
+            name,
+            no_echo: false,
+            is_curious: false,
+            is_stalled: false,
+            is_open: false,
+            is_leaving: false,
+            is_closing: false,
+            is_waiting: false,
+            wants_write: false,
+            unsent: VecDeque::new(),
+            asked: HashMap::new(),
+            subs: HashMap::new(),
+            next_correlation: 0,
+            next_number: 0,
+            births_at_relief: 0,
+            said_bye: false,
+            known: HashSet::new(),
+            unread: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_here(&self) -> bool {
+        matches!(self.at, At::Worker { .. })
+    }
+
+    pub(crate) fn can_act(&self) -> bool {
+        self.is_here() && self.is_open && !self.is_leaving && !self.is_closing
+    }
+
+    pub(crate) fn send(&mut self, frame: Vec<u8>, what: What) {
+        self.unsent.push_back((frame, what));
+    }
+
+    pub(crate) fn correlate(&mut self, asked: Asked) -> u64 {
+        self.next_correlation += 1;
+        self.asked.insert(self.next_correlation, asked);
+        self.next_correlation
+    }
+
+    /// Reads what was written to it.
+    pub(crate) fn read(&mut self, bytes: &[u8], ledger: &mut Ledger, step: u64) {
+        self.unread.extend_from_slice(bytes);
+        let unread = std::mem::take(&mut self.unread);
+        let mut rest = &unread[..];
+        while let Decoded::Frame(frame, length) = decode(rest, usize::MAX).expect("whole frames") {
+            self.hear(&frame, ledger, step);
+            rest = &rest[length..];
+        }
+        self.unread = rest.to_vec();
+    }
+
+    fn hear(&mut self, frame: &Frame<'_>, ledger: &mut Ledger, step: u64) {
+        let header = frame.header;
+        assert!(!self.said_bye, "{:?} after BYE to peer {}", header.kind, self.index);
+        match header.kind {
+            Kind::Welcome => {
+                let welcome: Welcome = body(frame.payload).expect("a welcome");
+                (self.is_open, self.id) = (true, Some(welcome.peer));
+            }
+            Kind::Message => self.got_message(frame, ledger),
+            Kind::Ack => self.got_ack(header.correlation, ledger, step),
+            Kind::Answer => self.got_answer(frame),
+            Kind::Notice => self.got_notice(frame, ledger),
+            Kind::Pong => drop(self.asked.remove(&header.correlation).expect("a ping")),
+            Kind::Bye => self.said_bye = true,
+            Kind::Error => {
+                let refusal: Refusal = body(frame.payload).expect("a refusal");
+                assert_eq!(header.correlation, 0, "peer {} is refused: {refusal:?}", self.index);
+                self.is_leaving = true;
+            }
+            kind => panic!("{kind:?} to a peer"),
+        }
+    }
+
+    fn got_message(&mut self, frame: &Frame<'_>, ledger: &mut Ledger) {
+        let (number, sender) = (frame.header.subscription, frame.header.sender);
+        let sub = self.subs.get(&number);
+        let sub = *sub.unwrap_or_else(|| panic!("peer {} has no {number}", self.index));
+        let (publisher, message) = origin_of(frame.payload).expect("a message as it was sent");
+        let subject = SUBJECTS.iter().position(|known| known.as_bytes() == frame.subject);
+        assert_eq!(ledger.ids[&publisher], sender, "the sender of peer {publisher}'s message");
+        ledger.deliver(sub, publisher, subject.expect("a known subject"), message);
+        let is_known = !ledger.subs[sub].origin || self.known.contains(&sender);
+        assert!(is_known, "peer {} was not told who {sender:x} is", self.index);
+    }
+
+    fn got_ack(&mut self, correlation: u64, ledger: &mut Ledger, step: u64) {
+        match self.asked.remove(&correlation).expect("an ACK for what was asked, and once") {
+            Asked::Subscribe(sub) => ledger.subs[sub].acked = Some(step),
+            Asked::Unsubscribe(number) => drop(self.subs.remove(&number)),
+            Asked::Other => {}
+            asked => panic!("an ACK for {asked:?}"),
+        }
+    }
+
+    fn got_answer(&mut self, frame: &Frame<'_>) {
+        let answer: Answer = body(frame.payload).expect("an answer");
+        let correlation = frame.header.correlation;
+        let asked = self.asked.get(&correlation).copied();
+        let Some(Asked::Query { matching }) = asked else {
+            panic!("an answer to {asked:?}, or after the last");
+        };
+        if frame.header.more {
+            return;
+        }
+        self.asked.remove(&correlation);
+        if let (Some(expected), Answer::Matching(found)) = (matching, answer) {
+            assert_eq!(found, expected, "subscriptions that match");
+        }
+    }
+
+    fn got_notice(&mut self, frame: &Frame<'_>, ledger: &mut Ledger) {
+        match body(frame.payload).expect("a notice") {
+            Notice::Origin(origin) => drop(self.known.insert(origin.peer)),
+            Notice::Gap { subscription, dropped } => {
+                ledger.gap(self.subs[&subscription], dropped);
+            }
+        }
+    }
+}

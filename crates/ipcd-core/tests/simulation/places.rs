@@ -1,0 +1,127 @@
+//! The places of workers, and what is on its way: links, inboxes, and the supervisor's part.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use ipcd_core::{Core, News, PeerKey, Request, Table, Told};
+
+/// Records that an inbox holds of one sender.
+pub(crate) const INBOX_RECORDS: usize = 5;
+
+/// The place of a worker.
+#[derive(Default)]
+pub(crate) struct Place {
+    pub(crate) worker: Option<Worker>,
+    /// Whether the supervisor knows of a worker there: also of a dead one, until it is reaped.
+    pub(crate) is_running: bool,
+    pub(crate) incarnation: u32,
+    /// The link to the worker. It outlives the worker, like the inbox.
+    pub(crate) down: VecDeque<Down>,
+    /// The link from the worker.
+    pub(crate) up: VecDeque<Request>,
+    /// What others have sent, by sender.
+    pub(crate) inbox: Vec<VecDeque<Record>>,
+}
+
+pub(crate) struct Worker {
+    pub(crate) core: Core,
+    pub(crate) life: u32,
+    pub(crate) clients: BTreeMap<PeerKey, usize>,
+    /// Slots that something is to be sent to.
+    pub(crate) forwards: BTreeSet<usize>,
+    /// Whether the router was not asked yet what it wants done.
+    pub(crate) is_stale: bool,
+}
+
+/// What the supervisor tells a worker.
+pub(crate) enum Down {
+    News(News),
+    Admit(usize),
+}
+
+/// What one worker hands another at once.
+pub(crate) struct Record {
+    pub(crate) life: u32,
+    pub(crate) to_life: u32,
+    pub(crate) frames: Vec<u8>,
+}
+
+pub(crate) struct Supervisor {
+    pub(crate) table: Table,
+    pub(crate) places: Vec<Place>,
+    /// Whether the table may have news.
+    pub(crate) has_news: bool,
+    pub(crate) births: u64,
+}
+
+impl Supervisor {
+    pub(crate) fn new(slots: usize) -> Self {
+        let place =
+            || Place { inbox: (0..slots).map(|_| VecDeque::new()).collect(), ..Place::default() };
+        let places = (0..slots).map(|_| place()).collect();
+        Self { table: Table::new(slots), places, has_news: false, births: 0 }
+    }
+
+    /// Heeds a worker's next message, if there is one.
+    pub(crate) fn heed(&mut self, slot: usize) -> bool {
+        let Some(request) = self.places[slot].up.pop_front() else { return false };
+        let told = self.table.heed(slot as u32, request);
+        self.tell(told);
+        self.has_news = true;
+        true
+    }
+
+    /// Reaps a dead worker, after all that it had said.
+    pub(crate) fn bury(&mut self, slot: usize) {
+        while self.heed(slot) {}
+        let told = self.table.died(slot as u32);
+        self.places[slot].is_running = false;
+        self.tell(told);
+        self.has_news = true;
+    }
+
+    /// A worker is born, with the table as it is; its child's copy is its own.
+    pub(crate) fn fork(&mut self, slot: usize, config: &ipcd_core::Config) {
+        let place = &mut self.places[slot];
+        place.incarnation += 1;
+        place.is_running = true;
+        self.table.born(slot as u32, place.incarnation);
+        let shared = self.table.clone().take_shared();
+        let (slot, incarnation) = (slot as u32, place.incarnation);
+        let config = ipcd_core::Config { slot, incarnation, ..config.clone() };
+        place.worker = Some(Worker {
+            core: Core::new(config, Some(shared)),
+            life: incarnation,
+            clients: BTreeMap::new(),
+            forwards: BTreeSet::new(),
+            is_stale: false,
+        });
+        (self.has_news, self.births) = (true, self.births + 1);
+    }
+
+    pub(crate) fn spread_news(&mut self) {
+        let told = self.table.news();
+        self.has_news = false;
+        self.tell(told);
+    }
+
+    fn tell(&mut self, told: Vec<Told>) {
+        for (slot, news) in told {
+            let place = &mut self.places[slot as usize];
+            if place.is_running {
+                place.down.push_back(Down::News(news));
+            }
+        }
+    }
+
+    /// Whether nothing is on its way, and everybody lives.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let is_quiet = |place: &Place| {
+            let is_served = |worker: &Worker| !worker.is_stale && worker.forwards.is_empty();
+            place.worker.as_ref().is_some_and(is_served)
+                && place.up.is_empty()
+                && place.down.is_empty()
+                && place.inbox.iter().all(VecDeque::is_empty)
+        };
+        !self.has_news && self.places.iter().all(is_quiet)
+    }
+}

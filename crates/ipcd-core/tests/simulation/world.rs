@@ -1,0 +1,337 @@
+//! The whole daemon in memory, and the steps that it takes.
+//!
+//! A step moves one thing along: a message on a link, a record in an inbox, a batch of a peer's.
+//! What is on one link or way stays in order; between them anything may overtake anything.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, PeerKey};
+use ipcd_proto::control::Origin;
+use ipcd_proto::{frame_len, limits};
+
+use crate::client::{At, Client, What};
+use crate::frames::{MAX_MESSAGE, MAX_PAYLOAD, NAMES, hello};
+use crate::ledger::Ledger;
+use crate::places::{Down, INBOX_RECORDS, Record, Supervisor};
+use crate::rng::Rng;
+
+/// Messages that a peer sends at once, and subscriptions that it has.
+pub(crate) const BATCH: usize = 4;
+pub(crate) const SUBSCRIPTIONS: usize = 2;
+/// Bytes of what is sent without waiting: introductions, levels, reports, answers to requests.
+const SLACK: usize = 2000;
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) config: Config,
+    pub(crate) now: Instant,
+    pub(crate) step: u64,
+    pub(crate) sup: Supervisor,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) ledger: Ledger,
+    /// How slowly each worker hears its link and its inbox, so that one may run far ahead.
+    pub(crate) deafness: Vec<(usize, usize)>,
+    /// Who has which name.
+    pub(crate) names: HashMap<&'static str, usize>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let (mut rng, now) = (Rng::new(seed), Instant::now());
+        let long = Duration::from_secs(3600);
+        let config = Config {
+            max_payload: MAX_PAYLOAD,
+            outbox: rng.between(1000, 2500),
+            window: rng.between(800, 2500) as u64,
+            handshake_timeout: rng.pick(&[long, Duration::from_millis(300)]),
+            frame_timeout: long,
+            stall_timeout: rng.pick(&[long, long, Duration::from_millis(500)]),
+            ..Config::new(DaemonInfo::unknown(now))
+        };
+        let slots = rng.between(2, 4);
+        let deafness =
+            (0..slots).map(|_| (rng.pick(&[0, 0, 60, 95]), rng.pick(&[0, 0, 70, 97]))).collect();
+        Self {
+            rng,
+            config,
+            now,
+            step: 0,
+            sup: Supervisor::new(slots),
+            clients: Vec::new(),
+            ledger: Ledger::default(),
+            deafness,
+            names: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        self.sup.places.len()
+    }
+
+    /// A peer comes, and is on its way to a worker.
+    pub(crate) fn spawn(&mut self, slot: usize, name: Option<&'static str>) -> usize {
+        let index = self.clients.len();
+        let mut client = Client::new(index, name);
+        client.no_echo = self.rng.percent(30);
+        client.is_curious = self.rng.percent(25);
+        client.births_at_relief = self.sup.births;
+        client.send(hello(name, client.no_echo), What::Other);
+        self.clients.push(client);
+        self.sup.places[slot].down.push_back(Down::Admit(index));
+        index
+    }
+
+    /// The supervisor's turn: it hears some workers, notices some deaths, and lets some be born.
+    pub(crate) fn supervise(&mut self) {
+        for slot in 0..self.slots() {
+            while self.rng.percent(70) && self.sup.heed(slot) {}
+            let place = &self.sup.places[slot];
+            if place.is_running && place.worker.is_none() && self.rng.percent(50) {
+                self.sup.bury(slot);
+            }
+        }
+        for slot in 0..self.slots() {
+            if !self.sup.places[slot].is_running && self.rng.percent(60) {
+                self.sup.fork(slot, &self.config);
+            }
+        }
+        self.sup.spread_news();
+    }
+
+    /// A worker dies with its peers, and what it has not sent.
+    pub(crate) fn kill(&mut self, slot: usize) {
+        if let Some(worker) = self.sup.places[slot].worker.take() {
+            worker.clients.into_values().for_each(|client| self.depart(client));
+        }
+    }
+
+    /// A worker hears the supervisor.
+    pub(crate) fn hear_link(&mut self, slot: usize) {
+        let (now, place) = (self.now, &mut self.sup.places[slot]);
+        let Some(worker) = &mut place.worker else { return };
+        match place.down.pop_front() {
+            None => return,
+            Some(Down::News(news)) => worker.core.hear_news(now, news),
+            Some(Down::Admit(index)) => {
+                let origin = Origin {
+                    peer: 0,
+                    name: None,
+                    transport: "test".into(),
+                    pid: None,
+                    uid: None,
+                    gid: None,
+                    addr: None,
+                };
+                let info = PeerInfo { listener: 0, origin, challenge: None };
+                let key = worker.core.attach(now, info);
+                assert_eq!(worker.clients.insert(key, index), None, "{key:?} is in use");
+                self.ledger.ids.insert(index, worker.core.origin(key).peer);
+                let client = &mut self.clients[index];
+                client.at = At::Worker { slot, life: worker.life, key };
+                client.home = Some((slot, worker.life));
+            }
+        }
+        self.touched(slot);
+    }
+
+    /// A worker takes the next record that a sender has left it.
+    pub(crate) fn hear_other(&mut self, slot: usize, from: usize) {
+        let (now, place) = (self.now, &mut self.sup.places[slot]);
+        let Some(worker) = &mut place.worker else { return };
+        let Some(mut record) = place.inbox[from].pop_front() else { return };
+        // What was for the one who lived here before is of no use to this one.
+        if record.to_life == worker.life {
+            worker.core.arrive(now, from as u32, record.life, &mut record.frames);
+            self.touched(slot);
+        }
+    }
+
+    /// A worker sends some of what is on its way to another.
+    pub(crate) fn forward(&mut self, slot: usize, to: usize) {
+        let is_full = self.sup.places[to].inbox[slot].len() >= INBOX_RECORDS;
+        let Some(worker) = &mut self.sup.places[slot].worker else { return };
+        if is_full || !worker.forwards.contains(&to) {
+            return;
+        }
+        let (frames, to_life) = worker.core.outgoing(to as u32);
+        let mut length = 0;
+        while let Some(next) = frame_len(&frames[length..]) {
+            length += next;
+            if self.rng.percent(20) {
+                break;
+            }
+        }
+        if length == 0 {
+            worker.forwards.remove(&to);
+            return;
+        }
+        let record = Record { life: worker.life, to_life, frames: frames[..length].to_vec() };
+        worker.core.forwarded(to as u32, length);
+        self.sup.places[to].inbox[slot].push_back(record);
+    }
+
+    /// Time passes.
+    pub(crate) fn tick(&mut self) {
+        self.now += Duration::from_millis(self.rng.below(60) as u64);
+        let slot = self.rng.below(self.slots());
+        if let Some(worker) = &mut self.sup.places[slot].worker {
+            worker.core.tick(self.now);
+            self.touched(slot);
+        }
+    }
+
+    /// A peer takes some of what is to be written to it, and goes when that was the last.
+    pub(crate) fn read(&mut self, index: usize, takes_all: bool) {
+        let At::Worker { slot, key, .. } = self.clients[index].at else { return };
+        let place = &mut self.sup.places[slot];
+        let Some(worker) = &mut place.worker else { return };
+        let client = &mut self.clients[index];
+        if client.wants_write {
+            let queued = worker.core.queued(key);
+            let most = if takes_all { queued } else { self.rng.below(queued + 1) };
+            let bytes = worker.core.outbox(key)[..most].to_vec();
+            client.wants_write = most < queued;
+            worker.core.wrote(self.now, key, most);
+            client.read(&bytes, &mut self.ledger, self.step);
+            self.touched(slot);
+        }
+        let Some(worker) = &self.sup.places[slot].worker else { return };
+        if self.clients[index].is_closing && worker.core.is_flushed(key) {
+            self.detach(index);
+        }
+    }
+
+    /// The worker reads what a peer has sent, perhaps not to the end.
+    pub(crate) fn offer(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        let At::Worker { slot, key, .. } = client.at else { return };
+        let Some(worker) = &mut self.sup.places[slot].worker else { return };
+        if client.is_waiting || client.unsent.is_empty() {
+            return;
+        }
+        let mut bytes: Vec<u8> =
+            client.unsent.iter().flat_map(|(frame, _)| frame).copied().collect();
+        if self.rng.percent(20) {
+            bytes.truncate(self.rng.below(bytes.len() + 1));
+        }
+        let largest = worker.core.largest_frame(key);
+        let was_open = largest == limits::largest_frame(self.config.max_payload);
+        let progress = worker.core.receive(self.now, key, &mut bytes);
+        client.is_waiting = progress.waiting;
+        let mut consumed = progress.consumed;
+        while consumed > 0
+            && let Some((frame, what)) = client.unsent.pop_front()
+        {
+            // One who is being let go may send, but nothing is accepted.
+            match what {
+                What::Message { subject, number } if was_open => {
+                    self.ledger.accept(index, subject, number, self.step);
+                }
+                What::Subscribe(sub) => self.ledger.subs[sub].is_taken = true,
+                What::Unsubscribe(sub) => self.ledger.subs[sub].is_ending = true,
+                _ => {}
+            }
+            consumed = consumed.saturating_sub(frame.len());
+        }
+        self.touched(slot);
+    }
+
+    /// A peer's worker lets it go.
+    pub(crate) fn detach(&mut self, index: usize) {
+        let At::Worker { slot, key, .. } = self.clients[index].at else { return };
+        let Some(worker) = &mut self.sup.places[slot].worker else { return };
+        worker.core.detach(key);
+        worker.clients.remove(&key);
+        worker.is_stale = true;
+        self.depart(index);
+        self.touched(slot);
+    }
+
+    fn depart(&mut self, index: usize) {
+        self.clients[index].at = At::Gone;
+        self.names.retain(|_, holder| *holder != index);
+    }
+
+    /// After a worker has done something: its bounds hold, and it does what its router asks for,
+    /// now or later.
+    fn touched(&mut self, slot: usize) {
+        self.check_bounds(slot);
+        if let Some(worker) = &mut self.sup.places[slot].worker {
+            worker.is_stale = true;
+        }
+        if self.rng.percent(70) {
+            self.obey(slot);
+        }
+    }
+
+    /// Does what a router asks for.
+    pub(crate) fn obey(&mut self, slot: usize) {
+        while let Some(worker) = &mut self.sup.places[slot].worker {
+            let Some(output) = worker.core.poll_output() else {
+                worker.is_stale = false;
+                return;
+            };
+            match output {
+                Output::Forward(to) => drop(worker.forwards.insert(to as usize)),
+                Output::Tell(request) => self.sup.places[slot].up.push_back(request),
+                Output::Write(key) => self.client(slot, key).wants_write = true,
+                Output::Opened(key) => self.opened(slot, key),
+                Output::Close(key, _) => {
+                    let client = self.client(slot, key);
+                    (client.is_closing, client.is_waiting) = (true, false);
+                    client.wants_write = true;
+                }
+                Output::Resume(key) => {
+                    let client = self.client(slot, key);
+                    client.is_waiting = false;
+                    let index = client.index;
+                    self.offer(index);
+                }
+                Output::Drop(key, _) => {
+                    let index = self.client(slot, key).index;
+                    self.detach(index);
+                }
+            }
+        }
+    }
+
+    fn client(&mut self, slot: usize, key: PeerKey) -> &mut Client {
+        let worker = self.sup.places[slot].worker.as_ref().expect("it has just spoken");
+        &mut self.clients[worker.clients[&key]]
+    }
+
+    fn opened(&mut self, slot: usize, key: PeerKey) {
+        let (index, name) = (self.client(slot, key).index, self.client(slot, key).name);
+        if let Some(name) = name {
+            assert!(NAMES.contains(&name));
+            let before = self.names.insert(name, index);
+            assert_eq!(before, None, "{name} has two peers");
+        }
+    }
+
+    /// Memory is bounded: what is on each way, and in each outbox.
+    fn check_bounds(&mut self, slot: usize) {
+        let (slots, births) = (self.slots(), self.sup.births);
+        let Some(worker) = &self.sup.places[slot].worker else { return };
+        let (outbox, window) = (self.config.outbox, self.config.window as usize);
+        let run = BATCH * MAX_MESSAGE;
+        for to in 0..slots {
+            let outstanding = worker.core.outstanding(to as u32);
+            let most = (window + run + SLACK) as u64;
+            assert!(outstanding <= most, "{outstanding} bytes from {slot} to {to}");
+        }
+        for (key, index) in &worker.clients {
+            let (queued, client) = (worker.core.queued(*key), &mut self.clients[*index]);
+            if queued <= outbox / 2 {
+                client.births_at_relief = births;
+            }
+            // A newborn worker may send a window's worth before it hears who is full.
+            let senders = slots as u64 - 1 + births - client.births_at_relief;
+            let copies = run + senders as usize * (window + run);
+            let most = outbox + SUBSCRIPTIONS * copies + SLACK;
+            let most = if client.is_curious { usize::MAX } else { most };
+            assert!(queued <= most, "{queued} bytes for peer {index}, at most {most}");
+        }
+    }
+}
