@@ -260,8 +260,8 @@ fn dropping_the_oldest_lets_those_go_on_who_wait_for_the_same_outbox() {
         b: sub 1 x block
         b: sub 2 y drop-oldest
         b: stall
-        c: pubsize y 1900
-        a: pubsize x 1000 | pubsize x 1100
+        c: pubsize y 1500 | pubsize y 1500
+        a: pubsize x 500 | pubsize x 500
         a: pub x late | flush
         c: pub y new
         ",
