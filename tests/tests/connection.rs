@@ -131,14 +131,19 @@ fn five_hundred_children_that_are_subscribed_cost_little() {
     raise_limit();
     let daemon = per_connection(PEERS + 20).listen(&["unix"]).start();
     let supervisor = daemon.process.pid();
-    let mut peers: Vec<Raw> = (0..PEERS)
-        .map(|number| {
-            let mut peer = daemon.raw("unix").open();
-            peer.subscribe(1, &format!("own.{number}"));
-            peer.subscribe(2, "common");
-            peer
-        })
-        .collect();
+    // Several at a time, as they come in life; each subscription is told to all that are there.
+    let connect = |number: usize| {
+        let mut peer = daemon.raw("unix").open();
+        peer.subscribe(1, &format!("own.{number}"));
+        peer.subscribe(2, "common");
+        peer
+    };
+    let some = |part: usize| (part * PEERS / 10..(part + 1) * PEERS / 10).map(connect).collect();
+    let mut peers: Vec<Raw> = std::thread::scope(|scope| {
+        let parts: Vec<_> =
+            (0..10).map(|part| scope.spawn(move || -> Vec<Raw> { some(part) })).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("all are served")).collect()
+    });
     let born = children(supervisor);
     assert_eq!(born.len(), PEERS);
     let (own, whole) = (memory(&born), whole_memory(&born));

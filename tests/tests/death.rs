@@ -185,6 +185,29 @@ fn a_worker_that_stops_for_a_moment_goes_on() {
     assert_eq!(daemon.worker_in(1 - slot).pid, pid);
 }
 
+/// Peers come to those that can serve them, not in turn to one that has stopped or is between two
+/// lives.
+fn peers_come_to_the_other_worker(daemon: &Daemon) {
+    eventually("that peers come to the other worker", || {
+        let pings = (0..6).map(|_| daemon.ctl("unix", &["ping", "--timeout", "1s"]).run());
+        // One that was handed over before it was known waits for the worker.
+        pings.map(|ended| ended.status.code()).all(|code| code == Some(0)).then_some(())
+    });
+}
+
+#[test]
+fn peers_come_to_another_worker_while_one_is_stopped() {
+    let config = "[daemon]\nwatchdog = \"1000s\"\n";
+    let daemon = Setup::new().config(config).args(&["--workers", "2"]).start();
+    let pid = daemon.worker_in(0).pid;
+    daemon.signal_worker(pid, Signal::SIGSTOP);
+    peers_come_to_the_other_worker(&daemon);
+    daemon.signal_worker(pid, Signal::SIGCONT);
+    // And it has its turns again.
+    daemon.client_on("unix", |slot| slot == 0);
+    assert_eq!(daemon.worker_in(0).pid, pid);
+}
+
 #[test]
 fn a_peer_of_another_worker_is_kicked() {
     for mode in [&["--workers", "2"][..], &["--fork", "connection"]] {

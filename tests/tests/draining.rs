@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ipcd_tests::{Daemon, Setup, children, eventually};
+use ipcd_tests::{Daemon, Setup, children, eventually, is_alive};
 use nix::sys::signal::Signal;
 
 /// Senders, each of which notes how many of its messages were confirmed.
@@ -11,7 +11,6 @@ const SENDERS: usize = 4;
 const BATCH: u64 = 25;
 
 fn what_was_accepted_arrives(mut daemon: Daemon, different: bool) {
-    let supervisor = daemon.process.pid();
     let (mut receivers, mut slots) = (Vec::new(), Vec::new());
     for scheme in ["unix", "tcp"] {
         let start = |name: &str| daemon.recv(scheme, &["--no-reconnect", "--name", name, "news"]);
@@ -24,7 +23,8 @@ fn what_was_accepted_arrives(mut daemon: Daemon, different: bool) {
     let senders: Vec<_> = (0..SENDERS)
         .map(|who| daemon.client_on(["unix", "tcp", "pipe", "fifo"][who % 4], fits).0)
         .collect();
-    let confirmed = Mutex::new(vec![0; SENDERS]);
+    let workers = children(daemon.process.pid());
+    let confirmed = Mutex::new([0; SENDERS]);
     let sent = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for (who, mut client) in senders.into_iter().enumerate() {
@@ -50,11 +50,11 @@ fn what_was_accepted_arrives(mut daemon: Daemon, different: bool) {
         daemon.process.signal(Signal::SIGTERM);
         daemon.process.wait().expect(0);
     });
-    assert!(children(supervisor).is_empty());
+    assert!(workers.into_iter().all(|pid| !is_alive(pid)), "a worker has outlived the daemon");
     let confirmed = confirmed.into_inner().expect("nobody panics");
     for mut receiver in receivers {
         let ended = receiver.wait().expect(7);
-        let mut next = vec![0; SENDERS];
+        let mut next = [0; SENDERS];
         for line in ended.text().lines() {
             let mut fields = line.split(' ').map(str::parse::<u64>);
             let (Some(Ok(who)), Some(Ok(number))) = (fields.next(), fields.next()) else {

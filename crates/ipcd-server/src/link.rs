@@ -1,5 +1,6 @@
 //! The link between the supervisor and a worker: typed messages, one enum for each direction.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -109,6 +110,12 @@ const CONFIG: Configuration<
     Limit<LONGEST>,
 > = bincode::config::standard().with_limit::<LONGEST>();
 
+thread_local! {
+    /// Where messages are received. One for all links, and never cleared: with hundreds of children
+    /// the supervisor would spend a third of its time on that, and each child keep its own.
+    static RECEIVED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// One end of a link. Sending never blocks: what the kernel does not take now waits here.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -178,21 +185,23 @@ impl Link {
     /// # Errors
     /// If it is none, which is a fault of the other process.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Received<T>> {
-        let mut bytes = vec![0; LONGEST];
-        let received = recv_with_fds(self.socket.as_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT);
-        let (count, fds) = match received {
-            Ok((0, _)) => return Ok(Received::Closed),
-            Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(Received::NotReady);
+        RECEIVED.with_borrow_mut(|bytes| {
+            bytes.resize(LONGEST, 0);
+            let received = recv_with_fds(self.socket.as_fd(), bytes, MsgFlags::MSG_DONTWAIT);
+            let (count, fds) = match received {
+                Ok((0, _)) => return Ok(Received::Closed),
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Received::NotReady);
+                }
+                Err(error) => return Err(error),
+            };
+            match bincode::serde::decode_from_slice(&bytes[..count], CONFIG) {
+                Ok((message, used)) if used == count => Ok(Received::Message(message, fds)),
+                Ok(_) => Err(io::Error::other("a message on a link is too long")),
+                Err(error) => Err(io::Error::other(error)),
             }
-            Err(error) => return Err(error),
-        };
-        match bincode::serde::decode_from_slice(&bytes[..count], CONFIG) {
-            Ok((message, used)) if used == count => Ok(Received::Message(message, fds)),
-            Ok(_) => Err(io::Error::other("a message on a link is too long")),
-            Err(error) => Err(io::Error::other(error)),
-        }
+        })
     }
 }
 

@@ -76,6 +76,11 @@ impl Slot {
         }
     }
 
+    /// Whether a worker lives here and was not stopped.
+    pub(crate) fn serves(&self) -> bool {
+        self.pid().is_some() && !self.is_stopped
+    }
+
     /// A worker was born.
     pub(crate) fn born(&mut self, pid: Pid) {
         self.life = Life::Running { pid, since: Instant::now(), is_ready: false };

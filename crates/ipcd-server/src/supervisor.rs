@@ -398,18 +398,22 @@ impl Supervisor {
         }
     }
 
-    /// Which slot the next peer goes to: each in its turn, or one that is free. `None` while none
-    /// can take it; where no slot is free, the peer is refused by whoever serves it.
+    /// Which slot the next peer goes to: each in its turn, if its worker serves now, or one that is
+    /// free. `None` while none can take it; where no slot is free, the peer is refused by whoever
+    /// serves it.
     fn slot_for_peer(&self) -> Option<Option<usize>> {
         let count = self.slots.len();
         let turn = self.turn;
-        let order = (0..count).map(|step| (turn + step) % count);
-        let slot_is_free = |index: &usize| matches!(self.slots[*index].life, Life::Free);
-        let has_room = |index: &usize| self.slots[*index].link.waiting() < LINK_BACKLOG;
-        match self.serves_per_connection() {
-            true => Some(order.into_iter().find(slot_is_free)),
-            false => order.into_iter().find(has_room).map(Some),
+        let mut order = (0..count).map(|step| (turn + step) % count);
+        if self.serves_per_connection() {
+            let is_free = |index: &usize| matches!(self.slots[*index].life, Life::Free);
+            return Some(order.find(is_free));
         }
+        let mut with_room =
+            order.filter(|index| self.slots[*index].link.waiting() < LINK_BACKLOG).peekable();
+        // Where none serves, the peer waits for a worker that is to be born or goes on.
+        let first = with_room.peek().copied();
+        with_room.find(|index| self.slots[*index].serves()).or(first).map(Some)
     }
 
     fn admit(

@@ -493,6 +493,8 @@ impl Worker {
                 Output::Tell(request) => self.tell(&ToSupervisor::Request(request))?,
             }
         }
+        // Also when nothing is left to be sent because the one it was for has died.
+        self.say_if_quiet()?;
         self.watch_link()
     }
 
