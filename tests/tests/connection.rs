@@ -50,6 +50,17 @@ fn a_killed_child_takes_its_peer_along_and_nobody_else() {
 }
 
 #[test]
+fn what_a_child_has_counted_outlives_it() {
+    let daemon = per_connection(8).listen(&["unix"]).start();
+    for _ in 0..3 {
+        daemon.send("nobody", "listens");
+    }
+    eventually("the counts of three children that have ended", || {
+        (daemon.counter("messages_accepted") == 3).then_some(())
+    });
+}
+
+#[test]
 fn at_the_limit_of_children_a_peer_is_refused_until_one_leaves() {
     let daemon = per_connection(3).start();
     let supervisor = daemon.process.pid();

@@ -96,6 +96,7 @@ pub(crate) struct Counters {
     pub(crate) cut_off: u64,
     pub(crate) peers: u64,
     pub(crate) lost_in_transit: u64,
+    pub(crate) stale: u64,
 }
 
 impl Core {
@@ -252,6 +253,11 @@ impl Core {
     /// Adds to what transports have lost.
     pub fn count_lost(&mut self, frames: u64) {
         self.counters.lost_in_transit += frames;
+    }
+
+    /// Adds to what came from or for a life of a worker that is over, and was dropped.
+    pub fn count_stale(&mut self, records: u64) {
+        self.counters.stale += records;
     }
 
     /// Says goodbye to everybody: what is in the outboxes is written, then the peers are closed.

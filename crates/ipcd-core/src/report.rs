@@ -168,7 +168,8 @@ impl Core {
         found.is_some()
     }
 
-    fn counters(&self) -> Vec<(String, u64)> {
+    /// What this router has counted, by name.
+    pub fn counters(&self) -> Vec<(String, u64)> {
         let counters = &self.counters;
         [
             ("messages_accepted", counters.accepted),
@@ -179,6 +180,7 @@ impl Core {
             ("messages_dropped_departed", counters.dropped_departed),
             ("frames_refused", counters.refused),
             ("records_lost", counters.lost_in_transit),
+            ("records_stale", counters.stale),
             ("peers_accepted", counters.peers),
             ("peers_cut_off", counters.cut_off),
         ]
@@ -196,15 +198,23 @@ fn add(sum: &mut Option<Answer>, part: Answer) {
             for (sum, part) in sum.listeners.iter_mut().zip(part.listeners) {
                 sum.peers += part.peers;
             }
-            for (sum, part) in sum.counters.iter_mut().zip(part.counters) {
-                sum.1 += part.1;
-            }
+            add_counters(&mut sum.counters, &part.counters);
         }
         (Some(Answer::Matching(sum)), Answer::Matching(part)) => *sum += part,
         (Some(Answer::Kicked(sum)), Answer::Kicked(part)) => *sum |= part,
         (sum @ None, part) => *sum = Some(part),
         // Workers of one daemon answer what was asked.
         _ => {}
+    }
+}
+
+/// Adds counters by name.
+pub(crate) fn add_counters(sum: &mut Vec<(String, u64)>, more: &[(String, u64)]) {
+    for (name, value) in more {
+        match sum.iter_mut().find(|(known, _)| known == name) {
+            Some((_, sum)) => *sum += value,
+            None => sum.push((name.clone(), *value)),
+        }
     }
 }
 

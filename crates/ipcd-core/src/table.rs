@@ -3,11 +3,12 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use ipcd_proto::control::{Answer, Query};
+use ipcd_proto::control::{Answer, Query, Status};
 use serde::{Deserialize, Serialize};
 
 use crate::others::{Change, Shared};
 use crate::peer::PeerKey;
+use crate::report::add_counters;
 
 /// Changes in one message to a worker.
 const BATCH: usize = 128;
@@ -37,6 +38,8 @@ pub enum Request {
     },
     /// A name is free again.
     ReleaseName(String),
+    /// It ends, and this is what it has counted.
+    Counted(Vec<(String, u64)>),
     /// A question to all workers.
     Ask {
         /// Its number for the question.
@@ -126,8 +129,19 @@ pub struct Table {
     unconfirmed: VecDeque<Unconfirmed>,
     /// Names, and the worker whose peer has each.
     names: HashMap<String, u32>,
+    /// What workers that have ended had counted.
+    ended: Vec<(String, u64)>,
     /// Questions, and the workers that have not answered yet.
-    questions: HashMap<Asker, HashSet<u32>>,
+    questions: HashMap<Asker, Question>,
+}
+
+/// A question that workers are answering.
+#[derive(Clone, Debug)]
+struct Question {
+    /// Those that have more to say.
+    waiting: HashSet<u32>,
+    /// Whether what ended workers have counted belongs to the answer.
+    is_status: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -150,6 +164,7 @@ impl Table {
             seen: vec![None; slots],
             unconfirmed: VecDeque::new(),
             names: HashMap::new(),
+            ended: Vec::new(),
             questions: HashMap::new(),
         }
     }
@@ -190,6 +205,7 @@ impl Table {
                 return vec![(slot, News::Named { to, key, peer, name, granted })];
             }
             Request::ReleaseName(name) => self.release(slot, &name),
+            Request::Counted(counters) => add_counters(&mut self.ended, &counters),
             Request::Ask { ticket, query } => return self.ask(slot, ticket, &query),
             Request::Answer { asker, part, last } => return self.answer(asker, slot, part, last),
         }
@@ -260,7 +276,9 @@ impl Table {
     fn ask(&mut self, slot: u32, ticket: u64, query: &Query) -> Vec<Told> {
         let asker = Asker { slot, life: self.shared.lives[slot as usize], ticket };
         let living = self.living();
-        self.questions.insert(asker, living.iter().copied().collect());
+        let waiting = living.iter().copied().collect();
+        let is_status = *query == Query::Status;
+        self.questions.insert(asker, Question { waiting, is_status });
         living.into_iter().map(|to| (to, News::Question { asker, query: query.clone() })).collect()
     }
 
@@ -268,7 +286,7 @@ impl Table {
     /// answered, is ignored.
     fn answer(&mut self, asker: Asker, by: u32, part: Option<Answer>, last: bool) -> Vec<Told> {
         let mut told = Vec::new();
-        if self.questions.get(&asker).is_some_and(|waiting| waiting.contains(&by)) {
+        if self.questions.get(&asker).is_some_and(|question| question.waiting.contains(&by)) {
             let passed_on = part.is_some().then_some(News::Answer { asker, part, last: false });
             told.extend(passed_on.map(|news| (asker.slot, news)));
             told.extend(last.then(|| self.answered(asker, by)).flatten());
@@ -278,13 +296,15 @@ impl Table {
 
     /// A worker has no more to say to a question; what the asker is told once all have not.
     fn answered(&mut self, asker: Asker, by: u32) -> Option<Told> {
-        let waiting = self.questions.get_mut(&asker)?;
-        waiting.remove(&by);
-        if !waiting.is_empty() {
+        let question = self.questions.get_mut(&asker)?;
+        question.waiting.remove(&by);
+        if !question.waiting.is_empty() {
             return None;
         }
-        self.questions.remove(&asker);
-        Some((asker.slot, News::Answer { asker, part: None, last: true }))
+        let Question { is_status, .. } = self.questions.remove(&asker)?;
+        let ended = Status { counters: self.ended.clone(), ..Status::default() };
+        let part = is_status.then_some(Answer::Status(ended));
+        Some((asker.slot, News::Answer { asker, part, last: true }))
     }
 
     /// Workers that live.

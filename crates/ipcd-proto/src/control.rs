@@ -238,7 +238,7 @@ pub enum Answer {
 }
 
 /// The daemon, its workers, listeners and counters.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// The supervisor's process.
     pub pid: u32,

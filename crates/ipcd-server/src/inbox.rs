@@ -40,6 +40,8 @@ pub(crate) struct Inboxes {
     life: u32,
     own: OwnedFd,
     ways: Vec<Way>,
+    /// Records for or of a life that is over, which were dropped.
+    stale: u64,
 }
 
 /// To and from the worker in one slot.
@@ -78,7 +80,8 @@ impl Inboxes {
                 joiner: Joiner::default(),
             })
         };
-        Ok(Self { slot, life, own, ways: pairs.iter().map(way).collect::<io::Result<_>>()? })
+        let ways = pairs.iter().map(way).collect::<io::Result<_>>()?;
+        Ok(Self { slot, life, own, ways, stale: 0 })
     }
 
     /// All descriptors that a worker keeps.
@@ -92,6 +95,11 @@ impl Inboxes {
 
     pub(crate) fn way(&self, slot: u32) -> BorrowedFd<'_> {
         self.ways[slot as usize].fd.as_fd()
+    }
+
+    /// How many records were dropped since the last call, because their life is over.
+    pub(crate) fn take_stale(&mut self) -> u64 {
+        std::mem::take(&mut self.stale)
     }
 
     /// Sends one record of these frames to the worker in a slot.
@@ -140,10 +148,12 @@ impl Inboxes {
             };
             // What was for the one who lived here before is of no use to us.
             if to != self.life {
+                self.stale += 1;
                 continue;
             }
             if way.life != life {
                 way.life = life;
+                self.stale += u64::from(way.joiner.is_joining());
                 way.joiner = Joiner::default();
             }
             way.joiner.accept_spare(HEADER_BYTES..count, into).map_err(io::Error::other)?;

@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use ipcd_core::{Core, Output, PeerInfo, PeerKey, Shared};
+use ipcd_core::{Core, Output, PeerInfo, PeerKey, Request, Shared};
 use ipcd_proto::control::Origin;
 use ipcd_sys::close_all_except;
 use ipcd_transport::{ChannelParts, Identity, Read, ReadBuffer, Transport, Wrote};
@@ -184,7 +184,9 @@ impl Worker {
             self.obey_router()?;
             self.report_gone()?;
         }
-        Ok(())
+        // What it has counted outlives it.
+        let counted = Request::Counted(self.core.counters());
+        self.tell(&ToSupervisor::Request(counted))
     }
 
     fn is_over(&self) -> bool {

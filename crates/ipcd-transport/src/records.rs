@@ -130,6 +130,11 @@ impl Joiner {
         }
     }
 
+    /// Whether pieces of a frame wait for the others.
+    pub fn is_joining(&self) -> bool {
+        !self.partial.is_empty()
+    }
+
     /// Frames dropped because a piece was missing.
     pub fn dropped(&self) -> u64 {
         self.dropped

@@ -48,6 +48,7 @@ impl Worker {
             records += 1;
         }
         self.put_back(buffer);
+        self.core.count_stale(self.inboxes.take_stale());
         Ok(records == INBOX_RECORDS)
     }
 
