@@ -8,6 +8,7 @@
 //! Everything forks, so it runs in a process of its own with one thread: the `relay` benchmark
 //! (`cargo bench`) or the `smoke` test.
 
+mod connecting;
 mod cores;
 mod count;
 mod daemon;

@@ -23,6 +23,9 @@ pub struct Options {
     /// Count system calls and allocations of the daemon instead of measuring.
     #[arg(long)]
     pub count: bool,
+    /// Measure how fast peers come and go instead, over unix.
+    #[arg(long)]
+    pub connect: bool,
     /// Rounds of each server.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
@@ -46,6 +49,11 @@ impl Options {
 
     pub(crate) fn rounds(&self) -> u32 {
         self.rounds.unwrap_or(if self.quick { 3 } else { 11 })
+    }
+
+    /// Connections of a round.
+    pub(crate) fn connects(&self) -> u32 {
+        if self.quick { 500 } else { 4000 }
     }
 
     /// What the fastest round lasts at the least.

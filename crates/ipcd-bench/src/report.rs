@@ -4,6 +4,7 @@ use clap::ValueEnum;
 
 use crate::cores::Cores;
 use crate::count::Counted;
+use crate::daemon::Mode;
 use crate::round::Took;
 use crate::server::{Server, Via};
 use crate::stats::Summary;
@@ -82,6 +83,16 @@ pub(crate) fn print_count_row(via: Via, payload: usize, counted: &Counted) {
         per_thousand(counted.transfers),
         counted.calls.map_or("no strace".into(), per_thousand),
     );
+}
+
+pub(crate) fn print_connect_head() {
+    println!("Connect, HELLO, WELCOME, close, by two processes at a time: median (least–most).\n");
+    println!("| mode | connections/s |");
+    println!("|---|--:|");
+}
+
+pub(crate) fn print_connect_row(mode: Mode, connects: Summary) {
+    println!("| {mode:?} | {} |", rate(connects));
 }
 
 /// What it is called on the command line.

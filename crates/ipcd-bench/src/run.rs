@@ -2,8 +2,10 @@
 
 use std::io;
 
+use crate::connecting;
 use crate::cores::Allowed;
 use crate::count;
+use crate::daemon::Mode;
 use crate::load::Load;
 use crate::options::Options;
 use crate::report::{self, Figures};
@@ -12,6 +14,8 @@ use crate::server::{Server, Via};
 
 /// Payload bytes per load of the smoke test.
 const SMOKE_BYTES: u64 = 2 << 20;
+/// Connections of the smoke test.
+const SMOKE_CONNECTS: u32 = 20;
 /// What the smoke test allows per message. It is far above what is measured, and far below what
 /// one allocation or call for each message would be.
 const SMOKE_COSTS: f64 = 0.1;
@@ -26,6 +30,9 @@ pub fn bench(options: &Options) -> io::Result<()> {
     }
     if options.count {
         return count_all(options);
+    }
+    if options.connect {
+        return connecting::bench(options);
     }
     let allowed = Allowed::find()?;
     report::print_head();
@@ -53,6 +60,9 @@ pub fn smoke() -> io::Result<()> {
                 round::run(server, via, load)?;
             }
         }
+    }
+    for mode in [Mode::Pool(2), Mode::Connection] {
+        connecting::round(mode, SMOKE_CONNECTS)?;
     }
     let load = Load { payload: 64, count: 100_000, is_thorough: false };
     let counted = count::run(Via::Unix, load, false)?;
