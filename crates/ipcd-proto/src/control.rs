@@ -111,7 +111,7 @@ pub struct Subscribe {
     pub subscription: u32,
     /// Which messages.
     pub filter: String,
-    /// Share the work with the other members of this group.
+    /// Share the work with the other members of this group: each message goes to one of them.
     pub group: Option<String>,
     /// What happens when the peer does not take messages fast enough; `None` for the daemon's
     /// choice: `DropOldest` for a filter that ends in `>`, else `Block`.
@@ -176,6 +176,72 @@ pub enum Code {
     Unsupported,
     /// An administrator wants the peer gone.
     Kicked,
+    /// Nobody is there to answer the request.
+    NoResponder,
+    /// Nobody will answer the request any more: who had it has gone, or it was dropped.
+    Unanswered,
+}
+
+/// What became of a message: the copies of it, by what happened to them.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Copies that receivers have in their sockets, pipes or FIFOs.
+    pub delivered: u64,
+    /// Copies that were dropped, by reason; a reason that did not occur is left out.
+    pub dropped: Vec<(Reason, u64)>,
+}
+
+impl Receipt {
+    /// Copies that were dropped.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.iter().map(|&(_, count)| count).sum()
+    }
+
+    /// Counts copies that were dropped.
+    pub fn drop_for(&mut self, reason: Reason, copies: u64) {
+        match self.dropped.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, count)) => *count += copies,
+            None => self.dropped.push((reason, copies)),
+        }
+    }
+
+    /// Adds what became of other copies of the message.
+    pub fn add(&mut self, other: &Self) {
+        self.delivered += other.delivered;
+        other.dropped.iter().for_each(|&(reason, copies)| self.drop_for(reason, copies));
+    }
+}
+
+/// Why a copy of a message was dropped.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub enum Reason {
+    /// It was the oldest, its receiver's outbox was full, and the subscription drops the oldest.
+    Oldest,
+    /// Its receiver's outbox was full, and the subscription drops new messages.
+    Newest,
+    /// Its receiver was cut off: it did not read, or an administrator wanted it gone.
+    CutOff,
+    /// Its receiver has gone.
+    Departed,
+    /// The worker that had it has died.
+    WorkerDied,
+}
+
+impl Reason {
+    /// All reasons, in order.
+    pub const ALL: [Self; 5] =
+        [Self::Oldest, Self::Newest, Self::CutOff, Self::Departed, Self::WorkerDied];
+
+    /// Its name in counters and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Oldest => "oldest",
+            Self::Newest => "newest",
+            Self::CutOff => "cut_off",
+            Self::Departed => "departed",
+            Self::WorkerDied => "worker_died",
+        }
+    }
 }
 
 /// News that nobody asked for.
@@ -187,6 +253,8 @@ pub enum Notice {
     Gap {
         /// Which subscription.
         subscription: u32,
+        /// Why.
+        reason: Reason,
         /// How many since the last notice.
         dropped: u64,
     },
@@ -222,6 +290,10 @@ pub enum Query {
     Matching(String),
     /// Cuts a peer off; answered by [`Answer::Kicked`].
     Kick(u64),
+    /// The peer of this name or id; answered by [`Answer::Found`].
+    Find(String),
+    /// Answered by [`Answer::Subscriptions`], as many as it takes.
+    Subscriptions,
 }
 
 /// An answer, or a part of it.
@@ -235,6 +307,10 @@ pub enum Answer {
     Matching(u64),
     /// Whether there was such a peer.
     Kicked(bool),
+    /// The id of the peer, if there is such a one.
+    Found(Option<u64>),
+    /// Some of the subscriptions.
+    Subscriptions(Vec<SubscriptionStatus>),
 }
 
 /// The daemon, its workers, listeners and counters.
@@ -299,6 +375,33 @@ pub struct PeerStatus {
     pub dropped: u64,
     /// Bytes in its outbox.
     pub queued_bytes: u64,
+}
+
+/// One subscription. `matched` is always the sum of `delivered`, `dropped` and `queued`.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SubscriptionStatus {
+    /// The peer's id.
+    pub peer: u64,
+    /// The peer's name, if it has one.
+    pub name: Option<String>,
+    /// The slot of the worker that serves it.
+    pub worker: u32,
+    /// The peer's number for it.
+    pub subscription: u32,
+    /// Which messages.
+    pub filter: String,
+    /// The group that it shares them with.
+    pub group: Option<String>,
+    /// What happens when the peer's outbox is full.
+    pub overflow: Overflow,
+    /// Messages that were for it.
+    pub matched: u64,
+    /// Messages that the peer has in its socket, pipe or FIFO.
+    pub delivered: u64,
+    /// Messages that were dropped, by reason.
+    pub dropped: Vec<(Reason, u64)>,
+    /// Messages in the peer's outbox.
+    pub queued: u64,
 }
 
 #[cfg(test)]

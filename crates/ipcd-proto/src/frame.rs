@@ -3,11 +3,11 @@
 //! ```text
 //!  0  u32  length of the frame, this field included
 //!  4  u8   kind
-//!  5  u8   flags: 1 = more of the same answer follows; the others are 0
+//!  5  u8   flags: 1 = more of the same answer follows, 2 = a RECEIPT is wanted, 4 = a request
 //!  6  u8   length of the subject
 //!  7  u8   length of the reply subject
 //!  8  u16  length of the headers
-//! 10  u16  0
+//! 10  u16  in a request: for how many seconds a reply is awaited; else 0
 //! 12  u32  subscription, filled in by the daemon
 //! 16  u64  correlation: the sender's number for the frame, which an answer to it repeats
 //! 24  u64  sender, filled in by the daemon
@@ -19,9 +19,12 @@
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 32;
 
+const FLAGS: usize = 5;
 const SUBSCRIPTION: usize = 12;
 const SENDER: usize = 24;
 const FLAG_MORE: u8 = 1;
+const FLAG_RECEIPT: u8 = 2;
+const FLAG_REQUEST: u8 = 4;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -59,10 +62,12 @@ pub enum Kind {
     Query = 15,
     /// Answers a QUERY; from the daemon.
     Answer = 16,
+    /// What became of a message that asked for it; from the daemon.
+    Receipt = 17,
 }
 
 impl Kind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Hello,
         Self::Challenge,
         Self::Auth,
@@ -79,6 +84,7 @@ impl Kind {
         Self::Bye,
         Self::Query,
         Self::Answer,
+        Self::Receipt,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -91,8 +97,14 @@ impl Kind {
 pub struct Header {
     /// What the frame is.
     pub kind: Kind,
-    /// Whether more frames of the same answer follow.
+    /// Whether more frames of the same answer follow, or more replies of the same responder.
     pub more: bool,
+    /// Whether the publisher wants to be told what became of the message.
+    pub receipt: bool,
+    /// Whether the message is a request: its publisher waits for a reply.
+    pub request: bool,
+    /// For how many seconds it does.
+    pub wait: u16,
     /// The receiver's subscription that a message matched.
     pub subscription: u32,
     /// The sender's number for the frame.
@@ -104,7 +116,20 @@ pub struct Header {
 impl Header {
     /// A header with only kind and correlation set.
     pub fn new(kind: Kind, correlation: u64) -> Self {
-        Self { kind, more: false, subscription: 0, correlation, sender: 0 }
+        let (more, receipt, request) = (false, false, false);
+        Self { kind, more, receipt, request, wait: 0, subscription: 0, correlation, sender: 0 }
+    }
+
+    /// Whether the daemon has to find out what becomes of the message.
+    pub fn is_tracked(&self) -> bool {
+        self.receipt || self.request
+    }
+
+    fn flags(&self) -> u8 {
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        flag(self.more, FLAG_MORE)
+            | flag(self.receipt, FLAG_RECEIPT)
+            | flag(self.request, FLAG_REQUEST)
     }
 }
 
@@ -186,7 +211,10 @@ pub fn decode(bytes: &[u8], largest: usize) -> Result<Decoded<'_>, FrameError> {
     let (headers, rest) = rest.split_at(headers);
     let header = Header {
         kind,
-        more: head[5] & FLAG_MORE != 0,
+        more: head[FLAGS] & FLAG_MORE != 0,
+        receipt: head[FLAGS] & FLAG_RECEIPT != 0,
+        request: head[FLAGS] & FLAG_REQUEST != 0,
+        wait: u16::from_le_bytes([head[10], head[11]]),
         subscription: u32::from_le_bytes(field(head, SUBSCRIPTION)),
         correlation: u64::from_le_bytes(field(head, 16)),
         sender: u64::from_le_bytes(field(head, SENDER)),
@@ -219,10 +247,11 @@ impl FrameWriter<'_> {
         let mut head = [0; HEADER_BYTES];
         head[..4].copy_from_slice(&u32::try_from(length).expect(checked).to_le_bytes());
         head[4] = header.kind as u8;
-        head[5] = if header.more { FLAG_MORE } else { 0 };
+        head[FLAGS] = header.flags();
         head[6] = u8::try_from(subject.len()).expect(checked);
         head[7] = u8::try_from(reply.len()).expect(checked);
         head[8..10].copy_from_slice(&u16::try_from(headers.len()).expect(checked).to_le_bytes());
+        head[10..SUBSCRIPTION].copy_from_slice(&header.wait.to_le_bytes());
         head[SUBSCRIPTION..16].copy_from_slice(&header.subscription.to_le_bytes());
         head[16..SENDER].copy_from_slice(&header.correlation.to_le_bytes());
         head[SENDER..].copy_from_slice(&header.sender.to_le_bytes());
@@ -269,6 +298,9 @@ mod tests {
         let header = Header {
             kind: Kind::Message,
             more: true,
+            receipt: false,
+            request: true,
+            wait: 600,
             subscription: 7,
             correlation: 1 << 40,
             sender: u64::MAX - 1,
@@ -316,8 +348,8 @@ mod tests {
         let mut unknown = sample();
         unknown[4] = 0;
         assert_eq!(decode_error(&unknown), FrameError::UnknownKind(0));
-        unknown[4] = 17;
-        assert_eq!(decode_error(&unknown), FrameError::UnknownKind(17));
+        unknown[4] = 18;
+        assert_eq!(decode_error(&unknown), FrameError::UnknownKind(18));
     }
 
     fn decode_error(bytes: &[u8]) -> FrameError {

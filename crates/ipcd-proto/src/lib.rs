@@ -13,7 +13,7 @@ pub use frame::{
     Decoded, Frame, FrameError, FrameWriter, HEADER_BYTES, Header, Kind, decode, frame_len,
 };
 pub use headers::{BadHeaders, Headers};
-pub use subject::{BadSubject, Filter, Subject};
+pub use subject::{Address, BadSubject, Filter, Subject};
 
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u16 = 1;

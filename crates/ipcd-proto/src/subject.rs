@@ -1,5 +1,7 @@
 //! Subjects and filters: tokens joined by dots, as in NATS.
 
+use std::fmt;
+
 use crate::limits::{MAX_SUBJECT, MAX_TOKENS};
 
 /// Where a message goes: 1 to 16 tokens joined by `.`, at most 255 bytes of UTF-8 without control
@@ -17,6 +19,9 @@ impl<'a> Subject<'a> {
         if text.split('.').any(|token| token == "*" || token == ">") {
             return Err(BadSubject::Wildcard);
         }
+        if text.starts_with('@') && Address::parse(bytes).is_none() {
+            return Err(BadSubject::Reserved);
+        }
         Ok(Self(text))
     }
 
@@ -29,6 +34,45 @@ impl<'a> Subject<'a> {
     pub fn tokens(self) -> impl Iterator<Item = &'a str> {
         self.0.split('.')
     }
+}
+
+/// The subject of messages to one peer: `@ID`, or `@ID.NUMBER` for replies to a request of its.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Address {
+    /// The peer's id.
+    pub peer: u64,
+    /// The correlation of its request.
+    pub request: Option<u64>,
+}
+
+impl Address {
+    /// Reads a subject as an address: decimal numbers without leading zeros.
+    pub fn parse(subject: &[u8]) -> Option<Self> {
+        let numbers = subject.strip_prefix(b"@")?;
+        let mut parts = numbers.split(|&byte| byte == b'.');
+        let peer = number(parts.next()?)?;
+        let request = match parts.next() {
+            Some(part) => Some(number(part)?),
+            None => None,
+        };
+        parts.next().is_none().then_some(Self { peer, request })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.request {
+            Some(request) => write!(f, "@{}.{request}", self.peer),
+            None => write!(f, "@{}", self.peer),
+        }
+    }
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let is_plain = digits.iter().all(u8::is_ascii_digit)
+        && (digits[..] == *b"0" || digits.first() != Some(&b'0'));
+    let text = str::from_utf8(digits).ok().filter(|_| is_plain)?;
+    text.parse().ok()
 }
 
 /// Which messages a subscriber wants: a subject in which a token may be `*` (any one token) and
@@ -46,6 +90,9 @@ impl Filter {
         let tail = text.split('.').position(|token| token == ">");
         if tail.is_some_and(|at| at + 1 != text.split('.').count()) {
             return Err(BadSubject::TailNotLast);
+        }
+        if text.starts_with('@') {
+            return Err(BadSubject::Reserved);
         }
         Ok(Self(text.into()))
     }
@@ -104,6 +151,9 @@ pub enum BadSubject {
     /// `>` stands before other tokens.
     #[error("> can only be the last token of a filter")]
     TailNotLast,
+    /// What begins with `@` is a peer's address, and this is none.
+    #[error("what begins with @ is the address of a peer: @ID, or @ID.NUMBER for a reply")]
+    Reserved,
 }
 
 fn check(bytes: &[u8]) -> Result<&str, BadSubject> {
@@ -129,6 +179,21 @@ fn check(bytes: &[u8]) -> Result<&str, BadSubject> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_addresses_as_it_writes_them() {
+        for (peer, request) in [(0, None), (7, Some(0)), (u64::MAX, Some(u64::MAX))] {
+            let address = Address { peer, request };
+            assert_eq!(Address::parse(address.to_string().as_bytes()), Some(address));
+        }
+        let bad = ["@", "7", "@x", "@7.", "@07", "@7.8.9", "@-1", "@+1", "@18446744073709551616"];
+        for bad in bad {
+            assert_eq!(Address::parse(bad.as_bytes()), None, "{bad}");
+        }
+        assert_eq!(Subject::parse(b"@x.y"), Err(BadSubject::Reserved));
+        assert_eq!(Filter::parse(b"@7"), Err(BadSubject::Reserved));
+        assert!(Subject::parse(b"a.@x").is_ok() && Subject::parse(b"@7.8").is_ok());
+    }
 
     #[test]
     fn accepts_subjects_and_names_what_is_wrong() {
