@@ -1,24 +1,24 @@
 //! The router: peers come, send, receive and go.
 
-use std::collections::{HashSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Instant;
 
-use ipcd_proto::control::{Code, Notice, Origin, Refusal, encode};
+use foldhash::fast::RandomState;
+use ipcd_proto::control::{Code, Notice, Origin, Reason, Refusal, encode};
 use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode, limits};
 use slab::Slab;
 
 use crate::config::{Config, PeerInfo};
 use crate::interest::{Interests, Member};
-use crate::others::{Others, Shared};
+use crate::others::Others;
 use crate::outbox::{Outbox, Spare};
-use crate::peer::{Deadlines, Peer, PeerCounts, PeerKey, State, Subscription};
-use crate::publish::LastRoute;
+use crate::peer::{Deadlines, Drops, Peer, PeerCounts, PeerKey, State, Subscription, id_of};
 use crate::report::Questions;
+use crate::route::Routes;
+use crate::shared::Shared;
 use crate::table::Request;
 use crate::timers::Timers;
-
-/// How long a peer that is cut off, or says goodbye, has to take what is left for it.
-const LINGER: Duration = Duration::from_secs(1);
+use crate::tracked::{Fate, Trackers};
 
 /// A router of one worker.
 ///
@@ -31,13 +31,16 @@ pub struct Core {
     pub(crate) interests: Interests<Member>,
     /// What is known of the other workers, if there are any.
     pub(crate) others: Option<Others>,
-    pub(crate) last_route: LastRoute,
+    pub(crate) routes: Routes,
+    /// Peers by their ids.
+    pub(crate) ids: HashMap<u64, PeerKey, RandomState>,
+    pub(crate) trackers: Trackers,
     pub(crate) names: HashSet<String>,
     pub(crate) counters: Counters,
     pub(crate) spare: Spare,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) questions: Questions,
-    timers: Timers,
+    pub(crate) timers: Timers,
     next_number: u32,
 }
 
@@ -88,10 +91,13 @@ pub struct Progress {
 pub(crate) struct Counters {
     pub(crate) accepted: u64,
     pub(crate) matched: u64,
-    pub(crate) delivered: u64,
-    pub(crate) dropped_oldest: u64,
-    pub(crate) dropped_newest: u64,
-    pub(crate) dropped_departed: u64,
+    pub(crate) dropped: Drops,
+    /// Messages for a group here, of which no member was left anywhere.
+    pub(crate) unclaimed: u64,
+    pub(crate) direct_delivered: u64,
+    pub(crate) direct_dropped: u64,
+    pub(crate) direct_undeliverable: u64,
+    pub(crate) replies_late: u64,
     pub(crate) refused: u64,
     pub(crate) cut_off: u64,
     pub(crate) peers: u64,
@@ -109,7 +115,9 @@ impl Core {
             config,
             peers: Slab::new(),
             interests: Interests::default(),
-            last_route: LastRoute::default(),
+            routes: Routes::default(),
+            ids: HashMap::default(),
+            trackers: Trackers::default(),
             names: HashSet::new(),
             counters: Counters::default(),
             spare: Spare::default(),
@@ -127,8 +135,9 @@ impl Core {
     /// Takes a peer in.
     pub fn attach(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
         let PeerInfo { listener, mut origin, challenge } = info;
-        origin.peer = self.next_id();
-        origin.name = None;
+        self.next_number = self.next_number.wrapping_add(1);
+        let id = id_of(self.config.slot, self.config.incarnation, self.next_number);
+        (origin.peer, origin.name) = (id, None);
         let deadlines =
             Deadlines { armed: None, state: None, lingers: false, frame: None, heard: now };
         let peer = Peer {
@@ -142,6 +151,8 @@ impl Core {
             waiters: Vec::new(),
             waiting: false,
             subscriptions: Vec::new(),
+            wants_origins: false,
+            calls: None,
             introduced: Vec::new(),
             has_gaps: false,
             known: HashSet::new(),
@@ -149,6 +160,7 @@ impl Core {
             deadlines,
         };
         let key = PeerKey(self.peers.insert(peer) as u32);
+        self.ids.insert(id, key);
         self.counters.peers += 1;
         let deadline = now + self.config.handshake_timeout;
         self.peer(key).deadlines.state = Some(deadline);
@@ -223,6 +235,10 @@ impl Core {
         let limit = self.config.outbox;
         let peer = &mut self.peers[key.0 as usize];
         peer.outbox.wrote(count, &mut self.spare);
+        while let Some(ticket) = self.peer(key).outbox.take_written() {
+            self.concluded(now, ticket, Fate::Delivered);
+        }
+        let peer = self.peer(key);
         if peer.outbox.len() > limit / 2 {
             return;
         }
@@ -237,14 +253,16 @@ impl Core {
     }
 
     /// Lets a peer go. What was in its outbox is lost, and counted.
-    pub fn detach(&mut self, key: PeerKey) {
+    pub fn detach(&mut self, now: Instant, key: PeerKey) {
         self.forget_subscriptions(key);
         self.resume_waiters(key);
+        self.drop_all(now, key, Reason::Departed);
+        self.forget_tracked(now, key, Reason::Departed);
         let mut peer = self.peers.remove(key.0 as usize);
+        self.ids.remove(&peer.origin.peer);
         self.part(&peer.introduced, peer.origin.peer);
         // The place may be used again before the outputs are read.
         self.outputs.retain(|output| output.peer() != Some(key));
-        self.counters.dropped_departed += peer.outbox.messages();
         if let Some(name) = peer.origin.name.take() {
             self.release_name(name);
         }
@@ -260,33 +278,6 @@ impl Core {
         self.counters.stale += records;
     }
 
-    /// Says goodbye to everybody: what is in the outboxes is written, then the peers are closed.
-    /// They have as long for it as the daemon has, which ends it otherwise.
-    pub fn drain(&mut self, now: Instant) {
-        for key in self.keys() {
-            self.fail(now, key, Code::Ending, "the daemon is ending");
-            self.peer(key).deadlines.lingers = true;
-        }
-    }
-
-    /// Ends the sessions of peers that are too late.
-    pub fn tick(&mut self, now: Instant) {
-        while let Some((at, key)) = self.timers.pop_due(now) {
-            let Some(peer) = self.peers.get_mut(key.0 as usize) else {
-                continue;
-            };
-            if peer.deadlines.armed == Some(at) {
-                peer.deadlines.armed = None;
-                self.check_deadlines(now, key);
-            }
-        }
-    }
-
-    /// When [`Core::tick`] has something to do.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next()
-    }
-
     /// What to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -300,29 +291,6 @@ impl Core {
     /// Who the peer is.
     pub fn origin(&self, key: PeerKey) -> &Origin {
         &self.peers[key.0 as usize].origin
-    }
-
-    /// Ends a session: an ERROR frame, then the end.
-    pub(crate) fn fail(&mut self, now: Instant, key: PeerKey, code: Code, why: impl Into<String>) {
-        if matches!(self.peer(key).state, State::Closing) {
-            return;
-        }
-        let message = why.into();
-        let body = encode(&Refusal { code, message: message.clone() });
-        self.send(now, key, Header::new(Kind::Error, 0), &body);
-        self.close(now, key, message);
-    }
-
-    /// Ends a session without an error.
-    pub(crate) fn close(&mut self, now: Instant, key: PeerKey, why: String) {
-        self.send(now, key, Header::new(Kind::Bye, 0), &[]);
-        self.forget_subscriptions(key);
-        self.resume_waiters(key);
-        let peer = self.peer(key);
-        peer.state = State::Closing;
-        peer.deadlines.state = Some(now + LINGER);
-        self.arm(key, now + LINGER);
-        self.outputs.push_back(Output::Close(key, why));
     }
 
     /// Refuses one frame; the session goes on. A frame without a number cannot be told of.
@@ -387,75 +355,6 @@ impl Core {
         self.outputs.push_back(Output::Opened(key));
     }
 
-    pub(crate) fn drop_now(&mut self, key: PeerKey, why: impl Into<String>) {
-        self.outputs.push_back(Output::Drop(key, why.into()));
-    }
-
-    /// Ids say which worker's life a peer belongs to, and are not used again within it. They stay
-    /// below 2^53, so that every JSON reader keeps them exact.
-    fn next_id(&mut self) -> u64 {
-        const NUMBER_BITS: u32 = 29;
-        const INCARNATION_BITS: u32 = 12;
-        self.next_number = (self.next_number + 1) % (1 << NUMBER_BITS);
-        let incarnation = self.config.incarnation % (1 << INCARNATION_BITS);
-        let place = u64::from(self.config.slot) << INCARNATION_BITS | u64::from(incarnation);
-        place << NUMBER_BITS | u64::from(self.next_number)
-    }
-
-    fn arm(&mut self, key: PeerKey, at: Instant) {
-        let armed = &mut self.peers[key.0 as usize].deadlines.armed;
-        self.timers.arm(armed, at, key);
-    }
-
-    fn note_heard(&mut self, now: Instant, key: PeerKey, progress: &Progress, offered: usize) {
-        let timeout = self.config.frame_timeout;
-        let peer = self.peer(key);
-        peer.deadlines.heard = now;
-        if progress.consumed > 0 || progress.waiting {
-            peer.deadlines.frame = None;
-        }
-        let is_partial = progress.consumed < offered && !progress.waiting;
-        if is_partial && peer.deadlines.frame.is_none() {
-            peer.deadlines.frame = Some(now + timeout);
-            self.arm(key, now + timeout);
-        }
-    }
-
-    fn check_deadlines(&mut self, now: Instant, key: PeerKey) {
-        let (idle, stall) = (self.config.idle_timeout, self.config.stall_timeout);
-        let peer = self.peer(key);
-        let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
-        let stalled = peer.outbox.oldest().map(|since| since + stall);
-        let idle = idle.map(|timeout| peer.deadlines.heard + timeout);
-        let deadlines = [peer.deadlines.state, peer.deadlines.frame, stalled, idle];
-        if peer.deadlines.lingers && !peer.outbox.is_empty() {
-            self.arm(key, now + LINGER);
-        } else if due(peer.deadlines.state) && matches!(peer.state, State::Closing) {
-            self.drop_now(key, "it did not take what was left for it in time");
-        } else if due(peer.deadlines.state) {
-            self.fail(now, key, Code::TimedOut, "the handshake took too long");
-        } else if due(stalled) && !matches!(peer.state, State::Closing) {
-            self.cut_off(now, key, "it did not read fast enough");
-        } else if due(peer.deadlines.frame) {
-            self.fail(now, key, Code::TimedOut, "a frame took too long to arrive");
-        } else if due(idle) && peer.is_open() {
-            self.fail(now, key, Code::TimedOut, "nothing was heard for too long");
-        } else if let Some(next) = deadlines.into_iter().flatten().filter(|at| *at > now).min() {
-            self.arm(key, next);
-        }
-    }
-
-    /// Ends the session of a peer that somebody wants gone.
-    pub(crate) fn kick_out(&mut self, now: Instant, key: PeerKey) {
-        self.fail(now, key, Code::Kicked, "it was kicked");
-    }
-
-    /// Ends the session of a peer that does not read.
-    pub(crate) fn cut_off(&mut self, now: Instant, key: PeerKey, why: &str) {
-        self.counters.cut_off += 1;
-        self.fail(now, key, Code::TooSlow, why);
-    }
-
     /// A peer that does not take its answers may not ask for more.
     pub(crate) fn waits_for_itself(&mut self, key: PeerKey) -> bool {
         let is_full = self.peer(key).full;
@@ -487,28 +386,31 @@ impl Core {
     }
 
     /// Its outbox is then nobody's concern but its own.
-    fn forget_subscriptions(&mut self, key: PeerKey) {
+    pub(crate) fn forget_subscriptions(&mut self, key: PeerKey) {
         self.set_full(key, false);
         for subscription in std::mem::take(&mut self.peer(key).subscriptions) {
-            self.forget(key, &subscription);
+            self.forget(key, &subscription, false);
         }
     }
 
-    pub(crate) fn forget(&mut self, key: PeerKey, subscription: &Subscription) {
-        let Subscription { filter, number, .. } = subscription;
-        self.interests
-            .remove(filter, |member| (member.peer, member.subscription) == (key, *number));
-        self.unshare(filter);
+    pub(crate) fn forget(&mut self, key: PeerKey, gone: &Subscription, was_full: bool) {
+        self.interests.remove(&gone.filter, |member| {
+            (member.peer, member.subscription) == (key, gone.number)
+        });
+        self.unshare(gone, was_full);
     }
 
     fn report_gaps(&mut self, now: Instant, key: PeerKey) {
-        let subscriptions = self.peer(key).subscriptions.iter_mut();
-        let gaps: Vec<_> = subscriptions
-            .map(|known| (known.number, std::mem::take(&mut known.unreported)))
-            .filter(|&(_, dropped)| dropped > 0)
-            .collect();
-        for (subscription, dropped) in gaps {
-            let notice = encode(&Notice::Gap { subscription, dropped });
+        let dropping = self.peer(key).subscriptions.iter_mut().filter_map(|known| {
+            let untold = known.drops.as_mut()?.take_untold();
+            Some((known.number, untold))
+        });
+        let gaps: Vec<_> = dropping.collect();
+        let gaps = gaps.into_iter().flat_map(|(subscription, untold)| {
+            untold.into_iter().map(move |(reason, dropped)| (subscription, reason, dropped))
+        });
+        for (subscription, reason, dropped) in gaps {
+            let notice = encode(&Notice::Gap { subscription, reason, dropped });
             self.send(now, key, Header::new(Kind::Notice, 0), &notice);
         }
     }

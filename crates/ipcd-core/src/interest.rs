@@ -6,12 +6,12 @@ use std::rc::Rc;
 
 use foldhash::fast::RandomState;
 use ipcd_proto::control::Overflow;
-use ipcd_proto::{BadSubject, Filter, Subject};
+use ipcd_proto::{Filter, Subject};
 
 use crate::peer::PeerKey;
 
 /// One subscription, as its own router knows it.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Member {
     /// Whose it is.
     pub peer: PeerKey,
@@ -21,37 +21,52 @@ pub struct Member {
     pub overflow: Overflow,
     /// Whether the peer wants to know who senders are.
     pub origin: bool,
+    /// The group that it shares its messages with.
+    pub group: Option<Rc<Group>>,
 }
 
-/// An interest of another worker, for all its subscriptions of one filter.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+/// An interest of another worker, for all its subscriptions of one filter and group.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Remote {
     /// The worker's place.
     pub slot: u32,
-    /// Whether nothing more may be sent for now, because a member's outbox is full.
+    /// Whether nothing more may be sent for now, because a member's outbox is full; of a group,
+    /// because all members' are.
     pub off: bool,
+    /// The part that it has in a group.
+    pub share: Option<Share>,
 }
 
-/// Subjects whose routes are remembered. A client that makes up subjects cannot take more memory.
-const MAX_ROUTES: usize = 16 * 1024;
+/// A worker's part in a group.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Share {
+    /// The group.
+    pub group: Rc<Group>,
+    /// The worker's own number for it.
+    pub number: u32,
+    /// Members there.
+    pub members: u32,
+}
 
-/// All members, in a tree of tokens; and the routes found lately.
+/// Subscribers of one filter that share the work.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Group {
+    /// The filter.
+    pub filter: Filter,
+    /// The group's name.
+    pub name: String,
+}
+
+/// All members, in a tree of tokens.
 #[derive(Clone, Debug)]
 pub struct Interests<M> {
     root: Node<M>,
-    routes: HashMap<Box<[u8]>, Route<M>, RandomState>,
     generation: u64,
-}
-
-#[derive(Clone, Debug)]
-struct Route<M> {
-    generation: u64,
-    members: Rc<[M]>,
 }
 
 impl<M> Default for Interests<M> {
     fn default() -> Self {
-        Self { root: Node::default(), routes: HashMap::default(), generation: 0 }
+        Self { root: Node::default(), generation: 0 }
     }
 }
 
@@ -71,7 +86,7 @@ impl<M> Default for Node<M> {
     }
 }
 
-impl<M: Copy + Ord> Interests<M> {
+impl<M: Clone + Ord> Interests<M> {
     /// Adds a member.
     pub fn add(&mut self, filter: &Filter, member: M) {
         self.generation += 1;
@@ -98,31 +113,13 @@ impl<M: Copy + Ord> Interests<M> {
         self.root.remove_all(&gone);
     }
 
-    /// All members that match, each once for each of its filters that do, in order.
-    ///
-    /// # Errors
-    /// If the bytes are no subject.
-    pub fn route(&mut self, subject: &[u8]) -> Result<Rc<[M]>, BadSubject> {
-        if let Some(route) = self.routes.get(subject)
-            && route.generation == self.generation
-        {
-            return Ok(Rc::clone(&route.members));
-        }
-        let members: Rc<[M]> = self.find(Subject::parse(subject)?).into();
-        if self.routes.len() >= MAX_ROUTES {
-            self.routes.clear();
-        }
-        let route = Route { generation: self.generation, members: Rc::clone(&members) };
-        self.routes.insert(subject.into(), route);
-        Ok(members)
-    }
-
     /// Changes whenever a route may have changed.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    fn find(&self, subject: Subject<'_>) -> Vec<M> {
+    /// All members that match, each once for each of its filters that do, in order.
+    pub fn find(&self, subject: Subject<'_>) -> Vec<M> {
         let mut found = Vec::new();
         self.root.find(subject.as_str(), &mut found);
         found.sort_unstable();
@@ -130,7 +127,7 @@ impl<M: Copy + Ord> Interests<M> {
     }
 }
 
-impl<M: Copy> Node<M> {
+impl<M: Clone> Node<M> {
     fn list(&mut self, filter: &str) -> &mut Vec<M> {
         let (token, rest) = split(filter);
         match (token, rest) {
@@ -207,18 +204,16 @@ mod tests {
 
     fn member(subscription: u32) -> Member {
         let peer = PeerKey::default();
-        Member { peer, subscription, overflow: Overflow::Block, origin: false }
+        Member { peer, subscription, overflow: Overflow::Block, origin: false, group: None }
     }
 
     fn filter(text: &str) -> Filter {
         Filter::parse(text.as_bytes()).unwrap()
     }
 
-    fn found(interests: &mut Interests<Member>, subject: &str) -> Vec<u32> {
-        let route = interests.route(subject.as_bytes()).unwrap();
-        let mut found: Vec<_> = route.iter().map(|member| member.subscription).collect();
-        found.sort_unstable();
-        found
+    fn found(interests: &Interests<Member>, subject: &str) -> Vec<u32> {
+        let subject = Subject::parse(subject.as_bytes()).unwrap();
+        interests.find(subject).iter().map(|member| member.subscription).collect()
     }
 
     fn token() -> impl Strategy<Value = String> {
@@ -247,9 +242,6 @@ mod tests {
             for (number, (text, _)) in filters.iter().enumerate() {
                 interests.add(&filter(text), member(number as u32));
             }
-            for subject in &subjects {
-                found(&mut interests, subject);
-            }
             for (number, (text, stays)) in filters.iter().enumerate() {
                 if !stays {
                     interests.remove(&filter(text), |member| member.subscription == number as u32);
@@ -262,7 +254,7 @@ mod tests {
                     .filter(|(_, (text, stays))| *stays && filter(text).matches(parsed))
                     .map(|(number, _)| number)
                     .collect();
-                prop_assert_eq!(found(&mut interests, subject), expected);
+                prop_assert_eq!(found(&interests, subject), expected);
             }
         }
     }
@@ -278,14 +270,5 @@ mod tests {
         }
         assert!(interests.root.children.is_empty());
         assert!(interests.root.tail.is_empty());
-    }
-
-    #[test]
-    fn remembers_a_bounded_number_of_routes() {
-        let mut interests = Interests::<Member>::default();
-        for number in 0..2 * MAX_ROUTES {
-            interests.route(format!("made.up.{number}").as_bytes()).unwrap();
-            assert!(interests.routes.len() <= MAX_ROUTES);
-        }
     }
 }

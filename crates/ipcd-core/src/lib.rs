@@ -5,19 +5,26 @@
 
 mod config;
 mod core;
+mod direct;
+mod ending;
+mod groups;
 mod interest;
+mod levels;
 mod others;
 mod outbox;
 mod peer;
 mod publish;
 mod report;
+mod route;
 mod session;
+mod shared;
 mod table;
 mod timers;
+mod tracked;
 
 pub use crate::config::{Config, DaemonInfo, PeerInfo, Tokens};
 pub use crate::core::{Core, Output, Progress};
-pub use crate::interest::{Interests, Member, Remote};
-pub use crate::others::{Change, Shared};
+pub use crate::interest::{Group, Interests, Member, Remote, Share};
 pub use crate::peer::PeerKey;
+pub use crate::shared::{Change, Interest, Part, Shared};
 pub use crate::table::{Asker, News, Request, Table, Told};

@@ -10,111 +10,35 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Instant;
 
-use ipcd_proto::control::{Origin, Overflow, decode as body, encode};
-use ipcd_proto::{BadSubject, Decoded, Filter, FrameWriter, Header, Kind, decode};
+use ipcd_proto::control::{Origin, Receipt, decode as body, encode};
+use ipcd_proto::{Address, Decoded, Frame, FrameWriter, Header, Kind, Subject, decode};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::core::{Core, Output};
-use crate::interest::{Interests, Remote};
-use crate::peer::PeerKey;
+use crate::interest::{Group, Remote};
+use crate::levels::Local;
+use crate::peer::{PeerKey, is_life, place_of};
+use crate::publish::Sender;
+use crate::shared::{Change, Interest, Shared};
 use crate::table::{News, Request};
-
-/// A change of what all workers know.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Change {
-    /// A worker has its first subscription of a filter.
-    Interested {
-        /// The worker's place.
-        slot: u32,
-        /// The filter.
-        filter: String,
-    },
-    /// A worker has lost its last subscription of a filter.
-    Uninterested {
-        /// The worker's place.
-        slot: u32,
-        /// The filter.
-        filter: String,
-    },
-    /// A worker was born.
-    Life {
-        /// The worker's place.
-        slot: u32,
-        /// Which life of that place.
-        incarnation: u32,
-    },
-    /// A worker has died, with its interests. It says which life that was: who has heard of the
-    /// next one already must not take its death for that one's.
-    Died {
-        /// The worker's place.
-        slot: u32,
-        /// Which life of that place.
-        incarnation: u32,
-    },
-}
+use crate::tracked::{Home, Ticket};
 
 /// What workers tell each other besides messages.
 #[derive(Debug, Deserialize, Serialize)]
-enum Between {
+pub(crate) enum Between {
     /// So many bytes of yours were consumed in all.
     Consumed(u64),
-    /// A member of this filter cannot take more, or all can again.
-    Level { filter: String, off: bool },
+    /// The members of this interest cannot take more, or can again.
+    Level { interest: Interest, off: bool },
     /// Who a sender is, before its first message to this worker.
     Origin(Origin),
     /// That sender has gone.
     Departed(u64),
-}
-
-/// What every worker is born with, and the supervisor keeps up to date: the interests of all, and
-/// which life each place is in.
-#[derive(Clone, Debug, Default)]
-pub struct Shared {
-    /// The interests of all workers.
-    pub interests: Interests<Remote>,
-    /// The incarnation in each slot; 0 where nobody lives.
-    pub lives: Vec<u32>,
-    /// The last batch of changes that is in it.
-    pub epoch: u64,
-}
-
-impl Shared {
-    /// What is known when nobody lives yet.
-    pub fn new(slots: usize) -> Self {
-        Self { interests: Interests::default(), lives: vec![0; slots], epoch: 0 }
-    }
-
-    /// Applies a change; one that is known already changes nothing.
-    pub fn apply(&mut self, change: &Change, off: impl FnOnce(u32, &Filter) -> bool) {
-        match change {
-            Change::Interested { slot, filter } => {
-                if let Ok(filter) = Filter::parse(filter.as_bytes()) {
-                    self.interests.remove(&filter, |remote| remote.slot == *slot);
-                    let off = off(*slot, &filter);
-                    self.interests.add(&filter, Remote { slot: *slot, off });
-                }
-            }
-            Change::Uninterested { slot, filter } => {
-                if let Ok(filter) = Filter::parse(filter.as_bytes()) {
-                    self.interests.remove(&filter, |remote| remote.slot == *slot);
-                }
-            }
-            Change::Life { slot, incarnation } => {
-                // Also when that life is known already, from the worker itself: what is in the
-                // table then may have been told before it, but of the life before.
-                self.set_life(*slot, *incarnation);
-            }
-            Change::Died { slot, .. } => self.set_life(*slot, 0),
-        }
-    }
-
-    fn set_life(&mut self, slot: u32, life: u32) {
-        if let Some(known) = self.lives.get_mut(slot as usize) {
-            *known = life;
-        }
-        self.interests.remove_all(|remote| remote.slot == slot);
-    }
+    /// The outcome of the next message is to be told, with this ticket.
+    Tracked(Ticket),
+    /// What became of the copies of such a message.
+    Concluded { ticket: Ticket, receipt: Receipt, answered: bool },
 }
 
 #[derive(Debug)]
@@ -122,20 +46,23 @@ pub(crate) struct Others {
     own_slot: u32,
     /// Bytes that may be on their way to another worker.
     window: u64,
-    shared: Shared,
+    pub(crate) shared: Shared,
     /// Interests that are off, whether they are in the table yet or not.
-    off: HashSet<(u32, Filter)>,
+    pub(crate) off: HashSet<(u32, Interest)>,
     ways: Vec<Way>,
     /// Publishers that wait for other workers.
     waiters: Vec<PeerKey>,
     /// Senders elsewhere that were introduced.
     origins: HashMap<u64, (u32, Origin)>,
     /// This worker's own interests.
-    locals: HashMap<Filter, Local>,
+    pub(crate) locals: HashMap<Interest, Local>,
+    /// Groups by this worker's numbers.
+    pub(crate) numbers: HashMap<u32, Rc<Group>>,
+    pub(crate) last_number: u32,
     /// Subscriptions that are acknowledged when all workers know of them.
-    unconfirmed: Vec<Unconfirmed>,
+    pub(crate) unconfirmed: Vec<Unconfirmed>,
     next_ticket: u64,
-    confirmed: u64,
+    pub(crate) confirmed: u64,
 }
 
 /// To and from another worker.
@@ -155,23 +82,17 @@ struct Way {
     last_life: u32,
     /// The incarnation there that has sent something last.
     heard_life: u32,
+    /// The ticket of the next message from there.
+    ticket: Option<Ticket>,
 }
 
-/// An interest of this worker.
-#[derive(Debug, Default)]
-struct Local {
-    members: u32,
-    /// Members whose outboxes are full.
-    full: u32,
-    ticket: u64,
-}
-
+/// A subscription that is to be acknowledged.
 #[derive(Debug)]
-struct Unconfirmed {
-    ticket: u64,
-    key: PeerKey,
-    peer: u64,
-    correlation: u64,
+pub(crate) struct Unconfirmed {
+    pub(crate) ticket: u64,
+    pub(crate) key: PeerKey,
+    pub(crate) peer: u64,
+    pub(crate) correlation: u64,
 }
 
 impl Others {
@@ -187,14 +108,29 @@ impl Others {
             waiters: Vec::new(),
             origins: HashMap::new(),
             locals: HashMap::new(),
+            numbers: HashMap::new(),
+            last_number: 0,
             unconfirmed: Vec::new(),
             next_ticket: 0,
             confirmed: 0,
         }
     }
 
-    pub(crate) fn route(&mut self, subject: &[u8]) -> Result<Rc<[Remote]>, BadSubject> {
-        self.shared.interests.route(subject)
+    /// Interests of the other workers that match, those of one worker together.
+    pub(crate) fn find(&self, subject: Subject<'_>) -> Vec<Remote> {
+        let mut found = self.shared.interests.find(subject);
+        found.retain(|remote| remote.slot != self.own_slot);
+        found
+    }
+
+    /// This worker's group of that number.
+    pub(crate) fn group_of(&self, number: u32) -> Option<Rc<Group>> {
+        self.numbers.get(&number).cloned()
+    }
+
+    pub(crate) fn take_ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -207,20 +143,22 @@ impl Others {
 
     /// Whether a publisher has to wait for one of these.
     pub(crate) fn must_wait(&self, remotes: &[Remote]) -> bool {
-        let waits = |remote: &Remote| {
-            let way = &self.ways[remote.slot as usize];
-            remote.slot != self.own_slot && (remote.off || way.sent - way.credited > self.window)
-        };
-        remotes.iter().any(waits)
+        remotes.iter().any(|remote| remote.off || !self.has_room(remote.slot))
     }
 
-    pub(crate) fn wait(&mut self, key: PeerKey) {
-        self.waiters.push(key);
+    /// Whether more may be sent to a worker for now.
+    pub(crate) fn has_room(&self, slot: u32) -> bool {
+        let way = &self.ways[slot as usize];
+        way.sent - way.credited <= self.window
+    }
+
+    fn lives(&self, slot: u32) -> bool {
+        self.shared.lives.get(slot as usize).is_some_and(|life| *life > 0)
     }
 
     /// Queues frames for a worker; whether the caller has to be told that there are some.
     fn push(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) -> Option<Output> {
-        if self.shared.lives[slot as usize] == 0 {
+        if !self.lives(slot) {
             return None;
         }
         let way = &mut self.ways[slot as usize];
@@ -230,19 +168,10 @@ impl Others {
         (!std::mem::replace(&mut way.is_dirty, true)).then_some(Output::Forward(slot))
     }
 
-    fn tell(&mut self, slot: u32, news: &Between) -> Option<Output> {
+    pub(crate) fn tell(&mut self, slot: u32, news: &Between) -> Option<Output> {
         self.push(slot, |outgoing| {
             FrameWriter(outgoing).control(Header::new(Kind::Notice, 0), &encode(news));
         })
-    }
-
-    /// Tells all living workers.
-    fn tell_all(&mut self, news: &Between) -> Vec<Output> {
-        let own = self.own_slot;
-        let lives = self.shared.lives.iter().zip(0..);
-        let living: Vec<u32> =
-            lives.filter(|&(life, slot)| *life > 0 && slot != own).map(|(_, slot)| slot).collect();
-        living.into_iter().filter_map(|slot| self.tell(slot, news)).collect()
     }
 }
 
@@ -295,17 +224,17 @@ impl Core {
     pub fn arrive(&mut self, now: Instant, slot: u32, life: u32, frames: &mut [u8]) {
         let Some(known) = self.life_of(slot) else { return };
         if life > known.max(self.last_life_of(slot)) {
-            self.learn(&[Change::Life { slot, incarnation: life }]);
+            self.learn(now, &[Change::Life { slot, incarnation: life }]);
         }
         let is_current = self.life_of(slot) == Some(life);
         self.forget_origins(slot, life);
         let mut at = 0;
         while let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX) {
             at += match frame.header.kind {
-                Kind::Message => self.deliver_run(now, &mut frames[at..], length),
+                Kind::Message => self.arrive_message(now, slot, &mut frames[at..], length),
                 _ => {
                     if let Ok(news) = body(frame.payload) {
-                        self.hear(slot, news, is_current);
+                        self.hear(now, slot, news, is_current);
                     }
                     length
                 }
@@ -323,6 +252,42 @@ impl Core {
         }
     }
 
+    /// Delivers the message that begins here, and those behind it that go the same way.
+    fn arrive_message(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        bytes: &mut [u8],
+        length: usize,
+    ) -> usize {
+        let Ok(Decoded::Frame(Frame { header, subject, .. }, _)) = decode(bytes, length) else {
+            return length;
+        };
+        let address = Address::parse(subject);
+        if address.is_none() && header.subscription == 0 && !header.is_tracked() {
+            return self.deliver_run(now, bytes, length);
+        }
+        let frame = &mut bytes[..length];
+        let ticket = header.is_tracked().then(|| {
+            let way = self.others.as_mut().map(|others| &mut others.ways[slot as usize]);
+            let theirs = way.and_then(|way| way.ticket.take());
+            let home = theirs.map_or(Home::Nowhere, |ticket| Home::There(slot, ticket));
+            self.track(now, home, &header)
+        });
+        let from = Sender { key: None, id: header.sender };
+        if let Some(address) = address {
+            self.deliver_direct(now, from, frame, address, ticket);
+        } else if header.subscription != 0 {
+            self.arrive_for_group(now, frame, header.subscription, ticket);
+        } else if let Ok(targets) = self.route(subject_of(frame)) {
+            self.deliver_one(now, from, &targets.members, frame, ticket);
+        }
+        if let Some(ticket) = ticket {
+            self.dealt_out(now, ticket);
+        }
+        length
+    }
+
     /// Forgets the senders of an earlier life there. Not at its end, which is often known before
     /// its last messages are here; but nothing of it comes after what the next one has sent.
     fn forget_origins(&mut self, slot: u32, life: u32) {
@@ -333,7 +298,7 @@ impl Core {
         }
     }
 
-    fn hear(&mut self, slot: u32, news: Between, is_current: bool) {
+    fn hear(&mut self, now: Instant, slot: u32, news: Between, is_current: bool) {
         let Some(others) = &mut self.others else { return };
         match news {
             Between::Origin(origin) => drop(others.origins.insert(origin.peer, (slot, origin))),
@@ -344,12 +309,15 @@ impl Core {
                 way.credited = position.clamp(way.credited, way.sent);
                 self.resume_all();
             }
-            Between::Level { filter, off } => {
-                let Ok(filter) = Filter::parse(filter.as_bytes()) else { return };
-                others.set_level(slot, filter, off);
+            Between::Level { interest, off } => {
+                others.set_level(slot, interest, off);
                 if !off {
                     self.resume_all();
                 }
+            }
+            Between::Tracked(ticket) => others.ways[slot as usize].ticket = Some(ticket),
+            Between::Concluded { ticket, receipt, answered } => {
+                self.concluded_elsewhere(now, ticket, slot, &receipt, answered);
             }
         }
     }
@@ -363,7 +331,7 @@ impl Core {
                 // What was told before this worker was born, it has inherited.
                 if epoch > others.shared.epoch {
                     others.shared.epoch = epoch;
-                    self.learn(&changes);
+                    self.learn(now, &changes);
                 }
                 self.outputs.push_back(Output::Tell(Request::Seen(epoch)));
             }
@@ -386,9 +354,9 @@ impl Core {
     }
 
     /// Learns what has changed elsewhere.
-    fn learn(&mut self, changes: &[Change]) {
+    fn learn(&mut self, now: Instant, changes: &[Change]) {
         let Some(others) = &mut self.others else { return };
-        let mut reborn = Vec::new();
+        let (mut reborn, mut over) = (Vec::new(), Vec::new());
         for change in changes {
             if others.is_stale(change) {
                 continue;
@@ -407,28 +375,17 @@ impl Core {
                 *way = Way { last_life, heard_life: way.heard_life, ..Way::default() };
                 others.off.retain(|(of, _)| *of != slot);
                 reborn.extend((incarnation > 0).then_some(slot));
+                over.push(slot);
                 self.peers.iter_mut().for_each(|(_, peer)| peer.introduced.retain(|s| *s != slot));
             }
             let off = &others.off;
-            others.shared.apply(change, |slot, filter| off.contains(&(slot, filter.clone())));
+            others.shared.apply(change, |slot, interest| off.contains(&(slot, interest.clone())));
         }
+        over.into_iter().for_each(|slot| self.bury_tracked(now, slot));
         for slot in reborn {
             self.tell_levels(slot);
         }
         self.resume_all();
-    }
-
-    /// Tells a worker that was just born which of our interests are off.
-    fn tell_levels(&mut self, slot: u32) {
-        let Some(others) = &mut self.others else { return };
-        let full = others.locals.iter().filter(|(_, local)| local.full > 0);
-        let mut full: Vec<String> = full.map(|(filter, _)| filter.as_str().to_owned()).collect();
-        // In an order that a simulation can repeat.
-        full.sort_unstable();
-        for filter in full {
-            let output = others.tell(slot, &Between::Level { filter, off: true });
-            self.outputs.extend(output);
-        }
     }
 
     /// All workers know of the interests up to this ticket.
@@ -446,20 +403,89 @@ impl Core {
 
     /// Sends a run to the other workers that are interested.
     pub(crate) fn forward(&mut self, from: PeerKey, remotes: &[Remote], run: &[u8]) {
-        let Some(others) = &mut self.others else { return };
-        let peer = &mut self.peers[from.0 as usize];
         // They are in order, so a worker's interests stand together.
         for same in remotes.chunk_by(|a, b| a.slot == b.slot) {
-            let slot = same[0].slot;
-            if slot == others.own_slot {
-                continue;
-            }
+            self.forward_to(Some(from), same[0].slot, run, None);
+        }
+    }
+
+    /// The same with one message, whose fate may be of interest.
+    pub(crate) fn forward_one(
+        &mut self,
+        from: PeerKey,
+        remotes: &[Remote],
+        frame: &[u8],
+        ticket: Option<Ticket>,
+    ) {
+        for same in remotes.chunk_by(|a, b| a.slot == b.slot) {
+            self.forward_to(Some(from), same[0].slot, frame, ticket);
+        }
+    }
+
+    /// Sends messages to another worker, which is told first who the sender is, and whether it is
+    /// to tell what becomes of them.
+    pub(crate) fn forward_to(
+        &mut self,
+        from: Option<PeerKey>,
+        slot: u32,
+        run: &[u8],
+        ticket: Option<Ticket>,
+    ) {
+        let Some(others) = self.others.as_mut().filter(|others| others.lives(slot)) else { return };
+        if let Some(from) = from {
+            let peer = &mut self.peers[from.0 as usize];
             if !peer.introduced.contains(&slot) {
                 peer.introduced.push(slot);
                 let output = others.tell(slot, &Between::Origin(peer.origin.clone()));
                 self.outputs.extend(output);
             }
-            let output = others.push(slot, |outgoing| outgoing.extend_from_slice(run));
+        }
+        if let Some(ticket) = ticket {
+            let output = others.tell(slot, &Between::Tracked(ticket));
+            self.outputs.extend(output);
+        }
+        let output = others.push(slot, |outgoing| outgoing.extend_from_slice(run));
+        self.outputs.extend(output);
+        if let Some(ticket) = ticket {
+            self.sent_elsewhere(ticket, slot);
+        }
+    }
+
+    /// Sends a message to the worker of the peer that it is for, if that life goes on.
+    pub(crate) fn forward_direct(
+        &mut self,
+        from: PeerKey,
+        frame: &[u8],
+        to: Address,
+        ticket: Option<Ticket>,
+    ) {
+        let (slot, in_id) = place_of(to.peer);
+        if self.life_of(slot).is_some_and(|life| is_life(life, in_id)) {
+            self.forward_to(Some(from), slot, frame, ticket);
+        } else {
+            self.count_undeliverable(to);
+        }
+    }
+
+    /// Tells another worker what became of its message here.
+    pub(crate) fn tell_receipt(
+        &mut self,
+        slot: u32,
+        ticket: Ticket,
+        receipt: Receipt,
+        answered: bool,
+    ) {
+        let Some(others) = &mut self.others else { return };
+        let output = others.tell(slot, &Between::Concluded { ticket, receipt, answered });
+        self.outputs.extend(output);
+    }
+
+    /// Tells all living workers.
+    pub(crate) fn tell_all(&mut self, news: &Between) {
+        let Some(others) = &mut self.others else { return };
+        let own = others.own_slot;
+        for slot in (0..others.ways.len() as u32).filter(|slot| *slot != own) {
+            let output = others.tell(slot, news);
             self.outputs.extend(output);
         }
     }
@@ -473,59 +499,11 @@ impl Core {
         }
     }
 
-    /// Counts a subscription among this worker's interests, and says whether it may be
-    /// acknowledged at once.
-    pub(crate) fn share(&mut self, key: PeerKey, filter: &Filter, correlation: u64) -> bool {
-        let Some(others) = &mut self.others else { return true };
-        let local = others.locals.entry(filter.clone()).or_default();
-        local.members += 1;
-        if local.members == 1 {
-            others.next_ticket += 1;
-            local.ticket = others.next_ticket;
-            let filter = filter.as_str().to_owned();
-            let request = Request::Interested { ticket: local.ticket, filter };
-            self.outputs.push_back(Output::Tell(request));
-        }
-        if local.ticket <= others.confirmed {
-            return true;
-        }
-        let (ticket, peer) = (local.ticket, self.peers[key.0 as usize].origin.peer);
-        others.unconfirmed.push(Unconfirmed { ticket, key, peer, correlation });
-        false
-    }
-
-    /// Takes a subscription out of this worker's interests.
-    pub(crate) fn unshare(&mut self, filter: &Filter) {
+    /// Leaves a peer unread until other workers can take more.
+    pub(crate) fn wait_for_others(&mut self, key: PeerKey) {
         let Some(others) = &mut self.others else { return };
-        let Some(local) = others.locals.get_mut(filter) else { return };
-        local.members -= 1;
-        if local.members == 0 {
-            others.locals.remove(filter);
-            let request = Request::Uninterested(filter.as_str().to_owned());
-            self.outputs.push_back(Output::Tell(request));
-        }
-    }
-
-    /// Notes that the outbox of a peer with these filters is full, or is not any more.
-    pub(crate) fn set_levels(&mut self, key: PeerKey, full: bool) {
-        if self.others.is_none() {
-            return;
-        }
-        let blocking = self.peers[key.0 as usize].subscriptions.iter();
-        let blocking = blocking.filter(|known| known.overflow == Overflow::Block);
-        let filters: Vec<Filter> = blocking.map(|known| known.filter.clone()).collect();
-        filters.iter().for_each(|filter| self.set_level_of(filter, full));
-    }
-
-    pub(crate) fn set_level_of(&mut self, filter: &Filter, full: bool) {
-        let Some(others) = &mut self.others else { return };
-        let Some(local) = others.locals.get_mut(filter) else { return };
-        local.full = if full { local.full + 1 } else { local.full.saturating_sub(1) };
-        if local.full == u32::from(full) {
-            let filter = filter.as_str().to_owned();
-            let outputs = others.tell_all(&Between::Level { filter, off: full });
-            self.outputs.extend(outputs);
-        }
+        others.waiters.push(key);
+        self.peer(key).waiting = true;
     }
 
     fn resume_all(&mut self) {
@@ -549,16 +527,12 @@ impl Others {
             Change::Interested { .. } | Change::Uninterested { .. } => false,
         }
     }
+}
 
-    fn set_level(&mut self, slot: u32, filter: Filter, off: bool) {
-        self.shared.interests.change(&filter, |remote| {
-            if remote.slot == slot {
-                remote.off = off;
-            }
-        });
-        match off {
-            true => drop(self.off.insert((slot, filter))),
-            false => drop(self.off.remove(&(slot, filter))),
-        }
+/// The subject of a whole frame.
+fn subject_of(frame: &[u8]) -> &[u8] {
+    match decode(frame, usize::MAX) {
+        Ok(Decoded::Frame(Frame { subject, .. }, _)) => subject,
+        _ => &[],
     }
 }

@@ -1,9 +1,11 @@
 //! A peer's outbox: the frames that are still to be written to it, in one piece.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use ipcd_proto::{Decoded, Kind, decode};
+use ipcd_proto::{Decoded, Header, Kind, decode};
+
+use crate::tracked::Ticket;
 
 /// Bytes that are dropped from the front at once, rather than moving the rest for less.
 const COMPACT_BYTES: usize = 64 * 1024;
@@ -26,6 +28,21 @@ pub(crate) struct Outbox {
     written: u64,
     /// From which position on bytes came at which time.
     ages: VecDeque<(u64, Instant)>,
+    /// Where messages end whose publishers want to know when they are written.
+    awaited: VecDeque<(u64, Ticket)>,
+}
+
+/// What was dropped of an outbox.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Shed {
+    /// Messages for subscriptions.
+    pub(crate) messages: u64,
+    /// Messages for the peer alone.
+    pub(crate) direct: u64,
+    /// Those whose publishers want a receipt.
+    pub(crate) receipts: Vec<Ticket>,
+    /// Requests: by whom, and with which correlation.
+    pub(crate) requests: Vec<(u64, u64)>,
 }
 
 impl Outbox {
@@ -97,42 +114,85 @@ impl Outbox {
         }
     }
 
+    /// The message that was appended last is awaited.
+    pub(crate) fn await_written(&mut self, ticket: Ticket) {
+        self.awaited.push_back((self.written + self.len() as u64, ticket));
+    }
+
+    /// An awaited message that has been written since.
+    pub(crate) fn take_written(&mut self) -> Option<Ticket> {
+        let is_written = self.awaited.front().is_some_and(|(end, _)| *end <= self.written);
+        self.awaited.pop_front_if(|_| is_written).map(|(_, ticket)| ticket)
+    }
+
+    /// An awaited message that will not be written.
+    pub(crate) fn take_awaited(&mut self) -> Option<Ticket> {
+        self.awaited.pop_front().map(|(_, ticket)| ticket)
+    }
+
     /// Drops the oldest messages of a subscription until at most `target` bytes are left or none
-    /// can be dropped, and says how many were. A frame of which a part is written stays.
-    pub(crate) fn shed(&mut self, subscription: u32, target: usize) -> u64 {
+    /// can be dropped. A frame of which a part is written stays.
+    pub(crate) fn shed(&mut self, subscription: u32, target: usize) -> Shed {
+        self.drop_frames(target, |header| {
+            header.kind == Kind::Message && header.subscription == subscription
+        })
+    }
+
+    /// Drops everything but the frame of which a part is written.
+    pub(crate) fn purge(&mut self) -> Shed {
+        self.drop_frames(0, |_| true)
+    }
+
+    fn drop_frames(&mut self, target: usize, may_go: impl Fn(&Header) -> bool) -> Shed {
         self.find_boundary();
         let excess = self.len().saturating_sub(target);
-        let (mut at, mut end, mut shed, mut dropped) = (self.boundary, self.boundary, 0, 0);
-        while at < self.bytes.len() {
-            let Ok(Decoded::Frame(frame, length)) = decode(&self.bytes[at..], usize::MAX) else {
-                unreachable!("an outbox holds whole frames");
-            };
-            let droppable = at >= self.head
-                && frame.header.kind == Kind::Message
-                && frame.header.subscription == subscription;
-            if droppable && shed < excess {
-                shed += length;
-                dropped += 1;
+        let (mut at, mut end, mut bytes) = (self.boundary, self.boundary, 0);
+        let (mut shed, mut awaited) = (Shed::default(), std::mem::take(&mut self.awaited));
+        while let Ok(Decoded::Frame(frame, length)) = decode(&self.bytes[at..], usize::MAX) {
+            let header = frame.header;
+            let is_awaited = header.kind == Kind::Message && header.receipt && !header.request;
+            let ticket =
+                if is_awaited { awaited.pop_front().map_or(0, |(_, ticket)| ticket) } else { 0 };
+            if at >= self.head && bytes < excess && may_go(&header) {
+                bytes += length;
+                shed.note(&header, ticket);
             } else {
                 self.bytes.copy_within(at..at + length, end);
                 end += length;
+                if is_awaited {
+                    self.awaited.push_back((self.written + (end - self.head) as u64, ticket));
+                }
             }
             at += length;
         }
         self.bytes.truncate(end);
         self.marks.clear();
-        dropped
+        shed
     }
 
-    /// Messages that are not wholly written.
+    /// Messages for subscriptions that are not wholly written.
     pub(crate) fn messages(&mut self) -> u64 {
+        let mut count = 0;
+        self.each_message(|header| count += u64::from(header.subscription != 0));
+        count
+    }
+
+    /// The same by subscription.
+    pub(crate) fn messages_by_subscription(&mut self) -> BTreeMap<u32, u64> {
+        let mut counts = BTreeMap::new();
+        self.each_message(|header| *counts.entry(header.subscription).or_default() += 1);
+        counts
+    }
+
+    fn each_message(&mut self, mut see: impl FnMut(&Header)) {
         self.find_boundary();
-        let (mut at, mut count) = (self.boundary, 0);
+        let mut at = self.boundary;
         while let Ok(Decoded::Frame(frame, length)) = decode(&self.bytes[at..], usize::MAX) {
-            count += u64::from(frame.header.kind == Kind::Message);
+            if frame.header.kind == Kind::Message {
+                see(&frame.header);
+            }
             at += length;
         }
-        count
     }
 
     /// Moves the boundary to the last mark at or before `head`.
@@ -154,6 +214,21 @@ impl Outbox {
                 break;
             }
             self.boundary = next;
+        }
+    }
+}
+
+impl Shed {
+    fn note(&mut self, header: &Header, ticket: Ticket) {
+        match header {
+            Header { kind: Kind::Message, subscription: 0, .. } => self.direct += 1,
+            Header { kind: Kind::Message, .. } => self.messages += 1,
+            _ => return,
+        }
+        if header.request {
+            self.requests.push((header.sender, header.correlation));
+        } else if header.receipt {
+            self.receipts.push(ticket);
         }
     }
 }
@@ -182,7 +257,7 @@ impl Spare {
 
 #[cfg(test)]
 mod tests {
-    use ipcd_proto::{FrameWriter, Header};
+    use ipcd_proto::FrameWriter;
 
     use super::*;
 
@@ -211,8 +286,8 @@ mod tests {
         for subscription in [1, 2, 1, 2, 1] {
             length = push(&mut outbox, now, subscription, 68);
         }
-        assert_eq!(outbox.shed(1, 5 * length), 0);
-        assert_eq!(outbox.shed(1, 3 * length), 2);
+        assert_eq!(outbox.shed(1, 5 * length).messages, 0);
+        assert_eq!(outbox.shed(1, 3 * length).messages, 2);
         assert_eq!(subscriptions(&outbox), [2, 2, 1]);
     }
 
@@ -223,10 +298,35 @@ mod tests {
         push(&mut outbox, now, 1, 68);
         push(&mut outbox, now, 1, 68);
         outbox.wrote(length + 5, &mut Spare::default());
-        assert_eq!(outbox.shed(1, 0), 1);
+        assert_eq!(outbox.shed(1, 0).messages, 1);
         assert_eq!(outbox.len(), length - 5);
         outbox.wrote(length - 5, &mut Spare::default());
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn knows_which_awaited_messages_were_written_and_which_were_shed() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let push = |outbox: &mut Outbox, subscription, ticket| {
+            let header =
+                Header { subscription, receipt: true, ..Header::new(Kind::Message, ticket) };
+            FrameWriter(outbox.append(now, &mut Spare::default())).control(header, &[0; 68]);
+            outbox.await_written(ticket);
+        };
+        for (subscription, ticket) in [(1, 11), (2, 12), (1, 13), (2, 14), (1, 15)] {
+            push(&mut outbox, subscription, ticket);
+        }
+        outbox.wrote(150, &mut Spare::default());
+        assert_eq!((outbox.take_written(), outbox.take_written()), (Some(11), None));
+        let shed = outbox.shed(1, 250);
+        assert_eq!((shed.messages, shed.receipts), (1, vec![13]));
+        outbox.wrote(50, &mut Spare::default());
+        assert_eq!((outbox.take_written(), outbox.take_written()), (Some(12), None));
+        outbox.wrote(1, &mut Spare::default());
+        let shed = outbox.purge();
+        assert_eq!((shed.messages, shed.receipts, outbox.len()), (1, vec![15], 99));
+        outbox.wrote(99, &mut Spare::default());
+        assert_eq!((outbox.take_written(), outbox.take_written()), (Some(14), None));
     }
 
     #[test]

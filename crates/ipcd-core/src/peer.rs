@@ -1,21 +1,47 @@
 //! What the router knows of one peer.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
 use ipcd_proto::Filter;
 use ipcd_proto::auth::{Nonce, Proof};
-use ipcd_proto::control::{Hello, Origin, Overflow};
-
+use ipcd_proto::control::{Hello, Origin, Overflow, Reason};
 use serde::{Deserialize, Serialize};
 
+use crate::interest::Group;
 use crate::outbox::Outbox;
+use crate::tracked::{Asked, Ticket};
 
 /// A peer's place in its router. Places are used again; [`Origin::peer`] never is.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]
 pub struct PeerKey(pub u32);
+
+/// The id of a peer, which says which worker's life it belongs to and is not used again within
+/// it. Ids stay below 2^53, so that every JSON reader keeps them exact.
+pub(crate) fn id_of(slot: u32, incarnation: u32, number: u32) -> u64 {
+    let incarnation = incarnation % (1 << INCARNATION_BITS);
+    let place = u64::from(slot) << INCARNATION_BITS | u64::from(incarnation);
+    place << NUMBER_BITS | u64::from(number % (1 << NUMBER_BITS))
+}
+
+/// The worker's place in an id, and what is in it of the place's incarnation.
+pub(crate) fn place_of(id: u64) -> (u32, u32) {
+    let place = id >> NUMBER_BITS;
+    let incarnation = place as u32 % (1 << INCARNATION_BITS);
+    (u32::try_from(place >> INCARNATION_BITS).unwrap_or(u32::MAX), incarnation)
+}
+
+/// Whether a life of a place may have given out such an id.
+pub(crate) fn is_life(incarnation: u32, in_id: u32) -> bool {
+    incarnation > 0 && incarnation % (1 << INCARNATION_BITS) == in_id
+}
+
+const NUMBER_BITS: u32 = 29;
+const INCARNATION_BITS: u32 = 12;
 
 /// Senders that a peer is known to have heard of. When there are more, it is told again.
 const MAX_KNOWN: usize = 1024;
@@ -35,7 +61,12 @@ pub(crate) struct Peer {
     pub(crate) waiters: Vec<PeerKey>,
     /// Whether this peer waits for another's outbox.
     pub(crate) waiting: bool,
+    /// In the order of their numbers.
     pub(crate) subscriptions: Vec<Subscription>,
+    /// Whether a subscription of its wants to know who senders are.
+    pub(crate) wants_origins: bool,
+    /// Its part in requests and receipts, if it has had any.
+    pub(crate) calls: Option<Box<Calls>>,
     /// Whether a subscription has dropped messages that the peer was not told of.
     pub(crate) has_gaps: bool,
     pub(crate) known: HashSet<u64>,
@@ -43,6 +74,15 @@ pub(crate) struct Peer {
     pub(crate) introduced: Vec<u32>,
     pub(crate) counts: PeerCounts,
     pub(crate) deadlines: Deadlines,
+}
+
+/// A peer's part in requests and receipts.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    /// Messages of its whose outcome is open, by correlation.
+    pub(crate) outstanding: HashMap<u64, Ticket, RandomState>,
+    /// Requests that it has and has not answered, by requester and correlation.
+    pub(crate) unanswered: HashMap<(u64, u64), Asked, RandomState>,
 }
 
 /// How far a session has come.
@@ -77,8 +117,42 @@ pub(crate) struct Subscription {
     pub(crate) number: u32,
     pub(crate) filter: Filter,
     pub(crate) overflow: Overflow,
-    /// Messages dropped that the peer was not told of yet.
-    pub(crate) unreported: u64,
+    pub(crate) group: Option<Rc<Group>>,
+    /// Messages that were for it.
+    pub(crate) matched: u64,
+    /// Those that were dropped, if any were.
+    pub(crate) drops: Option<Box<Drops>>,
+}
+
+/// Messages dropped, by reason.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Drops {
+    counts: [u64; Reason::ALL.len()],
+    /// Of these the peer was told.
+    told: [u64; Reason::ALL.len()],
+}
+
+impl Drops {
+    pub(crate) fn count(&mut self, reason: Reason, messages: u64) {
+        self.counts[reason as usize] += messages;
+    }
+
+    pub(crate) fn of(&self, reason: Reason) -> u64 {
+        self.counts[reason as usize]
+    }
+
+    /// Those that were, by reason.
+    pub(crate) fn by_reason(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().zip(self.counts).filter(|(_, count)| *count > 0)
+    }
+
+    /// Those that the peer was not told of; it will have been, after this.
+    pub(crate) fn take_untold(&mut self) -> Vec<(Reason, u64)> {
+        let told = std::mem::replace(&mut self.told, self.counts);
+        let counts = Reason::ALL.into_iter().zip(self.counts).zip(told);
+        let untold = counts.map(|((reason, count), told)| (reason, count - told));
+        untold.filter(|(_, count)| *count > 0).collect()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,7 +190,22 @@ impl Peer {
         self.known.insert(sender)
     }
 
+    pub(crate) fn calls(&mut self) -> &mut Calls {
+        self.calls.get_or_insert_default()
+    }
+
+    /// Messages of its whose outcome is open.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.calls.as_ref().map_or(0, |calls| calls.outstanding.len())
+    }
+
     pub(crate) fn subscription(&mut self, number: u32) -> Option<&mut Subscription> {
-        self.subscriptions.iter_mut().find(|subscription| subscription.number == number)
+        let at = self.find(number).ok()?;
+        self.subscriptions.get_mut(at)
+    }
+
+    /// Where the subscription of this number is, or would be.
+    pub(crate) fn find(&self, number: u32) -> Result<usize, usize> {
+        self.subscriptions.binary_search_by_key(&number, |known| known.number)
     }
 }

@@ -6,16 +6,18 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use ipcd_proto::control::{Code, Notice, Overflow, encode};
+use ipcd_proto::control::{Code, Notice, Overflow, Reason, encode};
 use ipcd_proto::limits::MAX_HEADERS;
 use ipcd_proto::{
-    BadSubject, Decoded, Frame, FrameWriter, HEADER_BYTES, Header, Kind, decode, frame_len,
+    Address, Decoded, Frame, FrameWriter, HEADER_BYTES, Header, Kind, decode, frame_len,
 };
 
 use crate::core::Core;
-use crate::interest::{Member, Remote};
-use crate::others::Others;
+use crate::interest::Member;
+use crate::outbox::Shed;
 use crate::peer::PeerKey;
+use crate::route::Targets;
+use crate::tracked::{Fate, Home, MAX_OUTSTANDING, Ticket};
 
 /// Bytes of a run: what an outbox may hold beyond its limit.
 const MAX_RUN: usize = 16 * 1024;
@@ -26,26 +28,34 @@ pub(crate) struct Run {
     pub(crate) waiting: bool,
 }
 
+impl Run {
+    const WAITING: Self = Self { consumed: 0, waiting: true };
+
+    fn of(consumed: usize) -> Self {
+        Self { consumed, waiting: false }
+    }
+}
+
 /// Who sent a run: a peer of this router, or of another.
 #[derive(Clone, Copy)]
-struct Sender {
-    key: Option<PeerKey>,
-    id: u64,
+pub(crate) struct Sender {
+    pub(crate) key: Option<PeerKey>,
+    pub(crate) id: u64,
 }
 
-/// The route of the last subject, which is most often the next one's too.
-#[derive(Debug, Default)]
-pub(crate) struct LastRoute {
-    subject: Vec<u8>,
-    generation: u64,
-    targets: Option<Targets>,
+/// Whom a message is for.
+enum To {
+    Peer(Address),
+    Subscribers(Rc<Targets>),
 }
 
-/// Whom a subject concerns: subscriptions here, and other workers.
-#[derive(Clone, Debug)]
-pub(crate) struct Targets {
-    members: Rc<[Member]>,
-    remotes: Rc<[Remote]>,
+/// What is delivered: one message or a run of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Load<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) count: u64,
+    /// Where the fate of the copies is noted.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 impl Core {
@@ -60,63 +70,129 @@ impl Core {
         let Ok(Decoded::Frame(first, length)) = decode(bytes, largest) else {
             unreachable!("the caller found a whole frame here");
         };
-        let correlation = first.header.correlation;
-        let targets = match self.check(&first) {
-            Ok(targets) => targets,
-            Err(_) if self.waits_for_itself(key) => {
-                return Run { consumed: 0, waiting: true };
-            }
+        let (header, subject) = (first.header, first.subject.len());
+        let to = match self.check(key, &first) {
+            Ok(to) => to,
+            Err(_) if self.waits_for_itself(key) => return Run::WAITING,
             Err((code, why)) => {
-                self.refuse(now, key, correlation, code, why);
-                return Run { consumed: length, waiting: false };
+                self.refuse(now, key, header.correlation, code, why);
+                return Run::of(length);
             }
         };
+        if header.is_tracked() && self.waits_for_outcomes(key) {
+            return Run::WAITING;
+        }
+        let targets = match to {
+            To::Peer(address) => {
+                self.count_accepted(key, 1, length);
+                self.publish_direct(now, key, &mut bytes[..length], header, address);
+                return Run::of(length);
+            }
+            To::Subscribers(targets) => targets,
+        };
         if self.must_wait(key, &targets) {
-            return Run { consumed: 0, waiting: true };
+            return Run::WAITING;
         }
-        let id = self.peer(key).origin.peer;
-        let stamp = Stamp::new(id, &targets.members);
-        let (length, count) = self.stamp_run(bytes, length, first.subject.len(), largest, stamp);
+        let from = Sender { key: Some(key), id: self.peer(key).origin.peer };
+        if header.is_tracked() || !targets.groups.is_empty() {
+            self.count_accepted(key, 1, length);
+            self.publish_one(now, key, &mut bytes[..length], header, &targets);
+            return Run::of(length);
+        }
+        // To other workers a number is one of their groups.
+        let is_here = targets.remotes.is_empty();
+        let stamp =
+            if is_here { Stamp::new(from.id, &targets.members) } else { Stamp::to_others(from.id) };
+        let (length, count) = self.stamp_run(bytes, length, subject, largest, stamp);
         let run = &mut bytes[..length];
-        let counts = &mut self.peer(key).counts;
-        counts.msgs_in += count;
-        counts.bytes_in += length as u64;
-        self.counters.accepted += count;
-        self.deliver_to_all(now, Sender { key: Some(key), id }, &targets.members, run, count);
-        if !targets.remotes.is_empty() {
-            self.forward(key, &targets.remotes, run);
-        }
-        Run { consumed: length, waiting: false }
+        self.count_accepted(key, count, length);
+        self.forward(key, &targets.remotes, run);
+        self.deliver_to_all(now, from, &targets.members, stamp.run(run, count));
+        Run::of(length)
     }
 
-    /// Delivers a message that another worker has accepted, and those behind it that go the same
-    /// way; says how many bytes they are.
+    /// Publishes a message that is dealt out one by one: its publisher waits for an outcome, or
+    /// each member of a group gets another one.
+    fn publish_one(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        frame: &mut [u8],
+        header: Header,
+        targets: &Targets,
+    ) {
+        let from = Sender { key: Some(key), id: self.peer(key).origin.peer };
+        let home = Home::Here(key, header.correlation);
+        let ticket = header.is_tracked().then(|| self.track(now, home, &header));
+        Frame::stamp_sender(frame, from.id);
+        for sharing in &targets.groups {
+            self.deliver_to_group(now, from, sharing, frame, ticket);
+        }
+        Frame::stamp_subscription(frame, 0);
+        self.forward_one(key, &targets.remotes, frame, ticket);
+        self.deliver_one(now, from, &targets.members, frame, ticket);
+        if let Some(ticket) = ticket {
+            self.dealt_out(now, ticket);
+        }
+    }
+
+    /// Delivers messages that another worker has accepted, to the subscriptions here that are in
+    /// no group; says how many bytes they are.
     pub(crate) fn deliver_run(&mut self, now: Instant, bytes: &mut [u8], length: usize) -> usize {
         let Ok(Decoded::Frame(first, _)) = decode(bytes, usize::MAX) else { return length };
         // The other worker has checked the subject.
-        let Ok(Targets { members, .. }) = self.route(first.subject) else { return length };
+        let Ok(targets) = self.route(first.subject) else { return length };
         let (id, subject) = (first.header.sender, first.subject.len());
-        let stamp = Stamp { of_sender: true, ..Stamp::new(id, &members) };
+        let stamp = Stamp { of_sender: true, ..Stamp::new(id, &targets.members) };
         let (length, count) = self.stamp_run(bytes, length, subject, usize::MAX, stamp);
-        self.deliver_to_all(now, Sender { key: None, id }, &members, &mut bytes[..length], count);
+        let (from, run) = (Sender { key: None, id }, &mut bytes[..length]);
+        self.deliver_to_all(now, from, &targets.members, stamp.run(run, count));
         length
     }
 
-    /// Delivers a run that is stamped for the first of the members.
-    fn deliver_to_all(
+    /// Delivers one message to subscriptions.
+    pub(crate) fn deliver_one(
         &mut self,
         now: Instant,
         from: Sender,
         members: &[Member],
-        run: &mut [u8],
-        count: u64,
+        frame: &mut [u8],
+        ticket: Option<Ticket>,
     ) {
-        let mut stamped = members.first().map_or(0, |member| member.subscription);
         for member in members {
-            if std::mem::replace(&mut stamped, member.subscription) != member.subscription {
-                stamp_subscription(run, stamped);
+            Frame::stamp_subscription(frame, member.subscription);
+            self.deliver(now, from, member, Load { bytes: frame, count: 1, ticket });
+        }
+    }
+
+    fn count_accepted(&mut self, key: PeerKey, count: u64, bytes: usize) {
+        let counts = &mut self.peer(key).counts;
+        counts.msgs_in += count;
+        counts.bytes_in += bytes as u64;
+        self.counters.accepted += count;
+    }
+
+    /// A peer is not read while too many outcomes of its messages are open.
+    fn waits_for_outcomes(&mut self, key: PeerKey) -> bool {
+        // Its outcomes come through its own outbox.
+        if self.waits_for_itself(key) {
+            return true;
+        }
+        let is_at_limit = self.peer(key).outstanding() >= MAX_OUTSTANDING;
+        if is_at_limit {
+            self.wait_for(key, key);
+        }
+        is_at_limit
+    }
+
+    /// Delivers a run to subscriptions.
+    fn deliver_to_all(&mut self, now: Instant, from: Sender, to: &[Member], run: Stamped<'_>) {
+        let Stamped { bytes, count, mut subscription } = run;
+        for member in to {
+            if std::mem::replace(&mut subscription, member.subscription) != member.subscription {
+                stamp_subscription(bytes, subscription);
             }
-            self.deliver(now, from, member, run, count);
+            self.deliver(now, from, member, Load { bytes, count, ticket: None });
         }
     }
 
@@ -126,18 +202,15 @@ impl Core {
             self.wait_for(publisher, full);
             return true;
         }
-        match &mut self.others {
-            Some(others) if others.must_wait(&targets.remotes) => {
-                others.wait(publisher);
-                self.peer(publisher).waiting = true;
-                true
-            }
-            _ => false,
+        if self.others.as_ref().is_some_and(|others| others.must_wait(&targets.remotes)) {
+            self.wait_for_others(publisher);
+            return true;
         }
+        targets.groups.iter().any(|sharing| self.must_wait_for_group(publisher, sharing))
     }
 
     /// Whether the message may be published at all, and to whom.
-    fn check(&mut self, frame: &Frame<'_>) -> Result<Targets, (Code, String)> {
+    fn check(&mut self, key: PeerKey, frame: &Frame<'_>) -> Result<To, (Code, String)> {
         if frame.payload.len() > self.config.max_payload {
             let (bytes, limit) = (frame.payload.len(), self.config.max_payload);
             let why = format!("a payload of {bytes} bytes, where at most {limit} are allowed");
@@ -148,28 +221,20 @@ impl Core {
             let why = format!("headers of {bytes} bytes, where at most {MAX_HEADERS} are allowed");
             return Err((Code::TooLarge, why));
         }
-        self.route(frame.subject).map_err(|error| (Code::BadSubject, error.to_string()))
+        if frame.header.is_tracked() && self.is_outstanding(key, frame.header.correlation) {
+            let why = "a message with this number is not concluded yet, or it has none";
+            return Err((Code::Protocol, why.into()));
+        }
+        if let Some(address) = Address::parse(frame.subject) {
+            return Ok(To::Peer(address));
+        }
+        let targets = self.route(frame.subject);
+        targets.map(To::Subscribers).map_err(|error| (Code::BadSubject, error.to_string()))
     }
 
-    fn route(&mut self, subject: &[u8]) -> Result<Targets, BadSubject> {
-        // Both only grow, so that their sum changes when either does.
-        let others = self.others.as_ref().map_or(0, Others::generation);
-        let generation = self.interests.generation() + others;
-        let last = &mut self.last_route;
-        if let Some(targets) = &last.targets
-            && last.generation == generation
-            && last.subject == subject
-        {
-            return Ok(targets.clone());
-        }
-        let members = self.interests.route(subject)?;
-        let remotes = self.others.as_mut().map(|others| others.route(subject)).transpose()?;
-        let targets = Targets { members, remotes: remotes.unwrap_or_default() };
-        last.subject.clear();
-        last.subject.extend_from_slice(subject);
-        last.generation = generation;
-        last.targets = Some(targets.clone());
-        Ok(targets)
+    fn is_outstanding(&self, key: PeerKey, correlation: u64) -> bool {
+        let calls = self.peers[key.0 as usize].calls.as_ref();
+        correlation == 0 || calls.is_some_and(|calls| calls.outstanding.contains_key(&correlation))
     }
 
     /// A receiver for whose sake the publisher has to wait.
@@ -181,7 +246,7 @@ impl Core {
         members.iter().find(blocks).map(|member| member.peer)
     }
 
-    fn hears(&self, publisher: Option<PeerKey>, member: &Member) -> bool {
+    pub(crate) fn hears(&self, publisher: Option<PeerKey>, member: &Member) -> bool {
         publisher != Some(member.peer) || !self.peers[member.peer.0 as usize].no_echo
     }
 
@@ -202,8 +267,9 @@ impl Core {
         while length < MAX_RUN
             && let Ok(Decoded::Frame(frame, more)) = decode(rest, largest)
             && frame.header.kind == Kind::Message
+            && !frame.header.is_tracked()
             && frame.subject == subject
-            && (!stamp.of_sender || frame.header.sender == stamp.sender)
+            && (!stamp.of_sender || stamp.is_of(&frame.header))
             && frame.payload.len() <= self.config.max_payload
             && frame.headers.len() <= MAX_HEADERS
         {
@@ -215,75 +281,111 @@ impl Core {
         (length, count)
     }
 
-    fn deliver(&mut self, now: Instant, from: Sender, member: &Member, run: &[u8], count: u64) {
-        if !self.hears(from.key, member) || !self.peer(member.peer).is_open() {
+    /// Puts messages into a subscriber's outbox, or drops them as the subscription wants.
+    pub(crate) fn deliver(&mut self, now: Instant, from: Sender, member: &Member, load: Load<'_>) {
+        let (to, count) = (member.peer, load.count);
+        if !self.hears(from.key, member) || !self.peer(to).is_open() {
             return;
         }
         self.counters.matched += count;
-        let to = member.peer;
-        if self.peer(to).full && !self.make_room(now, member, count) {
+        if let Some(subscription) = self.peer(to).subscription(member.subscription) {
+            subscription.matched += count;
+        }
+        if let Some(ticket) = load.ticket {
+            self.opened_copy(ticket);
+        }
+        if self.peer(to).full
+            && let Err(reason) = self.make_room(now, member)
+        {
+            self.note_dropped(member, reason, count);
+            if let Some(ticket) = load.ticket {
+                self.concluded(now, ticket, Fate::Dropped(reason));
+            }
             return;
         }
         if member.origin {
             self.introduce(now, from, to);
         }
-        let peer = &mut self.peers[to.0 as usize];
-        let buffer = peer.outbox.append(now, &mut self.spare);
-        buffer.extend_from_slice(run);
-        peer.counts.msgs_out += count;
-        self.counters.delivered += count;
+        self.enqueue(now, to, load.bytes, load.ticket);
+        self.peer(to).counts.msgs_out += count;
         self.filled(now, to);
         if member.overflow == Overflow::DropOldest && self.peer(to).full {
-            self.shed(to, member.subscription);
+            self.shed(now, member);
+        }
+    }
+
+    /// Puts messages into an outbox, and notes whose outcome depends on it.
+    pub(crate) fn enqueue(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        bytes: &[u8],
+        ticket: Option<Ticket>,
+    ) {
+        let peer = &mut self.peers[key.0 as usize];
+        peer.outbox.append(now, &mut self.spare).extend_from_slice(bytes);
+        if let Some(ticket) = ticket
+            && let Ok(Decoded::Frame(Frame { header, .. }, _)) = decode(bytes, usize::MAX)
+        {
+            match header.request {
+                true => self.is_asked(key, header.sender, header.correlation, ticket),
+                false => peer.outbox.await_written(ticket),
+            }
         }
     }
 
     /// What to do about a full outbox: whether the messages may go into it all the same.
-    fn make_room(&mut self, now: Instant, member: &Member, count: u64) -> bool {
+    fn make_room(&mut self, now: Instant, member: &Member) -> Result<(), Reason> {
         match member.overflow {
             // The publisher was let through before this peer's outbox filled up: a run's worth, or
             // from another worker what was on its way.
-            Overflow::Block | Overflow::DropOldest => true,
-            Overflow::DropNewest => {
-                self.counters.dropped_newest += count;
-                self.note_dropped(member.peer, member.subscription, count);
-                false
-            }
+            Overflow::Block | Overflow::DropOldest => Ok(()),
+            Overflow::DropNewest => Err(Reason::Newest),
             Overflow::Disconnect => {
                 self.cut_off(now, member.peer, "its outbox is full");
-                false
+                Err(Reason::CutOff)
             }
         }
     }
 
     /// Drops the oldest messages of a subscription, down to half an outbox, so that it is not done
     /// again for each message.
-    fn shed(&mut self, key: PeerKey, subscription: u32) {
-        let half = self.config.outbox / 2;
+    fn shed(&mut self, now: Instant, member: &Member) {
+        let (key, half) = (member.peer, self.config.outbox / 2);
         let peer = self.peer(key);
-        let dropped = peer.outbox.shed(subscription, half);
+        let shed = peer.outbox.shed(member.subscription, half);
         let is_full = peer.outbox.len() > half;
         self.set_full(key, is_full);
         if !is_full {
             // They may wait for another subscription of this peer's, which blocks.
             self.resume_waiters(key);
         }
-        self.counters.dropped_oldest += dropped;
-        self.counters.delivered -= dropped;
-        self.note_dropped(key, subscription, dropped);
+        self.note_dropped(member, Reason::Oldest, shed.messages);
+        self.conclude_shed(now, key, &shed, Reason::Oldest);
     }
 
-    fn note_dropped(&mut self, key: PeerKey, subscription: u32, count: u64) {
-        let peer = self.peer(key);
+    /// The publishers of what was dropped of an outbox are told, if they want to know.
+    pub(crate) fn conclude_shed(&mut self, now: Instant, key: PeerKey, shed: &Shed, why: Reason) {
+        for ticket in &shed.receipts {
+            self.concluded(now, *ticket, Fate::Dropped(why));
+        }
+        for request in &shed.requests {
+            self.has_answered(now, key, *request, Fate::Dropped(why));
+        }
+    }
+
+    fn note_dropped(&mut self, member: &Member, reason: Reason, count: u64) {
+        self.counters.dropped.count(reason, count);
+        let peer = self.peer(member.peer);
         peer.counts.dropped += count;
         peer.has_gaps = true;
-        if let Some(subscription) = peer.subscription(subscription) {
-            subscription.unreported += count;
+        if let Some(subscription) = peer.subscription(member.subscription) {
+            subscription.drops.get_or_insert_default().count(reason, count);
         }
     }
 
     /// Tells a subscriber who the sender is, before its first message.
-    fn introduce(&mut self, now: Instant, from: Sender, to: PeerKey) {
+    pub(crate) fn introduce(&mut self, now: Instant, from: Sender, to: PeerKey) {
         if self.peer(to).learns_of(from.id) {
             let origin = match from.key {
                 Some(key) => Some(&self.peers[key.0 as usize].origin),
@@ -303,8 +405,15 @@ impl Core {
 struct Stamp {
     sender: u64,
     subscription: u32,
-    /// Whether the messages have been stamped with senders, and only this one's are meant.
+    /// Whether another worker has stamped the messages with senders, and only this one's are meant.
     of_sender: bool,
+}
+
+/// A run of messages, and the subscription that they are stamped for.
+struct Stamped<'a> {
+    bytes: &'a mut [u8],
+    count: u64,
+    subscription: u32,
 }
 
 impl Stamp {
@@ -312,6 +421,20 @@ impl Stamp {
     fn new(sender: u64, members: &[Member]) -> Self {
         let subscription = members.first().map_or(0, |member| member.subscription);
         Self { sender, subscription, of_sender: false }
+    }
+
+    fn to_others(sender: u64) -> Self {
+        Self { sender, subscription: 0, of_sender: false }
+    }
+
+    /// A run that has been stamped with it.
+    fn run(self, bytes: &mut [u8], count: u64) -> Stamped<'_> {
+        Stamped { bytes, count, subscription: self.subscription }
+    }
+
+    /// Whether this message of another worker's is by the same sender, and for no group.
+    fn is_of(self, header: &Header) -> bool {
+        header.sender == self.sender && header.subscription == 0
     }
 
     fn apply(self, frame: &mut [u8]) {

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use ipcd_proto::control::{
-    Answer, ListenerStatus, PeerStatus, Query, Status, WorkerStatus, encode,
+    Answer, ListenerStatus, Origin, PeerStatus, Query, Reason, Status, SubscriptionStatus,
+    WorkerStatus, encode,
 };
-use ipcd_proto::{Header, Kind};
+use ipcd_proto::{Header, Kind, Subject};
+use serde::Serialize;
 
 use crate::core::{Core, Output};
 use crate::peer::{Peer, PeerKey};
@@ -29,6 +31,7 @@ struct Asked {
     key: PeerKey,
     peer: u64,
     correlation: u64,
+    is_of_subscriptions: bool,
     /// The sum of what has come, where answers are added up.
     sum: Option<Answer>,
 }
@@ -38,7 +41,9 @@ impl Core {
         self.questions.next += 1;
         let ticket = self.questions.next;
         let peer = self.peer(key).origin.peer;
-        self.questions.asked.insert(ticket, Asked { key, peer, correlation, sum: None });
+        let is_of_subscriptions = query == Query::Subscriptions;
+        let asked = Asked { key, peer, correlation, is_of_subscriptions, sum: None };
+        self.questions.asked.insert(ticket, asked);
         if self.others.is_some() {
             self.outputs.push_back(Output::Tell(Request::Ask { ticket, query }));
             return;
@@ -53,12 +58,21 @@ impl Core {
     fn report(&mut self, now: Instant, query: &Query) -> Vec<Answer> {
         match query {
             Query::Status => vec![Answer::Status(self.status(now))],
-            Query::Peers => self.peer_statuses().into_iter().map(Answer::Peers).collect(),
+            Query::Peers => {
+                let peers = self.keys().into_iter().map(|key| self.peer_status(key)).collect();
+                in_parts(peers).into_iter().map(Answer::Peers).collect()
+            }
             Query::Matching(subject) => {
-                let members = self.interests.route(subject.as_bytes());
+                let subject = Subject::parse(subject.as_bytes());
+                let members = subject.map(|subject| self.interests.find(subject));
                 vec![Answer::Matching(members.map_or(0, |members| members.len() as u64))]
             }
             Query::Kick(peer) => vec![Answer::Kicked(self.kick(now, *peer))],
+            Query::Find(who) => vec![Answer::Found(self.find_peer(who))],
+            Query::Subscriptions => {
+                let parts = in_parts(self.subscription_statuses());
+                parts.into_iter().map(Answer::Subscriptions).collect()
+            }
         }
     }
 
@@ -76,7 +90,7 @@ impl Core {
         let Some(asked) = self.questions.asked.get_mut(&ticket) else { return };
         let (key, peer, correlation) = (asked.key, asked.peer, asked.correlation);
         let pass_on = match part {
-            Some(Answer::Peers(peers)) => Some(Answer::Peers(peers)),
+            Some(part @ (Answer::Peers(_) | Answer::Subscriptions(_))) => Some(part),
             Some(part) => {
                 add(&mut asked.sum, part);
                 None
@@ -89,7 +103,11 @@ impl Core {
         }
         if last {
             let asked = self.questions.asked.remove(&ticket).expect("it was found above");
-            let answer = asked.sum.unwrap_or(Answer::Peers(Vec::new()));
+            let nothing = match asked.is_of_subscriptions {
+                true => Answer::Subscriptions(Vec::new()),
+                false => Answer::Peers(Vec::new()),
+            };
+            let answer = asked.sum.unwrap_or(nothing);
             if is_here {
                 self.answer(now, key, correlation, false, &answer);
             }
@@ -101,7 +119,8 @@ impl Core {
         self.send(now, key, header, &encode(body));
     }
 
-    fn status(&self, now: Instant) -> Status {
+    fn status(&mut self, now: Instant) -> Status {
+        let counters = self.counters();
         let daemon = &self.config.daemon;
         let peers_of = |number: usize| {
             self.peers.iter().filter(|(_, peer)| peer.listener == number).count() as u64
@@ -122,25 +141,45 @@ impl Core {
                 peers: self.peers.len() as u64,
             }],
             listeners: listeners.collect(),
-            counters: self.counters(),
+            counters,
         }
     }
 
-    /// All peers, in parts of a bounded size.
-    fn peer_statuses(&mut self) -> Vec<Vec<PeerStatus>> {
-        let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for key in self.keys() {
-            let status = self.peer_status(key);
-            let size = encode(&status).len();
-            if bytes + size > PART_BYTES {
-                parts.push(std::mem::take(&mut part));
-                bytes = 0;
-            }
-            bytes += size;
-            part.push(status);
+    fn find_peer(&self, who: &str) -> Option<u64> {
+        let is_meant = |origin: &Origin| match who.parse() {
+            Ok(id) if origin.peer == id => true,
+            _ => origin.name.as_deref() == Some(who),
+        };
+        let open = self.peers.iter().filter(|(_, peer)| peer.is_open());
+        open.map(|(_, peer)| &peer.origin).find(|origin| is_meant(origin)).map(|found| found.peer)
+    }
+
+    fn subscription_statuses(&mut self) -> Vec<SubscriptionStatus> {
+        let worker = self.config.slot;
+        let mut statuses = Vec::new();
+        for (_, peer) in &mut self.peers {
+            let queued = peer.outbox.messages_by_subscription();
+            statuses.extend(peer.subscriptions.iter().map(|known| {
+                let queued = queued.get(&known.number).copied().unwrap_or(0);
+                let drops = known.drops.as_ref();
+                let dropped: Vec<_> = drops.iter().flat_map(|drops| drops.by_reason()).collect();
+                let gone: u64 = dropped.iter().map(|(_, count)| count).sum();
+                SubscriptionStatus {
+                    peer: peer.origin.peer,
+                    name: peer.origin.name.clone(),
+                    worker,
+                    subscription: known.number,
+                    filter: known.filter.as_str().to_owned(),
+                    group: known.group.as_ref().map(|group| group.name.clone()),
+                    overflow: known.overflow,
+                    matched: known.matched,
+                    delivered: known.matched - gone - queued,
+                    dropped,
+                    queued,
+                }
+            }));
         }
-        parts.push(part);
-        parts
+        statuses
     }
 
     fn peer_status(&mut self, key: PeerKey) -> PeerStatus {
@@ -161,32 +200,60 @@ impl Core {
 
     /// Cuts a peer off, if it is ours.
     fn kick(&mut self, now: Instant, peer: u64) -> bool {
-        let found = self.keys().into_iter().find(|key| self.origin(*key).peer == peer);
+        let found = self.ids.get(&peer).copied();
         if let Some(key) = found {
             self.kick_out(now, key);
         }
         found.is_some()
     }
 
-    /// What this router has counted, by name.
-    pub fn counters(&self) -> Vec<(String, u64)> {
+    /// What this router has counted, by name. What was matched is always the sum of what was
+    /// delivered and dropped and is queued.
+    pub fn counters(&mut self) -> Vec<(String, u64)> {
+        let queued: u64 = self.peers.iter_mut().map(|(_, peer)| peer.outbox.messages()).sum();
         let counters = &self.counters;
-        [
-            ("messages_accepted", counters.accepted),
-            ("messages_matched", counters.matched),
-            ("messages_delivered", counters.delivered),
-            ("messages_dropped_oldest", counters.dropped_oldest),
-            ("messages_dropped_newest", counters.dropped_newest),
-            ("messages_dropped_departed", counters.dropped_departed),
+        let dropped: u64 = counters.dropped.by_reason().map(|(_, count)| count).sum();
+        let mut counted = vec![
+            ("messages_accepted".to_owned(), counters.accepted),
+            ("messages_matched".to_owned(), counters.matched),
+            ("messages_delivered".to_owned(), counters.matched - dropped - queued),
+            ("messages_queued".to_owned(), queued),
+        ];
+        let reasons = [Reason::Oldest, Reason::Newest, Reason::CutOff, Reason::Departed];
+        counted.extend(reasons.map(|reason| {
+            (format!("messages_dropped_{}", reason.name()), counters.dropped.of(reason))
+        }));
+        let others = [
+            ("messages_unclaimed", counters.unclaimed),
+            ("direct_delivered", counters.direct_delivered),
+            ("direct_dropped", counters.direct_dropped),
+            ("direct_undeliverable", counters.direct_undeliverable),
+            ("replies_late", counters.replies_late),
             ("frames_refused", counters.refused),
             ("records_lost", counters.lost_in_transit),
             ("records_stale", counters.stale),
             ("peers_accepted", counters.peers),
             ("peers_cut_off", counters.cut_off),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        ];
+        counted.extend(others.map(|(name, value)| (name.to_owned(), value)));
+        counted
     }
+}
+
+/// A long answer, in parts of a bounded size.
+fn in_parts<T: Serialize>(items: Vec<T>) -> Vec<Vec<T>> {
+    let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for item in items {
+        let size = encode(&item).len();
+        if bytes + size > PART_BYTES {
+            parts.push(std::mem::take(&mut part));
+            bytes = 0;
+        }
+        bytes += size;
+        part.push(item);
+    }
+    parts.push(part);
+    parts
 }
 
 /// Adds an answer to those that have come.
@@ -202,6 +269,7 @@ fn add(sum: &mut Option<Answer>, part: Answer) {
         }
         (Some(Answer::Matching(sum)), Answer::Matching(part)) => *sum += part,
         (Some(Answer::Kicked(sum)), Answer::Kicked(part)) => *sum |= part,
+        (Some(Answer::Found(sum)), Answer::Found(part)) => *sum = sum.or(part),
         (sum @ None, part) => *sum = Some(part),
         // Workers of one daemon answer what was asked.
         _ => {}

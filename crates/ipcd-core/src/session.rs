@@ -1,5 +1,6 @@
 //! Sessions: the handshake, and what a peer asks for besides sending messages.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use ipcd_proto::auth::{Nonce, Proof};
@@ -11,7 +12,7 @@ use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Filter, Frame, Header, Kind, Subject, VERSION};
 
 use crate::core::{Core, Output};
-use crate::interest::Member;
+use crate::interest::{Group, Member};
 use crate::peer::{Challenged, Naming, PeerKey, State, Subscription};
 use crate::table::Request;
 
@@ -66,7 +67,7 @@ impl Core {
             return Err((Code::Version, why));
         }
         if let Some(name) = &hello.name {
-            self.check_name(name)?;
+            check_name(name)?;
         }
         match self.peer(key).state {
             State::New { challenge: Some(nonce) } => {
@@ -178,16 +179,6 @@ impl Core {
         self.opened(key);
     }
 
-    fn check_name(&self, name: &str) -> Result<(), Failure> {
-        let good = |c: char| !c.is_control() && !c.is_whitespace();
-        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(good) {
-            let rule =
-                format!("a name has 1 to {MAX_NAME} bytes and no control characters or space");
-            return Err((Code::BadSubject, rule));
-        }
-        Ok(())
-    }
-
     fn subscribe(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
         let body: Subscribe = decode(frame.payload).map_err(malformed)?;
         let correlation = frame.header.correlation;
@@ -209,29 +200,39 @@ impl Core {
     ) -> Result<bool, Failure> {
         let filter = Filter::parse(body.filter.as_bytes())
             .map_err(|error| (Code::BadSubject, error.to_string()))?;
-        if body.group.is_some() {
-            return Err((Code::Unsupported, "this daemon has no groups yet".into()));
+        if let Some(group) = &body.group {
+            check_name(group)?;
         }
         let most = self.config.max_subscriptions;
         let peer = self.peer(key);
         if peer.subscriptions.len() >= most {
             return Err((Code::Limit, format!("a peer has at most {most} subscriptions")));
         }
-        if peer.subscription(body.subscription).is_some() {
-            let number = body.subscription;
+        let number = body.subscription;
+        let Err(at) = peer.find(number) else {
             return Err((Code::Protocol, format!("subscription {number} exists already")));
+        };
+        if number == 0 {
+            let why = "a subscription needs a number; 0 stands for messages to the peer alone";
+            return Err((Code::Protocol, why.into()));
         }
         // A tap on everything below a subject must not be able to stop the bus.
         let default = if filter.has_tail() { Overflow::DropOldest } else { Overflow::Block };
-        let Subscribe { subscription: number, origin, .. } = body;
         let overflow = body.overflow.unwrap_or(default);
-        self.interests.add(&filter, Member { peer: key, subscription: number, overflow, origin });
-        let at_once = self.share(key, &filter, correlation);
-        if self.peer(key).full && overflow == Overflow::Block {
-            self.set_level_of(&filter, true);
-        }
-        let subscription = Subscription { number, filter, overflow, unreported: 0 };
-        self.peer(key).subscriptions.push(subscription);
+        let group = body.group.map(|name| Rc::new(Group { filter: filter.clone(), name }));
+        peer.wants_origins |= body.origin;
+        let member = Member {
+            peer: key,
+            subscription: number,
+            overflow,
+            origin: body.origin,
+            group: group.clone(),
+        };
+        self.interests.add(&filter, member);
+        let subscription =
+            Subscription { number, filter, overflow, group, matched: 0, drops: None };
+        let at_once = self.share(key, &subscription, correlation);
+        self.peer(key).subscriptions.insert(at, subscription);
         Ok(at_once)
     }
 
@@ -243,18 +244,15 @@ impl Core {
     ) -> Result<(), Failure> {
         let Unsubscribe { subscription } = decode(frame.payload).map_err(malformed)?;
         let correlation = frame.header.correlation;
-        let subscriptions = &mut self.peer(key).subscriptions;
-        match subscriptions.iter().position(|known| known.number == subscription) {
-            Some(at) => {
-                let gone = subscriptions.swap_remove(at);
-                if self.peer(key).full && gone.overflow == Overflow::Block {
-                    self.set_level_of(&gone.filter, false);
-                }
-                self.forget(key, &gone);
+        match self.peer(key).find(subscription) {
+            Ok(at) => {
+                let gone = self.peer(key).subscriptions.remove(at);
+                let was_full = self.peer(key).full;
+                self.forget(key, &gone, was_full);
                 self.resume_waiters(key);
                 self.send(now, key, Header::new(Kind::Ack, correlation), &[]);
             }
-            None => {
+            Err(_) => {
                 let why = format!("there is no subscription {subscription}");
                 self.refuse(now, key, correlation, Code::Protocol, why);
             }
@@ -278,4 +276,14 @@ impl Core {
 
 fn malformed(error: BadBody) -> Failure {
     (Code::Protocol, error.to_string())
+}
+
+/// Whether a peer or a group may be called so.
+fn check_name(name: &str) -> Result<(), Failure> {
+    let good = |c: char| !c.is_control() && !c.is_whitespace();
+    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(good) {
+        let rule = format!("a name has 1 to {MAX_NAME} bytes and no control characters or space");
+        return Err((Code::BadSubject, rule));
+    }
+    Ok(())
 }

@@ -6,9 +6,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use ipcd_proto::control::{Answer, Query, Status};
 use serde::{Deserialize, Serialize};
 
-use crate::others::{Change, Shared};
 use crate::peer::PeerKey;
 use crate::report::add_counters;
+use crate::shared::{Change, Interest, Part, Shared};
 
 /// Changes in one message to a worker.
 const BATCH: usize = 128;
@@ -18,15 +18,17 @@ const BATCH: usize = 128;
 pub enum Request {
     /// It knows of the changes up to this epoch.
     Seen(u64),
-    /// Its first subscription of a filter.
+    /// Its first subscription of an interest, or another number of members of a group.
     Interested {
         /// For the confirmation.
         ticket: u64,
-        /// The filter.
-        filter: String,
+        /// What it wants.
+        interest: Interest,
+        /// Its part in the group.
+        share: Option<Part>,
     },
-    /// Its last subscription of a filter has gone.
-    Uninterested(String),
+    /// Its last subscription of an interest has gone.
+    Uninterested(Interest),
     /// A peer asks for a name.
     ClaimName {
         /// The peer's place there.
@@ -197,8 +199,11 @@ impl Table {
     pub fn heed(&mut self, slot: u32, request: Request) -> Vec<Told> {
         match request {
             Request::Seen(epoch) => self.seen(slot, epoch),
-            Request::Interested { ticket, filter } => self.interested(slot, ticket, filter),
-            Request::Uninterested(filter) => self.change(Change::Uninterested { slot, filter }),
+            Request::Interested { ticket, interest, share } => {
+                self.change(Change::Interested { slot, interest, share });
+                self.confirm_when_known(slot, ticket);
+            }
+            Request::Uninterested(interest) => self.change(Change::Uninterested { slot, interest }),
             Request::ClaimName { key, peer, name } => {
                 let to = self.shared.lives[slot as usize];
                 let granted = self.claim(slot, name.clone());
@@ -212,8 +217,7 @@ impl Table {
         Vec::new()
     }
 
-    fn interested(&mut self, slot: u32, ticket: u64, filter: String) {
-        self.change(Change::Interested { slot, filter });
+    fn confirm_when_known(&mut self, slot: u32, ticket: u64) {
         let life = self.shared.lives[slot as usize];
         // It goes out with the next batches.
         let batches = self.pending.len().div_ceil(BATCH) as u64;

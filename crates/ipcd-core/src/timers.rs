@@ -4,7 +4,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use crate::peer::PeerKey;
+use ipcd_proto::control::Code;
+
+use crate::core::{Core, Progress};
+use crate::ending::LINGER;
+use crate::peer::{PeerKey, State};
 
 /// A queue of deadlines, at most a few a peer. An entry says that the peer is to be looked at, not
 /// that something is due: what has been put off is found out then, and costs nothing until then.
@@ -31,5 +35,75 @@ impl Timers {
             return None;
         }
         self.0.pop().map(|Reverse(entry)| entry)
+    }
+}
+
+impl Core {
+    /// Ends the sessions of peers that are too late.
+    pub fn tick(&mut self, now: Instant) {
+        self.sweep(now);
+        while let Some((at, key)) = self.timers.pop_due(now) {
+            let Some(peer) = self.peers.get_mut(key.0 as usize) else {
+                continue;
+            };
+            if peer.deadlines.armed == Some(at) {
+                peer.deadlines.armed = None;
+                self.check_deadlines(now, key);
+            }
+        }
+    }
+
+    /// When [`Core::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next().into_iter().chain(self.trackers.next_sweep()).min()
+    }
+
+    pub(crate) fn note_heard(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        progress: &Progress,
+        offered: usize,
+    ) {
+        let timeout = self.config.frame_timeout;
+        let peer = self.peer(key);
+        peer.deadlines.heard = now;
+        if progress.consumed > 0 || progress.waiting {
+            peer.deadlines.frame = None;
+        }
+        let is_partial = progress.consumed < offered && !progress.waiting;
+        if is_partial && peer.deadlines.frame.is_none() {
+            peer.deadlines.frame = Some(now + timeout);
+            self.arm(key, now + timeout);
+        }
+    }
+
+    pub(crate) fn arm(&mut self, key: PeerKey, at: Instant) {
+        let armed = &mut self.peers[key.0 as usize].deadlines.armed;
+        self.timers.arm(armed, at, key);
+    }
+
+    fn check_deadlines(&mut self, now: Instant, key: PeerKey) {
+        let (idle, stall) = (self.config.idle_timeout, self.config.stall_timeout);
+        let peer = self.peer(key);
+        let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+        let stalled = peer.outbox.oldest().map(|since| since + stall);
+        let idle = idle.map(|timeout| peer.deadlines.heard + timeout);
+        let deadlines = [peer.deadlines.state, peer.deadlines.frame, stalled, idle];
+        if peer.deadlines.lingers && !peer.outbox.is_empty() {
+            self.arm(key, now + LINGER);
+        } else if due(peer.deadlines.state) && matches!(peer.state, State::Closing) {
+            self.drop_now(key, "it did not take what was left for it in time");
+        } else if due(peer.deadlines.state) {
+            self.fail(now, key, Code::TimedOut, "the handshake took too long");
+        } else if due(stalled) && !matches!(peer.state, State::Closing) {
+            self.cut_off(now, key, "it did not read fast enough");
+        } else if due(peer.deadlines.frame) {
+            self.fail(now, key, Code::TimedOut, "a frame took too long to arrive");
+        } else if due(idle) && peer.is_open() {
+            self.fail(now, key, Code::TimedOut, "nothing was heard for too long");
+        } else if let Some(next) = deadlines.into_iter().flatten().filter(|at| *at > now).min() {
+            self.arm(key, next);
+        }
     }
 }

@@ -439,7 +439,7 @@ impl Worker {
             why,
             "peer gone"
         );
-        self.core.detach(key);
+        self.core.detach(self.now, key);
         self.gone.push(connection.admission);
     }
 

@@ -2,18 +2,23 @@
 //!
 //! ```text
 //! + a b=name      peers attach and open a session      ++ a    attach only       - a   detach
-//! a: WHAT | WHAT  one batch of bytes from a: sub N FILTER [overflow] [origin], unsub N,
-//!                 pub SUBJECT TEXT, pubsize SUBJECT BYTES, flush, ping, hello OLDEST NEWEST, half, garbage
+//! a: WHAT | WHAT  one batch of bytes from a: sub N FILTER [overflow] [origin] [group=G], unsub N,
+//!                 pub SUBJECT TEXT, pubsize SUBJECT BYTES, flush, ping, hello OLDEST NEWEST, half, garbage,
+//!                 req N SUBJECT TEXT (a request with correlation N, for 5 seconds), more SUBJECT TEXT
+//!                 (a reply that is not the last), ask N SUBJECT TEXT (wants a receipt)
 //! a: stall        nothing is written to a until        a: read BYTES
 //! wait SECONDS    time passes                          drain   the daemon ends
 //! ```
+//!
+//! Peers have the ids 1, 2, 3 … in the order in which they attach.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ipcd_core::{Config, Core, DaemonInfo, Output, PeerInfo, PeerKey};
 use ipcd_proto::control::{
-    Hello, Notice, Origin, Overflow, Refusal, Subscribe, Unsubscribe, decode as body, encode,
+    Hello, Notice, Origin, Overflow, Receipt, Refusal, Subscribe, Unsubscribe, decode as body,
+    encode,
 };
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
 
@@ -57,7 +62,7 @@ impl Stage {
         match first {
             "+" => rest.split(' ').for_each(|who| self.attach(who, true)),
             "++" => rest.split(' ').for_each(|who| self.attach(who, false)),
-            "-" => self.core.detach(self.actors.remove(rest).expect("an actor").key),
+            "-" => self.core.detach(self.now, self.actors.remove(rest).expect("an actor").key),
             "wait" => {
                 self.now += Duration::from_secs(rest.parse().expect("seconds"));
                 self.core.tick(self.now);
@@ -141,7 +146,7 @@ impl Stage {
                 Output::Opened(_) => {}
                 Output::Drop(key, _) => {
                     let who = self.name(key);
-                    self.core.detach(key);
+                    self.core.detach(self.now, key);
                     self.actors.remove(&who);
                     self.seen.push(format!("{who}: dropped"));
                 }
@@ -192,9 +197,18 @@ fn shown(frame: &Frame<'_>) -> Option<String> {
             format!("{what} {:?}", refusal.code)
         }
         Kind::Notice => match body(frame.payload).expect("a notice") {
-            Notice::Gap { subscription, dropped } => format!("gap {subscription} {dropped}"),
+            Notice::Gap { subscription, dropped, reason } => {
+                format!("gap {subscription} {dropped} {}", reason.name())
+            }
             Notice::Origin(origin) => format!("origin {}", origin.name.unwrap_or_default()),
         },
+        Kind::Receipt => {
+            let receipt: Receipt = body(frame.payload).expect("a receipt");
+            let dropped = receipt.dropped.iter();
+            let dropped: String =
+                dropped.map(|(reason, count)| format!(", {count} {}", reason.name())).collect();
+            format!("receipt {}: {} delivered{dropped}", header.correlation, receipt.delivered)
+        }
         kind => format!("{kind:?}").to_lowercase(),
     })
 }
@@ -222,6 +236,18 @@ fn frame_of(what: &str) -> Vec<u8> {
         "unsub" => control(Kind::Unsubscribe, &encode(&Unsubscribe { subscription: number(1) })),
         "pub" => message(words[1], words[2].as_bytes()),
         "pubsize" => message(words[1], &vec![b'x'; number(2) as usize]),
+        "req" => {
+            let header = Header { request: true, wait: 5, ..numbered(&words) };
+            message_with(header, words[2], words[3].as_bytes())
+        }
+        "ask" => {
+            let header = Header { receipt: true, ..numbered(&words) };
+            message_with(header, words[2], words[3].as_bytes())
+        }
+        "more" => {
+            let header = Header { more: true, ..Header::new(Kind::Message, 1) };
+            message_with(header, words[1], words[2].as_bytes())
+        }
         "ping" => control(Kind::Ping, &[]),
         "flush" => control(Kind::Flush, &[]),
         "hello" => hello(number(1) as u16, number(2) as u16, None),
@@ -242,7 +268,7 @@ fn subscribe(words: &[&str]) -> Vec<u8> {
     encode(&Subscribe {
         subscription: words[1].parse().expect("a number"),
         filter: words[2].into(),
-        group: None,
+        group: words[3..].iter().find_map(|word| word.strip_prefix("group=")).map(str::to_owned),
         overflow,
         origin: words[3..].contains(&"origin"),
     })
@@ -254,10 +280,18 @@ fn control(kind: Kind, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+fn numbered(words: &[&str]) -> Header {
+    Header::new(Kind::Message, words[1].parse().expect("a number"))
+}
+
 fn message(subject: &str, payload: &[u8]) -> Vec<u8> {
+    message_with(Header::new(Kind::Message, 1), subject, payload)
+}
+
+fn message_with(header: Header, subject: &str, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     FrameWriter(&mut bytes).write(&Frame {
-        header: Header::new(Kind::Message, 1),
+        header,
         subject: subject.as_bytes(),
         reply: &[],
         headers: &[],

@@ -191,7 +191,7 @@ impl Client {
     fn got_notice(&mut self, frame: &Frame<'_>, ledger: &mut Ledger) {
         match body(frame.payload).expect("a notice") {
             Notice::Origin(origin) => drop(self.known.insert(origin.peer)),
-            Notice::Gap { subscription, dropped } => {
+            Notice::Gap { subscription, dropped, .. } => {
                 ledger.gap(self.subs[&subscription], dropped);
             }
         }

@@ -241,7 +241,7 @@ impl World {
     pub(crate) fn detach(&mut self, index: usize) {
         let At::Worker { slot, key, .. } = self.clients[index].at else { return };
         let Some(worker) = &mut self.sup.places[slot].worker else { return };
-        worker.core.detach(key);
+        worker.core.detach(self.now, key);
         worker.clients.remove(&key);
         worker.is_stale = true;
         self.depart(index);

@@ -1,0 +1,95 @@
+//! Messages to one peer, and replies among them. They never wait: a receiver that does not take
+//! them is cut off.
+
+use std::time::Instant;
+
+use ipcd_proto::control::Reason;
+use ipcd_proto::{Address, Frame, Header};
+
+use crate::core::Core;
+use crate::peer::{PeerKey, place_of};
+use crate::publish::Sender;
+use crate::tracked::{Fate, Home, Ticket};
+
+/// What an outbox may hold when a message to one peer comes, in parts of what makes it full.
+const HARD_LIMIT: (usize, usize) = (5, 4);
+
+impl Core {
+    /// Accepts a message to one peer.
+    pub(crate) fn publish_direct(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        frame: &mut [u8],
+        header: Header,
+        to: Address,
+    ) {
+        let id = self.peer(key).origin.peer;
+        Frame::stamp_sender(frame, id);
+        Frame::stamp_subscription(frame, 0);
+        let home = Home::Here(key, header.correlation);
+        let ticket = header.is_tracked().then(|| self.track(now, home, &header));
+        if self.is_here(to.peer) {
+            self.deliver_direct(now, Sender { key: Some(key), id }, frame, to, ticket);
+        } else {
+            self.forward_direct(key, frame, to, ticket);
+        }
+        if let Some(ticket) = ticket {
+            self.dealt_out(now, ticket);
+        }
+        // Behind the reply, so that nobody is told that there will be none.
+        if let Some(request) = to.request
+            && !header.more
+        {
+            self.has_answered(now, key, (to.peer, request), Fate::Answered);
+        }
+    }
+
+    /// Puts a message into the outbox of the peer that it is for.
+    pub(crate) fn deliver_direct(
+        &mut self,
+        now: Instant,
+        from: Sender,
+        frame: &[u8],
+        to: Address,
+        ticket: Option<Ticket>,
+    ) {
+        let Some(key) = self.ids.get(&to.peer).copied().filter(|key| self.peer(*key).is_open())
+        else {
+            return self.count_undeliverable(to);
+        };
+        if to.request.is_some_and(|request| !self.replied(key, request)) {
+            return self.count_undeliverable(to);
+        }
+        if let Some(ticket) = ticket {
+            self.opened_copy(ticket);
+        }
+        let (parts, of) = HARD_LIMIT;
+        if self.peer(key).outbox.len() >= self.config.outbox / of * parts {
+            self.cut_off(now, key, "messages to it have filled its outbox");
+            self.counters.direct_dropped += 1;
+            if let Some(ticket) = ticket {
+                self.concluded(now, ticket, Fate::Dropped(Reason::CutOff));
+            }
+            return;
+        }
+        if self.peer(key).wants_origins {
+            self.introduce(now, from, key);
+        }
+        self.enqueue(now, key, frame, ticket);
+        self.peer(key).counts.msgs_out += 1;
+        self.counters.direct_delivered += 1;
+        self.filled(now, key);
+    }
+
+    pub(crate) fn count_undeliverable(&mut self, to: Address) {
+        match to.request {
+            Some(_) => self.counters.replies_late += 1,
+            None => self.counters.direct_undeliverable += 1,
+        }
+    }
+
+    fn is_here(&self, peer: u64) -> bool {
+        self.others.is_none() || place_of(peer).0 == self.config.slot
+    }
+}

@@ -1,0 +1,91 @@
+//! How sessions end: an error, a goodbye, a peer that does not read, the end of the daemon.
+
+use std::time::{Duration, Instant};
+
+use ipcd_proto::control::{Code, Reason, Refusal, encode};
+use ipcd_proto::{Header, Kind};
+
+use crate::core::{Core, Output};
+use crate::peer::{PeerKey, State};
+use crate::tracked::Fate;
+
+/// How long a peer that is cut off, or says goodbye, has to take what is left for it.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// Says goodbye to everybody: what is in the outboxes is written, then the peers are closed.
+    /// They have as long for it as the daemon has, which ends it otherwise.
+    pub fn drain(&mut self, now: Instant) {
+        for key in self.keys() {
+            self.fail(now, key, Code::Ending, "the daemon is ending");
+            self.peer(key).deadlines.lingers = true;
+        }
+    }
+
+    /// Ends a session: an ERROR frame, then the end.
+    pub(crate) fn fail(&mut self, now: Instant, key: PeerKey, code: Code, why: impl Into<String>) {
+        if matches!(self.peer(key).state, State::Closing) {
+            return;
+        }
+        let message = why.into();
+        let body = encode(&Refusal { code, message: message.clone() });
+        self.send(now, key, Header::new(Kind::Error, 0), &body);
+        self.close(now, key, message);
+    }
+
+    /// Ends a session without an error.
+    pub(crate) fn close(&mut self, now: Instant, key: PeerKey, why: String) {
+        self.send(now, key, Header::new(Kind::Bye, 0), &[]);
+        self.forget_subscriptions(key);
+        self.resume_waiters(key);
+        self.forget_tracked(now, key, Reason::Departed);
+        let peer = self.peer(key);
+        peer.state = State::Closing;
+        peer.deadlines.state = Some(now + LINGER);
+        self.arm(key, now + LINGER);
+        self.outputs.push_back(Output::Close(key, why));
+    }
+
+    /// Ends the session of a peer that does not read. What waits for it is dropped, so that it is
+    /// told why as soon as it reads again.
+    pub(crate) fn cut_off(&mut self, now: Instant, key: PeerKey, why: &str) {
+        self.throw_out(now, key, Code::TooSlow, why);
+    }
+
+    /// Ends the session of a peer that somebody wants gone.
+    pub(crate) fn kick_out(&mut self, now: Instant, key: PeerKey) {
+        self.throw_out(now, key, Code::Kicked, "it was kicked");
+    }
+
+    fn throw_out(&mut self, now: Instant, key: PeerKey, code: Code, why: &str) {
+        if matches!(self.peer(key).state, State::Closing) {
+            return;
+        }
+        self.counters.cut_off += 1;
+        self.drop_queued(now, key, Reason::CutOff);
+        self.forget_tracked(now, key, Reason::CutOff);
+        self.fail(now, key, code, why);
+    }
+
+    /// Drops what waits in a peer's outbox, except for the frame that has been begun.
+    pub(crate) fn drop_queued(&mut self, now: Instant, key: PeerKey, reason: Reason) {
+        let shed = self.peer(key).outbox.purge();
+        self.counters.dropped.count(reason, shed.messages);
+        self.counters.direct_dropped += shed.direct;
+        self.conclude_shed(now, key, &shed, reason);
+    }
+
+    /// Drops all that is left in a peer's outbox.
+    pub(crate) fn drop_all(&mut self, now: Instant, key: PeerKey, reason: Reason) {
+        self.drop_queued(now, key, reason);
+        let begun = self.peer(key).outbox.messages();
+        self.counters.dropped.count(reason, begun);
+        while let Some(ticket) = self.peer(key).outbox.take_awaited() {
+            self.concluded(now, ticket, Fate::Dropped(reason));
+        }
+    }
+
+    pub(crate) fn drop_now(&mut self, key: PeerKey, why: impl Into<String>) {
+        self.outputs.push_back(Output::Drop(key, why.into()));
+    }
+}

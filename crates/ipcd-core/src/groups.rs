@@ -1,0 +1,124 @@
+//! Groups: each message goes to one member, in turn among those that can take more.
+
+use std::time::Instant;
+
+use ipcd_proto::control::Overflow;
+use ipcd_proto::{Decoded, Frame, decode};
+
+use crate::core::Core;
+use crate::interest::Member;
+use crate::peer::PeerKey;
+use crate::publish::{Load, Sender};
+use crate::route::{Choice, Sharing};
+use crate::tracked::Ticket;
+
+impl Core {
+    /// Makes the publisher wait if no member can take more. Whoever is first able to wakes it.
+    pub(crate) fn must_wait_for_group(&mut self, publisher: PeerKey, sharing: &Sharing) -> bool {
+        let from = Some(publisher);
+        let is_free = |choice: &Choice| self.can_take(from, choice) || self.may_drop(from, choice);
+        if sharing.choices().any(is_free) {
+            return false;
+        }
+        let mut waits = false;
+        for choice in sharing.choices() {
+            match choice {
+                Choice::There { .. } => self.wait_for_others(publisher),
+                Choice::Here(member) if self.hears(from, member) => {
+                    self.wait_for(publisher, member.peer);
+                }
+                Choice::Here(_) => continue,
+            }
+            waits = true;
+        }
+        waits
+    }
+
+    /// Gives a message to one member.
+    pub(crate) fn deliver_to_group(
+        &mut self,
+        now: Instant,
+        from: Sender,
+        sharing: &Sharing,
+        frame: &mut [u8],
+        ticket: Option<Ticket>,
+    ) {
+        let choice = sharing
+            .next(|choice| self.can_take(from.key, choice))
+            .or_else(|| sharing.next(|choice| self.may_drop(from.key, choice)));
+        self.give(now, from, choice, frame, ticket);
+    }
+
+    /// Gives a message that another worker has sent for this one's members of a group to one of
+    /// them. If the last one has left meanwhile, another worker gets it.
+    pub(crate) fn arrive_for_group(
+        &mut self,
+        now: Instant,
+        frame: &mut [u8],
+        number: u32,
+        ticket: Option<Ticket>,
+    ) {
+        let Ok(Decoded::Frame(Frame { subject, header, .. }, _)) = decode(frame, usize::MAX) else {
+            return;
+        };
+        let from = Sender { key: None, id: header.sender };
+        let group = self.others.as_ref().and_then(|others| others.group_of(number));
+        let Ok(targets) = self.route(subject) else { return };
+        let sharing = targets.groups.iter().find(|sharing| Some(&sharing.group) == group.as_ref());
+        let is_here = |choice: &Choice| matches!(choice, Choice::Here(_));
+        let choice = sharing.and_then(|sharing| {
+            sharing
+                .next(|choice| is_here(choice) && self.can_take(None, choice))
+                // It was on its way when they filled up, and has nowhere to wait.
+                .or_else(|| sharing.next(is_here))
+                .or_else(|| sharing.next(|choice| self.can_take(None, choice)))
+                .or_else(|| sharing.next(|_| true))
+        });
+        if choice.is_none() {
+            self.counters.unclaimed += 1;
+        }
+        self.give(now, from, choice, frame, ticket);
+    }
+
+    fn give(
+        &mut self,
+        now: Instant,
+        from: Sender,
+        choice: Option<&Choice>,
+        frame: &mut [u8],
+        ticket: Option<Ticket>,
+    ) {
+        match choice {
+            Some(Choice::Here(member)) => {
+                Frame::stamp_subscription(frame, member.subscription);
+                self.deliver(now, from, member, Load { bytes: frame, count: 1, ticket });
+            }
+            Some(Choice::There { slot, number, .. }) => {
+                Frame::stamp_subscription(frame, *number);
+                self.forward_to(from.key, *slot, frame, ticket);
+            }
+            None => {}
+        }
+    }
+
+    fn can_take(&self, from: Option<PeerKey>, choice: &Choice) -> bool {
+        match choice {
+            Choice::Here(member) => self.hears(from, member) && !self.is_full(member),
+            Choice::There { slot, off, .. } => {
+                !off && self.others.as_ref().is_some_and(|others| others.has_room(*slot))
+            }
+        }
+    }
+
+    /// Whether the choice is a member that would rather drop messages than make publishers wait.
+    fn may_drop(&self, from: Option<PeerKey>, choice: &Choice) -> bool {
+        match choice {
+            Choice::Here(member) => self.hears(from, member) && member.overflow != Overflow::Block,
+            Choice::There { .. } => false,
+        }
+    }
+
+    fn is_full(&self, member: &Member) -> bool {
+        self.peers[member.peer.0 as usize].full
+    }
+}

@@ -1,0 +1,201 @@
+//! Routes: whom a subject concerns, here and at other workers; and those found lately.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use foldhash::fast::RandomState;
+use ipcd_proto::{BadSubject, Subject};
+
+use crate::core::Core;
+use crate::interest::{Group, Member, Remote};
+use crate::others::Others;
+
+/// Subjects whose routes are remembered. A client that makes up subjects cannot take more memory.
+const MAX_ROUTES: usize = 16 * 1024;
+/// Members of a worker that count when it is its turn, at the most: the number is its own word.
+const MAX_WEIGHT: u32 = 64 * 1024;
+
+/// Whom a subject concerns.
+#[derive(Debug)]
+pub(crate) struct Targets {
+    /// Subscriptions here that are in no group.
+    pub(crate) members: Vec<Member>,
+    /// Interests of other workers that are in no group; those of one worker stand together.
+    pub(crate) remotes: Vec<Remote>,
+    /// Groups, of which each gets one copy.
+    pub(crate) groups: Vec<Sharing>,
+}
+
+/// A group whose members are offered a message in turn.
+#[derive(Debug)]
+pub(crate) struct Sharing {
+    pub(crate) group: Rc<Group>,
+    /// Members here and workers elsewhere, each with the end of its share of the turns.
+    choices: Vec<(u64, Choice)>,
+    turn: Cell<u64>,
+}
+
+/// Who may get a message of a group.
+#[derive(Clone, Debug)]
+pub(crate) enum Choice {
+    /// A subscription here.
+    Here(Member),
+    /// One of another worker's, which chooses it.
+    There {
+        /// The worker's place.
+        slot: u32,
+        /// Its number for the group.
+        number: u32,
+        /// Whether none of its members can take more.
+        off: bool,
+    },
+}
+
+impl Sharing {
+    /// The next choice in turn that is good. Turns of those that are not are left out.
+    pub(crate) fn next(&self, is_good: impl Fn(&Choice) -> bool) -> Option<&Choice> {
+        let total = self.choices.last()?.0;
+        let turn = self.turn.get() % total;
+        let first = self.choices.partition_point(|(end, _)| *end <= turn);
+        let indices = (first..self.choices.len()).chain(0..first);
+        let found = indices.into_iter().find(|&index| is_good(&self.choices[index].1))?;
+        let start = found.checked_sub(1).map_or(0, |before| self.choices[before].0);
+        self.turn.set(if found == first { turn + 1 } else { start + 1 });
+        Some(&self.choices[found].1)
+    }
+
+    /// All choices.
+    pub(crate) fn choices(&self) -> impl Iterator<Item = &Choice> {
+        self.choices.iter().map(|(_, choice)| choice)
+    }
+}
+
+/// The routes found lately, and the last one, which is most often the next one too.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    found: HashMap<Box<[u8]>, Route, RandomState>,
+    last: Option<(Vec<u8>, Route)>,
+}
+
+#[derive(Clone, Debug)]
+struct Route {
+    generation: u64,
+    targets: Rc<Targets>,
+}
+
+impl Core {
+    /// Whom a subject concerns.
+    pub(crate) fn route(&mut self, subject: &[u8]) -> Result<Rc<Targets>, BadSubject> {
+        // Both only grow, so that their sum changes when either does.
+        let others = self.others.as_ref().map_or(0, Others::generation);
+        let generation = self.interests.generation() + others;
+        if let Some((last, route)) = &self.routes.last
+            && route.generation == generation
+            && last == subject
+        {
+            return Ok(Rc::clone(&route.targets));
+        }
+        let known = self.routes.found.get(subject).filter(|route| route.generation == generation);
+        let route = match known {
+            Some(route) => route.clone(),
+            None => {
+                let targets = Rc::new(self.find_targets(Subject::parse(subject)?));
+                self.routes.remember(subject, Route { generation, targets })
+            }
+        };
+        let targets = Rc::clone(&route.targets);
+        let (mut last, _) = self.routes.last.take().unwrap_or((Vec::new(), route.clone()));
+        last.clear();
+        last.extend_from_slice(subject);
+        self.routes.last = Some((last, route));
+        Ok(targets)
+    }
+
+    fn find_targets(&self, subject: Subject<'_>) -> Targets {
+        let mut groups = BTreeMap::<Rc<Group>, Vec<(u32, Choice)>>::new();
+        let mut members = self.interests.find(subject);
+        members.retain(|member| {
+            if let Some(group) = &member.group {
+                let choice = (1, Choice::Here(member.clone()));
+                groups.entry(Rc::clone(group)).or_default().push(choice);
+            }
+            member.group.is_none()
+        });
+        let mut remotes = self.others.as_ref().map_or(Vec::new(), |others| others.find(subject));
+        remotes.retain(|remote| {
+            if let Some(share) = &remote.share {
+                let (slot, number, off) = (remote.slot, share.number, remote.off);
+                let choice = (share.members, Choice::There { slot, number, off });
+                groups.entry(Rc::clone(&share.group)).or_default().push(choice);
+            }
+            remote.share.is_none()
+        });
+        // Where it went on before, so that a table which changes all the time favours nobody.
+        let turn = self.counters.accepted;
+        let groups = groups.into_iter().map(|(group, choices)| Sharing {
+            group,
+            choices: add_up(choices),
+            turn: Cell::new(turn),
+        });
+        Targets { members, remotes, groups: groups.collect() }
+    }
+}
+
+/// Shares of the turns, as the positions at which they end.
+fn add_up(choices: Vec<(u32, Choice)>) -> Vec<(u64, Choice)> {
+    let mut end = 0;
+    let ending = |(members, choice): (u32, Choice)| {
+        end += u64::from(members.clamp(1, MAX_WEIGHT));
+        (end, choice)
+    };
+    choices.into_iter().map(ending).collect()
+}
+
+impl Routes {
+    fn remember(&mut self, subject: &[u8], route: Route) -> Route {
+        if self.found.len() >= MAX_ROUTES {
+            self.found.clear();
+        }
+        self.found.insert(subject.into(), route.clone());
+        route
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::{Config, DaemonInfo};
+
+    #[test]
+    fn remembers_a_bounded_number_of_routes() {
+        let mut core = Core::new(Config::new(DaemonInfo::unknown(Instant::now())), None);
+        for number in 0..2 * MAX_ROUTES {
+            core.route(format!("made.up.{number}").as_bytes()).unwrap();
+            assert!(core.routes.found.len() <= MAX_ROUTES);
+        }
+    }
+
+    #[test]
+    fn turns_are_shared_by_the_number_of_members() {
+        let there = |slot| Choice::There { slot, number: 1, off: false };
+        let filter = ipcd_proto::Filter::parse(b"work").unwrap();
+        let sharing = Sharing {
+            group: Rc::new(Group { filter, name: "g".into() }),
+            choices: add_up(vec![(1, there(0)), (3, there(1)), (0, there(2))]),
+            turn: Cell::new(0),
+        };
+        let slot = |choice: &Choice| match choice {
+            Choice::There { slot, .. } => *slot,
+            Choice::Here(_) => unreachable!("none is here"),
+        };
+        let turns: Vec<u32> = (0..6).filter_map(|_| sharing.next(|_| true).map(slot)).collect();
+        assert_eq!(turns, [0, 1, 1, 1, 2, 0]);
+        let others: Vec<u32> =
+            (0..4).filter_map(|_| sharing.next(|choice| slot(choice) != 1).map(slot)).collect();
+        assert_eq!(others, [2, 0, 2, 0]);
+        assert!(sharing.next(|_| false).is_none());
+    }
+}

@@ -1,0 +1,127 @@
+//! What all workers know of each other: interests, and which life each place is in.
+
+use std::rc::Rc;
+
+use ipcd_proto::Filter;
+use serde::{Deserialize, Serialize};
+
+use crate::interest::{Group, Interests, Remote, Share};
+
+/// What a worker wants: a filter, for itself or for its members of a group.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Interest {
+    /// The filter.
+    pub filter: String,
+    /// The group's name.
+    pub group: Option<String>,
+}
+
+/// A worker's part in a group, as it tells others.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Part {
+    /// Its number for the group.
+    pub number: u32,
+    /// How many members it has.
+    pub members: u32,
+}
+
+/// A change of what all workers know.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Change {
+    /// A worker has its first subscription of an interest, or another number of members of one.
+    Interested {
+        /// The worker's place.
+        slot: u32,
+        /// What it wants.
+        interest: Interest,
+        /// Its part in the group, if it is one.
+        share: Option<Part>,
+    },
+    /// A worker has lost its last subscription of an interest.
+    Uninterested {
+        /// The worker's place.
+        slot: u32,
+        /// What it wanted.
+        interest: Interest,
+    },
+    /// A worker was born.
+    Life {
+        /// The worker's place.
+        slot: u32,
+        /// Which life of that place.
+        incarnation: u32,
+    },
+    /// A worker has died, with its interests. It says which life that was: who has heard of the
+    /// next one already must not take its death for that one's.
+    Died {
+        /// The worker's place.
+        slot: u32,
+        /// Which life of that place.
+        incarnation: u32,
+    },
+}
+
+/// What every worker is born with, and the supervisor keeps up to date: the interests of all, and
+/// which life each place is in.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    /// The interests of all workers.
+    pub interests: Interests<Remote>,
+    /// The incarnation in each slot; 0 where nobody lives.
+    pub lives: Vec<u32>,
+    /// The last batch of changes that is in it.
+    pub epoch: u64,
+}
+
+impl Shared {
+    /// What is known when nobody lives yet.
+    pub fn new(slots: usize) -> Self {
+        Self { interests: Interests::default(), lives: vec![0; slots], epoch: 0 }
+    }
+
+    /// Applies a change; one that is known already changes nothing.
+    pub fn apply(&mut self, change: &Change, off: impl FnOnce(u32, &Interest) -> bool) {
+        match change {
+            Change::Interested { slot, interest, share } => {
+                let Ok(filter) = Filter::parse(interest.filter.as_bytes()) else { return };
+                self.withdraw(*slot, interest, &filter);
+                let off = off(*slot, interest);
+                let share = share.zip(interest.group.clone()).map(|(part, name)| Share {
+                    group: Rc::new(Group { filter: filter.clone(), name }),
+                    number: part.number,
+                    members: part.members,
+                });
+                self.interests.add(&filter, Remote { slot: *slot, off, share });
+            }
+            Change::Uninterested { slot, interest } => {
+                if let Ok(filter) = Filter::parse(interest.filter.as_bytes()) {
+                    self.withdraw(*slot, interest, &filter);
+                }
+            }
+            Change::Life { slot, incarnation } => {
+                // Also when that life is known already, from the worker itself: what is in the
+                // table then may have been told before it, but of the life before.
+                self.set_life(*slot, *incarnation);
+            }
+            Change::Died { slot, .. } => self.set_life(*slot, 0),
+        }
+    }
+
+    fn withdraw(&mut self, slot: u32, interest: &Interest, filter: &Filter) {
+        self.interests.remove(filter, |remote| remote.slot == slot && remote.is_of(interest));
+    }
+
+    fn set_life(&mut self, slot: u32, life: u32) {
+        if let Some(known) = self.lives.get_mut(slot as usize) {
+            *known = life;
+        }
+        self.interests.remove_all(|remote| remote.slot == slot);
+    }
+}
+
+impl Remote {
+    /// Whether it stands for this interest, among those of its filter.
+    pub(crate) fn is_of(&self, interest: &Interest) -> bool {
+        self.share.as_ref().map(|share| &share.group.name) == interest.group.as_ref()
+    }
+}

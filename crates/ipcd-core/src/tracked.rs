@@ -1,0 +1,334 @@
+//! Messages whose publisher waits for an outcome: a reply, or a receipt.
+//!
+//! An entry counts the copies whose fate is open. The publisher's worker holds one for the whole
+//! message; each other worker that gets copies holds one for its own, and tells the first what
+//! became of them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::time::{Duration, Instant};
+
+use foldhash::fast::RandomState;
+use ipcd_proto::control::{Code, Reason, Receipt, Refusal, encode};
+use ipcd_proto::{Header, Kind};
+
+use crate::core::Core;
+use crate::peer::PeerKey;
+
+/// Outcomes that a peer may wait for at once. It is not read while it waits for as many.
+pub(crate) const MAX_OUTSTANDING: usize = 64 * 1024;
+/// Requests that a peer is known to have, and not to have answered. That it has gone is not told
+/// to those who wait for the answer to others.
+const MAX_UNANSWERED: usize = 64 * 1024;
+/// How often requests are looked through for those that nobody waits for any more, at the most.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// A number for such a message, of this router's.
+pub(crate) type Ticket = u64;
+
+/// A message whose outcome is open.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    /// Whom to tell the outcome.
+    pub(crate) home: Home,
+    is_request: bool,
+    /// Copies here whose fate is open, and one while the message is dealt out.
+    open: u64,
+    /// Workers that have copies and have not said what became of them.
+    elsewhere: Vec<u32>,
+    receipt: Receipt,
+    is_answered: bool,
+    /// When nobody waits any more.
+    expires: Option<Instant>,
+}
+
+/// Whom to tell an outcome.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Home {
+    /// A peer here, which knows the message by its correlation.
+    Here(PeerKey, u64),
+    /// Another worker, which has this ticket for it.
+    There(u32, Ticket),
+    /// A worker that has died.
+    Nowhere,
+}
+
+/// A request that a peer has and has not answered.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    ticket: Ticket,
+    /// Those of further copies: the peer has more than one subscription that matched.
+    again: Vec<Ticket>,
+}
+
+impl Asked {
+    fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        [self.ticket].into_iter().chain(self.again.iter().copied())
+    }
+}
+
+/// What became of a copy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Fate {
+    /// Its receiver has it.
+    Delivered,
+    /// Its receiver has answered it.
+    Answered,
+    /// It was dropped; of a request also: nobody will answer it.
+    Dropped(Reason),
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Trackers {
+    entries: HashMap<Ticket, Tracked, RandomState>,
+    last: Ticket,
+    sweep_at: Option<Instant>,
+}
+
+impl Trackers {
+    /// When requests are to be looked through.
+    pub(crate) fn next_sweep(&self) -> Option<Instant> {
+        self.sweep_at
+    }
+
+    fn forget(&mut self, ticket: Ticket) {
+        self.entries.remove(&ticket);
+    }
+}
+
+impl Core {
+    /// Begins to track a message. It is held open until [`Core::dealt_out`].
+    pub(crate) fn track(&mut self, now: Instant, home: Home, header: &Header) -> Ticket {
+        let is_request = header.request;
+        let wait = Duration::from_secs(header.wait.max(1).into());
+        let expires = is_request.then(|| now + wait);
+        let trackers = &mut self.trackers;
+        trackers.last += 1;
+        trackers.sweep_at = trackers.sweep_at.into_iter().chain(expires).min();
+        let entry = Tracked {
+            home,
+            is_request,
+            open: 1,
+            elsewhere: Vec::new(),
+            receipt: Receipt::default(),
+            is_answered: false,
+            expires,
+        };
+        let ticket = trackers.last;
+        trackers.entries.insert(ticket, entry);
+        if let Home::Here(key, correlation) = home {
+            self.peer(key).calls().outstanding.insert(correlation, ticket);
+        }
+        ticket
+    }
+
+    /// All copies of the message are on their way.
+    pub(crate) fn dealt_out(&mut self, now: Instant, ticket: Ticket) {
+        self.change(now, ticket, |entry| entry.open -= 1);
+    }
+
+    /// Another worker gets a copy.
+    pub(crate) fn sent_elsewhere(&mut self, ticket: Ticket, slot: u32) {
+        if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
+            entry.elsewhere.push(slot);
+        }
+    }
+
+    /// A copy was put into a peer's outbox, or dropped instead.
+    pub(crate) fn opened_copy(&mut self, ticket: Ticket) {
+        if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
+            entry.open += 1;
+        }
+    }
+
+    /// A copy's fate is known.
+    pub(crate) fn concluded(&mut self, now: Instant, ticket: Ticket, fate: Fate) {
+        self.change(now, ticket, |entry| {
+            entry.open = entry.open.saturating_sub(1);
+            match fate {
+                Fate::Delivered => entry.receipt.delivered += 1,
+                Fate::Answered => entry.is_answered = true,
+                Fate::Dropped(reason) => entry.receipt.drop_for(reason, 1),
+            }
+        });
+    }
+
+    /// Another worker has said what became of its copies.
+    pub(crate) fn concluded_elsewhere(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        slot: u32,
+        receipt: &Receipt,
+        answered: bool,
+    ) {
+        self.change(now, ticket, |entry| {
+            if let Some(at) = entry.elsewhere.iter().position(|known| *known == slot) {
+                entry.elsewhere.swap_remove(at);
+                entry.receipt.add(receipt);
+                entry.is_answered |= answered;
+            }
+        });
+    }
+
+    /// A reply is on its way to the peer that has sent this request; false if it waits for none.
+    pub(crate) fn replied(&mut self, requester: PeerKey, correlation: u64) -> bool {
+        let calls = self.peer(requester).calls.as_ref();
+        let ticket = calls.and_then(|calls| calls.outstanding.get(&correlation).copied());
+        let entry = ticket.and_then(|ticket| self.trackers.entries.get_mut(&ticket));
+        match entry {
+            Some(entry) if entry.is_request => {
+                entry.is_answered = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A peer has got a request, and is to answer it.
+    pub(crate) fn is_asked(&mut self, key: PeerKey, requester: u64, id: u64, ticket: Ticket) {
+        let unanswered = &mut self.peer(key).calls().unanswered;
+        let has_room = unanswered.len() < MAX_UNANSWERED;
+        match unanswered.entry((requester, id)) {
+            Entry::Occupied(mut asked) => asked.get_mut().again.push(ticket),
+            Entry::Vacant(free) if has_room => {
+                free.insert(Asked { ticket, again: Vec::new() });
+            }
+            Entry::Vacant(_) => {}
+        }
+    }
+
+    /// A peer will not answer this request, or not once more.
+    pub(crate) fn has_answered(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        request: (u64, u64),
+        fate: Fate,
+    ) {
+        let Some(calls) = &mut self.peer(key).calls else { return };
+        let unanswered = &mut calls.unanswered;
+        let Some(asked) = unanswered.get_mut(&request) else { return };
+        let ticket = match asked.again.pop() {
+            Some(ticket) => ticket,
+            None => unanswered.remove(&request).map_or(0, |asked| asked.ticket),
+        };
+        self.concluded(now, ticket, fate);
+    }
+
+    /// A peer answers no more requests, and wants to know no more outcomes.
+    pub(crate) fn forget_tracked(&mut self, now: Instant, key: PeerKey, reason: Reason) {
+        let Some(calls) = self.peer(key).calls.take() else { return };
+        for ticket in calls.outstanding.into_values() {
+            self.trackers.forget(ticket);
+        }
+        let mut tickets: Vec<Ticket> = calls.unanswered.values().flat_map(Asked::tickets).collect();
+        // In an order that a simulation can repeat.
+        tickets.sort_unstable();
+        for ticket in tickets {
+            self.concluded(now, ticket, Fate::Dropped(reason));
+        }
+    }
+
+    /// A worker has died, and with it the copies that it had and the publishers that it served.
+    pub(crate) fn bury_tracked(&mut self, now: Instant, slot: u32) {
+        let entries = &mut self.trackers.entries;
+        entries.retain(|_, entry| !matches!(entry.home, Home::There(home, _) if home == slot));
+        let mut concerned: Vec<Ticket> = entries
+            .iter()
+            .filter(|(_, entry)| entry.elsewhere.contains(&slot))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        concerned.sort_unstable();
+        for ticket in concerned {
+            self.change(now, ticket, |entry| {
+                let before = entry.elsewhere.len();
+                entry.elsewhere.retain(|known| *known != slot);
+                let lost = before - entry.elsewhere.len();
+                entry.receipt.drop_for(Reason::WorkerDied, lost as u64);
+            });
+        }
+    }
+
+    /// Forgets requests that nobody waits for any more.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        if self.trackers.sweep_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let entries = &mut self.trackers.entries;
+        let is_over = |entry: &Tracked| entry.expires.is_some_and(|at| at <= now);
+        let over: Vec<_> = entries.extract_if(|_, entry| is_over(entry)).collect();
+        let next = entries.values().filter_map(|entry| entry.expires).min();
+        self.trackers.sweep_at = next.map(|at| at.max(now + SWEEP_EVERY));
+        if over.is_empty() {
+            return;
+        }
+        for (_, entry) in over {
+            if let Home::Here(key, correlation) = entry.home {
+                self.settled(key, correlation);
+            }
+        }
+        let entries = &self.trackers.entries;
+        for (_, peer) in &mut self.peers {
+            let waits = |asked: &Asked| asked.tickets().any(|ticket| entries.contains_key(&ticket));
+            if let Some(calls) = &mut peer.calls {
+                calls.unanswered.retain(|_, asked| waits(asked));
+            }
+        }
+    }
+
+    /// Changes an entry, and tells the outcome if it was the last thing to know.
+    fn change(&mut self, now: Instant, ticket: Ticket, change: impl FnOnce(&mut Tracked)) {
+        let Some(entry) = self.trackers.entries.get_mut(&ticket) else { return };
+        change(entry);
+        if entry.open == 0 && entry.elsewhere.is_empty() {
+            let entry = self.trackers.entries.remove(&ticket).expect("it was found above");
+            self.tell_outcome(now, entry);
+        }
+    }
+
+    fn tell_outcome(&mut self, now: Instant, entry: Tracked) {
+        let Tracked { home, is_request, receipt, is_answered, .. } = entry;
+        match home {
+            Home::Nowhere => {}
+            Home::There(slot, ticket) => self.tell_receipt(slot, ticket, receipt, is_answered),
+            Home::Here(key, correlation) => {
+                self.settled(key, correlation);
+                if !is_request {
+                    let header = Header::new(Kind::Receipt, correlation);
+                    self.send(now, key, header, &encode(&receipt));
+                } else if !is_answered {
+                    let body = encode(&unanswered(&receipt));
+                    self.send(now, key, Header::new(Kind::Error, correlation), &body);
+                }
+            }
+        }
+    }
+
+    /// A peer waits for one outcome less.
+    fn settled(&mut self, key: PeerKey, correlation: u64) {
+        let outstanding = &mut self.peer(key).calls().outstanding;
+        let was_full = outstanding.len() >= MAX_OUTSTANDING;
+        outstanding.remove(&correlation);
+        if was_full {
+            self.resume_waiters(key);
+        }
+    }
+}
+
+/// Why there is no reply.
+fn unanswered(receipt: &Receipt) -> Refusal {
+    let why = |&(reason, _): &(Reason, u64)| match reason {
+        Reason::Oldest | Reason::Newest => {
+            "the request was dropped: the responder's outbox is full"
+        }
+        Reason::CutOff => "the responder was cut off",
+        Reason::Departed => "the responder has gone",
+        Reason::WorkerDied => "the worker that served the responder has died",
+    };
+    match receipt.dropped.first().map(why) {
+        Some(why) => Refusal { code: Code::Unanswered, message: why.into() },
+        None => Refusal { code: Code::NoResponder, message: "nobody answers there".into() },
+    }
+}
