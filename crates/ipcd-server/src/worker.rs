@@ -5,6 +5,7 @@
 
 mod buffers;
 mod crossing;
+mod peers;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,7 +15,7 @@ use std::time::Instant;
 use ipcd_core::{Core, Output, PeerInfo, PeerKey, Request, Shared};
 use ipcd_proto::control::Origin;
 use ipcd_sys::close_all_except;
-use ipcd_transport::{ChannelParts, Identity, Read, ReadBuffer, Transport, Wrote};
+use ipcd_transport::{ChannelParts, Identity, ReadBuffer, Transport};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::prctl::set_pdeathsig;
@@ -30,16 +31,9 @@ use crate::privileges;
 
 /// Bytes that one read may take: what the kernel holds of a stream, and so one turn's share.
 const SCRATCH_BYTES: usize = 256 * 1024;
-/// A rest of so many bytes stays where it is; a smaller one is copied aside, so that a peer never
-/// holds more than four times what it has sent.
-const KEPT_BYTES: usize = SCRATCH_BYTES / 4;
-/// How much larger than a rest its memory may be, and how many are kept for later.
-const MAX_SLACK: usize = 4;
 const RESTS: usize = 16;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
-/// Reads that are made of a peer that can no longer be written to, to accept what it had sent.
-const LAST_READS: usize = 16;
 
 /// The link's token; no connection has it, for their numbers begin at 1.
 const LINK: Token = Token { place: 0, number: 0 };
@@ -291,158 +285,6 @@ impl Worker {
         self.gone.push(number);
     }
 
-    fn handle(&mut self, token: Token, events: EpollFlags) {
-        let key = PeerKey(token.place);
-        let Some(connection) = self.connection(key).filter(|found| found.token == token) else {
-            return;
-        };
-        let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        if connection.blocked && events.intersects(EpollFlags::EPOLLOUT | broken) {
-            connection.blocked = false;
-            self.write(key);
-            self.served(key);
-        }
-        let wants_read = self.connection(key).is_some_and(|found| found.wants_read());
-        if wants_read && events.intersects(EpollFlags::EPOLLIN | broken) {
-            self.read(key);
-        }
-        self.rearm(key);
-    }
-
-    fn connection(&mut self, key: PeerKey) -> Option<&mut Connection> {
-        self.connections.get_mut(key.0 as usize)?.as_mut()
-    }
-
-    /// Reads once, and gives what came to the router.
-    fn read(&mut self, key: PeerKey) {
-        let mut buffer = self.take_buffer(key);
-        let Some(connection) = self.connection(key) else {
-            return self.put_back(buffer);
-        };
-        let outcome = if connection.waiting {
-            connection.channel.serve().map(|()| Read::Bytes(0))
-        } else {
-            connection.channel.read(&mut buffer)
-        };
-        self.feed(key, buffer);
-        match outcome {
-            Ok(Read::Bytes(_)) => self.served(key),
-            Ok(Read::NotReady) => {}
-            Ok(Read::Closed) => self.detach(key, "it closed the connection"),
-            Err(error) => self.detach(key, &error.to_string()),
-        }
-    }
-
-    /// Gives the router what is in the buffer, and keeps what it does not take.
-    fn feed(&mut self, key: PeerKey, mut buffer: ReadBuffer) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
-            return self.put_back(buffer);
-        };
-        if !connection.waiting && !buffer.is_empty() {
-            let progress = self.core.receive(self.now, key, buffer.filled_mut());
-            buffer.consume(progress.consumed);
-            connection.waiting = progress.waiting;
-        }
-        match buffer.filled().len() {
-            0 => self.put_back(buffer),
-            KEPT_BYTES.. => connection.rest = Some(buffer),
-            _ => {
-                let mut rest = self.rests.pop().unwrap_or_else(|| ReadBuffer::new(0, 0));
-                if rest.capacity() > MAX_SLACK * buffer.filled().len() {
-                    rest = ReadBuffer::new(0, 0);
-                }
-                rest.extend(buffer.filled());
-                connection.rest = Some(rest);
-                self.put_back(buffer);
-            }
-        }
-    }
-
-    /// After a peer was heard: its report may allow more to be written, and set new deadlines.
-    fn served(&mut self, key: PeerKey) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
-            return;
-        };
-        let lost = connection.channel.lost();
-        self.core.count_lost(lost - std::mem::replace(&mut connection.lost, lost));
-        if connection.channel.wants_service() {
-            if !connection.blocked && !self.core.is_flushed(key) {
-                self.write(key);
-            }
-            self.tick(key);
-        }
-    }
-
-    /// Writes what is in the peer's outbox, as much as the channel takes.
-    fn write(&mut self, key: PeerKey) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
-            return;
-        };
-        let bytes = self.core.outbox(key);
-        if !bytes.is_empty() && !connection.blocked {
-            let offered = bytes.len();
-            match connection.channel.write(bytes) {
-                Ok(Wrote::Bytes(count)) => {
-                    connection.blocked = count < offered;
-                    self.core.wrote(self.now, key, count);
-                }
-                Ok(Wrote::NotReady) => connection.blocked = true,
-                Ok(Wrote::NoCredit) => {}
-                Err(error) => return self.abandon(key, &error.to_string()),
-            }
-        }
-        if connection.closing.is_some() && self.core.is_flushed(key) {
-            self.finish(key);
-        }
-    }
-
-    /// Nothing will follow: the peer sees the end of the stream, and we wait for its own.
-    fn finish(&mut self, key: PeerKey) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
-            return;
-        };
-        if !std::mem::replace(&mut connection.finished, true)
-            && let Err(error) = connection.channel.finish()
-        {
-            self.detach(key, &error.to_string());
-        }
-    }
-
-    /// A peer that cannot be written to has gone, but what it had sent before is still accepted.
-    fn abandon(&mut self, key: PeerKey, why: &str) {
-        for _ in 0..LAST_READS {
-            let mut buffer = self.take_buffer(key);
-            let Some(connection) = self.connection(key).filter(|found| !found.waiting) else {
-                self.put_back(buffer);
-                break;
-            };
-            let outcome = connection.channel.read(&mut buffer);
-            self.feed(key, buffer);
-            if !matches!(outcome, Ok(Read::Bytes(_))) {
-                break;
-            }
-        }
-        self.detach(key, why);
-    }
-
-    fn detach(&mut self, key: PeerKey, why: &str) {
-        let Some(connection) = self.connections[key.0 as usize].take() else {
-            return;
-        };
-        let why = connection.closing.as_deref().unwrap_or(why);
-        let origin = self.core.origin(key);
-        info!(
-            peer = origin.peer,
-            transport = %origin.transport,
-            identity = %connection.channel.identity(),
-            name = origin.name.as_deref(),
-            why,
-            "peer gone"
-        );
-        self.core.detach(self.now, key);
-        self.gone.push(connection.admission);
-    }
-
     fn look_at_time(&mut self) {
         self.core.tick(self.now);
         while let Some(Reverse((at, token))) = self.ticks.peek().copied()
@@ -510,38 +352,6 @@ impl Worker {
         let mut event = EpollEvent::new(EpollFlags::EPOLLIN | write, LINK.to_u64());
         let watched = self.epoll.modify(&self.link, &mut event);
         watched.map_err(|error| Error::system("watch the link", error))
-    }
-
-    fn resume(&mut self, key: PeerKey) {
-        if !self.reads_peers {
-            return;
-        }
-        let buffer = self.take_buffer(key);
-        if let Some(connection) = self.connection(key) {
-            connection.waiting = false;
-        }
-        self.feed(key, buffer);
-        if self.connection(key).is_some_and(|connection| !connection.waiting) {
-            self.read(key);
-        }
-        self.rearm(key);
-    }
-
-    fn close(&mut self, key: PeerKey, why: String) {
-        if let Some(connection) = self.connection(key) {
-            connection.closing = Some(why);
-            connection.waiting = false;
-            self.write(key);
-            self.rearm(key);
-        }
-    }
-
-    fn rearm(&mut self, key: PeerKey) {
-        if let Some(connection) = self.connections[key.0 as usize].as_mut()
-            && let Err(error) = connection.arm(&self.epoll)
-        {
-            self.detach(key, &error.to_string());
-        }
     }
 
     fn report_gone(&mut self) -> Result<(), Error> {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{
     Channel, ChannelParts, Error, Identity, Joiner, Read, ReadBuffer, Result, Splitter, Wrote,
+    widen,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, UnixAddr, recv, sendmsg, shutdown};
@@ -85,6 +86,10 @@ impl Channel for SeqpacketChannel {
             Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
             Err(error) => Err(Error::system("shut the socket down", error)),
         }
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        widen(self.socket.as_fd(), bytes);
     }
 
     fn into_parts(self: Box<Self>) -> ChannelParts {

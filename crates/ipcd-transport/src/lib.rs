@@ -23,6 +23,7 @@ mod error;
 mod identity;
 mod local;
 mod records;
+mod room;
 mod socket;
 mod stream;
 
@@ -38,6 +39,7 @@ pub use error::{Error, Result};
 pub use identity::Identity;
 pub use local::{bind_local, connect_local, peer_credentials};
 pub use records::{Joiner, Record, Splitter};
+pub use room::widen;
 pub use socket::{connect_until, poll_some, poll_until};
 pub use stream::StreamChannel;
 
@@ -112,6 +114,10 @@ pub trait Channel: Send {
     fn wants_service(&self) -> bool {
         false
     }
+
+    /// Asks the kernel to take so many bytes more for a peer that does not read, as far as the
+    /// transport can: so that the last word is there when the peer reads again, however late.
+    fn make_room(&mut self, _bytes: usize) {}
 
     /// Handles the transport's own traffic without reading frames.
     fn serve(&mut self) -> Result<()> {

@@ -8,6 +8,7 @@ use nix::sys::socket::{self, Shutdown};
 use nix::unistd;
 
 use crate::error::Context;
+use crate::room::widen;
 use crate::{Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote};
 
 /// Room that is offered to one read at the least.
@@ -97,6 +98,10 @@ impl Channel for StreamChannel {
             Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
             Err(error) => Err(Error::system("shut the socket down", error)),
         }
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        widen(self.write_fd(), bytes);
     }
 
     fn into_parts(self: Box<Self>) -> ChannelParts {

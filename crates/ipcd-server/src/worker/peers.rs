@@ -1,0 +1,210 @@
+//! What a worker does with one peer: read it, write to it, let it go.
+
+use ipcd_core::PeerKey;
+use ipcd_transport::{Read, ReadBuffer, Wrote};
+use nix::sys::epoll::EpollFlags;
+use tracing::info;
+
+use super::{SCRATCH_BYTES, Worker};
+use crate::connection::{Connection, Token};
+
+/// A rest of so many bytes stays where it is; a smaller one is copied aside, so that a peer never
+/// holds more than four times what it has sent.
+const KEPT_BYTES: usize = SCRATCH_BYTES / 4;
+/// How much larger than a rest its memory may be, and how many are kept for later.
+const MAX_SLACK: usize = 4;
+/// Reads that are made of a peer that can no longer be written to, to accept what it had sent.
+const LAST_READS: usize = 16;
+/// Room that is made in the kernel for the end of what a peer gets, at the most.
+const LAST_WORDS: usize = 2 * 1024 * 1024;
+
+impl Worker {
+    pub(super) fn handle(&mut self, token: Token, events: EpollFlags) {
+        let key = PeerKey(token.place);
+        let Some(connection) = self.connection(key).filter(|found| found.token == token) else {
+            return;
+        };
+        let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+        if connection.blocked && events.intersects(EpollFlags::EPOLLOUT | broken) {
+            connection.blocked = false;
+            self.write(key);
+            self.served(key);
+        }
+        let wants_read = self.connection(key).is_some_and(|found| found.wants_read());
+        if wants_read && events.intersects(EpollFlags::EPOLLIN | broken) {
+            self.read(key);
+        }
+        self.rearm(key);
+    }
+
+    pub(super) fn connection(&mut self, key: PeerKey) -> Option<&mut Connection> {
+        self.connections.get_mut(key.0 as usize)?.as_mut()
+    }
+
+    /// Reads once, and gives what came to the router.
+    pub(super) fn read(&mut self, key: PeerKey) {
+        let mut buffer = self.take_buffer(key);
+        let Some(connection) = self.connection(key) else {
+            return self.put_back(buffer);
+        };
+        let outcome = if connection.waiting {
+            connection.channel.serve().map(|()| Read::Bytes(0))
+        } else {
+            connection.channel.read(&mut buffer)
+        };
+        self.feed(key, buffer);
+        match outcome {
+            Ok(Read::Bytes(_)) => self.served(key),
+            Ok(Read::NotReady) => {}
+            Ok(Read::Closed) => self.detach(key, "it closed the connection"),
+            Err(error) => self.detach(key, &error.to_string()),
+        }
+    }
+
+    /// Gives the router what is in the buffer, and keeps what it does not take.
+    pub(super) fn feed(&mut self, key: PeerKey, mut buffer: ReadBuffer) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+            return self.put_back(buffer);
+        };
+        if !connection.waiting && !buffer.is_empty() {
+            let progress = self.core.receive(self.now, key, buffer.filled_mut());
+            buffer.consume(progress.consumed);
+            connection.waiting = progress.waiting;
+        }
+        match buffer.filled().len() {
+            0 => self.put_back(buffer),
+            KEPT_BYTES.. => connection.rest = Some(buffer),
+            _ => {
+                let mut rest = self.rests.pop().unwrap_or_else(|| ReadBuffer::new(0, 0));
+                if rest.capacity() > MAX_SLACK * buffer.filled().len() {
+                    rest = ReadBuffer::new(0, 0);
+                }
+                rest.extend(buffer.filled());
+                connection.rest = Some(rest);
+                self.put_back(buffer);
+            }
+        }
+    }
+
+    /// After a peer was heard: its report may allow more to be written, and set new deadlines.
+    pub(super) fn served(&mut self, key: PeerKey) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+            return;
+        };
+        let lost = connection.channel.lost();
+        self.core.count_lost(lost - std::mem::replace(&mut connection.lost, lost));
+        if connection.channel.wants_service() {
+            if !connection.blocked && !self.core.is_flushed(key) {
+                self.write(key);
+            }
+            self.tick(key);
+        }
+    }
+
+    /// Writes what is in the peer's outbox, as much as the channel takes.
+    pub(super) fn write(&mut self, key: PeerKey) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+            return;
+        };
+        let bytes = self.core.outbox(key);
+        if !bytes.is_empty() && !connection.blocked {
+            let offered = bytes.len();
+            match connection.channel.write(bytes) {
+                Ok(Wrote::Bytes(count)) => {
+                    connection.blocked = count < offered;
+                    self.core.wrote(self.now, key, count);
+                }
+                Ok(Wrote::NotReady) => connection.blocked = true,
+                Ok(Wrote::NoCredit) => {}
+                Err(error) => return self.abandon(key, &error.to_string()),
+            }
+        }
+        if connection.closing.is_some() && self.core.is_flushed(key) {
+            self.finish(key);
+        }
+    }
+
+    /// Nothing will follow: the peer sees the end of the stream, and we wait for its own.
+    pub(super) fn finish(&mut self, key: PeerKey) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+            return;
+        };
+        if !std::mem::replace(&mut connection.finished, true)
+            && let Err(error) = connection.channel.finish()
+        {
+            self.detach(key, &error.to_string());
+        }
+    }
+
+    /// A peer that cannot be written to has gone, but what it had sent before is still accepted.
+    pub(super) fn abandon(&mut self, key: PeerKey, why: &str) {
+        for _ in 0..LAST_READS {
+            let mut buffer = self.take_buffer(key);
+            let Some(connection) = self.connection(key).filter(|found| !found.waiting) else {
+                self.put_back(buffer);
+                break;
+            };
+            let outcome = connection.channel.read(&mut buffer);
+            self.feed(key, buffer);
+            if !matches!(outcome, Ok(Read::Bytes(_))) {
+                break;
+            }
+        }
+        self.detach(key, why);
+    }
+
+    pub(super) fn detach(&mut self, key: PeerKey, why: &str) {
+        let Some(connection) = self.connections[key.0 as usize].take() else {
+            return;
+        };
+        let why = connection.closing.as_deref().unwrap_or(why);
+        let origin = self.core.origin(key);
+        info!(
+            peer = origin.peer,
+            transport = %origin.transport,
+            identity = %connection.channel.identity(),
+            name = origin.name.as_deref(),
+            why,
+            "peer gone"
+        );
+        self.core.detach(self.now, key);
+        self.gone.push(connection.admission);
+    }
+
+    pub(super) fn resume(&mut self, key: PeerKey) {
+        if !self.reads_peers {
+            return;
+        }
+        let buffer = self.take_buffer(key);
+        if let Some(connection) = self.connection(key) {
+            connection.waiting = false;
+        }
+        self.feed(key, buffer);
+        if self.connection(key).is_some_and(|connection| !connection.waiting) {
+            self.read(key);
+        }
+        self.rearm(key);
+    }
+
+    pub(super) fn close(&mut self, key: PeerKey, why: String) {
+        if let Some(connection) = self.connections[key.0 as usize].as_mut() {
+            connection.closing = Some(why);
+            connection.waiting = false;
+            if std::mem::take(&mut connection.blocked) {
+                // One that does not read finds in its own buffer why it was cut off.
+                let last = self.core.queued(key);
+                connection.channel.make_room(last.min(LAST_WORDS));
+            }
+            self.write(key);
+            self.rearm(key);
+        }
+    }
+
+    pub(super) fn rearm(&mut self, key: PeerKey) {
+        if let Some(connection) = self.connections[key.0 as usize].as_mut()
+            && let Err(error) = connection.arm(&self.epoll)
+        {
+            self.detach(key, &error.to_string());
+        }
+    }
+}
