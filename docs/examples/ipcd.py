@@ -4,7 +4,10 @@
 It speaks over Unix-domain stream sockets and TCP. As a program:
 
     ipcd.py [--token FILE] ENDPOINT send SUBJECT [BODY]       without BODY: a message per line of stdin
-    ipcd.py [--token FILE] ENDPOINT recv FILTER [COUNT]
+    ipcd.py [--token FILE] ENDPOINT post SUBJECT [BODY]       send, and say what became of it
+    ipcd.py [--token FILE] [--group NAME] ENDPOINT recv FILTER [COUNT]
+    ipcd.py [--token FILE] ENDPOINT req SUBJECT [BODY]
+    ipcd.py [--token FILE] [--group NAME] ENDPOINT serve FILTER [COUNT]     replies with what was sent
     ipcd.py [--token FILE] ENDPOINT ping
 
 ENDPOINT is unix:///path, unix:@name or tcp://host:port.
@@ -14,6 +17,7 @@ import argparse
 import collections
 import hashlib
 import hmac
+import math
 import os
 import select
 import socket
@@ -23,18 +27,20 @@ import time
 
 HEADER = struct.Struct("<IBBBBHHIQQ")
 HELLO, CHALLENGE, AUTH, WELCOME, MESSAGE, SUBSCRIBE, UNSUBSCRIBE, FLUSH = range(1, 9)
-ACK, ERROR, NOTICE, PING, PONG, BYE, QUERY, ANSWER = range(9, 17)
+ACK, ERROR, NOTICE, PING, PONG, BYE, QUERY, ANSWER, RECEIPT = range(9, 18)
+MORE, WANTS_RECEIPT, IS_REQUEST = 1, 2, 4
 
 CODES = ("Protocol Version Denied TooLarge BadSubject NameTaken Limit TimedOut TooSlow Ending"
-         " Unsupported").split()
+         " Unsupported Kicked NoResponder Unanswered").split()
+REASONS = "Oldest Newest CutOff Departed WorkerDied".split()
 OVERFLOW = {"block": 0, "drop-oldest": 1, "drop-newest": 2, "disconnect": 3}
 LARGEST_HEADERS = 16_384
 LARGEST_BODY = 65_536
 
 Frame = collections.namedtuple(
-    "Frame", "kind more subscription correlation sender subject reply headers payload")
+    "Frame", "kind flags subscription correlation sender subject reply headers payload")
 Message = collections.namedtuple(
-    "Message", "subject payload reply headers id sender subscription")
+    "Message", "subject payload reply headers id sender subscription is_request more")
 
 
 class Refused(Exception):
@@ -89,6 +95,10 @@ class Body:
     def option(self, take):
         return take() if self.number("B") else None
 
+    def choice(self, names):
+        index = self.number("I")
+        return names[index] if index < len(names) else str(index)
+
 
 def encode_headers(headers):
     entries = []
@@ -114,9 +124,11 @@ def decode_headers(block):
     return headers
 
 
-def encode_frame(kind, correlation=0, payload=b"", subject=b"", reply=b"", headers=b""):
+def encode_frame(kind, correlation=0, payload=b"", subject=b"", reply=b"", headers=b"", flags=0,
+                 wait=0):
     length = HEADER.size + len(subject) + len(reply) + len(headers) + len(payload)
-    head = HEADER.pack(length, kind, 0, len(subject), len(reply), len(headers), 0, 0, correlation, 0)
+    head = HEADER.pack(
+        length, kind, flags, len(subject), len(reply), len(headers), wait, 0, correlation, 0)
     return head + subject + reply + headers + payload
 
 
@@ -137,7 +149,7 @@ def decode_frame(data, largest):
     if ends[-1] > length:
         raise ProtocolError("a frame shorter than its parts")
     parts = [bytes(data[start:end]) for start, end in zip(ends, ends[1:] + [length])]
-    return Frame(kind, bool(flags & 1), subscription, correlation, sender, *parts), length
+    return Frame(kind, flags, subscription, correlation, sender, *parts), length
 
 
 def hello_body(nonce, name=None, token_name=None, no_echo=False):
@@ -145,9 +157,9 @@ def hello_body(nonce, name=None, token_name=None, no_echo=False):
             + put_option(token_name, put_string) + struct.pack("<?", no_echo))
 
 
-def subscribe_body(number, filter, overflow=None, origin=False):
+def subscribe_body(number, filter, overflow=None, origin=False, group=None):
     put_overflow = lambda word: struct.pack("<I", OVERFLOW[word])
-    return (struct.pack("<I", number) + put_string(filter) + put_option(None, put_string)
+    return (struct.pack("<I", number) + put_string(filter) + put_option(group, put_string)
             + put_option(overflow, put_overflow) + struct.pack("<?", origin))
 
 
@@ -180,18 +192,34 @@ class Client:
         self.sock = connect(endpoint, timeout)
         self.input, self.output = bytearray(), bytearray()
         self.messages, self.gaps, self.origins = collections.deque(), [], {}
-        self.answers, self.refused, self.ended = {}, None, None
+        self.answers, self.refused, self.ended, self.late_replies = {}, None, None, 0
         self.next_id, self.next_subscription = 1, 1
         self.max_payload = 0
         self._open(token, name, token_name, no_echo)
 
     def publish(self, subject, payload=b"", reply="", headers=None):
         """Sends a message, some time before the next call that waits."""
-        if len(payload) > self.max_payload:
-            raise ValueError(f"{len(payload)} bytes, where the daemon takes {self.max_payload}")
-        self._send(MESSAGE, payload, subject.encode(), reply.encode(), encode_headers(headers or {}))
+        self._message(subject, payload, reply, headers)
         while len(self.output) >= 65_536:
             self._turn(None)
+
+    def publish_acked(self, subject, payload=b"", reply="", headers=None):
+        """Waits until every copy is delivered or dropped: how many, and how many by reason."""
+        number = self._message(subject, payload, reply, headers, WANTS_RECEIPT)
+        with Body(self._await(number, self.timeout)) as body:
+            delivered, reasons = body.number("Q"), body.number("Q")
+            return delivered, {body.choice(REASONS): body.number("Q") for _ in range(reasons)}
+
+    def request(self, subject, payload=b"", timeout=5.0, headers=None):
+        """The first reply. Refused says why there is none, TimeoutError that it is too late."""
+        wait = min(max(1, math.ceil(timeout)), 65_535)
+        address = f"@{self.peer}.{self.next_id}"
+        number = self._message(subject, payload, address, headers, IS_REQUEST, wait)
+        return self._await(number, timeout)
+
+    def reply(self, to, payload=b"", headers=None, more=False):
+        """Replies to a request; with `more` another reply to it will follow."""
+        self._message(to.reply, payload, "", headers, MORE if more else 0)
 
     def flush(self):
         """Waits until the daemon has accepted everything before."""
@@ -200,10 +228,13 @@ class Client:
             refused, self.refused = self.refused, None
             raise refused
 
-    def subscribe(self, filter, overflow=None, origin=False):
-        """What is published after this returns will come. Returns the subscription's number."""
+    def subscribe(self, filter, overflow=None, origin=False, group=None):
+        """What is published after this returns will come, or to another member of the group.
+
+        Returns the subscription's number.
+        """
         number, self.next_subscription = self.next_subscription, self.next_subscription + 1
-        self._ask(SUBSCRIBE, subscribe_body(number, filter, overflow, origin))
+        self._ask(SUBSCRIBE, subscribe_body(number, filter, overflow, origin, group))
         return number
 
     def unsubscribe(self, number):
@@ -220,6 +251,12 @@ class Client:
         with Body(self._ask(QUERY, struct.pack("<I", 2) + put_string(subject))) as body:
             assert body.number("I") == 2
             return body.number("Q")
+
+    def find(self, who):
+        """The id of the peer with this name or id, or None."""
+        with Body(self._ask(QUERY, struct.pack("<I", 4) + put_string(who))) as body:
+            assert body.number("I") == 4
+            return body.option(lambda: body.number("Q"))
 
     def receive(self, timeout=None):
         """The next message, or None when none comes in time. Without a timeout it waits for ever."""
@@ -283,18 +320,31 @@ class Client:
             if not hmac.compare_digest(theirs_proof or b"", expected):
                 raise PermissionError("the daemon could not prove that it holds the token")
 
-    def _send(self, kind, payload=b"", subject=b"", reply=b"", headers=b"", correlation=None):
+    def _send(self, kind, payload=b"", subject=b"", reply=b"", headers=b"", correlation=None, flags=0,
+              wait=0):
         if correlation is None:
             correlation, self.next_id = self.next_id, self.next_id + 1
-        self.output += encode_frame(kind, correlation, payload, subject, reply, headers)
+        self.output += encode_frame(
+            kind, correlation, payload, subject, reply, headers, flags, wait)
         return correlation
+
+    def _message(self, subject, payload, reply="", headers=None, flags=0, wait=0):
+        if len(payload) > self.max_payload:
+            raise ValueError(f"{len(payload)} bytes, where the daemon takes {self.max_payload}")
+        return self._send(MESSAGE, payload, subject.encode(), reply.encode(),
+                          encode_headers(headers or {}), flags=flags, wait=wait)
 
     def _ask(self, kind, body=b""):
         """Sends a frame that is answered, and returns the answer's payload."""
-        number, deadline = self._send(kind, body), time.monotonic() + self.timeout
+        return self._await(self._send(kind, body), self.timeout)
+
+    def _await(self, number, timeout):
+        """Waits for what comes of a frame that is not written yet."""
+        deadline = time.monotonic() + timeout
         self.answers[number] = None
         while self.answers[number] is None:
             if not self._turn(deadline):
+                del self.answers[number]
                 raise TimeoutError("no answer came in time")
         answer = self.answers.pop(number)
         if isinstance(answer, Exception):
@@ -338,10 +388,11 @@ class Client:
 
     def _handle(self, frame):
         if frame.kind == MESSAGE:
-            self.messages.append(Message(
+            self._take_message(Message(
                 frame.subject.decode(), frame.payload, frame.reply.decode(errors="replace") or None,
-                decode_headers(frame.headers), frame.correlation, frame.sender, frame.subscription))
-        elif frame.kind in (ACK, PONG, ANSWER):
+                decode_headers(frame.headers), frame.correlation, frame.sender, frame.subscription,
+                bool(frame.flags & IS_REQUEST), bool(frame.flags & MORE)))
+        elif frame.kind in (ACK, PONG, ANSWER, RECEIPT):
             if frame.correlation in self.answers:
                 self.answers[frame.correlation] = frame.payload
         elif frame.kind == ERROR and frame.correlation == 0:
@@ -349,16 +400,27 @@ class Client:
         elif frame.kind == ERROR and frame.correlation in self.answers:
             self.answers[frame.correlation] = self._refusal(frame)
         elif frame.kind == ERROR:
-            self.refused = self.refused or self._refusal(frame)
+            refusal = self._refusal(frame)
+            if refusal.code not in ("NoResponder", "Unanswered"):   # of a request given up
+                self.refused = self.refused or refusal
         elif frame.kind == NOTICE:
             self._notice(frame.payload)
         elif frame.kind == PING:
             self._send(PONG, correlation=frame.correlation)
 
+    def _take_message(self, message):
+        address = f"@{self.peer}."
+        if not message.subject.startswith(address):
+            self.messages.append(message)
+        elif (number := int(message.subject.removeprefix(address))) in self.answers:
+            self.answers[number] = self.answers[number] or message
+        else:
+            self.late_replies += 1
+
     def _notice(self, payload):
         with Body(payload) as body:
             if body.number("I") == 1:
-                self.gaps.append((body.number("I"), body.number("Q")))
+                self.gaps.append((body.number("I"), body.choice(REASONS), body.number("Q")))
                 return
             u32 = lambda: body.number("I")
             origin = {
@@ -376,16 +438,16 @@ class Client:
     @staticmethod
     def _refusal(frame):
         with Body(frame.payload) as body:
-            code = body.number("I")
-            return Refused(CODES[code] if code < len(CODES) else str(code), body.string())
+            return Refused(body.choice(CODES), body.string())
 
 
 def main():
     parser = argparse.ArgumentParser(description="A client of ipcd.")
     parser.add_argument("--token", help="file with the token, for TCP")
     parser.add_argument("--name")
+    parser.add_argument("--group", help="share the work with other members of this group")
     parser.add_argument("endpoint")
-    parser.add_argument("verb", choices=["send", "recv", "ping"])
+    parser.add_argument("verb", choices=["send", "post", "recv", "req", "serve", "ping"])
     parser.add_argument("subject", nargs="?", default="")
     parser.add_argument("argument", nargs="?", help="the body, or how many messages")
     args = parser.parse_args()
@@ -396,19 +458,37 @@ def main():
     with Client(args.endpoint, token, args.name) as client:
         if args.verb == "ping":
             print(f"{client.ping() * 1e6:.1f} µs")
-        elif args.verb == "send" and args.argument is not None:
-            client.publish(args.subject, args.argument.encode())
-        elif args.verb == "send":
+        elif args.verb == "send" and args.argument is None:
             for line in sys.stdin.buffer:
                 client.publish(args.subject, line.rstrip(b"\n"))
+        elif args.verb in ("recv", "serve"):
+            receive(client, args)
         else:
-            client.subscribe(args.subject, origin=True)
-            print("subscribed", file=sys.stderr, flush=True)
-            left = int(args.argument) if args.argument else -1
-            while left:
-                message, left = client.receive(), left - 1
-                sys.stdout.buffer.write(message.payload + b"\n")
-                sys.stdout.buffer.flush()
+            body = (args.argument or "").encode()
+            if args.verb == "send":
+                client.publish(args.subject, body)
+            elif args.verb == "post":
+                delivered, dropped = client.publish_acked(args.subject, body)
+                print(f"{delivered} delivered", *(f"{dropped[why]} {why}" for why in dropped), sep=", ")
+            else:
+                write_line(client.request(args.subject, body).payload)
+
+
+def receive(client, args):
+    client.subscribe(args.subject, origin=True, group=args.group)
+    print("subscribed", file=sys.stderr, flush=True)
+    left = int(args.argument) if args.argument else -1
+    while left:
+        message, left = client.receive(), left - 1
+        if args.verb == "recv":
+            write_line(message.payload)
+        elif message.reply:
+            client.reply(message, message.payload)
+
+
+def write_line(payload):
+    sys.stdout.buffer.write(payload + b"\n")
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 //! ours, for everybody who writes a client in another language.
 //!
 //! Each frame has its bytes in hexadecimal and what they mean; a body is named as the types in
-//! `ipcd_proto::control` are.
+//! `ipcd_proto::control` are. A header without `receipt`, `request` or `wait` has none of it.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use ipcd_proto::auth::Token;
 use ipcd_proto::control::{
-    Answer, Auth, Challenge, Hello, Notice, Query, Refusal, Subscribe, Unsubscribe, Welcome,
-    decode as decode_body, encode,
+    Answer, Auth, Challenge, Hello, Notice, Query, Receipt, Refusal, Subscribe, Unsubscribe,
+    Welcome, decode as decode_body, encode,
 };
 use ipcd_proto::{Decoded, Frame, FrameError, FrameWriter, Header, Headers, Kind, decode, limits};
 use serde::Serialize;
@@ -53,6 +53,7 @@ fn kind(name: &str) -> Kind {
         "bye" => Kind::Bye,
         "query" => Kind::Query,
         "answer" => Kind::Answer,
+        "receipt" => Kind::Receipt,
         other => panic!("no kind {other}"),
     }
 }
@@ -60,9 +61,14 @@ fn kind(name: &str) -> Kind {
 fn header(vector: &Value) -> Header {
     let header = &vector["header"];
     let number = |key: &str| header[key].as_u64().expect("a number");
+    let flag = |key: &str| header.get(key).is_some_and(|flag| flag.as_bool() == Some(true));
+    let wait = header.get("wait").map_or(0, |wait| wait.as_u64().expect("a number"));
     Header {
         kind: kind(text(vector, "kind")),
         more: header["more"].as_bool().expect("true or false"),
+        receipt: flag("receipt"),
+        request: flag("request"),
+        wait: wait as u16,
         subscription: number("subscription") as u32,
         correlation: number("correlation"),
         sender: number("sender"),
@@ -89,6 +95,7 @@ fn body(vector: &Value) -> Vec<u8> {
         Kind::Notice => body_as::<Notice>(vector),
         Kind::Query => body_as::<Query>(vector),
         Kind::Answer => body_as::<Answer>(vector),
+        Kind::Receipt => body_as::<Receipt>(vector),
         Kind::Message => bytes(vector, "payload"),
         Kind::Flush | Kind::Ack | Kind::Ping | Kind::Pong | Kind::Bye => Vec::new(),
     }
@@ -132,7 +139,7 @@ fn frames_are_written_and_read_as_written_down() {
 fn there_is_a_vector_of_every_kind() {
     let all = ["handshake", "messages", "control"].map(vectors).concat();
     let kinds: BTreeSet<u8> = all.iter().map(|vector| kind(text(vector, "kind")) as u8).collect();
-    assert_eq!(kinds, (1..=16).collect());
+    assert_eq!(kinds, (1..=17).collect());
 }
 
 #[test]

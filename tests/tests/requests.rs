@@ -1,0 +1,183 @@
+//! Requests over transports and workers: one outcome each, whoever dies.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipcd_client::{Client, Code, Error, Event, Publication};
+use ipcd_proto::control::{Welcome, decode, encode};
+use ipcd_proto::{Address, Frame, FrameWriter, Header, Kind};
+use ipcd_tests::{Daemon, Neighbour, PATIENCE, Raw, Running, Setup};
+use nix::sys::signal::Signal;
+
+const CLIENTS: usize = 8;
+const TRANSPORTS: [&str; 4] = ["unix", "tcp", "pipe", "udp"];
+/// Requests of one client.
+const REQUESTS: u64 = 12_500;
+/// Requests that a client has in flight.
+const IN_FLIGHT: usize = 100;
+/// For how long a reply is awaited.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A responder that sends back what it gets; it shares the work with others.
+fn responder(daemon: &Daemon, scheme: &str) -> Running {
+    daemon.ctl(scheme, &["serve", "echo", "--echo", "-g", "team", "-E"]).spawn_subscribed()
+}
+
+/// What came of requests.
+#[derive(Debug, Default)]
+struct Tally {
+    replies: u64,
+    unanswered: u64,
+    no_responder: u64,
+    late: u64,
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.replies += other.replies;
+        self.unanswered += other.unanswered;
+        self.no_responder += other.no_responder;
+        self.late += other.late;
+    }
+
+    fn all(&self) -> u64 {
+        self.replies + self.unanswered + self.no_responder + self.late
+    }
+}
+
+/// Sends requests, some at once, and checks that each has one outcome, and the reply that is its.
+fn ask(client: &mut Client, who: usize, count: u64) -> Tally {
+    let (mut tally, mut open, mut next) = (Tally::default(), HashMap::new(), 0);
+    while next < count || !open.is_empty() {
+        while next < count && open.len() < IN_FLIGHT {
+            let payload = format!("{who}:{next}");
+            let message =
+                Publication { subject: "echo", payload: payload.as_bytes(), ..Default::default() };
+            let id = client.start_request(&message, TIMEOUT).expect("it may");
+            open.insert(id, payload);
+            next += 1;
+        }
+        let event = client.next_event(Some(Instant::now() + PATIENCE));
+        let Some(Event::Reply { request, reply }) = event.expect("the connection lives") else {
+            panic!("no outcome came, with {} open", open.len());
+        };
+        let payload = open.remove(&request).expect("an outcome of a request that is open");
+        match reply {
+            Ok(message) => {
+                assert_eq!(message.payload(), payload.as_bytes());
+                client.finish_request(request);
+                tally.replies += 1;
+            }
+            Err(Error::Refused(refusal)) if refusal.code == Code::Unanswered => {
+                tally.unanswered += 1
+            }
+            Err(Error::Refused(refusal)) if refusal.code == Code::NoResponder => {
+                tally.no_responder += 1
+            }
+            Err(Error::TimedOut(_)) => tally.late += 1,
+            Err(error) => panic!("{payload}: {error}"),
+        }
+    }
+    tally
+}
+
+fn ask_all(daemon: &Daemon) -> Tally {
+    let mut sum = Tally::default();
+    thread::scope(|scope| {
+        let asking = (0..CLIENTS).map(|who| {
+            scope.spawn(move || {
+                let mut client = daemon.client(TRANSPORTS[who % TRANSPORTS.len()]);
+                ask(&mut client, who, REQUESTS)
+            })
+        });
+        let asking: Vec<_> = asking.collect();
+        for one in asking {
+            sum.add(&one.join().expect("it does not panic"));
+        }
+    });
+    sum
+}
+
+#[test]
+fn a_hundred_thousand_requests_have_one_outcome_each() {
+    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let _responders = ["unix", "tcp", "fifo", "udp"].map(|scheme| responder(&daemon, scheme));
+    let tally = ask_all(&daemon);
+    assert_eq!(tally.replies, CLIENTS as u64 * REQUESTS, "{tally:?}");
+    assert_eq!(daemon.counter("replies_late"), 0);
+}
+
+#[test]
+fn requests_have_one_outcome_each_while_responders_are_killed() {
+    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let (is_over, kills) = (AtomicBool::new(false), AtomicU64::new(0));
+    let start = |scheme| (scheme, responder(&daemon, scheme));
+    let mut alive = ["unix", "tcp", "fifo", "udp"].map(start);
+    let tally = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut turn = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let (scheme, victim) = &mut alive[turn * 7 % 4];
+                victim.signal(Signal::SIGKILL);
+                victim.wait();
+                *victim = responder(&daemon, scheme);
+                kills.fetch_add(1, Ordering::Relaxed);
+                turn += 1;
+            }
+        });
+        let tally = ask_all(&daemon);
+        is_over.store(true, Ordering::Relaxed);
+        tally
+    });
+    let kills = kills.into_inner();
+    println!("{kills} kills: {tally:?}");
+    assert_eq!(tally.all(), CLIENTS as u64 * REQUESTS);
+    // Three are always alive, and whoever has gone is noticed at once.
+    assert_eq!((tally.no_responder, tally.late), (0, 0), "{tally:?}");
+    assert!(kills > 3 && tally.replies > 0 && tally.unanswered > 0, "{kills} kills: {tally:?}");
+}
+
+/// A requester that never reads is cut off, when its replies have filled its outbox and it has not
+/// taken them for long enough; the responder and everybody else go on meanwhile.
+#[test]
+fn a_requester_that_never_reads_disturbs_nobody() {
+    let config = "[limits]\noutbox = \"256KiB\"\nstall_timeout = \"1s\"\n";
+    let daemon = Setup::new().config(config).args(&["--workers", "2"]).start();
+    let neighbour = Neighbour::of(&daemon);
+    let _responder = responder(&daemon, "unix");
+    let mut requester = daemon.raw("unix");
+    requester.control(Kind::Hello, 0, &encode(&Raw::hello()));
+    let welcome: Welcome = decode(&requester.expect(Kind::Welcome).payload).expect("it is one");
+    let id = welcome.peer;
+    thread::scope(|scope| {
+        // It writes until nobody reads it any more.
+        scope.spawn(move || {
+            for number in 1..=100_000_u64 {
+                requester.send(&request(id, number));
+            }
+            requester
+        });
+        let mut other = daemon.client("tcp");
+        let mut rounds = 0;
+        while daemon.counter("peers_cut_off") == 0 {
+            assert_eq!(ask(&mut other, rounds, 100).replies, 100);
+            neighbour.goes_on();
+            rounds += 1;
+        }
+        assert_eq!(ask(&mut other, rounds, 1000).replies, 1000);
+    });
+    neighbour.goes_on();
+}
+
+/// The bytes of a request whose reply is larger than what asks for it is worth.
+fn request(id: u64, number: u64) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let header = Header { request: true, wait: 60, ..Header::new(Kind::Message, number) };
+    let reply = Address { peer: id, request: Some(number) }.to_string();
+    let (subject, payload) = (b"echo", [b'x'; 1000]);
+    let parts = Frame { header, subject, reply: reply.as_bytes(), headers: &[], payload: &payload };
+    FrameWriter(&mut frame).write(&parts);
+    frame
+}

@@ -1,0 +1,107 @@
+//! Many subscribers that do not read: the daemon's memory stays within what is configured, and
+//! each is told why it was cut off.
+
+use std::thread;
+
+use ipcd_client::{Code, Error};
+use ipcd_proto::Kind;
+use ipcd_tests::{Daemon, Raw, Setup, eventually, memory};
+
+/// What a publisher may add to an outbox that is about to be full, and what a worker reads at once.
+const TURN: u64 = (16 << 10) + (256 << 10);
+
+/// Subscribes peers to a subject each, and publishes to each more than its outbox takes. Returns
+/// them, and the bytes that the daemon's memory has grown by when all outboxes are full.
+fn stuck(daemon: &Daemon, count: u64, outbox: u64) -> (Vec<Raw>, u64) {
+    let pids = [daemon.process.pid(), daemon.worker()];
+    let subscribers: Vec<Raw> = (0..count)
+        .map(|number| {
+            let mut subscriber = daemon.raw("unix").open();
+            subscriber.subscribe(1, &format!("stuck.{number}"));
+            subscriber
+        })
+        .collect();
+    let before = memory(&pids);
+    let publishers: Vec<_> = (0..count)
+        .map(|number| {
+            let mut client = daemon.client("unix");
+            thread::spawn(move || {
+                let (subject, payload) = (format!("stuck.{number}"), [b'x'; 1000]);
+                // It waits where the outbox is full, and goes on when the subscriber is cut off.
+                (0..outbox / 500).for_each(|_| {
+                    client.publish(&subject, &payload).expect("the connection lives");
+                });
+                client.flush().expect("all is accepted");
+            })
+        })
+        .collect();
+    let grown = eventually("full outboxes", || {
+        let queued = daemon.clients();
+        let full = queued.iter().filter(|one| one["queued_bytes"].as_u64() >= Some(outbox));
+        let (full, grown) = (full.count() as u64, memory(&pids).saturating_sub(before));
+        (full == count || daemon.counter("peers_cut_off") > 0).then_some((full, grown))
+    });
+    assert_eq!(grown.0, count, "some were cut off before all were full");
+    publishers.into_iter().for_each(|one| one.join().expect("it goes on"));
+    (subscribers, grown.1)
+}
+
+fn check(count: u64, outbox: u64) {
+    let config = format!("[limits]\noutbox = \"{outbox}\"\nstall_timeout = \"8s\"\n");
+    let daemon = Setup::new().config(&config).args(&["--workers", "1"]).start();
+    let (subscribers, grown) = stuck(&daemon, count, outbox);
+    let limit = count * (outbox + TURN);
+    println!("{count} subscribers: {grown} bytes of {limit}");
+    assert!(grown <= limit + limit / 10, "{grown} bytes, where {limit} are configured");
+    assert_eq!(daemon.counter("peers_cut_off"), count);
+    for mut subscriber in subscribers {
+        // All that was in its socket, and then the reason, however late it reads.
+        let mut messages = 0;
+        let refusal = loop {
+            let frame = subscriber.frame().expect("the reason comes before the end");
+            match frame.header.kind {
+                Kind::Message => messages += 1,
+                _ => break frame.refusal(),
+            }
+        };
+        assert_eq!(refusal.0, Code::TooSlow);
+        assert!(messages > 0 && subscriber.end().is_none());
+    }
+}
+
+#[test]
+fn ten_stuck_subscribers_stay_within_the_limits_and_are_told_why() {
+    check(10, 8 << 20);
+}
+
+#[test]
+fn a_hundred_stuck_subscribers_stay_within_the_limits_and_are_told_why() {
+    check(100, 1 << 20);
+}
+
+/// The same over every transport that has a kernel's buffer behind it, for a client of the library.
+#[test]
+fn a_client_that_reads_again_late_learns_why_it_was_cut_off() {
+    let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"300ms\"\n";
+    for scheme in ["unix", "pipe", "fifo", "tcp"] {
+        let daemon = Setup::new().config(config).start();
+        let mut late = daemon.client(scheme);
+        late.subscribe("stuck", Default::default()).expect("it may");
+        let mut publisher = daemon.client("unix");
+        for _ in 0..20_000 {
+            publisher.publish("stuck", &[b'x'; 1000]).expect("the connection lives");
+        }
+        publisher.flush().expect("all is accepted");
+        eventually("that it is gone", || {
+            daemon.clients().iter().all(|one| one["subscriptions"][0] != "stuck").then_some(())
+        });
+        let error = loop {
+            match late.next_event(None) {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        let is_told = matches!(&error, Error::Refused(why) if why.code == Code::TooSlow);
+        assert!(is_told, "{scheme}: {error}");
+    }
+}
