@@ -44,7 +44,7 @@ fn status_2_usage() {
     fails(&daemon, &["send"], 2, "SUBJECT");
     fails(&daemon, &["send", "a", "b", "--no-such-option"], 2, "--no-such-option");
     fails(&daemon, &["send", "a", "b", "-H", "no colon"], 2, "KEY:VALUE");
-    let ended = daemon.ctl("no-such-transport:", &["ping"]).run().expect(2);
+    let ended = daemon.ctl("no-such-transport://x", &["ping"]).run().expect(2);
     assert!(ended.stderr.contains("unix"), "it names what there is: {}", ended.stderr);
 }
 

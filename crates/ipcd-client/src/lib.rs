@@ -12,6 +12,28 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A request goes to whoever subscribes to its subject, and waits for the reply; the members of a
+//! group share the work:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use ipcd_client::{Client, Event, Options, SubscribeOptions};
+//!
+//! # let endpoint = "unix:///run/ipcd/ipcd.sock".parse()?;
+//! # let mut client = Client::connect(&endpoint, Options::default())?;
+//! let reply = client.request("shout", b"hello", Duration::from_secs(2))?;
+//!
+//! # let mut responder = Client::connect(&endpoint, Options::default())?;
+//! let group = Some("shouters".to_owned());
+//! responder.subscribe("shout", SubscribeOptions { group, ..Default::default() })?;
+//! while let Some(event) = responder.next_event(None)? {
+//!     if let Event::Message(request) = event {
+//!         responder.reply(&request, &request.payload().to_ascii_uppercase())?;
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! A client has no threads. While it waits for anything, it reads what comes, and writes what it
 //! has buffered: two peers that flood each other never wait for each other for ever. Nothing stays
 //! in its buffer while it waits, or is dropped.
@@ -20,13 +42,18 @@ mod client;
 mod error;
 mod message;
 mod options;
+mod origins;
+mod outstanding;
 mod session;
 mod wire;
 
 pub use client::{Client, Event, Messages};
 pub use error::{Error, Result};
-pub use ipcd_proto::control::{Answer, Code, Origin, Overflow, PeerStatus, Query, Refusal, Status};
-pub use ipcd_proto::{Filter, Headers, Subject};
+pub use ipcd_proto::control::{
+    Answer, Code, Origin, Overflow, PeerStatus, Query, Reason, Receipt, Refusal, Status,
+    SubscriptionStatus,
+};
+pub use ipcd_proto::{Address, Filter, Headers, Subject};
 pub use ipcd_transport::Endpoint;
 pub use message::{Message, Publication};
 pub use options::{Backoff, Options, SubscribeOptions, Token, TokenSource};

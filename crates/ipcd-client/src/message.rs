@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ipcd_proto::{Frame, Headers};
+use ipcd_proto::{Address, Frame, Headers};
 
 /// A message that was received.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -10,16 +10,22 @@ pub struct Message {
     bytes: Box<[u8]>,
     reply: Range<usize>,
     headers: Range<usize>,
+    /// Which connection of the client it came over, counted from 0.
+    pub(crate) connection: u32,
     /// The number that the sender gave it.
     pub id: u64,
     /// The peer that sent it.
     pub sender: u64,
-    /// Which subscription it is for.
+    /// Which subscription it is for; 0 for a direct message and for a reply.
     pub subscription: u32,
+    /// Whether its sender waits for a reply ([`Client::reply`](crate::Client::reply)).
+    pub is_request: bool,
+    /// Whether it is a reply, and the same responder sends another one to the request.
+    pub more: bool,
 }
 
 impl Message {
-    pub(crate) fn of(frame: &Frame<'_>) -> Self {
+    pub(crate) fn of(frame: &Frame<'_>, connection: u32) -> Self {
         let parts = [frame.subject, frame.reply, frame.headers, frame.payload];
         let reply = frame.subject.len()..frame.subject.len() + frame.reply.len();
         let headers = reply.end..reply.end + frame.headers.len();
@@ -28,10 +34,27 @@ impl Message {
             bytes: parts.concat().into(),
             reply,
             headers,
+            connection,
             id: header.correlation,
             sender: header.sender,
             subscription: header.subscription,
+            is_request: header.request,
+            more: header.more,
         }
+    }
+
+    /// The number of the request of the peer `own` that this replies to, if it is a reply.
+    pub(crate) fn answers(&self, own: u64) -> Option<u64> {
+        if self.subscription != 0 {
+            return None;
+        }
+        let address = Address::parse(&self.bytes[..self.reply.start])?;
+        address.request.filter(|_| address.peer == own)
+    }
+
+    /// Bytes that it takes on the heap.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Where it was sent.
@@ -61,7 +84,7 @@ impl Message {
 /// A message to be sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Publication<'a> {
-    /// Where it goes.
+    /// Where it goes: a subject, or `@ID` for one peer.
     pub subject: &'a str,
     /// Where answers should go; empty for nowhere.
     pub reply: &'a str,

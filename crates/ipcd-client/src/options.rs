@@ -82,6 +82,9 @@ impl Default for Backoff {
 /// How to subscribe.
 #[derive(Clone, Debug, Default)]
 pub struct SubscribeOptions {
+    /// Share the work with the other subscribers of this filter and group: each message goes to
+    /// one of them.
+    pub group: Option<String>,
     /// What happens when this client does not take messages fast enough; `None` for the daemon's
     /// choice.
     pub overflow: Option<Overflow>,

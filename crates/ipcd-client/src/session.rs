@@ -96,7 +96,7 @@ fn answer(wire: &mut Wire, deadline: Instant) -> Result<Answer> {
         if let Some(answer) = wire.next_frame(read_answer)? {
             return Ok(answer);
         }
-        if wire.turn(Wish::by(deadline))? == Turn::Late {
+        if wire.turn(Wish::input(Some(deadline)))? == Turn::Late {
             return Err(Error::TimedOut("answer to HELLO"));
         }
     }

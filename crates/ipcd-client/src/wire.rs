@@ -14,6 +14,8 @@ use crate::{Error, Result};
 pub(crate) const BATCH: usize = 64 * 1024;
 /// Bytes of the read buffer at first.
 const READ_BYTES: usize = 64 * 1024;
+/// A read that brings less has most likely emptied the channel.
+const MUCH: usize = 4 * 1024;
 /// How long the end of a connection may take.
 const CLOSING: Duration = Duration::from_millis(500);
 
@@ -26,11 +28,18 @@ pub(crate) struct Wish<'a> {
     pub(crate) also: Option<BorrowedFd<'a>>,
     /// Not to read, because too much waits to be taken already.
     pub(crate) only_write: bool,
+    /// To go on until something was read: that something was written is no news.
+    pub(crate) for_input: bool,
 }
 
 impl Wish<'_> {
-    pub(crate) fn by(deadline: Instant) -> Self {
-        Self { deadline: Some(deadline), ..Self::default() }
+    /// To read something by the deadline, if there is one.
+    pub(crate) fn input(deadline: Option<Instant>) -> Self {
+        Self { deadline, for_input: true, ..Self::default() }
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|at| at <= now)
     }
 }
 
@@ -51,6 +60,8 @@ pub(crate) struct Wire {
     output: Vec<u8>,
     written: usize,
     largest_frame: usize,
+    /// Whether a read would bring something, as far as is known; else it is waited for first.
+    is_readable: bool,
     /// Whether the channel must become writable before anything more is written.
     write_blocked: bool,
     /// Why nothing can be written any more.
@@ -69,6 +80,7 @@ impl Wire {
             output: Vec::new(),
             written: 0,
             largest_frame,
+            is_readable: false,
             write_blocked: false,
             write_error: None,
             ended: None,
@@ -93,15 +105,23 @@ impl Wire {
         if self.write_error.is_some() { 0 } else { self.output.len() - self.written }
     }
 
-    /// Whole frames of which nothing was written, for another connection.
-    pub(crate) fn take_untouched(&mut self) -> Vec<u8> {
+    /// The whole frames of which nothing was written and which `is_wanted`, for another connection.
+    pub(crate) fn take_untouched(&mut self, is_wanted: impl Fn(&Frame<'_>) -> bool) -> Vec<u8> {
         let mut boundary = 0;
         while boundary < self.written
             && let Some(length) = frame_len(&self.output[boundary..])
         {
             boundary += length;
         }
-        let untouched = self.output.split_off(boundary.min(self.output.len()));
+        let mut rest = self.output.get(boundary..).unwrap_or_default();
+        let mut untouched = Vec::new();
+        while let Ok(Decoded::Frame(frame, length)) = decode(rest, self.largest_frame) {
+            let (bytes, behind) = rest.split_at(length);
+            if is_wanted(&frame) {
+                untouched.extend_from_slice(bytes);
+            }
+            rest = behind;
+        }
         self.output.clear();
         self.written = 0;
         untouched
@@ -148,15 +168,23 @@ impl Wire {
             let wrote = self.write();
             // One that cannot write any more reads to the end, which may say why. And where the
             // transport has traffic of its own, nothing is written for long without reading.
-            let reads =
-                !wish.only_write || self.write_error.is_some() || self.channel.wants_service();
-            if (reads && self.read()?) || wrote {
+            let has_traffic = self.channel.wants_service();
+            let reads = !wish.only_write || self.write_error.is_some() || has_traffic;
+            let now = Instant::now();
+            // Who waits for input looks before it reads in vain: an answer never comes at once.
+            let expects = self.is_readable || has_traffic || !wish.for_input || wish.is_late(now);
+            if reads && expects && self.read()? {
                 return Ok(Turn::Moved);
             }
-            let now = Instant::now();
+            if wrote && !wish.for_input {
+                return Ok(Turn::Moved);
+            }
+            if wrote && self.unwritten() > 0 {
+                continue;
+            }
             let tick = self.channel.tick(now);
             let tick = tick.map_err(|error| self.end(error.to_string()))?;
-            if wish.deadline.is_some_and(|at| at <= now) {
+            if wish.is_late(now) {
                 return Ok(Turn::Late);
             }
             let until = wish.deadline.into_iter().chain(tick).min();
@@ -168,21 +196,27 @@ impl Wire {
 
     /// Waits for the channel or the other descriptor; whether the latter is readable.
     fn poll(
-        &self,
+        &mut self,
         reads: bool,
         also: Option<BorrowedFd<'_>>,
         until: Option<Instant>,
     ) -> Result<bool> {
-        let mut fds = Vec::with_capacity(3);
-        fds.extend(also.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        if reads {
-            fds.push(PollFd::new(self.channel.read_fd(), PollFlags::POLLIN));
+        let input = || PollFd::new(self.channel.read_fd(), PollFlags::POLLIN);
+        let mut fds = [input(), input(), input()];
+        let mut count = usize::from(reads);
+        if let Some(fd) = also {
+            fds[count] = PollFd::new(fd, PollFlags::POLLIN);
+            count += 1;
         }
         if self.write_blocked {
-            fds.push(PollFd::new(self.channel.write_fd(), PollFlags::POLLOUT));
+            fds[count] = PollFd::new(self.channel.write_fd(), PollFlags::POLLOUT);
+            count += 1;
         }
-        poll_some(&mut fds, until).map_err(Error::Connect)?;
-        Ok(also.is_some() && fds[0].any().unwrap_or(false))
+        poll_some(&mut fds[..count], until).map_err(Error::Connect)?;
+        let is_ready = |at: usize| fds[at].any().unwrap_or(false);
+        let is_other = also.is_some() && is_ready(usize::from(reads));
+        self.is_readable = reads && is_ready(0);
+        Ok(is_other)
     }
 
     /// Whether something was written.
@@ -214,7 +248,9 @@ impl Wire {
     }
 
     fn read(&mut self) -> Result<bool> {
-        match self.channel.read(&mut self.input) {
+        let read = self.channel.read(&mut self.input);
+        self.is_readable = matches!(read, Ok(Read::Bytes(count)) if count >= MUCH);
+        match read {
             Ok(Read::Bytes(_)) => Ok(true),
             Ok(Read::NotReady) => Ok(false),
             Ok(Read::Closed) => Err(self.end("the daemon closed it".into())),
@@ -222,10 +258,10 @@ impl Wire {
         }
     }
 
-    fn end(&mut self, why: String) -> Error {
+    /// Notes why nothing more will come; the first reason is the one that counts.
+    pub(crate) fn end(&mut self, why: String) -> Error {
         let why = self.write_error.take().unwrap_or(why);
-        self.ended.get_or_insert(why.clone());
-        Error::Disconnected(why)
+        Error::Disconnected(self.ended.get_or_insert(why).clone())
     }
 
     /// Lets go of a connection that is of no more use.
@@ -239,13 +275,14 @@ impl Wire {
         self.control(Kind::Bye, 0, &[]);
         while self.unwritten() > 0 && self.ended.is_none() {
             self.input.clear();
-            if !matches!(self.turn(Wish::by(deadline)), Ok(Turn::Moved)) {
+            let wish = Wish { deadline: Some(deadline), ..Wish::default() };
+            if !matches!(self.turn(wish), Ok(Turn::Moved)) {
                 break;
             }
         }
         if self.ended.is_none() && self.channel.finish().is_ok() {
             let deadline = deadline.min(Instant::now() + CLOSING);
-            while matches!(self.turn(Wish::by(deadline)), Ok(Turn::Moved)) {
+            while matches!(self.turn(Wish::input(Some(deadline))), Ok(Turn::Moved)) {
                 self.input.clear();
             }
         }

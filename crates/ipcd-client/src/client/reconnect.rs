@@ -1,0 +1,88 @@
+//! Making a lost connection again.
+
+use std::time::Instant;
+
+use ipcd_proto::control::{Code, Subscribe, Welcome, encode};
+use ipcd_proto::{Filter, Frame, Kind};
+
+use super::Client;
+use crate::options::SubscribeOptions;
+use crate::wire::Wire;
+use crate::{Error, Event, Result, session};
+
+impl Client {
+    /// Connects again and again until it succeeds, and subscribes again; false at the deadline.
+    pub(super) fn reconnect(&mut self, why: &str, deadline: Option<Instant>) -> Result<bool> {
+        let backoff = self.options.reconnect.unwrap_or_default();
+        let mut pause = backoff.first;
+        loop {
+            let attempt = Instant::now() + self.options.timeout;
+            let attempt = deadline.map_or(attempt, |deadline| attempt.min(deadline));
+            match session::open(&self.endpoint, &self.options, attempt) {
+                Ok((wire, welcome)) => {
+                    self.resume(wire, welcome);
+                    self.events.push(Event::Reconnected { why: why.to_owned() });
+                    return Ok(true);
+                }
+                Err(error) if !is_worth_retrying(&error) => return Err(error),
+                Err(_) => {}
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(false);
+            }
+            std::thread::park_timeout(left.map_or(pause, |left| pause.min(left)));
+            pause = (2 * pause).min(backoff.longest);
+        }
+    }
+
+    /// Goes on with a new connection: what was begun on the old one is lost, the rest is sent.
+    fn resume(&mut self, wire: Wire, welcome: Welcome) {
+        let untouched = self.wire.take_untouched(is_for_anybody);
+        self.lost_unconfirmed |= self.unconfirmed;
+        self.wire = wire;
+        self.welcome = welcome;
+        self.connection += 1;
+        self.lost = None;
+        self.ending = None;
+        self.origins.clear();
+        let subscribes: Vec<_> = self
+            .subscriptions
+            .iter()
+            .map(|(number, (filter, options))| subscribe_body(*number, filter, options))
+            .collect();
+        for body in subscribes {
+            let id = self.take_id();
+            self.wire.control(Kind::Subscribe, id, &body);
+        }
+        self.wire.put(&untouched);
+    }
+}
+
+pub(super) fn subscribe_body(number: u32, filter: &Filter, options: &SubscribeOptions) -> Vec<u8> {
+    encode(&Subscribe {
+        subscription: number,
+        filter: filter.as_str().to_owned(),
+        group: options.group.clone(),
+        overflow: options.overflow,
+        origin: options.origin,
+    })
+}
+
+/// Whether the frame means the same on another connection: it is a message that somebody may want,
+/// not one to a peer of the old connection's time, and nobody was promised an outcome.
+fn is_for_anybody(frame: &Frame<'_>) -> bool {
+    let is_direct = frame.subject.starts_with(b"@");
+    frame.header.kind == Kind::Message && !frame.header.is_tracked() && !is_direct
+}
+
+/// Whether the daemon may be back in a moment, as after a restart.
+pub(super) fn is_worth_retrying(error: &Error) -> bool {
+    match error {
+        Error::Connect(_) | Error::TimedOut(_) | Error::Disconnected(_) => true,
+        Error::Refused(refusal) => {
+            matches!(refusal.code, Code::Ending | Code::Limit | Code::NameTaken | Code::TooSlow)
+        }
+        _ => false,
+    }
+}

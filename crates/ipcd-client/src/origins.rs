@@ -1,0 +1,37 @@
+//! Senders that the daemon has introduced.
+
+use std::collections::{HashMap, VecDeque};
+
+use ipcd_proto::control::Origin;
+
+/// Senders that are remembered. The daemon introduces a sender again when at least 1,024 others
+/// were introduced since, so that none is forgotten that it takes for known.
+const MAX_ORIGINS: usize = 2048;
+
+/// Who the last senders are.
+#[derive(Default)]
+pub(crate) struct Origins {
+    known: HashMap<u64, Origin>,
+    introduced: VecDeque<u64>,
+}
+
+impl Origins {
+    pub(crate) fn introduce(&mut self, origin: Origin) {
+        self.introduced.push_back(origin.peer);
+        self.known.insert(origin.peer, origin);
+        if self.introduced.len() > MAX_ORIGINS
+            && let Some(oldest) = self.introduced.pop_front()
+            && !self.introduced.contains(&oldest)
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    pub(crate) fn find(&self, peer: u64) -> Option<&Origin> {
+        self.known.get(&peer)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
