@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ipcd_client::{Client, Code, Error, Event, Publication};
 use ipcd_proto::control::{Welcome, decode, encode};
 use ipcd_proto::{Address, Frame, FrameWriter, Header, Kind};
-use ipcd_tests::{Daemon, Neighbour, PATIENCE, Raw, Running, Setup};
+use ipcd_tests::{Daemon, Neighbour, PATIENCE, Raw, Running, Setup, eventually};
 use nix::sys::signal::Signal;
 
 const CLIENTS: usize = 8;
@@ -180,4 +180,35 @@ fn request(id: u64, number: u64) -> Vec<u8> {
     let parts = Frame { header, subject, reply: reply.as_bytes(), headers: &[], payload: &payload };
     FrameWriter(&mut frame).write(&parts);
     frame
+}
+
+/// Nobody answers, and nobody goes: each request ends by its own deadline.
+#[test]
+fn requests_to_a_stopped_responder_end_at_their_deadlines() {
+    const WAIT: Duration = Duration::from_millis(500);
+    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let mut stopped = responder(&daemon, "unix");
+    stopped.signal(Signal::SIGSTOP);
+    for scheme in TRANSPORTS {
+        let mut client = daemon.client(scheme);
+        let mut ends = HashMap::new();
+        for _ in 0..1000 {
+            let message = Publication { subject: "echo", payload: b"?", ..Default::default() };
+            let id = client.start_request(&message, WAIT).expect("it may");
+            ends.insert(id, Instant::now() + WAIT);
+        }
+        let mut latest = Duration::ZERO;
+        while !ends.is_empty() {
+            let event = client.next_event(None).expect("the connection lives");
+            let Some(Event::Reply { request, reply: Err(Error::TimedOut(_)) }) = event else {
+                panic!("{event:?}, where nobody answers");
+            };
+            let end = ends.remove(&request).expect("one outcome each");
+            latest = latest.max(end.elapsed());
+        }
+        println!("{scheme}: at most {latest:?} after the deadline");
+    }
+    stopped.signal(Signal::SIGCONT);
+    // What it answers now is late, and counted; it does not come as anything else.
+    eventually("late replies", || (daemon.counter("replies_late") >= 4000).then_some(()));
 }
