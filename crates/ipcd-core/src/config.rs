@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_proto::auth::{Nonce, Token};
 use ipcd_proto::control::Origin;
-use ipcd_proto::limits;
+use ipcd_proto::{Filter, limits};
 use serde::{Deserialize, Serialize};
 
 /// What a router is told at its start.
@@ -109,4 +109,15 @@ pub struct PeerInfo {
     pub origin: Origin,
     /// A random number to challenge the peer with, if it must prove a token.
     pub challenge: Option<Nonce>,
+    /// What is agreed with a peer that does not speak the protocol: its session is open at once.
+    pub bare: Option<Bare>,
+}
+
+/// What a peer hears that cannot say it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Bare {
+    /// The messages that go to it.
+    pub filter: Option<Filter>,
+    /// Whether its own are among them.
+    pub echo: bool,
 }

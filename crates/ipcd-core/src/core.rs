@@ -134,7 +134,7 @@ impl Core {
 
     /// Takes a peer in.
     pub fn attach(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
-        let PeerInfo { listener, mut origin, challenge } = info;
+        let PeerInfo { listener, mut origin, challenge, bare } = info;
         self.next_number = self.next_number.wrapping_add(1);
         let id = id_of(self.config.slot, self.config.incarnation, self.next_number);
         (origin.peer, origin.name) = (id, None);
@@ -165,6 +165,9 @@ impl Core {
         let deadline = now + self.config.handshake_timeout;
         self.peer(key).deadlines.state = Some(deadline);
         self.arm(key, deadline);
+        if let Some(bare) = bare {
+            self.open_bare(key, bare);
+        }
         key
     }
 
@@ -211,6 +214,11 @@ impl Core {
         } else {
             limits::MAX_HANDSHAKE_FRAME
         }
+    }
+
+    /// Bytes of the largest payload.
+    pub fn max_payload(&self) -> usize {
+        self.config.max_payload
     }
 
     /// What is to be written to the peer: whole frames, of which the first may have been begun.

@@ -22,7 +22,7 @@ mod table;
 mod timers;
 mod tracked;
 
-pub use crate::config::{Config, DaemonInfo, PeerInfo, Tokens};
+pub use crate::config::{Bare, Config, DaemonInfo, PeerInfo, Tokens};
 pub use crate::core::{Core, Output, Progress};
 pub use crate::interest::{Group, Interests, Member, Remote, Share};
 pub use crate::peer::PeerKey;

@@ -11,6 +11,7 @@ use ipcd_proto::control::{
 use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Filter, Frame, Header, Kind, Subject, VERSION};
 
+use crate::config::Bare;
 use crate::core::{Core, Output};
 use crate::interest::{Group, Member};
 use crate::peer::{Challenged, Naming, PeerKey, State, Subscription};
@@ -176,6 +177,22 @@ impl Core {
             proof,
         };
         self.send(now, key, Header::new(Kind::Welcome, 0), &encode(&welcome));
+        self.opened(key);
+    }
+
+    /// Opens the session of a peer that does not speak the protocol. Nobody waits for what it wants
+    /// to be known everywhere: it cannot be told.
+    pub(crate) fn open_bare(&mut self, key: PeerKey, bare: Bare) {
+        let peer = self.peer(key);
+        peer.no_echo = !bare.echo;
+        peer.state = State::Open;
+        peer.deadlines.state = None;
+        if let Some(filter) = bare.filter {
+            let (filter, group, overflow) = (filter.as_str().to_owned(), None, None);
+            let body = Subscribe { subscription: 1, filter, group, overflow, origin: false };
+            // The filter is one, and the first subscription of a peer is always allowed.
+            let _ = self.add_subscription(key, body, 0);
+        }
         self.opened(key);
     }
 

@@ -3,12 +3,14 @@
 //! `docs/PROTOCOL.md` describes the same for people; the vectors in `tests/vectors/` hold both to it.
 
 pub mod auth;
+mod codec;
 pub mod control;
 mod frame;
 mod headers;
 pub mod limits;
 mod subject;
 
+pub use codec::{Codec, Decoder, TooLong};
 pub use frame::{
     Decoded, Frame, FrameError, FrameWriter, HEADER_BYTES, Header, Kind, decode, frame_len,
 };

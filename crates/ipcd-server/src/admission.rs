@@ -87,11 +87,13 @@ impl Admission {
     }
 
     /// A worker says that a peer has gone. What it says of peers that are not its own is ignored.
-    pub(crate) fn release(&mut self, number: u64, slot: usize) {
-        if self.peers.get(&number).is_some_and(|peer| peer.slot == slot) {
-            let peer = self.peers.remove(&number).expect("it was found above");
-            self.discharge(&peer.identity);
+    pub(crate) fn release(&mut self, number: u64, slot: usize) -> Option<Admitted> {
+        if self.peers.get(&number)?.slot != slot {
+            return None;
         }
+        let peer = self.peers.remove(&number)?;
+        self.discharge(&peer.identity);
+        Some(peer)
     }
 
     /// A worker has died, and left these peers behind.

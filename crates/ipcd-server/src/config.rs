@@ -1,17 +1,16 @@
 //! The configuration: one type for the file, the flags that win over it, and what is in force.
 
-use std::fmt;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use ipcd_proto::limits::{DEFAULT_MAX_PAYLOAD, MAX_MAX_PAYLOAD};
-use ipcd_transport::{Access, Endpoint, Error};
 use serde::de::value::StringDeserializer;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 
+use crate::listen::Listen;
 use crate::values::{ByteCount, Span};
 
 /// Everything that can be configured.
@@ -93,27 +92,6 @@ pub struct Limits {
     pub stall_timeout: Span,
     /// Bytes of an outbox before it counts as full.
     pub outbox: ByteCount,
-}
-
-/// A listener.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "WrittenListen", into = "WrittenListen")]
-pub struct Listen {
-    /// A name for people.
-    pub name: Option<String>,
-    /// Where it listens, with the rights of its path among the options.
-    pub endpoint: Endpoint,
-    /// How bytes become messages.
-    pub codec: Codec,
-}
-
-/// How bytes become messages.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Codec {
-    /// The protocol of ipcd.
-    #[default]
-    Frame,
 }
 
 /// A secret and its name.
@@ -322,79 +300,6 @@ impl TryFrom<ByteCount> for MaxMessage {
             return Err(format!("max_message is 1 to {most}"));
         }
         Ok(Self(count))
-    }
-}
-
-/// A listener as the file has it, where a path's rights may stand beside the endpoint.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenListen {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    endpoint: String,
-    #[serde(default)]
-    codec: Codec,
-    #[serde(skip_serializing)]
-    mode: Option<String>,
-    #[serde(skip_serializing)]
-    owner: Option<String>,
-    #[serde(skip_serializing)]
-    group: Option<String>,
-}
-
-impl TryFrom<WrittenListen> for Listen {
-    type Error = String;
-
-    fn try_from(written: WrittenListen) -> Result<Self, String> {
-        let mut listen: Self = written.endpoint.parse()?;
-        let rights = [written.mode, written.owner, written.group];
-        for (key, value) in Access::OPTIONS.into_iter().zip(rights) {
-            if let Some(value) = value {
-                listen.endpoint.set_option(key, value);
-            }
-        }
-        listen.check()?;
-        Ok(Self { name: written.name, ..listen })
-    }
-}
-
-impl From<Listen> for WrittenListen {
-    fn from(listen: Listen) -> Self {
-        let Listen { name, endpoint, codec } = listen;
-        let (mode, owner, group) = (None, None, None);
-        Self { name, endpoint: endpoint.to_string(), codec, mode, owner, group }
-    }
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    /// An endpoint as `--listen` has it, with the codec among its options.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut endpoint: Endpoint = text.parse().map_err(|error: Error| error.to_string())?;
-        let codec = match endpoint.take_option("codec") {
-            None => Codec::default(),
-            Some(codec) => word(&codec)?,
-        };
-        let listen = Self { name: None, endpoint, codec };
-        listen.check()?;
-        Ok(listen)
-    }
-}
-
-impl Listen {
-    fn check(&self) -> Result<(), String> {
-        let checked = ipcd_transports::of(&self.endpoint)
-            .and_then(|_| Access::of(&self.endpoint, Access::PRIVATE));
-        checked.map(drop).map_err(|error| error.to_string())
-    }
-}
-
-impl fmt::Display for Codec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Frame => f.write_str("frame"),
-        }
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Instant;
 use ipcd_transport::{Channel, ReadBuffer};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
+use crate::translator::Translator;
+
 /// Says which connection, and which of its descriptors, an event is about. Places are used again,
 /// so that the connection's number is part of it: an event for one that is gone is recognised.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -27,6 +29,10 @@ impl Token {
 /// A peer's connection.
 pub(crate) struct Connection {
     pub(crate) channel: Box<dyn Channel>,
+    /// What translates for a bare peer.
+    pub(crate) translator: Option<Box<Translator>>,
+    /// Whether a bare peer sends no more, and goes once all it has sent is accepted.
+    pub(crate) has_ended: bool,
     pub(crate) token: Token,
     /// The supervisor's number for the peer.
     pub(crate) admission: u64,
@@ -62,9 +68,16 @@ impl Interest {
 }
 
 impl Connection {
-    pub(crate) fn new(channel: Box<dyn Channel>, token: Token, admission: u64) -> Self {
+    pub(crate) fn new(
+        channel: Box<dyn Channel>,
+        translator: Option<Box<Translator>>,
+        token: Token,
+        admission: u64,
+    ) -> Self {
         Self {
             channel,
+            translator,
+            has_ended: false,
             token,
             admission,
             rest: None,
@@ -80,7 +93,7 @@ impl Connection {
 
     /// Whether the channel is to be looked at when it is readable.
     pub(crate) fn wants_read(&self) -> bool {
-        !self.waiting || self.channel.wants_service()
+        (!self.waiting && !self.has_ended) || self.channel.wants_service()
     }
 
     /// Tells the kernel what to wait for, if that has changed. A descriptor that is not waited for

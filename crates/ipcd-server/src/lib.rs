@@ -8,18 +8,21 @@ mod config;
 mod connection;
 mod inbox;
 mod link;
+mod listen;
 mod log;
 mod privileges;
 mod runtime;
 mod slot;
 mod supervisor;
+mod translator;
 mod values;
 mod worker;
 
 pub use config::{
-    Codec, Config, ConfigError, Daemon, ForkMode, Limits, Listen, Log, LogFormat, LogLevel,
-    MaxMessage, TokenFile, Workers, word,
+    Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage, TokenFile,
+    Workers, word,
 };
+pub use listen::{Dialect, Listen};
 pub use log::init as init_log;
 pub use runtime::TOKEN_FILE;
 pub use supervisor::{Reload, Start, run};

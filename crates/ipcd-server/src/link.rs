@@ -14,6 +14,8 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::listen::Dialect;
+
 /// What the supervisor tells a worker.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum ToWorker {
@@ -29,6 +31,8 @@ pub(crate) enum ToWorker {
         identity: Identity,
         /// What its transport has to remember.
         state: Vec<u8>,
+        /// What it says and hears, if it is a bare one.
+        dialect: Option<Dialect>,
     },
     /// Read no more of peers; say [`ToSupervisor::Quiet`] when nothing is on its way to others.
     Quiesce,

@@ -28,6 +28,7 @@ use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
 use crate::link::{Link, Received, ToSupervisor, ToWorker};
+use crate::listen::Dialect;
 use crate::runtime::RuntimeDir;
 use crate::slot::{Life, Slot};
 use crate::worker::{self, Admitted, Birth};
@@ -214,6 +215,7 @@ impl Supervisor {
         for peer in self.admission.release_slot(index) {
             if let Some(listening) = find(&mut self.listeners, peer.listener) {
                 listening.listener.orphaned(&peer.identity, &peer.state);
+                listening.listener.released(&peer.identity, &peer.state);
             }
         }
         let told = self.table.died(index as u32);
@@ -308,7 +310,7 @@ impl Supervisor {
         match message {
             ToSupervisor::Ready => self.worker_is_ready(index),
             ToSupervisor::Gone(numbers) => {
-                numbers.into_iter().for_each(|number| self.admission.release(number, index));
+                numbers.into_iter().for_each(|number| self.release(number, index));
             }
             ToSupervisor::Request(request) => {
                 let told = self.table.heed(slot, request);
@@ -386,7 +388,14 @@ impl Supervisor {
             let transport = listening.transport;
             match listening.listener.accept() {
                 Ok(None) => return,
-                Ok(Some(parts)) => self.admit(index, transport, slot, parts),
+                Ok(Some(parts)) if !listening.asked.admits(parts.identity.addr) => {
+                    let identity = parts.identity;
+                    warn!(transport = %transport.scheme(), %identity, "peer not allowed here");
+                }
+                Ok(Some(parts)) => {
+                    let dialect = listening.asked.dialect.clone();
+                    self.admit(index, transport, slot, parts, dialect);
+                }
                 Err(error) => {
                     warn!(transport = %transport.scheme(), %error, "peer not accepted");
                     if error.is_exhaustion() {
@@ -422,33 +431,45 @@ impl Supervisor {
         transport: &'static dyn Transport,
         slot: Option<usize>,
         parts: ChannelParts,
+        dialect: Option<Dialect>,
     ) {
         let Some(index) = slot else {
             let most = self.slots.len();
-            return refuse(transport, parts, &format!("the limit of {most} children is reached"));
+            let why = format!("the limit of {most} children is reached");
+            return refuse(transport, parts, dialect.is_some(), &why);
         };
         self.turn = index + 1;
         match self.admission.admit(listener, &parts, index) {
-            Err(why) => refuse(transport, parts, &why),
+            Err(why) => refuse(transport, parts, dialect.is_some(), &why),
             Ok(number) if self.serves_per_connection() => {
-                self.fork_for(index, Admitted { number, listener, transport, parts });
+                self.fork_for(index, Admitted { number, listener, transport, parts, dialect });
             }
             Ok(number) => {
-                let admitted = Admitted { number, listener, transport, parts };
+                let admitted = Admitted { number, listener, transport, parts, dialect };
                 hand_over(&mut self.slots[index].link, admitted);
             }
         }
     }
 
+    /// A peer has gone.
+    fn release(&mut self, number: u64, index: usize) {
+        if let Some(peer) = self.admission.release(number, index)
+            && let Some(listening) = find(&mut self.listeners, peer.listener)
+        {
+            listening.listener.released(&peer.identity, &peer.state);
+        }
+    }
+
     /// Forks a child for one peer. The parent's copies of its descriptors close here.
     fn fork_for(&mut self, index: usize, only: Admitted) {
-        let (number, transport) = (only.number, only.transport);
+        let (number, transport, is_bare) = (only.number, only.transport, only.dialect.is_some());
         let spare = duplicate(&only.parts);
         if let Err(error) = self.fork(index, Some(only)) {
             error!(%error, "cannot fork a child for a peer");
-            self.admission.release(number, index);
+            self.release(number, index);
             if let Some(parts) = spare {
-                refuse(transport, parts, "the daemon cannot start another child now");
+                let why = "the daemon cannot start another child now";
+                refuse(transport, parts, is_bare, why);
             }
         }
     }
@@ -521,18 +542,21 @@ fn duplicate(parts: &ChannelParts) -> Option<ChannelParts> {
 
 /// Hands a peer to a worker, or lets it go when that is impossible.
 fn hand_over(link: &mut Link, admitted: Admitted) {
-    let Admitted { number, listener, transport, parts } = admitted;
+    let Admitted { number, listener, transport, parts, dialect } = admitted;
     let ChannelParts { descriptors, identity, state } = parts;
     let scheme = transport.scheme().to_owned();
-    let message = ToWorker::Admit { number, listener, scheme, identity, state };
+    let message = ToWorker::Admit { number, listener, scheme, identity, state, dialect };
     if let Err(error) = link.send(&message, descriptors) {
         warn!(%error, "a peer could not be handed to its worker");
     }
 }
 
 /// Tells a peer that it is not admitted, if it takes a frame at once, and lets it go.
-fn refuse(transport: &dyn Transport, parts: ChannelParts, why: &str) {
+fn refuse(transport: &dyn Transport, parts: ChannelParts, is_bare: bool, why: &str) {
     warn!(transport = %transport.scheme(), identity = %parts.identity, why, "peer refused");
+    if is_bare {
+        return;
+    }
     let refusal = Refusal { code: Code::Limit, message: why.to_owned() };
     let mut frame = Vec::new();
     FrameWriter(&mut frame).control(Header::new(Kind::Error, 0), &encode(&refusal));
@@ -565,7 +589,7 @@ fn watch(epoll: &Epoll, fd: &impl AsFd, data: u64) -> Result<(), Error> {
 fn core_config(config: &Config, listeners: &[Listening], tokens: Tokens) -> ipcd_core::Config {
     let limits = &config.limits;
     let describe =
-        |l: &Listening| (l.number, (l.listener.local().to_string(), l.asked.codec.to_string()));
+        |l: &Listening| (l.number, (l.listener.local().to_string(), l.asked.codec().to_string()));
     let daemon = DaemonInfo {
         supervisor: std::process::id(),
         worker: 0,

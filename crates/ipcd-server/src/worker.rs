@@ -3,6 +3,7 @@
 //! Each turn waits, reads what is ready, looks at the time, and then does what the router asks
 //! for. It starts in a freshly forked child, and knows the supervisor by its link only.
 
+mod bare;
 mod buffers;
 mod crossing;
 mod peers;
@@ -15,7 +16,7 @@ use std::time::Instant;
 use ipcd_core::{Core, Output, PeerInfo, PeerKey, Request, Shared};
 use ipcd_proto::control::Origin;
 use ipcd_sys::close_all_except;
-use ipcd_transport::{ChannelParts, Identity, ReadBuffer, Transport};
+use ipcd_transport::{Channel, ChannelParts, Identity, ReadBuffer, Transport};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::prctl::set_pdeathsig;
@@ -27,7 +28,9 @@ use crate::Error;
 use crate::connection::{Connection, Token};
 use crate::inbox::Inboxes;
 use crate::link::{GONE_BATCH, Link, Received, ToSupervisor, ToWorker};
+use crate::listen::Dialect;
 use crate::privileges;
+use crate::translator::Translator;
 
 /// Bytes that one read may take: what the kernel holds of a stream, and so one turn's share.
 const SCRATCH_BYTES: usize = 256 * 1024;
@@ -63,6 +66,8 @@ pub(crate) struct Admitted {
     pub(crate) listener: usize,
     pub(crate) transport: &'static dyn Transport,
     pub(crate) parts: ChannelParts,
+    /// What it says and hears, if it is a bare one.
+    pub(crate) dialect: Option<Dialect>,
 }
 
 /// Runs a worker in a freshly forked child; returns its exit status.
@@ -125,6 +130,17 @@ fn start(mut birth: Birth) -> Result<Worker, Error> {
         worker.obey_router()?;
     }
     Ok(worker)
+}
+
+/// A channel, and what translates for it.
+type Taken = (Box<dyn Channel>, Option<Box<Translator>>);
+
+fn nonce() -> Result<[u8; 32], Error> {
+    let mut nonce = [0; 32];
+    let failed = |error: getrandom::Error| std::io::Error::other(error.to_string());
+    getrandom::fill(&mut nonce)
+        .map_err(|error| Error::system("get random bytes", failed(error)))?;
+    Ok(nonce)
 }
 
 struct Worker {
@@ -224,26 +240,22 @@ impl Worker {
                     self.core.configure(|config| live.apply(config));
                 }
                 Received::Message(
-                    ToWorker::Admit { number, listener, scheme, identity, state },
+                    ToWorker::Admit { number, listener, scheme, identity, state, dialect },
                     fds,
                 ) => {
                     let parts = ChannelParts { descriptors: fds, identity, state };
                     let transport = ipcd_transports::find(&scheme)?;
-                    self.admit(Admitted { number, listener, transport, parts });
+                    self.admit(Admitted { number, listener, transport, parts, dialect });
                 }
             }
         }
     }
 
     fn admit(&mut self, admitted: Admitted) {
-        let Admitted { number, listener, transport, parts } = admitted;
+        let Admitted { number, listener, transport, parts, dialect } = admitted;
         let identity = parts.identity.clone();
-        let challenge = match self.challenge(transport) {
-            Ok(challenge) => challenge,
-            Err(error) => return self.reject(number, transport, &identity, &error.to_string()),
-        };
-        let channel = match transport.adopt(parts) {
-            Ok(channel) => channel,
+        let (challenge, (channel, translator)) = match self.take_up(transport, parts, dialect) {
+            Ok(taken) => taken,
             Err(error) => return self.reject(number, transport, &identity, &error.to_string()),
         };
         let origin = Origin {
@@ -255,7 +267,8 @@ impl Worker {
             gid: identity.gid,
             addr: identity.addr,
         };
-        let key = self.core.attach(self.now, PeerInfo { listener, origin, challenge });
+        let bare = translator.as_ref().map(|translator| translator.session());
+        let key = self.core.attach(self.now, PeerInfo { listener, origin, challenge, bare });
         let peer = self.core.origin(key).peer;
         info!(peer, transport = %transport.scheme(), identity = %identity, "peer connected");
         let place = key.0 as usize;
@@ -264,20 +277,35 @@ impl Worker {
         }
         let token = Token { place: key.0, number: self.next_number };
         self.next_number = self.next_number.checked_add(1).unwrap_or(1);
-        self.connections[place] = Some(Connection::new(channel, token, number));
+        self.connections[place] = Some(Connection::new(channel, translator, token, number));
         // What came during the rendezvous is there already, and no event will tell.
         self.read(key);
+        self.served(key);
         self.rearm(key);
     }
 
-    /// A peer that only an address is known of must prove that it holds a token.
-    fn challenge(&self, transport: &dyn Transport) -> Result<Option<[u8; 32]>, getrandom::Error> {
-        if transport.capabilities().identity.is_vouched() {
-            return Ok(None);
+    /// Makes a channel of what was handed over, with what translates for it if it is a bare one. A
+    /// peer that only an address is known of must prove that it holds a token, if it can.
+    fn take_up(
+        &self,
+        transport: &dyn Transport,
+        parts: ChannelParts,
+        dialect: Option<Dialect>,
+    ) -> Result<(Option<[u8; 32]>, Taken), Error> {
+        let is_vouched = transport.capabilities().identity.is_vouched();
+        let Some(dialect) = dialect else {
+            let channel = transport.adopt(parts)?;
+            let challenge = if is_vouched { None } else { Some(nonce()?) };
+            return Ok((challenge, (channel, None)));
+        };
+        let addr = parts.identity.addr;
+        let bare = transport.adopt_bare(parts)?;
+        let mut translator = Translator::new(dialect, &bare, self.core.max_payload());
+        let is_distant = addr.is_some_and(|addr| !addr.ip().is_loopback());
+        if is_distant && !transport.capabilities().reliable {
+            translator.distrust();
         }
-        let mut nonce = [0; 32];
-        getrandom::fill(&mut nonce)?;
-        Ok(Some(nonce))
+        Ok((None, (bare.channel, Some(Box::new(translator)))))
     }
 
     fn reject(&mut self, number: u64, transport: &dyn Transport, who: &Identity, why: &str) {

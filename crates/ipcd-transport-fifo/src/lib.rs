@@ -15,6 +15,7 @@
 //! 4. The client reads these bytes, which is how it knows that the daemon has both ends, and closes
 //!    its `O_RDWR` descriptor, so that the daemon's end is a broken pipe from now on.
 
+mod bare;
 mod connect;
 mod drop_box;
 mod found;
@@ -25,8 +26,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Access, Capabilities, Channel, ChannelParts, Endpoint, IdentityKind, Listener, Result,
-    StreamChannel, Transport,
+    Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, IdentityKind, Listener,
+    Result, StreamChannel, Transport,
 };
 
 /// The FIFO transport.
@@ -74,5 +75,13 @@ impl Transport for Fifo {
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
         Ok(Box::new(StreamChannel::adopt(parts)?))
+    }
+
+    fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        Ok(Box::new(bare::Listening::open(at)?))
+    }
+
+    fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
+        Ok(BareChannel { channel: self.adopt(parts)?, keeps_records: false, has_end: false })
     }
 }

@@ -109,7 +109,7 @@ fn may_have_guests(at: &Endpoint, access: &Access) -> bool {
 
 /// Makes the FIFO and opens it for reading *and* writing: with a writer always there, it has no end
 /// of file, which poll(2) would report for ever once the first client has gone.
-fn make_fifo(path: &Path) -> std::io::Result<OwnedFd> {
+pub(crate) fn make_fifo(path: &Path) -> std::io::Result<OwnedFd> {
     mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
     // The umask may have taken our own rights away.
     std::fs::set_permissions(path, PermissionsExt::from_mode(Access::PRIVATE))?;

@@ -77,6 +77,10 @@ impl Transport for Tcp {
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
         Ok(Box::new(StreamChannel::adopt(parts)?))
     }
+
+    fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        self.listen(at)
+    }
 }
 
 struct Listening {

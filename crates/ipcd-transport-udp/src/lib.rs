@@ -6,6 +6,7 @@
 //! keeps a sender from overrunning the receiver's buffer (`credit`). Bytes on the wire are
 //! described in `datagram`.
 
+mod bare;
 mod channel;
 mod connect;
 mod cookie;
@@ -21,7 +22,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind, Listener, Result, Transport,
+    BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind, Listener,
+    Result, Transport,
 };
 use nix::sys::socket::{getsockopt, sockopt};
 
@@ -81,6 +83,14 @@ impl Transport for Udp {
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
         Ok(Box::new(UdpChannel::adopt(parts)?))
+    }
+
+    fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        Ok(Box::new(bare::Listening::bind(at, &at.resolve()?)?))
+    }
+
+    fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
+        bare::adopt(parts)
     }
 }
 

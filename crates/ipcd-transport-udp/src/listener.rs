@@ -42,15 +42,7 @@ pub(crate) struct Listening {
 
 impl Listening {
     pub(crate) fn bind(at: &Endpoint, addresses: &[SocketAddr]) -> Result<Self> {
-        let failed = |error| Error::system(format!("listen on {at}"), error);
-        let socket = UdpSocket::bind(addresses).map_err(failed)?;
-        // SO_REUSEPORT lets the peers' sockets bind the same port, and only those of our own user
-        // (SO_REUSEADDR would let everybody). It is set after the bind, which the kernel allows:
-        // had it been set before, two daemons of one user would share the port in silence, and each
-        // would get a part of the clients.
-        setsockopt(&socket, sockopt::ReusePort, &true).map_err(|error| failed(error.into()))?;
-        socket.set_nonblocking(true).map_err(failed)?;
-        let bound = socket.local_addr().map_err(failed)?;
+        let (socket, bound) = bind_listener(at, addresses)?;
         Ok(Self {
             socket,
             bound,
@@ -92,7 +84,7 @@ impl Listening {
         {
             return Ok(None);
         }
-        let socket = self.socket_for(from)?;
+        let socket = socket_for(self.bound, from)?;
         self.drain(&socket, from);
         let session = Session::new(random()?, nonce, window_of(&socket)?, window);
         if self.honoured.len() == QUEUE {
@@ -106,22 +98,6 @@ impl Listening {
             identity: Identity::from_addr(from),
             state: session.encode(),
         }))
-    }
-
-    /// A socket on the listener's port that is connected to the peer. The kernel prefers it for
-    /// what the peer sends, and it gets nothing else once it is connected.
-    fn socket_for(&self, peer: SocketAddr) -> Result<UdpSocket> {
-        let family = if peer.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let failed = |error| Error::system(format!("make a socket for udp://{peer}"), error);
-        let socket = socket(family, SockType::Datagram, flags, None).map_err(failed)?;
-        setsockopt(&socket, sockopt::ReusePort, &true).map_err(failed)?;
-        bind(socket.as_raw_fd(), &SockaddrStorage::from(self.bound)).map_err(failed)?;
-        let socket = UdpSocket::from(socket);
-        socket.connect(peer).map_err(|error| {
-            Error::system(format!("connect the socket for udp://{peer}"), error)
-        })?;
-        Ok(socket)
     }
 
     /// Between bind and connect the kernel gave the new socket a share of what came for the
@@ -181,6 +157,39 @@ impl Listener for Listening {
             self.say_gone(session.id, peer);
         }
     }
+}
+
+/// A socket that can share its port with the peers' sockets, and its address.
+pub(crate) fn bind_listener(
+    at: &Endpoint,
+    addresses: &[SocketAddr],
+) -> Result<(UdpSocket, SocketAddr)> {
+    let failed = |error| Error::system(format!("listen on {at}"), error);
+    let socket = UdpSocket::bind(addresses).map_err(failed)?;
+    // SO_REUSEPORT lets the peers' sockets bind the same port, and only those of our own user
+    // (SO_REUSEADDR would let everybody). It is set after the bind, which the kernel allows:
+    // had it been set before, two daemons of one user would share the port in silence, and each
+    // would get a part of the clients.
+    setsockopt(&socket, sockopt::ReusePort, &true).map_err(|error| failed(error.into()))?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    let bound = socket.local_addr().map_err(failed)?;
+    Ok((socket, bound))
+}
+
+/// A socket on the listener's port that is connected to the peer. The kernel prefers it for what
+/// the peer sends, and it gets nothing else once it is connected.
+pub(crate) fn socket_for(listener: SocketAddr, peer: SocketAddr) -> Result<UdpSocket> {
+    let family = if peer.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let failed = |error| Error::system(format!("make a socket for udp://{peer}"), error);
+    let socket = socket(family, SockType::Datagram, flags, None).map_err(failed)?;
+    setsockopt(&socket, sockopt::ReusePort, &true).map_err(failed)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(listener)).map_err(failed)?;
+    let socket = UdpSocket::from(socket);
+    socket
+        .connect(peer)
+        .map_err(|error| Error::system(format!("connect the socket for udp://{peer}"), error))?;
+    Ok(socket)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Unix-domain sockets: local, fast, and the kernel vouches for the peer (unix(7)).
 //!
 //! `type=stream` (the default) is a byte stream. `type=seqpacket` keeps records, in which frames
-//! travel whole or in pieces. `type=dgram` cannot accept: it is for codec listeners only.
+//! travel whole or in pieces.
 
 mod seqpacket;
 
@@ -12,8 +12,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Access, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind, IdentityKind, Listener,
-    PathClaim, Result, StreamChannel, Transport, bind_local, connect_local, peer_credentials,
+    Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind,
+    IdentityKind, Listener, PathClaim, RecordChannel, Result, StreamChannel, Transport, bind_local,
+    connect_local, peer_credentials,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -90,8 +91,22 @@ impl Transport for Unix {
     }
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
-        let kind = if parts.state == SEQPACKET { Kind::Seqpacket } else { Kind::Stream };
-        kind.channel(parts)
+        Kind::of_parts(&parts).channel(parts)
+    }
+
+    fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        self.listen(at)
+    }
+
+    fn adopt_bare(&self, mut parts: ChannelParts) -> Result<BareChannel> {
+        let (keeps_records, has_end) = (Kind::of_parts(&parts) == Kind::Seqpacket, true);
+        if !keeps_records {
+            return Ok(BareChannel { channel: self.adopt(parts)?, keeps_records, has_end });
+        }
+        let socket = parts.descriptors.pop();
+        let socket = socket.ok_or_else(|| Error::Protocol("a channel has a socket".into()))?;
+        let channel = Box::new(RecordChannel::connected(socket, parts.identity));
+        Ok(BareChannel { channel, keeps_records, has_end })
     }
 }
 
@@ -109,9 +124,13 @@ impl Kind {
         match endpoint.option("type") {
             None | Some("stream") => Ok(Self::Stream),
             Some("seqpacket") => Ok(Self::Seqpacket),
-            Some("dgram") => Err(endpoint.error("type=dgram needs a codec other than frame")),
+            Some("dgram") => Err(endpoint.error("type=dgram is not in this version")),
             Some(_) => Err(endpoint.error("type is stream, seqpacket or dgram")),
         }
+    }
+
+    fn of_parts(parts: &ChannelParts) -> Self {
+        if parts.state == SEQPACKET { Self::Seqpacket } else { Self::Stream }
     }
 
     fn socket_type(self) -> SockType {

@@ -22,6 +22,7 @@ mod endpoint;
 mod error;
 mod identity;
 mod local;
+mod record_channel;
 mod records;
 mod room;
 mod socket;
@@ -38,6 +39,7 @@ pub use endpoint::Endpoint;
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use local::{bind_local, connect_local, peer_credentials};
+pub use record_channel::RecordChannel;
 pub use records::{Joiner, Record, Splitter};
 pub use room::widen;
 pub use socket::{connect_until, poll_some, poll_until};
@@ -69,6 +71,26 @@ pub trait Transport: Sync {
     /// Makes a channel again of what [`Listener::accept`] or [`Channel::into_parts`] returned,
     /// perhaps in another process.
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>>;
+
+    /// Binds the endpoint for bare peers: programs that know nothing of frames.
+    fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        Err(at.error(format_args!("{} takes frames only", self.scheme())))
+    }
+
+    /// Makes a channel to a bare peer of what such a listener returned.
+    fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
+        Ok(BareChannel { channel: self.adopt(parts)?, keeps_records: false, has_end: true })
+    }
+}
+
+/// A channel that moves any bytes, where others move frames: what is read is what the peer wrote.
+pub struct BareChannel {
+    /// The channel.
+    pub channel: Box<dyn Channel>,
+    /// Whether each read brings one record, and each write makes one.
+    pub keeps_records: bool,
+    /// Whether the peer says when it is done: the end of a stream.
+    pub has_end: bool,
 }
 
 /// Accepts channels at one endpoint.
@@ -86,6 +108,9 @@ pub trait Listener {
     /// The process that served this peer has died, and its descriptors with it. Where the kernel
     /// does not tell the peer, the listener does. Identity and state are of the parts accepted.
     fn orphaned(&mut self, _identity: &Identity, _state: &[u8]) {}
+
+    /// Nobody serves this peer any more, for whatever reason.
+    fn released(&mut self, _identity: &Identity, _state: &[u8]) {}
 }
 
 /// Moves frames to and from one peer. It owns its descriptors, all of them non-blocking.

@@ -84,7 +84,9 @@ impl Stage {
             gid: None,
             addr: None,
         };
-        let key = self.core.attach(self.now, PeerInfo { listener: 0, origin, challenge: None });
+        let key = self
+            .core
+            .attach(self.now, PeerInfo { listener: 0, origin, challenge: None, bare: None });
         let actor = Actor { key, stalled: false, rest: Vec::new(), inbox: Vec::new() };
         self.actors.insert(who.into(), actor);
         if opens {

@@ -123,7 +123,7 @@ impl World {
                     gid: None,
                     addr: None,
                 };
-                let info = PeerInfo { listener: 0, origin, challenge: None };
+                let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
                 let key = worker.core.attach(now, info);
                 assert_eq!(worker.clients.insert(key, index), None, "{key:?} is in use");
                 self.ledger.ids.insert(index, worker.core.origin(key).peer);

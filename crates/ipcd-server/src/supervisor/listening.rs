@@ -6,7 +6,8 @@ use ipcd_transport::{Listener, Transport};
 use tracing::info;
 
 use crate::Error;
-use crate::config::{Codec, Config, Listen};
+use crate::config::Config;
+use crate::listen::Listen;
 use crate::runtime::RuntimeDir;
 
 /// An open listener.
@@ -35,11 +36,8 @@ pub(super) fn bind_all(config: &Config, runtime_dir: &RuntimeDir) -> Result<Vec<
 
 /// Those that are configured, or the default endpoint of every transport.
 pub(super) fn wanted_listeners(config: &Config, runtime_dir: &RuntimeDir) -> Vec<Listen> {
-    let default = |transport: &dyn Transport| Listen {
-        name: None,
-        endpoint: transport.default_endpoint(runtime_dir.path()),
-        codec: Codec::Frame,
-    };
+    let default =
+        |transport: &dyn Transport| Listen::frames(transport.default_endpoint(runtime_dir.path()));
     match config.listeners.is_empty() {
         true => ipcd_transports::ALL.map(default).to_vec(),
         false => config.listeners.clone(),
@@ -48,9 +46,13 @@ pub(super) fn wanted_listeners(config: &Config, runtime_dir: &RuntimeDir) -> Vec
 
 /// Binds one.
 pub(super) fn bind(listen: &Listen, number: usize) -> Result<Listening, Error> {
-    let Listen { name, endpoint, codec } = listen;
+    let Listen { name, endpoint, .. } = listen;
     let transport = ipcd_transports::of(endpoint)?;
-    let listener = transport.listen(endpoint)?;
+    let listener = match listen.dialect {
+        None => transport.listen(endpoint)?,
+        Some(_) => transport.listen_bare(endpoint)?,
+    };
+    let codec = listen.codec();
     info!(endpoint = %listener.local(), %codec, name = name.as_deref(), "listening");
     let asked = listen.clone();
     Ok(Listening { number, asked, listener, transport, armed: false, paused: None })

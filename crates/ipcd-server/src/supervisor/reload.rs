@@ -6,8 +6,9 @@ use tracing::{error, info, warn};
 use super::listening::{bind, wanted_listeners};
 use super::{Supervisor, core_config};
 use crate::Error;
-use crate::config::{Config, Daemon, Listen};
+use crate::config::{Config, Daemon};
 use crate::link::{Live, ToWorker};
+use crate::listen::Listen;
 
 impl Supervisor {
     /// Reads the configuration again. If it is no good, or cannot be put in force, nothing changes.

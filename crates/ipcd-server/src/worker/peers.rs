@@ -3,7 +3,7 @@
 use ipcd_core::PeerKey;
 use ipcd_transport::{Read, ReadBuffer, Wrote};
 use nix::sys::epoll::EpollFlags;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{SCRATCH_BYTES, Worker};
 use crate::connection::{Connection, Token};
@@ -43,9 +43,24 @@ impl Worker {
 
     /// Reads once, and gives what came to the router.
     pub(super) fn read(&mut self, key: PeerKey) {
+        match self.take_in(key) {
+            Some(Ok(Read::Bytes(_))) => self.served(key),
+            Some(Ok(Read::NotReady)) | None => {}
+            Some(Ok(Read::Closed)) => self.detach(key, "it closed the connection"),
+            Some(Err(error)) => self.detach(key, &error.to_string()),
+        }
+    }
+
+    /// Reads once, and gives what came to the router; says what came of it, unless the peer has
+    /// gone.
+    fn take_in(&mut self, key: PeerKey) -> Option<ipcd_transport::Result<Read>> {
+        if self.connection(key)?.translator.is_some() {
+            return self.take_in_bare(key);
+        }
         let mut buffer = self.take_buffer(key);
         let Some(connection) = self.connection(key) else {
-            return self.put_back(buffer);
+            self.put_back(buffer);
+            return None;
         };
         let outcome = if connection.waiting {
             connection.channel.serve().map(|()| Read::Bytes(0))
@@ -53,12 +68,7 @@ impl Worker {
             connection.channel.read(&mut buffer)
         };
         self.feed(key, buffer);
-        match outcome {
-            Ok(Read::Bytes(_)) => self.served(key),
-            Ok(Read::NotReady) => {}
-            Ok(Read::Closed) => self.detach(key, "it closed the connection"),
-            Err(error) => self.detach(key, &error.to_string()),
-        }
+        Some(outcome)
     }
 
     /// Gives the router what is in the buffer, and keeps what it does not take.
@@ -106,6 +116,9 @@ impl Worker {
         let Some(connection) = self.connections[key.0 as usize].as_mut() else {
             return;
         };
+        if connection.translator.is_some() {
+            return self.write_bare(key);
+        }
         let bytes = self.core.outbox(key);
         if !bytes.is_empty() && !connection.blocked {
             let offered = bytes.len();
@@ -139,14 +152,8 @@ impl Worker {
     /// A peer that cannot be written to has gone, but what it had sent before is still accepted.
     pub(super) fn abandon(&mut self, key: PeerKey, why: &str) {
         for _ in 0..LAST_READS {
-            let mut buffer = self.take_buffer(key);
-            let Some(connection) = self.connection(key).filter(|found| !found.waiting) else {
-                self.put_back(buffer);
-                break;
-            };
-            let outcome = connection.channel.read(&mut buffer);
-            self.feed(key, buffer);
-            if !matches!(outcome, Ok(Read::Bytes(_))) {
+            let waits = self.connection(key).is_none_or(|connection| connection.waiting);
+            if waits || !matches!(self.take_in(key), Some(Ok(Read::Bytes(_)))) {
                 break;
             }
         }
@@ -167,6 +174,11 @@ impl Worker {
             why,
             "peer gone"
         );
+        if let Some((refused, withheld)) = connection.translator.as_ref().map(|t| t.losses())
+            && refused + withheld > 0
+        {
+            warn!(peer = origin.peer, refused, withheld, "messages of or for it were dropped");
+        }
         self.core.detach(self.now, key);
         self.gone.push(connection.admission);
     }
@@ -180,8 +192,11 @@ impl Worker {
             connection.waiting = false;
         }
         self.feed(key, buffer);
-        if self.connection(key).is_some_and(|connection| !connection.waiting) {
-            self.read(key);
+        let connection = self.connection(key);
+        match connection.map(|connection| (connection.waiting, connection.has_ended)) {
+            Some((false, true)) => self.detach(key, "it closed the connection"),
+            Some((false, false)) => self.read(key),
+            _ => {}
         }
         self.rearm(key);
     }

@@ -1,0 +1,183 @@
+//! Codecs: how the bytes of programs that do not speak our protocol become messages, and back.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How bytes become messages.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    /// The protocol of ipcd.
+    #[default]
+    Frame,
+    /// A message a line, which LF or CRLF ends.
+    Line,
+    /// A message for each part that a NUL ends.
+    Nul,
+    /// What is read at once, or a datagram, is a message.
+    Raw,
+}
+
+impl Codec {
+    /// Appends a message as these programs read it.
+    pub fn encode(self, payload: &[u8], into: &mut Vec<u8>) {
+        into.extend_from_slice(payload);
+        into.extend(self.end());
+    }
+
+    /// The byte that ends a message.
+    fn end(self) -> Option<u8> {
+        match self {
+            Self::Line => Some(b'\n'),
+            Self::Nul => Some(0),
+            Self::Raw | Self::Frame => None,
+        }
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Frame => "frame",
+            Self::Line => "line",
+            Self::Nul => "nul",
+            Self::Raw => "raw",
+        })
+    }
+}
+
+/// A message that is longer than is allowed; it is passed over, up to its end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TooLong;
+
+/// Takes messages out of bytes that come in pieces. It keeps the beginning of one message at most.
+#[derive(Debug)]
+pub struct Decoder {
+    codec: Codec,
+    largest: usize,
+    begun: Vec<u8>,
+    /// Whether the rest of a message that is too long is passed over.
+    skips: bool,
+}
+
+impl Decoder {
+    /// For messages of at most this many bytes.
+    pub fn new(codec: Codec, largest: usize) -> Self {
+        Self { codec, largest, begun: Vec::new(), skips: false }
+    }
+
+    /// Gives each message that ends in these bytes to `take`.
+    pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Result<&[u8], TooLong>)) {
+        let Some(end) = self.codec.end() else {
+            return take(if bytes.len() <= self.largest { Ok(bytes) } else { Err(TooLong) });
+        };
+        let mut rest = bytes;
+        while let Some(at) = rest.iter().position(|&byte| byte == end) {
+            let (piece, behind) = (&rest[..at], &rest[at + 1..]);
+            if self.begun.is_empty() && !self.skips {
+                self.hand_over(piece, &mut take);
+            } else {
+                self.keep(piece);
+                self.finish(&mut take);
+            }
+            rest = behind;
+        }
+        self.keep(rest);
+    }
+
+    /// Nothing more follows, or a record ends: what was begun is a message, without an end.
+    pub fn finish(&mut self, mut take: impl FnMut(Result<&[u8], TooLong>)) {
+        let begun = std::mem::take(&mut self.begun);
+        if std::mem::take(&mut self.skips) {
+            take(Err(TooLong));
+        } else if !begun.is_empty() {
+            self.hand_over(&begun, &mut take);
+        }
+    }
+
+    fn hand_over(&self, message: &[u8], take: &mut impl FnMut(Result<&[u8], TooLong>)) {
+        let message = match self.codec {
+            Codec::Line => message.strip_suffix(b"\r").unwrap_or(message),
+            _ => message,
+        };
+        take(if message.len() <= self.largest { Ok(message) } else { Err(TooLong) });
+    }
+
+    fn keep(&mut self, piece: &[u8]) {
+        // With room for the CR, which does not count.
+        if self.skips || self.begun.len() + piece.len() > self.largest + 1 {
+            self.begun = Vec::new();
+            self.skips = true;
+        } else {
+            self.begun.extend_from_slice(piece);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What comes of these pieces, each message as text.
+    fn decoded(codec: Codec, largest: usize, pieces: &[&[u8]]) -> Vec<String> {
+        let mut decoder = Decoder::new(codec, largest);
+        let mut found = Vec::new();
+        let mut take = |message: Result<&[u8], TooLong>| {
+            found.push(match message {
+                Ok(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                Err(TooLong) => "(too long)".to_owned(),
+            });
+        };
+        pieces.iter().for_each(|piece| decoder.feed(piece, &mut take));
+        decoder.finish(&mut take);
+        found
+    }
+
+    #[test]
+    fn lines_end_in_lf_or_crlf_and_the_last_needs_no_end() {
+        assert_eq!(decoded(Codec::Line, 9, &[b"a\nb\r\n\nc"]), ["a", "b", "", "c"]);
+        assert_eq!(decoded(Codec::Line, 9, &[b"a\r", b"\nb\r"]), ["a", "b"]);
+        assert_eq!(decoded(Codec::Nul, 9, &[b"a\nb\0\0c\r\0"]), ["a\nb", "", "c\r"]);
+        assert_eq!(decoded(Codec::Raw, 9, &[b"a\n", b"b\0"]), ["a\n", "b\0"]);
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_passed_over_and_the_next_one_is_not() {
+        let long = [b'x'; 100];
+        assert_eq!(decoded(Codec::Line, 3, &[b"abc\nabcd\nabc\r\n"]), ["abc", "(too long)", "abc"]);
+        assert_eq!(decoded(Codec::Line, 3, &[&long, &long, b"\nok\n"]), ["(too long)", "ok"]);
+        assert_eq!(decoded(Codec::Line, 3, &[b"ok\n", &long]), ["ok", "(too long)"]);
+        assert_eq!(decoded(Codec::Raw, 3, &[&long, b"ok"]), ["(too long)", "ok"]);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut decoder = Decoder::new(Codec::Line, 10);
+        for _ in 0..1000 {
+            decoder.feed(&[b'x'; 7], |_| {});
+            assert!(decoder.begun.len() <= 11);
+        }
+    }
+
+    proptest! {
+        /// Any split of any bytes decodes alike, and what was encoded comes back.
+        #[test]
+        fn any_split_decodes_alike(
+            bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], 0..60),
+            cuts in proptest::collection::vec(0..60_usize, 0..5),
+        ) {
+            for codec in [Codec::Line, Codec::Nul] {
+                let whole = decoded(codec, 8, &[&bytes]);
+                let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
+                cuts.extend([0, bytes.len()]);
+                cuts.sort_unstable();
+                let pieces: Vec<&[u8]> =
+                    cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+                prop_assert_eq!(&decoded(codec, 8, &pieces), &whole);
+            }
+        }
+    }
+}

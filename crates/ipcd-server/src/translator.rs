@@ -1,0 +1,279 @@
+//! Between a bare peer's bytes and the router's frames.
+
+use ipcd_core::Bare;
+use ipcd_proto::control::{Refusal, decode as body};
+use ipcd_proto::{
+    Decoded, Decoder, Filter, Frame, FrameWriter, Header, Kind, Subject, TooLong, decode,
+};
+
+use ipcd_transport::BareChannel;
+
+use crate::listen::{Dialect, FIRST_WORD};
+
+/// Bytes that are translated before they are written.
+const STAGED: usize = 64 * 1024;
+/// To an address that has proved nothing goes so many times what came from there, at the most
+/// (RFC 9000 §8: whoever forges a source address could make us flood it).
+const AMPLIFICATION: u64 = 3;
+
+/// What translates for one peer.
+pub(crate) struct Translator {
+    dialect: Dialect,
+    decoder: Decoder,
+    keeps_records: bool,
+    /// Whether the peer says when it is done.
+    has_end: bool,
+    /// The number of the last message.
+    last: u64,
+    /// Bytes for the peer, and how many of them are written.
+    staged: Vec<u8>,
+    written: usize,
+    /// Bytes that may still go to an address that has proved nothing.
+    allowance: Option<u64>,
+    /// Messages of the peer that were refused, and why the first was.
+    refused: u64,
+    first_refusal: Option<String>,
+    /// Messages for the peer that were not sent, because of the allowance.
+    withheld: u64,
+}
+
+impl Translator {
+    pub(crate) fn new(dialect: Dialect, channel: &BareChannel, largest: usize) -> Self {
+        let BareChannel { keeps_records, has_end, .. } = *channel;
+        let decoder = Decoder::new(dialect.codec, largest);
+        Self {
+            dialect,
+            decoder,
+            keeps_records,
+            has_end,
+            last: 0,
+            staged: Vec::new(),
+            written: 0,
+            allowance: None,
+            refused: 0,
+            first_refusal: None,
+            withheld: 0,
+        }
+    }
+
+    /// What the peer hears, for the router.
+    pub(crate) fn session(&self) -> Bare {
+        let parse = |reply: &String| Filter::parse(reply.as_bytes()).ok();
+        Bare { filter: self.dialect.reply.as_ref().and_then(parse), echo: self.dialect.echo }
+    }
+
+    /// For a peer whose address may be forged.
+    pub(crate) fn distrust(&mut self) {
+        self.allowance = Some(0);
+    }
+
+    /// Whether the peer says when it is done; else it is gone when we are.
+    pub(crate) fn has_end(&self) -> bool {
+        self.has_end
+    }
+
+    /// Whether each read brings one record.
+    pub(crate) fn keeps_records(&self) -> bool {
+        self.keeps_records
+    }
+
+    /// Appends the frames of what the peer has sent.
+    pub(crate) fn read(&mut self, bytes: &[u8], frames: &mut Vec<u8>) {
+        if let Some(allowance) = &mut self.allowance {
+            *allowance += AMPLIFICATION * bytes.len() as u64;
+        }
+        let mut found = Found::new(&self.dialect, &mut self.last, frames);
+        self.decoder.feed(bytes, |message| found.take(message));
+        if self.keeps_records {
+            self.decoder.finish(|message| found.take(message));
+        }
+        let refused = found.refused;
+        self.note_refused(refused);
+    }
+
+    /// The same at the end of what it sends.
+    pub(crate) fn finish(&mut self, frames: &mut Vec<u8>) {
+        let mut found = Found::new(&self.dialect, &mut self.last, frames);
+        self.decoder.finish(|message| found.take(message));
+        let refused = found.refused;
+        self.note_refused(refused);
+    }
+
+    fn note_refused(&mut self, reasons: Vec<String>) {
+        self.refused += reasons.len() as u64;
+        if self.first_refusal.is_none() {
+            self.first_refusal = reasons.into_iter().next();
+        }
+    }
+
+    /// Why the first message was refused, to be told once.
+    pub(crate) fn take_refusal(&mut self) -> Option<String> {
+        let first = self.first_refusal.as_mut().map(std::mem::take);
+        first.filter(|why| !why.is_empty())
+    }
+
+    /// Messages of the peer that were refused, and for it that were withheld.
+    pub(crate) fn losses(&self) -> (u64, u64) {
+        (self.refused, self.withheld)
+    }
+
+    /// Bytes to be written.
+    pub(crate) fn unwritten(&self) -> &[u8] {
+        &self.staged[self.written..]
+    }
+
+    /// Says that the first of them were written.
+    pub(crate) fn wrote(&mut self, count: usize) {
+        self.written += count;
+        if self.written == self.staged.len() {
+            (self.staged, self.written) = (Vec::new(), 0);
+        }
+    }
+
+    /// Translates frames for the peer, as many as are to be written next; returns their bytes.
+    pub(crate) fn stage(&mut self, frames: &[u8]) -> usize {
+        let mut used = 0;
+        while self.staged.len() < STAGED
+            && let Ok(Decoded::Frame(frame, length)) = decode(&frames[used..], usize::MAX)
+        {
+            used += length;
+            let before = self.staged.len();
+            self.translate(&frame);
+            if self.keeps_records && self.staged.len() > before {
+                break;
+            }
+        }
+        used
+    }
+
+    fn translate(&mut self, frame: &Frame<'_>) {
+        match frame.header.kind {
+            Kind::Message => {
+                let bytes = frame.payload.len() as u64;
+                match &mut self.allowance {
+                    Some(allowance) if *allowance < bytes => self.withheld += 1,
+                    allowance => {
+                        *allowance = allowance.map(|left| left - bytes);
+                        self.dialect.codec.encode(frame.payload, &mut self.staged);
+                    }
+                }
+            }
+            // Without a number it is about the session, whose end is logged anyway.
+            Kind::Error if frame.header.correlation != 0 => {
+                let refusal: Result<Refusal, _> = body(frame.payload);
+                self.note_refused(refusal.into_iter().map(|refusal| refusal.message).collect());
+            }
+            // It has no words for anything else.
+            _ => {}
+        }
+    }
+}
+
+/// Frames that are made of a peer's messages.
+struct Found<'a> {
+    dialect: &'a Dialect,
+    last: &'a mut u64,
+    frames: &'a mut Vec<u8>,
+    refused: Vec<String>,
+}
+
+impl<'a> Found<'a> {
+    fn new(dialect: &'a Dialect, last: &'a mut u64, frames: &'a mut Vec<u8>) -> Self {
+        Self { dialect, last, frames, refused: Vec::new() }
+    }
+
+    fn take(&mut self, message: Result<&[u8], TooLong>) {
+        let Some(template) = &self.dialect.subject else { return };
+        match message {
+            Err(TooLong) => self.refused.push("it is longer than is allowed".into()),
+            Ok(message) if template.contains(FIRST_WORD) => {
+                let end = message.iter().position(u8::is_ascii_whitespace).unwrap_or(message.len());
+                let word = String::from_utf8_lossy(&message[..end]);
+                let payload = message.get(end + 1..).unwrap_or_default();
+                self.write(&template.replace(FIRST_WORD, &word), payload);
+            }
+            Ok(message) => self.write(template, message),
+        }
+    }
+
+    fn write(&mut self, subject: &str, payload: &[u8]) {
+        // What a peer says must not become an address, or a subject that no length field can say.
+        if let Err(error) = Subject::parse(subject.as_bytes()) {
+            self.refused.push(error.to_string());
+            return;
+        }
+        *self.last += 1;
+        FrameWriter(self.frames).write(&Frame {
+            header: Header::new(Kind::Message, *self.last),
+            subject: subject.as_bytes(),
+            reply: &[],
+            headers: &[],
+            payload,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use ipcd_proto::Codec;
+    use ipcd_transport::{Identity, StreamChannel};
+
+    use super::*;
+
+    fn translator(codec: Codec, subject: &str, keeps_records: bool) -> Translator {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let channel = Box::new(StreamChannel::socket(near.into(), Identity::default()).unwrap());
+        let channel = BareChannel { channel, keeps_records, has_end: true };
+        let dialect = Dialect { codec, subject: Some(subject.into()), reply: None, echo: false };
+        Translator::new(dialect, &channel, 100)
+    }
+
+    fn frames(translator: &mut Translator, bytes: &[u8]) -> Vec<(String, String)> {
+        let mut frames = Vec::new();
+        translator.read(bytes, &mut frames);
+        let (mut found, mut rest) = (Vec::new(), &frames[..]);
+        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            found.push((text(frame.subject), text(frame.payload)));
+            rest = &rest[length..];
+        }
+        found
+    }
+
+    fn pair(subject: &str, payload: &str) -> (String, String) {
+        (subject.into(), payload.into())
+    }
+
+    #[test]
+    fn the_first_word_can_be_the_subject() {
+        let mut translator = translator(Codec::Line, "logs.$1", false);
+        let found = frames(&mut translator, b"web GET / HTTP\ndb\n@1 x\n  y\nb..c x\n");
+        let expected = [pair("logs.web", "GET / HTTP"), pair("logs.db", ""), pair("logs.@1", "x")];
+        assert_eq!(found, expected);
+        assert_eq!(translator.losses(), (2, 0));
+        assert!(translator.take_refusal().is_some() && translator.take_refusal().is_none());
+        let mut plain = translator(Codec::Line, "$1", false);
+        assert_eq!(frames(&mut plain, b"@1 x\n@1.2 y\na z\n").len(), 3);
+    }
+
+    #[test]
+    fn to_an_address_that_proves_nothing_little_goes() {
+        let mut translator = translator(Codec::Raw, "a", true);
+        translator.distrust();
+        let mut message = Vec::new();
+        let (header, subject, payload) =
+            (Header::new(Kind::Message, 1), &b"a"[..], &[b'x'; 25][..]);
+        let (reply, headers) = (&[][..], &[][..]);
+        FrameWriter(&mut message).write(&Frame { header, subject, reply, headers, payload });
+        assert_eq!(translator.stage(&message), message.len());
+        assert_eq!(translator.unwritten(), b"");
+        frames(&mut translator, &[b'y'; 10]);
+        assert_eq!(translator.stage(&message), message.len());
+        assert_eq!(translator.unwritten(), payload);
+        translator.wrote(payload.len());
+        translator.stage(&message);
+        assert_eq!((translator.unwritten(), translator.losses()), (&b""[..], (0, 2)));
+    }
+}

@@ -1,0 +1,107 @@
+//! Bare peers: what they send is translated into frames, and back.
+
+use ipcd_core::PeerKey;
+use ipcd_transport::{Read, ReadBuffer, Result, Wrote};
+use tracing::warn;
+
+use super::Worker;
+
+/// Records read of a bare peer in one turn.
+const RECORDS: usize = 64;
+
+impl Worker {
+    /// Reads a bare peer's bytes, or some of its records.
+    pub(super) fn take_in_bare(&mut self, key: PeerKey) -> Option<Result<Read>> {
+        let mut buffer = self.take_scratch();
+        let mut frames = Vec::new();
+        let outcome = self.translate(key, &mut buffer, &mut frames);
+        self.put_back(buffer);
+        if !frames.is_empty() {
+            self.feed(key, ReadBuffer::holding(&frames, self.core.largest_frame(key)));
+        }
+        self.tell_refusal(key);
+        let connection = self.connection(key)?;
+        match outcome? {
+            // What waits for somebody's outbox is still accepted.
+            Ok(Read::Closed) if connection.waiting => {
+                connection.has_ended = true;
+                Some(Ok(Read::NotReady))
+            }
+            outcome => Some(outcome),
+        }
+    }
+
+    fn translate(
+        &mut self,
+        key: PeerKey,
+        buffer: &mut ReadBuffer,
+        frames: &mut Vec<u8>,
+    ) -> Option<Result<Read>> {
+        let connection = self.connection(key).filter(|found| !found.waiting && !found.has_ended)?;
+        let translator = connection.translator.as_mut()?;
+        let most = if translator.keeps_records() { RECORDS } else { 1 };
+        let mut total = 0;
+        for _ in 0..most {
+            let outcome = connection.channel.read(buffer);
+            match outcome {
+                Ok(Read::Bytes(count)) => {
+                    translator.read(buffer.filled(), frames);
+                    buffer.clear();
+                    total += count;
+                }
+                Ok(Read::NotReady) if total > 0 => break,
+                Ok(Read::NotReady) => return Some(Ok(Read::NotReady)),
+                Ok(Read::Closed) | Err(_) => {
+                    translator.finish(frames);
+                    return Some(outcome);
+                }
+            }
+        }
+        Some(Ok(Read::Bytes(total)))
+    }
+
+    /// Writes what is for a bare peer, as much as the channel takes.
+    pub(super) fn write_bare(&mut self, key: PeerKey) {
+        loop {
+            let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
+            let Some(translator) = &mut connection.translator else { return };
+            if connection.blocked {
+                return;
+            }
+            if translator.unwritten().is_empty() {
+                let taken = translator.stage(self.core.outbox(key));
+                if taken == 0 {
+                    break;
+                }
+                self.core.wrote(self.now, key, taken);
+            }
+            let bytes = translator.unwritten();
+            if bytes.is_empty() {
+                continue;
+            }
+            match connection.channel.write(bytes) {
+                Ok(Wrote::Bytes(count)) => translator.wrote(count),
+                Ok(Wrote::NotReady | Wrote::NoCredit) => connection.blocked = true,
+                Err(error) => return self.abandon(key, &error.to_string()),
+            }
+        }
+        self.tell_refusal(key);
+        let Some(connection) = self.connection(key) else { return };
+        if connection.closing.is_some() {
+            let has_end = connection.translator.as_ref().is_some_and(|found| found.has_end());
+            match has_end {
+                true => self.finish(key),
+                false => self.detach(key, "it was let go"),
+            }
+        }
+    }
+
+    /// The log is told once why a bare peer's messages are refused, for it cannot be told itself.
+    fn tell_refusal(&mut self, key: PeerKey) {
+        let translator = self.connection(key).and_then(|found| found.translator.as_mut());
+        if let Some(why) = translator.and_then(|translator| translator.take_refusal()) {
+            let peer = self.core.origin(key).peer;
+            warn!(peer, why, "a message was refused; the next ones of this peer are only counted");
+        }
+    }
+}
