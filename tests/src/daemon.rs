@@ -22,6 +22,7 @@ pub const SCHEMES: [&str; 5] = ["unix", "pipe", "fifo", "tcp", "udp"];
 pub struct Setup {
     schemes: Option<Vec<String>>,
     config: Option<String>,
+    extra: Vec<String>,
     args: Vec<String>,
     wrapper: Option<String>,
 }
@@ -35,6 +36,12 @@ impl Setup {
     /// With listeners of these transports only.
     pub fn listen(mut self, schemes: &[&str]) -> Self {
         self.schemes = Some(schemes.iter().map(|&scheme| scheme.into()).collect());
+        self
+    }
+
+    /// With these listeners, too; `RUN` in them stands for the runtime directory.
+    pub fn extra(mut self, listeners: &[&str]) -> Self {
+        self.extra.extend(listeners.iter().map(|&listener| listener.into()));
         self
     }
 
@@ -90,6 +97,10 @@ impl Setup {
         let schemes = self.schemes.clone().unwrap_or_else(|| SCHEMES.map(String::from).to_vec());
         for scheme in schemes {
             command.arg("--listen").arg(endpoint(&scheme, &run));
+        }
+        for listener in &self.extra {
+            let listener = listener.replace("RUN", &run.display().to_string());
+            command.arg("--listen").arg(listener);
         }
         Running::start(command.args(&self.args))
     }
