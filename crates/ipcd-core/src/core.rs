@@ -35,6 +35,8 @@ pub struct Core {
     /// Peers by their ids.
     pub(crate) ids: HashMap<u64, PeerKey, RandomState>,
     pub(crate) trackers: Trackers,
+    /// Publishers that wait for a group, until it has a member that can take more.
+    pub(crate) group_waiters: Vec<PeerKey>,
     pub(crate) names: HashSet<String>,
     pub(crate) counters: Counters,
     pub(crate) spare: Spare,
@@ -94,7 +96,8 @@ pub(crate) struct Counters {
     pub(crate) dropped: Drops,
     /// Messages for a group here, of which no member was left anywhere.
     pub(crate) unclaimed: u64,
-    pub(crate) direct_delivered: u64,
+    /// Messages to one peer that was there.
+    pub(crate) direct_matched: u64,
     pub(crate) direct_dropped: u64,
     pub(crate) direct_undeliverable: u64,
     pub(crate) replies_late: u64,
@@ -118,6 +121,7 @@ impl Core {
             routes: Routes::default(),
             ids: HashMap::default(),
             trackers: Trackers::default(),
+            group_waiters: Vec::new(),
             names: HashSet::new(),
             counters: Counters::default(),
             spare: Spare::default(),
@@ -409,14 +413,18 @@ impl Core {
     }
 
     fn report_gaps(&mut self, now: Instant, key: PeerKey) {
-        let dropping = self.peer(key).subscriptions.iter_mut().filter_map(|known| {
-            let untold = known.drops.as_mut()?.take_untold();
-            Some((known.number, untold))
-        });
-        let gaps: Vec<_> = dropping.collect();
-        let gaps = gaps.into_iter().flat_map(|(subscription, untold)| {
-            untold.into_iter().map(move |(reason, dropped)| (subscription, reason, dropped))
-        });
+        let subscriptions = self.peer(key).subscriptions.iter_mut();
+        let gaps: Vec<_> = subscriptions.flat_map(Subscription::take_gaps).collect();
+        self.tell_gaps(now, key, gaps);
+    }
+
+    /// Tells a peer what was dropped of its subscriptions.
+    pub(crate) fn tell_gaps(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        gaps: impl IntoIterator<Item = (u32, Reason, u64)>,
+    ) {
         for (subscription, reason, dropped) in gaps {
             let notice = encode(&Notice::Gap { subscription, reason, dropped });
             self.send(now, key, Header::new(Kind::Notice, 0), &notice);

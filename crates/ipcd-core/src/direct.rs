@@ -1,5 +1,5 @@
-//! Messages to one peer, and replies among them. They never wait: a receiver that does not take
-//! them is cut off.
+//! Messages to one peer, and replies among them. They never wait for their receiver: one that does
+//! not take them is cut off.
 
 use std::time::Instant;
 
@@ -7,6 +7,7 @@ use ipcd_proto::control::Reason;
 use ipcd_proto::{Address, Frame, Header};
 
 use crate::core::Core;
+use crate::others::Others;
 use crate::peer::{PeerKey, place_of};
 use crate::publish::Sender;
 use crate::tracked::{Fate, Home, Ticket};
@@ -38,11 +39,25 @@ impl Core {
             self.dealt_out(now, ticket);
         }
         // Behind the reply, so that nobody is told that there will be none.
-        if let Some(request) = to.request
-            && !header.more
-        {
-            self.has_answered(now, key, (to.peer, request), Fate::Answered);
+        if let Some(request) = to.request {
+            match header.more {
+                true => self.is_answering(key, (to.peer, request)),
+                false => self.has_answered(now, key, (to.peer, request), Fate::Answered),
+            }
         }
+    }
+
+    /// Makes the publisher wait if too much is on its way to the receiver's worker already. That
+    /// one always takes it: so this bounds memory, and does not last.
+    pub(crate) fn must_wait_for_way(&mut self, publisher: PeerKey, to: Address) -> bool {
+        let is_here = self.is_here(to.peer);
+        let slot = place_of(to.peer).0;
+        let is_full = |others: &Others| others.lives(slot) && !others.has_room(slot);
+        let waits = !is_here && self.others.as_ref().is_some_and(is_full);
+        if waits {
+            self.wait_for_others(publisher);
+        }
+        waits
     }
 
     /// Puts a message into the outbox of the peer that it is for.
@@ -58,9 +73,10 @@ impl Core {
         else {
             return self.count_undeliverable(to);
         };
-        if to.request.is_some_and(|request| !self.replied(key, request)) {
+        if to.request.is_some_and(|request| !self.replied(now, key, request)) {
             return self.count_undeliverable(to);
         }
+        self.counters.direct_matched += 1;
         if let Some(ticket) = ticket {
             self.opened_copy(ticket);
         }
@@ -78,7 +94,6 @@ impl Core {
         }
         self.enqueue(now, key, frame, ticket);
         self.peer(key).counts.msgs_out += 1;
-        self.counters.direct_delivered += 1;
         self.filled(now, key);
     }
 

@@ -78,8 +78,9 @@ impl Core {
     /// Drops all that is left in a peer's outbox.
     pub(crate) fn drop_all(&mut self, now: Instant, key: PeerKey, reason: Reason) {
         self.drop_queued(now, key, reason);
-        let begun = self.peer(key).outbox.messages();
+        let (begun, direct) = self.peer(key).outbox.messages();
         self.counters.dropped.count(reason, begun);
+        self.counters.direct_dropped += direct;
         while let Some(ticket) = self.peer(key).outbox.take_awaited() {
             self.concluded(now, ticket, Fate::Dropped(reason));
         }

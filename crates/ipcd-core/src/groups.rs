@@ -31,7 +31,16 @@ impl Core {
             }
             waits = true;
         }
+        if waits {
+            self.group_waiters.push(publisher);
+        }
         waits
+    }
+
+    /// A group may have a new member, which can take what publishers wait with.
+    pub(crate) fn resume_group_waiters(&mut self) {
+        let waiters = std::mem::take(&mut self.group_waiters);
+        self.resume(waiters);
     }
 
     /// Gives a message to one member.
@@ -45,7 +54,9 @@ impl Core {
     ) {
         let choice = sharing
             .next(|choice| self.can_take(from.key, choice))
-            .or_else(|| sharing.next(|choice| self.may_drop(from.key, choice)));
+            .or_else(|| sharing.next(|choice| self.may_drop(from.key, choice)))
+            // The message was let through, and its copy for another group has filled this one.
+            .or_else(|| sharing.next(|choice| self.may_get(from.key, choice)));
         self.give(now, from, choice, frame, ticket);
     }
 
@@ -61,18 +72,21 @@ impl Core {
         let Ok(Decoded::Frame(Frame { subject, header, .. }, _)) = decode(frame, usize::MAX) else {
             return;
         };
-        let from = Sender { key: None, id: header.sender };
+        // A message that was passed on may have come back to its publisher's worker.
+        let from = Sender { key: self.ids.get(&header.sender).copied(), id: header.sender };
         let group = self.others.as_ref().and_then(|others| others.group_of(number));
         let Ok(targets) = self.route(subject) else { return };
         let sharing = targets.groups.iter().find(|sharing| Some(&sharing.group) == group.as_ref());
         let is_here = |choice: &Choice| matches!(choice, Choice::Here(_));
         let choice = sharing.and_then(|sharing| {
             sharing
-                .next(|choice| is_here(choice) && self.can_take(None, choice))
+                .next(|choice| is_here(choice) && self.can_take(from.key, choice))
                 // It was on its way when they filled up, and has nowhere to wait.
-                .or_else(|| sharing.next(is_here))
-                .or_else(|| sharing.next(|choice| self.can_take(None, choice)))
-                .or_else(|| sharing.next(|_| true))
+                .or_else(|| {
+                    sharing.next(|choice| is_here(choice) && self.may_get(from.key, choice))
+                })
+                .or_else(|| sharing.next(|choice| self.can_take(from.key, choice)))
+                .or_else(|| sharing.next(|choice| self.may_get(from.key, choice)))
         });
         if choice.is_none() {
             self.counters.unclaimed += 1;
@@ -95,7 +109,10 @@ impl Core {
             }
             Some(Choice::There { slot, number, .. }) => {
                 Frame::stamp_subscription(frame, *number);
-                self.forward_to(from.key, *slot, frame, ticket);
+                match from.key {
+                    Some(_) => self.forward_to(from.key, *slot, frame, ticket),
+                    None => self.pass_on(from.id, *slot, frame, ticket),
+                }
             }
             None => {}
         }
@@ -107,6 +124,14 @@ impl Core {
             Choice::There { slot, off, .. } => {
                 !off && self.others.as_ref().is_some_and(|others| others.has_room(*slot))
             }
+        }
+    }
+
+    /// Whether the choice is no member that does not want the message.
+    fn may_get(&self, from: Option<PeerKey>, choice: &Choice) -> bool {
+        match choice {
+            Choice::Here(member) => self.hears(from, member),
+            Choice::There { .. } => true,
         }
     }
 

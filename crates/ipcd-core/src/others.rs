@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Instant;
 
-use ipcd_proto::control::{Origin, Receipt, decode as body, encode};
+use ipcd_proto::control::{Origin, decode as body, encode};
 use ipcd_proto::{Address, Decoded, Frame, FrameWriter, Header, Kind, Subject, decode};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ use crate::peer::{PeerKey, is_life, place_of};
 use crate::publish::Sender;
 use crate::shared::{Change, Interest, Shared};
 use crate::table::{News, Request};
-use crate::tracked::{Home, Ticket};
+use crate::tracked::{Conclusion, Home, Ticket};
 
 /// What workers tell each other besides messages.
 #[derive(Debug, Deserialize, Serialize)]
@@ -38,7 +38,7 @@ pub(crate) enum Between {
     /// The outcome of the next message is to be told, with this ticket.
     Tracked(Ticket),
     /// What became of the copies of such a message.
-    Concluded { ticket: Ticket, receipt: Receipt, answered: bool },
+    Concluded(Conclusion),
 }
 
 #[derive(Debug)]
@@ -152,7 +152,7 @@ impl Others {
         way.sent - way.credited <= self.window
     }
 
-    fn lives(&self, slot: u32) -> bool {
+    pub(crate) fn lives(&self, slot: u32) -> bool {
         self.shared.lives.get(slot as usize).is_some_and(|life| *life > 0)
     }
 
@@ -301,8 +301,18 @@ impl Core {
     fn hear(&mut self, now: Instant, slot: u32, news: Between, is_current: bool) {
         let Some(others) = &mut self.others else { return };
         match news {
-            Between::Origin(origin) => drop(others.origins.insert(origin.peer, (slot, origin))),
-            Between::Departed(sender) => drop(others.origins.remove(&sender)),
+            // Its own worker knows better than one that has passed on a message of its.
+            Between::Origin(origin) if place_of(origin.peer).0 == slot => {
+                others.origins.insert(origin.peer, (slot, origin));
+            }
+            Between::Origin(origin) => {
+                others.origins.entry(origin.peer).or_insert((slot, origin));
+            }
+            Between::Departed(sender) => {
+                if others.origins.get(&sender).is_some_and(|(of, _)| *of == slot) {
+                    others.origins.remove(&sender);
+                }
+            }
             _ if !is_current => {}
             Between::Consumed(position) => {
                 let way = &mut others.ways[slot as usize];
@@ -316,9 +326,7 @@ impl Core {
                 }
             }
             Between::Tracked(ticket) => others.ways[slot as usize].ticket = Some(ticket),
-            Between::Concluded { ticket, receipt, answered } => {
-                self.concluded_elsewhere(now, ticket, slot, &receipt, answered);
-            }
+            Between::Concluded(conclusion) => self.concluded_elsewhere(now, slot, &conclusion),
         }
     }
 
@@ -386,6 +394,7 @@ impl Core {
             self.tell_levels(slot);
         }
         self.resume_all();
+        self.resume_group_waiters();
     }
 
     /// All workers know of the interests up to this ticket.
@@ -451,6 +460,18 @@ impl Core {
         }
     }
 
+    /// Sends a message on that another worker has sent here. The next one may not know the sender,
+    /// and hears of it for as long as that message takes.
+    pub(crate) fn pass_on(&mut self, from: u64, slot: u32, frame: &[u8], ticket: Option<Ticket>) {
+        let Some(others) = &mut self.others else { return };
+        if let Some(origin) = others.origin(from).cloned() {
+            let output = others.tell(slot, &Between::Origin(origin));
+            self.outputs.extend(output);
+        }
+        self.forward_to(None, slot, frame, ticket);
+        self.part(&[slot], from);
+    }
+
     /// Sends a message to the worker of the peer that it is for, if that life goes on.
     pub(crate) fn forward_direct(
         &mut self,
@@ -468,15 +489,9 @@ impl Core {
     }
 
     /// Tells another worker what became of its message here.
-    pub(crate) fn tell_receipt(
-        &mut self,
-        slot: u32,
-        ticket: Ticket,
-        receipt: Receipt,
-        answered: bool,
-    ) {
+    pub(crate) fn tell_conclusion(&mut self, slot: u32, conclusion: Conclusion) {
         let Some(others) = &mut self.others else { return };
-        let output = others.tell(slot, &Between::Concluded { ticket, receipt, answered });
+        let output = others.tell(slot, &Between::Concluded(conclusion));
         self.outputs.extend(output);
     }
 

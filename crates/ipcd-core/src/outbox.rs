@@ -170,11 +170,14 @@ impl Outbox {
         shed
     }
 
-    /// Messages for subscriptions that are not wholly written.
-    pub(crate) fn messages(&mut self) -> u64 {
-        let mut count = 0;
-        self.each_message(|header| count += u64::from(header.subscription != 0));
-        count
+    /// Messages that are not wholly written: for subscriptions, and for the peer alone.
+    pub(crate) fn messages(&mut self) -> (u64, u64) {
+        let (mut count, mut direct) = (0, 0);
+        self.each_message(|header| match header.subscription {
+            0 => direct += 1,
+            _ => count += 1,
+        });
+        (count, direct)
     }
 
     /// The same by subscription.

@@ -124,6 +124,14 @@ pub(crate) struct Subscription {
     pub(crate) drops: Option<Box<Drops>>,
 }
 
+impl Subscription {
+    /// What was dropped that the peer was not told of; it will have been, after this.
+    pub(crate) fn take_gaps(&mut self) -> Vec<(u32, Reason, u64)> {
+        let untold = self.drops.iter_mut().flat_map(|drops| drops.take_untold());
+        untold.map(|(reason, dropped)| (self.number, reason, dropped)).collect()
+    }
+}
+
 /// Messages dropped, by reason.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Drops {

@@ -83,6 +83,7 @@ impl Core {
             return Run::WAITING;
         }
         let targets = match to {
+            To::Peer(address) if self.must_wait_for_way(key, address) => return Run::WAITING,
             To::Peer(address) => {
                 self.count_accepted(key, 1, length);
                 self.publish_direct(now, key, &mut bytes[..length], header, address);

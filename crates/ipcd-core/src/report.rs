@@ -164,6 +164,8 @@ impl Core {
                 let drops = known.drops.as_ref();
                 let dropped: Vec<_> = drops.iter().flat_map(|drops| drops.by_reason()).collect();
                 let gone: u64 = dropped.iter().map(|(_, count)| count).sum();
+                // Also what is left in the outbox of an earlier subscription of that number.
+                let matched = known.matched.max(gone + queued);
                 SubscriptionStatus {
                     peer: peer.origin.peer,
                     name: peer.origin.name.clone(),
@@ -172,8 +174,8 @@ impl Core {
                     filter: known.filter.as_str().to_owned(),
                     group: known.group.as_ref().map(|group| group.name.clone()),
                     overflow: known.overflow,
-                    matched: known.matched,
-                    delivered: known.matched - gone - queued,
+                    matched,
+                    delivered: matched - gone - queued,
                     dropped,
                     queued,
                 }
@@ -210,7 +212,13 @@ impl Core {
     /// What this router has counted, by name. What was matched is always the sum of what was
     /// delivered and dropped and is queued.
     pub fn counters(&mut self) -> Vec<(String, u64)> {
-        let queued: u64 = self.peers.iter_mut().map(|(_, peer)| peer.outbox.messages()).sum();
+        let (mut queued, mut direct_queued) = (0, 0);
+        for (_, peer) in &mut self.peers {
+            let (messages, direct) = peer.outbox.messages();
+            (queued, direct_queued) = (queued + messages, direct_queued + direct);
+        }
+        let calls = self.peers.iter().filter_map(|(_, peer)| peer.calls.as_ref());
+        let unanswered: usize = calls.map(|calls| calls.unanswered.len()).sum();
         let counters = &self.counters;
         let dropped: u64 = counters.dropped.by_reason().map(|(_, count)| count).sum();
         let mut counted = vec![
@@ -225,10 +233,13 @@ impl Core {
         }));
         let others = [
             ("messages_unclaimed", counters.unclaimed),
-            ("direct_delivered", counters.direct_delivered),
+            ("direct_delivered", counters.direct_matched - counters.direct_dropped - direct_queued),
+            ("direct_queued", direct_queued),
             ("direct_dropped", counters.direct_dropped),
             ("direct_undeliverable", counters.direct_undeliverable),
             ("replies_late", counters.replies_late),
+            ("outcomes_open", self.trackers.len() as u64),
+            ("requests_unanswered", unanswered as u64),
             ("frames_refused", counters.refused),
             ("records_lost", counters.lost_in_transit),
             ("records_stale", counters.stale),

@@ -248,8 +248,12 @@ impl Core {
         self.interests.add(&filter, member);
         let subscription =
             Subscription { number, filter, overflow, group, matched: 0, drops: None };
+        let is_shared = subscription.group.is_some();
         let at_once = self.share(key, &subscription, correlation);
         self.peer(key).subscriptions.insert(at, subscription);
+        if is_shared {
+            self.resume_group_waiters();
+        }
         Ok(at_once)
     }
 
@@ -263,10 +267,11 @@ impl Core {
         let correlation = frame.header.correlation;
         match self.peer(key).find(subscription) {
             Ok(at) => {
-                let gone = self.peer(key).subscriptions.remove(at);
+                let mut gone = self.peer(key).subscriptions.remove(at);
                 let was_full = self.peer(key).full;
                 self.forget(key, &gone, was_full);
                 self.resume_waiters(key);
+                self.tell_gaps(now, key, gone.take_gaps());
                 self.send(now, key, Header::new(Kind::Ack, correlation), &[]);
             }
             Err(_) => {

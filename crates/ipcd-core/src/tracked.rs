@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 use ipcd_proto::control::{Code, Reason, Receipt, Refusal, encode};
 use ipcd_proto::{Header, Kind};
+use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
 use crate::peer::PeerKey;
@@ -38,8 +39,20 @@ pub(crate) struct Tracked {
     elsewhere: Vec<u32>,
     receipt: Receipt,
     is_answered: bool,
+    /// Whether a worker has passed a copy on: then a reply may come later than the news of it.
+    is_passed_on: bool,
     /// When nobody waits any more.
     expires: Option<Instant>,
+}
+
+/// What a worker tells another of the copies that it had of a message.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Conclusion {
+    /// The other's number for the message.
+    pub(crate) ticket: Ticket,
+    receipt: Receipt,
+    is_answered: bool,
+    is_passed_on: bool,
 }
 
 /// Whom to tell an outcome.
@@ -59,6 +72,17 @@ pub(crate) struct Asked {
     ticket: Ticket,
     /// Those of further copies: the peer has more than one subscription that matched.
     again: Vec<Ticket>,
+}
+
+impl Tracked {
+    /// Whether a reply may still be on its way when all copies are concluded. Which ones are, is
+    /// not known: the request is kept until nobody waits any more.
+    fn waits_for_reply(&self) -> bool {
+        self.is_request
+            && self.is_answered
+            && self.is_passed_on
+            && matches!(self.home, Home::Here(..))
+    }
 }
 
 impl Asked {
@@ -84,6 +108,8 @@ pub(crate) struct Trackers {
     entries: HashMap<Ticket, Tracked, RandomState>,
     last: Ticket,
     sweep_at: Option<Instant>,
+    /// Whether requests were forgotten whose responders are still known to have them.
+    has_remnants: bool,
 }
 
 impl Trackers {
@@ -92,8 +118,14 @@ impl Trackers {
         self.sweep_at
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     fn forget(&mut self, ticket: Ticket) {
         self.entries.remove(&ticket);
+        self.has_remnants = true;
     }
 }
 
@@ -113,6 +145,7 @@ impl Core {
             elsewhere: Vec::new(),
             receipt: Receipt::default(),
             is_answered: false,
+            is_passed_on: false,
             expires,
         };
         let ticket = trackers.last;
@@ -132,6 +165,7 @@ impl Core {
     pub(crate) fn sent_elsewhere(&mut self, ticket: Ticket, slot: u32) {
         if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
             entry.elsewhere.push(slot);
+            entry.is_passed_on |= matches!(entry.home, Home::There(..));
         }
     }
 
@@ -155,30 +189,25 @@ impl Core {
     }
 
     /// Another worker has said what became of its copies.
-    pub(crate) fn concluded_elsewhere(
-        &mut self,
-        now: Instant,
-        ticket: Ticket,
-        slot: u32,
-        receipt: &Receipt,
-        answered: bool,
-    ) {
-        self.change(now, ticket, |entry| {
+    pub(crate) fn concluded_elsewhere(&mut self, now: Instant, slot: u32, conclusion: &Conclusion) {
+        self.change(now, conclusion.ticket, |entry| {
             if let Some(at) = entry.elsewhere.iter().position(|known| *known == slot) {
                 entry.elsewhere.swap_remove(at);
-                entry.receipt.add(receipt);
-                entry.is_answered |= answered;
+                entry.receipt.add(&conclusion.receipt);
+                entry.is_answered |= conclusion.is_answered;
+                entry.is_passed_on |= conclusion.is_passed_on;
             }
         });
     }
 
     /// A reply is on its way to the peer that has sent this request; false if it waits for none.
-    pub(crate) fn replied(&mut self, requester: PeerKey, correlation: u64) -> bool {
+    pub(crate) fn replied(&mut self, now: Instant, requester: PeerKey, correlation: u64) -> bool {
         let calls = self.peer(requester).calls.as_ref();
         let ticket = calls.and_then(|calls| calls.outstanding.get(&correlation).copied());
         let entry = ticket.and_then(|ticket| self.trackers.entries.get_mut(&ticket));
         match entry {
-            Some(entry) if entry.is_request => {
+            // Requests are looked through now and then only.
+            Some(entry) if entry.expires.is_some_and(|at| at > now) => {
                 entry.is_answered = true;
                 true
             }
@@ -196,6 +225,16 @@ impl Core {
                 free.insert(Asked { ticket, again: Vec::new() });
             }
             Entry::Vacant(_) => {}
+        }
+    }
+
+    /// A peer answers this request, and not for the last time.
+    pub(crate) fn is_answering(&mut self, key: PeerKey, request: (u64, u64)) {
+        let Some(calls) = &self.peers[key.0 as usize].calls else { return };
+        for ticket in calls.unanswered.get(&request).into_iter().flat_map(Asked::tickets) {
+            if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
+                entry.is_answered = true;
+            }
         }
     }
 
@@ -235,7 +274,10 @@ impl Core {
     pub(crate) fn bury_tracked(&mut self, now: Instant, slot: u32) {
         let entries = &mut self.trackers.entries;
         entries.retain(|_, entry| !matches!(entry.home, Home::There(home, _) if home == slot));
-        let mut concerned: Vec<Ticket> = entries
+        self.trackers.has_remnants = true;
+        let mut concerned: Vec<Ticket> = self
+            .trackers
+            .entries
             .iter()
             .filter(|(_, entry)| entry.elsewhere.contains(&slot))
             .map(|(ticket, _)| *ticket)
@@ -261,7 +303,7 @@ impl Core {
         let over: Vec<_> = entries.extract_if(|_, entry| is_over(entry)).collect();
         let next = entries.values().filter_map(|entry| entry.expires).min();
         self.trackers.sweep_at = next.map(|at| at.max(now + SWEEP_EVERY));
-        if over.is_empty() {
+        if over.is_empty() && !std::mem::take(&mut self.trackers.has_remnants) {
             return;
         }
         for (_, entry) in over {
@@ -282,17 +324,20 @@ impl Core {
     fn change(&mut self, now: Instant, ticket: Ticket, change: impl FnOnce(&mut Tracked)) {
         let Some(entry) = self.trackers.entries.get_mut(&ticket) else { return };
         change(entry);
-        if entry.open == 0 && entry.elsewhere.is_empty() {
+        if entry.open == 0 && entry.elsewhere.is_empty() && !entry.waits_for_reply() {
             let entry = self.trackers.entries.remove(&ticket).expect("it was found above");
             self.tell_outcome(now, entry);
         }
     }
 
     fn tell_outcome(&mut self, now: Instant, entry: Tracked) {
-        let Tracked { home, is_request, receipt, is_answered, .. } = entry;
+        let Tracked { home, is_request, receipt, is_answered, is_passed_on, .. } = entry;
         match home {
             Home::Nowhere => {}
-            Home::There(slot, ticket) => self.tell_receipt(slot, ticket, receipt, is_answered),
+            Home::There(slot, ticket) => {
+                let conclusion = Conclusion { ticket, receipt, is_answered, is_passed_on };
+                self.tell_conclusion(slot, conclusion);
+            }
             Home::Here(key, correlation) => {
                 self.settled(key, correlation);
                 if !is_request {

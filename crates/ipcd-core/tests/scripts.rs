@@ -658,3 +658,150 @@ fn addresses_are_no_subjects() {
         ",
     );
 }
+
+#[test]
+fn a_copy_for_one_group_does_not_lose_that_for_another() {
+    // The copy for the first group fills the outbox of the only member of the second.
+    check(
+        "
+        + a b
+        b: sub 1 w group=g
+        b: sub 2 w group=h
+        b: stall
+        a: pubsize w 1500 | pubsize w 1500
+        b: read 9000
+        ",
+        "
+        b: ack
+        b: ack
+        b: message 1 w (1500 bytes)
+        b: message 2 w (1500 bytes)
+        b: message 1 w (1500 bytes)
+        b: message 2 w (1500 bytes)
+        ",
+    );
+}
+
+#[test]
+fn a_new_member_of_a_full_group_lets_publishers_go_on() {
+    check(
+        "
+        + a b c
+        b: sub 1 w group=g
+        b: stall
+        a: pubsize w 1500 | pubsize w 1500 | pubsize w 1500 | pub w late
+        c: sub 1 w group=g
+        ",
+        "
+        b: ack
+        a: waits
+        a: resumes
+        c: ack
+        c: message 1 w late
+        ",
+    );
+}
+
+#[test]
+fn what_was_dropped_is_told_before_the_subscription_ends() {
+    check(
+        "
+        + a b
+        b: sub 1 x drop-oldest
+        b: stall
+        a: pubsize x 1000 | pubsize x 1000 | pubsize x 1000 | pubsize x 1000
+        b: unsub 1
+        b: read 9000
+        ",
+        "
+        b: ack
+        b: message 1 x (1000 bytes)
+        b: gap 1 3 oldest
+        b: ack
+        ",
+    );
+}
+
+#[test]
+fn a_subscription_may_have_the_number_of_one_whose_messages_are_not_yet_written() {
+    check(
+        "
+        + a b
+        b: sub 1 x
+        b: stall
+        a: pub x 1 | pub x 2
+        b: unsub 1 | sub 1 y
+        a: subs
+        b: read 9000
+        a: pub y 3
+        b: read 9000
+        a: subs
+        ",
+        "
+        b: ack
+        a: y 2 = 0 + 0 + 2
+        b: message 1 x 1
+        b: message 1 x 2
+        b: ack
+        b: ack
+        b: message 1 y 3
+        a: y 1 = 1 + 0 + 0
+        ",
+    );
+}
+
+#[test]
+fn what_a_requester_or_responder_leaves_behind_is_forgotten() {
+    check(
+        "
+        + a b c
+        b: sub 1 sum
+        a: req 7 sum 1+1
+        c: req 8 sum 1+2
+        count outcomes_open requests_unanswered
+        - a
+        count outcomes_open requests_unanswered
+        b: pub @3.8 3
+        wait 6
+        count outcomes_open requests_unanswered
+        ",
+        "
+        b: ack
+        b: message 1 sum 1+1
+        b: message 1 sum 1+2
+        outcomes_open: 2
+        requests_unanswered: 2
+        outcomes_open: 1
+        requests_unanswered: 2
+        c: message 0 @3.8 3
+        outcomes_open: 0
+        requests_unanswered: 0
+        ",
+    );
+}
+
+#[test]
+fn messages_to_one_peer_are_accounted_for() {
+    check(
+        "
+        + a b
+        b: stall
+        a: pub @2 one | pub @2 two | pub @99 nobody
+        b: read 40
+        count direct_delivered direct_queued direct_dropped direct_undeliverable
+        - b
+        count direct_delivered direct_queued direct_dropped direct_undeliverable
+        ",
+        "
+        b: message 0 @2 one
+        direct_delivered: 1
+        direct_queued: 1
+        direct_dropped: 0
+        direct_undeliverable: 1
+        direct_delivered: 1
+        direct_queued: 0
+        direct_dropped: 1
+        direct_undeliverable: 1
+        ",
+    );
+}

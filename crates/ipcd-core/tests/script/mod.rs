@@ -5,9 +5,11 @@
 //! a: WHAT | WHAT  one batch of bytes from a: sub N FILTER [overflow] [origin] [group=G], unsub N,
 //!                 pub SUBJECT TEXT, pubsize SUBJECT BYTES, flush, ping, hello OLDEST NEWEST, half, garbage,
 //!                 req N SUBJECT TEXT (a request with correlation N, for 5 seconds), more SUBJECT TEXT
-//!                 (a reply that is not the last), ask N SUBJECT TEXT (wants a receipt)
+//!                 (a reply that is not the last), ask N SUBJECT TEXT (wants a receipt), subs (asks
+//!                 for all subscriptions)
 //! a: stall        nothing is written to a until        a: read BYTES
 //! wait SECONDS    time passes                          drain   the daemon ends
+//! count NAME …    what the router has counted
 //! ```
 //!
 //! Peers have the ids 1, 2, 3 … in the order in which they attach.
@@ -17,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use ipcd_core::{Config, Core, DaemonInfo, Output, PeerInfo, PeerKey};
 use ipcd_proto::control::{
-    Hello, Notice, Origin, Overflow, Receipt, Refusal, Subscribe, Unsubscribe, decode as body,
-    encode,
+    Answer, Hello, Notice, Origin, Overflow, Query, Receipt, Refusal, Subscribe,
+    SubscriptionStatus, Unsubscribe, decode as body, encode,
 };
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
 
@@ -68,6 +70,11 @@ impl Stage {
                 self.core.tick(self.now);
             }
             "drain" => self.core.drain(self.now),
+            "count" => {
+                let counters = self.core.counters();
+                let said = counters.iter().filter(|(name, _)| rest.split(' ').any(|n| n == name));
+                self.seen.extend(said.map(|(name, value)| format!("{name}: {value}")));
+            }
             who => self.act(who.trim_end_matches(':'), rest),
         }
         self.settle();
@@ -211,6 +218,18 @@ fn shown(frame: &Frame<'_>) -> Option<String> {
                 dropped.map(|(reason, count)| format!(", {count} {}", reason.name())).collect();
             format!("receipt {}: {} delivered{dropped}", header.correlation, receipt.delivered)
         }
+        Kind::Answer => match body(frame.payload).expect("an answer") {
+            Answer::Subscriptions(all) if all.is_empty() => return None,
+            Answer::Subscriptions(all) => {
+                let shown = |one: &SubscriptionStatus| {
+                    let dropped: u64 = one.dropped.iter().map(|(_, count)| count).sum();
+                    let SubscriptionStatus { filter, matched, delivered, queued, .. } = one;
+                    format!("{filter} {matched} = {delivered} + {dropped} + {queued}")
+                };
+                all.iter().map(shown).collect::<Vec<_>>().join(", ")
+            }
+            answer => format!("{answer:?}"),
+        },
         kind => format!("{kind:?}").to_lowercase(),
     })
 }
@@ -250,6 +269,7 @@ fn frame_of(what: &str) -> Vec<u8> {
             let header = Header { more: true, ..Header::new(Kind::Message, 1) };
             message_with(header, words[1], words[2].as_bytes())
         }
+        "subs" => control(Kind::Query, &encode(&Query::Subscriptions)),
         "ping" => control(Kind::Ping, &[]),
         "flush" => control(Kind::Flush, &[]),
         "hello" => hello(number(1) as u16, number(2) as u16, None),

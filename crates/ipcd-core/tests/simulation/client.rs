@@ -3,11 +3,14 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use ipcd_core::PeerKey;
-use ipcd_proto::control::{Answer, Notice, Refusal, Welcome, decode as body};
+use ipcd_proto::control::{
+    Answer, Notice, Receipt, Refusal, SubscriptionStatus, Welcome, decode as body,
+};
 use ipcd_proto::{Decoded, Frame, Kind, decode};
 
-use crate::frames::{SUBJECTS, origin_of};
+use crate::frames::{Id, SUBJECTS, origin_of};
 use crate::ledger::Ledger;
+use crate::outcomes::Sent;
 
 /// Where a peer is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,7 +26,7 @@ pub(crate) enum At {
 /// What a frame that was sent is, for when the router takes it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
-    Message { subject: usize, number: u64 },
+    Message(Sent),
     Subscribe(usize),
     Unsubscribe(usize),
     Other,
@@ -61,8 +64,14 @@ pub(crate) struct Client {
     pub(crate) asked: HashMap<u64, Asked>,
     /// Its subscriptions by number.
     pub(crate) subs: HashMap<u32, usize>,
-    pub(crate) next_correlation: u64,
-    pub(crate) next_number: u64,
+    /// Requests that it has, and may answer.
+    pub(crate) requests: Vec<Id>,
+    /// What it was told of subscriptions.
+    pub(crate) statuses: Vec<SubscriptionStatus>,
+    /// Messages for subscriptions that have come to it, and messages for it alone.
+    pub(crate) got: (u64, u64),
+    pub(crate) accepted: u64,
+    last_number: u64,
     /// How many workers had been born when its outbox was last far from full.
     pub(crate) births_at_relief: u64,
     said_bye: bool,
@@ -89,8 +98,11 @@ impl Client {
             unsent: VecDeque::new(),
             asked: HashMap::new(),
             subs: HashMap::new(),
-            next_correlation: 0,
-            next_number: 0,
+            requests: Vec::new(),
+            statuses: Vec::new(),
+            got: (0, 0),
+            accepted: 0,
+            last_number: 0,
             births_at_relief: 0,
             said_bye: false,
             known: HashSet::new(),
@@ -111,9 +123,15 @@ impl Client {
     }
 
     pub(crate) fn correlate(&mut self, asked: Asked) -> u64 {
-        self.next_correlation += 1;
-        self.asked.insert(self.next_correlation, asked);
-        self.next_correlation
+        let correlation = self.take_number();
+        self.asked.insert(correlation, asked);
+        correlation
+    }
+
+    /// A number for a message or a question.
+    pub(crate) fn take_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
     }
 
     /// Reads what was written to it.
@@ -142,10 +160,16 @@ impl Client {
             Kind::Notice => self.got_notice(frame, ledger),
             Kind::Pong => drop(self.asked.remove(&header.correlation).expect("a ping")),
             Kind::Bye => self.said_bye = true,
+            Kind::Receipt => {
+                let receipt: Receipt = body(frame.payload).expect("a receipt");
+                ledger.outcomes.got_receipt(self.index, header.correlation, receipt);
+            }
             Kind::Error => {
                 let refusal: Refusal = body(frame.payload).expect("a refusal");
-                assert_eq!(header.correlation, 0, "peer {} is refused: {refusal:?}", self.index);
-                self.is_leaving = true;
+                match header.correlation {
+                    0 => self.is_leaving = true,
+                    number => ledger.outcomes.got_refusal(self.index, number, refusal.code),
+                }
             }
             kind => panic!("{kind:?} to a peer"),
         }
@@ -153,13 +177,22 @@ impl Client {
 
     fn got_message(&mut self, frame: &Frame<'_>, ledger: &mut Ledger) {
         let (number, sender) = (frame.header.subscription, frame.header.sender);
+        let id = origin_of(frame.payload).expect("a message as it was sent");
+        assert_eq!(ledger.ids[&id.0], sender, "the sender of peer {}'s message", id.0);
+        ledger.outcomes.got_copy(self.index, id, frame, sender);
+        if frame.header.request {
+            self.requests.push(id);
+        }
+        if number == 0 {
+            self.got.1 += 1;
+            return ledger.outcomes.got_direct(self.index, id);
+        }
         let sub = self.subs.get(&number);
         let sub = *sub.unwrap_or_else(|| panic!("peer {} has no {number}", self.index));
-        let (publisher, message) = origin_of(frame.payload).expect("a message as it was sent");
         let subject = SUBJECTS.iter().position(|known| known.as_bytes() == frame.subject);
-        assert_eq!(ledger.ids[&publisher], sender, "the sender of peer {publisher}'s message");
-        ledger.deliver(sub, publisher, subject.expect("a known subject"), message);
-        let is_known = !ledger.subs[sub].origin || self.known.contains(&sender);
+        self.got.0 += 1;
+        ledger.deliver(sub, id, subject.expect("a known subject"));
+        let is_known = !ledger.subs[sub].wish.origin || self.known.contains(&sender);
         assert!(is_known, "peer {} was not told who {sender:x} is", self.index);
     }
 
@@ -179,20 +212,23 @@ impl Client {
         let Some(Asked::Query { matching }) = asked else {
             panic!("an answer to {asked:?}, or after the last");
         };
-        if frame.header.more {
-            return;
+        if !frame.header.more {
+            self.asked.remove(&correlation);
         }
-        self.asked.remove(&correlation);
-        if let (Some(expected), Answer::Matching(found)) = (matching, answer) {
-            assert_eq!(found, expected, "subscriptions that match");
+        match (matching, answer) {
+            (Some(expected), Answer::Matching(found)) => {
+                assert_eq!(found, expected, "subscriptions that match");
+            }
+            (_, Answer::Subscriptions(part)) => self.statuses.extend(part),
+            _ => {}
         }
     }
 
     fn got_notice(&mut self, frame: &Frame<'_>, ledger: &mut Ledger) {
         match body(frame.payload).expect("a notice") {
             Notice::Origin(origin) => drop(self.known.insert(origin.peer)),
-            Notice::Gap { subscription, dropped, .. } => {
-                ledger.gap(self.subs[&subscription], dropped);
+            Notice::Gap { subscription, reason, dropped } => {
+                ledger.gap(self.subs[&subscription], reason, dropped);
             }
         }
     }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, PeerKey};
 use ipcd_proto::control::Origin;
-use ipcd_proto::{frame_len, limits};
+use ipcd_proto::{Decoded, Kind, decode};
 
 use crate::client::{At, Client, What};
-use crate::frames::{MAX_MESSAGE, MAX_PAYLOAD, NAMES, hello};
+use crate::frames::{MAX_MESSAGE, MAX_PAYLOAD, NAMES, hello, id_in};
 use crate::ledger::Ledger;
-use crate::places::{Down, INBOX_RECORDS, Record, Supervisor};
+use crate::places::{Down, INBOX_RECORDS, Record, Supervisor, Worker};
 use crate::rng::Rng;
 
 /// Messages that a peer sends at once, and subscriptions that it has.
@@ -21,6 +21,8 @@ pub(crate) const BATCH: usize = 4;
 pub(crate) const SUBSCRIPTIONS: usize = 2;
 /// Bytes of what is sent without waiting: introductions, levels, reports, answers to requests.
 const SLACK: usize = 2000;
+/// Bytes of an outcome, on its way or told.
+const OUTCOME: usize = 200;
 
 pub(crate) struct World {
     pub(crate) rng: Rng,
@@ -32,6 +34,10 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     /// How slowly each worker hears its link and its inbox, so that one may run far ahead.
     pub(crate) deafness: Vec<(usize, usize)>,
+    /// Whether nobody leaves and no worker is killed.
+    pub(crate) is_peaceful: bool,
+    /// Milliseconds that pass at once, at the most.
+    pub(crate) haste: usize,
     /// Who has which name.
     pub(crate) names: HashMap<&'static str, usize>,
 }
@@ -52,7 +58,10 @@ impl World {
         let slots = rng.between(2, 4);
         let deafness =
             (0..slots).map(|_| (rng.pick(&[0, 0, 60, 95]), rng.pick(&[0, 0, 70, 97]))).collect();
+        let (is_peaceful, haste) = (rng.percent(25), rng.pick(&[60, 60, 500]));
         Self {
+            is_peaceful,
+            haste,
             rng,
             config,
             now,
@@ -102,6 +111,7 @@ impl World {
     /// A worker dies with its peers, and what it has not sent.
     pub(crate) fn kill(&mut self, slot: usize) {
         if let Some(worker) = self.sup.places[slot].worker.take() {
+            self.ledger.is_killed = true;
             worker.clients.into_values().for_each(|client| self.depart(client));
         }
     }
@@ -156,8 +166,13 @@ impl World {
         }
         let (frames, to_life) = worker.core.outgoing(to as u32);
         let mut length = 0;
-        while let Some(next) = frame_len(&frames[length..]) {
+        while let Ok(Decoded::Frame(frame, next)) = decode(&frames[length..], usize::MAX) {
             length += next;
+            if frame.header.kind == Kind::Message {
+                let id = id_in(frame.payload).expect("a message as it was sent");
+                let is_own = self.clients[id.0].home == Some((slot, worker.life));
+                self.ledger.handed_over.extend((!is_own).then_some(id));
+            }
             if self.rng.percent(20) {
                 break;
             }
@@ -173,7 +188,7 @@ impl World {
 
     /// Time passes.
     pub(crate) fn tick(&mut self) {
-        self.now += Duration::from_millis(self.rng.below(60) as u64);
+        self.now += Duration::from_millis(self.rng.below(self.haste) as u64);
         let slot = self.rng.below(self.slots());
         if let Some(worker) = &mut self.sup.places[slot].worker {
             worker.core.tick(self.now);
@@ -196,6 +211,8 @@ impl World {
             client.read(&bytes, &mut self.ledger, self.step);
             self.touched(slot);
         }
+        // It may have gone meanwhile.
+        let At::Worker { slot, key, .. } = self.clients[index].at else { return };
         let Some(worker) = &self.sup.places[slot].worker else { return };
         if self.clients[index].is_closing && worker.core.is_flushed(key) {
             self.detach(index);
@@ -210,23 +227,25 @@ impl World {
         if client.is_waiting || client.unsent.is_empty() {
             return;
         }
-        let mut bytes: Vec<u8> =
-            client.unsent.iter().flat_map(|(frame, _)| frame).copied().collect();
+        let mut bytes = Vec::new();
+        client.unsent.iter().for_each(|(frame, _)| bytes.extend_from_slice(frame));
         if self.rng.percent(20) {
             bytes.truncate(self.rng.below(bytes.len() + 1));
         }
-        let largest = worker.core.largest_frame(key);
-        let was_open = largest == limits::largest_frame(self.config.max_payload);
+        let accepted = accepted_by(worker);
         let progress = worker.core.receive(self.now, key, &mut bytes);
+        let mut accepted = accepted_by(worker) - accepted;
+        client.accepted += accepted;
         client.is_waiting = progress.waiting;
         let mut consumed = progress.consumed;
         while consumed > 0
             && let Some((frame, what)) = client.unsent.pop_front()
         {
-            // One who is being let go may send, but nothing is accepted.
             match what {
-                What::Message { subject, number } if was_open => {
-                    self.ledger.accept(index, subject, number, self.step);
+                // One who is being let go may send, but nothing is accepted.
+                What::Message(sent) if accepted > 0 => {
+                    accepted -= 1;
+                    self.ledger.accept(index, sent, self.step, self.now);
                 }
                 What::Subscribe(sub) => self.ledger.subs[sub].is_taken = true,
                 What::Unsubscribe(sub) => self.ledger.subs[sub].is_ending = true,
@@ -250,6 +269,7 @@ impl World {
 
     fn depart(&mut self, index: usize) {
         self.clients[index].at = At::Gone;
+        self.ledger.left.entry(index).or_insert(self.step);
         self.names.retain(|_, holder| *holder != index);
     }
 
@@ -278,9 +298,12 @@ impl World {
                 Output::Write(key) => self.client(slot, key).wants_write = true,
                 Output::Opened(key) => self.opened(slot, key),
                 Output::Close(key, _) => {
+                    let step = self.step;
                     let client = self.client(slot, key);
+                    let index = client.index;
                     (client.is_closing, client.is_waiting) = (true, false);
                     client.wants_write = true;
+                    self.ledger.left.entry(index).or_insert(step);
                 }
                 Output::Resume(key) => {
                     let client = self.client(slot, key);
@@ -316,9 +339,12 @@ impl World {
         let Some(worker) = &self.sup.places[slot].worker else { return };
         let (outbox, window) = (self.config.outbox, self.config.window as usize);
         let run = BATCH * MAX_MESSAGE;
+        // What is passed on to another worker has been bounded on its way to the first.
+        let ways = if self.ledger.handed_over.is_empty() { 1 } else { slots };
+        let outcomes = OUTCOME * self.ledger.outcomes.open(None);
         for to in 0..slots {
             let outstanding = worker.core.outstanding(to as u32);
-            let most = (window + run + SLACK) as u64;
+            let most = (ways * (window + run) + outcomes + SLACK) as u64;
             assert!(outstanding <= most, "{outstanding} bytes from {slot} to {to}");
         }
         for (key, index) in &worker.clients {
@@ -328,10 +354,24 @@ impl World {
             }
             // A newborn worker may send a window's worth before it hears who is full.
             let senders = slots as u64 - 1 + births - client.births_at_relief;
-            let copies = run + senders as usize * (window + run);
-            let most = outbox + SUBSCRIPTIONS * copies + SLACK;
+            let copies = run + senders as usize * ways * (window + run);
+            let outcomes = OUTCOME * self.ledger.outcomes.open(Some(*index));
+            // Messages to one peer may come until a quarter more than its outbox holds is there.
+            let most = outbox / 4 * 5 + SUBSCRIPTIONS * copies + outcomes + SLACK;
             let most = if client.is_curious { usize::MAX } else { most };
             assert!(queued <= most, "{queued} bytes for peer {index}, at most {most}");
         }
     }
+}
+
+/// Messages that a worker's router has accepted.
+fn accepted_by(worker: &mut Worker) -> u64 {
+    count(worker, "messages_accepted")
+}
+
+/// One of the counters of a worker's router.
+pub(crate) fn count(worker: &mut Worker, name: &str) -> u64 {
+    let counters = worker.core.counters();
+    let found = counters.iter().find(|(known, _)| known == name);
+    found.unwrap_or_else(|| panic!("no counter {name}")).1
 }

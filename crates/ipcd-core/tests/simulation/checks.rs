@@ -1,0 +1,268 @@
+//! What must be so when everything has arrived, and when nothing is left to do.
+
+use std::time::Duration;
+
+use ipcd_proto::Kind;
+use ipcd_proto::control::{Overflow, Query, Reason, encode};
+
+use crate::client::{Asked, At, What};
+use crate::frames::{MAX_MESSAGE, MIN_PAYLOAD, NAMES, SUBJECTS};
+use crate::ledger::{Facts, Group, Sub};
+use crate::outcomes::{Call, To};
+use crate::world::{World, count};
+
+impl World {
+    /// All read, and then nothing may be left undone.
+    pub(crate) fn calm(&mut self) {
+        self.clients.iter_mut().for_each(|client| client.is_stalled = false);
+        self.settle_down(true);
+        // An answer takes along what was not reported because nothing was to be written.
+        for index in 0..self.clients.len() {
+            self.ask(index, Kind::Ping, &[], Asked::Other);
+        }
+        self.settle_down(true);
+        for client in self.clients.iter().filter(|client| client.is_here()) {
+            let index = client.index;
+            assert!(!client.is_waiting, "peer {index} waits for ever");
+            assert!(client.asked.is_empty(), "peer {index}: no answer to {:?}", client.asked);
+            let At::Worker { slot, key, .. } = client.at else { continue };
+            let worker = self.sup.places[slot].worker.as_ref().expect("all live");
+            assert_eq!(worker.core.queued(key), 0, "peer {index} reads, and is not written to");
+        }
+        let facts = self.facts();
+        self.ledger.settle(&facts);
+        self.ledger.settle_outcomes(&facts);
+        self.audit_subscriptions();
+        self.audit_counters();
+    }
+
+    fn facts(&self) -> Facts {
+        let survived = |home: Option<(usize, u32)>| {
+            home.is_some_and(|(slot, life)| self.sup.places[slot].incarnation == life)
+        };
+        Facts {
+            now: self.now,
+            lives: self.clients.iter().map(|client| client.can_act()).collect(),
+            survived: self.clients.iter().map(|client| survived(client.home)).collect(),
+        }
+    }
+
+    /// What the daemon says of each subscription is what its subscriber has seen.
+    fn audit_subscriptions(&mut self) {
+        let Some(auditor) = self.clients.iter().position(|client| client.can_act()) else { return };
+        self.clients[auditor].statuses.clear();
+        let asked = Asked::Query { matching: None };
+        self.ask(auditor, Kind::Query, &encode(&Query::Subscriptions), asked);
+        self.settle_down(true);
+        let statuses = std::mem::take(&mut self.clients[auditor].statuses);
+        let living = self.clients.iter().filter(|client| client.can_act());
+        let expected: usize = living.map(|client| client.subs.len()).sum();
+        assert_eq!(statuses.len(), expected, "subscriptions");
+        for status in statuses {
+            let whose = self.clients.iter().find(|client| client.id == Some(status.peer));
+            let sub = &self.ledger.subs[whose.expect("a peer").subs[&status.subscription]];
+            let reported: Vec<(Reason, u64)> = sub.reported.clone().into_iter().collect();
+            assert_eq!(status.delivered, sub.delivered, "{status:?}");
+            assert_eq!(status.dropped, reported, "{status:?}");
+            let dropped: u64 = reported.iter().map(|(_, count)| count).sum();
+            assert_eq!((status.queued, status.matched), (0, sub.delivered + dropped), "{status:?}");
+            let said = (&*status.filter, status.group.as_deref(), status.overflow);
+            assert_eq!(said, (sub.wish.filter, sub.wish.group, sub.wish.overflow));
+        }
+    }
+
+    /// What each worker has counted is what its peers have seen and sent.
+    fn audit_counters(&mut self) {
+        let (mut directs, mut missed) = (0, 0);
+        for slot in 0..self.slots() {
+            let worker = self.sup.places[slot].worker.as_mut().expect("all live");
+            let own = self.clients.iter().filter(|one| one.home == Some((slot, worker.life)));
+            let (mut accepted, mut got, mut held) = (0, (0, 0), 0);
+            for client in own {
+                held += self.ledger.outcomes.held_by(client.index);
+                accepted += client.accepted;
+                got = (got.0 + client.got.0, got.1 + client.got.1);
+            }
+            assert_eq!(count(worker, "messages_accepted"), accepted, "accepted at {slot}");
+            assert_eq!(count(worker, "messages_delivered"), got.0, "delivered at {slot}");
+            assert_eq!(count(worker, "messages_queued"), 0, "queued at {slot}");
+            assert_eq!(count(worker, "direct_delivered"), got.1, "delivered to one at {slot}");
+            let unanswered = count(worker, "requests_unanswered");
+            assert!(unanswered <= held, "{unanswered} requests at {slot}, where {held} are held");
+            directs += got.1;
+            for name in ["direct_dropped", "direct_undeliverable", "replies_late"] {
+                missed += count(worker, name);
+            }
+        }
+        if self.ledger.last_kill.is_none() {
+            let sent = self.ledger.outcomes.directs();
+            assert_eq!(directs + missed, sent, "messages to one peer: {directs} came");
+        }
+    }
+
+    /// When nobody waits for an outcome any more, none is remembered.
+    pub(crate) fn forget(&mut self) {
+        for _ in 0..2 {
+            self.now += Duration::from_secs(10);
+            for slot in 0..self.slots() {
+                let worker = self.sup.places[slot].worker.as_mut().expect("all live");
+                worker.core.tick(self.now);
+                worker.is_stale = true;
+            }
+            self.settle_down(true);
+        }
+        for slot in 0..self.slots() {
+            let worker = self.sup.places[slot].worker.as_mut().expect("all live");
+            assert_eq!(count(worker, "outcomes_open"), 0, "outcomes that are open at {slot}");
+            assert_eq!(count(worker, "requests_unanswered"), 0, "requests at {slot}");
+        }
+    }
+
+    /// Who waits has a reason: its own outbox, that of somebody whom its message is for, or those
+    /// of all members of a group. Everything has arrived.
+    pub(crate) fn check_waits(&self) {
+        for client in self.clients.iter().filter(|client| client.is_here() && client.is_waiting) {
+            let index = client.index;
+            let is_reason = match client.unsent.front() {
+                _ if self.may_be_full(index) => true,
+                Some((_, What::Message(sent))) => match sent.to {
+                    To::Subject(subject) => self.is_blocked(index, subject, Self::may_be_full),
+                    _ => false,
+                },
+                _ => false,
+            };
+            assert!(is_reason, "peer {index} waits for nobody: {:?}", client.unsent.front());
+        }
+    }
+
+    /// Whether a message has to wait: for a subscription, or for all members of a group.
+    fn is_blocked(
+        &self,
+        publisher: usize,
+        subject: usize,
+        is_full: impl Fn(&Self, usize) -> bool,
+    ) -> bool {
+        let wanting = self.wanting(publisher, subject);
+        let is_full = |sub: &Sub| sub.wish.overflow == Overflow::Block && is_full(self, sub.client);
+        let is_all_full = |group: Group| {
+            let mut members = wanting.iter().filter(|sub| sub.group() == Some(group));
+            members.all(|sub| is_full(sub))
+        };
+        wanting.iter().any(|sub| match sub.group() {
+            None => is_full(sub),
+            Some(group) => is_all_full(group),
+        })
+    }
+
+    /// Subscriptions that are in force.
+    fn wanting(&self, publisher: usize, subject: usize) -> Vec<&Sub> {
+        let subs = self.ledger.subs.iter().filter(|sub| {
+            let client = &self.clients[sub.client];
+            client.is_here() && !client.is_closing && sub.is_taken && !sub.is_ending
+        });
+        subs.filter(|sub| sub.wants(publisher, subject)).collect()
+    }
+
+    /// Who publishes to a full outbox has to wait, on whichever worker: no *off* is forgotten.
+    pub(crate) fn probe_full(&mut self) {
+        for subject in 0..SUBJECTS.len() {
+            for index in 0..self.clients.len() {
+                let client = &self.clients[index];
+                let may_try = client.can_act() && client.unsent.is_empty();
+                if !may_try || !self.is_blocked(index, subject, Self::is_full) {
+                    continue;
+                }
+                self.publish(index, To::Subject(subject), Call::Nothing, false);
+                while !self.clients[index].unsent.is_empty() && !self.clients[index].is_waiting {
+                    self.offer(index);
+                }
+                let waits = self.clients[index].is_waiting;
+                assert!(waits, "peer {index} publishes to {subject}, where somebody is full");
+            }
+        }
+    }
+
+    /// Who does not read is cut off when messages to it alone have filled its outbox.
+    pub(crate) fn probe_flood(&mut self) {
+        let here = |world: &Self, stalled| {
+            let found = world
+                .clients
+                .iter()
+                .find(|one| one.can_act() && one.unsent.is_empty() && one.is_stalled == stalled);
+            found.map(|one| one.index)
+        };
+        let (Some(target), Some(publisher)) = (here(self, true), here(self, false)) else { return };
+        for _ in 0..2 * self.config.outbox / MIN_PAYLOAD {
+            self.publish(publisher, To::Peer(target), Call::Nothing, false);
+        }
+        self.settle_down(false);
+        let queued = self.queued(target).unwrap_or(0);
+        let most = self.config.outbox / 4 * 5 + MAX_MESSAGE;
+        let is_waiting = self.clients[publisher].is_waiting;
+        assert!(queued <= most || is_waiting, "{queued} bytes for peer {target}, at most {most}");
+    }
+
+    fn is_full(&self, index: usize) -> bool {
+        self.queued(index).is_some_and(|queued| queued >= self.config.outbox)
+    }
+
+    /// Whether it is full, or has been and is not yet relieved.
+    fn may_be_full(&self, index: usize) -> bool {
+        self.queued(index).is_some_and(|queued| queued > self.config.outbox / 2)
+    }
+
+    fn queued(&self, index: usize) -> Option<usize> {
+        let client = &self.clients[index];
+        let At::Worker { slot, key, .. } = client.at else { return None };
+        let worker = self.sup.places[slot].worker.as_ref().expect("all live");
+        (!client.is_closing).then(|| worker.core.queued(key))
+    }
+
+    /// Where nobody is full, everybody can publish, ask, and have a name that nobody has.
+    pub(crate) fn probe_free(&mut self) {
+        for name in NAMES {
+            if !self.names.contains_key(name) {
+                let slot = self.rng.below(self.slots());
+                let index = self.spawn(slot, Some(name));
+                self.settle_down(true);
+                assert!(self.clients[index].is_open, "{name} is nobody's, and not to be had");
+            }
+        }
+        for (subject, text) in SUBJECTS.into_iter().enumerate() {
+            let matching = Some(self.matching(subject));
+            let query = encode(&Query::Matching(text.into()));
+            for index in 0..self.clients.len() {
+                self.ask(index, Kind::Query, &query, Asked::Query { matching });
+            }
+        }
+        self.settle_down(true);
+        for index in 0..self.clients.len() {
+            for subject in 0..SUBJECTS.len() {
+                if self.clients[index].can_act() {
+                    let request = Call::Request(Duration::from_secs(3));
+                    let call = self.rng.pick(&[Call::Nothing, Call::Receipt, request]);
+                    self.publish(index, To::Subject(subject), call, false);
+                }
+            }
+        }
+    }
+
+    /// Everybody who has a request may answer it.
+    pub(crate) fn answer(&mut self) {
+        for index in 0..self.clients.len() {
+            for _ in 0..self.clients[index].requests.len() {
+                if self.clients[index].can_act() {
+                    self.reply(index);
+                }
+            }
+        }
+    }
+
+    /// Subscriptions that match a subject.
+    fn matching(&self, subject: usize) -> u64 {
+        let living = self.clients.iter().filter(|client| client.can_act());
+        let subs =
+            living.flat_map(|client| client.subs.values()).map(|sub| &self.ledger.subs[*sub]);
+        subs.filter(|sub| sub.wants(usize::MAX, subject)).count() as u64
+    }
+}

@@ -1,0 +1,314 @@
+//! Messages to one peer, requests and receipts: what was accepted, and what came of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use ipcd_proto::Frame;
+use ipcd_proto::control::{Code, Overflow, Reason, Receipt};
+
+use crate::frames::Id;
+use crate::ledger::{Facts, Ledger, Sub};
+
+/// A message as its publisher has sent it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) number: u64,
+    pub(crate) to: To,
+    pub(crate) call: Call,
+    /// Of a reply: whether another one follows.
+    pub(crate) more: bool,
+}
+
+/// Whom it is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum To {
+    Subject(usize),
+    Peer(usize),
+    /// The request of this number of that peer's.
+    Reply(Id),
+    /// A peer that never was.
+    Nobody,
+}
+
+/// What its publisher waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Call {
+    Nothing,
+    Receipt,
+    Request(Duration),
+}
+
+/// A message that was accepted.
+struct Message {
+    sent: Sent,
+    at: u64,
+    since: Instant,
+    /// Copies that have come to somebody.
+    copies: u64,
+    /// Of a request: who has it, and how many copies that it has not answered; `None` if that is
+    /// not known, because it has replied too often, perhaps to a copy that it had not read.
+    holders: BTreeMap<usize, Option<u64>>,
+    replies: u64,
+    end: Option<End>,
+    /// A reply by one who had still to reply, to a request that is not too old: it must come.
+    /// Whether the request was not is known when everything has arrived.
+    is_owed: bool,
+    has_arrived: bool,
+}
+
+/// How it ended for its publisher.
+enum End {
+    Receipt(Receipt),
+    Refused(Code),
+}
+
+#[derive(Default)]
+pub(crate) struct Outcomes {
+    messages: BTreeMap<Id, Message>,
+    /// The last message of each publisher to each peer.
+    last: HashMap<(usize, usize), u64>,
+    /// Messages of each publisher's that it may still hear of.
+    open: HashMap<usize, usize>,
+}
+
+impl Message {
+    /// When a request is forgotten.
+    fn deadline(&self) -> Option<Instant> {
+        match self.sent.call {
+            Call::Request(wait) => Some(self.since + wait),
+            _ => None,
+        }
+    }
+
+    fn is_request(&self) -> bool {
+        matches!(self.sent.call, Call::Request(_))
+    }
+}
+
+impl Outcomes {
+    pub(crate) fn accept(&mut self, id: Id, sent: Sent, at: u64, now: Instant) {
+        let mut is_owed = false;
+        if let To::Reply(request) = sent.to
+            && let Some(request) = self.messages.get_mut(&request)
+            && let Some(open) = request.holders.get_mut(&id.0)
+        {
+            is_owed = open.is_some_and(|open| open > 0);
+            *open = open.and_then(|open| open.checked_sub(u64::from(!sent.more)));
+        }
+        let holders = BTreeMap::new();
+        let (copies, replies, end, has_arrived) = (0, 0, None, false);
+        let message =
+            Message { sent, at, since: now, copies, holders, replies, end, is_owed, has_arrived };
+        *self.open.entry(id.0).or_default() += usize::from(sent.call != Call::Nothing);
+        let before = self.messages.insert(id, message);
+        assert!(before.is_none(), "message {id:?} was accepted twice");
+    }
+
+    /// Messages that a publisher, or all, may still hear of.
+    pub(crate) fn open(&self, publisher: Option<usize>) -> usize {
+        match publisher {
+            Some(publisher) => self.open.get(&publisher).copied().unwrap_or(0),
+            None => self.open.values().sum(),
+        }
+    }
+
+    fn end(&mut self, id: Id, end: End) {
+        *self.open.entry(id.0).or_default() -= 1;
+        let message = self.messages.get_mut(&id).expect("it was found before");
+        assert!(message.end.is_none(), "a second end of {id:?}");
+        message.end = Some(end);
+    }
+
+    /// Requests that a peer may have still to answer.
+    pub(crate) fn held_by(&self, peer: usize) -> u64 {
+        let held = self.messages.values().filter_map(|message| message.holders.get(&peer));
+        held.filter(|open| open.is_none_or(|open| open > 0)).count() as u64
+    }
+
+    /// Messages to one peer.
+    pub(crate) fn directs(&self) -> u64 {
+        let is_direct = |message: &&Message| !matches!(message.sent.to, To::Subject(_));
+        self.messages.values().filter(is_direct).count() as u64
+    }
+
+    /// A copy has come to a peer.
+    pub(crate) fn got_copy(&mut self, receiver: usize, id: Id, frame: &Frame<'_>, me: u64) {
+        let Some(message) = self.messages.get_mut(&id) else { panic!("{id:?} was not accepted") };
+        let header = frame.header;
+        let calls = (header.receipt, header.request);
+        let expected = (message.sent.call == Call::Receipt, message.is_request());
+        assert_eq!(calls, expected, "flags of {id:?}");
+        assert_eq!(header.correlation, id.1, "correlation of {id:?}");
+        if message.is_request() {
+            assert_eq!(frame.reply, format!("@{me}.{}", id.1).as_bytes(), "the reply subject");
+            let open = message.holders.entry(receiver).or_insert(Some(0));
+            *open = open.map(|open| open + 1);
+        }
+        message.copies += 1;
+    }
+
+    /// A message to it alone has come to a peer.
+    pub(crate) fn got_direct(&mut self, receiver: usize, id: Id) {
+        let message = self.messages.get(&id).unwrap_or_else(|| panic!("{id:?} was not accepted"));
+        assert_eq!(message.copies, 1, "{id:?} came twice");
+        let last = self.last.insert((id.0, receiver), id.1);
+        assert!(last < Some(id.1), "{id:?} came behind {last:?}");
+        let request = match message.sent.to {
+            To::Peer(to) => return assert_eq!(to, receiver, "{id:?} came to another peer"),
+            To::Reply(request) => request,
+            to => panic!("{id:?} is for {to:?}, and came to peer {receiver}"),
+        };
+        let since = message.since;
+        assert_eq!(request.0, receiver, "the reply {id:?} came to another peer");
+        let Some(request) = self.messages.get_mut(&request) else {
+            panic!("{id:?} is a reply to nothing");
+        };
+        let deadline = request.deadline().expect("a reply to a request");
+        assert!(since < deadline, "the reply {id:?} came too late");
+        assert!(request.end.is_none(), "the reply {id:?} came after there was to be none");
+        request.replies += 1;
+    }
+
+    pub(crate) fn got_receipt(&mut self, publisher: usize, number: u64, receipt: Receipt) {
+        let id = (publisher, number);
+        let Some(message) = self.messages.get(&id) else { panic!("a receipt for {id:?}") };
+        assert_eq!(message.sent.call, Call::Receipt, "a receipt for {id:?}");
+        self.end(id, End::Receipt(receipt));
+    }
+
+    pub(crate) fn got_refusal(&mut self, publisher: usize, number: u64, code: Code) {
+        let id = (publisher, number);
+        let Some(message) = self.messages.get(&id) else { panic!("{code:?} for {id:?}") };
+        let is_good = matches!(code, Code::NoResponder | Code::Unanswered);
+        assert!(message.is_request() && is_good, "{code:?} for {id:?}");
+        assert_eq!(message.replies, 0, "{code:?} for {id:?}, which was answered");
+        self.end(id, End::Refused(code));
+    }
+
+    /// Everything has arrived in its receiver's outbox: replies to requests that somebody still
+    /// waits for cannot be too late any more.
+    pub(crate) fn arrived(&mut self, now: Instant) {
+        let deadlines: HashMap<Id, Instant> =
+            self.messages.iter().filter_map(|(id, one)| Some((*id, one.deadline()?))).collect();
+        for message in self.messages.values_mut().filter(|message| !message.has_arrived) {
+            message.has_arrived = true;
+            if let To::Reply(request) = message.sent.to {
+                message.is_owed &= deadlines.get(&request).is_some_and(|at| *at > now);
+            }
+        }
+    }
+}
+
+impl Ledger {
+    /// When all is said: what must have come of each message has.
+    pub(crate) fn settle_outcomes(&self, facts: &Facts) {
+        for (id, message) in &self.outcomes.messages {
+            self.settle_direct(facts, *id, message);
+            if facts.lives[id.0] {
+                match message.sent.call {
+                    Call::Nothing => {}
+                    Call::Receipt => self.settle_receipt(facts, *id, message),
+                    Call::Request(_) => self.settle_request(facts, *id, message),
+                }
+            }
+        }
+    }
+
+    /// A message to a peer that stays has come to it; so has a reply that is owed.
+    fn settle_direct(&self, facts: &Facts, id: Id, message: &Message) {
+        let must_come = match message.sent.to {
+            To::Peer(to) => facts.lives[to],
+            // Whether a request was rightly refused is looked at by itself.
+            To::Reply(request) => {
+                let request_ended = |one: &Message| one.end.is_some();
+                let has_ended = self.outcomes.messages.get(&request).is_none_or(request_ended);
+                facts.lives[request.0] && message.is_owed && !has_ended
+            }
+            To::Subject(_) | To::Nobody => false,
+        };
+        if must_come && !self.killed_since(message.at) {
+            assert_eq!(message.copies, 1, "{:?} {id:?} was lost", message.sent);
+        }
+    }
+
+    /// One receipt, which says what has happened to all copies.
+    fn settle_receipt(&self, facts: &Facts, id: Id, message: &Message) {
+        let Some(End::Receipt(receipt)) = &message.end else {
+            panic!("no receipt for {:?} {id:?}", message.sent);
+        };
+        let has = |reason| receipt.dropped.iter().any(|(known, _)| *known == reason);
+        let what = || format!("{receipt:?} for {id:?}, of which {} copies came", message.copies);
+        for (reason, overflow) in
+            [(Reason::Oldest, Overflow::DropOldest), (Reason::Newest, Overflow::DropNewest)]
+        {
+            let may = self.wanting(id, message).any(|sub| sub.wish.overflow == overflow);
+            assert!(may || !has(reason), "{}", what());
+        }
+        let most = match message.sent.to {
+            To::Subject(_) => self.copies(id, message, |_| true),
+            To::Peer(_) => 1,
+            To::Reply(_) | To::Nobody => 0,
+        };
+        if has(Reason::WorkerDied) {
+            assert!(self.killed_since(message.at), "{}", what());
+            return assert!(receipt.delivered <= message.copies, "{}", what());
+        }
+        assert_eq!(receipt.delivered, message.copies, "{}", what());
+        let stays = |sub: &Sub| sub.stays(facts) && sub.is_due_at(message.at);
+        let least = self.copies(id, message, stays);
+        let range = least..=most;
+        assert!(range.contains(&(receipt.delivered + receipt.dropped())), "{}: {range:?}", what());
+    }
+
+    /// A reply, a refusal, or somebody who may still answer.
+    fn settle_request(&self, facts: &Facts, id: Id, message: &Message) {
+        let mut holders = message.holders.iter().filter(|(holder, _)| facts.lives[**holder]);
+        let may_be_held = holders.clone().any(|(_, open)| open.is_none_or(|open| open > 0));
+        let is_held = holders.any(|(_, open)| open.is_some_and(|open| open > 0));
+        // A worker that has passed a request on answers for it, and may have died.
+        let mut groups = self.wanting(id, message).filter(|sub| sub.group().is_some());
+        let may_be_lost = groups.next().is_some() && self.killed_since(message.at);
+        let what = || format!("{:?} {id:?}, which came to {:?}", message.sent, message.holders);
+        match message.end {
+            Some(End::Refused(Code::NoResponder)) => {
+                let is_held = message.copies > 0;
+                let stays = |sub: &Sub| sub.stays(facts) && sub.is_due_at(message.at);
+                // A life that has just begun is not known to all.
+                let to_peer = matches!(message.sent.to, To::Peer(to) if facts.lives[to])
+                    && !self.killed_since(message.at);
+                let has_responder = to_peer || self.copies(id, message, stays) > 0;
+                assert!(!is_held && !has_responder, "no responder for {}", what());
+            }
+            Some(_) => assert!(!is_held || may_be_lost, "nobody answers {}", what()),
+            None if message.replies > 0 || may_be_held || may_be_lost => {}
+            None => {
+                let is_over = message.deadline().is_some_and(|at| at <= facts.now);
+                assert!(is_over, "no end of {}", what());
+            }
+        }
+    }
+
+    /// Copies of the message for these subscriptions: one for each, and for each group.
+    fn copies(&self, id: Id, message: &Message, counts: impl Fn(&Sub) -> bool) -> u64 {
+        let mut groups = Vec::new();
+        let counted = self.wanting(id, message).filter(|sub| counts(sub)).filter(|sub| {
+            let is_new = sub.group().is_none_or(|group| !groups.contains(&group));
+            groups.extend(sub.group());
+            is_new
+        });
+        counted.count() as u64
+    }
+
+    /// Subscriptions that want the message, whether they were there at that time or not.
+    fn wanting(&self, id: Id, message: &Message) -> impl Iterator<Item = &Sub> {
+        let to = message.sent.to;
+        self.subs.iter().filter(move |sub| match to {
+            To::Subject(subject) => sub.is_taken && sub.wants(id.0, subject),
+            _ => false,
+        })
+    }
+
+    fn killed_since(&self, at: u64) -> bool {
+        self.last_kill.is_some_and(|kill| kill >= at)
+    }
+}
