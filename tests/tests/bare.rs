@@ -34,7 +34,7 @@ fn udp(daemon: &Daemon) -> UdpSocket {
     socket
 }
 
-fn lines(stream: &TcpStream) -> impl Iterator<Item = String> {
+fn lines(stream: &TcpStream) -> impl Iterator<Item = String> + use<> {
     let reader = BufReader::new(stream.try_clone().expect("a descriptor is left"));
     reader.lines().map(|line| line.expect("it is text"))
 }
@@ -273,7 +273,10 @@ fn a_burst_of_datagrams_from_new_senders_is_in_order() {
     });
     for sender in 0..SENDERS {
         let own = text.lines().filter_map(|line| line.strip_prefix(&format!("{sender}:")));
-        assert!(own.map(|n| n.parse().expect("a number")).eq(0..DATAGRAMS), "sender {sender}");
+        assert!(
+            own.map(|n| n.parse::<usize>().expect("a number")).eq(0..DATAGRAMS),
+            "sender {sender}"
+        );
     }
     assert_eq!(daemon.clients().iter().filter(|peer| peer["transport"] == "udp").count(), SENDERS);
 }

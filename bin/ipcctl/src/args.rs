@@ -1,10 +1,19 @@
 //! What users type.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipcd_server::Span;
+
+mod bench;
+mod messages;
+
+pub(crate) use bench::{Arrivals, BenchArgs, BenchLayer, BenchMode, Verify};
+pub(crate) use messages::{
+    Ack, BodyArgs, ChatArgs, OverflowArg, RecvArgs, ReplyArgs, ReqArgs, SendArgs, ServeArgs,
+};
 
 /// The tool of the ipcd daemon: send and receive messages, and look at the daemon.
 #[derive(Parser)]
@@ -14,6 +23,13 @@ pub(crate) struct Arguments {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) verb: Verb,
+}
+
+/// A longer time is as good as for ever, and the clock can still be added to it.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+fn span(text: &str) -> Result<Span, String> {
+    text.parse::<Span>().map(|span| Span(span.0.min(LONGEST)))
 }
 
 /// Where help lists them.
@@ -26,7 +42,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, help_heading = GLOBAL, env = "IPCD_VIA", default_value = "unix", value_name = "VIA")]
     pub(crate) via: String,
     /// How long to wait for a connection, a confirmation or an answer.
-    #[arg(long, global = true, help_heading = GLOBAL, default_value = "5s", value_name = "DURATION")]
+    #[arg(long, global = true, help_heading = GLOBAL, default_value = "5s", value_name = "DURATION", value_parser = span)]
     pub(crate) timeout: Span,
     /// How to print: text, json, or jsonl (an object a line).
     #[arg(short, long, global = true, help_heading = GLOBAL, default_value = "text", value_name = "FORMAT")]
@@ -78,6 +94,14 @@ pub(crate) enum Verb {
     /// Receive the messages of subjects.
     #[command(visible_alias = "sub")]
     Recv(RecvArgs),
+    /// Send a request and print the reply.
+    #[command(visible_alias = "request")]
+    Req(ReqArgs),
+    /// Answer requests: with what they hold, with a fixed reply, or with a command's output.
+    #[command(visible_alias = "reply")]
+    Serve(ServeArgs),
+    /// Talk to others on a subject, line by line.
+    Chat(ChatArgs),
     /// Measure how long the daemon takes to answer.
     Ping(PingArgs),
     /// What each transport promises.
@@ -86,11 +110,15 @@ pub(crate) enum Verb {
     Status,
     /// Every peer of the daemon.
     Clients,
+    /// Every subscription, and what became of its messages.
+    Subs,
     /// Cut a peer off.
     Kick {
         /// Its id, as `clients` tells it.
         id: u64,
     },
+    /// Measure local IPC: bare, with the transports of ipcd, and through the daemon.
+    Bench(Box<BenchArgs>),
     /// Start a private daemon and send between every pair of transports.
     Demo(DemoArgs),
     #[command(hide = true)]
@@ -106,121 +134,17 @@ pub(crate) enum Verb {
     Version,
 }
 
-/// Without a body, standard input is sent: all of it as one message, unless -l or -0 is given.
-#[derive(Args)]
-pub(crate) struct SendArgs {
-    /// Where the message goes, such as logs.web.
-    pub(crate) subject: String,
-    #[command(flatten)]
-    pub(crate) body: BodyArgs,
-    /// A header of each message; may be repeated.
-    #[arg(short = 'H', long = "header", value_name = "KEY:VALUE")]
-    pub(crate) headers: Vec<String>,
-    /// Where answers should go.
-    #[arg(long, value_name = "SUBJECT")]
-    pub(crate) reply: Option<String>,
-    /// Send the body so many times.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub(crate) count: u64,
-    /// Wait so long between messages.
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) interval: Option<Span>,
-    /// What to wait for at the end.
-    #[arg(long, default_value = "accepted", value_name = "WHAT")]
-    pub(crate) ack: Ack,
-    /// Wait until so many subscriptions match first.
-    #[arg(long, value_name = "N")]
-    pub(crate) wait_subs: Option<u64>,
-}
-
-#[derive(Args)]
-#[group(multiple = false)]
-pub(crate) struct BodyArgs {
-    /// The message; after -- if it looks like an option.
-    #[arg(allow_hyphen_values = true)]
-    pub(crate) body: Option<String>,
-    /// The message.
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub(crate) message: Option<String>,
-    /// The message is what this file holds.
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) file: Option<PathBuf>,
-    /// A message for each line of standard input.
-    #[arg(short, long)]
-    pub(crate) lines: bool,
-    /// A message for each part of standard input that a NUL ends.
-    #[arg(short = '0', long)]
-    pub(crate) nul: bool,
-    /// One message: all of standard input (the default without a body).
-    #[arg(short, long)]
-    pub(crate) stdin: bool,
-    /// An empty message.
-    #[arg(short = 'n', long)]
-    pub(crate) empty: bool,
-}
-
-/// What to wait for at the end of sending.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(crate) enum Ack {
-    /// Nothing.
-    None,
-    /// Until the daemon has accepted all messages.
-    Accepted,
-}
-
-/// On standard output come payloads, and nothing else.
-#[derive(Args)]
-pub(crate) struct RecvArgs {
-    /// What to receive: subjects, in which * stands for a token and a last > for one or more.
-    #[arg(required = true, value_name = "SUBJECT")]
-    pub(crate) subjects: Vec<String>,
-    /// End after so many messages.
-    #[arg(short = 'C', long, value_name = "N")]
-    pub(crate) count: Option<u64>,
-    /// End after this time; with --count, exit status 4 if it was not reached.
-    #[arg(short = 'W', long, value_name = "DURATION")]
-    pub(crate) wait: Option<Span>,
-    /// End when nothing came for this time.
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) idle: Option<Span>,
-    /// What happens when this peer does not take messages fast enough.
-    #[arg(long, value_name = "WHAT")]
-    pub(crate) overflow: Option<OverflowArg>,
-    /// Say "subscribed" on standard error when everything that is sent from now on will come.
-    #[arg(short = 'E', long)]
-    pub(crate) announce: bool,
-    /// Print the subject before each payload.
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
-    /// Print no newline after a payload.
-    #[arg(short = 'N', long)]
-    pub(crate) no_newline: bool,
-    /// End when the connection is lost, instead of making it again.
-    #[arg(long)]
-    pub(crate) no_reconnect: bool,
-}
-
-/// What happens when a subscriber's outbox is full.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(crate) enum OverflowArg {
-    /// Senders wait.
-    Block,
-    /// The oldest messages are dropped.
-    DropOldest,
-    /// New messages are dropped.
-    DropNewest,
-    /// This peer is cut off.
-    Disconnect,
-}
-
 #[derive(Args)]
 pub(crate) struct PingArgs {
     /// Ping so many times.
     #[arg(short, long, default_value_t = 1, value_name = "N")]
     pub(crate) count: u64,
     /// Wait so long between pings.
-    #[arg(long, default_value = "1s", value_name = "DURATION")]
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = span)]
     pub(crate) interval: Span,
+    /// End with exit status 10 if a round trip takes longer.
+    #[arg(long, value_name = "DURATION", value_parser = span)]
+    pub(crate) max: Option<Span>,
 }
 
 #[derive(Args, Clone)]

@@ -20,21 +20,45 @@ pub(crate) struct Failure {
     message: String,
 }
 
-/// The exit statuses other than 0.
+/// The kinds of failure; some have the same exit status.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
 pub(crate) enum Exit {
-    Internal = 1,
-    Usage = 2,
-    CannotConnect = 3,
-    Timeout = 4,
-    NoPeer = 5,
-    Denied = 6,
-    NotAccepted = 7,
-    BadMessage = 8,
+    Internal,
+    Usage,
+    CannotConnect,
+    Timeout,
+    NoPeer,
+    NoReceiver,
+    NoResponder,
+    Denied,
+    NotAccepted,
+    Dropped,
+    Unanswered,
+    BadMessage,
+    HandlerFailed,
+    Threshold,
+    NotExecutable,
+    NotFound,
 }
 
 impl Exit {
+    fn status(self) -> u8 {
+        match self {
+            Self::Internal => 1,
+            Self::Usage => 2,
+            Self::CannotConnect => 3,
+            Self::Timeout => 4,
+            Self::NoPeer | Self::NoReceiver | Self::NoResponder => 5,
+            Self::Denied => 6,
+            Self::NotAccepted | Self::Dropped | Self::Unanswered => 7,
+            Self::BadMessage => 8,
+            Self::HandlerFailed => 9,
+            Self::Threshold => 10,
+            Self::NotExecutable => 126,
+            Self::NotFound => 127,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Internal => "internal",
@@ -42,9 +66,17 @@ impl Exit {
             Self::CannotConnect => "cannot-connect",
             Self::Timeout => "timeout",
             Self::NoPeer => "no-peer",
+            Self::NoReceiver => "no-receiver",
+            Self::NoResponder => "no-responder",
             Self::Denied => "denied",
             Self::NotAccepted => "not-accepted",
+            Self::Dropped => "dropped",
+            Self::Unanswered => "unanswered",
             Self::BadMessage => "bad-message",
+            Self::HandlerFailed => "handler-failed",
+            Self::Threshold => "threshold",
+            Self::NotExecutable => "not-executable",
+            Self::NotFound => "not-found",
         }
     }
 }
@@ -54,6 +86,11 @@ impl Failure {
         Self { exit, message: message.into() }
     }
 
+    /// The exit status.
+    pub(crate) fn status(&self) -> u8 {
+        self.exit.status()
+    }
+
     /// The same with what was tried before the message.
     pub(crate) fn during(self, what: impl fmt::Display) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
@@ -61,7 +98,7 @@ impl Failure {
 
     /// Says it on standard error, and returns the exit status.
     pub(crate) fn report(&self, format: Format) -> ExitCode {
-        let (exit, message) = (self.exit as u8, &self.message);
+        let (exit, message) = (self.status(), &self.message);
         let line = match format {
             Format::Text => format!("ipcctl: {}", visible(message)),
             Format::Json | Format::Jsonl => {
@@ -93,6 +130,9 @@ impl From<Error> for Failure {
                 Exit::CannotConnect,
                 " (is ipcd running, and listening there? see --via and --runtime-dir)",
             ),
+            Error::Refused(refusal) if refusal.code == Code::NoResponder => {
+                (Exit::NoResponder, " (ipcctl subs tells who listens where)")
+            }
             Error::Refused(refusal) => (exit_of(refusal.code), ""),
             Error::TimedOut(_) => (Exit::Timeout, " (see --timeout)"),
             Error::Disconnected(_) => (Exit::NotAccepted, ""),
@@ -114,6 +154,8 @@ fn exit_of(code: Code) -> Exit {
         Code::Denied | Code::NameTaken | Code::Limit => Exit::Denied,
         Code::TimedOut => Exit::Timeout,
         Code::TooSlow | Code::Ending | Code::Kicked => Exit::NotAccepted,
+        Code::NoResponder => Exit::NoResponder,
+        Code::Unanswered => Exit::Unanswered,
     }
 }
 

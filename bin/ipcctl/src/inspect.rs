@@ -1,6 +1,6 @@
-//! Looking at the daemon: `status`, `clients`, `kick`; and at the tool: `transports`, `version`.
+//! Looking at the daemon: `status`, `clients`, `subs`, `kick`; and at the tool: `transports`, `version`.
 
-use ipcd_client::{Answer, PeerStatus, Query, Status};
+use ipcd_client::{Answer, Overflow, PeerStatus, Query, Status, SubscriptionStatus};
 use ipcd_transport::{IdentityKind, Transport};
 use serde_json::{Value, json};
 
@@ -28,6 +28,16 @@ pub(crate) fn clients(context: &Context) -> Outcome {
         }
     }
     print(context, &clients_text(&peers), || peers.iter().map(client_json).collect())
+}
+
+pub(crate) fn subs(context: &Context) -> Outcome {
+    let mut all = Vec::new();
+    for answer in context.connect()?.query(&Query::Subscriptions)? {
+        if let Answer::Subscriptions(more) = answer {
+            all.extend(more);
+        }
+    }
+    print(context, &subs_text(&all), || all.iter().map(sub_json).collect())
 }
 
 pub(crate) fn kick(context: &Context, id: u64) -> Outcome {
@@ -170,6 +180,68 @@ fn client_json(peer: &PeerStatus) -> Value {
         "dropped": peer.dropped,
         "queued_bytes": peer.queued_bytes,
     })
+}
+
+fn subs_text(all: &[SubscriptionStatus]) -> String {
+    let head = [
+        "PEER",
+        "NAME",
+        "WORKER",
+        "FILTER",
+        "GROUP",
+        "OVERFLOW",
+        "MATCHED",
+        "DELIVERED",
+        "DROPPED",
+        "QUEUED",
+    ];
+    let row = |it: &SubscriptionStatus| {
+        let known = |text: Option<&str>| text.map_or("-".into(), visible);
+        vec![
+            it.peer.to_string(),
+            known(it.name.as_deref()),
+            it.worker.to_string(),
+            visible(&it.filter),
+            known(it.group.as_deref()),
+            overflow(it.overflow).to_owned(),
+            it.matched.to_string(),
+            it.delivered.to_string(),
+            dropped(it).to_string(),
+            it.queued.to_string(),
+        ]
+    };
+    table(&head, &all.iter().map(row).collect::<Vec<_>>())
+}
+
+fn sub_json(it: &SubscriptionStatus) -> Value {
+    let by_reason = it.dropped.iter().map(|&(reason, count)| (reason.name().into(), count.into()));
+    json!({
+        "peer": it.peer,
+        "name": it.name,
+        "worker": it.worker,
+        "subscription": it.subscription,
+        "filter": it.filter,
+        "group": it.group,
+        "overflow": overflow(it.overflow),
+        "matched": it.matched,
+        "delivered": it.delivered,
+        "dropped": dropped(it),
+        "dropped_by": by_reason.collect::<serde_json::Map<String, Value>>(),
+        "queued": it.queued,
+    })
+}
+
+fn dropped(it: &SubscriptionStatus) -> u64 {
+    it.dropped.iter().map(|&(_, count)| count).sum()
+}
+
+fn overflow(what: Overflow) -> &'static str {
+    match what {
+        Overflow::Block => "block",
+        Overflow::DropOldest => "drop-oldest",
+        Overflow::DropNewest => "drop-newest",
+        Overflow::Disconnect => "disconnect",
+    }
 }
 
 fn transports_text(context: &Context) -> String {

@@ -1,54 +1,102 @@
 //! Printing: payloads and requested output on standard output, remarks on standard error.
 
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, StdoutLock, Write};
+use std::io::{self, ErrorKind, IsTerminal, Stdout};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use ipcd_transport::{poll_some, poll_until};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::stat::{SFlag, fstat};
 
 use crate::exit::Outcome;
 
-/// Standard output. A reader that has gone ends the process as SIGPIPE would.
+/// Bytes that are gathered before they are written.
+const BATCH: usize = 64 * 1024;
+/// Bytes that a pipe takes without waiting once it takes any (`PIPE_BUF`, pipe(7)).
+const PIPE_BYTES: usize = 4096;
+
+/// Standard output, with a buffer. A reader that has gone ends the process as SIGPIPE would.
 pub(crate) struct Output {
-    stdout: BufWriter<StdoutLock<'static>>,
+    stdout: Stdout,
+    buffer: Vec<u8>,
     is_terminal: bool,
+    /// Whether it is a file, which is never waited for.
+    is_file: bool,
 }
 
 impl Output {
     pub(crate) fn new() -> Self {
-        let stdout = io::stdout().lock();
-        let is_terminal = stdout.is_terminal();
-        Self { stdout: BufWriter::with_capacity(64 * 1024, stdout), is_terminal }
+        let stdout = io::stdout();
+        let kind = fstat(&stdout).map_or(0, |about| about.st_mode & SFlag::S_IFMT.bits());
+        let (is_terminal, is_file) = (stdout.is_terminal(), kind == SFlag::S_IFREG.bits());
+        Self { stdout, buffer: Vec::new(), is_terminal, is_file }
     }
 
-    /// Writes what a peer has sent: as it is, but with control characters shown on a terminal.
-    pub(crate) fn foreign(&mut self, bytes: &[u8]) -> Outcome {
+    /// Adds what a peer has sent: as it is, but with control characters shown on a terminal.
+    pub(crate) fn foreign(&mut self, bytes: &[u8]) {
         if self.is_terminal {
             let text = String::from_utf8_lossy(bytes);
             let shown: String = text.split_inclusive('\n').map(line_visible).collect();
             return self.own(shown.as_bytes());
         }
-        self.own(bytes)
+        self.own(bytes);
     }
 
-    /// Writes our own bytes.
-    pub(crate) fn own(&mut self, bytes: &[u8]) -> Outcome {
-        done(self.stdout.write_all(bytes))
+    /// Adds our own bytes.
+    pub(crate) fn own(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
     }
 
+    /// Whether so much has been added that it should be written.
+    pub(crate) fn has_batch(&self) -> bool {
+        self.buffer.len() >= BATCH
+    }
+
+    /// Writes what was added, and waits until all is written.
     pub(crate) fn flush(&mut self) -> Outcome {
-        done(self.stdout.flush())
+        while !self.write_some()? {
+            poll_some(&mut [PollFd::new(self.stdout.as_fd(), PollFlags::POLLOUT)], None)?;
+        }
+        Ok(())
+    }
+
+    /// Writes as much as standard output takes at once; whether that is all.
+    pub(crate) fn write_some(&mut self) -> Outcome<bool> {
+        let mut written = 0;
+        let outcome = loop {
+            let left = &self.buffer[written..];
+            if left.is_empty() || !self.is_ready()? {
+                break Ok(left.is_empty());
+            }
+            let most = if self.is_file { left.len() } else { left.len().min(PIPE_BYTES) };
+            match nix::unistd::write(&self.stdout, &left[..most]).map_err(io::Error::from) {
+                Ok(count) => written += count,
+                // Whoever gave it to us may have made it so.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => ipcd_sys::die_of_sigpipe(),
+                Err(error) => break Err(error.into()),
+            }
+        };
+        self.buffer.drain(..written);
+        outcome
+    }
+
+    /// Standard output itself, to wait for it.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.stdout.as_fd()
+    }
+
+    fn is_ready(&self) -> Outcome<bool> {
+        Ok(self.is_file || poll_until(&self.stdout, PollFlags::POLLOUT, Instant::now())?)
     }
 }
 
 /// Writes all of it to standard output.
 pub(crate) fn write_all(bytes: &[u8]) -> Outcome {
     let mut output = Output::new();
-    output.own(bytes)?;
+    output.own(bytes);
     output.flush()
-}
-
-fn done(outcome: io::Result<()>) -> Outcome {
-    match outcome {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => ipcd_sys::die_of_sigpipe(),
-        outcome => Ok(outcome?),
-    }
 }
 
 /// Text with its control characters escaped.

@@ -1,22 +1,25 @@
 //! `ipcctl ping`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::args::{Format, PingArgs};
 use crate::context::Context;
-use crate::exit::Outcome;
+use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Output;
 
 pub(crate) fn run(context: &Context, args: &PingArgs) -> Outcome {
     let mut client = context.connect()?;
     let mut output = Output::new();
+    let mut longest = Duration::ZERO;
     for number in 0..args.count {
         if number > 0 {
             client.wait_until(Instant::now() + args.interval.0)?;
         }
-        let micros = client.ping()?.as_nanos() as f64 / 1000.0;
+        let round_trip = client.ping()?;
+        longest = longest.max(round_trip);
+        let micros = round_trip.as_nanos() as f64 / 1000.0;
         let line = match context.format() {
             Format::Text => format!("pong from {} in {micros:.1} µs\n", client.endpoint()),
             Format::Json | Format::Jsonl => {
@@ -24,8 +27,14 @@ pub(crate) fn run(context: &Context, args: &PingArgs) -> Outcome {
                 format!("{}\n", json!({"endpoint": endpoint, "round_trip_us": micros}))
             }
         };
-        output.own(line.as_bytes())?;
+        output.own(line.as_bytes());
         output.flush()?;
     }
-    Ok(())
+    match &args.max {
+        Some(max) if longest > max.0 => {
+            let why = format!("ping {}: a round trip took more than {max}", client.endpoint());
+            Err(Failure::new(Exit::Threshold, why))
+        }
+        _ => Ok(()),
+    }
 }

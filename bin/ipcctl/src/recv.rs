@@ -1,25 +1,35 @@
 //! `ipcctl recv`.
 
+mod handling;
+mod tally;
+
 use std::io::Write;
 use std::time::Instant;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use ipcd_client::{Client, Event, Message, Origin, Overflow, SubscribeOptions};
-use serde_json::{Value, json};
+use ipcd_client::{Client, Event, Overflow, SubscribeOptions};
 
 use crate::args::{Format, OverflowArg, RecvArgs};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::Output;
+use crate::format::Template;
+use crate::handler::Handler;
+use crate::news;
+use crate::print::{End, Printer, Style};
+use crate::wait;
+
+use handling::Handling;
+use tally::Tally;
 
 pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
     let start = Instant::now();
+    let to = To::of(context, args)?;
     let mut client =
         if args.no_reconnect { context.connect()? } else { context.connect_for_good()? };
+    let connecting = start.elapsed();
     let options = SubscribeOptions {
+        group: args.group.clone(),
         overflow: args.overflow.map(Overflow::from),
-        origin: context.format() != Format::Text,
+        origin: to.names_sender(),
     };
     for subject in &args.subjects {
         client
@@ -29,8 +39,55 @@ pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
     if args.announce {
         let _ = writeln!(std::io::stderr(), "subscribed");
     }
-    let end = args.wait.map(|wait| start + wait.0);
-    Receiver { context, args, client, output: Output::new(), received: 0 }.run(end)
+    let tally = Tally::new(args, start);
+    match to {
+        To::Output(printer) => {
+            Receiver { context, client, printer, tally, is_loss_told: false }.run()
+        }
+        To::Handler(handler) => Handling::new(context, client, handler, connecting, tally)?.run(),
+    }
+}
+
+/// Where messages go.
+enum To {
+    Output(Printer),
+    Handler(Handler),
+}
+
+impl To {
+    fn of(context: &Context, args: &RecvArgs) -> Outcome<Self> {
+        if args.exec {
+            return Ok(Self::Handler(Handler::find(&args.command)?));
+        }
+        let end = match (args.no_newline, args.nul) {
+            (true, _) => End::Nothing,
+            (_, true) => End::Nul,
+            _ => End::Newline,
+        };
+        Ok(Self::Output(Printer::new(style(context, args)?, end)))
+    }
+
+    fn names_sender(&self) -> bool {
+        match self {
+            Self::Output(printer) => printer.names_sender(),
+            Self::Handler(_) => true,
+        }
+    }
+}
+
+fn style(context: &Context, args: &RecvArgs) -> Outcome<Style> {
+    match (context.format(), &args.format) {
+        (Format::Text, None) => Ok(Style::Payload { subject: args.verbose }),
+        (Format::Text, Some(format)) => {
+            let bad = |why| Failure::new(Exit::Usage, format!("--format {format}: {why}"));
+            Ok(Style::Template(Template::parse(format).map_err(bad)?))
+        }
+        (_, None) => Ok(Style::Json),
+        (_, Some(_)) => {
+            let why = "--format cannot be used with -j, nor with -o json or jsonl";
+            Err(Failure::new(Exit::Usage, why))
+        }
+    }
 }
 
 impl From<OverflowArg> for Overflow {
@@ -46,95 +103,49 @@ impl From<OverflowArg> for Overflow {
 
 struct Receiver<'a> {
     context: &'a Context,
-    args: &'a RecvArgs,
     client: Client,
-    output: Output,
-    received: u64,
+    printer: Printer,
+    tally: Tally<'a>,
+    /// Whether it was said that the connection that messages still come from is lost.
+    is_loss_told: bool,
 }
 
 impl Receiver<'_> {
-    fn run(&mut self, end: Option<Instant>) -> Outcome {
-        let mut idle_since = Instant::now();
-        while self.args.count != Some(self.received) {
-            if !self.client.has_event() {
-                self.output.flush()?;
+    fn run(&mut self) -> Outcome {
+        while !self.tally.is_complete() {
+            if !self.client.has_event() || self.printer.output.has_batch() {
+                self.write()?;
             }
-            let idle = self.args.idle.map(|idle| idle_since + idle.0);
-            match self.client.next_event(end.into_iter().chain(idle).min())? {
-                None => return self.ended_early(),
+            match self.client.next_event(self.tally.deadline())? {
+                None => break,
                 Some(Event::Message(message)) => {
-                    self.print(&message)?;
-                    self.received += 1;
-                    idle_since = Instant::now();
+                    let origin = self.client.origin(message.sender);
+                    self.printer.add(&message, origin);
+                    self.tally.count();
                 }
-                Some(Event::Gap { subscription, dropped }) => {
-                    let filter = self.client.filter(subscription);
-                    let filter = filter.map_or("?", |filter| filter.as_str());
-                    self.context.remark(&format!("{dropped} messages of {filter} were dropped"));
-                }
-                Some(Event::Disconnected { why }) => {
-                    self.context.remark(&format!("{why}; connecting again"));
-                }
-                Some(Event::Reconnected { .. }) => {
-                    self.context.remark("connected again; messages may have been missed");
+                Some(event) => {
+                    self.is_loss_told &= !matches!(event, Event::Reconnected { .. });
+                    news::tell(self.context, &self.client, &event);
                 }
             }
         }
-        self.output.flush()
+        self.write()?;
+        self.tally.outcome()
     }
 
-    fn ended_early(&mut self) -> Outcome {
-        self.output.flush()?;
-        match self.args.count {
-            None => Ok(()),
-            Some(wanted) => {
-                let why = format!("{} of {wanted} messages came in time", self.received);
-                Err(Failure::new(Exit::Timeout, why))
+    /// Writes what was added. While nobody takes it, no more messages are, but the end of the
+    /// connection is noticed and told: it may have come because nobody takes them.
+    fn write(&mut self) -> Outcome {
+        let Printer { output, .. } = &mut self.printer;
+        while !output.write_some()? {
+            if self.is_loss_told {
+                return output.flush();
+            }
+            if let Err(error) = wait::writable(&mut self.client, output.fd()) {
+                self.context.remark(&format!("{error} (standard output is not being read)"));
+                self.is_loss_told = true;
             }
         }
+        Ok(())
     }
-
-    fn print(&mut self, message: &Message) -> Outcome {
-        if self.context.format() != Format::Text {
-            let line = json_line(message, self.client.origin(message.sender)).to_string();
-            self.output.own(line.as_bytes())?;
-            return self.output.own(b"\n");
-        }
-        if self.args.verbose {
-            self.output.foreign(message.subject().as_bytes())?;
-            self.output.own(b" ")?;
-        }
-        self.output.foreign(message.payload())?;
-        if self.args.no_newline { Ok(()) } else { self.output.own(b"\n") }
-    }
-}
-
-fn json_line(message: &Message, origin: Option<&Origin>) -> Value {
-    let headers: serde_json::Map<String, Value> = message
-        .headers()
-        .map(|(key, value)| (key.to_owned(), String::from_utf8_lossy(value).into()))
-        .collect();
-    let mut line = json!({
-        "v": 1,
-        "ts": jiff::Timestamp::now().to_string(),
-        "subject": message.subject(),
-        "id": message.id,
-        "reply": message.reply(),
-        "from": {
-            "peer": message.sender,
-            "name": origin.and_then(|origin| origin.name.as_ref()),
-            "transport": origin.map(|origin| &origin.transport),
-            "uid": origin.and_then(|origin| origin.uid),
-            "gid": origin.and_then(|origin| origin.gid),
-            "pid": origin.and_then(|origin| origin.pid),
-            "addr": origin.and_then(|origin| origin.addr).map(|addr| addr.to_string()),
-        },
-        "headers": headers,
-        "len": message.payload().len(),
-    });
-    match str::from_utf8(message.payload()) {
-        Ok(text) => line["data"] = text.into(),
-        Err(_) => line["data_b64"] = STANDARD.encode(message.payload()).into(),
-    }
-    line
 }

@@ -50,7 +50,7 @@ fn transports_as_json_have_every_contract() {
 fn completion_for_every_shell() {
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&ipcctl(&["completion", shell]));
-        for word in ["ipcctl", "send", "recv", "transports", "--via"] {
+        for word in ["ipcctl", "send", "recv", "serve", "transports", "--via"] {
             let word = if shell == "fish" { word.trim_start_matches('-') } else { word };
             assert!(script.contains(word), "{shell}: {word}");
         }
@@ -78,6 +78,29 @@ fn bad_usage_ends_with_2_and_says_why() {
         (&["--via", "quic://x", "status"], "unix, pipe, fifo, tcp, udp"),
         (&["--via", "unix:///x?colour=red", "status"], "colour"),
         (&["completion", "abacus"], "bash"),
+        (&["send", "a", "body", "--ack", "read"], "delivered"),
+        (&["send", "@bob", "body", "--wait-subs", "1"], "--wait-subs"),
+        (&["recv", "a", "-N", "-0"], "cannot be used with"),
+        (&["recv", "a", "-F", "%p", "-v"], "cannot be used with"),
+        (&["recv", "a", "-F", "%p", "-j"], "--format"),
+        (&["recv", "a", "-F", "%q"], "%q is unknown; there are %s subject"),
+        (&["recv", "a", "-F", "\\x"], "\\x is unknown"),
+        (&["recv", "a", "--exec"], "CMD"),
+        (&["recv", "a", "--", "cat"], "--exec"),
+        (&["recv", "a", "-F", "%p", "--exec", "--", "cat"], "cannot be used with"),
+        (&["req"], "SUBJECT"),
+        (&["req", "a", "body", "-m", "another"], "cannot be used with"),
+        (&["req", "a", "body", "--replies", "0"], "--replies"),
+        (&["req", "a", "body", "--reply-timeout", "soon"], "soon"),
+        (&["req", "a", "body", "-H", "no-colon"], "KEY:VALUE"),
+        (&["serve", "a"], "--echo"),
+        (&["serve", "a", "body", "--echo"], "cannot be used with"),
+        (&["serve", "a", "--echo", "--", "cat"], "cannot be used with"),
+        (&["serve", "a", "-f", "/nonexistent/file"], "/nonexistent/file"),
+        (&["serve", "a", "--echo", "--jobs", "0"], "--jobs"),
+        (&["serve", "a", "--echo", "--max-output", "much"], "64KiB"),
+        (&["chat"], "SUBJECT"),
+        (&["ping", "--max", "fast"], "fast"),
     ] {
         let output = ipcctl(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
@@ -92,8 +115,12 @@ fn without_a_daemon_every_verb_ends_with_3_and_one_line() {
         &["send", "a", "body"][..],
         &["recv", "a"],
         &["ping"],
+        &["req", "a", "body"],
+        &["serve", "a", "--echo"],
+        &["chat", "a"],
         &["status"],
         &["clients"],
+        &["subs"],
         &["--via", "pipe", "status"],
         &["--via", "fifo", "status"],
         &["--via", "tcp://127.86.75.30:7117", "status"],
@@ -128,6 +155,27 @@ fn with_json_an_error_is_one_json_line() {
     assert_eq!(output.status.code(), Some(2));
     let error: Value = serde_json::from_str(&stderr(&output)).unwrap();
     assert_eq!(error["error"]["exit"], 2);
+}
+
+#[test]
+fn a_command_that_cannot_run_ends_before_there_is_a_connection() {
+    for (command, status) in
+        [("no-such-command", 127), ("/nonexistent/command", 127), ("/etc/passwd", 126), ("/", 126)]
+    {
+        for verb in [&["serve", "a", "--"][..], &["recv", "a", "--exec", "--"]] {
+            let args = [verb, &[command]].concat();
+            let output = ipcctl(&args);
+            assert_eq!(output.status.code(), Some(status), "{args:?}: {}", stderr(&output));
+            assert!(stderr(&output).contains(command), "{args:?}");
+        }
+    }
+}
+
+#[test]
+fn times_without_end_are_taken() {
+    let output =
+        ipcctl(&["--timeout", "500000000000y", "req", "a", "b", "--reply-timeout", "9e18"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
 }
 
 #[test]

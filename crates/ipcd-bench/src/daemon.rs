@@ -42,6 +42,14 @@ impl Private {
         Ok(Self { endpoint, token, server, dir })
     }
 
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) fn token(&self) -> &Token {
+        &self.token
+    }
+
     /// Opens a session.
     pub(crate) fn session(&self) -> io::Result<Session> {
         Session::open(&self.endpoint, &self.token)

@@ -1,40 +1,56 @@
-//! What the bare servers wait for: input on one descriptor, or room on the other.
+//! What the bare servers wait for: input on some descriptors, or room on others.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// An epoll instance with an input and an output, of which it watches one.
-pub(crate) struct Gate<'a, F> {
+pub(crate) const INPUT: EpollFlags = EpollFlags::EPOLLIN;
+pub(crate) const ROOM: EpollFlags = EpollFlags::EPOLLOUT;
+pub(crate) const NOTHING: EpollFlags = EpollFlags::empty();
+
+/// An epoll instance, and what it watches of each descriptor.
+pub(crate) struct Gate<'a, const N: usize> {
     epoll: Epoll,
-    input: &'a F,
-    output: &'a F,
-    wants_room: bool,
+    files: [&'a File; N],
+    watched: [EpollFlags; N],
 }
 
-impl<'a, F: AsFd> Gate<'a, F> {
-    pub(crate) fn new(input: &'a F, output: &'a F) -> io::Result<Self> {
+impl<'a, const N: usize> Gate<'a, N> {
+    pub(crate) fn new(files: [&'a File; N]) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(input, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        epoll.add(output, EpollEvent::empty())?;
-        Ok(Self { epoll, input, output, wants_room: false })
+        for (place, file) in (0..).zip(files) {
+            epoll.add(file, EpollEvent::new(NOTHING, place))?;
+        }
+        Ok(Self { epoll, files, watched: [NOTHING; N] })
     }
 
-    /// Waits for room on the output, or else for input.
-    pub(crate) fn wait(&mut self, wants_room: bool) -> io::Result<()> {
-        if std::mem::replace(&mut self.wants_room, wants_room) != wants_room {
-            let only = |wanted, flags| if wanted { flags } else { EpollFlags::empty() };
-            let input = only(!wants_room, EpollFlags::EPOLLIN);
-            let output = only(wants_room, EpollFlags::EPOLLOUT);
-            self.epoll.modify(self.input, &mut EpollEvent::new(input, 0))?;
-            self.epoll.modify(self.output, &mut EpollEvent::new(output, 0))?;
+    /// Waits for any of these; says which descriptors are ready.
+    pub(crate) fn wait(&mut self, wanted: [EpollFlags; N]) -> io::Result<[bool; N]> {
+        for (place, flags) in wanted.into_iter().enumerate() {
+            if std::mem::replace(&mut self.watched[place], flags) != flags {
+                let mut event = EpollEvent::new(flags, place as u64);
+                self.epoll.modify(self.files[place], &mut event)?;
+            }
         }
-        match self.epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
+        let mut events = [EpollEvent::empty(); N];
+        let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            Err(Errno::EINTR) => 0,
+            count => count?,
+        };
+        let mut ready = [false; N];
+        for event in &events[..count] {
+            ready[event.data() as usize] = true;
         }
+        Ok(ready)
+    }
+}
+
+impl Gate<'_, 2> {
+    /// Waits for room on the second, or else for input on the first.
+    pub(crate) fn wait_one_way(&mut self, wants_room: bool) -> io::Result<()> {
+        self.wait(if wants_room { [NOTHING, ROOM] } else { [INPUT, NOTHING] }).map(drop)
     }
 }
 

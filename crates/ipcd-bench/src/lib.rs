@@ -3,7 +3,8 @@
 //! Three servers move the same load from a publisher process to a subscriber process: the bare
 //! byte relay, the yardstick (the least that routes frames by subject) and the real
 //! daemon. Their rounds are interleaved, and only ratios of neighbours are compared: on a busy
-//! or throttled machine the figures themselves say little.
+//! or throttled machine the figures themselves say little. The same goes for the round trip of a
+//! request, and for how fast peers come and go.
 //!
 //! Everything forks, so it runs in a process of its own with one thread: the `relay` benchmark
 //! (`cargo bench`) or the `smoke` test.
@@ -19,10 +20,12 @@ mod process;
 mod relay;
 mod report;
 mod round;
+mod round_trip;
 mod run;
 mod server;
 mod session;
 mod stats;
+pub mod suite;
 mod yardstick;
 
 pub use cores::Cores;

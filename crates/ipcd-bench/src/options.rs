@@ -23,6 +23,9 @@ pub struct Options {
     /// Count system calls and allocations of the daemon instead of measuring.
     #[arg(long)]
     pub count: bool,
+    /// Measure the round trip of a request instead.
+    #[arg(long)]
+    pub round_trip: bool,
     /// Measure how fast peers come and go instead, over unix.
     #[arg(long)]
     pub connect: bool,
@@ -32,19 +35,26 @@ pub struct Options {
     /// Which cores the processes run on.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["one", "all"])]
     pub cores: Vec<Cores>,
-    /// Transports.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["unix", "tcp"])]
+    /// Transports; both if none is given, and unix with --round-trip.
+    #[arg(long, value_enum, value_delimiter = ',')]
     pub via: Vec<Via>,
-    /// Bytes of a payload.
-    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_values = ["64", "1024", "65536"],
+    /// Bytes of a payload; 64, 1024 and 65536 if none is given, and 64 with --round-trip.
+    #[arg(long, value_name = "BYTES", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
     pub payload: Vec<u32>,
 }
 
 impl Options {
+    /// What is measured, over what and with how many bytes of payload.
     pub(crate) fn loads(&self) -> impl Iterator<Item = (Via, usize)> {
-        let payloads = |&via| self.payload.iter().map(move |&bytes| (via, bytes as usize));
-        self.via.iter().flat_map(payloads)
+        let (vias, payloads): (&[Via], &[u32]) = match self.round_trip {
+            true => (&[Via::Unix], &[64]),
+            false => (&[Via::Unix, Via::Tcp], &[64, 1024, 65536]),
+        };
+        let vias = if self.via.is_empty() { vias } else { &self.via };
+        let payloads = if self.payload.is_empty() { payloads } else { &self.payload };
+        let with = |&via| payloads.iter().map(move |&bytes| (via, bytes as usize));
+        vias.iter().flat_map(with)
     }
 
     pub(crate) fn rounds(&self) -> u32 {
@@ -54,6 +64,11 @@ impl Options {
     /// Connections of a round.
     pub(crate) fn connects(&self) -> u32 {
         if self.quick { 500 } else { 4000 }
+    }
+
+    /// Round trips of a round.
+    pub(crate) fn trips(&self) -> u32 {
+        if self.quick { 1000 } else { 5000 }
     }
 
     /// What the fastest round lasts at the least.

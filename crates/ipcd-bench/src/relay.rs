@@ -10,11 +10,11 @@ pub(crate) const READ_BYTES: usize = 256 * 1024;
 
 /// Moves bytes until the publisher closes.
 pub(crate) fn serve(mut publisher: &File, mut subscriber: &File) -> io::Result<()> {
-    let mut gate = Gate::new(publisher, subscriber)?;
+    let mut gate = Gate::new([publisher, subscriber])?;
     let mut buffer = vec![0; READ_BYTES];
     let mut held = 0..0;
     loop {
-        gate.wait(!held.is_empty())?;
+        gate.wait_one_way(!held.is_empty())?;
         if held.is_empty() {
             match moved(publisher.read(&mut buffer))? {
                 Some(0) => return Ok(()),

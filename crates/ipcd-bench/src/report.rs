@@ -1,11 +1,14 @@
 //! The figures, as a table in Markdown.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 
 use crate::cores::Cores;
 use crate::count::Counted;
 use crate::daemon::Mode;
 use crate::round::Took;
+use crate::round_trip;
 use crate::server::{Server, Via};
 use crate::stats::Summary;
 
@@ -95,6 +98,45 @@ pub(crate) fn print_connect_row(mode: Mode, connects: Summary) {
     println!("| {mode:?} | {} |", rate(connects));
 }
 
+pub(crate) fn print_trip_head() {
+    println!("Round trip of a request, p50 and p99 in µs: median (least–most) over rounds.");
+    println!("Ratios of p50: median (least–most) over rounds side by side.\n");
+    println!(
+        "| cores | via | payload | yardstick p50 | p99 | ipcd, lean clients p50 | p99 | ipcd p50 \
+         | p99 | lean / yardstick | ipcd / yardstick |"
+    );
+    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+}
+
+/// `took` is by place in [`round_trip::Way::ALL`].
+pub(crate) fn print_trip_row(
+    cores: Cores,
+    via: Via,
+    payload: usize,
+    took: &[Vec<round_trip::Took>; 3],
+) {
+    let p50 = took.each_ref().map(|took| micros(took, |took| took.p50));
+    let p99 = took.each_ref().map(|took| micros(took, |took| took.p99));
+    let times = p50.iter().zip(&p99).flat_map(|(p50, p99)| [time(p50), time(p99)]);
+    let [yardstick, lean, library] = &p50;
+    println!(
+        "| {} | {} | {payload} B | {} | {} | {} |",
+        word(&cores),
+        word(&via),
+        times.collect::<Vec<_>>().join(" | "),
+        ratio(Summary::of_ratios(lean, yardstick)),
+        ratio(Summary::of_ratios(library, yardstick)),
+    );
+}
+
+pub(crate) fn print_trip_targets() {
+    println!("\nWanted at 64 B over unix on one core: ipcd / yardstick at most 1.3.");
+}
+
+fn micros(took: &[round_trip::Took], which: impl Fn(&round_trip::Took) -> Duration) -> Vec<f64> {
+    took.iter().map(|took| 1e6 * which(took).as_secs_f64()).collect()
+}
+
 /// What it is called on the command line.
 fn word(choice: &impl ValueEnum) -> String {
     let value = choice.to_possible_value().expect("no choice is hidden");
@@ -104,6 +146,11 @@ fn word(choice: &impl ValueEnum) -> String {
 fn rate(Summary { median, least, most }: Summary) -> String {
     let (unit, letter) = if median >= 1e6 { (1e6, "M") } else { (1e3, "k") };
     format!("{:.2} {letter} ({:.2}–{:.2})", median / unit, least / unit, most / unit)
+}
+
+fn time(micros: &[f64]) -> String {
+    let Summary { median, least, most } = Summary::of(micros.iter().copied());
+    format!("{median:.1} ({least:.1}–{most:.1})")
 }
 
 fn ratio(Summary { median, least, most }: Summary) -> String {

@@ -52,7 +52,7 @@ pub(crate) fn drive(running: &Running, load: Load) -> io::Result<Took> {
     Ok(Took { time, cpu })
 }
 
-fn pipe() -> io::Result<(File, File)> {
+pub(crate) fn pipe() -> io::Result<(File, File)> {
     let (reader, writer) = io::pipe()?;
     Ok((OwnedFd::from(reader).into(), OwnedFd::from(writer).into()))
 }

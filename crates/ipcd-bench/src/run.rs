@@ -10,12 +10,15 @@ use crate::load::Load;
 use crate::options::Options;
 use crate::report::{self, Figures};
 use crate::round;
+use crate::round_trip::{self, Trips, Way};
 use crate::server::{Server, Via};
 
 /// Payload bytes per load of the smoke test.
 const SMOKE_BYTES: u64 = 2 << 20;
 /// Connections of the smoke test.
 const SMOKE_CONNECTS: u32 = 20;
+/// Round trips of the smoke test.
+const SMOKE_TRIPS: u32 = 50;
 /// What the smoke test allows per message. It is far above what is measured, and far below what
 /// one allocation or call for each message would be.
 const SMOKE_COSTS: f64 = 0.1;
@@ -34,6 +37,9 @@ pub fn bench(options: &Options) -> io::Result<()> {
     if options.connect {
         return connecting::bench(options);
     }
+    if options.round_trip {
+        return round_trip::bench(options);
+    }
     let allowed = Allowed::find()?;
     report::print_head();
     for &cores in &options.cores {
@@ -47,7 +53,8 @@ pub fn bench(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks that every server relays all messages unaltered, and what the daemon spends on each.
+/// Checks that every server relays all messages unaltered and brings each request its reply, and
+/// what the daemon spends on each message.
 ///
 /// # Errors
 /// If one does not, or the daemon allocates or makes a system call for each message.
@@ -58,6 +65,9 @@ pub fn smoke() -> io::Result<()> {
             let load = Load { payload, count, is_thorough: true };
             for server in Server::ALL {
                 round::run(server, via, load)?;
+            }
+            for way in Way::ALL {
+                round_trip::round(way, via, Trips { payload, count: SMOKE_TRIPS })?;
             }
         }
     }

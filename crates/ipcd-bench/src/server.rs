@@ -62,7 +62,8 @@ impl Server {
     }
 }
 
-fn start_bare(
+/// Starts a server that is given its ends of two connections.
+pub(crate) fn start_bare(
     name: &CStr,
     via: Via,
     serve: fn(&File, &File) -> io::Result<()>,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ipcd_proto::auth::{Nonce, Token};
 use ipcd_proto::control::{
-    Answer, Auth, Challenge, Hello, Query, Refusal, Subscribe, decode, encode,
+    Answer, Auth, Challenge, Hello, Query, Refusal, Subscribe, Welcome, decode, encode,
 };
 use ipcd_proto::{Decoded, FrameWriter, HEADER_BYTES, Header, Kind, VERSION, frame_len};
 use ipcd_transport::Endpoint;
@@ -23,6 +23,7 @@ const NONCE: Nonce = [7; 32];
 /// An open session.
 pub(crate) struct Session {
     socket: File,
+    peer: u64,
 }
 
 impl Session {
@@ -31,15 +32,18 @@ impl Session {
         let channel = transport.connect(endpoint, Instant::now() + WATCHDOG);
         let parts = channel.map_err(io::Error::other)?.into_parts();
         let socket = parts.descriptors.into_iter().next().expect("a socket has a descriptor");
-        let mut session = Self { socket: socket.into() };
+        let mut session = Self { socket: socket.into(), peer: 0 };
         set_blocking(&session.socket, true)?;
         let patience = TimeVal::new(WATCHDOG.as_secs() as i64, 0);
         setsockopt(&session.socket, sockopt::ReceiveTimeout, &patience)?;
-        session.shake_hands(token)?;
+        let welcome = session.shake_hands(token)?;
+        let Welcome { peer, .. } = decode(&welcome).map_err(io::Error::other)?;
+        session.peer = peer;
         Ok(session)
     }
 
-    fn shake_hands(&mut self, token: &Token) -> io::Result<()> {
+    /// Returns the body of WELCOME.
+    fn shake_hands(&mut self, token: &Token) -> io::Result<Vec<u8>> {
         let (magic, oldest, newest) = (Hello::MAGIC, VERSION, VERSION);
         let (name, no_echo) = (None, false);
         let hello =
@@ -50,9 +54,9 @@ impl Session {
             let Challenge { nonce } = decode(&body).map_err(io::Error::other)?;
             let proof = token.peer_proof(&NONCE, &nonce);
             self.send(Kind::Auth, &encode(&Auth { proof }))?;
-            return self.expect(Kind::Welcome).map(drop);
+            return self.expect(Kind::Welcome);
         }
-        expected(Kind::Welcome, kind, body).map(drop)
+        expected(Kind::Welcome, kind, body)
     }
 
     /// Asks for the load.
@@ -76,6 +80,11 @@ impl Session {
                 Err(io::Error::other(format!("peers are not where they should be: {answer:?}")))
             }
         }
+    }
+
+    /// The peer's id.
+    pub(crate) fn peer(&self) -> u64 {
+        self.peer
     }
 
     pub(crate) fn into_socket(self) -> File {

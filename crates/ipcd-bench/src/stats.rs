@@ -1,4 +1,6 @@
-//! Medians: what noise on a busy machine changes least.
+//! Medians: what noise on a busy machine changes least. And percentiles.
+
+use std::time::Duration;
 
 /// A sample's middle and ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,6 +32,15 @@ impl Summary {
     }
 }
 
+/// The least of these times that so many percent of them do not exceed.
+///
+/// # Panics
+/// If there is none, or more than all are asked for.
+pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted[rank.saturating_sub(1)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,5 +56,13 @@ mod tests {
     fn pairs_neighbours_before_it_takes_the_middle() {
         let ratios = Summary::of_ratios(&[1.0, 10.0, 4.0], &[2.0, 20.0, 4.0]);
         assert_eq!((ratios.median, ratios.most), (0.5, 1.0));
+    }
+
+    #[test]
+    fn finds_what_most_do_not_exceed() {
+        let times: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
+        let millis = |percent| percentile(&times, percent).as_millis();
+        assert_eq!((millis(0), millis(50), millis(99), millis(100)), (1, 100, 198, 200));
+        assert_eq!(percentile(&times[..1], 99), times[0]);
     }
 }

@@ -1,5 +1,5 @@
 //! Every server relays a small load without loss, and ipcd without an allocation or a system call
-//! per message. No harness: everything forks, which wants a process with one thread.
+//! per message; every request gets its reply. No harness: everything forks, which wants a process with one thread.
 
 use std::process::ExitCode;
 

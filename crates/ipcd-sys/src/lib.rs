@@ -1,9 +1,13 @@
 //! What ipcd asks of the kernel that safe wrappers do not cover: fork, closing inherited
-//! descriptors, descriptor passing, dying of a signal. The only crate with unsafe code.
+//! descriptors, descriptor passing, shared memory, System V queues, dying of a signal. The only crate
+//! with unsafe code.
 #![expect(unsafe_code, reason = "this crate is where it lives; each block says why it is sound")]
 
 #[cfg(feature = "count-allocations")]
 pub mod alloc_count;
+pub mod futex;
+pub mod shm;
+pub mod sysv;
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};

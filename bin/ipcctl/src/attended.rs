@@ -1,0 +1,79 @@
+//! A connection and the handlers of its messages, neither of which waits for the other.
+
+use std::time::{Duration, Instant};
+
+use ipcd_client::{Client, Error, Event};
+use ipcd_transport::poll_some;
+use nix::poll::{PollFd, PollFlags};
+
+use crate::exit::Outcome;
+use crate::jobs::Jobs;
+use crate::wait::{self, Woken};
+
+/// How long an attempt to make a lost connection again may keep handlers waiting.
+const BESIDE_HANDLERS: Duration = Duration::from_millis(250);
+/// How long it may take at least when none runs. Signals are looked at in between.
+const ALONE: Duration = Duration::from_millis(500);
+/// How many times as long as the first connection took.
+const PATIENCE: u32 = 4;
+
+pub(crate) struct Attended {
+    pub(crate) client: Client,
+    pub(crate) jobs: Jobs,
+    /// Whether the connection is known to be lost.
+    is_lost: bool,
+    patience: Duration,
+}
+
+impl Attended {
+    /// `connecting` is how long it took to connect.
+    pub(crate) fn new(client: Client, jobs: Jobs, connecting: Duration) -> Self {
+        let patience = connecting.saturating_mul(PATIENCE).max(ALONE);
+        Self { client, jobs, is_lost: false, patience }
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// Waits for an event, or until the jobs have something to do, or until the deadline.
+    pub(crate) fn next_event(&mut self, deadline: Option<Instant>) -> Outcome<Option<Event>> {
+        let until = self.until(deadline);
+        let event = match wait::event_or(&mut self.client, self.jobs.fd(), until) {
+            Ok(Woken::Event) => self.client.next_event(Some(Instant::now()))?,
+            Ok(_) => None,
+            Err(_) => self.client.next_event(Some(self.attempt(until)))?,
+        };
+        match event {
+            Some(Event::Disconnected { .. }) => self.is_lost = true,
+            Some(Event::Reconnected { .. }) => self.is_lost = false,
+            _ => {}
+        }
+        Ok(event)
+    }
+
+    /// Waits until the jobs have something to do, or until the deadline, and takes no events.
+    /// Tells once that the connection was lost meanwhile.
+    pub(crate) fn attend(&mut self, deadline: Option<Instant>) -> Outcome<Option<Error>> {
+        let until = self.until(deadline);
+        if self.is_lost {
+            let mut fds = [PollFd::new(self.jobs.fd(), PollFlags::POLLIN)];
+            poll_some(&mut fds, until)?;
+            return Ok(None);
+        }
+        let lost = self.client.wait_for(self.jobs.fd(), until).err();
+        self.is_lost = lost.is_some();
+        Ok(lost)
+    }
+
+    fn until(&self, deadline: Option<Instant>) -> Option<Instant> {
+        deadline.into_iter().chain(self.jobs.deadline()).min()
+    }
+
+    /// When to give up an attempt to connect again, and to look at the jobs.
+    fn attempt(&self, deadline: Option<Instant>) -> Instant {
+        let is_alone = self.jobs.running() == 0;
+        let end = Instant::now() + if is_alone { self.patience } else { BESIDE_HANDLERS };
+        deadline.map_or(end, |deadline| deadline.min(end))
+    }
+}

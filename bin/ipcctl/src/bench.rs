@@ -1,0 +1,192 @@
+//! `ipcctl bench`: arguments into settings, the report onto paper.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+use clap::CommandFactory;
+use ipcd_bench::suite::{
+    self, Extent, Layer, Mode, Progress, Report, Running, Settings, baseline, csv, markdown,
+    terminal,
+};
+
+use crate::args::{
+    Arguments, Arrivals, BenchArgs, BenchLayer, BenchMode, Format, Verify,
+};
+use crate::context::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::write_all;
+
+/// What the measuring of `--quick` may take.
+const BUDGET: Duration = Duration::from_secs(42);
+/// Runs, unless told otherwise: with `--quick`, and without.
+const RUNS: (u16, u16) = (3, 5);
+/// Messages a second, unless told otherwise: with `--quick`, and without.
+const RATES: (&[f64], &[f64]) = (&[5_000.0, 50_000.0], &[1_000.0, 10_000.0, 100_000.0]);
+/// Bytes that our client library gathers for one call, too.
+const BATCH: usize = 64 * 1024;
+
+pub(crate) fn run(context: &Context, args: &BenchArgs) -> Outcome {
+    let settings = settings(context, args)?;
+    let then = args.baseline.as_deref().map(|name| baseline::load(&baseline::path_of(name)?));
+    let then = then.transpose().map_err(failure)?;
+    let is_quiet = Arguments::command().get_matches().get_flag("quiet");
+    let is_shown = io::stderr().is_terminal() && !is_quiet;
+    let mut watch = |progress: Progress<'_>| {
+        if is_shown {
+            show(progress);
+        }
+    };
+    let report = suite::measure(&settings, &mut watch);
+    if is_shown {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    let report = report.map_err(failure)?;
+    print(context, args, &report)?;
+    save(args, &report)?;
+    then.map_or(Ok(()), |then| compare(context, args, &then, &report))
+}
+
+fn settings(context: &Context, args: &BenchArgs) -> Outcome<Settings> {
+    let (ways, running) = ways(context)?;
+    let payload = args.payload.as_ref().map(|path| {
+        let named = |error| Failure::new(Exit::Usage, format!("{}: {error}", path.display()));
+        std::fs::read(path).map_err(named)
+    });
+    let is_matrix = args.mode == BenchMode::Matrix;
+    let rates = if args.quick { RATES.0 } else { RATES.1 };
+    let default_rates = || rates.iter().copied().map(Some).collect();
+    Ok(Settings {
+        modes: modes(args.mode),
+        layers: layers(&args.layer),
+        ways,
+        running,
+        sizes: args.size.iter().map(|size| size.0).collect(),
+        clients: args.clients.into(),
+        subs: args.subs.into(),
+        rates: match args.rate.is_empty() {
+            true => default_rates(),
+            false => args.rate.iter().map(|rate| rate.0).collect(),
+        },
+        is_poisson: args.arrivals == Arrivals::Poisson,
+        extent: args.count.map_or(Extent::Time(args.duration.0), Extent::Count),
+        warmup: args.warmup.0,
+        runs: args.runs.unwrap_or(if args.quick { RUNS.0 } else { RUNS.1 }).into(),
+        interleave: args.interleave,
+        pin: args.pin.0,
+        payload: payload.transpose()?.unwrap_or_default().into(),
+        has_crc: args.verify == Verify::Crc,
+        batch: if args.no_batch { 1 } else { BATCH },
+        budget: args.quick.then_some(BUDGET),
+        is_matrix,
+    })
+}
+
+fn modes(mode: BenchMode) -> Vec<Mode> {
+    match mode {
+        BenchMode::Matrix => Mode::ALL.to_vec(),
+        BenchMode::Pingpong => vec![Mode::Pingpong],
+        BenchMode::Throughput => vec![Mode::Throughput],
+        BenchMode::Load => vec![Mode::Load],
+        BenchMode::Fanout => vec![Mode::Fanout],
+        BenchMode::Req => vec![Mode::Req],
+    }
+}
+
+fn layers(given: &[BenchLayer]) -> Vec<Layer> {
+    let layer = |layer: &BenchLayer| match layer {
+        BenchLayer::Raw => Layer::Raw,
+        BenchLayer::Lib => Layer::Lib,
+        BenchLayer::Daemon => Layer::Daemon,
+    };
+    if given.is_empty() { Layer::ALL.to_vec() } else { given.iter().map(layer).collect() }
+}
+
+/// `--via` names transports and primitives, and endpoints of daemons that run already. What is only
+/// its default means all.
+fn ways(context: &Context) -> Outcome<(Vec<String>, Vec<Running>)> {
+    let (mut ways, mut running) = (Vec::new(), Vec::new());
+    let matches = Arguments::command().get_matches();
+    if matches.value_source("via") == Some(ValueSource::DefaultValue) {
+        return Ok((ways, running));
+    }
+    let given = matches.get_one::<String>("via").map_or("all", String::as_str);
+    for via in given.split(',').filter(|&via| via != "all") {
+        if via.contains(':') {
+            let endpoint = ipcd_transports::resolve(via, context.runtime_dir())?;
+            ways.push(endpoint.scheme().to_owned());
+            running.push(Running { endpoint, options: context.options() });
+        } else {
+            ways.push(via.to_owned());
+        }
+    }
+    Ok((ways, running))
+}
+
+fn show(progress: Progress<'_>) {
+    let Progress { done, of, since, now } = progress;
+    let elapsed = since.elapsed().as_secs_f64();
+    let left = elapsed / done.max(1) as f64 * (of - done) as f64;
+    // Who does not see it misses nothing.
+    let _ = write!(io::stderr(), "\r\x1b[K[{done}/{of}, {left:.0} s left] {now}");
+}
+
+fn print(context: &Context, args: &BenchArgs, report: &Report) -> Outcome {
+    let text = match context.format() {
+        Format::Json => json(report)? + "\n",
+        Format::Jsonl => {
+            let rows: Vec<String> = report.results.iter().map(json).collect::<Outcome<_>>()?;
+            rows.join("\n") + "\n"
+        }
+        Format::Text if args.md => markdown(report),
+        Format::Text => terminal(report),
+    };
+    write_all(text.as_bytes())
+}
+
+fn json(value: &impl serde::Serialize) -> Outcome<String> {
+    serde_json::to_string(value).map_err(|error| Failure::new(Exit::Internal, error.to_string()))
+}
+
+fn save(args: &BenchArgs, report: &Report) -> Outcome {
+    let write = |path: &Path, text: String| {
+        let named = |error| Failure::new(Exit::Internal, format!("{}: {error}", path.display()));
+        std::fs::write(path, text).map_err(named)
+    };
+    if let Some(path) = &args.json_file {
+        write(path, json(report)?)?;
+    }
+    if let Some(path) = &args.csv {
+        write(path, csv(report))?;
+    }
+    if let Some(name) = &args.save_baseline {
+        baseline::path_of(name).and_then(|path| baseline::save(report, &path)).map_err(failure)?;
+    }
+    Ok(())
+}
+
+fn compare(context: &Context, args: &BenchArgs, then: &Report, now: &Report) -> Outcome {
+    let changes = baseline::changes(then, now);
+    let real: Vec<_> = changes.iter().filter(|change| change.is_real()).collect();
+    let (real_count, all) = (real.len(), changes.len());
+    context.remark(&format!("{real_count} of {all} figures differ by more than chance"));
+    real.iter().for_each(|change| context.remark(&change.to_string()));
+    match &baseline::broken(&changes, &args.fail_on)[..] {
+        [] => Ok(()),
+        [(change, limit), rest @ ..] => {
+            let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+            Err(Failure::new(Exit::Threshold, format!("{limit}: {change}{more}")))
+        }
+    }
+}
+
+/// A measurement that is interrupted ends as the signal would have ended it.
+fn failure(error: io::Error) -> Failure {
+    suite::die_if_interrupted(&error);
+    let exit = match error.kind() {
+        io::ErrorKind::InvalidInput => Exit::Usage,
+        _ => Exit::Internal,
+    };
+    Failure::new(exit, error.to_string())
+}

@@ -1,0 +1,213 @@
+//! What is sent: an argument, a file, or standard input in one piece or in parts; and its headers.
+//!
+//! Standard input is read only when nothing else was given.
+
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use ipcd_client::{Client, Error, Headers};
+
+use crate::args::BodyArgs;
+use crate::exit::{Exit, Failure, Outcome};
+
+/// Bytes read of standard input at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Messages to be sent, one after the other.
+pub(crate) enum Body {
+    /// One, or none any more.
+    One(Option<Vec<u8>>),
+    /// All of standard input.
+    Whole,
+    /// Parts of standard input.
+    Parts(Parts),
+}
+
+impl Body {
+    pub(crate) fn of(args: &BodyArgs) -> Outcome<Self> {
+        if let Some(text) = args.body.as_ref().or(args.message.as_ref()) {
+            return Ok(Self::One(Some(text.clone().into_bytes())));
+        }
+        if let Some(file) = &args.file {
+            return Ok(Self::One(Some(read_file(file)?)));
+        }
+        if args.empty {
+            return Ok(Self::One(Some(Vec::new())));
+        }
+        if args.lines {
+            return Ok(Self::Parts(Parts::ended_by(b'\n')));
+        }
+        if args.nul {
+            return Ok(Self::Parts(Parts::ended_by(0)));
+        }
+        if !args.stdin && std::io::stdin().is_terminal() {
+            let advice = "no message: give one, or -n for an empty one, or -l to type lines";
+            return Err(Failure::new(Exit::Usage, advice));
+        }
+        Ok(Self::Whole)
+    }
+
+    /// The next message. The connection goes on while standard input is waited for.
+    pub(crate) fn next(&mut self, client: &mut Client) -> Outcome<Option<Vec<u8>>> {
+        match self {
+            Self::One(payload) => Ok(payload.take()),
+            Self::Whole => {
+                let payload = read_all(client)?;
+                *self = Self::One(None);
+                Ok(Some(payload))
+            }
+            Self::Parts(parts) => parts.next(client),
+        }
+    }
+}
+
+/// Parts of standard input, each as soon as it is there; the last one needs no end.
+pub(crate) struct Parts {
+    end: u8,
+    pending: Vec<u8>,
+    /// Where the next part begins.
+    start: usize,
+    /// Up to where it is known not to end.
+    searched: usize,
+    is_over: bool,
+}
+
+impl Parts {
+    pub(crate) fn ended_by(end: u8) -> Self {
+        Self { end, pending: Vec::new(), start: 0, searched: 0, is_over: false }
+    }
+
+    fn next(&mut self, client: &mut Client) -> Outcome<Option<Vec<u8>>> {
+        loop {
+            if let Some(part) = self.take() {
+                return Ok(Some(part));
+            }
+            if self.is_over {
+                return Ok(self.take_rest());
+            }
+            check_length(client, self.unfinished())?;
+            client.wait_for(std::io::stdin().as_fd(), None)?;
+            self.read()?;
+        }
+    }
+
+    /// Reads what standard input has, which may be its end.
+    pub(crate) fn read(&mut self) -> Outcome {
+        self.is_over = !read_some(&mut self.pending)?;
+        Ok(())
+    }
+
+    /// Whether standard input has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Bytes of a part whose end has not come.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.pending.len() - self.start
+    }
+
+    /// The next part that has ended.
+    pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
+        let end = self.pending[self.searched..].iter().position(|&byte| byte == self.end);
+        let Some(length) = end else {
+            self.pending.drain(..self.start);
+            self.start = 0;
+            self.searched = self.pending.len();
+            return None;
+        };
+        let end = self.searched + length;
+        let part = self.pending[self.start..end].to_vec();
+        self.start = end + 1;
+        self.searched = self.start;
+        Some(part)
+    }
+
+    /// What is left when standard input has ended.
+    pub(crate) fn take_rest(&mut self) -> Option<Vec<u8>> {
+        let rest = self.pending.split_off(self.start);
+        *self = Self { is_over: self.is_over, ..Self::ended_by(self.end) };
+        Some(rest).filter(|rest| !rest.is_empty())
+    }
+}
+
+pub(crate) fn read_file(file: &Path) -> Outcome<Vec<u8>> {
+    let failed = |error| Failure::new(Exit::Usage, format!("{}: {error}", file.display()));
+    std::fs::read(file).map_err(failed)
+}
+
+/// A header block of KEY:VALUE arguments.
+pub(crate) fn header_block(headers: &[String]) -> Outcome<Vec<u8>> {
+    let mut block = Vec::new();
+    for header in headers {
+        let Some((key, value)) = header.split_once(':') else {
+            return Err(Failure::new(Exit::Usage, format!("-H {header}: a header is KEY:VALUE")));
+        };
+        Headers::append(&mut block, key.trim(), value.trim_start().as_bytes())
+            .map_err(|error| Failure::from(Error::from(error)).during(format_args!("-H {key}")))?;
+    }
+    Ok(block)
+}
+
+/// What is too large already is not read to its end, nor sent.
+pub(crate) fn check_length(client: &Client, bytes: usize) -> Outcome {
+    let limit = client.max_payload();
+    if bytes > limit { Err(Error::TooLarge { bytes, limit }.into()) } else { Ok(()) }
+}
+
+fn read_all(client: &mut Client) -> Outcome<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        client.wait_for(std::io::stdin().as_fd(), None)?;
+        if !read_some(&mut bytes)? {
+            return Ok(bytes);
+        }
+        check_length(client, bytes.len())?;
+    }
+}
+
+/// Reads standard input once; false at its end.
+fn read_some(into: &mut Vec<u8>) -> Outcome<bool> {
+    let mut chunk = [0; READ_BYTES];
+    // A file's worth of data is not to be copied twice by std's own buffer.
+    let count = nix::unistd::read(std::io::stdin(), &mut chunk).map_err(std::io::Error::from)?;
+    into.extend_from_slice(&chunk[..count]);
+    Ok(count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts_of(chunks: &[&str]) -> Vec<String> {
+        let mut parts = Parts::ended_by(b'\n');
+        let mut found = Vec::new();
+        for chunk in chunks {
+            parts.pending.extend_from_slice(chunk.as_bytes());
+            found.extend(std::iter::from_fn(|| parts.take()));
+        }
+        found.extend(parts.take_rest());
+        found.into_iter().map(|part| String::from_utf8(part).unwrap()).collect()
+    }
+
+    #[test]
+    fn lines_are_the_same_however_they_come() {
+        let text = "one\n\ntwo\nthe rest";
+        for cut in 0..text.len() {
+            let (head, tail) = text.split_at(cut);
+            assert_eq!(parts_of(&[head, tail]), ["one", "", "two", "the rest"], "cut at {cut}");
+        }
+        assert_eq!(parts_of(&["\n"]), [""]);
+        assert!(parts_of(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_header_is_a_key_and_a_value() {
+        let block = header_block(&["a: b:c".into(), "d:".into()]).unwrap();
+        let entries: Vec<_> = Headers::parse(&block).unwrap().iter().collect();
+        assert_eq!(entries, [("a", &b"b:c"[..]), ("d", b"")]);
+        assert!(header_block(&["no colon".into()]).is_err());
+        assert!(header_block(&[":no key".into()]).is_err());
+    }
+}

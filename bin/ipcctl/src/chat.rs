@@ -1,0 +1,196 @@
+//! `ipcctl chat`.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use ipcd_client::{
+    Backoff, Client, Error, Event, Message, Options, Origin, Subject, SubscribeOptions,
+};
+use ipcd_transport::poll_until;
+use nix::poll::PollFlags;
+
+use crate::args::{ChatArgs, Format};
+use crate::body::{Parts, check_length};
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::json;
+use crate::news;
+use crate::output::Output;
+use crate::wait::{self, Woken};
+
+/// The line that leaves.
+const LEAVE: &[u8] = b"exit";
+
+pub(crate) fn run(context: &Context, args: &ChatArgs) -> Outcome {
+    chat(context, args).map_err(|failure| failure.during(format_args!("chat {}", args.subject)))
+}
+
+fn chat(context: &Context, args: &ChatArgs) -> Outcome {
+    // A filter would be good for listening only.
+    Subject::parse(args.subject.as_bytes()).map_err(Error::from)?;
+    let options =
+        Options { no_echo: true, reconnect: Some(Backoff::default()), ..context.options() };
+    let mut client = Client::connect(&context.endpoint()?, options)?;
+    let options = SubscribeOptions { origin: true, ..SubscribeOptions::default() };
+    client.subscribe(&args.subject, options)?;
+    let (lines, output) = (Parts::ended_by(b'\n'), Output::new());
+    Chat { context, subject: &args.subject, client, lines, output }.run()
+}
+
+struct Chat<'a> {
+    context: &'a Context,
+    subject: &'a str,
+    client: Client,
+    lines: Parts,
+    output: Output,
+}
+
+impl Chat<'_> {
+    /// Shows and sends by turns: neither waits for the other, so that two who talk at the same time
+    /// never wait for each other.
+    fn run(&mut self) -> Outcome {
+        loop {
+            self.show_what_came()?;
+            if !poll_until(&io::stdin(), PollFlags::POLLIN, Instant::now())? {
+                match wait::event_or(&mut self.client, io::stdin().as_fd(), None) {
+                    Ok(Woken::Ready) => {}
+                    Ok(_) => continue,
+                    Err(_) => {
+                        self.show_next(None)?;
+                        continue;
+                    }
+                }
+            }
+            self.lines.read()?;
+            if !self.send_lines()? {
+                break;
+            }
+        }
+        self.client.flush()?;
+        self.show_what_came()
+    }
+
+    /// Sends the lines that were typed; false if that was the last.
+    fn send_lines(&mut self) -> Outcome<bool> {
+        while let Some(line) = self.lines.take() {
+            if line == LEAVE {
+                return Ok(false);
+            }
+            self.send(&line)?;
+        }
+        if !self.lines.is_over() {
+            check_length(&self.client, self.lines.unfinished())?;
+            return Ok(true);
+        }
+        if let Some(line) = self.lines.take_rest().filter(|line| line != LEAVE) {
+            self.send(&line)?;
+        }
+        Ok(false)
+    }
+
+    fn send(&mut self, line: &[u8]) -> Outcome {
+        match self.client.publish(self.subject, line) {
+            Ok(()) => {}
+            Err(error @ (Error::TooLarge { .. } | Error::BadSubject(_))) => {
+                return Err(error.into());
+            }
+            // What was not written goes over the next connection; flush tells what may be lost.
+            Err(_) => self.show_next(None)?,
+        }
+        self.show_what_came()
+    }
+
+    fn show_what_came(&mut self) -> Outcome {
+        while self.client.has_event() {
+            self.show_next(Some(Instant::now()))?;
+            if self.output.has_batch() {
+                self.write()?;
+            }
+        }
+        self.write()
+    }
+
+    fn show_next(&mut self, deadline: Option<Instant>) -> Outcome {
+        match self.client.next_event(deadline)? {
+            Some(Event::Message(message)) => {
+                let origin = self.client.origin(message.sender);
+                show(self.context.format(), &mut self.output, &message, origin);
+            }
+            Some(event) => news::tell(self.context, &self.client, &event),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Writes what is to be shown. While nobody looks, no more is taken.
+    fn write(&mut self) -> Outcome {
+        while !self.output.write_some()? {
+            if wait::writable(&mut self.client, self.output.fd()).is_err() {
+                return self.output.flush();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Each line with who sent it, so that nobody can speak for another by a newline.
+fn show(format: Format, output: &mut Output, message: &Message, origin: Option<&Origin>) {
+    if format != Format::Text {
+        let line = json::line(message, origin).to_string();
+        return output.own(format!("{line}\n").as_bytes());
+    }
+    let who = who(message.sender, origin);
+    let text = message.payload().strip_suffix(b"\n").unwrap_or(message.payload());
+    for line in text.split(|&byte| byte == b'\n') {
+        output.foreign(who.as_bytes());
+        output.own(b": ");
+        output.foreign(line);
+        output.own(b"\n");
+    }
+}
+
+/// The name, or else what is known for certain: user and process, the address, or the peer's id.
+fn who(sender: u64, origin: Option<&Origin>) -> String {
+    let Some(origin) = origin else { return format!("@{sender}") };
+    let (uid, pid) = (origin.uid, origin.pid);
+    match (&origin.name, uid, pid, origin.addr) {
+        (Some(name), ..) => name.clone(),
+        (_, Some(uid), Some(pid), _) => format!("{uid}/{pid}"),
+        (_, Some(uid), None, _) => uid.to_string(),
+        (.., Some(addr)) => addr.to_string(),
+        _ => format!("@{sender}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sender_is_named_by_what_is_known() {
+        let nobody = Origin {
+            peer: 7,
+            name: None,
+            transport: "x".into(),
+            pid: None,
+            uid: None,
+            gid: None,
+            addr: None,
+        };
+        let named = Origin { name: Some("ann".into()), uid: Some(1), ..nobody.clone() };
+        let local = Origin { uid: Some(1000), pid: Some(42), ..nobody.clone() };
+        let owner = Origin { uid: Some(1000), ..nobody.clone() };
+        let remote = Origin { addr: Some(([127, 0, 0, 1], 7117).into()), ..nobody.clone() };
+        for (origin, shown) in [
+            (None, "@7"),
+            (Some(&nobody), "@7"),
+            (Some(&named), "ann"),
+            (Some(&local), "1000/42"),
+            (Some(&owner), "1000"),
+            (Some(&remote), "127.0.0.1:7117"),
+        ] {
+            assert_eq!(who(7, origin), shown);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What became of messages, for `send --ack delivered`.
+
+use std::time::{Duration, Instant};
+
+use ipcd_client::{Client, Event, Receipt};
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::news::why_dropped;
+
+#[derive(Default)]
+pub(crate) struct Delivery {
+    sent: u64,
+    concluded: u64,
+    /// Messages that nobody was there to receive.
+    unreceived: u64,
+    copies: Receipt,
+}
+
+impl Delivery {
+    pub(crate) fn sent(&mut self) {
+        self.sent += 1;
+    }
+
+    /// Takes the receipts that have come already.
+    pub(crate) fn take_what_came(&mut self, client: &mut Client) -> Outcome {
+        while client.has_event() {
+            if let Some(event) = client.next_event(Some(Instant::now()))? {
+                self.take(event)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for all receipts, as long as some come in time.
+    pub(crate) fn finish(&mut self, client: &mut Client, timeout: Duration) -> Outcome {
+        while self.concluded < self.sent {
+            match client.next_event(Some(Instant::now() + timeout))? {
+                Some(event) => self.take(event)?,
+                None => {
+                    let (left, sent) = (self.sent - self.concluded, self.sent);
+                    let why = format!(
+                        "{left} of {sent} messages were not delivered in time (see --timeout)"
+                    );
+                    return Err(Failure::new(Exit::Timeout, why));
+                }
+            }
+        }
+        self.outcome()
+    }
+
+    fn take(&mut self, event: Event) -> Outcome {
+        if let Event::Outcome { outcome, .. } = event {
+            self.note(&outcome?);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, receipt: &Receipt) {
+        self.concluded += 1;
+        self.unreceived += u64::from(*receipt == Receipt::default());
+        self.copies.add(receipt);
+    }
+
+    fn outcome(&self) -> Outcome {
+        let Receipt { delivered, dropped } = &self.copies;
+        if !dropped.is_empty() {
+            let all = delivered + self.copies.dropped();
+            let why: Vec<_> = dropped
+                .iter()
+                .map(|(reason, count)| format!("{count} as {}", why_dropped(*reason)))
+                .collect();
+            let (count, why) = (self.copies.dropped(), why.join(", "));
+            return Err(Failure::new(
+                Exit::Dropped,
+                format!("{count} of {all} copies were dropped: {why}"),
+            ));
+        }
+        if self.unreceived > 0 {
+            let (none, sent) = (self.unreceived, self.sent);
+            let why = format!("{none} of {sent} messages had no receiver (see --wait-subs)");
+            return Err(Failure::new(Exit::NoReceiver, why));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipcd_client::Reason;
+
+    use super::*;
+
+    fn outcome(receipts: &[(u64, &[(Reason, u64)])]) -> Outcome {
+        let mut delivery = Delivery::default();
+        for &(delivered, dropped) in receipts {
+            delivery.sent();
+            delivery.note(&Receipt { delivered, dropped: dropped.to_vec() });
+        }
+        delivery.outcome()
+    }
+
+    #[test]
+    fn what_was_dropped_counts_more_than_what_nobody_wanted() {
+        assert!(outcome(&[]).is_ok());
+        assert!(outcome(&[(1, &[]), (7, &[])]).is_ok());
+        let none = outcome(&[(1, &[]), (0, &[])]).unwrap_err();
+        assert_eq!(none.status(), 5);
+        assert_eq!(none.to_string(), "1 of 2 messages had no receiver (see --wait-subs)");
+        let dropped = [(Reason::Newest, 2), (Reason::Departed, 1)];
+        let dropped = outcome(&[(1, &dropped), (0, &[]), (3, &[(Reason::Newest, 1)])]).unwrap_err();
+        assert_eq!(dropped.status(), 7);
+        assert_eq!(
+            dropped.to_string(),
+            "4 of 8 copies were dropped: 3 as an outbox was full (drop-newest), 1 as a receiver \
+             went away"
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! How `recv -F` prints a message.
+
+use ipcd_client::{Message, Origin};
+
+use crate::output::Output;
+
+/// What stands for what.
+const FIELDS: [(char, Field, &str); 11] = [
+    ('s', Field::Subject, "subject"),
+    ('p', Field::Payload, "payload"),
+    ('x', Field::Hex, "payload in hexadecimal digits"),
+    ('l', Field::Length, "length of the payload"),
+    ('r', Field::Reply, "reply subject"),
+    ('i', Field::Id, "the sender's number for the message"),
+    ('f', Field::Sender, "the sender's id"),
+    ('n', Field::Name, "the sender's name"),
+    ('T', Field::Transport, "the sender's transport"),
+    ('t', Field::Time, "time"),
+    ('h', Field::Headers, "headers"),
+];
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Field {
+    Subject,
+    Payload,
+    Hex,
+    Length,
+    Reply,
+    Id,
+    Sender,
+    Name,
+    Transport,
+    Time,
+    Headers,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Piece {
+    Text(String),
+    Field(Field),
+}
+
+/// A format, read once.
+#[derive(Debug)]
+pub(crate) struct Template(Vec<Piece>);
+
+impl Template {
+    /// Reads a format; the error names the escapes that exist.
+    pub(crate) fn parse(format: &str) -> Result<Self, String> {
+        let mut pieces = Vec::new();
+        let mut text = String::new();
+        let mut chars = format.chars();
+        while let Some(c) = chars.next() {
+            match c {
+                '%' => match percent(chars.next())? {
+                    Piece::Text(plain) => text += &plain,
+                    field => {
+                        pieces.push(Piece::Text(std::mem::take(&mut text)));
+                        pieces.push(field);
+                    }
+                },
+                '\\' => text.push(backslash(chars.next())?),
+                plain => text.push(plain),
+            }
+        }
+        pieces.push(Piece::Text(text));
+        pieces.retain(|piece| *piece != Piece::Text(String::new()));
+        Ok(Self(pieces))
+    }
+
+    /// Whether it needs to be known who a sender is.
+    pub(crate) fn names_sender(&self) -> bool {
+        let names = [Piece::Field(Field::Name), Piece::Field(Field::Transport)];
+        self.0.iter().any(|piece| names.contains(piece))
+    }
+
+    pub(crate) fn print(&self, message: &Message, origin: Option<&Origin>, output: &mut Output) {
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(text) => output.own(text.as_bytes()),
+                Piece::Field(Field::Payload) => output.foreign(message.payload()),
+                Piece::Field(field) => output.foreign(&field.text(message, origin)),
+            }
+        }
+    }
+}
+
+impl Field {
+    /// What is unknown is empty.
+    fn text(self, message: &Message, origin: Option<&Origin>) -> Vec<u8> {
+        match self {
+            Self::Subject => message.subject().into(),
+            Self::Payload => message.payload().into(),
+            Self::Hex => hex(message.payload()).into(),
+            Self::Length => message.payload().len().to_string().into(),
+            Self::Reply => message.reply().unwrap_or_default().into(),
+            Self::Id => message.id.to_string().into(),
+            Self::Sender => message.sender.to_string().into(),
+            Self::Name => origin.and_then(|it| it.name.clone()).unwrap_or_default().into(),
+            Self::Transport => origin.map(|it| it.transport.clone()).unwrap_or_default().into(),
+            Self::Time => jiff::Timestamp::now().to_string().into(),
+            Self::Headers => headers(message.headers()),
+        }
+    }
+}
+
+fn percent(escape: Option<char>) -> Result<Piece, String> {
+    if escape == Some('%') {
+        return Ok(Piece::Text("%".into()));
+    }
+    let found = FIELDS.iter().find(|(letter, ..)| escape == Some(*letter));
+    found.map(|(_, field, _)| Piece::Field(*field)).ok_or_else(|| unknown('%', escape))
+}
+
+fn backslash(escape: Option<char>) -> Result<char, String> {
+    match escape {
+        Some('n') => Ok('\n'),
+        Some('t') => Ok('\t'),
+        Some('0') => Ok('\0'),
+        Some('\\') => Ok('\\'),
+        _ => Err(unknown('\\', escape)),
+    }
+}
+
+fn unknown(first: char, escape: Option<char>) -> String {
+    let escape = escape.map(String::from).unwrap_or_default();
+    let fields: Vec<_> = FIELDS.iter().map(|(key, _, what)| format!("%{key} {what}")).collect();
+    let fields = fields.join(", ");
+    format!(
+        "{first}{escape} is unknown; there are {fields}, %% a percent sign, \\n, \\t, \\0, \\\\"
+    )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let digit = |half: u8| DIGITS[usize::from(half)];
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+fn headers<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
+    let entries: Vec<_> =
+        headers.map(|(key, value)| [key.as_bytes(), b":", value].concat()).collect();
+    entries.join(&b","[..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_fields_text_and_escapes() {
+        let pieces = |format: &str| Template::parse(format).unwrap().0;
+        let text = |text: &str| Piece::Text(text.into());
+        assert_eq!(pieces(""), []);
+        assert_eq!(pieces("100%%\\t\\n\\0\\\\"), [text("100%\t\n\0\\")]);
+        let both = [Piece::Field(Field::Subject), text("=ä "), Piece::Field(Field::Payload)];
+        assert_eq!(pieces("%s=ä %p"), both);
+        for (letter, field, _) in FIELDS {
+            assert_eq!(pieces(&format!("%{letter}")), [Piece::Field(field)]);
+        }
+        assert!(Template::parse("%n").unwrap().names_sender());
+        assert!(!Template::parse("%f").unwrap().names_sender());
+    }
+
+    #[test]
+    fn what_is_unknown_is_told_with_what_exists() {
+        for (format, what) in [("%q", "%q is"), ("x%", "% is"), ("\\q", "\\q is"), ("\\", "\\ is")]
+        {
+            let error = Template::parse(format).unwrap_err();
+            assert!(error.starts_with(what), "{error}");
+            assert!(error.contains("%s subject") && error.contains("\\0"), "{error}");
+        }
+    }
+
+    #[test]
+    fn writes_bytes() {
+        assert_eq!(hex(b"\x00\xfez"), "00fe7a");
+        let entries = [("a", &b"1"[..]), ("b", b"\xff")];
+        assert_eq!(headers(entries.into_iter()), b"a:1,b:\xff");
+    }
+}

@@ -1,0 +1,268 @@
+//! One run of a handler: a child in a process group of its own, with the payload on its standard
+//! input, whose output is read within bounds of size and time.
+//!
+//! It never waits: its descriptors are watched by [`crate::jobs`], and what can be done is done when
+//! one of them is ready. The child is reaped only after its group was killed, so that the group's
+//! number cannot be another's by then.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ipcd_client::Message;
+use ipcd_server::Span;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{Pid, pipe2, setpgid};
+
+/// How long the output of processes that outlive the child is waited for.
+const GRACE: Duration = Duration::from_millis(500);
+/// Bytes read at once.
+const READ_BYTES: usize = 64 * 1024;
+/// Reads in a turn, so that one child does not keep the others waiting.
+const READS: usize = 16;
+
+/// The exit status of a handler that took too long.
+pub(crate) const TIMED_OUT: u8 = 124;
+/// The exit status of a handler that wrote too much.
+pub(crate) const TOO_MUCH: u8 = 125;
+/// The exit status of a handler that could not be started.
+const NOT_STARTED: u8 = 126;
+/// The exit status of a handler that has gone since the start.
+const NOT_FOUND: u8 = 127;
+/// What is told of a child that was killed by a signal: this, and the signal's number.
+const SIGNALLED: i32 = 128;
+/// What is told of a child that was killed by a signal without a name.
+const UNKNOWN_SIGNAL: u8 = 255;
+
+/// What happens with the output.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Output {
+    /// It is ours: the child writes where we do.
+    Shared,
+    /// It is gathered, up to so many bytes; what still runs in the group at the end is killed.
+    Gathered(usize),
+}
+
+/// What every run may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) output: Output,
+    pub(crate) time: Option<Duration>,
+}
+
+/// How a run has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) message: Message,
+    /// 0 only if all went well.
+    pub(crate) status: u8,
+    /// What went wrong, unless the status says it all. Then there is no output.
+    pub(crate) error: Option<String>,
+    pub(crate) output: Vec<u8>,
+}
+
+/// A run that has not ended.
+pub(crate) struct Job {
+    message: Message,
+    bounds: Bounds,
+    child: Pid,
+    input: Option<File>,
+    /// Bytes of the payload that the child's standard input has taken.
+    fed: usize,
+    output: Option<File>,
+    gathered: Vec<u8>,
+    deadline: Option<Instant>,
+    /// The status with which the child has ended, and when that was noticed.
+    exited: Option<(u8, Instant)>,
+}
+
+impl Job {
+    /// Starts the command.
+    ///
+    /// # Errors
+    /// If it cannot be started, what is to be told then.
+    pub(crate) fn start(
+        command: Command,
+        message: Message,
+        bounds: Bounds,
+        now: Instant,
+    ) -> Result<Self, Box<Ended>> {
+        match spawn(command, bounds.output) {
+            Ok((child, input, output)) => Ok(Self {
+                message,
+                bounds,
+                child,
+                input: Some(input),
+                fed: 0,
+                output,
+                gathered: Vec::new(),
+                deadline: bounds.time.map(|time| now + time),
+                exited: None,
+            }),
+            Err(error) => {
+                let is_gone = error.kind() == ErrorKind::NotFound;
+                let status = if is_gone { NOT_FOUND } else { NOT_STARTED };
+                let error = Some(format!("it cannot be started: {error}"));
+                Err(Box::new(Ended { message, status, error, output: Vec::new() }))
+            }
+        }
+    }
+
+    /// The descriptors to be watched: for writing, and for reading.
+    pub(crate) fn descriptors(&self) -> (Option<&File>, Option<&File>) {
+        (self.input.as_ref(), self.output.as_ref())
+    }
+
+    /// When it has to be looked at, if nothing happens before.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.exited.map(|(_, since)| since + GRACE).or(self.deadline)
+    }
+
+    /// Does what can be done at once; whether the run is over.
+    pub(crate) fn advance(&mut self, now: Instant) -> bool {
+        self.feed();
+        self.gather();
+        if self.exited.is_none()
+            && let Some(status) = look_at(self.child)
+        {
+            self.exited = Some((status, now));
+            // Nobody is left to read it, or only one that was not meant.
+            self.input = None;
+            self.gather();
+        }
+        let is_late = self.deadline().is_some_and(|deadline| deadline <= now);
+        let is_complete = self.exited.is_some() && self.output.is_none();
+        is_complete || is_late || self.has_too_much()
+    }
+
+    /// Ends what still runs, and tells how it went. The child is to be reaped.
+    pub(crate) fn end(self) -> (Pid, Ended) {
+        if self.exited.is_none() || matches!(self.bounds.output, Output::Gathered(_)) {
+            self.kill();
+        }
+        let (status, error) = match (self.exited, self.bounds) {
+            (_, Bounds { output: Output::Gathered(most), .. }) if self.has_too_much() => {
+                (TOO_MUCH, Some(format!("its output has more than {most} bytes")))
+            }
+            (Some((status, _)), _) => (status, None),
+            (None, bounds) => {
+                let time = Span(bounds.time.unwrap_or_default());
+                (TIMED_OUT, Some(format!("timed out after {time}")))
+            }
+        };
+        let output = if error.is_none() { self.gathered } else { Vec::new() };
+        (self.child, Ended { message: self.message, status, error, output })
+    }
+
+    /// Kills the child and its group.
+    pub(crate) fn kill(&self) {
+        // They may have ended; but the child is not reaped, so the numbers are still its own.
+        let _ = killpg(self.child, Signal::SIGKILL);
+        let _ = kill(self.child, Signal::SIGKILL);
+    }
+
+    fn has_too_much(&self) -> bool {
+        matches!(self.bounds.output, Output::Gathered(most) if self.gathered.len() > most)
+    }
+
+    /// Writes what is left of the payload. A child need not read it.
+    fn feed(&mut self) {
+        let Some(input) = &mut self.input else { return };
+        let mut left = &self.message.payload()[self.fed..];
+        while !left.is_empty() {
+            match input.write(left) {
+                Ok(count) => left = &left[count..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => left = &[],
+            }
+        }
+        self.fed = self.message.payload().len() - left.len();
+        if left.is_empty() {
+            self.input = None;
+        }
+    }
+
+    /// Reads what there is of the output.
+    fn gather(&mut self) {
+        let mut chunk = [0; READ_BYTES];
+        for _ in 0..READS {
+            let Some(output) = &mut self.output else { return };
+            match output.read(&mut chunk) {
+                Ok(0) => self.output = None,
+                Ok(count) => self.gathered.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => self.output = None,
+            }
+            if self.has_too_much() {
+                return;
+            }
+        }
+    }
+}
+
+/// The status of a child that has ended, which stays to be reaped.
+fn look_at(child: Pid) -> Option<u8> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(child), flags) {
+        Ok(WaitStatus::Exited(_, status)) => Some(u8::try_from(status).unwrap_or(u8::MAX)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => {
+            Some(u8::try_from(SIGNALLED + signal as i32).unwrap_or(UNKNOWN_SIGNAL))
+        }
+        Ok(_) => None,
+        // nix has no name for real-time signals.
+        Err(_) => Some(UNKNOWN_SIGNAL),
+    }
+}
+
+/// Forks and executes; our ends of the child's standard input and output.
+///
+/// Not with [`Command::spawn`]: our blocked signals, which are read from a descriptor, would be
+/// blocked in the child as well.
+fn spawn(mut command: Command, output: Output) -> io::Result<(Pid, File, Option<File>)> {
+    let (their_input, our_input) = pipe()?;
+    let our_input = not_blocking(our_input)?;
+    command.stdin(Stdio::from(their_input)).process_group(0);
+    let mut our_output = None;
+    if let Output::Gathered(_) = output {
+        let (ours, theirs) = pipe()?;
+        command.stdout(Stdio::from(theirs));
+        our_output = Some(not_blocking(ours)?);
+    }
+    let (mut verdict, mut report) = io::pipe()?;
+    let child = ipcd_sys::fork(move || {
+        // The handler of a tool that was killed has nobody to answer.
+        let _ = set_pdeathsig(Signal::SIGTERM);
+        let _ = SigSet::empty().thread_set_mask();
+        let error = command.exec().raw_os_error().unwrap_or_default();
+        let _ = report.write_all(&error.to_ne_bytes());
+        NOT_FOUND.into()
+    })?;
+    // Here as well as in the child: whoever is first, the group is there from now on.
+    let _ = setpgid(child, child);
+    let mut error = [0; size_of::<i32>()];
+    // The pipe is closed by a successful exec.
+    match verdict.read_exact(&mut error) {
+        Err(_) => Ok((child, our_input, our_output)),
+        Ok(()) => {
+            let _ = waitid(Id::Pid(child), WaitPidFlag::WEXITED);
+            Err(io::Error::from_raw_os_error(i32::from_ne_bytes(error)))
+        }
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// Our end of a pipe does not block; the other end is not affected.
+fn not_blocking(fd: OwnedFd) -> io::Result<File> {
+    let set = fcntl(fd.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+    set.map_err(io::Error::from)?;
+    Ok(File::from(fd))
+}

@@ -1,0 +1,154 @@
+//! Runs of a handler side by side, and the signals that end the tool meanwhile.
+//!
+//! One descriptor says that something is to be done, so that the connection can be kept going while
+//! handlers run. There are no threads.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use ipcd_client::{Message, Origin};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use crate::exit::Outcome;
+use crate::handler::Handler;
+use crate::job::{Bounds, Ended, Job};
+
+/// The signals at which the tool stops taking messages.
+const STOPPING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
+
+pub(crate) struct Jobs {
+    epoll: Epoll,
+    signals: SignalFd,
+    bounds: Bounds,
+    limit: usize,
+    running: Vec<Job>,
+    /// Those that could not be started, or ended, and were not taken yet.
+    ended: Vec<Ended>,
+    /// Children that were killed and may not be dead yet.
+    dying: Vec<Pid>,
+    /// Signals to stop that have come.
+    stops: u32,
+}
+
+impl Jobs {
+    /// From now on, the signals to stop are only noted.
+    pub(crate) fn new(limit: usize, bounds: Bounds) -> Outcome<Self> {
+        let mut mask = stopping();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block().map_err(std::io::Error::from)?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&mask, flags).map_err(std::io::Error::from)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(std::io::Error::from)?;
+        let jobs = Self {
+            epoll,
+            signals,
+            bounds,
+            limit,
+            running: Vec::new(),
+            ended: Vec::new(),
+            dying: Vec::new(),
+            stops: 0,
+        };
+        jobs.watch(jobs.signals.as_fd(), EpollFlags::EPOLLIN)?;
+        Ok(jobs)
+    }
+
+    /// Readable when [`Jobs::advance`] has something to do.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+
+    /// When [`Jobs::advance`] has something to do in any case.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.running.iter().filter_map(Job::deadline).min()
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.running.len() >= self.limit
+    }
+
+    /// How many signals to stop have come.
+    pub(crate) fn stops(&self) -> u32 {
+        self.stops
+    }
+
+    /// Starts the handler for a message. One that cannot be started has ended at once.
+    pub(crate) fn start(
+        &mut self,
+        handler: &Handler,
+        message: Message,
+        origin: Option<&Origin>,
+    ) -> Outcome {
+        let command = handler.command(&message, origin);
+        match Job::start(command, message, self.bounds, Instant::now()) {
+            Ok(job) => {
+                let (input, output) = job.descriptors();
+                if let Some(input) = input {
+                    self.watch(input.as_fd(), EpollFlags::EPOLLOUT)?;
+                }
+                if let Some(output) = output {
+                    self.watch(output.as_fd(), EpollFlags::EPOLLIN)?;
+                }
+                self.running.push(job);
+            }
+            Err(ended) => self.ended.push(*ended),
+        }
+        Ok(())
+    }
+
+    /// Does what can be done at once; the runs that have ended.
+    pub(crate) fn advance(&mut self) -> Vec<Ended> {
+        self.read_signals();
+        let now = Instant::now();
+        let mut ended = std::mem::take(&mut self.ended);
+        for job in self.running.extract_if(.., |job| job.advance(now)) {
+            let (child, how) = job.end();
+            self.dying.push(child);
+            ended.push(how);
+        }
+        let is_left = |child: &Pid| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(still);
+        self.dying.retain(is_left);
+        ended
+    }
+
+    /// Lets signals to stop end the tool, as they did before there were jobs.
+    pub(crate) fn let_stop(&self) {
+        // It fails for no set that nix can make.
+        let _ = stopping().thread_unblock();
+    }
+
+    fn read_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            let is_stop = STOPPING.iter().any(|stop| *stop as u32 == signal.ssi_signo);
+            self.stops += u32::from(is_stop);
+        }
+    }
+
+    /// Closing takes a descriptor out again: nobody else has it once the child has begun.
+    fn watch(&self, fd: BorrowedFd<'_>, events: EpollFlags) -> Outcome {
+        self.epoll.add(fd, EpollEvent::new(events, 0)).map_err(std::io::Error::from)?;
+        Ok(())
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        self.running.iter().for_each(Job::kill);
+    }
+}
+
+fn stopping() -> SigSet {
+    STOPPING.into_iter().collect()
+}
+
+fn still(status: nix::sys::wait::WaitStatus) -> bool {
+    status == nix::sys::wait::WaitStatus::StillAlive
+}

@@ -1,0 +1,98 @@
+//! Printing messages: payloads, lines of JSON, or what a format asks for.
+
+use ipcd_client::{Message, Origin};
+
+use crate::exit::Outcome;
+use crate::format::Template;
+use crate::json;
+use crate::output::Output;
+
+/// What of a message is printed.
+#[derive(Debug)]
+pub(crate) enum Style {
+    Payload {
+        /// Whether the subject stands before it.
+        subject: bool,
+    },
+    Json,
+    Template(Template),
+}
+
+/// What stands behind a message. Lines of JSON end in a newline in any case.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum End {
+    Nothing,
+    Newline,
+    /// A newline, unless the payload ends in one.
+    OneNewline,
+    Nul,
+}
+
+pub(crate) struct Printer {
+    pub(crate) output: Output,
+    style: Style,
+    end: End,
+}
+
+impl Printer {
+    pub(crate) fn new(style: Style, end: End) -> Self {
+        Self { output: Output::new(), style, end }
+    }
+
+    /// Adds a message to the output.
+    pub(crate) fn add(&mut self, message: &Message, origin: Option<&Origin>) {
+        let output = &mut self.output;
+        match &self.style {
+            Style::Json => {
+                output.own(json::line(message, origin).to_string().as_bytes());
+                return output.own(b"\n");
+            }
+            Style::Template(template) => template.print(message, origin, output),
+            Style::Payload { subject } => {
+                if *subject {
+                    output.foreign(message.subject().as_bytes());
+                    output.own(b" ");
+                }
+                output.foreign(message.payload());
+            }
+        }
+        output.own(self.end.after(message.payload()));
+    }
+
+    /// Whether it needs to be known who a sender is.
+    pub(crate) fn names_sender(&self) -> bool {
+        match &self.style {
+            Style::Payload { .. } => false,
+            Style::Json => true,
+            Style::Template(template) => template.names_sender(),
+        }
+    }
+
+    pub(crate) fn flush(&mut self) -> Outcome {
+        self.output.flush()
+    }
+}
+
+impl End {
+    fn after(self, payload: &[u8]) -> &'static [u8] {
+        match self {
+            Self::Nothing => b"",
+            Self::Nul => b"\0",
+            Self::OneNewline if payload.ends_with(b"\n") => b"",
+            Self::Newline | Self::OneNewline => b"\n",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_as_asked() {
+        assert_eq!(End::Newline.after(b"x\n"), b"\n");
+        assert_eq!(End::OneNewline.after(b"x\n"), b"");
+        assert_eq!(End::OneNewline.after(b""), b"\n");
+        assert_eq!((End::Nul.after(b"x"), End::Nothing.after(b"x")), (&b"\0"[..], &b""[..]));
+    }
+}

@@ -1,0 +1,90 @@
+//! `ipcctl recv --exec`: a command for each message, one at a time.
+
+use std::time::Duration;
+
+use ipcd_client::{Client, Event, Message};
+
+use crate::attended::Attended;
+use crate::context::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::handler::Handler;
+use crate::job::{Bounds, Ended, Output};
+use crate::jobs::Jobs;
+use crate::news;
+
+use super::tally::Tally;
+
+pub(super) struct Handling<'a> {
+    context: &'a Context,
+    handler: Handler,
+    attended: Attended,
+    tally: Tally<'a>,
+    failed: u64,
+}
+
+impl<'a> Handling<'a> {
+    pub(super) fn new(
+        context: &'a Context,
+        client: Client,
+        handler: Handler,
+        connecting: Duration,
+        tally: Tally<'a>,
+    ) -> Outcome<Self> {
+        let jobs = Jobs::new(1, Bounds { output: Output::Shared, time: None })?;
+        let attended = Attended::new(client, jobs, connecting);
+        Ok(Self { context, handler, attended, tally, failed: 0 })
+    }
+
+    pub(super) fn run(&mut self) -> Outcome {
+        while !self.tally.is_complete() && self.attended.jobs.stops() == 0 {
+            match self.attended.next_event(self.tally.deadline())? {
+                Some(Event::Message(message)) => {
+                    self.handle(message)?;
+                    self.tally.count();
+                }
+                Some(event) => news::tell(self.context, &self.attended.client, &event),
+                None if self.tally.is_late() => break,
+                // No handler runs, so it is a signal.
+                None => drop(self.attended.jobs.advance()),
+            }
+        }
+        match self.failed {
+            0 => self.tally.outcome(),
+            failed => {
+                let why = format!(
+                    "the handler failed for {failed} of {} messages",
+                    self.tally.received()
+                );
+                Err(Failure::new(Exit::HandlerFailed, why))
+            }
+        }
+    }
+
+    /// Runs the handler to its end. At a second signal to stop it is killed.
+    fn handle(&mut self, message: Message) -> Outcome {
+        let Attended { client, jobs, .. } = &mut self.attended;
+        let origin = client.origin(message.sender);
+        jobs.start(&self.handler, message, origin)?;
+        loop {
+            if let Some(ended) = self.attended.jobs.advance().pop() {
+                self.conclude(&ended);
+                return Ok(());
+            }
+            if self.attended.jobs.stops() > 1 {
+                let why = "ended at once by a second signal; the handler was killed";
+                return Err(Failure::new(Exit::Internal, why));
+            }
+            // A loss is told by the next event.
+            self.attended.attend(None)?;
+        }
+    }
+
+    fn conclude(&mut self, ended: &Ended) {
+        if ended.status != 0 {
+            self.failed += 1;
+            let how = format!("the handler ended with {}", ended.status);
+            let how = ended.error.clone().unwrap_or(how);
+            self.context.remark(&format!("{}: {how}", ended.message.subject()));
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! How many messages have come, how many and how long are waited for.
+
+use std::time::Instant;
+
+use crate::args::RecvArgs;
+use crate::exit::{Exit, Failure, Outcome};
+
+pub(super) struct Tally<'a> {
+    args: &'a RecvArgs,
+    received: u64,
+    end: Option<Instant>,
+    idle_since: Instant,
+}
+
+impl<'a> Tally<'a> {
+    pub(super) fn new(args: &'a RecvArgs, start: Instant) -> Self {
+        let end = args.wait.map(|wait| start + wait.0);
+        Self { args, received: 0, end, idle_since: Instant::now() }
+    }
+
+    pub(super) fn count(&mut self) {
+        self.received += 1;
+        self.idle_since = Instant::now();
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Whether all that was wanted has come.
+    pub(super) fn is_complete(&self) -> bool {
+        self.args.count == Some(self.received)
+    }
+
+    /// When to end without it.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let idle = self.args.idle.map(|idle| self.idle_since + idle.0);
+        self.end.into_iter().chain(idle).min()
+    }
+
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        match self.args.count {
+            Some(wanted) if self.received < wanted => {
+                let why = format!("{} of {wanted} messages came in time", self.received);
+                Err(Failure::new(Exit::Timeout, why))
+            }
+            _ => Ok(()),
+        }
+    }
+}

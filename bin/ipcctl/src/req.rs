@@ -1,0 +1,184 @@
+//! `ipcctl req`.
+
+use std::time::{Duration, Instant};
+
+use ipcd_client::{Client, Error, Event, Message, Publication};
+
+use crate::args::{Format, ReqArgs};
+use crate::body::{Body, header_block};
+use crate::context::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::print::{End, Printer, Style};
+use crate::reply;
+use crate::target;
+
+pub(crate) fn run(context: &Context, args: &ReqArgs) -> Outcome {
+    let mut body = Body::of(&args.body)?;
+    let headers = header_block(&args.headers)?;
+    request(context, args, &mut body, headers)
+        .map_err(|failure| failure.during(format_args!("req {}", args.subject)))
+}
+
+fn request(context: &Context, args: &ReqArgs, body: &mut Body, headers: Vec<u8>) -> Outcome {
+    let mut client = context.connect()?;
+    let subject = target::resolve(&mut client, &args.subject)?;
+    let mut caller = Caller {
+        client,
+        subject,
+        headers,
+        is_json: context.format() != Format::Text,
+        printer: printer(context, args),
+        replies: args.replies,
+        patience: Patience::of(args, context.options().timeout),
+        failures: Vec::new(),
+    };
+    while let Some(payload) = body.next(&mut caller.client)? {
+        caller.ask(&payload)?;
+    }
+    caller.outcome()
+}
+
+fn printer(context: &Context, args: &ReqArgs) -> Printer {
+    let style = match context.format() {
+        Format::Text => Style::Payload { subject: false },
+        Format::Json | Format::Jsonl => Style::Json,
+    };
+    Printer::new(style, if args.no_newline { End::Nothing } else { End::OneNewline })
+}
+
+/// How long replies are waited for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Patience {
+    first: Duration,
+    further: Duration,
+    /// All of them together.
+    whole: Duration,
+}
+
+impl Patience {
+    fn of(args: &ReqArgs, timeout: Duration) -> Self {
+        let further = args.reply_timeout.map_or(timeout, |given| given.0);
+        let times = u32::try_from(args.replies - 1).unwrap_or(u32::MAX);
+        let whole = timeout.saturating_add(further.saturating_mul(times));
+        Self { first: timeout, further, whole }
+    }
+}
+
+struct Caller {
+    client: Client,
+    subject: String,
+    headers: Vec<u8>,
+    is_json: bool,
+    printer: Printer,
+    /// How many are wanted for each request.
+    replies: u64,
+    patience: Patience,
+    /// What replies say that went wrong.
+    failures: Vec<String>,
+}
+
+impl Caller {
+    /// Sends a request, and prints the replies as they come.
+    fn ask(&mut self, payload: &[u8]) -> Outcome {
+        let message = Publication {
+            subject: &self.subject,
+            headers: &self.headers,
+            payload,
+            ..Publication::default()
+        };
+        let request = self.client.start_request(&message, self.patience.whole)?;
+        let mut wait = self.patience.first;
+        for received in 0..self.replies {
+            let Some(reply) = self.next_reply(request, Instant::now() + wait)? else {
+                return Err(Failure::new(Exit::Timeout, self.missing(received)));
+            };
+            self.print(&reply)?;
+            wait = self.patience.further;
+        }
+        self.client.finish_request(request);
+        Ok(())
+    }
+
+    fn print(&mut self, reply: &Message) -> Outcome {
+        let failure = reply::failure(reply);
+        // Nothing is no line.
+        if failure.is_none() || !reply.payload().is_empty() || self.is_json {
+            let origin = self.client.origin(reply.sender);
+            self.printer.add(reply, origin);
+        }
+        self.failures.extend(failure);
+        self.printer.flush()
+    }
+
+    fn next_reply(&mut self, request: u64, deadline: Instant) -> Outcome<Option<Message>> {
+        loop {
+            match self.client.next_event(Some(deadline))? {
+                Some(Event::Reply { request: which, reply }) if which == request => {
+                    return match reply {
+                        Ok(reply) => Ok(Some(reply)),
+                        Err(Error::TimedOut(_)) => Ok(None),
+                        Err(error) => Err(error.into()),
+                    };
+                }
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// What is said when no more replies came.
+    fn missing(&self, received: u64) -> String {
+        match self.replies {
+            1 => "no reply came in time (see --timeout)".into(),
+            wanted => format!(
+                "{received} of {wanted} replies came in time (see --timeout and --reply-timeout)"
+            ),
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let why = match &self.failures[..] {
+            [] => return Ok(()),
+            [only] => format!("the handler failed: {only}"),
+            [first, ..] => {
+                format!(
+                    "{} replies say that the handler failed; first: {first}",
+                    self.failures.len()
+                )
+            }
+        };
+        Err(Failure::new(Exit::HandlerFailed, why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ReqArgs,
+    }
+
+    #[test]
+    fn waits_for_each_reply() {
+        let secs = Duration::from_secs;
+        let patience = |more: &[&str]| {
+            let line = Line::parse_from([&["req", "a", "b"], more].concat());
+            Patience::of(&line.args, secs(5))
+        };
+        let check = |more: &[&str], first, further, whole| {
+            let expected =
+                Patience { first: secs(first), further: secs(further), whole: secs(whole) };
+            assert_eq!(patience(more), expected, "{more:?}");
+        };
+        check(&[], 5, 5, 5);
+        check(&["--replies", "3"], 5, 5, 15);
+        check(&["--replies", "3", "--reply-timeout", "1s"], 5, 1, 7);
+        let endless = ["--replies", &u64::MAX.to_string(), "--reply-timeout", "1000y"];
+        assert!(patience(&endless).whole > secs(1 << 40));
+    }
+}

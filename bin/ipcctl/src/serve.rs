@@ -1,0 +1,245 @@
+//! `ipcctl serve`.
+
+use std::io::Write;
+use std::time::Instant;
+
+use ipcd_client::{Client, Error, Event, Message, SubscribeOptions};
+
+use crate::args::{ReplyArgs, ServeArgs};
+use crate::attended::Attended;
+use crate::body::{check_length, read_file};
+use crate::context::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::handler::Handler;
+use crate::job::{Bounds, Ended, Output, TOO_MUCH};
+use crate::jobs::Jobs;
+use crate::news;
+use crate::reply;
+
+pub(crate) fn run(context: &Context, args: &ServeArgs) -> Outcome {
+    let responder = Responder::of(&args.reply)?;
+    serve(context, args, responder)
+        .map_err(|failure| failure.during(format_args!("serve {}", args.subject)))
+}
+
+fn serve(context: &Context, args: &ServeArgs, responder: Responder) -> Outcome {
+    let start = Instant::now();
+    let mut client = context.connect_for_good()?;
+    let connecting = start.elapsed();
+    if let Responder::Fixed(reply) = &responder {
+        check_length(&client, reply.len())?;
+    }
+    let jobs = Jobs::new(args.jobs.into(), bounds(args, &client))?;
+    let options =
+        SubscribeOptions { group: args.group.clone(), origin: true, ..SubscribeOptions::default() };
+    let subscription = client.subscribe(&args.subject, options)?;
+    if args.announce {
+        let _ = writeln!(std::io::stderr(), "subscribed");
+    }
+    let attended = Attended::new(client, jobs, connecting);
+    Server { context, responder, attended, subscription }.run()
+}
+
+fn bounds(args: &ServeArgs, client: &Client) -> Bounds {
+    let most = client.max_payload();
+    let most = args.max_output.map_or(most, |given| given.0.min(most));
+    let time = Some(args.job_timeout.0).filter(|time| !time.is_zero());
+    Bounds { output: Output::Gathered(most), time }
+}
+
+/// Where replies come from.
+enum Responder {
+    Echo,
+    Fixed(Vec<u8>),
+    Handler(Handler),
+}
+
+impl Responder {
+    fn of(args: &ReplyArgs) -> Outcome<Self> {
+        if args.echo {
+            return Ok(Self::Echo);
+        }
+        if let Some(text) = args.body.as_ref().or(args.message.as_ref()) {
+            return Ok(Self::Fixed(text.clone().into_bytes()));
+        }
+        if let Some(file) = &args.file {
+            return Ok(Self::Fixed(read_file(file)?));
+        }
+        if args.empty {
+            return Ok(Self::Fixed(Vec::new()));
+        }
+        Ok(Self::Handler(Handler::find(&args.command)?))
+    }
+}
+
+struct Server<'a> {
+    context: &'a Context,
+    responder: Responder,
+    attended: Attended,
+    subscription: u32,
+}
+
+impl Server<'_> {
+    fn run(&mut self) -> Outcome {
+        while self.attended.jobs.stops() == 0 {
+            if self.attended.jobs.is_full() {
+                self.attend()?;
+            } else if let Some(event) = self.attended.next_event(None)? {
+                self.take(event)?;
+                // What has come already needs no look at the handlers in between.
+                if self.attended.client.has_event() && !self.attended.jobs.is_full() {
+                    continue;
+                }
+            }
+            self.advance();
+        }
+        self.stop()
+    }
+
+    fn attend(&mut self) -> Outcome {
+        if let Some(error) = self.attended.attend(None)? {
+            self.note_loss(&error.to_string());
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event) -> Outcome {
+        match event {
+            Event::Message(message) => self.handle(message),
+            event => {
+                if let Event::Disconnected { why } = &event {
+                    self.note_loss(why);
+                }
+                news::tell(self.context, &self.attended.client, &event);
+                Ok(())
+            }
+        }
+    }
+
+    /// The requests that are being handled came over the connection that was lost.
+    fn note_loss(&self, why: &str) {
+        let running = self.attended.jobs.running();
+        if running > 0 {
+            let what = format!("the replies of running jobs will be dropped ({running}): {why}");
+            self.context.remark(&what);
+        }
+    }
+
+    fn handle(&mut self, message: Message) -> Outcome {
+        let Attended { client, jobs, .. } = &mut self.attended;
+        match &self.responder {
+            Responder::Echo => answer(self.context, client, &message, &[], message.payload()),
+            Responder::Fixed(reply) => answer(self.context, client, &message, &[], reply),
+            Responder::Handler(handler) => {
+                let origin = client.origin(message.sender);
+                jobs.start(handler, message, origin)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self) {
+        for ended in self.attended.jobs.advance() {
+            self.conclude(&ended);
+        }
+    }
+
+    /// Sends what came of a request; what nobody asked for is dropped.
+    fn conclude(&mut self, ended: &Ended) {
+        let (message, client) = (&ended.message, &mut self.attended.client);
+        let is_asked = message.reply().is_some();
+        if let Some(what) = remarkable(ended, is_asked) {
+            self.context.remark(&format!("{}: {what}", message.subject()));
+        }
+        if is_asked {
+            answer(self.context, client, message, &reply::headers(ended), &ended.output);
+        }
+    }
+
+    /// Takes no more requests, and brings to an end what was begun.
+    fn stop(&mut self) -> Outcome {
+        if !self.attended.is_lost() {
+            // A connection that is lost just now ends the subscription as well.
+            let _ = self.attended.client.unsubscribe(self.subscription);
+        }
+        while self.attended.jobs.running() > 0 {
+            if self.attended.jobs.stops() > 1 {
+                let running = self.attended.jobs.running();
+                let why = format!("ended at once by a second signal (jobs killed: {running})");
+                return Err(Failure::new(Exit::Internal, why));
+            }
+            self.attend()?;
+            self.advance();
+        }
+        self.tell_unhandled();
+        self.attended.jobs.let_stop();
+        if !self.attended.is_lost()
+            && let Err(error) = self.attended.client.flush()
+        {
+            self.context.remark(&format!("the last replies may be lost: {error}"));
+        }
+        Ok(())
+    }
+
+    /// Counts what came and was not begun. Who waits for a reply hears of it by the daemon.
+    fn tell_unhandled(&mut self) {
+        let client = &mut self.attended.client;
+        let mut unhandled = 0;
+        while client.has_event() {
+            let event = client.next_event(Some(Instant::now()));
+            unhandled += u64::from(matches!(event, Ok(Some(Event::Message(_)))));
+        }
+        if unhandled > 0 {
+            self.context.remark(&format!("{unhandled} messages were not handled any more"));
+        }
+    }
+}
+
+/// What the one who serves should hear of a job: what was no matter of the request, and what nobody
+/// else is told.
+fn remarkable(ended: &Ended, is_asked: bool) -> Option<String> {
+    let status = ended.status;
+    let failed = (status != 0 && !is_asked).then(|| format!("the handler ended with {status}"));
+    ended.error.clone().or(failed)
+}
+
+/// Sends a reply. One that cannot be sent is replaced by one that says so.
+fn answer(context: &Context, client: &mut Client, to: &Message, headers: &[u8], payload: &[u8]) {
+    if to.reply().is_none() {
+        return;
+    }
+    // If the connection is lost, that is told when the next request is waited for.
+    let sent = client.reply_message(to, headers, payload, false);
+    if let Err(error @ (Error::TooLarge { .. } | Error::BadHeaders(_) | Error::BadSubject(_))) =
+        sent
+    {
+        context.remark(&format!("{}: the reply cannot be sent: {error}", to.subject()));
+        let headers = reply::failed(TOO_MUCH, &error.to_string());
+        let _ = client.reply_message(to, &headers, &[], false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_reply_with_is_one_of_them() {
+        let none = || ReplyArgs {
+            body: None,
+            message: None,
+            file: None,
+            empty: false,
+            echo: false,
+            command: Vec::new(),
+        };
+        let of = |args: ReplyArgs| Responder::of(&args);
+        assert!(matches!(of(ReplyArgs { echo: true, ..none() }), Ok(Responder::Echo)));
+        let fixed = of(ReplyArgs { message: Some("-x".into()), ..none() });
+        assert!(matches!(fixed, Ok(Responder::Fixed(reply)) if reply == b"-x"));
+        let empty = of(ReplyArgs { empty: true, ..none() });
+        assert!(matches!(empty, Ok(Responder::Fixed(reply)) if reply.is_empty()));
+        let command = of(ReplyArgs { command: vec!["cat".into()], ..none() });
+        assert!(matches!(command, Ok(Responder::Handler(_))));
+    }
+}

@@ -1,0 +1,61 @@
+//! One line for each measurement, for spreadsheets (RFC 4180).
+
+use super::PERCENTILES;
+use super::report::{Report, Row};
+use super::tables::{layer_name, mode_name};
+
+/// The whole report; times in ns.
+pub fn csv(report: &Report) -> String {
+    let mut head: Vec<String> = [
+        "mode", "layer", "transport", "size", "clients", "subs", "cores", "rate",
+        "messages_per_s", "messages_per_s_low", "messages_per_s_high", "bytes_per_s", "sent_per_s",
+        "saturated", "samples", "min", "mean", "stdev", "max",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    head.extend(PERCENTILES.iter().map(|(name, _)| (*name).to_owned()));
+    head.extend(["sent", "received", "lost", "duplicated", "reordered", "corrupted"].map(str::to_owned));
+    head.extend(["client_cpu", "daemon_cpu"].map(str::to_owned));
+    let lines = std::iter::once(head).chain(report.results.iter().map(line));
+    lines.map(|cells| cells.iter().map(quoted).collect::<Vec<_>>().join(",") + "\r\n").collect()
+}
+
+fn line(row: &Row) -> Vec<String> {
+    let key = &row.key;
+    let per_s = &row.messages_per_s;
+    let mut cells = vec![
+        mode_name(key.mode).to_owned(),
+        layer_name(key.layer).to_owned(),
+        key.transport.clone(),
+        key.size.to_string(),
+        key.clients.to_string(),
+        key.subs.to_string(),
+        key.cores.clone(),
+        key.rate.clone().unwrap_or_default(),
+    ];
+    let rates = [per_s.median, per_s.low, per_s.high, row.bytes_per_s.median, row.sent_per_s.median];
+    cells.extend(rates.map(|rate| format!("{rate:.1}")));
+    cells.push(row.saturated.to_string());
+    let latency = row.latency.as_ref();
+    let time = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
+    cells.push(time(latency.map(|it| it.count)));
+    cells.push(time(latency.map(|it| it.min)));
+    cells.push(time(latency.map(|it| it.mean)));
+    cells.push(time(latency.map(|it| it.stdev)));
+    cells.push(time(latency.map(|it| it.max)));
+    cells.extend(PERCENTILES.iter().map(|(name, _)| time(latency.and_then(|it| it.percentile(name)))));
+    let counts = &row.counts;
+    let counts =
+        [counts.sent, counts.received, counts.lost, counts.duplicated, counts.reordered, counts.corrupted];
+    cells.extend(counts.map(|count| count.to_string()));
+    cells.push((row.clients.user_ns + row.clients.system_ns).to_string());
+    cells.push(time(row.daemon.map(|used| used.user_ns + used.system_ns)));
+    cells
+}
+
+fn quoted(cell: &String) -> String {
+    match cell.contains(['"', ',', '\n', '\r']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell.clone(),
+    }
+}

@@ -1,0 +1,211 @@
+//! The daemon between two processes: embedded, with every transport, or one that runs already.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ipcd_client::{
+    Answer, Client, Endpoint, Event, Message, Options, Publication, Query, Status,
+    SubscribeOptions, TokenSource,
+};
+use ipcd_server::{Config, LogLevel, Start, TOKEN_FILE};
+use ipcd_transport::poll_until;
+use nix::poll::PollFlags;
+
+use super::children::{Child, WATCHDOG, fork};
+use super::end::{End, Lane, PATIENCE, Side};
+use super::library::any_port;
+use super::message::{Header, Kind};
+use super::plan::Running;
+
+/// A daemon of our own, in a private directory.
+pub(crate) struct Embedded {
+    _child: Child,
+    endpoints: BTreeMap<String, Endpoint>,
+    options: Options,
+    /// The supervisor and its workers.
+    pub(crate) processes: Vec<u32>,
+}
+
+impl Embedded {
+    pub(crate) fn start(dir: &Path) -> io::Result<Self> {
+        let (mut ready, ready_fd) = io::pipe()?;
+        let config = config(dir)?;
+        let ready_fd = std::os::fd::OwnedFd::from(ready_fd);
+        let child = fork(c"bench-ipcd", || {
+            ipcd_server::init_log(config.log);
+            let ready_fd = Some(ready_fd.try_clone()?);
+            ipcd_server::run(config, Start { reload: None, ready_fd }).map_err(io::Error::other)
+        })?;
+        drop(ready_fd);
+        let came = poll_until(&ready, PollFlags::POLLIN, Instant::now() + WATCHDOG);
+        if !came.map_err(io::Error::other)? || ready.read(&mut [0])? == 0 {
+            return Err(io::Error::other("the embedded daemon did not start"));
+        }
+        let token = TokenSource::File(dir.join(TOKEN_FILE));
+        let options = Options { token, timeout: WATCHDOG, ..Options::default() };
+        let status = status(&ipcd_transports::ALL[0].default_endpoint(dir), &options)?;
+        let parsed = status.listeners.iter().map(|it| it.endpoint.parse::<Endpoint>());
+        let endpoints = parsed.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
+        let endpoints = endpoints.into_iter().map(|it| (it.scheme().to_owned(), it)).collect();
+        Ok(Self { _child: child, endpoints, options, processes: processes(&status) })
+    }
+
+    /// How to reach it over a transport.
+    pub(crate) fn via(&self, scheme: &str) -> io::Result<Running> {
+        let none = || io::Error::other(format!("the embedded daemon has no {scheme}"));
+        let endpoint = self.endpoints.get(scheme).ok_or_else(none)?.clone();
+        Ok(Running { endpoint, options: self.options.clone() })
+    }
+}
+
+fn config(dir: &Path) -> io::Result<Config> {
+    let mut config = Config::default();
+    config.log.level = LogLevel::Warn;
+    config.daemon.runtime_dir = Some(dir.to_owned());
+    let listen = ipcd_transports::ALL
+        .iter()
+        .map(|transport| any_port(transport.default_endpoint(dir)).to_string().parse());
+    config.listeners = listen.collect::<Result<_, _>>().map_err(io::Error::other)?;
+    Ok(config)
+}
+
+fn status(at: &Endpoint, options: &Options) -> io::Result<Status> {
+    let mut client = Client::connect(at, options.clone()).map_err(io::Error::other)?;
+    match client.query(&Query::Status).map_err(io::Error::other)?.into_iter().next() {
+        Some(Answer::Status(status)) => Ok(status),
+        _ => Err(io::Error::other("the daemon did not tell its status")),
+    }
+}
+
+fn processes(status: &Status) -> Vec<u32> {
+    std::iter::once(status.pid).chain(status.workers.iter().map(|worker| worker.pid)).collect()
+}
+
+/// The processes of a daemon that runs already; none if it does not say.
+pub(crate) fn processes_of(running: &Running) -> Vec<u32> {
+    status(&running.endpoint, &running.options).map(|status| processes(&status)).unwrap_or_default()
+}
+
+/// A subject there, and one back.
+pub(crate) struct Subjects {
+    pub(crate) daemon: Running,
+    /// Different for each lane, but the same for all receivers of a fan-out.
+    pub(crate) name: String,
+    /// Whether something comes back.
+    pub(crate) is_two_way: bool,
+    /// Whether the daemon's requests and replies are used.
+    pub(crate) are_requests: bool,
+}
+
+impl Lane for Subjects {
+    fn open(&mut self, side: Side) -> io::Result<Box<dyn End>> {
+        let connected = Client::connect(&self.daemon.endpoint, self.daemon.options.clone());
+        let mut client = connected.map_err(io::Error::other)?;
+        let (there, back) = (format!("{}.there", self.name), format!("{}.back", self.name));
+        let (to, from) = if side == Side::Near { (there, back) } else { (back, there) };
+        let subscribes = match side {
+            Side::Far => true,
+            Side::Near => self.is_two_way && !self.are_requests,
+        };
+        if subscribes {
+            client.subscribe(&from, SubscribeOptions::default()).map_err(io::Error::other)?;
+        }
+        Ok(match self.are_requests {
+            true => Box::new(RequestEnd { client, to, request: None }),
+            false => Box::new(ClientEnd { client, to }),
+        })
+    }
+}
+
+struct ClientEnd {
+    client: Client,
+    to: String,
+}
+
+impl End for ClientEnd {
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        self.client.publish(&self.to, message).map_err(io::Error::other)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.client.push().map_err(io::Error::other)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.client.flush().map_err(io::Error::other)
+    }
+
+    fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        receive(&mut self.client, |event| match event {
+            Event::Message(message) => take(message.payload()),
+            // What was dropped on the way is missed by its number.
+            _ => {}
+        })
+    }
+}
+
+/// The near end asks, the far end replies to what came last.
+struct RequestEnd {
+    client: Client,
+    to: String,
+    request: Option<Message>,
+}
+
+/// How long a request may take.
+const REQUEST: Duration = Duration::from_secs(10);
+
+impl End for RequestEnd {
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        let is_end = Header::read(message).is_some_and(|header| header.kind == Kind::End);
+        let sent = match self.request.take() {
+            Some(request) => self.client.reply(&request, message),
+            None if is_end => self.client.publish(&self.to, message),
+            None => {
+                let subject = &self.to;
+                let message = Publication { subject, payload: message, ..Publication::default() };
+                self.client.start_request(&message, REQUEST).map(drop)
+            }
+        };
+        sent.map_err(io::Error::other)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.client.push().map_err(io::Error::other)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.client.flush().map_err(io::Error::other)
+    }
+
+    fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        let request = &mut self.request;
+        receive(&mut self.client, |event| match event {
+            Event::Message(message) => {
+                take(message.payload());
+                *request = Some(message).filter(|message| message.is_request);
+            }
+            Event::Reply { reply: Ok(message), .. } => take(message.payload()),
+            _ => {}
+        })
+    }
+}
+
+/// Waits for events, and gives all that are there to `take`.
+fn receive(client: &mut Client, mut take: impl FnMut(Event)) -> io::Result<usize> {
+    let deadline = Instant::now() + PATIENCE;
+    let Some(first) = client.next_event(Some(deadline)).map_err(io::Error::other)? else {
+        return Ok(0);
+    };
+    take(first);
+    let mut count = 1;
+    while client.has_event() {
+        let Some(event) = client.next_event(Some(deadline)).map_err(io::Error::other)? else {
+            break;
+        };
+        take(event);
+        count += 1;
+    }
+    Ok(count)
+}

@@ -1,0 +1,103 @@
+//! What a measuring process is told to do, and what it has found.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::clock;
+use super::plan::{Extent, Pace};
+use super::tally::Counts;
+use super::usage::{Meter, Usage};
+
+/// The work of one process.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    /// Bytes of a message.
+    pub(crate) size: usize,
+    /// What bodies are taken from.
+    pub(crate) payload: Rc<[u8]>,
+    pub(crate) has_crc: bool,
+    pub(crate) warmup: Duration,
+    pub(crate) extent: Extent,
+    /// Whether messages may be lost on the way.
+    pub(crate) may_lose: bool,
+    /// How fast to send; as fast as it goes if nothing is said.
+    pub(crate) pace: Option<Pace>,
+    pub(crate) seed: u64,
+    /// Processes of the daemon, whose use of the machine the first near end notes.
+    pub(crate) daemon: Vec<u32>,
+    /// A fault that the far end is to have: when, and for how long.
+    pub(crate) stall: Option<(Duration, Duration)>,
+}
+
+/// What a process has found.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Findings {
+    pub(crate) counts: Counts,
+    /// Just before the first counted message was sent, or when it came.
+    pub(crate) first: u64,
+    /// After the last one was sent, or had been read.
+    pub(crate) last: u64,
+    /// From the intended time of sending, as an HDR histogram.
+    pub(crate) latency: Option<String>,
+    /// From the real time of sending.
+    pub(crate) service: Option<String>,
+    pub(crate) usage: Usage,
+    pub(crate) daemon: Usage,
+    pub(crate) timeline: Timeline,
+}
+
+/// What happened when, in steps of equal length.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Timeline {
+    /// Messages in each step.
+    pub messages: Vec<u64>,
+    /// The longest latency of each step, in ns.
+    pub worst: Vec<u64>,
+}
+
+/// Nanoseconds of a step of a timeline.
+pub(crate) const STEP: u64 = 10_000_000;
+/// Steps that are kept; what comes later counts for the last one.
+const STEPS: usize = 6_000;
+
+impl Timeline {
+    /// Notes so many messages, at a time after the first.
+    pub(crate) fn note(&mut self, since_first: u64, messages: u64, latency: u64) {
+        let step = ((since_first / STEP) as usize).min(STEPS - 1);
+        if self.messages.len() <= step {
+            self.messages.resize(step + 1, 0);
+            self.worst.resize(step + 1, 0);
+        }
+        self.messages[step] += messages;
+        self.worst[step] = self.worst[step].max(latency);
+    }
+}
+
+/// The counted part of a process's work, from its first message on.
+pub(crate) struct Counted<'a> {
+    job: &'a Job,
+    pub(crate) first: u64,
+    meter: Meter,
+}
+
+impl<'a> Counted<'a> {
+    pub(crate) fn begin(job: &'a Job) -> Self {
+        let meter = Meter::start(&job.daemon);
+        Self { job, first: clock::now(), meter }
+    }
+
+    /// Whether that was all.
+    pub(crate) fn is_over(&self, now: u64, count: u64) -> bool {
+        match self.job.extent {
+            Extent::Time(time) => now.saturating_sub(self.first) >= time.as_nanos() as u64,
+            Extent::Count(wanted) => count >= wanted,
+        }
+    }
+
+    pub(crate) fn end(self, findings: &mut Findings) {
+        findings.first = self.first;
+        (findings.usage, findings.daemon) = self.meter.stop(&self.job.daemon);
+    }
+}

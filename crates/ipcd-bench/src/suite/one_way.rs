@@ -1,0 +1,271 @@
+//! One way: as fast as it goes, or at given times whatever comes of it.
+
+use std::io;
+use std::time::Duration;
+
+use super::clock;
+use super::end::{End, PATIENCE};
+use super::histogram;
+use super::job::{Counted, Findings, Job};
+use super::message::{Header, Kind, Writer, foreign, touch};
+use super::plan::{Extent, Pace};
+use super::tally::Tally;
+
+/// How long a receiver that may lose the end of it all waits for more.
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
+
+/// Messages between looks at the clock when nothing is paced, if they are small.
+const STRIDE: u32 = 32;
+/// Bytes from which on each message is worth a look.
+const LARGE: usize = 4096;
+/// Times that the end is said where it may be lost, and the pause between.
+const FAREWELLS: u32 = 20;
+const FAREWELL_PAUSE: Duration = Duration::from_millis(2);
+
+/// The sending end.
+pub(crate) fn send(end: &mut dyn End, job: &Job) -> io::Result<Findings> {
+    let mut writer = Writer::new(job.size, &job.payload, job.has_crc);
+    let mut findings = Findings::default();
+    let until = clock::now() + job.warmup.as_nanos() as u64;
+    match job.pace {
+        None => {
+            flood(end, job, &mut writer, Kind::Warm, |now, _| now >= until)?;
+            let counted = Counted::begin(job);
+            findings.counts.sent =
+                flood(end, job, &mut writer, Kind::Counted, |now, sent| counted.is_over(now, sent))?;
+            findings.last = clock::now();
+            counted.end(&mut findings);
+        }
+        Some(pace) => {
+            let warm = Extent::Time(job.warmup);
+            paced(end, &mut writer, Schedule::new(pace, warm, job.seed), Kind::Warm)?;
+            let counted = Counted::begin(job);
+            let schedule = Schedule::new(pace, job.extent, job.seed + 1);
+            findings.counts.sent = paced(end, &mut writer, schedule, Kind::Counted)?;
+            findings.last = clock::now();
+            counted.end(&mut findings);
+        }
+    }
+    say_end(end, job, &mut writer)?;
+    Ok(findings)
+}
+
+/// Sends until it is over, and says how many messages.
+fn flood(
+    end: &mut dyn End,
+    job: &Job,
+    writer: &mut Writer,
+    kind: Kind,
+    is_over: impl Fn(u64, u64) -> bool,
+) -> io::Result<u64> {
+    let stride = if job.size < LARGE { STRIDE } else { 1 };
+    let mut number = 0;
+    let mut now = clock::now();
+    while !is_over(now, number) {
+        for _ in 0..stride {
+            end.send(writer.write(Header { kind, number, intended: now, sent: now }))?;
+            number += 1;
+            if matches!(job.extent, Extent::Count(wanted) if kind == Kind::Counted && number >= wanted) {
+                break;
+            }
+        }
+        now = clock::now();
+    }
+    end.flush()?;
+    Ok(number)
+}
+
+/// Sends each message when its time has come, or as soon as possible after that. What could not be
+/// sent within twice the time is not sent at all.
+fn paced(
+    end: &mut dyn End,
+    writer: &mut Writer,
+    mut schedule: Schedule,
+    kind: Kind,
+) -> io::Result<u64> {
+    let mut number = 0;
+    while let Some(intended) = schedule.next(number) {
+        let mut now = clock::now();
+        if now < intended {
+            end.flush()?;
+            clock::wait_until(intended)?;
+            now = clock::now();
+        }
+        if now > schedule.give_up {
+            break;
+        }
+        end.send(writer.write(Header { kind, number, intended, sent: now }))?;
+        number += 1;
+    }
+    end.flush()?;
+    Ok(number)
+}
+
+/// When messages should be sent.
+struct Schedule {
+    gap: f64,
+    random: Option<fastrand::Rng>,
+    extent: Extent,
+    start: u64,
+    at: f64,
+    give_up: u64,
+}
+
+impl Schedule {
+    fn new(pace: Pace, extent: Extent, seed: u64) -> Self {
+        let gap = 1e9 / pace.rate;
+        let random = pace.is_poisson.then(|| fastrand::Rng::with_seed(seed));
+        let start = clock::now();
+        let length = match extent {
+            Extent::Time(time) => time.as_nanos() as u64,
+            Extent::Count(count) => (count as f64 * gap) as u64,
+        };
+        Self { gap, random, extent, start, at: 0.0, give_up: start + 2 * length }
+    }
+
+    fn next(&mut self, number: u64) -> Option<u64> {
+        let is_over = match self.extent {
+            Extent::Time(time) => self.at >= time.as_nanos() as f64,
+            Extent::Count(count) => number >= count,
+        };
+        let intended = self.start + self.at as u64;
+        self.at += match &mut self.random {
+            None => self.gap,
+            // The times between events of a Poisson process are distributed exponentially.
+            Some(random) => -(1.0 - random.f64()).ln() * self.gap,
+        };
+        (!is_over).then_some(intended)
+    }
+}
+
+/// Says that nothing follows; several times where that may be lost.
+pub(crate) fn say_end(end: &mut dyn End, job: &Job, writer: &mut Writer) -> io::Result<()> {
+    let header = Header { kind: Kind::End, number: 0, intended: 0, sent: 0 };
+    for _ in 0..if job.may_lose { FAREWELLS } else { 1 } {
+        end.send(writer.write(header))?;
+        end.flush()?;
+        if job.may_lose {
+            std::thread::sleep(FAREWELL_PAUSE);
+        }
+    }
+    end.finish()
+}
+
+/// The receiving end.
+pub(crate) fn receive(end: &mut dyn End, job: &Job) -> io::Result<Findings> {
+    let mut receiver = Receiver::new(job);
+    let mut silence = Duration::ZERO;
+    while !receiver.has_ended && !(job.may_lose && silence >= SILENCE) {
+        let before = receiver.tally.counts.received;
+        let count = end.receive(&mut |message| receiver.take(message))?;
+        silence = if count == 0 { silence + PATIENCE } else { Duration::ZERO };
+        receiver.turn(before);
+    }
+    receiver.finish()
+}
+
+struct Receiver<'a> {
+    job: &'a Job,
+    counted: Option<Counted<'a>>,
+    tally: Tally,
+    latency: hdrhistogram::Histogram<u64>,
+    service: hdrhistogram::Histogram<u64>,
+    findings: Findings,
+    has_ended: bool,
+    has_stalled: bool,
+    is_foreign: bool,
+}
+
+impl<'a> Receiver<'a> {
+    fn new(job: &'a Job) -> Self {
+        Self {
+            job,
+            counted: None,
+            tally: Tally::new(),
+            latency: histogram::empty(),
+            service: histogram::empty(),
+            findings: Findings::default(),
+            has_ended: false,
+            has_stalled: false,
+            is_foreign: false,
+        }
+    }
+
+    fn take(&mut self, message: &[u8]) {
+        let Some(header) = Header::read(message) else {
+            self.is_foreign = true;
+            return;
+        };
+        let is_whole = touch(message, self.job.has_crc);
+        match header.kind {
+            Kind::Warm => {}
+            Kind::End => self.has_ended = true,
+            Kind::Counted => {
+                let counted = self.counted.get_or_insert_with(|| Counted::begin(self.job));
+                self.tally.note(header.number, is_whole);
+                if self.job.pace.is_some() {
+                    let now = clock::now();
+                    let response = now.saturating_sub(header.intended);
+                    self.latency.saturating_record(response);
+                    self.service.saturating_record(now.saturating_sub(header.sent));
+                    self.findings.timeline.note(now - counted.first, 1, response);
+                }
+            }
+        }
+    }
+
+    /// After all that came at once has been read.
+    fn turn(&mut self, before: u64) {
+        let Some(counted) = &self.counted else { return };
+        let came = self.tally.counts.received - before;
+        if came == 0 {
+            return;
+        }
+        let now = clock::now();
+        self.findings.last = now;
+        if self.job.pace.is_none() {
+            self.findings.timeline.note(now - counted.first, came, 0);
+        }
+        if let Some((after, long)) = self.job.stall
+            && !self.has_stalled
+            && now - counted.first >= after.as_nanos() as u64
+        {
+            self.has_stalled = true;
+            std::thread::sleep(long);
+        }
+    }
+
+    fn finish(mut self) -> io::Result<Findings> {
+        if self.is_foreign {
+            return Err(foreign());
+        }
+        self.findings.counts = self.tally.counts;
+        if self.job.pace.is_some() {
+            self.findings.latency = Some(histogram::to_text(&self.latency));
+            self.findings.service = Some(histogram::to_text(&self.service));
+        }
+        if let Some(counted) = self.counted {
+            counted.end(&mut self.findings);
+        }
+        Ok(self.findings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_as_many_messages_as_the_rate_asks_for() {
+        for is_poisson in [false, true] {
+            let pace = Pace { rate: 100_000.0, is_poisson };
+            let mut schedule = Schedule::new(pace, Extent::Time(Duration::from_secs(1)), 1);
+            let (start, mut last, mut count) = (schedule.start, 0, 0u64);
+            while let Some(at) = schedule.next(count) {
+                assert!(at >= last.max(start), "times only grow");
+                (last, count) = (at, count + 1);
+            }
+            assert!(count.abs_diff(100_000) < 1500, "{count}");
+        }
+    }
+}

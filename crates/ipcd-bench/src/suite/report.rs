@@ -1,0 +1,157 @@
+//! What was measured: the schema `ipcd-bench/1`, described in `docs/bench-json.md`.
+
+use serde::{Deserialize, Serialize};
+
+use super::environment::Environment;
+use super::histogram::Latency;
+use super::job::Timeline;
+use super::plan::{Extent, Layer, Mode, Pace, Place, Skipped};
+use super::stats::Estimate;
+use super::tally::Counts;
+use super::usage::Usage;
+
+/// The schema that this code writes and reads.
+pub const SCHEMA: &str = "ipcd-bench/1";
+
+/// Everything that was measured, and where.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Where it was measured, and with what.
+    pub environment: Environment,
+    /// What is counted in a run, and not counted before it.
+    pub run: RunLength,
+    /// One for each measurement.
+    pub results: Vec<Row>,
+    /// What could not be measured.
+    pub skipped: Vec<Skipped>,
+    /// What a reader should know before believing any of it.
+    pub warnings: Vec<String>,
+}
+
+/// How long runs were.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RunLength {
+    /// What is counted.
+    pub extent: Extent,
+    /// What is not, before that, in ns.
+    pub warmup_ns: u64,
+    /// Runs of each measurement.
+    pub runs: usize,
+    /// Whether the runs of different measurements took turns.
+    pub interleaved: bool,
+    /// Bytes that streams gather for a call when nothing waits.
+    pub batch_bytes: usize,
+    /// Nanoseconds of a step of the timelines.
+    pub timeline_step_ns: u64,
+}
+
+/// One measurement, of several runs.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Row {
+    /// What was measured.
+    #[serde(flatten)]
+    pub key: Key,
+    /// How, and with how many processes.
+    pub place: Place,
+    /// When messages were sent; `null` for as soon as possible.
+    pub pace: Option<Pace>,
+    /// Messages a second, at the receivers.
+    pub messages_per_s: Estimate,
+    /// Bytes of messages a second, at the receivers.
+    pub bytes_per_s: Estimate,
+    /// Messages a second that were sent, times the receivers of each.
+    pub sent_per_s: Estimate,
+    /// Whether less than 99 % of the rate was achieved.
+    pub saturated: bool,
+    /// From the time at which a message should have been sent; there and back for round trips. All
+    /// runs together.
+    pub latency: Option<Latency>,
+    /// From the time at which it was sent.
+    pub service: Option<Latency>,
+    /// Medians of runs of the mean and of each percentile that every run has, in ns.
+    pub latency_runs: std::collections::BTreeMap<String, Estimate>,
+    /// What came of the messages of all runs.
+    pub counts: Counts,
+    /// What the measuring processes used in all runs.
+    pub clients: Usage,
+    /// What the daemon's processes used, where it could be seen.
+    pub daemon: Option<Usage>,
+    /// The first run, step by step.
+    pub timeline: Timeline,
+    /// What a reader should know before believing it.
+    pub warnings: Vec<String>,
+}
+
+/// What tells a measurement apart from others.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Key {
+    /// What was done.
+    pub mode: Mode,
+    /// Between what.
+    pub layer: Layer,
+    /// Over which transport or primitive.
+    pub transport: String,
+    /// Bytes of a message.
+    pub size: usize,
+    /// Pairs of processes.
+    pub clients: usize,
+    /// Receivers of each message.
+    pub subs: usize,
+    /// `one core`, `two cores` or `free`.
+    pub cores: String,
+    /// The rate asked for, as text: `max` for as many as go; nothing where none was asked for.
+    pub rate: Option<String>,
+}
+
+impl Report {
+    /// The same measurement with another layer between.
+    pub fn sibling(&self, row: &Row, layer: Layer) -> Option<&Row> {
+        let key = Key { layer, ..row.key.clone() };
+        self.results.iter().find(|other| other.key == key)
+    }
+
+    /// What the daemon adds, and by which factor, in the unit of [`Row::figure`].
+    pub fn daemon_tax(&self, row: &Row) -> Option<Tax> {
+        if row.key.layer != Layer::Daemon {
+            return None;
+        }
+        let mode = if row.key.mode == Mode::Req { Mode::Pingpong } else { row.key.mode };
+        let key = Key { mode, layer: Layer::Raw, ..row.key.clone() };
+        let raw = self.results.iter().find(|other| other.key == key)?.figure()?.median;
+        let daemon = row.figure()?.median;
+        Some(Tax { raw, daemon, ratio: daemon / raw })
+    }
+}
+
+/// What stands between a bare primitive and the daemon.
+#[derive(Clone, Copy, Debug)]
+pub struct Tax {
+    /// The primitive's figure.
+    pub raw: f64,
+    /// The daemon's.
+    pub daemon: f64,
+    /// Daemon divided by raw.
+    pub ratio: f64,
+}
+
+impl Row {
+    /// The figure that says most: the median latency in ns, or messages a second.
+    pub fn figure(&self) -> Option<&Estimate> {
+        if self.key.mode.has_latency() {
+            self.latency_runs.get("p50")
+        } else {
+            Some(&self.messages_per_s)
+        }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { mode, layer, transport, size, cores, .. } = self;
+        let word = |it: &dyn std::fmt::Debug| format!("{it:?}").to_lowercase();
+        write!(f, "{} {} {transport} {size} B, {cores}", word(mode), word(layer))?;
+        self.rate.as_ref().map_or(Ok(()), |rate| write!(f, ", {rate}/s"))
+    }
+}

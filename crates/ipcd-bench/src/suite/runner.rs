@@ -1,0 +1,296 @@
+//! Runs every measurement, in its order, and puts the findings together.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+
+use super::children::{Interrupts, Team, pin};
+use super::daemon::{Embedded, Subjects, processes_of};
+use super::end::{Fan, Lane, Side};
+use super::histogram;
+use super::job::{Findings, Job, Timeline};
+use super::library::Channels;
+use super::plan::{Cell, Extent, Mode, Place, Running, Settings, Way};
+use super::tally::Counts;
+use super::usage::Usage;
+use super::{one_way, round_trip};
+
+/// The least time that the first receiver's last word and the sender's may lie apart, in ns.
+const LEAST_ELAPSED: u64 = 1;
+
+/// What one run of one measurement has shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) counts: Counts,
+    pub(crate) elapsed_ns: u64,
+    pub(crate) latency: Histogram<u64>,
+    pub(crate) service: Histogram<u64>,
+    pub(crate) clients: Usage,
+    pub(crate) daemon: Option<Usage>,
+    pub(crate) timeline: Timeline,
+}
+
+impl Run {
+    pub(crate) fn per_s(&self, count: u64) -> f64 {
+        count as f64 * 1e9 / self.elapsed_ns as f64
+    }
+}
+
+/// What is needed to run measurements.
+pub(crate) struct Runner<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) dir: &'a Path,
+    pub(crate) interrupts: &'a Interrupts,
+    pub(crate) daemon: Option<Embedded>,
+    pub(crate) cores: Vec<usize>,
+    serial: u64,
+}
+
+/// The cores that this process may use.
+pub(crate) fn cores() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::this())?;
+    Ok((0..CpuSet::count()).filter(|&core| set.is_set(core).unwrap_or(false)).collect())
+}
+
+/// A fault that a self-test wants.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Faults {
+    /// The receiver does nothing for so long, so long after its first message.
+    pub(crate) stall: Option<(Duration, Duration)>,
+    /// The daemon is stopped for so long, so long after the start.
+    pub(crate) stop: Option<(Duration, Duration)>,
+}
+
+impl<'a> Runner<'a> {
+    pub(crate) fn new(
+        settings: &'a Settings,
+        dir: &'a Path,
+        interrupts: &'a Interrupts,
+        cells: &[Cell],
+    ) -> io::Result<Self> {
+        let wants_daemon = cells.iter().any(|cell| matches!(cell.way, Way::Daemon(_)));
+        let daemon = wants_daemon.then(|| Embedded::start(dir)).transpose()?;
+        Ok(Self { settings, dir, interrupts, daemon, cores: cores()?, serial: 0 })
+    }
+
+    /// One run of one measurement.
+    pub(crate) fn run(
+        &mut self,
+        cell: &Cell,
+        extent: Extent,
+        warmup: Duration,
+        faults: Faults,
+    ) -> io::Result<Run> {
+        self.serial += 1;
+        self.interrupts.check()?;
+        let daemon = self.place_daemon(cell)?;
+        let job = self.job(cell, extent, warmup, faults, daemon);
+        let mut lanes = self.lanes(cell)?;
+        let mut team = Team::default();
+        let (near, far) = match cell.place {
+            Place::Free => (None, None),
+            Place::One(core) => (Some(core), Some(core)),
+            Place::Two(near, far) => (Some(near), Some(far)),
+        };
+        for lane in &mut lanes {
+            team.add(c"bench-far", far, |start| far_end(cell.mode, &mut **lane, &job, start))?;
+        }
+        let senders = if cell.mode == Mode::Fanout { 1 } else { lanes.len() };
+        for index in 0..senders {
+            let of_all = cell.mode == Mode::Fanout && !cell.way.fans_out();
+            let mine = if of_all { &mut lanes[..] } else { &mut lanes[index..=index] };
+            let mut job = job.clone();
+            job.seed += 2 * index as u64;
+            if index > 0 {
+                job.daemon.clear();
+            }
+            team.add(c"bench-near", near, |start| near_end(cell.mode, mine, &job, start))?;
+        }
+        let stopper = faults.stop.map(|stop| stop_daemon(&job.daemon, stop)).transpose()?;
+        let limit = 3 * length(extent, cell) + warmup + one_way::SILENCE;
+        let findings = team.run(self.interrupts, limit)?;
+        drop(stopper);
+        let (fars, nears) = findings.split_at(lanes.len());
+        combine(cell, nears, fars)
+    }
+
+    fn job(
+        &self,
+        cell: &Cell,
+        extent: Extent,
+        warmup: Duration,
+        faults: Faults,
+        daemon: Vec<u32>,
+    ) -> Job {
+        Job {
+            size: cell.size,
+            payload: self.settings.payload.clone(),
+            has_crc: self.settings.has_crc,
+            warmup,
+            extent,
+            may_lose: cell.way.may_lose(),
+            pace: cell.pace,
+            seed: self.serial,
+            daemon,
+            stall: faults.stall,
+        }
+    }
+
+    /// Puts an embedded daemon where the measurement wants it, and tells its processes.
+    fn place_daemon(&self, cell: &Cell) -> io::Result<Vec<u32>> {
+        if let Way::Running(running) = &cell.way {
+            return Ok(processes_of(running));
+        }
+        let (Way::Daemon(_), Some(daemon)) = (&cell.way, &self.daemon) else {
+            return Ok(Vec::new());
+        };
+        let core = if let Place::One(core) = cell.place { Some(core) } else { None };
+        let cores = core.as_ref().map_or(&self.cores[..], std::slice::from_ref);
+        for &process in &daemon.processes {
+            pin(Pid::from_raw(process as i32), cores)?;
+        }
+        Ok(daemon.processes.clone())
+    }
+
+    fn lanes(&self, cell: &Cell) -> io::Result<Vec<Box<dyn Lane>>> {
+        let is_fan = cell.mode == Mode::Fanout;
+        let count = if is_fan { self.settings.subs } else { self.settings.clients };
+        (0..count).map(|index| self.lane(cell, if is_fan { 0 } else { index }, index)).collect()
+    }
+
+    fn lane(&self, cell: &Cell, subject: usize, index: usize) -> io::Result<Box<dyn Lane>> {
+        let batch = self.settings.batch;
+        let dir = self.dir.join(format!("{}-{index}", self.serial));
+        let name = format!("bench.{}.{}.{subject}", std::process::id(), self.serial);
+        match &cell.way {
+            Way::Raw(primitive) => {
+                std::fs::create_dir(&dir)?;
+                primitive.prepare(&dir, cell.size, batch)
+            }
+            Way::Lib(scheme) => {
+                std::fs::create_dir(&dir)?;
+                Ok(Box::new(Channels::listen(scheme, &dir, batch)?))
+            }
+            Way::Daemon(scheme) => {
+                let none = || io::Error::other("there is no embedded daemon");
+                let daemon = self.daemon.as_ref().ok_or_else(none)?;
+                Ok(Box::new(subjects(cell, daemon.via(scheme)?, name)))
+            }
+            Way::Running(running) => Ok(Box::new(subjects(cell, running.clone(), name))),
+        }
+    }
+}
+
+fn subjects(cell: &Cell, daemon: Running, name: String) -> Subjects {
+    let are_requests = cell.mode == Mode::Req;
+    Subjects { daemon, name, is_two_way: cell.mode.is_two_way(), are_requests }
+}
+
+fn near_end(
+    mode: Mode,
+    lanes: &mut [Box<dyn Lane>],
+    job: &Job,
+    start: &mut super::children::Start<'_>,
+) -> io::Result<Findings> {
+    let mut ends = lanes.iter_mut().map(|lane| lane.open(Side::Near)).collect::<io::Result<Vec<_>>>()?;
+    let mut end = if ends.len() == 1 { ends.remove(0) } else { Box::new(Fan(ends)) };
+    start()?;
+    if mode.is_two_way() { round_trip::ask(&mut *end, job) } else { one_way::send(&mut *end, job) }
+}
+
+fn far_end(
+    mode: Mode,
+    lane: &mut dyn Lane,
+    job: &Job,
+    start: &mut super::children::Start<'_>,
+) -> io::Result<Findings> {
+    let mut end = lane.open(Side::Far)?;
+    start()?;
+    match mode.is_two_way() {
+        true => round_trip::answer(&mut *end, job),
+        false => one_way::receive(&mut *end, job),
+    }
+}
+
+/// How long the counted part may be expected to take.
+fn length(extent: Extent, cell: &Cell) -> Duration {
+    /// Messages a second that anything manages, also a round trip at a time between two cores.
+    const SLOWEST: f64 = 1000.0;
+    match extent {
+        Extent::Time(time) => time,
+        Extent::Count(count) => {
+            let rate = cell.pace.map_or(SLOWEST, |pace| pace.rate.min(SLOWEST));
+            Duration::from_secs_f64(count as f64 / rate)
+        }
+    }
+}
+
+/// Forks a process that stops these for a while.
+fn stop_daemon(
+    processes: &[u32],
+    (after, long): (Duration, Duration),
+) -> io::Result<super::children::Child> {
+    use nix::sys::signal::{Signal, kill};
+    let all = |signal: Signal| {
+        processes.iter().try_for_each(|&pid| kill(Pid::from_raw(pid as i32), signal))
+    };
+    super::children::fork(c"bench-stopper", || {
+        std::thread::sleep(after);
+        all(Signal::SIGSTOP)?;
+        std::thread::sleep(long);
+        Ok(all(Signal::SIGCONT)?)
+    })
+}
+
+fn combine(cell: &Cell, nears: &[Findings], fars: &[Findings]) -> io::Result<Run> {
+    let is_two_way = cell.mode.is_two_way();
+    let receivers = if is_two_way { nears } else { fars };
+    let mut counts = Counts::default();
+    receivers.iter().for_each(|found| counts.add(&found.counts));
+    if is_two_way {
+        fars.iter().for_each(|found| counts.corrupted += found.counts.corrupted);
+    } else {
+        let sent: u64 = nears.iter().map(|found| found.counts.sent).sum();
+        counts.sent = if cell.mode == Mode::Fanout { sent * fars.len() as u64 } else { sent };
+        counts.lost = counts.sent.saturating_sub(counts.received);
+    }
+    let first = nears.iter().map(|found| found.first).min().unwrap_or(0);
+    let last = receivers.iter().map(|found| found.last).max().unwrap_or(0);
+    let (mut clients, mut daemon) = (Usage::default(), Usage::default());
+    nears.iter().chain(fars).for_each(|found| clients.add(&found.usage));
+    nears.iter().for_each(|found| daemon.add(&found.daemon));
+    Ok(Run {
+        counts,
+        elapsed_ns: last.saturating_sub(first).max(LEAST_ELAPSED),
+        latency: merged(receivers.iter().filter_map(|found| found.latency.as_deref()))?,
+        service: merged(receivers.iter().filter_map(|found| found.service.as_deref()))?,
+        clients,
+        daemon: (daemon.peak_bytes > 0).then_some(daemon),
+        timeline: receivers.first().map(|found| found.timeline.clone()).unwrap_or_default(),
+    })
+}
+
+fn merged<'t>(texts: impl Iterator<Item = &'t str>) -> io::Result<Histogram<u64>> {
+    let mut sum = histogram::empty();
+    for text in texts {
+        sum.add(histogram::from_text(text)?).map_err(io::Error::other)?;
+    }
+    Ok(sum)
+}
+
+/// When it was begun, and how much of it there is: for those who watch.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// Runs done.
+    pub done: usize,
+    /// Runs in all.
+    pub of: usize,
+    /// Since when.
+    pub since: Instant,
+    /// What is run now.
+    pub now: &'a str,
+}

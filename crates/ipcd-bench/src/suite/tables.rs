@@ -1,0 +1,294 @@
+//! The report as tables, whatever they are shown on.
+
+use super::histogram::Latency;
+use super::plan::{Layer, Mode};
+use super::report::{Report, Row};
+use super::stats::Estimate;
+
+/// Rows of text under a title.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// What it is about.
+    pub title: String,
+    /// How to read it.
+    pub note: String,
+    /// The heads of the columns.
+    pub head: Vec<&'static str>,
+    /// How many columns at the start are words; the others are figures.
+    pub words: usize,
+    /// The cells.
+    pub rows: Vec<Vec<String>>,
+    /// One for each row, of which bars are drawn; empty for none.
+    pub bars: Vec<f64>,
+}
+
+/// One for each mode, and the daemon tax.
+pub fn tables(report: &Report) -> Vec<Table> {
+    let of_mode = |mode: &Mode| {
+        let rows: Vec<&Row> = report.results.iter().filter(|row| row.key.mode == *mode).collect();
+        (!rows.is_empty()).then(|| match mode {
+            Mode::Pingpong | Mode::Req => latencies(*mode, &rows),
+            Mode::Throughput | Mode::Fanout => rates(*mode, &rows),
+            Mode::Load => loads(&rows),
+        })
+    };
+    let taxes = taxes(report);
+    Mode::ALL.iter().filter_map(of_mode).chain(taxes).collect()
+}
+
+fn latencies(mode: Mode, rows: &[&Row]) -> Table {
+    let (title, note) = match mode {
+        Mode::Req => (
+            "Requests through the daemon",
+            "A request and its reply, one after the other. Median and 95 % interval of the runs; \
+             all else of all runs together. A percentile with fewer than 10 samples beyond is left \
+             out.",
+        ),
+        _ => (
+            "Round trips",
+            "There and back, one after the other; the clock starts before the first byte is \
+             written. Compare only rows that ran on the same cores. Median and 95 % interval of the \
+             runs; all else of all runs together. A percentile with fewer than 10 samples beyond is \
+             left out.",
+        ),
+    };
+    let cells = |row: &&Row| {
+        let mut cells = vec![row.key.cores.clone(), layer(row), row.key.transport.clone(), size(row)];
+        cells.push(median(row));
+        let latency = row.latency.clone().unwrap_or_default();
+        cells.extend(distribution(&latency));
+        cells.push(lost(row));
+        cells
+    };
+    let mut rows = rows.to_vec();
+    rows.sort_by_key(|row| (row.key.size, row.key.cores.clone()));
+    Table {
+        title: title.into(),
+        note: note.into(),
+        head: vec![
+            "cores", "layer", "over", "size", "p50 of runs", "min", "p50", "p90", "p95", "p99",
+            "p99.9", "p99.99", "max", "mean", "σ", "lost",
+        ],
+        words: 3,
+        bars: rows.iter().map(|row| row.figure().map_or(0.0, |it| it.median)).collect(),
+        rows: rows.iter().map(cells).collect(),
+    }
+}
+
+fn loads(rows: &[&Row]) -> Table {
+    let cells = |row: &&Row| {
+        let service = row.service.clone().unwrap_or_default();
+        let mut cells = vec![layer(row), row.key.transport.clone(), size(row)];
+        cells.push(row.key.rate.clone().unwrap_or_default());
+        let mark = if row.saturated { " saturated" } else { "" };
+        cells.push(format!("{}{mark}", si(row.messages_per_s.median)));
+        cells.push(median(row));
+        cells.extend(distribution(&row.latency.clone().unwrap_or_default()));
+        cells.push(percentile(&service, "p50"));
+        cells.push(percentile(&service, "p99"));
+        cells.push(lost(row));
+        cells
+    };
+    Table {
+        title: "Latency at a given rate, one way".into(),
+        note: format!(
+            "The sender does not wait for anybody (open loop), and time counts from when a message \
+             should have been sent; service time counts from when it was. Saturated: less than \
+             99 % of the rate was achieved. {}.",
+            placed(rows)
+        ),
+        head: vec![
+            "layer", "over", "size", "rate", "achieved", "p50 of runs", "min", "p50", "p90", "p95",
+            "p99", "p99.9", "p99.99", "max", "mean", "σ", "service p50", "service p99", "lost",
+        ],
+        words: 2,
+        bars: rows.iter().map(|row| row.figure().map_or(0.0, |it| it.median)).collect(),
+        rows: rows.iter().map(cells).collect(),
+    }
+}
+
+fn rates(mode: Mode, rows: &[&Row]) -> Table {
+    let mut rows = rows.to_vec();
+    rows.sort_by_key(|row| row.key.size);
+    let cells = |row: &&Row| {
+        let per_s = &row.messages_per_s;
+        let cores = row.clients.user_ns + row.clients.system_ns;
+        let daemon = row.daemon.map_or(0, |used| used.user_ns + used.system_ns);
+        let each = |nanos: u64| nanos as f64 / row.counts.received.max(1) as f64;
+        vec![
+            layer(row),
+            row.key.transport.clone(),
+            size(row),
+            si(per_s.median),
+            format!("{}–{}", si(per_s.low), si(per_s.high)),
+            si(row.bytes_per_s.median),
+            si(row.sent_per_s.median),
+            lost(row),
+            time(each(cores)),
+            row.daemon.map_or_else(String::new, |_| time(each(daemon))),
+            si((row.clients.voluntary_switches + row.clients.involuntary_switches) as f64),
+        ]
+    };
+    let (title, what) = match mode {
+        Mode::Fanout => ("Fan-out", "Deliveries a second, counted by the receivers"),
+        _ => ("Throughput, one way", "Counted by the receiver"),
+    };
+    Table {
+        title: title.into(),
+        note: format!(
+            "{what}, which reads every byte. Streams gather messages into one call; what keeps \
+             messages apart takes a call for each. CPU: all clients' time on a core, and the \
+             daemon's, for each message received. {}.",
+            placed(&rows)
+        ),
+        head: vec![
+            "layer", "over", "size", "received/s", "95 % interval", "bytes/s", "sent/s", "lost",
+            "CPU clients", "CPU daemon", "switches",
+        ],
+        words: 2,
+        bars: rows.iter().map(|row| row.bytes_per_s.median).collect(),
+        rows: rows.iter().map(cells).collect(),
+    }
+}
+
+fn taxes(report: &Report) -> Option<Table> {
+    let rows: Vec<Vec<String>> = report
+        .results
+        .iter()
+        .filter_map(|row| Some((row, report.daemon_tax(row)?)))
+        .map(|(row, tax)| {
+            let is_latency = row.key.mode.has_latency();
+            let shown = |value: f64| if is_latency { time(value) } else { si(value) };
+            let rate = row.key.rate.as_ref().map(|rate| format!(" {rate}/s")).unwrap_or_default();
+            let more = tax.daemon - tax.raw;
+            vec![
+                format!("{}{rate}", mode_name(row.key.mode)),
+                row.key.transport.clone(),
+                row.key.cores.clone(),
+                size(row),
+                shown(tax.raw),
+                shown(tax.daemon),
+                format!("{}{}", if more < 0.0 { "−" } else { "+" }, shown(more.abs())),
+                format!("{:.2} ×", tax.ratio),
+            ]
+        })
+        .collect();
+    (!rows.is_empty()).then(|| Table {
+        title: "Daemon tax".into(),
+        note: "What ipcd adds to the bare primitive under it: median times, or messages a second. \
+               Requests are compared with bare round trips. A daemon relays, so every message is \
+               moved twice."
+            .into(),
+        head: vec!["mode", "over", "cores", "size", "raw", "daemon", "difference", "ratio"],
+        words: 3,
+        rows,
+        bars: Vec::new(),
+    })
+}
+
+fn distribution(latency: &Latency) -> Vec<String> {
+    let mut cells = vec![time(latency.min as f64)];
+    cells.extend(super::PERCENTILES.iter().map(|(name, _)| percentile(latency, name)));
+    cells.extend([latency.max, latency.mean, latency.stdev].map(|value| time(value as f64)));
+    cells
+}
+
+fn percentile(latency: &Latency, name: &str) -> String {
+    latency.percentile(name).map(|value| time(value as f64)).unwrap_or_default()
+}
+
+fn median(row: &Row) -> String {
+    let shown = |it: &Estimate| format!("{} ({}–{})", time(it.median), time(it.low), time(it.high));
+    row.latency_runs.get("p50").map(shown).unwrap_or_default()
+}
+
+fn lost(row: &Row) -> String {
+    match row.counts.lost {
+        0 => "0".into(),
+        lost => format!("{:.2} %", 100.0 * lost as f64 / row.counts.sent.max(1) as f64),
+    }
+}
+
+fn layer(row: &Row) -> String {
+    layer_name(row.key.layer).to_owned()
+}
+
+/// As it is written on the command line.
+pub fn layer_name(layer: Layer) -> &'static str {
+    match layer {
+        Layer::Raw => "raw",
+        Layer::Lib => "lib",
+        Layer::Daemon => "daemon",
+    }
+}
+
+/// As it is written on the command line.
+pub fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Pingpong => "pingpong",
+        Mode::Throughput => "throughput",
+        Mode::Load => "load",
+        Mode::Fanout => "fanout",
+        Mode::Req => "req",
+    }
+}
+
+/// Where all of these ran.
+fn placed(rows: &[&Row]) -> String {
+    let mut places: Vec<&str> = rows.iter().map(|row| row.key.cores.as_str()).collect();
+    places.dedup();
+    format!("Sender and receiver: {}", places.join(", "))
+}
+
+fn size(row: &Row) -> String {
+    bytes(row.key.size)
+}
+
+/// A size as people write it.
+pub(crate) fn bytes(size: usize) -> String {
+    match size {
+        size if size >= 1 << 20 && size.is_multiple_of(1 << 20) => format!("{} MiB", size >> 20),
+        size if size >= 1 << 10 && size.is_multiple_of(1 << 10) => format!("{} KiB", size >> 10),
+        size => format!("{size} B"),
+    }
+}
+
+/// Nanoseconds, in a unit that fits.
+pub(crate) fn time(nanos: f64) -> String {
+    match nanos {
+        nanos if nanos < 1e3 => format!("{nanos:.0} ns"),
+        nanos if nanos < 1e6 => format!("{} µs", digits(nanos / 1e3)),
+        nanos if nanos < 1e9 => format!("{} ms", digits(nanos / 1e6)),
+        nanos => format!("{} s", digits(nanos / 1e9)),
+    }
+}
+
+/// A number with three digits and a letter for thousands.
+pub(crate) fn si(value: f64) -> String {
+    match value {
+        value if value < 1e3 => format!("{value:.0}"),
+        value if value < 1e6 => format!("{} k", digits(value / 1e3)),
+        value if value < 1e9 => format!("{} M", digits(value / 1e6)),
+        value => format!("{} G", digits(value / 1e9)),
+    }
+}
+
+fn digits(value: f64) -> String {
+    match value {
+        value if value < 10.0 => format!("{value:.2}"),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_numbers_with_three_digits() {
+        assert_eq!([850.0, 1234.0, 56_789.0, 2e8].map(time), ["850 ns", "1.23 µs", "56.8 µs", "200 ms"]);
+        assert_eq!([12.0, 1234.0, 5e6, 7.5e9].map(si), ["12", "1.23 k", "5.00 M", "7.50 G"]);
+        assert_eq!([64, 1024, 65536, 1 << 20].map(bytes), ["64 B", "1 KiB", "64 KiB", "1 MiB"]);
+    }
+}

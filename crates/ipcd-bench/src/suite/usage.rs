@@ -1,0 +1,119 @@
+//! What processes use: time on a core, switches, memory.
+
+use std::fs;
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::unistd::{SysconfVar, sysconf};
+use serde::{Deserialize, Serialize};
+
+/// What was used while messages were counted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct Usage {
+    /// Time in user space.
+    pub user_ns: u64,
+    /// Time in the kernel.
+    pub system_ns: u64,
+    /// Switches because the process waited.
+    pub voluntary_switches: u64,
+    /// Switches because another one's turn had come.
+    pub involuntary_switches: u64,
+    /// The most memory at any time, of the largest process.
+    pub peak_bytes: u64,
+}
+
+impl Usage {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.user_ns += other.user_ns;
+        self.system_ns += other.system_ns;
+        self.voluntary_switches += other.voluntary_switches;
+        self.involuntary_switches += other.involuntary_switches;
+        self.peak_bytes = self.peak_bytes.max(other.peak_bytes);
+    }
+
+    fn since(self, start: &Self) -> Self {
+        Self {
+            user_ns: self.user_ns.saturating_sub(start.user_ns),
+            system_ns: self.system_ns.saturating_sub(start.system_ns),
+            voluntary_switches: self.voluntary_switches.saturating_sub(start.voluntary_switches),
+            involuntary_switches: self
+                .involuntary_switches
+                .saturating_sub(start.involuntary_switches),
+            peak_bytes: self.peak_bytes,
+        }
+    }
+
+    /// This process, getrusage(2).
+    fn own() -> Self {
+        let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else {
+            return Self::default();
+        };
+        let nanos = |time: nix::sys::time::TimeVal| {
+            (time.tv_sec() as u64) * 1_000_000_000 + (time.tv_usec() as u64) * 1000
+        };
+        Self {
+            user_ns: nanos(usage.user_time()),
+            system_ns: nanos(usage.system_time()),
+            voluntary_switches: usage.voluntary_context_switches() as u64,
+            involuntary_switches: usage.involuntary_context_switches() as u64,
+            peak_bytes: usage.max_rss() as u64 * 1024,
+        }
+    }
+
+    /// Other processes, proc(5). One that has gone has used nothing.
+    fn of(processes: &[u32]) -> Self {
+        let mut sum = Self::default();
+        for usage in processes.iter().filter_map(|&pid| Self::of_one(pid)) {
+            sum.add(&usage);
+        }
+        sum
+    }
+
+    fn of_one(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name may hold anything; behind its last parenthesis come the state and the numbers.
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        let ticks = sysconf(SysconfVar::CLK_TCK).ok()?? as u64;
+        let time = |field: usize| Some(fields.get(field)?.parse::<u64>().ok()? * 1_000_000_000 / ticks);
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let number = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        Some(Self {
+            user_ns: time(11)?,
+            system_ns: time(12)?,
+            voluntary_switches: number("voluntary_ctxt_switches:")?,
+            involuntary_switches: number("nonvoluntary_ctxt_switches:")?,
+            peak_bytes: number("VmHWM:")? * 1024,
+        })
+    }
+}
+
+/// What is used by this process and by others, from now on.
+pub(crate) struct Meter {
+    own: Usage,
+    others: Usage,
+}
+
+impl Meter {
+    pub(crate) fn start(others: &[u32]) -> Self {
+        Self { own: Usage::own(), others: Usage::of(others) }
+    }
+
+    /// What this process has used, and what the others have.
+    pub(crate) fn stop(self, others: &[u32]) -> (Usage, Usage) {
+        (Usage::own().since(&self.own), Usage::of(others).since(&self.others))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_another_process_as_it_knows_itself() {
+        let (own, other) = (Usage::own(), Usage::of(&[std::process::id()]));
+        assert!(own.peak_bytes > 0 && other.peak_bytes > 0);
+        assert_eq!(Usage::of(&[u32::MAX]).peak_bytes, 0);
+    }
+}
