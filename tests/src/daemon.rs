@@ -132,17 +132,16 @@ fn is_ready(log: &str, json: bool) -> bool {
     })
 }
 
-/// The real endpoints, by scheme.
+/// The real endpoints, by scheme; the first one where there are several.
 fn listeners(log: &str, json: bool) -> BTreeMap<String, String> {
     let begin = if json { "\"endpoint\":\"" } else { "listening endpoint=" };
-    let endpoints = log.lines().filter_map(|line| line.split_once(begin));
+    let mut endpoints = BTreeMap::new();
+    for (_, rest) in log.lines().filter_map(|line| line.split_once(begin)) {
+        let end = rest.find(['"', ' ']).unwrap_or(rest.len());
+        let (scheme, _) = rest.split_once(':').expect("an endpoint has a scheme");
+        endpoints.entry(scheme.to_owned()).or_insert_with(|| rest[..end].to_owned());
+    }
     endpoints
-        .map(|(_, rest)| {
-            let end = rest.find(['"', ' ']).unwrap_or(rest.len());
-            let (scheme, _) = rest.split_once(':').expect("an endpoint has a scheme");
-            (scheme.to_owned(), rest[..end].to_owned())
-        })
-        .collect()
 }
 
 /// A worker, as `status -j` has it.

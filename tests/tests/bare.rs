@@ -257,8 +257,8 @@ fn a_fifo_takes_the_lines_of_many_writers_and_outlives_its_worker() {
 /// Datagrams that are queued while their sender becomes a peer are not lost, nor out of order.
 #[test]
 fn a_burst_of_datagrams_from_new_senders_is_in_order() {
-    const SENDERS: usize = 20;
-    const DATAGRAMS: usize = 20;
+    const SENDERS: usize = 10;
+    const DATAGRAMS: usize = 15;
     let daemon = daemon_with(&["udp://127.0.0.1:0?codec=raw&subject=in"], &["--workers", "2"]);
     let mut receiver = daemon.recv("unix", &["in"]);
     receiver.stdout();
