@@ -134,3 +134,8 @@ fn flow_control() {
 fn delivery() {
     run("delivery.md");
 }
+
+#[test]
+fn bring_your_own_program() {
+    run("bring-your-own-program.md");
+}
