@@ -95,7 +95,7 @@ impl TryFrom<Written> for Listen {
         }
         let is_bare = codec.is_some_and(|codec| codec != Codec::Frame);
         let codec = codec.unwrap_or_default();
-        let dialect = is_bare.then(|| Dialect { codec, subject, reply, echo });
+        let dialect = is_bare.then_some(Dialect { codec, subject, reply, echo });
         let listen = Self { name: written.name, endpoint, dialect, allow, insecure };
         listen.check()?;
         Ok(listen)

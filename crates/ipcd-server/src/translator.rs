@@ -222,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    fn translator(codec: Codec, subject: &str, keeps_records: bool) -> Translator {
+    fn for_test(codec: Codec, subject: &str, keeps_records: bool) -> Translator {
         let (near, _far) = UnixStream::pair().unwrap();
         let channel = Box::new(StreamChannel::socket(near.into(), Identity::default()).unwrap());
         let channel = BareChannel { channel, keeps_records, has_end: true };
@@ -248,19 +248,19 @@ mod tests {
 
     #[test]
     fn the_first_word_can_be_the_subject() {
-        let mut translator = translator(Codec::Line, "logs.$1", false);
+        let mut translator = for_test(Codec::Line, "logs.$1", false);
         let found = frames(&mut translator, b"web GET / HTTP\ndb\n@1 x\n  y\nb..c x\n");
         let expected = [pair("logs.web", "GET / HTTP"), pair("logs.db", ""), pair("logs.@1", "x")];
         assert_eq!(found, expected);
         assert_eq!(translator.losses(), (2, 0));
         assert!(translator.take_refusal().is_some() && translator.take_refusal().is_none());
-        let mut plain = translator(Codec::Line, "$1", false);
+        let mut plain = for_test(Codec::Line, "$1", false);
         assert_eq!(frames(&mut plain, b"@1 x\n@1.2 y\na z\n").len(), 3);
     }
 
     #[test]
     fn to_an_address_that_proves_nothing_little_goes() {
-        let mut translator = translator(Codec::Raw, "a", true);
+        let mut translator = for_test(Codec::Raw, "a", true);
         translator.distrust();
         let mut message = Vec::new();
         let (header, subject, payload) =
