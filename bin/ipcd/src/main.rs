@@ -1,5 +1,7 @@
 //! The ipcd daemon: arguments in, exit status out. What it does is in `ipcd-server`.
 
+mod stdio;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -48,6 +50,10 @@ struct Arguments {
     /// Write a newline to this descriptor when ready, and close it.
     #[arg(long, value_name = "N")]
     ready_fd: Option<i32>,
+    /// Be no daemon, but the way to one: connect standard input and output to its Unix socket, as
+    /// in `ipcctl --via 'pipe:ssh host ipcd --stdio'`.
+    #[arg(long, conflicts_with_all = ["listeners", "test_config", "print_config"])]
+    stdio: bool,
     /// error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", value_parser = ipcd_server::word::<LogLevel>)]
     log_level: Option<LogLevel>,
@@ -58,6 +64,8 @@ struct Arguments {
 
 /// The exit status for bad usage or configuration.
 const USAGE: u8 = 2;
+/// The exit status when there is no daemon.
+const CANNOT_CONNECT: u8 = 3;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -79,6 +87,9 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
     }
     if arguments.test_config {
         return Ok(());
+    }
+    if arguments.stdio {
+        return stdio::run(&config).map_err(|why| (CANNOT_CONNECT, format!("ipcd: {why}")));
     }
     let ready_fd = arguments.ready_fd.map(ipcd_sys::take_fd).transpose();
     let ready_fd = ready_fd.map_err(|error| (USAGE, format!("ipcd: --ready-fd: {error}")))?;

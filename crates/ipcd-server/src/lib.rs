@@ -24,7 +24,7 @@ pub use config::{
 };
 pub use listen::{Dialect, Listen};
 pub use log::init as init_log;
-pub use runtime::TOKEN_FILE;
+pub use runtime::{TOKEN_FILE, locate as runtime_dir};
 pub use supervisor::{Reload, Start, run};
 pub use values::{ByteCount, Span};
 

@@ -70,7 +70,11 @@ impl RuntimeDir {
     }
 }
 
-fn locate(config: &Config) -> Result<PathBuf, Error> {
+/// Where the runtime directory is.
+///
+/// # Errors
+/// If nothing says so.
+pub fn locate(config: &Config) -> Result<PathBuf, Error> {
     let is_root = Uid::effective().is_root();
     let path = config.daemon.runtime_dir.clone();
     let path = path.or_else(|| ipcd_transports::own_runtime_dir(is_root)).ok_or_else(|| {

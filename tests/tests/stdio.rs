@@ -1,0 +1,42 @@
+//! `ipcd --stdio`: a way to the daemon through any program that carries bytes.
+
+use std::process::Command;
+
+use ipcd_tests::{Daemon, Running, Setup, ipcd};
+
+fn through(daemon: &Daemon) -> String {
+    format!("pipe:{} --stdio --runtime-dir {}", ipcd().display(), daemon.runtime_dir().display())
+}
+
+#[test]
+fn everything_works_through_the_pipes_of_a_child() {
+    let daemon = Setup::new().listen(&["unix"]).start();
+    let via = through(&daemon);
+    let mut receiver = daemon.ctl(&via, &["recv", "-E", "-C", "3", "news"]).spawn_subscribed();
+    daemon.ctl(&via, &["send", "news", "-l"]).run_fed(b"one\ntwo\n").expect(0);
+    daemon.send("news", "three");
+    assert_eq!(receiver.wait().expect(0).text(), "one\ntwo\nthree\n");
+    let _server = daemon.ctl(&via, &["serve", "echo", "-E", "--echo"]).spawn_subscribed();
+    let body: Vec<u8> = (0..1 << 20).map(|number: u32| (number % 251) as u8).collect();
+    let ended = daemon.ctl(&via, &["req", "echo", "-N"]).run_fed(&body).expect(0);
+    assert!(ended.stdout == body, "a megabyte there and back");
+}
+
+#[test]
+fn it_says_when_there_is_no_daemon() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let mut command = Command::new(ipcd());
+    command.args(["--stdio", "--runtime-dir"]).arg(dir.path());
+    let ended = Running::start(&mut command).wait().expect(3);
+    assert!(ended.stderr.contains("is ipcd running there?"), "{}", ended.stderr);
+}
+
+/// The child ends with the daemon, and with whoever started it.
+#[test]
+fn it_ends_with_either_side() {
+    let mut daemon = Setup::new().listen(&["unix"]).start();
+    let args = ["recv", "-E", "--no-reconnect", "news"];
+    let mut receiver = daemon.ctl(&through(&daemon), &args).spawn_subscribed();
+    daemon.terminate().expect(0);
+    receiver.wait().expect(7);
+}
