@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Client, Error, Event};
+use ipcd_client::{Client, Error, Event, Woken};
 use ipcd_transport::poll_some;
 use nix::poll::{PollFd, PollFlags};
 
 use crate::exit::Outcome;
 use crate::jobs::Jobs;
-use crate::wait::{self, Woken};
 
 /// How long an attempt to make a lost connection again may keep handlers waiting.
 const BESIDE_HANDLERS: Duration = Duration::from_millis(250);
@@ -39,7 +38,7 @@ impl Attended {
     /// Waits for an event, or until the jobs have something to do, or until the deadline.
     pub(crate) fn next_event(&mut self, deadline: Option<Instant>) -> Outcome<Option<Event>> {
         let until = self.until(deadline);
-        let event = match wait::event_or(&mut self.client, self.jobs.fd(), until) {
+        let event = match self.client.wait_event_or(self.jobs.fd(), until) {
             Ok(Woken::Event) => self.client.next_event(Some(Instant::now()))?,
             Ok(_) => None,
             Err(_) => self.client.next_event(Some(self.attempt(until)))?,

@@ -4,16 +4,14 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use clap::parser::ValueSource;
 use clap::CommandFactory;
+use clap::parser::ValueSource;
 use ipcd_bench::suite::{
     self, Extent, Layer, Mode, Progress, Report, Running, Settings, baseline, csv, markdown,
     terminal,
 };
 
-use crate::args::{
-    Arguments, Arrivals, BenchArgs, BenchLayer, BenchMode, Format, Verify,
-};
+use crate::args::{Arguments, Arrivals, BenchArgs, BenchLayer, BenchMode, Format, Verify};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::write_all;
@@ -29,6 +27,9 @@ const BATCH: usize = 64 * 1024;
 
 pub(crate) fn run(context: &Context, args: &BenchArgs) -> Outcome {
     let settings = settings(context, args)?;
+    if args.mode == BenchMode::Selftest {
+        return selftest(&settings);
+    }
     let then = args.baseline.as_deref().map(|name| baseline::load(&baseline::path_of(name)?));
     let then = then.transpose().map_err(failure)?;
     let is_quiet = Arguments::command().get_matches().get_flag("quiet");
@@ -91,6 +92,7 @@ fn modes(mode: BenchMode) -> Vec<Mode> {
         BenchMode::Load => vec![Mode::Load],
         BenchMode::Fanout => vec![Mode::Fanout],
         BenchMode::Req => vec![Mode::Req],
+        BenchMode::Selftest => Vec::new(),
     }
 }
 
@@ -122,6 +124,22 @@ fn ways(context: &Context) -> Outcome<(Vec<String>, Vec<Running>)> {
         }
     }
     Ok((ways, running))
+}
+
+fn selftest(settings: &Settings) -> Outcome {
+    let checks = suite::selftest(settings).map_err(failure)?;
+    let line = |check: &suite::Check| {
+        let verdict = if check.is_right { "ok    " } else { "FAILED" };
+        format!("{verdict} {}: {}\n", check.what, check.found)
+    };
+    write_all(checks.iter().map(line).collect::<String>().as_bytes())?;
+    match checks.iter().filter(|check| !check.is_right).count() {
+        0 => Ok(()),
+        failed => {
+            let why = format!("{failed} of {} checks failed", checks.len());
+            Err(Failure::new(Exit::Threshold, why))
+        }
+    }
 }
 
 fn show(progress: Progress<'_>) {
@@ -160,6 +178,9 @@ fn save(args: &BenchArgs, report: &Report) -> Outcome {
     if let Some(path) = &args.csv {
         write(path, csv(report))?;
     }
+    if let Some(path) = &args.html {
+        write(path, suite::html(report))?;
+    }
     if let Some(name) = &args.save_baseline {
         baseline::path_of(name).and_then(|path| baseline::save(report, &path)).map_err(failure)?;
     }
@@ -175,7 +196,8 @@ fn compare(context: &Context, args: &BenchArgs, then: &Report, now: &Report) -> 
     match &baseline::broken(&changes, &args.fail_on)[..] {
         [] => Ok(()),
         [(change, limit), rest @ ..] => {
-            let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+            let more =
+                if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
             Err(Failure::new(Exit::Threshold, format!("{limit}: {change}{more}")))
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use ipcd_client::{
-    Backoff, Client, Error, Event, Message, Options, Origin, Subject, SubscribeOptions,
+    Backoff, Client, Error, Event, Message, Options, Origin, Subject, SubscribeOptions, Woken,
 };
 use ipcd_transport::poll_until;
 use nix::poll::PollFlags;
@@ -17,7 +17,6 @@ use crate::exit::Outcome;
 use crate::json;
 use crate::news;
 use crate::output::Output;
-use crate::wait::{self, Woken};
 
 /// The line that leaves.
 const LEAVE: &[u8] = b"exit";
@@ -53,7 +52,7 @@ impl Chat<'_> {
         loop {
             self.show_what_came()?;
             if !poll_until(&io::stdin(), PollFlags::POLLIN, Instant::now())? {
-                match wait::event_or(&mut self.client, io::stdin().as_fd(), None) {
+                match self.client.wait_event_or(io::stdin().as_fd(), None) {
                     Ok(Woken::Ready) => {}
                     Ok(_) => continue,
                     Err(_) => {
@@ -126,7 +125,7 @@ impl Chat<'_> {
     /// Writes what is to be shown. While nobody looks, no more is taken.
     fn write(&mut self) -> Outcome {
         while !self.output.write_some()? {
-            if wait::writable(&mut self.client, self.output.fd()).is_err() {
+            if self.client.wait_writable(self.output.fd(), None).is_err() {
                 return self.output.flush();
             }
         }

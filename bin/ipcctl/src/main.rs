@@ -25,7 +25,6 @@ mod req;
 mod send;
 mod serve;
 mod target;
-mod wait;
 
 use std::process::ExitCode;
 

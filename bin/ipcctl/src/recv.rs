@@ -15,7 +15,6 @@ use crate::format::Template;
 use crate::handler::Handler;
 use crate::news;
 use crate::print::{End, Printer, Style};
-use crate::wait;
 
 use handling::Handling;
 use tally::Tally;
@@ -141,7 +140,7 @@ impl Receiver<'_> {
             if self.is_loss_told {
                 return output.flush();
             }
-            if let Err(error) = wait::writable(&mut self.client, output.fd()) {
+            if let Err(error) = self.client.wait_writable(output.fd(), None) {
                 self.context.remark(&format!("{error} (standard output is not being read)"));
                 self.is_loss_told = true;
             }

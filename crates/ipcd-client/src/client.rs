@@ -25,13 +25,24 @@ use crate::wire::{BATCH, Turn, Wire, Wish};
 use crate::{Error, Result, session};
 
 use calls::{Awaited, Ending};
-use events::Events;
+use events::{Events, has_passed};
 use reconnect::subscribe_body;
 
 pub use events::{Event, Messages};
 
 /// Bytes of messages that wait to be taken, before a client that only sends stops reading.
 const MAX_PENDING: usize = 64 * 1024 * 1024;
+
+/// What [`Client::wait_event_or`] waited for, and came first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Woken {
+    /// An event waits to be taken.
+    Event,
+    /// The descriptor is readable.
+    Ready,
+    /// The deadline came.
+    Late,
+}
 
 /// A connection to ipcd.
 pub struct Client {
@@ -152,6 +163,48 @@ impl Client {
             let only_write = self.events.bytes() >= MAX_PENDING;
             let wish = Wish { also: Some(fd), only_write, ..Wish::input(deadline) };
             match self.turn(wish)? {
+                Turn::Moved => {}
+                turn => return Ok(turn == Turn::Other),
+            }
+        }
+    }
+
+    /// Keeps the connection going until an event waits to be taken, or the descriptor is readable,
+    /// or the deadline comes.
+    ///
+    /// # Errors
+    /// If the connection is lost and no event is left.
+    pub fn wait_event_or(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Woken> {
+        loop {
+            if self.has_event() {
+                return Ok(Woken::Event);
+            }
+            let wake = deadline.into_iter().chain(self.outstanding.next_deadline()).min();
+            match self.turn(Wish { also: Some(fd), ..Wish::input(wake) }) {
+                Ok(Turn::Moved) => {}
+                Ok(Turn::Other) => return Ok(Woken::Ready),
+                Ok(Turn::Late) if self.has_event() || !has_passed(deadline) => {}
+                Ok(Turn::Late) => return Ok(Woken::Late),
+                Err(error) if !self.has_event() => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Waits until the descriptor can be written; false at the deadline. No messages are taken
+    /// meanwhile, as far as the transport can leave them: who cannot pass on what came lets its
+    /// senders wait. What is buffered is written, and the end of the connection is noticed.
+    ///
+    /// # Errors
+    /// If the connection is lost. What came before is an event, and waits to be taken.
+    pub fn wait_writable(&mut self, fd: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool> {
+        let wish = Wish { also: Some(fd), also_writes: true, only_write: true, ..Wish::default() };
+        loop {
+            match self.turn(Wish { deadline, ..wish })? {
                 Turn::Moved => {}
                 turn => return Ok(turn == Turn::Other),
             }

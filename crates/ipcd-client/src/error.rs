@@ -1,6 +1,6 @@
 //! What can go wrong for a client.
 
-use ipcd_proto::control::{BadBody, Refusal};
+use ipcd_proto::control::{BadBody, Code, Refusal};
 use ipcd_proto::{BadHeaders, BadSubject, FrameError};
 
 /// The result of a client's operation.
@@ -12,8 +12,8 @@ pub enum Error {
     /// There is no connection to the daemon.
     #[error("cannot connect: {0}")]
     Connect(#[source] ipcd_transport::Error),
-    /// The daemon refused.
-    #[error("{}", .0.message)]
+    /// The daemon refused, or ended the session.
+    #[error("{}{}", if is_cut_off(.0) { "cut off: " } else { "" }, .0.message)]
     Refused(Refusal),
     /// Nothing came in time.
     #[error("no {0} came in time")]
@@ -53,4 +53,8 @@ impl From<BadBody> for Error {
     fn from(error: BadBody) -> Self {
         Self::Protocol(error.to_string())
     }
+}
+
+fn is_cut_off(refusal: &Refusal) -> bool {
+    matches!(refusal.code, Code::TooSlow | Code::Kicked)
 }

@@ -47,7 +47,7 @@ mod outstanding;
 mod session;
 mod wire;
 
-pub use client::{Client, Event, Messages};
+pub use client::{Client, Event, Messages, Woken};
 pub use error::{Error, Result};
 pub use ipcd_proto::control::{
     Answer, Code, Origin, Overflow, PeerStatus, Query, Reason, Receipt, Refusal, Status,

@@ -24,8 +24,10 @@ const CLOSING: Duration = Duration::from_millis(500);
 pub(crate) struct Wish<'a> {
     /// When to give up.
     pub(crate) deadline: Option<Instant>,
-    /// Another descriptor to be read by the caller.
+    /// Another descriptor, to be read by the caller.
     pub(crate) also: Option<BorrowedFd<'a>>,
+    /// That it is to be written instead.
+    pub(crate) also_writes: bool,
     /// Not to read, because too much waits to be taken already.
     pub(crate) only_write: bool,
     /// To go on until something was read: that something was written is no news.
@@ -62,6 +64,9 @@ pub(crate) struct Wire {
     largest_frame: usize,
     /// Whether a read would bring something, as far as is known; else it is waited for first.
     is_readable: bool,
+    /// Whether the daemon writes nothing more. What it wrote before is read, wanted or not: the last
+    /// of it may say why.
+    hung_up: bool,
     /// Whether the channel must become writable before anything more is written.
     write_blocked: bool,
     /// Why nothing can be written any more.
@@ -81,6 +86,7 @@ impl Wire {
             written: 0,
             largest_frame,
             is_readable: false,
+            hung_up: false,
             write_blocked: false,
             write_error: None,
             ended: None,
@@ -167,14 +173,17 @@ impl Wire {
         loop {
             let wrote = self.write();
             // One that cannot write any more reads to the end, which may say why. And where the
-            // transport has traffic of its own, nothing is written for long without reading.
+            // transport has traffic of its own, nothing is written for long without it.
             let has_traffic = self.channel.wants_service();
-            let reads = !wish.only_write || self.write_error.is_some() || has_traffic;
+            let reads = !wish.only_write || self.hung_up || self.write_error.is_some();
             let now = Instant::now();
             // Who waits for input looks before it reads in vain: an answer never comes at once.
             let expects = self.is_readable || has_traffic || !wish.for_input || wish.is_late(now);
             if reads && expects && self.read()? {
                 return Ok(Turn::Moved);
+            }
+            if !reads && has_traffic {
+                self.channel.serve().map_err(|error| self.end(error.to_string()))?;
             }
             if wrote && !wish.for_input {
                 return Ok(Turn::Moved);
@@ -188,24 +197,23 @@ impl Wire {
                 return Ok(Turn::Late);
             }
             let until = wish.deadline.into_iter().chain(tick).min();
-            if self.poll(reads, wish.also, until)? {
+            if self.poll(reads, wish, until)? {
                 return Ok(Turn::Other);
             }
         }
     }
 
-    /// Waits for the channel or the other descriptor; whether the latter is readable.
-    fn poll(
-        &mut self,
-        reads: bool,
-        also: Option<BorrowedFd<'_>>,
-        until: Option<Instant>,
-    ) -> Result<bool> {
-        let input = || PollFd::new(self.channel.read_fd(), PollFlags::POLLIN);
-        let mut fds = [input(), input(), input()];
-        let mut count = usize::from(reads);
-        if let Some(fd) = also {
-            fds[count] = PollFd::new(fd, PollFlags::POLLIN);
+    /// Waits for the channel or the other descriptor; whether the latter is ready.
+    fn poll(&mut self, reads: bool, wish: Wish<'_>, until: Option<Instant>) -> Result<bool> {
+        // The end is noticed also where nothing is read; POLLHUP and POLLERR come unasked.
+        let has_traffic = self.channel.wants_service();
+        let input = if reads || has_traffic { PollFlags::POLLIN } else { hang_up() };
+        let channel = || PollFd::new(self.channel.read_fd(), input);
+        let mut fds = [channel(), channel(), channel()];
+        let mut count = 1;
+        if let Some(fd) = wish.also {
+            let ready = if wish.also_writes { PollFlags::POLLOUT } else { PollFlags::POLLIN };
+            fds[count] = PollFd::new(fd, ready);
             count += 1;
         }
         if self.write_blocked {
@@ -213,9 +221,12 @@ impl Wire {
             count += 1;
         }
         poll_some(&mut fds[..count], until).map_err(Error::Connect)?;
-        let is_ready = |at: usize| fds[at].any().unwrap_or(false);
-        let is_other = also.is_some() && is_ready(usize::from(reads));
-        self.is_readable = reads && is_ready(0);
+        // None stands for flags that nix has no name for, such as that of a hang-up.
+        let is_ready = |at: usize| fds[at].any().unwrap_or(true);
+        let is_other = wish.also.is_some() && is_ready(1);
+        let is_readable = is_ready(0);
+        self.is_readable = is_readable;
+        self.hung_up |= is_readable && !reads && !has_traffic;
         Ok(is_other)
     }
 
@@ -287,4 +298,9 @@ impl Wire {
             }
         }
     }
+}
+
+/// `POLLRDHUP` (poll(2)): the other side writes nothing more. nix has no name for it.
+fn hang_up() -> PollFlags {
+    PollFlags::from_bits_retain(0x2000)
 }

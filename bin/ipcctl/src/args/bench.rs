@@ -66,6 +66,9 @@ pub(crate) struct BenchArgs {
     /// Write a line for each measurement to a CSV file.
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
+    /// Write a page with charts, which needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
     /// Print Markdown instead of tables for a terminal.
     #[arg(long)]
     pub(crate) md: bool,
@@ -83,7 +86,7 @@ pub(crate) struct BenchArgs {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum BenchMode {
-    /// All of the modes below.
+    /// All of the modes below but selftest.
     Matrix,
     /// Round trips, one after the other.
     Pingpong,
@@ -95,6 +98,8 @@ pub(crate) enum BenchMode {
     Fanout,
     /// Requests and replies of the daemon.
     Req,
+    /// Check that the benchmark sees what it has to see; exit status 10 if it does not.
+    Selftest,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

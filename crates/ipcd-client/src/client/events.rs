@@ -174,6 +174,6 @@ impl Iterator for Messages<'_> {
     }
 }
 
-fn has_passed(deadline: Option<Instant>) -> bool {
+pub(super) fn has_passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }

@@ -4,3 +4,4 @@ mod fake;
 mod losses;
 mod receipts;
 mod requests;
+mod waiting;

@@ -1,0 +1,86 @@
+//! Waiting for the connection and for another descriptor at once.
+
+use std::io::{PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use ipcd_client::{Code, Error, Event, Woken};
+use ipcd_proto::{Header, Kind};
+
+use crate::fake::{Fake, PATIENCE, Session, event, patient};
+
+fn message(session: &mut Session, payload: &[u8]) {
+    session.message(Header::new(Kind::Message, 1), "a", "", payload);
+}
+
+/// Writes until nothing more fits.
+fn fill(pipe: &mut PipeWriter) {
+    use ipcd_transport::poll_until;
+    use nix::poll::PollFlags;
+    while poll_until(&*pipe, PollFlags::POLLOUT, Instant::now()).expect("polling works") {
+        pipe.write_all(&[0; 4096]).expect("it fits");
+    }
+}
+
+#[test]
+fn an_event_and_a_readable_descriptor_are_told_apart() {
+    let (mut client, mut session) = Fake::new().meet(9, patient());
+    let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
+    let late = client.wait_event_or(reader.as_fd(), Some(Instant::now()));
+    assert_eq!(late.expect("the connection lives"), Woken::Late);
+    let soon = || Some(Instant::now() + PATIENCE);
+    message(&mut session, b"one");
+    let woken = client.wait_event_or(reader.as_fd(), soon());
+    assert_eq!(woken.expect("the connection lives"), Woken::Event);
+    assert!(matches!(event(&mut client), Event::Message(_)));
+    writer.write_all(b"x").expect("it fits");
+    let woken = client.wait_event_or(reader.as_fd(), soon());
+    assert_eq!(woken.expect("the connection lives"), Woken::Ready);
+    reader.read_exact(&mut [0]).expect("it is there");
+    message(&mut session, b"last");
+    session.refuse(0, Code::Kicked);
+    drop(session);
+    let woken = client.wait_event_or(reader.as_fd(), soon());
+    assert_eq!(woken.expect("what came before is told first"), Woken::Event);
+    assert!(matches!(event(&mut client), Event::Message(_)));
+    let end = client.wait_event_or(reader.as_fd(), soon());
+    assert!(matches!(end, Err(Error::Refused(_))), "{end:?}");
+}
+
+#[test]
+fn a_request_that_is_too_late_wakes_up() {
+    let (mut client, _session) = Fake::new().meet(9, patient());
+    let (reader, _writer) = std::io::pipe().expect("a pipe");
+    let work = ipcd_client::Publication { subject: "work", ..Default::default() };
+    client.start_request(&work, Duration::from_millis(20)).expect("a request");
+    let woken = client.wait_event_or(reader.as_fd(), None);
+    assert_eq!(woken.expect("the connection lives"), Woken::Event);
+}
+
+#[test]
+fn who_waits_to_write_takes_no_messages() {
+    let (mut client, mut session) = Fake::new().meet(9, patient());
+    let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
+    fill(&mut writer);
+    message(&mut session, b"waits in the socket");
+    let soon = Instant::now() + Duration::from_millis(20);
+    assert!(!client.wait_writable(writer.as_fd(), Some(soon)).expect("the connection lives"));
+    assert!(!client.has_event());
+    reader.read_exact(&mut [0; 65_536]).expect("it is there");
+    assert!(client.wait_writable(writer.as_fd(), None).expect("the connection lives"));
+    assert!(matches!(event(&mut client), Event::Message(_)));
+}
+
+#[test]
+fn who_waits_to_write_notices_the_end_and_learns_why() {
+    let (mut client, mut session) = Fake::new().meet(9, patient());
+    let (_reader, mut writer) = std::io::pipe().expect("a pipe");
+    fill(&mut writer);
+    message(&mut session, b"came before");
+    session.refuse(0, Code::TooSlow);
+    drop(session);
+    let end = client.wait_writable(writer.as_fd(), Some(Instant::now() + PATIENCE));
+    let error = end.expect_err("it has ended");
+    assert_eq!(error.to_string(), "cut off: TooSlow");
+    assert!(matches!(event(&mut client), Event::Message(_)));
+}
