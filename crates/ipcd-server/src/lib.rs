@@ -4,6 +4,7 @@
 //! they do.
 
 mod admission;
+mod alarm;
 mod config;
 mod connection;
 mod inbox;

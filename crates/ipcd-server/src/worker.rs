@@ -25,6 +25,7 @@ use nix::unistd::{Pid, getppid};
 use tracing::{debug, info, warn};
 
 use crate::Error;
+use crate::alarm::Alarm;
 use crate::connection::{Connection, Token};
 use crate::inbox::Inboxes;
 use crate::link::{GONE_BATCH, Link, Received, ToSupervisor, ToWorker};
@@ -42,8 +43,10 @@ const EVENTS: usize = 256;
 const LINK: Token = Token { place: 0, number: 0 };
 /// The inbox's.
 const INBOX: Token = Token { place: 1, number: 0 };
+/// The alarm's.
+const ALARM: Token = Token { place: 2, number: 0 };
 /// The way into the inbox of slot 0, and then of the others.
-const FIRST_WAY: Token = Token { place: 2, number: 0 };
+const FIRST_WAY: Token = Token { place: 3, number: 0 };
 
 /// What a worker is given at its birth.
 pub(crate) struct Birth {
@@ -103,10 +106,15 @@ fn start(mut birth: Birth) -> Result<Worker, Error> {
     epoll
         .add(birth.inboxes.own(), EpollEvent::new(EpollFlags::EPOLLIN, INBOX.to_u64()))
         .map_err(|error| Error::system("watch the inbox", error))?;
+    let alarm = Alarm::new().map_err(|error| Error::system("make a timer", error))?;
+    epoll
+        .add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN, ALARM.to_u64()))
+        .map_err(|error| Error::system("watch the timer", error))?;
     birth.core.daemon.worker = std::process::id();
     let slots = birth.shared.as_ref().map_or(0, |shared| shared.lives.len());
     let mut worker = Worker {
         epoll,
+        alarm,
         link: birth.link,
         link_is_blocked: false,
         inboxes: birth.inboxes,
@@ -145,6 +153,7 @@ fn nonce() -> Result<[u8; 32], Error> {
 
 struct Worker {
     epoll: Epoll,
+    alarm: Alarm,
     link: Link,
     link_is_blocked: bool,
     inboxes: Inboxes,
@@ -186,6 +195,11 @@ impl Worker {
                         }
                     }
                     INBOX => drop(self.hear_others()?),
+                    // What is due is looked at in each turn.
+                    ALARM => {
+                        let stopped = self.alarm.stop();
+                        stopped.map_err(|error| Error::system("read the timer", error))?;
+                    }
                     Token { place, number: 0 } => self.inbox_has_room(place - FIRST_WAY.place)?,
                     token => self.handle(token, event.events()),
                 }
@@ -207,13 +221,10 @@ impl Worker {
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
         let ticks = self.ticks.peek().map(|Reverse((at, _))| *at);
         let next = self.core.next_deadline().into_iter().chain(ticks).min();
-        let timeout = next.map_or(EpollTimeout::NONE, |at| {
-            let left = at.saturating_duration_since(Instant::now());
-            // Rounded up: waking too early would only mean to wait again.
-            let millis = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
-            EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
-        });
-        match self.epoll.wait(events, timeout) {
+        if let Some(at) = next {
+            self.alarm.set(at).map_err(|error| Error::system("set the timer", error))?;
+        }
+        match self.epoll.wait(events, EpollTimeout::NONE) {
             Ok(count) => Ok(count),
             Err(Errno::EINTR) => Ok(0),
             Err(error) => Err(Error::system("wait for events", error)),
