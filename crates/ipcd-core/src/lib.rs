@@ -3,6 +3,7 @@
 //! The worker feeds it what it read ([`Core::receive`]) and what time it is, and does what it asks
 //! for ([`Core::poll_output`]). It knows no descriptor, no clock, no randomness and no log.
 
+mod arriving;
 mod config;
 mod core;
 mod direct;
