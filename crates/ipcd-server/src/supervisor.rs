@@ -1,18 +1,16 @@
 //! The supervisor: binds, admits, forks and reaps. It never reads what an admitted peer sends, and
 //! stays small, because every fork copies its page tables.
 
+mod admitting;
 mod ending;
 mod listening;
 mod reload;
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipcd_core::{DaemonInfo, Table, Tokens, Told};
-use ipcd_proto::control::{Code, Refusal, encode};
-use ipcd_proto::{FrameWriter, Header, Kind};
-use ipcd_transport::{ChannelParts, Transport};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
@@ -22,24 +20,17 @@ use nix::unistd::Pid;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
+use self::admitting::LINK_BACKLOG;
 use self::ending::Ending;
 use self::listening::{Listening, bind_all, find};
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
-use crate::link::{Link, Received, ToSupervisor, ToWorker};
-use crate::listen::Dialect;
+use crate::link::{Received, ToSupervisor, ToWorker};
 use crate::runtime::RuntimeDir;
 use crate::slot::{Life, Slot};
 use crate::worker::{self, Admitted, Birth};
 use crate::{Error, VERSION, privileges};
-
-/// Peers accepted of one listener in a turn, so that the others have theirs.
-const ACCEPT_BUDGET: usize = 64;
-/// Messages that wait for a worker's link; until it takes them, nobody is accepted.
-const LINK_BACKLOG: usize = 64;
-/// How long a listener waits when the system has no descriptor or memory for a peer.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 const SIGNALS: u64 = 0;
 const FIRST_LISTENER: u64 = 1;
@@ -381,99 +372,6 @@ impl Supervisor {
         let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 
-    fn accept(&mut self, index: usize) {
-        for _ in 0..ACCEPT_BUDGET {
-            let Some(slot) = self.slot_for_peer() else { return };
-            let Some(listening) = find(&mut self.listeners, index) else { return };
-            let transport = listening.transport;
-            match listening.listener.accept() {
-                Ok(None) => return,
-                Ok(Some(parts)) if !listening.asked.admits(parts.identity.addr) => {
-                    let identity = parts.identity;
-                    warn!(transport = %transport.scheme(), %identity, "peer not allowed here");
-                }
-                Ok(Some(parts)) => {
-                    let dialect = listening.asked.dialect.clone();
-                    self.admit(index, transport, slot, parts, dialect);
-                }
-                Err(error) => {
-                    warn!(transport = %transport.scheme(), %error, "peer not accepted");
-                    if error.is_exhaustion() {
-                        listening.paused = Some(Instant::now() + EXHAUSTED_PAUSE);
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Which slot the next peer goes to: each in its turn, if its worker serves now, or one that is
-    /// free. `None` while none can take it; where no slot is free, the peer is refused by whoever
-    /// serves it.
-    fn slot_for_peer(&self) -> Option<Option<usize>> {
-        let count = self.slots.len();
-        let turn = self.turn;
-        let mut order = (0..count).map(|step| (turn + step) % count);
-        if self.serves_per_connection() {
-            let is_free = |index: &usize| matches!(self.slots[*index].life, Life::Free);
-            return Some(order.find(is_free));
-        }
-        let mut with_room =
-            order.filter(|index| self.slots[*index].link.waiting() < LINK_BACKLOG).peekable();
-        // Where none serves, the peer waits for a worker that is to be born or goes on.
-        let first = with_room.peek().copied();
-        with_room.find(|index| self.slots[*index].serves()).or(first).map(Some)
-    }
-
-    fn admit(
-        &mut self,
-        listener: usize,
-        transport: &'static dyn Transport,
-        slot: Option<usize>,
-        parts: ChannelParts,
-        dialect: Option<Dialect>,
-    ) {
-        let Some(index) = slot else {
-            let most = self.slots.len();
-            let why = format!("the limit of {most} children is reached");
-            return refuse(transport, parts, dialect.is_some(), &why);
-        };
-        self.turn = index + 1;
-        match self.admission.admit(listener, &parts, index) {
-            Err(why) => refuse(transport, parts, dialect.is_some(), &why),
-            Ok(number) if self.serves_per_connection() => {
-                self.fork_for(index, Admitted { number, listener, transport, parts, dialect });
-            }
-            Ok(number) => {
-                let admitted = Admitted { number, listener, transport, parts, dialect };
-                hand_over(&mut self.slots[index].link, admitted);
-            }
-        }
-    }
-
-    /// A peer has gone.
-    fn release(&mut self, number: u64, index: usize) {
-        if let Some(peer) = self.admission.release(number, index)
-            && let Some(listening) = find(&mut self.listeners, peer.listener)
-        {
-            listening.listener.released(&peer.identity, &peer.state);
-        }
-    }
-
-    /// Forks a child for one peer. The parent's copies of its descriptors close here.
-    fn fork_for(&mut self, index: usize, only: Admitted) {
-        let (number, transport, is_bare) = (only.number, only.transport, only.dialect.is_some());
-        let spare = duplicate(&only.parts);
-        if let Err(error) = self.fork(index, Some(only)) {
-            error!(%error, "cannot fork a child for a peer");
-            self.release(number, index);
-            if let Some(parts) = spare {
-                let why = "the daemon cannot start another child now";
-                refuse(transport, parts, is_bare, why);
-            }
-        }
-    }
-
     /// Waits for room on the links where something waits for it, and for peers where they can be
     /// handed over.
     fn arm(&mut self) -> Result<(), Error> {
@@ -530,39 +428,6 @@ fn make_slots(config: &Config) -> Result<(Vec<Slot>, Vec<InboxPair>), Error> {
     let slots: std::io::Result<_> = (0..count).map(|_| Slot::new(life)).collect();
     let inboxes: std::io::Result<_> = (0..count).map(|_| InboxPair::new()).collect();
     Ok((slots.map_err(failed)?, inboxes.map_err(failed)?))
-}
-
-/// A second set of a peer's descriptors, to refuse it with when the first went into a fork that
-/// failed.
-fn duplicate(parts: &ChannelParts) -> Option<ChannelParts> {
-    let copies = parts.descriptors.iter().map(OwnedFd::try_clone).collect::<std::io::Result<_>>();
-    let (identity, state) = (parts.identity.clone(), parts.state.clone());
-    Some(ChannelParts { descriptors: copies.ok()?, identity, state })
-}
-
-/// Hands a peer to a worker, or lets it go when that is impossible.
-fn hand_over(link: &mut Link, admitted: Admitted) {
-    let Admitted { number, listener, transport, parts, dialect } = admitted;
-    let ChannelParts { descriptors, identity, state } = parts;
-    let scheme = transport.scheme().to_owned();
-    let message = ToWorker::Admit { number, listener, scheme, identity, state, dialect };
-    if let Err(error) = link.send(&message, descriptors) {
-        warn!(%error, "a peer could not be handed to its worker");
-    }
-}
-
-/// Tells a peer that it is not admitted, if it takes a frame at once, and lets it go.
-fn refuse(transport: &dyn Transport, parts: ChannelParts, is_bare: bool, why: &str) {
-    warn!(transport = %transport.scheme(), identity = %parts.identity, why, "peer refused");
-    if is_bare {
-        return;
-    }
-    let refusal = Refusal { code: Code::Limit, message: why.to_owned() };
-    let mut frame = Vec::new();
-    FrameWriter(&mut frame).control(Header::new(Kind::Error, 0), &encode(&refusal));
-    if let Ok(mut channel) = transport.adopt(parts) {
-        let _ = channel.write(&frame).and_then(|_| channel.finish());
-    }
 }
 
 /// Signals come as events. They stay blocked in the workers, which hear of an end by their link:
