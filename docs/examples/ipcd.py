@@ -32,7 +32,7 @@ MORE, WANTS_RECEIPT, IS_REQUEST = 1, 2, 4
 
 CODES = ("Protocol Version Denied TooLarge BadSubject NameTaken Limit TimedOut TooSlow Ending"
          " Unsupported Kicked NoResponder Unanswered").split()
-REASONS = "Oldest Newest CutOff Departed WorkerDied".split()
+REASONS = "Oldest Newest CutOff Departed WorkerDied TooLarge".split()
 OVERFLOW = {"block": 0, "drop-oldest": 1, "drop-newest": 2, "disconnect": 3}
 LARGEST_HEADERS = 16_384
 LARGEST_BODY = 65_536

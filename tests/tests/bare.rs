@@ -290,7 +290,6 @@ fn records_of_a_seqpacket_socket_and_parts_that_a_nul_ends_are_messages() {
         ],
         &[],
     );
-    let mut tap = tap(&daemon);
     let flags = SockFlag::SOCK_CLOEXEC;
     let records = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).expect("a socket");
     let path = daemon.runtime_dir().join("records.sock");
@@ -302,6 +301,16 @@ fn records_of_a_seqpacket_socket_and_parts_that_a_nul_ends_are_messages() {
     let mut room = [0; 100];
     let count = records.read(&mut room).expect("it hears itself");
     assert_eq!(&room[..count], b"two\nlines");
+    // One that no record can hold is dropped for this peer, and counted; the next one is not.
+    let large = vec![b'x'; 500_000];
+    let send = ["send", "in", "--ack", "delivered", "--timeout", "5s"];
+    let ended = daemon.ctl("unix", &send).run_fed(&large).expect(7);
+    assert!(ended.stderr.contains("larger"), "{}", ended.stderr);
+    assert_eq!(daemon.counter("messages_dropped_too_large"), 1);
+    daemon.send("in", "small");
+    let count = records.read(&mut room).expect("it is still there");
+    assert_eq!(&room[..count], b"small");
+    let mut tap = tap(&daemon);
     let mut parts = UnixStream::connect(daemon.runtime_dir().join("nul.sock")).expect("it listens");
     parts.write_all(b"one\ntwo\0three\0").expect("it is sent");
     tap.stdout().wait_for("in one\ntwo\nin three\n");

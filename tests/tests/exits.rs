@@ -161,7 +161,9 @@ fn status_126_and_127_a_handler_that_cannot_run() {
 #[test]
 fn errors_are_json_where_that_is_wanted() {
     let daemon = Setup::new().listen(&["unix"]).start();
-    let cases: [(&[&str], u64); 4] = [
+    let cases: [(&[&str], u64); 6] = [
+        (&["recv", "-j", "-C", "x", "a"], 2),
+        (&["send", "-o", "jsonl"], 2),
         (&["req", "silence", "?", "-j"], 5),
         (&["send", "a..b", "text", "-j"], 8),
         (&["recv", "-C", "1", "-W", "0.1", "silence", "-j"], 4),

@@ -166,3 +166,25 @@ fn visit(daemon: &Daemon, first: usize, is_over: &AtomicBool) -> Vec<u64> {
     }
     numbers
 }
+
+/// Senders of one message each, from both workers, and children that live for one message: nobody
+/// is favoured because turns begin anew.
+#[test]
+fn turns_are_fair_to_members_of_any_worker_and_among_senders_of_one_message() {
+    for args in [["--workers", "2"], ["--fork", "connection"]] {
+        let daemon = Setup::new().args(&args).start();
+        let mut members: Vec<Running> =
+            (0..4).map(|_| daemon.recv("unix", &["-g", "team", "work"])).collect();
+        members.iter_mut().for_each(|member| drop(member.stdout().bytes()));
+        for number in 0..100 {
+            daemon.send("work", &number.to_string());
+        }
+        let mut got =
+            || -> Vec<usize> { members.iter_mut().map(|member| numbers(member).len()).collect() };
+        let got = eventually("all messages", || {
+            let got = got();
+            (got.iter().sum::<usize>() == 100).then_some(got)
+        });
+        assert!(got.iter().all(|count| (12..=40).contains(count)), "{args:?}: {got:?}");
+    }
+}

@@ -10,7 +10,7 @@ use ipcd_server::Span;
 mod bench;
 mod messages;
 
-pub(crate) use bench::{Arrivals, BenchArgs, BenchLayer, BenchMode, Verify};
+pub(crate) use bench::{Arrivals, BenchArgs, BenchLayer, BenchMode, BenchPeer, Verify};
 pub(crate) use messages::{
     Ack, BodyArgs, ChatArgs, OverflowArg, RecvArgs, ReplyArgs, ReqArgs, SendArgs, ServeArgs,
 };

@@ -11,7 +11,9 @@ use ipcd_bench::suite::{
     terminal,
 };
 
-use crate::args::{Arguments, Arrivals, BenchArgs, BenchLayer, BenchMode, Format, Verify};
+use crate::args::{
+    Arguments, Arrivals, BenchArgs, BenchLayer, BenchMode, BenchPeer, Format, Verify,
+};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::write_all;
@@ -63,6 +65,7 @@ fn settings(context: &Context, args: &BenchArgs) -> Outcome<Settings> {
         layers: layers(&args.layer),
         ways,
         running,
+        peers: args.peers.iter().map(peer).collect(),
         sizes: args.size.iter().map(|size| size.0).collect(),
         clients: args.clients.into(),
         subs: args.subs.into(),
@@ -93,6 +96,15 @@ fn modes(mode: BenchMode) -> Vec<Mode> {
         BenchMode::Fanout => vec![Mode::Fanout],
         BenchMode::Req => vec![Mode::Req],
         BenchMode::Selftest => Vec::new(),
+    }
+}
+
+fn peer(peer: &BenchPeer) -> suite::Peer {
+    match peer {
+        BenchPeer::Socat => suite::Peer::Socat,
+        BenchPeer::Nats => suite::Peer::Nats,
+        BenchPeer::Mosquitto => suite::Peer::Mosquitto,
+        BenchPeer::Redis => suite::Peer::Redis,
     }
 }
 

@@ -30,17 +30,42 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Arguments, Verb};
+use crate::args::{Arguments, Format, Verb};
 use crate::context::Context;
-use crate::exit::Outcome;
+use crate::exit::{Exit, Failure, Outcome};
 
 fn main() -> ExitCode {
-    let Arguments { global, verb } = Arguments::parse();
+    let Arguments { global, verb } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() && wants_json() => return usage(&error),
+        Err(error) => error.exit(),
+    };
     let context = Context::new(global);
     match run(&context, verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(context.format()),
     }
+}
+
+/// Whether errors are wanted as JSON, where the arguments are too wrong to be parsed.
+fn wants_json() -> bool {
+    let arguments: Vec<String> = std::env::args().take_while(|argument| argument != "--").collect();
+    let is_json = |format: &str| matches!(format, "json" | "jsonl");
+    let is_flag = |argument: &String| matches!(argument.as_str(), "-j" | "--json");
+    let is_value = |pair: &[String]| matches!(&*pair[0], "-o" | "--output") && is_json(&pair[1]);
+    let is_joined = |argument: &String| argument.strip_prefix("--output=").is_some_and(is_json);
+    arguments.iter().any(|argument| is_flag(argument) || is_joined(argument))
+        || arguments.windows(2).any(is_value)
+}
+
+/// Says what is wrong with the arguments in one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    let lines: Vec<&str> =
+        text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let line = lines.join(" ");
+    let why = line.strip_prefix("error: ").unwrap_or(&line);
+    Failure::new(Exit::Usage, why).report(Format::Json)
 }
 
 fn run(context: &Context, verb: Verb) -> Outcome {

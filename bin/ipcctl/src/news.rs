@@ -29,6 +29,7 @@ fn why_missing(reason: Reason) -> &'static str {
         Reason::CutOff => "it was cut off",
         Reason::Departed => "it had gone",
         Reason::WorkerDied => "its worker died",
+        Reason::TooLarge => "larger than it takes",
     }
 }
 
@@ -40,5 +41,6 @@ pub(crate) fn why_dropped(reason: Reason) -> &'static str {
         Reason::CutOff => "a receiver was cut off",
         Reason::Departed => "a receiver went away",
         Reason::WorkerDied => "a worker of the daemon died",
+        Reason::TooLarge => "they are larger than it takes",
     }
 }

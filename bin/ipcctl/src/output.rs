@@ -8,7 +8,7 @@ use ipcd_transport::{poll_some, poll_until};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::{SFlag, fstat};
 
-use crate::exit::Outcome;
+use crate::exit::{Exit, Failure, Outcome};
 
 /// Bytes that are gathered before they are written.
 const BATCH: usize = 64 * 1024;
@@ -75,7 +75,10 @@ impl Output {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => ipcd_sys::die_of_sigpipe(),
-                Err(error) => break Err(error.into()),
+                Err(error) => {
+                    let why = format!("write to standard output: {error}");
+                    break Err(Failure::new(Exit::Internal, why));
+                }
             }
         };
         self.buffer.drain(..written);

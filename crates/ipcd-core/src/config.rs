@@ -120,4 +120,6 @@ pub struct Bare {
     pub filter: Option<Filter>,
     /// Whether its own are among them.
     pub echo: bool,
+    /// Bytes of the largest payload that it can be sent.
+    pub largest: Option<usize>,
 }

@@ -149,6 +149,7 @@ impl Core {
             origin,
             state: State::New { challenge },
             no_echo: false,
+            largest: None,
             outbox: Outbox::default(),
             full: false,
             dirty: false,
@@ -230,6 +231,12 @@ impl Core {
         let peer = self.peer(key);
         peer.dirty = false;
         peer.outbox.unwritten()
+    }
+
+    /// Says that the first bytes of the outbox, which are whole frames, are being written in another
+    /// form: they stay there until they are.
+    pub fn pin(&mut self, key: PeerKey, count: usize) {
+        self.peer(key).outbox.pin(count);
     }
 
     /// Whether the peer's outbox is empty.

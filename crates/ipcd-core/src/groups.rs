@@ -80,13 +80,13 @@ impl Core {
         let is_here = |choice: &Choice| matches!(choice, Choice::Here(_));
         let choice = sharing.and_then(|sharing| {
             sharing
-                .next(|choice| is_here(choice) && self.can_take(from.key, choice))
+                .next_arrival(|choice| is_here(choice) && self.can_take(from.key, choice))
                 // It was on its way when they filled up, and has nowhere to wait.
                 .or_else(|| {
-                    sharing.next(|choice| is_here(choice) && self.may_get(from.key, choice))
+                    sharing.next_arrival(|choice| is_here(choice) && self.may_get(from.key, choice))
                 })
-                .or_else(|| sharing.next(|choice| self.can_take(from.key, choice)))
-                .or_else(|| sharing.next(|choice| self.may_get(from.key, choice)))
+                .or_else(|| sharing.next_arrival(|choice| self.can_take(from.key, choice)))
+                .or_else(|| sharing.next_arrival(|choice| self.may_get(from.key, choice)))
         });
         if choice.is_none() {
             self.counters.unclaimed += 1;

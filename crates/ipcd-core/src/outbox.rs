@@ -28,6 +28,8 @@ pub(crate) struct Outbox {
     written: u64,
     /// From which position on bytes came at which time.
     ages: VecDeque<(u64, Instant)>,
+    /// Bytes from `head` on that are being written in another form, and cannot be dropped any more.
+    pinned: usize,
     /// Where messages end whose publishers want to know when they are written.
     awaited: VecDeque<(u64, Ticket)>,
 }
@@ -95,6 +97,7 @@ impl Outbox {
         debug_assert!(count <= self.len(), "wrote more than there was");
         self.head += count;
         self.written += count as u64;
+        self.pinned = self.pinned.saturating_sub(count);
         if self.is_empty() {
             self.bytes.clear();
             (self.head, self.boundary) = (0, 0);
@@ -112,6 +115,11 @@ impl Outbox {
             self.marks.iter_mut().for_each(|mark| *mark -= self.boundary);
             self.boundary = 0;
         }
+    }
+
+    /// The first bytes, which are whole frames, are being written in another form.
+    pub(crate) fn pin(&mut self, count: usize) {
+        self.pinned = count;
     }
 
     /// The message that was appended last is awaited.
@@ -153,7 +161,7 @@ impl Outbox {
             let is_awaited = header.kind == Kind::Message && header.receipt && !header.request;
             let ticket =
                 if is_awaited { awaited.pop_front().map_or(0, |(_, ticket)| ticket) } else { 0 };
-            if at >= self.head && bytes < excess && may_go(&header) {
+            if at >= self.head + self.pinned && bytes < excess && may_go(&header) {
                 bytes += length;
                 shed.note(&header, ticket);
             } else {

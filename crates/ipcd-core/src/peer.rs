@@ -52,6 +52,8 @@ pub(crate) struct Peer {
     pub(crate) origin: Origin,
     pub(crate) state: State,
     pub(crate) no_echo: bool,
+    /// Bytes of the largest payload that it can be sent, where that is less than any may have.
+    pub(crate) largest: Option<usize>,
     pub(crate) outbox: Outbox,
     /// Whether the outbox is full and has not fallen to half since.
     pub(crate) full: bool,

@@ -284,25 +284,63 @@ impl Core {
 
     /// Puts messages into a subscriber's outbox, or drops them as the subscription wants.
     pub(crate) fn deliver(&mut self, now: Instant, from: Sender, member: &Member, load: Load<'_>) {
-        let (to, count) = (member.peer, load.count);
-        if !self.hears(from.key, member) || !self.peer(to).is_open() {
+        if !self.hears(from.key, member) || !self.peer(member.peer).is_open() {
             return;
         }
-        self.counters.matched += count;
-        if let Some(subscription) = self.peer(to).subscription(member.subscription) {
-            subscription.matched += count;
+        match self.peer(member.peer).largest {
+            None => self.deliver_fitting(now, from, member, load),
+            Some(largest) => self.deliver_each(now, from, member, load, largest),
+        }
+    }
+
+    /// Delivers messages one by one to a peer that cannot be sent any.
+    fn deliver_each(
+        &mut self,
+        now: Instant,
+        from: Sender,
+        member: &Member,
+        load: Load<'_>,
+        largest: usize,
+    ) {
+        let mut rest = load.bytes;
+        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+            let (bytes, behind) = rest.split_at(length);
+            let one = Load { bytes, count: 1, ..load };
+            match frame.payload.len() <= largest {
+                true => self.deliver_fitting(now, from, member, one),
+                false => {
+                    self.note_matched(member, &one);
+                    self.drop_copies(now, member, &one, Reason::TooLarge);
+                }
+            }
+            rest = behind;
+        }
+    }
+
+    fn note_matched(&mut self, member: &Member, load: &Load<'_>) {
+        self.counters.matched += load.count;
+        if let Some(subscription) = self.peer(member.peer).subscription(member.subscription) {
+            subscription.matched += load.count;
         }
         if let Some(ticket) = load.ticket {
             self.opened_copy(ticket);
         }
+    }
+
+    fn drop_copies(&mut self, now: Instant, member: &Member, load: &Load<'_>, reason: Reason) {
+        self.note_dropped(member, reason, load.count);
+        if let Some(ticket) = load.ticket {
+            self.concluded(now, ticket, Fate::Dropped(reason));
+        }
+    }
+
+    fn deliver_fitting(&mut self, now: Instant, from: Sender, member: &Member, load: Load<'_>) {
+        let (to, count) = (member.peer, load.count);
+        self.note_matched(member, &load);
         if self.peer(to).full
             && let Err(reason) = self.make_room(now, member)
         {
-            self.note_dropped(member, reason, count);
-            if let Some(ticket) = load.ticket {
-                self.concluded(now, ticket, Fate::Dropped(reason));
-            }
-            return;
+            return self.drop_copies(now, member, &load, reason);
         }
         if member.origin {
             self.introduce(now, from, to);

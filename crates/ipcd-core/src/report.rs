@@ -227,7 +227,8 @@ impl Core {
             ("messages_delivered".to_owned(), counters.matched - dropped - queued),
             ("messages_queued".to_owned(), queued),
         ];
-        let reasons = [Reason::Oldest, Reason::Newest, Reason::CutOff, Reason::Departed];
+        let reasons =
+            [Reason::Oldest, Reason::Newest, Reason::CutOff, Reason::Departed, Reason::TooLarge];
         counted.extend(reasons.map(|reason| {
             (format!("messages_dropped_{}", reason.name()), counters.dropped.of(reason))
         }));

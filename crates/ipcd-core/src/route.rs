@@ -33,7 +33,11 @@ pub(crate) struct Sharing {
     pub(crate) group: Rc<Group>,
     /// Members here and workers elsewhere, each with the end of its share of the turns.
     choices: Vec<(u64, Choice)>,
+    /// The turn of messages that are published here.
     turn: Cell<u64>,
+    /// The turn of those that other workers have sent for a member here. They have had their turn
+    /// there, and must not take one from those that are published here.
+    arrivals: Cell<u64>,
 }
 
 /// Who may get a message of a group.
@@ -55,13 +59,22 @@ pub(crate) enum Choice {
 impl Sharing {
     /// The next choice in turn that is good. Turns of those that are not are left out.
     pub(crate) fn next(&self, is_good: impl Fn(&Choice) -> bool) -> Option<&Choice> {
+        self.next_of(&self.turn, is_good)
+    }
+
+    /// The same for a message that another worker has sent.
+    pub(crate) fn next_arrival(&self, is_good: impl Fn(&Choice) -> bool) -> Option<&Choice> {
+        self.next_of(&self.arrivals, is_good)
+    }
+
+    fn next_of(&self, turns: &Cell<u64>, is_good: impl Fn(&Choice) -> bool) -> Option<&Choice> {
         let total = self.choices.last()?.0;
-        let turn = self.turn.get() % total;
+        let turn = turns.get() % total;
         let first = self.choices.partition_point(|(end, _)| *end <= turn);
         let indices = (first..self.choices.len()).chain(0..first);
         let found = indices.into_iter().find(|&index| is_good(&self.choices[index].1))?;
         let start = found.checked_sub(1).map_or(0, |before| self.choices[before].0);
-        self.turn.set(if found == first { turn + 1 } else { start + 1 });
+        turns.set(if found == first { turn + 1 } else { start + 1 });
         Some(&self.choices[found].1)
     }
 
@@ -131,14 +144,24 @@ impl Core {
             }
             remote.share.is_none()
         });
-        // Where it went on before, so that a table which changes all the time favours nobody.
-        let turn = self.counters.accepted;
+        // Where it went on before, so that a table which changes all the time favours nobody; and
+        // elsewhere in each life, which may be that of a single message.
+        let turn = self.counters.accepted.wrapping_add(self.first_turn());
         let groups = groups.into_iter().map(|(group, choices)| Sharing {
             group,
             choices: add_up(choices),
             turn: Cell::new(turn),
+            arrivals: Cell::new(turn),
         });
         Targets { members, remotes, groups: groups.collect() }
+    }
+}
+
+impl Core {
+    /// Where the turns of this life begin: spread evenly over lives (Knuth, multiplicative hashing).
+    fn first_turn(&self) -> u64 {
+        let life = u64::from(self.config.slot) << 32 | u64::from(self.config.incarnation);
+        life.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
     }
 }
 
@@ -186,6 +209,7 @@ mod tests {
             group: Rc::new(Group { filter, name: "g".into() }),
             choices: add_up(vec![(1, there(0)), (3, there(1)), (0, there(2))]),
             turn: Cell::new(0),
+            arrivals: Cell::new(0),
         };
         let slot = |choice: &Choice| match choice {
             Choice::There { slot, .. } => *slot,

@@ -184,7 +184,7 @@ impl Core {
     /// to be known everywhere: it cannot be told.
     pub(crate) fn open_bare(&mut self, key: PeerKey, bare: Bare) {
         let peer = self.peer(key);
-        peer.no_echo = !bare.echo;
+        (peer.no_echo, peer.largest) = (!bare.echo, bare.largest);
         peer.state = State::Open;
         peer.deadlines.state = None;
         if let Some(filter) = bare.filter {

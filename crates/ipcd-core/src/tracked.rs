@@ -371,6 +371,7 @@ fn unanswered(receipt: &Receipt) -> Refusal {
         Reason::CutOff => "the responder was cut off",
         Reason::Departed => "the responder has gone",
         Reason::WorkerDied => "the worker that served the responder has died",
+        Reason::TooLarge => "the responder cannot be sent as much",
     };
     match receipt.dropped.first().map(why) {
         Some(why) => Refusal { code: Code::Unanswered, message: why.into() },

@@ -225,12 +225,20 @@ pub enum Reason {
     Departed,
     /// The worker that had it has died.
     WorkerDied,
+    /// It is larger than its receiver can be sent.
+    TooLarge,
 }
 
 impl Reason {
     /// All reasons, in order.
-    pub const ALL: [Self; 5] =
-        [Self::Oldest, Self::Newest, Self::CutOff, Self::Departed, Self::WorkerDied];
+    pub const ALL: [Self; 6] = [
+        Self::Oldest,
+        Self::Newest,
+        Self::CutOff,
+        Self::Departed,
+        Self::WorkerDied,
+        Self::TooLarge,
+    ];
 
     /// Its name in counters and reports.
     pub fn name(self) -> &'static str {
@@ -240,6 +248,7 @@ impl Reason {
             Self::CutOff => "cut_off",
             Self::Departed => "departed",
             Self::WorkerDied => "worker_died",
+            Self::TooLarge => "too_large",
         }
     }
 }

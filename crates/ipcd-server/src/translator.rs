@@ -3,7 +3,8 @@
 use ipcd_core::Bare;
 use ipcd_proto::control::{Refusal, decode as body};
 use ipcd_proto::{
-    Decoded, Decoder, Filter, Frame, FrameWriter, Header, Kind, Subject, TooLong, decode,
+    BadSubject, Decoded, Decoder, Filter, Frame, FrameWriter, Header, Kind, Subject, TooLong,
+    decode,
 };
 
 use ipcd_transport::BareChannel;
@@ -23,11 +24,15 @@ pub(crate) struct Translator {
     keeps_records: bool,
     /// Whether the peer says when it is done.
     has_end: bool,
+    /// Bytes of the largest record for the peer.
+    largest_sent: Option<usize>,
     /// The number of the last message.
     last: u64,
     /// Bytes for the peer, and how many of them are written.
     staged: Vec<u8>,
     written: usize,
+    /// Bytes of the frames that they are made of.
+    staged_frames: usize,
     /// Bytes that may still go to an address that has proved nothing.
     allowance: Option<u64>,
     /// Messages of the peer that were refused, and why the first was.
@@ -39,16 +44,18 @@ pub(crate) struct Translator {
 
 impl Translator {
     pub(crate) fn new(dialect: Dialect, channel: &BareChannel, largest: usize) -> Self {
-        let BareChannel { keeps_records, has_end, .. } = *channel;
+        let BareChannel { keeps_records, has_end, largest: largest_sent, .. } = *channel;
         let decoder = Decoder::new(dialect.codec, largest);
         Self {
             dialect,
             decoder,
             keeps_records,
             has_end,
+            largest_sent,
             last: 0,
             staged: Vec::new(),
             written: 0,
+            staged_frames: 0,
             allowance: None,
             refused: 0,
             first_refusal: None,
@@ -59,7 +66,8 @@ impl Translator {
     /// What the peer hears, for the router.
     pub(crate) fn session(&self) -> Bare {
         let parse = |reply: &String| Filter::parse(reply.as_bytes()).ok();
-        Bare { filter: self.dialect.reply.as_ref().and_then(parse), echo: self.dialect.echo }
+        let filter = self.dialect.reply.as_ref().and_then(parse);
+        Bare { filter, echo: self.dialect.echo, largest: self.largest_sent }
     }
 
     /// For a peer whose address may be forged.
@@ -122,12 +130,14 @@ impl Translator {
         &self.staged[self.written..]
     }
 
-    /// Says that the first of them were written.
-    pub(crate) fn wrote(&mut self, count: usize) {
+    /// Says that the first of them were written; returns the bytes of the frames that are done with.
+    pub(crate) fn wrote(&mut self, count: usize) -> usize {
         self.written += count;
-        if self.written == self.staged.len() {
-            (self.staged, self.written) = (Vec::new(), 0);
+        if self.written < self.staged.len() {
+            return 0;
         }
+        (self.staged, self.written) = (Vec::new(), 0);
+        std::mem::take(&mut self.staged_frames)
     }
 
     /// Translates frames for the peer, as many as are to be written next; returns their bytes.
@@ -143,6 +153,7 @@ impl Translator {
                 break;
             }
         }
+        self.staged_frames = used;
         used
     }
 
@@ -188,17 +199,23 @@ impl<'a> Found<'a> {
             Err(TooLong) => self.refused.push("it is longer than is allowed".into()),
             Ok(message) if template.contains(FIRST_WORD) => {
                 let end = message.iter().position(u8::is_ascii_whitespace).unwrap_or(message.len());
-                let word = String::from_utf8_lossy(&message[..end]);
                 let payload = message.get(end + 1..).unwrap_or_default();
-                self.write(&template.replace(FIRST_WORD, &word), payload);
+                match str::from_utf8(&message[..end]) {
+                    Ok(word) => self.write(&template.replace(FIRST_WORD, word), payload),
+                    Err(_) => self.refused.push(BadSubject::BadCharacter.to_string()),
+                }
             }
             Ok(message) => self.write(template, message),
         }
     }
 
     fn write(&mut self, subject: &str, payload: &[u8]) {
-        // What a peer says must not become an address, or a subject that no length field can say.
-        if let Err(error) = Subject::parse(subject.as_bytes()) {
+        // What a bare peer says must not become somebody's address, or a subject that is none.
+        let checked = match subject.starts_with('@') {
+            true => Err(BadSubject::Reserved),
+            false => Subject::parse(subject.as_bytes()),
+        };
+        if let Err(error) = checked {
             self.refused.push(error.to_string());
             return;
         }
@@ -225,7 +242,7 @@ mod tests {
     fn for_test(codec: Codec, subject: &str, keeps_records: bool) -> Translator {
         let (near, _far) = UnixStream::pair().unwrap();
         let channel = Box::new(StreamChannel::socket(near.into(), Identity::default()).unwrap());
-        let channel = BareChannel { channel, keeps_records, has_end: true };
+        let channel = BareChannel { channel, keeps_records, has_end: true, largest: None };
         let dialect = Dialect { codec, subject: Some(subject.into()), reply: None, echo: false };
         Translator::new(dialect, &channel, 100)
     }
@@ -255,7 +272,8 @@ mod tests {
         assert_eq!(translator.losses(), (2, 0));
         assert!(translator.take_refusal().is_some() && translator.take_refusal().is_none());
         let mut plain = for_test(Codec::Line, "$1", false);
-        assert_eq!(frames(&mut plain, b"@1 x\n@1.2 y\na z\n").len(), 3);
+        assert_eq!(frames(&mut plain, b"@1 x\n@1.2 y\na z\n\xff y\n").len(), 1);
+        assert_eq!(plain.losses(), (3, 0));
     }
 
     #[test]

@@ -56,9 +56,8 @@ impl MessageQueue {
     pub fn receive(&mut self) -> io::Result<&[u8]> {
         let largest = self.buffer.len() - TYPE_BYTES;
         // SAFETY: the buffer has room for the type and, behind it, a text of the length given.
-        let count = unsafe {
-            libc::msgrcv(self.id, self.buffer.as_mut_ptr().cast(), largest, TYPE, 0)
-        };
+        let count =
+            unsafe { libc::msgrcv(self.id, self.buffer.as_mut_ptr().cast(), largest, TYPE, 0) };
         let count = Errno::result(count)? as usize;
         Ok(&self.buffer[TYPE_BYTES..TYPE_BYTES + count])
     }

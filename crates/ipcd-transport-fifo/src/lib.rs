@@ -82,6 +82,7 @@ impl Transport for Fifo {
     }
 
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
-        Ok(BareChannel { channel: self.adopt(parts)?, keeps_records: false, has_end: false })
+        let channel = self.adopt(parts)?;
+        Ok(BareChannel { channel, keeps_records: false, has_end: false, largest: None })
     }
 }

@@ -20,6 +20,8 @@ use crate::listener::{bind_listener, socket_for};
 const SILENCE: Duration = Duration::from_secs(60);
 /// Bytes of the largest datagram.
 const LARGEST: usize = 64 * 1024;
+/// Bytes that fit one over IPv4 (udp(7)); over IPv6 it is a little more.
+const LARGEST_SENT: usize = 65_507;
 /// Datagrams that wait for their peers' sockets, at the most; a socket's buffer holds no more.
 const QUEUE: usize = 512;
 /// Bytes of a peer's datagrams that go along with its socket. More are lost, as on the way.
@@ -103,5 +105,6 @@ pub(crate) fn adopt(mut parts: ChannelParts) -> Result<BareChannel> {
         rest = behind;
     }
     let channel = RecordChannel::until_idle(socket, parts.identity, SILENCE, first);
-    Ok(BareChannel { channel: Box::new(channel), keeps_records: true, has_end: false })
+    let (channel, largest) = (Box::new(channel), Some(LARGEST_SENT));
+    Ok(BareChannel { channel, keeps_records: true, has_end: false, largest })
 }

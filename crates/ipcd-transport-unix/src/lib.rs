@@ -18,7 +18,7 @@ use ipcd_transport::{
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket, sockopt,
 };
 
 use crate::seqpacket::SeqpacketChannel;
@@ -101,15 +101,22 @@ impl Transport for Unix {
     fn adopt_bare(&self, mut parts: ChannelParts) -> Result<BareChannel> {
         let (keeps_records, has_end) = (Kind::of_parts(&parts) == Kind::Seqpacket, true);
         if !keeps_records {
-            return Ok(BareChannel { channel: self.adopt(parts)?, keeps_records, has_end });
+            let channel = self.adopt(parts)?;
+            return Ok(BareChannel { channel, keeps_records, has_end, largest: None });
         }
         let socket = parts.descriptors.pop();
         let socket = socket.ok_or_else(|| Error::Protocol("a channel has a socket".into()))?;
+        // A record must fit the buffer, less what the kernel keeps of it (unix_dgram_sendmsg).
+        let buffer = getsockopt(&socket, sockopt::SndBuf)
+            .map_err(|error| Error::system("read a socket's buffer size", error))?;
+        let largest = Some(buffer.saturating_sub(RESERVED));
         let channel = Box::new(RecordChannel::connected(socket, parts.identity));
-        Ok(BareChannel { channel, keeps_records, has_end })
+        Ok(BareChannel { channel, keeps_records, has_end, largest })
     }
 }
 
+/// Bytes of a socket's buffer that no record can have.
+const RESERVED: usize = 32;
 /// The state in a seqpacket channel's parts; a stream's is empty.
 const SEQPACKET: &[u8] = b"seqpacket";
 

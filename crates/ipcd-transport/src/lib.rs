@@ -79,7 +79,12 @@ pub trait Transport: Sync {
 
     /// Makes a channel to a bare peer of what such a listener returned.
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
-        Ok(BareChannel { channel: self.adopt(parts)?, keeps_records: false, has_end: true })
+        Ok(BareChannel {
+            channel: self.adopt(parts)?,
+            keeps_records: false,
+            has_end: true,
+            largest: None,
+        })
     }
 }
 
@@ -91,6 +96,8 @@ pub struct BareChannel {
     pub keeps_records: bool,
     /// Whether the peer says when it is done: the end of a stream.
     pub has_end: bool,
+    /// Bytes of the largest record.
+    pub largest: Option<usize>,
 }
 
 /// Accepts channels at one endpoint.

@@ -17,6 +17,9 @@ pub(crate) struct BenchArgs {
     /// What stands between sender and receiver; all if none is given.
     #[arg(long, value_delimiter = ',', value_name = "LAYER")]
     pub(crate) layer: Vec<BenchLayer>,
+    /// Other servers to compare with, if they are installed.
+    #[arg(long, value_delimiter = ',', value_name = "SERVER")]
+    pub(crate) peers: Vec<BenchPeer>,
     /// Bytes of a message, at least 32: 64, 1k, 1m.
     #[arg(long, value_delimiter = ',', default_value = "64,1k,64k", value_name = "BYTES")]
     pub(crate) size: Vec<Size>,
@@ -110,6 +113,18 @@ pub(crate) enum BenchLayer {
     Lib,
     /// The daemon.
     Daemon,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum BenchPeer {
+    /// socat, which moves bytes and knows no messages.
+    Socat,
+    /// nats-server.
+    Nats,
+    /// mosquitto.
+    Mosquitto,
+    /// redis-server, its publish and subscribe.
+    Redis,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

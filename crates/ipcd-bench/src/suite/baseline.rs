@@ -19,7 +19,9 @@ pub fn path_of(name: &str) -> io::Result<PathBuf> {
         && !name.starts_with('.')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     if !is_plain {
-        return Err(super::invalid(format!("a baseline's name has letters, digits, -, _ and . only: {name}")));
+        return Err(super::invalid(format!(
+            "a baseline's name has letters, digits, -, _ and . only: {name}"
+        )));
     }
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
     let home = || Some(absolute("HOME")?.join(".local/state"));
@@ -71,7 +73,8 @@ impl FromStr for Limit {
         let is_rise = rest.starts_with('>');
         let number = rest[1..].strip_suffix('%').ok_or_else(usage)?;
         let percent: f64 = number.parse().map_err(|_| usage())?;
-        let is_sound = METRICS.contains(&metric) && percent.is_finite() && (percent >= 0.0) == is_rise;
+        let is_sound =
+            METRICS.contains(&metric) && percent.is_finite() && (percent >= 0.0) == is_rise;
         is_sound.then(|| Self { metric: metric.to_owned(), is_rise, percent }).ok_or_else(usage)
     }
 }

@@ -114,6 +114,12 @@ pub(crate) fn fork(
 #[derive(Debug)]
 pub(crate) struct Child(Pid);
 
+impl Child {
+    pub(crate) fn process(&self) -> u32 {
+        self.0.as_raw() as u32
+    }
+}
+
 impl Drop for Child {
     /// A daemon reaps its workers before it ends, so it is asked to before it is forced to.
     fn drop(&mut self) {
@@ -175,15 +181,20 @@ impl Team {
     }
 
     /// Starts them together once all are ready, waits until all have said what they found, and lets
-    /// them go.
-    pub(crate) fn run(mut self, interrupts: &Interrupts, limit: Duration) -> io::Result<Vec<Findings>> {
-        let mut deadline = Instant::now() + WATCHDOG;
+    /// them go. Getting ready may take `grace`, and the work `limit` and that again.
+    pub(crate) fn run(
+        mut self,
+        interrupts: &Interrupts,
+        grace: Duration,
+        limit: Duration,
+    ) -> io::Result<Vec<Findings>> {
+        let mut deadline = Instant::now() + grace;
         let is_ready = |member: &Member| member.heard.first() == Some(&READY);
         while !self.members.iter().all(is_ready) {
             self.hear(interrupts, deadline, "to be ready")?;
         }
         self.tell()?;
-        deadline = Instant::now() + limit + WATCHDOG;
+        deadline = Instant::now() + limit + grace;
         while self.members.iter().any(|member| member.findings.is_none()) {
             self.hear(interrupts, deadline, "to end")?;
         }

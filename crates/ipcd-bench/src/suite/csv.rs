@@ -7,17 +7,37 @@ use super::tables::{layer_name, mode_name};
 /// The whole report; times in ns.
 pub fn csv(report: &Report) -> String {
     let mut head: Vec<String> = [
-        "mode", "layer", "transport", "size", "clients", "subs", "cores", "rate",
-        "messages_per_s", "messages_per_s_low", "messages_per_s_high", "bytes_per_s", "sent_per_s",
-        "saturated", "samples", "min", "mean", "stdev", "max",
+        "mode",
+        "layer",
+        "transport",
+        "size",
+        "clients",
+        "subs",
+        "cores",
+        "rate",
+        "messages_per_s",
+        "messages_per_s_low",
+        "messages_per_s_high",
+        "bytes_per_s",
+        "sent_per_s",
+        "saturated",
+        "samples",
+        "min",
+        "mean",
+        "stdev",
+        "max",
     ]
     .map(str::to_owned)
     .to_vec();
     head.extend(PERCENTILES.iter().map(|(name, _)| (*name).to_owned()));
-    head.extend(["sent", "received", "lost", "duplicated", "reordered", "corrupted"].map(str::to_owned));
+    head.extend(
+        ["sent", "received", "lost", "duplicated", "reordered", "corrupted"].map(str::to_owned),
+    );
     head.extend(["client_cpu", "daemon_cpu"].map(str::to_owned));
     let lines = std::iter::once(head).chain(report.results.iter().map(line));
-    lines.map(|cells| cells.iter().map(quoted).collect::<Vec<_>>().join(",") + "\r\n").collect()
+    lines
+        .map(|cells| cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(",") + "\r\n")
+        .collect()
 }
 
 fn line(row: &Row) -> Vec<String> {
@@ -33,7 +53,8 @@ fn line(row: &Row) -> Vec<String> {
         key.cores.clone(),
         key.rate.clone().unwrap_or_default(),
     ];
-    let rates = [per_s.median, per_s.low, per_s.high, row.bytes_per_s.median, row.sent_per_s.median];
+    let rates =
+        [per_s.median, per_s.low, per_s.high, row.bytes_per_s.median, row.sent_per_s.median];
     cells.extend(rates.map(|rate| format!("{rate:.1}")));
     cells.push(row.saturated.to_string());
     let latency = row.latency.as_ref();
@@ -43,19 +64,27 @@ fn line(row: &Row) -> Vec<String> {
     cells.push(time(latency.map(|it| it.mean)));
     cells.push(time(latency.map(|it| it.stdev)));
     cells.push(time(latency.map(|it| it.max)));
-    cells.extend(PERCENTILES.iter().map(|(name, _)| time(latency.and_then(|it| it.percentile(name)))));
+    cells.extend(
+        PERCENTILES.iter().map(|(name, _)| time(latency.and_then(|it| it.percentile(name)))),
+    );
     let counts = &row.counts;
-    let counts =
-        [counts.sent, counts.received, counts.lost, counts.duplicated, counts.reordered, counts.corrupted];
+    let counts = [
+        counts.sent,
+        counts.received,
+        counts.lost,
+        counts.duplicated,
+        counts.reordered,
+        counts.corrupted,
+    ];
     cells.extend(counts.map(|count| count.to_string()));
-    cells.push((row.clients.user_ns + row.clients.system_ns).to_string());
+    cells.push((row.clients_used.user_ns + row.clients_used.system_ns).to_string());
     cells.push(time(row.daemon.map(|used| used.user_ns + used.system_ns)));
     cells
 }
 
-fn quoted(cell: &String) -> String {
+fn quoted(cell: &str) -> String {
     match cell.contains(['"', ',', '\n', '\r']) {
         true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell.clone(),
+        false => cell.to_owned(),
     }
 }

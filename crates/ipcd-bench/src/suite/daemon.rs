@@ -138,10 +138,11 @@ impl End for ClientEnd {
     }
 
     fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
-        receive(&mut self.client, |event| match event {
-            Event::Message(message) => take(message.payload()),
+        receive(&mut self.client, |event| {
             // What was dropped on the way is missed by its number.
-            _ => {}
+            if let Event::Message(message) = event {
+                take(message.payload());
+            }
         })
     }
 }
@@ -180,15 +181,17 @@ impl End for RequestEnd {
     }
 
     fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
-        let request = &mut self.request;
-        receive(&mut self.client, |event| match event {
+        let (request, mut failed) = (&mut self.request, None);
+        let count = receive(&mut self.client, |event| match event {
             Event::Message(message) => {
                 take(message.payload());
                 *request = Some(message).filter(|message| message.is_request);
             }
             Event::Reply { reply: Ok(message), .. } => take(message.payload()),
+            Event::Reply { reply: Err(error), .. } => failed = Some(io::Error::other(error)),
             _ => {}
-        })
+        })?;
+        failed.map_or(Ok(count), Err)
     }
 }
 

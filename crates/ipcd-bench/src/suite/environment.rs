@@ -62,7 +62,8 @@ impl Environment {
     pub(crate) fn find(cores: Vec<usize>) -> Self {
         let (clock_cost_ns, clock_step_ns) = clock::cost_and_step();
         let resolution = clock_getres(ClockId::CLOCK_MONOTONIC).ok();
-        let limit = |name: &&str| Some(((*name).to_owned(), read_number(&format!("/proc/sys/{name}"))?));
+        let limit =
+            |name: &&str| Some(((*name).to_owned(), read_number(&format!("/proc/sys/{name}"))?));
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("IPCD_COMMIT").unwrap_or("unknown").to_owned(),

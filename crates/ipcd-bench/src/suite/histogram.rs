@@ -15,8 +15,14 @@ const DIGITS: u8 = 3;
 const BEYOND: f64 = 10.0;
 
 /// The percentiles that are told, by the names that they have everywhere.
-pub const PERCENTILES: [(&str, f64); 6] =
-    [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999)];
+pub const PERCENTILES: [(&str, f64); 6] = [
+    ("p50", 0.5),
+    ("p90", 0.9),
+    ("p95", 0.95),
+    ("p99", 0.99),
+    ("p99.9", 0.999),
+    ("p99.99", 0.9999),
+];
 
 /// An empty histogram.
 pub(crate) fn empty() -> Histogram<u64> {

@@ -22,6 +22,9 @@ pub(crate) struct Job {
     pub(crate) extent: Extent,
     /// Whether messages may be lost on the way.
     pub(crate) may_lose: bool,
+    /// How often to say that nothing follows. Who has heard it once listens no more, so where a
+    /// transport waits for its receiver it is said once.
+    pub(crate) farewells: u32,
     /// How fast to send; as fast as it goes if nothing is said.
     pub(crate) pace: Option<Pace>,
     pub(crate) seed: u64,

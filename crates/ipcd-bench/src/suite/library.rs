@@ -15,6 +15,8 @@ use super::end::{End, Lane, PATIENCE, Side};
 
 /// Bytes that are read at once, if they are there.
 const READ: usize = 256 * 1024;
+/// Bytes of the largest frame.
+const LARGEST: usize = LENGTH_BYTES + (1 << 20);
 
 /// A listener that the far end accepts one channel from.
 pub(crate) struct Channels {
@@ -56,12 +58,10 @@ impl Lane for Channels {
     fn open(&mut self, side: Side) -> io::Result<Box<dyn End>> {
         let opened = match side {
             Side::Far => self.accept(),
-            Side::Near => {
-                self.transport.connect(self.listener.local(), Instant::now() + WATCHDOG)
-            }
+            Side::Near => self.transport.connect(self.listener.local(), Instant::now() + WATCHDOG),
         };
         let channel = opened.map_err(io::Error::other)?;
-        let input = ReadBuffer::new(READ, usize::MAX);
+        let input = ReadBuffer::new(READ, LARGEST);
         let is_reliable = self.transport.capabilities().reliable;
         let (output, batch) = (Vec::new(), self.batch);
         Ok(Box::new(ChannelEnd { channel, input, output, batch, is_reliable }))

@@ -12,15 +12,18 @@ mod daemon;
 mod end;
 mod environment;
 mod histogram;
+mod html;
 mod job;
 mod library;
 mod message;
 mod one_way;
+mod peers;
 mod plan;
 mod raw;
 mod report;
 mod round_trip;
 mod runner;
+mod selftest;
 mod stats;
 mod tables;
 mod tally;
@@ -35,10 +38,13 @@ pub use children::Interrupted;
 pub use csv::csv;
 pub use environment::Environment;
 pub use histogram::{Latency, PERCENTILES};
+pub use html::html;
 pub use job::Timeline;
+pub use peers::Peer;
 pub use plan::{Extent, Layer, Mode, Pace, Pin, Place, Running, Settings, Skipped};
 pub use report::{Key, Report, Row, RunLength, SCHEMA, Tax};
 pub use runner::Progress;
+pub use selftest::{Check, selftest};
 pub use stats::Estimate;
 pub use tables::{Table, layer_name, mode_name, tables};
 pub use tally::Counts;
@@ -55,6 +61,8 @@ const WARM_PART: f64 = 0.15;
 const RUN_LIMITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 /// What a run takes besides measuring: forking, connecting, ending.
 const RUN_COSTS: Duration = Duration::from_millis(20);
+/// What everything may take beyond a budget before the rest is left out.
+const OVERDRAFT: Duration = Duration::from_secs(8);
 /// The part of a rate below which it was not achieved.
 const ACHIEVED: f64 = 0.99;
 
@@ -68,7 +76,9 @@ pub fn measure(settings: &Settings, watch: &mut dyn FnMut(Progress<'_>)) -> io::
     let cores = cores()?;
     let (cells, mut skipped) = plan::cells(settings, &cores).map_err(invalid)?;
     if cells.is_empty() {
-        return Err(invalid("nothing of this can be measured: see --via, --layer and --size".into()));
+        return Err(invalid(
+            "nothing of this can be measured: see --via, --layer and --size".into(),
+        ));
     }
     let environment = Environment::find(cores);
     let dir = tempfile::Builder::new().prefix("ipcd-bench-").tempdir()?;
@@ -82,6 +92,13 @@ pub fn measure(settings: &Settings, watch: &mut dyn FnMut(Progress<'_>)) -> io::
         let name = key(settings, cell).to_string();
         watch(Progress { done, of, since, now: &name });
         if failed[index] {
+            continue;
+        }
+        if settings.budget.is_some_and(|budget| since.elapsed() > budget + OVERDRAFT) {
+            failed[index] = true;
+            if runs[index].is_empty() {
+                skipped.push(failure(cell, &io::Error::other("no time was left")));
+            }
             continue;
         }
         match runner.run(cell, scaled(extent, cell), warmup, Faults::default()) {
@@ -162,16 +179,12 @@ fn scaled(extent: Extent, cell: &Cell) -> Extent {
 }
 
 fn key(settings: &Settings, cell: &Cell) -> Key {
-    let max = f64::from(u32::MAX);
-    let rate = cell.pace.map(|pace| match pace.rate {
-        rate if rate >= max => "max".to_owned(),
-        rate => format!("{rate}"),
-    });
+    let rate = cell.pace.map(|pace| pace.rate.map_or("max".to_owned(), |rate| rate.to_string()));
     Key {
         mode: cell.mode,
         layer: cell.way.layer(),
         transport: cell.way.name().to_owned(),
-        size: cell.size,
+        size: if cell.way.carries_payload() { cell.size } else { 0 },
         clients: if cell.mode == Mode::Fanout { 1 } else { settings.clients },
         subs: if cell.mode == Mode::Fanout { settings.subs } else { 1 },
         cores: cell.place.to_string(),
@@ -195,8 +208,8 @@ fn row(settings: &Settings, cell: &Cell, runs: &[Run]) -> Row {
     }
     let key = key(settings, cell);
     let messages_per_s = estimate(&|run| run.per_s(run.counts.received));
-    let asked = cell.pace.filter(|_| key.rate.as_deref() != Some("max"));
-    let wanted = asked.map(|pace| pace.rate * settings.clients as f64);
+    let asked = cell.pace.and_then(|pace| pace.rate);
+    let wanted = asked.map(|rate| rate * settings.clients as f64);
     let latency_runs = latency_runs(runs);
     let mut row = Row {
         bytes_per_s: estimate(&|run| run.per_s(run.counts.received) * cell.size as f64),
@@ -210,7 +223,7 @@ fn row(settings: &Settings, cell: &Cell, runs: &[Run]) -> Row {
         service: Latency::of(&service),
         latency_runs,
         counts,
-        clients,
+        clients_used: clients,
         daemon,
         timeline: runs[0].timeline.clone(),
         warnings: Vec::new(),
@@ -239,8 +252,9 @@ fn warnings(row: &Row, cell: &Cell) -> Vec<String> {
         None => row.messages_per_s.warnings("messages/s"),
     };
     if row.saturated {
-        let (rate, got) = (row.key.rate.as_deref().unwrap_or(""), row.messages_per_s.median);
-        warnings.push(format!("saturated: {got:.0} of {rate} messages/s were achieved"));
+        let asked = cell.pace.and_then(|pace| pace.rate).unwrap_or(0.0) * row.key.clients as f64;
+        let got = row.messages_per_s.median;
+        warnings.push(format!("saturated: {got:.0} of {asked:.0} messages/s were achieved"));
     }
     let Counts { sent, lost, duplicated, reordered, corrupted, .. } = row.counts;
     if lost > 0 {

@@ -8,7 +8,7 @@ use super::end::{End, PATIENCE};
 use super::histogram;
 use super::job::{Counted, Findings, Job};
 use super::message::{Header, Kind, Writer, foreign, touch};
-use super::plan::{Extent, Pace};
+use super::plan::Extent;
 use super::tally::Tally;
 
 /// How long a receiver that may lose the end of it all waits for more.
@@ -18,8 +18,7 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 const STRIDE: u32 = 32;
 /// Bytes from which on each message is worth a look.
 const LARGE: usize = 4096;
-/// Times that the end is said where it may be lost, and the pause between.
-const FAREWELLS: u32 = 20;
+/// The pause between saying the end and saying it again.
 const FAREWELL_PAUSE: Duration = Duration::from_millis(2);
 
 /// The sending end.
@@ -27,25 +26,27 @@ pub(crate) fn send(end: &mut dyn End, job: &Job) -> io::Result<Findings> {
     let mut writer = Writer::new(job.size, &job.payload, job.has_crc);
     let mut findings = Findings::default();
     let until = clock::now() + job.warmup.as_nanos() as u64;
-    match job.pace {
+    let at_a_rate = job.pace.and_then(|pace| Some((pace.rate?, pace.is_poisson)));
+    let counted = match at_a_rate {
         None => {
             flood(end, job, &mut writer, Kind::Warm, |now, _| now >= until)?;
             let counted = Counted::begin(job);
-            findings.counts.sent =
-                flood(end, job, &mut writer, Kind::Counted, |now, sent| counted.is_over(now, sent))?;
-            findings.last = clock::now();
-            counted.end(&mut findings);
+            let is_over = |now, sent| counted.is_over(now, sent);
+            findings.counts.sent = flood(end, job, &mut writer, Kind::Counted, is_over)?;
+            counted
         }
-        Some(pace) => {
-            let warm = Extent::Time(job.warmup);
-            paced(end, &mut writer, Schedule::new(pace, warm, job.seed), Kind::Warm)?;
+        Some((rate, is_poisson)) => {
+            let random = is_poisson.then(|| fastrand::Rng::with_seed(job.seed));
+            let warm = Schedule::new(rate, random.clone(), Extent::Time(job.warmup));
+            paced(end, &mut writer, warm, Kind::Warm)?;
             let counted = Counted::begin(job);
-            let schedule = Schedule::new(pace, job.extent, job.seed + 1);
+            let schedule = Schedule::new(rate, random, job.extent);
             findings.counts.sent = paced(end, &mut writer, schedule, Kind::Counted)?;
-            findings.last = clock::now();
-            counted.end(&mut findings);
+            counted
         }
-    }
+    };
+    findings.last = clock::now();
+    counted.end(&mut findings);
     say_end(end, job, &mut writer)?;
     Ok(findings)
 }
@@ -58,14 +59,16 @@ fn flood(
     kind: Kind,
     is_over: impl Fn(u64, u64) -> bool,
 ) -> io::Result<u64> {
-    let stride = if job.size < LARGE { STRIDE } else { 1 };
+    // Where times are measured, each message needs its own.
+    let stride = if job.size < LARGE && job.pace.is_none() { STRIDE } else { 1 };
     let mut number = 0;
     let mut now = clock::now();
     while !is_over(now, number) {
         for _ in 0..stride {
             end.send(writer.write(Header { kind, number, intended: now, sent: now }))?;
             number += 1;
-            if matches!(job.extent, Extent::Count(wanted) if kind == Kind::Counted && number >= wanted) {
+            if matches!(job.extent, Extent::Count(wanted) if kind == Kind::Counted && number >= wanted)
+            {
                 break;
             }
         }
@@ -112,9 +115,8 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn new(pace: Pace, extent: Extent, seed: u64) -> Self {
-        let gap = 1e9 / pace.rate;
-        let random = pace.is_poisson.then(|| fastrand::Rng::with_seed(seed));
+    fn new(rate: f64, random: Option<fastrand::Rng>, extent: Extent) -> Self {
+        let gap = 1e9 / rate;
         let start = clock::now();
         let length = match extent {
             Extent::Time(time) => time.as_nanos() as u64,
@@ -138,13 +140,13 @@ impl Schedule {
     }
 }
 
-/// Says that nothing follows; several times where that may be lost.
+/// Says that nothing follows; several times where it is likely to be lost.
 pub(crate) fn say_end(end: &mut dyn End, job: &Job, writer: &mut Writer) -> io::Result<()> {
     let header = Header { kind: Kind::End, number: 0, intended: 0, sent: 0 };
-    for _ in 0..if job.may_lose { FAREWELLS } else { 1 } {
+    for left in (0..job.farewells).rev() {
         end.send(writer.write(header))?;
         end.flush()?;
-        if job.may_lose {
+        if left > 0 {
             std::thread::sleep(FAREWELL_PAUSE);
         }
     }
@@ -155,7 +157,10 @@ pub(crate) fn say_end(end: &mut dyn End, job: &Job, writer: &mut Writer) -> io::
 pub(crate) fn receive(end: &mut dyn End, job: &Job) -> io::Result<Findings> {
     let mut receiver = Receiver::new(job);
     let mut silence = Duration::ZERO;
-    while !receiver.has_ended && !(job.may_lose && silence >= SILENCE) {
+    while !receiver.has_ended {
+        if job.may_lose && silence >= SILENCE {
+            break;
+        }
         let before = receiver.tally.counts.received;
         let count = end.receive(&mut |message| receiver.take(message))?;
         silence = if count == 0 { silence + PATIENCE } else { Duration::ZERO };
@@ -258,8 +263,9 @@ mod tests {
     #[test]
     fn schedules_as_many_messages_as_the_rate_asks_for() {
         for is_poisson in [false, true] {
-            let pace = Pace { rate: 100_000.0, is_poisson };
-            let mut schedule = Schedule::new(pace, Extent::Time(Duration::from_secs(1)), 1);
+            let random = is_poisson.then(|| fastrand::Rng::with_seed(1));
+            let length = Extent::Time(Duration::from_secs(1));
+            let mut schedule = Schedule::new(100_000.0, random, length);
             let (start, mut last, mut count) = (schedule.start, 0, 0u64);
             while let Some(at) = schedule.next(count) {
                 assert!(at >= last.max(start), "times only grow");

@@ -8,6 +8,7 @@ use ipcd_client::{Endpoint, Options};
 use serde::{Deserialize, Serialize};
 
 use super::message::LEAST;
+use super::peers::Peer;
 use super::raw::{self, Primitive};
 
 /// What is done.
@@ -52,10 +53,12 @@ pub enum Layer {
     Lib,
     /// ipcd.
     Daemon,
+    /// Another server.
+    Peer,
 }
 
 impl Layer {
-    /// All of them.
+    /// All of them but other servers, which are there on request.
     pub const ALL: [Self; 3] = [Self::Raw, Self::Lib, Self::Daemon];
 }
 
@@ -72,8 +75,8 @@ pub enum Extent {
 /// When messages are sent.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Pace {
-    /// Messages a second.
-    pub rate: f64,
+    /// Messages a second; `None` for as many as go.
+    pub rate: Option<f64>,
     /// Whether they are sent at random times rather than at equal distances.
     pub is_poisson: bool,
 }
@@ -131,6 +134,8 @@ pub struct Settings {
     pub ways: Vec<String>,
     /// Daemons that run already, which are measured instead of an embedded one.
     pub running: Vec<Running>,
+    /// Other servers to compare with.
+    pub peers: Vec<Peer>,
     /// Bytes of messages.
     pub sizes: Vec<usize>,
     /// Pairs of processes at the same time.
@@ -170,6 +175,7 @@ pub(crate) enum Way {
     Lib(&'static str),
     Daemon(&'static str),
     Running(Running),
+    Peer(Peer),
 }
 
 impl Way {
@@ -178,6 +184,7 @@ impl Way {
             Self::Raw(_) => Layer::Raw,
             Self::Lib(_) => Layer::Lib,
             Self::Daemon(_) | Self::Running(_) => Layer::Daemon,
+            Self::Peer(_) => Layer::Peer,
         }
     }
 
@@ -186,14 +193,22 @@ impl Way {
             Self::Raw(primitive) => primitive.name,
             Self::Lib(scheme) | Self::Daemon(scheme) => scheme,
             Self::Running(running) => running.endpoint.scheme(),
+            Self::Peer(peer) => peer.name(),
         }
     }
 
     pub(crate) fn may_lose(&self) -> bool {
         match self {
             Self::Raw(primitive) => primitive.may_lose(),
+            // What a slow receiver misses, most of them drop.
+            Self::Peer(_) => true,
             way => ipcd_transports::find(way.name()).is_ok_and(|it| !it.capabilities().reliable),
         }
+    }
+
+    /// Whether what is sent arrives, rather than only wakes somebody.
+    pub(crate) fn carries_payload(&self) -> bool {
+        !matches!(self, Self::Raw(primitive) if !primitive.carries_payload())
     }
 
     fn largest(&self) -> Option<usize> {
@@ -202,7 +217,10 @@ impl Way {
 
     /// Whether one message to it goes to several receivers.
     pub(crate) fn fans_out(&self) -> bool {
-        self.layer() == Layer::Daemon
+        match self {
+            Self::Peer(peer) => peer.has_subjects(),
+            way => way.layer() == Layer::Daemon,
+        }
     }
 }
 
@@ -263,12 +281,14 @@ pub(crate) fn cells(
 
 fn ways(settings: &Settings) -> Result<Vec<Way>, String> {
     let schemes = || ipcd_transports::ALL.iter().map(|transport| transport.scheme());
-    let known: Vec<&str> =
-        schemes().chain(raw::ALL.iter().map(|it| it.name).filter(|name| !is_scheme(name))).collect();
+    let known: Vec<&str> = schemes()
+        .chain(raw::ALL.iter().map(|it| it.name).filter(|name| !is_scheme(name)))
+        .collect();
     if let Some(unknown) = settings.ways.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(format!("there is no {unknown}: choose of {}", known.join(", ")));
     }
-    let is_wanted = |name: &str| settings.ways.is_empty() || settings.ways.iter().any(|it| it == name);
+    let is_wanted =
+        |name: &str| settings.ways.is_empty() || settings.ways.iter().any(|it| it == name);
     let mut ways = Vec::new();
     for layer in &settings.layers {
         match layer {
@@ -280,8 +300,10 @@ fn ways(settings: &Settings) -> Result<Vec<Way>, String> {
                 ways.extend(schemes().filter(|it| is_wanted(it)).map(Way::Daemon));
             }
             Layer::Daemon => ways.extend(settings.running.iter().cloned().map(Way::Running)),
+            Layer::Peer => {}
         }
     }
+    ways.extend(settings.peers.iter().copied().map(Way::Peer));
     Ok(ways)
 }
 
@@ -300,6 +322,13 @@ fn suits(settings: &Settings, mode: Mode, way: &Way) -> bool {
             Mode::Load | Mode::Fanout => primitive.carries_payload() && !is_left_out,
         };
     }
+    if let Way::Peer(peer) = way {
+        return match mode {
+            Mode::Req => false,
+            Mode::Fanout => peer.has_subjects(),
+            Mode::Pingpong | Mode::Throughput | Mode::Load => true,
+        };
+    }
     match mode {
         Mode::Req => way.layer() == Layer::Daemon,
         Mode::Load | Mode::Fanout => way.layer() == Layer::Daemon || !settings.is_matrix,
@@ -310,7 +339,7 @@ fn suits(settings: &Settings, mode: Mode, way: &Way) -> bool {
 /// Round trips of the quick matrix, and all modes but throughput, take the first size only. Signals
 /// have none.
 fn sizes<'a>(settings: &'a Settings, mode: Mode, way: &Way) -> &'a [usize] {
-    if matches!(way, Way::Raw(primitive) if !primitive.carries_payload()) {
+    if !way.carries_payload() {
         return &[LEAST];
     }
     let is_one = settings.is_matrix
@@ -341,9 +370,6 @@ fn paces(settings: &Settings, mode: Mode) -> Vec<Option<Pace>> {
         return vec![None];
     }
     let is_poisson = settings.is_poisson;
-    let pace = |rate: &Option<f64>| {
-        // As fast as it goes is a rate that nothing reaches: every message is late from the first.
-        Some(Pace { rate: rate.unwrap_or(f64::from(u32::MAX)), is_poisson })
-    };
+    let pace = |&rate: &Option<f64>| Some(Pace { rate, is_poisson });
     settings.rates.iter().map(pace).collect()
 }

@@ -75,7 +75,7 @@ pub struct Row {
     /// What came of the messages of all runs.
     pub counts: Counts,
     /// What the measuring processes used in all runs.
-    pub clients: Usage,
+    pub clients_used: Usage,
     /// What the daemon's processes used, where it could be seen.
     pub daemon: Option<Usage>,
     /// The first run, step by step.

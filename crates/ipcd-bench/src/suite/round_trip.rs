@@ -67,7 +67,9 @@ fn trip(
         let mut answer = None;
         let count = end.receive(&mut |message| {
             // An answer to an earlier question, which has been given up, is not this one's.
-            if Header::read(message).is_some_and(|it| (it.kind, it.number) == (header.kind, header.number)) {
+            if Header::read(message)
+                .is_some_and(|it| (it.kind, it.number) == (header.kind, header.number))
+            {
                 answer = Some(touch(message, job.has_crc));
             }
         })?;

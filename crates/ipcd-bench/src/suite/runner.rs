@@ -6,21 +6,27 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::children::{Interrupts, Team, pin};
+use super::children::{Interrupts, Team, WATCHDOG, pin};
 use super::daemon::{Embedded, Subjects, processes_of};
 use super::end::{Fan, Lane, Side};
 use super::histogram;
 use super::job::{Findings, Job, Timeline};
 use super::library::Channels;
-use super::plan::{Cell, Extent, Mode, Place, Running, Settings, Way};
+use super::peers::Served;
+use super::plan::{Cell, Extent, Layer, Mode, Place, Running, Settings, Way};
 use super::tally::Counts;
 use super::usage::Usage;
 use super::{one_way, round_trip};
 
 /// The least time that the first receiver's last word and the sender's may lie apart, in ns.
 const LEAST_ELAPSED: u64 = 1;
+/// How often the end is said over a bare transport that may lose it.
+const FAREWELLS: u32 = 20;
+/// What a measurement may take beyond its length, where all of them have a budget.
+const SHORT_GRACE: Duration = Duration::from_secs(3);
 
 /// What one run of one measurement has shown.
 #[derive(Clone, Debug)]
@@ -87,9 +93,10 @@ impl<'a> Runner<'a> {
     ) -> io::Result<Run> {
         self.serial += 1;
         self.interrupts.check()?;
-        let daemon = self.place_daemon(cell)?;
+        let served = self.serve(cell)?;
+        let daemon = self.place_server(cell, &served)?;
         let job = self.job(cell, extent, warmup, faults, daemon);
-        let mut lanes = self.lanes(cell)?;
+        let mut lanes = self.lanes(cell, &served)?;
         let mut team = Team::default();
         let (near, far) = match cell.place {
             Place::Free => (None, None),
@@ -112,8 +119,14 @@ impl<'a> Runner<'a> {
         }
         let stopper = faults.stop.map(|stop| stop_daemon(&job.daemon, stop)).transpose()?;
         let limit = 3 * length(extent, cell) + warmup + one_way::SILENCE;
-        let findings = team.run(self.interrupts, limit)?;
-        drop(stopper);
+        let grace = if self.settings.budget.is_some() { SHORT_GRACE } else { WATCHDOG };
+        let findings = team.run(self.interrupts, grace, limit);
+        if stopper.is_some() {
+            drop(stopper);
+            // Whatever became of the measurement, the daemon must be able to end.
+            signal(&job.daemon, Signal::SIGCONT)?;
+        }
+        let findings = findings?;
         let (fars, nears) = findings.split_at(lanes.len());
         combine(cell, nears, fars)
     }
@@ -133,6 +146,11 @@ impl<'a> Runner<'a> {
             warmup,
             extent,
             may_lose: cell.way.may_lose(),
+            farewells: if cell.way.layer() == Layer::Raw && cell.way.may_lose() {
+                FAREWELLS
+            } else {
+                1
+            },
             pace: cell.pace,
             seed: self.serial,
             daemon,
@@ -140,29 +158,45 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Puts an embedded daemon where the measurement wants it, and tells its processes.
-    fn place_daemon(&self, cell: &Cell) -> io::Result<Vec<u32>> {
-        if let Way::Running(running) = &cell.way {
-            return Ok(processes_of(running));
-        }
-        let (Way::Daemon(_), Some(daemon)) = (&cell.way, &self.daemon) else {
-            return Ok(Vec::new());
+    /// Puts a server of our own where the measurement wants it, and tells its processes.
+    fn place_server(&self, cell: &Cell, served: &[Served]) -> io::Result<Vec<u32>> {
+        let processes = match (&cell.way, &self.daemon) {
+            (Way::Running(running), _) => return Ok(processes_of(running)),
+            (Way::Daemon(_), Some(daemon)) => daemon.processes.clone(),
+            (Way::Peer(_), _) => served.iter().map(Served::process).collect(),
+            _ => return Ok(Vec::new()),
         };
         let core = if let Place::One(core) = cell.place { Some(core) } else { None };
         let cores = core.as_ref().map_or(&self.cores[..], std::slice::from_ref);
-        for &process in &daemon.processes {
-            pin(Pid::from_raw(process as i32), cores)?;
+        for &process in &processes {
+            for thread in threads(process)? {
+                pin(thread, cores)?;
+            }
         }
-        Ok(daemon.processes.clone())
+        Ok(processes)
     }
 
-    fn lanes(&self, cell: &Cell) -> io::Result<Vec<Box<dyn Lane>>> {
+    /// Starts another server, if the measurement is of one: one for each pair if it serves no more.
+    fn serve(&self, cell: &Cell) -> io::Result<Vec<Served>> {
+        let Way::Peer(peer) = &cell.way else { return Ok(Vec::new()) };
+        let count = if peer.has_subjects() { 1 } else { self.settings.clients };
+        (0..count).map(|_| Served::start(*peer)).collect()
+    }
+
+    fn lanes(&self, cell: &Cell, served: &[Served]) -> io::Result<Vec<Box<dyn Lane>>> {
         let is_fan = cell.mode == Mode::Fanout;
         let count = if is_fan { self.settings.subs } else { self.settings.clients };
-        (0..count).map(|index| self.lane(cell, if is_fan { 0 } else { index }, index)).collect()
+        let lane = |index| self.lane(cell, if is_fan { 0 } else { index }, index, served);
+        (0..count).map(lane).collect()
     }
 
-    fn lane(&self, cell: &Cell, subject: usize, index: usize) -> io::Result<Box<dyn Lane>> {
+    fn lane(
+        &self,
+        cell: &Cell,
+        subject: usize,
+        index: usize,
+        served: &[Served],
+    ) -> io::Result<Box<dyn Lane>> {
         let batch = self.settings.batch;
         let dir = self.dir.join(format!("{}-{index}", self.serial));
         let name = format!("bench.{}.{}.{subject}", std::process::id(), self.serial);
@@ -181,6 +215,10 @@ impl<'a> Runner<'a> {
                 Ok(Box::new(subjects(cell, daemon.via(scheme)?, name)))
             }
             Way::Running(running) => Ok(Box::new(subjects(cell, running.clone(), name))),
+            Way::Peer(peer) => {
+                let server = &served[index % served.len()];
+                Ok(Box::new(server.lane(*peer, name, cell.size, batch)))
+            }
         }
     }
 }
@@ -196,7 +234,8 @@ fn near_end(
     job: &Job,
     start: &mut super::children::Start<'_>,
 ) -> io::Result<Findings> {
-    let mut ends = lanes.iter_mut().map(|lane| lane.open(Side::Near)).collect::<io::Result<Vec<_>>>()?;
+    let mut ends =
+        lanes.iter_mut().map(|lane| lane.open(Side::Near)).collect::<io::Result<Vec<_>>>()?;
     let mut end = if ends.len() == 1 { ends.remove(0) } else { Box::new(Fan(ends)) };
     start()?;
     if mode.is_two_way() { round_trip::ask(&mut *end, job) } else { one_way::send(&mut *end, job) }
@@ -223,10 +262,18 @@ fn length(extent: Extent, cell: &Cell) -> Duration {
     match extent {
         Extent::Time(time) => time,
         Extent::Count(count) => {
-            let rate = cell.pace.map_or(SLOWEST, |pace| pace.rate.min(SLOWEST));
+            let rate =
+                cell.pace.and_then(|pace| pace.rate).map_or(SLOWEST, |rate| rate.min(SLOWEST));
             Duration::from_secs_f64(count as f64 / rate)
         }
     }
+}
+
+/// Other servers have several, and each is placed by itself, sched(7).
+fn threads(process: u32) -> io::Result<Vec<Pid>> {
+    let entries = std::fs::read_dir(format!("/proc/{process}/task"))?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(numbers.map(Pid::from_raw).collect())
 }
 
 /// Forks a process that stops these for a while.
@@ -234,16 +281,17 @@ fn stop_daemon(
     processes: &[u32],
     (after, long): (Duration, Duration),
 ) -> io::Result<super::children::Child> {
-    use nix::sys::signal::{Signal, kill};
-    let all = |signal: Signal| {
-        processes.iter().try_for_each(|&pid| kill(Pid::from_raw(pid as i32), signal))
-    };
     super::children::fork(c"bench-stopper", || {
         std::thread::sleep(after);
-        all(Signal::SIGSTOP)?;
+        signal(processes, Signal::SIGSTOP)?;
         std::thread::sleep(long);
-        Ok(all(Signal::SIGCONT)?)
+        signal(processes, Signal::SIGCONT)
     })
+}
+
+fn signal(processes: &[u32], signal: Signal) -> io::Result<()> {
+    let each = |&pid: &u32| kill(Pid::from_raw(pid as i32), signal);
+    Ok(processes.iter().try_for_each(each)?)
 }
 
 fn combine(cell: &Cell, nears: &[Findings], fars: &[Findings]) -> io::Result<Run> {

@@ -27,7 +27,8 @@ impl Estimate {
             return None;
         }
         let mut random = fastrand::Rng::with_seed(SEED);
-        let mut draw = || median((0..runs.len()).map(|_| runs[random.usize(..runs.len())]).collect());
+        let mut draw =
+            || median((0..runs.len()).map(|_| runs[random.usize(..runs.len())]).collect());
         let mut medians: Vec<f64> = (0..RESAMPLES).map(|_| draw()).collect();
         medians.sort_by(f64::total_cmp);
         let at = |part: f64| medians[((RESAMPLES - 1) as f64 * part).round() as usize];

@@ -4,6 +4,7 @@ use super::histogram::Latency;
 use super::plan::{Layer, Mode};
 use super::report::{Report, Row};
 use super::stats::Estimate;
+use super::usage::Usage;
 
 /// Rows of text under a title.
 #[derive(Clone, Debug)]
@@ -20,6 +21,13 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
     /// One for each row, of which bars are drawn; empty for none.
     pub bars: Vec<f64>,
+}
+
+impl Table {
+    /// Whether any row says something in this column.
+    pub(crate) fn is_used(&self, column: usize) -> bool {
+        self.rows.iter().any(|row| !row[column].is_empty())
+    }
 }
 
 /// One for each mode, and the daemon tax.
@@ -53,7 +61,8 @@ fn latencies(mode: Mode, rows: &[&Row]) -> Table {
         ),
     };
     let cells = |row: &&Row| {
-        let mut cells = vec![row.key.cores.clone(), layer(row), row.key.transport.clone(), size(row)];
+        let mut cells =
+            vec![row.key.cores.clone(), layer(row), row.key.transport.clone(), size(row)];
         cells.push(median(row));
         let latency = row.latency.clone().unwrap_or_default();
         cells.extend(distribution(&latency));
@@ -66,8 +75,22 @@ fn latencies(mode: Mode, rows: &[&Row]) -> Table {
         title: title.into(),
         note: note.into(),
         head: vec![
-            "cores", "layer", "over", "size", "p50 of runs", "min", "p50", "p90", "p95", "p99",
-            "p99.9", "p99.99", "max", "mean", "σ", "lost",
+            "cores",
+            "layer",
+            "over",
+            "size",
+            "p50 of runs",
+            "min",
+            "p50",
+            "p90",
+            "p95",
+            "p99",
+            "p99.9",
+            "p99.99",
+            "max",
+            "mean",
+            "σ",
+            "lost",
         ],
         words: 3,
         bars: rows.iter().map(|row| row.figure().map_or(0.0, |it| it.median)).collect(),
@@ -98,8 +121,25 @@ fn loads(rows: &[&Row]) -> Table {
             placed(rows)
         ),
         head: vec![
-            "layer", "over", "size", "rate", "achieved", "p50 of runs", "min", "p50", "p90", "p95",
-            "p99", "p99.9", "p99.99", "max", "mean", "σ", "service p50", "service p99", "lost",
+            "layer",
+            "over",
+            "size",
+            "rate",
+            "achieved",
+            "p50 of runs",
+            "min",
+            "p50",
+            "p90",
+            "p95",
+            "p99",
+            "p99.9",
+            "p99.99",
+            "max",
+            "mean",
+            "σ",
+            "service p50",
+            "service p99",
+            "lost",
         ],
         words: 2,
         bars: rows.iter().map(|row| row.figure().map_or(0.0, |it| it.median)).collect(),
@@ -112,7 +152,7 @@ fn rates(mode: Mode, rows: &[&Row]) -> Table {
     rows.sort_by_key(|row| row.key.size);
     let cells = |row: &&Row| {
         let per_s = &row.messages_per_s;
-        let cores = row.clients.user_ns + row.clients.system_ns;
+        let cores = row.clients_used.user_ns + row.clients_used.system_ns;
         let daemon = row.daemon.map_or(0, |used| used.user_ns + used.system_ns);
         let each = |nanos: u64| nanos as f64 / row.counts.received.max(1) as f64;
         vec![
@@ -126,7 +166,10 @@ fn rates(mode: Mode, rows: &[&Row]) -> Table {
             lost(row),
             time(each(cores)),
             row.daemon.map_or_else(String::new, |_| time(each(daemon))),
-            si((row.clients.voluntary_switches + row.clients.involuntary_switches) as f64),
+            switches(&row.clients_used),
+            row.daemon.as_ref().map(switches).unwrap_or_default(),
+            si(row.clients_used.peak_bytes as f64),
+            row.daemon.map(|used| si(used.peak_bytes as f64)).unwrap_or_default(),
         ]
     };
     let (title, what) = match mode {
@@ -138,17 +181,33 @@ fn rates(mode: Mode, rows: &[&Row]) -> Table {
         note: format!(
             "{what}, which reads every byte. Streams gather messages into one call; what keeps \
              messages apart takes a call for each. CPU: all clients' time on a core, and the \
-             daemon's, for each message received. {}.",
+             server's, for each message received. Memory: the most that any one process had, in bytes. {}.",
             placed(&rows)
         ),
         head: vec![
-            "layer", "over", "size", "received/s", "95 % interval", "bytes/s", "sent/s", "lost",
-            "CPU clients", "CPU daemon", "switches",
+            "layer",
+            "over",
+            "size",
+            "received/s",
+            "95 % interval",
+            "bytes/s",
+            "sent/s",
+            "lost",
+            "CPU clients",
+            "CPU server",
+            "switches",
+            "of server",
+            "memory",
+            "of server",
         ],
         words: 2,
         bars: rows.iter().map(|row| row.bytes_per_s.median).collect(),
         rows: rows.iter().map(cells).collect(),
     }
+}
+
+fn switches(used: &Usage) -> String {
+    si((used.voluntary_switches + used.involuntary_switches) as f64)
 }
 
 fn taxes(report: &Report) -> Option<Table> {
@@ -219,6 +278,7 @@ pub fn layer_name(layer: Layer) -> &'static str {
         Layer::Raw => "raw",
         Layer::Lib => "lib",
         Layer::Daemon => "daemon",
+        Layer::Peer => "peer",
     }
 }
 
@@ -287,7 +347,10 @@ mod tests {
 
     #[test]
     fn writes_numbers_with_three_digits() {
-        assert_eq!([850.0, 1234.0, 56_789.0, 2e8].map(time), ["850 ns", "1.23 µs", "56.8 µs", "200 ms"]);
+        assert_eq!(
+            [850.0, 1234.0, 56_789.0, 2e8].map(time),
+            ["850 ns", "1.23 µs", "56.8 µs", "200 ms"]
+        );
         assert_eq!([12.0, 1234.0, 5e6, 7.5e9].map(si), ["12", "1.23 k", "5.00 M", "7.50 G"]);
         assert_eq!([64, 1024, 65536, 1 << 20].map(bytes), ["64 B", "1 KiB", "64 KiB", "1 MiB"]);
     }

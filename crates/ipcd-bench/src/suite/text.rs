@@ -22,17 +22,27 @@ pub fn terminal(report: &Report) -> String {
 /// The same for a document.
 pub fn markdown(report: &Report) -> String {
     let mut text = String::from("# ipcd bench\n\n");
-    text += &environment(report).iter().map(|(name, is)| format!("- {name}: {is}\n")).collect::<String>();
+    text += &environment(report)
+        .iter()
+        .map(|(name, is)| format!("- {name}: {is}\n"))
+        .collect::<String>();
     for table in tables(report) {
-        text += &format!("\n## {}\n{}\n\n", table.title, table.note);
-        text += &format!("| {} |\n", table.head.join(" | "));
-        let rule = |column: usize| if column < table.words { "---|" } else { "--:|" };
-        text += &format!("|{}\n", (0..table.head.len()).map(rule).collect::<String>());
-        text += &table.rows.iter().map(|row| format!("| {} |\n", row.join(" | "))).collect::<String>();
+        text += &format!("\n## {}\n{}\n\n{}", table.title, table.note, piped(&table));
     }
     text += "\n## Remarks\n";
     text += &remarks(report).iter().map(|remark| format!("- {remark}\n")).collect::<String>();
     text
+}
+
+fn piped(table: &Table) -> String {
+    let columns: Vec<usize> = (0..table.head.len()).filter(|&it| table.is_used(it)).collect();
+    let line = |cell: &dyn Fn(usize) -> String| {
+        let cells: Vec<String> = columns.iter().map(|&column| cell(column)).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let rule = |column: usize| if column < table.words { "---" } else { "--:" }.to_owned();
+    let head = line(&|column| table.head[column].to_owned()) + &line(&rule);
+    head + &table.rows.iter().map(|row| line(&|column| row[column].clone())).collect::<String>()
 }
 
 /// Where it was measured, as names and values.
@@ -89,7 +99,8 @@ pub(crate) fn remarks(report: &Report) -> Vec<String> {
 }
 
 fn aligned(table: &Table) -> String {
-    let columns: Vec<usize> = (0..table.head.len()).filter(|&column| is_used(table, column)).collect();
+    let columns: Vec<usize> =
+        (0..table.head.len()).filter(|&column| table.is_used(column)).collect();
     let widths: Vec<usize> = columns
         .iter()
         .map(|&column| {
@@ -112,11 +123,6 @@ fn aligned(table: &Table) -> String {
         text = text.trim_end().to_owned() + "\n";
     }
     text
-}
-
-/// Whether any row says something there.
-fn is_used(table: &Table, column: usize) -> bool {
-    table.rows.iter().any(|row| !row[column].is_empty())
 }
 
 fn bar(value: f64, most: f64) -> String {

@@ -73,7 +73,8 @@ impl Usage {
         // The name may hold anything; behind its last parenthesis come the state and the numbers.
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
         let ticks = sysconf(SysconfVar::CLK_TCK).ok()?? as u64;
-        let time = |field: usize| Some(fields.get(field)?.parse::<u64>().ok()? * 1_000_000_000 / ticks);
+        let time =
+            |field: usize| Some(fields.get(field)?.parse::<u64>().ok()? * 1_000_000_000 / ticks);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let number = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;

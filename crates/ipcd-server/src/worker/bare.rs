@@ -73,14 +73,20 @@ impl Worker {
                 if taken == 0 {
                     break;
                 }
-                self.core.wrote(self.now, key, taken);
+                self.core.pin(key, taken);
             }
             let bytes = translator.unwritten();
             if bytes.is_empty() {
+                // Nothing of it is for the peer.
+                let done = translator.wrote(0);
+                self.core.wrote(self.now, key, done);
                 continue;
             }
             match connection.channel.write(bytes) {
-                Ok(Wrote::Bytes(count)) => translator.wrote(count),
+                Ok(Wrote::Bytes(count)) => {
+                    let done = translator.wrote(count);
+                    self.core.wrote(self.now, key, done);
+                }
                 Ok(Wrote::NotReady | Wrote::NoCredit) => connection.blocked = true,
                 Err(error) => return self.abandon(key, &error.to_string()),
             }

@@ -13,12 +13,11 @@ use ipcd_sys::shm::Bell;
 
 use super::end::Lane;
 
-/// A primitive of the kernel, or made from some.
+/// A primitive of the kernel, or made from some. Those that a transport of ipcd stands on have its
+/// name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Primitive {
     pub(crate) name: &'static str,
-    /// Which transport of ipcd stands on it, if one does.
-    pub(crate) transport: Option<&'static str>,
     kind: Kind,
 }
 
@@ -38,33 +37,39 @@ enum Kind {
 }
 
 pub(crate) const ALL: [Primitive; 14] = [
-    on("pipe", "pipe", Kind::Pipe),
-    on("fifo", "fifo", Kind::Fifo),
-    on("unix", "unix", Kind::UnixStream),
-    bare("unix-seqpacket", Kind::UnixSeqpacket),
-    bare("unix-dgram", Kind::UnixDgram),
-    on("tcp", "tcp", Kind::Tcp),
-    on("udp", "udp", Kind::Udp),
-    bare("posix-mq", Kind::PosixQueue),
-    bare("sysv-mq", Kind::SysvQueue),
-    bare("shm-futex", Kind::Ring(Bell::Futex)),
-    bare("shm-eventfd", Kind::Ring(Bell::Eventfd)),
-    bare("shm-semaphore", Kind::Ring(Bell::Semaphore)),
-    bare("shm-spin", Kind::Ring(Bell::Spin)),
-    bare("signals", Kind::Signals),
+    named("pipe", Kind::Pipe),
+    named("fifo", Kind::Fifo),
+    named("unix", Kind::UnixStream),
+    named("unix-seqpacket", Kind::UnixSeqpacket),
+    named("unix-dgram", Kind::UnixDgram),
+    named("tcp", Kind::Tcp),
+    named("udp", Kind::Udp),
+    named("posix-mq", Kind::PosixQueue),
+    named("sysv-mq", Kind::SysvQueue),
+    named("shm-futex", Kind::Ring(Bell::Futex)),
+    named("shm-eventfd", Kind::Ring(Bell::Eventfd)),
+    named("shm-semaphore", Kind::Ring(Bell::Semaphore)),
+    named("shm-spin", Kind::Ring(Bell::Spin)),
+    named("signals", Kind::Signals),
 ];
 
-const fn on(name: &'static str, transport: &'static str, kind: Kind) -> Primitive {
-    Primitive { name, transport: Some(transport), kind }
+/// The primitive of this name, which must be one of [`ALL`].
+pub(crate) fn find(name: &str) -> Primitive {
+    ALL.into_iter().find(|it| it.name == name).expect("it is one of all")
 }
 
-const fn bare(name: &'static str, kind: Kind) -> Primitive {
-    Primitive { name, transport: None, kind }
+const fn named(name: &'static str, kind: Kind) -> Primitive {
+    Primitive { name, kind }
 }
 
 impl Primitive {
     /// Prepares a way for messages of this size. Streams gather up to `batch` bytes for a call.
-    pub(crate) fn prepare(&self, dir: &Path, size: usize, batch: usize) -> io::Result<Box<dyn Lane>> {
+    pub(crate) fn prepare(
+        &self,
+        dir: &Path,
+        size: usize,
+        batch: usize,
+    ) -> io::Result<Box<dyn Lane>> {
         Ok(match self.kind {
             Kind::Pipe => Box::new(stream::pipe(size, batch)?),
             Kind::Fifo => Box::new(stream::fifo(dir, size, batch)?),

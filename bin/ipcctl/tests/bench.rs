@@ -1,0 +1,128 @@
+//! `ipcctl bench` as users run it: what it prints, and what it leaves behind.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// With all its temporary files in a directory of its own.
+fn bench(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipcctl"));
+    command.env("TMPDIR", dir).env("XDG_STATE_HOME", dir.join("state")).arg("bench");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn report(command: &mut Command) -> Value {
+    let output = command.arg("--json").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn every_way_carries_every_message_of_both_modes() {
+    let dir = tempfile::tempdir().unwrap();
+    for mode in ["pingpong", "throughput"] {
+        let flags = ["--count=60", "--warmup=1ms", "--runs=2", "--size=64", "--verify=crc"];
+        let report = report(bench(dir.path()).arg(mode).args(flags).arg("--pin=free"));
+        assert_eq!(report["schema"], "ipcd-bench/1");
+        assert_eq!(report["skipped"], Value::Array(Vec::new()), "{}", report["skipped"]);
+        let rows = report["results"].as_array().unwrap();
+        assert_eq!(rows.len(), if mode == "pingpong" { 24 } else { 23 });
+        for row in rows {
+            let counts = &row["counts"];
+            let is_lossy = row["layer"] == "raw" && row["transport"] == "udp";
+            assert_eq!(counts["sent"], 120, "{row}");
+            assert!(counts["received"] == 120 || is_lossy, "{row}");
+            assert_eq!(counts["corrupted"], 0, "{row}");
+        }
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something is left");
+}
+
+#[test]
+fn all_modes_write_all_kinds_of_report_and_compare_with_an_earlier_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let run = |more: &[&str]| {
+        let flags = ["--via=unix,shm-futex", "--size=64,1k", "--count=50", "--runs=2"];
+        let mut command = bench(dir.path());
+        command.args(flags).args(["--warmup=1ms", "--subs=2", "--rate=5000"]).args(more);
+        command.output().unwrap()
+    };
+    let (html, csv, json) = (path("r.html"), path("r.csv"), path("r.json"));
+    let files = [("--html", &html), ("--csv", &csv), ("--json-file", &json)];
+    let files = files.map(|(flag, path)| format!("{flag}={}", path.display()));
+    let output = run(&[&files[0], &files[1], &files[2], "--save-baseline=first", "--md"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for title in ["Round trips", "Throughput", "given rate", "Fan-out", "Requests", "Daemon tax"] {
+        assert!(text.contains(title), "{title} is missing in {text}");
+    }
+    let (html, csv) = (fs::read_to_string(html).unwrap(), fs::read_to_string(csv).unwrap());
+    assert!(html.contains("<svg") && !html.contains("http"), "the page needs nothing else");
+    let json: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let rows = json["results"].as_array().unwrap().len();
+    assert_eq!(csv.lines().count(), rows + 1);
+    // What was kept becomes a thousandth of the time: the next run is slower by more than chance.
+    let kept = path("state/ipcd/bench/first.json");
+    fs::write(&kept, faster(serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap())).unwrap();
+    let output = run(&["--baseline=first", "--fail-on=mean>+20%"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(10), "{errors}");
+    assert!(errors.contains("mean>+20%: "), "{errors}");
+}
+
+fn faster(mut report: Value) -> String {
+    for row in report["results"].as_array_mut().unwrap() {
+        for estimate in row["latency_runs"].as_object_mut().unwrap().values_mut() {
+            for figure in ["median", "low", "high"] {
+                estimate[figure] = (estimate[figure].as_f64().unwrap() / 1000.0).into();
+            }
+        }
+    }
+    report.to_string()
+}
+
+#[test]
+fn an_interrupted_benchmark_leaves_nothing() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = bench(dir.path()).arg("--quick").spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        wait_until(&mut child, || has_children(pid));
+        kill(pid, signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(!output.status.success());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something is left");
+    }
+}
+
+fn has_children(pid: Pid) -> bool {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    fs::read_to_string(path).is_ok_and(|children| children.split_whitespace().count() >= 2)
+}
+
+fn wait_until(child: &mut Child, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + WATCHDOG;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it does not start");
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_is_not_there_is_named_with_what_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = bench(dir.path()).args(["pingpong", "--via=carrier-pigeon"]).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(errors.contains("carrier-pigeon") && errors.contains("shm-futex"), "{errors}");
+}

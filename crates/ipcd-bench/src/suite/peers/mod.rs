@@ -1,0 +1,256 @@
+//! Other servers between the two processes, for comparison: those that are installed, each started
+//! on a port of its own, and spoken to by a client that does no more than it has to.
+
+mod protocol;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use protocol::{Found, Protocol};
+use serde::{Deserialize, Serialize};
+
+use super::children::{Child, fork};
+use super::end::{End, Lane, PATIENCE, Side};
+
+/// How long a server may take to listen.
+const STARTING: Duration = Duration::from_secs(5);
+/// The pause between tries to connect.
+const RETRY: Duration = Duration::from_millis(2);
+/// Bytes that are read at once, if they are there.
+const READ: usize = 256 * 1024;
+
+/// A server that is compared.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Peer {
+    /// socat, which moves bytes between two connections and knows no messages.
+    Socat,
+    /// nats-server.
+    Nats,
+    /// mosquitto, over MQTT.
+    Mosquitto,
+    /// redis-server, its publish and subscribe.
+    Redis,
+}
+
+impl Peer {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Socat => "socat",
+            Self::Nats => "nats",
+            Self::Mosquitto => "mosquitto",
+            Self::Redis => "redis",
+        }
+    }
+
+    fn protocol(self, size: usize) -> Protocol {
+        match self {
+            Self::Socat => Protocol::Bytes(size),
+            Self::Nats => Protocol::Nats,
+            Self::Mosquitto => Protocol::Mqtt,
+            Self::Redis => Protocol::Redis,
+        }
+    }
+
+    /// Whether it has subjects, and so sends one message to several receivers.
+    pub(crate) fn has_subjects(self) -> bool {
+        self != Self::Socat
+    }
+
+    fn command(self, ports: [u16; 2]) -> io::Result<Command> {
+        let port = ports[0].to_string();
+        let (program, arguments) = match self {
+            Self::Socat => {
+                let listen = |port| format!("TCP-LISTEN:{port},bind=127.0.0.1,nodelay,reuseaddr");
+                ("socat", vec!["-b65536".into(), listen(ports[0]), listen(ports[1])])
+            }
+            Self::Nats => ("nats-server", vec!["-a".into(), "127.0.0.1".into(), "-p".into(), port]),
+            Self::Mosquitto => ("mosquitto", vec!["-p".into(), port]),
+            Self::Redis => {
+                let flags = [
+                    ["--port", &port],
+                    ["--bind", "127.0.0.1"],
+                    ["--save", ""],
+                    ["--appendonly", "no"],
+                    ["--client-output-buffer-limit", "pubsub 0 0 0"],
+                ];
+                ("redis-server", flags.concat().into_iter().map(str::to_owned).collect())
+            }
+        };
+        let mut command = Command::new(find_program(program)?);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(command)
+    }
+}
+
+/// A server that runs for one measurement.
+pub(crate) struct Served {
+    child: Child,
+    ports: [u16; 2],
+}
+
+impl Served {
+    /// Starts the server and, if it takes several connections at one port, waits until it listens.
+    pub(crate) fn start(peer: Peer) -> io::Result<Self> {
+        let ports = [free_port()?, free_port()?];
+        let mut command = peer.command(ports)?;
+        let child = fork(c"bench-peer", || Err(command.exec()))?;
+        let served = Self { child, ports };
+        if peer.has_subjects() {
+            connect(served.ports[0])?;
+        }
+        Ok(served)
+    }
+
+    pub(crate) fn process(&self) -> u32 {
+        self.child.process()
+    }
+
+    /// A way through it.
+    pub(crate) fn lane(&self, peer: Peer, subject: String, size: usize, batch: usize) -> PeerLane {
+        let near_port = self.ports[0];
+        let far_port = if peer.has_subjects() { near_port } else { self.ports[1] };
+        PeerLane { protocol: peer.protocol(size), ports: [near_port, far_port], subject, batch }
+    }
+}
+
+/// Servers are often where only root looks for programs.
+fn find_program(name: &str) -> io::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let further = ["/usr/local/sbin", "/usr/sbin"].map(PathBuf::from);
+    let mut places = std::env::split_paths(&path).chain(further).map(|dir| dir.join(name));
+    let missing = || io::Error::new(ErrorKind::NotFound, format!("{name} is not installed"));
+    places.find(|place| place.is_file()).ok_or_else(missing)
+}
+
+/// A port that nobody had just now.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn connect(port: u16) -> io::Result<TcpStream> {
+    let deadline = Instant::now() + STARTING;
+    loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => std::thread::sleep(RETRY),
+        }
+    }
+}
+
+pub(crate) struct PeerLane {
+    protocol: Protocol,
+    ports: [u16; 2],
+    subject: String,
+    batch: usize,
+}
+
+impl Lane for PeerLane {
+    fn open(&mut self, side: Side) -> io::Result<Box<dyn End>> {
+        let (there, back) = (format!("{}.there", self.subject), format!("{}.back", self.subject));
+        let (port, to, from) = match side {
+            Side::Near => (self.ports[0], there, back),
+            Side::Far => (self.ports[1], back, there),
+        };
+        let mut writer = connect(port)?;
+        let mut hello = Vec::new();
+        self.protocol.open(&mut hello);
+        // Whoever subscribes in RESP 2 cannot publish, so there it takes two connections.
+        let reader = match self.protocol {
+            Protocol::Redis => {
+                writer.write_all(&std::mem::take(&mut hello))?;
+                connect(port)?
+            }
+            _ => writer.try_clone()?,
+        };
+        self.protocol.subscribe(&mut hello, &from);
+        (&reader).write_all(&hello)?;
+        reader.set_read_timeout(Some(STARTING))?;
+        await_subscribed(self.protocol, &reader)?;
+        reader.set_read_timeout(Some(PATIENCE))?;
+        let (protocol, batch) = (self.protocol, self.batch);
+        let (input, filled, output) = (vec![0; READ], 0, Vec::new());
+        Ok(Box::new(PeerEnd { protocol, reader, writer, to, batch, input, filled, output }))
+    }
+}
+
+fn await_subscribed(protocol: Protocol, mut reader: &TcpStream) -> io::Result<()> {
+    let (mut input, mut filled) = ([0; 4096], 0);
+    while !protocol.is_subscribed(&input[..filled]) {
+        match reader.read(&mut input[filled..])? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            count => filled += count,
+        }
+    }
+    Ok(())
+}
+
+struct PeerEnd {
+    protocol: Protocol,
+    reader: TcpStream,
+    writer: TcpStream,
+    to: String,
+    batch: usize,
+    input: Vec<u8>,
+    filled: usize,
+    output: Vec<u8>,
+}
+
+impl End for PeerEnd {
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        self.protocol.publish(&mut self.output, &self.to, message);
+        if self.output.len() >= self.batch { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.write_all(&self.output)?;
+        self.output.clear();
+        Ok(())
+    }
+
+    fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        loop {
+            if self.filled == self.input.len() {
+                self.input.resize(2 * self.filled, 0);
+            }
+            match self.reader.read(&mut self.input[self.filled..]) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
+                Err(error) => return Err(error),
+            }
+            match self.take_messages(take) {
+                0 => {}
+                count => return Ok(count),
+            }
+        }
+    }
+}
+
+impl PeerEnd {
+    fn take_messages(&mut self, take: &mut dyn FnMut(&[u8])) -> usize {
+        let (mut at, mut count) = (0, 0);
+        loop {
+            let input = &self.input[at..self.filled];
+            match self.protocol.find(input) {
+                Found::Message(payload, length) => {
+                    take(&input[payload]);
+                    (at, count) = (at + length, count + 1);
+                }
+                Found::Other(length) => at += length,
+                Found::Incomplete => break,
+            }
+        }
+        self.input.copy_within(at..self.filled, 0);
+        self.filled -= at;
+        count
+    }
+}

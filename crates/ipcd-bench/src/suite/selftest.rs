@@ -1,0 +1,124 @@
+//! Checks that the benchmark sees what it has to see: faults of known length, loss, and known
+//! distributions.
+
+use std::io;
+use std::time::Duration;
+
+use super::children::Interrupts;
+use super::histogram::{self, Latency};
+use super::plan::{Cell, Extent, Mode, Pace, Settings, Way};
+use super::runner::{Faults, Run, Runner};
+use super::{Counts, plan, raw};
+
+/// How long a fault lasts.
+const STALL: Duration = Duration::from_millis(300);
+/// When it comes.
+const AFTER: Duration = Duration::from_millis(500);
+/// How long a measurement with a fault lasts: short enough that what the fault delays is far more
+/// than a thousandth.
+const LENGTH: Duration = Duration::from_secs(3);
+const WARMUP: Duration = Duration::from_millis(200);
+/// Messages a second.
+const RATE: f64 = 2000.0;
+/// What must be seen of a fault at p99.9. The messages that are late by most are spread evenly over
+/// its length; a thousandth of all is 2 % of those that it delays.
+const SEEN: Duration = Duration::from_millis(270);
+
+/// What came of one check.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// What was looked for.
+    pub what: &'static str,
+    /// What was found.
+    pub found: String,
+    /// Whether that is right.
+    pub is_right: bool,
+}
+
+/// All checks.
+///
+/// # Errors
+/// If a measurement could not be made, or was interrupted.
+pub fn selftest(settings: &Settings) -> io::Result<Vec<Check>> {
+    let interrupts = Interrupts::catch()?;
+    let dir = tempfile::Builder::new().prefix("ipcd-bench-").tempdir()?;
+    let load = |way| Cell {
+        mode: Mode::Load,
+        way,
+        size: settings.sizes[0],
+        pace: Some(Pace { rate: Some(RATE), is_poisson: settings.is_poisson }),
+        place: plan::Place::Free,
+    };
+    let (daemon, unix) = (load(Way::Daemon("unix")), load(Way::Raw(raw::find("unix"))));
+    let flood = Cell { mode: Mode::Throughput, pace: None, ..load(Way::Raw(raw::find("udp"))) };
+    let cells = [daemon.clone()];
+    let mut runner = Runner::new(settings, dir.path(), &interrupts, &cells)?;
+    let mut run = |cell: &Cell, faults| runner.run(cell, Extent::Time(LENGTH), WARMUP, faults);
+    let stop = Faults { stop: Some((WARMUP + AFTER, STALL)), ..Faults::default() };
+    let stall = Faults { stall: Some((AFTER, STALL)), ..Faults::default() };
+    Ok(vec![
+        sees("the daemon stopped for 300 ms", &run(&daemon, stop)?),
+        sees("the receiver stalled for 300 ms", &run(&unix, stall)?),
+        reports_loss(&run(&flood, stall)?),
+        knows_an_exponential_distribution(),
+    ])
+}
+
+fn sees(what: &'static str, run: &Run) -> Check {
+    let p999 = Duration::from_nanos(run.latency.value_at_quantile(0.999));
+    let service = Duration::from_nanos(run.service.value_at_quantile(0.5));
+    let Counts { sent, lost, .. } = run.counts;
+    Check {
+        what,
+        found: format!(
+            "response p99.9 {p999:.1?}, service p50 {service:.1?}, {lost} of {sent} lost"
+        ),
+        is_right: p999 >= SEEN && lost == 0,
+    }
+}
+
+/// A receiver that does not read while a sender floods it over bare UDP must lose, and what it has
+/// not lost it must have counted.
+fn reports_loss(run: &Run) -> Check {
+    let Counts { sent, received, lost, .. } = run.counts;
+    Check {
+        what: "a receiver over bare UDP stalled under a flood",
+        found: format!("{lost} of {sent} messages reported lost, {received} counted"),
+        is_right: lost > 0 && sent == received + lost,
+    }
+}
+
+/// The exponential distribution: its σ is its mean m, and its quantile q is −m · ln(1 − q).
+fn knows_an_exponential_distribution() -> Check {
+    const MEAN: f64 = 50_000.0;
+    const SAMPLES: u32 = 1_000_000;
+    let mut histogram = histogram::empty();
+    for sample in 0..SAMPLES {
+        let quantile = (f64::from(sample) + 0.5) / f64::from(SAMPLES);
+        histogram.saturating_record((-(1.0 - quantile).ln() * MEAN).round() as u64);
+    }
+    let latency = Latency::of(&histogram).unwrap_or_default();
+    let is_near = |is: u64, should: f64| (is as f64 / should - 1.0).abs() < 0.005;
+    let mut is_right = is_near(latency.mean, MEAN) && is_near(latency.stdev, MEAN);
+    for (name, quantile) in histogram::PERCENTILES {
+        let should = -(1.0 - quantile).ln() * MEAN;
+        is_right &= latency.percentile(name).is_some_and(|is| is_near(is, should));
+    }
+    let (mean, sigma) = (latency.mean, latency.stdev);
+    Check {
+        what: "an exponential distribution of mean 50 µs",
+        found: format!("mean {mean} ns, σ {sigma} ns, percentiles {:?}", latency.percentiles),
+        is_right,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_known_distribution_is_known() {
+        let check = knows_an_exponential_distribution();
+        assert!(check.is_right, "{check:?}");
+    }
+}
