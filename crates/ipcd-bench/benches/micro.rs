@@ -140,5 +140,10 @@ fn peer(filter: Option<Filter>) -> PeerInfo {
         gid: None,
         addr: None,
     };
-    PeerInfo { listener: 0, origin, challenge: None, bare: Some(Bare { filter, echo: false }) }
+    PeerInfo {
+        listener: 0,
+        origin,
+        challenge: None,
+        bare: Some(Bare { filter, echo: false, largest: None }),
+    }
 }
