@@ -48,7 +48,7 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, help_heading = GLOBAL, default_value = "text", value_name = "FORMAT")]
     pub(crate) output: Format,
     /// The same as --output json.
-    #[arg(short, long, global = true, help_heading = GLOBAL, conflicts_with = "output")]
+    #[arg(short, global = true, help_heading = GLOBAL, conflicts_with = "output")]
     pub(crate) json: bool,
     /// A name for this peer that no other has.
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "NAME")]

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 fn wants_json() -> bool {
     let arguments: Vec<String> = std::env::args().take_while(|argument| argument != "--").collect();
     let is_json = |format: &str| matches!(format, "json" | "jsonl");
-    let is_flag = |argument: &String| matches!(argument.as_str(), "-j" | "--json");
+    let is_flag = |argument: &String| argument == "-j";
     let is_value = |pair: &[String]| matches!(&*pair[0], "-o" | "--output") && is_json(&pair[1]);
     let is_joined = |argument: &String| argument.strip_prefix("--output=").is_some_and(is_json);
     arguments.iter().any(|argument| is_flag(argument) || is_joined(argument))

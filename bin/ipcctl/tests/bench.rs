@@ -20,7 +20,7 @@ fn bench(dir: &Path) -> Command {
 }
 
 fn report(command: &mut Command) -> Value {
-    let output = command.arg("--json").output().unwrap();
+    let output = command.arg("-j").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -57,7 +57,7 @@ fn all_modes_write_all_kinds_of_report_and_compare_with_an_earlier_one() {
         command.output().unwrap()
     };
     let (html, csv, json) = (path("r.html"), path("r.csv"), path("r.json"));
-    let files = [("--html", &html), ("--csv", &csv), ("--json-file", &json)];
+    let files = [("--html", &html), ("--csv", &csv), ("--json", &json)];
     let files = files.map(|(flag, path)| format!("{flag}={}", path.display()));
     let output = run(&[&files[0], &files[1], &files[2], "--save-baseline=first", "--md"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -64,7 +64,7 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub(crate) no_batch: bool,
     /// Write the whole report as JSON to a file; -j writes it to standard output.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "json", value_name = "FILE")]
     pub(crate) json_file: Option<PathBuf>,
     /// Write a line for each measurement to a CSV file.
     #[arg(long, value_name = "FILE")]
