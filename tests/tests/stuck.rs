@@ -105,3 +105,39 @@ fn a_client_that_reads_again_late_learns_why_it_was_cut_off() {
         assert!(is_told, "{scheme}: {error}");
     }
 }
+
+/// One publisher for all: then the outboxes are all that there is, but for a tenth.
+#[test]
+fn a_hundred_stuck_subscribers_of_one_publisher_take_their_outboxes_and_a_tenth() {
+    const OUTBOX: u64 = 1 << 20;
+    let config = format!("[limits]\noutbox = \"{OUTBOX}\"\nstall_timeout = \"20s\"\n");
+    let daemon = Setup::new().config(&config).args(&["--workers", "1"]).start();
+    let pids = [daemon.process.pid(), daemon.worker()];
+    let subscribers: Vec<Raw> = (0..100)
+        .map(|_| {
+            let mut subscriber = daemon.raw("unix").open();
+            subscriber.subscribe(1, "stuck");
+            subscriber
+        })
+        .collect();
+    let before = memory(&pids);
+    let mut client = daemon.client("unix");
+    let publishing = thread::spawn(move || {
+        (0..OUTBOX / 500).for_each(|_| {
+            client.publish("stuck", &[b'x'; 1000]).expect("the connection lives");
+        });
+        client.flush().expect("all is accepted");
+    });
+    let grown = eventually("full outboxes", || {
+        let full = daemon.clients();
+        let full = full.iter().filter(|one| one["queued_bytes"].as_u64() >= Some(OUTBOX)).count();
+        let grown = memory(&pids).saturating_sub(before);
+        (full == subscribers.len() || daemon.counter("peers_cut_off") > 0).then_some((full, grown))
+    });
+    assert_eq!(grown.0, subscribers.len(), "some were cut off before all were full");
+    let limit = subscribers.len() as u64 * OUTBOX;
+    println!("one publisher: {} bytes of {limit}", grown.1);
+    assert!(grown.1 <= limit + limit / 10, "{} bytes, where {limit} are configured", grown.1);
+    drop(subscribers);
+    publishing.join().expect("it goes on when they are gone");
+}

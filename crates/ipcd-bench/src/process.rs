@@ -18,7 +18,7 @@ pub(crate) const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// How long a process that was told to end may take.
 const ENDING: Duration = Duration::from_secs(10);
-const ENDING_STEP: Duration = Duration::from_millis(1);
+const ENDING_STEP: Duration = Duration::from_micros(200);
 
 /// A forked process, told to end when this is dropped.
 #[derive(Debug)]
@@ -66,15 +66,20 @@ impl Drop for Child {
         if self.is_reaped {
             return;
         }
-        // A failure of either signal means that it has gone already.
-        let _ = kill(self.pid, Signal::SIGTERM);
-        let deadline = Instant::now() + ENDING;
-        while let Ok(WaitStatus::StillAlive) = waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
-            if Instant::now() >= deadline {
-                let _ = kill(self.pid, Signal::SIGKILL);
-            }
-            thread::sleep(ENDING_STEP);
+        end(self.pid);
+    }
+}
+
+/// Ends a child: by asking it to, and after a while by force.
+pub(crate) fn end(pid: Pid) {
+    // A failure of either signal means that it has gone already.
+    let _ = kill(pid, Signal::SIGTERM);
+    let deadline = Instant::now() + ENDING;
+    while let Ok(WaitStatus::StillAlive) = waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+        if Instant::now() >= deadline {
+            let _ = kill(pid, Signal::SIGKILL);
         }
+        thread::sleep(ENDING_STEP);
     }
 }
 

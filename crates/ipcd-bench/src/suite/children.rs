@@ -11,12 +11,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::prctl::{set_name, set_pdeathsig, set_timerslack};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::job::Findings;
+use crate::process::end;
 
 /// How long anything that is no measuring may take.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(20);
@@ -123,15 +123,7 @@ impl Child {
 impl Drop for Child {
     /// A daemon reaps its workers before it ends, so it is asked to before it is forced to.
     fn drop(&mut self) {
-        // A failure of either signal means that it has gone already.
-        let _ = kill(self.0, Signal::SIGTERM);
-        let deadline = Instant::now() + WATCHDOG;
-        while let Ok(WaitStatus::StillAlive) = waitpid(self.0, Some(WaitPidFlag::WNOHANG)) {
-            if Instant::now() >= deadline {
-                let _ = kill(self.0, Signal::SIGKILL);
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
+        end(self.0);
     }
 }
 

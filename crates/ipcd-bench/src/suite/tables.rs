@@ -74,29 +74,16 @@ fn latencies(mode: Mode, rows: &[&Row]) -> Table {
     Table {
         title: title.into(),
         note: note.into(),
-        head: vec![
-            "cores",
-            "layer",
-            "over",
-            "size",
-            "p50 of runs",
-            "min",
-            "p50",
-            "p90",
-            "p95",
-            "p99",
-            "p99.9",
-            "p99.99",
-            "max",
-            "mean",
-            "σ",
-            "lost",
-        ],
+        head: [&["cores", "layer", "over", "size"][..], &DISTRIBUTION, &["lost"]].concat(),
         words: 3,
         bars: rows.iter().map(|row| row.figure().map_or(0.0, |it| it.median)).collect(),
         rows: rows.iter().map(cells).collect(),
     }
 }
+
+/// The columns of a distribution, behind the median of its runs.
+const DISTRIBUTION: [&str; 11] =
+    ["p50 of runs", "min", "p50", "p90", "p95", "p99", "p99.9", "p99.99", "max", "mean", "σ"];
 
 fn loads(rows: &[&Row]) -> Table {
     let cells = |row: &&Row| {
@@ -120,27 +107,12 @@ fn loads(rows: &[&Row]) -> Table {
              99 % of the rate was achieved. {}.",
             placed(rows)
         ),
-        head: vec![
-            "layer",
-            "over",
-            "size",
-            "rate",
-            "achieved",
-            "p50 of runs",
-            "min",
-            "p50",
-            "p90",
-            "p95",
-            "p99",
-            "p99.9",
-            "p99.99",
-            "max",
-            "mean",
-            "σ",
-            "service p50",
-            "service p99",
-            "lost",
-        ],
+        head: [
+            &["layer", "over", "size", "rate", "achieved"][..],
+            &DISTRIBUTION,
+            &["service p50", "service p99", "lost"],
+        ]
+        .concat(),
         words: 2,
         bars: rows.iter().map(|row| row.figure().map_or(0.0, |it| it.median)).collect(),
         rows: rows.iter().map(cells).collect(),
