@@ -45,7 +45,7 @@ pub(crate) fn run(via: Via, load: Load, traces: bool) -> io::Result<Counted> {
     if ALLOCATIONS.load(Ordering::Relaxed) == 0 {
         return Err(io::Error::other("this program has no counting allocator"));
     }
-    let running = Server::Ipcd.start(via)?;
+    let running = Server::Ipcd.start(via, load)?;
     let mover = running.movers[0];
     let (allocations, transfers) = (allocations_of(mover)?, transfers_of(mover)?);
     round::drive(&running, load)?;
@@ -77,7 +77,7 @@ fn transfers_of(pid: u32) -> io::Result<u64> {
 
 /// Counts all system calls of a worker.
 fn trace(via: Via, load: Load) -> io::Result<Option<u64>> {
-    let running = Server::Ipcd.start(via)?;
+    let running = Server::Ipcd.start(via, load)?;
     let table = tempfile::NamedTempFile::new()?;
     let strace = Command::new("strace")
         .args(["-c", "-U", "calls,name", "-p", &running.movers[0].to_string(), "-o"])

@@ -11,9 +11,15 @@ use ipcd_server::{Config, ForkMode, Listen, Start, TOKEN_FILE};
 use ipcd_transport::Endpoint;
 use tempfile::TempDir;
 
+use crate::load::{FILTER, Load, SUBJECT};
 use crate::process::{Child, await_readable};
 use crate::server::{Running, Via};
 use crate::session::Session;
+
+/// Peers that subscribe to what nobody publishes, and subscriptions of each: as many as the daemon
+/// allows by default.
+const CROWD: usize = 10;
+const SUBSCRIPTIONS_EACH: usize = 10_000;
 
 /// How the daemon spreads its peers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,16 +62,46 @@ impl Private {
     }
 }
 
-/// Starts a daemon and opens two sessions: on the same worker, or with two workers on different
-/// ones, since peers go to each in turn.
-pub(crate) fn start(via: Via, workers: u32) -> io::Result<Running> {
+/// Starts a daemon and opens the sessions of a load: on one worker, or with two workers one on
+/// each, since peers go to each in turn.
+pub(crate) fn start(via: Via, workers: u32, load: Load) -> io::Result<Running> {
     let daemon = Private::start(via, Mode::Pool(workers))?;
-    let (mut publisher, mut subscriber) = (daemon.session()?, daemon.session()?);
-    subscriber.subscribe()?;
-    let movers = publisher.workers(2 / u64::from(workers))?;
-    let (publisher, subscriber) = (publisher.into_socket(), subscriber.into_socket());
+    let mut publisher = daemon.session()?;
+    let filter = if load.has_many_subjects { FILTER } else { SUBJECT };
+    let mut sessions = Vec::new();
+    for _ in 0..load.subscribers {
+        let mut session = daemon.session()?;
+        session.subscribe([filter])?;
+        sessions.push(session);
+    }
+    let subscribers = sessions.iter().map(Session::reader).collect::<io::Result<_>>()?;
+    if load.has_crowd {
+        sessions.extend(crowd(&daemon)?);
+    }
+    let peers = 1 + sessions.len() as u64;
+    let movers = publisher.workers(peers / u64::from(workers))?;
+    let writer = publisher.writer()?;
+    sessions.push(publisher);
     let Private { server, dir, .. } = daemon;
-    Ok(Running { publisher, subscriber, movers, _server: server, _dir: Some(dir) })
+    let (_dir, _sessions) = (Some(dir), sessions);
+    Ok(Running { publisher: writer, subscribers, movers, _server: server, _dir, _sessions })
+}
+
+/// Peers with 100,000 subscriptions in all, of which one in ten has a wildcard. None of them
+/// matches a subject of the load, but all begin as these do.
+fn crowd(daemon: &Private) -> io::Result<Vec<Session>> {
+    (0..CROWD)
+        .map(|peer| {
+            let filters = (0..SUBSCRIPTIONS_EACH).map(|number| match number % 20 {
+                0 => format!("*.{peer}.{number}"),
+                10 => format!("bench.{peer}.{number}.>"),
+                _ => format!("bench.{peer}.{number}"),
+            });
+            let mut session = daemon.session()?;
+            session.subscribe(filters)?;
+            Ok(session)
+        })
+        .collect()
 }
 
 fn endpoint(via: Via, dir: &Path) -> io::Result<Endpoint> {
@@ -73,6 +109,8 @@ fn endpoint(via: Via, dir: &Path) -> io::Result<Endpoint> {
         Via::Unix => format!("unix://{}", dir.join("bench.sock").display()),
         // The daemon cannot tell us the port that it would get for 0.
         Via::Tcp => format!("tcp://{}", TcpListener::bind("127.0.0.1:0")?.local_addr()?),
+        Via::Pipe => format!("pipe://{}", dir.join("bench.pipe").display()),
+        Via::Fifo => format!("fifo://{}", dir.join("bench.fifo").display()),
     };
     text.parse().map_err(io::Error::other)
 }

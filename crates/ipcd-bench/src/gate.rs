@@ -11,46 +11,62 @@ pub(crate) const ROOM: EpollFlags = EpollFlags::EPOLLOUT;
 pub(crate) const NOTHING: EpollFlags = EpollFlags::empty();
 
 /// An epoll instance, and what it watches of each descriptor.
-pub(crate) struct Gate<'a, const N: usize> {
+pub(crate) struct Gate<'a> {
     epoll: Epoll,
-    files: [&'a File; N],
-    watched: [EpollFlags; N],
+    files: Vec<&'a File>,
+    watched: Vec<EpollFlags>,
+    events: Vec<EpollEvent>,
+    ready: Vec<bool>,
 }
 
-impl<'a, const N: usize> Gate<'a, N> {
-    pub(crate) fn new(files: [&'a File; N]) -> io::Result<Self> {
+impl<'a> Gate<'a> {
+    pub(crate) fn new(files: impl IntoIterator<Item = &'a File>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        for (place, file) in (0..).zip(files) {
-            epoll.add(file, EpollEvent::new(NOTHING, place))?;
-        }
-        Ok(Self { epoll, files, watched: [NOTHING; N] })
+        let files: Vec<_> = files.into_iter().collect();
+        let watched = vec![NOTHING; files.len()];
+        let (events, ready) = (vec![EpollEvent::empty(); files.len()], vec![false; files.len()]);
+        Ok(Self { epoll, files, watched, events, ready })
     }
 
-    /// Waits for any of these; says which descriptors are ready.
-    pub(crate) fn wait(&mut self, wanted: [EpollFlags; N]) -> io::Result<[bool; N]> {
+    /// Waits for any of these, in the order of the descriptors; says which are ready.
+    pub(crate) fn wait(
+        &mut self,
+        wanted: impl IntoIterator<Item = EpollFlags>,
+    ) -> io::Result<&[bool]> {
         for (place, flags) in wanted.into_iter().enumerate() {
-            if std::mem::replace(&mut self.watched[place], flags) != flags {
-                let mut event = EpollEvent::new(flags, place as u64);
-                self.epoll.modify(self.files[place], &mut event)?;
+            let before = std::mem::replace(&mut self.watched[place], flags);
+            if before != flags {
+                self.watch(place, before, flags)?;
             }
         }
-        let mut events = [EpollEvent::empty(); N];
-        let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+        let count = match self.epoll.wait(&mut self.events, EpollTimeout::NONE) {
             Err(Errno::EINTR) => 0,
             count => count?,
         };
-        let mut ready = [false; N];
-        for event in &events[..count] {
-            ready[event.data() as usize] = true;
+        self.ready.fill(false);
+        for event in &self.events[..count] {
+            self.ready[event.data() as usize] = true;
         }
-        Ok(ready)
+        Ok(&self.ready)
     }
-}
 
-impl Gate<'_, 2> {
-    /// Waits for room on the second, or else for input on the first.
-    pub(crate) fn wait_one_way(&mut self, wants_room: bool) -> io::Result<()> {
-        self.wait(if wants_room { [NOTHING, ROOM] } else { [INPUT, NOTHING] }).map(drop)
+    /// What is not waited for is taken out: the kernel would report the hang-up of a pipe.
+    fn watch(&self, place: usize, before: EpollFlags, flags: EpollFlags) -> io::Result<()> {
+        let mut event = EpollEvent::new(flags, place as u64);
+        match (before, flags) {
+            (NOTHING, _) => self.epoll.add(self.files[place], event)?,
+            (_, NOTHING) => self.epoll.delete(self.files[place])?,
+            _ => self.epoll.modify(self.files[place], &mut event)?,
+        }
+        Ok(())
+    }
+
+    /// Waits for input on the first, or, where it is wanted, for room on one of the others.
+    pub(crate) fn wait_one_way(&mut self, rooms: impl Iterator<Item = bool>) -> io::Result<()> {
+        let rooms = rooms.map(|wants_room| if wants_room { ROOM } else { NOTHING });
+        let rooms: Vec<_> = rooms.collect();
+        let input = if rooms.contains(&ROOM) { NOTHING } else { INPUT };
+        self.wait(std::iter::once(input).chain(rooms)).map(drop)
     }
 }
 

@@ -1,15 +1,23 @@
-//! The load: numbered messages of one size, written in batches and checked one by one.
+//! The load: numbered messages of one size, written in batches or one by one, and checked at each
+//! subscriber.
 //!
 //! The clients are lean, so that the server is what is measured: the publisher only numbers frames
-//! that it has built before, the subscriber only reads lengths and numbers.
+//! that it has built before, the subscribers only read lengths and numbers. All subscribers are one
+//! process.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 
 use ipcd_proto::{Frame, FrameWriter, HEADER_BYTES, Header, Kind, frame_len, limits};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// Where all messages go.
+/// Where all messages go, unless they go to many subjects.
 pub(crate) const SUBJECT: &str = "bench.load";
+/// Whom messages to many subjects are for.
+pub(crate) const FILTER: &str = "bench.*";
+/// Subjects of a load that has many: as many as its four digits can tell apart, and not so many
+/// that a batch repeats none.
+const SUBJECTS: u64 = 1000;
 /// Bytes of the largest frame of any load.
 pub(crate) const LARGEST: usize = limits::largest_frame(limits::DEFAULT_MAX_PAYLOAD);
 
@@ -20,22 +28,50 @@ const READ_BYTES: usize = 256 * 1024;
 /// Where in a frame its number is: at the start of the payload.
 const NUMBER: usize = HEADER_BYTES + SUBJECT.len();
 const NUMBER_BYTES: usize = size_of::<u64>();
+/// Digits at the end of each of many subjects.
+const DIGITS: usize = "0000".len();
 
-/// How many messages of which size.
+/// What is published, and to how many.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     /// Bytes of a payload, which begins with the message's number.
     pub(crate) payload: usize,
     pub(crate) count: u64,
+    /// Subscribers, each of which gets every message.
+    pub(crate) subscribers: usize,
+    /// Whether each message is written by itself, not as many as fit a batch.
+    pub(crate) is_single: bool,
+    /// Whether no message has the subject of the one before.
+    pub(crate) has_many_subjects: bool,
+    /// Whether a crowd has subscribed to other subjects.
+    pub(crate) has_crowd: bool,
     /// Whether every byte is compared, not only lengths and numbers.
     pub(crate) is_thorough: bool,
 }
 
 impl Load {
+    /// Batches of messages of one subject to one subscriber, which looks at numbers only.
+    pub(crate) fn plain(payload: usize, count: u64) -> Self {
+        Self {
+            payload,
+            count,
+            subscribers: 1,
+            is_single: false,
+            has_many_subjects: false,
+            has_crowd: false,
+            is_thorough: false,
+        }
+    }
+
+    /// Messages that are received in all.
+    pub(crate) fn deliveries(self) -> u64 {
+        self.count * self.subscribers as u64
+    }
+
     /// Publishes all messages, once a byte has come on `go`.
     pub(crate) fn publish(self, mut go: &File, mut to: &File) -> io::Result<()> {
         let frame = self.frame();
-        let per_batch = (BATCH_BYTES / frame.len()).max(1);
+        let per_batch = if self.is_single { 1 } else { (BATCH_BYTES / frame.len()).max(1) };
         let mut batch = frame.repeat(per_batch);
         go.read_exact(&mut [0])?;
         let mut next = 0;
@@ -43,7 +79,7 @@ impl Load {
             let frames = per_batch.min((self.count - next) as usize);
             let bytes = &mut batch[..frames * frame.len()];
             for (bytes, number) in bytes.chunks_exact_mut(frame.len()).zip(next..) {
-                stamp(bytes, number);
+                self.stamp(bytes, number);
             }
             to.write_all(bytes)?;
             next += frames as u64;
@@ -51,19 +87,26 @@ impl Load {
         Ok(())
     }
 
-    /// Receives all messages, each once and in order.
-    pub(crate) fn receive(self, mut from: &File) -> io::Result<()> {
-        let mut check = Check { load: self, frame: self.frame(), next: 0 };
-        let mut buffer = vec![0; READ_BYTES.max(2 * check.frame.len())];
-        let mut filled = 0;
-        while check.next < self.count || filled > 0 {
-            match from.read(&mut buffer[filled..])? {
-                0 => return Err(wrong(format!("the end after {} messages", check.next))),
-                count => filled += count,
+    /// Receives all messages at each subscriber, each once and in order.
+    pub(crate) fn receive(self, from: &[File]) -> io::Result<()> {
+        let mut ends: Vec<End> = from.iter().map(|file| End::new(self, file)).collect();
+        let mut scratch = vec![0; READ_BYTES.max(2 * self.frame().len())];
+        if let [only] = &mut ends[..] {
+            while !only.is_done() {
+                only.read(&mut scratch)?;
             }
-            let used = check.take(&buffer[..filled])?;
-            buffer.copy_within(used..filled, 0);
-            filled -= used;
+            return Ok(());
+        }
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        for (file, place) in from.iter().zip(0..) {
+            epoll.add(file, EpollEvent::new(EpollFlags::EPOLLIN, place))?;
+        }
+        let mut events = [EpollEvent::empty(); 64];
+        while !ends.iter().all(End::is_done) {
+            let count = epoll.wait(&mut events, EpollTimeout::NONE)?;
+            for event in &events[..count] {
+                ends[event.data() as usize].read(&mut scratch)?;
+            }
         }
         Ok(())
     }
@@ -73,23 +116,66 @@ impl Load {
         assert!(self.payload >= NUMBER_BYTES, "a payload has room for its number");
         let payload: Vec<u8> = (0..self.payload).map(|at| at as u8).collect();
         let header = Header::new(Kind::Message, 0);
-        let subject = SUBJECT.as_bytes();
+        // As long as the others, so that all differs in its digits only.
+        let subject = if self.has_many_subjects { "bench.0000" } else { SUBJECT }.as_bytes();
         let frame = Frame { header, subject, reply: &[], headers: &[], payload: &payload };
         let mut bytes = Vec::new();
         FrameWriter(&mut bytes).write(&frame);
         bytes
     }
-}
 
-fn stamp(frame: &mut [u8], number: u64) {
-    frame[NUMBER..NUMBER + NUMBER_BYTES].copy_from_slice(&number.to_le_bytes());
+    fn stamp(self, frame: &mut [u8], number: u64) {
+        frame[NUMBER..NUMBER + NUMBER_BYTES].copy_from_slice(&number.to_le_bytes());
+        if self.has_many_subjects {
+            let digits = &mut frame[NUMBER - DIGITS..NUMBER];
+            let mut rest = number % SUBJECTS;
+            for digit in digits.iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+        }
+    }
 }
 
 fn number(frame: &[u8]) -> Option<u64> {
     frame.get(NUMBER..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// What the subscriber knows and expects.
+/// Where a subscriber gets its messages.
+struct End<'a> {
+    file: &'a File,
+    check: Check,
+    /// The beginning of a frame whose rest has not come.
+    rest: Vec<u8>,
+}
+
+impl<'a> End<'a> {
+    fn new(load: Load, file: &'a File) -> Self {
+        let check = Check { load, frame: load.frame(), next: 0 };
+        Self { file, check, rest: Vec::new() }
+    }
+
+    fn is_done(&self) -> bool {
+        self.check.next >= self.check.load.count && self.rest.is_empty()
+    }
+
+    /// Reads once, and checks the whole frames.
+    fn read(&mut self, scratch: &mut [u8]) -> io::Result<()> {
+        let held = self.rest.len();
+        scratch[..held].copy_from_slice(&self.rest);
+        self.rest.clear();
+        let count = self.file.read(&mut scratch[held..])?;
+        if count == 0 {
+            return Err(wrong(format!("the end after {} messages", self.check.next)));
+        }
+        let filled = &scratch[..held + count];
+        let used = self.check.take(filled)?;
+        self.rest.extend_from_slice(&filled[used..]);
+        Ok(())
+    }
+}
+
+/// What a subscriber knows and expects.
 struct Check {
     load: Load,
     frame: Vec<u8>,
@@ -122,7 +208,7 @@ impl Check {
 
     /// Compares all that a server must not change: everything but the sender and the subscription.
     fn compare(&mut self, frame: &[u8]) -> io::Result<()> {
-        stamp(&mut self.frame, self.next);
+        self.load.stamp(&mut self.frame, self.next);
         let mut expected = self.frame.clone();
         for stamped in [12..16, 24..HEADER_BYTES] {
             expected[stamped.clone()].copy_from_slice(&frame[stamped]);
@@ -142,19 +228,21 @@ fn wrong(what: String) -> io::Error {
 mod tests {
     use super::*;
 
-    const LOAD: Load = Load { payload: 20, count: 3, is_thorough: true };
+    fn load() -> Load {
+        Load { is_thorough: true, ..Load::plain(20, 3) }
+    }
 
     fn frames(numbers: &[u64]) -> Vec<u8> {
-        let mut frame = LOAD.frame();
+        let mut frame = load().frame();
         let stamped = |&number| {
-            stamp(&mut frame, number);
+            load().stamp(&mut frame, number);
             frame.clone()
         };
         numbers.iter().flat_map(stamped).collect()
     }
 
     fn check(bytes: &[u8]) -> io::Result<(usize, u64)> {
-        let mut check = Check { load: LOAD, frame: LOAD.frame(), next: 0 };
+        let mut check = Check { load: load(), frame: load().frame(), next: 0 };
         check.take(bytes).map(|used| (used, check.next))
     }
 
@@ -167,6 +255,19 @@ mod tests {
         assert!(check(&frames(&[0, 2])).is_err(), "a gap");
         assert!(check(&frames(&[0, 0])).is_err(), "a message twice");
         assert!(check(&frames(&[0, 1, 2, 3])).is_err(), "one too many");
+    }
+
+    #[test]
+    fn no_two_neighbours_have_one_subject() {
+        let load = Load { has_many_subjects: true, ..load() };
+        let mut frame = load.frame();
+        let mut subject = |number| {
+            load.stamp(&mut frame, number);
+            String::from_utf8(frame[HEADER_BYTES..NUMBER].to_vec()).unwrap()
+        };
+        let subjects = [0, 1, 998, 999, 1000, 12345].map(&mut subject);
+        let digits = ["0000", "0001", "0998", "0999", "0000", "0345"];
+        assert_eq!(subjects, digits.map(|digits| format!("bench.{digits}")));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::cores::Cores;
+use crate::load::Load;
 use crate::server::Via;
 
 /// Measures what ipcd relays beside a bare byte relay and a yardstick.
@@ -29,13 +30,24 @@ pub struct Options {
     /// Measure how fast peers come and go instead, over unix.
     #[arg(long)]
     pub connect: bool,
+    /// Measure messages to 1,000 subjects instead, over unix, with and without 100,000
+    /// subscriptions to others, of which one in ten has a wildcard.
+    #[arg(long)]
+    pub crowd: bool,
+    /// Subscribers, each of which gets every message.
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub subscribers: u32,
+    /// Write each message by itself instead of as many as fit 64 KiB.
+    #[arg(long)]
+    pub single: bool,
     /// Rounds of each server.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
     /// Which cores the processes run on.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["one", "all"])]
     pub cores: Vec<Cores>,
-    /// Transports; both if none is given, and unix with --round-trip.
+    /// Transports; unix and tcp if none is given, and unix with --round-trip.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub via: Vec<Via>,
     /// Bytes of a payload; 64, 1024 and 65536 if none is given, and 64 with --round-trip.
@@ -55,6 +67,12 @@ impl Options {
         let payloads = if self.payload.is_empty() { payloads } else { &self.payload };
         let with = |&via| payloads.iter().map(move |&bytes| (via, bytes as usize));
         vias.iter().flat_map(with)
+    }
+
+    /// A load of the shape that is asked for.
+    pub(crate) fn load(&self, payload: usize, count: u64) -> Load {
+        let (subscribers, is_single) = (self.subscribers as usize, self.single);
+        Load { subscribers, is_single, ..Load::plain(payload, count) }
     }
 
     pub(crate) fn rounds(&self) -> u32 {

@@ -8,21 +8,26 @@ use crate::gate::{Gate, moved};
 /// Bytes taken at once, as many as an ipcd worker takes.
 pub(crate) const READ_BYTES: usize = 256 * 1024;
 
-/// Moves bytes until the publisher closes.
-pub(crate) fn serve(mut publisher: &File, mut subscriber: &File) -> io::Result<()> {
-    let mut gate = Gate::new([publisher, subscriber])?;
+/// Moves bytes to all subscribers until the publisher closes.
+pub(crate) fn serve(mut publisher: &File, subscribers: &[File]) -> io::Result<()> {
+    let mut gate = Gate::new(std::iter::once(publisher).chain(subscribers))?;
     let mut buffer = vec![0; READ_BYTES];
-    let mut held = 0..0;
+    let mut filled = 0;
+    // What each has got of it.
+    let mut written = vec![0; subscribers.len()];
     loop {
-        gate.wait_one_way(!held.is_empty())?;
-        if held.is_empty() {
-            match moved(publisher.read(&mut buffer))? {
+        gate.wait_one_way(written.iter().map(|written| *written < filled))?;
+        if written.iter().all(|written| *written == filled) {
+            written.fill(0);
+            filled = match moved(publisher.read(&mut buffer))? {
                 Some(0) => return Ok(()),
-                count => held = 0..count.unwrap_or(0),
-            }
+                count => count.unwrap_or(0),
+            };
         }
-        if !held.is_empty() {
-            held.start += moved(subscriber.write(&buffer[held.clone()]))?.unwrap_or(0);
+        for (mut subscriber, written) in subscribers.iter().zip(&mut written) {
+            if *written < filled {
+                *written += moved(subscriber.write(&buffer[*written..filled]))?.unwrap_or(0);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use crate::cores::Cores;
 use crate::count::Counted;
 use crate::daemon::Mode;
+use crate::load::Load;
 use crate::round::Took;
 use crate::round_trip;
 use crate::server::{Server, Via};
@@ -14,60 +15,67 @@ use crate::stats::Summary;
 
 /// What all rounds of one load took.
 pub(crate) struct Figures {
-    messages: u64,
-    /// Messages per second, for each server by its place in [`Server::ALL`].
+    load: Load,
+    /// Messages received per second, for each server by its place in [`Server::ALL`].
     rates: [Vec<f64>; 4],
     /// Nanoseconds of processor time per message, likewise.
     costs: [Vec<f64>; 4],
 }
 
 impl Figures {
-    pub(crate) fn new(messages: u64) -> Self {
-        Self { messages, rates: Default::default(), costs: Default::default() }
+    pub(crate) fn new(load: Load) -> Self {
+        Self { load, rates: Default::default(), costs: Default::default() }
     }
 
     pub(crate) fn add(&mut self, server: Server, took: Took) {
-        let (place, messages) = (server as usize, self.messages as f64);
+        let (place, messages) = (server as usize, self.load.deliveries() as f64);
         self.rates[place].push(messages / took.time.as_secs_f64());
         self.costs[place].push(1e9 * took.cpu.as_secs_f64() / messages);
     }
 }
 
 pub(crate) fn print_head() {
-    println!("Messages/s: median (least–most). CPU: median ns per message, of the server alone.");
+    println!("Messages received/s: median (least–most). CPU: median ns for each, of the server.");
     println!("Ratios: median (least–most) over rounds side by side.\n");
     println!(
-        "| cores | via | payload | messages | relay | yardstick | ipcd | crossing \
+        "| cores | via | payload | subscribers | messages | relay | yardstick | ipcd | crossing \
          | yardstick / relay | ipcd / yardstick | crossing / ipcd \
          | CPU relay, yardstick, ipcd, crossing |"
     );
-    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
 }
 
-pub(crate) fn print_row(cores: Cores, via: Via, payload: usize, figures: &Figures) {
+pub(crate) fn print_row(cores: Cores, via: Via, figures: &Figures) {
     let [relay, yardstick, ipcd, crossing] = &figures.rates;
-    let rates = figures.rates.each_ref().map(|rates| rate(Summary::of(rates.iter().copied())));
-    let costs = figures.costs.each_ref().map(|costs| Summary::of(costs.iter().copied()).median);
+    let rates = figures.rates.each_ref().map(|rates| or_none(rates, rate));
+    let cost = |Summary { median, .. }: Summary| format!("{median:.0}");
+    let costs = figures.costs.each_ref().map(|costs| or_none(costs, cost));
     println!(
-        "| {} | {} | {payload} B | {} | {} | {} | {} | {} | {:.0}, {:.0}, {:.0}, {:.0} |",
+        "| {} | {} | {} B | {} | {} | {} | {} | {} | {} | {} |",
         word(&cores),
         word(&via),
-        figures.messages,
+        figures.load.payload,
+        figures.load.subscribers,
+        figures.load.count,
         rates.join(" | "),
         ratio(Summary::of_ratios(yardstick, relay)),
         ratio(Summary::of_ratios(ipcd, yardstick)),
-        ratio(Summary::of_ratios(crossing, ipcd)),
-        costs[0],
-        costs[1],
-        costs[2],
-        costs[3],
+        if crossing.is_empty() { "–".into() } else { ratio(Summary::of_ratios(crossing, ipcd)) },
+        costs.join(", "),
     );
 }
 
-pub(crate) fn print_targets() {
-    println!(
-        "\nWanted at 64 B over unix: yardstick / relay at least 0.6, ipcd / yardstick 0.5, crossing / ipcd 0.7."
-    );
+/// A figure, where this server was measured.
+fn or_none(values: &[f64], print: impl Fn(Summary) -> String) -> String {
+    if values.is_empty() { "–".into() } else { print(Summary::of(values.iter().copied())) }
+}
+
+pub(crate) fn print_crowd(cores: Cores, alone: &[f64], crowded: &[f64]) {
+    println!("| cores | one subscription | 100,001 subscriptions | ratio |");
+    println!("|---|--:|--:|--:|");
+    let rates = [alone, crowded].map(|rates| rate(Summary::of(rates.iter().copied())));
+    let ratio = ratio(Summary::of_ratios(crowded, alone));
+    println!("| {} | {} | {ratio} |", word(&cores), rates.join(" | "));
 }
 
 pub(crate) fn print_count_head() {

@@ -19,7 +19,7 @@ pub(crate) struct Took {
 
 /// Runs one round on a fresh server.
 pub(crate) fn run(server: Server, via: Via, load: Load) -> io::Result<Took> {
-    let running = server.start(via)?;
+    let running = server.start(via, load)?;
     drive(&running, load).map_err(|error| {
         let bytes = load.payload;
         io::Error::other(format!("{server:?} over {via:?} with {bytes} B: {error}"))
@@ -28,17 +28,17 @@ pub(crate) fn run(server: Server, via: Via, load: Load) -> io::Result<Took> {
 
 /// Publishes and receives the load through a server that runs.
 pub(crate) fn drive(running: &Running, load: Load) -> io::Result<Took> {
-    let Running { publisher, subscriber, .. } = running;
+    let Running { publisher, subscribers, .. } = running;
     let (go, mut give_go) = pipe()?;
     let (mut done, say_done) = pipe()?;
     let sender = Child::start(c"bench-publisher", &[go.as_fd(), publisher.as_fd()], || {
         load.publish(&go, publisher)
     })?;
-    let receiver =
-        Child::start(c"bench-subscriber", &[say_done.as_fd(), subscriber.as_fd()], || {
-            load.receive(subscriber)?;
-            (&say_done).write_all(&[1])
-        })?;
+    let keep: Vec<_> = subscribers.iter().chain([&say_done]).map(AsFd::as_fd).collect();
+    let receiver = Child::start(c"bench-subscriber", &keep, || {
+        load.receive(subscribers)?;
+        (&say_done).write_all(&[1])
+    })?;
     drop((go, say_done));
     let cpu_before = cpu_of(&running.movers)?;
     let start = Instant::now();

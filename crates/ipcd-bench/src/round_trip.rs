@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::cores::Allowed;
 use crate::daemon::{Mode, Private};
+use crate::load::SUBJECT;
 use crate::options::Options;
 use crate::process::{Child, await_readable};
 use crate::report;
@@ -108,8 +109,9 @@ pub(crate) fn round(way: Way, via: Via, trips: Trips) -> io::Result<Took> {
 }
 
 fn through_yardstick(via: Via, trips: Trips) -> io::Result<Took> {
-    let running = start_bare(c"bench-yardstick", via, yardstick::exchange)?;
-    let Running { publisher, subscriber, .. } = &running;
+    let running = start_bare(c"bench-yardstick", via, 1, yardstick::exchange)?;
+    let Running { publisher, subscribers, .. } = &running;
+    let subscriber = &subscribers[0];
     trips.drive(
         (&[publisher.as_fd()], || Ok(lean::Requester::new(publisher, None))),
         (&[subscriber.as_fd()], || Ok(lean::Responder::new(subscriber))),
@@ -119,9 +121,9 @@ fn through_yardstick(via: Via, trips: Trips) -> io::Result<Took> {
 fn through_daemon(via: Via, trips: Trips) -> io::Result<Took> {
     let daemon = Private::start(via, Mode::Pool(1))?;
     let (requester, mut responder) = (daemon.session()?, daemon.session()?);
-    responder.subscribe()?;
+    responder.subscribe([SUBJECT])?;
     let peer = requester.peer();
-    let (requester, responder) = (requester.into_socket(), responder.into_socket());
+    let (requester, responder) = (requester.writer()?, responder.writer()?);
     trips.drive(
         (&[requester.as_fd()], || Ok(lean::Requester::new(&requester, Some(peer)))),
         (&[responder.as_fd()], || Ok(lean::Responder::new(&responder))),

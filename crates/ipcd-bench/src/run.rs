@@ -41,15 +41,36 @@ pub fn bench(options: &Options) -> io::Result<()> {
         return round_trip::bench(options);
     }
     let allowed = Allowed::find()?;
+    if options.crowd {
+        return in_a_crowd(options, allowed);
+    }
     report::print_head();
     for &cores in &options.cores {
         allowed.place(cores)?;
         for (via, payload) in options.loads() {
-            let figures = measure(options, via, payload)?;
-            report::print_row(cores, via, payload, &figures);
+            report::print_row(cores, via, &measure(options, via, payload)?);
         }
     }
-    report::print_targets();
+    Ok(())
+}
+
+/// Measures messages to many subjects beside themselves: with one subscription, and with 100,000
+/// others.
+fn in_a_crowd(options: &Options, allowed: Allowed) -> io::Result<()> {
+    for &cores in &options.cores {
+        allowed.place(cores)?;
+        let load = calibrate(options, Via::Unix, 64)?;
+        let alone = Load { has_many_subjects: true, ..load };
+        let crowded = Load { has_crowd: true, ..alone };
+        let mut rates = [Vec::new(), Vec::new()];
+        for _ in 0..options.rounds() {
+            for (load, rates) in [alone, crowded].into_iter().zip(&mut rates) {
+                let took = round::run(Server::Ipcd, Via::Unix, load)?;
+                rates.push(load.count as f64 / took.time.as_secs_f64());
+            }
+        }
+        report::print_crowd(cores, &rates[0], &rates[1]);
+    }
     Ok(())
 }
 
@@ -62,7 +83,7 @@ pub fn smoke() -> io::Result<()> {
     for via in [Via::Unix, Via::Tcp] {
         for payload in [8, 64, 1024, 65536] {
             let count = SMOKE_BYTES / payload as u64;
-            let load = Load { payload, count, is_thorough: true };
+            let load = Load { is_thorough: true, ..Load::plain(payload, count) };
             for server in Server::ALL {
                 round::run(server, via, load)?;
             }
@@ -74,7 +95,8 @@ pub fn smoke() -> io::Result<()> {
     for mode in [Mode::Pool(2), Mode::Connection] {
         connecting::round(mode, SMOKE_CONNECTS)?;
     }
-    let load = Load { payload: 64, count: 100_000, is_thorough: false };
+    smoke_shapes()?;
+    let load = Load::plain(64, 100_000);
     let counted = count::run(Via::Unix, load, false)?;
     if counted.most_per_message() > SMOKE_COSTS {
         return Err(io::Error::other(format!("too much is spent per message: {counted:?}")));
@@ -82,12 +104,27 @@ pub fn smoke() -> io::Result<()> {
     Ok(())
 }
 
+/// The same for loads of other shapes.
+fn smoke_shapes() -> io::Result<()> {
+    let load = Load { is_thorough: true, ..Load::plain(64, 2000) };
+    let single = Load { is_single: true, ..load };
+    let fan_out = Load { subscribers: 8, ..load };
+    for via in [Via::Unix, Via::Tcp, Via::Pipe, Via::Fifo] {
+        for server in [Server::Relay, Server::Yardstick, Server::Ipcd] {
+            round::run(server, via, single)?;
+            round::run(server, via, fan_out)?;
+        }
+    }
+    let many = Load { has_many_subjects: true, has_crowd: true, ..load };
+    round::run(Server::Ipcd, Via::Unix, many).map(drop)
+}
+
 /// All rounds of one load, interleaved.
 fn measure(options: &Options, via: Via, payload: usize) -> io::Result<Figures> {
     let load = calibrate(options, via, payload)?;
-    let mut figures = Figures::new(load.count);
+    let mut figures = Figures::new(load);
     for _ in 0..options.rounds() {
-        for server in Server::ALL {
+        for server in Server::ALL.into_iter().filter(|server| server.serves(load)) {
             figures.add(server, round::run(server, via, load)?);
         }
     }
@@ -96,7 +133,7 @@ fn measure(options: &Options, via: Via, payload: usize) -> io::Result<Figures> {
 
 /// Finds a count of messages for which the bare relay, the fastest, takes long enough.
 fn calibrate(options: &Options, via: Via, payload: usize) -> io::Result<Load> {
-    let mut load = Load { payload, count: 1000, is_thorough: false };
+    let mut load = options.load(payload, 1000);
     let wanted = options.round_time();
     loop {
         let time = round::run(Server::Relay, via, load)?.time;

@@ -11,8 +11,13 @@ use clap::ValueEnum;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tempfile::TempDir;
 
+use crate::load::Load;
 use crate::process::Child;
+use crate::session::Session;
 use crate::{daemon, relay, yardstick};
+
+/// Bytes of a bare pipe: as many as anybody may ask for (pipe(7)), so that it is a limit.
+const PIPE_BYTES: i32 = 1024 * 1024;
 
 /// What relays the messages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,48 +43,65 @@ pub enum Via {
     Unix,
     /// TCP on the loopback.
     Tcp,
+    /// Anonymous pipes.
+    Pipe,
+    /// FIFOs.
+    Fifo,
 }
 
-/// A server that runs, and the far ends of its two connections.
+/// A server that runs, and the far ends of its connections.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) publisher: File,
-    pub(crate) subscriber: File,
+    pub(crate) subscribers: Vec<File>,
     /// The processes that move the messages.
     pub(crate) movers: Vec<u32>,
     pub(crate) _server: Child,
     pub(crate) _dir: Option<TempDir>,
+    /// Its peers, whose other descriptors stay open as long as it runs.
+    pub(crate) _sessions: Vec<Session>,
 }
 
 impl Server {
-    pub(crate) fn start(self, via: Via) -> io::Result<Running> {
+    /// Whether it is there for so many subscribers: on two workers there is one peer each.
+    pub(crate) fn serves(self, load: Load) -> bool {
+        self != Self::Crossing || load.subscribers == 1
+    }
+
+    /// Starts a server for these subscribers.
+    pub(crate) fn start(self, via: Via, load: Load) -> io::Result<Running> {
         match self {
-            Self::Relay => start_bare(c"bench-relay", via, relay::serve),
-            Self::Yardstick => start_bare(c"bench-yardstick", via, yardstick::serve),
-            Self::Ipcd => daemon::start(via, 1),
-            Self::Crossing => daemon::start(via, 2),
+            Self::Relay => start_bare(c"bench-relay", via, load.subscribers, relay::serve),
+            Self::Yardstick => {
+                start_bare(c"bench-yardstick", via, load.subscribers, yardstick::serve)
+            }
+            Self::Ipcd => daemon::start(via, 1, load),
+            Self::Crossing => daemon::start(via, 2, load),
         }
     }
 }
 
-/// Starts a server that is given its ends of two connections.
+/// Starts a server that is given its ends of the connections.
 pub(crate) fn start_bare(
     name: &CStr,
     via: Via,
-    serve: fn(&File, &File) -> io::Result<()>,
+    subscribers: usize,
+    serve: fn(&File, &[File]) -> io::Result<()>,
 ) -> io::Result<Running> {
     let (publisher, from) = connected(via)?;
-    let (subscriber, to) = connected(via)?;
-    let keep = [from.as_fd(), to.as_fd()];
+    let pairs = (0..subscribers).map(|_| connected(via)).collect::<io::Result<Vec<_>>>()?;
+    let (to, subscribers): (Vec<File>, Vec<File>) = pairs.into_iter().unzip();
+    let keep: Vec<_> = std::iter::once(&from).chain(&to).map(AsFd::as_fd).collect();
     let server = Child::start(name, &keep, || {
         set_blocking(&from, false)?;
-        set_blocking(&to, false)?;
+        to.iter().try_for_each(|file| set_blocking(file, false))?;
         serve(&from, &to)
     })?;
-    Ok(Running { publisher, subscriber, movers: vec![server.id()], _server: server, _dir: None })
+    let (movers, _dir, _sessions) = (vec![server.id()], None, Vec::new());
+    Ok(Running { publisher, subscribers, movers, _server: server, _dir, _sessions })
 }
 
-/// Two ends of a connection.
+/// Two ends of a connection; of a pipe, the first is written to.
 fn connected(via: Via) -> io::Result<(File, File)> {
     let (near, far): (OwnedFd, OwnedFd) = match via {
         Via::Unix => UnixStream::pair().map(|(near, far)| (near.into(), far.into()))?,
@@ -90,6 +112,12 @@ fn connected(via: Via) -> io::Result<(File, File)> {
             near.set_nodelay(true)?;
             far.set_nodelay(true)?;
             (near.into(), far.into())
+        }
+        // A FIFO is a pipe that has a name.
+        Via::Pipe | Via::Fifo => {
+            let (reader, writer) = io::pipe()?;
+            fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES))?;
+            (writer.into(), reader.into())
         }
     };
     Ok((near.into(), far.into()))

@@ -10,19 +10,22 @@ use ipcd_proto::control::{
 };
 use ipcd_proto::{Decoded, FrameWriter, HEADER_BYTES, Header, Kind, VERSION, frame_len};
 use ipcd_transport::Endpoint;
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use crate::load::{LARGEST, SUBJECT};
+use crate::load::LARGEST;
 use crate::process::WATCHDOG;
 use crate::server::set_blocking;
 
 /// The nonce need not be random here: nobody listens in on a benchmark.
 const NONCE: Nonce = [7; 32];
 
-/// An open session.
+/// An open session: a socket, or two ends of pipes.
+#[derive(Debug)]
 pub(crate) struct Session {
-    socket: File,
+    reader: File,
+    writer: File,
     peer: u64,
 }
 
@@ -31,11 +34,17 @@ impl Session {
         let transport = ipcd_transports::of(endpoint).map_err(io::Error::other)?;
         let channel = transport.connect(endpoint, Instant::now() + WATCHDOG);
         let parts = channel.map_err(io::Error::other)?.into_parts();
-        let socket = parts.descriptors.into_iter().next().expect("a socket has a descriptor");
-        let mut session = Self { socket: socket.into(), peer: 0 };
-        set_blocking(&session.socket, true)?;
+        let mut descriptors = parts.descriptors.into_iter().map(File::from);
+        let reader = descriptors.next().expect("a channel has a descriptor");
+        let writer = descriptors.next().map_or_else(|| reader.try_clone(), Ok)?;
+        let mut session = Self { reader, writer, peer: 0 };
+        set_blocking(&session.reader, true)?;
+        set_blocking(&session.writer, true)?;
         let patience = TimeVal::new(WATCHDOG.as_secs() as i64, 0);
-        setsockopt(&session.socket, sockopt::ReceiveTimeout, &patience)?;
+        match setsockopt(&session.reader, sockopt::ReceiveTimeout, &patience) {
+            Ok(()) | Err(Errno::ENOTSOCK) => {}
+            Err(error) => return Err(error.into()),
+        }
         let welcome = session.shake_hands(token)?;
         let Welcome { peer, .. } = decode(&welcome).map_err(io::Error::other)?;
         session.peer = peer;
@@ -59,13 +68,19 @@ impl Session {
         expected(Kind::Welcome, kind, body)
     }
 
-    /// Asks for the load.
-    pub(crate) fn subscribe(&mut self) -> io::Result<()> {
-        let filter = SUBJECT.to_owned();
-        let (group, overflow, origin) = (None, None, false);
-        let body = Subscribe { subscription: 1, filter, group, overflow, origin };
-        self.send(Kind::Subscribe, &encode(&body))?;
-        self.expect(Kind::Ack).map(drop)
+    /// Subscribes to all of these.
+    pub(crate) fn subscribe(
+        &mut self,
+        filters: impl IntoIterator<Item = impl Into<String>>,
+    ) -> io::Result<()> {
+        let mut count = 0;
+        for (filter, subscription) in filters.into_iter().zip(1..) {
+            let (filter, group, overflow, origin) = (filter.into(), None, None, false);
+            let body = Subscribe { subscription, filter, group, overflow, origin };
+            self.send(Kind::Subscribe, &encode(&body))?;
+            count += 1;
+        }
+        (0..count).try_for_each(|_| self.expect(Kind::Ack).map(drop))
     }
 
     /// The processes of the daemon's workers, each of which serves as many of its peers.
@@ -87,14 +102,20 @@ impl Session {
         self.peer
     }
 
-    pub(crate) fn into_socket(self) -> File {
-        self.socket
+    /// What its messages are written to.
+    pub(crate) fn writer(&self) -> io::Result<File> {
+        self.writer.try_clone()
+    }
+
+    /// Where its messages come from.
+    pub(crate) fn reader(&self) -> io::Result<File> {
+        self.reader.try_clone()
     }
 
     fn send(&mut self, kind: Kind, body: &[u8]) -> io::Result<()> {
         let mut bytes = Vec::new();
         FrameWriter(&mut bytes).control(Header::new(kind, 1), body);
-        self.socket.write_all(&bytes)
+        self.writer.write_all(&bytes)
     }
 
     fn expect(&mut self, wanted: Kind) -> io::Result<Vec<u8>> {
@@ -105,10 +126,10 @@ impl Session {
     /// Exactly one frame, so that nothing of the load is read here.
     fn receive(&mut self) -> io::Result<(Kind, Vec<u8>)> {
         let mut bytes = vec![0; HEADER_BYTES];
-        self.socket.read_exact(&mut bytes)?;
+        self.reader.read_exact(&mut bytes)?;
         let length = frame_len(&bytes).filter(|length| (HEADER_BYTES..=LARGEST).contains(length));
         bytes.resize(length.ok_or_else(|| io::Error::other("not a frame"))?, 0);
-        self.socket.read_exact(&mut bytes[HEADER_BYTES..])?;
+        self.reader.read_exact(&mut bytes[HEADER_BYTES..])?;
         match ipcd_proto::decode(&bytes, LARGEST).map_err(io::Error::other)? {
             Decoded::Frame(frame, _) => Ok((frame.header.kind, frame.payload.to_vec())),
             Decoded::Incomplete(_) => unreachable!("all of the frame was read"),

@@ -18,32 +18,32 @@ use crate::relay::READ_BYTES;
 pub(crate) const REPLIES: &str = "bench.replies";
 
 /// Serves until the publisher closes.
-pub(crate) fn serve(publisher: &File, subscriber: &File) -> io::Result<()> {
-    let mut gate = Gate::new([publisher, subscriber])?;
-    let mut router = Router::new([SUBJECT]);
+pub(crate) fn serve(publisher: &File, subscribers: &[File]) -> io::Result<()> {
+    let mut gate = Gate::new(std::iter::once(publisher).chain(subscribers))?;
+    let mut router = Router::new(subscribers.iter().map(|_| SUBJECT));
     let mut input = Input::new();
     loop {
-        gate.wait_one_way(router.is_blocked())?;
+        gate.wait_one_way(router.outputs.iter().map(|output| !output.is_empty()))?;
         if !router.is_blocked() && !input.read(publisher, &mut router)? {
             return Ok(());
         }
-        router.write([subscriber])?;
+        router.write(subscribers)?;
     }
 }
 
 /// Serves both ways, until one of the two closes: messages to the load's subject go to the
 /// responder, and what it answers to [`REPLIES`] goes to the requester.
-pub(crate) fn exchange(requester: &File, responder: &File) -> io::Result<()> {
-    let peers = [requester, responder];
+pub(crate) fn exchange(requester: &File, responders: &[File]) -> io::Result<()> {
+    let peers = [requester, &responders[0]];
     let mut gate = Gate::new(peers)?;
     let mut router = Router::new([REPLIES, SUBJECT]);
     let mut inputs = [Input::new(), Input::new()];
     loop {
         let input = if router.is_blocked() { NOTHING } else { INPUT };
         let wanted = |output: &Output| if output.is_empty() { input } else { ROOM };
-        let ready = gate.wait(router.outputs.each_ref().map(wanted))?;
+        let ready = gate.wait(router.outputs.iter().map(wanted))?;
         for ((peer, input), is_ready) in peers.into_iter().zip(&mut inputs).zip(ready) {
-            if is_ready && !router.is_blocked() && !input.read(peer, &mut router)? {
+            if *is_ready && !router.is_blocked() && !input.read(peer, &mut router)? {
                 return Ok(());
             }
         }
@@ -63,11 +63,7 @@ impl Input {
     }
 
     /// Reads once, and routes the whole frames; false at the end.
-    fn read<const N: usize>(
-        &mut self,
-        mut from: &File,
-        router: &mut Router<N>,
-    ) -> io::Result<bool> {
+    fn read(&mut self, mut from: &File, router: &mut Router) -> io::Result<bool> {
         let end = self.bytes.len().min(self.filled + READ_BYTES);
         match moved(from.read(&mut self.bytes[self.filled..end]))? {
             Some(0) => return Ok(false),
@@ -80,17 +76,21 @@ impl Input {
     }
 }
 
-/// Subjects and their subscribers, each of which has one, and their outputs.
-struct Router<const N: usize> {
-    subscribers: HashMap<Box<[u8]>, usize, RandomState>,
-    outputs: [Output; N],
+/// Subjects and their subscribers, and the output of each.
+struct Router {
+    subscribers: HashMap<Box<[u8]>, Vec<usize>, RandomState>,
+    outputs: Vec<Output>,
 }
 
-impl<const N: usize> Router<N> {
-    fn new(subjects: [&str; N]) -> Self {
-        let subjects = subjects.map(|subject| subject.as_bytes().into());
-        let subscribers = subjects.into_iter().zip(0..).collect();
-        Self { subscribers, outputs: [const { Output::new() }; N] }
+impl Router {
+    /// For subscribers of one subject each.
+    fn new<'a>(subjects: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut router = Self { subscribers: HashMap::default(), outputs: Vec::new() };
+        for (subject, place) in subjects.into_iter().zip(0..) {
+            router.subscribers.entry(subject.as_bytes().into()).or_default().push(place);
+            router.outputs.push(Output::new());
+        }
+        router
     }
 
     /// Copies the whole frames among these bytes to where they go; returns how many bytes they are.
@@ -100,7 +100,7 @@ impl<const N: usize> Router<N> {
             match decode(&bytes[used..], LARGEST).map_err(io::Error::other)? {
                 Decoded::Incomplete(_) => return Ok(used),
                 Decoded::Frame(frame, length) => {
-                    if let Some(&place) = self.subscribers.get(frame.subject) {
+                    for &place in self.subscribers.get(frame.subject).into_iter().flatten() {
                         let output = &mut self.outputs[place];
                         output.bytes.extend_from_slice(&bytes[used..used + length]);
                     }
@@ -115,7 +115,7 @@ impl<const N: usize> Router<N> {
         !self.outputs.iter().all(Output::is_empty)
     }
 
-    fn write(&mut self, to: [&File; N]) -> io::Result<()> {
+    fn write<'a>(&mut self, to: impl IntoIterator<Item = &'a File>) -> io::Result<()> {
         self.outputs.iter_mut().zip(to).try_for_each(|(output, file)| output.write(file))
     }
 }
