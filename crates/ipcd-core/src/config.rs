@@ -19,6 +19,8 @@ pub struct Config {
     pub max_payload: usize,
     /// Bytes that an outbox holds before its subscriptions are full.
     pub outbox: usize,
+    /// Bytes in the outbox of a subscriber that reads, before publishers wait for it.
+    pub pace: usize,
     /// Bytes that may be on their way from one worker to another before publishers wait.
     pub window: u64,
     /// Subscriptions that a peer may have.
@@ -88,6 +90,7 @@ impl Config {
             incarnation: 0,
             max_payload: limits::DEFAULT_MAX_PAYLOAD,
             outbox: 8 * 1024 * 1024,
+            pace: 256 * 1024,
             window: 512 * 1024,
             max_subscriptions: 10_000,
             handshake_timeout: Duration::from_secs(5),

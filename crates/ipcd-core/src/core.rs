@@ -12,6 +12,7 @@ use crate::config::{Config, PeerInfo};
 use crate::interest::{Interests, Member};
 use crate::others::Others;
 use crate::outbox::{Outbox, Spare};
+use crate::pacing::Pace;
 use crate::peer::{Deadlines, Drops, Peer, PeerCounts, PeerKey, State, Subscription, id_of};
 use crate::report::Questions;
 use crate::route::Routes;
@@ -152,6 +153,7 @@ impl Core {
             largest: None,
             outbox: Outbox::default(),
             full: false,
+            pace: Pace::default(),
             dirty: false,
             waiters: Vec::new(),
             waiting: false,
@@ -257,6 +259,7 @@ impl Core {
         while let Some(ticket) = self.peer(key).outbox.take_written() {
             self.concluded(now, ticket, Fate::Delivered);
         }
+        self.keep_pace(key);
         let peer = self.peer(key);
         if peer.outbox.len() > limit / 2 {
             return;
@@ -347,6 +350,7 @@ impl Core {
         if !peer.full && peer.outbox.len() >= limit {
             self.set_full(key, true);
         }
+        self.hold_pace(now, key);
         let peer = &mut self.peers[key.0 as usize];
         if !peer.dirty {
             peer.dirty = true;

@@ -13,6 +13,7 @@ mod interest;
 mod levels;
 mod others;
 mod outbox;
+mod pacing;
 mod peer;
 mod publish;
 mod report;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::interest::Group;
 use crate::outbox::Outbox;
+use crate::pacing::Pace;
 use crate::tracked::{Asked, Ticket};
 
 /// A peer's place in its router. Places are used again; [`Origin::peer`] never is.
@@ -57,6 +58,7 @@ pub(crate) struct Peer {
     pub(crate) outbox: Outbox,
     /// Whether the outbox is full and has not fallen to half since.
     pub(crate) full: bool,
+    pub(crate) pace: Pace,
     /// Whether the worker has been asked to write and has not yet begun.
     pub(crate) dirty: bool,
     /// Publishers that wait for this peer's outbox.

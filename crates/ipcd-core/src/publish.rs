@@ -242,7 +242,9 @@ impl Core {
     fn full_member(&self, publisher: PeerKey, members: &[Member]) -> Option<PeerKey> {
         let blocks = |member: &&Member| {
             let peer = &self.peers[member.peer.0 as usize];
-            member.overflow == Overflow::Block && peer.full && self.hears(Some(publisher), member)
+            member.overflow == Overflow::Block
+                && (peer.full || peer.pace.holds())
+                && self.hears(Some(publisher), member)
         };
         members.iter().find(blocks).map(|member| member.peer)
     }

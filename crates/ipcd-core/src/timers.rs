@@ -84,12 +84,14 @@ impl Core {
     }
 
     fn check_deadlines(&mut self, now: Instant, key: PeerKey) {
+        self.check_pace(now, key);
         let (idle, stall) = (self.config.idle_timeout, self.config.stall_timeout);
         let peer = self.peer(key);
         let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
         let stalled = peer.outbox.oldest().map(|since| since + stall);
         let idle = idle.map(|timeout| peer.deadlines.heard + timeout);
-        let deadlines = [peer.deadlines.state, peer.deadlines.frame, stalled, idle];
+        let pace = peer.pace.deadline();
+        let deadlines = [peer.deadlines.state, peer.deadlines.frame, stalled, idle, pace];
         if peer.deadlines.lingers && !peer.outbox.is_empty() {
             self.arm(key, now + LINGER);
         } else if due(peer.deadlines.state) && matches!(peer.state, State::Closing) {

@@ -146,6 +146,62 @@ fn a_full_outbox_makes_the_publisher_wait_and_nobody_else() {
 }
 
 #[test]
+fn publishers_do_not_run_far_ahead_of_a_receiver_that_reads() {
+    check(
+        "
+        pace 1000
+        + a b
+        b: sub 1 x
+        b: stall
+        a: pubsize x 700 | pubsize x 700
+        a: pub x late | flush
+        b: read 900
+        b: read 900
+        b: read 900
+        ",
+        "
+        b: ack
+        a: waits
+        b: message 1 x (700 bytes)
+        b: message 1 x (700 bytes)
+        a: resumes
+        a: ack
+        b: message 1 x late
+        ",
+    );
+}
+
+#[test]
+fn the_outbox_of_a_receiver_that_pauses_fills_up() {
+    check(
+        "
+        pace 1000
+        + a b
+        b: sub 1 x
+        b: stall
+        a: pubsize x 1500
+        a: pubsize x 1500 | pubsize x 1500
+        wait 1
+        a: pub x late | flush
+        b: read 9000
+        b: read 9000
+        ",
+        "
+        b: ack
+        a: waits
+        a: resumes
+        a: waits
+        b: message 1 x (1500 bytes)
+        b: message 1 x (1500 bytes)
+        b: message 1 x (1500 bytes)
+        a: resumes
+        a: ack
+        b: message 1 x late
+        ",
+    );
+}
+
+#[test]
 fn a_publisher_resumes_when_the_receiver_leaves() {
     check(
         "

@@ -69,6 +69,10 @@ impl Stage {
                 self.now += Duration::from_secs(rest.parse().expect("seconds"));
                 self.core.tick(self.now);
             }
+            "pace" => {
+                let pace = rest.parse().expect("bytes");
+                self.core.configure(|config| config.pace = pace);
+            }
             "drain" => self.core.drain(self.now),
             "count" => {
                 let counters = self.core.counters();

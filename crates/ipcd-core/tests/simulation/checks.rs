@@ -206,9 +206,11 @@ impl World {
         self.queued(index).is_some_and(|queued| queued >= self.config.outbox)
     }
 
-    /// Whether it is full, or has been and is not yet relieved.
+    /// Whether it is full, or has been and is not yet relieved; or whether publishers wait for it
+    /// because it reads.
     fn may_be_full(&self, index: usize) -> bool {
-        self.queued(index).is_some_and(|queued| queued > self.config.outbox / 2)
+        let least = self.config.outbox.min(self.config.pace) / 2;
+        self.queued(index).is_some_and(|queued| queued > least)
     }
 
     fn queued(&self, index: usize) -> Option<usize> {
