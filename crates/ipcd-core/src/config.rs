@@ -116,8 +116,8 @@ pub struct PeerInfo {
 /// What a peer hears that cannot say it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Bare {
-    /// The messages that go to it.
-    pub filter: Option<Filter>,
+    /// The messages that go to it; one that matches two of them comes twice.
+    pub filters: Vec<Filter>,
     /// Whether its own are among them.
     pub echo: bool,
     /// Bytes of the largest payload that it can be sent.

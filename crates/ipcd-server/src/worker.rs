@@ -309,11 +309,11 @@ impl Worker {
             let challenge = if is_vouched { None } else { Some(nonce()?) };
             return Ok((challenge, (channel, None)));
         };
-        let addr = parts.identity.addr;
+        let (addr, is_chosen) = (parts.identity.addr, dialect.chosen);
         let bare = transport.adopt_bare(parts)?;
         let mut translator = Translator::new(dialect, &bare, self.core.max_payload());
         let is_distant = addr.is_some_and(|addr| !addr.ip().is_loopback());
-        if is_distant && !transport.capabilities().reliable {
+        if is_distant && !is_chosen && !transport.capabilities().reliable {
             translator.distrust();
         }
         Ok((None, (bare.channel, Some(Box::new(translator)))))

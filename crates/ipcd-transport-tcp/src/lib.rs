@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, Error, Identity, IdentityKind, Listener, Result,
-    StreamChannel, Transport, connect_until,
+    Capabilities, Channel, ChannelParts, Endpoint, Error, Flow, Identity, IdentityKind, Listener,
+    Result, StreamChannel, Transport, connect_until,
 };
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt,
@@ -78,6 +78,10 @@ impl Transport for Tcp {
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
         Ok(Box::new(StreamChannel::adopt(parts)?))
+    }
+
+    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+        Ok(at.clone())
     }
 
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {

@@ -22,8 +22,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind, Listener,
-    Result, Transport,
+    BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, Flow, IdentityKind,
+    Listener, Result, Transport,
 };
 use nix::sys::socket::{getsockopt, sockopt};
 
@@ -83,6 +83,10 @@ impl Transport for Udp {
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
         Ok(Box::new(UdpChannel::adopt(parts)?))
+    }
+
+    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+        Ok(at.clone())
     }
 
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind,
+    Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind, Flow,
     IdentityKind, Listener, PathClaim, RecordChannel, Result, StreamChannel, Transport, bind_local,
     connect_local, peer_credentials,
 };
@@ -84,6 +84,10 @@ impl Transport for Unix {
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
         Kind::of_parts(&parts).channel(parts)
+    }
+
+    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+        Ok(at.clone())
     }
 
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {

@@ -73,7 +73,14 @@ pub trait Transport: Sync {
     /// perhaps in another process.
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>>;
 
-    /// Binds the endpoint for bare peers: programs that know nothing of frames.
+    /// Whether bare peers can be at the endpoint, programs that know nothing of frames, and whether
+    /// their bytes can go this way, without asking the system. Returns the endpoint to open, which
+    /// says the way if the transport has to know it.
+    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+        Err(at.error(format_args!("{} takes frames only", self.scheme())))
+    }
+
+    /// Binds the endpoint for bare peers.
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         Err(at.error(format_args!("{} takes frames only", self.scheme())))
     }
@@ -94,6 +101,15 @@ pub trait Transport: Sync {
             largest: None,
         })
     }
+}
+
+/// Which way the bytes of bare peers go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Flow {
+    /// Whether they are heard.
+    pub inward: bool,
+    /// Whether they are spoken to.
+    pub outward: bool,
 }
 
 /// A channel that moves any bytes, where others move frames: what is read is what the peer wrote.
@@ -199,6 +215,10 @@ pub enum Wrote {
     NotReady,
     /// Nothing now; try again after the next read or service, which may bring the peer's credit.
     NoCredit,
+    /// Nothing, for nobody is there to take it: it is lost, and so is what an earlier call has begun
+    /// of it. The next call begins anew, and nothing tells when it will find somebody. Only bare
+    /// channels say so.
+    Nobody,
 }
 
 /// A channel in pieces: what travels from the process that accepts to the one that serves.

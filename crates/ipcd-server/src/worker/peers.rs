@@ -129,6 +129,7 @@ impl Worker {
                 }
                 Ok(Wrote::NotReady) => connection.blocked = true,
                 Ok(Wrote::NoCredit) => {}
+                Ok(Wrote::Nobody) => return self.abandon(key, "nobody is there"),
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
         }
