@@ -103,7 +103,7 @@ impl Config {
 /// What a router is told about a peer that is attached to it.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
-    /// The number of the listener that accepted it.
+    /// The number of the listener that accepted it, or whatever else it is of.
     pub listener: usize,
     /// Who it is; the router fills in id and name.
     pub origin: Origin,

@@ -5,9 +5,12 @@
 
 mod admission;
 mod alarm;
+mod backoff;
 mod config;
 mod connect;
 mod connection;
+mod coprocess;
+mod dialler;
 mod exec;
 mod inbox;
 mod link;

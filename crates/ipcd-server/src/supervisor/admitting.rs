@@ -10,7 +10,7 @@ use tracing::{error, warn};
 
 use super::Supervisor;
 use super::listening::find;
-use crate::link::{Link, ToWorker};
+use crate::link::{Gone, Link, ToWorker};
 use crate::listen::Dialect;
 use crate::slot::Life;
 use crate::worker::Admitted;
@@ -36,7 +36,8 @@ impl Supervisor {
                 }
                 Ok(Some(parts)) => {
                     let dialect = listening.asked.dialect.clone();
-                    self.admit(index, transport, slot, parts, dialect);
+                    // One that is refused is told so, and that is all.
+                    let _ = self.admit(index, transport, slot, parts, dialect);
                 }
                 Err(error) => {
                     warn!(transport = %transport.scheme(), %error, "peer not accepted");
@@ -52,7 +53,7 @@ impl Supervisor {
     /// Which slot the next peer goes to: each in its turn, if its worker serves now, or one that is
     /// free. `None` while none can take it; where no slot is free, the peer is refused by whoever
     /// serves it.
-    fn slot_for_peer(&self) -> Option<Option<usize>> {
+    pub(super) fn slot_for_peer(&self) -> Option<Option<usize>> {
         let count = self.slots.len();
         let turn = self.turn;
         let mut order = (0..count).map(|step| (turn + step) % count);
@@ -67,53 +68,91 @@ impl Supervisor {
         with_room.find(|index| self.slots[*index].serves()).or(first).map(Some)
     }
 
-    fn admit(
+    /// Hands a peer to a worker, and says under which number; or refuses it.
+    pub(super) fn admit(
         &mut self,
         listener: usize,
         transport: &'static dyn Transport,
         slot: Option<usize>,
         parts: ChannelParts,
         dialect: Option<Dialect>,
-    ) {
+    ) -> Option<u64> {
         let Some(index) = slot else {
             let most = self.slots.len();
             let why = format!("the limit of {most} children is reached");
-            return refuse(transport, parts, dialect.is_some(), &why);
+            refuse(transport, parts, dialect.is_some(), &why);
+            return None;
         };
         self.turn = index + 1;
-        match self.admission.admit(listener, &parts, index) {
-            Err(why) => refuse(transport, parts, dialect.is_some(), &why),
-            Ok(number) if self.serves_per_connection() => {
-                self.fork_for(index, Admitted { number, listener, transport, parts, dialect });
+        let number = match self.admission.admit(listener, &parts, index) {
+            Ok(number) => number,
+            Err(why) => {
+                refuse(transport, parts, dialect.is_some(), &why);
+                return None;
             }
-            Ok(number) => {
-                let admitted = Admitted { number, listener, transport, parts, dialect };
-                hand_over(&mut self.slots[index].link, admitted);
-            }
+        };
+        let admitted = Admitted { number, listener, transport, parts, dialect };
+        if self.serves_per_connection() {
+            return self.fork_for(index, admitted).then_some(number);
         }
+        hand_over(&mut self.slots[index].link, admitted);
+        Some(number)
     }
 
     /// A peer has gone.
-    pub(super) fn release(&mut self, number: u64, index: usize) {
-        if let Some(peer) = self.admission.release(number, index)
-            && let Some(listening) = find(&mut self.listeners, peer.listener)
-        {
-            listening.listener.released(&peer.identity, &peer.state);
+    pub(super) fn release(&mut self, gone: Gone, index: usize) {
+        let Gone { number, was_cut_off } = gone;
+        let Some(peer) = self.admission.release(number, index) else { return };
+        match find(&mut self.listeners, peer.listener) {
+            Some(listening) => listening.listener.released(&peer.identity, &peer.state),
+            None => self.lost(peer.listener, number, was_cut_off),
         }
     }
 
-    /// Forks a child for one peer. The parent's copies of its descriptors close here.
-    fn fork_for(&mut self, index: usize, only: Admitted) {
-        let (number, transport, is_bare) = (only.number, only.transport, only.dialect.is_some());
-        let spare = duplicate(&only.parts);
-        if let Err(error) = self.fork(index, Some(only)) {
-            error!(%error, "cannot fork a child for a peer");
-            self.release(number, index);
-            if let Some(parts) = spare {
-                let why = "the daemon cannot start another child now";
-                refuse(transport, parts, is_bare, why);
+    /// A worker has left these peers behind.
+    pub(super) fn release_orphans(&mut self, index: usize) {
+        for (number, peer) in self.admission.release_slot(index) {
+            match find(&mut self.listeners, peer.listener) {
+                Some(listening) => {
+                    listening.listener.orphaned(&peer.identity, &peer.state);
+                    listening.listener.released(&peer.identity, &peer.state);
+                }
+                None => {
+                    // Perhaps it was still on its way, and the successor takes it.
+                    let forget = self.slots[index].link.send(&ToWorker::LetGo(number), Vec::new());
+                    if let Err(error) = forget {
+                        error!(%error, "a worker cannot be told something");
+                    }
+                    self.lost(peer.listener, number, true);
+                }
             }
         }
+    }
+
+    /// A server or a program is no peer any more. Its owner may have forgotten it by now.
+    fn lost(&mut self, owner: usize, number: u64, was_cut_off: bool) {
+        self.server_lost(owner, number);
+        self.program_lost(owner, number, was_cut_off);
+    }
+
+    /// Has a peer's session ended, which gets what is left for it.
+    pub(super) fn let_go(&mut self, number: u64) {
+        let slot = self.admission.slot_of(number);
+        self.tell(slot.into_iter().map(|slot| (slot, ToWorker::LetGo(number))).collect());
+    }
+
+    /// Forks a child for one peer. The parent's copies of its descriptors close here.
+    fn fork_for(&mut self, index: usize, only: Admitted) -> bool {
+        let (number, transport, is_bare) = (only.number, only.transport, only.dialect.is_some());
+        let spare = duplicate(&only.parts);
+        let Err(error) = self.fork(index, Some(only)) else { return true };
+        error!(%error, "cannot fork a child for a peer");
+        self.release(Gone { number, was_cut_off: true }, index);
+        if let Some(parts) = spare {
+            let why = "the daemon cannot start another child now";
+            refuse(transport, parts, is_bare, why);
+        }
+        false
     }
 }
 
