@@ -387,7 +387,11 @@ impl Supervisor {
         // Why it was not even started has been said.
         if child.failure.is_none() {
             let signal = signal.map(Signal::as_str);
-            info!(program = child.asked.shown(), %pid, status, signal, "program ended");
+            let program = child.asked.shown();
+            match has_failed {
+                true => warn!(program, %pid, status, signal, "program failed"),
+                false => info!(program, %pid, "program ended"),
+            }
         }
         let again = match child.asked.restart {
             Restart::Always => true,
