@@ -306,6 +306,29 @@ fn a_short_lived_program_is_heard_to_its_last_word() {
     }
 }
 
+/// Without `publish` the output is the program's own affair: the log's, or closed.
+#[test]
+fn a_program_that_publishes_nothing_does_with_its_output_what_it_likes() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let file = dir.path().join("heard");
+    let script = format!("echo begun; exec cat > {}", file.display());
+    let daemon = daemon_with(&exec(&script, "subscribe = [\"words\"]"), "pool");
+    daemon.process.stderr.wait_for("program says program=\"sh\"");
+    daemon.process.stderr.wait_for("line=\"begun\"");
+    let pid = pid_of(&program(&daemon, "words"));
+    // For longer than one would live that has closed what is published.
+    let send = ["send", "words", "x", "--count", "4", "--interval", "1s"];
+    daemon.ctl("unix", &send).run().expect(0);
+    eventually("what it has heard", || {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        (text == "x\nx\nx\nx\n").then_some(())
+    });
+    assert_eq!(pid_of(&program(&daemon, "words")), pid);
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+    daemon.process.stderr.wait_for("program failed");
+    eventually("another process", || (pid_of(&program(&daemon, "words")) != pid).then_some(()));
+}
+
 #[test]
 fn a_bad_entry_is_found_before_anything_is_started() {
     let dir = tempfile::tempdir().expect("a directory can be made");

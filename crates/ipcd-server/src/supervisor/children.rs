@@ -53,6 +53,8 @@ struct Process {
     stderr: Stderr,
     /// Until exec(2) is done: what tells of it, and our ends of its pipes.
     launch: Option<(Link, ChannelParts)>,
+    /// Our hold on what ends with the process, if its own output is none of the bus's.
+    hold: Option<OwnedFd>,
     /// The supervisor's number for it while it is a peer.
     peer: Option<u64>,
     /// Whether it is we who have ended the session.
@@ -233,7 +235,7 @@ impl Supervisor {
         self.hear_launch(self.children[index].number);
         let exit = Exit { status, signal };
         let Some(process) = self.children[index].process_mut() else { return };
-        process.exit = Some(exit);
+        (process.exit, process.hold) = (Some(exit), None);
         match process.peer {
             None => self.settle(index, exit),
             Some(_) => process.next = Some((Instant::now() + GRACE, Step::Settle)),
@@ -301,6 +303,11 @@ impl Supervisor {
         fcntl(&said, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| failed(error.into()))?;
         watch(&self.epoll, &link, FIRST_LAUNCH + child.number as u64)?;
         let (supervisor, user, limit) = (Pid::this(), self.user, self.descriptor_limit);
+        // Where nothing is published the output goes to the log, too, and may be closed at will.
+        let (stdout, hold) = match child.asked.dialect.subject {
+            Some(_) => (stdout, None),
+            None => (duplicate(&stderr)?, Some(stdout)),
+        };
         let (stdin, stdout, stderr) = (&stdin, &stdout, &stderr);
         let exec = &child.asked;
         let launch = Launch { link: far_end, supervisor, user, limit, exec, stdin, stdout, stderr };
@@ -315,6 +322,7 @@ impl Supervisor {
             since: Instant::now(),
             stderr: Stderr::new(said),
             launch: Some((link, parts)),
+            hold,
             peer: None,
             was_cut_off: false,
             exit: None,
@@ -460,6 +468,10 @@ impl Supervisor {
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     pipe2(OFlag::O_CLOEXEC).map_err(|error: Errno| Error::system("make a pipe", error))
+}
+
+fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, Error> {
+    fd.try_clone().map_err(|error| Error::system("duplicate a descriptor", error))
 }
 
 fn say(program: &str, pid: Pid, heard: Vec<Heard>) {
