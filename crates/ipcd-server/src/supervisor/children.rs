@@ -467,7 +467,7 @@ impl Supervisor {
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
-    pipe2(OFlag::O_CLOEXEC).map_err(|error: Errno| Error::system("make a pipe", error))
+    pipe2(OFlag::O_CLOEXEC).map_err(|error: Errno| Error::system("make a standard stream", error))
 }
 
 fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, Error> {
