@@ -60,8 +60,17 @@ impl Listener for Listening {
             return Ok(None);
         }
         let read = self.fifo.try_clone();
-        let read = read.map_err(|error| Error::system(format!("open {}", self.local), error))?;
-        parts(read).map(Some)
+        let read = read.map_err(|error| Error::system(format!("open {}", self.local), error));
+        let made = read.and_then(parts);
+        if made.is_err() {
+            // It can only fail when the count would overflow, and then it is readable anyway.
+            let _ = self.unserved.write(1);
+        }
+        made.map(Some)
+    }
+
+    fn has_one_peer(&self) -> bool {
+        true
     }
 
     fn released(&mut self, _identity: &Identity, _state: &[u8]) {

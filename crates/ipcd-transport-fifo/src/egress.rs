@@ -38,7 +38,8 @@ const CHUNKS: usize = 16;
 pub(crate) struct Listening {
     fifo: OwnedFd,
     access: Access,
-    /// Readable while nobody serves the channel.
+    /// Readable while nobody serves the channel. Writing can only fail when the count would
+    /// overflow, and then it is readable anyway.
     unserved: EventFd,
     /// Readable when one of the two has something to say.
     watch: Epoll,
@@ -112,14 +113,21 @@ impl Listener for Listening {
         if self.unserved.read().is_err() {
             return Ok(None);
         }
-        let fifo = self.fifo.try_clone().map_err(|error| failed(&self.local, error))?;
-        parts(fifo).map(Some)
+        let fifo = self.fifo.try_clone().map_err(|error| failed(&self.local, error));
+        let made = fifo.and_then(parts);
+        if made.is_err() {
+            let _ = self.unserved.write(1);
+        }
+        made.map(Some)
+    }
+
+    fn has_one_peer(&self) -> bool {
+        true
     }
 
     fn released(&mut self, _identity: &Identity, _state: &[u8]) {
         // Where it fails, readers of the old one may find half a message.
         let _ = self.replace();
-        // It can only fail when the count would overflow, and then it is readable anyway.
         let _ = self.unserved.write(1);
     }
 }

@@ -67,8 +67,12 @@ impl Transport for Tcp {
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
         let mut last = None;
-        for address in to.resolve()? {
-            match connect(address, deadline) {
+        let addresses = to.resolve()?;
+        for (address, left) in addresses.iter().copied().zip((1..=addresses.len() as u32).rev()) {
+            // Each has its share of the time, so that one that is silent leaves some to the others.
+            let now = Instant::now();
+            let share = deadline.saturating_duration_since(now) / left;
+            match connect(address, now + share) {
                 Ok(socket) => return channel(socket, address),
                 Err(error) => last = Some(error),
             }

@@ -140,6 +140,12 @@ pub trait Listener {
     /// does not tell the peer, the listener does. Identity and state are of the parts accepted.
     fn orphaned(&mut self, _identity: &Identity, _state: &[u8]) {}
 
+    /// Whether there is one peer only: until it is [released](Listener::released), there is none to
+    /// be accepted, and after that it is there again.
+    fn has_one_peer(&self) -> bool {
+        false
+    }
+
     /// Nobody serves this peer any more, for whatever reason.
     fn released(&mut self, _identity: &Identity, _state: &[u8]) {}
 }

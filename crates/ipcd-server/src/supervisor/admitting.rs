@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_proto::control::{Code, Refusal, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};
-use ipcd_transport::{ChannelParts, Transport};
+use ipcd_transport::{ChannelParts, Identity, Transport};
 use tracing::{error, warn};
 
 use super::Supervisor;
@@ -21,6 +21,8 @@ const ACCEPT_BUDGET: usize = 64;
 pub(super) const LINK_BACKLOG: usize = 64;
 /// How long a listener waits when the system has no descriptor or memory for a peer.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How long it waits when its only peer was refused.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     pub(super) fn accept(&mut self, index: usize) {
@@ -36,8 +38,11 @@ impl Supervisor {
                 }
                 Ok(Some(parts)) => {
                     let dialect = listening.asked.dialect.clone();
-                    // One that is refused is told so, and that is all.
-                    let _ = self.admit(index, transport, slot, parts, dialect);
+                    let only = listening.listener.has_one_peer().then(|| origin(&parts));
+                    let admitted = self.admit(index, transport, slot, parts, dialect);
+                    if let (Some(only), None) = (only, admitted) {
+                        return self.accept_later(index, only);
+                    }
                 }
                 Err(error) => {
                     warn!(transport = %transport.scheme(), %error, "peer not accepted");
@@ -47,6 +52,14 @@ impl Supervisor {
                     }
                 }
             }
+        }
+    }
+
+    /// The only peer of a listener was refused: it is accepted when that may have changed.
+    fn accept_later(&mut self, index: usize, (identity, state): (Identity, Vec<u8>)) {
+        if let Some(listening) = find(&mut self.listeners, index) {
+            listening.listener.released(&identity, &state);
+            listening.paused = Some(Instant::now() + REFUSED_PAUSE);
         }
     }
 
@@ -156,11 +169,15 @@ impl Supervisor {
     }
 }
 
+fn origin(parts: &ChannelParts) -> (Identity, Vec<u8>) {
+    (parts.identity.clone(), parts.state.clone())
+}
+
 /// A second set of a peer's descriptors, to refuse it with when the first went into a fork that
 /// failed.
 fn duplicate(parts: &ChannelParts) -> Option<ChannelParts> {
     let copies = parts.descriptors.iter().map(OwnedFd::try_clone).collect::<std::io::Result<_>>();
-    let (identity, state) = (parts.identity.clone(), parts.state.clone());
+    let (identity, state) = origin(parts);
     Some(ChannelParts { descriptors: copies.ok()?, identity, state })
 }
 

@@ -339,6 +339,9 @@ impl Supervisor {
         let Some((_, parts)) = process.launch.take() else { return };
         info!(program = shown, pid = %process.pid, "program started");
         child.failure = None;
+        if child.is_unwanted {
+            return child.signal(Signal::SIGKILL);
+        }
         let transport = ipcd_transports::CHILD;
         let slot = self.slot_for_peer();
         let peer = slot.and_then(|slot| self.admit(number, transport, slot, parts, Some(dialect)));

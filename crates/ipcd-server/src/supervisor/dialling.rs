@@ -96,6 +96,17 @@ impl Supervisor {
         }
     }
 
+    /// A child that was no worker has ended. What it had to say is there.
+    pub(super) fn dialler_ended(&mut self, ended: Pid) {
+        let is_its = |dial: &Dial| match dial.stage {
+            Stage::Dialling { pid, .. } if pid == ended => Some(dial.number),
+            _ => None,
+        };
+        if let Some(number) = self.dials.iter().find_map(is_its) {
+            self.hear_dialler(number);
+        }
+    }
+
     /// Dials again, after a pause, a server that is no peer any more.
     pub(super) fn server_lost(&mut self, number: usize, gone: u64) {
         let dial = self.dials.iter_mut().find(|dial| dial.number == number);
@@ -187,7 +198,7 @@ impl Supervisor {
     }
 }
 
-/// It is our child and was not waited for, or else nobody's: numbers are not used again so soon.
+/// It is our child and was not waited for, so the number is still its own.
 fn end_dialler(pid: Pid) {
     let _ = kill(pid, Signal::SIGKILL);
 }

@@ -37,6 +37,7 @@ impl Supervisor {
 
     fn bury(&mut self, pid: Pid, status: i32, signal: Option<Signal>) {
         let Some(index) = self.slot_of(pid) else {
+            self.dialler_ended(pid);
             return self.program_ended(pid, status, signal);
         };
         // What the dead one had said comes before anything that its successor says.
