@@ -30,6 +30,7 @@ fn why_missing(reason: Reason) -> &'static str {
         Reason::Departed => "it had gone",
         Reason::WorkerDied => "its worker died",
         Reason::TooLarge => "larger than it takes",
+        Reason::NoReader => "nobody reads it",
     }
 }
 
@@ -42,5 +43,6 @@ pub(crate) fn why_dropped(reason: Reason) -> &'static str {
         Reason::Departed => "a receiver went away",
         Reason::WorkerDied => "a worker of the daemon died",
         Reason::TooLarge => "they are larger than it takes",
+        Reason::NoReader => "nobody reads there",
     }
 }

@@ -251,6 +251,10 @@ impl Wire {
             }
             // A report of the daemon's brings more, and is read.
             Ok(Wrote::NoCredit) => false,
+            Ok(Wrote::Nobody) => {
+                self.write_error = Some("nobody is there".into());
+                false
+            }
             Err(error) => {
                 self.write_error = Some(error.to_string());
                 false

@@ -149,6 +149,7 @@ impl Peer {
             }
             Ok(Wrote::NotReady) => self.waits_for_room = true,
             Ok(Wrote::NoCredit) => {}
+            Ok(Wrote::Nobody) => panic!("only a bare channel says that nobody is there"),
             Err(error) => {
                 self.write_error = Some(error);
                 return true;

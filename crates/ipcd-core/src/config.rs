@@ -106,7 +106,7 @@ impl Config {
 /// What a router is told about a peer that is attached to it.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
-    /// The number of the listener that accepted it.
+    /// The number of the listener that accepted it, or whatever else it is of.
     pub listener: usize,
     /// Who it is; the router fills in id and name.
     pub origin: Origin,
@@ -119,8 +119,8 @@ pub struct PeerInfo {
 /// What a peer hears that cannot say it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Bare {
-    /// The messages that go to it.
-    pub filter: Option<Filter>,
+    /// The messages that go to it; one that matches two of them comes twice.
+    pub filters: Vec<Filter>,
     /// Whether its own are among them.
     pub echo: bool,
     /// Bytes of the largest payload that it can be sent.

@@ -253,13 +253,13 @@ impl Core {
 
     /// Says that the first bytes of the outbox were written.
     pub fn wrote(&mut self, now: Instant, key: PeerKey, count: usize) {
-        let limit = self.config.outbox;
         let peer = &mut self.peers[key.0 as usize];
         peer.outbox.wrote(count, &mut self.spare);
         while let Some(ticket) = self.peer(key).outbox.take_written() {
             self.concluded(now, ticket, Fate::Delivered);
         }
         self.keep_pace(key);
+        let limit = self.config.outbox;
         let peer = self.peer(key);
         if peer.outbox.len() > limit / 2 {
             return;
@@ -272,6 +272,17 @@ impl Core {
         if has_gaps {
             self.report_gaps(now, key);
         }
+    }
+
+    /// Says that nobody is there to take what is in the outbox: it is dropped, and counted.
+    pub fn unheard(&mut self, now: Instant, key: PeerKey) {
+        self.drop_unheard(now, key);
+        self.wrote(now, key, 0);
+    }
+
+    /// Ends a peer's session, as somebody who is no peer wants it. It gets what is left for it.
+    pub fn dismiss(&mut self, now: Instant, key: PeerKey, why: &str) {
+        self.fail(now, key, Code::Ending, why);
     }
 
     /// Lets a peer go. What was in its outbox is lost, and counted.

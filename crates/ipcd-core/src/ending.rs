@@ -86,6 +86,23 @@ impl Core {
         }
     }
 
+    /// Drops all that is in a peer's outbox, of which no frame is begun, because nobody is there.
+    pub(crate) fn drop_unheard(&mut self, now: Instant, key: PeerKey) {
+        let peer = &mut self.peers[key.0 as usize];
+        peer.outbox.pin(0);
+        let counts = peer.outbox.messages_by_subscription();
+        for subscription in &mut peer.subscriptions {
+            if let Some(count) = counts.get(&subscription.number) {
+                subscription.drops.get_or_insert_default().count(Reason::NoReader, *count);
+            }
+        }
+        let shed = peer.outbox.purge();
+        peer.counts.dropped += shed.messages;
+        self.counters.dropped.count(Reason::NoReader, shed.messages);
+        self.counters.direct_dropped += shed.direct;
+        self.conclude_shed(now, key, &shed, Reason::NoReader);
+    }
+
     pub(crate) fn drop_now(&mut self, key: PeerKey, why: impl Into<String>) {
         self.outputs.push_back(Output::Drop(key, why.into()));
     }

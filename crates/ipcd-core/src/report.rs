@@ -227,8 +227,8 @@ impl Core {
             ("messages_delivered".to_owned(), counters.matched - dropped - queued),
             ("messages_queued".to_owned(), queued),
         ];
-        let reasons =
-            [Reason::Oldest, Reason::Newest, Reason::CutOff, Reason::Departed, Reason::TooLarge];
+        // What a worker had is lost with it, and so is what it would have counted.
+        let reasons = Reason::ALL.into_iter().filter(|reason| *reason != Reason::WorkerDied);
         counted.extend(reasons.map(|reason| {
             (format!("messages_dropped_{}", reason.name()), counters.dropped.of(reason))
         }));

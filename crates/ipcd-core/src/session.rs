@@ -187,10 +187,10 @@ impl Core {
         (peer.no_echo, peer.largest) = (!bare.echo, bare.largest);
         peer.state = State::Open;
         peer.deadlines.state = None;
-        if let Some(filter) = bare.filter {
+        for (filter, subscription) in bare.filters.into_iter().zip(1..) {
             let (filter, group, overflow) = (filter.as_str().to_owned(), None, None);
-            let body = Subscribe { subscription: 1, filter, group, overflow, origin: false };
-            // The filter is one, and the first subscription of a peer is always allowed.
+            let body = Subscribe { subscription, filter, group, overflow, origin: false };
+            // The filters are some, and their numbers differ.
             let _ = self.add_subscription(key, body, 0);
         }
         self.opened(key);
@@ -199,6 +199,12 @@ impl Core {
     fn subscribe(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
         let body: Subscribe = decode(frame.payload).map_err(malformed)?;
         let correlation = frame.header.correlation;
+        let most = self.config.max_subscriptions;
+        if self.peer(key).subscriptions.len() >= most {
+            let why = format!("a peer has at most {most} subscriptions");
+            self.refuse(now, key, correlation, Code::Limit, why);
+            return Ok(());
+        }
         match self.add_subscription(key, body, correlation) {
             Ok(true) => self.send(now, key, Header::new(Kind::Ack, correlation), &[]),
             // When all workers know of it.
@@ -220,11 +226,7 @@ impl Core {
         if let Some(group) = &body.group {
             check_name(group)?;
         }
-        let most = self.config.max_subscriptions;
         let peer = self.peer(key);
-        if peer.subscriptions.len() >= most {
-            return Err((Code::Limit, format!("a peer has at most {most} subscriptions")));
-        }
         let number = body.subscription;
         let Err(at) = peer.find(number) else {
             return Err((Code::Protocol, format!("subscription {number} exists already")));

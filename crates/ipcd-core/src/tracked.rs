@@ -372,6 +372,7 @@ fn unanswered(receipt: &Receipt) -> Refusal {
         Reason::Departed => "the responder has gone",
         Reason::WorkerDied => "the worker that served the responder has died",
         Reason::TooLarge => "the responder cannot be sent as much",
+        Reason::NoReader => "nobody reads there",
     };
     match receipt.dropped.first().map(why) {
         Some(why) => Refusal { code: Code::Unanswered, message: why.into() },

@@ -227,17 +227,20 @@ pub enum Reason {
     WorkerDied,
     /// It is larger than its receiver can be sent.
     TooLarge,
+    /// Nobody reads where its receiver has it from.
+    NoReader,
 }
 
 impl Reason {
     /// All reasons, in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Oldest,
         Self::Newest,
         Self::CutOff,
         Self::Departed,
         Self::WorkerDied,
         Self::TooLarge,
+        Self::NoReader,
     ];
 
     /// Its name in counters and reports.
@@ -249,6 +252,7 @@ impl Reason {
             Self::Departed => "departed",
             Self::WorkerDied => "worker_died",
             Self::TooLarge => "too_large",
+            Self::NoReader => "no_reader",
         }
     }
 }

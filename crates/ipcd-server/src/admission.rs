@@ -20,7 +20,7 @@ pub(crate) struct Admission {
 /// A peer that was admitted.
 #[derive(Clone, Debug)]
 pub(crate) struct Admitted {
-    /// Which listener it came in by.
+    /// Which listener, server or program it is of.
     pub(crate) listener: usize,
     pub(crate) identity: Identity,
     /// What its transport has to remember.
@@ -96,11 +96,16 @@ impl Admission {
         Some(peer)
     }
 
+    /// The slot whose worker serves a peer.
+    pub(crate) fn slot_of(&self, number: u64) -> Option<u32> {
+        self.peers.get(&number).map(|peer| peer.slot as u32)
+    }
+
     /// A worker has died, and left these peers behind.
-    pub(crate) fn release_slot(&mut self, slot: usize) -> Vec<Admitted> {
+    pub(crate) fn release_slot(&mut self, slot: usize) -> Vec<(u64, Admitted)> {
         let gone = |_: &u64, peer: &mut Admitted| peer.slot == slot;
-        let gone: Vec<_> = self.peers.extract_if(gone).map(|(_, peer)| peer).collect();
-        gone.iter().for_each(|peer| self.discharge(&peer.identity));
+        let gone: Vec<_> = self.peers.extract_if(gone).collect();
+        gone.iter().for_each(|(_, peer)| self.discharge(&peer.identity));
         gone
     }
 

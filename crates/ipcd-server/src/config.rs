@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use ipcd_proto::limits::{DEFAULT_MAX_PAYLOAD, MAX_MAX_PAYLOAD};
 use serde::de::value::StringDeserializer;
-use serde::de::{DeserializeOwned, IntoDeserializer};
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _, IntoDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::connect::{Connect, MOST_CONNECTS};
+use crate::exec::{Exec, MOST_EXECS};
 use crate::listen::Listen;
 use crate::values::{ByteCount, Span};
 
@@ -26,6 +28,12 @@ pub struct Config {
     /// Where peers come in; empty for the default endpoint of every transport.
     #[serde(rename = "listen")]
     pub listeners: Vec<Listen>,
+    /// Servers that the daemon connects to.
+    #[serde(rename = "connect", deserialize_with = "at_most::<_, _, MOST_CONNECTS>")]
+    pub connects: Vec<Connect>,
+    /// Programs that it runs.
+    #[serde(rename = "exec", deserialize_with = "at_most::<_, _, MOST_EXECS>")]
+    pub execs: Vec<Exec>,
     /// Secrets besides the daemon's own.
     #[serde(rename = "token")]
     pub tokens: Vec<TokenFile>,
@@ -189,6 +197,19 @@ impl Config {
     }
 }
 
+/// Reads a list of bounded length.
+fn at_most<'de, D, T, const MOST: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let items = Vec::deserialize(deserializer)?;
+    match items.len() <= MOST {
+        true => Ok(items),
+        false => Err(D::Error::custom(format!("there are at most {MOST} of these"))),
+    }
+}
+
 /// Reads a word of the configuration, such as a log level, from the command line.
 ///
 /// # Errors
@@ -326,6 +347,15 @@ mod tests {
             [[listen]]
             name = "net"
             endpoint = "tcp://127.0.0.1:0?codec=frame"
+            [[connect]]
+            endpoint = "tcp://example.org:1?codec=line&subject=in.$1"
+            reply = "out.>"
+            retry = "50ms..2s"
+            [[exec]]
+            command = ["awk", "{ print }"]
+            subscribe = ["a.*", "b"]
+            publish = "c"
+            restart = "on-failure"
             [[token]]
             name = "ci"
             file = "/etc/ipcd/ci"
@@ -341,6 +371,25 @@ mod tests {
     }
 
     #[test]
+    fn says_what_is_wrong_with_servers_and_programs() {
+        for (text, word) in [
+            ("connect]]\nendpoint = \"pipe:cat\"\ncodec = \"line\"\nreply = \"a\"", "frames only"),
+            ("connect]]\nendpoint = \"unix:///x?mode=0600&codec=raw&reply=a\"", "mode"),
+            ("connect]]\nendpoint = \"fifo:///x?codec=raw&reply=a&subject=b\"", "one direction"),
+            ("connect]]\nendpoint = \"tcp://h:1?codec=raw&reply=a&retry=0s..1s\"", "at least"),
+            ("connect]]\nendpoint = \"tcp://h:1?codec=raw&reply=a..b\"", "reply"),
+            ("exec]]\ncommand = [\"a\"]\nsubscribe = [\"b\", \"b\"]", "twice"),
+            ("exec]]\ncommand = [\"a\"]\npublish = \"b..c\"", "publish"),
+            ("exec]]\ncommand = [\"a\"]\npublish = \"b\"\ncodec = \"frame\"", "line, nul or raw"),
+        ] {
+            let error = parse(&format!("[[{text}")).unwrap_err();
+            assert!(error.contains(word), "{text:?}: {error}");
+        }
+        let many = "[[exec]]\ncommand = [\"a\"]\npublish = \"b\"\n".repeat(MOST_EXECS + 1);
+        assert!(parse(&many).unwrap_err().contains("at most 64"));
+    }
+
+    #[test]
     fn names_line_and_column_of_what_is_wrong() {
         for (text, place, word) in [
             ("[daemon]\nwrokers = 1", "f.toml:2:1: ", "wrokers"),
@@ -350,6 +399,11 @@ mod tests {
             ("[log]\nlevel = \"loud\"", "f.toml:2:9: ", "debug"),
             ("[[listen]]\nendpoint = \"quic://x\"", "f.toml:1:1: ", "unix, pipe, fifo"),
             ("[[listen]]\nendpoint = \"unix:///x\"\nmode = \"rw\"", "f.toml:1:1: ", "mode=rw"),
+            ("[[connect]]\nendpoint = \"tcp://h:1\"", "f.toml:1:1: ", "links between daemons"),
+            ("[[connect]]\nendpoint = \"tcp://h:1?codec=raw\"", "f.toml:1:1: ", "at least one"),
+            ("[[exec]]\ncommand = []\npublish = \"a\"", "f.toml:1:1: ", "arguments"),
+            ("[[exec]]\ncommand = [\"a\"]", "f.toml:1:1: ", "subscribe"),
+            ("[[exec]]\ncommand = [\"a\"]\nrestart = \"often\"", "f.toml:3:11: ", "on-failure"),
             ("[daemon", "f.toml:1:8: ", ""),
         ] {
             let error = parse(text).unwrap_err();

@@ -5,8 +5,13 @@
 
 mod admission;
 mod alarm;
+mod backoff;
 mod config;
+mod connect;
 mod connection;
+mod coprocess;
+mod dialler;
+mod exec;
 mod inbox;
 mod link;
 mod listen;
@@ -23,11 +28,13 @@ pub use config::{
     Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage, TokenFile,
     Workers, word,
 };
+pub use connect::Connect;
+pub use exec::{Exec, Restart};
 pub use listen::{Dialect, Listen};
 pub use log::init as init_log;
 pub use runtime::{TOKEN_FILE, locate as runtime_dir};
 pub use supervisor::{Reload, Start, run};
-pub use values::{ByteCount, Span};
+pub use values::{ByteCount, Pauses, Span};
 
 /// The version of the daemon.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

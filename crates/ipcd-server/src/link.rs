@@ -23,7 +23,7 @@ pub(crate) enum ToWorker {
     Admit {
         /// The supervisor's number for it.
         number: u64,
-        /// Which listener it came in by.
+        /// Which listener, server or program it is of.
         listener: usize,
         /// The transport.
         scheme: String,
@@ -34,6 +34,8 @@ pub(crate) enum ToWorker {
         /// What it says and hears, if it is a bare one.
         dialect: Option<Dialect>,
     },
+    /// End the session of this peer, by the supervisor's number; it gets what is left for it.
+    LetGo(u64),
     /// Read no more of peers; say [`ToSupervisor::Quiet`] when nothing is on its way to others.
     Quiesce,
     /// Say goodbye to all peers and end.
@@ -94,15 +96,24 @@ impl Live {
 pub(crate) enum ToSupervisor {
     /// It serves.
     Ready,
-    /// These peers have gone, by the supervisor's numbers.
-    Gone(Vec<u64>),
+    /// These peers have gone.
+    Gone(Vec<Gone>),
     /// What it wants all workers to know, and the like.
     Request(Request),
     /// Nothing is on its way from it to other workers.
     Quiet,
 }
 
-/// Numbers in one [`ToSupervisor::Gone`].
+/// A peer that has gone.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Gone {
+    /// The supervisor's number for it.
+    pub(crate) number: u64,
+    /// Whether it did not go by itself.
+    pub(crate) was_cut_off: bool,
+}
+
+/// Peers in one [`ToSupervisor::Gone`].
 pub(crate) const GONE_BATCH: usize = 1024;
 
 /// Bytes of the longest message: a transport's state, or a part of an answer.

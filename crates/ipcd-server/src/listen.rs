@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use ipcd_proto::{Codec, Filter, Subject};
-use ipcd_transport::{Access, Endpoint, Error, IdentityKind, Transport};
+use ipcd_transport::{Access, Endpoint, Error, Flow, IdentityKind, Transport};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -33,10 +33,31 @@ pub struct Dialect {
     pub codec: Codec,
     /// Where their messages go; `$1` in it stands for the first word of each.
     pub subject: Option<String>,
-    /// The filter of the messages that go to them.
-    pub reply: Option<String>,
+    /// The filters of the messages that go to them.
+    pub reply: Vec<String>,
     /// Whether they hear themselves.
     pub echo: bool,
+    /// Whether the daemon has chosen them: then they have not forged their address.
+    pub chosen: bool,
+}
+
+impl Dialect {
+    /// Which way their bytes go.
+    pub(crate) fn flow(&self) -> Flow {
+        Flow { inward: self.subject.is_some(), outward: !self.reply.is_empty() }
+    }
+
+    /// Whether subject and filters are such; the keys are for the error.
+    pub(crate) fn check(&self, [subject_key, reply_key]: [&str; 2]) -> Result<(), String> {
+        if let Some(subject) = &self.subject {
+            let plain = subject.replace(FIRST_WORD, "x");
+            Subject::parse(plain.as_bytes()).map_err(|error| format!("{subject_key}: {error}"))?;
+        }
+        for reply in &self.reply {
+            Filter::parse(reply.as_bytes()).map_err(|error| format!("{reply_key}: {error}"))?;
+        }
+        Ok(())
+    }
 }
 
 /// Stands for the first word of a message.
@@ -82,20 +103,16 @@ impl TryFrom<Written> for Listen {
                 endpoint.set_option(key, value);
             }
         }
+        let Written { codec, subject, reply, echo, .. } = written;
+        let (codec, dialect) = Said { codec, subject, reply, echo }.with(&mut endpoint, false)?;
         let mut take = |key: &str| endpoint.take_option(key);
-        let codec = take("codec").map(|text| word(&text)).transpose()?.or(written.codec);
-        let (subject, reply) =
-            (take("subject").or(written.subject), take("reply").or(written.reply));
-        let echo = flag(take("echo"), "echo")?.or(written.echo).unwrap_or(false);
         let insecure = flag(take("insecure"), "insecure")?.or(written.insecure).unwrap_or(false);
         let mut allow = written.allow;
         for network in take("allow").iter().flat_map(|list| list.split(',')) {
             let bad = |_| format!("allow={network}: a network is needed, as in 10.0.0.0/8");
             allow.push(network.parse().map_err(bad)?);
         }
-        let is_bare = codec.is_some_and(|codec| codec != Codec::Frame);
-        let codec = codec.unwrap_or_default();
-        let dialect = is_bare.then_some(Dialect { codec, subject, reply, echo });
+        let dialect = (codec != Codec::Frame).then_some(dialect);
         let listen = Self { name: written.name, endpoint, dialect, allow, insecure };
         listen.check()?;
         Ok(listen)
@@ -106,11 +123,44 @@ impl From<Listen> for Written {
     fn from(listen: Listen) -> Self {
         let codec = Some(listen.codec());
         let Listen { name, endpoint, dialect, allow, insecure } = listen;
-        let (subject, reply, echo) =
-            dialect.map_or((None, None, false), |d| (d.subject, d.reply, d.echo));
-        let (echo, insecure) = (echo.then_some(true), insecure.then_some(true));
+        let Said { subject, reply, echo, .. } = dialect.map(Said::from).unwrap_or_default();
+        let insecure = insecure.then_some(true);
         let endpoint = endpoint.to_string();
         Self { name, endpoint, codec, subject, reply, echo, allow, insecure, ..Self::default() }
+    }
+}
+
+/// What is written of a dialect, where each may also stand among the endpoint's options.
+#[derive(Default)]
+pub(crate) struct Said {
+    pub(crate) codec: Option<Codec>,
+    pub(crate) subject: Option<String>,
+    pub(crate) reply: Option<String>,
+    pub(crate) echo: Option<bool>,
+}
+
+impl Said {
+    /// The dialect that is meant. The options are taken off the endpoint, and win.
+    pub(crate) fn with(
+        self,
+        endpoint: &mut Endpoint,
+        chosen: bool,
+    ) -> Result<(Codec, Dialect), String> {
+        let mut take = |key: &str| endpoint.take_option(key);
+        let codec = take("codec").map(|text| word(&text)).transpose()?.or(self.codec);
+        let codec = codec.unwrap_or_default();
+        let subject = take("subject").or(self.subject);
+        let reply = take("reply").or(self.reply).into_iter().collect();
+        let echo = flag(take("echo"), "echo")?.or(self.echo).unwrap_or(false);
+        Ok((codec, Dialect { codec, subject, reply, echo, chosen }))
+    }
+}
+
+impl From<Dialect> for Said {
+    fn from(dialect: Dialect) -> Self {
+        let Dialect { codec, subject, reply, echo, .. } = dialect;
+        let reply = reply.into_iter().next();
+        Self { codec: Some(codec), subject, reply, echo: echo.then_some(true) }
     }
 }
 
@@ -153,21 +203,11 @@ impl Listen {
     fn check_dialect(&self, dialect: &Dialect, transport: &dyn Transport) -> Result<(), String> {
         let at = &self.endpoint;
         let bad = |why: &str| Err(format!("{at}: {why}"));
-        match (&dialect.subject, &dialect.reply) {
-            (None, None) => {
-                return bad(
-                    "with a codec, subject= says where messages go, reply= what comes back",
-                );
-            }
-            (Some(subject), _) => {
-                let plain = subject.replace(FIRST_WORD, "x");
-                Subject::parse(plain.as_bytes()).map_err(|error| format!("subject: {error}"))?;
-            }
-            (None, Some(_)) => {}
+        if dialect.subject.is_none() && dialect.reply.is_empty() {
+            return bad("with a codec, subject= says where messages go, reply= what comes back");
         }
-        if let Some(reply) = &dialect.reply {
-            Filter::parse(reply.as_bytes()).map_err(|error| format!("reply: {error}"))?;
-        }
+        dialect.check(["subject", "reply"])?;
+        transport.check_bare(at, dialect.flow()).map_err(|error| error.to_string())?;
         let is_known = transport.capabilities().identity != IdentityKind::Address;
         if is_known || self.insecure || !self.allow.is_empty() {
             return Ok(());
@@ -181,6 +221,14 @@ impl Listen {
             ),
         }
     }
+}
+
+/// What stands among the options, or else beside them.
+pub(crate) fn word_or<T: FromStr<Err = String>>(
+    option: Option<String>,
+    beside: Option<T>,
+) -> Result<Option<T>, String> {
+    option.map_or(Ok(beside), |text| text.parse().map(Some))
 }
 
 fn flag(text: Option<String>, key: &str) -> Result<Option<bool>, String> {
@@ -200,8 +248,8 @@ mod tests {
     fn reads_what_bare_peers_say_and_hear() {
         let chat = listen("tcp://127.0.0.1:0?codec=raw&subject=chat&reply=chat").unwrap();
         assert_eq!(chat.endpoint.to_string(), "tcp://127.0.0.1:0");
-        let (subject, reply) = (Some("chat".into()), Some("chat".into()));
-        let dialect = Dialect { codec: Codec::Raw, subject, reply, echo: false };
+        let (subject, reply) = (Some("chat".into()), vec!["chat".into()]);
+        let dialect = Dialect { codec: Codec::Raw, subject, reply, echo: false, chosen: false };
         assert_eq!(chat.dialect, Some(dialect));
         assert_eq!(listen("tcp://127.0.0.1:0?codec=frame").unwrap().dialect, None);
         let first = listen("unix:///x?codec=line&subject=$1&echo=true&mode=0660").unwrap();
@@ -217,6 +265,8 @@ mod tests {
         assert!(error("tcp://127.0.0.1:0?codec=line&subject=a&echo=maybe").contains("echo"));
         assert!(error("tcp://0.0.0.0:0?codec=line&subject=a").contains("insecure=true"));
         assert!(error("tcp://0.0.0.0:0?codec=line&subject=a&allow=here").contains("10.0.0.0/8"));
+        assert!(error("fifo:///x?codec=line&subject=a&reply=b").contains("one direction"));
+        assert!(error("pipe:///x?codec=line&subject=a").contains("frames only"));
         assert!(listen("udp://0.0.0.0:0?codec=raw&subject=a&insecure=true").is_ok());
         assert!(listen("tcp://0.0.0.0:0").is_ok(), "peers prove a token there");
     }

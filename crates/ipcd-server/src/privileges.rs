@@ -34,6 +34,11 @@ impl Drop {
         Ok(Some(Self { uid: user.uid, gid }))
     }
 
+    /// The user's and the group's number.
+    pub(crate) fn ids(self) -> (u32, u32) {
+        (self.uid.as_raw(), self.gid.as_raw())
+    }
+
     /// Becomes that user for good: groups first, for they need the right to, and then checks it.
     pub(crate) fn apply(self) -> Result<(), Error> {
         let failed = |error| Error::system("give up root's rights", error);
@@ -50,10 +55,17 @@ impl Drop {
     }
 }
 
-/// Allows as many open descriptors as the system lets us.
-pub(crate) fn raise_descriptor_limit() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // Where it fails, the limit stays, and admission meets it peer by peer.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+/// A limit on open descriptors, as setrlimit(2) has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DescriptorLimit {
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+/// Allows as many open descriptors as the system lets us; returns what was allowed before.
+pub(crate) fn raise_descriptor_limit() -> Option<DescriptorLimit> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    // Where it fails, the limit stays, and admission meets it peer by peer.
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    Some(DescriptorLimit { soft, hard })
 }

@@ -2,9 +2,13 @@
 //! stays small, because every fork copies its page tables.
 
 mod admitting;
+mod children;
+mod dialling;
 mod ending;
 mod listening;
+mod reaping;
 mod reload;
+mod stderr;
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,26 +19,31 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use self::admitting::LINK_BACKLOG;
+use self::children::Child;
+use self::dialling::Dial;
 use self::ending::Ending;
-use self::listening::{Listening, bind_all, find};
+use self::listening::{Listening, bind_all};
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
 use crate::link::{Received, ToSupervisor, ToWorker};
+use crate::privileges::{self, DescriptorLimit};
 use crate::runtime::RuntimeDir;
 use crate::slot::{Life, Slot};
 use crate::worker::{self, Admitted, Birth};
-use crate::{Error, VERSION, privileges};
+use crate::{Error, VERSION};
 
 const SIGNALS: u64 = 0;
 const FIRST_LISTENER: u64 = 1;
 const FIRST_LINK: u64 = 1 << 32;
+const FIRST_DIALLER: u64 = 2 << 32;
+const FIRST_LAUNCH: u64 = 3 << 32;
+const FIRST_STDERR: u64 = 4 << 32;
 
 /// What a daemon is started with, besides its configuration.
 #[derive(Default)]
@@ -68,11 +77,15 @@ struct Supervisor {
     /// The slot whose turn it is to get a peer.
     turn: usize,
     listeners: Vec<Listening>,
+    dials: Vec<Dial>,
+    children: Vec<Child>,
     admission: Admission,
     ready_fd: Option<OwnedFd>,
     reload: Option<Box<Reload>>,
-    /// The number of the next listener.
-    next_listener: usize,
+    /// The number of the next listener, server or program.
+    next_number: usize,
+    /// The limit on descriptors that the daemon was started with.
+    descriptor_limit: Option<DescriptorLimit>,
     is_ready: bool,
     ending: Option<Ending>,
     runtime_dir: RuntimeDir,
@@ -80,7 +93,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn start(config: Config, start: Start) -> Result<Self, Error> {
-        privileges::raise_descriptor_limit();
+        let descriptor_limit = privileges::raise_descriptor_limit();
         let user = privileges::Drop::of(&config.daemon)?;
         let runtime_dir = RuntimeDir::open(&config)?;
         let tokens = runtime_dir.tokens(&config.tokens)?;
@@ -101,8 +114,11 @@ impl Supervisor {
             slots,
             inboxes,
             turn: 0,
-            next_listener: listeners.len(),
+            next_number: listeners.len(),
+            descriptor_limit,
             listeners,
+            dials: Vec::new(),
+            children: Vec::new(),
             admission: Admission::new(&config.limits),
             ready_fd: start.ready_fd,
             reload: start.reload,
@@ -111,6 +127,8 @@ impl Supervisor {
             config,
             runtime_dir,
         };
+        supervisor.set_servers(supervisor.config.connects.clone());
+        supervisor.set_programs(supervisor.config.execs.clone());
         supervisor.revive();
         if supervisor.serves_per_connection() {
             supervisor.say_ready();
@@ -126,11 +144,18 @@ impl Supervisor {
             for event in &events[..count] {
                 match event.data() {
                     SIGNALS => self.handle_signals()?,
+                    stderr @ FIRST_STDERR.. => self.hear_stderr((stderr - FIRST_STDERR) as usize),
+                    launch @ FIRST_LAUNCH.. => self.hear_launch((launch - FIRST_LAUNCH) as usize),
+                    link @ FIRST_DIALLER.. => self.hear_dialler((link - FIRST_DIALLER) as usize),
                     link @ FIRST_LINK.. => self.hear_worker((link - FIRST_LINK) as usize),
                     listener => self.accept((listener - FIRST_LISTENER) as usize),
                 }
             }
             self.revive();
+            if self.is_ready {
+                self.dial_servers();
+                self.tend_programs();
+            }
             self.spread_news();
             self.watch_over_workers();
             if self.is_over() {
@@ -149,7 +174,7 @@ impl Supervisor {
         let pauses = self.listeners.iter().filter_map(|listening| listening.paused);
         let ending =
             self.ending.iter().flat_map(|ending| ending.quiet_by.or(Some(ending.deadline)));
-        let next = births.chain(debts).chain(pauses).chain(ending).min();
+        let next = births.chain(debts).chain(pauses).chain(ending).chain(self.next_of_own()).min();
         let timeout = next.map_or(EpollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now()).as_millis() as i32;
             EpollTimeout::try_from(left.saturating_add(1)).unwrap_or(EpollTimeout::MAX)
@@ -159,6 +184,19 @@ impl Supervisor {
             Err(Errno::EINTR) => Ok(0),
             Err(error) => Err(Error::system("wait for events", error)),
         }
+    }
+
+    /// When something is to be done about servers and programs: not before the daemon serves.
+    fn next_of_own(&self) -> Option<Instant> {
+        let dials = self.dials.iter().filter_map(Dial::next);
+        let children = self.children.iter().filter_map(Child::next);
+        dials.chain(children).min().filter(|_| self.is_ready)
+    }
+
+    /// Numbers what peers are of: a listener, a server, a program.
+    fn take_number(&mut self) -> usize {
+        self.next_number += 1;
+        self.next_number - 1
     }
 
     fn handle_signals(&mut self) -> Result<(), Error> {
@@ -172,55 +210,6 @@ impl Supervisor {
             }
         }
         Ok(())
-    }
-
-    /// Collects children that have ended, and notes those that were stopped.
-    fn reap(&mut self) {
-        let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED;
-        loop {
-            match waitpid(None, Some(flags)) {
-                Ok(WaitStatus::Exited(pid, status)) => self.bury(pid, status, None),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => self.bury(pid, 0, Some(signal)),
-                Ok(WaitStatus::Stopped(pid, _)) => self.note_stopped(pid, true),
-                Ok(WaitStatus::Continued(pid)) => self.note_stopped(pid, false),
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => {}
-            }
-        }
-    }
-
-    fn slot_of(&self, pid: Pid) -> Option<usize> {
-        self.slots.iter().position(|slot| slot.pid() == Some(pid))
-    }
-
-    fn note_stopped(&mut self, pid: Pid, is_stopped: bool) {
-        if let Some(index) = self.slot_of(pid) {
-            self.slots[index].is_stopped = is_stopped;
-        }
-    }
-
-    fn bury(&mut self, pid: Pid, status: i32, signal: Option<Signal>) {
-        let Some(index) = self.slot_of(pid) else { return };
-        // What the dead one had said comes before anything that its successor says.
-        self.hear_worker(index);
-        for peer in self.admission.release_slot(index) {
-            if let Some(listening) = find(&mut self.listeners, peer.listener) {
-                listening.listener.orphaned(&peer.identity, &peer.state);
-                listening.listener.released(&peer.identity, &peer.state);
-            }
-        }
-        let told = self.table.died(index as u32);
-        let per_connection = self.serves_per_connection();
-        let slot = &mut self.slots[index];
-        let has_done_its_work = status == 0 && signal.is_none();
-        if self.ending.is_none() && !has_done_its_work {
-            let signal = signal.map(Signal::as_str);
-            warn!(%pid, slot = index, status, signal, "worker died");
-        }
-        let until = slot.next_birth();
-        slot.life = if per_connection { Life::Free } else { Life::Dead { until } };
-        slot.owes_since = None;
-        self.tell_news(told);
     }
 
     fn serves_per_connection(&self) -> bool {
@@ -300,8 +289,8 @@ impl Supervisor {
         let slot = index as u32;
         match message {
             ToSupervisor::Ready => self.worker_is_ready(index),
-            ToSupervisor::Gone(numbers) => {
-                numbers.into_iter().for_each(|number| self.release(number, index));
+            ToSupervisor::Gone(gone) => {
+                gone.into_iter().for_each(|gone| self.release(gone, index));
             }
             ToSupervisor::Request(request) => {
                 let told = self.table.heed(slot, request);

@@ -66,8 +66,8 @@ impl Translator {
     /// What the peer hears, for the router.
     pub(crate) fn session(&self) -> Bare {
         let parse = |reply: &String| Filter::parse(reply.as_bytes()).ok();
-        let filter = self.dialect.reply.as_ref().and_then(parse);
-        Bare { filter, echo: self.dialect.echo, largest: self.largest_sent }
+        let filters = self.dialect.reply.iter().filter_map(parse).collect();
+        Bare { filters, echo: self.dialect.echo, largest: self.largest_sent }
     }
 
     /// For a peer whose address may be forged.
@@ -138,6 +138,27 @@ impl Translator {
         }
         (self.staged, self.written) = (Vec::new(), 0);
         std::mem::take(&mut self.staged_frames)
+    }
+
+    /// Forgets what is to be written, for nobody is there to take it. Returns the bytes of those of
+    /// these frames that were written whole before.
+    pub(crate) fn discard(&mut self, frames: &[u8]) -> usize {
+        let (mut used, mut end, mut message) = (0, 0, Vec::new());
+        while used < self.staged_frames
+            && let Ok(Decoded::Frame(frame, length)) = decode(&frames[used..], usize::MAX)
+        {
+            if frame.header.kind == Kind::Message {
+                message.clear();
+                self.dialect.codec.encode(frame.payload, &mut message);
+                end += message.len();
+            }
+            if end > self.written {
+                break;
+            }
+            used += length;
+        }
+        (self.staged, self.written, self.staged_frames) = (Vec::new(), 0, 0);
+        used
     }
 
     /// Translates frames for the peer, as many as are to be written next; returns their bytes.
@@ -243,7 +264,8 @@ mod tests {
         let (near, _far) = UnixStream::pair().unwrap();
         let channel = Box::new(StreamChannel::socket(near.into(), Identity::default()).unwrap());
         let channel = BareChannel { channel, keeps_records, has_end: true, largest: None };
-        let dialect = Dialect { codec, subject: Some(subject.into()), reply: None, echo: false };
+        let subject = Some(subject.into());
+        let dialect = Dialect { codec, subject, reply: Vec::new(), echo: false, chosen: false };
         Translator::new(dialect, &channel, 100)
     }
 
@@ -274,6 +296,25 @@ mod tests {
         let mut plain = for_test(Codec::Line, "$1", false);
         assert_eq!(frames(&mut plain, b"@1 x\n@1.2 y\na z\n\xff y\n").len(), 1);
         assert_eq!(plain.losses(), (3, 0));
+    }
+
+    #[test]
+    fn what_nobody_takes_is_forgotten_from_the_message_that_is_not_whole() {
+        let mut translator = for_test(Codec::Line, "a", false);
+        let (mut frames, mut lengths) = (Vec::new(), Vec::new());
+        for payload in ["one", "", "three"] {
+            let header = Header::new(Kind::Message, 1);
+            FrameWriter(&mut frames).control(header, payload.as_bytes());
+            lengths.push(frames.len());
+        }
+        for (written, whole) in [(0, 0), (3, 0), (4, lengths[0]), (5, lengths[1]), (10, lengths[1])]
+        {
+            assert_eq!(translator.stage(&frames), frames.len());
+            assert_eq!(translator.unwritten(), b"one\n\nthree\n");
+            assert_eq!(translator.wrote(written), 0);
+            assert_eq!(translator.discard(&frames), whole, "{written} bytes");
+            assert!(translator.unwritten().is_empty());
+        }
     }
 
     #[test]

@@ -31,6 +31,41 @@ impl fmt::Display for Span {
     }
 }
 
+/// How long to wait before something is tried again: at first, and at the longest: `1s..60s`. One
+/// duration alone is both.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pauses {
+    /// The first pause.
+    pub first: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+/// The shortest pause: what is tried again and again must not keep the daemon busy.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+
+impl FromStr for Pauses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, longest) = text.split_once("..").unwrap_or((text, text));
+        let (Span(first), Span(longest)) = (first.trim().parse()?, longest.trim().parse()?);
+        if first < SHORTEST_PAUSE || longest < first {
+            let shortest = Span(SHORTEST_PAUSE);
+            return Err(format!(
+                "{text}: the first pause is at least {shortest}, the longest no shorter: 1s..60s"
+            ));
+        }
+        Ok(Self { first, longest })
+    }
+}
+
+impl fmt::Display for Pauses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", Span(self.first), Span(self.longest))
+    }
+}
+
 /// A number of bytes: `4096`, `64KiB`, `1MiB`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ByteCount(pub usize);
@@ -85,6 +120,7 @@ macro_rules! as_written {
 }
 
 as_written!(Span);
+as_written!(Pauses);
 as_written!(ByteCount);
 
 #[cfg(test)]
@@ -101,6 +137,17 @@ mod tests {
         assert_eq!(millis("0.25"), Ok(250));
         for bad in ["", "ten", "-1", "1 parsec", "nan", "inf"] {
             assert!(millis(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reads_pauses() {
+        let shown = |text: &str| text.parse::<Pauses>().map(|pauses| pauses.to_string());
+        assert_eq!(shown("1s..60s"), Ok("1s..1m".into()));
+        assert_eq!(shown("50ms .. 1m"), Ok("50ms..1m".into()));
+        assert_eq!(shown("5"), Ok("5s..5s".into()));
+        for bad in ["", "..", "1s..", "0s..1s", "2s..1s", "1s..2s..3s", "a..b"] {
+            assert!(shown(bad).is_err(), "{bad}");
         }
     }
 

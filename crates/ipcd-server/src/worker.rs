@@ -28,7 +28,7 @@ use crate::Error;
 use crate::alarm::Alarm;
 use crate::connection::{Connection, Token};
 use crate::inbox::Inboxes;
-use crate::link::{GONE_BATCH, Link, Received, ToSupervisor, ToWorker};
+use crate::link::{GONE_BATCH, Gone, Link, Received, ToSupervisor, ToWorker};
 use crate::listen::Dialect;
 use crate::privileges;
 use crate::translator::Translator;
@@ -65,7 +65,7 @@ pub(crate) struct Birth {
 pub(crate) struct Admitted {
     /// The supervisor's number for it.
     pub(crate) number: u64,
-    /// Which listener it came in by.
+    /// Which listener, server or program it is of.
     pub(crate) listener: usize,
     pub(crate) transport: &'static dyn Transport,
     pub(crate) parts: ChannelParts,
@@ -174,7 +174,7 @@ struct Worker {
     rests: Vec<ReadBuffer>,
     ticks: BinaryHeap<Reverse<(Instant, Token)>>,
     /// Peers that have gone, of which the supervisor was not told yet.
-    gone: Vec<u64>,
+    gone: Vec<Gone>,
     draining: bool,
     /// The time of this turn.
     now: Instant,
@@ -239,6 +239,7 @@ impl Worker {
             match received.map_err(|error| Error::system("read the link", error))? {
                 Received::NotReady => return Ok(true),
                 Received::Closed => return Ok(false),
+                Received::Message(ToWorker::LetGo(number), _) => self.let_go(number),
                 Received::Message(ToWorker::Quiesce, _) => self.quiesce()?,
                 Received::Message(ToWorker::Drain, _) => {
                     // What others have accepted is here by now.
@@ -309,11 +310,11 @@ impl Worker {
             let challenge = if is_vouched { None } else { Some(nonce()?) };
             return Ok((challenge, (channel, None)));
         };
-        let addr = parts.identity.addr;
+        let (addr, is_chosen) = (parts.identity.addr, dialect.chosen);
         let bare = transport.adopt_bare(parts)?;
         let mut translator = Translator::new(dialect, &bare, self.core.max_payload());
         let is_distant = addr.is_some_and(|addr| !addr.ip().is_loopback());
-        if is_distant && !transport.capabilities().reliable {
+        if is_distant && !is_chosen && !transport.capabilities().reliable {
             translator.distrust();
         }
         Ok((None, (bare.channel, Some(Box::new(translator)))))
@@ -321,7 +322,7 @@ impl Worker {
 
     fn reject(&mut self, number: u64, transport: &dyn Transport, who: &Identity, why: &str) {
         warn!(transport = %transport.scheme(), identity = %who, why, "peer not served");
-        self.gone.push(number);
+        self.gone.push(Gone { number, was_cut_off: true });
     }
 
     fn look_at_time(&mut self) {

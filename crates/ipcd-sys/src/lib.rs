@@ -14,7 +14,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal, sigprocmask};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use nix::unistd::{ForkResult, Pid};
 
@@ -127,6 +127,20 @@ pub fn recv_with_fds(
         return Err(Errno::EMSGSIZE.into());
     }
     Ok((message.bytes, fds))
+}
+
+/// Lets every signal do what it does in a fresh process, and blocks none: for a child that is about
+/// to become another program, which would inherit what we ignore and block (execve(2)).
+///
+/// # Errors
+/// As sigprocmask(2).
+pub fn reset_signals() -> io::Result<()> {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL runs no code of ours. It fails for signals that cannot be changed.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
 }
 
 /// Takes a descriptor by its number, such as one that `--ready-fd` names.

@@ -1,4 +1,5 @@
-//! A well-known FIFO into which programs write that know nothing of us: `echo hello > log.fifo`.
+//! A well-known FIFO into which programs write that know nothing of us: `echo hello > log.fifo`. And
+//! FIFOs that somebody else has made, which we open as any program would.
 //!
 //! There is one channel, for all writers: a FIFO does not tell them apart. It is held open for
 //! writing too, so that it has no end when the writers leave. Writes of up to `PIPE_BUF` bytes
@@ -11,8 +12,12 @@ use std::path::Path;
 use ipcd_transport::{
     Access, ChannelParts, Endpoint, Error, FileKind, Identity, Listener, PathClaim, Result,
 };
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::egress;
+use crate::found::Found;
 use crate::listener::make_fifo;
 
 /// The FIFO, and whether somebody serves its channel.
@@ -54,16 +59,62 @@ impl Listener for Listening {
         if self.unserved.read().is_err() {
             return Ok(None);
         }
-        let failed = |error| Error::system(format!("open {}", self.local), error);
-        let read = self.fifo.try_clone().map_err(failed)?;
-        // Nothing goes back: a FIFO has one direction.
-        let write = File::options().write(true).open("/dev/null").map_err(failed)?;
-        let descriptors = vec![read, write.into()];
-        Ok(Some(ChannelParts { descriptors, identity: Identity::default(), state: Vec::new() }))
+        let read = self.fifo.try_clone();
+        let read = read.map_err(|error| Error::system(format!("open {}", self.local), error));
+        let made = read.and_then(parts);
+        if made.is_err() {
+            // It can only fail when the count would overflow, and then it is readable anyway.
+            let _ = self.unserved.write(1);
+        }
+        made.map(Some)
+    }
+
+    fn has_one_peer(&self) -> bool {
+        true
     }
 
     fn released(&mut self, _identity: &Identity, _state: &[u8]) {
         // It can only fail when the count would overflow, and then it is readable anyway.
         let _ = self.unserved.write(1);
     }
+}
+
+/// Opens somebody else's FIFO to read it: for writing too, so that it has no end when its writers
+/// leave, if we may.
+pub(crate) fn connect_to_read(to: &Endpoint) -> Result<ChannelParts> {
+    let found = find(to)?;
+    let opened = match found.open(OFlag::O_RDWR) {
+        Err(Errno::EACCES) => found.open(OFlag::O_RDONLY),
+        opened => opened,
+    };
+    parts(opened.map_err(|error| failed(to, error))?)
+}
+
+/// Opens somebody else's FIFO to write to it. Who may not read it has to wait for a reader.
+pub(crate) fn connect_to_write(to: &Endpoint) -> Result<ChannelParts> {
+    let opened = egress::open_to_write(&find(to)?);
+    egress::parts(opened.map_err(|error| match error {
+        Errno::ENXIO => to.error("nobody reads the FIFO, and it is not ours to hold open"),
+        error => failed(to, error),
+    })?)
+}
+
+fn find(to: &Endpoint) -> Result<Found> {
+    let found = Found::at(to.path()?).map_err(|error| failed(to, error))?;
+    match found.is_fifo() {
+        true => Ok(found),
+        false => Err(to.error("that is no FIFO; a symlink to one does not count")),
+    }
+}
+
+fn failed(to: &Endpoint, error: Errno) -> Error {
+    Error::system(format!("open {to}"), error)
+}
+
+/// Parts of a channel that only reads. Nothing goes back: a FIFO has one direction.
+fn parts(read: OwnedFd) -> Result<ChannelParts> {
+    let write = File::options().write(true).open("/dev/null");
+    let write = write.map_err(|error| Error::system("open /dev/null", error))?;
+    let descriptors = vec![read, write.into()];
+    Ok(ChannelParts { descriptors, identity: Identity::default(), state: Vec::new() })
 }

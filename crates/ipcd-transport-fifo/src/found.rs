@@ -19,6 +19,12 @@ pub(crate) struct Found {
     stat: FileStat,
 }
 
+/// Opens the file of a descriptor once more, without blocking, as a description of its own.
+pub(crate) fn reopen(fd: &OwnedFd, access: OFlag) -> nix::Result<OwnedFd> {
+    let flags = access | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    open(link(fd).as_str(), flags, Mode::empty())
+}
+
 const HOLD: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 impl Found {
@@ -60,18 +66,17 @@ impl Found {
 
     /// Opens it, without blocking.
     pub(crate) fn open(&self, access: OFlag) -> nix::Result<OwnedFd> {
-        let flags = access | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        open(self.link().as_str(), flags, Mode::empty())
+        reopen(&self.fd, access)
     }
 
     /// Sets its mode, whatever the umask.
     pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
-        std::fs::set_permissions(self.link(), PermissionsExt::from_mode(mode))
+        std::fs::set_permissions(link(&self.fd), PermissionsExt::from_mode(mode))
     }
 
     /// The names in it, if it is a directory.
     pub(crate) fn names(&self) -> io::Result<Vec<String>> {
-        let entries = std::fs::read_dir(self.link())?;
+        let entries = std::fs::read_dir(link(&self.fd))?;
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
@@ -83,9 +88,9 @@ impl Found {
     fn kind(&self) -> SFlag {
         SFlag::from_bits_truncate(self.stat.st_mode) & SFlag::S_IFMT
     }
+}
 
-    /// The magic link that leads to this very file (proc_pid_fd(5)).
-    fn link(&self) -> String {
-        format!("/proc/self/fd/{}", self.fd.as_raw_fd())
-    }
+/// The magic link that leads to this very file (proc_pid_fd(5)).
+fn link(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

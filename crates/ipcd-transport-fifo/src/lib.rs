@@ -18,6 +18,7 @@
 mod bare;
 mod connect;
 mod drop_box;
+mod egress;
 mod found;
 mod listener;
 mod record;
@@ -26,8 +27,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, IdentityKind, Listener,
-    Result, StreamChannel, Transport,
+    Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Flow, IdentityKind,
+    Listener, Result, StreamChannel, Transport,
 };
 
 /// The FIFO transport.
@@ -54,7 +55,7 @@ impl Transport for Fifo {
     }
 
     fn options(&self) -> &'static [&'static str] {
-        &Access::OPTIONS
+        &OPTIONS
     }
 
     fn check(&self, endpoint: &Endpoint) -> Result<()> {
@@ -66,6 +67,9 @@ impl Transport for Fifo {
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        if Way::of(at)?.is_some() {
+            return Err(at.error("direction is for bare peers: frames go both ways"));
+        }
         Ok(Box::new(listener::Listening::open(at)?))
     }
 
@@ -77,12 +81,78 @@ impl Transport for Fifo {
         Ok(Box::new(StreamChannel::adopt(parts)?))
     }
 
+    fn check_bare(&self, at: &Endpoint, flow: Flow) -> Result<Endpoint> {
+        let mut at = at.clone();
+        let way = match flow {
+            Flow { inward: true, outward: true } => {
+                return Err(at.error("a FIFO has one direction: give subject= or reply=, not both"));
+            }
+            Flow { outward: true, .. } => Way::Out,
+            Flow { .. } => Way::In,
+        };
+        if Way::of(&at)?.is_some_and(|asked| asked != way) {
+            let why = "direction=in is for what comes in, direction=out for what goes out";
+            return Err(at.error(why));
+        }
+        at.set_option(DIRECTION, way.name());
+        Ok(at)
+    }
+
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(bare::Listening::open(at)?))
+        let way = Way::of(at)?;
+        let mut at = at.clone();
+        at.take_option(DIRECTION);
+        match way {
+            Some(Way::Out) => Ok(Box::new(egress::Listening::open(&at)?)),
+            Some(Way::In) | None => Ok(Box::new(bare::Listening::open(&at)?)),
+        }
+    }
+
+    fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {
+        match Way::of(to)? {
+            Some(Way::Out) => bare::connect_to_write(to),
+            Some(Way::In) => bare::connect_to_read(to),
+            None => Err(to.error("direction=in to read the FIFO, or direction=out to write to it")),
+        }
     }
 
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
-        let channel = self.adopt(parts)?;
+        let channel: Box<dyn Channel> = match parts.state == egress::STATE {
+            true => Box::new(egress::Egress::adopt(parts)?),
+            false => self.adopt(parts)?,
+        };
         Ok(BareChannel { channel, keeps_records: false, has_end: false, largest: None })
+    }
+}
+
+/// The option that says which way a bare FIFO's bytes go.
+const DIRECTION: &str = "direction";
+
+const OPTIONS: [&str; 4] = [Access::OPTIONS[0], Access::OPTIONS[1], Access::OPTIONS[2], DIRECTION];
+
+/// Which way the bytes of a bare FIFO go, which has only one.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Way {
+    /// Into the daemon.
+    In,
+    /// Out of it.
+    Out,
+}
+
+impl Way {
+    fn of(endpoint: &Endpoint) -> Result<Option<Self>> {
+        match endpoint.option(DIRECTION) {
+            None => Ok(None),
+            Some("in") => Ok(Some(Self::In)),
+            Some("out") => Ok(Some(Self::Out)),
+            Some(_) => Err(endpoint.error("direction is in or out")),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+        }
     }
 }

@@ -1,16 +1,18 @@
 //! TCP: an ordered, reliable byte stream between machines. A peer is known by its address only.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, Error, Identity, IdentityKind, Listener, Result,
-    StreamChannel, Transport, connect_until,
+    Capabilities, Channel, ChannelParts, Endpoint, Error, Flow, Identity, IdentityKind, Listener,
+    Result, StreamChannel, Transport, connect_until,
 };
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt,
+    socket, sockopt,
 };
 
 /// The TCP transport.
@@ -65,8 +67,12 @@ impl Transport for Tcp {
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
         let mut last = None;
-        for address in to.resolve()? {
-            match connect(address, deadline) {
+        let addresses = to.resolve()?;
+        for (address, left) in addresses.iter().copied().zip((1..=addresses.len() as u32).rev()) {
+            // Each has its share of the time, so that one that is silent leaves some to the others.
+            let now = Instant::now();
+            let share = deadline.saturating_duration_since(now) / left;
+            match connect(address, now + share) {
                 Ok(socket) => return channel(socket, address),
                 Err(error) => last = Some(error),
             }
@@ -78,8 +84,16 @@ impl Transport for Tcp {
         Ok(Box::new(StreamChannel::adopt(parts)?))
     }
 
+    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+        Ok(at.clone())
+    }
+
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         self.listen(at)
+    }
+
+    fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
+        Ok(self.connect(to, deadline)?.into_parts())
     }
 }
 
@@ -100,7 +114,7 @@ impl Listener for Listening {
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         match self.socket.accept() {
             Ok((socket, from)) => Ok(Some(channel(socket.into(), from)?.into_parts())),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(Error::system(format!("accept on {}", self.local), error)),
         }
     }
@@ -111,8 +125,21 @@ fn connect(address: SocketAddr, deadline: Instant) -> Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None)
         .map_err(|error| Error::system("make a TCP socket", error))?;
-    connect_until(&socket, &SockaddrStorage::from(address), deadline, &format!("tcp://{address}"))?;
+    let what = format!("tcp://{address}");
+    connect_until(&socket, &SockaddrStorage::from(address), deadline, &what)?;
+    if is_connected_to_itself(&socket) {
+        let refused = std::io::Error::from(ErrorKind::ConnectionRefused);
+        return Err(Error::system(format!("connect to {what}"), refused));
+    }
     Ok(socket)
+}
+
+/// Where nobody listens, the kernel may choose the very port that we connect to as ours; the two
+/// SYN then cross (RFC 9293, simultaneous open). Who tries often enough gets there.
+fn is_connected_to_itself(socket: &OwnedFd) -> bool {
+    let ours = getsockname::<SockaddrStorage>(socket.as_raw_fd());
+    let theirs = getpeername::<SockaddrStorage>(socket.as_raw_fd());
+    ours.is_ok() && ours == theirs
 }
 
 fn channel(socket: OwnedFd, peer: SocketAddr) -> Result<Box<dyn Channel>> {

@@ -22,8 +22,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind, Listener,
-    Result, Transport,
+    BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, Flow, IdentityKind,
+    Listener, Result, Transport,
 };
 use nix::sys::socket::{getsockopt, sockopt};
 
@@ -85,8 +85,16 @@ impl Transport for Udp {
         Ok(Box::new(UdpChannel::adopt(parts)?))
     }
 
+    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+        Ok(at.clone())
+    }
+
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         Ok(Box::new(bare::Listening::bind(at, &at.resolve()?)?))
+    }
+
+    fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {
+        bare::connect(to)
     }
 
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {

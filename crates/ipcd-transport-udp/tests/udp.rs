@@ -83,6 +83,7 @@ fn write_all(channel: &mut dyn Channel, mut frames: &[u8]) {
         match channel.write(frames).unwrap() {
             Wrote::Bytes(count) => frames = &frames[count..],
             Wrote::NoCredit => turn(channel, end),
+            Wrote::Nobody => panic!("frames have somebody"),
             Wrote::NotReady => {
                 assert!(poll_until(&channel.write_fd(), PollFlags::POLLOUT, end).unwrap());
             }
@@ -97,6 +98,7 @@ fn fill(channel: &mut dyn Channel, frames: &[u8]) -> usize {
         match channel.write(&frames[written..]).unwrap() {
             Wrote::Bytes(count) => written += count,
             Wrote::NoCredit => return written,
+            Wrote::Nobody => panic!("frames have somebody"),
             Wrote::NotReady => {}
         }
         assert!(written < frames.len(), "the credit never ended");

@@ -9,7 +9,8 @@
 //!
 //! * What is read is what the other side wrote, in order. An unreliable transport may lose whole
 //!   frames, never parts of one, and never delivers one twice or out of turn.
-//! * No call blocks, except [`Transport::connect`], which ends by its deadline.
+//! * No call blocks, except [`Transport::connect`] and [`Transport::connect_bare`], which end by
+//!   their deadline, but for the time that the system takes to resolve a name.
 //! * A write may be taken in part; the caller offers the rest again, unchanged, with more behind it.
 //! * The end of the stream is reported once all that was received before it has been read.
 //! * A channel can be taken apart ([`Channel::into_parts`]) and put together in another process.
@@ -72,12 +73,26 @@ pub trait Transport: Sync {
     /// perhaps in another process.
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>>;
 
-    /// Binds the endpoint for bare peers: programs that know nothing of frames.
+    /// Whether bare peers can be at the endpoint, programs that know nothing of frames, and whether
+    /// their bytes can go this way, without asking the system. Returns the endpoint to open, which
+    /// says the way if the transport has to know it.
+    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+        Err(at.error(format_args!("{} takes frames only", self.scheme())))
+    }
+
+    /// Binds the endpoint for bare peers.
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         Err(at.error(format_args!("{} takes frames only", self.scheme())))
     }
 
-    /// Makes a channel to a bare peer of what such a listener returned.
+    /// Connects to a bare server: a program that knows nothing of frames. Fails with
+    /// [`Error::TimedOut`] at the deadline. [`Transport::adopt_bare`] makes the channel.
+    fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {
+        Err(to.error(format_args!("{} takes frames only", self.scheme())))
+    }
+
+    /// Makes a channel to a bare peer of what such a listener, or [`Transport::connect_bare`],
+    /// returned.
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
         Ok(BareChannel {
             channel: self.adopt(parts)?,
@@ -86,6 +101,15 @@ pub trait Transport: Sync {
             largest: None,
         })
     }
+}
+
+/// Which way the bytes of bare peers go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Flow {
+    /// Whether they are heard.
+    pub inward: bool,
+    /// Whether they are spoken to.
+    pub outward: bool,
 }
 
 /// A channel that moves any bytes, where others move frames: what is read is what the peer wrote.
@@ -115,6 +139,12 @@ pub trait Listener {
     /// The process that served this peer has died, and its descriptors with it. Where the kernel
     /// does not tell the peer, the listener does. Identity and state are of the parts accepted.
     fn orphaned(&mut self, _identity: &Identity, _state: &[u8]) {}
+
+    /// Whether there is one peer only: until it is [released](Listener::released), there is none to
+    /// be accepted, and after that it is there again.
+    fn has_one_peer(&self) -> bool {
+        false
+    }
 
     /// Nobody serves this peer any more, for whatever reason.
     fn released(&mut self, _identity: &Identity, _state: &[u8]) {}
@@ -191,6 +221,10 @@ pub enum Wrote {
     NotReady,
     /// Nothing now; try again after the next read or service, which may bring the peer's credit.
     NoCredit,
+    /// Nothing, for nobody is there to take it: it is lost, and so is what an earlier call has begun
+    /// of it. The next call begins anew, and nothing tells when it will find somebody. Only bare
+    /// channels say so.
+    Nobody,
 }
 
 /// A channel in pieces: what travels from the process that accepts to the one that serves.

@@ -13,6 +13,9 @@ pub const ALL: [&dyn Transport; 5] = [
     &ipcd_transport_udp::Udp,
 ];
 
+/// The transport of a child's standard input and output.
+pub const CHILD: &dyn Transport = &ipcd_transport_pipe::Pipe;
+
 /// The transport of this scheme.
 ///
 /// # Errors

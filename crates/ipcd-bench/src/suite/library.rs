@@ -91,6 +91,7 @@ impl End for ChannelEnd {
             match self.channel.write(&self.output[written..]).map_err(io::Error::other)? {
                 Wrote::Bytes(count) => written += count,
                 Wrote::NotReady => self.wait(PollFlags::POLLOUT)?,
+                Wrote::Nobody => return Err(io::ErrorKind::BrokenPipe.into()),
                 Wrote::NoCredit => {
                     self.wait(PollFlags::POLLIN)?;
                     self.channel.serve().map_err(io::Error::other)?;

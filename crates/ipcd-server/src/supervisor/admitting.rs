@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use ipcd_proto::control::{Code, Refusal, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};
-use ipcd_transport::{ChannelParts, Transport};
+use ipcd_transport::{ChannelParts, Identity, Transport};
 use tracing::{error, warn};
 
 use super::Supervisor;
 use super::listening::find;
-use crate::link::{Link, ToWorker};
+use crate::link::{Gone, Link, ToWorker};
 use crate::listen::Dialect;
 use crate::slot::Life;
 use crate::worker::Admitted;
@@ -21,6 +21,8 @@ const ACCEPT_BUDGET: usize = 64;
 pub(super) const LINK_BACKLOG: usize = 64;
 /// How long a listener waits when the system has no descriptor or memory for a peer.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How long it waits when its only peer was refused.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     pub(super) fn accept(&mut self, index: usize) {
@@ -36,7 +38,11 @@ impl Supervisor {
                 }
                 Ok(Some(parts)) => {
                     let dialect = listening.asked.dialect.clone();
-                    self.admit(index, transport, slot, parts, dialect);
+                    let only = listening.listener.has_one_peer().then(|| origin(&parts));
+                    let admitted = self.admit(index, transport, slot, parts, dialect);
+                    if let (Some(only), None) = (only, admitted) {
+                        return self.accept_later(index, only);
+                    }
                 }
                 Err(error) => {
                     warn!(transport = %transport.scheme(), %error, "peer not accepted");
@@ -49,10 +55,18 @@ impl Supervisor {
         }
     }
 
+    /// The only peer of a listener was refused: it is accepted when that may have changed.
+    fn accept_later(&mut self, index: usize, (identity, state): (Identity, Vec<u8>)) {
+        if let Some(listening) = find(&mut self.listeners, index) {
+            listening.listener.released(&identity, &state);
+            listening.paused = Some(Instant::now() + REFUSED_PAUSE);
+        }
+    }
+
     /// Which slot the next peer goes to: each in its turn, if its worker serves now, or one that is
     /// free. `None` while none can take it; where no slot is free, the peer is refused by whoever
     /// serves it.
-    fn slot_for_peer(&self) -> Option<Option<usize>> {
+    pub(super) fn slot_for_peer(&self) -> Option<Option<usize>> {
         let count = self.slots.len();
         let turn = self.turn;
         let mut order = (0..count).map(|step| (turn + step) % count);
@@ -67,61 +81,103 @@ impl Supervisor {
         with_room.find(|index| self.slots[*index].serves()).or(first).map(Some)
     }
 
-    fn admit(
+    /// Hands a peer to a worker, and says under which number; or refuses it.
+    pub(super) fn admit(
         &mut self,
         listener: usize,
         transport: &'static dyn Transport,
         slot: Option<usize>,
         parts: ChannelParts,
         dialect: Option<Dialect>,
-    ) {
+    ) -> Option<u64> {
         let Some(index) = slot else {
             let most = self.slots.len();
             let why = format!("the limit of {most} children is reached");
-            return refuse(transport, parts, dialect.is_some(), &why);
+            refuse(transport, parts, dialect.is_some(), &why);
+            return None;
         };
         self.turn = index + 1;
-        match self.admission.admit(listener, &parts, index) {
-            Err(why) => refuse(transport, parts, dialect.is_some(), &why),
-            Ok(number) if self.serves_per_connection() => {
-                self.fork_for(index, Admitted { number, listener, transport, parts, dialect });
+        let number = match self.admission.admit(listener, &parts, index) {
+            Ok(number) => number,
+            Err(why) => {
+                refuse(transport, parts, dialect.is_some(), &why);
+                return None;
             }
-            Ok(number) => {
-                let admitted = Admitted { number, listener, transport, parts, dialect };
-                hand_over(&mut self.slots[index].link, admitted);
-            }
+        };
+        let admitted = Admitted { number, listener, transport, parts, dialect };
+        if self.serves_per_connection() {
+            return self.fork_for(index, admitted).then_some(number);
         }
+        hand_over(&mut self.slots[index].link, admitted);
+        Some(number)
     }
 
     /// A peer has gone.
-    pub(super) fn release(&mut self, number: u64, index: usize) {
-        if let Some(peer) = self.admission.release(number, index)
-            && let Some(listening) = find(&mut self.listeners, peer.listener)
-        {
-            listening.listener.released(&peer.identity, &peer.state);
+    pub(super) fn release(&mut self, gone: Gone, index: usize) {
+        let Gone { number, was_cut_off } = gone;
+        let Some(peer) = self.admission.release(number, index) else { return };
+        match find(&mut self.listeners, peer.listener) {
+            Some(listening) => listening.listener.released(&peer.identity, &peer.state),
+            None => self.lost(peer.listener, number, was_cut_off),
         }
     }
 
-    /// Forks a child for one peer. The parent's copies of its descriptors close here.
-    fn fork_for(&mut self, index: usize, only: Admitted) {
-        let (number, transport, is_bare) = (only.number, only.transport, only.dialect.is_some());
-        let spare = duplicate(&only.parts);
-        if let Err(error) = self.fork(index, Some(only)) {
-            error!(%error, "cannot fork a child for a peer");
-            self.release(number, index);
-            if let Some(parts) = spare {
-                let why = "the daemon cannot start another child now";
-                refuse(transport, parts, is_bare, why);
+    /// A worker has left these peers behind.
+    pub(super) fn release_orphans(&mut self, index: usize) {
+        for (number, peer) in self.admission.release_slot(index) {
+            match find(&mut self.listeners, peer.listener) {
+                Some(listening) => {
+                    listening.listener.orphaned(&peer.identity, &peer.state);
+                    listening.listener.released(&peer.identity, &peer.state);
+                }
+                None => {
+                    // Perhaps it was still on its way, and the successor takes it.
+                    let forget = self.slots[index].link.send(&ToWorker::LetGo(number), Vec::new());
+                    if let Err(error) = forget {
+                        error!(%error, "a worker cannot be told something");
+                    }
+                    self.lost(peer.listener, number, true);
+                }
             }
         }
     }
+
+    /// A server or a program is no peer any more. Its owner may have forgotten it by now.
+    fn lost(&mut self, owner: usize, number: u64, was_cut_off: bool) {
+        self.server_lost(owner, number);
+        self.program_lost(owner, number, was_cut_off);
+    }
+
+    /// Has a peer's session ended, which gets what is left for it.
+    pub(super) fn let_go(&mut self, number: u64) {
+        let slot = self.admission.slot_of(number);
+        self.tell(slot.into_iter().map(|slot| (slot, ToWorker::LetGo(number))).collect());
+    }
+
+    /// Forks a child for one peer. The parent's copies of its descriptors close here.
+    fn fork_for(&mut self, index: usize, only: Admitted) -> bool {
+        let (number, transport, is_bare) = (only.number, only.transport, only.dialect.is_some());
+        let spare = duplicate(&only.parts);
+        let Err(error) = self.fork(index, Some(only)) else { return true };
+        error!(%error, "cannot fork a child for a peer");
+        self.release(Gone { number, was_cut_off: true }, index);
+        if let Some(parts) = spare {
+            let why = "the daemon cannot start another child now";
+            refuse(transport, parts, is_bare, why);
+        }
+        false
+    }
+}
+
+fn origin(parts: &ChannelParts) -> (Identity, Vec<u8>) {
+    (parts.identity.clone(), parts.state.clone())
 }
 
 /// A second set of a peer's descriptors, to refuse it with when the first went into a fork that
 /// failed.
 fn duplicate(parts: &ChannelParts) -> Option<ChannelParts> {
     let copies = parts.descriptors.iter().map(OwnedFd::try_clone).collect::<std::io::Result<_>>();
-    let (identity, state) = (parts.identity.clone(), parts.state.clone());
+    let (identity, state) = origin(parts);
     Some(ChannelParts { descriptors: copies.ok()?, identity, state })
 }
 

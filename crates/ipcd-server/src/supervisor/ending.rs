@@ -29,11 +29,14 @@ impl Supervisor {
     pub(super) fn drain(&mut self, signal: Signal) {
         if self.ending.is_some() {
             info!(%signal, "ending at once");
+            self.children.iter().for_each(|child| child.signal(Signal::SIGKILL));
             return (0..self.slots.len()).for_each(|index| self.kill(index));
         }
         info!(%signal, "draining");
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         self.listeners.clear();
+        self.stop_dialling();
+        self.stop_programs();
         let now = Instant::now();
         let deadline = now + self.config.daemon.drain_timeout.0;
         self.ending = Some(Ending { quiet_by: Some((now + QUIET).min(deadline)), deadline });
@@ -51,6 +54,7 @@ impl Supervisor {
         if quiet_by.is_some_and(|by| now >= by || self.slots.iter().all(is_quiet)) {
             self.ending = Some(Ending { quiet_by: None, deadline });
             self.tell_everybody(|| ToWorker::Drain);
+            self.end_programs();
         }
         let left: Vec<(usize, Pid)> = self
             .slots
@@ -59,9 +63,11 @@ impl Supervisor {
             .enumerate()
             .filter_map(|(index, pid)| Some((index, pid?)))
             .collect();
-        if !left.is_empty() && now < deadline {
+        let is_left = !left.is_empty() || !self.children.is_empty();
+        if is_left && now < deadline {
             return false;
         }
+        self.kill_programs();
         for (index, pid) in left {
             warn!(slot = index, "peers did not take what was left for them in time");
             self.kill(index);

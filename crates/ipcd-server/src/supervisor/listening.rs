@@ -48,9 +48,9 @@ pub(super) fn wanted_listeners(config: &Config, runtime_dir: &RuntimeDir) -> Vec
 pub(super) fn bind(listen: &Listen, number: usize) -> Result<Listening, Error> {
     let Listen { name, endpoint, .. } = listen;
     let transport = ipcd_transports::of(endpoint)?;
-    let listener = match listen.dialect {
+    let listener = match &listen.dialect {
         None => transport.listen(endpoint)?,
-        Some(_) => transport.listen_bare(endpoint)?,
+        Some(dialect) => transport.listen_bare(&transport.check_bare(endpoint, dialect.flow())?)?,
     };
     let codec = listen.codec();
     info!(endpoint = %listener.local(), %codec, name = name.as_deref(), "listening");

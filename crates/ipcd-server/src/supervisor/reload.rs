@@ -33,10 +33,10 @@ impl Supervisor {
         let wanted = wanted_listeners(&config, &self.runtime_dir);
         let is_open = |listen: &&Listen| self.listeners.iter().any(|open| open.asked == **listen);
         let mut added = Vec::new();
-        for (listen, number) in wanted.iter().filter(|l| !is_open(l)).zip(self.next_listener..) {
+        for (listen, number) in wanted.iter().filter(|l| !is_open(l)).zip(self.next_number..) {
             added.push(bind(listen, number)?);
         }
-        self.next_listener += added.len();
+        self.next_number += added.len();
         self.listeners.retain(|open| {
             let stays = wanted.contains(&open.asked);
             if !stays {
@@ -57,6 +57,8 @@ impl Supervisor {
         let Daemon { drain_timeout, watchdog, .. } = config.daemon;
         let daemon = Daemon { drain_timeout, watchdog, ..self.config.daemon.clone() };
         self.config = Config { daemon, log: self.config.log, ..config };
+        self.set_servers(self.config.connects.clone());
+        self.set_programs(self.config.execs.clone());
         Ok(())
     }
 }

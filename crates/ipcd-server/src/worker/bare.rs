@@ -88,6 +88,11 @@ impl Worker {
                     self.core.wrote(self.now, key, done);
                 }
                 Ok(Wrote::NotReady | Wrote::NoCredit) => connection.blocked = true,
+                Ok(Wrote::Nobody) => {
+                    let whole = translator.discard(self.core.outbox(key));
+                    self.core.wrote(self.now, key, whole);
+                    self.core.unheard(self.now, key);
+                }
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
         }

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::{SCRATCH_BYTES, Worker};
 use crate::connection::{Connection, Token};
+use crate::link::Gone;
 
 /// A rest of so many bytes stays where it is; a smaller one is copied aside, so that a peer never
 /// holds more than four times what it has sent.
@@ -129,6 +130,7 @@ impl Worker {
                 }
                 Ok(Wrote::NotReady) => connection.blocked = true,
                 Ok(Wrote::NoCredit) => {}
+                Ok(Wrote::Nobody) => return self.abandon(key, "nobody is there"),
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
         }
@@ -164,6 +166,7 @@ impl Worker {
         let Some(connection) = self.connections[key.0 as usize].take() else {
             return;
         };
+        let was_cut_off = connection.closing.is_some();
         let why = connection.closing.as_deref().unwrap_or(why);
         let origin = self.core.origin(key);
         info!(
@@ -180,7 +183,16 @@ impl Worker {
             warn!(peer = origin.peer, refused, withheld, "messages of or for it were dropped");
         }
         self.core.detach(self.now, key);
-        self.gone.push(connection.admission);
+        self.gone.push(Gone { number: connection.admission, was_cut_off });
+    }
+
+    /// Ends the session of a peer that the supervisor wants gone.
+    pub(super) fn let_go(&mut self, number: u64) {
+        let is_meant = |found: &Connection| found.admission == number;
+        let place = self.connections.iter().position(|found| found.as_ref().is_some_and(is_meant));
+        if let Some(place) = place {
+            self.core.dismiss(self.now, PeerKey(place as u32), "the daemon has done with it");
+        }
     }
 
     pub(super) fn resume(&mut self, key: PeerKey) {

@@ -1,0 +1,93 @@
+//! Servers that the daemon connects to, as they are configured.
+
+use std::time::Duration;
+
+use ipcd_proto::Codec;
+use ipcd_transport::{Access, Endpoint, Error};
+use serde::{Deserialize, Serialize};
+
+use crate::listen::{Dialect, Said, word_or};
+use crate::values::Pauses;
+
+/// A server that knows nothing of frames.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub struct Connect {
+    /// A name for people.
+    pub name: Option<String>,
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// What it says and hears.
+    pub dialect: Dialect,
+    /// How long to wait before the next attempt.
+    pub retry: Pauses,
+}
+
+/// Servers at the most, so that a mistake does not become a flood.
+pub(crate) const MOST_CONNECTS: usize = 256;
+
+const DEFAULT_RETRY: Pauses =
+    Pauses { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
+
+/// A server as it is written, where what may stand among the endpoint's options may also stand
+/// beside it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    endpoint: String,
+    #[serde(default)]
+    codec: Option<Codec>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    echo: Option<bool>,
+    retry: Option<Pauses>,
+}
+
+impl TryFrom<Written> for Connect {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let mut endpoint: Endpoint =
+            written.endpoint.parse().map_err(|error: Error| error.to_string())?;
+        let Written { name, codec, subject, reply, echo, retry, .. } = written;
+        let (codec, dialect) = Said { codec, subject, reply, echo }.with(&mut endpoint, true)?;
+        if codec == Codec::Frame {
+            let why = "links between daemons are not in this version: codec= says how a server \
+                       speaks that knows nothing of ipcd (line, nul or raw)";
+            return Err(format!("{endpoint}: {why}"));
+        }
+        let retry = word_or(endpoint.take_option("retry"), retry)?.unwrap_or(DEFAULT_RETRY);
+        let connect = Self { name, endpoint, dialect, retry };
+        connect.check().map(|()| connect)
+    }
+}
+
+impl From<Connect> for Written {
+    fn from(connect: Connect) -> Self {
+        let Connect { name, endpoint, dialect, retry } = connect;
+        let Said { codec, subject, reply, echo } = dialect.into();
+        let (endpoint, retry) = (endpoint.to_string(), Some(retry));
+        Self { name, endpoint, codec, subject, reply, echo, retry }
+    }
+}
+
+impl Connect {
+    fn check(&self) -> Result<(), String> {
+        let at = &self.endpoint;
+        let transport = ipcd_transports::of(at).map_err(|error| error.to_string())?;
+        if let Some(right) = Access::OPTIONS.into_iter().find(|key| at.option(key).is_some()) {
+            return Err(format!("{at}: {right} is for listeners, which make the path"));
+        }
+        if self.dialect.subject.is_none() && self.dialect.reply.is_empty() {
+            let why = "subject= says where the server's messages go, reply= what goes to it";
+            return Err(format!("{at}: {why}: give at least one"));
+        }
+        self.dialect.check(["subject", "reply"])?;
+        transport.check_bare(at, self.dialect.flow()).map(drop).map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,67 @@
+//! A dialler: a child that connects to one server, hands what came of it to the supervisor, and
+//! ends. Names are resolved and connections made in it because both may take their time.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use ipcd_sys::close_all_except;
+use ipcd_transport::{ChannelParts, Endpoint, Identity, Transport};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
+use serde::{Deserialize, Serialize};
+
+use crate::link::Link;
+use crate::{Error, privileges};
+
+/// What a dialler is given at its birth.
+pub(crate) struct Errand<'a> {
+    pub(crate) link: Link,
+    pub(crate) supervisor: Pid,
+    pub(crate) user: Option<privileges::Drop>,
+    pub(crate) transport: &'static dyn Transport,
+    pub(crate) to: &'a Endpoint,
+    pub(crate) deadline: Instant,
+}
+
+/// What it says; the descriptors come with the message.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) enum Dialled {
+    /// The server is connected.
+    Connected { identity: Identity, state: Vec<u8> },
+    /// Why it is not.
+    Failed(String),
+}
+
+/// Bytes of an explanation, which must fit a message.
+const LONGEST_REASON: usize = 1024;
+
+/// Runs a dialler in a freshly forked child; returns its exit status.
+pub(crate) fn main(mut errand: Errand<'_>) -> i32 {
+    let (message, descriptors) = match dial(&errand) {
+        Ok(parts) => {
+            let ChannelParts { descriptors, identity, state } = parts;
+            (Dialled::Connected { identity, state }, descriptors)
+        }
+        Err(error) => {
+            let why = error.to_string().chars().take(LONGEST_REASON).collect();
+            (Dialled::Failed(why), Vec::new())
+        }
+    };
+    // There is room for the only message; who does not get it sees the end of the link.
+    i32::from(errand.link.send(&message, descriptors).is_err())
+}
+
+fn dial(errand: &Errand<'_>) -> Result<ChannelParts, Error> {
+    close_all_except(&[errand.link.as_fd()])
+        .map_err(|error| Error::system("close inherited descriptors", error))?;
+    if let Some(user) = errand.user {
+        user.apply()?;
+    }
+    // After the change of user, which resets it (prctl(2)).
+    set_pdeathsig(Signal::SIGKILL).map_err(|error| Error::system("set PDEATHSIG", error))?;
+    if getppid() != errand.supervisor {
+        return Err(Error::Config("the supervisor is gone".into()));
+    }
+    Ok(errand.transport.connect_bare(errand.to, errand.deadline)?)
+}

@@ -1,0 +1,111 @@
+//! Programs that the daemon runs, as they are configured.
+
+use std::collections::BTreeSet;
+
+use ipcd_proto::Codec;
+use serde::{Deserialize, Serialize};
+
+use crate::listen::Dialect;
+
+/// A coprocess: a program whose standard input and output are on the bus.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub struct Exec {
+    /// A name for people.
+    pub name: Option<String>,
+    /// The program, and its arguments.
+    pub command: Vec<String>,
+    /// What goes to its standard input, and where its standard output goes.
+    pub dialect: Dialect,
+    /// When it is started again.
+    pub restart: Restart,
+}
+
+/// When a program that has ended is started again.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// After an exit status other than 0, a signal, or when it was cut off.
+    #[default]
+    OnFailure,
+    /// However it ended.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// Programs at the most, and filters of one.
+pub(crate) const MOST_EXECS: usize = 64;
+const MOST_FILTERS: usize = 64;
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    command: Vec<String>,
+    #[serde(default = "line")]
+    codec: Codec,
+    #[serde(default)]
+    subscribe: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    publish: Option<String>,
+    #[serde(default)]
+    restart: Restart,
+}
+
+fn line() -> Codec {
+    Codec::Line
+}
+
+impl TryFrom<Written> for Exec {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written { name, command, codec, subscribe, publish, restart } = written;
+        if command.first().is_none_or(String::is_empty) {
+            return Err(
+                "command is a program and its arguments: [\"awk\", \"{ print $1 }\"]".into()
+            );
+        }
+        if command.iter().any(|word| word.contains('\0')) {
+            return Err("command: no word of it may have a NUL".into());
+        }
+        let dialect =
+            Dialect { codec, subject: publish, reply: subscribe, echo: false, chosen: true };
+        check(&dialect).map_err(|why| format!("{}: {why}", command[0]))?;
+        Ok(Self { name, command, dialect, restart })
+    }
+}
+
+impl From<Exec> for Written {
+    fn from(exec: Exec) -> Self {
+        let Exec { name, command, dialect, restart } = exec;
+        let Dialect { codec, subject: publish, reply: subscribe, .. } = dialect;
+        Self { name, command, codec, subscribe, publish, restart }
+    }
+}
+
+impl Exec {
+    /// What it is called in the log.
+    pub(crate) fn shown(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.command[0])
+    }
+}
+
+fn check(dialect: &Dialect) -> Result<(), String> {
+    let filters = &dialect.reply;
+    if dialect.codec == Codec::Frame {
+        return Err("codec is line, nul or raw for a program's input and output".into());
+    }
+    if dialect.subject.is_none() && filters.is_empty() {
+        return Err("subscribe says what it hears, publish where its output goes: give one".into());
+    }
+    if filters.len() > MOST_FILTERS {
+        return Err(format!("subscribe has at most {MOST_FILTERS} filters"));
+    }
+    if filters.iter().collect::<BTreeSet<_>>().len() < filters.len() {
+        return Err("subscribe has a filter twice: it would hear each message twice".into());
+    }
+    dialect.check(["publish", "subscribe"])
+}

@@ -1,0 +1,59 @@
+//! Children that have ended: workers, diallers and programs.
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tracing::warn;
+
+use super::Supervisor;
+use crate::slot::Life;
+
+impl Supervisor {
+    /// Collects children that have ended, and notes workers that were stopped.
+    pub(super) fn reap(&mut self) {
+        self.end_leftovers();
+        let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED;
+        loop {
+            match waitpid(None, Some(flags)) {
+                Ok(WaitStatus::Exited(pid, status)) => self.bury(pid, status, None),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => self.bury(pid, 0, Some(signal)),
+                Ok(WaitStatus::Stopped(pid, _)) => self.note_stopped(pid, true),
+                Ok(WaitStatus::Continued(pid)) => self.note_stopped(pid, false),
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn slot_of(&self, pid: Pid) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.pid() == Some(pid))
+    }
+
+    fn note_stopped(&mut self, pid: Pid, is_stopped: bool) {
+        if let Some(index) = self.slot_of(pid) {
+            self.slots[index].is_stopped = is_stopped;
+        }
+    }
+
+    fn bury(&mut self, pid: Pid, status: i32, signal: Option<Signal>) {
+        let Some(index) = self.slot_of(pid) else {
+            self.dialler_ended(pid);
+            return self.program_ended(pid, status, signal);
+        };
+        // What the dead one had said comes before anything that its successor says.
+        self.hear_worker(index);
+        self.release_orphans(index);
+        let told = self.table.died(index as u32);
+        let per_connection = self.serves_per_connection();
+        let slot = &mut self.slots[index];
+        let has_done_its_work = status == 0 && signal.is_none();
+        if self.ending.is_none() && !has_done_its_work {
+            let signal = signal.map(Signal::as_str);
+            warn!(%pid, slot = index, status, signal, "worker died");
+        }
+        let until = slot.next_birth();
+        slot.life = if per_connection { Life::Free } else { Life::Dead { until } };
+        slot.owes_since = None;
+        self.tell_news(told);
+    }
+}

@@ -1,0 +1,207 @@
+//! What a program says on its standard error, line by line and within bounds: a chatty one fills
+//! neither the log nor the supervisor's time.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::read;
+
+/// Bytes of a line that are shown.
+const LINE_BYTES: usize = 1024;
+/// How many lines are shown, and bytes are read, in a window of time.
+const LINES: u32 = 100;
+const BYTES: usize = 256 * 1024;
+const WINDOW: Duration = Duration::from_secs(1);
+/// Bytes read at once.
+const CHUNK: usize = 16 * 1024;
+
+/// The end of a pipe that the program writes into, non-blocking.
+pub(super) struct Stderr {
+    pipe: OwnedFd,
+    line: Vec<u8>,
+    /// Whether the rest of the line is not shown.
+    is_cut: bool,
+    window: Instant,
+    lines: u32,
+    bytes: usize,
+    /// Lines that were not shown.
+    dropped: u64,
+    /// Whether it has ended.
+    pub(super) is_over: bool,
+    /// Whether it is waited for.
+    pub(super) is_armed: bool,
+}
+
+/// What there is to be logged.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Heard {
+    /// A line, or the beginning of a long one.
+    Line(String),
+    /// So many lines were not shown.
+    Dropped(u64),
+}
+
+impl Stderr {
+    pub(super) fn new(pipe: OwnedFd) -> Self {
+        Self {
+            pipe,
+            line: Vec::new(),
+            is_cut: false,
+            window: Instant::now(),
+            lines: 0,
+            bytes: 0,
+            dropped: 0,
+            is_over: false,
+            is_armed: false,
+        }
+    }
+
+    /// Reads what is there, as much as is allowed now.
+    pub(super) fn read(&mut self, now: Instant) -> Vec<Heard> {
+        let mut heard = self.turn(now);
+        let mut chunk = [0; CHUNK];
+        while self.wants_read() {
+            match read(&self.pipe, &mut chunk) {
+                Ok(0) => self.is_over = true,
+                Ok(count) => self.take(&chunk[..count], &mut heard),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(_) => self.is_over = true,
+            }
+        }
+        heard
+    }
+
+    /// What is left when nothing more will be read.
+    pub(super) fn finish(mut self) -> Vec<Heard> {
+        let mut heard = self.read(self.window + WINDOW);
+        if !self.line.is_empty() {
+            self.end_line(&mut heard);
+        }
+        heard.extend((self.dropped > 0).then_some(Heard::Dropped(self.dropped)));
+        heard
+    }
+
+    /// Whether it is to be waited for: not after too much in this window.
+    pub(super) fn wants_read(&self) -> bool {
+        !self.is_over && self.bytes < BYTES
+    }
+
+    /// When to look at it, though it may be silent.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let waits = self.dropped > 0 || (!self.is_over && !self.wants_read());
+        waits.then_some(self.window + WINDOW)
+    }
+
+    /// Begins a new window if it is time.
+    fn turn(&mut self, now: Instant) -> Vec<Heard> {
+        if now < self.window + WINDOW {
+            return Vec::new();
+        }
+        (self.window, self.lines, self.bytes) = (now, 0, 0);
+        let dropped = std::mem::take(&mut self.dropped);
+        (dropped > 0).then_some(Heard::Dropped(dropped)).into_iter().collect()
+    }
+
+    fn take(&mut self, bytes: &[u8], heard: &mut Vec<Heard>) {
+        self.bytes += bytes.len();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ends) = match piece.split_last() {
+                Some((b'\n', text)) => (text, true),
+                _ => (piece, false),
+            };
+            let room = LINE_BYTES - self.line.len();
+            self.is_cut |= text.len() > room;
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            if ends {
+                self.end_line(heard);
+            }
+        }
+    }
+
+    fn end_line(&mut self, heard: &mut Vec<Heard>) {
+        let line = std::mem::take(&mut self.line);
+        let is_cut = std::mem::take(&mut self.is_cut);
+        if self.lines == LINES {
+            self.dropped += 1;
+            return;
+        }
+        self.lines += 1;
+        let mut text = String::from_utf8_lossy(&line).into_owned();
+        if is_cut {
+            text.push('…');
+        }
+        heard.push(Heard::Line(text));
+    }
+}
+
+impl AsFd for Stderr {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::fcntl::OFlag;
+    use nix::unistd::{pipe2, write};
+
+    use super::*;
+
+    fn pipe() -> (Stderr, OwnedFd) {
+        let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
+        (Stderr::new(read), write)
+    }
+
+    fn line(text: &str) -> Heard {
+        Heard::Line(text.into())
+    }
+
+    #[test]
+    fn lines_are_whole_and_long_ones_are_cut() {
+        let (mut stderr, writer) = pipe();
+        let now = stderr.window;
+        write(&writer, b"one\ntw").unwrap();
+        assert_eq!(stderr.read(now), [line("one")]);
+        write(&writer, b"o\n\n").unwrap();
+        assert_eq!(stderr.read(now), [line("two"), line("")]);
+        write(&writer, &[b'x'; 2 * LINE_BYTES]).unwrap();
+        assert_eq!(stderr.read(now), []);
+        write(&writer, b"x\nlast").unwrap();
+        let cut = format!("{}…", "x".repeat(LINE_BYTES));
+        assert_eq!(stderr.read(now), [line(&cut)]);
+        drop(writer);
+        assert_eq!(stderr.read(now), []);
+        assert!(stderr.is_over && !stderr.wants_read());
+        assert_eq!(stderr.finish(), [line("last")]);
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted() {
+        let (mut stderr, writer) = pipe();
+        let now = stderr.window;
+        write(&writer, "a\n".repeat(130).as_bytes()).unwrap();
+        assert_eq!(stderr.read(now).len(), LINES as usize);
+        assert_eq!(stderr.next(), Some(now + WINDOW));
+        assert_eq!(stderr.read(now + WINDOW), [Heard::Dropped(30)]);
+        assert_eq!(stderr.next(), None);
+        write(&writer, b"b\n").unwrap();
+        assert_eq!(stderr.read(now + WINDOW), [line("b")]);
+    }
+
+    #[test]
+    fn a_flood_is_left_in_its_pipe_for_a_while() {
+        let (mut stderr, writer) = pipe();
+        let now = stderr.window;
+        let mut reads = 0;
+        while stderr.wants_read() {
+            while write(&writer, &[b'\n'; 4096]).is_ok() {}
+            stderr.read(now);
+            reads += 1;
+        }
+        assert!(reads > 1 && stderr.bytes < BYTES + CHUNK);
+        assert_eq!(stderr.next(), Some(now + WINDOW));
+        assert!(matches!(stderr.read(now + WINDOW)[..], [Heard::Dropped(_), Heard::Line(_), ..]));
+    }
+}

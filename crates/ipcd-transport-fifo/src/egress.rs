@@ -1,0 +1,220 @@
+//! A well-known FIFO that programs read which know nothing of us: `cat news.fifo`.
+//!
+//! There is one channel, for all readers. Its write end stays open while nobody reads: opened anew
+//! it would need a reader (fifo(7), `ENXIO`), while an open one only says `EPIPE` at a write. What
+//! is offered then is lost, and the next write finds a reader or not.
+//!
+//! What a reader left behind when it went would be the next one's, perhaps from the middle of a
+//! message. So the listener watches for the last reader's leaving and empties the FIFO. A channel
+//! that ends may leave half a message, too: then the listener puts a new FIFO in the place of the
+//! old one, whose readers find its end.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use ipcd_transport::{
+    Access, Channel, ChannelParts, Endpoint, Error, FileKind, Identity, Listener, PathClaim, Read,
+    ReadBuffer, Result, StreamChannel, Wrote,
+};
+use nix::fcntl::OFlag;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::read;
+
+use crate::found::{Found, reopen};
+use crate::listener::make_fifo;
+
+/// The state in the parts of a channel that only writes.
+pub(crate) const STATE: &[u8] = b"out";
+
+/// Bytes thrown away at once, and how often: what the largest FIFO holds that root may have
+/// (`F_SETPIPE_SZ`, 1 MiB unless it was configured).
+const CHUNK: usize = 64 * 1024;
+const CHUNKS: usize = 16;
+
+/// The FIFO, and whether somebody serves its channel.
+///
+/// A forked child must not drop it, as it must not drop the [`PathClaim`].
+pub(crate) struct Listening {
+    fifo: OwnedFd,
+    access: Access,
+    /// Readable while nobody serves the channel. Writing can only fail when the count would
+    /// overflow, and then it is readable anyway.
+    unserved: EventFd,
+    /// Readable when one of the two has something to say.
+    watch: Epoll,
+    local: Endpoint,
+    claim: PathClaim,
+}
+
+impl Listening {
+    pub(crate) fn open(at: &Endpoint) -> Result<Self> {
+        let access = Access::of(at, Access::PRIVATE)?;
+        let mut claim = PathClaim::acquire(at.path()?, FileKind::Fifo)?;
+        let fifo = publish(&mut claim, &access, at)?;
+        let made = || -> nix::Result<_> {
+            let unserved = EventFd::from_value_and_flags(1, flags())?;
+            let watch = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            watch.add(&unserved, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+            watch_readers(&watch, &fifo)?;
+            Ok((unserved, watch))
+        };
+        let (unserved, watch) = made().map_err(|error| failed(at, error))?;
+        Ok(Self { fifo, access, unserved, watch, local: at.clone(), claim })
+    }
+
+    /// Another FIFO takes the place of this one.
+    fn replace(&mut self) -> Result<()> {
+        let fifo = publish(&mut self.claim, &self.access, &self.local)?;
+        let _ = self.watch.delete(&self.fifo);
+        watch_readers(&self.watch, &fifo).map_err(|error| failed(&self.local, error))?;
+        self.fifo = fifo;
+        Ok(())
+    }
+
+    /// Whether the last reader has left since it was asked last.
+    fn readers_left(&self) -> bool {
+        let mut events = [EpollEvent::empty(); 2];
+        let count = self.watch.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        let is_error = |event: &EpollEvent| event.events().contains(EpollFlags::EPOLLERR);
+        events[..count].iter().any(is_error)
+    }
+
+    /// Throws away what a reader has left. For a moment we are a reader ourselves, and our own
+    /// leaving is no news.
+    fn empty(&self) -> nix::Result<()> {
+        let reader = reopen(&self.fifo, OFlag::O_RDONLY)?;
+        let mut chunk = vec![0; CHUNK];
+        for _ in 0..CHUNKS {
+            if !read(&reader, &mut chunk).is_ok_and(|count| count > 0) {
+                break;
+            }
+        }
+        drop(reader);
+        self.readers_left();
+        Ok(())
+    }
+}
+
+impl Listener for Listening {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.watch.0.as_fd()
+    }
+
+    fn local(&self) -> &Endpoint {
+        &self.local
+    }
+
+    fn accept(&mut self) -> Result<Option<ChannelParts>> {
+        if self.readers_left() {
+            // Where it fails, the next reader begins with what this one has left.
+            let _ = self.empty();
+        }
+        if self.unserved.read().is_err() {
+            return Ok(None);
+        }
+        let fifo = self.fifo.try_clone().map_err(|error| failed(&self.local, error));
+        let made = fifo.and_then(parts);
+        if made.is_err() {
+            let _ = self.unserved.write(1);
+        }
+        made.map(Some)
+    }
+
+    fn has_one_peer(&self) -> bool {
+        true
+    }
+
+    fn released(&mut self, _identity: &Identity, _state: &[u8]) {
+        // Where it fails, readers of the old one may find half a message.
+        let _ = self.replace();
+        let _ = self.unserved.write(1);
+    }
+}
+
+/// Parts of a channel that only writes. Nothing comes back, which a descriptor that never becomes
+/// readable stands for.
+pub(crate) fn parts(fifo: OwnedFd) -> Result<ChannelParts> {
+    let silence = EventFd::from_flags(flags());
+    let silence = silence.map_err(|error| Error::system("make an event descriptor", error))?;
+    let descriptors = vec![silence.into(), fifo];
+    Ok(ChannelParts { descriptors, identity: Identity::default(), state: STATE.to_vec() })
+}
+
+/// A write end of a FIFO that needs no reader: while it is opened, we are one ourselves.
+pub(crate) fn open_to_write(found: &Found) -> nix::Result<OwnedFd> {
+    let reader = found.open(OFlag::O_RDWR);
+    let writer = found.open(OFlag::O_WRONLY);
+    drop(reader);
+    writer
+}
+
+/// A channel to whoever reads.
+pub(crate) struct Egress(StreamChannel);
+
+impl Egress {
+    pub(crate) fn adopt(parts: ChannelParts) -> Result<Self> {
+        Ok(Self(StreamChannel::adopt(parts)?))
+    }
+}
+
+impl Channel for Egress {
+    fn read_fd(&self) -> BorrowedFd<'_> {
+        self.0.read_fd()
+    }
+
+    fn write_fd(&self) -> BorrowedFd<'_> {
+        self.0.write_fd()
+    }
+
+    fn identity(&self) -> &Identity {
+        self.0.identity()
+    }
+
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+        self.0.read(into)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<Wrote> {
+        match self.0.write(bytes) {
+            Err(error) if error.is_disconnect() => Ok(Wrote::Nobody),
+            wrote => wrote,
+        }
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.0.finish()
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        self.0.make_room(bytes);
+    }
+
+    fn into_parts(self: Box<Self>) -> ChannelParts {
+        let state = STATE.to_vec();
+        ChannelParts { state, ..Box::new(self.0).into_parts() }
+    }
+}
+
+fn publish(claim: &mut PathClaim, access: &Access, at: &Endpoint) -> Result<OwnedFd> {
+    claim.publish(access, |staged: &Path| {
+        let made = make_fifo(staged).map_err(|error| failed(at, error))?;
+        let writer = Found::at(staged).and_then(|found| open_to_write(&found));
+        drop(made);
+        writer.map_err(|error| failed(at, error))
+    })
+}
+
+/// Reports once each time that the last reader leaves. Without readers a FIFO has an error that is
+/// always waited for (epoll_ctl(2)), and which only an edge does not repeat.
+fn watch_readers(watch: &Epoll, fifo: &OwnedFd) -> nix::Result<()> {
+    watch.add(fifo, EpollEvent::new(EpollFlags::EPOLLET, 1))
+}
+
+fn flags() -> EfdFlags {
+    EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_SEMAPHORE
+}
+
+fn failed(at: &Endpoint, error: impl Into<std::io::Error>) -> Error {
+    Error::system(format!("listen on {at}"), error)
+}

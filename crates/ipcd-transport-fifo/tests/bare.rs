@@ -1,0 +1,170 @@
+//! FIFOs that programs read and write which know nothing of frames.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ipcd_transport::{
+    BareChannel, Endpoint, Flow, Listener, Read, ReadBuffer, Transport, Wrote, poll_until,
+};
+use ipcd_transport_fifo::Fifo;
+use nix::fcntl::OFlag;
+use nix::poll::PollFlags;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use tempfile::TempDir;
+
+const OUT: Flow = Flow { inward: false, outward: true };
+const IN: Flow = Flow { inward: true, outward: false };
+
+fn watchdog() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+fn endpoint(path: &Path, flow: Flow) -> Endpoint {
+    Fifo.check_bare(&Endpoint::from_path("fifo", path), flow).unwrap()
+}
+
+fn egress() -> (TempDir, PathBuf, Box<dyn Listener>, BareChannel) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.fifo");
+    let mut listener = Fifo.listen_bare(&endpoint(&path, OUT)).unwrap();
+    let channel = Fifo.adopt_bare(listener.accept().unwrap().unwrap()).unwrap();
+    assert!(listener.accept().unwrap().is_none(), "there is one channel");
+    (dir, path, listener, channel)
+}
+
+/// Opens without waiting for a writer, as there is one.
+fn reader(path: &Path) -> File {
+    let flags = OFlag::O_NONBLOCK.bits();
+    File::options().read(true).custom_flags(flags).open(path).unwrap()
+}
+
+fn read(from: &mut File) -> String {
+    let mut room = [0; 200_000];
+    match from.read(&mut room) {
+        Ok(count) => String::from_utf8_lossy(&room[..count]).into_owned(),
+        Err(_) => "nothing yet".into(),
+    }
+}
+
+/// Does what the daemon does when the listener is readable.
+fn tend(listener: &mut dyn Listener) {
+    assert!(poll_until(&listener.fd(), PollFlags::POLLIN, watchdog()).unwrap());
+    assert!(listener.accept().unwrap().is_none());
+}
+
+fn is_quiet(listener: &dyn Listener) -> bool {
+    !poll_until(&listener.fd(), PollFlags::POLLIN, Instant::now()).unwrap()
+}
+
+#[test]
+fn a_channel_outlives_its_readers() {
+    let (_dir, path, mut listener, mut channel) = egress();
+    for round in 0..3 {
+        assert_eq!(channel.channel.write(b"lost\n").unwrap(), Wrote::Nobody, "{round}");
+        let mut cat = reader(&path);
+        assert_eq!(channel.channel.write(b"heard\n").unwrap(), Wrote::Bytes(6));
+        assert_eq!(read(&mut cat), "heard\n");
+        assert_eq!(read(&mut cat), "nothing yet");
+        drop(cat);
+        tend(&mut *listener);
+        assert!(is_quiet(&*listener), "that nobody reads is told once");
+    }
+}
+
+#[test]
+fn what_a_reader_left_is_not_the_next_ones() {
+    let (_dir, path, mut listener, mut channel) = egress();
+    let mut head = reader(&path);
+    channel.channel.write(b"one\ntwo\n").unwrap();
+    head.read_exact(&mut [0; 5]).unwrap();
+    drop(head);
+    tend(&mut *listener);
+    let mut cat = reader(&path);
+    channel.channel.write(b"three\n").unwrap();
+    assert_eq!(read(&mut cat), "three\n");
+}
+
+/// The channel ends, perhaps in the middle of a message: its readers find the end of the FIFO, and
+/// the next channel has a FIFO of its own.
+#[test]
+fn a_channel_that_ends_is_the_end_for_its_readers() {
+    let (_dir, path, mut listener, mut channel) = egress();
+    let mut old = reader(&path);
+    channel.channel.write(b"half a mess").unwrap();
+    let parts = channel.channel.into_parts();
+    let (identity, state) = (parts.identity.clone(), parts.state.clone());
+    drop(parts);
+    listener.released(&identity, &state);
+    let mut next = Fifo.adopt_bare(listener.accept().unwrap().unwrap()).unwrap();
+    let mut new = reader(&path);
+    next.channel.write(b"whole\n").unwrap();
+    assert_eq!((read(&mut old), read(&mut old)), ("half a mess".into(), String::new()));
+    assert_eq!(read(&mut new), "whole\n");
+    drop(new);
+    tend(&mut *listener);
+    drop((listener, next));
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_full_fifo_is_waited_for_until_its_reader_leaves() {
+    let (_dir, path, _listener, mut channel) = egress();
+    let mut cat = reader(&path);
+    let mut written = 0;
+    while let Wrote::Bytes(count) = channel.channel.write(&[b'x'; 5000]).unwrap() {
+        written += count;
+    }
+    assert_eq!(channel.channel.write(b"x").unwrap(), Wrote::NotReady);
+    assert_eq!(read(&mut cat).len(), written);
+    assert!(poll_until(&channel.channel.write_fd(), PollFlags::POLLOUT, watchdog()).unwrap());
+    drop(cat);
+    assert_eq!(channel.channel.write(b"x").unwrap(), Wrote::Nobody);
+}
+
+#[test]
+fn somebody_elses_fifo_is_written_and_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("theirs");
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    let connect = |flow| {
+        let parts = Fifo.connect_bare(&endpoint(&path, flow), watchdog()).unwrap();
+        Fifo.adopt_bare(parts).unwrap()
+    };
+    let mut writer = connect(OUT);
+    assert_eq!(writer.channel.write(b"lost").unwrap(), Wrote::Nobody);
+    let mut listener = connect(IN);
+    assert_eq!(writer.channel.write(b"heard").unwrap(), Wrote::Bytes(5));
+    drop(writer);
+    let mut buffer = ReadBuffer::new(4096, 4096);
+    assert_eq!(listener.channel.read(&mut buffer).unwrap(), Read::Bytes(5));
+    // Its writers have left, and others may come.
+    assert_eq!(listener.channel.read(&mut buffer).unwrap(), Read::NotReady);
+    fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn only_fifos_are_connected_to_and_one_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("theirs");
+    let error = |path: &Path, flow| {
+        Fifo.connect_bare(&endpoint(path, flow), watchdog()).unwrap_err().to_string()
+    };
+    assert!(error(&path, OUT).contains("No such file"));
+    fs::write(&path, "").unwrap();
+    assert!(error(&path, OUT).contains("no FIFO"));
+    fs::remove_file(&path).unwrap();
+    let other = dir.path().join("other");
+    mkfifo(&other, Mode::S_IRWXU).unwrap();
+    symlink(&other, &path).unwrap();
+    assert!(error(&path, IN).contains("symlink"));
+    let both = Flow { inward: true, outward: true };
+    let at = Endpoint::from_path("fifo", &other);
+    assert!(Fifo.check_bare(&at, both).unwrap_err().to_string().contains("one direction"));
+    assert!(Fifo.connect_bare(&at, watchdog()).unwrap_err().to_string().contains("direction=in"));
+    assert!(Fifo.check_bare(&endpoint(&other, OUT), IN).is_err());
+    assert!(Fifo.listen(&endpoint(&path, OUT)).is_err());
+}

@@ -1,0 +1,198 @@
+//! FIFOs that programs read: out of the daemon, whether somebody reads or not.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use ipcd_tests::{Daemon, Setup, context_switches, eventually};
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+const LISTENER: &str = "fifo://RUN/news.fifo?codec=line&reply=news";
+
+fn daemon_with(mode: &str) -> Daemon {
+    let config =
+        "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\nhandshake_timeout = \"1s\"\n";
+    let setup = Setup::new().listen(&["unix"]).extra(&[LISTENER]).config(config);
+    let daemon = setup.args(&["--fork", mode]).start();
+    peer(&daemon);
+    daemon
+}
+
+fn fifo(daemon: &Daemon) -> PathBuf {
+    daemon.runtime_dir().join("news.fifo")
+}
+
+/// What `clients -j` has of the FIFO, which is a peer.
+fn peer(daemon: &Daemon) -> serde_json::Value {
+    eventually("the peer", || {
+        daemon.clients().into_iter().find(|peer| peer["subscriptions"][0] == "news")
+    })
+}
+
+fn dropped(daemon: &Daemon) -> (u64, u64) {
+    let of_peer = peer(daemon)["dropped"].as_u64().expect("it is a number");
+    (of_peer, daemon.counter("messages_dropped_no_reader"))
+}
+
+/// The FIFO's other end, as `cat` has it. It has a writer, so that opening does not wait.
+fn reader(path: &Path) -> BufReader<File> {
+    BufReader::new(File::open(path).expect("it is there"))
+}
+
+fn line(from: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    from.read_line(&mut line).expect("it comes");
+    line
+}
+
+#[test]
+fn messages_go_to_whoever_reads_and_are_counted_when_nobody_does() {
+    for mode in ["pool", "connection"] {
+        let mut daemon = daemon_with(mode);
+        let id = peer(&daemon)["id"].clone();
+        for round in 1..=3 {
+            daemon.send("news", "to nobody");
+            let counted = || (dropped(&daemon) == (round, round)).then_some(());
+            eventually("that it is counted", counted);
+            let mut cat = reader(&fifo(&daemon));
+            daemon.send("news", &format!("round {round}"));
+            assert_eq!(line(&mut cat), format!("round {round}\n"));
+        }
+        let to_nobody = ["send", "news", "x", "--ack", "delivered"];
+        let refused = daemon.ctl("unix", &to_nobody).run().expect(7);
+        assert!(refused.stderr.contains("nobody reads there"), "{}", refused.stderr);
+        assert_eq!(peer(&daemon)["id"], id, "it is one peer all the time");
+        let mut cat = reader(&fifo(&daemon));
+        let received = ["send", "news", "the last", "--ack", "delivered"];
+        daemon.ctl("unix", &received).run().expect(0);
+        daemon.terminate().expect(0);
+        assert_eq!((line(&mut cat), line(&mut cat)), ("the last\n".into(), String::new()));
+    }
+}
+
+#[test]
+fn a_fifo_that_nobody_reads_wakes_nobody() {
+    let daemon = daemon_with("pool");
+    drop(reader(&fifo(&daemon)));
+    daemon.send("news", "to nobody");
+    let processes = [daemon.process.pid(), daemon.worker()];
+    let wakeups = || processes.map(context_switches);
+    let quiet = || {
+        let before = wakeups();
+        // The span that is watched, not a proof that something has happened within it.
+        sleep(Duration::from_secs(2));
+        (before, wakeups())
+    };
+    eventually("quiet after the last deadline", || {
+        let (before, after) = quiet();
+        (before == after).then_some(())
+    });
+    let (before, after) = quiet();
+    assert_eq!(before, after, "the daemon woke up with nothing to do");
+}
+
+/// More than a FIFO holds: it is written in parts, and what a reader leaves of it is nobody's.
+#[test]
+fn a_reader_that_leaves_in_the_middle_is_the_end_of_that_message() {
+    let daemon = daemon_with("pool");
+    let mut head = reader(&fifo(&daemon));
+    let long = vec![b'x'; 200_000];
+    daemon.ctl("unix", &["send", "news"]).run_fed(&long).expect(0);
+    head.get_mut().read_exact(&mut [0; 1000]).expect("it begins");
+    drop(head);
+    eventually("that it is counted", || (dropped(&daemon).1 == 1).then_some(()));
+    // The supervisor throws the rest away, as soon as it hears that nobody reads any more.
+    let holder =
+        || OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(fifo(&daemon));
+    let is_empty = || {
+        let mut first = [0];
+        !matches!(holder().expect("it is there").read(&mut first), Ok(1) if first == *b"x")
+    };
+    eventually("an empty FIFO", || is_empty().then_some(()));
+    let mut cat = reader(&fifo(&daemon));
+    daemon.send("news", "a whole one");
+    assert_eq!(line(&mut cat), "a whole one\n");
+}
+
+#[test]
+fn a_reader_that_does_not_read_is_cut_off_and_finds_the_end() {
+    let daemon = daemon_with("pool");
+    let mut stuck = reader(&fifo(&daemon));
+    let body = "x".repeat(999);
+    let send = ["send", "news", &body, "--count", "1000", "--timeout", "90s"];
+    let id = peer(&daemon)["id"].clone();
+    daemon.ctl("unix", &send).run().expect(0);
+    eventually("another peer", || (peer(&daemon)["id"] != id).then_some(()));
+    assert_eq!(daemon.counter("peers_cut_off"), 1);
+    // It is another FIFO now, for whoever comes.
+    let mut cat = reader(&fifo(&daemon));
+    daemon.send("news", "after that");
+    assert_eq!(line(&mut cat), "after that\n");
+    let mut heard = Vec::new();
+    stuck.read_to_end(&mut heard).expect("it has an end");
+    assert!(heard.len() > 1000 && heard[..999] == *body.as_bytes());
+}
+
+#[test]
+fn readers_find_the_end_when_their_worker_dies_and_the_next_one_is_served() {
+    for mode in ["pool", "connection"] {
+        let daemon = daemon_with(mode);
+        let mut cat = reader(&fifo(&daemon));
+        daemon.send("news", "one");
+        assert_eq!(line(&mut cat), "one\n");
+        let found = peer(&daemon);
+        let slot = found["worker"].as_u64().expect("it is a slot");
+        daemon.signal_worker(daemon.worker_in(slot).pid, Signal::SIGKILL);
+        assert_eq!(line(&mut cat), "", "the FIFO has ended");
+        eventually("another peer", || (peer(&daemon)["id"] != found["id"]).then_some(()));
+        let mut cat = reader(&fifo(&daemon));
+        daemon.send("news", "two");
+        assert_eq!(line(&mut cat), "two\n");
+    }
+}
+
+#[test]
+fn a_fifo_that_others_have_made_is_written_and_read() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let [there, back] = ["there", "back"].map(|name| dir.path().join(name));
+    mkfifo(&there, Mode::S_IRWXU).expect("the directory is ours");
+    let connect = |path: &Path, way: &str| {
+        let endpoint = format!("fifo://{}", path.display());
+        format!(
+            "[[connect]]\nendpoint = \"{endpoint}\"\ncodec = \"line\"\n{way}\nretry = \"50ms\"\n"
+        )
+    };
+    let config = connect(&there, "reply = \"news\"") + &connect(&back, "subject = \"in\"");
+    let mut daemon = Setup::new().listen(&["unix"]).config(&config).start();
+    peer(&daemon);
+    daemon.send("news", "to nobody");
+    eventually("that it is counted", || (dropped(&daemon) == (1, 1)).then_some(()));
+    let mut cat = reader(&there);
+    daemon.send("news", "read");
+    assert_eq!(line(&mut cat), "read\n");
+    // This one was not there at first.
+    daemon.process.stderr.wait_for("No such file");
+    let mut receiver = daemon.recv("unix", &["-C", "2", "in"]);
+    mkfifo(&back, Mode::S_IRWXU).expect("the directory is ours");
+    for word in ["one", "two"] {
+        let mut writer = File::options().write(true).open(&back).expect("the daemon reads it");
+        writeln!(writer, "{word}").expect("it is taken");
+    }
+    assert_eq!(receiver.wait().expect(0).text(), "one\ntwo\n");
+    daemon.terminate().expect(0);
+    assert!(there.exists() && back.exists(), "they are not ours to remove");
+}
+
+#[test]
+fn a_fifo_has_one_direction() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let listener = ["fifo://RUN/both.fifo?codec=line&subject=in&reply=out"];
+    let ended = Setup::new().listen(&[]).extra(&listener).spawn(dir.path()).wait().expect(2);
+    assert!(ended.stderr.contains("one direction"), "{}", ended.stderr);
+}
