@@ -1,7 +1,8 @@
 //! TCP: an ordered, reliable byte stream between machines. A peer is known by its address only.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,7 +11,8 @@ use ipcd_transport::{
     StreamChannel, Transport, connect_until,
 };
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt,
+    socket, sockopt,
 };
 
 /// The TCP transport.
@@ -81,6 +83,10 @@ impl Transport for Tcp {
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         self.listen(at)
     }
+
+    fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
+        Ok(self.connect(to, deadline)?.into_parts())
+    }
 }
 
 struct Listening {
@@ -100,7 +106,7 @@ impl Listener for Listening {
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         match self.socket.accept() {
             Ok((socket, from)) => Ok(Some(channel(socket.into(), from)?.into_parts())),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(Error::system(format!("accept on {}", self.local), error)),
         }
     }
@@ -111,8 +117,21 @@ fn connect(address: SocketAddr, deadline: Instant) -> Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None)
         .map_err(|error| Error::system("make a TCP socket", error))?;
-    connect_until(&socket, &SockaddrStorage::from(address), deadline, &format!("tcp://{address}"))?;
+    let what = format!("tcp://{address}");
+    connect_until(&socket, &SockaddrStorage::from(address), deadline, &what)?;
+    if is_connected_to_itself(&socket) {
+        let refused = std::io::Error::from(ErrorKind::ConnectionRefused);
+        return Err(Error::system(format!("connect to {what}"), refused));
+    }
     Ok(socket)
+}
+
+/// Where nobody listens, the kernel may choose the very port that we connect to as ours; the two
+/// SYN then cross (RFC 9293, simultaneous open). Who tries often enough gets there.
+fn is_connected_to_itself(socket: &OwnedFd) -> bool {
+    let ours = getsockname::<SockaddrStorage>(socket.as_raw_fd());
+    let theirs = getpeername::<SockaddrStorage>(socket.as_raw_fd());
+    ours.is_ok() && ours == theirs
 }
 
 fn channel(socket: OwnedFd, peer: SocketAddr) -> Result<Box<dyn Channel>> {

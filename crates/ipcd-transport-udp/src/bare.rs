@@ -1,5 +1,6 @@
 //! Datagrams of programs that know nothing of us: whoever sends one is a peer, by address and port,
-//! until it has been silent for long enough.
+//! until it has been silent for long enough. A server that we connect to is a peer from the start
+//! and for good: it may have nothing to say, and it may be started after us.
 //!
 //! Each gets a connected socket on the listener's port, as peers with a handshake do. What it had
 //! sent before that socket was there goes along with it, in its order.
@@ -14,6 +15,7 @@ use ipcd_transport::{
     BareChannel, ChannelParts, Endpoint, Error, Identity, Listener, RecordChannel, Result,
 };
 
+use crate::connect::socket;
 use crate::listener::{bind_listener, socket_for};
 
 /// How long a peer may be silent.
@@ -28,6 +30,9 @@ const QUEUE: usize = 512;
 const ALONG: usize = 64 * 1024;
 /// Bytes in front of each of these.
 const LENGTH: usize = 4;
+/// The state in the parts of a channel to a server. As datagrams, it would claim a length that
+/// [`ALONG`] does not allow.
+const SERVER: &[u8] = b"server";
 
 pub(crate) struct Listening {
     socket: UdpSocket,
@@ -92,11 +97,39 @@ impl Listener for Listening {
     }
 }
 
-/// The channel of what the listener has accepted.
+/// A socket that sends to a server and hears nobody else. Nothing is sent, so that it says nothing
+/// about whether the server is there.
+pub(crate) fn connect(to: &Endpoint) -> Result<ChannelParts> {
+    let mut last = None;
+    for address in to.resolve()? {
+        match socket(address) {
+            Ok(socket) => {
+                let (descriptors, identity) = (vec![socket.into()], Identity::from_addr(address));
+                return Ok(ChannelParts { descriptors, identity, state: SERVER.to_vec() });
+            }
+            Err(error) => last = Some(Error::system(format!("connect to udp://{address}"), error)),
+        }
+    }
+    Err(last.unwrap_or_else(|| to.error("the name has no address")))
+}
+
+/// The channel of what the listener has accepted, or [`connect`] has made.
 pub(crate) fn adopt(mut parts: ChannelParts) -> Result<BareChannel> {
     let socket = parts.descriptors.pop();
     let socket = socket.ok_or_else(|| Error::Protocol("a channel has a socket".into()))?;
-    let (mut first, mut rest) = (VecDeque::new(), &parts.state[..]);
+    let channel = if parts.state == SERVER {
+        RecordChannel::datagrams(socket, parts.identity)
+    } else {
+        let first = come_along(&parts.state);
+        RecordChannel::until_idle(socket, parts.identity, SILENCE, first)
+    };
+    let (channel, largest) = (Box::new(channel), Some(LARGEST_SENT));
+    Ok(BareChannel { channel, keeps_records: true, has_end: false, largest })
+}
+
+/// The datagrams that came before the socket was there.
+fn come_along(state: &[u8]) -> VecDeque<Vec<u8>> {
+    let (mut first, mut rest) = (VecDeque::new(), state);
     while let Some((length, behind)) = rest.split_first_chunk::<LENGTH>()
         && let Some((datagram, behind)) =
             behind.split_at_checked(u32::from_le_bytes(*length) as usize)
@@ -104,7 +137,5 @@ pub(crate) fn adopt(mut parts: ChannelParts) -> Result<BareChannel> {
         first.push_back(datagram.to_vec());
         rest = behind;
     }
-    let channel = RecordChannel::until_idle(socket, parts.identity, SILENCE, first);
-    let (channel, largest) = (Box::new(channel), Some(LARGEST_SENT));
-    Ok(BareChannel { channel, keeps_records: true, has_end: false, largest })
+    first
 }

@@ -89,6 +89,10 @@ impl Transport for Udp {
         Ok(Box::new(bare::Listening::bind(at, &at.resolve()?)?))
     }
 
+    fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {
+        bare::connect(to)
+    }
+
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
         bare::adopt(parts)
     }

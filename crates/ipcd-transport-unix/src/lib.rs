@@ -79,15 +79,7 @@ impl Transport for Unix {
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
-        let kind = Kind::of(to)?;
-        let address = match abstract_name(to) {
-            Some(name) => UnixAddr::new_abstract(name.as_bytes()),
-            None => UnixAddr::new(to.path()?),
-        };
-        let address = address.map_err(|error| Error::system(format!("connect to {to}"), error))?;
-        let socket = connect_local(&address, kind.socket_type(), deadline)?;
-        let identity = peer_credentials(&socket)?;
-        kind.channel(ChannelParts { descriptors: vec![socket], identity, state: Vec::new() })
+        self.adopt(connect(to, deadline)?)
     }
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
@@ -96,6 +88,10 @@ impl Transport for Unix {
 
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         self.listen(at)
+    }
+
+    fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
+        connect(to, deadline)
     }
 
     fn adopt_bare(&self, mut parts: ChannelParts) -> Result<BareChannel> {
@@ -138,6 +134,11 @@ impl Kind {
 
     fn of_parts(parts: &ChannelParts) -> Self {
         if parts.state == SEQPACKET { Self::Seqpacket } else { Self::Stream }
+    }
+
+    /// The state in the parts of a channel of this kind.
+    fn state(self) -> Vec<u8> {
+        if self == Self::Seqpacket { SEQPACKET.to_vec() } else { Vec::new() }
     }
 
     fn socket_type(self) -> SockType {
@@ -183,9 +184,21 @@ impl Listener for Listening {
             .map_err(|error| Error::system("make a socket non-blocking", error))?;
         let socket = OwnedFd::from(socket);
         let identity = peer_credentials(&socket)?;
-        let state = if self.kind == Kind::Seqpacket { SEQPACKET.to_vec() } else { Vec::new() };
+        let state = self.kind.state();
         Ok(Some(ChannelParts { descriptors: vec![socket], identity, state }))
     }
+}
+
+fn connect(to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
+    let kind = Kind::of(to)?;
+    let address = match abstract_name(to) {
+        Some(name) => UnixAddr::new_abstract(name.as_bytes()),
+        None => UnixAddr::new(to.path()?),
+    };
+    let address = address.map_err(|error| Error::system(format!("connect to {to}"), error))?;
+    let socket = connect_local(&address, kind.socket_type(), deadline)?;
+    let identity = peer_credentials(&socket)?;
+    Ok(ChannelParts { descriptors: vec![socket], identity, state: kind.state() })
 }
 
 fn abstract_name(endpoint: &Endpoint) -> Option<&str> {

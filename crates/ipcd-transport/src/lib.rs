@@ -9,7 +9,8 @@
 //!
 //! * What is read is what the other side wrote, in order. An unreliable transport may lose whole
 //!   frames, never parts of one, and never delivers one twice or out of turn.
-//! * No call blocks, except [`Transport::connect`], which ends by its deadline.
+//! * No call blocks, except [`Transport::connect`] and [`Transport::connect_bare`], which end by
+//!   their deadline, but for the time that the system takes to resolve a name.
 //! * A write may be taken in part; the caller offers the rest again, unchanged, with more behind it.
 //! * The end of the stream is reported once all that was received before it has been read.
 //! * A channel can be taken apart ([`Channel::into_parts`]) and put together in another process.
@@ -77,7 +78,14 @@ pub trait Transport: Sync {
         Err(at.error(format_args!("{} takes frames only", self.scheme())))
     }
 
-    /// Makes a channel to a bare peer of what such a listener returned.
+    /// Connects to a bare server: a program that knows nothing of frames. Fails with
+    /// [`Error::TimedOut`] at the deadline. [`Transport::adopt_bare`] makes the channel.
+    fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {
+        Err(to.error(format_args!("{} takes frames only", self.scheme())))
+    }
+
+    /// Makes a channel to a bare peer of what such a listener, or [`Transport::connect_bare`],
+    /// returned.
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
         Ok(BareChannel {
             channel: self.adopt(parts)?,

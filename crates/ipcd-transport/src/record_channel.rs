@@ -19,7 +19,9 @@ const LARGEST: usize = 64 * 1024;
 pub struct RecordChannel {
     socket: OwnedFd,
     identity: Identity,
-    /// Where nobody says that a peer has gone: how long it may be silent, and since when it is.
+    /// Whether nobody says that the peer has gone, and records may be lost and may be empty.
+    is_datagram: bool,
+    /// How long the peer may be silent, and since when it is.
     idle: Option<(Duration, Instant)>,
     /// Records that the listener has read.
     first: VecDeque<Vec<u8>>,
@@ -28,7 +30,12 @@ pub struct RecordChannel {
 impl RecordChannel {
     /// Over a connected socket whose other end the kernel watches.
     pub fn connected(socket: OwnedFd, identity: Identity) -> Self {
-        Self { socket, identity, idle: None, first: VecDeque::new() }
+        Self { socket, identity, is_datagram: false, idle: None, first: VecDeque::new() }
+    }
+
+    /// Over a connected datagram socket, for ever.
+    pub fn datagrams(socket: OwnedFd, identity: Identity) -> Self {
+        Self { is_datagram: true, ..Self::connected(socket, identity) }
     }
 
     /// Over a datagram socket: the peer has gone when it has been silent for so long. The listener
@@ -39,20 +46,26 @@ impl RecordChannel {
         silence: Duration,
         first: VecDeque<Vec<u8>>,
     ) -> Self {
-        Self { socket, identity, idle: Some((silence, Instant::now())), first }
+        let idle = Some((silence, Instant::now()));
+        Self { idle, first, ..Self::datagrams(socket, identity) }
+    }
+
+    fn send(&self, record: &[u8]) -> nix::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        socket::send(self.socket.as_raw_fd(), record, flags)
     }
 
     fn receive(&mut self, into: &mut ReadBuffer) -> Result<Read> {
         let flags = MsgFlags::MSG_DONTWAIT;
         match socket::recv(self.socket.as_raw_fd(), into.spare(LARGEST), flags) {
             // On a datagram socket that is an empty record.
-            Ok(0) if self.idle.is_none() => Ok(Read::Closed),
+            Ok(0) if !self.is_datagram => Ok(Read::Closed),
             Ok(count) => {
                 into.commit(count);
                 Ok(Read::Bytes(count))
             }
             // A datagram of ours found nobody: the next one may.
-            Err(Errno::ECONNREFUSED) if self.idle.is_some() => Ok(Read::NotReady),
+            Err(Errno::ECONNREFUSED) if self.is_datagram => Ok(Read::NotReady),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Read::NotReady),
             Err(error) => Err(Error::system("receive", error)),
         }
@@ -87,12 +100,16 @@ impl Channel for RecordChannel {
     }
 
     fn write(&mut self, record: &[u8]) -> Result<Wrote> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        match socket::send(self.socket.as_raw_fd(), record, flags) {
+        let sent = match self.send(record) {
+            // That speaks of an earlier datagram; this one was not sent (udp(7)).
+            Err(Errno::ECONNREFUSED) if self.is_datagram => self.send(record),
+            sent => sent,
+        };
+        match sent {
             Ok(_) => Ok(Wrote::Bytes(record.len())),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wrote::NotReady),
             // It is too long for a datagram, or nobody was there: as lost as on the way.
-            Err(Errno::EMSGSIZE | Errno::ECONNREFUSED) if self.idle.is_some() => {
+            Err(Errno::EMSGSIZE | Errno::ECONNREFUSED) if self.is_datagram => {
                 Ok(Wrote::Bytes(record.len()))
             }
             Err(error) => Err(Error::system("send", error)),
@@ -100,7 +117,7 @@ impl Channel for RecordChannel {
     }
 
     fn finish(&mut self) -> Result<()> {
-        if self.idle.is_some() {
+        if self.is_datagram {
             return Ok(());
         }
         match socket::shutdown(self.socket.as_raw_fd(), Shutdown::Write) {

@@ -1,0 +1,40 @@
+//! Bare servers: what `connect_bare` makes of one.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use ipcd_transport::{Endpoint, Read, ReadBuffer, Transport, Wrote, poll_until};
+use ipcd_transport_tcp::Tcp;
+use nix::poll::PollFlags;
+
+fn watchdog() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+#[test]
+fn a_bare_server_is_spoken_to_and_heard() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let to = Endpoint::new("tcp", address.to_string());
+    let parts = Tcp.connect_bare(&to, watchdog()).unwrap();
+    assert_eq!(parts.identity.addr, Some(address));
+    let mut bare = Tcp.adopt_bare(parts).unwrap();
+    assert!(bare.has_end && !bare.keeps_records);
+    let (mut peer, _) = server.accept().unwrap();
+    assert_eq!(bare.channel.write(b"question").unwrap(), Wrote::Bytes(8));
+    peer.read_exact(&mut [0; 8]).unwrap();
+    peer.write_all(b"answer").unwrap();
+    let mut buffer = ReadBuffer::new(4096, 4096);
+    assert!(poll_until(&bare.channel.read_fd(), PollFlags::POLLIN, watchdog()).unwrap());
+    assert_eq!(bare.channel.read(&mut buffer).unwrap(), Read::Bytes(6));
+    assert_eq!(buffer.filled(), b"answer");
+}
+
+#[test]
+fn nobody_there_is_an_error() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let to = Endpoint::new("tcp", address.to_string());
+    let error = Tcp.connect_bare(&to, watchdog()).unwrap_err().to_string();
+    assert!(error.contains(&address.to_string()) && error.contains("refused"), "{error}");
+}

@@ -1,0 +1,60 @@
+//! Bare servers: what `connect_bare` makes of one.
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use ipcd_transport::{BareChannel, Endpoint, Read, ReadBuffer, Transport, Wrote, poll_until};
+use ipcd_transport_udp::Udp;
+use nix::poll::PollFlags;
+
+fn watchdog() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+fn server() -> UdpSocket {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    server
+}
+
+fn connect(to: &UdpSocket) -> BareChannel {
+    let address = to.local_addr().unwrap();
+    let to = Endpoint::new("udp", address.to_string());
+    let parts = Udp.connect_bare(&to, watchdog()).unwrap();
+    assert_eq!(parts.identity.addr, Some(address));
+    Udp.adopt_bare(parts).unwrap()
+}
+
+#[test]
+fn a_bare_server_is_spoken_to_and_heard() {
+    let server = server();
+    let mut bare = connect(&server);
+    assert!(bare.keeps_records && !bare.has_end);
+    assert_eq!(bare.channel.write(b"question").unwrap(), Wrote::Bytes(8));
+    let mut room = [0; 64];
+    let (count, from) = server.recv_from(&mut room).unwrap();
+    assert_eq!(&room[..count], b"question");
+    server.send_to(b"answer", from).unwrap();
+    let mut buffer = ReadBuffer::new(4096, 4096);
+    assert!(poll_until(&bare.channel.read_fd(), PollFlags::POLLIN, watchdog()).unwrap());
+    assert_eq!(bare.channel.read(&mut buffer).unwrap(), Read::Bytes(6));
+    assert_eq!(buffer.filled(), b"answer");
+    assert_eq!(bare.channel.tick(Instant::now()).unwrap(), None, "silence does not end it");
+}
+
+#[test]
+fn a_server_that_comes_back_gets_the_next_datagram() {
+    let first = server();
+    let at = first.local_addr().unwrap();
+    let mut bare = connect(&first);
+    drop(first);
+    assert_eq!(bare.channel.write(b"lost").unwrap(), Wrote::Bytes(4));
+    // The other side's kernel has said by now that nobody is there.
+    assert!(poll_until(&bare.channel.read_fd(), PollFlags::empty(), watchdog()).unwrap());
+    let second = UdpSocket::bind(at).unwrap();
+    second.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    assert_eq!(bare.channel.write(b"heard").unwrap(), Wrote::Bytes(5));
+    let mut room = [0; 64];
+    let count = second.recv(&mut room).unwrap();
+    assert_eq!(&room[..count], b"heard");
+}
