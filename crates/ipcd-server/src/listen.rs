@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use ipcd_proto::{Codec, Filter, Subject};
-use ipcd_transport::{Access, Endpoint, Error, IdentityKind, Transport};
+use ipcd_transport::{Access, Endpoint, Error, Transport};
+use ipcd_transports::strangers;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-
-use crate::config::word;
 
 /// A listener.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -83,15 +82,14 @@ impl TryFrom<Written> for Listen {
             }
         }
         let mut take = |key: &str| endpoint.take_option(key);
-        let codec = take("codec").map(|text| word(&text)).transpose()?.or(written.codec);
+        let codec = take("codec").map(|text| text.parse()).transpose()?.or(written.codec);
         let (subject, reply) =
             (take("subject").or(written.subject), take("reply").or(written.reply));
         let echo = flag(take("echo"), "echo")?.or(written.echo).unwrap_or(false);
         let insecure = flag(take("insecure"), "insecure")?.or(written.insecure).unwrap_or(false);
         let mut allow = written.allow;
-        for network in take("allow").iter().flat_map(|list| list.split(',')) {
-            let bad = |_| format!("allow={network}: a network is needed, as in 10.0.0.0/8");
-            allow.push(network.parse().map_err(bad)?);
+        if let Some(list) = take("allow") {
+            allow.extend(strangers::networks(&list)?);
         }
         let is_bare = codec.is_some_and(|codec| codec != Codec::Frame);
         let codec = codec.unwrap_or_default();
@@ -136,8 +134,7 @@ impl Listen {
 
     /// Whether a peer from there may come in.
     pub(crate) fn admits(&self, from: Option<SocketAddr>) -> bool {
-        let is_inside = |addr: SocketAddr| self.allow.iter().any(|net| net.contains(&addr.ip()));
-        self.allow.is_empty() || from.is_none_or(is_inside)
+        strangers::admits(&self.allow, from)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -168,18 +165,8 @@ impl Listen {
         if let Some(reply) = &dialect.reply {
             Filter::parse(reply.as_bytes()).map_err(|error| format!("reply: {error}"))?;
         }
-        let is_known = transport.capabilities().identity != IdentityKind::Address;
-        if is_known || self.insecure || !self.allow.is_empty() {
-            return Ok(());
-        }
-        let addresses = at.resolve().map_err(|error| error.to_string())?;
-        match addresses.iter().all(|addr| addr.ip().is_loopback()) {
-            true => Ok(()),
-            false => bad(
-                "whoever connects there proves nothing: off the loopback this needs allow=NETWORK, \
-                 or insecure=true",
-            ),
-        }
+        let is_meant = self.insecure || !self.allow.is_empty();
+        strangers::check(at, transport, is_meant).map_err(|error| error.to_string())
     }
 }
 
