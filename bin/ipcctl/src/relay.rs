@@ -18,6 +18,7 @@ fn relay(context: &Context, args: &RelayArgs) -> Result<Relay, Error> {
         from: Side::listening(&args.from)?,
         to: Side::connecting(&args.to)?,
         is_raw: args.raw,
+        codec: args.codec,
         children: args.fork.then_some(args.max_children as usize),
         ucspi: args.ucspi,
         timeout: client.timeout,

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ipcd_client::Options;
+use ipcd_proto::Codec;
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::{ChannelParts, Identity, Variable};
 use nix::sys::prctl::set_pdeathsig;
@@ -69,7 +70,7 @@ pub(crate) fn connect(
 
 /// The end of a side that a listener accepted, or that was connected to.
 pub(crate) fn adopt(relay: &Relay, place: &Place, parts: ChannelParts) -> Result<End> {
-    let codec = if relay.is_raw { Some(ipcd_proto::Codec::Raw) } else { place.codec };
+    let codec = if relay.is_raw { Some(Codec::Raw) } else { place.codec.or(relay.codec) };
     Ok(End::channel(place.transport.adopt_bare(parts)?, codec))
 }
 

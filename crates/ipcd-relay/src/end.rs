@@ -113,10 +113,15 @@ impl End {
         }
     }
 
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<Wrote> {
-        match &mut self.way {
-            Way::Channel(bare) => Ok(bare.channel.write(bytes)?),
-            Way::Subject(subject) => subject.write(bytes),
+    /// How many of the bytes were taken; `None` when there is no room now.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
+        let bare = match &mut self.way {
+            Way::Channel(bare) => bare,
+            Way::Subject(subject) => return subject.write(bytes),
+        };
+        match bare.channel.write(bytes)? {
+            Wrote::Bytes(count) => Ok(Some(count)),
+            Wrote::NotReady | Wrote::NoCredit => Ok(None),
         }
     }
 

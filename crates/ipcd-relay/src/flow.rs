@@ -7,7 +7,7 @@ use std::io;
 
 use ipcd_proto::limits::DEFAULT_MAX_PAYLOAD;
 use ipcd_proto::{Codec, Decoder, TooLong};
-use ipcd_transport::{Read, ReadBuffer, Wrote};
+use ipcd_transport::{Read, ReadBuffer};
 
 use crate::Error;
 use crate::end::End;
@@ -174,11 +174,11 @@ impl Flow {
     fn write(&mut self, to: &mut End, turned: &mut Turned) -> bool {
         while !self.queue.is_empty() {
             match to.write(self.queue.next()) {
-                Ok(Wrote::Bytes(count)) => {
+                Ok(Some(count)) => {
                     self.queue.wrote(count);
                     turned.moved = true;
                 }
-                Ok(Wrote::NotReady | Wrote::NoCredit) => return false,
+                Ok(None) => return false,
                 Err(error) => {
                     self.fail(error);
                     self.stop();
@@ -243,8 +243,7 @@ impl Flow {
             splice.note_read(bytes.len());
         }
         match to.write(bytes) {
-            Ok(Wrote::Bytes(count)) => self.keep(&bytes[count..]),
-            Ok(Wrote::NotReady | Wrote::NoCredit) => self.keep(bytes),
+            Ok(count) => self.keep(&bytes[count.unwrap_or(0)..]),
             Err(error) => {
                 self.fail(error);
                 self.stop();

@@ -23,10 +23,15 @@ mod watch;
 use std::io;
 use std::time::Duration;
 
+use ipcd_proto::Codec;
 use ipcd_transport::{Endpoint, Listener};
 
 pub use ipcd_client::Options as ClientOptions;
 pub use side::Side;
+
+/// Who speaks frames is the daemon, and has a way of its own to be reached.
+const NO_FRAMES: &str =
+    "frames are for the daemon: write codec=line, nul or raw, or ipcd:SUBJECT for a side";
 
 /// What is relayed, and how.
 #[derive(Clone, Debug)]
@@ -37,6 +42,8 @@ pub struct Relay {
     pub to: Side,
     /// Whether bytes are moved, without looking for messages in them.
     pub is_raw: bool,
+    /// How bytes become messages at a side that does not say.
+    pub codec: Option<Codec>,
     /// Whether each peer has a child of its own, and how many there are at the most.
     pub children: Option<usize>,
     /// Whether commands are told about their peers as UCSPI has it.
@@ -109,6 +116,9 @@ impl Relay {
     }
 
     fn check(&self) -> Result<()> {
+        if self.codec == Some(Codec::Frame) {
+            return Err(Error::Usage(NO_FRAMES.to_owned()));
+        }
         match [&self.from, &self.to].iter().find(|side| self.is_raw && side.has_codec()) {
             Some(side) => Err(Error::Usage(format!(
                 "{side}: --raw moves bytes and looks for no messages: leave codec= away"

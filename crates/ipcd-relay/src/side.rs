@@ -8,7 +8,7 @@ use ipcd_transport::{Endpoint, Transport};
 use ipcd_transports::strangers;
 use ipnet::IpNet;
 
-use crate::{Error, Result};
+use crate::{Error, NO_FRAMES, Result};
 
 /// What a subject of the daemon begins with, where others have a transport's scheme.
 const SUBJECT: &str = "ipcd:";
@@ -98,8 +98,7 @@ fn parse_endpoint(mut endpoint: Endpoint) -> Result<Place> {
     let codec = endpoint.take_option("codec").map(|text| text.parse::<Codec>());
     let codec = codec.transpose().map_err(Error::Usage)?;
     if codec == Some(Codec::Frame) {
-        let why = "frames are for the daemon: write codec=line, nul or raw, or ipcd:SUBJECT";
-        return Err(endpoint.error(why).into());
+        return Err(endpoint.error(NO_FRAMES).into());
     }
     let transport = ipcd_transports::of(&endpoint)?;
     Ok(Place { endpoint, transport, codec, allow: Vec::new() })

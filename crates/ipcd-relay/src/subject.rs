@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use ipcd_client::{Client, Error, Event, Options, SubscribeOptions};
-use ipcd_transport::{Endpoint, Read, ReadBuffer, Wrote};
+use ipcd_transport::{Endpoint, Read, ReadBuffer};
 
 use crate::Result;
 
@@ -85,15 +85,16 @@ impl Subject {
         }
     }
 
-    pub(crate) fn write(&mut self, payload: &[u8]) -> Result<Wrote> {
+    /// `None` when too much waits for the daemon already.
+    pub(crate) fn write(&mut self, payload: &[u8]) -> Result<Option<usize>> {
         if self.client.unwritten() > HIGH {
             self.advance();
         }
         if self.client.unwritten() > HIGH {
-            return Ok(Wrote::NotReady);
+            return Ok(None);
         }
         self.client.queue(&self.subject, payload)?;
-        Ok(Wrote::Bytes(payload.len()))
+        Ok(Some(payload.len()))
     }
 
     /// Why a message was refused.

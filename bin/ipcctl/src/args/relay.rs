@@ -1,6 +1,7 @@
 //! What users type to connect any endpoint to any other.
 
 use clap::Args;
+use ipcd_proto::Codec;
 
 /// A side is an endpoint, or ipcd:SUBJECT for a subject of the daemon. Messages are moved from codec
 /// to codec (codec=line, nul or raw among the options of an endpoint; lines, or the records of an
@@ -13,6 +14,10 @@ pub(crate) struct RelayArgs {
     /// Where to connect for each peer, such as unix:///run/x.sock, or pipe:COMMAND.
     #[arg(value_name = "B")]
     pub(crate) to: String,
+    /// How bytes become messages at a side that has no codec= of its own, such as a command: line,
+    /// nul or raw.
+    #[arg(long, value_name = "CODEC", conflicts_with = "raw")]
+    pub(crate) codec: Option<Codec>,
     /// Move bytes, and look for no messages in them.
     #[arg(long)]
     pub(crate) raw: bool,
