@@ -77,7 +77,8 @@ pub(crate) fn adopt(relay: &Relay, place: &Place, parts: ChannelParts) -> Result
 /// The resolver may take its time.
 fn asks_for_a_name(place: &Place) -> bool {
     let address = place.endpoint.host_and_port();
-    address.is_ok_and(|address| address.parse::<std::net::SocketAddr>().is_err())
+    place.transport.capabilities().remote
+        && address.is_ok_and(|address| address.parse::<std::net::SocketAddr>().is_err())
 }
 
 /// A process that connects.

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 
 use crate::pair::Origin;
-use crate::server::Server;
+use crate::server::{Server, name};
 use crate::signals::{Signals, reap};
 use crate::watch::{INPUT, Token, Wanted, Watch};
 use crate::{Observer, Relay, Result};
@@ -105,7 +105,7 @@ impl<'a> Parent<'a> {
 
     fn start(&mut self, parts: ChannelParts) {
         let origin = (parts.identity.clone(), parts.state.clone());
-        let who = parts.identity.to_string();
+        let who = name(&parts.identity, &self.relay.from);
         let (relay, observer, parent) = (self.relay, self.observer, Pid::this());
         let child = ipcd_sys::fork(|| match serve(relay, observer, parts, parent) {
             Ok(()) => 0,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{ChannelParts, Identity, Listener};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -21,6 +22,10 @@ use crate::{Error, Observer, Relay, Result};
 
 /// Peers at a time; further ones wait in the listener's queue.
 const MAX_PEERS: usize = 4096;
+/// Peers that wait for a server which does not answer, each with a process.
+const MAX_WAITING: usize = 256;
+/// Descriptors that all of them may need.
+const DESCRIPTORS: u64 = 4 * MAX_PEERS as u64;
 /// Peers that are accepted in a turn.
 const ACCEPTED: usize = 64;
 /// How long a listener is left alone when the system has no more descriptors, or its only peer was
@@ -74,7 +79,10 @@ impl<'a> Server<'a> {
     ) -> Result<Self> {
         let watch = Watch::new()?;
         let (listener, signals) = match listener {
-            Some((listener, signals)) => (Some(listener), signals),
+            Some((listener, signals)) => {
+                raise_limit();
+                (Some(listener), signals)
+            }
             None => (None, Signals::new()?),
         };
         watch.set(signals.fd(), Token::Signals, None, Some(INPUT))?;
@@ -214,17 +222,23 @@ impl<'a> Server<'a> {
                 self.release(&identity, &state);
             }
         }
-        let peers = self.pairs.len() + self.connecting.len() + self.commands.len();
-        let wanted = (self.paused.is_none() && peers < MAX_PEERS).then_some(INPUT);
+        let wanted = (self.paused.is_none() && self.has_room()).then_some(INPUT);
         let Some(listener) = &self.listener else { return Ok(()) };
         self.watch.set(listener.fd(), Token::Listener, self.listens, wanted)?;
         self.listens = wanted;
         Ok(())
     }
 
+    fn has_room(&self) -> bool {
+        let peers = self.pairs.len() + self.connecting.len() + self.commands.len();
+        peers < MAX_PEERS && self.connecting.len() < MAX_WAITING
+    }
+
     fn accept(&mut self) -> Result<()> {
         for _ in 0..ACCEPTED {
-            let Some(listener) = &mut self.listener else { break };
+            let Some(listener) = self.listener.as_mut().filter(|_| self.paused.is_none()) else {
+                break;
+            };
             match listener.accept() {
                 Ok(Some(parts)) => self.begin(parts, true).or_else(|error| self.complain(error))?,
                 Ok(None) => break,
@@ -236,7 +250,7 @@ impl<'a> Server<'a> {
                     break;
                 }
             }
-            if self.pairs.len() + self.connecting.len() >= MAX_PEERS {
+            if !self.has_room() {
                 break;
             }
         }
@@ -252,7 +266,7 @@ impl<'a> Server<'a> {
     fn begin(&mut self, parts: ChannelParts, serves_others: bool) -> Result<()> {
         let relay = self.relay;
         let Side::Endpoint(place) = &relay.from else { return Ok(()) };
-        let who = parts.identity.to_string();
+        let who = name(&parts.identity, &relay.from);
         if !relay.from.admits(parts.identity.addr) {
             self.observer.trouble(&format!("{who}: it may not come in (see allow=)"));
             return Ok(());
@@ -301,18 +315,12 @@ impl<'a> Server<'a> {
     /// A peer is closed, because it cannot be connected.
     fn refuse(&mut self, who: &str, error: &Error, origin: Origin) {
         self.observer.trouble(&format!("{who}: {error}"));
-        if self.has_one_peer(&origin) {
+        if is_unknown(&origin.0) {
             self.paused = Some(self.now + PAUSE);
             self.released.push(origin);
         } else {
             self.release(&origin.0, &origin.1);
         }
-    }
-
-    /// Whether it is known by nothing, as is who writes into a file: then the same one comes again
-    /// at once.
-    fn has_one_peer(&self, origin: &Origin) -> bool {
-        origin.0 == Identity::default()
     }
 
     fn add(&mut self, from: End, to: End, who: String, origin: Origin) -> Result<()> {
@@ -382,5 +390,24 @@ impl<'a> Server<'a> {
             // One that has just ended is still a zombie of ours, and nobody else's number.
             let _ = killpg(*command, signal);
         }
+    }
+}
+
+/// Who a peer is, for people.
+pub(crate) fn name(identity: &Identity, side: &Side) -> String {
+    if is_unknown(identity) { side.to_string() } else { identity.to_string() }
+}
+
+/// Whether nothing is known of it, as of whoever writes into a file. There is only one such peer,
+/// and it comes again as soon as it is refused.
+fn is_unknown(identity: &Identity) -> bool {
+    *identity == Identity::default()
+}
+
+/// Allows as many descriptors as the peers may need, as far as the system does.
+fn raise_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // With fewer, peers wait in the listener's queue.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(DESCRIPTORS)), hard);
     }
 }

@@ -10,8 +10,8 @@ use nix::unistd::Pid;
 
 use crate::Result;
 
-/// The signals at which the relay ends.
-const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+/// The signals at which the relay ends, besides HUP.
+const ENDING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
 pub(crate) struct Signals(SignalFd);
 
@@ -25,11 +25,14 @@ pub(crate) struct Heard {
 }
 
 impl Signals {
-    /// From now on, these signals are only noted. One that whoever started us ignores stays
-    /// ignored, as nohup(1) wants it.
+    /// From now on, these signals are only noted. HUP stays ignored if it was, as nohup(1) wants it:
+    /// a signal that is blocked comes also when it is ignored.
     pub(crate) fn new() -> Result<Self> {
         let mut mask: SigSet = ENDING.into_iter().collect();
         mask.add(Signal::SIGCHLD);
+        if !is_ignored(Signal::SIGHUP) {
+            mask.add(Signal::SIGHUP);
+        }
         mask.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self(SignalFd::with_flags(&mask, flags)?))
@@ -49,6 +52,14 @@ impl Signals {
         }
         heard
     }
+}
+
+/// Whether whoever started us ignores a signal (proc_pid_status(5)).
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
 }
 
 /// The next child that has ended.
