@@ -27,6 +27,8 @@ use crate::server::Via;
 
 /// How long to wait before a program is looked for again that does not listen yet.
 const STARTING_STEP: Duration = Duration::from_millis(2);
+/// An address that nobody else uses: on a busy machine, others' clients try ports at random.
+const LOOPBACK: &str = "127.82.76.1:0";
 const GIB: f64 = (1 << 30) as f64;
 
 /// What moves the bytes.
@@ -182,7 +184,7 @@ impl Address {
     fn free(via: Via, dir: &Path) -> io::Result<Self> {
         Ok(match via {
             Via::Unix => Self::Unix(dir.join("a.sock")),
-            Via::Tcp => Self::Tcp(TcpListener::bind("127.0.0.1:0")?.local_addr()?),
+            Via::Tcp => Self::Tcp(TcpListener::bind(LOOPBACK)?.local_addr()?),
         })
     }
 
@@ -240,7 +242,7 @@ impl Server {
                 Self { listener, address: Address::Unix(path) }
             }
             Via::Tcp => {
-                let listener = TcpListener::bind("127.0.0.1:0")?;
+                let listener = TcpListener::bind(LOOPBACK)?;
                 let address = Address::Tcp(listener.local_addr()?);
                 Self { listener: Listener::Tcp(listener), address }
             }
