@@ -458,6 +458,36 @@ fn a_server_that_is_not_there_closes_one_peer_and_not_the_relay() {
     }
 }
 
+/// What may be far away is connected to once, by somebody else, and just as well.
+#[test]
+fn a_server_on_the_network_sees_one_connection_for_each_peer() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+    let to = format!("tcp://{}", listener.local_addr().expect("it is bound"));
+    for way in WAYS {
+        let dir = dir();
+        let path = dir.path().join("relay.sock");
+        let mut relay = Relay::start(&[&[&unix(&path), &to, "--raw"], way].concat());
+        for number in 0..20 {
+            let mut peer = UnixStream::connect(&path).expect("it listens");
+            write!(peer, "{number}").expect("it is taken");
+            peer.shutdown(Shutdown::Write).expect("it is a socket");
+            let (mut server, _) = listener.accept().expect("the relay comes");
+            let mut heard = String::new();
+            server.read_to_string(&mut heard).expect("it comes to an end");
+            assert_eq!(heard, number.to_string());
+        }
+        let pid = relay.process.pid();
+        eventually("that all are reaped", || children(pid).is_empty().then_some(()));
+        assert_eq!(relay.terminate().expect(0).stderr.lines().count(), 1);
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+    let nobody = nobody.local_addr().expect("it was bound");
+    let relay = Relay::start(&["tcp://127.0.0.1:0", &format!("tcp://{nobody}"), "--raw"]);
+    let mut rest = Vec::new();
+    let _ = relay.tcp().read_to_end(&mut rest);
+    relay.process.stderr.wait_for("refused");
+}
+
 /// A server that does not answer is waited for beside everything else.
 #[test]
 fn a_server_that_does_not_answer_keeps_nobody_waiting() {

@@ -1,7 +1,11 @@
 //! Connecting a peer to the other side.
 //!
-//! A loop that serves many cannot wait for a server that does not answer. So who is not there at
-//! once is waited for by a process of its own, which hands the connection over.
+//! A loop that serves many cannot wait for a server that does not answer, nor for the resolver. So
+//! what may be on another machine is connected to by a process of its own, which hands the
+//! connection over; and so is what is on this one and has no room in its queue.
+//!
+//! To try over the network for a moment only would be no help: the server would see a connection
+//! that comes and goes, whenever the moment was too short.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,7 +25,7 @@ use crate::side::{Place, Side};
 use crate::subject::Subject;
 use crate::{Relay, Result};
 
-/// How long a loop that serves others may wait.
+/// How long a loop that serves others may wait for somebody on the same machine.
 const BRIEF: Duration = Duration::from_millis(10);
 /// Bytes of what such a process says, at the most.
 const LONGEST_WORD: usize = 64 * 1024;
@@ -54,7 +58,7 @@ pub(crate) fn connect(
         }
     };
     let deadline = Instant::now() + relay.timeout;
-    if serves_others && asks_for_a_name(place) {
+    if serves_others && place.transport.capabilities().remote {
         return Waiting::start(place, deadline).map(Connected::Later);
     }
     let patience = if serves_others { BRIEF.min(relay.timeout) } else { relay.timeout };
@@ -72,13 +76,6 @@ pub(crate) fn connect(
 pub(crate) fn adopt(relay: &Relay, place: &Place, parts: ChannelParts) -> Result<End> {
     let codec = if relay.is_raw { Some(Codec::Raw) } else { place.codec.or(relay.codec) };
     Ok(End::channel(place.transport.adopt_bare(parts)?, codec))
-}
-
-/// The resolver may take its time.
-fn asks_for_a_name(place: &Place) -> bool {
-    let address = place.endpoint.host_and_port();
-    place.transport.capabilities().remote
-        && address.is_ok_and(|address| address.parse::<std::net::SocketAddr>().is_err())
 }
 
 /// A process that connects.

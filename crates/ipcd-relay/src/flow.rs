@@ -310,7 +310,10 @@ fn put(message: Result<&[u8], TooLong>, to: &End, queue: &mut Queue) -> Option<S
     if to.keeps_records() {
         let bytes = message.len() + codec.overhead();
         if bytes > to.largest() {
-            return Some(format!("it is longer than {} bytes, which a record has", to.largest()));
+            return Some(format!(
+                "it is longer than the {} bytes that the other side takes",
+                to.largest()
+            ));
         }
         if bytes == 0 && !to.takes_empty() {
             return None;
