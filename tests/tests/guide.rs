@@ -139,3 +139,8 @@ fn delivery() {
 fn bring_your_own_program() {
     run("bring-your-own-program.md");
 }
+
+#[test]
+fn relay() {
+    run("relay.md");
+}

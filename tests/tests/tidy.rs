@@ -149,11 +149,12 @@ fn only_the_registry_knows_all_transports() {
 }
 
 #[test]
-fn client_and_server_know_no_scheme_by_name_and_not_each_other() {
+fn client_server_and_relay_know_no_scheme_by_name_and_not_each_other() {
     let packages = packages();
     for (name, strangers) in [
         ("ipcd-client", ["ipcd-core", "ipcd-server", "ipcd-sys"]),
         ("ipcd-server", ["ipcd-client", "ipcd-bench", "ipcd-conformance"]),
+        ("ipcd-relay", ["ipcd-core", "ipcd-server", "ipcd-bench"]),
     ] {
         let package = &packages[name];
         for dependency in package.dependencies() {

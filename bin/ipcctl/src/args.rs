@@ -9,11 +9,13 @@ use ipcd_server::Span;
 
 mod bench;
 mod messages;
+mod relay;
 
 pub(crate) use bench::{Arrivals, BenchArgs, BenchLayer, BenchMode, BenchPeer, Verify};
 pub(crate) use messages::{
     Ack, BodyArgs, ChatArgs, OverflowArg, RecvArgs, ReplyArgs, ReqArgs, SendArgs, ServeArgs,
 };
+pub(crate) use relay::RelayArgs;
 
 /// The tool of the ipcd daemon: send and receive messages, and look at the daemon.
 #[derive(Parser)]
@@ -102,6 +104,8 @@ pub(crate) enum Verb {
     Serve(ServeArgs),
     /// Talk to others on a subject, line by line.
     Chat(ChatArgs),
+    /// Listen at one endpoint, connect to another for each peer, and move messages or bytes.
+    Relay(RelayArgs),
     /// Measure how long the daemon takes to answer.
     Ping(PingArgs),
     /// What each transport promises.

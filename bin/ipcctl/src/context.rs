@@ -35,7 +35,12 @@ impl Context {
 
     /// Where the daemon is to be reached.
     pub(crate) fn endpoint(&self) -> Outcome<Endpoint> {
-        Ok(ipcd_transports::resolve(&self.global.via, &self.runtime_dir)?)
+        Ok(self.via()?)
+    }
+
+    /// The same, for who has words of their own for what is wrong with it.
+    pub(crate) fn via(&self) -> ipcd_transport::Result<Endpoint> {
+        ipcd_transports::resolve(&self.global.via, &self.runtime_dir)
     }
 
     /// Options for a connection that ends when it is lost.
@@ -59,6 +64,19 @@ impl Context {
     pub(crate) fn connect_for_good(&self) -> Outcome<Client> {
         let options = Options { reconnect: Some(Backoff::default()), ..self.options() };
         Ok(Client::connect(&self.endpoint()?, options)?)
+    }
+
+    /// A line that says how far we are, for people and scripts.
+    pub(crate) fn announce(&self, text: &str) {
+        if !self.global.quiet {
+            // Nobody is left to hear of a failure to say it.
+            let _ = writeln!(std::io::stderr(), "{}", visible(text));
+        }
+    }
+
+    /// What went wrong and does not end the tool.
+    pub(crate) fn complain(&self, text: &str) {
+        let _ = writeln!(std::io::stderr(), "ipcctl: {}", visible(text));
     }
 
     /// A remark for people.

@@ -20,6 +20,7 @@ mod output;
 mod ping;
 mod print;
 mod recv;
+mod relay;
 mod reply;
 mod req;
 mod send;
@@ -75,6 +76,7 @@ fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Req(args) => req::run(context, &args),
         Verb::Serve(args) => serve::run(context, &args),
         Verb::Chat(args) => chat::run(context, &args),
+        Verb::Relay(args) => relay::run(context, &args),
         Verb::Ping(args) => ping::run(context, &args),
         Verb::Transports => inspect::transports(context),
         Verb::Status => inspect::status(context),

@@ -100,6 +100,13 @@ fn bad_usage_ends_with_2_and_says_why() {
         (&["serve", "a", "--echo", "--jobs", "0"], "--jobs"),
         (&["serve", "a", "--echo", "--max-output", "much"], "64KiB"),
         (&["chat"], "SUBJECT"),
+        (&["relay", "tcp://127.0.0.1:0"], "<B>"),
+        (&["relay", "tcp://127.0.0.1:0", "unix:///x", "--max-children", "9"], "--fork"),
+        (
+            &["relay", "tcp://127.0.0.1:0", "unix:///x", "--raw", "--codec", "nul"],
+            "cannot be used with",
+        ),
+        (&["relay", "tcp://127.0.0.1:0", "unix:///x", "--codec", "morse"], "line"),
         (&["ping", "--max", "fast"], "fast"),
     ] {
         let output = ipcctl(args);

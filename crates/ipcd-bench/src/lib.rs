@@ -4,7 +4,8 @@
 //! byte relay, the yardstick (the least that routes frames by subject) and the real
 //! daemon. Their rounds are interleaved, and only ratios of neighbours are compared: on a busy
 //! or throttled machine the figures themselves say little. The same goes for the round trip of a
-//! request, and for how fast peers come and go.
+//! request, and for how fast peers come and go. `ipcctl relay`, which needs no daemon, is measured
+//! beside socat.
 //!
 //! Everything forks, so it runs in a process of its own with one thread: the `relay` benchmark
 //! (`cargo bench`) or the `smoke` test.
@@ -18,6 +19,7 @@ mod load;
 mod options;
 mod process;
 mod relay;
+mod relaying;
 mod report;
 mod round;
 mod round_trip;

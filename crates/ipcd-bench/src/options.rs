@@ -41,6 +41,9 @@ pub struct Options {
     /// Write each message by itself instead of as many as fit 64 KiB.
     #[arg(long)]
     pub single: bool,
+    /// Measure what `ipcctl relay --raw` moves beside socat instead.
+    #[arg(long)]
+    pub relay: bool,
     /// Rounds of each server.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
@@ -50,7 +53,8 @@ pub struct Options {
     /// Transports; unix and tcp if none is given, and unix with --round-trip.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub via: Vec<Via>,
-    /// Bytes of a payload; 64, 1024 and 65536 if none is given, and 64 with --round-trip.
+    /// Bytes of a payload; 64, 1024 and 65536 if none is given, 64 with --round-trip, and 65536 with
+    /// --relay, where it is what is written at once.
     #[arg(long, value_name = "BYTES", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
     pub payload: Vec<u32>,
@@ -59,9 +63,10 @@ pub struct Options {
 impl Options {
     /// What is measured, over what and with how many bytes of payload.
     pub(crate) fn loads(&self) -> impl Iterator<Item = (Via, usize)> {
-        let (vias, payloads): (&[Via], &[u32]) = match self.round_trip {
-            true => (&[Via::Unix], &[64]),
-            false => (&[Via::Unix, Via::Tcp], &[64, 1024, 65536]),
+        let (vias, payloads): (&[Via], &[u32]) = match (self.round_trip, self.relay) {
+            (true, _) => (&[Via::Unix], &[64]),
+            (_, true) => (&[Via::Unix, Via::Tcp], &[65536]),
+            _ => (&[Via::Unix, Via::Tcp], &[64, 1024, 65536]),
         };
         let vias = if self.via.is_empty() { vias } else { &self.via };
         let payloads = if self.payload.is_empty() { payloads } else { &self.payload };
@@ -87,6 +92,11 @@ impl Options {
     /// Round trips of a round.
     pub(crate) fn trips(&self) -> u32 {
         if self.quick { 1000 } else { 5000 }
+    }
+
+    /// Bytes of a round of the relay.
+    pub(crate) fn relayed(&self) -> u64 {
+        if self.quick { 512 << 20 } else { 4 << 30 }
     }
 
     /// What the fastest round lasts at the least.

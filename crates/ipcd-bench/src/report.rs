@@ -141,6 +141,47 @@ pub(crate) fn print_trip_targets() {
     println!("\nWanted at 64 B over unix on one core: ipcd / yardstick at most 1.3.");
 }
 
+pub(crate) fn print_relay_head() {
+    println!("Bytes through a relay, GiB a second, and processor milliseconds a GiB of the relay.");
+    println!("Medians (least–most) over rounds; ratios over rounds side by side.\n");
+    println!(
+        "| cores | via | written at once | ipcctl relay | socat | socat -b 65536 | ipcctl / socat \
+         | ipcctl / socat -b 65536 | CPU ipcctl, socat, socat -b |"
+    );
+    println!("|---|---|--:|--:|--:|--:|--:|--:|---|");
+}
+
+/// Figures are by place in [`relaying::Program::ALL`].
+pub(crate) fn print_relay_row(
+    cores: Cores,
+    via: Via,
+    written: usize,
+    rates: &[Vec<f64>; 3],
+    costs: &[Vec<f64>; 3],
+) {
+    let shown = rates.each_ref().map(|rates| {
+        let Summary { median, least, most } = Summary::of(rates.iter().copied());
+        format!("{median:.2} ({least:.2}–{most:.2})")
+    });
+    let costs = costs.each_ref().map(|costs| Summary::of(costs.iter().copied()).median);
+    let [ours, socat, large] = rates;
+    println!(
+        "| {} | {} | {written} B | {} | {} | {} | {:.0}, {:.0}, {:.0} |",
+        word(&cores),
+        word(&via),
+        shown.join(" | "),
+        ratio(Summary::of_ratios(ours, socat)),
+        ratio(Summary::of_ratios(ours, large)),
+        costs[0],
+        costs[1],
+        costs[2],
+    );
+}
+
+pub(crate) fn print_relay_targets() {
+    println!("\nWanted at 64 KiB: ipcctl / socat at least 1.5.");
+}
+
 fn micros(took: &[round_trip::Took], which: impl Fn(&round_trip::Took) -> Duration) -> Vec<f64> {
     took.iter().map(|took| 1e6 * which(took).as_secs_f64()).collect()
 }

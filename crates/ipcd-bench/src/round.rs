@@ -58,7 +58,7 @@ pub(crate) fn pipe() -> io::Result<(File, File)> {
 }
 
 /// Processor time of processes with one thread each (proc_pid_schedstat(5)).
-fn cpu_of(pids: &[u32]) -> io::Result<Duration> {
+pub(crate) fn cpu_of(pids: &[u32]) -> io::Result<Duration> {
     let of_one = |pid: &u32| {
         let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
         let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse().ok());

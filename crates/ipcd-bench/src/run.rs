@@ -8,6 +8,7 @@ use crate::count;
 use crate::daemon::Mode;
 use crate::load::Load;
 use crate::options::Options;
+use crate::relaying::{self, Program};
 use crate::report::{self, Figures};
 use crate::round;
 use crate::round_trip::{self, Trips, Way};
@@ -36,6 +37,9 @@ pub fn bench(options: &Options) -> io::Result<()> {
     }
     if options.connect {
         return connecting::bench(options);
+    }
+    if options.relay {
+        return relaying::bench(options);
     }
     if options.round_trip {
         return round_trip::bench(options);
@@ -91,6 +95,9 @@ pub fn smoke() -> io::Result<()> {
                 round_trip::round(way, via, Trips { payload, count: SMOKE_TRIPS })?;
             }
         }
+    }
+    for via in [Via::Unix, Via::Tcp] {
+        relaying::round(Program::Ours, via, 65536, SMOKE_BYTES)?;
     }
     for mode in [Mode::Pool(2), Mode::Connection] {
         connecting::round(mode, SMOKE_CONNECTS)?;

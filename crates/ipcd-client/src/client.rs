@@ -2,12 +2,14 @@
 //!
 //! What it asks and waits for is in `calls`, requests and receipts in `requests`; `incoming` handles
 //! what comes, `events` keeps it for the caller, and `reconnect` is for when the connection is lost.
+//! `turns` is for whoever has an event loop of their own.
 
 mod calls;
 mod events;
 mod incoming;
 mod reconnect;
 mod requests;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;

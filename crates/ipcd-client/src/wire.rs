@@ -73,6 +73,8 @@ pub(crate) struct Wire {
     write_error: Option<String>,
     /// What ended the connection.
     ended: Option<String>,
+    /// When the transport wants its turn, as it last said.
+    next_tick: Option<Instant>,
 }
 
 impl Wire {
@@ -90,6 +92,7 @@ impl Wire {
             write_blocked: false,
             write_error: None,
             ended: None,
+            next_tick: None,
         }
     }
 
@@ -109,6 +112,16 @@ impl Wire {
     /// Bytes that are not written yet.
     pub(crate) fn unwritten(&self) -> usize {
         if self.write_error.is_some() { 0 } else { self.output.len() - self.written }
+    }
+
+    /// Whether they wait for room.
+    pub(crate) fn wants_room(&self) -> bool {
+        self.write_blocked && self.unwritten() > 0
+    }
+
+    /// When the transport wants its turn, at the latest.
+    pub(crate) fn next_tick(&self) -> Option<Instant> {
+        self.next_tick
     }
 
     /// The whole frames of which nothing was written and which `is_wanted`, for another connection.
@@ -193,6 +206,7 @@ impl Wire {
             }
             let tick = self.channel.tick(now);
             let tick = tick.map_err(|error| self.end(error.to_string()))?;
+            self.next_tick = tick;
             if wish.is_late(now) {
                 return Ok(Turn::Late);
             }

@@ -1,6 +1,7 @@
 //! Codecs: how the bytes of programs that do not speak our protocol become messages, and back.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,19 @@ pub enum Codec {
 }
 
 impl Codec {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Frame, Self::Line, Self::Nul, Self::Raw];
+
+    /// Whether the message arrives as one, and not as several.
+    pub fn can_carry(self, payload: &[u8]) -> bool {
+        self.end().is_none_or(|end| !payload.contains(&end))
+    }
+
+    /// Bytes that a message has beyond its own.
+    pub fn overhead(self) -> usize {
+        usize::from(self.end().is_some())
+    }
+
     /// Appends a message as these programs read it.
     pub fn encode(self, payload: &[u8], into: &mut Vec<u8>) {
         into.extend_from_slice(payload);
@@ -33,6 +47,18 @@ impl Codec {
             Self::Nul => Some(0),
             Self::Raw | Self::Frame => None,
         }
+    }
+}
+
+impl FromStr for Codec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|codec| codec.to_string() == text);
+        found.ok_or_else(|| {
+            let known = Self::ALL.map(|codec| codec.to_string()).join(", ");
+            format!("there is no codec {}: choose one of {known}", text.escape_debug())
+        })
     }
 }
 
@@ -160,6 +186,22 @@ mod tests {
             decoder.feed(&[b'x'; 7], |_| {});
             assert!(decoder.begun.len() <= 11);
         }
+    }
+
+    #[test]
+    fn a_codec_is_read_as_it_is_written() {
+        for codec in Codec::ALL {
+            assert_eq!(codec.to_string().parse(), Ok(codec));
+        }
+        let error = "morse".parse::<Codec>().unwrap_err();
+        assert!(error.contains("morse") && error.contains("frame, line, nul, raw"), "{error}");
+    }
+
+    #[test]
+    fn what_holds_the_end_of_a_message_is_not_carried_as_one() {
+        assert!(!Codec::Line.can_carry(b"a\nb") && Codec::Line.can_carry(b"a\0b"));
+        assert!(Codec::Nul.can_carry(b"a\nb") && !Codec::Nul.can_carry(b"\0"));
+        assert!(Codec::Raw.can_carry(b"a\n\0"));
     }
 
     proptest! {

@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use ipcd_proto::{Codec, Filter, Subject};
-use ipcd_transport::{Access, Endpoint, Error, Flow, IdentityKind, Transport};
+use ipcd_transport::{Access, Endpoint, Error, Flow, Transport};
+use ipcd_transports::strangers;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-
-use crate::config::word;
 
 /// A listener.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -108,9 +107,8 @@ impl TryFrom<Written> for Listen {
         let mut take = |key: &str| endpoint.take_option(key);
         let insecure = flag(take("insecure"), "insecure")?.or(written.insecure).unwrap_or(false);
         let mut allow = written.allow;
-        for network in take("allow").iter().flat_map(|list| list.split(',')) {
-            let bad = |_| format!("allow={network}: a network is needed, as in 10.0.0.0/8");
-            allow.push(network.parse().map_err(bad)?);
+        if let Some(list) = take("allow") {
+            allow.extend(strangers::networks(&list)?);
         }
         let dialect = (codec != Codec::Frame).then_some(dialect);
         let listen = Self { name: written.name, endpoint, dialect, allow, insecure };
@@ -147,7 +145,7 @@ impl Said {
         chosen: bool,
     ) -> Result<(Codec, Dialect), String> {
         let mut take = |key: &str| endpoint.take_option(key);
-        let codec = take("codec").map(|text| word(&text)).transpose()?.or(self.codec);
+        let codec = take("codec").map(|text| text.parse()).transpose()?.or(self.codec);
         let codec = codec.unwrap_or_default();
         let subject = take("subject").or(self.subject);
         let reply = take("reply").or(self.reply).into_iter().collect();
@@ -186,8 +184,7 @@ impl Listen {
 
     /// Whether a peer from there may come in.
     pub(crate) fn admits(&self, from: Option<SocketAddr>) -> bool {
-        let is_inside = |addr: SocketAddr| self.allow.iter().any(|net| net.contains(&addr.ip()));
-        self.allow.is_empty() || from.is_none_or(is_inside)
+        strangers::admits(&self.allow, from)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -208,18 +205,8 @@ impl Listen {
         }
         dialect.check(["subject", "reply"])?;
         transport.check_bare(at, dialect.flow()).map_err(|error| error.to_string())?;
-        let is_known = transport.capabilities().identity != IdentityKind::Address;
-        if is_known || self.insecure || !self.allow.is_empty() {
-            return Ok(());
-        }
-        let addresses = at.resolve().map_err(|error| error.to_string())?;
-        match addresses.iter().all(|addr| addr.ip().is_loopback()) {
-            true => Ok(()),
-            false => bad(
-                "whoever connects there proves nothing: off the loopback this needs allow=NETWORK, \
-                 or insecure=true",
-            ),
-        }
+        let is_meant = self.insecure || !self.allow.is_empty();
+        strangers::check(at, transport, is_meant).map_err(|error| error.to_string())
     }
 }
 

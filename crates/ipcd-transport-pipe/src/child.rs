@@ -1,28 +1,107 @@
 //! `pipe:COMMAND`: a child process whose standard input and output are the channel.
+//!
+//! One that speaks frames belongs to its channel, and ends with it. A bare one is only started here:
+//! its parts can be handed over, and whoever adopts them reaps it.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use ipcd_transport::{
-    Channel, ChannelParts, Endpoint, Error, Identity, Read, ReadBuffer, Result, StreamChannel,
-    Wrote,
+    BareChannel, Channel, ChannelParts, Endpoint, Error, Identity, Read, ReadBuffer, Result,
+    StreamChannel, Variable, Wrote,
 };
+
+/// The state in the parts of a channel to a bare child.
+const BARE: &[u8] = b"child";
 
 /// Starts the command, which is split into words at white space; quotes hold words together, and
 /// no shell sees it.
 pub(crate) fn spawn(endpoint: &Endpoint) -> Result<Box<dyn Channel>> {
+    let (child, stream) = start(command(endpoint)?)?;
+    Ok(Box::new(ChildChannel { stream: Some(stream), child }))
+}
+
+/// Starts the command as the leader of a process group of its own, with these variables.
+pub(crate) fn spawn_bare(endpoint: &Endpoint, variables: &[Variable]) -> Result<ChannelParts> {
+    let mut command = command(endpoint)?;
+    command.process_group(0);
+    for (name, value) in variables {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let (_, stream) = start(command)?;
+    Ok(ChannelParts { state: BARE.to_vec(), ..Box::new(stream).into_parts() })
+}
+
+/// The channel of what [`spawn_bare`] returned.
+pub(crate) fn adopt_bare(parts: ChannelParts) -> Result<BareChannel> {
+    let is_child = parts.state == BARE;
+    let stream = StreamChannel::adopt(parts)?;
+    let channel: Box<dyn Channel> =
+        if is_child { Box::new(BareChild(stream)) } else { Box::new(stream) };
+    Ok(BareChannel { channel, keeps_records: false, has_end: true, largest: None })
+}
+
+fn command(endpoint: &Endpoint) -> Result<Command> {
     let words = words(endpoint)?;
-    let mut child = Command::new(&words[0])
-        .args(&words[1..])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| Error::system(format!("start {}", words[0]), error))?;
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    Ok(command)
+}
+
+fn start(mut command: Command) -> Result<(Child, StreamChannel)> {
+    let started = command.spawn().map_err(|error| {
+        Error::system(format!("start {}", command.get_program().display()), error)
+    });
+    let mut child = started?;
     let identity = Identity { pid: Some(child.id()), ..Identity::default() };
     let read = OwnedFd::from(child.stdout.take().expect("its standard output is a pipe"));
     let write = OwnedFd::from(child.stdin.take().expect("its standard input is a pipe"));
-    let stream = StreamChannel::pair(read, write, identity)?;
-    Ok(Box::new(ChildChannel { stream: Some(stream), child }))
+    Ok((child, StreamChannel::pair(read, write, identity)?))
+}
+
+/// A stream to a child that somebody else reaps.
+struct BareChild(StreamChannel);
+
+impl Channel for BareChild {
+    fn read_fd(&self) -> BorrowedFd<'_> {
+        self.0.read_fd()
+    }
+
+    fn write_fd(&self) -> BorrowedFd<'_> {
+        self.0.write_fd()
+    }
+
+    fn identity(&self) -> &Identity {
+        self.0.identity()
+    }
+
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+        self.0.read(into)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<Wrote> {
+        self.0.write(bytes)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.0.finish()
+    }
+
+    fn is_plain(&self) -> bool {
+        true
+    }
+
+    fn child(&self) -> Option<u32> {
+        self.0.identity().pid
+    }
+
+    fn into_parts(self: Box<Self>) -> ChannelParts {
+        ChannelParts { state: BARE.to_vec(), ..Box::new(self.0).into_parts() }
+    }
 }
 
 /// A stream to a child, which is reaped when the channel is dropped.

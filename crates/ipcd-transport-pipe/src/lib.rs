@@ -16,9 +16,9 @@ use std::time::Instant;
 
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::{
-    Access, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind, Listener,
-    PathClaim, Result, StreamChannel, Transport, bind_local, connect_local, peer_credentials,
-    poll_until,
+    Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind,
+    Listener, PathClaim, Result, StreamChannel, Transport, Variable, bind_local, connect_local,
+    peer_credentials, poll_until,
 };
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
@@ -79,6 +79,27 @@ impl Transport for Pipe {
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
         Ok(Box::new(StreamChannel::adopt(parts)?))
+    }
+
+    fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
+        self.connect_bare_for(to, deadline, &[])
+    }
+
+    /// A command is a bare server; whoever has a path is a daemon.
+    fn connect_bare_for(
+        &self,
+        to: &Endpoint,
+        _deadline: Instant,
+        variables: &[Variable],
+    ) -> Result<ChannelParts> {
+        match to.is_opaque() {
+            true => child::spawn_bare(to, variables),
+            false => Err(to.error("only a command takes anything but frames, as in pipe:COMMAND")),
+        }
+    }
+
+    fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
+        child::adopt_bare(parts)
     }
 }
 

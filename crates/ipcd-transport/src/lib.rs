@@ -91,6 +91,17 @@ pub trait Transport: Sync {
         Err(to.error(format_args!("{} takes frames only", self.scheme())))
     }
 
+    /// The same on behalf of somebody: a program that is started for it has these variables in its
+    /// environment, and not those without a value. Others than programs are not told.
+    fn connect_bare_for(
+        &self,
+        to: &Endpoint,
+        deadline: Instant,
+        _variables: &[Variable],
+    ) -> Result<ChannelParts> {
+        self.connect_bare(to, deadline)
+    }
+
     /// Makes a channel to a bare peer of what such a listener, or [`Transport::connect_bare`],
     /// returned.
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
@@ -111,6 +122,9 @@ pub struct Flow {
     /// Whether they are spoken to.
     pub outward: bool,
 }
+
+/// A variable of a program's environment; without a value, one that it must not have.
+pub type Variable = (String, Option<String>);
 
 /// A channel that moves any bytes, where others move frames: what is read is what the peer wrote.
 pub struct BareChannel {
@@ -189,6 +203,19 @@ pub trait Channel: Send {
     /// Does what is due by `now` and says when it wants to be called again.
     fn tick(&mut self, _now: Instant) -> Result<Option<Instant>> {
         Ok(None)
+    }
+
+    /// Whether what is on the descriptors is what is read and written, byte for byte: then the owner
+    /// may move it by itself (splice(2)), beside or instead of [`Channel::read`] and
+    /// [`Channel::write`].
+    fn is_plain(&self) -> bool {
+        false
+    }
+
+    /// The process that was started for this channel, in a process group of its own. Whoever adopts
+    /// the channel of [`Transport::connect_bare`] reaps it; dropping the channel does not end it.
+    fn child(&self) -> Option<u32> {
+        None
     }
 
     /// Frames that were sent by the peer and never arrived, as far as is known.

@@ -104,6 +104,10 @@ impl Channel for StreamChannel {
         widen(self.write_fd(), bytes);
     }
 
+    fn is_plain(&self) -> bool {
+        true
+    }
+
     fn into_parts(self: Box<Self>) -> ChannelParts {
         let descriptors = std::iter::once(self.read).chain(self.write).collect();
         ChannelParts { descriptors, identity: self.identity, state: Vec::new() }

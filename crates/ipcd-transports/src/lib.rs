@@ -1,5 +1,7 @@
 //! The registry: one line a transport.
 
+pub mod strangers;
+
 use std::path::{Path, PathBuf};
 
 use ipcd_transport::{Endpoint, Error, Result, Transport};

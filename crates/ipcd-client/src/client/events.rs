@@ -133,7 +133,7 @@ impl Client {
     }
 
     /// The next event, but for replies to requests that were finished while those waited.
-    fn take_event(&mut self) -> Option<Event> {
+    pub(super) fn take_event(&mut self) -> Option<Event> {
         loop {
             let event = self.events.pop()?;
             let is_wanted = match &event {

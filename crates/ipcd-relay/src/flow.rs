@@ -1,0 +1,344 @@
+//! One direction of a pair: from what is read at one end to what is written at the other.
+//!
+//! It reads only when all that it has read is written. So a slow reader stops its counterpart, and
+//! what is kept for it is what one read brings, or a pipe holds, and the beginning of one message.
+
+use std::io;
+
+use ipcd_proto::limits::DEFAULT_MAX_PAYLOAD;
+use ipcd_proto::{Codec, Decoder, TooLong};
+use ipcd_transport::{Read, ReadBuffer};
+
+use crate::Error;
+use crate::end::End;
+use crate::queue::Queue;
+use crate::splice::{Moved, Pipes, Splice};
+
+/// Bytes read at once.
+pub(crate) const READ_BYTES: usize = 128 * 1024;
+/// Bytes moved in a turn, before others have theirs.
+const TURN_BYTES: usize = 4 * 1024 * 1024;
+/// Reads of a turn: records may be small.
+const TURN_READS: usize = 64;
+/// Bytes of the longest message.
+const LONGEST: usize = DEFAULT_MAX_PAYLOAD;
+
+/// What all flows share.
+pub(crate) struct Room {
+    pub(crate) scratch: ReadBuffer,
+    pub(crate) pipes: Pipes,
+}
+
+impl Room {
+    pub(crate) fn new() -> Self {
+        Self { scratch: ReadBuffer::new(READ_BYTES, LONGEST), pipes: Pipes::default() }
+    }
+}
+
+pub(crate) struct Flow {
+    stage: Stage,
+    decoder: Decoder,
+    /// Whether bytes are moved as they come.
+    is_bytes: bool,
+    queue: Queue,
+    /// Where both ends are plain descriptors.
+    splice: Option<Splice>,
+    /// Messages that were refused, and why the first was, until that is told.
+    refused: u64,
+    refusal: Option<String>,
+    /// What ended it, if that is nothing to be expected.
+    failure: Option<Error>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Open,
+    /// Nothing more will be read.
+    Ended,
+    /// The end was passed on, or nothing can be written any more.
+    Done,
+}
+
+/// What came of a turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Turned {
+    /// Whether anything moved.
+    pub(crate) moved: bool,
+    /// Whether there is more to do at once.
+    pub(crate) more: bool,
+    /// Whether the end is to be passed on to the other side.
+    pub(crate) finishes: bool,
+    /// Whether the side that is read has failed, so that nothing can be written to it either.
+    pub(crate) lost: bool,
+}
+
+impl Flow {
+    /// Between ends whose codecs are known.
+    pub(crate) fn new(from: &End, to: &End) -> Self {
+        let is_raw = from.codec == Codec::Raw && to.codec == Codec::Raw;
+        let is_bytes = is_raw && !from.keeps_records() && !to.keeps_records();
+        let is_plain = is_bytes && from.is_plain() && to.is_plain();
+        Self {
+            stage: Stage::Open,
+            decoder: Decoder::new(from.codec, LONGEST),
+            is_bytes,
+            queue: Queue::new(to.keeps_records()),
+            splice: is_plain.then(Splice::default),
+            refused: 0,
+            refusal: None,
+            failure: None,
+        }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    pub(crate) fn wants_input(&self) -> bool {
+        self.stage == Stage::Open && !self.holds()
+    }
+
+    pub(crate) fn wants_room(&self) -> bool {
+        self.holds()
+    }
+
+    /// Whether the side that is read has said its last.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.stage != Stage::Open
+    }
+
+    /// Ends it where it stands.
+    pub(crate) fn stop(&mut self) {
+        self.stage = Stage::Done;
+        self.queue.clear();
+        self.splice = None;
+    }
+
+    /// Messages that were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Why the first message was refused, to be told once.
+    pub(crate) fn take_refusal(&mut self) -> Option<String> {
+        let first = self.refusal.as_mut().map(std::mem::take);
+        first.filter(|why| !why.is_empty())
+    }
+
+    /// What ended it, to be told.
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+
+    pub(crate) fn refuse(&mut self, why: String) {
+        self.refused += 1;
+        self.refusal.get_or_insert(why);
+    }
+
+    /// Moves what can be moved now, and no more than its share.
+    pub(crate) fn turn(&mut self, from: &mut End, to: &mut End, room: &mut Room) -> Turned {
+        let mut turned = Turned::default();
+        let mut left = TURN_BYTES;
+        for _ in 0..TURN_READS {
+            if !self.write(to, &mut turned) || self.stage == Stage::Done {
+                return turned;
+            }
+            if self.stage == Stage::Ended && !self.holds() {
+                self.stage = Stage::Done;
+                turned.finishes = true;
+                return turned;
+            }
+            let step = match self.is_splicing() {
+                true => self.splice(from, to, room, &mut turned),
+                false => self.read(from, to, room, &mut turned),
+            };
+            let Some(bytes) = step else { return turned };
+            left = left.saturating_sub(bytes);
+            if left == 0 {
+                break;
+            }
+        }
+        turned.more = true;
+        turned
+    }
+
+    fn holds(&self) -> bool {
+        !self.queue.is_empty() || self.splice.as_ref().is_some_and(Splice::holds)
+    }
+
+    fn is_splicing(&self) -> bool {
+        self.splice.as_ref().is_some_and(Splice::is_on)
+    }
+
+    /// Writes what is queued; whether that is all.
+    fn write(&mut self, to: &mut End, turned: &mut Turned) -> bool {
+        while !self.queue.is_empty() {
+            match to.write(self.queue.next()) {
+                Ok(Some(count)) => {
+                    self.queue.wrote(count);
+                    turned.moved = true;
+                }
+                Ok(None) => return false,
+                Err(error) => {
+                    self.fail(error);
+                    self.stop();
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes what has come; how much that was, if going on is of use.
+    fn read(
+        &mut self,
+        from: &mut End,
+        to: &mut End,
+        room: &mut Room,
+        turned: &mut Turned,
+    ) -> Option<usize> {
+        room.scratch.clear();
+        match from.read(&mut room.scratch) {
+            Ok(Read::Bytes(count)) => {
+                turned.moved = true;
+                self.take(room.scratch.filled(), from, to);
+                // An empty record has its price, too.
+                return Some(count.max(1));
+            }
+            Ok(Read::NotReady) => return None,
+            Ok(Read::Closed) => {}
+            Err(error) => {
+                self.fail(error);
+                turned.lost = true;
+            }
+        }
+        let Self { decoder, queue, .. } = self;
+        let mut refused = Vec::new();
+        decoder.finish(|message| refused.extend(put(message, to, queue)));
+        refused.into_iter().for_each(|why| self.refuse(why));
+        self.stage = Stage::Ended;
+        Some(0)
+    }
+
+    fn take(&mut self, bytes: &[u8], from: &End, to: &mut End) {
+        if self.is_bytes {
+            return self.pass_on(bytes, to);
+        }
+        // Over a stream no boundary is promised, but a record has a largest size.
+        let is_stream = !from.keeps_records();
+        let most = if is_stream && from.codec == Codec::Raw { to.largest() } else { usize::MAX };
+        let Self { decoder, queue, .. } = self;
+        let mut refused = Vec::new();
+        for piece in pieces(bytes, most) {
+            decoder.feed(piece, |message| refused.extend(put(message, to, queue)));
+        }
+        if !is_stream {
+            decoder.finish(|message| refused.extend(put(message, to, queue)));
+        }
+        refused.into_iter().for_each(|why| self.refuse(why));
+    }
+
+    /// Writes bytes from where they were read, and keeps only what was not taken.
+    fn pass_on(&mut self, bytes: &[u8], to: &mut End) {
+        if let Some(splice) = &mut self.splice {
+            splice.note_read(bytes.len());
+        }
+        match to.write(bytes) {
+            Ok(count) => self.keep(&bytes[count.unwrap_or(0)..]),
+            Err(error) => {
+                self.fail(error);
+                self.stop();
+            }
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.queue.push(|queue| queue.extend_from_slice(bytes));
+        }
+    }
+
+    fn splice(
+        &mut self,
+        from: &End,
+        to: &End,
+        room: &mut Room,
+        turned: &mut Turned,
+    ) -> Option<usize> {
+        let splice = self.splice.as_mut()?;
+        match splice.turn(from.read_fd(), to.write_fd(), &mut room.pipes) {
+            Moved::Bytes(count) => {
+                turned.moved = true;
+                return (!splice.holds()).then_some(count);
+            }
+            Moved::Nothing => return None,
+            Moved::Otherwise(held) => self.keep(&held),
+            Moved::End => self.stage = Stage::Ended,
+            Moved::ReadFailed(error) => {
+                self.fail_plainly("read", error);
+                self.stage = Stage::Ended;
+                turned.lost = true;
+            }
+            Moved::WriteFailed(error) => {
+                self.fail_plainly("write", error);
+                self.stop();
+            }
+        }
+        Some(0)
+    }
+
+    fn fail_plainly(&mut self, what: &str, error: io::Error) {
+        self.fail(ipcd_transport::Error::system(what, error).into());
+    }
+
+    /// That somebody went is what is to be expected.
+    fn fail(&mut self, error: Error) {
+        if !matches!(&error, Error::Transport(error) if error.is_disconnect()) {
+            self.failure.get_or_insert(error);
+        }
+    }
+}
+
+/// Queues a message for its receiver; or why it cannot be.
+fn put(message: Result<&[u8], TooLong>, to: &End, queue: &mut Queue) -> Option<String> {
+    let Ok(message) = message else {
+        return Some(format!("it is longer than {LONGEST} bytes"));
+    };
+    let codec = to.codec;
+    if !codec.can_carry(message) {
+        return Some(format!("it holds the byte that ends a message of codec={codec}"));
+    }
+    if to.keeps_records() {
+        let bytes = message.len() + codec.overhead();
+        if bytes > to.largest() {
+            return Some(format!(
+                "it is longer than the {} bytes that the other side takes",
+                to.largest()
+            ));
+        }
+        if bytes == 0 && !to.takes_empty() {
+            return None;
+        }
+    }
+    queue.push(|bytes| codec.encode(message, bytes));
+    None
+}
+
+/// All of it once, also when there is nothing.
+fn pieces(bytes: &[u8], most: usize) -> impl Iterator<Item = &[u8]> {
+    let whole = (bytes.len() <= most).then_some(bytes);
+    let parts = if whole.is_some() { &[] } else { bytes };
+    whole.into_iter().chain(parts.chunks(most.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_go_in_pieces_that_fit() {
+        let all = |bytes: &[u8], most| pieces(bytes, most).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        assert_eq!(all(b"", 3), [b""]);
+        assert_eq!(all(b"abc", 3), [b"abc"]);
+        assert_eq!(all(b"abcd", 3), [&b"abc"[..], b"d"]);
+    }
+}

@@ -1,0 +1,174 @@
+//! The parent of children that serve a peer each. It listens, forks and reaps, and reads nothing
+//! that a peer has sent.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use ipcd_transport::{ChannelParts, Listener, poll_until};
+use nix::poll::PollFlags;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getppid};
+
+use crate::pair::Origin;
+use crate::server::{Server, name};
+use crate::signals::{Signals, reap};
+use crate::watch::{INPUT, Token, Wanted, Watch};
+use crate::{Observer, Relay, Result};
+
+/// How long children may take to end their commands and themselves.
+const ENDING: Duration = Duration::from_secs(3);
+/// How long the listener is left alone when the system refuses something.
+const PAUSE: Duration = Duration::from_millis(500);
+/// What a child ends with whose peer was not served.
+const FAILED: i32 = 1;
+
+pub(crate) struct Parent<'a> {
+    relay: &'a Relay,
+    observer: &'a dyn Observer,
+    watch: Watch,
+    signals: Signals,
+    listener: Box<dyn Listener>,
+    listens: Wanted,
+    paused: Option<Instant>,
+    /// The children, and what the listener is told when they have ended.
+    children: BTreeMap<Pid, Origin>,
+    /// How many there are at the most.
+    most: usize,
+}
+
+impl<'a> Parent<'a> {
+    pub(crate) fn new(
+        relay: &'a Relay,
+        observer: &'a dyn Observer,
+        listener: Box<dyn Listener>,
+        signals: Signals,
+        most: usize,
+    ) -> Result<Self> {
+        let watch = Watch::new()?;
+        watch.set(signals.fd(), Token::Signals, None, Some(INPUT))?;
+        let (listens, paused, children) = (None, None, BTreeMap::new());
+        Ok(Self { relay, observer, watch, signals, listener, listens, paused, children, most })
+    }
+
+    pub(crate) fn run(mut self) -> Result<()> {
+        loop {
+            self.watch_listener()?;
+            for woken in self.watch.wait(self.paused)? {
+                match woken.token {
+                    Token::Signals => {
+                        let heard = self.signals.hear();
+                        if heard.child {
+                            self.reap();
+                        }
+                        if heard.ends {
+                            return self.end();
+                        }
+                    }
+                    _ => self.accept()?,
+                }
+            }
+        }
+    }
+
+    /// Further peers wait in the listener's queue.
+    fn watch_listener(&mut self) -> Result<()> {
+        self.paused = self.paused.filter(|until| *until > Instant::now());
+        let has_room = self.children.len() < self.most;
+        let wanted = (has_room && self.paused.is_none()).then_some(INPUT);
+        self.watch.set(self.listener.fd(), Token::Listener, self.listens, wanted)?;
+        self.listens = wanted;
+        Ok(())
+    }
+
+    fn accept(&mut self) -> Result<()> {
+        while self.children.len() < self.most && self.paused.is_none() {
+            match self.listener.accept() {
+                Ok(Some(parts)) => self.start(parts),
+                Ok(None) => break,
+                Err(error) => {
+                    if error.is_exhaustion() {
+                        self.pause();
+                    }
+                    self.observer.trouble(&error.to_string());
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self) {
+        self.paused = Some(Instant::now() + PAUSE);
+    }
+
+    fn start(&mut self, parts: ChannelParts) {
+        let origin = (parts.identity.clone(), parts.state.clone());
+        let who = name(&parts.identity, &self.relay.from);
+        let (relay, observer, parent) = (self.relay, self.observer, Pid::this());
+        let child = ipcd_sys::fork(|| match serve(relay, observer, parts, parent) {
+            Ok(()) => 0,
+            Err(error) => {
+                observer.trouble(&format!("{who}: {error}"));
+                FAILED
+            }
+        });
+        match child {
+            Ok(pid) => {
+                self.children.insert(pid, origin);
+            }
+            Err(error) => {
+                self.observer.trouble(&format!("start a child: {error}"));
+                self.listener.released(&origin.0, &origin.1);
+                self.pause();
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some((pid, status)) = reap() {
+            let Some((identity, state)) = self.children.remove(&pid) else { continue };
+            if let nix::sys::wait::WaitStatus::Signaled(_, signal, _) = status {
+                self.observer.trouble(&format!("{identity}: its child was ended by {signal}"));
+            }
+            self.listener.released(&identity, &state);
+        }
+    }
+
+    fn end(mut self) -> Result<()> {
+        drop(self.listener);
+        signal(&self.children, Signal::SIGTERM);
+        let deadline = Instant::now() + ENDING;
+        while !self.children.is_empty() {
+            if !poll_until(&self.signals.fd(), PollFlags::POLLIN, deadline)? {
+                signal(&self.children, Signal::SIGKILL);
+            }
+            self.signals.hear();
+            while let Some((pid, _)) = reap() {
+                self.children.remove(&pid);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn signal(children: &BTreeMap<Pid, Origin>, signal: Signal) {
+    for pid in children.keys() {
+        // One that has just ended is still a zombie of ours, and nobody else's number.
+        let _ = kill(*pid, signal);
+    }
+}
+
+/// What a child does.
+fn serve(relay: &Relay, observer: &dyn Observer, parts: ChannelParts, parent: Pid) -> Result<()> {
+    set_pdeathsig(Signal::SIGTERM)?;
+    let keep: Vec<BorrowedFd<'_>> = parts.descriptors.iter().map(AsFd::as_fd).collect();
+    ipcd_sys::close_all_except(&keep)?;
+    if getppid() != parent {
+        return Ok(());
+    }
+    let mut server = Server::new(relay, observer, None)?;
+    server.serve_one(parts)?;
+    server.run()
+}

@@ -1,0 +1,162 @@
+//! The two sides of a relay as users write them: an endpoint, or a subject of the daemon.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use ipcd_proto::{Codec, Subject};
+use ipcd_transport::{Endpoint, Transport};
+use ipcd_transports::strangers;
+use ipnet::IpNet;
+
+use crate::{Error, NO_FRAMES, Result};
+
+/// What a subject of the daemon begins with, where others have a transport's scheme.
+const SUBJECT: &str = "ipcd:";
+
+/// A side.
+#[derive(Clone, Debug)]
+pub enum Side {
+    /// A subject of the daemon.
+    Subject {
+        /// The subject.
+        subject: String,
+        /// Whether what is said there is heard by the one who said it.
+        echo: bool,
+    },
+    /// An endpoint.
+    Endpoint(Place),
+}
+
+/// An endpoint, and how its peers speak.
+#[derive(Clone)]
+pub struct Place {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) transport: &'static dyn Transport,
+    /// `None` for what suits the channel.
+    pub(crate) codec: Option<Codec>,
+    allow: Vec<IpNet>,
+}
+
+impl Side {
+    /// The side that peers come from.
+    ///
+    /// # Errors
+    /// If it is none, or others than this machine could come in and that is not said to be meant.
+    pub fn listening(text: &str) -> Result<Self> {
+        if let Some(subject) = text.strip_prefix(SUBJECT) {
+            return parse_subject(subject);
+        }
+        let mut endpoint: Endpoint = text.parse()?;
+        let allow = endpoint.take_option("allow").map(|list| strangers::networks(&list));
+        let allow = allow.transpose().map_err(Error::Usage)?.unwrap_or_default();
+        let insecure = flag(endpoint.take_option("insecure"), "insecure")?;
+        let place = Place { allow, ..parse_endpoint(endpoint)? };
+        let is_meant = insecure || !place.allow.is_empty();
+        strangers::check(&place.endpoint, place.transport, is_meant)?;
+        Ok(Self::Endpoint(place))
+    }
+
+    /// The side that each peer is connected to.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn connecting(text: &str) -> Result<Self> {
+        match text.strip_prefix(SUBJECT) {
+            Some(subject) => parse_subject(subject),
+            None => Ok(Self::Endpoint(parse_endpoint(text.parse()?)?)),
+        }
+    }
+
+    pub(crate) fn has_codec(&self) -> bool {
+        matches!(self, Self::Endpoint(Place { codec: Some(_), .. }))
+    }
+
+    /// Whether a peer from there may come in.
+    pub(crate) fn admits(&self, from: Option<SocketAddr>) -> bool {
+        match self {
+            Self::Subject { .. } => true,
+            Self::Endpoint(place) => strangers::admits(&place.allow, from),
+        }
+    }
+}
+
+fn parse_subject(text: &str) -> Result<Side> {
+    let (subject, query) = text.split_once('?').unwrap_or((text, ""));
+    let bad = |why: String| Error::Usage(format!("{SUBJECT}{}: {why}", text.escape_debug()));
+    Subject::parse(subject.as_bytes()).map_err(|error| bad(error.to_string()))?;
+    let mut echo = false;
+    for option in query.split('&').filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some(("echo", value)) => echo = flag(Some(value.to_owned()), "echo")?,
+            _ => return Err(bad("the only option of a subject is echo=true".to_owned())),
+        }
+    }
+    Ok(Side::Subject { subject: subject.to_owned(), echo })
+}
+
+fn parse_endpoint(mut endpoint: Endpoint) -> Result<Place> {
+    let codec = endpoint.take_option("codec").map(|text| text.parse::<Codec>());
+    let codec = codec.transpose().map_err(Error::Usage)?;
+    if codec == Some(Codec::Frame) {
+        return Err(endpoint.error(NO_FRAMES).into());
+    }
+    let transport = ipcd_transports::of(&endpoint)?;
+    Ok(Place { endpoint, transport, codec, allow: Vec::new() })
+}
+
+fn flag(text: Option<String>, key: &str) -> Result<bool> {
+    let Some(text) = text else { return Ok(false) };
+    text.parse().map_err(|_| Error::Usage(format!("{key} is true or false")))
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Subject { subject, .. } => write!(f, "{SUBJECT}{subject}"),
+            Self::Endpoint(place) => place.endpoint.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {:?}", self.endpoint, self.codec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(side: Result<Side>) -> String {
+        side.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reads_endpoints_and_subjects() {
+        let side = Side::listening("tcp://127.0.0.1:0?codec=nul").unwrap();
+        assert!(side.has_codec() && side.to_string() == "tcp://127.0.0.1:0");
+        let side = Side::connecting("ipcd:chat.room?echo=true").unwrap();
+        assert!(matches!(&side, Side::Subject { echo: true, .. }), "{side:?}");
+        assert!(Side::connecting("pipe:sh -c 'echo a?b=c'").is_ok());
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        assert!(error(Side::listening("tcp://127.0.0.1:0?codec=morse")).contains("line"));
+        assert!(error(Side::connecting("unix:///x?codec=frame")).contains("ipcd:SUBJECT"));
+        assert!(error(Side::connecting("unix:///x?colour=red")).contains("type"));
+        assert!(error(Side::connecting("ipcd:a.*")).contains("ipcd:a.*"));
+        assert!(error(Side::connecting("ipcd:a?reply=b")).contains("echo"));
+        assert!(error(Side::listening("tcp://0.0.0.0:0")).contains("insecure=true"));
+        assert!(error(Side::listening("tcp://0.0.0.0:0?allow=here")).contains("10.0.0.0/8"));
+    }
+
+    #[test]
+    fn strangers_come_in_where_that_is_meant() {
+        let some = Side::listening("tcp://0.0.0.0:0?allow=10.0.0.0/8").unwrap();
+        let admits = |addr: &str| some.admits(Some(addr.parse().unwrap()));
+        assert!(admits("10.1.2.3:4") && !admits("127.0.0.1:4"));
+        assert!(Side::listening("tcp://0.0.0.0:0?insecure=true").is_ok());
+    }
+}

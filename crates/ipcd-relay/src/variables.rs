@@ -1,0 +1,136 @@
+//! What a command finds in its environment about the peer that it runs for.
+//!
+//! `IPC_…` is as for the handlers of `ipcctl`. UCSPI (<https://cr.yp.to/proto/ucspi.txt>) has the
+//! protocol's name before the rest, so that each protocol's names follow from the transport's.
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+
+use ipcd_transport::{ChannelParts, Identity, Variable};
+use nix::sys::socket::{SockaddrLike, SockaddrStorage, getsockname};
+use nix::unistd::{Gid, Pid, Uid};
+
+use crate::side::{Place, Side};
+
+/// What the names of all variables of ours begin with.
+const PREFIX: &str = "IPC_";
+
+/// About a peer that has come in at a side.
+pub(crate) fn about(side: &Side, peer: Option<&ChannelParts>, ucspi: bool) -> Vec<Variable> {
+    let unknown = Identity::default();
+    let identity = peer.map_or(&unknown, |parts| &parts.identity);
+    let (mut subject, mut transport) = (None, None);
+    match side {
+        Side::Subject { subject: name, .. } => subject = Some(name.clone()),
+        Side::Endpoint(place) => transport = Some(place.transport.scheme().to_owned()),
+    }
+    let mut known = vec![
+        ("IPC_SUBJECT".to_owned(), subject),
+        ("IPC_TRANSPORT".to_owned(), transport),
+        ("IPC_FROM_UID".to_owned(), text(identity.uid)),
+        ("IPC_FROM_GID".to_owned(), text(identity.gid)),
+        ("IPC_FROM_PID".to_owned(), text(identity.pid)),
+        ("IPC_FROM_ADDR".to_owned(), text(identity.addr)),
+    ];
+    let mut prefixes = vec![PREFIX.to_owned()];
+    if let (true, Side::Endpoint(place), Some(parts)) = (ucspi, side, peer) {
+        let protocol = place.transport.scheme().to_uppercase();
+        known.extend(ucspi_variables(&protocol, place, parts));
+        prefixes.extend([format!("{protocol}LOCAL"), format!("{protocol}REMOTE")]);
+    }
+    // Those that we were started with are about somebody else.
+    let stale = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let stale = stale.filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+    let mut variables: Vec<Variable> = stale.map(|name| (name, None)).collect();
+    variables.extend(known);
+    variables
+}
+
+fn ucspi_variables(protocol: &str, place: &Place, parts: &ChannelParts) -> Vec<Variable> {
+    let Identity { pid, uid, gid, addr } = parts.identity;
+    let mut variables = vec![("PROTO".to_owned(), Some(protocol.to_owned()))];
+    let mut add = |name: &str, value: Option<String>| {
+        variables.push((format!("{protocol}{name}"), value));
+    };
+    if addr.is_some() {
+        let local = parts.descriptors.first().and_then(local_address);
+        add("REMOTEIP", addr.map(|addr| addr.ip().to_string()));
+        add("REMOTEPORT", addr.map(|addr| addr.port().to_string()));
+        add("LOCALIP", local.map(|addr| addr.ip().to_string()));
+        add("LOCALPORT", local.map(|addr| addr.port().to_string()));
+    } else {
+        add("REMOTEPID", text(pid));
+        add("REMOTEEUID", text(uid));
+        add("REMOTEEGID", text(gid));
+        add("LOCALPID", text(Some(Pid::this())));
+        add("LOCALUID", text(Some(Uid::current())));
+        add("LOCALGID", text(Some(Gid::current())));
+        add("LOCALPATH", Some(place.endpoint.address().to_owned()));
+    }
+    variables
+}
+
+fn local_address(socket: &impl AsRawFd) -> Option<SocketAddr> {
+    let address: SockaddrStorage = getsockname(socket.as_raw_fd()).ok()?;
+    match address.family()? {
+        nix::sys::socket::AddressFamily::Inet => {
+            Some(SocketAddr::V4((*address.as_sockaddr_in()?).into()))
+        }
+        nix::sys::socket::AddressFamily::Inet6 => {
+            Some(SocketAddr::V6((*address.as_sockaddr_in6()?).into()))
+        }
+        _ => None,
+    }
+}
+
+fn text(value: Option<impl ToString>) -> Option<String> {
+    value.map(|value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn value<'a>(variables: &'a [Variable], name: &str) -> Option<&'a str> {
+        let found = variables.iter().rev().find(|(key, _)| key == name)?;
+        found.1.as_deref()
+    }
+
+    #[test]
+    fn names_follow_from_the_transport() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let client = TcpStream::connect(at).unwrap();
+        let (socket, from) = listener.accept().unwrap();
+        let identity = Identity::from_addr(from);
+        let parts = ChannelParts { descriptors: vec![socket.into()], identity, state: Vec::new() };
+        let side = Side::listening("tcp://127.0.0.1:0").unwrap();
+        let variables = about(&side, Some(&parts), true);
+        let port = client.local_addr().unwrap().port().to_string();
+        assert_eq!(value(&variables, "PROTO"), Some("TCP"));
+        assert_eq!(value(&variables, "TCPREMOTEIP"), Some("127.0.0.1"));
+        assert_eq!(value(&variables, "TCPREMOTEPORT"), Some(&*port));
+        assert_eq!(value(&variables, "TCPLOCALPORT"), Some(&*at.port().to_string()));
+        assert_eq!(value(&variables, "IPC_TRANSPORT"), Some("tcp"));
+        assert_eq!(value(&variables, "IPC_FROM_ADDR"), Some(&*from.to_string()));
+        let plain = about(&side, Some(&parts), false);
+        assert!(plain.iter().all(|(name, _)| name.starts_with(PREFIX)));
+    }
+
+    #[test]
+    fn local_peers_have_numbers() {
+        let side = Side::listening("unix:///run/x.sock").unwrap();
+        let identity = Identity { pid: Some(1), uid: Some(2), gid: Some(3), addr: None };
+        let parts = ChannelParts { descriptors: Vec::new(), identity, state: Vec::new() };
+        let variables = about(&side, Some(&parts), true);
+        assert_eq!(value(&variables, "PROTO"), Some("UNIX"));
+        assert_eq!(value(&variables, "UNIXREMOTEPID"), Some("1"));
+        assert_eq!(value(&variables, "UNIXREMOTEEUID"), Some("2"));
+        assert_eq!(value(&variables, "UNIXREMOTEEGID"), Some("3"));
+        assert_eq!(value(&variables, "UNIXLOCALPATH"), Some("/run/x.sock"));
+        assert_eq!(value(&variables, "IPC_FROM_UID"), Some("2"));
+        assert_eq!(value(&variables, "IPC_FROM_ADDR"), None);
+    }
+}
