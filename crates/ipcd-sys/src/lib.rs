@@ -5,6 +5,7 @@
 
 #[cfg(feature = "count-allocations")]
 pub mod alloc_count;
+mod datagram;
 pub mod futex;
 pub mod shm;
 pub mod sysv;
@@ -13,6 +14,7 @@ use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+pub use datagram::{Datagram, recv_with_sender};
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};

@@ -118,6 +118,9 @@ pub trait Listener {
 
     /// Nobody serves this peer any more, for whatever reason.
     fn released(&mut self, _identity: &Identity, _state: &[u8]) {}
+
+    /// The peer was not let in, and its descriptors are closed.
+    fn refused(&mut self, _identity: &Identity, _state: &[u8]) {}
 }
 
 /// Moves frames to and from one peer. It owns its descriptors, all of them non-blocking.
@@ -159,6 +162,11 @@ pub trait Channel: Send {
     /// Does what is due by `now` and says when it wants to be called again.
     fn tick(&mut self, _now: Instant) -> Result<Option<Instant>> {
         Ok(None)
+    }
+
+    /// Whether nothing can ever be written to the peer, because nothing is known of where it is.
+    fn is_deaf(&self) -> bool {
+        false
     }
 
     /// Frames that were sent by the peer and never arrived, as far as is known.

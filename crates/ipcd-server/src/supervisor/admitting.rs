@@ -78,11 +78,11 @@ impl Supervisor {
         let Some(index) = slot else {
             let most = self.slots.len();
             let why = format!("the limit of {most} children is reached");
-            return refuse(transport, parts, dialect.is_some(), &why);
+            return self.refuse(listener, transport, parts, dialect.is_some(), &why);
         };
         self.turn = index + 1;
         match self.admission.admit(listener, &parts, index) {
-            Err(why) => refuse(transport, parts, dialect.is_some(), &why),
+            Err(why) => self.refuse(listener, transport, parts, dialect.is_some(), &why),
             Ok(number) if self.serves_per_connection() => {
                 self.fork_for(index, Admitted { number, listener, transport, parts, dialect });
             }
@@ -90,6 +90,22 @@ impl Supervisor {
                 let admitted = Admitted { number, listener, transport, parts, dialect };
                 hand_over(&mut self.slots[index].link, admitted);
             }
+        }
+    }
+
+    /// Lets a peer go that is not admitted.
+    fn refuse(
+        &mut self,
+        listener: usize,
+        transport: &dyn Transport,
+        parts: ChannelParts,
+        is_bare: bool,
+        why: &str,
+    ) {
+        let (identity, state) = (parts.identity.clone(), parts.state.clone());
+        refuse(transport, parts, is_bare, why);
+        if let Some(listening) = find(&mut self.listeners, listener) {
+            listening.listener.refused(&identity, &state);
         }
     }
 
@@ -105,14 +121,15 @@ impl Supervisor {
     /// Forks a child for one peer. The parent's copies of its descriptors close here.
     fn fork_for(&mut self, index: usize, only: Admitted) {
         let (number, transport, is_bare) = (only.number, only.transport, only.dialect.is_some());
+        let listener = only.listener;
         let spare = duplicate(&only.parts);
         if let Err(error) = self.fork(index, Some(only)) {
             error!(%error, "cannot fork a child for a peer");
-            self.release(number, index);
             if let Some(parts) = spare {
                 let why = "the daemon cannot start another child now";
-                refuse(transport, parts, is_bare, why);
+                self.refuse(listener, transport, parts, is_bare, why);
             }
+            self.release(number, index);
         }
     }
 }
