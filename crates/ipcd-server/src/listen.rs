@@ -140,7 +140,8 @@ impl Listen {
         self.allow.is_empty() || from.is_none_or(is_inside)
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Whether it can be listened there, and is safe to.
+    pub(crate) fn check(&self) -> Result<(), String> {
         let said = |error: Error| error.to_string();
         let transport = ipcd_transports::of(&self.endpoint).map_err(said)?;
         Access::of(&self.endpoint, Access::PRIVATE).map_err(said)?;

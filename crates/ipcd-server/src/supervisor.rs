@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 use self::admitting::LINK_BACKLOG;
 use self::ending::Ending;
 use self::listening::{Listening, bind_all, find};
+use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
@@ -43,6 +44,8 @@ pub struct Start {
     pub reload: Option<Box<Reload>>,
     /// Gets a newline when the daemon serves, and is closed.
     pub ready_fd: Option<OwnedFd>,
+    /// What a service manager has bound for us.
+    pub sockets: Vec<Socket>,
 }
 
 /// Reads a configuration.
@@ -71,6 +74,9 @@ struct Supervisor {
     admission: Admission,
     ready_fd: Option<OwnedFd>,
     reload: Option<Box<Reload>>,
+    /// What a service manager has bound for us. They stay open, for another configuration may use
+    /// them otherwise.
+    sockets: Vec<Socket>,
     /// The number of the next listener.
     next_listener: usize,
     is_ready: bool,
@@ -85,7 +91,7 @@ impl Supervisor {
         let runtime_dir = RuntimeDir::open(&config)?;
         let tokens = runtime_dir.tokens(&config.tokens)?;
         let (epoll, signals) = watch_signals()?;
-        let listeners = bind_all(&config, &runtime_dir)?;
+        let listeners = bind_all(&config, &runtime_dir, &start.sockets)?;
         let core = core_config(&config, &listeners, tokens);
         let (slots, inboxes) = make_slots(&config)?;
         for (slot, data) in slots.iter().zip(FIRST_LINK..) {
@@ -106,6 +112,7 @@ impl Supervisor {
             admission: Admission::new(&config.limits),
             ready_fd: start.ready_fd,
             reload: start.reload,
+            sockets: start.sockets,
             is_ready: false,
             ending: None,
             config,

@@ -146,6 +146,21 @@ pub fn take_fd(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Removes variables from this process' environment, so that no child inherits them.
+///
+/// # Errors
+/// If the process has more than one thread: another could be reading the environment.
+pub fn remove_variables(names: &[&str]) -> io::Result<()> {
+    if !is_single_threaded()? {
+        return Err(io::Error::other("the environment changes only while single-threaded"));
+    }
+    for name in names {
+        // SAFETY: there is no other thread that could read or change the environment.
+        unsafe { std::env::remove_var(name) };
+    }
+    Ok(())
+}
+
 /// Ends this process as SIGPIPE would have, had Rust not ignored it.
 pub fn die_of_sigpipe() -> ! {
     // SAFETY: SigDfl runs no code of ours.

@@ -15,8 +15,8 @@ use std::time::Instant;
 
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind,
-    IdentityKind, Listener, PathClaim, RecordChannel, Result, StreamChannel, Transport, bind_local,
-    connect_local, peer_credentials,
+    IdentityKind, Listener, Passed, PathClaim, RecordChannel, Result, StreamChannel, Transport,
+    bind_local, connect_local, passed::prepare, peer_credentials,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -90,6 +90,32 @@ impl Transport for Unix {
         Ok(Box::new(dgram::Listening::new(socket, at.clone(), claim)?))
     }
 
+    fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
+        let kinds = [Kind::Stream, Kind::Seqpacket, Kind::Datagram];
+        let (kind, name) =
+            kinds.into_iter().find_map(|kind| Some((kind, passed.bound(kind.socket_type())?)))?;
+        let mut endpoint = name.local_endpoint(self.scheme())?;
+        if kind != Kind::Stream {
+            endpoint.set_option("type", kind.name());
+        }
+        Some(endpoint)
+    }
+
+    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let kind = Kind::of_frames(at)?;
+        let local = self.inherited(at, kind, &passed)?;
+        Ok(Box::new(Listening { socket: passed.into(), kind, local, _claim: None }))
+    }
+
+    fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let kind = Kind::of(at)?;
+        if kind != Kind::Datagram {
+            return self.inherit(at, passed);
+        }
+        let local = self.inherited(at, kind, &passed)?;
+        Ok(Box::new(dgram::Listening::new(passed, local, None)?))
+    }
+
     fn adopt_bare(&self, mut parts: ChannelParts) -> Result<BareChannel> {
         if Kind::of_parts(&parts) == Kind::Datagram {
             return dgram::adopt(parts);
@@ -107,6 +133,20 @@ impl Transport for Unix {
         let largest = Some(buffer.saturating_sub(RESERVED));
         let channel = Box::new(RecordChannel::connected(socket, parts.identity));
         Ok(BareChannel { channel, keeps_records, has_end, largest })
+    }
+}
+
+impl Unix {
+    /// Where a passed socket is bound, if it is of this kind.
+    fn inherited(&self, at: &Endpoint, kind: Kind, socket: &OwnedFd) -> Result<Endpoint> {
+        let passed = Passed::of(socket.as_fd());
+        let local = passed.bound(kind.socket_type()).and_then(|_| self.endpoint_of(&passed));
+        let local = local.ok_or_else(|| {
+            let kind = kind.name();
+            passed.refused(at, &format!("a bound Unix-domain socket with type={kind}"))
+        })?;
+        prepare(socket)?;
+        Ok(local)
     }
 }
 
@@ -149,6 +189,15 @@ impl Kind {
             [] => Self::Stream,
             SEQPACKET => Self::Seqpacket,
             _ => Self::Datagram,
+        }
+    }
+
+    /// The value of the option `type`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Seqpacket => "seqpacket",
+            Self::Datagram => "dgram",
         }
     }
 

@@ -22,13 +22,14 @@ mod endpoint;
 mod error;
 mod identity;
 mod local;
+pub mod passed;
 mod record_channel;
 mod records;
 mod room;
 mod socket;
 mod stream;
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -39,6 +40,7 @@ pub use endpoint::Endpoint;
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use local::{bind_local, connect_local, peer_credentials};
+pub use passed::Passed;
 pub use record_channel::RecordChannel;
 pub use records::{Joiner, Record, Splitter};
 pub use room::widen;
@@ -74,6 +76,33 @@ pub trait Transport: Sync {
 
     /// Binds the endpoint for bare peers: programs that know nothing of frames.
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        Err(at.error(format_args!("{} takes frames only", self.scheme())))
+    }
+
+    /// The endpoint of a descriptor that another process has bound, if this transport could listen
+    /// on it.
+    fn endpoint_of(&self, _passed: &Passed) -> Option<Endpoint> {
+        None
+    }
+
+    /// Whether such a descriptor is bound to this endpoint.
+    fn is_at(&self, at: &Endpoint, passed: &Passed) -> bool {
+        let same = |found: Endpoint| {
+            (found.address(), found.is_opaque()) == (at.address(), at.is_opaque())
+        };
+        self.endpoint_of(passed).is_some_and(same)
+    }
+
+    /// Listens on what another process has bound, such as a service manager. Its path, if it has
+    /// one, is that process' to remove. The endpoint says what is wanted; where it is bound is
+    /// [`Listener::local`].
+    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let passed = Passed::of(passed.as_fd());
+        Err(passed.refused(at, "a listener that ipcd opens itself"))
+    }
+
+    /// The same for bare peers.
+    fn inherit_bare(&self, at: &Endpoint, _passed: OwnedFd) -> Result<Box<dyn Listener>> {
         Err(at.error(format_args!("{} takes frames only", self.scheme())))
     }
 

@@ -6,9 +6,9 @@ use tracing::{error, info, warn};
 use super::listening::{bind, wanted_listeners};
 use super::{Supervisor, core_config};
 use crate::Error;
+use crate::activation::Wanted;
 use crate::config::{Config, Daemon};
 use crate::link::{Live, ToWorker};
-use crate::listen::Listen;
 
 impl Supervisor {
     /// Reads the configuration again. If it is no good, or cannot be put in force, nothing changes.
@@ -30,15 +30,15 @@ impl Supervisor {
     /// Puts a configuration in force: what can fail comes first.
     fn apply(&mut self, config: Config) -> Result<(), Error> {
         let tokens = self.runtime_dir.tokens(&config.tokens)?;
-        let wanted = wanted_listeners(&config, &self.runtime_dir);
-        let is_open = |listen: &&Listen| self.listeners.iter().any(|open| open.asked == **listen);
+        let wanted = wanted_listeners(&config, &self.runtime_dir, &self.sockets)?;
+        let is_open = |wanted: &&Wanted| self.listeners.iter().any(|open| open.is(wanted));
         let mut added = Vec::new();
-        for (listen, number) in wanted.iter().filter(|l| !is_open(l)).zip(self.next_listener..) {
-            added.push(bind(listen, number)?);
+        for (wanted, number) in wanted.iter().filter(|w| !is_open(w)).zip(self.next_listener..) {
+            added.push(bind(wanted, number, &self.sockets)?);
         }
         self.next_listener += added.len();
         self.listeners.retain(|open| {
-            let stays = wanted.contains(&open.asked);
+            let stays = wanted.iter().any(|wanted| open.is(wanted));
             if !stays {
                 info!(endpoint = %open.listener.local(), "listening no more");
             }
