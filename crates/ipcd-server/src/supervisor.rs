@@ -4,9 +4,9 @@
 mod admitting;
 mod ending;
 mod listening;
+mod notifying;
 mod reload;
 
-use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -17,12 +17,12 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use self::admitting::LINK_BACKLOG;
 use self::ending::Ending;
 use self::listening::{Listening, bind_all, find};
+use self::notifying::Herald;
 use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
@@ -73,6 +73,7 @@ struct Supervisor {
     listeners: Vec<Listening>,
     admission: Admission,
     ready_fd: Option<OwnedFd>,
+    herald: Herald,
     reload: Option<Box<Reload>>,
     /// What a service manager has bound for us. They stay open, for another configuration may use
     /// them otherwise.
@@ -111,6 +112,7 @@ impl Supervisor {
             listeners,
             admission: Admission::new(&config.limits),
             ready_fd: start.ready_fd,
+            herald: Herald::new(),
             reload: start.reload,
             sockets: start.sockets,
             is_ready: false,
@@ -140,6 +142,7 @@ impl Supervisor {
             self.revive();
             self.spread_news();
             self.watch_over_workers();
+            self.herald.tick();
             if self.is_over() {
                 return Ok(());
             }
@@ -156,7 +159,7 @@ impl Supervisor {
         let pauses = self.listeners.iter().filter_map(|listening| listening.paused);
         let ending =
             self.ending.iter().flat_map(|ending| ending.quiet_by.or(Some(ending.deadline)));
-        let next = births.chain(debts).chain(pauses).chain(ending).min();
+        let next = births.chain(debts).chain(pauses).chain(ending).chain(self.herald.next()).min();
         let timeout = next.map_or(EpollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now()).as_millis() as i32;
             EpollTimeout::try_from(left.saturating_add(1)).unwrap_or(EpollTimeout::MAX)
@@ -367,16 +370,6 @@ impl Supervisor {
         if !self.is_ready && self.slots.iter().all(ready) {
             self.say_ready();
         }
-    }
-
-    fn say_ready(&mut self) {
-        self.is_ready = true;
-        info!("ready");
-        if let Some(fd) = self.ready_fd.take() {
-            // Whoever asked for it may have gone.
-            let _ = std::fs::File::from(fd).write_all(b"\n");
-        }
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 
     /// Waits for room on the links where something waits for it, and for peers where they can be

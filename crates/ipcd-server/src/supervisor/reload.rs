@@ -13,18 +13,27 @@ use crate::link::{Live, ToWorker};
 impl Supervisor {
     /// Reads the configuration again. If it is no good, or cannot be put in force, nothing changes.
     pub(super) fn reload(&mut self) {
-        let Some(reload) = &self.reload else {
-            return warn!("nothing to reload: the daemon was started without a file");
-        };
-        let mut states = vec![NotifyState::Reloading];
+        let mut states = vec![NotifyState::Reloading, NotifyState::Status("reloading")];
         states.extend(NotifyState::monotonic_usec_now());
-        let _ = sd_notify::notify(&states);
-        let outcome = reload().map_err(|error| Error::Config(error.to_string()));
+        self.herald.say(&states);
+        let outcome = match &self.reload {
+            Some(reload) => reload().map_err(|error| Error::Config(error.to_string())),
+            None => {
+                warn!("nothing to reload: the daemon was started without a file");
+                // Who asked for it waits for an answer.
+                return self.notify_ready("");
+            }
+        };
         match outcome.and_then(|config| self.apply(config)) {
-            Ok(()) => info!("reloaded"),
-            Err(error) => error!(%error, "not reloaded, nothing has changed"),
+            Ok(()) => {
+                info!("reloaded");
+                self.notify_ready("");
+            }
+            Err(error) => {
+                error!(%error, "not reloaded, nothing has changed");
+                self.notify_ready(&format!("; not reloaded: {error}"));
+            }
         }
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 
     /// Puts a configuration in force: what can fail comes first.
