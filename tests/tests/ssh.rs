@@ -42,7 +42,7 @@ impl Host {
             command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(dir.path().join(name));
             Running::start(command.stdin(Stdio::null())).wait().expect(0);
         };
-        ["host", "user", "stranger"].map(key);
+        ["host", "user", "stranger"].into_iter().for_each(key);
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
         let port = listener.local_addr().expect("it is bound").port();
         let host = Self { dir, port, servers: Arc::default() };
