@@ -93,8 +93,7 @@ impl Listening {
     fn sort(&mut self) -> Result<Option<ChannelParts>> {
         if let Some((id, identity)) = self.senders.take_orphan() {
             let parts = self.hand_out(id, identity);
-            // It is tried again with the next call, a few times.
-            return parts.inspect_err(|_| self.senders.release(id)).map(Some);
+            return parts.inspect_err(|error| self.senders.put_back(id, error)).map(Some);
         }
         for _ in 0..ACCEPT_BUDGET {
             if self.held.is_none() && !self.receive()? {
@@ -174,8 +173,13 @@ impl Listening {
         if next == self.waits_for {
             return Ok(());
         }
-        let watched = self.change(self.waits_for, false).and_then(|()| self.change(next, true));
-        watched.map_err(|error| Error::system("watch a descriptor", error))?;
+        let failed = |error| Error::system("watch a descriptor", error);
+        match self.change(self.waits_for, false) {
+            // An earlier change got as far as this and then failed.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        self.change(next, true).map_err(failed)?;
         self.waits_for = next;
         Ok(())
     }
@@ -215,8 +219,11 @@ impl Listener for Listening {
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         let outcome = self.sort();
-        self.watch()?;
-        outcome
+        match (self.watch(), outcome) {
+            // A peer is worth more than the error, which comes again with the next call.
+            (Err(error), Ok(None)) => Err(error),
+            (_, outcome) => outcome,
+        }
     }
 
     fn released(&mut self, _identity: &Identity, state: &[u8]) {

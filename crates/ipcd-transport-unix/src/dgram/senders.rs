@@ -18,6 +18,9 @@ use super::LARGEST;
 const MOST_SENDERS: usize = 512;
 /// How often a queue that nobody reads is given to a worker before it is given up.
 const MOST_ATTEMPTS: u8 = 3;
+/// Bytes of a queue's buffer, of which the kernel makes twice as many (socket(7)): the largest
+/// datagram fits, and what 512 senders can make the kernel hold stays below 140 MiB.
+const QUEUE_BYTES: usize = (LARGEST + 8 * 1024) / 2;
 
 /// What tells senders apart.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -101,7 +104,7 @@ impl Senders {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (near, far) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(failed)?;
-        setsockopt(&near, sockopt::SndBuf, &LARGEST).map_err(failed)?;
+        setsockopt(&near, sockopt::SndBuf, &QUEUE_BYTES).map_err(failed)?;
         put(&near, first)?;
         if self.senders.len() >= MOST_SENDERS {
             self.make_room();
@@ -177,6 +180,15 @@ impl Senders {
     pub(crate) fn take_orphan(&mut self) -> Option<(u64, Identity)> {
         let id = self.orphans.pop_front()?;
         Some((id, self.senders.get(&id)?.identity.clone()))
+    }
+
+    /// The sender could not be given to a worker. That is tried again when the system has run out of
+    /// something.
+    pub(crate) fn put_back(&mut self, id: u64, error: &Error) {
+        match error.is_exhaustion() {
+            true => self.orphans.push_front(id),
+            false => self.forget(id),
+        }
     }
 
     /// Forgets whoever has been silent for longest; rather one whose queue is empty, for what it
