@@ -6,6 +6,7 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -57,6 +58,8 @@ fn run(page: &str) {
     let programs = ipcctl().parent().expect("a program is in a directory").to_owned();
     let path = env::var_os("PATH").expect("there is a PATH");
     let path = env::join_paths([programs].into_iter().chain(env::split_paths(&path)));
+    // Pages that use a file of the project do so from its top directory.
+    symlink(guide().join(".."), daemon.dir().join("docs")).expect("the directory is ours");
     let mut command = Command::new("bash");
     command.args(["-c", &format!("exec 2>&1\n{}", script(&blocks))]);
     command.env("PATH", path.expect("no directory has a colon in its name"));
@@ -143,4 +146,9 @@ fn bring_your_own_program() {
 #[test]
 fn relay() {
     run("relay.md");
+}
+
+#[test]
+fn service() {
+    run("service.md");
 }

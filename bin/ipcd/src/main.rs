@@ -2,12 +2,15 @@
 
 mod stdio;
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use ipcd_server::{
-    Config, ConfigError, ForkMode, Listen, LogFormat, LogLevel, Reload, Start, Workers,
+    Config, ConfigError, Error, ForkMode, Listen, LogFormat, LogLevel, Reload, Socket, Start,
+    Workers,
 };
 
 /// Relays messages between processes over pipes, FIFOs, Unix-domain sockets, TCP and UDP.
@@ -91,13 +94,21 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
     if arguments.stdio {
         return stdio::run(&config).map_err(|why| (CANNOT_CONNECT, format!("ipcd: {why}")));
     }
-    let ready_fd = arguments.ready_fd.map(ipcd_sys::take_fd).transpose();
+    let failed = |error: Error| (error.exit_status(), format!("ipcd: {error}"));
+    let sockets = ipcd_server::take_sockets().map_err(failed)?;
+    let ready_fd = take_ready_fd(arguments.ready_fd, &sockets);
     let ready_fd = ready_fd.map_err(|error| (USAGE, format!("ipcd: --ready-fd: {error}")))?;
     ipcd_server::init_log(config.log);
     let has_file = arguments.config.is_some();
     let reload = has_file.then(|| Box::new(move || arguments.configure()) as Box<Reload>);
-    ipcd_server::run(config, Start { reload, ready_fd })
-        .map_err(|error| (error.exit_status(), format!("ipcd: {error}")))
+    ipcd_server::run(config, Start { reload, ready_fd, sockets }).map_err(failed)
+}
+
+fn take_ready_fd(number: Option<i32>, sockets: &[Socket]) -> io::Result<Option<OwnedFd>> {
+    if number.is_some_and(|number| sockets.iter().any(|socket| socket.number() == number)) {
+        return Err(io::Error::other("that is a socket which the service manager has passed"));
+    }
+    number.map(ipcd_sys::take_fd).transpose()
 }
 
 impl Arguments {

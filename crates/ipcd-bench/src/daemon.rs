@@ -130,7 +130,7 @@ fn launch(dir: &Path, endpoint: &Endpoint, mode: Mode) -> io::Result<Child> {
     let ready_fd = File::from(OwnedFd::from(ready_fd));
     let server = Child::start(c"bench-ipcd", &[ready_fd.as_fd()], || {
         let ready_fd = Some(ready_fd.try_clone()?.into());
-        ipcd_server::run(config, Start { reload: None, ready_fd }).map_err(io::Error::other)
+        ipcd_server::run(config, Start { ready_fd, ..Start::default() }).map_err(io::Error::other)
     })?;
     drop(ready_fd);
     await_readable(&ready, "READY from the daemon")?;

@@ -3,6 +3,7 @@
 //! One file per process role or concern: the list of files is the list of processes and of what
 //! they do.
 
+mod activation;
 mod admission;
 mod alarm;
 mod backoff;
@@ -24,6 +25,7 @@ mod translator;
 mod values;
 mod worker;
 
+pub use activation::{Socket, take as take_sockets};
 pub use config::{
     Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage, TokenFile,
     Workers, word,

@@ -187,7 +187,8 @@ impl Listen {
         strangers::admits(&self.allow, from)
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Whether it can be listened there, and is safe to.
+    pub(crate) fn check(&self) -> Result<(), String> {
         let said = |error: Error| error.to_string();
         let transport = ipcd_transports::of(&self.endpoint).map_err(said)?;
         Access::of(&self.endpoint, Access::PRIVATE).map_err(said)?;

@@ -6,11 +6,11 @@ mod children;
 mod dialling;
 mod ending;
 mod listening;
+mod notifying;
 mod reaping;
 mod reload;
 mod stderr;
 
-use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -20,7 +20,6 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use self::admitting::LINK_BACKLOG;
@@ -28,6 +27,8 @@ use self::children::Child;
 use self::dialling::Dial;
 use self::ending::Ending;
 use self::listening::{Listening, bind_all};
+use self::notifying::Herald;
+use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
@@ -52,6 +53,8 @@ pub struct Start {
     pub reload: Option<Box<Reload>>,
     /// Gets a newline when the daemon serves, and is closed.
     pub ready_fd: Option<OwnedFd>,
+    /// What a service manager has bound for us.
+    pub sockets: Vec<Socket>,
 }
 
 /// Reads a configuration.
@@ -81,11 +84,15 @@ struct Supervisor {
     children: Vec<Child>,
     admission: Admission,
     ready_fd: Option<OwnedFd>,
+    herald: Herald,
     reload: Option<Box<Reload>>,
     /// The number of the next listener, server or program.
     next_number: usize,
     /// The limit on descriptors that the daemon was started with.
     descriptor_limit: Option<DescriptorLimit>,
+    /// What a service manager has bound for us. They stay open, for another configuration may use
+    /// them otherwise.
+    sockets: Vec<Socket>,
     is_ready: bool,
     ending: Option<Ending>,
     runtime_dir: RuntimeDir,
@@ -98,7 +105,7 @@ impl Supervisor {
         let runtime_dir = RuntimeDir::open(&config)?;
         let tokens = runtime_dir.tokens(&config.tokens)?;
         let (epoll, signals) = watch_signals()?;
-        let listeners = bind_all(&config, &runtime_dir)?;
+        let listeners = bind_all(&config, &runtime_dir, &start.sockets)?;
         let core = core_config(&config, &listeners, tokens);
         let (slots, inboxes) = make_slots(&config)?;
         for (slot, data) in slots.iter().zip(FIRST_LINK..) {
@@ -121,7 +128,9 @@ impl Supervisor {
             children: Vec::new(),
             admission: Admission::new(&config.limits),
             ready_fd: start.ready_fd,
+            herald: Herald::new(),
             reload: start.reload,
+            sockets: start.sockets,
             is_ready: false,
             ending: None,
             config,
@@ -158,6 +167,7 @@ impl Supervisor {
             }
             self.spread_news();
             self.watch_over_workers();
+            self.herald.tick();
             if self.is_over() {
                 return Ok(());
             }
@@ -174,7 +184,8 @@ impl Supervisor {
         let pauses = self.listeners.iter().filter_map(|listening| listening.paused);
         let ending =
             self.ending.iter().flat_map(|ending| ending.quiet_by.or(Some(ending.deadline)));
-        let next = births.chain(debts).chain(pauses).chain(ending).chain(self.next_of_own()).min();
+        let own = self.next_of_own().into_iter().chain(self.herald.next());
+        let next = births.chain(debts).chain(pauses).chain(ending).chain(own).min();
         let timeout = next.map_or(EpollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now()).as_millis() as i32;
             EpollTimeout::try_from(left.saturating_add(1)).unwrap_or(EpollTimeout::MAX)
@@ -349,16 +360,6 @@ impl Supervisor {
         if !self.is_ready && self.slots.iter().all(ready) {
             self.say_ready();
         }
-    }
-
-    fn say_ready(&mut self) {
-        self.is_ready = true;
-        info!("ready");
-        if let Some(fd) = self.ready_fd.take() {
-            // Whoever asked for it may have gone.
-            let _ = std::fs::File::from(fd).write_all(b"\n");
-        }
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 
     /// Waits for room on the links where something waits for it, and for peers where they can be

@@ -43,7 +43,10 @@ pub(crate) struct Translator {
 }
 
 impl Translator {
-    pub(crate) fn new(dialect: Dialect, channel: &BareChannel, largest: usize) -> Self {
+    pub(crate) fn new(mut dialect: Dialect, channel: &BareChannel, largest: usize) -> Self {
+        if channel.channel.is_deaf() {
+            dialect.reply = Default::default();
+        }
         let BareChannel { keeps_records, has_end, largest: largest_sent, .. } = *channel;
         let decoder = Decoder::new(dialect.codec, largest);
         Self {

@@ -293,6 +293,7 @@ impl Worker {
         // What came during the rendezvous is there already, and no event will tell.
         self.read(key);
         self.served(key);
+        self.tick(key);
         self.rearm(key);
     }
 
@@ -354,6 +355,10 @@ impl Worker {
                 self.ticks.push(Reverse((at, connection.token)));
             }
             Ok(_) => {}
+            // What waits for somebody's outbox is still accepted.
+            Err(_) if connection.waiting && connection.translator.is_some() => {
+                connection.has_ended = true;
+            }
             Err(error) => self.detach(key, &error.to_string()),
         }
     }

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "count-allocations")]
 pub mod alloc_count;
+mod datagram;
 pub mod futex;
 pub mod shm;
 pub mod sysv;
@@ -13,6 +14,7 @@ use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+pub use datagram::{Datagram, recv_with_sender};
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal, sigprocmask};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
@@ -156,6 +158,21 @@ pub fn take_fd(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open, it is none that Rust's runtime owns, and the caller was told its number
     // by the parent process in order to own it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Removes variables from this process' environment, so that no child inherits them.
+///
+/// # Errors
+/// If the process has more than one thread: another could be reading the environment.
+pub fn remove_variables(names: &[&str]) -> io::Result<()> {
+    if !is_single_threaded()? {
+        return Err(io::Error::other("the environment changes only while single-threaded"));
+    }
+    for name in names {
+        // SAFETY: there is no other thread that could read or change the environment.
+        unsafe { std::env::remove_var(name) };
+    }
+    Ok(())
 }
 
 /// Ends this process as SIGPIPE would have, had Rust not ignored it.

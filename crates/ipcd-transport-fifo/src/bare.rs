@@ -6,15 +6,16 @@
 //! (4,096) are not mixed with other writers' (pipe(7)); longer ones may be.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use ipcd_transport::{
     Access, ChannelParts, Endpoint, Error, FileKind, Identity, Listener, PathClaim, Result,
 };
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, open};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::stat::Mode;
 
 use crate::egress;
 use crate::found::Found;
@@ -28,7 +29,7 @@ pub(crate) struct Listening {
     /// Readable while nobody serves the channel.
     unserved: EventFd,
     local: Endpoint,
-    _claim: PathClaim,
+    _claim: Option<PathClaim>,
 }
 
 impl Listening {
@@ -39,10 +40,24 @@ impl Listening {
             make_fifo(staged).map_err(|error| Error::system(format!("listen on {at}"), error))
         };
         let fifo = claim.publish(&access, make)?;
+        Self::new(fifo, at.clone(), Some(claim))
+    }
+
+    /// Over a FIFO that another process has opened: again, because it may be open for one direction
+    /// only, or blocking for others.
+    pub(crate) fn over(passed: &OwnedFd, local: Endpoint) -> Result<Self> {
+        let link = format!("/proc/self/fd/{}", passed.as_raw_fd());
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let fifo = open(link.as_str(), flags, Mode::empty());
+        let fifo = fifo.map_err(|error| Error::system(format!("open {local}"), error))?;
+        Self::new(fifo, local, None)
+    }
+
+    fn new(fifo: OwnedFd, local: Endpoint, claim: Option<PathClaim>) -> Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_SEMAPHORE;
         let unserved = EventFd::from_value_and_flags(1, flags)
             .map_err(|error| Error::system("make an event descriptor", error))?;
-        Ok(Self { fifo, unserved, local: at.clone(), _claim: claim })
+        Ok(Self { fifo, unserved, local, _claim: claim })
     }
 }
 

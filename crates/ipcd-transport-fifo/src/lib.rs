@@ -23,12 +23,13 @@ mod found;
 mod listener;
 mod record;
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Flow, IdentityKind,
-    Listener, Result, StreamChannel, Transport,
+    Listener, Passed, Result, StreamChannel, Transport,
 };
 
 /// The FIFO transport.
@@ -114,6 +115,27 @@ impl Transport for Fifo {
             Some(Way::In) => bare::connect_to_read(to),
             None => Err(to.error("direction=in to read the FIFO, or direction=out to write to it")),
         }
+    }
+
+    fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
+        match passed {
+            Passed::Fifo(path) if path.is_absolute() => {
+                Some(Endpoint::from_path(self.scheme(), path))
+            }
+            _ => None,
+        }
+    }
+
+    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let passed = Passed::of(passed.as_fd());
+        Err(passed.refused(at, "a FIFO that ipcd makes itself, or a codec= for bare lines"))
+    }
+
+    fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let found = Passed::of(passed.as_fd());
+        let local = self.endpoint_of(&found);
+        let local = local.ok_or_else(|| found.refused(at, "a FIFO with a path"))?;
+        Ok(Box::new(bare::Listening::over(&passed, local)?))
     }
 
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {

@@ -17,8 +17,8 @@ use std::time::Instant;
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind,
-    Listener, PathClaim, Result, StreamChannel, Transport, Variable, bind_local, connect_local,
-    peer_credentials, poll_until,
+    Listener, Passed, PathClaim, Result, StreamChannel, Transport, Variable, bind_local,
+    connect_local, passed::prepare, peer_credentials, poll_until,
 };
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
@@ -62,7 +62,20 @@ impl Transport for Pipe {
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         let (socket, claim) = bind_local(at.path()?, &Access::of(at, Access::PRIVATE)?)?;
-        Ok(Box::new(Rendezvous { socket: socket.into(), local: at.clone(), _claim: claim }))
+        Ok(Box::new(Rendezvous { socket: socket.into(), local: at.clone(), _claim: Some(claim) }))
+    }
+
+    fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
+        passed.bound(SockType::Stream)?.local_endpoint(self.scheme()).filter(|at| !at.is_opaque())
+    }
+
+    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let found = Passed::of(passed.as_fd());
+        let local = self.endpoint_of(&found);
+        let needed = "a Unix-domain stream socket that listens at a path";
+        let local = local.ok_or_else(|| found.refused(at, needed))?;
+        prepare(&passed)?;
+        Ok(Box::new(Rendezvous { socket: passed.into(), local, _claim: None }))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -106,7 +119,7 @@ impl Transport for Pipe {
 struct Rendezvous {
     socket: UnixListener,
     local: Endpoint,
-    _claim: PathClaim,
+    _claim: Option<PathClaim>,
 }
 
 impl Listener for Rendezvous {

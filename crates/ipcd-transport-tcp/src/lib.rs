@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use ipcd_transport::{
     Capabilities, Channel, ChannelParts, Endpoint, Error, Flow, Identity, IdentityKind, Listener,
-    Result, StreamChannel, Transport, connect_until,
+    Passed, Result, StreamChannel, Transport, connect_until,
+    passed::{Name, prepare},
 };
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt,
@@ -94,6 +95,27 @@ impl Transport for Tcp {
 
     fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
         Ok(self.connect(to, deadline)?.into_parts())
+    }
+
+    fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
+        passed.bound(SockType::Stream)?.inet_endpoint(self.scheme())
+    }
+
+    fn is_at(&self, at: &Endpoint, passed: &Passed) -> bool {
+        let found = passed.bound(SockType::Stream);
+        matches!(found, Some(Name::Inet(addr)) if at.resolve().is_ok_and(|all| all.contains(addr)))
+    }
+
+    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let found = Passed::of(passed.as_fd());
+        let local = self.endpoint_of(&found);
+        let local = local.ok_or_else(|| found.refused(at, "a TCP socket that listens"))?;
+        prepare(&passed)?;
+        Ok(Box::new(Listening { socket: passed.into(), local }))
+    }
+
+    fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        self.inherit(at, passed)
     }
 }
 

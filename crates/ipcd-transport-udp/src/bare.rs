@@ -16,7 +16,7 @@ use ipcd_transport::{
 };
 
 use crate::connect::socket;
-use crate::listener::{bind_listener, socket_for};
+use crate::listener::socket_for;
 
 /// How long a peer may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -43,10 +43,10 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    pub(crate) fn bind(at: &Endpoint, addresses: &[SocketAddr]) -> Result<Self> {
-        let (socket, bound) = bind_listener(at, addresses)?;
+    /// Over a socket that shares its port.
+    pub(crate) fn new(socket: UdpSocket, bound: SocketAddr, at: &Endpoint) -> Self {
         let local = at.with_address(bound.to_string());
-        Ok(Self { socket, bound, local, pending: Vec::new(), room: vec![0; LARGEST] })
+        Self { socket, bound, local, pending: Vec::new(), room: vec![0; LARGEST] }
     }
 
     /// Takes what a socket holds.

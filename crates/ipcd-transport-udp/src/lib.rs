@@ -18,18 +18,19 @@ mod timing;
 
 use std::io;
 use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
     BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, Flow, IdentityKind,
-    Listener, Result, Transport,
+    Listener, Passed, Result, Transport, passed::Name,
 };
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use crate::channel::UdpChannel;
 use crate::datagram::{DATA_HEADER, LARGEST_REMOTE};
-use crate::listener::Listening;
+use crate::listener::{Listening, bind_listener, take_listener};
 
 /// The UDP transport.
 pub struct Udp;
@@ -67,7 +68,8 @@ impl Transport for Udp {
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(Listening::bind(at, &at.resolve()?)?))
+        let (socket, bound) = bind_listener(at, &at.resolve()?)?;
+        Ok(Box::new(Listening::new(socket, bound, at)?))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -90,7 +92,27 @@ impl Transport for Udp {
     }
 
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(bare::Listening::bind(at, &at.resolve()?)?))
+        let (socket, bound) = bind_listener(at, &at.resolve()?)?;
+        Ok(Box::new(bare::Listening::new(socket, bound, at)))
+    }
+
+    fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
+        passed.bound(SockType::Datagram)?.inet_endpoint(self.scheme())
+    }
+
+    fn is_at(&self, at: &Endpoint, passed: &Passed) -> bool {
+        let found = passed.bound(SockType::Datagram);
+        matches!(found, Some(Name::Inet(addr)) if at.resolve().is_ok_and(|all| all.contains(addr)))
+    }
+
+    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let (socket, bound) = take_listener(at, passed)?;
+        Ok(Box::new(Listening::new(socket, bound, at)?))
+    }
+
+    fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let (socket, bound) = take_listener(at, passed)?;
+        Ok(Box::new(bare::Listening::new(socket, bound, at)))
     }
 
     fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {

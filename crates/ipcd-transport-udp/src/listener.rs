@@ -4,10 +4,12 @@
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use ipcd_transport::{ChannelParts, Endpoint, Error, Identity, Listener, Result};
+use ipcd_transport::passed::{Name, prepare};
+use ipcd_transport::{ChannelParts, Endpoint, Error, Identity, Listener, Passed, Result};
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
@@ -41,8 +43,8 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    pub(crate) fn bind(at: &Endpoint, addresses: &[SocketAddr]) -> Result<Self> {
-        let (socket, bound) = bind_listener(at, addresses)?;
+    /// Over a socket that shares its port.
+    pub(crate) fn new(socket: UdpSocket, bound: SocketAddr, at: &Endpoint) -> Result<Self> {
         Ok(Self {
             socket,
             bound,
@@ -166,30 +168,60 @@ pub(crate) fn bind_listener(
 ) -> Result<(UdpSocket, SocketAddr)> {
     let failed = |error| Error::system(format!("listen on {at}"), error);
     let socket = UdpSocket::bind(addresses).map_err(failed)?;
+    let bound = share(&socket).map_err(failed)?;
+    Ok((socket, bound))
+}
+
+/// The same of a socket that another process has bound.
+pub(crate) fn take_listener(at: &Endpoint, passed: OwnedFd) -> Result<(UdpSocket, SocketAddr)> {
+    let found = Passed::of(passed.as_fd());
+    let Some(Name::Inet(_)) = found.bound(SockType::Datagram) else {
+        return Err(found.refused(at, "a bound UDP socket"));
+    };
+    prepare(&passed)?;
+    let socket = UdpSocket::from(passed);
+    let failed = |error| Error::system(format!("share the port of {found} with peers"), error);
+    let bound = share(&socket).map_err(failed)?;
+    // Peers' sockets must be able to bind the port, which the kernel allows the same user only.
+    match another_on(bound) {
+        Ok(_) => Ok((socket, bound)),
+        Err(Errno::EADDRINUSE | Errno::EACCES) => Err(found.refused(
+            at,
+            "one that this user has bound itself, for each peer gets a socket on its port",
+        )),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// Lets other sockets of ours bind the socket's port; says what that is.
+fn share(socket: &UdpSocket) -> std::io::Result<SocketAddr> {
     // SO_REUSEPORT lets the peers' sockets bind the same port, and only those of our own user
     // (SO_REUSEADDR would let everybody). It is set after the bind, which the kernel allows:
     // had it been set before, two daemons of one user would share the port in silence, and each
     // would get a part of the clients.
-    setsockopt(&socket, sockopt::ReusePort, &true).map_err(|error| failed(error.into()))?;
-    socket.set_nonblocking(true).map_err(failed)?;
-    let bound = socket.local_addr().map_err(failed)?;
-    Ok((socket, bound))
+    setsockopt(socket, sockopt::ReusePort, &true)?;
+    socket.set_nonblocking(true)?;
+    socket.local_addr()
 }
 
 /// A socket on the listener's port that is connected to the peer. The kernel prefers it for what
 /// the peer sends, and it gets nothing else once it is connected.
 pub(crate) fn socket_for(listener: SocketAddr, peer: SocketAddr) -> Result<UdpSocket> {
-    let family = if peer.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let failed = |error| Error::system(format!("make a socket for udp://{peer}"), error);
-    let socket = socket(family, SockType::Datagram, flags, None).map_err(failed)?;
-    setsockopt(&socket, sockopt::ReusePort, &true).map_err(failed)?;
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(listener)).map_err(failed)?;
-    let socket = UdpSocket::from(socket);
+    let socket = another_on(listener).map_err(failed)?;
     socket
         .connect(peer)
         .map_err(|error| Error::system(format!("connect the socket for udp://{peer}"), error))?;
     Ok(socket)
+}
+
+fn another_on(bound: SocketAddr) -> nix::Result<UdpSocket> {
+    let family = if bound.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Datagram, flags, None)?;
+    setsockopt(&socket, sockopt::ReusePort, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(bound))?;
+    Ok(socket.into())
 }
 
 #[cfg(test)]
@@ -205,8 +237,9 @@ mod tests {
     use crate::datagram::tests::junk;
 
     fn listening() -> Listening {
-        let any = "127.0.0.1:0".parse().unwrap();
-        Listening::bind(&"udp://127.0.0.1:0".parse().unwrap(), &[any]).unwrap()
+        let (any, at) = ("127.0.0.1:0".parse().unwrap(), "udp://127.0.0.1:0".parse().unwrap());
+        let (socket, bound) = bind_listener(&at, &[any]).unwrap();
+        Listening::new(socket, bound, &at).unwrap()
     }
 
     fn client(listening: &Listening) -> UdpSocket {
@@ -343,7 +376,7 @@ mod tests {
         let first = listening();
         let at = first.local.clone();
         for address in [first.bound, format!("0.0.0.0:{}", first.bound.port()).parse().unwrap()] {
-            let Err(error) = Listening::bind(&at, &[address]) else { panic!("{address} was free") };
+            let Err(error) = bind_listener(&at, &[address]) else { panic!("{address} was free") };
             assert!(error.to_string().to_lowercase().contains("in use"), "{error}");
         }
     }

@@ -1,8 +1,10 @@
 //! Unix-domain sockets: local, fast, and the kernel vouches for the peer (unix(7)).
 //!
 //! `type=stream` (the default) is a byte stream. `type=seqpacket` keeps records, in which frames
-//! travel whole or in pieces.
+//! travel whole or in pieces. `type=dgram` is for bare peers only: its one socket cannot accept, and
+//! frames of many senders on it would be nobody's.
 
+mod dgram;
 mod seqpacket;
 
 use std::io::ErrorKind;
@@ -13,8 +15,8 @@ use std::time::Instant;
 
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind, Flow,
-    IdentityKind, Listener, PathClaim, RecordChannel, Result, StreamChannel, Transport, bind_local,
-    connect_local, peer_credentials,
+    IdentityKind, Listener, Passed, PathClaim, RecordChannel, Result, StreamChannel, Transport,
+    bind_local, connect_local, passed::prepare, peer_credentials,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -50,6 +52,7 @@ impl Transport for Unix {
     }
 
     fn check(&self, endpoint: &Endpoint) -> Result<()> {
+        Kind::of(endpoint)?;
         if abstract_name(endpoint).is_some() { Ok(()) } else { endpoint.path().map(drop) }
     }
 
@@ -58,23 +61,8 @@ impl Transport for Unix {
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        let kind = Kind::of(at)?;
-        let access = Access::of(at, Access::PRIVATE)?;
-        let (socket, claim) = match (abstract_name(at), kind) {
-            (Some(name), kind) => (bind_abstract(at, name, kind)?, None),
-            (None, Kind::Stream) => {
-                let (socket, claim) = bind_local(at.path()?, &access)?;
-                (socket, Some(claim))
-            }
-            (None, Kind::Seqpacket) => {
-                let mut claim = PathClaim::acquire(at.path()?, FileKind::Socket)?;
-                let socket = claim.publish(&access, |staged| {
-                    let address = UnixAddr::new(staged);
-                    bind_to(at, &address.map_err(|error| listening(at, error))?, kind)
-                })?;
-                (socket, Some(claim))
-            }
-        };
+        let kind = Kind::of_frames(at)?;
+        let (socket, claim) = bind_at(at, kind)?;
         Ok(Box::new(Listening { socket: socket.into(), kind, local: at.clone(), _claim: claim }))
     }
 
@@ -91,7 +79,37 @@ impl Transport for Unix {
     }
 
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        self.listen(at)
+        if Kind::of(at)? != Kind::Datagram {
+            return self.listen(at);
+        }
+        let (socket, claim) = bind_at(at, Kind::Datagram)?;
+        Ok(Box::new(dgram::Listening::new(socket, at.clone(), claim)?))
+    }
+
+    fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
+        let kinds = [Kind::Stream, Kind::Seqpacket, Kind::Datagram];
+        let (kind, name) =
+            kinds.into_iter().find_map(|kind| Some((kind, passed.bound(kind.socket_type())?)))?;
+        let mut endpoint = name.local_endpoint(self.scheme())?;
+        if kind != Kind::Stream {
+            endpoint.set_option("type", kind.name());
+        }
+        Some(endpoint)
+    }
+
+    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let kind = Kind::of_frames(at)?;
+        let local = self.inherited(at, kind, &passed)?;
+        Ok(Box::new(Listening { socket: passed.into(), kind, local, _claim: None }))
+    }
+
+    fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let kind = Kind::of(at)?;
+        if kind != Kind::Datagram {
+            return self.inherit(at, passed);
+        }
+        let local = self.inherited(at, kind, &passed)?;
+        Ok(Box::new(dgram::Listening::new(passed, local, None)?))
     }
 
     fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
@@ -99,6 +117,9 @@ impl Transport for Unix {
     }
 
     fn adopt_bare(&self, mut parts: ChannelParts) -> Result<BareChannel> {
+        if Kind::of_parts(&parts) == Kind::Datagram {
+            return dgram::adopt(parts);
+        }
         let (keeps_records, has_end) = (Kind::of_parts(&parts) == Kind::Seqpacket, true);
         if !keeps_records {
             let channel = self.adopt(parts)?;
@@ -115,15 +136,31 @@ impl Transport for Unix {
     }
 }
 
+impl Unix {
+    /// Where a passed socket is bound, if it is of this kind.
+    fn inherited(&self, at: &Endpoint, kind: Kind, socket: &OwnedFd) -> Result<Endpoint> {
+        let passed = Passed::of(socket.as_fd());
+        let local = passed.bound(kind.socket_type()).and_then(|_| self.endpoint_of(&passed));
+        let local = local.ok_or_else(|| {
+            let kind = kind.name();
+            passed.refused(at, &format!("a bound Unix-domain socket with type={kind}"))
+        })?;
+        prepare(socket)?;
+        Ok(local)
+    }
+}
+
 /// Bytes of a socket's buffer that no record can have.
 const RESERVED: usize = 32;
-/// The state in a seqpacket channel's parts; a stream's is empty.
+/// The state in a seqpacket channel's parts; a stream's is empty, and any other a sender's of
+/// datagrams.
 const SEQPACKET: &[u8] = b"seqpacket";
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Kind {
     Stream,
     Seqpacket,
+    Datagram,
 }
 
 impl Kind {
@@ -131,13 +168,37 @@ impl Kind {
         match endpoint.option("type") {
             None | Some("stream") => Ok(Self::Stream),
             Some("seqpacket") => Ok(Self::Seqpacket),
-            Some("dgram") => Err(endpoint.error("type=dgram is not in this version")),
+            Some("dgram") => Ok(Self::Datagram),
             Some(_) => Err(endpoint.error("type is stream, seqpacket or dgram")),
         }
     }
 
+    /// The kind of an endpoint where frames are spoken.
+    fn of_frames(endpoint: &Endpoint) -> Result<Self> {
+        match Self::of(endpoint)? {
+            Self::Datagram => Err(endpoint.error(
+                "type=dgram is for listeners with a codec only: add codec=raw and subject=, or use \
+                 type=seqpacket, which keeps records too",
+            )),
+            kind => Ok(kind),
+        }
+    }
+
     fn of_parts(parts: &ChannelParts) -> Self {
-        if parts.state == SEQPACKET { Self::Seqpacket } else { Self::Stream }
+        match parts.state.as_slice() {
+            [] => Self::Stream,
+            SEQPACKET => Self::Seqpacket,
+            _ => Self::Datagram,
+        }
+    }
+
+    /// The value of the option `type`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Seqpacket => "seqpacket",
+            Self::Datagram => "dgram",
+        }
     }
 
     /// The state in the parts of a channel of this kind.
@@ -149,6 +210,7 @@ impl Kind {
         match self {
             Self::Stream => SockType::Stream,
             Self::Seqpacket => SockType::SeqPacket,
+            Self::Datagram => SockType::Datagram,
         }
     }
 
@@ -156,6 +218,7 @@ impl Kind {
         match self {
             Self::Stream => Ok(Box::new(StreamChannel::adopt(parts)?)),
             Self::Seqpacket => Ok(Box::new(SeqpacketChannel::adopt(parts)?)),
+            Self::Datagram => Ok(dgram::adopt(parts)?.channel),
         }
     }
 }
@@ -209,9 +272,24 @@ fn abstract_name(endpoint: &Endpoint) -> Option<&str> {
     if endpoint.is_opaque() { endpoint.address().strip_prefix('@') } else { None }
 }
 
-fn bind_abstract(at: &Endpoint, name: &str, kind: Kind) -> Result<OwnedFd> {
-    let address = UnixAddr::new_abstract(name.as_bytes());
-    bind_to(at, &address.map_err(|error| listening(at, error))?, kind)
+/// Binds the endpoint; the claim removes its path when it is dropped.
+fn bind_at(at: &Endpoint, kind: Kind) -> Result<(OwnedFd, Option<PathClaim>)> {
+    let access = Access::of(at, Access::PRIVATE)?;
+    if let Some(name) = abstract_name(at) {
+        let address = UnixAddr::new_abstract(name.as_bytes());
+        let socket = bind_to(at, &address.map_err(|error| listening(at, error))?, kind)?;
+        return Ok((socket, None));
+    }
+    if kind == Kind::Stream {
+        let (socket, claim) = bind_local(at.path()?, &access)?;
+        return Ok((socket, Some(claim)));
+    }
+    let mut claim = PathClaim::acquire(at.path()?, FileKind::Socket)?;
+    let socket = claim.publish(&access, |staged| {
+        let address = UnixAddr::new(staged);
+        bind_to(at, &address.map_err(|error| listening(at, error))?, kind)
+    })?;
+    Ok((socket, Some(claim)))
 }
 
 fn bind_to(at: &Endpoint, address: &UnixAddr, kind: Kind) -> Result<OwnedFd> {
@@ -219,7 +297,9 @@ fn bind_to(at: &Endpoint, address: &UnixAddr, kind: Kind) -> Result<OwnedFd> {
     let bound = || {
         let socket = socket(AddressFamily::Unix, kind.socket_type(), flags, None)?;
         bind(socket.as_raw_fd(), address)?;
-        listen(&socket, Backlog::MAXCONN)?;
+        if kind != Kind::Datagram {
+            listen(&socket, Backlog::MAXCONN)?;
+        }
         Ok(socket)
     };
     bound().map_err(|error| listening(at, error))

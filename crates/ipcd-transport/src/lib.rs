@@ -23,13 +23,14 @@ mod endpoint;
 mod error;
 mod identity;
 mod local;
+pub mod passed;
 mod record_channel;
 mod records;
 mod room;
 mod socket;
 mod stream;
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -40,6 +41,7 @@ pub use endpoint::Endpoint;
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use local::{bind_local, connect_local, peer_credentials};
+pub use passed::Passed;
 pub use record_channel::RecordChannel;
 pub use records::{Joiner, Record, Splitter};
 pub use room::widen;
@@ -85,6 +87,34 @@ pub trait Transport: Sync {
         Err(at.error(format_args!("{} takes frames only", self.scheme())))
     }
 
+    /// The endpoint of a descriptor that another process has bound, if this transport could listen
+    /// on it.
+    fn endpoint_of(&self, _passed: &Passed) -> Option<Endpoint> {
+        None
+    }
+
+    /// Whether such a descriptor is bound to this endpoint.
+    fn is_at(&self, at: &Endpoint, passed: &Passed) -> bool {
+        let same = |found: Endpoint| {
+            (found.address(), found.is_opaque()) == (at.address(), at.is_opaque())
+        };
+        self.endpoint_of(passed).is_some_and(same)
+    }
+
+    /// Listens on what another process has bound, such as a service manager. Its path, if it has
+    /// one, is that process' to remove. The endpoint says what is wanted; where it is bound is
+    /// [`Listener::local`].
+    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let passed = Passed::of(passed.as_fd());
+        Err(passed.refused(at, "a listener that ipcd opens itself"))
+    }
+
+    /// The same for bare peers.
+    fn inherit_bare(&self, at: &Endpoint, _passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        Err(at.error(format_args!("{} takes frames only", self.scheme())))
+    }
+
+    /// Makes a channel to a bare peer of what such a listener returned.
     /// Connects to a bare server: a program that knows nothing of frames. Fails with
     /// [`Error::TimedOut`] at the deadline. [`Transport::adopt_bare`] makes the channel.
     fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {
@@ -162,6 +192,9 @@ pub trait Listener {
 
     /// Nobody serves this peer any more, for whatever reason.
     fn released(&mut self, _identity: &Identity, _state: &[u8]) {}
+
+    /// The peer was not let in, and its descriptors are closed.
+    fn refused(&mut self, _identity: &Identity, _state: &[u8]) {}
 }
 
 /// Moves frames to and from one peer. It owns its descriptors, all of them non-blocking.
@@ -216,6 +249,11 @@ pub trait Channel: Send {
     /// the channel of [`Transport::connect_bare`] reaps it; dropping the channel does not end it.
     fn child(&self) -> Option<u32> {
         None
+    }
+
+    /// Whether nothing can ever be written to the peer, because nothing is known of where it is.
+    fn is_deaf(&self) -> bool {
+        false
     }
 
     /// Frames that were sent by the peer and never arrived, as far as is known.

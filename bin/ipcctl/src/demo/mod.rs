@@ -93,7 +93,7 @@ impl PrivateDaemon {
             .map(|endpoint| endpoint.parse().map_err(|error| Failure::new(Exit::Internal, error)))
             .collect::<Outcome<_>>()?;
         let (ready, ready_fd) = nix::unistd::pipe().map_err(std::io::Error::from)?;
-        let mut start = Some(Start { ready_fd: Some(ready_fd), reload: None });
+        let mut start = Some(Start { ready_fd: Some(ready_fd), ..Start::default() });
         let child = ipcd_sys::fork(|| {
             let start = start.take().expect("a child is born once");
             // The demo may be killed; nothing of it must stay.

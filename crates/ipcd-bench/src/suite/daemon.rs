@@ -36,7 +36,8 @@ impl Embedded {
         let child = fork(c"bench-ipcd", || {
             ipcd_server::init_log(config.log);
             let ready_fd = Some(ready_fd.try_clone()?);
-            ipcd_server::run(config, Start { reload: None, ready_fd }).map_err(io::Error::other)
+            ipcd_server::run(config, Start { ready_fd, ..Start::default() })
+                .map_err(io::Error::other)
         })?;
         drop(ready_fd);
         let came = poll_until(&ready, PollFlags::POLLIN, Instant::now() + WATCHDOG);

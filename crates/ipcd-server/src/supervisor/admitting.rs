@@ -93,14 +93,14 @@ impl Supervisor {
         let Some(index) = slot else {
             let most = self.slots.len();
             let why = format!("the limit of {most} children is reached");
-            refuse(transport, parts, dialect.is_some(), &why);
+            self.refuse(listener, transport, parts, dialect.is_some(), &why);
             return None;
         };
         self.turn = index + 1;
         let number = match self.admission.admit(listener, &parts, index) {
             Ok(number) => number,
             Err(why) => {
-                refuse(transport, parts, dialect.is_some(), &why);
+                self.refuse(listener, transport, parts, dialect.is_some(), &why);
                 return None;
             }
         };
@@ -110,6 +110,22 @@ impl Supervisor {
         }
         hand_over(&mut self.slots[index].link, admitted);
         Some(number)
+    }
+
+    /// Lets a peer go that is not admitted.
+    fn refuse(
+        &mut self,
+        listener: usize,
+        transport: &dyn Transport,
+        parts: ChannelParts,
+        is_bare: bool,
+        why: &str,
+    ) {
+        let (identity, state) = (parts.identity.clone(), parts.state.clone());
+        refuse(transport, parts, is_bare, why);
+        if let Some(listening) = find(&mut self.listeners, listener) {
+            listening.listener.refused(&identity, &state);
+        }
     }
 
     /// A peer has gone.
@@ -157,14 +173,15 @@ impl Supervisor {
     /// Forks a child for one peer. The parent's copies of its descriptors close here.
     fn fork_for(&mut self, index: usize, only: Admitted) -> bool {
         let (number, transport, is_bare) = (only.number, only.transport, only.dialect.is_some());
+        let listener = only.listener;
         let spare = duplicate(&only.parts);
         let Err(error) = self.fork(index, Some(only)) else { return true };
         error!(%error, "cannot fork a child for a peer");
-        self.release(Gone { number, was_cut_off: true }, index);
         if let Some(parts) = spare {
             let why = "the daemon cannot start another child now";
-            refuse(transport, parts, is_bare, why);
+            self.refuse(listener, transport, parts, is_bare, why);
         }
+        self.release(Gone { number, was_cut_off: true }, index);
         false
     }
 }

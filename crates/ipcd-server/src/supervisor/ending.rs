@@ -33,7 +33,8 @@ impl Supervisor {
             return (0..self.slots.len()).for_each(|index| self.kill(index));
         }
         info!(%signal, "draining");
-        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        let status = format!("draining, for at most {}", self.config.daemon.drain_timeout);
+        self.herald.say(&[NotifyState::Stopping, NotifyState::Status(&status)]);
         self.listeners.clear();
         self.stop_dialling();
         self.stop_programs();

@@ -6,6 +6,7 @@ use ipcd_transport::{Listener, Transport};
 use tracing::info;
 
 use crate::Error;
+use crate::activation::{Socket, Wanted, assign};
 use crate::config::Config;
 use crate::listen::Listen;
 use crate::runtime::RuntimeDir;
@@ -16,11 +17,20 @@ pub(super) struct Listening {
     /// What was configured.
     pub(super) asked: Listen,
     pub(super) listener: Box<dyn Listener>,
+    /// The passed socket that it is, if it is none of ours.
+    pub(super) socket: Option<usize>,
     pub(super) transport: &'static dyn Transport,
     /// Whether it is waited for.
     pub(super) armed: bool,
     /// Not to be waited for until then, because the system had no descriptor for a peer.
     pub(super) paused: Option<Instant>,
+}
+
+impl Listening {
+    /// Whether it is what is wanted.
+    pub(super) fn is(&self, wanted: &Wanted) -> bool {
+        (&self.asked, self.socket) == (&wanted.listen, wanted.socket)
+    }
 }
 
 /// The listener of a number, if it is open.
@@ -29,31 +39,45 @@ pub(super) fn find(listeners: &mut [Listening], number: usize) -> Option<&mut Li
 }
 
 /// Binds all that are wanted.
-pub(super) fn bind_all(config: &Config, runtime_dir: &RuntimeDir) -> Result<Vec<Listening>, Error> {
-    let wanted = wanted_listeners(config, runtime_dir);
-    wanted.iter().zip(0..).map(|(listen, number)| bind(listen, number)).collect()
+pub(super) fn bind_all(
+    config: &Config,
+    runtime_dir: &RuntimeDir,
+    sockets: &[Socket],
+) -> Result<Vec<Listening>, Error> {
+    let wanted = wanted_listeners(config, runtime_dir, sockets)?;
+    wanted.iter().zip(0..).map(|(wanted, number)| bind(wanted, number, sockets)).collect()
 }
 
-/// Those that are configured, or the default endpoint of every transport.
-pub(super) fn wanted_listeners(config: &Config, runtime_dir: &RuntimeDir) -> Vec<Listen> {
+/// Those that are configured, or the default endpoint of every transport; and what was passed.
+pub(super) fn wanted_listeners(
+    config: &Config,
+    runtime_dir: &RuntimeDir,
+    sockets: &[Socket],
+) -> Result<Vec<Wanted>, Error> {
     let default =
         |transport: &dyn Transport| Listen::frames(transport.default_endpoint(runtime_dir.path()));
-    match config.listeners.is_empty() {
+    let listeners = match config.listeners.is_empty() {
         true => ipcd_transports::ALL.map(default).to_vec(),
         false => config.listeners.clone(),
-    }
+    };
+    assign(listeners, sockets)
 }
 
-/// Binds one.
-pub(super) fn bind(listen: &Listen, number: usize) -> Result<Listening, Error> {
+/// Binds one, or takes the socket that was passed for it.
+pub(super) fn bind(wanted: &Wanted, number: usize, sockets: &[Socket]) -> Result<Listening, Error> {
+    let Wanted { listen, socket } = wanted;
     let Listen { name, endpoint, .. } = listen;
     let transport = ipcd_transports::of(endpoint)?;
-    let listener = match &listen.dialect {
-        None => transport.listen(endpoint)?,
-        Some(dialect) => transport.listen_bare(&transport.check_bare(endpoint, dialect.flow())?)?,
+    let listener = match (socket, &listen.dialect) {
+        (Some(socket), _) => sockets[*socket].open(listen, transport)?,
+        (None, None) => transport.listen(endpoint)?,
+        (None, Some(dialect)) => {
+            transport.listen_bare(&transport.check_bare(endpoint, dialect.flow())?)?
+        }
     };
     let codec = listen.codec();
-    info!(endpoint = %listener.local(), %codec, name = name.as_deref(), "listening");
-    let asked = listen.clone();
-    Ok(Listening { number, asked, listener, transport, armed: false, paused: None })
+    let passed = socket.map(|_| true);
+    info!(endpoint = %listener.local(), %codec, name = name.as_deref(), passed, "listening");
+    let (asked, socket) = (listen.clone(), *socket);
+    Ok(Listening { number, asked, listener, socket, transport, armed: false, paused: None })
 }

@@ -6,39 +6,48 @@ use tracing::{error, info, warn};
 use super::listening::{bind, wanted_listeners};
 use super::{Supervisor, core_config};
 use crate::Error;
+use crate::activation::Wanted;
 use crate::config::{Config, Daemon};
 use crate::link::{Live, ToWorker};
-use crate::listen::Listen;
 
 impl Supervisor {
     /// Reads the configuration again. If it is no good, or cannot be put in force, nothing changes.
     pub(super) fn reload(&mut self) {
-        let Some(reload) = &self.reload else {
-            return warn!("nothing to reload: the daemon was started without a file");
-        };
-        let mut states = vec![NotifyState::Reloading];
+        let mut states = vec![NotifyState::Reloading, NotifyState::Status("reloading")];
         states.extend(NotifyState::monotonic_usec_now());
-        let _ = sd_notify::notify(&states);
-        let outcome = reload().map_err(|error| Error::Config(error.to_string()));
+        self.herald.say(&states);
+        let outcome = match &self.reload {
+            Some(reload) => reload().map_err(|error| Error::Config(error.to_string())),
+            None => {
+                warn!("nothing to reload: the daemon was started without a file");
+                // Who asked for it waits for an answer.
+                return self.notify_ready("");
+            }
+        };
         match outcome.and_then(|config| self.apply(config)) {
-            Ok(()) => info!("reloaded"),
-            Err(error) => error!(%error, "not reloaded, nothing has changed"),
+            Ok(()) => {
+                info!("reloaded");
+                self.notify_ready("");
+            }
+            Err(error) => {
+                error!(%error, "not reloaded, nothing has changed");
+                self.notify_ready(&format!("; not reloaded: {error}"));
+            }
         }
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 
     /// Puts a configuration in force: what can fail comes first.
     fn apply(&mut self, config: Config) -> Result<(), Error> {
         let tokens = self.runtime_dir.tokens(&config.tokens)?;
-        let wanted = wanted_listeners(&config, &self.runtime_dir);
-        let is_open = |listen: &&Listen| self.listeners.iter().any(|open| open.asked == **listen);
+        let wanted = wanted_listeners(&config, &self.runtime_dir, &self.sockets)?;
+        let is_open = |wanted: &&Wanted| self.listeners.iter().any(|open| open.is(wanted));
         let mut added = Vec::new();
-        for (listen, number) in wanted.iter().filter(|l| !is_open(l)).zip(self.next_number..) {
-            added.push(bind(listen, number)?);
+        for (wanted, number) in wanted.iter().filter(|w| !is_open(w)).zip(self.next_number..) {
+            added.push(bind(wanted, number, &self.sockets)?);
         }
         self.next_number += added.len();
         self.listeners.retain(|open| {
-            let stays = wanted.contains(&open.asked);
+            let stays = wanted.iter().any(|wanted| open.is(wanted));
             if !stays {
                 info!(endpoint = %open.listener.local(), "listening no more");
             }

@@ -1,0 +1,179 @@
+//! Sockets that a service manager has bound for us (`sd_listen_fds(3)`), and which listener each of
+//! them is.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use ipcd_transport::{Listener, Passed, Transport};
+
+use crate::Error;
+use crate::listen::Listen;
+
+/// What a service manager says when a socket has no name of its own.
+const NAMELESS: &str = "unknown";
+const VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// A descriptor that was passed.
+#[derive(Debug)]
+pub struct Socket {
+    name: Option<String>,
+    fd: OwnedFd,
+}
+
+/// A listener that is wanted, and the number of the passed socket that it is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Wanted {
+    pub(crate) listen: Listen,
+    pub(crate) socket: Option<usize>,
+}
+
+/// Takes what was passed to this process, so that no child takes it for its own.
+///
+/// # Errors
+/// If the environment promises what is not there.
+pub fn take() -> Result<Vec<Socket>, Error> {
+    let bad = |error| Error::Config(format!("LISTEN_FDS: {error}: sockets were not passed well"));
+    // Checks that they are for this process, and has them closed on exec.
+    let numbers = sd_notify::listen_fds().map_err(bad)?;
+    let names = names(numbers.len()).map_err(Error::Config)?;
+    let taken = |(number, name)| Ok(Socket { name, fd: ipcd_sys::take_fd(number)? });
+    let sockets: std::io::Result<Vec<_>> = numbers.zip(names).map(taken).collect();
+    ipcd_sys::remove_variables(&VARIABLES).map_err(bad)?;
+    sockets.map_err(bad)
+}
+
+/// The names of so many sockets.
+fn names(count: usize) -> Result<Vec<Option<String>>, String> {
+    let Some(names) = std::env::var_os("LISTEN_FDNAMES").filter(|_| count > 0) else {
+        return Ok(vec![None; count]);
+    };
+    let names = names.to_string_lossy();
+    let name = |name: &str| Some(name.to_owned()).filter(|n| !n.is_empty() && n != NAMELESS);
+    let names: Vec<_> = names.split(':').map(name).collect();
+    match names.len() == count {
+        true => Ok(names),
+        false => Err(format!("LISTEN_FDNAMES: {} names for {count} sockets", names.len())),
+    }
+}
+
+/// Which listener each passed socket is: that of the same name, or at the same address, or else one
+/// more for frames. The others are to be bound by us.
+pub(crate) fn assign(listeners: Vec<Listen>, sockets: &[Socket]) -> Result<Vec<Wanted>, Error> {
+    let mut found: Vec<Vec<usize>> = vec![Vec::new(); listeners.len()];
+    let mut further = Vec::new();
+    for (number, socket) in sockets.iter().enumerate() {
+        let passed = Passed::of(socket.fd.as_fd());
+        let is_named = |listen: &Listen| socket.name.is_some() && listen.name == socket.name;
+        let is_at = |listen: &Listen| {
+            ipcd_transports::of(&listen.endpoint)
+                .is_ok_and(|transport| transport.is_at(&listen.endpoint, &passed))
+        };
+        let which =
+            listeners.iter().position(is_named).or_else(|| listeners.iter().position(is_at));
+        match which {
+            Some(which) => found[which].push(number),
+            None => further.push(Wanted { listen: socket.listen(&passed)?, socket: Some(number) }),
+        }
+    }
+    let wanted = listeners.into_iter().zip(found).flat_map(|(listen, numbers)| {
+        let own = numbers.is_empty().then_some(None);
+        let sockets = own.into_iter().chain(numbers.into_iter().map(Some));
+        sockets.map(|socket| Wanted { listen: listen.clone(), socket }).collect::<Vec<_>>()
+    });
+    Ok(wanted.chain(further).collect())
+}
+
+impl Socket {
+    /// The number of its descriptor.
+    pub fn number(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
+    /// A listener for frames, where the socket is.
+    fn listen(&self, passed: &Passed) -> Result<Listen, Error> {
+        let endpoint = ipcd_transports::ALL.iter().find_map(|found| found.endpoint_of(passed));
+        let endpoint = endpoint.ok_or_else(|| {
+            let name = self.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
+            let number = self.fd.as_raw_fd();
+            let why = "that is nothing to listen on";
+            Error::Config(format!("descriptor {number}{name} was passed, {passed}: {why}"))
+        })?;
+        Ok(Listen { name: self.name.clone(), ..Listen::frames(endpoint) })
+    }
+
+    /// Makes a listener of it. Where it is bound may be elsewhere than where the configuration
+    /// wants it, so what is to be checked of an endpoint is checked of that.
+    pub(crate) fn open(
+        &self,
+        listen: &Listen,
+        transport: &dyn Transport,
+    ) -> Result<Box<dyn Listener>, Error> {
+        let copy = self.fd.try_clone();
+        let copy = copy.map_err(|error| Error::system("duplicate a passed socket", error))?;
+        let listener = match listen.dialect {
+            None => transport.inherit(&listen.endpoint, copy)?,
+            Some(_) => transport.inherit_bare(&listen.endpoint, copy)?,
+        };
+        let actual = Listen { endpoint: listener.local().clone(), ..listen.clone() };
+        actual.check().map_err(Error::Config)?;
+        Ok(listener)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    fn socket(name: Option<&str>, fd: impl Into<OwnedFd>) -> Socket {
+        Socket { name: name.map(str::to_owned), fd: fd.into() }
+    }
+
+    fn shown(wanted: &[Wanted]) -> Vec<(String, Option<usize>)> {
+        wanted.iter().map(|w| (w.listen.endpoint.to_string(), w.socket)).collect()
+    }
+
+    #[test]
+    fn name_or_address_decides_which_listener_a_socket_is() {
+        let dir = std::env::temp_dir().join(format!("ipcd-activation.{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let path = |name: &str| dir.join(name);
+        let (tcp, other) = (TcpListener::bind("127.0.0.1:0"), TcpListener::bind("127.0.0.1:0"));
+        let (tcp, other) = (tcp.unwrap(), other.unwrap());
+        let port = tcp.local_addr().unwrap().port();
+        let sockets = [
+            socket(Some("unit.socket"), UnixListener::bind(path("pipe")).unwrap()),
+            socket(None, tcp),
+            socket(Some("web"), other.try_clone().unwrap()),
+            socket(Some("more"), UnixListener::bind(path("more")).unwrap()),
+            socket(Some("web"), other),
+        ];
+        let (pipe, own) = (format!("pipe://{}", path("pipe").display()), "unix:///nowhere");
+        let web = Listen {
+            name: Some("web".into()),
+            ..Listen::frames("tcp://127.0.0.1:9?x=y".parse().unwrap())
+        };
+        let tcp = format!("tcp://localhost:{port}");
+        let texts = [own, &pipe, &tcp].map(|text| Listen::frames(text.parse().unwrap()));
+        let wanted = assign(texts.into_iter().chain([web]).collect(), &sockets).unwrap();
+        let more = format!("unix://{}", path("more").display());
+        let expected = [
+            (own, None),
+            (pipe.as_str(), Some(0)),
+            (&tcp, Some(1)),
+            ("tcp://127.0.0.1:9?x=y", Some(2)),
+            ("tcp://127.0.0.1:9?x=y", Some(4)),
+            (&more, Some(3)),
+        ];
+        assert_eq!(shown(&wanted), expected.map(|(text, n)| (text.to_owned(), n)));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_nothing_to_listen_on_is_named() {
+        let (stream, _far) = UnixStream::pair().unwrap();
+        let said = assign(Vec::new(), &[socket(Some("x"), stream)]).unwrap_err().to_string();
+        assert!(said.contains("(x) was passed, a stream socket") && said.contains("connected"));
+    }
+}

@@ -1,0 +1,243 @@
+//! Datagrams of programs that know nothing of us, on a socket with a well-known name. One socket
+//! hears all senders, so the listener sorts them: whoever sends is a peer, until it has been silent
+//! for long enough (`senders`), and hears us where it has a name of its own (`reply`).
+//!
+//! The listener moves datagrams and never looks into them. None that it has received is lost: when
+//! a peer's queue is full, it waits for room, and the socket's own queue makes the senders wait.
+
+mod channel;
+mod reply;
+mod senders;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::time::Instant;
+
+use ipcd_sys::recv_with_sender;
+use ipcd_transport::{ChannelParts, Endpoint, Error, Identity, Listener, PathClaim, Result};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{setsockopt, sockopt};
+
+pub(crate) use self::channel::adopt;
+use self::reply::Reply;
+use self::senders::{Name, Put, Senders};
+
+/// Bytes of the largest datagram. The kernel's default for a socket's buffer allows a little less.
+const LARGEST: usize = 256 * 1024;
+/// Datagrams handled in one call of `accept`, so that a flood does not keep the caller.
+const ACCEPT_BUDGET: usize = 64;
+
+/// The well-known socket, and those who have sent to it.
+pub(crate) struct Listening {
+    socket: OwnedFd,
+    senders: Senders,
+    /// Where a datagram is received, and whose it is while it waits to be handed on.
+    room: Vec<u8>,
+    held: Option<Held>,
+    /// Readable when there is something to do, whichever of the descriptors in it tells that.
+    ready: Epoll,
+    /// What `ready` holds.
+    waits_for: WaitsFor,
+    /// Always readable.
+    work: EventFd,
+    local: Endpoint,
+    _claim: Option<PathClaim>,
+}
+
+/// A datagram that was received.
+struct Held {
+    length: usize,
+    name: Name,
+    identity: Identity,
+}
+
+/// What the listener cannot go on without.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum WaitsFor {
+    /// A datagram.
+    Datagram,
+    /// Room in the queue of this sender.
+    Room(u64),
+    /// Nothing.
+    Nothing,
+}
+
+impl Listening {
+    /// Over a bound socket, which is made non-blocking.
+    pub(crate) fn new(socket: OwnedFd, local: Endpoint, claim: Option<PathClaim>) -> Result<Self> {
+        let failed = |error: Errno| Error::system(format!("listen on {local}"), error);
+        setsockopt(&socket, sockopt::PassCred, &true).map_err(failed)?;
+        let socket = UnixDatagram::from(socket);
+        let made = socket.set_nonblocking(true);
+        made.map_err(|error| Error::system("make a socket non-blocking", error))?;
+        let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let work = EventFd::from_value_and_flags(1, flags).map_err(failed)?;
+        ready.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
+        Ok(Self {
+            socket: socket.into(),
+            senders: Senders::default(),
+            room: vec![0; LARGEST],
+            held: None,
+            ready,
+            waits_for: WaitsFor::Datagram,
+            work,
+            local,
+            _claim: claim,
+        })
+    }
+
+    /// Hands datagrams on until one makes its sender a peer.
+    fn sort(&mut self) -> Result<Option<ChannelParts>> {
+        if let Some((id, identity)) = self.senders.take_orphan() {
+            let parts = self.hand_out(id, identity);
+            return parts.inspect_err(|error| self.senders.put_back(id, error)).map(Some);
+        }
+        for _ in 0..ACCEPT_BUDGET {
+            if self.held.is_none() && !self.receive()? {
+                return Ok(None);
+            }
+            let Some(held) = self.held.take() else { return Ok(None) };
+            match self.hand_on(&held) {
+                Ok(Handed::On) => {}
+                Ok(Handed::ToNew(parts)) => return Ok(Some(parts)),
+                Ok(Handed::Waits) => {
+                    self.held = Some(held);
+                    return Ok(None);
+                }
+                Err(error) => {
+                    // It is tried again when the system has descriptors again.
+                    self.held = Some(held).filter(|_| error.is_exhaustion());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Receives one datagram; false if there is none.
+    fn receive(&mut self) -> Result<bool> {
+        let datagram = match recv_with_sender(self.socket.as_fd(), &mut self.room) {
+            Ok(datagram) => datagram,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(Error::system(format!("receive on {}", self.local), error)),
+        };
+        // The kernel says 0 for a process outside our pid namespace.
+        let known =
+            datagram.sender.map(|(pid, uid, gid)| (Some(pid).filter(|&p| p != 0), uid, gid));
+        let (length, name) = (datagram.length, Name::of(datagram.from, known));
+        let identity = name.identity(known);
+        if length > LARGEST {
+            let local = &self.local;
+            let why = format!("{local}: {length} bytes of {identity}, over {LARGEST}: dropped");
+            return Err(Error::Protocol(why));
+        }
+        self.held = Some(Held { length, name, identity });
+        Ok(true)
+    }
+
+    fn hand_on(&mut self, held: &Held) -> Result<Handed> {
+        let bytes = &self.room[..held.length];
+        if let Some(id) = self.senders.find(&held.name, &held.identity) {
+            return match self.senders.put(id, bytes)? {
+                Put::Taken => Ok(Handed::On),
+                Put::Full => {
+                    self.senders.wait_for(id);
+                    Ok(Handed::Waits)
+                }
+            };
+        }
+        let id =
+            self.senders.add(held.name.clone(), held.identity.clone(), bytes, Instant::now())?;
+        let parts = self.hand_out(id, held.identity.clone());
+        // It comes again with the datagram, which is still ours, or not at all.
+        parts.inspect_err(|_| self.senders.forget(id)).map(Handed::ToNew)
+    }
+
+    /// What a worker needs to serve a sender.
+    fn hand_out(&self, id: u64, identity: Identity) -> Result<ChannelParts> {
+        let (queue, name) = self.senders.queue_of(id)?;
+        let reply = Reply::to(name, &identity, &self.socket)?;
+        Ok(channel::parts(id, queue, reply, identity))
+    }
+
+    /// Watches what the next step waits for.
+    fn watch(&mut self) -> Result<()> {
+        let next = match (self.senders.has_orphans(), &self.held, self.senders.waits_for()) {
+            (false, None, _) => WaitsFor::Datagram,
+            (false, Some(_), Some(id)) => WaitsFor::Room(id),
+            _ => WaitsFor::Nothing,
+        };
+        if next == self.waits_for {
+            return Ok(());
+        }
+        let failed = |error| Error::system("watch a descriptor", error);
+        match self.change(self.waits_for, false) {
+            // An earlier change got as far as this and then failed.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        self.change(next, true).map_err(failed)?;
+        self.waits_for = next;
+        Ok(())
+    }
+
+    fn change(&self, which: WaitsFor, is_added: bool) -> nix::Result<()> {
+        let (fd, flags) = match which {
+            WaitsFor::Datagram => (self.socket.as_fd(), EpollFlags::EPOLLIN),
+            WaitsFor::Nothing => (self.work.as_fd(), EpollFlags::EPOLLIN),
+            WaitsFor::Room(id) => match self.senders.end_of(id) {
+                Some(end) => (end, EpollFlags::EPOLLOUT),
+                // Its end is closed, and the kernel has taken it out.
+                None => return Ok(()),
+            },
+        };
+        match is_added {
+            true => self.ready.add(fd, EpollEvent::new(flags, fd.as_raw_fd() as u64)),
+            false => self.ready.delete(fd),
+        }
+    }
+}
+
+/// What came of a datagram.
+enum Handed {
+    On,
+    ToNew(ChannelParts),
+    Waits,
+}
+
+impl Listener for Listening {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.ready.0.as_fd()
+    }
+
+    fn local(&self) -> &Endpoint {
+        &self.local
+    }
+
+    fn accept(&mut self) -> Result<Option<ChannelParts>> {
+        let outcome = self.sort();
+        match (self.watch(), outcome) {
+            // A peer is worth more than the error, which comes again with the next call.
+            (Err(error), Ok(None)) => Err(error),
+            (_, outcome) => outcome,
+        }
+    }
+
+    fn released(&mut self, _identity: &Identity, state: &[u8]) {
+        if let Some(id) = channel::id_in(state) {
+            self.senders.release(id);
+            // It fails only without memory, and then the next call of accept tries again.
+            let _ = self.watch();
+        }
+    }
+
+    fn refused(&mut self, _identity: &Identity, state: &[u8]) {
+        if let Some(id) = channel::id_in(state) {
+            self.senders.forget(id);
+            let _ = self.watch();
+        }
+    }
+}

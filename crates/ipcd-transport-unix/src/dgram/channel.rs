@@ -1,0 +1,229 @@
+//! The channel to a sender of datagrams: its queue to be read, and the way back.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use ipcd_transport::{
+    BareChannel, Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote, widen,
+};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, getsockopt, send, sendto, sockopt};
+use nix::sys::uio::readv;
+
+use super::LARGEST;
+use super::reply::{Address, Reply};
+use crate::RESERVED;
+
+/// How long a peer may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Which way back the state names, behind the listener's number for the sender.
+const NOWHERE: u8 = 0;
+const OWN: u8 = 1;
+const HELD: u8 = 2;
+const ABSTRACT: u8 = 3;
+
+struct DatagramChannel {
+    id: u64,
+    queue: OwnedFd,
+    reply: Reply,
+    identity: Identity,
+    /// Since when nothing came.
+    since: Instant,
+}
+
+/// What travels to the worker.
+pub(crate) fn parts(id: u64, queue: OwnedFd, reply: Reply, identity: Identity) -> ChannelParts {
+    let (mut descriptors, mut state) = (vec![queue], id.to_le_bytes().to_vec());
+    match reply {
+        Reply::Nowhere => state.push(NOWHERE),
+        Reply::Own(own) => {
+            descriptors.push(own);
+            state.push(OWN);
+        }
+        Reply::WellKnown(socket, Address::Held(held)) => {
+            descriptors.extend([socket, held]);
+            state.push(HELD);
+        }
+        Reply::WellKnown(socket, Address::Abstract(name)) => {
+            descriptors.push(socket);
+            state.push(ABSTRACT);
+            state.extend(name);
+        }
+    }
+    ChannelParts { descriptors, identity, state }
+}
+
+/// The listener's number for the sender, in a state.
+pub(crate) fn id_in(state: &[u8]) -> Option<u64> {
+    state.first_chunk().map(|id| u64::from_le_bytes(*id))
+}
+
+/// The channel of such parts.
+pub(crate) fn adopt(parts: ChannelParts) -> Result<BareChannel> {
+    let bad = || Error::Protocol("no parts of a channel for datagrams".into());
+    let ChannelParts { descriptors, identity, state } = parts;
+    let mut descriptors = descriptors.into_iter();
+    let mut next = || descriptors.next().ok_or_else(bad);
+    let id = id_in(&state).ok_or_else(bad)?;
+    let (&kind, name) = state[size_of::<u64>()..].split_first().ok_or_else(bad)?;
+    let queue = next()?;
+    let reply = match kind {
+        NOWHERE => Reply::Nowhere,
+        OWN => Reply::Own(next()?),
+        HELD => Reply::WellKnown(next()?, Address::Held(next()?)),
+        ABSTRACT => Reply::WellKnown(next()?, Address::Abstract(name.to_vec())),
+        _ => return Err(bad()),
+    };
+    let largest = reply.socket().map(largest_for).transpose()?;
+    let channel = DatagramChannel { id, queue, reply, identity, since: Instant::now() };
+    Ok(BareChannel { channel: Box::new(channel), keeps_records: true, has_end: false, largest })
+}
+
+/// Bytes that one datagram through this socket can have.
+fn largest_for(socket: &OwnedFd) -> Result<usize> {
+    let buffer = getsockopt(socket, sockopt::SndBuf);
+    let buffer = buffer.map_err(|error| Error::system("read a socket's buffer size", error))?;
+    Ok(buffer.saturating_sub(RESERVED))
+}
+
+impl Reply {
+    fn socket(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Nowhere => None,
+            Self::Own(socket) | Self::WellKnown(socket, _) => Some(socket),
+        }
+    }
+
+    fn send(&self, datagram: &[u8]) -> nix::Result<()> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        match self {
+            Self::Nowhere => Ok(()),
+            Self::Own(socket) => send(socket.as_raw_fd(), datagram, flags).map(drop),
+            Self::WellKnown(socket, to) => {
+                let again =
+                    || sendto(socket.as_raw_fd(), datagram, &to.to_unix()?, flags).map(drop);
+                match again() {
+                    // It does not tell when the receiver's queue has room again, only when its own
+                    // has. Whoever disconnects its socket loses what does not fit.
+                    Err(Errno::EAGAIN) if is_writable(socket) => match again() {
+                        Err(Errno::EAGAIN) => Ok(()),
+                        sent => sent,
+                    },
+                    sent => sent,
+                }
+            }
+        }
+    }
+}
+
+fn is_writable(socket: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+impl Channel for DatagramChannel {
+    fn read_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+
+    fn write_fd(&self) -> BorrowedFd<'_> {
+        self.reply.socket().unwrap_or(&self.queue).as_fd()
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+        let mut mark = [0];
+        let mut room = [IoSliceMut::new(&mut mark), IoSliceMut::new(into.spare(LARGEST))];
+        match readv(&self.queue, &mut room) {
+            Ok(0) => Ok(Read::Closed),
+            Ok(count) => {
+                into.commit(count - 1);
+                self.since = Instant::now();
+                Ok(Read::Bytes(count - 1))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Read::NotReady),
+            Err(error) => Err(Error::system("receive", error)),
+        }
+    }
+
+    fn write(&mut self, record: &[u8]) -> Result<Wrote> {
+        match self.reply.send(record) {
+            // One that is too long is lost alone.
+            Ok(()) | Err(Errno::EMSGSIZE) => Ok(Wrote::Bytes(record.len())),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wrote::NotReady),
+            // Also if it has a new socket of the same name: its next datagram makes it a peer again.
+            Err(error) => Err(Error::system("reply", error)),
+        }
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_deaf(&self) -> bool {
+        matches!(self.reply, Reply::Nowhere)
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        if let Reply::Own(socket) = &self.reply {
+            widen(socket.as_fd(), bytes);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<Option<Instant>> {
+        let end = self.since + SILENCE;
+        if now >= end {
+            return Err(Error::TimedOut(format!("nothing came for {} s", SILENCE.as_secs())));
+        }
+        Ok(Some(end))
+    }
+
+    fn into_parts(self: Box<Self>) -> ChannelParts {
+        parts(self.id, self.queue, self.reply, self.identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn a_channel_survives_being_taken_apart_and_ends_when_it_is_silent() {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        for reply in [
+            Reply::Nowhere,
+            Reply::Own(near.try_clone().unwrap().into()),
+            Reply::WellKnown(near.try_clone().unwrap().into(), Address::Abstract(vec![0, 7])),
+        ] {
+            let (is_deaf, queue) = (matches!(reply, Reply::Nowhere), far.try_clone().unwrap());
+            let first = parts(u64::MAX - 1, queue.into(), reply, Identity::from_owner(7));
+            let (state, count) = (first.state.clone(), first.descriptors.len());
+            let again = adopt(first).unwrap().channel.into_parts();
+            assert_eq!((&again.state, again.descriptors.len()), (&state, count));
+            assert_eq!(id_in(&state), Some(u64::MAX - 1));
+            let mut channel = adopt(again).unwrap().channel;
+            assert_eq!((channel.is_deaf(), channel.identity().uid), (is_deaf, Some(7)));
+            let now = Instant::now();
+            assert!(channel.tick(now).unwrap().is_some_and(|end| end <= now + SILENCE));
+            assert!(channel.tick(now + SILENCE).is_err());
+        }
+    }
+
+    #[test]
+    fn refuses_parts_that_are_none() {
+        for state in [&[][..], &[1; 7], &[1; 8], &[9; 9], &[1; 20]] {
+            let (queue, _far) = UnixDatagram::pair().unwrap();
+            let (descriptors, identity) = (vec![queue.into()], Identity::default());
+            let parts = ChannelParts { descriptors, identity, state: state.to_vec() };
+            assert!(adopt(parts).is_err(), "{state:?}");
+        }
+    }
+}

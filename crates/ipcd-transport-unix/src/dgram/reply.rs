@@ -1,0 +1,120 @@
+//! The way back to a sender of datagrams, by the name that its socket is bound to.
+//!
+//! A name is what the sender says, so it must not make us write to somebody else's socket: a path
+//! counts only if the sender's user owns what is there, an abstract name only if its user is ours.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use ipcd_transport::{Error, Identity, Result};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::unistd::geteuid;
+
+use super::senders::Name;
+
+/// How a sender is written to.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// Not at all.
+    Nowhere,
+    /// By a socket of its own. It has a queue of its own, too, so that one who does not read is in
+    /// nobody's way.
+    Own(OwnedFd),
+    /// By the well-known socket: a sender that is connected to that hears no other (unix(7)).
+    WellKnown(OwnedFd, Address),
+}
+
+/// Where a sender is.
+#[derive(Debug)]
+pub(crate) enum Address {
+    /// The socket in the file system, held.
+    Held(OwnedFd),
+    /// An abstract name.
+    Abstract(Vec<u8>),
+}
+
+impl Address {
+    /// The address for connect(2) and sendto(2). What is held is reached by its magic link, which
+    /// leads to it and to nothing else (`proc_pid_fd(5)`).
+    pub(crate) fn to_unix(&self) -> nix::Result<UnixAddr> {
+        match self {
+            Self::Held(fd) => UnixAddr::new(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()),
+            Self::Abstract(name) => UnixAddr::new_abstract(name),
+        }
+    }
+}
+
+impl Reply {
+    /// The way to a sender. That there is none is no error; only to be out of descriptors is.
+    pub(crate) fn to(name: &Name, identity: &Identity, well_known: &OwnedFd) -> Result<Self> {
+        let found = find(name, identity).and_then(|address| match address {
+            None => Ok(Self::Nowhere),
+            Some(address) => open_way(address, well_known),
+        });
+        match found.map_err(|error| Error::system("find the way to a sender", error)) {
+            Err(error) if error.is_exhaustion() => Err(error),
+            Err(_) => Ok(Self::Nowhere),
+            Ok(reply) => Ok(reply),
+        }
+    }
+}
+
+fn open_way(address: Address, well_known: &OwnedFd) -> nix::Result<Reply> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let own = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    match connect(own.as_raw_fd(), &address.to_unix()?) {
+        Ok(()) => Ok(Reply::Own(own)),
+        // It has connected its socket, and to whom but us?
+        Err(Errno::EPERM) => {
+            let copy = well_known.try_clone();
+            let copy = copy.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+            Ok(Reply::WellKnown(copy, address))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Where the sender is, if that is its own.
+fn find(name: &Name, identity: &Identity) -> nix::Result<Option<Address>> {
+    let (Name::Bound(name), Some(uid)) = (name, identity.uid) else { return Ok(None) };
+    if let Some(name) = name.strip_prefix(&[0]) {
+        let is_ours = uid == geteuid().as_raw();
+        return Ok(is_ours.then(|| Address::Abstract(name.to_vec())));
+    }
+    let held = hold(Path::new(OsStr::from_bytes(name)), identity.pid)?;
+    let found = fstat(&held)?;
+    let is_socket = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
+    Ok((is_socket && found.st_uid == uid).then_some(Address::Held(held)))
+}
+
+const HOLD: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// Holds what is at the path, from the sender's directory on if it is a relative one.
+///
+/// With `RESOLVE_CACHED` the kernel only looks where it has been already, and so never waits for a
+/// slow file system, nor for a process that pretends to be one. A live socket keeps its path there.
+fn hold(path: &Path, pid: Option<u32>) -> nix::Result<OwnedFd> {
+    let directory = match pid {
+        Some(pid) if path.is_relative() => {
+            Some(open(format!("/proc/{pid}/cwd").as_str(), HOLD_DIRECTORY, Mode::empty())?)
+        }
+        _ if path.is_relative() => return Err(Errno::ENOENT),
+        _ => None,
+    };
+    let directory = directory.as_ref().map_or(AT_FDCWD, AsFd::as_fd);
+    let cached = ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);
+    let how = OpenHow::new().flags(HOLD);
+    match openat2(directory, path, how.resolve(cached)) {
+        // Linux before 5.12 does not know it.
+        Err(Errno::EINVAL) => openat2(directory, path, how),
+        held => held,
+    }
+}
+
+const HOLD_DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);

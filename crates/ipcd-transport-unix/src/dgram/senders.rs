@@ -1,0 +1,293 @@
+//! Who has sent something, and the queues that their datagrams wait in.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use ipcd_transport::{Error, Identity, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socketpair, sockopt,
+};
+
+use super::LARGEST;
+
+/// Senders at a time. For one more, the one that has been silent for longest makes room.
+const MOST_SENDERS: usize = 512;
+/// How often a queue that nobody reads is given to a worker before it is given up.
+const MOST_ATTEMPTS: u8 = 3;
+/// Bytes of a queue's buffer, of which the kernel makes twice as many (socket(7)): the largest
+/// datagram fits, and what 512 senders can make the kernel hold stays below 140 MiB.
+const QUEUE_BYTES: usize = (LARGEST + 8 * 1024) / 2;
+
+/// What tells senders apart.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Name {
+    /// A path, or a NUL and an abstract name.
+    Bound(Vec<u8>),
+    /// No name: all such processes of a user and group are one sender, for nothing can go back to
+    /// any of them.
+    Unbound(Option<(u32, u32)>),
+}
+
+impl Name {
+    pub(crate) fn of(from: Vec<u8>, known: Option<(Option<u32>, u32, u32)>) -> Self {
+        match from.is_empty() {
+            false => Self::Bound(from),
+            true => Self::Unbound(known.map(|(_, uid, gid)| (uid, gid))),
+        }
+    }
+
+    /// Who it is, as far as the kernel says.
+    pub(crate) fn identity(&self, known: Option<(Option<u32>, u32, u32)>) -> Identity {
+        let Some((pid, uid, gid)) = known else { return Identity::default() };
+        let pid = pid.filter(|_| matches!(self, Self::Bound(_)));
+        Identity { pid, uid: Some(uid), gid: Some(gid), addr: None }
+    }
+}
+
+/// A sender and its queue: a SEQPACKET pair, because that has an end. In front of each datagram
+/// goes a byte, for an empty record would be that end.
+struct Sender {
+    name: Name,
+    identity: Identity,
+    /// Datagrams go in here.
+    near: OwnedFd,
+    /// The worker has a copy of this. With ours, what a worker left unread is there for the next.
+    far: OwnedFd,
+    heard: Instant,
+    attempts: u8,
+}
+
+/// What came of offering a datagram to a queue.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Put {
+    Taken,
+    Full,
+}
+
+/// Everybody who has sent something and was not silent for too long.
+#[derive(Default)]
+pub(crate) struct Senders {
+    ids: HashMap<Name, u64>,
+    senders: HashMap<u64, Sender>,
+    /// Those whose queues nobody serves, though something is in them.
+    orphans: VecDeque<u64>,
+    /// The one whose queue has no room for the datagram that is held.
+    blocked: Option<u64>,
+    last: u64,
+}
+
+impl Senders {
+    /// The sender with this name. If another process has the name now, the sender is a new one: the
+    /// old one's socket is gone.
+    pub(crate) fn find(&mut self, name: &Name, identity: &Identity) -> Option<u64> {
+        let id = *self.ids.get(name)?;
+        if self.senders.get(&id)?.identity == *identity {
+            return Some(id);
+        }
+        self.forget(id);
+        None
+    }
+
+    /// A new sender, with its first datagram.
+    pub(crate) fn add(
+        &mut self,
+        name: Name,
+        identity: Identity,
+        first: &[u8],
+        now: Instant,
+    ) -> Result<u64> {
+        let failed = |error: Errno| Error::system("make a queue for a sender", error);
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (near, far) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(failed)?;
+        setsockopt(&near, sockopt::SndBuf, &QUEUE_BYTES).map_err(failed)?;
+        put(&near, first)?;
+        if self.senders.len() >= MOST_SENDERS {
+            self.make_room();
+        }
+        self.last += 1;
+        self.ids.insert(name.clone(), self.last);
+        let sender = Sender { name, identity, near, far, heard: now, attempts: 0 };
+        self.senders.insert(self.last, sender);
+        Ok(self.last)
+    }
+
+    pub(crate) fn put(&mut self, id: u64, datagram: &[u8]) -> Result<Put> {
+        let Some(sender) = self.senders.get_mut(&id) else { return Ok(Put::Taken) };
+        if sender.attempts > 0 && !has_unread(&sender.far) {
+            sender.attempts = 0;
+        }
+        let put = put(&sender.near, datagram)?;
+        sender.heard = Instant::now();
+        if self.blocked == Some(id) && put == Put::Taken {
+            self.blocked = None;
+        }
+        Ok(put)
+    }
+
+    /// Notes that a datagram waits for room in this queue.
+    pub(crate) fn wait_for(&mut self, id: u64) {
+        self.blocked = Some(id);
+    }
+
+    /// Whose room is waited for.
+    pub(crate) fn waits_for(&self) -> Option<u64> {
+        self.blocked
+    }
+
+    /// Where datagrams go into a queue.
+    pub(crate) fn end_of(&self, id: u64) -> Option<BorrowedFd<'_>> {
+        self.senders.get(&id).map(|sender| sender.near.as_fd())
+    }
+
+    /// A copy of the other end, for a worker, and the sender's name.
+    pub(crate) fn queue_of(&self, id: u64) -> Result<(OwnedFd, &Name)> {
+        let sender = self.senders.get(&id);
+        let sender = sender.ok_or_else(|| Error::Protocol("no such sender".into()))?;
+        let copy = sender.far.try_clone();
+        Ok((copy.map_err(|error| Error::system("duplicate a socket", error))?, &sender.name))
+    }
+
+    /// Nobody serves the sender any more. Unless something is left in its queue, it is forgotten.
+    pub(crate) fn release(&mut self, id: u64) {
+        let Some(sender) = self.senders.get_mut(&id) else { return };
+        sender.attempts += 1;
+        let is_over = !has_unread(&sender.far) && self.blocked != Some(id);
+        match is_over || sender.attempts > MOST_ATTEMPTS {
+            true => self.forget(id),
+            false => self.orphans.push_back(id),
+        }
+    }
+
+    /// Closes the queue. Who serves it reads what is left, and then its end.
+    pub(crate) fn forget(&mut self, id: u64) {
+        if let Some(sender) = self.senders.remove(&id) {
+            self.ids.remove(&sender.name);
+            self.orphans.retain(|orphan| *orphan != id);
+            self.blocked.take_if(|blocked| *blocked == id);
+        }
+    }
+
+    pub(crate) fn has_orphans(&self) -> bool {
+        !self.orphans.is_empty()
+    }
+
+    /// The next sender that nobody serves, to be given to another worker.
+    pub(crate) fn take_orphan(&mut self) -> Option<(u64, Identity)> {
+        let id = self.orphans.pop_front()?;
+        Some((id, self.senders.get(&id)?.identity.clone()))
+    }
+
+    /// The sender could not be given to a worker. That is tried again when the system has run out of
+    /// something.
+    pub(crate) fn put_back(&mut self, id: u64, error: &Error) {
+        match error.is_exhaustion() {
+            true => self.orphans.push_front(id),
+            false => self.forget(id),
+        }
+    }
+
+    /// Forgets whoever has been silent for longest; rather one whose queue is empty, for what it
+    /// sends next goes another way than what is left there.
+    fn make_room(&mut self) {
+        let mut by_age: Vec<_> = self.senders.iter().map(|(&id, s)| (s.heard, id)).collect();
+        by_age.sort_unstable();
+        let is_idle = |(_, id): &&(Instant, u64)| !has_unread(&self.senders[id].far);
+        let oldest = by_age.iter().find(is_idle).or(by_age.first()).copied();
+        if let Some((_, id)) = oldest {
+            self.forget(id);
+        }
+    }
+}
+
+fn put(near: &OwnedFd, datagram: &[u8]) -> Result<Put> {
+    let parts = [IoSlice::new(&[0]), IoSlice::new(datagram)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    match sendmsg::<UnixAddr>(near.as_raw_fd(), &parts, &[], flags, None) {
+        Ok(_) => Ok(Put::Taken),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Put::Full),
+        Err(error) => {
+            let what = format!("hand on a datagram of {} bytes", datagram.len());
+            Err(Error::system(what, error))
+        }
+    }
+}
+
+fn has_unread(far: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(far.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn add(senders: &mut Senders, number: usize, now: Instant) -> u64 {
+        let name = Name::Bound(number.to_le_bytes().to_vec());
+        senders.add(name, Identity::from_owner(7), b"first", now).unwrap()
+    }
+
+    fn read(senders: &Senders, id: u64) -> usize {
+        let mut room = [0; 100];
+        let (queue, _) = senders.queue_of(id).unwrap();
+        nix::sys::socket::recv(queue.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT).unwrap_or(0)
+    }
+
+    #[test]
+    fn a_name_that_another_process_has_is_another_sender() {
+        let mut senders = Senders::default();
+        let id = add(&mut senders, 1, Instant::now());
+        let name = Name::Bound(1_usize.to_le_bytes().to_vec());
+        assert_eq!(senders.find(&name, &Identity::from_owner(7)), Some(id));
+        let other = Identity { pid: Some(1), ..Identity::from_owner(7) };
+        assert_eq!(senders.find(&name, &other), None);
+        assert!(senders.end_of(id).is_none(), "the old one is forgotten");
+    }
+
+    #[test]
+    fn the_oldest_whose_queue_is_empty_makes_room() {
+        let (mut senders, now) = (Senders::default(), Instant::now());
+        let at = |number: usize| now + Duration::from_secs(number as u64);
+        let ids: Vec<u64> = (0..MOST_SENDERS).map(|n| add(&mut senders, n, at(n))).collect();
+        assert_eq!((read(&senders, ids[3]), read(&senders, ids[5])), (6, 6));
+        for (number, gone) in [(MOST_SENDERS, 3), (MOST_SENDERS + 1, 5), (MOST_SENDERS + 2, 0)] {
+            add(&mut senders, number, at(number));
+            assert!(senders.end_of(ids[gone]).is_none(), "{gone} was to go");
+            assert_eq!((senders.ids.len(), senders.senders.len()), (MOST_SENDERS, MOST_SENDERS));
+        }
+    }
+
+    #[test]
+    fn a_queue_is_handed_out_again_until_it_is_read_or_given_up() {
+        let mut senders = Senders::default();
+        let id = add(&mut senders, 1, Instant::now());
+        for _ in 0..MOST_ATTEMPTS {
+            senders.release(id);
+            assert_eq!(senders.take_orphan().map(|(orphan, _)| orphan), Some(id));
+        }
+        senders.release(id);
+        assert!(!senders.has_orphans() && senders.end_of(id).is_none());
+        let id = add(&mut senders, 1, Instant::now());
+        read(&senders, id);
+        senders.release(id);
+        assert!(!senders.has_orphans() && senders.senders.is_empty() && senders.ids.is_empty());
+    }
+
+    #[test]
+    fn a_full_queue_takes_more_when_it_was_read() {
+        let mut senders = Senders::default();
+        let id = add(&mut senders, 1, Instant::now());
+        while senders.put(id, &[1; 50]).unwrap() == Put::Taken {}
+        senders.wait_for(id);
+        while read(&senders, id) > 0 {}
+        assert_eq!(senders.put(id, &[1; 50]).unwrap(), Put::Taken);
+        assert_eq!(senders.waits_for(), None);
+        assert!(senders.put(id, &[0; 4 << 20]).is_err(), "too long for any queue");
+    }
+}

@@ -1,0 +1,116 @@
+//! What a service manager is told: `NOTIFY_SOCKET`, `WATCHDOG_USEC`.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use ipcd_tests::{Daemon, PATIENCE, Setup};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{MsgFlags, UnixAddr, bind, sendto};
+use tempfile::TempDir;
+
+/// A service manager's socket.
+fn manager(path: &Path) -> UnixDatagram {
+    let socket = UnixDatagram::bind(path).expect("the directory is ours");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+    socket
+}
+
+fn heard(socket: &UnixDatagram) -> String {
+    let mut room = [0; 4096];
+    let count = socket.recv(&mut room).expect("something is said");
+    String::from_utf8_lossy(&room[..count]).into_owned()
+}
+
+/// A daemon that is told of it, with further variables.
+fn start(manager: &Path, variables: &str, setup: Setup) -> Daemon {
+    let script = format!("NOTIFY_SOCKET={} {variables} exec \"$@\"", manager.display());
+    setup.wrapper(&script).start()
+}
+
+#[test]
+fn the_service_manager_follows_the_daemons_life() {
+    let dir = TempDir::new().expect("a directory can be made");
+    let path = dir.path().join("notify");
+    let manager = manager(&path);
+    let setup = Setup::new().listen(&["unix"]).config("[limits]\nmax_peers = 99\n");
+    let mut daemon = start(&path, "", setup.args(&["--workers", "2"]));
+    let ready = "READY=1\nSTATUS=serving on 1 listener with 2 workers\n";
+    assert_eq!(heard(&manager), ready);
+    let reload = |daemon: &mut Daemon| {
+        daemon.process.signal(Signal::SIGHUP);
+        let said = heard(&manager);
+        let time = said.strip_prefix("RELOADING=1\nSTATUS=reloading\nMONOTONIC_USEC=");
+        let time: u64 = time.and_then(|time| time.trim_end().parse().ok()).expect(&said);
+        assert!(time > 0);
+        heard(&manager)
+    };
+    assert_eq!(reload(&mut daemon), ready);
+    fs::write(daemon.config_file(), "[limits]\nmax_peers = \"many\"\n").expect("it is ours");
+    let said = reload(&mut daemon);
+    assert!(
+        said.starts_with("READY=1\nSTATUS=serving on 1 listener with 2 workers; not reloaded: ")
+    );
+    assert!(said.contains("ipcd.toml:2:13") && said.lines().count() == 2, "{said}");
+    daemon.process.signal(Signal::SIGTERM);
+    assert_eq!(heard(&manager), "STOPPING=1\nSTATUS=draining, for at most 10s\n");
+    daemon.process.wait().expect(0);
+    manager.set_nonblocking(true).expect("a socket");
+    assert!(manager.recv(&mut [0; 99]).is_err(), "nobody asked for a watchdog's sake");
+}
+
+#[test]
+fn a_reload_without_a_file_is_answered() {
+    let dir = TempDir::new().expect("a directory can be made");
+    let path = dir.path().join("notify");
+    let manager = manager(&path);
+    let setup = Setup::new().listen(&["unix"]).args(&["--fork", "connection"]);
+    let mut daemon = start(&path, "WATCHDOG_PID=1 WATCHDOG_USEC=2000", setup);
+    let ready = "READY=1\nSTATUS=serving on 1 listener with up to 256 children\n";
+    assert_eq!(heard(&manager), ready);
+    daemon.process.signal(Signal::SIGHUP);
+    // A watchdog that waits for another process hears nothing of us in between.
+    assert!(heard(&manager).starts_with("RELOADING=1\n"));
+    assert_eq!(heard(&manager), ready);
+}
+
+#[test]
+fn a_watchdog_is_told_again_and_again() {
+    let dir = TempDir::new().expect("a directory can be made");
+    let path = dir.path().join("notify");
+    let manager = manager(&path);
+    let setup = Setup::new().listen(&["unix"]);
+    let daemon = start(&path, "WATCHDOG_PID=$$ WATCHDOG_USEC=100000", setup);
+    let mut ready = 0;
+    for _ in 0..6 {
+        match heard(&manager).as_str() {
+            "WATCHDOG=1" => {}
+            said => {
+                assert!(said.starts_with("READY=1\n"), "{said}");
+                ready += 1;
+            }
+        }
+    }
+    assert_eq!(ready, 1);
+    drop(daemon);
+}
+
+/// Its socket is full, for it does not read; and the daemon serves, and is heard later.
+#[test]
+fn a_service_manager_that_hangs_is_not_waited_for() {
+    let name = format!("ipcd-test-notify-{}", std::process::id());
+    let address = UnixAddr::new_abstract(name.as_bytes()).expect("a name");
+    let manager = UnixDatagram::unbound().expect("a socket");
+    bind(manager.as_raw_fd(), &address).expect("it is free");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+    let other = UnixDatagram::unbound().expect("a socket");
+    other.set_nonblocking(true).expect("a socket");
+    let fill = || sendto(other.as_raw_fd(), b"other", &address, MsgFlags::empty()).is_ok();
+    while fill() {}
+    let setup = Setup::new().listen(&["unix"]);
+    let daemon = start(Path::new(&format!("@{name}")), "WATCHDOG_USEC=2000", setup);
+    daemon.ctl("unix", &["ping"]).run().expect(0);
+    while !heard(&manager).starts_with("READY=1\n") {}
+    drop(daemon);
+}
