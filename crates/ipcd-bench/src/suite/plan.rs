@@ -84,8 +84,10 @@ pub struct Pace {
 /// Where processes are to run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Pin {
-    /// On two cores; round trips also on one.
+    /// On two cores; round trips on one, where nobody has to be woken elsewhere.
     Auto,
+    /// Round trips on one core and on two.
+    Both,
     /// Where the kernel likes.
     Free,
     /// The senders on one core, the receivers on another or the same.
@@ -166,6 +168,8 @@ pub struct Settings {
     pub budget: Option<Duration>,
     /// Whether a reduced choice is made of sizes for round trips, and of ways for load and fan-out.
     pub is_matrix: bool,
+    /// Work that is added to each message through the daemon, to try a comparison out.
+    pub inject: Option<Duration>,
 }
 
 /// What the messages travel over.
@@ -356,12 +360,13 @@ fn places(pin: Pin, mode: Mode, cores: &[usize]) -> Vec<Place> {
         (Pin::Free, _) => vec![Place::Free],
         (Pin::Cores(near, far), _) if near == far => vec![Place::One(near)],
         (Pin::Cores(near, far), _) => vec![Place::Two(near, far)],
-        (Pin::Auto, &[first, second, ..]) if mode.is_two_way() => {
+        (Pin::Auto, &[first, ..]) if mode.is_two_way() => vec![Place::One(first)],
+        (Pin::Both, &[first, second, ..]) if mode.is_two_way() => {
             vec![Place::One(first), Place::Two(first, second)]
         }
-        (Pin::Auto, &[first, second, ..]) => vec![Place::Two(first, second)],
-        (Pin::Auto, &[only]) => vec![Place::One(only)],
-        (Pin::Auto, []) => vec![Place::Free],
+        (_, &[first, second, ..]) => vec![Place::Two(first, second)],
+        (_, &[only]) => vec![Place::One(only)],
+        (_, []) => vec![Place::Free],
     }
 }
 

@@ -69,6 +69,8 @@ pub(crate) struct Faults {
     pub(crate) stall: Option<(Duration, Duration)>,
     /// The daemon is stopped for so long, so long after the start.
     pub(crate) stop: Option<(Duration, Duration)>,
+    /// Each message through the daemon costs so much more.
+    pub(crate) work: Option<Duration>,
 }
 
 impl<'a> Runner<'a> {
@@ -155,6 +157,7 @@ impl<'a> Runner<'a> {
             seed: self.serial,
             daemon,
             stall: faults.stall,
+            work: faults.work.filter(|_| cell.way.layer() == Layer::Daemon),
         }
     }
 

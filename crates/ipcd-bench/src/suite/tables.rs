@@ -1,8 +1,9 @@
 //! The report as tables, whatever they are shown on.
 
+use super::compare::{Change, Comparison};
 use super::histogram::Latency;
 use super::plan::{Layer, Mode};
-use super::report::{Report, Row};
+use super::report::{Key, Report, Row};
 use super::stats::Estimate;
 use super::usage::Usage;
 
@@ -40,8 +41,8 @@ pub fn tables(report: &Report) -> Vec<Table> {
             Mode::Load => loads(&rows),
         })
     };
-    let taxes = taxes(report);
-    Mode::ALL.iter().filter_map(of_mode).chain(taxes).collect()
+    let (taxes, comparison) = (taxes(report), report.comparison.as_ref().map(changes));
+    Mode::ALL.iter().filter_map(of_mode).chain(taxes).chain(comparison).collect()
 }
 
 fn latencies(mode: Mode, rows: &[&Row]) -> Table {
@@ -215,6 +216,51 @@ fn taxes(report: &Report) -> Option<Table> {
         rows,
         bars: Vec::new(),
     })
+}
+
+/// The figure that says most of each measurement, and all others that have changed.
+fn changes(comparison: &Comparison) -> Table {
+    let says_most = |change: &&Change| {
+        let figure = if change.key.mode.has_latency() { "p50" } else { "rate" };
+        change.metric == figure || (change.is_judged && change.is_real())
+    };
+    let cells = |change: &Change| {
+        let Key { mode, layer, transport, cores, size, rate, .. } = &change.key;
+        let rate = rate.as_ref().map(|rate| format!(" {rate}/s")).unwrap_or_default();
+        let beside = match (change.is_judged, change.is_relative) {
+            (false, _) => "the machine itself",
+            (true, true) => "the bare primitive",
+            (true, false) => "nothing",
+        };
+        vec![
+            format!("{}{rate}", mode_name(*mode)),
+            layer_name(*layer).to_owned(),
+            transport.clone(),
+            cores.clone(),
+            bytes(*size),
+            change.metric.clone(),
+            change.shown(change.then),
+            change.shown(change.now),
+            change.interval(),
+            beside.to_owned(),
+            change.verdict().to_owned(),
+        ]
+    };
+    Table {
+        title: format!("Compared with {}", comparison.with),
+        note: "First quartiles of the runs, then and now, and how much their ratio to the bare \
+               primitive of the same turns has changed, with an interval that is wide enough for all \
+               figures of a kind together (95 %, by drawing runs again). The bare primitives show \
+               how the machine itself has changed."
+            .into(),
+        head: vec![
+            "mode", "layer", "over", "cores", "size", "figure", "then", "now", "change", "beside",
+            "verdict",
+        ],
+        words: 4,
+        rows: comparison.changes.iter().filter(says_most).map(cells).collect(),
+        bars: Vec::new(),
+    }
 }
 
 fn distribution(latency: &Latency) -> Vec<String> {
