@@ -10,9 +10,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::format::{si, time};
 use super::plan::Layer;
 use super::report::{Key, Report, Row};
-use super::tables::{si, time};
 
 /// Figures that are compared.
 pub(crate) const METRICS: [&str; 8] =

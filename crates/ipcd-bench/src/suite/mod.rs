@@ -12,6 +12,7 @@ mod csv;
 mod daemon;
 mod end;
 mod environment;
+mod format;
 mod histogram;
 mod html;
 mod job;
@@ -42,6 +43,7 @@ pub use children::Interrupted;
 pub use compare::{Change, Comparison};
 pub use csv::csv;
 pub use environment::Environment;
+pub use format::{layer_name, mode_name};
 pub use histogram::{Latency, PERCENTILES};
 pub use html::html;
 pub use job::Timeline;
@@ -51,7 +53,7 @@ pub use report::{Key, Report, Row, RunLength, SCHEMA, Tax};
 pub use runner::Progress;
 pub use selftest::{Check, selftest};
 pub use stats::Estimate;
-pub use tables::{Table, layer_name, mode_name, tables};
+pub use tables::{Table, tables};
 pub use tally::Counts;
 pub use text::{markdown, terminal};
 pub use usage::Usage;
@@ -94,15 +96,19 @@ pub fn measure(settings: &Settings, watch: &mut dyn FnMut(Progress<'_>)) -> io::
     let environment = Environment::find(cores);
     let dir = Scratch::make()?;
     let mut runner = Runner::new(settings, dir.path(), &interrupts, &cells)?;
-    let (extent, warmup) = run_length(settings, &cells);
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); cells.len()];
     let mut failed = vec![false; cells.len()];
     let faults = Faults { work: settings.inject, ..Faults::default() };
-    let (since, of) = (Instant::now(), cells.len() * settings.runs);
-    for (done, index) in order(&cells, settings.runs, settings.interleave).into_iter().enumerate() {
+    // With a budget everything comes once before anything comes again.
+    let is_interleaved = settings.interleave || settings.budget.is_some();
+    let order = order(&cells, settings.runs, is_interleaved);
+    let share = settings.budget.map(|budget| share_of(budget, order.iter(), &cells));
+    let (extent, warmup) = run_length(settings, share);
+    let since = Instant::now();
+    for (done, &index) in order.iter().enumerate() {
         let cell = &cells[index];
         let name = key(settings, cell).to_string();
-        watch(Progress { done, of, since, now: &name });
+        watch(Progress { done, of: order.len(), since, now: &name });
         if failed[index] {
             continue;
         }
@@ -113,6 +119,10 @@ pub fn measure(settings: &Settings, watch: &mut dyn FnMut(Progress<'_>)) -> io::
             }
             continue;
         }
+        // On a busy machine everything takes longer, and what follows is given less.
+        let left = settings.budget.map(|budget| budget.saturating_sub(since.elapsed()));
+        let now = left.map(|left| share_of(left, order[done..].iter(), &cells));
+        let (extent, warmup) = run_length(settings, now.min(share));
         match runner.run(cell, scaled(extent, cell), warmup, faults) {
             Ok(run) => runs[index].push(run),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
@@ -128,7 +138,7 @@ pub fn measure(settings: &Settings, watch: &mut dyn FnMut(Progress<'_>)) -> io::
         extent,
         warmup_ns: warmup.as_nanos() as u64,
         runs: settings.runs,
-        interleaved: settings.interleave,
+        interleaved: is_interleaved,
         batch_bytes: settings.batch,
         timeline_step_ns: job::STEP,
     };
@@ -162,16 +172,23 @@ fn failure(cell: &Cell, error: &io::Error) -> Skipped {
     }
 }
 
-/// What a run counts, and its warm-up: as asked for, or as the budget allows.
-fn run_length(settings: &Settings, cells: &[Cell]) -> (Extent, Duration) {
-    let Some(budget) = settings.budget else {
-        return (settings.extent, settings.warmup);
-    };
-    let shares: u32 = cells.iter().map(share).sum::<u32>() * settings.runs as u32;
-    let costs = RUN_COSTS * (cells.len() * settings.runs) as u32;
-    let each = budget.saturating_sub(costs) / shares.max(1);
-    let each = each.clamp(RUN_LIMITS.0, RUN_LIMITS.1);
-    (Extent::Time(each.mul_f64(1.0 - WARM_PART)), each.mul_f64(WARM_PART))
+/// What each of these runs may take of the time.
+fn share_of<'o>(
+    time: Duration,
+    order: impl ExactSizeIterator<Item = &'o usize>,
+    cells: &[Cell],
+) -> Duration {
+    let costs = RUN_COSTS * order.len() as u32;
+    let shares: u32 = order.map(|&index| share(&cells[index])).sum();
+    (time.saturating_sub(costs) / shares.max(1)).clamp(RUN_LIMITS.0, RUN_LIMITS.1)
+}
+
+/// What a run counts, and its warm-up: as asked for, or as its share of the budget allows.
+fn run_length(settings: &Settings, share: Option<Duration>) -> (Extent, Duration) {
+    match share {
+        None => (settings.extent, settings.warmup),
+        Some(each) => (Extent::Time(each.mul_f64(1.0 - WARM_PART)), each.mul_f64(WARM_PART)),
+    }
 }
 
 /// Messages at a given rate need more time than those that come as fast as they can.

@@ -30,6 +30,11 @@ impl Usage {
         self.peak_bytes = self.peak_bytes.max(other.peak_bytes);
     }
 
+    /// Switches of either kind.
+    pub fn switches(&self) -> u64 {
+        self.voluntary_switches + self.involuntary_switches
+    }
+
     fn since(self, start: &Self) -> Self {
         Self {
             user_ns: self.user_ns.saturating_sub(start.user_ns),

@@ -6,7 +6,7 @@ use std::fmt::Write;
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 24.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 42.0;
 
@@ -192,7 +192,7 @@ impl Span {
         }
     }
 
-    /// 1, 2 and 5 of each decade; 1 alone if that would be too many.
+    /// 1, 2 and 5 of each decade; 1 and 3, or 1 alone, if that would be too many.
     fn log_ticks(&self) -> Vec<f64> {
         let decades = self.from.floor() as i32..=self.to.ceil() as i32;
         let of = |factors: &'static [f64]| -> Vec<f64> {
@@ -201,8 +201,8 @@ impl Span {
                 .flat_map(|decade| factors.iter().map(move |factor| factor * 10f64.powi(decade)));
             all.filter(|tick| (self.from..=self.to).contains(&tick.log10())).collect()
         };
-        let fine = of(&[1.0, 2.0, 5.0]);
-        if fine.len() > 7 { of(&[1.0]) } else { fine }
+        let finer = [of(&[1.0, 2.0, 5.0]), of(&[1.0, 3.0])];
+        finer.into_iter().find(|ticks| ticks.len() <= 7).unwrap_or_else(|| of(&[1.0]))
     }
 }
 
