@@ -35,16 +35,16 @@ pub(crate) struct BenchArgs {
     /// How the messages of load follow each other.
     #[arg(long, default_value = "uniform", value_name = "ARRIVALS")]
     pub(crate) arrivals: Arrivals,
-    /// Count for so long in each run (load: three times as long); 500ms, or 40ms with a baseline.
+    /// Count for so long in each run (load: three times as long); 500ms, or 30ms with a baseline.
     #[arg(long, value_name = "DURATION")]
     pub(crate) duration: Option<Span>,
     /// Count so many messages of each sender instead.
     #[arg(long, conflicts_with = "duration", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// Run for so long before anything is counted; 100ms, or 10ms with a baseline.
+    /// Run for so long before anything is counted; 100ms, or 5ms with a baseline.
     #[arg(long, value_name = "DURATION")]
     pub(crate) warmup: Option<Span>,
-    /// Runs of each measurement; 5, or 3 with --quick, or 50 with a baseline.
+    /// Runs of each measurement; 5, or 3 with --quick, or 120 with a baseline.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) runs: Option<u16>,
     /// Let all measurements take turns, instead of only the layers of each kind.

@@ -4,7 +4,7 @@
 //! run faster or slower, by more than the runs differ among each other. So what is compared is not
 //! a time but its ratio to the bare primitive's time, measured beside it in the same turns. And
 //! since whatever disturbs a run makes it slower, a measurement is told by the better end of its
-//! runs, their first quartile, which stays where it is while up to three quarters are disturbed.
+//! runs: a tenth of them are at least as good. That stays where it is while most are disturbed.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ const SEED: u64 = 0x1bcd;
 /// Neighbouring runs are drawn together: what disturbs one often disturbs the next (Künsch 1989).
 const BLOCK: usize = 4;
 /// The part of all runs that are at least as good as the one that tells of them.
-const GOOD: f64 = 0.25;
+const GOOD: f64 = 0.1;
 
 /// A report beside an earlier one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -49,7 +49,7 @@ pub struct Change {
     pub key: Key,
     /// Which figure: a percentile, `mean`, or `rate`.
     pub metric: String,
-    /// The first quartile of its runs then, in ns or messages a second.
+    /// What a tenth of its runs were at least as good as then, in ns or messages a second.
     pub then: f64,
     /// The same now.
     pub now: f64,
@@ -184,7 +184,7 @@ impl Figures<'_> {
         self.level_of(None)
     }
 
-    /// The quartile that is better. A run without the figure was disturbed too much to have it, and
+    /// What the good part of all runs reaches. A run without the figure was disturbed too much to have it, and
     /// counts as the worst.
     fn level_of(&self, drawn: Option<&[usize]>) -> Option<f64> {
         let worst = if self.is_rate { 0.0 } else { f64::INFINITY };

@@ -68,7 +68,7 @@ use scratch::Scratch;
 /// Runs of a measurement that is to be compared, what each counts, and its warm-up: many and short,
 /// so that neighbours meet the same machine, and that many are not disturbed.
 pub const COMPARED: (usize, Duration, Duration) =
-    (50, Duration::from_millis(40), Duration::from_millis(10));
+    (120, Duration::from_millis(30), Duration::from_millis(5));
 
 /// The part of a run's time that is warm-up, when there is a budget.
 const WARM_PART: f64 = 0.15;

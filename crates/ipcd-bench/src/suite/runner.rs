@@ -310,7 +310,10 @@ fn combine(cell: &Cell, nears: &[Findings], fars: &[Findings]) -> io::Result<Run
         counts.lost = counts.sent.saturating_sub(counts.received);
     }
     let first = nears.iter().map(|found| found.first).min().unwrap_or(0);
-    let last = receivers.iter().map(|found| found.last).max().unwrap_or(0);
+    // Where nothing came, what was sent still took its time.
+    let has_come = counts.received > 0;
+    let last = if has_come { receivers } else { nears }.iter().map(|found| found.last).max();
+    let last = last.unwrap_or(0);
     let (mut clients, mut daemon) = (Usage::default(), Usage::default());
     nears.iter().chain(fars).for_each(|found| clients.add(&found.usage));
     nears.iter().for_each(|found| daemon.add(&found.daemon));

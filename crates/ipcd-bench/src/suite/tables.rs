@@ -273,8 +273,8 @@ fn changes(comparison: &Comparison) -> Table {
     };
     Table {
         title: format!("Compared with {}", comparison.with),
-        note: "First quartiles of the runs, then and now, and how much their ratio to the bare \
-               primitive of the same turns has changed, with an interval that is wide enough for all \
+        note: "What the best tenth of the runs reached, then and now, and how much its ratio to \
+               the bare primitive of the same turns has changed, with an interval that is wide enough for all \
                figures of a kind together (95 %, by drawing runs again). The bare primitives show \
                how the machine itself has changed."
             .into(),

@@ -4,9 +4,8 @@ import zmq
 
 context = zmq.Context()
 front, back = context.socket(zmq.XSUB), context.socket(zmq.XPUB)
-# No limit on what a slow subscriber has waiting, as for the other servers: at one it would miss
-# messages, and so it does with XPUB_NODROP, in bursts.
-back.setsockopt(zmq.SNDHWM, 0)
+# A subscriber that is full makes publishers wait, instead of missing messages.
+back.setsockopt(zmq.XPUB_NODROP, 1)
 front.bind("tcp://127.0.0.1:" + sys.argv[1])
 back.bind("tcp://127.0.0.1:" + sys.argv[2])
 zmq.proxy(front, back)

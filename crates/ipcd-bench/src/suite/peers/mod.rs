@@ -6,7 +6,7 @@ mod python;
 mod zmtp;
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -263,6 +263,18 @@ impl End for PeerEnd {
     fn flush(&mut self) -> io::Result<()> {
         self.writer.write_all(&self.output)?;
         self.output.clear();
+        Ok(())
+    }
+
+    /// What a server says on a connection that only sends is not read meanwhile. To close it with
+    /// that would be a reset, which takes along what the server has not yet read (tcp(7)).
+    fn finish(&mut self) -> io::Result<()> {
+        self.flush()?;
+        if self.protocol.has_two_connections() {
+            self.writer.shutdown(Shutdown::Write)?;
+            self.writer.set_read_timeout(Some(STARTING))?;
+            while matches!(self.writer.read(&mut self.input[self.filled..]), Ok(1..)) {}
+        }
         Ok(())
     }
 
