@@ -208,38 +208,45 @@ fn change(
     is_judged: bool,
 ) -> Change {
     let is_relative = then.bare.is_some() && now.bare.is_some();
-    let mut random = fastrand::Rng::with_seed(SEED);
-    let mut drawn = || {
-        let figure = |side: &Side<'_>, random: &mut fastrand::Rng| {
-            side.figure(is_relative, Some(&draw(side.own.runs.len(), random)))
-        };
-        Some(figure(&now, &mut random)? - figure(&then, &mut random)?)
-    };
-    let mut changes: Vec<f64> = (0..RESAMPLES).filter_map(|_| drawn()).collect();
-    changes.sort_by(f64::total_cmp);
-    let percent = |change: f64| 100.0 * (change.exp() - 1.0);
-    let at = |part: f64| {
-        let last = changes.len().checked_sub(1)?;
-        Some(percent(changes[(last as f64 * part).round() as usize]))
-    };
-    let all = |side: &Side<'_>| side.figure(is_relative, None).unwrap_or(f64::NAN);
     let level = |side: &Side<'_>| side.own.level().unwrap_or(f64::NAN);
+    let [low, percent, high] = percents([&then, &now], is_relative, tail);
     Change {
         key: row.key.clone(),
         metric: metric.to_owned(),
         then: level(&then),
         now: level(&now),
         is_relative,
-        percent: percent(all(&now) - all(&then)),
-        low: at(tail).unwrap_or(f64::NAN),
-        high: at(1.0 - tail).unwrap_or(f64::NAN),
+        percent,
+        low,
+        high,
         is_judged,
     }
 }
 
+/// By how much it is more now: at least, as it is, at most. All of it is without a number if there
+/// is nothing to compare.
+fn percents([then, now]: [&Side<'_>; 2], is_relative: bool, tail: f64) -> [f64; 3] {
+    let mut random = fastrand::Rng::with_seed(SEED);
+    let mut draw = |side: &Side<'_>| {
+        let drawn = draw(side.own.runs.len(), &mut random);
+        side.figure(is_relative, Some(&drawn))
+    };
+    let mut changes: Vec<f64> =
+        (0..RESAMPLES).filter_map(|_| Some(draw(now)? - draw(then)?)).collect();
+    changes.sort_by(f64::total_cmp);
+    let at = |part: f64| {
+        let last = changes.len().checked_sub(1)?;
+        changes.get((last as f64 * part).round() as usize).copied()
+    };
+    let all = |side: &Side<'_>| side.figure(is_relative, None);
+    let whole = all(now).zip(all(then)).map(|(now, then)| now - then);
+    let percent = |change: Option<f64>| change.map_or(f64::NAN, |it| 100.0 * (it.exp() - 1.0));
+    [at(tail), whole, at(1.0 - tail)].map(percent)
+}
+
 /// As many runs as there are, by blocks of neighbours.
 fn draw(runs: usize, random: &mut fastrand::Rng) -> Vec<usize> {
-    let block = BLOCK.min(runs / FEW * BLOCK).max(1);
+    let block = if runs >= FEW { BLOCK } else { 1 };
     let blocks = std::iter::repeat_with(|| random.usize(..runs));
     let drawn = blocks.flat_map(|start| (start..start + block).map(|index| index % runs));
     drawn.take(runs).collect()
@@ -270,4 +277,86 @@ fn warnings(then: &Report, now: &Report, changes: &[Change]) -> Vec<String> {
         );
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs on a machine that is now quiet and now disturbed, for several runs in a row: by half
+    /// for the bare primitive, by a third for what stands on it.
+    struct Machine {
+        random: fastrand::Rng,
+        is_disturbed: bool,
+        speed: f64,
+    }
+
+    impl Machine {
+        fn new(seed: u64) -> Self {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let speed = 1.0 + 0.3 * random.f64();
+            Self { random, is_disturbed: false, speed }
+        }
+
+        fn runs(&mut self, time: f64) -> [Vec<Option<f64>>; 2] {
+            let each = |_| {
+                self.is_disturbed ^= self.random.f64() < 0.15;
+                let (bare, own) = if self.is_disturbed { (1.5, 1.35) } else { (1.0, 1.0) };
+                let mut noise = || self.speed * (1.0 + 0.1 * self.random.f64());
+                (Some(9000.0 * bare * noise()), Some(time * own * noise()))
+            };
+            let (bare, own) = (0..100).map(each).unzip();
+            [bare, own]
+        }
+    }
+
+    fn compare(then: &[Vec<Option<f64>>; 2], now: &[Vec<Option<f64>>; 2]) -> [f64; 3] {
+        let ([old_bare, old], [new_bare, new]) = (then, now);
+        let figures = |runs| Figures { runs, is_rate: false };
+        let then = Side { own: figures(old), bare: Some(figures(old_bare)) };
+        let now = Side { own: figures(new), bare: Some(figures(new_bare)) };
+        percents([&then, &now], true, ERROR / 2.0)
+    }
+
+    #[test]
+    fn finds_a_fifth_more_and_nothing_where_nothing_is() {
+        let is_worse = |[low, percent, _]: [f64; 3]| low > 0.0 && percent > 10.0;
+        let (mut found, mut alarms) = (0, 0);
+        for seed in 0..5 {
+            let then = Machine::new(seed).runs(27_000.0);
+            let same = Machine::new(seed + 100).runs(27_000.0);
+            let more = Machine::new(seed + 200).runs(27_000.0 * 1.2);
+            alarms += usize::from(is_worse(compare(&then, &same)));
+            found += usize::from(is_worse(compare(&then, &more)));
+        }
+        assert_eq!((found, alarms), (5, 0));
+    }
+
+    #[test]
+    fn a_machine_that_is_slower_as_a_whole_is_no_change() {
+        let then = Machine::new(1).runs(27_000.0);
+        let now = then.clone().map(|runs| runs.into_iter().map(|it| Some(it? * 1.4)).collect());
+        let [low, percent, high] = compare(&then, &now);
+        assert!(low < 0.0 && percent.abs() < 1e-9 && high > 0.0, "{low} {percent} {high}");
+    }
+
+    #[test]
+    fn runs_without_the_figure_count_as_the_worst() {
+        let runs = [None, Some(10.0), Some(11.0), None];
+        let time = Figures { runs: &runs, is_rate: false };
+        assert_eq!(time.level(), Some(10.0));
+        let nothing = Figures { runs: &[None, None], is_rate: false };
+        assert_eq!(nothing.level(), None);
+        let rate = Figures { runs: &runs, is_rate: true };
+        assert_eq!(rate.level(), Some(11.0));
+    }
+
+    #[test]
+    fn blocks_are_for_many_runs() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let drawn = draw(100, &mut random);
+        let steps = drawn.windows(2).filter(|pair| pair[1] == (pair[0] + 1) % 100).count();
+        assert!(drawn.len() == 100 && steps >= 75, "{steps}");
+        assert_eq!(draw(1, &mut random), [0]);
+    }
 }

@@ -179,7 +179,7 @@ impl Span {
     fn ticks(&self) -> Vec<f64> {
         match self.scale {
             Scale::Linear => {
-                let step = round_step((self.to - self.from) / 4.0);
+                let step = round_step((self.to - self.from) / 5.0);
                 let count = (self.to / step).floor() as usize;
                 (0..=count).map(|index| index as f64 * step).collect()
             }
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn ticks_are_round() {
         let span = |scale, from, to| Span { scale, from, to, steps: Vec::new() };
-        assert_eq!(span(Scale::Linear, 0.0, 43.0).ticks(), [0.0, 20.0, 40.0]);
+        assert_eq!(span(Scale::Linear, 0.0, 43.0).ticks(), [0.0, 10.0, 20.0, 30.0, 40.0]);
         assert_eq!(span(Scale::Log, 0.0, 1.0).ticks(), [1.0, 2.0, 5.0, 10.0]);
         assert_eq!(span(Scale::Nines, 0.0, 2.0).ticks(), [0.0, 0.5, 0.9, 0.99]);
     }
