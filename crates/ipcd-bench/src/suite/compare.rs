@@ -265,6 +265,9 @@ fn warnings(then: &Report, now: &Report, changes: &[Change]) -> Vec<String> {
     if (then.run.extent, then.run.warmup_ns) != (now.run.extent, now.run.warmup_ns) {
         warnings.push("runs of another length: choose the same --duration and --warmup".into());
     }
+    if changes.is_empty() {
+        warnings.push("nothing was measured both then and now: choose the same options".into());
+    }
     let fewest = then.run.runs.min(now.run.runs);
     if fewest < FEW {
         warnings.push(format!("{fewest} runs tell little: use --runs {FEW} or more, for both"));
