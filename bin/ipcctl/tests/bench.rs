@@ -84,7 +84,9 @@ fn all_modes_write_all_kinds_of_report_and_compare_with_an_earlier_one() {
     let changes = json["comparison"]["changes"].as_array().unwrap();
     let judged = |change: &&Value| change["is_judged"] == true;
     assert!(changes.iter().filter(judged).all(|change| change["layer"] != "raw"));
-    assert!(changes.iter().filter(judged).all(|change| change["is_relative"] == true));
+    // At a rate, a busy machine may send too few messages for a median.
+    let mut trips = changes.iter().filter(judged).filter(|change| change["mode"] == "pingpong");
+    assert!(trips.all(|change| change["is_relative"] == true), "{changes:?}");
 }
 
 /// What everything but the bare primitives took becomes a thousandth.

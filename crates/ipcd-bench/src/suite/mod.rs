@@ -6,6 +6,7 @@
 
 pub mod baseline;
 mod children;
+mod choice;
 mod clock;
 pub mod compare;
 mod csv;
@@ -87,7 +88,7 @@ const OVERDRAFT: Duration = Duration::from_secs(8);
 pub fn measure(settings: &Settings, watch: &mut dyn FnMut(Progress<'_>)) -> io::Result<Report> {
     let interrupts = Interrupts::catch()?;
     let cores = cores()?;
-    let (cells, mut skipped) = plan::cells(settings, &cores).map_err(invalid)?;
+    let (cells, mut skipped) = choice::cells(settings, &cores).map_err(invalid)?;
     if cells.is_empty() {
         return Err(invalid(
             "nothing of this can be measured: see --via, --layer and --size".into(),

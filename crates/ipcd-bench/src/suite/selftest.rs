@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::children::Interrupts;
 use super::histogram::{self, Latency};
-use super::plan::{Cell, Extent, Layer, Mode, Pace, Settings, Way};
+use super::plan::{Cell, Extent, Layer, Mode, Pace, Pin, Settings, Way};
 use super::report::{Report, Row};
 use super::runner::{Faults, Run, Runner};
 use super::scratch::Scratch;
@@ -98,6 +98,12 @@ fn trial(settings: &Settings) -> Settings {
         sizes: settings.sizes[..1].to_vec(),
         runs,
         warmup,
+        running: Vec::new(),
+        peers: Vec::new(),
+        clients: 1,
+        pin: Pin::Auto,
+        budget: None,
+        inject: None,
         ..settings.clone()
     }
 }
