@@ -62,8 +62,9 @@ pub struct Environment {
 }
 
 /// Below /proc/sys.
-const LIMITS: [&str; 11] = [
+const LIMITS: [&str; 12] = [
     "fs/pipe-max-size",
+    "fs/pipe-user-pages-soft",
     "fs/mqueue/msg_max",
     "fs/mqueue/msgsize_max",
     "kernel/msgmax",
