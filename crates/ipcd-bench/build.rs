@@ -3,19 +3,19 @@
 use std::path::Path;
 use std::process::Command;
 
-const LOG: &str = "../../.git/logs/HEAD";
-
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    if !Path::new(LOG).exists() {
-        return;
-    }
-    println!("cargo::rerun-if-changed={LOG}");
-    let commit = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
     // Without git, or outside a repository, the report says that it does not know.
-    if let Ok(commit) = commit
-        && commit.status.success()
-    {
-        println!("cargo::rustc-env=IPCD_COMMIT={}", String::from_utf8_lossy(&commit.stdout).trim());
+    let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) else { return };
+    if Path::new(&log).exists() {
+        println!("cargo::rerun-if-changed={log}");
     }
+    if let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) {
+        println!("cargo::rustc-env=IPCD_COMMIT={commit}");
+    }
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap::parser::ValueSource;
 use ipcd_bench::suite::{
-    self, Extent, Layer, Mode, Progress, Report, Running, Settings, baseline, csv, markdown,
-    terminal,
+    self, Comparison, Extent, Layer, Mode, Progress, Report, Running, Settings, baseline, csv,
+    markdown, terminal,
 };
 
 use crate::args::{
@@ -21,7 +21,10 @@ use crate::output::write_all;
 /// What the measuring of `--quick` may take.
 const BUDGET: Duration = Duration::from_secs(42);
 /// Runs, unless told otherwise: with `--quick`, and without.
-const RUNS: (u16, u16) = (3, 5);
+const RUNS: (usize, usize) = (3, 5);
+/// What a run counts and its warm-up, unless told otherwise.
+const DURATION: Duration = Duration::from_millis(500);
+const WARMUP: Duration = Duration::from_millis(100);
 /// Messages a second, unless told otherwise: with `--quick`, and without.
 const RATES: (&[f64], &[f64]) = (&[5_000.0, 50_000.0], &[1_000.0, 10_000.0, 100_000.0]);
 /// Bytes that our client library gathers for one call, too.
@@ -45,14 +48,17 @@ pub(crate) fn run(context: &Context, args: &BenchArgs) -> Outcome {
     if is_shown {
         let _ = write!(io::stderr(), "\r\x1b[K");
     }
-    let report = report.map_err(failure)?;
+    let mut report = report.map_err(failure)?;
+    let name = args.baseline.as_deref().unwrap_or_default();
+    report.comparison = then.map(|then| Comparison::of(name, &then, &report));
     print(context, args, &report)?;
     save(args, &report)?;
-    then.map_or(Ok(()), |then| compare(context, args, &then, &report))
+    report.comparison.map_or(Ok(()), |comparison| judge(context, args, &comparison))
 }
 
 fn settings(context: &Context, args: &BenchArgs) -> Outcome<Settings> {
     let (ways, running) = ways(context)?;
+    let (runs, extent, warmup) = lengths(args);
     let payload = args.payload.as_ref().map(|path| {
         let named = |error| Failure::new(Exit::Usage, format!("{}: {error}", path.display()));
         std::fs::read(path).map_err(named)
@@ -74,9 +80,9 @@ fn settings(context: &Context, args: &BenchArgs) -> Outcome<Settings> {
             false => args.rate.iter().map(|rate| rate.0).collect(),
         },
         is_poisson: args.arrivals == Arrivals::Poisson,
-        extent: args.count.map_or(Extent::Time(args.duration.0), Extent::Count),
-        warmup: args.warmup.0,
-        runs: args.runs.unwrap_or(if args.quick { RUNS.0 } else { RUNS.1 }).into(),
+        extent,
+        warmup,
+        runs,
         interleave: args.interleave,
         pin: args.pin.0,
         payload: payload.transpose()?.unwrap_or_default().into(),
@@ -84,7 +90,22 @@ fn settings(context: &Context, args: &BenchArgs) -> Outcome<Settings> {
         batch: if args.no_batch { 1 } else { BATCH },
         budget: args.quick.then_some(BUDGET),
         is_matrix,
+        inject: args.inject.map(|work| work.0),
     })
+}
+
+/// How many runs, what they count, and their warm-up. Reports that are compared want many short
+/// ones.
+fn lengths(args: &BenchArgs) -> (usize, Extent, Duration) {
+    let is_compared = args.baseline.is_some() || args.save_baseline.is_some();
+    let (runs, duration, warmup) = match (args.quick, is_compared) {
+        (true, _) => (RUNS.0, DURATION, WARMUP),
+        (false, true) => suite::COMPARED,
+        (false, false) => (RUNS.1, DURATION, WARMUP),
+    };
+    let duration = args.duration.map_or(duration, |given| given.0);
+    let extent = args.count.map_or(Extent::Time(duration), Extent::Count);
+    (args.runs.map_or(runs, usize::from), extent, args.warmup.map_or(warmup, |given| given.0))
 }
 
 fn modes(mode: BenchMode) -> Vec<Mode> {
@@ -105,6 +126,7 @@ fn peer(peer: &BenchPeer) -> suite::Peer {
         BenchPeer::Nats => suite::Peer::Nats,
         BenchPeer::Mosquitto => suite::Peer::Mosquitto,
         BenchPeer::Redis => suite::Peer::Redis,
+        BenchPeer::Zeromq => suite::Peer::Zeromq,
     }
 }
 
@@ -199,20 +221,20 @@ fn save(args: &BenchArgs, report: &Report) -> Outcome {
     Ok(())
 }
 
-fn compare(context: &Context, args: &BenchArgs, then: &Report, now: &Report) -> Outcome {
-    let changes = baseline::changes(then, now);
-    let real: Vec<_> = changes.iter().filter(|change| change.is_real()).collect();
-    let (real_count, all) = (real.len(), changes.len());
-    context.remark(&format!("{real_count} of {all} figures differ by more than chance"));
-    real.iter().for_each(|change| context.remark(&change.to_string()));
-    match &baseline::broken(&changes, &args.fail_on)[..] {
-        [] => Ok(()),
-        [(change, limit), rest @ ..] => {
-            let more =
-                if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
-            Err(Failure::new(Exit::Threshold, format!("{limit}: {change}{more}")))
-        }
-    }
+/// Says what has changed by more than chance, and whether that is more than it may.
+fn judge(context: &Context, args: &BenchArgs, comparison: &Comparison) -> Outcome {
+    let judged = comparison.changes.iter().filter(|change| change.is_judged).count();
+    let real = comparison.real().count();
+    comparison.warnings.iter().for_each(|warning| context.remark(warning));
+    context.remark(&format!("{real} of {judged} figures differ by more than chance"));
+    comparison.real().for_each(|change| context.remark(&change.to_string()));
+    let broken = baseline::broken(comparison, &args.fail_on);
+    let Some((change, limit)) = broken.first() else { return Ok(()) };
+    let more = match broken.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    Err(Failure::new(Exit::Threshold, format!("{limit}: {change}{more}")))
 }
 
 /// A measurement that is interrupted ends as the signal would have ended it.

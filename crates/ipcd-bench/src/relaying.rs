@@ -182,10 +182,11 @@ enum Address {
 impl Address {
     /// One where nobody listens yet.
     fn free(via: Via, dir: &Path) -> io::Result<Self> {
-        Ok(match via {
-            Via::Unix => Self::Unix(dir.join("a.sock")),
-            Via::Tcp => Self::Tcp(TcpListener::bind(LOOPBACK)?.local_addr()?),
-        })
+        match via {
+            Via::Unix => Ok(Self::Unix(dir.join("a.sock"))),
+            Via::Tcp => Ok(Self::Tcp(TcpListener::bind(LOOPBACK)?.local_addr()?)),
+            Via::Pipe | Via::Fifo => Err(no_sockets()),
+        }
     }
 
     fn endpoint(&self) -> String {
@@ -222,6 +223,10 @@ impl Address {
     }
 }
 
+fn no_sockets() -> io::Error {
+    io::Error::other("relays are measured between sockets: unix or tcp")
+}
+
 /// What the relay connects to.
 struct Server {
     listener: Listener,
@@ -235,18 +240,19 @@ enum Listener {
 
 impl Server {
     fn bind(via: Via, dir: &Path) -> io::Result<Self> {
-        Ok(match via {
+        match via {
             Via::Unix => {
                 let path = dir.join("b.sock");
                 let listener = Listener::Unix(UnixListener::bind(&path)?);
-                Self { listener, address: Address::Unix(path) }
+                Ok(Self { listener, address: Address::Unix(path) })
             }
             Via::Tcp => {
                 let listener = TcpListener::bind(LOOPBACK)?;
                 let address = Address::Tcp(listener.local_addr()?);
-                Self { listener: Listener::Tcp(listener), address }
+                Ok(Self { listener: Listener::Tcp(listener), address })
             }
-        })
+            Via::Pipe | Via::Fifo => Err(no_sockets()),
+        }
     }
 
     fn accept(&self) -> io::Result<File> {

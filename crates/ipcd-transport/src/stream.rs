@@ -8,7 +8,7 @@ use nix::sys::socket::{self, Shutdown};
 use nix::unistd;
 
 use crate::error::Context;
-use crate::room::widen;
+use crate::room::{deepen, widen};
 use crate::{Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote};
 
 /// Room that is offered to one read at the least.
@@ -23,6 +23,8 @@ pub struct StreamChannel {
     read: OwnedFd,
     write: Option<OwnedFd>,
     finished: bool,
+    /// Whether a pipe has been given more room; a socket needs none.
+    is_deep: bool,
     identity: Identity,
 }
 
@@ -30,14 +32,14 @@ impl StreamChannel {
     /// A channel over a connected stream socket, which is made non-blocking.
     pub fn socket(socket: OwnedFd, identity: Identity) -> Result<Self> {
         set_nonblocking(&socket)?;
-        Ok(Self { read: socket, write: None, finished: false, identity })
+        Ok(Self { read: socket, write: None, finished: false, is_deep: true, identity })
     }
 
     /// A channel that reads from one descriptor and writes to another; both are made non-blocking.
     pub fn pair(read: OwnedFd, write: OwnedFd, identity: Identity) -> Result<Self> {
         set_nonblocking(&read)?;
         set_nonblocking(&write)?;
-        Ok(Self { read, write: Some(write), finished: false, identity })
+        Ok(Self { read, write: Some(write), finished: false, is_deep: false, identity })
     }
 
     /// A channel of what [`Channel::into_parts`] or a listener returned.
@@ -81,7 +83,14 @@ impl Channel for StreamChannel {
             return Err(Error::system("write", Errno::EPIPE));
         }
         match unistd::write(self.write_fd(), frames) {
-            Ok(count) => Ok(Wrote::Bytes(count)),
+            Ok(count) => {
+                // Idle peers keep small pipes: only what has once been too small grows, and once.
+                if count < frames.len() && !self.is_deep {
+                    self.is_deep = true;
+                    deepen(self.write_fd());
+                }
+                Ok(Wrote::Bytes(count))
+            }
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wrote::NotReady),
             Err(error) => Err(Error::system("write", error)),
         }

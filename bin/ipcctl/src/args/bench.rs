@@ -35,25 +35,28 @@ pub(crate) struct BenchArgs {
     /// How the messages of load follow each other.
     #[arg(long, default_value = "uniform", value_name = "ARRIVALS")]
     pub(crate) arrivals: Arrivals,
-    /// Count for so long in each run (load: three times as long).
-    #[arg(long, default_value = "500ms", value_name = "DURATION")]
-    pub(crate) duration: Span,
+    /// Count for so long in each run (load: three times as long); 500ms, or 30ms with a baseline.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) duration: Option<Span>,
     /// Count so many messages of each sender instead.
     #[arg(long, conflicts_with = "duration", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// Run for so long before anything is counted.
-    #[arg(long, default_value = "100ms", value_name = "DURATION")]
-    pub(crate) warmup: Span,
-    /// Runs of each measurement; 5, or 3 with --quick.
+    /// Run for so long before anything is counted; 100ms, or 5ms with a baseline.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) warmup: Option<Span>,
+    /// Runs of each measurement; 5, or 3 with --quick, or 120 with a baseline.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) runs: Option<u16>,
-    /// Let measurements take turns, instead of all runs of each in a row.
+    /// Let all measurements take turns, instead of only the layers of each kind.
     #[arg(long)]
     pub(crate) interleave: bool,
-    /// Where to run: auto (two cores; round trips also on one), free, or the senders' core and the
-    /// receivers' core, as in 0,1.
+    /// Where to run: auto (two cores, but round trips on one), both (round trips on one core and on
+    /// two), free, or the senders' core and the receivers' core, as in 0,1.
     #[arg(long, default_value = "auto", value_name = "CORES")]
     pub(crate) pin: PinArg,
+    /// Add so much work to each message through the daemon: what would --baseline find?
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) inject: Option<Span>,
     /// Send what this file holds, again and again.
     #[arg(long, value_name = "FILE")]
     pub(crate) payload: Option<PathBuf>,
@@ -125,6 +128,8 @@ pub(crate) enum BenchPeer {
     Mosquitto,
     /// redis-server, its publish and subscribe.
     Redis,
+    /// A forwarder of ZeroMQ, which python3-zmq runs.
+    Zeromq,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -189,12 +194,13 @@ impl FromStr for PinArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         use ipcd_bench::suite::Pin;
-        let core = |text: &str| text.parse::<usize>().map_err(|_| "write auto, free or 0,1");
+        let core = |text: &str| text.parse::<usize>().map_err(|_| "write auto, both, free or 0,1");
         Ok(Self(match text.split_once(',') {
             Some((near, far)) => Pin::Cores(core(near)?, core(far)?),
             None if text == "auto" => Pin::Auto,
+            None if text == "both" => Pin::Both,
             None if text == "free" => Pin::Free,
-            None => return Err("write auto, free or 0,1".to_owned()),
+            None => return Err("write auto, both, free or 0,1".to_owned()),
         }))
     }
 }
@@ -213,6 +219,7 @@ mod tests {
         assert_eq!("2.5e3".parse(), Ok(Rate(Some(2500.0))));
         assert!(["0", "-1", "nan", "inf", "fast"].iter().all(|text| text.parse::<Rate>().is_err()));
         assert_eq!("0,1".parse(), Ok(PinArg(Pin::Cores(0, 1))));
+        assert_eq!("both".parse(), Ok(PinArg(Pin::Both)));
         assert!("0".parse::<PinArg>().is_err());
     }
 }

@@ -6,9 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::report::{Report, Row, SCHEMA};
-use super::stats::Estimate;
-use super::tables::{si, time};
+use super::compare::{Change, Comparison, METRICS};
+use super::report::{Report, SCHEMA};
 
 /// Where reports are kept: `$XDG_STATE_HOME/ipcd/bench`, or below `~/.local/state`.
 ///
@@ -61,8 +60,6 @@ pub struct Limit {
     percent: f64,
 }
 
-const METRICS: [&str; 8] = ["p50", "p90", "p95", "p99", "p99.9", "p99.99", "mean", "rate"];
-
 impl FromStr for Limit {
     type Err = String;
 
@@ -87,92 +84,30 @@ impl fmt::Display for Limit {
 }
 
 impl Limit {
-    /// Whether a change goes beyond it, and is more than chance.
+    /// Whether a change, which is more than chance, goes beyond it.
     fn is_broken_by(&self, change: &Change) -> bool {
         let is_beyond = match self.is_rise {
-            true => change.percent() > self.percent,
-            false => change.percent() < self.percent,
+            true => change.percent > self.percent,
+            false => change.percent < self.percent,
         };
-        change.metric == self.metric && is_beyond && change.is_real()
+        change.metric == self.metric && is_beyond
     }
-}
-
-/// A figure then and now.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// Of which measurement.
-    pub what: String,
-    /// Which figure.
-    pub metric: String,
-    /// What it was.
-    pub then: Estimate,
-    /// What it is.
-    pub now: Estimate,
-}
-
-impl Change {
-    /// How much more it is.
-    pub fn percent(&self) -> f64 {
-        100.0 * (self.now.median / self.then.median - 1.0)
-    }
-
-    /// Whether the intervals have nothing in common.
-    pub fn is_real(&self) -> bool {
-        !self.then.overlaps(&self.now)
-    }
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |value: f64| if self.metric == "rate" { si(value) } else { time(value) };
-        let interval =
-            |it: &Estimate| format!("{} ({}–{})", shown(it.median), shown(it.low), shown(it.high));
-        let (what, metric, percent) = (&self.what, &self.metric, self.percent());
-        let (then, now) = (interval(&self.then), interval(&self.now));
-        write!(f, "{what}: {metric} {then} → {now}, {percent:+.1} %")
-    }
-}
-
-/// Every figure of both reports that can be compared.
-pub fn changes(then: &Report, now: &Report) -> Vec<Change> {
-    let mut changes = Vec::new();
-    for row in &now.results {
-        let Some(old) = then.results.iter().find(|old| old.key == row.key) else {
-            continue;
-        };
-        for metric in METRICS {
-            if let (Some(then), Some(now)) = (figure(old, metric), figure(row, metric)) {
-                let (what, metric) = (row.key.to_string(), metric.to_owned());
-                changes.push(Change { what, metric, then: then.clone(), now: now.clone() });
-            }
-        }
-    }
-    changes
 }
 
 /// Those changes that break a limit.
-pub fn broken<'c>(changes: &'c [Change], limits: &[Limit]) -> Vec<(&'c Change, Limit)> {
+pub fn broken<'c>(comparison: &'c Comparison, limits: &[Limit]) -> Vec<(&'c Change, Limit)> {
     limits
         .iter()
         .flat_map(|limit| {
-            let broken = changes.iter().filter(|change| limit.is_broken_by(change));
+            let broken = comparison.real().filter(|change| limit.is_broken_by(change));
             broken.map(|change| (change, limit.clone()))
         })
         .collect()
 }
 
-fn figure<'r>(row: &'r Row, metric: &str) -> Option<&'r Estimate> {
-    if metric == "rate" { Some(&row.messages_per_s) } else { row.latency_runs.get(metric) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn change(then: [f64; 5], now: [f64; 5]) -> Change {
-        let [then, now] = [then, now].map(|runs| Estimate::of(runs.to_vec()).unwrap());
-        Change { what: "it".into(), metric: "p99".into(), then, now }
-    }
 
     #[test]
     fn reads_limits() {
@@ -182,18 +117,6 @@ mod tests {
         for text in ["", "p99", "p99>10", "p98>+1%", "p99>-1%", "rate<5%", "p99=1%"] {
             assert!(text.parse::<Limit>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn finds_a_regression_of_a_fifth_and_no_chance() {
-        let runs = [10.0, 10.1, 9.9, 10.2, 9.8];
-        let limits = ["p99>+10%".parse().unwrap()];
-        let slower = [change(runs, runs.map(|run| run * 1.2))];
-        assert_eq!(broken(&slower, &limits).len(), 1);
-        assert_eq!(broken(&[change(runs, runs)], &limits).len(), 0);
-        // Beyond the limit, but with intervals that overlap.
-        let noisy = [change([8.0, 14.0, 9.0, 15.0, 10.0], [8.0, 14.0, 13.0, 15.0, 9.0])];
-        assert_eq!(broken(&noisy, &limits).len(), 0);
     }
 
     #[test]

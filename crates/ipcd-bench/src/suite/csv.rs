@@ -1,8 +1,8 @@
 //! One line for each measurement, for spreadsheets (RFC 4180).
 
 use super::PERCENTILES;
+use super::format::{layer_name, mode_name};
 use super::report::{Report, Row};
-use super::tables::{layer_name, mode_name};
 
 /// The whole report; times in ns.
 pub fn csv(report: &Report) -> String {
@@ -33,7 +33,20 @@ pub fn csv(report: &Report) -> String {
     head.extend(
         ["sent", "received", "lost", "duplicated", "reordered", "corrupted"].map(str::to_owned),
     );
-    head.extend(["client_cpu", "daemon_cpu"].map(str::to_owned));
+    head.extend(
+        [
+            "client_cpu",
+            "daemon_cpu",
+            "client_switches",
+            "daemon_switches",
+            "client_peak_bytes",
+            "daemon_peak_bytes",
+            "sent_bytes_per_s",
+            "service_p50",
+            "service_p99",
+        ]
+        .map(str::to_owned),
+    );
     let lines = std::iter::once(head).chain(report.results.iter().map(line));
     lines
         .map(|cells| cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(",") + "\r\n")
@@ -79,6 +92,13 @@ fn line(row: &Row) -> Vec<String> {
     cells.extend(counts.map(|count| count.to_string()));
     cells.push((row.clients_used.user_ns + row.clients_used.system_ns).to_string());
     cells.push(time(row.daemon.map(|used| used.user_ns + used.system_ns)));
+    cells.push(row.clients_used.switches().to_string());
+    cells.push(time(row.daemon.map(|used| used.switches())));
+    cells.push(row.clients_used.peak_bytes.to_string());
+    cells.push(time(row.daemon.map(|used| used.peak_bytes)));
+    cells.push(format!("{:.1}", row.sent_bytes_per_s.median));
+    let service = |name| row.service.as_ref().and_then(|it| it.percentile(name));
+    cells.extend([time(service("p50")), time(service("p99"))]);
     cells
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::utsname::uname;
 use nix::time::{ClockId, clock_getres};
@@ -20,8 +21,26 @@ pub struct Environment {
     pub profile: String,
     /// The kernel's release.
     pub kernel: String,
+    /// The distribution, if it says.
+    #[serde(default)]
+    pub system: Option<String>,
+    /// When it began, in seconds since 1970.
+    #[serde(default)]
+    pub began_unix_s: u64,
     /// The processor's name.
     pub cpu: String,
+    /// Whether the processor is one that a hypervisor shows.
+    #[serde(default)]
+    pub is_virtual: bool,
+    /// Whether two hardware threads may share a core.
+    #[serde(default)]
+    pub has_smt: Option<bool>,
+    /// Bytes of memory.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    /// Against which weaknesses of the processor the kernel does something, which costs.
+    #[serde(default)]
+    pub mitigations: Vec<String>,
     /// The cores that it was allowed to use.
     pub cores: Vec<usize>,
     /// How the cores' frequency is governed, if the kernel says.
@@ -43,8 +62,9 @@ pub struct Environment {
 }
 
 /// Below /proc/sys.
-const LIMITS: [&str; 11] = [
+const LIMITS: [&str; 12] = [
     "fs/pipe-max-size",
+    "fs/pipe-user-pages-soft",
     "fs/mqueue/msg_max",
     "fs/mqueue/msgsize_max",
     "kernel/msgmax",
@@ -72,7 +92,13 @@ impl Environment {
                 |_| "unknown".to_owned(),
                 |name| name.release().to_string_lossy().into_owned(),
             ),
+            system: system(),
+            began_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs()),
             cpu: cpu().unwrap_or_else(|| "unknown".to_owned()),
+            is_virtual: read("/proc/cpuinfo").is_some_and(|about| about.contains(" hypervisor")),
+            has_smt: read("/sys/devices/system/cpu/smt/active").map(|active| active == "1"),
+            memory_bytes: memory().unwrap_or(0),
+            mitigations: mitigations(),
             cores,
             governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             clock_source: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
@@ -100,6 +126,9 @@ impl Environment {
         if self.cores.len() < 2 {
             warnings.push("there is one core only: nothing ran at the same time".to_owned());
         }
+        if self.has_smt == Some(true) {
+            warnings.push("two of the cores may be one: simultaneous multithreading is on".into());
+        }
         if self.clock_cost_ns > 200 {
             let cost = self.clock_cost_ns;
             warnings.push(format!("reading the clock costs {cost} ns, which short times contain"));
@@ -121,4 +150,29 @@ fn cpu() -> Option<String> {
     let about = read("/proc/cpuinfo")?;
     let line = about.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(": ")?.1.to_owned())
+}
+
+fn system() -> Option<String> {
+    let about = read("/etc/os-release")?;
+    let name = about.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    Some(name.trim_matches('"').to_owned())
+}
+
+fn memory() -> Option<u64> {
+    let about = read("/proc/meminfo")?;
+    let line = about.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+fn mitigations() -> Vec<String> {
+    let entries = fs::read_dir("/sys/devices/system/cpu/vulnerabilities");
+    let mut names: Vec<String> = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| fs::read_to_string(entry.path()).is_ok_and(|it| it.starts_with("Mitig")))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
 }

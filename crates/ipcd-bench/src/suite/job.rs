@@ -32,6 +32,18 @@ pub(crate) struct Job {
     pub(crate) daemon: Vec<u32>,
     /// A fault that the far end is to have: when, and for how long.
     pub(crate) stall: Option<(Duration, Duration)>,
+    /// Work that the far end is to add to each message.
+    pub(crate) work: Option<Duration>,
+}
+
+impl Job {
+    /// Does the work that is added to each message.
+    pub(crate) fn toil(&self) {
+        if let Some(work) = self.work {
+            let until = clock::now() + work.as_nanos() as u64;
+            while clock::now() < until {}
+        }
+    }
 }
 
 /// What a process has found.

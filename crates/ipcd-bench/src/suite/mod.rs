@@ -6,23 +6,29 @@
 
 pub mod baseline;
 mod children;
+mod choice;
 mod clock;
+pub mod compare;
 mod csv;
 mod daemon;
 mod end;
 mod environment;
+mod format;
 mod histogram;
 mod html;
 mod job;
 mod library;
 mod message;
 mod one_way;
+mod order;
 mod peers;
 mod plan;
 mod raw;
 mod report;
 mod round_trip;
+mod rows;
 mod runner;
+mod scratch;
 mod selftest;
 mod stats;
 mod tables;
@@ -35,8 +41,10 @@ use std::time::{Duration, Instant};
 
 pub use baseline::Limit;
 pub use children::Interrupted;
+pub use compare::{Change, Comparison};
 pub use csv::csv;
 pub use environment::Environment;
+pub use format::{layer_name, mode_name};
 pub use histogram::{Latency, PERCENTILES};
 pub use html::html;
 pub use job::Timeline;
@@ -46,14 +54,22 @@ pub use report::{Key, Report, Row, RunLength, SCHEMA, Tax};
 pub use runner::Progress;
 pub use selftest::{Check, selftest};
 pub use stats::Estimate;
-pub use tables::{Table, layer_name, mode_name, tables};
+pub use tables::{Table, tables};
 pub use tally::Counts;
 pub use text::{markdown, terminal};
 pub use usage::Usage;
 
 use children::Interrupts;
+use order::order;
 use plan::Cell;
+use rows::{key, row};
 use runner::{Faults, Run, Runner, cores};
+use scratch::Scratch;
+
+/// Runs of a measurement that is to be compared, what each counts, and its warm-up: many and short,
+/// so that neighbours meet the same machine, and that many are not disturbed.
+pub const COMPARED: (usize, Duration, Duration) =
+    (120, Duration::from_millis(30), Duration::from_millis(5));
 
 /// The part of a run's time that is warm-up, when there is a budget.
 const WARM_PART: f64 = 0.15;
@@ -63,8 +79,6 @@ const RUN_LIMITS: (Duration, Duration) = (Duration::from_millis(20), Duration::f
 const RUN_COSTS: Duration = Duration::from_millis(20);
 /// What everything may take beyond a budget before the rest is left out.
 const OVERDRAFT: Duration = Duration::from_secs(8);
-/// The part of a rate below which it was not achieved.
-const ACHIEVED: f64 = 0.99;
 
 /// Measures everything that the settings ask for, and tells `watch` how far it is.
 ///
@@ -74,23 +88,28 @@ const ACHIEVED: f64 = 0.99;
 pub fn measure(settings: &Settings, watch: &mut dyn FnMut(Progress<'_>)) -> io::Result<Report> {
     let interrupts = Interrupts::catch()?;
     let cores = cores()?;
-    let (cells, mut skipped) = plan::cells(settings, &cores).map_err(invalid)?;
+    let (cells, mut skipped) = choice::cells(settings, &cores).map_err(invalid)?;
     if cells.is_empty() {
         return Err(invalid(
             "nothing of this can be measured: see --via, --layer and --size".into(),
         ));
     }
     let environment = Environment::find(cores);
-    let dir = tempfile::Builder::new().prefix("ipcd-bench-").tempdir()?;
+    let dir = Scratch::make()?;
     let mut runner = Runner::new(settings, dir.path(), &interrupts, &cells)?;
-    let (extent, warmup) = run_length(settings, &cells);
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); cells.len()];
     let mut failed = vec![false; cells.len()];
-    let (since, of) = (Instant::now(), cells.len() * settings.runs);
-    for (done, index) in order(settings, cells.len()).into_iter().enumerate() {
+    let faults = Faults { work: settings.inject, ..Faults::default() };
+    // With a budget everything comes once before anything comes again.
+    let is_interleaved = settings.interleave || settings.budget.is_some();
+    let order = order(&cells, settings.runs, is_interleaved);
+    let share = settings.budget.map(|budget| share_of(budget, order.iter(), &cells));
+    let (extent, warmup) = run_length(settings, share);
+    let since = Instant::now();
+    for (done, &index) in order.iter().enumerate() {
         let cell = &cells[index];
         let name = key(settings, cell).to_string();
-        watch(Progress { done, of, since, now: &name });
+        watch(Progress { done, of: order.len(), since, now: &name });
         if failed[index] {
             continue;
         }
@@ -101,7 +120,11 @@ pub fn measure(settings: &Settings, watch: &mut dyn FnMut(Progress<'_>)) -> io::
             }
             continue;
         }
-        match runner.run(cell, scaled(extent, cell), warmup, Faults::default()) {
+        // On a busy machine everything takes longer, and what follows is given less.
+        let left = settings.budget.map(|budget| budget.saturating_sub(since.elapsed()));
+        let now = left.map(|left| share_of(left, order[done..].iter(), &cells));
+        let (extent, warmup) = run_length(settings, now.min(share));
+        match runner.run(cell, scaled(extent, cell), warmup, faults) {
             Ok(run) => runs[index].push(run),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => {
@@ -116,12 +139,16 @@ pub fn measure(settings: &Settings, watch: &mut dyn FnMut(Progress<'_>)) -> io::
         extent,
         warmup_ns: warmup.as_nanos() as u64,
         runs: settings.runs,
-        interleaved: settings.interleave,
+        interleaved: is_interleaved,
         batch_bytes: settings.batch,
         timeline_step_ns: job::STEP,
     };
-    let warnings = environment.warnings();
-    Ok(Report { schema: SCHEMA.to_owned(), environment, run, results, skipped, warnings })
+    let mut warnings = environment.warnings();
+    if let Some(work) = settings.inject {
+        warnings.push(format!("{work:?} of work were added to each message through the daemon"));
+    }
+    let schema = SCHEMA.to_owned();
+    Ok(Report { schema, environment, run, results, skipped, warnings, comparison: None })
 }
 
 /// Ends this process as the signal would have that interrupted it, if it was that.
@@ -146,24 +173,23 @@ fn failure(cell: &Cell, error: &io::Error) -> Skipped {
     }
 }
 
-/// Which measurement comes when.
-fn order(settings: &Settings, cells: usize) -> Vec<usize> {
-    match settings.interleave {
-        true => (0..settings.runs).flat_map(|_| 0..cells).collect(),
-        false => (0..cells).flat_map(|cell| vec![cell; settings.runs]).collect(),
-    }
+/// What each of these runs may take of the time.
+fn share_of<'o>(
+    time: Duration,
+    order: impl ExactSizeIterator<Item = &'o usize>,
+    cells: &[Cell],
+) -> Duration {
+    let costs = RUN_COSTS * order.len() as u32;
+    let shares: u32 = order.map(|&index| share(&cells[index])).sum();
+    (time.saturating_sub(costs) / shares.max(1)).clamp(RUN_LIMITS.0, RUN_LIMITS.1)
 }
 
-/// What a run counts, and its warm-up: as asked for, or as the budget allows.
-fn run_length(settings: &Settings, cells: &[Cell]) -> (Extent, Duration) {
-    let Some(budget) = settings.budget else {
-        return (settings.extent, settings.warmup);
-    };
-    let shares: u32 = cells.iter().map(share).sum::<u32>() * settings.runs as u32;
-    let costs = RUN_COSTS * (cells.len() * settings.runs) as u32;
-    let each = budget.saturating_sub(costs) / shares.max(1);
-    let each = each.clamp(RUN_LIMITS.0, RUN_LIMITS.1);
-    (Extent::Time(each.mul_f64(1.0 - WARM_PART)), each.mul_f64(WARM_PART))
+/// What a run counts, and its warm-up: as asked for, or as its share of the budget allows.
+fn run_length(settings: &Settings, share: Option<Duration>) -> (Extent, Duration) {
+    match share {
+        None => (settings.extent, settings.warmup),
+        Some(each) => (Extent::Time(each.mul_f64(1.0 - WARM_PART)), each.mul_f64(WARM_PART)),
+    }
 }
 
 /// Messages at a given rate need more time than those that come as fast as they can.
@@ -176,102 +202,4 @@ fn scaled(extent: Extent, cell: &Cell) -> Extent {
         Extent::Time(time) => Extent::Time(time * share(cell)),
         count => count,
     }
-}
-
-fn key(settings: &Settings, cell: &Cell) -> Key {
-    let rate = cell.pace.map(|pace| pace.rate.map_or("max".to_owned(), |rate| rate.to_string()));
-    Key {
-        mode: cell.mode,
-        layer: cell.way.layer(),
-        transport: cell.way.name().to_owned(),
-        size: if cell.way.carries_payload() { cell.size } else { 0 },
-        clients: if cell.mode == Mode::Fanout { 1 } else { settings.clients },
-        subs: if cell.mode == Mode::Fanout { settings.subs } else { 1 },
-        cores: cell.place.to_string(),
-        rate,
-    }
-}
-
-fn row(settings: &Settings, cell: &Cell, runs: &[Run]) -> Row {
-    let estimate = |figure: &dyn Fn(&Run) -> f64| {
-        Estimate::of(runs.iter().map(figure).collect()).expect("there is a run")
-    };
-    let (mut latency, mut service) = (histogram::empty(), histogram::empty());
-    let (mut counts, mut clients) = (Counts::default(), Usage::default());
-    let mut daemon: Option<Usage> = None;
-    for run in runs {
-        latency.add(&run.latency).expect("all histograms have the same bounds");
-        service.add(&run.service).expect("all histograms have the same bounds");
-        counts.add(&run.counts);
-        clients.add(&run.clients);
-        run.daemon.iter().for_each(|used| daemon.get_or_insert_default().add(used));
-    }
-    let key = key(settings, cell);
-    let messages_per_s = estimate(&|run| run.per_s(run.counts.received));
-    let asked = cell.pace.and_then(|pace| pace.rate);
-    let wanted = asked.map(|rate| rate * settings.clients as f64);
-    let latency_runs = latency_runs(runs);
-    let mut row = Row {
-        bytes_per_s: estimate(&|run| run.per_s(run.counts.received) * cell.size as f64),
-        sent_per_s: estimate(&|run| run.per_s(run.counts.sent)),
-        saturated: wanted.is_some_and(|rate| messages_per_s.median < rate * ACHIEVED),
-        key,
-        place: cell.place,
-        pace: cell.pace,
-        messages_per_s,
-        latency: Latency::of(&latency),
-        service: Latency::of(&service),
-        latency_runs,
-        counts,
-        clients_used: clients,
-        daemon,
-        timeline: runs[0].timeline.clone(),
-        warnings: Vec::new(),
-    };
-    row.warnings = warnings(&row, cell);
-    row
-}
-
-/// The mean, and those percentiles that every run has samples enough for.
-fn latency_runs(runs: &[Run]) -> std::collections::BTreeMap<String, Estimate> {
-    let each: Option<Vec<Latency>> = runs.iter().map(|run| Latency::of(&run.latency)).collect();
-    let each = each.unwrap_or_default();
-    let of = |figure: &dyn Fn(&Latency) -> Option<u64>| {
-        let values: Option<Vec<f64>> = each.iter().map(|it| Some(figure(it)? as f64)).collect();
-        Estimate::of(values?)
-    };
-    let percentiles = PERCENTILES
-        .iter()
-        .filter_map(|(name, _)| Some(((*name).to_owned(), of(&|it| it.percentile(name))?)));
-    percentiles.chain(of(&|it| Some(it.mean)).map(|mean| ("mean".to_owned(), mean))).collect()
-}
-
-fn warnings(row: &Row, cell: &Cell) -> Vec<String> {
-    let mut warnings = match row.latency_runs.get("p50") {
-        Some(p50) => p50.warnings("p50"),
-        None => row.messages_per_s.warnings("messages/s"),
-    };
-    if row.saturated {
-        let asked = cell.pace.and_then(|pace| pace.rate).unwrap_or(0.0) * row.key.clients as f64;
-        let got = row.messages_per_s.median;
-        warnings.push(format!("saturated: {got:.0} of {asked:.0} messages/s were achieved"));
-    }
-    let Counts { sent, lost, duplicated, reordered, corrupted, .. } = row.counts;
-    if lost > 0 {
-        let percent = 100.0 * lost as f64 / sent.max(1) as f64;
-        warnings.push(format!("lost {lost} of {sent} messages ({percent:.2} %)"));
-    }
-    for (count, what) in
-        [(duplicated, "came twice"), (reordered, "came out of turn"), (corrupted, "were changed")]
-    {
-        if count > 0 {
-            warnings.push(format!("{count} messages {what}"));
-        }
-    }
-    if matches!(cell.way, plan::Way::Raw(primitive) if primitive.spins())
-        && matches!(cell.place, Place::One(_))
-    {
-        warnings.push("two that spin on one core measure the scheduler".to_owned());
-    }
-    warnings
 }

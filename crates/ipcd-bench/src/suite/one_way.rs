@@ -202,6 +202,7 @@ impl<'a> Receiver<'a> {
             return;
         };
         let is_whole = touch(message, self.job.has_crc);
+        self.job.toil();
         match header.kind {
             Kind::Warm => {}
             Kind::End => self.has_ended = true,

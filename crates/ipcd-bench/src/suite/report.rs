@@ -1,7 +1,10 @@
 //! What was measured: the schema `ipcd-bench/1`, described in `docs/bench-json.md`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::compare::Comparison;
 use super::environment::Environment;
 use super::histogram::Latency;
 use super::job::Timeline;
@@ -12,6 +15,8 @@ use super::usage::Usage;
 
 /// The schema that this code writes and reads.
 pub const SCHEMA: &str = "ipcd-bench/1";
+/// What other servers are reached over.
+pub(crate) const PEERS_OVER: &str = "tcp";
 
 /// Everything that was measured, and where.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -28,6 +33,9 @@ pub struct Report {
     pub skipped: Vec<Skipped>,
     /// What a reader should know before believing any of it.
     pub warnings: Vec<String>,
+    /// What has changed since an earlier report, if it was compared with one.
+    #[serde(default)]
+    pub comparison: Option<Comparison>,
 }
 
 /// How long runs were.
@@ -63,6 +71,9 @@ pub struct Row {
     pub bytes_per_s: Estimate,
     /// Messages a second that were sent, times the receivers of each.
     pub sent_per_s: Estimate,
+    /// Bytes of messages a second that were sent, times the receivers of each.
+    #[serde(default)]
+    pub sent_bytes_per_s: Estimate,
     /// Whether less than 99 % of the rate was achieved.
     pub saturated: bool,
     /// From the time at which a message should have been sent; there and back for round trips. All
@@ -70,8 +81,12 @@ pub struct Row {
     pub latency: Option<Latency>,
     /// From the time at which it was sent.
     pub service: Option<Latency>,
-    /// Medians of runs of the mean and of each percentile that every run has, in ns.
-    pub latency_runs: std::collections::BTreeMap<String, Estimate>,
+    /// Medians of runs of the mean and of each percentile that most runs have, in ns.
+    pub latency_runs: BTreeMap<String, Estimate>,
+    /// The same figures and the `rate` of every run, in their order; `null` where a run had too few
+    /// samples. Runs of the same number of different layers were neighbours in time.
+    #[serde(default)]
+    pub rounds: BTreeMap<String, Vec<Option<f64>>>,
     /// What came of the messages of all runs.
     pub counts: Counts,
     /// What the measuring processes used in all runs.
@@ -117,11 +132,22 @@ impl Report {
         if row.key.layer != Layer::Daemon {
             return None;
         }
-        let mode = if row.key.mode == Mode::Req { Mode::Pingpong } else { row.key.mode };
-        let key = Key { mode, layer: Layer::Raw, ..row.key.clone() };
-        let raw = self.results.iter().find(|other| other.key == key)?.figure()?.median;
-        let daemon = row.figure()?.median;
+        let (raw, daemon) = (self.yardstick(row)?.figure()?.median, row.figure()?.median);
         Some(Tax { raw, daemon, ratio: daemon / raw })
+    }
+
+    /// The bare primitive under it, which was measured beside it: for requests round trips, for
+    /// other servers what they are reached over.
+    pub fn yardstick(&self, row: &Row) -> Option<&Row> {
+        let Key { mode, layer, transport, .. } = &row.key;
+        if *layer == Layer::Raw {
+            return None;
+        }
+        let mode = if *mode == Mode::Req { Mode::Pingpong } else { *mode };
+        let transport = if *layer == Layer::Peer { PEERS_OVER } else { transport };
+        let key =
+            Key { mode, layer: Layer::Raw, transport: transport.to_owned(), ..row.key.clone() };
+        self.results.iter().find(|other| other.key == key)
     }
 }
 

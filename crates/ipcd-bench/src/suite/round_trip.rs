@@ -109,6 +109,7 @@ pub(crate) fn answer(end: &mut dyn End, job: &Job) -> io::Result<Findings> {
             Kind::Counted if counted.is_none() => counted = Some(Counted::begin(job)),
             _ => {}
         }
+        job.toil();
         end.send(&answer)?;
         end.flush()?;
     }

@@ -69,6 +69,8 @@ pub(crate) struct Faults {
     pub(crate) stall: Option<(Duration, Duration)>,
     /// The daemon is stopped for so long, so long after the start.
     pub(crate) stop: Option<(Duration, Duration)>,
+    /// Each message through the daemon costs so much more.
+    pub(crate) work: Option<Duration>,
 }
 
 impl<'a> Runner<'a> {
@@ -155,6 +157,7 @@ impl<'a> Runner<'a> {
             seed: self.serial,
             daemon,
             stall: faults.stall,
+            work: faults.work.filter(|_| cell.way.layer() == Layer::Daemon),
         }
     }
 
@@ -307,7 +310,10 @@ fn combine(cell: &Cell, nears: &[Findings], fars: &[Findings]) -> io::Result<Run
         counts.lost = counts.sent.saturating_sub(counts.received);
     }
     let first = nears.iter().map(|found| found.first).min().unwrap_or(0);
-    let last = receivers.iter().map(|found| found.last).max().unwrap_or(0);
+    // Where nothing came, what was sent still took its time.
+    let has_come = counts.received > 0;
+    let last = if has_come { receivers } else { nears }.iter().map(|found| found.last).max();
+    let last = last.unwrap_or(0);
     let (mut clients, mut daemon) = (Usage::default(), Usage::default());
     nears.iter().chain(fars).for_each(|found| clients.add(&found.usage));
     nears.iter().for_each(|found| daemon.add(&found.daemon));

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use super::children::Interrupts;
 use super::histogram::{self, Latency};
-use super::plan::{Cell, Extent, Mode, Pace, Settings, Way};
+use super::plan::{Cell, Extent, Layer, Mode, Pace, Pin, Settings, Way};
+use super::report::{Report, Row};
 use super::runner::{Faults, Run, Runner};
-use super::{Counts, plan, raw};
+use super::scratch::Scratch;
+use super::{COMPARED, Comparison, Counts, baseline, measure, plan, raw};
 
 /// How long a fault lasts.
 const STALL: Duration = Duration::from_millis(300);
@@ -23,6 +25,9 @@ const RATE: f64 = 2000.0;
 /// What must be seen of a fault at p99.9. The messages that are late by most are spread evenly over
 /// its length; a thousandth of all is 2 % of those that it delays.
 const SEEN: Duration = Duration::from_millis(270);
+
+/// The part of a round trip that is injected.
+const INJECTED: f64 = 0.2;
 
 /// What came of one check.
 #[derive(Clone, Debug)]
@@ -41,7 +46,7 @@ pub struct Check {
 /// If a measurement could not be made, or was interrupted.
 pub fn selftest(settings: &Settings) -> io::Result<Vec<Check>> {
     let interrupts = Interrupts::catch()?;
-    let dir = tempfile::Builder::new().prefix("ipcd-bench-").tempdir()?;
+    let dir = Scratch::make()?;
     let load = |way| Cell {
         mode: Mode::Load,
         way,
@@ -53,6 +58,9 @@ pub fn selftest(settings: &Settings) -> io::Result<Vec<Check>> {
     let flood = Cell { mode: Mode::Throughput, pace: None, ..load(Way::Raw(raw::find("udp"))) };
     let cells = [daemon.clone()];
     let mut runner = Runner::new(settings, dir.path(), &interrupts, &cells)?;
+    let trial = trial(settings);
+    let base = measure(&trial, &mut |_| {})?;
+    let slowed = Settings { inject: Some(part_of_a_round_trip(&base)?), ..trial.clone() };
     let mut run = |cell: &Cell, faults| runner.run(cell, Extent::Time(LENGTH), WARMUP, faults);
     let stop = Faults { stop: Some((WARMUP + AFTER, STALL)), ..Faults::default() };
     let stall = Faults { stall: Some((AFTER, STALL)), ..Faults::default() };
@@ -61,6 +69,8 @@ pub fn selftest(settings: &Settings) -> io::Result<Vec<Check>> {
         sees("the receiver stalled for 300 ms", &run(&unix, stall)?),
         reports_loss(&run(&flood, stall)?),
         knows_an_exponential_distribution(),
+        finds_nothing_where_nothing_is(&base, &measure(&trial, &mut |_| {})?),
+        finds_what_was_injected(&base, &measure(&slowed, &mut |_| {})?),
     ])
 }
 
@@ -74,6 +84,54 @@ fn sees(what: &'static str, run: &Run) -> Check {
             "response p99.9 {p999:.1?}, service p50 {service:.1?}, {lost} of {sent} lost"
         ),
         is_right: p999 >= SEEN && lost == 0,
+    }
+}
+
+/// Round trips as they are compared.
+fn trial(settings: &Settings) -> Settings {
+    let (runs, duration, warmup) = COMPARED;
+    Settings {
+        modes: vec![Mode::Pingpong],
+        layers: vec![Layer::Raw, Layer::Daemon],
+        ways: vec!["unix".to_owned()],
+        extent: Extent::Time(duration),
+        sizes: settings.sizes[..1].to_vec(),
+        runs,
+        warmup,
+        running: Vec::new(),
+        peers: Vec::new(),
+        clients: 1,
+        pin: Pin::Auto,
+        budget: None,
+        inject: None,
+        ..settings.clone()
+    }
+}
+
+fn part_of_a_round_trip(report: &Report) -> io::Result<Duration> {
+    let rows = report.results.iter();
+    let mut p50s = rows.filter(|row| row.key.layer == Layer::Daemon).filter_map(Row::figure);
+    let p50 = p50s.next().ok_or_else(|| io::Error::other("no round trip was measured"))?;
+    Ok(Duration::from_nanos((p50.median * INJECTED) as u64))
+}
+
+fn finds_nothing_where_nothing_is(then: &Report, now: &Report) -> Check {
+    compares("two equal measurements, with p50>+10%", then, now, false)
+}
+
+fn finds_what_was_injected(then: &Report, now: &Report) -> Check {
+    compares("a fifth of a round trip more, with p50>+10%", then, now, true)
+}
+
+fn compares(what: &'static str, then: &Report, now: &Report, is_worse: bool) -> Check {
+    let limit = "p50>+10%".parse().expect("that is a limit");
+    let comparison = Comparison::of("before", then, now);
+    let is_broken = !baseline::broken(&comparison, &[limit]).is_empty();
+    let p50 = comparison.changes.iter().find(|change| change.is_judged && change.metric == "p50");
+    Check {
+        what,
+        found: p50.map_or_else(|| "nothing to compare".to_owned(), ToString::to_string),
+        is_right: p50.is_some() && is_broken == is_worse,
     }
 }
 

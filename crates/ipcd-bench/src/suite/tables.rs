@@ -1,9 +1,12 @@
 //! The report as tables, whatever they are shown on.
 
+use super::compare::{Change, Comparison};
+use super::format::{bytes, layer_name, mode_name, si, time};
 use super::histogram::Latency;
-use super::plan::{Layer, Mode};
-use super::report::{Report, Row};
+use super::plan::Mode;
+use super::report::{Key, Report, Row};
 use super::stats::Estimate;
+use super::tally::Counts;
 use super::usage::Usage;
 
 /// Rows of text under a title.
@@ -40,8 +43,8 @@ pub fn tables(report: &Report) -> Vec<Table> {
             Mode::Load => loads(&rows),
         })
     };
-    let taxes = taxes(report);
-    Mode::ALL.iter().filter_map(of_mode).chain(taxes).collect()
+    let (taxes, comparison) = (taxes(report), report.comparison.as_ref().map(changes));
+    Mode::ALL.iter().filter_map(of_mode).chain(taxes).chain(comparison).collect()
 }
 
 fn latencies(mode: Mode, rows: &[&Row]) -> Table {
@@ -66,7 +69,8 @@ fn latencies(mode: Mode, rows: &[&Row]) -> Table {
         cells.push(median(row));
         let latency = row.latency.clone().unwrap_or_default();
         cells.extend(distribution(&latency));
-        cells.push(lost(row));
+        cells.extend(faults(row));
+        cells.extend(cpu(row));
         cells
     };
     let mut rows = rows.to_vec();
@@ -74,7 +78,7 @@ fn latencies(mode: Mode, rows: &[&Row]) -> Table {
     Table {
         title: title.into(),
         note: note.into(),
-        head: [&["cores", "layer", "over", "size"][..], &DISTRIBUTION, &["lost"]].concat(),
+        head: [&["cores", "layer", "over", "size"][..], &DISTRIBUTION, &FAULTS, &CPU].concat(),
         words: 3,
         bars: rows.iter().map(|row| row.figure().map_or(0.0, |it| it.median)).collect(),
         rows: rows.iter().map(cells).collect(),
@@ -84,6 +88,10 @@ fn latencies(mode: Mode, rows: &[&Row]) -> Table {
 /// The columns of a distribution, behind the median of its runs.
 const DISTRIBUTION: [&str; 11] =
     ["p50 of runs", "min", "p50", "p90", "p95", "p99", "p99.9", "p99.99", "max", "mean", "σ"];
+
+/// The columns of what else came of messages, and of time on a core for each of them.
+const FAULTS: [&str; 4] = ["lost", "twice", "out of turn", "changed"];
+const CPU: [&str; 2] = ["CPU clients", "CPU server"];
 
 fn loads(rows: &[&Row]) -> Table {
     let cells = |row: &&Row| {
@@ -96,7 +104,8 @@ fn loads(rows: &[&Row]) -> Table {
         cells.extend(distribution(&row.latency.clone().unwrap_or_default()));
         cells.push(percentile(&service, "p50"));
         cells.push(percentile(&service, "p99"));
-        cells.push(lost(row));
+        cells.extend(faults(row));
+        cells.extend(cpu(row));
         cells
     };
     Table {
@@ -110,7 +119,9 @@ fn loads(rows: &[&Row]) -> Table {
         head: [
             &["layer", "over", "size", "rate", "achieved"][..],
             &DISTRIBUTION,
-            &["service p50", "service p99", "lost"],
+            &["service p50", "service p99"],
+            &FAULTS,
+            &CPU,
         ]
         .concat(),
         words: 2,
@@ -124,10 +135,7 @@ fn rates(mode: Mode, rows: &[&Row]) -> Table {
     rows.sort_by_key(|row| row.key.size);
     let cells = |row: &&Row| {
         let per_s = &row.messages_per_s;
-        let cores = row.clients_used.user_ns + row.clients_used.system_ns;
-        let daemon = row.daemon.map_or(0, |used| used.user_ns + used.system_ns);
-        let each = |nanos: u64| nanos as f64 / row.counts.received.max(1) as f64;
-        vec![
+        let mut cells = vec![
             layer(row),
             row.key.transport.clone(),
             size(row),
@@ -135,14 +143,17 @@ fn rates(mode: Mode, rows: &[&Row]) -> Table {
             format!("{}–{}", si(per_s.low), si(per_s.high)),
             si(row.bytes_per_s.median),
             si(row.sent_per_s.median),
-            lost(row),
-            time(each(cores)),
-            row.daemon.map_or_else(String::new, |_| time(each(daemon))),
-            switches(&row.clients_used),
-            row.daemon.as_ref().map(switches).unwrap_or_default(),
+            si(row.sent_bytes_per_s.median),
+        ];
+        cells.extend(faults(row));
+        cells.extend(cpu(row));
+        cells.extend([
+            si(row.clients_used.switches() as f64),
+            row.daemon.map(|used| si(used.switches() as f64)).unwrap_or_default(),
             si(row.clients_used.peak_bytes as f64),
             row.daemon.map(|used| si(used.peak_bytes as f64)).unwrap_or_default(),
-        ]
+        ]);
+        cells
     };
     let (title, what) = match mode {
         Mode::Fanout => ("Fan-out", "Deliveries a second, counted by the receivers"),
@@ -164,7 +175,11 @@ fn rates(mode: Mode, rows: &[&Row]) -> Table {
             "95 % interval",
             "bytes/s",
             "sent/s",
+            "bytes sent/s",
             "lost",
+            "twice",
+            "out of turn",
+            "changed",
             "CPU clients",
             "CPU server",
             "switches",
@@ -178,8 +193,19 @@ fn rates(mode: Mode, rows: &[&Row]) -> Table {
     }
 }
 
-fn switches(used: &Usage) -> String {
-    si((used.voluntary_switches + used.involuntary_switches) as f64)
+/// What came of messages other than that they came: lost, twice, out of turn, changed.
+fn faults(row: &Row) -> [String; 4] {
+    let Counts { duplicated, reordered, corrupted, .. } = row.counts;
+    let shown = |count: u64| if count > 0 { count.to_string() } else { String::new() };
+    [lost(row), shown(duplicated), shown(reordered), shown(corrupted)]
+}
+
+/// Time on a core for each message received, of the clients and of a server.
+fn cpu(row: &Row) -> [String; 2] {
+    let each = |used: &Usage| {
+        time((used.user_ns + used.system_ns) as f64 / row.counts.received.max(1) as f64)
+    };
+    [each(&row.clients_used), row.daemon.as_ref().map(each).unwrap_or_default()]
 }
 
 fn taxes(report: &Report) -> Option<Table> {
@@ -217,6 +243,51 @@ fn taxes(report: &Report) -> Option<Table> {
     })
 }
 
+/// The figure that says most of each measurement, and all others that have changed.
+fn changes(comparison: &Comparison) -> Table {
+    let says_most = |change: &&Change| {
+        let figure = if change.key.mode.has_latency() { "p50" } else { "rate" };
+        change.metric == figure || (change.is_judged && change.is_real())
+    };
+    let cells = |change: &Change| {
+        let Key { mode, layer, transport, cores, size, rate, .. } = &change.key;
+        let rate = rate.as_ref().map(|rate| format!(" {rate}/s")).unwrap_or_default();
+        let beside = match (change.is_judged, change.is_relative) {
+            (false, _) => "the machine itself",
+            (true, true) => "the bare primitive",
+            (true, false) => "nothing",
+        };
+        vec![
+            format!("{}{rate}", mode_name(*mode)),
+            layer_name(*layer).to_owned(),
+            transport.clone(),
+            cores.clone(),
+            bytes(*size),
+            change.metric.clone(),
+            change.shown(change.then),
+            change.shown(change.now),
+            change.interval(),
+            beside.to_owned(),
+            change.verdict().to_owned(),
+        ]
+    };
+    Table {
+        title: format!("Compared with {}", comparison.with),
+        note: "What the best tenth of the runs reached, then and now, and how much its ratio to \
+               the bare primitive of the same turns has changed, with an interval that is wide enough for all \
+               figures of a kind together (95 %, by drawing runs again). The bare primitives show \
+               how the machine itself has changed."
+            .into(),
+        head: vec![
+            "mode", "layer", "over", "cores", "size", "figure", "then", "now", "change", "beside",
+            "verdict",
+        ],
+        words: 4,
+        rows: comparison.changes.iter().filter(says_most).map(cells).collect(),
+        bars: Vec::new(),
+    }
+}
+
 fn distribution(latency: &Latency) -> Vec<String> {
     let mut cells = vec![time(latency.min as f64)];
     cells.extend(super::PERCENTILES.iter().map(|(name, _)| percentile(latency, name)));
@@ -244,27 +315,6 @@ fn layer(row: &Row) -> String {
     layer_name(row.key.layer).to_owned()
 }
 
-/// As it is written on the command line.
-pub fn layer_name(layer: Layer) -> &'static str {
-    match layer {
-        Layer::Raw => "raw",
-        Layer::Lib => "lib",
-        Layer::Daemon => "daemon",
-        Layer::Peer => "peer",
-    }
-}
-
-/// As it is written on the command line.
-pub fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Pingpong => "pingpong",
-        Mode::Throughput => "throughput",
-        Mode::Load => "load",
-        Mode::Fanout => "fanout",
-        Mode::Req => "req",
-    }
-}
-
 /// Where all of these ran.
 fn placed(rows: &[&Row]) -> String {
     let mut places: Vec<&str> = rows.iter().map(|row| row.key.cores.as_str()).collect();
@@ -274,56 +324,4 @@ fn placed(rows: &[&Row]) -> String {
 
 fn size(row: &Row) -> String {
     bytes(row.key.size)
-}
-
-/// A size as people write it.
-pub(crate) fn bytes(size: usize) -> String {
-    match size {
-        size if size >= 1 << 20 && size.is_multiple_of(1 << 20) => format!("{} MiB", size >> 20),
-        size if size >= 1 << 10 && size.is_multiple_of(1 << 10) => format!("{} KiB", size >> 10),
-        size => format!("{size} B"),
-    }
-}
-
-/// Nanoseconds, in a unit that fits.
-pub(crate) fn time(nanos: f64) -> String {
-    match nanos {
-        nanos if nanos < 1e3 => format!("{nanos:.0} ns"),
-        nanos if nanos < 1e6 => format!("{} µs", digits(nanos / 1e3)),
-        nanos if nanos < 1e9 => format!("{} ms", digits(nanos / 1e6)),
-        nanos => format!("{} s", digits(nanos / 1e9)),
-    }
-}
-
-/// A number with three digits and a letter for thousands.
-pub(crate) fn si(value: f64) -> String {
-    match value {
-        value if value < 1e3 => format!("{value:.0}"),
-        value if value < 1e6 => format!("{} k", digits(value / 1e3)),
-        value if value < 1e9 => format!("{} M", digits(value / 1e6)),
-        value => format!("{} G", digits(value / 1e9)),
-    }
-}
-
-fn digits(value: f64) -> String {
-    match value {
-        value if value < 10.0 => format!("{value:.2}"),
-        value if value < 100.0 => format!("{value:.1}"),
-        value => format!("{value:.0}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn writes_numbers_with_three_digits() {
-        assert_eq!(
-            [850.0, 1234.0, 56_789.0, 2e8].map(time),
-            ["850 ns", "1.23 µs", "56.8 µs", "200 ms"]
-        );
-        assert_eq!([12.0, 1234.0, 5e6, 7.5e9].map(si), ["12", "1.23 k", "5.00 M", "7.50 G"]);
-        assert_eq!([64, 1024, 65536, 1 << 20].map(bytes), ["64 B", "1 KiB", "64 KiB", "1 MiB"]);
-    }
 }

@@ -1,8 +1,11 @@
 //! Tables as text: aligned with bars for a terminal, and as Markdown.
 
+use super::format::{bytes, layer_name, mode_name};
 use super::report::Report;
-use super::tables::{Table, bytes, layer_name, mode_name, tables};
+use super::tables::{Table, tables};
 
+/// Bytes of a GiB.
+const GIB: f64 = (1u64 << 30) as f64;
 /// Characters of the longest bar.
 const BAR: usize = 24;
 /// Characters of a line of prose.
@@ -54,7 +57,19 @@ pub(crate) fn environment(report: &Report) -> Vec<(&'static str, String)> {
     vec![
         ("ipcd", format!("{}, commit {}, {}", env.version, env.commit, env.profile)),
         ("kernel", env.kernel.clone()),
-        ("processor", format!("{}, cores {}", env.cpu, cores.join(", "))),
+        ("system", env.system.clone().unwrap_or_else(unknown)),
+        (
+            "processor",
+            format!(
+                "{}, cores {}{}{}",
+                env.cpu,
+                cores.join(", "),
+                if env.is_virtual { ", virtual" } else { "" },
+                if env.has_smt == Some(true) { ", with simultaneous multithreading" } else { "" }
+            ),
+        ),
+        ("mitigations", env.mitigations.join(", ")),
+        ("memory", format!("{:.1} GiB", env.memory_bytes as f64 / GIB)),
         ("governor", env.governor.clone().unwrap_or_else(unknown)),
         ("load before", env.load_average.map_or_else(unknown, |load| load.to_string())),
         (

@@ -30,6 +30,11 @@ impl Usage {
         self.peak_bytes = self.peak_bytes.max(other.peak_bytes);
     }
 
+    /// Switches of either kind.
+    pub fn switches(&self) -> u64 {
+        self.voluntary_switches + self.involuntary_switches
+    }
+
     fn since(self, start: &Self) -> Self {
         Self {
             user_ns: self.user_ns.saturating_sub(start.user_ns),
@@ -80,14 +85,28 @@ impl Usage {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             line.split_whitespace().next()?.parse::<u64>().ok()
         };
+        let (user_ns, system_ns) = (time(11)?, time(12)?);
+        // The scheduler counts in ns, but not which of it was in the kernel.
+        let all = on_cores(pid).unwrap_or(user_ns + system_ns);
+        let user_ns = user_ns.min(all);
         Some(Self {
-            user_ns: time(11)?,
-            system_ns: time(12)?,
+            user_ns,
+            system_ns: all - user_ns,
             voluntary_switches: number("voluntary_ctxt_switches:")?,
             involuntary_switches: number("nonvoluntary_ctxt_switches:")?,
             peak_bytes: number("VmHWM:")? * 1024,
         })
     }
+}
+
+/// Nanoseconds that all threads of a process have spent on cores, if the kernel counts them.
+fn on_cores(pid: u32) -> Option<u64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let of_one = |thread: std::io::Result<fs::DirEntry>| {
+        let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    };
+    threads.map(of_one).sum()
 }
 
 /// What is used by this process and by others, from now on.
@@ -115,6 +134,7 @@ mod tests {
     fn knows_another_process_as_it_knows_itself() {
         let (own, other) = (Usage::own(), Usage::of(&[std::process::id()]));
         assert!(own.peak_bytes > 0 && other.peak_bytes > 0);
+        assert!(other.user_ns + other.system_ns > 0, "it has run, if only for less than a tick");
         assert_eq!(Usage::of(&[u32::MAX]).peak_bytes, 0);
     }
 }

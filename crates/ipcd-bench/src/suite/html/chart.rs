@@ -6,7 +6,7 @@ use std::fmt::Write;
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 24.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 42.0;
 
@@ -179,7 +179,7 @@ impl Span {
     fn ticks(&self) -> Vec<f64> {
         match self.scale {
             Scale::Linear => {
-                let step = round_step((self.to - self.from) / 4.0);
+                let step = round_step((self.to - self.from) / 5.0);
                 let count = (self.to / step).floor() as usize;
                 (0..=count).map(|index| index as f64 * step).collect()
             }
@@ -192,7 +192,7 @@ impl Span {
         }
     }
 
-    /// 1, 2 and 5 of each decade; 1 alone if that would be too many.
+    /// 1, 2 and 5 of each decade; 1 and 3, or 1 alone, if that would be too many.
     fn log_ticks(&self) -> Vec<f64> {
         let decades = self.from.floor() as i32..=self.to.ceil() as i32;
         let of = |factors: &'static [f64]| -> Vec<f64> {
@@ -201,8 +201,8 @@ impl Span {
                 .flat_map(|decade| factors.iter().map(move |factor| factor * 10f64.powi(decade)));
             all.filter(|tick| (self.from..=self.to).contains(&tick.log10())).collect()
         };
-        let fine = of(&[1.0, 2.0, 5.0]);
-        if fine.len() > 7 { of(&[1.0]) } else { fine }
+        let finer = [of(&[1.0, 2.0, 5.0]), of(&[1.0, 3.0])];
+        finer.into_iter().find(|ticks| ticks.len() <= 7).unwrap_or_else(|| of(&[1.0]))
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn ticks_are_round() {
         let span = |scale, from, to| Span { scale, from, to, steps: Vec::new() };
-        assert_eq!(span(Scale::Linear, 0.0, 43.0).ticks(), [0.0, 20.0, 40.0]);
+        assert_eq!(span(Scale::Linear, 0.0, 43.0).ticks(), [0.0, 10.0, 20.0, 30.0, 40.0]);
         assert_eq!(span(Scale::Log, 0.0, 1.0).ticks(), [1.0, 2.0, 5.0, 10.0]);
         assert_eq!(span(Scale::Nines, 0.0, 2.0).ticks(), [0.0, 0.5, 0.9, 0.99]);
     }

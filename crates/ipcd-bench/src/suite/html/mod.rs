@@ -1,15 +1,17 @@
 //! The report as one page: charts, each with its numbers in a table, and nothing from elsewhere.
 
 mod chart;
+mod timeline;
 
 use std::collections::BTreeSet;
 
 use chart::{Axis, Chart, Scale, Series, escaped};
 
+use super::format::{bytes, si, time};
 use super::histogram::from_text;
 use super::plan::{Layer, Mode};
 use super::report::{Report, Row};
-use super::tables::{Table, bytes, layer_name, mode_name, si, tables, time};
+use super::tables::{Table, tables};
 use super::text::{environment, remarks};
 
 /// Points of a percentile curve for each factor of ten.
@@ -26,7 +28,6 @@ const PRIMITIVES: &str = "bare primitives";
 /// The whole page.
 pub fn html(report: &Report) -> String {
     let tables = tables(report);
-    let table = |title: &str| tables.iter().find(|table| table.title == title);
     let mut sections = Vec::new();
     for table in &tables {
         let charts = match table.title.as_str() {
@@ -37,14 +38,9 @@ pub fn html(report: &Report) -> String {
             "Daemon tax" => vec![tax_bars(report)],
             _ => Vec::new(),
         };
-        sections.push(section(&table.title, &table.note, &charts, &numbers(table)));
+        sections.push(section(&table.title, &table.note, &charts, &numbers(table), true));
     }
-    let charts = timeline_charts(report);
-    if table("Throughput, one way").is_some() {
-        let note = "Messages received in each step of the first run of each measurement, at the \
-                    smallest size: what is steady, and what comes in bursts.";
-        sections.push(section("Timeline", note, &charts, &timeline_numbers(report)));
-    }
+    sections.extend(timeline::sections(report));
     let remarks: String =
         remarks(report).iter().map(|remark| format!("<li>{}</li>", escaped(remark))).collect();
     format!(
@@ -64,13 +60,14 @@ fn about(report: &Report) -> String {
     environment(report).iter().map(entry).collect()
 }
 
-fn section(title: &str, note: &str, charts: &[String], numbers: &str) -> String {
+fn section(title: &str, note: &str, charts: &[String], numbers: &str, is_open: bool) -> String {
+    let open = if is_open { " open" } else { "" };
     let charts = match charts.concat() {
         charts if charts.is_empty() => charts,
         charts => format!("<div class=\"charts\">{charts}</div>"),
     };
     format!(
-        "<section><h2>{}</h2><p>{}</p>{charts}<details open><summary>Numbers</summary>\
+        "<section><h2>{}</h2><p>{}</p>{charts}<details{open}><summary>Numbers</summary>\
          <div class=\"scroll\">{numbers}</div></details></section>\n",
         escaped(title),
         escaped(note)
@@ -279,53 +276,4 @@ fn tax_bars(report: &Report) -> String {
             taxed.iter().map(pair).collect::<String>()
         ),
     }
-}
-
-/// Throughput at the smallest size.
-fn timelines(report: &Report) -> Vec<&Row> {
-    let of_mode = report.results.iter().filter(|row| row.key.mode == Mode::Throughput);
-    let least = of_mode.clone().map(|row| row.key.size).min();
-    of_mode.filter(|row| Some(row.key.size) == least).collect()
-}
-
-fn timeline_charts(report: &Report) -> Vec<String> {
-    let step = report.run.timeline_step_ns as f64;
-    let chart = |(group, rows): (String, Vec<&Row>)| {
-        let line = |(index, row): (usize, &&Row)| {
-            let (name, colour) = series(index, row, &group);
-            let per_s = |&count: &u64| count as f64 * 1e9 / step;
-            let points = row.timeline.messages.iter().map(per_s).enumerate();
-            let points = points.map(|(index, rate)| (index as f64 * step, rate)).collect();
-            Series { name, colour, is_dashed: false, points, has_dots: false }
-        };
-        Chart {
-            title: format!("{group}, {}", rows[0].key.cores),
-            x: Axis { label: "since the first message", scale: Scale::Linear, shown: time },
-            y: Axis { label: "messages a second", scale: Scale::Linear, shown: si },
-            series: rows.iter().enumerate().map(line).collect(),
-        }
-        .render()
-    };
-    groups(&timelines(report)).into_iter().map(chart).collect()
-}
-
-fn timeline_numbers(report: &Report) -> String {
-    let rows = timelines(report);
-    let steps = rows.iter().map(|row| row.timeline.messages.len()).max().unwrap_or(0);
-    let step = report.run.timeline_step_ns;
-    let head: String = (0..steps)
-        .map(|index| format!("<th>{}</th>", time((index as u64 * step) as f64)))
-        .collect();
-    let line = |row: &&Row| {
-        let (layer, over) = (layer_name(row.key.layer), escaped(&row.key.transport));
-        let cells =
-            row.timeline.messages.iter().map(|&count| format!("<td>{}</td>", si(count as f64)));
-        let cells: String = cells.collect();
-        format!("<tr><td class=\"word\">{layer} {over}</td>{cells}</tr>")
-    };
-    let mode = mode_name(Mode::Throughput);
-    format!(
-        "<table><tr><th class=\"word\">{mode}, messages in each step</th>{head}</tr>{}</table>\n",
-        rows.iter().map(line).collect::<String>()
-    )
 }

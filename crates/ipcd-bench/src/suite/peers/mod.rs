@@ -2,9 +2,11 @@
 //! on a port of its own, and spoken to by a client that does no more than it has to.
 
 mod protocol;
+mod python;
+mod zmtp;
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -20,6 +22,8 @@ use super::end::{End, Lane, PATIENCE, Side};
 const STARTING: Duration = Duration::from_secs(5);
 /// The pause between tries to connect.
 const RETRY: Duration = Duration::from_millis(2);
+/// The pause between tries to reach oneself.
+const PROBING: Duration = Duration::from_millis(20);
 /// Bytes that are read at once, if they are there.
 const READ: usize = 256 * 1024;
 
@@ -35,6 +39,8 @@ pub enum Peer {
     Mosquitto,
     /// redis-server, its publish and subscribe.
     Redis,
+    /// libzmq, which has no server: its forwarder, run by python3-zmq.
+    Zeromq,
 }
 
 impl Peer {
@@ -44,6 +50,7 @@ impl Peer {
             Self::Nats => "nats",
             Self::Mosquitto => "mosquitto",
             Self::Redis => "redis",
+            Self::Zeromq => "zeromq",
         }
     }
 
@@ -53,6 +60,7 @@ impl Peer {
             Self::Nats => Protocol::Nats,
             Self::Mosquitto => Protocol::Mqtt,
             Self::Redis => Protocol::Redis,
+            Self::Zeromq => Protocol::Zmtp,
         }
     }
 
@@ -62,14 +70,21 @@ impl Peer {
     }
 
     fn command(self, ports: [u16; 2]) -> io::Result<Command> {
-        let port = ports[0].to_string();
+        let [port, second] = ports.map(|port| port.to_string());
         let (program, arguments) = match self {
             Self::Socat => {
                 let listen = |port| format!("TCP-LISTEN:{port},bind=127.0.0.1,nodelay,reuseaddr");
-                ("socat", vec!["-b65536".into(), listen(ports[0]), listen(ports[1])])
+                (find_program("socat")?, vec!["-b65536".into(), listen(port), listen(second)])
             }
-            Self::Nats => ("nats-server", vec!["-a".into(), "127.0.0.1".into(), "-p".into(), port]),
-            Self::Mosquitto => ("mosquitto", vec!["-p".into(), port]),
+            Self::Nats => {
+                let at = ["-a", "127.0.0.1", "-p"].map(str::to_owned);
+                (find_program("nats-server")?, at.into_iter().chain([port]).collect())
+            }
+            Self::Mosquitto => (find_program("mosquitto")?, vec!["-p".into(), port]),
+            Self::Zeromq => {
+                let python = python::with_zmq()?;
+                (python, vec!["-c".into(), include_str!("forwarder.py").into(), port, second])
+            }
             Self::Redis => {
                 let flags = [
                     ["--port", &port],
@@ -78,10 +93,11 @@ impl Peer {
                     ["--appendonly", "no"],
                     ["--client-output-buffer-limit", "pubsub 0 0 0"],
                 ];
-                ("redis-server", flags.concat().into_iter().map(str::to_owned).collect())
+                let flags = flags.concat().into_iter().map(str::to_owned).collect();
+                (find_program("redis-server")?, flags)
             }
         };
-        let mut command = Command::new(find_program(program)?);
+        let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(command)
     }
@@ -112,9 +128,13 @@ impl Served {
 
     /// A way through it.
     pub(crate) fn lane(&self, peer: Peer, subject: String, size: usize, batch: usize) -> PeerLane {
-        let near_port = self.ports[0];
-        let far_port = if peer.has_subjects() { near_port } else { self.ports[1] };
-        PeerLane { protocol: peer.protocol(size), ports: [near_port, far_port], subject, batch }
+        let [first, second] = self.ports;
+        let ports = match peer {
+            Peer::Socat => [(first, first), (second, second)],
+            Peer::Zeromq => [(first, second); 2],
+            _ => [(first, first); 2],
+        };
+        PeerLane { protocol: peer.protocol(size), ports, subject, batch }
     }
 }
 
@@ -148,7 +168,8 @@ fn connect(port: u16) -> io::Result<TcpStream> {
 
 pub(crate) struct PeerLane {
     protocol: Protocol,
-    ports: [u16; 2],
+    /// Of each side: where it sends, and where it subscribes.
+    ports: [(u16, u16); 2],
     subject: String,
     batch: usize,
 }
@@ -156,41 +177,70 @@ pub(crate) struct PeerLane {
 impl Lane for PeerLane {
     fn open(&mut self, side: Side) -> io::Result<Box<dyn End>> {
         let (there, back) = (format!("{}.there", self.subject), format!("{}.back", self.subject));
-        let (port, to, from) = match side {
+        let ((sending, subscribing), to, from) = match side {
             Side::Near => (self.ports[0], there, back),
             Side::Far => (self.ports[1], back, there),
         };
-        let mut writer = connect(port)?;
-        let mut hello = Vec::new();
-        self.protocol.open(&mut hello);
-        // Whoever subscribes in RESP 2 cannot publish, so there it takes two connections.
-        let reader = match self.protocol {
-            Protocol::Redis => {
-                writer.write_all(&std::mem::take(&mut hello))?;
-                connect(port)?
-            }
-            _ => writer.try_clone()?,
-        };
-        self.protocol.subscribe(&mut hello, &from);
-        (&reader).write_all(&hello)?;
-        reader.set_read_timeout(Some(STARTING))?;
-        await_subscribed(self.protocol, &reader)?;
-        reader.set_read_timeout(Some(PATIENCE))?;
         let (protocol, batch) = (self.protocol, self.batch);
-        let (input, filled, output) = (vec![0; READ], 0, Vec::new());
-        Ok(Box::new(PeerEnd { protocol, reader, writer, to, batch, input, filled, output }))
+        let mut writer = connect(sending)?;
+        let mut hello = Vec::new();
+        protocol.open(&mut hello);
+        let mut reader = match protocol.has_two_connections() {
+            true => {
+                greet(protocol, &mut writer, &std::mem::take(&mut hello))?;
+                connect(subscribing)?
+            }
+            false => writer.try_clone()?,
+        };
+        protocol.subscribe(&mut hello, &from);
+        greet(protocol, &mut reader, &hello)?;
+        let mut input = await_subscribed(protocol, &reader, &mut writer)?;
+        let filled = input.len();
+        input.resize(filled + READ, 0);
+        reader.set_read_timeout(Some(PATIENCE))?;
+        Ok(Box::new(PeerEnd {
+            protocol,
+            reader,
+            writer,
+            to,
+            batch,
+            input,
+            filled,
+            output: Vec::new(),
+        }))
     }
 }
 
-fn await_subscribed(protocol: Protocol, mut reader: &TcpStream) -> io::Result<()> {
+/// Waits until the subscription is in force, and returns what came meanwhile that is to be read.
+fn await_subscribed(
+    protocol: Protocol,
+    mut reader: &TcpStream,
+    writer: &mut TcpStream,
+) -> io::Result<Vec<u8>> {
     let (mut input, mut filled) = ([0; 4096], 0);
+    let (deadline, mut probe) = (Instant::now() + STARTING, Vec::new());
+    protocol.probe(&mut probe);
+    reader.set_read_timeout(Some(if probe.is_empty() { STARTING } else { PROBING }))?;
     while !protocol.is_subscribed(&input[..filled]) {
-        match reader.read(&mut input[filled..])? {
-            0 => return Err(ErrorKind::UnexpectedEof.into()),
-            count => filled += count,
+        writer.write_all(&probe)?;
+        match reader.read(&mut input[filled..]) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => filled += count,
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+            Err(_) if Instant::now() >= deadline => return Err(ErrorKind::TimedOut.into()),
+            Err(_) => {}
         }
     }
-    Ok(())
+    // Who confirms sends nothing else before the start.
+    Ok(if probe.is_empty() { Vec::new() } else { input[..filled].to_vec() })
+}
+
+/// Says hello, and first the greeting, if there is one: libzmq hangs up if more comes with it.
+fn greet(protocol: Protocol, stream: &mut TcpStream, hello: &[u8]) -> io::Result<()> {
+    let (greeting, rest) = hello.split_at(protocol.greeting());
+    stream.write_all(greeting)?;
+    stream.read_exact(&mut vec![0; greeting.len()])?;
+    stream.write_all(rest)
 }
 
 struct PeerEnd {
@@ -213,6 +263,18 @@ impl End for PeerEnd {
     fn flush(&mut self) -> io::Result<()> {
         self.writer.write_all(&self.output)?;
         self.output.clear();
+        Ok(())
+    }
+
+    /// What a server says on a connection that only sends is not read meanwhile. To close it with
+    /// that would be a reset, which takes along what the server has not yet read (tcp(7)).
+    fn finish(&mut self) -> io::Result<()> {
+        self.flush()?;
+        if self.protocol.has_two_connections() {
+            self.writer.shutdown(Shutdown::Write)?;
+            self.writer.set_read_timeout(Some(STARTING))?;
+            while matches!(self.writer.read(&mut self.input[self.filled..]), Ok(1..)) {}
+        }
         Ok(())
     }
 

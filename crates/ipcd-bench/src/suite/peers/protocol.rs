@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::zmtp;
+
 /// What the start of the input is.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Found {
@@ -24,6 +26,8 @@ pub(super) enum Protocol {
     Redis,
     /// MQTT 3.1.1, with quality of service 0.
     Mqtt,
+    /// ZMTP 3.0, to the two sides of a forwarder.
+    Zmtp,
 }
 
 impl Protocol {
@@ -42,6 +46,7 @@ impl Protocol {
                 text(&mut body, &name);
                 packet(out, 0x10, &[&body]);
             }
+            Self::Zmtp => zmtp::open(out, "PUB"),
         }
     }
 
@@ -56,6 +61,11 @@ impl Protocol {
                 text(&mut body, subject);
                 packet(out, 0x82, &[&body, &[0]]);
             }
+            Self::Zmtp => {
+                zmtp::open(out, "SUB");
+                zmtp::subscribe(out, subject);
+                zmtp::subscribe(out, &probe());
+            }
         }
     }
 
@@ -67,7 +77,26 @@ impl Protocol {
             Self::Nats => has(b"PONG\r\n"),
             Self::Redis => has(b":1\r\n"),
             Self::Mqtt => has(&[0x90, 3]),
+            Self::Zmtp => has(probe().as_bytes()),
         }
+    }
+
+    /// Whether what subscribes has to have a connection of its own.
+    pub(super) fn has_two_connections(self) -> bool {
+        matches!(self, Self::Redis | Self::Zmtp)
+    }
+
+    /// What is sent until it comes back, where a subscription is not confirmed: subscriptions of a
+    /// connection take effect in their order, and this one comes after that to the subject.
+    pub(super) fn probe(self, out: &mut Vec<u8>) {
+        if self == Self::Zmtp {
+            zmtp::publish(out, &probe(), b"");
+        }
+    }
+
+    /// Bytes at the start of a connection, from either side, that come before everything else.
+    pub(super) fn greeting(self) -> usize {
+        if self == Self::Zmtp { zmtp::GREETING } else { 0 }
     }
 
     /// What publishes a message.
@@ -91,6 +120,7 @@ impl Protocol {
                 text(&mut head, subject);
                 packet(out, 0x30, &[&head, payload]);
             }
+            Self::Zmtp => zmtp::publish(out, subject, payload),
         }
     }
 
@@ -101,9 +131,15 @@ impl Protocol {
             Self::Nats => nats(input),
             Self::Redis => redis(input),
             Self::Mqtt => mqtt(input),
+            Self::Zmtp => zmtp::find(input),
         };
         found.unwrap_or(Found::Incomplete)
     }
+}
+
+/// A subject of this process's own.
+fn probe() -> String {
+    format!("probe.{}", std::process::id())
 }
 
 fn nats(input: &[u8]) -> Option<Found> {

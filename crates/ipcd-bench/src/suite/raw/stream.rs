@@ -3,16 +3,19 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::Mode;
 
 use super::super::end::{End, Lane, Side};
 
 /// Bytes that are read at once at the least, if they are there.
 const READ: usize = 64 * 1024;
+/// Bytes that pipes and FIFOs hold.
+const PIPE: i32 = 256 * 1024;
 
 /// The descriptors of both ends: to read from, and to write to.
 pub(super) struct Streams {
@@ -24,6 +27,8 @@ pub(super) struct Streams {
 
 pub(super) fn pipe(size: usize, batch: usize) -> io::Result<Streams> {
     let ((there_out, there_in), (back_out, back_in)) = (io::pipe()?, io::pipe()?);
+    deepen(&there_in);
+    deepen(&back_in);
     let file = |fd: OwnedFd| File::from(fd);
     let near = (file(back_out.into()), file(there_in.into()));
     let far = (file(there_out.into()), file(back_in.into()));
@@ -55,6 +60,11 @@ fn both_ways(near: OwnedFd, far: OwnedFd, size: usize, batch: usize) -> io::Resu
     Ok(Streams { near, far, size, batch })
 }
 
+/// Makes a pipe as large as our transports make it, where the kernel allows it (pipe(7)).
+fn deepen(pipe: impl AsFd) {
+    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE));
+}
+
 /// A FIFO whose name is gone again.
 struct Fifo {
     reader: File,
@@ -68,6 +78,7 @@ impl Fifo {
         // Open for both, which does not wait for the other side (fifo(7)).
         let writer = OpenOptions::new().read(true).write(true).open(&path)?;
         let reader = File::open(&path)?;
+        deepen(&writer);
         std::fs::remove_file(&path)?;
         Ok(Self { reader, writer })
     }
