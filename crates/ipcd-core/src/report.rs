@@ -69,6 +69,7 @@ impl Core {
             }
             Query::Kick(peer) => vec![Answer::Kicked(self.kick(now, *peer))],
             Query::Find(who) => vec![Answer::Found(self.find_peer(who))],
+            Query::Sandbox => vec![Answer::Sandbox(self.config.daemon.sandbox.clone())],
             Query::Subscriptions => {
                 let parts = in_parts(self.subscription_statuses());
                 parts.into_iter().map(Answer::Subscriptions).collect()

@@ -303,6 +303,8 @@ pub enum Query {
     Find(String),
     /// Answered by [`Answer::Subscriptions`], as many as it takes.
     Subscriptions,
+    /// Answered by one [`Answer::Sandbox`].
+    Sandbox,
 }
 
 /// An answer, or a part of it.
@@ -320,6 +322,8 @@ pub enum Answer {
     Found(Option<u64>),
     /// Some of the subscriptions.
     Subscriptions(Vec<SubscriptionStatus>),
+    /// What workers are confined by, for people; the first word is `full`, `partial` or `off`.
+    Sandbox(String),
 }
 
 /// The daemon, its workers, listeners and counters.

@@ -9,9 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{Joiner, ReadBuffer, Splitter};
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, recv, sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+use nix::sys::uio::writev;
 
 /// Bytes of the largest record, its header included: a frame with a payload of 64 KiB goes whole,
 /// and the kernel's default buffer (`net.core.wmem_default`, 208 KiB) takes one while another waits.
@@ -117,8 +116,8 @@ impl Inboxes {
             field.copy_from_slice(&value.to_le_bytes());
         }
         let parts = [&header, record.header(), &frames[..record.taken()]].map(IoSlice::new);
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        match sendmsg::<UnixAddr>(way.fd.as_raw_fd(), &parts, &[], flags, None) {
+        // Not sendmsg(2), which a worker may not call: it could pass descriptors on.
+        match writev(&way.fd, &parts) {
             Ok(_) => {
                 way.splitter.sent(&record);
                 Ok(Sent::Bytes(record.taken()))

@@ -13,6 +13,7 @@ mod listen;
 mod log;
 mod privileges;
 mod runtime;
+mod sandbox;
 mod slot;
 mod supervisor;
 mod translator;
@@ -20,8 +21,8 @@ mod values;
 mod worker;
 
 pub use config::{
-    Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage, TokenFile,
-    Workers, word,
+    Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage,
+    SandboxMode, TokenFile, Workers, word,
 };
 pub use listen::{Dialect, Listen};
 pub use log::init as init_log;

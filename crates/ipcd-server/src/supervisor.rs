@@ -28,6 +28,7 @@ use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
 use crate::link::{Received, ToSupervisor, ToWorker};
 use crate::runtime::RuntimeDir;
+use crate::sandbox::Sandbox;
 use crate::slot::{Life, Slot};
 use crate::worker::{self, Admitted, Birth};
 use crate::{Error, VERSION, privileges};
@@ -60,6 +61,7 @@ struct Supervisor {
     config: Config,
     core: ipcd_core::Config,
     user: Option<privileges::Drop>,
+    sandbox: Sandbox,
     epoll: Epoll,
     signals: SignalFd,
     slots: Vec<Slot>,
@@ -82,11 +84,13 @@ impl Supervisor {
     fn start(config: Config, start: Start) -> Result<Self, Error> {
         privileges::raise_descriptor_limit();
         let user = privileges::Drop::of(&config.daemon)?;
+        let sandbox = Sandbox::prepare(config.daemon.sandbox)?;
         let runtime_dir = RuntimeDir::open(&config)?;
         let tokens = runtime_dir.tokens(&config.tokens)?;
         let (epoll, signals) = watch_signals()?;
         let listeners = bind_all(&config, &runtime_dir)?;
-        let core = core_config(&config, &listeners, tokens);
+        sandbox.log();
+        let core = core_config(&config, &listeners, tokens, sandbox.level().to_string());
         let (slots, inboxes) = make_slots(&config)?;
         for (slot, data) in slots.iter().zip(FIRST_LINK..) {
             watch(&epoll, &slot.link, data)?;
@@ -95,6 +99,7 @@ impl Supervisor {
         let mut supervisor = Self {
             core,
             user,
+            sandbox,
             epoll,
             signals,
             table: Table::new(slots.len()),
@@ -255,13 +260,13 @@ impl Supervisor {
         let inboxes = Inboxes::new(&self.inboxes, index as u32, incarnation).map_err(failed)?;
         let born = {
             let table = &mut self.table;
-            let (far_end, user) = (&slot.far_end, self.user);
+            let (far_end, user, sandbox) = (&slot.far_end, self.user, &self.sandbox);
             let supervisor = Pid::this();
             ipcd_sys::fork(|| {
                 // The child's copy of the table is its own from here on.
                 let shared = (self.inboxes.len() > 1).then(|| table.take_shared());
                 let link = far_end.share();
-                worker::main(Birth { link, supervisor, core, user, shared, inboxes, only })
+                worker::main(Birth { link, supervisor, core, user, sandbox, shared, inboxes, only })
             })
         };
         match born {
@@ -451,7 +456,12 @@ fn watch(epoll: &Epoll, fd: &impl AsFd, data: u64) -> Result<(), Error> {
     epoll.add(fd, event).map_err(|error| Error::system("watch a descriptor", error))
 }
 
-fn core_config(config: &Config, listeners: &[Listening], tokens: Tokens) -> ipcd_core::Config {
+fn core_config(
+    config: &Config,
+    listeners: &[Listening],
+    tokens: Tokens,
+    sandbox: String,
+) -> ipcd_core::Config {
     let limits = &config.limits;
     let describe =
         |l: &Listening| (l.number, (l.listener.local().to_string(), l.asked.codec().to_string()));
@@ -461,6 +471,7 @@ fn core_config(config: &Config, listeners: &[Listening], tokens: Tokens) -> ipcd
         version: VERSION.into(),
         started: Instant::now(),
         listeners: listeners.iter().map(describe).collect(),
+        sandbox,
     };
     ipcd_core::Config {
         max_payload: limits.max_message.bytes(),
