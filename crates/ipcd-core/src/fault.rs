@@ -77,11 +77,9 @@ pub(crate) fn check_query(query: &Query) -> Result<(), Fault> {
     let is_good = match query {
         Query::Matching(subject) => Subject::parse(subject.as_bytes()).is_ok(),
         Query::Find(who) => who.len() <= MAX_NAME,
-        Query::Status
-        | Query::Peers
-        | Query::Kick(_)
-        | Query::Subscriptions
-        | Query::Sandbox => true,
+        Query::Status | Query::Peers | Query::Kick(_) | Query::Subscriptions | Query::Sandbox => {
+            true
+        }
     };
     is_good.then_some(()).ok_or(Fault::Question)
 }
@@ -107,9 +105,8 @@ pub(crate) fn check_counters(
     counters: &[(String, u64)],
 ) -> Result<(), Fault> {
     let is_plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
-    let is_good = |(name, _): &(String, u64)| {
-        name.len() <= MAX_COUNTER_NAME && name.bytes().all(is_plain)
-    };
+    let is_good =
+        |(name, _): &(String, u64)| name.len() <= MAX_COUNTER_NAME && name.bytes().all(is_plain);
     let is_new = |(name, _): &&(String, u64)| known.iter().all(|(known, _)| known != name);
     let is_few = known.len() + counters.iter().filter(is_new).count() <= MAX_COUNTERS;
     (is_few && counters.iter().all(is_good)).then_some(()).ok_or(Fault::Counters)

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use ipcd_proto::auth::{Nonce, Proof};
 use ipcd_proto::control::{
-    Answer, Auth, BadBody, Challenge, Code, Hello, Overflow, Query, Subscribe, Unsubscribe, Welcome,
-    decode, encode,
+    Answer, Auth, BadBody, Challenge, Code, Hello, Overflow, Query, Subscribe, Unsubscribe,
+    Welcome, decode, encode,
 };
 use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Filter, Frame, Header, Kind, Subject, VERSION};

@@ -356,7 +356,8 @@ impl Table {
     ) -> Result<Vec<Told>, Fault> {
         let mut told = Vec::new();
         let question = self.questions.get_mut(&asker);
-        let said = question.and_then(|Question { query, waiting }| Some((query, waiting.get_mut(&by)?)));
+        let said =
+            question.and_then(|Question { query, waiting }| Some((query, waiting.get_mut(&by)?)));
         let Some((query, parts)) = said else { return Ok(told) };
         if let Some(answer) = &part {
             check_answer(query, answer)?;
@@ -463,9 +464,8 @@ mod tests {
             name.prop_map(Request::ReleaseName),
             counters.prop_map(Request::Counted),
             (any::<u64>(), any_query()).prop_map(|(ticket, query)| Request::Ask { ticket, query }),
-            (any_asker(), any_answer(), any::<bool>()).prop_map(|(asker, part, last)| {
-                Request::Answer { asker, part, last }
-            }),
+            (any_asker(), any_answer(), any::<bool>())
+                .prop_map(|(asker, part, last)| { Request::Answer { asker, part, last } }),
         ]
     }
 
@@ -485,6 +485,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         /// Whatever a worker says, and however often it dies: what others have stays theirs, and
         /// what is told is for those who live.
         #[test]
@@ -520,21 +522,14 @@ mod tests {
     #[test]
     fn what_no_honest_worker_says_is_a_fault() {
         let ask = |query| Request::Ask { ticket: 1, query };
-        let claim = |name: &str| Request::ClaimName {
-            key: PeerKey(0),
-            peer: 1,
-            name: name.into(),
-        };
+        let claim = |name: &str| Request::ClaimName { key: PeerKey(0), peer: 1, name: name.into() };
         let (group, members) = (Some("g".to_owned()), Some(Part { number: 1, members: 1 }));
         let shared = Interest { filter: "a".into(), group };
         let counted = |name: &str| Request::Counted(vec![(name.into(), 1)]);
         for (request, fault) in [
             (Request::Seen(1_000), Fault::Epoch),
             (interested("a..b"), Fault::Interest),
-            (
-                Request::Interested { ticket: 1, interest: shared, share: None },
-                Fault::Interest,
-            ),
+            (Request::Interested { ticket: 1, interest: shared, share: None }, Fault::Interest),
             (
                 Request::Interested {
                     ticket: 1,

@@ -3,6 +3,7 @@
 
 mod admitting;
 mod ending;
+mod hearing;
 mod listening;
 mod reload;
 
@@ -26,7 +27,7 @@ use self::listening::{Listening, bind_all, find};
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
-use crate::link::{Received, ToSupervisor, ToWorker};
+use crate::link::ToWorker;
 use crate::runtime::RuntimeDir;
 use crate::sandbox::Sandbox;
 use crate::slot::{Life, Slot};
@@ -137,6 +138,7 @@ impl Supervisor {
             }
             self.revive();
             self.spread_news();
+            self.end_who_do_not_read();
             self.watch_over_workers();
             if self.is_over() {
                 return Ok(());
@@ -207,7 +209,7 @@ impl Supervisor {
     fn bury(&mut self, pid: Pid, status: i32, signal: Option<Signal>) {
         let Some(index) = self.slot_of(pid) else { return };
         // What the dead one had said comes before anything that its successor says.
-        self.hear_worker(index);
+        self.hear_last_words(index);
         for peer in self.admission.release_slot(index) {
             if let Some(listening) = find(&mut self.listeners, peer.listener) {
                 listening.listener.orphaned(&peer.identity, &peer.state);
@@ -219,8 +221,10 @@ impl Supervisor {
         let slot = &mut self.slots[index];
         let has_done_its_work = status == 0 && signal.is_none();
         if self.ending.is_none() && !has_done_its_work {
+            let why =
+                (signal == Some(Signal::SIGSYS)).then_some("its sandbox forbids what it tried");
             let signal = signal.map(Signal::as_str);
-            warn!(%pid, slot = index, status, signal, "worker died");
+            warn!(%pid, slot = index, status, signal, why, "worker died");
         }
         let until = slot.next_birth();
         slot.life = if per_connection { Life::Free } else { Life::Dead { until } };
@@ -285,37 +289,6 @@ impl Supervisor {
         }
     }
 
-    fn hear_worker(&mut self, index: usize) {
-        if let Err(error) = self.slots[index].link.flush() {
-            warn!(%error, "a peer could not be handed to its worker");
-        }
-        loop {
-            match self.slots[index].link.receive() {
-                Ok(Received::Message(message, _)) => self.heed(index, message),
-                Ok(Received::NotReady | Received::Closed) => return,
-                Err(error) => {
-                    error!(%error, slot = index, "a worker does not speak the link's protocol");
-                    return self.kill(index);
-                }
-            }
-        }
-    }
-
-    fn heed(&mut self, index: usize, message: ToSupervisor) {
-        let slot = index as u32;
-        match message {
-            ToSupervisor::Ready => self.worker_is_ready(index),
-            ToSupervisor::Gone(numbers) => {
-                numbers.into_iter().for_each(|number| self.release(number, index));
-            }
-            ToSupervisor::Request(request) => {
-                let told = self.table.heed(slot, request);
-                self.tell_news(told);
-            }
-            ToSupervisor::Quiet => self.slots[index].is_quiet = true,
-        }
-    }
-
     fn tell_news(&mut self, told: Vec<Told>) {
         self.tell(told.into_iter().map(|(slot, news)| (slot, ToWorker::News(news))).collect());
     }
@@ -354,16 +327,6 @@ impl Supervisor {
                 self.slots[index].owes_since = Some(now);
                 self.kill(index);
             }
-        }
-    }
-
-    fn worker_is_ready(&mut self, index: usize) {
-        if let Life::Running { is_ready, .. } = &mut self.slots[index].life {
-            *is_ready = true;
-        }
-        let ready = |slot: &Slot| matches!(slot.life, Life::Running { is_ready: true, .. });
-        if !self.is_ready && self.slots.iter().all(ready) {
-            self.say_ready();
         }
     }
 

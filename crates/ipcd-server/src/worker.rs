@@ -122,6 +122,7 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
         link_is_blocked: false,
         inboxes: birth.inboxes,
         full_inboxes: vec![false; slots],
+        has_heard_nonsense: false,
         serves_one: birth.only.is_some(),
         reads_peers: true,
         quiescing: false,
@@ -162,6 +163,7 @@ struct Worker {
     inboxes: Inboxes,
     /// Which inboxes take no more for now.
     full_inboxes: Vec<bool>,
+    has_heard_nonsense: bool,
     /// Whether the worker ends with its peer.
     serves_one: bool,
     /// Whether peers are read.

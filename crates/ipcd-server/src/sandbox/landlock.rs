@@ -47,6 +47,9 @@ fn layer(ruleset: RulesetStatus, landlock: LandlockStatus) -> Layer {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::kill;
+    use nix::unistd::getppid;
+
     use super::*;
 
     #[test]
@@ -56,10 +59,28 @@ mod tests {
             panic!("a part of it is in force");
         };
         assert_eq!(name, "landlock ABI 3");
-        assert!(why.contains("ABI 6"), "{why}");
+        assert_eq!(why, "landlock of this kernel has ABI 3, where 6 is wanted");
         for none in [LandlockStatus::NotEnabled, LandlockStatus::NotImplemented] {
             let found = layer(RulesetStatus::NotEnforced, none);
             assert!(matches!(found, Layer::Missing(_)), "{found:?}");
         }
+    }
+
+    /// It confines a thread, so a test can try it without one of its own kind.
+    #[test]
+    fn what_it_forbids_fails() {
+        let tried = std::thread::spawn(|| {
+            let layer = restrict();
+            let file = std::fs::File::open("/").map(drop);
+            let port = std::net::TcpListener::bind("127.0.0.1:0").map(drop);
+            let signal = kill(getppid(), None).map_err(std::io::Error::from);
+            (layer, [file, port, signal].map(|tried| tried.is_err()))
+        });
+        match tried.join().unwrap() {
+            (Layer::On(_), refused) => assert_eq!(refused, [true; 3]),
+            // An older kernel gives less.
+            (layer, _) => eprintln!("not tried: {layer:?}"),
+        }
+        assert!(std::fs::File::open("/").is_ok(), "this thread is not confined");
     }
 }
