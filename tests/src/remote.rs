@@ -48,6 +48,17 @@ impl Puppet {
         self.before.rsp
     }
 
+    /// Puts eight bytes into its memory, where it has nothing, and says where.
+    ///
+    /// # Panics
+    /// If it has died.
+    pub fn poke(&self, value: i64) -> u64 {
+        // Below what the ABI of x86-64 lets a function use without asking.
+        let at = self.before.rsp - 4096;
+        ptrace::write(self.pid, at as AddressType, value).expect("it is stopped");
+        at
+    }
+
     /// Makes it call.
     ///
     /// # Panics
@@ -102,6 +113,15 @@ impl Puppet {
                 Called::Killed(signal)
             }
             other => panic!("it is neither stopped nor dead: {other:?}"),
+        }
+    }
+
+    /// Lets it go on where it was, if it has not died meanwhile.
+    pub fn let_go(self) {
+        let is_held = ptrace::setregs(self.pid, self.before).is_ok();
+        if !is_held || ptrace::detach(self.pid, None).is_err() {
+            // Its parent hears of its end only after its tracer has.
+            let _ = waitpid(self.pid, None);
         }
     }
 

@@ -123,7 +123,7 @@ fn a_word_that_it_does_not_know_is_a_place_in_the_file() {
 /// A real worker is made to try each thing, by its own instructions.
 #[cfg(target_arch = "x86_64")]
 mod taken_over {
-    use ipcd_tests::{Called, Puppet};
+    use ipcd_tests::{Called, Descriptor, Puppet, descriptors, eventually};
     use nix::errno::Errno;
     use nix::sys::signal::Signal;
 
@@ -238,6 +238,11 @@ mod taken_over {
             let Some(puppet) = hold(&daemon, daemon.worker()) else { return };
             assert_eq!(puppet.call(call, args), Called::Killed(Signal::SIGSYS), "{what}");
         }
+        let worker = daemon.worker();
+        let (own, abort) = (worker as u64, Signal::SIGABRT as u64);
+        let Some(puppet) = hold(&daemon, worker) else { return };
+        let aborted = puppet.call(libc::SYS_tgkill, [own, own, abort, 0, 0, 0]);
+        assert_eq!(aborted, Called::Killed(Signal::SIGABRT), "abort(3) is its own affair");
         daemon.send("served", "by a successor");
         let log = daemon.log();
         let line = log.lines().find(|line| line.contains("worker died"));
@@ -270,5 +275,32 @@ mod taken_over {
         }
         puppet.release();
         daemon.send("still", "here");
+    }
+
+    /// It can write to its link and to everybody's inbox.
+    #[test]
+    fn what_it_says_harms_neither_the_supervisor_nor_other_workers() {
+        let daemon = Setup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
+        let (victim, hostile) = (daemon.worker_in(0).pid, daemon.worker_in(1).pid);
+        let Some(puppet) = hold(&daemon, hostile) else { return };
+        let nonsense = puppet.poke(-1);
+        let sockets = descriptors(hostile).into_iter();
+        let sockets = sockets.filter(|(_, what)| *what == Descriptor::Unix("seqpacket"));
+        let mut said = 0;
+        for (socket, _) in sockets {
+            let called = puppet.call(libc::SYS_write, [socket as u64, nonsense, 8, 0, 0, 0]);
+            said += u32::from(called == Called::Returned(8));
+        }
+        // It may be ended already.
+        puppet.let_go();
+        assert!(said >= 3, "its link, and two inboxes: {said}");
+        daemon.process.stderr.wait_for("a worker says what none does: ending it");
+        daemon.process.stderr.wait_for("a record of another worker makes no sense");
+        let successor = eventually("a successor", || {
+            Some(daemon.worker_in(1)).filter(|worker| worker.pid != hostile)
+        });
+        assert_eq!(successor.incarnation, 2);
+        assert_eq!(daemon.worker_in(0).pid, victim);
+        assert!(daemon.counter("records_stale") > 0);
     }
 }

@@ -66,8 +66,9 @@ impl Core {
         };
         let (sent_by, in_id) = place_of(header.sender);
         let is_its_own = sent_by == slot && is_life(life, in_id);
+        let address = Address::parse(subject);
         // Only a message of a group may have been passed on by another worker than its sender's.
-        if !is_its_own && header.subscription == 0 {
+        if !is_its_own && (header.subscription == 0 || address.is_some()) {
             self.count_stale(1);
             return length;
         }
@@ -75,7 +76,6 @@ impl Core {
             self.turn_away(slot);
             return length;
         }
-        let address = Address::parse(subject);
         if address.is_none() && header.subscription == 0 && !header.is_tracked() {
             return self.deliver_run(now, bytes, length);
         }
@@ -440,6 +440,9 @@ mod tests {
         for forged in [id_of(2, 1, 1), id_of(OWN, 1, 1), id_of(HOSTILE, 9, 1)] {
             core.arrive(now, HOSTILE, 1, &mut message(forged, b"a.b", 0, b"forged"));
         }
+        let to_one = format!("@{}", id_of(OWN, 1, 1));
+        let forged = message(id_of(2, 1, 1), to_one.as_bytes(), 1, b"in a group's clothes");
+        core.arrive(now, HOSTILE, 1, &mut forged.clone());
         assert_eq!(core.queued(key), before);
         core.arrive(now, HOSTILE, 1, &mut message(id_of(HOSTILE, 1, 1), b"a.b", 0, b"its own"));
         assert!(core.queued(key) > before);

@@ -235,6 +235,21 @@ mod calls {
             assert_eq!(own, 1);
         }
 
+        /// It confines a thread, so a test can try it without a process of its own. A backtrace opens
+        /// files, which must neither end the process nor hide the panic.
+        #[test]
+        fn a_panic_is_still_a_panic() {
+            let confined = std::thread::spawn(|| {
+                compile().and_then(|filter| filter.install()).unwrap();
+                let refused = std::fs::File::open("/").unwrap_err();
+                assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+                let trace = std::backtrace::Backtrace::force_capture().to_string();
+                panic!("with {} bytes of a trace", trace.len());
+            });
+            let panic = confined.join().unwrap_err();
+            assert!(panic.downcast::<String>().is_ok_and(|text| text.contains("of a trace")));
+        }
+
         #[test]
         fn nothing_is_both_allowed_and_deadly() {
             let allowed = allowed().unwrap();
