@@ -206,7 +206,9 @@ fn come_and_go_often(daemon: &Daemon, count: usize) {
 fn thousands_of_short_connections_leave_nothing_behind_in_a_pool() {
     let daemon = Setup::new().args(&["--workers", "3"]).start();
     let supervisor = daemon.process.pid();
-    let _receiver = daemon.recv("unix", &["-o", "jsonl", "short"]);
+    let mut receiver = daemon.recv("unix", &["-o", "jsonl", "short"]);
+    // One whose output nobody reads is cut off where this takes long.
+    receiver.stdout();
     come_and_go_often(&daemon, 600);
     daemon.wait_for_peers(1);
     let mut all = children(supervisor);
@@ -237,7 +239,9 @@ fn thousands_of_short_connections_leave_nothing_behind_in_a_pool() {
 fn a_thousand_short_connections_leave_nothing_behind_with_a_child_each() {
     let daemon = per_connection(60).start();
     let supervisor = daemon.process.pid();
-    let _receiver = daemon.recv("unix", &["-o", "jsonl", "short"]);
+    let mut receiver = daemon.recv("unix", &["-o", "jsonl", "short"]);
+    // One whose output nobody reads is cut off where this takes long.
+    receiver.stdout();
     let child = children(supervisor)[0];
     let look = || {
         wait_for_children(supervisor, 1);

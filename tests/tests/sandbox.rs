@@ -242,7 +242,9 @@ mod taken_over {
         let (own, abort) = (worker as u64, Signal::SIGABRT as u64);
         let Some(puppet) = hold(&daemon, worker) else { return };
         let aborted = puppet.call(libc::SYS_tgkill, [own, own, abort, 0, 0, 0]);
-        assert_eq!(aborted, Called::Killed(Signal::SIGABRT), "abort(3) is its own affair");
+        assert_eq!(aborted, Called::Returned(0), "abort(3) is its own affair");
+        puppet.release();
+        daemon.process.stderr.wait_for("signal=\"SIGABRT\"\n");
         daemon.send("served", "by a successor");
         let log = daemon.log();
         let line = log.lines().find(|line| line.contains("worker died"));
@@ -284,11 +286,23 @@ mod taken_over {
         let (victim, hostile) = (daemon.worker_in(0).pid, daemon.worker_in(1).pid);
         let Some(puppet) = hold(&daemon, hostile) else { return };
         let nonsense = puppet.poke(-1);
+        let socket = libc::SOL_SOCKET as u64;
         let sockets = descriptors(hostile).into_iter();
         let sockets = sockets.filter(|(_, what)| *what == Descriptor::Unix("seqpacket"));
         let mut said = 0;
-        for (socket, _) in sockets {
-            let called = puppet.call(libc::SYS_write, [socket as u64, nonsense, 8, 0, 0, 0]);
+        for (number, _) in sockets {
+            let fd = number as u64;
+            for (what, call, args) in [
+                ("close it for all", libc::SYS_shutdown, [fd, 2, 0, 0, 0, 0]),
+                ("shrink it", libc::SYS_setsockopt, [fd, socket, 7, nonsense, 4, 0]),
+                ("make it block", libc::SYS_fcntl, [fd, libc::F_SETFL as u64, 0, 0, 0, 0]),
+                ("make it block", libc::SYS_ioctl, [fd, libc::FIONBIO, nonsense, 0, 0, 0]),
+                ("get at it", libc::SYS_fcntl, [fd, libc::F_DUPFD_CLOEXEC as u64, 0, 0, 0, 0]),
+                ("get at it", libc::SYS_dup, [fd, 0, 0, 0, 0, 0]),
+            ] {
+                assert_eq!(puppet.call(call, args), Called::Failed(Errno::EPERM), "{what}: {fd}");
+            }
+            let called = puppet.call(libc::SYS_write, [fd, nonsense, 8, 0, 0, 0]);
             said += u32::from(called == Called::Returned(8));
         }
         // It may be ended already.

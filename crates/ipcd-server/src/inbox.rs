@@ -7,6 +7,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use ipcd_sys::duplicate_from;
 use ipcd_transport::{Joiner, ReadBuffer, Splitter};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
@@ -81,9 +82,11 @@ impl Inboxes {
     /// For the worker that is born in this slot. The descriptors are duplicated, so that the
     /// originals can be closed with everything else.
     pub(crate) fn new(pairs: &[InboxPair], slot: u32, life: u32) -> io::Result<Self> {
-        let own = pairs[slot as usize].reading.try_clone()?;
+        // Side by side, behind what is there for good: the sandbox protects them as a range.
+        let base = pairs.last().map_or(0, |pair| pair.writing.as_raw_fd() + 1);
+        let own = duplicate_from(pairs[slot as usize].reading.as_fd(), base)?;
         let way = |pair: &InboxPair| {
-            let fd = pair.writing.try_clone()?;
+            let fd = duplicate_from(pair.writing.as_fd(), base)?;
             Ok(Way {
                 fd,
                 splitter: Splitter::default(),

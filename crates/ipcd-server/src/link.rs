@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use bincode::config::{Configuration, Limit};
 use ipcd_core::{Config, News, Request, Tokens};
-use ipcd_sys::{recv_with_fds, send_with_fds};
+use ipcd_sys::{duplicate_from, recv_with_fds, send_with_fds};
 use ipcd_transport::Identity;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 use serde::de::DeserializeOwned;
@@ -155,12 +155,14 @@ impl Link {
         Ok((Self::end(a, LONGEST_OF_WORKER), Self::end(b, LONGEST)))
     }
 
-    /// The same end, for a forked child to keep while it closes everything else.
+    /// The same end, for a forked child to keep while it closes everything else; its number is this
+    /// or a higher one.
     ///
     /// # Panics
     /// If the process has no descriptor left.
-    pub(crate) fn share(&self) -> Self {
-        let socket = self.socket.try_clone().expect("a worker has a descriptor for its link");
+    pub(crate) fn share(&self, least: RawFd) -> Self {
+        let socket = duplicate_from(self.socket.as_fd(), least);
+        let socket = socket.expect("a worker has a descriptor for its link");
         Self::end(socket, self.longest)
     }
 

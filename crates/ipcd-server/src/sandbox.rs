@@ -10,7 +10,10 @@ mod landlock;
 
 use std::fmt;
 use std::fs::File;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
+use ipcd_sys::occupy;
 use nix::errno::Errno;
 use nix::sys::prctl::{get_no_new_privs, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
@@ -87,15 +90,27 @@ impl Sandbox {
         &self.level
     }
 
-    /// Confines this process for good, as far as the trial has shown to be possible.
+    /// Confines this process for good, as far as the trial has shown to be possible. It can use
+    /// those descriptors that it shares with other processes, but not change what they are, for
+    /// these others: close the connection, make it block, shrink its buffer. Numbers between them
+    /// are taken by duplicates of `filler`.
     ///
     /// # Errors
     /// If less is in force than in the trial.
-    pub(crate) fn enter(&self) -> Result<(), Error> {
+    pub(crate) fn enter<'a>(
+        &self,
+        shared: impl Iterator<Item = BorrowedFd<'a>>,
+        filler: BorrowedFd<'_>,
+    ) -> Result<(), Error> {
         if self.level == Level::default() {
             return Ok(());
         }
-        let level = confine(&self.filter);
+        let numbers: Vec<RawFd> = shared.map(|fd| fd.as_raw_fd()).collect();
+        let first = numbers.iter().min().copied().unwrap_or(RawFd::MAX);
+        let last = numbers.iter().max().copied().unwrap_or(RawFd::MAX);
+        occupy(first..=last, filler)
+            .map_err(|error| Error::system("take the numbers of descriptors", error))?;
+        let level = confine(&self.filter, first..=last);
         if level != self.level {
             let (got, expected) = (level.to_string(), self.level.to_string());
             return Err(Error::Config(format!("the sandbox is {got}, where it was {expected}")));
@@ -140,10 +155,11 @@ impl fmt::Display for Level {
 fn try_out(filter: &Result<Filter, String>) -> Result<Level, Error> {
     let failed = |error| Error::system("try the sandbox", error);
     let (mut here, mut there) = Link::pair().map_err(failed)?;
-    let child = ipcd_sys::fork(|| match there.send(&proven(confine(filter)), Vec::new()) {
-        Ok(()) => 0,
-        Err(_) => 1,
-    });
+    let child =
+        ipcd_sys::fork(|| match there.send(&proven(confine(filter, NOBODYS)), Vec::new()) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        });
     let ended = waitpid(child.map_err(failed)?, None);
     let ended = ended.map_err(|error| Error::system("wait for the trial of the sandbox", error))?;
     match (ended, here.receive()) {
@@ -155,8 +171,11 @@ fn try_out(filter: &Result<Filter, String>) -> Result<Level, Error> {
     }
 }
 
+/// A descriptor that there is not.
+const NOBODYS: RangeInclusive<RawFd> = RawFd::MAX..=RawFd::MAX;
+
 /// Confines this process as far as the system allows, and says how far that is.
-fn confine(filter: &Result<Filter, String>) -> Level {
+fn confine(filter: &Result<Filter, String>, shared: RangeInclusive<RawFd>) -> Level {
     limit_resources();
     let no_new_privs = match set_no_new_privs().and_then(|()| get_no_new_privs()) {
         Ok(true) => Layer::On("no_new_privs".into()),
@@ -165,7 +184,7 @@ fn confine(filter: &Result<Filter, String>) -> Level {
     };
     let landlock = landlock::restrict();
     // Last: it forbids what the others need.
-    let seccomp = match filter.as_ref().map_err(Clone::clone).and_then(Filter::install) {
+    let seccomp = match filter.clone().and_then(|filter| filter.install(shared)) {
         Ok(()) => Layer::On("seccomp".into()),
         Err(why) => Layer::Missing(format!("no seccomp: {why}")),
     };

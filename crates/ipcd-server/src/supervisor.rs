@@ -8,7 +8,7 @@ mod listening;
 mod reload;
 
 use std::io::Write as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use ipcd_core::{DaemonInfo, Table, Tokens, Told};
@@ -269,7 +269,7 @@ impl Supervisor {
             ipcd_sys::fork(|| {
                 // The child's copy of the table is its own from here on.
                 let shared = (self.inboxes.len() > 1).then(|| table.take_shared());
-                let link = far_end.share();
+                let link = far_end.share(inboxes.own().as_raw_fd());
                 worker::main(Birth { link, supervisor, core, user, sandbox, shared, inboxes, only })
             })
         };

@@ -112,7 +112,8 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
     epoll
         .add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN, ALARM.to_u64()))
         .map_err(|error| Error::system("watch the timer", error))?;
-    birth.sandbox.enter()?;
+    let shared = birth.inboxes.descriptors().chain([birth.link.as_fd()]);
+    birth.sandbox.enter(shared, alarm.as_fd())?;
     birth.core.daemon.worker = std::process::id();
     let slots = birth.shared.as_ref().map_or(0, |shared| shared.lives.len());
     let mut worker = Worker {

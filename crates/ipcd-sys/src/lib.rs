@@ -11,9 +11,11 @@ pub mod sysv;
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, send, sendmsg,
@@ -82,6 +84,32 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     // which holds in a forked child that drops nothing of its parent.
     let status = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     Errno::result(status).map(drop).map_err(io::Error::from)
+}
+
+/// Duplicates a descriptor to the first free number from `least` on; it is closed on exec.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
+    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Opens all numbers in a range that are free, as duplicates of a descriptor, for good: no later
+/// descriptor gets one of them.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn occupy(numbers: RangeInclusive<RawFd>, fd: BorrowedFd<'_>) -> io::Result<()> {
+    loop {
+        let duplicate = duplicate_from(fd, *numbers.start())?;
+        if duplicate.as_raw_fd() > *numbers.end() {
+            return Ok(());
+        }
+        // It stays open.
+        let _ = duplicate.into_raw_fd();
+    }
 }
 
 /// Sends bytes and descriptors as one message; the receiver gets copies of the descriptors.
