@@ -142,7 +142,7 @@ fn bounded() -> Result<Vec<(c_long, Vec<SeccompRule>)>> {
         (libc::SYS_fcntl, fcntl),
         (libc::SYS_setsockopt, setsockopt),
         (libc::SYS_shutdown, of_its_own(|| []).into()),
-        (libc::SYS_ioctl, of_its_own(|| [arg(1, Dword, Eq, libc::FIONBIO as u64)]).into()),
+        (libc::SYS_ioctl, of_its_own(|| [arg(1, Dword, Eq, libc::FIONBIO)]).into()),
         // abort(3), of nobody else.
         (
             libc::SYS_tgkill,
