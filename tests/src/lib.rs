@@ -11,6 +11,8 @@ mod flow;
 mod neighbour;
 mod process;
 mod raw;
+#[cfg(target_arch = "x86_64")]
+mod remote;
 mod system;
 mod text;
 mod watchdog;
@@ -23,6 +25,8 @@ pub use flow::{Receiver, Sender};
 pub use neighbour::Neighbour;
 pub use process::{Ended, Running};
 pub use raw::{Raw, RawFrame};
+#[cfg(target_arch = "x86_64")]
+pub use remote::{Called, Puppet};
 pub use system::{
     Descriptor, children, context_switches, descriptor, descriptors, is_alive, memory, raise_limit,
     state, whole_memory,

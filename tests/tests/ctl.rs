@@ -327,7 +327,10 @@ fn status_and_clients_as_json_have_the_keys_of_the_manual() {
     let receiver = daemon.recv("udp", &["--name", "me", "a.>"]);
     daemon.send("a.b", "payload");
     let status = daemon.status();
-    assert_eq!(keys(&status), ["counters", "listeners", "pid", "uptime_ms", "version", "workers"]);
+    assert_eq!(
+        keys(&status),
+        ["counters", "listeners", "pid", "sandbox", "uptime_ms", "version", "workers"]
+    );
     assert_eq!(keys(&status["workers"][0]), ["incarnation", "peers", "pid", "slot"]);
     assert_eq!(keys(&status["listeners"][0]), ["codec", "endpoint", "peers"]);
     assert_eq!(status["pid"], daemon.process.pid());

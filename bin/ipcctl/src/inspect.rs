@@ -10,14 +10,18 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{table, visible, write_all};
 
 pub(crate) fn status(context: &Context) -> Outcome {
-    let mut answers = context.connect()?.query(&Query::Status)?;
-    let Some(Answer::Status(status)) = answers.pop() else {
-        return Err(Failure::new(
-            Exit::BadMessage,
-            "the daemon gave another answer than asked for",
-        ));
+    let mut client = context.connect()?;
+    let Some(Answer::Status(status)) = client.query(&Query::Status)?.pop() else {
+        return Err(another_answer());
     };
-    print(context, &status_text(&status), || status_json(&status))
+    let Some(Answer::Sandbox(sandbox)) = client.query(&Query::Sandbox)?.pop() else {
+        return Err(another_answer());
+    };
+    print(context, &status_text(&status, &sandbox), || status_json(&status, &sandbox))
+}
+
+fn another_answer() -> Failure {
+    Failure::new(Exit::BadMessage, "the daemon gave another answer than asked for")
 }
 
 pub(crate) fn clients(context: &Context) -> Outcome {
@@ -73,9 +77,11 @@ fn print(context: &Context, text: &str, json: impl FnOnce() -> Value) -> Outcome
     }
 }
 
-fn status_text(status: &Status) -> String {
+fn status_text(status: &Status, sandbox: &str) -> String {
     let seconds = status.uptime_ms / 1000;
-    let head = format!("ipcd {}, process {}, up {seconds} s\n\n", status.version, status.pid);
+    let Status { version, pid, .. } = status;
+    let sandbox = visible(sandbox);
+    let head = format!("ipcd {version}, process {pid}, up {seconds} s\nsandbox {sandbox}\n\n");
     let workers: Vec<Vec<String>> = status
         .workers
         .iter()
@@ -100,7 +106,7 @@ fn status_text(status: &Status) -> String {
     .concat()
 }
 
-fn status_json(status: &Status) -> Value {
+fn status_json(status: &Status, sandbox: &str) -> Value {
     let counters: serde_json::Map<String, Value> =
         status.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
     let worker = |w: &ipcd_proto::control::WorkerStatus| json!({"slot": w.slot, "pid": w.pid, "incarnation": w.incarnation, "peers": w.peers});
@@ -109,6 +115,7 @@ fn status_json(status: &Status) -> Value {
         "pid": status.pid,
         "version": status.version,
         "uptime_ms": status.uptime_ms,
+        "sandbox": sandbox,
         "workers": status.workers.iter().map(worker).collect::<Vec<_>>(),
         "listeners": status.listeners.iter().map(listener).collect::<Vec<_>>(),
         "counters": counters,

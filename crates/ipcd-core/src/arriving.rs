@@ -2,22 +2,28 @@
 
 use std::time::Instant;
 
-use ipcd_proto::control::decode as body;
+use ipcd_proto::control::{Origin, decode as body};
+use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Address, Decoded, Frame, Header, Kind, decode};
 
 use crate::core::{Core, Output};
 use crate::others::{Between, Others, Unconfirmed, Way};
-use crate::peer::place_of;
+use crate::peer::{is_life, place_of};
 use crate::publish::Sender;
+use crate::session::is_name;
 use crate::shared::Change;
 use crate::table::{News, Request};
 use crate::tracked::Home;
+
+/// Senders elsewhere that are remembered, whatever another worker says.
+const MAX_ORIGINS: usize = 256 * 1024;
 
 impl Core {
     /// Takes what another worker has sent: whole frames. Messages are delivered even if that life
     /// is over, for they were accepted; news of it is none any more.
     pub fn arrive(&mut self, now: Instant, slot: u32, life: u32, frames: &mut [u8]) {
-        let Some(known) = self.life_of(slot) else { return };
+        // Nobody sends to itself.
+        let Some(known) = self.life_of(slot).filter(|_| slot != self.config.slot) else { return };
         if life > known.max(self.last_life_of(slot)) {
             self.learn(now, &[Change::Life { slot, incarnation: life }]);
         }
@@ -26,7 +32,7 @@ impl Core {
         let mut at = 0;
         while let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX) {
             at += match frame.header.kind {
-                Kind::Message => self.arrive_message(now, slot, &mut frames[at..], length),
+                Kind::Message => self.arrive_message(now, (slot, life), &mut frames[at..], length),
                 _ => {
                     if let Ok(news) = body(frame.payload) {
                         self.hear(now, slot, news, is_current);
@@ -51,14 +57,25 @@ impl Core {
     fn arrive_message(
         &mut self,
         now: Instant,
-        slot: u32,
+        (slot, life): (u32, u32),
         bytes: &mut [u8],
         length: usize,
     ) -> usize {
         let Ok(Decoded::Frame(Frame { header, subject, .. }, _)) = decode(bytes, length) else {
             return length;
         };
+        let (sent_by, in_id) = place_of(header.sender);
+        let is_its_own = sent_by == slot && is_life(life, in_id);
         let address = Address::parse(subject);
+        // Only a message of a group may have been passed on by another worker than its sender's.
+        if !is_its_own && (header.subscription == 0 || address.is_some()) {
+            self.count_stale(1);
+            return length;
+        }
+        if header.is_tracked() && self.trackers.is_full() {
+            self.turn_away(slot);
+            return length;
+        }
         if address.is_none() && header.subscription == 0 && !header.is_tracked() {
             return self.deliver_run(now, bytes, length);
         }
@@ -97,6 +114,7 @@ impl Core {
         let Some(others) = &mut self.others else { return };
         match news {
             // Its own worker knows better than one that has passed on a message of its.
+            Between::Origin(origin) if !others.has_room_for(&origin) => {}
             Between::Origin(origin) if place_of(origin.peer).0 == slot => {
                 others.origins.insert(origin.peer, (slot, origin));
             }
@@ -213,6 +231,13 @@ impl Core {
 }
 
 impl Others {
+    /// Whether a sender may be remembered: as many, and in as many words, as there are in earnest.
+    fn has_room_for(&self, origin: &Origin) -> bool {
+        self.origins.len() < MAX_ORIGINS
+            && origin.name.as_deref().is_none_or(is_name)
+            && origin.transport.len() <= MAX_NAME
+    }
+
     /// Whether a change is of a life that is known to be over: news of the next one may come
     /// earlier, from the worker itself or by inheritance.
     fn is_stale(&self, change: &Change) -> bool {
@@ -233,5 +258,223 @@ fn subject_of(frame: &[u8]) -> &[u8] {
     match decode(frame, usize::MAX) {
         Ok(Decoded::Frame(Frame { subject, .. }, _)) => subject,
         _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ipcd_proto::control::{Hello, Overflow, Receipt, Subscribe, encode};
+    use ipcd_proto::{FrameWriter, HEADER_BYTES};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{Config, DaemonInfo, PeerInfo};
+    use crate::peer::{PeerKey, id_of};
+    use crate::shared::{Interest, Shared};
+    use crate::tracked::Conclusion;
+
+    const OWN: u32 = 0;
+    const HOSTILE: u32 = 1;
+
+    fn interest(group: Option<&str>) -> Interest {
+        Interest { filter: "a.>".into(), group: group.map(str::to_owned) }
+    }
+
+    /// A router with two others, and a peer here that wants everything below `a`, also in a group,
+    /// and waits for the outcome of a request.
+    fn router(now: Instant) -> (Core, PeerKey) {
+        let config = Config { outbox: 4096, ..Config::new(DaemonInfo::unknown(now)) };
+        let config = Config { slot: OWN, incarnation: 1, ..config };
+        let mut shared = Shared::new(3);
+        for slot in 0..3 {
+            shared.apply(&Change::Life { slot, incarnation: 1 }, |_, _| false);
+        }
+        let wanted = Change::Interested { slot: 2, interest: interest(None), share: None };
+        shared.apply(&wanted, |_, _| false);
+        let mut core = Core::new(config, Some(shared));
+        let origin = origin(0);
+        let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, bare: None });
+        let hello = Hello {
+            magic: Hello::MAGIC,
+            oldest: 1,
+            newest: 1,
+            features: 0,
+            nonce: [0; 32],
+            name: None,
+            token: None,
+            no_echo: false,
+        };
+        let mut said = Vec::new();
+        let mut writer = FrameWriter(&mut said);
+        writer.control(Header::new(Kind::Hello, 0), &encode(&hello));
+        for (subscription, group) in [(1, None), (2, Some("g".to_owned()))] {
+            let (filter, overflow) = ("a.>".to_owned(), Some(Overflow::Block));
+            let body = Subscribe { subscription, filter, group, overflow, origin: true };
+            writer.control(Header::new(Kind::Subscribe, subscription.into()), &encode(&body));
+        }
+        let header = Header { request: true, wait: 60, ..Header::new(Kind::Message, 7) };
+        writer.write(&Frame { header, subject: b"a.b", reply: b"", headers: b"", payload: b"?" });
+        let progress = core.receive(now, key, &mut said);
+        assert_eq!(progress.consumed, said.len());
+        (core, key)
+    }
+
+    fn origin(peer: u64) -> Origin {
+        let (name, transport) = (None, "test".to_owned());
+        Origin { peer, name, transport, pid: None, uid: None, gid: None, addr: None }
+    }
+
+    fn message(sender: u64, subject: &[u8], subscription: u32, payload: &[u8]) -> Vec<u8> {
+        let header = Header { sender, subscription, ..Header::new(Kind::Message, 9) };
+        let mut bytes = Vec::new();
+        FrameWriter(&mut bytes).write(&Frame {
+            header,
+            subject,
+            reply: b"",
+            headers: b"",
+            payload,
+        });
+        bytes
+    }
+
+    fn news(news: &Between) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        FrameWriter(&mut bytes).control(Header::new(Kind::Notice, 0), &encode(news));
+        bytes
+    }
+
+    fn any_id() -> impl Strategy<Value = u64> {
+        let ours = (0..4_u32, 0..3_u32, 0..3_u32)
+            .prop_map(|(slot, life, number)| id_of(slot, life, number));
+        prop_oneof![ours, any::<u64>()]
+    }
+
+    fn any_news() -> impl Strategy<Value = Vec<u8>> {
+        let of_interest = prop_oneof![
+            Just(interest(None)),
+            Just(interest(Some("g"))),
+            (".{0,300}", proptest::option::of(".{0,100}"))
+                .prop_map(|(filter, group)| Interest { filter, group }),
+        ];
+        let ticket = prop_oneof![0..3_u64, any::<u64>()];
+        let concluded = (ticket.clone(), any::<u64>(), any::<bool>(), any::<bool>());
+        prop_oneof![
+            any::<u64>().prop_map(Between::Consumed),
+            (of_interest, any::<bool>())
+                .prop_map(|(interest, off)| Between::Level { interest, off }),
+            any_id().prop_map(|peer| Between::Origin(origin(peer))),
+            any_id().prop_map(Between::Departed),
+            ticket.prop_map(Between::Tracked),
+            concluded.prop_map(|(ticket, delivered, is_answered, is_passed_on)| {
+                let receipt = Receipt { delivered, ..Receipt::default() };
+                let said = (is_answered, is_passed_on);
+                Between::Concluded(Conclusion::of(ticket, receipt, said))
+            }),
+        ]
+        .prop_map(|between| news(&between))
+    }
+
+    fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+        let subject = prop_oneof![
+            Just(b"a.b".to_vec()),
+            any_id().prop_map(|id| format!("@{id}").into_bytes()),
+            (any_id(), any::<u64>()).prop_map(|(id, n)| format!("@{id}.{n}").into_bytes()),
+            vec(any::<u8>(), 0..40),
+        ];
+        let parts = (any_id(), subject, 0..4_u32, vec(any::<u8>(), 0..3000), 0..9_u8);
+        let messages = parts.prop_map(|(id, subject, subscription, payload, flags)| {
+            let mut frame = message(id, &subject, subscription, &payload);
+            // Requests, receipts, and a flag that there is not.
+            frame[5] ^= flags;
+            frame
+        });
+        prop_oneof![messages, any_news(), vec(any::<u8>(), 0..2 * HEADER_BYTES)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        /// Whatever another worker sends, and in whosever name: this one goes on.
+        #[test]
+        fn a_hostile_worker_does_not_harm_another(
+            records in vec((vec(any_frame(), 0..6), 0..5_u32, 0..4_u32, any::<bool>()), 0..20),
+        ) {
+            let now = Instant::now();
+            let (mut core, key) = router(now);
+            for (frames, slot, life, writes) in records {
+                core.arrive(now, slot, life, &mut frames.concat());
+                while let Some(output) = core.poll_output() {
+                    if let Output::Forward(slot) = output {
+                        let count = core.outgoing(slot).0.len();
+                        core.forwarded(slot, count);
+                    }
+                }
+                if writes && core.peer_count() > 0 {
+                    let count = core.outbox(key).len();
+                    core.wrote(now, key, count);
+                }
+                core.tick(now);
+                core.counters();
+            }
+            core.tick(now + Duration::from_secs(120));
+            core.detach(now, key);
+            prop_assert_eq!(core.peer_count(), 0);
+        }
+
+        /// The same of bytes that are not even frames.
+        #[test]
+        fn any_bytes_may_come(mut bytes in vec(any::<u8>(), 0..300), slot: u32, life: u32) {
+            let now = Instant::now();
+            router(now).0.arrive(now, slot, life, &mut bytes);
+        }
+    }
+
+    #[test]
+    fn a_worker_speaks_for_its_own_peers_only() {
+        let now = Instant::now();
+        let (mut core, key) = router(now);
+        let before = core.queued(key);
+        for forged in [id_of(2, 1, 1), id_of(OWN, 1, 1), id_of(HOSTILE, 9, 1)] {
+            core.arrive(now, HOSTILE, 1, &mut message(forged, b"a.b", 0, b"forged"));
+        }
+        let to_one = format!("@{}", id_of(OWN, 1, 1));
+        let forged = message(id_of(2, 1, 1), to_one.as_bytes(), 1, b"in a group's clothes");
+        core.arrive(now, HOSTILE, 1, &mut forged.clone());
+        assert_eq!(core.queued(key), before);
+        core.arrive(now, HOSTILE, 1, &mut message(id_of(HOSTILE, 1, 1), b"a.b", 0, b"its own"));
+        assert!(core.queued(key) > before);
+    }
+
+    #[test]
+    fn a_worker_that_heeds_no_level_fills_no_memory() {
+        let now = Instant::now();
+        let (mut core, key) = router(now);
+        let sender = id_of(HOSTILE, 1, 1);
+        let payload = vec![0; 512 * 1024];
+        let mut sizes = Vec::new();
+        for _ in 0..64 {
+            core.arrive(now, HOSTILE, 1, &mut message(sender, b"a.b", 0, &payload));
+            sizes.push(core.queued(key));
+        }
+        assert_eq!(sizes[62], sizes[63], "it has grown to the end");
+        let newest = core.counters().into_iter().find(|(name, _)| name.ends_with("_newest"));
+        assert!(newest.is_some_and(|(_, dropped)| dropped > 0));
+    }
+
+    #[test]
+    fn what_is_remembered_for_another_worker_is_bounded() {
+        let now = Instant::now();
+        let (mut core, _) = router(now);
+        for number in 0..MAX_ORIGINS as u32 + 10 {
+            let peer = id_of(HOSTILE, 1, number);
+            core.arrive(now, HOSTILE, 1, &mut news(&Between::Origin(origin(peer))));
+        }
+        assert_eq!(core.others.as_ref().map(|others| others.origins.len()), Some(MAX_ORIGINS));
+        let long = Origin { transport: "x".repeat(1000), ..origin(id_of(2, 1, 1)) };
+        core.arrive(now, 2, 1, &mut news(&Between::Origin(long)));
+        assert!(core.others.as_ref().is_some_and(|others| others.origin(id_of(2, 1, 1)).is_none()));
     }
 }

@@ -71,14 +71,16 @@ pub struct DaemonInfo {
     pub started: Instant,
     /// Its listeners by number: endpoint and codec.
     pub listeners: BTreeMap<usize, (String, String)>,
+    /// What its workers are confined by, for people.
+    pub sandbox: String,
 }
 
 impl DaemonInfo {
     /// A daemon for tests, which started at this time.
     pub fn unknown(started: Instant) -> Self {
         let (supervisor, worker, version) = (0, 0, String::new());
-        let listeners = BTreeMap::new();
-        Self { supervisor, worker, version, started, listeners }
+        let (listeners, sandbox) = (BTreeMap::new(), "off".into());
+        Self { supervisor, worker, version, started, listeners, sandbox }
     }
 }
 

@@ -11,6 +11,7 @@ use ipcd_proto::Filter;
 use ipcd_proto::control::Overflow;
 
 use crate::core::{Core, Output};
+use crate::fault::{MAX_INTERESTS, is_interest};
 use crate::interest::Group;
 use crate::others::{Between, Others, Unconfirmed};
 use crate::peer::{PeerKey, Subscription};
@@ -95,6 +96,11 @@ impl Core {
         is_known
     }
 
+    /// Whether no further subscription can be made, lest the table disbelieve this worker.
+    pub(crate) fn has_too_many_interests(&self) -> bool {
+        self.others.as_ref().is_some_and(|others| others.locals.len() >= MAX_INTERESTS)
+    }
+
     /// Takes a subscription out of this worker's interests.
     pub(crate) fn unshare(&mut self, subscription: &Subscription, was_full: bool) {
         let Some(others) = &mut self.others else { return };
@@ -166,6 +172,9 @@ impl Others {
     /// Notes the level of another worker's interest.
     pub(crate) fn set_level(&mut self, slot: u32, interest: Interest, off: bool) {
         let Ok(filter) = Filter::parse(interest.filter.as_bytes()) else { return };
+        if !is_interest(&interest) || (off && self.off.len() >= MAX_INTERESTS) {
+            return;
+        }
         self.shared.interests.change(&filter, |remote| {
             if remote.slot == slot && remote.is_of(&interest) {
                 remote.off = off;

@@ -8,6 +8,7 @@ mod config;
 mod core;
 mod direct;
 mod ending;
+mod fault;
 mod groups;
 mod interest;
 mod levels;
@@ -26,6 +27,7 @@ mod tracked;
 
 pub use crate::config::{Bare, Config, DaemonInfo, PeerInfo, Tokens};
 pub use crate::core::{Core, Output, Progress};
+pub use crate::fault::Fault;
 pub use crate::interest::{Group, Interests, Member, Remote, Share};
 pub use crate::peer::PeerKey;
 pub use crate::shared::{Change, Interest, Part, Shared};

@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use ipcd_proto::control::{Origin, encode};
+use ipcd_proto::limits::largest_frame;
 use ipcd_proto::{Address, FrameWriter, Header, Kind, Subject};
 use serde::{Deserialize, Serialize};
 
@@ -292,6 +293,16 @@ impl Core {
         } else {
             self.count_undeliverable(to);
         }
+    }
+
+    /// Whether a peer has more than can have been on its way from other workers when its outbox filled
+    /// up: then one of them was taken over, and heeds no level.
+    pub(crate) fn is_flooded(&self, key: PeerKey) -> bool {
+        let Some(others) = &self.others else { return false };
+        let peer = &self.peers[key.0 as usize];
+        let in_flight = others.window as usize + largest_frame(self.config.max_payload);
+        let most = in_flight.saturating_mul(others.ways.len() * peer.subscriptions.len().max(1));
+        peer.outbox.len() > self.config.outbox.saturating_add(most)
     }
 
     /// Tells another worker what became of its message here.

@@ -340,7 +340,7 @@ impl Core {
         let (to, count) = (member.peer, load.count);
         self.note_matched(member, &load);
         if self.peer(to).full
-            && let Err(reason) = self.make_room(now, member)
+            && let Err(reason) = self.make_room(now, from, member)
         {
             return self.drop_copies(now, member, &load, reason);
         }
@@ -376,8 +376,9 @@ impl Core {
     }
 
     /// What to do about a full outbox: whether the messages may go into it all the same.
-    fn make_room(&mut self, now: Instant, member: &Member) -> Result<(), Reason> {
+    fn make_room(&mut self, now: Instant, from: Sender, member: &Member) -> Result<(), Reason> {
         match member.overflow {
+            _ if from.key.is_none() && self.is_flooded(member.peer) => Err(Reason::Newest),
             // The publisher was let through before this peer's outbox filled up: a run's worth, or
             // from another worker what was on its way.
             Overflow::Block | Overflow::DropOldest => Ok(()),

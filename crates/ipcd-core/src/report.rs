@@ -11,6 +11,7 @@ use ipcd_proto::{Header, Kind, Subject};
 use serde::Serialize;
 
 use crate::core::{Core, Output};
+use crate::fault::{MAX_PARTS, MAX_QUESTIONS};
 use crate::peer::{Peer, PeerKey};
 use crate::table::{Asker, Request};
 
@@ -37,6 +38,11 @@ struct Asked {
 }
 
 impl Core {
+    /// Whether nothing more can be asked now, lest the table disbelieve this worker.
+    pub(crate) fn has_too_many_questions(&self) -> bool {
+        self.questions.asked.len() >= MAX_QUESTIONS
+    }
+
     pub(crate) fn ask(&mut self, now: Instant, key: PeerKey, correlation: u64, query: Query) {
         self.questions.next += 1;
         let ticket = self.questions.next;
@@ -69,6 +75,7 @@ impl Core {
             }
             Query::Kick(peer) => vec![Answer::Kicked(self.kick(now, *peer))],
             Query::Find(who) => vec![Answer::Found(self.find_peer(who))],
+            Query::Sandbox => vec![Answer::Sandbox(self.config.daemon.sandbox.clone())],
             Query::Subscriptions => {
                 let parts = in_parts(self.subscription_statuses());
                 parts.into_iter().map(Answer::Subscriptions).collect()
@@ -78,7 +85,8 @@ impl Core {
 
     /// Answers a question of another worker's peer, or of one of ours.
     pub(crate) fn answer_question(&mut self, now: Instant, asker: Asker, query: &Query) {
-        let parts = self.report(now, query).into_iter().map(Some);
+        // What a table would not take of this worker is left out.
+        let parts = self.report(now, query).into_iter().map(Some).take(MAX_PARTS);
         for part in parts.chain([None]) {
             let last = part.is_none();
             self.outputs.push_back(Output::Tell(Request::Answer { asker, part, last }));
@@ -114,7 +122,14 @@ impl Core {
         }
     }
 
-    fn answer(&mut self, now: Instant, key: PeerKey, correlation: u64, more: bool, body: &Answer) {
+    pub(crate) fn answer(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        correlation: u64,
+        more: bool,
+        body: &Answer,
+    ) {
         let header = Header { more, ..Header::new(Kind::Answer, correlation) };
         self.send(now, key, header, &encode(body));
     }
@@ -275,11 +290,13 @@ fn add(sum: &mut Option<Answer>, part: Answer) {
             sum.workers.extend(part.workers);
             sum.workers.sort_unstable_by_key(|worker| worker.slot);
             for (sum, part) in sum.listeners.iter_mut().zip(part.listeners) {
-                sum.peers += part.peers;
+                sum.peers = sum.peers.saturating_add(part.peers);
             }
             add_counters(&mut sum.counters, &part.counters);
         }
-        (Some(Answer::Matching(sum)), Answer::Matching(part)) => *sum += part,
+        (Some(Answer::Matching(sum)), Answer::Matching(part)) => {
+            *sum = sum.saturating_add(part);
+        }
         (Some(Answer::Kicked(sum)), Answer::Kicked(part)) => *sum |= part,
         (Some(Answer::Found(sum)), Answer::Found(part)) => *sum = sum.or(part),
         (sum @ None, part) => *sum = Some(part),
@@ -292,7 +309,7 @@ fn add(sum: &mut Option<Answer>, part: Answer) {
 pub(crate) fn add_counters(sum: &mut Vec<(String, u64)>, more: &[(String, u64)]) {
     for (name, value) in more {
         match sum.iter_mut().find(|(known, _)| known == name) {
-            Some((_, sum)) => *sum += value,
+            Some((_, sum)) => *sum = sum.saturating_add(*value),
             None => sum.push((name.clone(), *value)),
         }
     }

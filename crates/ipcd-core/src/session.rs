@@ -5,14 +5,15 @@ use std::time::Instant;
 
 use ipcd_proto::auth::{Nonce, Proof};
 use ipcd_proto::control::{
-    Auth, BadBody, Challenge, Code, Hello, Overflow, Query, Subscribe, Unsubscribe, Welcome,
-    decode, encode,
+    Answer, Auth, BadBody, Challenge, Code, Hello, Overflow, Query, Subscribe, Unsubscribe,
+    Welcome, decode, encode,
 };
 use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Filter, Frame, Header, Kind, Subject, VERSION};
 
 use crate::config::Bare;
 use crate::core::{Core, Output};
+use crate::fault::{MAX_INTERESTS, MAX_QUESTIONS};
 use crate::interest::{Group, Member};
 use crate::peer::{Challenged, Naming, PeerKey, State, Subscription};
 use crate::table::Request;
@@ -226,6 +227,10 @@ impl Core {
         if let Some(group) = &body.group {
             check_name(group)?;
         }
+        if self.has_too_many_interests() {
+            let why = format!("a worker has at most {MAX_INTERESTS} filters and groups");
+            return Err((Code::Limit, why));
+        }
         let peer = self.peer(key);
         let number = body.subscription;
         let Err(at) = peer.find(number) else {
@@ -293,6 +298,15 @@ impl Core {
             self.refuse(now, key, correlation, Code::BadSubject, error.to_string());
             return Ok(());
         }
+        if matches!(&query, Query::Find(who) if who.len() > MAX_NAME) {
+            self.answer(now, key, correlation, false, &Answer::Found(None));
+            return Ok(());
+        }
+        if self.has_too_many_questions() {
+            let why = format!("a worker has at most {MAX_QUESTIONS} questions open");
+            self.refuse(now, key, correlation, Code::Limit, why);
+            return Ok(());
+        }
         self.ask(now, key, correlation, query);
         Ok(())
     }
@@ -304,10 +318,14 @@ fn malformed(error: BadBody) -> Failure {
 
 /// Whether a peer or a group may be called so.
 fn check_name(name: &str) -> Result<(), Failure> {
-    let good = |c: char| !c.is_control() && !c.is_whitespace();
-    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(good) {
+    if !is_name(name) {
         let rule = format!("a name has 1 to {MAX_NAME} bytes and no control characters or space");
         return Err((Code::BadSubject, rule));
     }
     Ok(())
+}
+
+pub(crate) fn is_name(name: &str) -> bool {
+    let is_good = |c: char| !c.is_control() && !c.is_whitespace();
+    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_good)
 }

@@ -1,5 +1,6 @@
 //! What all workers know of each other: interests, and which life each place is in.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use ipcd_proto::Filter;
@@ -71,12 +72,20 @@ pub struct Shared {
     pub lives: Vec<u32>,
     /// The last batch of changes that is in it.
     pub epoch: u64,
+    /// How many interests each worker has.
+    held: Vec<usize>,
 }
 
 impl Shared {
     /// What is known when nobody lives yet.
     pub fn new(slots: usize) -> Self {
-        Self { interests: Interests::default(), lives: vec![0; slots], epoch: 0 }
+        let (lives, held) = (vec![0; slots], vec![0; slots]);
+        Self { interests: Interests::default(), lives, epoch: 0, held }
+    }
+
+    /// How many interests a worker has.
+    pub(crate) fn held(&self, slot: u32) -> usize {
+        self.held.get(slot as usize).copied().unwrap_or(0)
     }
 
     /// Applies a change; one that is known already changes nothing.
@@ -92,6 +101,9 @@ impl Shared {
                     members: part.members,
                 });
                 self.interests.add(&filter, Remote { slot: *slot, off, share });
+                if let Some(held) = self.held.get_mut(*slot as usize) {
+                    *held += 1;
+                }
             }
             Change::Uninterested { slot, interest } => {
                 if let Ok(filter) = Filter::parse(interest.filter.as_bytes()) {
@@ -108,7 +120,15 @@ impl Shared {
     }
 
     fn withdraw(&mut self, slot: u32, interest: &Interest, filter: &Filter) {
-        self.interests.remove(filter, |remote| remote.slot == slot && remote.is_of(interest));
+        let gone = Cell::new(0);
+        self.interests.remove(filter, |remote| {
+            let is_gone = remote.slot == slot && remote.is_of(interest);
+            gone.set(gone.get() + usize::from(is_gone));
+            is_gone
+        });
+        if let Some(held) = self.held.get_mut(slot as usize) {
+            *held -= gone.get();
+        }
     }
 
     fn set_life(&mut self, slot: u32, life: u32) {
@@ -116,6 +136,9 @@ impl Shared {
             *known = life;
         }
         self.interests.remove_all(|remote| remote.slot == slot);
+        if let Some(held) = self.held.get_mut(slot as usize) {
+            *held = 0;
+        }
     }
 }
 

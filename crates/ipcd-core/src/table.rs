@@ -1,13 +1,17 @@
 //! What all workers know, as the supervisor keeps it, and who has heard how much of it.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use ipcd_proto::control::{Answer, Query, Status};
 use serde::{Deserialize, Serialize};
 
+use crate::fault::{
+    Fault, MAX_INTERESTS, MAX_NAMES, MAX_PARTS, MAX_QUESTIONS, check_answer, check_counters,
+    check_interest, check_query,
+};
 use crate::peer::PeerKey;
 use crate::report::add_counters;
+use crate::session::is_name;
 use crate::shared::{Change, Interest, Part, Shared};
 
 /// Changes in one message to a worker.
@@ -127,10 +131,12 @@ pub struct Table {
     pending: Vec<Change>,
     /// The last batch that each living worker has confirmed.
     seen: Vec<Option<u64>>,
-    /// Interests that are to be confirmed, in the order of their batches.
-    unconfirmed: VecDeque<Unconfirmed>,
+    /// What is to be confirmed to each worker, in the order of its batches.
+    unconfirmed: Vec<VecDeque<Unconfirmed>>,
     /// Names, and the worker whose peer has each.
     names: HashMap<String, u32>,
+    /// How many names each worker's peers have.
+    named: Vec<usize>,
     /// What workers that have ended had counted.
     ended: Vec<(String, u64)>,
     /// Questions, and the workers that have not answered yet.
@@ -140,15 +146,14 @@ pub struct Table {
 /// A question that workers are answering.
 #[derive(Clone, Debug)]
 struct Question {
-    /// Those that have more to say.
-    waiting: HashSet<u32>,
-    /// Whether what ended workers have counted belongs to the answer.
-    is_status: bool,
+    query: Query,
+    /// Those that have more to say, and in how many parts they have said something.
+    waiting: HashMap<u32, usize>,
 }
 
+/// The last ticket of a worker that a batch is to confirm.
 #[derive(Clone, Debug)]
 struct Unconfirmed {
-    slot: u32,
     life: u32,
     ticket: u64,
     epoch: u64,
@@ -164,8 +169,9 @@ impl Table {
             shared: Shared::new(slots),
             pending: Vec::new(),
             seen: vec![None; slots],
-            unconfirmed: VecDeque::new(),
+            unconfirmed: vec![VecDeque::new(); slots],
             names: HashMap::new(),
+            named: vec![0; slots],
             ended: Vec::new(),
             questions: HashMap::new(),
         }
@@ -182,7 +188,9 @@ impl Table {
         let incarnation = self.shared.lives[slot as usize];
         self.change(Change::Died { slot, incarnation });
         self.seen[slot as usize] = None;
+        self.unconfirmed[slot as usize].clear();
         self.names.retain(|_, owner| *owner != slot);
+        self.named[slot as usize] = 0;
         self.questions.retain(|asker, _| asker.slot != slot);
         let mut asked: Vec<Asker> = self.questions.keys().copied().collect();
         // In an order that a simulation can repeat.
@@ -195,26 +203,61 @@ impl Table {
         std::mem::take(&mut self.shared)
     }
 
-    /// Heeds a worker, and says what is to be told to whom at once.
-    pub fn heed(&mut self, slot: u32, request: Request) -> Vec<Told> {
+    /// Heeds a worker, and says what is to be told to whom at once. Who does not live is ignored.
+    ///
+    /// # Errors
+    /// If no honest worker says that. Nothing has changed then.
+    pub fn heed(&mut self, slot: u32, request: Request) -> Result<Vec<Told>, Fault> {
+        if self.seen[slot as usize].is_none() {
+            return Ok(Vec::new());
+        }
         match request {
-            Request::Seen(epoch) => self.seen(slot, epoch),
+            Request::Seen(epoch) => self.seen(slot, epoch)?,
             Request::Interested { ticket, interest, share } => {
-                self.change(Change::Interested { slot, interest, share });
-                self.confirm_when_known(slot, ticket);
+                self.interested(slot, ticket, interest, share)?;
             }
-            Request::Uninterested(interest) => self.change(Change::Uninterested { slot, interest }),
+            Request::Uninterested(interest) => self.uninterested(slot, interest),
             Request::ClaimName { key, peer, name } => {
                 let to = self.shared.lives[slot as usize];
-                let granted = self.claim(slot, name.clone());
-                return vec![(slot, News::Named { to, key, peer, name, granted })];
+                let granted = self.claim(slot, &name)?;
+                return Ok(vec![(slot, News::Named { to, key, peer, name, granted })]);
             }
             Request::ReleaseName(name) => self.release(slot, &name),
-            Request::Counted(counters) => add_counters(&mut self.ended, &counters),
-            Request::Ask { ticket, query } => return self.ask(slot, ticket, &query),
+            Request::Counted(counters) => {
+                check_counters(&self.ended, &counters)?;
+                add_counters(&mut self.ended, &counters);
+            }
+            Request::Ask { ticket, query } => return self.ask(slot, ticket, query),
             Request::Answer { asker, part, last } => return self.answer(asker, slot, part, last),
         }
-        Vec::new()
+        Ok(Vec::new())
+    }
+
+    fn interested(
+        &mut self,
+        slot: u32,
+        ticket: u64,
+        interest: Interest,
+        share: Option<Part>,
+    ) -> Result<(), Fault> {
+        check_interest(&interest, share.as_ref())?;
+        // One that only says again what it wants is not over the limit.
+        if self.shared.held(slot) > MAX_INTERESTS {
+            return Err(Fault::Interests);
+        }
+        self.change(Change::Interested { slot, interest, share });
+        self.confirm_when_known(slot, ticket);
+        Ok(())
+    }
+
+    /// Nobody is told of one that was none.
+    fn uninterested(&mut self, slot: u32, interest: Interest) {
+        let before = self.shared.held(slot);
+        let change = Change::Uninterested { slot, interest };
+        self.shared.apply(&change, |_, _| false);
+        if self.shared.held(slot) < before {
+            self.pending.push(change);
+        }
     }
 
     fn confirm_when_known(&mut self, slot: u32, ticket: u64) {
@@ -222,13 +265,22 @@ impl Table {
         // It goes out with the next batches.
         let batches = self.pending.len().div_ceil(BATCH) as u64;
         let epoch = self.shared.epoch + batches;
-        self.unconfirmed.push_back(Unconfirmed { slot, life, ticket, epoch });
+        let unconfirmed = &mut self.unconfirmed[slot as usize];
+        match unconfirmed.back_mut().filter(|last| last.epoch == epoch) {
+            // A ticket stands for all before it.
+            Some(last) => last.ticket = last.ticket.max(ticket),
+            None => unconfirmed.push_back(Unconfirmed { life, ticket, epoch }),
+        }
     }
 
-    fn seen(&mut self, slot: u32, epoch: u64) {
-        if let Some(seen) = &mut self.seen[slot as usize] {
-            *seen = epoch.clamp(*seen, self.shared.epoch);
+    fn seen(&mut self, slot: u32, epoch: u64) -> Result<(), Fault> {
+        if epoch > self.shared.epoch {
+            return Err(Fault::Epoch);
         }
+        if let Some(seen) = &mut self.seen[slot as usize] {
+            *seen = epoch.max(*seen);
+        }
+        Ok(())
     }
 
     /// Whether a worker has not confirmed what it was told.
@@ -248,54 +300,75 @@ impl Table {
             }
         }
         let known = self.seen.iter().flatten().min().copied().unwrap_or(self.shared.epoch);
-        while let Some(first) = self.unconfirmed.front()
-            && first.epoch <= known
-        {
-            let Unconfirmed { slot, life, ticket, .. } = *first;
-            self.unconfirmed.pop_front();
-            told.push((slot, News::Confirmed { to: life, ticket }));
+        for (slot, unconfirmed) in (0..).zip(&mut self.unconfirmed) {
+            while let Some(first) = unconfirmed.pop_front_if(|first| first.epoch <= known) {
+                let Unconfirmed { life, ticket, .. } = first;
+                told.push((slot, News::Confirmed { to: life, ticket }));
+            }
         }
         told
     }
 
-    /// Gives a name to a worker's peer, if it is free.
-    fn claim(&mut self, slot: u32, name: String) -> bool {
-        match self.names.entry(name) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(free) => {
-                free.insert(slot);
-                true
-            }
+    /// Gives a name to a worker's peer, if it is free and the worker has not too many.
+    fn claim(&mut self, slot: u32, name: &str) -> Result<bool, Fault> {
+        if !is_name(name) {
+            return Err(Fault::Name);
         }
+        let named = &mut self.named[slot as usize];
+        if *named >= MAX_NAMES || self.names.contains_key(name) {
+            return Ok(false);
+        }
+        *named += 1;
+        self.names.insert(name.to_owned(), slot);
+        Ok(true)
     }
 
     /// A name is free again, if it is that worker's to give back.
     fn release(&mut self, slot: u32, name: &str) {
         if self.names.get(name) == Some(&slot) {
             self.names.remove(name);
+            self.named[slot as usize] -= 1;
         }
     }
 
     /// Passes a worker's question on to all that live.
-    fn ask(&mut self, slot: u32, ticket: u64, query: &Query) -> Vec<Told> {
+    fn ask(&mut self, slot: u32, ticket: u64, query: Query) -> Result<Vec<Told>, Fault> {
+        check_query(&query)?;
         let asker = Asker { slot, life: self.shared.lives[slot as usize], ticket };
+        if self.questions.keys().filter(|known| known.slot == slot).count() >= MAX_QUESTIONS {
+            return Err(Fault::Questions);
+        }
         let living = self.living();
-        let waiting = living.iter().copied().collect();
-        let is_status = *query == Query::Status;
-        self.questions.insert(asker, Question { waiting, is_status });
-        living.into_iter().map(|to| (to, News::Question { asker, query: query.clone() })).collect()
+        let waiting = living.iter().map(|to| (*to, 0)).collect();
+        self.questions.insert(asker, Question { query: query.clone(), waiting });
+        let question = |to| (to, News::Question { asker, query: query.clone() });
+        Ok(living.into_iter().map(question).collect())
     }
 
     /// Passes part of an answer on; what a worker says to a question that it was not asked, or has
     /// answered, is ignored.
-    fn answer(&mut self, asker: Asker, by: u32, part: Option<Answer>, last: bool) -> Vec<Told> {
+    fn answer(
+        &mut self,
+        asker: Asker,
+        by: u32,
+        part: Option<Answer>,
+        last: bool,
+    ) -> Result<Vec<Told>, Fault> {
         let mut told = Vec::new();
-        if self.questions.get(&asker).is_some_and(|question| question.waiting.contains(&by)) {
-            let passed_on = part.is_some().then_some(News::Answer { asker, part, last: false });
-            told.extend(passed_on.map(|news| (asker.slot, news)));
-            told.extend(last.then(|| self.answered(asker, by)).flatten());
+        let question = self.questions.get_mut(&asker);
+        let said =
+            question.and_then(|Question { query, waiting }| Some((query, waiting.get_mut(&by)?)));
+        let Some((query, parts)) = said else { return Ok(told) };
+        if let Some(answer) = &part {
+            check_answer(query, answer)?;
+            *parts += 1;
+            if *parts > MAX_PARTS {
+                return Err(Fault::Parts);
+            }
+            told.push((asker.slot, News::Answer { asker, part, last: false }));
         }
-        told
+        told.extend(last.then(|| self.answered(asker, by)).flatten());
+        Ok(told)
     }
 
     /// A worker has no more to say to a question; what the asker is told once all have not.
@@ -305,9 +378,9 @@ impl Table {
         if !question.waiting.is_empty() {
             return None;
         }
-        let Question { is_status, .. } = self.questions.remove(&asker)?;
+        let Question { query, .. } = self.questions.remove(&asker)?;
         let ended = Status { counters: self.ended.clone(), ..Status::default() };
-        let part = is_status.then_some(Answer::Status(ended));
+        let part = (query == Query::Status).then_some(Answer::Status(ended));
         Some((asker.slot, News::Answer { asker, part, last: true }))
     }
 
@@ -320,5 +393,205 @@ impl Table {
     fn change(&mut self, change: Change) {
         self.shared.apply(&change, |_, _| false);
         self.pending.push(change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipcd_proto::Subject;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SLOTS: u32 = 3;
+    const HOSTILE: u32 = 1;
+
+    fn any_interest() -> impl Strategy<Value = Interest> {
+        let filter = prop_oneof![
+            Just("a".to_owned()),
+            Just("a.>".to_owned()),
+            Just("..".to_owned()),
+            Just(String::new()),
+            "[a-c*>.]{0,300}",
+        ];
+        let group = prop_oneof![Just(None), Just(Some("g".to_owned())), ".{0,80}".prop_map(Some)];
+        (filter, group).prop_map(|(filter, group)| Interest { filter, group })
+    }
+
+    fn any_asker() -> impl Strategy<Value = Asker> {
+        (0..SLOTS + 2, 0..4_u32, 0..4_u64).prop_map(|(slot, life, ticket)| Asker {
+            slot,
+            life,
+            ticket,
+        })
+    }
+
+    fn any_query() -> impl Strategy<Value = Query> {
+        prop_oneof![
+            Just(Query::Status),
+            Just(Query::Sandbox),
+            any::<u64>().prop_map(Query::Kick),
+            ".{0,300}".prop_map(Query::Matching),
+            ".{0,100}".prop_map(Query::Find),
+        ]
+    }
+
+    fn any_answer() -> impl Strategy<Value = Option<Answer>> {
+        prop_oneof![
+            Just(None),
+            any::<u64>().prop_map(|count| Some(Answer::Matching(count))),
+            Just(Some(Answer::Status(Status::default()))),
+            Just(Some(Answer::Peers(Vec::new()))),
+        ]
+    }
+
+    fn any_request() -> impl Strategy<Value = Request> {
+        let name = prop_oneof![Just("mine".to_owned()), Just("yours".to_owned()), ".{0,70}"];
+        let share = proptest::option::of((any::<u32>(), any::<u32>()))
+            .prop_map(|part| part.map(|(number, members)| Part { number, members }));
+        let counters = vec(("[a-z_A]{0,70}", any::<u64>()), 0..70);
+        prop_oneof![
+            any::<u64>().prop_map(Request::Seen),
+            (0..8_u64).prop_map(Request::Seen),
+            (any::<u64>(), any_interest(), share).prop_map(|(ticket, interest, share)| {
+                Request::Interested { ticket, interest, share }
+            }),
+            any_interest().prop_map(Request::Uninterested),
+            (any::<u32>(), any::<u64>(), name.clone()).prop_map(|(key, peer, name)| {
+                Request::ClaimName { key: PeerKey(key), peer, name }
+            }),
+            name.prop_map(Request::ReleaseName),
+            counters.prop_map(Request::Counted),
+            (any::<u64>(), any_query()).prop_map(|(ticket, query)| Request::Ask { ticket, query }),
+            (any_asker(), any_answer(), any::<bool>())
+                .prop_map(|(asker, part, last)| { Request::Answer { asker, part, last } }),
+        ]
+    }
+
+    fn interested(filter: &str) -> Request {
+        let interest = Interest { filter: filter.into(), group: None };
+        Request::Interested { ticket: 1, interest, share: None }
+    }
+
+    /// A table with three workers, of which one has a name and an interest.
+    fn table() -> Table {
+        let mut table = Table::new(SLOTS as usize);
+        (0..SLOTS).for_each(|slot| table.born(slot, 1));
+        let name = Request::ClaimName { key: PeerKey(0), peer: 1, name: "mine".into() };
+        table.heed(0, name).unwrap();
+        table.heed(0, interested("a")).unwrap();
+        table
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Whatever a worker says, and however often it dies: what others have stays theirs, and
+        /// what is told is for those who live.
+        #[test]
+        fn a_hostile_worker_changes_only_what_is_its_own(
+            script in vec((any_request(), 0..20_u8), 0..60),
+        ) {
+            let mut table = table();
+            let mut life = 1;
+            for (request, event) in script {
+                let mut told = table.heed(HOSTILE, request).unwrap_or_default();
+                if event == 0 {
+                    life += 1;
+                    told.extend(table.died(HOSTILE));
+                    table.born(HOSTILE, life);
+                }
+                told.extend(table.news());
+                prop_assert!(told.iter().all(|(slot, _)| *slot < SLOTS));
+                prop_assert_eq!(table.names.get("mine"), Some(&0));
+                prop_assert_eq!(table.shared.held(0), 1);
+                prop_assert_eq!(&table.shared.lives, &[1, life, 1]);
+                let mine = Subject::parse(b"a").unwrap();
+                let found = table.shared.interests.find(mine);
+                prop_assert!(found.iter().any(|remote| remote.slot == 0));
+                let named = table.names.values().filter(|owner| **owner == HOSTILE).count();
+                prop_assert_eq!(table.named[HOSTILE as usize], named);
+            }
+            table.died(HOSTILE);
+            prop_assert_eq!(table.shared.held(HOSTILE), 0);
+            prop_assert_eq!((table.names.len(), table.questions.len()), (1, 0));
+        }
+    }
+
+    #[test]
+    fn what_no_honest_worker_says_is_a_fault() {
+        let ask = |query| Request::Ask { ticket: 1, query };
+        let claim = |name: &str| Request::ClaimName { key: PeerKey(0), peer: 1, name: name.into() };
+        let (group, members) = (Some("g".to_owned()), Some(Part { number: 1, members: 1 }));
+        let shared = Interest { filter: "a".into(), group };
+        let counted = |name: &str| Request::Counted(vec![(name.into(), 1)]);
+        for (request, fault) in [
+            (Request::Seen(1_000), Fault::Epoch),
+            (interested("a..b"), Fault::Interest),
+            (Request::Interested { ticket: 1, interest: shared, share: None }, Fault::Interest),
+            (
+                Request::Interested {
+                    ticket: 1,
+                    interest: Interest { filter: "a".into(), group: Some("g".repeat(65)) },
+                    share: members,
+                },
+                Fault::Interest,
+            ),
+            (claim(""), Fault::Name),
+            (claim("two words"), Fault::Name),
+            (ask(Query::Matching("*".into())), Fault::Question),
+            (ask(Query::Find("x".repeat(65))), Fault::Question),
+            (counted("UPPER"), Fault::Counters),
+            (counted(&"x".repeat(65)), Fault::Counters),
+        ] {
+            assert_eq!(table().heed(HOSTILE, request.clone()), Err(fault), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn answers_are_to_the_question_and_end() {
+        let mut table = table();
+        table.heed(0, Request::Ask { ticket: 1, query: Query::Peers }).unwrap();
+        let asker = Asker { slot: 0, life: 1, ticket: 1 };
+        let answer = |part| Request::Answer { asker, part: Some(part), last: false };
+        let wrong = table.heed(HOSTILE, answer(Answer::Matching(1)));
+        assert_eq!(wrong, Err(Fault::Answer));
+        for _ in 0..MAX_PARTS {
+            table.heed(HOSTILE, answer(Answer::Peers(Vec::new()))).unwrap();
+        }
+        let endless = table.heed(HOSTILE, answer(Answer::Peers(Vec::new())));
+        assert_eq!(endless, Err(Fault::Parts));
+    }
+
+    #[test]
+    fn what_a_worker_can_make_grow_is_bounded() {
+        let mut table = table();
+        for number in 0..=MAX_INTERESTS {
+            table.heed(HOSTILE, interested(&format!("f.{number}"))).unwrap();
+        }
+        assert_eq!(table.heed(HOSTILE, interested("one.more")), Err(Fault::Interests));
+        // One batch confirms them all.
+        let waiting = table.unconfirmed[HOSTILE as usize].len();
+        assert!(waiting <= MAX_INTERESTS / BATCH + 1, "{waiting}");
+        for ticket in 0..MAX_QUESTIONS as u64 {
+            table.heed(HOSTILE, Request::Ask { ticket, query: Query::Peers }).unwrap();
+        }
+        let ask = Request::Ask { ticket: u64::MAX, query: Query::Peers };
+        assert_eq!(table.heed(HOSTILE, ask.clone()), Err(Fault::Questions));
+        assert!(table.heed(0, ask).is_ok(), "nobody else is kept from asking");
+        let counters = |from: u32| (from..from + 40).map(|n| (format!("c{n}"), 1)).collect();
+        table.heed(HOSTILE, Request::Counted(counters(0))).unwrap();
+        table.heed(HOSTILE, Request::Counted(counters(0))).unwrap();
+        assert_eq!(table.heed(HOSTILE, Request::Counted(counters(40))), Err(Fault::Counters));
+    }
+
+    #[test]
+    fn nobody_is_told_that_an_interest_has_gone_that_there_never_was() {
+        let mut table = table();
+        table.news();
+        let never = Interest { filter: "never".into(), group: None };
+        table.heed(HOSTILE, Request::Uninterested(never)).unwrap();
+        assert!(table.pending.is_empty());
     }
 }

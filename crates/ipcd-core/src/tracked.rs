@@ -21,6 +21,9 @@ pub(crate) const MAX_OUTSTANDING: usize = 64 * 1024;
 /// Requests that a peer is known to have, and not to have answered. That it has gone is not told
 /// to those who wait for the answer to others.
 const MAX_UNANSWERED: usize = 64 * 1024;
+/// Messages whose outcome is open, beyond which those of other workers are turned away: they may
+/// come from one that was taken over, and keeps to no limit.
+const MAX_TRACKED: usize = 1024 * 1024;
 /// How often requests are looked through for those that nobody waits for any more, at the most.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,14 @@ pub(crate) struct Conclusion {
     receipt: Receipt,
     is_answered: bool,
     is_passed_on: bool,
+}
+
+#[cfg(test)]
+impl Conclusion {
+    /// Any, for tests of what comes from elsewhere.
+    pub(crate) fn of(ticket: Ticket, receipt: Receipt, said: (bool, bool)) -> Self {
+        Self { ticket, receipt, is_answered: said.0, is_passed_on: said.1 }
+    }
 }
 
 /// Whom to tell an outcome.
@@ -123,6 +134,11 @@ impl Trackers {
         self.entries.len()
     }
 
+    /// Whether no more are taken of other workers.
+    pub(crate) fn is_full(&self) -> bool {
+        self.entries.len() >= MAX_TRACKED
+    }
+
     fn forget(&mut self, ticket: Ticket) {
         self.entries.remove(&ticket);
         self.has_remnants = true;
@@ -154,6 +170,16 @@ impl Core {
             self.peer(key).calls().outstanding.insert(correlation, ticket);
         }
         ticket
+    }
+
+    /// Another worker's next message is not taken, and it is told so if it wants to know.
+    pub(crate) fn turn_away(&mut self, slot: u32) {
+        let way = self.others.as_mut().map(|others| &mut others.ways[slot as usize]);
+        let Some(ticket) = way.and_then(|way| way.ticket.take()) else { return };
+        let mut receipt = Receipt::default();
+        receipt.drop_for(Reason::Newest, 1);
+        let (is_answered, is_passed_on) = (false, false);
+        self.tell_conclusion(slot, Conclusion { ticket, receipt, is_answered, is_passed_on });
     }
 
     /// All copies of the message are on their way.

@@ -194,20 +194,20 @@ pub struct Receipt {
 impl Receipt {
     /// Copies that were dropped.
     pub fn dropped(&self) -> u64 {
-        self.dropped.iter().map(|&(_, count)| count).sum()
+        self.dropped.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
     /// Counts copies that were dropped.
     pub fn drop_for(&mut self, reason: Reason, copies: u64) {
         match self.dropped.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, count)) => *count += copies,
+            Some((_, count)) => *count = count.saturating_add(copies),
             None => self.dropped.push((reason, copies)),
         }
     }
 
     /// Adds what became of other copies of the message.
     pub fn add(&mut self, other: &Self) {
-        self.delivered += other.delivered;
+        self.delivered = self.delivered.saturating_add(other.delivered);
         other.dropped.iter().for_each(|&(reason, copies)| self.drop_for(reason, copies));
     }
 }
@@ -307,6 +307,8 @@ pub enum Query {
     Find(String),
     /// Answered by [`Answer::Subscriptions`], as many as it takes.
     Subscriptions,
+    /// Answered by one [`Answer::Sandbox`].
+    Sandbox,
 }
 
 /// An answer, or a part of it.
@@ -324,6 +326,8 @@ pub enum Answer {
     Found(Option<u64>),
     /// Some of the subscriptions.
     Subscriptions(Vec<SubscriptionStatus>),
+    /// What workers are confined by, for people; the first word is `full`, `partial` or `off`.
+    Sandbox(String),
 }
 
 /// The daemon, its workers, listeners and counters.

@@ -55,6 +55,8 @@ pub struct Daemon {
     pub workers: Workers,
     /// Children at the most, with `fork = "connection"`.
     pub max_children: u32,
+    /// What workers are confined by.
+    pub sandbox: SandboxMode,
     /// How long a worker may owe an answer before it is ended.
     pub watchdog: Span,
     /// How long draining may take.
@@ -76,6 +78,19 @@ pub enum ForkMode {
     Pool,
     /// A child for each peer.
     Connection,
+}
+
+/// Whether workers are confined to what they need.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxMode {
+    /// As far as the system can; else the daemon does not start.
+    Required,
+    /// As far as the system can.
+    #[default]
+    BestEffort,
+    /// Not at all.
+    Off,
 }
 
 /// The limits.
@@ -227,6 +242,7 @@ impl Default for Daemon {
             fork: ForkMode::Pool,
             workers: Workers::default(),
             max_children: 256,
+            sandbox: SandboxMode::default(),
             watchdog: seconds(5),
             drain_timeout: seconds(10),
             pid_file: None,

@@ -7,11 +7,11 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use ipcd_sys::duplicate_from;
 use ipcd_transport::{Joiner, ReadBuffer, Splitter};
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, recv, sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+use nix::sys::uio::writev;
 
 /// Bytes of the largest record, its header included: a frame with a payload of 64 KiB goes whole,
 /// and the kernel's default buffer (`net.core.wmem_default`, 208 KiB) takes one while another waits.
@@ -56,6 +56,19 @@ struct Way {
     joiner: Joiner,
 }
 
+/// What was taken out of an inbox.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Arrived {
+    /// There was nothing.
+    Nothing,
+    /// A record of this slot and life.
+    Of(u32, u32),
+    /// A record for a life that is over.
+    Stale,
+    /// What no worker sends.
+    Nonsense,
+}
+
 /// What came of sending.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Sent {
@@ -69,9 +82,11 @@ impl Inboxes {
     /// For the worker that is born in this slot. The descriptors are duplicated, so that the
     /// originals can be closed with everything else.
     pub(crate) fn new(pairs: &[InboxPair], slot: u32, life: u32) -> io::Result<Self> {
-        let own = pairs[slot as usize].reading.try_clone()?;
+        // Side by side, behind what is there for good: the sandbox protects them as a range.
+        let base = pairs.last().map_or(0, |pair| pair.writing.as_raw_fd() + 1);
+        let own = duplicate_from(pairs[slot as usize].reading.as_fd(), base)?;
         let way = |pair: &InboxPair| {
-            let fd = pair.writing.try_clone()?;
+            let fd = duplicate_from(pair.writing.as_fd(), base)?;
             Ok(Way {
                 fd,
                 splitter: Splitter::default(),
@@ -117,8 +132,8 @@ impl Inboxes {
             field.copy_from_slice(&value.to_le_bytes());
         }
         let parts = [&header, record.header(), &frames[..record.taken()]].map(IoSlice::new);
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        match sendmsg::<UnixAddr>(way.fd.as_raw_fd(), &parts, &[], flags, None) {
+        // Not sendmsg(2), which a worker may not call: it could pass descriptors on.
+        match writev(&way.fd, &parts) {
             Ok(_) => {
                 way.splitter.sent(&record);
                 Ok(Sent::Bytes(record.taken()))
@@ -128,36 +143,77 @@ impl Inboxes {
         }
     }
 
-    /// Appends the frames of the next record that is for us, and says which slot and life sent
-    /// them; `None` when there is no record now.
-    pub(crate) fn receive(&mut self, into: &mut ReadBuffer) -> io::Result<Option<(u32, u32)>> {
-        loop {
-            let room = into.spare(RECORD_BYTES);
-            let count = match recv(self.own.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
-                Ok(count) => count,
-                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
-            let mut fields = room[..count].chunks_exact(4);
-            let mut field = || fields.next()?.try_into().ok().map(u32::from_le_bytes);
-            let (Some(slot), Some(life), Some(to)) = (field(), field(), field()) else {
-                return Err(io::Error::other("a record of another worker is too short"));
-            };
-            let Some(way) = self.ways.get_mut(slot as usize) else {
-                return Err(io::Error::other("a record of a worker that does not exist"));
-            };
-            // What was for the one who lived here before is of no use to us.
-            if to != self.life {
-                self.stale += 1;
-                continue;
+    /// Takes the next record, and appends its frames if it is for us. What is no record is passed
+    /// over and counted: another worker may have been taken over, and is not to take us along.
+    pub(crate) fn receive(&mut self, into: &mut ReadBuffer) -> io::Result<Arrived> {
+        let room = into.spare(RECORD_BYTES);
+        let count = match recv(self.own.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
+            Ok(count) => count,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Arrived::Nothing),
+            Err(error) => return Err(error.into()),
+        };
+        let mut fields = room[..count].chunks_exact(4);
+        let mut field = || fields.next()?.try_into().ok().map(u32::from_le_bytes);
+        let (Some(slot), Some(life), Some(to)) = (field(), field(), field()) else {
+            return Ok(Arrived::Nonsense);
+        };
+        let Some(way) = self.ways.get_mut(slot as usize) else {
+            return Ok(Arrived::Nonsense);
+        };
+        // What was for the one who lived here before is of no use to us.
+        if to != self.life {
+            self.stale += 1;
+            return Ok(Arrived::Stale);
+        }
+        if way.life != life {
+            way.life = life;
+            self.stale += u64::from(way.joiner.is_joining());
+            way.joiner = Joiner::default();
+        }
+        match way.joiner.accept_spare(HEADER_BYTES..count, into) {
+            Ok(_) => Ok(Arrived::Of(slot, life)),
+            Err(_) => Ok(Arrived::Nonsense),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::send;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SLOTS: u32 = 2;
+
+    fn inbox() -> (Inboxes, Vec<InboxPair>) {
+        let pairs: Vec<InboxPair> = (0..SLOTS).map(|_| InboxPair::new().unwrap()).collect();
+        (Inboxes::new(&pairs, 0, 1).unwrap(), pairs)
+    }
+
+    proptest! {
+        /// Any records, in anybody's name: each is taken, and the inbox is there for the next.
+        #[test]
+        fn takes_any_records(
+            records in vec((0..3_u32, 0..3_u32, 0..3_u32, vec(any::<u8>(), 0..200)), 1..20),
+            cut in 0..12_usize,
+        ) {
+            let (mut inbox, pairs) = inbox();
+            let mut buffer = ReadBuffer::new(1024, 1024);
+            for (slot, life, to, rest) in records {
+                let header = [slot, life, to].map(u32::to_le_bytes).concat();
+                let record = [&header[..], &rest].concat();
+                let record = &record[..record.len() - cut.min(rest.len() + cut)];
+                send(pairs[0].writing.as_raw_fd(), record, MsgFlags::empty()).unwrap();
+                let arrived = inbox.receive(&mut buffer).unwrap();
+                prop_assert!(arrived != Arrived::Nothing);
+                if let Arrived::Of(of, _) = arrived {
+                    prop_assert!(of < SLOTS && to == 1);
+                }
+                buffer.clear();
+                prop_assert_eq!(inbox.receive(&mut buffer).unwrap(), Arrived::Nothing);
             }
-            if way.life != life {
-                way.life = life;
-                self.stale += u64::from(way.joiner.is_joining());
-                way.joiner = Joiner::default();
-            }
-            way.joiner.accept_spare(HEADER_BYTES..count, into).map_err(io::Error::other)?;
-            return Ok(Some((slot, life)));
         }
     }
 }

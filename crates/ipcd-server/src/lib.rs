@@ -19,6 +19,7 @@ mod listen;
 mod log;
 mod privileges;
 mod runtime;
+mod sandbox;
 mod slot;
 mod supervisor;
 mod translator;
@@ -27,8 +28,8 @@ mod worker;
 
 pub use activation::{Socket, take as take_sockets};
 pub use config::{
-    Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage, TokenFile,
-    Workers, word,
+    Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage,
+    SandboxMode, TokenFile, Workers, word,
 };
 pub use connect::Connect;
 pub use exec::{Exec, Restart};

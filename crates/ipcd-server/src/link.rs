@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use bincode::config::{Configuration, Limit};
 use ipcd_core::{Config, News, Request, Tokens};
-use ipcd_sys::{recv_with_fds, send_with_fds};
+use ipcd_sys::{duplicate_from, recv_with_fds, send_with_fds};
 use ipcd_transport::Identity;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 use serde::de::DeserializeOwned;
@@ -118,6 +118,11 @@ pub(crate) const GONE_BATCH: usize = 1024;
 
 /// Bytes of the longest message: a transport's state, or a part of an answer.
 const LONGEST: usize = 128 * 1024;
+/// Bytes of the longest message of a worker. What is passed on to other workers, with what the
+/// supervisor adds, is not too long for them.
+const LONGEST_OF_WORKER: usize = 96 * 1024;
+/// Bytes that may wait for a worker's link. One that leaves so much unread will not read it.
+const MAX_BACKLOG: usize = 64 * 1024 * 1024;
 
 const CONFIG: Configuration<
     bincode::config::LittleEndian,
@@ -136,6 +141,10 @@ thread_local! {
 pub(crate) struct Link {
     socket: OwnedFd,
     backlog: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    /// Bytes in it.
+    backlog_bytes: usize,
+    /// Bytes of the longest message that is received here.
+    longest: usize,
 }
 
 /// What was received.
@@ -150,26 +159,32 @@ pub(crate) enum Received<T> {
 }
 
 impl Link {
-    /// Both ends of a link.
+    /// Both ends of a link: the supervisor's and the worker's.
     pub(crate) fn pair() -> io::Result<(Self, Self)> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-        let end = |socket| Self { socket, backlog: VecDeque::new() };
-        Ok((end(a), end(b)))
+        Ok((Self::end(a, LONGEST_OF_WORKER), Self::end(b, LONGEST)))
     }
 
-    /// The same end, for a forked child to keep while it closes everything else.
+    /// The same end, for a forked child to keep while it closes everything else; its number is this
+    /// or a higher one.
     ///
     /// # Panics
     /// If the process has no descriptor left.
-    pub(crate) fn share(&self) -> Self {
-        let socket = self.socket.try_clone().expect("a worker has a descriptor for its link");
-        Self { socket, backlog: VecDeque::new() }
+    pub(crate) fn share(&self, least: RawFd) -> Self {
+        let socket = duplicate_from(self.socket.as_fd(), least);
+        let socket = socket.expect("a worker has a descriptor for its link");
+        Self::end(socket, self.longest)
+    }
+
+    fn end(socket: OwnedFd, longest: usize) -> Self {
+        Self { socket, backlog: VecDeque::new(), backlog_bytes: 0, longest }
     }
 
     /// Sends a message, now or as soon as there is room.
     pub(crate) fn send<T: Serialize>(&mut self, message: &T, fds: Vec<OwnedFd>) -> io::Result<()> {
         let bytes = bincode::serde::encode_to_vec(message, CONFIG).map_err(io::Error::other)?;
+        self.backlog_bytes += bytes.len();
         self.backlog.push_back((bytes, fds));
         self.flush()
     }
@@ -179,15 +194,25 @@ impl Link {
         while let Some((bytes, fds)) = self.backlog.front() {
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             match send_with_fds(self.socket.as_fd(), bytes, &fds) {
-                Ok(()) => drop(self.backlog.pop_front()),
+                Ok(()) => self.sent(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    self.backlog.pop_front();
+                    self.sent();
                     return Err(error);
                 }
             }
         }
         Ok(())
+    }
+
+    fn sent(&mut self) {
+        let sent = self.backlog.pop_front();
+        self.backlog_bytes -= sent.map_or(0, |(bytes, _)| bytes.len());
+    }
+
+    /// Whether more waits than the other process can be meant to read.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.backlog_bytes > MAX_BACKLOG
     }
 
     /// Messages that wait for room.
@@ -202,7 +227,8 @@ impl Link {
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Received<T>> {
         RECEIVED.with_borrow_mut(|bytes| {
             bytes.resize(LONGEST, 0);
-            let received = recv_with_fds(self.socket.as_fd(), bytes, MsgFlags::MSG_DONTWAIT);
+            let room = &mut bytes[..self.longest];
+            let received = recv_with_fds(self.socket.as_fd(), room, MsgFlags::MSG_DONTWAIT);
             let (count, fds) = match received {
                 Ok((0, _)) => return Ok(Received::Closed),
                 Ok(received) => received,
@@ -223,5 +249,82 @@ impl Link {
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::socket::{ControlMessage, UnixAddr, sendmsg};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Sends what no [`Link`] would.
+    fn say(link: &Link, bytes: &[u8], fds: usize) {
+        let raw = vec![0; fds];
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control = if fds == 0 { &[][..] } else { &rights[..] };
+        let (parts, flags) = ([IoSlice::new(bytes)], MsgFlags::MSG_DONTWAIT);
+        sendmsg::<UnixAddr>(link.socket.as_raw_fd(), &parts, control, flags, None).unwrap();
+    }
+
+    proptest! {
+        /// Any bytes with any descriptors: a message, or an error.
+        #[test]
+        fn takes_any_bytes_of_a_worker(
+            mut bytes in vec(any::<u8>(), 1..400),
+            kind in 0..5_u8,
+            fds in 0..7_usize,
+        ) {
+            // So that it is a message of some kind more often than not.
+            bytes[0] = kind;
+            let (mut here, there) = Link::pair().unwrap();
+            say(&there, &bytes, fds);
+            match here.receive::<ToSupervisor>() {
+                Ok(Received::Message(_, passed)) => prop_assert_eq!(passed.len(), fds),
+                Ok(other) => prop_assert!(false, "{other:?}"),
+                Err(_) => {}
+            }
+            prop_assert!(matches!(here.receive::<ToSupervisor>(), Ok(Received::NotReady)));
+        }
+    }
+
+    #[test]
+    fn a_worker_says_less_at_once_than_it_is_told() {
+        let (mut here, mut there) = Link::pair().unwrap();
+        say(&there, &vec![0; LONGEST_OF_WORKER + 1], 0);
+        assert!(here.receive::<ToSupervisor>().is_err());
+        let long = "x".repeat(LONGEST - 16);
+        here.send(&long, Vec::new()).unwrap();
+        let Ok(Received::Message(heard, _)) = there.receive::<String>() else {
+            panic!("it is not too long for a worker");
+        };
+        assert_eq!(heard, long);
+    }
+
+    #[test]
+    fn a_claimed_length_claims_no_memory() {
+        let (mut here, there) = Link::pair().unwrap();
+        // Gone, of 2^64 - 1 numbers.
+        say(&there, &[&[1, 253][..], &[255; 8]].concat(), 0);
+        assert!(here.receive::<ToSupervisor>().is_err());
+    }
+
+    #[test]
+    fn what_waits_for_a_link_is_counted() {
+        let (mut here, mut there) = Link::pair().unwrap();
+        let long = "x".repeat(LONGEST - 16);
+        while !here.is_overfull() {
+            here.send(&long, Vec::new()).unwrap();
+        }
+        while here.waiting() > 0 {
+            assert!(matches!(there.receive::<String>(), Ok(Received::Message(..))));
+            here.flush().unwrap();
+        }
+        assert_eq!(here.backlog_bytes, 0);
     }
 }

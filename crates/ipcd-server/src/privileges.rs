@@ -1,7 +1,9 @@
 //! Giving up root's rights in a worker, and the limits that a daemon needs.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Gid, Group, Uid, User, getgroups, setgroups, setresgid, setresuid};
+use nix::unistd::{
+    Gid, Group, Uid, User, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid,
+};
 
 use crate::Error;
 use crate::config::Daemon;
@@ -48,7 +50,10 @@ impl Drop {
         let is_gone =
             self.uid.is_root() || setresuid(Uid::from_raw(0), self.uid, self.uid).is_err();
         let groups = getgroups().map_err(failed)?;
-        if !is_gone || groups != [self.gid] || Uid::effective() != self.uid {
+        let (users, primary) = (getresuid().map_err(failed)?, getresgid().map_err(failed)?);
+        let is_user = [users.real, users.effective, users.saved] == [self.uid; 3]
+            && [primary.real, primary.effective, primary.saved] == [self.gid; 3];
+        if !is_gone || groups != [self.gid] || !is_user {
             return Err(Error::Config("root's rights could not be given up".into()));
         }
         Ok(())

@@ -5,13 +5,14 @@ mod admitting;
 mod children;
 mod dialling;
 mod ending;
+mod hearing;
 mod listening;
 mod notifying;
 mod reaping;
 mod reload;
 mod stderr;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use ipcd_core::{DaemonInfo, Table, Tokens, Told};
@@ -32,9 +33,10 @@ use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
-use crate::link::{Received, ToSupervisor, ToWorker};
+use crate::link::ToWorker;
 use crate::privileges::{self, DescriptorLimit};
 use crate::runtime::RuntimeDir;
+use crate::sandbox::Sandbox;
 use crate::slot::{Life, Slot};
 use crate::worker::{self, Admitted, Birth};
 use crate::{Error, VERSION};
@@ -72,6 +74,7 @@ struct Supervisor {
     config: Config,
     core: ipcd_core::Config,
     user: Option<privileges::Drop>,
+    sandbox: Sandbox,
     epoll: Epoll,
     signals: SignalFd,
     slots: Vec<Slot>,
@@ -102,11 +105,13 @@ impl Supervisor {
     fn start(config: Config, start: Start) -> Result<Self, Error> {
         let descriptor_limit = privileges::raise_descriptor_limit();
         let user = privileges::Drop::of(&config.daemon)?;
+        let sandbox = Sandbox::prepare(config.daemon.sandbox)?;
         let runtime_dir = RuntimeDir::open(&config)?;
         let tokens = runtime_dir.tokens(&config.tokens)?;
         let (epoll, signals) = watch_signals()?;
         let listeners = bind_all(&config, &runtime_dir, &start.sockets)?;
-        let core = core_config(&config, &listeners, tokens);
+        sandbox.log();
+        let core = core_config(&config, &listeners, tokens, sandbox.level().to_string());
         let (slots, inboxes) = make_slots(&config)?;
         for (slot, data) in slots.iter().zip(FIRST_LINK..) {
             watch(&epoll, &slot.link, data)?;
@@ -115,6 +120,7 @@ impl Supervisor {
         let mut supervisor = Self {
             core,
             user,
+            sandbox,
             epoll,
             signals,
             table: Table::new(slots.len()),
@@ -166,6 +172,7 @@ impl Supervisor {
                 self.tend_programs();
             }
             self.spread_news();
+            self.end_who_do_not_read();
             self.watch_over_workers();
             self.herald.tick();
             if self.is_over() {
@@ -255,13 +262,13 @@ impl Supervisor {
         let inboxes = Inboxes::new(&self.inboxes, index as u32, incarnation).map_err(failed)?;
         let born = {
             let table = &mut self.table;
-            let (far_end, user) = (&slot.far_end, self.user);
+            let (far_end, user, sandbox) = (&slot.far_end, self.user, &self.sandbox);
             let supervisor = Pid::this();
             ipcd_sys::fork(|| {
                 // The child's copy of the table is its own from here on.
                 let shared = (self.inboxes.len() > 1).then(|| table.take_shared());
-                let link = far_end.share();
-                worker::main(Birth { link, supervisor, core, user, shared, inboxes, only })
+                let link = far_end.share(inboxes.own().as_raw_fd());
+                worker::main(Birth { link, supervisor, core, user, sandbox, shared, inboxes, only })
             })
         };
         match born {
@@ -277,37 +284,6 @@ impl Supervisor {
                 self.tell_news(told);
                 Err(failed(error))
             }
-        }
-    }
-
-    fn hear_worker(&mut self, index: usize) {
-        if let Err(error) = self.slots[index].link.flush() {
-            warn!(%error, "a peer could not be handed to its worker");
-        }
-        loop {
-            match self.slots[index].link.receive() {
-                Ok(Received::Message(message, _)) => self.heed(index, message),
-                Ok(Received::NotReady | Received::Closed) => return,
-                Err(error) => {
-                    error!(%error, slot = index, "a worker does not speak the link's protocol");
-                    return self.kill(index);
-                }
-            }
-        }
-    }
-
-    fn heed(&mut self, index: usize, message: ToSupervisor) {
-        let slot = index as u32;
-        match message {
-            ToSupervisor::Ready => self.worker_is_ready(index),
-            ToSupervisor::Gone(gone) => {
-                gone.into_iter().for_each(|gone| self.release(gone, index));
-            }
-            ToSupervisor::Request(request) => {
-                let told = self.table.heed(slot, request);
-                self.tell_news(told);
-            }
-            ToSupervisor::Quiet => self.slots[index].is_quiet = true,
         }
     }
 
@@ -349,16 +325,6 @@ impl Supervisor {
                 self.slots[index].owes_since = Some(now);
                 self.kill(index);
             }
-        }
-    }
-
-    fn worker_is_ready(&mut self, index: usize) {
-        if let Life::Running { is_ready, .. } = &mut self.slots[index].life {
-            *is_ready = true;
-        }
-        let ready = |slot: &Slot| matches!(slot.life, Life::Running { is_ready: true, .. });
-        if !self.is_ready && self.slots.iter().all(ready) {
-            self.say_ready();
         }
     }
 
@@ -441,7 +407,12 @@ fn watch(epoll: &Epoll, fd: &impl AsFd, data: u64) -> Result<(), Error> {
     epoll.add(fd, event).map_err(|error| Error::system("watch a descriptor", error))
 }
 
-fn core_config(config: &Config, listeners: &[Listening], tokens: Tokens) -> ipcd_core::Config {
+fn core_config(
+    config: &Config,
+    listeners: &[Listening],
+    tokens: Tokens,
+    sandbox: String,
+) -> ipcd_core::Config {
     let limits = &config.limits;
     let describe =
         |l: &Listening| (l.number, (l.listener.local().to_string(), l.asked.codec().to_string()));
@@ -451,6 +422,7 @@ fn core_config(config: &Config, listeners: &[Listening], tokens: Tokens) -> ipcd
         version: VERSION.into(),
         started: Instant::now(),
         listeners: listeners.iter().map(describe).collect(),
+        sandbox,
     };
     ipcd_core::Config {
         max_payload: limits.max_message.bytes(),

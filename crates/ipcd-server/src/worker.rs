@@ -31,6 +31,7 @@ use crate::inbox::Inboxes;
 use crate::link::{GONE_BATCH, Gone, Link, Received, ToSupervisor, ToWorker};
 use crate::listen::Dialect;
 use crate::privileges;
+use crate::sandbox::Sandbox;
 use crate::translator::Translator;
 
 /// Bytes that one read may take: what the kernel holds of a stream, and so one turn's share.
@@ -49,7 +50,7 @@ const ALARM: Token = Token { place: 2, number: 0 };
 const FIRST_WAY: Token = Token { place: 3, number: 0 };
 
 /// What a worker is given at its birth.
-pub(crate) struct Birth {
+pub(crate) struct Birth<'a> {
     pub(crate) link: Link,
     pub(crate) supervisor: Pid,
     pub(crate) core: ipcd_core::Config,
@@ -59,6 +60,7 @@ pub(crate) struct Birth {
     /// The one peer that the worker is born for, with `--fork connection`.
     pub(crate) only: Option<Admitted>,
     pub(crate) user: Option<privileges::Drop>,
+    pub(crate) sandbox: &'a Sandbox,
 }
 
 /// A peer to be served.
@@ -74,7 +76,7 @@ pub(crate) struct Admitted {
 }
 
 /// Runs a worker in a freshly forked child; returns its exit status.
-pub(crate) fn main(birth: Birth) -> i32 {
+pub(crate) fn main(birth: Birth<'_>) -> i32 {
     let ended = start(birth).and_then(|mut worker| worker.run());
     match ended {
         Ok(()) => 0,
@@ -85,7 +87,7 @@ pub(crate) fn main(birth: Birth) -> i32 {
     }
 }
 
-fn start(mut birth: Birth) -> Result<Worker, Error> {
+fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
     let mut keep: Vec<_> = birth.inboxes.descriptors().chain([birth.link.as_fd()]).collect();
     let only = birth.only.iter().flat_map(|only| &only.parts.descriptors);
     keep.extend(only.map(AsFd::as_fd));
@@ -110,6 +112,8 @@ fn start(mut birth: Birth) -> Result<Worker, Error> {
     epoll
         .add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN, ALARM.to_u64()))
         .map_err(|error| Error::system("watch the timer", error))?;
+    let shared = birth.inboxes.descriptors().chain([birth.link.as_fd()]);
+    birth.sandbox.enter(shared, alarm.as_fd())?;
     birth.core.daemon.worker = std::process::id();
     let slots = birth.shared.as_ref().map_or(0, |shared| shared.lives.len());
     let mut worker = Worker {
@@ -119,6 +123,7 @@ fn start(mut birth: Birth) -> Result<Worker, Error> {
         link_is_blocked: false,
         inboxes: birth.inboxes,
         full_inboxes: vec![false; slots],
+        has_heard_nonsense: false,
         serves_one: birth.only.is_some(),
         reads_peers: true,
         quiescing: false,
@@ -159,6 +164,7 @@ struct Worker {
     inboxes: Inboxes,
     /// Which inboxes take no more for now.
     full_inboxes: Vec<bool>,
+    has_heard_nonsense: bool,
     /// Whether the worker ends with its peer.
     serves_one: bool,
     /// Whether peers are read.

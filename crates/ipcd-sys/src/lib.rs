@@ -12,16 +12,22 @@ pub mod sysv;
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 pub use datagram::{Datagram, recv_with_sender};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal, sigprocmask};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, send, sendmsg,
+};
 use nix::unistd::{ForkResult, Pid};
 
 /// Descriptors that one message may carry.
 pub const MAX_PASSED: usize = 4;
+/// Descriptors that the kernel passes with one message (unix(7)).
+const SCM_MAX_FD: usize = 253;
 
 /// Forks. The child runs `body` and never returns from here.
 ///
@@ -82,6 +88,32 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     Errno::result(status).map(drop).map_err(io::Error::from)
 }
 
+/// Duplicates a descriptor to the first free number from `least` on; it is closed on exec.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
+    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Opens all numbers in a range that are free, as duplicates of a descriptor, for good: no later
+/// descriptor gets one of them.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn occupy(numbers: RangeInclusive<RawFd>, fd: BorrowedFd<'_>) -> io::Result<()> {
+    loop {
+        let duplicate = duplicate_from(fd, *numbers.start())?;
+        if duplicate.as_raw_fd() > *numbers.end() {
+            return Ok(());
+        }
+        // It stays open.
+        let _ = duplicate.into_raw_fd();
+    }
+}
+
 /// Sends bytes and descriptors as one message; the receiver gets copies of the descriptors.
 ///
 /// # Errors
@@ -95,11 +127,14 @@ pub fn send_with_fds(
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     assert!(fds.len() <= MAX_PASSED, "more descriptors than a receiver has room for");
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    if fds.is_empty() {
+        // A sandboxed process may not call sendmsg(2).
+        return Ok(send(socket.as_raw_fd(), bytes, flags).map(drop)?);
+    }
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
-    let control = if raw.is_empty() { &[][..] } else { &rights[..] };
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None)?;
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], &rights, flags, None)?;
     Ok(())
 }
 
@@ -107,13 +142,15 @@ pub fn send_with_fds(
 /// `flags` has `MSG_DONTWAIT`. The count is 0 at the end of the stream.
 ///
 /// # Errors
-/// As recvmsg(2), and `EMSGSIZE` when the message is longer than `into`.
+/// As recvmsg(2), and `EMSGSIZE` when the message is longer than `into` or has more than
+/// [`MAX_PASSED`] descriptors.
 pub fn recv_with_fds(
     socket: BorrowedFd<'_>,
     into: &mut [u8],
     flags: MsgFlags,
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut control = nix::cmsg_space!([RawFd; MAX_PASSED]);
+    // For as many as the kernel passes: what did not fit would be open here, and unknown to us.
+    let mut control = nix::cmsg_space!([RawFd; SCM_MAX_FD]);
     let mut parts = [IoSliceMut::new(into)];
     let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
@@ -125,7 +162,7 @@ pub fn recv_with_fds(
             fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
-    if message.flags.contains(MsgFlags::MSG_TRUNC) {
+    if message.flags.contains(MsgFlags::MSG_TRUNC) || fds.len() > MAX_PASSED {
         return Err(Errno::EMSGSIZE.into());
     }
     Ok((message.bytes, fds))
@@ -209,6 +246,21 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "through");
+    }
+
+    #[test]
+    fn descriptors_that_are_too_many_do_not_stay_open() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let raw = [reader.as_raw_fd(); MAX_PASSED + 1];
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let bytes = [IoSlice::new(b"take these")];
+        sendmsg::<UnixAddr>(here.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None).unwrap();
+        drop(reader);
+        let received = recv_with_fds(there.as_fd(), &mut [0; 32], MsgFlags::empty());
+        assert_eq!(received.unwrap_err().raw_os_error(), Some(Errno::EMSGSIZE as i32));
+        let why = writer.write_all(b"x").unwrap_err();
+        assert_eq!(why.kind(), io::ErrorKind::BrokenPipe, "nobody has the reading end any more");
     }
 
     #[test]

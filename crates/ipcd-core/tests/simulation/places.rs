@@ -64,7 +64,7 @@ impl Supervisor {
     /// Heeds a worker's next message, if there is one.
     pub(crate) fn heed(&mut self, slot: usize) -> bool {
         let Some(request) = self.places[slot].up.pop_front() else { return false };
-        let told = self.table.heed(slot as u32, request);
+        let told = self.table.heed(slot as u32, request).expect("no worker here is hostile");
         self.tell(told);
         self.has_news = true;
         true

@@ -41,15 +41,17 @@ impl Supervisor {
             return self.program_ended(pid, status, signal);
         };
         // What the dead one had said comes before anything that its successor says.
-        self.hear_worker(index);
+        self.hear_last_words(index);
         self.release_orphans(index);
         let told = self.table.died(index as u32);
         let per_connection = self.serves_per_connection();
         let slot = &mut self.slots[index];
         let has_done_its_work = status == 0 && signal.is_none();
         if self.ending.is_none() && !has_done_its_work {
+            let why =
+                (signal == Some(Signal::SIGSYS)).then_some("its sandbox forbids what it tried");
             let signal = signal.map(Signal::as_str);
-            warn!(%pid, slot = index, status, signal, "worker died");
+            warn!(%pid, slot = index, status, signal, why, "worker died");
         }
         let until = slot.next_birth();
         slot.life = if per_connection { Life::Free } else { Life::Dead { until } };

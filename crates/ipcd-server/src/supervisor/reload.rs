@@ -56,7 +56,8 @@ impl Supervisor {
         self.listeners.extend(added);
         self.admission.set_limits(&config.limits);
         let started = self.core.daemon.started;
-        self.core = core_config(&config, &self.listeners, tokens);
+        let sandbox = self.sandbox.level().to_string();
+        self.core = core_config(&config, &self.listeners, tokens, sandbox);
         self.core.daemon.started = started;
         let live = Box::new(Live::of(&self.core));
         self.tell_everybody(|| ToWorker::Configure(live.clone()));

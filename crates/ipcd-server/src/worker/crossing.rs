@@ -1,12 +1,14 @@
 //! What a worker hands to others and takes from them.
 
 use ipcd_core::PeerKey;
+use ipcd_proto::limits::{MAX_MAX_PAYLOAD, largest_frame};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use tracing::warn;
 
 use super::{FIRST_WAY, Worker};
 use crate::Error;
 use crate::connection::Token;
-use crate::inbox::Sent;
+use crate::inbox::{Arrived, Sent};
 use crate::link::ToSupervisor;
 
 /// Records taken out of the inbox in one turn.
@@ -38,18 +40,34 @@ impl Worker {
     pub(super) fn hear_others(&mut self) -> Result<bool, Error> {
         let failed = |error| Error::system("read the inbox", error);
         let mut buffer = self.take_scratch();
-        buffer.set_largest_frame(usize::MAX);
-        let mut records = 0;
-        while records < INBOX_RECORDS
-            && let Some((slot, life)) = self.inboxes.receive(&mut buffer).map_err(failed)?
-        {
-            self.core.arrive(self.now, slot, life, buffer.filled_mut());
-            buffer.clear();
-            records += 1;
+        // That worker may have read a new configuration before this one.
+        buffer.set_largest_frame(largest_frame(MAX_MAX_PAYLOAD));
+        let mut is_empty = false;
+        for _ in 0..INBOX_RECORDS {
+            match self.inboxes.receive(&mut buffer).map_err(failed)? {
+                Arrived::Of(slot, life) => {
+                    self.core.arrive(self.now, slot, life, buffer.filled_mut());
+                    buffer.clear();
+                }
+                Arrived::Stale => {}
+                Arrived::Nonsense => self.note_nonsense(),
+                Arrived::Nothing => {
+                    is_empty = true;
+                    break;
+                }
+            }
         }
         self.put_back(buffer);
         self.core.count_stale(self.inboxes.take_stale());
-        Ok(records == INBOX_RECORDS)
+        Ok(!is_empty)
+    }
+
+    /// Says once that another worker sends what none does.
+    fn note_nonsense(&mut self) {
+        if !std::mem::replace(&mut self.has_heard_nonsense, true) {
+            warn!("a record of another worker makes no sense; further ones are only counted");
+        }
+        self.core.count_stale(1);
     }
 
     /// Sends what is on its way to another worker, as much as its inbox takes.

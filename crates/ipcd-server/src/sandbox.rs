@@ -1,0 +1,242 @@
+//! The sandbox of workers: what a worker that a peer has taken over can still do.
+//!
+//! The supervisor tries it once, in a child that does what a worker will do, so that it knows what
+//! this system gives before the first peer comes; a worker that gets less than that ends. A worker
+//! enters it when it has all its descriptors and before it says READY, so before it has read a byte
+//! of a peer.
+
+mod filter;
+mod landlock;
+
+use std::fmt;
+use std::fs::File;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use ipcd_sys::occupy;
+use nix::errno::Errno;
+use nix::sys::prctl::{get_no_new_privs, set_no_new_privs};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::wait::{WaitStatus, waitpid};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use self::filter::Filter;
+use crate::Error;
+use crate::config::SandboxMode;
+use crate::link::{Link, Received};
+
+/// What workers are confined by.
+#[derive(Clone, Debug)]
+pub(crate) struct Sandbox {
+    level: Level,
+    filter: Result<Filter, String>,
+}
+
+/// What of the sandbox is in force.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Level {
+    seccomp: Layer,
+    landlock: Layer,
+    no_new_privs: Layer,
+}
+
+/// One of the kernel's means.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+enum Layer {
+    /// It was not asked for.
+    #[default]
+    Off,
+    /// It is in force; its name.
+    On(String),
+    /// Part of it is in force; its name, and what is missing.
+    Partly(String, String),
+    /// It is not in force, and why.
+    Missing(String),
+}
+
+impl Sandbox {
+    /// Finds out what this system gives.
+    ///
+    /// # Errors
+    /// If something is missing that is required.
+    pub(crate) fn prepare(mode: SandboxMode) -> Result<Self, Error> {
+        if mode == SandboxMode::Off {
+            let filter = Err("it was not asked for".into());
+            return Ok(Self { level: Level::default(), filter });
+        }
+        let filter = Filter::compile();
+        let level = try_out(&filter)?;
+        let missing = level.missing();
+        if mode == SandboxMode::Required && !missing.is_empty() {
+            return Err(Error::Config(format!(
+                "sandbox = \"required\", but {missing}: \"best-effort\" takes what there is"
+            )));
+        }
+        Ok(Self { level, filter })
+    }
+
+    /// Tells the log what is in force.
+    pub(crate) fn log(&self) {
+        let Self { level, .. } = self;
+        match level.missing().is_empty() {
+            true => info!(%level, "sandbox"),
+            false => warn!(%level, "sandbox"),
+        }
+    }
+
+    /// What is in force.
+    pub(crate) fn level(&self) -> &Level {
+        &self.level
+    }
+
+    /// Confines this process for good, as far as the trial has shown to be possible. It can use
+    /// those descriptors that it shares with other processes, but not change what they are, for
+    /// these others: close the connection, make it block, shrink its buffer. Numbers between them
+    /// are taken by duplicates of `filler`.
+    ///
+    /// # Errors
+    /// If less is in force than in the trial.
+    pub(crate) fn enter<'a>(
+        &self,
+        shared: impl Iterator<Item = BorrowedFd<'a>>,
+        filler: BorrowedFd<'_>,
+    ) -> Result<(), Error> {
+        if self.level == Level::default() {
+            return Ok(());
+        }
+        let numbers: Vec<RawFd> = shared.map(|fd| fd.as_raw_fd()).collect();
+        let first = numbers.iter().min().copied().unwrap_or(RawFd::MAX);
+        let last = numbers.iter().max().copied().unwrap_or(RawFd::MAX);
+        occupy(first..=last, filler)
+            .map_err(|error| Error::system("take the numbers of descriptors", error))?;
+        let level = confine(&self.filter, first..=last);
+        if level != self.level {
+            let (got, expected) = (level.to_string(), self.level.to_string());
+            return Err(Error::Config(format!("the sandbox is {got}, where it was {expected}")));
+        }
+        Ok(())
+    }
+}
+
+impl Level {
+    fn layers(&self) -> [&Layer; 3] {
+        [&self.seccomp, &self.landlock, &self.no_new_privs]
+    }
+
+    /// What is not in force, though it was asked for; empty if all is.
+    fn missing(&self) -> String {
+        let missing = self.layers().into_iter().filter_map(|layer| match layer {
+            Layer::Partly(_, why) | Layer::Missing(why) => Some(why.as_str()),
+            Layer::Off | Layer::On(_) => None,
+        });
+        missing.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// `full (seccomp, landlock ABI 6, no_new_privs)`, `partial (seccomp: why not the rest)`, `off`.
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let in_force = self.layers().into_iter().filter_map(|layer| match layer {
+            Layer::On(name) | Layer::Partly(name, _) => Some(name.as_str()),
+            Layer::Off | Layer::Missing(_) => None,
+        });
+        let (in_force, missing) = (in_force.collect::<Vec<_>>().join(", "), self.missing());
+        match (in_force.is_empty(), missing.is_empty()) {
+            (true, true) => f.write_str("off"),
+            (true, false) => write!(f, "off ({missing})"),
+            (false, true) => write!(f, "full ({in_force})"),
+            (false, false) => write!(f, "partial ({in_force}: {missing})"),
+        }
+    }
+}
+
+/// Does in a child what each worker will do, and asks it how that went.
+fn try_out(filter: &Result<Filter, String>) -> Result<Level, Error> {
+    let failed = |error| Error::system("try the sandbox", error);
+    let (mut here, mut there) = Link::pair().map_err(failed)?;
+    let child =
+        ipcd_sys::fork(|| match there.send(&proven(confine(filter, NOBODYS)), Vec::new()) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        });
+    let ended = waitpid(child.map_err(failed)?, None);
+    let ended = ended.map_err(|error| Error::system("wait for the trial of the sandbox", error))?;
+    match (ended, here.receive()) {
+        (WaitStatus::Exited(_, 0), Ok(Received::Message(level, _))) => Ok(level),
+        (ended, _) => {
+            let why = format!("the trial of the sandbox has failed ({ended:?})");
+            Ok(Level { seccomp: Layer::Missing(why), ..Level::default() })
+        }
+    }
+}
+
+/// A descriptor that there is not.
+const NOBODYS: RangeInclusive<RawFd> = RawFd::MAX..=RawFd::MAX;
+
+/// Confines this process as far as the system allows, and says how far that is.
+fn confine(filter: &Result<Filter, String>, shared: RangeInclusive<RawFd>) -> Level {
+    limit_resources();
+    let no_new_privs = match set_no_new_privs().and_then(|()| get_no_new_privs()) {
+        Ok(true) => Layer::On("no_new_privs".into()),
+        Ok(false) => Layer::Missing("no no_new_privs: it has no effect".into()),
+        Err(error) => Layer::Missing(format!("no no_new_privs: {error}")),
+    };
+    let landlock = landlock::restrict();
+    // Last: it forbids what the others need.
+    let seccomp = match filter.clone().and_then(|filter| filter.install(shared)) {
+        Ok(()) => Layer::On("seccomp".into()),
+        Err(why) => Layer::Missing(format!("no seccomp: {why}")),
+    };
+    Level { seccomp, landlock, no_new_privs }
+}
+
+/// The rest of what a worker never needs. No limit on the size of files: the log may be one.
+fn limit_resources() {
+    for resource in [
+        // Secrets and messages are in memory.
+        Resource::RLIMIT_CORE,
+        Resource::RLIMIT_NPROC,
+        Resource::RLIMIT_MEMLOCK,
+        Resource::RLIMIT_MSGQUEUE,
+    ] {
+        // To lower a limit is always allowed (setrlimit(2)).
+        let _ = setrlimit(resource, 0, 0);
+    }
+}
+
+/// The same level, without a filter that does not filter: a system that imitates Linux may take it
+/// and not heed it.
+fn proven(level: Level) -> Level {
+    // Landlock alone would say EACCES.
+    let refused = File::open("/").err().and_then(|error| error.raw_os_error());
+    if !matches!(level.seccomp, Layer::On(_)) || refused == Some(Errno::EPERM as i32) {
+        return level;
+    }
+    Level { seccomp: Layer::Missing("no seccomp: it has no effect".into()), ..level }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_says_what_is_in_force_and_what_is_missing() {
+        let on = |name: &str| Layer::On(name.into());
+        let level = |seccomp, landlock| Level { seccomp, landlock, no_new_privs: on("nnp") };
+        let missing = || Layer::Missing("no landlock".into());
+        let partly = Layer::Partly("landlock ABI 4".into(), "no scopes".into());
+        for (level, text) in [
+            (level(on("seccomp"), on("landlock ABI 6")), "full (seccomp, landlock ABI 6, nnp)"),
+            (level(on("seccomp"), partly), "partial (seccomp, landlock ABI 4, nnp: no scopes)"),
+            (
+                level(Layer::Missing("no seccomp".into()), missing()),
+                "partial (nnp: no seccomp; no landlock)",
+            ),
+            (Level { landlock: missing(), ..Level::default() }, "off (no landlock)"),
+            (Level::default(), "off"),
+        ] {
+            assert_eq!(level.to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Making another process call the system, as whoever has taken it over would: through ptrace(2).
+
+use nix::errno::Errno;
+use nix::libc::user_regs_struct;
+use nix::sys::ptrace::{self, AddressType, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// A process that waits in a system call, held there.
+#[derive(Debug)]
+pub struct Puppet {
+    pid: Pid,
+    before: user_regs_struct,
+}
+
+/// What came of a call.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Called {
+    /// It returned this.
+    Returned(i64),
+    /// It failed.
+    Failed(Errno),
+    /// The process died of it.
+    Killed(Signal),
+}
+
+impl Puppet {
+    /// Takes hold of a process; `None` where this user may not trace at all.
+    ///
+    /// # Panics
+    /// If it cannot be held for another reason.
+    pub fn hold(pid: i32) -> Option<Self> {
+        let pid = Pid::from_raw(pid);
+        match ptrace::seize(pid, Options::empty()) {
+            Err(Errno::EPERM) => return None,
+            seized => seized.expect("the process runs"),
+        }
+        ptrace::interrupt(pid).expect("it was seized");
+        let stopped = waitpid(pid, None).expect("it was seized");
+        assert!(matches!(stopped, WaitStatus::PtraceEvent(..)), "{stopped:?}");
+        let before = ptrace::getregs(pid).expect("it is stopped");
+        Some(Self { pid, before })
+    }
+
+    /// Where it may read and write: its stack.
+    pub fn stack(&self) -> u64 {
+        self.before.rsp
+    }
+
+    /// Puts eight bytes into its memory, where it has nothing, and says where.
+    ///
+    /// # Panics
+    /// If it has died.
+    pub fn poke(&self, value: i64) -> u64 {
+        // Below what the ABI of x86-64 lets a function use without asking.
+        let at = self.before.rsp - 4096;
+        ptrace::write(self.pid, at as AddressType, value).expect("it is stopped");
+        at
+    }
+
+    /// Makes it call.
+    ///
+    /// # Panics
+    /// If it does not stop behind the call.
+    pub fn call(&self, number: i64, args: [u64; 6]) -> Called {
+        let [rdi, rsi, rdx, r10, r8, r9] = args;
+        // The instruction before the one that it is at is the call that it waits in, and -1 keeps
+        // the kernel from doing that again.
+        let (rip, rax) = (self.before.rip - 2, number as u64);
+        let regs = user_regs_struct {
+            rip,
+            rax,
+            orig_rax: u64::MAX,
+            rdi,
+            rsi,
+            rdx,
+            r10,
+            r8,
+            r9,
+            ..self.before
+        };
+        ptrace::setregs(self.pid, regs).expect("it is stopped");
+        self.step()
+    }
+
+    /// Makes it call in the manner of 32-bit programs.
+    ///
+    /// # Panics
+    /// If it does not stop behind the call.
+    pub fn call_32(&self, number: i64) -> Called {
+        let at = (self.before.rip - 2) as AddressType;
+        let code = ptrace::read(self.pid, at).expect("it is stopped");
+        // int 0x80
+        let int_80 = (code & !0xffff) | 0x80cd;
+        ptrace::write(self.pid, at, int_80).expect("a tracer may write code");
+        self.call(number, [0; 6])
+    }
+
+    fn step(&self) -> Called {
+        ptrace::step(self.pid, None).expect("it is stopped");
+        match waitpid(self.pid, None).expect("it is traced") {
+            WaitStatus::Signaled(_, signal, _) => Called::Killed(signal),
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => {
+                let value = ptrace::getregs(self.pid).expect("it is stopped").rax as i64;
+                match value {
+                    -4095..0 => Called::Failed(Errno::from_raw(-value as i32)),
+                    _ => Called::Returned(value),
+                }
+            }
+            WaitStatus::Stopped(pid, signal) => {
+                ptrace::kill(pid).expect("it is stopped");
+                Called::Killed(signal)
+            }
+            other => panic!("it is neither stopped nor dead: {other:?}"),
+        }
+    }
+
+    /// Lets it go on where it was, if it has not died meanwhile.
+    pub fn let_go(self) {
+        let is_held = ptrace::setregs(self.pid, self.before).is_ok();
+        if !is_held || ptrace::detach(self.pid, None).is_err() {
+            // Its parent hears of its end only after its tracer has.
+            let _ = waitpid(self.pid, None);
+        }
+    }
+
+    /// Lets it go on where it was.
+    ///
+    /// # Panics
+    /// If it has died.
+    pub fn release(self) {
+        ptrace::setregs(self.pid, self.before).expect("it is stopped");
+        ptrace::detach(self.pid, None).expect("it is stopped");
+    }
+}
