@@ -1,6 +1,6 @@
 //! FIFOs that programs read: out of the daemon, whether somebody reads or not.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use ipcd_tests::{Daemon, Setup, context_switches, eventually};
 use nix::fcntl::OFlag;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{Pid, mkfifo};
 
 const LISTENER: &str = "fifo://RUN/news.fifo?codec=line&reply=news";
 
@@ -195,4 +195,29 @@ fn a_fifo_has_one_direction() {
     let listener = ["fifo://RUN/both.fifo?codec=line&subject=in&reply=out"];
     let ended = Setup::new().listen(&[]).extra(&listener).spawn(dir.path()).wait().expect(2);
     assert!(ended.stderr.contains("one direction"), "{}", ended.stderr);
+}
+
+/// It is the only peer of its listener: nobody else would come and ask.
+#[test]
+fn a_fifo_that_was_refused_is_served_when_there_is_room() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let (socket, fifo) = (dir.path().join("s"), dir.path().join("news.fifo"));
+    let at = format!("unix://{}", socket.display());
+    let listener = |at: &str| format!("[[listen]]\nendpoint = \"{at}\"\n");
+    let args = ["--fork", "connection", "--max-children", "2"];
+    let daemon = Setup::new().listen(&[]).config(&listener(&at)).args(&args).start();
+    let clients = [0; 2].map(|_| daemon.recv(&at, &["x"]));
+    let news = format!("fifo://{}?codec=line&reply=news", fifo.display());
+    fs::write(daemon.config_file(), listener(&at) + &listener(&news)).expect("it is ours");
+    kill(Pid::from_raw(daemon.process.pid()), Signal::SIGHUP).expect("it runs");
+    let log = &daemon.process.stderr;
+    log.wait_for("peer refused transport=fifo");
+    drop(clients);
+    log.wait_until("that it is served", |text| {
+        let is_fifo = |line: &str| line.contains("peer connected") && line.contains("=fifo");
+        text.lines().any(is_fifo).then_some(())
+    });
+    let mut cat = reader(&fifo);
+    daemon.ctl(&at, &["send", "news", "at last"]).run().expect(0);
+    assert_eq!(line(&mut cat), "at last\n");
 }

@@ -2,6 +2,7 @@
 //! stays small, because every fork copies its page tables.
 
 mod admitting;
+mod child;
 mod children;
 mod dialling;
 mod ending;
@@ -24,7 +25,7 @@ use nix::unistd::Pid;
 use tracing::{error, info, warn};
 
 use self::admitting::LINK_BACKLOG;
-use self::children::Child;
+use self::child::Child;
 use self::dialling::Dial;
 use self::ending::Ending;
 use self::listening::{Listening, bind_all};

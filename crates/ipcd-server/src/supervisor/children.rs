@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use ipcd_transport::{ChannelParts, Identity};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getegid, geteuid, pipe2};
 use tracing::{info, warn};
 
-use super::stderr::{Heard, Stderr};
+use super::child::{Child, Exit, Process, Stage, Step, say};
+use super::stderr::Stderr;
 use super::{FIRST_LAUNCH, FIRST_STDERR, Supervisor, watch};
 use crate::Error;
 use crate::backoff::Backoff;
@@ -25,109 +26,6 @@ use crate::values::Pauses;
 const PAUSES: Pauses = Pauses { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 /// How long a program may take to end by itself when it is no peer any more, and to heed TERM.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// A program, and how far we are with it.
-pub(super) struct Child {
-    number: usize,
-    asked: Exec,
-    backoff: Backoff,
-    stage: Stage,
-    /// Why it could not be started: the log is told once.
-    failure: Option<String>,
-    /// Whether it is to end for good.
-    is_unwanted: bool,
-}
-
-enum Stage {
-    /// It is to be started then.
-    Due(Instant),
-    /// It runs, or what it has left is still looked at.
-    Running(Box<Process>),
-    /// It has ended, and is not started again.
-    Over,
-}
-
-struct Process {
-    pid: Pid,
-    since: Instant,
-    stderr: Stderr,
-    /// Until exec(2) is done: what tells of it, and our ends of its pipes.
-    launch: Option<(Link, ChannelParts)>,
-    /// Our hold on what ends with the process, if its own output is none of the bus's.
-    hold: Option<OwnedFd>,
-    /// The supervisor's number for it while it is a peer.
-    peer: Option<u64>,
-    /// Whether it is we who have ended the session.
-    was_cut_off: bool,
-    /// How it has ended.
-    exit: Option<Exit>,
-    next: Option<(Instant, Step)>,
-}
-
-#[derive(Clone, Copy)]
-struct Exit {
-    status: i32,
-    signal: Option<Signal>,
-}
-
-/// What is done with a process when its time is over.
-#[derive(Clone, Copy)]
-enum Step {
-    Terminate,
-    Kill,
-    /// It has ended, but something that it has left behind holds its pipes.
-    Settle,
-}
-
-impl Child {
-    /// When something is to be done about it.
-    pub(super) fn next(&self) -> Option<Instant> {
-        match &self.stage {
-            Stage::Due(at) => Some(*at),
-            Stage::Running(process) => {
-                let step = process.next.map(|(at, _)| at);
-                step.into_iter().chain(process.stderr.next()).min()
-            }
-            Stage::Over => None,
-        }
-    }
-
-    /// Its process, if that was not waited for.
-    pub(super) fn pid(&self) -> Option<Pid> {
-        self.process().filter(|process| process.exit.is_none()).map(|process| process.pid)
-    }
-
-    fn process(&self) -> Option<&Process> {
-        match &self.stage {
-            Stage::Running(process) => Some(process),
-            _ => None,
-        }
-    }
-
-    fn process_mut(&mut self) -> Option<&mut Process> {
-        match &mut self.stage {
-            Stage::Running(process) => Some(process),
-            _ => None,
-        }
-    }
-
-    /// Sends a signal to the program and to what it has started.
-    pub(super) fn signal(&self, signal: Signal) {
-        let Some(pid) = self.pid() else { return };
-        // Before it has a group of its own it is alone.
-        if killpg(pid, signal).is_err() {
-            let _ = kill(pid, signal);
-        }
-    }
-
-    fn hear_stderr(&mut self, now: Instant) {
-        let shown = self.asked.shown().to_owned();
-        if let Some(process) = self.process_mut() {
-            let heard = process.stderr.read(now);
-            say(&shown, process.pid, heard);
-        }
-    }
-}
 
 impl Supervisor {
     /// Makes these the programs that run: those that are the same are left alone.
@@ -399,9 +297,10 @@ impl Supervisor {
         if child.failure.is_none() {
             let signal = signal.map(Signal::as_str);
             let program = child.asked.shown();
-            match has_failed {
-                true => warn!(program, %pid, status, signal, "program failed"),
-                false => info!(program, %pid, "program ended"),
+            // One that we have ended has not failed, however it took that.
+            match has_failed && !child.is_unwanted {
+                true => warn!(program, %pid, status, signal, was_cut_off, "program failed"),
+                false => info!(program, %pid, status, signal, "program ended"),
             }
         }
         let again = match child.asked.restart {
@@ -475,15 +374,4 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
 
 fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, Error> {
     fd.try_clone().map_err(|error| Error::system("duplicate a descriptor", error))
-}
-
-fn say(program: &str, pid: Pid, heard: Vec<Heard>) {
-    for heard in heard {
-        match heard {
-            Heard::Line(line) => info!(program, %pid, line, "program says"),
-            Heard::Dropped(lines) => {
-                warn!(program, %pid, lines, "lines of its standard error were dropped");
-            }
-        }
-    }
 }
