@@ -8,6 +8,8 @@ use ipcd_proto::control::Origin;
 use ipcd_proto::{Filter, limits};
 use serde::{Deserialize, Serialize};
 
+use crate::acl::Acl;
+
 /// What a router is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -33,6 +35,8 @@ pub struct Config {
     pub stall_timeout: Duration,
     /// The secrets that peers may prove.
     pub tokens: Tokens,
+    /// Who may do what.
+    pub acl: Acl,
     /// What `status` tells of the daemon.
     pub daemon: DaemonInfo,
 }
@@ -95,6 +99,7 @@ impl Config {
             idle_timeout: None,
             stall_timeout: Duration::from_secs(10),
             tokens: Tokens::default(),
+            acl: Acl::default(),
             daemon,
         }
     }

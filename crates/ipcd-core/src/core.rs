@@ -8,6 +8,7 @@ use ipcd_proto::control::{Code, Notice, Origin, Reason, Refusal, encode};
 use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode, limits};
 use slab::Slab;
 
+use crate::access::Permissions;
 use crate::config::{Config, PeerInfo};
 use crate::interest::{Interests, Member};
 use crate::others::Others;
@@ -32,6 +33,7 @@ pub struct Core {
     /// What is known of the other workers, if there are any.
     pub(crate) others: Option<Others>,
     pub(crate) routes: Routes,
+    pub(crate) permissions: Permissions,
     /// Peers by their ids.
     pub(crate) ids: HashMap<u64, PeerKey, RandomState>,
     pub(crate) trackers: Trackers,
@@ -55,6 +57,8 @@ pub enum Output {
     Resume(PeerKey),
     /// The session is open: worth a line in the log.
     Opened(PeerKey),
+    /// Something was denied to the peer, for the first time.
+    Denied(PeerKey, String),
     /// Write what is in the outbox, finish the channel, and detach the peer when it closes.
     Close(PeerKey, String),
     /// Detach the peer now.
@@ -71,6 +75,7 @@ impl Output {
             Self::Write(key)
             | Self::Resume(key)
             | Self::Opened(key)
+            | Self::Denied(key, _)
             | Self::Close(key, _)
             | Self::Drop(key, _) => Some(key),
             Self::Forward(_) | Self::Tell(_) => None,
@@ -102,6 +107,7 @@ pub(crate) struct Counters {
     pub(crate) direct_undeliverable: u64,
     pub(crate) replies_late: u64,
     pub(crate) refused: u64,
+    pub(crate) denied: u64,
     pub(crate) cut_off: u64,
     pub(crate) peers: u64,
     pub(crate) lost_in_transit: u64,
@@ -119,6 +125,7 @@ impl Core {
             peers: Slab::new(),
             interests: Interests::default(),
             routes: Routes::default(),
+            permissions: Permissions::default(),
             ids: HashMap::default(),
             trackers: Trackers::default(),
             group_waiters: Vec::new(),
@@ -132,8 +139,12 @@ impl Core {
     }
 
     /// Changes the configuration while the router runs; what it is about to do is done by the new.
-    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+    pub fn configure(&mut self, now: Instant, change: impl FnOnce(&mut Config)) {
+        let before = self.config.acl.clone();
         change(&mut self.config);
+        if self.config.acl != before {
+            self.recheck(now, &before);
+        }
     }
 
     /// Takes a peer in.
@@ -148,6 +159,10 @@ impl Core {
             listener,
             origin,
             state: State::New { challenge },
+            token: None,
+            rights: None,
+            was_denied: false,
+            is_bare: false,
             no_echo: false,
             largest: None,
             outbox: Outbox::default(),
@@ -321,11 +336,15 @@ impl Core {
         code: Code,
         why: impl Into<String>,
     ) {
+        let message = why.into();
         self.counters.refused += 1;
+        if code == Code::Denied {
+            self.note_denied(key, &message);
+        }
         if correlation == 0 {
             return;
         }
-        let body = encode(&Refusal { code, message: why.into() });
+        let body = encode(&Refusal { code, message });
         self.send(now, key, Header::new(Kind::Error, correlation), &body);
     }
 

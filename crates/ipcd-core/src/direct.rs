@@ -30,7 +30,9 @@ impl Core {
         Frame::stamp_subscription(frame, 0);
         let home = Home::Here(key, header.correlation);
         let ticket = header.is_tracked().then(|| self.track(now, home, &header));
-        if self.is_here(to.peer) {
+        if !self.may_write_to(key, to) {
+            self.count_undeliverable(to);
+        } else if self.is_here(to.peer) {
             self.deliver_direct(now, Sender { key: Some(key), id }, frame, to, ticket);
         } else {
             self.forward_direct(key, frame, to, ticket);

@@ -3,6 +3,8 @@
 //! The worker feeds it what it read ([`Core::receive`]) and what time it is, and does what it asks
 //! for ([`Core::poll_output`]). It knows no descriptor, no clock, no randomness and no log.
 
+mod access;
+mod acl;
 mod arriving;
 mod config;
 mod core;
@@ -23,6 +25,7 @@ mod table;
 mod timers;
 mod tracked;
 
+pub use crate::acl::{Acl, Action, Members, Pattern, Rule, Whom};
 pub use crate::config::{Bare, Config, DaemonInfo, PeerInfo, Tokens};
 pub use crate::core::{Core, Output, Progress};
 pub use crate::interest::{Group, Interests, Member, Remote, Share};

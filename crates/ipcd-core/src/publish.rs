@@ -226,7 +226,9 @@ impl Core {
             let why = "a message with this number is not concluded yet, or it has none";
             return Err((Code::Protocol, why.into()));
         }
-        if let Some(address) = Address::parse(frame.subject) {
+        let address = Address::parse(frame.subject);
+        self.check_right_to_publish(key, frame.subject, address)?;
+        if let Some(address) = address {
             return Ok(To::Peer(address));
         }
         let targets = self.route(frame.subject);

@@ -9,7 +9,7 @@ use ipcd_proto::control::{
     decode, encode,
 };
 use ipcd_proto::limits::MAX_NAME;
-use ipcd_proto::{Filter, Frame, Header, Kind, Subject, VERSION};
+use ipcd_proto::{BadSubject, Filter, Frame, Header, Kind, Subject, VERSION};
 
 use crate::config::Bare;
 use crate::core::{Core, Output};
@@ -17,8 +17,8 @@ use crate::interest::{Group, Member};
 use crate::peer::{Challenged, Naming, PeerKey, State, Subscription};
 use crate::table::Request;
 
-/// A frame that ends the session, and why.
-type Failure = (Code, String);
+/// What is refused, or ends the session, and why.
+pub(crate) type Failure = (Code, String);
 
 impl Core {
     /// Handles any frame but a message.
@@ -165,6 +165,7 @@ impl Core {
     fn open(&mut self, now: Instant, key: PeerKey, hello: Hello, proof: Option<Proof>) {
         let peer = self.peer(key);
         peer.origin.name = hello.name;
+        peer.token = proof.map(|_| hello.token.unwrap_or_default().into());
         peer.no_echo = hello.no_echo;
         peer.state = State::Open;
         peer.deadlines.state = None;
@@ -177,6 +178,7 @@ impl Core {
             proof,
         };
         self.send(now, key, Header::new(Kind::Welcome, 0), &encode(&welcome));
+        self.read_rights(key);
         self.opened(key);
     }
 
@@ -184,13 +186,15 @@ impl Core {
     /// to be known everywhere: it cannot be told.
     pub(crate) fn open_bare(&mut self, key: PeerKey, bare: Bare) {
         let peer = self.peer(key);
-        (peer.no_echo, peer.largest) = (!bare.echo, bare.largest);
+        (peer.no_echo, peer.largest, peer.is_bare) = (!bare.echo, bare.largest, true);
         peer.state = State::Open;
         peer.deadlines.state = None;
+        self.read_rights(key);
         if let Some(filter) = bare.filter {
             let (filter, group, overflow) = (filter.as_str().to_owned(), None, None);
             let body = Subscribe { subscription: 1, filter, group, overflow, origin: false };
-            // The filter is one, and the first subscription of a peer is always allowed.
+            // The filter is one, and within every limit. What of it the peer may not hear, it does
+            // not get.
             let _ = self.add_subscription(key, body, 0);
         }
         self.opened(key);
@@ -199,7 +203,8 @@ impl Core {
     fn subscribe(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
         let body: Subscribe = decode(frame.payload).map_err(malformed)?;
         let correlation = frame.header.correlation;
-        match self.add_subscription(key, body, correlation) {
+        let may = self.check_right_to_subscribe(key, &body);
+        match may.and_then(|()| self.add_subscription(key, body, correlation)) {
             Ok(true) => self.send(now, key, Header::new(Kind::Ack, correlation), &[]),
             // When all workers know of it.
             Ok(false) => {}
@@ -215,8 +220,7 @@ impl Core {
         body: Subscribe,
         correlation: u64,
     ) -> Result<bool, Failure> {
-        let filter = Filter::parse(body.filter.as_bytes())
-            .map_err(|error| (Code::BadSubject, error.to_string()))?;
+        let filter = Filter::parse(body.filter.as_bytes()).map_err(bad_subject)?;
         if let Some(group) = &body.group {
             check_name(group)?;
         }
@@ -282,18 +286,33 @@ impl Core {
         Ok(())
     }
 
+    /// Whether the question is one, and the peer may ask it.
+    fn check_query(&self, key: PeerKey, query: &Query) -> Result<(), Failure> {
+        match query {
+            Query::Matching(subject) => {
+                Subject::parse(subject.as_bytes()).map_err(bad_subject)?;
+            }
+            Query::Access { who, access } => {
+                self.config.acl.verdict(who, access).map_err(bad_subject)?;
+            }
+            _ => {}
+        }
+        self.check_right_to_ask(key, query)
+    }
+
     fn query(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
         let query: Query = decode(frame.payload).map_err(malformed)?;
         let correlation = frame.header.correlation;
-        if let Query::Matching(subject) = &query
-            && let Err(error) = Subject::parse(subject.as_bytes())
-        {
-            self.refuse(now, key, correlation, Code::BadSubject, error.to_string());
-            return Ok(());
+        match self.check_query(key, &query) {
+            Ok(()) => self.ask(now, key, correlation, query),
+            Err((code, why)) => self.refuse(now, key, correlation, code, why),
         }
-        self.ask(now, key, correlation, query);
         Ok(())
     }
+}
+
+fn bad_subject(error: BadSubject) -> Failure {
+    (Code::BadSubject, error.to_string())
 }
 
 fn malformed(error: BadBody) -> Failure {
