@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use foldhash::fast::RandomState;
-use ipcd_proto::control::{Code, Query, Subscribe, Who};
+use ipcd_proto::control::{Code, Overflow, Query, Subscribe, Who};
 use ipcd_proto::{Address, Filter, Subject};
 
 use crate::acl::{Acl, Rights};
@@ -75,6 +75,20 @@ impl Core {
         }
     }
 
+    /// What happens to messages for a subscription when the peer is too slow. Other workers wait for
+    /// whoever has subscribed, also where it may not hear: who may hear only some makes nobody wait.
+    pub(crate) fn allowed_overflow(
+        &self,
+        key: PeerKey,
+        filter: &Filter,
+        wanted: Overflow,
+    ) -> Overflow {
+        let rights = &self.peers[key.0 as usize].rights;
+        let hears_all = rights.as_ref().is_none_or(|rights| rights.may_subscribe(filter, true));
+        let is_held_back = wanted == Overflow::Block && !hears_all;
+        if is_held_back { Overflow::DropOldest } else { wanted }
+    }
+
     pub(crate) fn check_right_to_ask(&self, key: PeerKey, query: &Query) -> Result<(), Failure> {
         let Some(rights) = &self.peers[key.0 as usize].rights else { return Ok(()) };
         let may = match query {
@@ -123,6 +137,27 @@ impl Core {
                 let (_, why) = denied(&format!("subscribe to {filter} any more"));
                 self.note_denied(key, &why);
                 self.fail(now, key, Code::Denied, why);
+            } else {
+                self.hold_back(key);
+            }
+        }
+    }
+
+    /// Publishers wait no more for subscriptions of which the peer may now hear only some.
+    fn hold_back(&mut self, key: PeerKey) {
+        for at in 0..self.peer(key).subscriptions.len() {
+            let known = &self.peers[key.0 as usize].subscriptions[at];
+            let overflow = self.allowed_overflow(key, &known.filter, known.overflow);
+            if overflow != known.overflow {
+                let (number, filter) = (known.number, known.filter.clone());
+                self.unblock(key, at);
+                self.peer(key).subscriptions[at].overflow = overflow;
+                self.interests.change(&filter, |member| {
+                    if (member.peer, member.subscription) == (key, number) {
+                        member.overflow = overflow;
+                    }
+                });
+                self.resume_waiters(key);
             }
         }
     }

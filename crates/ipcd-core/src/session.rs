@@ -239,9 +239,9 @@ impl Core {
         }
         // A tap on everything below a subject must not be able to stop the bus.
         let default = if filter.has_tail() { Overflow::DropOldest } else { Overflow::Block };
-        let overflow = body.overflow.unwrap_or(default);
+        let overflow = self.allowed_overflow(key, &filter, body.overflow.unwrap_or(default));
         let group = body.group.map(|name| Rc::new(Group { filter: filter.clone(), name }));
-        peer.wants_origins |= body.origin;
+        self.peer(key).wants_origins |= body.origin;
         let member = Member {
             peer: key,
             subscription: number,

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipcd_core::Acl;
 use ipcd_proto::limits::{DEFAULT_MAX_PAYLOAD, MAX_MAX_PAYLOAD};
 use serde::de::value::StringDeserializer;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 
+use crate::access::{self, AccessRule};
 use crate::listen::Listen;
 use crate::values::{ByteCount, Span};
 
@@ -29,6 +31,9 @@ pub struct Config {
     /// Secrets besides the daemon's own.
     #[serde(rename = "token")]
     pub tokens: Vec<TokenFile>,
+    /// Who may do what; without any, everybody may do everything.
+    #[serde(rename = "acl")]
+    pub access: Vec<AccessRule>,
 }
 
 /// The processes.
@@ -163,13 +168,23 @@ impl Config {
     /// # Errors
     /// If it is no good; the error names the place.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| {
+        let config: Result<Self, _> = toml::from_str(text);
+        let mut config = config.map_err(|error| {
             let before = &text[..error.span().map_or(0, |span| span.start).min(text.len())];
             let line = before.matches('\n').count() + 1;
             let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
             let what = error.message().replace('\n', " ");
             ConfigError(format!("{}:{line}:{column}: {what}", path.display()))
-        })
+        })?;
+        let finished = access::finish(&mut config.access, text);
+        finished.map_err(|why| ConfigError(format!("{}: {why}", path.display())))?;
+        Ok(config)
+    }
+
+    /// The access rules, with what its listeners are called where they are configured.
+    pub fn acl(&self) -> Acl {
+        let names = (0..).zip(self.listeners.iter().map(Listen::names)).collect();
+        access::acl(&self.access, names)
     }
 
     /// Whether it differs from another in what is decided at the start.

@@ -3,6 +3,7 @@
 //! One file per process role or concern: the list of files is the list of processes and of what
 //! they do.
 
+mod access;
 mod admission;
 mod alarm;
 mod config;
@@ -19,6 +20,7 @@ mod translator;
 mod values;
 mod worker;
 
+pub use access::AccessRule;
 pub use config::{
     Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage, TokenFile,
     Workers, word,

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use bincode::config::{Configuration, Limit};
-use ipcd_core::{Config, News, Request, Tokens};
+use ipcd_core::{Acl, Config, News, Request, Tokens};
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::Identity;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
@@ -55,6 +55,7 @@ pub(crate) struct Live {
     idle_timeout: Option<Duration>,
     stall_timeout: Duration,
     tokens: Tokens,
+    acl: Acl,
     listeners: BTreeMap<usize, (String, String)>,
 }
 
@@ -71,6 +72,7 @@ impl Live {
             idle_timeout: config.idle_timeout,
             stall_timeout: config.stall_timeout,
             tokens: config.tokens,
+            acl: config.acl,
             listeners: config.daemon.listeners,
         }
     }
@@ -85,6 +87,7 @@ impl Live {
         config.idle_timeout = self.idle_timeout;
         config.stall_timeout = self.stall_timeout;
         config.tokens = self.tokens;
+        config.acl = self.acl;
         config.daemon.listeners = self.listeners;
     }
 }

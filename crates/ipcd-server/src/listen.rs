@@ -134,6 +134,11 @@ impl Listen {
         self.dialect.as_ref().map_or(Codec::Frame, |dialect| dialect.codec)
     }
 
+    /// What access rules may call it: its endpoint, and its name.
+    pub(crate) fn names(&self) -> Vec<String> {
+        [self.endpoint.to_string()].into_iter().chain(self.name.clone()).collect()
+    }
+
     /// Whether a peer from there may come in.
     pub(crate) fn admits(&self, from: Option<SocketAddr>) -> bool {
         let is_inside = |addr: SocketAddr| self.allow.iter().any(|net| net.contains(&addr.ip()));

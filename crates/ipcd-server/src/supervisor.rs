@@ -30,7 +30,7 @@ use crate::link::{Received, ToSupervisor, ToWorker};
 use crate::runtime::RuntimeDir;
 use crate::slot::{Life, Slot};
 use crate::worker::{self, Admitted, Birth};
-use crate::{Error, VERSION, privileges};
+use crate::{Error, VERSION, access, privileges};
 
 const SIGNALS: u64 = 0;
 const FIRST_LISTENER: u64 = 1;
@@ -87,6 +87,7 @@ impl Supervisor {
         let (epoll, signals) = watch_signals()?;
         let listeners = bind_all(&config, &runtime_dir)?;
         let core = core_config(&config, &listeners, tokens);
+        warn_of_strangers(&core);
         let (slots, inboxes) = make_slots(&config)?;
         for (slot, data) in slots.iter().zip(FIRST_LINK..) {
             watch(&epoll, &slot.link, data)?;
@@ -471,7 +472,17 @@ fn core_config(config: &Config, listeners: &[Listening], tokens: Tokens) -> ipcd
         idle_timeout: Some(limits.idle_timeout.0).filter(|timeout| !timeout.is_zero()),
         stall_timeout: limits.stall_timeout.0,
         tokens,
+        acl: access::acl(&config.access, listeners.iter().map(|l| (l.number, l.names())).collect()),
         ..ipcd_core::Config::new(daemon)
+    }
+}
+
+/// A rule for a name that nothing has may be for something that is to come; or be misspelt, and then
+/// not deny what it should.
+fn warn_of_strangers(core: &ipcd_core::Config) {
+    let is_token = |name: &str| name.is_empty() || core.tokens.named.contains_key(name);
+    for why in access::strangers(&core.acl, is_token) {
+        warn!("{why}");
     }
 }
 

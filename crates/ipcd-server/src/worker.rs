@@ -248,7 +248,7 @@ impl Worker {
                 }
                 Received::Message(ToWorker::News(news), _) => self.core.hear_news(self.now, news),
                 Received::Message(ToWorker::Configure(live), _) => {
-                    self.core.configure(|config| live.apply(config));
+                    self.core.configure(self.now, |config| live.apply(config));
                 }
                 Received::Message(
                     ToWorker::Admit { number, listener, scheme, identity, state, dialect },
@@ -370,6 +370,7 @@ impl Worker {
                     let origin = self.core.origin(key);
                     debug!(peer = origin.peer, name = ?origin.name, "session open");
                 }
+                Output::Denied(key, why) => self.note_denied(key, &why),
                 Output::Close(key, why) => self.close(key, why),
                 Output::Drop(key, why) => self.detach(key, &why),
                 Output::Forward(slot) => self.forward(slot)?,

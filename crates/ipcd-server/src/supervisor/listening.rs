@@ -23,6 +23,13 @@ pub(super) struct Listening {
     pub(super) paused: Option<Instant>,
 }
 
+impl Listening {
+    /// What access rules may call it. Where it really listens comes first: no other has that.
+    pub(super) fn names(&self) -> Vec<String> {
+        [self.listener.local().to_string()].into_iter().chain(self.asked.names()).collect()
+    }
+}
+
 /// The listener of a number, if it is open.
 pub(super) fn find(listeners: &mut [Listening], number: usize) -> Option<&mut Listening> {
     listeners.iter_mut().find(|listening| listening.number == number)

@@ -4,7 +4,7 @@ use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use super::listening::{bind, wanted_listeners};
-use super::{Supervisor, core_config};
+use super::{Supervisor, core_config, warn_of_strangers};
 use crate::Error;
 use crate::config::{Config, Daemon};
 use crate::link::{Live, ToWorker};
@@ -49,6 +49,7 @@ impl Supervisor {
         let started = self.core.daemon.started;
         self.core = core_config(&config, &self.listeners, tokens);
         self.core.daemon.started = started;
+        warn_of_strangers(&self.core);
         let live = Box::new(Live::of(&self.core));
         self.tell_everybody(|| ToWorker::Configure(live.clone()));
         if config.needs_restart(&self.config) {

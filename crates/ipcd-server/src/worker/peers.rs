@@ -215,6 +215,17 @@ impl Worker {
         }
     }
 
+    /// The log is told once of a peer that was denied something. Of a bare one it is told all that
+    /// was refused.
+    pub(super) fn note_denied(&mut self, key: PeerKey, why: &str) {
+        let Some(connection) = self.connections[key.0 as usize].as_ref() else { return };
+        if connection.translator.is_none() {
+            let identity = connection.channel.identity();
+            let peer = self.core.origin(key).peer;
+            warn!(peer, %identity, why, "denied; what else is denied to this peer is only counted");
+        }
+    }
+
     pub(super) fn rearm(&mut self, key: PeerKey) {
         if let Some(connection) = self.connections[key.0 as usize].as_mut()
             && let Err(error) = connection.arm(&self.epoll)
