@@ -163,6 +163,7 @@ impl Core {
             rights: None,
             was_denied: false,
             is_bare: false,
+            before_open: 0,
             no_echo: false,
             largest: None,
             outbox: Outbox::default(),
@@ -206,6 +207,11 @@ impl Core {
                 Ok(Decoded::Incomplete(_)) => break Progress { consumed, waiting: false },
                 Ok(Decoded::Frame(frame, length)) => {
                     if frame.header.kind != Kind::Message {
+                        if self.exceeds_allowance(key, length) {
+                            let why = "too many bytes before the session is open";
+                            self.fail(now, key, Code::Limit, why);
+                            continue;
+                        }
                         if asks(frame.header.kind) && self.waits_for_itself(key) {
                             break Progress { consumed, waiting: true };
                         }
@@ -225,6 +231,15 @@ impl Core {
         };
         self.note_heard(now, key, &progress, bytes.len());
         progress
+    }
+
+    /// Whether a peer whose session is not open has sent more than opening one takes.
+    fn exceeds_allowance(&mut self, key: PeerKey, bytes: usize) -> bool {
+        let peer = self.peer(key);
+        if !peer.is_open() {
+            peer.before_open += bytes;
+        }
+        !peer.is_open() && peer.before_open > limits::MAX_HANDSHAKE
     }
 
     /// Bytes of the largest frame that the peer may send now.

@@ -57,6 +57,14 @@ impl Core {
         self.throw_out(now, key, Code::Kicked, "it was kicked");
     }
 
+    /// Ends a session that is not open yet, because too many are not.
+    pub fn displace(&mut self, now: Instant, key: PeerKey) {
+        if !self.peer(key).is_open() {
+            let why = "others come, and it has proved nothing yet (max_startups)";
+            self.fail(now, key, Code::Limit, why);
+        }
+    }
+
     fn throw_out(&mut self, now: Instant, key: PeerKey, code: Code, why: &str) {
         if matches!(self.peer(key).state, State::Closing) {
             return;

@@ -58,6 +58,8 @@ pub(crate) struct Peer {
     pub(crate) rights: Option<Rc<Rights>>,
     /// Whether it was told of in the log that something was denied to it.
     pub(crate) was_denied: bool,
+    /// Bytes that it has sent before its session was open.
+    pub(crate) before_open: usize,
     /// Whether it does not speak the protocol.
     pub(crate) is_bare: bool,
     pub(crate) no_echo: bool,

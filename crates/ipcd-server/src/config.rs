@@ -12,6 +12,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 
 use crate::access::{self, AccessRule};
+use crate::admission::MaxStartups;
 use crate::listen::Listen;
 use crate::values::{ByteCount, Span};
 
@@ -83,8 +84,19 @@ pub struct Limits {
     pub max_message: MaxMessage,
     /// Peers in all.
     pub max_peers: u32,
-    /// Peers of one user, or of one address on the network.
+    /// Peers of one user.
     pub max_peers_per_uid: u32,
+    /// Peers of one network of addresses; as many as of a user, if it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_peers_per_prefix: Option<u32>,
+    /// Bits of an IPv4 address that make such a network.
+    pub prefix_v4: u8,
+    /// Bits of an IPv6 address that do.
+    pub prefix_v6: u8,
+    /// Peers that have to prove a token and have not yet.
+    pub max_startups: MaxStartups,
+    /// How often a second one user or network may connect; 0 for as often as it likes.
+    pub max_connect_rate: u32,
     /// Subscriptions of one peer.
     pub max_subscriptions: usize,
     /// From connecting to the end of the handshake.
@@ -235,6 +247,11 @@ impl Default for Limits {
             max_message: MaxMessage(ByteCount(DEFAULT_MAX_PAYLOAD)),
             max_peers: 10_000,
             max_peers_per_uid: 10_000,
+            max_peers_per_prefix: None,
+            prefix_v4: 32,
+            prefix_v6: 64,
+            max_startups: MaxStartups::default(),
+            max_connect_rate: 10_000,
             max_subscriptions: 10_000,
             handshake_timeout: seconds(5),
             frame_timeout: seconds(30),

@@ -21,6 +21,7 @@ mod values;
 mod worker;
 
 pub use access::AccessRule;
+pub use admission::MaxStartups;
 pub use config::{
     Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage, TokenFile,
     Workers, word,

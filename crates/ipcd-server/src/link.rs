@@ -34,6 +34,9 @@ pub(crate) enum ToWorker {
         /// What it says and hears, if it is a bare one.
         dialect: Option<Dialect>,
     },
+    /// Let this peer go, by the supervisor's number, if its session is not open yet: another wants
+    /// its place.
+    Displace(u64),
     /// Read no more of peers; say [`ToSupervisor::Quiet`] when nothing is on its way to others.
     Quiesce,
     /// Say goodbye to all peers and end.
@@ -99,14 +102,16 @@ pub(crate) enum ToSupervisor {
     Ready,
     /// These peers have gone, by the supervisor's numbers.
     Gone(Vec<u64>),
+    /// These have proved their tokens.
+    Opened(Vec<u64>),
     /// What it wants all workers to know, and the like.
     Request(Request),
     /// Nothing is on its way from it to other workers.
     Quiet,
 }
 
-/// Numbers in one [`ToSupervisor::Gone`].
-pub(crate) const GONE_BATCH: usize = 1024;
+/// Numbers in one [`ToSupervisor::Gone`] or [`ToSupervisor::Opened`].
+pub(crate) const NUMBERS: usize = 1024;
 
 /// Bytes of the longest message: a transport's state, or a part of an answer.
 const LONGEST: usize = 128 * 1024;

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use ipcd_core::{DaemonInfo, Table, Tokens, Told};
+use ipcd_sys::marks::Marks;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
@@ -23,13 +24,14 @@ use tracing::{error, info, warn};
 use self::admitting::LINK_BACKLOG;
 use self::ending::Ending;
 use self::listening::{Listening, bind_all, find};
+use self::reload::warn_of_strangers;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
 use crate::link::{Received, ToSupervisor, ToWorker};
 use crate::runtime::RuntimeDir;
 use crate::slot::{Life, Slot};
-use crate::worker::{self, Admitted, Birth};
+use crate::worker::{self, Admitted, Birth, Mark};
 use crate::{Error, VERSION, access, privileges};
 
 const SIGNALS: u64 = 0;
@@ -69,6 +71,8 @@ struct Supervisor {
     turn: usize,
     listeners: Vec<Listening>,
     admission: Admission,
+    /// Whom each worker is serving.
+    marks: Marks,
     ready_fd: Option<OwnedFd>,
     reload: Option<Box<Reload>>,
     /// The number of the next listener.
@@ -92,6 +96,7 @@ impl Supervisor {
         for (slot, data) in slots.iter().zip(FIRST_LINK..) {
             watch(&epoll, &slot.link, data)?;
         }
+        let marks = Marks::new(slots.len()).map_err(|error| Error::system("map memory", error))?;
         write_pid_file(&config)?;
         let mut supervisor = Self {
             core,
@@ -105,6 +110,7 @@ impl Supervisor {
             next_listener: listeners.len(),
             listeners,
             admission: Admission::new(&config.limits),
+            marks,
             ready_fd: start.ready_fd,
             reload: start.reload,
             is_ready: false,
@@ -204,6 +210,10 @@ impl Supervisor {
         let Some(index) = self.slot_of(pid) else { return };
         // What the dead one had said comes before anything that its successor says.
         self.hear_worker(index);
+        let has_done_its_work = status == 0 && signal.is_none();
+        if !has_done_its_work {
+            self.suspect(index);
+        }
         for peer in self.admission.release_slot(index) {
             if let Some(listening) = find(&mut self.listeners, peer.listener) {
                 listening.listener.orphaned(&peer.identity, &peer.state);
@@ -213,7 +223,6 @@ impl Supervisor {
         let told = self.table.died(index as u32);
         let per_connection = self.serves_per_connection();
         let slot = &mut self.slots[index];
-        let has_done_its_work = status == 0 && signal.is_none();
         if self.ending.is_none() && !has_done_its_work {
             let signal = signal.map(Signal::as_str);
             warn!(%pid, slot = index, status, signal, "worker died");
@@ -262,7 +271,8 @@ impl Supervisor {
                 // The child's copy of the table is its own from here on.
                 let shared = (self.inboxes.len() > 1).then(|| table.take_shared());
                 let link = far_end.share();
-                worker::main(Birth { link, supervisor, core, user, shared, inboxes, only })
+                let mark = Mark { marks: self.marks.clone(), place: index };
+                worker::main(Birth { link, supervisor, core, user, shared, inboxes, only, mark })
             })
         };
         match born {
@@ -304,6 +314,7 @@ impl Supervisor {
             ToSupervisor::Gone(numbers) => {
                 numbers.into_iter().for_each(|number| self.release(number, index));
             }
+            ToSupervisor::Opened(numbers) => self.admission.opened(&numbers, index),
             ToSupervisor::Request(request) => {
                 let told = self.table.heed(slot, request);
                 self.tell_news(told);
@@ -474,15 +485,6 @@ fn core_config(config: &Config, listeners: &[Listening], tokens: Tokens) -> ipcd
         tokens,
         acl: access::acl(&config.access, listeners.iter().map(|l| (l.number, l.names())).collect()),
         ..ipcd_core::Config::new(daemon)
-    }
-}
-
-/// A rule for a name that nothing has may be for something that is to come; or be misspelt, and then
-/// not deny what it should.
-fn warn_of_strangers(core: &ipcd_core::Config) {
-    let is_token = |name: &str| name.is_empty() || core.tokens.named.contains_key(name);
-    for why in access::strangers(&core.acl, is_token) {
-        warn!("{why}");
     }
 }
 

@@ -6,6 +6,7 @@
 #[cfg(feature = "count-allocations")]
 pub mod alloc_count;
 pub mod futex;
+pub mod marks;
 pub mod shm;
 pub mod sysv;
 

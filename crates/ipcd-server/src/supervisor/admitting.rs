@@ -10,6 +10,7 @@ use tracing::{error, warn};
 
 use super::Supervisor;
 use super::listening::find;
+use crate::admission::{Arrival, Entry};
 use crate::link::{Link, ToWorker};
 use crate::listen::Dialect;
 use crate::slot::Life;
@@ -81,15 +82,29 @@ impl Supervisor {
             return refuse(transport, parts, dialect.is_some(), &why);
         };
         self.turn = index + 1;
-        match self.admission.admit(listener, &parts, index) {
+        let must_prove = dialect.is_none() && !transport.capabilities().identity.is_vouched();
+        let arrival = Arrival { listener, parts: &parts, must_prove, slot: index };
+        match self.admission.admit(Instant::now(), arrival, percent) {
             Err(why) => refuse(transport, parts, dialect.is_some(), &why),
-            Ok(number) if self.serves_per_connection() => {
-                self.fork_for(index, Admitted { number, listener, transport, parts, dialect });
-            }
-            Ok(number) => {
+            Ok(Entry { number, instead_of }) => {
                 let admitted = Admitted { number, listener, transport, parts, dialect };
-                hand_over(&mut self.slots[index].link, admitted);
+                match self.serves_per_connection() {
+                    true => self.fork_for(index, admitted),
+                    false => hand_over(&mut self.slots[index].link, admitted),
+                }
+                if let Some((slot, other)) = instead_of {
+                    self.tell(vec![(slot as u32, ToWorker::Displace(other))]);
+                }
             }
+        }
+    }
+
+    /// A worker has died. Whom it was serving then may be the reason.
+    pub(super) fn suspect(&mut self, index: usize) {
+        let number = self.marks.get(index);
+        self.marks.set(index, 0);
+        if let Some(identity) = self.admission.suspect(number, index, Instant::now()) {
+            warn!(slot = index, %identity, "the worker was serving this peer when it died");
         }
     }
 
@@ -115,6 +130,12 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// A random number from 0 to 99.
+fn percent() -> u32 {
+    // Without randomness nobody is spared.
+    getrandom::u32().map_or(0, |random| random % 100)
 }
 
 /// A second set of a peer's descriptors, to refuse it with when the first went into a fork that

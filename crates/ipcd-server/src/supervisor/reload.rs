@@ -4,11 +4,11 @@ use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use super::listening::{bind, wanted_listeners};
-use super::{Supervisor, core_config, warn_of_strangers};
-use crate::Error;
+use super::{Supervisor, core_config};
 use crate::config::{Config, Daemon};
 use crate::link::{Live, ToWorker};
 use crate::listen::Listen;
+use crate::{Error, access};
 
 impl Supervisor {
     /// Reads the configuration again. If it is no good, or cannot be put in force, nothing changes.
@@ -59,5 +59,14 @@ impl Supervisor {
         let daemon = Daemon { drain_timeout, watchdog, ..self.config.daemon.clone() };
         self.config = Config { daemon, log: self.config.log, ..config };
         Ok(())
+    }
+}
+
+/// A rule for a name that nothing has may be for something that is to come; or be misspelt, and then
+/// not deny what it should.
+pub(super) fn warn_of_strangers(core: &ipcd_core::Config) {
+    let is_token = |name: &str| name.is_empty() || core.tokens.named.contains_key(name);
+    for why in access::strangers(&core.acl, is_token) {
+        warn!("{why}");
     }
 }

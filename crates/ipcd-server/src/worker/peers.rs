@@ -54,7 +54,9 @@ impl Worker {
     /// Reads once, and gives what came to the router; says what came of it, unless the peer has
     /// gone.
     fn take_in(&mut self, key: PeerKey) -> Option<ipcd_transport::Result<Read>> {
-        if self.connection(key)?.translator.is_some() {
+        let connection = self.connections.get(key.0 as usize)?.as_ref()?;
+        self.mark.set(connection.admission);
+        if connection.translator.is_some() {
             return self.take_in_bare(key);
         }
         let mut buffer = self.take_buffer(key);
@@ -212,6 +214,24 @@ impl Worker {
             }
             self.write(key);
             self.rearm(key);
+        }
+    }
+
+    /// A session is open: one that had to prove something has.
+    pub(super) fn note_opened(&mut self, key: PeerKey) {
+        if let Some(connection) = self.connections[key.0 as usize].as_mut()
+            && std::mem::take(&mut connection.must_prove)
+        {
+            self.opened.push(connection.admission);
+        }
+    }
+
+    /// Lets a peer go that has proved nothing yet, for another wants its place.
+    pub(super) fn displace(&mut self, number: u64) {
+        let mut all = self.connections.iter().flatten();
+        let found = all.find(|connection| connection.admission == number && connection.must_prove);
+        if let Some(token) = found.map(|connection| connection.token) {
+            self.core.displace(self.now, PeerKey(token.place));
         }
     }
 
