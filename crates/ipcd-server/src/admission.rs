@@ -193,7 +193,7 @@ impl Admission {
     }
 
     fn prefixes(&self) -> Prefixes {
-        Prefixes { v4: self.limits.prefix_v4, v6: self.limits.prefix_v6 }
+        Prefixes { v4: self.limits.prefix_v4.0, v6: self.limits.prefix_v6.0 }
     }
 
     fn discharge(&mut self, number: u64, peer: &Admitted) {
@@ -210,6 +210,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Bits;
 
     fn parts(identity: Identity) -> ChannelParts {
         ChannelParts { descriptors: Vec::new(), identity, state: Vec::new() }
@@ -254,7 +255,7 @@ mod tests {
 
     #[test]
     fn counts_networks_as_they_are_configured() {
-        let (per_prefix, v4) = (Some(2), 24);
+        let (per_prefix, v4) = (Some(2), Bits(24));
         let limits =
             Limits { max_peers_per_prefix: per_prefix, prefix_v4: v4, ..Limits::default() };
         let mut admission = Admission::new(&limits);

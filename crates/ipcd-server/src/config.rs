@@ -90,9 +90,9 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_peers_per_prefix: Option<u32>,
     /// Bits of an IPv4 address that make such a network.
-    pub prefix_v4: u8,
+    pub prefix_v4: Bits<32>,
     /// Bits of an IPv6 address that do.
-    pub prefix_v6: u8,
+    pub prefix_v6: Bits<128>,
     /// Peers that have to prove a token and have not yet.
     pub max_startups: MaxStartups,
     /// How often a second one user or network may connect; 0 for as often as it likes.
@@ -248,8 +248,8 @@ impl Default for Limits {
             max_peers: 10_000,
             max_peers_per_uid: 10_000,
             max_peers_per_prefix: None,
-            prefix_v4: 32,
-            prefix_v6: 64,
+            prefix_v4: Bits(32),
+            prefix_v6: Bits(64),
             max_startups: MaxStartups::default(),
             max_connect_rate: 10_000,
             max_subscriptions: 10_000,
@@ -264,6 +264,22 @@ impl Default for Limits {
 
 fn seconds(count: u64) -> Span {
     Span(Duration::from_secs(count))
+}
+
+/// Bits of an address that has so many at the most.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "u8")]
+pub struct Bits<const MOST: u8>(pub(crate) u8);
+
+impl<const MOST: u8> TryFrom<u8> for Bits<MOST> {
+    type Error = String;
+
+    fn try_from(count: u8) -> Result<Self, String> {
+        match count <= MOST {
+            true => Ok(Self(count)),
+            false => Err(format!("a prefix has 0 to {MOST} bits")),
+        }
+    }
 }
 
 /// How many workers there are; 0 for as many as fit the machine.

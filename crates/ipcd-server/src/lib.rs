@@ -23,8 +23,8 @@ mod worker;
 pub use access::AccessRule;
 pub use admission::MaxStartups;
 pub use config::{
-    Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage, TokenFile,
-    Workers, word,
+    Bits, Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage,
+    TokenFile, Workers, word,
 };
 pub use listen::{Dialect, Listen};
 pub use log::init as init_log;

@@ -25,6 +25,8 @@ pub(crate) struct Slot {
     pub(crate) owes_since: Option<Instant>,
     /// Whether it has been stopped by a signal.
     pub(crate) is_stopped: bool,
+    /// Whether it was ended because it did not answer.
+    pub(crate) has_hung: bool,
     /// Whether it has sent on everything, while the daemon ends.
     pub(crate) is_quiet: bool,
     pause: Duration,
@@ -63,6 +65,7 @@ impl Slot {
             incarnation: 0,
             owes_since: None,
             is_stopped: false,
+            has_hung: false,
             is_quiet: false,
             pause: FIRST_PAUSE,
         })
@@ -85,6 +88,7 @@ impl Slot {
     pub(crate) fn born(&mut self, pid: Pid) {
         self.life = Life::Running { pid, since: Instant::now(), is_ready: false };
         (self.owes_since, self.is_stopped, self.is_quiet) = (None, false, false);
+        self.has_hung = false;
     }
 
     /// When a successor is to be born: at once, unless the worker died in its infancy.

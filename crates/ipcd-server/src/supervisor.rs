@@ -211,7 +211,8 @@ impl Supervisor {
         // What the dead one had said comes before anything that its successor says.
         self.hear_worker(index);
         let has_done_its_work = status == 0 && signal.is_none();
-        if !has_done_its_work {
+        // Who sends SIGKILL from outside means the worker.
+        if !has_done_its_work && (signal != Some(Signal::SIGKILL) || self.slots[index].has_hung) {
             self.suspect(index);
         }
         for peer in self.admission.release_slot(index) {
@@ -359,6 +360,7 @@ impl Supervisor {
             if self.slots[index].owes_since.is_some_and(|since| now - since >= watchdog) {
                 warn!(slot = index, "worker does not answer: ending it");
                 self.slots[index].owes_since = Some(now);
+                self.slots[index].has_hung = !self.slots[index].is_stopped;
                 self.kill(index);
             }
         }
