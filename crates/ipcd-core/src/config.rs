@@ -9,6 +9,7 @@ use ipcd_proto::{Filter, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::acl::Acl;
+use crate::source::Prefixes;
 
 /// What a router is told at its start.
 #[derive(Clone, Debug)]
@@ -25,6 +26,13 @@ pub struct Config {
     pub window: u64,
     /// Subscriptions that a peer may have.
     pub max_subscriptions: usize,
+    /// Subscriptions that the peers of one source may have; 0 for any number.
+    pub max_subscriptions_per_source: u64,
+    /// Bytes that may be in the outboxes of the peers of one source before their subscriptions are
+    /// full; 0 for any number.
+    pub max_bytes_per_source: u64,
+    /// Which addresses are one source.
+    pub prefixes: Prefixes,
     /// From attaching to the end of the handshake.
     pub handshake_timeout: Duration,
     /// From the first byte of a frame to its last.
@@ -94,6 +102,9 @@ impl Config {
             outbox: 8 * 1024 * 1024,
             window: 512 * 1024,
             max_subscriptions: 10_000,
+            max_subscriptions_per_source: 0,
+            max_bytes_per_source: 0,
+            prefixes: Prefixes::default(),
             handshake_timeout: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(30),
             idle_timeout: None,

@@ -9,6 +9,7 @@ use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode, limits};
 use slab::Slab;
 
 use crate::access::Permissions;
+use crate::charges::Charges;
 use crate::config::{Config, PeerInfo};
 use crate::interest::{Interests, Member};
 use crate::others::Others;
@@ -17,6 +18,7 @@ use crate::peer::{Deadlines, Drops, Peer, PeerCounts, PeerKey, State, Subscripti
 use crate::report::Questions;
 use crate::route::Routes;
 use crate::shared::Shared;
+use crate::source::Source;
 use crate::table::Request;
 use crate::timers::Timers;
 use crate::tracked::{Fate, Trackers};
@@ -34,6 +36,7 @@ pub struct Core {
     pub(crate) others: Option<Others>,
     pub(crate) routes: Routes,
     pub(crate) permissions: Permissions,
+    pub(crate) charges: Charges,
     /// Peers by their ids.
     pub(crate) ids: HashMap<u64, PeerKey, RandomState>,
     pub(crate) trackers: Trackers,
@@ -126,6 +129,7 @@ impl Core {
             interests: Interests::default(),
             routes: Routes::default(),
             permissions: Permissions::default(),
+            charges: Charges::default(),
             ids: HashMap::default(),
             trackers: Trackers::default(),
             group_waiters: Vec::new(),
@@ -153,6 +157,8 @@ impl Core {
         self.next_number = self.next_number.wrapping_add(1);
         let id = id_of(self.config.slot, self.config.incarnation, self.next_number);
         (origin.peer, origin.name) = (id, None);
+        let source = Source::of(origin.uid, origin.addr, self.config.prefixes);
+        let charge = self.charge_of(source);
         let deadlines =
             Deadlines { armed: None, state: None, lingers: false, frame: None, heard: now };
         let peer = Peer {
@@ -164,6 +170,8 @@ impl Core {
             was_denied: false,
             is_bare: false,
             before_open: 0,
+            charge,
+            charged: 0,
             no_echo: false,
             largest: None,
             outbox: Outbox::default(),
@@ -284,11 +292,13 @@ impl Core {
         let limit = self.config.outbox;
         let peer = &mut self.peers[key.0 as usize];
         peer.outbox.wrote(count, &mut self.spare);
+        self.recharge(key);
         while let Some(ticket) = self.peer(key).outbox.take_written() {
             self.concluded(now, ticket, Fate::Delivered);
         }
+        let stays_overcharged = self.stays_overcharged(key);
         let peer = self.peer(key);
-        if peer.outbox.len() > limit / 2 {
+        if peer.outbox.len() > limit / 2 || stays_overcharged {
             return;
         }
         let has_gaps = std::mem::take(&mut peer.has_gaps);
@@ -307,6 +317,7 @@ impl Core {
         self.resume_waiters(key);
         self.drop_all(now, key, Reason::Departed);
         self.forget_tracked(now, key, Reason::Departed);
+        self.discharge(key);
         let mut peer = self.peers.remove(key.0 as usize);
         self.ids.remove(&peer.origin.peer);
         self.part(&peer.introduced, peer.origin.peer);
@@ -377,8 +388,9 @@ impl Core {
     /// Notes that something was put into the peer's outbox.
     pub(crate) fn filled(&mut self, now: Instant, key: PeerKey) {
         let (limit, stall) = (self.config.outbox, self.config.stall_timeout);
-        let peer = &mut self.peers[key.0 as usize];
-        if !peer.full && peer.outbox.len() >= limit {
+        self.recharge(key);
+        let peer = &self.peers[key.0 as usize];
+        if !peer.full && (peer.outbox.len() >= limit || self.is_overcharged(key)) {
             self.set_full(key, true);
         }
         let peer = &mut self.peers[key.0 as usize];
@@ -451,6 +463,7 @@ impl Core {
             (member.peer, member.subscription) == (key, gone.number)
         });
         self.unshare(gone, was_full);
+        self.charge_subscription(key, false);
     }
 
     fn report_gaps(&mut self, now: Instant, key: PeerKey) {

@@ -83,7 +83,8 @@ impl Core {
             self.opened_copy(ticket);
         }
         let (parts, of) = HARD_LIMIT;
-        if self.peer(key).outbox.len() >= self.config.outbox / of * parts {
+        let is_beyond = self.peer(key).outbox.len() >= self.config.outbox / of * parts;
+        if is_beyond || self.is_beyond_charge(key) {
             self.cut_off(now, key, "messages to it have filled its outbox");
             self.counters.direct_dropped += 1;
             if let Some(ticket) = ticket {

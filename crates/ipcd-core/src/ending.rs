@@ -78,6 +78,7 @@ impl Core {
     /// Drops what waits in a peer's outbox, except for the frame that has been begun.
     pub(crate) fn drop_queued(&mut self, now: Instant, key: PeerKey, reason: Reason) {
         let shed = self.peer(key).outbox.purge();
+        self.recharge(key);
         self.counters.dropped.count(reason, shed.messages);
         self.counters.direct_dropped += shed.direct;
         self.conclude_shed(now, key, &shed, reason);

@@ -6,6 +6,7 @@
 mod access;
 mod acl;
 mod arriving;
+mod charges;
 mod config;
 mod core;
 mod direct;
@@ -27,6 +28,7 @@ mod timers;
 mod tracked;
 
 pub use crate::acl::{Acl, Action, Members, Pattern, Rule, Whom};
+pub use crate::charges::Spent;
 pub use crate::config::{Bare, Config, DaemonInfo, PeerInfo, Tokens};
 pub use crate::core::{Core, Output, Progress};
 pub use crate::interest::{Group, Interests, Member, Remote, Share};

@@ -11,6 +11,7 @@ use ipcd_proto::control::{Hello, Origin, Overflow, Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::acl::Rights;
+use crate::charges::Charge;
 use crate::interest::Group;
 use crate::outbox::Outbox;
 use crate::tracked::{Asked, Ticket};
@@ -58,6 +59,9 @@ pub(crate) struct Peer {
     pub(crate) rights: Option<Rc<Rights>>,
     /// Whether it was told of in the log that something was denied to it.
     pub(crate) was_denied: bool,
+    /// What its source is charged with, and how much of that is its outbox.
+    pub(crate) charge: Rc<Charge>,
+    pub(crate) charged: usize,
     /// Bytes that it has sent before its session was open.
     pub(crate) before_open: usize,
     /// Whether it does not speak the protocol.

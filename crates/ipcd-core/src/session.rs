@@ -203,7 +203,7 @@ impl Core {
     fn subscribe(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
         let body: Subscribe = decode(frame.payload).map_err(malformed)?;
         let correlation = frame.header.correlation;
-        let may = self.check_right_to_subscribe(key, &body);
+        let may = self.check_right_to_subscribe(key, &body).and_then(|()| self.check_source(key));
         match may.and_then(|()| self.add_subscription(key, body, correlation)) {
             Ok(true) => self.send(now, key, Header::new(Kind::Ack, correlation), &[]),
             // When all workers know of it.
@@ -250,6 +250,7 @@ impl Core {
             group: group.clone(),
         };
         self.interests.add(&filter, member);
+        self.charge_subscription(key, true);
         let subscription =
             Subscription { number, filter, overflow, group, matched: 0, drops: None };
         let is_shared = subscription.group.is_some();

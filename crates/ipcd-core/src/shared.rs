@@ -1,11 +1,14 @@
 //! What all workers know of each other: interests, and which life each place is in.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use ipcd_proto::Filter;
 use serde::{Deserialize, Serialize};
 
+use crate::charges::Spent;
 use crate::interest::{Group, Interests, Remote, Share};
+use crate::source::Source;
 
 /// What a worker wants: a filter, for itself or for its members of a group.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -44,6 +47,15 @@ pub enum Change {
         /// What it wanted.
         interest: Interest,
     },
+    /// A source takes up so much at a worker.
+    Spent {
+        /// The worker's place.
+        slot: u32,
+        /// The source.
+        source: Source,
+        /// How much.
+        spent: Spent,
+    },
     /// A worker was born.
     Life {
         /// The worker's place.
@@ -61,6 +73,13 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether what sources take up may have changed with it.
+    pub(crate) fn is_about_charges(&self) -> bool {
+        !matches!(self, Self::Interested { .. } | Self::Uninterested { .. })
+    }
+}
+
 /// What every worker is born with, and the supervisor keeps up to date: the interests of all, and
 /// which life each place is in.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +88,8 @@ pub struct Shared {
     pub interests: Interests<Remote>,
     /// The incarnation in each slot; 0 where nobody lives.
     pub lives: Vec<u32>,
+    /// What each source takes up at which worker.
+    pub spent: HashMap<Source, Vec<(u32, Spent)>>,
     /// The last batch of changes that is in it.
     pub epoch: u64,
 }
@@ -76,7 +97,7 @@ pub struct Shared {
 impl Shared {
     /// What is known when nobody lives yet.
     pub fn new(slots: usize) -> Self {
-        Self { interests: Interests::default(), lives: vec![0; slots], epoch: 0 }
+        Self { lives: vec![0; slots], ..Self::default() }
     }
 
     /// Applies a change; one that is known already changes nothing.
@@ -104,6 +125,7 @@ impl Shared {
                 self.set_life(*slot, *incarnation);
             }
             Change::Died { slot, .. } => self.set_life(*slot, 0),
+            Change::Spent { slot, source, spent } => self.set_spent(*slot, *source, *spent),
         }
     }
 
@@ -116,6 +138,7 @@ impl Shared {
             *known = life;
         }
         self.interests.remove_all(|remote| remote.slot == slot);
+        self.forget_spent(slot);
     }
 }
 

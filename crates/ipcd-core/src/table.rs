@@ -6,9 +6,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use ipcd_proto::control::{Answer, Query, Status};
 use serde::{Deserialize, Serialize};
 
+use crate::charges::Spent;
 use crate::peer::PeerKey;
 use crate::report::add_counters;
 use crate::shared::{Change, Interest, Part, Shared};
+use crate::source::Source;
 
 /// Changes in one message to a worker.
 const BATCH: usize = 128;
@@ -29,6 +31,13 @@ pub enum Request {
     },
     /// Its last subscription of an interest has gone.
     Uninterested(Interest),
+    /// What peers of a source take up there.
+    Spent {
+        /// The source.
+        source: Source,
+        /// How much.
+        spent: Spent,
+    },
     /// A peer asks for a name.
     ClaimName {
         /// The peer's place there.
@@ -204,6 +213,7 @@ impl Table {
                 self.confirm_when_known(slot, ticket);
             }
             Request::Uninterested(interest) => self.change(Change::Uninterested { slot, interest }),
+            Request::Spent { source, spent } => self.change(Change::Spent { slot, source, spent }),
             Request::ClaimName { key, peer, name } => {
                 let to = self.shared.lives[slot as usize];
                 let granted = self.claim(slot, name.clone());

@@ -8,7 +8,7 @@ mod suspects;
 use std::collections::HashMap;
 use std::time::Instant;
 
-use ipcd_core::{Prefixes, Source};
+use ipcd_core::Source;
 use ipcd_transport::{ChannelParts, Identity};
 
 use self::rates::Rates;
@@ -90,7 +90,7 @@ impl Admission {
     ) -> Result<Entry, String> {
         let Arrival { listener, parts, must_prove, slot } = arrival;
         let (identity, state) = (parts.identity.clone(), parts.state.clone());
-        let source = Source::of(identity.uid, identity.addr, self.prefixes());
+        let source = Source::of(identity.uid, identity.addr, self.limits.prefixes());
         self.check(now, source)?;
         let instead_of = if must_prove { self.make_room(now, percent)? } else { None };
         *self.per_source.entry(source).or_default() += 1;
@@ -190,10 +190,6 @@ impl Admission {
                 Err(format!("the limit of {most} peers without proof is reached (max_startups)"))
             }
         }
-    }
-
-    fn prefixes(&self) -> Prefixes {
-        Prefixes { v4: self.limits.prefix_v4.0, v6: self.limits.prefix_v6.0 }
     }
 
     fn discharge(&mut self, number: u64, peer: &Admitted) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use ipcd_core::Acl;
+use ipcd_core::{Acl, Prefixes};
 use ipcd_proto::limits::{DEFAULT_MAX_PAYLOAD, MAX_MAX_PAYLOAD};
 use serde::de::value::StringDeserializer;
 use serde::de::{DeserializeOwned, IntoDeserializer};
@@ -97,8 +97,13 @@ pub struct Limits {
     pub max_startups: MaxStartups,
     /// How often a second one user or network may connect; 0 for as often as it likes.
     pub max_connect_rate: u32,
+    /// Bytes that wait for the peers of one user or network, before their outboxes count as full; 0
+    /// for any number.
+    pub max_bytes_per_uid: ByteCount,
     /// Subscriptions of one peer.
     pub max_subscriptions: usize,
+    /// Subscriptions of the peers of one user or network; 0 for any number.
+    pub max_subscriptions_per_uid: u64,
     /// From connecting to the end of the handshake.
     pub handshake_timeout: Span,
     /// From the first byte of a frame to its last.
@@ -252,13 +257,22 @@ impl Default for Limits {
             prefix_v6: Bits(64),
             max_startups: MaxStartups::default(),
             max_connect_rate: 10_000,
+            max_bytes_per_uid: ByteCount(1 << 30),
             max_subscriptions: 10_000,
+            max_subscriptions_per_uid: 0,
             handshake_timeout: seconds(5),
             frame_timeout: seconds(30),
             idle_timeout: seconds(0),
             stall_timeout: seconds(10),
             outbox: ByteCount(8 << 20),
         }
+    }
+}
+
+impl Limits {
+    /// Which addresses are one source.
+    pub(crate) fn prefixes(&self) -> Prefixes {
+        Prefixes { v4: self.prefix_v4.0, v6: self.prefix_v6.0 }
     }
 }
 

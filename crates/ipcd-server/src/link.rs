@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use bincode::config::{Configuration, Limit};
-use ipcd_core::{Acl, Config, News, Request, Tokens};
+use ipcd_core::{Acl, Config, News, Prefixes, Request, Tokens};
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::Identity;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
@@ -53,6 +53,9 @@ pub(crate) struct Live {
     max_payload: usize,
     outbox: usize,
     max_subscriptions: usize,
+    max_subscriptions_per_source: u64,
+    max_bytes_per_source: u64,
+    prefixes: Prefixes,
     handshake_timeout: Duration,
     frame_timeout: Duration,
     idle_timeout: Option<Duration>,
@@ -70,6 +73,9 @@ impl Live {
             max_payload: config.max_payload,
             outbox: config.outbox,
             max_subscriptions: config.max_subscriptions,
+            max_subscriptions_per_source: config.max_subscriptions_per_source,
+            max_bytes_per_source: config.max_bytes_per_source,
+            prefixes: config.prefixes,
             handshake_timeout: config.handshake_timeout,
             frame_timeout: config.frame_timeout,
             idle_timeout: config.idle_timeout,
@@ -85,6 +91,9 @@ impl Live {
         config.max_payload = self.max_payload;
         config.outbox = self.outbox;
         config.max_subscriptions = self.max_subscriptions;
+        config.max_subscriptions_per_source = self.max_subscriptions_per_source;
+        config.max_bytes_per_source = self.max_bytes_per_source;
+        config.prefixes = self.prefixes;
         config.handshake_timeout = self.handshake_timeout;
         config.frame_timeout = self.frame_timeout;
         config.idle_timeout = self.idle_timeout;

@@ -10,6 +10,7 @@
 //! a: stall        nothing is written to a until        a: read BYTES
 //! wait SECONDS    time passes                          drain   the daemon ends
 //! count NAME …    what the router has counted
+//! limits BYTES SUBS  what the peers of one user may have together; 0 for any number
 //! acl RULE | RULE other access rules: allow|deny [uid=N] [pub=S,S] [sub=F,F] [admin]
 //! ```
 //!
@@ -71,6 +72,13 @@ impl Stage {
                 self.core.tick(self.now);
             }
             "drain" => self.core.drain(self.now),
+            "limits" => {
+                let (bytes, subs) = rest.split_once(' ').expect("two numbers");
+                self.core.configure(self.now, |config| {
+                    config.max_bytes_per_source = bytes.parse().expect("bytes");
+                    config.max_subscriptions_per_source = subs.parse().expect("subscriptions");
+                });
+            }
             "acl" => {
                 let rules = rest.split(" | ").filter(|text| !text.is_empty()).map(rule).collect();
                 self.core.configure(self.now, |config| config.acl.rules = rules);

@@ -53,6 +53,7 @@ impl World {
             handshake_timeout: rng.pick(&[long, Duration::from_millis(300)]),
             frame_timeout: long,
             stall_timeout: rng.pick(&[long, long, Duration::from_millis(500)]),
+            max_subscriptions_per_source: 100_000,
             acl: rules(),
             ..Config::new(DaemonInfo::unknown(now))
         };
