@@ -7,8 +7,10 @@ use std::time::Instant;
 
 use ipcd_proto::Kind;
 use ipcd_proto::control::Code;
-use ipcd_tests::{Daemon, Neighbour, Raw, Setup, eventually, raise_limit};
-use nix::sys::signal::Signal;
+use ipcd_tests::{Daemon, Neighbour, Raw, Running, Setup, eventually, raise_limit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
 
 fn with_limits(limits: &str, schemes: &[&str]) -> Daemon {
     Setup::new().config(&format!("[limits]\n{limits}\n")).listen(schemes).start()
@@ -144,7 +146,7 @@ fn a_source_that_workers_die_of_is_kept_out_and_others_are_not() {
 /// The worker that lives now, which another source asks for.
 fn worker_of(daemon: &Daemon) -> Option<i32> {
     let status = daemon.ctl("tcp", &["status", "-j"]).run();
-    let status: serde_json::Value = serde_json::from_slice(&status.stdout).ok()?;
+    let status: Value = serde_json::from_slice(&status.stdout).ok()?;
     i32::try_from(status["workers"][0]["pid"].as_i64()?).ok()
 }
 
@@ -173,8 +175,60 @@ fn limits_that_are_wrong_are_named() {
         let file = dir.path().join("ipcd.toml");
         std::fs::write(&file, format!("[limits]\n{line}\n")).expect("the directory is ours");
         let mut ipcd = std::process::Command::new(ipcd_tests::ipcd());
-        let ended =
-            ipcd_tests::Running::start(ipcd.arg("-t").arg("-c").arg(&file)).wait().expect(2);
+        let ended = Running::start(ipcd.arg("-t").arg("-c").arg(&file)).wait().expect(2);
         assert!(ended.stderr.contains(":2:") && ended.stderr.contains(said), "{}", ended.stderr);
     }
+}
+
+/// A receiver that reads nothing, with a socket that holds next to nothing.
+fn stuck(daemon: &Daemon) -> Running {
+    let receiver = daemon.recv("unix", &["--overflow", "drop-newest", "flood"]);
+    kill(Pid::from_raw(receiver.pid()), Signal::SIGSTOP).expect("it runs");
+    receiver
+}
+
+#[test]
+fn what_waits_for_one_user_is_bounded_over_all_its_peers_and_workers() {
+    let config = "[limits]\nmax_bytes_per_uid = \"1MiB\"\noutbox = \"1MiB\"\n";
+    let setup = Setup::new().config(config).listen(&["unix", "tcp"]).args(&["--workers", "2"]);
+    let daemon = setup.start();
+    let stuck: Vec<_> = (0..6).map(|_| stuck(&daemon)).collect();
+    // Another source, whose peers have what they want.
+    let mut free = daemon.recv("tcp", &["--overflow", "block", "-C", "400", "flood"]);
+    free.stdout();
+    let body = "x".repeat(20_000);
+    let sent = daemon.ctl("tcp", &["send", "flood", "-m", &body, "--count", "400"]).run();
+    sent.expect(0);
+    free.wait().expect(0);
+    let clients = daemon.ctl("tcp", &["clients", "-j"]).run().expect(0).text();
+    let clients: Vec<Value> = serde_json::from_str(&clients).expect("it is JSON");
+    let of_user = clients.iter().filter(|client| client["uid"].is_u64());
+    let queued: u64 = of_user.filter_map(|client| client["queued_bytes"].as_u64()).sum();
+    // An eighth for each worker, and a run for each peer. Alone, each would hold its MiB.
+    assert!((700_000..1_600_000).contains(&queued), "{queued} bytes: {clients:?}");
+    for receiver in &stuck {
+        kill(Pid::from_raw(receiver.pid()), Signal::SIGCONT).expect("it is stopped");
+    }
+}
+
+#[test]
+fn a_user_has_so_many_subscriptions_on_all_workers() {
+    let config = "[limits]\nmax_subscriptions_per_uid = 3\n";
+    let setup = Setup::new().config(config).listen(&["unix", "tcp"]).args(&["--workers", "2"]);
+    let daemon = setup.start();
+    let mut first = daemon.recv("unix", &["a", "b"]);
+    let second = daemon.recv("unix", &["c"]);
+    let said = daemon.ctl("unix", &["recv", "d"]).run().expect(6).stderr;
+    assert!(
+        said.contains("3 subscriptions") && said.contains("max_subscriptions_per_uid"),
+        "{said}"
+    );
+    let other = daemon.recv("tcp", &["a", "b", "c"]);
+    first.signal(Signal::SIGTERM);
+    first.wait();
+    eventually("a subscription", || {
+        let ended = daemon.ctl("unix", &["recv", "-W", "0.01", "d"]).run();
+        ended.status.success().then_some(())
+    });
+    drop((second, other));
 }

@@ -1,8 +1,8 @@
 //! What the peers of one source take up together: bytes in outboxes, and subscriptions.
 //!
 //! Each worker counts those of its own peers, and tells the table when they have changed by a
-//! sixteenth of what is allowed; so all know of all, and are wrong by an eighth for each worker at
-//! the most.
+//! sixteenth of what is allowed. Until it hears of itself again, it uses no more of what is left than
+//! its share, as the others may be using theirs.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -22,6 +22,10 @@ use crate::table::Request;
 /// In how many parts what is allowed is counted between workers.
 const PARTS: u64 = 16;
 
+/// Among so many workers what is left is shared, at the most. With a child for each peer there are
+/// more, which would each get too little to begin with.
+const SHARES: u64 = 8;
+
 /// What a source takes up.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Spent {
@@ -39,7 +43,8 @@ pub(crate) struct Charge {
     spent: Cell<Spent>,
     /// What of it the other workers know.
     told: Cell<Spent>,
-    /// By peers of the other workers, as far as is known.
+    /// What all know that the peers here take up; and what those of the other workers do.
+    known: Cell<Spent>,
     elsewhere: Cell<Spent>,
     /// Whether it was over its limit, and has not fallen to half of it since.
     was_over: Cell<bool>,
@@ -56,8 +61,12 @@ impl Charge {
         self.spent.set(spent);
     }
 
-    fn bytes(&self) -> u64 {
-        self.spent.get().bytes + self.elsewhere.get().bytes
+    /// Bytes that may wait for peers here, of so many in all: what all know of, and a share of what
+    /// is left.
+    fn allowance(&self, most: u64, shares: u64) -> u64 {
+        let (known, elsewhere) = (self.known.get().bytes, self.elsewhere.get().bytes);
+        let left = most.saturating_sub(known + elsewhere);
+        (known + left / shares).min(most.saturating_sub(elsewhere))
     }
 
     fn subscriptions(&self) -> u64 {
@@ -71,10 +80,11 @@ impl Core {
         let (others, own) = (&self.others, self.config.slot);
         let charge = self.charges.0.entry(source).or_insert_with(|| {
             let shared = others.as_ref().map(|others| &others.shared);
-            let elsewhere = shared.map_or_else(Spent::default, |s| s.spent_elsewhere(source, own));
-            let (spent, told) = (Cell::default(), Cell::default());
-            let (elsewhere, was_over) = (Cell::new(elsewhere), Cell::default());
-            Rc::new(Charge { source, spent, told, elsewhere, was_over })
+            let elsewhere = shared.map(|shared| shared.spent_by(source, own).1).unwrap_or_default();
+            let elsewhere = Cell::new(elsewhere);
+            let [spent, told, known] =
+                [const { Spent { bytes: 0, subscriptions: 0 } }; 3].map(Cell::new);
+            Rc::new(Charge { source, spent, told, known, elsewhere, was_over: Cell::default() })
         });
         Rc::clone(charge)
     }
@@ -121,23 +131,33 @@ impl Core {
         }
     }
 
-    /// Whether what there is to be written to a peer, and to others of its source, is as much as may
-    /// be; one that takes all that it gets is not concerned.
+    /// Whether as much waits for the peers of this one's source as may, and some of it for this one:
+    /// who takes all that it gets is not concerned.
     pub(crate) fn is_overcharged(&self, key: PeerKey) -> bool {
-        let (most, peer) = (self.config.max_bytes_per_source, &self.peers[key.0 as usize]);
-        most > 0 && !peer.outbox.is_empty() && peer.charge.bytes() >= most
+        let peer = &self.peers[key.0 as usize];
+        !peer.outbox.is_empty() && self.is_over(&peer.charge, 0)
     }
 
-    /// Whether it has not fallen to half since.
+    /// Whether that has not changed much since.
     pub(crate) fn stays_overcharged(&self, key: PeerKey) -> bool {
-        let (most, peer) = (self.config.max_bytes_per_source, &self.peers[key.0 as usize]);
-        most > 0 && !peer.outbox.is_empty() && peer.charge.bytes() > most / 2
+        let peer = &self.peers[key.0 as usize];
+        let margin = self.config.max_bytes_per_source / PARTS;
+        !peer.outbox.is_empty() && peer.charge.was_over.get() && self.is_over(&peer.charge, margin)
     }
 
     /// Whether it is a quarter more, which messages to one peer may fill.
     pub(crate) fn is_beyond_charge(&self, key: PeerKey) -> bool {
         let (most, peer) = (self.config.max_bytes_per_source, &self.peers[key.0 as usize]);
-        most > 0 && !peer.outbox.is_empty() && peer.charge.bytes() >= most / 4 * 5
+        most > 0 && !peer.outbox.is_empty() && peer.charge.spent.get().bytes >= most / 4 * 5
+    }
+
+    fn is_over(&self, charge: &Charge, margin: u64) -> bool {
+        let (most, here) = (self.config.max_bytes_per_source, charge.spent.get().bytes);
+        // Nobody has to share what is left if nothing like it is used.
+        most > 0 && here + margin >= most / SHARES && {
+            let living = self.others.as_ref().map_or(1, |others| others.living());
+            here + margin >= charge.allowance(most, living.clamp(1, SHARES))
+        }
     }
 
     pub(crate) fn check_source(&self, key: PeerKey) -> Result<(), Failure> {
@@ -153,12 +173,14 @@ impl Core {
         Err((Code::Limit, why))
     }
 
-    /// Other workers have other amounts now.
+    /// The table has other amounts now.
     pub(crate) fn update_charges(&mut self) {
         let Some(others) = &self.others else { return };
         let own = self.config.slot;
         for charge in self.charges.0.values() {
-            charge.elsewhere.set(others.shared.spent_elsewhere(charge.source, own));
+            let (known, elsewhere) = others.shared.spent_by(charge.source, own);
+            charge.known.set(known);
+            charge.elsewhere.set(elsewhere);
         }
         self.relieve();
     }
@@ -175,16 +197,14 @@ impl Core {
         }
     }
 
-    /// Whether a source that was over its limit has fallen to half of it.
+    /// Whether a source that was over its limit is not any more.
     fn is_relieved(&self, key: PeerKey) -> bool {
         let charge = &self.peers[key.0 as usize].charge;
-        let most = self.config.max_bytes_per_source;
-        match charge.bytes() {
-            bytes if most > 0 && bytes >= most => charge.was_over.set(true),
-            bytes if bytes <= most / 2 => return charge.was_over.replace(false),
-            _ => {}
+        if self.is_over(charge, 0) {
+            charge.was_over.set(true);
         }
-        false
+        let margin = self.config.max_bytes_per_source / PARTS;
+        charge.was_over.get() && !self.is_over(charge, margin) && charge.was_over.replace(false)
     }
 
     /// Tells the table what peers here take up, if it is to know and it is another part of it.
@@ -195,11 +215,14 @@ impl Core {
         let config = &self.config;
         let charge = &self.peers[key.0 as usize].charge;
         let (spent, told) = (charge.spent.get(), charge.told.get());
+        // Who has used its share gets another when all have heard of it.
+        let wants_more = spent.bytes != told.bytes && self.is_over(charge, 0);
         let has_moved = |now: u64, told: u64, most: u64| {
             let part = (most / PARTS).max(1);
             most > 0 && (now.abs_diff(told) >= part || (now == 0 && told > 0))
         };
-        if has_moved(spent.bytes, told.bytes, config.max_bytes_per_source)
+        if wants_more
+            || has_moved(spent.bytes, told.bytes, config.max_bytes_per_source)
             || has_moved(
                 spent.subscriptions * PARTS,
                 told.subscriptions * PARTS,
@@ -214,14 +237,15 @@ impl Core {
 }
 
 impl Shared {
-    /// What a source takes up at the workers but this one.
-    fn spent_elsewhere(&self, source: Source, own: u32) -> Spent {
-        let all = self.spent.get(&source).into_iter().flatten();
-        let others = all.filter(|(slot, _)| *slot != own);
-        others.fold(Spent::default(), |sum, (_, spent)| Spent {
-            bytes: sum.bytes + spent.bytes,
-            subscriptions: sum.subscriptions + spent.subscriptions,
-        })
+    /// What a source takes up at a worker, and at the others.
+    fn spent_by(&self, source: Source, own: u32) -> (Spent, Spent) {
+        let (mut here, mut elsewhere) = (Spent::default(), Spent::default());
+        for (slot, spent) in self.spent.get(&source).into_iter().flatten() {
+            let sum = if *slot == own { &mut here } else { &mut elsewhere };
+            sum.bytes += spent.bytes;
+            sum.subscriptions += spent.subscriptions;
+        }
+        (here, elsewhere)
     }
 
     /// Notes what a source takes up at a worker.
