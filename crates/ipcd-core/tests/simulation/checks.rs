@@ -206,9 +206,12 @@ impl World {
         self.queued(index).is_some_and(|queued| queued >= self.config.outbox)
     }
 
-    /// Whether it is full, or has been and is not yet relieved.
+    /// Whether it is full, or has been and is not yet relieved; perhaps because much waits for the
+    /// other peers of its source.
     fn may_be_full(&self, index: usize) -> bool {
-        self.queued(index).is_some_and(|queued| queued > self.config.outbox / 2)
+        let is_shared = self.config.max_bytes_per_source > 0;
+        let least = if is_shared { 0 } else { self.config.outbox / 2 };
+        self.queued(index).is_some_and(|queued| queued > least)
     }
 
     fn queued(&self, index: usize) -> Option<usize> {

@@ -54,6 +54,7 @@ impl World {
             frame_timeout: long,
             stall_timeout: rng.pick(&[long, long, Duration::from_millis(500)]),
             max_subscriptions_per_source: 100_000,
+            max_bytes_per_source: rng.pick(&[0, 3000, 10_000]),
             acl: rules(),
             ..Config::new(DaemonInfo::unknown(now))
         };
