@@ -29,7 +29,7 @@ use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
 use crate::link::{Received, ToSupervisor, ToWorker};
-use crate::runtime::RuntimeDir;
+use crate::runtime::{RuntimeDir, write_pid_file};
 use crate::slot::{Life, Slot};
 use crate::worker::{self, Admitted, Birth, Mark};
 use crate::{Error, VERSION, access, privileges};
@@ -491,12 +491,4 @@ fn core_config(config: &Config, listeners: &[Listening], tokens: Tokens) -> ipcd
         acl: access::acl(&config.access, listeners.iter().map(|l| (l.number, l.names())).collect()),
         ..ipcd_core::Config::new(daemon)
     }
-}
-
-fn write_pid_file(config: &Config) -> Result<(), Error> {
-    let Some(path) = &config.daemon.pid_file else {
-        return Ok(());
-    };
-    std::fs::write(path, format!("{}\n", std::process::id()))
-        .map_err(|error| Error::system(format!("write {}", path.display()), error))
 }
