@@ -139,6 +139,11 @@ fn delivery() {
 }
 
 #[test]
+fn access() {
+    run("access.md");
+}
+
+#[test]
 fn bring_your_own_program() {
     run("bring-your-own-program.md");
 }

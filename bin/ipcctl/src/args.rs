@@ -7,10 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipcd_server::Span;
 
+mod access;
 mod bench;
 mod messages;
 mod relay;
 
+pub(crate) use access::{AclVerb, CheckArgs};
 pub(crate) use bench::{Arrivals, BenchArgs, BenchLayer, BenchMode, BenchPeer, Verify};
 pub(crate) use messages::{
     Ack, BodyArgs, ChatArgs, OverflowArg, RecvArgs, ReplyArgs, ReqArgs, SendArgs, ServeArgs,
@@ -121,6 +123,9 @@ pub(crate) enum Verb {
         /// Its id, as `clients` tells it.
         id: u64,
     },
+    /// The access rules.
+    #[command(subcommand)]
+    Acl(AclVerb),
     /// Measure local IPC: bare, with the transports of ipcd, and through the daemon.
     Bench(Box<BenchArgs>),
     /// Start a private daemon and send between every pair of transports.

@@ -1,5 +1,6 @@
 //! `ipcctl`, the tool of the ipcd daemon: arguments in, exit status out.
 
+mod access;
 mod args;
 mod attended;
 mod bench;
@@ -83,6 +84,7 @@ fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Clients => inspect::clients(context),
         Verb::Subs => inspect::subs(context),
         Verb::Kick { id } => inspect::kick(context, id),
+        Verb::Acl(verb) => access::run(context, &verb),
         Verb::Bench(args) => bench::run(context, &args),
         Verb::Demo(args) => demo::run(context, &args),
         Verb::DemoSender(args) => demo::sender(context, &args),

@@ -50,8 +50,8 @@ mod wire;
 pub use client::{Client, Event, Messages, Woken};
 pub use error::{Error, Result};
 pub use ipcd_proto::control::{
-    Answer, Code, Origin, Overflow, PeerStatus, Query, Reason, Receipt, Refusal, Status,
-    SubscriptionStatus,
+    Access, Answer, Code, Origin, Overflow, PeerStatus, Query, Reason, Receipt, Refusal, Status,
+    SubscriptionStatus, Verdict, Who,
 };
 pub use ipcd_proto::{Address, Filter, Headers, Subject};
 pub use ipcd_transport::Endpoint;

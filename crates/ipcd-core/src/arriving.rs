@@ -185,7 +185,9 @@ impl Core {
             let life = match *change {
                 Change::Life { slot, incarnation } => Some((slot, incarnation)),
                 Change::Died { slot, .. } => Some((slot, 0)),
-                Change::Interested { .. } | Change::Uninterested { .. } => None,
+                Change::Interested { .. } | Change::Uninterested { .. } | Change::Spent { .. } => {
+                    None
+                }
             };
             if let Some((slot, incarnation)) = life
                 && slot != others.own_slot
@@ -205,6 +207,9 @@ impl Core {
         over.into_iter().for_each(|slot| self.bury_tracked(now, slot));
         for slot in reborn {
             self.tell_levels(slot);
+        }
+        if changes.iter().any(Change::is_about_charges) {
+            self.update_charges();
         }
         self.resume_all();
         self.resume_group_waiters();
@@ -248,7 +253,7 @@ impl Others {
                 incarnation < known(slot).max(last)
             }
             Change::Died { slot, incarnation } => known(slot) != incarnation,
-            Change::Interested { .. } | Change::Uninterested { .. } => false,
+            Change::Interested { .. } | Change::Uninterested { .. } | Change::Spent { .. } => false,
         }
     }
 }

@@ -8,6 +8,9 @@ use ipcd_proto::control::Origin;
 use ipcd_proto::{Filter, limits};
 use serde::{Deserialize, Serialize};
 
+use crate::acl::Acl;
+use crate::source::Prefixes;
+
 /// What a router is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -25,6 +28,13 @@ pub struct Config {
     pub window: u64,
     /// Subscriptions that a peer may have.
     pub max_subscriptions: usize,
+    /// Subscriptions that the peers of one source may have; 0 for any number.
+    pub max_subscriptions_per_source: u64,
+    /// Bytes that may be in the outboxes of the peers of one source before their subscriptions are
+    /// full; 0 for any number.
+    pub max_bytes_per_source: u64,
+    /// Which addresses are one source.
+    pub prefixes: Prefixes,
     /// From attaching to the end of the handshake.
     pub handshake_timeout: Duration,
     /// From the first byte of a frame to its last.
@@ -35,6 +45,8 @@ pub struct Config {
     pub stall_timeout: Duration,
     /// The secrets that peers may prove.
     pub tokens: Tokens,
+    /// Who may do what.
+    pub acl: Acl,
     /// What `status` tells of the daemon.
     pub daemon: DaemonInfo,
 }
@@ -95,11 +107,15 @@ impl Config {
             pace: 256 * 1024,
             window: 512 * 1024,
             max_subscriptions: 10_000,
+            max_subscriptions_per_source: 0,
+            max_bytes_per_source: 0,
+            prefixes: Prefixes::default(),
             handshake_timeout: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(30),
             idle_timeout: None,
             stall_timeout: Duration::from_secs(10),
             tokens: Tokens::default(),
+            acl: Acl::default(),
             daemon,
         }
     }

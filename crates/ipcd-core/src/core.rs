@@ -8,6 +8,8 @@ use ipcd_proto::control::{Code, Notice, Origin, Reason, Refusal, encode};
 use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode, limits};
 use slab::Slab;
 
+use crate::access::Permissions;
+use crate::charges::Charges;
 use crate::config::{Config, PeerInfo};
 use crate::interest::{Interests, Member};
 use crate::others::Others;
@@ -17,6 +19,7 @@ use crate::peer::{Deadlines, Drops, Peer, PeerCounts, PeerKey, State, Subscripti
 use crate::report::Questions;
 use crate::route::Routes;
 use crate::shared::Shared;
+use crate::source::Source;
 use crate::table::Request;
 use crate::timers::Timers;
 use crate::tracked::{Fate, Trackers};
@@ -33,6 +36,8 @@ pub struct Core {
     /// What is known of the other workers, if there are any.
     pub(crate) others: Option<Others>,
     pub(crate) routes: Routes,
+    pub(crate) permissions: Permissions,
+    pub(crate) charges: Charges,
     /// Peers by their ids.
     pub(crate) ids: HashMap<u64, PeerKey, RandomState>,
     pub(crate) trackers: Trackers,
@@ -56,6 +61,8 @@ pub enum Output {
     Resume(PeerKey),
     /// The session is open: worth a line in the log.
     Opened(PeerKey),
+    /// Something was denied to the peer, for the first time.
+    Denied(PeerKey, String),
     /// Write what is in the outbox, finish the channel, and detach the peer when it closes.
     Close(PeerKey, String),
     /// Detach the peer now.
@@ -72,6 +79,7 @@ impl Output {
             Self::Write(key)
             | Self::Resume(key)
             | Self::Opened(key)
+            | Self::Denied(key, _)
             | Self::Close(key, _)
             | Self::Drop(key, _) => Some(key),
             Self::Forward(_) | Self::Tell(_) => None,
@@ -103,6 +111,7 @@ pub(crate) struct Counters {
     pub(crate) direct_undeliverable: u64,
     pub(crate) replies_late: u64,
     pub(crate) refused: u64,
+    pub(crate) denied: u64,
     pub(crate) cut_off: u64,
     pub(crate) peers: u64,
     pub(crate) lost_in_transit: u64,
@@ -120,6 +129,8 @@ impl Core {
             peers: Slab::new(),
             interests: Interests::default(),
             routes: Routes::default(),
+            permissions: Permissions::default(),
+            charges: Charges::default(),
             ids: HashMap::default(),
             trackers: Trackers::default(),
             group_waiters: Vec::new(),
@@ -133,8 +144,12 @@ impl Core {
     }
 
     /// Changes the configuration while the router runs; what it is about to do is done by the new.
-    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+    pub fn configure(&mut self, now: Instant, change: impl FnOnce(&mut Config)) {
+        let before = self.config.acl.clone();
         change(&mut self.config);
+        if self.config.acl != before {
+            self.recheck(now, &before);
+        }
     }
 
     /// Takes a peer in.
@@ -143,12 +158,21 @@ impl Core {
         self.next_number = self.next_number.wrapping_add(1);
         let id = id_of(self.config.slot, self.config.incarnation, self.next_number);
         (origin.peer, origin.name) = (id, None);
+        let source = Source::of(origin.uid, origin.addr, self.config.prefixes);
+        let charge = self.charge_of(source);
         let deadlines =
             Deadlines { armed: None, state: None, lingers: false, frame: None, heard: now };
         let peer = Peer {
             listener,
             origin,
             state: State::New { challenge },
+            token: None,
+            rights: None,
+            was_denied: false,
+            is_bare: false,
+            before_open: 0,
+            charge,
+            charged: 0,
             no_echo: false,
             largest: None,
             outbox: Outbox::default(),
@@ -193,6 +217,11 @@ impl Core {
                 Ok(Decoded::Incomplete(_)) => break Progress { consumed, waiting: false },
                 Ok(Decoded::Frame(frame, length)) => {
                     if frame.header.kind != Kind::Message {
+                        if self.exceeds_allowance(key, length) {
+                            let why = "too many bytes before the session is open";
+                            self.fail(now, key, Code::Limit, why);
+                            continue;
+                        }
                         if asks(frame.header.kind) && self.waits_for_itself(key) {
                             break Progress { consumed, waiting: true };
                         }
@@ -212,6 +241,15 @@ impl Core {
         };
         self.note_heard(now, key, &progress, bytes.len());
         progress
+    }
+
+    /// Whether a peer whose session is not open has sent more than opening one takes.
+    fn exceeds_allowance(&mut self, key: PeerKey, bytes: usize) -> bool {
+        let peer = self.peer(key);
+        if !peer.is_open() {
+            peer.before_open += bytes;
+        }
+        !peer.is_open() && peer.before_open > limits::MAX_HANDSHAKE
     }
 
     /// Bytes of the largest frame that the peer may send now.
@@ -255,13 +293,15 @@ impl Core {
     pub fn wrote(&mut self, now: Instant, key: PeerKey, count: usize) {
         let peer = &mut self.peers[key.0 as usize];
         peer.outbox.wrote(count, &mut self.spare);
+        self.recharge(key);
         while let Some(ticket) = self.peer(key).outbox.take_written() {
             self.concluded(now, ticket, Fate::Delivered);
         }
         self.keep_pace(key);
         let limit = self.config.outbox;
+        let stays_overcharged = self.stays_overcharged(key);
         let peer = self.peer(key);
-        if peer.outbox.len() > limit / 2 {
+        if peer.outbox.len() > limit / 2 || stays_overcharged {
             return;
         }
         let has_gaps = std::mem::take(&mut peer.has_gaps);
@@ -291,6 +331,7 @@ impl Core {
         self.resume_waiters(key);
         self.drop_all(now, key, Reason::Departed);
         self.forget_tracked(now, key, Reason::Departed);
+        self.discharge(key);
         let mut peer = self.peers.remove(key.0 as usize);
         self.ids.remove(&peer.origin.peer);
         self.part(&peer.introduced, peer.origin.peer);
@@ -335,11 +376,15 @@ impl Core {
         code: Code,
         why: impl Into<String>,
     ) {
+        let message = why.into();
         self.counters.refused += 1;
+        if code == Code::Denied {
+            self.note_denied(key, &message);
+        }
         if correlation == 0 {
             return;
         }
-        let body = encode(&Refusal { code, message: why.into() });
+        let body = encode(&Refusal { code, message });
         self.send(now, key, Header::new(Kind::Error, correlation), &body);
     }
 
@@ -357,8 +402,9 @@ impl Core {
     /// Notes that something was put into the peer's outbox.
     pub(crate) fn filled(&mut self, now: Instant, key: PeerKey) {
         let (limit, stall) = (self.config.outbox, self.config.stall_timeout);
-        let peer = &mut self.peers[key.0 as usize];
-        if !peer.full && peer.outbox.len() >= limit {
+        self.recharge(key);
+        let peer = &self.peers[key.0 as usize];
+        if !peer.full && (peer.outbox.len() >= limit || self.is_overcharged(key)) {
             self.set_full(key, true);
         }
         self.hold_pace(now, key);
@@ -432,6 +478,7 @@ impl Core {
             (member.peer, member.subscription) == (key, gone.number)
         });
         self.unshare(gone, was_full);
+        self.charge_subscription(key, false);
     }
 
     fn report_gaps(&mut self, now: Instant, key: PeerKey) {

@@ -30,7 +30,9 @@ impl Core {
         Frame::stamp_subscription(frame, 0);
         let home = Home::Here(key, header.correlation);
         let ticket = header.is_tracked().then(|| self.track(now, home, &header));
-        if self.is_here(to.peer) {
+        if !self.may_write_to(key, to) {
+            self.count_undeliverable(to);
+        } else if self.is_here(to.peer) {
             self.deliver_direct(now, Sender { key: Some(key), id }, frame, to, ticket);
         } else {
             self.forward_direct(key, frame, to, ticket);
@@ -81,7 +83,8 @@ impl Core {
             self.opened_copy(ticket);
         }
         let (parts, of) = HARD_LIMIT;
-        if self.peer(key).outbox.len() >= self.config.outbox / of * parts {
+        let is_beyond = self.peer(key).outbox.len() >= self.config.outbox / of * parts;
+        if is_beyond || self.is_beyond_charge(key) {
             self.cut_off(now, key, "messages to it have filled its outbox");
             self.counters.direct_dropped += 1;
             if let Some(ticket) = ticket {

@@ -57,6 +57,14 @@ impl Core {
         self.throw_out(now, key, Code::Kicked, "it was kicked");
     }
 
+    /// Ends a session that is not open yet, because too many are not.
+    pub fn displace(&mut self, now: Instant, key: PeerKey) {
+        if !self.peer(key).is_open() {
+            let why = "others come, and it has proved nothing yet (max_startups)";
+            self.fail(now, key, Code::Limit, why);
+        }
+    }
+
     fn throw_out(&mut self, now: Instant, key: PeerKey, code: Code, why: &str) {
         if matches!(self.peer(key).state, State::Closing) {
             return;
@@ -70,6 +78,7 @@ impl Core {
     /// Drops what waits in a peer's outbox, except for the frame that has been begun.
     pub(crate) fn drop_queued(&mut self, now: Instant, key: PeerKey, reason: Reason) {
         let shed = self.peer(key).outbox.purge();
+        self.recharge(key);
         self.counters.dropped.count(reason, shed.messages);
         self.counters.direct_dropped += shed.direct;
         self.conclude_shed(now, key, &shed, reason);

@@ -19,6 +19,8 @@ pub(crate) const MAX_NAMES: usize = 256 * 1024;
 pub(crate) const MAX_QUESTIONS: usize = 4096;
 /// Parts of one worker's answer to a question.
 pub(crate) const MAX_PARTS: usize = 4096;
+/// Sources of which one worker says what they take up.
+pub(crate) const MAX_SOURCES: usize = 64 * 1024;
 /// Counters, and bytes of their names.
 const MAX_COUNTERS: usize = 64;
 const MAX_COUNTER_NAME: usize = 64;
@@ -44,6 +46,8 @@ pub enum Fault {
     Parts,
     /// It has counted what nobody counts.
     Counters,
+    /// It has peers of more sources than it may have peers.
+    Sources,
 }
 
 impl fmt::Display for Fault {
@@ -58,6 +62,7 @@ impl fmt::Display for Fault {
             Self::Answer => "it answers something else than was asked",
             Self::Parts => "its answer does not end",
             Self::Counters => "it has counted what nobody counts",
+            Self::Sources => "it has peers of too many sources",
         })
     }
 }
@@ -77,6 +82,8 @@ pub(crate) fn check_query(query: &Query) -> Result<(), Fault> {
     let is_good = match query {
         Query::Matching(subject) => Subject::parse(subject.as_bytes()).is_ok(),
         Query::Find(who) => who.len() <= MAX_NAME,
+        // The rules are asked where the question came in.
+        Query::Access { .. } => true,
         Query::Status | Query::Peers | Query::Kick(_) | Query::Subscriptions | Query::Sandbox => {
             true
         }
@@ -95,6 +102,7 @@ pub(crate) fn check_answer(query: &Query, answer: &Answer) -> Result<(), Fault> 
             | (Query::Find(_), Answer::Found(_))
             | (Query::Subscriptions, Answer::Subscriptions(_))
             | (Query::Sandbox, Answer::Sandbox(_))
+            | (Query::Access { .. }, Answer::Verdict(_))
     );
     fits.then_some(()).ok_or(Fault::Answer)
 }

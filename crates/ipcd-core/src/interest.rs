@@ -113,6 +113,11 @@ impl<M: Clone + Ord> Interests<M> {
         self.root.remove_all(&gone);
     }
 
+    /// Says that members may count or not count that did otherwise before.
+    pub(crate) fn touch(&mut self) {
+        self.generation += 1;
+    }
+
     /// Changes whenever a route may have changed.
     pub fn generation(&self) -> u64 {
         self.generation

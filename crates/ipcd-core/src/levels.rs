@@ -144,6 +144,17 @@ impl Core {
         }
     }
 
+    /// A subscription makes nobody wait any more.
+    pub(crate) fn unblock(&mut self, key: PeerKey, at: usize) {
+        let peer = &self.peers[key.0 as usize];
+        let (is_full, interest) = (peer.full, peer.subscriptions[at].interest());
+        let local = self.others.as_mut().and_then(|others| others.locals.get_mut(&interest));
+        if let Some(local) = local.filter(|_| is_full) {
+            local.full = local.full.saturating_sub(1);
+        }
+        self.tell_level(&interest);
+    }
+
     /// Tells the other workers if an interest has become off or on.
     fn tell_level(&mut self, interest: &Interest) {
         let Some(others) = &mut self.others else { return };

@@ -3,7 +3,10 @@
 //! The worker feeds it what it read ([`Core::receive`]) and what time it is, and does what it asks
 //! for ([`Core::poll_output`]). It knows no descriptor, no clock, no randomness and no log.
 
+mod access;
+mod acl;
 mod arriving;
+mod charges;
 mod config;
 mod core;
 mod direct;
@@ -21,14 +24,18 @@ mod report;
 mod route;
 mod session;
 mod shared;
+mod source;
 mod table;
 mod timers;
 mod tracked;
 
+pub use crate::acl::{Acl, Action, Members, Pattern, Rule, Whom};
+pub use crate::charges::Spent;
 pub use crate::config::{Bare, Config, DaemonInfo, PeerInfo, Tokens};
 pub use crate::core::{Core, Output, Progress};
 pub use crate::fault::Fault;
 pub use crate::interest::{Group, Interests, Member, Remote, Share};
 pub use crate::peer::PeerKey;
 pub use crate::shared::{Change, Interest, Part, Shared};
+pub use crate::source::{Prefixes, Source};
 pub use crate::table::{Asker, News, Request, Table, Told};

@@ -10,6 +10,8 @@ use ipcd_proto::auth::{Nonce, Proof};
 use ipcd_proto::control::{Hello, Origin, Overflow, Reason};
 use serde::{Deserialize, Serialize};
 
+use crate::acl::Rights;
+use crate::charges::Charge;
 use crate::interest::Group;
 use crate::outbox::Outbox;
 use crate::pacing::Pace;
@@ -52,6 +54,19 @@ pub(crate) struct Peer {
     pub(crate) listener: usize,
     pub(crate) origin: Origin,
     pub(crate) state: State,
+    /// The token that it has proved; empty for the daemon's own.
+    pub(crate) token: Option<Box<str>>,
+    /// What it may do; `None` for everything.
+    pub(crate) rights: Option<Rc<Rights>>,
+    /// Whether it was told of in the log that something was denied to it.
+    pub(crate) was_denied: bool,
+    /// What its source is charged with, and how much of that is its outbox.
+    pub(crate) charge: Rc<Charge>,
+    pub(crate) charged: usize,
+    /// Bytes that it has sent before its session was open.
+    pub(crate) before_open: usize,
+    /// Whether it does not speak the protocol.
+    pub(crate) is_bare: bool,
     pub(crate) no_echo: bool,
     /// Bytes of the largest payload that it can be sent, where that is less than any may have.
     pub(crate) largest: Option<usize>,

@@ -226,7 +226,9 @@ impl Core {
             let why = "a message with this number is not concluded yet, or it has none";
             return Err((Code::Protocol, why.into()));
         }
-        if let Some(address) = Address::parse(frame.subject) {
+        let address = Address::parse(frame.subject);
+        self.check_right_to_publish(key, frame.subject, address)?;
+        if let Some(address) = address {
             return Ok(To::Peer(address));
         }
         let targets = self.route(frame.subject);
@@ -393,10 +395,13 @@ impl Core {
     /// Drops the oldest messages of a subscription, down to half an outbox, so that it is not done
     /// again for each message.
     fn shed(&mut self, now: Instant, member: &Member) {
-        let (key, half) = (member.peer, self.config.outbox / 2);
-        let peer = self.peer(key);
-        let shed = peer.outbox.shed(member.subscription, half);
-        let is_full = peer.outbox.len() > half;
+        let (key, mut half) = (member.peer, self.config.outbox / 2);
+        if self.is_overcharged(key) {
+            half = half.min(self.peer(key).outbox.len() / 2);
+        }
+        let shed = self.peer(key).outbox.shed(member.subscription, half);
+        self.recharge(key);
+        let is_full = self.peer(key).outbox.len() > half;
         self.set_full(key, is_full);
         if !is_full {
             // They may wait for another subscription of this peer's, which blocks.

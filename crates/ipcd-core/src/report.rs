@@ -70,12 +70,16 @@ impl Core {
             }
             Query::Matching(subject) => {
                 let subject = Subject::parse(subject.as_bytes());
-                let members = subject.map(|subject| self.interests.find(subject));
-                vec![Answer::Matching(members.map_or(0, |members| members.len() as u64))]
+                vec![Answer::Matching(subject.map_or(0, |subject| self.matching(subject)))]
             }
             Query::Kick(peer) => vec![Answer::Kicked(self.kick(now, *peer))],
             Query::Find(who) => vec![Answer::Found(self.find_peer(who))],
             Query::Sandbox => vec![Answer::Sandbox(self.config.daemon.sandbox.clone())],
+            Query::Access { who, access } => {
+                // The peer's own worker has looked at what is asked for.
+                let verdict = self.config.acl.verdict(who, access);
+                verdict.map(Answer::Verdict).into_iter().collect()
+            }
             Query::Subscriptions => {
                 let parts = in_parts(self.subscription_statuses());
                 parts.into_iter().map(Answer::Subscriptions).collect()
@@ -158,6 +162,11 @@ impl Core {
             listeners: listeners.collect(),
             counters,
         }
+    }
+
+    fn matching(&self, subject: Subject<'_>) -> u64 {
+        let members = self.interests.find(subject);
+        members.iter().filter(|member| self.may_hear(member.peer, subject)).count() as u64
     }
 
     fn find_peer(&self, who: &str) -> Option<u64> {
@@ -257,6 +266,7 @@ impl Core {
             ("outcomes_open", self.trackers.len() as u64),
             ("requests_unanswered", unanswered as u64),
             ("frames_refused", counters.refused),
+            ("frames_denied", counters.denied),
             ("records_lost", counters.lost_in_transit),
             ("records_stale", counters.stale),
             ("peers_accepted", counters.peers),

@@ -129,6 +129,9 @@ impl Core {
         let mut groups = BTreeMap::<Rc<Group>, Vec<(u32, Choice)>>::new();
         let mut members = self.interests.find(subject);
         members.retain(|member| {
+            if !self.may_hear(member.peer, subject) {
+                return false;
+            }
             if let Some(group) = &member.group {
                 let choice = (1, Choice::Here(member.clone()));
                 groups.entry(Rc::clone(group)).or_default().push(choice);

@@ -9,7 +9,7 @@ use ipcd_proto::control::{
     Welcome, decode, encode,
 };
 use ipcd_proto::limits::MAX_NAME;
-use ipcd_proto::{Filter, Frame, Header, Kind, Subject, VERSION};
+use ipcd_proto::{BadSubject, Filter, Frame, Header, Kind, Subject, VERSION};
 
 use crate::config::Bare;
 use crate::core::{Core, Output};
@@ -18,8 +18,8 @@ use crate::interest::{Group, Member};
 use crate::peer::{Challenged, Naming, PeerKey, State, Subscription};
 use crate::table::Request;
 
-/// A frame that ends the session, and why.
-type Failure = (Code, String);
+/// What is refused, or ends the session, and why.
+pub(crate) type Failure = (Code, String);
 
 impl Core {
     /// Handles any frame but a message.
@@ -166,6 +166,7 @@ impl Core {
     fn open(&mut self, now: Instant, key: PeerKey, hello: Hello, proof: Option<Proof>) {
         let peer = self.peer(key);
         peer.origin.name = hello.name;
+        peer.token = proof.map(|_| hello.token.unwrap_or_default().into());
         peer.no_echo = hello.no_echo;
         peer.state = State::Open;
         peer.deadlines.state = None;
@@ -178,6 +179,7 @@ impl Core {
             proof,
         };
         self.send(now, key, Header::new(Kind::Welcome, 0), &encode(&welcome));
+        self.read_rights(key);
         self.opened(key);
     }
 
@@ -185,13 +187,15 @@ impl Core {
     /// to be known everywhere: it cannot be told.
     pub(crate) fn open_bare(&mut self, key: PeerKey, bare: Bare) {
         let peer = self.peer(key);
-        (peer.no_echo, peer.largest) = (!bare.echo, bare.largest);
+        (peer.no_echo, peer.largest, peer.is_bare) = (!bare.echo, bare.largest, true);
         peer.state = State::Open;
         peer.deadlines.state = None;
+        self.read_rights(key);
         for (filter, subscription) in bare.filters.into_iter().zip(1..) {
             let (filter, group, overflow) = (filter.as_str().to_owned(), None, None);
             let body = Subscribe { subscription, filter, group, overflow, origin: false };
-            // The filters are some, and their numbers differ.
+            // The filters are some, and their numbers differ. What of them the peer may not hear,
+            // it does not get.
             let _ = self.add_subscription(key, body, 0);
         }
         self.opened(key);
@@ -206,7 +210,8 @@ impl Core {
             self.refuse(now, key, correlation, Code::Limit, why);
             return Ok(());
         }
-        match self.add_subscription(key, body, correlation) {
+        let may = self.check_right_to_subscribe(key, &body).and_then(|()| self.check_source(key));
+        match may.and_then(|()| self.add_subscription(key, body, correlation)) {
             Ok(true) => self.send(now, key, Header::new(Kind::Ack, correlation), &[]),
             // When all workers know of it.
             Ok(false) => {}
@@ -222,8 +227,7 @@ impl Core {
         body: Subscribe,
         correlation: u64,
     ) -> Result<bool, Failure> {
-        let filter = Filter::parse(body.filter.as_bytes())
-            .map_err(|error| (Code::BadSubject, error.to_string()))?;
+        let filter = Filter::parse(body.filter.as_bytes()).map_err(bad_subject)?;
         if let Some(group) = &body.group {
             check_name(group)?;
         }
@@ -242,9 +246,9 @@ impl Core {
         }
         // A tap on everything below a subject must not be able to stop the bus.
         let default = if filter.has_tail() { Overflow::DropOldest } else { Overflow::Block };
-        let overflow = body.overflow.unwrap_or(default);
+        let overflow = self.allowed_overflow(key, &filter, body.overflow.unwrap_or(default));
         let group = body.group.map(|name| Rc::new(Group { filter: filter.clone(), name }));
-        peer.wants_origins |= body.origin;
+        self.peer(key).wants_origins |= body.origin;
         let member = Member {
             peer: key,
             subscription: number,
@@ -253,6 +257,7 @@ impl Core {
             group: group.clone(),
         };
         self.interests.add(&filter, member);
+        self.charge_subscription(key, true);
         let subscription =
             Subscription { number, filter, overflow, group, matched: 0, drops: None };
         let is_shared = subscription.group.is_some();
@@ -289,27 +294,42 @@ impl Core {
         Ok(())
     }
 
+    /// Whether the question is one, and the peer may ask it.
+    fn check_query(&self, key: PeerKey, query: &Query) -> Result<(), Failure> {
+        match query {
+            Query::Matching(subject) => {
+                Subject::parse(subject.as_bytes()).map_err(bad_subject)?;
+            }
+            Query::Access { who, access } => {
+                self.config.acl.verdict(who, access).map_err(bad_subject)?;
+            }
+            _ => {}
+        }
+        self.check_right_to_ask(key, query)?;
+        if self.has_too_many_questions() {
+            let why = format!("a worker has at most {MAX_QUESTIONS} questions open");
+            return Err((Code::Limit, why));
+        }
+        Ok(())
+    }
+
     fn query(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
         let query: Query = decode(frame.payload).map_err(malformed)?;
         let correlation = frame.header.correlation;
-        if let Query::Matching(subject) = &query
-            && let Err(error) = Subject::parse(subject.as_bytes())
-        {
-            self.refuse(now, key, correlation, Code::BadSubject, error.to_string());
-            return Ok(());
+        match self.check_query(key, &query) {
+            // Nobody has such a name.
+            Ok(()) if matches!(&query, Query::Find(who) if who.len() > MAX_NAME) => {
+                self.answer(now, key, correlation, false, &Answer::Found(None));
+            }
+            Ok(()) => self.ask(now, key, correlation, query),
+            Err((code, why)) => self.refuse(now, key, correlation, code, why),
         }
-        if matches!(&query, Query::Find(who) if who.len() > MAX_NAME) {
-            self.answer(now, key, correlation, false, &Answer::Found(None));
-            return Ok(());
-        }
-        if self.has_too_many_questions() {
-            let why = format!("a worker has at most {MAX_QUESTIONS} questions open");
-            self.refuse(now, key, correlation, Code::Limit, why);
-            return Ok(());
-        }
-        self.ask(now, key, correlation, query);
         Ok(())
     }
+}
+
+fn bad_subject(error: BadSubject) -> Failure {
+    (Code::BadSubject, error.to_string())
 }
 
 fn malformed(error: BadBody) -> Failure {

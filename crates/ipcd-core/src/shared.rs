@@ -1,12 +1,15 @@
 //! What all workers know of each other: interests, and which life each place is in.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use ipcd_proto::Filter;
 use serde::{Deserialize, Serialize};
 
+use crate::charges::Spent;
 use crate::interest::{Group, Interests, Remote, Share};
+use crate::source::Source;
 
 /// What a worker wants: a filter, for itself or for its members of a group.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -45,6 +48,15 @@ pub enum Change {
         /// What it wanted.
         interest: Interest,
     },
+    /// A source takes up so much at a worker.
+    Spent {
+        /// The worker's place.
+        slot: u32,
+        /// The source.
+        source: Source,
+        /// How much.
+        spent: Spent,
+    },
     /// A worker was born.
     Life {
         /// The worker's place.
@@ -62,6 +74,13 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether what sources take up may have changed with it.
+    pub(crate) fn is_about_charges(&self) -> bool {
+        !matches!(self, Self::Interested { .. } | Self::Uninterested { .. })
+    }
+}
+
 /// What every worker is born with, and the supervisor keeps up to date: the interests of all, and
 /// which life each place is in.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +89,8 @@ pub struct Shared {
     pub interests: Interests<Remote>,
     /// The incarnation in each slot; 0 where nobody lives.
     pub lives: Vec<u32>,
+    /// What each source takes up at which worker.
+    pub spent: HashMap<Source, Vec<(u32, Spent)>>,
     /// The last batch of changes that is in it.
     pub epoch: u64,
     /// How many interests each worker has.
@@ -80,7 +101,7 @@ impl Shared {
     /// What is known when nobody lives yet.
     pub fn new(slots: usize) -> Self {
         let (lives, held) = (vec![0; slots], vec![0; slots]);
-        Self { interests: Interests::default(), lives, epoch: 0, held }
+        Self { lives, held, ..Self::default() }
     }
 
     /// How many interests a worker has.
@@ -116,6 +137,7 @@ impl Shared {
                 self.set_life(*slot, *incarnation);
             }
             Change::Died { slot, .. } => self.set_life(*slot, 0),
+            Change::Spent { slot, source, spent } => self.set_spent(*slot, *source, *spent),
         }
     }
 
@@ -139,6 +161,7 @@ impl Shared {
         if let Some(held) = self.held.get_mut(slot as usize) {
             *held = 0;
         }
+        self.forget_spent(slot);
     }
 }
 

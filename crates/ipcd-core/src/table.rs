@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use ipcd_proto::control::{Answer, Query, Status};
 use serde::{Deserialize, Serialize};
 
+use crate::charges::Spent;
 use crate::fault::{
     Fault, MAX_INTERESTS, MAX_NAMES, MAX_PARTS, MAX_QUESTIONS, check_answer, check_counters,
     check_interest, check_query,
@@ -13,6 +14,7 @@ use crate::peer::PeerKey;
 use crate::report::add_counters;
 use crate::session::is_name;
 use crate::shared::{Change, Interest, Part, Shared};
+use crate::source::Source;
 
 /// Changes in one message to a worker.
 const BATCH: usize = 128;
@@ -33,6 +35,13 @@ pub enum Request {
     },
     /// Its last subscription of an interest has gone.
     Uninterested(Interest),
+    /// What peers of a source take up there.
+    Spent {
+        /// The source.
+        source: Source,
+        /// How much.
+        spent: Spent,
+    },
     /// A peer asks for a name.
     ClaimName {
         /// The peer's place there.
@@ -217,6 +226,12 @@ impl Table {
                 self.interested(slot, ticket, interest, share)?;
             }
             Request::Uninterested(interest) => self.uninterested(slot, interest),
+            Request::Spent { source, spent } => {
+                if self.shared.has_too_many_sources(slot, source) {
+                    return Err(Fault::Sources);
+                }
+                self.change(Change::Spent { slot, source, spent });
+            }
             Request::ClaimName { key, peer, name } => {
                 let to = self.shared.lives[slot as usize];
                 let granted = self.claim(slot, &name)?;

@@ -309,6 +309,55 @@ pub enum Query {
     Subscriptions,
     /// Answered by one [`Answer::Sandbox`].
     Sandbox,
+    /// What the access rules say of somebody; answered by [`Answer::Verdict`].
+    Access {
+        /// Who.
+        who: Who,
+        /// Who does what.
+        access: Access,
+    },
+}
+
+/// What access rules know a peer by; what is unknown is `None`.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Who {
+    /// Its user.
+    pub uid: Option<u32>,
+    /// Its group.
+    pub gid: Option<u32>,
+    /// A name of the listener that it came in by.
+    pub listener: Option<String>,
+    /// The name of the token that it has proved; empty for the daemon's own.
+    pub token: Option<String>,
+}
+
+/// What access rules allow or deny.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Access {
+    /// Publishing to a subject; with `@` at its beginning, to one peer.
+    Publish(String),
+    /// Subscribing.
+    Subscribe {
+        /// Which messages.
+        filter: String,
+        /// Whether as a member of a group.
+        group: bool,
+    },
+    /// Seeing other peers, and cutting them off.
+    Admin,
+}
+
+/// What access rules say.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Whether it is allowed.
+    pub allowed: bool,
+    /// Whether only some of what the filter matches may be heard.
+    pub partly: bool,
+    /// The rule that decides, counted from 1; `None` if none does.
+    pub rule: Option<u32>,
+    /// Its line in the configuration.
+    pub line: Option<u32>,
 }
 
 /// An answer, or a part of it.
@@ -328,6 +377,8 @@ pub enum Answer {
     Subscriptions(Vec<SubscriptionStatus>),
     /// What workers are confined by, for people; the first word is `full`, `partial` or `off`.
     Sandbox(String),
+    /// What the access rules say.
+    Verdict(Verdict),
 }
 
 /// The daemon, its workers, listeners and counters.

@@ -14,6 +14,8 @@ pub const MAX_MAX_PAYLOAD: usize = 256 * 1024 * 1024;
 pub const MAX_CONTROL: usize = 64 * 1024;
 /// Bytes of the largest frame from a peer that is not yet authenticated.
 pub const MAX_HANDSHAKE_FRAME: usize = 4 * 1024;
+/// Bytes of all frames from such a peer together.
+pub const MAX_HANDSHAKE: usize = MAX_HANDSHAKE_FRAME;
 /// Bytes of a peer's name, and of a group's.
 pub const MAX_NAME: usize = 64;
 

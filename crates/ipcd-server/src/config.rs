@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipcd_core::{Acl, Prefixes};
 use ipcd_proto::limits::{DEFAULT_MAX_PAYLOAD, MAX_MAX_PAYLOAD};
 use serde::de::value::StringDeserializer;
 use serde::de::{DeserializeOwned, Error as _, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::access::{self, AccessRule};
+use crate::admission::MaxStartups;
 use crate::connect::{Connect, MOST_CONNECTS};
 use crate::exec::{Exec, MOST_EXECS};
 use crate::listen::Listen;
@@ -37,6 +40,9 @@ pub struct Config {
     /// Secrets besides the daemon's own.
     #[serde(rename = "token")]
     pub tokens: Vec<TokenFile>,
+    /// Who may do what; without any, everybody may do everything.
+    #[serde(rename = "acl")]
+    pub access: Vec<AccessRule>,
 }
 
 /// The processes.
@@ -101,10 +107,26 @@ pub struct Limits {
     pub max_message: MaxMessage,
     /// Peers in all.
     pub max_peers: u32,
-    /// Peers of one user, or of one address on the network.
+    /// Peers of one user.
     pub max_peers_per_uid: u32,
+    /// Peers of one network of addresses; as many as of a user, if it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_peers_per_prefix: Option<u32>,
+    /// Bits of an IPv4 address that make such a network.
+    pub prefix_v4: Bits<32>,
+    /// Bits of an IPv6 address that do.
+    pub prefix_v6: Bits<128>,
+    /// Peers that have to prove a token and have not yet.
+    pub max_startups: MaxStartups,
+    /// How often a second one user or network may connect; 0 for as often as it likes.
+    pub max_connect_rate: u32,
+    /// Bytes that wait for the peers of one user or network, before their outboxes count as full; 0
+    /// for any number.
+    pub max_bytes_per_uid: ByteCount,
     /// Subscriptions of one peer.
     pub max_subscriptions: usize,
+    /// Subscriptions of the peers of one user or network; 0 for any number.
+    pub max_subscriptions_per_uid: u64,
     /// From connecting to the end of the handshake.
     pub handshake_timeout: Span,
     /// From the first byte of a frame to its last.
@@ -186,13 +208,23 @@ impl Config {
     /// # Errors
     /// If it is no good; the error names the place.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| {
+        let config: Result<Self, _> = toml::from_str(text);
+        let mut config = config.map_err(|error| {
             let before = &text[..error.span().map_or(0, |span| span.start).min(text.len())];
             let line = before.matches('\n').count() + 1;
             let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
             let what = error.message().replace('\n', " ");
             ConfigError(format!("{}:{line}:{column}: {what}", path.display()))
-        })
+        })?;
+        let finished = access::finish(&mut config.access, text);
+        finished.map_err(|why| ConfigError(format!("{}: {why}", path.display())))?;
+        Ok(config)
+    }
+
+    /// The access rules, with what its listeners are called where they are configured.
+    pub fn acl(&self) -> Acl {
+        let names = (0..).zip(self.listeners.iter().map(Listen::names)).collect();
+        access::acl(&self.access, names)
     }
 
     /// Whether it differs from another in what is decided at the start.
@@ -257,7 +289,14 @@ impl Default for Limits {
             max_message: MaxMessage(ByteCount(DEFAULT_MAX_PAYLOAD)),
             max_peers: 10_000,
             max_peers_per_uid: 10_000,
+            max_peers_per_prefix: None,
+            prefix_v4: Bits(32),
+            prefix_v6: Bits(64),
+            max_startups: MaxStartups::default(),
+            max_connect_rate: 10_000,
+            max_bytes_per_uid: ByteCount(1 << 30),
             max_subscriptions: 10_000,
+            max_subscriptions_per_uid: 0,
             handshake_timeout: seconds(5),
             frame_timeout: seconds(30),
             idle_timeout: seconds(0),
@@ -267,8 +306,31 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Which addresses are one source.
+    pub(crate) fn prefixes(&self) -> Prefixes {
+        Prefixes { v4: self.prefix_v4.0, v6: self.prefix_v6.0 }
+    }
+}
+
 fn seconds(count: u64) -> Span {
     Span(Duration::from_secs(count))
+}
+
+/// Bits of an address that has so many at the most.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "u8")]
+pub struct Bits<const MOST: u8>(pub(crate) u8);
+
+impl<const MOST: u8> TryFrom<u8> for Bits<MOST> {
+    type Error = String;
+
+    fn try_from(count: u8) -> Result<Self, String> {
+        match count <= MOST {
+            true => Ok(Self(count)),
+            false => Err(format!("a prefix has 0 to {MOST} bits")),
+        }
+    }
 }
 
 /// How many workers there are; 0 for as many as fit the machine.

@@ -36,6 +36,8 @@ pub(crate) struct Connection {
     pub(crate) token: Token,
     /// The supervisor's number for the peer.
     pub(crate) admission: u64,
+    /// Whether it has to prove a token, and has not yet.
+    pub(crate) must_prove: bool,
     /// The beginning of a frame whose rest has not come, or what a waiting peer has sent.
     pub(crate) rest: Option<ReadBuffer>,
     /// Whether the peer's messages wait for somebody's outbox.
@@ -80,6 +82,7 @@ impl Connection {
             has_ended: false,
             token,
             admission,
+            must_prove: false,
             rest: None,
             waiting: false,
             closing: None,

@@ -3,6 +3,7 @@
 //! One file per process role or concern: the list of files is the list of processes and of what
 //! they do.
 
+mod access;
 mod activation;
 mod admission;
 mod alarm;
@@ -26,9 +27,11 @@ mod translator;
 mod values;
 mod worker;
 
+pub use access::AccessRule;
 pub use activation::{Socket, take as take_sockets};
+pub use admission::MaxStartups;
 pub use config::{
-    Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage,
+    Bits, Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage,
     SandboxMode, TokenFile, Workers, word,
 };
 pub use connect::Connect;

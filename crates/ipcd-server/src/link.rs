@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use bincode::config::{Configuration, Limit};
-use ipcd_core::{Config, News, Request, Tokens};
+use ipcd_core::{Acl, Config, News, Prefixes, Request, Tokens};
 use ipcd_sys::{duplicate_from, recv_with_fds, send_with_fds};
 use ipcd_transport::Identity;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
@@ -36,6 +36,9 @@ pub(crate) enum ToWorker {
     },
     /// End the session of this peer, by the supervisor's number; it gets what is left for it.
     LetGo(u64),
+    /// Let this peer go, by the supervisor's number, if its session is not open yet: another wants
+    /// its place.
+    Displace(u64),
     /// Read no more of peers; say [`ToSupervisor::Quiet`] when nothing is on its way to others.
     Quiesce,
     /// Say goodbye to all peers and end.
@@ -52,11 +55,15 @@ pub(crate) struct Live {
     max_payload: usize,
     outbox: usize,
     max_subscriptions: usize,
+    max_subscriptions_per_source: u64,
+    max_bytes_per_source: u64,
+    prefixes: Prefixes,
     handshake_timeout: Duration,
     frame_timeout: Duration,
     idle_timeout: Option<Duration>,
     stall_timeout: Duration,
     tokens: Tokens,
+    acl: Acl,
     listeners: BTreeMap<usize, (String, String)>,
 }
 
@@ -68,11 +75,15 @@ impl Live {
             max_payload: config.max_payload,
             outbox: config.outbox,
             max_subscriptions: config.max_subscriptions,
+            max_subscriptions_per_source: config.max_subscriptions_per_source,
+            max_bytes_per_source: config.max_bytes_per_source,
+            prefixes: config.prefixes,
             handshake_timeout: config.handshake_timeout,
             frame_timeout: config.frame_timeout,
             idle_timeout: config.idle_timeout,
             stall_timeout: config.stall_timeout,
             tokens: config.tokens,
+            acl: config.acl,
             listeners: config.daemon.listeners,
         }
     }
@@ -82,11 +93,15 @@ impl Live {
         config.max_payload = self.max_payload;
         config.outbox = self.outbox;
         config.max_subscriptions = self.max_subscriptions;
+        config.max_subscriptions_per_source = self.max_subscriptions_per_source;
+        config.max_bytes_per_source = self.max_bytes_per_source;
+        config.prefixes = self.prefixes;
         config.handshake_timeout = self.handshake_timeout;
         config.frame_timeout = self.frame_timeout;
         config.idle_timeout = self.idle_timeout;
         config.stall_timeout = self.stall_timeout;
         config.tokens = self.tokens;
+        config.acl = self.acl;
         config.daemon.listeners = self.listeners;
     }
 }
@@ -98,6 +113,8 @@ pub(crate) enum ToSupervisor {
     Ready,
     /// These peers have gone.
     Gone(Vec<Gone>),
+    /// These have proved their tokens, by the supervisor's numbers.
+    Opened(Vec<u64>),
     /// What it wants all workers to know, and the like.
     Request(Request),
     /// Nothing is on its way from it to other workers.
@@ -113,8 +130,8 @@ pub(crate) struct Gone {
     pub(crate) was_cut_off: bool,
 }
 
-/// Peers in one [`ToSupervisor::Gone`].
-pub(crate) const GONE_BATCH: usize = 1024;
+/// Peers in one [`ToSupervisor::Gone`] or [`ToSupervisor::Opened`].
+pub(crate) const PEERS: usize = 1024;
 
 /// Bytes of the longest message: a transport's state, or a part of an answer.
 const LONGEST: usize = 128 * 1024;

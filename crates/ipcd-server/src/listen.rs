@@ -182,6 +182,11 @@ impl Listen {
         self.dialect.as_ref().map_or(Codec::Frame, |dialect| dialect.codec)
     }
 
+    /// What access rules may call it: its endpoint, and its name.
+    pub(crate) fn names(&self) -> Vec<String> {
+        [self.endpoint.to_string()].into_iter().chain(self.name.clone()).collect()
+    }
+
     /// Whether a peer from there may come in.
     pub(crate) fn admits(&self, from: Option<SocketAddr>) -> bool {
         strangers::admits(&self.allow, from)

@@ -83,6 +83,15 @@ pub fn locate(config: &Config) -> Result<PathBuf, Error> {
     std::path::absolute(&path).map_err(|error| Error::system(path.display().to_string(), error))
 }
 
+/// Writes the process id to the file that is configured.
+pub(crate) fn write_pid_file(config: &Config) -> Result<(), Error> {
+    let Some(path) = &config.daemon.pid_file else {
+        return Ok(());
+    };
+    fs::write(path, format!("{}\n", std::process::id()))
+        .map_err(|error| Error::system(format!("write {}", path.display()), error))
+}
+
 /// Others may enter the directory: what they may open there, each path's own mode says.
 fn make_dir(path: &Path) -> Result<(), Error> {
     let what = || format!("make the runtime directory {}", path.display());

@@ -27,6 +27,8 @@ pub(crate) struct Slot {
     pub(crate) is_stopped: bool,
     /// Whether it has said what no worker says, and is being ended: nothing of it counts any more.
     pub(crate) is_condemned: bool,
+    /// Whether it was ended because it did not answer.
+    pub(crate) has_hung: bool,
     /// Whether it has sent on everything, while the daemon ends.
     pub(crate) is_quiet: bool,
     pause: Duration,
@@ -66,6 +68,7 @@ impl Slot {
             owes_since: None,
             is_stopped: false,
             is_condemned: false,
+            has_hung: false,
             is_quiet: false,
             pause: FIRST_PAUSE,
         })
@@ -89,6 +92,7 @@ impl Slot {
         self.life = Life::Running { pid, since: Instant::now(), is_ready: false };
         (self.owes_since, self.is_stopped, self.is_quiet) = (None, false, false);
         self.is_condemned = false;
+        self.has_hung = false;
     }
 
     /// When a successor is to be born: at once, unless the worker died in its infancy.

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use ipcd_core::{DaemonInfo, Table, Tokens, Told};
+use ipcd_sys::marks::Marks;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
@@ -30,17 +31,18 @@ use self::dialling::Dial;
 use self::ending::Ending;
 use self::listening::{Listening, bind_all};
 use self::notifying::Herald;
+use self::reload::warn_of_strangers;
 use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{InboxPair, Inboxes};
 use crate::link::ToWorker;
 use crate::privileges::{self, DescriptorLimit};
-use crate::runtime::RuntimeDir;
+use crate::runtime::{RuntimeDir, write_pid_file};
 use crate::sandbox::Sandbox;
 use crate::slot::{Life, Slot};
-use crate::worker::{self, Admitted, Birth};
-use crate::{Error, VERSION};
+use crate::worker::{self, Admitted, Birth, Mark};
+use crate::{Error, VERSION, access};
 
 const SIGNALS: u64 = 0;
 const FIRST_LISTENER: u64 = 1;
@@ -87,6 +89,8 @@ struct Supervisor {
     dials: Vec<Dial>,
     children: Vec<Child>,
     admission: Admission,
+    /// Whom each worker is serving.
+    marks: Marks,
     ready_fd: Option<OwnedFd>,
     herald: Herald,
     reload: Option<Box<Reload>>,
@@ -113,10 +117,12 @@ impl Supervisor {
         let listeners = bind_all(&config, &runtime_dir, &start.sockets)?;
         sandbox.log();
         let core = core_config(&config, &listeners, tokens, sandbox.level().to_string());
+        warn_of_strangers(&core);
         let (slots, inboxes) = make_slots(&config)?;
         for (slot, data) in slots.iter().zip(FIRST_LINK..) {
             watch(&epoll, &slot.link, data)?;
         }
+        let marks = Marks::new(slots.len()).map_err(|error| Error::system("map memory", error))?;
         write_pid_file(&config)?;
         let mut supervisor = Self {
             core,
@@ -134,6 +140,7 @@ impl Supervisor {
             dials: Vec::new(),
             children: Vec::new(),
             admission: Admission::new(&config.limits),
+            marks,
             ready_fd: start.ready_fd,
             herald: Herald::new(),
             reload: start.reload,
@@ -269,7 +276,10 @@ impl Supervisor {
                 // The child's copy of the table is its own from here on.
                 let shared = (self.inboxes.len() > 1).then(|| table.take_shared());
                 let link = far_end.share(inboxes.own().as_raw_fd());
-                worker::main(Birth { link, supervisor, core, user, sandbox, shared, inboxes, only })
+                let mark = Mark { marks: self.marks.clone(), place: index };
+                let birth =
+                    Birth { link, supervisor, core, user, sandbox, shared, inboxes, only, mark };
+                worker::main(birth)
             })
         };
         match born {
@@ -324,6 +334,7 @@ impl Supervisor {
             if self.slots[index].owes_since.is_some_and(|since| now - since >= watchdog) {
                 warn!(slot = index, "worker does not answer: ending it");
                 self.slots[index].owes_since = Some(now);
+                self.slots[index].has_hung = !self.slots[index].is_stopped;
                 self.kill(index);
             }
         }
@@ -429,19 +440,15 @@ fn core_config(
         max_payload: limits.max_message.bytes(),
         outbox: limits.outbox.0,
         max_subscriptions: limits.max_subscriptions,
+        max_subscriptions_per_source: limits.max_subscriptions_per_uid,
+        max_bytes_per_source: limits.max_bytes_per_uid.0 as u64,
+        prefixes: limits.prefixes(),
         handshake_timeout: limits.handshake_timeout.0,
         frame_timeout: limits.frame_timeout.0,
         idle_timeout: Some(limits.idle_timeout.0).filter(|timeout| !timeout.is_zero()),
         stall_timeout: limits.stall_timeout.0,
         tokens,
+        acl: access::acl(&config.access, listeners.iter().map(|l| (l.number, l.names())).collect()),
         ..ipcd_core::Config::new(daemon)
     }
-}
-
-fn write_pid_file(config: &Config) -> Result<(), Error> {
-    let Some(path) = &config.daemon.pid_file else {
-        return Ok(());
-    };
-    std::fs::write(path, format!("{}\n", std::process::id()))
-        .map_err(|error| Error::system(format!("write {}", path.display()), error))
 }

@@ -16,6 +16,7 @@ use std::time::Instant;
 use ipcd_core::{Core, Output, PeerInfo, PeerKey, Request, Shared};
 use ipcd_proto::control::Origin;
 use ipcd_sys::close_all_except;
+use ipcd_sys::marks::Marks;
 use ipcd_transport::{Channel, ChannelParts, Identity, ReadBuffer, Transport};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -28,7 +29,7 @@ use crate::Error;
 use crate::alarm::Alarm;
 use crate::connection::{Connection, Token};
 use crate::inbox::Inboxes;
-use crate::link::{GONE_BATCH, Gone, Link, Received, ToSupervisor, ToWorker};
+use crate::link::{Gone, Link, PEERS, Received, ToSupervisor, ToWorker};
 use crate::listen::Dialect;
 use crate::privileges;
 use crate::sandbox::Sandbox;
@@ -61,6 +62,19 @@ pub(crate) struct Birth<'a> {
     pub(crate) only: Option<Admitted>,
     pub(crate) user: Option<privileges::Drop>,
     pub(crate) sandbox: &'a Sandbox,
+    pub(crate) mark: Mark,
+}
+
+/// Where a worker notes whom it is serving: a place in memory that outlives it.
+pub(crate) struct Mark {
+    pub(crate) marks: Marks,
+    pub(crate) place: usize,
+}
+
+impl Mark {
+    fn set(&self, number: u64) {
+        self.marks.set(self.place, number);
+    }
 }
 
 /// A peer to be served.
@@ -134,6 +148,8 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
         rests: Vec::with_capacity(RESTS),
         ticks: BinaryHeap::new(),
         gone: Vec::new(),
+        opened: Vec::new(),
+        mark: birth.mark,
         draining: false,
         now: Instant::now(),
     };
@@ -181,6 +197,10 @@ struct Worker {
     ticks: BinaryHeap<Reverse<(Instant, Token)>>,
     /// Peers that have gone, of which the supervisor was not told yet.
     gone: Vec<Gone>,
+    /// Peers that have proved their tokens, likewise.
+    opened: Vec<u64>,
+    /// Where the supervisor finds whom this worker was serving when it died.
+    mark: Mark,
     draining: bool,
     /// The time of this turn.
     now: Instant,
@@ -227,6 +247,7 @@ impl Worker {
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
         let ticks = self.ticks.peek().map(|Reverse((at, _))| *at);
         let next = self.core.next_deadline().into_iter().chain(ticks).min();
+        self.mark.set(0);
         if let Some(at) = next {
             self.alarm.set(at).map_err(|error| Error::system("set the timer", error))?;
         }
@@ -246,6 +267,7 @@ impl Worker {
                 Received::NotReady => return Ok(true),
                 Received::Closed => return Ok(false),
                 Received::Message(ToWorker::LetGo(number), _) => self.let_go(number),
+                Received::Message(ToWorker::Displace(number), _) => self.displace(number),
                 Received::Message(ToWorker::Quiesce, _) => self.quiesce()?,
                 Received::Message(ToWorker::Drain, _) => {
                     // What others have accepted is here by now.
@@ -255,7 +277,7 @@ impl Worker {
                 }
                 Received::Message(ToWorker::News(news), _) => self.core.hear_news(self.now, news),
                 Received::Message(ToWorker::Configure(live), _) => {
-                    self.core.configure(|config| live.apply(config));
+                    self.core.configure(self.now, |config| live.apply(config));
                 }
                 Received::Message(
                     ToWorker::Admit { number, listener, scheme, identity, state, dialect },
@@ -286,6 +308,7 @@ impl Worker {
             addr: identity.addr,
         };
         let bare = translator.as_ref().map(|translator| translator.session());
+        let must_prove = challenge.is_some();
         let key = self.core.attach(self.now, PeerInfo { listener, origin, challenge, bare });
         let peer = self.core.origin(key).peer;
         info!(peer, transport = %transport.scheme(), identity = %identity, "peer connected");
@@ -295,7 +318,9 @@ impl Worker {
         }
         let token = Token { place: key.0, number: self.next_number };
         self.next_number = self.next_number.checked_add(1).unwrap_or(1);
-        self.connections[place] = Some(Connection::new(channel, translator, token, number));
+        let mut connection = Connection::new(channel, translator, token, number);
+        connection.must_prove = must_prove;
+        self.connections[place] = Some(connection);
         // What came during the rendezvous is there already, and no event will tell.
         self.read(key);
         self.served(key);
@@ -379,9 +404,11 @@ impl Worker {
                 }
                 Output::Resume(key) => self.resume(key),
                 Output::Opened(key) => {
+                    self.note_opened(key);
                     let origin = self.core.origin(key);
                     debug!(peer = origin.peer, name = ?origin.name, "session open");
                 }
+                Output::Denied(key, why) => self.note_denied(key, &why),
                 Output::Close(key, why) => self.close(key, why),
                 Output::Drop(key, why) => self.detach(key, &why),
                 Output::Forward(slot) => self.forward(slot)?,
@@ -406,8 +433,12 @@ impl Worker {
     }
 
     fn report_gone(&mut self) -> Result<(), Error> {
+        while !self.opened.is_empty() {
+            let batch = self.opened.split_off(self.opened.len().saturating_sub(PEERS));
+            self.tell(&ToSupervisor::Opened(batch))?;
+        }
         while !self.gone.is_empty() {
-            let batch = self.gone.split_off(self.gone.len().saturating_sub(GONE_BATCH));
+            let batch = self.gone.split_off(self.gone.len().saturating_sub(PEERS));
             self.tell(&ToSupervisor::Gone(batch))?;
         }
         Ok(())

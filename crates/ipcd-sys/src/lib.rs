@@ -7,6 +7,7 @@
 pub mod alloc_count;
 mod datagram;
 pub mod futex;
+pub mod marks;
 pub mod shm;
 pub mod sysv;
 

@@ -1,15 +1,17 @@
 //! The language of the scripts, a line a step:
 //!
 //! ```text
-//! + a b=name      peers attach and open a session      ++ a    attach only       - a   detach
+//! + a b=name c@5  peers (of user 5) attach and open a session      ++ a    attach only       - a   detach
 //! a: WHAT | WHAT  one batch of bytes from a: sub N FILTER [overflow] [origin] [group=G], unsub N,
 //!                 pub SUBJECT TEXT, pubsize SUBJECT BYTES, flush, ping, hello OLDEST NEWEST, half, garbage,
 //!                 req N SUBJECT TEXT (a request with correlation N, for 5 seconds), more SUBJECT TEXT
 //!                 (a reply that is not the last), ask N SUBJECT TEXT (wants a receipt), subs (asks
-//!                 for all subscriptions)
+//!                 for all subscriptions), kick ID, find NAME, matching SUBJECT
 //! a: stall        nothing is written to a until        a: read BYTES
 //! wait SECONDS    time passes                          drain   the daemon ends
 //! count NAME …    what the router has counted
+//! limits BYTES SUBS  what the peers of one user may have together; 0 for any number
+//! acl RULE | RULE other access rules: allow|deny [uid=N] [pub=S,S] [sub=F,F] [admin]
 //! ```
 //!
 //! Peers have the ids 1, 2, 3 … in the order in which they attach.
@@ -17,7 +19,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ipcd_core::{Config, Core, DaemonInfo, Output, PeerInfo, PeerKey};
+use ipcd_core::{Action, Config, Core, DaemonInfo, Output, Pattern, PeerInfo, PeerKey, Rule, Whom};
 use ipcd_proto::control::{
     Answer, Hello, Notice, Origin, Overflow, Query, Receipt, Refusal, Subscribe,
     SubscriptionStatus, Unsubscribe, decode as body, encode,
@@ -74,6 +76,17 @@ impl Stage {
                 self.core.configure(|config| config.pace = pace);
             }
             "drain" => self.core.drain(self.now),
+            "limits" => {
+                let (bytes, subs) = rest.split_once(' ').expect("two numbers");
+                self.core.configure(self.now, |config| {
+                    config.max_bytes_per_source = bytes.parse().expect("bytes");
+                    config.max_subscriptions_per_source = subs.parse().expect("subscriptions");
+                });
+            }
+            "acl" => {
+                let rules = rest.split(" | ").filter(|text| !text.is_empty()).map(rule).collect();
+                self.core.configure(self.now, |config| config.acl.rules = rules);
+            }
             "count" => {
                 let counters = self.core.counters();
                 let said = counters.iter().filter(|(name, _)| rest.split(' ').any(|n| n == name));
@@ -85,13 +98,15 @@ impl Stage {
     }
 
     fn attach(&mut self, who: &str, opens: bool) {
+        let (who, uid) =
+            who.split_once('@').map_or((who, None), |(who, uid)| (who, uid.parse().ok()));
         let (who, name) = who.split_once('=').map_or((who, None), |(who, name)| (who, Some(name)));
         let origin = Origin {
             peer: 0,
             name: None,
             transport: "test".into(),
             pid: None,
-            uid: None,
+            uid,
             gid: None,
             addr: None,
         };
@@ -157,6 +172,10 @@ impl Stage {
                     self.seen.push(format!("{who}: closes: {why}"));
                 }
                 Output::Opened(_) => {}
+                Output::Denied(key, _) => {
+                    let who = self.name(key);
+                    self.seen.push(format!("{who}: is told of in the log"));
+                }
                 Output::Drop(key, _) => {
                     let who = self.name(key);
                     self.core.detach(self.now, key);
@@ -238,6 +257,25 @@ fn shown(frame: &Frame<'_>) -> Option<String> {
     })
 }
 
+/// The access rule that a script describes.
+pub(crate) fn rule(text: &str) -> Rule {
+    let words: Vec<&str> = text.split(' ').collect();
+    let value = |key: &str| words.iter().find_map(|word| word.strip_prefix(key));
+    let patterns = |key| {
+        let list = value(key).into_iter().flat_map(|list| list.split(','));
+        list.map(|text| Pattern::try_from(text.to_owned()).expect("a pattern")).collect()
+    };
+    let uid = value("uid=").map(|uid| uid.parse().expect("a number"));
+    Rule {
+        whom: Whom { uid, ..Whom::default() },
+        publish: patterns("pub="),
+        subscribe: patterns("sub="),
+        admin: words.contains(&"admin"),
+        action: if words[0] == "deny" { Action::Deny } else { Action::Allow },
+        line: 0,
+    }
+}
+
 fn hello(oldest: u16, newest: u16, name: Option<&str>) -> Vec<u8> {
     let hello = Hello {
         magic: Hello::MAGIC,
@@ -273,6 +311,9 @@ fn frame_of(what: &str) -> Vec<u8> {
             let header = Header { more: true, ..Header::new(Kind::Message, 1) };
             message_with(header, words[1], words[2].as_bytes())
         }
+        "kick" => control(Kind::Query, &encode(&Query::Kick(number(1).into()))),
+        "find" => control(Kind::Query, &encode(&Query::Find(words[1].into()))),
+        "matching" => control(Kind::Query, &encode(&Query::Matching(words[1].into()))),
         "subs" => control(Kind::Query, &encode(&Query::Subscriptions)),
         "ping" => control(Kind::Ping, &[]),
         "flush" => control(Kind::Flush, &[]),

@@ -7,8 +7,8 @@ use ipcd_proto::{Header, Kind};
 
 use crate::client::{Asked, At, What};
 use crate::frames::{
-    FILTERS, GROUP_FILTERS, GROUPS, Id, MAX_PAYLOAD, MIN_PAYLOAD, NAMES, SUBJECTS, Wish, control,
-    message, payload, subscribe,
+    FILTERS, GROUP_FILTERS, GROUPS, Id, MAX_PAYLOAD, MIN_PAYLOAD, NAMES, SECRET, SUBJECTS, Wish,
+    control, matches, message, payload, subscribe,
 };
 use crate::outcomes::{Call, Sent, To};
 use crate::world::{BATCH, SUBSCRIPTIONS, World};
@@ -176,7 +176,14 @@ impl World {
         let wish = Wish { filter, group, overflow, origin: rng.percent(50) };
         let client = &mut self.clients[index];
         let number = (1..).find(|number| !client.subs.contains_key(number)).expect("endless");
-        let sub = self.ledger.subscribe(index, client.no_echo, wish);
+        let is_touched = client.is_restricted && matches(filter)[SECRET];
+        if is_touched && (group.is_some() || filter == SUBJECTS[SECRET]) {
+            return client.ask_in_vain(number, wish);
+        }
+        // Who hears only some of its filter makes nobody wait.
+        let softened = is_touched && overflow == block;
+        let granted = if softened { Wish { overflow: oldest, ..wish } } else { wish };
+        let sub = self.ledger.subscribe(client, granted);
         client.subs.insert(number, sub);
         let correlation = client.correlate(Asked::Subscribe(sub));
         client.send(subscribe(correlation, number, wish), What::Subscribe(sub));

@@ -207,9 +207,10 @@ impl World {
     }
 
     /// Whether it is full, or has been and is not yet relieved; or whether publishers wait for it
-    /// because it reads.
+    /// because it reads, or because much waits for the other peers of its source.
     fn may_be_full(&self, index: usize) -> bool {
-        let least = self.config.outbox.min(self.config.pace) / 2;
+        let is_shared = self.config.max_bytes_per_source > 0;
+        let least = if is_shared { 0 } else { self.config.outbox.min(self.config.pace) / 2 };
         self.queued(index).is_some_and(|queued| queued > least)
     }
 

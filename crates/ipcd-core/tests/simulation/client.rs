@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use ipcd_core::PeerKey;
 use ipcd_proto::control::{
-    Answer, Notice, Receipt, Refusal, SubscriptionStatus, Welcome, decode as body,
+    Answer, Code, Notice, Receipt, Refusal, SubscriptionStatus, Welcome, decode as body,
 };
 use ipcd_proto::{Decoded, Frame, Kind, decode};
 
-use crate::frames::{Id, SUBJECTS, origin_of};
+use crate::frames::{Id, SUBJECTS, Wish, origin_of, subscribe};
 use crate::ledger::Ledger;
 use crate::outcomes::Sent;
 
@@ -37,7 +37,11 @@ pub(crate) enum What {
 pub(crate) enum Asked {
     Subscribe(usize),
     Unsubscribe(u32),
-    Query { matching: Option<u64> },
+    Query {
+        matching: Option<u64>,
+    },
+    /// What the access rules deny.
+    Denied,
     Other,
 }
 
@@ -49,6 +53,8 @@ pub(crate) struct Client {
     pub(crate) id: Option<u64>,
     pub(crate) name: Option<&'static str>,
     pub(crate) no_echo: bool,
+    /// Whether it may not hear everything.
+    pub(crate) is_restricted: bool,
     /// Whether it asks questions, rather than subscribes: so its outbox stays easy to reckon.
     pub(crate) is_curious: bool,
     pub(crate) is_stalled: bool,
@@ -88,6 +94,7 @@ impl Client {
             id: None,
             name,
             no_echo: false,
+            is_restricted: false,
             is_curious: false,
             is_stalled: false,
             is_open: false,
@@ -134,6 +141,12 @@ impl Client {
         self.last_number
     }
 
+    /// Asks for a subscription that it must not get.
+    pub(crate) fn ask_in_vain(&mut self, number: u32, wish: Wish) {
+        let correlation = self.correlate(Asked::Denied);
+        self.send(subscribe(correlation, number, wish), What::Other);
+    }
+
     /// Reads what was written to it.
     pub(crate) fn read(&mut self, bytes: &[u8], ledger: &mut Ledger, step: u64) {
         self.unread.extend_from_slice(bytes);
@@ -168,6 +181,10 @@ impl Client {
                 let refusal: Refusal = body(frame.payload).expect("a refusal");
                 match header.correlation {
                     0 => self.is_leaving = true,
+                    number if self.asked.get(&number) == Some(&Asked::Denied) => {
+                        assert_eq!(refusal.code, Code::Denied);
+                        self.asked.remove(&number);
+                    }
                     number => ledger.outcomes.got_refusal(self.index, number, refusal.code),
                 }
             }

@@ -5,6 +5,9 @@ use ipcd_proto::{Filter, Frame, FrameWriter, Header, Kind, Subject};
 
 /// Few, so that peers of different workers often mean the same.
 pub(crate) const SUBJECTS: [&str; 4] = ["a", "b", "a.x", "b.x"];
+/// What some peers may not hear, and their user.
+pub(crate) const SECRET: usize = 2;
+pub(crate) const RESTRICTED: u32 = 7;
 pub(crate) const FILTERS: [&str; 7] = ["a", "b", "a.x", "a.*", "*.x", "a.>", ">"];
 /// Fewer still, so that groups have members.
 pub(crate) const GROUP_FILTERS: [&str; 3] = ["a", "a.x", "a.>"];

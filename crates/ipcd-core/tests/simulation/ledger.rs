@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use ipcd_proto::control::{Overflow, Reason};
 
-use crate::frames::{Id, SUBJECTS, Wish, matches};
+use crate::client::Client;
+use crate::frames::{Id, SECRET, SUBJECTS, Wish, matches};
 use crate::outcomes::{Outcomes, Sent, To};
 
 /// A message that a router has accepted.
@@ -68,12 +69,14 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn subscribe(&mut self, client: usize, no_echo: bool, wish: Wish) -> usize {
+    pub(crate) fn subscribe(&mut self, client: &Client, wish: Wish) -> usize {
+        let mut matches = matches(wish.filter);
+        matches[SECRET] &= !client.is_restricted;
         self.subs.push(Sub {
-            client,
+            client: client.index,
             wish,
-            no_echo,
-            matches: matches(wish.filter),
+            no_echo: client.no_echo,
+            matches,
             acked: None,
             is_taken: false,
             is_ending: false,

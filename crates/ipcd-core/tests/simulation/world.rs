@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, PeerKey};
+use ipcd_core::{Acl, Action, Config, DaemonInfo, Output, Pattern, PeerInfo, PeerKey, Rule, Whom};
 use ipcd_proto::control::Origin;
 use ipcd_proto::{Decoded, Kind, decode};
 
 use crate::client::{At, Client, What};
-use crate::frames::{MAX_MESSAGE, MAX_PAYLOAD, NAMES, hello, id_in};
+use crate::frames::{MAX_MESSAGE, MAX_PAYLOAD, NAMES, RESTRICTED, SECRET, SUBJECTS, hello, id_in};
 use crate::ledger::Ledger;
 use crate::places::{Down, INBOX_RECORDS, Record, Supervisor, Worker};
 use crate::rng::Rng;
@@ -54,6 +54,9 @@ impl World {
             handshake_timeout: rng.pick(&[long, Duration::from_millis(300)]),
             frame_timeout: long,
             stall_timeout: rng.pick(&[long, long, Duration::from_millis(500)]),
+            max_subscriptions_per_source: 100_000,
+            max_bytes_per_source: rng.pick(&[0, 3000, 10_000]),
+            acl: rules(),
             ..Config::new(DaemonInfo::unknown(now))
         };
         let slots = rng.between(2, 4);
@@ -84,6 +87,7 @@ impl World {
         let index = self.clients.len();
         let mut client = Client::new(index, name);
         client.no_echo = self.rng.percent(30);
+        client.is_restricted = self.rng.percent(25);
         client.is_curious = self.rng.percent(25);
         client.births_at_relief = self.sup.births;
         client.send(hello(name, client.no_echo), What::Other);
@@ -125,12 +129,13 @@ impl World {
             None => return,
             Some(Down::News(news)) => worker.core.hear_news(now, news),
             Some(Down::Admit(index)) => {
+                let client = &mut self.clients[index];
                 let origin = Origin {
                     peer: 0,
                     name: None,
                     transport: "test".into(),
                     pid: None,
-                    uid: None,
+                    uid: client.is_restricted.then_some(RESTRICTED),
                     gid: None,
                     addr: None,
                 };
@@ -138,7 +143,6 @@ impl World {
                 let key = worker.core.attach(now, info);
                 assert_eq!(worker.clients.insert(key, index), None, "{key:?} is in use");
                 self.ledger.ids.insert(index, worker.core.origin(key).peer);
-                let client = &mut self.clients[index];
                 client.at = At::Worker { slot, life: worker.life, key };
                 client.home = Some((slot, worker.life));
             }
@@ -298,6 +302,7 @@ impl World {
                 Output::Tell(request) => self.sup.places[slot].up.push_back(request),
                 Output::Write(key) => self.client(slot, key).wants_write = true,
                 Output::Opened(key) => self.opened(slot, key),
+                Output::Denied(key, _) => assert!(self.client(slot, key).is_restricted),
                 Output::Close(key, _) => {
                     let step = self.step;
                     let client = self.client(slot, key);
@@ -363,6 +368,15 @@ impl World {
             assert!(queued <= most, "{queued} bytes for peer {index}, at most {most}");
         }
     }
+}
+
+/// Some peers may not hear everything.
+fn rules() -> Acl {
+    let secret = Pattern::try_from(SUBJECTS[SECRET].to_owned()).expect("a pattern");
+    let whom = Whom { uid: Some(RESTRICTED), ..Whom::default() };
+    let (subscribe, action) = (vec![secret], Action::Deny);
+    let rules = vec![Rule { whom, subscribe, action, ..Rule::default() }];
+    Acl { rules, ..Acl::default() }
 }
 
 /// Messages that a worker's router has accepted.

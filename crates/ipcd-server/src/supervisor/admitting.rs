@@ -10,6 +10,7 @@ use tracing::{error, warn};
 
 use super::Supervisor;
 use super::listening::find;
+use crate::admission::{Arrival, Entry};
 use crate::link::{Gone, Link, ToWorker};
 use crate::listen::Dialect;
 use crate::slot::Life;
@@ -97,19 +98,28 @@ impl Supervisor {
             return None;
         };
         self.turn = index + 1;
-        let number = match self.admission.admit(listener, &parts, index) {
-            Ok(number) => number,
-            Err(why) => {
-                self.refuse(listener, transport, parts, dialect.is_some(), &why);
-                return None;
+        let must_prove = dialect.is_none() && !transport.capabilities().identity.is_vouched();
+        let arrival = Arrival { listener, parts: &parts, must_prove, slot: index };
+        let Entry { number, instead_of } =
+            match self.admission.admit(Instant::now(), arrival, percent) {
+                Ok(entry) => entry,
+                Err(why) => {
+                    self.refuse(listener, transport, parts, dialect.is_some(), &why);
+                    return None;
+                }
+            };
+        let admitted = Admitted { number, listener, transport, parts, dialect };
+        let is_admitted = match self.serves_per_connection() {
+            true => self.fork_for(index, admitted),
+            false => {
+                hand_over(&mut self.slots[index].link, admitted);
+                true
             }
         };
-        let admitted = Admitted { number, listener, transport, parts, dialect };
-        if self.serves_per_connection() {
-            return self.fork_for(index, admitted).then_some(number);
+        if let Some((slot, other)) = instead_of {
+            self.tell(vec![(slot as u32, ToWorker::Displace(other))]);
         }
-        hand_over(&mut self.slots[index].link, admitted);
-        Some(number)
+        is_admitted.then_some(number)
     }
 
     /// Lets a peer go that is not admitted.
@@ -125,6 +135,15 @@ impl Supervisor {
         refuse(transport, parts, is_bare, why);
         if let Some(listening) = find(&mut self.listeners, listener) {
             listening.listener.refused(&identity, &state);
+        }
+    }
+
+    /// A worker has died. Whom it was serving then may be the reason.
+    pub(super) fn suspect(&mut self, index: usize) {
+        let number = self.marks.get(index);
+        self.marks.set(index, 0);
+        if let Some(identity) = self.admission.suspect(number, index, Instant::now()) {
+            warn!(slot = index, %identity, "the worker was serving this peer when it died");
         }
     }
 
@@ -188,6 +207,12 @@ impl Supervisor {
 
 fn origin(parts: &ChannelParts) -> (Identity, Vec<u8>) {
     (parts.identity.clone(), parts.state.clone())
+}
+
+/// A random number from 0 to 99.
+fn percent() -> u32 {
+    // Without randomness nobody is spared.
+    getrandom::u32().map_or(0, |random| random % 100)
 }
 
 /// A second set of a peer's descriptors, to refuse it with when the first went into a fork that

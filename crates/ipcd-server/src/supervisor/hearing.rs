@@ -4,7 +4,7 @@
 use tracing::{error, warn};
 
 use super::Supervisor;
-use crate::link::{GONE_BATCH, Received, ToSupervisor};
+use crate::link::{PEERS, Received, ToSupervisor};
 use crate::slot::{Life, Slot};
 
 /// Messages heard of a worker in a turn, so that the others have theirs.
@@ -55,12 +55,16 @@ impl Supervisor {
     fn heed(&mut self, index: usize, message: ToSupervisor) -> Result<(), String> {
         match message {
             ToSupervisor::Ready => self.worker_is_ready(index),
-            ToSupervisor::Gone(gone) if gone.len() > GONE_BATCH => {
+            ToSupervisor::Gone(gone) if gone.len() > PEERS => {
                 return Err(format!("{} peers have gone at once", gone.len()));
             }
             ToSupervisor::Gone(gone) => {
                 gone.into_iter().for_each(|gone| self.release(gone, index));
             }
+            ToSupervisor::Opened(numbers) if numbers.len() > PEERS => {
+                return Err(format!("{} peers have proved tokens at once", numbers.len()));
+            }
+            ToSupervisor::Opened(numbers) => self.admission.opened(&numbers, index),
             ToSupervisor::Request(request) => {
                 let told = self.table.heed(index as u32, request);
                 self.tell_news(told.map_err(|fault| fault.to_string())?);

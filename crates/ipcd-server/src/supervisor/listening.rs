@@ -31,6 +31,11 @@ impl Listening {
     pub(super) fn is(&self, wanted: &Wanted) -> bool {
         (&self.asked, self.socket) == (&wanted.listen, wanted.socket)
     }
+
+    /// What access rules may call it. Where it really listens comes first: no other has that.
+    pub(super) fn names(&self) -> Vec<String> {
+        [self.listener.local().to_string()].into_iter().chain(self.asked.names()).collect()
+    }
 }
 
 /// The listener of a number, if it is open.

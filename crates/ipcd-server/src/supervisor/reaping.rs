@@ -42,11 +42,15 @@ impl Supervisor {
         };
         // What the dead one had said comes before anything that its successor says.
         self.hear_last_words(index);
+        let has_done_its_work = status == 0 && signal.is_none();
+        // Who sends SIGKILL from outside means the worker.
+        if !has_done_its_work && (signal != Some(Signal::SIGKILL) || self.slots[index].has_hung) {
+            self.suspect(index);
+        }
         self.release_orphans(index);
         let told = self.table.died(index as u32);
         let per_connection = self.serves_per_connection();
         let slot = &mut self.slots[index];
-        let has_done_its_work = status == 0 && signal.is_none();
         if self.ending.is_none() && !has_done_its_work {
             let why =
                 (signal == Some(Signal::SIGSYS)).then_some("its sandbox forbids what it tried");

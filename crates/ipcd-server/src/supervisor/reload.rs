@@ -5,10 +5,10 @@ use tracing::{error, info, warn};
 
 use super::listening::{bind, wanted_listeners};
 use super::{Supervisor, core_config};
-use crate::Error;
 use crate::activation::Wanted;
 use crate::config::{Config, Daemon};
 use crate::link::{Live, ToWorker};
+use crate::{Error, access};
 
 impl Supervisor {
     /// Reads the configuration again. If it is no good, or cannot be put in force, nothing changes.
@@ -59,6 +59,7 @@ impl Supervisor {
         let sandbox = self.sandbox.level().to_string();
         self.core = core_config(&config, &self.listeners, tokens, sandbox);
         self.core.daemon.started = started;
+        warn_of_strangers(&self.core);
         let live = Box::new(Live::of(&self.core));
         self.tell_everybody(|| ToWorker::Configure(live.clone()));
         if config.needs_restart(&self.config) {
@@ -70,5 +71,14 @@ impl Supervisor {
         self.set_servers(self.config.connects.clone());
         self.set_programs(self.config.execs.clone());
         Ok(())
+    }
+}
+
+/// A rule for a name that nothing has may be for something that is to come; or be misspelt, and then
+/// not deny what it should.
+pub(super) fn warn_of_strangers(core: &ipcd_core::Config) {
+    let is_token = |name: &str| name.is_empty() || core.tokens.named.contains_key(name);
+    for why in access::strangers(&core.acl, is_token) {
+        warn!("{why}");
     }
 }

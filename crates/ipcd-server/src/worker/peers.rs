@@ -55,7 +55,9 @@ impl Worker {
     /// Reads once, and gives what came to the router; says what came of it, unless the peer has
     /// gone.
     fn take_in(&mut self, key: PeerKey) -> Option<ipcd_transport::Result<Read>> {
-        if self.connection(key)?.translator.is_some() {
+        let connection = self.connections.get(key.0 as usize)?.as_ref()?;
+        self.mark.set(connection.admission);
+        if connection.translator.is_some() {
             return self.take_in_bare(key);
         }
         let mut buffer = self.take_buffer(key);
@@ -224,6 +226,35 @@ impl Worker {
             }
             self.write(key);
             self.rearm(key);
+        }
+    }
+
+    /// A session is open: one that had to prove something has.
+    pub(super) fn note_opened(&mut self, key: PeerKey) {
+        if let Some(connection) = self.connections[key.0 as usize].as_mut()
+            && std::mem::take(&mut connection.must_prove)
+        {
+            self.opened.push(connection.admission);
+        }
+    }
+
+    /// Lets a peer go that has proved nothing yet, for another wants its place.
+    pub(super) fn displace(&mut self, number: u64) {
+        let mut all = self.connections.iter().flatten();
+        let found = all.find(|connection| connection.admission == number && connection.must_prove);
+        if let Some(token) = found.map(|connection| connection.token) {
+            self.core.displace(self.now, PeerKey(token.place));
+        }
+    }
+
+    /// The log is told once of a peer that was denied something. Of a bare one it is told all that
+    /// was refused.
+    pub(super) fn note_denied(&mut self, key: PeerKey, why: &str) {
+        let Some(connection) = self.connections[key.0 as usize].as_ref() else { return };
+        if connection.translator.is_none() {
+            let identity = connection.channel.identity();
+            let peer = self.core.origin(key).peer;
+            warn!(peer, %identity, why, "denied; what else is denied to this peer is only counted");
         }
     }
 

@@ -1,0 +1,105 @@
+//! `acl check`: what the access rules allow, as a file has them or the daemon.
+
+use std::path::Path;
+
+use ipcd_client::{Access, Answer, Query, Verdict, Who};
+use ipcd_server::Config;
+use nix::unistd::{Group, Uid, User, getegid, geteuid};
+use serde_json::json;
+
+use crate::args::{AclVerb, CheckArgs, Format};
+use crate::context::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::write_all;
+
+pub(crate) fn run(context: &Context, AclVerb::Check(args): &AclVerb) -> Outcome {
+    let (who, access) = (who(args)?, access(args));
+    let verdict = match &args.config {
+        Some(file) => read(file, &who, &access)?,
+        None => ask(context, who, access)?,
+    };
+    print(context, args, verdict)
+}
+
+fn read(file: &Path, who: &Who, access: &Access) -> Outcome<Verdict> {
+    let config = Config::load(file);
+    let config = config.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let verdict = config.acl().verdict(who, access);
+    verdict.map_err(|error| Failure::new(Exit::BadMessage, error.to_string()))
+}
+
+fn ask(context: &Context, who: Who, access: Access) -> Outcome<Verdict> {
+    match context.connect()?.query(&Query::Access { who, access })?.pop() {
+        Some(Answer::Verdict(verdict)) => Ok(verdict),
+        _ => Err(Failure::new(Exit::BadMessage, "the daemon gave another answer than asked for")),
+    }
+}
+
+fn access(args: &CheckArgs) -> Access {
+    match (&args.what.publish, &args.what.subscribe) {
+        (Some(subject), _) => Access::Publish(subject.clone()),
+        (_, Some(filter)) => Access::Subscribe { filter: filter.clone(), group: args.member },
+        _ => Access::Admin,
+    }
+}
+
+/// Who is meant: the caller, if nothing is said. Whose user is known has that user's own group.
+fn who(args: &CheckArgs) -> Outcome<Who> {
+    let (listener, token) = (args.listener.clone(), args.token.clone());
+    let is_said = args.uid.is_some() || args.gid.is_some() || listener.is_some() || token.is_some();
+    if !is_said && args.user.is_none() && args.group.is_none() {
+        let (uid, gid) = (Some(geteuid().as_raw()), Some(getegid().as_raw()));
+        return Ok(Who { uid, gid, listener, token });
+    }
+    let user = match (&args.user, args.uid) {
+        (Some(name), _) => Some(found("user", name, User::from_name(name))?),
+        (None, Some(uid)) => User::from_uid(Uid::from_raw(uid)).ok().flatten(),
+        (None, None) => None,
+    };
+    let gid = match &args.group {
+        Some(name) => Some(found("group", name, Group::from_name(name))?.gid.as_raw()),
+        None => args.gid.or(user.as_ref().map(|user| user.gid.as_raw())),
+    };
+    let uid = args.uid.or(user.map(|user| user.uid.as_raw()));
+    Ok(Who { uid, gid, listener, token })
+}
+
+fn found<T>(kind: &str, name: &str, found: nix::Result<Option<T>>) -> Outcome<T> {
+    let missing = || Failure::new(Exit::Usage, format!("--{kind} {name}: there is no such {kind}"));
+    found.ok().flatten().ok_or_else(missing)
+}
+
+fn print(context: &Context, args: &CheckArgs, verdict: Verdict) -> Outcome {
+    let Verdict { allowed, partly, rule, line } = verdict;
+    let why = reason(args, verdict);
+    match context.format() {
+        Format::Text if allowed => {
+            let how = if partly { "allowed in part" } else { "allowed" };
+            write_all(format!("{how}: {why}\n").as_bytes())?;
+        }
+        Format::Text => {}
+        Format::Json | Format::Jsonl => {
+            let told = json!({"allowed": allowed, "partly": partly, "rule": rule, "line": line});
+            write_all(format!("{told}\n").as_bytes())?;
+        }
+    }
+    match allowed {
+        true => Ok(()),
+        false => Err(Failure::new(Exit::Denied, format!("denied: {why}"))),
+    }
+}
+
+/// The rule that decides, or why it does without.
+fn reason(args: &CheckArgs, verdict: Verdict) -> String {
+    let file = args.config.as_ref().map(|file| format!("{}:", file.display()));
+    let place = match (file, verdict.line) {
+        (Some(file), Some(line)) => format!(" ({file}{line})"),
+        (None, Some(line)) => format!(" (line {line} of the daemon's configuration)"),
+        (_, None) => String::new(),
+    };
+    match (verdict.rule, verdict.allowed) {
+        (Some(rule), _) => format!("[[acl]] {rule} says so{place}"),
+        (None, true) => "no rule denies it, and none allows anything to anybody".into(),
+        (None, false) => "no rule allows it".into(),
+    }
+}

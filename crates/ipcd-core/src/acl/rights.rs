@@ -1,0 +1,121 @@
+//! What one peer may do, as the rules that concern it say.
+
+use ipcd_proto::{BadSubject, Filter, Subject};
+
+use super::pattern::Pattern;
+
+/// What a peer may do. Nothing is restricted for a peer that has none.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Rights {
+    pub(super) publish: Permit,
+    pub(super) subscribe: Permit,
+    pub(super) admin: bool,
+}
+
+/// Which subjects are allowed: those that nothing denies, and that all are or something allows.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(super) struct Permit {
+    pub(super) is_open: bool,
+    pub(super) allow: Vec<Pattern>,
+    pub(super) deny: Vec<Pattern>,
+}
+
+/// How much of what a filter matches may be heard.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Share {
+    Nothing,
+    Some,
+    All,
+}
+
+impl Rights {
+    /// Whether messages may be published there.
+    pub(crate) fn may_publish(&self, subject: Subject<'_>) -> bool {
+        self.publish.permits(Target::Subject(subject))
+    }
+
+    /// Whether messages may be sent to one peer, without having been asked by it.
+    pub(crate) fn may_address(&self) -> bool {
+        self.publish.permits(Target::Address)
+    }
+
+    /// Whether messages on this subject may be heard.
+    pub(crate) fn may_hear(&self, subject: Subject<'_>) -> bool {
+        self.subscribe.permits(Target::Subject(subject))
+    }
+
+    /// Whether something that the filter matches may be heard; by a member of a group, all of it.
+    pub(crate) fn may_subscribe(&self, filter: &Filter, is_member: bool) -> bool {
+        let share = self.subscribe.share(filter);
+        (if is_member { share.of_member() } else { share }) != Share::Nothing
+    }
+
+    /// Whether other peers may be seen and cut off.
+    pub(crate) fn may_administer(&self) -> bool {
+        self.admin
+    }
+
+    pub(super) fn is_everything(&self) -> bool {
+        self.admin && self.publish.is_everything() && self.subscribe.is_everything()
+    }
+}
+
+impl Permit {
+    pub(super) fn permits(&self, target: Target<'_>) -> bool {
+        !target.is_in(&self.deny) && (self.is_open || target.is_in(&self.allow))
+    }
+
+    pub(super) fn share(&self, filter: &Filter) -> Share {
+        let is_left = |part: &Filter| !self.deny.iter().any(|pattern| pattern.covers(part));
+        let mut parts = self.allow.iter().filter_map(|pattern| pattern.meets(filter));
+        let some = if self.is_open { is_left(filter) } else { parts.any(|part| is_left(&part)) };
+        let all = self.is_open || self.allow.iter().any(|pattern| pattern.covers(filter));
+        let is_touched = self.deny.iter().any(|pattern| pattern.meets(filter).is_some());
+        match (some, all && !is_touched) {
+            (false, _) => Share::Nothing,
+            (true, false) => Share::Some,
+            (true, true) => Share::All,
+        }
+    }
+
+    fn is_everything(&self) -> bool {
+        let allows_all = self.allow.iter().any(Pattern::is_everything);
+        self.deny.is_empty() && (self.is_open || allows_all)
+    }
+}
+
+impl Share {
+    pub(super) fn of(allowed: bool) -> Self {
+        if allowed { Self::All } else { Self::Nothing }
+    }
+
+    /// What a member of a group gets: all or nothing. Its worker has no use for a message that the
+    /// others have left to it and that it may not deliver.
+    pub(super) fn of_member(self) -> Self {
+        Self::of(self == Self::All)
+    }
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// To one peer.
+    Address,
+    Subject(Subject<'a>),
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, BadSubject> {
+        match text.starts_with('@') {
+            true => Ok(Self::Address),
+            false => Subject::parse(text.as_bytes()).map(Self::Subject),
+        }
+    }
+
+    pub(super) fn is_in(self, patterns: &[Pattern]) -> bool {
+        patterns.iter().any(|pattern| match self {
+            Self::Address => pattern.has_addresses(),
+            Self::Subject(subject) => pattern.matches(subject),
+        })
+    }
+}

@@ -1,0 +1,280 @@
+//! What the peers of one source take up together: bytes in outboxes, and subscriptions.
+//!
+//! Each worker counts those of its own peers, and tells the table when they have changed by a
+//! sixteenth of what is allowed. Until it hears of itself again, it uses no more of what is left than
+//! its share, as the others may be using theirs.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use foldhash::fast::RandomState;
+use ipcd_proto::control::Code;
+use serde::{Deserialize, Serialize};
+
+use crate::core::{Core, Output};
+use crate::fault::MAX_SOURCES;
+use crate::peer::PeerKey;
+use crate::session::Failure;
+use crate::shared::Shared;
+use crate::source::Source;
+use crate::table::Request;
+
+/// In how many parts what is allowed is counted between workers.
+const PARTS: u64 = 16;
+
+/// Among so many workers what is left is shared, at the most. With a child for each peer there are
+/// more, which would each get too little to begin with.
+const SHARES: u64 = 8;
+
+/// What a source takes up.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Spent {
+    /// Bytes in outboxes.
+    pub bytes: u64,
+    /// Subscriptions.
+    pub subscriptions: u64,
+}
+
+/// A source that has peers here.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    source: Source,
+    /// By peers here.
+    spent: Cell<Spent>,
+    /// What of it the other workers know.
+    told: Cell<Spent>,
+    /// What all know that the peers here take up; and what those of the other workers do.
+    known: Cell<Spent>,
+    elsewhere: Cell<Spent>,
+    /// Whether it was over its limit, and has not fallen to half of it since.
+    was_over: Cell<bool>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Charges(HashMap<Source, Rc<Charge>, RandomState>);
+
+impl Charge {
+    fn change(&self, change: impl FnOnce(&mut Spent)) {
+        let mut spent = self.spent.get();
+        change(&mut spent);
+        self.spent.set(spent);
+    }
+
+    /// Bytes that may wait for peers here, of so many in all: what all know of, and a share of what
+    /// is left.
+    fn allowance(&self, most: u64, shares: u64) -> u64 {
+        let (known, elsewhere) = (self.known.get().bytes, self.elsewhere.get().bytes);
+        let left = most.saturating_sub(known.saturating_add(elsewhere));
+        known.saturating_add(left / shares).min(most.saturating_sub(elsewhere))
+    }
+
+    fn subscriptions(&self) -> u64 {
+        self.spent.get().subscriptions.saturating_add(self.elsewhere.get().subscriptions)
+    }
+}
+
+impl Core {
+    /// The charge that a new peer of this source shares.
+    pub(crate) fn charge_of(&mut self, source: Source) -> Rc<Charge> {
+        let (others, own) = (&self.others, self.config.slot);
+        let charge = self.charges.0.entry(source).or_insert_with(|| {
+            let shared = others.as_ref().map(|others| &others.shared);
+            let elsewhere = shared.map(|shared| shared.spent_by(source, own).1).unwrap_or_default();
+            let elsewhere = Cell::new(elsewhere);
+            let [spent, told, known] =
+                [const { Spent { bytes: 0, subscriptions: 0 } }; 3].map(Cell::new);
+            Rc::new(Charge { source, spent, told, known, elsewhere, was_over: Cell::default() })
+        });
+        Rc::clone(charge)
+    }
+
+    /// Counts what is in a peer's outbox now.
+    pub(crate) fn recharge(&mut self, key: PeerKey) {
+        let peer = &mut self.peers[key.0 as usize];
+        let bytes = peer.outbox.len();
+        let before = std::mem::replace(&mut peer.charged, bytes);
+        if before != bytes {
+            let (before, bytes) = (before as u64, bytes as u64);
+            peer.charge.change(|spent| spent.bytes = spent.bytes - before + bytes);
+            self.tell_spent(key);
+            if self.is_relieved(key) {
+                self.relieve();
+            }
+        }
+    }
+
+    /// Counts a subscription more, or one less.
+    pub(crate) fn charge_subscription(&mut self, key: PeerKey, is_more: bool) {
+        let charge = &self.peers[key.0 as usize].charge;
+        charge.change(|spent| match is_more {
+            true => spent.subscriptions += 1,
+            false => spent.subscriptions -= 1,
+        });
+        self.tell_spent(key);
+    }
+
+    /// A peer goes, with what was left in its outbox.
+    pub(crate) fn discharge(&mut self, key: PeerKey) {
+        let peer = &mut self.peers[key.0 as usize];
+        let left = std::mem::take(&mut peer.charged) as u64;
+        peer.charge.change(|spent| spent.bytes -= left);
+        let source = peer.charge.source;
+        self.tell_spent(key);
+        if self.is_relieved(key) {
+            self.relieve();
+        }
+        // This peer's, and the one in the list.
+        let is_last = |charge: &Rc<Charge>| Rc::strong_count(charge) <= 2;
+        if self.charges.0.get(&source).is_some_and(is_last) {
+            self.charges.0.remove(&source);
+        }
+    }
+
+    /// Whether as much waits for the peers of this one's source as may, and some of it for this one:
+    /// who takes all that it gets is not concerned.
+    pub(crate) fn is_overcharged(&self, key: PeerKey) -> bool {
+        let peer = &self.peers[key.0 as usize];
+        !peer.outbox.is_empty() && self.is_over(&peer.charge, 0)
+    }
+
+    /// Whether that has not changed much since.
+    pub(crate) fn stays_overcharged(&self, key: PeerKey) -> bool {
+        let peer = &self.peers[key.0 as usize];
+        let margin = self.config.max_bytes_per_source / PARTS;
+        !peer.outbox.is_empty() && peer.charge.was_over.get() && self.is_over(&peer.charge, margin)
+    }
+
+    /// Whether it is a quarter more, which messages to one peer may fill.
+    pub(crate) fn is_beyond_charge(&self, key: PeerKey) -> bool {
+        let (most, peer) = (self.config.max_bytes_per_source, &self.peers[key.0 as usize]);
+        most > 0 && !peer.outbox.is_empty() && peer.charge.spent.get().bytes >= most / 4 * 5
+    }
+
+    fn is_over(&self, charge: &Charge, margin: u64) -> bool {
+        let (most, here) = (self.config.max_bytes_per_source, charge.spent.get().bytes);
+        // Nobody has to share what is left if nothing like it is used.
+        most > 0 && here + margin >= most / SHARES && {
+            let living = self.others.as_ref().map_or(1, |others| others.living());
+            here + margin >= charge.allowance(most, living.clamp(1, SHARES))
+        }
+    }
+
+    pub(crate) fn check_source(&self, key: PeerKey) -> Result<(), Failure> {
+        let most = self.config.max_subscriptions_per_source;
+        let charge = &self.peers[key.0 as usize].charge;
+        if most == 0 || charge.subscriptions() < most {
+            return Ok(());
+        }
+        let source = charge.source;
+        let why = format!(
+            "the limit of {most} subscriptions of {source} is reached (max_subscriptions_per_uid)"
+        );
+        Err((Code::Limit, why))
+    }
+
+    /// The table has other amounts now.
+    pub(crate) fn update_charges(&mut self) {
+        let Some(others) = &self.others else { return };
+        let own = self.config.slot;
+        for charge in self.charges.0.values() {
+            let (known, elsewhere) = others.shared.spent_by(charge.source, own);
+            charge.known.set(known);
+            charge.elsewhere.set(elsewhere);
+        }
+        self.relieve();
+    }
+
+    /// Lets publishers go on to peers that were full for the sake of others and are not any more.
+    fn relieve(&mut self) {
+        let half = self.config.outbox / 2;
+        for key in self.keys() {
+            let peer = &self.peers[key.0 as usize];
+            if peer.full && peer.outbox.len() <= half && !self.stays_overcharged(key) {
+                self.set_full(key, false);
+                self.resume_waiters(key);
+            }
+        }
+    }
+
+    /// Whether a source that was over its limit is not any more.
+    fn is_relieved(&self, key: PeerKey) -> bool {
+        let charge = &self.peers[key.0 as usize].charge;
+        if self.is_over(charge, 0) {
+            charge.was_over.set(true);
+        }
+        let margin = self.config.max_bytes_per_source / PARTS;
+        charge.was_over.get() && !self.is_over(charge, margin) && charge.was_over.replace(false)
+    }
+
+    /// Tells the table what peers here take up, if it is to know and it is another part of it.
+    fn tell_spent(&mut self, key: PeerKey) {
+        if self.others.is_none() {
+            return;
+        }
+        let config = &self.config;
+        let charge = &self.peers[key.0 as usize].charge;
+        let (spent, told) = (charge.spent.get(), charge.told.get());
+        // Who has used its share gets another when all have heard of it.
+        let wants_more = spent.bytes != told.bytes && self.is_over(charge, 0);
+        let has_moved = |now: u64, told: u64, most: u64| {
+            let part = (most / PARTS).max(1);
+            most > 0 && (now.abs_diff(told) >= part || (now == 0 && told > 0))
+        };
+        if wants_more
+            || has_moved(spent.bytes, told.bytes, config.max_bytes_per_source)
+            || has_moved(
+                spent.subscriptions * PARTS,
+                told.subscriptions * PARTS,
+                config.max_subscriptions_per_source,
+            )
+        {
+            charge.told.set(spent);
+            let request = Request::Spent { source: charge.source, spent };
+            self.outputs.push_back(Output::Tell(request));
+        }
+    }
+}
+
+impl Shared {
+    /// What a source takes up at a worker, and at the others.
+    fn spent_by(&self, source: Source, own: u32) -> (Spent, Spent) {
+        let (mut here, mut elsewhere) = (Spent::default(), Spent::default());
+        for (slot, spent) in self.spent.get(&source).into_iter().flatten() {
+            let sum = if *slot == own { &mut here } else { &mut elsewhere };
+            // What another worker says may be anything.
+            sum.bytes = sum.bytes.saturating_add(spent.bytes);
+            sum.subscriptions = sum.subscriptions.saturating_add(spent.subscriptions);
+        }
+        (here, elsewhere)
+    }
+
+    /// Whether this would be more sources of one worker than it may have.
+    pub(crate) fn has_too_many_sources(&self, slot: u32, source: Source) -> bool {
+        let is_of = |all: &Vec<(u32, Spent)>| all.iter().any(|(known, _)| *known == slot);
+        self.spent.len() >= MAX_SOURCES
+            && !self.spent.get(&source).is_some_and(is_of)
+            && self.spent.values().filter(|all| is_of(all)).count() >= MAX_SOURCES
+    }
+
+    /// Notes what a source takes up at a worker.
+    pub(crate) fn set_spent(&mut self, slot: u32, source: Source, spent: Spent) {
+        let all = self.spent.entry(source).or_default();
+        all.retain(|(known, _)| *known != slot);
+        if spent != Spent::default() {
+            all.push((slot, spent));
+        }
+        if all.is_empty() {
+            self.spent.remove(&source);
+        }
+    }
+
+    /// Forgets what was taken up at a worker that has gone.
+    pub(crate) fn forget_spent(&mut self, slot: u32) {
+        self.spent.retain(|_, all| {
+            all.retain(|(known, _)| *known != slot);
+            !all.is_empty()
+        });
+    }
+}

@@ -1,0 +1,90 @@
+//! Whom a peer is charged to: the user that it is of, or the network that it comes from.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// Whom a peer is charged to.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum Source {
+    /// A user of this machine.
+    User(u32),
+    /// An address, or the network that it is in: its first bits, and how many.
+    Network(IpAddr, u8),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// How many bits of an address make the network that all in it are charged to.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Prefixes {
+    /// Of an IPv4 address, up to 32.
+    pub v4: u8,
+    /// Of an IPv6 address, up to 128. Whoever has one address usually has 64 bits of them.
+    pub v6: u8,
+}
+
+impl Default for Prefixes {
+    fn default() -> Self {
+        Self { v4: 32, v6: 64 }
+    }
+}
+
+impl Source {
+    /// That of a peer of this user, or from this address.
+    pub fn of(uid: Option<u32>, addr: Option<SocketAddr>, prefixes: Prefixes) -> Self {
+        match (uid, addr) {
+            (Some(uid), _) => Self::User(uid),
+            (None, Some(addr)) => Self::network(addr.ip().to_canonical(), prefixes),
+            (None, None) => Self::Unknown,
+        }
+    }
+
+    fn network(ip: IpAddr, prefixes: Prefixes) -> Self {
+        match ip {
+            IpAddr::V4(ip) => {
+                let bits = prefixes.v4.min(32);
+                let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+                Self::Network(Ipv4Addr::from_bits(ip.to_bits() & mask).into(), bits)
+            }
+            IpAddr::V6(ip) => {
+                let bits = prefixes.v6.min(128);
+                let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+                Self::Network(Ipv6Addr::from_bits(ip.to_bits() & mask).into(), bits)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(uid) => write!(f, "user {uid}"),
+            Self::Network(IpAddr::V4(ip), 32) => write!(f, "address {ip}"),
+            Self::Network(IpAddr::V6(ip), 128) => write!(f, "address {ip}"),
+            Self::Network(ip, bits) => write!(f, "network {ip}/{bits}"),
+            Self::Unknown => f.write_str("unknown user"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_network_are_one_source() {
+        let of = |addr: &str, v4, v6| {
+            let addr = Some(addr.parse().unwrap());
+            Source::of(None, addr, Prefixes { v4, v6 }).to_string()
+        };
+        assert_eq!(of("10.1.2.3:4", 32, 64), "address 10.1.2.3");
+        assert_eq!(of("10.1.2.3:4", 24, 64), "network 10.1.2.0/24");
+        assert_eq!(of("10.1.2.3:4", 0, 0), "network 0.0.0.0/0");
+        assert_eq!(of("[2001:db8::1:2:3:4]:5", 32, 64), "network 2001:db8::/64");
+        assert_eq!(of("[::ffff:10.1.2.3]:5", 32, 64), "address 10.1.2.3");
+        assert_eq!(of("[::1]:5", 32, 128), "address ::1");
+        assert_eq!(Source::of(Some(7), None, Prefixes::default()).to_string(), "user 7");
+    }
+}

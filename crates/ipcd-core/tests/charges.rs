@@ -1,0 +1,245 @@
+//! What the peers of one source may take up together.
+
+mod script;
+
+use std::time::Instant;
+
+use ipcd_core::{Config, Core, DaemonInfo, News, Output, PeerInfo, PeerKey, Request, Spent, Table};
+use ipcd_proto::control::{Hello, Origin, Subscribe, encode};
+use ipcd_proto::{FrameWriter, Header, Kind};
+use script::check;
+
+#[test]
+fn peers_of_one_user_share_what_may_wait_for_them() {
+    check(
+        "
+        + a@1 b@2 c@2 d@3
+        limits 2900 0
+        b: sub 1 x | sub 2 y
+        c: sub 1 y
+        d: sub 1 x
+        b: stall
+        c: stall
+        a: pubsize x 1900
+        a: pubsize x 1000
+        a: pubsize x 100
+        b: read 2000
+        a: pubsize y 100
+        c: read 200
+        b: read 2000
+        ",
+        "
+        b: ack
+        b: ack
+        c: ack
+        d: ack
+        d: message 1 x (1900 bytes)
+        d: message 1 x (1000 bytes)
+        a: waits
+        b: message 1 x (1900 bytes)
+        a: resumes
+        d: message 1 x (100 bytes)
+        c: message 1 y (100 bytes)
+        b: message 1 x (1000 bytes)
+        b: message 1 x (100 bytes)
+        b: message 2 y (100 bytes)
+        ",
+    );
+}
+
+#[test]
+fn who_takes_what_it_gets_is_not_held_up_by_others_of_its_user() {
+    check(
+        "
+        + a@1 b@2 c@2
+        limits 1000 0
+        b: sub 1 x drop-newest
+        c: sub 1 x | sub 2 y
+        b: stall
+        a: pubsize x 1500
+        a: pub y 1 | pub y 2
+        a: pubsize x 500
+        a: pub y 3
+        count messages_dropped_newest
+        ",
+        "
+        b: ack
+        c: ack
+        c: ack
+        c: message 1 x (1500 bytes)
+        c: message 2 y 1
+        c: message 2 y 2
+        c: message 1 x (500 bytes)
+        c: message 2 y 3
+        messages_dropped_newest: 1
+        ",
+    );
+}
+
+#[test]
+fn the_oldest_make_room_within_what_a_user_has() {
+    check(
+        "
+        + a@1 b@2
+        limits 1000 0
+        b: sub 1 > drop-oldest
+        b: stall
+        a: pubsize x 400 | pubsize x 401 | pubsize x 402 | pubsize x 403
+        b: read 9999
+        b: read 9999
+        ",
+        "
+        b: ack
+        b: message 1 x (403 bytes)
+        b: gap 1 3 oldest
+        ",
+    );
+}
+
+#[test]
+fn a_user_has_so_many_subscriptions_and_gets_them_back() {
+    check(
+        "
+        + a@1 b@1 c@2
+        limits 0 3
+        a: sub 1 x | sub 2 y
+        b: sub 1 x | sub 2 y
+        c: sub 1 x
+        a: unsub 1
+        b: sub 2 y
+        b: sub 3 z
+        - a
+        b: sub 3 z
+        ",
+        "
+        a: ack
+        a: ack
+        b: ack
+        b: refused Limit
+        c: ack
+        a: ack
+        b: ack
+        b: refused Limit
+        b: ack
+        ",
+    );
+}
+
+/// Two workers and their table, told at once.
+struct Pair {
+    now: Instant,
+    table: Table,
+    cores: Vec<Core>,
+}
+
+impl Pair {
+    fn new(bytes: u64, subscriptions: u64) -> Self {
+        let now = Instant::now();
+        let mut table = Table::new(2);
+        let mut cores = Vec::new();
+        for slot in 0..2 {
+            table.born(slot, 1);
+            let config = Config {
+                slot,
+                incarnation: 1,
+                max_bytes_per_source: bytes,
+                max_subscriptions_per_source: subscriptions,
+                ..Config::new(DaemonInfo::unknown(now))
+            };
+            cores.push(Core::new(config, Some(table.clone().take_shared())));
+        }
+        Self { now, table, cores }
+    }
+
+    fn settle(&mut self) {
+        loop {
+            let mut told: Vec<(u32, News)> = Vec::new();
+            for (slot, core) in (0..).zip(&mut self.cores) {
+                while let Some(output) = core.poll_output() {
+                    if let Output::Tell(request) = output {
+                        told.extend(self.table.heed(slot, request));
+                    }
+                }
+            }
+            told.extend(self.table.news());
+            if told.is_empty() {
+                return;
+            }
+            for (slot, news) in told {
+                self.cores[slot as usize].hear_news(self.now, news);
+            }
+        }
+    }
+
+    fn peer(&mut self, slot: usize) -> PeerKey {
+        let (transport, uid) = ("test".into(), Some(7));
+        let origin =
+            Origin { peer: 0, name: None, transport, pid: None, uid, gid: None, addr: None };
+        let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
+        let key = self.cores[slot].attach(self.now, info);
+        let (magic, nonce) = (Hello::MAGIC, [0; 32]);
+        let (oldest, newest, features, no_echo) = (1, 1, 0, false);
+        let (name, token) = (None, None);
+        let hello = Hello { magic, oldest, newest, features, nonce, name, token, no_echo };
+        self.say(slot, key, Kind::Hello, &encode(&hello));
+        key
+    }
+
+    fn say(&mut self, slot: usize, key: PeerKey, kind: Kind, body: &[u8]) {
+        let mut bytes = Vec::new();
+        FrameWriter(&mut bytes).control(Header::new(kind, 1), body);
+        let progress = self.cores[slot].receive(self.now, key, &mut bytes);
+        assert_eq!(progress.consumed, bytes.len());
+        self.settle();
+    }
+
+    /// Whether a subscription was taken: what was to be written to the peer is an ACK.
+    fn subscribes(&mut self, slot: usize, key: PeerKey, subscription: u32) -> bool {
+        let taken = self.cores[slot].outbox(key).len();
+        self.cores[slot].wrote(self.now, key, taken);
+        let (filter, group, overflow, origin) = ("x".into(), None, None, false);
+        let body = Subscribe { subscription, filter, group, overflow, origin };
+        self.say(slot, key, Kind::Subscribe, &encode(&body));
+        self.cores[slot].outbox(key)[4] == Kind::Ack as u8
+    }
+}
+
+#[test]
+fn workers_know_what_a_user_has_at_others() {
+    let mut pair = Pair::new(0, 3);
+    let [here, there] = [pair.peer(0), pair.peer(1)];
+    assert!(pair.subscribes(0, here, 1) && pair.subscribes(1, there, 1));
+    assert!(pair.subscribes(0, here, 2) && !pair.subscribes(1, there, 2));
+    pair.cores[0].detach(pair.now, here);
+    pair.settle();
+    assert!(pair.subscribes(1, there, 2) && pair.subscribes(1, there, 3));
+    assert!(!pair.subscribes(1, there, 4));
+    // What a worker had dies with it.
+    pair.table.died(1);
+    pair.settle();
+    let here = pair.peer(0);
+    assert!((1..4).all(|number| pair.subscribes(0, here, number)));
+}
+
+#[test]
+fn bytes_are_told_when_they_have_moved_by_a_part_of_what_is_allowed() {
+    let mut pair = Pair::new(16_000, 0);
+    let key = pair.peer(0);
+    let mut told = Vec::new();
+    for _ in 0..200 {
+        let mut ping = Vec::new();
+        FrameWriter(&mut ping).control(Header::new(Kind::Ping, 1), &[]);
+        let _ = pair.cores[0].receive(pair.now, key, &mut ping);
+        while let Some(output) = pair.cores[0].poll_output() {
+            if let Output::Tell(Request::Spent { spent: Spent { bytes, .. }, .. }) = output {
+                told.push(bytes);
+            }
+        }
+    }
+    assert!(told.len() == 6 && told.is_sorted(), "{told:?}");
+    let all = pair.cores[0].outbox(key).len();
+    pair.cores[0].wrote(pair.now, key, all);
+    let last = pair.cores[0].poll_output();
+    let is_nothing = |request: &Request| matches!(request, Request::Spent { spent, .. } if *spent == Spent::default());
+    assert!(matches!(&last, Some(Output::Tell(request)) if is_nothing(request)), "{last:?}");
+}

@@ -1,0 +1,191 @@
+//! Access rules as they are configured: `[[acl]]`. Names of users and groups become numbers here.
+
+use std::collections::BTreeMap;
+
+use ipcd_core::{Acl, Action, Members, Pattern, Rule, Whom};
+use nix::unistd::{Gid, Group, Uid, User};
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+/// Bytes of all rules together: they travel to a worker in one message.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// A rule.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub struct AccessRule {
+    written: Written,
+    rule: Rule,
+}
+
+/// A rule as it is written.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<UserName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<GroupName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listener: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    publish: Vec<Pattern>,
+    subscribe: Vec<Subjects>,
+    admin: bool,
+    action: Action,
+}
+
+/// A user of this machine.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+struct UserName(String, u32);
+
+/// A group of this machine.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+struct GroupName(String, Members);
+
+/// A pattern of what is heard: whatever is sent to a peer alone, it hears.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "Pattern")]
+struct Subjects(Pattern);
+
+/// The rules, for listeners of these names.
+pub(crate) fn acl(rules: &[AccessRule], listeners: BTreeMap<usize, Vec<String>>) -> Acl {
+    Acl { rules: rules.iter().map(|rule| rule.rule.clone()).collect(), listeners }
+}
+
+/// What is odd about the rules: names that nothing has, so that they concern nobody.
+pub(crate) fn strangers(acl: &Acl, tokens: impl Fn(&str) -> bool) -> Vec<String> {
+    let is_listener =
+        |name: &String| acl.listeners.values().any(|names| names.iter().any(|known| known == name));
+    let mut found = Vec::new();
+    for (number, rule) in (1..).zip(&acl.rules) {
+        let nothing = |kind, name| format!("[[acl]] {number}: there is no {kind} {name}");
+        let listener = rule.whom.listener.as_ref().filter(|name| !is_listener(name));
+        let token = rule.whom.token.as_ref().filter(|name| !tokens(name));
+        found.extend(listener.map(|name| nothing("listener", name)));
+        found.extend(token.map(|name| nothing("token", name)));
+    }
+    found
+}
+
+/// Tells the rules on which line of the file they begin; refuses more than can be handed to workers.
+pub(crate) fn finish(rules: &mut [AccessRule], text: &str) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Lines {
+        #[serde(default)]
+        acl: Vec<Spanned<toml::Table>>,
+    }
+    let lines = toml::from_str(text).map_or(Vec::new(), |Lines { acl }| acl);
+    for (rule, at) in rules.iter_mut().zip(lines) {
+        let before = text.get(..at.span().start).unwrap_or_default();
+        rule.rule.line = before.matches('\n').count() as u32 + 1;
+    }
+    let whole: Vec<&Rule> = rules.iter().map(|rule| &rule.rule).collect();
+    let size = bincode::serde::encode_to_vec(&whole, bincode::config::standard());
+    match size.is_ok_and(|bytes| bytes.len() <= MAX_BYTES) {
+        true => Ok(()),
+        false => {
+            Err(format!("the rules of [[acl]] take more than {} KiB together", MAX_BYTES >> 10))
+        }
+    }
+}
+
+impl TryFrom<Written> for AccessRule {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let w = written.clone();
+        let (uid, group) = match (w.uid, w.user, w.gid, w.group) {
+            (Some(_), Some(_), ..) => return Err("give uid or user, not both".into()),
+            (.., Some(_), Some(_)) => return Err("give gid or group, not both".into()),
+            (uid, user, gid, group) => {
+                let uid = uid.or(user.map(|UserName(_, uid)| uid));
+                (uid, gid.map(members_of).or(group.map(|GroupName(_, members)| members)))
+            }
+        };
+        if w.publish.is_empty() && w.subscribe.is_empty() && !w.admin && w.action == Action::Deny {
+            let why =
+                "a rule that denies needs publish = [\"…\"], subscribe = [\"…\"] or admin = true";
+            return Err(why.into());
+        }
+        let whom = Whom { uid, group, listener: w.listener, token: w.token };
+        let subscribe = w.subscribe.into_iter().map(|Subjects(pattern)| pattern).collect();
+        let (admin, action) = (w.admin, w.action);
+        let rule = Rule { whom, publish: w.publish, subscribe, admin, action, line: 0 };
+        Ok(Self { written, rule })
+    }
+}
+
+impl From<AccessRule> for Written {
+    fn from(rule: AccessRule) -> Self {
+        rule.written
+    }
+}
+
+impl TryFrom<String> for UserName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let user = User::from_name(&name).ok().flatten();
+        let user = user.ok_or_else(|| format!("{name}: there is no such user"))?;
+        Ok(Self(name, user.uid.as_raw()))
+    }
+}
+
+impl From<UserName> for String {
+    fn from(name: UserName) -> Self {
+        name.0
+    }
+}
+
+impl TryFrom<String> for GroupName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let group = Group::from_name(&name).ok().flatten();
+        let group = group.ok_or_else(|| format!("{name}: there is no such group"))?;
+        Ok(Self(name, members(group)))
+    }
+}
+
+impl From<GroupName> for String {
+    fn from(name: GroupName) -> Self {
+        name.0
+    }
+}
+
+impl TryFrom<String> for Subjects {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match Pattern::try_from(text).map_err(|error| error.to_string())? {
+            Pattern::Addresses => Err("@ is for publish: what is sent to a peer, it hears".into()),
+            pattern => Ok(Self(pattern)),
+        }
+    }
+}
+
+impl From<Subjects> for Pattern {
+    fn from(Subjects(pattern): Subjects) -> Self {
+        pattern
+    }
+}
+
+/// Who is in a group of this number, which need not be in the group database.
+fn members_of(gid: u32) -> Members {
+    let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
+    group.map_or(Members { gid, uids: Vec::new() }, members)
+}
+
+fn members(group: Group) -> Members {
+    let uid = |name: &String| Some(User::from_name(name).ok()??.uid);
+    let uids = group.mem.iter().filter_map(uid).map(Uid::as_raw).collect();
+    Members { gid: group.gid.as_raw(), uids }
+}

@@ -1,0 +1,81 @@
+//! How often a source may connect: a bucket for each, which fills by the second.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use ipcd_core::Source;
+
+/// Sources that are remembered before those are forgotten whose buckets are full again.
+const MANY: usize = 4096;
+/// And before all are: so many sources cannot each be limited in bounded memory.
+const MOST: usize = 16 * MANY;
+
+/// When each source's bucket will be full.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    full_at: HashMap<Source, Instant>,
+    /// How many were left when those were forgotten last that need not be remembered.
+    known: usize,
+}
+
+impl Rates {
+    /// Whether a source may connect once more, if it may do so `most` times a second (0: as often
+    /// as it likes). A second's worth may come at once.
+    pub(super) fn allows(&mut self, source: Source, most: u32, now: Instant) -> bool {
+        if most == 0 {
+            return true;
+        }
+        self.forget(now);
+        let each = Duration::from_secs(1) / most;
+        let full_at = self.full_at.entry(source).or_insert(now);
+        let after = (*full_at).max(now) + each;
+        let is_allowed = after <= now + Duration::from_secs(1).max(each);
+        if is_allowed {
+            *full_at = after;
+        }
+        is_allowed
+    }
+
+    fn forget(&mut self, now: Instant) {
+        if self.full_at.len() < MANY.max(2 * self.known) {
+            return;
+        }
+        self.full_at.retain(|_, full_at| *full_at > now);
+        if self.full_at.len() >= MOST {
+            self.full_at.clear();
+        }
+        self.known = self.full_at.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_s_worth_at_once_and_then_by_the_clock() {
+        let (mut rates, now) = (Rates::default(), Instant::now());
+        let (ann, bob) = (Source::User(1), Source::User(2));
+        let count = |rates: &mut Rates, source, at| {
+            (0..100).filter(|_| rates.allows(source, 10, at)).count()
+        };
+        assert_eq!(count(&mut rates, ann, now), 10);
+        assert_eq!(count(&mut rates, bob, now), 10);
+        assert_eq!(count(&mut rates, ann, now + Duration::from_millis(200)), 2);
+        assert_eq!(count(&mut rates, ann, now + Duration::from_secs(60)), 10);
+        assert!((0..1000).all(|_| rates.allows(ann, 0, now)));
+        assert!(rates.allows(Source::Unknown, 1, now) && !rates.allows(Source::Unknown, 1, now));
+    }
+
+    #[test]
+    fn remembers_a_bounded_number_of_sources() {
+        let (mut rates, now) = (Rates::default(), Instant::now());
+        for uid in 0..3 * MOST as u32 {
+            assert!(rates.allows(Source::User(uid), 1, now));
+            assert!(rates.full_at.len() <= MOST);
+        }
+        let later = now + Duration::from_secs(2);
+        assert!((0..MOST as u32).all(|uid| rates.allows(Source::User(uid), 1, later)));
+        assert!(rates.full_at.len() <= MOST);
+    }
+}

@@ -1,0 +1,178 @@
+//! Peers that have to prove a token and have not yet: how many may be there at once.
+//!
+//! As sshd's `MaxStartups`: beyond a first number one is let go with a probability that grows, and a
+//! second number is never passed. But it is the one that has waited longest that is let go, and not
+//! the one that comes: who can log in does so at once, and is not disturbed by those who do not.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// How long one may wait before it has to make room for another when there is no more room at all.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The numbers: `start:rate:full`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MaxStartups {
+    start: usize,
+    rate: u32,
+    full: usize,
+}
+
+impl Default for MaxStartups {
+    fn default() -> Self {
+        Self { start: 100, rate: 30, full: 500 }
+    }
+}
+
+/// Those that are there, by their numbers, and since when.
+#[derive(Debug, Default)]
+pub(super) struct Startups {
+    waiting: BTreeMap<u64, Instant>,
+}
+
+/// What one more means.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Room {
+    /// There is room.
+    There,
+    /// This one has to go for it.
+    Of(u64),
+    /// There is none.
+    None,
+}
+
+impl Startups {
+    /// Whether there is room for one more. `percent` is drawn when it is needed, from 0 to 99.
+    pub(super) fn room(
+        &self,
+        max: MaxStartups,
+        now: Instant,
+        percent: impl FnOnce() -> u32,
+    ) -> Room {
+        let count = self.waiting.len();
+        let Some((&oldest, &since)) = self.waiting.first_key_value() else {
+            return if max.full == 0 { Room::None } else { Room::There };
+        };
+        match count {
+            _ if count < max.start && count < max.full => Room::There,
+            _ if count < max.full && percent() >= max.chance(count) => Room::There,
+            _ if count < max.full || now - since >= GRACE => Room::Of(oldest),
+            _ => Room::None,
+        }
+    }
+
+    pub(super) fn add(&mut self, number: u64, now: Instant) {
+        self.waiting.insert(number, now);
+    }
+
+    /// One has proved its token, or has gone.
+    pub(super) fn remove(&mut self, number: u64) {
+        self.waiting.remove(&number);
+    }
+}
+
+impl MaxStartups {
+    /// The most that may be there.
+    pub(super) fn full(self) -> usize {
+        self.full
+    }
+
+    /// In percent, that one is let go where there are so many.
+    fn chance(self, count: usize) -> u32 {
+        let (beyond, range) = (count - self.start.min(count), self.full.saturating_sub(self.start));
+        let growth = (100 - self.rate) as usize * beyond / range.max(1);
+        self.rate + (growth as u32).min(100 - self.rate)
+    }
+}
+
+impl FromStr for MaxStartups {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text}: write START:RATE:FULL, as in 100:30:500, or FULL alone");
+        let numbers: Option<Vec<u32>> = text.split(':').map(|part| part.parse().ok()).collect();
+        match numbers.as_deref() {
+            Some(&[full]) => Ok(Self { start: full as usize, rate: 100, full: full as usize }),
+            Some(&[start, rate, full]) if rate <= 100 && start <= full => {
+                Ok(Self { start: start as usize, rate, full: full as usize })
+            }
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl TryFrom<String> for MaxStartups {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<MaxStartups> for String {
+    fn from(max: MaxStartups) -> Self {
+        max.to_string()
+    }
+}
+
+impl fmt::Display for MaxStartups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.start, self.rate, self.full)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chances_grow_from_the_rate_to_certainty() {
+        let max = MaxStartups::default();
+        assert_eq!([100, 300, 500].map(|count| max.chance(count)), [30, 65, 100]);
+        assert_eq!("10".parse::<MaxStartups>().unwrap().chance(10), 100);
+        for text in ["10:101:20", "20:30:10", "1:2", "a:b:c", "", "1:2:3:4"] {
+            assert!(text.parse::<MaxStartups>().is_err(), "{text}");
+        }
+        assert_eq!("1:50:7".parse::<MaxStartups>().unwrap().to_string(), "1:50:7");
+    }
+
+    #[test]
+    fn the_one_that_has_waited_longest_makes_room() {
+        let (max, now) = (MaxStartups { start: 2, rate: 50, full: 3 }, Instant::now());
+        let mut startups = Startups::default();
+        assert_eq!(startups.room(max, now, || 0), Room::There);
+        startups.add(7, now);
+        startups.add(8, now);
+        assert_eq!(startups.room(max, now, || 50), Room::There);
+        assert_eq!(startups.room(max, now, || 49), Room::Of(7));
+        startups.add(9, now);
+        assert_eq!(startups.room(max, now, || 0), Room::None, "all have only just come");
+        assert_eq!(startups.room(max, now + GRACE, || 0), Room::Of(7));
+        startups.remove(7);
+        assert_eq!(startups.room(max, now, || 0), Room::Of(8));
+        let none = MaxStartups { start: 0, rate: 100, full: 0 };
+        assert_eq!(Startups::default().room(none, now, || 0), Room::None);
+    }
+
+    #[test]
+    fn never_more_than_full_and_whoever_logs_in_at_once_gets_in() {
+        let (max, now) = (MaxStartups::default(), Instant::now());
+        let mut startups = Startups::default();
+        for number in 0..5000_u64 {
+            // Evenly spread, as a good source of randomness would have it.
+            match startups.room(max, now, || (number * 37 % 100) as u32) {
+                Room::There => {}
+                Room::Of(oldest) => startups.remove(oldest),
+                Room::None => continue,
+            }
+            startups.add(number, now);
+            assert!(startups.waiting.len() <= 500);
+        }
+        assert!(startups.waiting.len() > 300);
+    }
+}

@@ -1,0 +1,85 @@
+//! Numbers in memory that a process shares with those it forks: what a child was about when it died
+//! is still there.
+
+use std::io;
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Some numbers, 0 at first, which children see and change that are forked later.
+#[derive(Clone, Debug)]
+pub struct Marks(Arc<Memory>);
+
+#[derive(Debug)]
+struct Memory {
+    at: NonNull<AtomicU64>,
+    count: usize,
+}
+
+// SAFETY: nothing in it belongs to a thread; all access is atomic.
+unsafe impl Send for Memory {}
+// SAFETY: the same.
+unsafe impl Sync for Memory {}
+
+impl Marks {
+    /// So many numbers.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub fn new(count: usize) -> io::Result<Self> {
+        let bytes = size_of::<AtomicU64>() * count.max(1);
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping wherever the kernel likes touches no memory of ours.
+        let at = unsafe { libc::mmap(null_mut(), bytes, protection, flags, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let at =
+            NonNull::new(at.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        Ok(Self(Arc::new(Memory { at, count })))
+    }
+
+    /// The number in this place.
+    ///
+    /// # Panics
+    /// If there is no such place.
+    pub fn get(&self, place: usize) -> u64 {
+        self.all()[place].load(Ordering::Relaxed)
+    }
+
+    /// Changes it.
+    ///
+    /// # Panics
+    /// If there is no such place.
+    pub fn set(&self, place: usize, number: u64) {
+        self.all()[place].store(number, Ordering::Relaxed);
+    }
+
+    fn all(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, long enough for `count` numbers, zeroed (which is a
+        // valid value), and lives as long as `self`. Whoever else has it uses atomics, too.
+        unsafe { std::slice::from_raw_parts(self.0.at.as_ptr(), self.0.count) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let bytes = size_of::<AtomicU64>() * self.count.max(1);
+        // SAFETY: it was mapped with this length, and nothing borrowed from it is left.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_numbers_for_all_clones() {
+        let marks = Marks::new(3).unwrap();
+        let other = marks.clone();
+        other.set(2, u64::MAX);
+        assert_eq!([marks.get(0), marks.get(1), marks.get(2)], [0, 0, u64::MAX]);
+    }
+}
