@@ -9,14 +9,7 @@ use ipcd_proto::{Filter, Frame, FrameWriter, Header, Kind};
 
 /// A router with a peer that hears these filters.
 fn router(now: Instant, filters: &[&str]) -> (Core, PeerKey) {
-    let daemon = DaemonInfo {
-        supervisor: 1,
-        worker: 2,
-        version: "test".into(),
-        started: now,
-        listeners: Default::default(),
-    };
-    let mut core = Core::new(Config::new(daemon), None);
+    let mut core = Core::new(Config::new(DaemonInfo::unknown(now)), None);
     let key = attach(&mut core, now, filters);
     (core, key)
 }

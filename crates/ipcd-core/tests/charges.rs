@@ -157,7 +157,7 @@ impl Pair {
             for (slot, core) in (0..).zip(&mut self.cores) {
                 while let Some(output) = core.poll_output() {
                     if let Output::Tell(request) = output {
-                        told.extend(self.table.heed(slot, request));
+                        told.extend(self.table.heed(slot, request).expect("an honest worker"));
                     }
                 }
             }

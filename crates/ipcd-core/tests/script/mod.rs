@@ -73,7 +73,7 @@ impl Stage {
             }
             "pace" => {
                 let pace = rest.parse().expect("bytes");
-                self.core.configure(|config| config.pace = pace);
+                self.core.configure(self.now, |config| config.pace = pace);
             }
             "drain" => self.core.drain(self.now),
             "limits" => {
