@@ -34,12 +34,12 @@ pub(super) fn bind_all(config: &Config, runtime_dir: &RuntimeDir) -> Result<Vec<
     wanted.iter().zip(0..).map(|(listen, number)| bind(listen, number)).collect()
 }
 
-/// Those that are configured, or the default endpoint of every transport.
+/// Those that are configured, or the default endpoint of every transport that has one.
 pub(super) fn wanted_listeners(config: &Config, runtime_dir: &RuntimeDir) -> Vec<Listen> {
-    let default =
-        |transport: &dyn Transport| Listen::frames(transport.default_endpoint(runtime_dir.path()));
+    // Those that have to be told more have none.
+    let default = |transport: &dyn Transport| transport.default_endpoint(runtime_dir.path()).ok();
     match config.listeners.is_empty() {
-        true => ipcd_transports::ALL.map(default).to_vec(),
+        true => ipcd_transports::ALL.into_iter().filter_map(default).map(Listen::frames).collect(),
         false => config.listeners.clone(),
     }
 }

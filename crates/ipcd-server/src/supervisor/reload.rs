@@ -3,7 +3,7 @@
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::listening::{bind, wanted_listeners};
+use super::listening::{Listening, bind, wanted_listeners};
 use super::{Supervisor, core_config};
 use crate::Error;
 use crate::config::{Config, Daemon};
@@ -14,7 +14,10 @@ impl Supervisor {
     /// Reads the configuration again. If it is no good, or cannot be put in force, nothing changes.
     pub(super) fn reload(&mut self) {
         let Some(reload) = &self.reload else {
-            return warn!("nothing to reload: the daemon was started without a file");
+            return match self.reload_listeners() {
+                0 => warn!("nothing to reload: the daemon was started without a file"),
+                count => info!(listeners = count, "reloaded"),
+            };
         };
         let mut states = vec![NotifyState::Reloading];
         states.extend(NotifyState::monotonic_usec_now());
@@ -27,6 +30,23 @@ impl Supervisor {
         let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 
+    /// Has the listeners read their certificates and the like again; how many have some. One whose
+    /// files are no good goes on with what it had.
+    fn reload_listeners(&mut self) -> usize {
+        let mut count = 0;
+        for Listening { listener, .. } in &mut self.listeners {
+            match listener.reload() {
+                Ok(has_any) => count += usize::from(has_any),
+                Err(error) => {
+                    count += 1;
+                    let endpoint = listener.local();
+                    error!(%endpoint, %error, "not read again, the listener keeps what it had");
+                }
+            }
+        }
+        count
+    }
+
     /// Puts a configuration in force: what can fail comes first.
     fn apply(&mut self, config: Config) -> Result<(), Error> {
         let tokens = self.runtime_dir.tokens(&config.tokens)?;
@@ -37,6 +57,7 @@ impl Supervisor {
             added.push(bind(listen, number)?);
         }
         self.next_listener += added.len();
+        self.reload_listeners();
         self.listeners.retain(|open| {
             let stays = wanted.contains(&open.asked);
             if !stays {
