@@ -49,6 +49,32 @@ impl Authority {
         self.sign(CertificateParams::new(names).expect("names are plain"))
     }
 
+    /// A certificate that was good until the year 2001.
+    ///
+    /// # Panics
+    /// If the names are none.
+    pub fn issue_expired(&self, names: &[&str]) -> Issued {
+        let names = names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let mut params = CertificateParams::new(names).expect("names are plain");
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        self.sign(params)
+    }
+
+    /// A certificate that is signed by itself, and marked as that of a CA, as `openssl req -x509`
+    /// makes them.
+    ///
+    /// # Panics
+    /// If the names are none.
+    pub fn self_signed(names: &[&str]) -> Issued {
+        let names = names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let mut params = CertificateParams::new(names).expect("names are plain");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = params.self_signed(&key).expect("it can be signed").pem();
+        Issued { authority: certificate.clone(), certificate, key: key.serialize_pem() }
+    }
+
     /// A certificate of this kind.
     ///
     /// # Panics

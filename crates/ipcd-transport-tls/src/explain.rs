@@ -37,11 +37,9 @@ fn certificate(error: &CertificateError, side: Side) -> String {
         Side::Server => "its CA is not in ca=",
     };
     match error {
-        CertificateError::UnknownIssuer => {
+        // By another CA of the same name, too.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             format!("its certificate is signed by nobody that is trusted here: {mend}")
-        }
-        CertificateError::BadSignature => {
-            format!("its certificate has a bad signature: {mend}")
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "its certificate has expired: it has to be renewed, unless the clock here is wrong"
@@ -53,7 +51,7 @@ fn certificate(error: &CertificateError, side: Side) -> String {
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
             let expected = expected.to_str();
-            let presented = presented.join(", ");
+            let presented = presented.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", ");
             format!(
                 "its certificate is for {presented}, not for {expected}: connect to it by its \
                  name, or give that as name=NAME"
@@ -65,8 +63,17 @@ fn certificate(error: &CertificateError, side: Side) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "its certificate is not for this purpose (extended key usage)".into()
         }
+        CertificateError::Other(error) => {
+            format!("its certificate cannot be verified ({error}): {mend}")
+        }
         error => format!("its certificate cannot be used: {error}"),
     }
+}
+
+/// The name in what rustls has of one: `DnsName("localhost")`, `IpAddress(127.0.0.1)`.
+fn bare(presented: &str) -> &str {
+    let inside = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inside.unwrap_or(presented).trim_matches('"')
 }
 
 /// An alert is what the other side says of us (RFC 8446 §6.2).
@@ -81,7 +88,9 @@ fn told(alert: AlertDescription, side: Side) -> String {
         }
         AlertDescription::UnknownCA => format!("it does not know the CA of {ours}"),
         AlertDescription::CertificateExpired => format!("it says that {ours} has expired"),
-        AlertDescription::BadCertificate
+        // A bad signature, in a certificate or of its owner's.
+        AlertDescription::DecryptError
+        | AlertDescription::BadCertificate
         | AlertDescription::CertificateUnknown
         | AlertDescription::CertificateRevoked
         | AlertDescription::UnsupportedCertificate
