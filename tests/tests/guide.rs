@@ -136,6 +136,11 @@ fn delivery() {
 }
 
 #[test]
+fn tls() {
+    run("tls.md");
+}
+
+#[test]
 fn bring_your_own_program() {
     run("bring-your-own-program.md");
 }

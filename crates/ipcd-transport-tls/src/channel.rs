@@ -107,12 +107,13 @@ impl TlsChannel {
         if self.peer_has_ended {
             return Ok(Came::End);
         }
-        self.flush()?;
+        // A peer that takes no more may have said why.
+        let flushed = self.flush();
         RECEIVED.with_borrow_mut(|received| {
             received.resize(BATCH, 0);
             let flags = MsgFlags::MSG_DONTWAIT;
             match socket::recv(self.socket.as_raw_fd(), &mut received[..most], flags) {
-                Ok(0) => Err(self.cut_off()),
+                Ok(0) => Err(flushed.err().unwrap_or_else(|| self.cut_off())),
                 Ok(count) => {
                     let outcome = self.digest(&received[..count], into);
                     // Also an alert about what was wrong with it.
@@ -120,7 +121,7 @@ impl TlsChannel {
                     outcome?;
                     flushed.map(|_| if self.peer_has_ended { Came::End } else { Came::Something })
                 }
-                Err(Errno::EAGAIN | Errno::EINTR) => Ok(Came::Nothing),
+                Err(Errno::EAGAIN | Errno::EINTR) => flushed.map(|_| Came::Nothing),
                 Err(error) => Err(Error::system("read", error)),
             }
         })

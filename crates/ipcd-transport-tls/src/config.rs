@@ -33,15 +33,24 @@ pub(crate) enum Config {
 impl Config {
     /// The one of this id; it is in the file, if this process has not seen it yet.
     pub(crate) fn find(id: &[u8], file: &OwnedFd) -> Result<Self> {
+        let known = KNOWN.with_borrow(|known| {
+            let found = known.iter().find(|(other, _)| other == id);
+            found.map(|(_, config)| config.clone())
+        });
+        if let Some(config) = known {
+            return Ok(config);
+        }
+        let config = settings::open(file)?.config()?;
+        config.remember(id);
+        Ok(config)
+    }
+
+    /// Has this process know it under this id.
+    pub(crate) fn remember(&self, id: &[u8]) {
         KNOWN.with_borrow_mut(|known| {
-            if let Some((_, config)) = known.iter().find(|(other, _)| other == id) {
-                return Ok(config.clone());
-            }
-            let config = settings::open(file)?.config()?;
             known.truncate(REMEMBERED - 1);
-            known.push_front((id.to_vec(), config.clone()));
-            Ok(config)
-        })
+            known.push_front((id.to_vec(), self.clone()));
+        });
     }
 
     /// A connection before its handshake.

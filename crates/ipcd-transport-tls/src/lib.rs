@@ -73,8 +73,9 @@ impl Transport for Tls {
     /// The handshake is not over when this returns: the first turns of the channel make it.
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
         let settings = Settings::to_connect(to, Some(ALPN))?;
-        settings.config()?;
+        let config = settings.config()?;
         let (descriptor, state) = Sealed::new(&settings)?.share()?;
+        config.remember(&state);
         let (socket, address) = connect_inet(to, deadline)?;
         let (descriptors, identity) = (vec![socket, descriptor], Identity::from_addr(address));
         self.adopt(ChannelParts { descriptors, identity, state })

@@ -57,7 +57,6 @@ impl Supervisor {
             added.push(bind(listen, number)?);
         }
         self.next_listener += added.len();
-        self.reload_listeners();
         self.listeners.retain(|open| {
             let stays = wanted.contains(&open.asked);
             if !stays {
@@ -65,6 +64,7 @@ impl Supervisor {
             }
             stays
         });
+        self.reload_listeners();
         self.listeners.extend(added);
         self.admission.set_limits(&config.limits);
         let started = self.core.daemon.started;
