@@ -135,10 +135,11 @@ impl TlsChannel {
             let processed = self.tls.process_new_packets();
             self.take_plaintext(into.as_deref_mut())?;
             let state = processed.map_err(|error| Error::Protocol(explain(&error, self.side)))?;
+            if was_handshaking && !self.tls.is_handshaking() {
+                self.note_certificate();
+            }
             if state.peer_has_closed() {
                 self.note_end()?;
-            } else if was_handshaking && !self.tls.is_handshaking() {
-                self.note_certificate();
             }
         }
         Ok(())
