@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use ipcd_transport::{
     Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote, widen,
@@ -28,6 +29,9 @@ const SERVICE: usize = 4 * 1024;
 /// Plaintext of the largest record (RFC 8446 §5.1), and what its record has beyond it.
 const RECORD: usize = 16 * 1024;
 const OVERHEAD: usize = 22;
+/// How long a peer that has connected may take to shake hands. The router's own deadline is shorter
+/// by default, but knows nothing of bare peers.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Room that is offered to rustls at once.
 const PLAIN: usize = 16 * 1024;
 
@@ -48,6 +52,8 @@ pub(crate) struct TlsChannel {
     peer_has_ended: bool,
     /// Whether nothing can be read or written any more.
     is_broken: bool,
+    /// When the handshake must be over; who connects has a deadline of its own.
+    shaken_by: Option<Instant>,
     /// What another process would make the channel of, until it is used here.
     unused: Option<(OwnedFd, Vec<u8>)>,
 }
@@ -88,6 +94,7 @@ impl TlsChannel {
             end: End::NotYet,
             peer_has_ended: false,
             is_broken: false,
+            shaken_by: (side == Side::Server).then(|| Instant::now() + HANDSHAKE),
             unused: Some((settings, state)),
         })
     }
@@ -341,6 +348,17 @@ impl Channel for TlsChannel {
         match self.tls.is_handshaking() {
             true => self.receive(SERVICE, None).map(drop),
             false => self.flush().map(drop),
+        }
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<Option<Instant>> {
+        self.shaken_by.take_if(|_| !self.tls.is_handshaking());
+        match self.shaken_by {
+            Some(at) if at <= now => {
+                self.is_broken = true;
+                Err(Error::TimedOut("the handshake".into()))
+            }
+            next => Ok(next),
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_conformance::authority::{Authority, Issued};
 use ipcd_transport::{
-    Channel, Endpoint, Listener, Read, ReadBuffer, Result, Transport, Wrote, poll_some,
+    Channel, Endpoint, Error, Listener, Read, ReadBuffer, Result, Transport, Wrote, poll_some,
 };
 use ipcd_transport_tls::Tls;
 use nix::poll::{PollFd, PollFlags};
@@ -141,6 +141,20 @@ fn a_flight_that_does_not_fit_goes_on_when_there_is_room() {
         serve_if_due(&mut *server);
     }
     assert!(came > 0 && server.wants_service(), "the handshake goes on");
+}
+
+#[test]
+fn who_connects_and_does_not_shake_hands_is_let_go() {
+    let mut place = Place::new(&ordinary());
+    let (mut client, mut server) = place.pair();
+    let now = Instant::now();
+    let by = server.tick(now).unwrap().expect("there is a deadline");
+    assert_eq!(client.tick(by).unwrap(), None, "who connects has a deadline of its own");
+    shake_hands(&mut *client, &mut *server);
+    assert_eq!(server.tick(by).unwrap(), None);
+    let (_silent, mut server) = place.raw();
+    let by = server.tick(now).unwrap().expect("there is a deadline");
+    assert!(matches!(server.tick(by), Err(Error::TimedOut(_))));
 }
 
 #[test]
