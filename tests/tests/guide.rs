@@ -144,6 +144,11 @@ fn access() {
 }
 
 #[test]
+fn tls() {
+    run("tls.md");
+}
+
+#[test]
 fn bring_your_own_program() {
     run("bring-your-own-program.md");
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// Transports, by scheme.
-const SCHEMES: [&str; 5] = ["unix", "pipe", "fifo", "tcp", "udp"];
+const SCHEMES: [&str; 6] = ["unix", "pipe", "fifo", "tcp", "udp", "tls"];
 
 fn root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();

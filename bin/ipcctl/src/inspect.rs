@@ -262,7 +262,7 @@ fn transports_text(context: &Context) -> String {
             yes(can.boundaries),
             yes(can.remote),
             identity(can.identity).to_owned(),
-            transport.default_endpoint(context.runtime_dir()).to_string(),
+            default_endpoint(context, *transport).unwrap_or_else(|| "-".into()),
             can.summary.to_owned(),
         ]
     };
@@ -283,8 +283,13 @@ fn transport_json(context: &Context, transport: &dyn Transport) -> Value {
         "largest_record": can.largest_record,
         "identity": identity(can.identity),
         "options": transport.options(),
-        "default": transport.default_endpoint(context.runtime_dir()).to_string(),
+        "encrypted": can.encrypted,
+        "default": default_endpoint(context, transport),
     })
+}
+
+fn default_endpoint(context: &Context, transport: &dyn Transport) -> Option<String> {
+    transport.default_endpoint(context.runtime_dir()).ok().map(|endpoint| endpoint.to_string())
 }
 
 fn identity(kind: IdentityKind) -> &'static str {

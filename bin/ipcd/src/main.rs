@@ -13,10 +13,10 @@ use ipcd_server::{
     Workers,
 };
 
-/// Relays messages between processes over pipes, FIFOs, Unix-domain sockets, TCP and UDP.
+/// Relays messages between processes over pipes, FIFOs, Unix-domain sockets, TCP, UDP and TLS.
 ///
 /// Without --listen, and without listeners in the file, it listens on the default endpoint of
-/// every transport: in the runtime directory, and on 127.0.0.1:7117 for TCP and UDP.
+/// every transport that has one: in the runtime directory, and on 127.0.0.1:7117 for TCP and UDP.
 #[derive(Parser)]
 #[command(name = "ipcd", version)]
 struct Arguments {

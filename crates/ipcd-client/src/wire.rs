@@ -127,7 +127,9 @@ impl Wire {
     /// The whole frames of which nothing was written and which `is_wanted`, for another connection.
     pub(crate) fn take_untouched(&mut self, is_wanted: impl Fn(&Frame<'_>) -> bool) -> Vec<u8> {
         let mut boundary = 0;
-        while boundary < self.written
+        // What is encrypted and not sent may be sent yet.
+        let begun = self.written + self.channel.pinned();
+        while boundary < begun
             && let Some(length) = frame_len(&self.output[boundary..])
         {
             boundary += length;
@@ -187,7 +189,7 @@ impl Wire {
             let wrote = self.write();
             // One that cannot write any more reads to the end, which may say why. And where the
             // transport has traffic of its own, nothing is written for long without it.
-            let has_traffic = self.channel.wants_service();
+            let has_traffic = self.channel.wants_service() || self.channel.wants_room();
             let reads = !wish.only_write || self.hung_up || self.write_error.is_some();
             let now = Instant::now();
             // Who waits for input looks before it reads in vain: an answer never comes at once.
@@ -197,6 +199,8 @@ impl Wire {
             }
             if !reads && has_traffic {
                 self.channel.serve().map_err(|error| self.end(error.to_string()))?;
+                // It may have left something to be read that no descriptor tells of.
+                self.is_readable = true;
             }
             if wrote && !wish.for_input {
                 return Ok(Turn::Moved);
@@ -230,7 +234,7 @@ impl Wire {
             fds[count] = PollFd::new(fd, ready);
             count += 1;
         }
-        if self.write_blocked {
+        if self.write_blocked || self.channel.wants_room() {
             fds[count] = PollFd::new(self.channel.write_fd(), PollFlags::POLLOUT);
             count += 1;
         }

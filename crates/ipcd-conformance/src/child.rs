@@ -163,7 +163,8 @@ fn receive(control: BorrowedFd<'_>) -> (Vec<u8>, Vec<OwnedFd>) {
 }
 
 fn identity_to_text(identity: &Identity) -> String {
-    let Identity { pid, uid, gid, addr } = identity;
+    let Identity { pid, uid, gid, addr, certificate } = identity;
+    assert!(certificate.is_none(), "no channel moves after its handshake");
     let number = |value: &Option<u32>| value.map_or("-".into(), |value| value.to_string());
     let addr = addr.map_or("-".into(), |addr| addr.to_string());
     [number(pid), number(uid), number(gid), addr].join(" ")
@@ -174,7 +175,8 @@ fn identity_from_text(text: &str) -> Identity {
     let mut next = || words.next().expect("an identity has four fields");
     let number = |word: Option<&str>| word.map(|word| word.parse().expect("a number"));
     let (pid, uid, gid) = (number(next()), number(next()), number(next()));
-    Identity { pid, uid, gid, addr: next().map(|word| word.parse().expect("an address")) }
+    let addr = next().map(|word| word.parse().expect("an address"));
+    Identity { pid, uid, gid, addr, certificate: None }
 }
 
 #[cfg(test)]
@@ -194,6 +196,7 @@ mod tests {
             uid: Some(2),
             gid: Some(3),
             addr: Some("[::1]:4".parse().unwrap()),
+            certificate: None,
         };
         for identity in [all, Identity::default(), Identity::from_owner(7)] {
             assert_eq!(identity_from_text(&identity_to_text(&identity)), identity);

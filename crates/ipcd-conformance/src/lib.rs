@@ -19,6 +19,7 @@
 //! test `child_process` and with its part in the environment (see `child.rs`). Run by itself, that
 //! test does nothing.
 
+pub mod authority;
 pub mod cases;
 mod child;
 mod frames;

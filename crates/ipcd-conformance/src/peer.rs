@@ -145,9 +145,13 @@ impl Peer {
                 self.taken += count;
                 self.taken_in_part += u32::from(count < self.outbox.len());
                 self.outbox.drain(..count);
+                self.check_pinned();
                 return count > 0;
             }
-            Ok(Wrote::NotReady) => self.waits_for_room = true,
+            Ok(Wrote::NotReady) => {
+                self.check_pinned();
+                self.waits_for_room = true;
+            }
             Ok(Wrote::NoCredit) => {}
             Ok(Wrote::Nobody) => panic!("only a bare channel says that nobody is there"),
             Err(error) => {
@@ -157,6 +161,19 @@ impl Peer {
         }
         self.held_back += 1;
         false
+    }
+
+    /// What has to be offered again is what was offered.
+    fn check_pinned(&self) {
+        let pinned = self.channel.pinned();
+        assert!(pinned <= self.outbox.len(), "{pinned} bytes are pinned, and fewer were offered");
+    }
+
+    /// Serves the handshake to its end, and reads nothing that comes after it.
+    pub(crate) fn shake_hands(&mut self) {
+        self.reads = false;
+        drive("the handshake", [self], |[peer]| !peer.channel.wants_service());
+        self.reads = true;
     }
 
     fn read_once(&mut self) -> bool {
@@ -186,7 +203,9 @@ impl Peer {
     /// Where the transport has traffic of its own, writing may depend on it, also after the end of
     /// reading.
     fn serve_once(&mut self) -> bool {
-        if !self.wants_service() || !self.is_readable() {
+        let is_due = self.wants_service() && self.is_ready(PollFlags::POLLIN)
+            || self.wants_room() && self.is_ready(PollFlags::POLLOUT);
+        if !is_due {
             return false;
         }
         if let Err(error) = self.channel.serve() {
@@ -212,16 +231,24 @@ impl Peer {
         self.channel.wants_service() && !self.is_broken
     }
 
-    fn is_readable(&self) -> bool {
-        let ready = poll_until(&self.channel.read_fd(), PollFlags::POLLIN, Instant::now());
-        ready.expect("poll works")
+    fn wants_room(&self) -> bool {
+        self.channel.wants_room() && !self.is_broken
+    }
+
+    fn is_ready(&self, events: PollFlags) -> bool {
+        let fd = match events {
+            PollFlags::POLLOUT => self.channel.write_fd(),
+            _ => self.channel.read_fd(),
+        };
+        poll_until(&fd, events, Instant::now()).expect("poll works")
     }
 
     /// What [`drive`] has to wait for.
     fn interests(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let wants_input = self.wants_input() || self.wants_service();
         let input = wants_input.then(|| (self.channel.read_fd(), PollFlags::POLLIN));
-        let room = self.waits_for_room.then(|| (self.channel.write_fd(), PollFlags::POLLOUT));
+        let waits_for_room = self.waits_for_room || self.wants_room();
+        let room = waits_for_room.then(|| (self.channel.write_fd(), PollFlags::POLLOUT));
         input.into_iter().chain(room).collect()
     }
 }

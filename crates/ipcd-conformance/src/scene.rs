@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::Suite;
 use crate::child::Child;
-use crate::peer::Peer;
+use crate::peer::{Peer, drive};
 use crate::server::Server;
 use crate::watchdog::Watchdog;
 
@@ -72,6 +72,18 @@ impl Scene {
         let listener = self.listen();
         let (client, server) = self.meet(&listener);
         Pair { client, server, listener }
+    }
+
+    /// Two peers whose handshake is over, if there is one: until then nothing is written.
+    pub(crate) fn settled_pair(&self) -> Pair {
+        let mut pair = self.pair();
+        if self.transport().capabilities().encrypted {
+            let Pair { client, server, .. } = &mut pair;
+            drive("the handshake", [client, server], |peers| {
+                peers.iter().all(|peer| !peer.channel().wants_service())
+            });
+        }
+        pair
     }
 
     /// Connects to the listener: the peer that did, and the one that was accepted.

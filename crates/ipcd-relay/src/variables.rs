@@ -47,7 +47,7 @@ pub(crate) fn about(side: &Side, peer: Option<&ChannelParts>, ucspi: bool) -> Ve
 }
 
 fn ucspi_variables(protocol: &str, place: &Place, parts: &ChannelParts) -> Vec<Variable> {
-    let Identity { pid, uid, gid, addr } = parts.identity;
+    let Identity { pid, uid, gid, addr, .. } = parts.identity;
     let mut variables = vec![("PROTO".to_owned(), Some(protocol.to_owned()))];
     let mut add = |name: &str, value: Option<String>| {
         variables.push((format!("{protocol}{name}"), value));
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn local_peers_have_numbers() {
         let side = Side::listening("unix:///run/x.sock").unwrap();
-        let identity = Identity { pid: Some(1), uid: Some(2), gid: Some(3), addr: None };
+        let identity = Identity { pid: Some(1), uid: Some(2), gid: Some(3), ..Identity::default() };
         let parts = ChannelParts { descriptors: Vec::new(), identity, state: Vec::new() };
         let variables = about(&side, Some(&parts), true);
         assert_eq!(value(&variables, "PROTO"), Some("UNIX"));

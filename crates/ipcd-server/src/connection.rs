@@ -47,6 +47,10 @@ pub(crate) struct Connection {
     pub(crate) finished: bool,
     /// Whether the channel has to tell us when it can be written to.
     pub(crate) blocked: bool,
+    /// Whether to write again once it has been served: it waits for credit, or for a handshake.
+    pub(crate) starved: bool,
+    /// Whether the router knows that the peer has shown a certificate.
+    pub(crate) is_vouched: bool,
     /// The channel's earliest entry in the worker's queue of ticks.
     pub(crate) tick_at: Option<Instant>,
     /// Frames that its transport has lost, as far as they are counted.
@@ -88,6 +92,8 @@ impl Connection {
             closing: None,
             finished: false,
             blocked: false,
+            starved: false,
+            is_vouched: false,
             tick_at: None,
             lost: 0,
             armed: Interest::default(),
@@ -99,10 +105,15 @@ impl Connection {
         (!self.waiting && !self.has_ended) || self.channel.wants_service()
     }
 
+    /// Whether the channel is to be looked at when it can be written to.
+    pub(crate) fn wants_write(&self) -> bool {
+        self.blocked || self.channel.wants_room()
+    }
+
     /// Tells the kernel what to wait for, if that has changed. A descriptor that is not waited for
     /// is taken out: the kernel would report its hang-up again and again.
     pub(crate) fn arm(&mut self, epoll: &Epoll) -> nix::Result<()> {
-        let wanted = Interest { read: self.wants_read(), write: self.blocked };
+        let wanted = Interest { read: self.wants_read(), write: self.wants_write() };
         if wanted == self.armed {
             return Ok(());
         }

@@ -50,6 +50,7 @@ impl Transport for Fifo {
             ordered: true,
             reliable: true,
             remote: false,
+            encrypted: false,
             largest_record: None,
             identity: IdentityKind::Owner,
         }
@@ -63,8 +64,8 @@ impl Transport for Fifo {
         endpoint.path().map(drop)
     }
 
-    fn default_endpoint(&self, runtime_dir: &Path) -> Endpoint {
-        Endpoint::from_path(self.scheme(), &runtime_dir.join("ipcd.fifo"))
+    fn default_endpoint(&self, runtime_dir: &Path) -> Result<Endpoint> {
+        Ok(Endpoint::from_path(self.scheme(), &runtime_dir.join("ipcd.fifo")))
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {

@@ -33,7 +33,7 @@ fn another_user_connects_where_the_mode_allows_it() {
     }
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o711)).unwrap();
-    let mut endpoint = Fifo.default_endpoint(dir.path());
+    let mut endpoint = Fifo.default_endpoint(dir.path()).unwrap();
     endpoint.set_option("mode", "0622");
     let mut listener = Fifo.listen(&endpoint).unwrap();
     let mut guest = spawn_guest(dir.path(), &endpoint);

@@ -31,7 +31,7 @@ struct Site {
 impl Site {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let endpoint = Fifo.default_endpoint(dir.path());
+        let endpoint = Fifo.default_endpoint(dir.path()).unwrap();
         let (fifo, drop_box) = (dir.path().join("ipcd.fifo"), dir.path().join("fifo"));
         Self { dir, endpoint, fifo, drop_box }
     }

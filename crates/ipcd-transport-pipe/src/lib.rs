@@ -43,6 +43,7 @@ impl Transport for Pipe {
             ordered: true,
             reliable: true,
             remote: false,
+            encrypted: false,
             largest_record: None,
             identity: IdentityKind::Credentials,
         }
@@ -56,8 +57,8 @@ impl Transport for Pipe {
         if endpoint.is_opaque() { Ok(()) } else { endpoint.path().map(drop) }
     }
 
-    fn default_endpoint(&self, runtime_dir: &Path) -> Endpoint {
-        Endpoint::from_path(self.scheme(), &runtime_dir.join("pipe.sock"))
+    fn default_endpoint(&self, runtime_dir: &Path) -> Result<Endpoint> {
+        Ok(Endpoint::from_path(self.scheme(), &runtime_dir.join("pipe.sock")))
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {

@@ -50,6 +50,7 @@ impl Transport for Udp {
             ordered: true,
             reliable: false,
             remote: true,
+            encrypted: false,
             largest_record: Some(LARGEST_REMOTE - DATA_HEADER),
             identity: IdentityKind::Address,
         }
@@ -63,8 +64,8 @@ impl Transport for Udp {
         endpoint.host_and_port().map(drop)
     }
 
-    fn default_endpoint(&self, _runtime_dir: &Path) -> Endpoint {
-        Endpoint::new(self.scheme(), format!("127.0.0.1:{DEFAULT_PORT}"))
+    fn default_endpoint(&self, _runtime_dir: &Path) -> Result<Endpoint> {
+        Ok(Endpoint::new(self.scheme(), format!("127.0.0.1:{DEFAULT_PORT}")))
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {

@@ -42,6 +42,7 @@ impl Transport for Unix {
             ordered: true,
             reliable: true,
             remote: false,
+            encrypted: false,
             largest_record: None,
             identity: IdentityKind::Credentials,
         }
@@ -56,8 +57,8 @@ impl Transport for Unix {
         if abstract_name(endpoint).is_some() { Ok(()) } else { endpoint.path().map(drop) }
     }
 
-    fn default_endpoint(&self, runtime_dir: &Path) -> Endpoint {
-        Endpoint::from_path(self.scheme(), &runtime_dir.join("ipcd.sock"))
+    fn default_endpoint(&self, runtime_dir: &Path) -> Result<Endpoint> {
+        Ok(Endpoint::from_path(self.scheme(), &runtime_dir.join("ipcd.sock")))
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {

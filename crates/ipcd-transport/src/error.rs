@@ -27,6 +27,10 @@ pub enum Error {
     /// The other side did something that the transport's protocol does not allow.
     #[error("{0}")]
     Protocol(String),
+    /// The stream ended without the goodbye that the transport wants: the peer has died, or somebody
+    /// between the two has cut off what it sent.
+    #[error("{0}")]
+    Truncated(String),
 }
 
 impl Error {
@@ -47,9 +51,14 @@ impl Error {
         use io::ErrorKind::{
             BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut,
         };
-        matches!(self, Self::System { source, .. }
-            if matches!(source.kind(),
-                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut))
+        match self {
+            Self::System { source, .. } => matches!(
+                source.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut
+            ),
+            Self::Truncated(_) => true,
+            _ => false,
+        }
     }
 }
 

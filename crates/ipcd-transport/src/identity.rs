@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Who a peer is, as far as the kernel can tell; what it cannot tell is `None`.
 ///
 /// A local peer is known by (process, user, group), a remote one by (address, protocol, port), of
-/// which the protocol is the transport's scheme.
+/// which the protocol is the transport's scheme, and by its certificate if it has shown one.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
     /// Process, at the time of connecting.
@@ -19,9 +19,15 @@ pub struct Identity {
     pub gid: Option<u32>,
     /// Source address and port.
     pub addr: Option<SocketAddr>,
+    /// The name in a certificate that was verified: printable ASCII, at most
+    /// [`Identity::LONGEST_NAME`] bytes.
+    pub certificate: Option<String>,
 }
 
 impl Identity {
+    /// Bytes of the longest name that a peer is known by.
+    pub const LONGEST_NAME: usize = 255;
+
     /// The identity of a peer on the network.
     pub fn from_addr(addr: SocketAddr) -> Self {
         Self { addr: Some(addr), ..Self::default() }
@@ -36,7 +42,11 @@ impl Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(addr) = self.addr {
-            return write!(f, "{addr}");
+            write!(f, "{addr}")?;
+            return match &self.certificate {
+                Some(name) => write!(f, ",certificate={name}"),
+                None => Ok(()),
+            };
         }
         let known = [("pid", self.pid), ("uid", self.uid), ("gid", self.gid)];
         let mut separator = "";
@@ -58,9 +68,11 @@ mod tests {
     fn shows_what_is_known() {
         assert_eq!(Identity::default().to_string(), "unknown");
         assert_eq!(Identity::from_owner(7).to_string(), "uid=7");
-        let peer = Identity { pid: Some(1), uid: Some(2), gid: Some(3), addr: None };
+        let peer = Identity { pid: Some(1), uid: Some(2), gid: Some(3), ..Identity::default() };
         assert_eq!(peer.to_string(), "pid=1,uid=2,gid=3");
         let remote = Identity::from_addr("[::1]:9".parse().unwrap());
         assert_eq!(remote.to_string(), "[::1]:9");
+        let known = Identity { certificate: Some("ann.example".into()), ..remote };
+        assert_eq!(known.to_string(), "[::1]:9,certificate=ann.example");
     }
 }

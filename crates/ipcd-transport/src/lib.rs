@@ -13,7 +13,9 @@
 //!   their deadline, but for the time that the system takes to resolve a name.
 //! * A write may be taken in part; the caller offers the rest again, unchanged, with more behind it.
 //! * The end of the stream is reported once all that was received before it has been read.
-//! * A channel can be taken apart ([`Channel::into_parts`]) and put together in another process.
+//! * What a channel says it has taken, the kernel has: it arrives even if this process dies.
+//! * A channel can be taken apart ([`Channel::into_parts`]) and put together in another process: an
+//!   encrypted one only before it was used, any other at any time.
 //! * No input from the peer makes a channel panic or hold more memory than the read buffer allows.
 
 mod access;
@@ -22,6 +24,7 @@ mod claim;
 mod endpoint;
 mod error;
 mod identity;
+mod inet;
 mod local;
 pub mod passed;
 mod record_channel;
@@ -40,6 +43,7 @@ pub use claim::{FileKind, PathClaim};
 pub use endpoint::Endpoint;
 pub use error::{Error, Result};
 pub use identity::Identity;
+pub use inet::{InetListener, connect_inet};
 pub use local::{bind_local, connect_local, peer_credentials};
 pub use passed::Passed;
 pub use record_channel::RecordChannel;
@@ -63,7 +67,10 @@ pub trait Transport: Sync {
     fn check(&self, endpoint: &Endpoint) -> Result<()>;
 
     /// Where a daemon with this runtime directory listens when nothing else is said.
-    fn default_endpoint(&self, runtime_dir: &Path) -> Endpoint;
+    ///
+    /// # Errors
+    /// If the transport needs to be told more; the error says what to write.
+    fn default_endpoint(&self, runtime_dir: &Path) -> Result<Endpoint>;
 
     /// Binds the endpoint.
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>>;
@@ -195,6 +202,12 @@ pub trait Listener {
 
     /// The peer was not let in, and its descriptors are closed.
     fn refused(&mut self, _identity: &Identity, _state: &[u8]) {}
+
+    /// Reads again what it was opened with, such as certificates, for the peers that come from now
+    /// on; whether there was anything to read. What it had stays in force after an error.
+    fn reload(&mut self) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// Moves frames to and from one peer. It owns its descriptors, all of them non-blocking.
@@ -205,7 +218,8 @@ pub trait Channel: Send {
     /// Wait here for room; the same as [`Channel::read_fd`] for sockets.
     fn write_fd(&self) -> BorrowedFd<'_>;
 
-    /// Who the peer is, as far as the kernel can tell.
+    /// Who the peer is, as far as the kernel can tell. A certificate is known as soon as the call
+    /// returns that ended the transport's handshake, and so before the first frame.
     fn identity(&self) -> &Identity;
 
     /// Appends what has come to `into`, with one system call where the transport allows it.
@@ -214,6 +228,19 @@ pub trait Channel: Send {
     /// Offers bytes that begin at a frame boundary, or where the last call stopped. Whole frames
     /// only: the last byte ends a frame.
     fn write(&mut self, frames: &[u8]) -> Result<Wrote>;
+
+    /// How many bytes behind those that were taken are on their way in another form, such as
+    /// encrypted: the next write must offer the very same ones.
+    fn pinned(&self) -> usize {
+        0
+    }
+
+    /// Whether the transport has bytes of its own, or pinned ones, that wait for room: the caller
+    /// waits for [`Channel::write_fd`] and then calls [`Channel::serve`], also when it has nothing
+    /// to write.
+    fn wants_room(&self) -> bool {
+        false
+    }
 
     /// Says that nothing more will be written, and sends nothing more. Reading goes on.
     fn finish(&mut self) -> Result<()>;
@@ -228,7 +255,8 @@ pub trait Channel: Send {
     /// transport can: so that the last word is there when the peer reads again, however late.
     fn make_room(&mut self, _bytes: usize) {}
 
-    /// Handles the transport's own traffic without reading frames.
+    /// Handles the transport's own traffic without reading frames. What came behind a handshake
+    /// that ends here, the next read brings.
     fn serve(&mut self) -> Result<()> {
         Ok(())
     }
@@ -262,7 +290,7 @@ pub trait Channel: Send {
     }
 
     /// Takes the channel apart, to put it together elsewhere. Only before anything was written in
-    /// part.
+    /// part; where what the two sides have agreed on stays in the process, only before it was used.
     fn into_parts(self: Box<Self>) -> ChannelParts;
 }
 
@@ -284,7 +312,8 @@ pub enum Wrote {
     Bytes(usize),
     /// Nothing now; try again when [`Channel::write_fd`] is writable.
     NotReady,
-    /// Nothing now; try again after the next read or service, which may bring the peer's credit.
+    /// Nothing now; try again after the next read or service, which may bring the peer's credit, or
+    /// the end of the handshake.
     NoCredit,
     /// Nothing, for nobody is there to take it: it is lost, and so is what an earlier call has begun
     /// of it. The next call begins anew, and nothing tells when it will find somebody. Only bare
@@ -316,6 +345,8 @@ pub struct Capabilities {
     pub reliable: bool,
     /// Whether peers on other machines can connect.
     pub remote: bool,
+    /// Whether what is sent can be read and changed by the two sides only.
+    pub encrypted: bool,
     /// Bytes of the largest record that travels in one piece; `None` for a stream.
     pub largest_record: Option<usize>,
     /// How a peer is identified.

@@ -55,5 +55,5 @@ pub fn peer_credentials(socket: &impl AsFd) -> Result<Identity> {
         .context(|| "ask the kernel for the peer's credentials".into())?;
     // The kernel says 0 for a process outside our pid namespace.
     let pid = u32::try_from(peer.pid()).ok().filter(|&pid| pid != 0);
-    Ok(Identity { pid, uid: Some(peer.uid()), gid: Some(peer.gid()), addr: None })
+    Ok(Identity { pid, uid: Some(peer.uid()), gid: Some(peer.gid()), ..Identity::default() })
 }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use ipcd_transport::{Endpoint, Error, Result, Transport};
 
 /// Every transport, in the order in which they are shown to users.
-pub const ALL: [&dyn Transport; 5] = [
+pub const ALL: [&dyn Transport; 6] = [
     &ipcd_transport_unix::Unix,
     &ipcd_transport_pipe::Pipe,
     &ipcd_transport_fifo::Fifo,
     &ipcd_transport_tcp::Tcp,
     &ipcd_transport_udp::Udp,
+    &ipcd_transport_tls::Tls,
 ];
 
 /// The transport of a child's standard input and output.
@@ -53,10 +54,10 @@ pub fn of(endpoint: &Endpoint) -> Result<&'static dyn Transport> {
 /// What `--via` means: an endpoint, or the default endpoint of a transport.
 ///
 /// # Errors
-/// If it is neither.
+/// If it is neither, or the transport has no default endpoint.
 pub fn resolve(via: &str, runtime_dir: &Path) -> Result<Endpoint> {
     if !via.contains(':') {
-        return Ok(find(via)?.default_endpoint(runtime_dir));
+        return find(via)?.default_endpoint(runtime_dir);
     }
     let endpoint: Endpoint = via.parse()?;
     of(&endpoint)?;
@@ -88,10 +89,10 @@ mod tests {
     #[test]
     fn names_what_exists() {
         let error = |text: &str| resolve(text, Path::new("/r")).unwrap_err().to_string();
-        assert!(error("carrier-pigeon").ends_with("unix, pipe, fifo, tcp, udp"));
+        assert!(error("carrier-pigeon").ends_with("unix, pipe, fifo, tcp, udp, tls"));
         assert!(error("tcp://127.0.0.1").contains("host and port"));
         assert!(error("unix://relative").contains("absolute path"));
-        assert!(error("quic://x").contains("unix, pipe, fifo, tcp, udp"));
+        assert!(error("quic://x").contains("unix, pipe, fifo, tcp, udp, tls"));
         assert!(error("unix:///x?colour=red").contains("type, mode, owner, group"));
         assert!(error("tcp://h:1?mode=0600").contains("takes none"));
     }
@@ -105,5 +106,7 @@ mod tests {
         assert_eq!(resolve("tcp"), "tcp://127.0.0.1:7117");
         assert_eq!(resolve("udp"), "udp://127.0.0.1:7117");
         assert_eq!(resolve("tcp://[::1]:9"), "tcp://[::1]:9");
+        let error = super::resolve("tls", Path::new("/r")).unwrap_err().to_string();
+        assert!(error.contains("write tls://"), "{error}");
     }
 }

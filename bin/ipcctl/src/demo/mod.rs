@@ -89,8 +89,13 @@ impl PrivateDaemon {
         config.daemon.runtime_dir = Some(dir.to_owned());
         config.listeners = ipcd_transports::ALL
             .iter()
-            .map(|transport| any_port(transport.default_endpoint(dir)).to_string())
-            .map(|endpoint| endpoint.parse().map_err(|error| Failure::new(Exit::Internal, error)))
+            .filter_map(|transport| transport.default_endpoint(dir).ok())
+            .map(|endpoint| {
+                any_port(endpoint)
+                    .to_string()
+                    .parse()
+                    .map_err(|error| Failure::new(Exit::Internal, error))
+            })
             .collect::<Outcome<_>>()?;
         let (ready, ready_fd) = nix::unistd::pipe().map_err(std::io::Error::from)?;
         let mut start = Some(Start { ready_fd: Some(ready_fd), ..Start::default() });
@@ -120,7 +125,7 @@ impl PrivateDaemon {
 
     /// Where it really listens.
     fn endpoints(&self, dir: &Path) -> Outcome<Vec<Endpoint>> {
-        let first = ipcd_transports::ALL[0].default_endpoint(dir);
+        let first = ipcd_transports::ALL[0].default_endpoint(dir)?;
         let answers = Client::connect(&first, Options::default())?.query(&Query::Status)?;
         let Some(Answer::Status(status)) = answers.first() else {
             return Err(Failure::new(Exit::BadMessage, "the daemon did not tell its listeners"));

@@ -1,5 +1,9 @@
 //! Which measurements a choice of settings stands for.
 
+use std::path::Path;
+
+use ipcd_transport::Transport;
+
 use super::message::LEAST;
 use super::plan::{Cell, Layer, Mode, Pace, Pin, Place, Settings, Skipped, Way};
 use super::raw;
@@ -35,13 +39,24 @@ pub(crate) fn cells(
 }
 
 fn ways(settings: &Settings) -> Result<Vec<Way>, String> {
-    let schemes = || ipcd_transports::ALL.iter().map(|transport| transport.scheme());
-    let known: Vec<&str> = schemes()
+    let all = ipcd_transports::ALL;
+    let known: Vec<&str> = all
+        .map(Transport::scheme)
+        .into_iter()
         .chain(raw::ALL.iter().map(|it| it.name).filter(|name| !is_scheme(name)))
         .collect();
     if let Some(unknown) = settings.ways.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(format!("there is no {unknown}: choose of {}", known.join(", ")));
     }
+    // What needs more than a place to listen at is measured on a daemon that runs.
+    let default = |transport: &dyn Transport| transport.default_endpoint(Path::new("/"));
+    let is_running = |name: &str| settings.running.iter().any(|it| it.endpoint.scheme() == name);
+    let is_asked = |name: &str| settings.ways.iter().any(|it| it == name) && !is_running(name);
+    for transport in all.into_iter().filter(|it| is_asked(it.scheme())) {
+        default(transport).map_err(|error| error.to_string())?;
+    }
+    let schemes =
+        || all.into_iter().filter(|&it| default(it).is_ok()).map(|transport| transport.scheme());
     let is_wanted =
         |name: &str| settings.ways.is_empty() || settings.ways.iter().any(|it| it == name);
     let mut ways = Vec::new();

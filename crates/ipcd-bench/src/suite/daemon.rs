@@ -46,7 +46,8 @@ impl Embedded {
         }
         let token = TokenSource::File(dir.join(TOKEN_FILE));
         let options = Options { token, timeout: WATCHDOG, ..Options::default() };
-        let status = status(&ipcd_transports::ALL[0].default_endpoint(dir), &options)?;
+        let first = ipcd_transports::ALL[0].default_endpoint(dir).map_err(io::Error::other)?;
+        let status = status(&first, &options)?;
         let parsed = status.listeners.iter().map(|it| it.endpoint.parse::<Endpoint>());
         let endpoints = parsed.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
         let endpoints = endpoints.into_iter().map(|it| (it.scheme().to_owned(), it)).collect();
@@ -67,7 +68,8 @@ fn config(dir: &Path) -> io::Result<Config> {
     config.daemon.runtime_dir = Some(dir.to_owned());
     let listen = ipcd_transports::ALL
         .iter()
-        .map(|transport| any_port(transport.default_endpoint(dir)).to_string().parse());
+        .filter_map(|transport| transport.default_endpoint(dir).ok())
+        .map(|endpoint| any_port(endpoint).to_string().parse());
     config.listeners = listen.collect::<Result<_, _>>().map_err(io::Error::other)?;
     Ok(config)
 }

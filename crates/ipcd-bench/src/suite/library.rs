@@ -28,7 +28,7 @@ pub(crate) struct Channels {
 impl Channels {
     pub(crate) fn listen(scheme: &str, dir: &Path, batch: usize) -> io::Result<Self> {
         let transport = ipcd_transports::find(scheme).map_err(io::Error::other)?;
-        let at = any_port(transport.default_endpoint(dir));
+        let at = any_port(transport.default_endpoint(dir).map_err(io::Error::other)?);
         let listener = transport.listen(&at).map_err(io::Error::other)?;
         Ok(Self { transport, listener, batch })
     }

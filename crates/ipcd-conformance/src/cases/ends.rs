@@ -56,7 +56,7 @@ pub fn refuses_a_write_after_finish(suite: &Suite) {
 /// On a stream, what has come of the frame is left in the buffer, so that the caller sees it; where
 /// there are records, no part of a frame is ever delivered.
 pub fn never_takes_an_end_inside_a_frame_for_a_whole_one(suite: &Suite) {
-    let Pair { mut client, mut server, listener: _listener } = Scene::new(suite).pair();
+    let Pair { mut client, mut server, listener: _listener } = Scene::new(suite).settled_pair();
     server.reads = false;
     fill(&mut client, LARGEST);
     let (whole, cut) = (client.taken / LARGEST, client.taken % LARGEST);

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
@@ -79,8 +80,11 @@ pub fn survives_junk(suite: &Suite) {
         let mut client = scene.connect(listener.local());
         let hello = frames::all([999]);
         client.offer(&hello);
-        drive("a frame", [&mut client], |[client]| client.backlog() == 0);
-        while !is_from(suite.transport, listener.next(), &hello) {}
+        thread::scope(|scope| {
+            // A handshake needs both sides.
+            scope.spawn(|| drive("a frame", [&mut client], |[client]| client.backlog() == 0));
+            while !is_from(suite.transport, listener.next(), &hello) {}
+        });
     }
 }
 

@@ -62,7 +62,7 @@ pub fn goes_on_after_a_write_taken_in_part(suite: &Suite) {
 /// A writer that does not stop by itself is stopped, and memory stays within bounds; nothing that
 /// was taken is lost.
 pub fn holds_a_fast_writer_back_and_loses_nothing(suite: &Suite) {
-    let mut pair = Scene::new(suite).pair();
+    let mut pair = Scene::new(suite).settled_pair();
     pair.server.reads = false;
     let number = fill(&mut pair.client, 1000);
     pair.server.reads = true;

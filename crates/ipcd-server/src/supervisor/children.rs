@@ -212,7 +212,7 @@ impl Supervisor {
         let pid = ipcd_sys::fork(|| coprocess::main(launch)).map_err(failed)?;
         let (uid, gid) = user.map_or((geteuid().as_raw(), getegid().as_raw()), |user| user.ids());
         let (pid_, uid, gid) = (Some(pid.as_raw() as u32), Some(uid), Some(gid));
-        let identity = Identity { pid: pid_, uid, gid, addr: None };
+        let identity = Identity { pid: pid_, uid, gid, ..Identity::default() };
         let (descriptors, state) = (vec![from_child, to_child], Vec::new());
         let parts = ChannelParts { descriptors, identity, state };
         Ok(Process {

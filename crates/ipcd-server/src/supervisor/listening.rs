@@ -53,16 +53,16 @@ pub(super) fn bind_all(
     wanted.iter().zip(0..).map(|(wanted, number)| bind(wanted, number, sockets)).collect()
 }
 
-/// Those that are configured, or the default endpoint of every transport; and what was passed.
+/// Those that are configured, or the default endpoint of every transport that has one; and what was passed.
 pub(super) fn wanted_listeners(
     config: &Config,
     runtime_dir: &RuntimeDir,
     sockets: &[Socket],
 ) -> Result<Vec<Wanted>, Error> {
-    let default =
-        |transport: &dyn Transport| Listen::frames(transport.default_endpoint(runtime_dir.path()));
+    // Those that have to be told more have none.
+    let default = |transport: &dyn Transport| transport.default_endpoint(runtime_dir.path()).ok();
     let listeners = match config.listeners.is_empty() {
-        true => ipcd_transports::ALL.map(default).to_vec(),
+        true => ipcd_transports::ALL.into_iter().filter_map(default).map(Listen::frames).collect(),
         false => config.listeners.clone(),
     };
     assign(listeners, sockets)

@@ -3,7 +3,7 @@
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::listening::{bind, wanted_listeners};
+use super::listening::{Listening, bind, wanted_listeners};
 use super::{Supervisor, core_config};
 use crate::activation::Wanted;
 use crate::config::{Config, Daemon};
@@ -19,7 +19,10 @@ impl Supervisor {
         let outcome = match &self.reload {
             Some(reload) => reload().map_err(|error| Error::Config(error.to_string())),
             None => {
-                warn!("nothing to reload: the daemon was started without a file");
+                match self.reload_listeners() {
+                    0 => warn!("nothing to reload: the daemon was started without a file"),
+                    count => info!(listeners = count, "reloaded"),
+                }
                 // Who asked for it waits for an answer.
                 return self.notify_ready("");
             }
@@ -34,6 +37,23 @@ impl Supervisor {
                 self.notify_ready(&format!("; not reloaded: {error}"));
             }
         }
+    }
+
+    /// Has the listeners read their certificates and the like again; how many have some. One whose
+    /// files are no good goes on with what it had.
+    fn reload_listeners(&mut self) -> usize {
+        let mut count = 0;
+        for Listening { listener, .. } in &mut self.listeners {
+            match listener.reload() {
+                Ok(has_any) => count += usize::from(has_any),
+                Err(error) => {
+                    count += 1;
+                    let endpoint = listener.local();
+                    error!(%endpoint, %error, "not read again, the listener keeps what it had");
+                }
+            }
+        }
+        count
     }
 
     /// Puts a configuration in force: what can fail comes first.
@@ -53,6 +73,7 @@ impl Supervisor {
             }
             stays
         });
+        self.reload_listeners();
         self.listeners.extend(added);
         self.admission.set_limits(&config.limits);
         let started = self.core.daemon.started;

@@ -1,7 +1,7 @@
 //! Bare peers: what they send is translated into frames, and back.
 
 use ipcd_core::PeerKey;
-use ipcd_transport::{Read, ReadBuffer, Result, Wrote};
+use ipcd_transport::{Error, Read, ReadBuffer, Result, Wrote};
 use tracing::warn;
 
 use super::Worker;
@@ -16,6 +16,7 @@ impl Worker {
         let mut frames = Vec::new();
         let outcome = self.translate(key, &mut buffer, &mut frames);
         self.put_back(buffer);
+        self.vouch(key);
         if !frames.is_empty() {
             self.feed(key, ReadBuffer::holding(&frames, self.core.largest_frame(key)));
         }
@@ -51,6 +52,8 @@ impl Worker {
                 }
                 Ok(Read::NotReady) if total > 0 => break,
                 Ok(Read::NotReady) => return Some(Ok(Read::NotReady)),
+                // Of what somebody may have cut short, the last message is none.
+                Err(Error::Truncated(_)) => return Some(outcome),
                 Ok(Read::Closed) | Err(_) => {
                     translator.finish(frames);
                     return Some(outcome);
@@ -87,12 +90,13 @@ impl Worker {
                     let done = translator.wrote(count);
                     self.core.wrote(self.now, key, done);
                 }
-                Ok(Wrote::NotReady | Wrote::NoCredit) => connection.blocked = true,
                 Ok(Wrote::Nobody) => {
                     let whole = translator.discard(self.core.outbox(key));
                     self.core.wrote(self.now, key, whole);
                     self.core.unheard(self.now, key);
                 }
+                Ok(Wrote::NotReady) => connection.blocked = true,
+                Ok(Wrote::NoCredit) => return connection.starved = true,
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
         }

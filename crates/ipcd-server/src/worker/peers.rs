@@ -26,10 +26,8 @@ impl Worker {
             return;
         };
         let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        if connection.blocked && events.intersects(EpollFlags::EPOLLOUT | broken) {
-            connection.blocked = false;
-            self.write(key);
-            self.served(key);
+        if connection.wants_write() && events.intersects(EpollFlags::EPOLLOUT | broken) {
+            self.go_on_writing(key);
         }
         let wants_read = self.connection(key).is_some_and(|found| found.wants_read());
         if wants_read && events.intersects(EpollFlags::EPOLLIN | broken) {
@@ -40,6 +38,19 @@ impl Worker {
 
     pub(super) fn connection(&mut self, key: PeerKey) -> Option<&mut Connection> {
         self.connections.get_mut(key.0 as usize)?.as_mut()
+    }
+
+    /// There is room: for what the channel has of its own first.
+    fn go_on_writing(&mut self, key: PeerKey) {
+        let Some(connection) = self.connection(key) else { return };
+        connection.blocked = false;
+        if connection.channel.wants_room()
+            && let Err(error) = connection.channel.serve()
+        {
+            return self.abandon(key, &error.to_string());
+        }
+        self.write(key);
+        self.served(key);
     }
 
     /// Reads once, and gives what came to the router.
@@ -70,8 +81,21 @@ impl Worker {
         } else {
             connection.channel.read(&mut buffer)
         };
+        self.vouch(key);
         self.feed(key, buffer);
         Some(outcome)
+    }
+
+    /// Tells the router of a certificate, before it hears anything of the peer.
+    pub(super) fn vouch(&mut self, key: PeerKey) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
+        let identity = connection.channel.identity();
+        if !connection.is_vouched && identity.certificate.is_some() {
+            let peer = self.core.origin(key).peer;
+            info!(peer, %identity, "peer known by its certificate");
+            connection.is_vouched = true;
+            self.core.vouch(key);
+        }
     }
 
     /// Gives the router what is in the buffer, and keeps what it does not take.
@@ -106,10 +130,12 @@ impl Worker {
         };
         let lost = connection.channel.lost();
         self.core.count_lost(lost - std::mem::replace(&mut connection.lost, lost));
-        if connection.channel.wants_service() {
-            if !connection.blocked && !self.core.is_flushed(key) {
-                self.write(key);
-            }
+        let has_traffic = connection.channel.wants_service();
+        let may_write = has_traffic || std::mem::take(&mut connection.starved);
+        if may_write && !connection.blocked && !self.core.is_flushed(key) {
+            self.write(key);
+        }
+        if has_traffic {
             self.tick(key);
         }
     }
@@ -131,9 +157,12 @@ impl Worker {
                     self.core.wrote(self.now, key, count);
                 }
                 Ok(Wrote::NotReady) => connection.blocked = true,
-                Ok(Wrote::NoCredit) => {}
+                Ok(Wrote::NoCredit) => connection.starved = true,
                 Ok(Wrote::Nobody) => return self.abandon(key, "nobody is there"),
                 Err(error) => return self.abandon(key, &error.to_string()),
+            }
+            if connection.blocked {
+                self.core.pin(key, connection.channel.pinned());
             }
         }
         if connection.closing.is_some() && self.core.is_flushed(key) {

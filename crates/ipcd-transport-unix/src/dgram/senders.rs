@@ -44,7 +44,7 @@ impl Name {
     pub(crate) fn identity(&self, known: Option<(Option<u32>, u32, u32)>) -> Identity {
         let Some((pid, uid, gid)) = known else { return Identity::default() };
         let pid = pid.filter(|_| matches!(self, Self::Bound(_)));
-        Identity { pid, uid: Some(uid), gid: Some(gid), addr: None }
+        Identity { pid, uid: Some(uid), gid: Some(gid), ..Identity::default() }
     }
 }
 

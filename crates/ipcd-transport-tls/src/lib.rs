@@ -1,0 +1,96 @@
+//! TLS 1.3 over TCP: an encrypted stream between machines. A peer is known by its address, and by
+//! its certificate if it shows one that is signed by the listener's CA.
+//!
+//! Whoever opens an endpoint reads its files; whoever serves the channel gets what was in them as a
+//! sealed memory file beside the socket, and opens no file itself. The handshake is a part of the
+//! channel's traffic: it goes on in the loop of whoever has the channel, on both sides.
+
+mod channel;
+mod config;
+mod explain;
+mod files;
+mod listener;
+mod names;
+mod outgoing;
+mod settings;
+mod verify;
+
+use std::path::Path;
+use std::time::Instant;
+
+use ipcd_transport::{
+    Capabilities, Channel, ChannelParts, Endpoint, Flow, Identity, IdentityKind, Listener, Result,
+    Transport, connect_inet,
+};
+
+use crate::channel::TlsChannel;
+use crate::listener::Listening;
+use crate::settings::{Sealed, Settings};
+
+/// The TLS transport.
+pub struct Tls;
+
+/// What the two sides call what they speak (RFC 7301).
+pub const ALPN: &[u8] = b"ipcd/1";
+
+impl Transport for Tls {
+    fn scheme(&self) -> &'static str {
+        "tls"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            summary: "encrypted byte stream between machines; peers prove a token or a certificate",
+            boundaries: false,
+            ordered: true,
+            reliable: true,
+            remote: true,
+            encrypted: true,
+            largest_record: None,
+            identity: IdentityKind::Address,
+        }
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &["cert", "key", "ca", "client_auth", "name"]
+    }
+
+    fn check(&self, endpoint: &Endpoint) -> Result<()> {
+        endpoint.host_and_port()?;
+        settings::check(endpoint)
+    }
+
+    fn default_endpoint(&self, _runtime_dir: &Path) -> Result<Endpoint> {
+        let needed = "tls has no default endpoint: write tls://HOST:PORT?ca=FILE to connect, or \
+                      tls://HOST:PORT?cert=FILE&key=FILE to listen";
+        Err(ipcd_transport::Error::Endpoint(needed.into()))
+    }
+
+    fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        Ok(Box::new(Listening::open(at, Some(ALPN))?))
+    }
+
+    /// The handshake is not over when this returns: the first turns of the channel make it.
+    fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
+        let settings = Settings::to_connect(to, Some(ALPN))?;
+        let config = settings.config()?;
+        let (descriptor, state) = Sealed::new(&settings)?.share()?;
+        config.remember(&state);
+        let (socket, address) = connect_inet(to, deadline)?;
+        let (descriptors, identity) = (vec![socket, descriptor], Identity::from_addr(address));
+        self.adopt(ChannelParts { descriptors, identity, state })
+    }
+
+    fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
+        Ok(Box::new(TlsChannel::adopt(parts)?))
+    }
+
+    /// Bare peers, such as `openssl s_client`, agree on no protocol.
+    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+        Ok(at.clone())
+    }
+
+    fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        Ok(Box::new(Listening::open(at, None)?))
+    }
+}

@@ -1,0 +1,223 @@
+//! What one side of a connection has to know: it is read from the files that the endpoint names,
+//! and travels with each channel to the process that serves it.
+//!
+//! It travels as a sealed memory file (memfd_create(2)) beside the socket. So a key of some
+//! kilobytes is not copied for every peer, neither through the link nor into what the supervisor
+//! remembers of peers, and a worker that has it already does not look.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use bincode::config::{Configuration, Limit};
+use ipcd_transport::{Endpoint, Error, Result};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+
+/// Bytes of the largest encoded settings: three files and what is around them.
+const LARGEST: usize = 512 * 1024;
+/// Bytes of the random number that tells settings apart.
+const ID_BYTES: usize = 16;
+
+const CODING: Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    Limit<LARGEST>,
+> = bincode::config::standard().with_limit::<LARGEST>();
+
+/// What one side has to know.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Settings {
+    pub(crate) role: Role,
+    /// Our own certificate first, then those that lead to a CA; DER.
+    pub(crate) chain: Vec<Vec<u8>>,
+    /// The key of the first one, if there is one.
+    pub(crate) key: Option<Vec<u8>>,
+    /// The certificates that the other side's must be signed by.
+    pub(crate) authorities: Vec<Vec<u8>>,
+    /// The file that they were in, for errors.
+    pub(crate) authorities_file: Option<String>,
+    /// What the sides call what they speak.
+    pub(crate) protocol: Option<Vec<u8>>,
+}
+
+/// Which side it is.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) enum Role {
+    /// The one that was connected to.
+    Server(ClientAuth),
+    /// The one that connects, and the name that the other one must prove.
+    Client(String),
+}
+
+/// What a listener wants of its peers.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) enum ClientAuth {
+    /// No certificate.
+    None,
+    /// A good certificate or none.
+    Optional,
+    /// A good certificate.
+    Required,
+}
+
+/// What can be seen to be wrong with an endpoint's options without opening files.
+pub(crate) fn check(endpoint: &Endpoint) -> Result<()> {
+    if endpoint.option("cert").is_some() != endpoint.option("key").is_some() {
+        return Err(endpoint.error("cert= and key= go together"));
+    }
+    client_auth(endpoint).map(drop)
+}
+
+/// A CA that is named is asked for: without a word, a certificate is looked at and not demanded.
+fn client_auth(endpoint: &Endpoint) -> Result<ClientAuth> {
+    let has_ca = endpoint.option("ca").is_some();
+    let auth = match endpoint.option("client_auth") {
+        None if has_ca => ClientAuth::Optional,
+        None | Some("none") => ClientAuth::None,
+        Some("optional") => ClientAuth::Optional,
+        Some("required") => ClientAuth::Required,
+        Some(other) => {
+            let known = "choose one of none, optional, required";
+            return Err(endpoint.error(format_args!("client_auth={other}: {known}")));
+        }
+    };
+    match has_ca || auth == ClientAuth::None {
+        true => Ok(auth),
+        false => {
+            Err(endpoint.error("client_auth= needs ca=FILE: who signs the peers' certificates"))
+        }
+    }
+}
+
+impl Settings {
+    /// What the endpoint's files say, for a listener.
+    pub(crate) fn to_listen(at: &Endpoint, protocol: Option<&[u8]>) -> Result<Self> {
+        check(at)?;
+        if at.option("cert").is_none() {
+            return Err(at.error("a listener needs cert=FILE&key=FILE: what it proves itself with"));
+        }
+        Self::read(at, Role::Server(client_auth(at)?), protocol)
+    }
+
+    /// What the endpoint's files say, for one that connects.
+    pub(crate) fn to_connect(to: &Endpoint, protocol: Option<&[u8]>) -> Result<Self> {
+        check(to)?;
+        if to.option("ca").is_none() {
+            return Err(to.error("ca=FILE is needed: the certificate of who signed the daemon's"));
+        }
+        let (host, _) = to.host_and_port()?.rsplit_once(':').unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = to.option("name").unwrap_or(host).to_owned();
+        Self::read(to, Role::Client(name), protocol)
+    }
+
+    fn read(endpoint: &Endpoint, role: Role, protocol: Option<&[u8]>) -> Result<Self> {
+        let wants_authorities = role != Role::Server(ClientAuth::None);
+        let authorities = match wants_authorities {
+            true => files::certificates(endpoint, "ca")?,
+            false => Vec::new(),
+        };
+        Ok(Self {
+            role,
+            chain: files::certificates(endpoint, "cert")?,
+            key: files::key(endpoint)?,
+            authorities,
+            authorities_file: endpoint.option("ca").map(str::to_owned),
+            protocol: protocol.map(<[u8]>::to_vec),
+        })
+    }
+}
+
+/// Settings in a memory file that nobody can change any more.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    file: OwnedFd,
+    id: Vec<u8>,
+}
+
+impl Sealed {
+    /// Seals these.
+    pub(crate) fn new(settings: &Settings) -> Result<Self> {
+        let bytes = bincode::serde::encode_to_vec(settings, CODING)
+            .map_err(|error| Error::Endpoint(format!("certificates and key: {error}")))?;
+        let file = seal(&bytes).map_err(|error| Error::system("make a memory file", error))?;
+        let mut id = vec![0; ID_BYTES];
+        getrandom::fill(&mut id)
+            .map_err(|error| Error::system("get random bytes", std::io::Error::other(error)))?;
+        Ok(Self { file, id })
+    }
+
+    /// A descriptor of the file to hand over, and what tells it from others.
+    pub(crate) fn share(&self) -> Result<(OwnedFd, Vec<u8>)> {
+        let file = self.file.try_clone();
+        Ok((file.map_err(|error| Error::system("duplicate a descriptor", error))?, self.id.clone()))
+    }
+}
+
+/// What is in the memory file.
+pub(crate) fn open(file: &OwnedFd) -> Result<Settings> {
+    let failed = |error| Error::system("read the settings of a channel", error);
+    let file = File::from(file.try_clone().map_err(failed)?);
+    let length = file.metadata().map_err(failed)?.len().min(LARGEST as u64);
+    let mut bytes = vec![0; length as usize];
+    // From its start, wherever another process has read to.
+    file.read_exact_at(&mut bytes, 0).map_err(failed)?;
+    match bincode::serde::decode_from_slice(&bytes, CODING) {
+        Ok((settings, used)) if used == bytes.len() => Ok(settings),
+        _ => Err(Error::Protocol("what came with a channel are no settings".into())),
+    }
+}
+
+fn seal(bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = File::from(memfd_create(c"ipcd-tls", flags)?);
+    file.write_all(bytes)?;
+    fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str, ask: fn(&Endpoint, Option<&[u8]>) -> Result<Settings>) -> String {
+        ask(&text.parse().unwrap(), None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn says_what_is_missing() {
+        let listen = |options: &str| error(&format!("tls://h:1{options}"), Settings::to_listen);
+        assert!(listen("").contains("cert=FILE&key=FILE"));
+        assert!(listen("?cert=/c").contains("go together"));
+        assert!(listen("?cert=/c&key=/k&client_auth=maybe").contains("none, optional, required"));
+        assert!(listen("?cert=/c&key=/k&client_auth=required").contains("ca=FILE"));
+        assert!(listen("?cert=/nowhere/c&key=/k").starts_with("cert=/nowhere/c: No such file"));
+        assert!(listen("?cert=/dev/null&key=/k").contains("it is no file"));
+        let connect = |options: &str| error(&format!("tls://h:1{options}"), Settings::to_connect);
+        assert!(connect("").contains("ca=FILE is needed"));
+        assert!(connect("?ca=/nowhere/ca").starts_with("ca=/nowhere/ca: No such file"));
+    }
+
+    #[test]
+    fn come_out_of_the_memory_file_as_they_went_in() {
+        let settings = Settings {
+            role: Role::Client("h".into()),
+            chain: vec![vec![1, 2], vec![3]],
+            key: Some(vec![4; 3000]),
+            authorities: Vec::new(),
+            authorities_file: Some("/ca".into()),
+            protocol: None,
+        };
+        let sealed = Sealed::new(&settings).unwrap();
+        let (file, _) = sealed.share().unwrap();
+        for _ in 0..2 {
+            assert_eq!(format!("{:?}", open(&file).unwrap()), format!("{settings:?}"));
+        }
+        assert!(File::from(file).write_all(b"x").is_err(), "a sealed file was changed");
+    }
+}

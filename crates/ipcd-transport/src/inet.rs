@@ -1,0 +1,122 @@
+//! Streams between machines: the TCP sockets of every transport that runs over them.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt,
+    socket, sockopt,
+};
+
+use crate::error::Context;
+use crate::{Endpoint, Error, Result, connect_until};
+
+/// A peer that is gone without a word is noticed after about this many seconds: probes start after
+/// half of it (`TCP_KEEPIDLE`), and unacknowledged data ends the connection (`TCP_USER_TIMEOUT`).
+const LIVENESS_S: u32 = 60;
+const PROBES: u32 = 3;
+
+/// A listening TCP socket.
+#[derive(Debug)]
+pub struct InetListener {
+    socket: TcpListener,
+    local: Endpoint,
+}
+
+impl InetListener {
+    /// Binds the endpoint's host and port.
+    pub fn bind(at: &Endpoint) -> Result<Self> {
+        let addresses = at.resolve()?;
+        // std sets SO_REUSEADDR, so that a restart does not wait for connections in TIME_WAIT.
+        let socket = TcpListener::bind(&addresses[..])
+            .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
+            .context(|| format!("listen on {at}"))?;
+        let bound = socket.local_addr().context(|| "getsockname".into())?;
+        Ok(Self { socket, local: at.with_address(bound.to_string()) })
+    }
+
+    /// Listens on a socket that another process has bound, and which does not block.
+    pub fn over(socket: OwnedFd, local: Endpoint) -> Self {
+        Self { socket: socket.into(), local }
+    }
+
+    /// The endpoint with the real port.
+    pub fn local(&self) -> &Endpoint {
+        &self.local
+    }
+
+    /// The next connection, which does not block, and where it comes from; `None` if there is none.
+    pub fn accept(&self) -> Result<Option<(OwnedFd, SocketAddr)>> {
+        let failed = || format!("accept on {}", self.local);
+        match self.socket.accept() {
+            Ok((socket, from)) => {
+                socket.set_nonblocking(true).context(failed)?;
+                let socket = OwnedFd::from(socket);
+                tune(&socket)?;
+                Ok(Some((socket, from)))
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(Error::system(failed(), error)),
+        }
+    }
+}
+
+impl AsFd for InetListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Connects to the first address of host and port that answers; the socket does not block.
+pub fn connect_inet(to: &Endpoint, deadline: Instant) -> Result<(OwnedFd, SocketAddr)> {
+    let mut last = None;
+    let addresses = to.resolve()?;
+    for (address, left) in addresses.iter().copied().zip((1..=addresses.len() as u32).rev()) {
+        // Each has its share of the time, so that one that is silent leaves some to the others.
+        let now = Instant::now();
+        let share = deadline.saturating_duration_since(now) / left;
+        match connect(to.scheme(), address, now + share) {
+            Ok(socket) => return Ok((socket, address)),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| to.error("the name has no address")))
+}
+
+fn connect(scheme: &str, address: SocketAddr, deadline: Instant) -> Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket =
+        socket(family, SockType::Stream, flags, None).context(|| "make a TCP socket".into())?;
+    let what = format!("{scheme}://{address}");
+    connect_until(&socket, &SockaddrStorage::from(address), deadline, &what)?;
+    if is_connected_to_itself(&socket) {
+        let refused = std::io::Error::from(ErrorKind::ConnectionRefused);
+        return Err(Error::system(format!("connect to {what}"), refused));
+    }
+    tune(&socket)?;
+    Ok(socket)
+}
+
+/// Where nobody listens, the kernel may choose the very port that we connect to as ours; the two
+/// SYN then cross (RFC 9293, simultaneous open). Who tries often enough gets there.
+fn is_connected_to_itself(socket: &OwnedFd) -> bool {
+    let ours = getsockname::<SockaddrStorage>(socket.as_raw_fd());
+    let theirs = getpeername::<SockaddrStorage>(socket.as_raw_fd());
+    ours.is_ok() && ours == theirs
+}
+
+/// No delay for small batches, and an end for connections whose other side is gone (tcp(7)).
+fn tune(socket: &OwnedFd) -> Result<()> {
+    let set = || {
+        setsockopt(socket, sockopt::TcpNoDelay, &true)?;
+        setsockopt(socket, sockopt::KeepAlive, &true)?;
+        setsockopt(socket, sockopt::TcpKeepIdle, &(LIVENESS_S / 2))?;
+        setsockopt(socket, sockopt::TcpKeepInterval, &(LIVENESS_S / 2 / PROBES))?;
+        setsockopt(socket, sockopt::TcpKeepCount, &PROBES)?;
+        setsockopt(socket, sockopt::TcpUserTimeout, &(LIVENESS_S * 1000))
+    };
+    set().context(|| "set a TCP option".into())
+}

@@ -1,0 +1,371 @@
+//! TLS: who proves what to whom, what is said when that fails, new certificates while the daemon
+//! runs, and messages as on any other transport.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use ipcd_conformance::authority::{Authority, Issued};
+use ipcd_tests::{Ctl, Daemon, Ended, PATIENCE, Raw, Running, Setup, eventually, state};
+use ipcd_transport::{Channel, Endpoint, Wrote, poll_until};
+use nix::poll::PollFlags;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// Certificates of a test, a directory each.
+struct Certificates {
+    authority: Authority,
+    dir: TempDir,
+}
+
+impl Certificates {
+    /// With one for the daemon.
+    fn new() -> Self {
+        let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+        let made = Self { authority: Authority::new(), dir };
+        made.issue("server", &["localhost", "127.0.0.1"]);
+        made
+    }
+
+    fn issue(&self, name: &str, names: &[&str]) {
+        self.keep(name, &self.authority.issue(names));
+    }
+
+    fn keep(&self, name: &str, issued: &Issued) {
+        let dir = self.dir.path().join(name);
+        fs::create_dir_all(&dir).expect("the directory is ours");
+        issued.write(&dir);
+    }
+
+    fn path(&self, name: &str, file: &str) -> String {
+        self.dir.path().join(name).join(file).display().to_string()
+    }
+
+    /// The options that name a certificate and its key.
+    fn own(&self, name: &str) -> String {
+        format!("cert={}&key={}", self.path(name, "cert.pem"), self.path(name, "key.pem"))
+    }
+
+    /// The option that names who signed it.
+    fn ca(&self, name: &str) -> String {
+        format!("ca={}", self.path(name, "ca.pem"))
+    }
+
+    /// A listener of the daemon's, with these options too.
+    fn listener(&self, more: &str) -> String {
+        format!("tls://127.0.0.1:0?{}{more}", self.own("server"))
+    }
+
+    fn daemon(&self, more: &str) -> Daemon {
+        Setup::new().listen(&["unix", "tcp"]).extra(&[&self.listener(more)]).start()
+    }
+
+    /// The daemon's endpoint for a client that trusts our CA.
+    fn via(&self, daemon: &Daemon) -> String {
+        at(daemon, &self.ca("server"))
+    }
+
+    /// The same for one with a certificate of its own.
+    fn via_as(&self, daemon: &Daemon, name: &str) -> String {
+        at(daemon, &format!("{}&{}", self.ca("server"), self.own(name)))
+    }
+}
+
+fn address(daemon: &Daemon) -> String {
+    let listener = daemon.address("tls");
+    listener.split_once('?').expect("a listener has options").0.to_owned()
+}
+
+fn at(daemon: &Daemon, options: &str) -> String {
+    format!("tls://{}?{options}", address(daemon))
+}
+
+/// A ping that cannot prove a token.
+fn ping_without_token(daemon: &Daemon, via: &str) -> Ended {
+    Ctl::new(daemon, via).args(["ping", "--token-file", "/nowhere/token"]).run()
+}
+
+/// That it fails with 3, and says so.
+fn expect_refusal(daemon: &Daemon, via: &str, words: &str) {
+    let ended = daemon.ctl(via, &["ping"]).run().expect(3);
+    assert!(ended.stderr.contains(words), "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+}
+
+#[test]
+fn a_token_or_a_certificate_is_asked_for() {
+    let files = Certificates::new();
+    files.issue("ann", &["ann.example"]);
+    for fork in ["pool", "connection"] {
+        let listener = files.listener(&format!("&{}", files.ca("server")));
+        let setup = Setup::new().listen(&["unix"]).extra(&[&listener]).args(&["--fork", fork]);
+        let daemon = setup.start();
+        let (plain, as_ann) = (files.via(&daemon), files.via_as(&daemon, "ann"));
+        let mut receiver = daemon.recv(&plain, &["-v", "-C", "2", "s.>"]);
+        daemon.ctl(&plain, &["send", "s.token", "with a token"]).run().expect(0);
+        let certified = Ctl::new(&daemon, &as_ann).args(["send", "s.ann", "with a certificate"]);
+        certified.args(["--token-file", "/nowhere/token"]).run().expect(0);
+        let heard = receiver.wait().expect(0).text();
+        assert_eq!(heard, "s.token with a token\ns.ann with a certificate\n");
+        let ended = ping_without_token(&daemon, &plain).expect(6);
+        assert!(ended.stderr.contains("no token"), "{}", ended.stderr);
+        let log = daemon.log();
+        assert!(log.contains(",certificate=ann.example why=\"it said goodbye\""), "{log}");
+    }
+}
+
+#[test]
+fn a_daemon_that_cannot_prove_itself_is_refused() {
+    let files = Certificates::new();
+    files.keep("stranger", &Authority::new().issue(&["localhost"]));
+    let daemon = files.daemon("");
+    expect_refusal(&daemon, &at(&daemon, &files.ca("stranger")), "signed by nobody");
+    let other_name = format!("{}&name=other.example", files.via(&daemon));
+    expect_refusal(&daemon, &other_name, "for localhost, 127.0.0.1, not for other.example");
+    let ended = daemon.ctl(&format!("tls://{}", address(&daemon)), &["ping"]).run().expect(2);
+    assert!(ended.stderr.contains("ca=FILE is needed"), "{}", ended.stderr);
+
+    files.keep("server", &files.authority.issue_expired(&["127.0.0.1"]));
+    let daemon = files.daemon("");
+    expect_refusal(&daemon, &files.via(&daemon), "has expired");
+}
+
+#[test]
+fn a_certificate_may_be_required() {
+    let files = Certificates::new();
+    files.issue("ann", &["ann.example"]);
+    files.keep("stranger", &Authority::new().issue(&["ann.example"]));
+    files.keep("late", &files.authority.issue_expired(&["ann.example"]));
+    let daemon = files.daemon(&format!("&{}&client_auth=required", files.ca("server")));
+    expect_refusal(&daemon, &files.via(&daemon), "give cert=FILE&key=FILE");
+    let via = files.via_as(&daemon, "stranger");
+    expect_refusal(&daemon, &via, "it does not accept our certificate");
+    let via = files.via_as(&daemon, "late");
+    expect_refusal(&daemon, &via, "our certificate (cert=) has expired");
+    ping_without_token(&daemon, &files.via_as(&daemon, "ann")).expect(0);
+}
+
+#[test]
+fn a_certificate_that_is_signed_by_itself_can_be_trusted() {
+    let files = Certificates::new();
+    files.keep("server", &Authority::self_signed(&["127.0.0.1"]));
+    files.keep("ann", &Authority::self_signed(&["ann.example"]));
+    let daemon = files.daemon(&format!("&{}&client_auth=required", files.ca("ann")));
+    ping_without_token(&daemon, &files.via_as(&daemon, "ann")).expect(0);
+    assert!(daemon.log().contains("certificate=ann.example"), "{}", daemon.log());
+    let via = format!("{}&name=other.example", files.via_as(&daemon, "ann"));
+    expect_refusal(&daemon, &via, "not for other.example");
+    expect_refusal(&daemon, &files.via_as(&daemon, "server"), "our certificate");
+}
+
+#[test]
+fn what_is_not_tls_is_told_apart() {
+    let files = Certificates::new();
+    let daemon = files.daemon("");
+    daemon.ctl(&format!("tcp://{}", address(&daemon)), &["ping"]).run().expect(3);
+    let (ca, tcp) = (files.ca("server"), daemon.address("tcp"));
+    expect_refusal(&daemon, &format!("tls://{tcp}?{ca}"), "what it speaks is not TLS");
+    let mut junk = Raw::tcp(&address(&daemon));
+    junk.send(&[0xff; 5000]);
+    eventually("that it says so", || daemon.log().contains("is not TLS").then_some(()));
+    daemon.ctl(&files.via(&daemon), &["ping"]).run().expect(0);
+}
+
+#[test]
+fn files_are_looked_at_when_the_daemon_starts() {
+    let files = Certificates::new();
+    files.issue("other", &["other.example"]);
+    let refuse = |listener: &str, words: &str| {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let ended = Setup::new().listen(&["unix"]).extra(&[listener]).spawn(dir.path()).wait();
+        assert!(ended.expect(2).stderr.contains(words), "{listener}: not {words}");
+    };
+    refuse("tls://127.0.0.1:0", "cert=FILE&key=FILE");
+    let key = files.path("other", "key.pem");
+    let mismatch = format!("tls://127.0.0.1:0?cert={}&key={key}", files.path("server", "cert.pem"));
+    refuse(&mismatch, "is not that of the certificate");
+    refuse(&files.listener("&client_auth=required"), "ca=FILE");
+    let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o604);
+    fs::set_permissions(files.path("server", "key.pem"), open_to_all).expect("it is ours");
+    refuse(&files.listener(""), "chmod 600");
+}
+
+/// Sends HUP, and waits until the daemon has said so once more.
+fn hang_up(daemon: &Daemon, said: &str) {
+    let before = daemon.log().matches(said).count();
+    kill(Pid::from_raw(daemon.process.pid()), Signal::SIGHUP).expect("it runs");
+    daemon
+        .process
+        .stderr
+        .wait_until(said, |log| (log.matches(said).count() > before).then_some(()));
+}
+
+fn renews_its_certificate(daemon: &Daemon, files: &Certificates) {
+    let via = files.via(daemon);
+    let mut receiver = daemon.recv(&via, &["-C", "2", "s"]);
+    files.issue("server", &["renewed.example"]);
+    // Nobody was told to look.
+    daemon.ctl(&via, &["send", "s", "before"]).run().expect(0);
+    hang_up(daemon, "INFO reloaded");
+    expect_refusal(daemon, &via, "for renewed.example");
+    let renewed = format!("{via}&name=renewed.example");
+    daemon.ctl(&renewed, &["send", "s", "after"]).run().expect(0);
+    assert_eq!(receiver.wait().expect(0).text(), "before\nafter\n");
+    fs::write(files.path("server", "cert.pem"), "no certificate").expect("it is ours");
+    hang_up(daemon, "keeps what it had");
+    daemon.ctl(&renewed, &["ping"]).run().expect(0);
+}
+
+#[test]
+fn a_hang_up_renews_certificates_and_leaves_connections_alone() {
+    let files = Certificates::new();
+    let listeners = format!(
+        "[[listen]]\nendpoint = \"{}\"\n[[listen]]\nendpoint = \"unix://{}\"\n",
+        files.listener(""),
+        files.path("server", "socket"),
+    );
+    renews_its_certificate(&Setup::new().listen(&[]).config(&listeners).start(), &files);
+}
+
+#[test]
+fn a_hang_up_renews_certificates_also_without_a_file() {
+    let files = Certificates::new();
+    let setup = Setup::new().listen(&["unix"]).extra(&[&files.listener("")]);
+    renews_its_certificate(&setup.args(&["--fork", "connection"]).start(), &files);
+}
+
+#[test]
+fn the_largest_messages_go_both_ways_at_once() {
+    const LARGEST: usize = 1024 * 1024;
+    let files = Certificates::new();
+    let setup = Setup::new().listen(&["unix"]).extra(&[&files.listener("")]);
+    let daemon = setup.args(&["--workers", "2"]).start();
+    let via = files.via(&daemon);
+    let body: Vec<u8> = (0..LARGEST).map(|index| b'a' + (index * index % 23) as u8).collect();
+    let body = String::from_utf8(body).expect("letters");
+    let file = daemon.dir().join("body");
+    fs::write(&file, &body).expect("the directory is ours");
+    let file = file.to_str().expect("the path is text");
+    let ways = ["there", "back"];
+    let mut receivers = ways.map(|way| daemon.recv(&via, &["-N", "-C", "20", way]));
+    for receiver in &mut receivers {
+        receiver.stdout();
+    }
+    let mut senders =
+        ways.map(|way| daemon.ctl(&via, &["send", way, "-f", file, "--count", "20"]).spawn());
+    senders.iter_mut().for_each(|sender| drop(sender.wait().expect(0)));
+    for receiver in &mut receivers {
+        let got = receiver.wait().expect(0).stdout;
+        assert_eq!(got.len(), 20 * LARGEST);
+        assert!(got.chunks(LARGEST).all(|got| got == body.as_bytes()), "another text came");
+    }
+}
+
+fn stop(receiver: &mut Running) {
+    receiver.signal(Signal::SIGSTOP);
+    let pid = receiver.pid();
+    eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
+}
+
+#[test]
+fn who_does_not_read_is_cut_off_and_told_why() {
+    let files = Certificates::new();
+    let strict = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";
+    let setup = Setup::new().listen(&["unix"]).extra(&[&files.listener("")]).config(strict);
+    let daemon = setup.start();
+    let mut receiver = daemon.recv(&files.via(&daemon), &["--no-reconnect", "flood"]);
+    receiver.stdout();
+    stop(&mut receiver);
+    let body = "x".repeat(1000);
+    daemon.ctl("unix", &["send", "flood", &body, "--count", "20000"]).run().expect(0);
+    let reason = "why=\"it did not read fast enough\"";
+    eventually("that it is cut off", || daemon.log().contains(reason).then_some(()));
+    receiver.signal(Signal::SIGCONT);
+    let ended = receiver.wait().expect(7);
+    assert!(ended.stderr.contains("cut off"), "{}", ended.stderr);
+}
+
+#[test]
+fn drops_leave_whole_messages_in_their_order() {
+    let files = Certificates::new();
+    let small = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1000s\"\n";
+    let setup = Setup::new().listen(&["unix"]).extra(&[&files.listener("")]).config(small);
+    let daemon = setup.start();
+    let args = ["--overflow", "drop-oldest", "--idle", "2s", "flood"];
+    let mut receiver = daemon.recv(&files.via(&daemon), &args);
+    receiver.stdout();
+    stop(&mut receiver);
+    let lines: String = (0..20_000).map(|n| format!("{n} {}\n", "y".repeat(n % 1500))).collect();
+    daemon.ctl("unix", &["send", "-l", "flood"]).run_fed(lines.as_bytes()).expect(0);
+    receiver.signal(Signal::SIGCONT);
+    let got = receiver.wait().expect(0).text();
+    let number = |line: &str| {
+        let (number, rest) = line.split_once(' ').expect("a line has two parts");
+        let number: usize = number.parse().expect("a number");
+        assert!(rest.len() == number % 1500 && rest.bytes().all(|b| b == b'y'), "{line}");
+        number
+    };
+    let numbers: Vec<usize> = got.lines().map(number).collect();
+    assert!(numbers.is_sorted_by(|a, b| a < b), "out of order, or twice");
+    assert!(numbers.len() < 20_000, "nothing was dropped: the test tests nothing");
+    assert_eq!(numbers.last(), Some(&19_999));
+}
+
+/// A bare client's channel, after it has written this.
+fn write_bare(via: &str, bytes: &[u8]) -> Box<dyn Channel> {
+    let endpoint: Endpoint = via.parse().expect("it is an endpoint");
+    let transport = ipcd_transports::of(&endpoint).expect("it is known");
+    let deadline = Instant::now() + PATIENCE;
+    let mut channel = transport.connect(&endpoint, deadline).expect("somebody listens");
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match channel.write(rest).expect("it can be written to") {
+            Wrote::Bytes(count) => rest = &rest[count..],
+            Wrote::NotReady | Wrote::NoCredit => {
+                channel.serve().expect("the handshake goes on");
+                let soon = (Instant::now() + Duration::from_millis(10)).min(deadline);
+                poll_until(&channel.read_fd(), PollFlags::POLLIN, soon).expect("poll works");
+                assert!(Instant::now() < deadline, "it takes no bytes");
+            }
+            Wrote::Nobody => panic!("a FIFO alone says that nobody is there"),
+        }
+    }
+    channel
+}
+
+#[test]
+fn bare_peers_speak_through_tls_and_an_end_that_was_cut_off_is_no_message() {
+    let files = Certificates::new();
+    let daemon = files.daemon("&codec=line&subject=lines");
+    let via = files.via(&daemon);
+    let mut receiver = daemon.recv("unix", &["-C", "3", "lines"]);
+    let mut first = write_bare(&via, b"one\ntwo");
+    first.finish().expect("it can say goodbye");
+    receiver.stdout().wait_for("two\n");
+    drop(write_bare(&via, b"cut sho"));
+    eventually("that it has gone", || daemon.log().contains("was cut off").then_some(()));
+    let mut last = write_bare(&via, b"three\n");
+    last.finish().expect("it can say goodbye");
+    assert_eq!(receiver.wait().expect(0).text(), "one\ntwo\nthree\n");
+}
+
+#[test]
+fn no_descriptor_of_a_peer_stays_behind() {
+    let files = Certificates::new();
+    files.issue("ann", &["ann.example"]);
+    let daemon = files.daemon(&format!("&{}", files.ca("server")));
+    let supervisor = daemon.process.pid();
+    let open = |pid: i32| fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
+    let round = || {
+        ping_without_token(&daemon, &files.via_as(&daemon, "ann")).expect(0);
+        daemon.ctl(&files.via(&daemon), &["ping"]).run().expect(0);
+        Raw::tcp(&address(&daemon)).send(b"junk, and more junk");
+    };
+    round();
+    let worker = daemon.worker();
+    daemon.wait_for_peers(0);
+    let before = (open(supervisor), open(worker));
+    (0..5).for_each(|_| round());
+    daemon.wait_for_peers(0);
+    assert_eq!((open(supervisor), open(worker)), before);
+}
