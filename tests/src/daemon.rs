@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::{Ctl, Ended, Raw, Running, children, eventually, ipcd, is_alive};
 
-/// The transports.
+/// The transports that can listen without being told more: all but TLS.
 pub const SCHEMES: [&str; 5] = ["unix", "pipe", "fifo", "tcp", "udp"];
 
 /// How a daemon is to be started.

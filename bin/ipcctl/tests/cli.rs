@@ -34,16 +34,19 @@ fn transports_as_json_have_every_contract() {
     let json: Value = serde_json::from_str(&stdout(&ipcctl(&["transports", "-j"]))).unwrap();
     let all = json.as_array().unwrap();
     let names: Vec<_> = all.iter().map(|it| it["transport"].as_str().unwrap()).collect();
-    assert_eq!(names, ["unix", "pipe", "fifo", "tcp", "udp"]);
-    for (transport, reliable) in all.iter().zip([true, true, true, true, false]) {
+    assert_eq!(names, ["unix", "pipe", "fifo", "tcp", "udp", "tls"]);
+    for (transport, reliable) in all.iter().zip([true, true, true, true, false, true]) {
         assert_eq!(transport["reliable"], reliable, "{transport}");
         assert_eq!(transport["ordered"], true, "{transport}");
         assert!(transport["summary"].is_string() && transport["identity"].is_string());
     }
     assert_eq!(all[0]["default"], "unix:///nonexistent/ipcd/ipcd.sock");
     assert_eq!(all[3]["default"], "tcp://127.0.0.1:7117");
+    assert!(all[5]["default"].is_null(), "there is no default certificate");
+    let encrypted: Vec<_> = all.iter().filter(|it| it["encrypted"] == true).collect();
+    assert_eq!(encrypted, [&all[5]]);
     let lines = stdout(&ipcctl(&["transports", "-o", "jsonl"]));
-    assert_eq!(lines.lines().count(), 5);
+    assert_eq!(lines.lines().count(), 6);
 }
 
 #[test]
