@@ -62,7 +62,8 @@ fn a_stranger_costs_little_before_authentication() {
     const STRANGERS: usize = 2000;
     raise_limit();
     // Nobody is ended while we count.
-    let config = "[limits]\nhandshake_timeout = \"1000s\"\nframe_timeout = \"1000s\"\n";
+    let config = "[limits]\nhandshake_timeout = \"1000s\"\nframe_timeout = \"1000s\"\n\
+                  max_startups = \"5000\"\n";
     let daemon = Setup::new().listen(&["tcp"]).config(config).start();
     let (supervisor, worker) = (daemon.process.pid(), daemon.worker());
     // All of the largest frame of a handshake but its last byte: kind HELLO, and junk.
