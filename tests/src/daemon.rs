@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipcd_client::{Client, Endpoint, Options, TokenSource};
+use ipcd_proto::auth::Token;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -242,7 +243,27 @@ impl Daemon {
         match scheme {
             "unix" => Raw::unix(&self.runtime_dir().join("ipcd.sock")),
             "tcp" => Raw::tcp(&self.address(scheme)),
-            _ => unreachable!("no byte stream: {scheme}"),
+            other => Raw::over(&self.via(other).parse().expect("it is an endpoint")),
+        }
+    }
+
+    /// The daemon's own token.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn token(&self) -> Token {
+        let text = fs::read(self.runtime_dir().join("token")).expect("there is a token");
+        Token::from_text(&text).expect("it is long enough")
+    }
+
+    /// The same as [`Daemon::raw`] with an open session.
+    ///
+    /// # Panics
+    /// If the daemon refuses.
+    pub fn session(&self, scheme: &str) -> Raw {
+        match scheme {
+            "tcp" => self.raw(scheme).open_with(&self.token()),
+            _ => self.raw(scheme).open(),
         }
     }
 

@@ -7,6 +7,7 @@ mod binaries;
 mod capture;
 mod ctl;
 mod daemon;
+mod far;
 mod flow;
 mod neighbour;
 mod process;
