@@ -162,8 +162,13 @@ impl Supervisor {
     }
 
     fn handle_signals(&mut self) -> Result<(), Error> {
-        let read = |error| Error::system("read a signal", error);
-        while let Some(info) = self.signals.read_signal().map_err(read)? {
+        loop {
+            let info = match self.signals.read_signal() {
+                Ok(Some(info)) => info,
+                // What was not read now makes the descriptor readable again.
+                Ok(None) | Err(Errno::EINTR) => return Ok(()),
+                Err(error) => return Err(Error::system("read a signal", error)),
+            };
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGCHLD) => self.reap(),
                 Ok(Signal::SIGHUP) => self.reload(),
@@ -171,7 +176,6 @@ impl Supervisor {
                 Err(_) => {}
             }
         }
-        Ok(())
     }
 
     /// Collects children that have ended, and notes those that were stopped.
@@ -183,6 +187,7 @@ impl Supervisor {
                 Ok(WaitStatus::Signaled(pid, signal, _)) => self.bury(pid, 0, Some(signal)),
                 Ok(WaitStatus::Stopped(pid, _)) => self.note_stopped(pid, true),
                 Ok(WaitStatus::Continued(pid)) => self.note_stopped(pid, false),
+                Err(Errno::EINTR) => {}
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => {}
             }

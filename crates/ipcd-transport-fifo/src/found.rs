@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use ipcd_sys::again;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::Uid;
@@ -24,7 +25,7 @@ const HOLD: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXE
 impl Found {
     /// What the path names; a symlink itself, if that is what stands there.
     pub(crate) fn at(path: &Path) -> nix::Result<Self> {
-        Self::examine(open(path, HOLD, Mode::empty())?)
+        Self::examine(again(|| open(path, HOLD, Mode::empty()))?)
     }
 
     /// What stands in the directory under this name, and nowhere else.
@@ -32,8 +33,8 @@ impl Found {
         let resolve = ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_SYMLINKS
             | ResolveFlag::RESOLVE_NO_XDEV;
-        let how = OpenHow::new().flags(HOLD).resolve(resolve);
-        Self::examine(openat2(directory, name, how)?)
+        let (directory, how) = (directory.as_fd(), OpenHow::new().flags(HOLD).resolve(resolve));
+        Self::examine(again(|| openat2(directory, name, how))?)
     }
 
     /// The file's descriptor, good for `*at` calls only.
@@ -61,7 +62,7 @@ impl Found {
     /// Opens it, without blocking.
     pub(crate) fn open(&self, access: OFlag) -> nix::Result<OwnedFd> {
         let flags = access | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        open(self.link().as_str(), flags, Mode::empty())
+        again(|| open(self.link().as_str(), flags, Mode::empty()))
     }
 
     /// Sets its mode, whatever the umask.
