@@ -6,3 +6,14 @@
 //! Cases that take long, or the whole machine, are `#[ignore]`d; `tests/faults/run` plays them too.
 
 mod corpus;
+mod escapes;
+mod files;
+mod held;
+mod local;
+mod network;
+mod processes;
+mod proxy;
+mod slow;
+mod strace;
+mod tcp;
+mod udp;

@@ -213,6 +213,11 @@ impl Daemon {
         }
     }
 
+    /// The transports that it listens on.
+    pub fn schemes(&self) -> Vec<String> {
+        self.endpoints.keys().cloned().collect()
+    }
+
     /// The address of a network transport.
     ///
     /// # Panics
@@ -405,6 +410,14 @@ impl Daemon {
     pub fn terminate(&mut self) -> Ended {
         self.process.signal(Signal::SIGTERM);
         self.process.wait()
+    }
+
+    /// Its directory, once it has ended.
+    ///
+    /// # Panics
+    /// If it was taken already.
+    pub fn into_dir(mut self) -> TempDir {
+        self.dir.take().expect("a daemon has its directory until it is taken")
     }
 
     /// Starts another in the place of this one, which must have ended.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
 use ipcd_client::Endpoint;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 
@@ -73,6 +74,19 @@ impl Far {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Makes the pipe that it reads as small as pipes can be: a page.
+    pub(crate) fn shrink(&self) -> nix::Result<()> {
+        fcntl(&self.input, FcntlArg::F_SETPIPE_SZ(4096)).map(drop)
+    }
+
+    pub(crate) fn block(&mut self) -> nix::Result<()> {
+        for fd in [Some(&self.input), self.output.as_ref()].into_iter().flatten() {
+            let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+            fcntl(fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn finish(&mut self) -> io::Result<()> {

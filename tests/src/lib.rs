@@ -9,9 +9,11 @@ mod ctl;
 mod daemon;
 mod far;
 mod flow;
+mod load;
 mod neighbour;
 mod process;
 mod raw;
+mod scene;
 mod system;
 mod text;
 mod watchdog;
@@ -21,9 +23,11 @@ pub use capture::Capture;
 pub use ctl::Ctl;
 pub use daemon::{Daemon, SCHEMES, Setup, Worker};
 pub use flow::{Receiver, Sender};
+pub use load::{Latency, Load};
 pub use neighbour::Neighbour;
 pub use process::{Ended, Running};
 pub use raw::{Raw, RawFrame};
+pub use scene::Scene;
 pub use system::{
     Descriptor, children, context_switches, descriptor, descriptors, is_alive, memory, raise_limit,
     state, whole_memory,

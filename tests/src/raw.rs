@@ -13,6 +13,8 @@ use ipcd_proto::control::{
     Auth, Challenge, Code, Hello, Refusal, Subscribe, Welcome, decode as decode_body, encode,
 };
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, VERSION, decode};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBuf;
 
 use crate::PATIENCE;
 use crate::far::Far;
@@ -117,6 +119,30 @@ impl Raw {
         match &mut self.stream {
             Stream::Far(far) => drop(far.write_all(bytes)),
             _ => self.send(bytes),
+        }
+    }
+
+    /// Leaves the kernel as little room as possible for what comes.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn shrink(&mut self) {
+        let shrunk = match &self.stream {
+            Stream::Unix(stream) => setsockopt(stream, RcvBuf, &0),
+            // A window below half of what it was makes the kernel wait for its persist timer.
+            Stream::Tcp(_) => Ok(()),
+            Stream::Far(far) => far.shrink(),
+        };
+        shrunk.expect("a buffer may be small");
+    }
+
+    /// Clears `O_NONBLOCK` wherever it is set on our descriptors.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn block(&mut self) {
+        if let Stream::Far(far) = &mut self.stream {
+            far.block().expect("a descriptor of ours has flags");
         }
     }
 
