@@ -7,6 +7,8 @@ mod admission;
 mod alarm;
 mod config;
 mod connection;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod inbox;
 mod link;
 mod listen;

@@ -19,6 +19,8 @@ mod bare;
 mod connect;
 mod drop_box;
 mod found;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod listener;
 mod record;
 
