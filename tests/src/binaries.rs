@@ -23,10 +23,11 @@ pub fn example(name: &str) -> PathBuf {
 /// If it was not built: Cargo builds the binaries of another package only when that has tests.
 fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
-    // target/PROFILE/deps/TEST-HASH
-    let profile = test.ancestors().nth(2).expect("a test lies in its target directory");
+    // target/PROFILE/deps/TEST-HASH, or target/PROFILE/soak
+    let folder = test.parent().expect("a test lies in its target directory");
+    let profile = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let path = profile.join(name);
     let shown = path.display();
-    assert!(path.is_file(), "{shown} is missing: run `cargo test --workspace`, which builds it");
+    assert!(path.is_file(), "{shown} is missing: run `cargo build --workspace`, which builds it");
     path
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipcd_client::{Client, Endpoint, Options, TokenSource};
+use ipcd_proto::auth::Token;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -212,6 +213,11 @@ impl Daemon {
         }
     }
 
+    /// The transports that it listens on.
+    pub fn schemes(&self) -> Vec<String> {
+        self.endpoints.keys().cloned().collect()
+    }
+
     /// The address of a network transport.
     ///
     /// # Panics
@@ -242,7 +248,27 @@ impl Daemon {
         match scheme {
             "unix" => Raw::unix(&self.runtime_dir().join("ipcd.sock")),
             "tcp" => Raw::tcp(&self.address(scheme)),
-            _ => unreachable!("no byte stream: {scheme}"),
+            other => Raw::over(&self.via(other).parse().expect("it is an endpoint")),
+        }
+    }
+
+    /// The daemon's own token.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn token(&self) -> Token {
+        let text = fs::read(self.runtime_dir().join("token")).expect("there is a token");
+        Token::from_text(&text).expect("it is long enough")
+    }
+
+    /// The same as [`Daemon::raw`] with an open session.
+    ///
+    /// # Panics
+    /// If the daemon refuses.
+    pub fn session(&self, scheme: &str) -> Raw {
+        match scheme {
+            "tcp" => self.raw(scheme).open_with(&self.token()),
+            _ => self.raw(scheme).open(),
         }
     }
 
@@ -384,6 +410,14 @@ impl Daemon {
     pub fn terminate(&mut self) -> Ended {
         self.process.signal(Signal::SIGTERM);
         self.process.wait()
+    }
+
+    /// Its directory, once it has ended.
+    ///
+    /// # Panics
+    /// If it was taken already.
+    pub fn into_dir(mut self) -> TempDir {
+        self.dir.take().expect("a daemon has its directory until it is taken")
     }
 
     /// Starts another in the place of this one, which must have ended.

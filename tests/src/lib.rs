@@ -7,12 +7,15 @@ mod binaries;
 mod capture;
 mod ctl;
 mod daemon;
+mod far;
 mod flow;
+mod load;
 mod neighbour;
 mod process;
 mod raw;
 #[cfg(target_arch = "x86_64")]
 mod remote;
+mod scene;
 mod system;
 mod text;
 mod watchdog;
@@ -22,11 +25,13 @@ pub use capture::Capture;
 pub use ctl::Ctl;
 pub use daemon::{Daemon, SCHEMES, Setup, Worker};
 pub use flow::{Receiver, Sender};
+pub use load::{Latency, Load};
 pub use neighbour::Neighbour;
 pub use process::{Ended, Running};
 pub use raw::{Raw, RawFrame};
 #[cfg(target_arch = "x86_64")]
 pub use remote::{Called, Puppet};
+pub use scene::Scene;
 pub use system::{
     Descriptor, children, context_switches, descriptor, descriptors, is_alive, memory, raise_limit,
     state, whole_memory,

@@ -6,25 +6,32 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
+use ipcd_client::Endpoint;
+
 use ipcd_proto::auth::Token;
 use ipcd_proto::control::{
     Auth, Challenge, Code, Hello, Refusal, Subscribe, Welcome, decode as decode_body, encode,
 };
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, VERSION, decode};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBuf;
 
 use crate::PATIENCE;
+use crate::far::Far;
 
 /// A connection on which a test decides about every byte.
 #[derive(Debug)]
 pub struct Raw {
     stream: Stream,
     input: Vec<u8>,
+    peer: u64,
 }
 
 #[derive(Debug)]
 enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
+    Far(Far),
 }
 
 /// A frame that came.
@@ -59,7 +66,7 @@ impl Raw {
     pub fn unix(path: &Path) -> Self {
         let stream = UnixStream::connect(path).expect("the daemon listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
-        Self { stream: Stream::Unix(stream), input: Vec::new() }
+        Self::on(Stream::Unix(stream))
     }
 
     /// Connects to an address.
@@ -69,7 +76,33 @@ impl Raw {
     pub fn tcp(address: &str) -> Self {
         let stream = TcpStream::connect(address).expect("the daemon listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
-        Self { stream: Stream::Tcp(stream), input: Vec::new() }
+        Self::on(Stream::Tcp(stream))
+    }
+
+    /// Connects as this transport does, and takes the descriptors away from it: pipes, FIFOs, and
+    /// sequenced packets, of which each [`Raw::send`] is one record, and only whole ones come.
+    ///
+    /// # Panics
+    /// If nobody listens.
+    pub fn over(endpoint: &Endpoint) -> Self {
+        Self::on(Stream::Far(Far::connect(endpoint)))
+    }
+
+    fn on(stream: Stream) -> Self {
+        Self { stream, input: Vec::new(), peer: 0 }
+    }
+
+    /// The id of the peer that it is, once its session is open.
+    pub fn peer(&self) -> u64 {
+        self.peer
+    }
+
+    /// What the daemon's transport would not send: the socket, if it is one of TCP.
+    pub fn tcp_socket(&self) -> Option<&TcpStream> {
+        match &self.stream {
+            Stream::Tcp(stream) => Some(stream),
+            _ => None,
+        }
     }
 
     /// Sends bytes. The daemon may have closed already, which reading tells.
@@ -77,14 +110,48 @@ impl Raw {
         let _ = match &mut self.stream {
             Stream::Unix(stream) => stream.write_all(bytes),
             Stream::Tcp(stream) => stream.write_all(bytes),
+            Stream::Far(far) => far.send_frames(bytes),
         };
+    }
+
+    /// Sends bytes as one record, where the channel keeps records; elsewhere as they are.
+    pub fn send_record(&mut self, bytes: &[u8]) {
+        match &mut self.stream {
+            Stream::Far(far) => drop(far.write_all(bytes)),
+            _ => self.send(bytes),
+        }
+    }
+
+    /// Leaves the kernel as little room as possible for what comes.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn shrink(&mut self) {
+        let shrunk = match &self.stream {
+            Stream::Unix(stream) => setsockopt(stream, RcvBuf, &0),
+            // A window below half of what it was makes the kernel wait for its persist timer.
+            Stream::Tcp(_) => Ok(()),
+            Stream::Far(far) => far.shrink(),
+        };
+        shrunk.expect("a buffer may be small");
+    }
+
+    /// Clears `O_NONBLOCK` wherever it is set on our descriptors.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn block(&mut self) {
+        if let Stream::Far(far) = &mut self.stream {
+            far.block().expect("a descriptor of ours has flags");
+        }
     }
 
     /// Ends what is sent, but not what is received.
     pub fn finish(&mut self) {
-        let _ = match &self.stream {
+        let _ = match &mut self.stream {
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Far(far) => far.finish(),
         };
     }
 
@@ -128,6 +195,26 @@ impl Raw {
         }
     }
 
+    /// The frame that [`Raw::open`] begins with.
+    pub fn hello_bytes() -> Vec<u8> {
+        let mut frame = Vec::new();
+        FrameWriter(&mut frame).control(Header::new(Kind::Hello, 0), &encode(&Self::hello()));
+        frame
+    }
+
+    /// Takes the challenge that answers [`Raw::hello_bytes`]; returns the frame of the proof.
+    ///
+    /// # Panics
+    /// If something else comes.
+    pub fn answer_challenge(&mut self, token: &Token) -> Vec<u8> {
+        let challenge = self.expect(Kind::Challenge);
+        let Challenge { nonce } = decode_body(&challenge.payload).expect("it is a challenge");
+        let proof = token.peer_proof(&Self::hello().nonce, &nonce);
+        let mut frame = Vec::new();
+        FrameWriter(&mut frame).control(Header::new(Kind::Auth, 0), &encode(&Auth { proof }));
+        frame
+    }
+
     /// Opens a session where no token is wanted.
     ///
     /// # Panics
@@ -135,8 +222,15 @@ impl Raw {
     #[must_use]
     pub fn open(mut self) -> Self {
         self.control(Kind::Hello, 0, &encode(&Self::hello()));
-        self.expect(Kind::Welcome);
+        self.welcomed();
         self
+    }
+
+    fn welcomed(&mut self) -> Welcome {
+        let frame = self.expect(Kind::Welcome);
+        let welcome: Welcome = decode_body(&frame.payload).expect("it is a welcome");
+        self.peer = welcome.peer;
+        welcome
     }
 
     /// Opens a session with a token, and checks the daemon's own proof.
@@ -151,8 +245,7 @@ impl Raw {
         let Challenge { nonce } = decode_body(&challenge.payload).expect("it is a challenge");
         let proof = token.peer_proof(&hello.nonce, &nonce);
         self.control(Kind::Auth, 0, &encode(&Auth { proof }));
-        let welcome: Welcome =
-            decode_body(&self.expect(Kind::Welcome).payload).expect("it is a welcome");
+        let welcome = self.welcomed();
         let proof = welcome.proof.expect("the daemon proves itself, too");
         assert!(token.verify_daemon(&proof, &hello.nonce, &nonce));
         self
@@ -188,6 +281,7 @@ impl Raw {
             let read = match &mut self.stream {
                 Stream::Unix(stream) => stream.read(&mut chunk),
                 Stream::Tcp(stream) => stream.read(&mut chunk),
+                Stream::Far(far) => far.read(&mut chunk),
             };
             match read {
                 Ok(0) => return None,

@@ -7,7 +7,6 @@ use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use ipcd_proto::auth::Token;
 use ipcd_proto::control::{
     Auth, Challenge, Code, Hello, Query, Subscribe, Unsubscribe, decode, encode,
 };
@@ -20,26 +19,13 @@ const CONFIG: &str = "[limits]\nhandshake_timeout = \"700ms\"\nframe_timeout = \
 const DEADLINE: Duration = Duration::from_millis(600);
 const STREAMS: [&str; 2] = ["unix", "tcp"];
 
-fn token(daemon: &Daemon) -> Token {
-    let text = std::fs::read(daemon.runtime_dir().join("token")).expect("there is a token");
-    Token::from_text(&text).expect("it is long enough")
-}
-
-/// A session over a byte stream.
-fn session(daemon: &Daemon, scheme: &str) -> Raw {
-    match scheme {
-        "tcp" => daemon.raw(scheme).open_with(&token(daemon)),
-        _ => daemon.raw(scheme).open(),
-    }
-}
-
 /// Does this to a new connection over each byte stream, beside neighbours that must not notice.
 /// The connection has a session if `open`.
 fn attack(config: &str, open: bool, attack: impl Fn(Raw)) {
     let daemon = Setup::new().config(config).start();
     let neighbour = Neighbour::of(&daemon);
     for scheme in STREAMS {
-        let raw = if open { session(&daemon, scheme) } else { daemon.raw(scheme) };
+        let raw = if open { daemon.session(scheme) } else { daemon.raw(scheme) };
         attack(raw);
         neighbour.goes_on();
     }
@@ -79,7 +65,7 @@ fn impossible_lengths() {
         let neighbour = Neighbour::of(&daemon);
         for (scheme, length) in STREAMS.into_iter().flat_map(|s| lengths.map(|length| (s, length)))
         {
-            let mut raw = if open { session(&daemon, scheme) } else { daemon.raw(scheme) };
+            let mut raw = if open { daemon.session(scheme) } else { daemon.raw(scheme) };
             // Nothing follows: the length alone must be enough to know.
             raw.send(&length.to_le_bytes());
             let why = ends_with(raw, Code::Protocol);
@@ -260,7 +246,7 @@ fn half_a_message_and_then_silence() {
     let halves = STREAMS.into_iter().flat_map(|scheme| lengths.map(|length| (scheme, length)));
     let peers: Vec<_> = halves
         .map(|(scheme, length)| {
-            let mut raw = session(&daemon, scheme);
+            let mut raw = daemon.session(scheme);
             raw.send(&frame[..length]);
             raw
         })
@@ -289,7 +275,7 @@ fn a_frame_that_trickles_in_does_not_put_off_its_deadline() {
 fn a_frame_in_many_pieces_is_whole() {
     let daemon = Daemon::start();
     for scheme in STREAMS {
-        let mut raw = session(&daemon, scheme);
+        let mut raw = daemon.session(scheme);
         raw.subscribe(1, "pieces");
         for byte in Raw::message_bytes(1, b"pieces", b"one by one") {
             raw.send(&[byte]);
@@ -312,7 +298,7 @@ fn an_end_inside_a_frame() {
 fn a_proof_is_good_for_one_session_and_a_wrong_one_for_none() {
     let daemon = Daemon::start();
     let neighbour = Neighbour::of(&daemon);
-    let token = token(&daemon);
+    let token = daemon.token();
     let hello = Raw::hello();
     let challenge = |raw: &mut Raw| {
         raw.control(Kind::Hello, 0, &encode(&hello));

@@ -136,7 +136,7 @@ impl Chat<'_> {
 /// Each line with who sent it, so that nobody can speak for another by a newline.
 fn show(format: Format, output: &mut Output, message: &Message, origin: Option<&Origin>) {
     if format != Format::Text {
-        let line = json::line(message, origin).to_string();
+        let line = json::text(&json::line(message, origin));
         return output.own(format!("{line}\n").as_bytes());
     }
     let who = who(message.sender, origin);

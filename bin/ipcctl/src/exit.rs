@@ -8,6 +8,7 @@ use ipcd_client::{Code, Error};
 use serde_json::json;
 
 use crate::args::Format;
+use crate::json;
 use crate::output::visible;
 
 /// The result of a verb.
@@ -103,7 +104,7 @@ impl Failure {
             Format::Text => format!("ipcctl: {}", visible(message)),
             Format::Json | Format::Jsonl => {
                 let error = json!({"code": self.exit.name(), "exit": exit, "message": message});
-                json!({ "error": error }).to_string()
+                json::text(&json!({ "error": error }))
             }
         };
         // Nobody is left to hear of a failure to say it.

@@ -34,3 +34,32 @@ pub(crate) fn line(message: &Message, origin: Option<&Origin>) -> Value {
     }
     line
 }
+
+/// JSON as text. Serde leaves DEL and the control characters behind it as they are, and some
+/// terminals obey them (U+009B is CSI); here they are escaped like those below U+0020.
+pub(crate) fn text(value: &Value) -> String {
+    let plain = value.to_string();
+    if !plain.chars().any(char::is_control) {
+        return plain;
+    }
+    // Outside of strings there are none.
+    let escape = |c: char| match c.is_control() {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    };
+    plain.chars().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_every_control_character_and_means_the_same() {
+        let all: String = (0..0x200).filter_map(char::from_u32).collect();
+        let value = json!({ "data": all });
+        let text = text(&value);
+        assert!(!text.chars().any(char::is_control), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
+}

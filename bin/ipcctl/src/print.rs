@@ -44,7 +44,7 @@ impl Printer {
         let output = &mut self.output;
         match &self.style {
             Style::Json => {
-                output.own(json::line(message, origin).to_string().as_bytes());
+                output.own(json::text(&json::line(message, origin)).as_bytes());
                 return output.own(b"\n");
             }
             Style::Template(template) => template.print(message, origin, output),

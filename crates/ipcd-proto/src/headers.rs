@@ -31,7 +31,9 @@ impl<'a> Headers<'a> {
         let mut rest = block;
         while !rest.is_empty() {
             let (key, _, after) = entry(rest).ok_or(BadHeaders::Malformed)?;
-            str::from_utf8(key).map_err(|_| BadHeaders::Malformed)?;
+            if key.is_empty() || str::from_utf8(key).is_err() {
+                return Err(BadHeaders::Malformed);
+            }
             rest = after;
         }
         Ok(Self(block))
@@ -104,5 +106,10 @@ mod tests {
         assert_eq!(append(&mut block, "k", &[0; MAX_HEADERS]), Err(BadHeaders::TooLong));
         assert!(block.is_empty());
         assert_eq!(Headers::parse(&[1, 0, 0, 0xff]), Err(BadHeaders::Malformed));
+    }
+
+    #[test]
+    fn an_entry_without_a_key_is_malformed() {
+        assert_eq!(Headers::parse(&[0, 1, 0, b'v']), Err(BadHeaders::Malformed));
     }
 }

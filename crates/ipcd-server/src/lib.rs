@@ -14,6 +14,8 @@ mod connection;
 mod coprocess;
 mod dialler;
 mod exec;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod inbox;
 mod link;
 mod listen;

@@ -10,6 +10,7 @@ use bincode::config::{Configuration, Limit};
 use ipcd_core::{Acl, Config, News, Prefixes, Request, Tokens};
 use ipcd_sys::{duplicate_from, recv_with_fds, send_with_fds};
 use ipcd_transport::Identity;
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -212,7 +213,7 @@ impl Link {
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             match send_with_fds(self.socket.as_fd(), bytes, &fds) {
                 Ok(()) => self.sent(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if is_for_later(&error) => break,
                 Err(error) => {
                     self.sent();
                     return Err(error);
@@ -254,13 +255,26 @@ impl Link {
                 }
                 Err(error) => return Err(error),
             };
-            match bincode::serde::decode_from_slice(&bytes[..count], CONFIG) {
-                Ok((message, used)) if used == count => Ok(Received::Message(message, fds)),
-                Ok(_) => Err(io::Error::other("a message on a link is too long")),
-                Err(error) => Err(io::Error::other(error)),
-            }
+            Ok(Received::Message(decode(&bytes[..count])?, fds))
         })
     }
+}
+
+/// Reads a message.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    match bincode::serde::decode_from_slice(bytes, CONFIG) {
+        Ok((message, used)) if used == bytes.len() => Ok(message),
+        Ok(_) => Err(io::Error::other("a message on a link is too long")),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// Whether a message may be sent later: there is no room now, the kernel has no memory for it, or
+/// too many descriptors are on their way. One that was left out would be missed for ever: a peer
+/// would count as there, and be served by nobody.
+fn is_for_later(error: &io::Error) -> bool {
+    let codes = [Errno::EAGAIN, Errno::ENOMEM, Errno::ENOBUFS, Errno::ETOOMANYREFS];
+    error.raw_os_error().is_some_and(|code| codes.contains(&Errno::from_raw(code)))
 }
 
 impl AsFd for Link {

@@ -226,8 +226,13 @@ impl Supervisor {
     }
 
     fn handle_signals(&mut self) -> Result<(), Error> {
-        let read = |error| Error::system("read a signal", error);
-        while let Some(info) = self.signals.read_signal().map_err(read)? {
+        loop {
+            let info = match self.signals.read_signal() {
+                Ok(Some(info)) => info,
+                // What was not read now makes the descriptor readable again.
+                Ok(None) | Err(Errno::EINTR) => return Ok(()),
+                Err(error) => return Err(Error::system("read a signal", error)),
+            };
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGCHLD) => self.reap(),
                 Ok(Signal::SIGHUP) => self.reload(),
@@ -235,7 +240,6 @@ impl Supervisor {
                 Err(_) => {}
             }
         }
-        Ok(())
     }
 
     fn serves_per_connection(&self) -> bool {

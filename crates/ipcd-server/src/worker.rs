@@ -294,6 +294,10 @@ impl Worker {
     fn admit(&mut self, admitted: Admitted) {
         let Admitted { number, listener, transport, parts, dialect } = admitted;
         let identity = parts.identity.clone();
+        if parts.descriptors.is_empty() {
+            let why = "no descriptor is left for it: see RLIMIT_NOFILE";
+            return self.reject(number, transport, &identity, why);
+        }
         let (challenge, (channel, translator)) = match self.take_up(transport, parts, dialect) {
             Ok(taken) => taken,
             Err(error) => return self.reject(number, transport, &identity, &error.to_string()),

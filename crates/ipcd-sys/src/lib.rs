@@ -20,15 +20,20 @@ pub use datagram::{Datagram, recv_with_sender};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal, sigprocmask};
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, send, sendmsg,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, send, sendmsg};
 use nix::unistd::{ForkResult, Pid};
 
 /// Descriptors that one message may carry.
 pub const MAX_PASSED: usize = 4;
 /// Descriptors that the kernel passes with one message (unix(7)).
 const SCM_MAX_FD: usize = 253;
+
+/// Room for them, aligned as control messages are (cmsg(3)).
+const CONTROL_WORDS: usize = {
+    // SAFETY: plain arithmetic.
+    let bytes = unsafe { libc::CMSG_SPACE((SCM_MAX_FD * size_of::<RawFd>()) as u32) };
+    (bytes as usize).div_ceil(size_of::<u64>())
+};
 
 /// Forks. The child runs `body` and never returns from here.
 ///
@@ -131,16 +136,20 @@ pub fn send_with_fds(
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     if fds.is_empty() {
         // A sandboxed process may not call sendmsg(2).
-        return Ok(send(socket.as_raw_fd(), bytes, flags).map(drop)?);
+        again(|| send(socket.as_raw_fd(), bytes, flags))?;
+        return Ok(());
     }
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
-    sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], &rights, flags, None)?;
+    let (socket, parts) = (socket.as_raw_fd(), [IoSlice::new(bytes)]);
+    again(|| sendmsg::<UnixAddr>(socket, &parts, &rights, flags, None))?;
     Ok(())
 }
 
 /// Receives one message and its descriptors, which are closed on exec; without waiting when
 /// `flags` has `MSG_DONTWAIT`. The count is 0 at the end of the stream.
+///
+/// If this process has no room for all of its descriptors, the message comes without any.
 ///
 /// # Errors
 /// As recvmsg(2), and `EMSGSIZE` when the message is longer than `into` or has more than
@@ -151,22 +160,72 @@ pub fn recv_with_fds(
     flags: MsgFlags,
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
     // For as many as the kernel passes: what did not fit would be open here, and unknown to us.
-    let mut control = nix::cmsg_space!([RawFd; SCM_MAX_FD]);
+    let mut control = [0_u64; CONTROL_WORDS];
     let mut parts = [IoSliceMut::new(into)];
-    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-    let mut fds = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(raw) = control {
-            // SAFETY: the kernel has just made these descriptors for us, and nobody else knows
-            // their numbers.
-            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
+    // SAFETY: an all-zero msghdr is a valid one; its pointers are set below.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = parts.as_mut_ptr().cast();
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control) as _;
+    let flags = (flags | MsgFlags::MSG_CMSG_CLOEXEC).bits();
+    let count = again(|| {
+        // SAFETY: `header` points to one buffer (an IoSliceMut is an iovec) and to room for control
+        // messages of the length that it says, and both outlive the call.
+        Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) })
+    })?;
+    // SAFETY: recvmsg(2) has just filled it in, and what it points to still lives.
+    let mut fds = unsafe { received_fds(&header) };
+    // Where the table of descriptors is full, the kernel hands over as many as fit
+    // (scm_detach_fds), and a part of a channel is none.
+    if header.msg_flags & libc::MSG_CTRUNC != 0 {
+        fds.clear();
     }
-    if message.flags.contains(MsgFlags::MSG_TRUNC) || fds.len() > MAX_PASSED {
+    if header.msg_flags & libc::MSG_TRUNC != 0 || fds.len() > MAX_PASSED {
         return Err(Errno::EMSGSIZE.into());
     }
-    Ok((message.bytes, fds))
+    Ok((count as usize, fds))
+}
+
+/// The descriptors that came with a message.
+///
+/// # Safety
+/// recvmsg(2) has filled the header in, and nobody has taken its descriptors yet.
+unsafe fn received_fds(header: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: the header is one that the kernel filled in.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: a control message that the CMSG macros find lies within the header's buffer.
+    while let Some(found) = unsafe { next.as_ref() } {
+        if (found.cmsg_level, found.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: its data begin within the buffer.
+            let (data, start) = unsafe { (libc::CMSG_DATA(found), next.cast::<u8>()) };
+            let bytes = found.cmsg_len - (data as usize - start as usize);
+            for at in 0..bytes / size_of::<RawFd>() {
+                // SAFETY: so many numbers lie there; the kernel has just made these descriptors
+                // for us, and nobody else knows their numbers.
+                let fd =
+                    unsafe { OwnedFd::from_raw_fd(data.cast::<RawFd>().add(at).read_unaligned()) };
+                fds.push(fd);
+            }
+        }
+        // SAFETY: both belong to the same message.
+        next = unsafe { libc::CMSG_NXTHDR(header, found) };
+    }
+    fds
+}
+
+/// Makes a system call, and makes it again when a signal has interrupted it.
+///
+/// # Errors
+/// As the call.
+pub fn again<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Lets every signal do what it does in a fresh process, and blocks none: for a child that is about
@@ -247,6 +306,21 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "through");
+    }
+
+    /// With other descriptors than rights, and with more than one message, to see that none is lost.
+    #[test]
+    fn passes_as_many_as_there_is_room_for() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (reader, _writer) = io::pipe().unwrap();
+        for count in [0, 1, 2, MAX_PASSED] {
+            send_with_fds(here.as_fd(), b"x", &vec![reader.as_fd(); count]).unwrap();
+            let received = recv_with_fds(there.as_fd(), &mut [0; 8], MsgFlags::empty()).unwrap();
+            assert_eq!((received.0, received.1.len()), (1, count));
+        }
+        drop(here);
+        let end = recv_with_fds(there.as_fd(), &mut [0; 8], MsgFlags::empty()).unwrap();
+        assert_eq!((end.0, end.1.len()), (0, 0));
     }
 
     #[test]

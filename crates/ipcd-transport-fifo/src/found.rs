@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use ipcd_sys::again;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::Uid;
@@ -22,7 +23,7 @@ pub(crate) struct Found {
 /// Opens the file of a descriptor once more, without blocking, as a description of its own.
 pub(crate) fn reopen(fd: &OwnedFd, access: OFlag) -> nix::Result<OwnedFd> {
     let flags = access | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    open(link(fd).as_str(), flags, Mode::empty())
+    again(|| open(link(fd).as_str(), flags, Mode::empty()))
 }
 
 const HOLD: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -30,7 +31,7 @@ const HOLD: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXE
 impl Found {
     /// What the path names; a symlink itself, if that is what stands there.
     pub(crate) fn at(path: &Path) -> nix::Result<Self> {
-        Self::examine(open(path, HOLD, Mode::empty())?)
+        Self::examine(again(|| open(path, HOLD, Mode::empty()))?)
     }
 
     /// What stands in the directory under this name, and nowhere else.
@@ -38,8 +39,8 @@ impl Found {
         let resolve = ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_SYMLINKS
             | ResolveFlag::RESOLVE_NO_XDEV;
-        let how = OpenHow::new().flags(HOLD).resolve(resolve);
-        Self::examine(openat2(directory, name, how)?)
+        let (directory, how) = (directory.as_fd(), OpenHow::new().flags(HOLD).resolve(resolve));
+        Self::examine(again(|| openat2(directory, name, how))?)
     }
 
     /// The file's descriptor, good for `*at` calls only.

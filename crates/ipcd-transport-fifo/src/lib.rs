@@ -20,6 +20,8 @@ mod connect;
 mod drop_box;
 mod egress;
 mod found;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod listener;
 mod record;
 

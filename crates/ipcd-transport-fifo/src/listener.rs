@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use ipcd_sys::again;
 use ipcd_transport::{
     Access, ChannelParts, Endpoint, Error, FileKind, Identity, Listener, PathClaim, Result,
 };
@@ -51,7 +52,7 @@ impl Listening {
         self.drop_box.remove(name);
         let pair = opened?;
         let identity = Identity::from_owner(pair.owner.as_raw());
-        match write(&pair.down, GREETING) {
+        match again(|| write(&pair.down, GREETING)) {
             Ok(count) if count == GREETING.len() => {}
             Ok(_) => return Err(Error::Protocol("a FIFO that the peer has filled".into())),
             Err(error) => return Err(Error::system(format!("greet {identity}"), error)),

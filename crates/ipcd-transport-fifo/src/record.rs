@@ -35,6 +35,12 @@ impl Name {
         Ok(Self(bytes))
     }
 
+    /// A name that everybody can guess.
+    #[cfg(fuzzing)]
+    pub(crate) fn zero() -> Self {
+        Self([0; 16])
+    }
+
     /// The FIFO from client to daemon.
     pub(crate) fn up(self) -> String {
         format!("{self}.up")

@@ -12,6 +12,8 @@ mod connect;
 mod cookie;
 mod credit;
 mod datagram;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod listener;
 mod session;
 mod timing;

@@ -1,5 +1,6 @@
 //! Children that have ended: workers, diallers and programs.
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -19,6 +20,7 @@ impl Supervisor {
                 Ok(WaitStatus::Signaled(pid, signal, _)) => self.bury(pid, 0, Some(signal)),
                 Ok(WaitStatus::Stopped(pid, _)) => self.note_stopped(pid, true),
                 Ok(WaitStatus::Continued(pid)) => self.note_stopped(pid, false),
+                Err(Errno::EINTR) => {}
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => {}
             }

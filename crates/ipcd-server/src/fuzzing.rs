@@ -1,0 +1,32 @@
+//! What fuzzing reaches that nobody else may: only `cargo fuzz` compiles it.
+
+use ipcd_core::{Change, Table};
+
+use crate::link::{ToSupervisor, ToWorker, decode};
+
+/// Workers of the table that is asked.
+const WORKERS: u32 = 3;
+
+/// Gives the supervisor's table what workers say, one message behind the other. The first byte of
+/// each says which worker, the second how long it is.
+pub fn link(bytes: &[u8]) {
+    let mut table = Table::new(WORKERS as usize);
+    (0..WORKERS).for_each(|slot| table.born(slot, 1));
+    let mut rest = bytes;
+    while let [worker, length, behind @ ..] = rest {
+        let (message, next) = behind.split_at(usize::from(*length).min(behind.len()));
+        let slot = u32::from(*worker) % WORKERS;
+        if let Ok(ToSupervisor::Request(request)) = decode(message) {
+            table.heed(slot, request);
+            table.news();
+        }
+        let _ = decode::<ToWorker>(message);
+        if *worker >= 250 {
+            table.died(slot);
+            table.born(slot, u32::from(*worker));
+        }
+        rest = next;
+    }
+    let mut shared = table.take_shared();
+    let _ = decode::<Change>(bytes).map(|change| shared.apply(&change, |_, _| false));
+}

@@ -1,0 +1,50 @@
+//! Ten thousand connections at once, in a pool.
+
+use std::time::Instant;
+
+use ipcd_proto::Kind;
+use ipcd_tests::{Raw, Scene, Setup, children, memory, raise_limit};
+
+/// What as many peers needed is kept for as many more: the second time nothing is added.
+fn hold_twice(count: usize) {
+    let limit = raise_limit();
+    assert!(limit as usize > count + 500, "the system allows only {limit} descriptors a process");
+    let config = "[limits]\nmax_peers = 20000\nmax_peers_per_uid = 20000\n";
+    let setup = Setup::new().config(config).args(&["--workers", "2"]);
+    let mut scene = Scene::start(setup, &["unix", "tcp"]);
+    hold(&scene, count);
+    scene.rehearsed();
+    hold(&scene, count);
+    scene.check("connections held");
+}
+
+fn hold(scene: &Scene, count: usize) {
+    let pids = [children(scene.daemon.process.pid()), vec![scene.daemon.process.pid()]].concat();
+    let (before, start) = (memory(&pids), Instant::now());
+    let connect = |number: usize| -> Raw {
+        let mut raw = scene.daemon.session(["unix", "tcp"][number % 2]);
+        raw.subscribe(1, "held");
+        raw
+    };
+    let mut peers: Vec<Raw> = (0..count).map(connect).collect();
+    let took = start.elapsed();
+    scene.load().goes_on();
+    let each = memory(&pids).saturating_sub(before) / count as u64;
+    scene.daemon.send("held", "to all");
+    for raw in &mut peers {
+        assert_eq!(raw.expect(Kind::Message).payload, b"to all");
+    }
+    scene.load().goes_on();
+    eprintln!("{count} connections in {took:?}, {each} bytes of the daemon for each");
+}
+
+#[test]
+fn a_thousand_connections_are_held() {
+    hold_twice(1000);
+}
+
+#[test]
+#[ignore = "long: ten thousand connections"]
+fn ten_thousand_connections_are_held() {
+    hold_twice(10_000);
+}

@@ -1,0 +1,78 @@
+//! Slow peers that tests/slow.rs does not have: strangers in crowds, and readers that trickle.
+
+use std::time::{Duration, Instant};
+
+use ipcd_client::Code;
+use ipcd_proto::Kind;
+use ipcd_tests::{Raw, Scene, Setup};
+
+/// Strangers that never say HELLO, and as many as a quiet daemon has peers.
+#[test]
+fn a_hundred_log_in_beside_five_hundred_strangers() {
+    const STRANGERS: usize = 500;
+    const GUESTS: usize = 100;
+    ipcd_tests::raise_limit();
+    let scene = Scene::start(Setup::new(), &["unix", "tcp"]);
+    let scheme = |number: usize| ["unix", "tcp"][number % 2];
+    let strangers: Vec<_> = (0..STRANGERS).map(|n| scene.daemon.raw(scheme(n))).collect();
+    let start = Instant::now();
+    let mut guests: Vec<_> = (0..GUESTS).map(|n| scene.daemon.session(scheme(n))).collect();
+    eprintln!("{GUESTS} sessions beside {STRANGERS} strangers took {:?}", start.elapsed());
+    for guest in &mut guests {
+        guest.subscribe(1, "guests");
+    }
+    drop((strangers, guests));
+    scene.check("strangers in a crowd");
+}
+
+#[test]
+fn each_of_many_silent_connections_is_told_at_its_deadline() {
+    let config = "[limits]\nhandshake_timeout = \"700ms\"\n";
+    let scene = Scene::start(Setup::new().config(config), &["unix"]);
+    let silent = |scheme| (0..25).map(move |_| scheme);
+    let connections: Vec<Raw> = ["unix", "tcp", "pipe", "fifo"]
+        .into_iter()
+        .flat_map(silent)
+        .map(|scheme| scene.daemon.raw(scheme))
+        .collect();
+    for mut raw in connections {
+        assert_eq!(raw.end().map(|(code, _)| code), Some(Code::TimedOut));
+    }
+    scene.check("silent connections");
+}
+
+/// A reader that takes a little now and then is too slow when its oldest byte is too old.
+#[test]
+fn a_reader_that_trickles_is_cut_off_and_nobody_else_waits() {
+    let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";
+    let scene = Scene::start(Setup::new().config(config), &["unix", "tcp"]);
+    for scheme in ["unix", "pipe", "fifo", "tcp"] {
+        let mut trickling = scene.daemon.session(scheme);
+        trickling.shrink();
+        trickling.subscribe(1, "trickle");
+        let mut publisher = scene.daemon.client("unix");
+        // More than the kernel holds of it: of TCP's buffers, megabytes.
+        let count = if scheme == "tcp" { 16_000 } else { 2000 };
+        let flood = std::thread::spawn(move || {
+            (0..count).for_each(|_| {
+                publisher.publish("trickle", &[b'x'; 1000]).expect("the connection lives");
+            });
+            publisher.flush().expect("all is accepted");
+        });
+        let mut taken = 0;
+        let refusal = loop {
+            // Until it is cut off, which lets the publisher go on, it takes its time.
+            if !flood.is_finished() {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            match trickling.frame() {
+                Some(frame) if frame.header.kind == Kind::Message => taken += 1,
+                Some(frame) => break frame.refusal().0,
+                None => panic!("{scheme}: it was not told why"),
+            }
+        };
+        assert_eq!(refusal, Code::TooSlow, "{scheme} after {taken} messages");
+        flood.join().expect("the publisher goes on");
+    }
+    scene.check("readers that trickle");
+}

@@ -1,0 +1,15 @@
+//! Endpoints: what is read is written as it was, and every transport looks at it without a panic.
+#![no_main]
+
+use ipcd_transport::Endpoint;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let Ok(endpoint) = text.parse::<Endpoint>() else { return };
+    let shown = endpoint.to_string();
+    assert_eq!(shown.parse::<Endpoint>().ok().as_ref(), Some(&endpoint), "{shown:?}");
+    let _ = (endpoint.path().is_ok(), endpoint.host_and_port().is_ok());
+    if let Ok(transport) = ipcd_transports::of(&endpoint) {
+        let _ = transport.check(&endpoint);
+    }
+});

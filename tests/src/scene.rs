@@ -1,0 +1,133 @@
+//! A daemon with healthy peers to which something happens, and what must be so afterwards.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    Daemon, Latency, Load, Setup, children, descriptors, eventually, is_alive, memory, state,
+};
+
+/// Memory that a daemon may keep of what has passed: buffers that are used again.
+const KEPT: u64 = 4 << 20;
+/// Messages of the healthy peers from which their latency without a fault is taken.
+const UNDISTURBED: u64 = 1000;
+
+/// A daemon, its healthy peers, and what both were like before.
+#[derive(Debug)]
+pub struct Scene {
+    /// The daemon.
+    pub daemon: Daemon,
+    load: Load,
+    before: Baseline,
+    latency: Latency,
+}
+
+/// What the kernel knows of a daemon that is at rest but for its healthy peers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Baseline {
+    children: usize,
+    /// Of the supervisor, and of all workers.
+    descriptors: [usize; 2],
+    memory: u64,
+}
+
+impl Baseline {
+    fn of(daemon: &Daemon) -> Self {
+        let supervisor = daemon.process.pid();
+        let workers = children(supervisor);
+        let of_workers = workers.iter().map(|pid| descriptors(*pid).len()).sum();
+        let mut all = workers.clone();
+        all.push(supervisor);
+        Self {
+            children: workers.len(),
+            descriptors: [descriptors(supervisor).len(), of_workers],
+            memory: memory(&all),
+        }
+    }
+}
+
+impl Scene {
+    /// Starts a daemon, and healthy peers over these transports.
+    pub fn start(setup: Setup, schemes: &[&str]) -> Self {
+        let daemon = setup.start();
+        let load = Load::start(&daemon, schemes);
+        Self::set(daemon, load)
+    }
+
+    /// Takes a daemon and its healthy peers, and waits until they are at rest.
+    pub fn set(daemon: Daemon, load: Load) -> Self {
+        daemon.wait_for_peers(load.peers());
+        let enough = || (load.counts().0 > UNDISTURBED).then_some(());
+        eventually("messages to compare with", enough);
+        let latency = load.take_latency();
+        let before = settled(&daemon);
+        Self { daemon, load, before, latency }
+    }
+
+    /// Takes what is now for what was before: the daemon has met the fault once, and has the
+    /// buffers that it needs.
+    pub fn rehearsed(&mut self) {
+        self.daemon.wait_for_peers(self.load.peers());
+        self.before = settled(&self.daemon);
+    }
+
+    /// The healthy peers.
+    pub fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// Waits until the healthy peers have exchanged messages for so long. It is the span of the
+    /// fault, not a proof of anything.
+    pub fn endure(&self, span: Duration) {
+        let end = Instant::now() + span;
+        while Instant::now() < end {
+            self.load.goes_on();
+        }
+    }
+
+    /// What is promised whatever happens: supervisor and workers live, or were replaced; children,
+    /// descriptors and memory are as before; every transport answers; and the healthy peers have
+    /// lost nothing. How much slower they were is reported, and judged by whoever reads it.
+    ///
+    /// # Panics
+    /// If it is not so.
+    #[track_caller]
+    pub fn check(self, what: &str) {
+        let Self { mut daemon, load, before, latency } = self;
+        load.goes_on();
+        let during = load.take_latency();
+        let ratio = during.p99.as_secs_f64() / latency.p99.as_secs_f64().max(f64::EPSILON);
+        eprintln!("{what}: before: {latency}; meanwhile: {during}: p99 × {ratio:.1}");
+        assert_eq!(daemon.process.has_ended(), None, "{what}: the supervisor has ended");
+        for scheme in daemon.schemes() {
+            daemon.ctl(&scheme, &["ping"]).run().expect(0);
+        }
+        daemon.wait_for_peers(load.peers());
+        eventually(&format!("{what}: children as before"), || {
+            let living = children(daemon.process.pid());
+            let well = living.iter().all(|pid| is_alive(*pid) && state(*pid) != Some('T'));
+            (well && living.len() == before.children).then_some(())
+        });
+        let mut after = before.clone();
+        eventually(&format!("{what}: descriptors as before, {before:?}"), || {
+            after = Baseline::of(&daemon);
+            (after.descriptors == before.descriptors).then_some(())
+        });
+        let (most, kept) = (before.memory + KEPT, after.memory);
+        assert!(kept <= most, "{what}: {kept} bytes, where {} were before", before.memory);
+        load.goes_on();
+        load.finish();
+    }
+}
+
+/// Waits until two looks in a row are the same, but for memory.
+fn settled(daemon: &Daemon) -> Baseline {
+    let mut last = Baseline::of(daemon);
+    eventually("quiet descriptors", || {
+        // Whoever asks is a peer that may not have been let go yet.
+        daemon.status();
+        let now = Baseline::of(daemon);
+        let is_same = now.descriptors == last.descriptors;
+        last = now.clone();
+        is_same.then_some(now)
+    })
+}
