@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
+use ipcd_conformance::authority::Authority;
 use ipcd_tests::{
     Daemon, Ended, PATIENCE, Running, Setup, children, descriptors, eventually, ipcctl, is_alive,
     memory, state,
@@ -668,4 +669,33 @@ fn quiet_says_only_what_goes_wrong() {
     relay.signal(Signal::SIGTERM);
     let said = relay.wait().expect(0).stderr;
     assert!(!said.contains("listening"), "{said}");
+}
+
+/// What stunnel(8) is used for: a client and a server that know nothing of TLS, and TLS between.
+#[test]
+fn two_relays_carry_bytes_through_tls() {
+    let dir = dir();
+    Authority::new().issue(&["127.0.0.1"]).write(dir.path());
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    for way in WAYS {
+        let server = server(&dir, 1, |mut peer| {
+            let mut bytes = Vec::new();
+            peer.read_to_end(&mut bytes).expect("bytes come");
+            peer.write_all(&bytes).expect("bytes go");
+        });
+        let (cert, key) = (file("cert.pem"), file("key.pem"));
+        let inward = format!("tls://127.0.0.1:0?cert={cert}&key={key}");
+        let far = Relay::start(&[&["--raw", &inward, &unix(&server)], way].concat());
+        let address = far.at.split('?').next().expect("it has an address");
+        let outward = format!("{address}?ca={}", file("ca.pem"));
+        let near = Relay::start(&[&["--raw", "tcp://127.0.0.1:0", &outward], way].concat());
+        let mut client = near.tcp();
+        let bytes = noise(3_000_000, 7);
+        client.write_all(&bytes).expect("bytes go");
+        client.shutdown(Shutdown::Write).expect("the end goes");
+        let mut back = Vec::new();
+        client.read_to_end(&mut back).expect("bytes come back");
+        assert!(back == bytes, "{} of {} bytes came back", back.len(), bytes.len());
+        fs::remove_file(server).expect("it was made above");
+    }
 }

@@ -102,7 +102,7 @@ impl End {
     /// Whether something has come that no descriptor tells about any more.
     pub(crate) fn advance(&mut self) -> bool {
         match &mut self.way {
-            Way::Channel(_) => false,
+            Way::Channel(bare) => serve(bare),
             Way::Subject(subject) => subject.advance(),
         }
     }
@@ -206,9 +206,12 @@ impl End {
     fn wanted(&mut self, wish: Wish) -> (Wanted, Wanted) {
         let when = |wanted: bool, flags: EpollFlags| wanted.then_some(flags);
         match &mut self.way {
-            Way::Channel(_) => {
-                let room = when(wish.room, ROOM).or(when(wish.end, ONLY_THE_END));
-                (when(wish.input, INPUT), room)
+            Way::Channel(bare) => {
+                // While it shakes hands it takes nothing, whatever room there is.
+                let shakes_hands = bare.channel.wants_service();
+                let has_something = (wish.room && !shakes_hands) || bare.channel.wants_room();
+                let room = when(has_something, ROOM).or(when(wish.end, ONLY_THE_END));
+                (when(wish.input || shakes_hands, INPUT), room)
             }
             Way::Subject(subject) => {
                 subject.takes = wish.input;
@@ -217,4 +220,14 @@ impl End {
             }
         }
     }
+}
+
+/// Lets a channel handle its own traffic, such as a handshake; whether that may have brought more
+/// than its own. What fails is found by whoever reads or writes next.
+fn serve(bare: &mut BareChannel) -> bool {
+    let shook_hands = bare.channel.wants_service();
+    if shook_hands || bare.channel.wants_room() {
+        let _ = bare.channel.serve();
+    }
+    shook_hands && !bare.channel.wants_service()
 }

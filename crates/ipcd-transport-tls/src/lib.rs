@@ -72,13 +72,7 @@ impl Transport for Tls {
 
     /// The handshake is not over when this returns: the first turns of the channel make it.
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
-        let settings = Settings::to_connect(to, Some(ALPN))?;
-        let config = settings.config()?;
-        let (descriptor, state) = Sealed::new(&settings)?.share()?;
-        config.remember(&state);
-        let (socket, address) = connect_inet(to, deadline)?;
-        let (descriptors, identity) = (vec![socket, descriptor], Identity::from_addr(address));
-        self.adopt(ChannelParts { descriptors, identity, state })
+        self.adopt(dial(to, Some(ALPN), deadline)?)
     }
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
@@ -93,4 +87,18 @@ impl Transport for Tls {
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         Ok(Box::new(Listening::open(at, None)?))
     }
+
+    fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
+        dial(to, None, deadline)
+    }
+}
+
+fn dial(to: &Endpoint, alpn: Option<&[u8]>, deadline: Instant) -> Result<ChannelParts> {
+    let settings = Settings::to_connect(to, alpn)?;
+    let config = settings.config()?;
+    let (descriptor, state) = Sealed::new(&settings)?.share()?;
+    config.remember(&state);
+    let (socket, address) = connect_inet(to, deadline)?;
+    let (descriptors, identity) = (vec![socket, descriptor], Identity::from_addr(address));
+    Ok(ChannelParts { descriptors, identity, state })
 }
