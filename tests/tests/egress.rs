@@ -102,7 +102,7 @@ fn a_fifo_that_nobody_reads_wakes_nobody() {
 fn a_reader_that_leaves_in_the_middle_is_the_end_of_that_message() {
     let daemon = daemon_with("pool");
     let mut head = reader(&fifo(&daemon));
-    let long = vec![b'x'; 200_000];
+    let long = vec![b'x'; 900_000];
     daemon.ctl("unix", &["send", "news"]).run_fed(&long).expect(0);
     head.get_mut().read_exact(&mut [0; 1000]).expect("it begins");
     drop(head);

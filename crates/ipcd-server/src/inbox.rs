@@ -5,7 +5,7 @@
 //! pair of workers can replace it where measurement asks for it.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use ipcd_sys::duplicate_from;
 use ipcd_transport::{Joiner, ReadBuffer, Splitter};
@@ -80,10 +80,10 @@ pub(crate) enum Sent {
 
 impl Inboxes {
     /// For the worker that is born in this slot. The descriptors are duplicated, so that the
-    /// originals can be closed with everything else.
-    pub(crate) fn new(pairs: &[InboxPair], slot: u32, life: u32) -> io::Result<Self> {
+    /// originals can be closed with everything else; their numbers are `least` or higher.
+    pub(crate) fn new(pairs: &[InboxPair], slot: u32, life: u32, least: RawFd) -> io::Result<Self> {
         // Side by side, behind what is there for good: the sandbox protects them as a range.
-        let base = pairs.last().map_or(0, |pair| pair.writing.as_raw_fd() + 1);
+        let base = pairs.last().map_or(0, |pair| pair.writing.as_raw_fd() + 1).max(least);
         let own = duplicate_from(pairs[slot as usize].reading.as_fd(), base)?;
         let way = |pair: &InboxPair| {
             let fd = duplicate_from(pair.writing.as_fd(), base)?;
@@ -189,7 +189,7 @@ mod tests {
 
     fn inbox() -> (Inboxes, Vec<InboxPair>) {
         let pairs: Vec<InboxPair> = (0..SLOTS).map(|_| InboxPair::new().unwrap()).collect();
-        (Inboxes::new(&pairs, 0, 1).unwrap(), pairs)
+        (Inboxes::new(&pairs, 0, 1, 0).unwrap(), pairs)
     }
 
     proptest! {

@@ -271,7 +271,11 @@ impl Supervisor {
         self.table.born(index as u32, incarnation);
         let mut core = self.core.clone();
         (core.slot, core.incarnation) = (index as u32, incarnation);
-        let inboxes = Inboxes::new(&self.inboxes, index as u32, incarnation).map_err(failed)?;
+        // The sandbox protects what is shared as one range, in which nothing of a peer may be.
+        let own = only.iter().flat_map(|only| &only.parts.descriptors).map(AsRawFd::as_raw_fd);
+        let least = own.max().map_or(0, |last| last + 1);
+        let inboxes = Inboxes::new(&self.inboxes, index as u32, incarnation, least);
+        let inboxes = inboxes.map_err(failed)?;
         let born = {
             let table = &mut self.table;
             let (far_end, user, sandbox) = (&slot.far_end, self.user, &self.sandbox);

@@ -43,7 +43,7 @@ fn reader(path: &Path) -> File {
 }
 
 fn read(from: &mut File) -> String {
-    let mut room = [0; 200_000];
+    let mut room = [0; 1 << 20];
     match from.read(&mut room) {
         Ok(count) => String::from_utf8_lossy(&room[..count]).into_owned(),
         Err(_) => "nothing yet".into(),

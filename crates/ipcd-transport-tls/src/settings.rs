@@ -163,12 +163,17 @@ impl Sealed {
 pub(crate) fn open(file: &OwnedFd) -> Result<Settings> {
     let failed = |error| Error::system("read the settings of a channel", error);
     let file = File::from(file.try_clone().map_err(failed)?);
-    let length = file.metadata().map_err(failed)?.len().min(LARGEST as u64);
-    let mut bytes = vec![0; length as usize];
-    // From its start, wherever another process has read to.
-    file.read_exact_at(&mut bytes, 0).map_err(failed)?;
-    match bincode::serde::decode_from_slice(&bytes, CODING) {
-        Ok((settings, used)) if used == bytes.len() => Ok(settings),
+    let (mut bytes, mut length) = (vec![0; LARGEST], 0);
+    // From its start, wherever another process has read to. A sandboxed process cannot ask how long
+    // it is.
+    while length < LARGEST {
+        match file.read_at(&mut bytes[length..], length as u64).map_err(failed)? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    match bincode::serde::decode_from_slice(&bytes[..length], CODING) {
+        Ok((settings, used)) if used == length => Ok(settings),
         _ => Err(Error::Protocol("what came with a channel are no settings".into())),
     }
 }

@@ -6,6 +6,7 @@
 //! a peer's queue is full, it waits for room, and the socket's own queue makes the senders wait.
 
 mod channel;
+mod posting;
 mod reply;
 mod senders;
 
@@ -21,7 +22,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{setsockopt, sockopt};
 
 pub(crate) use self::channel::adopt;
-use self::reply::Reply;
+use self::posting::Posts;
+use self::reply::{Reply, Way};
 use self::senders::{Name, Put, Senders};
 
 /// Bytes of the largest datagram. The kernel's default for a socket's buffer allows a little less.
@@ -33,6 +35,8 @@ const ACCEPT_BUDGET: usize = 64;
 pub(crate) struct Listening {
     socket: OwnedFd,
     senders: Senders,
+    /// Whom only we can write to.
+    posts: Posts,
     /// Where a datagram is received, and whose it is while it waits to be handed on.
     room: Vec<u8>,
     held: Option<Held>,
@@ -76,9 +80,14 @@ impl Listening {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let work = EventFd::from_value_and_flags(1, flags).map_err(failed)?;
         ready.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
+        let copy = socket.try_clone();
+        let copy = copy.map_err(|error| Error::system("duplicate a socket", error))?;
+        let posts = Posts::new(copy.into()).map_err(failed)?;
+        ready.add(posts.fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
         Ok(Self {
             socket: socket.into(),
             senders: Senders::default(),
+            posts,
             room: vec![0; LARGEST],
             held: None,
             ready,
@@ -157,10 +166,26 @@ impl Listening {
     }
 
     /// What a worker needs to serve a sender.
-    fn hand_out(&self, id: u64, identity: Identity) -> Result<ChannelParts> {
+    fn hand_out(&mut self, id: u64, identity: Identity) -> Result<ChannelParts> {
         let (queue, name) = self.senders.queue_of(id)?;
-        let reply = Reply::to(name, &identity, &self.socket)?;
+        let reply = match Way::to(name, &identity)? {
+            Way::Reply(reply) => reply,
+            Way::Post(to) => {
+                let posted = self.posts.add(id, self.senders.copy_of_end(id)?, to);
+                posted.map_err(|error| Error::system("watch a descriptor", error))?;
+                Reply::Posted
+            }
+        };
         Ok(channel::parts(id, queue, reply, identity))
+    }
+
+    /// Posts what is for senders that only we can write to.
+    fn post(&mut self) {
+        for gone in self.posts.turn() {
+            self.senders.forget(gone);
+        }
+        let senders = &self.senders;
+        self.posts.retain(|id| senders.end_of(id).is_some());
     }
 
     /// Watches what the next step waits for.
@@ -218,6 +243,7 @@ impl Listener for Listening {
     }
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
+        self.post();
         let outcome = self.sort();
         match (self.watch(), outcome) {
             // A peer is worth more than the error, which comes again with the next call.

@@ -258,7 +258,7 @@ impl Listener for Listening {
 }
 
 fn connect(to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
-    let kind = Kind::of(to)?;
+    let kind = Kind::of_frames(to)?;
     let address = match abstract_name(to) {
         Some(name) => UnixAddr::new_abstract(name.as_bytes()),
         None => UnixAddr::new(to.path()?),

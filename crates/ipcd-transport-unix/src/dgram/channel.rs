@@ -8,12 +8,11 @@ use ipcd_transport::{
     BareChannel, Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote, widen,
 };
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, getsockopt, send, sendto, sockopt};
+use nix::sys::socket::{MsgFlags, getsockopt, send, sockopt};
 use nix::sys::uio::readv;
 
 use super::LARGEST;
-use super::reply::{Address, Reply};
+use super::reply::Reply;
 use crate::RESERVED;
 
 /// How long a peer may be silent.
@@ -22,8 +21,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Which way back the state names, behind the listener's number for the sender.
 const NOWHERE: u8 = 0;
 const OWN: u8 = 1;
-const HELD: u8 = 2;
-const ABSTRACT: u8 = 3;
+const POSTED: u8 = 2;
 
 struct DatagramChannel {
     id: u64,
@@ -43,15 +41,7 @@ pub(crate) fn parts(id: u64, queue: OwnedFd, reply: Reply, identity: Identity) -
             descriptors.push(own);
             state.push(OWN);
         }
-        Reply::WellKnown(socket, Address::Held(held)) => {
-            descriptors.extend([socket, held]);
-            state.push(HELD);
-        }
-        Reply::WellKnown(socket, Address::Abstract(name)) => {
-            descriptors.push(socket);
-            state.push(ABSTRACT);
-            state.extend(name);
-        }
+        Reply::Posted => state.push(POSTED),
     }
     ChannelParts { descriptors, identity, state }
 }
@@ -68,16 +58,15 @@ pub(crate) fn adopt(parts: ChannelParts) -> Result<BareChannel> {
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or_else(bad);
     let id = id_in(&state).ok_or_else(bad)?;
-    let (&kind, name) = state[size_of::<u64>()..].split_first().ok_or_else(bad)?;
+    let kind = state.get(size_of::<u64>()).ok_or_else(bad)?;
     let queue = next()?;
-    let reply = match kind {
+    let reply = match *kind {
         NOWHERE => Reply::Nowhere,
         OWN => Reply::Own(next()?),
-        HELD => Reply::WellKnown(next()?, Address::Held(next()?)),
-        ABSTRACT => Reply::WellKnown(next()?, Address::Abstract(name.to_vec())),
+        POSTED => Reply::Posted,
         _ => return Err(bad()),
     };
-    let largest = reply.socket().map(largest_for).transpose()?;
+    let largest = reply.socket(&queue).map(largest_for).transpose()?;
     let channel = DatagramChannel { id, queue, reply, identity, since: Instant::now() };
     Ok(BareChannel { channel: Box::new(channel), keeps_records: true, has_end: false, largest })
 }
@@ -90,38 +79,14 @@ fn largest_for(socket: &OwnedFd) -> Result<usize> {
 }
 
 impl Reply {
-    fn socket(&self) -> Option<&OwnedFd> {
+    /// What datagrams for the sender are written to.
+    fn socket<'a>(&'a self, queue: &'a OwnedFd) -> Option<&'a OwnedFd> {
         match self {
             Self::Nowhere => None,
-            Self::Own(socket) | Self::WellKnown(socket, _) => Some(socket),
+            Self::Own(socket) => Some(socket),
+            Self::Posted => Some(queue),
         }
     }
-
-    fn send(&self, datagram: &[u8]) -> nix::Result<()> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        match self {
-            Self::Nowhere => Ok(()),
-            Self::Own(socket) => send(socket.as_raw_fd(), datagram, flags).map(drop),
-            Self::WellKnown(socket, to) => {
-                let again =
-                    || sendto(socket.as_raw_fd(), datagram, &to.to_unix()?, flags).map(drop);
-                match again() {
-                    // It does not tell when the receiver's queue has room again, only when its own
-                    // has. Whoever disconnects its socket loses what does not fit.
-                    Err(Errno::EAGAIN) if is_writable(socket) => match again() {
-                        Err(Errno::EAGAIN) => Ok(()),
-                        sent => sent,
-                    },
-                    sent => sent,
-                }
-            }
-        }
-    }
-}
-
-fn is_writable(socket: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 impl Channel for DatagramChannel {
@@ -130,7 +95,7 @@ impl Channel for DatagramChannel {
     }
 
     fn write_fd(&self) -> BorrowedFd<'_> {
-        self.reply.socket().unwrap_or(&self.queue).as_fd()
+        self.reply.socket(&self.queue).unwrap_or(&self.queue).as_fd()
     }
 
     fn identity(&self) -> &Identity {
@@ -153,9 +118,13 @@ impl Channel for DatagramChannel {
     }
 
     fn write(&mut self, record: &[u8]) -> Result<Wrote> {
-        match self.reply.send(record) {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let Some(socket) = self.reply.socket(&self.queue) else {
+            return Ok(Wrote::Bytes(record.len()));
+        };
+        match send(socket.as_raw_fd(), record, flags) {
             // One that is too long is lost alone.
-            Ok(()) | Err(Errno::EMSGSIZE) => Ok(Wrote::Bytes(record.len())),
+            Ok(_) | Err(Errno::EMSGSIZE) => Ok(Wrote::Bytes(record.len())),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wrote::NotReady),
             // Also if it has a new socket of the same name: its next datagram makes it a peer again.
             Err(error) => Err(Error::system("reply", error)),
@@ -198,11 +167,7 @@ mod tests {
     #[test]
     fn a_channel_survives_being_taken_apart_and_ends_when_it_is_silent() {
         let (near, far) = UnixDatagram::pair().unwrap();
-        for reply in [
-            Reply::Nowhere,
-            Reply::Own(near.try_clone().unwrap().into()),
-            Reply::WellKnown(near.try_clone().unwrap().into(), Address::Abstract(vec![0, 7])),
-        ] {
+        for reply in [Reply::Nowhere, Reply::Own(near.try_clone().unwrap().into()), Reply::Posted] {
             let (is_deaf, queue) = (matches!(reply, Reply::Nowhere), far.try_clone().unwrap());
             let first = parts(u64::MAX - 1, queue.into(), reply, Identity::from_owner(7));
             let (state, count) = (first.state.clone(), first.descriptors.len());

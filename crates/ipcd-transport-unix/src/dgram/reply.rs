@@ -26,8 +26,18 @@ pub(crate) enum Reply {
     /// By a socket of its own. It has a queue of its own, too, so that one who does not read is in
     /// nobody's way.
     Own(OwnedFd),
-    /// By the well-known socket: a sender that is connected to that hears no other (unix(7)).
-    WellKnown(OwnedFd, Address),
+    /// By the listener, which posts what is written into the queue.
+    Posted,
+}
+
+/// Where a reply goes.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// This says all.
+    Reply(Reply),
+    /// To this address, from the well-known socket: a sender that is connected to that hears no
+    /// other (unix(7)).
+    Post(Address),
 }
 
 /// Where a sender is.
@@ -50,32 +60,28 @@ impl Address {
     }
 }
 
-impl Reply {
+impl Way {
     /// The way to a sender. That there is none is no error; only to be out of descriptors is.
-    pub(crate) fn to(name: &Name, identity: &Identity, well_known: &OwnedFd) -> Result<Self> {
+    pub(crate) fn to(name: &Name, identity: &Identity) -> Result<Self> {
         let found = find(name, identity).and_then(|address| match address {
-            None => Ok(Self::Nowhere),
-            Some(address) => open_way(address, well_known),
+            None => Ok(Self::Reply(Reply::Nowhere)),
+            Some(address) => open_way(address),
         });
         match found.map_err(|error| Error::system("find the way to a sender", error)) {
             Err(error) if error.is_exhaustion() => Err(error),
-            Err(_) => Ok(Self::Nowhere),
-            Ok(reply) => Ok(reply),
+            Err(_) => Ok(Self::Reply(Reply::Nowhere)),
+            Ok(way) => Ok(way),
         }
     }
 }
 
-fn open_way(address: Address, well_known: &OwnedFd) -> nix::Result<Reply> {
+fn open_way(address: Address) -> nix::Result<Way> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let own = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
     match connect(own.as_raw_fd(), &address.to_unix()?) {
-        Ok(()) => Ok(Reply::Own(own)),
+        Ok(()) => Ok(Way::Reply(Reply::Own(own))),
         // It has connected its socket, and to whom but us?
-        Err(Errno::EPERM) => {
-            let copy = well_known.try_clone();
-            let copy = copy.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
-            Ok(Reply::WellKnown(copy, address))
-        }
+        Err(Errno::EPERM) => Ok(Way::Post(address)),
         Err(error) => Err(error),
     }
 }

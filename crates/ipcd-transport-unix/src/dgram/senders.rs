@@ -144,6 +144,12 @@ impl Senders {
         self.senders.get(&id).map(|sender| sender.near.as_fd())
     }
 
+    /// A copy of that, where what is for the sender comes out.
+    pub(crate) fn copy_of_end(&self, id: u64) -> Result<OwnedFd> {
+        let end = self.end_of(id).ok_or_else(|| Error::Protocol("no such sender".into()))?;
+        end.try_clone_to_owned().map_err(|error| Error::system("duplicate a socket", error))
+    }
+
     /// A copy of the other end, for a worker, and the sender's name.
     pub(crate) fn queue_of(&self, id: u64) -> Result<(OwnedFd, &Name)> {
         let sender = self.senders.get(&id);

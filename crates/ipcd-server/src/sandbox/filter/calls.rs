@@ -17,6 +17,8 @@ const FREE: &[c_long] = &[
     // Bytes. Not sendmsg(2): a worker passes no descriptor on.
     libc::SYS_read,
     libc::SYS_readv,
+    // Of what comes beside a channel: a memory file.
+    libc::SYS_pread64,
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_recvfrom,
