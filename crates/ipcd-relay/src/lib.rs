@@ -1,9 +1,9 @@
 //! The engine of `ipcctl relay`: listens at one side, connects to the other for each peer, and moves
 //! messages or bytes between them, both ways.
 //!
-//! Nothing here waits but the loop, in [`server`]; with a child for each peer, the parent's loop is
-//! in [`parent`], and each child runs the same loop for its one peer. A [`pair`] is a peer and what
-//! it was connected to; each direction is a [`flow`] by itself. Transports are known through the
+//! Nothing here waits but the loop, in `server.rs`; with a child for each peer, the parent's loop is
+//! in `parent.rs`, and each child runs the same loop for its one peer. A `pair.rs` is a peer and what
+//! it was connected to; each direction is a `flow.rs` by itself. Transports are known through the
 //! registry, and none by name.
 
 mod connecting;
