@@ -215,7 +215,9 @@ mod tests {
         };
         let two = longer(&one);
         let three = longer(&two);
-        [one, two, three].concat()
+        // A token longer than any filter without its tail, so that each tail has something.
+        let four = longer(&three);
+        [one, two, three, four].concat()
     }
 
     /// Matching, as it is explained to people.
