@@ -129,7 +129,10 @@ impl Play {
                     play.leave(at);
                 }),
                 Output::Drop(key, _) => self.with(key, Self::leave),
-                Output::Opened(_) | Output::Forward(_) | Output::Tell(_) => {}
+                Output::Opened(_)
+                | Output::Denied(..)
+                | Output::Forward(_)
+                | Output::Tell(_) => {}
             }
         }
     }
