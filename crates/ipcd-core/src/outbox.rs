@@ -138,22 +138,30 @@ impl Outbox {
         self.awaited.pop_front().map(|(_, ticket)| ticket)
     }
 
-    /// Drops the oldest messages of a subscription until at most `target` bytes are left or none
-    /// can be dropped. A frame of which a part is written stays.
-    pub(crate) fn shed(&mut self, subscription: u32, target: usize) -> Shed {
-        self.drop_frames(target, |header| {
+    /// Drops the oldest messages of a subscription until at most `target` bytes are left, beside
+    /// what is pinned, or none can be dropped. A frame of which a part is written stays, and so do
+    /// the `newest` bytes: whatever else fills the outbox, the last message comes through.
+    pub(crate) fn shed(&mut self, subscription: u32, target: usize, newest: usize) -> Shed {
+        let target = target + self.pinned;
+        self.drop_frames(target, newest, |header| {
             header.kind == Kind::Message && header.subscription == subscription
         })
     }
 
     /// Drops everything but the frame of which a part is written.
     pub(crate) fn purge(&mut self) -> Shed {
-        self.drop_frames(0, |_| true)
+        self.drop_frames(0, 0, |_| true)
     }
 
-    fn drop_frames(&mut self, target: usize, may_go: impl Fn(&Header) -> bool) -> Shed {
+    fn drop_frames(
+        &mut self,
+        target: usize,
+        newest: usize,
+        may_go: impl Fn(&Header) -> bool,
+    ) -> Shed {
         self.find_boundary();
         let excess = self.len().saturating_sub(target);
+        let droppable = self.head + self.pinned..self.bytes.len().saturating_sub(newest);
         let (mut at, mut end, mut bytes) = (self.boundary, self.boundary, 0);
         let (mut shed, mut awaited) = (Shed::default(), std::mem::take(&mut self.awaited));
         while let Ok(Decoded::Frame(frame, length)) = decode(&self.bytes[at..], usize::MAX) {
@@ -161,7 +169,7 @@ impl Outbox {
             let is_awaited = header.kind == Kind::Message && header.receipt && !header.request;
             let ticket =
                 if is_awaited { awaited.pop_front().map_or(0, |(_, ticket)| ticket) } else { 0 };
-            if at >= self.head + self.pinned && bytes < excess && may_go(&header) {
+            if droppable.contains(&at) && bytes < excess && may_go(&header) {
                 bytes += length;
                 shed.note(&header, ticket);
             } else {
@@ -297,8 +305,8 @@ mod tests {
         for subscription in [1, 2, 1, 2, 1] {
             length = push(&mut outbox, now, subscription, 68);
         }
-        assert_eq!(outbox.shed(1, 5 * length).messages, 0);
-        assert_eq!(outbox.shed(1, 3 * length).messages, 2);
+        assert_eq!(outbox.shed(1, 5 * length, 0).messages, 0);
+        assert_eq!(outbox.shed(1, 3 * length, 0).messages, 2);
         assert_eq!(subscriptions(&outbox), [2, 2, 1]);
     }
 
@@ -309,10 +317,33 @@ mod tests {
         push(&mut outbox, now, 1, 68);
         push(&mut outbox, now, 1, 68);
         outbox.wrote(length + 5, &mut Spare::default());
-        assert_eq!(outbox.shed(1, 0).messages, 1);
+        assert_eq!(outbox.shed(1, 0, 0).messages, 1);
         assert_eq!(outbox.len(), length - 5);
         outbox.wrote(length - 5, &mut Spare::default());
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn the_newest_stays_whatever_else_fills_the_outbox() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let mut length = 0;
+        for subscription in [2, 2, 2, 1, 1, 1] {
+            length = push(&mut outbox, now, subscription, 68);
+        }
+        assert_eq!(outbox.shed(1, length, length).messages, 2);
+        assert_eq!(subscriptions(&outbox), [2, 2, 2, 1]);
+    }
+
+    #[test]
+    fn what_is_pinned_takes_no_room_from_what_may_be_dropped() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let mut length = 0;
+        for _ in 0..6 {
+            length = push(&mut outbox, now, 1, 68);
+        }
+        outbox.pin(3 * length);
+        assert_eq!(outbox.shed(1, 2 * length, 0).messages, 1);
+        assert_eq!(outbox.len(), 5 * length);
     }
 
     #[test]
@@ -329,7 +360,7 @@ mod tests {
         }
         outbox.wrote(150, &mut Spare::default());
         assert_eq!((outbox.take_written(), outbox.take_written()), (Some(11), None));
-        let shed = outbox.shed(1, 250);
+        let shed = outbox.shed(1, 250, 0);
         assert_eq!((shed.messages, shed.receipts), (1, vec![13]));
         outbox.wrote(50, &mut Spare::default());
         assert_eq!((outbox.take_written(), outbox.take_written()), (Some(12), None));
