@@ -139,29 +139,25 @@ impl Outbox {
     }
 
     /// Drops the oldest messages of a subscription until at most `target` bytes are left, beside
-    /// what is pinned, or none can be dropped. A frame of which a part is written stays, and so do
-    /// the `newest` bytes: whatever else fills the outbox, the last message comes through.
-    pub(crate) fn shed(&mut self, subscription: u32, target: usize, newest: usize) -> Shed {
-        let target = target + self.pinned;
-        self.drop_frames(target, newest, |header| {
-            header.kind == Kind::Message && header.subscription == subscription
+    /// what is pinned, or none can be dropped. A frame of which a part is written stays, and so
+    /// does the last: whatever else fills the outbox, the newest message comes through.
+    pub(crate) fn shed(&mut self, subscription: u32, target: usize) -> Shed {
+        let end = self.bytes.len();
+        self.drop_frames(target + self.pinned, |header, behind| {
+            let is_its = header.kind == Kind::Message && header.subscription == subscription;
+            is_its && behind < end
         })
     }
 
     /// Drops everything but the frame of which a part is written.
     pub(crate) fn purge(&mut self) -> Shed {
-        self.drop_frames(0, 0, |_| true)
+        self.drop_frames(0, |_, _| true)
     }
 
-    fn drop_frames(
-        &mut self,
-        target: usize,
-        newest: usize,
-        may_go: impl Fn(&Header) -> bool,
-    ) -> Shed {
+    /// Drops the oldest frames that may go, told by their headers and what is behind them.
+    fn drop_frames(&mut self, target: usize, may_go: impl Fn(&Header, usize) -> bool) -> Shed {
         self.find_boundary();
         let excess = self.len().saturating_sub(target);
-        let droppable = self.head + self.pinned..self.bytes.len().saturating_sub(newest);
         let (mut at, mut end, mut bytes) = (self.boundary, self.boundary, 0);
         let (mut shed, mut awaited) = (Shed::default(), std::mem::take(&mut self.awaited));
         while let Ok(Decoded::Frame(frame, length)) = decode(&self.bytes[at..], usize::MAX) {
@@ -169,7 +165,8 @@ impl Outbox {
             let is_awaited = header.kind == Kind::Message && header.receipt && !header.request;
             let ticket =
                 if is_awaited { awaited.pop_front().map_or(0, |(_, ticket)| ticket) } else { 0 };
-            if droppable.contains(&at) && bytes < excess && may_go(&header) {
+            let is_held = at < self.head + self.pinned;
+            if !is_held && bytes < excess && may_go(&header, at + length) {
                 bytes += length;
                 shed.note(&header, ticket);
             } else {
@@ -305,8 +302,8 @@ mod tests {
         for subscription in [1, 2, 1, 2, 1] {
             length = push(&mut outbox, now, subscription, 68);
         }
-        assert_eq!(outbox.shed(1, 5 * length, 0).messages, 0);
-        assert_eq!(outbox.shed(1, 3 * length, 0).messages, 2);
+        assert_eq!(outbox.shed(1, 5 * length).messages, 0);
+        assert_eq!(outbox.shed(1, 3 * length).messages, 2);
         assert_eq!(subscriptions(&outbox), [2, 2, 1]);
     }
 
@@ -317,7 +314,7 @@ mod tests {
         push(&mut outbox, now, 1, 68);
         push(&mut outbox, now, 1, 68);
         outbox.wrote(length + 5, &mut Spare::default());
-        assert_eq!(outbox.shed(1, 0, 0).messages, 1);
+        assert_eq!(outbox.purge().messages, 1);
         assert_eq!(outbox.len(), length - 5);
         outbox.wrote(length - 5, &mut Spare::default());
         assert!(outbox.is_empty());
@@ -330,7 +327,7 @@ mod tests {
         for subscription in [2, 2, 2, 1, 1, 1] {
             length = push(&mut outbox, now, subscription, 68);
         }
-        assert_eq!(outbox.shed(1, length, length).messages, 2);
+        assert_eq!(outbox.shed(1, length).messages, 2);
         assert_eq!(subscriptions(&outbox), [2, 2, 2, 1]);
     }
 
@@ -342,7 +339,7 @@ mod tests {
             length = push(&mut outbox, now, 1, 68);
         }
         outbox.pin(3 * length);
-        assert_eq!(outbox.shed(1, 2 * length, 0).messages, 1);
+        assert_eq!(outbox.shed(1, 2 * length).messages, 1);
         assert_eq!(outbox.len(), 5 * length);
     }
 
@@ -360,7 +357,7 @@ mod tests {
         }
         outbox.wrote(150, &mut Spare::default());
         assert_eq!((outbox.take_written(), outbox.take_written()), (Some(11), None));
-        let shed = outbox.shed(1, 250, 0);
+        let shed = outbox.shed(1, 250);
         assert_eq!((shed.messages, shed.receipts), (1, vec![13]));
         outbox.wrote(50, &mut Spare::default());
         assert_eq!((outbox.take_written(), outbox.take_written()), (Some(12), None));

@@ -353,7 +353,7 @@ impl Core {
         self.peer(to).counts.msgs_out += count;
         self.filled(now, to);
         if member.overflow == Overflow::DropOldest && self.peer(to).full {
-            self.shed(now, member, load.bytes.len());
+            self.shed(now, member);
         }
     }
 
@@ -393,13 +393,13 @@ impl Core {
     }
 
     /// Drops the oldest messages of a subscription, down to half an outbox, so that it is not done
-    /// again for each message. The newest bytes stay.
-    fn shed(&mut self, now: Instant, member: &Member, newest: usize) {
+    /// again for each message.
+    fn shed(&mut self, now: Instant, member: &Member) {
         let (key, mut half) = (member.peer, self.config.outbox / 2);
         if self.is_overcharged(key) {
             half = half.min(self.peer(key).outbox.len() / 2);
         }
-        let shed = self.peer(key).outbox.shed(member.subscription, half, newest);
+        let shed = self.peer(key).outbox.shed(member.subscription, half);
         self.recharge(key);
         let is_full = self.peer(key).outbox.len() > half;
         self.set_full(key, is_full);
