@@ -80,9 +80,23 @@ impl<'a> Runner<'a> {
         interrupts: &'a Interrupts,
         cells: &[Cell],
     ) -> io::Result<Self> {
-        let wants_daemon = cells.iter().any(|cell| matches!(cell.way, Way::Daemon(_)));
-        let daemon = wants_daemon.then(|| Embedded::start(dir)).transpose()?;
-        Ok(Self { settings, dir, interrupts, daemon, cores: cores()?, serial: 0 })
+        let mut runner =
+            Self { settings, dir, interrupts, daemon: None, cores: cores()?, serial: 0 };
+        // If it cannot be started, that is told at once.
+        if cells.iter().any(|cell| matches!(cell.way, Way::Daemon(_))) {
+            runner.start_daemon()?;
+        }
+        Ok(runner)
+    }
+
+    /// Where a process has its memory makes it faster or slower for all its life. So each run has a
+    /// daemon of its own, as it has clients of its own, and runs differ by that too.
+    fn start_daemon(&mut self) -> io::Result<()> {
+        self.daemon = None;
+        let dir = self.dir.join(format!("ipcd-{}", self.serial));
+        std::fs::create_dir(&dir)?;
+        self.daemon = Some(Embedded::start(&dir)?);
+        Ok(())
     }
 
     /// One run of one measurement.
@@ -95,6 +109,9 @@ impl<'a> Runner<'a> {
     ) -> io::Result<Run> {
         self.serial += 1;
         self.interrupts.check()?;
+        if matches!(cell.way, Way::Daemon(_)) {
+            self.start_daemon()?;
+        }
         let served = self.serve(cell)?;
         let daemon = self.place_server(cell, &served)?;
         let job = self.job(cell, extent, warmup, faults, daemon);
