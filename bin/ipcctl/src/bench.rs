@@ -71,7 +71,7 @@ fn settings(context: &Context, args: &BenchArgs) -> Outcome<Settings> {
         layers: layers(&args.layer),
         ways,
         running,
-        peers: args.peers.iter().map(peer).collect(),
+        peers: peers(&args.peers),
         sizes: args.size.iter().map(|size| size.0).collect(),
         clients: args.clients.into(),
         subs: args.subs.into(),
@@ -120,14 +120,17 @@ fn modes(mode: BenchMode) -> Vec<Mode> {
     }
 }
 
-fn peer(peer: &BenchPeer) -> suite::Peer {
-    match peer {
+/// ipcd is always among them, spoken to by the same kind of client as the others.
+fn peers(given: &[BenchPeer]) -> Vec<suite::Peer> {
+    let peer = |peer: &BenchPeer| match peer {
         BenchPeer::Socat => suite::Peer::Socat,
         BenchPeer::Nats => suite::Peer::Nats,
         BenchPeer::Mosquitto => suite::Peer::Mosquitto,
         BenchPeer::Redis => suite::Peer::Redis,
         BenchPeer::Zeromq => suite::Peer::Zeromq,
-    }
+    };
+    let ours = [suite::Peer::IpcdUnix, suite::Peer::IpcdTcp].into_iter();
+    if given.is_empty() { Vec::new() } else { ours.chain(given.iter().map(peer)).collect() }
 }
 
 fn layers(given: &[BenchLayer]) -> Vec<Layer> {

@@ -203,8 +203,8 @@ impl Way {
     pub(crate) fn may_lose(&self) -> bool {
         match self {
             Self::Raw(primitive) => primitive.may_lose(),
-            // What a slow receiver misses, most of them drop.
-            Self::Peer(_) => true,
+            // What a slow receiver misses, most others drop.
+            Self::Peer(peer) => !peer.is_ours(),
             way => ipcd_transports::find(way.name()).is_ok_and(|it| !it.capabilities().reliable),
         }
     }

@@ -183,7 +183,7 @@ impl<'a> Runner<'a> {
         let processes = match (&cell.way, &self.daemon) {
             (Way::Running(running), _) => return Ok(processes_of(running)),
             (Way::Daemon(_), Some(daemon)) => daemon.processes.clone(),
-            (Way::Peer(_), _) => served.iter().map(Served::process).collect(),
+            (Way::Peer(_), _) => served.iter().flat_map(Served::processes).collect(),
             _ => return Ok(Vec::new()),
         };
         let core = if let Place::One(core) = cell.place { Some(core) } else { None };
@@ -200,7 +200,8 @@ impl<'a> Runner<'a> {
     fn serve(&self, cell: &Cell) -> io::Result<Vec<Served>> {
         let Way::Peer(peer) = &cell.way else { return Ok(Vec::new()) };
         let count = if peer.has_subjects() { 1 } else { self.settings.clients };
-        (0..count).map(|_| Served::start(*peer)).collect()
+        let dir = |index| self.dir.join(format!("served-{}-{index}", self.serial));
+        (0..count).map(|index| Served::start(*peer, &dir(index))).collect()
     }
 
     fn lanes(&self, cell: &Cell, served: &[Served]) -> io::Result<Vec<Box<dyn Lane>>> {

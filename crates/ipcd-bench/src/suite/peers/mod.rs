@@ -1,22 +1,33 @@
 //! Other servers between the two processes, for comparison: those that are installed, each started
-//! on a port of its own, and spoken to by a client that does no more than it has to.
+//! on a port of its own, and spoken to by a client that does no more than it has to. So is ipcd
+//! beside them: through its client library it would be compared with more than other servers are.
 
 mod protocol;
 mod python;
 mod zmtp;
 
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ipcd_proto::auth::Token;
+use ipcd_server::TOKEN_FILE;
+use ipcd_transport::Endpoint;
+use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
+use nix::sys::time::TimeVal;
 use protocol::{Found, Protocol};
 use serde::{Deserialize, Serialize};
 
 use super::children::{Child, fork};
+use super::daemon::Embedded;
 use super::end::{End, Lane, PATIENCE, Side};
+use crate::session::Session;
 
 /// How long a server may take to listen.
 const STARTING: Duration = Duration::from_secs(5);
@@ -29,8 +40,12 @@ const READ: usize = 256 * 1024;
 
 /// A server that is compared.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Peer {
+    /// ipcd over a Unix socket.
+    IpcdUnix,
+    /// ipcd over TCP, as the others are.
+    IpcdTcp,
     /// socat, which moves bytes between two connections and knows no messages.
     Socat,
     /// nats-server.
@@ -46,6 +61,8 @@ pub enum Peer {
 impl Peer {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::IpcdUnix => "ipcd-unix",
+            Self::IpcdTcp => "ipcd-tcp",
             Self::Socat => "socat",
             Self::Nats => "nats",
             Self::Mosquitto => "mosquitto",
@@ -56,12 +73,18 @@ impl Peer {
 
     fn protocol(self, size: usize) -> Protocol {
         match self {
+            Self::IpcdUnix | Self::IpcdTcp => Protocol::Ipcd,
             Self::Socat => Protocol::Bytes(size),
             Self::Nats => Protocol::Nats,
             Self::Mosquitto => Protocol::Mqtt,
             Self::Redis => Protocol::Redis,
             Self::Zeromq => Protocol::Zmtp,
         }
+    }
+
+    /// Whether it is ipcd, which is always there and loses nothing.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::IpcdUnix | Self::IpcdTcp)
     }
 
     /// Whether it has subjects, and so sends one message to several receivers.
@@ -72,6 +95,7 @@ impl Peer {
     fn command(self, ports: [u16; 2]) -> io::Result<Command> {
         let [port, second] = ports.map(|port| port.to_string());
         let (program, arguments) = match self {
+            Self::IpcdUnix | Self::IpcdTcp => return Err(ErrorKind::Unsupported.into()),
             Self::Socat => {
                 let listen = |port| format!("TCP-LISTEN:{port},bind=127.0.0.1,nodelay,reuseaddr");
                 (find_program("socat")?, vec!["-b65536".into(), listen(port), listen(second)])
@@ -104,37 +128,58 @@ impl Peer {
 }
 
 /// A server that runs for one measurement.
-pub(crate) struct Served {
-    child: Child,
-    ports: [u16; 2],
+pub(crate) enum Served {
+    Ours(Embedded, Endpoint, Token),
+    Other(Child, [u16; 2]),
 }
 
 impl Served {
     /// Starts the server and, if it takes several connections at one port, waits until it listens.
-    pub(crate) fn start(peer: Peer) -> io::Result<Self> {
+    pub(crate) fn start(peer: Peer, dir: &Path) -> io::Result<Self> {
+        match peer {
+            Peer::IpcdUnix => Self::start_ours("unix", dir),
+            Peer::IpcdTcp => Self::start_ours("tcp", dir),
+            _ => Self::start_other(peer),
+        }
+    }
+
+    fn start_ours(scheme: &str, dir: &Path) -> io::Result<Self> {
+        fs::create_dir(dir)?;
+        let daemon = Embedded::start(dir)?;
+        let endpoint = daemon.via(scheme)?.endpoint;
+        let token = Token::from_text(&fs::read(dir.join(TOKEN_FILE))?);
+        let token = token.ok_or_else(|| io::Error::other("the daemon's token is none"))?;
+        Ok(Self::Ours(daemon, endpoint, token))
+    }
+
+    fn start_other(peer: Peer) -> io::Result<Self> {
         let ports = [free_port()?, free_port()?];
         let mut command = peer.command(ports)?;
         let child = fork(c"bench-peer", || Err(command.exec()))?;
-        let served = Self { child, ports };
         if peer.has_subjects() {
-            connect(served.ports[0])?;
+            connect(ports[0])?;
         }
-        Ok(served)
+        Ok(Self::Other(child, ports))
     }
 
-    pub(crate) fn process(&self) -> u32 {
-        self.child.process()
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        match self {
+            Self::Ours(daemon, ..) => daemon.processes.clone(),
+            Self::Other(child, _) => vec![child.process()],
+        }
     }
 
     /// A way through it.
     pub(crate) fn lane(&self, peer: Peer, subject: String, size: usize, batch: usize) -> PeerLane {
-        let [first, second] = self.ports;
-        let ports = match peer {
-            Peer::Socat => [(first, first), (second, second)],
-            Peer::Zeromq => [(first, second); 2],
-            _ => [(first, first); 2],
+        let way = match (self, peer) {
+            (Self::Ours(_, endpoint, token), _) => Way::Session(endpoint.clone(), token.clone()),
+            (&Self::Other(_, [first, second]), Peer::Socat) => {
+                Way::Ports([(first, first), (second, second)])
+            }
+            (&Self::Other(_, [first, second]), Peer::Zeromq) => Way::Ports([(first, second); 2]),
+            (&Self::Other(_, [first, _]), _) => Way::Ports([(first, first); 2]),
         };
-        PeerLane { protocol: peer.protocol(size), ports, subject, batch }
+        PeerLane { protocol: peer.protocol(size), way, subject, batch }
     }
 }
 
@@ -168,47 +213,66 @@ fn connect(port: u16) -> io::Result<TcpStream> {
 
 pub(crate) struct PeerLane {
     protocol: Protocol,
-    /// Of each side: where it sends, and where it subscribes.
-    ports: [(u16, u16); 2],
+    way: Way,
     subject: String,
     batch: usize,
+}
+
+/// How both sides come to it.
+enum Way {
+    /// By a session of ipcd's own protocol.
+    Session(Endpoint, Token),
+    /// Of each side: where it sends, and where it subscribes.
+    Ports([(u16, u16); 2]),
 }
 
 impl Lane for PeerLane {
     fn open(&mut self, side: Side) -> io::Result<Box<dyn End>> {
         let (there, back) = (format!("{}.there", self.subject), format!("{}.back", self.subject));
-        let ((sending, subscribing), to, from) = match side {
-            Side::Near => (self.ports[0], there, back),
-            Side::Far => (self.ports[1], back, there),
-        };
+        let (to, from) = if side == Side::Near { (there, back) } else { (back, there) };
         let (protocol, batch) = (self.protocol, self.batch);
-        let mut writer = connect(sending)?;
-        let mut hello = Vec::new();
-        protocol.open(&mut hello);
-        let mut reader = match protocol.has_two_connections() {
-            true => {
-                greet(protocol, &mut writer, &std::mem::take(&mut hello))?;
-                connect(subscribing)?
+        let (writer, reader, mut input) = match &self.way {
+            Way::Session(endpoint, token) => {
+                let mut session = Session::open(endpoint, token)?;
+                session.subscribe([from])?;
+                (session.writer()?, session.reader()?, Vec::new())
             }
-            false => writer.try_clone()?,
+            Way::Ports(ports) => open(protocol, ports[usize::from(side == Side::Far)], &from)?,
         };
-        protocol.subscribe(&mut hello, &from);
-        greet(protocol, &mut reader, &hello)?;
-        let mut input = await_subscribed(protocol, &reader, &mut writer)?;
         let filled = input.len();
         input.resize(filled + READ, 0);
-        reader.set_read_timeout(Some(PATIENCE))?;
-        Ok(Box::new(PeerEnd {
-            protocol,
-            reader,
-            writer,
-            to,
-            batch,
-            input,
-            filled,
-            output: Vec::new(),
-        }))
+        set_patience(&reader, PATIENCE)?;
+        let output = Vec::new();
+        Ok(Box::new(PeerEnd { protocol, reader, writer, to, batch, input, filled, output }))
     }
+}
+
+/// Connects and subscribes; what came meanwhile is returned too.
+fn open(
+    protocol: Protocol,
+    (sending, subscribing): (u16, u16),
+    from: &str,
+) -> io::Result<(File, File, Vec<u8>)> {
+    let mut writer = connect(sending)?;
+    let mut hello = Vec::new();
+    protocol.open(&mut hello);
+    let mut reader = match protocol.has_two_connections() {
+        true => {
+            greet(protocol, &mut writer, &std::mem::take(&mut hello))?;
+            connect(subscribing)?
+        }
+        false => writer.try_clone()?,
+    };
+    protocol.subscribe(&mut hello, from);
+    greet(protocol, &mut reader, &hello)?;
+    let input = await_subscribed(protocol, &reader, &mut writer)?;
+    let file = |stream: TcpStream| File::from(OwnedFd::from(stream));
+    Ok((file(writer), file(reader), input))
+}
+
+fn set_patience(socket: &File, patience: Duration) -> io::Result<()> {
+    let time = TimeVal::new(patience.as_secs() as i64, i64::from(patience.subsec_micros()));
+    Ok(setsockopt(socket, sockopt::ReceiveTimeout, &time)?)
 }
 
 /// Waits until the subscription is in force, and returns what came meanwhile that is to be read.
@@ -245,8 +309,8 @@ fn greet(protocol: Protocol, stream: &mut TcpStream, hello: &[u8]) -> io::Result
 
 struct PeerEnd {
     protocol: Protocol,
-    reader: TcpStream,
-    writer: TcpStream,
+    reader: File,
+    writer: File,
     to: String,
     batch: usize,
     input: Vec<u8>,
@@ -271,8 +335,11 @@ impl End for PeerEnd {
     fn finish(&mut self) -> io::Result<()> {
         self.flush()?;
         if self.protocol.has_two_connections() {
-            self.writer.shutdown(Shutdown::Write)?;
-            self.writer.set_read_timeout(Some(STARTING))?;
+            match shutdown(self.writer.as_raw_fd(), Shutdown::Write) {
+                Ok(()) | Err(Errno::ENOTCONN) => {}
+                Err(error) => return Err(error.into()),
+            }
+            set_patience(&self.writer, STARTING)?;
             while matches!(self.writer.read(&mut self.input[self.filled..]), Ok(1..)) {}
         }
         Ok(())

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
+
 use super::zmtp;
 
 /// What the start of the input is.
@@ -18,6 +20,8 @@ pub(super) enum Found {
 /// How a server is spoken to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Protocol {
+    /// Frames of ipcd, in a session that is open.
+    Ipcd,
     /// No protocol: whoever is connected gets the bytes. Messages have one size.
     Bytes(usize),
     /// The client protocol of NATS.
@@ -34,7 +38,7 @@ impl Protocol {
     /// What opens a session that sends.
     pub(super) fn open(self, out: &mut Vec<u8>) {
         match self {
-            Self::Bytes(_) => {}
+            Self::Ipcd | Self::Bytes(_) => {}
             Self::Nats => {
                 out.extend_from_slice(b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n")
             }
@@ -53,7 +57,7 @@ impl Protocol {
     /// What subscribes.
     pub(super) fn subscribe(self, out: &mut Vec<u8>, subject: &str) {
         match self {
-            Self::Bytes(_) => {}
+            Self::Ipcd | Self::Bytes(_) => {}
             Self::Nats => out.extend_from_slice(format!("SUB {subject} 1\r\nPING\r\n").as_bytes()),
             Self::Redis => out.extend_from_slice(format!("SUBSCRIBE {subject}\r\n").as_bytes()),
             Self::Mqtt => {
@@ -73,7 +77,7 @@ impl Protocol {
     pub(super) fn is_subscribed(self, input: &[u8]) -> bool {
         let has = |what: &[u8]| input.windows(what.len()).any(|window| window == what);
         match self {
-            Self::Bytes(_) => true,
+            Self::Ipcd | Self::Bytes(_) => true,
             Self::Nats => has(b"PONG\r\n"),
             Self::Redis => has(b":1\r\n"),
             Self::Mqtt => has(&[0x90, 3]),
@@ -103,6 +107,11 @@ impl Protocol {
     pub(super) fn publish(self, out: &mut Vec<u8>, subject: &str, payload: &[u8]) {
         let (name, length) = (subject.len(), payload.len());
         match self {
+            Self::Ipcd => {
+                let header = Header::new(Kind::Message, 0);
+                let (subject, reply, headers) = (subject.as_bytes(), &[][..], &[][..]);
+                FrameWriter(out).write(&Frame { header, subject, reply, headers, payload });
+            }
             Self::Bytes(_) => out.extend_from_slice(payload),
             Self::Nats => {
                 out.extend_from_slice(format!("PUB {subject} {length}\r\n").as_bytes());
@@ -127,6 +136,7 @@ impl Protocol {
     /// What the input begins with.
     pub(super) fn find(self, input: &[u8]) -> Found {
         let found = match self {
+            Self::Ipcd => ipcd(input),
             Self::Bytes(size) => (input.len() >= size).then_some(Found::Message(0..size, size)),
             Self::Nats => nats(input),
             Self::Redis => redis(input),
@@ -140,6 +150,16 @@ impl Protocol {
 /// A subject of this process's own.
 fn probe() -> String {
     format!("probe.{}", std::process::id())
+}
+
+fn ipcd(input: &[u8]) -> Option<Found> {
+    match decode(input, usize::MAX) {
+        Ok(Decoded::Frame(frame, length)) if frame.header.kind == Kind::Message => {
+            Some(Found::Message(length - frame.payload.len()..length, length))
+        }
+        Ok(Decoded::Frame(_, length)) => Some(Found::Other(length)),
+        Ok(Decoded::Incomplete(_)) | Err(_) => None,
+    }
 }
 
 fn nats(input: &[u8]) -> Option<Found> {
@@ -248,7 +268,12 @@ mod tests {
     fn waits_for_the_rest() {
         let mut packet = Vec::new();
         Protocol::Mqtt.publish(&mut packet, "topic", &[7; 300]);
-        let whole: [(Protocol, &[u8]); 3] = [
+        let mut frame = Vec::new();
+        Protocol::Ipcd.publish(&mut frame, "a.b", b"xyz");
+        let end = frame.len();
+        assert_eq!(Protocol::Ipcd.find(&frame), Found::Message(end - 3..end, end));
+        let whole: [(Protocol, &[u8]); 4] = [
+            (Protocol::Ipcd, &frame),
             (Protocol::Nats, b"MSG a.b 1 3\r\nxyz\r\n"),
             (Protocol::Redis, b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$3\r\nxyz\r\n"),
             (Protocol::Mqtt, &packet),
