@@ -210,7 +210,8 @@ impl World {
         if client.wants_write {
             let queued = worker.core.queued(key);
             let most = if takes_all { queued } else { self.rng.below(queued + 1) };
-            let bytes = worker.core.outbox(key)[..most].to_vec();
+            let mut bytes = worker.core.outbox_pieces(key).collect::<Vec<_>>().concat();
+            bytes.truncate(most);
             client.wants_write = most < queued;
             worker.core.wrote(self.now, key, most);
             client.read(&bytes, &mut self.ledger, self.step);
