@@ -12,10 +12,8 @@ use crate::publish::{Load, Sender};
 use crate::store::Span;
 use crate::tracked::Ticket;
 
-/// Subscribers for whom it pays to keep a run apart rather than copy it to each; and bytes of a run
-/// from which on it always does. A shorter one is kept if it can go where the one before is, or if
-/// the one before was for the same.
-const SHARERS: usize = 4;
+/// Bytes of a run from which on it always pays to keep it apart rather than copy it to each. A
+/// shorter one is kept if it can go where the one before is, or if the one before was for the same.
 const SHARED_BYTES: usize = 4 * 1024;
 
 /// Messages for all members of a route, and the subscription that they are stamped for.
@@ -63,7 +61,7 @@ impl Core {
 
     /// Keeps a run for those who will get it, if that pays.
     fn keep_for(&mut self, to: &[Member], from: Sender, run: &[u8]) -> Option<Span> {
-        if to.len() < SHARERS {
+        if to.len() < self.config.sharers {
             return None;
         }
         let (mut takers, mut heirs) = (0, 0);
@@ -76,7 +74,7 @@ impl Core {
         let audience = Some(Audience { first, subscription, members: to.len() });
         let is_again = std::mem::replace(&mut self.last_audience, audience) == audience;
         let pays = run.len() >= SHARED_BYTES || is_again || self.store.goes_on(heirs, run.len());
-        (takers >= SHARERS && pays).then(|| self.store.keep(run, heirs))
+        (takers >= self.config.sharers && pays).then(|| self.store.keep(run, heirs))
     }
 
     /// Whether a run will go into a member's outbox, as far as is known before.

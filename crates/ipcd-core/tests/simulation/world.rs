@@ -50,6 +50,7 @@ impl World {
             max_payload: MAX_PAYLOAD,
             outbox: rng.between(1000, 2500),
             pace: rng.pick(&[256 * 1024, 600]),
+            sharers: 1 + (seed % 3) as usize,
             window: rng.between(800, 2500) as u64,
             handshake_timeout: rng.pick(&[long, Duration::from_millis(300)]),
             frame_timeout: long,
