@@ -7,6 +7,7 @@ use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Address, Decoded, Frame, Header, Kind, decode};
 
 use crate::core::{Core, Output};
+use crate::fanout::Stamped;
 use crate::others::{Between, Others, Unconfirmed, Way};
 use crate::peer::{is_life, place_of};
 use crate::publish::Sender;
@@ -92,7 +93,8 @@ impl Core {
         } else if header.subscription != 0 {
             self.arrive_for_group(now, frame, header.subscription, ticket);
         } else if let Ok(targets) = self.route(subject_of(frame)) {
-            self.deliver_one(now, from, &targets.members, frame, ticket);
+            let run = Stamped { bytes: frame, count: 1, subscription: 0, ticket };
+            self.deliver_to_all(now, from, &targets.members, run);
         }
         if let Some(ticket) = ticket {
             self.dealt_out(now, ticket);

@@ -22,6 +22,8 @@ pub struct Config {
     pub max_payload: usize,
     /// Bytes that an outbox holds before its subscriptions are full.
     pub outbox: usize,
+    /// Subscribers of a message for whom its bytes are kept once, rather than copied to each.
+    pub sharers: usize,
     /// Bytes in the outbox of a subscriber that reads, before publishers wait for it.
     pub pace: usize,
     /// Bytes that may be on their way from one worker to another before publishers wait.
@@ -105,6 +107,7 @@ impl Config {
             max_payload: limits::DEFAULT_MAX_PAYLOAD,
             outbox: 8 * 1024 * 1024,
             pace: 256 * 1024,
+            sharers: 4,
             window: 512 * 1024,
             max_subscriptions: 10_000,
             max_subscriptions_per_source: 0,

@@ -11,15 +11,17 @@ use slab::Slab;
 use crate::access::Permissions;
 use crate::charges::Charges;
 use crate::config::{Config, PeerInfo};
+use crate::fanout::Audience;
 use crate::interest::{Interests, Member};
 use crate::others::Others;
-use crate::outbox::{Outbox, Spare};
+use crate::outbox::Outbox;
 use crate::pacing::Pace;
 use crate::peer::{Deadlines, Drops, Peer, PeerCounts, PeerKey, State, Subscription, id_of};
 use crate::report::Questions;
 use crate::route::Routes;
 use crate::shared::Shared;
 use crate::source::Source;
+use crate::store::Store;
 use crate::table::Request;
 use crate::timers::Timers;
 use crate::tracked::{Fate, Trackers};
@@ -45,7 +47,8 @@ pub struct Core {
     pub(crate) group_waiters: Vec<PeerKey>,
     pub(crate) names: HashSet<String>,
     pub(crate) counters: Counters,
-    pub(crate) spare: Spare,
+    pub(crate) store: Store,
+    pub(crate) last_audience: Option<Audience>,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) questions: Questions,
     pub(crate) timers: Timers,
@@ -136,7 +139,8 @@ impl Core {
             group_waiters: Vec::new(),
             names: HashSet::new(),
             counters: Counters::default(),
-            spare: Spare::default(),
+            store: Store::default(),
+            last_audience: None,
             outputs: VecDeque::new(),
             timers: Timers::default(),
             next_number: 0,
@@ -274,11 +278,17 @@ impl Core {
         self.config.max_payload
     }
 
-    /// What is to be written to the peer: whole frames, of which the first may have been begun.
+    /// What is to be written to the peer next: whole frames, of which the first may have been begun.
+    /// There is more if this is less than [`Core::queued`].
     pub fn outbox(&mut self, key: PeerKey) -> &[u8] {
-        let peer = self.peer(key);
+        self.outbox_pieces(key).next().unwrap_or_default()
+    }
+
+    /// All that is to be written to the peer: pieces of whole frames each, as [`Core::outbox`].
+    pub fn outbox_pieces(&mut self, key: PeerKey) -> impl Iterator<Item = &[u8]> {
+        let peer = &mut self.peers[key.0 as usize];
         peer.dirty = false;
-        peer.outbox.unwritten()
+        peer.outbox.unwritten(&self.store)
     }
 
     /// Says that the first bytes of the outbox, which are whole frames, are being written in another
@@ -300,7 +310,7 @@ impl Core {
     /// Says that the first bytes of the outbox were written.
     pub fn wrote(&mut self, now: Instant, key: PeerKey, count: usize) {
         let peer = &mut self.peers[key.0 as usize];
-        peer.outbox.wrote(count, &mut self.spare);
+        peer.outbox.wrote(count, &mut self.store);
         self.recharge(key);
         while let Some(ticket) = self.peer(key).outbox.take_written() {
             self.concluded(now, ticket, Fate::Delivered);
@@ -341,6 +351,8 @@ impl Core {
         self.forget_tracked(now, key, Reason::Departed);
         self.discharge(key);
         let mut peer = self.peers.remove(key.0 as usize);
+        peer.outbox.release(&mut self.store);
+        debug_assert!(!self.peers.is_empty() || self.store.is_free(), "nobody is left to hold it");
         self.ids.remove(&peer.origin.peer);
         self.part(&peer.introduced, peer.origin.peer);
         // The place may be used again before the outputs are read.
@@ -403,7 +415,7 @@ impl Core {
         if matches!(peer.state, State::Closing) {
             return;
         }
-        FrameWriter(peer.outbox.append(now, &mut self.spare)).control(header, body);
+        FrameWriter(peer.outbox.append(now, &mut self.store)).control(header, body);
         self.filled(now, key);
     }
 

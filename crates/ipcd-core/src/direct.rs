@@ -9,7 +9,7 @@ use ipcd_proto::{Address, Frame, Header};
 use crate::core::Core;
 use crate::others::Others;
 use crate::peer::{PeerKey, place_of};
-use crate::publish::Sender;
+use crate::publish::{Load, Sender};
 use crate::tracked::{Fate, Home, Ticket};
 
 /// What an outbox may hold when a message to one peer comes, in parts of what makes it full.
@@ -95,7 +95,7 @@ impl Core {
         if self.peer(key).wants_origins {
             self.introduce(now, from, key);
         }
-        self.enqueue(now, key, frame, ticket);
+        self.enqueue(now, key, &Load { bytes: frame, count: 1, ticket, shared: None });
         self.peer(key).counts.msgs_out += 1;
         self.filled(now, key);
     }

@@ -77,7 +77,7 @@ impl Core {
 
     /// Drops what waits in a peer's outbox, except for the frame that has been begun.
     pub(crate) fn drop_queued(&mut self, now: Instant, key: PeerKey, reason: Reason) {
-        let shed = self.peer(key).outbox.purge();
+        let shed = self.peers[key.0 as usize].outbox.purge(&mut self.store);
         self.recharge(key);
         self.counters.dropped.count(reason, shed.messages);
         self.counters.direct_dropped += shed.direct;
@@ -87,7 +87,7 @@ impl Core {
     /// Drops all that is left in a peer's outbox.
     pub(crate) fn drop_all(&mut self, now: Instant, key: PeerKey, reason: Reason) {
         self.drop_queued(now, key, reason);
-        let (begun, direct) = self.peer(key).outbox.messages();
+        let (begun, direct) = self.peers[key.0 as usize].outbox.messages(&self.store);
         self.counters.dropped.count(reason, begun);
         self.counters.direct_dropped += direct;
         while let Some(ticket) = self.peer(key).outbox.take_awaited() {
@@ -99,13 +99,13 @@ impl Core {
     pub(crate) fn drop_unheard(&mut self, now: Instant, key: PeerKey) {
         let peer = &mut self.peers[key.0 as usize];
         peer.outbox.pin(0);
-        let counts = peer.outbox.messages_by_subscription();
+        let counts = peer.outbox.messages_by_subscription(&self.store);
         for subscription in &mut peer.subscriptions {
             if let Some(count) = counts.get(&subscription.number) {
                 subscription.drops.get_or_insert_default().count(Reason::NoReader, *count);
             }
         }
-        let shed = peer.outbox.purge();
+        let shed = peer.outbox.purge(&mut self.store);
         peer.counts.dropped += shed.messages;
         self.counters.dropped.count(Reason::NoReader, shed.messages);
         self.counters.direct_dropped += shed.direct;

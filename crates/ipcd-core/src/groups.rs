@@ -105,7 +105,12 @@ impl Core {
         match choice {
             Some(Choice::Here(member)) => {
                 Frame::stamp_subscription(frame, member.subscription);
-                self.deliver(now, from, member, Load { bytes: frame, count: 1, ticket });
+                self.deliver(
+                    now,
+                    from,
+                    member,
+                    Load { bytes: frame, count: 1, ticket, shared: None },
+                );
             }
             Some(Choice::There { slot, number, .. }) => {
                 Frame::stamp_subscription(frame, *number);

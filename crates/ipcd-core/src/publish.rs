@@ -8,15 +8,15 @@ use std::time::Instant;
 
 use ipcd_proto::control::{Code, Notice, Overflow, Reason, encode};
 use ipcd_proto::limits::MAX_HEADERS;
-use ipcd_proto::{
-    Address, Decoded, Frame, FrameWriter, HEADER_BYTES, Header, Kind, decode, frame_len,
-};
+use ipcd_proto::{Address, Decoded, Frame, FrameWriter, HEADER_BYTES, Header, Kind, decode};
 
 use crate::core::Core;
+use crate::fanout::Stamped;
 use crate::interest::Member;
 use crate::outbox::Shed;
 use crate::peer::PeerKey;
 use crate::route::Targets;
+use crate::store::Span;
 use crate::tracked::{Fate, Home, MAX_OUTSTANDING, Ticket};
 
 /// Bytes of a run: what an outbox may hold beyond its limit.
@@ -56,6 +56,8 @@ pub(crate) struct Load<'a> {
     pub(crate) count: u64,
     /// Where the fate of the copies is noted.
     pub(crate) ticket: Option<Ticket>,
+    /// Where the bytes are kept for all who get them.
+    pub(crate) shared: Option<Span>,
 }
 
 impl Core {
@@ -131,7 +133,8 @@ impl Core {
         }
         Frame::stamp_subscription(frame, 0);
         self.forward_one(key, &targets.remotes, frame, ticket);
-        self.deliver_one(now, from, &targets.members, frame, ticket);
+        let run = Stamped { bytes: frame, count: 1, subscription: 0, ticket };
+        self.deliver_to_all(now, from, &targets.members, run);
         if let Some(ticket) = ticket {
             self.dealt_out(now, ticket);
         }
@@ -149,21 +152,6 @@ impl Core {
         let (from, run) = (Sender { key: None, id }, &mut bytes[..length]);
         self.deliver_to_all(now, from, &targets.members, stamp.run(run, count));
         length
-    }
-
-    /// Delivers one message to subscriptions.
-    pub(crate) fn deliver_one(
-        &mut self,
-        now: Instant,
-        from: Sender,
-        members: &[Member],
-        frame: &mut [u8],
-        ticket: Option<Ticket>,
-    ) {
-        for member in members {
-            Frame::stamp_subscription(frame, member.subscription);
-            self.deliver(now, from, member, Load { bytes: frame, count: 1, ticket });
-        }
     }
 
     fn count_accepted(&mut self, key: PeerKey, count: u64, bytes: usize) {
@@ -184,17 +172,6 @@ impl Core {
             self.wait_for(key, key);
         }
         is_at_limit
-    }
-
-    /// Delivers a run to subscriptions.
-    fn deliver_to_all(&mut self, now: Instant, from: Sender, to: &[Member], run: Stamped<'_>) {
-        let Stamped { bytes, count, mut subscription } = run;
-        for member in to {
-            if std::mem::replace(&mut subscription, member.subscription) != member.subscription {
-                stamp_subscription(bytes, subscription);
-            }
-            self.deliver(now, from, member, Load { bytes, count, ticket: None });
-        }
     }
 
     /// Makes the publisher wait if a receiver, here or elsewhere, cannot take more.
@@ -309,7 +286,7 @@ impl Core {
         let mut rest = load.bytes;
         while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
             let (bytes, behind) = rest.split_at(length);
-            let one = Load { bytes, count: 1, ..load };
+            let one = Load { bytes, count: 1, shared: None, ..load };
             match frame.payload.len() <= largest {
                 true => self.deliver_fitting(now, from, member, one),
                 false => {
@@ -349,7 +326,7 @@ impl Core {
         if member.origin {
             self.introduce(now, from, to);
         }
-        self.enqueue(now, to, load.bytes, load.ticket);
+        self.enqueue(now, to, &load);
         self.peer(to).counts.msgs_out += count;
         self.filled(now, to);
         if member.overflow == Overflow::DropOldest && self.peer(to).full {
@@ -358,15 +335,13 @@ impl Core {
     }
 
     /// Puts messages into an outbox, and notes whose outcome depends on it.
-    pub(crate) fn enqueue(
-        &mut self,
-        now: Instant,
-        key: PeerKey,
-        bytes: &[u8],
-        ticket: Option<Ticket>,
-    ) {
+    pub(crate) fn enqueue(&mut self, now: Instant, key: PeerKey, load: &Load<'_>) {
+        let Load { bytes, ticket, shared, .. } = *load;
         let peer = &mut self.peers[key.0 as usize];
-        peer.outbox.append(now, &mut self.spare).extend_from_slice(bytes);
+        match shared {
+            Some(span) => peer.outbox.append_shared(now, span, &mut self.store),
+            None => peer.outbox.append(now, &mut self.store).extend_from_slice(bytes),
+        }
         if let Some(ticket) = ticket
             && let Ok(Decoded::Frame(Frame { header, .. }, _)) = decode(bytes, usize::MAX)
         {
@@ -399,7 +374,8 @@ impl Core {
         if self.is_overcharged(key) {
             half = half.min(self.peer(key).outbox.len() / 2);
         }
-        let shed = self.peer(key).outbox.shed(member.subscription, half);
+        let shed =
+            self.peers[key.0 as usize].outbox.shed(member.subscription, half, &mut self.store);
         self.recharge(key);
         let is_full = self.peer(key).outbox.len() > half;
         self.set_full(key, is_full);
@@ -441,7 +417,7 @@ impl Core {
             let Some(origin) = origin.cloned() else { return };
             let notice = encode(&Notice::Origin(origin));
             let peer = &mut self.peers[to.0 as usize];
-            let buffer = peer.outbox.append(now, &mut self.spare);
+            let buffer = peer.outbox.append(now, &mut self.store);
             FrameWriter(buffer).control(Header::new(Kind::Notice, 0), &notice);
         }
     }
@@ -454,13 +430,6 @@ struct Stamp {
     subscription: u32,
     /// Whether another worker has stamped the messages with senders, and only this one's are meant.
     of_sender: bool,
-}
-
-/// A run of messages, and the subscription that they are stamped for.
-struct Stamped<'a> {
-    bytes: &'a mut [u8],
-    count: u64,
-    subscription: u32,
 }
 
 impl Stamp {
@@ -476,7 +445,7 @@ impl Stamp {
 
     /// A run that has been stamped with it.
     fn run(self, bytes: &mut [u8], count: u64) -> Stamped<'_> {
-        Stamped { bytes, count, subscription: self.subscription }
+        Stamped { bytes, count, subscription: self.subscription, ticket: None }
     }
 
     /// Whether this message of another worker's is by the same sender, and for no group.
@@ -487,12 +456,5 @@ impl Stamp {
     fn apply(self, frame: &mut [u8]) {
         Frame::stamp_sender(frame, self.sender);
         Frame::stamp_subscription(frame, self.subscription);
-    }
-}
-
-fn stamp_subscription(mut run: &mut [u8], subscription: u32) {
-    while let Some(length) = frame_len(run) {
-        Frame::stamp_subscription(run, subscription);
-        run = &mut run[length..];
     }
 }

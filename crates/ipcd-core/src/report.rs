@@ -182,7 +182,7 @@ impl Core {
         let worker = self.config.slot;
         let mut statuses = Vec::new();
         for (_, peer) in &mut self.peers {
-            let queued = peer.outbox.messages_by_subscription();
+            let queued = peer.outbox.messages_by_subscription(&self.store);
             statuses.extend(peer.subscriptions.iter().map(|known| {
                 let queued = queued.get(&known.number).copied().unwrap_or(0);
                 let drops = known.drops.as_ref();
@@ -238,7 +238,7 @@ impl Core {
     pub fn counters(&mut self) -> Vec<(String, u64)> {
         let (mut queued, mut direct_queued) = (0, 0);
         for (_, peer) in &mut self.peers {
-            let (messages, direct) = peer.outbox.messages();
+            let (messages, direct) = peer.outbox.messages(&self.store);
             (queued, direct_queued) = (queued + messages, direct_queued + direct);
         }
         let calls = self.peers.iter().filter_map(|(_, peer)| peer.calls.as_ref());

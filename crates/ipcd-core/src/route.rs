@@ -138,6 +138,8 @@ impl Core {
             }
             member.group.is_none()
         });
+        // Those whose copies are alike together.
+        members.sort_by_key(|member| member.subscription);
         let mut remotes = self.others.as_ref().map_or(Vec::new(), |others| others.find(subject));
         remotes.retain(|remote| {
             if let Some(share) = &remote.share {

@@ -33,6 +33,7 @@ mod room;
 mod socket;
 mod stream;
 
+use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
@@ -228,6 +229,12 @@ pub trait Channel: Send {
     /// Offers bytes that begin at a frame boundary, or where the last call stopped. Whole frames
     /// only: the last byte ends a frame.
     fn write(&mut self, frames: &[u8]) -> Result<Wrote>;
+
+    /// The same with frames in several pieces, each of whole frames or the rest of some. A channel
+    /// may look at the first piece only, and take no more than that.
+    fn write_pieces(&mut self, pieces: &[IoSlice<'_>]) -> Result<Wrote> {
+        self.write(pieces.first().map_or(&[], |piece| piece))
+    }
 
     /// How many bytes behind those that were taken are on their way in another form, such as
     /// encrypted: the next write must offer the very same ones.

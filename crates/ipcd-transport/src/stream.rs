@@ -1,10 +1,12 @@
 //! The channel of every byte stream: one descriptor for both directions, or one for each.
 
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{self, Shutdown};
+use nix::sys::uio::writev;
 use nix::unistd;
 
 use crate::error::Context;
@@ -51,6 +53,28 @@ impl StreamChannel {
             _ => Err(Error::Protocol("a stream has one descriptor or two".into())),
         }
     }
+
+    fn write_by(
+        &mut self,
+        offered: usize,
+        write: impl FnOnce(BorrowedFd<'_>) -> nix::Result<usize>,
+    ) -> Result<Wrote> {
+        if self.finished {
+            return Err(Error::system("write", Errno::EPIPE));
+        }
+        match write(self.write_fd()) {
+            Ok(count) => {
+                // Idle peers keep small pipes: only what has once been too small grows, and once.
+                if count < offered && !self.is_deep {
+                    self.is_deep = true;
+                    deepen(self.write_fd());
+                }
+                Ok(Wrote::Bytes(count))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wrote::NotReady),
+            Err(error) => Err(Error::system("write", error)),
+        }
+    }
 }
 
 impl Channel for StreamChannel {
@@ -79,21 +103,12 @@ impl Channel for StreamChannel {
     }
 
     fn write(&mut self, frames: &[u8]) -> Result<Wrote> {
-        if self.finished {
-            return Err(Error::system("write", Errno::EPIPE));
-        }
-        match unistd::write(self.write_fd(), frames) {
-            Ok(count) => {
-                // Idle peers keep small pipes: only what has once been too small grows, and once.
-                if count < frames.len() && !self.is_deep {
-                    self.is_deep = true;
-                    deepen(self.write_fd());
-                }
-                Ok(Wrote::Bytes(count))
-            }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wrote::NotReady),
-            Err(error) => Err(Error::system("write", error)),
-        }
+        self.write_by(frames.len(), |fd| unistd::write(fd, frames))
+    }
+
+    fn write_pieces(&mut self, pieces: &[IoSlice<'_>]) -> Result<Wrote> {
+        let offered = pieces.iter().map(|piece| piece.len()).sum();
+        self.write_by(offered, |fd| writev(fd, pieces))
     }
 
     fn finish(&mut self) -> Result<()> {

@@ -194,8 +194,8 @@ impl Stage {
 
     fn write(&mut self, who: &str, most: usize) {
         let key = self.actor(who).key;
-        let bytes = self.core.outbox(key);
-        let bytes = bytes[..bytes.len().min(most)].to_vec();
+        let mut bytes = self.core.outbox_pieces(key).collect::<Vec<_>>().concat();
+        bytes.truncate(most);
         self.core.wrote(self.now, key, bytes.len());
         self.actor(who).inbox.extend_from_slice(&bytes);
         let inbox = std::mem::take(&mut self.actor(who).inbox);

@@ -50,6 +50,7 @@ impl World {
             max_payload: MAX_PAYLOAD,
             outbox: rng.between(1000, 2500),
             pace: rng.pick(&[256 * 1024, 600]),
+            sharers: 1 + (seed % 3) as usize,
             window: rng.between(800, 2500) as u64,
             handshake_timeout: rng.pick(&[long, Duration::from_millis(300)]),
             frame_timeout: long,
@@ -210,7 +211,8 @@ impl World {
         if client.wants_write {
             let queued = worker.core.queued(key);
             let most = if takes_all { queued } else { self.rng.below(queued + 1) };
-            let bytes = worker.core.outbox(key)[..most].to_vec();
+            let mut bytes = worker.core.outbox_pieces(key).collect::<Vec<_>>().concat();
+            bytes.truncate(most);
             client.wants_write = most < queued;
             worker.core.wrote(self.now, key, most);
             client.read(&bytes, &mut self.ledger, self.step);

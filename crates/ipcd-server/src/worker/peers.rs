@@ -1,5 +1,7 @@
 //! What a worker does with one peer: read it, write to it, let it go.
 
+use std::io::IoSlice;
+
 use ipcd_core::PeerKey;
 use ipcd_transport::{Read, ReadBuffer, Wrote};
 use nix::sys::epoll::EpollFlags;
@@ -16,6 +18,8 @@ const KEPT_BYTES: usize = SCRATCH_BYTES / 4;
 const MAX_SLACK: usize = 4;
 /// Reads that are made of a peer that can no longer be written to, to accept what it had sent.
 const LAST_READS: usize = 16;
+/// Pieces of an outbox that are written at once.
+const PIECES: usize = 16;
 /// Room that is made in the kernel for the end of what a peer gets, at the most.
 const LAST_WORDS: usize = 2 * 1024 * 1024;
 
@@ -148,16 +152,29 @@ impl Worker {
         if connection.translator.is_some() {
             return self.write_bare(key);
         }
-        let bytes = self.core.outbox(key);
-        if !bytes.is_empty() && !connection.blocked {
-            let offered = bytes.len();
-            match connection.channel.write(bytes) {
+        while !connection.blocked {
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let mut count = 0;
+            for (place, bytes) in pieces.iter_mut().zip(self.core.outbox_pieces(key)) {
+                *place = IoSlice::new(bytes);
+                count += 1;
+            }
+            let outcome = match &pieces[..count] {
+                [] => break,
+                [only] => connection.channel.write(only),
+                several => connection.channel.write_pieces(several),
+            };
+            match outcome {
                 Ok(Wrote::Bytes(count)) => {
-                    connection.blocked = count < offered;
+                    // Of several pieces it may have looked at the first only.
+                    connection.blocked = !ends_piece(&pieces, count);
                     self.core.wrote(self.now, key, count);
                 }
                 Ok(Wrote::NotReady) => connection.blocked = true,
-                Ok(Wrote::NoCredit) => connection.starved = true,
+                Ok(Wrote::NoCredit) => {
+                    connection.starved = true;
+                    break;
+                }
                 Ok(Wrote::Nobody) => return self.abandon(key, "nobody is there"),
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
@@ -294,4 +311,13 @@ impl Worker {
             self.detach(key, &error.to_string());
         }
     }
+}
+
+/// Whether the first bytes are whole pieces.
+fn ends_piece(pieces: &[IoSlice<'_>], count: usize) -> bool {
+    let mut end = 0;
+    pieces.iter().any(|piece| {
+        end += piece.len();
+        end == count && count > 0
+    })
 }
