@@ -25,6 +25,7 @@ mod route;
 mod session;
 mod shared;
 mod source;
+mod spare;
 mod table;
 mod timers;
 mod tracked;

@@ -202,6 +202,7 @@ impl Core {
         if way.head == way.outgoing.len() {
             way.outgoing.clear();
             way.head = 0;
+            self.spare.look_later();
         } else if way.head > way.outgoing.len() / 2 {
             way.outgoing.drain(..way.head);
             way.head = 0;

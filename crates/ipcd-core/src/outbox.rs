@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use ipcd_proto::{Decoded, Header, Kind, decode};
 
+use crate::spare::Spare;
 use crate::tracked::Ticket;
 
 /// Bytes that are dropped from the front at once, rather than moving the rest for less.
 const COMPACT_BYTES: usize = 64 * 1024;
-/// Memory that an empty outbox gives back rather than keeps for the next batch.
-const KEPT_BYTES: usize = 1024;
 /// How precisely the age of the oldest byte is known.
 const AGE_STEP: Duration = Duration::from_millis(250);
 
@@ -240,28 +239,6 @@ impl Shed {
             self.requests.push((header.sender, header.correlation));
         } else if header.receipt {
             self.receipts.push(ticket);
-        }
-    }
-}
-
-/// Memory that outboxes take when they begin to fill, and give back when they are empty: so an
-/// idle peer has none, and a busy one does not allocate.
-#[derive(Debug, Default)]
-pub(crate) struct Spare(Vec<Vec<u8>>);
-
-/// Buffers kept, and bytes of the largest that is.
-const SPARES: usize = 16;
-const SPARE_BYTES: usize = 1024 * 1024;
-
-impl Spare {
-    fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_default()
-    }
-
-    fn give(&mut self, buffer: Vec<u8>) {
-        let worth_keeping = (KEPT_BYTES..=SPARE_BYTES).contains(&buffer.capacity());
-        if worth_keeping && self.0.len() < SPARES {
-            self.0.push(buffer);
         }
     }
 }

@@ -45,6 +45,7 @@ impl Timers {
 impl Core {
     /// Ends the sessions of peers that are too late.
     pub fn tick(&mut self, now: Instant) {
+        self.give_back(now);
         self.sweep(now);
         while let Some((at, key)) = self.timers.pop_due(now) {
             let Some(peer) = self.peers.get_mut(key.0 as usize) else {
@@ -59,7 +60,8 @@ impl Core {
 
     /// When [`Core::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next().into_iter().chain(self.trackers.next_sweep()).min()
+        let looks = [self.timers.next(), self.trackers.next_sweep(), self.spare.next_look()];
+        looks.into_iter().flatten().min()
     }
 
     pub(crate) fn note_heard(

@@ -32,9 +32,15 @@ impl Listening {
         (&self.asked, self.socket) == (&wanted.listen, wanted.socket)
     }
 
-    /// What access rules may call it. Where it really listens comes first: no other has that.
-    pub(super) fn names(&self) -> Vec<String> {
-        [self.listener.local().to_string()].into_iter().chain(self.asked.names()).collect()
+    /// What access rules may call it, which of a passed socket is its own name, too. Where it really
+    /// listens comes first: no other has that.
+    pub(super) fn names(&self, sockets: &[Socket]) -> Vec<String> {
+        let passed = self.socket.and_then(|number| sockets.get(number)?.name());
+        let mut names = vec![self.listener.local().to_string()];
+        names.extend(self.asked.names());
+        names.extend(passed.map(str::to_owned));
+        names.dedup();
+        names
     }
 }
 
