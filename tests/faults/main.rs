@@ -16,4 +16,5 @@ mod proxy;
 mod slow;
 mod strace;
 mod tcp;
+mod tls;
 mod udp;

@@ -49,6 +49,8 @@ impl Worker {
         {
             return self.abandon(key, &error.to_string());
         }
+        // A handshake may be over with it.
+        self.vouch(key);
         self.write(key);
         self.served(key);
     }
@@ -90,11 +92,18 @@ impl Worker {
     pub(super) fn vouch(&mut self, key: PeerKey) {
         let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
         let identity = connection.channel.identity();
-        if !connection.is_vouched && identity.certificate.is_some() {
-            let peer = self.core.origin(key).peer;
-            info!(peer, %identity, "peer known by its certificate");
-            connection.is_vouched = true;
-            self.core.vouch(key);
+        let Some(name) = identity.certificate.as_deref().filter(|_| !connection.is_vouched) else {
+            return;
+        };
+        let peer = self.core.origin(key).peer;
+        info!(peer, %identity, "peer known by its certificate");
+        let has_other_rights = self.core.vouch(key, name);
+        connection.is_vouched = true;
+        if has_other_rights && let Some(translator) = &mut connection.translator {
+            // What waits for it was not sent. Nobody knew yet whether it may hear that.
+            let whole = translator.discard(self.core.outbox(key));
+            self.core.wrote(self.now, key, whole);
+            self.core.unheard(self.now, key);
         }
     }
 
