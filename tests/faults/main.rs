@@ -13,6 +13,7 @@ mod local;
 mod network;
 mod processes;
 mod proxy;
+mod refusals;
 mod slow;
 mod strace;
 mod tcp;

@@ -293,9 +293,7 @@ impl Link {
             let (count, fds) = match received {
                 Ok((0, _)) => return Ok(Received::Closed),
                 Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Received::NotReady);
-                }
+                Err(error) if is_for_later(&error) => return Ok(Received::NotReady),
                 Err(error) => return Err(error),
             };
             Ok(Received::Message(decode(&bytes[..count])?, fds))
@@ -312,9 +310,9 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     }
 }
 
-/// Whether a message may be sent later: there is no room now, the kernel has no memory for it, or
-/// too many descriptors are on their way. One that was left out would be missed for ever: a peer
-/// would count as there, and be served by nobody.
+/// Whether a message may be sent or received later: there is no room or none there now, the kernel has
+/// no memory for it, or too many descriptors are on their way. One that was left out would be missed
+/// for ever: a peer would count as there, and be served by nobody.
 fn is_for_later(error: &io::Error) -> bool {
     let codes = [Errno::EAGAIN, Errno::ENOMEM, Errno::ENOBUFS, Errno::ETOOMANYREFS];
     error.raw_os_error().is_some_and(|code| codes.contains(&Errno::from_raw(code)))

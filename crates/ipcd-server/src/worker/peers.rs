@@ -19,6 +19,14 @@ const LAST_READS: usize = 16;
 /// Room that is made in the kernel for the end of what a peer gets, at the most.
 const LAST_WORDS: usize = 2 * 1024 * 1024;
 
+/// A kernel that has no memory now is no reason to let a peer go.
+pub(super) fn later(outcome: ipcd_transport::Result<Read>) -> ipcd_transport::Result<Read> {
+    match outcome {
+        Err(error) if error.is_exhaustion() => Ok(Read::NotReady),
+        outcome => outcome,
+    }
+}
+
 impl Worker {
     pub(super) fn handle(&mut self, token: Token, events: EpollFlags) {
         let key = PeerKey(token.place);
@@ -81,7 +89,7 @@ impl Worker {
         let outcome = if connection.waiting {
             connection.channel.serve().map(|()| Read::Bytes(0))
         } else {
-            connection.channel.read(&mut buffer)
+            later(connection.channel.read(&mut buffer))
         };
         self.vouch(key);
         self.feed(key, buffer);
@@ -168,6 +176,8 @@ impl Worker {
                 Ok(Wrote::NotReady) => connection.blocked = true,
                 Ok(Wrote::NoCredit) => connection.starved = true,
                 Ok(Wrote::Nobody) => return self.abandon(key, "nobody is there"),
+                // There is room for it; it is tried as often until there is memory, too.
+                Err(error) if error.is_exhaustion() => connection.blocked = true,
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
             if connection.blocked {
