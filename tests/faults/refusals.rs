@@ -97,12 +97,30 @@ fn workers_whose_calls_are_interrupted_lose_nothing() {
     scene.check("interrupted workers");
 }
 
+/// Peers whose descriptors the kernel does not take to their worker.
+#[test]
+fn who_cannot_be_handed_over_is_not_counted_as_there() {
+    let setup = Setup::new().config("[limits]\nmax_peers = 8\n");
+    let scene = Scene::start(setup, &["unix", "tcp"]);
+    let supervisor = scene.daemon.process.pid();
+    let Some(strace) = Strace::attach(&[supervisor], "sendmsg:error=EPERM") else { return };
+    for _ in 0..8 {
+        scene.daemon.ctl("unix", &["ping"]).run().expect(3);
+        scene.daemon.ctl("tcp", &["ping"]).run().expect(3);
+    }
+    drop(strace);
+    let said = "a peer could not be handed to its worker";
+    assert!(scene.daemon.log().matches(said).count() >= 16, "{}", scene.daemon.log());
+    scene.check("peers that cannot be handed over");
+}
+
 /// The library that makes reads and writes shorter, if there is a compiler.
 fn library(dir: &tempfile::TempDir) -> Option<PathBuf> {
     let (source, made) = (concat!(env!("CARGO_MANIFEST_DIR"), "/faults/short.c"), "short.so");
     let path = dir.path().join(made);
     let mut cc = Command::new("cc");
-    let built = cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&path).args([source, "-ldl"]).status();
+    let built =
+        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&path).args([source, "-ldl"]).status();
     built.is_ok_and(|status| status.success()).then_some(path)
 }
 

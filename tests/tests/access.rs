@@ -277,7 +277,8 @@ fn servers_are_known_by_their_names() {
         let daemon = setup.start();
         assert!(!daemon.log().contains("there is no listener"), "{}", daemon.log());
         let mut tap = daemon.recv("unix", &["-v", "in"]);
-        let [feed, stranger] = servers.each_ref().map(|server| server.accept().expect("it dials").0);
+        let [feed, stranger] =
+            servers.each_ref().map(|server| server.accept().expect("it dials").0);
         feed.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
         (&stranger).write_all(b"in no\n").expect("it is sent");
         eventually("that it is refused", || (daemon.counter("frames_denied") == 1).then_some(()));

@@ -204,7 +204,6 @@ impl Core {
         key
     }
 
-
     /// Takes what a peer sent; `bytes` begin at the start of a frame, and messages in them are
     /// stamped with their sender.
     pub fn receive(&mut self, now: Instant, key: PeerKey, bytes: &mut [u8]) -> Progress {

@@ -80,7 +80,13 @@ impl World {
     fn publish(&mut self, at: usize, key: PeerKey, subject: &str, header: Header, size: usize) {
         let (payload, mut bytes) = (vec![b'x'; size], Vec::new());
         let (subject, reply, headers) = (subject.as_bytes(), &b""[..], &b""[..]);
-        FrameWriter(&mut bytes).write(&Frame { header, subject, reply, headers, payload: &payload });
+        FrameWriter(&mut bytes).write(&Frame {
+            header,
+            subject,
+            reply,
+            headers,
+            payload: &payload,
+        });
         self.offer(at, key, bytes);
     }
 

@@ -224,7 +224,8 @@ impl Config {
     /// The access rules, with what its listeners, servers and programs are called where they are
     /// configured.
     pub fn acl(&self) -> Acl {
-        let own = self.connects.iter().map(Connect::names).chain(self.execs.iter().map(Exec::names));
+        let own =
+            self.connects.iter().map(Connect::names).chain(self.execs.iter().map(Exec::names));
         let names = self.listeners.iter().map(Listen::names).chain(own);
         access::acl(&self.access, (0..).zip(names).collect())
     }

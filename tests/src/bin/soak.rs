@@ -9,7 +9,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use ipcd_tests::{Daemon, Load, Raw, Running, Setup, anonymous, children, descriptors, raise_limit};
+use ipcd_tests::{
+    Daemon, Load, Raw, Running, Setup, anonymous, children, descriptors, raise_limit,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
