@@ -71,7 +71,7 @@ impl World {
     }
 
     fn subscribe(&mut self, at: usize, key: PeerKey, number: u32, filter: &str, group: bool) {
-        let overflow = (number % 2 == 0).then_some(Overflow::DropOldest);
+        let overflow = number.is_multiple_of(2).then_some(Overflow::DropOldest);
         let (filter, group) = (filter.to_owned(), group.then(|| format!("g{}", self.turn % 7)));
         let body = Subscribe { subscription: number, filter, group, overflow, origin: true };
         self.say(at, key, Kind::Subscribe, &encode(&body));
@@ -157,7 +157,7 @@ impl World {
     fn visit(&mut self) {
         self.turn += 1;
         let (turn, at) = (self.turn, self.turn % 2);
-        let key = self.attach(at, (turn % 3 == 0).then(|| format!("peer-{turn}")));
+        let key = self.attach(at, turn.is_multiple_of(3).then(|| format!("peer-{turn}")));
         self.subscribe(at, key, 1, &format!("a.{turn}.>"), false);
         self.subscribe(at, key, 2, &format!("b.{}", turn % 5), true);
         let plain = Header::new(Kind::Message, 0);

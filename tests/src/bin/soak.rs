@@ -230,11 +230,13 @@ impl Soak {
     }
 }
 
+type Figure = fn(&Look) -> f64;
+
 /// What there was at the first look and at the last, and how it grew.
 fn table(looks: &[Look]) -> String {
     let mut text = "what                first      last     slope per hour\n".to_owned();
     let Some((first, last)) = looks.first().zip(looks.last()) else { return text };
-    let rows: [(&str, &str, fn(&Look) -> f64); 4] = [
+    let rows: [(&str, &str, Figure); 4] = [
         ("supervisor", "KiB", |look| look.supervisor_kib),
         ("worker", "KiB", |look| look.worker_kib),
         ("descriptors", "", |look| look.descriptors),
@@ -248,7 +250,7 @@ fn table(looks: &[Look]) -> String {
 }
 
 /// The slope of the line through all points that fits them best, for a second.
-fn slope(looks: &[Look], of: fn(&Look) -> f64) -> f64 {
+fn slope(looks: &[Look], of: Figure) -> f64 {
     let count = looks.len() as f64;
     let mean = |of: &dyn Fn(&Look) -> f64| looks.iter().map(of).sum::<f64>() / count;
     let (x, y) = (mean(&|look| look.at_s), mean(&of));
