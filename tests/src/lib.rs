@@ -33,8 +33,8 @@ pub use raw::{Raw, RawFrame};
 pub use remote::{Called, Puppet};
 pub use scene::Scene;
 pub use system::{
-    Descriptor, children, context_switches, descriptor, descriptors, is_alive, memory, raise_limit,
-    state, whole_memory,
+    Descriptor, anonymous, children, context_switches, descriptor, descriptors, is_alive, memory,
+    raise_limit, state, whole_memory,
 };
 pub use text::{Stream, check_lines, feed_lines, message};
 pub use watchdog::{PATIENCE, eventually};

@@ -113,6 +113,15 @@ pub fn memory(pids: &[i32]) -> u64 {
     pids.iter().map(|pid| share(*pid, "Pss_Anon:")).sum()
 }
 
+/// Memory of one process, in bytes, without files: what it shares with a child counts in full, so
+/// that no child's end makes it seem to grow.
+///
+/// # Panics
+/// If there is no such process.
+pub fn anonymous(pid: i32) -> u64 {
+    share(pid, "Anonymous:")
+}
+
 /// All memory of processes, in bytes and proportional shares: the program's file, too.
 ///
 /// # Panics

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 use ipcd_tests::{Daemon, PATIENCE, SCHEMES, Setup, eventually};
 use nix::sys::signal::{Signal, kill};
@@ -257,6 +257,45 @@ fn bare_peers_are_known_by_their_listener() {
     eventually("the count", || daemon.log().contains("refused=2").then_some(()));
 }
 
+/// Servers that the daemon connects to are no listeners, and are named like them.
+#[test]
+fn servers_are_known_by_their_names() {
+    let servers = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("there is a port"));
+    let entry = |name: &str, server: &TcpListener| {
+        let at = server.local_addr().expect("it is bound");
+        let dialect = "codec=line&subject=$1&reply=>";
+        format!("[[connect]]\nname = \"{name}\"\nendpoint = \"tcp://{at}?{dialect}\"\n")
+    };
+    let rules = format!(
+        "{}[[acl]]\nuid = {}\npublish = [\">\"]\nsubscribe = [\">\"]\nadmin = true\n\
+         [[acl]]\nlistener = \"feed\"\npublish = [\"in\"]\nsubscribe = [\"out\"]\n",
+        entry("feed", &servers[0]) + &entry("stranger", &servers[1]),
+        geteuid().as_raw()
+    );
+    for fork in ["pool", "connection"] {
+        let setup = Setup::new().listen(&["unix"]).config(&rules).args(&["--fork", fork]);
+        let daemon = setup.start();
+        assert!(!daemon.log().contains("there is no listener"), "{}", daemon.log());
+        let mut tap = daemon.recv("unix", &["-v", "in"]);
+        let [feed, stranger] =
+            servers.each_ref().map(|server| server.accept().expect("it dials").0);
+        feed.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+        (&stranger).write_all(b"in no\n").expect("it is sent");
+        eventually("that it is refused", || (daemon.counter("frames_denied") == 1).then_some(()));
+        (&feed).write_all(b"in yes\nother no\nin again\n").expect("it is sent");
+        tap.stdout().wait_for("in yes\nin again\n");
+        assert_eq!(tap.stdout().text(), "in yes\nin again\n");
+        daemon.send("other", "no");
+        daemon.send("out", "yes");
+        let heard = BufReader::new(&feed).lines().next().expect("it goes on").expect("it is text");
+        assert_eq!(heard, "yes");
+        let file = daemon.config_file().display().to_string();
+        let check = ["acl", "check", "-c", &file, "--listener", "feed", "--pub", "in"];
+        daemon.ctl("unix", &check).run().expect(0);
+        daemon.ctl("unix", &[&check[..2], &check[4..]].concat()).run().expect(0);
+    }
+}
+
 #[test]
 fn who_may_hear_only_some_of_a_filter_stops_nobody() {
     let (dir, guest) = (dir(), "subscribe = [\"a.x\"]");
@@ -285,7 +324,8 @@ fn who_may_hear_only_some_of_a_filter_stops_nobody() {
 fn check_says_what_would_be_decided_and_by_which_rule() {
     let guest = "publish = [\"a.>\", \"@\"]\nsubscribe = [\"a.*\"]\n\
                  [[acl]]\nuser = \"root\"\npublish = [\"root.>\"]\n\
-                 [[acl]]\npublish = [\"a.secret\"]\nsubscribe = [\"a.secret\"]\naction = \"deny\"";
+                 [[acl]]\npublish = [\"a.secret\"]\nsubscribe = [\"a.secret\"]\naction = \"deny\"\n\
+                 [[acl]]\ncertificate = \"ann.example\"\npublish = [\"ann.>\"]";
     let dir = dir();
     let (daemon, [root, _]) = two_classes(&dir, &[], guest);
     let file = daemon.config_file().display().to_string();
@@ -302,6 +342,9 @@ fn check_says_what_would_be_decided_and_by_which_rule() {
         (&["--uid", "0", "--pub", "root.x"], 0, "[[acl]] 3 says so"),
         (&["--user", "root", "--pub", "root.x"], 0, "[[acl]] 3 says so"),
         (&["--uid", "12345", "--pub", "root.x"], 6, "no rule allows it"),
+        (&["--certificate", "ann.example", "--pub", "ann.x"], 0, "[[acl]] 5 says so"),
+        (&["--certificate", "Ann.example", "--pub", "ann.x"], 6, "no rule allows it"),
+        (&["--certificate", "ann.example", "--uid", "12345", "--pub", "b"], 6, "no rule allows it"),
         (&["--pub", "a..b"], 8, "empty tokens"),
         (&["--user", "no such user", "--admin"], 2, "no such user"),
         (&["--uid", "1"], 2, "--pub"),

@@ -110,6 +110,10 @@ fn whatever_is_passed_is_a_listener() {
         [[listen]]
         name = "log"
         endpoint = "fifo:///nowhere.fifo?codec=line&subject=chat"
+        [[acl]]
+        listener = "x.socket"
+        publish = ["secret"]
+        action = "deny"
     "#;
     let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
     let run = dir.path().join("run").display().to_string();
@@ -137,6 +141,10 @@ fn whatever_is_passed_is_a_listener() {
     for said in ["a line", "an event", "through a FIFO", "a datagram"] {
         receiver.stdout().wait_for(&format!("{said}\n"));
     }
+    // Rules may call it what the service manager does, though it was found by its address.
+    assert!(!daemon.log().contains("there is no listener"), "{}", daemon.log());
+    daemon.ctl(&pipe, &["send", "secret", "no"]).run().expect(6);
+    daemon.ctl(&further, &["send", "secret", "yes"]).run().expect(0);
     // What somebody else has made is for them to remove.
     daemon.terminate().expect(0);
     for path in ["elsewhere.sock", "pipe.sock", "records.sock", "events.sock", "log.fifo"] {

@@ -114,6 +114,91 @@ fn a_token_or_a_certificate_is_asked_for() {
     }
 }
 
+/// Rules by the name in a certificate hold for frames, for bare peers, and for who has none.
+#[test]
+fn access_rules_know_peers_by_their_certificates() {
+    let files = Certificates::new();
+    files.issue("ann", &["ann.example"]);
+    files.issue("bob", &["bob.example"]);
+    let rules = "[[acl]]\ntoken = \"\"\nsubscribe = [\">\"]\n\
+        [[acl]]\ncertificate = \"ann.example\"\npublish = [\"ann.>\"]\nsubscribe = [\"news\"]\n\
+        [[acl]]\ncertificate = \"bob.example\"\npublish = [\">\"]\nsubscribe = [\">\"]\nadmin = true\n";
+    for fork in ["pool", "connection"] {
+        let listener = files.listener(&format!("&{}", files.ca("server")));
+        let setup = Setup::new().listen(&["unix"]).extra(&[&listener]).config(rules);
+        let daemon = setup.args(&["--fork", fork]).start();
+        let [ann, bob] = ["ann", "bob"].map(|name| files.via_as(&daemon, name));
+        let token = files.via(&daemon);
+        let mut tap = daemon.recv(&bob, &["-v", ">"]);
+        let run = |via: &str, args: &[&str], status| daemon.ctl(via, args).run().expect(status);
+        run(&ann, &["send", "ann.x", "hers"], 0);
+        run(&bob, &["send", "ann.x", "his"], 0);
+        for (via, subject) in [(&ann, "bob.x"), (&token, "ann.x"), (&token, "news")] {
+            let said = run(via, &["send", subject, "no"], 6).stderr;
+            assert!(said.contains("may not publish"), "{said}");
+        }
+        run(&ann, &["recv", "ann.x"], 6);
+        run(&ann, &["clients"], 6);
+        run(&bob, &["clients"], 0);
+        tap.stdout().wait_for("ann.x hers\nann.x his\n");
+        let check = |name: &str, status| {
+            run(&bob, &["acl", "check", "--certificate", name, "--pub", "ann.y"], status);
+        };
+        check("ann.example", 0);
+        check("eve.example", 6);
+    }
+}
+
+/// A bare peer is there before its handshake is over. Until then nobody knows whose it is.
+#[test]
+fn bare_peers_are_known_by_their_certificates_before_they_hear_anything() {
+    let files = Certificates::new();
+    files.issue("ann", &["ann.example"]);
+    files.issue("bob", &["bob.example"]);
+    let more = format!("&{}&codec=line&subject=$1&reply=secret", files.ca("server"));
+    let rules = "[[acl]]\ncertificate = \"ann.example\"\npublish = [\"in\"]\nsubscribe = [\">\"]\n\
+        action = \"deny\"\n";
+    let setup = Setup::new().listen(&["unix"]).extra(&[&files.listener(&more)]).config(rules);
+    let daemon = setup.args(&["--workers", "1"]).start();
+    let connect = |name: &str| {
+        let at = files.via_as(&daemon, name).parse::<Endpoint>().expect("it is an endpoint");
+        let tls = ipcd_transports::of(&at).expect("it is one");
+        let parts = tls.connect_bare(&at, Instant::now() + PATIENCE).expect("it listens");
+        tls.adopt_bare(parts).expect("it is a channel").channel
+    };
+    let mut tap = daemon.recv("unix", &["-v", "in"]);
+    let mut channels = ["ann", "bob"].map(connect);
+    let are_there = |log: &str| (log.matches("peer connected").count() >= 3).then_some(());
+    daemon.process.stderr.wait_until("that they are there", are_there);
+    daemon.send("secret", "not for ann");
+    let shake = |channel: &mut Box<dyn Channel>| {
+        let mut buffer = ipcd_transport::ReadBuffer::new(1024, 1024);
+        let line = b"in said\n";
+        eventually("that it is sent", || {
+            // The first turns make the handshake.
+            let _ = channel.read(&mut buffer);
+            matches!(channel.write(line), Ok(Wrote::Bytes(_))).then_some(())
+        });
+        buffer
+    };
+    let mut ann = shake(&mut channels[0]);
+    eventually("that ann is refused", || (daemon.counter("frames_denied") == 1).then_some(()));
+    let mut bob = shake(&mut channels[1]);
+    tap.stdout().wait_for("in said\n");
+    eventually("what is for bob", || {
+        let _ = channels[1].read(&mut bob);
+        (bob.filled() == b"not for ann\n").then_some(())
+    });
+    daemon.send("secret", "nor is this");
+    eventually("what is for bob", || {
+        let _ = channels[1].read(&mut bob);
+        (bob.filled() == b"not for ann\nnor is this\n").then_some(())
+    });
+    let _ = channels[0].read(&mut ann);
+    assert_eq!(ann.filled(), b"", "ann has heard it");
+    assert_eq!(tap.stdout().text(), "in said\n");
+}
+
 #[test]
 fn a_daemon_that_cannot_prove_itself_is_refused() {
     let files = Certificates::new();

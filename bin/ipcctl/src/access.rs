@@ -45,11 +45,13 @@ fn access(args: &CheckArgs) -> Access {
 
 /// Who is meant: the caller, if nothing is said. Whose user is known has that user's own group.
 fn who(args: &CheckArgs) -> Outcome<Who> {
-    let (listener, token) = (args.listener.clone(), args.token.clone());
-    let is_said = args.uid.is_some() || args.gid.is_some() || listener.is_some() || token.is_some();
+    let CheckArgs { listener, token, certificate, .. } = args;
+    let proved = [listener, token, certificate].map(Clone::clone);
+    let is_said = args.uid.is_some() || args.gid.is_some() || proved.iter().any(Option::is_some);
+    let [listener, token, certificate] = proved;
     if !is_said && args.user.is_none() && args.group.is_none() {
         let (uid, gid) = (Some(geteuid().as_raw()), Some(getegid().as_raw()));
-        return Ok(Who { uid, gid, listener, token });
+        return Ok(Who { uid, gid, listener, token, certificate });
     }
     let user = match (&args.user, args.uid) {
         (Some(name), _) => Some(found("user", name, User::from_name(name))?),
@@ -61,7 +63,7 @@ fn who(args: &CheckArgs) -> Outcome<Who> {
         None => args.gid.or(user.as_ref().map(|user| user.gid.as_raw())),
     };
     let uid = args.uid.or(user.map(|user| user.uid.as_raw()));
-    Ok(Who { uid, gid, listener, token })
+    Ok(Who { uid, gid, listener, token, certificate })
 }
 
 fn found<T>(kind: &str, name: &str, found: nix::Result<Option<T>>) -> Outcome<T> {

@@ -11,7 +11,7 @@ use ipcd_proto::{Address, Filter, Subject};
 
 use crate::acl::{Acl, Rights};
 use crate::core::{Core, Output};
-use crate::peer::PeerKey;
+use crate::peer::{PeerKey, State};
 use crate::session::Failure;
 
 /// The rights that peers have, by the rules that concern them: those of one kind share theirs.
@@ -110,6 +110,25 @@ impl Core {
         }
     }
 
+    /// The transport has found out who the peer is, by a certificate of this name and before anything
+    /// was heard of it: it need not prove a token. True if the session is open already, as that of
+    /// one is that does not speak the protocol, and the peer may do something else now.
+    pub fn vouch(&mut self, key: PeerKey, name: &str) -> bool {
+        let peer = self.peer(key);
+        peer.certificate = Some(name.into());
+        if let State::New { challenge } = &mut peer.state {
+            *challenge = None;
+        }
+        if !peer.is_open() {
+            return false;
+        }
+        let before = peer.rights.clone();
+        self.read_rights(key);
+        self.interests.touch();
+        self.hold_back(key);
+        self.peers[key.0 as usize].rights.as_deref() != before.as_deref()
+    }
+
     /// Finds what a peer may do whose session opens.
     pub(crate) fn read_rights(&mut self, key: PeerKey) {
         let acl = &self.config.acl;
@@ -199,6 +218,7 @@ impl Core {
             gid: peer.origin.gid,
             listener: names.and_then(|names| names.first().cloned()),
             token: peer.token.as_deref().map(str::to_owned),
+            certificate: peer.certificate.as_deref().map(str::to_owned),
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Whom {
     pub listener: Option<String>,
     /// It has proved the token of this name; of no name for the daemon's own.
     pub token: Option<String>,
+    /// It is known by a certificate of this name.
+    pub certificate: Option<String>,
 }
 
 /// Who is in a group of the system: whoever has it as its own, and these users.
@@ -161,8 +163,14 @@ impl Whom {
         self.uid.is_none_or(|uid| who.uid == Some(uid))
             && self.group.as_ref().is_none_or(|group| group.has(who))
             && self.listener.as_ref().is_none_or(is_named)
-            && self.token.as_ref().is_none_or(|token| who.token.as_ref() == Some(token))
+            && is_none_or_same(&self.token, &who.token)
+            && is_none_or_same(&self.certificate, &who.certificate)
     }
+}
+
+/// Whether there is no condition, or it is met.
+fn is_none_or_same(wanted: &Option<String>, known: &Option<String>) -> bool {
+    wanted.is_none() || wanted == known
 }
 
 impl Members {
@@ -241,6 +249,7 @@ mod tests {
             (whom.uid.is_none() || whom.uid == who.uid)
                 && (whom.listener.is_none() || whom.listener == who.listener)
                 && (whom.token.is_none() || whom.token == who.token)
+                && (whom.certificate.is_none() || whom.certificate == who.certificate)
                 && group.is_none_or(|group| {
                     who.gid == Some(group.gid) || group.uids.iter().any(|uid| who.uid == Some(*uid))
                 })
@@ -278,8 +287,15 @@ mod tests {
 
     fn rule() -> impl Strategy<Value = Rule> {
         let group = Members { gid: 7, uids: vec![2] };
-        let whom = (maybe(vec![1, 2]), maybe(vec![group]), maybe(listeners()), maybe(tokens()))
-            .prop_map(|(uid, group, listener, token)| Whom { uid, group, listener, token });
+        let proved = (maybe(tokens()), maybe(certificates()));
+        let whom = (maybe(vec![1, 2]), maybe(vec![group]), maybe(listeners()), proved);
+        let whom = whom.prop_map(|(uid, group, listener, (token, certificate))| Whom {
+            uid,
+            group,
+            listener,
+            token,
+            certificate,
+        });
         let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
         (whom, patterns(), patterns(), any::<bool>(), action).prop_map(
             |(whom, publish, subscribe, admin, action)| {
@@ -294,9 +310,21 @@ mod tests {
         ["", "ci"].map(str::to_owned).to_vec()
     }
 
+    fn certificates() -> Vec<String> {
+        ["ann.example", "bob.example"].map(str::to_owned).to_vec()
+    }
+
     fn who() -> impl Strategy<Value = Who> {
-        (maybe(vec![1, 2, 3]), maybe(vec![7, 8]), maybe(listeners()), maybe(tokens()))
-            .prop_map(|(uid, gid, listener, token)| Who { uid, gid, listener, token })
+        let proved = (maybe(tokens()), maybe(certificates()));
+        (maybe(vec![1, 2, 3]), maybe(vec![7, 8]), maybe(listeners()), proved).prop_map(
+            |(uid, gid, listener, (token, certificate))| Who {
+                uid,
+                gid,
+                listener,
+                token,
+                certificate,
+            },
+        )
     }
 
     fn parsed(text: &str) -> Filter {

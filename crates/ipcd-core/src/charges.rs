@@ -1,8 +1,9 @@
 //! What the peers of one source take up together: bytes in outboxes, and subscriptions.
 //!
-//! Each worker counts those of its own peers, and tells the table when they have changed by a
-//! sixteenth of what is allowed. Until it hears of itself again, it uses no more of what is left than
-//! its share, as the others may be using theirs.
+//! Each worker counts those of its own peers, and tells the table when they have changed by a part of
+//! what is allowed. Until it hears of itself again, it uses no more of what is left than its share,
+//! as the others may be using theirs. There are as many shares as workers, so a burst everywhere at
+//! once stays below twice what is allowed, however many there are.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -20,11 +21,10 @@ use crate::shared::Shared;
 use crate::source::Source;
 use crate::table::Request;
 
-/// In how many parts what is allowed is counted between workers.
+/// In how many parts what is allowed is counted between workers, at the least.
 const PARTS: u64 = 16;
 
-/// Among so many workers what is left is shared, at the most. With a child for each peer there are
-/// more, which would each get too little to begin with.
+/// In how many what each worker may use whatever the others do, likewise.
 const SHARES: u64 = 8;
 
 /// What a source takes up.
@@ -42,8 +42,10 @@ pub(crate) struct Charge {
     source: Source,
     /// By peers here.
     spent: Cell<Spent>,
-    /// What of it the other workers know.
+    /// What of it the other workers are told.
     told: Cell<Spent>,
+    /// The least bytes told since this worker has last heard what it had told.
+    least_told: Cell<u64>,
     /// What all know that the peers here take up; and what those of the other workers do.
     known: Cell<Spent>,
     elsewhere: Cell<Spent>,
@@ -63,11 +65,27 @@ impl Charge {
     }
 
     /// Bytes that may wait for peers here, of so many in all: what all know of, and a share of what
-    /// is left.
+    /// is left. What was given back is the others' as soon as they are told.
     fn allowance(&self, most: u64, shares: u64) -> u64 {
-        let (known, elsewhere) = (self.known.get().bytes, self.elsewhere.get().bytes);
+        let elsewhere = self.elsewhere.get().bytes;
+        let known = self.known.get().bytes.min(self.least_told.get());
         let left = most.saturating_sub(known.saturating_add(elsewhere));
         known.saturating_add(left / shares).min(most.saturating_sub(elsewhere))
+    }
+
+    /// Notes what all know.
+    fn hear(&self, known: Spent, elsewhere: Spent) {
+        self.known.set(known);
+        self.elsewhere.set(elsewhere);
+        if known == self.told.get() {
+            self.least_told.set(known.bytes);
+        }
+    }
+
+    /// Notes what all are told.
+    fn tell(&self, spent: Spent) {
+        self.told.set(spent);
+        self.least_told.set(self.least_told.get().min(spent.bytes));
     }
 
     fn subscriptions(&self) -> u64 {
@@ -85,7 +103,8 @@ impl Core {
             let elsewhere = Cell::new(elsewhere);
             let [spent, told, known] =
                 [const { Spent { bytes: 0, subscriptions: 0 } }; 3].map(Cell::new);
-            Rc::new(Charge { source, spent, told, known, elsewhere, was_over: Cell::default() })
+            let (least_told, was_over) = (Cell::new(0), Cell::default());
+            Rc::new(Charge { source, spent, told, least_told, known, elsewhere, was_over })
         });
         Rc::clone(charge)
     }
@@ -142,8 +161,8 @@ impl Core {
     /// Whether that has not changed much since.
     pub(crate) fn stays_overcharged(&self, key: PeerKey) -> bool {
         let peer = &self.peers[key.0 as usize];
-        let margin = self.config.max_bytes_per_source / PARTS;
-        !peer.outbox.is_empty() && peer.charge.was_over.get() && self.is_over(&peer.charge, margin)
+        let has_rest = !peer.outbox.is_empty();
+        has_rest && peer.charge.was_over.get() && self.is_over(&peer.charge, self.step())
     }
 
     /// Whether it is a quarter more, which messages to one peer may fill.
@@ -154,11 +173,21 @@ impl Core {
 
     fn is_over(&self, charge: &Charge, margin: u64) -> bool {
         let (most, here) = (self.config.max_bytes_per_source, charge.spent.get().bytes);
+        let workers = self.workers();
         // Nobody has to share what is left if nothing like it is used.
-        most > 0 && here + margin >= most / SHARES && {
-            let living = self.others.as_ref().map_or(1, |others| others.living());
-            here + margin >= charge.allowance(most, living.clamp(1, SHARES))
-        }
+        most > 0
+            && here + margin >= most / workers.max(SHARES)
+            && here + margin >= charge.allowance(most, workers)
+    }
+
+    /// A change of so many bytes is worth telling: much less than a worker's share of all, or who is
+    /// alone would wait before it has used most of what the others leave.
+    fn step(&self) -> u64 {
+        self.config.max_bytes_per_source / PARTS.max(8 * self.workers())
+    }
+
+    fn workers(&self) -> u64 {
+        self.others.as_ref().map_or(1, |others| others.shared.living().max(1))
     }
 
     pub(crate) fn check_source(&self, key: PeerKey) -> Result<(), Failure> {
@@ -180,8 +209,7 @@ impl Core {
         let own = self.config.slot;
         for charge in self.charges.0.values() {
             let (known, elsewhere) = others.shared.spent_by(charge.source, own);
-            charge.known.set(known);
-            charge.elsewhere.set(elsewhere);
+            charge.hear(known, elsewhere);
         }
         self.relieve();
     }
@@ -204,8 +232,8 @@ impl Core {
         if self.is_over(charge, 0) {
             charge.was_over.set(true);
         }
-        let margin = self.config.max_bytes_per_source / PARTS;
-        charge.was_over.get() && !self.is_over(charge, margin) && charge.was_over.replace(false)
+        let is_over = |margin| self.is_over(charge, margin);
+        charge.was_over.get() && !is_over(self.step()) && charge.was_over.replace(false)
     }
 
     /// Tells the table what peers here take up, if it is to know and it is another part of it.
@@ -218,19 +246,17 @@ impl Core {
         let (spent, told) = (charge.spent.get(), charge.told.get());
         // Who has used its share gets another when all have heard of it.
         let wants_more = spent.bytes != told.bytes && self.is_over(charge, 0);
-        let has_moved = |now: u64, told: u64, most: u64| {
-            let part = (most / PARTS).max(1);
-            most > 0 && (now.abs_diff(told) >= part || (now == 0 && told > 0))
+        let has_moved = |now: u64, told: u64, part: u64| {
+            now.abs_diff(told) >= part.max(1) || (now == 0 && told > 0)
         };
+        let most = config.max_subscriptions_per_source;
+        let moved = |part| has_moved(spent.subscriptions * PARTS, told.subscriptions * PARTS, part);
+        let is_counted = config.max_bytes_per_source > 0;
         if wants_more
-            || has_moved(spent.bytes, told.bytes, config.max_bytes_per_source)
-            || has_moved(
-                spent.subscriptions * PARTS,
-                told.subscriptions * PARTS,
-                config.max_subscriptions_per_source,
-            )
+            || (is_counted && has_moved(spent.bytes, told.bytes, self.step()))
+            || (most > 0 && moved(most / PARTS))
         {
-            charge.told.set(spent);
+            charge.tell(spent);
             let request = Request::Spent { source: charge.source, spent };
             self.outputs.push_back(Output::Tell(request));
         }

@@ -171,6 +171,7 @@ impl Core {
             origin,
             state: State::New { challenge },
             token: None,
+            certificate: None,
             rights: None,
             was_denied: false,
             is_bare: false,
@@ -204,14 +205,6 @@ impl Core {
             self.open_bare(key, bare);
         }
         key
-    }
-
-    /// The transport has found out who the peer is, before anything was heard of it: it need not
-    /// prove a token.
-    pub fn vouch(&mut self, key: PeerKey) {
-        if let State::New { challenge } = &mut self.peer(key).state {
-            *challenge = None;
-        }
     }
 
     /// Takes what a peer sent; `bytes` begin at the start of a frame, and messages in them are

@@ -26,6 +26,7 @@ mod route;
 mod session;
 mod shared;
 mod source;
+mod spare;
 mod store;
 mod table;
 mod timers;

@@ -150,11 +150,6 @@ impl Others {
         way.sent - way.credited <= self.window
     }
 
-    /// How many workers live.
-    pub(crate) fn living(&self) -> u64 {
-        self.shared.lives.iter().filter(|life| **life > 0).count() as u64
-    }
-
     pub(crate) fn lives(&self, slot: u32) -> bool {
         self.shared.lives.get(slot as usize).is_some_and(|life| *life > 0)
     }
@@ -207,6 +202,7 @@ impl Core {
         if way.head == way.outgoing.len() {
             way.outgoing.clear();
             way.head = 0;
+            self.store.look_later();
         } else if way.head > way.outgoing.len() / 2 {
             way.outgoing.drain(..way.head);
             way.head = 0;

@@ -56,6 +56,8 @@ pub(crate) struct Peer {
     pub(crate) state: State,
     /// The token that it has proved; empty for the daemon's own.
     pub(crate) token: Option<Box<str>>,
+    /// The name in the certificate that it has shown.
+    pub(crate) certificate: Option<Box<str>>,
     /// What it may do; `None` for everything.
     pub(crate) rights: Option<Rc<Rights>>,
     /// Whether it was told of in the log that something was denied to it.

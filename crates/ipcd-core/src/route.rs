@@ -13,6 +13,8 @@ use crate::others::Others;
 
 /// Subjects whose routes are remembered. A client that makes up subjects cannot take more memory.
 const MAX_ROUTES: usize = 16 * 1024;
+/// Targets in all of them: with many subscribers to everything, each route has as many.
+const MAX_TARGETS: usize = 256 * 1024;
 /// Members of a worker that count when it is its turn, at the most: the number is its own word.
 const MAX_WEIGHT: u32 = 64 * 1024;
 
@@ -25,6 +27,13 @@ pub(crate) struct Targets {
     pub(crate) remotes: Vec<Remote>,
     /// Groups, of which each gets one copy.
     pub(crate) groups: Vec<Sharing>,
+}
+
+impl Targets {
+    fn count(&self) -> usize {
+        let choices = self.groups.iter().map(|group| group.choices.len());
+        self.members.len() + self.remotes.len() + choices.sum::<usize>()
+    }
 }
 
 /// A group whose members are offered a message in turn.
@@ -88,6 +97,8 @@ impl Sharing {
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     found: HashMap<Box<[u8]>, Route, RandomState>,
+    /// Targets in those.
+    targets: usize,
     last: Option<(Vec<u8>, Route)>,
 }
 
@@ -182,10 +193,13 @@ fn add_up(choices: Vec<(u32, Choice)>) -> Vec<(u64, Choice)> {
 
 impl Routes {
     fn remember(&mut self, subject: &[u8], route: Route) -> Route {
-        if self.found.len() >= MAX_ROUTES {
+        if self.found.len() >= MAX_ROUTES || self.targets + route.targets.count() > MAX_TARGETS {
             self.found.clear();
+            self.targets = 0;
         }
-        self.found.insert(subject.into(), route.clone());
+        self.targets += route.targets.count();
+        let before = self.found.insert(subject.into(), route.clone());
+        self.targets -= before.map_or(0, |before| before.targets.count());
         route
     }
 }
@@ -194,8 +208,10 @@ impl Routes {
 mod tests {
     use std::time::Instant;
 
+    use ipcd_proto::control::{Origin, Overflow};
+
     use super::*;
-    use crate::config::{Config, DaemonInfo};
+    use crate::config::{Config, DaemonInfo, PeerInfo};
 
     #[test]
     fn remembers_a_bounded_number_of_routes() {
@@ -203,6 +219,32 @@ mod tests {
         for number in 0..2 * MAX_ROUTES {
             core.route(format!("made.up.{number}").as_bytes()).unwrap();
             assert!(core.routes.found.len() <= MAX_ROUTES);
+        }
+    }
+
+    #[test]
+    fn remembers_a_bounded_number_of_targets() {
+        const MEMBERS: usize = 1000;
+        let mut core = Core::new(Config::new(DaemonInfo::unknown(Instant::now())), None);
+        let transport = "test".into();
+        let origin =
+            Origin { peer: 0, name: None, transport, pid: None, uid: None, gid: None, addr: None };
+        let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
+        let peer = core.attach(Instant::now(), info);
+        let filter = ipcd_proto::Filter::parse(b">").unwrap();
+        for number in 0..MEMBERS as u32 {
+            let (overflow, origin, group) = (Overflow::Block, false, None);
+            let member = Member { peer, subscription: number, overflow, origin, group };
+            core.interests.add(&filter, member);
+        }
+        for number in 0..2 * MAX_TARGETS / MEMBERS {
+            core.interests.touch();
+            for subject in [format!("made.up.{number}"), "again.and.again".into()] {
+                assert_eq!(core.route(subject.as_bytes()).unwrap().members.len(), MEMBERS);
+            }
+            let routes = core.routes.found.values();
+            let remembered: usize = routes.map(|route| route.targets.count()).sum();
+            assert!(remembered == core.routes.targets && remembered <= MAX_TARGETS);
         }
     }
 

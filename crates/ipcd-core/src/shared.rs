@@ -95,6 +95,8 @@ pub struct Shared {
     pub epoch: u64,
     /// How many interests each worker has.
     held: Vec<usize>,
+    /// How many workers live.
+    living: u64,
 }
 
 impl Shared {
@@ -102,6 +104,11 @@ impl Shared {
     pub fn new(slots: usize) -> Self {
         let (lives, held) = (vec![0; slots], vec![0; slots]);
         Self { lives, held, ..Self::default() }
+    }
+
+    /// How many workers live.
+    pub(crate) fn living(&self) -> u64 {
+        self.living
     }
 
     /// How many interests a worker has.
@@ -155,6 +162,7 @@ impl Shared {
 
     fn set_life(&mut self, slot: u32, life: u32) {
         if let Some(known) = self.lives.get_mut(slot as usize) {
+            self.living = self.living + u64::from(life > 0) - u64::from(*known > 0);
             *known = life;
         }
         self.interests.remove_all(|remote| remote.slot == slot);

@@ -4,15 +4,14 @@
 //! goes on only while everybody who holds it gets what is appended. So whoever holds the least of it
 //! holds the end of it, and no more than one chunk beyond what is in its outbox.
 
+use std::time::Instant;
+
 use slab::Slab;
+
+use crate::spare::Spare;
 
 /// Bytes of a chunk; a longer run is one by itself.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
-/// Memory that an empty outbox gives back rather than keeps for the next batch.
-const KEPT_BYTES: usize = 1024;
-/// Buffers kept for outboxes, and bytes of the largest that is; and buffers kept for chunks.
-const SPARES: usize = 16;
-const SPARE_BYTES: usize = 1024 * 1024;
 
 /// Bytes of a chunk: whole frames from `boundary` on, of which those from `start` on are unwritten.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +33,8 @@ impl Span {
 /// are empty: so an idle peer has none, and a busy one does not allocate.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
-    spare: Vec<Vec<u8>>,
-    spare_chunks: Vec<Vec<u8>>,
+    spare: Spare,
+    spare_chunks: Spare,
     chunks: Slab<Chunk>,
     /// The chunk that may go on.
     open: Option<usize>,
@@ -51,15 +50,37 @@ struct Chunk {
 impl Store {
     /// An empty buffer for an outbox.
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_default()
+        self.spare.take()
     }
 
     /// Takes it back.
     pub(crate) fn give(&mut self, buffer: Vec<u8>) {
-        let worth_keeping = (KEPT_BYTES..=SPARE_BYTES).contains(&buffer.capacity());
-        if worth_keeping && self.spare.len() < SPARES {
-            self.spare.push(buffer);
-        }
+        self.spare.give(buffer);
+    }
+
+    /// Something is kept elsewhere that may not be needed in a while.
+    pub(crate) fn look_later(&mut self) {
+        self.spare.look_later();
+    }
+
+    /// When to look what is not needed any more.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.spare.next_look().into_iter().chain(self.spare_chunks.next_look()).min()
+    }
+
+    /// Gives back what has not been needed for a while; whether it was time for that.
+    pub(crate) fn look(&mut self, now: Instant) -> bool {
+        self.spare.look(now) | self.spare_chunks.look(now)
+    }
+
+    /// So many bytes were given back besides.
+    pub(crate) fn note_released(&mut self, bytes: usize) {
+        self.spare.note_released(bytes);
+    }
+
+    /// Bytes that were given back to the allocator since this was last asked.
+    pub(crate) fn take_released(&mut self) -> usize {
+        self.spare.take_released() + self.spare_chunks.take_released()
     }
 
     /// All bytes of a chunk.
@@ -140,7 +161,8 @@ impl Store {
         if let Some(open) = self.open.take() {
             self.close_chunk(open);
         }
-        let bytes = self.spare_chunks.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES));
+        let mut bytes = self.spare_chunks.take();
+        bytes.reserve_exact(CHUNK_BYTES);
         let chunk = self.chunks.insert(Chunk { bytes, holders: 0 });
         self.open = Some(chunk);
         chunk
@@ -160,9 +182,10 @@ impl Store {
     }
 
     fn give_chunk(&mut self, mut buffer: Vec<u8>) {
-        if buffer.capacity() == CHUNK_BYTES && self.spare_chunks.len() < SPARES {
+        // Another one is of a run that is longer, or has moved.
+        if buffer.capacity() == CHUNK_BYTES {
             buffer.clear();
-            self.spare_chunks.push(buffer);
+            self.spare_chunks.give(buffer);
         }
     }
 }
@@ -204,16 +227,5 @@ mod tests {
             store.release(span.chunk);
             assert!(store.is_free() && store.shared_bytes() <= CHUNK_BYTES);
         }
-    }
-
-    #[test]
-    fn buffers_of_chunks_go_round() {
-        let mut store = Store::default();
-        for _ in 0..3 {
-            let whole = [0; CHUNK_BYTES];
-            let spans: Vec<_> = (0..2 * SPARES).map(|_| store.keep(&whole, 0)).collect();
-            spans.iter().for_each(|span| store.release(span.chunk));
-        }
-        assert_eq!(store.spare_chunks.len(), SPARES);
     }
 }

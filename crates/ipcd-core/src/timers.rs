@@ -10,6 +10,10 @@ use crate::core::{Core, Progress};
 use crate::ending::LINGER;
 use crate::peer::{PeerKey, State};
 
+/// Entries for each peer, and more for all, before those are taken out that nobody needs.
+const MOST_EACH: usize = 4;
+const MOST_MORE: usize = 1024;
+
 /// A queue of deadlines, at most a few a peer. An entry says that the peer is to be looked at, not
 /// that something is due: what has been put off is found out then, and costs nothing until then.
 #[derive(Debug, Default)]
@@ -41,6 +45,7 @@ impl Timers {
 impl Core {
     /// Ends the sessions of peers that are too late.
     pub fn tick(&mut self, now: Instant) {
+        self.give_back(now);
         self.sweep(now);
         while let Some((at, key)) = self.timers.pop_due(now) {
             let Some(peer) = self.peers.get_mut(key.0 as usize) else {
@@ -55,7 +60,8 @@ impl Core {
 
     /// When [`Core::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next().into_iter().chain(self.trackers.next_sweep()).min()
+        let looks = [self.timers.next(), self.trackers.next_sweep(), self.store.next_look()];
+        looks.into_iter().flatten().min()
     }
 
     pub(crate) fn note_heard(
@@ -81,6 +87,18 @@ impl Core {
     pub(crate) fn arm(&mut self, key: PeerKey, at: Instant) {
         let armed = &mut self.peers[key.0 as usize].deadlines.armed;
         self.timers.arm(armed, at, key);
+        if self.timers.0.len() > MOST_EACH * self.peers.len() + MOST_MORE {
+            self.forget_timers();
+        }
+    }
+
+    /// Takes out the entries of peers that have gone, and those that an earlier one stands before: a
+    /// peer that is looked at all the time leaves one for its idleness each time.
+    fn forget_timers(&mut self) {
+        let peers = &self.peers;
+        self.timers.0.retain(|Reverse((at, key))| {
+            peers.get(key.0 as usize).is_some_and(|peer| peer.deadlines.armed == Some(*at))
+        });
     }
 
     fn check_deadlines(&mut self, now: Instant, key: PeerKey) {
@@ -107,5 +125,56 @@ impl Core {
         } else if let Some(next) = deadlines.into_iter().flatten().filter(|at| *at > now).min() {
             self.arm(key, next);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ipcd_proto::control::Origin;
+
+    use super::*;
+    use crate::config::{Config, DaemonInfo, PeerInfo};
+
+    fn core(now: Instant) -> Core {
+        let idle_timeout = Some(Duration::from_secs(3600));
+        Core::new(Config { idle_timeout, ..Config::new(DaemonInfo::unknown(now)) }, None)
+    }
+
+    fn attach(core: &mut Core, now: Instant) -> PeerKey {
+        let transport = "test".into();
+        let origin =
+            Origin { peer: 0, name: None, transport, pid: None, uid: None, gid: None, addr: None };
+        let bare = Some(crate::config::Bare { filters: Vec::new(), echo: true, largest: None });
+        core.attach(now, PeerInfo { listener: 0, origin, challenge: None, bare })
+    }
+
+    #[test]
+    fn peers_that_have_gone_leave_a_bounded_number_of_deadlines() {
+        let mut now = Instant::now();
+        let mut core = core(now);
+        for _ in 0..10_000 {
+            let key = attach(&mut core, now);
+            // Past the handshake, the next deadline is in an hour.
+            now += Duration::from_secs(6);
+            core.tick(now);
+            core.detach(now, key);
+            assert!(core.timers.0.len() <= MOST_EACH + MOST_MORE);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_looked_at_all_the_time_has_a_bounded_number_of_deadlines() {
+        let mut now = Instant::now();
+        let mut core = core(now);
+        let key = attach(&mut core, now);
+        for _ in 0..10_000 {
+            core.arm(key, now + Duration::from_millis(20));
+            now += Duration::from_millis(20);
+            core.tick(now);
+            assert!(core.timers.0.len() <= MOST_EACH + MOST_MORE);
+        }
+        assert!(core.next_deadline().is_some_and(|at| at > now), "its idleness is not forgotten");
     }
 }

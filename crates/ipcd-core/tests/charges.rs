@@ -2,11 +2,14 @@
 
 mod script;
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use ipcd_core::{Config, Core, DaemonInfo, News, Output, PeerInfo, PeerKey, Request, Spent, Table};
 use ipcd_proto::control::{Hello, Origin, Subscribe, encode};
-use ipcd_proto::{FrameWriter, Header, Kind};
+use ipcd_proto::{FrameWriter, HEADER_BYTES, Header, Kind};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use script::check;
 
 #[test]
@@ -125,7 +128,7 @@ fn a_user_has_so_many_subscriptions_and_gets_them_back() {
     );
 }
 
-/// Two workers and their table, told at once.
+/// Workers and their table, told at once.
 struct Pair {
     now: Instant,
     table: Table,
@@ -135,10 +138,14 @@ struct Pair {
 impl Pair {
     fn new(bytes: u64, subscriptions: u64) -> Self {
         let now = Instant::now();
-        let mut table = Table::new(2);
+        Self::of(2, now, bytes, subscriptions)
+    }
+
+    fn of(workers: u32, now: Instant, bytes: u64, subscriptions: u64) -> Self {
+        let mut table = Table::new(workers as usize);
         let mut cores = Vec::new();
-        for slot in 0..2 {
-            table.born(slot, 1);
+        (0..workers).for_each(|slot| table.born(slot, 1));
+        for slot in 0..workers {
             let config = Config {
                 slot,
                 incarnation: 1,
@@ -242,4 +249,116 @@ fn bytes_are_told_when_they_have_moved_by_a_part_of_what_is_allowed() {
     let last = pair.cores[0].poll_output();
     let is_nothing = |request: &Request| matches!(request, Request::Spent { spent, .. } if *spent == Spent::default());
     assert!(matches!(&last, Some(Output::Tell(request)) if is_nothing(request)), "{last:?}");
+}
+
+/// Workers that hear of each other late, each with a peer that reads only now and then.
+struct Crowd {
+    pair: Pair,
+    peers: Vec<PeerKey>,
+    /// What each has not heard yet.
+    late: Vec<VecDeque<News>>,
+}
+
+impl Crowd {
+    fn new(workers: u32, bytes: u64) -> Self {
+        let mut pair = Pair::of(workers, Instant::now(), bytes, 0);
+        let peers: Vec<_> = (0..workers as usize).map(|slot| pair.peer(slot)).collect();
+        let late = peers.iter().map(|_| VecDeque::new()).collect();
+        Self { pair, peers, late }
+    }
+
+    /// Has a worker's peer ask until it has to wait, or so often. Each answer waits for it.
+    fn ask(&mut self, slot: usize, times: u32) {
+        for _ in 0..times {
+            let mut ping = Vec::new();
+            FrameWriter(&mut ping).control(Header::new(Kind::Ping, 1), &[]);
+            if self.pair.cores[slot].receive(self.pair.now, self.peers[slot], &mut ping).waiting {
+                break;
+            }
+        }
+    }
+
+    fn read(&mut self, slot: usize) {
+        let taken = self.pair.cores[slot].outbox(self.peers[slot]).len();
+        self.pair.cores[slot].wrote(self.pair.now, self.peers[slot], taken);
+    }
+
+    /// The table hears a worker, and has news for all.
+    fn tell(&mut self, slot: usize) {
+        while let Some(output) = self.pair.cores[slot].poll_output() {
+            if let Output::Tell(request) = output {
+                let told = self.pair.table.heed(slot as u32, request).expect("an honest worker");
+                told.into_iter().for_each(|(slot, news)| self.late[slot as usize].push_back(news));
+            }
+        }
+        for (slot, news) in self.pair.table.news() {
+            self.late[slot as usize].push_back(news);
+        }
+    }
+
+    fn hear(&mut self, slot: usize) {
+        if let Some(news) = self.late[slot].pop_front() {
+            self.pair.cores[slot].hear_news(self.pair.now, news);
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        (0..self.peers.len()).map(|slot| self.pair.cores[slot].queued(self.peers[slot])).sum()
+    }
+}
+
+/// Bytes that all of these tests allow.
+const ALLOWED: u64 = 32_000;
+
+proptest! {
+    /// Whatever the workers do and however late they hear of each other, they stay below twice of
+    /// what is allowed; each of them notices only with the frame that is too much.
+    #[test]
+    fn bursts_at_any_number_of_workers_stay_below_twice_of_what_is_allowed(
+        workers in 1..40_u32,
+        acts in vec((any::<prop::sample::Index>(), 0..8_u8, 1..400_u32), 1..400),
+    ) {
+        let mut crowd = Crowd::new(workers, ALLOWED);
+        let most = 2 * ALLOWED as usize + workers as usize * HEADER_BYTES;
+        for (which, act, times) in acts {
+            let slot = which.index(workers as usize);
+            match act {
+                0..3 => crowd.ask(slot, times),
+                3 => crowd.read(slot),
+                4..6 => crowd.tell(slot),
+                _ => crowd.hear(slot),
+            }
+            prop_assert!(crowd.waiting() <= most, "{} of {most}", crowd.waiting());
+        }
+    }
+}
+
+#[test]
+fn a_burst_at_all_of_many_workers_at_once_is_what_is_allowed() {
+    const WORKERS: u32 = 64;
+    let mut crowd = Crowd::new(WORKERS, ALLOWED);
+    for slot in 0..WORKERS as usize {
+        crowd.ask(slot, u32::MAX);
+    }
+    let most = ALLOWED as usize + WORKERS as usize * HEADER_BYTES;
+    assert!(crowd.waiting() <= most, "{} of {most}", crowd.waiting());
+}
+
+#[test]
+fn one_of_many_workers_may_use_what_the_others_leave() {
+    const WORKERS: u32 = 32;
+    let mut crowd = Crowd::new(WORKERS, ALLOWED);
+    // Each time all have heard of the last, the next share of what is left may be used.
+    for _ in 0..200 {
+        crowd.ask(0, u32::MAX);
+        crowd.tell(0);
+        for slot in 0..WORKERS as usize {
+            while !crowd.late[slot].is_empty() {
+                crowd.hear(slot);
+            }
+            crowd.tell(slot);
+        }
+    }
+    let used = crowd.waiting() as u64;
+    assert!(used > ALLOWED / 4 * 3, "{used} of {ALLOWED}");
 }

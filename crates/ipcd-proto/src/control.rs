@@ -329,6 +329,8 @@ pub struct Who {
     pub listener: Option<String>,
     /// The name of the token that it has proved; empty for the daemon's own.
     pub token: Option<String>,
+    /// The name in the certificate that it has shown.
+    pub certificate: Option<String>,
 }
 
 /// What access rules allow or deny.

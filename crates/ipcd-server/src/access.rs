@@ -34,6 +34,8 @@ struct Written {
     listener: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
     publish: Vec<Pattern>,
     subscribe: Vec<Subjects>,
     admin: bool,
@@ -115,7 +117,8 @@ impl TryFrom<Written> for AccessRule {
                 "a rule that denies needs publish = [\"…\"], subscribe = [\"…\"] or admin = true";
             return Err(why.into());
         }
-        let whom = Whom { uid, group, listener: w.listener, token: w.token };
+        let (listener, token, certificate) = (w.listener, w.token, w.certificate);
+        let whom = Whom { uid, group, listener, token, certificate };
         let subscribe = w.subscribe.into_iter().map(|Subjects(pattern)| pattern).collect();
         let (admin, action) = (w.admin, w.action);
         let rule = Rule { whom, publish: w.publish, subscribe, admin, action, line: 0 };

@@ -88,6 +88,11 @@ impl Socket {
         self.fd.as_raw_fd()
     }
 
+    /// What the service manager calls it.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     /// A listener for frames, where the socket is.
     fn listen(&self, passed: &Passed) -> Result<Listen, Error> {
         let endpoint = ipcd_transports::ALL.iter().find_map(|found| found.endpoint_of(passed));

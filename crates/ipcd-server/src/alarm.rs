@@ -39,7 +39,7 @@ impl Alarm {
     pub(crate) fn stop(&mut self) -> nix::Result<()> {
         self.at = None;
         match self.timer.wait() {
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM) => Ok(()),
             waited => waited,
         }
     }

@@ -221,10 +221,13 @@ impl Config {
         Ok(config)
     }
 
-    /// The access rules, with what its listeners are called where they are configured.
+    /// The access rules, with what its listeners, servers and programs are called where they are
+    /// configured.
     pub fn acl(&self) -> Acl {
-        let names = (0..).zip(self.listeners.iter().map(Listen::names)).collect();
-        access::acl(&self.access, names)
+        let own =
+            self.connects.iter().map(Connect::names).chain(self.execs.iter().map(Exec::names));
+        let names = self.listeners.iter().map(Listen::names).chain(own);
+        access::acl(&self.access, (0..).zip(names).collect())
     }
 
     /// Whether it differs from another in what is decided at the start.

@@ -77,6 +77,11 @@ impl From<Connect> for Written {
 }
 
 impl Connect {
+    /// What access rules may call it: its endpoint, and its name.
+    pub(crate) fn names(&self) -> Vec<String> {
+        [self.endpoint.to_string()].into_iter().chain(self.name.clone()).collect()
+    }
+
     fn check(&self) -> Result<(), String> {
         let at = &self.endpoint;
         let transport = ipcd_transports::of(at).map_err(|error| error.to_string())?;

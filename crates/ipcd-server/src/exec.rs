@@ -87,6 +87,11 @@ impl From<Exec> for Written {
 }
 
 impl Exec {
+    /// What access rules may call it: its name.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.name.clone().into_iter().collect()
+    }
+
     /// What it is called in the log.
     pub(crate) fn shown(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.command[0])

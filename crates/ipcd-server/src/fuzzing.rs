@@ -17,7 +17,8 @@ pub fn link(bytes: &[u8]) {
         let (message, next) = behind.split_at(usize::from(*length).min(behind.len()));
         let slot = u32::from(*worker) % WORKERS;
         if let Ok(ToSupervisor::Request(request)) = decode(message) {
-            table.heed(slot, request);
+            // A fault is an answer, too.
+            let _ = table.heed(slot, request);
             table.news();
         }
         let _ = decode::<ToWorker>(message);

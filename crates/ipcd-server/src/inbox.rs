@@ -138,7 +138,7 @@ impl Inboxes {
                 way.splitter.sent(&record);
                 Ok(Sent::Bytes(record.taken()))
             }
-            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => Ok(Sent::Full),
+            Err(error) if is_for_later(error) => Ok(Sent::Full),
             Err(error) => Err(error.into()),
         }
     }
@@ -149,7 +149,7 @@ impl Inboxes {
         let room = into.spare(RECORD_BYTES);
         let count = match recv(self.own.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
             Ok(count) => count,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Arrived::Nothing),
+            Err(error) if is_for_later(error) => return Ok(Arrived::Nothing),
             Err(error) => return Err(error.into()),
         };
         let mut fields = room[..count].chunks_exact(4);
@@ -175,6 +175,12 @@ impl Inboxes {
             Err(_) => Ok(Arrived::Nonsense),
         }
     }
+}
+
+/// Whether to try again: also when the kernel has no memory for a record now, of which neither end
+/// is to die.
+fn is_for_later(error: Errno) -> bool {
+    matches!(error, Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS)
 }
 
 #[cfg(test)]

@@ -158,11 +158,22 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Link {
     socket: OwnedFd,
-    backlog: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    backlog: VecDeque<Waiting>,
     /// Bytes in it.
     backlog_bytes: usize,
+    /// Peers whose messages could not be sent.
+    lost: Vec<u64>,
     /// Bytes of the longest message that is received here.
     longest: usize,
+}
+
+/// A message that is to be sent.
+#[derive(Debug)]
+struct Waiting {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    /// The peer that is handed over with it.
+    peer: Option<u64>,
 }
 
 /// What was received.
@@ -196,26 +207,56 @@ impl Link {
     }
 
     fn end(socket: OwnedFd, longest: usize) -> Self {
-        Self { socket, backlog: VecDeque::new(), backlog_bytes: 0, longest }
+        let (backlog, lost) = (VecDeque::new(), Vec::new());
+        Self { socket, backlog, backlog_bytes: 0, lost, longest }
     }
 
     /// Sends a message, now or as soon as there is room.
     pub(crate) fn send<T: Serialize>(&mut self, message: &T, fds: Vec<OwnedFd>) -> io::Result<()> {
-        let bytes = bincode::serde::encode_to_vec(message, CONFIG).map_err(io::Error::other)?;
+        self.queue(message, fds, None)
+    }
+
+    /// The same with a message that hands a peer over. If it cannot be sent, now or later,
+    /// [`Link::take_lost`] says so.
+    pub(crate) fn hand_over<T: Serialize>(
+        &mut self,
+        message: &T,
+        fds: Vec<OwnedFd>,
+        peer: u64,
+    ) -> io::Result<()> {
+        self.queue(message, fds, Some(peer))
+    }
+
+    /// Peers that could not be handed over since this was last asked.
+    pub(crate) fn take_lost(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.lost)
+    }
+
+    fn queue<T: Serialize>(
+        &mut self,
+        message: &T,
+        fds: Vec<OwnedFd>,
+        peer: Option<u64>,
+    ) -> io::Result<()> {
+        let bytes = bincode::serde::encode_to_vec(message, CONFIG).map_err(|error| {
+            self.lost.extend(peer);
+            io::Error::other(error)
+        })?;
         self.backlog_bytes += bytes.len();
-        self.backlog.push_back((bytes, fds));
+        self.backlog.push_back(Waiting { bytes, fds, peer });
         self.flush()
     }
 
     /// Sends what waits, as far as there is room.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        while let Some((bytes, fds)) = self.backlog.front() {
-            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            match send_with_fds(self.socket.as_fd(), bytes, &fds) {
-                Ok(()) => self.sent(),
+        while let Some(first) = self.backlog.front() {
+            let fds: Vec<_> = first.fds.iter().map(AsFd::as_fd).collect();
+            match send_with_fds(self.socket.as_fd(), &first.bytes, &fds) {
+                Ok(()) => drop(self.done()),
                 Err(error) if is_for_later(&error) => break,
                 Err(error) => {
-                    self.sent();
+                    let peer = self.done();
+                    self.lost.extend(peer);
                     return Err(error);
                 }
             }
@@ -223,9 +264,11 @@ impl Link {
         Ok(())
     }
 
-    fn sent(&mut self) {
-        let sent = self.backlog.pop_front();
-        self.backlog_bytes -= sent.map_or(0, |(bytes, _)| bytes.len());
+    /// Takes the first message out; the peer that was to be handed over with it.
+    fn done(&mut self) -> Option<u64> {
+        let done = self.backlog.pop_front()?;
+        self.backlog_bytes -= done.bytes.len();
+        done.peer
     }
 
     /// Whether more waits than the other process can be meant to read.
@@ -250,9 +293,7 @@ impl Link {
             let (count, fds) = match received {
                 Ok((0, _)) => return Ok(Received::Closed),
                 Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Received::NotReady);
-                }
+                Err(error) if is_for_later(&error) => return Ok(Received::NotReady),
                 Err(error) => return Err(error),
             };
             Ok(Received::Message(decode(&bytes[..count])?, fds))
@@ -269,9 +310,9 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     }
 }
 
-/// Whether a message may be sent later: there is no room now, the kernel has no memory for it, or
-/// too many descriptors are on their way. One that was left out would be missed for ever: a peer
-/// would count as there, and be served by nobody.
+/// Whether a message may be sent or received later: there is no room or none there now, the kernel has
+/// no memory for it, or too many descriptors are on their way. One that was left out would be missed
+/// for ever: a peer would count as there, and be served by nobody.
 fn is_for_later(error: &io::Error) -> bool {
     let codes = [Errno::EAGAIN, Errno::ENOMEM, Errno::ENOBUFS, Errno::ETOOMANYREFS];
     error.raw_os_error().is_some_and(|code| codes.contains(&Errno::from_raw(code)))
@@ -335,6 +376,24 @@ mod tests {
             panic!("it is not too long for a worker");
         };
         assert_eq!(heard, long);
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_handed_over_is_known_also_when_it_has_waited() {
+        let (mut here, there) = Link::pair().unwrap();
+        let mut sent = 0;
+        while here.waiting() < 2 {
+            sent += 1;
+            here.hand_over(&"a peer".to_owned(), Vec::new(), sent).unwrap();
+        }
+        here.send(&"news".to_owned(), Vec::new()).unwrap();
+        drop(there);
+        here.hand_over(&"a peer".to_owned(), Vec::new(), sent + 1).unwrap_err();
+        while here.waiting() > 0 {
+            here.flush().unwrap_err();
+        }
+        assert_eq!(here.take_lost(), [sent - 1, sent, sent + 1]);
+        assert_eq!((here.take_lost(), here.backlog_bytes), (vec![], 0));
     }
 
     #[test]

@@ -31,7 +31,6 @@ use self::dialling::Dial;
 use self::ending::Ending;
 use self::listening::{Listening, bind_all};
 use self::notifying::Herald;
-use self::reload::warn_of_strangers;
 use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
@@ -42,7 +41,7 @@ use crate::runtime::{RuntimeDir, write_pid_file};
 use crate::sandbox::Sandbox;
 use crate::slot::{Life, Slot};
 use crate::worker::{self, Admitted, Birth, Mark};
-use crate::{Error, VERSION, access};
+use crate::{Error, VERSION};
 
 const SIGNALS: u64 = 0;
 const FIRST_LISTENER: u64 = 1;
@@ -117,7 +116,6 @@ impl Supervisor {
         let listeners = bind_all(&config, &runtime_dir, &start.sockets)?;
         sandbox.log();
         let core = core_config(&config, &listeners, tokens, sandbox.level().to_string());
-        warn_of_strangers(&core);
         let (slots, inboxes) = make_slots(&config)?;
         for (slot, data) in slots.iter().zip(FIRST_LINK..) {
             watch(&epoll, &slot.link, data)?;
@@ -152,6 +150,7 @@ impl Supervisor {
         };
         supervisor.set_servers(supervisor.config.connects.clone());
         supervisor.set_programs(supervisor.config.execs.clone());
+        supervisor.set_rules();
         supervisor.revive();
         if supervisor.serves_per_connection() {
             supervisor.say_ready();
@@ -174,6 +173,7 @@ impl Supervisor {
                     listener => self.accept((listener - FIRST_LISTENER) as usize),
                 }
             }
+            self.release_lost();
             self.revive();
             if self.is_ready {
                 self.dial_servers();
@@ -456,7 +456,6 @@ fn core_config(
         idle_timeout: Some(limits.idle_timeout.0).filter(|timeout| !timeout.is_zero()),
         stall_timeout: limits.stall_timeout.0,
         tokens,
-        acl: access::acl(&config.access, listeners.iter().map(|l| (l.number, l.names())).collect()),
         ..ipcd_core::Config::new(daemon)
     }
 }

@@ -38,6 +38,9 @@ use crate::translator::Translator;
 /// Bytes that one read may take: what the kernel holds of a stream, and so one turn's share.
 const SCRATCH_BYTES: usize = 256 * 1024;
 const RESTS: usize = 16;
+/// After so much was given back to the allocator at once, so does the allocator to the system. It
+/// would keep what is not at the end of its heap, which is most of what a burst has needed.
+const TRIMMED_BYTES: usize = 256 * 1024;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 
@@ -363,6 +366,11 @@ impl Worker {
 
     fn look_at_time(&mut self) {
         self.core.tick(self.now);
+        if self.core.take_released() >= TRIMMED_BYTES {
+            self.rests.clear();
+            self.scratch = ReadBuffer::new(SCRATCH_BYTES, 0);
+            ipcd_sys::trim_memory();
+        }
         while let Some(Reverse((at, token))) = self.ticks.peek().copied()
             && at <= self.now
         {

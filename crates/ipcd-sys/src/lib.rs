@@ -94,6 +94,16 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     Errno::result(status).map(drop).map_err(io::Error::from)
 }
 
+/// Gives memory that is allocated no more back to the system, wherever it lies in the heap
+/// (malloc_trim(3)); where the C library cannot, nothing.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it touches nothing but what is free; the argument is how much to keep at the end.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Duplicates a descriptor to the first free number from `least` on; it is closed on exec.
 ///
 /// # Errors

@@ -128,7 +128,10 @@ impl TlsChannel {
                     outcome?;
                     flushed.map(|_| if self.peer_has_ended { Came::End } else { Came::Something })
                 }
-                Err(Errno::EAGAIN | Errno::EINTR) => flushed.map(|_| Came::Nothing),
+                // Without memory now, the kernel may have some later.
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS) => {
+                    flushed.map(|_| Came::Nothing)
+                }
                 Err(error) => Err(Error::system("read", error)),
             }
         })
@@ -227,7 +230,7 @@ impl TlsChannel {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match socket::send(self.socket.as_raw_fd(), self.outgoing.unsent(), flags) {
                 Ok(count) => self.outgoing.sent(count),
-                Err(Errno::EAGAIN) => return Ok(false),
+                Err(Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS) => return Ok(false),
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(Error::system("write", error)),
             }

@@ -9,7 +9,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use ipcd_tests::{Daemon, Load, Raw, Running, Setup, children, descriptors, memory, raise_limit};
+use ipcd_tests::{
+    Daemon, Load, Raw, Running, Setup, anonymous, children, descriptors, raise_limit,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -17,6 +19,8 @@ use nix::unistd::Pid;
 const LOOK: Duration = Duration::from_secs(2);
 /// Between two faults, at the most.
 const MOST_PAUSE_MS: u64 = 600;
+/// What the slopes leave out, unless said otherwise.
+const MOST_WARM_UP: Duration = Duration::from_secs(60);
 /// Descriptors that peers on their way out may still have at a look.
 const LEAVING: f64 = 20.0;
 
@@ -29,24 +33,37 @@ struct Args {
     /// What decides about the faults; random, and printed, without it
     #[arg(long)]
     seed: Option<u64>,
+    /// Only the faults whose names contain one of these: which of them does it?
+    #[arg(long, value_name = "TEXT", value_delimiter = ',')]
+    only: Vec<String>,
+    /// What the slopes leave out at the beginning: buffers and caches are filled then
+    /// [default: a quarter of it all, at most a minute]
+    #[arg(long, value_name = "D")]
+    warm_up: Option<humantime::Duration>,
+    /// Prints each look at the daemon
+    #[arg(long)]
+    looks: bool,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     raise_limit();
-    let mut soak = Soak::start(args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32)));
-    soak.run(*args.span);
-    match soak.report() {
+    let mut soak = Soak::start(args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32)), &args.only);
+    soak.run(*args.span, args.looks);
+    let most = (*args.span / 4).min(MOST_WARM_UP);
+    match soak.report(args.warm_up.map_or(most, |span| *span)) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
 }
 
 /// What was seen at one time.
+#[derive(Debug)]
 struct Look {
     at_s: f64,
-    /// Memory of the supervisor and of the worker that nobody strikes, in KiB.
-    memory_kib: f64,
+    /// Memory of the supervisor, and of the worker that nobody strikes.
+    supervisor_kib: f64,
+    worker_kib: f64,
     descriptors: f64,
     p99_us: f64,
 }
@@ -60,7 +77,8 @@ struct Soak {
     healthy: i32,
     /// Others, which are struck: receivers that come back, and one that does not read.
     victims: Vec<Running>,
-    faults: Vec<(&'static str, u64)>,
+    /// Those that strike, and how often each has.
+    faults: Vec<(Fault, u64)>,
     looks: Vec<Look>,
 }
 
@@ -78,7 +96,7 @@ const FAULTS: [Fault; 8] = [
 ];
 
 impl Soak {
-    fn start(seed: u64) -> Self {
+    fn start(seed: u64, only: &[String]) -> Self {
         let config = "[daemon]\nwatchdog = \"500ms\"\n\
             [limits]\noutbox = \"256KiB\"\nstall_timeout = \"1s\"\nhandshake_timeout = \"2s\"\n";
         let daemon = Setup::new().config(config).args(&["--workers", "2"]).start();
@@ -90,23 +108,30 @@ impl Soak {
             victim.stdout();
         }
         let random = fastrand::Rng::with_seed(seed);
-        let faults = FAULTS.map(|(name, _)| (name, 0)).into();
+        let is_wanted = |name: &str| only.is_empty() || only.iter().any(|text| name.contains(text));
+        let faults = FAULTS.into_iter().filter(|(name, _)| is_wanted(name));
+        let faults: Vec<_> = faults.map(|fault| (fault, 0)).collect();
         Self { seed, random, daemon, load, healthy, victims, faults, looks: Vec::new() }
     }
 
-    fn run(&mut self, span: Duration) {
+    fn run(&mut self, span: Duration, prints: bool) {
         println!("seed {}, for {}", self.seed, humantime::format_duration(span));
         let start = Instant::now();
         let mut next_look = start + LOOK;
         self.load.take_latency();
         while start.elapsed() < span {
-            let which = self.random.usize(..FAULTS.len());
-            self.faults[which].1 += 1;
-            FAULTS[which].1(self);
+            if !self.faults.is_empty() {
+                let which = self.random.usize(..self.faults.len());
+                self.faults[which].1 += 1;
+                self.faults[which].0.1(self);
+            }
             self.load.goes_on();
             sleep(Duration::from_millis(self.random.u64(..MOST_PAUSE_MS)));
             if Instant::now() >= next_look {
                 self.look(start);
+                if let Some(look) = self.looks.last().filter(|_| prints) {
+                    println!("{look:?}");
+                }
                 next_look = Instant::now() + LOOK;
             }
         }
@@ -117,7 +142,8 @@ impl Soak {
         let held: usize = pids.iter().map(|pid| descriptors(*pid).len()).sum();
         self.looks.push(Look {
             at_s: start.elapsed().as_secs_f64(),
-            memory_kib: memory(&pids) as f64 / 1024.0,
+            supervisor_kib: anonymous(pids[0]) as f64 / 1024.0,
+            worker_kib: anonymous(pids[1]) as f64 / 1024.0,
             descriptors: held as f64,
             p99_us: self.load.take_latency().p99.as_secs_f64() * 1e6,
         });
@@ -180,34 +206,22 @@ impl Soak {
     }
 
     /// Prints what was seen; whether it is as it should be.
-    fn report(self) -> bool {
+    fn report(self, warm_up: Duration) -> bool {
         let (received, lost) = self.load.counts();
         let same = children(self.daemon.process.pid()).contains(&self.healthy);
-        let mut text = String::new();
-        let _ = writeln!(text, "{received} messages of healthy peers, {lost} datagrams lost");
-        for (name, count) in &self.faults {
-            let _ = writeln!(text, "{count:6} × {name}");
+        println!("{received} messages of healthy peers, {lost} datagrams lost");
+        for ((name, _), count) in &self.faults {
+            println!("{count:6} × {name}");
         }
-        let _ = writeln!(text, "what             first      last     slope per hour");
-        let mut row = |name: &str, unit: &str, of: fn(&Look) -> f64| {
-            let [Some(first), Some(last)] =
-                [self.looks.first(), self.looks.last()].map(|l| l.map(of))
-            else {
-                return;
-            };
-            let slope = slope(&self.looks, of) * 3600.0;
-            let _ = writeln!(text, "{name:12} {first:9.0} {last:9.0} {slope:+14.1} {unit}");
-        };
-        row("memory", "KiB", |look| look.memory_kib);
-        row("descriptors", "", |look| look.descriptors);
-        row("p99", "µs", |look| look.p99_us);
-        print!("{text}");
-        let grown = |of: fn(&Look) -> f64| {
-            let first = self.looks.first().map_or(0.0, of);
-            self.looks.last().map_or(0.0, of) - first
-        };
-        let is_well = same && grown(|look| look.descriptors) <= LEAVING;
+        let cold = self.looks.partition_point(|look| look.at_s < warm_up.as_secs_f64());
+        let looks = &self.looks[cold..];
+        let warm_up = humantime::format_duration(warm_up);
+        println!("{} looks; {cold} of the first {warm_up} left out", self.looks.len());
+        print!("{}", table(looks));
+        let ends = looks.first().zip(looks.last());
+        let leak = ends.is_some_and(|(first, last)| last.descriptors - first.descriptors > LEAVING);
         self.load.finish();
+        let is_well = same && !leak;
         println!(
             "{}",
             if is_well { "well" } else { "the worker was replaced, or descriptors leak" }
@@ -216,8 +230,27 @@ impl Soak {
     }
 }
 
+type Figure = fn(&Look) -> f64;
+
+/// What there was at the first look and at the last, and how it grew.
+fn table(looks: &[Look]) -> String {
+    let mut text = "what                first      last     slope per hour\n".to_owned();
+    let Some((first, last)) = looks.first().zip(looks.last()) else { return text };
+    let rows: [(&str, &str, Figure); 4] = [
+        ("supervisor", "KiB", |look| look.supervisor_kib),
+        ("worker", "KiB", |look| look.worker_kib),
+        ("descriptors", "", |look| look.descriptors),
+        ("p99", "µs", |look| look.p99_us),
+    ];
+    for (name, unit, of) in rows {
+        let (first, last, slope) = (of(first), of(last), slope(looks, of) * 3600.0);
+        let _ = writeln!(text, "{name:15} {first:9.0} {last:9.0} {slope:+14.1} {unit}");
+    }
+    text
+}
+
 /// The slope of the line through all points that fits them best, for a second.
-fn slope(looks: &[Look], of: fn(&Look) -> f64) -> f64 {
+fn slope(looks: &[Look], of: Figure) -> f64 {
     let count = looks.len() as f64;
     let mean = |of: &dyn Fn(&Look) -> f64| looks.iter().map(of).sum::<f64>() / count;
     let (x, y) = (mean(&|look| look.at_s), mean(&of));

@@ -36,6 +36,9 @@ pub(crate) struct CheckArgs {
     /// Somebody who has proved this token; '' for the daemon's own.
     #[arg(long, value_name = "NAME")]
     pub(crate) token: Option<String>,
+    /// Somebody who is known by a certificate of this name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) certificate: Option<String>,
     /// With --sub: as a member of a group of subscribers, who must be allowed all of it.
     #[arg(long, requires = "subscribe")]
     pub(crate) member: bool,

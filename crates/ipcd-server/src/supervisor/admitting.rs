@@ -147,6 +147,15 @@ impl Supervisor {
         }
     }
 
+    /// Peers that no worker has got are not there. Their descriptors are closed by now.
+    pub(super) fn release_lost(&mut self) {
+        for index in 0..self.slots.len() {
+            for number in self.slots[index].link.take_lost() {
+                self.release(Gone { number, was_cut_off: true }, index);
+            }
+        }
+    }
+
     /// A peer has gone.
     pub(super) fn release(&mut self, gone: Gone, index: usize) {
         let Gone { number, was_cut_off } = gone;
@@ -229,7 +238,7 @@ fn hand_over(link: &mut Link, admitted: Admitted) {
     let ChannelParts { descriptors, identity, state } = parts;
     let scheme = transport.scheme().to_owned();
     let message = ToWorker::Admit { number, listener, scheme, identity, state, dialect };
-    if let Err(error) = link.send(&message, descriptors) {
+    if let Err(error) = link.hand_over(&message, descriptors, number) {
         warn!(%error, "a peer could not be handed to its worker");
     }
 }

@@ -49,6 +49,11 @@ impl Dial {
             Stage::Connected { .. } => None,
         }
     }
+
+    /// Its number, and what access rules may call it.
+    pub(super) fn names(&self) -> (usize, Vec<String>) {
+        (self.number, self.asked.names())
+    }
 }
 
 impl Supervisor {

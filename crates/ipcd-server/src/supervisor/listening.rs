@@ -1,10 +1,13 @@
 //! The listeners: which are wanted, and binding them.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ipcd_transport::{Listener, Transport};
 use tracing::info;
 
+use super::Supervisor;
+use super::dialling::Dial;
 use crate::Error;
 use crate::activation::{Socket, Wanted, assign};
 use crate::config::Config;
@@ -32,9 +35,26 @@ impl Listening {
         (&self.asked, self.socket) == (&wanted.listen, wanted.socket)
     }
 
-    /// What access rules may call it. Where it really listens comes first: no other has that.
-    pub(super) fn names(&self) -> Vec<String> {
-        [self.listener.local().to_string()].into_iter().chain(self.asked.names()).collect()
+    /// What access rules may call it, which of a passed socket is its own name, too. Where it really
+    /// listens comes first: no other has that.
+    pub(super) fn names(&self, sockets: &[Socket]) -> Vec<String> {
+        let passed = self.socket.and_then(|number| sockets.get(number)?.name());
+        let mut names = vec![self.listener.local().to_string()];
+        names.extend(self.asked.names());
+        names.extend(passed.map(str::to_owned));
+        names.dedup();
+        names
+    }
+}
+
+impl Supervisor {
+    /// What access rules may call those that peers are of. They do with servers and programs as with
+    /// listeners.
+    pub(super) fn names(&self) -> BTreeMap<usize, Vec<String>> {
+        let listeners = self.listeners.iter().map(|l| (l.number, l.names(&self.sockets)));
+        let servers = self.dials.iter().map(Dial::names);
+        let programs = self.children.iter().map(|child| (child.number, child.asked.names()));
+        listeners.chain(servers).chain(programs).collect()
     }
 }
 

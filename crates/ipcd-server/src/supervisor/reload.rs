@@ -80,9 +80,6 @@ impl Supervisor {
         let sandbox = self.sandbox.level().to_string();
         self.core = core_config(&config, &self.listeners, tokens, sandbox);
         self.core.daemon.started = started;
-        warn_of_strangers(&self.core);
-        let live = Box::new(Live::of(&self.core));
-        self.tell_everybody(|| ToWorker::Configure(live.clone()));
         if config.needs_restart(&self.config) {
             warn!("changes in [daemon] and [log], but for the time-outs, need a restart");
         }
@@ -91,15 +88,21 @@ impl Supervisor {
         self.config = Config { daemon, log: self.config.log, ..config };
         self.set_servers(self.config.connects.clone());
         self.set_programs(self.config.execs.clone());
+        self.set_rules();
+        let live = Box::new(Live::of(&self.core));
+        self.tell_everybody(|| ToWorker::Configure(live.clone()));
         Ok(())
     }
-}
 
-/// A rule for a name that nothing has may be for something that is to come; or be misspelt, and then
-/// not deny what it should.
-pub(super) fn warn_of_strangers(core: &ipcd_core::Config) {
-    let is_token = |name: &str| name.is_empty() || core.tokens.named.contains_key(name);
-    for why in access::strangers(&core.acl, is_token) {
-        warn!("{why}");
+    /// Puts the access rules in force for the listeners, servers and programs that there are. A rule
+    /// for a name that nothing has may be for something that is to come; or be misspelt, and then
+    /// not deny what it should.
+    pub(super) fn set_rules(&mut self) {
+        self.core.acl = access::acl(&self.config.access, self.names());
+        let tokens = &self.core.tokens.named;
+        let is_token = |name: &str| name.is_empty() || tokens.contains_key(name);
+        for why in access::strangers(&self.core.acl, is_token) {
+            warn!("{why}");
+        }
     }
 }

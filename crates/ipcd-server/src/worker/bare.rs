@@ -5,6 +5,7 @@ use ipcd_transport::{Error, Read, ReadBuffer, Result, Wrote};
 use tracing::warn;
 
 use super::Worker;
+use super::peers::later;
 
 /// Records read of a bare peer in one turn.
 const RECORDS: usize = 64;
@@ -43,7 +44,7 @@ impl Worker {
         let most = if translator.keeps_records() { RECORDS } else { 1 };
         let mut total = 0;
         for _ in 0..most {
-            let outcome = connection.channel.read(buffer);
+            let outcome = later(connection.channel.read(buffer));
             match outcome {
                 Ok(Read::Bytes(count)) => {
                     translator.read(buffer.filled(), frames);
@@ -97,6 +98,7 @@ impl Worker {
                 }
                 Ok(Wrote::NotReady) => connection.blocked = true,
                 Ok(Wrote::NoCredit) => return connection.starved = true,
+                Err(error) if error.is_exhaustion() => connection.blocked = true,
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
         }

@@ -23,6 +23,14 @@ const PIECES: usize = 16;
 /// Room that is made in the kernel for the end of what a peer gets, at the most.
 const LAST_WORDS: usize = 2 * 1024 * 1024;
 
+/// A kernel that has no memory now is no reason to let a peer go.
+pub(super) fn later(outcome: ipcd_transport::Result<Read>) -> ipcd_transport::Result<Read> {
+    match outcome {
+        Err(error) if error.is_exhaustion() => Ok(Read::NotReady),
+        outcome => outcome,
+    }
+}
+
 impl Worker {
     pub(super) fn handle(&mut self, token: Token, events: EpollFlags) {
         let key = PeerKey(token.place);
@@ -53,6 +61,8 @@ impl Worker {
         {
             return self.abandon(key, &error.to_string());
         }
+        // A handshake may be over with it.
+        self.vouch(key);
         self.write(key);
         self.served(key);
     }
@@ -83,7 +93,7 @@ impl Worker {
         let outcome = if connection.waiting {
             connection.channel.serve().map(|()| Read::Bytes(0))
         } else {
-            connection.channel.read(&mut buffer)
+            later(connection.channel.read(&mut buffer))
         };
         self.vouch(key);
         self.feed(key, buffer);
@@ -94,11 +104,18 @@ impl Worker {
     pub(super) fn vouch(&mut self, key: PeerKey) {
         let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
         let identity = connection.channel.identity();
-        if !connection.is_vouched && identity.certificate.is_some() {
-            let peer = self.core.origin(key).peer;
-            info!(peer, %identity, "peer known by its certificate");
-            connection.is_vouched = true;
-            self.core.vouch(key);
+        let Some(name) = identity.certificate.as_deref().filter(|_| !connection.is_vouched) else {
+            return;
+        };
+        let peer = self.core.origin(key).peer;
+        info!(peer, %identity, "peer known by its certificate");
+        let has_other_rights = self.core.vouch(key, name);
+        connection.is_vouched = true;
+        if has_other_rights && let Some(translator) = &mut connection.translator {
+            // What waits for it was not sent. Nobody knew yet whether it may hear that.
+            let whole = translator.discard(self.core.outbox(key));
+            self.core.wrote(self.now, key, whole);
+            self.core.unheard(self.now, key);
         }
     }
 
@@ -176,6 +193,8 @@ impl Worker {
                     break;
                 }
                 Ok(Wrote::Nobody) => return self.abandon(key, "nobody is there"),
+                // There is room for it; it is tried as often until there is memory, too.
+                Err(error) if error.is_exhaustion() => connection.blocked = true,
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
             if connection.blocked {

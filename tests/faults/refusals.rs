@@ -1,0 +1,151 @@
+//! What the kernel may refuse a worker, or do only in part: memory, a call that is interrupted, the
+//! rest of a write.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use ipcd_tests::{Daemon, Load, Scene, Setup, children, eventually};
+
+use crate::strace::{Strace, skip};
+
+/// Calls that a worker makes for its peers, other workers and the supervisor.
+const CALLS: &str = "read,write,writev,recvfrom,sendto,recvmsg";
+
+/// Two workers; the healthy peers are on the first, and receivers that come back on both.
+fn two_workers() -> (Scene, Vec<ipcd_tests::Running>) {
+    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let load = Load::start_on(&daemon, &["unix", "tcp", "pipe", "fifo"], 0);
+    let scene = Scene::set(daemon, load);
+    let schemes = ["unix", "unix", "tcp", "tcp", "pipe", "fifo"];
+    let receive = |scheme| {
+        let mut receiver = scene.daemon.recv(scheme, &["-q", "-N", "victims.>"]);
+        // Who cannot print what it has does not come back.
+        receiver.stdout();
+        receiver
+    };
+    let receivers = schemes.map(receive).into();
+    (scene, receivers)
+}
+
+/// Peers on both workers talk to those on both; how each of them ends.
+fn talk(daemon: &Daemon) -> Vec<Option<i32>> {
+    let body = "x".repeat(100_000);
+    let schemes = ["unix", "tcp", "pipe", "fifo"].into_iter().cycle().take(16);
+    let args = ["--timeout", "5s", "send", "victims.all", &body];
+    schemes.map(|scheme| daemon.ctl(scheme, &args).run().status.code()).collect()
+}
+
+/// What moves bytes fails for a while. Nobody is let go for that.
+#[test]
+fn a_worker_that_the_kernel_has_no_memory_for_tries_again() {
+    let (scene, receivers) = two_workers();
+    let workers = children(scene.daemon.process.pid());
+    // The second is of sockets only.
+    for (error, calls) in [("ENOMEM", CALLS), ("ENOBUFS", "writev,recvfrom,sendto,recvmsg")] {
+        let inject = format!("{calls}:error={error}:when=3+7");
+        let Some(strace) = Strace::attach(&workers, &inject) else { return };
+        let ends = talk(&scene.daemon);
+        assert!(ends.iter().all(|status| *status == Some(0)), "{error}: {ends:?}");
+        scene.load().goes_on();
+        drop(strace);
+    }
+    assert_eq!(children(scene.daemon.process.pid()), workers, "a worker is another");
+    drop(receivers);
+    scene.check("workers without memory");
+}
+
+/// A worker that cannot even wait for anybody may end, and is replaced.
+#[test]
+fn a_worker_that_cannot_wait_for_its_peers_harms_nobody_on_another() {
+    let (scene, mut receivers) = two_workers();
+    let victim = scene.daemon.worker_in(1);
+    let inject = format!("{CALLS},epoll_ctl:error=ENOMEM:when=3+7");
+    let Some(strace) = Strace::attach(&[victim.pid], &inject) else { return };
+    let ends = talk(&scene.daemon);
+    scene.load().goes_on();
+    drop(strace);
+    let lives = scene.daemon.worker_in(1).incarnation - victim.incarnation;
+    eprintln!("the worker was replaced {lives} times; {ends:?}");
+    // Whoever was cut off comes back, on whichever worker.
+    let count = receivers.len();
+    eventually("that they are there again", || {
+        let subs = scene.daemon.ctl("unix", &["subs", "-j"]).run().expect(0).text();
+        (subs.matches("victims.>").count() == count).then_some(())
+    });
+    scene.daemon.send("victims.all", "again\n");
+    for receiver in &mut receivers {
+        receiver.stdout().wait_for("again\n");
+    }
+    drop(receivers);
+    scene.check("a worker that cannot wait");
+}
+
+#[test]
+fn workers_whose_calls_are_interrupted_lose_nothing() {
+    let (scene, receivers) = two_workers();
+    let workers = children(scene.daemon.process.pid());
+    let inject = format!("{CALLS},epoll_wait,epoll_pwait:error=EINTR:when=2+3");
+    let Some(strace) = Strace::attach(&workers, &inject) else { return };
+    for scheme in ipcd_tests::SCHEMES {
+        scene.daemon.ctl(scheme, &["send", "victims.all", &"x".repeat(100_000)]).run().expect(0);
+    }
+    scene.load().goes_on();
+    drop(strace);
+    assert_eq!(children(scene.daemon.process.pid()), workers, "a worker is another");
+    drop(receivers);
+    scene.check("interrupted workers");
+}
+
+/// Peers whose descriptors the kernel does not take to their worker.
+#[test]
+fn who_cannot_be_handed_over_is_not_counted_as_there() {
+    let setup = Setup::new().config("[limits]\nmax_peers = 8\n");
+    let scene = Scene::start(setup, &["unix", "tcp"]);
+    let supervisor = scene.daemon.process.pid();
+    let Some(strace) = Strace::attach(&[supervisor], "sendmsg:error=EPERM") else { return };
+    for _ in 0..8 {
+        scene.daemon.ctl("unix", &["ping"]).run().expect(3);
+        scene.daemon.ctl("tcp", &["ping"]).run().expect(3);
+    }
+    drop(strace);
+    let said = "a peer could not be handed to its worker";
+    assert!(scene.daemon.log().matches(said).count() >= 16, "{}", scene.daemon.log());
+    scene.check("peers that cannot be handed over");
+}
+
+/// The library that makes reads and writes shorter, if there is a compiler.
+fn library(dir: &tempfile::TempDir) -> Option<PathBuf> {
+    let (source, made) = (concat!(env!("CARGO_MANIFEST_DIR"), "/faults/short.c"), "short.so");
+    let path = dir.path().join(made);
+    let mut cc = Command::new("cc");
+    let built =
+        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&path).args([source, "-ldl"]).status();
+    built.is_ok_and(|status| status.success()).then_some(path)
+}
+
+#[test]
+fn reads_and_writes_of_any_length_are_continued() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let Some(library) = library(&dir) else { return skip("there is no C compiler") };
+    let wrapper = format!("exec env LD_PRELOAD={} \"$@\"", library.display());
+    let setup = Setup::new().args(&["--workers", "2"]).wrapper(&wrapper);
+    let scene = Scene::start(setup, &["unix", "tcp", "pipe", "fifo", "udp"]);
+    for pid in children(scene.daemon.process.pid()) {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
+        assert!(maps.contains("short.so"), "the worker has not loaded it");
+    }
+    let body: String = (0..900_000_u64).map(|at| char::from(b'a' + (at * at % 23) as u8)).collect();
+    let file = dir.path().join("body");
+    fs::write(&file, &body).expect("the directory is ours");
+    let file = file.to_str().expect("the path is text");
+    for scheme in ipcd_tests::SCHEMES {
+        let mut receiver = scene.daemon.recv(scheme, &["-N", "-C", "2", "large"]);
+        receiver.stdout();
+        scene.daemon.ctl(scheme, &["send", "large", "-f", file, "--count", "2"]).run().expect(0);
+        let heard = receiver.wait().expect(0);
+        assert!(heard.stdout == body.repeat(2).as_bytes(), "{scheme}: another text came");
+    }
+    eventually("more messages", || (scene.load().counts().0 > 3000).then_some(()));
+    scene.check("short reads and writes");
+}

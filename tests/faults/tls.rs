@@ -1,0 +1,238 @@
+//! TLS: what comes before, inside and instead of the handshake, and records that no client sends.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+
+use ipcd_conformance::authority::{Authority, Issued};
+use ipcd_tests::{PATIENCE, Raw, Scene, Setup};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use tempfile::TempDir;
+
+/// How long a handshake may take: longer than any here takes, and soon over.
+const CONFIG: &str = "[limits]\nhandshake_timeout = \"700ms\"\n";
+
+/// A daemon with a listener for TLS, and who trusts it.
+struct Stage {
+    scene: Scene,
+    issued: Issued,
+    /// Where its certificate is.
+    dir: TempDir,
+}
+
+impl Stage {
+    fn set() -> Self {
+        let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+        let issued = Authority::new().issue(&["127.0.0.1"]);
+        issued.write(dir.path());
+        let path = dir.path().display();
+        let listener = format!("tls://127.0.0.1:0?cert={path}/cert.pem&key={path}/key.pem");
+        let setup = Setup::new().config(CONFIG).extra(&[&listener]);
+        Self { scene: Scene::start(setup, &["unix", "tcp"]), issued, dir }
+    }
+
+    fn address(&self) -> String {
+        let listener = self.scene.daemon.address("tls");
+        listener.split_once('?').expect("a listener has options").0.to_owned()
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address()).expect("the daemon listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+        stream
+    }
+
+    fn client(&self) -> ClientConnection {
+        let mut roots = RootCertStore::empty();
+        let ca = CertificateDer::from_pem_slice(self.issued.authority.as_bytes());
+        roots.add(ca.expect("it is a certificate")).expect("it is one of a CA");
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let name = ServerName::try_from("127.0.0.1").expect("it is a name");
+        ClientConnection::new(Arc::new(config), name).expect("a client can be made")
+    }
+
+    /// What a client says first.
+    fn hello(&self) -> Vec<u8> {
+        let mut hello = Vec::new();
+        self.client().write_tls(&mut hello).expect("there is memory");
+        hello
+    }
+
+    /// A client that has shaken hands.
+    fn guest(&self) -> Guest {
+        let (mut stream, mut tls) = (self.connect(), self.client());
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream).expect("they shake hands");
+        }
+        Guest { stream, tls }
+    }
+
+    /// Sends bytes, and waits until the daemon closes.
+    fn play(&self, what: &str, bytes: &[u8]) {
+        let mut stream = self.connect();
+        // It may have closed before it has read all of it.
+        let _ = stream.write_all(bytes);
+        end(&mut stream, what);
+    }
+
+    /// The daemon serves as before, over TLS too.
+    fn strike(self, what: &str) {
+        let via = format!("tls://{}?ca={}/ca.pem", self.address(), self.dir.path().display());
+        self.scene.daemon.ctl(&via, &["ping"]).run().expect(0);
+        self.scene.check(what);
+    }
+}
+
+struct Guest {
+    stream: TcpStream,
+    tls: ClientConnection,
+}
+
+impl Guest {
+    /// What these bytes are when they are encrypted: whole records.
+    fn encrypt(&mut self, plain: &[u8]) -> Vec<u8> {
+        let mut records = Vec::new();
+        self.tls.writer().write_all(plain).expect("there is memory");
+        self.write_to(&mut records);
+        records
+    }
+
+    fn write_to(&mut self, records: &mut Vec<u8>) {
+        while self.tls.wants_write() {
+            self.tls.write_tls(records).expect("there is memory");
+        }
+    }
+}
+
+/// Reads until the daemon has closed.
+fn end(stream: &mut TcpStream, what: &str) {
+    let mut bytes = [0; 4096];
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+            Err(error) => panic!("{what}: the daemon does not close: {error}"),
+        }
+    }
+}
+
+/// A record of this type, as TLS 1.2 and the first records of TLS 1.3 have it.
+fn record(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len()).expect("a record is short").to_be_bytes();
+    [&[kind, 3, 3][..], &length, body].concat()
+}
+
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const DATA: u8 = 23;
+
+#[test]
+fn what_is_no_handshake_ends_the_connection() {
+    let stage = Stage::set();
+    let hello = stage.hello();
+    let longest = [&[HANDSHAKE, 3, 1, 0xff, 0xff][..], &[1; 0xffff]].concat();
+    let early = record(DATA, &[0; 100]);
+    let change = record(20, &[1]);
+    // user_canceled, as a warning; and an unknown one.
+    let warning = record(ALERT, &[1, 90]).repeat(20_000);
+    let fatal = record(ALERT, &[2, 255]);
+    let empty = record(HANDSHAKE, &[]).repeat(20_000);
+    // A HelloRequest, which asks for the renegotiation that TLS 1.3 has not.
+    let renegotiation = record(HANDSHAKE, &[0, 0, 0, 0]).repeat(1000);
+    let twice = [&hello[..], &hello].concat();
+    let announced = record(HANDSHAKE, &[1, 0xff, 0xff, 0xff, 3, 3]).repeat(1000);
+    for (what, bytes) in [
+        ("junk", &[0xff; 5000][..]),
+        ("text", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        ("a HELLO that is not encrypted", &Raw::hello_bytes()),
+        ("a record of the largest length there is", &longest),
+        ("data before the handshake", &early),
+        ("ChangeCipherSpec and nothing else", &change.repeat(1000)),
+        ("a flood of warnings", &warning),
+        ("warnings behind a ClientHello", &[&hello[..], &warning].concat()),
+        ("a fatal alert", &fatal),
+        ("a fatal alert behind a ClientHello", &[&hello[..], &fatal].concat()),
+        ("a flood of empty records", &empty),
+        ("requests to renegotiate", &renegotiation),
+        ("two ClientHellos", &twice),
+        ("a ClientHello of 16 MiB", &announced),
+    ] {
+        stage.play(what, bytes);
+    }
+    stage.strike("no handshake");
+}
+
+#[test]
+fn half_a_handshake_is_waited_for_until_its_deadline() {
+    let stage = Stage::set();
+    let hello = stage.hello();
+    // Cut at every 16th byte, all at once, and one that sends nothing; and all of it, without an
+    // answer to what the daemon says then.
+    let cuts = (0..=hello.len()).step_by(16).chain([hello.len()]);
+    let mut silent: Vec<_> = cuts
+        .map(|cut| {
+            let mut stream = stage.connect();
+            stream.write_all(&hello[..cut]).expect("the daemon waits");
+            stream
+        })
+        .collect();
+    silent.iter_mut().for_each(|stream| end(stream, "half a handshake"));
+    let log = stage.scene.daemon.log();
+    let told = log.matches("the handshake took too long").count();
+    assert!(told >= silent.len(), "{told} of {}", silent.len());
+    // Who goes there, instead of being silent.
+    for cut in (1..hello.len()).step_by(16) {
+        let mut stream = stage.connect();
+        stream.write_all(&hello[..cut]).expect("the daemon waits");
+        stream.shutdown(Shutdown::Write).expect("it is connected");
+        end(&mut stream, "the end in a handshake");
+    }
+    stage.strike("half a handshake");
+}
+
+#[test]
+fn records_that_are_cut_or_altered_end_the_connection() {
+    let stage = Stage::set();
+    for cut in [1, 4, 5, 6, 20] {
+        let mut guest = stage.guest();
+        let bytes = guest.encrypt(&Raw::hello_bytes());
+        guest.stream.write_all(&bytes[..cut]).expect("the daemon reads");
+        guest.stream.shutdown(Shutdown::Write).expect("it is connected");
+        end(&mut guest.stream, "a record that is cut");
+    }
+    for at in [0, 3, 5, 20] {
+        let mut guest = stage.guest();
+        let mut bytes = guest.encrypt(&Raw::hello_bytes());
+        bytes[at] ^= 0x80;
+        // A length that is altered is waited for.
+        guest.stream.write_all(&bytes).expect("the daemon reads");
+        end(&mut guest.stream, "a record that is altered");
+    }
+    let plain = record(DATA, &Raw::hello_bytes());
+    let mut guest = stage.guest();
+    guest.stream.write_all(&plain).expect("the daemon reads");
+    end(&mut guest.stream, "a record that is not encrypted");
+    stage.strike("bad records");
+}
+
+#[test]
+fn keys_that_are_changed_all_the_time_keep_nobody_from_talking() {
+    let stage = Stage::set();
+    for _ in 0..10 {
+        let mut guest = stage.guest();
+        let mut records = guest.encrypt(&Raw::hello_bytes());
+        for _ in 0..2000 {
+            if guest.tls.refresh_traffic_keys().is_err() {
+                break;
+            }
+            guest.write_to(&mut records);
+        }
+        // The daemon may have had enough of it.
+        let _ = guest.stream.write_all(&records);
+        end(&mut guest.stream, "keys that are changed all the time");
+    }
+    stage.strike("a flood of key updates");
+}
