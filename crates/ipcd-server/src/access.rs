@@ -57,9 +57,14 @@ struct GroupName(String, Members);
 #[serde(try_from = "String", into = "Pattern")]
 struct Subjects(Pattern);
 
-/// The rules, for listeners of these names.
-pub(crate) fn acl(rules: &[AccessRule], listeners: BTreeMap<usize, Vec<String>>) -> Acl {
-    Acl { rules: rules.iter().map(|rule| rule.rule.clone()).collect(), listeners }
+/// The rules, for listeners of these names. Those that no rule names are left out: there may be
+/// hundreds, and all of it travels to a worker in one message.
+pub(crate) fn acl(rules: &[AccessRule], mut listeners: BTreeMap<usize, Vec<String>>) -> Acl {
+    let rules: Vec<Rule> = rules.iter().map(|rule| rule.rule.clone()).collect();
+    let is_named =
+        |name: &String| rules.iter().any(|rule| rule.whom.listener.as_ref() == Some(name));
+    listeners.retain(|_, names| names.iter().any(is_named));
+    Acl { rules, listeners }
 }
 
 /// What is odd about the rules: names that nothing has, so that they concern nobody.

@@ -234,7 +234,7 @@ type Figure = fn(&Look) -> f64;
 
 /// What there was at the first look and at the last, and how it grew.
 fn table(looks: &[Look]) -> String {
-    let mut text = "what                first      last     slope per hour\n".to_owned();
+    let mut text = "what            first     last      slope per hour\n".to_owned();
     let Some((first, last)) = looks.first().zip(looks.last()) else { return text };
     let rows: [(&str, &str, Figure); 4] = [
         ("supervisor", "KiB", |look| look.supervisor_kib),
@@ -243,18 +243,27 @@ fn table(looks: &[Look]) -> String {
         ("p99", "µs", |look| look.p99_us),
     ];
     for (name, unit, of) in rows {
-        let (first, last, slope) = (of(first), of(last), slope(looks, of) * 3600.0);
-        let _ = writeln!(text, "{name:15} {first:9.0} {last:9.0} {slope:+14.1} {unit}");
+        let (first, last, (slope, error)) = (of(first), of(last), slope(looks, of));
+        let (slope, error) = (slope * 3600.0, error * 3600.0);
+        let _ =
+            writeln!(text, "{name:12} {first:8.0} {last:8.0} {slope:+10.0} ± {error:.0} {unit}");
     }
     text
 }
 
-/// The slope of the line through all points that fits them best, for a second.
-fn slope(looks: &[Look], of: Figure) -> f64 {
+/// The slope of the line through all points that fits them best, for a second; and its standard
+/// error, as if each look knew nothing of the one before.
+fn slope(looks: &[Look], of: Figure) -> (f64, f64) {
     let count = looks.len() as f64;
     let mean = |of: &dyn Fn(&Look) -> f64| looks.iter().map(of).sum::<f64>() / count;
     let (x, y) = (mean(&|look| look.at_s), mean(&of));
     let both: f64 = looks.iter().map(|look| (look.at_s - x) * (of(look) - y)).sum();
     let spread: f64 = looks.iter().map(|look| (look.at_s - x).powi(2)).sum();
-    if spread > 0.0 { both / spread } else { 0.0 }
+    if spread == 0.0 || looks.len() < 3 {
+        return (0.0, 0.0);
+    }
+    let slope = both / spread;
+    let off = |look: &Look| (of(look) - y - slope * (look.at_s - x)).powi(2);
+    let rest: f64 = looks.iter().map(off).sum();
+    (slope, (rest / (count - 2.0) / spread).sqrt())
 }
