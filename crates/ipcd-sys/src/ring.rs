@@ -16,6 +16,8 @@
 //!          each filled up to whole words; it lies in one piece
 //! ```
 
+#[cfg(target_arch = "x86_64")]
+mod copying;
 mod memory;
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -55,6 +57,29 @@ pub trait Word {
     fn store(&self, value: u64, order: Ordering);
     /// A fence of all words, sequentially consistent.
     fn fence();
+
+    /// Stores these bytes, in no order, in as many words as they take.
+    fn fill(words: &[Self], bytes: &[u8])
+    where
+        Self: Sized,
+    {
+        for (word, chunk) in words.iter().zip(bytes.chunks(WORD)) {
+            let mut whole = [0; WORD];
+            whole[..chunk.len()].copy_from_slice(chunk);
+            word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
+        }
+    }
+
+    /// Loads so many bytes, in no order.
+    fn copy(words: &[Self], bytes: &mut [u8])
+    where
+        Self: Sized,
+    {
+        for (word, chunk) in words.iter().zip(bytes.chunks_mut(WORD)) {
+            let whole = word.load(Ordering::Relaxed).to_ne_bytes();
+            chunk.copy_from_slice(&whole[..chunk.len()]);
+        }
+    }
 }
 
 impl Word for AtomicU64 {
@@ -68,6 +93,16 @@ impl Word for AtomicU64 {
 
     fn fence() {
         fence(Ordering::SeqCst);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn fill(words: &[Self], bytes: &[u8]) {
+        copying::fill(words, bytes);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn copy(words: &[Self], bytes: &mut [u8]) {
+        copying::copy(words, bytes);
     }
 }
 
@@ -119,8 +154,8 @@ impl<M: Memory> Writer<M> {
         let sizes = (head.len() as u64) << BODY_BITS | body.len() as u64;
         data[at].store(u64::from(self.life) << 32 | sizes, Ordering::Relaxed);
         let body_at = at + 1 + head.len().div_ceil(WORD);
-        fill(&data[at + 1..body_at], head);
-        fill(&data[body_at..at + words], body);
+        Word::fill(&data[at + 1..body_at], head);
+        Word::fill(&data[body_at..at + words], body);
         self.head = self.head.wrapping_add((skipped + words) as u32);
         // Only now is there a record: one that is half written is none.
         self.say_head();
@@ -240,8 +275,9 @@ impl<M: Memory> Reader<M> {
         let Found { life, at, head, body, next } = found;
         let data = self.memory.data();
         let body_at = at + head.div_ceil(WORD);
-        copy(&data[at..body_at], &mut into[..head]);
-        copy(&data[body_at..body_at + body.div_ceil(WORD)], &mut into[head..head + body]);
+        Word::copy(&data[at..body_at], &mut into[..head]);
+        let body_words = &data[body_at..body_at + body.div_ceil(WORD)];
+        Word::copy(body_words, &mut into[head..head + body]);
         (self.tail, self.writer) = (next, life);
         self.say_tail();
         Taken::Record { life, head, body }
@@ -360,29 +396,6 @@ fn pack(life: u32, at: u32) -> u64 {
 
 fn unpack(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
-}
-
-fn fill(words: &[impl Word], bytes: &[u8]) {
-    let (whole, rest) = bytes.as_chunks::<WORD>();
-    for (word, chunk) in words.iter().zip(whole) {
-        word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
-    }
-    if !rest.is_empty() {
-        let mut last = [0; WORD];
-        last[..rest.len()].copy_from_slice(rest);
-        words[whole.len()].store(u64::from_ne_bytes(last), Ordering::Relaxed);
-    }
-}
-
-fn copy(words: &[impl Word], bytes: &mut [u8]) {
-    let (whole, rest) = bytes.as_chunks_mut::<WORD>();
-    for (word, chunk) in words.iter().zip(&mut *whole) {
-        *chunk = word.load(Ordering::Relaxed).to_ne_bytes();
-    }
-    if !rest.is_empty() {
-        let last = words[whole.len()].load(Ordering::Relaxed).to_ne_bytes();
-        rest.copy_from_slice(&last[..rest.len()]);
-    }
 }
 
 #[cfg(test)]
