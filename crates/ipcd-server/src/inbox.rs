@@ -1,17 +1,25 @@
-//! What workers hand each other: one inbox for each, which all others write records to.
+//! What workers hand each other: records of whole frames, or of a piece of one.
 //!
-//! A record begins with the sender's slot, its incarnation and the receiver's, each a `u32`; then
-//! come whole frames, or a piece of one. It stands behind one small type, so that a ring for each
-//! pair of workers can replace it where measurement asks for it.
+//! In a pool they go through rings in shared memory, one from each worker to each other, and what
+//! comes into a worker's inbox is a bell. With a child for each peer there would be too many rings;
+//! then they go into the inbox of the receiver, which all others can write to. There, a record
+//! begins with the sender's slot, its incarnation and the receiver's, each a `u32`.
+
+mod rings;
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use ipcd_sys::duplicate_from;
+use ipcd_sys::ring::Taken;
 use ipcd_transport::{Joiner, ReadBuffer, Splitter};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use nix::sys::uio::writev;
+
+pub(crate) use self::rings::AllRings;
+use self::rings::{BELL, Rings};
 
 /// Bytes of the largest record, its header included: a frame with a payload of 64 KiB goes whole,
 /// and the kernel's default buffer (`net.core.wmem_default`, 208 KiB) takes one while another waits.
@@ -40,6 +48,7 @@ pub(crate) struct Inboxes {
     life: u32,
     own: OwnedFd,
     ways: Vec<Way>,
+    rings: Option<Rings>,
     /// Records for or of a life that is over, which were dropped.
     stale: u64,
 }
@@ -74,7 +83,7 @@ pub(crate) enum Arrived {
 pub(crate) enum Sent {
     /// So many bytes were taken.
     Bytes(usize),
-    /// The inbox is full; wait until its descriptor is writable.
+    /// There is no room: wait until the inbox's descriptor is writable, or with rings, for a bell.
     Full,
 }
 
@@ -96,7 +105,20 @@ impl Inboxes {
             })
         };
         let ways = pairs.iter().map(way).collect::<io::Result<_>>()?;
-        Ok(Self { slot, life, own, ways, stale: 0 })
+        Ok(Self { slot, life, own, ways, rings: None, stale: 0 })
+    }
+
+    /// Lets records go through rings from now on.
+    ///
+    /// # Errors
+    /// If what is others' cannot be given back.
+    pub(crate) fn open(&mut self, rings: AllRings) -> io::Result<()> {
+        self.rings = Some(rings.open(self.slot as usize, self.life)?);
+        Ok(())
+    }
+
+    pub(crate) fn has_rings(&self) -> bool {
+        self.rings.is_some()
     }
 
     /// All descriptors that a worker keeps.
@@ -127,26 +149,31 @@ impl Inboxes {
         let Some(record) = way.splitter.next(frames, RECORD_BYTES - HEADER_BYTES) else {
             return Ok(Sent::Bytes(0));
         };
-        let mut header = [0; HEADER_BYTES];
-        for (field, value) in header.chunks_exact_mut(4).zip([self.slot, self.life, life]) {
-            field.copy_from_slice(&value.to_le_bytes());
+        let taken = &frames[..record.taken()];
+        let is_sent = match &mut self.rings {
+            Some(rings) => rings.put(slot, life, record.header(), taken),
+            None => write_record(&way.fd, [self.slot, self.life, life], record.header(), taken)?,
+        };
+        if !is_sent {
+            return Ok(Sent::Full);
         }
-        let parts = [&header, record.header(), &frames[..record.taken()]].map(IoSlice::new);
-        // Not sendmsg(2), which a worker may not call: it could pass descriptors on.
-        match writev(&way.fd, &parts) {
-            Ok(_) => {
-                way.splitter.sent(&record);
-                Ok(Sent::Bytes(record.taken()))
-            }
-            Err(error) if is_for_later(error) => Ok(Sent::Full),
-            Err(error) => Err(error.into()),
-        }
+        way.splitter.sent(&record);
+        Ok(Sent::Bytes(record.taken()))
     }
 
     /// Takes the next record, and appends its frames if it is for us. What is no record is passed
     /// over and counted: another worker may have been taken over, and is not to take us along.
     pub(crate) fn receive(&mut self, into: &mut ReadBuffer) -> io::Result<Arrived> {
-        let room = into.spare(RECORD_BYTES);
+        let room = &mut into.spare(RECORD_BYTES)[..RECORD_BYTES];
+        if let Some(rings) = &mut self.rings {
+            return Ok(match rings.take(room) {
+                (_, Taken::Nothing) => Arrived::Nothing,
+                (_, Taken::Nonsense) => Arrived::Nonsense,
+                (slot, Taken::Record { life, head, body }) => {
+                    self.accept(slot, life, 0..head + body, into)
+                }
+            });
+        }
         let count = match recv(self.own.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
             Ok(count) => count,
             Err(error) if is_for_later(error) => return Ok(Arrived::Nothing),
@@ -157,22 +184,68 @@ impl Inboxes {
         let (Some(slot), Some(life), Some(to)) = (field(), field(), field()) else {
             return Ok(Arrived::Nonsense);
         };
-        let Some(way) = self.ways.get_mut(slot as usize) else {
+        if slot as usize >= self.ways.len() {
             return Ok(Arrived::Nonsense);
-        };
+        }
         // What was for the one who lived here before is of no use to us.
         if to != self.life {
             self.stale += 1;
             return Ok(Arrived::Stale);
         }
+        Ok(self.accept(slot, life, HEADER_BYTES..count, into))
+    }
+
+    /// With rings, takes a bell out of the inbox.
+    pub(crate) fn hear_bell(&mut self) -> io::Result<Arrived> {
+        let mut heard = [0; 2 * BELL.len()];
+        match recv(self.own.as_raw_fd(), &mut heard, MsgFlags::MSG_DONTWAIT) {
+            Ok(count) if heard[..count] == *BELL => Ok(Arrived::Nothing),
+            Ok(_) => Ok(Arrived::Nonsense),
+            Err(error) if is_for_later(error) => Ok(Arrived::Nothing),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// With rings, wakes the worker in a slot, if it sleeps while there is something for it.
+    pub(crate) fn ring(&mut self, slot: u32) -> io::Result<()> {
+        let way = &self.ways[slot as usize].fd;
+        self.rings.as_mut().map_or(Ok(()), |rings| rings.ring(slot, way))
+    }
+
+    /// With rings, wakes those who wait for room, after records were taken.
+    pub(crate) fn answer(&mut self) -> io::Result<()> {
+        let Some(rings) = &mut self.rings else { return Ok(()) };
+        let mut ways = (0..).zip(&self.ways);
+        ways.try_for_each(|(slot, way)| rings.answer(slot, &way.fd))
+    }
+
+    /// Whether to wait for events: with rings, not while there is something in them.
+    pub(crate) fn fall_asleep(&mut self) -> bool {
+        self.rings.as_mut().is_none_or(Rings::fall_asleep)
+    }
+
+    /// Waits no more, and looks into the rings unasked.
+    pub(crate) fn wake(&mut self) {
+        self.rings.iter_mut().for_each(Rings::wake);
+    }
+
+    /// Appends the frames of a record of that slot and life, which lies in the spare room there.
+    fn accept(
+        &mut self,
+        slot: u32,
+        life: u32,
+        range: Range<usize>,
+        into: &mut ReadBuffer,
+    ) -> Arrived {
+        let way = &mut self.ways[slot as usize];
         if way.life != life {
             way.life = life;
             self.stale += u64::from(way.joiner.is_joining());
             way.joiner = Joiner::default();
         }
-        match way.joiner.accept_spare(HEADER_BYTES..count, into) {
-            Ok(_) => Ok(Arrived::Of(slot, life)),
-            Err(_) => Ok(Arrived::Nonsense),
+        match way.joiner.accept_spare(range, into) {
+            Ok(_) => Arrived::Of(slot, life),
+            Err(_) => Arrived::Nonsense,
         }
     }
 }
@@ -181,6 +254,21 @@ impl Inboxes {
 /// is to die.
 fn is_for_later(error: Errno) -> bool {
     matches!(error, Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS)
+}
+
+/// Writes a record to an inbox; false if that is full.
+fn write_record(way: &OwnedFd, lives: [u32; 3], head: &[u8], frames: &[u8]) -> io::Result<bool> {
+    let mut header = [0; HEADER_BYTES];
+    for (field, value) in header.chunks_exact_mut(4).zip(lives) {
+        field.copy_from_slice(&value.to_le_bytes());
+    }
+    let parts = [&header, head, frames].map(IoSlice::new);
+    // Not sendmsg(2), which a worker may not call: it could pass descriptors on.
+    match writev(way, &parts) {
+        Ok(_) => Ok(true),
+        Err(error) if is_for_later(error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]

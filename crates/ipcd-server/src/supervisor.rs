@@ -34,7 +34,7 @@ use self::notifying::Herald;
 use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
-use crate::inbox::{InboxPair, Inboxes};
+use crate::inbox::{AllRings, InboxPair, Inboxes};
 use crate::link::ToWorker;
 use crate::privileges::{self, DescriptorLimit};
 use crate::runtime::{RuntimeDir, write_pid_file};
@@ -81,6 +81,8 @@ struct Supervisor {
     signals: SignalFd,
     slots: Vec<Slot>,
     inboxes: Vec<InboxPair>,
+    /// With a pool of several workers.
+    rings: Option<AllRings>,
     table: Table,
     /// The slot whose turn it is to get a peer.
     turn: usize,
@@ -117,6 +119,7 @@ impl Supervisor {
         sandbox.log();
         let core = core_config(&config, &listeners, tokens, sandbox.level().to_string());
         let (slots, inboxes) = make_slots(&config)?;
+        let rings = make_rings(&config, slots.len());
         for (slot, data) in slots.iter().zip(FIRST_LINK..) {
             watch(&epoll, &slot.link, data)?;
         }
@@ -131,6 +134,7 @@ impl Supervisor {
             table: Table::new(slots.len()),
             slots,
             inboxes,
+            rings,
             turn: 0,
             next_number: listeners.len(),
             descriptor_limit,
@@ -269,6 +273,10 @@ impl Supervisor {
         slot.incarnation += 1;
         let incarnation = slot.incarnation;
         self.table.born(index as u32, incarnation);
+        if let Some(rings) = &self.rings {
+            let lives: Vec<u32> = self.slots.iter().map(|slot| slot.incarnation).collect();
+            rings.prepare(index, &lives);
+        }
         let mut core = self.core.clone();
         (core.slot, core.incarnation) = (index as u32, incarnation);
         // The sandbox protects what is shared as one range, in which nothing of a peer may be.
@@ -278,18 +286,30 @@ impl Supervisor {
         let inboxes = inboxes.map_err(failed)?;
         let born = {
             let table = &mut self.table;
-            let (far_end, user, sandbox) = (&slot.far_end, self.user, &self.sandbox);
-            let supervisor = Pid::this();
+            let far_end = &self.slots[index].far_end;
+            let (user, sandbox) = (self.user, &self.sandbox);
+            let (supervisor, rings) = (Pid::this(), &mut self.rings);
             ipcd_sys::fork(|| {
                 // The child's copy of the table is its own from here on.
                 let shared = (self.inboxes.len() > 1).then(|| table.take_shared());
                 let link = far_end.share(inboxes.own().as_raw_fd());
                 let mark = Mark { marks: self.marks.clone(), place: index };
-                let birth =
-                    Birth { link, supervisor, core, user, sandbox, shared, inboxes, only, mark };
-                worker::main(birth)
+                let rings = rings.take();
+                worker::main(Birth {
+                    link,
+                    supervisor,
+                    core,
+                    user,
+                    sandbox,
+                    shared,
+                    inboxes,
+                    rings,
+                    only,
+                    mark,
+                })
             })
         };
+        let slot = &mut self.slots[index];
         match born {
             Ok(pid) => {
                 slot.born(pid);
@@ -404,6 +424,15 @@ fn make_slots(config: &Config) -> Result<(Vec<Slot>, Vec<InboxPair>), Error> {
     let slots: std::io::Result<_> = (0..count).map(|_| Slot::new(life)).collect();
     let inboxes: std::io::Result<_> = (0..count).map(|_| InboxPair::new()).collect();
     Ok((slots.map_err(failed)?, inboxes.map_err(failed)?))
+}
+
+/// The rings of a pool, if there is memory to put them into; otherwise the inboxes do.
+fn make_rings(config: &Config, slots: usize) -> Option<AllRings> {
+    if config.daemon.fork == ForkMode::Connection || slots < 2 {
+        return None;
+    }
+    let rings = AllRings::new(slots);
+    rings.inspect_err(|error| warn!(%error, "no shared memory: workers are slower together")).ok()
 }
 
 /// Signals come as events. They stay blocked in the workers, which hear of an end by their link:
