@@ -160,7 +160,7 @@ mod tests {
         // fcntl, setsockopt, shutdown, ioctl.
         assert_eq!((count(FIRST_SHARED), count(LAST_SHARED)), (4, 4));
         // It is translated and tried out in each child.
-        assert!(program.len() < 256, "{} steps", program.len());
+        assert!(program.len() < 200, "{} steps", program.len());
     }
 
     #[test]

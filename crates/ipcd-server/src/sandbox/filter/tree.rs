@@ -1,5 +1,5 @@
-//! A program for the kernel: from a system call's number to its verdict by a binary tree, and from
-//! there, where that depends on arguments, to a few checks of them.
+//! A program for the kernel: from a system call's number by a binary tree to a few of its like, and
+//! on to its verdict, or, where that depends on arguments, to a few checks of them.
 //!
 //! Why not seccompiler, which compares with one number after the other: when a filter is installed,
 //! the kernel translates it to machine code and tries it out for each call that it has, to remember
@@ -121,7 +121,7 @@ pub(super) fn program(
 ) -> Result<Vec<sock_filter>, String> {
     known.sort_unstable();
     let mut program = vec![step(LOAD_WORD, NUMBER)];
-    program.extend(branch(&ranges(&known, &Verdict::Return(otherwise)))?);
+    program.extend(branch(&known, otherwise)?);
     let mut starts = Vec::new();
     for block in blocks {
         starts.push(program.len());
@@ -134,35 +134,40 @@ pub(super) fn program(
     Ok(program)
 }
 
-/// Where each verdict begins; it holds up to where the next one begins.
-fn ranges(known: &[(u32, Verdict)], otherwise: &Verdict) -> Vec<(u32, Verdict)> {
-    let mut ranges = vec![(0, otherwise.clone())];
-    for (number, verdict) in known {
-        // What began at this number, behind its predecessor, holds for nothing.
-        ranges.pop_if(|last| last.0 == *number);
-        if ranges.last().is_none_or(|last| last.1 != *verdict) {
-            ranges.push((*number, verdict.clone()));
-        }
-        ranges.push((number + 1, otherwise.clone()));
-    }
-    ranges
-}
+/// So many numbers are compared with one after the other: a step each, where a tree needs two.
+const LEAF: usize = 8;
 
-fn branch(ranges: &[(u32, Verdict)]) -> Result<Vec<sock_filter>, String> {
-    if let [(_, verdict)] = ranges {
-        return Ok(vec![match verdict {
-            Verdict::Return(verdict) => step(RETURN, *verdict),
-            Verdict::Look(place) => step(JUMP, *place as u32),
-        }]);
+fn branch(known: &[(u32, Verdict)], otherwise: u32) -> Result<Vec<sock_filter>, String> {
+    if known.len() <= LEAF {
+        return Ok(leaf(known, otherwise));
     }
-    let (below, above) = ranges.split_at(ranges.len() / 2);
+    let (below, above) = known.split_at(known.len() / 2);
     let mut steps = vec![step(JUMP_IF_GREATER_OR_EQUAL, above[0].0)];
-    steps.extend(branch(below)?);
+    steps.extend(branch(below, otherwise)?);
     steps[0].jt = (steps.len() - 1)
         .try_into()
         .map_err(|_| "the filter knows more calls than a jump can pass over".to_owned())?;
-    steps.extend(branch(above)?);
+    steps.extend(branch(above, otherwise)?);
     Ok(steps)
+}
+
+/// Comparisons, and behind them the verdicts that they jump to.
+fn leaf(known: &[(u32, Verdict)], otherwise: u32) -> Vec<sock_filter> {
+    let mut verdicts = vec![Verdict::Return(otherwise)];
+    let mut steps = Vec::new();
+    for (at, (number, verdict)) in known.iter().enumerate() {
+        let place = verdicts.iter().position(|found| found == verdict).unwrap_or_else(|| {
+            verdicts.push(verdict.clone());
+            verdicts.len() - 1
+        });
+        let jt = (known.len() - 1 - at + place) as u8;
+        steps.push(sock_filter { code: JUMP_IF_EQUAL, jt, jf: 0, k: *number });
+    }
+    steps.extend(verdicts.into_iter().map(|verdict| match verdict {
+        Verdict::Return(verdict) => step(RETURN, verdict),
+        Verdict::Look(place) => step(JUMP, place as u32),
+    }));
+    steps
 }
 
 fn step(code: u16, k: u32) -> sock_filter {
