@@ -28,12 +28,12 @@ pub(crate) struct Places {
     /// Where each worker reads.
     reading: Vec<OwnedFd>,
     /// What each worker shares with others, side by side, so that its sandbox can protect that as a
-    /// range of numbers: two that stand for its link and its own inbox, and the ways into all.
+    /// range of numbers: one that stands for its own inbox, the ways into all, and one that stands
+    /// for its link.
     shared: Vec<OwnedFd>,
 }
 
-/// What stands before the ways: a worker's link and its own inbox, and when the link was taken out.
-const STAND_INS: usize = 2;
+/// Where a worker's own inbox is in what it shares, and the ways begin.
 const OWN: usize = 0;
 const FIRST_WAY: usize = 1;
 
@@ -45,7 +45,7 @@ impl Places {
         let pairs: nix::Result<Vec<_>> = (0..count).map(pair).collect();
         let (reading, writing): (Vec<_>, Vec<_>) = pairs?.into_iter().unzip();
         let filler = reading.first().ok_or(Errno::EINVAL)?;
-        let shared: Vec<_> = [filler; STAND_INS].into_iter().chain(&writing).collect();
+        let shared: Vec<_> = [filler].into_iter().chain(&writing).chain([filler]).collect();
         let shared = side_by_side(&shared)?;
         Ok(Self { reading, shared })
     }
@@ -125,7 +125,7 @@ impl Inboxes {
         link: &Link,
     ) -> io::Result<(Self, Link)> {
         let mut shared = std::mem::take(&mut places.shared);
-        let link = link.move_to(shared.remove(0))?;
+        let link = link.move_to(shared.pop().expect("the link's place is the last one"))?;
         dup3(&places.reading[slot as usize], &mut shared[OWN], OFlag::O_CLOEXEC)?;
         let mut ways = Vec::new();
         ways.resize_with(shared.len() - FIRST_WAY, || None);

@@ -13,6 +13,7 @@ mod reaping;
 mod reload;
 mod stderr;
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -329,6 +330,8 @@ impl Supervisor {
             let slot = &mut self.slots[slot as usize];
             if slot.pid().is_some()
                 && let Err(error) = slot.link.send(&message, Vec::new())
+                // One that has just ended need not be told.
+                && error.kind() != ErrorKind::BrokenPipe
             {
                 error!(%error, "a worker cannot be told something");
             }
