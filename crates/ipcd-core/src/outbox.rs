@@ -37,7 +37,9 @@ pub(crate) struct Outbox {
     shared: usize,
     /// Bytes that were written in all: the position of the first unwritten one in the stream.
     written: u64,
-    /// From which position on bytes came at which time.
+    /// When the oldest bytes came.
+    since: Option<Instant>,
+    /// From which position on later ones came at which time.
     ages: VecDeque<(u64, Instant)>,
     /// Unwritten bytes that are being written in another form, and cannot be dropped any more.
     pinned: usize,
@@ -108,7 +110,7 @@ impl Outbox {
 
     /// When the oldest byte came, to within a quarter of a second.
     pub(crate) fn oldest(&self) -> Option<Instant> {
-        if self.is_empty() { None } else { self.ages.front().map(|&(_, since)| since) }
+        self.since.filter(|_| !self.is_empty())
     }
 
     /// The buffer to append whole frames to; an empty one takes its memory from the store.
@@ -140,10 +142,12 @@ impl Outbox {
 
     fn note_age(&mut self, now: Instant) {
         if self.is_empty() {
+            self.since = Some(now);
             self.ages.clear();
         }
         let position = self.written + self.len() as u64;
-        if self.ages.back().is_none_or(|&(_, since)| now >= since + AGE_STEP) {
+        let last = self.ages.back().map(|&(_, since)| since).or(self.since);
+        if last.is_none_or(|since| now >= since + AGE_STEP) {
             self.ages.push_back((position, now));
         }
     }
@@ -176,8 +180,8 @@ impl Outbox {
         self.written += count as u64;
         self.pinned = self.pinned.saturating_sub(count);
         self.head += self.pass_pieces(count, store);
-        while self.ages.get(1).is_some_and(|&(from, _)| from <= self.written) {
-            self.ages.pop_front();
+        while let Some((_, since)) = self.ages.pop_front_if(|(from, _)| *from <= self.written) {
+            self.since = Some(since);
         }
         if self.own_len() == 0 {
             self.bytes.clear();

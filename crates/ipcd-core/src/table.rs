@@ -138,6 +138,8 @@ pub struct Table {
     shared: Shared,
     /// Changes that nobody was told yet.
     pending: Vec<Change>,
+    /// How many of them each worker was born with.
+    inherited: Vec<usize>,
     /// The last batch that each living worker has confirmed.
     seen: Vec<Option<u64>>,
     /// What is to be confirmed to each worker, in the order of its batches.
@@ -177,6 +179,7 @@ impl Table {
         Self {
             shared: Shared::new(slots),
             pending: Vec::new(),
+            inherited: vec![0; slots],
             seen: vec![None; slots],
             unconfirmed: vec![VecDeque::new(); slots],
             names: HashMap::new(),
@@ -189,6 +192,7 @@ impl Table {
     /// A worker is born with the table as it is.
     pub fn born(&mut self, slot: u32, life: u32) {
         self.change(Change::Life { slot, incarnation: life });
+        self.inherited[slot as usize] = self.pending.len();
         self.seen[slot as usize] = Some(self.shared.epoch);
     }
 
@@ -307,12 +311,19 @@ impl Table {
     pub fn news(&mut self) -> Vec<Told> {
         let mut told = Vec::new();
         let pending = std::mem::take(&mut self.pending);
-        for changes in pending.chunks(BATCH) {
+        for (changes, first) in pending.chunks(BATCH).zip((0..).step_by(BATCH)) {
             self.shared.epoch += 1;
+            let epoch = self.shared.epoch;
             for slot in self.living() {
-                let changes = changes.to_vec();
-                told.push((slot, News::Changes { epoch: self.shared.epoch, changes }));
+                match self.inherited[slot as usize] < first + changes.len() {
+                    true => told.push((slot, News::Changes { epoch, changes: changes.to_vec() })),
+                    // It was born with all of it.
+                    false => self.seen[slot as usize] = Some(epoch),
+                }
             }
+        }
+        if !pending.is_empty() {
+            self.inherited.fill(0);
         }
         let known = self.seen.iter().flatten().min().copied().unwrap_or(self.shared.epoch);
         for (slot, unconfirmed) in (0..).zip(&mut self.unconfirmed) {

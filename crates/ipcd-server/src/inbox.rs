@@ -9,14 +9,18 @@ mod rings;
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ipcd_sys::duplicate_from;
 use ipcd_sys::ring::Taken;
 use ipcd_transport::{Joiner, ReadBuffer, Splitter};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use nix::sys::uio::writev;
+use nix::unistd::dup3;
+
+use crate::link::Link;
 
 pub(crate) use self::rings::AllRings;
 use self::rings::{BELL, Rings};
@@ -26,18 +30,47 @@ use self::rings::{BELL, Rings};
 const RECORD_BYTES: usize = 68 * 1024;
 const HEADER_BYTES: usize = 12;
 
-/// Both ends of a worker's inbox, made before any worker is born.
+/// The inboxes of all workers, made before any worker is born.
 #[derive(Debug)]
-pub(crate) struct InboxPair {
-    reading: OwnedFd,
-    writing: OwnedFd,
+pub(crate) struct Places {
+    /// Where each worker reads.
+    reading: Vec<OwnedFd>,
+    /// What each worker shares with others, side by side, so that its sandbox can protect that as a
+    /// range of numbers: one that stands for its own inbox, the ways into all, and one that stands
+    /// for its link.
+    shared: Vec<OwnedFd>,
 }
 
-impl InboxPair {
-    pub(crate) fn new() -> io::Result<Self> {
+/// Where a worker's own inbox is in what it shares, and the ways begin.
+const OWN: usize = 0;
+const FIRST_WAY: usize = 1;
+
+impl Places {
+    /// Inboxes for this many workers.
+    pub(crate) fn new(count: usize) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (reading, writing) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-        Ok(Self { reading, writing })
+        let pair = |_| socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
+        let pairs: nix::Result<Vec<_>> = (0..count).map(pair).collect();
+        let (reading, writing): (Vec<_>, Vec<_>) = pairs?.into_iter().unzip();
+        let filler = reading.first().ok_or(Errno::EINVAL)?;
+        let shared: Vec<_> = [filler].into_iter().chain(&writing).chain([filler]).collect();
+        let shared = side_by_side(&shared)?;
+        Ok(Self { reading, shared })
+    }
+}
+
+/// Duplicates whose numbers follow each other.
+fn side_by_side(fds: &[&OwnedFd]) -> io::Result<Vec<OwnedFd>> {
+    let mut first = fds.iter().map(|fd| fd.as_raw_fd() + 1).max().unwrap_or(0);
+    loop {
+        let copies = fds.iter().map(|fd| duplicate_from(fd.as_fd(), first));
+        let copies = copies.collect::<io::Result<Vec<_>>>()?;
+        let follows = |pair: &[OwnedFd]| pair[0].as_raw_fd() + 1 == pair[1].as_raw_fd();
+        if copies.windows(2).all(follows) {
+            return Ok(copies);
+        }
+        // Some other descriptor lies between: behind it, then.
+        first = copies.iter().map(|fd| fd.as_raw_fd() + 1).max().unwrap_or(first);
     }
 }
 
@@ -46,17 +79,18 @@ impl InboxPair {
 pub(crate) struct Inboxes {
     slot: u32,
     life: u32,
-    own: OwnedFd,
-    ways: Vec<Way>,
+    /// Its own inbox, and the ways into all.
+    shared: Vec<OwnedFd>,
+    /// What is known of each way that was used; a child that serves one peer uses few.
+    ways: Vec<Option<Box<Way>>>,
     rings: Option<Rings>,
     /// Records for or of a life that is over, which were dropped.
     stale: u64,
 }
 
 /// To and from the worker in one slot.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Way {
-    fd: OwnedFd,
     splitter: Splitter,
     /// The life that is written to.
     to_life: u32,
@@ -88,24 +122,23 @@ pub(crate) enum Sent {
 }
 
 impl Inboxes {
-    /// For the worker that is born in this slot. The descriptors are duplicated, so that the
-    /// originals can be closed with everything else; their numbers are `least` or higher.
-    pub(crate) fn new(pairs: &[InboxPair], slot: u32, life: u32, least: RawFd) -> io::Result<Self> {
-        // Side by side, behind what is there for good: the sandbox protects them as a range.
-        let base = pairs.last().map_or(0, |pair| pair.writing.as_raw_fd() + 1).max(least);
-        let own = duplicate_from(pairs[slot as usize].reading.as_fd(), base)?;
-        let way = |pair: &InboxPair| {
-            let fd = duplicate_from(pair.writing.as_fd(), base)?;
-            Ok(Way {
-                fd,
-                splitter: Splitter::default(),
-                to_life: 0,
-                life: 0,
-                joiner: Joiner::default(),
-            })
-        };
-        let ways = pairs.iter().map(way).collect::<io::Result<_>>()?;
-        Ok(Self { slot, life, own, ways, rings: None, stale: 0 })
+    /// For the worker that is born in this slot, with its link. Only for a freshly forked child,
+    /// which takes the descriptors' numbers over from its parent's values.
+    ///
+    /// # Errors
+    /// As dup3(2).
+    pub(crate) fn take(
+        places: &mut Places,
+        slot: u32,
+        life: u32,
+        link: &Link,
+    ) -> io::Result<(Self, Link)> {
+        let mut shared = std::mem::take(&mut places.shared);
+        let link = link.move_to(shared.pop().expect("the link's place is the last one"))?;
+        dup3(&places.reading[slot as usize], &mut shared[OWN], OFlag::O_CLOEXEC)?;
+        let mut ways = Vec::new();
+        ways.resize_with(shared.len() - FIRST_WAY, || None);
+        Ok((Self { slot, life, shared, ways, rings: None, stale: 0 }, link))
     }
 
     /// Lets records go through rings from now on.
@@ -121,17 +154,17 @@ impl Inboxes {
         self.rings.is_some()
     }
 
-    /// All descriptors that a worker keeps.
+    /// All descriptors that a worker shares with others, but for its link.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.own.as_fd()).chain(self.ways.iter().map(|way| way.fd.as_fd()))
+        self.shared.iter().map(AsFd::as_fd)
     }
 
     pub(crate) fn own(&self) -> BorrowedFd<'_> {
-        self.own.as_fd()
+        self.shared[OWN].as_fd()
     }
 
     pub(crate) fn way(&self, slot: u32) -> BorrowedFd<'_> {
-        self.ways[slot as usize].fd.as_fd()
+        self.shared[FIRST_WAY + slot as usize].as_fd()
     }
 
     /// How many records were dropped since the last call, because their life is over.
@@ -141,7 +174,8 @@ impl Inboxes {
 
     /// Sends one record of these frames to the worker in a slot.
     pub(crate) fn send(&mut self, slot: u32, life: u32, frames: &[u8]) -> io::Result<Sent> {
-        let way = &mut self.ways[slot as usize];
+        let fd = self.shared[FIRST_WAY + slot as usize].as_fd();
+        let way = self.ways[slot as usize].get_or_insert_default();
         if std::mem::replace(&mut way.to_life, life) != life {
             // What was begun for the one who lived there before is of no use to this one.
             way.splitter = Splitter::default();
@@ -152,7 +186,7 @@ impl Inboxes {
         let taken = &frames[..record.taken()];
         let is_sent = match &mut self.rings {
             Some(rings) => rings.put(slot, life, record.header(), taken),
-            None => write_record(&way.fd, [self.slot, self.life, life], record.header(), taken)?,
+            None => write_record(fd, [self.slot, self.life, life], record.header(), taken)?,
         };
         if !is_sent {
             return Ok(Sent::Full);
@@ -174,7 +208,7 @@ impl Inboxes {
                 }
             });
         }
-        let count = match recv(self.own.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
+        let count = match recv(self.shared[OWN].as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
             Ok(count) => count,
             Err(error) if is_for_later(error) => return Ok(Arrived::Nothing),
             Err(error) => return Err(error.into()),
@@ -198,7 +232,7 @@ impl Inboxes {
     /// With rings, takes a bell out of the inbox.
     pub(crate) fn hear_bell(&mut self) -> io::Result<Arrived> {
         let mut heard = [0; 2 * BELL.len()];
-        match recv(self.own.as_raw_fd(), &mut heard, MsgFlags::MSG_DONTWAIT) {
+        match recv(self.shared[OWN].as_raw_fd(), &mut heard, MsgFlags::MSG_DONTWAIT) {
             Ok(count) if heard[..count] == *BELL => Ok(Arrived::Nothing),
             Ok(_) => Ok(Arrived::Nonsense),
             Err(error) if is_for_later(error) => Ok(Arrived::Nothing),
@@ -208,15 +242,15 @@ impl Inboxes {
 
     /// With rings, wakes the worker in a slot, if it sleeps while there is something for it.
     pub(crate) fn ring(&mut self, slot: u32) -> io::Result<()> {
-        let way = &self.ways[slot as usize].fd;
+        let way = &self.shared[FIRST_WAY + slot as usize];
         self.rings.as_mut().map_or(Ok(()), |rings| rings.ring(slot, way))
     }
 
     /// With rings, wakes those who wait for room, after records were taken.
     pub(crate) fn answer(&mut self) -> io::Result<()> {
         let Some(rings) = &mut self.rings else { return Ok(()) };
-        let mut ways = (0..).zip(&self.ways);
-        ways.try_for_each(|(slot, way)| rings.answer(slot, &way.fd))
+        let mut ways = (0..).zip(&self.shared[FIRST_WAY..]);
+        ways.try_for_each(|(slot, way)| rings.answer(slot, way))
     }
 
     /// Whether to wait for events: with rings, not while there is something in them.
@@ -237,7 +271,7 @@ impl Inboxes {
         range: Range<usize>,
         into: &mut ReadBuffer,
     ) -> Arrived {
-        let way = &mut self.ways[slot as usize];
+        let way = self.ways[slot as usize].get_or_insert_default();
         if way.life != life {
             way.life = life;
             self.stale += u64::from(way.joiner.is_joining());
@@ -257,7 +291,12 @@ fn is_for_later(error: Errno) -> bool {
 }
 
 /// Writes a record to an inbox; false if that is full.
-fn write_record(way: &OwnedFd, lives: [u32; 3], head: &[u8], frames: &[u8]) -> io::Result<bool> {
+fn write_record(
+    way: BorrowedFd<'_>,
+    lives: [u32; 3],
+    head: &[u8],
+    frames: &[u8],
+) -> io::Result<bool> {
     let mut header = [0; HEADER_BYTES];
     for (field, value) in header.chunks_exact_mut(4).zip(lives) {
         field.copy_from_slice(&value.to_le_bytes());
@@ -281,9 +320,32 @@ mod tests {
 
     const SLOTS: u32 = 2;
 
-    fn inbox() -> (Inboxes, Vec<InboxPair>) {
-        let pairs: Vec<InboxPair> = (0..SLOTS).map(|_| InboxPair::new().unwrap()).collect();
-        (Inboxes::new(&pairs, 0, 1, 0).unwrap(), pairs)
+    fn inbox() -> Inboxes {
+        let mut places = Places::new(SLOTS as usize).unwrap();
+        let (link, _) = Link::pair().unwrap();
+        Inboxes::take(&mut places, 0, 1, &link).unwrap().0
+    }
+
+    #[test]
+    fn what_a_worker_shares_is_a_range() {
+        let mut numbers: Vec<_> = {
+            let mut places = Places::new(5).unwrap();
+            let (link, _) = Link::pair().unwrap();
+            let (inbox, link) = Inboxes::take(&mut places, 3, 1, &link).unwrap();
+            inbox.descriptors().chain([link.as_fd()]).map(|fd| fd.as_raw_fd()).collect()
+        };
+        numbers.sort_unstable();
+        assert_eq!(numbers, (numbers[0]..numbers[0] + 7).collect::<Vec<_>>());
+    }
+
+    /// A descriptor of somebody else in between would be protected, and no worker's.
+    #[test]
+    fn a_range_goes_round_what_lies_in_its_way() {
+        let filler = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let far = duplicate_from(filler.as_fd(), filler.as_raw_fd() + 2).unwrap();
+        let copies = side_by_side(&[&filler, &filler, &filler]).unwrap();
+        assert!(copies.windows(2).all(|pair| pair[0].as_raw_fd() + 1 == pair[1].as_raw_fd()));
+        assert!(copies.iter().all(|copy| copy.as_raw_fd() != far.as_raw_fd()));
     }
 
     proptest! {
@@ -293,13 +355,13 @@ mod tests {
             records in vec((0..3_u32, 0..3_u32, 0..3_u32, vec(any::<u8>(), 0..200)), 1..20),
             cut in 0..12_usize,
         ) {
-            let (mut inbox, pairs) = inbox();
+            let mut inbox = inbox();
             let mut buffer = ReadBuffer::new(1024, 1024);
             for (slot, life, to, rest) in records {
                 let header = [slot, life, to].map(u32::to_le_bytes).concat();
                 let record = [&header[..], &rest].concat();
                 let record = &record[..record.len() - cut.min(rest.len() + cut)];
-                send(pairs[0].writing.as_raw_fd(), record, MsgFlags::empty()).unwrap();
+                send(inbox.way(0).as_raw_fd(), record, MsgFlags::empty()).unwrap();
                 let arrived = inbox.receive(&mut buffer).unwrap();
                 prop_assert!(arrived != Arrived::Nothing);
                 if let Arrived::Of(of, _) = arrived {

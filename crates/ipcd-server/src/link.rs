@@ -3,15 +3,17 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use bincode::config::{Configuration, Limit};
 use ipcd_core::{Acl, Config, News, Prefixes, Request, Tokens};
-use ipcd_sys::{duplicate_from, recv_with_fds, send_with_fds};
+use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::Identity;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
+use nix::unistd::dup3;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -157,7 +159,7 @@ thread_local! {
 /// One end of a link. Sending never blocks: what the kernel does not take now waits here.
 #[derive(Debug)]
 pub(crate) struct Link {
-    socket: OwnedFd,
+    socket: Option<OwnedFd>,
     backlog: VecDeque<Waiting>,
     /// Bytes in it.
     backlog_bytes: usize,
@@ -195,20 +197,25 @@ impl Link {
         Ok((Self::end(a, LONGEST_OF_WORKER), Self::end(b, LONGEST)))
     }
 
-    /// The same end, for a forked child to keep while it closes everything else; its number is this
-    /// or a higher one.
+    /// The same end under the number of `place`, for a forked child to keep while it closes
+    /// everything else.
     ///
-    /// # Panics
-    /// If the process has no descriptor left.
-    pub(crate) fn share(&self, least: RawFd) -> Self {
-        let socket = duplicate_from(self.socket.as_fd(), least);
-        let socket = socket.expect("a worker has a descriptor for its link");
-        Self::end(socket, self.longest)
+    /// # Errors
+    /// As dup3(2).
+    pub(crate) fn move_to(&self, mut place: OwnedFd) -> io::Result<Self> {
+        dup3(self.as_fd(), &mut place, OFlag::O_CLOEXEC)?;
+        Ok(Self::end(place, self.longest))
+    }
+
+    /// One that leads nowhere.
+    pub(crate) fn none() -> Self {
+        let (backlog, lost) = (VecDeque::new(), Vec::new());
+        Self { socket: None, backlog, backlog_bytes: 0, lost, longest: 0 }
     }
 
     fn end(socket: OwnedFd, longest: usize) -> Self {
         let (backlog, lost) = (VecDeque::new(), Vec::new());
-        Self { socket, backlog, backlog_bytes: 0, lost, longest }
+        Self { socket: Some(socket), backlog, backlog_bytes: 0, lost, longest }
     }
 
     /// Sends a message, now or as soon as there is room.
@@ -251,7 +258,7 @@ impl Link {
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while let Some(first) = self.backlog.front() {
             let fds: Vec<_> = first.fds.iter().map(AsFd::as_fd).collect();
-            match send_with_fds(self.socket.as_fd(), &first.bytes, &fds) {
+            match send_with_fds(self.as_fd(), &first.bytes, &fds) {
                 Ok(()) => drop(self.done()),
                 Err(error) if is_for_later(&error) => break,
                 Err(error) => {
@@ -286,10 +293,11 @@ impl Link {
     /// # Errors
     /// If it is none, which is a fault of the other process.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Received<T>> {
+        let Some(socket) = &self.socket else { return Ok(Received::Closed) };
         RECEIVED.with_borrow_mut(|bytes| {
             bytes.resize(LONGEST, 0);
             let room = &mut bytes[..self.longest];
-            let received = recv_with_fds(self.socket.as_fd(), room, MsgFlags::MSG_DONTWAIT);
+            let received = recv_with_fds(socket.as_fd(), room, MsgFlags::MSG_DONTWAIT);
             let (count, fds) = match received {
                 Ok((0, _)) => return Ok(Received::Closed),
                 Ok(received) => received,
@@ -320,7 +328,7 @@ fn is_for_later(error: &io::Error) -> bool {
 
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.socket.as_ref().expect("only a link that leads somewhere is used").as_fd()
     }
 }
 
@@ -341,7 +349,7 @@ mod tests {
         let rights = [ControlMessage::ScmRights(&raw)];
         let control = if fds == 0 { &[][..] } else { &rights[..] };
         let (parts, flags) = ([IoSlice::new(bytes)], MsgFlags::MSG_DONTWAIT);
-        sendmsg::<UnixAddr>(link.socket.as_raw_fd(), &parts, control, flags, None).unwrap();
+        sendmsg::<UnixAddr>(link.as_fd().as_raw_fd(), &parts, control, flags, None).unwrap();
     }
 
     proptest! {

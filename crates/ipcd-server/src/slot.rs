@@ -12,8 +12,9 @@ const INFANCY: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The place of a worker. Its link and inbox outlive the worker: peers on their way to it are its
-/// successor's.
+/// The place of a worker. In a pool, its link and inbox outlive the worker: peers on their way to it
+/// are its successor's. A child that serves one peer has a link of its own: hundreds of places would
+/// be two descriptors each, which every child has to close.
 pub(crate) struct Slot {
     pub(crate) link: Link,
     pub(crate) far_end: Link,
@@ -56,12 +57,11 @@ pub(crate) enum Life {
 }
 
 impl Slot {
-    /// An empty place.
-    pub(crate) fn new(life: Life) -> std::io::Result<Self> {
-        let (link, far_end) = Link::pair()?;
-        Ok(Self {
-            link,
-            far_end,
+    /// An empty place, without a link yet.
+    pub(crate) fn new(life: Life) -> Self {
+        Self {
+            link: Link::none(),
+            far_end: Link::none(),
             is_blocked: false,
             life,
             incarnation: 0,
@@ -71,7 +71,20 @@ impl Slot {
             has_hung: false,
             is_quiet: false,
             pause: FIRST_PAUSE,
-        })
+        }
+    }
+
+    /// Makes the link.
+    pub(crate) fn open(&mut self) -> std::io::Result<()> {
+        (self.link, self.far_end) = Link::pair()?;
+        Ok(())
+    }
+
+    /// Nobody lives here for now, and nothing is left for anybody.
+    pub(crate) fn close(&mut self) {
+        (self.link, self.far_end) = (Link::none(), Link::none());
+        self.is_blocked = false;
+        self.life = Life::Free;
     }
 
     /// The worker's process.

@@ -13,7 +13,8 @@ mod reaping;
 mod reload;
 mod stderr;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use ipcd_core::{DaemonInfo, Table, Tokens, Told};
@@ -34,8 +35,8 @@ use self::notifying::Herald;
 use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
-use crate::inbox::{AllRings, InboxPair, Inboxes};
-use crate::link::ToWorker;
+use crate::inbox::{AllRings, Places};
+use crate::link::{Link, ToWorker};
 use crate::privileges::{self, DescriptorLimit};
 use crate::runtime::{RuntimeDir, write_pid_file};
 use crate::sandbox::Sandbox;
@@ -80,7 +81,7 @@ struct Supervisor {
     epoll: Epoll,
     signals: SignalFd,
     slots: Vec<Slot>,
-    inboxes: Vec<InboxPair>,
+    inboxes: Places,
     /// With a pool of several workers.
     rings: Option<AllRings>,
     table: Table,
@@ -118,10 +119,12 @@ impl Supervisor {
         let listeners = bind_all(&config, &runtime_dir, &start.sockets)?;
         sandbox.log();
         let core = core_config(&config, &listeners, tokens, sandbox.level().to_string());
-        let (slots, inboxes) = make_slots(&config)?;
+        let (mut slots, inboxes) = make_slots(&config)?;
         let rings = make_rings(&config, slots.len());
-        for (slot, data) in slots.iter().zip(FIRST_LINK..) {
-            watch(&epoll, &slot.link, data)?;
+        if config.daemon.fork == ForkMode::Pool {
+            for (slot, data) in slots.iter_mut().zip(FIRST_LINK..) {
+                open_link(&epoll, slot, data)?;
+            }
         }
         let marks = Marks::new(slots.len()).map_err(|error| Error::system("map memory", error))?;
         write_pid_file(&config)?;
@@ -257,7 +260,7 @@ impl Supervisor {
             if let Life::Dead { until } = self.slots[index].life
                 && self.ending.is_none()
                 && until <= now
-                && let Err(error) = self.fork(index, None)
+                && let Err(error) = self.fork(index, &mut None)
             {
                 error!(%error, "cannot fork a worker");
                 let until = self.slots[index].after_pause();
@@ -266,44 +269,40 @@ impl Supervisor {
         }
     }
 
-    /// Forks a worker for a slot.
-    fn fork(&mut self, index: usize, only: Option<Admitted>) -> Result<(), Error> {
+    /// Forks a worker for a slot, and perhaps for one peer, which is still there afterwards.
+    fn fork(&mut self, index: usize, only: &mut Option<Admitted>) -> Result<(), Error> {
         let failed = |error| Error::system("fork a worker", error);
+        let (has_others, has_own_link) = (self.slots.len() > 1, self.serves_per_connection());
         let slot = &mut self.slots[index];
+        if has_own_link {
+            open_link(&self.epoll, slot, FIRST_LINK + index as u64)?;
+        }
         slot.incarnation += 1;
-        let incarnation = slot.incarnation;
-        self.table.born(index as u32, incarnation);
+        let (place, incarnation) = (index as u32, slot.incarnation);
+        self.table.born(place, incarnation);
         if let Some(rings) = &self.rings {
             let lives: Vec<u32> = self.slots.iter().map(|slot| slot.incarnation).collect();
             rings.prepare(index, &lives);
         }
-        let mut core = self.core.clone();
-        (core.slot, core.incarnation) = (index as u32, incarnation);
-        // The sandbox protects what is shared as one range, in which nothing of a peer may be.
-        let own = only.iter().flat_map(|only| &only.parts.descriptors).map(AsRawFd::as_raw_fd);
-        let least = own.max().map_or(0, |last| last + 1);
-        let inboxes = Inboxes::new(&self.inboxes, index as u32, incarnation, least);
-        let inboxes = inboxes.map_err(failed)?;
         let born = {
-            let table = &mut self.table;
-            let far_end = &self.slots[index].far_end;
-            let (user, sandbox) = (self.user, &self.sandbox);
-            let (supervisor, rings) = (Pid::this(), &mut self.rings);
+            let (core, table, inboxes) = (&self.core, &mut self.table, &mut self.inboxes);
+            let (far_end, user) = (&self.slots[index].far_end, self.user);
+            let (sandbox, marks, rings) = (&self.sandbox, &self.marks, &mut self.rings);
+            let supervisor = Pid::this();
+            // The child's copies of all this are its own: what it takes, the parent still has.
             ipcd_sys::fork(|| {
-                // The child's copy of the table is its own from here on.
-                let shared = (self.inboxes.len() > 1).then(|| table.take_shared());
-                let link = far_end.share(inboxes.own().as_raw_fd());
-                let mark = Mark { marks: self.marks.clone(), place: index };
-                let rings = rings.take();
+                let core = ipcd_core::Config { slot: place, incarnation, ..core.clone() };
+                let (only, shared) = (only.take(), has_others.then(|| table.take_shared()));
+                let mark = Mark { marks: marks.clone(), place: index };
                 worker::main(Birth {
-                    link,
+                    link: far_end,
+                    inboxes,
+                    rings: rings.take(),
                     supervisor,
                     core,
                     user,
                     sandbox,
                     shared,
-                    inboxes,
-                    rings,
                     only,
                     mark,
                 })
@@ -313,12 +312,18 @@ impl Supervisor {
         match born {
             Ok(pid) => {
                 slot.born(pid);
+                if has_own_link {
+                    slot.far_end = Link::none();
+                }
                 if self.config.daemon.fork == ForkMode::Pool {
                     info!(%pid, slot = index, incarnation, "worker started");
                 }
                 Ok(())
             }
             Err(error) => {
+                if has_own_link {
+                    slot.close();
+                }
                 let told = self.table.died(index as u32);
                 self.tell_news(told);
                 Err(failed(error))
@@ -336,6 +341,8 @@ impl Supervisor {
             let slot = &mut self.slots[slot as usize];
             if slot.pid().is_some()
                 && let Err(error) = slot.link.send(&message, Vec::new())
+                // One that has just ended need not be told.
+                && error.kind() != ErrorKind::BrokenPipe
             {
                 error!(%error, "a worker cannot be told something");
             }
@@ -414,16 +421,20 @@ impl Supervisor {
 }
 
 /// The places of workers and their inboxes, all made before the first worker is born.
-fn make_slots(config: &Config) -> Result<(Vec<Slot>, Vec<InboxPair>), Error> {
+fn make_slots(config: &Config) -> Result<(Vec<Slot>, Places), Error> {
     let daemon = &config.daemon;
     let (count, life) = match daemon.fork {
         ForkMode::Pool => (daemon.workers.count(), Life::Dead { until: Instant::now() }),
         ForkMode::Connection => (daemon.max_children.max(1) as usize, Life::Free),
     };
     let failed = |error| Error::system("make the links and inboxes of workers", error);
-    let slots: std::io::Result<_> = (0..count).map(|_| Slot::new(life)).collect();
-    let inboxes: std::io::Result<_> = (0..count).map(|_| InboxPair::new()).collect();
-    Ok((slots.map_err(failed)?, inboxes.map_err(failed)?))
+    let slots = (0..count).map(|_| Slot::new(life)).collect();
+    Ok((slots, Places::new(count).map_err(failed)?))
+}
+
+fn open_link(epoll: &Epoll, slot: &mut Slot, data: u64) -> Result<(), Error> {
+    slot.open().map_err(|error| Error::system("make the link of a worker", error))?;
+    watch(epoll, &slot.link, data)
 }
 
 /// The rings of a pool, if there is memory to put them into; otherwise the inboxes do.

@@ -28,7 +28,7 @@ use tracing::{debug, info, warn};
 use crate::Error;
 use crate::alarm::Alarm;
 use crate::connection::{Connection, Token};
-use crate::inbox::{AllRings, Inboxes};
+use crate::inbox::{AllRings, Inboxes, Places};
 use crate::link::{Gone, Link, PEERS, Received, ToSupervisor, ToWorker};
 use crate::listen::Dialect;
 use crate::privileges;
@@ -55,13 +55,13 @@ const FIRST_WAY: Token = Token { place: 3, number: 0 };
 
 /// What a worker is given at its birth.
 pub(crate) struct Birth<'a> {
-    pub(crate) link: Link,
+    pub(crate) link: &'a Link,
+    pub(crate) inboxes: &'a mut Places,
     pub(crate) supervisor: Pid,
     pub(crate) core: ipcd_core::Config,
     /// What all workers know, if there are several.
     pub(crate) shared: Option<Shared>,
-    pub(crate) inboxes: Inboxes,
-    /// Those of all workers, in a pool of several.
+    /// The rings of all workers, in a pool of several.
     pub(crate) rings: Option<AllRings>,
     /// The one peer that the worker is born for, with `--fork connection`.
     pub(crate) only: Option<Admitted>,
@@ -96,7 +96,12 @@ pub(crate) struct Admitted {
 
 /// Runs a worker in a freshly forked child; returns its exit status.
 pub(crate) fn main(birth: Birth<'_>) -> i32 {
-    let ended = start(birth).and_then(|mut worker| worker.run());
+    let ended = start(birth).and_then(|mut worker| {
+        let ended = worker.run();
+        // The kernel closes hundreds of descriptors at once, faster than we one by one.
+        std::mem::forget(worker);
+        ended
+    });
     match ended {
         Ok(()) => 0,
         Err(error) => {
@@ -107,12 +112,15 @@ pub(crate) fn main(birth: Birth<'_>) -> i32 {
 }
 
 fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
-    let mut keep: Vec<_> = birth.inboxes.descriptors().chain([birth.link.as_fd()]).collect();
+    let (slot, life) = (birth.core.slot, birth.core.incarnation);
+    let (mut inboxes, link) = Inboxes::take(birth.inboxes, slot, life, birth.link)
+        .map_err(|error| Error::system("take the link and the inbox", error))?;
+    let mut keep: Vec<_> = inboxes.descriptors().chain([link.as_fd()]).collect();
     let only = birth.only.iter().flat_map(|only| &only.parts.descriptors);
     keep.extend(only.map(AsFd::as_fd));
     close_all_except(&keep).map_err(|error| Error::system("close inherited descriptors", error))?;
     if let Some(rings) = birth.rings {
-        let opened = birth.inboxes.open(rings);
+        let opened = inboxes.open(rings);
         opened.map_err(|error| Error::system("give back the rings of other workers", error))?;
     }
     if let Some(user) = birth.user {
@@ -126,25 +134,25 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
         .map_err(|error| Error::system("make an epoll instance", error))?;
     epoll
-        .add(&birth.link, EpollEvent::new(EpollFlags::EPOLLIN, LINK.to_u64()))
+        .add(&link, EpollEvent::new(EpollFlags::EPOLLIN, LINK.to_u64()))
         .map_err(|error| Error::system("watch the link", error))?;
     epoll
-        .add(birth.inboxes.own(), EpollEvent::new(EpollFlags::EPOLLIN, INBOX.to_u64()))
+        .add(inboxes.own(), EpollEvent::new(EpollFlags::EPOLLIN, INBOX.to_u64()))
         .map_err(|error| Error::system("watch the inbox", error))?;
     let alarm = Alarm::new().map_err(|error| Error::system("make a timer", error))?;
     epoll
         .add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN, ALARM.to_u64()))
         .map_err(|error| Error::system("watch the timer", error))?;
-    let shared = birth.inboxes.descriptors().chain([birth.link.as_fd()]);
+    let shared = inboxes.descriptors().chain([link.as_fd()]);
     birth.sandbox.enter(shared, alarm.as_fd())?;
     birth.core.daemon.worker = std::process::id();
     let slots = birth.shared.as_ref().map_or(0, |shared| shared.lives.len());
     let mut worker = Worker {
         epoll,
         alarm,
-        link: birth.link,
+        link,
         link_is_blocked: false,
-        inboxes: birth.inboxes,
+        inboxes,
         full_inboxes: vec![false; slots],
         has_heard_nonsense: false,
         serves_one: birth.only.is_some(),

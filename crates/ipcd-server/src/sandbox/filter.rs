@@ -7,6 +7,8 @@
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 mod calls;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+mod tree;
 
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
@@ -14,13 +16,10 @@ use std::os::fd::RawFd;
 use nix::unistd::Pid;
 use seccompiler::{BpfProgram, apply_filter};
 
-/// Programs for the kernel, compiled once and installed by each worker.
+/// A program for the kernel, compiled once and installed by each worker.
 #[derive(Clone, Debug)]
 pub(super) struct Filter {
-    /// What a worker may do.
-    allowing: BpfProgram,
-    /// What it dies of.
-    killing: BpfProgram,
+    program: BpfProgram,
 }
 
 /// Stand in a compiled program for the worker's own process, and for the first and last descriptor
@@ -38,7 +37,7 @@ impl Filter {
 
     /// Confines this process for good. What its shared descriptors are, it cannot change.
     pub(super) fn install(mut self, shared: RangeInclusive<RawFd>) -> Result<(), String> {
-        for step in &mut self.allowing {
+        for step in &mut self.program {
             step.k = match step.k {
                 OWN_PROCESS => Pid::this().as_raw() as u32,
                 FIRST_SHARED => *shared.start() as u32,
@@ -46,8 +45,7 @@ impl Filter {
                 other => other,
             };
         }
-        apply_filter(&self.killing).map_err(|error| error.to_string())?;
-        apply_filter(&self.allowing).map_err(|error| error.to_string())
+        apply_filter(&self.program).map_err(|error| error.to_string())
     }
 }
 

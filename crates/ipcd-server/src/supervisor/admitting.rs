@@ -1,6 +1,5 @@
 //! Peers that come in: which worker they go to, and who is turned away.
 
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use ipcd_proto::control::{Code, Refusal, encode};
@@ -176,8 +175,10 @@ impl Supervisor {
                 }
                 None => {
                     // Perhaps it was still on its way, and the successor takes it.
-                    let forget = self.slots[index].link.send(&ToWorker::LetGo(number), Vec::new());
-                    if let Err(error) = forget {
+                    if !self.serves_per_connection()
+                        && let Err(error) =
+                            self.slots[index].link.send(&ToWorker::LetGo(number), Vec::new())
+                    {
                         error!(%error, "a worker cannot be told something");
                     }
                     self.lost(peer.listener, number, true);
@@ -200,14 +201,12 @@ impl Supervisor {
 
     /// Forks a child for one peer. The parent's copies of its descriptors close here.
     fn fork_for(&mut self, index: usize, only: Admitted) -> bool {
-        let (number, transport, is_bare) = (only.number, only.transport, only.dialect.is_some());
-        let listener = only.listener;
-        let spare = duplicate(&only.parts);
-        let Err(error) = self.fork(index, Some(only)) else { return true };
+        let (number, mut only) = (only.number, Some(only));
+        let Err(error) = self.fork(index, &mut only) else { return true };
         error!(%error, "cannot fork a child for a peer");
-        if let Some(parts) = spare {
+        if let Some(Admitted { listener, transport, parts, dialect, .. }) = only {
             let why = "the daemon cannot start another child now";
-            self.refuse(listener, transport, parts, is_bare, why);
+            self.refuse(listener, transport, parts, dialect.is_some(), why);
         }
         self.release(Gone { number, was_cut_off: true }, index);
         false
@@ -222,14 +221,6 @@ fn origin(parts: &ChannelParts) -> (Identity, Vec<u8>) {
 fn percent() -> u32 {
     // Without randomness nobody is spared.
     getrandom::u32().map_or(0, |random| random % 100)
-}
-
-/// A second set of a peer's descriptors, to refuse it with when the first went into a fork that
-/// failed.
-fn duplicate(parts: &ChannelParts) -> Option<ChannelParts> {
-    let copies = parts.descriptors.iter().map(OwnedFd::try_clone).collect::<std::io::Result<_>>();
-    let (identity, state) = origin(parts);
-    Some(ChannelParts { descriptors: copies.ok()?, identity, state })
 }
 
 /// Hands a peer to a worker, or lets it go when that is impossible.

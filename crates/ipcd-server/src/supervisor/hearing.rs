@@ -1,6 +1,8 @@
 //! What workers say. A worker may have been taken over by a peer, so what it says is typed, bounded
 //! and its own affair; one that says anything else is ended.
 
+use std::io::ErrorKind;
+
 use tracing::{error, warn};
 
 use super::Supervisor;
@@ -14,7 +16,9 @@ const LAST_WORDS: usize = 4096;
 
 impl Supervisor {
     pub(super) fn hear_worker(&mut self, index: usize) {
-        if let Err(error) = self.slots[index].link.flush() {
+        if let Err(error) = self.slots[index].link.flush()
+            && error.kind() != ErrorKind::BrokenPipe
+        {
             warn!(%error, "a peer could not be handed to its worker");
         }
         if !self.hear(index, HEAR_BUDGET) {

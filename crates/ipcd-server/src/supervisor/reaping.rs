@@ -59,9 +59,15 @@ impl Supervisor {
             let signal = signal.map(Signal::as_str);
             warn!(%pid, slot = index, status, signal, why, "worker died");
         }
-        let until = slot.next_birth();
-        slot.life = if per_connection { Life::Free } else { Life::Dead { until } };
         slot.owes_since = None;
+        match per_connection {
+            true => {
+                // It leaves the set by itself only when no other process has it any more.
+                let _ = self.epoll.delete(&slot.link);
+                slot.close();
+            }
+            false => slot.life = Life::Dead { until: slot.next_birth() },
+        }
         self.tell_news(told);
     }
 }

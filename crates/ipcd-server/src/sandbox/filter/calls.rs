@@ -3,13 +3,9 @@
 use std::collections::BTreeMap;
 
 use nix::libc::{self, c_long};
-use seccompiler::SeccompCmpArgLen::{Dword, Qword};
-use seccompiler::SeccompCmpOp::{Eq, Gt, Lt, MaskedEq};
-use seccompiler::{
-    BackendError, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
+use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter};
 
+use super::tree::{self, Block, Verdict};
 use super::{FIRST_SHARED, Filter, LAST_SHARED, OWN_PROCESS};
 
 /// What a worker may call as it likes.
@@ -91,93 +87,65 @@ const DEADLY: &[c_long] = &[
     libc::SYS_finit_module,
 ];
 
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
-type Result<T> = std::result::Result<T, BackendError>;
+/// What the kernel is told to do.
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 
-pub(super) fn compile() -> std::result::Result<Filter, String> {
-    let compiled = || -> Result<Filter> {
-        let deadly = DEADLY.iter().map(|call| (*call, Vec::new())).collect();
-        let refuse = SeccompAction::Errno(libc::EPERM as u32);
-        let allowing = program(allowed()?, refuse, SeccompAction::Allow)?;
-        let killing = program(deadly, SeccompAction::Allow, SeccompAction::KillProcess)?;
-        Ok(Filter { allowing, killing })
-    };
-    compiled().map_err(|error| error.to_string())
+pub(super) fn compile() -> Result<Filter, String> {
+    let mut program = of_this_architecture().map_err(|error| error.to_string())?;
+    let (calls, blocks): (Vec<_>, Vec<_>) = bounded().into_iter().unzip();
+    program.extend(tree::program(known(&calls), REFUSE, blocks)?);
+    Ok(Filter { program })
 }
 
-/// A call of another architecture's kind ends the process.
-fn program(
-    rules: Rules,
-    otherwise: SeccompAction,
-    then: SeccompAction,
-) -> Result<seccompiler::BpfProgram> {
+/// The beginning of a program: a call of another architecture's kind ends the process.
+fn of_this_architecture() -> Result<BpfProgram, BackendError> {
     let here = std::env::consts::ARCH.try_into()?;
-    SeccompFilter::new(rules, otherwise, then, here)?.try_into()
+    let (refuse, allow) = (SeccompAction::KillProcess, SeccompAction::Allow);
+    let mut program: BpfProgram =
+        SeccompFilter::new(BTreeMap::new(), refuse, allow, here)?.try_into()?;
+    // What it returns for the calls of this one is for the rest to say.
+    program.pop();
+    Ok(program)
 }
 
-fn allowed() -> Result<Rules> {
-    let free = FREE.iter().chain(OLD).map(|call| (*call, Vec::new()));
-    Ok(free.chain(bounded()?).collect())
+/// What each number means by itself.
+fn known(bounded: &[c_long]) -> Vec<(u32, Verdict)> {
+    let lists = [(FREE, ALLOW), (OLD, ALLOW), (DEADLY, KILL)];
+    let by_itself = lists.into_iter().flat_map(|(calls, verdict)| {
+        calls.iter().map(move |call| (*call as u32, Verdict::Return(verdict)))
+    });
+    let looked_at = bounded.iter().zip(0..).map(|(call, at)| (*call as u32, Verdict::Look(at)));
+    by_itself.chain(looked_at).collect()
 }
 
-/// What a worker may call with these arguments only.
-fn bounded() -> Result<Vec<(c_long, Vec<SeccompRule>)>> {
-    // No code but the program's own.
-    let no_code = || arg(2, Dword, MaskedEq(libc::PROT_EXEC as u64), 0);
-    let is = |index, value: libc::c_int| arg(index, Dword, Eq, value as u64);
-    let room = |option| [is(1, libc::SOL_SOCKET), is(2, option)];
+/// What a worker may call with some arguments only.
+fn bounded() -> Vec<(c_long, Block)> {
+    let check = || Block::new(REFUSE);
+    // What a descriptor is, is changed of those only that nobody else has.
+    let of_its_own = |block: Block| block.outside(0, FIRST_SHARED, LAST_SHARED);
+    let no_code = || check().without(2, libc::PROT_EXEC);
     let looks = [libc::F_GETFD, libc::F_GETFL, libc::F_GETPIPE_SZ];
-    let mut fcntl: Vec<_> = looks.map(|look| all([is(1, look)])).into();
-    for change in [libc::F_SETFL, libc::F_DUPFD_CLOEXEC, libc::F_SETPIPE_SZ] {
-        fcntl.extend(of_its_own(|| [is(1, change)]));
-    }
-    let mut setsockopt = Vec::new();
-    for option in [libc::SO_SNDBUF, libc::SO_SNDBUFFORCE] {
-        setsockopt.extend(of_its_own(|| room(option)));
-    }
-    let mut calls = Vec::new();
-    for (call, rules) in [
-        (libc::SYS_mmap, vec![all([no_code()])]),
-        (libc::SYS_mprotect, vec![all([no_code()])]),
+    let changes = [libc::F_SETFL, libc::F_DUPFD_CLOEXEC, libc::F_SETPIPE_SZ];
+    let room =
+        check().one_of(1, &[libc::SOL_SOCKET]).one_of(2, &[libc::SO_SNDBUF, libc::SO_SNDBUFFORCE]);
+    vec![
+        // No code but the program's own.
+        (libc::SYS_mmap, no_code()),
+        (libc::SYS_mprotect, no_code()),
         // To the peer that the socket is connected to.
-        (libc::SYS_sendto, vec![all([arg(4, Qword, Eq, 0)])]),
-        (libc::SYS_fcntl, fcntl),
-        (libc::SYS_setsockopt, setsockopt),
-        (libc::SYS_shutdown, of_its_own(|| []).into()),
-        (libc::SYS_ioctl, of_its_own(|| [arg(1, Dword, Eq, libc::FIONBIO)]).into()),
+        (libc::SYS_sendto, check().zero(4)),
+        (libc::SYS_fcntl, of_its_own(check().or_one_of(1, &looks).one_of(1, &changes))),
+        (libc::SYS_setsockopt, of_its_own(room)),
+        (libc::SYS_shutdown, of_its_own(check())),
+        (libc::SYS_ioctl, of_its_own(check().one_of(1, &[libc::FIONBIO as libc::c_int]))),
         // abort(3), of nobody else.
         (
             libc::SYS_tgkill,
-            vec![all([arg(0, Dword, Eq, OWN_PROCESS.into()), is(2, libc::SIGABRT)])],
+            check().one_of(0, &[OWN_PROCESS as libc::c_int]).one_of(2, &[libc::SIGABRT]),
         ),
-    ] {
-        calls.push((call, rules.into_iter().collect::<Result<_>>()?));
-    }
-    Ok(calls)
-}
-
-/// The same of descriptors that nobody else has.
-fn of_its_own<const N: usize>(
-    conditions: impl Fn() -> [Result<SeccompCondition>; N],
-) -> [Result<SeccompRule>; 2] {
-    let outside = [(Lt, FIRST_SHARED), (Gt, LAST_SHARED)];
-    outside.map(|(compare, number)| {
-        let descriptor = arg(0, Dword, compare, number.into());
-        SeccompRule::new([descriptor].into_iter().chain(conditions()).collect::<Result<_>>()?)
-    })
-}
-
-fn all<const N: usize>(conditions: [Result<SeccompCondition>; N]) -> Result<SeccompRule> {
-    SeccompRule::new(conditions.into_iter().collect::<Result<_>>()?)
-}
-
-fn arg(
-    index: u8,
-    length: SeccompCmpArgLen,
-    compare: SeccompCmpOp,
-    value: u64,
-) -> Result<SeccompCondition> {
-    SeccompCondition::new(index, length, compare, value)
+    ]
 }
 
 #[cfg(test)]
@@ -186,11 +154,60 @@ mod tests {
 
     #[test]
     fn it_compiles_and_leaves_room_for_what_is_known_later() {
-        let Filter { allowing, .. } = compile().unwrap();
-        let count = |k| allowing.iter().filter(|step| step.k == k).count();
+        let Filter { program } = compile().unwrap();
+        let count = |k| program.iter().filter(|step| step.k == k).count();
         assert_eq!(count(OWN_PROCESS), 1);
-        // Three changes by fcntl, two options, shutdown, ioctl.
-        assert_eq!((count(FIRST_SHARED), count(LAST_SHARED)), (7, 7));
+        // fcntl, setsockopt, shutdown, ioctl.
+        assert_eq!((count(FIRST_SHARED), count(LAST_SHARED)), (4, 4));
+        // It is translated and tried out in each child.
+        assert!(program.len() < 200, "{} steps", program.len());
+    }
+
+    #[test]
+    fn arguments_are_checked() {
+        let (calls, blocks): (Vec<_>, Vec<_>) = bounded().into_iter().unzip();
+        let program = tree::program(known(&calls), REFUSE, blocks).unwrap();
+        let run = |call: c_long, arguments| tree::run(&program, call as u32, arguments);
+        let (high, exec) = (1_u64 << 40, libc::PROT_EXEC as u64);
+        let [first, last, pid] = [FIRST_SHARED, LAST_SHARED, OWN_PROCESS].map(u64::from);
+        let socket = libc::SOL_SOCKET as u64;
+        let [send, receive] = [libc::SO_SNDBUF, libc::SO_RCVBUF].map(|option| option as u64);
+        let [get, set, owner] =
+            [libc::F_GETFL, libc::F_SETFL, libc::F_SETOWN].map(|command| command as u64);
+        for (call, [a, b, c, d, e], expected) in [
+            (libc::SYS_mmap, [0, 9, 3, 0, 0], ALLOW),
+            (libc::SYS_mmap, [0, 9, 3 | exec, 0, 0], REFUSE),
+            (libc::SYS_mprotect, [0, 9, exec, 0, 0], REFUSE),
+            (libc::SYS_sendto, [9, 1, 1, 0, 0], ALLOW),
+            (libc::SYS_sendto, [9, 1, 1, 0, 1], REFUSE),
+            (libc::SYS_sendto, [9, 1, 1, 0, high], REFUSE),
+            (libc::SYS_fcntl, [first, get, 0, 0, 0], ALLOW),
+            (libc::SYS_fcntl, [first - 1, set, 0, 0, 0], ALLOW),
+            (libc::SYS_fcntl, [first, set, 0, 0, 0], REFUSE),
+            (libc::SYS_fcntl, [last, set, 0, 0, 0], REFUSE),
+            (libc::SYS_fcntl, [last + 1, set, 0, 0, 0], ALLOW),
+            // The kernel takes the lower half for the descriptor.
+            (libc::SYS_fcntl, [first | high, set, 0, 0, 0], REFUSE),
+            (libc::SYS_fcntl, [7, owner, 0, 0, 0], REFUSE),
+            (libc::SYS_setsockopt, [7, socket, send, 0, 0], ALLOW),
+            (libc::SYS_setsockopt, [first, socket, send, 0, 0], REFUSE),
+            (libc::SYS_setsockopt, [7, socket, receive, 0, 0], REFUSE),
+            (libc::SYS_setsockopt, [7, 6, send, 0, 0], REFUSE),
+            (libc::SYS_shutdown, [7, 0, 0, 0, 0], ALLOW),
+            (libc::SYS_shutdown, [last, 0, 0, 0, 0], REFUSE),
+            (libc::SYS_ioctl, [7, libc::FIONBIO, 0, 0, 0], ALLOW),
+            (libc::SYS_ioctl, [7, libc::FIONREAD, 0, 0, 0], REFUSE),
+            (libc::SYS_ioctl, [first, libc::FIONBIO, 0, 0, 0], REFUSE),
+            (libc::SYS_tgkill, [pid, 5, libc::SIGABRT as u64, 0, 0], ALLOW),
+            (libc::SYS_tgkill, [pid, 5, libc::SIGKILL as u64, 0, 0], REFUSE),
+            (libc::SYS_tgkill, [1, 5, libc::SIGABRT as u64, 0, 0], REFUSE),
+            (libc::SYS_read, [first, 0, 0, 0, 0], ALLOW),
+            (libc::SYS_socket, [1, 1, 0, 0, 0], REFUSE),
+            (libc::SYS_execve, [0, 0, 0, 0, 0], KILL),
+        ] {
+            let found = run(call, [a, b, c, d, e, 0]);
+            assert_eq!(found, expected, "call {call} of {a} {b} {c} {d} {e}");
+        }
     }
 
     /// It confines a thread, so a test can try it without a process of its own. A backtrace opens
@@ -209,8 +226,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_both_allowed_and_deadly() {
-        let allowed = allowed().unwrap();
-        assert!(DEADLY.iter().all(|call| !allowed.contains_key(call)));
+    fn no_call_has_two_verdicts() {
+        let bounded: Vec<_> = bounded().into_iter().map(|(call, _)| call).collect();
+        let mut known: Vec<_> = known(&bounded).into_iter().map(|(call, _)| call).collect();
+        let count = known.len();
+        known.sort_unstable();
+        known.dedup();
+        assert_eq!(known.len(), count);
     }
 }

@@ -1,0 +1,186 @@
+//! A fixed piece of the router's work, for whoever counts its instructions: `tests/guard/run`.
+//!
+//! `workload NAME BATCHES` takes in so many batches of 64 KiB, and prints how many messages that
+//! were. Nothing in it depends on the time, on chance or on another process, so the count is the
+//! same on each run of one binary.
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::time::Instant;
+
+use ipcd_core::{Bare, Config, Core, DaemonInfo, Output, PeerInfo, PeerKey, Table, Told};
+use ipcd_proto::control::Origin;
+use ipcd_proto::{Filter, Frame, FrameWriter, Header, Kind};
+
+/// Bytes of a batch, about: what a worker reads at once when there is much to do.
+const BATCH: usize = 64 * 1024;
+const NAMES: &str = "copy, copy-1k, route, route-1k, subjects, fan-out, crossing";
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let (name, batches) = (arguments.next(), arguments.next());
+    let batches: u32 = batches.and_then(|text| text.parse().ok()).expect("workload NAME BATCHES");
+    let name = name.expect("workload NAME BATCHES");
+    // What is copied is made anew for each batch in all of them: the router writes into it.
+    let run: fn(&[u8], u32) = match name.as_str() {
+        "copy" | "copy-1k" => copy,
+        "route" | "route-1k" | "subjects" => |batch, count| route(batch, count, 1),
+        "fan-out" => |batch, count| route(batch, count, 8),
+        "crossing" => cross,
+        other => panic!("{other} is none of {NAMES}"),
+    };
+    let size = if name.ends_with("-1k") { 1024 } else { 64 };
+    let (bytes, each) = batch(size, if name == "subjects" { 16 } else { 1 });
+    run(&bytes, batches);
+    println!("{}", u64::from(batches) * each);
+}
+
+/// Messages of this size, as many as fit, and how many that are.
+fn batch(size: usize, subjects: u64) -> (Vec<u8>, u64) {
+    let (mut bytes, mut count) = (Vec::new(), 0);
+    let payload = &vec![7; size];
+    while bytes.len() + size < BATCH {
+        let header = Header::new(Kind::Message, count + 1);
+        let subject = format!("bench.{}", count % subjects);
+        let subject = subject.as_bytes();
+        let frame = Frame { header, subject, reply: b"", headers: b"", payload };
+        FrameWriter(&mut bytes).write(&frame);
+        count += 1;
+    }
+    (bytes, count)
+}
+
+/// What nothing that routes frames by subject does without: finds each frame's end and subject,
+/// and copies it.
+fn copy(batch: &[u8], count: u32) {
+    let mut out = Vec::with_capacity(BATCH);
+    for _ in 0..count {
+        let bytes = batch.to_vec();
+        let mut rest = black_box(bytes.as_slice());
+        while let Some((length, _)) = rest.split_first_chunk::<4>() {
+            let (frame, behind) = rest.split_at(u32::from_le_bytes(*length) as usize);
+            let subject = &frame[32..32 + usize::from(frame[6])];
+            if black_box(subject).starts_with(b"bench.") {
+                out.extend_from_slice(frame);
+            }
+            rest = behind;
+        }
+        black_box(&out);
+        out.clear();
+    }
+}
+
+/// One publisher and some subscribers, which take all there is at once.
+fn route(batch: &[u8], count: u32, subscribers: usize) {
+    let now = Instant::now();
+    let mut core = Core::new(Config::new(DaemonInfo::unknown(now)), None);
+    let publisher = core.attach(now, peer(false));
+    let subscribers: Vec<_> = (0..subscribers).map(|_| core.attach(now, peer(true))).collect();
+    while core.poll_output().is_some() {}
+    for _ in 0..count {
+        take_in(&mut core, now, publisher, batch);
+        while core.poll_output().is_some() {}
+        for &key in &subscribers {
+            drain(&mut core, now, key);
+        }
+    }
+}
+
+fn take_in(core: &mut Core, now: Instant, publisher: PeerKey, batch: &[u8]) {
+    let mut bytes = batch.to_vec();
+    let progress = core.receive(now, publisher, &mut bytes);
+    assert_eq!(progress.consumed, bytes.len(), "the outboxes take a whole batch");
+}
+
+fn drain(core: &mut Core, now: Instant, subscriber: PeerKey) {
+    let count = black_box(core.outbox(subscriber)).len();
+    assert!(count > 0, "nothing has come");
+    core.wrote(now, subscriber, count);
+}
+
+/// A publisher on one worker, and a subscriber on another.
+fn cross(batch: &[u8], count: u32) {
+    let now = Instant::now();
+    let mut house = House::new(now);
+    let publisher = house.cores[0].attach(now, peer(false));
+    let subscriber = house.cores[1].attach(now, peer(true));
+    house.settle();
+    for _ in 0..count {
+        take_in(&mut house.cores[0], now, publisher, batch);
+        house.settle();
+        drain(&mut house.cores[1], now, subscriber);
+        house.settle();
+    }
+}
+
+/// Two routers, and what the supervisor does between them.
+struct House {
+    now: Instant,
+    table: Table,
+    cores: Vec<Core>,
+}
+
+impl House {
+    fn new(now: Instant) -> Self {
+        let mut table = Table::new(2);
+        let mut core = |slot| {
+            table.born(slot, 1);
+            let config = Config::new(DaemonInfo::unknown(now));
+            let shared = table.clone().take_shared();
+            Core::new(Config { slot, incarnation: 1, ..config }, Some(shared))
+        };
+        let cores = (0..2).map(&mut core).collect();
+        Self { now, table, cores }
+    }
+
+    /// Does what the routers want, until they want nothing more.
+    fn settle(&mut self) {
+        let mut told: VecDeque<Told> = self.table.news().into();
+        loop {
+            while let Some((slot, news)) = told.pop_front() {
+                self.cores[slot as usize].hear_news(self.now, news);
+            }
+            for slot in 0..2 {
+                while let Some(output) = self.cores[slot].poll_output() {
+                    match output {
+                        Output::Forward(to) => self.forward(slot, to),
+                        Output::Tell(request) => {
+                            let heard = self.table.heed(slot as u32, request);
+                            told.extend(heard.expect("a router says nothing else"));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            told.extend(self.table.news());
+            if told.is_empty() && self.cores.iter().all(Core::is_forwarded) {
+                return;
+            }
+        }
+    }
+
+    fn forward(&mut self, from: usize, to: u32) {
+        let (frames, life) = self.cores[from].outgoing(to);
+        let mut frames = frames.to_vec();
+        if frames.is_empty() {
+            return;
+        }
+        self.cores[to as usize].arrive(self.now, from as u32, life, &mut frames);
+        self.cores[from].forwarded(to, frames.len());
+    }
+}
+
+fn peer(subscribes: bool) -> PeerInfo {
+    let origin = Origin {
+        peer: 0,
+        name: None,
+        transport: "guard".into(),
+        pid: None,
+        uid: None,
+        gid: None,
+        addr: None,
+    };
+    let all = subscribes.then(|| Filter::parse(b"bench.>").expect("it is a filter").to_owned());
+    let bare = Bare { filters: all.into_iter().collect(), echo: false, largest: None };
+    PeerInfo { listener: 0, origin, challenge: None, bare: Some(bare) }
+}
