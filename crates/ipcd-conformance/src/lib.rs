@@ -76,6 +76,7 @@ macro_rules! conformance {
             transfer::moves_the_smallest_and_the_largest_frames
             transfer::moves_many_frames_in_order_both_ways_at_once
             transfer::goes_on_after_a_write_taken_in_part
+            transfer::moves_frames_that_are_offered_in_pieces
             transfer::holds_a_fast_writer_back_and_loses_nothing
             transfer::refuses_a_frame_over_the_limit
             transfer::serves_many_peers_at_once

@@ -1,11 +1,13 @@
 //! One end of a channel with what the daemon would have around it: an outbox, a read buffer, and
 //! a loop that waits in poll(2).
 
+use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Channel, ChannelParts, Error, Read, ReadBuffer, Transport, Wrote, frame_len, poll_until,
+    Channel, ChannelParts, Error, Read, ReadBuffer, Result, Transport, Wrote, frame_len, poll_until,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,6 +16,8 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use crate::frames::{self, LARGEST, Received};
 use crate::watchdog::Watchdog;
 
+/// Pieces that are offered at once.
+const PIECES: usize = 10;
 /// Room in a read buffer at first.
 const CAPACITY: usize = 64 * 1024;
 
@@ -21,6 +25,8 @@ const CAPACITY: usize = 64 * 1024;
 pub(crate) struct Peer {
     channel: Box<dyn Channel>,
     outbox: Vec<u8>,
+    /// Bytes of the pieces that the outbox is offered in; without any, it is offered as a whole.
+    pieces: VecDeque<usize>,
     pub(crate) inbox: ReadBuffer,
     /// Whether it reads; if not, the peer's writes must come to a halt.
     pub(crate) reads: bool,
@@ -51,6 +57,7 @@ impl Peer {
         Self {
             channel,
             outbox: Vec::new(),
+            pieces: VecDeque::new(),
             inbox: ReadBuffer::new(CAPACITY, LARGEST),
             reads: true,
             echoes: false,
@@ -77,6 +84,12 @@ impl Peer {
     /// Puts these bytes behind what is still to be written.
     pub(crate) fn offer(&mut self, frames: &[u8]) {
         self.outbox.extend_from_slice(frames);
+    }
+
+    /// The same, to be offered as a piece of its own.
+    pub(crate) fn offer_piece(&mut self, frames: &[u8]) {
+        self.offer(frames);
+        self.pieces.push_back(frames.len());
     }
 
     /// Bytes that are still to be written.
@@ -140,9 +153,10 @@ impl Peer {
         if self.outbox.is_empty() || self.write_error.is_some() {
             return false;
         }
-        match self.channel.write(&self.outbox) {
+        match self.write_outbox() {
             Ok(Wrote::Bytes(count)) => {
                 self.taken += count;
+                self.pass_pieces(count);
                 self.taken_in_part += u32::from(count < self.outbox.len());
                 self.outbox.drain(..count);
                 self.check_pinned();
@@ -161,6 +175,29 @@ impl Peer {
         }
         self.held_back += 1;
         false
+    }
+
+    fn write_outbox(&mut self) -> Result<Wrote> {
+        if self.pieces.is_empty() {
+            return self.channel.write(&self.outbox);
+        }
+        let mut rest = &self.outbox[..];
+        let piece = |length: &usize| {
+            IoSlice::new(rest.split_off(..*length).expect("the pieces are of the outbox"))
+        };
+        let pieces: Vec<_> = self.pieces.iter().take(PIECES).map(piece).collect();
+        self.channel.write_pieces(&pieces)
+    }
+
+    fn pass_pieces(&mut self, mut count: usize) {
+        while let Some(piece) = self.pieces.front_mut() {
+            let passed = count.min(*piece);
+            (*piece, count) = (*piece - passed, count - passed);
+            if *piece > 0 {
+                return;
+            }
+            self.pieces.pop_front();
+        }
     }
 
     /// What has to be offered again is what was offered.

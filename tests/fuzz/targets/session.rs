@@ -37,6 +37,8 @@ impl Play {
         let mut config = Config::new(DaemonInfo::unknown(now));
         (config.outbox, config.max_subscriptions) = (OUTBOX, 8);
         config.max_payload = 1 << 16;
+        // Also what one peer alone gets is kept as if it were for many.
+        config.sharers = 1;
         let mut play = Self { core: Core::new(config, None), now, peers: [const { None }; PEERS] };
         (0..PEERS).for_each(|at| play.come(at, at < 2));
         play
@@ -103,8 +105,7 @@ impl Play {
 
     fn read(&mut self, at: usize, most: usize) {
         let Some((key, _)) = self.peers[at] else { return };
-        let outbox = self.core.outbox(key);
-        let count = outbox.len().min(most);
+        let count = self.core.queued(key).min(most);
         self.core.wrote(self.now, key, count);
     }
 

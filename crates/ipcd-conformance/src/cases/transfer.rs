@@ -59,6 +59,29 @@ pub fn goes_on_after_a_write_taken_in_part(suite: &Suite) {
     exchange(&mut pair, 0, 4000);
 }
 
+/// Frames in pieces, of which a write may take any part.
+pub fn moves_frames_that_are_offered_in_pieces(suite: &Suite) {
+    let mut pair = Scene::new(suite).pair();
+    pair.server.reads = false;
+    let mut frames = 0;
+    while pair.client.held_back == 0 || frames < 1000 {
+        for length in 0..=frames % 5 {
+            let mut piece = Vec::new();
+            for _ in 0..=length {
+                frames::append(&mut piece, frames, LENGTH_BYTES + (frames * 7 % 3000) as usize);
+                frames += 1;
+            }
+            pair.client.offer_piece(&piece);
+        }
+        let held_back = pair.client.held_back;
+        drive("a full channel", [&mut pair.client, &mut pair.server], |[client, _]| {
+            client.held_back > held_back || client.backlog() == 0
+        });
+    }
+    pair.server.reads = true;
+    exchange(&mut pair, 0, frames);
+}
+
 /// A writer that does not stop by itself is stopped, and memory stays within bounds; nothing that
 /// was taken is lost.
 pub fn holds_a_fast_writer_back_and_loses_nothing(suite: &Suite) {
