@@ -26,9 +26,7 @@ pub(crate) struct Outbox {
     marks: VecDeque<usize>,
     /// Bytes that were written in all: the position of `head` in the stream.
     written: u64,
-    /// When the oldest bytes came.
-    since: Option<Instant>,
-    /// From which position on later ones came at which time.
+    /// From which position on bytes came at which time.
     ages: VecDeque<(u64, Instant)>,
     /// Bytes from `head` on that are being written in another form, and cannot be dropped any more.
     pinned: usize,
@@ -72,13 +70,12 @@ impl Outbox {
 
     /// When the oldest byte came, to within a quarter of a second.
     pub(crate) fn oldest(&self) -> Option<Instant> {
-        self.since.filter(|_| !self.is_empty())
+        if self.is_empty() { None } else { self.ages.front().map(|&(_, since)| since) }
     }
 
     /// The buffer to append whole frames to; an empty one takes its memory from `spare`.
     pub(crate) fn append(&mut self, now: Instant, spare: &mut Spare) -> &mut Vec<u8> {
         if self.is_empty() {
-            self.since = Some(now);
             self.ages.clear();
             if self.bytes.capacity() == 0 {
                 self.bytes = spare.take();
@@ -89,8 +86,7 @@ impl Outbox {
             self.marks.push_back(end);
         }
         let position = self.written + self.len() as u64;
-        let last = self.ages.back().map(|&(_, since)| since).or(self.since);
-        if last.is_none_or(|since| now >= since + AGE_STEP) {
+        if self.ages.back().is_none_or(|&(_, since)| now >= since + AGE_STEP) {
             self.ages.push_back((position, now));
         }
         &mut self.bytes
@@ -109,8 +105,8 @@ impl Outbox {
             spare.give(std::mem::take(&mut self.bytes));
             return;
         }
-        while let Some((_, since)) = self.ages.pop_front_if(|(from, _)| *from <= self.written) {
-            self.since = Some(since);
+        while self.ages.get(1).is_some_and(|&(from, _)| from <= self.written) {
+            self.ages.pop_front();
         }
         if self.head - self.boundary >= COMPACT_BYTES.max(self.len()) {
             self.pass_marks();
