@@ -290,6 +290,11 @@ fn is_for_later(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| codes.contains(&Errno::from_raw(code)))
 }
 
+/// Whether a message could not be sent because the other process has ended.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_ref().expect("only a link that leads somewhere is used").as_fd()
