@@ -37,9 +37,7 @@ pub(crate) struct Outbox {
     shared: usize,
     /// Bytes that were written in all: the position of the first unwritten one in the stream.
     written: u64,
-    /// When the oldest bytes came.
-    since: Option<Instant>,
-    /// From which position on later ones came at which time.
+    /// From which position on bytes came at which time.
     ages: VecDeque<(u64, Instant)>,
     /// Unwritten bytes that are being written in another form, and cannot be dropped any more.
     pinned: usize,
@@ -110,7 +108,7 @@ impl Outbox {
 
     /// When the oldest byte came, to within a quarter of a second.
     pub(crate) fn oldest(&self) -> Option<Instant> {
-        self.since.filter(|_| !self.is_empty())
+        if self.is_empty() { None } else { self.ages.front().map(|&(_, since)| since) }
     }
 
     /// The buffer to append whole frames to; an empty one takes its memory from the store.
@@ -142,12 +140,10 @@ impl Outbox {
 
     fn note_age(&mut self, now: Instant) {
         if self.is_empty() {
-            self.since = Some(now);
             self.ages.clear();
         }
         let position = self.written + self.len() as u64;
-        let last = self.ages.back().map(|&(_, since)| since).or(self.since);
-        if last.is_none_or(|since| now >= since + AGE_STEP) {
+        if self.ages.back().is_none_or(|&(_, since)| now >= since + AGE_STEP) {
             self.ages.push_back((position, now));
         }
     }
@@ -180,8 +176,8 @@ impl Outbox {
         self.written += count as u64;
         self.pinned = self.pinned.saturating_sub(count);
         self.head += self.pass_pieces(count, store);
-        while let Some((_, since)) = self.ages.pop_front_if(|(from, _)| *from <= self.written) {
-            self.since = Some(since);
+        while self.ages.get(1).is_some_and(|&(from, _)| from <= self.written) {
+            self.ages.pop_front();
         }
         if self.own_len() == 0 {
             self.bytes.clear();

@@ -21,8 +21,7 @@ use crate::config::Limits;
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: Limits,
-    /// Boxed, for half of the table's places are empty when it has just grown.
-    peers: HashMap<u64, Box<Admitted>>,
+    peers: HashMap<u64, Admitted>,
     per_source: HashMap<Source, usize>,
     startups: Startups,
     rates: Rates,
@@ -97,8 +96,7 @@ impl Admission {
         *self.per_source.entry(source).or_default() += 1;
         self.next += 1;
         let number = self.next;
-        let peer = Box::new(Admitted { listener, identity, state, source, slot });
-        self.peers.insert(number, peer);
+        self.peers.insert(number, Admitted { listener, identity, state, source, slot });
         if must_prove {
             self.startups.add(number, now);
         }
@@ -121,7 +119,7 @@ impl Admission {
         }
         let peer = self.peers.remove(&number)?;
         self.discharge(number, &peer);
-        Some(*peer)
+        Some(peer)
     }
 
     /// The slot whose worker serves a peer.
@@ -131,9 +129,8 @@ impl Admission {
 
     /// A worker has died, and left these peers behind.
     pub(crate) fn release_slot(&mut self, slot: usize) -> Vec<(u64, Admitted)> {
-        let gone = |_: &u64, peer: &mut Box<Admitted>| peer.slot == slot;
-        let gone: Vec<_> =
-            self.peers.extract_if(gone).map(|(number, peer)| (number, *peer)).collect();
+        let gone = |_: &u64, peer: &mut Admitted| peer.slot == slot;
+        let gone: Vec<_> = self.peers.extract_if(gone).collect();
         gone.iter().for_each(|(number, peer)| self.discharge(*number, peer));
         gone
     }

@@ -297,7 +297,13 @@ impl Link {
         RECEIVED.with_borrow_mut(|bytes| {
             bytes.resize(LONGEST, 0);
             let room = &mut bytes[..self.longest];
-            let received = recv_with_fds(socket.as_fd(), room, MsgFlags::MSG_DONTWAIT);
+            let mut receive = || recv_with_fds(socket.as_fd(), room, MsgFlags::MSG_DONTWAIT);
+            // That the other one ended with messages unread is told once, and ahead of what it had
+            // still said (unix_release_sock).
+            let received = match receive() {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => receive(),
+                received => received,
+            };
             let (count, fds) = match received {
                 Ok((0, _)) => return Ok(Received::Closed),
                 Ok(received) => received,
@@ -324,6 +330,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
 fn is_for_later(error: &io::Error) -> bool {
     let codes = [Errno::EAGAIN, Errno::ENOMEM, Errno::ENOBUFS, Errno::ETOOMANYREFS];
     error.raw_os_error().is_some_and(|code| codes.contains(&Errno::from_raw(code)))
+}
+
+/// Whether a message could not be sent because the other process has ended.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 impl AsFd for Link {
@@ -410,6 +421,17 @@ mod tests {
         // Gone, of 2^64 - 1 numbers.
         say(&there, &[&[1, 253][..], &[255; 8]].concat(), 0);
         assert!(here.receive::<ToSupervisor>().is_err());
+    }
+
+    #[test]
+    fn what_it_had_said_is_heard_of_one_that_left_something_unread() {
+        let (mut here, mut there) = Link::pair().unwrap();
+        here.send(&ToWorker::Drain, Vec::new()).unwrap();
+        there.send(&ToSupervisor::Quiet, Vec::new()).unwrap();
+        drop(there);
+        let heard = here.receive();
+        assert!(matches!(heard, Ok(Received::Message(ToSupervisor::Quiet, _))), "{heard:?}");
+        assert!(matches!(here.receive::<ToSupervisor>(), Ok(Received::Closed)));
     }
 
     #[test]

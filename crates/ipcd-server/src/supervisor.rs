@@ -13,7 +13,6 @@ mod reaping;
 mod reload;
 mod stderr;
 
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -36,7 +35,7 @@ use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::{AllRings, Places};
-use crate::link::{Link, ToWorker};
+use crate::link::{Link, ToWorker, is_gone};
 use crate::privileges::{self, DescriptorLimit};
 use crate::runtime::{RuntimeDir, write_pid_file};
 use crate::sandbox::Sandbox;
@@ -342,7 +341,7 @@ impl Supervisor {
             if slot.pid().is_some()
                 && let Err(error) = slot.link.send(&message, Vec::new())
                 // One that has just ended need not be told.
-                && error.kind() != ErrorKind::BrokenPipe
+                && !is_gone(&error)
             {
                 error!(%error, "a worker cannot be told something");
             }

@@ -1,12 +1,10 @@
 //! What workers say. A worker may have been taken over by a peer, so what it says is typed, bounded
 //! and its own affair; one that says anything else is ended.
 
-use std::io::ErrorKind;
-
 use tracing::{error, warn};
 
 use super::Supervisor;
-use crate::link::{PEERS, Received, ToSupervisor};
+use crate::link::{PEERS, Received, ToSupervisor, is_gone};
 use crate::slot::{Life, Slot};
 
 /// Messages heard of a worker in a turn, so that the others have theirs.
@@ -17,7 +15,7 @@ const LAST_WORDS: usize = 4096;
 impl Supervisor {
     pub(super) fn hear_worker(&mut self, index: usize) {
         if let Err(error) = self.slots[index].link.flush()
-            && error.kind() != ErrorKind::BrokenPipe
+            && !is_gone(&error)
         {
             warn!(%error, "a peer could not be handed to its worker");
         }

@@ -4,7 +4,7 @@
 //! Why not seccompiler, which compares with one number after the other: when a filter is installed,
 //! the kernel translates it to machine code and tries it out for each call that it has, to remember
 //! what passes whatever its arguments (`seccomp_cache_prepare`). With a chain of seventy comparisons
-//! and their rules that was the dearest part of a child's birth.
+//! and their rules that was a dear part of a child's birth.
 
 use nix::libc::{SECCOMP_RET_ALLOW, c_int};
 use seccompiler::sock_filter;
