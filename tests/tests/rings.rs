@@ -9,7 +9,7 @@ use ipcd_client::{Client, Event, SubscribeOptions};
 use ipcd_tests::{PATIENCE, Setup, Stream, eventually, message, state};
 use nix::sys::signal::Signal;
 
-const PATIENT: &str = "[daemon]\nwatchdog = \"1000s\"\n";
+const PATIENT: &str = "[daemon]\nwatchdog = \"1000s\"\n[limits]\nstall_timeout = \"1000s\"\n";
 
 /// Bytes that this process shares with those it was forked from or has forked.
 fn shared_bytes(pid: i32) -> usize {
@@ -90,7 +90,8 @@ fn a_full_ring_is_no_end() {
 /// comes is a whole beginning of what was sent, and its successor is heard behind it.
 #[test]
 fn a_worker_that_is_killed_while_it_hands_over_leaves_whole_messages() {
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    // The receiver does not read while it waits for the successor.
+    let daemon = Setup::new().config(PATIENT).args(&["--workers", "2"]).start();
     let (mut receiver, slot) = daemon.client_on("unix", |_| true);
     subscribe(&mut receiver, "flood");
     subscribe(&mut receiver, "over");

@@ -22,7 +22,7 @@ mod memory;
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-pub use self::memory::{Area, Grid};
+pub use self::memory::{Area, Areas, Grid};
 
 /// What the two sides share besides the records.
 #[derive(Clone, Copy, Debug)]

@@ -77,7 +77,7 @@ impl Grid {
     ///
     /// # Errors
     /// As munmap(2).
-    pub fn keep(self, own: usize) -> io::Result<(Vec<Option<Area>>, Vec<Option<Area>>)> {
+    pub fn keep(self, own: usize) -> io::Result<(Areas, Areas)> {
         let grid = ManuallyDrop::new(self);
         let (places, stride) = (grid.places, stride(grid.words));
         let is_own = |index: usize| {
@@ -113,6 +113,9 @@ impl Drop for Grid {
         let _ = unsafe { unmap(self.at, bytes) };
     }
 }
+
+/// The memory of rings by place; there is none to oneself.
+pub type Areas = Vec<Option<Area>>;
 
 /// The memory of one ring.
 #[derive(Debug)]

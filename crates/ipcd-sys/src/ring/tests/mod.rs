@@ -1,3 +1,5 @@
+//! A ring with honest, dying and hostile neighbours.
+
 use std::sync::Arc;
 
 use proptest::collection::vec;
