@@ -161,7 +161,7 @@ impl World {
         self.subscribe(at, key, 1, &format!("a.{turn}.>"), false);
         self.subscribe(at, key, 2, &format!("b.{}", turn % 5), true);
         let plain = Header::new(Kind::Message, 0);
-        self.publish(at, key, "all.things", plain, turn * 7919 % 60_000);
+        self.publish(at, key, "all.things", plain, turn * 7919 % 6_000);
         self.publish(at, key, &format!("a.{}.x", turn % 50), plain, 10);
         let asked = Header { request: true, wait: 5, ..Header::new(Kind::Message, 7) };
         self.publish(at, key, &format!("b.{}", (turn + 1) % 5), asked, 10);

@@ -197,3 +197,24 @@ fn members(group: Group) -> Members {
     let uids = group.mem.iter().filter_map(uid).map(Uid::as_raw).collect();
     Members { gid: group.gid.as_raw(), uids }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::Config;
+
+    #[test]
+    fn what_a_rule_names_is_known_by_all_its_names_and_the_rest_stays() {
+        let text = "[[listen]]\nname = \"own\"\nendpoint = \"unix:///own\"\n\
+            [[listen]]\nname = \"other\"\nendpoint = \"unix:///other\"\n\
+            [[connect]]\nname = \"feed\"\nendpoint = \"tcp://h:1?codec=line&subject=a\"\n\
+            [[exec]]\nname = \"job\"\ncommand = [\"true\"]\npublish = \"a\"\n\
+            [[acl]]\nlistener = \"unix:///own\"\n[[acl]]\nlistener = \"feed\"\n\
+            [[acl]]\nlistener = \"job\"\n";
+        let acl = Config::parse(text, Path::new("f.toml")).unwrap().acl();
+        let known: Vec<_> = acl.listeners.values().map(|names| names.join(" ")).collect();
+        assert_eq!(known, ["unix:///own own", "tcp://h:1 feed", "job"]);
+        assert!(super::strangers(&acl, |_| true).is_empty());
+    }
+}
