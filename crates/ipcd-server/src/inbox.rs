@@ -1,18 +1,13 @@
-//! What workers hand each other: records of whole frames, or of a piece of one.
+//! What workers hand each other: one inbox for each, which all others write records to.
 //!
-//! In a pool they go through rings in shared memory, one from each worker to each other, and what
-//! comes into a worker's inbox is a bell. With a child for each peer there would be too many rings;
-//! then they go into the inbox of the receiver, which all others can write to. There, a record
-//! begins with the sender's slot, its incarnation and the receiver's, each a `u32`.
-
-mod rings;
+//! A record begins with the sender's slot, its incarnation and the receiver's, each a `u32`; then
+//! come whole frames, or a piece of one. It stands behind one small type. Rings in shared
+//! memory were tried in its place, and were slower (ADR 0016).
 
 use std::io::{self, IoSlice};
-use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ipcd_sys::duplicate_from;
-use ipcd_sys::ring::Taken;
 use ipcd_transport::{Joiner, ReadBuffer, Splitter};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -21,9 +16,6 @@ use nix::sys::uio::writev;
 use nix::unistd::dup3;
 
 use crate::link::Link;
-
-pub(crate) use self::rings::AllRings;
-use self::rings::{BELL, Rings};
 
 /// Bytes of the largest record, its header included: a frame with a payload of 64 KiB goes whole,
 /// and the kernel's default buffer (`net.core.wmem_default`, 208 KiB) takes one while another waits.
@@ -83,7 +75,6 @@ pub(crate) struct Inboxes {
     shared: Vec<OwnedFd>,
     /// What is known of each way that was used; a child that serves one peer uses few.
     ways: Vec<Option<Box<Way>>>,
-    rings: Option<Rings>,
     /// Records for or of a life that is over, which were dropped.
     stale: u64,
 }
@@ -117,7 +108,7 @@ pub(crate) enum Arrived {
 pub(crate) enum Sent {
     /// So many bytes were taken.
     Bytes(usize),
-    /// There is no room: wait until the inbox's descriptor is writable, or with rings, for a bell.
+    /// The inbox is full; wait until its descriptor is writable.
     Full,
 }
 
@@ -138,20 +129,7 @@ impl Inboxes {
         dup3(&places.reading[slot as usize], &mut shared[OWN], OFlag::O_CLOEXEC)?;
         let mut ways = Vec::new();
         ways.resize_with(shared.len() - FIRST_WAY, || None);
-        Ok((Self { slot, life, shared, ways, rings: None, stale: 0 }, link))
-    }
-
-    /// Lets records go through rings from now on.
-    ///
-    /// # Errors
-    /// If what is others' cannot be given back.
-    pub(crate) fn open(&mut self, rings: AllRings) -> io::Result<()> {
-        self.rings = Some(rings.open(self.slot as usize, self.life)?);
-        Ok(())
-    }
-
-    pub(crate) fn has_rings(&self) -> bool {
-        self.rings.is_some()
+        Ok((Self { slot, life, shared, ways, stale: 0 }, link))
     }
 
     /// All descriptors that a worker shares with others, but for its link.
@@ -183,31 +161,26 @@ impl Inboxes {
         let Some(record) = way.splitter.next(frames, RECORD_BYTES - HEADER_BYTES) else {
             return Ok(Sent::Bytes(0));
         };
-        let taken = &frames[..record.taken()];
-        let is_sent = match &mut self.rings {
-            Some(rings) => rings.put(slot, life, record.header(), taken),
-            None => write_record(fd, [self.slot, self.life, life], record.header(), taken)?,
-        };
-        if !is_sent {
-            return Ok(Sent::Full);
+        let mut header = [0; HEADER_BYTES];
+        for (field, value) in header.chunks_exact_mut(4).zip([self.slot, self.life, life]) {
+            field.copy_from_slice(&value.to_le_bytes());
         }
-        way.splitter.sent(&record);
-        Ok(Sent::Bytes(record.taken()))
+        let parts = [&header, record.header(), &frames[..record.taken()]].map(IoSlice::new);
+        // Not sendmsg(2), which a worker may not call: it could pass descriptors on.
+        match writev(fd, &parts) {
+            Ok(_) => {
+                way.splitter.sent(&record);
+                Ok(Sent::Bytes(record.taken()))
+            }
+            Err(error) if is_for_later(error) => Ok(Sent::Full),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Takes the next record, and appends its frames if it is for us. What is no record is passed
     /// over and counted: another worker may have been taken over, and is not to take us along.
     pub(crate) fn receive(&mut self, into: &mut ReadBuffer) -> io::Result<Arrived> {
-        let room = &mut into.spare(RECORD_BYTES)[..RECORD_BYTES];
-        if let Some(rings) = &mut self.rings {
-            return Ok(match rings.take(room) {
-                (_, Taken::Nothing) => Arrived::Nothing,
-                (_, Taken::Nonsense) => Arrived::Nonsense,
-                (slot, Taken::Record { life, head, body }) => {
-                    self.accept(slot, life, 0..head + body, into)
-                }
-            });
-        }
+        let room = into.spare(RECORD_BYTES);
         let count = match recv(self.shared[OWN].as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
             Ok(count) => count,
             Err(error) if is_for_later(error) => return Ok(Arrived::Nothing),
@@ -218,68 +191,23 @@ impl Inboxes {
         let (Some(slot), Some(life), Some(to)) = (field(), field(), field()) else {
             return Ok(Arrived::Nonsense);
         };
-        if slot as usize >= self.ways.len() {
+        let Some(way) = self.ways.get_mut(slot as usize) else {
             return Ok(Arrived::Nonsense);
-        }
+        };
         // What was for the one who lived here before is of no use to us.
         if to != self.life {
             self.stale += 1;
             return Ok(Arrived::Stale);
         }
-        Ok(self.accept(slot, life, HEADER_BYTES..count, into))
-    }
-
-    /// With rings, takes a bell out of the inbox.
-    pub(crate) fn hear_bell(&mut self) -> io::Result<Arrived> {
-        let mut heard = [0; 2 * BELL.len()];
-        match recv(self.shared[OWN].as_raw_fd(), &mut heard, MsgFlags::MSG_DONTWAIT) {
-            Ok(count) if heard[..count] == *BELL => Ok(Arrived::Nothing),
-            Ok(_) => Ok(Arrived::Nonsense),
-            Err(error) if is_for_later(error) => Ok(Arrived::Nothing),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// With rings, wakes the worker in a slot, if it sleeps while there is something for it.
-    pub(crate) fn ring(&mut self, slot: u32) -> io::Result<()> {
-        let way = &self.shared[FIRST_WAY + slot as usize];
-        self.rings.as_mut().map_or(Ok(()), |rings| rings.ring(slot, way))
-    }
-
-    /// With rings, wakes those who wait for room, after records were taken.
-    pub(crate) fn answer(&mut self) -> io::Result<()> {
-        let Some(rings) = &mut self.rings else { return Ok(()) };
-        let mut ways = (0..).zip(&self.shared[FIRST_WAY..]);
-        ways.try_for_each(|(slot, way)| rings.answer(slot, way))
-    }
-
-    /// Whether to wait for events: with rings, not while there is something in them.
-    pub(crate) fn fall_asleep(&mut self) -> bool {
-        self.rings.as_mut().is_none_or(Rings::fall_asleep)
-    }
-
-    /// Waits no more, and looks into the rings unasked.
-    pub(crate) fn wake(&mut self) {
-        self.rings.iter_mut().for_each(Rings::wake);
-    }
-
-    /// Appends the frames of a record of that slot and life, which lies in the spare room there.
-    fn accept(
-        &mut self,
-        slot: u32,
-        life: u32,
-        range: Range<usize>,
-        into: &mut ReadBuffer,
-    ) -> Arrived {
-        let way = self.ways[slot as usize].get_or_insert_default();
+        let way = way.get_or_insert_default();
         if way.life != life {
             way.life = life;
             self.stale += u64::from(way.joiner.is_joining());
             way.joiner = Joiner::default();
         }
-        match way.joiner.accept_spare(range, into) {
-            Ok(_) => Arrived::Of(slot, life),
-            Err(_) => Arrived::Nonsense,
+        match way.joiner.accept_spare(HEADER_BYTES..count, into) {
+            Ok(_) => Ok(Arrived::Of(slot, life)),
+            Err(_) => Ok(Arrived::Nonsense),
         }
     }
 }
@@ -288,26 +216,6 @@ impl Inboxes {
 /// is to die.
 fn is_for_later(error: Errno) -> bool {
     matches!(error, Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS)
-}
-
-/// Writes a record to an inbox; false if that is full.
-fn write_record(
-    way: BorrowedFd<'_>,
-    lives: [u32; 3],
-    head: &[u8],
-    frames: &[u8],
-) -> io::Result<bool> {
-    let mut header = [0; HEADER_BYTES];
-    for (field, value) in header.chunks_exact_mut(4).zip(lives) {
-        field.copy_from_slice(&value.to_le_bytes());
-    }
-    let parts = [&header, head, frames].map(IoSlice::new);
-    // Not sendmsg(2), which a worker may not call: it could pass descriptors on.
-    match writev(way, &parts) {
-        Ok(_) => Ok(true),
-        Err(error) if is_for_later(error) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ use self::notifying::Herald;
 use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
-use crate::inbox::{AllRings, Places};
+use crate::inbox::Places;
 use crate::link::{Link, ToWorker, is_gone};
 use crate::privileges::{self, DescriptorLimit};
 use crate::runtime::{RuntimeDir, write_pid_file};
@@ -81,8 +81,6 @@ struct Supervisor {
     signals: SignalFd,
     slots: Vec<Slot>,
     inboxes: Places,
-    /// With a pool of several workers.
-    rings: Option<AllRings>,
     table: Table,
     /// The slot whose turn it is to get a peer.
     turn: usize,
@@ -119,7 +117,6 @@ impl Supervisor {
         sandbox.log();
         let core = core_config(&config, &listeners, tokens, sandbox.level().to_string());
         let (mut slots, inboxes) = make_slots(&config)?;
-        let rings = make_rings(&config, slots.len());
         if config.daemon.fork == ForkMode::Pool {
             for (slot, data) in slots.iter_mut().zip(FIRST_LINK..) {
                 open_link(&epoll, slot, data)?;
@@ -136,7 +133,6 @@ impl Supervisor {
             table: Table::new(slots.len()),
             slots,
             inboxes,
-            rings,
             turn: 0,
             next_number: listeners.len(),
             descriptor_limit,
@@ -279,15 +275,10 @@ impl Supervisor {
         slot.incarnation += 1;
         let (place, incarnation) = (index as u32, slot.incarnation);
         self.table.born(place, incarnation);
-        if let Some(rings) = &self.rings {
-            let lives: Vec<u32> = self.slots.iter().map(|slot| slot.incarnation).collect();
-            rings.prepare(index, &lives);
-        }
         let born = {
             let (core, table, inboxes) = (&self.core, &mut self.table, &mut self.inboxes);
             let (far_end, user) = (&self.slots[index].far_end, self.user);
-            let (sandbox, marks, rings) = (&self.sandbox, &self.marks, &mut self.rings);
-            let supervisor = Pid::this();
+            let (sandbox, marks, supervisor) = (&self.sandbox, &self.marks, Pid::this());
             // The child's copies of all this are its own: what it takes, the parent still has.
             ipcd_sys::fork(|| {
                 let core = ipcd_core::Config { slot: place, incarnation, ..core.clone() };
@@ -296,7 +287,6 @@ impl Supervisor {
                 worker::main(Birth {
                     link: far_end,
                     inboxes,
-                    rings: rings.take(),
                     supervisor,
                     core,
                     user,
@@ -434,15 +424,6 @@ fn make_slots(config: &Config) -> Result<(Vec<Slot>, Places), Error> {
 fn open_link(epoll: &Epoll, slot: &mut Slot, data: u64) -> Result<(), Error> {
     slot.open().map_err(|error| Error::system("make the link of a worker", error))?;
     watch(epoll, &slot.link, data)
-}
-
-/// The rings of a pool, if there is memory to put them into; otherwise the inboxes do.
-fn make_rings(config: &Config, slots: usize) -> Option<AllRings> {
-    if config.daemon.fork == ForkMode::Connection || slots < 2 {
-        return None;
-    }
-    let rings = AllRings::new(slots);
-    rings.inspect_err(|error| warn!(%error, "no shared memory: workers are slower together")).ok()
 }
 
 /// Signals come as events. They stay blocked in the workers, which hear of an end by their link:

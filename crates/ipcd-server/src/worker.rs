@@ -28,7 +28,7 @@ use tracing::{debug, info, warn};
 use crate::Error;
 use crate::alarm::Alarm;
 use crate::connection::{Connection, Token};
-use crate::inbox::{AllRings, Inboxes, Places};
+use crate::inbox::{Inboxes, Places};
 use crate::link::{Gone, Link, PEERS, Received, ToSupervisor, ToWorker};
 use crate::listen::Dialect;
 use crate::privileges;
@@ -61,8 +61,6 @@ pub(crate) struct Birth<'a> {
     pub(crate) core: ipcd_core::Config,
     /// What all workers know, if there are several.
     pub(crate) shared: Option<Shared>,
-    /// The rings of all workers, in a pool of several.
-    pub(crate) rings: Option<AllRings>,
     /// The one peer that the worker is born for, with `--fork connection`.
     pub(crate) only: Option<Admitted>,
     pub(crate) user: Option<privileges::Drop>,
@@ -113,16 +111,12 @@ pub(crate) fn main(birth: Birth<'_>) -> i32 {
 
 fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
     let (slot, life) = (birth.core.slot, birth.core.incarnation);
-    let (mut inboxes, link) = Inboxes::take(birth.inboxes, slot, life, birth.link)
+    let (inboxes, link) = Inboxes::take(birth.inboxes, slot, life, birth.link)
         .map_err(|error| Error::system("take the link and the inbox", error))?;
     let mut keep: Vec<_> = inboxes.descriptors().chain([link.as_fd()]).collect();
     let only = birth.only.iter().flat_map(|only| &only.parts.descriptors);
     keep.extend(only.map(AsFd::as_fd));
     close_all_except(&keep).map_err(|error| Error::system("close inherited descriptors", error))?;
-    if let Some(rings) = birth.rings {
-        let opened = inboxes.open(rings);
-        opened.map_err(|error| Error::system("give back the rings of other workers", error))?;
-    }
     if let Some(user) = birth.user {
         user.apply()?;
     }
@@ -237,7 +231,7 @@ impl Worker {
                             return Ok(());
                         }
                     }
-                    INBOX => self.hear_inbox()?,
+                    INBOX => drop(self.hear_others()?),
                     // What is due is looked at in each turn.
                     ALARM => {
                         let stopped = self.alarm.stop();
@@ -246,9 +240,6 @@ impl Worker {
                     Token { place, number: 0 } => self.inbox_has_room(place - FIRST_WAY.place)?,
                     token => self.handle(token, event.events()),
                 }
-            }
-            if self.inboxes.has_rings() {
-                self.hear_others()?;
             }
             self.look_at_time();
             self.obey_router()?;
@@ -271,11 +262,7 @@ impl Worker {
         if let Some(at) = next {
             self.alarm.set(at).map_err(|error| Error::system("set the timer", error))?;
         }
-        let is_asleep = self.inboxes.fall_asleep();
-        let timeout = if is_asleep { EpollTimeout::NONE } else { EpollTimeout::ZERO };
-        let waited = self.epoll.wait(events, timeout);
-        self.inboxes.wake();
-        match waited {
+        match self.epoll.wait(events, EpollTimeout::NONE) {
             Ok(count) => Ok(count),
             Err(Errno::EINTR) => Ok(0),
             Err(error) => Err(Error::system("wait for events", error)),

@@ -8,7 +8,6 @@ pub mod alloc_count;
 mod datagram;
 pub mod futex;
 pub mod marks;
-pub mod ring;
 pub mod shm;
 pub mod sysv;
 

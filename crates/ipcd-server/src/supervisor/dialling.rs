@@ -139,7 +139,7 @@ impl Supervisor {
         }
     }
 
-    fn fork_dialler(&mut self, index: usize) -> Result<Stage, Error> {
+    fn fork_dialler(&self, index: usize) -> Result<Stage, Error> {
         let Dial { number, asked, transport, .. } = &self.dials[index];
         let failed = |error| Error::system("fork a dialler", error);
         let to = transport.check_bare(&asked.endpoint, asked.dialect.flow())?;
@@ -148,13 +148,7 @@ impl Supervisor {
         watch(&self.epoll, &link, FIRST_DIALLER + *number as u64)?;
         let (supervisor, user, transport) = (Pid::this(), self.user, *transport);
         let errand = Errand { link: far_end, supervisor, user, transport, to: &to, deadline };
-        let rings = &mut self.rings;
-        let dialling = || {
-            // What workers hand each other is none of its business.
-            drop(rings.take());
-            dialler::main(errand)
-        };
-        let pid = ipcd_sys::fork(dialling).map_err(failed)?;
+        let pid = ipcd_sys::fork(|| dialler::main(errand)).map_err(failed)?;
         Ok(Stage::Dialling { pid, link, until: deadline + DIALLER_GRACE })
     }
 

@@ -35,21 +35,6 @@ impl Worker {
         Ok(())
     }
 
-    /// There is something in the inbox: records, or with rings a bell. That may also mean that there
-    /// is room again where there was none.
-    pub(super) fn hear_inbox(&mut self) -> Result<(), Error> {
-        if !self.inboxes.has_rings() {
-            return self.hear_others().map(drop);
-        }
-        let failed = |error| Error::system("read the inbox", error);
-        if self.inboxes.hear_bell().map_err(failed)? == Arrived::Nonsense {
-            self.note_nonsense();
-        }
-        let full = std::mem::take(&mut self.full_inboxes);
-        self.full_inboxes = vec![false; full.len()];
-        (0..).zip(full).filter(|(_, is_full)| *is_full).try_for_each(|(slot, _)| self.forward(slot))
-    }
-
     /// Takes what other workers have sent, within this turn's share; whether
     /// there may be more.
     pub(super) fn hear_others(&mut self) -> Result<bool, Error> {
@@ -73,7 +58,6 @@ impl Worker {
             }
         }
         self.put_back(buffer);
-        self.inboxes.answer().map_err(failed)?;
         self.core.count_stale(self.inboxes.take_stale());
         Ok(!is_empty)
     }
@@ -89,34 +73,23 @@ impl Worker {
     /// Sends what is on its way to another worker, as much as its inbox takes.
     pub(super) fn forward(&mut self, slot: u32) -> Result<(), Error> {
         let failed = |error| Error::system("write to an inbox", error);
-        let index = slot as usize;
-        // A ring is tried again: it is empty for whoever comes after the one that left it full.
-        self.full_inboxes[index] &= !self.inboxes.has_rings();
-        while !self.full_inboxes[index] {
+        while !self.full_inboxes[slot as usize] {
             let (frames, life) = self.core.outgoing(slot);
             if frames.is_empty() {
-                break;
+                return self.say_if_quiet();
             }
             match self.inboxes.send(slot, life, frames).map_err(failed)? {
                 Sent::Bytes(count) => self.core.forwarded(slot, count),
                 Sent::Full => {
-                    self.full_inboxes[index] = true;
-                    self.wait_for_room(slot).map_err(failed)?;
+                    self.full_inboxes[slot as usize] = true;
+                    let token = Token { place: FIRST_WAY.place + slot, number: 0 };
+                    let event = EpollEvent::new(EpollFlags::EPOLLOUT, token.to_u64());
+                    let added = self.epoll.add(self.inboxes.way(slot), event);
+                    added.map_err(|error| failed(error.into()))?;
                 }
             }
         }
-        self.inboxes.ring(slot).map_err(failed)?;
-        self.say_if_quiet()
-    }
-
-    /// Has an event come when there is room. With rings, that is a bell.
-    fn wait_for_room(&mut self, slot: u32) -> std::io::Result<()> {
-        if self.inboxes.has_rings() {
-            return Ok(());
-        }
-        let token = Token { place: FIRST_WAY.place + slot, number: 0 };
-        let event = EpollEvent::new(EpollFlags::EPOLLOUT, token.to_u64());
-        Ok(self.epoll.add(self.inboxes.way(slot), event)?)
+        Ok(())
     }
 
     pub(super) fn inbox_has_room(&mut self, slot: u32) -> Result<(), Error> {
