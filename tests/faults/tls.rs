@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
 use ipcd_conformance::authority::{Authority, Issued};
-use ipcd_tests::{PATIENCE, Raw, Scene, Setup};
+use ipcd_tests::{PATIENCE, Raw, Scene, Setup, eventually};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -180,9 +180,8 @@ fn half_a_handshake_is_waited_for_until_its_deadline() {
         })
         .collect();
     silent.iter_mut().for_each(|stream| end(stream, "half a handshake"));
-    let log = stage.scene.daemon.log();
-    let told = log.matches("the handshake took too long").count();
-    assert!(told >= silent.len(), "{told} of {}", silent.len());
+    let told = || stage.scene.daemon.log().matches("the handshake took too long").count();
+    eventually("that the log tells of each", || (told() >= silent.len()).then_some(()));
     // Who goes there, instead of being silent.
     for cut in (1..hello.len()).step_by(16) {
         let mut stream = stage.connect();

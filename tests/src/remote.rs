@@ -1,11 +1,19 @@
 //! Making another process call the system, as whoever has taken it over would: through ptrace(2).
 
+use std::time::Instant;
+
 use nix::errno::Errno;
+use nix::libc;
 use nix::libc::user_regs_struct;
 use nix::sys::ptrace::{self, AddressType, Options};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+
+use crate::PATIENCE;
+
+/// The calls that a process waits for events in.
+const WAITING: [i64; 2] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
 
 /// A process that waits in a system call, held there.
 #[derive(Debug)]
@@ -36,11 +44,19 @@ impl Puppet {
             Err(Errno::EPERM) => return None,
             seized => seized.expect("the process runs"),
         }
-        ptrace::interrupt(pid).expect("it was seized");
-        let stopped = waitpid(pid, None).expect("it was seized");
-        assert!(matches!(stopped, WaitStatus::PtraceEvent(..)), "{stopped:?}");
-        let before = ptrace::getregs(pid).expect("it is stopped");
-        Some(Self { pid, before })
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            ptrace::interrupt(pid).expect("it was seized");
+            let stopped = waitpid(pid, None).expect("it was seized");
+            assert!(matches!(stopped, WaitStatus::PtraceEvent(..)), "{stopped:?}");
+            let before = ptrace::getregs(pid).expect("it is stopped");
+            // It may still have been at work: then it is not at a call that it waits in.
+            if WAITING.contains(&(before.orig_rax as i64)) {
+                return Some(Self { pid, before });
+            }
+            assert!(Instant::now() < give_up, "it never waits");
+            ptrace::cont(pid, None).expect("it is stopped");
+        }
     }
 
     /// Where it may read and write: its stack.
