@@ -4,7 +4,9 @@
 //! run faster or slower, by more than the runs differ among each other. So what is compared is not
 //! a time but its ratio to the bare primitive's time, measured beside it in the same turns. And
 //! since whatever disturbs a run makes it slower, a measurement is told by the better end of its
-//! runs: a tenth of them are at least as good. That stays where it is while most are disturbed.
+//! runs: a tenth of them are at least as good. That stays where it is while most are disturbed. What
+//! the machine has done between the reports can be told from the bare primitive only: half of that
+//! is doubt, and widens the interval.
 
 use std::fmt;
 
@@ -29,6 +31,9 @@ const SEED: u64 = 0x1bcd;
 const BLOCK: usize = 4;
 /// The part of all runs that are at least as good as the one that tells of them.
 const GOOD: f64 = 0.1;
+/// A machine that makes the bare primitive slower by some factor makes the daemon slower by that to
+/// the power of something between 1 − this and 1 + this, and not just by the same.
+const ELASTICITY: f64 = 0.5;
 
 /// A report beside an earlier one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -143,6 +148,8 @@ fn has(row: &Row, metric: &str) -> bool {
 struct Side<'r> {
     own: Figures<'r>,
     bare: Option<Figures<'r>>,
+    /// The same figure of the bare primitive.
+    like: Option<Figures<'r>>,
 }
 
 /// One figure of all runs.
@@ -160,11 +167,13 @@ impl<'r> Side<'r> {
             (!runs.is_empty() && figures.level().is_some()).then_some(figures)
         };
         // Tails of the bare primitive are luck: what tells of the machine is its median.
-        let bare = report.yardstick(row).and_then(|raw| {
+        let raw = report.yardstick(row);
+        let bare = raw.and_then(|raw| {
             let is_time = raw.key.mode.has_latency();
             figures(raw, if is_time && metric != "rate" { "p50" } else { "rate" })
         });
-        Some(Self { own: figures(row, metric)?, bare })
+        let like = raw.and_then(|raw| figures(raw, metric));
+        Some(Self { own: figures(row, metric)?, bare, like })
     }
 
     /// The logarithm of what is compared, of all runs or of some.
@@ -240,8 +249,21 @@ fn percents([then, now]: [&Side<'_>; 2], is_relative: bool, tail: f64) -> [f64; 
     };
     let all = |side: &Side<'_>| side.figure(is_relative, None);
     let whole = all(now).zip(all(then)).map(|(now, then)| now - then);
+    let doubt = if is_relative { ELASTICITY * drift(then, now) } else { 0.0 };
+    let (low, high) = (at(tail).map(|low| low - doubt), at(1.0 - tail).map(|high| high + doubt));
     let percent = |change: Option<f64>| change.map_or(f64::NAN, |it| 100.0 * (it.exp() - 1.0));
-    [at(tail), whole, at(1.0 - tail)].map(percent)
+    [low, whole, high].map(percent)
+}
+
+/// By which factor, as a logarithm, the bare primitive has become slower or faster: its median and
+/// the figure itself, whichever has changed more.
+fn drift(then: &Side<'_>, now: &Side<'_>) -> f64 {
+    let change = |then: &Option<Figures<'_>>, now: &Option<Figures<'_>>| {
+        let (then, now) = (then.as_ref()?.level()?, now.as_ref()?.level()?);
+        Some((now / then).ln().abs())
+    };
+    let changes = [change(&then.bare, &now.bare), change(&then.like, &now.like)];
+    changes.into_iter().flatten().fold(0.0, f64::max)
 }
 
 /// As many runs as there are, by blocks of neighbours.
@@ -316,8 +338,11 @@ mod tests {
     fn compare(then: &[Vec<Option<f64>>; 2], now: &[Vec<Option<f64>>; 2]) -> [f64; 3] {
         let ([old_bare, old], [new_bare, new]) = (then, now);
         let figures = |runs| Figures { runs, is_rate: false };
-        let then = Side { own: figures(old), bare: Some(figures(old_bare)) };
-        let now = Side { own: figures(new), bare: Some(figures(new_bare)) };
+        let side = |own, bare| {
+            let bare = Some(figures(bare));
+            Side { own: figures(own), bare, like: bare }
+        };
+        let (then, now) = (side(old, old_bare), side(new, new_bare));
         percents([&then, &now], true, ERROR / 2.0)
     }
 
@@ -341,6 +366,18 @@ mod tests {
         let now = then.clone().map(|runs| runs.into_iter().map(|it| Some(it? * 1.4)).collect());
         let [low, percent, high] = compare(&then, &now);
         assert!(low < 0.0 && percent.abs() < 1e-9 && high > 0.0, "{low} {percent} {high}");
+    }
+
+    #[test]
+    fn what_the_machine_has_done_meanwhile_widens_the_interval() {
+        let then = Machine::new(1).runs(27_000.0);
+        let [low, _, high] = compare(&then, &then);
+        let slower = then.clone().map(|runs| runs.into_iter().map(|it| Some(it? * 1.21)).collect());
+        let [wide_low, percent, wide_high] = compare(&then, &slower);
+        let widened = |narrow: f64, wide: f64| (1.0 + wide / 100.0) / (1.0 + narrow / 100.0);
+        assert!(percent.abs() < 1e-9);
+        assert!((widened(high, wide_high) - 1.1).abs() < 1e-9, "{high} {wide_high}");
+        assert!((widened(low, wide_low) * 1.1 - 1.0).abs() < 1e-9, "{low} {wide_low}");
     }
 
     #[test]
