@@ -6,7 +6,7 @@
 //! since whatever disturbs a run makes it slower, a measurement is told by the better end of its
 //! runs: a tenth of them are at least as good. That stays where it is while most are disturbed. What
 //! the machine has done between the reports can be told from the bare primitive only: half of that
-//! is doubt, and widens the interval.
+//! is doubt, and widens the interval; so does what two reports differ by in any case.
 
 use std::fmt;
 
@@ -34,6 +34,9 @@ const GOOD: f64 = 0.1;
 /// A machine that makes the bare primitive slower by some factor makes the daemon slower by that to
 /// the power of something between 1 − this and 1 + this, and not just by the same.
 const ELASTICITY: f64 = 0.5;
+/// What two reports of one program differ by, on a machine that does nothing else, beyond what
+/// their runs tell: by where it happens to have its memory, and what the host does.
+const RESOLUTION: f64 = 0.02;
 
 /// A report beside an earlier one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -249,7 +252,7 @@ fn percents([then, now]: [&Side<'_>; 2], is_relative: bool, tail: f64) -> [f64; 
     };
     let all = |side: &Side<'_>| side.figure(is_relative, None);
     let whole = all(now).zip(all(then)).map(|(now, then)| now - then);
-    let doubt = if is_relative { ELASTICITY * drift(then, now) } else { 0.0 };
+    let doubt = RESOLUTION + if is_relative { ELASTICITY * drift(then, now) } else { 0.0 };
     let (low, high) = (at(tail).map(|low| low - doubt), at(1.0 - tail).map(|high| high + doubt));
     let percent = |change: Option<f64>| change.map_or(f64::NAN, |it| 100.0 * (it.exp() - 1.0));
     [low, whole, high].map(percent)
