@@ -46,6 +46,21 @@ pub(crate) fn from_text(text: &str) -> io::Result<Histogram<u64>> {
     Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(io::Error::other)
 }
 
+/// A histogram that takes next to no memory: whoever has thousands of them forks children that seem
+/// large.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept(String);
+
+impl Kept {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        Self(to_text(histogram))
+    }
+
+    pub(crate) fn open(&self) -> Histogram<u64> {
+        from_text(&self.0).expect("it was written here")
+    }
+}
+
 /// A distribution of times, all in ns.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Latency {

@@ -37,8 +37,8 @@ pub(crate) fn row(settings: &Settings, cell: &Cell, runs: &[Run]) -> Row {
     let (mut counts, mut clients) = (Counts::default(), Usage::default());
     let mut daemon: Option<Usage> = None;
     for run in runs {
-        latency.add(&run.latency).expect("all histograms have the same bounds");
-        service.add(&run.service).expect("all histograms have the same bounds");
+        latency.add(run.latency.open()).expect("all histograms have the same bounds");
+        service.add(run.service.open()).expect("all histograms have the same bounds");
         counts.add(&run.counts);
         clients.add(&run.clients);
         run.daemon.iter().for_each(|used| daemon.get_or_insert_default().add(used));
@@ -74,7 +74,8 @@ pub(crate) fn row(settings: &Settings, cell: &Cell, runs: &[Run]) -> Row {
 
 /// By name: the mean and each percentile of each run that has samples enough for it, and the rate.
 fn rounds(runs: &[Run]) -> BTreeMap<String, Vec<Option<f64>>> {
-    let each: Vec<Option<Latency>> = runs.iter().map(|run| Latency::of(&run.latency)).collect();
+    let each: Vec<Option<Latency>> =
+        runs.iter().map(|run| Latency::of(&run.latency.open())).collect();
     let of = |figure: &dyn Fn(&Latency) -> Option<u64>| -> Vec<Option<f64>> {
         each.iter().map(|it| figure(it.as_ref()?).map(|value| value as f64)).collect()
     };

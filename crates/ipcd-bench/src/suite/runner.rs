@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,7 +11,7 @@ use nix::unistd::Pid;
 use super::children::{Interrupts, Team, WATCHDOG, pin};
 use super::daemon::{Embedded, Subjects, processes_of};
 use super::end::{Fan, Lane, Side};
-use super::histogram;
+use super::histogram::{self, Kept};
 use super::job::{Findings, Job, Timeline};
 use super::library::Channels;
 use super::peers::Served;
@@ -33,8 +32,8 @@ const SHORT_GRACE: Duration = Duration::from_secs(3);
 pub(crate) struct Run {
     pub(crate) counts: Counts,
     pub(crate) elapsed_ns: u64,
-    pub(crate) latency: Histogram<u64>,
-    pub(crate) service: Histogram<u64>,
+    pub(crate) latency: Kept,
+    pub(crate) service: Kept,
     pub(crate) clients: Usage,
     pub(crate) daemon: Option<Usage>,
     pub(crate) timeline: Timeline,
@@ -346,12 +345,12 @@ fn combine(cell: &Cell, nears: &[Findings], fars: &[Findings]) -> io::Result<Run
     })
 }
 
-fn merged<'t>(texts: impl Iterator<Item = &'t str>) -> io::Result<Histogram<u64>> {
+fn merged<'t>(texts: impl Iterator<Item = &'t str>) -> io::Result<Kept> {
     let mut sum = histogram::empty();
     for text in texts {
         sum.add(histogram::from_text(text)?).map_err(io::Error::other)?;
     }
-    Ok(sum)
+    Ok(Kept::of(&sum))
 }
 
 /// When it was begun, and how much of it there is: for those who watch.

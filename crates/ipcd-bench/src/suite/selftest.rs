@@ -75,8 +75,8 @@ pub fn selftest(settings: &Settings) -> io::Result<Vec<Check>> {
 }
 
 fn sees(what: &'static str, run: &Run) -> Check {
-    let p999 = Duration::from_nanos(run.latency.value_at_quantile(0.999));
-    let service = Duration::from_nanos(run.service.value_at_quantile(0.5));
+    let p999 = Duration::from_nanos(run.latency.open().value_at_quantile(0.999));
+    let service = Duration::from_nanos(run.service.open().value_at_quantile(0.5));
     let Counts { sent, lost, .. } = run.counts;
     Check {
         what,

@@ -129,7 +129,7 @@ impl Peer {
 
 /// A server that runs for one measurement.
 pub(crate) enum Served {
-    Ours(Embedded, Endpoint, Token),
+    Ours(Box<(Embedded, Endpoint, Token)>),
     Other(Child, [u16; 2]),
 }
 
@@ -149,7 +149,7 @@ impl Served {
         let endpoint = daemon.via(scheme)?.endpoint;
         let token = Token::from_text(&fs::read(dir.join(TOKEN_FILE))?);
         let token = token.ok_or_else(|| io::Error::other("the daemon's token is none"))?;
-        Ok(Self::Ours(daemon, endpoint, token))
+        Ok(Self::Ours(Box::new((daemon, endpoint, token))))
     }
 
     fn start_other(peer: Peer) -> io::Result<Self> {
@@ -164,7 +164,7 @@ impl Served {
 
     pub(crate) fn processes(&self) -> Vec<u32> {
         match self {
-            Self::Ours(daemon, ..) => daemon.processes.clone(),
+            Self::Ours(ours) => ours.0.processes.clone(),
             Self::Other(child, _) => vec![child.process()],
         }
     }
@@ -172,7 +172,7 @@ impl Served {
     /// A way through it.
     pub(crate) fn lane(&self, peer: Peer, subject: String, size: usize, batch: usize) -> PeerLane {
         let way = match (self, peer) {
-            (Self::Ours(_, endpoint, token), _) => Way::Session(endpoint.clone(), token.clone()),
+            (Self::Ours(ours), _) => Way::Session(ours.1.clone(), ours.2.clone()),
             (&Self::Other(_, [first, second]), Peer::Socat) => {
                 Way::Ports([(first, first), (second, second)])
             }
