@@ -4,9 +4,10 @@
 //! run faster or slower, by more than the runs differ among each other. So what is compared is not
 //! a time but its ratio to the bare primitive's time, measured beside it in the same turns. And
 //! since whatever disturbs a run makes it slower, a measurement is told by the better end of its
-//! runs: a tenth of them are at least as good. That stays where it is while most are disturbed. What
-//! the machine has done between the reports can be told from the bare primitive only: half of that
-//! is doubt, and widens the interval; so does what two reports differ by in any case.
+//! runs: a tenth of them are at least as good. That stays where it is while most are disturbed. Three
+//! doubts widen the interval: half of what the machine has done to the bare primitive between the
+//! reports; how far a percentile moves when a tenth more or fewer samples lie beyond it; and what
+//! two reports differ by in any case.
 
 use std::fmt;
 
@@ -15,28 +16,26 @@ use serde::{Deserialize, Serialize};
 use super::format::{si, time};
 use super::plan::Layer;
 use super::report::{Key, Report, Row};
+use super::stats::{FEW, RESOLUTION, draw};
 
 /// Figures that are compared.
 pub(crate) const METRICS: [&str; 8] =
     ["p50", "p90", "p95", "p99", "p99.9", "p99.99", "mean", "rate"];
-/// Runs on either side below which a comparison says little.
-pub const FEW: usize = 20;
 
 /// How often comparisons that find nothing may claim something, all of one figure together.
 const ERROR: f64 = 0.05;
 /// Samples drawn for an interval. The draws are the same every time.
 const RESAMPLES: usize = 4000;
 const SEED: u64 = 0x1bcd;
-/// Neighbouring runs are drawn together: what disturbs one often disturbs the next (Künsch 1989).
-const BLOCK: usize = 4;
 /// The part of all runs that are at least as good as the one that tells of them.
 const GOOD: f64 = 0.1;
 /// A machine that makes the bare primitive slower by some factor makes the daemon slower by that to
 /// the power of something between 1 − this and 1 + this, and not just by the same.
 const ELASTICITY: f64 = 0.5;
-/// What two reports of one program differ by, on a machine that does nothing else, beyond what
-/// their runs tell: by where it happens to have its memory, and what the host does.
-const RESOLUTION: f64 = 0.02;
+/// The part of the samples beyond a percentile that may as well not be there, or be there twice: how
+/// many a timer or a neighbour hits is the machine's doing. Where many times lie close together that
+/// changes nothing; where few do, a percentile tells little.
+const TAIL: f64 = 0.1;
 
 /// A report beside an earlier one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -153,6 +152,8 @@ struct Side<'r> {
     bare: Option<Figures<'r>>,
     /// The same figure of the bare primitive.
     like: Option<Figures<'r>>,
+    /// What a few samples more or fewer beyond the figure change it by, as a logarithm.
+    cliff: f64,
 }
 
 /// One figure of all runs.
@@ -176,7 +177,8 @@ impl<'r> Side<'r> {
             figures(raw, if is_time && metric != "rate" { "p50" } else { "rate" })
         });
         let like = raw.and_then(|raw| figures(raw, metric));
-        Some(Self { own: figures(row, metric)?, bare, like })
+        let cliff = row.latency.as_ref().and_then(|latency| latency.cliff(metric, TAIL));
+        Some(Self { own: figures(row, metric)?, bare, like, cliff: cliff.unwrap_or(0.0) })
     }
 
     /// The logarithm of what is compared, of all runs or of some.
@@ -252,7 +254,8 @@ fn percents([then, now]: [&Side<'_>; 2], is_relative: bool, tail: f64) -> [f64; 
     };
     let all = |side: &Side<'_>| side.figure(is_relative, None);
     let whole = all(now).zip(all(then)).map(|(now, then)| now - then);
-    let doubt = RESOLUTION + if is_relative { ELASTICITY * drift(then, now) } else { 0.0 };
+    let drift = if is_relative { ELASTICITY * drift(then, now) } else { 0.0 };
+    let doubt = RESOLUTION + drift + then.cliff.max(now.cliff);
     let (low, high) = (at(tail).map(|low| low - doubt), at(1.0 - tail).map(|high| high + doubt));
     let percent = |change: Option<f64>| change.map_or(f64::NAN, |it| 100.0 * (it.exp() - 1.0));
     [low, whole, high].map(percent)
@@ -267,14 +270,6 @@ fn drift(then: &Side<'_>, now: &Side<'_>) -> f64 {
     };
     let changes = [change(&then.bare, &now.bare), change(&then.like, &now.like)];
     changes.into_iter().flatten().fold(0.0, f64::max)
-}
-
-/// As many runs as there are, by blocks of neighbours.
-fn draw(runs: usize, random: &mut fastrand::Rng) -> Vec<usize> {
-    let block = if runs >= FEW { BLOCK } else { 1 };
-    let blocks = std::iter::repeat_with(|| random.usize(..runs));
-    let drawn = blocks.flat_map(|start| (start..start + block).map(|index| index % runs));
-    drawn.take(runs).collect()
 }
 
 fn warnings(then: &Report, now: &Report, changes: &[Change]) -> Vec<String> {
@@ -343,7 +338,7 @@ mod tests {
         let figures = |runs| Figures { runs, is_rate: false };
         let side = |own, bare| {
             let bare = Some(figures(bare));
-            Side { own: figures(own), bare, like: bare }
+            Side { own: figures(own), bare, like: bare, cliff: 0.0 }
         };
         let (then, now) = (side(old, old_bare), side(new, new_bare));
         percents([&then, &now], true, ERROR / 2.0)
@@ -392,14 +387,5 @@ mod tests {
         assert_eq!(nothing.level(), None);
         let rate = Figures { runs: &runs, is_rate: true };
         assert_eq!(rate.level(), Some(11.0));
-    }
-
-    #[test]
-    fn blocks_are_for_many_runs() {
-        let mut random = fastrand::Rng::with_seed(1);
-        let drawn = draw(100, &mut random);
-        let steps = drawn.windows(2).filter(|pair| pair[1] == (pair[0] + 1) % 100).count();
-        assert!(drawn.len() == 100 && steps >= 75, "{steps}");
-        assert_eq!(draw(1, &mut random), [0]);
     }
 }

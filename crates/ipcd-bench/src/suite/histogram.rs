@@ -105,6 +105,19 @@ impl Latency {
     pub fn percentile(&self, name: &str) -> Option<u64> {
         self.percentiles.get(name).copied()
     }
+
+    /// How steep the distribution is at a percentile: by which factor, as a logarithm, it moves when
+    /// this part more or fewer of the samples lie beyond it.
+    pub(crate) fn cliff(&self, name: &str, part: f64) -> Option<f64> {
+        let (_, quantile) = PERCENTILES.iter().find(|(known, _)| *known == name)?;
+        let histogram = from_text(&self.hdr).ok()?;
+        let beyond = |factor: f64| {
+            let at = histogram.value_at_quantile(1.0 - (1.0 - quantile) * factor);
+            (at.max(1) as f64).ln()
+        };
+        let (less, here, more) = (beyond(1.0 + part), beyond(1.0), beyond(1.0 - part));
+        Some((here - less).max(more - here))
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +132,18 @@ mod tests {
         assert!(latency.percentile("p99").is_some(), "10 of 1000 lie beyond");
         assert_eq!(latency.percentile("p99.9"), None, "1 of 1000 lies beyond");
         assert_eq!(Latency::of(&empty()), None);
+    }
+
+    #[test]
+    fn a_cliff_is_where_a_few_samples_change_much() {
+        let mut histogram = empty();
+        histogram.record_n(1000, 9_905).unwrap();
+        histogram.record_n(2000, 95).unwrap();
+        let latency = Latency::of(&histogram).unwrap();
+        let cliff = |name| latency.cliff(name, 0.1).unwrap();
+        assert!((cliff("p99") - 2f64.ln()).abs() < 0.01, "{}", cliff("p99"));
+        assert!(cliff("p50") < 1e-6 && cliff("p95") < 1e-6);
+        assert_eq!(latency.cliff("mean", 0.1), None);
     }
 
     #[test]
