@@ -1,0 +1,327 @@
+//! Dropping frames of an outbox: the oldest of a subscription, or all that are not begun.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use ipcd_proto::{Decoded, Header, Kind, decode};
+
+use super::frames::begun;
+use super::{Outbox, Piece};
+use crate::store::{Span, Store};
+use crate::tracked::Ticket;
+
+/// What was dropped of an outbox.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Shed {
+    /// Messages for subscriptions.
+    pub(crate) messages: u64,
+    /// Messages for the peer alone.
+    pub(crate) direct: u64,
+    /// Those whose publishers want a receipt.
+    pub(crate) receipts: Vec<Ticket>,
+    /// Requests: by whom, and with which correlation.
+    pub(crate) requests: Vec<(u64, u64)>,
+}
+
+impl Outbox {
+    /// Drops the oldest messages of a subscription until at most `target` bytes are left, beside
+    /// what is pinned, or none can be dropped. A frame of which a part is written stays, and so
+    /// does the last: whatever else fills the outbox, the newest message comes through.
+    pub(crate) fn shed(&mut self, subscription: u32, target: usize, store: &mut Store) -> Shed {
+        self.drop_frames(target + self.pinned, store, |header, is_last| {
+            let is_its = header.kind == Kind::Message && header.subscription == subscription;
+            is_its && !is_last
+        })
+    }
+
+    /// Drops everything but the frame of which a part is written.
+    pub(crate) fn purge(&mut self, store: &mut Store) -> Shed {
+        self.drop_frames(0, store, |_, _| true)
+    }
+
+    /// Drops the oldest frames that may go, told by their headers and whether they are the last.
+    fn drop_frames(
+        &mut self,
+        target: usize,
+        store: &mut Store,
+        may_go: impl Fn(&Header, bool) -> bool,
+    ) -> Shed {
+        self.find_boundary();
+        let behind = Piece::Own(self.own_len() - self.listed);
+        let pieces = std::mem::take(&mut self.pieces);
+        let mut sieve = Sieve {
+            may_go,
+            pinned: self.pinned,
+            excess: self.len().saturating_sub(target),
+            behind: self.len(),
+            position: self.written,
+            awaited: std::mem::take(&mut self.awaited),
+            kept_awaited: VecDeque::new(),
+            shed: Shed::default(),
+        };
+        (self.listed, self.shared) = (0, 0);
+        let (mut at, mut end) = (self.boundary, self.boundary);
+        for piece in pieces.into_iter().chain([behind]) {
+            match piece {
+                Piece::Own(count) => {
+                    let stop = at.max(self.head) + count;
+                    let kept = self.sift_own(at..stop, end, &mut sieve);
+                    self.list_own((end + kept).max(self.head) - end.max(self.head));
+                    (at, end) = (stop, end + kept);
+                }
+                Piece::Shared(span) => {
+                    for kept in sift_shared(&span, store, &mut sieve) {
+                        self.list_shared(kept, store);
+                    }
+                    store.release(span.chunk);
+                }
+            }
+        }
+        self.bytes.truncate(end);
+        self.marks.clear();
+        // What is behind the last that is shared is not listed.
+        if let Some(Piece::Own(count)) =
+            self.pieces.pop_back_if(|piece| matches!(piece, Piece::Own(_)))
+        {
+            self.listed -= count;
+        }
+        self.awaited = sieve.kept_awaited;
+        sieve.shed
+    }
+
+    /// Moves the frames of its own in this range that stay to `end`; returns their bytes.
+    fn sift_own(
+        &mut self,
+        range: Range<usize>,
+        end: usize,
+        sieve: &mut Sieve<impl Fn(&Header, bool) -> bool>,
+    ) -> usize {
+        let (mut at, mut kept) = (range.start, 0);
+        while at < range.end
+            && let Ok(Decoded::Frame(frame, length)) = decode(&self.bytes[at..], usize::MAX)
+        {
+            if sieve.keeps(&frame.header, length, self.head.saturating_sub(at)) {
+                self.bytes.copy_within(at..at + length, end + kept);
+                kept += length;
+            }
+            at += length;
+        }
+        kept
+    }
+}
+
+/// What stays of a span: in one piece most often.
+fn sift_shared(
+    span: &Span,
+    store: &Store,
+    sieve: &mut Sieve<impl Fn(&Header, bool) -> bool>,
+) -> Vec<Span> {
+    let bytes = &store.chunk(span.chunk)[..span.end];
+    let (mut at, mut kept) = (begun(span, store), Vec::<Span>::new());
+    while let Ok(Decoded::Frame(frame, length)) = decode(&bytes[at..], usize::MAX) {
+        let end = at + length;
+        if sieve.keeps(&frame.header, length, span.start.saturating_sub(at)) {
+            match kept.last_mut() {
+                Some(last) if last.end == at => last.end = end,
+                _ => kept.push(Span { boundary: at, start: at.max(span.start), end, ..*span }),
+            }
+        }
+        at = end;
+    }
+    kept
+}
+
+/// Decides which frames stay, one after the other.
+struct Sieve<F> {
+    may_go: F,
+    /// Bytes at the front that stay in any case.
+    pinned: usize,
+    /// Bytes to be dropped.
+    excess: usize,
+    /// Bytes behind the frames that were seen.
+    behind: usize,
+    /// Where in the stream the next frame that stays begins.
+    position: u64,
+    /// Those that were before, and those that still are.
+    awaited: VecDeque<(u64, Ticket)>,
+    kept_awaited: VecDeque<(u64, Ticket)>,
+    shed: Shed,
+}
+
+impl<F: Fn(&Header, bool) -> bool> Sieve<F> {
+    /// Whether a frame stays, of which so many bytes are written.
+    fn keeps(&mut self, header: &Header, length: usize, written: usize) -> bool {
+        let is_awaited = header.kind == Kind::Message && header.receipt && !header.request;
+        let ticket = if is_awaited { self.awaited.pop_front() } else { None };
+        let ticket = ticket.map_or(0, |(_, ticket)| ticket);
+        let unwritten = length - written;
+        self.behind -= unwritten;
+        let is_free = written == 0 && self.pinned == 0 && self.excess > 0;
+        let may_go = is_free && (self.may_go)(header, self.behind == 0);
+        self.pinned = self.pinned.saturating_sub(unwritten);
+        if may_go {
+            self.excess = self.excess.saturating_sub(length);
+            self.shed.note(header, ticket);
+        } else {
+            self.position += unwritten as u64;
+            if is_awaited {
+                self.kept_awaited.push_back((self.position, ticket));
+            }
+        }
+        !may_go
+    }
+}
+
+impl Shed {
+    fn note(&mut self, header: &Header, ticket: Ticket) {
+        match header {
+            Header { kind: Kind::Message, subscription: 0, .. } => self.direct += 1,
+            Header { kind: Kind::Message, .. } => self.messages += 1,
+            _ => return,
+        }
+        if header.request {
+            self.requests.push((header.sender, header.correlation));
+        } else if header.receipt {
+            self.receipts.push(ticket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use ipcd_proto::FrameWriter;
+
+    use super::super::tests::{mixed, push, share, unwritten};
+    use super::*;
+
+    fn subscriptions(outbox: &Outbox, store: &Store) -> Vec<u32> {
+        let rest = outbox.unwritten(store).collect::<Vec<_>>().concat();
+        let mut rest = &rest[..];
+        let mut found = Vec::new();
+        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+            found.push(frame.header.subscription);
+            rest = &rest[length..];
+        }
+        found
+    }
+
+    #[test]
+    fn sheds_the_oldest_of_one_subscription_only() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let mut length = 0;
+        for subscription in [1, 2, 1, 2, 1] {
+            length = push(&mut outbox, now, subscription, 68);
+        }
+        assert_eq!(outbox.shed(1, 5 * length, &mut Store::default()).messages, 0);
+        assert_eq!(outbox.shed(1, 3 * length, &mut Store::default()).messages, 2);
+        assert_eq!(subscriptions(&outbox, &Store::default()), [2, 2, 1]);
+    }
+
+    #[test]
+    fn never_sheds_a_frame_that_is_partly_written() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let length = push(&mut outbox, now, 1, 68);
+        push(&mut outbox, now, 1, 68);
+        push(&mut outbox, now, 1, 68);
+        outbox.wrote(length + 5, &mut Store::default());
+        assert_eq!(outbox.purge(&mut Store::default()).messages, 1);
+        assert_eq!(outbox.len(), length - 5);
+        outbox.wrote(length - 5, &mut Store::default());
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn the_newest_stays_whatever_else_fills_the_outbox() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let mut length = 0;
+        for subscription in [2, 2, 2, 1, 1, 1] {
+            length = push(&mut outbox, now, subscription, 68);
+        }
+        assert_eq!(outbox.shed(1, length, &mut Store::default()).messages, 2);
+        assert_eq!(subscriptions(&outbox, &Store::default()), [2, 2, 2, 1]);
+    }
+
+    #[test]
+    fn what_is_pinned_takes_no_room_from_what_may_be_dropped() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let mut length = 0;
+        for _ in 0..6 {
+            length = push(&mut outbox, now, 1, 68);
+        }
+        outbox.pin(3 * length);
+        assert_eq!(outbox.shed(1, 2 * length, &mut Store::default()).messages, 1);
+        assert_eq!(outbox.len(), 5 * length);
+    }
+
+    #[test]
+    fn knows_which_awaited_messages_were_written_and_which_were_shed() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let push = |outbox: &mut Outbox, subscription, ticket| {
+            let header =
+                Header { subscription, receipt: true, ..Header::new(Kind::Message, ticket) };
+            FrameWriter(outbox.append(now, &mut Store::default())).control(header, &[0; 68]);
+            outbox.await_written(ticket);
+        };
+        for (subscription, ticket) in [(1, 11), (2, 12), (1, 13), (2, 14), (1, 15)] {
+            push(&mut outbox, subscription, ticket);
+        }
+        outbox.wrote(150, &mut Store::default());
+        assert_eq!((outbox.take_written(), outbox.take_written()), (Some(11), None));
+        let shed = outbox.shed(1, 250, &mut Store::default());
+        assert_eq!((shed.messages, shed.receipts), (1, vec![13]));
+        outbox.wrote(50, &mut Store::default());
+        assert_eq!((outbox.take_written(), outbox.take_written()), (Some(12), None));
+        outbox.wrote(1, &mut Store::default());
+        let shed = outbox.purge(&mut Store::default());
+        assert_eq!((shed.messages, shed.receipts, outbox.len()), (1, vec![15], 99));
+        outbox.wrote(99, &mut Store::default());
+        assert_eq!((outbox.take_written(), outbox.take_written()), (Some(14), None));
+    }
+
+    #[test]
+    fn shedding_keeps_begun_frames_and_others_wherever_they_are() {
+        for written in 0..312 {
+            for target in [0, 100, 200] {
+                let mut store = Store::default();
+                let (mut outbox, all) = mixed(&mut store);
+                outbox.wrote(written, &mut store);
+                let begun = written.next_multiple_of(39) - written;
+                let mut expected = all[written..written + begun].to_vec();
+                let (mut dropped, left) = (0, 312 - written);
+                for at in (written + begun..312).step_by(39) {
+                    let (frame, is_last) = (&all[at..at + 39], at + 39 == 312);
+                    let goes = frame[12] == 1 && left - dropped > target && !is_last;
+                    dropped += if goes { 39 } else { 0 };
+                    expected.extend_from_slice(if goes { &[] } else { frame });
+                }
+                let shed = outbox.shed(1, target, &mut store);
+                assert_eq!((shed.messages, dropped), (dropped as u64 / 39, left - outbox.len()));
+                assert_eq!(unwritten(&outbox, &store), expected, "{written} written");
+                // It goes on as before.
+                share(&mut outbox, &mut store, &all[..39]);
+                outbox.append(Instant::now(), &mut store).extend_from_slice(&all[39..78]);
+                expected.extend_from_slice(&all[..78]);
+                assert_eq!(unwritten(&outbox, &store), expected);
+                let shed = outbox.purge(&mut store);
+                assert_eq!(shed.messages as usize * 39, expected.len() - begun);
+                assert_eq!(unwritten(&outbox, &store), all[written..written + begun]);
+                outbox.release(&mut store);
+                assert!(store.is_free());
+            }
+        }
+    }
+
+    #[test]
+    fn pinned_bytes_stay_in_shared_pieces_too() {
+        let mut store = Store::default();
+        let (mut outbox, all) = mixed(&mut store);
+        outbox.wrote(10, &mut store);
+        outbox.pin(39);
+        assert_eq!(outbox.purge(&mut store).messages, 6);
+        assert_eq!(unwritten(&outbox, &store), all[10..78]);
+        outbox.release(&mut store);
+        assert!(store.is_free());
+    }
+}
