@@ -22,6 +22,11 @@ impl Core {
         }
     }
 
+    /// Ends a peer's session, as somebody who is no peer wants it. It gets what is left for it.
+    pub fn dismiss(&mut self, now: Instant, key: PeerKey, why: &str) {
+        self.fail(now, key, Code::Ending, why);
+    }
+
     /// Ends a session: an ERROR frame, then the end.
     pub(crate) fn fail(&mut self, now: Instant, key: PeerKey, code: Code, why: impl Into<String>) {
         if matches!(self.peer(key).state, State::Closing) {

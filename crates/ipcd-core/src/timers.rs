@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use ipcd_proto::control::Code;
 
-use crate::core::{Core, Progress};
+use crate::core::Core;
 use crate::ending::LINGER;
 use crate::peer::{PeerKey, State};
+use crate::receiving::Progress;
 
 /// Entries for each peer, and more for all, before those are taken out that nobody needs.
 const MOST_EACH: usize = 4;

@@ -1,0 +1,120 @@
+//! What comes from a peer: frames, as long as nothing makes it wait.
+
+use std::time::Instant;
+
+use ipcd_proto::control::Code;
+use ipcd_proto::{Decoded, Kind, decode, limits};
+
+use crate::core::{Core, Output};
+use crate::peer::{PeerKey, State};
+
+/// What came of received bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub struct Progress {
+    /// How many were used. The rest must be offered again, with what comes behind it.
+    pub consumed: usize,
+    /// Whether to leave the peer unread until [`Output::Resume`].
+    pub waiting: bool,
+}
+
+impl Core {
+    /// Takes what a peer sent; `bytes` begin at the start of a frame, and messages in them are
+    /// stamped with their sender.
+    pub fn receive(&mut self, now: Instant, key: PeerKey, bytes: &mut [u8]) -> Progress {
+        let mut consumed = 0;
+        let progress = loop {
+            let rest = &mut bytes[consumed..];
+            if matches!(self.peer(key).state, State::Closing) {
+                break Progress { consumed: consumed + rest.len(), waiting: false };
+            }
+            let largest = self.largest_frame(key);
+            match decode(rest, largest) {
+                Err(error) => self.fail(now, key, Code::Protocol, error.to_string()),
+                Ok(Decoded::Incomplete(_)) => break Progress { consumed, waiting: false },
+                Ok(Decoded::Frame(frame, length)) => {
+                    if frame.header.kind != Kind::Message {
+                        if self.exceeds_allowance(key, length) {
+                            let why = "too many bytes before the session is open";
+                            self.fail(now, key, Code::Limit, why);
+                            continue;
+                        }
+                        if asks(frame.header.kind) && self.waits_for_itself(key) {
+                            break Progress { consumed, waiting: true };
+                        }
+                        self.control(now, key, &frame);
+                        consumed += length;
+                    } else if self.peer(key).is_open() {
+                        let run = self.publish(now, key, rest, largest);
+                        consumed += run.consumed;
+                        if run.waiting {
+                            break Progress { consumed, waiting: true };
+                        }
+                    } else {
+                        self.fail(now, key, Code::Protocol, "a message before the session is open");
+                    }
+                }
+            }
+        };
+        self.note_heard(now, key, &progress, bytes.len());
+        progress
+    }
+
+    /// Whether a peer whose session is not open has sent more than opening one takes.
+    fn exceeds_allowance(&mut self, key: PeerKey, bytes: usize) -> bool {
+        let peer = self.peer(key);
+        if !peer.is_open() {
+            peer.before_open += bytes;
+        }
+        !peer.is_open() && peer.before_open > limits::MAX_HANDSHAKE
+    }
+
+    /// Bytes of the largest frame that the peer may send now.
+    pub fn largest_frame(&self, key: PeerKey) -> usize {
+        if self.peers[key.0 as usize].is_open() {
+            limits::largest_frame(self.config.max_payload)
+        } else {
+            limits::MAX_HANDSHAKE_FRAME
+        }
+    }
+
+    /// Bytes of the largest payload.
+    pub fn max_payload(&self) -> usize {
+        self.config.max_payload
+    }
+
+    /// A peer that does not take its answers may not ask for more.
+    pub(crate) fn waits_for_itself(&mut self, key: PeerKey) -> bool {
+        let is_full = self.peer(key).full;
+        if is_full {
+            self.wait_for(key, key);
+        }
+        is_full
+    }
+
+    /// Leaves a peer unread until another's outbox has room.
+    pub(crate) fn wait_for(&mut self, key: PeerKey, full: PeerKey) {
+        self.peer(full).waiters.push(key);
+        self.peer(key).waiting = true;
+    }
+
+    pub(crate) fn resume_waiters(&mut self, key: PeerKey) {
+        let waiters = std::mem::take(&mut self.peer(key).waiters);
+        self.resume(waiters);
+    }
+
+    pub(crate) fn resume(&mut self, waiters: Vec<PeerKey>) {
+        for waiter in waiters {
+            if let Some(peer) = self.peers.get_mut(waiter.0 as usize)
+                && std::mem::take(&mut peer.waiting)
+            {
+                self.outputs.push_back(Output::Resume(waiter));
+            }
+        }
+    }
+}
+
+/// Whether a frame of this kind is answered.
+fn asks(kind: Kind) -> bool {
+    !matches!(kind, Kind::Message | Kind::Pong | Kind::Bye)
+}
