@@ -1,136 +1,19 @@
 //! What all workers know, as the supervisor keeps it, and who has heard how much of it.
 
+mod messages;
+mod questions;
+
 use std::collections::{HashMap, VecDeque};
 
-use ipcd_proto::control::{Answer, Query, Status};
-use serde::{Deserialize, Serialize};
-
-use crate::charges::Spent;
-use crate::fault::{
-    Fault, MAX_INTERESTS, MAX_NAMES, MAX_PARTS, MAX_QUESTIONS, check_answer, check_counters,
-    check_interest, check_query,
-};
-use crate::peer::PeerKey;
+pub use self::messages::{Asker, News, Request, Told};
+use self::questions::Question;
+use crate::fault::{Fault, MAX_INTERESTS, MAX_NAMES, check_counters, check_interest};
 use crate::report::add_counters;
 use crate::session::is_name;
 use crate::shared::{Change, Interest, Part, Shared};
-use crate::source::Source;
 
 /// Changes in one message to a worker.
 const BATCH: usize = 128;
-
-/// What a worker tells the table.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Request {
-    /// It knows of the changes up to this epoch.
-    Seen(u64),
-    /// Its first subscription of an interest, or another number of members of a group.
-    Interested {
-        /// For the confirmation.
-        ticket: u64,
-        /// What it wants.
-        interest: Interest,
-        /// Its part in the group.
-        share: Option<Part>,
-    },
-    /// Its last subscription of an interest has gone.
-    Uninterested(Interest),
-    /// What peers of a source take up there.
-    Spent {
-        /// The source.
-        source: Source,
-        /// How much.
-        spent: Spent,
-    },
-    /// A peer asks for a name.
-    ClaimName {
-        /// The peer's place there.
-        key: PeerKey,
-        /// The peer.
-        peer: u64,
-        /// The name.
-        name: String,
-    },
-    /// A name is free again.
-    ReleaseName(String),
-    /// It ends, and this is what it has counted.
-    Counted(Vec<(String, u64)>),
-    /// A question to all workers.
-    Ask {
-        /// Its number for the question.
-        ticket: u64,
-        /// What.
-        query: Query,
-    },
-    /// Part of its answer to such a question.
-    Answer {
-        /// The question.
-        asker: Asker,
-        /// The part.
-        part: Option<Answer>,
-        /// Whether it has no more to say.
-        last: bool,
-    },
-}
-
-/// What a worker is told.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum News {
-    /// What has changed for all.
-    Changes {
-        /// Numbers these batches.
-        epoch: u64,
-        /// What has changed.
-        changes: Vec<Change>,
-    },
-    /// All workers know of its interests up to this ticket.
-    Confirmed {
-        /// The incarnation that asked.
-        to: u32,
-        /// The ticket.
-        ticket: u64,
-    },
-    /// Whether a peer may have its name.
-    Named {
-        /// The incarnation that asked.
-        to: u32,
-        /// The peer's place there.
-        key: PeerKey,
-        /// The peer.
-        peer: u64,
-        /// The name.
-        name: String,
-        /// Whether it may.
-        granted: bool,
-    },
-    /// A question that a worker asks of all.
-    Question {
-        /// Who asks.
-        asker: Asker,
-        /// What.
-        query: Query,
-    },
-    /// Part of the answer to its own question.
-    Answer {
-        /// The question.
-        asker: Asker,
-        /// The part.
-        part: Option<Answer>,
-        /// Whether nothing more will come.
-        last: bool,
-    },
-}
-
-/// A question that a worker asks of all.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-pub struct Asker {
-    /// Who asks.
-    pub slot: u32,
-    /// In which life.
-    pub life: u32,
-    /// Its number for the question.
-    pub ticket: u64,
-}
 
 /// What all workers know.
 #[derive(Clone, Debug)]
@@ -154,14 +37,6 @@ pub struct Table {
     questions: HashMap<Asker, Question>,
 }
 
-/// A question that workers are answering.
-#[derive(Clone, Debug)]
-struct Question {
-    query: Query,
-    /// Those that have more to say, and in how many parts they have said something.
-    waiting: HashMap<u32, usize>,
-}
-
 /// The last ticket of a worker that a batch is to confirm.
 #[derive(Clone, Debug)]
 struct Unconfirmed {
@@ -169,9 +44,6 @@ struct Unconfirmed {
     ticket: u64,
     epoch: u64,
 }
-
-/// News, and the slot of the worker that they are for.
-pub type Told = (u32, News);
 
 impl Table {
     /// For this many workers, of which none lives yet.
@@ -204,11 +76,7 @@ impl Table {
         self.unconfirmed[slot as usize].clear();
         self.names.retain(|_, owner| *owner != slot);
         self.named[slot as usize] = 0;
-        self.questions.retain(|asker, _| asker.slot != slot);
-        let mut asked: Vec<Asker> = self.questions.keys().copied().collect();
-        // In an order that a simulation can repeat.
-        asked.sort_unstable();
-        asked.into_iter().filter_map(|asker| self.answered(asker, slot)).collect()
+        self.end_questions(slot)
     }
 
     /// What a worker is born with. The parent keeps its own.
@@ -357,59 +225,6 @@ impl Table {
         }
     }
 
-    /// Passes a worker's question on to all that live.
-    fn ask(&mut self, slot: u32, ticket: u64, query: Query) -> Result<Vec<Told>, Fault> {
-        check_query(&query)?;
-        let asker = Asker { slot, life: self.shared.lives[slot as usize], ticket };
-        if self.questions.keys().filter(|known| known.slot == slot).count() >= MAX_QUESTIONS {
-            return Err(Fault::Questions);
-        }
-        let living = self.living();
-        let waiting = living.iter().map(|to| (*to, 0)).collect();
-        self.questions.insert(asker, Question { query: query.clone(), waiting });
-        let question = |to| (to, News::Question { asker, query: query.clone() });
-        Ok(living.into_iter().map(question).collect())
-    }
-
-    /// Passes part of an answer on; what a worker says to a question that it was not asked, or has
-    /// answered, is ignored.
-    fn answer(
-        &mut self,
-        asker: Asker,
-        by: u32,
-        part: Option<Answer>,
-        last: bool,
-    ) -> Result<Vec<Told>, Fault> {
-        let mut told = Vec::new();
-        let question = self.questions.get_mut(&asker);
-        let said =
-            question.and_then(|Question { query, waiting }| Some((query, waiting.get_mut(&by)?)));
-        let Some((query, parts)) = said else { return Ok(told) };
-        if let Some(answer) = &part {
-            check_answer(query, answer)?;
-            *parts += 1;
-            if *parts > MAX_PARTS {
-                return Err(Fault::Parts);
-            }
-            told.push((asker.slot, News::Answer { asker, part, last: false }));
-        }
-        told.extend(last.then(|| self.answered(asker, by)).flatten());
-        Ok(told)
-    }
-
-    /// A worker has no more to say to a question; what the asker is told once all have not.
-    fn answered(&mut self, asker: Asker, by: u32) -> Option<Told> {
-        let question = self.questions.get_mut(&asker)?;
-        question.waiting.remove(&by);
-        if !question.waiting.is_empty() {
-            return None;
-        }
-        let Question { query, .. } = self.questions.remove(&asker)?;
-        let ended = Status { counters: self.ended.clone(), ..Status::default() };
-        let part = (query == Query::Status).then_some(Answer::Status(ended));
-        Some((asker.slot, News::Answer { asker, part, last: true }))
-    }
-
     /// Workers that live.
     fn living(&self) -> Vec<u32> {
         let slots = (0..).zip(&self.seen);
@@ -425,10 +240,13 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use ipcd_proto::Subject;
+    use ipcd_proto::control::{Answer, Query, Status};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fault::{MAX_PARTS, MAX_QUESTIONS};
+    use crate::peer::PeerKey;
 
     const SLOTS: u32 = 3;
     const HOSTILE: u32 = 1;

@@ -1,0 +1,125 @@
+//! What workers tell the table, and what they are told.
+
+use ipcd_proto::control::{Answer, Query};
+use serde::{Deserialize, Serialize};
+
+use crate::charges::Spent;
+use crate::peer::PeerKey;
+use crate::shared::{Change, Interest, Part};
+use crate::source::Source;
+
+/// What a worker tells the table.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Request {
+    /// It knows of the changes up to this epoch.
+    Seen(u64),
+    /// Its first subscription of an interest, or another number of members of a group.
+    Interested {
+        /// For the confirmation.
+        ticket: u64,
+        /// What it wants.
+        interest: Interest,
+        /// Its part in the group.
+        share: Option<Part>,
+    },
+    /// Its last subscription of an interest has gone.
+    Uninterested(Interest),
+    /// What peers of a source take up there.
+    Spent {
+        /// The source.
+        source: Source,
+        /// How much.
+        spent: Spent,
+    },
+    /// A peer asks for a name.
+    ClaimName {
+        /// The peer's place there.
+        key: PeerKey,
+        /// The peer.
+        peer: u64,
+        /// The name.
+        name: String,
+    },
+    /// A name is free again.
+    ReleaseName(String),
+    /// It ends, and this is what it has counted.
+    Counted(Vec<(String, u64)>),
+    /// A question to all workers.
+    Ask {
+        /// Its number for the question.
+        ticket: u64,
+        /// What.
+        query: Query,
+    },
+    /// Part of its answer to such a question.
+    Answer {
+        /// The question.
+        asker: Asker,
+        /// The part.
+        part: Option<Answer>,
+        /// Whether it has no more to say.
+        last: bool,
+    },
+}
+
+/// What a worker is told.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum News {
+    /// What has changed for all.
+    Changes {
+        /// Numbers these batches.
+        epoch: u64,
+        /// What has changed.
+        changes: Vec<Change>,
+    },
+    /// All workers know of its interests up to this ticket.
+    Confirmed {
+        /// The incarnation that asked.
+        to: u32,
+        /// The ticket.
+        ticket: u64,
+    },
+    /// Whether a peer may have its name.
+    Named {
+        /// The incarnation that asked.
+        to: u32,
+        /// The peer's place there.
+        key: PeerKey,
+        /// The peer.
+        peer: u64,
+        /// The name.
+        name: String,
+        /// Whether it may.
+        granted: bool,
+    },
+    /// A question that a worker asks of all.
+    Question {
+        /// Who asks.
+        asker: Asker,
+        /// What.
+        query: Query,
+    },
+    /// Part of the answer to its own question.
+    Answer {
+        /// The question.
+        asker: Asker,
+        /// The part.
+        part: Option<Answer>,
+        /// Whether nothing more will come.
+        last: bool,
+    },
+}
+
+/// A question that a worker asks of all.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Asker {
+    /// Who asks.
+    pub slot: u32,
+    /// In which life.
+    pub life: u32,
+    /// Its number for the question.
+    pub ticket: u64,
+}
+
+/// News, and the slot of the worker that they are for.
+pub type Told = (u32, News);

@@ -1,0 +1,80 @@
+//! Questions that a worker asks of all, and who has not answered yet.
+
+use std::collections::HashMap;
+
+use ipcd_proto::control::{Answer, Query, Status};
+
+use super::{Asker, News, Table, Told};
+use crate::fault::{Fault, MAX_PARTS, MAX_QUESTIONS, check_answer, check_query};
+
+/// A question that workers are answering.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    query: Query,
+    /// Those that have more to say, and in how many parts they have said something.
+    waiting: HashMap<u32, usize>,
+}
+
+impl Table {
+    /// Passes a worker's question on to all that live.
+    pub(super) fn ask(&mut self, slot: u32, ticket: u64, query: Query) -> Result<Vec<Told>, Fault> {
+        check_query(&query)?;
+        let asker = Asker { slot, life: self.shared.lives[slot as usize], ticket };
+        if self.questions.keys().filter(|known| known.slot == slot).count() >= MAX_QUESTIONS {
+            return Err(Fault::Questions);
+        }
+        let living = self.living();
+        let waiting = living.iter().map(|to| (*to, 0)).collect();
+        self.questions.insert(asker, Question { query: query.clone(), waiting });
+        let question = |to| (to, News::Question { asker, query: query.clone() });
+        Ok(living.into_iter().map(question).collect())
+    }
+
+    /// Passes part of an answer on; what a worker says to a question that it was not asked, or has
+    /// answered, is ignored.
+    pub(super) fn answer(
+        &mut self,
+        asker: Asker,
+        by: u32,
+        part: Option<Answer>,
+        last: bool,
+    ) -> Result<Vec<Told>, Fault> {
+        let mut told = Vec::new();
+        let question = self.questions.get_mut(&asker);
+        let said =
+            question.and_then(|Question { query, waiting }| Some((query, waiting.get_mut(&by)?)));
+        let Some((query, parts)) = said else { return Ok(told) };
+        if let Some(answer) = &part {
+            check_answer(query, answer)?;
+            *parts += 1;
+            if *parts > MAX_PARTS {
+                return Err(Fault::Parts);
+            }
+            told.push((asker.slot, News::Answer { asker, part, last: false }));
+        }
+        told.extend(last.then(|| self.answered(asker, by)).flatten());
+        Ok(told)
+    }
+
+    /// A worker has died: nobody waits for answers to its questions, or for its answers.
+    pub(super) fn end_questions(&mut self, slot: u32) -> Vec<Told> {
+        self.questions.retain(|asker, _| asker.slot != slot);
+        let mut asked: Vec<Asker> = self.questions.keys().copied().collect();
+        // In an order that a simulation can repeat.
+        asked.sort_unstable();
+        asked.into_iter().filter_map(|asker| self.answered(asker, slot)).collect()
+    }
+
+    /// A worker has no more to say to a question; what the asker is told once all have not.
+    fn answered(&mut self, asker: Asker, by: u32) -> Option<Told> {
+        let question = self.questions.get_mut(&asker)?;
+        question.waiting.remove(&by);
+        if !question.waiting.is_empty() {
+            return None;
+        }
+        let Question { query, .. } = self.questions.remove(&asker)?;
+        let ended = Status { counters: self.ended.clone(), ..Status::default() };
+        let part = (query == Query::Status).then_some(Answer::Status(ended));
+        Some((asker.slot, News::Answer { asker, part, last: true }))
+    }
+}
