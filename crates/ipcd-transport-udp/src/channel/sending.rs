@@ -1,0 +1,106 @@
+//! What goes out: records within the credit, control traffic, and the end.
+
+use std::io::{ErrorKind, IoSlice};
+use std::time::Instant;
+
+use ipcd_transport::{Error, Record, Result, Wrote};
+use nix::errno::Errno;
+use nix::sys::uio::writev;
+
+use super::{UdpChannel, gone};
+use crate::credit::cost;
+use crate::datagram::{DATA_HEADER, Datagram, data_header};
+
+/// How often BYE is said until it is acknowledged.
+const BYES: u32 = 5;
+
+impl UdpChannel {
+    /// Sends one record, or says why not.
+    pub(super) fn send_record(&mut self, record: &Record, frames: &[u8]) -> Result<Option<Wrote>> {
+        let cost = cost(DATA_HEADER + record.header().len() + frames.len());
+        let Some(place) = self.session.sending.next(cost) else {
+            self.session.sending.lacks(Instant::now());
+            return Ok(Some(Wrote::NoCredit));
+        };
+        let header = data_header(self.session.id, place);
+        let parts = [&header, record.header(), frames].map(IoSlice::new);
+        // A write is a datagram, and the socket is non-blocking. sendmsg(2) would do as well, but a
+        // sandbox may forbid it, because it can choose another receiver.
+        match writev(self.socket(), &parts) {
+            Ok(_) => {
+                self.session.sending.sent(place);
+                Ok(None)
+            }
+            Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR) => Ok(Some(Wrote::NotReady)),
+            Err(Errno::ECONNREFUSED) => {
+                self.gone = true;
+                Err(gone())
+            }
+            Err(error) => Err(Error::system("send", error)),
+        }
+    }
+
+    /// Sends control traffic, which may be lost like everything else. Who reads learns that the
+    /// peer is gone.
+    pub(super) fn send(&mut self, datagram: Datagram<'_>) {
+        let bytes = datagram.encode();
+        let sent = self.socket().send(&bytes);
+        if sent.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+            self.gone = true;
+            // That error would have woken the reader, and is used up; sending again renews it.
+            let _ = self.socket().send(&bytes);
+        }
+    }
+
+    /// Says BYE twice in a row. A reader that finds one behind data stops there, and the other keeps
+    /// its socket readable, so that it is called again to learn of the end.
+    pub(super) fn say_bye(&mut self) {
+        let (id, sequence) = (self.session.id, self.session.sending.sequence);
+        self.send(Datagram::Bye { id, sequence });
+        self.send(Datagram::Bye { id, sequence });
+    }
+
+    pub(super) fn repeat_bye(&mut self, now: Instant) {
+        let Some((said, backoff)) = self.bye.as_mut().filter(|(_, backoff)| now >= backoff.due)
+        else {
+            return;
+        };
+        *said += 1;
+        backoff.again(now);
+        if *said >= BYES {
+            self.bye = None;
+        }
+        self.say_bye();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipcd_transport::Channel;
+
+    use super::super::tests::{ID, SECOND, channel, heard, say};
+    use super::*;
+
+    #[test]
+    fn bye_is_said_until_it_is_acknowledged() {
+        let bye = Datagram::Bye { id: ID, sequence: 0 }.encode();
+        for acknowledged_after in [1, 3, u32::MAX] {
+            let (mut channel, peer) = channel();
+            channel.finish().unwrap();
+            let mut rounds = 0;
+            let mut now = Instant::now();
+            while heard(&peer).is_some_and(|bytes| bytes == bye) {
+                assert_eq!(heard(&peer).as_deref(), Some(&bye[..]));
+                rounds += 1;
+                if rounds == acknowledged_after {
+                    say(&peer, Datagram::ByeAck { id: ID });
+                    channel.serve().unwrap();
+                }
+                now += SECOND;
+                channel.tick(now).unwrap();
+            }
+            assert_eq!(rounds, acknowledged_after.min(BYES));
+            assert!(channel.write(&[4, 0, 0, 0]).is_err());
+        }
+    }
+}
