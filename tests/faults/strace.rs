@@ -1,11 +1,12 @@
 //! The kernel's refusals: strace(1) makes system calls of a running process fail.
 
+use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ipcd_tests::{Running, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
-use std::io::Write;
 
 /// A strace that lets calls fail, until it is dropped.
 pub(crate) struct Strace {
@@ -17,13 +18,19 @@ impl Strace {
     /// Makes these calls of the processes fail, as strace's `inject=` says it. `None` where strace is
     /// missing, or may not trace: then the reason is printed.
     pub(crate) fn attach(pids: &[i32], inject: &str) -> Option<Self> {
+        // What it has traced is of no interest, and would be a lot.
+        Self::attach_noting(pids, inject, Path::new("/dev/null"))
+    }
+
+    /// The same, and notes in a file which calls the processes make; those that fail end in
+    /// `(INJECTED)`.
+    pub(crate) fn attach_noting(pids: &[i32], inject: &str, notes: &Path) -> Option<Self> {
         if let Some(why) = refusal() {
             skip(&why);
             return None;
         }
         let mut command = Command::new("strace");
-        // What it has traced is of no interest, and would be a lot.
-        command.args(["-o", "/dev/null", "-e", &format!("inject={inject}")]);
+        command.arg("-o").arg(notes).args(["-e", &format!("inject={inject}")]);
         for pid in pids {
             command.args(["-p", &pid.to_string()]);
         }

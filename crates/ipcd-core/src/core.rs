@@ -108,6 +108,8 @@ pub(crate) struct Counters {
     pub(crate) peers: u64,
     pub(crate) lost_in_transit: u64,
     pub(crate) stale: u64,
+    /// Peers that the kernel had no memory to wait for.
+    pub(crate) unwatched: u64,
 }
 
 impl Core {

@@ -70,6 +70,12 @@ impl Core {
         }
     }
 
+    /// Ends the session of a peer that the kernel cannot wait for.
+    pub fn leave_unwatched(&mut self, now: Instant, key: PeerKey, why: &str) {
+        self.counters.unwatched += 1;
+        self.fail(now, key, Code::Limit, why);
+    }
+
     fn throw_out(&mut self, now: Instant, key: PeerKey, code: Code, why: &str) {
         if matches!(self.peer(key).state, State::Closing) {
             return;

@@ -271,6 +271,7 @@ impl Core {
             ("records_stale", counters.stale),
             ("peers_accepted", counters.peers),
             ("peers_cut_off", counters.cut_off),
+            ("peers_unwatched", counters.unwatched),
         ];
         counted.extend(others.map(|(name, value)| (name.to_owned(), value)));
         counted

@@ -47,6 +47,8 @@ pub(crate) struct Connection {
     pub(crate) finished: bool,
     /// Whether the channel has to tell us when it can be written to.
     pub(crate) blocked: bool,
+    /// Whether the kernel had no memory for it: it is left alone for a while.
+    pub(crate) rests: bool,
     /// Whether to write again once it has been served: it waits for credit, or for a handshake.
     pub(crate) starved: bool,
     /// Whether the router knows that the peer has shown a certificate.
@@ -92,6 +94,7 @@ impl Connection {
             closing: None,
             finished: false,
             blocked: false,
+            rests: false,
             starved: false,
             is_vouched: false,
             tick_at: None,
@@ -113,7 +116,10 @@ impl Connection {
     /// Tells the kernel what to wait for, if that has changed. A descriptor that is not waited for
     /// is taken out: the kernel would report its hang-up again and again.
     pub(crate) fn arm(&mut self, epoll: &Epoll) -> nix::Result<()> {
-        let wanted = Interest { read: self.wants_read(), write: self.wants_write() };
+        let wanted = match self.rests {
+            true => Interest::default(),
+            false => Interest { read: self.wants_read(), write: self.wants_write() },
+        };
         if wanted == self.armed {
             return Ok(());
         }

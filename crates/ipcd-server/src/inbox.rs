@@ -15,6 +15,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socket
 use nix::sys::uio::writev;
 use nix::unistd::dup3;
 
+use crate::lacking::is_exhaustion;
 use crate::link::Link;
 
 /// Bytes of the largest record, its header included: a frame with a payload of 64 KiB goes whole,
@@ -110,6 +111,8 @@ pub(crate) enum Sent {
     Bytes(usize),
     /// The inbox is full; wait until its descriptor is writable.
     Full,
+    /// The kernel has no memory for a record now, and its descriptor is writable all the same.
+    NoMemory,
 }
 
 impl Inboxes {
@@ -172,6 +175,7 @@ impl Inboxes {
                 way.splitter.sent(&record);
                 Ok(Sent::Bytes(record.taken()))
             }
+            Err(error) if is_exhaustion(error) => Ok(Sent::NoMemory),
             Err(error) if is_for_later(error) => Ok(Sent::Full),
             Err(error) => Err(error.into()),
         }
@@ -215,7 +219,7 @@ impl Inboxes {
 /// Whether to try again: also when the kernel has no memory for a record now, of which neither end
 /// is to die.
 fn is_for_later(error: Errno) -> bool {
-    matches!(error, Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS)
+    matches!(error, Errno::EAGAIN | Errno::EINTR) || is_exhaustion(error)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod exec;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod inbox;
+mod lacking;
 mod link;
 mod listen;
 mod log;

@@ -163,6 +163,9 @@ pub(crate) struct Link {
     backlog: VecDeque<Waiting>,
     /// Bytes in it.
     backlog_bytes: usize,
+    /// Whether the kernel had no memory for the first message that waits: there is room for it all
+    /// the same, so that waiting for some would be in vain.
+    lacks_memory: bool,
     /// Peers whose messages could not be sent.
     lost: Vec<u64>,
     /// Bytes of the longest message that is received here.
@@ -210,12 +213,13 @@ impl Link {
     /// One that leads nowhere.
     pub(crate) fn none() -> Self {
         let (backlog, lost) = (VecDeque::new(), Vec::new());
-        Self { socket: None, backlog, backlog_bytes: 0, lost, longest: 0 }
+        Self { socket: None, backlog, backlog_bytes: 0, lacks_memory: false, lost, longest: 0 }
     }
 
     fn end(socket: OwnedFd, longest: usize) -> Self {
         let (backlog, lost) = (VecDeque::new(), Vec::new());
-        Self { socket: Some(socket), backlog, backlog_bytes: 0, lost, longest }
+        let socket = Some(socket);
+        Self { socket, backlog, backlog_bytes: 0, lacks_memory: false, lost, longest }
     }
 
     /// Sends a message, now or as soon as there is room.
@@ -256,11 +260,15 @@ impl Link {
 
     /// Sends what waits, as far as there is room.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.lacks_memory = false;
         while let Some(first) = self.backlog.front() {
             let fds: Vec<_> = first.fds.iter().map(AsFd::as_fd).collect();
             match send_with_fds(self.as_fd(), &first.bytes, &fds) {
                 Ok(()) => drop(self.done()),
-                Err(error) if is_for_later(&error) => break,
+                Err(error) if is_for_later(&error) => {
+                    self.lacks_memory = error.kind() != io::ErrorKind::WouldBlock;
+                    break;
+                }
                 Err(error) => {
                     let peer = self.done();
                     self.lost.extend(peer);
@@ -281,6 +289,11 @@ impl Link {
     /// Whether more waits than the other process can be meant to read.
     pub(crate) fn is_overfull(&self) -> bool {
         self.backlog_bytes > MAX_BACKLOG
+    }
+
+    /// Whether what waits is to be tried again after a while, and not when there is room.
+    pub(crate) fn lacks_memory(&self) -> bool {
+        self.lacks_memory
     }
 
     /// Messages that wait for room.

@@ -2,6 +2,7 @@
 //! stays small, because every fork copies its page tables.
 
 mod admitting;
+mod arming;
 mod child;
 mod children;
 mod dialling;
@@ -25,7 +26,6 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use tracing::{error, info, warn};
 
-use self::admitting::LINK_BACKLOG;
 use self::child::Child;
 use self::dialling::Dial;
 use self::ending::Ending;
@@ -100,6 +100,8 @@ struct Supervisor {
     /// What a service manager has bound for us. They stay open, for another configuration may use
     /// them otherwise.
     sockets: Vec<Socket>,
+    /// When to try again what the kernel had no memory for.
+    retry_at: Option<Instant>,
     is_ready: bool,
     ending: Option<Ending>,
     runtime_dir: RuntimeDir,
@@ -145,6 +147,7 @@ impl Supervisor {
             herald: Herald::new(),
             reload: start.reload,
             sockets: start.sockets,
+            retry_at: None,
             is_ready: false,
             ending: None,
             config,
@@ -175,6 +178,7 @@ impl Supervisor {
                     listener => self.accept((listener - FIRST_LISTENER) as usize),
                 }
             }
+            self.send_refused();
             self.release_lost();
             self.revive();
             if self.is_ready {
@@ -202,6 +206,7 @@ impl Supervisor {
         let ending =
             self.ending.iter().flat_map(|ending| ending.quiet_by.or(Some(ending.deadline)));
         let own = self.next_of_own().into_iter().chain(self.herald.next());
+        let own = own.chain(self.retry_at);
         let next = births.chain(debts).chain(pauses).chain(ending).chain(own).min();
         let timeout = next.map_or(EpollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now()).as_millis() as i32;
@@ -362,38 +367,6 @@ impl Supervisor {
                 self.kill(index);
             }
         }
-    }
-
-    /// Waits for room on the links where something waits for it, and for peers where they can be
-    /// handed over.
-    fn arm(&mut self) -> Result<(), Error> {
-        let failed = |error| Error::system("watch a descriptor", error);
-        for (slot, data) in self.slots.iter_mut().zip(FIRST_LINK..) {
-            let is_blocked = slot.link.waiting() > 0;
-            if is_blocked != slot.is_blocked {
-                slot.is_blocked = is_blocked;
-                let write = EpollFlags::EPOLLOUT;
-                let write = if is_blocked { write } else { EpollFlags::empty() };
-                let mut event = EpollEvent::new(EpollFlags::EPOLLIN | write, data);
-                self.epoll.modify(&slot.link, &mut event).map_err(failed)?;
-            }
-        }
-        let now = Instant::now();
-        let has_room = self.slots.iter().any(|slot| slot.link.waiting() < LINK_BACKLOG);
-        for listening in &mut self.listeners {
-            listening.paused.take_if(|until| *until <= now);
-            let is_open = has_room && listening.paused.is_none();
-            if is_open == listening.armed {
-                continue;
-            }
-            let fd = listening.listener.fd();
-            match is_open {
-                true => watch(&self.epoll, &fd, FIRST_LISTENER + listening.number as u64)?,
-                false => self.epoll.delete(fd).map_err(failed)?,
-            }
-            listening.armed = is_open;
-        }
-        Ok(())
     }
 
     fn tell_everybody(&mut self, message: impl Fn() -> ToWorker) {

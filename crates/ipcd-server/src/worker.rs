@@ -6,6 +6,7 @@
 mod bare;
 mod buffers;
 mod crossing;
+mod lacking;
 mod peers;
 
 use std::cmp::Reverse;
@@ -29,6 +30,7 @@ use crate::Error;
 use crate::alarm::Alarm;
 use crate::connection::{Connection, Token};
 use crate::inbox::{Inboxes, Places};
+use crate::lacking::is_exhaustion;
 use crate::link::{Gone, Link, PEERS, Received, ToSupervisor, ToWorker};
 use crate::listen::Dialect;
 use crate::privileges;
@@ -158,6 +160,7 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
         scratch: ReadBuffer::new(SCRATCH_BYTES, 0),
         rests: Vec::with_capacity(RESTS),
         ticks: BinaryHeap::new(),
+        retry_at: None,
         gone: Vec::new(),
         opened: Vec::new(),
         mark: birth.mark,
@@ -169,6 +172,7 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
         worker.admit(only);
         worker.obey_router()?;
     }
+    worker.watch_link()?;
     Ok(worker)
 }
 
@@ -206,6 +210,8 @@ struct Worker {
     /// Memory of rests that were used up, for the next ones.
     rests: Vec<ReadBuffer>,
     ticks: BinaryHeap<Reverse<(Instant, Token)>>,
+    /// When to try again what the kernel had no memory for.
+    retry_at: Option<Instant>,
     /// Peers that have gone, of which the supervisor was not told yet.
     gone: Vec<Gone>,
     /// Peers that have proved their tokens, likewise.
@@ -242,6 +248,7 @@ impl Worker {
                 }
             }
             self.look_at_time();
+            self.try_again()?;
             self.obey_router()?;
             self.report_gone()?;
         }
@@ -257,7 +264,7 @@ impl Worker {
 
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
         let ticks = self.ticks.peek().map(|Reverse((at, _))| *at);
-        let next = self.core.next_deadline().into_iter().chain(ticks).min();
+        let next = self.core.next_deadline().into_iter().chain(ticks).chain(self.retry_at).min();
         self.mark.set(0);
         if let Some(at) = next {
             self.alarm.set(at).map_err(|error| Error::system("set the timer", error))?;
@@ -436,20 +443,26 @@ impl Worker {
             }
         }
         // Also when nothing is left to be sent because the one it was for has died.
-        self.say_if_quiet()?;
-        self.watch_link()
+        self.say_if_quiet()
     }
 
     /// Waits for room on the link, if something waits for it.
     fn watch_link(&mut self) -> Result<(), Error> {
-        let is_blocked = self.link.waiting() > 0;
-        if std::mem::replace(&mut self.link_is_blocked, is_blocked) == is_blocked {
+        if self.link.lacks_memory() {
+            self.retry_soon();
+        }
+        let is_blocked = self.link.waiting() > 0 && !self.link.lacks_memory();
+        if self.link_is_blocked == is_blocked {
             return Ok(());
         }
         let write = if is_blocked { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
         let mut event = EpollEvent::new(EpollFlags::EPOLLIN | write, LINK.to_u64());
-        let watched = self.epoll.modify(&self.link, &mut event);
-        watched.map_err(|error| Error::system("watch the link", error))
+        match self.epoll.modify(&self.link, &mut event) {
+            Ok(()) => self.link_is_blocked = is_blocked,
+            Err(error) if is_exhaustion(error) => self.retry_soon(),
+            Err(error) => return Err(Error::system("watch the link", error)),
+        }
+        Ok(())
     }
 
     fn report_gone(&mut self) -> Result<(), Error> {
@@ -461,7 +474,7 @@ impl Worker {
             let batch = self.gone.split_off(self.gone.len().saturating_sub(PEERS));
             self.tell(&ToSupervisor::Gone(batch))?;
         }
-        Ok(())
+        self.watch_link()
     }
 
     fn tell(&mut self, message: &ToSupervisor) -> Result<(), Error> {

@@ -50,6 +50,8 @@ pub(crate) struct TlsChannel {
     end: End,
     /// Whether the peer has said that nothing more will come.
     peer_has_ended: bool,
+    /// Whether the kernel had no memory for what is encrypted.
+    lacks_memory: bool,
     /// Whether nothing can be read or written any more.
     is_broken: bool,
     /// When the handshake must be over; who connects has a deadline of its own.
@@ -93,6 +95,7 @@ impl TlsChannel {
             outgoing: Outgoing::default(),
             end: End::NotYet,
             peer_has_ended: false,
+            lacks_memory: false,
             is_broken: false,
             shaken_by: (side == Side::Server).then(|| Instant::now() + HANDSHAKE),
             unused: Some((settings, state)),
@@ -129,7 +132,8 @@ impl TlsChannel {
                     flushed.map(|_| if self.peer_has_ended { Came::End } else { Came::Something })
                 }
                 // Without memory now, the kernel may have some later.
-                Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS) => {
+                Err(error @ (Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS)) => {
+                    self.lacks_memory |= !matches!(error, Errno::EAGAIN | Errno::EINTR);
                     flushed.map(|_| Came::Nothing)
                 }
                 Err(error) => Err(Error::system("read", error)),
@@ -230,7 +234,11 @@ impl TlsChannel {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match socket::send(self.socket.as_raw_fd(), self.outgoing.unsent(), flags) {
                 Ok(count) => self.outgoing.sent(count),
-                Err(Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS) => return Ok(false),
+                Err(Errno::EAGAIN) => return Ok(false),
+                Err(Errno::ENOMEM | Errno::ENOBUFS) => {
+                    self.lacks_memory = true;
+                    return Ok(false);
+                }
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(Error::system("write", error)),
             }
@@ -324,6 +332,10 @@ impl Channel for TlsChannel {
 
     fn wants_room(&self) -> bool {
         !self.outgoing.unsent().is_empty()
+    }
+
+    fn take_shortage(&mut self) -> bool {
+        std::mem::take(&mut self.lacks_memory)
     }
 
     fn finish(&mut self) -> Result<()> {

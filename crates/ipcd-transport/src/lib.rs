@@ -249,6 +249,13 @@ pub trait Channel: Send {
         false
     }
 
+    /// Whether the kernel had no memory for bytes of the transport's own, or pinned ones, since this
+    /// was last asked. It says that there is room all the same, so the caller does not wait for that,
+    /// but looks again after a while.
+    fn take_shortage(&mut self) -> bool {
+        false
+    }
+
     /// Says that nothing more will be written, and sends nothing more. Reading goes on.
     fn finish(&mut self) -> Result<()>;
 

@@ -5,7 +5,7 @@ use ipcd_transport::{Error, Read, ReadBuffer, Result, Wrote};
 use tracing::warn;
 
 use super::Worker;
-use super::peers::later;
+use super::peers::read_of;
 
 /// Records read of a bare peer in one turn.
 const RECORDS: usize = 64;
@@ -40,11 +40,12 @@ impl Worker {
         frames: &mut Vec<u8>,
     ) -> Option<Result<Read>> {
         let connection = self.connection(key).filter(|found| !found.waiting && !found.has_ended)?;
-        let translator = connection.translator.as_mut()?;
-        let most = if translator.keeps_records() { RECORDS } else { 1 };
+        let keeps_records = connection.translator.as_ref()?.keeps_records();
+        let most = if keeps_records { RECORDS } else { 1 };
         let mut total = 0;
         for _ in 0..most {
-            let outcome = later(connection.channel.read(buffer));
+            let outcome = read_of(connection, buffer);
+            let translator = connection.translator.as_mut()?;
             match outcome {
                 Ok(Read::Bytes(count)) => {
                     translator.read(buffer.filled(), frames);
@@ -98,7 +99,9 @@ impl Worker {
                 }
                 Ok(Wrote::NotReady) => connection.blocked = true,
                 Ok(Wrote::NoCredit) => return connection.starved = true,
-                Err(error) if error.is_exhaustion() => connection.blocked = true,
+                Err(error) if error.is_exhaustion() => {
+                    (connection.blocked, connection.rests) = (true, true);
+                }
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
         }

@@ -9,6 +9,7 @@ use super::{FIRST_WAY, Worker};
 use crate::Error;
 use crate::connection::Token;
 use crate::inbox::{Arrived, Sent};
+use crate::lacking::is_exhaustion;
 use crate::link::ToSupervisor;
 
 /// Records taken out of the inbox in one turn.
@@ -80,22 +81,34 @@ impl Worker {
             }
             match self.inboxes.send(slot, life, frames).map_err(failed)? {
                 Sent::Bytes(count) => self.core.forwarded(slot, count),
-                Sent::Full => {
-                    self.full_inboxes[slot as usize] = true;
-                    let token = Token { place: FIRST_WAY.place + slot, number: 0 };
-                    let event = EpollEvent::new(EpollFlags::EPOLLOUT, token.to_u64());
-                    let added = self.epoll.add(self.inboxes.way(slot), event);
-                    added.map_err(|error| failed(error.into()))?;
+                Sent::NoMemory => {
+                    self.retry_soon();
+                    return Ok(());
                 }
+                Sent::Full => return self.wait_for_inbox(slot),
             }
         }
         Ok(())
     }
 
+    fn wait_for_inbox(&mut self, slot: u32) -> Result<(), Error> {
+        let token = Token { place: FIRST_WAY.place + slot, number: 0 };
+        let event = EpollEvent::new(EpollFlags::EPOLLOUT, token.to_u64());
+        match self.epoll.add(self.inboxes.way(slot), event) {
+            Ok(()) => self.full_inboxes[slot as usize] = true,
+            Err(error) if is_exhaustion(error) => self.retry_soon(),
+            Err(error) => return Err(Error::system("watch an inbox", error)),
+        }
+        Ok(())
+    }
+
     pub(super) fn inbox_has_room(&mut self, slot: u32) -> Result<(), Error> {
-        let failed = |error| Error::system("watch an inbox", error);
-        self.epoll.delete(self.inboxes.way(slot)).map_err(failed)?;
-        self.full_inboxes[slot as usize] = false;
+        match self.epoll.delete(self.inboxes.way(slot)) {
+            Ok(()) => self.full_inboxes[slot as usize] = false,
+            // It stays watched, so this is called again.
+            Err(error) if is_exhaustion(error) => return Ok(()),
+            Err(error) => return Err(Error::system("watch an inbox", error)),
+        }
         self.forward(slot)
     }
 }

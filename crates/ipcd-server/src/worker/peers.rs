@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::{SCRATCH_BYTES, Worker};
 use crate::connection::{Connection, Token};
+use crate::lacking::is_exhaustion;
 use crate::link::Gone;
 
 /// A rest of so many bytes stays where it is; a smaller one is copied aside, so that a peer never
@@ -23,10 +24,16 @@ const PIECES: usize = 16;
 /// Room that is made in the kernel for the end of what a peer gets, at the most.
 const LAST_WORDS: usize = 2 * 1024 * 1024;
 
-/// A kernel that has no memory now is no reason to let a peer go.
-pub(super) fn later(outcome: ipcd_transport::Result<Read>) -> ipcd_transport::Result<Read> {
-    match outcome {
-        Err(error) if error.is_exhaustion() => Ok(Read::NotReady),
+/// Reads. A kernel that has no memory now is no reason to let a peer go.
+pub(super) fn read_of(
+    connection: &mut Connection,
+    into: &mut ReadBuffer,
+) -> ipcd_transport::Result<Read> {
+    match connection.channel.read(into) {
+        Err(error) if error.is_exhaustion() => {
+            connection.rests = true;
+            Ok(Read::NotReady)
+        }
         outcome => outcome,
     }
 }
@@ -93,7 +100,7 @@ impl Worker {
         let outcome = if connection.waiting {
             connection.channel.serve().map(|()| Read::Bytes(0))
         } else {
-            later(connection.channel.read(&mut buffer))
+            read_of(connection, &mut buffer)
         };
         self.vouch(key);
         self.feed(key, buffer);
@@ -193,8 +200,9 @@ impl Worker {
                     break;
                 }
                 Ok(Wrote::Nobody) => return self.abandon(key, "nobody is there"),
-                // There is room for it; it is tried as often until there is memory, too.
-                Err(error) if error.is_exhaustion() => connection.blocked = true,
+                Err(error) if error.is_exhaustion() => {
+                    (connection.blocked, connection.rests) = (true, true);
+                }
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
             if connection.blocked {
@@ -324,10 +332,16 @@ impl Worker {
     }
 
     pub(super) fn rearm(&mut self, key: PeerKey) {
-        if let Some(connection) = self.connections[key.0 as usize].as_mut()
-            && let Err(error) = connection.arm(&self.epoll)
-        {
-            self.detach(key, &error.to_string());
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
+        connection.rests |= connection.channel.take_shortage();
+        let (armed, rests) = (connection.arm(&self.epoll), connection.rests);
+        if rests {
+            self.retry_soon();
+        }
+        match armed {
+            Ok(()) => {}
+            Err(error) if is_exhaustion(error) => self.leave_unwatched(key, error),
+            Err(error) => self.detach(key, &error.to_string()),
         }
     }
 }
