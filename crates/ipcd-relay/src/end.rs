@@ -93,7 +93,7 @@ impl End {
     /// The process that was started for it.
     pub(crate) fn child(&self) -> Option<u32> {
         match &self.way {
-            Way::Channel(bare) => bare.channel.child(),
+            Way::Channel(bare) => bare.child,
             Way::Subject(_) => None,
         }
     }

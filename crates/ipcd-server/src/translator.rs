@@ -266,7 +266,7 @@ mod tests {
     fn for_test(codec: Codec, subject: &str, keeps_records: bool) -> Translator {
         let (near, _far) = UnixStream::pair().unwrap();
         let channel = Box::new(StreamChannel::socket(near.into(), Identity::default()).unwrap());
-        let channel = BareChannel { channel, keeps_records, has_end: true, largest: None };
+        let channel = BareChannel { keeps_records, ..BareChannel::stream(channel) };
         let subject = Some(subject.into());
         let dialect = Dialect { codec, subject, reply: Vec::new(), echo: false, chosen: false };
         Translator::new(dialect, &channel, 100)

@@ -191,8 +191,7 @@ impl Channel for Egress {
     }
 
     fn into_parts(self: Box<Self>) -> ChannelParts {
-        let state = STATE.to_vec();
-        ChannelParts { state, ..Box::new(self.0).into_parts() }
+        Box::new(self.0).into_parts()
     }
 }
 

@@ -146,7 +146,7 @@ impl Transport for Fifo {
             true => Box::new(egress::Egress::adopt(parts)?),
             false => self.adopt(parts)?,
         };
-        Ok(BareChannel { channel, keeps_records: false, has_end: false, largest: None })
+        Ok(BareChannel { has_end: false, ..BareChannel::stream(channel) })
     }
 }
 

@@ -38,11 +38,9 @@ pub(crate) fn spawn_bare(endpoint: &Endpoint, variables: &[Variable]) -> Result<
 
 /// The channel of what [`spawn_bare`] returned.
 pub(crate) fn adopt_bare(parts: ChannelParts) -> Result<BareChannel> {
-    let is_child = parts.state == BARE;
+    let child = if parts.state == BARE { parts.identity.pid } else { None };
     let stream = StreamChannel::adopt(parts)?;
-    let channel: Box<dyn Channel> =
-        if is_child { Box::new(BareChild(stream)) } else { Box::new(stream) };
-    Ok(BareChannel { channel, keeps_records: false, has_end: true, largest: None })
+    Ok(BareChannel { child, ..BareChannel::stream(Box::new(stream)) })
 }
 
 fn command(endpoint: &Endpoint) -> Result<Command> {
@@ -61,47 +59,6 @@ fn start(mut command: Command) -> Result<(Child, StreamChannel)> {
     let read = OwnedFd::from(child.stdout.take().expect("its standard output is a pipe"));
     let write = OwnedFd::from(child.stdin.take().expect("its standard input is a pipe"));
     Ok((child, StreamChannel::pair(read, write, identity)?))
-}
-
-/// A stream to a child that somebody else reaps.
-struct BareChild(StreamChannel);
-
-impl Channel for BareChild {
-    fn read_fd(&self) -> BorrowedFd<'_> {
-        self.0.read_fd()
-    }
-
-    fn write_fd(&self) -> BorrowedFd<'_> {
-        self.0.write_fd()
-    }
-
-    fn identity(&self) -> &Identity {
-        self.0.identity()
-    }
-
-    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
-        self.0.read(into)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<Wrote> {
-        self.0.write(bytes)
-    }
-
-    fn finish(&mut self) -> Result<()> {
-        self.0.finish()
-    }
-
-    fn is_plain(&self) -> bool {
-        true
-    }
-
-    fn child(&self) -> Option<u32> {
-        self.0.identity().pid
-    }
-
-    fn into_parts(self: Box<Self>) -> ChannelParts {
-        ChannelParts { state: BARE.to_vec(), ..Box::new(self.0).into_parts() }
-    }
 }
 
 /// A stream to a child, which is reaped when the channel is dropped.

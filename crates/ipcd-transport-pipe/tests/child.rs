@@ -81,7 +81,7 @@ fn a_bare_command_knows_for_whom_it_runs_and_is_reaped_by_its_owner() {
     assert_eq!(bare.channel.write(b"and what it is told").unwrap(), Wrote::Bytes(19));
     bare.channel.finish().unwrap();
     assert_eq!(read(&mut *bare.channel, usize::MAX), b"a b none\nand what it is told");
-    let pid = Pid::from_raw(bare.channel.child().unwrap() as i32);
+    let pid = Pid::from_raw(bare.child.unwrap() as i32);
     drop(bare);
     assert_eq!(waitpid(pid, None), Ok(nix::sys::wait::WaitStatus::Exited(pid, 0)));
     assert!(Pipe.connect_bare(&"pipe:///x".parse().unwrap(), soon()).is_err());

@@ -124,7 +124,7 @@ pub(crate) fn adopt(mut parts: ChannelParts) -> Result<BareChannel> {
         RecordChannel::until_idle(socket, parts.identity, SILENCE, first)
     };
     let (channel, largest) = (Box::new(channel), Some(LARGEST_SENT));
-    Ok(BareChannel { channel, keeps_records: true, has_end: false, largest })
+    Ok(BareChannel::datagrams(channel, largest))
 }
 
 /// The datagrams that came before the socket was there.

@@ -118,13 +118,10 @@ impl Transport for Unix {
     }
 
     fn adopt_bare(&self, mut parts: ChannelParts) -> Result<BareChannel> {
-        if Kind::of_parts(&parts) == Kind::Datagram {
-            return dgram::adopt(parts);
-        }
-        let (keeps_records, has_end) = (Kind::of_parts(&parts) == Kind::Seqpacket, true);
-        if !keeps_records {
-            let channel = self.adopt(parts)?;
-            return Ok(BareChannel { channel, keeps_records, has_end, largest: None });
+        match Kind::of_parts(&parts) {
+            Kind::Datagram => return dgram::adopt(parts),
+            Kind::Stream => return Ok(BareChannel::stream(self.adopt(parts)?)),
+            Kind::Seqpacket => {}
         }
         let socket = parts.descriptors.pop();
         let socket = socket.ok_or_else(|| Error::Protocol("a channel has a socket".into()))?;
@@ -133,7 +130,7 @@ impl Transport for Unix {
             .map_err(|error| Error::system("read a socket's buffer size", error))?;
         let largest = Some(buffer.saturating_sub(RESERVED));
         let channel = Box::new(RecordChannel::connected(socket, parts.identity));
-        Ok(BareChannel { channel, keeps_records, has_end, largest })
+        Ok(BareChannel { keeps_records: true, largest, ..BareChannel::stream(channel) })
     }
 }
 

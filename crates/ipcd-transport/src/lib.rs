@@ -122,7 +122,6 @@ pub trait Transport: Sync {
         Err(at.error(format_args!("{} takes frames only", self.scheme())))
     }
 
-    /// Makes a channel to a bare peer of what such a listener returned.
     /// Connects to a bare server: a program that knows nothing of frames. Fails with
     /// [`Error::TimedOut`] at the deadline. [`Transport::adopt_bare`] makes the channel.
     fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {
@@ -143,12 +142,7 @@ pub trait Transport: Sync {
     /// Makes a channel to a bare peer of what such a listener, or [`Transport::connect_bare`],
     /// returned.
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
-        Ok(BareChannel {
-            channel: self.adopt(parts)?,
-            keeps_records: false,
-            has_end: true,
-            largest: None,
-        })
+        Ok(BareChannel::stream(self.adopt(parts)?))
     }
 }
 
@@ -174,6 +168,21 @@ pub struct BareChannel {
     pub has_end: bool,
     /// Bytes of the largest record.
     pub largest: Option<usize>,
+    /// The process that was started for this channel, in a process group of its own. Whoever adopts
+    /// the channel reaps it; dropping the channel does not end it.
+    pub child: Option<u32>,
+}
+
+impl BareChannel {
+    /// A byte stream that has an end.
+    pub fn stream(channel: Box<dyn Channel>) -> Self {
+        Self { channel, keeps_records: false, has_end: true, largest: None, child: None }
+    }
+
+    /// Datagrams of so many bytes at the most, of which none is the last.
+    pub fn datagrams(channel: Box<dyn Channel>, largest: Option<usize>) -> Self {
+        Self { keeps_records: true, has_end: false, largest, ..Self::stream(channel) }
+    }
 }
 
 /// Accepts channels at one endpoint.
@@ -285,12 +294,6 @@ pub trait Channel: Send {
     /// [`Channel::write`].
     fn is_plain(&self) -> bool {
         false
-    }
-
-    /// The process that was started for this channel, in a process group of its own. Whoever adopts
-    /// the channel of [`Transport::connect_bare`] reaps it; dropping the channel does not end it.
-    fn child(&self) -> Option<u32> {
-        None
     }
 
     /// Whether nothing can ever be written to the peer, because nothing is known of where it is.

@@ -28,30 +28,38 @@ pub struct StreamChannel {
     /// Whether a pipe has been given more room; a socket needs none.
     is_deep: bool,
     identity: Identity,
+    /// What it was adopted with, which goes with it.
+    state: Vec<u8>,
 }
 
 impl StreamChannel {
     /// A channel over a connected stream socket, which is made non-blocking.
     pub fn socket(socket: OwnedFd, identity: Identity) -> Result<Self> {
         set_nonblocking(&socket)?;
-        Ok(Self { read: socket, write: None, finished: false, is_deep: true, identity })
+        Ok(Self::over(socket, None, identity))
     }
 
     /// A channel that reads from one descriptor and writes to another; both are made non-blocking.
     pub fn pair(read: OwnedFd, write: OwnedFd, identity: Identity) -> Result<Self> {
         set_nonblocking(&read)?;
         set_nonblocking(&write)?;
-        Ok(Self { read, write: Some(write), finished: false, is_deep: false, identity })
+        Ok(Self::over(read, Some(write), identity))
     }
 
     /// A channel of what [`Channel::into_parts`] or a listener returned.
     pub fn adopt(parts: ChannelParts) -> Result<Self> {
         let mut descriptors = parts.descriptors.into_iter();
-        match (descriptors.next(), descriptors.next(), descriptors.next()) {
+        let stream = match (descriptors.next(), descriptors.next(), descriptors.next()) {
             (Some(socket), None, _) => Self::socket(socket, parts.identity),
             (Some(read), Some(write), None) => Self::pair(read, write, parts.identity),
             _ => Err(Error::Protocol("a stream has one descriptor or two".into())),
-        }
+        };
+        Ok(Self { state: parts.state, ..stream? })
+    }
+
+    fn over(read: OwnedFd, write: Option<OwnedFd>, identity: Identity) -> Self {
+        let is_deep = write.is_none();
+        Self { read, write, finished: false, is_deep, identity, state: Vec::new() }
     }
 
     fn write_by(
@@ -134,7 +142,7 @@ impl Channel for StreamChannel {
 
     fn into_parts(self: Box<Self>) -> ChannelParts {
         let descriptors = std::iter::once(self.read).chain(self.write).collect();
-        ChannelParts { descriptors, identity: self.identity, state: Vec::new() }
+        ChannelParts { descriptors, identity: self.identity, state: self.state }
     }
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn adopt(parts: ChannelParts) -> Result<BareChannel> {
     };
     let largest = reply.socket(&queue).map(largest_for).transpose()?;
     let channel = DatagramChannel { id, queue, reply, identity, since: Instant::now() };
-    Ok(BareChannel { channel: Box::new(channel), keeps_records: true, has_end: false, largest })
+    Ok(BareChannel::datagrams(Box::new(channel), largest))
 }
 
 /// Bytes that one datagram through this socket can have.
