@@ -14,20 +14,19 @@ use ipcd_transport::{
 };
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::stat::Mode;
 
 use crate::egress;
 use crate::found::Found;
 use crate::listener::make_fifo;
+use crate::turn::Turn;
 
-/// The FIFO, and whether somebody serves its channel.
+/// The FIFO, and whose turn it is to serve its channel.
 ///
 /// A forked child must not drop it, as it must not drop the [`PathClaim`].
 pub(crate) struct Listening {
     fifo: OwnedFd,
-    /// Readable while nobody serves the channel.
-    unserved: EventFd,
+    turn: Turn,
     local: Endpoint,
     _claim: Option<PathClaim>,
 }
@@ -54,16 +53,13 @@ impl Listening {
     }
 
     fn new(fifo: OwnedFd, local: Endpoint, claim: Option<PathClaim>) -> Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_SEMAPHORE;
-        let unserved = EventFd::from_value_and_flags(1, flags)
-            .map_err(|error| Error::system("make an event descriptor", error))?;
-        Ok(Self { fifo, unserved, local, _claim: claim })
+        Ok(Self { fifo, turn: Turn::free()?, local, _claim: claim })
     }
 }
 
 impl Listener for Listening {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.unserved.as_fd()
+        self.turn.fd().as_fd()
     }
 
     fn local(&self) -> &Endpoint {
@@ -71,17 +67,10 @@ impl Listener for Listening {
     }
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
-        if self.unserved.read().is_err() {
-            return Ok(None);
-        }
-        let read = self.fifo.try_clone();
-        let read = read.map_err(|error| Error::system(format!("open {}", self.local), error));
-        let made = read.and_then(parts);
-        if made.is_err() {
-            // It can only fail when the count would overflow, and then it is readable anyway.
-            let _ = self.unserved.write(1);
-        }
-        made.map(Some)
+        self.turn.take(|| {
+            let read = self.fifo.try_clone();
+            parts(read.map_err(|error| Error::system(format!("open {}", self.local), error))?)
+        })
     }
 
     fn has_one_peer(&self) -> bool {
@@ -89,8 +78,7 @@ impl Listener for Listening {
     }
 
     fn released(&mut self, _identity: &Identity, _state: &[u8]) {
-        // It can only fail when the count would overflow, and then it is readable anyway.
-        let _ = self.unserved.write(1);
+        self.turn.give_back();
     }
 }
 

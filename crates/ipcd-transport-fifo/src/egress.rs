@@ -18,11 +18,11 @@ use ipcd_transport::{
 };
 use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::read;
 
 use crate::found::{Found, reopen};
 use crate::listener::make_fifo;
+use crate::turn::{Turn, silence};
 
 /// The state in the parts of a channel that only writes.
 pub(crate) const STATE: &[u8] = b"out";
@@ -32,15 +32,13 @@ pub(crate) const STATE: &[u8] = b"out";
 const CHUNK: usize = 64 * 1024;
 const CHUNKS: usize = 16;
 
-/// The FIFO, and whether somebody serves its channel.
+/// The FIFO, and whose turn it is to serve its channel.
 ///
 /// A forked child must not drop it, as it must not drop the [`PathClaim`].
 pub(crate) struct Listening {
     fifo: OwnedFd,
     access: Access,
-    /// Readable while nobody serves the channel. Writing can only fail when the count would
-    /// overflow, and then it is readable anyway.
-    unserved: EventFd,
+    turn: Turn,
     /// Readable when one of the two has something to say.
     watch: Epoll,
     local: Endpoint,
@@ -52,15 +50,15 @@ impl Listening {
         let access = Access::of(at, Access::PRIVATE)?;
         let mut claim = PathClaim::acquire(at.path()?, FileKind::Fifo)?;
         let fifo = publish(&mut claim, &access, at)?;
+        let turn = Turn::free()?;
         let made = || -> nix::Result<_> {
-            let unserved = EventFd::from_value_and_flags(1, flags())?;
             let watch = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-            watch.add(&unserved, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+            watch.add(turn.fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
             watch_readers(&watch, &fifo)?;
-            Ok((unserved, watch))
+            Ok(watch)
         };
-        let (unserved, watch) = made().map_err(|error| failed(at, error))?;
-        Ok(Self { fifo, access, unserved, watch, local: at.clone(), claim })
+        let watch = made().map_err(|error| failed(at, error))?;
+        Ok(Self { fifo, access, turn, watch, local: at.clone(), claim })
     }
 
     /// Another FIFO takes the place of this one.
@@ -110,15 +108,7 @@ impl Listener for Listening {
             // Where it fails, the next reader begins with what this one has left.
             let _ = self.empty();
         }
-        if self.unserved.read().is_err() {
-            return Ok(None);
-        }
-        let fifo = self.fifo.try_clone().map_err(|error| failed(&self.local, error));
-        let made = fifo.and_then(parts);
-        if made.is_err() {
-            let _ = self.unserved.write(1);
-        }
-        made.map(Some)
+        self.turn.take(|| parts(self.fifo.try_clone().map_err(|error| failed(&self.local, error))?))
     }
 
     fn has_one_peer(&self) -> bool {
@@ -128,16 +118,14 @@ impl Listener for Listening {
     fn released(&mut self, _identity: &Identity, _state: &[u8]) {
         // Where it fails, readers of the old one may find half a message.
         let _ = self.replace();
-        let _ = self.unserved.write(1);
+        self.turn.give_back();
     }
 }
 
 /// Parts of a channel that only writes. Nothing comes back, which a descriptor that never becomes
 /// readable stands for.
 pub(crate) fn parts(fifo: OwnedFd) -> Result<ChannelParts> {
-    let silence = EventFd::from_flags(flags());
-    let silence = silence.map_err(|error| Error::system("make an event descriptor", error))?;
-    let descriptors = vec![silence.into(), fifo];
+    let descriptors = vec![silence()?.into(), fifo];
     Ok(ChannelParts { descriptors, identity: Identity::default(), state: STATE.to_vec() })
 }
 
@@ -208,10 +196,6 @@ fn publish(claim: &mut PathClaim, access: &Access, at: &Endpoint) -> Result<Owne
 /// always waited for (epoll_ctl(2)), and which only an edge does not repeat.
 fn watch_readers(watch: &Epoll, fifo: &OwnedFd) -> nix::Result<()> {
     watch.add(fifo, EpollEvent::new(EpollFlags::EPOLLET, 1))
-}
-
-fn flags() -> EfdFlags {
-    EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_SEMAPHORE
 }
 
 fn failed(at: &Endpoint, error: impl Into<std::io::Error>) -> Error {

@@ -24,6 +24,7 @@ mod found;
 pub mod fuzzing;
 mod listener;
 mod record;
+mod turn;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
