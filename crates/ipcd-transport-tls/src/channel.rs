@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote, widen,
+    Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote, end_socket, widen,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
@@ -185,10 +185,7 @@ impl TlsChannel {
             return Err(self.ended_early());
         }
         self.peer_has_ended = true;
-        match socket::shutdown(self.socket.as_raw_fd(), Shutdown::Read) {
-            Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
-            Err(error) => Err(Error::system("shut the socket down", error)),
-        }
+        end_socket(&self.socket, Shutdown::Read)
     }
 
     /// Only a server looks at certificates to know who it is: a client knows whom it has called.
@@ -245,10 +242,7 @@ impl TlsChannel {
         }
         if self.end == End::Said {
             self.end = End::Over;
-            match socket::shutdown(self.socket.as_raw_fd(), Shutdown::Write) {
-                Ok(()) | Err(Errno::ENOTCONN) => {}
-                Err(error) => return Err(Error::system("shut the socket down", error)),
-            }
+            end_socket(&self.socket, Shutdown::Write)?;
         }
         Ok(true)
     }

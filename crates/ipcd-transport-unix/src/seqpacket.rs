@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{
     Channel, ChannelParts, Error, Identity, Joiner, Read, ReadBuffer, Result, Splitter, Wrote,
-    widen,
+    end_socket, widen,
 };
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, recv};
 use nix::sys::uio::writev;
 
 use crate::SEQPACKET;
@@ -84,10 +84,7 @@ impl Channel for SeqpacketChannel {
     }
 
     fn finish(&mut self) -> Result<()> {
-        match shutdown(self.socket.as_raw_fd(), Shutdown::Write) {
-            Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
-            Err(error) => Err(Error::system("shut the socket down", error)),
-        }
+        end_socket(&self.socket, Shutdown::Write)
     }
 
     fn make_room(&mut self, bytes: usize) {

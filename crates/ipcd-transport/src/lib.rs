@@ -50,7 +50,7 @@ pub use passed::Passed;
 pub use record_channel::RecordChannel;
 pub use records::{Joiner, Record, Splitter};
 pub use room::widen;
-pub use socket::{connect_until, poll_some, poll_until};
+pub use socket::{connect_until, end_socket, poll_some, poll_until};
 pub use stream::StreamChannel;
 
 /// A way to move frames between processes. One value per scheme, known to the registry.

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
 
 use crate::room::widen;
+use crate::socket::end_socket;
 use crate::{Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote};
 
 /// Bytes of the longest record that is read whole: a UDP datagram has no more.
@@ -120,10 +121,7 @@ impl Channel for RecordChannel {
         if self.is_datagram {
             return Ok(());
         }
-        match socket::shutdown(self.socket.as_raw_fd(), Shutdown::Write) {
-            Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
-            Err(error) => Err(Error::system("shut the socket down", error)),
-        }
+        end_socket(&self.socket, Shutdown::Write)
     }
 
     fn tick(&mut self, now: Instant) -> Result<Option<Instant>> {

@@ -1,11 +1,11 @@
-//! Waiting with a deadline, for whoever connects.
+//! Waiting with a deadline, for whoever connects; and the end of a socket.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockaddrLike, connect, getsockopt, sockopt};
+use nix::sys::socket::{Shutdown, SockaddrLike, connect, getsockopt, shutdown, sockopt};
 
 use crate::{Error, Result};
 
@@ -64,5 +64,13 @@ pub fn connect_until(
         if Instant::now() >= deadline {
             return Err(Error::TimedOut(format!("connect to {what}")));
         }
+    }
+}
+
+/// Ends one direction of a socket. That its peer has gone is no error: then it has ended anyway.
+pub fn end_socket(socket: &impl AsFd, direction: Shutdown) -> Result<()> {
+    match shutdown(socket.as_fd().as_raw_fd(), direction) {
+        Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
+        Err(error) => Err(Error::system("shut the socket down", error)),
     }
 }

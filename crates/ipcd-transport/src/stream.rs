@@ -1,16 +1,17 @@
 //! The channel of every byte stream: one descriptor for both directions, or one for each.
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{self, Shutdown};
+use nix::sys::socket::Shutdown;
 use nix::sys::uio::writev;
 use nix::unistd;
 
 use crate::error::Context;
 use crate::room::{deepen, widen};
+use crate::socket::end_socket;
 use crate::{Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote};
 
 /// Room that is offered to one read at the least.
@@ -126,10 +127,7 @@ impl Channel for StreamChannel {
             self.write = Some(self.read.try_clone().context(|| "duplicate a descriptor".into())?);
             return Ok(());
         }
-        match socket::shutdown(self.read.as_raw_fd(), Shutdown::Write) {
-            Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
-            Err(error) => Err(Error::system("shut the socket down", error)),
-        }
+        end_socket(&self.read, Shutdown::Write)
     }
 
     fn make_room(&mut self, bytes: usize) {
