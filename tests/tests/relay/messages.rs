@@ -1,0 +1,158 @@
+//! Messages: from codec to codec, records, and subjects of the daemon.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, UdpSocket};
+use std::os::unix::net::UnixListener;
+
+use ipcd_tests::{Daemon, PATIENCE, Setup, eventually};
+
+use super::{Relay, dir, spawn, unix};
+
+#[test]
+fn messages_go_from_codec_to_codec() {
+    let dir = dir();
+    let path = dir.path().join("server.sock");
+    let listener = UnixListener::bind(&path).expect("the path is free");
+    let to = format!("{}?codec=nul", unix(&path));
+    let relay = Relay::start(&["tcp://127.0.0.1:0?codec=line", &to]);
+    let mut peer = relay.tcp();
+    let (mut server, _) = listener.accept().expect("the relay comes");
+    peer.write_all(b"one\r\ntwo\n\nlast").expect("it is taken");
+    peer.shutdown(Shutdown::Write).expect("it is a socket");
+    let mut heard = Vec::new();
+    server.read_to_end(&mut heard).expect("the end is passed on");
+    assert_eq!(heard, b"one\0two\0\0last\0");
+    server.write_all(b"back\0again\0").expect("it is taken");
+    drop(server);
+    let mut lines = String::new();
+    peer.read_to_string(&mut lines).expect("the end is passed on");
+    assert_eq!(lines, "back\nagain\n");
+}
+
+#[test]
+fn a_message_that_cannot_go_is_refused_and_the_next_ones_are_not() {
+    let dir = dir();
+    let path = dir.path().join("server.sock");
+    let listener = UnixListener::bind(&path).expect("the path is free");
+    let from = "tcp://127.0.0.1:0?codec=nul";
+    let mut relay = Relay::start(&[from, &format!("{}?codec=line", unix(&path))]);
+    let mut peer = relay.tcp();
+    let (mut server, _) = listener.accept().expect("the relay comes");
+    let long = vec![b'x'; (1 << 20) + 1];
+    for part in [&b"first"[..], &long, b"two\nlines", &long[1..], b"last"] {
+        peer.write_all(part).expect("it is taken");
+        peer.write_all(b"\0").expect("it is taken");
+    }
+    drop(peer);
+    let mut heard = Vec::new();
+    server.read_to_end(&mut heard).expect("the end is passed on");
+    let expected = [b"first\n", &long[1..], b"\nlast\n"].concat();
+    assert!(heard == expected, "{} bytes instead of {}", heard.len(), expected.len());
+    drop(server);
+    relay.process.stderr.wait_for("2 messages were refused in all");
+    let said = relay.terminate().expect(0).stderr;
+    assert_eq!(
+        said.matches("a message was refused: it is longer than 1048576").count(),
+        1,
+        "{said}"
+    );
+}
+
+#[test]
+fn records_stay_records() {
+    let dir = dir();
+    let far = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
+    far.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+    let to = format!("udp://{}", far.local_addr().expect("it is bound"));
+    let relay = Relay::start(&["udp://127.0.0.1:0", &to, "--raw"]);
+    let near = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
+    near.connect(relay.at.strip_prefix("udp://").expect("it is")).expect("it listens");
+    near.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+    let mut room = [0; 100];
+    for text in [&b"one\n"[..], b"two"] {
+        near.send(text).expect("it is sent");
+        let (count, from) = far.recv_from(&mut room).expect("it comes");
+        assert_eq!(&room[..count], text);
+        far.send_to(&[text, b" back"].concat(), from).expect("it is sent");
+        let count = near.recv(&mut room).expect("it comes");
+        assert_eq!(&room[..count], [text, b" back"].concat());
+    }
+    // From records to lines, which is what suits each side.
+    let path = dir.path().join("lines.sock");
+    let listener = UnixListener::bind(&path).expect("the path is free");
+    let relay = Relay::start(&["udp://127.0.0.1:0", &unix(&path)]);
+    near.connect(relay.at.strip_prefix("udp://").expect("it is")).expect("it listens");
+    near.send(b"a datagram").expect("it is sent");
+    let (server, _) = listener.accept().expect("the relay comes");
+    let mut line = String::new();
+    BufReader::new(&server).read_line(&mut line).expect("it comes");
+    assert_eq!(line, "a datagram\n");
+}
+
+#[test]
+fn a_subject_of_the_daemon_can_be_a_side() {
+    let daemon = Setup::new().listen(&["unix"]).start();
+    let mut receiver = daemon.recv("unix", &["-C", "2", "chat"]);
+    let relay = Relay::beside(&daemon, &["tcp://127.0.0.1:0?codec=line", "ipcd:chat"]);
+    let (mut ann, mut bob) = (relay.tcp(), relay.tcp());
+    subscribers(&daemon, "chat", 3);
+    ann.write_all(b"from ann\n").expect("it is taken");
+    let mut heard = String::new();
+    let mut bob_hears = BufReader::new(bob.try_clone().expect("a descriptor is left"));
+    bob_hears.read_line(&mut heard).expect("it comes");
+    bob.write_all(b"from bob\n").expect("it is taken");
+    // It hears what others say, and not itself.
+    let mut ann_hears = BufReader::new(ann.try_clone().expect("a descriptor is left"));
+    ann_hears.read_line(&mut heard).expect("it comes");
+    assert_eq!(heard, "from ann\nfrom bob\n");
+    assert_eq!(receiver.wait().expect(0).text(), "from ann\nfrom bob\n");
+    // What was said last is accepted before the connection goes, and the peer is closed.
+    let mut receiver = daemon.recv("unix", &["-C", "1000", "chat"]);
+    let lines: String = (0..1000).map(|number| format!("{number}\n")).collect();
+    ann.write_all(lines.as_bytes()).expect("it is taken");
+    ann.shutdown(Shutdown::Write).expect("it is a socket");
+    assert_eq!(receiver.wait().expect(0).text(), lines);
+    let mut rest = String::new();
+    ann_hears.read_to_string(&mut rest).expect("it is closed");
+    assert_eq!(rest, "");
+    // The other way round, a subject comes to a server, once.
+    let dir = dir();
+    let path = dir.path().join("server.sock");
+    let listener = UnixListener::bind(&path).expect("the path is free");
+    let via = daemon.via("unix");
+    let mut relay = spawn(&["--via", &via, "ipcd:news?echo=true", &unix(&path)], &[]);
+    let (mut server, _) = listener.accept().expect("the relay comes");
+    subscribers(&daemon, "news", 1);
+    daemon.send("news", "what now?");
+    server.write_all(b"this\n").expect("it is taken");
+    let mut lines = BufReader::new(server.try_clone().expect("a descriptor is left")).lines();
+    let mut next = || lines.next().expect("it goes on").expect("it is text");
+    assert_eq!([next(), next()], ["what now?", "this"], "with echo it hears itself");
+    drop((lines, server));
+    relay.wait().expect(0);
+}
+
+/// Waits until so many have subscribed to the subject.
+fn subscribers(daemon: &Daemon, subject: &str, wanted: usize) {
+    eventually("the subscribers", || {
+        let peers = daemon.clients();
+        let found = peers.iter().filter(|peer| peer["subscriptions"][0] == subject).count();
+        (found == wanted).then_some(())
+    });
+}
+
+#[test]
+fn peers_of_a_daemon_that_ends_are_closed_and_the_relay_goes_on() {
+    let mut daemon = Setup::new().listen(&["unix"]).start();
+    let mut relay = Relay::beside(&daemon, &["tcp://127.0.0.1:0?codec=line", "ipcd:chat"]);
+    let mut peer = relay.tcp();
+    subscribers(&daemon, "chat", 1);
+    daemon.terminate().expect(0);
+    let mut rest = Vec::new();
+    peer.read_to_end(&mut rest).expect("it is closed");
+    relay.process.stderr.wait_for("is ending");
+    let mut peer = relay.tcp();
+    peer.read_to_end(&mut rest).expect("it is closed, too");
+    relay.process.stderr.wait_for("ipcd.sock: No such file");
+    assert!(relay.process.has_ended().is_none());
+}

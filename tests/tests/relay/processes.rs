@@ -1,0 +1,101 @@
+//! The relay's own processes: how many, and what is left when they end.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+
+use ipcd_tests::{children, eventually, is_alive, state};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Relay, WAYS, dir, echo, server, unix};
+
+#[test]
+fn more_peers_than_children_wait() {
+    let dir = dir();
+    let to = unix(&server(&dir, 3, echo));
+    let args = ["tcp://127.0.0.1:0", &to, "--raw", "--fork", "--max-children", "2"];
+    let relay = Relay::start(&args);
+    let pid = relay.process.pid();
+    let mut peers: Vec<TcpStream> = (0..3).map(|_| relay.tcp()).collect();
+    for (peer, text) in peers.iter_mut().zip([b"a", b"b"]) {
+        peer.write_all(text).expect("it is taken");
+        let mut heard = [0];
+        peer.read_exact(&mut heard).expect("it is served");
+        assert_eq!(&heard, text);
+    }
+    assert_eq!(children(pid).len(), 2);
+    let mut last = peers.pop().expect("there are three");
+    last.write_all(b"c").expect("the kernel takes it");
+    assert_eq!(children(pid).len(), 2);
+    peers.pop();
+    let mut heard = [0];
+    last.read_exact(&mut heard).expect("it is served now");
+    assert_eq!(&heard, b"c");
+}
+
+#[test]
+fn told_to_end_it_leaves_nothing_behind() {
+    for (way, signal) in [(WAYS[0], Signal::SIGTERM), (WAYS[1], Signal::SIGINT)] {
+        let dir = dir();
+        let path = dir.path().join("relay.sock");
+        // It does not end by itself, nor does what it has started.
+        let command = "pipe:sh -c 'echo here; sleep 1000; echo there'";
+        let mut relay = Relay::start(&[&[&unix(&path), command, "--raw"], way].concat());
+        let mut peer = UnixStream::connect(&path).expect("it listens");
+        let mut heard = [0; 5];
+        peer.read_exact(&mut heard).expect("the command runs");
+        let pid = relay.process.pid();
+        // A shell, what it waits for, and the child that serves the peer if there is one.
+        let members = 2 + way.len();
+        let all = eventually("all that there is to end", || {
+            Some(family(pid)).filter(|all| all.len() == members)
+        });
+        relay.process.signal(signal);
+        relay.process.wait().expect(0);
+        eventually("that all have ended", || all.iter().all(|pid| !is_alive(*pid)).then_some(()));
+        assert!(!path.exists() && state(all[0]).is_none());
+    }
+}
+
+/// All that descend from a process.
+fn family(pid: i32) -> Vec<i32> {
+    let children = children(pid);
+    let rest: Vec<i32> = children.iter().flat_map(|child| family(*child)).collect();
+    [children, rest].concat()
+}
+
+#[test]
+fn when_the_parent_is_killed_its_children_end_too() {
+    let dir = dir();
+    let to = unix(&server(&dir, 1, echo));
+    let mut relay = Relay::start(&["tcp://127.0.0.1:0", &to, "--raw", "--fork"]);
+    let mut peer = relay.tcp();
+    peer.write_all(b"x").expect("it is taken");
+    peer.read_exact(&mut [0]).expect("it is served");
+    let child = children(relay.process.pid())[0];
+    relay.process.signal(Signal::SIGKILL);
+    relay.process.wait();
+    eventually("the child's end", || (!is_alive(child)).then_some(()));
+}
+
+#[test]
+fn a_child_that_dies_takes_only_its_peer_along() {
+    let dir = dir();
+    let to = unix(&server(&dir, 2, echo));
+    let relay = Relay::start(&["tcp://127.0.0.1:0", &to, "--raw", "--fork"]);
+    let serve = || {
+        let mut peer = relay.tcp();
+        peer.write_all(b"x").expect("it is taken");
+        peer.read_exact(&mut [0]).expect("it is served");
+        peer
+    };
+    let mut first = serve();
+    let child = children(relay.process.pid())[0];
+    kill(Pid::from_raw(child), Signal::SIGKILL).expect("it is a child of ours");
+    let mut rest = Vec::new();
+    // A reset is an end, too.
+    let _ = first.read_to_end(&mut rest);
+    relay.process.stderr.wait_for("SIGKILL");
+    serve();
+}
