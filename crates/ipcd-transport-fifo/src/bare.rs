@@ -6,6 +6,7 @@
 //! (4,096) are not mixed with other writers' (pipe(7)); longer ones may be.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -20,6 +21,9 @@ use crate::egress;
 use crate::found::Found;
 use crate::listener::make_fifo;
 use crate::turn::Turn;
+
+/// Why what was found at a path is not connected to.
+pub(crate) const NO_FIFO: &str = "that is no FIFO; a symlink to one does not count";
 
 /// The FIFO, and whose turn it is to serve its channel.
 ///
@@ -97,7 +101,9 @@ pub(crate) fn connect_to_read(to: &Endpoint) -> Result<ChannelParts> {
 pub(crate) fn connect_to_write(to: &Endpoint) -> Result<ChannelParts> {
     let opened = egress::open_to_write(&find(to)?);
     egress::parts(opened.map_err(|error| match error {
-        Errno::ENXIO => to.error("nobody reads the FIFO, and it is not ours to hold open"),
+        Errno::ENXIO => {
+            failed(to, io::Error::other("nobody reads the FIFO, and it is not ours to hold open"))
+        }
         error => failed(to, error),
     })?)
 }
@@ -106,11 +112,11 @@ fn find(to: &Endpoint) -> Result<Found> {
     let found = Found::at(to.path()?).map_err(|error| failed(to, error))?;
     match found.is_fifo() {
         true => Ok(found),
-        false => Err(to.error("that is no FIFO; a symlink to one does not count")),
+        false => Err(failed(to, io::Error::other(NO_FIFO))),
     }
 }
 
-fn failed(to: &Endpoint, error: Errno) -> Error {
+fn failed(to: &Endpoint, error: impl Into<io::Error>) -> Error {
     Error::system(format!("open {to}"), error)
 }
 

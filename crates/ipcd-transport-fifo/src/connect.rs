@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::unistd::{read, write};
 
 use crate::GREETING;
+use crate::bare::NO_FIFO;
 use crate::drop_box::{DropBox, is_trusted};
 use crate::found::Found;
 use crate::record::Name;
@@ -70,13 +71,12 @@ impl Drop for Names<'_> {
 fn open_rendezvous(to: &Endpoint) -> Result<OwnedFd> {
     let found = Found::at(to.path()?).map_err(|error| failed(to, error))?;
     if !found.is_fifo() {
-        return Err(to.error("that is no FIFO; a symlink to one does not count"));
+        return Err(failed(to, io::Error::other(NO_FIFO)));
     }
     if !is_trusted(found.owner()) {
         let owner = found.owner();
-        return Err(
-            to.error(format_args!("the FIFO belongs to uid {owner}, not to root or to you"))
-        );
+        let why = format!("the FIFO belongs to uid {owner}, not to root or to you");
+        return Err(failed(to, io::Error::other(why)));
     }
     found.open(OFlag::O_WRONLY).map_err(|error| match error {
         // Nobody has it open for reading (fifo(7)).

@@ -115,9 +115,9 @@ impl Transport for Fifo {
 
     fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {
         match Way::of(to)? {
-            Some(Way::Out) => bare::connect_to_write(to),
             Some(Way::In) => bare::connect_to_read(to),
-            None => Err(to.error("direction=in to read the FIFO, or direction=out to write to it")),
+            // As a listener reads, so that one FIFO can be passed on to another.
+            Some(Way::Out) | None => bare::connect_to_write(to),
         }
     }
 

@@ -264,6 +264,7 @@ fn a_client_follows_no_symlink_to_a_fifo() {
     symlink(&site.fifo, &link).unwrap();
     let error = Fifo.connect(&Endpoint::from_path("fifo", &link), soon()).err().unwrap();
     assert!(error.to_string().contains("that is no FIFO"), "{error}");
+    assert!(matches!(error, Error::System { .. }), "the endpoint is well written: {error}");
 }
 
 #[test]

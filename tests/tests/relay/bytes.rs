@@ -4,12 +4,29 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 use std::thread;
 
 use ipcd_conformance::authority::Authority;
-use ipcd_tests::{children, descriptors, eventually, memory};
+use ipcd_tests::{Running, children, descriptors, eventually, memory};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use super::{Relay, WAYS, dir, echo, exchange, noise, server, unix};
+
+#[test]
+fn a_fifo_is_passed_on_to_another() {
+    let dir = dir();
+    let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
+    mkfifo(&to, Mode::S_IRWXU).expect("there is none yet");
+    let mut reader = Running::start(Command::new("cat").arg(&to));
+    let [a, b] = [&from, &to].map(|path| format!("fifo://{}", path.display()));
+    let mut relay = Relay::start(&[&a, &b]);
+    fs::write(&from, "one\ntwo\n").expect("somebody reads it");
+    reader.stdout().wait_for("one\ntwo\n");
+    relay.terminate().expect(0);
+    assert_eq!(reader.wait().expect(0).text(), "one\ntwo\n");
+}
 
 #[test]
 fn megabytes_go_both_ways_at_once_unaltered() {
