@@ -96,7 +96,7 @@ fn a_log_of_json_has_an_object_a_line() {
     assert_eq!(count("ready"), 1);
     assert_eq!(count("listening"), 5);
     for line in &lines {
-        assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+        assert!(line["timestamp"].is_string() && line["level"] == "INFO", "{line}");
     }
     let gone = lines.iter().find(|line| line["message"] == "peer gone").expect("one has gone");
     assert_eq!(gone["transport"], "tcp");
@@ -106,6 +106,8 @@ fn a_log_of_json_has_an_object_a_line() {
 #[test]
 fn every_peer_is_logged_as_it_comes_and_goes() {
     let daemon = Daemon::start();
+    let started = lines.iter().find(|line| line["message"] == "worker started");
+    assert!(started.expect("a worker was started")["pid"].is_u64(), "{started:?}");
     let uid = nix::unistd::Uid::current();
     for scheme in SCHEMES {
         let mut peer = daemon.ctl(scheme, &["--name", &format!("by-{scheme}"), "ping"]).spawn();

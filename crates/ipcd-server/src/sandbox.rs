@@ -80,8 +80,9 @@ impl Sandbox {
     pub(crate) fn log(&self) {
         let Self { level, .. } = self;
         match level.missing().is_empty() {
-            true => info!(%level, "sandbox"),
-            false => warn!(%level, "sandbox"),
+            // No field: in JSON it would have the name of the line's own level.
+            true => info!("sandbox level={level}"),
+            false => warn!("sandbox level={level}"),
         }
     }
 

@@ -310,7 +310,7 @@ impl Supervisor {
                     slot.far_end = Link::none();
                 }
                 if self.config.daemon.fork == ForkMode::Pool {
-                    info!(%pid, slot = index, incarnation, "worker started");
+                    info!(pid = pid.as_raw(), slot = index, incarnation, "worker started");
                 }
                 Ok(())
             }

@@ -118,11 +118,12 @@ impl Child {
 
 /// Logs what a program says.
 pub(super) fn say(program: &str, pid: Pid, heard: Vec<Heard>) {
+    let pid = pid.as_raw();
     for heard in heard {
         match heard {
-            Heard::Line(line) => info!(program, %pid, line, "program says"),
+            Heard::Line(line) => info!(program, pid, line, "program says"),
             Heard::Dropped(lines) => {
-                warn!(program, %pid, lines, "lines of its standard error were dropped");
+                warn!(program, pid, lines, "lines of its standard error were dropped");
             }
         }
     }

@@ -162,7 +162,11 @@ impl Supervisor {
         for child in self.children.drain(..) {
             child.signal(Signal::SIGKILL);
             if let Some(pid) = child.pid() {
-                warn!(program = child.asked.shown(), %pid, "program did not end in time");
+                warn!(
+                    program = child.asked.shown(),
+                    pid = pid.as_raw(),
+                    "program did not end in time"
+                );
                 let _ = waitpid(pid, None);
             }
         }
@@ -235,7 +239,7 @@ impl Supervisor {
         let shown = child.asked.shown().to_owned();
         let Some(process) = child.process_mut() else { return };
         let Some((_, parts)) = process.launch.take() else { return };
-        info!(program = shown, pid = %process.pid, "program started");
+        info!(program = shown, pid = process.pid.as_raw(), "program started");
         child.failure = None;
         if child.is_unwanted {
             return child.signal(Signal::SIGKILL);
@@ -296,11 +300,11 @@ impl Supervisor {
         // Why it was not even started has been said.
         if child.failure.is_none() {
             let signal = signal.map(Signal::as_str);
-            let program = child.asked.shown();
+            let (program, pid) = (child.asked.shown(), pid.as_raw());
             // One that we have ended has not failed, however it took that.
             match has_failed && !child.is_unwanted {
-                true => warn!(program, %pid, status, signal, was_cut_off, "program failed"),
-                false => info!(program, %pid, status, signal, "program ended"),
+                true => warn!(program, pid, status, signal, was_cut_off, "program failed"),
+                false => info!(program, pid, status, signal, "program ended"),
             }
         }
         let again = match child.asked.restart {

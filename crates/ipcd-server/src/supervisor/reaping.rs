@@ -57,7 +57,7 @@ impl Supervisor {
             let why =
                 (signal == Some(Signal::SIGSYS)).then_some("its sandbox forbids what it tried");
             let signal = signal.map(Signal::as_str);
-            warn!(%pid, slot = index, status, signal, why, "worker died");
+            warn!(pid = pid.as_raw(), slot = index, status, signal, why, "worker died");
         }
         slot.owes_since = None;
         match per_connection {
