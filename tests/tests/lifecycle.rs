@@ -72,6 +72,14 @@ fn ready_fd_gets_a_newline_and_is_closed() {
 }
 
 #[test]
+fn ready_fd_may_be_standard_output() {
+    let mut daemon = Setup::new().listen(&["unix"]).args(&["--ready-fd", "1"]).start();
+    assert_eq!(daemon.process.stdout().wait_for_end(), b"\n");
+    let link = descriptor(daemon.process.pid(), 1).expect("the number stays taken");
+    assert_eq!(link, "/dev/null");
+}
+
+#[test]
 fn the_pid_file_is_there_while_it_runs() {
     let dir = tempfile::tempdir().expect("a directory can be made");
     let path = dir.path().join("pid");
@@ -98,6 +106,8 @@ fn a_log_of_json_has_an_object_a_line() {
     for line in &lines {
         assert!(line["timestamp"].is_string() && line["level"] == "INFO", "{line}");
     }
+    let started = lines.iter().find(|line| line["message"] == "worker started");
+    assert!(started.expect("a worker was started")["pid"].is_u64(), "{started:?}");
     let gone = lines.iter().find(|line| line["message"] == "peer gone").expect("one has gone");
     assert_eq!(gone["transport"], "tcp");
     assert!(gone["identity"].as_str().expect("a string").starts_with("127.0.0.1:"));
@@ -106,8 +116,6 @@ fn a_log_of_json_has_an_object_a_line() {
 #[test]
 fn every_peer_is_logged_as_it_comes_and_goes() {
     let daemon = Daemon::start();
-    let started = lines.iter().find(|line| line["message"] == "worker started");
-    assert!(started.expect("a worker was started")["pid"].is_u64(), "{started:?}");
     let uid = nix::unistd::Uid::current();
     for scheme in SCHEMES {
         let mut peer = daemon.ctl(scheme, &["--name", &format!("by-{scheme}"), "ping"]).spawn();

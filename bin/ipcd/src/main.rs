@@ -2,8 +2,9 @@
 
 mod stdio;
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -108,7 +109,21 @@ fn take_ready_fd(number: Option<i32>, sockets: &[Socket]) -> io::Result<Option<O
     if number.is_some_and(|number| sockets.iter().any(|socket| socket.number() == number)) {
         return Err(io::Error::other("that is a socket which the service manager has passed"));
     }
-    number.map(ipcd_sys::take_fd).transpose()
+    match number {
+        Some(1) => take_stdout().map(Some),
+        Some(0 | 2) => {
+            Err(io::Error::other("0 is standard input, and 2 is for the log: give another"))
+        }
+        number => number.map(ipcd_sys::take_fd).transpose(),
+    }
+}
+
+/// Its number stays taken, so that nothing else gets it and is written to.
+fn take_stdout() -> io::Result<OwnedFd> {
+    let taken = io::stdout().as_fd().try_clone_to_owned()?;
+    let null = File::options().write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdout(null)?;
+    Ok(taken)
 }
 
 impl Arguments {

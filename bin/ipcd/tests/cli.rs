@@ -99,6 +99,7 @@ fn bad_usage_ends_with_2_and_says_what_exists() {
         (&["--fork", "spoon"], "pool"),
         (&["--workers", "many"], "many"),
         (&["--ready-fd", "77"], "--ready-fd"),
+        (&["--ready-fd", "2"], "2 is for the log"),
         (&["surplus"], "surplus"),
     ] {
         let output = ipcd(args);
