@@ -46,6 +46,11 @@ impl Dialect {
         Flow { inward: self.subject.is_some(), outward: !self.reply.is_empty() }
     }
 
+    /// Whether there is anything in it beside the codec.
+    fn says_something(&self) -> bool {
+        self.subject.is_some() || !self.reply.is_empty() || self.echo
+    }
+
     /// Whether subject and filters are such; the keys are for the error.
     pub(crate) fn check(&self, [subject_key, reply_key]: [&str; 2]) -> Result<(), String> {
         if let Some(subject) = &self.subject {
@@ -109,6 +114,10 @@ impl TryFrom<Written> for Listen {
         let mut allow = written.allow;
         if let Some(list) = take("allow") {
             allow.extend(strangers::networks(&list)?);
+        }
+        if codec == Codec::Frame && dialect.says_something() {
+            let why = "subject=, reply= and echo= are for bare peers: add codec=line, nul or raw";
+            return Err(format!("{endpoint}: {why}"));
         }
         let dialect = (codec != Codec::Frame).then_some(dialect);
         let listen = Self { name: written.name, endpoint, dialect, allow, insecure };
@@ -260,6 +269,9 @@ mod tests {
         assert!(error("tcp://0.0.0.0:0?codec=line&subject=a&allow=here").contains("10.0.0.0/8"));
         assert!(error("fifo:///x?codec=line&subject=a&reply=b").contains("one direction"));
         assert!(error("pipe:///x?codec=line&subject=a").contains("frames only"));
+        for option in ["subject=a", "reply=a", "echo=true", "codec=frame&subject=a"] {
+            assert!(error(&format!("unix:///x?{option}")).contains("add codec=line"), "{option}");
+        }
         assert!(listen("udp://0.0.0.0:0?codec=raw&subject=a&insecure=true").is_ok());
         assert!(listen("tcp://0.0.0.0:0").is_ok(), "peers prove a token there");
     }
