@@ -10,6 +10,7 @@ use ipcd_bench::suite::{
     self, Comparison, Extent, Layer, Mode, Progress, Report, Running, Settings, baseline, csv,
     markdown, terminal,
 };
+use ipcd_client::Client;
 
 use crate::args::{
     Arguments, Arrivals, BenchArgs, BenchLayer, BenchMode, BenchPeer, Format, Verify,
@@ -32,6 +33,7 @@ const BATCH: usize = 64 * 1024;
 
 pub(crate) fn run(context: &Context, args: &BenchArgs) -> Outcome {
     let settings = settings(context, args)?;
+    check_places(args)?;
     if args.mode == BenchMode::Selftest {
         return selftest(&settings);
     }
@@ -53,7 +55,24 @@ pub(crate) fn run(context: &Context, args: &BenchArgs) -> Outcome {
     report.comparison = then.map(|then| Comparison::of(name, &then, &report));
     print(context, args, &report)?;
     save(args, &report)?;
+    if report.results.is_empty() {
+        return Err(nothing_measured(&report));
+    }
     report.comparison.map_or(Ok(()), |comparison| judge(context, args, &comparison))
+}
+
+/// Finds before all is measured what would be found when it is to be kept.
+fn check_places(args: &BenchArgs) -> Outcome {
+    args.save_baseline.as_deref().map(baseline::path_of).transpose().map_err(failure)?;
+    let files = [&args.json_file, &args.csv, &args.html].into_iter().flatten();
+    for path in files {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        if dir.is_some_and(|dir| !dir.is_dir()) {
+            let why = format!("write {}: there is no such directory", path.display());
+            return Err(Failure::new(Exit::Usage, why));
+        }
+    }
+    Ok(())
 }
 
 fn settings(context: &Context, args: &BenchArgs) -> Outcome<Settings> {
@@ -154,6 +173,8 @@ fn ways(context: &Context) -> Outcome<(Vec<String>, Vec<Running>)> {
     for via in given.split(',').filter(|&via| via != "all") {
         if via.contains(':') {
             let endpoint = ipcd_transports::resolve(via, context.runtime_dir())?;
+            // One that cannot be reached is no measurement that failed.
+            drop(Client::connect(&endpoint, context.options())?);
             ways.push(endpoint.scheme().to_owned());
             running.push(Running { endpoint, options: context.options() });
         } else {
@@ -224,6 +245,11 @@ fn save(args: &BenchArgs, report: &Report) -> Outcome {
     Ok(())
 }
 
+fn nothing_measured(report: &Report) -> Failure {
+    let why = report.skipped.first().map_or("no combination of these options exists", |it| &it.why);
+    Failure::new(Exit::Internal, format!("bench: nothing was measured: {why}"))
+}
+
 /// Says what has changed by more than chance, and whether that is more than it may.
 fn judge(context: &Context, args: &BenchArgs, comparison: &Comparison) -> Outcome {
     let judged = comparison.changes.iter().filter(|change| change.is_judged).count();
@@ -231,6 +257,10 @@ fn judge(context: &Context, args: &BenchArgs, comparison: &Comparison) -> Outcom
     comparison.warnings.iter().for_each(|warning| context.remark(warning));
     context.remark(&format!("{real} of {judged} figures differ by more than chance"));
     comparison.real().for_each(|change| context.remark(&change.to_string()));
+    if comparison.changes.is_empty() && !args.fail_on.is_empty() {
+        let why = format!("--baseline {}: it has none of these measurements", comparison.with);
+        return Err(Failure::new(Exit::Usage, why));
+    }
     let broken = baseline::broken(comparison, &args.fail_on);
     let Some((change, limit)) = broken.first() else { return Ok(()) };
     let more = match broken.len() - 1 {

@@ -211,3 +211,40 @@ fn what_is_not_there_is_named_with_what_is() {
     assert_eq!(output.status.code(), Some(2));
     assert!(errors.contains("carrier-pigeon") && errors.contains("shm-futex"), "{errors}");
 }
+
+#[test]
+fn what_cannot_be_done_is_said_before_anything_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    // It would go on for an hour.
+    let long = ["pingpong", "--layer=raw", "--duration=10m", "--size=64"];
+    for (more, status, word) in [
+        (&["--save-baseline=../elsewhere"][..], 2, "../elsewhere"),
+        (&["--csv=/nonexistent/r.csv"], 2, "/nonexistent/r.csv"),
+        (&["--baseline=none"], 2, "none.json"),
+        (&["--via=unix:///nonexistent/ipcd.sock"], 3, "/nonexistent/ipcd.sock"),
+    ] {
+        let output = bench(dir.path()).args(long).args(more).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{more:?}: {errors}");
+        assert!(errors.contains(word), "{more:?}: {errors}");
+    }
+}
+
+#[test]
+fn a_limit_that_nothing_can_be_held_against_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |more: &[&str]| {
+        let flags = ["pingpong", "--layer=raw", "--via=unix", "--count=50", "--runs=2"];
+        bench(dir.path()).args(flags).args(more).output().unwrap()
+    };
+    assert!(run(&["--size=64", "--save-baseline=small"]).status.success());
+    let output = run(&["--size=1k", "--baseline=small", "--fail-on=mean>+900%"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("none of these measurements"), "{errors}");
+    // No machine has that many cores.
+    let output = run(&["--size=64", "--pin=60000,60001"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("nothing was measured"), "{errors}");
+}
