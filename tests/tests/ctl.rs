@@ -1,6 +1,8 @@
 //! `ipcctl send` and `ipcctl recv`, flag by flag, as users type them.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,6 +50,16 @@ fn a_body_that_begins_with_a_hyphen() {
 }
 
 #[test]
+fn a_body_of_any_bytes() {
+    let daemon = Daemon::start();
+    let mut receiver = daemon.recv("unix", &["-C", "2", "s"]);
+    for args in [&["send", "s"][..], &["send", "s", "-m"]] {
+        daemon.ctl("unix", args).args([OsStr::from_bytes(b"\xff\x80")]).run().expect(0);
+    }
+    assert_eq!(receiver.wait().expect(0).stdout, b"\xff\x80\n\xff\x80\n");
+}
+
+#[test]
 fn an_empty_body() {
     assert_eq!(sent(&["-n"], b"not read", 1), "\n");
 }
@@ -56,6 +68,7 @@ fn an_empty_body() {
 fn all_of_standard_input_is_one_message() {
     assert_eq!(sent(&[], b"two\nlines\n", 1), "two\nlines\n\n");
     assert_eq!(sent(&["-s"], b"no end", 1), "no end\n");
+    assert_eq!(sent(&["-f", "-"], b"a hyphen", 1), "a hyphen\n");
     assert_eq!(sent(&[], b"", 1), "\n");
 }
 

@@ -36,6 +36,9 @@ fn span(text: &str) -> Result<Span, String> {
     text.parse::<Span>().map(|span| Span(span.0.min(LONGEST)))
 }
 
+/// The variable that stands for `--via`.
+pub(crate) const VIA: &str = "IPCD_VIA";
+
 /// Where help lists them.
 const GLOBAL: &str = "Options of every verb";
 
@@ -43,7 +46,7 @@ const GLOBAL: &str = "Options of every verb";
 #[derive(Args)]
 pub(crate) struct Global {
     /// How to reach the daemon: a transport (unix, pipe, fifo, tcp, udp) or an endpoint.
-    #[arg(long, global = true, help_heading = GLOBAL, env = "IPCD_VIA", default_value = "unix", value_name = "VIA")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = VIA, default_value = "unix", value_name = "VIA")]
     pub(crate) via: String,
     /// How long to wait for a connection, a confirmation or an answer.
     #[arg(long, global = true, help_heading = GLOBAL, default_value = "5s", value_name = "DURATION", value_parser = span)]

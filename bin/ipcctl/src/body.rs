@@ -2,8 +2,9 @@
 //!
 //! Standard input is read only when nothing else was given.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use ipcd_client::{Client, Error, Headers};
@@ -27,9 +28,13 @@ pub(crate) enum Body {
 impl Body {
     pub(crate) fn of(args: &BodyArgs) -> Outcome<Self> {
         if let Some(text) = args.body.as_ref().or(args.message.as_ref()) {
-            return Ok(Self::One(Some(text.clone().into_bytes())));
+            return Ok(Self::One(Some(text.as_bytes().to_vec())));
         }
-        if let Some(file) = &args.file {
+        let file = args.file.as_deref();
+        if args.stdin || file.is_some_and(is_stdin) {
+            return Ok(Self::Whole);
+        }
+        if let Some(file) = file {
             return Ok(Self::One(Some(read_file(file)?)));
         }
         if args.empty {
@@ -41,7 +46,7 @@ impl Body {
         if args.nul {
             return Ok(Self::Parts(Parts::ended_by(0)));
         }
-        if !args.stdin && std::io::stdin().is_terminal() {
+        if std::io::stdin().is_terminal() {
             let advice = "no message: give one, or -n for an empty one, or -l to type lines";
             return Err(Failure::new(Exit::Usage, advice));
         }
@@ -132,9 +137,20 @@ impl Parts {
     }
 }
 
+/// What a file holds, or standard input.
 pub(crate) fn read_file(file: &Path) -> Outcome<Vec<u8>> {
-    let failed = |error| Failure::new(Exit::Usage, format!("{}: {error}", file.display()));
-    std::fs::read(file).map_err(failed)
+    let failed = |error| Failure::new(Exit::Usage, format!("read {}: {error}", file.display()));
+    if !is_stdin(file) {
+        return std::fs::read(file).map_err(failed);
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// As with cat(1); a file of that name is `./-`.
+fn is_stdin(file: &Path) -> bool {
+    file == Path::new("-")
 }
 
 /// A header block of KEY:VALUE arguments.

@@ -32,11 +32,12 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Arguments, Format, Verb};
+use crate::args::{Arguments, Format, VIA, Verb};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 
 fn main() -> ExitCode {
+    forget_empty_variable();
     let Arguments { global, verb } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() && wants_json() => return usage(&error),
@@ -49,9 +50,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// A variable that is empty says nothing, as with those of other tools.
+fn forget_empty_variable() {
+    if std::env::var_os(VIA).is_some_and(|via| via.is_empty()) {
+        // It only fails where there are threads. Then the empty name is refused.
+        let _ = ipcd_sys::remove_variables(&[VIA]);
+    }
+}
+
 /// Whether errors are wanted as JSON, where the arguments are too wrong to be parsed.
 fn wants_json() -> bool {
-    let arguments: Vec<String> = std::env::args().take_while(|argument| argument != "--").collect();
+    // Not `args`, which panics at one that is no UTF-8.
+    let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let arguments: Vec<String> = arguments.take_while(|argument| argument != "--").collect();
     let is_json = |format: &str| matches!(format, "json" | "jsonl");
     let is_flag = |argument: &String| argument == "-j";
     let is_value = |pair: &[String]| matches!(&*pair[0], "-o" | "--output") && is_json(&pair[1]);

@@ -1,6 +1,7 @@
 //! `ipcctl serve`.
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
 use ipcd_client::{Client, Error, Event, Message, SubscribeOptions};
@@ -60,7 +61,7 @@ impl Responder {
             return Ok(Self::Echo);
         }
         if let Some(text) = args.body.as_ref().or(args.message.as_ref()) {
-            return Ok(Self::Fixed(text.clone().into_bytes()));
+            return Ok(Self::Fixed(text.as_bytes().to_vec()));
         }
         if let Some(file) = &args.file {
             return Ok(Self::Fixed(read_file(file)?));

@@ -1,5 +1,9 @@
 //! The tool's command line, without a daemon.
 
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -149,6 +153,39 @@ fn without_a_daemon_every_verb_ends_with_3_and_one_line() {
 }
 
 #[test]
+fn what_stands_in_the_way_of_a_connection_is_3_on_every_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("file"), "").unwrap();
+    nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    symlink(path("fifo"), path("link")).unwrap();
+    for scheme in ["unix", "pipe", "fifo"] {
+        for name in ["file", "fifo", "link", "nothing", "file/below"] {
+            let via = format!("{scheme}://{}", path(name).display());
+            let output = ipcctl(&["--via", &via, "ping"]);
+            assert_eq!(output.status.code(), Some(3), "{via}: {}", stderr(&output));
+            assert!(stderr(&output).contains("cannot connect"), "{via}: {}", stderr(&output));
+        }
+    }
+}
+
+#[test]
+fn an_argument_that_is_no_text_is_bad_usage() {
+    for flags in [&["send"][..], &["-j", "recv"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ipcctl"));
+        let output = command.args(flags).arg(OsStr::from_bytes(b"\xff")).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains("UTF-8"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn the_usage_of_serve_has_the_subject_first() {
+    let output = ipcctl(&["serve", "a"]);
+    assert!(stderr(&output).contains("[OPTIONS] <SUBJECT> <BODY|"), "{}", stderr(&output));
+}
+
+#[test]
 fn with_json_an_error_is_one_json_line() {
     for flags in [&["-j"][..], &["-o", "jsonl"]] {
         let output = ipcctl(&[flags, &["status"]].concat());
@@ -195,4 +232,13 @@ fn via_may_come_from_the_environment() {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(3));
     assert!(stderr(&output).contains("/nonexistent/other.sock"));
+}
+
+#[test]
+fn an_empty_variable_says_nothing() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipcctl"));
+    command.env("IPCD_VIA", "").env("IPCD_RUNTIME_DIR", "/nonexistent/ipcd").arg("status");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("/nonexistent/ipcd/ipcd.sock"), "{}", stderr(&output));
 }

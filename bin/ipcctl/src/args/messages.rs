@@ -40,11 +40,11 @@ pub(crate) struct SendArgs {
 pub(crate) struct BodyArgs {
     /// The message; after -- if it looks like an option.
     #[arg(allow_hyphen_values = true)]
-    pub(crate) body: Option<String>,
+    pub(crate) body: Option<OsString>,
     /// The message.
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub(crate) message: Option<String>,
-    /// The message is what this file holds.
+    pub(crate) message: Option<OsString>,
+    /// The message is what this file holds; - for standard input.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     /// A message for each line of standard input.
@@ -160,7 +160,12 @@ pub(crate) struct ReqArgs {
 }
 
 /// Messages that ask for no reply are handled too.
+// Left to itself, the usage would have what is required first, and so the reply before the subject.
 #[derive(Args)]
+#[command(
+    override_usage = "ipcctl serve [OPTIONS] <SUBJECT> <BODY|-m TEXT|-f FILE|-n|--echo>\n       \
+                            ipcctl serve [OPTIONS] <SUBJECT> -- <CMD>..."
+)]
 pub(crate) struct ServeArgs {
     /// Which requests to answer: a subject, in which * stands for a token and a last > for one or
     /// more.
@@ -189,11 +194,11 @@ pub(crate) struct ServeArgs {
 #[group(required = true, multiple = false)]
 pub(crate) struct ReplyArgs {
     /// The reply; with -m if it begins with a hyphen.
-    pub(crate) body: Option<String>,
+    pub(crate) body: Option<OsString>,
     /// The reply.
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub(crate) message: Option<String>,
-    /// The reply is what this file holds.
+    pub(crate) message: Option<OsString>,
+    /// The reply is what this file holds; - for standard input.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     /// An empty reply.
