@@ -63,7 +63,8 @@ pub(crate) fn version(context: &Context) -> Outcome {
     print(context, &text, || json!({"version": version, "protocol": protocol}))
 }
 
-fn print(context: &Context, text: &str, json: impl FnOnce() -> Value) -> Outcome {
+/// Prints what was asked for: as text, as JSON, or an item a line.
+pub(crate) fn print(context: &Context, text: &str, json: impl FnOnce() -> Value) -> Outcome {
     match context.format() {
         Format::Text => write_all(text.as_bytes()),
         Format::Json => write_all(format!("{:#}\n", json()).as_bytes()),

@@ -1,6 +1,7 @@
 //! `ipcctl demo`: a private daemon, and a sender and a receiver process on each transport, which
 //! send to each other in all pairs.
 
+mod interrupts;
 mod peer;
 mod table;
 
@@ -20,10 +21,11 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::args::{DemoArgs, DemoPeerArgs, Format};
+use crate::args::{DemoArgs, DemoPeerArgs};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::write_all;
+use crate::inspect::print;
+use interrupts::Interrupts;
 
 /// How long the daemon and each process may take to start.
 const STARTING: Duration = Duration::from_secs(20);
@@ -41,10 +43,27 @@ struct Cell {
 }
 
 pub(crate) fn run(context: &Context, load: &DemoArgs) -> Outcome {
+    let cells = measure(load)?;
+    print(context, &table::render(&cells), || {
+        serde_json::to_value(&cells).expect("cells are plain values")
+    })?;
+    match cells.iter().filter(|cell| cell.error.is_some()).count() {
+        0 => Ok(()),
+        failed => {
+            let why = format!("{failed} of {} pairs failed", cells.len());
+            Err(Failure::new(Exit::Internal, why))
+        }
+    }
+}
+
+/// Starts everything, lets all send to all, and ends everything. So does a signal.
+fn measure(load: &DemoArgs) -> Outcome<Vec<Cell>> {
+    // The first to come and the last to go.
+    let interrupts = Interrupts::put_off()?;
     let dir = tempfile::Builder::new().prefix("ipcd-demo-").tempdir()?;
     let daemon = PrivateDaemon::start(dir.path())?;
     let endpoints = daemon.endpoints(dir.path())?;
-    let demo = Demo { dir: dir.path(), load };
+    let demo = Demo { dir: dir.path(), load, interrupts: &interrupts };
     let spawn_all = |verb| endpoints.iter().map(|at| demo.spawn(verb, at)).collect::<Outcome<_>>();
     let receivers: Vec<Peer> = spawn_all("demo-receiver")?;
     let mut senders: Vec<Peer> = spawn_all("demo-sender")?;
@@ -54,21 +73,9 @@ pub(crate) fn run(context: &Context, load: &DemoArgs) -> Outcome {
             cells.push(sender.send_to(from.scheme(), to.scheme()));
         }
     }
+    // The daemon is the last, so that nobody has to ask why it has gone.
     drop((senders, receivers, daemon));
-    match context.format() {
-        Format::Text => write_all(table::render(&cells).as_bytes())?,
-        Format::Json | Format::Jsonl => {
-            let text = serde_json::to_string_pretty(&cells).expect("cells are plain values");
-            write_all(format!("{text}\n").as_bytes())?;
-        }
-    }
-    match cells.iter().filter(|cell| cell.error.is_some()).count() {
-        0 => Ok(()),
-        failed => {
-            let why = format!("{failed} of {} pairs failed", cells.len());
-            Err(Failure::new(Exit::Internal, why))
-        }
-    }
+    Ok(cells)
 }
 
 pub(crate) fn sender(context: &Context, args: &DemoPeerArgs) -> Outcome {
@@ -154,11 +161,12 @@ fn any_port(endpoint: Endpoint) -> Endpoint {
 struct Demo<'a> {
     dir: &'a Path,
     load: &'a DemoArgs,
+    interrupts: &'a Interrupts,
 }
 
-impl Demo<'_> {
+impl<'a> Demo<'a> {
     /// Starts a process of the demo and waits until it is connected.
-    fn spawn(&self, verb: &str, at: &Endpoint) -> Outcome<Peer> {
+    fn spawn(&self, verb: &str, at: &Endpoint) -> Outcome<Peer<'a>> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg(verb)
             .arg(format!("--messages={}", self.load.messages))
@@ -172,7 +180,7 @@ impl Demo<'_> {
             .spawn()?;
         let orders = child.stdin.take().expect("its standard input is a pipe");
         let reports = BufReader::new(child.stdout.take().expect("its standard output is a pipe"));
-        let mut peer = Peer { child, orders, reports };
+        let mut peer = Peer { child, orders, reports, interrupts: self.interrupts };
         match peer.report()?.trim() {
             "ready" => Ok(peer),
             _ => Err(Failure::new(Exit::CannotConnect, format!("{verb} on {at} did not start"))),
@@ -181,13 +189,14 @@ impl Demo<'_> {
 }
 
 /// A process of the demo. It does what it is told on its standard input, a line at a time.
-struct Peer {
+struct Peer<'a> {
     child: Child,
     orders: ChildStdin,
     reports: BufReader<ChildStdout>,
+    interrupts: &'a Interrupts,
 }
 
-impl Peer {
+impl Peer<'_> {
     fn send_to(&mut self, from: &str, to: &str) -> Cell {
         let failed = |error: String| Cell {
             from: from.into(),
@@ -207,13 +216,16 @@ impl Peer {
     }
 
     fn report(&mut self) -> Outcome<String> {
+        if self.reports.buffer().is_empty() {
+            self.interrupts.wait(self.reports.get_ref())?;
+        }
         let mut line = String::new();
         self.reports.read_line(&mut line)?;
         Ok(line)
     }
 }
 
-impl Drop for Peer {
+impl Drop for Peer<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,0 +1,45 @@
+//! Signals that end the demo, put off until what it has started has ended and its directory is
+//! removed.
+
+use std::os::fd::AsFd;
+
+use ipcd_transport::poll_some;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::exit::{Exit, Failure, Outcome};
+
+/// While it is there, those signals wait. Who drops it dies of one that has come.
+pub(super) struct Interrupts {
+    set: SigSet,
+    pending: SignalFd,
+}
+
+impl Interrupts {
+    pub(super) fn put_off() -> Outcome<Self> {
+        let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+        let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC);
+        let pending = pending.map_err(std::io::Error::from)?;
+        set.thread_block().map_err(std::io::Error::from)?;
+        Ok(Self { set, pending })
+    }
+
+    /// Waits until there is something to read, and fails when a signal has come.
+    pub(super) fn wait(&self, source: &impl AsFd) -> Outcome {
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        // It is only looked at: a signal that is read is one that nobody dies of.
+        let mut fds = [readable(self.pending.as_fd()), readable(source.as_fd())];
+        poll_some(&mut fds, None)?;
+        match fds[0].any().unwrap_or(false) {
+            true => Err(Failure::new(Exit::Internal, "demo: it was told to end")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        let _ = self.set.thread_unblock();
+    }
+}
