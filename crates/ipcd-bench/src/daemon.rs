@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -74,13 +74,13 @@ pub(crate) fn start(via: Via, workers: u32, load: Load) -> io::Result<Running> {
         session.subscribe([filter])?;
         sessions.push(session);
     }
-    let subscribers = sessions.iter().map(Session::reader).collect::<io::Result<_>>()?;
+    let subscribers = sessions.iter_mut().map(Session::incoming).collect::<io::Result<_>>()?;
     if load.has_crowd {
         sessions.extend(crowd(&daemon)?);
     }
     let peers = 1 + sessions.len() as u64;
     let movers = publisher.workers(peers / u64::from(workers))?;
-    let writer = publisher.writer()?;
+    let writer = publisher.outgoing()?;
     sessions.push(publisher);
     let Private { server, dir, .. } = daemon;
     let (_dir, _sessions) = (Some(dir), sessions);
@@ -109,6 +109,7 @@ fn endpoint(via: Via, dir: &Path) -> io::Result<Endpoint> {
         Via::Unix => format!("unix://{}", dir.join("bench.sock").display()),
         // The daemon cannot tell us the port that it would get for 0.
         Via::Tcp => format!("tcp://{}", TcpListener::bind("127.0.0.1:0")?.local_addr()?),
+        Via::Udp => format!("udp://{}", UdpSocket::bind("127.0.0.1:0")?.local_addr()?),
         Via::Pipe => format!("pipe://{}", dir.join("bench.pipe").display()),
         Via::Fifo => format!("fifo://{}", dir.join("bench.fifo").display()),
     };

@@ -3,7 +3,8 @@
 //! Three servers move the same load from a publisher process to a subscriber process: the bare
 //! byte relay, the yardstick (the least that routes frames by subject) and the real
 //! daemon. Their rounds are interleaved, and only ratios of neighbours are compared: on a busy
-//! or throttled machine the figures themselves say little. The same goes for the round trip of a
+//! or throttled machine the figures themselves say little. Over UDP the bare relay are two paced hops
+//! of datagrams, and there is no yardstick. The same goes for the round trip of a
 //! request, and for how fast peers come and go. `ipcctl relay`, which needs no daemon, is measured
 //! beside socat.
 //!
@@ -14,7 +15,9 @@ mod connecting;
 mod cores;
 mod count;
 mod daemon;
+mod datagrams;
 mod gate;
+mod line;
 mod load;
 mod options;
 mod process;

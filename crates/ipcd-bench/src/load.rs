@@ -6,10 +6,12 @@
 //! process.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use ipcd_proto::{Frame, FrameWriter, HEADER_BYTES, Header, Kind, frame_len, limits};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::line::{Line, Source};
 
 /// Where all messages go, unless they go to many subjects.
 pub(crate) const SUBJECT: &str = "bench.load";
@@ -69,7 +71,8 @@ impl Load {
     }
 
     /// Publishes all messages, once a byte has come on `go`.
-    pub(crate) fn publish(self, mut go: &File, mut to: &File) -> io::Result<()> {
+    pub(crate) fn publish(self, mut go: &File, to: &Line) -> io::Result<()> {
+        let mut to = to.sink()?;
         let frame = self.frame();
         let per_batch = if self.is_single { 1 } else { (BATCH_BYTES / frame.len()).max(1) };
         let mut batch = frame.repeat(per_batch);
@@ -88,8 +91,9 @@ impl Load {
     }
 
     /// Receives all messages at each subscriber, each once and in order.
-    pub(crate) fn receive(self, from: &[File]) -> io::Result<()> {
-        let mut ends: Vec<End> = from.iter().map(|file| End::new(self, file)).collect();
+    pub(crate) fn receive(self, from: &[Line]) -> io::Result<()> {
+        let ends = from.iter().map(|line| End::new(self, line)).collect::<io::Result<Vec<_>>>();
+        let mut ends = ends?;
         let mut scratch = vec![0; READ_BYTES.max(2 * self.frame().len())];
         if let [only] = &mut ends[..] {
             while !only.is_done() {
@@ -98,8 +102,8 @@ impl Load {
             return Ok(());
         }
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        for (file, place) in from.iter().zip(0..) {
-            epoll.add(file, EpollEvent::new(EpollFlags::EPOLLIN, place))?;
+        for (line, place) in from.iter().zip(0..) {
+            epoll.add(line, EpollEvent::new(EpollFlags::EPOLLIN, place))?;
         }
         let mut events = [EpollEvent::empty(); 64];
         while !ends.iter().all(End::is_done) {
@@ -143,16 +147,16 @@ fn number(frame: &[u8]) -> Option<u64> {
 
 /// Where a subscriber gets its messages.
 struct End<'a> {
-    file: &'a File,
+    source: Source<'a>,
     check: Check,
     /// The beginning of a frame whose rest has not come.
     rest: Vec<u8>,
 }
 
 impl<'a> End<'a> {
-    fn new(load: Load, file: &'a File) -> Self {
+    fn new(load: Load, line: &'a Line) -> io::Result<Self> {
         let check = Check { load, frame: load.frame(), next: 0 };
-        Self { file, check, rest: Vec::new() }
+        Ok(Self { source: line.source()?, check, rest: Vec::new() })
     }
 
     fn is_done(&self) -> bool {
@@ -161,10 +165,15 @@ impl<'a> End<'a> {
 
     /// Reads once, and checks the whole frames.
     fn read(&mut self, scratch: &mut [u8]) -> io::Result<()> {
+        let Self { source, check, .. } = self;
+        let source = match source {
+            Source::Bytes(source) => source,
+            Source::Frames(channel) => return channel.take_in(|frames| check.take(frames)),
+        };
         let held = self.rest.len();
         scratch[..held].copy_from_slice(&self.rest);
         self.rest.clear();
-        let count = self.file.read(&mut scratch[held..])?;
+        let count = source.read(&mut scratch[held..])?;
         if count == 0 {
             return Err(wrong(format!("the end after {} messages", self.check.next)));
         }

@@ -185,7 +185,7 @@ impl Address {
         match via {
             Via::Unix => Ok(Self::Unix(dir.join("a.sock"))),
             Via::Tcp => Ok(Self::Tcp(TcpListener::bind(LOOPBACK)?.local_addr()?)),
-            Via::Pipe | Via::Fifo => Err(no_sockets()),
+            Via::Pipe | Via::Fifo | Via::Udp => Err(no_sockets()),
         }
     }
 
@@ -251,7 +251,7 @@ impl Server {
                 let address = Address::Tcp(listener.local_addr()?);
                 Ok(Self { listener: Listener::Tcp(listener), address })
             }
-            Via::Pipe | Via::Fifo => Err(no_sockets()),
+            Via::Pipe | Via::Fifo | Via::Udp => Err(no_sockets()),
         }
     }
 

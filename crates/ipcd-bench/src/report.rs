@@ -39,10 +39,10 @@ pub(crate) fn print_head() {
     println!("Ratios: median (least–most) over rounds side by side.\n");
     println!(
         "| cores | via | payload | subscribers | messages | relay | yardstick | ipcd | crossing \
-         | yardstick / relay | ipcd / yardstick | crossing / ipcd \
+         | yardstick / relay | ipcd / yardstick | ipcd / relay | crossing / ipcd \
          | CPU relay, yardstick, ipcd, crossing |"
     );
-    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
 }
 
 pub(crate) fn print_row(cores: Cores, via: Via, figures: &Figures) {
@@ -51,16 +51,17 @@ pub(crate) fn print_row(cores: Cores, via: Via, figures: &Figures) {
     let cost = |Summary { median, .. }: Summary| format!("{median:.0}");
     let costs = figures.costs.each_ref().map(|costs| or_none(costs, cost));
     println!(
-        "| {} | {} | {} B | {} | {} | {} | {} | {} | {} | {} |",
+        "| {} | {} | {} B | {} | {} | {} | {} | {} | {} | {} | {} |",
         word(&cores),
         word(&via),
         figures.load.payload,
         figures.load.subscribers,
         figures.load.count,
         rates.join(" | "),
-        ratio(Summary::of_ratios(yardstick, relay)),
-        ratio(Summary::of_ratios(ipcd, yardstick)),
-        if crossing.is_empty() { "–".into() } else { ratio(Summary::of_ratios(crossing, ipcd)) },
+        ratio_or_none(yardstick, relay),
+        ratio_or_none(ipcd, yardstick),
+        ratio_or_none(ipcd, relay),
+        ratio_or_none(crossing, ipcd),
         costs.join(", "),
     );
 }
@@ -68,6 +69,11 @@ pub(crate) fn print_row(cores: Cores, via: Via, figures: &Figures) {
 /// A figure, where this server was measured.
 fn or_none(values: &[f64], print: impl Fn(Summary) -> String) -> String {
     if values.is_empty() { "–".into() } else { print(Summary::of(values.iter().copied())) }
+}
+
+fn ratio_or_none(above: &[f64], below: &[f64]) -> String {
+    let is_there = !above.is_empty() && !below.is_empty();
+    if is_there { ratio(Summary::of_ratios(above, below)) } else { "–".into() }
 }
 
 pub(crate) fn print_crowd(cores: Cores, alone: &[f64], crowded: &[f64]) {

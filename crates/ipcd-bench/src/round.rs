@@ -34,7 +34,7 @@ pub(crate) fn drive(running: &Running, load: Load) -> io::Result<Took> {
     let sender = Child::start(c"bench-publisher", &[go.as_fd(), publisher.as_fd()], || {
         load.publish(&go, publisher)
     })?;
-    let keep: Vec<_> = subscribers.iter().chain([&say_done]).map(AsFd::as_fd).collect();
+    let keep: Vec<_> = subscribers.iter().map(AsFd::as_fd).chain([say_done.as_fd()]).collect();
     let receiver = Child::start(c"bench-subscriber", &keep, || {
         load.receive(subscribers)?;
         (&say_done).write_all(&[1])

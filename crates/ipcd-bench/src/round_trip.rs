@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::cores::Allowed;
 use crate::daemon::{Mode, Private};
+use crate::line::Line;
 use crate::load::SUBJECT;
 use crate::options::Options;
 use crate::process::{Child, await_readable};
@@ -110,8 +111,12 @@ pub(crate) fn round(way: Way, via: Via, trips: Trips) -> io::Result<Took> {
 
 fn through_yardstick(via: Via, trips: Trips) -> io::Result<Took> {
     let running = start_bare(c"bench-yardstick", via, 1, yardstick::exchange)?;
-    let Running { publisher, subscribers, .. } = &running;
-    let subscriber = &subscribers[0];
+    let Running { publisher: Line::Stream(publisher), subscribers, .. } = &running else {
+        return Err(io::Error::other("round trips are measured over streams"));
+    };
+    let [Line::Stream(subscriber)] = &subscribers[..] else {
+        unreachable!("there is one subscriber, connected as the publisher is");
+    };
     trips.drive(
         (&[publisher.as_fd()], || Ok(lean::Requester::new(publisher, None))),
         (&[subscriber.as_fd()], || Ok(lean::Responder::new(subscriber))),

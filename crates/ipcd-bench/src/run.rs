@@ -122,6 +122,10 @@ fn smoke_shapes() -> io::Result<()> {
             round::run(server, via, fan_out)?;
         }
     }
+    for server in Server::ALL.into_iter().filter(|server| server.serves(Via::Udp, load)) {
+        round::run(server, Via::Udp, load)?;
+        round::run(server, Via::Udp, Load { payload: 65536, count: 30, ..load })?;
+    }
     let many = Load { has_many_subjects: true, has_crowd: true, ..load };
     round::run(Server::Ipcd, Via::Unix, many).map(drop)
 }
@@ -131,7 +135,7 @@ fn measure(options: &Options, via: Via, payload: usize) -> io::Result<Figures> {
     let load = calibrate(options, via, payload)?;
     let mut figures = Figures::new(load);
     for _ in 0..options.rounds() {
-        for server in Server::ALL.into_iter().filter(|server| server.serves(load)) {
+        for server in Server::ALL.into_iter().filter(|server| server.serves(via, load)) {
             figures.add(server, round::run(server, via, load)?);
         }
     }

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -11,10 +11,11 @@ use clap::ValueEnum;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tempfile::TempDir;
 
+use crate::line::Line;
 use crate::load::Load;
 use crate::process::Child;
 use crate::session::Session;
-use crate::{daemon, relay, yardstick};
+use crate::{daemon, datagrams, relay, yardstick};
 
 /// Bytes of a bare pipe: as many as anybody may ask for (pipe(7)), so that it is a limit.
 const PIPE_BYTES: i32 = 1024 * 1024;
@@ -47,13 +48,15 @@ pub enum Via {
     Pipe,
     /// FIFOs.
     Fifo,
+    /// UDP on the loopback, paced by credit.
+    Udp,
 }
 
 /// A server that runs, and the far ends of its connections.
 #[derive(Debug)]
 pub(crate) struct Running {
-    pub(crate) publisher: File,
-    pub(crate) subscribers: Vec<File>,
+    pub(crate) publisher: Line,
+    pub(crate) subscribers: Vec<Line>,
     /// The processes that move the messages.
     pub(crate) movers: Vec<u32>,
     pub(crate) _server: Child,
@@ -63,15 +66,23 @@ pub(crate) struct Running {
 }
 
 impl Server {
-    /// Whether it is there for so many subscribers: on two workers there is one peer each.
-    pub(crate) fn serves(self, load: Load) -> bool {
-        self != Self::Crossing || load.subscribers == 1
+    /// Whether it is there for such a load: on two workers there is one peer each, and of
+    /// datagrams there is the bare limit only.
+    pub(crate) fn serves(self, via: Via, load: Load) -> bool {
+        match self {
+            Self::Relay | Self::Ipcd => true,
+            Self::Yardstick => via != Via::Udp,
+            Self::Crossing => load.subscribers == 1,
+        }
     }
 
     /// Starts a server for these subscribers.
     pub(crate) fn start(self, via: Via, load: Load) -> io::Result<Running> {
         match self {
-            Self::Relay => start_bare(c"bench-relay", via, load.subscribers, relay::serve),
+            Self::Relay => {
+                let serve = if via == Via::Udp { datagrams::serve } else { relay::serve };
+                start_bare(c"bench-relay", via, load.subscribers, serve)
+            }
             Self::Yardstick => {
                 start_bare(c"bench-yardstick", via, load.subscribers, yardstick::serve)
             }
@@ -90,7 +101,9 @@ pub(crate) fn start_bare(
 ) -> io::Result<Running> {
     let (publisher, from) = connected(via)?;
     let pairs = (0..subscribers).map(|_| connected(via)).collect::<io::Result<Vec<_>>>()?;
-    let (to, subscribers): (Vec<File>, Vec<File>) = pairs.into_iter().unzip();
+    let line = if via == Via::Udp { Line::Datagrams } else { Line::Stream };
+    let (to, subscribers): (Vec<File>, Vec<Line>) =
+        pairs.into_iter().map(|(to, subscriber)| (to, line(subscriber))).unzip();
     let keep: Vec<_> = std::iter::once(&from).chain(&to).map(AsFd::as_fd).collect();
     let server = Child::start(name, &keep, || {
         set_blocking(&from, false)?;
@@ -98,6 +111,7 @@ pub(crate) fn start_bare(
         serve(&from, &to)
     })?;
     let (movers, _dir, _sessions) = (vec![server.id()], None, Vec::new());
+    let publisher = line(publisher);
     Ok(Running { publisher, subscribers, movers, _server: server, _dir, _sessions })
 }
 
@@ -111,6 +125,12 @@ fn connected(via: Via) -> io::Result<(File, File)> {
             let (far, _) = listener.accept()?;
             near.set_nodelay(true)?;
             far.set_nodelay(true)?;
+            (near.into(), far.into())
+        }
+        Via::Udp => {
+            let [near, far] = [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
+            near.connect(far.local_addr()?)?;
+            far.connect(near.local_addr()?)?;
             (near.into(), far.into())
         }
         // A FIFO is a pipe that has a name.
