@@ -3,16 +3,20 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipcd_conformance::authority::{Authority, Issued};
+use ipcd_proto::control::{Auth, Challenge, decode as body, encode};
+use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode};
 use ipcd_tests::{PATIENCE, Raw, Scene, Setup, eventually};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tempfile::TempDir;
 
-/// How long a handshake may take: longer than any here takes, and soon over.
-const CONFIG: &str = "[limits]\nhandshake_timeout = \"700ms\"\n";
+/// How long a handshake may take, and a frame: longer than any here takes, and soon over.
+const CONFIG: &str = "[limits]\nhandshake_timeout = \"700ms\"\nframe_timeout = \"2s\"\n";
+const FRAME_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A daemon with a listener for TLS, and who trusts it.
 struct Stage {
@@ -53,6 +57,19 @@ impl Stage {
         ClientConnection::new(Arc::new(config), name).expect("a client can be made")
     }
 
+    /// A client with an open session.
+    fn member(&self) -> Guest {
+        let mut guest = self.guest();
+        guest.send(&Raw::hello_bytes());
+        let Challenge { nonce } = body(&guest.expect(Kind::Challenge)).expect("it is a challenge");
+        let proof = self.scene.daemon.token().peer_proof(&Raw::hello().nonce, &nonce);
+        let mut answer = Vec::new();
+        FrameWriter(&mut answer).control(Header::new(Kind::Auth, 0), &encode(&Auth { proof }));
+        guest.send(&answer);
+        guest.expect(Kind::Welcome);
+        guest
+    }
+
     /// What a client says first.
     fn hello(&self) -> Vec<u8> {
         let mut hello = Vec::new();
@@ -66,7 +83,7 @@ impl Stage {
         while tls.is_handshaking() {
             tls.complete_io(&mut stream).expect("they shake hands");
         }
-        Guest { stream, tls }
+        Guest { stream, tls, input: Vec::new() }
     }
 
     /// Sends bytes, and waits until the daemon closes.
@@ -88,6 +105,8 @@ impl Stage {
 struct Guest {
     stream: TcpStream,
     tls: ClientConnection,
+    /// What was read and is no whole frame yet.
+    input: Vec<u8>,
 }
 
 impl Guest {
@@ -97,6 +116,32 @@ impl Guest {
         self.tls.writer().write_all(plain).expect("there is memory");
         self.write_to(&mut records);
         records
+    }
+
+    fn send(&mut self, frame: &[u8]) {
+        let records = self.encrypt(frame);
+        self.stream.write_all(&records).expect("the daemon reads");
+    }
+
+    /// The body of the next frame, which must be of this kind.
+    fn expect(&mut self, kind: Kind) -> Vec<u8> {
+        loop {
+            match decode(&self.input, usize::MAX).expect("the daemon sends frames only") {
+                Decoded::Frame(frame, length) => {
+                    assert_eq!(frame.header.kind, kind);
+                    let payload = frame.payload.to_vec();
+                    self.input.drain(..length);
+                    return payload;
+                }
+                Decoded::Incomplete(_) => {
+                    let mut bytes = [0; 4096];
+                    let mut stream = rustls::Stream::new(&mut self.tls, &mut self.stream);
+                    let count = stream.read(&mut bytes).expect("the daemon answers");
+                    assert!(count > 0, "closed, where {kind:?} should come");
+                    self.input.extend_from_slice(&bytes[..count]);
+                }
+            }
+        }
     }
 
     fn write_to(&mut self, records: &mut Vec<u8>) {
@@ -215,6 +260,58 @@ fn records_that_are_cut_or_altered_end_the_connection() {
     guest.stream.write_all(&plain).expect("the daemon reads");
     end(&mut guest.stream, "a record that is not encrypted");
     stage.strike("bad records");
+}
+
+/// In a session that is open a record has as long as a frame, from its first byte to its last.
+#[test]
+fn a_record_that_does_not_end_is_waited_for_as_long_as_for_a_frame() {
+    let stage = Stage::set();
+    let frame = Raw::message_bytes(1, b"a", &[b'x'; 1000]);
+    let mut silent: Vec<_> = [1, 4, 5, 6, 500]
+        .map(|cut| {
+            let mut guest = stage.member();
+            let record = guest.encrypt(&frame);
+            guest.stream.write_all(&record[..cut]).expect("the daemon waits");
+            guest
+        })
+        .into();
+    let mut trickling = stage.member();
+    let record = trickling.encrypt(&frame);
+    let start = Instant::now();
+    // Ten times as long as it may take, a byte at a time.
+    let pause = 10 * FRAME_TIMEOUT / record.len() as u32;
+    let sent = record.iter().take_while(|byte| {
+        std::thread::sleep(pause);
+        trickling.stream.write_all(&[**byte]).is_ok()
+    });
+    let sent = sent.count();
+    assert!(sent < record.len(), "it has trickled to its end");
+    assert!(start.elapsed() >= FRAME_TIMEOUT, "it was cut off early");
+    silent.iter_mut().for_each(|guest| end(&mut guest.stream, "half a record"));
+    let told = || stage.scene.daemon.log().matches("a frame took too long to arrive").count();
+    eventually("that the log tells of each", || (told() > silent.len()).then_some(()));
+    stage.strike("half a record");
+}
+
+/// Each read ends inside a record, but no record takes long.
+#[test]
+fn records_that_overlap_reads_are_no_offence() {
+    let stage = Stage::set();
+    let mut guest = stage.member();
+    let mut ping = Vec::new();
+    FrameWriter(&mut ping).control(Header::new(Kind::Ping, 1), &[]);
+    let (start, mut pings, mut rest) = (Instant::now(), 0, Vec::new());
+    while start.elapsed() < FRAME_TIMEOUT * 3 / 2 {
+        rest.extend(guest.encrypt(&ping));
+        let next = rest.split_off(rest.len() - 7);
+        guest.stream.write_all(&std::mem::replace(&mut rest, next)).expect("it is connected");
+        pings += 1;
+        std::thread::sleep(FRAME_TIMEOUT / 40);
+    }
+    guest.stream.write_all(&rest).expect("it is connected");
+    (0..pings).for_each(|_| drop(guest.expect(Kind::Pong)));
+    drop(guest);
+    stage.strike("records that overlap reads");
 }
 
 #[test]

@@ -85,6 +85,18 @@ impl Core {
         }
     }
 
+    /// Since when a record of the peer's transport is incomplete, which may be within a frame that has
+    /// a deadline already.
+    pub fn note_begun(&mut self, key: PeerKey, since: Option<Instant>, is_in_frame: bool) {
+        let due = since.map(|since| since + self.config.frame_timeout);
+        let of_frame = self.peer(key).deadlines.frame.filter(|_| is_in_frame);
+        let next = of_frame.into_iter().chain(due).min();
+        self.peer(key).deadlines.frame = next;
+        if let Some(at) = next {
+            self.arm(key, at);
+        }
+    }
+
     pub(crate) fn arm(&mut self, key: PeerKey, at: Instant) {
         let armed = &mut self.peers[key.0 as usize].deadlines.armed;
         self.timers.arm(armed, at, key);

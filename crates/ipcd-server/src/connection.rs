@@ -51,6 +51,8 @@ pub(crate) struct Connection {
     pub(crate) rests: bool,
     /// Whether to write again once it has been served: it waits for credit, or for a handshake.
     pub(crate) starved: bool,
+    /// Whether the router knows that a record of the transport's is incomplete.
+    pub(crate) has_begun: bool,
     /// Whether the router knows that the peer has shown a certificate.
     pub(crate) is_vouched: bool,
     /// The channel's earliest entry in the worker's queue of ticks.
@@ -96,6 +98,7 @@ impl Connection {
             blocked: false,
             rests: false,
             starved: false,
+            has_begun: false,
             is_vouched: false,
             tick_at: None,
             lost: 0,

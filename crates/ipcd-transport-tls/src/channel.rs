@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::explain::{Side, explain};
 use crate::names::name_of;
 use crate::outgoing::Outgoing;
+use crate::progress::Progress;
 
 /// Bytes that are received at once, and plaintext that is encrypted at once.
 const BATCH: usize = 64 * 1024;
@@ -50,6 +51,7 @@ pub(crate) struct TlsChannel {
     end: End,
     /// Whether the peer has said that nothing more will come.
     peer_has_ended: bool,
+    progress: Progress,
     /// Whether the kernel had no memory for what is encrypted.
     lacks_memory: bool,
     /// Whether nothing can be read or written any more.
@@ -95,6 +97,7 @@ impl TlsChannel {
             outgoing: Outgoing::default(),
             end: End::NotYet,
             peer_has_ended: false,
+            progress: Progress::default(),
             lacks_memory: false,
             is_broken: false,
             shaken_by: (side == Side::Server).then(|| Instant::now() + HANDSHAKE),
@@ -142,6 +145,7 @@ impl TlsChannel {
     }
 
     fn digest(&mut self, mut bytes: &[u8], mut into: Option<&mut ReadBuffer>) -> Result<()> {
+        self.progress.received(bytes);
         while !bytes.is_empty() && !self.peer_has_ended {
             let taken = self.tls.read_tls(&mut bytes);
             taken.map_err(|error| Error::Protocol(format!("TLS: {error}")))?;
@@ -318,6 +322,10 @@ impl Channel for TlsChannel {
             false => self.write_frames(frames),
         };
         wrote.map_err(|error| self.told(error))
+    }
+
+    fn begun(&self) -> Option<Instant> {
+        self.progress.since()
     }
 
     fn pinned(&self) -> usize {

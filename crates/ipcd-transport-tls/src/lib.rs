@@ -12,6 +12,7 @@ mod files;
 mod listener;
 mod names;
 mod outgoing;
+mod progress;
 mod settings;
 mod verify;
 

@@ -235,6 +235,12 @@ pub trait Channel: Send {
     /// Appends what has come to `into`, with one system call where the transport allows it.
     fn read(&mut self, into: &mut ReadBuffer) -> Result<Read>;
 
+    /// Since when a record of the transport's own is incomplete: what has come of it is kept here, and
+    /// nothing of it was read.
+    fn begun(&self) -> Option<Instant> {
+        None
+    }
+
     /// Offers bytes that begin at a frame boundary, or where the last call stopped. Whole frames
     /// only: the last byte ends a frame.
     fn write(&mut self, frames: &[u8]) -> Result<Wrote>;

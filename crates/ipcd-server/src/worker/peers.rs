@@ -76,7 +76,9 @@ impl Worker {
 
     /// Reads once, and gives what came to the router.
     pub(super) fn read(&mut self, key: PeerKey) {
-        match self.take_in(key) {
+        let outcome = self.take_in(key);
+        self.note_begun(key);
+        match outcome {
             Some(Ok(Read::Bytes(_))) => self.served(key),
             Some(Ok(Read::NotReady)) | None => {}
             Some(Ok(Read::Closed)) => self.detach(key, "it closed the connection"),
@@ -105,6 +107,18 @@ impl Worker {
         self.vouch(key);
         self.feed(key, buffer);
         Some(outcome)
+    }
+
+    /// Tells the router of a record that is incomplete, or is not any more: it has to end as soon as a
+    /// frame has. One that is not read for a while need not.
+    fn note_begun(&mut self, key: PeerKey) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
+        let since = connection.channel.begun().filter(|_| !connection.waiting);
+        if since.is_some() || connection.has_begun {
+            connection.has_begun = since.is_some();
+            let is_in_frame = connection.rest.is_some() && !connection.waiting;
+            self.core.note_begun(key, since, is_in_frame);
+        }
     }
 
     /// Tells the router of a certificate, before it hears anything of the peer.
