@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 /// Bytes of all rules together: they travel to a worker in one message.
-const MAX_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_BYTES: usize = 64 * 1024;
 
 /// A rule.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -17,6 +17,7 @@ use nix::unistd::dup3;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::listen::Dialect;
 
 /// What the supervisor tells a worker.
@@ -70,7 +71,31 @@ pub(crate) struct Live {
     listeners: BTreeMap<usize, (String, String)>,
 }
 
+/// A message that the other end of a link would take for nonsense.
+#[derive(Debug, thiserror::Error)]
+#[error("a message of {bytes} bytes is too long for a link, which takes {most}")]
+pub(crate) struct TooLong {
+    bytes: usize,
+    most: usize,
+}
+
 impl Live {
+    /// Refuses a configuration that no worker could be told. Its access rules have a limit of their
+    /// own.
+    pub(crate) fn check(config: &Config) -> Result<(), Error> {
+        let live = Self { acl: Acl::default(), ..Self::of(config) };
+        let bytes = bincode::serde::encode_to_vec(live, CONFIG).map_or(usize::MAX, |all| all.len());
+        if bytes <= LONGEST_SETTING {
+            return Ok(());
+        }
+        let most = LONGEST_SETTING >> 10;
+        Err(Error::Config(format!(
+            "listeners and tokens take {} KiB together, of at most {most} KiB that a worker can be \
+             told: have fewer of them, or shorter endpoints and names",
+            bytes.div_ceil(1024)
+        )))
+    }
+
     /// That of a router's configuration.
     pub(crate) fn of(config: &Config) -> Self {
         let config = config.clone();
@@ -141,6 +166,9 @@ const LONGEST: usize = 128 * 1024;
 /// Bytes of the longest message of a worker. What is passed on to other workers, with what the
 /// supervisor adds, is not too long for them.
 const LONGEST_OF_WORKER: usize = 96 * 1024;
+/// Bytes of what a configuration says of listeners and tokens: it travels to a worker in one message,
+/// beside the access rules, and what it says of listeners travels back in a status.
+const LONGEST_SETTING: usize = 48 * 1024;
 /// Bytes that may wait for a worker's link. One that leaves so much unread will not read it.
 const MAX_BACKLOG: usize = 64 * 1024 * 1024;
 
@@ -168,8 +196,9 @@ pub(crate) struct Link {
     lacks_memory: bool,
     /// Peers whose messages could not be sent.
     lost: Vec<u64>,
-    /// Bytes of the longest message that is received here.
+    /// Bytes of the longest message that is received here, and there.
     longest: usize,
+    longest_there: usize,
 }
 
 /// A message that is to be sent.
@@ -197,7 +226,8 @@ impl Link {
     pub(crate) fn pair() -> io::Result<(Self, Self)> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-        Ok((Self::end(a, LONGEST_OF_WORKER), Self::end(b, LONGEST)))
+        let (here, there) = (LONGEST_OF_WORKER, LONGEST);
+        Ok((Self::end(a, here, there), Self::end(b, there, here)))
     }
 
     /// The same end under the number of `place`, for a forked child to keep while it closes
@@ -207,22 +237,28 @@ impl Link {
     /// As dup3(2).
     pub(crate) fn move_to(&self, mut place: OwnedFd) -> io::Result<Self> {
         dup3(self.as_fd(), &mut place, OFlag::O_CLOEXEC)?;
-        Ok(Self::end(place, self.longest))
+        Ok(Self::end(place, self.longest, self.longest_there))
     }
 
     /// One that leads nowhere.
     pub(crate) fn none() -> Self {
-        let (backlog, lost) = (VecDeque::new(), Vec::new());
-        Self { socket: None, backlog, backlog_bytes: 0, lacks_memory: false, lost, longest: 0 }
+        Self {
+            socket: None,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            lacks_memory: false,
+            lost: Vec::new(),
+            longest: 0,
+            longest_there: 0,
+        }
     }
 
-    fn end(socket: OwnedFd, longest: usize) -> Self {
-        let (backlog, lost) = (VecDeque::new(), Vec::new());
-        let socket = Some(socket);
-        Self { socket, backlog, backlog_bytes: 0, lacks_memory: false, lost, longest }
+    fn end(socket: OwnedFd, longest: usize, longest_there: usize) -> Self {
+        Self { socket: Some(socket), longest, longest_there, ..Self::none() }
     }
 
-    /// Sends a message, now or as soon as there is room.
+    /// Sends a message, now or as soon as there is room. One that is [`TooLong`] is not sent: whoever
+    /// reads it would end, or be ended, for it.
     pub(crate) fn send<T: Serialize>(&mut self, message: &T, fds: Vec<OwnedFd>) -> io::Result<()> {
         self.queue(message, fds, None)
     }
@@ -249,13 +285,21 @@ impl Link {
         fds: Vec<OwnedFd>,
         peer: Option<u64>,
     ) -> io::Result<()> {
-        let bytes = bincode::serde::encode_to_vec(message, CONFIG).map_err(|error| {
+        let encoded = bincode::serde::encode_to_vec(message, CONFIG).map_err(io::Error::other);
+        let bytes = encoded.and_then(|bytes| self.check(bytes)).inspect_err(|_| {
             self.lost.extend(peer);
-            io::Error::other(error)
         })?;
         self.backlog_bytes += bytes.len();
         self.backlog.push_back(Waiting { bytes, fds, peer });
         self.flush()
+    }
+
+    fn check(&self, message: Vec<u8>) -> io::Result<Vec<u8>> {
+        let (bytes, most) = (message.len(), self.longest_there);
+        match bytes <= most {
+            true => Ok(message),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, TooLong { bytes, most })),
+        }
     }
 
     /// Sends what waits, as far as there is room.
@@ -345,6 +389,11 @@ fn is_for_later(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| codes.contains(&Errno::from_raw(code)))
 }
 
+/// Whether a message was not sent because it is [`TooLong`].
+pub(crate) fn is_too_long(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<TooLong>())
+}
+
 /// Whether a message could not be sent because the other process has ended.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
@@ -408,6 +457,45 @@ mod tests {
             panic!("it is not too long for a worker");
         };
         assert_eq!(heard, long);
+    }
+
+    #[test]
+    fn what_would_be_too_long_there_is_not_sent() {
+        let (mut here, mut there) = Link::pair().unwrap();
+        let error = here.hand_over(&"x".repeat(LONGEST), Vec::new(), 7).unwrap_err();
+        assert!(is_too_long(&error), "{error}");
+        assert_eq!((here.take_lost(), here.waiting(), here.backlog_bytes), (vec![7], 0, 0));
+        assert!(matches!(there.receive::<String>(), Ok(Received::NotReady)));
+        let long = "x".repeat(LONGEST_OF_WORKER);
+        assert!(is_too_long(&there.send(&long, Vec::new()).unwrap_err()));
+        // Three bytes say how long it is.
+        there.send(&&long[5..], Vec::new()).unwrap();
+        assert!(matches!(here.receive::<String>(), Ok(Received::Message(..))));
+    }
+
+    #[test]
+    fn a_configuration_that_no_worker_could_be_told_is_refused() {
+        let daemon = ipcd_core::DaemonInfo {
+            supervisor: 0,
+            worker: 0,
+            version: String::new(),
+            started: std::time::Instant::now(),
+            listeners: BTreeMap::new(),
+            sandbox: String::new(),
+        };
+        let mut config = Config::new(daemon);
+        let endpoint = format!("unix:///{}", "x".repeat(90));
+        while Live::check(&config).is_ok() {
+            let number = config.daemon.listeners.len();
+            assert!(number < 1000, "as many as this are never too many");
+            config.daemon.listeners.insert(number, (endpoint.clone(), "frame".into()));
+        }
+        let why = Live::check(&config).unwrap_err().to_string();
+        assert!(why.contains("49 KiB") && why.contains("at most 48 KiB"), "{why}");
+        // The last one that is not, with all access rules there can be, is not too long.
+        config.daemon.listeners.pop_last();
+        let rules = bincode::serde::encode_to_vec(Live::of(&config), CONFIG).unwrap().len();
+        assert!(rules + crate::access::MAX_BYTES < LONGEST);
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::Places;
-use crate::link::{Link, ToWorker, is_gone};
+use crate::link::{Link, Live, ToWorker, is_gone};
 use crate::privileges::{self, DescriptorLimit};
 use crate::runtime::{RuntimeDir, write_pid_file};
 use crate::sandbox::Sandbox;
@@ -118,6 +118,7 @@ impl Supervisor {
         let listeners = bind_all(&config, &runtime_dir, &start.sockets)?;
         sandbox.log();
         let core = core_config(&config, &listeners, tokens, sandbox.level().to_string());
+        Live::check(&core)?;
         let (mut slots, inboxes) = make_slots(&config)?;
         if config.daemon.fork == ForkMode::Pool {
             for (slot, data) in slots.iter_mut().zip(FIRST_LINK..) {
@@ -420,9 +421,9 @@ fn watch(epoll: &Epoll, fd: &impl AsFd, data: u64) -> Result<(), Error> {
     epoll.add(fd, event).map_err(|error| Error::system("watch a descriptor", error))
 }
 
-fn core_config(
+fn core_config<'a>(
     config: &Config,
-    listeners: &[Listening],
+    listeners: impl IntoIterator<Item = &'a Listening>,
     tokens: Tokens,
     sandbox: String,
 ) -> ipcd_core::Config {
@@ -434,7 +435,7 @@ fn core_config(
         worker: 0,
         version: VERSION.into(),
         started: Instant::now(),
-        listeners: listeners.iter().map(describe).collect(),
+        listeners: listeners.into_iter().map(describe).collect(),
         sandbox,
     };
     ipcd_core::Config {

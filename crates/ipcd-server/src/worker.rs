@@ -31,7 +31,7 @@ use crate::alarm::Alarm;
 use crate::connection::{Connection, Token};
 use crate::inbox::{Inboxes, Places};
 use crate::lacking::is_exhaustion;
-use crate::link::{Gone, Link, PEERS, Received, ToSupervisor, ToWorker};
+use crate::link::{Gone, Link, PEERS, Received, ToSupervisor, ToWorker, is_too_long};
 use crate::listen::Dialect;
 use crate::privileges;
 use crate::sandbox::Sandbox;
@@ -478,8 +478,13 @@ impl Worker {
     }
 
     fn tell(&mut self, message: &ToSupervisor) -> Result<(), Error> {
-        self.link
-            .send(message, Vec::<OwnedFd>::new())
-            .map_err(|error| Error::system("write to the link", error))
+        match self.link.send(message, Vec::<OwnedFd>::new()) {
+            // Whoever waits for it runs into a time-out, which is better than to end for it.
+            Err(error) if is_too_long(&error) => {
+                tracing::error!(%error, "the supervisor is not told something");
+                Ok(())
+            }
+            sent => sent.map_err(|error| Error::system("write to the link", error)),
+        }
     }
 }

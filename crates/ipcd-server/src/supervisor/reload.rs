@@ -65,6 +65,11 @@ impl Supervisor {
         for (wanted, number) in wanted.iter().filter(|w| !is_open(w)).zip(self.next_number..) {
             added.push(bind(wanted, number, &self.sockets)?);
         }
+        let stays = |open: &&Listening| wanted.iter().any(|wanted| open.is(wanted));
+        let all = self.listeners.iter().filter(stays).chain(&added);
+        let sandbox = self.sandbox.level().to_string();
+        let core = core_config(&config, all, tokens, sandbox);
+        Live::check(&core)?;
         self.next_number += added.len();
         self.listeners.retain(|open| {
             let stays = wanted.iter().any(|wanted| open.is(wanted));
@@ -77,8 +82,7 @@ impl Supervisor {
         self.listeners.extend(added);
         self.admission.set_limits(&config.limits);
         let started = self.core.daemon.started;
-        let sandbox = self.sandbox.level().to_string();
-        self.core = core_config(&config, &self.listeners, tokens, sandbox);
+        self.core = core;
         self.core.daemon.started = started;
         if config.needs_restart(&self.config) {
             warn!("changes in [daemon] and [log], but for the time-outs, need a restart");
