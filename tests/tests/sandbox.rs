@@ -123,7 +123,8 @@ fn a_word_that_it_does_not_know_is_a_place_in_the_file() {
 /// A real worker is made to try each thing, by its own instructions.
 #[cfg(target_arch = "x86_64")]
 mod taken_over {
-    use ipcd_tests::{Called, Descriptor, Puppet, descriptors, eventually};
+    use ipcd_client::Event;
+    use ipcd_tests::{Called, Descriptor, PATIENCE, Puppet, descriptors, eventually};
     use nix::errno::Errno;
     use nix::sys::signal::Signal;
 
@@ -316,5 +317,37 @@ mod taken_over {
         assert_eq!(successor.incarnation, 2);
         assert_eq!(daemon.worker_in(0).pid, victim);
         assert!(daemon.counter("records_stale") > 0);
+    }
+
+    /// It says that it is a life which is still to come, so that its successors pass for dead.
+    #[test]
+    fn a_life_that_it_makes_up_is_not_believed() {
+        let daemon = Setup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
+        let (victim, hostile) = (daemon.worker_in(0), daemon.worker_in(1));
+        let Some(puppet) = hold(&daemon, hostile.pid) else { return };
+        let fields = [1, 1_000_000, victim.incarnation as u32].map(u32::to_le_bytes).concat();
+        let record = [&fields[..], &[0]].concat();
+        let (at, count) = (puppet.poke_all(&record), record.len() as u64);
+        let sockets = descriptors(hostile.pid).into_iter();
+        let sockets = sockets.filter(|(_, what)| *what == Descriptor::Unix("seqpacket"));
+        for (number, _) in sockets {
+            puppet.call(libc::SYS_write, [number as u64, at, count, 0, 0, 0]);
+        }
+        // On its link it has said nonsense, and is ended for it.
+        puppet.let_go();
+        let successor = eventually("a successor", || {
+            Some(daemon.worker_in(1)).filter(|worker| worker.pid != hostile.pid)
+        });
+        daemon.process.stderr.wait_for("a record of another worker makes no sense");
+        let (mut publisher, _) = daemon.client_on("unix", |slot| slot == 0);
+        let (mut subscriber, _) = daemon.client_on("unix", |slot| slot == 1);
+        subscriber.subscribe("to.the.successor", Default::default()).expect("it is alive");
+        publisher.publish("to.the.successor", b"believed").expect("it is connected");
+        publisher.flush().expect("it is accepted");
+        let deadline = Some(std::time::Instant::now() + PATIENCE);
+        let heard = subscriber.next_event(deadline).expect("it is connected");
+        assert!(matches!(heard, Some(Event::Message(_))), "{heard:?}");
+        let pids = [0, 1].map(|slot| daemon.worker_in(slot).pid);
+        assert_eq!(pids, [victim.pid, successor.pid]);
     }
 }

@@ -21,7 +21,9 @@ const MAX_ORIGINS: usize = 256 * 1024;
 
 impl Core {
     /// Takes what another worker has sent: whole frames. Messages are delivered even if that life
-    /// is over, for they were accepted; news of it is none any more.
+    /// is over, for they were accepted; news of it is none any more. The caller has made sure that
+    /// there has been such a life: it may be heard of here first, ahead of the supervisor's news, and
+    /// those before it count as over from then on.
     pub fn arrive(&mut self, now: Instant, slot: u32, life: u32, frames: &mut [u8]) {
         // Nobody sends to itself.
         let Some(known) = self.life_of(slot).filter(|_| slot != self.config.slot) else { return };

@@ -7,6 +7,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use ipcd_sys::board::{Board, Seen};
 use ipcd_sys::duplicate_from;
 use ipcd_transport::{Joiner, ReadBuffer, Splitter};
 use nix::errno::Errno;
@@ -32,6 +33,8 @@ pub(crate) struct Places {
     /// range of numbers: one that stands for its own inbox, the ways into all, and one that stands
     /// for its link.
     shared: Vec<OwnedFd>,
+    /// Which life each place has last begun.
+    lives: Board,
 }
 
 /// Where a worker's own inbox is in what it shares, and the ways begin.
@@ -48,7 +51,13 @@ impl Places {
         let filler = reading.first().ok_or(Errno::EINVAL)?;
         let shared: Vec<_> = [filler].into_iter().chain(&writing).chain([filler]).collect();
         let shared = side_by_side(&shared)?;
-        Ok(Self { reading, shared })
+        Ok(Self { reading, shared, lives: Board::new(count)? })
+    }
+
+    /// A life begins in a slot. To be called before that worker is born: whoever gets a record of it
+    /// can see that there is one.
+    pub(crate) fn begin(&self, slot: u32, life: u32) {
+        self.lives.set(slot as usize, life.into());
     }
 }
 
@@ -76,6 +85,8 @@ pub(crate) struct Inboxes {
     shared: Vec<OwnedFd>,
     /// What is known of each way that was used; a child that serves one peer uses few.
     ways: Vec<Option<Box<Way>>>,
+    /// Which life each place has last begun, as the supervisor says.
+    lives: Seen,
     /// Records for or of a life that is over, which were dropped.
     stale: u64,
 }
@@ -132,7 +143,8 @@ impl Inboxes {
         dup3(&places.reading[slot as usize], &mut shared[OWN], OFlag::O_CLOEXEC)?;
         let mut ways = Vec::new();
         ways.resize_with(shared.len() - FIRST_WAY, || None);
-        Ok((Self { slot, life, shared, ways, stale: 0 }, link))
+        let lives = places.lives.seen();
+        Ok((Self { slot, life, shared, ways, lives, stale: 0 }, link))
     }
 
     /// All descriptors that a worker shares with others, but for its link.
@@ -198,6 +210,11 @@ impl Inboxes {
         let Some(way) = self.ways.get_mut(slot as usize) else {
             return Ok(Arrived::Nonsense);
         };
+        // Whoever claims to be a life that there never was would have its successors taken for dead.
+        let last = self.lives.get(slot as usize).unwrap_or(0);
+        if life == 0 || u64::from(life) > last {
+            return Ok(Arrived::Nonsense);
+        }
         // What was for the one who lived here before is of no use to us.
         if to != self.life {
             self.stale += 1;
@@ -232,10 +249,33 @@ mod tests {
 
     const SLOTS: u32 = 2;
 
-    fn inbox() -> Inboxes {
+    /// That of slot 0, beside a worker that lives for the second time.
+    fn inbox() -> (Inboxes, Places) {
         let mut places = Places::new(SLOTS as usize).unwrap();
         let (link, _) = Link::pair().unwrap();
-        Inboxes::take(&mut places, 0, 1, &link).unwrap().0
+        places.begin(0, 1);
+        places.begin(1, 2);
+        (Inboxes::take(&mut places, 0, 1, &link).unwrap().0, places)
+    }
+
+    /// A record without frames, and what comes of it.
+    fn say(inbox: &mut Inboxes, slot: u32, life: u32) -> Arrived {
+        let header = [slot, life, 1].map(u32::to_le_bytes).concat();
+        send(inbox.way(0).as_raw_fd(), &[&header[..], &[0]].concat(), MsgFlags::empty()).unwrap();
+        inbox.receive(&mut ReadBuffer::new(1024, 1024)).unwrap()
+    }
+
+    #[test]
+    fn nobody_is_believed_to_be_a_life_that_has_not_begun() {
+        let (mut inbox, places) = inbox();
+        for life in [0, 3, u32::MAX] {
+            assert_eq!(say(&mut inbox, 1, life), Arrived::Nonsense, "{life}");
+        }
+        assert_eq!(say(&mut inbox, 1, 2), Arrived::Of(1, 2));
+        // What was sent before the death is heard after it, and the next life at once.
+        places.begin(1, 3);
+        assert_eq!(say(&mut inbox, 1, 2), Arrived::Of(1, 2));
+        assert_eq!(say(&mut inbox, 1, 3), Arrived::Of(1, 3));
     }
 
     #[test]
@@ -267,7 +307,7 @@ mod tests {
             records in vec((0..3_u32, 0..3_u32, 0..3_u32, vec(any::<u8>(), 0..200)), 1..20),
             cut in 0..12_usize,
         ) {
-            let mut inbox = inbox();
+            let (mut inbox, _) = inbox();
             let mut buffer = ReadBuffer::new(1024, 1024);
             for (slot, life, to, rest) in records {
                 let header = [slot, life, to].map(u32::to_le_bytes).concat();
@@ -276,8 +316,8 @@ mod tests {
                 send(inbox.way(0).as_raw_fd(), record, MsgFlags::empty()).unwrap();
                 let arrived = inbox.receive(&mut buffer).unwrap();
                 prop_assert!(arrived != Arrived::Nothing);
-                if let Arrived::Of(of, _) = arrived {
-                    prop_assert!(of < SLOTS && to == 1);
+                if let Arrived::Of(of, as_life) = arrived {
+                    prop_assert!(of < SLOTS && to == 1 && as_life == life && life <= of + 1);
                 }
                 buffer.clear();
                 prop_assert_eq!(inbox.receive(&mut buffer).unwrap(), Arrived::Nothing);

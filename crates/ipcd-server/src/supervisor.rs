@@ -280,6 +280,7 @@ impl Supervisor {
         }
         slot.incarnation += 1;
         let (place, incarnation) = (index as u32, slot.incarnation);
+        self.inboxes.begin(place, incarnation);
         self.table.born(place, incarnation);
         let born = {
             let (core, table, inboxes) = (&self.core, &mut self.table, &mut self.inboxes);

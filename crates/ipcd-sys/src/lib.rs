@@ -5,6 +5,7 @@
 
 #[cfg(feature = "count-allocations")]
 pub mod alloc_count;
+pub mod board;
 mod datagram;
 pub mod futex;
 pub mod marks;
