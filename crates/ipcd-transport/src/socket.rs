@@ -53,8 +53,10 @@ pub fn connect_until(
                 std::thread::park_timeout(pause);
             }
             Err(Errno::EINPROGRESS | Errno::EINTR | Errno::EALREADY) => {
-                poll_until(socket, PollFlags::POLLOUT, deadline)?;
+                let is_over = poll_until(socket, PollFlags::POLLOUT, deadline)?;
                 match getsockopt(socket, sockopt::SocketError).map_err(failed)? {
+                    // Also at the deadline: who is connected is not too late.
+                    0 if is_over => return Ok(()),
                     0 => {}
                     error => return Err(failed(Errno::from_raw(error))),
                 }
@@ -72,5 +74,63 @@ pub fn end_socket(socket: &impl AsFd, direction: Shutdown) -> Result<()> {
     match shutdown(socket.as_fd().as_raw_fd(), direction) {
         Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
         Err(error) => Err(Error::system("shut the socket down", error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener};
+
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, getpeername, listen, socket,
+    };
+
+    use super::*;
+
+    fn tcp() -> OwnedFd {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap()
+    }
+
+    /// On the loopback the other side has answered before the first look at the clock.
+    #[test]
+    fn who_is_connected_at_the_deadline_is_not_too_late() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = SockaddrStorage::from(listener.local_addr().unwrap());
+        let mut connected = 0;
+        for _ in 0..100 {
+            let socket = tcp();
+            match connect_until(&socket, &to, Instant::now(), "a listener") {
+                Ok(()) => {
+                    getpeername::<SockaddrStorage>(socket.as_raw_fd()).unwrap();
+                    connected += 1;
+                }
+                Err(error) => assert!(matches!(error, Error::TimedOut(_)), "{error}"),
+            }
+            listener.set_nonblocking(true).unwrap();
+            drop(listener.accept());
+        }
+        assert!(connected > 0, "success is never told at the deadline");
+    }
+
+    #[test]
+    fn who_is_refused_or_not_answered_is_not_connected() {
+        let closed: SocketAddr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let later = Instant::now() + Duration::from_secs(60);
+        let refused = connect_until(&tcp(), &SockaddrStorage::from(closed), later, "nobody");
+        assert!(matches!(refused, Err(Error::System { .. })), "{refused:?}");
+        // Its queue holds one; who comes then gets no answer.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let to = SockaddrStorage::from(listener.local_addr().unwrap());
+        let soon = || Instant::now() + Duration::from_millis(200);
+        let connect = |_| {
+            let socket = tcp();
+            let outcome = connect_until(&socket, &to, soon(), "a full queue");
+            (socket, outcome)
+        };
+        let all: Vec<_> = (0..4).map(connect).collect();
+        let (_, last) = all.last().unwrap();
+        assert!(matches!(last, Err(Error::TimedOut(_))), "{last:?}");
     }
 }
