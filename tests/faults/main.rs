@@ -19,3 +19,4 @@ mod strace;
 mod tcp;
 mod tls;
 mod udp;
+mod undisturbed;

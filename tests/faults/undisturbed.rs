@@ -1,0 +1,171 @@
+//! How much slower healthy peers are while something happens to others: their 99th percentile is to
+//! stay below twice what it is without that.
+//!
+//! A machine has moods, so windows with and without the fault take turns, the medians of their 99th
+//! percentiles are compared, and one of three attempts has to do. All of it is long, and wants the
+//! machine for itself.
+
+use std::time::{Duration, Instant};
+
+use ipcd_tests::{Daemon, Load, Raw, Scene, Setup, children, is_alive};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const MOST: f64 = 2.0;
+const ATTEMPTS: usize = 3;
+/// Of each kind, in an attempt.
+const WINDOWS: usize = 7;
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Two workers; the healthy peers are on the first.
+fn scene() -> Scene {
+    let config = "[limits]\noutbox = \"64KiB\"\n";
+    let daemon = Setup::new().config(config).args(&["--workers", "2"]).start();
+    let load = Load::start_on(&daemon, &["unix", "tcp", "pipe", "fifo"], 0);
+    Scene::set(daemon, load)
+}
+
+/// Tries whether the fault, which is to last as long as it is told, leaves healthy peers alone.
+///
+/// # Panics
+/// If it does not.
+fn assert_undisturbed(scene: &Scene, what: &str, mut fault: impl FnMut(Duration)) {
+    let mut ratios = Vec::new();
+    for attempt in 1..=ATTEMPTS {
+        let (mut quiet, mut struck) = (Vec::new(), Vec::new());
+        for _ in 0..WINDOWS {
+            quiet.push(p99(scene, |span| scene.endure(span)));
+            struck.push(p99(scene, &mut fault));
+        }
+        let ratio = median(&mut struck).div_duration_f64(median(&mut quiet));
+        eprintln!("{what}, attempt {attempt}: p99 × {ratio:.2}; {quiet:.0?} and {struck:.0?}");
+        ratios.push(ratio);
+        if ratio < MOST {
+            return;
+        }
+    }
+    panic!("{what}: the 99th percentile of healthy peers is {ratios:.2?} times what it is else");
+}
+
+/// Their 99th percentile in a window.
+fn p99(scene: &Scene, pass: impl FnOnce(Duration)) -> Duration {
+    // What an earlier window has left.
+    scene.load().goes_on();
+    scene.load().take_latency();
+    pass(WINDOW);
+    scene.load().take_latency().p99
+}
+
+fn median(all: &mut [Duration]) -> Duration {
+    all.sort_unstable();
+    all[all.len() / 2]
+}
+
+/// Readers on both workers that take a message now and then while somebody floods them, and writers
+/// that send a byte at a time.
+#[test]
+#[ignore = "long: half a minute"]
+fn slow_clients_disturb_nobody() {
+    const EACH: usize = 10;
+    const PAUSE: Duration = Duration::from_millis(20);
+    let scene = scene();
+    assert_undisturbed(&scene, "slow clients", |span| {
+        let end = Instant::now() + span;
+        let schemes = || ["unix", "tcp"].into_iter().cycle().take(EACH);
+        let readers = schemes().map(|scheme| {
+            let mut raw = scene.daemon.session(scheme);
+            raw.shrink();
+            raw.subscribe(1, "slow");
+            raw
+        });
+        let mut readers: Vec<Raw> = readers.collect();
+        let mut writers: Vec<Raw> = schemes().map(|scheme| scene.daemon.session(scheme)).collect();
+        let mut publisher = scene.daemon.client("unix");
+        let frame = Raw::message_bytes(0, b"nobody", &[b'x'; 1000]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // It waits for its readers most of the time, and goes on when they go.
+                while Instant::now() < end {
+                    publisher.publish("slow", &[b'x'; 1000]).expect("its worker lives");
+                    publisher.push().expect("its worker lives");
+                }
+            });
+            for byte in frame.iter().cycle() {
+                if Instant::now() >= end {
+                    break;
+                }
+                readers.iter_mut().for_each(|reader| drop(reader.frame()));
+                writers.iter_mut().for_each(|writer| writer.send(&[*byte]));
+                std::thread::sleep(PAUSE);
+            }
+            drop(readers);
+        });
+    });
+    finish(scene, "slow clients beside healthy ones");
+}
+
+/// Of the worker that is killed; its peers come back, on either.
+#[test]
+#[ignore = "long: half a minute"]
+fn killed_workers_disturb_nobody_on_another() {
+    const LIFE: Duration = Duration::from_millis(200);
+    let scene = scene();
+    let victims = ["unix", "pipe", "fifo", "tcp"];
+    let victims = victims.map(|scheme| scene.daemon.recv(scheme, &["-q", "v"]));
+    let own = scene.daemon.worker_in(0).pid;
+    assert_undisturbed(&scene, "killed workers", |span| {
+        let end = Instant::now() + span;
+        while Instant::now() < end {
+            let all = children(scene.daemon.process.pid());
+            for pid in all.into_iter().filter(|pid| *pid != own && is_alive(*pid)) {
+                // A process of this test's daemon, which was looked up just now.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            std::thread::sleep(LIFE);
+        }
+    });
+    drop(victims);
+    assert_eq!(scene.daemon.worker_in(0).pid, own, "their worker was replaced");
+    finish(scene, "killed workers beside healthy peers");
+}
+
+/// One after another comes, says nonsense, and is told so.
+#[test]
+#[ignore = "long: half a minute"]
+fn floods_of_junk_disturb_nobody() {
+    let scene = scene();
+    assert_undisturbed(&scene, "floods of junk", |span| flood(&scene.daemon, span));
+    finish(scene, "floods of junk beside healthy peers");
+}
+
+fn flood(daemon: &Daemon, span: Duration) {
+    let hello = Raw::hello_bytes();
+    let message = Raw::message_bytes(0, b"early", b"");
+    let junk: [&[u8]; 6] = [
+        &[0; 40],
+        &[0xff; 4096],
+        b"GET / HTTP/1.1\r\n\r\n",
+        &message,
+        &hello.repeat(2),
+        &[&[0, 0, 0, 0x80][..], &[1; 60]].concat(),
+    ];
+    let end = Instant::now() + span;
+    let mut count = 0;
+    for (bytes, scheme) in junk.iter().cycle().zip(["unix", "tcp", "pipe", "fifo"].iter().cycle()) {
+        if Instant::now() >= end {
+            break;
+        }
+        let mut raw = daemon.raw(scheme);
+        raw.send(bytes);
+        raw.finish();
+        while raw.frame().is_some() {}
+        count += 1;
+    }
+    eprintln!("{count} came with junk");
+}
+
+/// Buffers that the fault has needed are kept, and counted as what was there before.
+fn finish(mut scene: Scene, what: &str) {
+    scene.rehearsed();
+    scene.check(what);
+}
