@@ -99,6 +99,14 @@ impl DaemonInfo {
 }
 
 impl Config {
+    /// Takes it out, for a process that was forked to have it as its own: to copy it would write to
+    /// memory that is still shared.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let started = self.daemon.started;
+        std::mem::replace(self, Self::new(DaemonInfo::unknown(started)))
+    }
+
     /// The defaults of the configuration file.
     pub fn new(daemon: DaemonInfo) -> Self {
         Self {

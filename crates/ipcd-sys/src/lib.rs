@@ -21,6 +21,7 @@ use std::os::unix::fs::MetadataExt;
 pub use datagram::{Datagram, recv_with_sender};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal, sigprocmask};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, send, sendmsg};
 use nix::unistd::{ForkResult, Pid};
@@ -66,6 +67,11 @@ pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Pid> {
 const PANICKED: i32 = 101;
 
 fn is_single_threaded() -> io::Result<bool> {
+    // It changes nothing where there is one thread, and is an error where there are more (unshare(2)),
+    // but perhaps also where there are not: a container may forbid the call.
+    if unshare(CloneFlags::CLONE_THREAD).is_ok() {
+        return Ok(true);
+    }
     const TASKS: &str = "/proc/self/task";
     // Each thread is a folder there. To count links takes one call, where to read it takes five;
     // a system that imitates Linux may not count them.
@@ -352,6 +358,14 @@ mod tests {
         assert_eq!(received.unwrap_err().raw_os_error(), Some(Errno::EMSGSIZE as i32));
         let why = writer.write_all(b"x").unwrap_err();
         assert_eq!(why.kind(), io::ErrorKind::BrokenPipe, "nobody has the reading end any more");
+    }
+
+    /// The harness has a thread for each test beside its first one.
+    #[test]
+    fn several_threads_are_seen() {
+        assert!(!is_single_threaded().unwrap());
+        let panic = std::panic::catch_unwind(|| fork(|| 0)).unwrap_err();
+        assert!(panic.downcast::<&str>().is_ok_and(|why| why.contains("single-threaded")));
     }
 
     #[test]

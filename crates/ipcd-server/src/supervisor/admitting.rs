@@ -148,7 +148,8 @@ impl Supervisor {
 
     /// Peers that no worker has got are not there. Their descriptors are closed by now.
     pub(super) fn release_lost(&mut self) {
-        for index in 0..self.slots.len() {
+        for at in 0..self.occupied.len() {
+            let index = self.occupied[at];
             for number in self.slots[index].link.take_lost() {
                 self.release(Gone { number, was_cut_off: true }, index);
             }

@@ -17,7 +17,8 @@ impl Supervisor {
     pub(super) fn arm(&mut self) -> Result<(), Error> {
         let failed = |error| Error::system("watch a descriptor", error);
         let now = Instant::now();
-        for (slot, data) in self.slots.iter_mut().zip(FIRST_LINK..) {
+        for index in self.occupied.iter().copied() {
+            let (slot, data) = (&mut self.slots[index], FIRST_LINK + index as u64);
             if slot.link.lacks_memory() {
                 self.retry_at.get_or_insert(now + PAUSE);
             }

@@ -88,7 +88,8 @@ impl Supervisor {
 
     /// A worker that does not read what it is told would make us keep it all.
     pub(super) fn end_who_do_not_read(&mut self) {
-        for index in 0..self.slots.len() {
+        for at in 0..self.occupied.len() {
+            let index = self.occupied[at];
             if self.slots[index].pid().is_some() && self.slots[index].link.is_overfull() {
                 self.condemn(index, "it does not read its link");
                 self.kill(index);

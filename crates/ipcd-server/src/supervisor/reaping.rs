@@ -28,7 +28,7 @@ impl Supervisor {
     }
 
     fn slot_of(&self, pid: Pid) -> Option<usize> {
-        self.slots.iter().position(|slot| slot.pid() == Some(pid))
+        self.occupied.iter().copied().find(|index| self.slots[*index].pid() == Some(pid))
     }
 
     fn note_stopped(&mut self, pid: Pid, is_stopped: bool) {
@@ -64,7 +64,7 @@ impl Supervisor {
             true => {
                 // It leaves the set by itself only when no other process has it any more.
                 let _ = self.epoll.delete(&slot.link);
-                slot.close();
+                self.vacate(index);
             }
             false => slot.life = Life::Dead { until: slot.next_birth() },
         }
