@@ -406,6 +406,31 @@ impl Daemon {
         self.process.stderr.text()
     }
 
+    /// Puts this configuration in force.
+    pub fn reload(&self, text: &str) {
+        self.configure(text, "INFO reloaded");
+    }
+
+    /// Gives it this configuration, and waits until it has said what it thinks of it.
+    ///
+    /// # Panics
+    /// If its directory cannot be written to.
+    pub fn configure(&self, text: &str, said: &str) {
+        fs::write(self.config_file(), text).expect("the directory is ours");
+        self.hang_up(said);
+    }
+
+    /// Sends HUP, and waits until it has said this once more.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn hang_up(&self, said: &str) {
+        let before = self.log().matches(said).count();
+        kill(Pid::from_raw(self.process.pid()), Signal::SIGHUP).expect("it runs");
+        let is_said = |log: &str| (log.matches(said).count() > before).then_some(());
+        self.process.stderr.wait_until(said, is_said);
+    }
+
     /// Tells it to end, and waits for that.
     pub fn terminate(&mut self) -> Ended {
         self.process.signal(Signal::SIGTERM);

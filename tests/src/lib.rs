@@ -13,6 +13,7 @@ mod load;
 mod neighbour;
 mod process;
 mod raw;
+mod refusal;
 #[cfg(target_arch = "x86_64")]
 mod remote;
 mod scene;
@@ -29,11 +30,12 @@ pub use load::{Latency, Load};
 pub use neighbour::Neighbour;
 pub use process::{Ended, Running};
 pub use raw::{Raw, RawFrame};
+pub use refusal::refusal;
 #[cfg(target_arch = "x86_64")]
 pub use remote::{Called, Puppet};
 pub use scene::Scene;
 pub use system::{
-    Descriptor, anonymous, children, context_switches, descriptor, descriptors, is_alive, memory,
+    Descriptor, anonymous, assert_asleep, children, descriptor, descriptors, is_alive, memory,
     raise_limit, state, whole_memory,
 };
 pub use text::{Stream, check_lines, feed_lines, message};

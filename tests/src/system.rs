@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::eventually;
 
 /// What an open descriptor is.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -155,11 +159,28 @@ pub fn is_alive(pid: i32) -> bool {
     state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
-/// How often a process was switched to so far, of its own will or not.
+/// Waits until the last deadline has passed, after which nothing may wake these processes any more.
 ///
 /// # Panics
-/// If there is no such process.
-pub fn context_switches(pid: i32) -> u64 {
+/// If something does.
+pub fn assert_asleep<const N: usize>(processes: [i32; N]) {
+    let wakeups = || processes.map(context_switches);
+    let quiet = || {
+        let before = wakeups();
+        // The span that is watched, not a proof that something has happened within it.
+        sleep(Duration::from_secs(2));
+        (before, wakeups())
+    };
+    eventually("quiet after the last deadline", || {
+        let (before, after) = quiet();
+        (before == after).then_some(())
+    });
+    let (before, after) = quiet();
+    assert_eq!(before, after, "the daemon woke up with nothing to do");
+}
+
+/// How often a process was switched to so far, of its own will or not.
+fn context_switches(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let lines = text.lines().filter(|line| line.contains("ctxt_switches"));
     lines

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
-use ipcd_tests::{Daemon, PATIENCE, SCHEMES, Setup, eventually};
+use ipcd_tests::{Daemon, PATIENCE, SCHEMES, Setup, eventually, refusal};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getegid, geteuid};
 use serde_json::Value;
@@ -180,15 +180,6 @@ fn whoever_is_asked_may_answer_without_a_right_to_publish() {
     drop(servers);
 }
 
-fn reload(daemon: &Daemon, text: &str) {
-    let said = "INFO reloaded";
-    let before = daemon.log().matches(said).count();
-    fs::write(daemon.config_file(), text).expect("the directory is ours");
-    kill(Pid::from_raw(daemon.process.pid()), Signal::SIGHUP).expect("it runs");
-    let is_said = |log: &str| (log.matches(said).count() > before).then_some(());
-    daemon.process.stderr.wait_until(said, is_said);
-}
-
 #[test]
 fn a_reload_ends_who_may_hear_nothing_any_more_and_narrows_the_others() {
     let dir = dir();
@@ -203,7 +194,7 @@ fn a_reload_ends_who_may_hear_nothing_any_more_and_narrows_the_others() {
         daemon.ctl(via, &["send", subject, "x"]).run().expect(status);
     };
     send(&guest, "b", 0);
-    reload(&daemon, &narrow);
+    daemon.reload(&narrow);
     for receiver in &mut ends {
         let ended = receiver.wait().expect(6);
         assert!(ended.stderr.contains("may not subscribe to b any more"), "{}", ended.stderr);
@@ -217,7 +208,7 @@ fn a_reload_ends_who_may_hear_nothing_any_more_and_narrows_the_others() {
         assert_eq!(receiver.stdout().text(), "b x\na.x x\n");
     }
     other.stdout().wait_for("b x\nb x\na.x x\n");
-    reload(&daemon, &open);
+    daemon.reload(&open);
     send(&guest, "b", 0);
     for receiver in &mut stays {
         receiver.stdout().wait_for("a.x x\nb x\n");
@@ -376,8 +367,6 @@ fn check_says_what_would_be_decided_and_by_which_rule() {
 
 #[test]
 fn a_rule_that_is_wrong_stops_the_daemon_and_says_where() {
-    let dir = dir();
-    let file = dir.path().join("ipcd.toml");
     for (rule, said) in [
         ("uid = \"me\"\npublish = [\"a\"]", "2:7"),
         ("publish = [\"a\", \"b..c\"]", "2:11: a subject has no empty tokens"),
@@ -390,16 +379,8 @@ fn a_rule_that_is_wrong_stops_the_daemon_and_says_where() {
         ("uid = 1\nuser = \"root\"", "not both"),
         ("uid = 1\naction = \"deny\"", "needs publish"),
     ] {
-        fs::write(&file, format!("[[acl]]\n{rule}\n")).expect("the directory is ours");
-        let path = file.to_str().expect("it is text");
-        let mut ipcd = std::process::Command::new(ipcd_tests::ipcd());
-        let ended = ipcd_tests::Running::start(ipcd.args(["-t", "-c", path])).wait().expect(2);
-        let place = format!("{path}:");
-        assert!(
-            ended.stderr.starts_with(&place) && ended.stderr.contains(said),
-            "{}",
-            ended.stderr
-        );
+        let refusal = refusal(&format!("[[acl]]\n{rule}\n"));
+        assert!(refusal.contains(said), "{refusal}");
     }
     let rules = "[[acl]]\nlistener = \"nowhere\"\npublish = [\"a\"]\naction = \"deny\"\n";
     let daemon = Setup::new().listen(&["unix"]).config(rules).start();

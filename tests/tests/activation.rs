@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ipcd_tests::{Daemon, Running, Setup, eventually, ipcd};
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 /// Binds what its first argument lists, `NAME KIND ADDRESS` a line, and becomes the program that the
@@ -217,18 +216,10 @@ fn a_reload_keeps_what_was_passed() {
     };
     say("first");
     receiver.stdout().wait_for("one first\n");
-    let reload = |text: &str, count| {
-        fs::write(daemon.config_file(), text).expect("the directory is ours");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.process.pid()), Signal::SIGHUP)
-            .expect("it runs");
-        eventually("the reload", || {
-            (daemon.log().matches(" INFO reloaded").count() == count).then_some(())
-        });
-    };
-    reload(&format!("{config}two\"\n"), 1);
+    daemon.reload(&format!("{config}two\"\n"));
     say("second");
     receiver.stdout().wait_for("two second\n");
-    reload(&format!("{config}two\"\n\n[limits]\nmax_peers = 100\n"), 2);
+    daemon.reload(&format!("{config}two\"\n\n[limits]\nmax_peers = 100\n"));
     say("third");
     receiver.stdout().wait_for("two third\n");
     let log = daemon.log();

@@ -2,11 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use ipcd_tests::{
-    Daemon, Running, Setup, children, descriptors, eventually, ipcd, is_alive, state,
-};
+use ipcd_tests::{Daemon, Setup, children, descriptors, eventually, is_alive, refusal, state};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -233,14 +230,6 @@ fn one_that_loses_its_worker_or_is_kicked_is_started_again() {
     }
 }
 
-fn reload(daemon: &Daemon, text: &str) {
-    let before = daemon.log().matches("INFO reloaded").count();
-    fs::write(daemon.config_file(), text).expect("the directory is ours");
-    kill(Pid::from_raw(daemon.process.pid()), Signal::SIGHUP).expect("it runs");
-    let said = |log: &str| (log.matches("INFO reloaded").count() > before).then_some(());
-    daemon.process.stderr.wait_until("that it has reloaded", said);
-}
-
 #[test]
 fn a_reload_starts_and_ends_programs_and_leaves_nothing_behind() {
     let entry =
@@ -252,7 +241,7 @@ fn a_reload_starts_and_ends_programs_and_leaves_nothing_behind() {
     let before = count();
     for round in 0..6 {
         let name = ["comes", "goes"][round % 2];
-        reload(&daemon, &(entry(name) + &entry("stays")));
+        daemon.reload(&(entry(name) + &entry("stays")));
         assert_eq!(ask(&daemon, name, &format!("x.{name}"), "hello"), "<hello>\n");
     }
     assert_eq!(program(&daemon, "stays")["pid"], stays["pid"], "it is left alone");
@@ -263,7 +252,7 @@ fn a_reload_starts_and_ends_programs_and_leaves_nothing_behind() {
         (is_clean && now.0 <= before.0 && now.1 <= before.1).then_some(())
     });
     assert!(!is_alive(pid_of(&goes)));
-    reload(&daemon, "");
+    daemon.reload("");
     eventually("their end", || (children(supervisor) == [worker]).then_some(()));
 }
 
@@ -331,21 +320,12 @@ fn a_program_that_publishes_nothing_does_with_its_output_what_it_likes() {
 
 #[test]
 fn a_bad_entry_is_found_before_anything_is_started() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
     for (entry, what) in [
         ("command = []\npublish = \"a\"", "program and its arguments"),
         ("command = [\"cat\"]", "subscribe"),
         ("command = [\"cat\"]\npublish = \"a..b\"", "publish"),
     ] {
-        let file = dir.path().join("ipcd.toml");
-        fs::write(&file, format!("[log]\n\n[[exec]]\n{entry}\n")).expect("the directory is ours");
-        let ended = Running::start(Command::new(ipcd()).arg("-t").arg("-c").arg(&file)).wait();
-        let ended = ended.expect(2);
-        let place = format!("{}:3:1: ", file.display());
-        assert!(
-            ended.stderr.starts_with(&place) && ended.stderr.contains(what),
-            "{}",
-            ended.stderr
-        );
+        let said = refusal(&format!("[log]\n\n[[exec]]\n{entry}\n"));
+        assert!(said.starts_with("3:1: ") && said.contains(what), "{said}");
     }
 }

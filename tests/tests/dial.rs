@@ -1,14 +1,12 @@
 //! Servers that know nothing of ipcd, and that the daemon connects to.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use ipcd_tests::{Daemon, PATIENCE, Setup, children, descriptors, eventually, state};
-use nix::sys::signal::{Signal, kill};
+use ipcd_tests::{Daemon, PATIENCE, Setup, children, descriptors, eventually, refusal, state};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, listen, socket};
-use nix::unistd::Pid;
 
 /// Both ways of spreading peers over processes.
 const MODES: [&str; 2] = ["pool", "connection"];
@@ -186,14 +184,6 @@ fn a_server_that_does_not_answer_delays_nobody() {
     assert!(!ended.stderr.contains("cannot connect"), "{}", ended.stderr);
 }
 
-fn reload(daemon: &Daemon, text: &str) {
-    let before = daemon.log().matches("INFO reloaded").count();
-    fs::write(daemon.config_file(), text).expect("the directory is ours");
-    kill(Pid::from_raw(daemon.process.pid()), Signal::SIGHUP).expect("it runs");
-    let said = |log: &str| (log.matches("INFO reloaded").count() > before).then_some(());
-    daemon.process.stderr.wait_until("that it has reloaded", said);
-}
-
 #[test]
 fn a_reload_adds_and_removes_servers_and_leaves_the_others_alone() {
     for mode in MODES {
@@ -202,7 +192,7 @@ fn a_reload_adds_and_removes_servers_and_leaves_the_others_alone() {
         let entry = |at: &str| connect(&format!("{at}?codec=line&subject=in&reply=out"));
         let daemon = daemon_with(&(entry(&stays_at) + &entry(&goes_at)), mode);
         let (mut stays, mut goes) = (accept(&stays), accept(&goes));
-        reload(&daemon, &(entry(&comes_at) + &entry(&stays_at)));
+        daemon.reload(&(entry(&comes_at) + &entry(&stays_at)));
         assert_eq!(line(&mut goes), "", "it is hung up on");
         let mut comes = accept(&comes);
         eventually("both", || {
@@ -217,24 +207,13 @@ fn a_reload_adds_and_removes_servers_and_leaves_the_others_alone() {
 
 #[test]
 fn a_bad_entry_is_found_before_it_is_dialled() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
     for (entry, what) in [
         ("endpoint = \"tcp://127.0.0.1:1\"", "links between daemons are not in this version"),
         ("endpoint = \"pipe:cat\"\ncodec = \"line\"\nreply = \"a\"", "frames only"),
         ("endpoint = \"tcp://127.0.0.1:1\"\ncodec = \"line\"", "subject="),
     ] {
-        let text = format!("[log]\n\n[[connect]]\n{entry}\n");
-        let file = dir.path().join("ipcd.toml");
-        fs::write(&file, &text).expect("the directory is ours");
-        let mut check = std::process::Command::new(ipcd_tests::ipcd());
-        let ended = ipcd_tests::Running::start(check.arg("-t").arg("-c").arg(&file)).wait();
-        let ended = ended.expect(2);
-        let place = format!("{}:3:1: ", file.display());
-        assert!(
-            ended.stderr.starts_with(&place) && ended.stderr.contains(what),
-            "{}",
-            ended.stderr
-        );
+        let said = refusal(&format!("[log]\n\n[[connect]]\n{entry}\n"));
+        assert!(said.starts_with("3:1: ") && said.contains(what), "{said}");
     }
 }
 

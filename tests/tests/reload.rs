@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use ipcd_tests::{Daemon, Setup};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use ipcd_tests::Setup;
 
 fn config(max_message: &str, endpoints: &[String]) -> String {
     let listeners = endpoints.iter().map(|at| format!("[[listen]]\nendpoint = \"{at}\"\n"));
@@ -14,17 +12,6 @@ fn config(max_message: &str, endpoints: &[String]) -> String {
 
 fn socket(dir: &Path, name: &str) -> String {
     format!("unix://{}", dir.join(name).display())
-}
-
-/// Writes the file, and waits until the daemon says what it thinks of it.
-fn reload(daemon: &Daemon, text: &str, said: &str) {
-    let before = daemon.log().matches(said).count();
-    fs::write(daemon.config_file(), text).expect("the directory is ours");
-    kill(Pid::from_raw(daemon.process.pid()), Signal::SIGHUP).expect("it runs");
-    daemon
-        .process
-        .stderr
-        .wait_until(said, |log| (log.matches(said).count() > before).then_some(()));
 }
 
 #[test]
@@ -41,7 +28,7 @@ fn limits_and_listeners_change_and_connections_stay() {
     send(1025, 8);
     send(1024, 0);
     let workers = daemon.ctl(&stays, &["status", "-j"]).run().expect(0).text();
-    reload(&daemon, &config("4KiB", &[stays.clone(), comes.clone()]), "INFO reloaded");
+    daemon.reload(&config("4KiB", &[stays.clone(), comes.clone()]));
     send(4097, 8);
     send(4096, 0);
     // Both receivers were connected before; one of them by a listener that has gone.
@@ -70,7 +57,7 @@ fn a_file_that_cannot_be_put_in_force_changes_nothing() {
     let taken = socket(dir.path(), "taken");
     fs::write(dir.path().join("taken"), "somebody else's file").expect("the directory is ours");
     let bad = config("2KiB", &[new.clone(), taken]);
-    reload(&daemon, &bad, "nothing has changed");
+    daemon.configure(&bad, "nothing has changed");
     daemon.ctl(&new, &["ping"]).run().expect(3);
     daemon.ctl(&stays, &["send", "s"]).run_fed(&[b'x'; 1025]).expect(8);
     assert!(!dir.path().join("new").exists());
@@ -80,6 +67,6 @@ fn a_file_that_cannot_be_put_in_force_changes_nothing() {
 #[test]
 fn what_is_decided_at_the_start_is_warned_of() {
     let daemon = Setup::new().listen(&["unix"]).config("").start();
-    reload(&daemon, "[daemon]\nworkers = 3\n", "need a restart");
+    daemon.configure("[daemon]\nworkers = 3\n", "need a restart");
     assert_eq!(daemon.status()["workers"].as_array().map(Vec::len), Some(1));
 }

@@ -8,8 +8,7 @@ use ipcd_conformance::authority::{Authority, Issued};
 use ipcd_tests::{Ctl, Daemon, Ended, PATIENCE, Raw, Running, Setup, eventually, state};
 use ipcd_transport::{Channel, Endpoint, Wrote, poll_until};
 use nix::poll::PollFlags;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 /// Certificates of a test, a directory each.
@@ -275,29 +274,19 @@ fn files_are_looked_at_when_the_daemon_starts() {
     refuse(&files.listener(""), "chmod 600");
 }
 
-/// Sends HUP, and waits until the daemon has said so once more.
-fn hang_up(daemon: &Daemon, said: &str) {
-    let before = daemon.log().matches(said).count();
-    kill(Pid::from_raw(daemon.process.pid()), Signal::SIGHUP).expect("it runs");
-    daemon
-        .process
-        .stderr
-        .wait_until(said, |log| (log.matches(said).count() > before).then_some(()));
-}
-
 fn renews_its_certificate(daemon: &Daemon, files: &Certificates) {
     let via = files.via(daemon);
     let mut receiver = daemon.recv(&via, &["-C", "2", "s"]);
     files.issue("server", &["renewed.example"]);
     // Nobody was told to look.
     daemon.ctl(&via, &["send", "s", "before"]).run().expect(0);
-    hang_up(daemon, "INFO reloaded");
+    daemon.hang_up("INFO reloaded");
     expect_refusal(daemon, &via, "for renewed.example");
     let renewed = format!("{via}&name=renewed.example");
     daemon.ctl(&renewed, &["send", "s", "after"]).run().expect(0);
     assert_eq!(receiver.wait().expect(0).text(), "before\nafter\n");
     fs::write(files.path("server", "cert.pem"), "no certificate").expect("it is ours");
-    hang_up(daemon, "keeps what it had");
+    daemon.hang_up("keeps what it had");
     daemon.ctl(&renewed, &["ping"]).run().expect(0);
 }
 
