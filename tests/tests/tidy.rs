@@ -235,3 +235,24 @@ fn no_unwrap_outside_tests() {
         source.assert_none("unwrap", |line| line.contains(".unwrap()"));
     }
 }
+
+/// A test's name may be cut short in a page: `begins_like_this_…`.
+#[test]
+fn pages_name_files_and_tests_that_there_are() {
+    let sources: Vec<Source> = packages().values().flat_map(Package::sources).collect();
+    for page in ["ARCHITECTURE.md", "reliability.md"] {
+        let text = fs::read_to_string(root().join("docs").join(page)).expect("the page is there");
+        for word in text.split('`').skip(1).step_by(2) {
+            let is_there = match word.strip_suffix("_…") {
+                Some(test) => {
+                    sources.iter().any(|source| source.text.contains(&format!("fn {test}_")))
+                }
+                None if word.ends_with(".rs") => {
+                    sources.iter().any(|source| source.path.ends_with(word))
+                }
+                None => true,
+            };
+            assert!(is_there, "{page}: there is no {word}");
+        }
+    }
+}
