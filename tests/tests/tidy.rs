@@ -9,6 +9,10 @@ use toml::{Table, Value};
 /// Transports, by scheme.
 const SCHEMES: [&str; 6] = ["unix", "pipe", "fifo", "tcp", "udp", "tls"];
 
+/// Lines of code in a file and in a function, comments and a file's own tests not counted.
+const LONGEST_FILE: usize = 500;
+const LONGEST_FUNCTION: usize = 70;
+
 fn root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
     root.expect("the tests lie in the workspace").to_owned()
@@ -64,11 +68,34 @@ impl Source {
         lines.filter(|line| !line.trim_start().starts_with("//")).collect()
     }
 
+    /// The longest function of the code, by its name and lines. A function ends where a brace stands
+    /// below its beginning, as rustfmt sets it.
+    fn longest_function(&self) -> Option<(String, usize)> {
+        let code = self.code();
+        let begins = code.iter().enumerate().filter(|(_, line)| is_function(line));
+        let functions = begins.map(|(begin, line)| {
+            let indent = &line[..line.len() - line.trim_start().len()];
+            let is_end = |line: &&str| match line.strip_prefix(indent) {
+                Some(rest) => rest == "}" || rest.starts_with(')') && rest.ends_with(';'),
+                None => false,
+            };
+            let lines = code[begin..].iter().position(is_end).unwrap_or(0);
+            (line.trim().to_owned(), lines + 1)
+        });
+        functions.max_by_key(|(_, lines)| *lines)
+    }
+
     fn assert_none(&self, what: &str, forbidden: impl Fn(&str) -> bool) {
         for line in self.code() {
             assert!(!forbidden(line), "{}: {what}: {line}", self.path.display());
         }
     }
+}
+
+fn is_function(line: &str) -> bool {
+    let line = line.trim_start();
+    let mut words = line.split(' ').take_while(|word| !word.contains('"'));
+    line.ends_with(['{', '(']) && words.any(|word| word == "fn")
 }
 
 fn collect(folder: &Path, into: &mut Vec<Source>) {
@@ -233,6 +260,17 @@ fn no_unwrap_outside_tests() {
     let real = packages.values().filter(|package| !testing.contains(&package.name.as_str()));
     for source in real.flat_map(Package::sources).filter(|source| !source.is_test()) {
         source.assert_none("unwrap", |line| line.contains(".unwrap()"));
+    }
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    for source in packages().values().flat_map(Package::sources).filter(|file| !file.is_test()) {
+        let (file, lines) = (source.path.display(), source.code().len());
+        assert!(lines <= LONGEST_FILE, "{file} has {lines} lines of code: look for a seam");
+        if let Some((name, lines)) = source.longest_function() {
+            assert!(lines <= LONGEST_FUNCTION, "{file}: {lines} lines are much for {name}");
+        }
     }
 }
 
