@@ -17,8 +17,8 @@ use std::time::Instant;
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind,
-    Listener, Passed, PathClaim, Result, StreamChannel, Transport, Variable, bind_local,
-    connect_local, passed::prepare, peer_credentials, poll_until,
+    Listener, Passed, PathClaim, Result, StreamChannel, Transport, Variable, accept_local,
+    bind_local, connect_local, passed::prepare, peer_credentials, poll_until,
 };
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
@@ -134,12 +134,9 @@ impl Listener for Rendezvous {
 
     /// Gives each peer its ends at once, so that nothing is kept for one that has not got them.
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
-        let socket = match self.socket.accept() {
-            Ok((socket, _)) => socket,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(Error::system(format!("accept on {}", self.local), error)),
+        let Some((socket, identity)) = accept_local(&self.socket, &self.local)? else {
+            return Ok(None);
         };
-        let identity = peer_credentials(&socket)?;
         let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let make = || pipe2(flags).map_err(|error| Error::system("make a pipe", error));
         let (our_read, their_write) = make()?;

@@ -7,7 +7,6 @@
 mod dgram;
 mod seqpacket;
 
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -16,7 +15,7 @@ use std::time::Instant;
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind, Flow,
     IdentityKind, Listener, Passed, PathClaim, RecordChannel, Result, StreamChannel, Transport,
-    bind_local, connect_local, passed::prepare, peer_credentials,
+    accept_local, bind_local, connect_local, passed::prepare, peer_credentials,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -222,7 +221,6 @@ impl Kind {
 }
 
 struct Listening {
-    /// Accepts sockets of any type, whatever std calls it.
     socket: UnixListener,
     kind: Kind,
     local: Endpoint,
@@ -239,18 +237,12 @@ impl Listener for Listening {
     }
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
-        let socket = match self.socket.accept() {
-            Ok((socket, _)) => socket,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(Error::system(format!("accept on {}", self.local), error)),
-        };
-        socket
-            .set_nonblocking(true)
-            .map_err(|error| Error::system("make a socket non-blocking", error))?;
-        let socket = OwnedFd::from(socket);
-        let identity = peer_credentials(&socket)?;
+        let accepted = accept_local(&self.socket, &self.local)?;
         let state = self.kind.state();
-        Ok(Some(ChannelParts { descriptors: vec![socket], identity, state }))
+        Ok(accepted.map(|(socket, identity)| {
+            let descriptors = vec![socket];
+            ChannelParts { descriptors, identity, state }
+        }))
     }
 }
 

@@ -45,7 +45,7 @@ pub use endpoint::Endpoint;
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use inet::{InetListener, connect_inet};
-pub use local::{bind_local, connect_local, peer_credentials};
+pub use local::{accept_local, bind_local, connect_local, peer_credentials};
 pub use passed::Passed;
 pub use record_channel::RecordChannel;
 pub use records::{Joiner, Record, Splitter};

@@ -1,6 +1,8 @@
 //! Local stream sockets in the file system, for rendezvous and control.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Instant;
 
@@ -12,7 +14,7 @@ use interprocess::os::unix::uds_local_socket::Listener;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, socket, sockopt};
 
 use crate::error::Context;
-use crate::{Access, FileKind, Identity, PathClaim, Result, connect_until};
+use crate::{Access, Endpoint, Error, FileKind, Identity, PathClaim, Result, connect_until};
 
 /// Binds a listening stream socket at the path, with the rights asked for; the claim removes the
 /// path when it is dropped.
@@ -29,6 +31,21 @@ pub fn bind_local(path: &Path, access: &Access) -> Result<(OwnedFd, PathClaim)> 
         Listener::from_options(options).context(|| format!("bind {}", path.display()))
     })?;
     Ok((listener.into(), claim))
+}
+
+/// The next connection, which does not block, and who has made it; `None` if there is none. The
+/// socket may be of any type that listens, whatever std calls it.
+pub fn accept_local(socket: &UnixListener, at: &Endpoint) -> Result<Option<(OwnedFd, Identity)>> {
+    let failed = || format!("accept on {at}");
+    match socket.accept() {
+        Ok((socket, _)) => {
+            socket.set_nonblocking(true).context(failed)?;
+            let identity = peer_credentials(&socket)?;
+            Ok(Some((socket.into(), identity)))
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(Error::system(failed(), error)),
+    }
 }
 
 /// Connects a non-blocking socket of this kind to the address. While the listener's queue is
