@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ipcd_core::Tokens;
 use ipcd_proto::auth::{PROOF_BYTES, Token};
+use ipcd_transport::open_lock;
 use nix::unistd::Uid;
 
 use crate::Error;
@@ -29,14 +30,7 @@ impl RuntimeDir {
         let path = locate(config)?;
         make_dir(&path)?;
         let lock_path = path.join(LOCK_FILE);
-        let mut lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(&lock_path)
-            .map_err(|error| Error::system(format!("open {}", lock_path.display()), error))?;
+        let mut lock = open_lock(&lock_path)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

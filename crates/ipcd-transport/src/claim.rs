@@ -103,18 +103,23 @@ impl Drop for PathClaim {
     }
 }
 
+/// Opens a lock file, or makes it: no symlink, for its owner only, and with what is in it.
+pub fn open_lock(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)
+        .context(|| format!("open {}", path.display()))
+}
+
 /// Opens and locks the file. The previous owner may remove it between the two, which leaves us
 /// with a lock on a file that nobody else will ever see: then the new one is tried.
 fn lock_file(lock_path: &Path, path: &Path) -> Result<File> {
     loop {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(lock_path)
-            .context(|| format!("open {}", lock_path.display()))?;
+        let file = open_lock(lock_path)?;
         match file.try_lock() {
             Ok(()) if is_at(&file, lock_path) => {
                 // The umask may have taken our own rights away, and the next one who opens the

@@ -40,7 +40,7 @@ use std::time::Instant;
 
 pub use access::Access;
 pub use buffer::ReadBuffer;
-pub use claim::{FileKind, PathClaim};
+pub use claim::{FileKind, PathClaim, open_lock};
 pub use endpoint::Endpoint;
 pub use error::{Error, Result};
 pub use identity::Identity;
