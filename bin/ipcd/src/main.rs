@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ipcd_server::{
-    Config, ConfigError, Error, ForkMode, Listen, LogFormat, LogLevel, Reload, Socket, Start,
-    Workers,
+    Config, ConfigError, Error, ForkMode, Listen, LogFormat, LogLevel, MaxChildren, Reload, Socket,
+    Start, Workers,
 };
 
 /// Relays messages between processes over pipes, FIFOs, Unix-domain sockets, TCP, UDP and TLS.
@@ -41,7 +41,7 @@ struct Arguments {
     workers: Option<Workers>,
     /// Children at the most, with --fork connection.
     #[arg(long, value_name = "N")]
-    max_children: Option<u32>,
+    max_children: Option<MaxChildren>,
     /// Run workers as this user, and group, when started as root.
     #[arg(long, value_name = "U[:G]")]
     user: Option<String>,

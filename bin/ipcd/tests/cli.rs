@@ -98,6 +98,8 @@ fn bad_usage_ends_with_2_and_says_what_exists() {
         (&["--log-format", "xml"], "json"),
         (&["--fork", "spoon"], "pool"),
         (&["--workers", "many"], "many"),
+        (&["--max-children", "0"], "1 to 65536"),
+        (&["--max-children", "4294967295"], "1 to 65536"),
         (&["--ready-fd", "77"], "--ready-fd"),
         (&["--ready-fd", "2"], "2 is for the log"),
         (&["surplus"], "surplus"),

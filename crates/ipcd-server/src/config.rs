@@ -1,8 +1,6 @@
 //! The configuration: one type for the file, the flags that win over it, and what is in force.
 
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use ipcd_core::{Acl, Prefixes};
@@ -14,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::access::{self, AccessRule};
 use crate::admission::MaxStartups;
 use crate::connect::{Connect, MOST_CONNECTS};
+use crate::counts::{MaxChildren, Workers};
 use crate::exec::{Exec, MOST_EXECS};
 use crate::listen::Listen;
 use crate::values::{ByteCount, Span};
@@ -60,7 +59,7 @@ pub struct Daemon {
     /// Workers of a pool; 0 for as many as fit the machine.
     pub workers: Workers,
     /// Children at the most, with `fork = "connection"`.
-    pub max_children: u32,
+    pub max_children: MaxChildren,
     /// What workers are confined by.
     pub sandbox: SandboxMode,
     /// How long a worker may owe an answer before it is ended.
@@ -276,7 +275,7 @@ impl Default for Daemon {
             group: None,
             fork: ForkMode::Pool,
             workers: Workers::default(),
-            max_children: 256,
+            max_children: MaxChildren::default(),
             sandbox: SandboxMode::default(),
             watchdog: seconds(5),
             drain_timeout: seconds(10),
@@ -333,45 +332,6 @@ impl<const MOST: u8> TryFrom<u8> for Bits<MOST> {
             true => Ok(Self(count)),
             false => Err(format!("a prefix has 0 to {MOST} bits")),
         }
-    }
-}
-
-/// How many workers there are; 0 for as many as fit the machine.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-#[serde(try_from = "u32")]
-pub struct Workers(u32);
-
-impl TryFrom<u32> for Workers {
-    type Error = String;
-
-    fn try_from(count: u32) -> Result<Self, String> {
-        if count > MOST_WORKERS {
-            return Err(format!("workers is 0 to {MOST_WORKERS}"));
-        }
-        Ok(Self(count))
-    }
-}
-
-/// Workers of the largest pool.
-const MOST_WORKERS: u32 = 64;
-
-impl Workers {
-    /// How many there are to be: one on up to two processors, else half as many as those, at most
-    /// eight, unless a number is given.
-    pub fn count(self) -> usize {
-        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        match self.0 {
-            0 => (processors / 2).clamp(1, 8),
-            count => count as usize,
-        }
-    }
-}
-
-impl FromStr for Workers {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.parse::<u32>().map_err(|error| error.to_string())?.try_into()
     }
 }
 

@@ -12,6 +12,7 @@ mod config;
 mod connect;
 mod connection;
 mod coprocess;
+mod counts;
 mod dialler;
 mod exec;
 #[cfg(fuzzing)]
@@ -35,9 +36,10 @@ pub use activation::{Socket, take as take_sockets};
 pub use admission::MaxStartups;
 pub use config::{
     Bits, Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage,
-    SandboxMode, TokenFile, Workers, word,
+    SandboxMode, TokenFile, word,
 };
 pub use connect::Connect;
+pub use counts::{MaxChildren, Workers};
 pub use exec::{Exec, Restart};
 pub use listen::{Dialect, Listen};
 pub use log::init as init_log;

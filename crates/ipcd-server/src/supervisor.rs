@@ -401,7 +401,7 @@ fn make_slots(config: &Config) -> Result<(Vec<Slot>, Places), Error> {
     let daemon = &config.daemon;
     let (count, life) = match daemon.fork {
         ForkMode::Pool => (daemon.workers.count(), Life::Dead { until: Instant::now() }),
-        ForkMode::Connection => (daemon.max_children.max(1) as usize, Life::Free),
+        ForkMode::Connection => (daemon.max_children.count(), Life::Free),
     };
     let failed = |error| Error::system("make the links and inboxes of workers", error);
     let slots = (0..count).map(|_| Slot::new(life)).collect();
