@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use clap::ValueEnum;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{setsockopt, sockopt};
 use tempfile::TempDir;
 
 use crate::line::Line;
@@ -19,6 +20,10 @@ use crate::{daemon, datagrams, relay, yardstick};
 
 /// Bytes of a bare pipe: as many as anybody may ask for (pipe(7)), so that it is a limit.
 const PIPE_BYTES: i32 = 1024 * 1024;
+
+/// Bytes that a bare TCP socket holds, as many as one of ipcd's on the loopback: with the kernel's own
+/// choice it is slower than ipcd, and no limit.
+const NEAR_BYTES: usize = 128 * 1024;
 
 /// What relays the messages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -123,8 +128,10 @@ fn connected(via: Via) -> io::Result<(File, File)> {
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let near = TcpStream::connect(listener.local_addr()?)?;
             let (far, _) = listener.accept()?;
-            near.set_nodelay(true)?;
-            far.set_nodelay(true)?;
+            for socket in [&near, &far] {
+                socket.set_nodelay(true)?;
+                setsockopt(socket, sockopt::SndBuf, &NEAR_BYTES)?;
+            }
             (near.into(), far.into())
         }
         Via::Udp => {
