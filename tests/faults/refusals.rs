@@ -117,7 +117,7 @@ fn what_the_kernel_has_no_memory_for_is_not_tried_all_the_time() {
     let address = daemon.address("tls");
     let (address, _) = address.split_once('?').expect("a listener has options");
     let tls = format!("tls://{address}?ca={path}/ca.pem");
-    let schemes = ["unix", "tcp", "pipe", "fifo", &tls];
+    let schemes = ["unix", "tcp", "pipe", "fifo", "udp", &tls];
     let mut receivers = schemes.map(|scheme| daemon.recv(scheme, &["-C", "2", "late"]));
     receivers.iter_mut().for_each(|receiver| {
         receiver.stdout();

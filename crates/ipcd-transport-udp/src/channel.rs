@@ -37,6 +37,8 @@ pub(crate) struct UdpChannel {
     bye: Option<(u32, Backoff)>,
     /// BYE came and was not acknowledged: that says that everything before it was read.
     acknowledge: bool,
+    /// Whether the kernel had no memory for a datagram.
+    lacks_memory: bool,
     /// The kernel learned that nobody has the peer's port, or the peer was silent for too long.
     gone: bool,
 }
@@ -57,6 +59,7 @@ impl UdpChannel {
             live: Liveness::new(now),
             bye: session.finished.then(|| (1, Backoff::new(now))),
             acknowledge: session.ended,
+            lacks_memory: false,
             gone: false,
             session,
         })
@@ -156,6 +159,10 @@ impl Channel for UdpChannel {
             self.say_bye();
         }
         Ok(())
+    }
+
+    fn take_shortage(&mut self) -> bool {
+        std::mem::take(&mut self.lacks_memory)
     }
 
     fn wants_service(&self) -> bool {

@@ -38,6 +38,17 @@ pub(super) fn read_of(
     }
 }
 
+/// The same where nothing is wanted but the transport's own traffic.
+fn serve(connection: &mut Connection) -> ipcd_transport::Result<Read> {
+    match connection.channel.serve() {
+        Err(error) if error.is_exhaustion() => {
+            connection.rests = true;
+            Ok(Read::NotReady)
+        }
+        served => served.map(|()| Read::Bytes(0)),
+    }
+}
+
 impl Worker {
     pub(super) fn handle(&mut self, token: Token, events: EpollFlags) {
         let key = PeerKey(token.place);
@@ -64,7 +75,7 @@ impl Worker {
         let Some(connection) = self.connection(key) else { return };
         connection.blocked = false;
         if connection.channel.wants_room()
-            && let Err(error) = connection.channel.serve()
+            && let Err(error) = serve(connection)
         {
             return self.abandon(key, &error.to_string());
         }
@@ -99,11 +110,8 @@ impl Worker {
             self.put_back(buffer);
             return None;
         };
-        let outcome = if connection.waiting {
-            connection.channel.serve().map(|()| Read::Bytes(0))
-        } else {
-            read_of(connection, &mut buffer)
-        };
+        let outcome =
+            if connection.waiting { serve(connection) } else { read_of(connection, &mut buffer) };
         self.vouch(key);
         self.feed(key, buffer);
         Some(outcome)

@@ -31,7 +31,12 @@ impl UdpChannel {
                 self.session.sending.sent(place);
                 Ok(None)
             }
-            Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR) => Ok(Some(Wrote::NotReady)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Some(Wrote::NotReady)),
+            // No error: datagrams before this one may have been sent, and would be sent again.
+            Err(Errno::ENOMEM | Errno::ENOBUFS) => {
+                self.lacks_memory = true;
+                Ok(Some(Wrote::NotReady))
+            }
             Err(Errno::ECONNREFUSED) => {
                 self.gone = true;
                 Err(gone())
