@@ -3,7 +3,8 @@
 use ipcd_tests::{Setup, assert_asleep, children, memory, raise_limit};
 
 const PEERS: usize = 5000;
-const MOST_BYTES_PER_PEER: u64 = 4096;
+/// Some 1,000 where this was measured; the rest is for where an allocator puts things.
+const MOST_BYTES_PER_PEER: u64 = 1100;
 
 /// Deadlines that have passed before the daemon's sleep is watched.
 const CONFIG: &str = "[limits]\nhandshake_timeout = \"2s\"\nstall_timeout = \"2s\"\n";
@@ -34,8 +35,8 @@ fn thousands_of_idle_peers_cost_little_memory_and_wake_nobody() {
 }
 
 /// What a peer may make the daemon keep before it has said who it is: 4 KiB of what it sends, and
-/// half of what any peer may cost.
-const MOST_BYTES_PER_STRANGER: u64 = 4096 + MOST_BYTES_PER_PEER / 2;
+/// twice of what an idle peer may cost, as the allocator rounds up.
+const MOST_BYTES_PER_STRANGER: u64 = 4096 + 2 * MOST_BYTES_PER_PEER;
 
 #[test]
 fn a_stranger_costs_little_before_authentication() {

@@ -97,7 +97,7 @@ impl Field {
             Self::Id => message.id.to_string().into(),
             Self::Sender => message.sender.to_string().into(),
             Self::Name => origin.and_then(|it| it.name.clone()).unwrap_or_default().into(),
-            Self::Transport => origin.map(|it| it.transport.clone()).unwrap_or_default().into(),
+            Self::Transport => origin.map(|it| it.transport.to_string()).unwrap_or_default().into(),
             Self::Time => jiff::Timestamp::now().to_string().into(),
             Self::Headers => headers(message.headers()),
         }

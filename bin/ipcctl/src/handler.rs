@@ -90,7 +90,7 @@ fn about(message: &Message, origin: Option<&Origin>) -> Vec<(&'static str, Strin
         ("IPC_REPLY", message.reply().map(str::to_owned)),
         ("IPC_ID", Some(message.id.to_string())),
         ("IPC_FROM_PEER", Some(message.sender.to_string())),
-        ("IPC_TRANSPORT", origin.map(|origin| origin.transport.clone())),
+        ("IPC_TRANSPORT", origin.map(|origin| origin.transport.to_string())),
         ("IPC_FROM_NAME", origin.and_then(|origin| origin.name.clone())),
         ("IPC_FROM_UID", number(origin.and_then(|origin| origin.uid))),
         ("IPC_FROM_GID", number(origin.and_then(|origin| origin.gid))),

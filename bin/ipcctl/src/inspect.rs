@@ -140,7 +140,8 @@ fn clients_text(peers: &[PeerStatus]) -> String {
     ];
     let row = |peer: &PeerStatus| {
         let name = peer.origin.name.as_deref().map_or("-".into(), visible);
-        let text = [peer.origin.peer.to_string(), name, peer.origin.transport.clone(), from(peer)];
+        let text =
+            [peer.origin.peer.to_string(), name, peer.origin.transport.to_string(), from(peer)];
         let numbers = [
             peer.worker.into(),
             peer.msgs_in,

@@ -115,7 +115,7 @@ impl Core {
     /// one is that does not speak the protocol, and the peer may do something else now.
     pub fn vouch(&mut self, key: PeerKey, name: &str) -> bool {
         let peer = self.peer(key);
-        peer.certificate = Some(name.into());
+        peer.proven.get_or_insert_default().certificate = Some(name.into());
         if let State::New { challenge } = &mut peer.state {
             *challenge = None;
         }
@@ -192,9 +192,9 @@ impl Core {
     /// Listeners that are closed have names for as long as peers are here that came in by them.
     fn keep_names(&mut self, before: &Acl) {
         for (_, peer) in &self.peers {
-            if let Some(names) = before.listeners.get(&peer.listener) {
+            if let Some(names) = before.listeners.get(&(peer.listener as usize)) {
                 let listeners = &mut self.config.acl.listeners;
-                listeners.entry(peer.listener).or_insert_with(|| names.clone());
+                listeners.entry(peer.listener as usize).or_insert_with(|| names.clone());
             }
         }
     }
@@ -212,13 +212,14 @@ impl Core {
 
     fn who(&self, key: PeerKey, acl: &Acl) -> Who {
         let peer = &self.peers[key.0 as usize];
-        let names = acl.listeners.get(&peer.listener);
+        let names = acl.listeners.get(&(peer.listener as usize));
+        let proven = peer.proven.as_deref();
         Who {
             uid: peer.origin.uid,
             gid: peer.origin.gid,
             listener: names.and_then(|names| names.first().cloned()),
-            token: peer.token.as_deref().map(str::to_owned),
-            certificate: peer.certificate.as_deref().map(str::to_owned),
+            token: proven.and_then(|proven| proven.token.as_deref()).map(str::to_owned),
+            certificate: proven.and_then(|proven| proven.certificate.as_deref()).map(str::to_owned),
         }
     }
 }

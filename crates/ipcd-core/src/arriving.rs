@@ -332,7 +332,7 @@ mod tests {
     }
 
     fn origin(peer: u64) -> Origin {
-        let (name, transport) = (None, "test".to_owned());
+        let (name, transport) = (None, "test".into());
         Origin { peer, name, transport, pid: None, uid: None, gid: None, addr: None }
     }
 
@@ -482,7 +482,7 @@ mod tests {
             core.arrive(now, HOSTILE, 1, &mut news(&Between::Origin(origin(peer))));
         }
         assert_eq!(core.others.as_ref().map(|others| others.origins.len()), Some(MAX_ORIGINS));
-        let long = Origin { transport: "x".repeat(1000), ..origin(id_of(2, 1, 1)) };
+        let long = Origin { transport: "x".repeat(1000).into(), ..origin(id_of(2, 1, 1)) };
         core.arrive(now, 2, 1, &mut news(&Between::Origin(long)));
         assert!(core.others.as_ref().is_some_and(|others| others.origin(id_of(2, 1, 1)).is_none()));
     }

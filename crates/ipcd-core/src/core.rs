@@ -155,14 +155,12 @@ impl Core {
         (origin.peer, origin.name) = (id, None);
         let source = Source::of(origin.uid, origin.addr, self.config.prefixes);
         let charge = self.charge_of(source);
-        let deadlines =
-            Deadlines { armed: None, state: None, lingers: false, frame: None, heard: now };
+        let deadlines = Deadlines { armed: None, state: None, frame: None, heard: now };
         let peer = Peer {
-            listener,
+            listener: listener as u32,
             origin,
-            state: State::New { challenge },
-            token: None,
-            certificate: None,
+            state: State::New { challenge: challenge.map(Box::new) },
+            proven: None,
             rights: None,
             was_denied: false,
             is_bare: false,
@@ -170,6 +168,7 @@ impl Core {
             charge,
             charged: 0,
             no_echo: false,
+            lingers: false,
             largest: None,
             outbox: Outbox::default(),
             full: false,
@@ -182,7 +181,7 @@ impl Core {
             calls: None,
             introduced: Vec::new(),
             has_gaps: false,
-            known: HashSet::new(),
+            known: None,
             counts: PeerCounts::default(),
             deadlines,
         };

@@ -18,7 +18,7 @@ impl Core {
     pub fn drain(&mut self, now: Instant) {
         for key in self.keys() {
             self.fail(now, key, Code::Ending, "the daemon is ending");
-            self.peer(key).deadlines.lingers = true;
+            self.peer(key).lingers = true;
         }
     }
 

@@ -21,6 +21,7 @@ mod outbox;
 mod pacing;
 mod peer;
 mod publish;
+mod queue;
 mod receiving;
 mod report;
 mod route;

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::shed::Shed;
+use crate::queue::Queue;
 use crate::store::{Span, Store};
 use crate::tracked::Ticket;
 
@@ -23,6 +24,8 @@ const KEPT_PIECES: usize = 8;
 const AGE_STEP: Duration = Duration::from_millis(250);
 
 /// Frames that are still to be written.
+///
+/// What is empty takes no memory beside it: of thousands of peers most wait.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     /// The outbox's own.
@@ -32,7 +35,7 @@ pub(crate) struct Outbox {
     /// A frame begins here, at or before `head`.
     boundary: usize,
     /// Where later frames begin, far apart: so that nothing is walked over that was written.
-    marks: VecDeque<usize>,
+    marks: Queue<usize>,
     /// Up to the last one that is shared; bytes of its own are behind them.
     pieces: VecDeque<Piece>,
     /// Unwritten bytes of its own that are in `pieces`, and shared ones.
@@ -40,12 +43,13 @@ pub(crate) struct Outbox {
     shared: usize,
     /// Bytes that were written in all: the position of the first unwritten one in the stream.
     written: u64,
-    /// From which position on bytes came at which time.
-    ages: VecDeque<(u64, Instant)>,
+    /// When the oldest bytes came, and from which positions on others came when.
+    since: Option<Instant>,
+    ages: Queue<(u64, Instant)>,
     /// Unwritten bytes that are being written in another form, and cannot be dropped any more.
     pinned: usize,
     /// Where messages end whose publishers want to know when they are written.
-    awaited: VecDeque<(u64, Ticket)>,
+    awaited: Queue<(u64, Ticket)>,
 }
 
 /// Bytes in the order of the stream: whole frames, of which the first may have been begun.
@@ -98,7 +102,7 @@ impl Outbox {
 
     /// When the oldest byte came, to within a quarter of a second.
     pub(crate) fn oldest(&self) -> Option<Instant> {
-        if self.is_empty() { None } else { self.ages.front().map(|&(_, since)| since) }
+        self.since.filter(|_| !self.is_empty())
     }
 
     /// The buffer to append whole frames to; an empty one takes its memory from the store.
@@ -130,11 +134,13 @@ impl Outbox {
 
     fn note_age(&mut self, now: Instant) {
         if self.is_empty() {
+            self.since = Some(now);
             self.ages.clear();
+            return;
         }
-        let position = self.written + self.len() as u64;
-        if self.ages.back().is_none_or(|&(_, since)| now >= since + AGE_STEP) {
-            self.ages.push_back((position, now));
+        let last = self.ages.back().map(|&(_, since)| since).or(self.since);
+        if last.is_none_or(|since| now >= since + AGE_STEP) {
+            self.ages.push_back((self.written + self.len() as u64, now));
         }
     }
 
@@ -166,8 +172,11 @@ impl Outbox {
         self.written += count as u64;
         self.pinned = self.pinned.saturating_sub(count);
         self.head += self.pass_pieces(count, store);
-        while self.ages.get(1).is_some_and(|&(from, _)| from <= self.written) {
-            self.ages.pop_front();
+        while let Some((_, since)) = self.ages.pop_front_if(|&(from, _)| from <= self.written) {
+            self.since = Some(since);
+        }
+        if self.ages.is_empty() {
+            self.ages.clear();
         }
         if self.own_len() == 0 {
             self.bytes.clear();

@@ -51,13 +51,11 @@ const MAX_KNOWN: usize = 1024;
 
 #[derive(Debug)]
 pub(crate) struct Peer {
-    pub(crate) listener: usize,
+    pub(crate) listener: u32,
     pub(crate) origin: Origin,
     pub(crate) state: State,
-    /// The token that it has proved; empty for the daemon's own.
-    pub(crate) token: Option<Box<str>>,
-    /// The name in the certificate that it has shown.
-    pub(crate) certificate: Option<Box<str>>,
+    /// What it has proved, if it has.
+    pub(crate) proven: Option<Box<Proven>>,
     /// What it may do; `None` for everything.
     pub(crate) rights: Option<Rc<Rights>>,
     /// Whether it was told of in the log that something was denied to it.
@@ -66,12 +64,14 @@ pub(crate) struct Peer {
     pub(crate) charge: Rc<Charge>,
     pub(crate) charged: usize,
     /// Bytes that it has sent before its session was open.
-    pub(crate) before_open: usize,
+    pub(crate) before_open: u32,
     /// Whether it does not speak the protocol.
     pub(crate) is_bare: bool,
     pub(crate) no_echo: bool,
+    /// Whether it may take what is left for it until the daemon ends.
+    pub(crate) lingers: bool,
     /// Bytes of the largest payload that it can be sent, where that is less than any may have.
-    pub(crate) largest: Option<usize>,
+    pub(crate) largest: Option<u32>,
     pub(crate) outbox: Outbox,
     /// Whether the outbox is full and has not fallen to half since.
     pub(crate) full: bool,
@@ -90,11 +90,22 @@ pub(crate) struct Peer {
     pub(crate) calls: Option<Box<Calls>>,
     /// Whether a subscription has dropped messages that the peer was not told of.
     pub(crate) has_gaps: bool,
-    pub(crate) known: HashSet<u64>,
+    /// Senders that it has heard of, if it wants to.
+    #[expect(clippy::box_collection, reason = "most peers have none, and a pointer is less")]
+    pub(crate) known: Option<Box<HashSet<u64, RandomState>>>,
     /// Workers that have heard of this peer.
     pub(crate) introduced: Vec<u32>,
     pub(crate) counts: PeerCounts,
     pub(crate) deadlines: Deadlines,
+}
+
+/// What a peer has proved.
+#[derive(Debug, Default)]
+pub(crate) struct Proven {
+    /// The token; empty for the daemon's own.
+    pub(crate) token: Option<Box<str>>,
+    /// The name in the certificate that it has shown.
+    pub(crate) certificate: Option<Box<str>>,
 }
 
 /// A peer's part in requests and receipts.
@@ -110,7 +121,7 @@ pub(crate) struct Calls {
 #[derive(Debug)]
 pub(crate) enum State {
     /// Nothing was heard yet; the nonce is for a peer that must prove a token.
-    New { challenge: Option<Nonce> },
+    New { challenge: Option<Box<Nonce>> },
     /// A challenge was sent.
     Challenged(Box<Challenged>),
     /// Messages may flow.
@@ -198,8 +209,6 @@ pub(crate) struct Deadlines {
     pub(crate) armed: Option<Instant>,
     /// The end of the handshake, or of lingering when closing.
     pub(crate) state: Option<Instant>,
-    /// Whether it may take what is left for it until the daemon ends.
-    pub(crate) lingers: bool,
     /// When the frame that has begun must be whole.
     pub(crate) frame: Option<Instant>,
     /// When the peer was last heard.
@@ -213,10 +222,11 @@ impl Peer {
 
     /// Whether the peer has not heard of this sender; it will have, after this.
     pub(crate) fn learns_of(&mut self, sender: u64) -> bool {
-        if self.known.len() >= MAX_KNOWN {
-            self.known.clear();
+        let known = self.known.get_or_insert_default();
+        if known.len() >= MAX_KNOWN {
+            known.clear();
         }
-        self.known.insert(sender)
+        known.insert(sender)
     }
 
     pub(crate) fn calls(&mut self) -> &mut Calls {

@@ -270,7 +270,7 @@ impl Core {
         }
         match self.peer(member.peer).largest {
             None => self.deliver_fitting(now, from, member, load),
-            Some(largest) => self.deliver_each(now, from, member, load, largest),
+            Some(largest) => self.deliver_each(now, from, member, load, largest as usize),
         }
     }
 

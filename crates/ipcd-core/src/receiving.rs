@@ -64,9 +64,9 @@ impl Core {
     fn exceeds_allowance(&mut self, key: PeerKey, bytes: usize) -> bool {
         let peer = self.peer(key);
         if !peer.is_open() {
-            peer.before_open += bytes;
+            peer.before_open = peer.before_open.saturating_add(bytes as u32);
         }
-        !peer.is_open() && peer.before_open > limits::MAX_HANDSHAKE
+        !peer.is_open() && peer.before_open as usize > limits::MAX_HANDSHAKE
     }
 
     /// Bytes of the largest frame that the peer may send now.

@@ -142,7 +142,7 @@ impl Core {
         let counters = self.counters();
         let daemon = &self.config.daemon;
         let peers_of = |number: usize| {
-            self.peers.iter().filter(|(_, peer)| peer.listener == number).count() as u64
+            self.peers.iter().filter(|(_, peer)| peer.listener as usize == number).count() as u64
         };
         let listeners = daemon.listeners.iter().map(|(number, (endpoint, codec))| ListenerStatus {
             endpoint: endpoint.clone(),

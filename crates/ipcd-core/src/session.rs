@@ -71,8 +71,9 @@ impl Core {
         if let Some(name) = &hello.name {
             check_name(name)?;
         }
-        match self.peer(key).state {
+        match &self.peer(key).state {
             State::New { challenge: Some(nonce) } => {
+                let nonce = **nonce;
                 let body = encode(&Challenge { nonce });
                 self.peer(key).state = State::Challenged(Box::new(Challenged { hello, nonce }));
                 self.send(now, key, Header::new(Kind::Challenge, 0), &body);
@@ -166,7 +167,10 @@ impl Core {
     fn open(&mut self, now: Instant, key: PeerKey, hello: Hello, proof: Option<Proof>) {
         let peer = self.peer(key);
         peer.origin.name = hello.name;
-        peer.token = proof.map(|_| hello.token.unwrap_or_default().into());
+        if proof.is_some() {
+            let token = hello.token.unwrap_or_default().into();
+            peer.proven.get_or_insert_default().token = Some(token);
+        }
         peer.no_echo = hello.no_echo;
         peer.state = State::Open;
         peer.deadlines.state = None;
@@ -187,7 +191,8 @@ impl Core {
     /// to be known everywhere: it cannot be told.
     pub(crate) fn open_bare(&mut self, key: PeerKey, bare: Bare) {
         let peer = self.peer(key);
-        (peer.no_echo, peer.largest, peer.is_bare) = (!bare.echo, bare.largest, true);
+        (peer.no_echo, peer.is_bare) = (!bare.echo, true);
+        peer.largest = bare.largest.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
         peer.state = State::Open;
         peer.deadlines.state = None;
         self.read_rights(key);

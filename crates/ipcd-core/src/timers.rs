@@ -123,7 +123,7 @@ impl Core {
         let idle = idle.map(|timeout| peer.deadlines.heard + timeout);
         let pace = peer.pace.deadline();
         let deadlines = [peer.deadlines.state, peer.deadlines.frame, stalled, idle, pace];
-        if peer.deadlines.lingers && !peer.outbox.is_empty() {
+        if peer.lingers && !peer.outbox.is_empty() {
             self.arm(key, now + LINGER);
         } else if due(peer.deadlines.state) && matches!(peer.state, State::Closing) {
             self.drop_now(key, "it did not take what was left for it in time");

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use ipcd_core::Source;
 use ipcd_transport::{ChannelParts, Identity};
+use slab::Slab;
 
 use self::rates::Rates;
 pub use self::startups::MaxStartups;
@@ -21,7 +22,8 @@ use crate::config::Limits;
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: Limits,
-    peers: HashMap<u64, Admitted>,
+    /// By their places, which the lower halves of their numbers are.
+    peers: Slab<Admitted>,
     per_source: HashMap<Source, usize>,
     startups: Startups,
     rates: Rates,
@@ -32,13 +34,14 @@ pub(crate) struct Admission {
 /// A peer that was admitted.
 #[derive(Clone, Debug)]
 pub(crate) struct Admitted {
+    number: u64,
     /// Which listener, server or program it is of.
     pub(crate) listener: usize,
     pub(crate) identity: Identity,
     /// What its transport has to remember.
-    pub(crate) state: Vec<u8>,
+    pub(crate) state: Box<[u8]>,
     source: Source,
-    slot: usize,
+    slot: u32,
 }
 
 /// A peer that comes.
@@ -65,7 +68,7 @@ impl Admission {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             limits: limits.clone(),
-            peers: HashMap::new(),
+            peers: Slab::new(),
             per_source: HashMap::new(),
             startups: Startups::default(),
             rates: Rates::default(),
@@ -89,14 +92,17 @@ impl Admission {
         percent: impl FnOnce() -> u32,
     ) -> Result<Entry, String> {
         let Arrival { listener, parts, must_prove, slot } = arrival;
-        let (identity, state) = (parts.identity.clone(), parts.state.clone());
+        let slot = slot as u32;
+        let (identity, state) = (parts.identity.clone(), parts.state.clone().into_boxed_slice());
         let source = Source::of(identity.uid, identity.addr, self.limits.prefixes());
         self.check(now, source)?;
         let instead_of = if must_prove { self.make_room(now, percent)? } else { None };
         *self.per_source.entry(source).or_default() += 1;
         self.next += 1;
-        let number = self.next;
-        self.peers.insert(number, Admitted { listener, identity, state, source, slot });
+        let place = self.peers.vacant_entry();
+        // Whoever came first has the least.
+        let number = self.next << PLACE_BITS | place.key() as u64;
+        place.insert(Admitted { number, listener, identity, state, source, slot });
         if must_prove {
             self.startups.add(number, now);
         }
@@ -106,7 +112,7 @@ impl Admission {
     /// These peers have proved what they had to.
     pub(crate) fn opened(&mut self, numbers: &[u64], slot: usize) {
         for number in numbers {
-            if self.peers.get(number).is_some_and(|peer| peer.slot == slot) {
+            if self.peer(*number).is_some_and(|peer| peer.is_of(slot)) {
                 self.startups.remove(*number);
             }
         }
@@ -114,30 +120,32 @@ impl Admission {
 
     /// A worker says that a peer has gone. What it says of peers that are not its own is ignored.
     pub(crate) fn release(&mut self, number: u64, slot: usize) -> Option<Admitted> {
-        if self.peers.get(&number)?.slot != slot {
-            return None;
-        }
-        let peer = self.peers.remove(&number)?;
-        self.discharge(number, &peer);
+        self.peer(number).filter(|peer| peer.is_of(slot))?;
+        let peer = self.peers.remove(place_of(number));
+        self.discharge(&peer);
         Some(peer)
     }
 
     /// The slot whose worker serves a peer.
     pub(crate) fn slot_of(&self, number: u64) -> Option<u32> {
-        self.peers.get(&number).map(|peer| peer.slot as u32)
+        self.peer(number).map(|peer| peer.slot)
     }
 
     /// A worker has died, and left these peers behind.
     pub(crate) fn release_slot(&mut self, slot: usize) -> Vec<(u64, Admitted)> {
-        let gone = |_: &u64, peer: &mut Admitted| peer.slot == slot;
-        let gone: Vec<_> = self.peers.extract_if(gone).collect();
-        gone.iter().for_each(|(number, peer)| self.discharge(*number, peer));
-        gone
+        let of_slot = self.peers.iter().filter(|(_, peer)| peer.is_of(slot));
+        let places: Vec<_> = of_slot.map(|(place, _)| place).collect();
+        let gone: Vec<_> = places.into_iter().map(|place| self.peers.remove(place)).collect();
+        gone.iter().for_each(|peer| self.discharge(peer));
+        gone.into_iter().map(|peer| (peer.number, peer)).collect()
     }
 
     /// A worker has died while it served this peer, if it is one of its own.
     pub(crate) fn suspect(&mut self, number: u64, slot: usize, now: Instant) -> Option<&Identity> {
-        let peer = self.peers.get(&number).filter(|peer| peer.slot == slot)?;
+        let peer = self.peers.get(place_of(number))?;
+        if peer.number != number || !peer.is_of(slot) {
+            return None;
+        }
         if peer.source != Source::Unknown {
             self.suspects.note(peer.source, now);
         }
@@ -188,7 +196,7 @@ impl Admission {
             Room::There => Ok(None),
             Room::Of(number) => {
                 self.startups.remove(number);
-                Ok(self.peers.get(&number).map(|peer| (peer.slot, number)))
+                Ok(self.peer(number).map(|peer| (peer.slot as usize, number)))
             }
             Room::None => {
                 let most = max.full();
@@ -197,8 +205,12 @@ impl Admission {
         }
     }
 
-    fn discharge(&mut self, number: u64, peer: &Admitted) {
-        self.startups.remove(number);
+    fn peer(&self, number: u64) -> Option<&Admitted> {
+        self.peers.get(place_of(number)).filter(|peer| peer.number == number)
+    }
+
+    fn discharge(&mut self, peer: &Admitted) {
+        self.startups.remove(peer.number);
         if let Some(count) = self.per_source.get_mut(&peer.source) {
             *count -= 1;
             if *count == 0 {
@@ -206,6 +218,19 @@ impl Admission {
             }
         }
     }
+}
+
+impl Admitted {
+    fn is_of(&self, slot: usize) -> bool {
+        self.slot as usize == slot
+    }
+}
+
+/// Bits of a peer's number that are its place.
+const PLACE_BITS: u32 = 32;
+
+fn place_of(number: u64) -> usize {
+    (number & ((1 << PLACE_BITS) - 1)) as usize
 }
 
 #[cfg(test)]

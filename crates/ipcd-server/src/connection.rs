@@ -39,11 +39,11 @@ pub(crate) struct Connection {
     /// Whether it has to prove a token, and has not yet.
     pub(crate) must_prove: bool,
     /// The beginning of a frame whose rest has not come, or what a waiting peer has sent.
-    pub(crate) rest: Option<ReadBuffer>,
+    pub(crate) rest: Option<Box<ReadBuffer>>,
     /// Whether the peer's messages wait for somebody's outbox.
     pub(crate) waiting: bool,
     /// Why nothing more is read but the end: the outbox is written, then the channel finished.
-    pub(crate) closing: Option<String>,
+    pub(crate) closing: Option<Box<str>>,
     pub(crate) finished: bool,
     /// Whether the channel has to tell us when it can be written to.
     pub(crate) blocked: bool,

@@ -197,7 +197,7 @@ impl TlsChannel {
         if self.side == Side::Server
             && let Some([certificate, ..]) = self.tls.peer_certificates()
         {
-            self.identity.certificate = name_of(certificate);
+            self.identity.certificate = name_of(certificate).map(String::into_boxed_str);
         }
     }
 

@@ -21,7 +21,7 @@ pub struct Identity {
     pub addr: Option<SocketAddr>,
     /// The name in a certificate that was verified: printable ASCII, at most
     /// [`Identity::LONGEST_NAME`] bytes.
-    pub certificate: Option<String>,
+    pub certificate: Option<Box<str>>,
 }
 
 impl Identity {

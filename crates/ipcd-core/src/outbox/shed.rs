@@ -1,12 +1,12 @@
 //! Dropping frames of an outbox: the oldest of a subscription, or all that are not begun.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
 use ipcd_proto::{Decoded, Header, Kind, decode};
 
 use super::frames::begun;
 use super::{Outbox, Piece};
+use crate::queue::Queue;
 use crate::store::{Span, Store};
 use crate::tracked::Ticket;
 
@@ -56,7 +56,7 @@ impl Outbox {
             behind: self.len(),
             position: self.written,
             awaited: std::mem::take(&mut self.awaited),
-            kept_awaited: VecDeque::new(),
+            kept_awaited: Queue::default(),
             shed: Shed::default(),
         };
         (self.listed, self.shared) = (0, 0);
@@ -143,8 +143,8 @@ struct Sieve<F> {
     /// Where in the stream the next frame that stays begins.
     position: u64,
     /// Those that were before, and those that still are.
-    awaited: VecDeque<(u64, Ticket)>,
-    kept_awaited: VecDeque<(u64, Ticket)>,
+    awaited: Queue<(u64, Ticket)>,
+    kept_awaited: Queue<(u64, Ticket)>,
     shed: Shed,
 }
 

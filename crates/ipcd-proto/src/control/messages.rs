@@ -1,5 +1,6 @@
 //! Subscriptions, what becomes of messages, and who they are from.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -139,7 +140,7 @@ pub struct Origin {
     /// Its name, if it has one.
     pub name: Option<String>,
     /// The transport it uses.
-    pub transport: String,
+    pub transport: Cow<'static, str>,
     /// Its process, if the kernel told.
     pub pid: Option<u32>,
     /// Its user, if the kernel told.

@@ -14,7 +14,8 @@ impl Worker {
     /// little and is copied to the worker's own buffer; a large frame stays in a buffer of its own.
     pub(super) fn take_buffer(&mut self, key: PeerKey) -> ReadBuffer {
         let largest = self.core.largest_frame(key);
-        let rest = self.connection(key).and_then(|connection| connection.rest.take());
+        let rest =
+            self.connection(key).and_then(|connection| connection.rest.take().map(|rest| *rest));
         let mut buffer = match rest {
             Some(rest) if rest.capacity() >= SCRATCH_BYTES => rest,
             rest => {

@@ -160,14 +160,14 @@ impl Worker {
         }
         match buffer.filled().len() {
             0 => self.put_back(buffer),
-            KEPT_BYTES.. => connection.rest = Some(buffer),
+            KEPT_BYTES.. => connection.rest = Some(Box::new(buffer)),
             _ => {
                 let mut rest = self.rests.pop().unwrap_or_else(|| ReadBuffer::new(0, 0));
                 if rest.capacity() > MAX_SLACK * buffer.filled().len() {
                     rest = ReadBuffer::new(0, 0);
                 }
                 rest.extend(buffer.filled());
-                connection.rest = Some(rest);
+                connection.rest = Some(Box::new(rest));
                 self.put_back(buffer);
             }
         }
@@ -312,7 +312,7 @@ impl Worker {
 
     pub(super) fn close(&mut self, key: PeerKey, why: String) {
         if let Some(connection) = self.connections[key.0 as usize].as_mut() {
-            connection.closing = Some(why);
+            connection.closing = Some(why.into());
             connection.waiting = false;
             if std::mem::take(&mut connection.blocked) {
                 // One that does not read finds in its own buffer why it was cut off.
