@@ -12,7 +12,7 @@ mod peers;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipcd_core::{Core, Output, PeerInfo, PeerKey, Request, Shared};
 use ipcd_proto::control::Origin;
@@ -43,10 +43,6 @@ const RESTS: usize = 16;
 /// After so much was given back to the allocator at once, so does the allocator to the system. It
 /// would keep what is not at the end of its heap, which is most of what a burst has needed.
 const TRIMMED_BYTES: usize = 256 * 1024;
-/// How often the supervisor hears of peers that have gone: at once of the first, and of those that
-/// follow when so much has passed. Each such message wakes it, and with two workers that was the
-/// last of five wake-ups that a short connection took.
-const GONE_PAUSE: Duration = Duration::from_millis(1);
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 
@@ -166,7 +162,6 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
         ticks: BinaryHeap::new(),
         retry_at: None,
         gone: Vec::new(),
-        gone_told: None,
         opened: Vec::new(),
         mark: birth.mark,
         draining: false,
@@ -219,8 +214,6 @@ struct Worker {
     retry_at: Option<Instant>,
     /// Peers that have gone, of which the supervisor was not told yet.
     gone: Vec<Gone>,
-    /// When the supervisor was last told of some.
-    gone_told: Option<Instant>,
     /// Peers that have proved their tokens, likewise.
     opened: Vec<u64>,
     /// Where the supervisor finds whom this worker was serving when it died.
@@ -257,9 +250,8 @@ impl Worker {
             self.look_at_time();
             self.try_again()?;
             self.obey_router()?;
-            self.report()?;
+            self.report_gone()?;
         }
-        self.report_gone()?;
         // What it has counted outlives it.
         let mut counters = self.core.counters();
         counters.retain(|(_, count)| *count > 0);
@@ -274,7 +266,7 @@ impl Worker {
 
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
         let ticks = self.ticks.peek().map(|Reverse((at, _))| *at);
-        let pauses = ticks.into_iter().chain(self.retry_at).chain(self.gone_due());
+        let pauses = ticks.into_iter().chain(self.retry_at);
         let next = self.core.next_deadline().into_iter().chain(pauses).min();
         self.mark.set(0);
         if let Some(at) = next {
@@ -476,25 +468,11 @@ impl Worker {
         Ok(())
     }
 
-    /// When the supervisor is to be told of peers that have gone, if some have.
-    fn gone_due(&self) -> Option<Instant> {
-        let due = self.gone_told.map_or(self.now, |told| told + GONE_PAUSE);
-        Some(due).filter(|_| !self.gone.is_empty())
-    }
-
-    fn report(&mut self) -> Result<(), Error> {
+    fn report_gone(&mut self) -> Result<(), Error> {
         while !self.opened.is_empty() {
             let batch = self.opened.split_off(self.opened.len().saturating_sub(PEERS));
             self.tell(&ToSupervisor::Opened(batch))?;
         }
-        if self.gone_due().is_some_and(|due| due <= self.now) || self.gone.len() >= PEERS {
-            self.gone_told = Some(self.now);
-            self.report_gone()?;
-        }
-        Ok(())
-    }
-
-    fn report_gone(&mut self) -> Result<(), Error> {
         while !self.gone.is_empty() {
             let batch = self.gone.split_off(self.gone.len().saturating_sub(PEERS));
             self.tell(&ToSupervisor::Gone(batch))?;
