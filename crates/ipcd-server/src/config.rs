@@ -295,7 +295,7 @@ impl Default for Limits {
             prefix_v4: Bits(32),
             prefix_v6: Bits(64),
             max_startups: MaxStartups::default(),
-            max_connect_rate: 10_000,
+            max_connect_rate: 30_000,
             max_bytes_per_uid: ByteCount(1 << 30),
             max_subscriptions: 10_000,
             max_subscriptions_per_uid: 0,
