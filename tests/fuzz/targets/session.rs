@@ -71,7 +71,7 @@ impl Play {
         if self.peers[at].is_some() {
             return;
         }
-        let (name, transport) = (None, "fuzz".to_owned());
+        let (name, transport) = (None, "fuzz".into());
         let (pid, uid, gid, addr) = (None, None, None, None);
         let origin = Origin { peer: 0, name, transport, pid, uid, gid, addr };
         let challenge = (!is_good).then_some([9; 32]);
