@@ -1,15 +1,16 @@
 //! `ipcctl bench` as users run it: what it prints, and what it leaves behind.
 
+mod started;
+
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-
-const WATCHDOG: Duration = Duration::from_secs(120);
+use started::{WATCHDOG, has_children, wait_until};
 
 /// With all its temporary files in a directory of its own.
 fn bench(dir: &Path) -> Command {
@@ -124,7 +125,7 @@ fn an_interrupted_benchmark_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let mut child = bench(dir.path()).arg("--quick").spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32);
-        wait_until(&mut child, || has_children(pid));
+        wait_until(&mut child, || has_children(pid, 2));
         kill(pid, signal).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(!output.status.success());
@@ -137,7 +138,7 @@ fn what_a_killed_benchmark_leaves_goes_with_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = bench(dir.path()).arg("--quick").spawn().unwrap();
     let pid = Pid::from_raw(child.id() as i32);
-    wait_until(&mut child, || has_children(pid));
+    wait_until(&mut child, || has_children(pid, 2));
     let left = || fs::read_dir(dir.path()).unwrap().count();
     assert_eq!(left(), 1, "its directory");
     let measure = || {
@@ -153,20 +154,6 @@ fn what_a_killed_benchmark_leaves_goes_with_the_next() {
     while left() > 0 {
         assert!(Instant::now() < deadline, "it is not removed");
         measure();
-    }
-}
-
-fn has_children(pid: Pid) -> bool {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    fs::read_to_string(path).is_ok_and(|children| children.split_whitespace().count() >= 2)
-}
-
-fn wait_until(child: &mut Child, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + WATCHDOG;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "it does not start");
-        assert!(child.try_wait().unwrap().is_none(), "it has ended");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -1,16 +1,16 @@
 //! `ipcctl demo` as users run it: what it prints, and what it leaves behind.
 
+mod started;
+
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-
-const WATCHDOG: Duration = Duration::from_secs(120);
+use started::{has_children, wait_until};
 
 /// With all its temporary files in a directory of its own.
 fn demo(dir: &Path) -> Command {
@@ -46,25 +46,11 @@ fn an_interrupted_demo_leaves_nothing() {
         // More than it could send in the time of the test.
         let mut child = demo(dir.path()).arg("--messages=100000000").spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32);
-        wait_until(&mut child, || has_children(pid));
+        // The daemon and, with it, the processes that send and receive.
+        wait_until(&mut child, || has_children(pid, 11));
         kill(pid, signal).unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.signal(), Some(signal as i32), "{output:?}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something is left");
-    }
-}
-
-/// The daemon and, with it, the processes that send and receive.
-fn has_children(pid: Pid) -> bool {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    fs::read_to_string(path).is_ok_and(|children| children.split_whitespace().count() >= 11)
-}
-
-fn wait_until(child: &mut Child, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + WATCHDOG;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "it does not start");
-        assert!(child.try_wait().unwrap().is_none(), "it has ended");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
