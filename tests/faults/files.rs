@@ -14,7 +14,7 @@ const LOCAL: [&str; 3] = ["unix", "pipe", "fifo"];
 
 #[test]
 fn stale_files_are_replaced() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let run = dir.path().join("run");
     fs::create_dir(&run).expect("the directory is ours");
     for name in ["ipcd.sock", "pipe.sock"] {
@@ -30,7 +30,7 @@ fn stale_files_are_replaced() {
 
 /// Starts two at once; one serves, and the other says why it does not.
 fn race(rounds: usize) {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     for round in 0..rounds {
         let setup = Setup::new().listen(&LOCAL);
         let mut both = [setup.spawn(dir.path()), setup.spawn(dir.path())];
@@ -109,7 +109,7 @@ fn a_replaced_fifo_is_refused_by_clients_and_harms_nobody() {
 
 #[test]
 fn a_path_that_is_too_long_is_named() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     for scheme in ["unix", "pipe"] {
         let long = format!("{scheme}://{}/{}", dir.path().display(), "p".repeat(200));
         let ended = Setup::new().listen(&[]).args(&["-l", &long]).spawn(dir.path()).wait();
@@ -133,7 +133,7 @@ fn a_runtime_directory_that_is_removed_takes_no_connection_along() {
 /// One daemon's files in a directory that is gone are no obstacle for the next.
 #[test]
 fn a_start_in_the_place_of_a_removed_directory() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let start = || -> Running {
         let process = Setup::new().listen(&LOCAL).spawn(dir.path());
         process.stderr.wait_for("INFO ready");

@@ -6,12 +6,15 @@ use std::process::Command;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
 
-use crate::strace::skip;
+use ipcd_tests::{is_without, skip};
 
 /// Runs a test in a network namespace of its own, with only the loopback in it; or says why not.
 pub(crate) fn alone(test: fn()) {
     if !Uid::effective().is_root() {
         return skip("only root can make a network namespace");
+    }
+    if is_without(&["ip"]) {
+        return;
     }
     // A namespace is a thread's, and is inherited by what it starts; the thread ends with the test.
     let name = std::thread::current().name().unwrap_or("a case").to_owned();

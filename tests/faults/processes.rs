@@ -5,11 +5,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ipcd_proto::Kind;
-use ipcd_tests::{Daemon, Load, Scene, Setup, children, descriptors, eventually, is_alive, state};
+use ipcd_tests::{
+    Daemon, Load, Scene, Setup, children, descriptors, eventually, is_alive, is_without,
+    private_dir, state,
+};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::strace::Strace;
+use crate::refused::{ALWAYS, Refusals};
 
 fn signal(pid: i32, signal: Signal) {
     // A process of this test's daemon, which was looked up just now.
@@ -101,28 +105,28 @@ fn a_client_killed_inside_a_frame_leaves_nothing_behind() {
 
 #[test]
 fn fork_is_refused_and_each_peer_is_told_so() {
+    let Some(refusals) = Refusals::prepare() else { return };
     let setup = Setup::new().args(&["--fork", "connection", "--max-children", "40"]);
-    let scene = Scene::start(setup, &["unix", "tcp"]);
+    let scene = Scene::start(refusals.over(setup), &["unix", "tcp"]);
     let supervisor = scene.daemon.process.pid();
-    let inject = "clone,clone3,fork,vfork:error=EAGAIN";
-    let Some(strace) = Strace::attach(&[supervisor], inject) else { return };
+    let refused = refusals.refuse(&[supervisor], "fork", Errno::EAGAIN, ALWAYS);
     for scheme in ipcd_tests::SCHEMES {
         let ended = scene.daemon.ctl(scheme, &["ping"]).run().expect(6);
         assert!(ended.stderr.contains("cannot start another child"), "{}", ended.stderr);
     }
-    drop(strace);
+    drop(refused);
     scene.check("fork refused to a peer's child");
 }
 
 #[test]
 fn fork_is_refused_and_the_worker_is_born_later() {
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let Some(refusals) = Refusals::prepare() else { return };
+    let daemon = refusals.over(Setup::new().args(&["--workers", "2"])).start();
     let load = Load::start_on(&daemon, &["unix", "tcp"], 0);
     let scene = Scene::set(daemon, load);
-    let inject = "clone,clone3,fork,vfork:error=EAGAIN";
     let supervisor = scene.daemon.process.pid();
     let victim = scene.daemon.worker_in(1).pid;
-    let Some(strace) = Strace::attach(&[supervisor], inject) else { return };
+    let refused = refusals.refuse(&[supervisor], "fork", Errno::EAGAIN, ALWAYS);
     signal(victim, Signal::SIGKILL);
     let log = &scene.daemon.process.stderr;
     log.wait_until("that it cannot fork, twice", |text| {
@@ -131,7 +135,7 @@ fn fork_is_refused_and_the_worker_is_born_later() {
     for scheme in ipcd_tests::SCHEMES {
         scene.daemon.ctl(scheme, &["ping"]).run().expect(0);
     }
-    drop(strace);
+    drop(refused);
     eventually("a new worker", || (scene.daemon.worker_in(1).pid != victim).then_some(()));
     scene.check("fork refused to a worker");
 }
@@ -152,6 +156,9 @@ fn limit_descriptors(pid: i32, most: usize) {
 
 #[test]
 fn a_supervisor_without_descriptors_does_not_spin_and_serves_all_later() {
+    if is_without(&["prlimit"]) {
+        return;
+    }
     const HERTZ: u64 = 100;
     let scene = Scene::start(Setup::new(), &["unix", "tcp"]);
     let supervisor = scene.daemon.process.pid();
@@ -177,6 +184,9 @@ fn a_supervisor_without_descriptors_does_not_spin_and_serves_all_later() {
 /// Descriptors on their way to a worker that has none left: those peers are let go, and no other.
 #[test]
 fn a_worker_without_descriptors_lets_new_peers_go_and_serves_the_others() {
+    if is_without(&["prlimit"]) {
+        return;
+    }
     let scene = Scene::start(Setup::new().args(&["--workers", "1"]), &["unix", "tcp"]);
     let worker = scene.daemon.worker();
     scene.daemon.wait_for_peers(scene.load().peers());
@@ -192,16 +202,17 @@ fn a_worker_without_descriptors_lets_new_peers_go_and_serves_the_others() {
     scene.check("descriptors in flight to a worker that has none");
 }
 
-const ALL_CALLS: &str = "read,write,readv,writev,recvfrom,sendto,recvmsg,sendmsg,recvmmsg,sendmmsg,\
-     accept4,epoll_wait,epoll_pwait,wait4,waitid,connect,openat,openat2";
+const ALL_CALLS: &str = "read,write,readv,writev,recvfrom,sendto,recvmsg,sendmsg,\
+     accept4,epoll_wait,wait4,waitid,connect,openat,openat2";
 
 #[test]
 fn interrupted_calls_are_made_again() {
-    let scene = Scene::start(Setup::new(), &["unix", "pipe", "fifo", "tcp"]);
+    let Some(refusals) = Refusals::prepare() else { return };
+    let setup = refusals.over(Setup::new());
+    let scene = Scene::start(setup, &["unix", "pipe", "fifo", "tcp"]);
     let supervisor = scene.daemon.process.pid();
     let worker = children(supervisor)[0];
-    let inject = format!("{ALL_CALLS}:error=EINTR:when=2+3");
-    let Some(strace) = Strace::attach(&[supervisor, worker], &inject) else { return };
+    let refused = refusals.refuse(&[supervisor, worker], ALL_CALLS, Errno::EINTR, [2, 3]);
     scene.load().goes_on();
     for scheme in ipcd_tests::SCHEMES {
         for _ in 0..5 {
@@ -209,7 +220,8 @@ fn interrupted_calls_are_made_again() {
         }
     }
     scene.load().goes_on();
-    drop(strace);
+    assert!(refused.count() > 100, "{} calls were interrupted", refused.count());
+    drop(refused);
     assert_eq!(children(supervisor), [worker], "the worker is another");
     scene.check("interrupted calls");
 }
@@ -219,19 +231,19 @@ fn interrupted_calls_are_made_again() {
 fn calls_that_fail_for_lack_of_memory_harm_only_who_comes_then() {
     // Whoever is turned away must not be counted as there: few places show it.
     let setup = Setup::new().config("[limits]\nmax_peers = 8\n").args(&["--workers", "2"]);
-    let scene = Scene::start(setup, &["unix", "tcp"]);
+    let Some(refusals) = Refusals::prepare() else { return };
+    let scene = Scene::start(refusals.over(setup), &["unix", "tcp"]);
     let supervisor = scene.daemon.process.pid();
     let calls = "accept4,pipe2,socket,bind,connect,recvfrom,sendto,sendmsg,openat2,fcntl";
-    for error in ["ENOMEM", "ENOBUFS"] {
-        let inject = format!("{calls}:error={error}:when=3+3");
-        let Some(strace) = Strace::attach(&[supervisor], &inject) else { return };
+    for error in [Errno::ENOMEM, Errno::ENOBUFS] {
+        let refused = refusals.refuse(&[supervisor], calls, error, [3, 3]);
         for scheme in ipcd_tests::SCHEMES {
             for _ in 0..4 {
                 // Some are turned away.
                 scene.daemon.ctl(scheme, &["--timeout", "1s", "ping"]).run();
             }
         }
-        drop(strace);
+        drop(refused);
         scene.load().goes_on();
     }
     scene.check("no memory in the kernel");
@@ -322,7 +334,7 @@ fn a_thousand_sighups_are_survived_and_the_last_file_is_in_force() {
 /// TERM at any point of a start: it ends, and the next start finds nothing in its way.
 #[test]
 fn term_during_the_start_leaves_nothing_in_the_way() {
-    let mut dir = tempfile::tempdir().expect("a directory can be made");
+    let mut dir = private_dir();
     for step in 0..20 {
         let setup = Setup::new();
         let mut process = setup.spawn(dir.path());

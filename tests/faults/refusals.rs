@@ -2,22 +2,21 @@
 //! rest of a write.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ipcd_client::Code;
 use ipcd_conformance::authority::Authority;
-use ipcd_tests::{Daemon, Load, Scene, Setup, children, eventually};
+use ipcd_tests::{Daemon, Load, Scene, Setup, children, eventually, private_dir};
+use nix::errno::Errno;
 
-use crate::strace::{Strace, skip};
+use crate::refused::{ALWAYS, Refusals, build_library};
 
 /// Calls that a worker makes for its peers, other workers and the supervisor.
 const CALLS: &str = "read,write,writev,recvfrom,sendto,recvmsg";
 
 /// Two workers; the healthy peers are on the first, and receivers that come back on both.
-fn two_workers() -> (Scene, Vec<ipcd_tests::Running>) {
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+fn two_workers(refusals: &Refusals) -> (Scene, Vec<ipcd_tests::Running>) {
+    let daemon = refusals.over(Setup::new().args(&["--workers", "2"])).start();
     let load = Load::start_on(&daemon, &["unix", "tcp", "pipe", "fifo"], 0);
     let scene = Scene::set(daemon, load);
     let schemes = ["unix", "unix", "tcp", "tcp", "pipe", "fifo"];
@@ -42,16 +41,17 @@ fn talk(daemon: &Daemon) -> Vec<Option<i32>> {
 /// What moves bytes fails for a while. Nobody is let go for that.
 #[test]
 fn a_worker_that_the_kernel_has_no_memory_for_tries_again() {
-    let (scene, receivers) = two_workers();
+    let Some(refusals) = Refusals::prepare() else { return };
+    let (scene, receivers) = two_workers(&refusals);
     let workers = children(scene.daemon.process.pid());
     // The second is of sockets only.
-    for (error, calls) in [("ENOMEM", CALLS), ("ENOBUFS", "writev,recvfrom,sendto,recvmsg")] {
-        let inject = format!("{calls}:error={error}:when=3+7");
-        let Some(strace) = Strace::attach(&workers, &inject) else { return };
+    let sockets = "writev,recvfrom,sendto,recvmsg";
+    for (error, calls) in [(Errno::ENOMEM, CALLS), (Errno::ENOBUFS, sockets)] {
+        let refused = refusals.refuse(&workers, calls, error, [3, 7]);
         let ends = talk(&scene.daemon);
         assert!(ends.iter().all(|status| *status == Some(0)), "{error}: {ends:?}");
         scene.load().goes_on();
-        drop(strace);
+        drop(refused);
     }
     assert_eq!(children(scene.daemon.process.pid()), workers, "a worker is another");
     drop(receivers);
@@ -61,13 +61,14 @@ fn a_worker_that_the_kernel_has_no_memory_for_tries_again() {
 /// A worker that cannot even wait for some peers lets those go, and lives.
 #[test]
 fn a_worker_that_cannot_wait_for_its_peers_harms_nobody_on_another() {
-    let (scene, mut receivers) = two_workers();
+    let Some(refusals) = Refusals::prepare() else { return };
+    let (scene, mut receivers) = two_workers(&refusals);
     let victim = scene.daemon.worker_in(1);
-    let inject = format!("{CALLS},epoll_ctl:error=ENOMEM:when=3+7");
-    let Some(strace) = Strace::attach(&[victim.pid], &inject) else { return };
+    let calls = format!("{CALLS},epoll_ctl");
+    let refused = refusals.refuse(&[victim.pid], &calls, Errno::ENOMEM, [3, 7]);
     let ends = talk(&scene.daemon);
     scene.load().goes_on();
-    drop(strace);
+    drop(refused);
     assert_eq!(scene.daemon.worker_in(1).pid, victim.pid, "it was replaced; {ends:?}");
     // Whoever was cut off comes back, on whichever worker.
     let count = receivers.len();
@@ -86,18 +87,19 @@ fn a_worker_that_cannot_wait_for_its_peers_harms_nobody_on_another() {
 /// Nobody can be waited for any more: who comes is told so, and who is there goes on.
 #[test]
 fn a_peer_that_cannot_be_waited_for_is_told_so_and_nobody_else_notices() {
-    for error in ["ENOMEM", "ENOSPC"] {
-        let scene = Scene::start(Setup::new().args(&["--workers", "1"]), &["unix", "tcp"]);
+    let Some(refusals) = Refusals::prepare() else { return };
+    for error in [Errno::ENOMEM, Errno::ENOSPC] {
+        let setup = refusals.over(Setup::new().args(&["--workers", "1"]));
+        let scene = Scene::start(setup, &["unix", "tcp"]);
         let worker = scene.daemon.worker();
-        let inject = format!("epoll_ctl:error={error}");
-        let Some(strace) = Strace::attach(&[worker], &inject) else { return };
+        let refused = refusals.refuse(&[worker], "epoll_ctl", error, ALWAYS);
         for scheme in ["unix", "tcp", "pipe", "fifo"] {
             let (code, why) = scene.daemon.raw(scheme).end().expect("it is told why");
             assert_eq!(code, Code::Limit, "{scheme}: {why}");
-            assert!(why.contains(error), "{scheme}: {why}");
+            assert!(why.contains(&format!("{error:?}")), "{scheme}: {why}");
         }
         scene.load().goes_on();
-        drop(strace);
+        drop(refused);
         assert_eq!(scene.daemon.worker(), worker, "the worker was replaced");
         assert_eq!(scene.daemon.counter("peers_unwatched"), 4);
         scene.check(&format!("peers that cannot be waited for, {error}"));
@@ -109,11 +111,13 @@ fn a_peer_that_cannot_be_waited_for_is_told_so_and_nobody_else_notices() {
 #[test]
 fn what_the_kernel_has_no_memory_for_is_not_tried_all_the_time() {
     const PAUSE: Duration = Duration::from_millis(10);
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let Some(refusals) = Refusals::prepare() else { return };
+    let dir = private_dir();
     Authority::new().issue(&["127.0.0.1"]).write(dir.path());
     let path = dir.path().display();
     let listener = format!("tls://127.0.0.1:0?cert={path}/cert.pem&key={path}/key.pem");
-    let daemon = Setup::new().args(&["--workers", "2"]).extra(&[&listener]).start();
+    let setup = Setup::new().args(&["--workers", "2"]).extra(&[&listener]);
+    let daemon = refusals.over(setup).start();
     let address = daemon.address("tls");
     let (address, _) = address.split_once('?').expect("a listener has options");
     let tls = format!("tls://{address}?ca={path}/ca.pem");
@@ -124,16 +128,15 @@ fn what_the_kernel_has_no_memory_for_is_not_tried_all_the_time() {
     });
     let mut publisher = daemon.session("unix");
     let workers = children(daemon.process.pid());
-    for error in ["ENOMEM", "ENOBUFS"] {
-        let notes = dir.path().join(error);
-        let inject = format!("write,writev,sendto,sendmsg:error={error}");
-        let Some(strace) = Strace::attach_noting(&workers, &inject, &notes) else { return };
+    for error in [Errno::ENOMEM, Errno::ENOBUFS] {
+        let calls = "write,writev,sendto,sendmsg";
+        let refused = refusals.refuse(&workers, calls, error, ALWAYS);
         let start = Instant::now();
         publisher.message(1, b"late", b"but here");
-        eventually("the first refusals", || (refusals(&notes) >= 2).then_some(()));
+        eventually("the first refusals", || (refused.count() >= 2).then_some(()));
         std::thread::sleep(50 * PAUSE);
-        let (tried, pauses) = (refusals(&notes), start.elapsed().div_duration_f64(PAUSE) as usize);
-        drop(strace);
+        let (tried, pauses) = (refused.count(), start.elapsed().div_duration_f64(PAUSE) as usize);
+        drop(refused);
         eprintln!("{error}: {tried} calls refused in {pauses} pauses");
         // Each receiver, the publisher, and what the workers have for each other.
         let most = (receivers.len() + 1 + workers.len()) * (pauses + 1);
@@ -145,22 +148,19 @@ fn what_the_kernel_has_no_memory_for_is_not_tried_all_the_time() {
     assert_eq!(children(daemon.process.pid()), workers, "a worker is another");
 }
 
-/// Calls that were made to fail.
-fn refusals(notes: &Path) -> usize {
-    fs::read_to_string(notes).unwrap_or_default().matches("(INJECTED)").count()
-}
-
 #[test]
 fn workers_whose_calls_are_interrupted_lose_nothing() {
-    let (scene, receivers) = two_workers();
+    let Some(refusals) = Refusals::prepare() else { return };
+    let (scene, receivers) = two_workers(&refusals);
     let workers = children(scene.daemon.process.pid());
-    let inject = format!("{CALLS},epoll_wait,epoll_pwait:error=EINTR:when=2+3");
-    let Some(strace) = Strace::attach(&workers, &inject) else { return };
+    let calls = format!("{CALLS},epoll_wait");
+    let refused = refusals.refuse(&workers, &calls, Errno::EINTR, [2, 3]);
     for scheme in ipcd_tests::SCHEMES {
         scene.daemon.ctl(scheme, &["send", "victims.all", &"x".repeat(100_000)]).run().expect(0);
     }
     scene.load().goes_on();
-    drop(strace);
+    assert!(refused.count() > 100, "{} calls were interrupted", refused.count());
+    drop(refused);
     assert_eq!(children(scene.daemon.process.pid()), workers, "a worker is another");
     drop(receivers);
     scene.check("interrupted workers");
@@ -169,34 +169,25 @@ fn workers_whose_calls_are_interrupted_lose_nothing() {
 /// Peers whose descriptors the kernel does not take to their worker.
 #[test]
 fn who_cannot_be_handed_over_is_not_counted_as_there() {
-    let setup = Setup::new().config("[limits]\nmax_peers = 8\n");
+    let Some(refusals) = Refusals::prepare() else { return };
+    let setup = refusals.over(Setup::new().config("[limits]\nmax_peers = 8\n"));
     let scene = Scene::start(setup, &["unix", "tcp"]);
     let supervisor = scene.daemon.process.pid();
-    let Some(strace) = Strace::attach(&[supervisor], "sendmsg:error=EPERM") else { return };
+    let refused = refusals.refuse(&[supervisor], "sendmsg", Errno::EPERM, ALWAYS);
     for _ in 0..8 {
         scene.daemon.ctl("unix", &["ping"]).run().expect(3);
         scene.daemon.ctl("tcp", &["ping"]).run().expect(3);
     }
-    drop(strace);
+    drop(refused);
     let said = "a peer could not be handed to its worker";
     assert!(scene.daemon.log().matches(said).count() >= 16, "{}", scene.daemon.log());
     scene.check("peers that cannot be handed over");
 }
 
-/// The library that makes reads and writes shorter, if there is a compiler.
-fn library(dir: &tempfile::TempDir) -> Option<PathBuf> {
-    let (source, made) = (concat!(env!("CARGO_MANIFEST_DIR"), "/faults/short.c"), "short.so");
-    let path = dir.path().join(made);
-    let mut cc = Command::new("cc");
-    let built =
-        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&path).args([source, "-ldl"]).status();
-    built.is_ok_and(|status| status.success()).then_some(path)
-}
-
 #[test]
 fn reads_and_writes_of_any_length_are_continued() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
-    let Some(library) = library(&dir) else { return skip("there is no C compiler") };
+    let dir = private_dir();
+    let Some(library) = build_library(dir.path(), "short") else { return };
     let wrapper = format!("exec env LD_PRELOAD={} \"$@\"", library.display());
     let setup = Setup::new().args(&["--workers", "2"]).wrapper(&wrapper);
     let scene = Scene::start(setup, &["unix", "tcp", "pipe", "fifo", "udp"]);

@@ -28,7 +28,7 @@ struct Stage {
 
 impl Stage {
     fn set() -> Self {
-        let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+        let dir = ipcd_tests::private_dir();
         let issued = Authority::new().issue(&["127.0.0.1"]);
         issued.write(dir.path());
         let path = dir.path().display();

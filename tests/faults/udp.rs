@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipcd_client::{Client, Event, Options, TokenSource};
-use ipcd_tests::{Daemon, PATIENCE, Scene, Setup, eventually};
+use ipcd_tests::{Daemon, PATIENCE, Scene, Setup, eventually, guard, is_without, skip};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
@@ -15,7 +15,6 @@ use nix::sys::socket::{
 
 use crate::network::{alone, run};
 use crate::proxy::{Proxy, Weather};
-use crate::strace::skip;
 
 /// RFC 9000 §8: bytes out for one in, until an address is proved.
 const AMPLIFICATION: usize = 3;
@@ -267,6 +266,9 @@ fn another_user_cannot_bind_the_port_beside_the_daemon() {
     if !nix::unistd::Uid::effective().is_root() {
         return skip("only root can be another user");
     }
+    if is_without(&["socat"]) {
+        return;
+    }
     let scene = Scene::start(Setup::new(), &["unix", "udp"]);
     let _peer = Session::open(&scene.daemon);
     let address = scene.daemon.address("udp");
@@ -275,6 +277,7 @@ fn another_user_cannot_bind_the_port_beside_the_daemon() {
         let listen = format!("UDP4-RECV:{port},bind=127.0.0.1{options}");
         let mut command = Command::new("socat");
         command.args(["-T1", "-u", &listen, "-"]).uid(65_534).gid(65_534);
+        guard(&mut command);
         let output = command.stdin(Stdio::null()).output().expect("socat runs");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{options}: it has the port");
@@ -353,9 +356,8 @@ fn loss_doubling_and_reordering_lose_only_what_is_counted() {
 /// The same by the kernel's own hand: every fifth datagram to or from the port is lost.
 #[test]
 fn a_fifth_of_all_packets_lost_by_the_kernel() {
-    let has_nft = Command::new("nft").arg("-v").stdout(Stdio::null()).status();
-    if !has_nft.is_ok_and(|status| status.success()) {
-        return skip("nft is not installed");
+    if is_without(&["nft"]) {
+        return;
     }
     alone(|| {
         let scene = Scene::start(Setup::new(), &["unix"]);

@@ -66,7 +66,7 @@ impl Setup {
 
     /// Starts it in a new directory, and waits until it says that it is ready.
     pub fn start(self) -> Daemon {
-        let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+        let dir = crate::private_dir();
         self.start_in(dir)
     }
 

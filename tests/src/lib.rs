@@ -1,7 +1,8 @@
 //! What the end-to-end tests share: the real binaries, run in private directories and watched.
 //!
-//! Nothing here forks, and nothing waits without a watchdog. Every process is ended, by its
-//! number, when its value is dropped, also after a panic.
+//! Nothing here forks, and nothing waits without a watchdog. Every process is ended, with what it
+//! has started, when its value is dropped, also after a panic; and by a warden, when the test
+//! program is killed.
 
 mod binaries;
 mod capture;
@@ -17,8 +18,10 @@ mod refusal;
 #[cfg(target_arch = "x86_64")]
 mod remote;
 mod scene;
+mod skip;
 mod system;
 mod text;
+mod warden;
 mod watchdog;
 
 pub use binaries::{example, ipcctl, ipcd};
@@ -34,9 +37,11 @@ pub use refusal::refusal;
 #[cfg(target_arch = "x86_64")]
 pub use remote::{Called, Puppet};
 pub use scene::Scene;
+pub use skip::{is_without, skip};
 pub use system::{
     Descriptor, anonymous, assert_asleep, children, descriptor, descriptors, is_alive, memory,
     raise_limit, state, whole_memory,
 };
 pub use text::{Stream, check_lines, feed_lines, message};
+pub use warden::{guard, private_dir};
 pub use watchdog::{PATIENCE, eventually};

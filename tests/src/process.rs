@@ -7,14 +7,16 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::warden::sweep;
 use crate::watchdog::{FIRST_PAUSE, LONGEST_PAUSE};
-use crate::{Capture, PATIENCE};
+use crate::{Capture, PATIENCE, guard};
 
-/// A process, ended and reaped when this is dropped.
+/// A process, ended and reaped when this is dropped, with all that it has started and left.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     what: String,
+    mark: String,
     /// What it says on standard error.
     pub stderr: Capture,
     stdout: Option<Capture>,
@@ -40,10 +42,11 @@ impl Running {
     /// If it does not start.
     pub fn start(command: &mut Command) -> Self {
         let what = format!("{command:?}");
+        let mark = guard(command);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("start {what}: {error}"));
         let stderr = Capture::of(child.stderr.take().expect("it is piped"));
-        Self { child, what, stderr, stdout: None }
+        Self { child, what, mark, stderr, stdout: None }
     }
 
     /// Its number.
@@ -134,8 +137,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // One that has ended by itself has ended well what it had started, but where the test fails.
+        let is_whole = matches!(self.child.try_wait(), Ok(Some(_)));
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !is_whole || std::thread::panicking() {
+            sweep(&self.mark);
+        }
     }
 }
 

@@ -3,8 +3,6 @@
 use std::fs;
 use std::process::Command;
 
-use tempfile::TempDir;
-
 use crate::{Running, ipcd};
 
 /// What `ipcd -t` says of a configuration, from the line on.
@@ -12,7 +10,7 @@ use crate::{Running, ipcd};
 /// # Panics
 /// If it takes it, or does not name the file.
 pub fn refusal(text: &str) -> String {
-    let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+    let dir = crate::private_dir();
     let file = dir.path().join("ipcd.toml");
     fs::write(&file, text).expect("the directory is ours");
     let said = Running::start(Command::new(ipcd()).arg("-t").arg("-c").arg(&file)).wait();

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{
-    Daemon, Latency, Load, Setup, children, descriptors, eventually, is_alive, memory, state,
-};
+use crate::system::{find_descriptors, find_memory};
+use crate::{Daemon, Latency, Load, Setup, children, eventually, is_alive, state};
 
 /// Memory that a daemon may keep of what has passed: buffers that are used again.
 const KEPT: u64 = 4 << 20;
@@ -32,16 +31,21 @@ struct Baseline {
 
 impl Baseline {
     fn of(daemon: &Daemon) -> Self {
-        let supervisor = daemon.process.pid();
+        eventually("a look at processes that all stay", || Self::find(daemon.process.pid()))
+    }
+
+    /// `None` if a worker has ended meanwhile, as one that serves a single peer does at any time.
+    fn find(supervisor: i32) -> Option<Self> {
         let workers = children(supervisor);
-        let of_workers = workers.iter().map(|pid| descriptors(*pid).len()).sum();
+        let count = |pid: &i32| Some(find_descriptors(*pid)?.len());
+        let of_workers: Option<usize> = workers.iter().map(count).sum();
         let mut all = workers.clone();
         all.push(supervisor);
-        Self {
+        Some(Self {
             children: workers.len(),
-            descriptors: [descriptors(supervisor).len(), of_workers],
-            memory: memory(&all),
-        }
+            descriptors: [count(&supervisor)?, of_workers?],
+            memory: find_memory(&all)?,
+        })
     }
 }
 

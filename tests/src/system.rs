@@ -32,21 +32,26 @@ pub enum Descriptor {
 /// # Panics
 /// If there is no such process, or it is another user's.
 pub fn descriptors(pid: i32) -> BTreeMap<i32, Descriptor> {
-    let (ours, tables) = (links(std::process::id() as i32), SocketTables::read());
-    links(pid)
-        .into_iter()
-        .filter(|(number, link)| *number > 2 && !ours.values().any(|our| our == link))
-        .map(|(number, link)| (number, tables.describe(&link)))
-        .collect()
+    find_descriptors(pid).expect("the process runs and is ours")
 }
 
-fn links(pid: i32) -> BTreeMap<i32, String> {
-    let dir = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs and is ours");
+/// The same; `None` if there is no such process any more.
+pub(crate) fn find_descriptors(pid: i32) -> Option<BTreeMap<i32, Descriptor>> {
+    let (ours, tables) = (links(std::process::id() as i32)?, SocketTables::read());
+    let found = links(pid)?
+        .into_iter()
+        .filter(|(number, link)| *number > 2 && !ours.values().any(|our| our == link))
+        .map(|(number, link)| (number, tables.describe(&link)));
+    Some(found.collect())
+}
+
+fn links(pid: i32) -> Option<BTreeMap<i32, String>> {
+    let dir = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let link = |entry: fs::DirEntry| {
         let number = entry.file_name().to_str()?.parse().ok()?;
         Some((number, fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned()))
     };
-    dir.filter_map(|entry| link(entry.ok()?)).collect()
+    Some(dir.filter_map(|entry| link(entry.ok()?)).collect())
 }
 
 /// The sockets that the kernel knows, by inode.
@@ -104,7 +109,7 @@ fn port(address: &str) -> Option<u16> {
 
 /// A descriptor of a process, as `/proc/PID/fd` names it; `None` if it is not open.
 pub fn descriptor(pid: i32, number: i32) -> Option<String> {
-    links(pid).remove(&number)
+    links(pid)?.remove(&number)
 }
 
 /// The memory of processes that share it among themselves by fork, in bytes: what is anonymous, in
@@ -114,6 +119,11 @@ pub fn descriptor(pid: i32, number: i32) -> Option<String> {
 /// # Panics
 /// If there is no such process.
 pub fn memory(pids: &[i32]) -> u64 {
+    find_memory(pids).expect("the processes run")
+}
+
+/// The same; `None` if one of them has gone.
+pub(crate) fn find_memory(pids: &[i32]) -> Option<u64> {
     pids.iter().map(|pid| share(*pid, "Pss_Anon:")).sum()
 }
 
@@ -123,7 +133,7 @@ pub fn memory(pids: &[i32]) -> u64 {
 /// # Panics
 /// If there is no such process.
 pub fn anonymous(pid: i32) -> u64 {
-    share(pid, "Anonymous:")
+    share(pid, "Anonymous:").expect("the process runs")
 }
 
 /// All memory of processes, in bytes and proportional shares: the program's file, too.
@@ -131,15 +141,18 @@ pub fn anonymous(pid: i32) -> u64 {
 /// # Panics
 /// If there is no such process.
 pub fn whole_memory(pids: &[i32]) -> u64 {
-    pids.iter().map(|pid| share(*pid, "Pss:")).sum()
+    let all: Option<u64> = pids.iter().map(|pid| share(*pid, "Pss:")).sum();
+    all.expect("the processes run")
 }
 
-fn share(pid: i32, what: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process runs");
-    let line = text.lines().find_map(|line| line.strip_prefix(what));
-    let line = line.expect("Linux tells Pss, and Pss_Anon since 5.3");
+/// `None` if there is no such process.
+fn share(pid: i32, what: &str) -> Option<u64> {
+    // Of a process that ends, reading fails with ESRCH; a zombie has no memory to tell of. Linux
+    // tells Pss of all others, and Pss_Anon since 5.3.
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(what))?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("it is a number");
-    kib * 1024
+    Some(kib * 1024)
 }
 
 /// The children of a process.

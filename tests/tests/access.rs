@@ -35,7 +35,7 @@ fn classes(dir: &tempfile::TempDir, guest: &str) -> ([String; 2], String) {
 }
 
 fn dir() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a directory can be made")
+    ipcd_tests::private_dir()
 }
 
 fn counter(daemon: &Daemon, via: &str, name: &str) -> u64 {
@@ -224,7 +224,7 @@ fn bare_peers_are_known_by_their_listener() {
          [[acl]]\nlistener = \"lines\"\npublish = [\"in\"]\nsubscribe = [\"out.*\"]\n",
         geteuid().as_raw()
     );
-    let dir = tempfile::TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let run = dir.path().join("run").display().to_string();
     let daemon = Setup::new().listen(&[]).config(&rules.replace("RUN", &run)).start_in(dir);
     let mut tap = daemon.recv("unix", &["-v", ">"]);

@@ -114,7 +114,7 @@ fn whatever_is_passed_is_a_listener() {
         publish = ["secret"]
         action = "deny"
     "#;
-    let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let run = dir.path().join("run").display().to_string();
     let mut daemon = setup(&sockets, &config.replace("RUN", &run)).start_in(dir);
     assert_eq!(daemon.log().matches("passed=true").count(), sockets.len(), "{}", daemon.log());
@@ -232,10 +232,10 @@ fn a_reload_keeps_what_was_passed() {
 #[test]
 fn systemd_socket_activate_starts_it_with_the_first_peer() {
     let program = "/usr/bin/systemd-socket-activate";
-    if !Path::new(program).exists() {
-        return eprintln!("skipped: {program} is not installed");
+    if ipcd_tests::is_without(&[program]) {
+        return;
     }
-    let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let run = dir.path().join("run");
     fs::create_dir(&run).expect("the directory is ours");
     let socket = run.join("ipcd.sock");

@@ -350,7 +350,7 @@ fn a_wrong_or_missing_token_is_denied() {
 
 #[test]
 fn a_named_token_opens_as_well() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let file = dir.path().join("ci");
     std::fs::write(&file, "a secret that only the CI knows\n").expect("the directory is ours");
     let file = file.to_str().expect("the path is text");

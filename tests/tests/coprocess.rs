@@ -114,7 +114,7 @@ fn a_program_starts_clean() {
 
 #[test]
 fn one_that_fails_is_started_again_later_each_time_and_one_that_does_not_is_not() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let path = |name: &str| dir.path().join(name).display().to_string();
     let count = |name: &str| fs::read_to_string(path(name)).unwrap_or_default().lines().count();
     let note = |name: &str, rest: &str, keys: &str| {
@@ -143,7 +143,7 @@ fn one_that_fails_is_started_again_later_each_time_and_one_that_does_not_is_not(
 
 #[test]
 fn what_cannot_be_started_is_said_once_and_tried_again() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let later = dir.path().join("later");
     let plain = dir.path().join("plain");
     fs::write(&plain, "text").expect("the directory is ours");
@@ -183,7 +183,7 @@ fn a_program_that_ignores_its_end_is_killed() {
 #[test]
 fn a_filter_hears_all_that_was_accepted_and_finishes() {
     for mode in MODES {
-        let dir = tempfile::tempdir().expect("a directory can be made");
+        let dir = ipcd_tests::private_dir();
         let file = dir.path().join("heard");
         let script =
             format!("while read -r l; do echo $l; done > {0}; echo end >> {0}", file.display());
@@ -298,7 +298,7 @@ fn a_short_lived_program_is_heard_to_its_last_word() {
 /// Without `publish` the output is the program's own affair: the log's, or closed.
 #[test]
 fn a_program_that_publishes_nothing_does_with_its_output_what_it_likes() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let file = dir.path().join("heard");
     let script = format!("echo begun; exec cat > {}", file.display());
     let daemon = daemon_with(&exec(&script, "subscribe = [\"words\"]"), "pool");

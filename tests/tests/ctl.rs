@@ -233,6 +233,22 @@ fn wait_subs_waits_for_receivers() {
 }
 
 #[test]
+fn a_request_waits_for_responders_that_are_about_to_start() {
+    let daemon = Daemon::start();
+    let req = ["req", "w.echo", "found", "--wait-subs", "1"];
+    let mut caller = daemon.ctl("tcp", &req).spawn();
+    let _server = daemon.ctl("unix", &["serve", "w.echo", "--echo"]).spawn();
+    assert_eq!(caller.wait().expect(0).text(), "found\n");
+    let ended = daemon
+        .ctl("unix", &["--timeout", "200ms", "req", "w.none", "x", "--wait-subs", "2"])
+        .run()
+        .expect(4);
+    assert!(ended.stderr.contains("0 of 2"), "{}", ended.stderr);
+    let ended = daemon.ctl("unix", &["req", "@bob", "x", "--wait-subs", "1"]).run().expect(2);
+    assert!(ended.stderr.contains("--wait-subs"), "{}", ended.stderr);
+}
+
+#[test]
 fn a_shell_loop_sends_every_line() {
     let daemon = Daemon::start();
     let mut receiver = daemon.recv("unix", &["-C", "20", "x"]);

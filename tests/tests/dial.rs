@@ -62,7 +62,7 @@ fn talk(daemon: &Daemon, server: &mut BufReader<TcpStream>) {
 #[test]
 fn servers_of_every_kind_hear_and_are_heard() {
     for mode in MODES {
-        let dir = tempfile::tempdir().expect("a directory can be made");
+        let dir = ipcd_tests::private_dir();
         let path = dir.path().join("s");
         let unix = UnixListener::bind(&path).expect("the directory is ours");
         let udp = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
@@ -220,7 +220,7 @@ fn a_bad_entry_is_found_before_it_is_dialled() {
 /// One that is connected, and says nothing, is not what keeps a daemon from ending.
 #[test]
 fn servers_hear_what_was_accepted_and_then_the_end() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let path = dir.path().join("s");
     let unix = UnixListener::bind(&path).expect("the directory is ours");
     let config = connect(&format!("unix://{}?codec=line&reply=out", path.display()));

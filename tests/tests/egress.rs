@@ -144,7 +144,7 @@ fn readers_find_the_end_when_their_worker_dies_and_the_next_one_is_served() {
 
 #[test]
 fn a_fifo_that_others_have_made_is_written_and_read() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let [there, back] = ["there", "back"].map(|name| dir.path().join(name));
     mkfifo(&there, Mode::S_IRWXU).expect("the directory is ours");
     let connect = |path: &Path, way: &str| {
@@ -176,7 +176,7 @@ fn a_fifo_that_others_have_made_is_written_and_read() {
 
 #[test]
 fn a_fifo_has_one_direction() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let listener = ["fifo://RUN/both.fifo?codec=line&subject=in&reply=out"];
     let ended = Setup::new().listen(&[]).extra(&listener).spawn(dir.path()).wait().expect(2);
     assert!(ended.stderr.contains("one direction"), "{}", ended.stderr);
@@ -185,7 +185,7 @@ fn a_fifo_has_one_direction() {
 /// It is the only peer of its listener: nobody else would come and ask.
 #[test]
 fn a_fifo_that_was_refused_is_served_when_there_is_room() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let (socket, fifo) = (dir.path().join("s"), dir.path().join("news.fifo"));
     let at = format!("unix://{}", socket.display());
     let listener = |at: &str| format!("[[listen]]\nendpoint = \"{at}\"\n");

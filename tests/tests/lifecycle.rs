@@ -81,7 +81,7 @@ fn ready_fd_may_be_standard_output() {
 
 #[test]
 fn the_pid_file_is_there_while_it_runs() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let path = dir.path().join("pid");
     let shown = path.to_str().expect("the path is text");
     let mut daemon = Setup::new().listen(&["unix"]).args(&["--pid-file", shown]).start();
@@ -140,7 +140,7 @@ fn every_peer_is_logged_as_it_comes_and_goes() {
 
 #[test]
 fn log_level_hides_what_matters_less() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let setup = Setup::new().listen(&["unix"]).args(&["--log-level", "error"]);
     let mut process = setup.spawn(dir.path());
     let socket = dir.path().join("run/ipcd.sock");
@@ -258,7 +258,7 @@ fn a_second_daemon_in_the_same_directory_is_refused() {
 fn a_path_or_port_that_is_taken_is_named() {
     let daemon = Daemon::start();
     for scheme in ["unix", "pipe", "fifo", "tcp", "udp"] {
-        let dir = tempfile::tempdir().expect("a directory can be made");
+        let dir = ipcd_tests::private_dir();
         let endpoint = daemon.via(scheme);
         let setup = Setup::new().listen(&[]).args(&["-l", &endpoint]);
         let ended = setup.spawn(dir.path()).wait();

@@ -16,7 +16,7 @@ fn socket(dir: &Path, name: &str) -> String {
 
 #[test]
 fn limits_and_listeners_change_and_connections_stay() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let [stays, goes, comes] = ["stays", "goes", "comes"].map(|name| socket(dir.path(), name));
     let at_first = config("1KiB", &[stays.clone(), goes.clone()]);
     let setup = Setup::new().listen(&[]).args(&["--workers", "2"]).config(&at_first);
@@ -50,7 +50,7 @@ fn limits_and_listeners_change_and_connections_stay() {
 
 #[test]
 fn a_file_that_cannot_be_put_in_force_changes_nothing() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let [stays, new] = ["stays", "new"].map(|name| socket(dir.path(), name));
     let daemon =
         Setup::new().listen(&[]).config(&config("1KiB", std::slice::from_ref(&stays))).start();

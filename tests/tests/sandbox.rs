@@ -6,7 +6,6 @@ use std::fs;
 use ipcd_tests::{Daemon, Setup, children};
 use nix::libc;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
-use tempfile::TempDir;
 
 fn with(sandbox: &str, args: &[&str]) -> Setup {
     Setup::new().config(&format!("[daemon]\nsandbox = \"{sandbox}\"\n")).args(args)
@@ -91,7 +90,7 @@ fn what_is_missing_is_said_and_the_rest_is_in_force() {
 #[test]
 fn a_daemon_that_requires_what_is_missing_does_not_start() {
     for (call, missing) in WITHOUT {
-        let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+        let dir = ipcd_tests::private_dir();
         let setup = with("required", &[]).listen(&["unix"]);
         let ended = without(call, || setup.spawn(dir.path()).wait()).expect(2);
         let words = ["sandbox = \"required\"", missing, "best-effort"];
@@ -102,7 +101,7 @@ fn a_daemon_that_requires_what_is_missing_does_not_start() {
 
 #[test]
 fn a_daemon_that_requires_it_has_it_all() {
-    let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let default = Setup::new().listen(&["unix"]).start();
     if !level(&default).starts_with("full (") {
         with("required", &[]).listen(&["unix"]).spawn(dir.path()).wait().expect(2);
@@ -114,7 +113,7 @@ fn a_daemon_that_requires_it_has_it_all() {
 
 #[test]
 fn a_word_that_it_does_not_know_is_a_place_in_the_file() {
-    let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let ended = with("some", &[]).spawn(dir.path()).wait().expect(2);
     let words = ["ipcd.toml:2:11: ", "`required`, `best-effort`, `off`"];
     assert!(words.iter().all(|word| ended.stderr.contains(word)), "{}", ended.stderr);

@@ -7,11 +7,11 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ipcd_tests::{Daemon, Running, Setup, eventually, ipcd};
+use ipcd_tests::{Daemon, Running, Setup, eventually, guard, ipcd, is_without};
 use nix::unistd::{User, getuid};
 use tempfile::TempDir;
 
@@ -28,15 +28,14 @@ struct Host {
 impl Host {
     /// One that lets us in; `None` where there is no sshd.
     fn start() -> Option<Self> {
-        if !Path::new(SSHD).exists() {
-            eprintln!("skipped: {SSHD} is not installed (Debian: openssh-server)");
+        if is_without(&[SSHD, "ssh", "ssh-keygen"]) {
             return None;
         }
         if getuid().is_root() {
             // Where root's sshd shuts its unprivileged part in. Debian makes it at boot.
             let _ = fs::create_dir("/run/sshd");
         }
-        let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+        let dir = ipcd_tests::private_dir();
         let key = |name: &str| {
             let mut command = Command::new("ssh-keygen");
             command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(dir.path().join(name));
@@ -87,6 +86,7 @@ impl Host {
                 let peer = OwnedFd::from(peer.expect("somebody connects"));
                 let mut sshd = Command::new(SSHD);
                 sshd.arg("-i").arg("-f").arg(&config).arg("-E").arg(&log);
+                guard(&mut sshd);
                 sshd.stdin(peer.try_clone().expect("a descriptor is left")).stdout(peer);
                 let child = sshd.stderr(Stdio::null()).spawn().expect("it is installed");
                 servers.lock().unwrap_or_else(PoisonError::into_inner).push(child);

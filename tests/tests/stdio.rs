@@ -24,7 +24,7 @@ fn everything_works_through_the_pipes_of_a_child() {
 
 #[test]
 fn it_says_when_there_is_no_daemon() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let mut command = Command::new(ipcd());
     command.args(["--stdio", "--runtime-dir"]).arg(dir.path());
     let ended = Running::start(&mut command).wait().expect(3);

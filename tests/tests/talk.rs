@@ -73,8 +73,7 @@ fn a_loop_of_the_shell_sends_every_line() {
         ipcctl().display(),
         daemon.via("unix")
     );
-    let status = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).status();
-    assert!(status.expect("it starts").success());
+    Running::start(Command::new("sh").args(["-c", &script]).stdin(Stdio::null())).wait().expect(0);
     assert_eq!(receiver.wait().expect(0).text(), "1\n2\n3\n4\n5\n");
 }
 

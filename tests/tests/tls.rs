@@ -20,7 +20,7 @@ struct Certificates {
 impl Certificates {
     /// With one for the daemon.
     fn new() -> Self {
-        let dir = TempDir::with_prefix("ipcd-test.").expect("a directory can be made");
+        let dir = ipcd_tests::private_dir();
         let made = Self { authority: Authority::new(), dir };
         made.issue("server", &["localhost", "127.0.0.1"]);
         made
@@ -260,7 +260,7 @@ fn files_are_looked_at_when_the_daemon_starts() {
     let files = Certificates::new();
     files.issue("other", &["other.example"]);
     let refuse = |listener: &str, words: &str| {
-        let dir = tempfile::tempdir().expect("a directory can be made");
+        let dir = ipcd_tests::private_dir();
         let ended = Setup::new().listen(&["unix"]).extra(&[listener]).spawn(dir.path()).wait();
         assert!(ended.expect(2).stderr.contains(words), "{listener}: not {words}");
     };

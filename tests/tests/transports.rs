@@ -99,7 +99,7 @@ fn udp_alone() {
 
 #[test]
 fn unix_with_seqpacket_sockets() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let socket = format!("unix://{}/s.sock?type=seqpacket", dir.path().display());
     let daemon = Setup::new().listen(&["tcp"]).args(&["-l", &socket]).start();
     let mut receiver = daemon.recv(&socket, &["-C", "1", "q"]);

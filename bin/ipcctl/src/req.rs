@@ -15,6 +15,7 @@ use crate::target;
 pub(crate) fn run(context: &Context, args: &ReqArgs) -> Outcome {
     let mut body = Body::of(&args.body)?;
     let headers = header_block(&args.headers)?;
+    target::check_wait(&args.subject, args.wait_subs)?;
     request(context, args, &mut body, headers)
         .map_err(|failure| failure.during(format_args!("req {}", args.subject)))
 }
@@ -22,6 +23,8 @@ pub(crate) fn run(context: &Context, args: &ReqArgs) -> Outcome {
 fn request(context: &Context, args: &ReqArgs, body: &mut Body, headers: Vec<u8>) -> Outcome {
     let mut client = context.connect()?;
     let subject = target::resolve(&mut client, &args.subject)?;
+    let timeout = context.options().timeout;
+    target::wait_for_subscriptions(&mut client, &subject, args.wait_subs, timeout)?;
     let mut caller = Caller {
         client,
         subject,
@@ -29,7 +32,7 @@ fn request(context: &Context, args: &ReqArgs, body: &mut Body, headers: Vec<u8>)
         is_json: context.format() != Format::Text,
         printer: printer(context, args),
         replies: args.replies,
-        patience: Patience::of(args, context.options().timeout),
+        patience: Patience::of(args, timeout),
         failures: Vec::new(),
     };
     while let Some(payload) = body.next(&mut caller.client)? {

@@ -2,25 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Answer, Client, Publication, Query};
+use ipcd_client::{Client, Publication};
 
 use crate::args::{Ack, SendArgs};
 use crate::body::{Body, header_block};
 use crate::context::Context;
 use crate::delivery::Delivery;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::Outcome;
 use crate::target;
-
-/// How often `--wait-subs` asks.
-const ASK_EVERY: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(context: &Context, args: &SendArgs) -> Outcome {
     let mut body = Body::of(&args.body)?;
     let headers = header_block(&args.headers)?;
-    if args.wait_subs.is_some() && args.subject.starts_with('@') {
-        let why = "--wait-subs waits for subscriptions, and a message to one peer needs none";
-        return Err(Failure::new(Exit::Usage, why));
-    }
+    target::check_wait(&args.subject, args.wait_subs)?;
     send(context, args, &mut body, headers)
         .map_err(|failure| failure.during(format_args!("send {}", args.subject)))
 }
@@ -30,10 +24,8 @@ fn send(context: &Context, args: &SendArgs, body: &mut Body, headers: Vec<u8>) -
     let mut client = context.connect()?;
     let subject = target::resolve(&mut client, &args.subject)?;
     let delivery = (args.ack == Ack::Delivered).then(Delivery::default);
+    target::wait_for_subscriptions(&mut client, &subject, args.wait_subs, timeout)?;
     let mut sender = Sender { client, args, subject, headers, sent: 0, delivery };
-    if let Some(wanted) = args.wait_subs {
-        sender.wait_for_subscriptions(wanted, timeout)?;
-    }
     while let Some(payload) = body.next(&mut sender.client)? {
         for _ in 0..args.count {
             sender.publish(&payload)?;
@@ -82,26 +74,6 @@ impl Sender<'_> {
                 Some(delivery) => delivery.finish(&mut self.client, timeout),
                 None => Ok(()),
             },
-        }
-    }
-
-    fn wait_for_subscriptions(&mut self, wanted: u64, timeout: Duration) -> Outcome {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let answers = self.client.query(&Query::Matching(self.subject.clone()))?;
-            let found = match answers.first() {
-                Some(Answer::Matching(count)) => *count,
-                _ => 0,
-            };
-            if found >= wanted {
-                return Ok(());
-            }
-            let now = Instant::now();
-            if now >= deadline {
-                let why = format!("{found} of {wanted} receivers came in time (see --timeout)");
-                return Err(Failure::new(Exit::Timeout, why));
-            }
-            self.client.wait_until(deadline.min(now + ASK_EVERY))?;
         }
     }
 }

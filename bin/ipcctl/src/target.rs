@@ -1,8 +1,13 @@
 //! Where a message goes: a subject, or a peer by its name or id.
 
-use ipcd_client::{Address, Client};
+use std::time::{Duration, Instant};
+
+use ipcd_client::{Address, Answer, Client, Query};
 
 use crate::exit::{Exit, Failure, Outcome};
+
+/// How often `--wait-subs` asks.
+const ASK_EVERY: Duration = Duration::from_millis(20);
 
 /// The subject for what the user has given: `@NAME` and `@ID` become the address of that peer.
 pub(crate) fn resolve(client: &mut Client, given: &str) -> Outcome<String> {
@@ -17,5 +22,41 @@ pub(crate) fn resolve(client: &mut Client, given: &str) -> Outcome<String> {
             let why = format!("there is no peer named {who} (ipcctl clients tells those that are)");
             Err(Failure::new(Exit::NoPeer, why))
         }
+    }
+}
+
+/// Refuses `--wait-subs` where there is nothing to wait for.
+pub(crate) fn check_wait(given: &str, wanted: Option<u64>) -> Outcome {
+    if wanted.is_some() && given.starts_with('@') {
+        let why = "--wait-subs waits for subscriptions, and a message to one peer needs none";
+        return Err(Failure::new(Exit::Usage, why));
+    }
+    Ok(())
+}
+
+/// Waits until as many subscriptions match as `--wait-subs` says, if it says any.
+pub(crate) fn wait_for_subscriptions(
+    client: &mut Client,
+    subject: &str,
+    wanted: Option<u64>,
+    timeout: Duration,
+) -> Outcome {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let deadline = Instant::now() + timeout;
+    loop {
+        let answers = client.query(&Query::Matching(subject.to_owned()))?;
+        let found = match answers.first() {
+            Some(Answer::Matching(count)) => *count,
+            _ => 0,
+        };
+        if found >= wanted {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            let why = format!("{found} of {wanted} receivers came in time (see --timeout)");
+            return Err(Failure::new(Exit::Timeout, why));
+        }
+        client.wait_until(deadline.min(now + ASK_EVERY))?;
     }
 }

@@ -17,6 +17,7 @@ fn bench(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ipcctl"));
     command.env("TMPDIR", dir).env("XDG_STATE_HOME", dir.join("state")).arg("bench");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    ipcd_tests::guard(&mut command);
     command
 }
 

@@ -17,6 +17,7 @@ fn demo(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ipcctl"));
     command.env("TMPDIR", dir).arg("demo");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    ipcd_tests::guard(&mut command);
     command
 }
 

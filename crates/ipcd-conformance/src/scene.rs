@@ -1,5 +1,6 @@
 //! What a case begins with: a private directory, an endpoint in it, and two connected peers.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use ipcd_transport::{Endpoint, Error, Result, Transport};
@@ -98,8 +99,10 @@ impl Scene {
     }
 }
 
-/// Says that a case, or a part of one, tests nothing here, and why.
+/// Says that a case, or a part of one, tests nothing here, and why: also where the test runner
+/// keeps to itself what a test prints.
 pub(crate) fn skip(reason: &str) {
     let test = std::thread::current();
-    eprintln!("skipped: {}: {reason}", test.name().unwrap_or("?"));
+    let line = format!("skipped: {}: {reason}\n", test.name().unwrap_or("?"));
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -68,7 +68,7 @@ fn spawn(args: &[&str], variables: &[(&str, &str)]) -> Running {
 }
 
 fn dir() -> TempDir {
-    TempDir::with_prefix("ipcd-relay.").expect("a directory can be made")
+    ipcd_tests::private_dir()
 }
 
 fn unix(path: &Path) -> String {

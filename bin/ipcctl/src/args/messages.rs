@@ -154,6 +154,9 @@ pub(crate) struct ReqArgs {
     /// How long to wait for each reply after the first; as --timeout if it is not given.
     #[arg(long, value_name = "DURATION", value_parser = span)]
     pub(crate) reply_timeout: Option<Span>,
+    /// Wait until so many subscriptions match first.
+    #[arg(long, value_name = "N")]
+    pub(crate) wait_subs: Option<u64>,
     /// Print no newline after a reply.
     #[arg(short = 'N', long)]
     pub(crate) no_newline: bool,

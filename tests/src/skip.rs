@@ -1,0 +1,61 @@
+//! Leaving out what cannot be tested on this machine.
+
+use std::env;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Where Debian has the programs whose package has another name.
+const PACKAGES: [(&str, &str); 12] = [
+    ("awk", "mawk"),
+    ("cc", "gcc"),
+    ("ip", "iproute2"),
+    ("logger", "bsdutils"),
+    ("nc", "netcat-openbsd"),
+    ("nft", "nftables"),
+    ("prlimit", "util-linux"),
+    ("ssh", "openssh-client"),
+    ("ssh-keygen", "openssh-client"),
+    ("/usr/sbin/sshd", "openssh-server"),
+    ("/usr/bin/systemd-socket-activate", "systemd"),
+    ("xargs", "findutils"),
+];
+
+/// Says that a test is left out, in one line and also where the test runner keeps to itself what a
+/// test prints.
+pub fn skip(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    // The line is one write, so that no other test's comes in between.
+    let _ = std::io::stderr().write_all(format!("skipped: {name}: {why}\n").as_bytes());
+}
+
+/// Whether one of these programs is not installed. Then the test is to end, for this has said that
+/// it is skipped.
+pub fn is_without(programs: &[&str]) -> bool {
+    let missing: Vec<String> =
+        programs.iter().filter(|program| find(program).is_none()).map(named).collect();
+    if !missing.is_empty() {
+        let verb = if missing.len() == 1 { "is" } else { "are" };
+        skip(&format!("{} {verb} not installed", missing.join(", ")));
+    }
+    !missing.is_empty()
+}
+
+fn named(program: &&str) -> String {
+    let package = PACKAGES.iter().find(|(name, _)| name == program);
+    match package {
+        Some((_, package)) => format!("{program} (Debian: {package})"),
+        None => (*program).to_owned(),
+    }
+}
+
+/// The file of a program: of that path, or in `PATH`.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // A path that begins with a slash is not joined, but taken.
+    env::split_paths(&path).map(|dir| dir.join(program)).find(|file| is_executable(file))
+}
+
+fn is_executable(file: &Path) -> bool {
+    file.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}

@@ -1,0 +1,89 @@
+//! Nothing that a test has started outlives it, in whichever way the test ends.
+//!
+//! All that a test starts has a mark in its environment, which its children inherit. A shell waits
+//! for the end of the test program, beyond the reach of a terminal's signals, and then ends what
+//! has the mark: `warden.sh`, beside this file.
+
+use std::fs;
+use std::os::unix::process::{CommandExt, parent_id};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// What holds the mark: `PROGRAM.NUMBER`.
+const VARIABLE: &str = "IPCD_TEST";
+/// How often a test program looks whether cargo is still there to hear of its end.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// This test program: no other, before or after it, is called the same.
+struct Program {
+    name: String,
+    /// Its standard input ends with the program.
+    _warden: Child,
+}
+
+fn program() -> &'static Program {
+    static PROGRAM: OnceLock<Program> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = format!("{}-{:x}", std::process::id(), since.subsec_nanos());
+        let mut warden = Command::new("sh");
+        warden.args(["-c", include_str!("warden.sh"), "warden", &name]).arg(std::env::temp_dir());
+        warden.env_remove(VARIABLE).current_dir("/").process_group(0);
+        warden.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let warden = warden.spawn().expect("there is a shell");
+        if std::env::var_os("CARGO").is_some() {
+            std::thread::spawn(end_with_cargo);
+        }
+        Program { name, _warden: warden }
+    })
+}
+
+/// cargo that is ended by TERM or KILL tells its test program nothing of it.
+fn end_with_cargo() {
+    let cargo = parent_id();
+    while parent_id() == cargo {
+        std::thread::sleep(LOOK);
+    }
+    std::process::exit(1);
+}
+
+/// Marks what is about to be started. It ends, with all that it starts, when the test program does.
+/// Returns the mark, for [`sweep`].
+pub fn guard(command: &mut Command) -> String {
+    static STARTED: AtomicU64 = AtomicU64::new(0);
+    let mark = format!("{}.{}.", program().name, STARTED.fetch_add(1, Ordering::Relaxed));
+    command.env(VARIABLE, &mark);
+    mark
+}
+
+/// A directory of the test's own; removed when it is dropped, or when the test program has ended.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn private_dir() -> TempDir {
+    let prefix = format!("ipcd-test.{}.", program().name);
+    TempDir::with_prefix(prefix).expect("a directory can be made")
+}
+
+/// Ends what has this mark.
+pub(crate) fn sweep(mark: &str) {
+    let entry = format!("{VARIABLE}={mark}");
+    let pids = || fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_marked = |pid: i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == entry.as_bytes())
+    };
+    for entry in pids() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(pid) = pid.filter(|pid| is_marked(*pid)) {
+            // It may end by itself meanwhile.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
