@@ -1,5 +1,5 @@
-//! The guide's commands do what the guide says: each page is run as a user would type it, against
-//! a daemon of its own, and what is printed is compared with the page.
+//! The guide's commands do what the guide says: each page is run as a user would type it, twice in
+//! one directory, against a daemon of its own, and what is printed is compared with the page.
 //!
 //! A fenced block `sh` is typed into one shell, block after block. A block `text` behind it is all
 //! that it prints, on standard output or error; `…` in it stands for anything within a line.
@@ -10,11 +10,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use ipcd_tests::{Running, Setup, ipcctl};
+use ipcd_tests::{Daemon, Running, Setup, ipcctl, is_without, private_dir};
 
 /// Told apart from anything that a page prints.
 const MARK: &str = "=== end of block";
 
+#[derive(Clone)]
 struct Block {
     commands: String,
     expected: Option<String>,
@@ -41,43 +42,144 @@ fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
+/// What pages use beyond a shell's own words and coreutils.
+const PROGRAMS: [&str; 12] = [
+    "bash", "awk", "cc", "grep", "logger", "nc", "openssl", "python3", "rev", "sed", "socat",
+    "xargs",
+];
+
+/// The programs that must be there for a page to be typed.
+fn programs(blocks: &[Block]) -> Vec<&'static str> {
+    let is_word_in = |text: &str, program: &str| {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == program)
+    };
+    let is_used = |program: &&str| {
+        *program == "bash" || blocks.iter().any(|block| is_word_in(&block.commands, program))
+    };
+    PROGRAMS.into_iter().filter(is_used).collect()
+}
+
+/// What a page leaves running, which is nothing.
+const LEFT: &str = "jobs -r";
+
 fn script(blocks: &[Block]) -> String {
     // What still runs at the end was started by the page.
-    let mut script = "set -u\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n".to_owned();
+    let mut script = "exec 2>&1\nset -u\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n".to_owned();
     for block in blocks {
         script += &format!("{}\necho '{MARK}'\n", block.commands);
     }
     script
 }
 
-fn run(page: &str) {
+/// The commands of a page of the guide, and a look at what it leaves.
+fn commands(page: &str) -> Vec<Block> {
     let text = fs::read_to_string(guide().join(page)).expect("the page is there");
-    let blocks = blocks(&text);
+    let mut blocks = blocks(&text);
     assert!(!blocks.is_empty(), "{page} has no commands");
+    blocks.push(Block { commands: LEFT.to_owned(), expected: None });
+    blocks
+}
+
+/// Types a page twice.
+fn run(page: &str) {
+    type_in(page, &[commands(page), commands(page)].concat());
+}
+
+fn pages() -> Vec<String> {
+    let entries = fs::read_dir(guide()).expect("the guide is there");
+    let name = |entry: fs::DirEntry| entry.file_name().into_string().expect("names are plain");
+    let mut names: Vec<_> = entries.map(|entry| name(entry.expect("it can be read"))).collect();
+    names.sort();
+    names
+}
+
+/// Types blocks into a shell, one after the other, in a directory of its own, where a daemon runs.
+fn type_in(page: &str, blocks: &[Block]) {
+    if is_without(&programs(blocks)) {
+        return;
+    }
     let daemon = Setup::new().listen(&["unix", "pipe", "fifo"]).start();
+    type_beside(&daemon, page, blocks, |_, block, said| check(page, block, said));
+}
+
+fn type_beside(daemon: &Daemon, page: &str, blocks: &[Block], check: impl Fn(usize, &Block, &str)) {
     let programs = ipcctl().parent().expect("a program is in a directory").to_owned();
     let path = env::var_os("PATH").expect("there is a PATH");
     let path = env::join_paths([programs].into_iter().chain(env::split_paths(&path)));
     // Pages that use a file of the project do so from its top directory.
     symlink(guide().join(".."), daemon.dir().join("docs")).expect("the directory is ours");
+    // From a file, for an error names the command.
+    let file = private_dir();
+    let file = file.path().join("typed");
+    fs::write(&file, script(blocks)).expect("the directory is ours");
     let mut command = Command::new("bash");
-    command.args(["-c", &format!("exec 2>&1\n{}", script(&blocks))]);
-    command.env("PATH", path.expect("no directory has a colon in its name"));
+    command.arg(&file).env("PATH", path.expect("no directory has a colon in its name"));
     command.env("IPCD_RUNTIME_DIR", daemon.runtime_dir()).env_remove("IPCD_VIA");
     command.current_dir(daemon.dir()).stdin(Stdio::null());
-    let printed = Running::start(&mut command).wait().expect(0).text();
-    let parts: Vec<&str> = printed.split(&format!("{MARK}\n")).collect();
-    assert_eq!(parts.len(), blocks.len() + 1, "{page} prints:\n{printed}");
-    for (block, printed) in blocks.iter().zip(parts) {
-        let expected = block.expected.as_deref().unwrap_or_default();
-        let is_alike = printed.lines().count() == expected.lines().count()
-            && printed.lines().zip(expected.lines()).all(|(line, pattern)| is_like(line, pattern));
-        assert!(
-            is_alike,
-            "{page}:\n{}\nprints:\n{printed}\nand should print:\n{expected}\n",
-            block.commands
-        );
+    let mut shell = Running::start(&mut command);
+    let mark = format!("{MARK}\n");
+    for (number, block) in blocks.iter().enumerate() {
+        let what = format!("the end of a block of {page}:\n{}\n", block.commands);
+        let printed = shell.stdout().wait_until(&what, |printed| {
+            let mut parts = printed.split(&mark).skip(number);
+            let part = parts.next()?.to_owned();
+            parts.next().map(|_| part)
+        });
+        check(number, block, &printed);
     }
+    shell.wait().expect(0);
+}
+
+/// The blocks of README that are typed while a daemon runs, and end by themselves.
+fn tour(daemon: &Daemon) -> Vec<Block> {
+    let text = fs::read_to_string(guide().join("../../README.md")).expect("it is there");
+    let (_, tour) = text.split_once("## Five minutes").expect("it has a tour");
+    let own = |scheme| (format!("--via {scheme} "), format!("--via {} ", daemon.via(scheme)));
+    let tour = ["tcp", "udp"].map(own).iter().fold(tour.to_owned(), |tour, (default, own)| {
+        assert!(tour.contains(default), "README has no {default}");
+        tour.replace(default, own)
+    });
+    let starts = ["cargo ", "export ", "ipcd ", "ipcctl recv -v ", "ipcctl relay "];
+    let is_typed = |line: &&str| !starts.iter().any(|start| line.starts_with(start));
+    let mut blocks = blocks(&tour);
+    for block in &mut blocks {
+        let lines: Vec<&str> = block.commands.lines().filter(is_typed).collect();
+        block.commands = lines.join("\n");
+    }
+    blocks.retain(|block| !block.commands.is_empty());
+    blocks
+}
+
+#[test]
+fn the_tour_of_readme() {
+    const SAID: [&[&str]; 5] = [
+        &[],
+        &[],
+        &["pong from", "messages_accepted", "TRANSPORT"],
+        &["\"name\":\"till\"", "\"transport\":\"tcp\""],
+        &["3\n", "ipcctl: req nobody.there: "],
+    ];
+    let daemon = Setup::new().start();
+    let blocks = tour(&daemon);
+    assert_eq!(blocks.len(), SAID.len(), "README has other blocks");
+    if is_without(&programs(&blocks)) {
+        return;
+    }
+    type_beside(&daemon, "README.md", &[&blocks[..], &blocks].concat(), |number, block, said| {
+        let wanted = SAID[number % SAID.len()];
+        let is_said = wanted.iter().all(|part| said.contains(part));
+        let is_as_wanted =
+            is_said && said.matches("ipcctl: ").count() == usize::from(number % 5 == 4);
+        assert!(is_as_wanted, "README.md:\n{}\nprints:\n{said}", block.commands);
+    });
+}
+
+fn check(page: &str, block: &Block, printed: &str) {
+    let (commands, expected) = (&block.commands, block.expected.as_deref().unwrap_or_default());
+    let is_alike = printed.lines().count() == expected.lines().count()
+        && printed.lines().zip(expected.lines()).all(|(line, pattern)| is_like(line, pattern));
+    let text = format!("{commands}\nprints:\n{printed}\nand should print:\n{expected}\n");
+    assert!(is_alike, "{page}:\n{text}");
 }
 
 /// Whether a line is the pattern, in which `…` stands for anything.
@@ -98,12 +200,19 @@ fn is_like(line: &str, pattern: &str) -> bool {
 fn every_page_is_run_and_listed() {
     let summary = fs::read_to_string(guide().join("../SUMMARY.md")).expect("it is there");
     let source = include_str!("guide.rs");
-    for entry in fs::read_dir(guide()).expect("the guide is there") {
-        let name = entry.expect("it can be read").file_name();
-        let name = name.to_str().expect("names are plain");
+    for name in pages() {
         assert!(summary.contains(&format!("(guide/{name})")), "{name} is not in SUMMARY.md");
         assert!(source.contains(&format!("run(\"{name}\")")), "{name} is not run");
     }
+}
+
+/// Forwards and backwards, so that each page comes behind each other one, in one shell.
+#[test]
+fn any_page_can_be_typed_after_any_other() {
+    let pages = pages();
+    let order = pages.iter().chain(pages.iter().rev());
+    let blocks: Vec<Block> = order.flat_map(|page| commands(page)).collect();
+    type_in("all pages", &blocks);
 }
 
 #[test]
