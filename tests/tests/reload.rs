@@ -1,9 +1,14 @@
 //! HUP puts the file in force while the daemon runs.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use ipcd_tests::Setup;
+use ipcd_proto::Kind;
+use ipcd_proto::control::Code;
+use ipcd_tests::{PATIENCE, Setup};
+use nix::sys::signal::Signal;
 
 fn config(max_message: &str, endpoints: &[String]) -> String {
     let listeners = endpoints.iter().map(|at| format!("[[listen]]\nendpoint = \"{at}\"\n"));
@@ -69,4 +74,108 @@ fn what_is_decided_at_the_start_is_warned_of() {
     let daemon = Setup::new().listen(&["unix"]).config("").start();
     daemon.configure("[daemon]\nworkers = 3\n", "need a restart");
     assert_eq!(daemon.status()["workers"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn sessions_outlive_a_larger_and_a_smaller_max_message() {
+    let with = |most: &str| format!("[limits]\nmax_message = \"{most}\"\n");
+    let setup = Setup::new().config(&with("64KiB")).listen(&["unix"]);
+    let daemon = setup.extra(&["unix://RUN/raw.sock?codec=line&subject=lines&reply=big"]).start();
+    let mut receiver = daemon.recv("unix", &["-C", "1", "small"]);
+    let (mut old, mut sender) = (daemon.raw("unix").open(), daemon.raw("unix").open());
+    old.subscribe(1, "big");
+    old.subscribe(2, "lines");
+    let raw = UnixStream::connect(daemon.runtime_dir().join("raw.sock")).expect("it listens");
+    raw.set_read_timeout(Some(PATIENCE)).expect("a socket has a time-out");
+    let mut raw = BufReader::new(raw);
+    let mut say = |bytes: usize| {
+        let line = [vec![b'x'; bytes], vec![b'\n']].concat();
+        raw.get_mut().write_all(&line).expect("it is served");
+    };
+    say(60_000);
+    assert_eq!(old.expect(Kind::Message).payload.len(), 60_000);
+    daemon.reload(&with("1MiB"));
+    // A bare peer may send more, and gets more; a session is not sent what it was not told of.
+    say(65_536);
+    assert_eq!(old.expect(Kind::Message).payload.len(), 65_536);
+    daemon.ctl("unix", &["send", "-s", "big"]).run_fed(&[b'y'; 500_000]).expect(0);
+    daemon.send("big", "fits");
+    assert_eq!(old.expect(Kind::Message).payload, b"fits");
+    old.expect(Kind::Notice);
+    let mut line = String::new();
+    raw.read_line(&mut line).expect("the long one comes");
+    assert_eq!(line.len(), 500_001);
+    // Too much is refused, and nobody is disconnected for it.
+    daemon.reload(&with("1KiB"));
+    sender.message(7, b"big", &[b'z'; 2000]);
+    let (code, why) = sender.frame().expect("it is told").refusal();
+    assert!(code == Code::TooLarge && why.contains("1024"), "{code:?} {why}");
+    raw.get_mut().write_all(&[&[b'x'; 2000][..], b"\nshort\n"].concat()).expect("it is served");
+    assert_eq!(old.expect(Kind::Message).payload, b"short");
+    daemon.send("small", "still there");
+    receiver.wait().expect(0);
+}
+
+#[test]
+fn new_time_outs_hold_for_those_who_are_connected() {
+    let with = |key: &str, time: &str| format!("[limits]\n{key} = \"{time}\"\n");
+    for (key, said) in [
+        ("idle_timeout", "nothing was heard for too long"),
+        ("handshake_timeout", "the handshake took too long"),
+        ("frame_timeout", "a frame took too long to arrive"),
+    ] {
+        let daemon = Setup::new().config(&with(key, "1h")).listen(&["unix"]).start();
+        let mut peer = daemon.raw("unix");
+        if key != "handshake_timeout" {
+            peer = peer.open();
+        }
+        if key == "frame_timeout" {
+            peer.send(&[200, 0, 0, 0, 1]);
+        }
+        daemon.wait_for_peers(1);
+        daemon.reload(&with(key, "0.05s"));
+        let (code, why) = peer.end().expect("it is told why");
+        assert!(code == Code::TimedOut && why.contains(said), "{key}: {code:?} {why}");
+    }
+}
+
+#[test]
+fn nothing_is_reloaded_while_the_daemon_ends() {
+    let setup = Setup::new().config("[daemon]\ndrain_timeout = \"10m\"\n").listen(&["unix"]);
+    let mut daemon = setup.start();
+    let mut stuck = daemon.raw("unix").open();
+    stuck.shrink();
+    stuck.subscribe(1, "a");
+    // More than the kernel holds for it: it has to read before the daemon ends.
+    daemon.ctl("unix", &["send", "-s", "a"]).run_fed(&vec![b'x'; 1_000_000]).expect(0);
+    daemon.process.signal(Signal::SIGTERM);
+    daemon.process.stderr.wait_until("draining", |log| log.contains("draining").then_some(()));
+    let new = daemon.runtime_dir().join("new.sock");
+    let listen = format!("[[listen]]\nendpoint = \"unix://{}\"\n", new.display());
+    daemon.configure(&listen, "not reloaded: the daemon is ending");
+    assert!(!new.exists(), "it lets peers in");
+    assert_eq!(stuck.expect(Kind::Message).payload.len(), 1_000_000);
+    drop(stuck);
+    daemon.process.wait().expect(0);
+}
+
+#[test]
+fn durations_too_long_for_the_clock_are_as_good_as_for_ever() {
+    let longest = "9223372036854775807s";
+    let limits = ["handshake", "frame", "idle", "stall"].map(|k| format!("{k}_timeout"));
+    let limits: String = limits.iter().map(|key| format!("{key} = \"{longest}\"\n")).collect();
+    let config = format!(
+        "[daemon]\ndrain_timeout = \"{longest}\"\nwatchdog = \"{longest}\"\n[limits]\n{limits}\
+         outbox = \"18446744073709551615\"\nmax_bytes_per_uid = \"18446744073709551615\"\n\
+         [[connect]]\nendpoint = \"tcp://127.0.0.1:1?codec=line&reply=a\"\nretry = \"{longest}\"\n"
+    );
+    let mut daemon = Setup::new().config(&config).listen(&["unix", "tcp", "udp"]).start();
+    for scheme in ["unix", "tcp", "udp"] {
+        daemon.ctl(scheme, &["req", "nobody.there"]).run().expect(5);
+        let mut receiver = daemon.recv(scheme, &["-C", "1", "a"]);
+        daemon.send("a", "b");
+        receiver.wait().expect(0);
+    }
+    daemon.reload(&config);
+    daemon.terminate().expect(0);
 }

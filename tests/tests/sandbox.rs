@@ -350,3 +350,29 @@ mod taken_over {
         assert_eq!(pids, [victim.pid, successor.pid]);
     }
 }
+
+#[test]
+fn workers_of_root_are_nobody_unless_a_user_is_given() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root can give up root's rights");
+    }
+    for mode in ["pool", "connection"] {
+        let daemon = Setup::new().args(&["--fork", mode]).start();
+        let peer = daemon.client("unix");
+        let workers = children(daemon.process.pid());
+        assert!(!workers.is_empty(), "somebody serves the peer");
+        for worker in workers {
+            let ids = field(worker, "Uid");
+            assert!(ids.split('\t').all(|uid| uid != "0"), "{mode}: {ids}");
+            assert_eq!(field(worker, "CapEff"), "0000000000000000", "{mode}");
+            assert_eq!(field(worker, "CapPrm"), "0000000000000000", "{mode}");
+            assert_eq!(
+                field(worker, "Groups").trim(),
+                field(worker, "Gid").split('\t').next().unwrap_or("")
+            );
+        }
+        drop(peer);
+    }
+    let daemon = Setup::new().args(&["--user", "root"]).start();
+    assert_eq!(field(daemon.worker(), "Uid").split('\t').next(), Some("0"), "it was asked for");
+}

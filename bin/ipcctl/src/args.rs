@@ -1,7 +1,6 @@
 //! What users type.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -29,13 +28,6 @@ pub(crate) struct Arguments {
     pub(crate) verb: Verb,
 }
 
-/// A longer time is as good as for ever, and the clock can still be added to it.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-fn span(text: &str) -> Result<Span, String> {
-    text.parse::<Span>().map(|span| Span(span.0.min(LONGEST)))
-}
-
 /// The variable that stands for `--via`.
 pub(crate) const VIA: &str = "IPCD_VIA";
 
@@ -49,7 +41,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, help_heading = GLOBAL, env = VIA, default_value = "unix", value_name = "VIA")]
     pub(crate) via: String,
     /// How long to wait for a connection, a confirmation or an answer.
-    #[arg(long, global = true, help_heading = GLOBAL, default_value = "5s", value_name = "DURATION", value_parser = span)]
+    #[arg(long, global = true, help_heading = GLOBAL, default_value = "5s", value_name = "DURATION")]
     pub(crate) timeout: Span,
     /// How to print: text, json, or jsonl (an object a line).
     #[arg(short, long, global = true, help_heading = GLOBAL, default_value = "text", value_name = "FORMAT")]
@@ -152,10 +144,10 @@ pub(crate) struct PingArgs {
     #[arg(short, long, default_value_t = 1, value_name = "N")]
     pub(crate) count: u64,
     /// Wait so long between pings.
-    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = span)]
+    #[arg(long, default_value = "1s", value_name = "DURATION")]
     pub(crate) interval: Span,
     /// End with exit status 10 if a round trip takes longer.
-    #[arg(long, value_name = "DURATION", value_parser = span)]
+    #[arg(long, value_name = "DURATION")]
     pub(crate) max: Option<Span>,
 }
 

@@ -109,7 +109,7 @@ fn settings(context: &Context, args: &BenchArgs) -> Outcome<Settings> {
         batch: if args.no_batch { 1 } else { BATCH },
         budget: args.quick.then_some(BUDGET),
         is_matrix,
-        inject: args.inject.map(|work| work.0),
+        inject: args.inject.map(|work| work.duration()),
     })
 }
 
@@ -122,9 +122,13 @@ fn lengths(args: &BenchArgs) -> (usize, Extent, Duration) {
         (false, true) => suite::COMPARED,
         (false, false) => (RUNS.1, DURATION, WARMUP),
     };
-    let duration = args.duration.map_or(duration, |given| given.0);
+    let duration = args.duration.map_or(duration, |given| given.duration());
     let extent = args.count.map_or(Extent::Time(duration), Extent::Count);
-    (args.runs.map_or(runs, usize::from), extent, args.warmup.map_or(warmup, |given| given.0))
+    (
+        args.runs.map_or(runs, usize::from),
+        extent,
+        args.warmup.map_or(warmup, |given| given.duration()),
+    )
 }
 
 fn modes(mode: BenchMode) -> Vec<Mode> {

@@ -50,7 +50,7 @@ impl Context {
             name: self.global.name.clone(),
             token: TokenSource::File(token.unwrap_or_else(|| self.runtime_dir.join(TOKEN_FILE))),
             token_name: self.global.token_name.clone(),
-            timeout: self.global.timeout.0,
+            timeout: self.global.timeout.duration(),
             ..Options::default()
         }
     }

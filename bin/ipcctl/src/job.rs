@@ -152,7 +152,7 @@ impl Job {
             }
             (Some((status, _)), _) => (status, None),
             (None, bounds) => {
-                let time = Span(bounds.time.unwrap_or_default());
+                let time = Span::new(bounds.time.unwrap_or_default());
                 (TIMED_OUT, Some(format!("timed out after {time}")))
             }
         };

@@ -15,7 +15,7 @@ pub(crate) fn run(context: &Context, args: &PingArgs) -> Outcome {
     let mut longest = Duration::ZERO;
     for number in 0..args.count {
         if number > 0 {
-            client.wait_until(Instant::now() + args.interval.0)?;
+            client.wait_until(Instant::now() + args.interval.duration())?;
         }
         let round_trip = client.ping()?;
         longest = longest.max(round_trip);
@@ -31,7 +31,7 @@ pub(crate) fn run(context: &Context, args: &PingArgs) -> Outcome {
         output.flush()?;
     }
     match &args.max {
-        Some(max) if longest > max.0 => {
+        Some(max) if longest > max.duration() => {
             let why = format!("ping {}: a round trip took more than {max}", client.endpoint());
             Err(Failure::new(Exit::Threshold, why))
         }

@@ -60,7 +60,7 @@ struct Patience {
 
 impl Patience {
     fn of(args: &ReqArgs, timeout: Duration) -> Self {
-        let further = args.reply_timeout.map_or(timeout, |given| given.0);
+        let further = args.reply_timeout.map_or(timeout, |given| given.duration());
         let times = u32::try_from(args.replies - 1).unwrap_or(u32::MAX);
         let whole = timeout.saturating_add(further.saturating_mul(times));
         Self { first: timeout, further, whole }

@@ -47,7 +47,7 @@ struct Sender<'a> {
 impl Sender<'_> {
     fn publish(&mut self, payload: &[u8]) -> Outcome {
         if let Some(interval) = self.args.interval.filter(|_| self.sent > 0) {
-            self.client.wait_until(Instant::now() + interval.0)?;
+            self.client.wait_until(Instant::now() + interval.duration())?;
         }
         let message = Publication {
             subject: &self.subject,

@@ -43,8 +43,8 @@ fn serve(context: &Context, args: &ServeArgs, responder: Responder) -> Outcome {
 
 fn bounds(args: &ServeArgs, client: &Client) -> Bounds {
     let most = client.max_payload();
-    let most = args.max_output.map_or(most, |given| given.0.min(most));
-    let time = Some(args.job_timeout.0).filter(|time| !time.is_zero());
+    let most = args.max_output.map_or(most, |given| given.bytes().min(most));
+    let time = Some(args.job_timeout.duration()).filter(|time| !time.is_zero());
     Bounds { output: Output::Gathered(most), time }
 }
 

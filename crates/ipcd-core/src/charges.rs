@@ -145,8 +145,38 @@ impl Core {
             self.relieve();
         }
         // This peer's, and the one in the list.
-        let is_last = |charge: &Rc<Charge>| Rc::strong_count(charge) <= 2;
-        if self.charges.0.get(&source).is_some_and(is_last) {
+        self.forget_charge(source, 2);
+    }
+
+    /// Charges all peers to the sources that they are of by the configuration that is in force now.
+    pub(crate) fn charge_anew(&mut self) {
+        for key in self.keys() {
+            let peer = &self.peers[key.0 as usize];
+            let source = Source::of(peer.origin.uid, peer.origin.addr, self.config.prefixes);
+            let before = peer.charge.source;
+            if source == before {
+                continue;
+            }
+            let bytes = peer.charged as u64;
+            let subscriptions = peer.subscriptions.len() as u64;
+            peer.charge.change(|spent| {
+                spent.bytes -= bytes;
+                spent.subscriptions -= subscriptions;
+            });
+            self.tell_spent(key);
+            self.peer(key).charge = self.charge_of(source);
+            self.peer(key).charge.change(|spent| {
+                spent.bytes += bytes;
+                spent.subscriptions += subscriptions;
+            });
+            self.tell_spent(key);
+            self.forget_charge(before, 1);
+        }
+    }
+
+    /// Forgets a source of which nobody is left but so many.
+    fn forget_charge(&mut self, source: Source, left: usize) {
+        if self.charges.0.get(&source).is_some_and(|charge| Rc::strong_count(charge) <= left) {
             self.charges.0.remove(&source);
         }
     }

@@ -138,15 +138,6 @@ impl Core {
         }
     }
 
-    /// Changes the configuration while the router runs; what it is about to do is done by the new.
-    pub fn configure(&mut self, now: Instant, change: impl FnOnce(&mut Config)) {
-        let before = self.config.acl.clone();
-        change(&mut self.config);
-        if self.config.acl != before {
-            self.recheck(now, &before);
-        }
-    }
-
     /// Takes a peer in.
     pub fn attach(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
         let PeerInfo { listener, mut origin, challenge, bare } = info;
@@ -155,9 +146,10 @@ impl Core {
         (origin.peer, origin.name) = (id, None);
         let source = Source::of(origin.uid, origin.addr, self.config.prefixes);
         let charge = self.charge_of(source);
-        let deadlines = Deadlines { armed: None, state: None, frame: None, heard: now };
+        let deadlines = Deadlines { armed: None, state: Some(now), frame: None, heard: now };
         let peer = Peer {
             listener: listener as u32,
+            told: 0,
             origin,
             state: State::New { challenge: challenge.map(Box::new) },
             proven: None,
@@ -188,9 +180,8 @@ impl Core {
         let key = PeerKey(self.peers.insert(peer) as u32);
         self.ids.insert(id, key);
         self.counters.peers += 1;
-        let deadline = now + self.config.handshake_timeout;
-        self.peer(key).deadlines.state = Some(deadline);
-        self.arm(key, deadline);
+        let first = self.config.idle_timeout.into_iter().chain([self.config.handshake_timeout]);
+        self.arm(key, now + first.min().expect("there is one"));
         if let Some(bare) = bare {
             self.open_bare(key, bare);
         }

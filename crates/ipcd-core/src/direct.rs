@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use ipcd_proto::control::Reason;
-use ipcd_proto::{Address, Frame, Header};
+use ipcd_proto::control::{Code, Reason, Refusal, encode};
+use ipcd_proto::{Address, Decoded, Frame, Header, Kind, decode};
 
 use crate::core::Core;
 use crate::others::Others;
@@ -78,6 +78,9 @@ impl Core {
         if to.request.is_some_and(|request| !self.replied(now, key, request)) {
             return self.count_undeliverable(to);
         }
+        if self.is_too_large(key, frame) {
+            return self.turn_down(now, key, to, ticket);
+        }
         self.counters.direct_matched += 1;
         if let Some(ticket) = ticket {
             self.opened_copy(ticket);
@@ -98,6 +101,32 @@ impl Core {
         self.enqueue(now, key, &Load { bytes: frame, count: 1, ticket, shared: None });
         self.peer(key).counts.msgs_out += 1;
         self.filled(now, key);
+    }
+
+    /// Whether the payload is larger than the peer can be sent.
+    fn is_too_large(&self, key: PeerKey, frame: &[u8]) -> bool {
+        let largest = self.peers[key.0 as usize].largest;
+        largest.is_some_and(|largest| match decode(frame, usize::MAX) {
+            Ok(Decoded::Frame(frame, _)) => frame.payload.len() > largest as usize,
+            _ => false,
+        })
+    }
+
+    /// Drops a message that is larger than its receiver can be sent. One that waits for it as a reply
+    /// is told, for no other will come.
+    fn turn_down(&mut self, now: Instant, key: PeerKey, to: Address, ticket: Option<Ticket>) {
+        self.counters.direct_matched += 1;
+        self.counters.direct_dropped += 1;
+        self.peer(key).counts.dropped += 1;
+        if let Some(ticket) = ticket {
+            self.opened_copy(ticket);
+            self.concluded(now, ticket, Fate::Dropped(Reason::TooLarge));
+        }
+        if let Some(request) = to.request {
+            let why = "the reply is larger than this session was told of: connect again";
+            let refusal = Refusal { code: Code::TooLarge, message: why.into() };
+            self.send(now, key, Header::new(Kind::Error, request), &encode(&refusal));
+        }
     }
 
     pub(crate) fn count_undeliverable(&mut self, to: Address) {

@@ -46,7 +46,7 @@ impl Core {
         self.forget_tracked(now, key, Reason::Departed);
         let peer = self.peer(key);
         peer.state = State::Closing;
-        peer.deadlines.state = Some(now + LINGER);
+        peer.deadlines.state = Some(now);
         self.arm(key, now + LINGER);
         self.outputs.push_back(Output::Close(key, why));
     }

@@ -8,6 +8,7 @@ mod acl;
 mod arriving;
 mod charges;
 mod config;
+mod configuring;
 mod core;
 mod direct;
 mod ending;

@@ -52,6 +52,9 @@ const MAX_KNOWN: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) listener: u32,
+    /// Bytes of the largest payload that it was told of when its session was opened. A bare peer is
+    /// told nothing: what it may send has been so much at the most.
+    pub(crate) told: u32,
     pub(crate) origin: Origin,
     pub(crate) state: State,
     /// What it has proved, if it has.
@@ -207,9 +210,9 @@ pub(crate) struct PeerCounts {
 pub(crate) struct Deadlines {
     /// The peer's earliest entry in the timers.
     pub(crate) armed: Option<Instant>,
-    /// The end of the handshake, or of lingering when closing.
+    /// Since when the handshake goes on, or the session is closing.
     pub(crate) state: Option<Instant>,
-    /// When the frame that has begun must be whole.
+    /// Since when a frame is incomplete.
     pub(crate) frame: Option<Instant>,
     /// When the peer was last heard.
     pub(crate) heard: Instant,

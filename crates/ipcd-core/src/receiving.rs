@@ -69,10 +69,12 @@ impl Core {
         !peer.is_open() && peer.before_open as usize > limits::MAX_HANDSHAKE
     }
 
-    /// Bytes of the largest frame that the peer may send now.
+    /// Bytes of the largest frame that the peer may send now. When less is allowed than it was told
+    /// of, its messages are refused, but its session goes on.
     pub fn largest_frame(&self, key: PeerKey) -> usize {
-        if self.peers[key.0 as usize].is_open() {
-            limits::largest_frame(self.config.max_payload)
+        let peer = &self.peers[key.0 as usize];
+        if peer.is_open() {
+            limits::largest_frame(self.config.max_payload.max(peer.told as usize))
         } else {
             limits::MAX_HANDSHAKE_FRAME
         }

@@ -165,6 +165,7 @@ impl Core {
     }
 
     fn open(&mut self, now: Instant, key: PeerKey, hello: Hello, proof: Option<Proof>) {
+        let told = self.config.max_payload as u32;
         let peer = self.peer(key);
         peer.origin.name = hello.name;
         if proof.is_some() {
@@ -174,11 +175,12 @@ impl Core {
         peer.no_echo = hello.no_echo;
         peer.state = State::Open;
         peer.deadlines.state = None;
+        peer.told = told;
         let welcome = Welcome {
             version: VERSION,
             features: 0,
             peer: peer.origin.peer,
-            max_payload: self.config.max_payload as u32,
+            max_payload: told,
             server: self.config.daemon.version.clone(),
             proof,
         };
@@ -190,8 +192,9 @@ impl Core {
     /// Opens the session of a peer that does not speak the protocol. Nobody waits for what it wants
     /// to be known everywhere: it cannot be told.
     pub(crate) fn open_bare(&mut self, key: PeerKey, bare: Bare) {
+        let told = self.config.max_payload as u32;
         let peer = self.peer(key);
-        (peer.no_echo, peer.is_bare) = (!bare.echo, true);
+        (peer.no_echo, peer.is_bare, peer.told) = (!bare.echo, true, told);
         peer.largest = bare.largest.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
         peer.state = State::Open;
         peer.deadlines.state = None;

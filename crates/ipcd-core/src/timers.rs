@@ -80,7 +80,7 @@ impl Core {
         }
         let is_partial = progress.consumed < offered && !progress.waiting;
         if is_partial && peer.deadlines.frame.is_none() {
-            peer.deadlines.frame = Some(now + timeout);
+            peer.deadlines.frame = Some(now);
             self.arm(key, now + timeout);
         }
     }
@@ -88,12 +88,11 @@ impl Core {
     /// Since when a record of the peer's transport is incomplete, which may be within a frame that has
     /// a deadline already.
     pub fn note_begun(&mut self, key: PeerKey, since: Option<Instant>, is_in_frame: bool) {
-        let due = since.map(|since| since + self.config.frame_timeout);
         let of_frame = self.peer(key).deadlines.frame.filter(|_| is_in_frame);
-        let next = of_frame.into_iter().chain(due).min();
-        self.peer(key).deadlines.frame = next;
-        if let Some(at) = next {
-            self.arm(key, at);
+        let first = of_frame.into_iter().chain(since).min();
+        self.peer(key).deadlines.frame = first;
+        if let Some(since) = first {
+            self.arm(key, since + self.config.frame_timeout);
         }
     }
 
@@ -114,24 +113,29 @@ impl Core {
         });
     }
 
-    fn check_deadlines(&mut self, now: Instant, key: PeerKey) {
+    pub(crate) fn check_deadlines(&mut self, now: Instant, key: PeerKey) {
         self.check_pace(now, key);
         let (idle, stall) = (self.config.idle_timeout, self.config.stall_timeout);
+        let (handshake, frame) = (self.config.handshake_timeout, self.config.frame_timeout);
         let peer = self.peer(key);
+        let is_closing = matches!(peer.state, State::Closing);
+        let state = if is_closing { LINGER } else { handshake };
         let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
         let stalled = peer.outbox.oldest().map(|since| since + stall);
         let idle = idle.map(|timeout| peer.deadlines.heard + timeout);
         let pace = peer.pace.deadline();
-        let deadlines = [peer.deadlines.state, peer.deadlines.frame, stalled, idle, pace];
+        let state = peer.deadlines.state.map(|since| since + state);
+        let frame = peer.deadlines.frame.map(|since| since + frame);
+        let deadlines = [state, frame, stalled, idle, pace];
         if peer.lingers && !peer.outbox.is_empty() {
             self.arm(key, now + LINGER);
-        } else if due(peer.deadlines.state) && matches!(peer.state, State::Closing) {
+        } else if due(state) && is_closing {
             self.drop_now(key, "it did not take what was left for it in time");
-        } else if due(peer.deadlines.state) {
+        } else if due(state) {
             self.fail(now, key, Code::TimedOut, "the handshake took too long");
-        } else if due(stalled) && !matches!(peer.state, State::Closing) {
+        } else if due(stalled) && !is_closing {
             self.cut_off(now, key, "it did not read fast enough");
-        } else if due(peer.deadlines.frame) {
+        } else if due(frame) {
             self.fail(now, key, Code::TimedOut, "a frame took too long to arrive");
         } else if due(idle) && peer.is_open() {
             self.fail(now, key, Code::TimedOut, "nothing was heard for too long");

@@ -93,6 +93,11 @@ impl Decoder {
         Self { codec, largest, begun: Vec::new(), skips: false }
     }
 
+    /// For messages of at most so many bytes from now on.
+    pub fn set_largest(&mut self, largest: usize) {
+        self.largest = largest;
+    }
+
     /// Gives each message that ends in these bytes to `take`.
     pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Result<&[u8], TooLong>)) {
         let Some(end) = self.codec.end() else {

@@ -288,7 +288,7 @@ impl Default for Daemon {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_message: MaxMessage(ByteCount(DEFAULT_MAX_PAYLOAD)),
+            max_message: MaxMessage(ByteCount::new(DEFAULT_MAX_PAYLOAD)),
             max_peers: 10_000,
             max_peers_per_uid: 10_000,
             max_peers_per_prefix: None,
@@ -296,14 +296,14 @@ impl Default for Limits {
             prefix_v6: Bits(64),
             max_startups: MaxStartups::default(),
             max_connect_rate: 30_000,
-            max_bytes_per_uid: ByteCount(1 << 30),
+            max_bytes_per_uid: ByteCount::new(1 << 30),
             max_subscriptions: 10_000,
             max_subscriptions_per_uid: 0,
             handshake_timeout: seconds(5),
             frame_timeout: seconds(30),
             idle_timeout: seconds(0),
             stall_timeout: seconds(10),
-            outbox: ByteCount(8 << 20),
+            outbox: ByteCount::new(8 << 20),
         }
     }
 }
@@ -316,7 +316,7 @@ impl Limits {
 }
 
 fn seconds(count: u64) -> Span {
-    Span(Duration::from_secs(count))
+    Span::new(Duration::from_secs(count))
 }
 
 /// Bits of an address that has so many at the most.
@@ -343,7 +343,7 @@ pub struct MaxMessage(ByteCount);
 impl MaxMessage {
     /// The number of bytes.
     pub fn bytes(self) -> usize {
-        self.0.0
+        self.0.bytes()
     }
 }
 
@@ -357,8 +357,8 @@ impl TryFrom<ByteCount> for MaxMessage {
     type Error = String;
 
     fn try_from(count: ByteCount) -> Result<Self, String> {
-        if !(1..=MAX_MAX_PAYLOAD).contains(&count.0) {
-            let most = ByteCount(MAX_MAX_PAYLOAD);
+        if !(1..=MAX_MAX_PAYLOAD).contains(&count.bytes()) {
+            let most = ByteCount::new(MAX_MAX_PAYLOAD);
             return Err(format!("max_message is 1 to {most}"));
         }
         Ok(Self(count))

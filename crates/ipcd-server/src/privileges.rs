@@ -1,9 +1,12 @@
 //! Giving up root's rights in a worker, and the limits that a daemon needs.
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{
     Gid, Group, Uid, User, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid,
 };
+use tracing::{info, warn};
 
 use crate::Error;
 use crate::config::Daemon;
@@ -26,14 +29,41 @@ impl Drop {
         }
         let user = User::from_name(name).ok().flatten();
         let user = user.ok_or_else(|| Error::Config(format!("user = {name}: no such user")))?;
-        let gid = match &daemon.group {
-            None => user.gid,
-            Some(name) => {
-                let group = Group::from_name(name).ok().flatten();
-                group.ok_or_else(|| Error::Config(format!("group = {name}: no such group")))?.gid
-            }
+        Ok(Some(Self { uid: user.uid, gid: group_of(daemon)?.unwrap_or(user.gid) }))
+    }
+
+    /// What workers run as. They read what strangers send, so they do not keep root's rights because
+    /// no user is given: they are a user without any then.
+    pub(crate) fn of_workers(daemon: &Daemon) -> Result<Option<Self>, Error> {
+        let asked = Self::of(daemon)?;
+        if asked.is_some() || !Uid::effective().is_root() {
+            return Ok(asked);
+        }
+        let known = |name: &str| User::from_name(name).ok().flatten();
+        let found = NOBODIES.into_iter().find_map(|name| Some((name, known(name)?)));
+        let (name, uid, gid) = match found {
+            Some((name, user)) => (name, user.uid, user.gid),
+            None => ("nobody", Uid::from_raw(OVERFLOW_ID), Gid::from_raw(OVERFLOW_ID)),
         };
-        Ok(Some(Self { uid: user.uid, gid }))
+        let nobody = Self { uid, gid: group_of(daemon)?.unwrap_or(gid) };
+        // Root may lack the right, or that user does not exist in its namespace (user_namespaces(7)).
+        if nobody.is_possible() {
+            info!(user = name, "workers give up root's rights");
+            return Ok(Some(nobody));
+        }
+        warn!("workers keep root's rights: this root cannot become another user");
+        Ok(None)
+    }
+
+    /// Whether a process of ours can become that user: one tries.
+    fn is_possible(self) -> bool {
+        let tried = ipcd_sys::fork(|| i32::from(self.apply().is_err()));
+        loop {
+            match tried.as_ref().map(|pid| waitpid(*pid, None)) {
+                Ok(Err(Errno::EINTR)) => {}
+                outcome => return matches!(outcome, Ok(Ok(WaitStatus::Exited(_, 0)))),
+            }
+        }
     }
 
     /// The user's and the group's number.
@@ -58,6 +88,17 @@ impl Drop {
         }
         Ok(())
     }
+}
+
+/// Whom workers are by default: a user of the daemon's own, if there is one, or one who owns nothing.
+const NOBODIES: [&str; 2] = ["ipcd", "nobody"];
+/// That one's number where no user has such a name (user_namespaces(7)).
+const OVERFLOW_ID: u32 = 65_534;
+
+fn group_of(daemon: &Daemon) -> Result<Option<Gid>, Error> {
+    let Some(name) = &daemon.group else { return Ok(None) };
+    let group = Group::from_name(name).ok().flatten();
+    Ok(Some(group.ok_or_else(|| Error::Config(format!("group = {name}: no such group")))?.gid))
 }
 
 /// A limit on open descriptors, as setrlimit(2) has it.

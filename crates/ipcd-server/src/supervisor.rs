@@ -76,6 +76,8 @@ struct Supervisor {
     config: Config,
     core: ipcd_core::Config,
     user: Option<privileges::Drop>,
+    /// The same for workers, which never keep root's rights unasked.
+    worker_user: Option<privileges::Drop>,
     sandbox: Sandbox,
     epoll: Epoll,
     signals: SignalFd,
@@ -118,6 +120,7 @@ impl Supervisor {
         let tokens = runtime_dir.tokens(&config.tokens)?;
         let (epoll, signals) = watch_signals()?;
         let listeners = bind_all(&config, &runtime_dir, &start.sockets)?;
+        let worker_user = privileges::Drop::of_workers(&config.daemon)?;
         sandbox.log();
         let core = core_config(&config, &listeners, tokens, sandbox.level().to_string());
         Live::check(&core)?;
@@ -132,6 +135,7 @@ impl Supervisor {
         let mut supervisor = Self {
             core,
             user,
+            worker_user,
             sandbox,
             epoll,
             signals,
@@ -200,7 +204,7 @@ impl Supervisor {
     }
 
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
-        let watchdog = self.config.daemon.watchdog.0;
+        let watchdog = self.config.daemon.watchdog.duration();
         let slots = || self.occupied.iter().map(|index| &self.slots[*index]);
         let births = slots().filter_map(|slot| match slot.life {
             Life::Dead { until } if self.ending.is_none() => Some(until),
@@ -214,8 +218,9 @@ impl Supervisor {
         let own = own.chain(self.retry_at);
         let next = births.chain(debts).chain(pauses).chain(ending).chain(own).min();
         let timeout = next.map_or(EpollTimeout::NONE, |at| {
-            let left = at.saturating_duration_since(Instant::now()).as_millis() as i32;
-            EpollTimeout::try_from(left.saturating_add(1)).unwrap_or(EpollTimeout::MAX)
+            let left = at.saturating_duration_since(Instant::now()).as_millis();
+            let left = i32::try_from(left).unwrap_or(i32::MAX).saturating_add(1);
+            EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
         });
         match self.epoll.wait(events, timeout) {
             Ok(count) => Ok(count),
@@ -247,6 +252,9 @@ impl Supervisor {
             };
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGCHLD) => self.reap(),
+                Ok(Signal::SIGHUP) if self.ending.is_some() => {
+                    warn!("not reloaded: the daemon is ending");
+                }
                 Ok(Signal::SIGHUP) => self.reload(),
                 Ok(signal) => self.drain(signal),
                 Err(_) => {}
@@ -290,7 +298,7 @@ impl Supervisor {
         self.table.born(place, incarnation);
         let born = {
             let (core, table, inboxes) = (&mut self.core, &mut self.table, &mut self.inboxes);
-            let (far_end, user) = (&self.slots[index].far_end, self.user);
+            let (far_end, user) = (&self.slots[index].far_end, self.worker_user);
             let (sandbox, marks, supervisor) = (&self.sandbox, &self.marks, Pid::this());
             // The child's copies of all this are its own: what it takes, the parent still has.
             ipcd_sys::fork(|| {
@@ -367,7 +375,7 @@ impl Supervisor {
     /// Ends workers that have owed us something for too long.
     fn watch_over_workers(&mut self) {
         let now = Instant::now();
-        let watchdog = self.config.daemon.watchdog.0;
+        let watchdog = self.config.daemon.watchdog.duration();
         for index in self.occupied.iter().copied() {
             if self.slots[index].pid().is_none() {
                 continue;
@@ -458,15 +466,15 @@ fn core_config<'a>(
     };
     ipcd_core::Config {
         max_payload: limits.max_message.bytes(),
-        outbox: limits.outbox.0,
+        outbox: limits.outbox.bytes(),
         max_subscriptions: limits.max_subscriptions,
         max_subscriptions_per_source: limits.max_subscriptions_per_uid,
-        max_bytes_per_source: limits.max_bytes_per_uid.0 as u64,
+        max_bytes_per_source: limits.max_bytes_per_uid.bytes() as u64,
         prefixes: limits.prefixes(),
-        handshake_timeout: limits.handshake_timeout.0,
-        frame_timeout: limits.frame_timeout.0,
-        idle_timeout: Some(limits.idle_timeout.0).filter(|timeout| !timeout.is_zero()),
-        stall_timeout: limits.stall_timeout.0,
+        handshake_timeout: limits.handshake_timeout.duration(),
+        frame_timeout: limits.frame_timeout.duration(),
+        idle_timeout: Some(limits.idle_timeout.duration()).filter(|timeout| !timeout.is_zero()),
+        stall_timeout: limits.stall_timeout.duration(),
         tokens,
         ..ipcd_core::Config::new(daemon)
     }

@@ -73,6 +73,11 @@ impl Translator {
         Bare { filters, echo: self.dialect.echo, largest: self.largest_sent }
     }
 
+    /// What the peer sends may have so many bytes at the most from now on.
+    pub(crate) fn set_largest(&mut self, largest: usize) {
+        self.decoder.set_largest(largest);
+    }
+
     /// For a peer whose address may be forged.
     pub(crate) fn distrust(&mut self) {
         self.allowance = Some(0);

@@ -8,9 +8,28 @@ use bytesize::ByteSize;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A duration: `10s`, `500ms`, `1m 30s`; a number alone means seconds.
+/// A duration: `10s`, `500ms`, `1m 30s`; a number alone means seconds. It is never longer than
+/// [`Span::LONGEST`], so that every clock can add it, and add it again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Span(pub Duration);
+pub struct Span(Duration);
+
+impl Span {
+    /// 100 years: as good as for ever.
+    pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+    /// This duration, or the longest if it is longer.
+    pub const fn new(duration: Duration) -> Self {
+        match duration.as_secs() < Self::LONGEST.as_secs() {
+            true => Self(duration),
+            false => Self(Self::LONGEST),
+        }
+    }
+
+    /// The duration.
+    pub const fn duration(self) -> Duration {
+        self.0
+    }
+}
 
 impl FromStr for Span {
     type Err = String;
@@ -18,10 +37,10 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(seconds) = text.parse::<f64>() {
             let span = Duration::try_from_secs_f64(seconds);
-            return span.map(Self).map_err(|_| format!("{text} is no duration"));
+            return span.map(Self::new).map_err(|_| format!("{text} is no duration"));
         }
         let span = humantime::parse_duration(text);
-        span.map(Self).map_err(|error| format!("{error}: write 10s, 500ms or 2m"))
+        span.map(Self::new).map_err(|error| format!("{error}: write 10s, 500ms or 2m"))
     }
 }
 
@@ -66,9 +85,28 @@ impl fmt::Display for Pauses {
     }
 }
 
-/// A number of bytes: `4096`, `64KiB`, `1MiB`.
+/// A number of bytes: `4096`, `64KiB`, `1MiB`. It is never more than [`ByteCount::MOST`], so that a
+/// few of them can be added.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ByteCount(pub usize);
+pub struct ByteCount(usize);
+
+impl ByteCount {
+    /// An exbibyte: more than any machine has.
+    pub const MOST: usize = 1 << 60;
+
+    /// So many bytes, or the most if that is less.
+    pub const fn new(bytes: usize) -> Self {
+        match bytes < Self::MOST {
+            true => Self(bytes),
+            false => Self(Self::MOST),
+        }
+    }
+
+    /// The number.
+    pub const fn bytes(self) -> usize {
+        self.0
+    }
+}
 
 impl FromStr for ByteCount {
     type Err = String;
@@ -76,7 +114,7 @@ impl FromStr for ByteCount {
     fn from_str(text: &str) -> Result<Self, String> {
         let size: ByteSize =
             text.parse().map_err(|_| format!("{text}: write 4096, 64KiB or 1MiB"))?;
-        usize::try_from(size.as_u64()).map(Self).map_err(|_| format!("{text} is too much"))
+        Ok(Self::new(usize::try_from(size.as_u64()).unwrap_or(usize::MAX)))
     }
 }
 
@@ -137,6 +175,24 @@ mod tests {
         assert_eq!(millis("0.25"), Ok(250));
         for bad in ["", "ten", "-1", "1 parsec", "nan", "inf"] {
             assert!(millis(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_duration_is_too_long_for_the_clock_and_no_size_too_much_to_add() {
+        let now = std::time::Instant::now();
+        for text in ["9223372036854775807s", "1e19", "18446744073709551615", "1000y"] {
+            let span = text.parse::<Span>().unwrap();
+            assert_eq!(span.duration(), Span::LONGEST, "{text}");
+            assert!(now.checked_add(2 * span.duration()).is_some());
+            assert_eq!(span.to_string().parse(), Ok(span), "what is printed can be read");
+            let pauses: Pauses = format!("1s..{text}").parse().unwrap();
+            assert_eq!(pauses.longest, Span::LONGEST);
+        }
+        for text in ["18446744073709551615", "2EiB", "9223372036854775807"] {
+            let count = text.parse::<ByteCount>().unwrap();
+            assert!((count.bytes() / 4).checked_mul(5).is_some(), "{text}");
+            assert_eq!(count.to_string().parse(), Ok(count), "what is printed can be read");
         }
     }
 

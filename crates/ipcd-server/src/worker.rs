@@ -298,7 +298,7 @@ impl Worker {
                 }
                 Received::Message(ToWorker::News(news), _) => self.core.hear_news(self.now, news),
                 Received::Message(ToWorker::Configure(live), _) => {
-                    self.core.configure(self.now, |config| live.apply(config));
+                    self.configure(*live);
                 }
                 Received::Message(
                     ToWorker::Admit { number, listener, scheme, identity, state, dialect },

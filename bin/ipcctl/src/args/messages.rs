@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use ipcd_server::{ByteCount, Span};
 
-use super::span;
-
 /// Without a body, standard input is sent: all of it as one message, unless -l or -0 is given.
 #[derive(Args)]
 pub(crate) struct SendArgs {
@@ -25,7 +23,7 @@ pub(crate) struct SendArgs {
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) count: u64,
     /// Wait so long between messages.
-    #[arg(long, value_name = "DURATION", value_parser = span)]
+    #[arg(long, value_name = "DURATION")]
     pub(crate) interval: Option<Span>,
     /// What to wait for at the end.
     #[arg(long, default_value = "accepted", value_name = "WHAT")]
@@ -82,10 +80,10 @@ pub(crate) struct RecvArgs {
     #[arg(short = 'C', long, value_name = "N")]
     pub(crate) count: Option<u64>,
     /// End after this time; with --count, exit status 4 if it was not reached.
-    #[arg(short = 'W', long, value_name = "DURATION", value_parser = span)]
+    #[arg(short = 'W', long, value_name = "DURATION")]
     pub(crate) wait: Option<Span>,
     /// End when nothing came for this time.
-    #[arg(long, value_name = "DURATION", value_parser = span)]
+    #[arg(long, value_name = "DURATION")]
     pub(crate) idle: Option<Span>,
     /// Share the messages with the other members of this group: each goes to one of them.
     #[arg(short, long, value_name = "GROUP")]
@@ -152,7 +150,7 @@ pub(crate) struct ReqArgs {
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) replies: u64,
     /// How long to wait for each reply after the first; as --timeout if it is not given.
-    #[arg(long, value_name = "DURATION", value_parser = span)]
+    #[arg(long, value_name = "DURATION")]
     pub(crate) reply_timeout: Option<Span>,
     /// Wait until so many subscriptions match first.
     #[arg(long, value_name = "N")]
@@ -182,7 +180,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: u16,
     /// End a command that takes longer, with all that it has started; 0 for never.
-    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = span)]
+    #[arg(long, default_value = "30s", value_name = "DURATION")]
     pub(crate) job_timeout: Span,
     /// End a command whose output is longer; the daemon's largest payload if it is not given.
     #[arg(long, value_name = "SIZE")]

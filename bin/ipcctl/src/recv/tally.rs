@@ -14,7 +14,7 @@ pub(super) struct Tally<'a> {
 
 impl<'a> Tally<'a> {
     pub(super) fn new(args: &'a RecvArgs, start: Instant) -> Self {
-        let end = args.wait.map(|wait| start + wait.0);
+        let end = args.wait.map(|wait| start + wait.duration());
         Self { args, received: 0, end, idle_since: Instant::now() }
     }
 
@@ -34,7 +34,7 @@ impl<'a> Tally<'a> {
 
     /// When to end without it.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let idle = self.args.idle.map(|idle| self.idle_since + idle.0);
+        let idle = self.args.idle.map(|idle| self.idle_since + idle.duration());
         self.end.into_iter().chain(idle).min()
     }
 

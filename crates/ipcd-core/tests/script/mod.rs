@@ -11,6 +11,7 @@
 //! wait SECONDS    time passes                          drain   the daemon ends
 //! count NAME …    what the router has counted
 //! limits BYTES SUBS  what the peers of one user may have together; 0 for any number
+//! set KEY=N …     another configuration: payload, outbox (bytes), handshake, frame, idle, stall (seconds)
 //! acl RULE | RULE other access rules: allow|deny [uid=N] [pub=S,S] [sub=F,F] [admin]
 //! ```
 //!
@@ -28,13 +29,18 @@ use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
 
 /// Runs the script and compares what the peers saw, line by line, in the order in which they did.
 pub(crate) fn check(script: &str, expected: &str) {
+    let expected: Vec<_> =
+        expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    assert_eq!(run(script), expected, "script:{script}");
+}
+
+/// Runs the script, and says what the peers saw.
+pub(crate) fn run(script: &str) -> Vec<String> {
     let mut stage = Stage::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         stage.step(line);
     }
-    let expected: Vec<_> =
-        expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    assert_eq!(stage.seen, expected, "script:{script}");
+    stage.seen
 }
 
 struct Stage {
@@ -51,6 +57,21 @@ struct Actor {
     rest: Vec<u8>,
     /// Bytes written to the peer and not yet whole frames.
     inbox: Vec<u8>,
+}
+
+fn set(config: &mut Config, pair: &str) {
+    let (key, value) = pair.split_once('=').expect("KEY=N");
+    let number: usize = value.parse().expect("a number");
+    let seconds = Duration::from_secs(number as u64);
+    match key {
+        "payload" => config.max_payload = number,
+        "outbox" => config.outbox = number,
+        "handshake" => config.handshake_timeout = seconds,
+        "frame" => config.frame_timeout = seconds,
+        "idle" => config.idle_timeout = Some(seconds).filter(|timeout| !timeout.is_zero()),
+        "stall" => config.stall_timeout = seconds,
+        _ => panic!("no such key: {key}"),
+    }
 }
 
 impl Stage {
@@ -76,6 +97,9 @@ impl Stage {
                 self.core.configure(self.now, |config| config.pace = pace);
             }
             "drain" => self.core.drain(self.now),
+            "set" => self.core.configure(self.now, |config| {
+                rest.split_whitespace().for_each(|pair| set(config, pair));
+            }),
             "limits" => {
                 let (bytes, subs) = rest.split_once(' ').expect("two numbers");
                 self.core.configure(self.now, |config| {

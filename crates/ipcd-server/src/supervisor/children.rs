@@ -342,7 +342,7 @@ impl Supervisor {
         let child = &mut self.children[index];
         let patience = match child.asked.dialect.reply.is_empty() {
             true => Duration::ZERO,
-            false => self.config.daemon.drain_timeout.0 / 2,
+            false => self.config.daemon.drain_timeout.duration() / 2,
         };
         if let Some(process) = child.process_mut().filter(|process| process.exit.is_none()) {
             // Without a peer nothing is on its way to it.

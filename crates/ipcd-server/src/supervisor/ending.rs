@@ -39,7 +39,7 @@ impl Supervisor {
         self.stop_dialling();
         self.stop_programs();
         let now = Instant::now();
-        let deadline = now + self.config.daemon.drain_timeout.0;
+        let deadline = now + self.config.daemon.drain_timeout.duration();
         self.ending = Some(Ending { quiet_by: Some((now + QUIET).min(deadline)), deadline });
         self.tell_everybody(|| ToWorker::Quiesce);
     }

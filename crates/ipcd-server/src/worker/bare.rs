@@ -6,11 +6,21 @@ use tracing::warn;
 
 use super::Worker;
 use super::peers::read_of;
+use crate::link::Live;
 
 /// Records read of a bare peer in one turn.
 const RECORDS: usize = 64;
 
 impl Worker {
+    /// Puts another configuration in force, also for those who translate for the bare peers there are.
+    pub(super) fn configure(&mut self, live: Live) {
+        self.core.configure(self.now, |config| live.apply(config));
+        let largest = self.core.max_payload();
+        let translators = self.connections.iter_mut().flatten();
+        let translators = translators.filter_map(|connection| connection.translator.as_mut());
+        translators.for_each(|translator| translator.set_largest(largest));
+    }
+
     /// Reads a bare peer's bytes, or some of its records.
     pub(super) fn take_in_bare(&mut self, key: PeerKey) -> Option<Result<Read>> {
         let mut buffer = self.take_scratch();
