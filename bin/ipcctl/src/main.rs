@@ -41,12 +41,21 @@ fn main() -> ExitCode {
     let Arguments { global, verb } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() && wants_json() => return usage(&error),
-        Err(error) => error.exit(),
+        Err(error) if error.use_stderr() => error.exit(),
+        // Help or the version.
+        Err(error) => {
+            let text = error.render().to_string();
+            return end(output::write_all(text.as_bytes()), Format::Text);
+        }
     };
     let context = Context::new(global);
-    match run(&context, verb) {
+    end(run(&context, verb), context.format())
+}
+
+fn end(outcome: Outcome, format: Format) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(context.format()),
+        Err(failure) => failure.report(format),
     }
 }
 

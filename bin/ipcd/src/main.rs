@@ -3,7 +3,7 @@
 mod stdio;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,17 +66,25 @@ struct Arguments {
     log_format: Option<LogFormat>,
 }
 
+/// The exit status when something failed.
+const FAILED: u8 = 1;
 /// The exit status for bad usage or configuration.
 const USAGE: u8 = 2;
 /// The exit status when there is no daemon.
 const CANNOT_CONNECT: u8 = 3;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(arguments) {
+    let done = match Arguments::try_parse() {
+        Ok(arguments) => run(arguments),
+        Err(error) if error.use_stderr() => error.exit(),
+        // Help or the version.
+        Err(error) => print(&error.render().to_string()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err((status, why)) => {
-            eprintln!("{why}");
+            // The status tells it also where standard error does not take it.
+            let _ = io::stderr().write_all(format!("{why}\n").as_bytes());
             ExitCode::from(status)
         }
     }
@@ -86,8 +94,7 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
     // What is wrong in a file stands at the start of the line, where editors look for it.
     let config = arguments.configure().map_err(|error| (USAGE, error.to_string()))?;
     if arguments.print_config {
-        print!("{}", config.to_text());
-        return Ok(());
+        return print(&config.to_text());
     }
     if arguments.test_config {
         return Ok(());
@@ -103,6 +110,13 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
     let has_file = arguments.config.is_some();
     let reload = has_file.then(|| Box::new(move || arguments.configure()) as Box<Reload>);
     ipcd_server::run(config, Start { reload, ready_fd, sockets }).map_err(failed)
+}
+
+/// Writes what was asked for to standard output.
+fn print(text: &str) -> Result<(), (u8, String)> {
+    let mut stdout = io::stdout();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| (FAILED, format!("ipcd: write to standard output: {error}")))
 }
 
 fn take_ready_fd(number: Option<i32>, sockets: &[Socket]) -> io::Result<Option<OwnedFd>> {

@@ -7,6 +7,7 @@ use ipcd_proto::{Decoded, Kind, decode, limits};
 
 use crate::core::{Core, Output};
 use crate::peer::{PeerKey, State};
+use crate::source::Prefixes;
 
 /// What came of received bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,6 +79,11 @@ impl Core {
         } else {
             limits::MAX_HANDSHAKE_FRAME
         }
+    }
+
+    /// How addresses make the networks that peers are charged to.
+    pub fn prefixes(&self) -> Prefixes {
+        self.config.prefixes
     }
 
     /// Bytes of the largest payload.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use crate::link::Link;
+use crate::supervisor::line_reader::LineReader;
 
 /// A worker that dies younger than this is started again only after a pause.
 const INFANCY: Duration = Duration::from_secs(1);
@@ -20,6 +21,8 @@ pub(crate) struct Slot {
     pub(crate) far_end: Link,
     /// Whether messages wait for room on the link.
     pub(crate) is_blocked: bool,
+    /// What the worker logs.
+    pub(crate) log: Option<LineReader>,
     pub(crate) life: Life,
     pub(crate) incarnation: u32,
     /// Since when the worker owes us something.
@@ -63,6 +66,7 @@ impl Slot {
             link: Link::none(),
             far_end: Link::none(),
             is_blocked: false,
+            log: None,
             life,
             incarnation: 0,
             owes_since: None,

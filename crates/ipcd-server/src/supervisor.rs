@@ -8,12 +8,14 @@ mod children;
 mod dialling;
 mod ending;
 mod hearing;
+pub(crate) mod line_reader;
 mod listening;
 mod notifying;
 mod reaping;
 mod reload;
-mod stderr;
+mod worker_log;
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -49,6 +51,9 @@ const FIRST_LINK: u64 = 1 << 32;
 const FIRST_DIALLER: u64 = 2 << 32;
 const FIRST_LAUNCH: u64 = 3 << 32;
 const FIRST_STDERR: u64 = 4 << 32;
+const FIRST_WORKER_LOG: u64 = 5 << 32;
+
+const NULL: &str = "/dev/null";
 
 /// What a daemon is started with, besides its configuration.
 #[derive(Default)]
@@ -94,6 +99,8 @@ struct Supervisor {
     admission: Admission,
     /// Whom each worker is serving.
     marks: Marks,
+    /// `/dev/null`, for the standard input and output of workers.
+    null: File,
     ready_fd: Option<OwnedFd>,
     herald: Herald,
     reload: Option<Box<Reload>>,
@@ -131,6 +138,8 @@ impl Supervisor {
             }
         }
         let marks = Marks::new(slots.len()).map_err(|error| Error::system("map memory", error))?;
+        let null = File::options().read(true).write(true).open(NULL);
+        let null = null.map_err(|error| Error::system(format!("open {NULL}"), error))?;
         write_pid_file(&config)?;
         let mut supervisor = Self {
             core,
@@ -151,6 +160,7 @@ impl Supervisor {
             children: Vec::new(),
             admission: Admission::new(&config.limits),
             marks,
+            null,
             ready_fd: start.ready_fd,
             herald: Herald::new(),
             reload: start.reload,
@@ -179,6 +189,7 @@ impl Supervisor {
             for event in &events[..count] {
                 match event.data() {
                     SIGNALS => self.handle_signals()?,
+                    log @ FIRST_WORKER_LOG.. => self.hear_log((log - FIRST_WORKER_LOG) as usize),
                     stderr @ FIRST_STDERR.. => self.hear_stderr((stderr - FIRST_STDERR) as usize),
                     launch @ FIRST_LAUNCH.. => self.hear_launch((launch - FIRST_LAUNCH) as usize),
                     link @ FIRST_DIALLER.. => self.hear_dialler((link - FIRST_DIALLER) as usize),
@@ -196,6 +207,7 @@ impl Supervisor {
             self.spread_news();
             self.end_who_do_not_read();
             self.watch_over_workers();
+            self.tend_logs();
             self.herald.tick();
             if self.is_over() {
                 return Ok(());
@@ -215,7 +227,7 @@ impl Supervisor {
         let ending =
             self.ending.iter().flat_map(|ending| ending.quiet_by.or(Some(ending.deadline)));
         let own = self.next_of_own().into_iter().chain(self.herald.next());
-        let own = own.chain(self.retry_at);
+        let own = own.chain(self.retry_at).chain(self.next_of_logs());
         let next = births.chain(debts).chain(pauses).chain(ending).chain(own).min();
         let timeout = next.map_or(EpollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now()).as_millis();
@@ -286,6 +298,7 @@ impl Supervisor {
     /// Forks a worker for a slot, and perhaps for one peer, which is still there afterwards.
     fn fork(&mut self, index: usize, only: &mut Option<Admitted>) -> Result<(), Error> {
         let failed = |error| Error::system("fork a worker", error);
+        let (log, log_end) = worker_log::pipe()?;
         let (has_others, has_own_link) = (self.slots.len() > 1, self.serves_per_connection());
         let slot = &mut self.slots[index];
         if has_own_link {
@@ -300,6 +313,7 @@ impl Supervisor {
             let (core, table, inboxes) = (&mut self.core, &mut self.table, &mut self.inboxes);
             let (far_end, user) = (&self.slots[index].far_end, self.worker_user);
             let (sandbox, marks, supervisor) = (&self.sandbox, &self.marks, Pid::this());
+            let (null, log) = (&self.null, &log_end);
             // The child's copies of all this are its own: what it takes, the parent still has.
             ipcd_sys::fork(|| {
                 let core = ipcd_core::Config { slot: place, incarnation, ..core.take() };
@@ -315,6 +329,8 @@ impl Supervisor {
                     shared,
                     only,
                     mark,
+                    null,
+                    log,
                 })
             })
         };
@@ -322,9 +338,11 @@ impl Supervisor {
         match born {
             Ok(pid) => {
                 slot.born(pid);
+                slot.log = Some(worker_log::reader(log));
                 if has_own_link {
                     slot.far_end = Link::none();
                 }
+                self.arm_log(index);
                 if self.config.daemon.fork == ForkMode::Pool {
                     info!(pid = pid.as_raw(), slot = index, incarnation, "worker started");
                 }

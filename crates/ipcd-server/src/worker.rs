@@ -11,10 +11,11 @@ mod peers;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use ipcd_core::{Core, Output, PeerInfo, PeerKey, Request, Shared};
+use ipcd_core::{Core, Output, PeerInfo, PeerKey, Request, Shared, Source};
 use ipcd_proto::control::Origin;
 use ipcd_sys::close_all_except;
 use ipcd_sys::marks::Marks;
@@ -26,16 +27,15 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use tracing::{debug, info, warn};
 
-use crate::Error;
 use crate::alarm::Alarm;
 use crate::connection::{Connection, Token};
 use crate::inbox::{Inboxes, Places};
 use crate::lacking::is_exhaustion;
 use crate::link::{Gone, Link, PEERS, Received, ToSupervisor, ToWorker, is_too_long};
 use crate::listen::Dialect;
-use crate::privileges;
 use crate::sandbox::Sandbox;
 use crate::translator::Translator;
+use crate::{Error, log, privileges};
 
 /// Bytes that one read may take: what the kernel holds of a stream, and so one turn's share.
 const SCRATCH_BYTES: usize = 256 * 1024;
@@ -68,6 +68,10 @@ pub(crate) struct Birth<'a> {
     pub(crate) user: Option<privileges::Drop>,
     pub(crate) sandbox: &'a Sandbox,
     pub(crate) mark: Mark,
+    /// What the worker gets for standard input and output.
+    pub(crate) null: &'a File,
+    /// And for standard error: the pipe that it logs through.
+    pub(crate) log: &'a OwnedFd,
 }
 
 /// Where a worker notes whom it is serving: a place in memory that outlives it.
@@ -118,6 +122,8 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
     let mut keep: Vec<_> = inboxes.descriptors().chain([link.as_fd()]).collect();
     let only = birth.only.iter().flat_map(|only| &only.parts.descriptors);
     keep.extend(only.map(AsFd::as_fd));
+    log::become_worker(birth.null, birth.log)
+        .map_err(|error| Error::system("set the standard descriptors", error))?;
     close_all_except(&keep).map_err(|error| Error::system("close inherited descriptors", error))?;
     if let Some(user) = birth.user {
         user.apply()?;
@@ -336,7 +342,8 @@ impl Worker {
         let must_prove = challenge.is_some();
         let key = self.core.attach(self.now, PeerInfo { listener, origin, challenge, bare });
         let peer = self.core.origin(key).peer;
-        info!(peer, transport = %transport.scheme(), identity = %identity, "peer connected");
+        let source = self.source_of(&identity);
+        info!(%source, peer, transport = %transport.scheme(), %identity, "peer connected");
         let place = key.0 as usize;
         if self.connections.len() <= place {
             self.connections.resize_with(place + 1, || None);
@@ -377,8 +384,14 @@ impl Worker {
         Ok((None, (bare.channel, Some(Box::new(translator)))))
     }
 
+    /// Whose doing a line about a peer is.
+    fn source_of(&self, identity: &Identity) -> Source {
+        Source::of(identity.uid, identity.addr, self.core.prefixes())
+    }
+
     fn reject(&mut self, number: u64, transport: &dyn Transport, who: &Identity, why: &str) {
-        warn!(transport = %transport.scheme(), identity = %who, why, "peer not served");
+        let source = self.source_of(who);
+        warn!(%source, transport = %transport.scheme(), identity = %who, why, "peer not served");
         self.gone.push(Gone { number, was_cut_off: true });
     }
 
@@ -436,7 +449,8 @@ impl Worker {
                 Output::Opened(key) => {
                     self.note_opened(key);
                     let origin = self.core.origin(key);
-                    debug!(peer = origin.peer, name = ?origin.name, "session open");
+                    let source = Source::of(origin.uid, origin.addr, self.core.prefixes());
+                    debug!(%source, peer = origin.peer, name = ?origin.name, "session open");
                 }
                 Output::Denied(key, why) => self.note_denied(key, &why),
                 Output::Close(key, why) => self.close(key, why),

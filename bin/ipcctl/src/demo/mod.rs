@@ -114,7 +114,9 @@ impl PrivateDaemon {
             match ipcd_server::run(config, start) {
                 Ok(()) => 0,
                 Err(error) => {
-                    eprintln!("ipcctl: the demo's daemon: {error}");
+                    let line = format!("ipcctl: the demo's daemon: {error}\n");
+                    // The status tells it, too.
+                    let _ = std::io::stderr().write_all(line.as_bytes());
                     1
                 }
             }

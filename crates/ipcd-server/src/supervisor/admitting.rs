@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ipcd_core::Source;
 use ipcd_proto::control::{Code, Refusal, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};
 use ipcd_transport::{ChannelParts, Identity, Transport};
@@ -10,6 +11,7 @@ use tracing::{error, warn};
 use super::Supervisor;
 use super::listening::find;
 use crate::admission::{Arrival, Entry};
+use crate::config::Config;
 use crate::link::{Gone, Link, ToWorker};
 use crate::listen::Dialect;
 use crate::slot::Life;
@@ -34,7 +36,8 @@ impl Supervisor {
                 Ok(None) => return,
                 Ok(Some(parts)) if !listening.asked.admits(parts.identity.addr) => {
                     let identity = parts.identity;
-                    warn!(transport = %transport.scheme(), %identity, "peer not allowed here");
+                    let source = source_of(&identity, &self.config);
+                    warn!(%source, transport = %transport.scheme(), %identity, "peer not allowed here");
                 }
                 Ok(Some(parts)) => {
                     let dialect = listening.asked.dialect.clone();
@@ -45,7 +48,8 @@ impl Supervisor {
                     }
                 }
                 Err(error) => {
-                    warn!(transport = %transport.scheme(), %error, "peer not accepted");
+                    let source = &listening.asked.endpoint;
+                    warn!(%source, transport = %transport.scheme(), %error, "peer not accepted");
                     if error.is_exhaustion() {
                         listening.paused = Some(Instant::now() + EXHAUSTED_PAUSE);
                         return;
@@ -131,6 +135,8 @@ impl Supervisor {
         why: &str,
     ) {
         let (identity, state) = (parts.identity.clone(), parts.state.clone());
+        let (source, scheme) = (source_of(&identity, &self.config), transport.scheme());
+        warn!(%source, transport = %scheme, %identity, why, "peer refused");
         refuse(transport, parts, is_bare, why);
         if let Some(listening) = find(&mut self.listeners, listener) {
             listening.listener.refused(&identity, &state);
@@ -204,7 +210,8 @@ impl Supervisor {
     fn fork_for(&mut self, index: usize, only: Admitted) -> bool {
         let (number, mut only) = (only.number, Some(only));
         let Err(error) = self.fork(index, &mut only) else { return true };
-        error!(%error, "cannot fork a child for a peer");
+        let source = only.as_ref().map(|only| source_of(&only.parts.identity, &self.config));
+        error!(source = source.map(tracing::field::display), %error, "cannot fork a child for a peer");
         if let Some(Admitted { listener, transport, parts, dialect, .. }) = only {
             let why = "the daemon cannot start another child now";
             self.refuse(listener, transport, parts, dialect.is_some(), why);
@@ -212,6 +219,11 @@ impl Supervisor {
         self.release(Gone { number, was_cut_off: true }, index);
         false
     }
+}
+
+/// Whose doing a line about a peer is.
+fn source_of(identity: &Identity, config: &Config) -> Source {
+    Source::of(identity.uid, identity.addr, config.limits.prefixes())
 }
 
 fn origin(parts: &ChannelParts) -> (Identity, Vec<u8>) {
@@ -231,13 +243,12 @@ fn hand_over(link: &mut Link, admitted: Admitted) {
     let scheme = transport.scheme().to_owned();
     let message = ToWorker::Admit { number, listener, scheme, identity, state, dialect };
     if let Err(error) = link.hand_over(&message, descriptors, number) {
-        warn!(%error, "a peer could not be handed to its worker");
+        warn!(source = "hand over", %error, "a peer could not be handed to its worker");
     }
 }
 
 /// Tells a peer that it is not admitted, if it takes a frame at once, and lets it go.
 fn refuse(transport: &dyn Transport, parts: ChannelParts, is_bare: bool, why: &str) {
-    warn!(transport = %transport.scheme(), identity = %parts.identity, why, "peer refused");
     if is_bare {
         return;
     }

@@ -69,7 +69,7 @@ impl Supervisor {
             if let Err(error) = slot.link.flush()
                 && !is_gone(&error)
             {
-                warn!(%error, "a peer could not be handed to its worker");
+                warn!(source = "hand over", %error, "a peer could not be handed to its worker");
             }
         }
     }

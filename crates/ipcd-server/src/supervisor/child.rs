@@ -8,10 +8,13 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tracing::{info, warn};
 
-use super::stderr::{Heard, Stderr};
+use super::line_reader::{Bounds, Heard, LineReader};
 use crate::backoff::Backoff;
 use crate::exec::Exec;
 use crate::link::Link;
+
+/// How much of a program's standard error goes to the log.
+pub(super) const STDERR: Bounds = Bounds { line_bytes: 1024, lines: 100, bytes: 256 * 1024 };
 
 /// A program, and how far we are with it.
 pub(super) struct Child {
@@ -37,7 +40,7 @@ pub(super) enum Stage {
 pub(super) struct Process {
     pub(super) pid: Pid,
     pub(super) since: Instant,
-    pub(super) stderr: Stderr,
+    pub(super) stderr: LineReader,
     /// Until exec(2) is done: what tells of it, and our ends of its pipes.
     pub(super) launch: Option<(Link, ChannelParts)>,
     /// Our hold on what ends with the process, if its own output is none of the bus's.

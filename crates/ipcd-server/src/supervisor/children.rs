@@ -12,8 +12,8 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getegid, geteuid, pipe2};
 use tracing::{info, warn};
 
-use super::child::{Child, Exit, Process, Stage, Step, say};
-use super::stderr::Stderr;
+use super::child::{Child, Exit, Process, STDERR, Stage, Step, say};
+use super::line_reader::LineReader;
 use super::{FIRST_LAUNCH, FIRST_STDERR, Supervisor, watch};
 use crate::Error;
 use crate::backoff::Backoff;
@@ -222,7 +222,7 @@ impl Supervisor {
         Ok(Process {
             pid,
             since: Instant::now(),
-            stderr: Stderr::new(said),
+            stderr: LineReader::new(said, STDERR),
             launch: Some((link, parts)),
             hold,
             peer: None,
@@ -290,11 +290,9 @@ impl Supervisor {
         let child = &mut self.children[index];
         let stage = std::mem::replace(&mut child.stage, Stage::Over);
         let Stage::Running(process) = stage else { return };
-        let Process { pid, since, stderr, peer, was_cut_off, .. } = *process;
+        let Process { pid, since, mut stderr, peer, was_cut_off, .. } = *process;
         let Exit { status, signal } = exit;
-        if stderr.is_armed {
-            let _ = self.epoll.delete(&stderr);
-        }
+        stderr.disarm(&self.epoll);
         say(child.asked.shown(), pid, stderr.finish());
         let has_failed = was_cut_off || status != 0 || signal.is_some();
         // Why it was not even started has been said.
@@ -356,19 +354,7 @@ impl Supervisor {
         let child = &mut self.children[index];
         let data = FIRST_STDERR + child.number as u64;
         let Some(process) = child.process_mut() else { return };
-        let stderr = &mut process.stderr;
-        let is_wanted = stderr.wants_read();
-        if is_wanted == stderr.is_armed {
-            return;
-        }
-        let armed = match is_wanted {
-            true => watch(&self.epoll, stderr, data).map_err(|error| error.to_string()),
-            false => self.epoll.delete(&*stderr).map_err(|error| error.to_string()),
-        };
-        stderr.is_armed = is_wanted;
-        if let Err(error) = armed {
-            warn!(error, "a program's standard error cannot be watched");
-        }
+        process.stderr.arm(&self.epoll, data);
     }
 }
 

@@ -73,6 +73,7 @@ impl Supervisor {
             warn!(slot = index, "peers did not take what was left for them in time");
             self.kill(index);
             let _ = waitpid(pid, None);
+            self.finish_log(index, pid);
         }
         if let Some(path) = &self.config.daemon.pid_file {
             let _ = std::fs::remove_file(path);

@@ -17,7 +17,7 @@ impl Supervisor {
         if let Err(error) = self.slots[index].link.flush()
             && !is_gone(&error)
         {
-            warn!(%error, "a peer could not be handed to its worker");
+            warn!(source = "hand over", %error, "a peer could not be handed to its worker");
         }
         if !self.hear(index, HEAR_BUDGET) {
             self.kill(index);

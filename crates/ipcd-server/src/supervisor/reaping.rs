@@ -44,6 +44,7 @@ impl Supervisor {
         };
         // What the dead one had said comes before anything that its successor says.
         self.hear_last_words(index);
+        self.finish_log(index, pid);
         let has_done_its_work = status == 0 && signal.is_none();
         // Who sends SIGKILL from outside means the worker.
         if !has_done_its_work && (signal != Some(Signal::SIGKILL) || self.slots[index].has_hung) {

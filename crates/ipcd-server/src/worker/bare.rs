@@ -1,6 +1,6 @@
 //! Bare peers: what they send is translated into frames, and back.
 
-use ipcd_core::PeerKey;
+use ipcd_core::{PeerKey, Source};
 use ipcd_transport::{Error, Read, ReadBuffer, Result, Wrote};
 use tracing::warn;
 
@@ -130,8 +130,10 @@ impl Worker {
     fn tell_refusal(&mut self, key: PeerKey) {
         let translator = self.connection(key).and_then(|found| found.translator.as_mut());
         if let Some(why) = translator.and_then(|translator| translator.take_refusal()) {
-            let peer = self.core.origin(key).peer;
-            warn!(peer, why, "a message was refused; the next ones of this peer are only counted");
+            let origin = self.core.origin(key);
+            let source = Source::of(origin.uid, origin.addr, self.core.prefixes());
+            let peer = origin.peer;
+            warn!(%source, peer, why, "a message was refused; the next ones of this peer are only counted");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the kernel has no memory for now: it is tried again after a pause, and costs nothing until
 //! then.
 
-use ipcd_core::PeerKey;
+use ipcd_core::{PeerKey, Source};
 use nix::errno::Errno;
 use tracing::warn;
 
@@ -40,8 +40,15 @@ impl Worker {
     pub(super) fn leave_unwatched(&mut self, key: PeerKey, error: Errno) {
         let why = format!("the kernel cannot wait for it: {error}");
         if self.connection(key).is_some_and(|connection| connection.closing.is_none()) {
-            let peer = self.core.origin(key).peer;
-            warn!(peer, why, "peer let go; see epoll(7) for the limit on what one user waits for");
+            let origin = self.core.origin(key);
+            let (peer, source) =
+                (origin.peer, Source::of(origin.uid, origin.addr, self.core.prefixes()));
+            warn!(
+                %source,
+                peer,
+                why,
+                "peer let go; see epoll(7) for the limit on what one user waits for"
+            );
             self.core.leave_unwatched(self.now, key, &why);
             self.write(key);
             self.finish(key);

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use ipcd_core::PeerKey;
+use ipcd_core::{PeerKey, Source};
 use ipcd_transport::{Read, ReadBuffer, Wrote};
 use nix::sys::epoll::EpollFlags;
 use tracing::{info, warn};
@@ -137,7 +137,8 @@ impl Worker {
             return;
         };
         let peer = self.core.origin(key).peer;
-        info!(peer, %identity, "peer known by its certificate");
+        let source = Source::of(identity.uid, identity.addr, self.core.prefixes());
+        info!(%source, peer, %identity, "peer known by its certificate");
         let has_other_rights = self.core.vouch(key, name);
         connection.is_vouched = true;
         if has_other_rights && let Some(translator) = &mut connection.translator {
@@ -266,7 +267,9 @@ impl Worker {
         let was_cut_off = connection.closing.is_some();
         let why = connection.closing.as_deref().unwrap_or(why);
         let origin = self.core.origin(key);
+        let source = self.source_of(connection.channel.identity());
         info!(
+            %source,
             peer = origin.peer,
             transport = %origin.transport,
             identity = %connection.channel.identity(),
@@ -277,7 +280,7 @@ impl Worker {
         if let Some((refused, withheld)) = connection.translator.as_ref().map(|t| t.losses())
             && refused + withheld > 0
         {
-            warn!(peer = origin.peer, refused, withheld, "messages of or for it were dropped");
+            warn!(%source, peer = origin.peer, refused, withheld, "messages of or for it were dropped");
         }
         self.core.detach(self.now, key);
         self.gone.push(Gone { number: connection.admission, was_cut_off });
@@ -349,7 +352,8 @@ impl Worker {
         if connection.translator.is_none() {
             let identity = connection.channel.identity();
             let peer = self.core.origin(key).peer;
-            warn!(peer, %identity, why, "denied; what else is denied to this peer is only counted");
+            let source = self.source_of(identity);
+            warn!(%source, peer, %identity, why, "denied; what else is denied to this peer is only counted");
         }
     }
 

@@ -1,24 +1,37 @@
-//! What a program says on its standard error, line by line and within bounds: a chatty one fills
-//! neither the log nor the supervisor's time.
+//! What a program or a worker says on its standard error, line by line and within bounds: a chatty
+//! one fills neither the log nor the supervisor's time.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::epoll::Epoll;
 use nix::unistd::read;
+use tracing::warn;
 
-/// Bytes of a line that are shown.
-const LINE_BYTES: usize = 1024;
-/// How many lines are shown, and bytes are read, in a window of time.
-const LINES: u32 = 100;
-const BYTES: usize = 256 * 1024;
+use super::watch;
+
+/// How much is taken of one pipe.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Bytes of a line that are shown.
+    pub(crate) line_bytes: usize,
+    /// Lines that are shown in a window of time.
+    pub(crate) lines: u32,
+    /// Bytes that are read in a window of time. Then the pipe is left alone until the window ends.
+    pub(crate) bytes: usize,
+}
+
+/// The length of a window.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Bytes read at once.
 const CHUNK: usize = 16 * 1024;
 
-/// The end of a pipe that the program writes into, non-blocking.
-pub(super) struct Stderr {
+/// The reading end of a pipe, non-blocking.
+#[derive(Debug)]
+pub(crate) struct LineReader {
     pipe: OwnedFd,
+    bounds: Bounds,
     line: Vec<u8>,
     /// Whether the rest of the line is not shown.
     is_cut: bool,
@@ -28,24 +41,25 @@ pub(super) struct Stderr {
     /// Lines that were not shown.
     dropped: u64,
     /// Whether it has ended.
-    pub(super) is_over: bool,
-    /// Whether it is waited for.
-    pub(super) is_armed: bool,
+    is_over: bool,
+    /// Whether epoll watches it.
+    is_armed: bool,
 }
 
 /// What there is to be logged.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     /// A line, or the beginning of a long one.
     Line(String),
     /// So many lines were not shown.
     Dropped(u64),
 }
 
-impl Stderr {
-    pub(super) fn new(pipe: OwnedFd) -> Self {
+impl LineReader {
+    pub(crate) fn new(pipe: OwnedFd, bounds: Bounds) -> Self {
         Self {
             pipe,
+            bounds,
             line: Vec::new(),
             is_cut: false,
             window: Instant::now(),
@@ -58,7 +72,7 @@ impl Stderr {
     }
 
     /// Reads what is there, as much as is allowed now.
-    pub(super) fn read(&mut self, now: Instant) -> Vec<Heard> {
+    pub(crate) fn read(&mut self, now: Instant) -> Vec<Heard> {
         let mut heard = self.turn(now);
         let mut chunk = [0; CHUNK];
         while self.wants_read() {
@@ -74,7 +88,7 @@ impl Stderr {
     }
 
     /// What is left when nothing more will be read.
-    pub(super) fn finish(mut self) -> Vec<Heard> {
+    pub(crate) fn finish(mut self) -> Vec<Heard> {
         let mut heard = self.read(self.window + WINDOW);
         if !self.line.is_empty() {
             self.end_line(&mut heard);
@@ -84,12 +98,35 @@ impl Stderr {
     }
 
     /// Whether it is to be waited for: not after too much in this window.
-    pub(super) fn wants_read(&self) -> bool {
-        !self.is_over && self.bytes < BYTES
+    pub(crate) fn wants_read(&self) -> bool {
+        !self.is_over && self.bytes < self.bounds.bytes
+    }
+
+    /// Has epoll watch it while it is to be read, and not otherwise.
+    pub(crate) fn arm(&mut self, epoll: &Epoll, data: u64) {
+        let is_wanted = self.wants_read();
+        if is_wanted == self.is_armed {
+            return;
+        }
+        let armed = match is_wanted {
+            true => watch(epoll, self, data).map_err(|error| error.to_string()),
+            false => epoll.delete(&*self).map_err(|error| error.to_string()),
+        };
+        self.is_armed = is_wanted;
+        if let Err(error) = armed {
+            warn!(error, "standard error of a child cannot be watched");
+        }
+    }
+
+    /// Has epoll forget it. Closing is not enough: a child that was just forked may still have a copy.
+    pub(crate) fn disarm(&mut self, epoll: &Epoll) {
+        if std::mem::take(&mut self.is_armed) {
+            let _ = epoll.delete(&*self);
+        }
     }
 
     /// When to look at it, though it may be silent.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         let waits = self.dropped > 0 || (!self.is_over && !self.wants_read());
         waits.then_some(self.window + WINDOW)
     }
@@ -111,7 +148,7 @@ impl Stderr {
                 Some((b'\n', text)) => (text, true),
                 _ => (piece, false),
             };
-            let room = LINE_BYTES - self.line.len();
+            let room = self.bounds.line_bytes - self.line.len();
             self.is_cut |= text.len() > room;
             self.line.extend_from_slice(&text[..text.len().min(room)]);
             if ends {
@@ -123,7 +160,7 @@ impl Stderr {
     fn end_line(&mut self, heard: &mut Vec<Heard>) {
         let line = std::mem::take(&mut self.line);
         let is_cut = std::mem::take(&mut self.is_cut);
-        if self.lines == LINES {
+        if self.lines == self.bounds.lines {
             self.dropped += 1;
             return;
         }
@@ -136,7 +173,7 @@ impl Stderr {
     }
 }
 
-impl AsFd for Stderr {
+impl AsFd for LineReader {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
@@ -149,9 +186,14 @@ mod tests {
 
     use super::*;
 
-    fn pipe() -> (Stderr, OwnedFd) {
+    const LINE_BYTES: usize = 1024;
+    const LINES: u32 = 100;
+    const BYTES: usize = 256 * 1024;
+
+    fn pipe() -> (LineReader, OwnedFd) {
         let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
-        (Stderr::new(read), write)
+        let bounds = Bounds { line_bytes: LINE_BYTES, lines: LINES, bytes: BYTES };
+        (LineReader::new(read, bounds), write)
     }
 
     fn line(text: &str) -> Heard {

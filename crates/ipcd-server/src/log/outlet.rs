@@ -1,0 +1,242 @@
+//! Standard error, written to without waiting for it.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use nix::unistd::write;
+
+use super::format::{LineFormat, MARK};
+
+/// Bytes that wait for standard error to take more.
+const BACKLOG_BYTES: usize = 256 * 1024;
+/// What goes there at once: a pipe that has room at all takes as much without waiting (pipe(7)).
+const PIECE_BYTES: usize = 4096;
+/// How soon standard error is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Standard error, and what it has not taken yet.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    way: Way,
+    backlog: VecDeque<u8>,
+    /// Lines that were not written and that were not told yet.
+    lost: u64,
+    /// Whether the last line that was begun has no end.
+    is_in_line: bool,
+    retry_at: Option<Instant>,
+}
+
+/// How to write without waiting. The flag `O_NONBLOCK` of standard error itself is left alone: it is
+/// shared with whoever started the daemon.
+#[derive(Debug)]
+enum Way {
+    /// A socket, which can be told so with each call.
+    Socket,
+    /// A pipe or a terminal, opened once more, with a flag of its own.
+    Reopened(OwnedFd),
+    /// What is asked first whether it has room. A file always says so.
+    Asked,
+}
+
+impl Outlet {
+    pub(super) fn stderr() -> Self {
+        let (backlog, way) = (VecDeque::new(), Way::of(io::stderr().as_fd()));
+        Self { way, backlog, lost: 0, is_in_line: false, retry_at: None }
+    }
+
+    /// Writes a line, or keeps it for later, or counts it.
+    pub(super) fn write(&mut self, line: &str, now: Instant, format: &LineFormat) {
+        // Lines stay in order: none overtakes the report of those that were lost.
+        if self.lost > 0 && self.backlog.is_empty() {
+            self.flush(now, format);
+        }
+        if self.lost > 0 || self.backlog.len() + line.len() >= BACKLOG_BYTES {
+            self.lost += 1;
+            self.retry_at.get_or_insert(now + RETRY);
+            return;
+        }
+        self.keep(line);
+        self.flush(now, format);
+    }
+
+    /// When to try again.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Writes what waits, as far as standard error takes it, and tells of lines that were lost.
+    pub(super) fn flush(&mut self, now: Instant, format: &LineFormat) {
+        self.retry_at = None;
+        match self.write_backlog().and_then(|()| self.tell_lost(format)) {
+            Ok(()) => {}
+            Err(Errno::EAGAIN) => self.retry_at = Some(now + RETRY),
+            // A disk that is full, a reader that has gone: what waits is lost.
+            Err(_) => {
+                let lines = self.backlog.iter().filter(|byte| **byte == b'\n').count();
+                self.lost = self.lost.saturating_add(lines as u64);
+                self.backlog.clear();
+                self.retry_at = Some(now + RETRY);
+            }
+        }
+    }
+
+    fn tell_lost(&mut self, format: &LineFormat) -> Result<(), Errno> {
+        if self.lost == 0 {
+            return Ok(());
+        }
+        let told = std::mem::take(&mut self.lost);
+        if std::mem::take(&mut self.is_in_line) {
+            self.backlog.push_back(b'\n');
+        }
+        self.keep(format.lost(told).trim_matches([MARK, '\n']));
+        let written = self.write_backlog();
+        if written.is_err_and(|error| error != Errno::EAGAIN) {
+            self.backlog.clear();
+            self.lost = told;
+        }
+        written
+    }
+
+    fn keep(&mut self, line: &str) {
+        self.backlog.extend(line.as_bytes());
+        self.backlog.push_back(b'\n');
+    }
+
+    fn write_backlog(&mut self) -> Result<(), Errno> {
+        while !self.backlog.is_empty() {
+            let (first, _) = self.backlog.as_slices();
+            let piece = &first[..first.len().min(PIECE_BYTES)];
+            match self.way.write(piece) {
+                Ok(count) => {
+                    self.is_in_line = count > 0 && piece[count - 1] != b'\n';
+                    self.backlog.drain(..count);
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Way {
+    fn of(stderr: BorrowedFd<'_>) -> Self {
+        let kind = stderr.try_clone_to_owned().map(File::from).and_then(|file| file.metadata());
+        let Ok(kind) = kind.map(|metadata| metadata.file_type()) else { return Self::Asked };
+        if kind.is_socket() {
+            return Self::Socket;
+        }
+        // Not a file, which would begin at its start again.
+        if kind.is_fifo() || stderr.is_terminal() {
+            let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+            let mut options = File::options();
+            options.write(true).custom_flags(flags.bits());
+            let opened = options.open(format!("/proc/self/fd/{}", stderr.as_raw_fd()));
+            // It may be another user's, or have no reader.
+            return opened.map_or(Self::Asked, |opened| Self::Reopened(opened.into()));
+        }
+        Self::Asked
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        let stderr = io::stderr();
+        match self {
+            Self::Socket => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                send(stderr.as_fd().as_raw_fd(), bytes, flags)
+            }
+            Self::Reopened(fd) => write(fd, bytes),
+            Self::Asked => {
+                let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+                match poll(&mut asked, PollTimeout::ZERO)? {
+                    0 => Err(Errno::EAGAIN),
+                    _ => write(stderr.as_fd(), bytes),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::{pipe2, read};
+
+    use super::*;
+
+    const FORMAT: LineFormat = LineFormat { is_json: false };
+
+    fn outlet(way: Way) -> Outlet {
+        Outlet { way, backlog: VecDeque::new(), lost: 0, is_in_line: false, retry_at: None }
+    }
+
+    fn drain(reader: &OwnedFd) -> String {
+        let (mut all, mut chunk) = (Vec::new(), [0; 65536]);
+        while let Ok(count @ 1..) = read(reader, &mut chunk) {
+            all.extend_from_slice(&chunk[..count]);
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    #[test]
+    fn lines_that_a_pipe_does_not_take_come_later_and_the_rest_is_counted() {
+        let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
+        let (mut outlet, now) = (outlet(Way::of(writer.as_fd())), Instant::now());
+        assert!(matches!(outlet.way, Way::Reopened(_)));
+        let count = 20_000;
+        for number in 0..count {
+            outlet.write(&format!("line {number} {}", "x".repeat(100)), now, &FORMAT);
+            assert!(outlet.backlog.len() < BACKLOG_BYTES);
+        }
+        assert_eq!(outlet.next(), Some(now + RETRY));
+        let mut text = String::new();
+        while outlet.next().is_some() {
+            text += &drain(&reader);
+            outlet.flush(now, &FORMAT);
+        }
+        text += &drain(&reader);
+        let numbers: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("line ")).collect();
+        for (number, line) in numbers.iter().enumerate() {
+            assert!(line.starts_with(&format!("{number} ")), "{line}");
+        }
+        let lost = format!("lines of the log were lost lines={}", count - numbers.len());
+        assert!(numbers.len() > 1000 && text.trim_end().ends_with(&lost), "{lost}");
+        outlet.write("after it", now, &FORMAT);
+        assert_eq!(drain(&reader), "after it\n");
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_tried_again_and_ends_nothing() {
+        let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
+        let (mut outlet, now) = (outlet(Way::Reopened(writer)), Instant::now());
+        outlet.write("one", now, &FORMAT);
+        drop(reader);
+        for _ in 0..100 {
+            outlet.write("two", now, &FORMAT);
+        }
+        assert_eq!((outlet.lost, outlet.backlog.len()), (100, 0));
+        assert_eq!(outlet.next(), Some(now + RETRY));
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_says_how_many() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let (mut outlet, now) = (outlet(Way::Reopened(full.into())), Instant::now());
+        for _ in 0..100 {
+            outlet.write("lost", now, &FORMAT);
+        }
+        let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
+        outlet.way = Way::Reopened(writer);
+        outlet.write("there is room", now, &FORMAT);
+        let text = drain(&reader);
+        assert!(text.contains("lines of the log were lost lines=100\n"), "{text}");
+        assert!(text.ends_with("there is room\n"), "{text}");
+    }
+}
