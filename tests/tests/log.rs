@@ -3,10 +3,13 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ipcd_tests::{Ended, Raw, Running, Setup, descriptor, eventually, ipcctl, ipcd, is_alive};
+use ipcd_tests::{
+    Ended, PATIENCE, Raw, Running, Setup, descriptor, eventually, ipcctl, ipcd, is_alive,
+};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -109,6 +112,23 @@ fn a_log_whose_reader_has_gone_or_whose_disk_is_full_ends_nothing() {
         deaf.serves();
         assert!(is_alive(worker), "the worker was replaced");
         deaf.terminate();
+    }
+}
+
+#[test]
+fn a_relay_goes_on_when_its_remarks_are_not_read() {
+    let (dir, _pipe) = small_pipe();
+    let (from, to) = (dir.path().join("in.sock"), dir.path().join("nothing.sock"));
+    let mut shell = Command::new("sh");
+    let script = format!("exec \"$@\" 2>{}", dir.path().join("log").display());
+    shell.args(["-c", &script, "sh"]).arg(ipcctl()).args(["relay", "--raw"]);
+    shell.arg(format!("unix://{}", from.display())).arg(format!("unix://{}", to.display()));
+    let _relay = Running::start(&mut shell);
+    eventually("a listener", || UnixStream::connect(&from).ok());
+    for _ in 0..100 {
+        let mut peer = UnixStream::connect(&from).expect("it listens");
+        peer.set_read_timeout(Some(PATIENCE)).expect("a stream has time-outs");
+        assert_eq!(peer.read_to_end(&mut Vec::new()).expect("it is let go"), 0);
     }
 }
 

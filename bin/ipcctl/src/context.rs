@@ -74,11 +74,6 @@ impl Context {
         }
     }
 
-    /// What went wrong and does not end the tool.
-    pub(crate) fn complain(&self, text: &str) {
-        let _ = writeln!(std::io::stderr(), "ipcctl: {}", visible(text));
-    }
-
     /// A remark for people.
     pub(crate) fn remark(&self, text: &str) {
         if !self.global.quiet {

@@ -1,14 +1,19 @@
 //! `ipcctl relay`.
 
+use std::cell::RefCell;
+use std::time::Instant;
+
 use ipcd_relay::{Error, Observer, Relay, Side};
+use ipcd_server::{Outlet, Quotas};
 use ipcd_transport::{Endpoint, Error as TransportError};
 
 use crate::args::RelayArgs;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::output::visible;
 
 pub(crate) fn run(context: &Context, args: &RelayArgs) -> Outcome {
-    let relayed = relay(context, args).and_then(|relay| relay.run(context));
+    let relayed = relay(context, args).and_then(|relay| relay.run(&Remarks::new(context)));
     relayed.map_err(|error| failure(error).during(format_args!("relay {} {}", args.from, args.to)))
 }
 
@@ -42,12 +47,33 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-impl Observer for Context {
+/// What is said on standard error while peers are served. It waits for none of it: a relay goes on
+/// when its remarks are not read, and peers who cannot be relayed fill no disk.
+struct Remarks<'a> {
+    context: &'a Context,
+    said: RefCell<(Outlet, Quotas)>,
+}
+
+impl<'a> Remarks<'a> {
+    fn new(context: &'a Context) -> Self {
+        let told = |lines| format!("ipcctl: {lines} remarks were lost");
+        Self { context, said: RefCell::new((Outlet::stderr(told), Quotas::default())) }
+    }
+}
+
+impl Observer for Remarks<'_> {
     fn listening(&self, at: &Endpoint) {
-        self.announce(&format!("listening on {at}"));
+        self.context.announce(&format!("listening on {at}"));
     }
 
     fn trouble(&self, what: &str) {
-        self.complain(what);
+        let (outlet, quotas) = &mut *self.said.borrow_mut();
+        let now = Instant::now();
+        for (_, lines) in quotas.report(now) {
+            outlet.write(&format!("ipcctl: {lines} remarks were suppressed"), now);
+        }
+        if quotas.allows("peers", now) {
+            outlet.write(&format!("ipcctl: {}", visible(what)), now);
+        }
     }
 }

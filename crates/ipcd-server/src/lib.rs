@@ -42,7 +42,7 @@ pub use connect::Connect;
 pub use counts::{MaxChildren, Workers};
 pub use exec::{Exec, Restart};
 pub use listen::{Dialect, Listen};
-pub use log::init as init_log;
+pub use log::{Outlet, Quotas, init as init_log};
 pub use runtime::{TOKEN_FILE, locate as runtime_dir};
 pub use supervisor::{Reload, Start, run};
 pub use values::{ByteCount, Pauses, Span};

@@ -19,9 +19,9 @@ use std::time::Instant;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, write};
 use tracing::level_filters::LevelFilter;
 
-use self::format::{LineFormat, MARK, Marked};
-use self::outlet::Outlet;
-use self::quotas::Quotas;
+use self::format::{LineFormat, Marked, unmarked};
+pub use self::outlet::Outlet;
+pub use self::quotas::Quotas;
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// The log of this process. It is locked for the time of one line, never across a fork.
@@ -64,7 +64,11 @@ pub fn init(log: Log) {
         .event_format(format);
     // The only error is that a log was started already, which stays in force.
     if lines.try_init().is_ok() {
-        let (outlet, quotas) = (Outlet::stderr(), Quotas::default());
+        let told: fn(u64) -> String = match format.is_json {
+            true => |lines| unmarked(&LineFormat { is_json: true }.lost(lines)).to_owned(),
+            false => |lines| unmarked(&LineFormat { is_json: false }.lost(lines)).to_owned(),
+        };
+        let (outlet, quotas) = (Outlet::stderr(told), Quotas::default());
         *journal() = Journal::Daemon(Box::new(DaemonLog { format, outlet, quotas }));
     }
 }
@@ -171,18 +175,17 @@ fn say(line: &[u8]) -> bool {
 impl DaemonLog {
     fn write(&mut self, marked: &Marked<'_>, now: Instant) {
         if marked.source.is_empty() || self.quotas.allows(marked.source, now) {
-            self.outlet.write(marked.text, now, &self.format);
+            self.outlet.write(marked.text, now);
         }
     }
 
     fn tick(&mut self, now: Instant) {
         for (source, lines) in self.quotas.report(now) {
             let line = self.format.suppressed(&source, lines);
-            let text = line.trim_start_matches(MARK);
-            self.outlet.write(text.trim_end_matches('\n'), now, &self.format);
+            self.outlet.write(unmarked(&line), now);
         }
         if self.outlet.next().is_some_and(|at| at <= now) {
-            self.outlet.flush(now, &self.format);
+            self.outlet.flush(now);
         }
     }
 }

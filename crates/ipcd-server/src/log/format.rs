@@ -19,7 +19,7 @@ const LINE_BYTES: usize = 3072;
 const SOURCE_BYTES: usize = 128;
 /// Stands before and behind the source of a line on its way to [`super::Journal`]. No line has one:
 /// it is a control character.
-pub(super) const MARK: char = '\x01';
+const MARK: char = '\x01';
 /// The field that names whose doing a line is. It is not shown.
 const SOURCE: &str = "source";
 
@@ -43,6 +43,11 @@ impl<'a> Marked<'a> {
         let (source, text) = line.strip_prefix(MARK)?.split_once(MARK)?;
         (source.len() <= SOURCE_BYTES).then_some(Self { source, text })
     }
+}
+
+/// What is shown of a line that [`LineFormat`] made.
+pub(super) fn unmarked(line: &str) -> &str {
+    line.trim_matches([MARK, '\n'])
 }
 
 impl<S, N> FormatEvent<S, N> for LineFormat

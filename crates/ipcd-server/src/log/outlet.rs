@@ -1,4 +1,5 @@
-//! Standard error, written to without waiting for it.
+//! Standard error, written to without waiting for it: a line that it does not take is kept for a
+//! while, then counted, and the count is told when lines are taken again.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,8 +14,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::write;
 
-use super::format::{LineFormat, MARK};
-
 /// Bytes that wait for standard error to take more.
 const BACKLOG_BYTES: usize = 256 * 1024;
 /// What goes there at once: a pipe that has room at all takes as much without waiting (pipe(7)).
@@ -24,8 +23,10 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// Standard error, and what it has not taken yet.
 #[derive(Debug)]
-pub(super) struct Outlet {
+pub struct Outlet {
     way: Way,
+    /// The line that tells of so many that were lost.
+    told: fn(u64) -> String,
     backlog: VecDeque<u8>,
     /// Lines that were not written and that were not told yet.
     lost: u64,
@@ -47,16 +48,20 @@ enum Way {
 }
 
 impl Outlet {
-    pub(super) fn stderr() -> Self {
-        let (backlog, way) = (VecDeque::new(), Way::of(io::stderr().as_fd()));
-        Self { way, backlog, lost: 0, is_in_line: false, retry_at: None }
+    /// Standard error as it is now. `told` makes the line that tells of so many that were lost.
+    pub fn stderr(told: fn(u64) -> String) -> Self {
+        Self::new(Way::of(io::stderr().as_fd()), told)
+    }
+
+    fn new(way: Way, told: fn(u64) -> String) -> Self {
+        Self { way, told, backlog: VecDeque::new(), lost: 0, is_in_line: false, retry_at: None }
     }
 
     /// Writes a line, or keeps it for later, or counts it.
-    pub(super) fn write(&mut self, line: &str, now: Instant, format: &LineFormat) {
+    pub fn write(&mut self, line: &str, now: Instant) {
         // Lines stay in order: none overtakes the report of those that were lost.
         if self.lost > 0 && self.backlog.is_empty() {
-            self.flush(now, format);
+            self.flush(now);
         }
         if self.lost > 0 || self.backlog.len() + line.len() >= BACKLOG_BYTES {
             self.lost += 1;
@@ -64,18 +69,18 @@ impl Outlet {
             return;
         }
         self.keep(line);
-        self.flush(now, format);
+        self.flush(now);
     }
 
     /// When to try again.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Instant> {
         self.retry_at
     }
 
     /// Writes what waits, as far as standard error takes it, and tells of lines that were lost.
-    pub(super) fn flush(&mut self, now: Instant, format: &LineFormat) {
+    pub fn flush(&mut self, now: Instant) {
         self.retry_at = None;
-        match self.write_backlog().and_then(|()| self.tell_lost(format)) {
+        match self.write_backlog().and_then(|()| self.tell_lost()) {
             Ok(()) => {}
             Err(Errno::EAGAIN) => self.retry_at = Some(now + RETRY),
             // A disk that is full, a reader that has gone: what waits is lost.
@@ -88,7 +93,7 @@ impl Outlet {
         }
     }
 
-    fn tell_lost(&mut self, format: &LineFormat) -> Result<(), Errno> {
+    fn tell_lost(&mut self) -> Result<(), Errno> {
         if self.lost == 0 {
             return Ok(());
         }
@@ -96,7 +101,7 @@ impl Outlet {
         if std::mem::take(&mut self.is_in_line) {
             self.backlog.push_back(b'\n');
         }
-        self.keep(format.lost(told).trim_matches([MARK, '\n']));
+        self.keep(&(self.told)(told));
         let written = self.write_backlog();
         if written.is_err_and(|error| error != Errno::EAGAIN) {
             self.backlog.clear();
@@ -171,10 +176,8 @@ mod tests {
 
     use super::*;
 
-    const FORMAT: LineFormat = LineFormat { is_json: false };
-
     fn outlet(way: Way) -> Outlet {
-        Outlet { way, backlog: VecDeque::new(), lost: 0, is_in_line: false, retry_at: None }
+        Outlet::new(way, |lines| format!("lines of the log were lost lines={lines}"))
     }
 
     fn drain(reader: &OwnedFd) -> String {
@@ -192,14 +195,14 @@ mod tests {
         assert!(matches!(outlet.way, Way::Reopened(_)));
         let count = 20_000;
         for number in 0..count {
-            outlet.write(&format!("line {number} {}", "x".repeat(100)), now, &FORMAT);
+            outlet.write(&format!("line {number} {}", "x".repeat(100)), now);
             assert!(outlet.backlog.len() < BACKLOG_BYTES);
         }
         assert_eq!(outlet.next(), Some(now + RETRY));
         let mut text = String::new();
         while outlet.next().is_some() {
             text += &drain(&reader);
-            outlet.flush(now, &FORMAT);
+            outlet.flush(now);
         }
         text += &drain(&reader);
         let numbers: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("line ")).collect();
@@ -208,7 +211,7 @@ mod tests {
         }
         let lost = format!("lines of the log were lost lines={}", count - numbers.len());
         assert!(numbers.len() > 1000 && text.trim_end().ends_with(&lost), "{lost}");
-        outlet.write("after it", now, &FORMAT);
+        outlet.write("after it", now);
         assert_eq!(drain(&reader), "after it\n");
     }
 
@@ -216,10 +219,10 @@ mod tests {
     fn a_pipe_without_a_reader_is_tried_again_and_ends_nothing() {
         let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
         let (mut outlet, now) = (outlet(Way::Reopened(writer)), Instant::now());
-        outlet.write("one", now, &FORMAT);
+        outlet.write("one", now);
         drop(reader);
         for _ in 0..100 {
-            outlet.write("two", now, &FORMAT);
+            outlet.write("two", now);
         }
         assert_eq!((outlet.lost, outlet.backlog.len()), (100, 0));
         assert_eq!(outlet.next(), Some(now + RETRY));
@@ -230,11 +233,11 @@ mod tests {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let (mut outlet, now) = (outlet(Way::Reopened(full.into())), Instant::now());
         for _ in 0..100 {
-            outlet.write("lost", now, &FORMAT);
+            outlet.write("lost", now);
         }
         let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
         outlet.way = Way::Reopened(writer);
-        outlet.write("there is room", now, &FORMAT);
+        outlet.write("there is room", now);
         let text = drain(&reader);
         assert!(text.contains("lines of the log were lost lines=100\n"), "{text}");
         assert!(text.ends_with("there is room\n"), "{text}");

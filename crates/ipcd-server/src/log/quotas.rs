@@ -15,7 +15,7 @@ const OTHERS: &str = "others";
 
 /// What each source has left.
 #[derive(Debug, Default)]
-pub(super) struct Quotas {
+pub struct Quotas {
     quotas: HashMap<String, Quota>,
     report_at: Option<Instant>,
 }
@@ -30,7 +30,7 @@ struct Quota {
 
 impl Quotas {
     /// Whether a source may cause one more line; if not, the line is counted.
-    pub(super) fn allows(&mut self, source: &str, now: Instant) -> bool {
+    pub fn allows(&mut self, source: &str, now: Instant) -> bool {
         let key = self.key_for(source, now);
         let quota = self.quotas.entry(key).or_insert(Quota { full_at: now, suppressed: 0 });
         let full_at = quota.full_at.max(now) + EACH;
@@ -46,12 +46,12 @@ impl Quotas {
     }
 
     /// When [`Quotas::report`] has something to tell.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Instant> {
         self.report_at
     }
 
     /// How many lines were suppressed, by source, since that was told last.
-    pub(super) fn report(&mut self, now: Instant) -> Vec<(String, u64)> {
+    pub fn report(&mut self, now: Instant) -> Vec<(String, u64)> {
         if self.report_at.take_if(|at| *at <= now).is_none() {
             return Vec::new();
         }
