@@ -1,8 +1,12 @@
 //! `ipcd --stdio`: a way to the daemon through any program that carries bytes.
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use ipcd_tests::{Daemon, Running, Setup, ipcd};
+use ipcd_tests::{Daemon, Raw, Running, Setup, ipcd};
 
 fn through(daemon: &Daemon) -> String {
     format!("pipe:{} --stdio --runtime-dir {}", ipcd().display(), daemon.runtime_dir().display())
@@ -20,6 +24,26 @@ fn everything_works_through_the_pipes_of_a_child() {
     let body: Vec<u8> = (0..1 << 20).map(|number: u32| (number % 251) as u8).collect();
     let ended = daemon.ctl(&via, &["req", "echo", "-N"]).run_fed(&body).expect(0);
     assert!(ended.stdout == body, "a megabyte there and back");
+}
+
+/// The flag belongs to what is shared: any other process that has the description can set it.
+#[test]
+fn input_that_does_not_block_is_waited_for() {
+    let daemon = Setup::new().listen(&["unix"]).start();
+    let (mut near, far) = UnixStream::pair().expect("descriptors are left");
+    far.set_nonblocking(true).expect("a socket can be made so");
+    let mut command = Command::new(ipcd());
+    command.args(["--stdio", "--runtime-dir"]).arg(daemon.runtime_dir());
+    let mut way = Running::start(command.stdin(OwnedFd::from(far)));
+    let mut output = way.take_stdout();
+    drop(command);
+    // It is connected, and has most likely looked in vain for something to move.
+    daemon.wait_for_peers(1);
+    near.write_all(&Raw::hello_bytes()).expect("there is room");
+    output.read_exact(&mut [0; 4]).expect("the daemon welcomes it");
+    near.shutdown(Shutdown::Write).expect("it is a socket");
+    output.read_to_end(&mut Vec::new()).expect("the end is passed on, and answered");
+    way.wait().expect(0);
 }
 
 #[test]

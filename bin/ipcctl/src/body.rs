@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use ipcd_client::{Client, Error, Headers};
+use ipcd_transport::Patient;
+use nix::errno::Errno;
 
 use crate::args::BodyArgs;
 use crate::exit::{Exit, Failure, Outcome};
@@ -144,7 +146,8 @@ pub(crate) fn read_file(file: &Path) -> Outcome<Vec<u8>> {
         return std::fs::read(file).map_err(failed);
     }
     let mut bytes = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
+    let input = Patient::over(std::io::stdin());
+    input.and_then(|mut input| input.read_to_end(&mut bytes)).map_err(failed)?;
     Ok(bytes)
 }
 
@@ -183,11 +186,15 @@ fn read_all(client: &mut Client) -> Outcome<Vec<u8>> {
     }
 }
 
-/// Reads standard input once; false at its end.
+/// Reads standard input once, if there is something; false at its end.
 fn read_some(into: &mut Vec<u8>) -> Outcome<bool> {
     let mut chunk = [0; READ_BYTES];
     // A file's worth of data is not to be copied twice by std's own buffer.
-    let count = nix::unistd::read(std::io::stdin(), &mut chunk).map_err(std::io::Error::from)?;
+    let count = match nix::unistd::read(std::io::stdin(), &mut chunk) {
+        // Another who shares it has made it non-blocking, or has taken what was there.
+        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(true),
+        count => count.map_err(std::io::Error::from)?,
+    };
     into.extend_from_slice(&chunk[..count]);
     Ok(count > 0)
 }

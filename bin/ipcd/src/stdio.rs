@@ -1,14 +1,13 @@
 //! `ipcd --stdio`: the way to a daemon's Unix socket for whoever holds our standard input and
 //! output, such as ssh. It moves bytes and knows nothing of frames.
 
-use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 
 use ipcd_server::Config;
+use ipcd_transport::Patient;
 
 /// Bytes moved at once.
 const CHUNK: usize = 64 * 1024;
@@ -28,18 +27,23 @@ pub(crate) fn run(config: &Config) -> Result<(), String> {
 fn pump(mut socket: &UnixStream) -> io::Result<()> {
     let mut up = socket.try_clone()?;
     // Descriptors, not std's handles, whose buffers would only be in the way.
-    let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut input = Patient::over(io::stdin())?;
+    let mut output = Patient::over(io::stdout())?;
     // It ends with the process, whatever it waits for.
     thread::spawn(move || {
         // Whether the end or an error: nothing more will come from there.
-        let _ = copy(&mut input, &mut up).and_then(|()| up.shutdown(Shutdown::Write));
+        let _ = copy(&mut input, &mut up);
+        up.shutdown(Shutdown::Write)
     });
     match copy(&mut socket, &mut output) {
         // Nobody is left to hear what the daemon says.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if is_gone(error.kind()) => Ok(()),
         copied => copied,
     }
+}
+
+fn is_gone(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 
 /// Moves bytes to the end. Not by [`io::copy`], which uses splice(2): while that waits for a socket,

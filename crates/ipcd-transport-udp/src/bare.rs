@@ -4,22 +4,27 @@
 //!
 //! Each gets a connected socket on the listener's port, as peers with a handshake do. What it had
 //! sent before that socket was there goes along with it, in its order.
+//!
+//! A source that nothing can be sent to is heard all the same: it is a peer until what it had sent is
+//! read.
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use ipcd_transport::{
-    BareChannel, ChannelParts, Endpoint, Error, Identity, Listener, RecordChannel, Result,
+    BareChannel, ChannelParts, Endpoint, Error, Identity, Listener, RecordChannel, Result, Silence,
 };
 
 use crate::connect::socket;
-use crate::listener::socket_for;
+use crate::door::{Door, Ends};
 
-/// How long a peer may be silent.
+/// How long a peer may be silent; and how long one that has sent nothing since it came, whose address
+/// may be forged.
 const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE_AT_FIRST: Duration = Duration::from_secs(10);
 /// Bytes of the largest datagram.
 const LARGEST: usize = 64 * 1024;
 /// Bytes that fit one over IPv4 (udp(7)); over IPv6 it is a little more.
@@ -33,40 +38,83 @@ const LENGTH: usize = 4;
 /// The state in the parts of a channel to a server. As datagrams, it would claim a length that
 /// [`ALONG`] does not allow.
 const SERVER: &[u8] = b"server";
+/// What the state of one begins with that nothing can be sent to; the same holds for it.
+const DEAF: &[u8] = b"deaf";
 
 pub(crate) struct Listening {
-    socket: UdpSocket,
-    bound: SocketAddr,
+    door: Door,
     local: Endpoint,
-    pending: Vec<(SocketAddr, Vec<u8>)>,
+    pending: Vec<(Ends, Vec<u8>)>,
     room: Vec<u8>,
 }
 
 impl Listening {
-    /// Over a socket that shares its port.
-    pub(crate) fn new(socket: UdpSocket, bound: SocketAddr, at: &Endpoint) -> Self {
-        let local = at.with_address(bound.to_string());
-        Self { socket, bound, local, pending: Vec::new(), room: vec![0; LARGEST] }
+    pub(crate) fn new(door: Door, at: &Endpoint) -> Self {
+        let local = at.with_address(door.bound().to_string());
+        Self { door, local, pending: Vec::new(), room: vec![0; LARGEST] }
     }
 
-    /// Takes what a socket holds.
-    fn drain(&mut self, from: &UdpSocket) -> Result<()> {
-        while self.pending.len() < QUEUE {
-            match from.recv_from(&mut self.room) {
-                Ok((count, peer)) => self.pending.push((peer, self.room[..count].to_vec())),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    return Err(Error::system(format!("receive on {}", self.local), error));
-                }
+    /// Takes what has come for the listener.
+    fn receive(&mut self) -> Result<()> {
+        let Self { door, pending, room, .. } = self;
+        let taken = take(pending, room, |room| door.receive(room));
+        taken.map_err(|error| Error::system(format!("receive on {}", self.local), error))
+    }
+
+    /// Makes a peer's socket, with what goes along.
+    fn connect(&mut self, ends: Ends) -> Result<ChannelParts> {
+        let socket = self.door.socket_for(ends)?;
+        // Only now does everything that the peer sends go there; what is here came before, and what
+        // is there and not the peer's came between bind and connect.
+        self.receive()?;
+        let caught = |room: &mut [u8]| {
+            let (count, peer) = socket.recv_from(room)?;
+            Ok((count, Ends { peer, ..ends }))
+        };
+        // An error there is about the peer's own datagrams, and the channel meets it.
+        let _ = take(&mut self.pending, &mut self.room, caught);
+        Ok(self.parts(ends, socket.into(), Vec::new()))
+    }
+
+    /// A peer that is only heard, and whose end comes behind what it has sent.
+    fn hear_only(&mut self, ends: Ends) -> Result<ChannelParts> {
+        let (ended, _) = UnixStream::pair().map_err(|error| Error::system("make a pair", error))?;
+        Ok(self.parts(ends, ended.into(), DEAF.to_vec()))
+    }
+
+    /// Parts with what waits of the peer, as much as may go along.
+    fn parts(&mut self, ends: Ends, socket: OwnedFd, mut state: Vec<u8>) -> ChannelParts {
+        for (_, datagram) in self.pending.extract_if(.., |(of, _)| *of == ends) {
+            if state.len() + LENGTH + datagram.len() <= ALONG {
+                state.extend_from_slice(&(datagram.len() as u32).to_le_bytes());
+                state.extend_from_slice(&datagram);
             }
         }
-        Ok(())
+        let (descriptors, identity) = (vec![socket], Identity::from_addr(ends.peer));
+        ChannelParts { descriptors, identity, state }
     }
+}
+
+/// Takes what a socket holds, as long as there is room for it.
+fn take(
+    pending: &mut Vec<(Ends, Vec<u8>)>,
+    room: &mut [u8],
+    mut receive: impl FnMut(&mut [u8]) -> io::Result<(usize, Ends)>,
+) -> io::Result<()> {
+    for _ in pending.len()..QUEUE {
+        match receive(room) {
+            Ok((_, ends)) if ends.is_loop() => {}
+            Ok((count, ends)) => pending.push((ends, room[..count].to_vec())),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl Listener for Listening {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.door.as_fd()
     }
 
     fn local(&self) -> &Endpoint {
@@ -76,24 +124,16 @@ impl Listener for Listening {
     /// Datagrams that wait make the descriptor readable for nobody, so callers must go on until
     /// there is nothing; if they stop early, those are handed out with the next that come.
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
-        let listener = self.socket.try_clone();
-        let listener = listener.map_err(|error| Error::system("duplicate a socket", error))?;
-        self.drain(&listener)?;
-        let Some(&(peer, _)) = self.pending.first() else { return Ok(None) };
-        let socket = socket_for(self.bound, peer)?;
-        // Only now does everything that the peer sends go there; what is here came before, and what
-        // is there and not the peer's came between bind and connect.
-        self.drain(&listener)?;
-        self.drain(&socket)?;
-        let mut state = Vec::new();
-        for (_, datagram) in self.pending.extract_if(.., |(from, _)| *from == peer) {
-            if state.len() + LENGTH + datagram.len() <= ALONG {
-                state.extend_from_slice(&(datagram.len() as u32).to_le_bytes());
-                state.extend_from_slice(&datagram);
-            }
+        self.receive()?;
+        let Some(&(ends, _)) = self.pending.first() else { return Ok(None) };
+        if !ends.can_answer() {
+            return self.hear_only(ends).map(Some);
         }
-        let (descriptors, identity) = (vec![socket.into()], Identity::from_addr(peer));
-        Ok(Some(ChannelParts { descriptors, identity, state }))
+        match self.connect(ends) {
+            // No way leads to where it says that it comes from. It must not keep others from coming in.
+            Err(error) if !error.is_exhaustion() => self.hear_only(ends).map(Some),
+            parts => parts.map(Some),
+        }
     }
 }
 
@@ -119,9 +159,12 @@ pub(crate) fn adopt(mut parts: ChannelParts) -> Result<BareChannel> {
     let socket = socket.ok_or_else(|| Error::Protocol("a channel has a socket".into()))?;
     let channel = if parts.state == SERVER {
         RecordChannel::datagrams(socket, parts.identity)
+    } else if let Some(state) = parts.state.strip_prefix(DEAF) {
+        RecordChannel::ended(socket, parts.identity, come_along(state))
     } else {
         let first = come_along(&parts.state);
-        RecordChannel::until_idle(socket, parts.identity, SILENCE, first)
+        let silence = Silence::new(SILENCE, SILENCE_AT_FIRST);
+        RecordChannel::until_idle(socket, parts.identity, silence, first)
     };
     let (channel, largest) = (Box::new(channel), Some(LARGEST_SENT));
     Ok(BareChannel::datagrams(channel, largest))
@@ -138,4 +181,55 @@ fn come_along(state: &[u8]) -> VecDeque<Vec<u8>> {
         rest = behind;
     }
     first
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use ipcd_transport::{Read, ReadBuffer};
+
+    use super::*;
+    use crate::listener::bind_listener;
+
+    fn listening() -> Listening {
+        let at = "udp://127.0.0.1:0".parse().unwrap();
+        Listening::new(bind_listener(&at, &["127.0.0.1:0".parse().unwrap()]).unwrap(), &at)
+    }
+
+    fn waits(listening: &mut Listening, peer: &str, datagram: &[u8]) {
+        let ends = Ends { local: listening.door.bound(), peer: peer.parse().unwrap() };
+        listening.pending.push((ends, datagram.to_vec()));
+    }
+
+    /// No socket can be connected to a broadcast address, and without root nothing else sends from
+    /// where no way leads back.
+    #[test]
+    fn sources_that_cannot_be_answered_are_heard_and_keep_nobody_from_coming_in() {
+        for nowhere in ["255.255.255.255:9", "127.0.0.1:0"] {
+            let mut listening = listening();
+            waits(&mut listening, nowhere, b"one");
+            waits(&mut listening, nowhere, b"");
+            let honest = UdpSocket::bind("127.0.0.1:0").unwrap();
+            honest.send_to(b"three", listening.door.bound()).unwrap();
+            let parts = listening.accept().unwrap().expect("it is heard");
+            assert_eq!(parts.identity.addr, nowhere.parse().ok());
+            let mut deaf = adopt(parts).unwrap().channel;
+            let mut into = ReadBuffer::new(4096, 4096);
+            let reads = [(); 4].map(|()| deaf.read(&mut into).unwrap());
+            assert_eq!(reads, [Read::Bytes(3), Read::Bytes(0), Read::Closed, Read::Closed]);
+            assert!(deaf.is_deaf());
+            let parts = listening.accept().unwrap().expect("the honest one comes in");
+            assert_eq!(parts.identity.addr, Some(honest.local_addr().unwrap()));
+            assert_eq!(come_along(&parts.state), [b"three"]);
+            assert!(listening.accept().unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn a_listener_is_no_peer_of_its_own() {
+        let local = "127.0.0.1:7".parse().unwrap();
+        assert!(Ends { local, peer: local }.is_loop());
+        assert!(!Ends { local, peer: "127.0.0.2:7".parse().unwrap() }.is_loop());
+    }
 }

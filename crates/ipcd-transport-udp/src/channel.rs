@@ -13,6 +13,7 @@ use ipcd_transport::{
 use nix::errno::Errno;
 
 use crate::datagram::{DATA_HEADER, Datagram, LARGEST_LOOPBACK, LARGEST_REMOTE};
+use crate::errors::take_proof;
 use crate::session::Session;
 use crate::timing::{Backoff, Health, Liveness};
 
@@ -39,7 +40,7 @@ pub(crate) struct UdpChannel {
     acknowledge: bool,
     /// Whether the kernel had no memory for a datagram.
     lacks_memory: bool,
-    /// The kernel learned that nobody has the peer's port, or the peer was silent for too long.
+    /// The peer's machine has proved that its port is closed, or the peer was silent for too long.
     gone: bool,
 }
 
@@ -77,6 +78,13 @@ impl UdpChannel {
 
     fn socket(&self) -> &UdpSocket {
         self.socket.as_ref().expect("only into_parts takes the socket")
+    }
+
+    /// An error that the network reports, which anybody may have made it report. The peer has gone if
+    /// it quotes what only the peer can have got.
+    fn heed(&mut self, error: Errno) {
+        let is_proved = take_proof(self.socket(), self.session.id);
+        self.gone |= is_proved && error == Errno::ECONNREFUSED;
     }
 
     fn check_peer(&mut self, now: Instant) -> Result<()> {
@@ -216,6 +224,7 @@ mod tests {
     use super::*;
     use crate::datagram::Place;
     use crate::datagram::tests::junk;
+    use crate::errors::quote_errors;
 
     pub(super) const ID: u64 = 0x1d;
     pub(super) const NONCE: u64 = 5;
@@ -228,6 +237,7 @@ mod tests {
         ours.connect(theirs.local_addr().unwrap()).unwrap();
         theirs.connect(ours.local_addr().unwrap()).unwrap();
         theirs.set_nonblocking(true).unwrap();
+        quote_errors(&ours).unwrap();
         let session = Session::new(ID, NONCE, WINDOW, WINDOW);
         (UdpChannel::new(ours, Identity::default(), session).unwrap(), theirs)
     }
@@ -253,6 +263,7 @@ mod tests {
         ReadBuffer::new(4_096, 1 << 20)
     }
 
+    /// The new one gets what is for the old one, and says so ([`crate::connect`]).
     #[test]
     fn a_new_client_on_the_old_ones_port_ends_the_channel() {
         let (mut channel, peer) = channel();
@@ -262,8 +273,8 @@ mod tests {
         channel.serve().unwrap();
         assert_eq!(heard(&peer), Some(Datagram::Ping { id: ID }.encode()));
         assert_eq!(heard(&peer), None, "more than one answer to a forger");
-        let due = channel.tick(Instant::now()).unwrap().unwrap();
-        let error = channel.tick(due).unwrap_err();
+        say(&peer, Datagram::Gone { id: ID });
+        let error = channel.serve().unwrap_err();
         assert!(error.is_disconnect(), "{error}");
         drop(channel);
         assert_eq!(heard(&peer), None);

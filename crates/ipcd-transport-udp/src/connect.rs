@@ -10,9 +10,10 @@ use nix::poll::PollFlags;
 use crate::channel::UdpChannel;
 use crate::cookie::Cookie;
 use crate::datagram::{Datagram, Request};
+use crate::errors::quote_errors;
 use crate::session::Session;
 use crate::timing::Backoff;
-use crate::{random, window_of};
+use crate::{random, widen_input, window_of};
 
 /// A cookie that brought no ACCEPT in this time may have expired.
 const COOKIE_LIFE: Duration = Duration::from_secs(10);
@@ -48,6 +49,8 @@ impl Handshake {
     fn new(address: SocketAddr) -> Result<Self> {
         let what = format!("connect to udp://{address}");
         let socket = socket(address).map_err(|error| Error::system(&*what, error))?;
+        widen_input(&socket);
+        quote_errors(&socket)?;
         let window = window_of(&socket)?;
         Ok(Self { socket, nonce: random()?, window, cookie: None, what })
     }
@@ -60,6 +63,14 @@ impl Handshake {
             Some((cookie, _)) => Datagram::Connect(Request { nonce, window, cookie }),
             None => Datagram::Init { nonce },
         };
+        self.send(datagram)
+    }
+
+    fn say_gone(&self, id: u64) -> Result<()> {
+        self.send(Datagram::Gone { id })
+    }
+
+    fn send(&self, datagram: Datagram<'_>) -> Result<()> {
         match self.socket.send(&datagram.encode()) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => self.failed(error),
             _ => Ok(()),
@@ -82,6 +93,8 @@ impl Handshake {
                     Some(Datagram::Accept { nonce, id, window }) if nonce == self.nonce => {
                         return Ok(Some(Session::new(id, nonce, self.window, window)));
                     }
+                    // It is for one who had our port before, and is gone.
+                    Some(other) if let Some(id) = other.id() => self.say_gone(id)?,
                     _ => {}
                 },
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -101,10 +114,64 @@ impl Handshake {
 
 /// A socket that is connected, so that the kernel drops what others send and reports ICMP errors.
 pub(crate) fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    if address.port() == 0 {
+        // connect(2) takes it, and then every port of that address is heard.
+        return Err(io::Error::new(ErrorKind::InvalidInput, "no server has the port 0"));
+    }
+    let first = connected(address)?;
+    if !is_connected_to_itself(&first)? {
+        return Ok(first);
+    }
+    // Where nobody listens, the kernel may choose the very port that we connect to as ours. While
+    // the first socket has it, the second cannot get it.
+    let second = connected(address).map_err(|_| ErrorKind::ConnectionRefused)?;
+    drop(first);
+    Ok(second)
+}
+
+fn connected(address: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(address)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+fn is_connected_to_itself(socket: &UdpSocket) -> io::Result<bool> {
+    Ok(socket.local_addr()? == socket.peer_addr()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_connected_to_itself_is_noticed() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(other.local_addr().unwrap()).unwrap();
+        assert!(!is_connected_to_itself(&socket).unwrap());
+        socket.connect(socket.local_addr().unwrap()).unwrap();
+        assert!(is_connected_to_itself(&socket).unwrap());
+    }
+
+    #[test]
+    fn nothing_is_connected_to_port_0() {
+        let error = socket("127.0.0.1:0".parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+
+    /// What was sent to the port's last owner is answered: nobody serves it any more.
+    #[test]
+    fn a_client_that_shakes_hands_disowns_the_sessions_of_others() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut handshake = Handshake::new(server.local_addr().unwrap()).unwrap();
+        let to = handshake.socket.local_addr().unwrap();
+        server.send_to(&Datagram::Ping { id: 77 }.encode(), to).unwrap();
+        assert!(handshake.answer(Instant::now()).unwrap().is_none());
+        let mut bytes = [0; 64];
+        let count = server.recv(&mut bytes).unwrap();
+        assert_eq!(Datagram::decode(&bytes[..count]), Some(Datagram::Gone { id: 77 }));
+    }
 }

@@ -12,6 +12,8 @@ mod connect;
 mod cookie;
 mod credit;
 mod datagram;
+mod door;
+mod errors;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod listener;
@@ -28,7 +30,7 @@ use ipcd_transport::{
     BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, Flow, IdentityKind,
     Listener, Passed, Result, Transport, passed::Name,
 };
-use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 
 use crate::channel::UdpChannel;
 use crate::datagram::{DATA_HEADER, LARGEST_REMOTE};
@@ -71,8 +73,7 @@ impl Transport for Udp {
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        let (socket, bound) = bind_listener(at, &at.resolve()?)?;
-        Ok(Box::new(Listening::new(socket, bound, at)?))
+        Ok(Box::new(Listening::new(bind_listener(at, &at.resolve()?)?, at)?))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -95,8 +96,7 @@ impl Transport for Udp {
     }
 
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        let (socket, bound) = bind_listener(at, &at.resolve()?)?;
-        Ok(Box::new(bare::Listening::new(socket, bound, at)))
+        Ok(Box::new(bare::Listening::new(bind_listener(at, &at.resolve()?)?, at)))
     }
 
     fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
@@ -109,13 +109,11 @@ impl Transport for Udp {
     }
 
     fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let (socket, bound) = take_listener(at, passed)?;
-        Ok(Box::new(Listening::new(socket, bound, at)?))
+        Ok(Box::new(Listening::new(take_listener(at, passed)?, at)?))
     }
 
     fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let (socket, bound) = take_listener(at, passed)?;
-        Ok(Box::new(bare::Listening::new(socket, bound, at)))
+        Ok(Box::new(bare::Listening::new(take_listener(at, passed)?, at)))
     }
 
     fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {
@@ -127,15 +125,28 @@ impl Transport for Udp {
     }
 }
 
-/// The credit that the other side gets: half of what `SO_RCVBUF` reports (socket(7): that is
-/// already twice what was set, to leave room for the kernel's bookkeeping).
+/// What the kernel lets each socket receive by default, and who is not root may double
+/// (`net.core.rmem_default`, `net.core.rmem_max`).
+const INPUT_BYTES: usize = 212_992;
+
+/// Gives a socket of a session twice the kernel's usual room, if it may have it.
+fn widen_input(socket: &UdpSocket) {
+    // The kernel doubles what it is given (socket(7)), and takes less where it allows less.
+    if getsockopt(socket, sockopt::RcvBuf).is_ok_and(|now| now < 2 * INPUT_BYTES) {
+        let _ = setsockopt(socket, sockopt::RcvBuf, &INPUT_BYTES);
+    }
+}
+
+/// The credit that the other side gets: a third of what `SO_RCVBUF` reports.
 ///
 /// The kernel charges the buffer with the memory that it allocated, which is rounded up to a power
-/// of two: at most 1.9 times what [`credit::cost`] counts. So half a buffer of credit always fits.
+/// of two: at most 1.9 times what [`credit::cost`] counts. And it gives back what was read in lumps
+/// of up to a quarter of the buffer (udp_rmem_release). So a third of a buffer of credit always
+/// fits, and leaves a tenth of it for control traffic.
 fn window_of(socket: &UdpSocket) -> Result<u32> {
     let bytes = getsockopt(socket, sockopt::RcvBuf)
         .map_err(|error| Error::system("read a socket's buffer size", error))?;
-    Ok(u32::try_from(bytes / 2).unwrap_or(u32::MAX))
+    Ok(u32::try_from(bytes / 3).unwrap_or(u32::MAX))
 }
 
 fn random() -> Result<u64> {

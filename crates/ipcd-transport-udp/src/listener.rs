@@ -4,18 +4,18 @@
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use ipcd_transport::passed::{Name, prepare};
 use ipcd_transport::{ChannelParts, Endpoint, Error, Identity, Listener, Passed, Result};
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::SockType;
 
 use crate::cookie::{Cookie, CookieJar};
 use crate::datagram::{Datagram, Request};
+use crate::door::{Door, Ends, another_on};
+use crate::errors::quote_errors;
 use crate::session::Session;
 use crate::{random, window_of};
 
@@ -25,30 +25,28 @@ const ROOM: usize = 128;
 /// Datagrams looked at in one call of `accept`, so that a flood does not keep the caller.
 const ACCEPT_BUDGET: usize = 64;
 
-/// Datagrams that a socket of default size (212,992 bytes) holds at the most: 256 were counted.
+/// Datagrams that a socket of default size (212,992 bytes) holds at the most: 256 were counted. A
+/// peer's holds twice as many.
 const QUEUE: usize = 512;
 
 /// The bound socket and what is kept for clients that have not been admitted: nothing, but for
 /// those caught by another client's socket.
 pub(crate) struct Listening {
-    socket: UdpSocket,
-    bound: SocketAddr,
+    door: Door,
     local: Endpoint,
     jar: CookieJar,
     /// Cookies that were honoured. A repeated CONNECT can wait in the listener's queue while the
     /// first makes a socket, and a second socket would take the connection away from the first.
     /// Later ones go to that socket, so as many as a queue holds are enough.
     honoured: VecDeque<Cookie>,
-    handed_back: VecDeque<(SocketAddr, Request)>,
+    handed_back: VecDeque<(Ends, Request)>,
 }
 
 impl Listening {
-    /// Over a socket that shares its port.
-    pub(crate) fn new(socket: UdpSocket, bound: SocketAddr, at: &Endpoint) -> Result<Self> {
+    pub(crate) fn new(door: Door, at: &Endpoint) -> Result<Self> {
         Ok(Self {
-            socket,
-            bound,
-            local: at.with_address(bound.to_string()),
+            local: at.with_address(door.bound().to_string()),
+            door,
             jar: CookieJar::new(Instant::now())?,
             honoured: VecDeque::new(),
             handed_back: VecDeque::new(),
@@ -56,39 +54,42 @@ impl Listening {
     }
 
     /// Answers an INIT at once, and returns what a CONNECT asks for.
-    fn consider(&self, bytes: &[u8], from: SocketAddr) -> Option<Request> {
-        match Datagram::decode(bytes)? {
+    fn consider(&self, bytes: &[u8], ends: Ends) -> Option<Request> {
+        match Datagram::decode(bytes).filter(|_| ends.can_answer() && !ends.is_loop())? {
             Datagram::Init { nonce } => {
-                let cookie = self.jar.bake(nonce, from, Instant::now());
+                let cookie = self.jar.bake(nonce, ends.peer, Instant::now());
                 // If it cannot be sent now, the client asks again.
-                let _ = self.socket.send_to(&Datagram::Cookie { nonce, cookie }.encode(), from);
+                let _ = self.door.answer(&Datagram::Cookie { nonce, cookie }.encode(), ends);
                 None
             }
             Datagram::Connect(request) => Some(request),
             // GONE itself is not answered, or two listeners could keep each other busy for ever.
             Datagram::Gone { .. } => None,
             datagram => {
-                self.say_gone(datagram.id()?, from);
+                self.say_gone(datagram.id()?, ends);
                 None
             }
         }
     }
 
     /// Nobody serves this connection any more: its process has died, and the socket with it.
-    fn say_gone(&self, id: u64, to: SocketAddr) {
+    fn say_gone(&self, id: u64, ends: Ends) {
         // If it is lost, the peer's next sign of life is answered likewise.
-        let _ = self.socket.send_to(&Datagram::Gone { id }.encode(), to);
+        let _ = self.door.answer(&Datagram::Gone { id }.encode(), ends);
     }
 
-    fn admit(&mut self, from: SocketAddr, request: Request) -> Result<Option<ChannelParts>> {
+    fn admit(&mut self, ends: Ends, request: Request) -> Result<Option<ChannelParts>> {
         let Request { nonce, window, cookie } = request;
-        if !self.jar.verify(&cookie, nonce, from, Instant::now()) || self.honoured.contains(&cookie)
+        if !self.jar.verify(&cookie, nonce, ends.peer, Instant::now())
+            || self.honoured.contains(&cookie)
         {
             return Ok(None);
         }
-        let socket = socket_for(self.bound, from)?;
-        self.drain(&socket, from);
+        let socket = self.door.socket_for(ends)?;
+        quote_errors(&socket)?;
+        self.drain(&socket, ends);
         let session = Session::new(random()?, nonce, window_of(&socket)?, window);
+        let session = Session { local: Some(ends.local), ..session };
         if self.honoured.len() == QUEUE {
             self.honoured.pop_front();
         }
@@ -97,23 +98,24 @@ impl Listening {
         let _ = socket.send(&session.acceptance().encode());
         Ok(Some(ChannelParts {
             descriptors: vec![socket.into()],
-            identity: Identity::from_addr(from),
+            identity: Identity::from_addr(ends.peer),
             state: session.encode(),
         }))
     }
 
-    /// Between bind and connect the kernel gave the new socket a share of what came for the
-    /// listener. Others' datagrams are treated as if the listener had them. The peer's own can only
+    /// Between bind and connect the kernel gave the new socket what came for the listener, or a share
+    /// of it. Others' datagrams are treated as if the listener had them. The peer's own can only
     /// belong to this handshake, and ACCEPT answers them.
-    fn drain(&mut self, socket: &UdpSocket, peer: SocketAddr) {
+    fn drain(&mut self, socket: &UdpSocket, of: Ends) {
         let mut bytes = [0; ROOM];
         for _ in 0..QUEUE {
-            let Ok((count, from)) = socket.recv_from(&mut bytes) else { return };
-            if from == peer || self.handed_back.len() == QUEUE {
+            let Ok((count, peer)) = socket.recv_from(&mut bytes) else { return };
+            if peer == of.peer || self.handed_back.len() == QUEUE {
                 continue;
             }
-            if let Some(request) = self.consider(&bytes[..count], from) {
-                self.handed_back.push_back((from, request));
+            let ends = Ends { peer, ..of };
+            if let Some(request) = self.consider(&bytes[..count], ends) {
+                self.handed_back.push_back((ends, request));
             }
         }
     }
@@ -121,7 +123,7 @@ impl Listening {
 
 impl Listener for Listening {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.door.as_fd()
     }
 
     fn local(&self) -> &Endpoint {
@@ -131,22 +133,22 @@ impl Listener for Listening {
     /// What was handed back makes the descriptor readable for nobody, so callers must go on until
     /// there is nothing; if they stop early, the clients concerned ask again.
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
-        while let Some((from, request)) = self.handed_back.pop_front() {
-            if let Some(parts) = self.admit(from, request)? {
+        while let Some((ends, request)) = self.handed_back.pop_front() {
+            if let Some(parts) = self.admit(ends, request)? {
                 return Ok(Some(parts));
             }
         }
         let mut bytes = [0; ROOM];
         for _ in 0..ACCEPT_BUDGET {
-            let (count, from) = match self.socket.recv_from(&mut bytes) {
+            let (count, ends) = match self.door.receive(&mut bytes) {
                 Ok(received) => received,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => {
                     return Err(Error::system(format!("receive on {}", self.local), error));
                 }
             };
-            if let Some(request) = self.consider(&bytes[..count], from)
-                && let Some(parts) = self.admit(from, request)?
+            if let Some(request) = self.consider(&bytes[..count], ends)
+                && let Some(parts) = self.admit(ends, request)?
             {
                 return Ok(Some(parts));
             }
@@ -156,35 +158,30 @@ impl Listener for Listening {
 
     fn orphaned(&mut self, identity: &Identity, state: &[u8]) {
         if let (Some(session), Some(peer)) = (Session::decode(state), identity.addr) {
-            self.say_gone(session.id, peer);
+            let local = session.local.unwrap_or(self.door.bound());
+            self.say_gone(session.id, Ends { local, peer });
         }
     }
 }
 
-/// A socket that can share its port with the peers' sockets, and its address.
-pub(crate) fn bind_listener(
-    at: &Endpoint,
-    addresses: &[SocketAddr],
-) -> Result<(UdpSocket, SocketAddr)> {
-    let failed = |error| Error::system(format!("listen on {at}"), error);
-    let socket = UdpSocket::bind(addresses).map_err(failed)?;
-    let bound = share(&socket).map_err(failed)?;
-    Ok((socket, bound))
+/// A socket that can share its port with the peers' sockets.
+pub(crate) fn bind_listener(at: &Endpoint, addresses: &[SocketAddr]) -> Result<Door> {
+    let opened = UdpSocket::bind(addresses).and_then(Door::open);
+    opened.map_err(|error| Error::system(format!("listen on {at}"), error))
 }
 
 /// The same of a socket that another process has bound.
-pub(crate) fn take_listener(at: &Endpoint, passed: OwnedFd) -> Result<(UdpSocket, SocketAddr)> {
+pub(crate) fn take_listener(at: &Endpoint, passed: OwnedFd) -> Result<Door> {
     let found = Passed::of(passed.as_fd());
     let Some(Name::Inet(_)) = found.bound(SockType::Datagram) else {
         return Err(found.refused(at, "a bound UDP socket"));
     };
     prepare(&passed)?;
-    let socket = UdpSocket::from(passed);
     let failed = |error| Error::system(format!("share the port of {found} with peers"), error);
-    let bound = share(&socket).map_err(failed)?;
+    let door = Door::open(passed.into()).map_err(failed)?;
     // Peers' sockets must be able to bind the port, which the kernel allows the same user only.
-    match another_on(bound) {
-        Ok(_) => Ok((socket, bound)),
+    match another_on(door.bound()) {
+        Ok(_) => Ok(door),
         Err(Errno::EADDRINUSE | Errno::EACCES) => Err(found.refused(
             at,
             "one that this user has bound itself, for each peer gets a socket on its port",
@@ -193,40 +190,8 @@ pub(crate) fn take_listener(at: &Endpoint, passed: OwnedFd) -> Result<(UdpSocket
     }
 }
 
-/// Lets other sockets of ours bind the socket's port; says what that is.
-fn share(socket: &UdpSocket) -> std::io::Result<SocketAddr> {
-    // SO_REUSEPORT lets the peers' sockets bind the same port, and only those of our own user
-    // (SO_REUSEADDR would let everybody). It is set after the bind, which the kernel allows:
-    // had it been set before, two daemons of one user would share the port in silence, and each
-    // would get a part of the clients.
-    setsockopt(socket, sockopt::ReusePort, &true)?;
-    socket.set_nonblocking(true)?;
-    socket.local_addr()
-}
-
-/// A socket on the listener's port that is connected to the peer. The kernel prefers it for what
-/// the peer sends, and it gets nothing else once it is connected.
-pub(crate) fn socket_for(listener: SocketAddr, peer: SocketAddr) -> Result<UdpSocket> {
-    let failed = |error| Error::system(format!("make a socket for udp://{peer}"), error);
-    let socket = another_on(listener).map_err(failed)?;
-    socket
-        .connect(peer)
-        .map_err(|error| Error::system(format!("connect the socket for udp://{peer}"), error))?;
-    Ok(socket)
-}
-
-fn another_on(bound: SocketAddr) -> nix::Result<UdpSocket> {
-    let family = if bound.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(family, SockType::Datagram, flags, None)?;
-    setsockopt(&socket, sockopt::ReusePort, &true)?;
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(bound))?;
-    Ok(socket.into())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
     use std::time::Duration;
 
     use ipcd_transport::poll_until;
@@ -238,13 +203,12 @@ mod tests {
 
     fn listening() -> Listening {
         let (any, at) = ("127.0.0.1:0".parse().unwrap(), "udp://127.0.0.1:0".parse().unwrap());
-        let (socket, bound) = bind_listener(&at, &[any]).unwrap();
-        Listening::new(socket, bound, &at).unwrap()
+        Listening::new(bind_listener(&at, &[any]).unwrap(), &at).unwrap()
     }
 
     fn client(listening: &Listening) -> UdpSocket {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(listening.bound).unwrap();
+        socket.connect(listening.door.bound()).unwrap();
         socket.set_nonblocking(true).unwrap();
         socket
     }
@@ -343,20 +307,16 @@ mod tests {
         let late = client(&listening);
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         // What `socket_for` does, with a pause before `connect`.
-        let family = AddressFamily::Inet;
-        let caught: OwnedFd =
-            socket(family, SockType::Datagram, SockFlag::SOCK_NONBLOCK, None).unwrap();
-        setsockopt(&caught, sockopt::ReusePort, &true).unwrap();
-        bind(caught.as_raw_fd(), &SockaddrStorage::from(listening.bound)).unwrap();
+        let caught = another_on(listening.door.bound()).unwrap();
         for (client, connect) in clients.iter().zip(&mut connects) {
             client.send(connect).unwrap();
         }
         for nonce in 100..132 {
             late.send(&Datagram::Init { nonce }.encode()).unwrap();
         }
-        let caught = UdpSocket::from(caught);
-        caught.connect(peer.local_addr().unwrap()).unwrap();
-        listening.drain(&caught, peer.local_addr().unwrap());
+        let ends = Ends { local: listening.door.bound(), peer: peer.local_addr().unwrap() };
+        caught.connect(ends.peer).unwrap();
+        listening.drain(&caught, ends);
         assert!(!listening.handed_back.is_empty(), "the kernel shares by a hash of the address");
         let mut admitted = Vec::new();
         while let Some(parts) = listening.accept().unwrap() {
@@ -374,8 +334,8 @@ mod tests {
     #[test]
     fn a_port_belongs_to_one_daemon() {
         let first = listening();
-        let at = first.local.clone();
-        for address in [first.bound, format!("0.0.0.0:{}", first.bound.port()).parse().unwrap()] {
+        let (at, bound) = (first.local.clone(), first.door.bound());
+        for address in [bound, format!("0.0.0.0:{}", bound.port()).parse().unwrap()] {
             let Err(error) = bind_listener(&at, &[address]) else { panic!("{address} was free") };
             assert!(error.to_string().to_lowercase().contains("in use"), "{error}");
         }

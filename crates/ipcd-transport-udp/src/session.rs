@@ -1,5 +1,7 @@
 //! What a channel remembers of its connection, and how that travels to another process.
 
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+
 use crate::credit::{Held, Receiving, Sending};
 use crate::datagram::{Bytes, Datagram, Fields};
 
@@ -8,6 +10,9 @@ const VERSION: u8 = 1;
 
 const FINISHED: u8 = 1;
 const ENDED: u8 = 2;
+const HAS_LOCAL: u8 = 4;
+/// In the place of a scope: the socket is one of IPv4.
+const V4: u32 = u32::MAX;
 
 /// One connection, the same on both sides of it.
 #[derive(Debug)]
@@ -17,6 +22,8 @@ pub(crate) struct Session {
     pub(crate) nonce: u64,
     pub(crate) sending: Sending,
     pub(crate) receiving: Receiving,
+    /// Our address, where the listener has several: what answers for us after our death needs it.
+    pub(crate) local: Option<SocketAddr>,
     /// We said BYE.
     pub(crate) finished: bool,
     /// The peer said BYE.
@@ -27,7 +34,7 @@ impl Session {
     /// A new connection: `window` is ours, and `peer_window` what the other side told us.
     pub(crate) fn new(id: u64, nonce: u64, window: u32, peer_window: u32) -> Self {
         let (sending, receiving) = (Sending::new(peer_window), Receiving::new(window));
-        Self { id, nonce, sending, receiving, finished: false, ended: false }
+        Self { id, nonce, sending, receiving, local: None, finished: false, ended: false }
     }
 
     /// The answer to the client's CONNECT.
@@ -37,7 +44,9 @@ impl Session {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let (sending, receiving) = (&self.sending, &self.receiving);
-        let flags = (FINISHED * u8::from(self.finished)) | (ENDED * u8::from(self.ended));
+        let flags = (FINISHED * u8::from(self.finished))
+            | (ENDED * u8::from(self.ended))
+            | (HAS_LOCAL * u8::from(self.local.is_some()));
         let mut bytes = Bytes::new(VERSION)
             .u8(flags)
             .u64(self.id)
@@ -52,6 +61,9 @@ impl Session {
             .u64(receiving.lost)
             .u64(receiving.consumed)
             .u64(receiving.reported);
+        if let Some(local) = self.local {
+            bytes = put_address(bytes, local);
+        }
         for Held { position, record } in receiving.held() {
             bytes = bytes.u64(*position).u32(record.len() as u32).bytes(record);
         }
@@ -68,11 +80,13 @@ impl Session {
         let (id, nonce) = (fields.u64()?, fields.u64()?);
         let sending = sending(&mut fields)?;
         let mut receiving = receiving(&mut fields)?;
+        let has_local = flags & HAS_LOCAL != 0;
+        let local = if has_local { Some(address(&mut fields)?) } else { None };
         while !fields.0.is_empty() {
             receiving.hold(held(&mut fields)?);
         }
         let (finished, ended) = (flags & FINISHED != 0, flags & ENDED != 0);
-        Some(Self { id, nonce, sending, receiving, finished, ended })
+        Some(Self { id, nonce, sending, receiving, local, finished, ended })
     }
 }
 
@@ -94,6 +108,24 @@ fn receiving(fields: &mut Fields<'_>) -> Option<Receiving> {
     Some(receiving)
 }
 
+/// An address as IPv6 has it, with its scope; IPv4's is mapped.
+fn put_address(bytes: Bytes, address: SocketAddr) -> Bytes {
+    let (ip, scope) = match address {
+        SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), V4),
+        SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
+    };
+    bytes.bytes(&ip.octets()).u32(scope).u32(address.port().into())
+}
+
+fn address(fields: &mut Fields<'_>) -> Option<SocketAddr> {
+    let (ip, scope, port) = (Ipv6Addr::from(fields.take::<16>()?), fields.u32()?, fields.u32()?);
+    let port = u16::try_from(port).ok()?;
+    match (ip.to_ipv4_mapped(), scope) {
+        (Some(v4), V4) => Some((v4, port).into()),
+        _ => Some(SocketAddrV6::new(ip, port, 0, scope).into()),
+    }
+}
+
 fn held(fields: &mut Fields<'_>) -> Option<Held> {
     let (position, len) = (fields.u64()?, fields.u32()?);
     Some(Held { position, record: fields.bytes(len as usize)?.to_vec() })
@@ -112,12 +144,18 @@ mod tests {
         session.receiving.hold(Held { position: 7, record: b"abc".to_vec() });
         session.receiving.hold(Held { position: 9, record: b"d".to_vec() });
         session.ended = true;
+        session.local = Some("[fe80::1%3]:9".parse().unwrap());
         session
     }
 
     #[test]
     fn travels() {
         let before = session();
+        for local in ["127.0.0.5:7", "[::ffff:127.0.0.5]:7", "[2001:db8::1]:65535"] {
+            let before = Session { local: Some(local.parse().unwrap()), ..session() };
+            let after = Session::decode(&before.encode()).unwrap();
+            assert_eq!(before.local, after.local);
+        }
         let after = Session::decode(&before.encode()).unwrap();
         assert_eq!(format!("{before:?}"), format!("{after:?}"));
     }
@@ -126,7 +164,7 @@ mod tests {
     fn garbage_does_no_harm() {
         let state = session().encode();
         for end in 0..state.len() {
-            let before_a_record = [82, 97].contains(&end);
+            let before_a_record = [106, 121].contains(&end);
             assert_eq!(Session::decode(&state[..end]).is_some(), before_a_record, "cut at {end}");
         }
         for seed in 0..5_000 {

@@ -11,8 +11,8 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Unanswered pings after which another [`QUIET`] ends the connection: 30 seconds in all.
 const PINGS: u32 = 2;
 
-/// How long a peer has to prove that it did not start anew.
-const SUSPECT: Duration = Duration::from_secs(1);
+/// How often a peer is asked out of turn, at the most.
+const OUT_OF_TURN: Duration = Duration::from_secs(1);
 
 /// Repeats something that may have been lost: after 50 ms, then 100 ms, and so on up to a second.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,8 @@ pub(crate) struct Liveness {
     /// When the peer was last heard, or asked.
     since: Instant,
     pings: u32,
-    suspect_until: Option<Instant>,
+    /// When it was last asked out of turn.
+    asked: Option<Instant>,
 }
 
 /// What [`Liveness::check`] found.
@@ -55,26 +56,25 @@ pub(crate) enum Health {
 
 impl Liveness {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { since: now, pings: 0, suspect_until: None }
+        Self { since: now, pings: 0, asked: None }
     }
 
     /// The peer sent something that only the peer can have sent.
     pub(crate) fn heard(&mut self, now: Instant) {
-        *self = Self::new(now);
+        (self.since, self.pings) = (now, 0);
     }
 
-    /// Somebody at the peer's address seems to start anew. Says whether to ping; a forger must not
-    /// get more than one out of it.
-    pub(crate) fn suspect(&mut self, now: Instant) -> bool {
-        let first = self.suspect_until.is_none();
-        self.suspect_until.get_or_insert(now + SUSPECT);
-        first
+    /// A client at the peer's address seems to start anew. Says whether to ping: a forger must not
+    /// get many out of it, and the time that the peer has to answer is the usual one.
+    pub(crate) fn may_ask(&mut self, now: Instant) -> bool {
+        let may = self.asked.is_none_or(|last| now >= last + OUT_OF_TURN);
+        if may {
+            self.asked = Some(now);
+        }
+        may
     }
 
     pub(crate) fn check(&mut self, now: Instant) -> Health {
-        if self.suspect_until.is_some_and(|end| now >= end) {
-            return Health::Over;
-        }
         if now < self.since + QUIET {
             return Health::Well;
         }
@@ -89,8 +89,7 @@ impl Liveness {
 
     /// When to check next.
     pub(crate) fn due(&self) -> Instant {
-        let quiet = self.since + QUIET;
-        self.suspect_until.map_or(quiet, |end| end.min(quiet))
+        self.since + QUIET
     }
 }
 
@@ -135,15 +134,15 @@ mod tests {
     }
 
     #[test]
-    fn a_suspect_has_a_second() {
+    fn a_question_out_of_turn_changes_no_deadline() {
         let start = Instant::now();
         let mut live = Liveness::new(start);
-        assert!(live.suspect(start));
-        assert!(!live.suspect(start + SECOND / 2));
-        assert_eq!(live.due(), start + SECOND);
+        assert!(live.may_ask(start));
+        assert!(!live.may_ask(start + SECOND / 2));
         live.heard(start + SECOND / 2);
-        assert_eq!(live.check(start + 2 * SECOND), Health::Well);
-        assert!(live.suspect(start + 2 * SECOND));
-        assert_eq!(live.check(start + 3 * SECOND), Health::Over);
+        assert!(!live.may_ask(start + SECOND / 2), "who answers is not asked more often for it");
+        assert!(live.may_ask(start + SECOND));
+        assert_eq!(live.due(), start + SECOND / 2 + 10 * SECOND);
+        assert_eq!(live.check(start + 9 * SECOND), Health::Well);
     }
 }

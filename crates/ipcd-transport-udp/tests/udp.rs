@@ -14,8 +14,8 @@ use nix::poll::PollFlags;
 
 type BoxedChannel = Box<dyn Channel>;
 
-/// Half of Linux's default receive buffer.
-const DEFAULT_WINDOW: usize = 212_992 / 2;
+/// A third of the receive buffer that a socket gets with Linux's defaults.
+const DEFAULT_WINDOW: usize = 2 * 212_992 / 3;
 
 fn watchdog() -> Instant {
     Instant::now() + Duration::from_secs(60)
@@ -149,6 +149,9 @@ fn connects_wherever_it_listens() {
         ("[::1]:0", "[::1]"),
         ("[::]:0", "[::1]"),
         ("[::]:0", "127.0.0.1"),
+        // Not the address that the kernel would answer from by itself.
+        ("0.0.0.0:0", "127.0.0.5"),
+        ("[::]:0", "127.0.0.5"),
     ] {
         let mut listener = match Udp.listen(&Endpoint::new("udp", at)) {
             Ok(listener) => listener,
@@ -298,6 +301,32 @@ fn a_writer_stops_when_nobody_reads_and_goes_on_later() {
         assert!(into.filled() == frames);
     });
     assert_eq!(daemon.lost(), 0);
+}
+
+/// The kernel gives a socket's memory back in lumps, and charges up to twice what was sent.
+#[test]
+fn a_reader_that_pauses_again_and_again_loses_nothing_whatever_the_size() {
+    for len in [1, 700, 1_700, 3_750, 7_900, 14_900].map(|len| len + 4) {
+        let (mut client, mut daemon, _listener) = pair();
+        let frames: Vec<u8> = (0..4_000_000 / len as u32).flat_map(|n| frame(n, len)).collect();
+        let (mut into, mut written, mut came) = (buffer(), 0, 0);
+        let end = watchdog();
+        while came < frames.len() {
+            while written < frames.len()
+                && let Wrote::Bytes(count) = client.write(&frames[written..]).unwrap()
+            {
+                written += count;
+            }
+            assert!(Instant::now() < end, "the watchdog barked");
+            client.tick(Instant::now()).unwrap();
+            if let Read::Bytes(count) = daemon.read(&mut into).unwrap() {
+                came += count;
+            }
+            into.clear();
+            client.serve().unwrap();
+            assert_eq!(daemon.lost(), 0, "{len} bytes");
+        }
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::Instant;
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind, Flow,
     IdentityKind, Listener, Passed, PathClaim, RecordChannel, Result, StreamChannel, Transport,
-    accept_local, bind_local, connect_local, passed::prepare, peer_credentials,
+    accept_local, bind_local, connect_local, passed::prepare, peer_credentials, tells_records,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -203,6 +203,13 @@ impl Kind {
         if self == Self::Seqpacket { SEQPACKET.to_vec() } else { Vec::new() }
     }
 
+    /// A worker could not ask the kernel for this.
+    fn prepare(self, connected: &OwnedFd) {
+        if self == Self::Seqpacket {
+            tells_records(connected);
+        }
+    }
+
     fn socket_type(self) -> SockType {
         match self {
             Self::Stream => SockType::Stream,
@@ -240,6 +247,7 @@ impl Listener for Listening {
         let accepted = accept_local(&self.socket, &self.local)?;
         let state = self.kind.state();
         Ok(accepted.map(|(socket, identity)| {
+            self.kind.prepare(&socket);
             let descriptors = vec![socket];
             ChannelParts { descriptors, identity, state }
         }))
@@ -254,6 +262,7 @@ fn connect(to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
     };
     let address = address.map_err(|error| Error::system(format!("connect to {to}"), error))?;
     let socket = connect_local(&address, kind.socket_type(), deadline)?;
+    kind.prepare(&socket);
     let identity = peer_credentials(&socket)?;
     Ok(ChannelParts { descriptors: vec![socket], identity, state: kind.state() })
 }

@@ -1,14 +1,14 @@
 //! Sequenced packets: a reliable, ordered socket that keeps records.
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{
-    Channel, ChannelParts, Error, Identity, Joiner, Read, ReadBuffer, Result, Splitter, Wrote,
-    end_socket, widen,
+    Channel, ChannelParts, Error, Identity, Joiner, Read, ReadBuffer, Reset, Result, Splitter,
+    Wrote, end_socket, receive_record, widen,
 };
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, Shutdown, recv};
+use nix::sys::socket::Shutdown;
 use nix::sys::uio::writev;
 
 use crate::SEQPACKET;
@@ -23,6 +23,7 @@ pub(crate) struct SeqpacketChannel {
     identity: Identity,
     splitter: Splitter,
     joiner: Joiner,
+    reset: Reset,
 }
 
 impl SeqpacketChannel {
@@ -36,6 +37,7 @@ impl SeqpacketChannel {
             identity: parts.identity,
             splitter: Splitter::default(),
             joiner: Joiner::default(),
+            reset: Reset::default(),
         })
     }
 }
@@ -55,9 +57,9 @@ impl Channel for SeqpacketChannel {
 
     fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
         let room = into.spare(LARGEST_RECORD);
-        match recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => Ok(Read::Closed),
-            Ok(count) => Ok(Read::Bytes(self.joiner.accept_spare(0..count, into)?)),
+        match receive_record(self.socket.as_fd(), room, &mut self.reset) {
+            Ok(None) => Ok(Read::Closed),
+            Ok(Some(count)) => Ok(Read::Bytes(self.joiner.accept_spare(0..count, into)?)),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Read::NotReady),
             Err(error) => Err(Error::system("receive", error)),
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::errno::Errno;
 use nix::libc;
 
 /// The result of a transport's operation.
@@ -60,6 +61,16 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// Whether an error of a connected datagram socket is what the network reports, which anybody may
+/// have made it report (RFC 5927), or this machine of the way there: another datagram may fare
+/// better. It is no fault of the socket then, and no lack of memory or room.
+pub fn is_of_the_network(error: Errno) -> bool {
+    use Errno as E;
+    let ours = [E::EBADF, E::ENOTSOCK, E::EFAULT, E::EINVAL, E::ENOTCONN, E::EDESTADDRREQ];
+    let for_later = [E::EAGAIN, E::EINTR, E::ENOMEM, E::ENOBUFS];
+    !ours.contains(&error) && !for_later.contains(&error)
 }
 
 /// Adds what was tried to a system error.

@@ -13,8 +13,13 @@ use nix::sys::socket::{
 use crate::error::Context;
 use crate::{Endpoint, Error, Result, connect_until};
 
-/// A peer that is gone without a word is noticed after about this many seconds: probes start after
-/// half of it (`TCP_KEEPIDLE`), and unacknowledged data ends the connection (`TCP_USER_TIMEOUT`).
+/// A peer that is gone without a word is noticed after about this many seconds where nothing is on its
+/// way to it: probes start after half of it (`TCP_KEEPIDLE`). Where something is, the kernel sends it
+/// again for as long as it does so for all (`tcp_retries2`, tcp(7)).
+///
+/// `TCP_USER_TIMEOUT` would shorten that, but also ends connections whose other side is well and does
+/// not read: the kernel counts the time of a closed window, whatever answers its probes get. How long
+/// a peer may be slow is for its owner to say.
 const LIVENESS_S: u32 = 60;
 const PROBES: u32 = 3;
 
@@ -114,7 +119,7 @@ fn is_connected_to_itself(socket: &OwnedFd) -> bool {
     ours.is_ok() && ours == theirs
 }
 
-/// No delay for small batches, an end for connections whose other side is gone (tcp(7)), and short
+/// No delay for small batches, probes for connections whose other side may be gone (tcp(7)), and short
 /// queues where the way is short.
 fn tune(socket: &OwnedFd, peer: SocketAddr) -> Result<()> {
     let set = || {
@@ -125,8 +130,7 @@ fn tune(socket: &OwnedFd, peer: SocketAddr) -> Result<()> {
         setsockopt(socket, sockopt::KeepAlive, &true)?;
         setsockopt(socket, sockopt::TcpKeepIdle, &(LIVENESS_S / 2))?;
         setsockopt(socket, sockopt::TcpKeepInterval, &(LIVENESS_S / 2 / PROBES))?;
-        setsockopt(socket, sockopt::TcpKeepCount, &PROBES)?;
-        setsockopt(socket, sockopt::TcpUserTimeout, &(LIVENESS_S * 1000))
+        setsockopt(socket, sockopt::TcpKeepCount, &PROBES)
     };
     set().context(|| "set a TCP option".into())
 }
@@ -150,5 +154,16 @@ mod tests {
         tune(&mapped, "[::ffff:127.0.0.1]:1".parse().unwrap()).unwrap();
         tune(&far, "192.0.2.1:1".parse().unwrap()).unwrap();
         assert_eq!([&near, &mapped, &far].map(holds), [2 * NEAR_BYTES, 2 * NEAR_BYTES, usual]);
+    }
+
+    /// The kernel would end it after that time, also if the peer answers every probe.
+    #[test]
+    fn one_that_does_not_read_is_not_taken_for_dead() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = Endpoint::new("tcp", listener.local_addr().unwrap().to_string());
+        let deadline = Instant::now() + std::time::Duration::from_secs(60);
+        let (socket, _) = connect_inet(&at, deadline).unwrap();
+        assert_eq!(getsockopt(&socket, sockopt::TcpUserTimeout).unwrap(), 0);
+        assert!(getsockopt(&socket, sockopt::KeepAlive).unwrap());
     }
 }

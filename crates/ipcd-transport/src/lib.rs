@@ -27,6 +27,7 @@ mod identity;
 mod inet;
 mod local;
 pub mod passed;
+mod patient;
 mod record_channel;
 mod records;
 mod room;
@@ -42,15 +43,18 @@ pub use access::Access;
 pub use buffer::ReadBuffer;
 pub use claim::{FileKind, PathClaim, open_lock};
 pub use endpoint::Endpoint;
-pub use error::{Error, Result};
+pub use error::{Error, Result, is_of_the_network};
 pub use identity::Identity;
 pub use inet::{InetListener, connect_inet};
 pub use local::{accept_local, bind_local, connect_local, peer_credentials};
 pub use passed::Passed;
-pub use record_channel::RecordChannel;
+pub use patient::Patient;
+pub use record_channel::{RecordChannel, Silence};
 pub use records::{Joiner, Record, Splitter};
 pub use room::widen;
-pub use socket::{connect_until, end_socket, poll_some, poll_until};
+pub use socket::{
+    Reset, connect_until, end_socket, poll_some, poll_until, receive_record, tells_records,
+};
 pub use stream::StreamChannel;
 
 /// A way to move frames between processes. One value per scheme, known to the registry.

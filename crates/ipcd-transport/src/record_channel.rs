@@ -8,35 +8,80 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
 
+use crate::error::is_of_the_network;
 use crate::room::widen;
-use crate::socket::end_socket;
+use crate::socket::{Reset, end_socket, receive_record};
 use crate::{Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote};
 
 /// Bytes of the longest record that is read whole: a UDP datagram has no more.
 const LARGEST: usize = 64 * 1024;
+
+/// How long a peer may be silent that no kernel watches: less, as long as it may be a forged address
+/// that will never speak again.
+#[derive(Clone, Copy, Debug)]
+pub struct Silence {
+    /// For one that has come back.
+    pub proved: Duration,
+    /// For one that has not.
+    pub at_first: Duration,
+    /// When it was heard first, until it has come back.
+    first: Option<Instant>,
+    has_come_back: bool,
+}
+
+/// What comes so much later is no part of what came first.
+const COMING_BACK: Duration = Duration::from_secs(1);
+
+impl Silence {
+    /// So long for one that has come back, and so long for one that has not.
+    pub fn new(proved: Duration, at_first: Duration) -> Self {
+        Self { proved, at_first, first: None, has_come_back: false }
+    }
+
+    fn heard(&mut self, now: Instant) {
+        let first = *self.first.get_or_insert(now);
+        self.has_come_back |= now >= first + COMING_BACK;
+    }
+
+    fn allowed(&self) -> Duration {
+        if self.has_come_back { self.proved } else { self.at_first }
+    }
+}
 
 /// Records over a connected seqpacket or datagram socket, which is non-blocking.
 #[derive(Debug)]
 pub struct RecordChannel {
     socket: OwnedFd,
     identity: Identity,
-    /// Whether nobody says that the peer has gone, and records may be lost and may be empty.
-    is_datagram: bool,
+    kind: Kind,
     /// How long the peer may be silent, and since when it is.
-    idle: Option<(Duration, Instant)>,
+    idle: Option<(Silence, Instant)>,
     /// Records that the listener has read.
     first: VecDeque<Vec<u8>>,
 }
 
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    /// The kernel watches the other end.
+    Connected(Reset),
+    /// Nobody says that the peer has gone, and records may be lost and may be empty.
+    Datagrams,
+    /// Nothing can be written, and nothing more comes.
+    Ended,
+}
+
 impl RecordChannel {
-    /// Over a connected socket whose other end the kernel watches.
+    /// Over a connected socket whose other end the kernel watches, and which [`tells_records`].
+    ///
+    /// [`tells_records`]: crate::tells_records
     pub fn connected(socket: OwnedFd, identity: Identity) -> Self {
-        Self { socket, identity, is_datagram: false, idle: None, first: VecDeque::new() }
+        let kind = Kind::Connected(Reset::default());
+        Self { socket, identity, kind, idle: None, first: VecDeque::new() }
     }
 
     /// Over a connected datagram socket, for ever.
     pub fn datagrams(socket: OwnedFd, identity: Identity) -> Self {
-        Self { is_datagram: true, ..Self::connected(socket, identity) }
+        Self { kind: Kind::Datagrams, ..Self::connected(socket, identity) }
     }
 
     /// Over a datagram socket: the peer has gone when it has been silent for so long. The listener
@@ -44,11 +89,20 @@ impl RecordChannel {
     pub fn until_idle(
         socket: OwnedFd,
         identity: Identity,
-        silence: Duration,
+        silence: Silence,
         first: VecDeque<Vec<u8>>,
     ) -> Self {
         let idle = Some((silence, Instant::now()));
         Self { idle, first, ..Self::datagrams(socket, identity) }
+    }
+
+    /// What the listener has read of a peer that has gone and never hears. The socket has ended, too.
+    pub fn ended(socket: OwnedFd, identity: Identity, first: VecDeque<Vec<u8>>) -> Self {
+        Self { kind: Kind::Ended, first, ..Self::connected(socket, identity) }
+    }
+
+    fn is_datagram(&self) -> bool {
+        self.kind == Kind::Datagrams
     }
 
     fn send(&self, record: &[u8]) -> nix::Result<usize> {
@@ -57,17 +111,24 @@ impl RecordChannel {
     }
 
     fn receive(&mut self, into: &mut ReadBuffer) -> Result<Read> {
-        let flags = MsgFlags::MSG_DONTWAIT;
-        match socket::recv(self.socket.as_raw_fd(), into.spare(LARGEST), flags) {
-            // On a datagram socket that is an empty record.
-            Ok(0) if !self.is_datagram => Ok(Read::Closed),
-            Ok(count) => {
+        let room = into.spare(LARGEST);
+        let received = match &mut self.kind {
+            Kind::Connected(reset) => receive_record(self.socket.as_fd(), room, reset),
+            Kind::Datagrams => {
+                let flags = MsgFlags::MSG_DONTWAIT;
+                socket::recv(self.socket.as_raw_fd(), room, flags).map(Some)
+            }
+            Kind::Ended => Ok(None),
+        };
+        match received {
+            Ok(None) => Ok(Read::Closed),
+            Ok(Some(count)) => {
                 into.commit(count);
                 Ok(Read::Bytes(count))
             }
-            // A datagram of ours found nobody: the next one may.
-            Err(Errno::ECONNREFUSED) if self.is_datagram => Ok(Read::NotReady),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Read::NotReady),
+            // A datagram of ours did not arrive: the next one may. Anybody can say so (RFC 5927).
+            Err(error) if self.is_datagram() && is_of_the_network(error) => Ok(Read::NotReady),
             Err(error) => Err(Error::system("receive", error)),
         }
     }
@@ -94,31 +155,32 @@ impl Channel for RecordChannel {
             }
             None => self.receive(into)?,
         };
-        if let (Some((_, since)), Read::Bytes(_)) = (&mut self.idle, read) {
-            *since = Instant::now();
+        if let (Some((silence, since)), Read::Bytes(_)) = (&mut self.idle, read) {
+            let now = Instant::now();
+            silence.heard(now);
+            *since = now;
         }
         Ok(read)
     }
 
     fn write(&mut self, record: &[u8]) -> Result<Wrote> {
+        let of_the_network = |error| self.is_datagram() && is_of_the_network(error);
         let sent = match self.send(record) {
             // That speaks of an earlier datagram; this one was not sent (udp(7)).
-            Err(Errno::ECONNREFUSED) if self.is_datagram => self.send(record),
+            Err(error) if of_the_network(error) => self.send(record),
             sent => sent,
         };
         match sent {
             Ok(_) => Ok(Wrote::Bytes(record.len())),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wrote::NotReady),
             // It is too long for a datagram, or nobody was there: as lost as on the way.
-            Err(Errno::EMSGSIZE | Errno::ECONNREFUSED) if self.is_datagram => {
-                Ok(Wrote::Bytes(record.len()))
-            }
+            Err(error) if of_the_network(error) => Ok(Wrote::Bytes(record.len())),
             Err(error) => Err(Error::system("send", error)),
         }
     }
 
     fn finish(&mut self) -> Result<()> {
-        if self.is_datagram {
+        if self.is_datagram() {
             return Ok(());
         }
         end_socket(&self.socket, Shutdown::Write)
@@ -126,12 +188,16 @@ impl Channel for RecordChannel {
 
     fn tick(&mut self, now: Instant) -> Result<Option<Instant>> {
         let Some((silence, since)) = self.idle else { return Ok(None) };
-        let end = since + silence;
+        let end = since + silence.allowed();
         if now >= end {
-            let why = format!("nothing came for {} s", silence.as_secs());
+            let why = format!("nothing came for {} s", silence.allowed().as_secs());
             return Err(Error::TimedOut(why));
         }
         Ok(Some(end))
+    }
+
+    fn is_deaf(&self) -> bool {
+        self.kind == Kind::Ended
     }
 
     fn make_room(&mut self, bytes: usize) {
@@ -141,5 +207,20 @@ impl Channel for RecordChannel {
     fn into_parts(self: Box<Self>) -> ChannelParts {
         let (descriptors, identity) = (vec![self.socket], self.identity);
         ChannelParts { descriptors, identity, state: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_has_not_come_back_may_be_silent_for_less() {
+        let (long, short) = (Duration::from_secs(60), Duration::from_secs(10));
+        let (mut silence, start) = (Silence::new(long, short), Instant::now());
+        for (ms, expected) in [(0, short), (1, short), (999, short), (1_000, long), (1_001, long)] {
+            silence.heard(start + Duration::from_millis(ms));
+            assert_eq!(silence.allowed(), expected, "after {ms} ms");
+        }
     }
 }

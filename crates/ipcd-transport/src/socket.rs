@@ -1,11 +1,14 @@
 //! Waiting with a deadline, for whoever connects; and the end of a socket.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{Shutdown, SockaddrLike, connect, getsockopt, shutdown, sockopt};
+use nix::sys::socket::{
+    MsgFlags, Shutdown, SockaddrLike, connect, getsockopt, recvmsg, setsockopt, shutdown, sockopt,
+};
 
 use crate::{Error, Result};
 
@@ -77,12 +80,54 @@ pub fn end_socket(socket: &impl AsFd, direction: Shutdown) -> Result<()> {
     }
 }
 
+/// Has the kernel tell an empty record of a Unix-domain socket from the end, for both of which a read
+/// returns 0: a time comes along with a record. Elsewhere, an empty record is the end.
+pub fn tells_records(socket: &OwnedFd) {
+    // Where it cannot be had, everything but that works.
+    let _ = setsockopt(socket, sockopt::ReceiveTimestamp, &true);
+}
+
+/// Whether the other end of a socket was closed with something unread. That is told once, and ahead
+/// of the records that came before (unix_release_sock), which are not lost for it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Reset(bool);
+
+/// Receives a record of a connected socket without waiting; `None` at the end.
+///
+/// # Errors
+/// As recv(2), and `ECONNRESET` only when all that came before it was received.
+pub fn receive_record(
+    socket: BorrowedFd<'_>,
+    room: &mut [u8],
+    reset: &mut Reset,
+) -> nix::Result<Option<usize>> {
+    let mut receive = || {
+        let mut room = [IoSliceMut::new(room)];
+        let received = recvmsg::<()>(socket.as_raw_fd(), &mut room, None, MsgFlags::MSG_DONTWAIT)?;
+        // There is no room for what comes along, which is told of a record and not of the end.
+        let is_record = received.bytes > 0 || received.flags.contains(MsgFlags::MSG_CTRUNC);
+        Ok(is_record.then_some(received.bytes))
+    };
+    let received = match receive() {
+        Err(Errno::ECONNRESET) => {
+            *reset = Reset(true);
+            receive()
+        }
+        received => received,
+    };
+    match received {
+        Ok(None) if std::mem::take(reset) == Reset(true) => Err(Errno::ECONNRESET),
+        received => received,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{SocketAddr, TcpListener};
 
     use nix::sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, getpeername, listen, socket,
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, getpeername, listen, send,
+        socket, socketpair,
     };
 
     use super::*;
@@ -132,5 +177,27 @@ mod tests {
         let all: Vec<_> = (0..4).map(connect).collect();
         let (_, last) = all.last().unwrap();
         assert!(matches!(last, Err(Error::TimedOut(_))), "{last:?}");
+    }
+
+    #[test]
+    fn what_came_before_a_reset_is_received_and_an_empty_record_is_not_the_end() {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let (near, far) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        tells_records(&near);
+        let send = |socket: &OwnedFd, bytes: &[u8]| {
+            send(socket.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
+        };
+        send(&near, b"never read");
+        for record in [&b""[..], b"one", b"", b"two", b""] {
+            send(&far, record);
+        }
+        drop(far);
+        let (mut room, mut reset) = ([0; 8], Reset::default());
+        let mut receive = || receive_record(near.as_fd(), &mut room, &mut reset);
+        let received = [(); 7].map(|()| receive());
+        let [records @ .., last, after] = received;
+        assert_eq!(records, [0, 3, 0, 3, 0].map(|count| Ok(Some(count))));
+        assert_eq!((last, after), (Err(Errno::ECONNRESET), Ok(None)));
     }
 }

@@ -17,8 +17,10 @@ use crate::link::Gone;
 const KEPT_BYTES: usize = SCRATCH_BYTES / 4;
 /// How much larger than a rest its memory may be, and how many are kept for later.
 const MAX_SLACK: usize = 4;
-/// Reads that are made of a peer that can no longer be written to, to accept what it had sent.
-const LAST_READS: usize = 16;
+/// Reads that are made of a peer that can no longer be written to, to accept what it had sent, and the
+/// bytes: as many as its socket may hold, of which each read may bring only one record.
+const LAST_READS: usize = 512;
+const LAST_BYTES: usize = 4 * 1024 * 1024;
 /// Pieces of an outbox that are written at once.
 const PIECES: usize = 16;
 /// Room that is made in the kernel for the end of what a peer gets, at the most.
@@ -251,9 +253,14 @@ impl Worker {
 
     /// A peer that cannot be written to has gone, but what it had sent before is still accepted.
     pub(super) fn abandon(&mut self, key: PeerKey, why: &str) {
+        let mut left = LAST_BYTES;
         for _ in 0..LAST_READS {
             let waits = self.connection(key).is_none_or(|connection| connection.waiting);
-            if waits || !matches!(self.take_in(key), Some(Ok(Read::Bytes(_)))) {
+            let Some(Ok(Read::Bytes(count))) = (!waits).then(|| self.take_in(key)).flatten() else {
+                break;
+            };
+            left = left.saturating_sub(count);
+            if left == 0 {
                 break;
             }
         }

@@ -1,13 +1,15 @@
 //! What comes on the socket: data in turn, and the peer's control traffic.
 
-use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use ipcd_transport::{Error, Read, ReadBuffer, Result};
+use ipcd_transport::{Error, Read, ReadBuffer, Result, is_of_the_network};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::{ROOM, UdpChannel, gone};
 use crate::credit::Held;
-use crate::datagram::{DATA_HEADER, Datagram, Place};
+use crate::datagram::{DATA_HEADER, Datagram, Place, Request};
 
 /// Datagrams received in one call, and bytes appended after which it ends.
 const READ_DATAGRAMS: usize = 16;
@@ -78,17 +80,17 @@ impl UdpChannel {
 
     /// The next datagram, or `None` when there is none now.
     fn receive(&mut self, room: &mut [u8]) -> Result<Option<usize>> {
-        loop {
-            match self.socket().recv(room) {
+        for _ in 0..READ_DATAGRAMS {
+            let flags = MsgFlags::MSG_DONTWAIT;
+            match recv(self.socket().as_raw_fd(), room, flags) {
                 Ok(count) => return Ok(Some(count)),
-                Err(error) => match error.kind() {
-                    // The kernel reports this before what it has received, which is still there.
-                    ErrorKind::ConnectionRefused => self.gone = true,
-                    ErrorKind::WouldBlock | ErrorKind::Interrupted => return Ok(None),
-                    _ => return Err(Error::system("receive", error)),
-                },
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+                // The kernel reports this before what it has received, which is still there.
+                Err(error) if is_of_the_network(error) => self.heed(error),
+                Err(error) => return Err(Error::system("receive", error)),
             }
         }
+        Ok(None)
     }
 
     /// Handles a datagram, and returns it if it is data in turn.
@@ -120,9 +122,10 @@ impl UdpChannel {
         None
     }
 
-    /// A repeated CONNECT is answered again. Anything else may come from a new client on the old
-    /// one's port, which gets through to the listener only when this channel is gone; or from
-    /// somebody who would like it to be.
+    /// A repeated CONNECT is answered again. Another client's may come from a new one on the old one's
+    /// port, which gets through to the listener only when this channel is gone, or from a forger who
+    /// would like it to be. It is told by what a new client answers to a PING: GONE, with an id that
+    /// no forger knows.
     fn handshake(&mut self, datagram: &Datagram<'_>) {
         let now = Instant::now();
         match datagram {
@@ -130,7 +133,9 @@ impl UdpChannel {
                 self.live.heard(now);
                 self.send(self.session.acceptance());
             }
-            Datagram::Init { .. } | Datagram::Connect(_) if self.live.suspect(now) => {
+            Datagram::Init { nonce } | Datagram::Connect(Request { nonce, .. })
+                if *nonce != self.session.nonce && self.live.may_ask(now) =>
+            {
                 self.send(Datagram::Ping { id: self.session.id });
             }
             _ => {}
@@ -145,7 +150,6 @@ mod tests {
     use super::super::tests::{ID, NONCE, SECOND, WINDOW, buffer, channel, data, heard, say};
     use super::*;
     use crate::cookie::COOKIE_BYTES;
-    use crate::datagram::Request;
     use crate::datagram::tests::junk;
 
     #[test]
@@ -199,9 +203,27 @@ mod tests {
         let (mut channel, peer) = channel();
         say(&peer, Datagram::Init { nonce: 10 });
         channel.serve().unwrap();
-        say(&peer, Datagram::Pong { id: ID });
-        channel.serve().unwrap();
-        channel.tick(Instant::now() + 2 * SECOND).unwrap();
+        // The peer is busy: it has as long as one that was not doubted.
+        channel.tick(Instant::now() + 9 * SECOND).unwrap();
+        assert_eq!(channel.write(&[4, 0, 0, 0]).unwrap(), Wrote::Bytes(4));
+    }
+
+    /// Here the kernel's word is true, but of a datagram that tells nothing which a forger lacks.
+    #[test]
+    fn a_closed_port_ends_the_channel_only_if_the_id_is_quoted() {
+        let (mut channel, peer) = channel();
+        drop(peer);
+        for _ in 0..3 {
+            channel.socket().send(b"no datagram of this connection").unwrap();
+            channel.serve().unwrap();
+            assert_eq!(channel.read(&mut buffer()).unwrap(), Read::NotReady);
+            channel.socket().send(b"nor is this").unwrap();
+            channel.send(Datagram::Credit { id: ID + 1, position: 0, received: 0, lost: 0 });
+            channel.serve().unwrap();
+        }
+        assert_eq!(channel.write(&[4, 0, 0, 0]).unwrap(), Wrote::Bytes(4));
+        assert!(channel.serve().unwrap_err().is_disconnect());
+        assert!(channel.write(&[4, 0, 0, 0]).unwrap_err().is_disconnect());
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What goes out: records within the credit, control traffic, and the end.
 
-use std::io::{ErrorKind, IoSlice};
+use std::io::IoSlice;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use ipcd_transport::{Error, Record, Result, Wrote};
+use ipcd_transport::{Error, Record, Result, Wrote, is_of_the_network};
 use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send};
 use nix::sys::uio::writev;
 
 use super::{UdpChannel, gone};
@@ -26,7 +29,18 @@ impl UdpChannel {
         let parts = [&header, record.header(), frames].map(IoSlice::new);
         // A write is a datagram, and the socket is non-blocking. sendmsg(2) would do as well, but a
         // sandbox may forbid it, because it can choose another receiver.
-        match writev(self.socket(), &parts) {
+        let sent = match writev(self.socket(), &parts) {
+            // That speaks of an earlier datagram; this one was not sent (udp(7)).
+            Err(error) if is_of_the_network(error) => {
+                self.heed(error);
+                if self.gone {
+                    return Err(gone());
+                }
+                writev(self.socket(), &parts)
+            }
+            sent => sent,
+        };
+        match sent {
             Ok(_) => {
                 self.session.sending.sent(place);
                 Ok(None)
@@ -37,9 +51,10 @@ impl UdpChannel {
                 self.lacks_memory = true;
                 Ok(Some(Wrote::NotReady))
             }
-            Err(Errno::ECONNREFUSED) => {
-                self.gone = true;
-                Err(gone())
+            // As lost as on the way. How long that may last is for the liveness to say.
+            Err(error) if is_of_the_network(error) => {
+                self.session.sending.sent(place);
+                Ok(None)
             }
             Err(error) => Err(Error::system("send", error)),
         }
@@ -49,11 +64,16 @@ impl UdpChannel {
     /// peer is gone.
     pub(super) fn send(&mut self, datagram: Datagram<'_>) {
         let bytes = datagram.encode();
-        let sent = self.socket().send(&bytes);
-        if sent.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
-            self.gone = true;
-            // That error would have woken the reader, and is used up; sending again renews it.
-            let _ = self.socket().send(&bytes);
+        let send = |socket: &UdpSocket| {
+            send(socket.as_raw_fd(), &bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
+        };
+        if let Err(error) = send(self.socket())
+            && error != Errno::EAGAIN
+        {
+            self.heed(error);
+            // The error speaks of an earlier datagram, and would have woken the reader: sending again
+            // renews it.
+            let _ = send(self.socket());
         }
     }
 

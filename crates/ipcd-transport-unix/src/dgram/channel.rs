@@ -105,7 +105,12 @@ impl Channel for DatagramChannel {
     fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
         let mut mark = [0];
         let mut room = [IoSliceMut::new(&mut mark), IoSliceMut::new(into.spare(LARGEST))];
-        match readv(&self.queue, &mut room) {
+        let received = match readv(&self.queue, &mut room) {
+            // What its listener had sent before it went is behind that (unix_release_sock).
+            Err(Errno::ECONNRESET) => readv(&self.queue, &mut room),
+            received => received,
+        };
+        match received {
             Ok(0) => Ok(Read::Closed),
             Ok(count) => {
                 into.commit(count - 1);
