@@ -60,6 +60,37 @@ fn never_more_than_the_most_are_without_proof() {
 }
 
 #[test]
+fn who_has_most_places_makes_room_and_some_are_reserved() {
+    let daemon = with_limits("max_peers = 32", &["unix", "tcp"]);
+    let mut far: Vec<Raw> = (0..30).map(|_| daemon.session("tcp")).collect();
+    // The last two places are for root and the daemon's own user.
+    let said = daemon.ctl("tcp", &["ping"]).run().expect(6).stderr;
+    assert!(said.contains("32 peers") && said.contains("max_peers"), "{said}");
+    let near: Vec<Raw> = (0..5).map(|_| daemon.session("unix")).collect();
+    // And where they are taken, one of the others goes: who came last, and is told why.
+    for peer in &mut far[27..] {
+        let (code, why) = peer.end().expect("it is told why");
+        assert!(code == Code::Limit && why.contains("127.0.0.1") && why.contains("max_peers"));
+    }
+    for mut peer in far.drain(..27).chain(near) {
+        peer.control(Kind::Ping, 9, &[]);
+        peer.expect(Kind::Pong);
+    }
+}
+
+#[test]
+fn silent_strangers_do_not_take_all_children() {
+    let args = ["--fork", "connection", "--max-children", "8"];
+    let daemon = Setup::new().listen(&["unix", "tcp"]).args(&args).start();
+    let mut silent: Vec<Raw> = (0..20).map(|_| daemon.raw("tcp")).collect();
+    for stranger in &mut silent {
+        daemon.ctl("unix", &["ping"]).run().expect(0);
+        // They come again, whether they were let go or not.
+        *stranger = daemon.raw("tcp");
+    }
+}
+
+#[test]
 fn a_network_has_its_limit_and_users_have_theirs() {
     let limits = "max_peers_per_prefix = 2\nprefix_v4 = 8\nmax_peers_per_uid = 3";
     let daemon = with_limits(limits, &["unix", "tcp"]);

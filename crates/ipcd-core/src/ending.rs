@@ -62,10 +62,11 @@ impl Core {
         self.throw_out(now, key, Code::Kicked, "it was kicked");
     }
 
-    /// Ends a session that is not open yet, because too many are not.
-    pub fn displace(&mut self, now: Instant, key: PeerKey) {
-        if !self.peer(key).is_open() {
-            let why = "others come, and it has proved nothing yet (max_startups)";
+    /// Ends a session for the sake of another. One that may still prove its token stays if it has.
+    pub fn displace(&mut self, now: Instant, key: PeerKey, why: &str, may_prove: bool) {
+        if !may_prove {
+            self.throw_out(now, key, Code::Limit, why);
+        } else if !self.peer(key).is_open() {
             self.fail(now, key, Code::Limit, why);
         }
     }

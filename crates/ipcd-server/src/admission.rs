@@ -1,6 +1,8 @@
 //! Who may come in: limits on peers, on how often they come, and on those that have proved nothing
 //! yet; and who is kept out for a while, because workers die of it.
 
+mod crowd;
+mod places;
 mod rates;
 mod startups;
 mod suspects;
@@ -10,11 +12,13 @@ use std::time::Instant;
 
 use ipcd_core::Source;
 use ipcd_transport::{ChannelParts, Identity};
+use nix::unistd::geteuid;
 use slab::Slab;
 
+use self::crowd::Crowd;
 use self::rates::Rates;
 pub use self::startups::MaxStartups;
-use self::startups::{Room, Startups};
+use self::startups::Startups;
 use self::suspects::Suspects;
 use crate::config::Limits;
 
@@ -22,9 +26,16 @@ use crate::config::Limits;
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: Limits,
+    /// Peers at the most because each needs a child.
+    children: Option<usize>,
     /// By their places, which the lower halves of their numbers are.
     peers: Slab<Admitted>,
+    /// Those that are not on their way out, by source.
     per_source: HashMap<Source, usize>,
+    /// Of these, those that may have to make room for others; and how many need not.
+    crowd: Crowd,
+    favoured: usize,
+    own_user: u32,
     startups: Startups,
     rates: Rates,
     suspects: Suspects,
@@ -42,6 +53,18 @@ pub(crate) struct Admitted {
     pub(crate) state: Box<[u8]>,
     source: Source,
     slot: u32,
+    standing: Standing,
+}
+
+/// Whether a peer has to make room for others.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Standing {
+    /// It is of root, of the daemon's own user, or of the daemon's own making.
+    Favoured,
+    /// It may have to.
+    Common,
+    /// It had to, and is counted no more.
+    Displaced,
 }
 
 /// A peer that comes.
@@ -51,6 +74,8 @@ pub(crate) struct Arrival<'a> {
     pub(crate) parts: &'a ChannelParts,
     /// Whether it has to prove a token.
     pub(crate) must_prove: bool,
+    /// Whether it is of the daemon's own making: a server, a program, a file.
+    pub(crate) is_ours: bool,
     /// The place of the worker that is to serve it.
     pub(crate) slot: usize,
 }
@@ -60,16 +85,32 @@ pub(crate) struct Arrival<'a> {
 pub(crate) struct Entry {
     /// The number of the peer.
     pub(crate) number: u64,
-    /// One that has proved nothing yet and has to go for it: its slot and number.
-    pub(crate) instead_of: Option<(usize, u64)>,
+    /// Those that have to go for it.
+    pub(crate) instead_of: Vec<Displaced>,
+}
+
+/// One that has to go for another.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Displaced {
+    pub(crate) slot: u32,
+    pub(crate) number: u64,
+    /// What it is told.
+    pub(crate) why: String,
+    /// Whether it stays if it has proved its token meanwhile.
+    pub(crate) may_prove: bool,
 }
 
 impl Admission {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    /// Nobody, yet. `children` is how many peers there may be because each needs a child.
+    pub(crate) fn new(limits: &Limits, children: Option<usize>) -> Self {
         Self {
             limits: limits.clone(),
+            children,
             peers: Slab::new(),
             per_source: HashMap::new(),
+            crowd: Crowd::default(),
+            favoured: 0,
+            own_user: geteuid().as_raw(),
             startups: Startups::default(),
             rates: Rates::default(),
             suspects: Suspects::default(),
@@ -77,10 +118,22 @@ impl Admission {
         }
     }
 
-    /// Other limits, for those who come from now on. Those who are here are charged to whom they
-    /// were.
+    /// Other limits, for those who come from now on. Those who are here stay, and are charged to the
+    /// networks that there are now.
     pub(crate) fn set_limits(&mut self, limits: &Limits) {
         self.limits = limits.clone();
+        let prefixes = limits.prefixes();
+        let places: Vec<_> = self.peers.iter().map(|(place, _)| place).collect();
+        for place in places {
+            let peer = self.peers[place].clone();
+            let source = Source::of(peer.identity.uid, peer.identity.addr, prefixes);
+            if source != peer.source {
+                self.discount(&peer);
+                self.peers[place].source = source;
+                self.count(peer.number, source, peer.standing);
+                self.startups.move_to(peer.number, source);
+            }
+        }
     }
 
     /// Admits a peer and says under which number; or says why not. `percent` is a random number
@@ -91,29 +144,45 @@ impl Admission {
         arrival: Arrival<'_>,
         percent: impl FnOnce() -> u32,
     ) -> Result<Entry, String> {
-        let Arrival { listener, parts, must_prove, slot } = arrival;
+        let Arrival { listener, parts, must_prove, is_ours, slot } = arrival;
         let slot = slot as u32;
         let (identity, state) = (parts.identity.clone(), parts.state.clone().into_boxed_slice());
         let source = Source::of(identity.uid, identity.addr, self.limits.prefixes());
+        let is_favoured = self.is_favoured(&identity, is_ours);
+        let standing = if is_favoured { Standing::Favoured } else { Standing::Common };
         self.check(now, source)?;
-        let instead_of = if must_prove { self.make_room(now, percent)? } else { None };
-        *self.per_source.entry(source).or_default() += 1;
+        let late = if must_prove { self.make_room(source, now, percent)? } else { None };
+        let other = self.make_place(source, standing, now, late.is_some())?;
+        let late = late.and_then(|number| self.displace(number, LATE.to_owned(), true));
+        let other = other.and_then(|(number, why)| self.displace(number, why, false));
+        let instead_of = late.into_iter().chain(other).collect();
         self.next += 1;
         let place = self.peers.vacant_entry();
         // Whoever came first has the least.
         let number = self.next << PLACE_BITS | place.key() as u64;
-        place.insert(Admitted { number, listener, identity, state, source, slot });
+        place.insert(Admitted { number, listener, identity, state, source, slot, standing });
+        self.count(number, source, standing);
         if must_prove {
-            self.startups.add(number, now);
+            self.startups.add(number, source, now);
         }
         Ok(Entry { number, instead_of })
+    }
+
+    /// Whether a peer need not make room for others, and may take the last places.
+    pub(crate) fn is_favoured(&self, identity: &Identity, is_ours: bool) -> bool {
+        is_ours || identity.uid.is_some_and(|uid| uid == 0 || uid == self.own_user)
     }
 
     /// These peers have proved what they had to.
     pub(crate) fn opened(&mut self, numbers: &[u64], slot: usize) {
         for number in numbers {
-            if self.peer(*number).is_some_and(|peer| peer.is_of(slot)) {
-                self.startups.remove(*number);
+            let Some(peer) = self.peer(*number).filter(|peer| peer.is_of(slot)) else { continue };
+            let (source, standing) = (peer.source, peer.standing);
+            self.startups.remove(*number);
+            // It was quicker than the word that it had to go.
+            if standing == Standing::Displaced {
+                self.peers[place_of(*number)].standing = Standing::Common;
+                self.count(*number, source, Standing::Common);
             }
         }
     }
@@ -124,6 +193,12 @@ impl Admission {
         let peer = self.peers.remove(place_of(number));
         self.discharge(&peer);
         Some(peer)
+    }
+
+    /// Whether a worker still serves a peer that has to go.
+    pub(crate) fn is_leaving(&self, number: u64, slot: usize) -> bool {
+        let is_meant = |peer: &Admitted| peer.is_of(slot) && peer.standing == Standing::Displaced;
+        self.peer(number).is_some_and(is_meant)
     }
 
     /// The slot whose worker serves a peer.
@@ -165,10 +240,6 @@ impl Admission {
                 "{source} connects more than {rate} times a second (max_connect_rate)"
             ));
         }
-        let most = self.limits.max_peers as usize;
-        if self.peers.len() >= most {
-            return Err(format!("the limit of {most} peers is reached (max_peers)"));
-        }
         let (most, key) = self.most_of(source);
         if self.per_source.get(&source).is_some_and(|count| *count >= most) {
             return Err(format!("the limit of {most} peers of {source} is reached ({key})"));
@@ -184,23 +255,33 @@ impl Admission {
         }
     }
 
-    /// Room for one more that has proved nothing; perhaps in the place of another, which is not
-    /// counted any more.
-    fn make_room(
-        &mut self,
-        now: Instant,
-        percent: impl FnOnce() -> u32,
-    ) -> Result<Option<(usize, u64)>, String> {
-        let max = self.limits.max_startups;
-        match self.startups.room(max, now, percent) {
-            Room::There => Ok(None),
-            Room::Of(number) => {
-                self.startups.remove(number);
-                Ok(self.peer(number).map(|peer| (peer.slot as usize, number)))
-            }
-            Room::None => {
-                let most = max.full();
-                Err(format!("the limit of {most} peers without proof is reached (max_startups)"))
+    /// Lets one go, which is not counted any more.
+    fn displace(&mut self, number: u64, why: String, may_prove: bool) -> Option<Displaced> {
+        let peer = self.peer(number)?.clone();
+        self.discharge(&peer);
+        self.peers[place_of(number)].standing = Standing::Displaced;
+        Some(Displaced { slot: peer.slot, number, why, may_prove })
+    }
+
+    fn count(&mut self, number: u64, source: Source, standing: Standing) {
+        match standing {
+            Standing::Displaced => return,
+            Standing::Favoured => self.favoured += 1,
+            Standing::Common => self.crowd.add(source, number),
+        }
+        *self.per_source.entry(source).or_default() += 1;
+    }
+
+    fn discount(&mut self, peer: &Admitted) {
+        match peer.standing {
+            Standing::Displaced => return,
+            Standing::Favoured => self.favoured -= 1,
+            Standing::Common => drop(self.crowd.remove(peer.source, peer.number)),
+        }
+        if let Some(count) = self.per_source.get_mut(&peer.source) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_source.remove(&peer.source);
             }
         }
     }
@@ -211,12 +292,7 @@ impl Admission {
 
     fn discharge(&mut self, peer: &Admitted) {
         self.startups.remove(peer.number);
-        if let Some(count) = self.per_source.get_mut(&peer.source) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_source.remove(&peer.source);
-            }
-        }
+        self.discount(peer);
     }
 }
 
@@ -225,6 +301,9 @@ impl Admitted {
         self.slot as usize == slot
     }
 }
+
+/// What one is told that is late to prove its token.
+const LATE: &str = "others come, and it has proved nothing yet (max_startups)";
 
 /// Bits of a peer's number that are its place.
 const PLACE_BITS: u32 = 32;
@@ -256,14 +335,18 @@ mod tests {
         slot: usize,
     ) -> Result<Entry, String> {
         let must_prove = parts.identity.addr.is_some();
-        let arrival = Arrival { listener: 0, parts, must_prove, slot };
+        let arrival = Arrival { listener: 0, parts, must_prove, is_ours: false, slot };
         admission.admit(Instant::now(), arrival, || 0)
+    }
+
+    fn gone(entry: &Entry) -> Vec<(u32, u64)> {
+        entry.instead_of.iter().map(|displaced| (displaced.slot, displaced.number)).collect()
     }
 
     #[test]
     fn counts_per_source_and_in_all() {
         let limits = Limits { max_peers: 3, max_peers_per_uid: 2, ..Limits::default() };
-        let mut admission = Admission::new(&limits);
+        let mut admission = Admission::new(&limits, None);
         let (ann, bob) = (of_user(1), of_user(2));
         let first = admit(&mut admission, &ann, 0).unwrap().number;
         admit(&mut admission, &ann, 0).unwrap();
@@ -284,7 +367,7 @@ mod tests {
         let (per_prefix, v4) = (Some(2), Bits(24));
         let limits =
             Limits { max_peers_per_prefix: per_prefix, prefix_v4: v4, ..Limits::default() };
-        let mut admission = Admission::new(&limits);
+        let mut admission = Admission::new(&limits, None);
         admit(&mut admission, &from("10.1.2.3:1"), 0).unwrap();
         admit(&mut admission, &from("10.1.2.4:1"), 0).unwrap();
         let why = admit(&mut admission, &from("10.1.2.5:1"), 0).unwrap_err();
@@ -299,24 +382,103 @@ mod tests {
     #[test]
     fn who_proves_nothing_makes_room_for_who_comes() {
         let limits = Limits { max_startups: "2:100:3".parse().unwrap(), ..Limits::default() };
-        let mut admission = Admission::new(&limits);
+        let mut admission = Admission::new(&limits, None);
         let net = from("10.1.2.3:1");
         let numbers: Vec<u64> =
             (0..2).map(|slot| admit(&mut admission, &net, slot).unwrap().number).collect();
         let third = admit(&mut admission, &net, 0).unwrap();
-        assert_eq!(third.instead_of, Some((0, numbers[0])));
+        assert_eq!(gone(&third), [(0, numbers[0])]);
         admission.opened(&numbers[1..], 0);
-        assert_eq!(admit(&mut admission, &net, 0).unwrap().instead_of, Some((1, numbers[1])));
+        assert_eq!(gone(&admit(&mut admission, &net, 0).unwrap()), [(1, numbers[1])]);
         let fifth = admit(&mut admission, &net, 0).unwrap();
-        assert_eq!(fifth.instead_of, Some((0, third.number)));
+        assert_eq!(gone(&fifth), [(0, third.number)]);
+        assert!(fifth.instead_of[0].may_prove && fifth.instead_of[0].why.contains("max_startups"));
         admission.opened(&[fifth.number], 0);
-        assert_eq!(admit(&mut admission, &net, 0).unwrap().instead_of, None);
-        assert_eq!(admit(&mut admission, &of_user(1), 0).unwrap().instead_of, None);
+        assert_eq!(gone(&admit(&mut admission, &net, 0).unwrap()), []);
+        assert_eq!(gone(&admit(&mut admission, &of_user(1), 0).unwrap()), []);
+        // One that was quicker than the word that it had to go is counted again.
+        let before = admission.per_source[&Source::User(1)] + admission.crowd.len();
+        admission.opened(&[third.number], 0);
+        assert_eq!(admission.per_source[&Source::User(1)] + admission.crowd.len(), before + 1);
+        admission.release_slot(0);
+        admission.release_slot(1);
+        assert!(admission.peers.is_empty() && admission.per_source.is_empty());
+        assert_eq!((admission.crowd.len(), admission.favoured), (0, 0));
+    }
+
+    #[test]
+    fn who_has_most_makes_room_and_the_last_places_are_reserved() {
+        let limits = Limits { max_peers: 32, ..Limits::default() };
+        let mut admission = Admission::new(&limits, None);
+        let (ann, bob, carl, root) = (of_user(1), of_user(2), of_user(3), of_user(0));
+        let ann_s: Vec<u64> =
+            (0..30).map(|_| admit(&mut admission, &ann, 0).unwrap().number).collect();
+        // Two places are left, for others than these.
+        let why = admit(&mut admission, &ann, 0).unwrap_err();
+        assert!(why.contains("32 peers") && why.contains("max_peers"), "{why}");
+        for number in ann_s[20..].iter().rev() {
+            let entry = admit(&mut admission, &bob, 0).unwrap();
+            assert_eq!(gone(&entry), [(0, *number)], "the last to come is the first to go");
+            let Displaced { why, may_prove, .. } = &entry.instead_of[0];
+            assert!(why.contains("user 1") && why.contains("max_peers") && !may_prove, "{why}");
+        }
+        assert_eq!(gone(&admit(&mut admission, &carl, 0).unwrap()), [(0, ann_s[19])]);
+        assert_eq!(gone(&admit(&mut admission, &root, 0).unwrap()), []);
+        assert_eq!(gone(&admit(&mut admission, &root, 0).unwrap()), []);
+        // Root needs no share, and nobody takes its places.
+        assert_eq!(gone(&admit(&mut admission, &root, 0).unwrap()).len(), 1);
+        for uid in 100..200 {
+            let _ = admit(&mut admission, &of_user(uid), 0);
+        }
+        assert_eq!(admission.per_source[&Source::User(0)], 3);
+        assert!(admission.crowd.len() + admission.favoured <= 32);
+        // Those on their way out do not count, and cannot be too many.
+        assert!(admission.peers.len() <= 2 * 32);
+        admission.release_slot(0);
+        assert_eq!((admission.crowd.len(), admission.favoured), (0, 0));
+        assert!(admission.per_source.is_empty());
+    }
+
+    #[test]
+    fn strangers_without_proof_take_no_child_from_anybody() {
+        let limits = Limits { max_startups: "500".parse().unwrap(), ..Limits::default() };
+        let mut admission = Admission::new(&limits, Some(16));
+        let strangers: Vec<_> = (0..40)
+            .filter_map(|n| {
+                let net = from(&format!("10.0.0.{n}:1"));
+                admit(&mut admission, &net, n).ok()
+            })
+            .collect();
+        assert_eq!(strangers.len(), 15, "one place is reserved");
+        // Each has but one. Who comes takes the place of one that has had its time.
+        let ann = of_user(1);
+        let why = admit(&mut admission, &ann, 99).unwrap_err();
+        assert!(why.contains("16 children") && why.contains("max_children"), "{why}");
+        let later = Instant::now() + std::time::Duration::from_secs(2);
+        let arrival =
+            Arrival { listener: 0, parts: &ann, must_prove: false, is_ours: false, slot: 99 };
+        let entry = admission.admit(later, arrival, || 0).unwrap();
+        assert_eq!(gone(&entry), [(0, strangers[0].number)]);
+        let ours = Arrival { listener: 0, parts: &ann, must_prove: false, is_ours: true, slot: 98 };
+        assert_eq!(gone(&admission.admit(later, ours, || 0).unwrap()), []);
+    }
+
+    #[test]
+    fn those_who_are_here_belong_to_the_networks_that_there_are_now() {
+        let mut admission = Admission::new(&Limits::default(), None);
+        for n in 0..10 {
+            admit(&mut admission, &from(&format!("10.0.0.{n}:1")), 0).unwrap();
+        }
+        admission.set_limits(&Limits { prefix_v4: Bits(24), max_peers: 10, ..Limits::default() });
+        assert_eq!(admission.per_source.len(), 1);
+        assert_eq!(gone(&admit(&mut admission, &from("10.0.1.1:1"), 0).unwrap()).len(), 1);
+        admission.release_slot(0);
+        assert!(admission.per_source.is_empty() && admission.crowd.len() == 0);
     }
 
     #[test]
     fn a_source_that_workers_die_of_is_refused_for_a_while() {
-        let mut admission = Admission::new(&Limits::default());
+        let mut admission = Admission::new(&Limits::default(), None);
         for _ in 0..3 {
             let number = admit(&mut admission, &of_user(1), 0).unwrap().number;
             assert_eq!(admission.suspect(number, 1, Instant::now()), None);

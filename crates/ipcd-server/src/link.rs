@@ -40,9 +40,15 @@ pub(crate) enum ToWorker {
     },
     /// End the session of this peer, by the supervisor's number; it gets what is left for it.
     LetGo(u64),
-    /// Let this peer go, by the supervisor's number, if its session is not open yet: another wants
-    /// its place.
-    Displace(u64),
+    /// Let this peer go, by the supervisor's number: another wants its place.
+    Displace {
+        /// Which.
+        number: u64,
+        /// What it is told.
+        why: String,
+        /// Whether it stays if its session is open.
+        may_prove: bool,
+    },
     /// Read no more of peers; say [`ToSupervisor::Quiet`] when nothing is on its way to others.
     Quiesce,
     /// Say goodbye to all peers and end.

@@ -13,8 +13,10 @@ mod listening;
 mod notifying;
 mod reaping;
 mod reload;
+mod slots;
 mod worker_log;
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -33,6 +35,7 @@ use self::dialling::Dial;
 use self::ending::Ending;
 use self::listening::{Listening, bind_all};
 use self::notifying::Herald;
+use self::slots::{make_slots, most_children, occupied};
 use crate::activation::Socket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
@@ -97,6 +100,8 @@ struct Supervisor {
     dials: Vec<Dial>,
     children: Vec<Child>,
     admission: Admission,
+    /// Children whose peers have to go for others, by slot and peer.
+    leaving: VecDeque<(usize, u64)>,
     /// Whom each worker is serving.
     marks: Marks,
     /// `/dev/null`, for the standard input and output of workers.
@@ -158,7 +163,8 @@ impl Supervisor {
             listeners,
             dials: Vec::new(),
             children: Vec::new(),
-            admission: Admission::new(&config.limits),
+            admission: Admission::new(&config.limits, most_children(&config)),
+            leaving: VecDeque::new(),
             marks,
             null,
             ready_fd: start.ready_fd,
@@ -420,23 +426,6 @@ impl Supervisor {
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
-}
-
-/// The places of workers and their inboxes, all made before the first worker is born.
-fn make_slots(config: &Config) -> Result<(Vec<Slot>, Places), Error> {
-    let daemon = &config.daemon;
-    let (count, life) = match daemon.fork {
-        ForkMode::Pool => (daemon.workers.count(), Life::Dead { until: Instant::now() }),
-        ForkMode::Connection => (daemon.max_children.count(), Life::Free),
-    };
-    let failed = |error| Error::system("make the links and inboxes of workers", error);
-    let slots = (0..count).map(|_| Slot::new(life)).collect();
-    Ok((slots, Places::new(count).map_err(failed)?))
-}
-
-fn occupied(slots: &[Slot]) -> Vec<usize> {
-    let is_occupied = |index: &usize| !matches!(slots[*index].life, Life::Free);
-    (0..slots.len()).filter(is_occupied).collect()
 }
 
 fn open_link(epoll: &Epoll, slot: &mut Slot, data: u64) -> Result<(), Error> {

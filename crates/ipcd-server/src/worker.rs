@@ -294,7 +294,9 @@ impl Worker {
                 Received::NotReady => return Ok(true),
                 Received::Closed => return Ok(false),
                 Received::Message(ToWorker::LetGo(number), _) => self.let_go(number),
-                Received::Message(ToWorker::Displace(number), _) => self.displace(number),
+                Received::Message(ToWorker::Displace { number, why, may_prove }, _) => {
+                    self.displace(number, &why, may_prove);
+                }
                 Received::Message(ToWorker::Quiesce, _) => self.quiesce()?,
                 Received::Message(ToWorker::Drain, _) => {
                     // What others have accepted is here by now.

@@ -2,14 +2,18 @@
 //!
 //! As sshd's `MaxStartups`: beyond a first number one is let go with a probability that grows, and a
 //! second number is never passed. But it is the one that has waited longest that is let go, and not
-//! the one that comes: who can log in does so at once, and is not disturbed by those who do not.
+//! the one that comes: who can log in does so at once, and is not disturbed by those who do not. And
+//! it is one of the source that has most of them: a flood from one address displaces itself.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use ipcd_core::Source;
 use serde::{Deserialize, Serialize};
+
+use super::crowd::Crowd;
 
 /// How long one may wait before it has to make room for another when there is no more room at all.
 const GRACE: Duration = Duration::from_secs(1);
@@ -32,7 +36,8 @@ impl Default for MaxStartups {
 /// Those that are there, by their numbers, and since when.
 #[derive(Debug, Default)]
 pub(super) struct Startups {
-    waiting: BTreeMap<u64, Instant>,
+    crowd: Crowd,
+    waiting: HashMap<u64, (Source, Instant)>,
 }
 
 /// What one more means.
@@ -47,32 +52,73 @@ pub(super) enum Room {
 }
 
 impl Startups {
-    /// Whether there is room for one more. `percent` is drawn when it is needed, from 0 to 99.
+    /// Whether there is room for one more of this source. `percent` is drawn when it is needed, from
+    /// 0 to 99.
     pub(super) fn room(
         &self,
         max: MaxStartups,
+        source: Source,
         now: Instant,
         percent: impl FnOnce() -> u32,
     ) -> Room {
-        let count = self.waiting.len();
-        let Some((&oldest, &since)) = self.waiting.first_key_value() else {
+        let count = self.crowd.len();
+        let Some(longest) = self.of_the_busiest(source) else {
             return if max.full == 0 { Room::None } else { Room::There };
         };
+        // Also with this one its source has fewer.
+        let is_fair = self.crowd.most() > self.crowd.count(source) + 1;
         match count {
             _ if count < max.start && count < max.full => Room::There,
             _ if count < max.full && percent() >= max.chance(count) => Room::There,
-            _ if count < max.full || now - since >= GRACE => Room::Of(oldest),
+            _ if count < max.full || is_fair || self.is_overdue(longest, now) => Room::Of(longest),
             _ => Room::None,
         }
     }
 
-    pub(super) fn add(&mut self, number: u64, now: Instant) {
-        self.waiting.insert(number, now);
+    pub(super) fn add(&mut self, number: u64, source: Source, now: Instant) {
+        self.crowd.add(source, number);
+        self.waiting.insert(number, (source, now));
     }
 
     /// One has proved its token, or has gone.
     pub(super) fn remove(&mut self, number: u64) {
-        self.waiting.remove(&number);
+        if let Some((source, _)) = self.waiting.remove(&number) {
+            self.crowd.remove(source, number);
+        }
+    }
+
+    /// One is of another source than it was.
+    pub(super) fn move_to(&mut self, number: u64, source: Source) {
+        if let Some((before, since)) = self.waiting.get(&number).copied() {
+            self.crowd.remove(before, number);
+            self.crowd.add(source, number);
+            self.waiting.insert(number, (source, since));
+        }
+    }
+
+    /// The one of a source that has waited longest.
+    pub(super) fn longest_of(&self, source: Source) -> Option<u64> {
+        self.crowd.oldest(source)
+    }
+
+    /// The one that has waited longest of the sources that have most, if it has had its time.
+    pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
+        let oldest = self.crowd.busiest().filter_map(|source| self.crowd.oldest(source)).min();
+        oldest.filter(|number| self.is_overdue(*number, now))
+    }
+
+    /// The one that has waited longest of those whose sources have most; of this one's own, if it is
+    /// among these.
+    fn of_the_busiest(&self, source: Source) -> Option<u64> {
+        if self.crowd.count(source) == self.crowd.most() {
+            return self.crowd.oldest(source);
+        }
+        self.crowd.busiest().filter_map(|busy| self.crowd.oldest(busy)).min()
+    }
+
+    fn is_overdue(&self, number: u64, now: Instant) -> bool {
+        let since = self.waiting.get(&number).map(|(_, since)| *since);
+        since.is_some_and(|since| now.saturating_duration_since(since) >= GRACE)
     }
 }
 
@@ -130,6 +176,9 @@ impl fmt::Display for MaxStartups {
 mod tests {
     use super::*;
 
+    const ANN: Source = Source::User(1);
+    const BOB: Source = Source::User(2);
+
     #[test]
     fn chances_grow_from_the_rate_to_certainty() {
         let max = MaxStartups::default();
@@ -145,18 +194,18 @@ mod tests {
     fn the_one_that_has_waited_longest_makes_room() {
         let (max, now) = (MaxStartups { start: 2, rate: 50, full: 3 }, Instant::now());
         let mut startups = Startups::default();
-        assert_eq!(startups.room(max, now, || 0), Room::There);
-        startups.add(7, now);
-        startups.add(8, now);
-        assert_eq!(startups.room(max, now, || 50), Room::There);
-        assert_eq!(startups.room(max, now, || 49), Room::Of(7));
-        startups.add(9, now);
-        assert_eq!(startups.room(max, now, || 0), Room::None, "all have only just come");
-        assert_eq!(startups.room(max, now + GRACE, || 0), Room::Of(7));
+        assert_eq!(startups.room(max, ANN, now, || 0), Room::There);
+        startups.add(7, ANN, now);
+        startups.add(8, ANN, now);
+        assert_eq!(startups.room(max, ANN, now, || 50), Room::There);
+        assert_eq!(startups.room(max, ANN, now, || 49), Room::Of(7));
+        startups.add(9, ANN, now);
+        assert_eq!(startups.room(max, ANN, now, || 0), Room::None, "all have only just come");
+        assert_eq!(startups.room(max, ANN, now + GRACE, || 0), Room::Of(7));
         startups.remove(7);
-        assert_eq!(startups.room(max, now, || 0), Room::Of(8));
+        assert_eq!(startups.room(max, ANN, now, || 0), Room::Of(8));
         let none = MaxStartups { start: 0, rate: 100, full: 0 };
-        assert_eq!(Startups::default().room(none, now, || 0), Room::None);
+        assert_eq!(Startups::default().room(none, ANN, now, || 0), Room::None);
     }
 
     #[test]
@@ -165,14 +214,55 @@ mod tests {
         let mut startups = Startups::default();
         for number in 0..5000_u64 {
             // Evenly spread, as a good source of randomness would have it.
-            match startups.room(max, now, || (number * 37 % 100) as u32) {
+            match startups.room(max, ANN, now, || (number * 37 % 100) as u32) {
                 Room::There => {}
                 Room::Of(oldest) => startups.remove(oldest),
                 Room::None => continue,
             }
-            startups.add(number, now);
+            startups.add(number, ANN, now);
             assert!(startups.waiting.len() <= 500);
         }
         assert!(startups.waiting.len() > 300);
+    }
+
+    #[test]
+    fn a_flood_displaces_itself_and_nobody_else() {
+        let (max, mut now) = (MaxStartups::default(), Instant::now());
+        let mut startups = Startups::default();
+        let come = |startups: &mut Startups, number: u64, source, now| {
+            let room = startups.room(max, source, now, || (number * 37 % 100) as u32);
+            match room {
+                Room::Of(other) => startups.remove(other),
+                Room::None => return false,
+                Room::There => {}
+            }
+            startups.add(number, source, now);
+            true
+        };
+        for number in 0..1000 {
+            come(&mut startups, number, ANN, now);
+        }
+        // Nobody of the flood has waited long, and the others come in all the same.
+        assert!((1000..1010).all(|number| come(&mut startups, number, BOB, now)));
+        for number in 1010..3000 {
+            now += GRACE / 1000;
+            come(&mut startups, number, ANN, now);
+        }
+        assert_eq!(startups.crowd.count(BOB), 10, "they have the time that they need");
+        assert!(startups.crowd.len() <= 500);
+    }
+
+    #[test]
+    fn sources_with_one_each_take_turns() {
+        let (max, now) = (MaxStartups { start: 3, rate: 100, full: 3 }, Instant::now());
+        let mut startups = Startups::default();
+        (0..3).for_each(|user| startups.add(user, Source::User(user as u32), now));
+        assert_eq!(startups.room(max, Source::User(9), now, || 0), Room::None);
+        assert_eq!(startups.room(max, Source::User(9), now + GRACE, || 0), Room::Of(0));
+        assert_eq!(startups.room(max, Source::User(2), now + GRACE, || 0), Room::Of(2));
+        startups.move_to(0, Source::User(2));
+        assert_eq!(startups.room(max, Source::User(9), now, || 0), Room::Of(0));
+        startups.remove(0);
+        assert_eq!((startups.crowd.len(), startups.waiting.len()), (2, 2));
     }
 }

@@ -10,7 +10,8 @@ use tracing::{error, warn};
 
 use super::Supervisor;
 use super::listening::find;
-use crate::admission::{Arrival, Entry};
+use super::slots::spare;
+use crate::admission::{Arrival, Displaced, Entry};
 use crate::config::Config;
 use crate::link::{Gone, Link, ToWorker};
 use crate::listen::Dialect;
@@ -94,15 +95,19 @@ impl Supervisor {
         parts: ChannelParts,
         dialect: Option<Dialect>,
     ) -> Option<u64> {
-        let Some(index) = slot else {
-            let most = self.slots.len();
-            let why = format!("the limit of {most} children is reached");
-            self.refuse(listener, transport, parts, dialect.is_some(), &why);
+        // Servers and programs are of no listener.
+        let is_ours = find(&mut self.listeners, listener)
+            .is_none_or(|listening| listening.listener.has_one_peer());
+        let is_favoured = self.admission.is_favoured(&parts.identity, is_ours);
+        let Some(index) = slot.filter(|_| self.has_child_for(is_favoured)) else {
+            self.hurry_one();
+            let why = "all children are taken, or about to end (max_children)";
+            self.refuse(listener, transport, parts, dialect.is_some(), why);
             return None;
         };
         self.turn = index + 1;
         let must_prove = dialect.is_none() && !transport.capabilities().identity.is_vouched();
-        let arrival = Arrival { listener, parts: &parts, must_prove, slot: index };
+        let arrival = Arrival { listener, parts: &parts, must_prove, is_ours, slot: index };
         let Entry { number, instead_of } =
             match self.admission.admit(Instant::now(), arrival, percent) {
                 Ok(entry) => entry,
@@ -119,10 +124,35 @@ impl Supervisor {
                 true
             }
         };
-        if let Some((slot, other)) = instead_of {
-            self.tell(vec![(slot as u32, ToWorker::Displace(other))]);
-        }
+        self.displace(instead_of);
         is_admitted.then_some(number)
+    }
+
+    /// Whether there is a place for a child. Half of the spare ones are for the favoured: others could
+    /// take them all by coming and going, for a place is taken until its child has been reaped.
+    fn has_child_for(&self, is_favoured: bool) -> bool {
+        let free = self.slots.len() - self.occupied.len();
+        !self.serves_per_connection() || is_favoured || free > spare(&self.config) / 2
+    }
+
+    fn displace(&mut self, displaced: Vec<Displaced>) {
+        for Displaced { slot, number, why, may_prove } in displaced {
+            if self.serves_per_connection() {
+                let admission = &self.admission;
+                self.leaving.retain(|(slot, number)| admission.is_leaving(*number, *slot));
+                self.leaving.push_back((slot as usize, number));
+            }
+            self.tell(vec![(slot, ToWorker::Displace { number, why, may_prove })]);
+        }
+    }
+
+    /// Ends the child that has had the longest time to let its peer go: others wait for its place.
+    fn hurry_one(&mut self) {
+        while let Some((slot, number)) = self.leaving.pop_front() {
+            if self.admission.is_leaving(number, slot) {
+                return self.kill(slot);
+            }
+        }
     }
 
     /// Lets a peer go that is not admitted.

@@ -96,7 +96,10 @@ impl Supervisor {
     pub(super) fn notify_ready(&mut self, remark: &str) {
         let listeners = self.listeners.len();
         let workers = match (self.serves_per_connection(), self.slots.len()) {
-            (true, most) => format!("up to {}", count(most, "child", "children")),
+            (true, _) => {
+                let most = self.config.daemon.max_children.count();
+                format!("up to {}", count(most, "child", "children"))
+            }
             (false, workers) => count(workers, "worker", "workers"),
         };
         let listeners = count(listeners, "listener", "listeners");

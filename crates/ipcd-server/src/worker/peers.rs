@@ -343,12 +343,13 @@ impl Worker {
         }
     }
 
-    /// Lets a peer go that has proved nothing yet, for another wants its place.
-    pub(super) fn displace(&mut self, number: u64) {
+    /// Lets a peer go, for another wants its place. One that may still prove its token stays if it has.
+    pub(super) fn displace(&mut self, number: u64, why: &str, may_prove: bool) {
         let mut all = self.connections.iter().flatten();
-        let found = all.find(|connection| connection.admission == number && connection.must_prove);
+        let is_meant = |found: &&Connection| found.admission == number;
+        let found = all.find(is_meant).filter(|found| found.must_prove || !may_prove);
         if let Some(token) = found.map(|connection| connection.token) {
-            self.core.displace(self.now, PeerKey(token.place));
+            self.core.displace(self.now, PeerKey(token.place), why, may_prove);
         }
     }
 

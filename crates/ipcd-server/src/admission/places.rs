@@ -1,0 +1,69 @@
+//! Places for those who come, and who has to make room for them.
+
+use std::time::Instant;
+
+use ipcd_core::Source;
+
+use super::startups::Room;
+use super::{Admission, LATE, Standing};
+
+impl Admission {
+    /// Room for one more of this source that has proved nothing; perhaps in the place of another.
+    pub(super) fn make_room(
+        &self,
+        source: Source,
+        now: Instant,
+        percent: impl FnOnce() -> u32,
+    ) -> Result<Option<u64>, String> {
+        let max = self.limits.max_startups;
+        match self.startups.room(max, source, now, percent) {
+            Room::There => Ok(None),
+            Room::Of(number) => Ok(Some(number)),
+            Room::None => {
+                let most = max.full();
+                Err(format!("the limit of {most} peers without proof is reached (max_startups)"))
+            }
+        }
+    }
+
+    /// A place for one more of this source; perhaps that of another, which is told why. It is one of
+    /// the source that has most, if this one has fewer, or one that is late to prove its token. The
+    /// last places are for root and the daemon's own user, who need no share: they displace anybody.
+    pub(super) fn make_place(
+        &self,
+        source: Source,
+        standing: Standing,
+        now: Instant,
+        one_goes: bool,
+    ) -> Result<Option<(u64, String)>, String> {
+        let (most, what, key) = match (self.limits.max_peers as usize, self.children) {
+            (peers, Some(children)) if children < peers => (children, "children", "max_children"),
+            (peers, _) => (peers, "peers", "max_peers"),
+        };
+        let is_favoured = standing == Standing::Favoured;
+        let free_to = if is_favoured { most } else { most - reserve(most) };
+        // Those that are on their way out have a while for it.
+        let is_crowded = self.peers.len() >= 2 * most && !is_favoured;
+        if self.crowd.len() + self.favoured < free_to + usize::from(one_goes) && !is_crowded {
+            return Ok(None);
+        }
+        let (own, busy) = (self.crowd.count(source), self.crowd.most());
+        let may_take = is_favoured || (busy > own + 1 && !is_crowded);
+        if let Some(other) = self.crowd.busiest().next().filter(|_| may_take) {
+            let why = format!("others want its place, and {other} has most of them all ({key})");
+            // Who has not proved anything loses the least, and then who came last.
+            let number = self.startups.longest_of(other).or_else(|| self.crowd.newest(other));
+            return Ok(number.map(|number| (number, why)));
+        }
+        if let Some(late) = self.startups.overdue(now).filter(|_| !is_crowded) {
+            return Ok(Some((late, LATE.to_owned())));
+        }
+        Err(format!("the limit of {most} {what} is reached ({key})"))
+    }
+}
+
+/// Of so many places, those that only root and the daemon's own user can take: a sixteenth, and no
+/// more than they will need.
+fn reserve(most: usize) -> usize {
+    (most / 16).min(64)
+}
