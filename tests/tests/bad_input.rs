@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -353,6 +354,7 @@ fn a_named_token_opens_as_well() {
     let dir = ipcd_tests::private_dir();
     let file = dir.path().join("ci");
     std::fs::write(&file, "a secret that only the CI knows\n").expect("the directory is ours");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("it is ours");
     let file = file.to_str().expect("the path is text");
     let config = format!("[[token]]\nname = \"ci\"\nfile = \"{file}\"\n");
     let daemon = Setup::new().config(&config).start();

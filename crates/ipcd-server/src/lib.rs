@@ -22,6 +22,7 @@ mod lacking;
 mod link;
 mod listen;
 mod log;
+mod pid_file;
 mod privileges;
 mod runtime;
 mod sandbox;

@@ -1,14 +1,19 @@
 //! The runtime directory: where sockets, FIFOs, the token and the lock are.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{File, Permissions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ipcd_core::Tokens;
 use ipcd_proto::auth::{PROOF_BYTES, Token};
-use ipcd_transport::open_lock;
+use ipcd_transport::{TrustedDir, open_lock};
+use nix::errno::Errno;
+use nix::fcntl::renameat;
+use nix::libc::O_NONBLOCK;
+use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::Uid;
+use tracing::error;
 
 use crate::Error;
 use crate::config::{Config, TokenFile};
@@ -16,11 +21,16 @@ use crate::config::{Config, TokenFile};
 /// The name of the daemon's own token in the runtime directory.
 pub const TOKEN_FILE: &str = "token";
 const LOCK_FILE: &str = "ipcd.lock";
+/// Rights on a token by which others than its owner could change it, or all could read it. A group
+/// may be let in to read it: its members may then do what the token allows.
+const UNSAFE_TOKEN: u32 = 0o027;
+/// Bytes of the largest token that is read.
+const LARGEST_TOKEN: u64 = 64 * 1024;
 
 /// The runtime directory of this daemon, owned by it as long as this lives.
 #[derive(Debug)]
 pub(crate) struct RuntimeDir {
-    path: PathBuf,
+    directory: TrustedDir,
     _lock: File,
 }
 
@@ -28,9 +38,8 @@ impl RuntimeDir {
     /// Finds, makes and locks the directory.
     pub(crate) fn open(config: &Config) -> Result<Self, Error> {
         let path = locate(config)?;
-        make_dir(&path)?;
-        let lock_path = path.join(LOCK_FILE);
-        let mut lock = open_lock(&lock_path)?;
+        let directory = open_dir(&path)?;
+        let mut lock = open_lock(&directory, Path::new(LOCK_FILE))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -42,23 +51,28 @@ impl RuntimeDir {
         }
         // Only for people: the lock decides, not the number.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-        Ok(Self { path, _lock: lock })
+        Ok(Self { directory, _lock: lock })
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.directory.path()
     }
 
-    /// The secrets that peers may prove. The daemon's own is made at its first start.
+    /// The secrets that peers may prove. The daemon's own is made at its first start. One that others
+    /// may read or change proves nothing, so it is left out.
     pub(crate) fn tokens(&self, files: &[TokenFile]) -> Result<Tokens, Error> {
-        let own = self.path.join(TOKEN_FILE);
-        if !own.exists() {
-            make_token(&own)?;
+        let name = Path::new(TOKEN_FILE);
+        let own = self.path().join(name);
+        if matches!(self.directory.find(name), Err(Errno::ENOENT)) {
+            make_token(&self.directory, name)
+                .map_err(|error| Error::system(format!("write {}", own.display()), error))?;
         }
-        let mut tokens = Tokens { own: Some(read_token(&own)?), ..Tokens::default() };
+        let mut tokens = Tokens { own: read_safe_token(&own)?, ..Tokens::default() };
         for TokenFile { name, file } in files {
-            tokens.named.insert(name.clone(), read_token(file)?);
+            if let Some(token) = read_safe_token(file)? {
+                tokens.named.insert(name.clone(), token);
+            }
         }
         Ok(tokens)
     }
@@ -77,69 +91,77 @@ pub fn locate(config: &Config) -> Result<PathBuf, Error> {
     std::path::absolute(&path).map_err(|error| Error::system(path.display().to_string(), error))
 }
 
-/// Writes the process id to the file that is configured.
-pub(crate) fn write_pid_file(config: &Config) -> Result<(), Error> {
-    let Some(path) = &config.daemon.pid_file else {
-        return Ok(());
-    };
-    fs::write(path, format!("{}\n", std::process::id()))
-        .map_err(|error| Error::system(format!("write {}", path.display()), error))
-}
-
-/// Others may enter the directory: what they may open there, each path's own mode says.
-fn make_dir(path: &Path) -> Result<(), Error> {
-    let what = || format!("make the runtime directory {}", path.display());
-    match DirBuilder::new().mode(0o755).create(path) {
-        Ok(()) => {
+/// Opens the directory, or makes it. Who can write to it can replace what is in it, so that must be
+/// only we. Others may enter: what they may open there, each path's own mode says.
+fn open_dir(path: &Path) -> Result<TrustedDir, Error> {
+    if !path.exists() {
+        let failed = |error| {
+            let what = format!("make the runtime directory {}", path.display());
+            Error::system(what, io::Error::from(error))
+        };
+        let (parent, name) = TrustedDir::of(path)?;
+        match mkdirat(&parent, &name, Mode::from_bits_truncate(0o755)) {
             // Whatever the umask has taken away.
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            fs::set_permissions(path, mode).map_err(|error| Error::system(what(), error))
+            Ok(()) => parent
+                .find(&name)
+                .map_err(io::Error::from)
+                .and_then(|made| made.set_mode(0o755))
+                .map_err(|error| Error::system(path.display().to_string(), error))?,
+            Err(Errno::EEXIST) => {}
+            Err(error) => return Err(failed(error)),
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_dir(path),
-        Err(error) => Err(Error::system(what(), error)),
     }
-}
-
-/// Who can write to the directory can replace what is in it, so that must be only we.
-fn check_dir(path: &Path) -> Result<(), Error> {
-    let found = fs::metadata(path)
-        .map_err(|error| Error::system(format!("look at {}", path.display()), error))?;
-    let ours = found.uid() == Uid::effective().as_raw() || found.uid() == 0;
-    if !found.is_dir() || !ours || found.mode() & 0o022 != 0 {
-        return Err(Error::Config(format!(
+    let directory = TrustedDir::open(path)?;
+    match directory.is_private() {
+        true => Ok(directory),
+        false => Err(Error::Config(format!(
             "{} must be a directory that only this user can write to",
             path.display()
-        )));
+        ))),
     }
-    Ok(())
 }
 
-fn make_token(path: &Path) -> Result<(), Error> {
+/// Written aside and renamed, so that nobody ever reads half a token.
+fn make_token(directory: &TrustedDir, name: &Path) -> io::Result<()> {
     let mut secret = [0; PROOF_BYTES];
-    getrandom::fill(&mut secret)
-        .map_err(|error| Error::system("get random bytes", io::Error::other(error)))?;
+    getrandom::fill(&mut secret).map_err(io::Error::other)?;
     let text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    // Written aside and renamed, so that nobody ever reads half a token.
-    let aside = path.with_extension("new");
-    let _ = fs::remove_file(&aside);
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&aside)
-        .and_then(|mut file| {
-            file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-            writeln!(file, "{text}")
-        })
-        .and_then(|()| fs::rename(&aside, path))
-        .map_err(|error| Error::system(format!("write {}", path.display()), error))
+    let aside = name.with_extension("new");
+    let _ = directory.remove(&aside);
+    let mut file = directory.create(&aside)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    writeln!(file, "{text}")?;
+    Ok(renameat(directory, &aside, directory, name)?)
 }
 
-fn read_token(path: &Path) -> Result<Token, Error> {
-    let text = fs::read(path)
-        .map_err(|error| Error::system(format!("read the token {}", path.display()), error))?;
-    Token::from_text(&text).ok_or_else(|| {
-        let (path, least) = (path.display(), Token::SHORTEST);
-        Error::Config(format!("{path}: a token has at least {least} bytes"))
-    })
+/// The token in a file; `None`, and a line in the log, if others may read or change it.
+fn read_safe_token(path: &Path) -> Result<Option<Token>, Error> {
+    let what = || format!("read the token {}", path.display());
+    // Whatever stands there: opening a FIFO must not wait for its other end.
+    let opened = File::options().read(true).custom_flags(O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| Error::system(what(), error))?;
+    let found = file.metadata().map_err(|error| Error::system(what(), error))?;
+    let shown = path.display();
+    if !found.is_file() {
+        return Err(Error::Config(format!("{shown}: a token is in a regular file")));
+    }
+    let mut text = Vec::new();
+    file.take(LARGEST_TOKEN)
+        .read_to_end(&mut text)
+        .map_err(|error| Error::system(what(), error))?;
+    let token = Token::from_text(&text).ok_or_else(|| {
+        let least = Token::SHORTEST;
+        Error::Config(format!("{shown}: a token has at least {least} bytes"))
+    })?;
+    let mode = found.mode() & 0o777;
+    if mode & UNSAFE_TOKEN != 0 {
+        error!(
+            file = %shown,
+            mode = format_args!("{mode:04o}"),
+            "token not in force: other users may read or change it; chmod 600 it, and change it if \
+             they have seen it"
+        );
+        return Ok(None);
+    }
+    Ok(Some(token))
 }

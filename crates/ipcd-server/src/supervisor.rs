@@ -41,8 +41,9 @@ use crate::admission::Admission;
 use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::Places;
 use crate::link::{Link, Live, ToWorker, is_gone};
+use crate::pid_file::PidFile;
 use crate::privileges::{self, DescriptorLimit};
-use crate::runtime::{RuntimeDir, write_pid_file};
+use crate::runtime::RuntimeDir;
 use crate::sandbox::Sandbox;
 use crate::slot::{Life, Slot};
 use crate::worker::{self, Admitted, Birth, Mark};
@@ -120,6 +121,7 @@ struct Supervisor {
     retry_at: Option<Instant>,
     is_ready: bool,
     ending: Option<Ending>,
+    pid_file: Option<PidFile>,
     runtime_dir: RuntimeDir,
 }
 
@@ -145,7 +147,7 @@ impl Supervisor {
         let marks = Marks::new(slots.len()).map_err(|error| Error::system("map memory", error))?;
         let null = File::options().read(true).write(true).open(NULL);
         let null = null.map_err(|error| Error::system(format!("open {NULL}"), error))?;
-        write_pid_file(&config)?;
+        let pid_file = config.daemon.pid_file.as_deref().map(PidFile::write).transpose()?;
         let mut supervisor = Self {
             core,
             user,
@@ -175,6 +177,7 @@ impl Supervisor {
             is_ready: false,
             ending: None,
             config,
+            pid_file,
             runtime_dir,
         };
         supervisor.set_servers(supervisor.config.connects.clone());

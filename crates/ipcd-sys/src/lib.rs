@@ -237,6 +237,37 @@ unsafe fn received_fds(header: &libc::msghdr) -> Vec<OwnedFd> {
     fds
 }
 
+/// The groups of the process that connected a Unix-domain socket, besides its own, as the kernel
+/// noted them then (`SO_PEERGROUPS`, Linux 4.13).
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; USUAL_GROUPS];
+    loop {
+        let mut bytes = size_of_val(groups.as_slice()) as libc::socklen_t;
+        // SAFETY: the kernel writes no more bytes than `bytes` says, for which there is room.
+        let status = unsafe {
+            let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
+            let room = groups.as_mut_ptr().cast();
+            libc::getsockopt(socket.as_raw_fd(), level, option, room, &raw mut bytes)
+        };
+        let count = bytes as usize / size_of::<u32>();
+        match Errno::result(status) {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            // It says how many there are.
+            Err(Errno::ERANGE) if count > groups.len() => groups.resize(count, 0),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// So many groups that most processes are in no more.
+const USUAL_GROUPS: usize = 32;
+
 /// Makes a system call, and makes it again when a signal has interrupted it.
 ///
 /// # Errors
@@ -358,6 +389,19 @@ mod tests {
         assert_eq!(received.unwrap_err().raw_os_error(), Some(Errno::EMSGSIZE as i32));
         let why = writer.write_all(b"x").unwrap_err();
         assert_eq!(why.kind(), io::ErrorKind::BrokenPipe, "nobody has the reading end any more");
+    }
+
+    #[test]
+    fn tells_the_groups_of_who_connected() {
+        let dir = format!("/tmp/ipcd-sys.groups.{}", nix::unistd::getpid());
+        let listener = std::os::unix::net::UnixListener::bind(&dir).unwrap();
+        let near = UnixStream::connect(&dir).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let ours = nix::unistd::getgroups().unwrap();
+        let ours: Vec<u32> = ours.into_iter().map(nix::unistd::Gid::as_raw).collect();
+        assert_eq!(peer_groups(far.as_fd()).unwrap(), ours);
+        drop(near);
+        fs::remove_file(dir).unwrap();
     }
 
     /// The harness has a thread for each test beside its first one.

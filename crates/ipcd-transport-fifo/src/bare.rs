@@ -8,18 +8,15 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use ipcd_transport::{
-    Access, ChannelParts, Endpoint, Error, FileKind, Identity, Listener, PathClaim, Result,
+    Access, ChannelParts, Endpoint, Error, FileKind, Found, Identity, Listener, PathClaim, Result,
 };
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use crate::egress;
-use crate::found::Found;
-use crate::listener::make_fifo;
 use crate::turn::Turn;
 
 /// Why what was found at a path is not connected to.
@@ -38,11 +35,10 @@ pub(crate) struct Listening {
 impl Listening {
     pub(crate) fn open(at: &Endpoint) -> Result<Self> {
         let access = Access::of(at, Access::PRIVATE)?;
-        let mut claim = PathClaim::acquire(at.path()?, FileKind::Fifo)?;
-        let make = |staged: &Path| {
-            make_fifo(staged).map_err(|error| Error::system(format!("listen on {at}"), error))
-        };
-        let fifo = claim.publish(&access, make)?;
+        let mut claim = PathClaim::acquire(at.path()?, FileKind::FifoToRead)?;
+        // Without it a script's next line would make a file of that name.
+        claim.keep();
+        let fifo = claim.adopt_fifo(&access, |found| found.open(OFlag::O_RDWR))?;
         Self::new(fifo, at.clone(), Some(claim))
     }
 

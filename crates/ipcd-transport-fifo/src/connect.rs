@@ -5,7 +5,9 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use ipcd_transport::{Endpoint, Error, Identity, Result, StreamChannel, poll_some, poll_until};
+use ipcd_transport::{
+    Endpoint, Error, Found, Identity, Result, StreamChannel, is_trusted, poll_some, poll_until,
+};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
@@ -13,8 +15,7 @@ use nix::unistd::{read, write};
 
 use crate::GREETING;
 use crate::bare::NO_FIFO;
-use crate::drop_box::{DropBox, is_trusted};
-use crate::found::Found;
+use crate::drop_box::DropBox;
 use crate::record::Name;
 
 /// Connects to the daemon; whatever comes of it, nothing of ours stays in the drop box.

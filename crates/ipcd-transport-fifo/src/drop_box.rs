@@ -2,16 +2,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use ipcd_transport::{Error, Result};
+use ipcd_transport::{Error, Found, Result, TrustedDir, is_trusted};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Uid, UnlinkatFlags, geteuid, mkfifoat, unlinkat};
 
-use crate::found::Found;
 use crate::record::Name;
 
 /// For the daemon's own user only.
@@ -24,6 +22,8 @@ const SHARED: u32 = 0o1733;
 pub(crate) struct DropBox {
     path: PathBuf,
     directory: Found,
+    /// Where it is, and under which name, for who has made it.
+    place: Option<(TrustedDir, PathBuf)>,
 }
 
 /// What a daemon gets out of a drop box.
@@ -39,13 +39,15 @@ impl DropBox {
     pub(crate) fn make(fifo: &Path, shared: bool) -> Result<Self> {
         let path = path_for(fifo);
         let named = |error: io::Error| Error::system(format!("make {}", path.display()), error);
-        match std::fs::DirBuilder::new().mode(PRIVATE).create(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(named(error)),
-            _ => {}
+        let (parent, name) = TrustedDir::of(&path)?;
+        match mkdirat(&parent, &name, Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(named(error.into())),
         }
-        let directory = examine(&path, |owner| owner == geteuid())?;
+        let directory = parent.find(&name).map_err(|error| named(error.into()))?;
+        let directory = examine(&path, directory, |owner| owner == geteuid())?;
         directory.set_mode(if shared { SHARED } else { PRIVATE }).map_err(named)?;
-        let found = Self { path, directory };
+        let found = Self { path, directory, place: Some((parent, name)) };
         found.sweep()?;
         Ok(found)
     }
@@ -53,8 +55,10 @@ impl DropBox {
     /// The drop box of the daemon that listens at this well-known FIFO.
     pub(crate) fn find(fifo: &Path) -> Result<Self> {
         let path = path_for(fifo);
-        let directory = examine(&path, is_trusted)?;
-        Ok(Self { path, directory })
+        let directory = Found::at(&path)
+            .map_err(|error| Error::system(format!("open {}", path.display()), error))?;
+        let directory = examine(&path, directory, is_trusted)?;
+        Ok(Self { path, directory, place: None })
     }
 
     /// The user that made it.
@@ -66,7 +70,7 @@ impl DropBox {
     pub(crate) fn add(&self, name: &str) -> Result<Found> {
         let made = || -> io::Result<Found> {
             mkfifoat(self.directory.fd(), name, Mode::S_IRUSR | Mode::S_IWUSR)?;
-            let fifo = Found::inside(self.directory.fd(), name)?;
+            let fifo = Found::inside(self.directory.fd(), Path::new(name))?;
             fifo.set_mode(0o600)?;
             Ok(fifo)
         };
@@ -99,11 +103,13 @@ impl DropBox {
 
     /// Removes the directory, unless a client is about to use it.
     pub(crate) fn remove_directory(&self) {
-        let _ = std::fs::remove_dir(&self.path);
+        if let Some((parent, name)) = &self.place {
+            let _ = unlinkat(parent, name, UnlinkatFlags::RemoveDir);
+        }
     }
 
     fn inspect(&self, name: &str) -> Result<Found> {
-        let found = Found::inside(self.directory.fd(), name)
+        let found = Found::inside(self.directory.fd(), Path::new(name))
             .map_err(|error| self.failed("look at a FIFO", error))?;
         let refused = |why| Err(Error::Protocol(format!("{name}: {why}")));
         if !found.is_fifo() {
@@ -119,7 +125,9 @@ impl DropBox {
     fn sweep(&self) -> Result<()> {
         let names = self.directory.names().map_err(|error| self.failed("list the files", error))?;
         for name in names.iter().filter(|name| Name::is_of_pair(name)) {
-            if Found::inside(self.directory.fd(), name).is_ok_and(|found| found.is_fifo()) {
+            if Found::inside(self.directory.fd(), Path::new(name))
+                .is_ok_and(|found| found.is_fifo())
+            {
                 self.unlink(name);
             }
         }
@@ -135,11 +143,6 @@ impl DropBox {
     }
 }
 
-/// Whether we may rely on what this user made: root, or ourselves.
-pub(crate) fn is_trusted(owner: Uid) -> bool {
-    owner.is_root() || owner == geteuid()
-}
-
 fn path_for(fifo: &Path) -> PathBuf {
     if fifo.file_name().is_some_and(|name| name == "ipcd.fifo") {
         return fifo.with_file_name("fifo");
@@ -149,9 +152,7 @@ fn path_for(fifo: &Path) -> PathBuf {
     PathBuf::from(path)
 }
 
-fn examine(path: &Path, may_own: impl Fn(Uid) -> bool) -> Result<Found> {
-    let found = Found::at(path)
-        .map_err(|error| Error::system(format!("open {}", path.display()), error))?;
+fn examine(path: &Path, found: Found, may_own: impl Fn(Uid) -> bool) -> Result<Found> {
     let refused = |why| Err(Error::Endpoint(format!("{}: {why}", path.display())));
     if !found.is_directory() {
         return refused("the drop box is no directory: remove it, or choose another path".into());

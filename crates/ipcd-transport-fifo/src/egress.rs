@@ -10,18 +10,15 @@
 //! old one, whose readers find its end.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use ipcd_transport::{
-    Access, Channel, ChannelParts, Endpoint, Error, FileKind, Identity, Listener, PathClaim, Read,
-    ReadBuffer, Result, StreamChannel, Wrote,
+    Access, Channel, ChannelParts, Endpoint, Error, FileKind, Found, Identity, Listener, PathClaim,
+    Read, ReadBuffer, Result, StreamChannel, Wrote, reopen,
 };
 use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::read;
 
-use crate::found::{Found, reopen};
-use crate::listener::make_fifo;
 use crate::turn::{Turn, silence};
 
 /// The state in the parts of a channel that only writes.
@@ -48,8 +45,10 @@ pub(crate) struct Listening {
 impl Listening {
     pub(crate) fn open(at: &Endpoint) -> Result<Self> {
         let access = Access::of(at, Access::PRIVATE)?;
-        let mut claim = PathClaim::acquire(at.path()?, FileKind::Fifo)?;
-        let fifo = publish(&mut claim, &access, at)?;
+        let mut claim = PathClaim::acquire(at.path()?, FileKind::FifoToWrite)?;
+        // Its readers wait for the next start.
+        claim.keep();
+        let fifo = claim.adopt_fifo(&access, open_to_write)?;
         let turn = Turn::free()?;
         let made = || -> nix::Result<_> {
             let watch = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -63,7 +62,7 @@ impl Listening {
 
     /// Another FIFO takes the place of this one.
     fn replace(&mut self) -> Result<()> {
-        let fifo = publish(&mut self.claim, &self.access, &self.local)?;
+        let fifo = self.claim.publish_fifo(&self.access, open_to_write)?;
         let _ = self.watch.delete(&self.fifo);
         watch_readers(&self.watch, &fifo).map_err(|error| failed(&self.local, error))?;
         self.fifo = fifo;
@@ -181,15 +180,6 @@ impl Channel for Egress {
     fn into_parts(self: Box<Self>) -> ChannelParts {
         Box::new(self.0).into_parts()
     }
-}
-
-fn publish(claim: &mut PathClaim, access: &Access, at: &Endpoint) -> Result<OwnedFd> {
-    claim.publish(access, |staged: &Path| {
-        let made = make_fifo(staged).map_err(|error| failed(at, error))?;
-        let writer = Found::at(staged).and_then(|found| open_to_write(&found));
-        drop(made);
-        writer.map_err(|error| failed(at, error))
-    })
 }
 
 /// Reports once each time that the last reader leaves. Without readers a FIFO has an error that is

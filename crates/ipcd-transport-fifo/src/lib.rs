@@ -19,7 +19,6 @@ mod bare;
 mod connect;
 mod drop_box;
 mod egress;
-mod found;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod listener;
@@ -139,6 +138,9 @@ impl Transport for Fifo {
         let found = Passed::of(passed.as_fd());
         let local = self.endpoint_of(&found);
         let local = local.ok_or_else(|| found.refused(at, "a FIFO with a path"))?;
+        if Access::is_given(at) {
+            return Err(at.error("mode=, owner= and group= are for a FIFO that ipcd makes itself"));
+        }
         Ok(Box::new(bare::Listening::over(&passed, local)?))
     }
 

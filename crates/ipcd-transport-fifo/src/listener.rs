@@ -1,8 +1,6 @@
 //! The daemon's side: records in, pairs of FIFOs out.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use ipcd_sys::again;
 use ipcd_transport::{
@@ -10,12 +8,10 @@ use ipcd_transport::{
 };
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
-use nix::unistd::{geteuid, mkfifo, read, write};
+use nix::unistd::{read, write};
 
 use crate::GREETING;
 use crate::drop_box::DropBox;
-use crate::found::Found;
 use crate::record::{Name, Scanner};
 
 /// Bytes of junk after which a call of accept ends, so that whoever writes junk without end
@@ -37,13 +33,12 @@ impl Listening {
     pub(crate) fn open(at: &Endpoint) -> Result<Self> {
         let path = at.path()?;
         let access = Access::of(at, Access::PRIVATE)?;
-        let mut claim = PathClaim::acquire(path, FileKind::Fifo)?;
+        let mut claim = PathClaim::acquire(path, FileKind::FifoToRead)?;
         // The drop box comes first, so that it is there for the first client that sees the FIFO.
         let drop_box = DropBox::make(path, may_have_guests(at, &access))?;
-        let make = |staged: &Path| {
-            make_fifo(staged).map_err(|error| Error::system(format!("listen on {at}"), error))
-        };
-        let fifo = claim.publish(&access, make)?;
+        // For writing, too: with a writer always there, it has no end, which poll(2) would report
+        // for ever once the first client has gone.
+        let fifo = claim.publish_fifo(&access, |found| found.open(OFlag::O_RDWR))?;
         Ok(Self { fifo, scanner: Scanner::default(), drop_box, local: at.clone(), _claim: claim })
     }
 
@@ -106,17 +101,4 @@ impl Drop for Listening {
 /// Whether users other than ours are to connect.
 fn may_have_guests(at: &Endpoint, access: &Access) -> bool {
     access.is_shared() || at.option("owner").is_some()
-}
-
-/// Makes the FIFO and opens it for reading *and* writing: with a writer always there, it has no end
-/// of file, which poll(2) would report for ever once the first client has gone.
-pub(crate) fn make_fifo(path: &Path) -> std::io::Result<OwnedFd> {
-    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    // The umask may have taken our own rights away.
-    std::fs::set_permissions(path, PermissionsExt::from_mode(Access::PRIVATE))?;
-    let found = Found::at(path)?;
-    if !found.is_fifo() || found.owner() != geteuid() {
-        return Err(Errno::EEXIST.into());
-    }
-    Ok(found.open(OFlag::O_RDWR)?)
 }

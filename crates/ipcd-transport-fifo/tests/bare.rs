@@ -107,7 +107,8 @@ fn a_channel_that_ends_is_the_end_for_its_readers() {
     drop(new);
     tend(&mut *listener);
     drop((listener, next));
-    assert!(!path.exists());
+    assert!(path.exists(), "who reads there waits for the next start");
+    assert!(!path.with_extension("fifo.lock").exists());
 }
 
 #[test]
@@ -168,4 +169,42 @@ fn only_fifos_are_connected_to_and_one_way() {
     assert_eq!(Fifo.connect_bare(&at, watchdog()).unwrap().state, b"out");
     assert!(Fifo.check_bare(&endpoint(&other, OUT), IN).is_err());
     assert!(Fifo.listen(&endpoint(&path, OUT)).is_err());
+}
+
+/// What a program wrote before the daemon was there, or while it was away, is not lost; and a script
+/// makes no file of that name.
+#[test]
+fn a_writer_that_waits_at_the_fifo_is_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("in.fifo");
+    for round in 0..3 {
+        if round == 0 {
+            mkfifo(&path, Mode::S_IRWXU).unwrap();
+        }
+        let waits = {
+            let path = path.clone();
+            std::thread::spawn(move || fs::write(path, "hello\n").unwrap())
+        };
+        let mut listener = Fifo.listen_bare(&endpoint(&path, IN)).unwrap();
+        let mut channel = Fifo.adopt_bare(listener.accept().unwrap().unwrap()).unwrap();
+        waits.join().unwrap();
+        let mut buffer = ReadBuffer::new(4096, 4096);
+        assert_eq!(channel.channel.read(&mut buffer).unwrap(), Read::Bytes(6), "{round}");
+    }
+}
+
+#[test]
+fn a_fifo_that_another_program_serves_is_left_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("theirs");
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    let both = File::options().read(true).write(true).open(&path).unwrap();
+    for flow in [IN, OUT] {
+        let why = Fifo.listen_bare(&endpoint(&path, flow)).err().unwrap().to_string();
+        assert!(why.contains("another process serves it"), "{why}");
+    }
+    let why = Fifo.listen(&Endpoint::from_path("fifo", &path)).err().unwrap().to_string();
+    assert!(why.contains("another process serves it"), "{why}");
+    drop(both);
+    drop(Fifo.listen_bare(&endpoint(&path, OUT)).unwrap());
 }

@@ -18,7 +18,7 @@ use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind,
     Listener, Passed, PathClaim, Result, StreamChannel, Transport, Variable, accept_local,
-    bind_local, connect_local, passed::prepare, peer_credentials, poll_until,
+    bind_local, connect_local, guard_of_passed, passed::prepare, peer_credentials, poll_until,
 };
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
@@ -63,7 +63,8 @@ impl Transport for Pipe {
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         let (socket, claim) = bind_local(at.path()?, &Access::of(at, Access::PRIVATE)?)?;
-        Ok(Box::new(Rendezvous { socket: socket.into(), local: at.clone(), _claim: Some(claim) }))
+        let (socket, local, guard) = (socket.into(), at.clone(), None);
+        Ok(Box::new(Rendezvous { socket, local, guard, _claim: Some(claim) }))
     }
 
     fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
@@ -76,7 +77,8 @@ impl Transport for Pipe {
         let needed = "a Unix-domain stream socket that listens at a path";
         let local = local.ok_or_else(|| found.refused(at, needed))?;
         prepare(&passed)?;
-        Ok(Box::new(Rendezvous { socket: passed.into(), local, _claim: None }))
+        let guard = guard_of_passed(at, &local)?;
+        Ok(Box::new(Rendezvous { socket: passed.into(), local, guard, _claim: None }))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -120,6 +122,7 @@ impl Transport for Pipe {
 struct Rendezvous {
     socket: UnixListener,
     local: Endpoint,
+    guard: Option<Access>,
     _claim: Option<PathClaim>,
 }
 
@@ -134,7 +137,8 @@ impl Listener for Rendezvous {
 
     /// Gives each peer its ends at once, so that nothing is kept for one that has not got them.
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
-        let Some((socket, identity)) = accept_local(&self.socket, &self.local)? else {
+        let accepted = accept_local(&self.socket, &self.local, self.guard.as_ref())?;
+        let Some((socket, identity)) = accepted else {
             return Ok(None);
         };
         let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;

@@ -15,7 +15,9 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
 
 use ipcd_sys::recv_with_sender;
-use ipcd_transport::{ChannelParts, Endpoint, Error, Identity, Listener, PathClaim, Result};
+use ipcd_transport::{
+    Access, ChannelParts, Endpoint, Error, Identity, Listener, PathClaim, Result,
+};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -25,6 +27,7 @@ pub(crate) use self::channel::adopt;
 use self::posting::Posts;
 use self::reply::{Reply, Way};
 use self::senders::{Name, Put, Senders};
+use crate::Bound;
 
 /// Bytes of the largest datagram. The kernel's default for a socket's buffer allows a little less.
 const LARGEST: usize = 256 * 1024;
@@ -47,6 +50,7 @@ pub(crate) struct Listening {
     /// Always readable.
     work: EventFd,
     local: Endpoint,
+    guard: Option<Access>,
     _claim: Option<PathClaim>,
 }
 
@@ -70,7 +74,8 @@ enum WaitsFor {
 
 impl Listening {
     /// Over a bound socket, which is made non-blocking.
-    pub(crate) fn new(socket: OwnedFd, local: Endpoint, claim: Option<PathClaim>) -> Result<Self> {
+    pub(crate) fn new(bound: Bound, local: Endpoint) -> Result<Self> {
+        let Bound { socket, guard, claim } = bound;
         let failed = |error: Errno| Error::system(format!("listen on {local}"), error);
         setsockopt(&socket, sockopt::PassCred, &true).map_err(failed)?;
         let socket = UnixDatagram::from(socket);
@@ -94,6 +99,7 @@ impl Listening {
             waits_for: WaitsFor::Datagram,
             work,
             local,
+            guard,
             _claim: claim,
         })
     }
@@ -138,6 +144,10 @@ impl Listening {
             datagram.sender.map(|(pid, uid, gid)| (Some(pid).filter(|&p| p != 0), uid, gid));
         let (length, name) = (datagram.length, Name::of(datagram.from, known));
         let identity = name.identity(known);
+        if let Some(access) = &self.guard {
+            // Its other groups the kernel does not tell here.
+            access.check(&identity, identity.gid.as_slice(), &self.local)?;
+        }
         if length > LARGEST {
             let local = &self.local;
             let why = format!("{local}: {length} bytes of {identity}, over {LARGEST}: dropped");

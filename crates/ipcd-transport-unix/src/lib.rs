@@ -15,12 +15,14 @@ use std::time::Instant;
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind, Flow,
     IdentityKind, Listener, Passed, PathClaim, RecordChannel, Result, StreamChannel, Transport,
-    accept_local, bind_local, connect_local, passed::prepare, peer_credentials, tells_records,
+    accept_local, bind_local, connect_local, guard_of_passed, passed::prepare, peer_credentials,
+    tells_records,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket, sockopt,
 };
+use nix::sys::stat::{Mode, fchmod};
 
 use crate::seqpacket::SeqpacketChannel;
 
@@ -62,8 +64,9 @@ impl Transport for Unix {
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         let kind = Kind::of_frames(at)?;
-        let (socket, claim) = bind_at(at, kind)?;
-        Ok(Box::new(Listening { socket: socket.into(), kind, local: at.clone(), _claim: claim }))
+        let Bound { socket, guard, claim } = bind_at(at, kind)?;
+        let (socket, local) = (socket.into(), at.clone());
+        Ok(Box::new(Listening { socket, kind, local, guard, _claim: claim }))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -82,8 +85,7 @@ impl Transport for Unix {
         if Kind::of(at)? != Kind::Datagram {
             return self.listen(at);
         }
-        let (socket, claim) = bind_at(at, Kind::Datagram)?;
-        Ok(Box::new(dgram::Listening::new(socket, at.clone(), claim)?))
+        Ok(Box::new(dgram::Listening::new(bind_at(at, Kind::Datagram)?, at.clone())?))
     }
 
     fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
@@ -100,7 +102,8 @@ impl Transport for Unix {
     fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
         let kind = Kind::of_frames(at)?;
         let local = self.inherited(at, kind, &passed)?;
-        Ok(Box::new(Listening { socket: passed.into(), kind, local, _claim: None }))
+        let guard = guard_of_passed(at, &local)?;
+        Ok(Box::new(Listening { socket: passed.into(), kind, local, guard, _claim: None }))
     }
 
     fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
@@ -109,7 +112,9 @@ impl Transport for Unix {
             return self.inherit(at, passed);
         }
         let local = self.inherited(at, kind, &passed)?;
-        Ok(Box::new(dgram::Listening::new(passed, local, None)?))
+        let guard = guard_of_passed(at, &local)?;
+        let bound = Bound { socket: passed, guard, claim: None };
+        Ok(Box::new(dgram::Listening::new(bound, local)?))
     }
 
     fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
@@ -231,7 +236,16 @@ struct Listening {
     socket: UnixListener,
     kind: Kind,
     local: Endpoint,
+    guard: Option<Access>,
     _claim: Option<PathClaim>,
+}
+
+/// A socket with an address.
+struct Bound {
+    socket: OwnedFd,
+    /// Who may come in, where no path decides.
+    guard: Option<Access>,
+    claim: Option<PathClaim>,
 }
 
 impl Listener for Listening {
@@ -244,7 +258,7 @@ impl Listener for Listening {
     }
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
-        let accepted = accept_local(&self.socket, &self.local)?;
+        let accepted = accept_local(&self.socket, &self.local, self.guard.as_ref())?;
         let state = self.kind.state();
         Ok(accepted.map(|(socket, identity)| {
             self.kind.prepare(&socket);
@@ -271,30 +285,33 @@ fn abstract_name(endpoint: &Endpoint) -> Option<&str> {
     if endpoint.is_opaque() { endpoint.address().strip_prefix('@') } else { None }
 }
 
-/// Binds the endpoint; the claim removes its path when it is dropped.
-fn bind_at(at: &Endpoint, kind: Kind) -> Result<(OwnedFd, Option<PathClaim>)> {
+/// Binds the endpoint; the claim removes its path when it is dropped. An abstract name has no rights
+/// of its own: everybody can connect to it (unix(7)), so who does is looked at.
+fn bind_at(at: &Endpoint, kind: Kind) -> Result<Bound> {
     let access = Access::of(at, Access::PRIVATE)?;
     if let Some(name) = abstract_name(at) {
         let address = UnixAddr::new_abstract(name.as_bytes());
         let socket = bind_to(at, &address.map_err(|error| listening(at, error))?, kind)?;
-        return Ok((socket, None));
+        return Ok(Bound { socket, guard: Some(access), claim: None });
     }
     if kind == Kind::Stream {
         let (socket, claim) = bind_local(at.path()?, &access)?;
-        return Ok((socket, Some(claim)));
+        return Ok(Bound { socket, guard: None, claim: Some(claim) });
     }
     let mut claim = PathClaim::acquire(at.path()?, FileKind::Socket)?;
-    let socket = claim.publish(&access, |staged| {
-        let address = UnixAddr::new(staged);
+    let socket = claim.publish_socket(&access, |path| {
+        let address = UnixAddr::new(path);
         bind_to(at, &address.map_err(|error| listening(at, error))?, kind)
     })?;
-    Ok((socket, Some(claim)))
+    Ok(Bound { socket, guard: None, claim: Some(claim) })
 }
 
 fn bind_to(at: &Endpoint, address: &UnixAddr, kind: Kind) -> Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let bound = || {
         let socket = socket(AddressFamily::Unix, kind.socket_type(), flags, None)?;
+        // A path begins with the rights of the socket that it is made for.
+        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
         bind(socket.as_raw_fd(), address)?;
         if kind != Kind::Datagram {
             listen(&socket, Backlog::MAXCONN)?;

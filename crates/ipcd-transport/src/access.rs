@@ -1,12 +1,12 @@
 //! Who may open a path that a listener makes.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fmt;
 use std::path::Path;
 
-use nix::unistd::{Gid, Group, Uid, User, chown};
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid};
 
 use crate::error::Context;
-use crate::{Endpoint, Result};
+use crate::{Endpoint, Error, Found, Identity, Result};
 
 /// Mode, owner and group of a path, from the options `mode=`, `owner=` and `group=`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,14 +46,59 @@ impl Access {
         self.mode & 0o022 != 0
     }
 
-    /// Sets owner, group and then the mode, whatever the umask.
-    pub fn apply(&self, path: &Path) -> Result<()> {
+    /// Whether users other than the owner may read it.
+    pub fn is_readable_by_others(&self) -> bool {
+        self.mode & 0o044 != 0
+    }
+
+    /// Whether the endpoint says anything about it.
+    pub fn is_given(endpoint: &Endpoint) -> bool {
+        Self::OPTIONS.into_iter().any(|key| endpoint.option(key).is_some())
+    }
+
+    /// Whether a file of this user may be the one that is meant.
+    pub fn may_be_of(&self, owner: Uid) -> bool {
+        owner == geteuid() || self.owner == Some(owner)
+    }
+
+    /// Whether the file system would let a process with these credentials write to a path with
+    /// these rights, and so connect: for what has no path. The first group is the process' own.
+    pub fn admits(&self, user: u32, groups: &[u32]) -> bool {
+        let owner = self.owner.unwrap_or_else(geteuid);
+        let group = self.group.unwrap_or_else(getegid);
+        let right = match Uid::from_raw(user) {
+            user if user.is_root() => return true,
+            user if user == owner => 0o200,
+            _ if groups.contains(&group.as_raw()) => 0o020,
+            _ => 0o002,
+        };
+        self.mode & right != 0
+    }
+
+    /// Refuses a peer that is [not admitted](Access::admits).
+    pub fn check(&self, who: &Identity, groups: &[u32], at: &Endpoint) -> Result<()> {
+        match who.uid.is_some_and(|user| self.admits(user, groups)) {
+            true => Ok(()),
+            false => Err(Error::Protocol(format!("{at}: {who} may not come in ({self})"))),
+        }
+    }
+
+    /// Sets owner, group and then the mode, whatever the umask; the path is for errors.
+    pub fn apply(&self, file: &Found, path: &Path) -> Result<()> {
         if self.owner.is_some() || self.group.is_some() {
-            chown(path, self.owner, self.group)
+            file.set_owner(self.owner, self.group)
                 .context(|| format!("change the owner of {}", path.display()))?;
         }
-        std::fs::set_permissions(path, PermissionsExt::from_mode(self.mode))
-            .context(|| format!("change the mode of {}", path.display()))
+        file.set_mode(self.mode).context(|| format!("change the mode of {}", path.display()))
+    }
+}
+
+impl fmt::Display for Access {
+    /// As options have it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mode={:04o}", self.mode)?;
+        self.owner.map_or(Ok(()), |owner| write!(f, "&owner={owner}"))?;
+        self.group.map_or(Ok(()), |group| write!(f, "&group={group}"))
     }
 }
 
@@ -86,5 +131,21 @@ mod tests {
         for bad in ["mode=9", "mode=1777", "mode=rw", "owner=no-such-user", "group=no-such-group"] {
             assert!(access(&format!("unix:///x?{bad}")).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn admits_whom_the_file_system_would() {
+        let access = |text: &str| Access::of(&format!("unix:@x{text}").parse().unwrap(), 0o600);
+        let (us, group) = (geteuid().as_raw(), getegid().as_raw());
+        let (other, foreign) = (us + 70_001, group + 70_001);
+        let admits = |text: &str, user, groups: &[u32]| access(text).unwrap().admits(user, groups);
+        assert!(admits("", us, &[foreign]) && admits("", 0, &[foreign]));
+        assert!(!admits("", other, &[group]) && !admits("?mode=0644", other, &[group]));
+        assert!(admits("?mode=0620", other, &[foreign, group]));
+        assert!(!admits("?mode=0620", other, &[foreign]));
+        assert!(admits("?mode=0602", other, &[foreign]) && !admits("?mode=0602", other, &[group]));
+        let given = format!("?mode=0600&owner={other}");
+        assert!(admits(&given, other, &[foreign]) && !admits(&given, other + 1, &[foreign]));
+        assert!(admits(&format!("?mode=0660&group={foreign}"), other, &[1, foreign]));
     }
 }

@@ -23,6 +23,7 @@ mod buffer;
 mod claim;
 mod endpoint;
 mod error;
+mod found;
 mod identity;
 mod inet;
 mod local;
@@ -33,6 +34,7 @@ mod records;
 mod room;
 mod socket;
 mod stream;
+mod trusted;
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -44,9 +46,10 @@ pub use buffer::ReadBuffer;
 pub use claim::{FileKind, PathClaim, open_lock};
 pub use endpoint::Endpoint;
 pub use error::{Error, Result, is_of_the_network};
+pub use found::{Found, reopen};
 pub use identity::Identity;
 pub use inet::{InetListener, connect_inet};
-pub use local::{accept_local, bind_local, connect_local, peer_credentials};
+pub use local::{accept_local, bind_local, connect_local, guard_of_passed, peer_credentials};
 pub use passed::Passed;
 pub use patient::Patient;
 pub use record_channel::{RecordChannel, Silence};
@@ -56,6 +59,7 @@ pub use socket::{
     Reset, connect_until, end_socket, poll_some, poll_until, receive_record, tells_records,
 };
 pub use stream::StreamChannel;
+pub use trusted::{TrustedDir, is_trusted};
 
 /// A way to move frames between processes. One value per scheme, known to the registry.
 pub trait Transport: Sync {

@@ -10,6 +10,7 @@ use interprocess::local_socket::traits::Listener as _;
 use interprocess::local_socket::{
     GenericFilePath, ListenerNonblockingMode, ListenerOptions, ToFsName,
 };
+use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
 use interprocess::os::unix::uds_local_socket::Listener;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, socket, sockopt};
 
@@ -20,12 +21,13 @@ use crate::{Access, Endpoint, Error, FileKind, Identity, PathClaim, Result, conn
 /// path when it is dropped.
 pub fn bind_local(path: &Path, access: &Access) -> Result<(OwnedFd, PathClaim)> {
     let mut claim = PathClaim::acquire(path, FileKind::Socket)?;
-    let listener = claim.publish(access, |staged| {
-        let name = staged.to_fs_name::<GenericFilePath>();
+    let listener = claim.publish_socket(access, |path| {
+        let name = path.to_fs_name::<GenericFilePath>();
         let name = name.context(|| format!("bind {}", path.display()))?;
         // The claim removes the path. If the listener did, so would each forked child's copy.
         let options = ListenerOptions::new()
             .name(name)
+            .mode(Access::PRIVATE as _)
             .nonblocking(ListenerNonblockingMode::Accept)
             .reclaim_name(false);
         Listener::from_options(options).context(|| format!("bind {}", path.display()))
@@ -35,16 +37,43 @@ pub fn bind_local(path: &Path, access: &Access) -> Result<(OwnedFd, PathClaim)> 
 
 /// The next connection, which does not block, and who has made it; `None` if there is none. The
 /// socket may be of any type that listens, whatever std calls it.
-pub fn accept_local(socket: &UnixListener, at: &Endpoint) -> Result<Option<(OwnedFd, Identity)>> {
+///
+/// # Errors
+/// Also if the one who has come is none whom the guard admits.
+pub fn accept_local(
+    socket: &UnixListener,
+    at: &Endpoint,
+    guard: Option<&Access>,
+) -> Result<Option<(OwnedFd, Identity)>> {
     let failed = || format!("accept on {at}");
     match socket.accept() {
         Ok((socket, _)) => {
             socket.set_nonblocking(true).context(failed)?;
             let identity = peer_credentials(&socket)?;
+            if let Some(access) = guard {
+                check_guest(&socket, &identity, access, at)?;
+            }
             Ok(Some((socket.into(), identity)))
         }
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(Error::system(failed(), error)),
+    }
+}
+
+/// Refuses whom the file system would not let in, were there a path with these rights.
+fn check_guest(socket: &impl AsFd, who: &Identity, access: &Access, at: &Endpoint) -> Result<()> {
+    let mut groups = ipcd_sys::peer_groups(socket.as_fd())
+        .context(|| "ask the kernel for the peer's groups".into())?;
+    groups.extend(who.gid);
+    access.check(who, &groups, at)
+}
+
+/// Who checks peers of a socket that another process has bound: its path does, but for the options
+/// of the endpoint; and where there is no path, they alone.
+pub fn guard_of_passed(at: &Endpoint, local: &Endpoint) -> Result<Option<Access>> {
+    match local.is_opaque() || Access::is_given(at) {
+        true => Access::of(at, Access::PRIVATE).map(Some),
+        false => Ok(None),
     }
 }
 

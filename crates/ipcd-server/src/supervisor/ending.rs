@@ -75,9 +75,7 @@ impl Supervisor {
             let _ = waitpid(pid, None);
             self.finish_log(index, pid);
         }
-        if let Some(path) = &self.config.daemon.pid_file {
-            let _ = std::fs::remove_file(path);
-        }
+        self.pid_file = None;
         info!("ended");
         true
     }
