@@ -171,11 +171,7 @@ impl Core {
                 let (number, filter) = (known.number, known.filter.clone());
                 self.unblock(key, at);
                 self.peer(key).subscriptions[at].overflow = overflow;
-                self.interests.change(&filter, |member| {
-                    if (member.peer, member.subscription) == (key, number) {
-                        member.overflow = overflow;
-                    }
-                });
+                self.interests.change(&filter, &(key, number), |member| member.overflow = overflow);
                 self.resume_waiters(key);
             }
         }

@@ -1,5 +1,6 @@
 //! What comes from other workers, and from the supervisor.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use ipcd_proto::control::{Origin, decode as body};
@@ -15,9 +16,54 @@ use crate::session::is_name;
 use crate::shared::Change;
 use crate::table::{News, Request};
 use crate::tracked::Home;
+use crate::turns::Deferred;
 
 /// Senders elsewhere that are remembered, whatever another worker says.
 const MAX_ORIGINS: usize = 256 * 1024;
+/// Bytes of other workers that were put off, beyond which nothing more is taken of them.
+const MAX_ARRIVALS: usize = 512 * 1024;
+
+/// What other workers have sent, which a turn had no time for.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    queue: VecDeque<Arrival>,
+    bytes: usize,
+    /// Whether a message of theirs has not reached all its receivers yet.
+    is_held: bool,
+    /// Whether a later turn is to go on with it.
+    is_deferred: bool,
+}
+
+/// What came at once from a life of a worker, which is taken from `at` on.
+#[derive(Debug)]
+struct Arrival {
+    from: (u32, u32),
+    frames: Vec<u8>,
+    at: usize,
+}
+
+impl Arrivals {
+    /// Whether something waits, so that what comes now has to wait, too.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.is_held || !self.queue.is_empty()
+    }
+
+    fn push(&mut self, from: (u32, u32), frames: Vec<u8>) {
+        self.bytes += frames.len();
+        self.queue.push_back(Arrival { from, frames, at: 0 });
+    }
+
+    fn put_back(&mut self, arrival: Arrival) {
+        self.bytes += arrival.frames.len();
+        self.queue.push_front(arrival);
+    }
+
+    fn pop(&mut self) -> Option<Arrival> {
+        let first = self.queue.pop_front()?;
+        self.bytes -= first.frames.len();
+        Some(first)
+    }
+}
 
 impl Core {
     /// Takes what another worker has sent: whole frames. Messages are delivered even if that life
@@ -30,12 +76,37 @@ impl Core {
         if life > known.max(self.last_life_of(slot)) {
             self.learn(now, &[Change::Life { slot, incarnation: life }]);
         }
+        if self.others.as_ref().is_some_and(|others| others.arrivals.is_waiting()) {
+            let others = self.others.as_mut().expect("it was found above");
+            return others.arrivals.push((slot, life), frames.to_vec());
+        }
+        self.grant_arrivals();
+        let taken = self.take_arrivals(now, (slot, life), frames);
+        if taken < frames.len()
+            && let Some(others) = &mut self.others
+        {
+            let (from, frames) = ((slot, life), frames[taken..].to_vec());
+            others.arrivals.put_back(Arrival { from, frames, at: 0 });
+        }
+        self.put_off_arrivals();
+    }
+
+    /// Takes frames of another worker, until the steps for it are used up; says how many bytes.
+    fn take_arrivals(&mut self, now: Instant, from: (u32, u32), frames: &mut [u8]) -> usize {
+        let (slot, life) = from;
         let is_current = self.life_of(slot) == Some(life);
         self.forget_origins(slot, life);
         let mut at = 0;
-        while let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX) {
+        let has_more = |core: &Self| {
+            let is_held = core.others.as_ref().is_some_and(|others| others.arrivals.is_held);
+            !is_held && !core.budget.is_spent()
+        };
+        while (at == 0 || has_more(self))
+            && let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX)
+        {
+            self.budget.spend(2);
             at += match frame.header.kind {
-                Kind::Message => self.arrive_message(now, (slot, life), &mut frames[at..], length),
+                Kind::Message => self.arrive_message(now, from, &mut frames[at..], length),
                 _ => {
                     if let Ok(news) = body(frame.payload) {
                         self.hear(now, slot, news, is_current);
@@ -44,9 +115,17 @@ impl Core {
                 }
             };
         }
+        // What is no frame, which no honest worker sends, is consumed with the rest.
+        let is_done = !matches!(decode(&frames[at..], usize::MAX), Ok(Decoded::Frame(..)));
+        let taken = if is_done { frames.len() } else { at };
+        self.report_consumed(slot, taken, is_current);
+        taken
+    }
+
+    fn report_consumed(&mut self, slot: u32, bytes: usize, is_current: bool) {
         let Some(others) = self.others.as_mut().filter(|_| is_current) else { return };
         let way = &mut others.ways[slot as usize];
-        way.consumed += frames.len() as u64;
+        way.consumed += bytes as u64;
         // Reported by the quarter, so that publishers never wait for a report that nobody owes.
         if way.consumed - way.reported >= others.window / 4 {
             way.reported = way.consumed;
@@ -54,6 +133,43 @@ impl Core {
             let output = others.tell(slot, &news);
             self.outputs.extend(output);
         }
+    }
+
+    /// Goes on with what other workers have sent and was put off.
+    pub(crate) fn go_on_arriving(&mut self, now: Instant) {
+        let Some(others) = &mut self.others else { return };
+        others.arrivals.is_deferred = false;
+        let Some(Arrival { from, mut frames, at }) = others.arrivals.pop() else { return };
+        let taken = at + self.take_arrivals(now, from, &mut frames[at..]);
+        if taken < frames.len()
+            && let Some(others) = &mut self.others
+        {
+            others.arrivals.put_back(Arrival { from, frames, at: taken });
+        }
+        self.put_off_arrivals();
+    }
+
+    /// A message of another worker has not reached all its receivers yet, or has now: what comes
+    /// behind it waits.
+    pub(crate) fn hold_arrivals(&mut self, is_held: bool) {
+        if let Some(others) = &mut self.others {
+            others.arrivals.is_held = is_held;
+        }
+        self.put_off_arrivals();
+    }
+
+    fn put_off_arrivals(&mut self) {
+        let Some(others) = &mut self.others else { return };
+        let arrivals = &mut others.arrivals;
+        if !arrivals.queue.is_empty() && !arrivals.is_held && !arrivals.is_deferred {
+            arrivals.is_deferred = true;
+            self.deferred.push_back(Deferred::Arrivals);
+        }
+    }
+
+    /// Whether so much of other workers was put off that nothing more is to be taken of them.
+    pub fn is_behind(&self) -> bool {
+        self.others.as_ref().is_some_and(|others| others.arrivals.bytes >= MAX_ARRIVALS)
     }
 
     /// Delivers the message that begins here, and those behind it that go the same way.
@@ -96,7 +212,8 @@ impl Core {
             self.arrive_for_group(now, frame, header.subscription, ticket);
         } else if let Ok(targets) = self.route(subject_of(frame)) {
             let run = Stamped { bytes: frame, count: 1, subscription: 0, ticket };
-            self.deliver_to_all(now, from, &targets.members, run);
+            self.deliver_to_all(now, from, &targets, run);
+            return length;
         }
         if let Some(ticket) = ticket {
             self.dealt_out(now, ticket);

@@ -28,6 +28,11 @@ pub struct Config {
     pub pace: usize,
     /// Bytes that may be on their way from one worker to another before publishers wait.
     pub window: u64,
+    /// Steps that a peer may use in a turn of the worker, of some 50 ns each; what is put off goes on
+    /// in slices.
+    pub turn: usize,
+    /// Steps of a slice.
+    pub slice: usize,
     /// Subscriptions that a peer may have.
     pub max_subscriptions: usize,
     /// Subscriptions that the peers of one source may have; 0 for any number.
@@ -117,6 +122,8 @@ impl Config {
             pace: 256 * 1024,
             sharers: 4,
             window: 512 * 1024,
+            turn: 16 * 1024,
+            slice: 2 * 1024,
             max_subscriptions: 10_000,
             max_subscriptions_per_source: 0,
             max_bytes_per_source: 0,

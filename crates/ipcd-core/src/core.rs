@@ -24,6 +24,7 @@ use crate::store::Store;
 use crate::table::Request;
 use crate::timers::Timers;
 use crate::tracked::Trackers;
+use crate::turns::{Budget, DeferredQueue};
 
 /// A router of one worker.
 ///
@@ -51,6 +52,12 @@ pub struct Core {
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) questions: Questions,
     pub(crate) timers: Timers,
+    pub(crate) budget: Budget,
+    pub(crate) deferred: DeferredQueue,
+    /// Who has sent what is being delivered, where that was put off.
+    pub(crate) last_sender: Option<Origin>,
+    /// Subscriptions that there have been.
+    pub(crate) births: u64,
     next_number: u32,
 }
 
@@ -116,7 +123,7 @@ impl Core {
     /// A router without peers; one of several, if it is given what they share.
     pub fn new(config: Config, shared: Option<Shared>) -> Self {
         let others = shared.map(|shared| Others::new(&config, shared));
-        Self {
+        let mut core = Self {
             others,
             questions: Questions::default(),
             config,
@@ -134,8 +141,14 @@ impl Core {
             last_audience: None,
             outputs: VecDeque::new(),
             timers: Timers::default(),
+            budget: Budget::default(),
+            deferred: DeferredQueue::default(),
+            last_sender: None,
+            births: 0,
             next_number: 0,
-        }
+        };
+        core.end_turn();
+        core
     }
 
     /// Takes a peer in.
@@ -168,6 +181,9 @@ impl Core {
             dirty: false,
             waiters: Vec::new(),
             waiting: false,
+            was_deferred: false,
+            is_deferred: false,
+            fans_out: false,
             subscriptions: Vec::new(),
             wants_origins: false,
             calls: None,
@@ -219,7 +235,11 @@ impl Core {
 
     /// What to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() {
+            self.end_turn();
+        }
+        output
     }
 
     /// Peers that are attached.
@@ -252,9 +272,7 @@ impl Core {
     }
 
     pub(crate) fn forget(&mut self, key: PeerKey, gone: &Subscription, was_full: bool) {
-        self.interests.remove(&gone.filter, |member| {
-            (member.peer, member.subscription) == (key, gone.number)
-        });
+        self.interests.remove(&gone.filter, &(key, gone.number));
         self.unshare(gone, was_full);
         self.charge_subscription(key, false);
     }

@@ -16,6 +16,7 @@ impl Core {
     /// Says goodbye to everybody: what is in the outboxes is written, then the peers are closed.
     /// They have as long for it as the daemon has, which ends it otherwise.
     pub fn drain(&mut self, now: Instant) {
+        self.finish_deferred(now);
         for key in self.keys() {
             self.fail(now, key, Code::Ending, "the daemon is ending");
             self.peer(key).lingers = true;

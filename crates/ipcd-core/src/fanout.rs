@@ -1,20 +1,27 @@
 //! To many at once: what goes to several subscribers is kept once, and each outbox holds it.
 
+use std::rc::Rc;
 use std::time::Instant;
 
-use ipcd_proto::control::Overflow;
+use ipcd_proto::control::{Origin, Overflow};
 use ipcd_proto::{Frame, frame_len};
 
 use crate::core::Core;
 use crate::interest::Member;
 use crate::peer::PeerKey;
 use crate::publish::{Load, Sender};
+use crate::route::Targets;
 use crate::store::Span;
 use crate::tracked::Ticket;
+use crate::turns::Deferred;
 
 /// Bytes of a run from which on it always pays to keep it apart rather than copy it to each. A
 /// shorter one is kept if it can go where the one before is, or if the one before was for the same.
 const SHARED_BYTES: usize = 4 * 1024;
+/// Members that get a run together, at the most.
+const AT_ONCE: usize = 1024;
+/// Bytes that are copied in a step.
+const BYTES_OF_STEP: usize = 1024;
 
 /// Messages for all members of a route, and the subscription that they are stamped for.
 pub(crate) struct Stamped<'a> {
@@ -33,30 +40,136 @@ pub(crate) struct Audience {
     members: usize,
 }
 
+/// A run on its way, which some members of its route have not got yet: they get it in later turns,
+/// and its publisher goes on when they have.
+#[derive(Debug)]
+pub(crate) struct FanOut {
+    from: Sender,
+    /// Who that is, for it may have gone when the last members get it.
+    origin: Option<Origin>,
+    targets: Rc<Targets>,
+    /// How many members have had it.
+    at: usize,
+    bytes: Vec<u8>,
+    count: u64,
+    subscription: u32,
+    ticket: Option<Ticket>,
+    /// Subscriptions that there had been when it was accepted: it is for no later one.
+    births: u64,
+}
+
+impl FanOut {
+    /// The peer here that has sent it.
+    pub(crate) fn sender(&self) -> Option<(PeerKey, u64)> {
+        self.from.key.map(|key| (key, self.from.id))
+    }
+}
+
 impl Core {
-    /// Delivers messages to subscriptions, which are in the order of their numbers: all that
-    /// differs is the number, so those that have the same one share the bytes.
+    /// Delivers messages to the members of a route, to some of them perhaps in later turns. If the
+    /// fate of the copies is noted, the message is dealt out when all have it.
     pub(crate) fn deliver_to_all(
         &mut self,
         now: Instant,
         from: Sender,
-        to: &[Member],
-        run: Stamped<'_>,
+        targets: &Rc<Targets>,
+        mut run: Stamped<'_>,
     ) {
-        let Stamped { bytes, count, mut subscription, ticket } = run;
-        for alike in to.chunk_by(|a, b| a.subscription == b.subscription) {
-            let number = alike[0].subscription;
-            if std::mem::replace(&mut subscription, number) != number {
-                stamp_subscription(bytes, number);
+        let at = self.deliver_to_some(now, from, &targets.members, &mut run);
+        let Stamped { bytes, count, subscription, ticket } = run;
+        if at < targets.members.len() {
+            let (targets, bytes, births) = (Rc::clone(targets), bytes.to_vec(), self.births);
+            let origin = from.key.map(|key| self.origin(key).clone());
+            let fan_out =
+                FanOut { from, origin, targets, at, bytes, count, subscription, ticket, births };
+            match from.key {
+                Some(key) => self.peer(key).fans_out = true,
+                None => self.hold_arrivals(true),
             }
-            let shared = self.keep_for(alike, from, bytes);
+            self.deferred.push_back(Deferred::FanOut(Box::new(fan_out)));
+        } else if let Some(ticket) = ticket {
+            self.dealt_out(now, ticket);
+        }
+    }
+
+    /// Goes on with a run that was put off.
+    pub(crate) fn go_on_with(&mut self, now: Instant, mut fan_out: Box<FanOut>) {
+        let FanOut { from, origin, targets, at, bytes, count, subscription, ticket, births } =
+            &mut *fan_out;
+        let is_here = |key: &PeerKey| {
+            self.peers.get(key.0 as usize).is_some_and(|peer| peer.origin.peer == from.id)
+        };
+        let key = from.key.filter(is_here);
+        let (count, ticket) = (*count, *ticket);
+        let mut run = Stamped { bytes, count, subscription: *subscription, ticket };
+        let sender = Sender { key, id: from.id };
+        let some = &targets.members[*at..targets.members.len().min(*at + self.config.slice)];
+        let there: Vec<Member> =
+            some.iter().filter(|member| self.is_since(member, *births)).cloned().collect();
+        self.last_sender = origin.take();
+        let reached = self.deliver_to_some(now, sender, &there, &mut run);
+        *origin = self.last_sender.take();
+        *subscription = run.subscription;
+        *at = match there.get(reached) {
+            None => *at + some.len(),
+            Some(next) => *at + some.iter().position(|member| member == next).unwrap_or(some.len()),
+        };
+        if *at < targets.members.len() {
+            return self.deferred.push_back(Deferred::FanOut(fan_out));
+        }
+        if let Some(ticket) = ticket {
+            self.dealt_out(now, ticket);
+        }
+        match (from.key, key) {
+            (None, _) => self.hold_arrivals(false),
+            (Some(_), None) => {}
+            (Some(_), Some(key)) => {
+                self.peer(key).fans_out = false;
+                self.resume_deferred(key, fan_out.from.id);
+            }
+        }
+    }
+
+    /// Whether a member still has the subscription that it had when there had been so many.
+    fn is_since(&self, member: &Member, births: u64) -> bool {
+        let peer = self.peers.get(member.peer.0 as usize);
+        let known = peer.and_then(|peer| peer.known_subscription(member.subscription));
+        known.is_some_and(|subscription| subscription.birth <= births)
+    }
+
+    /// Delivers messages to subscriptions, until the steps for it are used up; says to how many. They
+    /// are in the order of their numbers: all that differs is the number, so those that have the same
+    /// one share the bytes.
+    fn deliver_to_some(
+        &mut self,
+        now: Instant,
+        from: Sender,
+        to: &[Member],
+        run: &mut Stamped<'_>,
+    ) -> usize {
+        let mut at = 0;
+        let groups = to.chunk_by(|a, b| a.subscription == b.subscription);
+        for alike in groups.flat_map(|alike| alike.chunks(AT_ONCE)) {
+            if at > 0 && self.budget.is_spent() {
+                break;
+            }
+            let number = alike[0].subscription;
+            if std::mem::replace(&mut run.subscription, number) != number {
+                stamp_subscription(run.bytes, number);
+            }
+            let shared = self.keep_for(alike, from, run.bytes);
+            let each = if shared.is_some() { 0 } else { run.bytes.len() / BYTES_OF_STEP };
+            self.budget.spend(alike.len() * (2 + each));
             for member in alike {
+                let (bytes, count, ticket) = (&*run.bytes, run.count, run.ticket);
                 self.deliver(now, from, member, Load { bytes, count, ticket, shared });
             }
             if let Some(span) = shared {
                 self.store.release(span.chunk);
             }
+            at += alike.len();
         }
+        at
     }
 
     /// Keeps a run for those who will get it, if that pays.

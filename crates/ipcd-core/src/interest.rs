@@ -1,6 +1,8 @@
 //! Interest tables: whom a subject concerns. Members are subscriptions of this router's peers, or
 //! other workers that have such subscriptions.
 
+mod roll;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -8,6 +10,8 @@ use foldhash::fast::RandomState;
 use ipcd_proto::control::Overflow;
 use ipcd_proto::{Filter, Subject};
 
+pub use self::roll::Listed;
+use self::roll::Roll;
 use crate::peer::PeerKey;
 
 /// One subscription, as its own router knows it.
@@ -37,6 +41,22 @@ pub struct Remote {
     pub share: Option<Share>,
 }
 
+impl Listed for Member {
+    type Key = (PeerKey, u32);
+
+    fn key(&self) -> Self::Key {
+        (self.peer, self.subscription)
+    }
+}
+
+impl Listed for Remote {
+    type Key = (u32, Option<String>);
+
+    fn key(&self) -> Self::Key {
+        (self.slot, self.share.as_ref().map(|share| share.group.name.clone()))
+    }
+}
+
 /// A worker's part in a group.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Share {
@@ -59,58 +79,112 @@ pub struct Group {
 
 /// All members, in a tree of tokens.
 #[derive(Clone, Debug)]
-pub struct Interests<M> {
+pub struct Interests<M: Listed> {
     root: Node<M>,
+    /// Numbers of the tokens in the tree, and how often each is in a filter: so a subject's tokens
+    /// are looked up once, however many branches match.
+    tokens: HashMap<Box<str>, (u32, usize), RandomState>,
+    last_token: u32,
     generation: u64,
 }
 
-impl<M> Default for Interests<M> {
+impl<M: Listed> Default for Interests<M> {
     fn default() -> Self {
-        Self { root: Node::default(), generation: 0 }
+        let (root, tokens) = (Node::default(), HashMap::default());
+        Self { root, tokens, last_token: 0, generation: 0 }
     }
 }
 
-/// The filters that share a beginning. `*` is a child like any token, for no subject has it.
+/// The filters that share a beginning.
 #[derive(Clone, Debug)]
-struct Node<M> {
-    children: HashMap<Box<str>, Node<M>, RandomState>,
+struct Node<M: Listed> {
+    children: HashMap<u32, Node<M>, RandomState>,
+    /// Those that go on with `*`.
+    any: Option<Box<Node<M>>>,
     /// Filters that end here.
-    here: Vec<M>,
+    here: Roll<M>,
     /// Filters that end in `>` after this.
-    tail: Vec<M>,
+    tail: Roll<M>,
 }
 
-impl<M> Default for Node<M> {
+impl<M: Listed> Default for Node<M> {
     fn default() -> Self {
-        Self { children: HashMap::default(), here: Vec::new(), tail: Vec::new() }
+        let (here, tail) = (Roll::default(), Roll::default());
+        Self { children: HashMap::default(), any: None, here, tail }
     }
 }
 
-impl<M: Clone + Ord> Interests<M> {
-    /// Adds a member.
+/// A step from a node towards the end of a filter.
+#[derive(Clone, Copy)]
+enum Branch {
+    Token(u32),
+    Any,
+}
+
+impl<M: Listed> Interests<M> {
+    /// Adds a member, in place of an earlier one with its key.
     pub fn add(&mut self, filter: &Filter, member: M) {
         self.generation += 1;
-        self.root.list(filter.as_str()).push(member);
+        let (stem, has_tail) = stem_of(filter);
+        let mut node = &mut self.root;
+        for token in stem {
+            let next = match token {
+                "*" => node.any.get_or_insert_default(),
+                token => {
+                    let number = match self.tokens.get_mut(token) {
+                        Some((number, uses)) => {
+                            *uses += 1;
+                            *number
+                        }
+                        None => {
+                            // Numbers are used again only when there have been four billion tokens.
+                            self.last_token = self.last_token.wrapping_add(1);
+                            self.tokens.insert(token.into(), (self.last_token, 1));
+                            self.last_token
+                        }
+                    };
+                    node.children.entry(number).or_default()
+                }
+            };
+            node = next;
+        }
+        if node.roll(has_tail).insert(member).is_some() {
+            self.forget_tokens(filter);
+        }
     }
 
-    /// Takes members of one filter away.
-    pub fn remove(&mut self, filter: &Filter, gone: impl Fn(&M) -> bool) {
+    /// Takes a member of one filter away, if it is there.
+    pub fn remove(&mut self, filter: &Filter, key: &M::Key) -> Option<M> {
         self.generation += 1;
-        self.root.remove(filter.as_str(), &gone);
+        let (branches, has_tail) = self.branches(filter)?;
+        let gone = self.root.remove(&branches, has_tail, key)?;
+        self.forget_tokens(filter);
+        Some(gone)
     }
 
-    /// Changes members of one filter.
-    pub fn change(&mut self, filter: &Filter, change: impl FnMut(&mut M)) {
+    /// Changes a member of one filter, if it is there.
+    pub fn change(&mut self, filter: &Filter, key: &M::Key, change: impl FnOnce(&mut M)) {
         self.generation += 1;
-        if let Some(list) = self.root.find_list(filter.as_str()) {
-            list.iter_mut().for_each(change);
+        let Some((branches, has_tail)) = self.branches(filter) else { return };
+        let mut node = Some(&mut self.root);
+        for branch in branches {
+            node = node.and_then(|node| node.child(branch));
+        }
+        if let Some(member) = node.and_then(|node| node.roll(has_tail).find(key)) {
+            change(member);
         }
     }
 
     /// Takes members of all filters away.
     pub fn remove_all(&mut self, gone: impl Fn(&M) -> bool) {
         self.generation += 1;
-        self.root.remove_all(&gone);
+        let mut path = Vec::new();
+        let mut counts = HashMap::<u32, usize, RandomState>::default();
+        self.root.remove_all(&gone, &mut path, &mut counts);
+        self.tokens.retain(|_, (number, uses)| {
+            *uses -= counts.get(number).copied().unwrap_or(0);
+            *uses > 0
+        });
     }
 
     /// Says that members may count or not count that did otherwise before.
@@ -125,80 +199,124 @@ impl<M: Clone + Ord> Interests<M> {
 
     /// All members that match, each once for each of its filters that do, in order.
     pub fn find(&self, subject: Subject<'_>) -> Vec<M> {
+        self.find_counted(subject).0
+    }
+
+    /// The same, and how many nodes and members were looked at.
+    pub(crate) fn find_counted(&self, subject: Subject<'_>) -> (Vec<M>, usize) {
         let mut found = Vec::new();
-        self.root.find(subject.as_str(), &mut found);
+        // All nodes that so much of the subject leads to.
+        let (mut nodes, mut next, mut looked_at) = (vec![&self.root], Vec::new(), 0);
+        for token in subject.as_str().split('.') {
+            looked_at += nodes.len();
+            let number = self.tokens.get(token).map(|(number, _)| *number);
+            for node in nodes.drain(..) {
+                found.extend(node.tail.iter().cloned());
+                next.extend(number.and_then(|number| node.children.get(&number)));
+                next.extend(node.any.as_deref());
+            }
+            std::mem::swap(&mut nodes, &mut next);
+            if nodes.is_empty() {
+                break;
+            }
+        }
+        nodes.iter().for_each(|node| found.extend(node.here.iter().cloned()));
+        looked_at += found.len();
         found.sort_unstable();
-        found
-    }
-}
-
-impl<M: Clone> Node<M> {
-    fn list(&mut self, filter: &str) -> &mut Vec<M> {
-        let (token, rest) = split(filter);
-        match (token, rest) {
-            (">", _) => &mut self.tail,
-            (token, None) => &mut self.children.entry(token.into()).or_default().here,
-            (token, Some(rest)) => self.children.entry(token.into()).or_default().list(rest),
-        }
+        (found, looked_at)
     }
 
-    fn find_list(&mut self, filter: &str) -> Option<&mut Vec<M>> {
-        let (token, rest) = split(filter);
-        match (token, rest) {
-            (">", _) => Some(&mut self.tail),
-            (token, None) => Some(&mut self.children.get_mut(token)?.here),
-            (token, Some(rest)) => self.children.get_mut(token)?.find_list(rest),
-        }
-    }
-
-    /// Removes what is gone, and nodes that nothing is left in.
-    fn remove(&mut self, filter: &str, gone: &impl Fn(&M) -> bool) {
-        let (token, rest) = split(filter);
-        if token == ">" {
-            return self.tail.retain(|member| !gone(member));
-        }
-        let Some(child) = self.children.get_mut(token) else {
-            return;
+    /// The way to the end of a filter, if there is one.
+    fn branches(&self, filter: &Filter) -> Option<(Vec<Branch>, bool)> {
+        let (stem, has_tail) = stem_of(filter);
+        let branch = |token: &str| match token {
+            "*" => Some(Branch::Any),
+            token => self.tokens.get(token).map(|(number, _)| Branch::Token(*number)),
         };
-        match rest {
-            None => child.here.retain(|member| !gone(member)),
-            Some(rest) => child.remove(rest, gone),
-        }
-        if child.is_empty() {
-            self.children.remove(token);
-        }
+        Some((stem.map(branch).collect::<Option<_>>()?, has_tail))
     }
 
-    fn remove_all(&mut self, gone: &impl Fn(&M) -> bool) {
-        self.here.retain(|member| !gone(member));
-        self.tail.retain(|member| !gone(member));
-        self.children.retain(|_, child| {
-            child.remove_all(gone);
-            !child.is_empty()
-        });
-    }
-
-    fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.here.is_empty() && self.tail.is_empty()
-    }
-
-    fn find(&self, subject: &str, found: &mut Vec<M>) {
-        found.extend_from_slice(&self.tail);
-        let (token, rest) = split(subject);
-        for child in [token, "*"].into_iter().filter_map(|token| self.children.get(token)) {
-            match rest {
-                None => found.extend_from_slice(&child.here),
-                Some(rest) => child.find(rest, found),
+    /// Counts the tokens of a filter once less.
+    fn forget_tokens(&mut self, filter: &Filter) {
+        for token in stem_of(filter).0.filter(|token| *token != "*") {
+            let uses = self.tokens.get_mut(token).map(|(_, uses)| {
+                *uses -= 1;
+                *uses
+            });
+            if uses == Some(0) {
+                self.tokens.remove(token);
             }
         }
     }
 }
 
-fn split(tokens: &str) -> (&str, Option<&str>) {
-    match tokens.split_once('.') {
-        Some((token, rest)) => (token, Some(rest)),
-        None => (tokens, None),
+impl<M: Listed> Node<M> {
+    fn roll(&mut self, has_tail: bool) -> &mut Roll<M> {
+        if has_tail { &mut self.tail } else { &mut self.here }
     }
+
+    fn child(&mut self, branch: Branch) -> Option<&mut Self> {
+        match branch {
+            Branch::Any => self.any.as_deref_mut(),
+            Branch::Token(number) => self.children.get_mut(&number),
+        }
+    }
+
+    /// Removes a member, and nodes that nothing is left in.
+    fn remove(&mut self, branches: &[Branch], has_tail: bool, key: &M::Key) -> Option<M> {
+        let Some((&branch, rest)) = branches.split_first() else {
+            return self.roll(has_tail).remove(key);
+        };
+        let child = self.child(branch)?;
+        let gone = child.remove(rest, has_tail, key);
+        if child.is_empty() {
+            match branch {
+                Branch::Any => self.any = None,
+                Branch::Token(number) => drop(self.children.remove(&number)),
+            }
+        }
+        gone
+    }
+
+    /// Removes members, and counts for each token of the way here how many they were.
+    fn remove_all(
+        &mut self,
+        gone: &impl Fn(&M) -> bool,
+        path: &mut Vec<u32>,
+        counts: &mut HashMap<u32, usize, RandomState>,
+    ) {
+        let removed =
+            self.here.retain(|member| !gone(member)) + self.tail.retain(|member| !gone(member));
+        for token in path.iter().filter(|_| removed > 0) {
+            *counts.entry(*token).or_default() += removed;
+        }
+        self.children.retain(|token, child| {
+            path.push(*token);
+            child.remove_all(gone, path, counts);
+            path.pop();
+            !child.is_empty()
+        });
+        if let Some(child) = &mut self.any {
+            child.remove_all(gone, path, counts);
+            if child.is_empty() {
+                self.any = None;
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let has_child = self.any.is_some() || !self.children.is_empty();
+        !has_child && self.here.is_empty() && self.tail.is_empty()
+    }
+}
+
+/// The tokens of a filter without `>` at its end, and whether that is there.
+fn stem_of(filter: &Filter) -> (impl Iterator<Item = &str>, bool) {
+    let stem = filter.as_str().strip_suffix('>').filter(|_| filter.has_tail());
+    let stem = stem.map(|stem| stem.strip_suffix('.').unwrap_or(stem));
+    let has_tail = stem.is_some();
+    let tokens = stem.unwrap_or(filter.as_str());
+    (tokens.split('.').filter(|token| !token.is_empty()), has_tail)
 }
 
 #[cfg(test)]
@@ -249,7 +367,7 @@ mod tests {
             }
             for (number, (text, stays)) in filters.iter().enumerate() {
                 if !stays {
-                    interests.remove(&filter(text), |member| member.subscription == number as u32);
+                    interests.remove(&filter(text), &member(number as u32).key());
                 }
             }
             for subject in &subjects {
@@ -271,9 +389,26 @@ mod tests {
             interests.add(&filter(text), member(1));
         }
         for text in ["a.b.c", "a.*.>", ">", "a", "never.added"] {
-            interests.remove(&filter(text), |_| true);
+            interests.remove(&filter(text), &member(1).key());
         }
-        assert!(interests.root.children.is_empty());
-        assert!(interests.root.tail.is_empty());
+        assert!(interests.root.is_empty() && interests.tokens.is_empty());
+        interests.add(&filter("a.*.b"), member(1));
+        interests.remove_all(|_| true);
+        assert!(interests.root.is_empty() && interests.tokens.is_empty());
+    }
+
+    #[test]
+    fn a_subject_is_looked_up_token_by_token_however_many_branches_match() {
+        let mut interests = Interests::default();
+        for number in 0..1_u32 << 8 {
+            let token = |bit: u32| if number >> bit & 1 == 0 { "a" } else { "*" };
+            let text = (0..8).map(token).collect::<Vec<_>>().join(".");
+            interests.add(&filter(&text), member(number));
+        }
+        let subject = Subject::parse(b"a.a.a.a.a.a.a.a").unwrap();
+        let (found, looked_at) = interests.find_counted(subject);
+        assert_eq!((found.len(), looked_at), (256, 255 + 256));
+        let subject = Subject::parse(b"b.b.b.b.b.b.b.b").unwrap();
+        assert_eq!(interests.find_counted(subject).1, 8 + 1);
     }
 }

@@ -186,11 +186,8 @@ impl Others {
         if !is_interest(&interest) || (off && self.off.len() >= MAX_INTERESTS) {
             return;
         }
-        self.shared.interests.change(&filter, |remote| {
-            if remote.slot == slot && remote.is_of(&interest) {
-                remote.off = off;
-            }
-        });
+        let key = (slot, interest.group.clone());
+        self.shared.interests.change(&filter, &key, |remote| remote.off = off);
         match off {
             true => drop(self.off.insert((slot, interest))),
             false => drop(self.off.remove(&(slot, interest))),

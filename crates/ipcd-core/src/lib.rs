@@ -35,13 +35,14 @@ mod store;
 mod table;
 mod timers;
 mod tracked;
+mod turns;
 
 pub use crate::acl::{Acl, Action, Members, Pattern, Rule, Whom};
 pub use crate::charges::Spent;
 pub use crate::config::{Bare, Config, DaemonInfo, PeerInfo, Tokens};
 pub use crate::core::{Core, Output};
 pub use crate::fault::Fault;
-pub use crate::interest::{Group, Interests, Member, Remote, Share};
+pub use crate::interest::{Group, Interests, Listed, Member, Remote, Share};
 pub use crate::peer::PeerKey;
 pub use crate::receiving::Progress;
 pub use crate::shared::{Change, Interest, Part, Shared};

@@ -14,6 +14,7 @@ use ipcd_proto::limits::largest_frame;
 use ipcd_proto::{Address, FrameWriter, Header, Kind, Subject};
 use serde::{Deserialize, Serialize};
 
+use crate::arriving::Arrivals;
 use crate::config::Config;
 use crate::core::{Core, Output};
 use crate::interest::{Group, Remote};
@@ -48,6 +49,8 @@ pub(crate) struct Others {
     /// Interests that are off, whether they are in the table yet or not.
     pub(crate) off: HashSet<(u32, Interest)>,
     pub(crate) ways: Vec<Way>,
+    /// What they have sent and was put off.
+    pub(crate) arrivals: Arrivals,
     /// Publishers that wait for other workers.
     pub(crate) waiters: Vec<PeerKey>,
     /// Senders elsewhere that were introduced.
@@ -103,6 +106,7 @@ impl Others {
             shared,
             off: HashSet::new(),
             ways,
+            arrivals: Arrivals::default(),
             waiters: Vec::new(),
             origins: HashMap::new(),
             locals: HashMap::new(),
@@ -115,10 +119,10 @@ impl Others {
     }
 
     /// Interests of the other workers that match, those of one worker together.
-    pub(crate) fn find(&self, subject: Subject<'_>) -> Vec<Remote> {
-        let mut found = self.shared.interests.find(subject);
+    pub(crate) fn find(&self, subject: Subject<'_>) -> (Vec<Remote>, usize) {
+        let (mut found, looked_at) = self.shared.interests.find_counted(subject);
         found.retain(|remote| remote.slot != self.own_slot);
-        found
+        (found, looked_at)
     }
 
     /// This worker's group of that number.
@@ -191,7 +195,10 @@ impl Core {
     /// Whether everything for other workers was sent.
     pub fn is_forwarded(&self) -> bool {
         let others = self.others.as_ref();
-        others.is_none_or(|others| others.ways.iter().all(|way| way.outgoing.is_empty()))
+        others.is_none_or(|others| {
+            // What another worker has sent here may have to be passed on.
+            !others.arrivals.is_waiting() && others.ways.iter().all(|way| way.outgoing.is_empty())
+        })
     }
 
     /// Says that the first bytes of them were sent.

@@ -85,6 +85,12 @@ pub(crate) struct Peer {
     pub(crate) waiters: Vec<PeerKey>,
     /// Whether this peer waits for another's outbox.
     pub(crate) waiting: bool,
+    /// Whether it was put off to a later turn when it was last heard.
+    pub(crate) was_deferred: bool,
+    /// Whether it is among what was put off.
+    pub(crate) is_deferred: bool,
+    /// Whether a message of its has not reached all its receivers yet.
+    pub(crate) fans_out: bool,
     /// In the order of their numbers.
     pub(crate) subscriptions: Vec<Subscription>,
     /// Whether a subscription of its wants to know who senders are.
@@ -153,6 +159,8 @@ pub(crate) struct Subscription {
     pub(crate) filter: Filter,
     pub(crate) overflow: Overflow,
     pub(crate) group: Option<Rc<Group>>,
+    /// How many there had been before it: tells it from an earlier one of its number.
+    pub(crate) birth: u64,
     /// Messages that were for it.
     pub(crate) matched: u64,
     /// Those that were dropped, if any were.
@@ -244,6 +252,10 @@ impl Peer {
     pub(crate) fn subscription(&mut self, number: u32) -> Option<&mut Subscription> {
         let at = self.find(number).ok()?;
         self.subscriptions.get_mut(at)
+    }
+
+    pub(crate) fn known_subscription(&self, number: u32) -> Option<&Subscription> {
+        self.find(number).ok().map(|at| &self.subscriptions[at])
     }
 
     /// Where the subscription of this number is, or would be.

@@ -37,7 +37,7 @@ impl Run {
 }
 
 /// Who sent a run: a peer of this router, or of another.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Sender {
     pub(crate) key: Option<PeerKey>,
     pub(crate) id: u64,
@@ -73,6 +73,7 @@ impl Core {
             unreachable!("the caller found a whole frame here");
         };
         let (header, subject) = (first.header, first.subject.len());
+        self.budget.spend(2);
         let to = match self.check(key, &first) {
             Ok(to) => to,
             Err(_) if self.waits_for_itself(key) => return Run::WAITING,
@@ -110,7 +111,7 @@ impl Core {
         let run = &mut bytes[..length];
         self.count_accepted(key, count, length);
         self.forward(key, &targets.remotes, run);
-        self.deliver_to_all(now, from, &targets.members, stamp.run(run, count));
+        self.deliver_to_all(now, from, &targets, stamp.run(run, count));
         Run::of(length)
     }
 
@@ -122,7 +123,7 @@ impl Core {
         key: PeerKey,
         frame: &mut [u8],
         header: Header,
-        targets: &Targets,
+        targets: &Rc<Targets>,
     ) {
         let from = Sender { key: Some(key), id: self.peer(key).origin.peer };
         let home = Home::Here(key, header.correlation);
@@ -134,10 +135,7 @@ impl Core {
         Frame::stamp_subscription(frame, 0);
         self.forward_one(key, &targets.remotes, frame, ticket);
         let run = Stamped { bytes: frame, count: 1, subscription: 0, ticket };
-        self.deliver_to_all(now, from, &targets.members, run);
-        if let Some(ticket) = ticket {
-            self.dealt_out(now, ticket);
-        }
+        self.deliver_to_all(now, from, targets, run);
     }
 
     /// Delivers messages that another worker has accepted, to the subscriptions here that are in
@@ -150,7 +148,7 @@ impl Core {
         let stamp = Stamp { of_sender: true, ..Stamp::new(id, &targets.members) };
         let (length, count) = self.stamp_run(bytes, length, subject, usize::MAX, stamp);
         let (from, run) = (Sender { key: None, id }, &mut bytes[..length]);
-        self.deliver_to_all(now, from, &targets.members, stamp.run(run, count));
+        self.deliver_to_all(now, from, &targets, stamp.run(run, count));
         length
     }
 
@@ -412,6 +410,7 @@ impl Core {
         if self.peer(to).learns_of(from.id) {
             let origin = match from.key {
                 Some(key) => Some(&self.peers[key.0 as usize].origin),
+                None if self.last_sender.is_some() => self.last_sender.as_ref(),
                 None => self.others.as_ref().and_then(|others| others.origin(from.id)),
             };
             let Some(origin) = origin.cloned() else { return };

@@ -24,10 +24,19 @@ impl Core {
     /// stamped with their sender.
     pub fn receive(&mut self, now: Instant, key: PeerKey, bytes: &mut [u8]) -> Progress {
         let mut consumed = 0;
+        self.grant_turn(key);
         let progress = loop {
             let rest = &mut bytes[consumed..];
             if matches!(self.peer(key).state, State::Closing) {
                 break Progress { consumed: consumed + rest.len(), waiting: false };
+            }
+            if self.peer(key).fans_out {
+                self.peer(key).waiting = true;
+                break Progress { consumed, waiting: true };
+            }
+            if consumed > 0 && !rest.is_empty() && self.budget.is_spent() {
+                self.put_off(key);
+                break Progress { consumed, waiting: true };
             }
             let largest = self.largest_frame(key);
             match decode(rest, largest) {
@@ -43,6 +52,7 @@ impl Core {
                         if asks(frame.header.kind) && self.waits_for_itself(key) {
                             break Progress { consumed, waiting: true };
                         }
+                        self.budget.spend(steps_of(frame.header.kind));
                         self.control(now, key, &frame);
                         consumed += length;
                     } else if self.peer(key).is_open() {
@@ -119,6 +129,14 @@ impl Core {
                 self.outputs.push_back(Output::Resume(waiter));
             }
         }
+    }
+}
+
+/// What it takes to handle a frame that is no message, without what its answer takes.
+fn steps_of(kind: Kind) -> usize {
+    match kind {
+        Kind::Subscribe | Kind::Unsubscribe => 32,
+        _ => 4,
     }
 }
 

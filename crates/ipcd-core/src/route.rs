@@ -15,6 +15,8 @@ use crate::others::Others;
 const MAX_ROUTES: usize = 16 * 1024;
 /// Targets in all of them: with many subscribers to everything, each route has as many.
 const MAX_TARGETS: usize = 256 * 1024;
+/// Nodes and members of the interest table that are looked at in a step.
+const FOUND_IN_STEP: usize = 4;
 /// Members of a worker that count when it is its turn, at the most: the number is its own word.
 const MAX_WEIGHT: u32 = 64 * 1024;
 
@@ -136,9 +138,9 @@ impl Core {
         Ok(targets)
     }
 
-    fn find_targets(&self, subject: Subject<'_>) -> Targets {
+    fn find_targets(&mut self, subject: Subject<'_>) -> Targets {
         let mut groups = BTreeMap::<Rc<Group>, Vec<(u32, Choice)>>::new();
-        let mut members = self.interests.find(subject);
+        let (mut members, looked_at) = self.interests.find_counted(subject);
         members.retain(|member| {
             if !self.may_hear(member.peer, subject) {
                 return false;
@@ -151,7 +153,9 @@ impl Core {
         });
         // Those whose copies are alike together.
         members.sort_by_key(|member| member.subscription);
-        let mut remotes = self.others.as_ref().map_or(Vec::new(), |others| others.find(subject));
+        let others = self.others.as_ref();
+        let (mut remotes, more) = others.map_or((Vec::new(), 0), |others| others.find(subject));
+        self.budget.spend((looked_at + more).div_ceil(FOUND_IN_STEP));
         remotes.retain(|remote| {
             if let Some(share) = &remote.share {
                 let (slot, number, off) = (remote.slot, share.number, remote.off);

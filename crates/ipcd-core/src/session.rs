@@ -266,8 +266,10 @@ impl Core {
         };
         self.interests.add(&filter, member);
         self.charge_subscription(key, true);
+        self.births += 1;
+        let birth = self.births;
         let subscription =
-            Subscription { number, filter, overflow, group, matched: 0, drops: None };
+            Subscription { number, filter, overflow, group, birth, matched: 0, drops: None };
         let is_shared = subscription.group.is_some();
         let at_once = self.share(key, &subscription, correlation);
         self.peer(key).subscriptions.insert(at, subscription);

@@ -1,6 +1,5 @@
 //! What all workers know of each other: interests, and which life each place is in.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -149,14 +148,9 @@ impl Shared {
     }
 
     fn withdraw(&mut self, slot: u32, interest: &Interest, filter: &Filter) {
-        let gone = Cell::new(0);
-        self.interests.remove(filter, |remote| {
-            let is_gone = remote.slot == slot && remote.is_of(interest);
-            gone.set(gone.get() + usize::from(is_gone));
-            is_gone
-        });
+        let gone = self.interests.remove(filter, &(slot, interest.group.clone()));
         if let Some(held) = self.held.get_mut(slot as usize) {
-            *held -= gone.get();
+            *held -= usize::from(gone.is_some());
         }
     }
 
@@ -165,17 +159,14 @@ impl Shared {
             self.living = self.living + u64::from(life > 0) - u64::from(*known > 0);
             *known = life;
         }
-        self.interests.remove_all(|remote| remote.slot == slot);
-        if let Some(held) = self.held.get_mut(slot as usize) {
-            *held = 0;
+        // With a worker for each connection many lives have no interest, and there are many.
+        match self.held.get_mut(slot as usize) {
+            Some(0) => self.interests.touch(),
+            held => {
+                held.map(std::mem::take);
+                self.interests.remove_all(|remote| remote.slot == slot);
+            }
         }
         self.forget_spent(slot);
-    }
-}
-
-impl Remote {
-    /// Whether it stands for this interest, among those of its filter.
-    pub(crate) fn is_of(&self, interest: &Interest) -> bool {
-        self.share.as_ref().map(|share| &share.group.name) == interest.group.as_ref()
     }
 }

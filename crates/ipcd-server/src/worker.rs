@@ -256,6 +256,7 @@ impl Worker {
             self.look_at_time();
             self.try_again()?;
             self.obey_router()?;
+            self.go_on()?;
             self.report_gone()?;
         }
         // What it has counted outlives it.
@@ -263,6 +264,18 @@ impl Worker {
         counters.retain(|(_, count)| *count > 0);
         let counted = Request::Counted(counters);
         self.tell(&ToSupervisor::Request(counted))
+    }
+
+    /// Does a slice of what had to be put off, which may be much: others come first, and come soon.
+    fn go_on(&mut self) -> Result<(), Error> {
+        if !self.core.has_deferred() {
+            return Ok(());
+        }
+        let key = self.core.next_deferred();
+        let number = key.and_then(|key| self.connection(key)).map_or(0, |found| found.admission);
+        self.mark.set(number);
+        self.core.go_on(self.now);
+        self.obey_router()
     }
 
     fn is_over(&self) -> bool {
@@ -278,7 +291,8 @@ impl Worker {
         if let Some(at) = next {
             self.alarm.set(at).map_err(|error| Error::system("set the timer", error))?;
         }
-        match self.epoll.wait(events, EpollTimeout::NONE) {
+        let most = if self.core.has_deferred() { EpollTimeout::ZERO } else { EpollTimeout::NONE };
+        match self.epoll.wait(events, most) {
             Ok(count) => Ok(count),
             Err(Errno::EINTR) => Ok(0),
             Err(error) => Err(Error::system("wait for events", error)),
@@ -300,7 +314,9 @@ impl Worker {
                 Received::Message(ToWorker::Quiesce, _) => self.quiesce()?,
                 Received::Message(ToWorker::Drain, _) => {
                     // What others have accepted is here by now.
-                    while self.hear_others()? {}
+                    while self.hear_others()? || self.core.has_deferred() {
+                        self.core.go_on(self.now);
+                    }
                     self.draining = true;
                     self.core.drain(self.now);
                 }

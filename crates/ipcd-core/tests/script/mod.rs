@@ -178,7 +178,14 @@ impl Stage {
 
     /// Does what the router asks for.
     fn settle(&mut self) {
-        while let Some(output) = self.core.poll_output() {
+        loop {
+            let Some(output) = self.core.poll_output() else {
+                if !self.core.has_deferred() {
+                    return;
+                }
+                self.core.go_on(self.now);
+                continue;
+            };
             match output {
                 Output::Write(key) => {
                     let who = self.name(key);

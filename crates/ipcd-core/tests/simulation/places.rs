@@ -116,7 +116,9 @@ impl Supervisor {
     /// Whether nothing is on its way, and everybody lives.
     pub(crate) fn is_quiet(&self) -> bool {
         let is_quiet = |place: &Place| {
-            let is_served = |worker: &Worker| !worker.is_stale && worker.forwards.is_empty();
+            let is_served = |worker: &Worker| {
+                !worker.is_stale && !worker.core.has_deferred() && worker.forwards.is_empty()
+            };
             place.worker.as_ref().is_some_and(is_served)
                 && place.up.is_empty()
                 && place.down.is_empty()

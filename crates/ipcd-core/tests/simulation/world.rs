@@ -52,6 +52,9 @@ impl World {
             pace: rng.pick(&[256 * 1024, 600]),
             sharers: 1 + (seed % 3) as usize,
             window: rng.between(800, 2500) as u64,
+            // So few that most messages with several receivers are put off.
+            turn: rng.pick(&[16 * 1024, 1, 4, 40]),
+            slice: rng.pick(&[2048, 1, 4]),
             handshake_timeout: rng.pick(&[long, Duration::from_millis(300)]),
             frame_timeout: long,
             stall_timeout: rng.pick(&[long, long, Duration::from_millis(500)]),
@@ -296,6 +299,10 @@ impl World {
     pub(crate) fn obey(&mut self, slot: usize) {
         while let Some(worker) = &mut self.sup.places[slot].worker {
             let Some(output) = worker.core.poll_output() else {
+                if worker.core.has_deferred() && self.rng.percent(50) {
+                    worker.core.go_on(self.now);
+                    continue;
+                }
                 worker.is_stale = false;
                 return;
             };

@@ -45,6 +45,9 @@ impl Worker {
         buffer.set_largest_frame(largest_frame(MAX_MAX_PAYLOAD));
         let mut is_empty = false;
         for _ in 0..INBOX_RECORDS {
+            if self.core.is_behind() {
+                break;
+            }
             match self.inboxes.receive(&mut buffer).map_err(failed)? {
                 Arrived::Of(slot, life) => {
                     self.core.arrive(self.now, slot, life, buffer.filled_mut());

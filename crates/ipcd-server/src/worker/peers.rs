@@ -307,8 +307,9 @@ impl Worker {
             return;
         }
         let buffer = self.take_buffer(key);
-        if let Some(connection) = self.connection(key) {
+        if let Some(connection) = self.connections[key.0 as usize].as_mut() {
             connection.waiting = false;
+            self.mark.set(connection.admission);
         }
         self.feed(key, buffer);
         let connection = self.connection(key);
