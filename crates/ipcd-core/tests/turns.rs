@@ -1,0 +1,192 @@
+//! What one peer costs the others: a turn's worth, however much it asks for. No time is measured:
+//! the router says itself what it has put off.
+
+use std::time::Instant;
+
+use ipcd_core::{Config, Core, DaemonInfo, Output, PeerInfo, PeerKey};
+use ipcd_proto::control::{Hello, Origin, Overflow, Subscribe, Unsubscribe, encode};
+use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
+
+/// Turns after which what was put off counts as forgotten.
+const TURNS: usize = 100_000;
+
+struct Hall {
+    core: Core,
+    now: Instant,
+}
+
+impl Hall {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { core: Core::new(Config::new(DaemonInfo::unknown(now)), None), now }
+    }
+
+    fn open(&mut self) -> PeerKey {
+        let transport = "test".into();
+        let origin =
+            Origin { peer: 0, name: None, transport, pid: None, uid: None, gid: None, addr: None };
+        let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
+        let key = self.core.attach(self.now, info);
+        let (magic, nonce, token, no_echo) = (Hello::MAGIC, [0; 32], None, true);
+        let (oldest, newest, features, name) = (1, 1, 0, None);
+        let hello = Hello { magic, oldest, newest, features, nonce, name, token, no_echo };
+        self.say(key, frame(Kind::Hello, &encode(&hello)));
+        self.read(key);
+        key
+    }
+
+    /// Gives the router what a peer has sent; says how much of it is left.
+    fn say(&mut self, key: PeerKey, mut bytes: Vec<u8>) -> Vec<u8> {
+        let progress = self.core.receive(self.now, key, &mut bytes);
+        bytes.split_off(progress.consumed)
+    }
+
+    /// The same, over as many turns as it takes.
+    fn say_all(&mut self, key: PeerKey, bytes: Vec<u8>) {
+        let mut rest = self.say(key, bytes);
+        for _ in 0..TURNS {
+            let resumed = self.turn();
+            if resumed.contains(&key) {
+                rest = self.say(key, rest);
+            }
+            if rest.is_empty() && !self.core.has_deferred() {
+                return;
+            }
+        }
+        panic!("no end after {TURNS} turns");
+    }
+
+    fn subscribe(&mut self, key: PeerKey, numbers: std::ops::Range<u32>, filter: &str) {
+        let subscribe = |subscription| {
+            let (filter, overflow) = (filter.to_owned(), Some(Overflow::DropOldest));
+            let body = Subscribe { subscription, filter, group: None, overflow, origin: false };
+            frame(Kind::Subscribe, &encode(&body))
+        };
+        self.say_all(key, numbers.flat_map(subscribe).collect());
+        self.read(key);
+    }
+
+    /// Ends a turn, with a slice of what was put off; says who goes on.
+    fn turn(&mut self) -> Vec<PeerKey> {
+        let mut resumed = Vec::new();
+        for goes_on in [false, true] {
+            if goes_on {
+                self.core.go_on(self.now);
+            }
+            while let Some(output) = self.core.poll_output() {
+                resumed.extend(match output {
+                    Output::Resume(key) => Some(key),
+                    _ => None,
+                });
+            }
+        }
+        resumed
+    }
+
+    /// All that waits for a peer: the numbers of the subscriptions of its messages.
+    fn read(&mut self, key: PeerKey) -> Vec<u32> {
+        let bytes = self.core.outbox_pieces(key).collect::<Vec<_>>().concat();
+        self.core.wrote(self.now, key, bytes.len());
+        let (mut rest, mut numbers) = (&bytes[..], Vec::new());
+        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+            numbers
+                .extend((frame.header.kind == Kind::Message).then_some(frame.header.subscription));
+            rest = &rest[length..];
+        }
+        numbers
+    }
+}
+
+fn frame(kind: Kind, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    FrameWriter(&mut bytes).control(Header::new(kind, 1), body);
+    bytes
+}
+
+fn message(subject: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (header, subject) = (Header::new(Kind::Message, 0), subject.as_bytes());
+    let frame = Frame { header, subject, reply: b"", headers: b"", payload: b"" };
+    FrameWriter(&mut bytes).write(&frame);
+    bytes
+}
+
+const MANY: u32 = 9_000;
+
+#[test]
+fn a_message_for_thousands_of_subscriptions_reaches_them_over_many_turns() {
+    let mut hall = Hall::new();
+    let (tap, flooder, quiet, listener) = (hall.open(), hall.open(), hall.open(), hall.open());
+    hall.subscribe(tap, 1..MANY + 1, ">");
+    hall.subscribe(listener, 1..2, "quiet");
+    let rest = hall.say(flooder, [message("a"), message("b")].concat());
+    assert_eq!(rest, message("b"), "its messages stay in order");
+    assert!(hall.core.has_deferred());
+    hall.turn();
+    assert!(hall.core.has_deferred());
+    // Others come between.
+    hall.say(quiet, message("quiet"));
+    assert_eq!(hall.read(listener), [1]);
+    hall.say_all(flooder, rest);
+    let mut got = hall.read(tap);
+    got.sort_unstable();
+    let expected: Vec<u32> = (1..=MANY).flat_map(|number| [number; 3]).collect();
+    assert_eq!(got.len(), expected.len());
+    assert_eq!(got, expected, "each subscription gets each message once");
+}
+
+#[test]
+fn a_publisher_that_goes_meanwhile_has_sent_it_to_all() {
+    let mut hall = Hall::new();
+    let (tap, flooder) = (hall.open(), hall.open());
+    hall.subscribe(tap, 1..MANY + 1, ">");
+    hall.say(flooder, message("a"));
+    hall.core.detach(hall.now, flooder);
+    // It has the place of the one that went, and is none of the receivers.
+    let next = hall.open();
+    assert_eq!(next, flooder);
+    hall.say_all(next, Vec::new());
+    assert_eq!(hall.read(tap).len(), MANY as usize);
+    assert!(hall.read(next).is_empty());
+}
+
+#[test]
+fn a_subscription_made_meanwhile_is_another_one() {
+    let mut hall = Hall::new();
+    let (tap, flooder) = (hall.open(), hall.open());
+    hall.subscribe(tap, 1..MANY + 1, ">");
+    hall.say(flooder, message("a"));
+    let again = Subscribe {
+        subscription: MANY,
+        filter: "z".into(),
+        group: None,
+        overflow: None,
+        origin: false,
+    };
+    let gone = encode(&Unsubscribe { subscription: MANY });
+    let swap = [frame(Kind::Unsubscribe, &gone), frame(Kind::Subscribe, &encode(&again))];
+    hall.say_all(tap, swap.concat());
+    hall.say_all(flooder, Vec::new());
+    let mut got = hall.read(tap);
+    got.sort_unstable();
+    assert_eq!(got, (1..MANY).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_peer_whose_messages_are_looked_up_long_is_not_read_to_the_end() {
+    let mut hall = Hall::new();
+    let (heavy, light) = (hall.open(), hall.open());
+    for number in 0..1 << 11 {
+        let token = |bit: u32| if number >> bit & 1 == 0 { "a" } else { "*" };
+        let filter = (0..11).map(token).collect::<Vec<_>>().join(".");
+        hall.subscribe(heavy, number + 1..number + 2, &format!("{filter}.z"));
+    }
+    let subject = |number: u32| format!("a.a.a.a.a.a.a.a.a.a.a.{number}");
+    let batch: Vec<u8> = (0..1000).flat_map(|number| message(&subject(number))).collect();
+    let rest = hall.say(heavy, batch.clone());
+    assert!(rest.len() > batch.len() / 2 && hall.core.has_deferred());
+    assert!(hall.say(light, message("b")).is_empty());
+    hall.say_all(heavy, rest);
+    let accepted = hall.core.counters().into_iter().find(|(name, _)| name == "messages_accepted");
+    assert_eq!(accepted.map(|(_, count)| count), Some(1001));
+}
