@@ -242,6 +242,35 @@ fn a_certificate_that_is_signed_by_itself_can_be_trusted() {
     expect_refusal(&daemon, &files.via_as(&daemon, "server"), "our certificate");
 }
 
+/// Each of two peers that are trusted so has the key of something that is marked as a CA.
+#[test]
+fn a_certificate_that_is_trusted_itself_signs_no_other() {
+    let files = Certificates::new();
+    files.keep("server", &Authority::self_signed(&["127.0.0.1"]));
+    let (ann, own) = Authority::named(&["ann.example"]);
+    files.keep("ann", &own);
+    files.keep("forged", &ann.issue(&["bob.example"]));
+    files.keep("bob", &Authority::self_signed(&["bob.example"]));
+    let both = ["ann", "bob"]
+        .map(|name| fs::read_to_string(files.path(name, "cert.pem")).expect("it was written"));
+    fs::write(files.path("server", "peers.pem"), both.concat()).expect("the directory is ours");
+    let peers = files.path("server", "peers.pem");
+    let daemon = files.daemon(&format!("&ca={peers}&client_auth=required"));
+    for name in ["ann", "bob"] {
+        ping_without_token(&daemon, &files.via_as(&daemon, name)).expect(0);
+    }
+    expect_refusal(&daemon, &files.via_as(&daemon, "forged"), "our certificate");
+    // A CA beside them goes on to sign.
+    files.issue("dan", &["dan.example"]);
+    let ca = fs::read_to_string(files.path("dan", "ca.pem")).expect("it was written");
+    fs::write(&peers, both.concat() + &ca).expect("the directory is ours");
+    let daemon = files.daemon(&format!("&ca={peers}&client_auth=required"));
+    for name in ["ann", "bob", "dan"] {
+        ping_without_token(&daemon, &files.via_as(&daemon, name)).expect(0);
+    }
+    expect_refusal(&daemon, &files.via_as(&daemon, "forged"), "our certificate");
+}
+
 #[test]
 fn what_is_not_tls_is_told_apart() {
     let files = Certificates::new();

@@ -67,12 +67,23 @@ impl Authority {
     /// # Panics
     /// If the names are none.
     pub fn self_signed(names: &[&str]) -> Issued {
+        Self::named(names).1
+    }
+
+    /// One whose own certificate is for these names, as that of a peer is that signed itself; and
+    /// that certificate.
+    ///
+    /// # Panics
+    /// If the names are none.
+    pub fn named(names: &[&str]) -> (Self, Issued) {
         let names = names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let mut params = CertificateParams::new(names).expect("names are plain");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key can be made");
         let certificate = params.self_signed(&key).expect("it can be signed").pem();
-        Issued { authority: certificate.clone(), certificate, key: key.serialize_pem() }
+        let (authority, key_text) = (certificate.clone(), key.serialize_pem());
+        let own = Issued { certificate: certificate.clone(), key: key_text, authority };
+        (Self { certificate, issuer: Issuer::new(params, key) }, own)
     }
 
     /// A certificate of this kind.

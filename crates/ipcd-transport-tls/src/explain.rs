@@ -33,8 +33,11 @@ pub(crate) fn explain(error: &Error, side: Side) -> String {
 
 fn certificate(error: &CertificateError, side: Side) -> String {
     let mend = match side {
-        Side::Client => "give the CA of the daemon's certificate as ca=FILE",
-        Side::Server => "its CA is not in ca=",
+        Side::Client => {
+            "give the CA of the daemon's certificate as ca=FILE; a certificate in it \
+                         that has a host's name is no CA"
+        }
+        Side::Server => "its CA is not in ca=, or has a host's name there and so is none",
     };
     match error {
         // By another CA of the same name, too.

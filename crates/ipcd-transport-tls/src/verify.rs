@@ -2,59 +2,83 @@
 //! `rustls-webpki`; and whoever shows a certificate that stands in `ca=` itself.
 //!
 //! The second is for certificates that are signed by themselves, as `openssl req -x509` makes them:
-//! it marks them as those of a CA, and webpki takes no CA for a server or client.
+//! it marks them as those of a CA, and webpki takes no CA for a server or client. One that has a
+//! name is trusted itself and nothing else: it is no CA here, or each of several peers that are
+//! trusted so could issue a certificate in the name of another.
 
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
-    client::verify_server_name,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme, client::verify_server_name,
 };
 
-use crate::names::check_validity;
+use crate::names::{check_validity, is_authority};
 
 /// Verifies servers.
 pub(crate) fn servers(
-    authorities: Vec<CertificateDer<'static>>,
+    trusted: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, String> {
-    let roots = Arc::new(roots(&authorities)?);
-    let chains = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
-    let chains = chains.map_err(|error| error.to_string())?;
-    Ok(Arc::new(Servers { authorities, chains }))
+    let chains = match authorities(&trusted)? {
+        None => None,
+        Some(roots) => {
+            let builder = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+            Some(builder.build().map_err(|error| error.to_string())?)
+        }
+    };
+    Ok(Arc::new(Servers { trusted, chains, provider }))
 }
 
 /// Verifies clients, of which some may have no certificate.
 pub(crate) fn clients(
-    authorities: Vec<CertificateDer<'static>>,
+    trusted: Vec<CertificateDer<'static>>,
     is_required: bool,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let roots = Arc::new(roots(&authorities)?);
-    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider);
-    let builder = if is_required { builder } else { builder.allow_unauthenticated() };
-    let chains = builder.build().map_err(|error| error.to_string())?;
-    Ok(Arc::new(Clients { authorities, chains }))
+    let hints = store(trusted.iter())?.subjects();
+    let chains = match authorities(&trusted)? {
+        None => None,
+        Some(roots) => {
+            let builder = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+            Some(builder.build().map_err(|error| error.to_string())?)
+        }
+    };
+    Ok(Arc::new(Clients { trusted, chains, is_required, hints, provider }))
 }
 
-fn roots(authorities: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
+/// Those of the certificates that vouch for others; `None` if none does.
+fn authorities(trusted: &[CertificateDer<'static>]) -> Result<Option<Arc<RootCertStore>>, String> {
+    let roots = store(trusted.iter().filter(|certificate| is_authority(certificate)))?;
+    Ok((!roots.is_empty()).then(|| Arc::new(roots)))
+}
+
+fn store<'a>(
+    certificates: impl Iterator<Item = &'a CertificateDer<'static>>,
+) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for authority in authorities {
-        roots.add(authority.clone()).map_err(|error| error.to_string())?;
+    for certificate in certificates {
+        roots.add(certificate.clone()).map_err(|error| error.to_string())?;
     }
     Ok(roots)
 }
 
+fn is_unknown() -> Error {
+    CertificateError::UnknownIssuer.into()
+}
+
 #[derive(Debug)]
 struct Servers {
-    authorities: Vec<CertificateDer<'static>>,
-    chains: Arc<WebPkiServerVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+    /// Who follows chains to the CAs, if there are any.
+    chains: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
 }
 
 impl ServerCertVerifier for Servers {
@@ -66,12 +90,12 @@ impl ServerCertVerifier for Servers {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.authorities.contains(end_entity) {
+        if self.trusted.contains(end_entity) {
             check_validity(end_entity, now)?;
             verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
             return Ok(ServerCertVerified::assertion());
         }
-        let chains = &self.chains;
+        let chains = self.chains.as_ref().ok_or_else(is_unknown)?;
         chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
@@ -81,7 +105,8 @@ impl ServerCertVerifier for Servers {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls12_signature(message, cert, dss)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -90,27 +115,32 @@ impl ServerCertVerifier for Servers {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls13_signature(message, cert, dss)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
 #[derive(Debug)]
 struct Clients {
-    authorities: Vec<CertificateDer<'static>>,
-    chains: Arc<dyn ClientCertVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+    /// Who follows chains to the CAs, if there are any.
+    chains: Option<Arc<dyn ClientCertVerifier>>,
+    is_required: bool,
+    hints: Vec<DistinguishedName>,
+    provider: Arc<CryptoProvider>,
 }
 
 impl ClientCertVerifier for Clients {
     fn client_auth_mandatory(&self) -> bool {
-        self.chains.client_auth_mandatory()
+        self.is_required
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chains.root_hint_subjects()
+        &self.hints
     }
 
     fn verify_client_cert(
@@ -119,11 +149,12 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if self.authorities.contains(end_entity) {
+        if self.trusted.contains(end_entity) {
             check_validity(end_entity, now)?;
             return Ok(ClientCertVerified::assertion());
         }
-        self.chains.verify_client_cert(end_entity, intermediates, now)
+        let chains = self.chains.as_ref().ok_or_else(is_unknown)?;
+        chains.verify_client_cert(end_entity, intermediates, now)
     }
 
     fn verify_tls12_signature(
@@ -132,7 +163,8 @@ impl ClientCertVerifier for Clients {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls12_signature(message, cert, dss)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -141,10 +173,11 @@ impl ClientCertVerifier for Clients {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls13_signature(message, cert, dss)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -222,6 +222,11 @@ fn a_peer_is_known_by_the_first_fit_name_of_its_certificate() {
         (vec![SanType::Rfc822Name(text("ann@a.example"))], "ann@a.example"),
         (vec![SanType::URI(text(&long)), SanType::URI(text("spiffe://a/c"))], "spiffe://a/c"),
         (vec![SanType::URI(text("a\nb c"))], ""),
+        // What stands there as a URI or an e-mail address is no host's name.
+        (vec![SanType::URI(text("bob.example"))], ""),
+        (vec![SanType::Rfc822Name(text("bob.example"))], ""),
+        (vec![SanType::Rfc822Name(text("spiffe://a@b"))], ""),
+        (vec![SanType::DnsName(text("ann@a.example")), SanType::URI(text("u:x"))], "u:x"),
         (vec![SanType::IpAddress([127, 0, 0, 1].into())], ""),
     ];
     for (mut names, expected) in cases {
