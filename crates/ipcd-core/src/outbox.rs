@@ -48,6 +48,8 @@ pub(crate) struct Outbox {
     ages: Queue<(u64, Instant)>,
     /// Unwritten bytes that are being written in another form, and cannot be dropped any more.
     pinned: usize,
+    /// How many bytes there are when it next pays to shed some.
+    next_shed: usize,
     /// Where messages end whose publishers want to know when they are written.
     awaited: Queue<(u64, Ticket)>,
 }
@@ -228,6 +230,11 @@ impl Outbox {
                 store.release(span.chunk);
             }
         }
+    }
+
+    /// It is not full any more: the next time it is, messages are shed at once.
+    pub(crate) fn has_room(&mut self) {
+        self.next_shed = 0;
     }
 
     /// The first bytes, which are whole frames, are being written in another form.

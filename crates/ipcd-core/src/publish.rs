@@ -14,13 +14,15 @@ use crate::core::Core;
 use crate::fanout::Stamped;
 use crate::interest::Member;
 use crate::outbox::Shed;
-use crate::peer::PeerKey;
+use crate::peer::{Peer, PeerKey};
 use crate::route::Targets;
 use crate::store::Span;
 use crate::tracked::{Fate, Home, MAX_OUTSTANDING, Ticket};
 
 /// Bytes of a run: what an outbox may hold beyond its limit.
 const MAX_RUN: usize = 16 * 1024;
+/// Messages of a full outbox that are looked at in a step.
+const SHED_IN_STEP: usize = 8;
 
 /// What came of the messages at the start of a batch.
 pub(crate) struct Run {
@@ -307,7 +309,7 @@ impl Core {
     }
 
     fn drop_copies(&mut self, now: Instant, member: &Member, load: &Load<'_>, reason: Reason) {
-        self.note_dropped(member, reason, load.count);
+        self.note_dropped(member.peer, member.subscription, reason, load.count);
         if let Some(ticket) = load.ticket {
             self.concluded(now, ticket, Fate::Dropped(reason));
         }
@@ -328,7 +330,7 @@ impl Core {
         self.peer(to).counts.msgs_out += count;
         self.filled(now, to);
         if member.overflow == Overflow::DropOldest && self.peer(to).full {
-            self.shed(now, member);
+            self.shed(now, to);
         }
     }
 
@@ -365,15 +367,22 @@ impl Core {
         }
     }
 
-    /// Drops the oldest messages of a subscription, down to half an outbox, so that it is not done
-    /// again for each message.
-    fn shed(&mut self, now: Instant, member: &Member) {
-        let (key, mut half) = (member.peer, self.config.outbox / 2);
+    /// Drops the oldest messages of the subscriptions that want it so, down to half an outbox, so
+    /// that it is not done again for each message.
+    fn shed(&mut self, now: Instant, key: PeerKey) {
+        let mut half = self.config.outbox / 2;
         if self.is_overcharged(key) {
             half = half.min(self.peer(key).outbox.len() / 2);
         }
-        let shed =
-            self.peers[key.0 as usize].outbox.shed(member.subscription, half, &mut self.store);
+        let Peer { outbox, subscriptions, .. } = &mut self.peers[key.0 as usize];
+        if !outbox.is_worth_shedding() {
+            return;
+        }
+        let shed = outbox.shed(half, &mut self.store, |number| {
+            let known = subscriptions.binary_search_by_key(&number, |known| known.number);
+            known.is_ok_and(|at| subscriptions[at].overflow == Overflow::DropOldest)
+        });
+        self.budget.spend(shed.looked_at / SHED_IN_STEP);
         self.recharge(key);
         let is_full = self.peer(key).outbox.len() > half;
         self.set_full(key, is_full);
@@ -381,7 +390,9 @@ impl Core {
             // They may wait for another subscription of this peer's, which blocks.
             self.resume_waiters(key);
         }
-        self.note_dropped(member, Reason::Oldest, shed.messages);
+        for (number, dropped) in &shed.by_subscription {
+            self.note_dropped(key, *number, Reason::Oldest, *dropped);
+        }
         self.conclude_shed(now, key, &shed, Reason::Oldest);
     }
 
@@ -395,12 +406,12 @@ impl Core {
         }
     }
 
-    fn note_dropped(&mut self, member: &Member, reason: Reason, count: u64) {
+    fn note_dropped(&mut self, key: PeerKey, number: u32, reason: Reason, count: u64) {
         self.counters.dropped.count(reason, count);
-        let peer = self.peer(member.peer);
+        let peer = self.peer(key);
         peer.counts.dropped += count;
         peer.has_gaps = true;
-        if let Some(subscription) = peer.subscription(member.subscription) {
+        if let Some(subscription) = peer.subscription(number) {
             subscription.drops.get_or_insert_default().count(reason, count);
         }
     }

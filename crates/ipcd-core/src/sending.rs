@@ -121,6 +121,9 @@ impl Core {
 
     /// Notes whether a peer's outbox is full; where other workers publish to it, they are told.
     pub(crate) fn set_full(&mut self, key: PeerKey, full: bool) {
+        if !full {
+            self.peer(key).outbox.has_room();
+        }
         if std::mem::replace(&mut self.peer(key).full, full) != full {
             self.set_levels(key, full);
         }

@@ -11,7 +11,7 @@ impl Outbox {
     /// Messages that are not wholly written: for subscriptions, and for the peer alone.
     pub(crate) fn messages(&mut self, store: &Store) -> (u64, u64) {
         let (mut count, mut direct) = (0, 0);
-        self.each_message(store, |header| match header.subscription {
+        self.each_message(store, |header, _| match header.subscription {
             0 => direct += 1,
             _ => count += 1,
         });
@@ -21,11 +21,11 @@ impl Outbox {
     /// The same by subscription.
     pub(crate) fn messages_by_subscription(&mut self, store: &Store) -> BTreeMap<u32, u64> {
         let mut counts = BTreeMap::new();
-        self.each_message(store, |header| *counts.entry(header.subscription).or_default() += 1);
+        self.each_message(store, |header, _| *counts.entry(header.subscription).or_default() += 1);
         counts
     }
 
-    fn each_message(&mut self, store: &Store, mut see: impl FnMut(&Header)) {
+    pub(super) fn each_message(&mut self, store: &Store, mut see: impl FnMut(&Header, usize)) {
         self.find_boundary();
         let shared = self.pieces.iter().filter_map(|piece| match piece {
             Piece::Shared(span) => Some(&store.chunk(span.chunk)[begun(span, store)..span.end]),
@@ -34,7 +34,7 @@ impl Outbox {
         for mut rest in shared.chain([&self.bytes[self.boundary..]]) {
             while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
                 if frame.header.kind == Kind::Message {
-                    see(&frame.header);
+                    see(&frame.header, length);
                 }
                 rest = &rest[length..];
             }

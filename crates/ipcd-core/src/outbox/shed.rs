@@ -1,7 +1,9 @@
 //! Dropping frames of an outbox: the oldest of a subscription, or all that are not begun.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
+use foldhash::fast::RandomState;
 use ipcd_proto::{Decoded, Header, Kind, decode};
 
 use super::frames::begun;
@@ -10,11 +12,41 @@ use crate::queue::Queue;
 use crate::store::{Span, Store};
 use crate::tracked::Ticket;
 
+/// Messages are shed again when this part of what is left has come on top.
+const SHED_PARTS: usize = 8;
+
+/// What a subscription has in an outbox while that is shed.
+#[derive(Default)]
+struct Queued {
+    bytes: usize,
+    dropped: u64,
+}
+
+/// What each may keep of so many bytes, so that what is over goes and those with most lose most.
+fn level_of(mut all: Vec<usize>, over: usize) -> usize {
+    all.sort_unstable();
+    let total: usize = all.iter().sum();
+    let mut keeps = total.saturating_sub(over);
+    let mut others = all.len();
+    for bytes in all {
+        if bytes * others >= keeps {
+            return keeps / others;
+        }
+        keeps -= bytes;
+        others -= 1;
+    }
+    usize::MAX
+}
+
 /// What was dropped of an outbox.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct Shed {
     /// Messages for subscriptions.
     pub(crate) messages: u64,
+    /// How many of them were for which, where that is of interest.
+    pub(crate) by_subscription: Vec<(u32, u64)>,
+    /// Messages that were looked at for it.
+    pub(crate) looked_at: usize,
     /// Messages for the peer alone.
     pub(crate) direct: u64,
     /// Those whose publishers want a receipt.
@@ -24,19 +56,61 @@ pub(crate) struct Shed {
 }
 
 impl Outbox {
-    /// Drops the oldest messages of a subscription until at most `target` bytes are left, beside
-    /// what is pinned, or none can be dropped. A frame of which a part is written stays, and so
-    /// does the last: whatever else fills the outbox, the newest message comes through.
-    pub(crate) fn shed(&mut self, subscription: u32, target: usize, store: &mut Store) -> Shed {
-        self.drop_frames(target + self.pinned, store, |header, is_last| {
-            let is_its = header.kind == Kind::Message && header.subscription == subscription;
-            is_its && !is_last
-        })
+    /// Whether so much has come since messages were last shed that it pays to look again: so a frame
+    /// is looked at a few times only, however full the outbox stays.
+    pub(crate) fn is_worth_shedding(&self) -> bool {
+        self.len() >= self.next_shed
+    }
+
+    /// Drops the oldest messages of the subscriptions that allow it, until at most `target` bytes are
+    /// left, beside what is pinned, or none can be dropped. Those that have most in the outbox lose
+    /// theirs first, so a subscription with little traffic keeps what a busy one beside it does not
+    /// need. A frame of which a part is written stays, and so does the last: whatever else fills the
+    /// outbox, the newest message comes through.
+    pub(crate) fn shed(
+        &mut self,
+        target: usize,
+        store: &mut Store,
+        mut allows: impl FnMut(u32) -> bool,
+    ) -> Shed {
+        let target = target + self.pinned;
+        let mut queues = HashMap::<u32, Option<Queued>, RandomState>::default();
+        let mut looked_at = 0;
+        self.each_message(store, |header, length| {
+            looked_at += 1;
+            let number = header.subscription;
+            let queued = queues.entry(number);
+            let queued = queued.or_insert_with(|| allows(number).then(Queued::default));
+            if let Some(queued) = queued {
+                queued.bytes += length;
+            }
+        });
+        let all = queues.values().flatten().map(|queued| queued.bytes);
+        let most = level_of(all.collect(), self.len().saturating_sub(target));
+        let mut shed = self.drop_frames(target, store, |header, length, is_last| {
+            let is_message = header.kind == Kind::Message && !is_last;
+            let queued = queues.get_mut(&header.subscription).and_then(Option::as_mut);
+            let queued = queued.filter(|queued| is_message && queued.bytes > most);
+            if let Some(queued) = queued {
+                queued.bytes -= length;
+                queued.dropped += 1;
+                return true;
+            }
+            false
+        });
+        self.next_shed = self.len() + self.len() / SHED_PARTS;
+        let dropped =
+            queues.into_iter().filter_map(|(number, queued)| Some((number, queued?.dropped)));
+        shed.by_subscription = dropped.filter(|(_, dropped)| *dropped > 0).collect();
+        // In an order that a simulation can repeat.
+        shed.by_subscription.sort_unstable();
+        shed.looked_at = looked_at;
+        shed
     }
 
     /// Drops everything but the frame of which a part is written.
     pub(crate) fn purge(&mut self, store: &mut Store) -> Shed {
-        self.drop_frames(0, store, |_, _| true)
+        self.drop_frames(0, store, |_, _, _| true)
     }
 
     /// Drops the oldest frames that may go, told by their headers and whether they are the last.
@@ -44,7 +118,7 @@ impl Outbox {
         &mut self,
         target: usize,
         store: &mut Store,
-        may_go: impl Fn(&Header, bool) -> bool,
+        may_go: impl FnMut(&Header, usize, bool) -> bool,
     ) -> Shed {
         self.find_boundary();
         let behind = Piece::Own(self.own_len() - self.listed);
@@ -94,7 +168,7 @@ impl Outbox {
         &mut self,
         range: Range<usize>,
         end: usize,
-        sieve: &mut Sieve<impl Fn(&Header, bool) -> bool>,
+        sieve: &mut Sieve<impl FnMut(&Header, usize, bool) -> bool>,
     ) -> usize {
         let (mut at, mut kept) = (range.start, 0);
         while at < range.end
@@ -114,7 +188,7 @@ impl Outbox {
 fn sift_shared(
     span: &Span,
     store: &Store,
-    sieve: &mut Sieve<impl Fn(&Header, bool) -> bool>,
+    sieve: &mut Sieve<impl FnMut(&Header, usize, bool) -> bool>,
 ) -> Vec<Span> {
     let bytes = &store.chunk(span.chunk)[..span.end];
     let (mut at, mut kept) = (begun(span, store), Vec::<Span>::new());
@@ -148,7 +222,7 @@ struct Sieve<F> {
     shed: Shed,
 }
 
-impl<F: Fn(&Header, bool) -> bool> Sieve<F> {
+impl<F: FnMut(&Header, usize, bool) -> bool> Sieve<F> {
     /// Whether a frame stays, of which so many bytes are written.
     fn keeps(&mut self, header: &Header, length: usize, written: usize) -> bool {
         let is_awaited = header.kind == Kind::Message && header.receipt && !header.request;
@@ -157,7 +231,7 @@ impl<F: Fn(&Header, bool) -> bool> Sieve<F> {
         let unwritten = length - written;
         self.behind -= unwritten;
         let is_free = written == 0 && self.pinned == 0 && self.excess > 0;
-        let may_go = is_free && (self.may_go)(header, self.behind == 0);
+        let may_go = is_free && (self.may_go)(header, length, self.behind == 0);
         self.pinned = self.pinned.saturating_sub(unwritten);
         if may_go {
             self.excess = self.excess.saturating_sub(length);
@@ -214,9 +288,45 @@ mod tests {
         for subscription in [1, 2, 1, 2, 1] {
             length = push(&mut outbox, now, subscription, 68);
         }
-        assert_eq!(outbox.shed(1, 5 * length, &mut Store::default()).messages, 0);
-        assert_eq!(outbox.shed(1, 3 * length, &mut Store::default()).messages, 2);
+        assert_eq!(outbox.shed(5 * length, &mut Store::default(), |n| n == 1).messages, 0);
+        assert_eq!(outbox.shed(3 * length, &mut Store::default(), |n| n == 1).messages, 2);
         assert_eq!(subscriptions(&outbox, &Store::default()), [2, 2, 1]);
+    }
+
+    #[test]
+    fn those_with_most_lose_most_and_each_its_oldest() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let mut length = 0;
+        for subscription in [1, 2, 1, 1, 1, 3, 2, 1] {
+            length = push(&mut outbox, now, subscription, 68);
+        }
+        let shed = outbox.shed(5 * length, &mut Store::default(), |number| number != 3);
+        assert_eq!(shed.by_subscription, [(1, 3)]);
+        assert_eq!(subscriptions(&outbox, &Store::default()), [2, 1, 3, 2, 1]);
+        for (all, over, level) in [
+            (vec![10, 1, 5], 0, 10),
+            (vec![10, 1, 5], 3, 7),
+            (vec![10, 1, 5], 7, 4),
+            (vec![10, 1, 5], 20, 0),
+            (vec![], 5, usize::MAX),
+        ] {
+            assert_eq!(level_of(all, over), level);
+        }
+    }
+
+    #[test]
+    fn an_outbox_that_stays_full_is_looked_through_now_and_then_only() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let (mut looked_at, mut pushed) = (0, 0);
+        // Nothing of it can be dropped but what comes now and then.
+        for number in 0..5_000_u32 {
+            push(&mut outbox, now, if number.is_multiple_of(100) { 1 } else { 2 }, 8);
+            pushed += 1;
+            if outbox.is_worth_shedding() {
+                looked_at += outbox.shed(1000, &mut Store::default(), |n| n == 1).looked_at;
+            }
+        }
+        assert!(looked_at > pushed && looked_at < 60 * pushed, "{looked_at}");
     }
 
     #[test]
@@ -239,7 +349,7 @@ mod tests {
         for subscription in [2, 2, 2, 1, 1, 1] {
             length = push(&mut outbox, now, subscription, 68);
         }
-        assert_eq!(outbox.shed(1, length, &mut Store::default()).messages, 2);
+        assert_eq!(outbox.shed(length, &mut Store::default(), |n| n == 1).messages, 2);
         assert_eq!(subscriptions(&outbox, &Store::default()), [2, 2, 2, 1]);
     }
 
@@ -251,7 +361,7 @@ mod tests {
             length = push(&mut outbox, now, 1, 68);
         }
         outbox.pin(3 * length);
-        assert_eq!(outbox.shed(1, 2 * length, &mut Store::default()).messages, 1);
+        assert_eq!(outbox.shed(2 * length, &mut Store::default(), |n| n == 1).messages, 1);
         assert_eq!(outbox.len(), 5 * length);
     }
 
@@ -269,7 +379,7 @@ mod tests {
         }
         outbox.wrote(150, &mut Store::default());
         assert_eq!((outbox.take_written(), outbox.take_written()), (Some(11), None));
-        let shed = outbox.shed(1, 250, &mut Store::default());
+        let shed = outbox.shed(250, &mut Store::default(), |n| n == 1);
         assert_eq!((shed.messages, shed.receipts), (1, vec![13]));
         outbox.wrote(50, &mut Store::default());
         assert_eq!((outbox.take_written(), outbox.take_written()), (Some(12), None));
@@ -296,7 +406,7 @@ mod tests {
                     dropped += if goes { 39 } else { 0 };
                     expected.extend_from_slice(if goes { &[] } else { frame });
                 }
-                let shed = outbox.shed(1, target, &mut store);
+                let shed = outbox.shed(target, &mut store, |n| n == 1);
                 assert_eq!((shed.messages, dropped), (dropped as u64 / 39, left - outbox.len()));
                 assert_eq!(unwritten(&outbox, &store), expected, "{written} written");
                 // It goes on as before.
