@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::warden::sweep;
 use crate::watchdog::{FIRST_PAUSE, LONGEST_PAUSE};
-use crate::{Capture, PATIENCE, guard};
+use crate::{Capture, PATIENCE, eventually, guard};
 
 /// A process, ended and reaped when this is dropped, with all that it has started and left.
 #[derive(Debug)]
@@ -86,6 +86,20 @@ impl Running {
     pub fn signal(&mut self, signal: Signal) {
         assert!(self.has_ended().is_none(), "{} has ended before {signal}", self.what);
         kill(Pid::from_raw(self.pid()), signal).expect("a child that was not reaped has its pid");
+    }
+
+    /// Sends it a signal again and again, for a program may take some in a row for one, and waits.
+    ///
+    /// # Panics
+    /// When the watchdog barks.
+    pub fn signal_until_the_end(&mut self, signal: Signal) {
+        eventually("the end of a process by signals", || {
+            let has_ended = self.has_ended().is_some();
+            // One that has just ended is not reaped, and has its pid.
+            has_ended
+                .then_some(())
+                .or_else(|| kill(Pid::from_raw(self.pid()), signal).err().map(drop))
+        });
     }
 
     /// Whether it has ended.

@@ -199,10 +199,16 @@ fn a_filter_hears_all_that_was_accepted_and_finishes() {
 
 #[test]
 fn programs_do_not_outlive_a_supervisor_that_is_killed() {
-    let daemon = daemon_with(&exec("exec sleep 1000", "publish = \"x\""), "pool");
-    daemon.process.stderr.wait_for("program started");
-    let family = children(daemon.process.pid());
-    assert_eq!(family.len(), 2, "a worker and the program");
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let file = dir.path().join("grandchild");
+    let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+    let daemon = daemon_with(&exec(&script, "publish = \"x\""), "pool");
+    let grandchild = eventually("a grandchild", || {
+        fs::read_to_string(&file).ok()?.strip_suffix('\n')?.parse().ok()
+    });
+    let mut family = children(daemon.process.pid());
+    assert_eq!(family.len(), 3, "a worker, the program and who ends it");
+    family.push(grandchild);
     kill(Pid::from_raw(daemon.process.pid()), Signal::SIGKILL).expect("it runs");
     eventually("their end", || family.iter().all(|pid| !is_alive(*pid)).then_some(()));
 }
@@ -248,7 +254,7 @@ fn a_reload_starts_and_ends_programs_and_leaves_nothing_behind() {
     eventually("as many descriptors and children as before", || {
         let now = count();
         let children = children(supervisor);
-        let is_clean = children.len() == 3 && children.iter().all(|pid| state(*pid) != Some('Z'));
+        let is_clean = children.len() == 4 && children.iter().all(|pid| state(*pid) != Some('Z'));
         (is_clean && now.0 <= before.0 && now.1 <= before.1).then_some(())
     });
     assert!(!is_alive(pid_of(&goes)));

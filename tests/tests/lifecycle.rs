@@ -205,7 +205,7 @@ fn a_second_term_ends_at_once() {
     daemon.process.signal(Signal::SIGTERM);
     daemon.process.stderr.wait_for("draining");
     assert_eq!(daemon.process.has_ended(), None);
-    daemon.process.signal(Signal::SIGTERM);
+    daemon.process.signal_until_the_end(Signal::SIGTERM);
     assert!(daemon.process.wait().stderr.contains("ending at once"));
     assert!(!is_alive(worker));
 }

@@ -1,5 +1,4 @@
-//! One run of a handler: a child in a process group of its own, with the payload on its standard
-//! input, whose output is read within bounds of size and time.
+//! One run of a handler: a child in a session of its own, with the payload on its standard input, whose output is read within bounds of size and time.
 //!
 //! It never waits: its descriptors are watched by [`crate::jobs`], and what can be done is done when
 //! one of them is ready. The child is reaped only after its group was killed, so that the group's
@@ -8,17 +7,16 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipcd_client::Message;
 use ipcd_server::Span;
+use ipcd_sys::inherited::{Place, prepare};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::{Pid, pipe2, setpgid};
+use nix::unistd::{Pid, pipe2};
 
 /// How long the output of processes that outlive the child is waited for.
 const GRACE: Duration = Duration::from_millis(500);
@@ -220,40 +218,20 @@ fn look_at(child: Pid) -> Option<u8> {
     }
 }
 
-/// Forks and executes; our ends of the child's standard input and output.
-///
-/// Not with [`Command::spawn`]: our blocked signals, which are read from a descriptor, would be
-/// blocked in the child as well.
+/// Starts the command; our ends of its standard input and output.
 fn spawn(mut command: Command, output: Output) -> io::Result<(Pid, File, Option<File>)> {
     let (their_input, our_input) = pipe()?;
     let our_input = not_blocking(our_input)?;
-    command.stdin(Stdio::from(their_input)).process_group(0);
+    command.stdin(Stdio::from(their_input));
     let mut our_output = None;
     if let Output::Gathered(_) = output {
         let (ours, theirs) = pipe()?;
         command.stdout(Stdio::from(theirs));
         our_output = Some(not_blocking(ours)?);
     }
-    let (mut verdict, mut report) = io::pipe()?;
-    let child = ipcd_sys::fork(move || {
-        // The handler of a tool that was killed has nobody to answer.
-        let _ = set_pdeathsig(Signal::SIGTERM);
-        let _ = SigSet::empty().thread_set_mask();
-        let error = command.exec().raw_os_error().unwrap_or_default();
-        let _ = report.write_all(&error.to_ne_bytes());
-        NOT_FOUND.into()
-    })?;
-    // Here as well as in the child: whoever is first, the group is there from now on.
-    let _ = setpgid(child, child);
-    let mut error = [0; size_of::<i32>()];
-    // The pipe is closed by a successful exec.
-    match verdict.read_exact(&mut error) {
-        Err(_) => Ok((child, our_input, our_output)),
-        Ok(()) => {
-            let _ = waitid(Id::Pid(child), WaitPidFlag::WEXITED);
-            Err(io::Error::from_raw_os_error(i32::from_ne_bytes(error)))
-        }
-    }
+    prepare(&mut command, Place::Session, true);
+    let child = command.spawn()?;
+    Ok((Pid::from_raw(child.id() as i32), our_input, our_output))
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {

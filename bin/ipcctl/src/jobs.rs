@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use ipcd_client::{Message, Origin};
+use ipcd_sys::{Keeper, ONE_STOP};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -17,12 +18,14 @@ use crate::exit::Outcome;
 use crate::handler::Handler;
 use crate::job::{Bounds, Ended, Job};
 
-/// The signals at which the tool stops taking messages.
+/// The signals at which the tool stops taking messages. At HUP it ends, and its keeper ends the rest.
 const STOPPING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
 pub(crate) struct Jobs {
     epoll: Epoll,
     signals: SignalFd,
+    /// Ends the handlers that run should this process be killed; there from the first one on.
+    keeper: Option<Keeper>,
     bounds: Bounds,
     limit: usize,
     running: Vec<Job>,
@@ -30,8 +33,9 @@ pub(crate) struct Jobs {
     ended: Vec<Ended>,
     /// Children that were killed and may not be dead yet.
     dying: Vec<Pid>,
-    /// Signals to stop that have come.
+    /// Signals to stop that have come, and when the first of them has.
     stops: u32,
+    stopped: Option<Instant>,
 }
 
 impl Jobs {
@@ -46,12 +50,14 @@ impl Jobs {
         let jobs = Self {
             epoll,
             signals,
+            keeper: None,
             bounds,
             limit,
             running: Vec::new(),
             ended: Vec::new(),
             dying: Vec::new(),
             stops: 0,
+            stopped: None,
         };
         jobs.watch(jobs.signals.as_fd(), EpollFlags::EPOLLIN)?;
         Ok(jobs)
@@ -75,7 +81,7 @@ impl Jobs {
         self.running.len() >= self.limit
     }
 
-    /// How many signals to stop have come.
+    /// How many signals to stop have come; those of the first moment are one.
     pub(crate) fn stops(&self) -> u32 {
         self.stops
     }
@@ -87,6 +93,11 @@ impl Jobs {
         message: Message,
         origin: Option<&Origin>,
     ) -> Outcome {
+        if self.keeper.is_none() {
+            // Without it, which takes a process, handlers get TERM if this one is killed, but nothing
+            // that they have started does.
+            self.keeper = Keeper::start().ok();
+        }
         let command = handler.command(&message, origin);
         match Job::start(command, message, self.bounds, Instant::now()) {
             Ok(job) => {
@@ -111,6 +122,7 @@ impl Jobs {
         let mut ended = std::mem::take(&mut self.ended);
         for job in self.running.extract_if(.., |job| job.advance(now)) {
             let (child, how) = job.end();
+            self.keeper.iter().for_each(|keeper| keeper.ended(child));
             self.dying.push(child);
             ended.push(how);
         }
@@ -127,8 +139,13 @@ impl Jobs {
 
     fn read_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
-            let is_stop = STOPPING.iter().any(|stop| *stop as u32 == signal.ssi_signo);
-            self.stops += u32::from(is_stop);
+            if signal.ssi_signo == Signal::SIGCHLD as u32 {
+                continue;
+            }
+            let first = *self.stopped.get_or_insert_with(Instant::now);
+            if self.stops == 0 || first.elapsed() >= ONE_STOP {
+                self.stops += 1;
+            }
         }
     }
 

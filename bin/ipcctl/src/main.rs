@@ -37,6 +37,9 @@ use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 
 fn main() -> ExitCode {
+    // They fail only where the system has no process left. Then it goes on as it is.
+    let _ = ipcd_sys::inherited::reset();
+    let _ = ipcd_sys::leave_first_place();
     forget_empty_variable();
     let Arguments { global, verb } = match Arguments::try_parse() {
         Ok(arguments) => arguments,

@@ -51,13 +51,26 @@ fn failure(error: Error) -> Failure {
 /// when its remarks are not read, and peers who cannot be relayed fill no disk.
 struct Remarks<'a> {
     context: &'a Context,
-    said: RefCell<(Outlet, Quotas)>,
+    said: RefCell<Said>,
+}
+
+struct Said {
+    /// Whose it is: a child has closed what its parent writes to.
+    process: u32,
+    outlet: Outlet,
+    quotas: Quotas,
 }
 
 impl<'a> Remarks<'a> {
     fn new(context: &'a Context) -> Self {
-        let told = |lines| format!("ipcctl: {lines} remarks were lost");
-        Self { context, said: RefCell::new((Outlet::stderr(told), Quotas::default())) }
+        Self { context, said: RefCell::new(Said::new()) }
+    }
+}
+
+impl Said {
+    fn new() -> Self {
+        let outlet = Outlet::stderr(|lines| format!("ipcctl: {lines} remarks were lost"));
+        Self { process: std::process::id(), outlet, quotas: Quotas::default() }
     }
 }
 
@@ -67,7 +80,12 @@ impl Observer for Remarks<'_> {
     }
 
     fn trouble(&self, what: &str) {
-        let (outlet, quotas) = &mut *self.said.borrow_mut();
+        let said = &mut *self.said.borrow_mut();
+        if said.process != std::process::id() {
+            // Its descriptor may be another's by now, and must not be closed.
+            std::mem::forget(std::mem::replace(said, Said::new()));
+        }
+        let Said { outlet, quotas, .. } = said;
         let now = Instant::now();
         for (_, lines) in quotas.report(now) {
             outlet.write(&format!("ipcctl: {lines} remarks were suppressed"), now);

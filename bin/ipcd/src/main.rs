@@ -74,6 +74,8 @@ const USAGE: u8 = 2;
 const CANNOT_CONNECT: u8 = 3;
 
 fn main() -> ExitCode {
+    // It fails for no set of signals that there is.
+    let _ = ipcd_sys::inherited::reset();
     let done = match Arguments::try_parse() {
         Ok(arguments) => run(arguments),
         Err(error) if error.use_stderr() => error.exit(),
@@ -100,12 +102,16 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
         return Ok(());
     }
     if arguments.stdio {
+        // The daemon itself is good as process 1.
+        let _ = ipcd_sys::leave_first_place();
         return stdio::run(&config).map_err(|why| (CANNOT_CONNECT, format!("ipcd: {why}")));
     }
     let failed = |error: Error| (error.exit_status(), format!("ipcd: {error}"));
     let sockets = ipcd_server::take_sockets().map_err(failed)?;
     let ready_fd = take_ready_fd(arguments.ready_fd, &sockets);
     let ready_fd = ready_fd.map_err(|error| (USAGE, format!("ipcd: --ready-fd: {error}")))?;
+    close_strangers(&ready_fd, &sockets)
+        .map_err(|error| (FAILED, format!("ipcd: close inherited descriptors: {error}")))?;
     ipcd_server::init_log(config.log);
     let has_file = arguments.config.is_some();
     let reload = has_file.then(|| Box::new(move || arguments.configure()) as Box<Reload>);
@@ -117,6 +123,13 @@ fn print(text: &str) -> Result<(), (u8, String)> {
     let mut stdout = io::stdout();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.map_err(|error| (FAILED, format!("ipcd: write to standard output: {error}")))
+}
+
+/// Closes what whoever started us has left open: a lock, or the end of a pipe that another waits for,
+/// would be held for as long as the daemon runs.
+fn close_strangers(ready_fd: &Option<OwnedFd>, sockets: &[Socket]) -> io::Result<()> {
+    let keep = ready_fd.iter().map(AsFd::as_fd).chain(sockets.iter().map(AsFd::as_fd));
+    ipcd_sys::close_all_except(&keep.collect::<Vec<_>>())
 }
 
 fn take_ready_fd(number: Option<i32>, sockets: &[Socket]) -> io::Result<Option<OwnedFd>> {

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use ipcd_sys::inherited::raise_descriptor_limit;
+use ipcd_sys::{Keeper, end_children};
 use ipcd_transport::{ChannelParts, Identity, Listener};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use slab::Slab;
@@ -24,7 +26,7 @@ use crate::{Error, Observer, Relay, Result};
 const MAX_PEERS: usize = 4096;
 /// Peers that wait for a server which does not answer, each with a process.
 const MAX_WAITING: usize = 256;
-/// Descriptors that all of them may need.
+/// Descriptors that all of them may need. With fewer, peers wait in the listener's queue.
 const DESCRIPTORS: u64 = 4 * MAX_PEERS as u64;
 /// Peers that are accepted in a turn.
 const ACCEPTED: usize = 64;
@@ -54,6 +56,8 @@ pub(crate) struct Server<'a> {
     again: Vec<usize>,
     /// Commands that run, or have not been reaped.
     commands: Vec<Pid>,
+    /// Sees to them if the relay is killed; there from the first one on.
+    keeper: Option<Keeper>,
     /// Peers that were refused, and of which the listener hears after the pause.
     released: Vec<Origin>,
     room: Room,
@@ -77,10 +81,12 @@ impl<'a> Server<'a> {
         observer: &'a dyn Observer,
         listener: Option<(Box<dyn Listener>, Signals)>,
     ) -> Result<Self> {
+        // What commands leave behind comes to us, and ends with us. Where it fails, their groups do.
+        let _ = set_child_subreaper(true);
         let watch = Watch::new()?;
         let (listener, signals) = match listener {
             Some((listener, signals)) => {
-                raise_limit();
+                raise_descriptor_limit(DESCRIPTORS);
                 (Some(listener), signals)
             }
             None => (None, Signals::new()?),
@@ -100,6 +106,7 @@ impl<'a> Server<'a> {
             alarm_of: Vec::new(),
             again: Vec::new(),
             commands: Vec::new(),
+            keeper: None,
             released: Vec::new(),
             room: Room::new(),
             now: Instant::now(),
@@ -112,6 +119,7 @@ impl<'a> Server<'a> {
         let (relay, side) = (self.relay, &self.relay.from);
         let variables = about(side, None, relay.ucspi);
         let Connected::End(from) = connect(relay, side, &[], false)? else { return Ok(()) };
+        self.keep();
         let Connected::End(to) = connect(relay, &relay.to, &variables, false)? else {
             return Ok(());
         };
@@ -172,7 +180,13 @@ impl<'a> Server<'a> {
         while heard.child
             && let Some((pid, _)) = reap()
         {
-            self.commands.retain(|command| *command != pid);
+            if let Some(at) = self.commands.iter().position(|command| *command == pid) {
+                self.commands.swap_remove(at);
+                self.keeper.iter().for_each(|keeper| keeper.ended(pid));
+            }
+            if self.commands.is_empty() {
+                self.keeper.take().into_iter().for_each(Keeper::leave);
+            }
         }
         heard.ends
     }
@@ -273,6 +287,7 @@ impl<'a> Server<'a> {
         }
         let origin = (parts.identity.clone(), parts.state.clone());
         let variables = about(&relay.from, Some(&parts), relay.ucspi);
+        self.keep();
         let connected = connect(relay, &relay.to, &variables, serves_others);
         let added = connected.and_then(|connected| {
             let end = adopt(relay, place, parts)?;
@@ -330,6 +345,15 @@ impl<'a> Server<'a> {
         self.turn(key)
     }
 
+    /// Has a command that is to be started end with the relay, also when that is killed. Without a keeper,
+    /// which takes a process, it gets TERM then, and what it has started does not.
+    fn keep(&mut self) {
+        let may_start = matches!(&self.relay.to, Side::Endpoint(to) if to.endpoint.is_opaque());
+        if may_start && self.keeper.is_none() {
+            self.keeper = Keeper::start().ok();
+        }
+    }
+
     fn turn(&mut self, key: usize) -> Result<()> {
         let Some(pair) = self.pairs.get_mut(key) else { return Ok(()) };
         let state = pair.turn(key, self.now, &mut self.room, &self.watch, self.observer)?;
@@ -382,13 +406,15 @@ impl<'a> Server<'a> {
             // It was killed, so that this waits for no more than the kernel.
             let _ = waitpid(command, None);
         }
+        end_children(self.keeper.as_ref().map(Keeper::pid));
         Ok(())
     }
 
     fn signal_commands(&self, signal: Signal) {
         for command in &self.commands {
-            // One that has just ended is still a zombie of ours, and nobody else's number.
-            let _ = killpg(*command, signal);
+            // One that has just ended is still a zombie of ours, and nobody else's number. On a terminal
+            // it has no group of its own, and then no group has its number.
+            let _ = killpg(*command, signal).or_else(|_| kill(*command, signal));
         }
     }
 }
@@ -402,12 +428,4 @@ pub(crate) fn name(identity: &Identity, side: &Side) -> String {
 /// and it comes again as soon as it is refused.
 fn is_unknown(identity: &Identity) -> bool {
     *identity == Identity::default()
-}
-
-/// Allows as many descriptors as the peers may need, as far as the system does.
-fn raise_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // With fewer, peers wait in the listener's queue.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(DESCRIPTORS)), hard);
-    }
 }

@@ -1,7 +1,10 @@
 //! Signals as something to wait for: those that end the relay, and the end of children.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
+use ipcd_sys::ONE_STOP;
+use ipcd_sys::inherited::is_ignored;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -13,7 +16,11 @@ use crate::Result;
 /// The signals at which the relay ends, besides HUP.
 const ENDING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
-pub(crate) struct Signals(SignalFd);
+pub(crate) struct Signals {
+    came: SignalFd,
+    /// When the first has come at which the relay ends.
+    first: Option<Instant>,
+}
 
 /// What has come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,31 +42,26 @@ impl Signals {
         }
         mask.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self(SignalFd::with_flags(&mask, flags)?))
+        Ok(Self { came: SignalFd::with_flags(&mask, flags)?, first: None })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.came.as_fd()
     }
 
-    pub(crate) fn hear(&self) -> Heard {
+    /// What has come since. Those that end the relay count again after a moment only.
+    pub(crate) fn hear(&mut self) -> Heard {
         let mut heard = Heard::default();
-        while let Ok(Some(signal)) = self.0.read_signal() {
-            match signal.ssi_signo as i32 {
-                number if number == Signal::SIGCHLD as i32 => heard.child = true,
-                _ => heard.ends = true,
+        while let Ok(Some(signal)) = self.came.read_signal() {
+            if signal.ssi_signo == Signal::SIGCHLD as u32 {
+                heard.child = true;
+                continue;
             }
+            heard.ends |= self.first.is_none_or(|first| first.elapsed() >= ONE_STOP);
+            self.first.get_or_insert_with(Instant::now);
         }
         heard
     }
-}
-
-/// Whether whoever started us ignores a signal (proc_pid_status(5)).
-fn is_ignored(signal: Signal) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
 }
 
 /// The next child that has ended.

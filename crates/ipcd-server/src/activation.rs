@@ -1,7 +1,7 @@
 //! Sockets that a service manager has bound for us (`sd_listen_fds(3)`), and which listener each of
 //! them is.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{Listener, Passed, Transport};
 
@@ -80,6 +80,12 @@ pub(crate) fn assign(listeners: Vec<Listen>, sockets: &[Socket]) -> Result<Vec<W
         sockets.map(|socket| Wanted { listen: listen.clone(), socket }).collect::<Vec<_>>()
     });
     Ok(wanted.chain(further).collect())
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Socket {

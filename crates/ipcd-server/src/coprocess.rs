@@ -6,17 +6,15 @@ use std::ffi::{CString, NulError, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
-use ipcd_sys::{close_all_except, reset_signals};
+use ipcd_sys::{close_all_except, inherited};
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execvpe, getppid, setsid};
 use serde::{Deserialize, Serialize};
 
 use crate::exec::Exec;
 use crate::link::Link;
-use crate::privileges::DescriptorLimit;
 use crate::{Error, privileges};
 
 /// What a coprocess is given at its birth.
@@ -25,8 +23,6 @@ pub(crate) struct Launch<'a> {
     pub(crate) link: Link,
     pub(crate) supervisor: Pid,
     pub(crate) user: Option<privileges::Drop>,
-    /// The limit on descriptors that the daemon was started with.
-    pub(crate) limit: Option<DescriptorLimit>,
     pub(crate) exec: &'a Exec,
     pub(crate) stdin: &'a OwnedFd,
     pub(crate) stdout: &'a OwnedFd,
@@ -56,6 +52,7 @@ pub(crate) fn main(mut launch: Launch<'_>) -> i32 {
 
 fn prepare(launch: &Launch<'_>) -> Result<(), Error> {
     let failed = |what: &'static str| move |error: Errno| Error::system(what, error);
+    ipcd_sys::keeper::begin();
     dup2_stdin(launch.stdin).map_err(failed("set standard input"))?;
     dup2_stdout(launch.stdout).map_err(failed("set standard output"))?;
     dup2_stderr(launch.stderr).map_err(failed("set standard error"))?;
@@ -63,10 +60,6 @@ fn prepare(launch: &Launch<'_>) -> Result<(), Error> {
         .map_err(|error| Error::system("close inherited descriptors", error))?;
     // So that whatever it starts can be ended with it, and a terminal's signals do not reach it.
     setsid().map_err(failed("start a session"))?;
-    if let Some(DescriptorLimit { soft, hard }) = launch.limit {
-        // Where it fails it has more than it would have had, which few programs mind.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
-    }
     if let Some(user) = launch.user {
         user.apply()?;
     }
@@ -75,7 +68,8 @@ fn prepare(launch: &Launch<'_>) -> Result<(), Error> {
     if getppid() != launch.supervisor {
         return Err(Error::Config("the supervisor is gone".into()));
     }
-    reset_signals().map_err(|error| Error::system("reset signals", error))
+    // Of what the daemon was started with, nothing is meant for its programs.
+    inherited::become_other(&[]).map_err(|error| Error::system("reset signals", error))
 }
 
 fn become_program(exec: &Exec) -> Result<Result<Infallible, Errno>, Error> {

@@ -1,7 +1,6 @@
-//! Giving up root's rights in a worker, and the limits that a daemon needs.
+//! Giving up root's rights in a worker.
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{
     Gid, Group, Uid, User, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid,
@@ -99,19 +98,4 @@ fn group_of(daemon: &Daemon) -> Result<Option<Gid>, Error> {
     let Some(name) = &daemon.group else { return Ok(None) };
     let group = Group::from_name(name).ok().flatten();
     Ok(Some(group.ok_or_else(|| Error::Config(format!("group = {name}: no such group")))?.gid))
-}
-
-/// A limit on open descriptors, as setrlimit(2) has it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DescriptorLimit {
-    pub(crate) soft: u64,
-    pub(crate) hard: u64,
-}
-
-/// Allows as many open descriptors as the system lets us; returns what was allowed before.
-pub(crate) fn raise_descriptor_limit() -> Option<DescriptorLimit> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    // Where it fails, the limit stays, and admission meets it peer by peer.
-    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    Some(DescriptorLimit { soft, hard })
 }

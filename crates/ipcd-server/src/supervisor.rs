@@ -23,6 +23,7 @@ use std::time::Instant;
 
 use ipcd_core::{DaemonInfo, Table, Tokens, Told};
 use ipcd_sys::marks::Marks;
+use ipcd_sys::{Keeper, inherited};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
@@ -42,7 +43,7 @@ use crate::config::{Config, ConfigError, ForkMode};
 use crate::inbox::Places;
 use crate::link::{Link, Live, ToWorker, is_gone};
 use crate::pid_file::PidFile;
-use crate::privileges::{self, DescriptorLimit};
+use crate::privileges;
 use crate::runtime::RuntimeDir;
 use crate::sandbox::Sandbox;
 use crate::slot::{Life, Slot};
@@ -100,6 +101,8 @@ struct Supervisor {
     listeners: Vec<Listening>,
     dials: Vec<Dial>,
     children: Vec<Child>,
+    /// Ends programs if this process is killed; there from the first one on.
+    keeper: Option<Keeper>,
     admission: Admission,
     /// Children whose peers have to go for others, by slot and peer.
     leaving: VecDeque<(usize, u64)>,
@@ -112,8 +115,6 @@ struct Supervisor {
     reload: Option<Box<Reload>>,
     /// The number of the next listener, server or program.
     next_number: usize,
-    /// The limit on descriptors that the daemon was started with.
-    descriptor_limit: Option<DescriptorLimit>,
     /// What a service manager has bound for us. They stay open, for another configuration may use
     /// them otherwise.
     sockets: Vec<Socket>,
@@ -127,7 +128,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn start(config: Config, start: Start) -> Result<Self, Error> {
-        let descriptor_limit = privileges::raise_descriptor_limit();
+        inherited::raise_descriptor_limit(u64::MAX);
         let user = privileges::Drop::of(&config.daemon)?;
         let sandbox = Sandbox::prepare(config.daemon.sandbox)?;
         let runtime_dir = RuntimeDir::open(&config)?;
@@ -161,12 +162,12 @@ impl Supervisor {
             inboxes,
             turn: 0,
             next_number: listeners.len(),
-            descriptor_limit,
             listeners,
             dials: Vec::new(),
             children: Vec::new(),
             admission: Admission::new(&config.limits, most_children(&config)),
             leaving: VecDeque::new(),
+            keeper: None,
             marks,
             null,
             ready_fd: start.ready_fd,

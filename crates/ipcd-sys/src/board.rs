@@ -1,5 +1,6 @@
 //! Numbers that a process tells those it forks, and that they cannot change, whatever runs in them.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::null_mut;
@@ -8,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 
 /// Where the numbers are written: in the process that made it, and in no child of that.
-#[derive(Debug)]
 pub struct Board {
     numbers: &'static [AtomicU64],
     owner: u32,
@@ -61,6 +61,13 @@ impl Board {
     }
 }
 
+/// Only what a child may look at, too: it does not have the memory that is written.
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Board").field("owner", &self.owner).field("seen", &self.seen).finish()
+    }
+}
+
 impl Seen {
     /// The number in this place; `None` if there is no such place.
     pub fn get(&self, place: usize) -> Option<u64> {
@@ -99,6 +106,18 @@ mod tests {
             [0, 1, 2, 3].map(|place| seen.get(place)),
             [Some(0), Some(0), Some(u64::MAX), None]
         );
+    }
+
+    /// A child that prints it would die of SIGSEGV.
+    #[test]
+    fn what_is_printed_is_memory_that_children_have() {
+        let mut board = Board::new(1).unwrap();
+        // As in a child: an address where nothing can be read.
+        let nowhere = std::ptr::NonNull::<AtomicU64>::dangling();
+        // SAFETY: an empty slice needs no memory.
+        board.numbers = unsafe { std::slice::from_raw_parts(nowhere.as_ptr(), 0) };
+        let shown = format!("{board:?}");
+        assert!(shown.contains("Seen([0])") && !shown.contains("numbers"), "{shown}");
     }
 
     #[test]

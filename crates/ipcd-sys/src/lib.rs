@@ -8,6 +8,9 @@ pub mod alloc_count;
 pub mod board;
 mod datagram;
 pub mod futex;
+pub mod inherited;
+mod init;
+pub mod keeper;
 pub mod marks;
 pub mod shm;
 pub mod sysv;
@@ -17,12 +20,15 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 pub use datagram::{Datagram, recv_with_sender};
+pub use init::leave_first_place;
+pub use keeper::{Keeper, end_children};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, send, sendmsg};
 use nix::unistd::{ForkResult, Pid};
 
@@ -50,18 +56,28 @@ const CONTROL_WORDS: usize = {
 /// If the process has more than one thread: the others would not exist in the child, and the locks
 /// that they held would stay locked for ever.
 pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Pid> {
+    if let Some(child) = fork_here()? {
+        return Ok(child);
+    }
+    let run = std::panic::AssertUnwindSafe(body);
+    let status = std::panic::catch_unwind(run).unwrap_or(PANICKED);
+    // SAFETY: _exit(2) is always sound; no destructor of the parent's values must run.
+    unsafe { libc::_exit(status) }
+}
+
+/// The same where the child goes on from here, and has `None`.
+fn fork_here() -> io::Result<Option<Pid>> {
     assert!(is_single_threaded()?, "fork only while single-threaded");
     // SAFETY: there is one thread, asserted above, so no lock is held by one that will not exist.
     match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            let run = std::panic::AssertUnwindSafe(body);
-            let status = std::panic::catch_unwind(run).unwrap_or(PANICKED);
-            // SAFETY: _exit(2) is always sound; no destructor of the parent's values must run.
-            unsafe { libc::_exit(status) }
-        }
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
     }
 }
+
+/// A second signal to end counts only when it comes so much later than the first: timeout(1) and
+/// service managers signal a process and its group, and both signals mean the same.
+pub const ONE_STOP: Duration = Duration::from_secs(1);
 
 /// The exit status of a child that panicked, as a Rust program has it.
 const PANICKED: i32 = 101;
@@ -87,6 +103,7 @@ fn is_single_threaded() -> io::Result<bool> {
 /// # Errors
 /// If the kernel is older than Linux 5.9.
 pub fn close_all_except(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    keeper::forget();
     let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
     keep.sort_unstable();
     let mut first = libc::STDERR_FILENO as u32 + 1;
@@ -279,20 +296,6 @@ pub fn again<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
             outcome => return outcome,
         }
     }
-}
-
-/// Lets every signal do what it does in a fresh process, and blocks none: for a child that is about
-/// to become another program, which would inherit what we ignore and block (execve(2)).
-///
-/// # Errors
-/// As sigprocmask(2).
-pub fn reset_signals() -> io::Result<()> {
-    for number in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL runs no code of ours. It fails for signals that cannot be changed.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    Ok(())
 }
 
 /// Takes a descriptor by its number, such as one that `--ready-fd` names.

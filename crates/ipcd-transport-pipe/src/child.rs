@@ -4,9 +4,9 @@
 //! its parts can be handed over, and whoever adopts them reaps it.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use ipcd_sys::inherited::{Place, has_terminal, prepare};
 use ipcd_transport::{
     BareChannel, Channel, ChannelParts, Endpoint, Error, Identity, Read, ReadBuffer, Result,
     StreamChannel, Variable, Wrote,
@@ -18,21 +18,22 @@ const BARE: &[u8] = b"child";
 /// Starts the command, which is split into words at white space; quotes hold words together, and
 /// no shell sees it.
 pub(crate) fn spawn(endpoint: &Endpoint) -> Result<Box<dyn Channel>> {
-    let (child, stream) = start(command(endpoint)?)?;
+    let (child, stream) = start(command(endpoint)?, Place::Ours, false)?;
     Ok(Box::new(ChildChannel { stream: Some(stream), child }))
 }
 
-/// Starts the command as the leader of a process group of its own, with these variables.
+/// Starts the command with these variables: where it can ask at our terminal if we have that, as ssh
+/// does for a password, else without one, as the leader of a session of its own.
 pub(crate) fn spawn_bare(endpoint: &Endpoint, variables: &[Variable]) -> Result<ChannelParts> {
     let mut command = command(endpoint)?;
-    command.process_group(0);
+    let place = if has_terminal() { Place::Ours } else { Place::Session };
     for (name, value) in variables {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
         };
     }
-    let (_, stream) = start(command)?;
+    let (_, stream) = start(command, place, true)?;
     Ok(ChannelParts { state: BARE.to_vec(), ..Box::new(stream).into_parts() })
 }
 
@@ -50,7 +51,8 @@ fn command(endpoint: &Endpoint) -> Result<Command> {
     Ok(command)
 }
 
-fn start(mut command: Command) -> Result<(Child, StreamChannel)> {
+fn start(mut command: Command, place: Place, kept: bool) -> Result<(Child, StreamChannel)> {
+    prepare(&mut command, place, kept);
     let started = command.spawn().map_err(|error| {
         Error::system(format!("start {}", command.get_program().display()), error)
     });

@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use ipcd_sys::Keeper;
 use ipcd_transport::{ChannelParts, Identity};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -129,6 +130,7 @@ impl Supervisor {
         let Some(index) = self.children.iter().position(|child| child.pid() == Some(pid)) else {
             return;
         };
+        self.keeper.iter().for_each(|keeper| keeper.ended(pid));
         // It may have been a program for a short while, which had something to say.
         self.hear_launch(self.children[index].number);
         let exit = Exit { status, signal };
@@ -179,6 +181,9 @@ impl Supervisor {
     /// Programs that are unwanted, and of which nothing is left.
     fn forget_programs(&mut self) {
         self.children.retain(|child| !child.is_unwanted || child.process().is_some());
+        if self.children.is_empty() {
+            self.keeper.take().into_iter().for_each(Keeper::leave);
+        }
     }
 
     fn start_program(&mut self, index: usize) {
@@ -194,8 +199,13 @@ impl Supervisor {
         }
     }
 
-    fn fork_program(&self, index: usize) -> Result<Process, Error> {
+    fn fork_program(&mut self, index: usize) -> Result<Process, Error> {
         let failed = |error| Error::system("start a program", error);
+        if self.keeper.is_none() {
+            // Without it, which takes a process, programs end if this one is killed, and what they have
+            // started does not.
+            self.keeper = Keeper::start().ok();
+        }
         let child = &self.children[index];
         let (link, far_end) = Link::pair().map_err(failed)?;
         let (stdin, to_child) = pipe()?;
@@ -204,7 +214,7 @@ impl Supervisor {
         // A flag of our end's description alone: each end of a pipe has its own.
         fcntl(&said, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| failed(error.into()))?;
         watch(&self.epoll, &link, FIRST_LAUNCH + child.number as u64)?;
-        let (supervisor, user, limit) = (Pid::this(), self.user, self.descriptor_limit);
+        let (supervisor, user) = (Pid::this(), self.user);
         // Where nothing is published the output goes to the log, too, and may be closed at will.
         let (stdout, hold) = match child.asked.dialect.subject {
             Some(_) => (stdout, None),
@@ -212,7 +222,7 @@ impl Supervisor {
         };
         let (stdin, stdout, stderr) = (&stdin, &stdout, &stderr);
         let exec = &child.asked;
-        let launch = Launch { link: far_end, supervisor, user, limit, exec, stdin, stdout, stderr };
+        let launch = Launch { link: far_end, supervisor, user, exec, stdin, stdout, stderr };
         let pid = ipcd_sys::fork(|| coprocess::main(launch)).map_err(failed)?;
         let (uid, gid) = user.map_or((geteuid().as_raw(), getegid().as_raw()), |user| user.ids());
         let (pid_, uid, gid) = (Some(pid.as_raw() as u32), Some(uid), Some(gid));

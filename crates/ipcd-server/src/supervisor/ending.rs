@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ipcd_sys::ONE_STOP;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -18,6 +19,8 @@ const QUIET: Duration = Duration::from_secs(2);
 /// How far the daemon's end has come.
 #[derive(Clone, Copy)]
 pub(super) struct Ending {
+    /// When it began.
+    since: Instant,
     /// Workers send on what they have accepted, until then at the latest; then they end.
     pub(super) quiet_by: Option<Instant>,
     /// When it must be over.
@@ -25,9 +28,12 @@ pub(super) struct Ending {
 }
 
 impl Supervisor {
-    /// Stops accepting and lets the workers end; at the second call, ends them.
+    /// Stops accepting and lets the workers end; at a later signal, ends them.
     pub(super) fn drain(&mut self, signal: Signal) {
-        if self.ending.is_some() {
+        if let Some(ending) = self.ending {
+            if ending.since.elapsed() < ONE_STOP {
+                return;
+            }
             info!(%signal, "ending at once");
             self.children.iter().for_each(|child| child.signal(Signal::SIGKILL));
             return (0..self.slots.len()).for_each(|index| self.kill(index));
@@ -40,20 +46,21 @@ impl Supervisor {
         self.stop_programs();
         let now = Instant::now();
         let deadline = now + self.config.daemon.drain_timeout.duration();
-        self.ending = Some(Ending { quiet_by: Some((now + QUIET).min(deadline)), deadline });
+        let quiet_by = Some((now + QUIET).min(deadline));
+        self.ending = Some(Ending { since: now, quiet_by, deadline });
         self.tell_everybody(|| ToWorker::Quiesce);
     }
 
     /// Whether the daemon's end is over: nobody is left, or the time is up. On the way there,
     /// workers are told to end once all have sent on what they had accepted.
     pub(super) fn is_over(&mut self) -> bool {
-        let Some(Ending { quiet_by, deadline }) = self.ending else {
+        let Some(Ending { since, quiet_by, deadline }) = self.ending else {
             return false;
         };
         let now = Instant::now();
         let is_quiet = |slot: &Slot| slot.is_quiet || slot.pid().is_none();
         if quiet_by.is_some_and(|by| now >= by || self.slots.iter().all(is_quiet)) {
-            self.ending = Some(Ending { quiet_by: None, deadline });
+            self.ending = Some(Ending { since, quiet_by: None, deadline });
             self.tell_everybody(|| ToWorker::Drain);
             self.end_programs();
         }

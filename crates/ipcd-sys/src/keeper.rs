@@ -1,0 +1,135 @@
+//! A process that watches over its parent, and when that ends, ends what that had begun: also after
+//! SIGKILL, of which the parent itself cannot tell anybody.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::sys::prctl::set_name;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, setsid};
+
+use crate::{again, close_all_except, close_range, fork};
+
+/// Bytes of a word: the number of a process that begins, or its negative when it has ended.
+const WORD: usize = size_of::<i32>();
+
+/// Where the process hears; -1 if there is none.
+static WORDS: AtomicI32 = AtomicI32::new(-1);
+
+/// The parent's side, one at a time. When it goes, in whatever way, the processes that have not ended are killed, and
+/// those of their groups.
+#[derive(Debug)]
+pub struct Keeper {
+    words: Option<File>,
+    process: Pid,
+}
+
+impl Keeper {
+    /// Starts the process. It holds no descriptor of its parent's, and no signal for a group reaches it.
+    ///
+    /// # Errors
+    /// If there can be no pipe or no process.
+    ///
+    /// # Panics
+    /// As [`fork`].
+    pub fn start() -> io::Result<Self> {
+        let (hears, says) = io::pipe()?;
+        let process = fork(move || {
+            let _ = setsid();
+            let _ = set_name(c"keeper");
+            let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+            let _ = close_all_except(&[hears.as_fd()]).and_then(|()| close_range(0, 2));
+            keep(hears);
+            0
+        })?;
+        WORDS.store(says.as_raw_fd(), Ordering::Relaxed);
+        Ok(Self { words: Some(File::from(OwnedFd::from(says))), process })
+    }
+
+    /// The child has ended, and its number may be another's from now on.
+    pub fn ended(&self, child: Pid) {
+        let word = (-child.as_raw()).to_ne_bytes();
+        // Whoever has ended the keeper does without it.
+        let _ = self.words.as_ref().map(|mut words| words.write_all(&word));
+    }
+
+    /// The process itself.
+    pub fn pid(&self) -> Pid {
+        self.process
+    }
+
+    /// Lets it end without waiting for that: whoever hears of its end reaps it.
+    pub fn leave(mut self) {
+        self.say_no_more();
+        std::mem::forget(self);
+    }
+
+    fn say_no_more(&mut self) {
+        forget();
+        self.words = None;
+    }
+}
+
+/// Tells the keeper, if there is one, that this process has begun, and is to end with its parent. If it
+/// leads a process group then, all of that is meant. It allocates nothing, for it is called after
+/// fork(2): told by the parent it could come too late.
+pub fn begin() {
+    let words = WORDS.load(Ordering::Relaxed);
+    if words >= 0 {
+        let word = Pid::this().as_raw().to_ne_bytes();
+        // SAFETY: the descriptor is open while it is noted, and so it is in a child of that moment; the
+        // bytes are ours. Whoever has ended the keeper does without it.
+        let _ = unsafe { libc::write(words, word.as_ptr().cast(), WORD) };
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // The end of the words is what it waits for.
+        self.say_no_more();
+        let _ = again(|| waitpid(self.process, None));
+    }
+}
+
+/// The number may be another descriptor's from now on.
+pub(crate) fn forget() {
+    WORDS.store(-1, Ordering::Relaxed);
+}
+
+/// Kills and reaps our children, and those that come to us when these have ended (a subreaper's, see
+/// prctl(2)), but for one. Where the kernel does not tell who they are, nothing.
+pub fn end_children(kept: Option<Pid>) {
+    loop {
+        let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        let mut left = children.map(Pid::from_raw).filter(|pid| Some(*pid) != kept).peekable();
+        if left.peek().is_none() {
+            return;
+        }
+        for child in left {
+            // Each is ours and not reaped, so the number is its own.
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = again(|| waitpid(child, None));
+        }
+    }
+}
+
+/// Notes what begins and ends, until there are no more words; then ends what is left.
+fn keep(mut words: impl Read) {
+    let mut alive: Vec<i32> = Vec::new();
+    let mut word = [0; WORD];
+    while words.read_exact(&mut word).is_ok() {
+        match i32::from_ne_bytes(word) {
+            begun if begun > 0 => alive.push(begun),
+            ended => alive.retain(|pid| *pid != -ended),
+        }
+    }
+    for pid in alive.into_iter().map(Pid::from_raw) {
+        // One that leads no group has a number that no group has.
+        let _ = killpg(pid, Signal::SIGKILL);
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+}
