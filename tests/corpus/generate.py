@@ -7,7 +7,8 @@ this folder after a change, and commit what it writes; a test compares.
 
 A step is one of
   {"open": true}                a session is opened the decent way, with a token where one is wanted
-  {"send": HEX}                 these bytes, as one record where records are kept; "fill": BYTE, "times": N append so many more
+  {"send": HEX}                 these bytes, as one record where records are kept; "fill": BYTE, "times": N append so many more;
+                                in them `@#########` stands for the peer's own address, which has nine digits
   {"expect": KIND, ...}         a frame of this kind comes next; "correlation", "code", "subject",
                                 "payload" (hex) are compared where they are given
   {"expect": "alive"}           a PING is answered
@@ -123,6 +124,7 @@ def expect(what, **more):
 
 
 OPEN = {"open": True}
+OWN = b"@#########"
 FINISH = {"finish": True}
 ALIVE = expect("alive")
 CLOSE = expect("close")
@@ -466,10 +468,10 @@ def outcomes():
            send(message(3, "nobody", flags=receipt), "MESSAGE, RECEIPT"),
            expect("receipt", correlation=3), ALIVE)
     script("a request to nobody", OPEN,
-           send(message(3, "nobody", flags=request, wait=5), "MESSAGE, REQUEST"),
+           send(message(3, "nobody", flags=request, wait=5, reply=OWN + b".3"), "MESSAGE, REQUEST"),
            *refused(3, "NoResponder"))
     script("a request to an address that nobody has", OPEN,
-           send(message(3, "@1", flags=request, wait=5), "MESSAGE, REQUEST"),
+           send(message(3, "@1", flags=request, wait=5, reply=OWN + b".3"), "MESSAGE, REQUEST"),
            *refused(3, "NoResponder"))
     script("a receipt of a message to an address that nobody has", OPEN,
            send(message(3, "@1", flags=receipt), "MESSAGE, RECEIPT"),
@@ -481,23 +483,25 @@ def outcomes():
                send(message(3, "a..b", flags=flags, wait=5), "MESSAGE"), *refused(3))
     script("the same number for two open requests", OPEN, send(subscribe(1), "SUBSCRIBE a"),
            expect("ack", correlation=1),
-           send(message(3, "a", flags=request, wait=60), "MESSAGE, REQUEST 3"),
+           send(message(3, "a", flags=request, wait=60, reply=OWN + b".3"), "MESSAGE, REQUEST 3"),
            expect("message", subject="a"),
-           send(message(3, "a", flags=request, wait=60), "MESSAGE, REQUEST 3 again"),
+           send(message(3, "a", flags=request, wait=60, reply=OWN + b".3"),
+                "MESSAGE, REQUEST 3 again"),
            *refused(3, "Protocol"))
     script("a request that waits for 65,535 s", OPEN, send(subscribe(1), "SUBSCRIBE a"),
            expect("ack", correlation=1),
-           send(message(3, "a", flags=request, wait=65535), "MESSAGE, REQUEST 3"),
+           send(message(3, "a", flags=request, wait=65535, reply=OWN + b".3"),
+                "MESSAGE, REQUEST 3"),
            expect("message", subject="a"), ALIVE)
     script("a request that waits for 0 s", OPEN, send(subscribe(1), "SUBSCRIBE a"),
            expect("ack", correlation=1),
-           send(message(3, "a", flags=request), "MESSAGE, REQUEST 3"),
+           send(message(3, "a", flags=request, reply=OWN + b".3"), "MESSAGE, REQUEST 3"),
            expect("message", subject="a"), ALIVE)
-    for reply in (b"", b"@1.1", b"a..b", b"\xff"):
+    for reply in (b"", b"@1.1", b"a..b", b"\xff", b"a", OWN, OWN + b".4", OWN + b".03"):
         script(f"a request whose reply subject is {reply!r}", OPEN, send(subscribe(1), "SUBSCRIBE"),
                expect("ack", correlation=1),
                send(message(3, "a", flags=request, wait=60, reply=reply), "MESSAGE, REQUEST 3"),
-               expect("message", subject="a"), ALIVE)
+               *refused(3))
     script("MORE on a message that is no reply", OPEN, send(subscribe(1), "SUBSCRIBE a"),
            expect("ack", correlation=1), send(message(3, "a", flags=1), "MESSAGE, MORE"),
            expect("message", subject="a"), ALIVE)
@@ -585,7 +589,8 @@ def sessions():
            ALIVE)
     script("a request to itself", OPEN,
            send(good(subscribe(1, filter="q", group="g"),
-                     message(2, "q", b"?", flags=4, wait=60, reply=b"r", headers=b"\1\1\0kv")),
+                     message(2, "q", b"?", flags=4, wait=60, reply=OWN + b".2",
+                             headers=b"\1\1\0kv")),
                 "SUBSCRIBE, MESSAGE with REQUEST"),
            expect("ack", correlation=1), expect("message", subject="q", payload=b"?"), ALIVE)
     script("questions", OPEN,

@@ -18,6 +18,8 @@ use std::os::fd::AsRawFd;
 
 /// The correlation of the PING that shows whether a session lives.
 const SIGN_OF_LIFE: u64 = 0x11fe;
+/// Keeps a place for the peer's own address, which is as long in a daemon with one worker.
+const OWN_ADDRESS: &[u8] = b"@#########";
 /// The nonce of the INIT that is behind one that must not be answered.
 const MARK: u64 = 0x6d61_726b;
 
@@ -63,6 +65,15 @@ impl Step {
 fn from_hex(digits: &str) -> Vec<u8> {
     let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
     digits.as_bytes().chunks(2).map(|pair| byte(pair).expect("it is hexadecimal")).collect()
+}
+
+/// The bytes with the peer's own address where a place is kept for it.
+fn own_address_in(mut bytes: Vec<u8>, raw: &Raw) -> Vec<u8> {
+    let own = format!("@{}", raw.peer());
+    while let Some(at) = bytes.windows(OWN_ADDRESS.len()).position(|part| part == OWN_ADDRESS) {
+        bytes[at..at + OWN_ADDRESS.len()].copy_from_slice(own.as_bytes());
+    }
+    bytes
 }
 
 fn folder() -> PathBuf {
@@ -144,7 +155,7 @@ fn play(stage: &Stage, over: &str, script: &Script) {
                 _ => raw.open(),
             };
         } else if let Some(bytes) = step.bytes() {
-            raw.send_record(&bytes);
+            raw.send_record(&own_address_in(bytes, &raw));
         } else if step.finish {
             raw.finish();
         } else {
@@ -264,6 +275,7 @@ fn good_sessions_cut_at_every_byte() {
         for over in ["unix", "tcp", "pipe", "fifo"] {
             for cut in 1..bytes.len() {
                 let mut raw = stage.open(over);
+                let bytes = own_address_in(bytes.clone(), &raw);
                 raw.send(&bytes[..cut]);
                 pulse.wait();
                 raw.send(&bytes[cut..]);

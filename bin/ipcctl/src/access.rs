@@ -36,9 +36,10 @@ fn ask(context: &Context, who: Who, access: Access) -> Outcome<Verdict> {
 }
 
 fn access(args: &CheckArgs) -> Access {
-    match (&args.what.publish, &args.what.subscribe) {
-        (Some(subject), _) => Access::Publish(subject.clone()),
-        (_, Some(filter)) => Access::Subscribe { filter: filter.clone(), group: args.member },
+    match (&args.what.publish, &args.what.subscribe, &args.what.named) {
+        (Some(subject), ..) => Access::Publish(subject.clone()),
+        (_, Some(filter), _) => Access::Subscribe { filter: filter.clone(), group: args.member },
+        (.., Some(name)) => Access::Name(name.clone()),
         _ => Access::Admin,
     }
 }

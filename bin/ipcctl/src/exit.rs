@@ -140,6 +140,7 @@ impl From<Error> for Failure {
             Error::Token(_) => (Exit::Denied, " (give --token-file, or use --via unix)"),
             Error::TooLarge { .. }
             | Error::BadSubject(_)
+            | Error::NoRequest
             | Error::BadHeaders(_)
             | Error::Protocol(_) => (Exit::BadMessage, ""),
         };

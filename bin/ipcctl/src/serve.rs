@@ -148,7 +148,7 @@ impl Server<'_> {
     /// Sends what came of a request; what nobody asked for is dropped.
     fn conclude(&mut self, ended: &Ended) {
         let (message, client) = (&ended.message, &mut self.attended.client);
-        let is_asked = message.reply().is_some();
+        let is_asked = message.is_request;
         if let Some(what) = remarkable(ended, is_asked) {
             self.context.remark(&format!("{}: {what}", message.subject()));
         }
@@ -206,7 +206,8 @@ fn remarkable(ended: &Ended, is_asked: bool) -> Option<String> {
 
 /// Sends a reply. One that cannot be sent is replaced by one that says so.
 fn answer(context: &Context, client: &mut Client, to: &Message, headers: &[u8], payload: &[u8]) {
-    if to.reply().is_none() {
+    // Where another message says that answers should go, its sender has no need to be allowed to.
+    if !to.is_request {
         return;
     }
     // If the connection is lost, that is told when the next request is waited for.

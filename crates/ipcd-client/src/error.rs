@@ -32,6 +32,10 @@ pub enum Error {
     /// This is no subject or filter.
     #[error(transparent)]
     BadSubject(#[from] BadSubject),
+    /// What is to be replied to is no request: nobody waits for a reply, and where its sender says that
+    /// answers should go may be a place to which only the receiver may publish.
+    #[error("it is no request: its sender waits for no reply")]
+    NoRequest,
     /// These headers cannot be sent.
     #[error(transparent)]
     BadHeaders(#[from] BadHeaders),

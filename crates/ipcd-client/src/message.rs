@@ -63,7 +63,8 @@ impl Message {
         str::from_utf8(&self.bytes[..self.reply.start]).unwrap_or_default()
     }
 
-    /// Where answers should go.
+    /// Where answers should go. Of a request it is the address of who asks, which the daemon has seen
+    /// to; of any other message whatever its sender has chosen: look at it before publishing there.
     pub fn reply(&self) -> Option<&str> {
         let reply = str::from_utf8(&self.bytes[self.reply.clone()]).unwrap_or_default();
         Some(reply).filter(|reply| !reply.is_empty())

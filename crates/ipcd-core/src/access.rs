@@ -10,9 +10,11 @@ use ipcd_proto::control::{Code, Overflow, Query, Subscribe, Who};
 use ipcd_proto::{Address, Filter, Subject};
 
 use crate::acl::{Acl, Rights};
+use crate::config::Tokens;
 use crate::core::{Core, Output};
 use crate::peer::{PeerKey, State};
 use crate::session::Failure;
+use crate::table::Principal;
 
 /// The rights that peers have, by the rules that concern them: those of one kind share theirs.
 #[derive(Debug, Default)]
@@ -27,16 +29,13 @@ impl Core {
         rights.as_ref().is_none_or(|rights| rights.may_hear(subject))
     }
 
-    /// Whether a peer may send a message to that address: if it may write to any, or was asked for
-    /// this answer. That it was not, or not lately, cannot be told from an answer that is late.
+    /// Whether what a peer sends to that address is delivered: an answer only if the peer has the
+    /// request and has not answered it, whatever it may publish. The numbers of requests can be
+    /// guessed. That it was not asked, or not lately, cannot be told from an answer that is late.
     pub(crate) fn may_write_to(&self, key: PeerKey, to: Address) -> bool {
-        let peer = &self.peers[key.0 as usize];
-        let was_asked = |request| {
-            let calls = peer.calls.as_ref();
-            calls.is_some_and(|calls| calls.unanswered.contains_key(&(to.peer, request)))
-        };
-        let may = |rights: &Rc<Rights>| rights.may_address() || to.request.is_some_and(was_asked);
-        peer.rights.as_ref().is_none_or(may)
+        let Some(request) = to.request else { return true };
+        let calls = self.peers[key.0 as usize].calls.as_ref();
+        calls.is_some_and(|calls| calls.unanswered.contains_key(&(to.peer, request)))
     }
 
     pub(crate) fn check_right_to_publish(
@@ -91,22 +90,15 @@ impl Core {
 
     pub(crate) fn check_right_to_ask(&self, key: PeerKey, query: &Query) -> Result<(), Failure> {
         let Some(rights) = &self.peers[key.0 as usize].rights else { return Ok(()) };
-        let may = match query {
-            Query::Status | Query::Sandbox => Ok(()),
-            Query::Peers | Query::Subscriptions => Err("see other peers"),
-            Query::Access { .. } => Err("ask for the rights of others"),
-            Query::Kick(_) => Err("cut off peers"),
-            Query::Find(_) if rights.may_address() => Ok(()),
-            Query::Find(_) => Err("send messages to one peer"),
-            Query::Matching(subject) => {
-                let subject = Subject::parse(subject.as_bytes());
-                let may = subject.is_ok_and(|subject| rights.may_publish(subject));
-                if may { Ok(()) } else { Err("know who listens where it may not publish") }
-            }
-        };
-        match may {
-            Err(what) if !rights.may_administer() => Err(denied(what)),
-            _ => Ok(()),
+        rights.may_ask(query).map_err(denied)
+    }
+
+    /// Whether a peer may have the name that it asks for. Its rights have been read.
+    pub(crate) fn check_right_to_name(&self, key: PeerKey, name: &str) -> Result<(), Failure> {
+        let rights = self.peers[key.0 as usize].rights.as_ref();
+        match rights.is_none_or(|rights| rights.may_be_named(name)) {
+            true => Ok(()),
+            false => Err(denied(&format!("be called {}", name.escape_debug()))),
         }
     }
 
@@ -142,7 +134,7 @@ impl Core {
         self.peers[key.0 as usize].rights = rights.clone();
     }
 
-    /// Puts other rules in force for the peers that are here. A session ends if it has a
+    /// Puts other rules in force for the peers that are here. A session ends if it has a name or a
     /// subscription that would be refused now; of the others each gets what is left to it.
     pub(crate) fn recheck(&mut self, now: Instant, before: &Acl) {
         self.keep_names(before);
@@ -152,14 +144,19 @@ impl Core {
             self.keys().into_iter().filter(|key| self.peer(*key).is_open()).collect();
         for key in open {
             self.read_rights(key);
-            if let Some(filter) = self.lost_subscription(key) {
-                let (_, why) = denied(&format!("subscribe to {filter} any more"));
-                self.note_denied(key, &why);
-                self.fail(now, key, Code::Denied, why);
-            } else {
+            if !self.end_without_right(now, key) {
                 self.hold_back(key);
             }
         }
+    }
+
+    /// Ends a session that has something which would be refused now.
+    pub(crate) fn end_without_right(&mut self, now: Instant, key: PeerKey) -> bool {
+        let Some(what) = self.lost_right(key) else { return false };
+        let (_, why) = denied(&format!("{what} any more"));
+        self.note_denied(key, &why);
+        self.fail(now, key, Code::Denied, why);
+        true
     }
 
     /// Publishers wait no more for subscriptions of which the peer may now hear only some.
@@ -195,31 +192,151 @@ impl Core {
         }
     }
 
-    /// A subscription that the peer would be refused now. What a bare one hears was not asked for by
-    /// itself, and is never refused.
-    fn lost_subscription(&self, key: PeerKey) -> Option<String> {
+    /// What the peer has and would be refused now: its name, or a subscription. What a bare one hears
+    /// was not asked for by itself, and is never refused.
+    fn lost_right(&self, key: PeerKey) -> Option<String> {
         let peer = &self.peers[key.0 as usize];
         let rights = peer.rights.as_ref().filter(|_| !peer.is_bare)?;
+        if let Some(name) = peer.origin.name.as_ref().filter(|name| !rights.may_be_named(name)) {
+            return Some(format!("be called {}", name.escape_debug()));
+        }
         let is_lost = |filter: &Filter, is_member| !rights.may_subscribe(filter, is_member);
         let mut subscriptions = peer.subscriptions.iter();
         let lost = subscriptions.find(|known| is_lost(&known.filter, known.group.is_some()));
-        lost.map(|known| known.filter.as_str().to_owned())
+        lost.map(|known| format!("subscribe to {}", known.filter.as_str()))
+    }
+
+    /// Ends the sessions of peers that have proved a token which is not what it was: whoever holds the
+    /// old one could come in no more. A peer that has not sent its proof yet is told when it does.
+    pub(crate) fn revoke(&mut self, now: Instant, before: &Tokens) {
+        for key in self.keys() {
+            let peer = &self.peers[key.0 as usize];
+            let proved = match &peer.state {
+                State::Open | State::Naming(_) => peer.proven.as_ref(),
+                State::New { .. } | State::Challenged(_) | State::Closing => None,
+            };
+            let Some(token) = proved.and_then(|proven| proven.token.as_deref()) else { continue };
+            let name = Some(token).filter(|name| !name.is_empty());
+            if before.find(name) != self.config.tokens.find(name) {
+                let which = name.map_or("the daemon's token".into(), |name| {
+                    format!("the token {}", name.escape_debug())
+                });
+                let why = format!("{which} was revoked or changed: it was proved at the start");
+                self.note_denied(key, &why);
+                self.fail(now, key, Code::Denied, why);
+            }
+        }
+    }
+
+    /// For whom the supervisor is asked something, and what of that only this router can know.
+    pub(crate) fn principal(&self, key: PeerKey) -> Principal {
+        let proven = self.peers[key.0 as usize].proven.as_deref();
+        let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
+        Principal {
+            key,
+            token: proven.and_then(|proven| text(&proven.token)),
+            certificate: proven.and_then(|proven| text(&proven.certificate)),
+        }
     }
 
     fn who(&self, key: PeerKey, acl: &Acl) -> Who {
         let peer = &self.peers[key.0 as usize];
         let names = acl.listeners.get(&(peer.listener as usize));
-        let proven = peer.proven.as_deref();
-        Who {
-            uid: peer.origin.uid,
-            gid: peer.origin.gid,
-            listener: names.and_then(|names| names.first().cloned()),
-            token: proven.and_then(|proven| proven.token.as_deref()).map(str::to_owned),
-            certificate: proven.and_then(|proven| proven.certificate.as_deref()).map(str::to_owned),
-        }
+        let Principal { token, certificate, .. } = self.principal(key);
+        let listener = names.and_then(|names| names.first().cloned());
+        Who { uid: peer.origin.uid, gid: peer.origin.gid, listener, token, certificate }
     }
 }
 
-fn denied(what: &str) -> Failure {
+pub(crate) fn denied(what: &str) -> Failure {
     (Code::Denied, format!("this peer may not {what} (see [[acl]] in ipcd's configuration)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use ipcd_proto::auth::Token;
+    use ipcd_proto::control::{Auth, Challenge, Hello, Origin, Refusal, decode as body, encode};
+    use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode};
+
+    use super::*;
+    use crate::config::{Config, DaemonInfo, PeerInfo};
+
+    fn secret(text: &str) -> Token {
+        Token::from_text(text.repeat(16).as_bytes()).expect("it is long enough")
+    }
+
+    /// A session that was opened with this token.
+    fn prove(core: &mut Core, now: Instant, name: Option<&str>, token: &Token) -> PeerKey {
+        let (uid, transport) = (None, "test".into());
+        let origin =
+            Origin { peer: 0, name: None, transport, pid: None, uid, gid: None, addr: None };
+        let info = PeerInfo { listener: 0, origin, challenge: Some([7; 32]), bare: None };
+        let key = core.attach(now, info);
+        let (magic, nonce, token_name) = (Hello::MAGIC, [3; 32], name.map(str::to_owned));
+        let (oldest, newest, features, no_echo) = (1, 1, 0, false);
+        let hello = Hello {
+            magic,
+            oldest,
+            newest,
+            features,
+            nonce,
+            name: None,
+            token: token_name,
+            no_echo,
+        };
+        let mut said = Vec::new();
+        FrameWriter(&mut said).control(Header::new(Kind::Hello, 0), &encode(&hello));
+        let _ = core.receive(now, key, &mut said);
+        let heard = last(core, now, key);
+        let challenge: Challenge = body(&heard).expect("a challenge");
+        let auth = Auth { proof: token.peer_proof(&nonce, &challenge.nonce) };
+        said.clear();
+        FrameWriter(&mut said).control(Header::new(Kind::Auth, 0), &encode(&auth));
+        let _ = core.receive(now, key, &mut said);
+        last(core, now, key);
+        assert!(core.peer(key).is_open());
+        key
+    }
+
+    /// The body of the last frame but BYE that a peer has got.
+    fn last(core: &mut Core, now: Instant, key: PeerKey) -> Vec<u8> {
+        let bytes = core.outbox(key).to_vec();
+        core.wrote(now, key, bytes.len());
+        let (mut rest, mut found) = (&bytes[..], Vec::new());
+        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+            if frame.header.kind != Kind::Bye {
+                found = frame.payload.to_vec();
+            }
+            rest = &rest[length..];
+        }
+        found
+    }
+
+    #[test]
+    fn sessions_end_with_the_token_that_they_have_proved() {
+        let now = Instant::now();
+        let mut config = Config::new(DaemonInfo::unknown(now));
+        config.tokens.own = Some(secret("own"));
+        for name in ["gone", "other", "same"] {
+            config.tokens.named.insert(name.into(), secret(name));
+        }
+        let mut core = Core::new(config, None);
+        let own = prove(&mut core, now, None, &secret("own"));
+        let [gone, other, same] =
+            ["gone", "other", "same"].map(|name| prove(&mut core, now, Some(name), &secret(name)));
+        core.configure(now, |config| {
+            config.tokens.named.remove("gone");
+            config.tokens.named.insert("other".into(), secret("another"));
+            config.tokens.named.insert("new".into(), secret("new"));
+        });
+        let is_open = |core: &mut Core, key| core.peer(key).is_open();
+        assert!(is_open(&mut core, own) && is_open(&mut core, same));
+        for (key, name) in [(gone, "the token gone"), (other, "the token other")] {
+            assert!(!is_open(&mut core, key));
+            let refusal: Refusal = body(&last(&mut core, now, key)).expect("a refusal");
+            assert!(refusal.code == Code::Denied && refusal.message.contains(name), "{refusal:?}");
+        }
+        core.configure(now, |config| config.tokens.own = Some(secret("renewed")));
+        assert!(!is_open(&mut core, own) && is_open(&mut core, same));
+    }
 }

@@ -4,15 +4,18 @@
 //! A rule that denies wins, wherever it stands. Else a rule that allows decides. What no rule speaks
 //! of is allowed as long as all rules deny, and denied as soon as one allows something to anybody.
 
+mod names;
 mod pattern;
 mod rights;
 
 use std::collections::BTreeMap;
 
-use ipcd_proto::control::{Access, Verdict, Who};
+use ipcd_proto::control::{Access, Query, Verdict, Who};
 use ipcd_proto::{BadSubject, Filter};
 use serde::{Deserialize, Serialize};
 
+use self::names::NamePermit;
+pub use self::names::{BadName, NamePattern};
 pub use self::pattern::Pattern;
 pub(crate) use self::rights::Rights;
 use self::rights::{Permit, Share, Target};
@@ -35,6 +38,9 @@ pub struct Rule {
     pub publish: Vec<Pattern>,
     /// What they hear.
     pub subscribe: Vec<Pattern>,
+    /// Names that they may have. Without a word of them, a rule for all that is published and heard
+    /// is for all names, and any other for none.
+    pub name: Option<Vec<NamePattern>>,
     /// Whether they see and cut off other peers.
     pub admin: bool,
     /// What of it.
@@ -97,13 +103,31 @@ impl Acl {
         };
         let permit =
             |list| Permit { is_open, allow: of(list, Action::Allow), deny: of(list, Action::Deny) };
+        let names = |action: Action| {
+            let those = rules.iter().filter(|rule| rule.action == action);
+            those.flat_map(|rule| rule.names()).collect()
+        };
+        let name = NamePermit { is_open, allow: names(Action::Allow), deny: names(Action::Deny) };
         let grants = |action| rules.iter().any(|rule| rule.admin && rule.action == action);
         let rights = Rights {
             publish: permit(|rule| &rule.publish),
             subscribe: permit(|rule| &rule.subscribe),
+            name,
             admin: !grants(Action::Deny) && (is_open || grants(Action::Allow)),
         };
         (!rights.is_everything()).then_some(rights)
+    }
+
+    /// Whether somebody may ask this. The supervisor looks at it once more: it knows who peers are,
+    /// whatever a worker says.
+    pub fn may_ask(&self, who: &Who, query: &Query) -> bool {
+        let rights = self.rights(&self.concerning(who));
+        rights.is_none_or(|rights| rights.may_ask(query).is_ok())
+    }
+
+    /// Whether somebody may have this name, likewise.
+    pub fn may_be_named(&self, who: &Who, name: &str) -> bool {
+        self.rights(&self.concerning(who)).is_none_or(|rights| rights.may_be_named(name))
     }
 
     /// What is decided about somebody, and by which rule.
@@ -125,6 +149,7 @@ impl Acl {
                 if *group { share.of_member() } else { share }
             }
             Access::Admin => Share::of(rights.is_none_or(|rights| rights.may_administer())),
+            Access::Name(name) => Share::of(rights.is_none_or(|rights| rights.may_be_named(name))),
         };
         let allowed = share != Share::Nothing;
         let is_narrowed = concerning.iter().any(|&place| {
@@ -189,6 +214,19 @@ impl Rule {
             Access::Subscribe { filter, .. } => Filter::parse(filter.as_bytes())
                 .is_ok_and(|filter| self.subscribe.iter().any(|own| own.meets(&filter).is_some())),
             Access::Admin => self.admin,
+            Access::Name(name) => self.names().iter().any(|pattern| pattern.matches(name)),
+        }
+    }
+
+    /// The names that it speaks of.
+    fn names(&self) -> Vec<NamePattern> {
+        let speaks_of_all = |patterns: &[Pattern]| patterns.iter().any(Pattern::is_everything);
+        match &self.name {
+            Some(names) => names.clone(),
+            None if speaks_of_all(&self.publish) && speaks_of_all(&self.subscribe) => {
+                vec![NamePattern::any()]
+            }
+            None => Vec::new(),
         }
     }
 
@@ -207,246 +245,4 @@ impl Rule {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Every subject of one to three tokens that filters of these tests can tell apart.
-    fn subjects() -> Vec<String> {
-        let tokens = ["a", "b", "c"];
-        let one: Vec<String> = tokens.map(str::to_owned).to_vec();
-        let longer = |shorter: &[String]| -> Vec<String> {
-            let all = shorter.iter().flat_map(|s| tokens.map(|token| format!("{s}.{token}")));
-            all.collect()
-        };
-        let two = longer(&one);
-        let three = longer(&two);
-        // A token longer than any filter without its tail, so that each tail has something.
-        let four = longer(&three);
-        [one, two, three, four].concat()
-    }
-
-    /// Matching, as it is explained to people.
-    fn oracle_matches(filter: &str, subject: &str) -> bool {
-        let (filter, subject): (Vec<_>, Vec<_>) =
-            (filter.split('.').collect(), subject.split('.').collect());
-        let has_tail = filter.last() == Some(&">");
-        let fixed = if has_tail { &filter[..filter.len() - 1] } else { &filter[..] };
-        let fits = match has_tail {
-            true => subject.len() > fixed.len(),
-            false => subject.len() == fixed.len(),
-        };
-        fits && fixed.iter().zip(&subject).all(|(wanted, token)| wanted == &"*" || wanted == token)
-    }
-
-    /// What is documented: a deny wins; else an allow; else all is open unless something is allowed.
-    fn oracle(rules: &[Rule], who: &Who, speaks: impl Fn(&Rule) -> bool) -> bool {
-        let concerns = |rule: &&Rule| {
-            let whom = &rule.whom;
-            let group = whom.group.as_ref();
-            (whom.uid.is_none() || whom.uid == who.uid)
-                && (whom.listener.is_none() || whom.listener == who.listener)
-                && (whom.token.is_none() || whom.token == who.token)
-                && (whom.certificate.is_none() || whom.certificate == who.certificate)
-                && group.is_none_or(|group| {
-                    who.gid == Some(group.gid) || group.uids.iter().any(|uid| who.uid == Some(*uid))
-                })
-        };
-        let spoken: Vec<_> =
-            rules.iter().filter(concerns).filter(|rule| speaks(rule)).map(|r| r.action).collect();
-        let is_closed = rules.iter().any(|rule| rule.action == Action::Allow);
-        !spoken.contains(&Action::Deny) && (spoken.contains(&Action::Allow) || !is_closed)
-    }
-
-    fn names(patterns: &[Pattern], subject: &str) -> bool {
-        let text = |pattern: &Pattern| String::from(pattern.clone());
-        patterns.iter().any(|pattern| oracle_matches(&text(pattern), subject))
-    }
-
-    fn filter_text() -> impl Strategy<Value = String> {
-        let token = prop_oneof![4 => "[abc]", 1 => Just("*".to_owned())];
-        let tail = prop_oneof![3 => Just(""), 1 => Just(".>")];
-        let plain = (vec(token, 1..4), tail).prop_map(|(tokens, tail)| tokens.join(".") + tail);
-        prop_oneof![8 => plain, 1 => Just(">".to_owned())]
-    }
-
-    fn patterns() -> impl Strategy<Value = Vec<Pattern>> {
-        let pattern = prop_oneof![9 => filter_text(), 1 => Just("@".to_owned())];
-        vec(pattern.prop_map(|text| Pattern::try_from(text).unwrap()), 0..3)
-    }
-
-    fn maybe<T: Clone + std::fmt::Debug + 'static>(of: Vec<T>) -> impl Strategy<Value = Option<T>> {
-        proptest::option::weighted(0.4, proptest::sample::select(of))
-    }
-
-    fn listeners() -> Vec<String> {
-        ["in", "out"].map(str::to_owned).to_vec()
-    }
-
-    fn rule() -> impl Strategy<Value = Rule> {
-        let group = Members { gid: 7, uids: vec![2] };
-        let proved = (maybe(tokens()), maybe(certificates()));
-        let whom = (maybe(vec![1, 2]), maybe(vec![group]), maybe(listeners()), proved);
-        let whom = whom.prop_map(|(uid, group, listener, (token, certificate))| Whom {
-            uid,
-            group,
-            listener,
-            token,
-            certificate,
-        });
-        let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
-        (whom, patterns(), patterns(), any::<bool>(), action).prop_map(
-            |(whom, publish, subscribe, admin, action)| {
-                let subscribe = subscribe.into_iter().filter(|p| *p != Pattern::Addresses);
-                let subscribe = subscribe.collect();
-                Rule { whom, publish, subscribe, admin, action, line: 0 }
-            },
-        )
-    }
-
-    fn tokens() -> Vec<String> {
-        ["", "ci"].map(str::to_owned).to_vec()
-    }
-
-    fn certificates() -> Vec<String> {
-        ["ann.example", "bob.example"].map(str::to_owned).to_vec()
-    }
-
-    fn who() -> impl Strategy<Value = Who> {
-        let proved = (maybe(tokens()), maybe(certificates()));
-        (maybe(vec![1, 2, 3]), maybe(vec![7, 8]), maybe(listeners()), proved).prop_map(
-            |(uid, gid, listener, (token, certificate))| Who {
-                uid,
-                gid,
-                listener,
-                token,
-                certificate,
-            },
-        )
-    }
-
-    fn parsed(text: &str) -> Filter {
-        Filter::parse(text.as_bytes()).unwrap()
-    }
-
-    proptest! {
-        #[test]
-        fn decides_as_a_naive_oracle_does(rules in vec(rule(), 0..6), who in who()) {
-            let acl = Acl { rules, ..Acl::default() };
-            let rights = acl.rights(&acl.concerning(&who));
-            for text in subjects() {
-                let subject = ipcd_proto::Subject::parse(text.as_bytes()).unwrap();
-                let publishes = oracle(&acl.rules, &who, |rule| names(&rule.publish, &text));
-                let hears = oracle(&acl.rules, &who, |rule| names(&rule.subscribe, &text));
-                let may = |ask: fn(&Rights, ipcd_proto::Subject<'_>) -> bool| {
-                    rights.as_ref().is_none_or(|rights| ask(rights, subject))
-                };
-                prop_assert_eq!(may(Rights::may_publish), publishes, "publish {}", &text);
-                prop_assert_eq!(may(Rights::may_hear), hears, "hear {}", &text);
-                let told = acl.verdict(&who, &Access::Publish(text)).unwrap();
-                prop_assert_eq!(told.allowed, publishes);
-            }
-            let addresses = |rule: &Rule| rule.publish.iter().any(|pattern| {
-                ["@", ">"].contains(&String::from(pattern.clone()).as_str())
-            });
-            let may_address = rights.as_ref().is_none_or(Rights::may_address);
-            prop_assert_eq!(may_address, oracle(&acl.rules, &who, addresses));
-            let may_administer = rights.as_ref().is_none_or(Rights::may_administer);
-            prop_assert_eq!(may_administer, oracle(&acl.rules, &who, |rule| rule.admin));
-        }
-
-        /// Nobody is refused a filter of which something could be heard, where no two denials have
-        /// taken all of it together; and a member of a group hears all of it.
-        #[test]
-        fn a_filter_is_refused_when_it_is_useless(
-            rules in vec(rule(), 0..5), who in who(), filter in filter_text(),
-        ) {
-            let acl = Acl { rules, ..Acl::default() };
-            let rights = acl.rights(&acl.concerning(&who));
-            let may = |group| rights.as_ref().is_none_or(|r| r.may_subscribe(&parsed(&filter), group));
-            let matched: Vec<_> =
-                subjects().into_iter().filter(|text| oracle_matches(&filter, text)).collect();
-            let hears = |text: &String| oracle(&acl.rules, &who, |r| names(&r.subscribe, text));
-            prop_assert!(may(false) || !matched.iter().any(hears));
-            prop_assert!(!may(true) || matched.iter().all(hears));
-            prop_assert!(may(false) || !may(true));
-            let denials = acl.rules.iter().filter(|rule| rule.action == Action::Deny);
-            let denials: usize = denials.map(|rule| rule.subscribe.len()).sum();
-            if denials == 0 && !matched.is_empty() {
-                prop_assert_eq!(may(false), matched.iter().any(hears));
-            }
-            for group in [false, true] {
-                let access = Access::Subscribe { filter: filter.clone(), group };
-                let told = acl.verdict(&who, &access).unwrap();
-                prop_assert_eq!(told.allowed, may(group));
-                prop_assert_eq!(told.allowed && !told.partly, may(true));
-            }
-        }
-    }
-
-    fn rule_of(text: &str) -> Rule {
-        let (action, rest) = text.split_once(' ').unwrap();
-        let patterns = |key: &str| {
-            let list = rest.split(' ').find_map(|word| word.strip_prefix(key)).unwrap_or_default();
-            let list = list.split(',').filter(|text| !text.is_empty());
-            list.map(|text| Pattern::try_from(text.to_owned()).unwrap()).collect()
-        };
-        Rule {
-            action: if action == "allow" { Action::Allow } else { Action::Deny },
-            publish: patterns("pub="),
-            subscribe: patterns("sub="),
-            admin: rest.contains("admin"),
-            ..Rule::default()
-        }
-    }
-
-    fn verdict(rules: &[&str], access: Access) -> (bool, Option<u32>) {
-        let rules = rules.iter().map(|text| rule_of(text)).collect();
-        let told = Acl { rules, ..Acl::default() }.verdict(&Who::default(), &access).unwrap();
-        (told.allowed, told.rule)
-    }
-
-    #[test]
-    fn names_the_rule_that_decides() {
-        let publish = |subject: &str| Access::Publish(subject.into());
-        let subscribe = |filter: &str, group| Access::Subscribe { filter: filter.into(), group };
-        let some = ["allow pub=a.>,@ sub=a.*", "deny pub=a.secret sub=a.secret", "allow admin"];
-        for (access, told) in [
-            (publish("a.b"), (true, Some(1))),
-            (publish("a.secret"), (false, Some(2))),
-            (publish("b"), (false, None)),
-            (publish("@7"), (true, Some(1))),
-            (subscribe(">", false), (true, Some(1))),
-            (subscribe("a.secret", false), (false, Some(2))),
-            (subscribe("b.>", false), (false, None)),
-            (subscribe("a.*", true), (false, Some(2))),
-            (subscribe("a.b", true), (true, Some(1))),
-            (Access::Admin, (true, Some(3))),
-        ] {
-            assert_eq!(verdict(&some, access.clone()), told, "{access:?}");
-        }
-        let denials = ["deny pub=a.>", "deny sub=b.c"];
-        assert_eq!(verdict(&denials, publish("b")), (true, None));
-        assert_eq!(verdict(&denials, subscribe(">", false)), (true, None));
-        assert_eq!(verdict(&denials, subscribe(">", true)), (false, Some(2)));
-        assert_eq!(verdict(&denials, Access::Admin), (true, None));
-        assert_eq!(verdict(&[], publish("a")), (true, None));
-        let bad = Acl::default().verdict(&Who::default(), &publish("a..b"));
-        assert!(bad.is_err());
-    }
-
-    #[test]
-    fn a_listener_has_several_names() {
-        let whom = Whom { listener: Some("net".into()), ..Whom::default() };
-        let rule = Rule { whom, ..rule_of("deny pub=>") };
-        let names = ["tcp://127.0.0.1:9", "net"].map(str::to_owned).to_vec();
-        let acl = Acl { rules: vec![rule], listeners: [(0, names)].into() };
-        let publish = |listener: &str| {
-            let who = Who { listener: Some(listener.into()), ..Who::default() };
-            acl.verdict(&who, &Access::Publish("a".into())).unwrap().allowed
-        };
-        assert!(!publish("net") && !publish("tcp://127.0.0.1:9") && publish("other"));
-    }
-}
+mod tests;

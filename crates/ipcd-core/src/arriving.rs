@@ -9,10 +9,10 @@ use ipcd_proto::{Address, Decoded, Frame, Header, Kind, decode};
 
 use crate::core::{Core, Output};
 use crate::fanout::Stamped;
+use crate::name::is_name;
 use crate::others::{Between, Others, Unconfirmed, Way};
 use crate::peer::{is_life, place_of};
 use crate::publish::Sender;
-use crate::session::is_name;
 use crate::shared::Change;
 use crate::table::{News, Request};
 use crate::tracked::Home;
@@ -290,6 +290,9 @@ impl Core {
             News::Answer { asker, part, last } if (asker.slot, asker.life) == (slot, life) => {
                 self.reported(now, asker.ticket, part, last);
             }
+            News::Denied(asker) if (asker.slot, asker.life) == (slot, life) => {
+                self.question_denied(now, asker.ticket);
+            }
             // What was meant for the worker that lived here before.
             _ => {}
         }
@@ -442,7 +445,9 @@ mod tests {
             writer.control(Header::new(Kind::Subscribe, subscription.into()), &encode(&body));
         }
         let header = Header { request: true, wait: 60, ..Header::new(Kind::Message, 7) };
-        writer.write(&Frame { header, subject: b"a.b", reply: b"", headers: b"", payload: b"?" });
+        let own = format!("@{}.7", id_of(OWN, 1, 1));
+        let reply = own.as_bytes();
+        writer.write(&Frame { header, subject: b"a.b", reply, headers: b"", payload: b"?" });
         let progress = core.receive(now, key, &mut said);
         assert_eq!(progress.consumed, said.len());
         (core, key)
@@ -562,14 +567,20 @@ mod tests {
     fn a_worker_speaks_for_its_own_peers_only() {
         let now = Instant::now();
         let (mut core, key) = router(now);
-        let before = core.queued(key);
+        let mut before = core.queued(key);
         for forged in [id_of(2, 1, 1), id_of(OWN, 1, 1), id_of(HOSTILE, 9, 1)] {
             core.arrive(now, HOSTILE, 1, &mut message(forged, b"a.b", 0, b"forged"));
         }
         let to_one = format!("@{}", id_of(OWN, 1, 1));
         let forged = message(id_of(2, 1, 1), to_one.as_bytes(), 1, b"in a group's clothes");
         core.arrive(now, HOSTILE, 1, &mut forged.clone());
+        // The request that waits was dealt out to slot 2, and to a peer here.
+        let own = format!("{to_one}.7");
+        let reply = |slot| message(id_of(slot, 1, 1), own.as_bytes(), 0, b"answer");
+        core.arrive(now, HOSTILE, 1, &mut reply(HOSTILE));
         assert_eq!(core.queued(key), before);
+        core.arrive(now, 2, 1, &mut reply(2));
+        assert!(std::mem::replace(&mut before, core.queued(key)) < before);
         core.arrive(now, HOSTILE, 1, &mut message(id_of(HOSTILE, 1, 1), b"a.b", 0, b"its own"));
         assert!(core.queued(key) > before);
     }

@@ -59,7 +59,7 @@ pub struct Config {
 }
 
 /// The secrets that peers may prove.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Tokens {
     /// The daemon's own.
     pub own: Option<Token>,

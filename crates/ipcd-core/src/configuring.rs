@@ -14,6 +14,9 @@ impl Core {
     pub fn configure(&mut self, now: Instant, change: impl FnOnce(&mut Config)) {
         let before = self.config.clone();
         change(&mut self.config);
+        if self.config.tokens != before.tokens {
+            self.revoke(now, &before.tokens);
+        }
         if self.config.acl != before.acl {
             self.recheck(now, &before.acl);
         }

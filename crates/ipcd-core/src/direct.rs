@@ -75,7 +75,8 @@ impl Core {
         else {
             return self.count_undeliverable(to);
         };
-        if to.request.is_some_and(|request| !self.replied(now, key, request)) {
+        let by = from.key.is_none().then(|| place_of(from.id).0);
+        if to.request.is_some_and(|request| !self.replied(now, key, request, by)) {
             return self.count_undeliverable(to);
         }
         if self.is_too_large(key, frame) {
@@ -84,6 +85,11 @@ impl Core {
         self.counters.direct_matched += 1;
         if let Some(ticket) = ticket {
             self.opened_copy(ticket);
+        }
+        if ticket.is_some() && self.has_no_room_for(key, frame) {
+            self.counters.direct_dropped += 1;
+            ticket.inspect(|ticket| self.concluded(now, *ticket, Fate::Dropped(Reason::Newest)));
+            return;
         }
         let (parts, of) = HARD_LIMIT;
         let is_beyond = self.peer(key).outbox.len() >= self.config.outbox / of * parts;

@@ -8,7 +8,7 @@ use ipcd_proto::control::{Answer, Query};
 use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Filter, Subject};
 
-use crate::session::is_name;
+use crate::name::is_name;
 use crate::shared::{Interest, Part};
 
 /// Interests of one worker. Subscriptions of one filter and group are one interest.

@@ -118,6 +118,9 @@ impl Core {
                     Some(_) => self.forward_to(from.key, *slot, frame, ticket),
                     None => self.pass_on(from.id, *slot, frame, ticket),
                 }
+                if let Some(ticket) = ticket {
+                    self.sent_to_group_elsewhere(ticket);
+                }
             }
             None => {}
         }

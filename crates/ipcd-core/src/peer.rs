@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use foldhash::fast::RandomState;
-use ipcd_proto::Filter;
 use ipcd_proto::auth::{Nonce, Proof};
 use ipcd_proto::control::{Hello, Origin, Overflow, Reason};
+use ipcd_proto::{Address, Filter};
 use serde::{Deserialize, Serialize};
 
 use crate::acl::Rights;
@@ -36,6 +36,12 @@ pub(crate) fn place_of(id: u64) -> (u32, u32) {
     let place = id >> NUMBER_BITS;
     let incarnation = place as u32 % (1 << INCARNATION_BITS);
     (u32::try_from(place >> INCARNATION_BITS).unwrap_or(u32::MAX), incarnation)
+}
+
+/// The id that a text is: decimal digits, as in an address. `+7` and `007` are none.
+pub(crate) fn id_in(text: &str) -> Option<u64> {
+    let address = Address::parse(format!("@{text}").as_bytes())?;
+    address.request.is_none().then_some(address.peer)
 }
 
 /// Whether a life of a place may have given out such an id.

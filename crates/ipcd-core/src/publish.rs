@@ -203,6 +203,9 @@ impl Core {
             let why = "a message with this number is not concluded yet, or it has none";
             return Err((Code::Protocol, why.into()));
         }
+        if frame.header.request {
+            self.check_reply_subject(key, frame)?;
+        }
         let address = Address::parse(frame.subject);
         self.check_right_to_publish(key, frame.subject, address)?;
         if let Some(address) = address {
@@ -210,6 +213,18 @@ impl Core {
         }
         let targets = self.route(frame.subject);
         targets.map(To::Subscribers).map_err(|error| (Code::BadSubject, error.to_string()))
+    }
+
+    /// Whether replies to a request come to its own requester. Responders publish where it says, with
+    /// rights that the requester may not have.
+    fn check_reply_subject(&self, key: PeerKey, frame: &Frame<'_>) -> Result<(), (Code, String)> {
+        let peer = self.peers[key.0 as usize].origin.peer;
+        let own = Address { peer, request: Some(frame.header.correlation) };
+        if Address::parse(frame.reply) == Some(own) {
+            return Ok(());
+        }
+        let why = format!("the reply subject of this request has to be its own address, {own}");
+        Err((Code::BadSubject, why))
     }
 
     fn is_outstanding(&self, key: PeerKey, correlation: u64) -> bool {
@@ -267,6 +282,10 @@ impl Core {
     pub(crate) fn deliver(&mut self, now: Instant, from: Sender, member: &Member, load: Load<'_>) {
         if !self.hears(from.key, member) || !self.peer(member.peer).is_open() {
             return;
+        }
+        if load.ticket.is_some() && self.has_no_room_for(member.peer, load.bytes) {
+            self.note_matched(member, &load);
+            return self.drop_copies(now, member, &load, Reason::Newest);
         }
         match self.peer(member.peer).largest {
             None => self.deliver_fitting(now, from, member, load),

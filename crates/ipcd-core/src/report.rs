@@ -10,9 +10,10 @@ use ipcd_proto::control::{
 use ipcd_proto::{Header, Kind, Subject};
 use serde::Serialize;
 
+use crate::access::denied;
 use crate::core::{Core, Output};
 use crate::fault::{MAX_PARTS, MAX_QUESTIONS};
-use crate::peer::{Peer, PeerKey};
+use crate::peer::{Peer, PeerKey, id_in};
 use crate::table::{Asker, Request};
 
 /// Bytes of one part of an answer, roughly.
@@ -51,7 +52,8 @@ impl Core {
         let asked = Asked { key, peer, correlation, is_of_subscriptions, sum: None };
         self.questions.asked.insert(ticket, asked);
         if self.others.is_some() {
-            self.outputs.push_back(Output::Tell(Request::Ask { ticket, query }));
+            let by = self.principal(key);
+            self.outputs.push_back(Output::Tell(Request::Ask { ticket, by, query }));
             return;
         }
         for answer in self.report(now, &query) {
@@ -126,6 +128,18 @@ impl Core {
         }
     }
 
+    /// The supervisor does not let the peer ask this: its rules are newer than ours.
+    pub(crate) fn question_denied(&mut self, now: Instant, ticket: u64) {
+        let Some(Asked { key, peer, correlation, .. }) = self.questions.asked.remove(&ticket)
+        else {
+            return;
+        };
+        if self.peers.get(key.0 as usize).is_some_and(|found| found.origin.peer == peer) {
+            let (code, why) = denied("ask this");
+            self.refuse(now, key, correlation, code, why);
+        }
+    }
+
     pub(crate) fn answer(
         &mut self,
         now: Instant,
@@ -170,9 +184,10 @@ impl Core {
     }
 
     fn find_peer(&self, who: &str) -> Option<u64> {
-        let is_meant = |origin: &Origin| match who.parse() {
-            Ok(id) if origin.peer == id => true,
-            _ => origin.name.as_deref() == Some(who),
+        let id = id_in(who);
+        let is_meant = |origin: &Origin| match id {
+            Some(id) => origin.peer == id,
+            None => origin.name.as_deref() == Some(who),
         };
         let open = self.peers.iter().filter(|(_, peer)| peer.is_open());
         open.map(|(_, peer)| &peer.origin).find(|origin| is_meant(origin)).map(|found| found.peer)

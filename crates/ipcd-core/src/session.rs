@@ -15,6 +15,7 @@ use crate::config::Bare;
 use crate::core::{Core, Output};
 use crate::fault::{MAX_INTERESTS, MAX_QUESTIONS};
 use crate::interest::{Group, Member};
+use crate::name::{check_name, check_peer_name};
 use crate::peer::{Challenged, Naming, PeerKey, State, Subscription};
 use crate::table::Request;
 
@@ -69,7 +70,7 @@ impl Core {
             return Err((Code::Version, why));
         }
         if let Some(name) = &hello.name {
-            check_name(name)?;
+            check_peer_name(name)?;
         }
         match &self.peer(key).state {
             State::New { challenge: Some(nonce) } => {
@@ -115,17 +116,23 @@ impl Core {
         hello: Hello,
         proof: Option<Proof>,
     ) -> Result<(), Failure> {
+        if proof.is_some() {
+            let token = hello.token.clone().unwrap_or_default().into();
+            self.peer(key).proven.get_or_insert_default().token = Some(token);
+        }
         let Some(name) = hello.name.clone() else {
             self.open(now, key, hello, proof);
             return Ok(());
         };
+        self.read_rights(key);
+        self.check_right_to_name(key, &name).inspect_err(|(_, why)| self.note_denied(key, why))?;
         let is_shared = self.others.is_some();
         let is_free = !is_shared && self.names.insert(name.clone());
         self.peer(key).state = State::Naming(Box::new(Naming { hello, proof }));
         match is_shared {
             true => {
                 let peer = self.peer(key).origin.peer;
-                let claim = Request::ClaimName { key, peer, name };
+                let claim = Request::ClaimName { by: self.principal(key), peer, name };
                 self.outputs.push_back(Output::Tell(claim));
             }
             false => self.named(now, key, is_free),
@@ -140,6 +147,8 @@ impl Core {
             State::Naming(naming) if granted => {
                 let Naming { hello, proof } = *naming;
                 self.open(now, key, hello, proof);
+                // The rules may have changed while the name was asked for.
+                self.end_without_right(now, key);
             }
             State::Naming(naming) => {
                 let name = naming.hello.name.unwrap_or_default();
@@ -168,10 +177,6 @@ impl Core {
         let told = self.config.max_payload as u32;
         let peer = self.peer(key);
         peer.origin.name = hello.name;
-        if proof.is_some() {
-            let token = hello.token.unwrap_or_default().into();
-            peer.proven.get_or_insert_default().token = Some(token);
-        }
         peer.no_echo = hello.no_echo;
         peer.state = State::Open;
         peer.deadlines.state = None;
@@ -344,18 +349,4 @@ fn bad_subject(error: BadSubject) -> Failure {
 
 fn malformed(error: BadBody) -> Failure {
     (Code::Protocol, error.to_string())
-}
-
-/// Whether a peer or a group may be called so.
-fn check_name(name: &str) -> Result<(), Failure> {
-    if !is_name(name) {
-        let rule = format!("a name has 1 to {MAX_NAME} bytes and no control characters or space");
-        return Err((Code::BadSubject, rule));
-    }
-    Ok(())
-}
-
-pub(crate) fn is_name(name: &str) -> bool {
-    let is_good = |c: char| !c.is_control() && !c.is_whitespace();
-    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_good)
 }

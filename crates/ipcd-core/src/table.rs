@@ -5,11 +5,11 @@ mod questions;
 
 use std::collections::{HashMap, VecDeque};
 
-pub use self::messages::{Asker, News, Request, Told};
+pub use self::messages::{Asker, News, Principal, Request, Told};
 use self::questions::Question;
 use crate::fault::{Fault, MAX_INTERESTS, MAX_NAMES, check_counters, check_interest};
+use crate::name::is_peer_name;
 use crate::report::add_counters;
-use crate::session::is_name;
 use crate::shared::{Change, Interest, Part, Shared};
 
 /// Changes in one message to a worker.
@@ -104,8 +104,8 @@ impl Table {
                 }
                 self.change(Change::Spent { slot, source, spent });
             }
-            Request::ClaimName { key, peer, name } => {
-                let to = self.shared.lives[slot as usize];
+            Request::ClaimName { by, peer, name } => {
+                let (to, key) = (self.shared.lives[slot as usize], by.key);
                 let granted = self.claim(slot, &name)?;
                 return Ok(vec![(slot, News::Named { to, key, peer, name, granted })]);
             }
@@ -114,10 +114,23 @@ impl Table {
                 check_counters(&self.ended, &counters)?;
                 add_counters(&mut self.ended, &counters);
             }
-            Request::Ask { ticket, query } => return self.ask(slot, ticket, query),
+            Request::Ask { ticket, query, .. } => return self.ask(slot, ticket, query),
             Request::Answer { asker, part, last } => return self.answer(asker, slot, part, last),
         }
         Ok(Vec::new())
+    }
+
+    /// Refuses what a worker asks for a peer that has no right to it.
+    pub fn deny(&self, slot: u32, request: Request) -> Vec<Told> {
+        let life = self.shared.lives.get(slot as usize).copied().unwrap_or(0);
+        let news = match request {
+            Request::ClaimName { by: Principal { key, .. }, peer, name } => {
+                News::Named { to: life, key, peer, name, granted: false }
+            }
+            Request::Ask { ticket, .. } => News::Denied(Asker { slot, life, ticket }),
+            _ => return Vec::new(),
+        };
+        vec![(slot, news)]
     }
 
     fn interested(
@@ -205,7 +218,7 @@ impl Table {
 
     /// Gives a name to a worker's peer, if it is free and the worker has not too many.
     fn claim(&mut self, slot: u32, name: &str) -> Result<bool, Fault> {
-        if !is_name(name) {
+        if !is_peer_name(name) {
             return Err(Fault::Name);
         }
         let named = &mut self.named[slot as usize];
@@ -246,7 +259,7 @@ mod tests {
 
     use super::*;
     use crate::fault::{MAX_PARTS, MAX_QUESTIONS};
-    use crate::peer::PeerKey;
+    use crate::peer::{PeerKey, id_of};
 
     const SLOTS: u32 = 3;
     const HOSTILE: u32 = 1;
@@ -303,14 +316,22 @@ mod tests {
             }),
             any_interest().prop_map(Request::Uninterested),
             (any::<u32>(), any::<u64>(), name.clone()).prop_map(|(key, peer, name)| {
-                Request::ClaimName { key: PeerKey(key), peer, name }
+                Request::ClaimName { by: principal(key), peer, name }
             }),
             name.prop_map(Request::ReleaseName),
             counters.prop_map(Request::Counted),
-            (any::<u64>(), any_query()).prop_map(|(ticket, query)| Request::Ask { ticket, query }),
+            (any::<u64>(), any_query()).prop_map(|(ticket, query)| ask(ticket, query)),
             (any_asker(), any_answer(), any::<bool>())
                 .prop_map(|(asker, part, last)| { Request::Answer { asker, part, last } }),
         ]
+    }
+
+    fn principal(key: u32) -> Principal {
+        Principal { key: PeerKey(key), ..Principal::default() }
+    }
+
+    fn ask(ticket: u64, query: Query) -> Request {
+        Request::Ask { ticket, by: principal(0), query }
     }
 
     fn interested(filter: &str) -> Request {
@@ -322,7 +343,7 @@ mod tests {
     fn table() -> Table {
         let mut table = Table::new(SLOTS as usize);
         (0..SLOTS).for_each(|slot| table.born(slot, 1));
-        let name = Request::ClaimName { key: PeerKey(0), peer: 1, name: "mine".into() };
+        let name = Request::ClaimName { by: principal(0), peer: 1, name: "mine".into() };
         table.heed(0, name).unwrap();
         table.heed(0, interested("a")).unwrap();
         table
@@ -365,8 +386,8 @@ mod tests {
 
     #[test]
     fn what_no_honest_worker_says_is_a_fault() {
-        let ask = |query| Request::Ask { ticket: 1, query };
-        let claim = |name: &str| Request::ClaimName { key: PeerKey(0), peer: 1, name: name.into() };
+        let claim =
+            |name: &str| Request::ClaimName { by: principal(0), peer: 1, name: name.into() };
         let (group, members) = (Some("g".to_owned()), Some(Part { number: 1, members: 1 }));
         let shared = Interest { filter: "a".into(), group };
         let counted = |name: &str| Request::Counted(vec![(name.into(), 1)]);
@@ -384,8 +405,9 @@ mod tests {
             ),
             (claim(""), Fault::Name),
             (claim("two words"), Fault::Name),
-            (ask(Query::Matching("*".into())), Fault::Question),
-            (ask(Query::Find("x".repeat(65))), Fault::Question),
+            (claim("7"), Fault::Name),
+            (ask(1, Query::Matching("*".into())), Fault::Question),
+            (ask(1, Query::Find("x".repeat(65))), Fault::Question),
             (counted("UPPER"), Fault::Counters),
             (counted(&"x".repeat(65)), Fault::Counters),
         ] {
@@ -393,10 +415,44 @@ mod tests {
         }
     }
 
+    /// So another one can neither act on it nor answer for it.
+    #[test]
+    fn a_question_about_one_peer_is_for_its_own_worker_only() {
+        let mut table = table();
+        let mut asked = |query| {
+            let told = table.heed(1, ask(1, query)).unwrap();
+            let slots: Vec<u32> = told.iter().map(|(slot, _)| *slot).collect();
+            (slots, told.into_iter().next().map(|(_, news)| news))
+        };
+        assert_eq!(asked(Query::Kick(id_of(2, 1, 7))).0, [2]);
+        assert_eq!(asked(Query::Find(id_of(0, 1, 7).to_string())).0, [0]);
+        assert_eq!(asked(Query::Find("mine".into())).0, [0]);
+        assert_eq!(asked(Query::Peers).0, [0, 1, 2]);
+        let nobody = |part| {
+            let asker = Asker { slot: 1, life: 1, ticket: 1 };
+            (vec![1], Some(News::Answer { asker, part: Some(part), last: true }))
+        };
+        assert_eq!(asked(Query::Kick(id_of(2, 9, 7))), nobody(Answer::Kicked(false)));
+        assert_eq!(asked(Query::Kick(u64::MAX)), nobody(Answer::Kicked(false)));
+        assert_eq!(asked(Query::Find("yours".into())), nobody(Answer::Found(None)));
+        assert_eq!(asked(Query::Find("007".into())), nobody(Answer::Found(None)));
+    }
+
+    #[test]
+    fn what_a_peer_has_no_right_to_is_told_to_its_worker() {
+        let table = table();
+        let asker = Asker { slot: 1, life: 1, ticket: 4 };
+        assert_eq!(table.deny(1, ask(4, Query::Peers)), [(1, News::Denied(asker))]);
+        let claim = Request::ClaimName { by: principal(3), peer: 5, name: "a".into() };
+        let told = table.deny(1, claim);
+        assert!(matches!(told[..], [(1, News::Named { granted: false, peer: 5, .. })]), "{told:?}");
+        assert!(table.deny(1, interested("a")).is_empty());
+    }
+
     #[test]
     fn answers_are_to_the_question_and_end() {
         let mut table = table();
-        table.heed(0, Request::Ask { ticket: 1, query: Query::Peers }).unwrap();
+        table.heed(0, ask(1, Query::Peers)).unwrap();
         let asker = Asker { slot: 0, life: 1, ticket: 1 };
         let answer = |part| Request::Answer { asker, part: Some(part), last: false };
         let wrong = table.heed(HOSTILE, answer(Answer::Matching(1)));
@@ -419,11 +475,11 @@ mod tests {
         let waiting = table.unconfirmed[HOSTILE as usize].len();
         assert!(waiting <= MAX_INTERESTS / BATCH + 1, "{waiting}");
         for ticket in 0..MAX_QUESTIONS as u64 {
-            table.heed(HOSTILE, Request::Ask { ticket, query: Query::Peers }).unwrap();
+            table.heed(HOSTILE, ask(ticket, Query::Peers)).unwrap();
         }
-        let ask = Request::Ask { ticket: u64::MAX, query: Query::Peers };
-        assert_eq!(table.heed(HOSTILE, ask.clone()), Err(Fault::Questions));
-        assert!(table.heed(0, ask).is_ok(), "nobody else is kept from asking");
+        let one_more = ask(u64::MAX, Query::Peers);
+        assert_eq!(table.heed(HOSTILE, one_more.clone()), Err(Fault::Questions));
+        assert!(table.heed(0, one_more).is_ok(), "nobody else is kept from asking");
         let counters = |from: u32| (from..from + 40).map(|n| (format!("c{n}"), 1)).collect();
         table.heed(HOSTILE, Request::Counted(counters(0))).unwrap();
         table.heed(HOSTILE, Request::Counted(counters(0))).unwrap();

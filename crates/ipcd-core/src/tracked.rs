@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use ipcd_proto::control::{Code, Reason, Receipt, Refusal, encode};
-use ipcd_proto::{Header, Kind};
+use ipcd_proto::{Decoded, Header, Kind, decode};
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
@@ -18,9 +18,9 @@ use crate::peer::PeerKey;
 
 /// Outcomes that a peer may wait for at once. It is not read while it waits for as many.
 pub(crate) const MAX_OUTSTANDING: usize = 64 * 1024;
-/// Requests that a peer is known to have, and not to have answered. That it has gone is not told
-/// to those who wait for the answer to others.
-const MAX_UNANSWERED: usize = 64 * 1024;
+/// Requests that a peer has and has not answered: one with so many gets no more until some are
+/// answered or over.
+const MAX_UNANSWERED: usize = 1024 * 1024;
 /// Messages whose outcome is open, beyond which those of other workers are turned away: they may
 /// come from one that was taken over, and keeps to no limit.
 const MAX_TRACKED: usize = 1024 * 1024;
@@ -40,6 +40,8 @@ pub(crate) struct Tracked {
     open: u64,
     /// Workers that have copies and have not said what became of them.
     elsewhere: Vec<u32>,
+    /// Whether another worker may pass a copy on to a third one: it was for members of a group.
+    may_be_passed_on: bool,
     receipt: Receipt,
     is_answered: bool,
     /// Whether a worker has passed a copy on: then a reply may come later than the news of it.
@@ -93,6 +95,18 @@ impl Tracked {
             && self.is_answered
             && self.is_passed_on
             && matches!(self.home, Home::Here(..))
+    }
+
+    /// Whether its publisher still waits. Requests are looked through now and then only.
+    fn waits(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|at| at > now)
+    }
+
+    /// Whether peers of that worker may have it: those here, or of one that got a copy and has not
+    /// said what became of it, which it says after the last reply.
+    fn may_be_answered(&self, by: Option<u32>) -> bool {
+        let is_known = by.is_none_or(|slot| self.elsewhere.contains(&slot));
+        is_known || self.may_be_passed_on || self.is_passed_on
     }
 }
 
@@ -159,6 +173,7 @@ impl Core {
             is_request,
             open: 1,
             elsewhere: Vec::new(),
+            may_be_passed_on: false,
             receipt: Receipt::default(),
             is_answered: false,
             is_passed_on: false,
@@ -195,6 +210,13 @@ impl Core {
         }
     }
 
+    /// Another worker gets a copy for members of a group, of which the last may leave meanwhile.
+    pub(crate) fn sent_to_group_elsewhere(&mut self, ticket: Ticket) {
+        if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
+            entry.may_be_passed_on = true;
+        }
+    }
+
     /// A copy was put into a peer's outbox, or dropped instead.
     pub(crate) fn opened_copy(&mut self, ticket: Ticket) {
         if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
@@ -226,14 +248,20 @@ impl Core {
         });
     }
 
-    /// A reply is on its way to the peer that has sent this request; false if it waits for none.
-    pub(crate) fn replied(&mut self, now: Instant, requester: PeerKey, correlation: u64) -> bool {
+    /// A reply is on its way to the peer that has sent this request; false if it waits for none, or
+    /// for none of that worker, which has not got the request: it may have been taken over.
+    pub(crate) fn replied(
+        &mut self,
+        now: Instant,
+        requester: PeerKey,
+        correlation: u64,
+        by: Option<u32>,
+    ) -> bool {
         let calls = self.peer(requester).calls.as_ref();
         let ticket = calls.and_then(|calls| calls.outstanding.get(&correlation).copied());
         let entry = ticket.and_then(|ticket| self.trackers.entries.get_mut(&ticket));
         match entry {
-            // Requests are looked through now and then only.
-            Some(entry) if entry.expires.is_some_and(|at| at > now) => {
+            Some(entry) if entry.waits(now) && entry.may_be_answered(by) => {
                 entry.is_answered = true;
                 true
             }
@@ -243,15 +271,20 @@ impl Core {
 
     /// A peer has got a request, and is to answer it.
     pub(crate) fn is_asked(&mut self, key: PeerKey, requester: u64, id: u64, ticket: Ticket) {
-        let unanswered = &mut self.peer(key).calls().unanswered;
-        let has_room = unanswered.len() < MAX_UNANSWERED;
-        match unanswered.entry((requester, id)) {
+        match self.peer(key).calls().unanswered.entry((requester, id)) {
             Entry::Occupied(mut asked) => asked.get_mut().again.push(ticket),
-            Entry::Vacant(free) if has_room => {
+            Entry::Vacant(free) => {
                 free.insert(Asked { ticket, again: Vec::new() });
             }
-            Entry::Vacant(_) => {}
         }
+    }
+
+    /// Whether this is a request, and the peer has as many as it may have: it gets no more. None that
+    /// it has is forgotten, for then its answer would not be let through.
+    pub(crate) fn has_no_room_for(&self, key: PeerKey, frame: &[u8]) -> bool {
+        let calls = self.peers[key.0 as usize].calls.as_ref();
+        calls.is_some_and(|calls| calls.unanswered.len() >= MAX_UNANSWERED)
+            && matches!(decode(frame, usize::MAX), Ok(Decoded::Frame(one, _)) if one.header.request)
     }
 
     /// A peer answers this request, and not for the last time.

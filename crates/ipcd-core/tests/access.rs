@@ -122,6 +122,46 @@ fn whoever_was_asked_may_answer_and_nobody_else() {
     );
 }
 
+/// Whoever has a name gets what is sent to it.
+#[test]
+fn a_name_is_for_those_who_may_have_it() {
+    check(
+        "
+        acl allow uid=1 pub=> sub=> | allow uid=2 sub=news name=b-*,c | allow uid=3 pub=> sub=> name=d
+        + a=any@1 b=b-1@2
+        + c=any2@2
+        + d=d@3
+        + e=e@3
+        + f=f@4
+        a: pub @2 private
+        acl allow uid=1 pub=> sub=> | deny name=b-*
+        ",
+        "
+        c: is told of in the log
+        c: error Denied
+        c: bye
+        c: closes: this peer may not be called any2 (see [[acl]] in ipcd's configuration)
+        e: is told of in the log
+        e: error Denied
+        e: bye
+        e: closes: this peer may not be called e (see [[acl]] in ipcd's configuration)
+        f: is told of in the log
+        f: error Denied
+        f: bye
+        f: closes: this peer may not be called f (see [[acl]] in ipcd's configuration)
+        b: message 0 @2 private
+        b: is told of in the log
+        b: error Denied
+        b: bye
+        b: closes: this peer may not be called b-1 any more (see [[acl]] in ipcd's configuration)
+        d: is told of in the log
+        d: error Denied
+        d: bye
+        d: closes: this peer may not be called d any more (see [[acl]] in ipcd's configuration)
+        ",
+    );
+}
+
 #[test]
 fn only_an_administrator_sees_and_cuts_off_others() {
     check(

@@ -79,7 +79,9 @@ impl World {
 
     fn publish(&mut self, at: usize, key: PeerKey, subject: &str, header: Header, size: usize) {
         let (payload, mut bytes) = (vec![b'x'; size], Vec::new());
-        let (subject, reply, headers) = (subject.as_bytes(), &b""[..], &b""[..]);
+        let own = format!("@{}.{}", self.cores[at].origin(key).peer, header.correlation);
+        let reply = if header.request { own.as_bytes() } else { &[] };
+        let (subject, headers) = (subject.as_bytes(), &[][..]);
         FrameWriter(&mut bytes).write(&Frame {
             header,
             subject,

@@ -112,6 +112,81 @@ fn a_request_is_answered_once_or_more_and_late_replies_are_dropped() {
     );
 }
 
+/// Peers: a (1) asks, b (2) answers, c (3) may publish everywhere and has guessed the number.
+#[test]
+fn only_who_has_the_request_answers_it() {
+    check(
+        "
+        + a b c d
+        b: sub 1 sum group=g
+        d: sub 1 other
+        a: req 7 sum 1+1
+        c: pub @1.7 forged | more @1.7 forged | ask 4 @1.7 forged
+        a: req 8 other 1+2
+        b: pub @1.8 not-asked-for-this-one
+        b: pub @1.7 2
+        d: pub @1.8 3
+        count replies_late direct_delivered
+        ",
+        "
+        b: ack
+        d: ack
+        b: message 1 sum 1+1
+        c: receipt 4: 0 delivered
+        d: message 1 other 1+2
+        a: message 0 @1.7 2
+        a: message 0 @1.8 3
+        direct_delivered: 2
+        replies_late: 4
+        ",
+    );
+}
+
+#[test]
+fn a_request_is_answered_to_its_requester_or_refused() {
+    check(
+        "
+        + a b
+        b: sub 1 sum
+        a: req 7 sum x reply=admin.shutdown | req 7 sum x reply=@2.7 | req 7 sum x reply=@1.8
+        a: req 7 sum x reply= | req 7 sum x reply=@1 | req 7 sum x reply=@1.07
+        a: req 7 sum x
+        ",
+        "
+        b: ack
+        a: refused BadSubject
+        a: refused BadSubject
+        a: refused BadSubject
+        a: refused BadSubject
+        a: refused BadSubject
+        a: refused BadSubject
+        b: message 1 sum x
+        ",
+    );
+}
+
+#[test]
+fn a_name_is_never_taken_for_the_id_of_another() {
+    check(
+        "
+        + a=three b=3
+        + c
+        a: find 3 | find +3 | find 03 | find three | find 1
+        ",
+        "
+        b: error BadSubject
+        b: bye
+        b: closes: the name 3 looks like the id or the address of a peer: it must not begin with @, and \
+        needs more than digits, dots and signs
+        a: Found(Some(3))
+        a: Found(None)
+        a: Found(None)
+        a: Found(Some(1))
+        a: Found(Some(1))
+        ",
+    );
+}
+
 #[test]
 fn a_request_without_responder_or_whose_responder_goes_is_told_so() {
     check(

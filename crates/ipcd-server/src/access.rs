@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ipcd_core::{Acl, Action, Members, Pattern, Rule, Whom};
+use ipcd_core::{Acl, Action, BadName, Members, NamePattern, Pattern, Rule, Whom};
 use nix::unistd::{Gid, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -38,6 +38,8 @@ struct Written {
     certificate: Option<String>,
     publish: Vec<Pattern>,
     subscribe: Vec<Subjects>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<Names>,
     admin: bool,
     action: Action,
 }
@@ -56,6 +58,18 @@ struct GroupName(String, Members);
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "Pattern")]
 struct Subjects(Pattern);
+
+/// Names that peers may have: a list, or only one.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(try_from = "OneOrMany", into = "Vec<NamePattern>")]
+struct Names(Vec<NamePattern>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
 
 /// The rules, for listeners of these names. Those that no rule names are left out: there may be
 /// hundreds, and all of it travels to a worker in one message.
@@ -117,16 +131,19 @@ impl TryFrom<Written> for AccessRule {
                 (uid, gid.map(members_of).or(group.map(|GroupName(_, members)| members)))
             }
         };
-        if w.publish.is_empty() && w.subscribe.is_empty() && !w.admin && w.action == Action::Deny {
-            let why =
-                "a rule that denies needs publish = [\"…\"], subscribe = [\"…\"] or admin = true";
+        let name = w.name.map(|Names(patterns)| patterns);
+        let speaks_of_subjects = !w.publish.is_empty() || !w.subscribe.is_empty();
+        let speaks_of_names = name.as_ref().is_some_and(|patterns| !patterns.is_empty());
+        if w.action == Action::Deny && !speaks_of_subjects && !speaks_of_names && !w.admin {
+            let why = "a rule that denies needs publish = [\"…\"], subscribe = [\"…\"], \
+                       name = [\"…\"] or admin = true";
             return Err(why.into());
         }
         let (listener, token, certificate) = (w.listener, w.token, w.certificate);
         let whom = Whom { uid, group, listener, token, certificate };
         let subscribe = w.subscribe.into_iter().map(|Subjects(pattern)| pattern).collect();
         let (admin, action) = (w.admin, w.action);
-        let rule = Rule { whom, publish: w.publish, subscribe, admin, action, line: 0 };
+        let rule = Rule { whom, publish: w.publish, subscribe, name, admin, action, line: 0 };
         Ok(Self { written, rule })
     }
 }
@@ -180,6 +197,28 @@ impl TryFrom<String> for Subjects {
     }
 }
 
+impl TryFrom<OneOrMany> for Names {
+    type Error = String;
+
+    fn try_from(written: OneOrMany) -> Result<Self, String> {
+        let texts = match written {
+            OneOrMany::One(text) => vec![text],
+            OneOrMany::Many(texts) => texts,
+        };
+        let named = |text: String| {
+            let why = |error: BadName| format!("name {text:?}: {error}");
+            NamePattern::try_from(text.clone()).map_err(why)
+        };
+        texts.into_iter().map(named).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl From<Names> for Vec<NamePattern> {
+    fn from(Names(patterns): Names) -> Self {
+        patterns
+    }
+}
+
 impl From<Subjects> for Pattern {
     fn from(Subjects(pattern): Subjects) -> Self {
         pattern
@@ -203,6 +242,21 @@ mod tests {
     use std::path::Path;
 
     use crate::config::Config;
+
+    #[test]
+    fn names_are_one_or_a_list_and_say_what_is_wrong() {
+        let rule =
+            |name: &str| Config::parse(&format!("[[acl]]\nuid = 1\n{name}\n"), Path::new("f.toml"));
+        let names = |name: &str| rule(name).unwrap().acl().rules[0].name.clone();
+        assert_eq!(names("").map(|names| names.len()), None);
+        assert_eq!(names("name = \"vault\""), names("name = [\"vault\"]"));
+        assert_eq!(names("name = [\"a\", \"w-*\"]").map(|names| names.len()), Some(2));
+        let why = |name: &str| rule(name).unwrap_err().to_string();
+        assert!(why("name = [\"a*b\"]").contains("at the end"), "{}", why("name = [\"a*b\"]"));
+        assert!(why("name = \"7\"").contains("id"), "{}", why("name = \"7\""));
+        assert!(rule("action = \"deny\"\nname = \"a\"").is_ok());
+        assert!(why("action = \"deny\"\nname = []").contains("needs"));
+    }
 
     #[test]
     fn what_a_rule_names_is_known_by_all_its_names_and_the_rest_stays() {

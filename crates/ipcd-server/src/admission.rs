@@ -189,7 +189,7 @@ impl Admission {
 
     /// A worker says that a peer has gone. What it says of peers that are not its own is ignored.
     pub(crate) fn release(&mut self, number: u64, slot: usize) -> Option<Admitted> {
-        self.peer(number).filter(|peer| peer.is_of(slot))?;
+        self.peer_of(number, slot)?;
         let peer = self.peers.remove(place_of(number));
         self.discharge(&peer);
         Some(peer)
@@ -197,8 +197,17 @@ impl Admission {
 
     /// Whether a worker still serves a peer that has to go.
     pub(crate) fn is_leaving(&self, number: u64, slot: usize) -> bool {
-        let is_meant = |peer: &Admitted| peer.is_of(slot) && peer.standing == Standing::Displaced;
-        self.peer(number).is_some_and(is_meant)
+        self.peer_of(number, slot).is_some_and(|peer| peer.standing == Standing::Displaced)
+    }
+
+    /// A peer, if the worker in this slot serves it.
+    pub(crate) fn peer_of(&self, number: u64, slot: usize) -> Option<&Admitted> {
+        self.peer(number).filter(|peer| peer.is_of(slot))
+    }
+
+    /// Whether peers are here that came in by this listener.
+    pub(crate) fn has_peers_of(&self, listener: usize) -> bool {
+        self.peers.iter().any(|(_, peer)| peer.listener == listener)
     }
 
     /// The slot whose worker serves a peer.

@@ -150,7 +150,12 @@ pub(crate) enum ToSupervisor {
     /// These have proved their tokens, by the supervisor's numbers.
     Opened(Vec<u64>),
     /// What it wants all workers to know, and the like.
-    Request(Request),
+    Request {
+        /// The peer that it is for, by the supervisor's number; 0 for none.
+        by: u64,
+        /// What.
+        request: Request,
+    },
     /// Nothing is on its way from it to other workers.
     Quiet,
 }

@@ -263,7 +263,14 @@ impl Worker {
         let mut counters = self.core.counters();
         counters.retain(|(_, count)| *count > 0);
         let counted = Request::Counted(counters);
-        self.tell(&ToSupervisor::Request(counted))
+        self.request(counted)
+    }
+
+    /// Tells the supervisor something, and for whom.
+    fn request(&mut self, request: Request) -> Result<(), Error> {
+        let connection = request.principal().and_then(|by| self.connection(by.key));
+        let by = connection.map_or(0, |connection| connection.admission);
+        self.tell(&ToSupervisor::Request { by, request })
     }
 
     /// Does a slice of what had to be put off, which may be much: others come first, and come soon.
@@ -474,7 +481,7 @@ impl Worker {
                 Output::Close(key, why) => self.close(key, why),
                 Output::Drop(key, why) => self.detach(key, &why),
                 Output::Forward(slot) => self.forward(slot)?,
-                Output::Tell(request) => self.tell(&ToSupervisor::Request(request))?,
+                Output::Tell(request) => self.request(request)?,
             }
         }
         // Also when nothing is left to be sent because the one it was for has died.

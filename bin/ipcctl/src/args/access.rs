@@ -54,6 +54,9 @@ pub(crate) struct What {
     /// Subscribe to this subject, in which * and > may stand.
     #[arg(long = "sub", value_name = "FILTER")]
     pub(crate) subscribe: Option<String>,
+    /// Have this name (--name).
+    #[arg(long, value_name = "NAME")]
+    pub(crate) named: Option<String>,
     /// See other peers and cut them off: clients, subs, kick.
     #[arg(long)]
     pub(crate) admin: bool,

@@ -94,7 +94,8 @@ impl Client {
     /// and counts it.
     ///
     /// # Errors
-    /// If `to` has no reply subject, the reply is no good, or the connection is lost.
+    /// [`Error::NoRequest`] if nobody waits for a reply; else if `to` has no reply subject, the reply
+    /// is no good, or the connection is lost.
     pub fn reply(&mut self, to: &Message, payload: &[u8]) -> Result<()> {
         self.reply_message(to, &[], payload, false)
     }
@@ -112,6 +113,9 @@ impl Client {
         more: bool,
     ) -> Result<()> {
         let subject = to.reply().ok_or(BadSubject::Empty)?;
+        if !to.is_request {
+            return Err(Error::NoRequest);
+        }
         // With the connection over which the request came, the daemon has given up on a reply; and
         // if it has started anew, the address may be another peer's.
         if to.connection != self.connection && subject.starts_with('@') {

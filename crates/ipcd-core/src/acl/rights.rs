@@ -1,7 +1,9 @@
 //! What one peer may do, as the rules that concern it say.
 
+use ipcd_proto::control::Query;
 use ipcd_proto::{BadSubject, Filter, Subject};
 
+use super::names::NamePermit;
 use super::pattern::Pattern;
 
 /// What a peer may do. Nothing is restricted for a peer that has none.
@@ -9,6 +11,7 @@ use super::pattern::Pattern;
 pub(crate) struct Rights {
     pub(super) publish: Permit,
     pub(super) subscribe: Permit,
+    pub(super) name: NamePermit,
     pub(super) admin: bool,
 }
 
@@ -55,8 +58,32 @@ impl Rights {
         self.admin
     }
 
+    /// Whether the peer may have this name: what is sent to the name it then gets.
+    pub(crate) fn may_be_named(&self, name: &str) -> bool {
+        self.name.permits(name)
+    }
+
+    /// Whether this may be asked; if not, what it is that may not be done.
+    pub(crate) fn may_ask(&self, query: &Query) -> Result<(), &'static str> {
+        let may = match query {
+            Query::Status | Query::Sandbox => Ok(()),
+            Query::Peers | Query::Subscriptions => Err("see other peers"),
+            Query::Access { .. } => Err("ask for the rights of others"),
+            Query::Kick(_) => Err("cut off peers"),
+            Query::Find(_) if self.may_address() => Ok(()),
+            Query::Find(_) => Err("send messages to one peer"),
+            Query::Matching(subject) => {
+                let subject = Subject::parse(subject.as_bytes());
+                let may = subject.is_ok_and(|subject| self.may_publish(subject));
+                if may { Ok(()) } else { Err("know who listens where it may not publish") }
+            }
+        };
+        if self.may_administer() { Ok(()) } else { may }
+    }
+
     pub(super) fn is_everything(&self) -> bool {
-        self.admin && self.publish.is_everything() && self.subscribe.is_everything()
+        let hears_all = self.publish.is_everything() && self.subscribe.is_everything();
+        self.admin && hears_all && self.name.is_everything()
     }
 }
 

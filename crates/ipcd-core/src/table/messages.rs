@@ -33,8 +33,8 @@ pub enum Request {
     },
     /// A peer asks for a name.
     ClaimName {
-        /// The peer's place there.
-        key: PeerKey,
+        /// Which one.
+        by: Principal,
         /// The peer.
         peer: u64,
         /// The name.
@@ -48,6 +48,8 @@ pub enum Request {
     Ask {
         /// Its number for the question.
         ticket: u64,
+        /// The peer that asks.
+        by: Principal,
         /// What.
         query: Query,
     },
@@ -108,6 +110,30 @@ pub enum News {
         /// Whether nothing more will come.
         last: bool,
     },
+    /// The peer may not ask its question.
+    Denied(Asker),
+}
+
+/// A peer for which a worker asks something. Who it is the supervisor knows by itself, but for what
+/// the peer has proved to the worker.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Principal {
+    /// Its place in the worker.
+    pub key: PeerKey,
+    /// The name of the token that it has proved; empty for the daemon's own.
+    pub token: Option<String>,
+    /// The name in the certificate that it has shown.
+    pub certificate: Option<String>,
+}
+
+impl Request {
+    /// For which peer it is, if it is for one.
+    pub fn principal(&self) -> Option<&Principal> {
+        match self {
+            Self::ClaimName { by, .. } | Self::Ask { by, .. } => Some(by),
+            _ => None,
+        }
+    }
 }
 
 /// A question that a worker asks of all.

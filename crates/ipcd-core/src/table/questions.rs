@@ -6,6 +6,7 @@ use ipcd_proto::control::{Answer, Query, Status};
 
 use super::{Asker, News, Table, Told};
 use crate::fault::{Fault, MAX_PARTS, MAX_QUESTIONS, check_answer, check_query};
+use crate::peer::{id_in, is_life, place_of};
 
 /// A question that workers are answering.
 #[derive(Clone, Debug)]
@@ -16,18 +17,43 @@ pub(super) struct Question {
 }
 
 impl Table {
-    /// Passes a worker's question on to all that live.
+    /// Passes a worker's question on to those that it concerns.
     pub(super) fn ask(&mut self, slot: u32, ticket: u64, query: Query) -> Result<Vec<Told>, Fault> {
         check_query(&query)?;
         let asker = Asker { slot, life: self.shared.lives[slot as usize], ticket };
         if self.questions.keys().filter(|known| known.slot == slot).count() >= MAX_QUESTIONS {
             return Err(Fault::Questions);
         }
-        let living = self.living();
-        let waiting = living.iter().map(|to| (*to, 0)).collect();
+        let concerned = self.concerned(&query);
+        if concerned.is_empty() {
+            let part = Some(nobody(&query));
+            return Ok(vec![(slot, News::Answer { asker, part, last: true })]);
+        }
+        let waiting = concerned.iter().map(|to| (*to, 0)).collect();
         self.questions.insert(asker, Question { query: query.clone(), waiting });
         let question = |to| (to, News::Question { asker, query: query.clone() });
-        Ok(living.into_iter().map(question).collect())
+        Ok(concerned.into_iter().map(question).collect())
+    }
+
+    /// The workers that a question concerns. Of a peer only its own one is asked: any other could
+    /// only lie.
+    fn concerned(&self, query: &Query) -> Vec<u32> {
+        let worker = match query {
+            Query::Kick(id) => self.worker_of(*id),
+            Query::Find(who) => match id_in(who) {
+                Some(id) => self.worker_of(id),
+                None => self.names.get(who).copied(),
+            },
+            _ => return self.living(),
+        };
+        worker.into_iter().collect()
+    }
+
+    /// The worker that has given a peer this id, if that life goes on.
+    fn worker_of(&self, id: u64) -> Option<u32> {
+        let (slot, in_id) = place_of(id);
+        let life = self.shared.lives.get(slot as usize)?;
+        is_life(*life, in_id).then_some(slot)
     }
 
     /// Passes part of an answer on; what a worker says to a question that it was not asked, or has
@@ -76,5 +102,13 @@ impl Table {
         let ended = Status { counters: self.ended.clone(), ..Status::default() };
         let part = (query == Query::Status).then_some(Answer::Status(ended));
         Some((asker.slot, News::Answer { asker, part, last: true }))
+    }
+}
+
+/// The answer about a peer that is not there.
+fn nobody(query: &Query) -> Answer {
+    match query {
+        Query::Kick(_) => Answer::Kicked(false),
+        _ => Answer::Found(None),
     }
 }

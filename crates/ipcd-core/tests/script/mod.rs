@@ -4,7 +4,8 @@
 //! + a b=name c@5  peers (of user 5) attach and open a session      ++ a    attach only       - a   detach
 //! a: WHAT | WHAT  one batch of bytes from a: sub N FILTER [overflow] [origin] [group=G], unsub N,
 //!                 pub SUBJECT TEXT, pubsize SUBJECT BYTES, flush, ping, hello OLDEST NEWEST, half, garbage,
-//!                 req N SUBJECT TEXT (a request with correlation N, for 5 seconds), more SUBJECT TEXT
+//!                 req N SUBJECT TEXT [reply=SUBJECT] (a request with correlation N, for 5 seconds, with
+//!                 its own address or another reply subject), more SUBJECT TEXT
 //!                 (a reply that is not the last), ask N SUBJECT TEXT (wants a receipt), subs (asks
 //!                 for all subscriptions), kick ID, find NAME, matching SUBJECT
 //! a: stall        nothing is written to a until        a: read BYTES
@@ -12,7 +13,7 @@
 //! count NAME …    what the router has counted
 //! limits BYTES SUBS  what the peers of one user may have together; 0 for any number
 //! set KEY=N …     another configuration: payload, outbox (bytes), handshake, frame, idle, stall (seconds)
-//! acl RULE | RULE other access rules: allow|deny [uid=N] [pub=S,S] [sub=F,F] [admin]
+//! acl RULE | RULE other access rules: allow|deny [uid=N] [pub=S,S] [sub=F,F] [name=N,N] [admin]
 //! ```
 //!
 //! Peers have the ids 1, 2, 3 … in the order in which they attach.
@@ -20,7 +21,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ipcd_core::{Action, Config, Core, DaemonInfo, Output, Pattern, PeerInfo, PeerKey, Rule, Whom};
+use ipcd_core::{
+    Action, Config, Core, DaemonInfo, NamePattern, Output, Pattern, PeerInfo, PeerKey, Rule, Whom,
+};
 use ipcd_proto::control::{
     Answer, Hello, Notice, Origin, Overflow, Query, Receipt, Refusal, Subscribe,
     SubscriptionStatus, Unsubscribe, decode as body, encode,
@@ -151,7 +154,10 @@ impl Stage {
             ("stall", _) => self.actor(who).stalled = true,
             ("read", bytes) => self.write(who, bytes.parse().expect("bytes")),
             _ => {
-                let batch: Vec<u8> = what.split(" | ").flat_map(frame_of).collect();
+                let key = self.actor(who).key;
+                let id = self.core.origin(key).peer;
+                let frames = what.split(" | ").flat_map(|what| frame_of(what, id));
+                let batch: Vec<u8> = frames.collect();
                 self.send(who, &batch);
             }
         }
@@ -301,6 +307,10 @@ pub(crate) fn rule(text: &str) -> Rule {
         whom: Whom { uid, ..Whom::default() },
         publish: patterns("pub="),
         subscribe: patterns("sub="),
+        name: value("name=").map(|list| {
+            let names = list.split(',').filter(|text| !text.is_empty());
+            names.map(|text| NamePattern::try_from(text.to_owned()).expect("a name")).collect()
+        }),
         admin: words.contains(&"admin"),
         action: if words[0] == "deny" { Action::Deny } else { Action::Allow },
         line: 0,
@@ -321,8 +331,8 @@ fn hello(oldest: u16, newest: u16, name: Option<&str>) -> Vec<u8> {
     control(Kind::Hello, &encode(&hello))
 }
 
-/// The bytes of one frame that a script describes.
-fn frame_of(what: &str) -> Vec<u8> {
+/// The bytes of one frame of the peer with this id that a script describes.
+fn frame_of(what: &str, id: u64) -> Vec<u8> {
     let words: Vec<&str> = what.split(' ').collect();
     let number = |at: usize| words[at].parse().expect("a number");
     match words[0] {
@@ -332,7 +342,10 @@ fn frame_of(what: &str) -> Vec<u8> {
         "pubsize" => message(words[1], &vec![b'x'; number(2) as usize]),
         "req" => {
             let header = Header { request: true, wait: 5, ..numbered(&words) };
-            message_with(header, words[2], words[3].as_bytes())
+            let own = format!("@{id}.{}", header.correlation);
+            let reply =
+                words.get(4).map_or(own.as_str(), |reply| reply.trim_start_matches("reply="));
+            message_to(header, words[2], reply, words[3].as_bytes())
         }
         "ask" => {
             let header = Header { receipt: true, ..numbered(&words) };
@@ -387,11 +400,15 @@ fn message(subject: &str, payload: &[u8]) -> Vec<u8> {
 }
 
 fn message_with(header: Header, subject: &str, payload: &[u8]) -> Vec<u8> {
+    message_to(header, subject, "", payload)
+}
+
+fn message_to(header: Header, subject: &str, reply: &str, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     FrameWriter(&mut bytes).write(&Frame {
         header,
         subject: subject.as_bytes(),
-        reply: &[],
+        reply: reply.as_bytes(),
         headers: &[],
         payload,
     });

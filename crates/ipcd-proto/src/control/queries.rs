@@ -59,6 +59,8 @@ pub enum Access {
     },
     /// Seeing other peers, and cutting them off.
     Admin,
+    /// Having this name.
+    Name(String),
 }
 
 /// What access rules say.

@@ -1,6 +1,8 @@
 //! What workers say. A worker may have been taken over by a peer, so what it says is typed, bounded
 //! and its own affair; one that says anything else is ended.
 
+use ipcd_core::Request;
+use ipcd_proto::control::Who;
 use tracing::{error, warn};
 
 use super::Supervisor;
@@ -67,13 +69,43 @@ impl Supervisor {
                 return Err(format!("{} peers have proved tokens at once", numbers.len()));
             }
             ToSupervisor::Opened(numbers) => self.admission.opened(&numbers, index),
-            ToSupervisor::Request(request) => {
-                let told = self.table.heed(index as u32, request);
-                self.tell_news(told.map_err(|fault| fault.to_string())?);
+            ToSupervisor::Request { by, request } => {
+                let slot = index as u32;
+                let told = match self.permits(index, by, &request) {
+                    true => self.table.heed(slot, request).map_err(|fault| fault.to_string())?,
+                    false => self.table.deny(slot, request),
+                };
+                self.tell_news(told);
             }
             ToSupervisor::Quiet => self.slots[index].is_quiet = self.ending.is_some(),
         }
         Ok(())
+    }
+
+    /// Whether the peer for which a worker asks may do so. The worker has looked at that, but may have
+    /// been taken over: who its peers are the supervisor knows by itself. Only what a peer has proved
+    /// to the worker has to be believed, and that not of a peer that the kernel vouches for.
+    fn permits(&self, index: usize, by: u64, request: &Request) -> bool {
+        let acl = &self.core.acl;
+        let Some(principal) = request.principal().filter(|_| !acl.rules.is_empty()) else {
+            return true;
+        };
+        let Some(peer) = self.admission.peer_of(by, index) else { return false };
+        let (uid, gid) = (peer.identity.uid, peer.identity.gid);
+        let names = acl.listeners.get(&peer.listener);
+        let proved = |what: &Option<String>| what.clone().filter(|_| uid.is_none());
+        let who = Who {
+            uid,
+            gid,
+            listener: names.and_then(|names| names.first().cloned()),
+            token: proved(&principal.token),
+            certificate: proved(&principal.certificate),
+        };
+        match request {
+            Request::Ask { query, .. } => acl.may_ask(&who, query),
+            Request::ClaimName { name, .. } => acl.may_be_named(&who, name),
+            _ => true,
+        }
     }
 
     fn worker_is_ready(&mut self, index: usize) {

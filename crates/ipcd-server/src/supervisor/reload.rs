@@ -82,7 +82,8 @@ impl Supervisor {
         self.listeners.extend(added);
         self.admission.set_limits(&config.limits);
         let started = self.core.daemon.started;
-        self.core = core;
+        // Until the new rules are in force; what closed listeners are called stays known.
+        self.core = ipcd_core::Config { acl: std::mem::take(&mut self.core.acl), ..core };
         self.core.daemon.started = started;
         if config.needs_restart(&self.config) {
             warn!("changes in [daemon] and [log], but for the time-outs, need a restart");
@@ -102,7 +103,14 @@ impl Supervisor {
     /// for a name that nothing has may be for something that is to come; or be misspelt, and then
     /// not deny what it should.
     pub(super) fn set_rules(&mut self) {
-        self.core.acl = access::acl(&self.config.access, self.names());
+        let acl = access::acl(&self.config.access, self.names());
+        let before = std::mem::replace(&mut self.core.acl, acl);
+        // A listener that is closed has its names for as long as peers are here that came in by it.
+        for (number, names) in before.listeners {
+            if self.admission.has_peers_of(number) {
+                self.core.acl.listeners.entry(number).or_insert(names);
+            }
+        }
         let tokens = &self.core.tokens.named;
         let is_token = |name: &str| name.is_empty() || tokens.contains_key(name);
         for why in access::strangers(&self.core.acl, is_token) {

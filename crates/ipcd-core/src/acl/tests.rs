@@ -1,0 +1,264 @@
+//! The rules against a naive reading of them, as it is explained to people.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Every subject of one to three tokens that filters of these tests can tell apart.
+fn subjects() -> Vec<String> {
+    let tokens = ["a", "b", "c"];
+    let one: Vec<String> = tokens.map(str::to_owned).to_vec();
+    let longer = |shorter: &[String]| -> Vec<String> {
+        let all = shorter.iter().flat_map(|s| tokens.map(|token| format!("{s}.{token}")));
+        all.collect()
+    };
+    let two = longer(&one);
+    let three = longer(&two);
+    // A token longer than any filter without its tail, so that each tail has something.
+    let four = longer(&three);
+    [one, two, three, four].concat()
+}
+
+/// Matching, as it is explained to people.
+fn oracle_matches(filter: &str, subject: &str) -> bool {
+    let (filter, subject): (Vec<_>, Vec<_>) =
+        (filter.split('.').collect(), subject.split('.').collect());
+    let has_tail = filter.last() == Some(&">");
+    let fixed = if has_tail { &filter[..filter.len() - 1] } else { &filter[..] };
+    let fits = match has_tail {
+        true => subject.len() > fixed.len(),
+        false => subject.len() == fixed.len(),
+    };
+    fits && fixed.iter().zip(&subject).all(|(wanted, token)| wanted == &"*" || wanted == token)
+}
+
+/// What is documented: a deny wins; else an allow; else all is open unless something is allowed.
+fn oracle(rules: &[Rule], who: &Who, speaks: impl Fn(&Rule) -> bool) -> bool {
+    let concerns = |rule: &&Rule| {
+        let whom = &rule.whom;
+        let group = whom.group.as_ref();
+        (whom.uid.is_none() || whom.uid == who.uid)
+            && (whom.listener.is_none() || whom.listener == who.listener)
+            && (whom.token.is_none() || whom.token == who.token)
+            && (whom.certificate.is_none() || whom.certificate == who.certificate)
+            && group.is_none_or(|group| {
+                who.gid == Some(group.gid) || group.uids.iter().any(|uid| who.uid == Some(*uid))
+            })
+    };
+    let spoken: Vec<_> =
+        rules.iter().filter(concerns).filter(|rule| speaks(rule)).map(|r| r.action).collect();
+    let is_closed = rules.iter().any(|rule| rule.action == Action::Allow);
+    !spoken.contains(&Action::Deny) && (spoken.contains(&Action::Allow) || !is_closed)
+}
+
+fn names(patterns: &[Pattern], subject: &str) -> bool {
+    let text = |pattern: &Pattern| String::from(pattern.clone());
+    patterns.iter().any(|pattern| oracle_matches(&text(pattern), subject))
+}
+
+fn filter_text() -> impl Strategy<Value = String> {
+    let token = prop_oneof![4 => "[abc]", 1 => Just("*".to_owned())];
+    let tail = prop_oneof![3 => Just(""), 1 => Just(".>")];
+    let plain = (vec(token, 1..4), tail).prop_map(|(tokens, tail)| tokens.join(".") + tail);
+    prop_oneof![8 => plain, 1 => Just(">".to_owned())]
+}
+
+fn patterns() -> impl Strategy<Value = Vec<Pattern>> {
+    let pattern = prop_oneof![9 => filter_text(), 1 => Just("@".to_owned())];
+    vec(pattern.prop_map(|text| Pattern::try_from(text).expect("it is well-formed")), 0..3)
+}
+
+fn maybe<T: Clone + std::fmt::Debug + 'static>(of: Vec<T>) -> impl Strategy<Value = Option<T>> {
+    proptest::option::weighted(0.4, proptest::sample::select(of))
+}
+
+fn listeners() -> Vec<String> {
+    ["in", "out"].map(str::to_owned).to_vec()
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let group = Members { gid: 7, uids: vec![2] };
+    let proved = (maybe(tokens()), maybe(certificates()));
+    let whom = (maybe(vec![1, 2]), maybe(vec![group]), maybe(listeners()), proved);
+    let whom = whom.prop_map(|(uid, group, listener, (token, certificate))| Whom {
+        uid,
+        group,
+        listener,
+        token,
+        certificate,
+    });
+    let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
+    (whom, patterns(), patterns(), any_names(), any::<bool>(), action).prop_map(
+        |(whom, publish, subscribe, name, admin, action)| {
+            let subscribe = subscribe.into_iter().filter(|p| *p != Pattern::Addresses);
+            let subscribe = subscribe.collect();
+            Rule { whom, publish, subscribe, name, admin, action, line: 0 }
+        },
+    )
+}
+
+fn any_names() -> impl Strategy<Value = Option<Vec<NamePattern>>> {
+    let pattern = prop_oneof!["ann", "bob", "a\\*", "\\*"];
+    let pattern = pattern.prop_map(|text| NamePattern::try_from(text).expect("it is well-formed"));
+    proptest::option::weighted(0.4, vec(pattern, 0..3))
+}
+
+/// As it is explained: what `name` says, or all for a rule for everything.
+fn names_it(rule: &Rule, name: &str) -> bool {
+    let says =
+        |patterns: &[Pattern]| patterns.iter().any(|pattern| String::from(pattern.clone()) == ">");
+    match &rule.name {
+        None => says(&rule.publish) && says(&rule.subscribe),
+        Some(patterns) => patterns.iter().any(|pattern| {
+            let text = String::from(pattern.clone());
+            text == name || text.strip_suffix('*').is_some_and(|start| name.starts_with(start))
+        }),
+    }
+}
+
+fn tokens() -> Vec<String> {
+    ["", "ci"].map(str::to_owned).to_vec()
+}
+
+fn certificates() -> Vec<String> {
+    ["ann.example", "bob.example"].map(str::to_owned).to_vec()
+}
+
+fn who() -> impl Strategy<Value = Who> {
+    let proved = (maybe(tokens()), maybe(certificates()));
+    (maybe(vec![1, 2, 3]), maybe(vec![7, 8]), maybe(listeners()), proved).prop_map(
+        |(uid, gid, listener, (token, certificate))| Who { uid, gid, listener, token, certificate },
+    )
+}
+
+fn parsed(text: &str) -> Filter {
+    Filter::parse(text.as_bytes()).expect("it is well-formed")
+}
+
+proptest! {
+    #[test]
+    fn decides_as_a_naive_oracle_does(rules in vec(rule(), 0..6), who in who()) {
+        let acl = Acl { rules, ..Acl::default() };
+        let rights = acl.rights(&acl.concerning(&who));
+        for text in subjects() {
+            let subject = ipcd_proto::Subject::parse(text.as_bytes()).expect("it is well-formed");
+            let publishes = oracle(&acl.rules, &who, |rule| names(&rule.publish, &text));
+            let hears = oracle(&acl.rules, &who, |rule| names(&rule.subscribe, &text));
+            let may = |ask: fn(&Rights, ipcd_proto::Subject<'_>) -> bool| {
+                rights.as_ref().is_none_or(|rights| ask(rights, subject))
+            };
+            prop_assert_eq!(may(Rights::may_publish), publishes, "publish {}", &text);
+            prop_assert_eq!(may(Rights::may_hear), hears, "hear {}", &text);
+            let told = acl.verdict(&who, &Access::Publish(text)).expect("it is well-formed");
+            prop_assert_eq!(told.allowed, publishes);
+        }
+        let addresses = |rule: &Rule| rule.publish.iter().any(|pattern| {
+            ["@", ">"].contains(&String::from(pattern.clone()).as_str())
+        });
+        let may_address = rights.as_ref().is_none_or(Rights::may_address);
+        prop_assert_eq!(may_address, oracle(&acl.rules, &who, addresses));
+        let may_administer = rights.as_ref().is_none_or(Rights::may_administer);
+        prop_assert_eq!(may_administer, oracle(&acl.rules, &who, |rule| rule.admin));
+        for name in ["ann", "bob", "cyd"] {
+            let may = rights.as_ref().is_none_or(|rights| rights.may_be_named(name));
+            prop_assert_eq!(may, oracle(&acl.rules, &who, |rule| names_it(rule, name)));
+            let told = acl.verdict(&who, &Access::Name(name.into())).expect("it is well-formed");
+            prop_assert_eq!((told.allowed, acl.may_be_named(&who, name)), (may, may));
+        }
+    }
+
+    /// Nobody is refused a filter of which something could be heard, where no two denials have
+    /// taken all of it together; and a member of a group hears all of it.
+    #[test]
+    fn a_filter_is_refused_when_it_is_useless(
+        rules in vec(rule(), 0..5), who in who(), filter in filter_text(),
+    ) {
+        let acl = Acl { rules, ..Acl::default() };
+        let rights = acl.rights(&acl.concerning(&who));
+        let may = |group| rights.as_ref().is_none_or(|r| r.may_subscribe(&parsed(&filter), group));
+        let matched: Vec<_> =
+            subjects().into_iter().filter(|text| oracle_matches(&filter, text)).collect();
+        let hears = |text: &String| oracle(&acl.rules, &who, |r| names(&r.subscribe, text));
+        prop_assert!(may(false) || !matched.iter().any(hears));
+        prop_assert!(!may(true) || matched.iter().all(hears));
+        prop_assert!(may(false) || !may(true));
+        let denials = acl.rules.iter().filter(|rule| rule.action == Action::Deny);
+        let denials: usize = denials.map(|rule| rule.subscribe.len()).sum();
+        if denials == 0 && !matched.is_empty() {
+            prop_assert_eq!(may(false), matched.iter().any(hears));
+        }
+        for group in [false, true] {
+            let access = Access::Subscribe { filter: filter.clone(), group };
+            let told = acl.verdict(&who, &access).expect("it is well-formed");
+            prop_assert_eq!(told.allowed, may(group));
+            prop_assert_eq!(told.allowed && !told.partly, may(true));
+        }
+    }
+}
+
+fn rule_of(text: &str) -> Rule {
+    let (action, rest) = text.split_once(' ').expect("it is well-formed");
+    let patterns = |key: &str| {
+        let list = rest.split(' ').find_map(|word| word.strip_prefix(key)).unwrap_or_default();
+        let list = list.split(',').filter(|text| !text.is_empty());
+        list.map(|text| Pattern::try_from(text.to_owned()).expect("it is well-formed")).collect()
+    };
+    Rule {
+        action: if action == "allow" { Action::Allow } else { Action::Deny },
+        publish: patterns("pub="),
+        subscribe: patterns("sub="),
+        admin: rest.contains("admin"),
+        ..Rule::default()
+    }
+}
+
+fn verdict(rules: &[&str], access: Access) -> (bool, Option<u32>) {
+    let rules = rules.iter().map(|text| rule_of(text)).collect();
+    let told = Acl { rules, ..Acl::default() }
+        .verdict(&Who::default(), &access)
+        .expect("it is well-formed");
+    (told.allowed, told.rule)
+}
+
+#[test]
+fn names_the_rule_that_decides() {
+    let publish = |subject: &str| Access::Publish(subject.into());
+    let subscribe = |filter: &str, group| Access::Subscribe { filter: filter.into(), group };
+    let some = ["allow pub=a.>,@ sub=a.*", "deny pub=a.secret sub=a.secret", "allow admin"];
+    for (access, told) in [
+        (publish("a.b"), (true, Some(1))),
+        (publish("a.secret"), (false, Some(2))),
+        (publish("b"), (false, None)),
+        (publish("@7"), (true, Some(1))),
+        (subscribe(">", false), (true, Some(1))),
+        (subscribe("a.secret", false), (false, Some(2))),
+        (subscribe("b.>", false), (false, None)),
+        (subscribe("a.*", true), (false, Some(2))),
+        (subscribe("a.b", true), (true, Some(1))),
+        (Access::Admin, (true, Some(3))),
+    ] {
+        assert_eq!(verdict(&some, access.clone()), told, "{access:?}");
+    }
+    let denials = ["deny pub=a.>", "deny sub=b.c"];
+    assert_eq!(verdict(&denials, publish("b")), (true, None));
+    assert_eq!(verdict(&denials, subscribe(">", false)), (true, None));
+    assert_eq!(verdict(&denials, subscribe(">", true)), (false, Some(2)));
+    assert_eq!(verdict(&denials, Access::Admin), (true, None));
+    assert_eq!(verdict(&[], publish("a")), (true, None));
+    let bad = Acl::default().verdict(&Who::default(), &publish("a..b"));
+    assert!(bad.is_err());
+}
+
+#[test]
+fn a_listener_has_several_names() {
+    let whom = Whom { listener: Some("net".into()), ..Whom::default() };
+    let rule = Rule { whom, ..rule_of("deny pub=>") };
+    let names = ["tcp://127.0.0.1:9", "net"].map(str::to_owned).to_vec();
+    let acl = Acl { rules: vec![rule], listeners: [(0, names)].into() };
+    let publish = |listener: &str| {
+        let who = Who { listener: Some(listener.into()), ..Who::default() };
+        acl.verdict(&who, &Access::Publish("a".into())).expect("it is well-formed").allowed
+    };
+    assert!(!publish("net") && !publish("tcp://127.0.0.1:9") && publish("other"));
+}

@@ -1,0 +1,59 @@
+//! What peers and groups may be called.
+
+use ipcd_proto::control::Code;
+use ipcd_proto::limits::MAX_NAME;
+
+use crate::session::Failure;
+
+/// Checks the name of a group.
+pub(crate) fn check_name(name: &str) -> Result<(), Failure> {
+    if !is_name(name) {
+        let rule = format!("a name has 1 to {MAX_NAME} bytes and no control characters or space");
+        return Err((Code::BadSubject, rule));
+    }
+    Ok(())
+}
+
+/// Checks the name of a peer. It must not be taken for an address: `@7` is the peer with the id 7,
+/// whatever another is called.
+pub(crate) fn check_peer_name(name: &str) -> Result<(), Failure> {
+    check_name(name)?;
+    if !is_peer_name(name) {
+        let why = format!(
+            "the name {} looks like the id or the address of a peer: it must not begin with @, and \
+             needs more than digits, dots and signs",
+            name.escape_debug()
+        );
+        return Err((Code::BadSubject, why));
+    }
+    Ok(())
+}
+
+pub(crate) fn is_name(name: &str) -> bool {
+    let is_good = |c: char| !c.is_control() && !c.is_whitespace();
+    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_good)
+}
+
+pub(crate) fn is_peer_name(name: &str) -> bool {
+    let is_of_a_number = |c: char| c.is_numeric() || matches!(c, '.' | '+' | '-');
+    is_name(name) && !name.starts_with('@') && !name.chars().all(is_of_a_number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_peer_is_called_like_an_id_or_an_address() {
+        for good in ["a", "a7", "7a", "1e9", "ann@host", "_", "日本", "worker-1", "v1.2"] {
+            assert!(is_peer_name(good), "{good}");
+        }
+        for bad in ["7", "007", "+7", "-7", "7.1", "7.", "@7", "@ann", "@", "٣", "７", "1.2.3.4"]
+        {
+            assert!(is_name(bad) && !is_peer_name(bad), "{bad}");
+            let (code, why) = check_peer_name(bad).unwrap_err();
+            assert!(code == Code::BadSubject && why.contains("looks like the id"), "{why}");
+        }
+        assert!(!is_peer_name("") && !is_peer_name("two words"));
+    }
+}
