@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -163,6 +164,10 @@ fn a_token_that_others_may_read_proves_nothing() {
     let set = |mode| fs::set_permissions(&file, Permissions::from_mode(mode)).expect("it is ours");
     let config = format!("[[token]]\nname = \"ci\"\nfile = \"{shown}\"\n");
     set(0o644);
+    let open = |dir: &Path, mode| {
+        fs::set_permissions(dir, Permissions::from_mode(mode)).expect("it is ours");
+    };
+    open(dir.path(), 0o711);
     let daemon = Setup::new().listen(&["tcp", "unix"]).config(&config).start();
     let prove = |expected| {
         let named = ["--token-file", shown, "--token-name", "ci", "ping", "-c", "1"];
@@ -175,8 +180,14 @@ fn a_token_that_others_may_read_proves_nothing() {
         daemon.hang_up("reloaded");
         prove(expected);
     }
+    // Where a directory keeps them out, they cannot: a warning will do.
+    open(dir.path(), 0o700);
+    daemon.hang_up("reloaded");
+    prove(0);
+    assert!(daemon.log().contains("only a directory keeps other users"), "{}", daemon.log());
     let own = daemon.runtime_dir().join("token");
     fs::set_permissions(own, Permissions::from_mode(0o604)).expect("it is ours");
+    open(daemon.dir(), 0o711);
     daemon.hang_up("reloaded");
     daemon.ctl("tcp", &["ping", "-c", "1"]).run().expect(6);
 }

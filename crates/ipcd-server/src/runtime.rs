@@ -13,7 +13,7 @@ use nix::fcntl::renameat;
 use nix::libc::O_NONBLOCK;
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::Uid;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::Error;
 use crate::config::{Config, TokenFile};
@@ -24,6 +24,8 @@ const LOCK_FILE: &str = "ipcd.lock";
 /// Rights on a token by which others than its owner could change it, or all could read it. A group
 /// may be let in to read it: its members may then do what the token allows.
 const UNSAFE_TOKEN: u32 = 0o027;
+/// The right to pass through a directory, of others than its owner.
+const SEARCH: u32 = 0o011;
 /// Bytes of the largest token that is read.
 const LARGEST_TOKEN: u64 = 64 * 1024;
 
@@ -134,6 +136,12 @@ fn make_token(directory: &TrustedDir, name: &Path) -> io::Result<()> {
     Ok(renameat(directory, &aside, directory, name)?)
 }
 
+/// Whether a directory on the way lets no other user pass.
+fn is_sheltered(path: &Path) -> bool {
+    let keeps_out = |dir: &Path| dir.metadata().is_ok_and(|found| found.mode() & SEARCH == 0);
+    path.canonicalize().is_ok_and(|path| path.ancestors().skip(1).any(keeps_out))
+}
+
 /// The token in a file; `None`, and a line in the log, if others may read or change it.
 fn read_safe_token(path: &Path) -> Result<Option<Token>, Error> {
     let what = || format!("read the token {}", path.display());
@@ -154,7 +162,13 @@ fn read_safe_token(path: &Path) -> Result<Option<Token>, Error> {
         Error::Config(format!("{shown}: a token has at least {least} bytes"))
     })?;
     let mode = found.mode() & 0o777;
-    if mode & UNSAFE_TOKEN != 0 {
+    if mode & UNSAFE_TOKEN != 0 && is_sheltered(path) {
+        warn!(
+            file = %shown,
+            mode = format_args!("{mode:04o}"),
+            "only a directory keeps other users from this token: chmod 600 it"
+        );
+    } else if mode & UNSAFE_TOKEN != 0 {
         error!(
             file = %shown,
             mode = format_args!("{mode:04o}"),
