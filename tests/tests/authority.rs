@@ -1,7 +1,10 @@
 //! Authority: who answers a request, who has a name, and what a credential that is revoked ends;
 //! over several workers.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Instant;
 
 use ipcd_client::{Address, Client, Event, Message, Publication, SubscribeOptions};
@@ -154,7 +157,7 @@ fn revoked_tokens_end_their_sessions_and_no_others() {
     let daemon = setup.config("").start();
     let secret = |name: &str, text: &str| {
         let path = daemon.dir().join(name);
-        fs::write(&path, text.repeat(16)).expect("the directory is ours");
+        write_secret(&path, &text.repeat(16));
         format!("[[token]]\nname = \"{name}\"\nfile = \"{}\"\n", path.display())
     };
     let [gone, changed, same] = ["gone", "changed", "same"].map(|name| secret(name, name));
@@ -172,8 +175,7 @@ fn revoked_tokens_end_their_sessions_and_no_others() {
     daemon.reload(&format!("{changed}{same}"));
     ended(gone.into(), "the token gone was revoked");
     ended(renewed.into(), "the token changed was revoked or changed");
-    fs::write(daemon.runtime_dir().join("token"), "a new one, of bytes enough")
-        .expect("it is ours");
+    write_secret(&daemon.runtime_dir().join("token"), "a new one, of bytes enough");
     daemon.reload(&format!("{changed}{same}\n"));
     let [tcp, udp, mut unix] = own;
     ended(vec![tcp, udp], "the daemon's token was revoked or changed");
@@ -183,6 +185,14 @@ fn revoked_tokens_end_their_sessions_and_no_others() {
     }
     unix.stdout().wait_for("for who is left\n");
     let_in(&daemon, "tcp");
+}
+
+/// For nobody else to read: a token that others can is not in force.
+fn write_secret(path: &Path, text: &str) {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(path).expect("the directory is ours");
+    file.write_all(text.as_bytes()).expect("there is room");
 }
 
 /// The new token is good, and the old one was not the last word.
