@@ -41,7 +41,7 @@ impl Running {
     /// # Panics
     /// If it does not start.
     pub fn start(command: &mut Command) -> Self {
-        let what = format!("{command:?}");
+        let what = shorten(&format!("{command:?}"));
         let mark = guard(command);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("start {what}: {error}"));
@@ -146,6 +146,15 @@ impl Running {
         let ended = self.wait();
         let _ = writer.join().expect("writing does not panic");
         ended
+    }
+}
+
+/// What a failure is named by: a command may hold a whole script.
+fn shorten(what: &str) -> String {
+    const LONGEST: usize = 300;
+    match what.char_indices().nth(LONGEST) {
+        None => what.to_owned(),
+        Some((end, _)) => format!("{}…", &what[..end]),
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use ipcd_tests::{Daemon, Running, Setup, eventually, ipcd};
+use ipcd_tests::{Daemon, Running, Setup, eventually, ipcd, is_without};
 use tempfile::TempDir;
 
 /// Binds what its first argument lists, `NAME KIND ADDRESS` a line, and becomes the program that the
@@ -70,6 +70,9 @@ fn passed(daemon: &Daemon, name: &str) -> String {
 
 #[test]
 fn whatever_is_passed_is_a_listener() {
+    if is_without(&["python3"]) {
+        return;
+    }
     let sockets = [
         "net tcp 127.0.0.1:0",
         "grams udp 127.0.0.1:0",
@@ -154,6 +157,9 @@ fn whatever_is_passed_is_a_listener() {
 
 #[test]
 fn what_is_passed_must_be_what_is_wanted() {
+    if is_without(&["python3"]) {
+        return;
+    }
     for (socket, config, words) in [
         ("x connected x", "", ["a stream socket", "that is connected", "nothing to listen on"]),
         ("x file /dev/null", "", ["(x)", "neither a socket nor a FIFO", "nothing to listen on"]),
@@ -186,6 +192,9 @@ fn what_is_passed_must_be_what_is_wanted() {
 
 #[test]
 fn what_is_for_another_process_is_left_alone() {
+    if is_without(&["python3"]) {
+        return;
+    }
     let script = format!(
         "PASS_TO=1 exec python3 -c '{PASSER}' 'x tcp 127.0.0.1:0' \"$@\" --ready-fd 3 3<&-"
     );
@@ -205,6 +214,9 @@ fn what_is_for_another_process_is_left_alone() {
 
 #[test]
 fn a_reload_keeps_what_was_passed() {
+    if is_without(&["python3"]) {
+        return;
+    }
     let config = "[[listen]]\nname = \"web\"\nendpoint = \"tcp://127.0.0.1:0?codec=line&subject=";
     let sockets = ["web tcp 127.0.0.1:0", "own unix RUN/own.sock"];
     let daemon = setup(&sockets, &format!("{config}one\"\n")).start();
@@ -232,7 +244,7 @@ fn a_reload_keeps_what_was_passed() {
 #[test]
 fn systemd_socket_activate_starts_it_with_the_first_peer() {
     let program = "/usr/bin/systemd-socket-activate";
-    if ipcd_tests::is_without(&[program]) {
+    if is_without(&[program]) {
         return;
     }
     let dir = ipcd_tests::private_dir();

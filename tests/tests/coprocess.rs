@@ -88,7 +88,8 @@ fn a_program_starts_clean() {
     let script = "read -r go; echo \\\"$IPC_SUBJECT $IPC_TRANSPORT ${NOTIFY_SOCKET-unset} \
                   ${LISTEN_FDS-unset} ${IPC_ID-unset} $KEPT\\\"; \
                   ls /proc/$$/fd | tr '\\\\n' ' '; echo; \
-                  grep -E '^Sig(Blk|Ign)' /proc/$$/status | tr -d '\\\\n\\\\t'; echo; \
+                  while read -r key set; do case $key in SigBlk:|SigIgn:) \
+                  printf %s $key$set;; esac; done < /proc/$$/status; echo; \
                   cut -d ' ' -f 5,6 /proc/$$/stat; echo $$; ulimit -n; sleep 1000";
     let config = exec(script, "subscribe = [\"go\"]\npublish = \"about\"");
     let wrapper =

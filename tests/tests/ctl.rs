@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ipcd_tests::{Daemon, Running, eventually, ipcctl};
+use ipcd_tests::{Daemon, Running, Setup, eventually, ipcctl};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -246,6 +246,44 @@ fn a_request_waits_for_responders_that_are_about_to_start() {
     assert!(ended.stderr.contains("0 of 2"), "{}", ended.stderr);
     let ended = daemon.ctl("unix", &["req", "@bob", "x", "--wait-subs", "1"]).run().expect(2);
     assert!(ended.stderr.contains("--wait-subs"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_peer_is_kicked_by_its_name() {
+    let daemon = Daemon::start();
+    let mut bob = daemon.recv("unix", &["--name", "bob", "--no-reconnect", "x"]);
+    daemon.ctl("tcp", &["kick", "bob"]).run().expect(0);
+    bob.wait().expect(7);
+    let ended = daemon.ctl("unix", &["kick", "nobody"]).run().expect(5);
+    assert!(ended.stderr.contains("no peer of that id or name"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_filter_of_another_broker_is_remarked_on() {
+    let daemon = Daemon::start();
+    let receiver = daemon.recv("unix", &["sensors/#", "logs.>"]);
+    let said = receiver.stderr.text();
+    assert!(said.contains("as in sensors.>\n"), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+#[test]
+fn too_large_a_payload_names_the_limit() {
+    let daemon = Setup::new().config("[limits]\nmax_message = \"4KiB\"\n").start();
+    let ended = daemon.ctl("unix", &["send", "x", &"x".repeat(5000)]).run().expect(8);
+    assert!(ended.stderr.contains("max_message"), "{}", ended.stderr);
+}
+
+/// Another user's daemon may have the port.
+#[test]
+fn a_token_of_another_daemon_is_named_with_the_endpoint() {
+    let [ours, theirs] = [Daemon::start(), Daemon::start()];
+    for scheme in ["tcp", "udp"] {
+        let via = theirs.via(scheme);
+        let ended = ours.ctl(&via, &["ping"]).run().expect(6);
+        let token = ours.runtime_dir().join("token").display().to_string();
+        assert!(ended.stderr.contains(&via) && ended.stderr.contains(&token), "{}", ended.stderr);
+    }
 }
 
 #[test]

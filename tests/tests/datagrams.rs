@@ -261,6 +261,9 @@ fn descriptors_that_come_along_are_closed() {
 /// A program that is started again has another socket of the same name.
 #[test]
 fn a_name_that_is_bound_anew_is_answered_anew() {
+    if is_without(&["python3"]) {
+        return;
+    }
     let daemon = daemon(&[]);
     let (first, ann) = (named(&daemon, "ann"), daemon.dir().join("ann"));
     first.send_to(b"first", well_known(&daemon)).expect("it is taken");

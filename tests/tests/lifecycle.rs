@@ -113,6 +113,25 @@ fn a_log_of_json_has_an_object_a_line() {
     assert!(gone["identity"].as_str().expect("a string").starts_with("127.0.0.1:"));
 }
 
+/// The default port of TCP and UDP is everybody's: a daemon that cannot have it serves without it.
+#[test]
+fn a_default_endpoint_that_is_taken_is_left_out() {
+    // Where another has it, that will do as well.
+    let _tcp = std::net::TcpListener::bind("127.0.0.1:7117");
+    let daemon = Setup::new().listen(&[]).start();
+    let warned = |log: &str| {
+        let mut lines = log.lines().filter(|line| line.contains("tcp://127.0.0.1:7117"));
+        lines.any(|line| line.contains(" WARN ") && line.contains("in use"))
+    };
+    assert!(warned(&daemon.log()), "{}", daemon.log());
+    daemon.ctl("unix", &["ping"]).run().expect(0);
+    assert!(!daemon.schemes().contains(&"tcp".to_owned()));
+    let asked = Setup::new().listen(&["unix"]).extra(&["tcp://127.0.0.1:7117"]);
+    let dir = ipcd_tests::private_dir();
+    let ended = asked.spawn(dir.path()).wait().expect(1);
+    assert!(ended.stderr.contains("tcp://127.0.0.1:7117"), "{}", ended.stderr);
+}
+
 #[test]
 fn every_peer_is_logged_as_it_comes_and_goes() {
     let daemon = Daemon::start();

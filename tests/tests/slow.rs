@@ -90,6 +90,38 @@ fn a_receiver_that_stalls_too_long_is_cut_off_and_its_publisher_goes_on() {
     }
 }
 
+/// In `clients` and in the log, whatever happens to a receiver is to be seen.
+#[test]
+fn what_a_receiver_has_lost_is_told_of_it() {
+    for overflow in ["drop-newest", "drop-oldest"] {
+        let daemon = Setup::new().config(PATIENT).start();
+        let receiver = stopped(&daemon, "unix", &["--overflow", overflow, "flood"]);
+        flood(&daemon, "unix").wait().expect(0);
+        let of = |client: &Value, key: &str| client[key].as_u64().expect("a number");
+        let listed = client(&daemon).expect("it is there");
+        let subs = daemon.ctl("unix", &["subs", "-j"]).run().expect(0).text();
+        let subs: Value = serde_json::from_str(&subs).expect("it is JSON");
+        let sub = subs.as_array().expect("an array").iter().find(|sub| sub["filter"] == "flood");
+        let sub = sub.expect("it is there");
+        assert!(of(&listed, "dropped") > 0, "{listed}");
+        assert_eq!(of(&listed, "dropped"), of(sub, "dropped"), "{overflow}");
+        assert_eq!(of(&listed, "msgs_out"), of(sub, "delivered"), "{overflow}");
+        drop(receiver);
+        let dropped = format!("dropped={}", of(&listed, "dropped"));
+        daemon.process.stderr.wait_until("a warning that it has lost some", |log| {
+            let mut lines = log.lines().filter(|line| line.contains("peer gone"));
+            lines.any(|line| line.contains(" WARN ") && line.contains(&dropped)).then_some(())
+        });
+    }
+    let daemon = Setup::new().config(STRICT).start();
+    let _receiver = stopped(&daemon, "unix", &["--no-reconnect", "flood"]);
+    flood(&daemon, "tcp").wait().expect(0);
+    daemon.process.stderr.wait_until("a warning that it was cut off", |log| {
+        let mut lines = log.lines().filter(|line| line.contains("peer gone"));
+        lines.any(|line| line.contains(" WARN ") && line.contains("dropped=")).then_some(())
+    });
+}
+
 #[test]
 fn drop_newest_keeps_the_oldest_and_reports_the_gap() {
     let daemon = Setup::new().config(PATIENT).start();

@@ -115,8 +115,9 @@ pub(crate) enum Verb {
     Subs,
     /// Cut a peer off.
     Kick {
-        /// Its id, as `clients` tells it.
-        id: u64,
+        /// Its id or its name, as `clients` tells them.
+        #[arg(value_name = "ID|NAME")]
+        who: String,
     },
     /// The access rules.
     #[command(subcommand)]

@@ -30,7 +30,7 @@ fn chat(context: &Context, args: &ChatArgs) -> Outcome {
     Subject::parse(args.subject.as_bytes()).map_err(Error::from)?;
     let options =
         Options { no_echo: true, reconnect: Some(Backoff::default()), ..context.options() };
-    let mut client = Client::connect(&context.endpoint()?, options)?;
+    let mut client = context.connect_with(options)?;
     let options = SubscribeOptions { origin: true, ..SubscribeOptions::default() };
     client.subscribe(&args.subject, options)?;
     let (lines, output) = (Parts::ended_by(b'\n'), Output::new());

@@ -1,16 +1,18 @@
 //! What every verb needs: where the daemon is, and how to talk to the user.
 
-use std::io::Write;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use ipcd_client::{Backoff, Client, Endpoint, Options, TokenSource};
+use ipcd_client::{Backoff, Client, Endpoint, Error, Options, TokenSource};
 use ipcd_server::TOKEN_FILE;
+use ipcd_transport::Error as TransportError;
 use ipcd_transports::{SYSTEM_RUNTIME_DIR, own_runtime_dir};
 use nix::unistd::Uid;
 
 use crate::args::{Format, Global};
-use crate::exit::Outcome;
-use crate::output::visible;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::hints;
+use crate::output::{say, visible};
 
 pub(crate) struct Context {
     global: Global,
@@ -57,28 +59,46 @@ impl Context {
 
     /// Connects, once.
     pub(crate) fn connect(&self) -> Outcome<Client> {
-        Ok(Client::connect(&self.endpoint()?, self.options())?)
+        self.connect_with(self.options())
     }
 
     /// Connects, and again when the connection is lost.
     pub(crate) fn connect_for_good(&self) -> Outcome<Client> {
-        let options = Options { reconnect: Some(Backoff::default()), ..self.options() };
-        Ok(Client::connect(&self.endpoint()?, options)?)
+        self.connect_with(Options { reconnect: Some(Backoff::default()), ..self.options() })
+    }
+
+    /// Connects, and says what keeps this user out, if that is it.
+    pub(crate) fn connect_with(&self, options: Options) -> Outcome<Client> {
+        let endpoint = self.endpoint()?;
+        Client::connect(&endpoint, options).map_err(|error| match (&error, endpoint.path()) {
+            (Error::Connect(TransportError::System { source, .. }), Ok(path))
+                if source.kind() == ErrorKind::PermissionDenied =>
+            {
+                let why = format!("{error}: {}", hints::of_denied(path));
+                Failure::new(Exit::CannotConnect, why)
+            }
+            _ => error.into(),
+        })
+    }
+
+    /// A remark on a filter that is hardly what the user means.
+    pub(crate) fn remark_on_filter(&self, filter: &str) {
+        if let Some(hint) = hints::of_filter(filter) {
+            self.remark(&hint);
+        }
     }
 
     /// A line that says how far we are, for people and scripts.
     pub(crate) fn announce(&self, text: &str) {
         if !self.global.quiet {
-            // Nobody is left to hear of a failure to say it.
-            let _ = writeln!(std::io::stderr(), "{}", visible(text));
+            say(&visible(text));
         }
     }
 
     /// A remark for people.
     pub(crate) fn remark(&self, text: &str) {
         if !self.global.quiet {
-            // Nobody is left to hear of a failure to say it.
-            let _ = writeln!(std::io::stderr(), "ipcctl: {}", visible(text));
+            say(&format!("ipcctl: {}", visible(text)));
         }
     }
 }

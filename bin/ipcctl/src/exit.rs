@@ -1,7 +1,6 @@
 //! Exit statuses, and what is said with them.
 
 use std::fmt;
-use std::io::Write;
 use std::process::ExitCode;
 
 use ipcd_client::{Code, Error};
@@ -9,7 +8,7 @@ use serde_json::json;
 
 use crate::args::Format;
 use crate::json;
-use crate::output::visible;
+use crate::output::{say, visible};
 
 /// The result of a verb.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
@@ -107,8 +106,7 @@ impl Failure {
                 json::text(&json!({ "error": error }))
             }
         };
-        // Nobody is left to hear of a failure to say it.
-        let _ = writeln!(std::io::stderr(), "{line}");
+        say(&line);
         ExitCode::from(exit)
     }
 }

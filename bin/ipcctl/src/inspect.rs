@@ -44,10 +44,19 @@ pub(crate) fn subs(context: &Context) -> Outcome {
     print(context, &subs_text(&all), || all.iter().map(sub_json).collect())
 }
 
-pub(crate) fn kick(context: &Context, id: u64) -> Outcome {
-    match context.connect()?.query(&Query::Kick(id))?.pop() {
+pub(crate) fn kick(context: &Context, who: &str) -> Outcome {
+    let mut client = context.connect()?;
+    let found = match who.parse() {
+        Ok(id) => Some(id),
+        Err(_) => client.find(who)?,
+    };
+    let answer = found.map(|id| client.query(&Query::Kick(id))).transpose()?;
+    match answer.and_then(|mut answers| answers.pop()) {
         Some(Answer::Kicked(true)) => Ok(()),
-        _ => Err(Failure::new(Exit::NoPeer, format!("kick {id}: there is no such peer"))),
+        _ => {
+            let why = format!("kick {who}: there is no peer of that id or name (see clients)");
+            Err(Failure::new(Exit::NoPeer, why))
+        }
     }
 }
 
@@ -134,8 +143,8 @@ fn clients_text(peers: &[PeerStatus]) -> String {
         "MSGS OUT",
         "BYTES IN",
         "BYTES OUT",
-        "QUEUED",
-        "DROPPED",
+        "BYTES QUEUED",
+        "MSGS DROPPED",
         "SUBSCRIPTIONS",
     ];
     let row = |peer: &PeerStatus| {
@@ -199,7 +208,7 @@ fn subs_text(all: &[SubscriptionStatus]) -> String {
         "FILTER",
         "GROUP",
         "OVERFLOW",
-        "MATCHED",
+        "MSGS MATCHED",
         "DELIVERED",
         "DROPPED",
         "QUEUED",

@@ -12,6 +12,7 @@ mod demo;
 mod exit;
 mod format;
 mod handler;
+mod hints;
 mod inspect;
 mod job;
 mod jobs;
@@ -30,6 +31,8 @@ mod target;
 
 use std::process::ExitCode;
 
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
 
 use crate::args::{Arguments, Format, VIA, Verb};
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
     let Arguments { global, verb } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() && wants_json() => return usage(&error),
-        Err(error) if error.use_stderr() => error.exit(),
+        Err(error) if error.use_stderr() => with_own_tip(error).exit(),
         // Help or the version.
         Err(error) => {
             let text = error.render().to_string();
@@ -83,6 +86,17 @@ fn wants_json() -> bool {
         || arguments.windows(2).any(is_value)
 }
 
+/// Where `--` begins a command, what stands behind it is not "passed as a value".
+fn with_own_tip(mut error: clap::Error) -> clap::Error {
+    let takes_command = error.render().to_string().contains("-- <CMD>");
+    if takes_command && error.get(ContextKind::Suggested).is_some() {
+        let tip =
+            StyledStr::from("a command and all its arguments stand behind --, as in -- wc -w");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
+}
+
 /// Says what is wrong with the arguments in one line.
 fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
@@ -106,7 +120,7 @@ fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Status => inspect::status(context),
         Verb::Clients => inspect::clients(context),
         Verb::Subs => inspect::subs(context),
-        Verb::Kick { id } => inspect::kick(context, id),
+        Verb::Kick { who } => inspect::kick(context, &who),
         Verb::Acl(verb) => access::run(context, &verb),
         Verb::Bench(args) => bench::run(context, &args),
         Verb::Demo(args) => demo::run(context, &args),

@@ -1,6 +1,6 @@
 //! Printing: payloads and requested output on standard output, remarks on standard error.
 
-use std::io::{self, ErrorKind, IsTerminal, Stdout};
+use std::io::{self, ErrorKind, IsTerminal, Stdout, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -14,6 +14,12 @@ use crate::exit::{Exit, Failure, Outcome};
 const BATCH: usize = 64 * 1024;
 /// Bytes that a pipe takes without waiting once it takes any (`PIPE_BUF`, pipe(7)).
 const PIPE_BYTES: usize = 4096;
+
+/// A line on standard error: one write, so that no other process's comes in between.
+pub(crate) fn say(line: &str) {
+    // Nobody is left to hear of a failure to say it.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
 
 /// Standard output, with a buffer. A reader that has gone ends the process as SIGPIPE would.
 pub(crate) struct Output {

@@ -3,7 +3,6 @@
 mod handling;
 mod tally;
 
-use std::io::Write;
 use std::time::Instant;
 
 use ipcd_client::{Client, Event, Overflow, SubscribeOptions};
@@ -14,6 +13,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::format::Template;
 use crate::handler::Handler;
 use crate::news;
+use crate::output::say;
 use crate::print::{End, Printer, Style};
 
 use handling::Handling;
@@ -34,9 +34,10 @@ pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
         client
             .subscribe(subject, options.clone())
             .map_err(|error| Failure::from(error).during(format_args!("recv {subject}")))?;
+        context.remark_on_filter(subject);
     }
     if args.announce {
-        let _ = writeln!(std::io::stderr(), "subscribed");
+        say("subscribed");
     }
     let tally = Tally::new(args, start);
     match to {

@@ -1,6 +1,5 @@
 //! `ipcctl serve`.
 
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ use crate::handler::Handler;
 use crate::job::{Bounds, Ended, Output, TOO_MUCH};
 use crate::jobs::Jobs;
 use crate::news;
+use crate::output::say;
 use crate::reply;
 
 pub(crate) fn run(context: &Context, args: &ServeArgs) -> Outcome {
@@ -34,8 +34,9 @@ fn serve(context: &Context, args: &ServeArgs, responder: Responder) -> Outcome {
     let options =
         SubscribeOptions { group: args.group.clone(), origin: true, ..SubscribeOptions::default() };
     let subscription = client.subscribe(&args.subject, options)?;
+    context.remark_on_filter(&args.subject);
     if args.announce {
-        let _ = writeln!(std::io::stderr(), "subscribed");
+        say("subscribed");
     }
     let attended = Attended::new(client, jobs, connecting);
     Server { context, responder, attended, subscription }.run()

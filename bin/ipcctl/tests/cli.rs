@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -183,6 +183,29 @@ fn an_argument_that_is_no_text_is_bad_usage() {
 fn the_usage_of_serve_has_the_subject_first() {
     let output = ipcctl(&["serve", "a"]);
     assert!(stderr(&output).contains("[OPTIONS] <SUBJECT> <BODY|"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_tip_does_not_make_a_command_of_a_flag() {
+    for verb in [&["serve", "a"][..], &["recv", "a", "--exec"]] {
+        let said = stderr(&ipcctl(&[verb, &["wc", "-w"]].concat()));
+        assert!(said.contains("-- wc -w") && !said.contains("as a value"), "{said}");
+    }
+}
+
+#[test]
+fn a_path_that_is_closed_to_this_user_is_named_with_its_mode() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ipcd.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
+    if nix::unistd::Uid::effective().is_root() {
+        return ipcd_tests::skip("nothing is closed to root");
+    }
+    let output = ipcctl(&["--via", &format!("unix:{}", path.display()), "ping"]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("mode 0000") && !said.contains("is ipcd running"), "{said}");
 }
 
 #[test]

@@ -98,15 +98,15 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
     if arguments.print_config {
         return print(&config.to_text());
     }
+    let failed = |error: Error| (error.exit_status(), format!("ipcd: {error}"));
     if arguments.test_config {
-        return Ok(());
+        return ipcd_server::check(&config).map_err(|error| (USAGE, failed(error).1));
     }
     if arguments.stdio {
         // The daemon itself is good as process 1.
         let _ = ipcd_sys::leave_first_place();
         return stdio::run(&config).map_err(|why| (CANNOT_CONNECT, format!("ipcd: {why}")));
     }
-    let failed = |error: Error| (error.exit_status(), format!("ipcd: {error}"));
     let sockets = ipcd_server::take_sockets().map_err(failed)?;
     let ready_fd = take_ready_fd(arguments.ready_fd, &sockets);
     let ready_fd = ready_fd.map_err(|error| (USAGE, format!("ipcd: --ready-fd: {error}")))?;

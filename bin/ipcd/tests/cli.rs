@@ -4,7 +4,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 fn ipcd(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ipcd")).args(args).output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipcd"));
+    // One that a start would make.
+    command.env("IPCD_RUNTIME_DIR", std::env::temp_dir().join("ipcd-test.none"));
+    command.args(args).output().unwrap()
 }
 
 /// Runs it with a configuration file; the file's path is replaced by `FILE` in what it says.
@@ -46,6 +49,60 @@ fn test_config_names_the_place_of_a_mistake() {
         assert_eq!((status, stdout.as_str()), (Some(2), ""), "{text}: {stderr}");
         assert!(stderr.starts_with(place) && stderr.contains(word), "{text}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
+
+#[test]
+fn test_config_checks_what_a_start_would_need() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("short"), "short").unwrap();
+    let nothing = path("nothing");
+    let token = |file: &str| format!("[[token]]\nname = \"t\"\nfile = \"{file}\"");
+    let listen = |endpoint: &str| format!("[[listen]]\nendpoint = \"{endpoint}\"");
+    let is_root = nix::unistd::Uid::effective().is_root();
+    let user = if is_root { "no such user" } else { "only root" };
+    for (text, word) in [
+        ("[daemon]\nuser = \"no-such-user\"".into(), user),
+        (token(&nothing), &*nothing),
+        (token(&path("short")), "at least"),
+        (listen(&format!("tls://127.0.0.1:0?cert={nothing}&key={nothing}")), &nothing),
+        (listen(&format!("unix://{nothing}/x.sock")), &nothing),
+        (listen(&format!("fifo://{nothing}/x.fifo")), &nothing),
+        (format!("[daemon]\npid_file = \"{nothing}/pid\""), &nothing),
+        (format!("[daemon]\nruntime_dir = \"{nothing}/run\""), &nothing),
+    ] {
+        let (status, stdout, stderr) = with_file(&["-t"], &text);
+        assert_eq!((status, stdout.as_str()), (Some(2), ""), "{text}: {stderr}");
+        assert!(stderr.contains(word), "{text}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    assert!(!Path::new(&nothing).exists(), "it has made something");
+}
+
+#[test]
+fn what_print_config_prints_can_be_continued() {
+    let printed = ipcd(&["--print-config"]);
+    let text = String::from_utf8(printed.stdout).unwrap();
+    let more = "[[listen]]\nendpoint = \"tcp://127.0.0.1:0\"\n[[acl]]\nadmin = true\n";
+    let (status, _, stderr) = with_file(&["-t"], &format!("{text}\n{more}"));
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{text}");
+    let (status, text, _) = with_file(&["--print-config"], more);
+    assert_eq!(status, Some(0));
+    let (status, _, stderr) = with_file(&["-t"], &format!("{text}\n{more}"));
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{text}");
+}
+
+#[test]
+fn a_key_that_is_given_twice_is_named() {
+    for (text, place, key) in [
+        ("[daemon]\nworkers = 1\n[log]\n[daemon]\nworkers = 2\n", "FILE:4:", "daemon"),
+        ("listen = []\n[[listen]]\nendpoint = \"tcp://127.0.0.1:0\"\n", "FILE:2:", "listen"),
+        ("[daemon]\nworkers = 1\nworkers = 2\n", "FILE:3:", "workers"),
+    ] {
+        let (status, _, stderr) = with_file(&["-t"], text);
+        assert_eq!(status, Some(2));
+        assert!(stderr.starts_with(place) && stderr.contains(&format!("`{key}`")), "{stderr}");
     }
 }
 

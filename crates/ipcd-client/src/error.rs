@@ -22,7 +22,7 @@ pub enum Error {
     #[error("the connection was lost: {0}")]
     Disconnected(String),
     /// The payload is larger than the daemon takes.
-    #[error("a payload of {bytes} bytes, where the daemon takes at most {limit}")]
+    #[error("a payload of {bytes} bytes, where the daemon takes at most {limit} (max_message)")]
     TooLarge {
         /// Bytes of the payload.
         bytes: usize,

@@ -1,5 +1,6 @@
 //! How to connect, and what to subscribe to.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,6 +48,17 @@ pub enum TokenSource {
     File(PathBuf),
     /// Here.
     Secret(Token),
+}
+
+impl fmt::Display for TokenSource {
+    /// Where the token is; not what it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("no token"),
+            Self::File(path) => write!(f, "the token in {}", path.display()),
+            Self::Secret(_) => f.write_str("the token given"),
+        }
+    }
 }
 
 impl TokenSource {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use ipcd_proto::auth::Nonce;
-use ipcd_proto::control::{Auth, Challenge, Hello, Refusal, Welcome, decode, encode};
+use ipcd_proto::control::{Auth, Challenge, Code, Hello, Refusal, Welcome, decode, encode};
 use ipcd_proto::{Frame, Kind, VERSION};
 use ipcd_transport::{Endpoint, Error as TransportError};
 
@@ -38,7 +38,7 @@ pub(crate) fn open(to: &Endpoint, options: &Options, deadline: Instant) -> Resul
     };
     wire.control(Kind::Hello, 0, &encode(&hello));
     let welcome =
-        shake_hands(&mut wire, options, &nonce, deadline).map_err(|error| match error {
+        shake_hands(&mut wire, to, options, &nonce, deadline).map_err(|error| match error {
             // Nobody there speaks with us at all.
             Error::Disconnected(why) => {
                 Error::Connect(TransportError::Protocol(format!("{to}: {why}")))
@@ -51,15 +51,31 @@ pub(crate) fn open(to: &Endpoint, options: &Options, deadline: Instant) -> Resul
 
 fn shake_hands(
     wire: &mut Wire,
+    to: &Endpoint,
     options: &Options,
     nonce: &Nonce,
     deadline: Instant,
 ) -> Result<Welcome> {
     match answer(wire, deadline)? {
         Answer::Challenge(Challenge { nonce: theirs }) => {
-            prove(wire, &options.token.load()?, nonce, &theirs, deadline)
+            let proved = prove(wire, &options.token.load()?, nonce, &theirs, deadline);
+            proved.map_err(|error| unproved(error, to, options))
         }
         answer => expect_welcome(answer),
+    }
+}
+
+/// The token and the daemon do not go together: says which token that was, and which daemon. Another
+/// user's may have the port.
+fn unproved(error: Error, to: &Endpoint, options: &Options) -> Error {
+    let which = format!("{to}, asked with {}", options.token);
+    match error {
+        Error::Refused(Refusal { code: Code::Denied, message }) => {
+            let message = format!("{which}: {message}");
+            Error::Refused(Refusal { code: Code::Denied, message })
+        }
+        Error::Protocol(why) => Error::Protocol(format!("{which}: {why}")),
+        error => error,
     }
 }
 

@@ -252,6 +252,11 @@ impl Core {
         &self.peers[key.0 as usize].origin
     }
 
+    /// Messages for a peer that were dropped, because it was too slow or could not take them.
+    pub fn dropped(&self, key: PeerKey) -> u64 {
+        self.peers[key.0 as usize].counts.dropped
+    }
+
     pub(crate) fn peer(&mut self, key: PeerKey) -> &mut Peer {
         &mut self.peers[key.0 as usize]
     }

@@ -96,6 +96,7 @@ impl Core {
         if is_beyond || self.is_beyond_charge(key) {
             self.cut_off(now, key, "messages to it have filled its outbox");
             self.counters.direct_dropped += 1;
+            self.peer(key).counts.dropped += 1;
             if let Some(ticket) = ticket {
                 self.concluded(now, ticket, Fate::Dropped(Reason::CutOff));
             }

@@ -91,6 +91,7 @@ impl Core {
     /// Drops what waits in a peer's outbox, except for the frame that has been begun.
     pub(crate) fn drop_queued(&mut self, now: Instant, key: PeerKey, reason: Reason) {
         let shed = self.peers[key.0 as usize].outbox.purge(&mut self.store);
+        self.peer(key).counts.shed(shed.messages + shed.direct);
         self.recharge(key);
         self.counters.dropped.count(reason, shed.messages);
         self.counters.direct_dropped += shed.direct;
@@ -119,7 +120,7 @@ impl Core {
             }
         }
         let shed = peer.outbox.purge(&mut self.store);
-        peer.counts.dropped += shed.messages;
+        peer.counts.shed(shed.messages + shed.direct);
         self.counters.dropped.count(Reason::NoReader, shed.messages);
         self.counters.direct_dropped += shed.direct;
         self.conclude_shed(now, key, &shed, Reason::NoReader);

@@ -215,9 +215,18 @@ impl Drops {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PeerCounts {
     pub(crate) msgs_in: u64,
+    /// Put into its outbox, and not dropped from there: written by now, or queued.
     pub(crate) msgs_out: u64,
     pub(crate) bytes_in: u64,
     pub(crate) dropped: u64,
+}
+
+impl PeerCounts {
+    /// So many were dropped out of the outbox.
+    pub(crate) fn shed(&mut self, messages: u64) {
+        self.msgs_out = self.msgs_out.saturating_sub(messages);
+        self.dropped += messages;
+    }
 }
 
 #[derive(Debug)]

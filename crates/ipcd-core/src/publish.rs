@@ -191,7 +191,9 @@ impl Core {
     fn check(&mut self, key: PeerKey, frame: &Frame<'_>) -> Result<To, (Code, String)> {
         if frame.payload.len() > self.config.max_payload {
             let (bytes, limit) = (frame.payload.len(), self.config.max_payload);
-            let why = format!("a payload of {bytes} bytes, where at most {limit} are allowed");
+            let why = format!(
+                "a payload of {bytes} bytes, where at most {limit} are allowed (max_message)"
+            );
             return Err((Code::TooLarge, why));
         }
         if frame.headers.len() > MAX_HEADERS {
@@ -410,6 +412,9 @@ impl Core {
             self.resume_waiters(key);
         }
         for (number, dropped) in &shed.by_subscription {
+            // They are noted as dropped as those are that never came into the outbox.
+            let counts = &mut self.peer(key).counts;
+            counts.msgs_out = counts.msgs_out.saturating_sub(*dropped);
             self.note_dropped(key, *number, Reason::Oldest, *dropped);
         }
         self.conclude_shed(now, key, &shed, Reason::Oldest);

@@ -225,13 +225,14 @@ impl Core {
 
     fn peer_status(&mut self, key: PeerKey) -> PeerStatus {
         let worker = self.config.slot;
-        let peer = self.peer(key);
+        let peer = &mut self.peers[key.0 as usize];
+        let (queued, direct) = peer.outbox.messages(&self.store);
         PeerStatus {
             origin: peer.origin.clone(),
             worker,
             subscriptions: filters_of(peer),
             msgs_in: peer.counts.msgs_in,
-            msgs_out: peer.counts.msgs_out,
+            msgs_out: peer.counts.msgs_out.saturating_sub(queued + direct),
             bytes_in: peer.counts.bytes_in,
             bytes_out: peer.outbox.written(),
             dropped: peer.counts.dropped,

@@ -28,19 +28,27 @@ pub struct Config {
     /// The log.
     pub log: Log,
     /// Where peers come in; empty for the default endpoint of every transport.
-    #[serde(rename = "listen")]
+    #[serde(rename = "listen", skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<Listen>,
     /// Servers that the daemon connects to.
-    #[serde(rename = "connect", deserialize_with = "at_most::<_, _, MOST_CONNECTS>")]
+    #[serde(
+        rename = "connect",
+        deserialize_with = "at_most::<_, _, MOST_CONNECTS>",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub connects: Vec<Connect>,
     /// Programs that it runs.
-    #[serde(rename = "exec", deserialize_with = "at_most::<_, _, MOST_EXECS>")]
+    #[serde(
+        rename = "exec",
+        deserialize_with = "at_most::<_, _, MOST_EXECS>",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub execs: Vec<Exec>,
     /// Secrets besides the daemon's own.
-    #[serde(rename = "token")]
+    #[serde(rename = "token", skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<TokenFile>,
     /// Who may do what; without any, everybody may do everything.
-    #[serde(rename = "acl")]
+    #[serde(rename = "acl", skip_serializing_if = "Vec::is_empty")]
     pub access: Vec<AccessRule>,
 }
 
@@ -212,7 +220,10 @@ impl Config {
             let before = &text[..error.span().map_or(0, |span| span.start).min(text.len())];
             let line = before.matches('\n').count() + 1;
             let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
-            let what = error.message().replace('\n', " ");
+            let mut what = error.message().replace('\n', " ");
+            if let Some(key) = duplicate(&error, text) {
+                what += &format!(" `{key}`: it stands further up, and may only once");
+            }
             ConfigError(format!("{}:{line}:{column}: {what}", path.display()))
         })?;
         let finished = access::finish(&mut config.access, text);
@@ -244,6 +255,12 @@ impl Config {
     pub fn to_text(&self) -> String {
         toml::to_string(self).expect("a configuration has only what TOML can say")
     }
+}
+
+/// The key that is given twice, if that is what is wrong. The error does not name it.
+fn duplicate<'a>(error: &toml::de::Error, text: &'a str) -> Option<&'a str> {
+    let is_duplicate = error.message().starts_with("duplicate key");
+    error.span().filter(|_| is_duplicate).and_then(|span| text.get(span)).map(str::trim)
 }
 
 /// Reads a list of bounded length.

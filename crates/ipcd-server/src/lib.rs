@@ -8,6 +8,7 @@ mod activation;
 mod admission;
 mod alarm;
 mod backoff;
+mod check;
 mod config;
 mod connect;
 mod connection;
@@ -35,6 +36,7 @@ mod worker;
 pub use access::AccessRule;
 pub use activation::{Socket, take as take_sockets};
 pub use admission::MaxStartups;
+pub use check::check;
 pub use config::{
     Bits, Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage,
     SandboxMode, TokenFile, word,

@@ -29,17 +29,12 @@ impl PidFile {
     /// Writes our process id there. What stands there must be a file with a process id, or nothing.
     pub(crate) fn write(path: &Path) -> Result<Self, Error> {
         let failed = |error| Error::system(format!("write {}", path.display()), error);
-        let absolute = std::path::absolute(path).map_err(failed)?;
-        let (directory, name) = TrustedDir::of(&absolute)?;
-        let mut file = match directory.find(&name) {
-            Err(Errno::ENOENT) => directory.create(&name).map_err(|error| failed(error.into()))?,
-            Err(error) => return Err(failed(error.into())),
-            Ok(found) => {
-                check(&found, path)?;
-                let flags = OFlag::O_RDWR;
-                found.open(flags).map(File::from).map_err(|error| failed(error.into()))?
-            }
+        let (directory, name, found) = look(path)?;
+        let opened = match found {
+            None => directory.create(&name),
+            Some(found) => found.open(OFlag::O_RDWR).map(File::from),
         };
+        let mut file = opened.map_err(|error| failed(error.into()))?;
         let ours = format!("{}\n", std::process::id());
         file.set_len(0)
             .and_then(|()| file.write_all(ours.as_bytes()))
@@ -48,6 +43,22 @@ impl PidFile {
         let metadata = file.metadata().map_err(failed)?;
         Ok(Self { directory, name, id: (metadata.dev(), metadata.ino()) })
     }
+}
+
+/// What stands there, if anything; an error, if our process id may not be written there.
+pub(crate) fn look(path: &Path) -> Result<(TrustedDir, PathBuf, Option<Found>), Error> {
+    let failed = |error| Error::system(format!("write {}", path.display()), error);
+    let absolute = std::path::absolute(path).map_err(failed)?;
+    let (directory, name) = TrustedDir::of(&absolute)?;
+    let found = match directory.find(&name) {
+        Err(Errno::ENOENT) => None,
+        Err(error) => return Err(failed(error.into())),
+        Ok(found) => {
+            check(&found, path)?;
+            Some(found)
+        }
+    };
+    Ok((directory, name, found))
 }
 
 impl Drop for PidFile {

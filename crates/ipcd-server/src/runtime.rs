@@ -113,6 +113,11 @@ fn open_dir(path: &Path) -> Result<TrustedDir, Error> {
             Err(error) => return Err(failed(error)),
         }
     }
+    check_dir(path)
+}
+
+/// The directory that is there, if nobody else can write to it.
+pub(crate) fn check_dir(path: &Path) -> Result<TrustedDir, Error> {
     let directory = TrustedDir::open(path)?;
     match directory.is_private() {
         true => Ok(directory),
@@ -143,7 +148,7 @@ fn is_sheltered(path: &Path) -> bool {
 }
 
 /// The token in a file; `None`, and a line in the log, if others may read or change it.
-fn read_safe_token(path: &Path) -> Result<Option<Token>, Error> {
+pub(crate) fn read_safe_token(path: &Path) -> Result<Option<Token>, Error> {
     let what = || format!("read the token {}", path.display());
     // Whatever stands there: opening a FIFO must not wait for its other end.
     let opened = File::options().read(true).custom_flags(O_NONBLOCK).open(path);

@@ -9,8 +9,8 @@ use nix::libc::O_NONBLOCK;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Bytes of the largest file that is read.
-const LARGEST: u64 = 128 * 1024;
+/// Bytes of the largest file that is read: several times what systems trust, all CAs together.
+const LARGEST: u64 = 1024 * 1024;
 /// Rights of users who are neither the owner nor of the group.
 const OTHERS: u32 = 0o007;
 

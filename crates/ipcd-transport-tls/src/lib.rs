@@ -67,6 +67,10 @@ impl Transport for Tls {
         Err(ipcd_transport::Error::Endpoint(needed.into()))
     }
 
+    fn check_listen(&self, at: &Endpoint) -> Result<()> {
+        Settings::to_listen(at, None)?.config().map(drop)
+    }
+
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         Ok(Box::new(Listening::open(at, Some(ALPN))?))
     }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::files;
 
 /// Bytes of the largest encoded settings: three files and what is around them.
-const LARGEST: usize = 512 * 1024;
+const LARGEST: usize = 4 * 1024 * 1024;
 /// Bytes of the random number that tells settings apart.
 const ID_BYTES: usize = 16;
 

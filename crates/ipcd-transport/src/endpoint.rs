@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// Where a transport listens or connects: `scheme://address?option=value&…` or `scheme:address`.
 ///
 /// The second form holds what is no path and no host: an abstract name (`unix:@name`, which may
-/// carry options too) or a command (`pipe:COMMAND`, taken as it is). Which schemes, addresses and
+/// carry options too) or a command (`pipe:COMMAND`, taken as it is). `unix:/path` is `unix:///path`. Which schemes, addresses and
 /// options exist is for the transports to say.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Endpoint {
@@ -19,6 +19,9 @@ pub struct Endpoint {
     opaque: bool,
     options: Vec<(String, String)>,
 }
+
+/// The scheme of which what follows the colon is a command.
+const COMMANDS: &str = "pipe";
 
 impl Endpoint {
     /// The endpoint `scheme://address`.
@@ -131,7 +134,8 @@ impl FromStr for Endpoint {
         }
         let (opaque, rest) = match rest.strip_prefix("//") {
             Some(rest) => (false, rest),
-            None => (true, rest),
+            // A path, as in unix:/run/x.sock; but a command may begin with a slash, too.
+            None => (!rest.starts_with('/') || scheme == COMMANDS, rest),
         };
         let takes_options = !opaque || rest.starts_with('@');
         let (address, query) = match rest.split_once('?') {
@@ -180,6 +184,16 @@ mod tests {
             let endpoint: Endpoint = text.parse().unwrap();
             assert_eq!(endpoint.to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_path_needs_no_two_slashes_before_it() {
+        let shown = |text: &str| text.parse::<Endpoint>().unwrap().to_string();
+        assert_eq!(shown("unix:/run/x.sock?mode=0660"), "unix:///run/x.sock?mode=0660");
+        assert_eq!(shown("fifo:/run/x"), "fifo:///run/x");
+        assert_eq!(shown("pipe:/usr/bin/env ipcd --stdio"), "pipe:/usr/bin/env ipcd --stdio");
+        let relative: Endpoint = "unix:run/x.sock".parse().unwrap();
+        assert!(relative.path().unwrap_err().to_string().contains("unix:///run/x"));
     }
 
     #[test]

@@ -75,6 +75,15 @@ pub trait Transport: Sync {
     /// Whether the endpoint's address is one of this transport, without asking the system.
     fn check(&self, endpoint: &Endpoint) -> Result<()>;
 
+    /// Whether what a listener there needs beside its address is at hand, such as the directory of
+    /// its path, or its certificates. Nothing is made, and nothing bound.
+    fn check_listen(&self, at: &Endpoint) -> Result<()> {
+        match at.path() {
+            Ok(path) => TrustedDir::of(path).map(drop),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Where a daemon with this runtime directory listens when nothing else is said.
     ///
     /// # Errors

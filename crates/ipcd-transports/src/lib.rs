@@ -2,6 +2,7 @@
 
 pub mod strangers;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ipcd_transport::{Endpoint, Error, Result, Transport};
@@ -70,7 +71,8 @@ pub const RUNTIME_DIR_VAR: &str = "IPCD_RUNTIME_DIR";
 pub const SYSTEM_RUNTIME_DIR: &str = "/run/ipcd";
 
 /// The runtime directory of a daemon that this user starts, if nothing is configured:
-/// `$IPCD_RUNTIME_DIR`, `/run/ipcd` for root, else `$XDG_RUNTIME_DIR/ipcd`.
+/// `$IPCD_RUNTIME_DIR`, `/run/ipcd` for root, else `$XDG_RUNTIME_DIR/ipcd`; where that is not set, as
+/// in a session of su(1) or cron(8), the same in `/run/user/UID`, if there is such a directory.
 pub fn own_runtime_dir(is_root: bool) -> Option<PathBuf> {
     let absolute = |name: &str| {
         let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
@@ -78,8 +80,18 @@ pub fn own_runtime_dir(is_root: bool) -> Option<PathBuf> {
     };
     absolute(RUNTIME_DIR_VAR).or_else(|| match is_root {
         true => Some(PathBuf::from(SYSTEM_RUNTIME_DIR)),
-        false => absolute("XDG_RUNTIME_DIR").map(|dir| dir.join("ipcd")),
+        false => {
+            let dir = absolute("XDG_RUNTIME_DIR").or_else(login_dir);
+            dir.map(|dir| dir.join("ipcd"))
+        }
     })
+}
+
+/// What pam_systemd(8) makes for a user who has logged in.
+fn login_dir() -> Option<PathBuf> {
+    let uid = nix::unistd::geteuid().as_raw();
+    let dir = PathBuf::from(format!("/run/user/{uid}"));
+    std::fs::metadata(&dir).is_ok_and(|found| found.is_dir() && found.uid() == uid).then_some(dir)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::args::{DemoArgs, DemoPeerArgs};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::inspect::print;
+use crate::output::say;
 use interrupts::Interrupts;
 
 /// How long the daemon and each process may take to start.
@@ -114,9 +115,7 @@ impl PrivateDaemon {
             match ipcd_server::run(config, start) {
                 Ok(()) => 0,
                 Err(error) => {
-                    let line = format!("ipcctl: the demo's daemon: {error}\n");
-                    // The status tells it, too.
-                    let _ = std::io::stderr().write_all(line.as_bytes());
+                    say(&format!("ipcctl: the demo's daemon: {error}"));
                     1
                 }
             }

@@ -149,7 +149,7 @@ pub struct PeerStatus {
     pub subscriptions: Vec<String>,
     /// Messages accepted from it.
     pub msgs_in: u64,
-    /// Messages put into its outbox.
+    /// Messages handed to its transport: those that wait in its outbox are not counted yet.
     pub msgs_out: u64,
     /// Bytes of frames accepted from it.
     pub bytes_in: u64,

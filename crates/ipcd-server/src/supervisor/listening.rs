@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ipcd_transport::{Listener, Transport};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Supervisor;
 use super::dialling::Dial;
@@ -70,7 +70,34 @@ pub(super) fn bind_all(
     sockets: &[Socket],
 ) -> Result<Vec<Listening>, Error> {
     let wanted = wanted_listeners(config, runtime_dir, sockets)?;
-    wanted.iter().zip(0..).map(|(wanted, number)| bind(wanted, number, sockets)).collect()
+    bind_those(config, wanted.iter(), 0, sockets)
+}
+
+/// Binds these, numbered from `first` on. A default endpoint that cannot be had, because another has
+/// the port, is left out with a warning: nobody has asked for just that one. If it is all of them,
+/// there is nothing to run for.
+pub(super) fn bind_those<'a>(
+    config: &Config,
+    wanted: impl Iterator<Item = &'a Wanted>,
+    first: usize,
+    sockets: &[Socket],
+) -> Result<Vec<Listening>, Error> {
+    let (mut bound, mut failed) = (Vec::new(), None);
+    for wanted in wanted {
+        match bind(wanted, first + bound.len(), sockets) {
+            Ok(listening) => bound.push(listening),
+            Err(error) if config.listeners.is_empty() && wanted.socket.is_none() => {
+                let endpoint = &wanted.listen.endpoint;
+                warn!(%endpoint, %error, "this default endpoint is left out (see --listen)");
+                failed = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match failed {
+        Some(error) if bound.is_empty() && first == 0 => Err(error),
+        _ => Ok(bound),
+    }
 }
 
 /// Those that are configured, or the default endpoint of every transport that has one; and what was passed.
@@ -89,7 +116,7 @@ pub(super) fn wanted_listeners(
 }
 
 /// Binds one, or takes the socket that was passed for it.
-pub(super) fn bind(wanted: &Wanted, number: usize, sockets: &[Socket]) -> Result<Listening, Error> {
+fn bind(wanted: &Wanted, number: usize, sockets: &[Socket]) -> Result<Listening, Error> {
     let Wanted { listen, socket } = wanted;
     let Listen { name, endpoint, .. } = listen;
     let transport = ipcd_transports::of(endpoint)?;

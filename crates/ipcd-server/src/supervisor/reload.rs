@@ -3,7 +3,7 @@
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::listening::{Listening, bind, wanted_listeners};
+use super::listening::{Listening, bind_those, wanted_listeners};
 use super::{Supervisor, core_config};
 use crate::activation::Wanted;
 use crate::config::{Config, Daemon};
@@ -61,10 +61,8 @@ impl Supervisor {
         let tokens = self.runtime_dir.tokens(&config.tokens)?;
         let wanted = wanted_listeners(&config, &self.runtime_dir, &self.sockets)?;
         let is_open = |wanted: &&Wanted| self.listeners.iter().any(|open| open.is(wanted));
-        let mut added = Vec::new();
-        for (wanted, number) in wanted.iter().filter(|w| !is_open(w)).zip(self.next_number..) {
-            added.push(bind(wanted, number, &self.sockets)?);
-        }
+        let new = wanted.iter().filter(|wanted| !is_open(wanted));
+        let added = bind_those(&config, new, self.next_number, &self.sockets)?;
         let stays = |open: &&Listening| wanted.iter().any(|wanted| open.is(wanted));
         let all = self.listeners.iter().filter(stays).chain(&added);
         let sandbox = self.sandbox.level().to_string();

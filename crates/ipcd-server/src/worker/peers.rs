@@ -275,15 +275,13 @@ impl Worker {
         let why = connection.closing.as_deref().unwrap_or(why);
         let origin = self.core.origin(key);
         let source = self.source_of(connection.channel.identity());
-        info!(
-            %source,
-            peer = origin.peer,
-            transport = %origin.transport,
-            identity = %connection.channel.identity(),
-            name = origin.name.as_deref(),
-            why,
-            "peer gone"
-        );
+        let (peer, transport, name) = (origin.peer, &origin.transport, origin.name.as_deref());
+        let identity = connection.channel.identity();
+        match self.core.dropped(key) {
+            0 => info!(%source, peer, %transport, %identity, name, why, "peer gone"),
+            // What was lost may matter more than that it has gone.
+            dropped => warn!(%source, peer, %transport, %identity, name, why, dropped, "peer gone"),
+        }
         if let Some((refused, withheld)) = connection.translator.as_ref().map(|t| t.losses())
             && refused + withheld > 0
         {
