@@ -72,9 +72,8 @@ impl Core {
     /// those before it count as over from then on.
     pub fn arrive(&mut self, now: Instant, slot: u32, life: u32, frames: &mut [u8]) {
         // Nobody sends to itself.
-        let Some(known) = self.life_of(slot).filter(|_| slot != self.config.slot) else { return };
-        if life > known.max(self.last_life_of(slot)) {
-            self.learn(now, &[Change::Life { slot, incarnation: life }]);
+        if self.life_of(slot).is_none() || slot == self.config.slot {
+            return;
         }
         if self.others.as_ref().is_some_and(|others| others.arrivals.is_waiting()) {
             let others = self.others.as_mut().expect("it was found above");
@@ -94,8 +93,12 @@ impl Core {
     /// Takes frames of another worker, until the steps for it are used up; says how many bytes.
     fn take_arrivals(&mut self, now: Instant, from: (u32, u32), frames: &mut [u8]) -> usize {
         let (slot, life) = from;
+        // Not before what earlier lives have sent was taken.
+        if life > self.last_life_of(slot).max(self.life_of(slot).unwrap_or(0)) {
+            self.learn(now, &[Change::Life { slot, incarnation: life }]);
+        }
         let is_current = self.life_of(slot) == Some(life);
-        self.forget_origins(slot, life);
+        self.outlive(now, slot, life);
         let mut at = 0;
         let has_more = |core: &Self| {
             let is_held = core.others.as_ref().is_some_and(|others| others.arrivals.is_held);
@@ -109,7 +112,7 @@ impl Core {
                 Kind::Message => self.arrive_message(now, from, &mut frames[at..], length),
                 _ => {
                     if let Ok(news) = body(frame.payload) {
-                        self.hear(now, slot, news, is_current);
+                        self.hear(now, (slot, life), news, is_current);
                     }
                     length
                 }
@@ -221,17 +224,19 @@ impl Core {
         length
     }
 
-    /// Forgets the senders of an earlier life there. Not at its end, which is often known before
-    /// its last messages are here; but nothing of it comes after what the next one has sent.
-    fn forget_origins(&mut self, slot: u32, life: u32) {
+    /// Forgets the senders of an earlier life there, and what it has still to tell. Not at its end,
+    /// which is often known before its last messages are here; but nothing of it comes after what the
+    /// next one has sent.
+    fn outlive(&mut self, now: Instant, slot: u32, life: u32) {
         let Some(others) = &mut self.others else { return };
         let heard = &mut others.ways[slot as usize].heard_life;
         if std::mem::replace(heard, life) != life {
             others.origins.retain(|_, (of, _)| *of != slot);
+            self.lose_copies(now, slot, life.saturating_sub(1));
         }
     }
 
-    fn hear(&mut self, now: Instant, slot: u32, news: Between, is_current: bool) {
+    fn hear(&mut self, now: Instant, (slot, life): (u32, u32), news: Between, is_current: bool) {
         let Some(others) = &mut self.others else { return };
         match news {
             // Its own worker knows better than one that has passed on a message of its.
@@ -247,6 +252,8 @@ impl Core {
                     others.origins.remove(&sender);
                 }
             }
+            // Its end may be known already.
+            Between::Concluded(said) => self.concluded_elsewhere(now, (slot, life), &said),
             _ if !is_current => {}
             Between::Consumed(position) => {
                 let way = &mut others.ways[slot as usize];
@@ -260,7 +267,7 @@ impl Core {
                 }
             }
             Between::Tracked(ticket) => others.ways[slot as usize].ticket = Some(ticket),
-            Between::Concluded(conclusion) => self.concluded_elsewhere(now, slot, &conclusion),
+            Between::Last => self.had_last_of(slot),
         }
     }
 
@@ -301,7 +308,7 @@ impl Core {
     /// Learns what has changed elsewhere.
     fn learn(&mut self, now: Instant, changes: &[Change]) {
         let Some(others) = &mut self.others else { return };
-        let (mut reborn, mut over) = (Vec::new(), Vec::new());
+        let (mut reborn, mut over, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
         for change in changes {
             if others.is_stale(change) {
                 continue;
@@ -309,26 +316,38 @@ impl Core {
             let life = match *change {
                 Change::Life { slot, incarnation } => Some((slot, incarnation)),
                 Change::Died { slot, .. } => Some((slot, 0)),
+                Change::Leaving { slot, .. } => {
+                    leaving.push(slot);
+                    None
+                }
                 Change::Interested { .. } | Change::Uninterested { .. } | Change::Spent { .. } => {
                     None
                 }
             };
             if let Some((slot, incarnation)) = life
                 && slot != others.own_slot
-                && others.shared.lives.get(slot as usize) != Some(&incarnation)
+                && let Some(before) = others.shared.lives.get(slot as usize).copied()
+                && before != incarnation
             {
                 let way = &mut others.ways[slot as usize];
                 let last_life = way.last_life.max(incarnation);
                 *way = Way { last_life, heard_life: way.heard_life, ..Way::default() };
                 others.off.retain(|(of, _)| *of != slot);
                 reborn.extend((incarnation > 0).then_some(slot));
-                over.push(slot);
+                others.owes_nothing(slot);
+                over.push((slot, before, change.tells_the_rest()));
                 self.peers.iter_mut().for_each(|(_, peer)| peer.introduced.retain(|s| *s != slot));
             }
             let off = &others.off;
             others.shared.apply(change, |slot, interest| off.contains(&(slot, interest.clone())));
         }
-        over.into_iter().for_each(|slot| self.bury_tracked(now, slot));
+        for (slot, life, tells_the_rest) in over {
+            self.bury_homes(slot);
+            if life > 0 && !tells_the_rest {
+                self.lose_copies(now, slot, life);
+            }
+        }
+        leaving.into_iter().for_each(|slot| self.hear_of_leaving(slot));
         for slot in reborn {
             self.tell_levels(slot);
         }
@@ -376,7 +395,9 @@ impl Others {
                 let last = self.ways.get(slot as usize).map_or(0, |way| way.last_life);
                 incarnation < known(slot).max(last)
             }
-            Change::Died { slot, incarnation } => known(slot) != incarnation,
+            Change::Leaving { slot, incarnation } | Change::Died { slot, incarnation, .. } => {
+                known(slot) != incarnation
+            }
             Change::Interested { .. } | Change::Uninterested { .. } | Change::Spent { .. } => false,
         }
     }
@@ -498,6 +519,7 @@ mod tests {
                 .prop_map(|(interest, off)| Between::Level { interest, off }),
             any_id().prop_map(|peer| Between::Origin(origin(peer))),
             any_id().prop_map(Between::Departed),
+            Just(()).prop_map(|()| Between::Last),
             ticket.prop_map(Between::Tracked),
             concluded.prop_map(|(ticket, delivered, is_answered, is_passed_on)| {
                 let receipt = Receipt { delivered, ..Receipt::default() };

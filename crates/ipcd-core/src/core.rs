@@ -148,6 +148,7 @@ impl Core {
             next_number: 0,
         };
         core.end_turn();
+        core.greet_leavers();
         core
     }
 

@@ -54,7 +54,9 @@ impl Core {
     pub(crate) fn must_wait_for_way(&mut self, publisher: PeerKey, to: Address) -> bool {
         let is_here = self.is_here(to.peer);
         let slot = place_of(to.peer).0;
-        let is_full = |others: &Others| others.lives(slot) && !others.has_room(slot);
+        let is_full = |others: &Others| {
+            others.lives(slot) && !others.shared.is_leaving(slot) && !others.has_room(slot)
+        };
         let waits = !is_here && self.others.as_ref().is_some_and(is_full);
         if waits {
             self.wait_for_others(publisher);

@@ -16,6 +16,7 @@ mod fanout;
 mod fault;
 mod groups;
 mod interest;
+mod leaving;
 mod levels;
 mod name;
 mod others;

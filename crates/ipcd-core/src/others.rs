@@ -18,6 +18,7 @@ use crate::arriving::Arrivals;
 use crate::config::Config;
 use crate::core::{Core, Output};
 use crate::interest::{Group, Remote};
+use crate::leaving::Leave;
 use crate::levels::Local;
 use crate::peer::{PeerKey, is_life, place_of};
 use crate::shared::{Interest, Shared};
@@ -38,6 +39,8 @@ pub(crate) enum Between {
     Tracked(Ticket),
     /// What became of the copies of such a message.
     Concluded(Conclusion),
+    /// No message comes behind this, because the receiver is leaving.
+    Last,
 }
 
 #[derive(Debug)]
@@ -64,6 +67,8 @@ pub(crate) struct Others {
     pub(crate) unconfirmed: Vec<Unconfirmed>,
     next_ticket: u64,
     pub(crate) confirmed: u64,
+    /// How far this worker is in leaving itself.
+    pub(crate) leave: Leave,
 }
 
 /// To and from another worker.
@@ -85,6 +90,8 @@ pub(crate) struct Way {
     pub(crate) heard_life: u32,
     /// The ticket of the next message from there.
     pub(crate) ticket: Option<Ticket>,
+    /// Whether that one has said that no more messages come.
+    pub(crate) has_said_last: bool,
 }
 
 /// A subscription that is to be acknowledged.
@@ -115,6 +122,7 @@ impl Others {
             unconfirmed: Vec::new(),
             next_ticket: 0,
             confirmed: 0,
+            leave: Leave::No,
         }
     }
 
@@ -271,7 +279,8 @@ impl Core {
         let output = others.push(slot, |outgoing| outgoing.extend_from_slice(run));
         self.outputs.extend(output);
         if let Some(ticket) = ticket {
-            self.sent_elsewhere(ticket, slot);
+            let life = self.life_of(slot).unwrap_or(0);
+            self.sent_elsewhere(ticket, (slot, life));
         }
     }
 
@@ -296,7 +305,8 @@ impl Core {
         ticket: Option<Ticket>,
     ) {
         let (slot, in_id) = place_of(to.peer);
-        if self.life_of(slot).is_some_and(|life| is_life(life, in_id)) {
+        let is_leaving = self.others.as_ref().is_some_and(|others| others.shared.is_leaving(slot));
+        if !is_leaving && self.life_of(slot).is_some_and(|life| is_life(life, in_id)) {
             self.forward_to(Some(from), slot, frame, ticket);
         } else {
             self.count_undeliverable(to);

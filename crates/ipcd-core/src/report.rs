@@ -18,6 +18,9 @@ use crate::table::{Asker, Request};
 
 /// Bytes of one part of an answer, roughly.
 const PART_BYTES: usize = 32 * 1024;
+/// Counters that say what is there now: nothing of a worker that has ended.
+const GAUGES: [&str; 4] =
+    ["messages_queued", "direct_queued", "outcomes_open", "requests_unanswered"];
 /// Bytes of filters that are told of one peer.
 const FILTER_BYTES: usize = 4 * 1024;
 
@@ -247,6 +250,13 @@ impl Core {
             self.kick_out(now, key);
         }
         found.is_some()
+    }
+
+    /// What this router has counted, for when it ends: what is left of it is not there any more.
+    pub fn last_counters(&mut self) -> Vec<(String, u64)> {
+        let mut counters = self.counters();
+        counters.retain(|(name, count)| *count > 0 && !GAUGES.contains(&&**name));
+        counters
     }
 
     /// What this router has counted, by name. What was matched is always the sum of what was

@@ -63,6 +63,13 @@ pub enum Change {
         /// Which life of that place.
         incarnation: u32,
     },
+    /// A worker serves no peer any more, and ends as soon as it has what is on its way to it.
+    Leaving {
+        /// The worker's place.
+        slot: u32,
+        /// Which life of that place.
+        incarnation: u32,
+    },
     /// A worker has died, with its interests. It says which life that was: who has heard of the
     /// next one already must not take its death for that one's.
     Died {
@@ -70,10 +77,17 @@ pub enum Change {
         slot: u32,
         /// Which life of that place.
         incarnation: u32,
+        /// Whether all that it had to say to other workers is in their inboxes.
+        has_finished: bool,
     },
 }
 
 impl Change {
+    /// Whether a worker has died of which all that it had to say is still to be heard.
+    pub(crate) fn tells_the_rest(&self) -> bool {
+        matches!(self, Self::Died { has_finished: true, .. })
+    }
+
     /// Whether what sources take up may have changed with it.
     pub(crate) fn is_about_charges(&self) -> bool {
         !matches!(self, Self::Interested { .. } | Self::Uninterested { .. })
@@ -92,6 +106,8 @@ pub struct Shared {
     pub spent: HashMap<Source, Vec<(u32, Spent)>>,
     /// The last batch of changes that is in it.
     pub epoch: u64,
+    /// Which workers are leaving: no message goes to them any more.
+    leaving: Vec<bool>,
     /// How many interests each worker has.
     held: Vec<usize>,
     /// How many workers live.
@@ -101,13 +117,18 @@ pub struct Shared {
 impl Shared {
     /// What is known when nobody lives yet.
     pub fn new(slots: usize) -> Self {
-        let (lives, held) = (vec![0; slots], vec![0; slots]);
-        Self { lives, held, ..Self::default() }
+        let (lives, leaving, held) = (vec![0; slots], vec![false; slots], vec![0; slots]);
+        Self { lives, leaving, held, ..Self::default() }
     }
 
     /// How many workers live.
     pub(crate) fn living(&self) -> u64 {
         self.living
+    }
+
+    /// Whether a worker is leaving.
+    pub(crate) fn is_leaving(&self, slot: u32) -> bool {
+        self.leaving.get(slot as usize).copied().unwrap_or(false)
     }
 
     /// How many interests a worker has.
@@ -142,6 +163,12 @@ impl Shared {
                 // table then may have been told before it, but of the life before.
                 self.set_life(*slot, *incarnation);
             }
+            Change::Leaving { slot, .. } => {
+                self.forget(*slot);
+                if let Some(leaving) = self.leaving.get_mut(*slot as usize) {
+                    *leaving = true;
+                }
+            }
             Change::Died { slot, .. } => self.set_life(*slot, 0),
             Change::Spent { slot, source, spent } => self.set_spent(*slot, *source, *spent),
         }
@@ -159,6 +186,14 @@ impl Shared {
             self.living = self.living + u64::from(life > 0) - u64::from(*known > 0);
             *known = life;
         }
+        if let Some(leaving) = self.leaving.get_mut(slot as usize) {
+            *leaving = false;
+        }
+        self.forget(slot);
+    }
+
+    /// Forgets what a worker wants and its peers take up.
+    fn forget(&mut self, slot: u32) {
         // With a worker for each connection many lives have no interest, and there are many.
         match self.held.get_mut(slot as usize) {
             Some(0) => self.interests.touch(),

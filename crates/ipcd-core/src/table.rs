@@ -33,6 +33,8 @@ pub struct Table {
     named: Vec<usize>,
     /// What workers that have ended had counted.
     ended: Vec<(String, u64)>,
+    /// Which workers have said their last word.
+    finished: Vec<bool>,
     /// Questions, and the workers that have not answered yet.
     questions: HashMap<Asker, Question>,
 }
@@ -57,6 +59,7 @@ impl Table {
             names: HashMap::new(),
             named: vec![0; slots],
             ended: Vec::new(),
+            finished: vec![false; slots],
             questions: HashMap::new(),
         }
     }
@@ -66,12 +69,14 @@ impl Table {
         self.change(Change::Life { slot, incarnation: life });
         self.inherited[slot as usize] = self.pending.len();
         self.seen[slot as usize] = Some(self.shared.epoch);
+        self.finished[slot as usize] = false;
     }
 
     /// A worker has died: it counts as having heard everything and answered all questions.
     pub fn died(&mut self, slot: u32) -> Vec<Told> {
         let incarnation = self.shared.lives[slot as usize];
-        self.change(Change::Died { slot, incarnation });
+        let has_finished = self.finished[slot as usize];
+        self.change(Change::Died { slot, incarnation, has_finished });
         self.seen[slot as usize] = None;
         self.unconfirmed[slot as usize].clear();
         self.names.retain(|_, owner| *owner != slot);
@@ -110,9 +115,16 @@ impl Table {
                 return Ok(vec![(slot, News::Named { to, key, peer, name, granted })]);
             }
             Request::ReleaseName(name) => self.release(slot, &name),
+            // Once is enough.
+            Request::Leaving if self.shared.is_leaving(slot) => {}
+            Request::Leaving => {
+                let incarnation = self.shared.lives[slot as usize];
+                self.change(Change::Leaving { slot, incarnation });
+            }
             Request::Counted(counters) => {
                 check_counters(&self.ended, &counters)?;
                 add_counters(&mut self.ended, &counters);
+                self.finished[slot as usize] = true;
             }
             Request::Ask { ticket, query, .. } => return self.ask(slot, ticket, query),
             Request::Answer { asker, part, last } => return self.answer(asker, slot, part, last),
@@ -310,6 +322,7 @@ mod tests {
         let counters = vec(("[a-z_A]{0,70}", any::<u64>()), 0..70);
         prop_oneof![
             any::<u64>().prop_map(Request::Seen),
+            Just(Request::Leaving),
             (0..8_u64).prop_map(Request::Seen),
             (any::<u64>(), any_interest(), share).prop_map(|(ticket, interest, share)| {
                 Request::Interested { ticket, interest, share }

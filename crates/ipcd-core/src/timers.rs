@@ -61,7 +61,7 @@ impl Core {
 
     /// When [`Core::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let looks = [self.timers.next(), self.trackers.next_sweep(), self.store.next_look()];
+        let looks = [self.timers.next(), self.trackers.next_look(), self.store.next_look()];
         looks.into_iter().flatten().min()
     }
 

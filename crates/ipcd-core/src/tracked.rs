@@ -38,8 +38,8 @@ pub(crate) struct Tracked {
     is_request: bool,
     /// Copies here whose fate is open, and one while the message is dealt out.
     open: u64,
-    /// Workers that have copies and have not said what became of them.
-    elsewhere: Vec<u32>,
+    /// Workers, each in one of its lives, that have copies and have not said what became of them.
+    elsewhere: Vec<(u32, u32)>,
     /// Whether another worker may pass a copy on to a third one: it was for members of a group.
     may_be_passed_on: bool,
     receipt: Receipt,
@@ -105,7 +105,7 @@ impl Tracked {
     /// Whether peers of that worker may have it: those here, or of one that got a copy and has not
     /// said what became of it, which it says after the last reply.
     fn may_be_answered(&self, by: Option<u32>) -> bool {
-        let is_known = by.is_none_or(|slot| self.elsewhere.contains(&slot));
+        let is_known = by.is_none_or(|slot| self.elsewhere.iter().any(|(known, _)| *known == slot));
         is_known || self.may_be_passed_on || self.is_passed_on
     }
 }
@@ -133,14 +133,20 @@ pub(crate) struct Trackers {
     entries: HashMap<Ticket, Tracked, RandomState>,
     last: Ticket,
     sweep_at: Option<Instant>,
+    /// Until when a router that is leaving waits for what has become of copies.
+    pub(crate) leave_by: Option<Instant>,
     /// Whether requests were forgotten whose responders are still known to have them.
     has_remnants: bool,
 }
 
 impl Trackers {
-    /// When requests are to be looked through.
-    pub(crate) fn next_sweep(&self) -> Option<Instant> {
-        self.sweep_at
+    /// When they are to be looked at.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.sweep_at.into_iter().chain(self.leave_by).min()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// How many there are.
@@ -203,9 +209,9 @@ impl Core {
     }
 
     /// Another worker gets a copy.
-    pub(crate) fn sent_elsewhere(&mut self, ticket: Ticket, slot: u32) {
+    pub(crate) fn sent_elsewhere(&mut self, ticket: Ticket, (slot, life): (u32, u32)) {
         if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
-            entry.elsewhere.push(slot);
+            entry.elsewhere.push((slot, life));
             entry.is_passed_on |= matches!(entry.home, Home::There(..));
         }
     }
@@ -237,9 +243,14 @@ impl Core {
     }
 
     /// Another worker has said what became of its copies.
-    pub(crate) fn concluded_elsewhere(&mut self, now: Instant, slot: u32, conclusion: &Conclusion) {
+    pub(crate) fn concluded_elsewhere(
+        &mut self,
+        now: Instant,
+        worker: (u32, u32),
+        conclusion: &Conclusion,
+    ) {
         self.change(now, conclusion.ticket, |entry| {
-            if let Some(at) = entry.elsewhere.iter().position(|known| *known == slot) {
+            if let Some(at) = entry.elsewhere.iter().position(|known| *known == worker) {
                 entry.elsewhere.swap_remove(at);
                 entry.receipt.add(&conclusion.receipt);
                 entry.is_answered |= conclusion.is_answered;
@@ -329,27 +340,58 @@ impl Core {
         }
     }
 
-    /// A worker has died, and with it the copies that it had and the publishers that it served.
-    pub(crate) fn bury_tracked(&mut self, now: Instant, slot: u32) {
+    /// A worker is over, and with it the publishers that it served.
+    pub(crate) fn bury_homes(&mut self, slot: u32) {
         let entries = &mut self.trackers.entries;
         entries.retain(|_, entry| !matches!(entry.home, Home::There(home, _) if home == slot));
         self.trackers.has_remnants = true;
-        let mut concerned: Vec<Ticket> = self
-            .trackers
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.elsewhere.contains(&slot))
-            .map(|(ticket, _)| *ticket)
-            .collect();
-        concerned.sort_unstable();
-        for ticket in concerned {
+    }
+
+    /// Copies are lost that a worker had in this life, or an earlier one.
+    pub(crate) fn lose_copies(&mut self, now: Instant, slot: u32, life: u32) {
+        let is_over = |known: &(u32, u32)| known.0 == slot && known.1 <= life;
+        self.drop_elsewhere(now, is_over, Reason::WorkerDied);
+    }
+
+    /// What has become of copies is not waited for any more.
+    pub(crate) fn give_up_copies(&mut self, now: Instant, reason: Reason) {
+        self.drop_elsewhere(now, |_| true, reason);
+    }
+
+    fn drop_elsewhere(
+        &mut self,
+        now: Instant,
+        is_lost: impl Fn(&(u32, u32)) -> bool,
+        reason: Reason,
+    ) {
+        for ticket in self.tickets_of(|entry| entry.elsewhere.iter().any(&is_lost)) {
             self.change(now, ticket, |entry| {
                 let before = entry.elsewhere.len();
-                entry.elsewhere.retain(|known| *known != slot);
+                entry.elsewhere.retain(|known| !is_lost(known));
                 let lost = before - entry.elsewhere.len();
-                entry.receipt.drop_for(Reason::WorkerDied, lost as u64);
+                entry.receipt.drop_for(reason, lost as u64);
             });
         }
+    }
+
+    /// The workers that requests came from are told that those who have them now may answer: which
+    /// is told by their answer only, for this router is leaving.
+    pub(crate) fn hand_back_requests(&mut self, now: Instant) {
+        for ticket in self.tickets_of(|entry| entry.is_request && !entry.elsewhere.is_empty()) {
+            self.change(now, ticket, |entry| {
+                entry.elsewhere.clear();
+                (entry.is_answered, entry.is_passed_on) = (true, true);
+            });
+        }
+    }
+
+    /// In an order that a simulation can repeat.
+    fn tickets_of(&self, is_meant: impl Fn(&Tracked) -> bool) -> Vec<Ticket> {
+        let entries = self.trackers.entries.iter();
+        let meant = entries.filter(|(_, entry)| is_meant(entry)).map(|(ticket, _)| *ticket);
+        let mut tickets: Vec<Ticket> = meant.collect();
+        tickets.sort_unstable();
+        tickets
     }
 
     /// Forgets requests that nobody waits for any more.

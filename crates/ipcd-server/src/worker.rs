@@ -233,7 +233,7 @@ impl Worker {
     /// Serves until the supervisor is gone, or it is time to end and all peers have left.
     fn run(&mut self) -> Result<(), Error> {
         let mut events = [EpollEvent::empty(); EVENTS];
-        while !self.is_over() {
+        while !self.is_over()? {
             let count = self.wait(&mut events)?;
             self.now = Instant::now();
             for event in &events[..count] {
@@ -260,9 +260,7 @@ impl Worker {
             self.report_gone()?;
         }
         // What it has counted outlives it.
-        let mut counters = self.core.counters();
-        counters.retain(|(_, count)| *count > 0);
-        let counted = Request::Counted(counters);
+        let counted = Request::Counted(self.core.last_counters());
         self.request(counted)
     }
 
@@ -285,9 +283,16 @@ impl Worker {
         self.obey_router()
     }
 
-    fn is_over(&self) -> bool {
-        let may_end = self.draining || self.serves_one;
-        may_end && self.core.peer_count() == 0 && self.core.is_forwarded()
+    /// Whether nothing is left to be done. A child whose peer has gone ends only when the others know
+    /// of it and its inbox is empty; when the daemon ends, nobody is left who could take over.
+    fn is_over(&mut self) -> Result<bool, Error> {
+        if !(self.draining || self.serves_one) || self.core.peer_count() > 0 {
+            return Ok(false);
+        }
+        let may_end = self.draining || self.core.leave(self.now);
+        self.obey_router()?;
+        self.report_gone()?;
+        Ok(may_end && self.core.is_forwarded())
     }
 
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {

@@ -42,7 +42,9 @@ pub enum Request {
     },
     /// A name is free again.
     ReleaseName(String),
-    /// It ends, and this is what it has counted.
+    /// It serves no peer any more, nor will it.
+    Leaving,
+    /// It ends, and this is what it has counted. All that it had to say to others it has said.
     Counted(Vec<(String, u64)>),
     /// A question to all workers.
     Ask {

@@ -36,8 +36,9 @@ impl World {
         let here = self.clients.iter().filter(|client| client.at != At::Gone).count();
         if here < CLIENTS {
             let name = self.rng.percent(40).then(|| self.rng.pick(&NAMES));
-            let slot = self.rng.below(self.slots());
-            self.spawn(slot, name);
+            if let Some(slot) = self.slot_for_peer() {
+                self.spawn(slot, name);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use ipcd_proto::control::{
 };
 use ipcd_proto::{Decoded, Frame, Kind, decode};
 
-use crate::frames::{Id, SUBJECTS, Wish, origin_of, subscribe};
+use crate::frames::{Id, SUBJECTS, Wish, id_in, origin_of, subscribe};
 use crate::ledger::Ledger;
 use crate::outcomes::Sent;
 
@@ -157,6 +157,20 @@ impl Client {
             rest = &rest[length..];
         }
         self.unread = rest.to_vec();
+    }
+
+    /// It goes, and these bytes for it are dropped.
+    pub(crate) fn leaves_behind(&mut self, bytes: &[u8], ledger: &mut Ledger) {
+        self.unread.extend_from_slice(bytes);
+        let mut rest = &self.unread[..];
+        while let Decoded::Frame(frame, length) = decode(rest, usize::MAX).expect("whole frames") {
+            let sub = self.subs.get(&frame.header.subscription);
+            let id = id_in(frame.payload).filter(|_| frame.header.kind == Kind::Message);
+            if let Some((id, group)) = id.zip(sub.and_then(|sub| ledger.subs[*sub].group())) {
+                ledger.left_behind.entry(group).or_default().insert(id);
+            }
+            rest = &rest[length..];
+        }
     }
 
     fn hear(&mut self, frame: &Frame<'_>, ledger: &mut Ledger, step: u64) {

@@ -63,6 +63,16 @@ pub(crate) struct Ledger {
     pub(crate) left: HashMap<usize, u64>,
     /// Whether a worker was killed of which not everybody may have heard.
     pub(crate) is_killed: bool,
+    /// When everybody had heard of the life that serves a peer.
+    pub(crate) known: HashMap<usize, u64>,
+    /// Lives that were killed.
+    pub(crate) killed: HashSet<(usize, u32)>,
+    /// When the daemon let peers go, who would have stayed.
+    pub(crate) cut_off: HashMap<usize, u64>,
+    /// What was in the outboxes of members of groups that have gone.
+    pub(crate) left_behind: HashMap<Group, HashSet<Id>>,
+    /// What workers that have left had counted.
+    pub(crate) ended: HashMap<String, u64>,
     /// When everybody had heard of the last worker that was killed.
     pub(crate) last_kill: Option<u64>,
     pub(crate) deliveries: u64,
@@ -163,7 +173,8 @@ impl Ledger {
     }
 
     /// A group that has a member which stays has got all that was accepted since, but for what its
-    /// members have dropped; and for what was accepted before one of them left, or a worker died.
+    /// members have dropped or left behind; and for what was accepted before one of them that may
+    /// drop messages left, or the daemon let one go, or a worker died.
     fn settle_groups(&self, facts: &Facts) {
         let mut groups = BTreeMap::<Group, Vec<&Sub>>::new();
         for sub in &self.subs {
@@ -172,8 +183,12 @@ impl Ledger {
             }
         }
         for (group, members) in groups {
-            let left = members.iter().filter_map(|sub| self.left.get(&sub.client)).max();
-            let excused = left.max(self.last_kill.as_ref()).copied().unwrap_or(0);
+            let may_drop = |sub: &&&Sub| sub.wish.overflow != Overflow::Block;
+            let left = members.iter().filter(may_drop);
+            let left = left.filter_map(|sub| self.left.get(&sub.client)).max();
+            let let_go = members.iter().filter_map(|sub| self.cut_off.get(&sub.client)).max();
+            let excused = left.max(let_go).max(self.last_kill.as_ref()).copied().unwrap_or(0);
+            let left_behind = self.left_behind.get(&group);
             let staying: Vec<_> = members.iter().filter(|sub| sub.stays(facts)).collect();
             let got = self.shared.get(&group);
             let mut missing = Vec::new();
@@ -183,6 +198,7 @@ impl Ledger {
                     let id = (*publisher, one.number);
                     let is_missing = one.at > excused
                         && got.is_none_or(|got| !got.contains(&id))
+                        && left_behind.is_none_or(|left| !left.contains(&id))
                         && staying.iter().any(is_due);
                     is_missing.then_some(id)
                 }));

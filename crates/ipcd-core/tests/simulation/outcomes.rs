@@ -217,7 +217,7 @@ impl Ledger {
     /// A message to a peer that stays has come to it; so has a reply that is owed.
     fn settle_direct(&self, facts: &Facts, id: Id, message: &Message) {
         let must_come = match message.sent.to {
-            To::Peer(to) => facts.lives[to],
+            To::Peer(to) => facts.lives[to] && self.is_known_at(to, message.at),
             // Whether a request was rightly refused is looked at by itself.
             To::Reply(request) => {
                 let request_ended = |one: &Message| one.end.is_some();
@@ -274,7 +274,8 @@ impl Ledger {
                 let is_held = message.copies > 0;
                 let stays = |sub: &Sub| sub.stays(facts) && sub.is_due_at(message.at);
                 // A life that has just begun is not known to all.
-                let to_peer = matches!(message.sent.to, To::Peer(to) if facts.lives[to])
+                let is_due = |to| facts.lives[to] && self.is_known_at(to, message.at);
+                let to_peer = matches!(message.sent.to, To::Peer(to) if is_due(to))
                     && !self.killed_since(message.at);
                 let has_responder = to_peer || self.copies(id, message, stays) > 0;
                 assert!(!is_held && !has_responder, "no responder for {}", what());
@@ -306,6 +307,11 @@ impl Ledger {
             To::Subject(subject) => sub.is_taken && sub.wants(id.0, subject),
             _ => false,
         })
+    }
+
+    /// Whether all workers knew of the one that serves a peer.
+    fn is_known_at(&self, peer: usize, at: u64) -> bool {
+        self.known.get(&peer).is_some_and(|known| *known <= at)
     }
 
     fn killed_since(&self, at: u64) -> bool {

@@ -20,6 +20,8 @@ pub(crate) struct Place {
     pub(crate) up: VecDeque<Request>,
     /// What others have sent, by sender.
     pub(crate) inbox: Vec<VecDeque<Record>>,
+    /// Whether a worker lives here for one peer only, and leaves when that has gone.
+    pub(crate) is_brief: bool,
 }
 
 pub(crate) struct Worker {
@@ -54,9 +56,9 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(crate) fn new(slots: usize) -> Self {
-        let place =
-            || Place { inbox: (0..slots).map(|_| VecDeque::new()).collect(), ..Place::default() };
+    pub(crate) fn new(slots: usize, is_brief: bool) -> Self {
+        let inbox = || (0..slots).map(|_| VecDeque::new()).collect();
+        let place = || Place { inbox: inbox(), is_brief, ..Place::default() };
         let places = (0..slots).map(|_| place()).collect();
         Self { table: Table::new(slots), places, has_news: false, births: 0 }
     }
@@ -74,7 +76,12 @@ impl Supervisor {
     pub(crate) fn bury(&mut self, slot: usize) {
         while self.heed(slot) {}
         let told = self.table.died(slot as u32);
-        self.places[slot].is_running = false;
+        let place = &mut self.places[slot];
+        place.is_running = false;
+        if place.is_brief {
+            // The link goes with the worker, and each has its own.
+            place.down.clear();
+        }
         self.tell(told);
         self.has_news = true;
     }
@@ -113,11 +120,17 @@ impl Supervisor {
         }
     }
 
-    /// Whether nothing is on its way, and everybody lives.
-    pub(crate) fn is_quiet(&self) -> bool {
+    /// Whether nothing is on its way, and everybody lives; with `all`, nobody is leaving either, which
+    /// takes until what has been passed on was read.
+    pub(crate) fn is_quiet(&self, all: bool) -> bool {
         let is_quiet = |place: &Place| {
+            if place.is_brief && !place.is_running {
+                return place.up.is_empty();
+            }
             let is_served = |worker: &Worker| {
-                !worker.is_stale && !worker.core.has_deferred() && worker.forwards.is_empty()
+                let is_over = place.is_brief && worker.clients.is_empty();
+                let has_work = worker.is_stale || worker.core.has_deferred();
+                (!is_over || !all) && !has_work && worker.forwards.is_empty()
             };
             place.worker.as_ref().is_some_and(is_served)
                 && place.up.is_empty()

@@ -52,7 +52,8 @@ impl World {
                 20..35 if self.rng.percent(inbox) => {}
                 20..35 => self.hear_other(slot, other),
                 35..45 => self.forward(slot, other),
-                45..50 => self.obey(slot),
+                45..49 => self.obey(slot),
+                49..50 => self.leave_place(slot),
                 50..52 => self.tick(),
                 52..55 => self.arrive(),
                 55..65 => self.with_someone(|world, index| {
@@ -82,6 +83,9 @@ impl World {
 
     fn arrived(&mut self) {
         self.ledger.outcomes.arrived(self.now);
+        for client in self.clients.iter().filter(|client| client.home.is_some()) {
+            self.ledger.known.entry(client.index).or_insert(self.step);
+        }
         if std::mem::take(&mut self.ledger.is_killed) {
             self.ledger.last_kill = Some(self.step);
         }
@@ -101,6 +105,7 @@ impl World {
                 (0..self.rng.below(4)).for_each(|_| self.hear_other(slot, other));
             }
             self.obey(slot);
+            self.leave_place(slot);
         }
         for index in 0..self.clients.len() {
             self.step += 1;
@@ -120,6 +125,6 @@ impl World {
                     && (client.is_waiting || client.unsent.is_empty())
                     && (is_read || (client.is_stalled && !all)))
         };
-        self.sup.is_quiet() && (0..self.clients.len()).all(is_settled)
+        self.sup.is_quiet(all) && (0..self.clients.len()).all(is_settled)
     }
 }

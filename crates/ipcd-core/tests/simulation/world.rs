@@ -6,14 +6,17 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ipcd_core::{Acl, Action, Config, DaemonInfo, Output, Pattern, PeerInfo, PeerKey, Rule, Whom};
+use ipcd_core::{
+    Acl, Action, Config, DaemonInfo, Output, Pattern, PeerInfo, PeerKey, Request, Rule, Whom,
+};
 use ipcd_proto::control::Origin;
 use ipcd_proto::{Decoded, Kind, decode};
 
+use crate::acts::CLIENTS;
 use crate::client::{At, Client, What};
 use crate::frames::{MAX_MESSAGE, MAX_PAYLOAD, NAMES, RESTRICTED, SECRET, SUBJECTS, hello, id_in};
 use crate::ledger::Ledger;
-use crate::places::{Down, INBOX_RECORDS, Record, Supervisor, Worker};
+use crate::places::{Down, INBOX_RECORDS, Place, Record, Supervisor, Worker};
 use crate::rng::Rng;
 
 /// Messages that a peer sends at once, and subscriptions that it has.
@@ -63,7 +66,9 @@ impl World {
             acl: rules(),
             ..Config::new(DaemonInfo::unknown(now))
         };
-        let slots = rng.between(2, 4);
+        // A worker for each peer, or a few for all.
+        let is_brief = rng.percent(25);
+        let slots = if is_brief { CLIENTS } else { rng.between(2, 4) };
         let deafness =
             (0..slots).map(|_| (rng.pick(&[0, 0, 60, 95]), rng.pick(&[0, 0, 70, 97]))).collect();
         let (is_peaceful, haste) = (rng.percent(25), rng.pick(&[60, 60, 500]));
@@ -74,7 +79,7 @@ impl World {
             config,
             now,
             step: 0,
-            sup: Supervisor::new(slots),
+            sup: Supervisor::new(slots, is_brief),
             clients: Vec::new(),
             ledger: Ledger::default(),
             deafness,
@@ -96,8 +101,22 @@ impl World {
         client.births_at_relief = self.sup.births;
         client.send(hello(name, client.no_echo), What::Other);
         self.clients.push(client);
-        self.sup.places[slot].down.push_back(Down::Admit(index));
+        if self.sup.places[slot].is_brief {
+            self.sup.fork(slot, &self.config);
+            self.admit(slot, index);
+            self.touched(slot);
+        } else {
+            self.sup.places[slot].down.push_back(Down::Admit(index));
+        }
         index
+    }
+
+    /// A place for one more peer.
+    pub(crate) fn slot_for_peer(&mut self) -> Option<usize> {
+        let is_free = |place: &Place| !place.is_brief || !place.is_running;
+        let places = (0..).zip(&self.sup.places).filter(|(_, place)| is_free(place));
+        let free: Vec<usize> = places.map(|(slot, _)| slot).collect();
+        (!free.is_empty()).then(|| self.rng.pick(&free))
     }
 
     /// The supervisor's turn: it hears some workers, notices some deaths, and lets some be born.
@@ -110,7 +129,8 @@ impl World {
             }
         }
         for slot in 0..self.slots() {
-            if !self.sup.places[slot].is_running && self.rng.percent(60) {
+            let place = &self.sup.places[slot];
+            if !place.is_running && !place.is_brief && self.rng.percent(60) {
                 self.sup.fork(slot, &self.config);
             }
         }
@@ -121,6 +141,7 @@ impl World {
     pub(crate) fn kill(&mut self, slot: usize) {
         if let Some(worker) = self.sup.places[slot].worker.take() {
             self.ledger.is_killed = true;
+            self.ledger.killed.insert((slot, worker.life));
             worker.clients.into_values().for_each(|client| self.depart(client));
         }
     }
@@ -132,26 +153,51 @@ impl World {
         match place.down.pop_front() {
             None => return,
             Some(Down::News(news)) => worker.core.hear_news(now, news),
-            Some(Down::Admit(index)) => {
-                let client = &mut self.clients[index];
-                let origin = Origin {
-                    peer: 0,
-                    name: None,
-                    transport: "test".into(),
-                    pid: None,
-                    uid: client.is_restricted.then_some(RESTRICTED),
-                    gid: None,
-                    addr: None,
-                };
-                let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
-                let key = worker.core.attach(now, info);
-                assert_eq!(worker.clients.insert(key, index), None, "{key:?} is in use");
-                self.ledger.ids.insert(index, worker.core.origin(key).peer);
-                client.at = At::Worker { slot, life: worker.life, key };
-                client.home = Some((slot, worker.life));
-            }
+            Some(Down::Admit(index)) => self.admit(slot, index),
         }
         self.touched(slot);
+    }
+
+    fn admit(&mut self, slot: usize, index: usize) {
+        let worker = self.sup.places[slot].worker.as_mut().expect("it lives");
+        let client = &mut self.clients[index];
+        let origin = Origin {
+            peer: 0,
+            name: None,
+            transport: "test".into(),
+            pid: None,
+            uid: client.is_restricted.then_some(RESTRICTED),
+            gid: None,
+            addr: None,
+        };
+        let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
+        let key = worker.core.attach(self.now, info);
+        assert_eq!(worker.clients.insert(key, index), None, "{key:?} is in use");
+        self.ledger.ids.insert(index, worker.core.origin(key).peer);
+        client.at = At::Worker { slot, life: worker.life, key };
+        client.home = Some((slot, worker.life));
+    }
+
+    /// A worker whose only peer has gone leaves, if nothing for it is on its way.
+    pub(crate) fn leave_place(&mut self, slot: usize) {
+        let place = &mut self.sup.places[slot];
+        let Some(worker) = place.worker.as_mut().filter(|worker| worker.clients.is_empty()) else {
+            return;
+        };
+        if !place.is_brief {
+            return;
+        }
+        let may_end = worker.core.leave(self.now);
+        self.obey(slot);
+        let place = &mut self.sup.places[slot];
+        let is_over = |worker: &mut Worker| may_end && worker.core.is_forwarded();
+        if let Some(mut worker) = place.worker.take_if(is_over) {
+            let counters = worker.core.last_counters();
+            for (name, count) in &counters {
+                *self.ledger.ended.entry(name.clone()).or_default() += count;
+            }
+            place.up.push_back(Request::Counted(counters));
+        }
     }
 
     /// A worker takes the next record that a sender has left it.
@@ -170,10 +216,13 @@ impl World {
     pub(crate) fn forward(&mut self, slot: usize, to: usize) {
         let is_full = self.sup.places[to].inbox[slot].len() >= INBOX_RECORDS;
         let Some(worker) = &mut self.sup.places[slot].worker else { return };
-        if is_full || !worker.forwards.contains(&to) {
+        if !worker.forwards.contains(&to) {
             return;
         }
         let (frames, to_life) = worker.core.outgoing(to as u32);
+        if is_full && !frames.is_empty() {
+            return;
+        }
         let mut length = 0;
         while let Ok(Decoded::Frame(frame, next)) = decode(&frames[length..], usize::MAX) {
             length += next;
@@ -270,6 +319,8 @@ impl World {
     pub(crate) fn detach(&mut self, index: usize) {
         let At::Worker { slot, key, .. } = self.clients[index].at else { return };
         let Some(worker) = &mut self.sup.places[slot].worker else { return };
+        let left = worker.core.outbox_pieces(key).collect::<Vec<_>>().concat();
+        self.clients[index].leaves_behind(&left, &mut self.ledger);
         worker.core.detach(self.now, key);
         worker.clients.remove(&key);
         worker.is_stale = true;
@@ -316,9 +367,13 @@ impl World {
                     let step = self.step;
                     let client = self.client(slot, key);
                     let index = client.index;
+                    let goes_by_itself = client.is_leaving;
                     (client.is_closing, client.is_waiting) = (true, false);
                     client.wants_write = true;
                     self.ledger.left.entry(index).or_insert(step);
+                    if !goes_by_itself {
+                        self.ledger.cut_off.entry(index).or_insert(step);
+                    }
                 }
                 Output::Resume(key) => {
                     let client = self.client(slot, key);

@@ -1,0 +1,184 @@
+//! A child for each peer, and members of a group that leave: what is on its way to one goes to
+//! another, whoever asks is told what has come of it, and nothing of the child is left.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use ipcd_proto::control::{Subscribe, Unsubscribe, encode};
+use ipcd_proto::{Frame, FrameWriter, Header, Kind};
+use ipcd_tests::{Daemon, Raw, RawFrame, Setup, children, eventually};
+
+const GROUP: &str = "team";
+/// Members that come and go.
+const GUESTS: usize = 12;
+/// Messages that are published at once.
+const BATCH: u64 = 50;
+/// Requests that are on their way when one goes.
+const REQUESTS: u64 = 100;
+
+/// Becomes a member, and returns what came meanwhile.
+fn join(peer: &mut Raw) -> Vec<Vec<u8>> {
+    let (filter, group) = ("work".into(), Some(GROUP.to_owned()));
+    let body = Subscribe { subscription: 1, filter, group, overflow: None, origin: false };
+    peer.control(Kind::Subscribe, 1, &encode(&body));
+    until(peer, Kind::Ack).into_iter().map(|frame| frame.payload).collect()
+}
+
+/// What comes until a frame of this kind does.
+fn until(peer: &mut Raw, kind: Kind) -> Vec<RawFrame> {
+    let mut got = Vec::new();
+    loop {
+        let frame = peer.frame().expect("it is served");
+        if frame.header.kind == kind {
+            return got;
+        }
+        got.push(frame);
+    }
+}
+
+/// What has come by now.
+fn so_far(peer: &mut Raw) -> Vec<RawFrame> {
+    peer.control(Kind::Ping, 9, &[]);
+    until(peer, Kind::Pong)
+}
+
+/// Leaves as the client library does, and returns what came until the end.
+fn leave_politely(mut peer: Raw) -> Vec<Vec<u8>> {
+    peer.control(Kind::Unsubscribe, 2, &encode(&Unsubscribe { subscription: 1 }));
+    peer.control(Kind::Bye, 0, &[]);
+    let mut got = Vec::new();
+    while let Some(frame) = peer.frame() {
+        got.extend((frame.header.kind == Kind::Message).then_some(frame.payload));
+    }
+    got
+}
+
+/// Says at its end that the members have come and gone, also when a test of them fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn start() -> Daemon {
+    Setup::new().args(&["--fork", "connection", "--max-children", "40"]).start()
+}
+
+/// Waits until all peers and their children have gone, and says what is counted then.
+fn left(daemon: &Daemon, counters: &[&str]) -> Vec<u64> {
+    eventually("an end of the children", || {
+        children(daemon.process.pid()).is_empty().then_some(())
+    });
+    counters.iter().map(|name| daemon.counter(name)).collect()
+}
+
+#[test]
+fn a_member_that_leaves_takes_no_message_along() {
+    let daemon = start();
+    let mut stays = daemon.raw("unix").open();
+    join(&mut stays);
+    let is_over = AtomicBool::new(false);
+    let (sent, mut got) = thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            let mut publisher = daemon.raw("unix").open();
+            let mut sent = 0_u64;
+            while !is_over.load(Ordering::Relaxed) {
+                let message = |number: u64| Raw::message_bytes(0, b"work", &number.to_le_bytes());
+                publisher.send(&(sent..sent + BATCH).flat_map(message).collect::<Vec<u8>>());
+                publisher.control(Kind::Flush, 7, &[]);
+                publisher.expect(Kind::Ack);
+                sent += BATCH;
+            }
+            sent
+        });
+        let (stays, is_over) = (&mut stays, &is_over);
+        let stayer = scope.spawn(move || {
+            let mut got = Vec::new();
+            while !is_over.load(Ordering::Relaxed) {
+                got.extend(so_far(stays).into_iter().map(|frame| frame.payload));
+            }
+            got
+        });
+        let over = Ends(is_over);
+        let mut got = Vec::new();
+        for _ in 0..GUESTS {
+            let mut guest = daemon.raw("unix").open();
+            got.extend(join(&mut guest));
+            got.push(guest.expect(Kind::Message).payload);
+            got.extend(leave_politely(guest));
+        }
+        drop(over);
+        got.extend(stayer.join().expect("it stays"));
+        (publisher.join().expect("it has published"), got)
+    });
+    // Whatever is still on its way comes to the one that stays.
+    while (got.len() as u64) < sent {
+        got.push(stays.expect(Kind::Message).payload);
+    }
+    let all: BTreeSet<&Vec<u8>> = got.iter().collect();
+    assert_eq!((all.len() as u64, got.len() as u64), (sent, sent), "each came once");
+    drop(stays);
+    let counted = left(&daemon, &["messages_unclaimed", "records_stale", "messages_queued"]);
+    assert_eq!(counted, [0, 0, 0]);
+}
+
+fn request(number: u64, from: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let header = Header { request: true, wait: 60, ..Header::new(Kind::Message, number) };
+    let reply = format!("@{from}.{number}");
+    let (subject, reply) = (&b"work"[..], reply.as_bytes());
+    FrameWriter(&mut bytes).write(&Frame { header, subject, reply, headers: &[], payload: b"?" });
+    bytes
+}
+
+/// A member breaks off with requests on their way to it: those that another one gets are answered, and
+/// of no other it is said that nobody will.
+#[test]
+fn requests_that_another_member_gets_are_not_called_unanswered() {
+    let daemon = start();
+    let mut stays = daemon.raw("unix").open();
+    join(&mut stays);
+    let mut asks = daemon.raw("unix").open();
+    let (mut asked, mut refused) = (0, 0);
+    for _ in 0..GUESTS {
+        let mut guest = daemon.raw("unix").open();
+        join(&mut guest);
+        for part in 0..2 {
+            let numbers = asked + 1..=asked + REQUESTS / 2;
+            let batch: Vec<u8> = numbers.flat_map(|number| request(number, asks.peer())).collect();
+            asks.send(&batch);
+            asked += REQUESTS / 2;
+            if part == 0 {
+                asks.control(Kind::Flush, 0, &[]);
+                guest.expect(Kind::Message);
+            }
+        }
+        drop(guest);
+        // Each request of this round has an end: the one that stays answers what it has.
+        let mut ended = 0;
+        while ended < REQUESTS {
+            for frame in so_far(&mut stays) {
+                let to = format!("@{}.{}", frame.header.sender, frame.header.correlation);
+                stays.message(0, to.as_bytes(), b"!");
+            }
+            for frame in so_far(&mut asks) {
+                match frame.header.kind {
+                    Kind::Message => ended += 1,
+                    Kind::Error => {
+                        let (code, why) = frame.refusal();
+                        assert!(why.contains("has gone"), "{code:?}: {why}");
+                        (ended, refused) = (ended + 1, refused + 1);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(refused < asked, "nothing was answered");
+    drop((stays, asks));
+    let counted = left(&daemon, &["replies_late", "outcomes_open", "requests_unanswered"]);
+    assert_eq!(counted, [0, 0, 0]);
+}
