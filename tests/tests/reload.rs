@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use ipcd_proto::Kind;
 use ipcd_proto::control::Code;
-use ipcd_tests::{PATIENCE, Setup};
+use ipcd_tests::{Daemon, PATIENCE, Raw, Setup, eventually};
 use nix::sys::signal::Signal;
 
 fn config(max_message: &str, endpoints: &[String]) -> String {
@@ -178,4 +179,177 @@ fn durations_too_long_for_the_clock_are_as_good_as_for_ever() {
     }
     daemon.reload(&config);
     daemon.terminate().expect(0);
+}
+
+/// A listener that tests can ask.
+fn own(dir: &Path) -> String {
+    format!("[[listen]]\nendpoint = \"{}\"\n", socket(dir, "own"))
+}
+
+/// Where the daemon says that it listens, and for what.
+fn endpoints(daemon: &Daemon) -> Vec<String> {
+    let status = daemon.status();
+    let listeners = status["listeners"].as_array().expect("it has some");
+    let mut shown: Vec<_> =
+        listeners.iter().map(|l| format!("{} {}", l["endpoint"], l["codec"])).collect();
+    shown.sort();
+    shown
+}
+
+/// Connects to a raw socket, and says a line.
+fn say(path: &Path, line: &str) -> BufReader<UnixStream> {
+    let mut raw = UnixStream::connect(path).expect("it listens");
+    raw.set_read_timeout(Some(PATIENCE)).expect("a socket has a time-out");
+    writeln!(raw, "{line}").expect("it is served");
+    BufReader::new(raw)
+}
+
+#[test]
+fn a_listener_changes_its_options_where_it_is_and_bare_peers_follow() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let path = dir.path().join("raw.sock");
+    let with = |options: &str| {
+        format!(
+            "{}[[listen]]\nendpoint = \"unix://{}?{options}\"\n[[listen]]\n\
+             endpoint = \"tcp://127.0.0.1:0?codec=line&subject=net.$1\"\n",
+            own(dir.path()),
+            path.display()
+        )
+    };
+    let daemon =
+        Setup::new().listen(&[]).config(&with("codec=line&subject=before&reply=news")).start();
+    let mut hears = Raw::unix(&dir.path().join("own")).open();
+    hears.subscribe(1, ">");
+    let mut early = say(&path, "one");
+    assert_eq!(hears.expect(Kind::Message).subject, b"before");
+    let inode = |path: &Path| fs::metadata(path).expect("it is there").ino();
+    let before = inode(&path);
+    daemon.reload(&with("codec=line&subject=after&reply=other&mode=0640"));
+    assert_eq!(inode(&path), before, "nobody was cut off from it");
+    let mode = fs::metadata(&path).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+    writeln!(early.get_mut(), "two").expect("it is served");
+    assert_eq!(hears.expect(Kind::Message).subject, b"after");
+    let mut late = say(&path, "three");
+    assert_eq!(hears.expect(Kind::Message).subject, b"after");
+    daemon.send("news", "nobody hears it");
+    daemon.send("other", "heard");
+    for peer in [&mut early, &mut late] {
+        let mut line = String::new();
+        peer.read_line(&mut line).expect("it comes");
+        assert_eq!(line, "heard\n");
+    }
+    // For frames now, and for records then: the socket itself has to be another.
+    daemon.reload(&with("mode=0600"));
+    daemon.ctl(&format!("unix://{}", path.display()), &["ping"]).run().expect(0);
+    daemon.reload(&with("type=seqpacket"));
+    daemon.ctl(&format!("unix://{}?type=seqpacket", path.display()), &["ping"]).run().expect(0);
+    assert_ne!(inode(&path), before);
+    let log = daemon.log();
+    assert!(!log.contains("in use") && !log.contains("not reloaded"), "{log}");
+}
+
+#[test]
+fn what_cannot_be_put_in_force_leaves_every_listener_as_it_was() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let [one, two, new] = ["one", "two", "new"].map(|name| dir.path().join(name));
+    let fifo = dir.path().join("fifo");
+    let with = |of_one: &str, of_two: &str, more: &str| {
+        format!(
+            "{}[[listen]]\nendpoint = \"unix://{}?{of_one}\"\n[[listen]]\nendpoint = \
+             \"unix://{}?{of_two}\"\n[[listen]]\nendpoint = \"fifo://{}?codec=line&subject=f\"\n\
+             {more}",
+            own(dir.path()),
+            one.display(),
+            two.display(),
+            fifo.display()
+        )
+    };
+    let text = with("mode=0600&codec=line&subject=a", "mode=0600", "");
+    let daemon = Setup::new().listen(&[]).config(&text).start();
+    let listeners = || endpoints(&daemon);
+    let (before, mut hears) = (listeners(), Raw::unix(&dir.path().join("own")).open());
+    hears.subscribe(1, ">");
+    let taken = dir.path().join("taken");
+    fs::write(&taken, "somebody else's").expect("the directory is ours");
+    let more = format!(
+        "[[listen]]\nendpoint = \"unix://{}\"\n[[listen]]\nendpoint = \"unix://{}\"\n",
+        new.display(),
+        taken.display()
+    );
+    // The second would do, and so would the first, whose socket has to be another.
+    let bad = with("mode=0640&codec=line&subject=b&type=seqpacket", "mode=0640", &more);
+    daemon.configure(&bad, "nothing has changed");
+    // It fails when one of the two is changed already.
+    fs::remove_file(&two).expect("the directory is ours");
+    fs::write(&two, "somebody else's").expect("the directory is ours");
+    let bad = with("mode=0640&codec=line&subject=b&type=seqpacket", "mode=0640", "");
+    daemon.configure(&bad, "nothing has changed");
+    say(&one, "a line");
+    assert_eq!(hears.expect(Kind::Message).subject, b"a");
+    let mode = fs::metadata(&one).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(!new.exists());
+    assert_eq!(listeners(), before);
+    fs::write(&fifo, "into the FIFO\n").expect("it is there");
+    assert_eq!(hears.expect(Kind::Message).payload, b"into the FIFO");
+}
+
+/// Of what a daemon says of itself, and of what is at the paths, nothing tells a reload from a start.
+#[test]
+fn a_reload_is_as_good_as_a_start_for_random_pairs_of_configurations() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |sides: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % sides
+    };
+    let mut configuration = || {
+        let mut text = format!("[limits]\nmax_message = \"{}KiB\"\n", 1 << below(8));
+        text += &own(dir.path());
+        for name in ["a", "b", "c", "d"] {
+            let at = dir.path().join(name);
+            let options = match below(7) {
+                0 => continue,
+                1 => "codec=line&subject=s&type=dgram",
+                2 => "mode=0640&codec=line&subject=s",
+                3 => "mode=0600&codec=raw&subject=t&reply=r",
+                4 => "type=seqpacket&mode=0660",
+                5 => "mode=0666",
+                _ => "mode=0600",
+            };
+            text += &format!("[[listen]]\nendpoint = \"unix://{}?{options}\"\n", at.display());
+        }
+        let fifo = dir.path().join("fifo");
+        let way = ["subject=in", "reply=out", "subject=other&mode=0622"][below(3) as usize];
+        text += &format!("[[listen]]\nendpoint = \"fifo://{}?codec=line&{way}\"\n", fifo.display());
+        text
+    };
+    let seen = |daemon: &Daemon| {
+        let entries = fs::read_dir(dir.path()).expect("the directory is ours");
+        let mut files: Vec<_> = entries
+            .map(|entry| entry.expect("it is there"))
+            .map(|entry| {
+                let found = entry.metadata().expect("it is there");
+                (entry.file_name(), found.file_type().is_socket(), found.permissions().mode())
+            })
+            .collect();
+        files.sort();
+        (endpoints(daemon), files)
+    };
+    let start = |text: &str| Setup::new().listen(&[]).config(text).start();
+    for _ in 0..12 {
+        let (from, to) = (configuration(), configuration());
+        let mut started = start(&to);
+        let expected = seen(&started);
+        started.terminate().expect(0);
+        let _ = fs::remove_file(dir.path().join("fifo"));
+        let mut daemon = start(&from);
+        daemon.reload(&to);
+        eventually("the same", || (seen(&daemon) == expected).then_some(()));
+        daemon.terminate().expect(0);
+        let _ = fs::remove_file(dir.path().join("fifo"));
+    }
 }

@@ -248,6 +248,11 @@ impl Core {
         self.peers.len()
     }
 
+    /// The number of the listener that accepted it, or of what else it is.
+    pub fn listener(&self, key: PeerKey) -> usize {
+        self.peers[key.0 as usize].listener as usize
+    }
+
     /// Who the peer is.
     pub fn origin(&self, key: PeerKey) -> &Origin {
         &self.peers[key.0 as usize].origin

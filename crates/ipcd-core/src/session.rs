@@ -204,14 +204,33 @@ impl Core {
         peer.state = State::Open;
         peer.deadlines.state = None;
         self.read_rights(key);
-        for (filter, subscription) in bare.filters.into_iter().zip(1..) {
+        self.hear_bare(key, bare.filters);
+        self.opened(key);
+    }
+
+    /// Has a peer that does not speak the protocol hear something else from now on.
+    pub fn redirect(&mut self, key: PeerKey, bare: Bare) {
+        let peer = self.peer(key);
+        if !peer.is_bare || !peer.is_open() {
+            return;
+        }
+        peer.no_echo = !bare.echo;
+        let filters = peer.subscriptions.iter().map(|subscription| &subscription.filter);
+        if !filters.eq(&bare.filters) {
+            self.forget_subscriptions(key);
+            self.resume_waiters(key);
+            self.hear_bare(key, bare.filters);
+        }
+    }
+
+    fn hear_bare(&mut self, key: PeerKey, filters: Vec<Filter>) {
+        for (filter, subscription) in filters.into_iter().zip(1..) {
             let (filter, group, overflow) = (filter.as_str().to_owned(), None, None);
             let body = Subscribe { subscription, filter, group, overflow, origin: false };
             // The filters are some, and their numbers differ. What of them the peer may not hear,
             // it does not get.
             let _ = self.add_subscription(key, body, 0);
         }
-        self.opened(key);
     }
 
     fn subscribe(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {

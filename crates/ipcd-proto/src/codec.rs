@@ -93,6 +93,11 @@ impl Decoder {
         Self { codec, largest, begun: Vec::new(), skips: false }
     }
 
+    /// For messages that end otherwise from now on. What was begun goes on.
+    pub fn set_codec(&mut self, codec: Codec) {
+        self.codec = codec;
+    }
+
     /// For messages of at most so many bytes from now on.
     pub fn set_largest(&mut self, largest: usize) {
         self.largest = largest;

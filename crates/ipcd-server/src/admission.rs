@@ -195,6 +195,12 @@ impl Admission {
         Some(peer)
     }
 
+    /// The peers of a listener, with their slots.
+    pub(crate) fn of_listener(&self, listener: usize) -> Vec<(u32, u64)> {
+        let of = self.peers.iter().filter(|(_, peer)| peer.listener == listener);
+        of.map(|(_, peer)| (peer.slot, peer.number)).collect()
+    }
+
     /// Whether a worker still serves a peer that has to go.
     pub(crate) fn is_leaving(&self, number: u64, slot: usize) -> bool {
         self.peer_of(number, slot).is_some_and(|peer| peer.standing == Standing::Displaced)

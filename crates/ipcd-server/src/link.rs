@@ -57,6 +57,13 @@ pub(crate) enum ToWorker {
     News(News),
     /// The configuration has changed.
     Configure(Box<Live>),
+    /// The bare peers of this listener say and hear something else from now on.
+    Redirect {
+        /// Its number.
+        listener: usize,
+        /// What.
+        dialect: Dialect,
+    },
 }
 
 /// What of the configuration can change while workers run.

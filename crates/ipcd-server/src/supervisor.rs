@@ -12,6 +12,7 @@ pub(crate) mod line_reader;
 mod listening;
 mod notifying;
 mod reaping;
+mod relisten;
 mod reload;
 mod slots;
 mod worker_log;

@@ -20,6 +20,8 @@ const AMPLIFICATION: u64 = 3;
 /// What translates for one peer.
 pub(crate) struct Translator {
     dialect: Dialect,
+    /// Whether it can hear nothing, whatever its dialect says.
+    is_deaf: bool,
     decoder: Decoder,
     keeps_records: bool,
     /// Whether the peer says when it is done.
@@ -44,13 +46,15 @@ pub(crate) struct Translator {
 
 impl Translator {
     pub(crate) fn new(mut dialect: Dialect, channel: &BareChannel, largest: usize) -> Self {
-        if channel.channel.is_deaf() {
+        let is_deaf = channel.channel.is_deaf();
+        if is_deaf {
             dialect.reply = Default::default();
         }
         let BareChannel { keeps_records, has_end, largest: largest_sent, .. } = *channel;
         let decoder = Decoder::new(dialect.codec, largest);
         Self {
             dialect,
+            is_deaf,
             decoder,
             keeps_records,
             has_end,
@@ -71,6 +75,15 @@ impl Translator {
         let parse = |reply: &String| Filter::parse(reply.as_bytes()).ok();
         let filters = self.dialect.reply.iter().filter_map(parse).collect();
         Bare { filters, echo: self.dialect.echo, largest: self.largest_sent }
+    }
+
+    /// The peer says and hears something else from now on.
+    pub(crate) fn set_dialect(&mut self, mut dialect: Dialect) {
+        if self.is_deaf {
+            dialect.reply = Default::default();
+        }
+        self.decoder.set_codec(dialect.codec);
+        self.dialect = dialect;
     }
 
     /// What the peer sends may have so many bytes at the most from now on.

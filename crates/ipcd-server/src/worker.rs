@@ -336,6 +336,9 @@ impl Worker {
                 Received::Message(ToWorker::Configure(live), _) => {
                     self.configure(*live);
                 }
+                Received::Message(ToWorker::Redirect { listener, dialect }, _) => {
+                    self.redirect(listener, &dialect);
+                }
                 Received::Message(
                     ToWorker::Admit { number, listener, scheme, identity, state, dialect },
                     fds,

@@ -11,13 +11,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{
     Access, ChannelParts, Endpoint, Error, FileKind, Found, Identity, Listener, PathClaim, Result,
+    set_local_access,
 };
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use crate::egress;
 use crate::turn::Turn;
+use crate::{Way, egress, plain};
 
 /// Why what was found at a path is not connected to.
 pub(crate) const NO_FIFO: &str = "that is no FIFO; a symlink to one does not count";
@@ -29,7 +30,7 @@ pub(crate) struct Listening {
     fifo: OwnedFd,
     turn: Turn,
     local: Endpoint,
-    _claim: Option<PathClaim>,
+    claim: Option<PathClaim>,
 }
 
 impl Listening {
@@ -53,7 +54,7 @@ impl Listening {
     }
 
     fn new(fifo: OwnedFd, local: Endpoint, claim: Option<PathClaim>) -> Result<Self> {
-        Ok(Self { fifo, turn: Turn::free()?, local, _claim: claim })
+        Ok(Self { fifo, turn: Turn::free()?, local, claim })
     }
 }
 
@@ -64,6 +65,21 @@ impl Listener for Listening {
 
     fn local(&self) -> &Endpoint {
         &self.local
+    }
+
+    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
+        if !is_bare || Way::of(at)? == Some(Way::Out) {
+            return Ok(false);
+        }
+        set_local_access(at, self.claim.as_ref(), &mut None)?;
+        self.local = plain(at);
+        Ok(true)
+    }
+
+    fn clear_place(&mut self) {
+        if let Some(claim) = &mut self.claim {
+            claim.let_go();
+        }
     }
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {

@@ -46,10 +46,16 @@ impl DropBox {
         }
         let directory = parent.find(&name).map_err(|error| named(error.into()))?;
         let directory = examine(&path, directory, |owner| owner == geteuid())?;
-        directory.set_mode(if shared { SHARED } else { PRIVATE }).map_err(named)?;
         let found = Self { path, directory, place: Some((parent, name)) };
+        found.share(shared)?;
         found.sweep()?;
         Ok(found)
+    }
+
+    /// Lets other users leave FIFOs there, or not.
+    pub(crate) fn share(&self, shared: bool) -> Result<()> {
+        let set = self.directory.set_mode(if shared { SHARED } else { PRIVATE });
+        set.map_err(|error| self.failed("change the mode", error))
     }
 
     /// The drop box of the daemon that listens at this well-known FIFO.

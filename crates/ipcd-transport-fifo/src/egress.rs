@@ -20,6 +20,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::unistd::read;
 
 use crate::turn::{Turn, silence};
+use crate::{Way, plain};
 
 /// The state in the parts of a channel that only writes.
 pub(crate) const STATE: &[u8] = b"out";
@@ -100,6 +101,20 @@ impl Listener for Listening {
 
     fn local(&self) -> &Endpoint {
         &self.local
+    }
+
+    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
+        if !is_bare || Way::of(at)? != Some(Way::Out) {
+            return Ok(false);
+        }
+        let access = Access::of(at, Access::PRIVATE)?;
+        self.claim.set_access(&access)?;
+        (self.access, self.local) = (access, plain(at));
+        Ok(true)
+    }
+
+    fn clear_place(&mut self) {
+        self.claim.let_go();
     }
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {

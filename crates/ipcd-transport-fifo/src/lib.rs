@@ -103,12 +103,10 @@ impl Transport for Fifo {
     }
 
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        let way = Way::of(at)?;
-        let mut at = at.clone();
-        at.take_option(DIRECTION);
-        match way {
-            Some(Way::Out) => Ok(Box::new(egress::Listening::open(&at)?)),
-            Some(Way::In) | None => Ok(Box::new(bare::Listening::open(&at)?)),
+        let at_path = plain(at);
+        match Way::of(at)? {
+            Some(Way::Out) => Ok(Box::new(egress::Listening::open(&at_path)?)),
+            Some(Way::In) | None => Ok(Box::new(bare::Listening::open(&at_path)?)),
         }
     }
 
@@ -157,6 +155,13 @@ impl Transport for Fifo {
 const DIRECTION: &str = "direction";
 
 const OPTIONS: [&str; 4] = [Access::OPTIONS[0], Access::OPTIONS[1], Access::OPTIONS[2], DIRECTION];
+
+/// The endpoint without a direction.
+fn plain(at: &Endpoint) -> Endpoint {
+    let mut at = at.clone();
+    at.take_option(DIRECTION);
+    at
+}
 
 /// Which way the bytes of a bare FIFO go, which has only one.
 #[derive(Clone, Copy, Eq, PartialEq)]

@@ -26,7 +26,7 @@ pub(crate) struct Listening {
     scanner: Scanner,
     drop_box: DropBox,
     local: Endpoint,
-    _claim: PathClaim,
+    claim: PathClaim,
 }
 
 impl Listening {
@@ -39,7 +39,7 @@ impl Listening {
         // For writing, too: with a writer always there, it has no end, which poll(2) would report
         // for ever once the first client has gone.
         let fifo = claim.publish_fifo(&access, |found| found.open(OFlag::O_RDWR))?;
-        Ok(Self { fifo, scanner: Scanner::default(), drop_box, local: at.clone(), _claim: claim })
+        Ok(Self { fifo, scanner: Scanner::default(), drop_box, local: at.clone(), claim })
     }
 
     fn admit(&self, name: Name) -> Result<ChannelParts> {
@@ -73,6 +73,17 @@ impl Listener for Listening {
 
     fn local(&self) -> &Endpoint {
         &self.local
+    }
+
+    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
+        if is_bare {
+            return Ok(false);
+        }
+        let access = Access::of(at, Access::PRIVATE)?;
+        self.claim.set_access(&access)?;
+        self.drop_box.share(may_have_guests(at, &access))?;
+        self.local = at.clone();
+        Ok(true)
     }
 
     /// Junk is reported as an error too, once the FIFO is drained or a call had enough of it.

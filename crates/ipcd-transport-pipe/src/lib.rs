@@ -19,6 +19,7 @@ use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind,
     Listener, Passed, PathClaim, Result, StreamChannel, Transport, Variable, accept_local,
     bind_local, connect_local, guard_of_passed, passed::prepare, peer_credentials, poll_until,
+    set_local_access,
 };
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
@@ -64,7 +65,7 @@ impl Transport for Pipe {
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         let (socket, claim) = bind_local(at.path()?, &Access::of(at, Access::PRIVATE)?)?;
         let (socket, local, guard) = (socket.into(), at.clone(), None);
-        Ok(Box::new(Rendezvous { socket, local, guard, _claim: Some(claim) }))
+        Ok(Box::new(Rendezvous { socket, local, guard, claim: Some(claim) }))
     }
 
     fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
@@ -78,7 +79,7 @@ impl Transport for Pipe {
         let local = local.ok_or_else(|| found.refused(at, needed))?;
         prepare(&passed)?;
         let guard = guard_of_passed(at, &local)?;
-        Ok(Box::new(Rendezvous { socket: passed.into(), local, guard, _claim: None }))
+        Ok(Box::new(Rendezvous { socket: passed.into(), local, guard, claim: None }))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -123,7 +124,7 @@ struct Rendezvous {
     socket: UnixListener,
     local: Endpoint,
     guard: Option<Access>,
-    _claim: Option<PathClaim>,
+    claim: Option<PathClaim>,
 }
 
 impl Listener for Rendezvous {
@@ -133,6 +134,12 @@ impl Listener for Rendezvous {
 
     fn local(&self) -> &Endpoint {
         &self.local
+    }
+
+    fn adapt(&mut self, at: &Endpoint, _is_bare: bool) -> Result<bool> {
+        set_local_access(at, self.claim.as_ref(), &mut self.guard)?;
+        self.local = at.clone();
+        Ok(true)
     }
 
     /// Gives each peer its ends at once, so that nothing is kept for one that has not got them.

@@ -106,6 +106,11 @@ impl Listener for Listening {
         self.0.local()
     }
 
+    fn adapt(&mut self, at: &Endpoint, _is_bare: bool) -> Result<bool> {
+        self.0.set_options(at);
+        Ok(true)
+    }
+
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         let Some((socket, from)) = self.0.accept()? else { return Ok(None) };
         Ok(Some(channel(socket, from)?.into_parts()))

@@ -4,19 +4,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use ipcd_transport::{ChannelParts, Endpoint, Identity, InetListener, Listener, Result};
 
+use crate::ALPN;
 use crate::settings::{Sealed, Settings};
 
 pub(crate) struct Listening {
     socket: InetListener,
     protocol: Option<&'static [u8]>,
     sealed: Sealed,
+    /// What it had before it was adapted, for what is in the files may be another by now.
+    before: Option<(Endpoint, Option<&'static [u8]>, Sealed)>,
 }
 
 impl Listening {
     /// Reads the files, and then binds the endpoint.
     pub(crate) fn open(at: &Endpoint, protocol: Option<&'static [u8]>) -> Result<Self> {
         let sealed = read(at, protocol)?;
-        Ok(Self { socket: InetListener::bind(at)?, protocol, sealed })
+        Ok(Self { socket: InetListener::bind(at)?, protocol, sealed, before: None })
     }
 }
 
@@ -34,6 +37,21 @@ impl Listener for Listening {
         let (settings, state) = self.sealed.share()?;
         let (descriptors, identity) = (vec![socket, settings], Identity::from_addr(from));
         Ok(Some(ChannelParts { descriptors, identity, state }))
+    }
+
+    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
+        let protocol = if is_bare { None } else { Some(ALPN) };
+        let local = at.with_address(self.local().address());
+        let is_meant = |(at, of, _): &mut (Endpoint, _, _)| (&*at, *of) == (&local, protocol);
+        let sealed = match self.before.take_if(is_meant) {
+            Some((.., sealed)) => sealed,
+            None => read(&local, protocol)?,
+        };
+        let sealed = std::mem::replace(&mut self.sealed, sealed);
+        self.before = Some((self.local().clone(), self.protocol, sealed));
+        self.socket.set_options(&local);
+        self.protocol = protocol;
+        Ok(true)
     }
 
     fn reload(&mut self) -> Result<bool> {

@@ -121,6 +121,14 @@ impl Listener for Listening {
         &self.local
     }
 
+    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
+        if !is_bare {
+            return Ok(false);
+        }
+        self.local = at.with_address(self.local.address());
+        Ok(true)
+    }
+
     /// Datagrams that wait make the descriptor readable for nobody, so callers must go on until
     /// there is nothing; if they stop early, those are handed out with the next that come.
     fn accept(&mut self) -> Result<Option<ChannelParts>> {

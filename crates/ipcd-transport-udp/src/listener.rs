@@ -130,6 +130,14 @@ impl Listener for Listening {
         &self.local
     }
 
+    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
+        if is_bare {
+            return Ok(false);
+        }
+        self.local = at.with_address(self.local.address());
+        Ok(true)
+    }
+
     /// What was handed back makes the descriptor readable for nobody, so callers must go on until
     /// there is nothing; if they stop early, the clients concerned ask again.
     fn accept(&mut self) -> Result<Option<ChannelParts>> {

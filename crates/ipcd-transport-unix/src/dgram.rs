@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use ipcd_sys::recv_with_sender;
 use ipcd_transport::{
-    Access, ChannelParts, Endpoint, Error, Identity, Listener, PathClaim, Result,
+    Access, ChannelParts, Endpoint, Error, Identity, Listener, PathClaim, Result, set_local_access,
 };
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -51,7 +51,7 @@ pub(crate) struct Listening {
     work: EventFd,
     local: Endpoint,
     guard: Option<Access>,
-    _claim: Option<PathClaim>,
+    claim: Option<PathClaim>,
 }
 
 /// A datagram that was received.
@@ -100,7 +100,7 @@ impl Listening {
             work,
             local,
             guard,
-            _claim: claim,
+            claim,
         })
     }
 
@@ -250,6 +250,15 @@ impl Listener for Listening {
 
     fn local(&self) -> &Endpoint {
         &self.local
+    }
+
+    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
+        if !is_bare || at.option("type") != Some("dgram") {
+            return Ok(false);
+        }
+        set_local_access(at, self.claim.as_ref(), &mut self.guard)?;
+        self.local = at.clone();
+        Ok(true)
     }
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {

@@ -16,7 +16,7 @@ use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind, Flow,
     IdentityKind, Listener, Passed, PathClaim, RecordChannel, Result, StreamChannel, Transport,
     accept_local, bind_local, connect_local, guard_of_passed, passed::prepare, peer_credentials,
-    tells_records,
+    set_local_access, tells_records,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -66,7 +66,7 @@ impl Transport for Unix {
         let kind = Kind::of_frames(at)?;
         let Bound { socket, guard, claim } = bind_at(at, kind)?;
         let (socket, local) = (socket.into(), at.clone());
-        Ok(Box::new(Listening { socket, kind, local, guard, _claim: claim }))
+        Ok(Box::new(Listening { socket, kind, local, guard, claim }))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -103,7 +103,7 @@ impl Transport for Unix {
         let kind = Kind::of_frames(at)?;
         let local = self.inherited(at, kind, &passed)?;
         let guard = guard_of_passed(at, &local)?;
-        Ok(Box::new(Listening { socket: passed.into(), kind, local, guard, _claim: None }))
+        Ok(Box::new(Listening { socket: passed.into(), kind, local, guard, claim: None }))
     }
 
     fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
@@ -237,7 +237,7 @@ struct Listening {
     kind: Kind,
     local: Endpoint,
     guard: Option<Access>,
-    _claim: Option<PathClaim>,
+    claim: Option<PathClaim>,
 }
 
 /// A socket with an address.
@@ -255,6 +255,15 @@ impl Listener for Listening {
 
     fn local(&self) -> &Endpoint {
         &self.local
+    }
+
+    fn adapt(&mut self, at: &Endpoint, _is_bare: bool) -> Result<bool> {
+        if Kind::of(at)? != self.kind {
+            return Ok(false);
+        }
+        set_local_access(at, self.claim.as_ref(), &mut self.guard)?;
+        self.local = at.clone();
+        Ok(true)
     }
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {

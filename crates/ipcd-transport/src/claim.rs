@@ -85,6 +85,11 @@ impl PathClaim {
         self.stays = true;
     }
 
+    /// It does not stay, after all.
+    pub fn let_go(&mut self) {
+        self.stays = false;
+    }
+
     /// Has a socket made at the path, in the place of a leftover. It is to be made with no more
     /// rights than for its owner; then it gets those asked for.
     pub fn publish_socket<T>(
@@ -166,6 +171,13 @@ impl PathClaim {
         let fifo = open(&found).context(|| format!("open {path}"))?;
         self.published = Some(found.id());
         Ok(fifo)
+    }
+
+    /// Gives what was made at the path other rights.
+    pub fn set_access(&self, access: &Access) -> Result<()> {
+        let found = self.found()?.filter(|found| Some(found.id()) == self.published);
+        let gone = || Error::Endpoint(format!("{} was replaced by another", self.path.display()));
+        access.apply(&found.ok_or_else(gone)?, &self.path)
     }
 
     fn found(&self) -> Result<Option<Found>> {

@@ -53,6 +53,11 @@ impl InetListener {
         Self { socket: socket.into(), local }
     }
 
+    /// Goes on with the options of this endpoint.
+    pub fn set_options(&mut self, at: &Endpoint) {
+        self.local = at.with_address(self.local.address());
+    }
+
     /// The endpoint with the real port.
     pub fn local(&self) -> &Endpoint {
         &self.local

@@ -49,7 +49,9 @@ pub use error::{Error, Result, is_of_the_network};
 pub use found::{Found, reopen};
 pub use identity::Identity;
 pub use inet::{InetListener, connect_inet};
-pub use local::{accept_local, bind_local, connect_local, guard_of_passed, peer_credentials};
+pub use local::{
+    accept_local, bind_local, connect_local, guard_of_passed, peer_credentials, set_local_access,
+};
 pub use passed::Passed;
 pub use patient::Patient;
 pub use record_channel::{RecordChannel, Silence};
@@ -229,6 +231,17 @@ pub trait Listener {
 
     /// The peer was not let in, and its descriptors are closed.
     fn refused(&mut self, _identity: &Identity, _state: &[u8]) {}
+
+    /// Goes on at the same address with the options of this endpoint, for peers that speak frames or
+    /// bare ones. False if it cannot and has to be opened anew, with nothing changed; nor is anything
+    /// changed after an error. What it had before can be had again.
+    fn adapt(&mut self, _at: &Endpoint, _is_bare: bool) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// It will be dropped, and nothing that it has made is to be left for another: one that takes its
+    /// place at once, for other purposes, while a process may still serve its peer.
+    fn clear_place(&mut self) {}
 
     /// Reads again what it was opened with, such as certificates, for the peers that come from now
     /// on; whether there was anything to read. What it had stays in force after an error.

@@ -35,6 +35,22 @@ pub fn bind_local(path: &Path, access: &Access) -> Result<(OwnedFd, PathClaim)> 
     Ok((listener.into(), claim))
 }
 
+/// Puts other rights in force. Those of a path that another process has made are not ours to set.
+pub fn set_local_access(
+    at: &Endpoint,
+    claim: Option<&PathClaim>,
+    guard: &mut Option<Access>,
+) -> Result<()> {
+    let access = Access::of(at, Access::PRIVATE)?;
+    if let Some(claim) = claim {
+        claim.set_access(&access)?;
+    }
+    if let Some(guard) = guard {
+        *guard = access;
+    }
+    Ok(())
+}
+
 /// The next connection, which does not block, and who has made it; `None` if there is none. The
 /// socket may be of any type that listens, whatever std calls it.
 ///

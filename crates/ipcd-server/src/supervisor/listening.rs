@@ -30,9 +30,24 @@ pub(super) struct Listening {
 }
 
 impl Listening {
+    /// What was wanted when it was opened.
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted { listen: self.asked.clone(), socket: self.socket }
+    }
+
     /// Whether it is what is wanted.
     pub(super) fn is(&self, wanted: &Wanted) -> bool {
         (&self.asked, self.socket) == (&wanted.listen, wanted.socket)
+    }
+
+    /// Whether it is where something is wanted, perhaps with other options.
+    pub(super) fn is_at(&self, wanted: &Wanted) -> bool {
+        let (ours, other) = (&self.asked.endpoint, &wanted.listen.endpoint);
+        let is_there =
+            other.address() == ours.address() || other.address() == self.listener.local().address();
+        is_there
+            && (ours.scheme(), ours.is_opaque(), self.socket)
+                == (other.scheme(), other.is_opaque(), wanted.socket)
     }
 
     /// What access rules may call it, which of a passed socket is its own name, too. Where it really
@@ -116,7 +131,7 @@ pub(super) fn wanted_listeners(
 }
 
 /// Binds one, or takes the socket that was passed for it.
-fn bind(wanted: &Wanted, number: usize, sockets: &[Socket]) -> Result<Listening, Error> {
+pub(super) fn bind(wanted: &Wanted, number: usize, sockets: &[Socket]) -> Result<Listening, Error> {
     let Wanted { listen, socket } = wanted;
     let Listen { name, endpoint, .. } = listen;
     let transport = ipcd_transports::of(endpoint)?;

@@ -3,11 +3,12 @@
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::listening::{Listening, bind_those, wanted_listeners};
+use super::listening::{Listening, find, wanted_listeners};
+use super::relisten::Difference;
 use super::{Supervisor, core_config};
-use crate::activation::Wanted;
 use crate::config::{Config, Daemon};
 use crate::link::{Live, ToWorker};
+use crate::listen::Dialect;
 use crate::{Error, access};
 
 impl Supervisor {
@@ -60,24 +61,15 @@ impl Supervisor {
     fn apply(&mut self, config: Config) -> Result<(), Error> {
         let tokens = self.runtime_dir.tokens(&config.tokens)?;
         let wanted = wanted_listeners(&config, &self.runtime_dir, &self.sockets)?;
-        let is_open = |wanted: &&Wanted| self.listeners.iter().any(|open| open.is(wanted));
-        let new = wanted.iter().filter(|wanted| !is_open(wanted));
-        let added = bind_those(&config, new, self.next_number, &self.sockets)?;
-        let stays = |open: &&Listening| wanted.iter().any(|wanted| open.is(wanted));
-        let all = self.listeners.iter().filter(stays).chain(&added);
+        let spoken: Vec<_> =
+            self.listeners.iter().map(|open| (open.number, open.asked.dialect.clone())).collect();
+        let difference = Difference::between(&self.listeners, wanted);
         let sandbox = self.sandbox.level().to_string();
-        let core = core_config(&config, all, tokens, sandbox);
-        Live::check(&core)?;
-        self.next_number += added.len();
-        self.listeners.retain(|open| {
-            let stays = wanted.iter().any(|wanted| open.is(wanted));
-            if !stays {
-                info!(endpoint = %open.listener.local(), "listening no more");
-            }
-            stays
-        });
+        let core = self.relisten(&config, difference, |listeners| {
+            let core = core_config(&config, listeners, tokens, sandbox);
+            Live::check(&core).map(|()| core)
+        })?;
         self.reload_listeners();
-        self.listeners.extend(added);
         self.admission.set_limits(&config.limits);
         let started = self.core.daemon.started;
         // Until the new rules are in force; what closed listeners are called stays known.
@@ -94,7 +86,21 @@ impl Supervisor {
         self.set_rules();
         let live = Box::new(Live::of(&self.core));
         self.tell_everybody(|| ToWorker::Configure(live.clone()));
+        self.redirect(spoken);
         Ok(())
+    }
+
+    /// Tells workers what bare peers say and hear now, where that is something else than before.
+    fn redirect(&mut self, before: Vec<(usize, Option<Dialect>)>) {
+        for (listener, was) in before {
+            let now =
+                find(&mut self.listeners, listener).and_then(|open| open.asked.dialect.clone());
+            if let (Some(was), Some(dialect)) = (was, now)
+                && was != dialect
+            {
+                self.tell_everybody(|| ToWorker::Redirect { listener, dialect: dialect.clone() });
+            }
+        }
     }
 
     /// Puts the access rules in force for the listeners, servers and programs that there are. A rule

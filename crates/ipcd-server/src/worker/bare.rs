@@ -7,6 +7,7 @@ use tracing::warn;
 use super::Worker;
 use super::peers::read_of;
 use crate::link::Live;
+use crate::listen::Dialect;
 
 /// Records read of a bare peer in one turn.
 const RECORDS: usize = 64;
@@ -19,6 +20,19 @@ impl Worker {
         let translators = self.connections.iter_mut().flatten();
         let translators = translators.filter_map(|connection| connection.translator.as_mut());
         translators.for_each(|translator| translator.set_largest(largest));
+    }
+
+    /// Has the bare peers of a listener say and hear something else.
+    pub(super) fn redirect(&mut self, listener: usize, dialect: &Dialect) {
+        for connection in self.connections.iter_mut().flatten() {
+            let key = PeerKey(connection.token.place);
+            if let Some(translator) = &mut connection.translator
+                && self.core.listener(key) == listener
+            {
+                translator.set_dialect(dialect.clone());
+                self.core.redirect(key, translator.session());
+            }
+        }
     }
 
     /// Reads a bare peer's bytes, or some of its records.
