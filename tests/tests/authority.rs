@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use ipcd_client::{Address, Client, Event, Message, Publication, SubscribeOptions};
+use ipcd_client::{Address, Client, Event, Message, Options, Publication, SubscribeOptions};
 use ipcd_tests::{Daemon, PATIENCE, Running, Setup, eventually};
 
 /// A daemon with two sockets and two workers: peers of `root` may do everything, and those of
@@ -27,6 +27,12 @@ fn two_classes(dir: &tempfile::TempDir, guest: &str) -> (Daemon, [String; 2]) {
 
 fn dir() -> tempfile::TempDir {
     tempfile::tempdir().expect("a directory can be made")
+}
+
+fn counter(daemon: &Daemon, via: &str, name: &str) -> u64 {
+    let status = daemon.ctl(via, &["status", "-j"]).run().expect(0).text();
+    let status: serde_json::Value = serde_json::from_str(&status).expect("it is JSON");
+    status["counters"][name].as_u64().expect("the counter exists")
 }
 
 fn next(client: &mut Client) -> Event {
@@ -80,6 +86,47 @@ fn only_who_was_asked_answers_in_one_worker_and_across() {
         }
     }
     assert_eq!(daemon.counter("replies_late"), 4 * 3);
+}
+
+/// Each answer is let through, however many are open: none is forgotten because there are too many.
+#[test]
+fn seventy_thousand_open_requests_are_all_answered_where_there_are_rules() {
+    const REQUESTS: usize = 35_000;
+    let dir = dir();
+    let (daemon, [root, guest]) = two_classes(&dir, "subscribe = [\"work\"]");
+    let connect = |at: &str| {
+        let options = Options { timeout: PATIENCE, ..Options::default() };
+        Client::connect(&at.parse().expect("it is an endpoint"), options).expect("it listens")
+    };
+    let mut responder = connect(&guest);
+    responder.subscribe("work", SubscribeOptions::default()).expect("it may");
+    let mut requesters = [connect(&root), connect(&root)];
+    let mut asked = Vec::new();
+    for requester in &mut requesters {
+        for number in 1..=REQUESTS {
+            let ask = Publication { subject: "work", ..Default::default() };
+            requester.start_request(&ask, 10 * PATIENCE).expect("it may");
+            if number % 1000 == 0 {
+                requester.push().expect("it is written");
+                let most = asked.len() + 1000;
+                asked.extend((asked.len()..most).map(|_| message(&mut responder)));
+            }
+        }
+    }
+    assert_eq!(counter(&daemon, &root, "requests_unanswered"), 2 * REQUESTS as u64);
+    for (number, request) in asked.iter().enumerate() {
+        responder.reply(request, b"done").expect("it was asked");
+        if number % 1000 == 999 {
+            responder.push().expect("it is written");
+            for _ in 0..1000 {
+                let Event::Reply { reply: Ok(_), .. } = next(&mut requesters[number / REQUESTS])
+                else {
+                    panic!("no reply")
+                };
+            }
+        }
+    }
+    assert_eq!(counter(&daemon, &root, "replies_late"), 0);
 }
 
 /// A guest may ask, and with that not make a server publish where only the server may.

@@ -373,7 +373,7 @@ impl Core {
 
     fn resume_all(&mut self) {
         let Some(others) = &mut self.others else { return };
-        let waiters = std::mem::take(&mut others.waiters);
+        let waiters = others.waiters.take();
         self.resume(waiters);
     }
 }

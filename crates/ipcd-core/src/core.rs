@@ -17,6 +17,7 @@ use crate::outbox::Outbox;
 use crate::pacing::Pace;
 use crate::peer::{Deadlines, Drops, Peer, PeerCounts, PeerKey, State, Subscription, id_of};
 use crate::report::Questions;
+use crate::rotation::Rotations;
 use crate::route::Routes;
 use crate::shared::Shared;
 use crate::source::Source;
@@ -25,6 +26,7 @@ use crate::table::Request;
 use crate::timers::Timers;
 use crate::tracked::Trackers;
 use crate::turns::{Budget, DeferredQueue};
+use crate::waiting::WaitingList;
 
 /// A router of one worker.
 ///
@@ -43,8 +45,9 @@ pub struct Core {
     /// Peers by their ids.
     pub(crate) ids: HashMap<u64, PeerKey, RandomState>,
     pub(crate) trackers: Trackers,
+    pub(crate) rotations: Rotations,
     /// Publishers that wait for a group, until it has a member that can take more.
-    pub(crate) group_waiters: Vec<PeerKey>,
+    pub(crate) group_waiters: WaitingList,
     pub(crate) names: HashSet<String>,
     pub(crate) counters: Counters,
     pub(crate) store: Store,
@@ -134,7 +137,8 @@ impl Core {
             charges: Charges::default(),
             ids: HashMap::default(),
             trackers: Trackers::default(),
-            group_waiters: Vec::new(),
+            rotations: Rotations::default(),
+            group_waiters: WaitingList::default(),
             names: HashSet::new(),
             counters: Counters::default(),
             store: Store::default(),

@@ -39,7 +39,7 @@ impl Core {
 
     /// A group may have a new member, which can take what publishers wait with.
     pub(crate) fn resume_group_waiters(&mut self) {
-        let waiters = std::mem::take(&mut self.group_waiters);
+        let waiters = self.group_waiters.take();
         self.resume(waiters);
     }
 
@@ -81,6 +81,11 @@ impl Core {
         let choice = sharing.and_then(|sharing| {
             sharing
                 .next_arrival(|choice| is_here(choice) && self.can_take(from.key, choice))
+                // Of a mixed group that is full, the one that drops: it is why nobody waits.
+                .or_else(|| {
+                    let drops = |choice: &Choice| self.may_drop(from.key, choice);
+                    sharing.next_arrival(|choice| is_here(choice) && drops(choice))
+                })
                 // It was on its way when they filled up, and has nowhere to wait.
                 .or_else(|| {
                     sharing.next_arrival(|choice| is_here(choice) && self.may_get(from.key, choice))
@@ -153,5 +158,69 @@ impl Core {
 
     fn is_full(&self, member: &Member) -> bool {
         self.peers[member.peer.0 as usize].full
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipcd_proto::control::{Hello, Origin, Subscribe, encode};
+    use ipcd_proto::{FrameWriter, Header, Kind};
+
+    use super::*;
+    use crate::config::{Config, DaemonInfo, PeerInfo};
+    use crate::peer::id_of;
+    use crate::shared::{Change, Shared};
+
+    /// A member of the group `g` of `w` that takes nothing.
+    fn member(core: &mut Core, now: Instant, overflow: Overflow) -> PeerKey {
+        let (transport, name) = ("test".into(), None);
+        let origin =
+            Origin { peer: 0, name, transport, pid: None, uid: None, gid: None, addr: None };
+        let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, bare: None });
+        let (magic, nonce, token) = (Hello::MAGIC, [0; 32], None);
+        let (oldest, newest, features, no_echo) = (1, 1, 0, false);
+        let hello = Hello { magic, oldest, newest, features, nonce, name: None, token, no_echo };
+        let group = Some("g".to_owned());
+        let (subscription, filter, overflow) = (1, "w".to_owned(), Some(overflow));
+        let body = Subscribe { subscription, filter, group, overflow, origin: false };
+        let mut said = Vec::new();
+        FrameWriter(&mut said).control(Header::new(Kind::Hello, 0), &encode(&hello));
+        FrameWriter(&mut said).control(Header::new(Kind::Subscribe, 1), &encode(&body));
+        let progress = core.receive(now, key, &mut said);
+        assert_eq!(progress.consumed, said.len());
+        key
+    }
+
+    /// The publisher's worker knows of no level: the group is not off while one member drops.
+    #[test]
+    fn a_mixed_group_that_is_full_drops_rather_than_overflow_who_blocks() {
+        let now = Instant::now();
+        let config = Config { outbox: 8000, ..Config::new(DaemonInfo::unknown(now)) };
+        let config = Config { slot: 0, incarnation: 1, ..config };
+        let mut shared = Shared::new(2);
+        (0..2).for_each(|slot| {
+            shared.apply(&Change::Life { slot, incarnation: 1 }, |_, _| false);
+        });
+        let mut core = Core::new(config, Some(shared));
+        for overflow in [Overflow::DropNewest, Overflow::DropOldest] {
+            let blocks = member(&mut core, now, Overflow::Block);
+            let drops = member(&mut core, now, overflow);
+            for _ in 0..100 {
+                let header = Header {
+                    sender: id_of(1, 1, 1),
+                    subscription: 1,
+                    ..Header::new(Kind::Message, 0)
+                };
+                let (subject, payload) = (&b"w"[..], &[b'x'; 1000][..]);
+                let mut bytes = Vec::new();
+                let (reply, headers) = (&b""[..], &b""[..]);
+                FrameWriter(&mut bytes).write(&Frame { header, subject, reply, headers, payload });
+                core.arrive(now, 1, 1, &mut bytes);
+            }
+            assert!(core.queued(blocks) < 10_000, "{}", core.queued(blocks));
+            assert!(core.queued(drops) < 10_000, "{}", core.queued(drops));
+            core.detach(now, blocks);
+            core.detach(now, drops);
+        }
     }
 }

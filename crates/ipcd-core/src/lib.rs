@@ -27,6 +27,7 @@ mod publish;
 mod queue;
 mod receiving;
 mod report;
+mod rotation;
 mod route;
 mod sending;
 mod session;
@@ -38,6 +39,7 @@ mod table;
 mod timers;
 mod tracked;
 mod turns;
+mod waiting;
 
 pub use crate::acl::{Acl, Action, BadName, Members, NamePattern, Pattern, Rule, Whom};
 pub use crate::charges::Spent;

@@ -23,6 +23,7 @@ use crate::levels::Local;
 use crate::peer::{PeerKey, is_life, place_of};
 use crate::shared::{Interest, Shared};
 use crate::tracked::{Conclusion, Ticket};
+use crate::waiting::WaitingList;
 
 /// What workers tell each other besides messages.
 #[derive(Debug, Deserialize, Serialize)]
@@ -55,7 +56,7 @@ pub(crate) struct Others {
     /// What they have sent and was put off.
     pub(crate) arrivals: Arrivals,
     /// Publishers that wait for other workers.
-    pub(crate) waiters: Vec<PeerKey>,
+    pub(crate) waiters: WaitingList,
     /// Senders elsewhere that were introduced.
     pub(crate) origins: HashMap<u64, (u32, Origin)>,
     /// This worker's own interests.
@@ -114,7 +115,7 @@ impl Others {
             off: HashSet::new(),
             ways,
             arrivals: Arrivals::default(),
-            waiters: Vec::new(),
+            waiters: WaitingList::default(),
             origins: HashMap::new(),
             locals: HashMap::new(),
             numbers: HashMap::new(),

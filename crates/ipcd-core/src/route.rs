@@ -10,6 +10,7 @@ use ipcd_proto::{BadSubject, Subject};
 use crate::core::Core;
 use crate::interest::{Group, Member, Remote};
 use crate::others::Others;
+use crate::rotation::{Rotation, first_turn};
 
 /// Subjects whose routes are remembered. A client that makes up subjects cannot take more memory.
 const MAX_ROUTES: usize = 16 * 1024;
@@ -44,11 +45,7 @@ pub(crate) struct Sharing {
     pub(crate) group: Rc<Group>,
     /// Members here and workers elsewhere, each with the end of its share of the turns.
     choices: Vec<(u64, Choice)>,
-    /// The turn of messages that are published here.
-    turn: Cell<u64>,
-    /// The turn of those that other workers have sent for a member here. They have had their turn
-    /// there, and must not take one from those that are published here.
-    arrivals: Cell<u64>,
+    rotation: Rc<Rotation>,
 }
 
 /// Who may get a message of a group.
@@ -70,12 +67,12 @@ pub(crate) enum Choice {
 impl Sharing {
     /// The next choice in turn that is good. Turns of those that are not are left out.
     pub(crate) fn next(&self, is_good: impl Fn(&Choice) -> bool) -> Option<&Choice> {
-        self.next_of(&self.turn, is_good)
+        self.next_of(&self.rotation.turn, is_good)
     }
 
     /// The same for a message that another worker has sent.
     pub(crate) fn next_arrival(&self, is_good: impl Fn(&Choice) -> bool) -> Option<&Choice> {
-        self.next_of(&self.arrivals, is_good)
+        self.next_of(&self.rotation.arrivals, is_good)
     }
 
     fn next_of(&self, turns: &Cell<u64>, is_good: impl Fn(&Choice) -> bool) -> Option<&Choice> {
@@ -164,24 +161,14 @@ impl Core {
             }
             remote.share.is_none()
         });
-        // Where it went on before, so that a table which changes all the time favours nobody; and
-        // elsewhere in each life, which may be that of a single message.
-        let turn = self.counters.accepted.wrapping_add(self.first_turn());
-        let groups = groups.into_iter().map(|(group, choices)| Sharing {
-            group,
-            choices: add_up(choices),
-            turn: Cell::new(turn),
-            arrivals: Cell::new(turn),
+        let (slot, life) = (self.config.slot, self.config.incarnation);
+        let groups = groups.into_iter().map(|(group, choices)| {
+            let choices = add_up(choices);
+            let total = choices.last().map_or(0, |(end, _)| *end);
+            let rotation = self.rotations.of(&group, || first_turn(slot, life, total));
+            Sharing { group, choices, rotation }
         });
         Targets { members, remotes, groups: groups.collect() }
-    }
-}
-
-impl Core {
-    /// Where the turns of this life begin: spread evenly over lives (Knuth, multiplicative hashing).
-    fn first_turn(&self) -> u64 {
-        let life = u64::from(self.config.slot) << 32 | u64::from(self.config.incarnation);
-        life.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
     }
 }
 
@@ -259,8 +246,7 @@ mod tests {
         let sharing = Sharing {
             group: Rc::new(Group { filter, name: "g".into() }),
             choices: add_up(vec![(1, there(0)), (3, there(1)), (0, there(2))]),
-            turn: Cell::new(0),
-            arrivals: Cell::new(0),
+            rotation: Rc::new(Rotation::beginning_at(0)),
         };
         let slot = |choice: &Choice| match choice {
             Choice::There { slot, .. } => *slot,

@@ -33,6 +33,34 @@ fn a_message_goes_to_one_member_of_each_group_and_to_everybody_else() {
     );
 }
 
+/// The table changes between any two messages, and so do the subjects: the turn is the group's.
+#[test]
+fn members_have_their_turns_whatever_else_is_sent_or_subscribed_to() {
+    check(
+        "
+        + a b c
+        a: sub 1 w.* group=g
+        b: sub 1 w.* group=g
+        c: pub w.x 1 | pub other 0
+        c: sub 9 y
+        c: pub w.x 2 | pub other 0
+        c: unsub 9
+        c: pub w.y 3 | pub other 0
+        c: pub w.z 4 | pub other 0
+        ",
+        "
+        a: ack
+        b: ack
+        a: message 1 w.x 1
+        c: ack
+        b: message 1 w.x 2
+        c: ack
+        a: message 1 w.y 3
+        b: message 1 w.z 4
+        ",
+    );
+}
+
 #[test]
 fn groups_of_one_name_and_different_filters_are_different_groups() {
     check(

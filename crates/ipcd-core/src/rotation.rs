@@ -1,0 +1,102 @@
+//! Whose turn it is in each group. A turn outlives the routes of the group's subjects: those are made
+//! anew whenever a table changes, and there is one for each subject that the group's filter matches.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use foldhash::fast::RandomState;
+
+use crate::interest::Group;
+
+/// Groups whose turns are kept before those that no route knows are forgotten.
+const FEW: usize = 1024;
+
+/// Whose turn it is in a group.
+#[derive(Debug)]
+pub(crate) struct Rotation {
+    /// The turn of messages that are published here.
+    pub(crate) turn: Cell<u64>,
+    /// The turn of those that other workers have sent for a member here. They have had their turn
+    /// there, and must not take one from those that are published here.
+    pub(crate) arrivals: Cell<u64>,
+}
+
+/// Those of all groups.
+#[derive(Debug, Default)]
+pub(crate) struct Rotations {
+    known: HashMap<Rc<Group>, Rc<Rotation>, RandomState>,
+    /// How many there may be before they are looked through.
+    most: usize,
+}
+
+impl Rotation {
+    pub(crate) fn beginning_at(turn: u64) -> Self {
+        Self { turn: Cell::new(turn), arrivals: Cell::new(turn) }
+    }
+}
+
+impl Rotations {
+    /// That of a group, which begins there if it is new.
+    pub(crate) fn of(&mut self, group: &Rc<Group>, first: impl FnOnce() -> u64) -> Rc<Rotation> {
+        if let Some(known) = self.known.get(group) {
+            return Rc::clone(known);
+        }
+        if self.known.len() >= self.most {
+            self.known.retain(|_, rotation| Rc::strong_count(rotation) > 1);
+            self.most = FEW.max(2 * self.known.len());
+        }
+        let rotation = Rc::new(Rotation::beginning_at(first()));
+        self.known.insert(Rc::clone(group), Rc::clone(&rotation));
+        rotation
+    }
+}
+
+/// Where the turns of a life begin, of which there are so many. With `--fork connection` a life may be
+/// that of a single message, so lives begin evenly spread, also every second or every third of them:
+/// multiples of an irrational number are (Weyl), here of the golden ratio and of the root of 2.
+pub(crate) fn first_turn(slot: u32, life: u32, turns: u64) -> u64 {
+    const GOLDEN: u32 = 0x9e37_79b9;
+    const ROOT: u32 = 0x6a09_e667;
+    let spread = slot.wrapping_mul(GOLDEN).wrapping_add(life.wrapping_mul(ROOT));
+    let place = (u128::from(spread) * u128::from(turns)) >> u32::BITS;
+    u64::try_from(place).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use ipcd_proto::Filter;
+
+    use super::*;
+
+    fn group(name: &str) -> Rc<Group> {
+        let filter = Filter::parse(b"w").unwrap();
+        Rc::new(Group { filter, name: name.into() })
+    }
+
+    #[test]
+    fn a_turn_is_kept_while_a_route_knows_the_group_and_few_others_are() {
+        let mut rotations = Rotations::default();
+        let kept = rotations.of(&group("kept"), || 7);
+        kept.turn.set(9);
+        for number in 0..10 * FEW {
+            rotations.of(&group(&number.to_string()), || 0);
+            assert!(rotations.known.len() <= FEW);
+        }
+        assert_eq!(rotations.of(&group("kept"), || 0).turn.get(), 9);
+    }
+
+    #[test]
+    fn lives_of_one_message_reach_all_members_whichever_of_them_publish() {
+        for (members, step) in [(2, 1), (2, 2), (3, 3), (5, 4), (8, 2), (7, 7)] {
+            let mut got = vec![0_usize; members];
+            for life in 0..400_u32 {
+                let (slot, incarnation) = (life * step % 64, 1 + life * step / 64);
+                got[first_turn(slot, incarnation, members as u64) as usize] += 1;
+            }
+            let even = 400 / members;
+            let is_even = |count: &usize| (even / 2..=2 * even).contains(count);
+            assert!(got.iter().all(is_even), "{members} members, each {step}th life: {got:?}");
+        }
+    }
+}
