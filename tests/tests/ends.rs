@@ -1,10 +1,13 @@
 //! Ends that are none, and errors that are no ends: what a peer had said by then is heard.
 
-use std::net::UdpSocket;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use ipcd_tests::{Daemon, PATIENCE, Setup};
+use ipcd_tests::{Daemon, PATIENCE, Running, Setup};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket,
@@ -99,4 +102,96 @@ fn a_datagram_is_answered_from_the_address_that_it_went_to() {
     let address = framed.address("udp");
     let via = format!("udp://{}", address.replace("0.0.0.0", "127.0.0.7"));
     framed.ctl(&via, &["ping", "-c", "1"]).run().expect(0);
+}
+
+/// Says something, says that it says no more, and waits for an answer.
+fn ask(mut stream: impl Read + Write, finish: impl FnOnce(&mut dyn Write), daemon: &Daemon) {
+    let mut receiver = daemon.recv("unix", &["-C", "1", "in"]);
+    stream.write_all(b"a question").expect("there is room");
+    finish(&mut stream);
+    assert_eq!(receiver.wait().expect(0).text(), "a question\n");
+    for answer in ["an answer", "and another"] {
+        daemon.send("out", answer);
+        let mut heard = vec![0; answer.len() + 1];
+        stream.read_exact(&mut heard).expect("it is still spoken to");
+        assert_eq!(heard, format!("{answer}\n").as_bytes());
+    }
+}
+
+#[test]
+fn a_bare_peer_that_has_said_its_last_still_hears() {
+    let options = "codec=line&subject=in&reply=out";
+    let listeners = ["tcp://127.0.0.1:0?", "unix://RUN/bare?"].map(|at| format!("{at}{options}"));
+    let mut daemon = daemon_with(&listeners.each_ref().map(String::as_str));
+    let tcp = TcpStream::connect(daemon.address("tcp")).expect("it listens");
+    tcp.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+    ask(&tcp, |_| tcp.shutdown(Shutdown::Write).expect("it is a socket"), &daemon);
+    let path = daemon.runtime_dir().join("bare");
+    let unix = UnixStream::connect(path).expect("it listens");
+    unix.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
+    ask(&unix, |_| unix.shutdown(Shutdown::Write).expect("it is a socket"), &daemon);
+    daemon.wait_for_peers(2);
+    // A Unix-domain socket tells when the other direction ends; TCP does when something is written.
+    drop(unix);
+    daemon.wait_for_peers(1);
+    // The end of the daemon is the end of what they hear.
+    daemon.terminate().expect(0);
+    let mut rest = String::new();
+    (&tcp).read_to_string(&mut rest).expect("it is closed");
+    assert_eq!(rest, "an answer\nand another\n", "it heard the other's answers, too");
+}
+
+/// Its last line has no end, and the next writer's is another.
+#[test]
+fn what_the_last_writer_of_a_fifo_has_begun_is_a_message() {
+    let daemon = daemon_with(&["fifo://RUN/in?codec=line&subject=in"]);
+    let mut receiver = daemon.recv("unix", &["in"]);
+    receiver.stdout();
+    let fifo = daemon.runtime_dir().join("in");
+    let mut expected = String::new();
+    for said in ["no end", "one\ntwo, without an end", "with an end\n", "last"] {
+        fs::write(&fifo, said).expect("it is there");
+        expected += said.trim_end();
+        expected += "\n";
+        receiver.stdout().wait_for(&expected);
+    }
+    // Where a writer stays, its line may come in pieces, whatever others do.
+    let mut stays = fs::File::options().write(true).open(&fifo).expect("it is read");
+    stays.write_all(b"a line ").expect("there is room");
+    drop(fs::File::options().write(true).open(&fifo).expect("it is read"));
+    stays.write_all(b"in pieces\n").expect("there is room");
+    expected += "a line in pieces\n";
+    receiver.stdout().wait_for(&expected);
+    drop(stays);
+    let long: String = (0..20_000).map(|number| format!("{number}\n")).collect();
+    fs::write(&fifo, &long).expect("it is there");
+    receiver.stdout().wait_for("\n19999\n");
+    assert_eq!(receiver.stdout().text(), expected + &long);
+}
+
+/// Messages that wait for a slow subscriber when their sender's connection breaks.
+#[test]
+fn what_a_sender_had_sent_before_it_broke_is_accepted_later() {
+    const MESSAGES: u64 = 400;
+    let limits = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"10m\"\n";
+    let daemon = Setup::new().listen(&["unix"]).config(limits).start();
+    let mut slow: Running = daemon.recv("unix", &["--overflow", "block", "big"]);
+    slow.stdout();
+    slow.signal(Signal::SIGSTOP);
+    let mut sender = daemon.session("unix");
+    sender.subscribe(1, "words");
+    let body = [b'x'; 1000];
+    // More than outbox and sockets hold, and less than is read of it at once.
+    (1..=MESSAGES).for_each(|number| {
+        let text = [format!("{number} ").as_bytes(), &body].concat();
+        sender.message(number, b"big", &text);
+    });
+    drop(sender);
+    // It cannot be told, and has something unread: its connection is broken.
+    daemon.send("words", "to one that has gone");
+    slow.signal(Signal::SIGCONT);
+    slow.stdout().wait_for(&format!("\n{MESSAGES} "));
+    let text = slow.stdout().text();
+    let numbers = text.lines().map(|line| line.split_once(' ').expect("it has a number").0);
+    assert!(numbers.eq((1..=MESSAGES).map(|number| number.to_string())), "some are missing");
 }

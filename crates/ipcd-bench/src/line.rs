@@ -102,7 +102,9 @@ impl Paced {
         self.wait(PollFlags::POLLIN)?;
         match self.channel.read(&mut self.input).map_err(io::Error::other)? {
             transport::Read::Closed => Err(io::ErrorKind::UnexpectedEof.into()),
-            transport::Read::NotReady | transport::Read::Bytes(0) => Ok(()),
+            transport::Read::NotReady | transport::Read::Boundary | transport::Read::Bytes(0) => {
+                Ok(())
+            }
             transport::Read::Bytes(_) => {
                 let used = take(self.input.filled())?;
                 self.input.consume(used);

@@ -285,7 +285,7 @@ impl Wire {
         self.is_readable = matches!(read, Ok(Read::Bytes(count)) if count >= MUCH);
         match read {
             Ok(Read::Bytes(_)) => Ok(true),
-            Ok(Read::NotReady) => Ok(false),
+            Ok(Read::NotReady | Read::Boundary) => Ok(false),
             Ok(Read::Closed) => Err(self.end("the daemon closed it".into())),
             Err(error) => Err(self.end(error.to_string())),
         }

@@ -216,7 +216,7 @@ impl Peer {
     fn read_once(&mut self) -> bool {
         match self.channel.read(&mut self.inbox) {
             Ok(Read::Bytes(_)) => self.take_frames(),
-            Ok(Read::NotReady) => return false,
+            Ok(Read::NotReady | Read::Boundary) => return false,
             Ok(Read::Closed) => self.end = Some(End::Closed),
             Err(error) => self.end = Some(End::Failed(error)),
         }

@@ -10,7 +10,7 @@ use nix::sys::epoll::EpollFlags;
 
 use crate::Result;
 use crate::subject::Subject;
-use crate::watch::{INPUT, ONLY_THE_END, ROOM, Token, Wanted, Watch};
+use crate::watch::{EDGES, INPUT, ONLY_THE_END, ROOM, Token, Wanted, Watch};
 
 pub(crate) enum Way {
     Channel(BareChannel),
@@ -23,7 +23,14 @@ pub(crate) struct End {
     /// What is watched of the descriptor that is read, and of the one that is written if that is
     /// another.
     watched: [Wanted; 2],
+    /// Whether its peer was told that nothing more comes.
+    is_finished: bool,
+    /// Whether it is read only to find that its peer has closed.
+    lingers: bool,
 }
+
+/// Reads that are made of an end in a turn while its peer is waited for.
+const LAST_READS: usize = 16;
 
 /// What the flows want of an end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,11 +46,18 @@ impl End {
     pub(crate) fn channel(channel: BareChannel, codec: Option<Codec>) -> Self {
         let usual = if channel.keeps_records { Codec::Raw } else { Codec::Line };
         let codec = codec.unwrap_or(usual);
-        Self { way: Way::Channel(channel), codec, watched: [None; 2] }
+        Self {
+            way: Way::Channel(channel),
+            codec,
+            watched: [None; 2],
+            is_finished: false,
+            lingers: false,
+        }
     }
 
     pub(crate) fn subject(subject: Subject) -> Self {
-        Self { way: Way::Subject(Box::new(subject)), codec: Codec::Raw, watched: [None; 2] }
+        let way = Way::Subject(Box::new(subject));
+        Self { way, codec: Codec::Raw, watched: [None; 2], is_finished: false, lingers: false }
     }
 
     pub(crate) fn read_fd(&self) -> BorrowedFd<'_> {
@@ -149,6 +163,7 @@ impl End {
         }
         // One that has gone already needs not be told.
         let _ = bare.channel.finish();
+        self.is_finished = true;
         Ok(())
     }
 
@@ -165,10 +180,24 @@ impl End {
         }
     }
 
-    /// Lets go of it; whether that is done. What was published is accepted by then.
-    pub(crate) fn leave(&mut self) -> bool {
+    /// Lets go of it; whether that is done. What was published is accepted by then. A socket's peer
+    /// has closed: one of which something is unread when we close is reset, and what is still on its
+    /// way to it is lost (RFC 2525, section 2.17).
+    pub(crate) fn leave(&mut self, has_read_all: bool, scratch: &mut ReadBuffer) -> bool {
         match &mut self.way {
-            Way::Channel(_) => true,
+            Way::Channel(bare) => {
+                let is_socket =
+                    bare.channel.read_fd().as_raw_fd() == bare.channel.write_fd().as_raw_fd();
+                if has_read_all || !bare.has_end || !is_socket {
+                    return true;
+                }
+                if !std::mem::replace(&mut self.is_finished, true) {
+                    // One that has gone already is found by reading.
+                    let _ = bare.channel.finish();
+                }
+                self.lingers = !has_closed(bare, scratch);
+                !self.lingers
+            }
             Way::Subject(subject) => {
                 subject.leave();
                 subject.has_gone()
@@ -211,7 +240,8 @@ impl End {
                 let shakes_hands = bare.channel.wants_service();
                 let has_something = (wish.room && !shakes_hands) || bare.channel.wants_room();
                 let room = when(has_something, ROOM).or(when(wish.end, ONLY_THE_END));
-                (when(wish.input || shakes_hands, INPUT), room)
+                let input = if bare.channel.reports_edges() { EDGES } else { INPUT };
+                (when(wish.input || shakes_hands || self.lingers, input), room)
             }
             Way::Subject(subject) => {
                 subject.takes = wish.input;
@@ -220,6 +250,19 @@ impl End {
             }
         }
     }
+}
+
+/// Reads what nobody wants any more; whether the end has come.
+fn has_closed(bare: &mut BareChannel, scratch: &mut ReadBuffer) -> bool {
+    for _ in 0..LAST_READS {
+        scratch.clear();
+        match bare.channel.read(scratch) {
+            Ok(Read::Bytes(_)) => {}
+            Ok(Read::NotReady | Read::Boundary) => return false,
+            Ok(Read::Closed) | Err(_) => return true,
+        }
+    }
+    false
 }
 
 /// Lets a channel handle its own traffic, such as a handshake; whether that may have brought more

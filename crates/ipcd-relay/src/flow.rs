@@ -41,6 +41,8 @@ pub(crate) struct Flow {
     /// Whether bytes are moved as they come.
     is_bytes: bool,
     queue: Queue,
+    /// Whether nothing is left to be read at the side that is read.
+    has_read_all: bool,
     /// Where both ends are plain descriptors.
     splice: Option<Splice>,
     /// Messages that were refused, and why the first was, until that is told.
@@ -83,6 +85,7 @@ impl Flow {
             decoder: Decoder::new(from.codec, LONGEST),
             is_bytes,
             queue: Queue::new(to.keeps_records()),
+            has_read_all: false,
             splice: is_plain.then(Splice::default),
             refused: 0,
             refusal: None,
@@ -105,6 +108,11 @@ impl Flow {
     /// Whether the side that is read has said its last.
     pub(crate) fn has_ended(&self) -> bool {
         self.stage != Stage::Open
+    }
+
+    /// Whether what the side that is read has said was read to its end.
+    pub(crate) fn has_read_all(&self) -> bool {
+        self.has_read_all
     }
 
     /// Ends it where it stands.
@@ -205,18 +213,27 @@ impl Flow {
                 return Some(count.max(1));
             }
             Ok(Read::NotReady) => return None,
+            Ok(Read::Boundary) => {
+                self.finish_message(to);
+                return Some(1);
+            }
             Ok(Read::Closed) => {}
             Err(error) => {
                 self.fail(error);
                 turned.lost = true;
             }
         }
+        self.finish_message(to);
+        (self.stage, self.has_read_all) = (Stage::Ended, true);
+        Some(0)
+    }
+
+    /// What was begun is a message without its end.
+    fn finish_message(&mut self, to: &End) {
         let Self { decoder, queue, .. } = self;
         let mut refused = Vec::new();
         decoder.finish(|message| refused.extend(put(message, to, queue)));
         refused.into_iter().for_each(|why| self.refuse(why));
-        self.stage = Stage::Ended;
-        Some(0)
     }
 
     fn take(&mut self, bytes: &[u8], from: &End, to: &mut End) {
@@ -272,10 +289,10 @@ impl Flow {
             }
             Moved::Nothing => return None,
             Moved::Otherwise(held) => self.keep(&held),
-            Moved::End => self.stage = Stage::Ended,
+            Moved::End => (self.stage, self.has_read_all) = (Stage::Ended, true),
             Moved::ReadFailed(error) => {
                 self.fail_plainly("read", error);
-                self.stage = Stage::Ended;
+                (self.stage, self.has_read_all) = (Stage::Ended, true);
                 turned.lost = true;
             }
             Moved::WriteFailed(error) => {

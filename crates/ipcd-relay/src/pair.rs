@@ -12,7 +12,7 @@ use crate::{Error, Observer, Result};
 /// How long an end that never says that it is done may be silent, once nothing more is written to
 /// it: a datagram's answer may still come, and so may a message.
 const LINGER: Duration = Duration::from_millis(500);
-/// How long the daemon may take to accept what was published last.
+/// How long the daemon may take to accept what was published last, and a peer to take what was for it.
 const LEAVING: Duration = Duration::from_secs(5);
 
 /// What its listener has to be told when nobody serves a peer any more.
@@ -102,7 +102,7 @@ impl Pair {
         state.deadline = self.due(now);
         self.tell(observer);
         if self.flows.iter().all(Flow::is_done) {
-            return self.leave(key, now, watch);
+            return self.leave(key, now, room, watch);
         }
         self.watch(key, watch)?;
         Ok(state)
@@ -169,11 +169,11 @@ impl Pair {
     }
 
     /// Lets go of both ends, once nothing more is to be moved.
-    fn leave(&mut self, key: usize, now: Instant, watch: &Watch) -> Result<State> {
+    fn leave(&mut self, key: usize, now: Instant, room: &mut Room, watch: &Watch) -> Result<State> {
         let until = *self.leaving.get_or_insert(now + LEAVING);
         let mut has_left = true;
-        for end in &mut self.ends {
-            has_left &= end.leave();
+        for (end, read) in self.ends.iter_mut().zip(&self.flows) {
+            has_left &= end.leave(read.has_read_all(), &mut room.scratch);
         }
         if !has_left && now < until {
             self.watch(key, watch)?;

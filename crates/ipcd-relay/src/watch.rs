@@ -9,6 +9,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::Result;
 
 pub(crate) const INPUT: EpollFlags = EpollFlags::EPOLLIN;
+/// The same where only what is new counts.
+pub(crate) const EDGES: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLET);
 pub(crate) const ROOM: EpollFlags = EpollFlags::EPOLLOUT;
 /// Hang-ups and errors come in any case.
 pub(crate) const ONLY_THE_END: EpollFlags = EpollFlags::empty();

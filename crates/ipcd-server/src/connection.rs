@@ -33,6 +33,12 @@ pub(crate) struct Connection {
     pub(crate) translator: Option<Box<Translator>>,
     /// Whether a bare peer sends no more, and goes once all it has sent is accepted.
     pub(crate) has_ended: bool,
+    /// Until when such a one is still spoken to, if it may hear: then its end is waited for.
+    pub(crate) hears_until: Option<Instant>,
+    /// Why it cannot be written to: it goes once all it has sent is accepted.
+    pub(crate) broken: Option<Box<str>>,
+    /// Whether its last read brought something, so that there may be more.
+    pub(crate) has_more: bool,
     pub(crate) token: Token,
     /// The supervisor's number for the peer.
     pub(crate) admission: u64,
@@ -67,13 +73,18 @@ pub(crate) struct Connection {
 struct Interest {
     read: bool,
     write: bool,
+    /// The end of both directions, which the kernel reports unasked.
+    end: bool,
 }
 
 impl Interest {
-    fn flags(self) -> EpollFlags {
-        let read = if self.read { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-        let write = if self.write { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
-        read | write
+    /// `None` for nothing at all.
+    fn flags(self, edges: bool) -> Option<EpollFlags> {
+        let when = |wanted, flags| if wanted { flags } else { EpollFlags::empty() };
+        let read = when(self.read, EpollFlags::EPOLLIN);
+        let edges = when(self.read && edges, EpollFlags::EPOLLET);
+        let write = when(self.write, EpollFlags::EPOLLOUT);
+        (self != Self::default()).then_some(read | edges | write)
     }
 }
 
@@ -88,6 +99,9 @@ impl Connection {
             channel,
             translator,
             has_ended: false,
+            hears_until: None,
+            broken: None,
+            has_more: false,
             token,
             admission,
             must_prove: false,
@@ -113,7 +127,7 @@ impl Connection {
 
     /// Whether the channel is to be looked at when it can be written to.
     pub(crate) fn wants_write(&self) -> bool {
-        self.blocked || self.channel.wants_room()
+        self.broken.is_none() && (self.blocked || self.channel.wants_room())
     }
 
     /// Tells the kernel what to wait for, if that has changed. A descriptor that is not waited for
@@ -121,43 +135,47 @@ impl Connection {
     pub(crate) fn arm(&mut self, epoll: &Epoll) -> nix::Result<()> {
         let wanted = match self.rests {
             true => Interest::default(),
-            false => Interest { read: self.wants_read(), write: self.wants_write() },
+            false => Interest {
+                read: self.wants_read(),
+                write: self.wants_write(),
+                end: self.hears_until.is_some(),
+            },
         };
-        if wanted == self.armed {
+        let edges = self.channel.reports_edges();
+        let renews = std::mem::take(&mut self.has_more) && edges && wanted.read;
+        if wanted == self.armed && !renews {
             return Ok(());
         }
         let (read_fd, write_fd) = (self.channel.read_fd(), self.channel.write_fd());
-        let data = self.token.to_u64();
+        let (data, armed) = (self.token.to_u64(), self.armed);
         if read_fd.as_raw_fd() == write_fd.as_raw_fd() {
-            change(epoll, read_fd, self.armed.flags(), wanted.flags(), data)?;
+            change(epoll, read_fd, armed.flags(edges), wanted.flags(edges), renews, data)?;
         } else {
-            let only = |read, write| Interest { read, write }.flags();
-            change(epoll, read_fd, only(self.armed.read, false), only(wanted.read, false), data)?;
-            change(
-                epoll,
-                write_fd,
-                only(false, self.armed.write),
-                only(false, wanted.write),
-                data,
-            )?;
+            let input = |of: Interest| Interest { read: of.read, ..Interest::default() };
+            let output = |of: Interest| Interest { read: false, ..of };
+            let [before, after] = [armed, wanted].map(|of| input(of).flags(edges));
+            change(epoll, read_fd, before, after, renews, data)?;
+            let [before, after] = [armed, wanted].map(|of| output(of).flags(false));
+            change(epoll, write_fd, before, after, false, data)?;
         }
         self.armed = wanted;
         Ok(())
     }
 }
 
+/// Changes what is waited for; what is renewed is reported again although it is the same.
 fn change(
     epoll: &Epoll,
     fd: BorrowedFd<'_>,
-    before: EpollFlags,
-    after: EpollFlags,
+    before: Option<EpollFlags>,
+    after: Option<EpollFlags>,
+    is_renewed: bool,
     data: u64,
 ) -> nix::Result<()> {
-    let mut event = EpollEvent::new(after, data);
-    match (before.is_empty(), after.is_empty()) {
-        _ if before == after => Ok(()),
-        (true, _) => epoll.add(fd, event),
-        (false, true) => epoll.delete(fd),
-        (false, false) => epoll.modify(fd, &mut event),
+    match (before, after) {
+        (before, after) if before == after && !is_renewed => Ok(()),
+        (None, Some(flags)) => epoll.add(fd, EpollEvent::new(flags, data)),
+        (Some(_), Some(flags)) => epoll.modify(fd, &mut EpollEvent::new(flags, data)),
+        (_, None) => epoll.delete(fd),
     }
 }

@@ -101,6 +101,12 @@ impl Translator {
         self.has_end
     }
 
+    /// Whether the peer may still want to hear when it sends no more. What the daemon has connected to
+    /// or started has gone then, and comes again.
+    pub(crate) fn may_hear_on(&self) -> bool {
+        self.has_end && !self.dialect.chosen && !self.dialect.reply.is_empty()
+    }
+
     /// Whether each read brings one record.
     pub(crate) fn keeps_records(&self) -> bool {
         self.keeps_records

@@ -451,25 +451,6 @@ impl Worker {
         }
     }
 
-    /// Lets a channel with traffic of its own do what is due.
-    fn tick(&mut self, key: PeerKey) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
-            return;
-        };
-        match connection.channel.tick(self.now) {
-            Ok(Some(at)) if connection.tick_at.is_none_or(|earlier| at < earlier) => {
-                connection.tick_at = Some(at);
-                self.ticks.push(Reverse((at, connection.token)));
-            }
-            Ok(_) => {}
-            // What waits for somebody's outbox is still accepted.
-            Err(_) if connection.waiting && connection.translator.is_some() => {
-                connection.has_ended = true;
-            }
-            Err(error) => self.detach(key, &error.to_string()),
-        }
-    }
-
     fn obey_router(&mut self) -> Result<(), Error> {
         while let Some(output) = self.core.poll_output() {
             match output {

@@ -1,21 +1,21 @@
 //! A well-known FIFO into which programs write that know nothing of us: `echo hello > log.fifo`. And
 //! FIFOs that somebody else has made, which we open as any program would.
 //!
-//! There is one channel, for all writers: a FIFO does not tell them apart. It is held open for
-//! writing too, so that it has no end when the writers leave. Writes of up to `PIPE_BUF` bytes
+//! There is one channel, for all writers: a FIFO does not tell them apart. It is held open for reading
+//! only, so that the end of the last writer is noticed: what was begun is a message then, and is not
+//! mixed with what the next one writes. Writes of up to `PIPE_BUF` bytes
 //! (4,096) are not mixed with other writers' (pipe(7)); longer ones may be.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{
-    Access, ChannelParts, Endpoint, Error, FileKind, Found, Identity, Listener, PathClaim, Result,
-    set_local_access,
+    Access, Channel, ChannelParts, Endpoint, Error, FileKind, Found, Identity, Listener, PathClaim,
+    Read, ReadBuffer, Result, StreamChannel, Wrote, reopen, set_local_access,
 };
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 
 use crate::turn::Turn;
 use crate::{Way, egress, plain};
@@ -39,16 +39,14 @@ impl Listening {
         let mut claim = PathClaim::acquire(at.path()?, FileKind::FifoToRead)?;
         // Without it a script's next line would make a file of that name.
         claim.keep();
-        let fifo = claim.adopt_fifo(&access, |found| found.open(OFlag::O_RDWR))?;
+        let fifo = claim.adopt_fifo(&access, |found| found.open(OFlag::O_RDONLY))?;
         Self::new(fifo, at.clone(), Some(claim))
     }
 
     /// Over a FIFO that another process has opened: again, because it may be open for one direction
     /// only, or blocking for others.
     pub(crate) fn over(passed: &OwnedFd, local: Endpoint) -> Result<Self> {
-        let link = format!("/proc/self/fd/{}", passed.as_raw_fd());
-        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let fifo = open(link.as_str(), flags, Mode::empty());
+        let fifo = reopen(passed, OFlag::O_RDONLY);
         let fifo = fifo.map_err(|error| Error::system(format!("open {local}"), error))?;
         Self::new(fifo, local, None)
     }
@@ -98,15 +96,9 @@ impl Listener for Listening {
     }
 }
 
-/// Opens somebody else's FIFO to read it: for writing too, so that it has no end when its writers
-/// leave, if we may.
+/// Opens somebody else's FIFO to read it.
 pub(crate) fn connect_to_read(to: &Endpoint) -> Result<ChannelParts> {
-    let found = find(to)?;
-    let opened = match found.open(OFlag::O_RDWR) {
-        Err(Errno::EACCES) => found.open(OFlag::O_RDONLY),
-        opened => opened,
-    };
-    parts(opened.map_err(|error| failed(to, error))?)
+    parts(find(to)?.open(OFlag::O_RDONLY).map_err(|error| failed(to, error))?)
 }
 
 /// Opens somebody else's FIFO to write to it. Who may not read it has to wait for a reader.
@@ -132,10 +124,104 @@ fn failed(to: &Endpoint, error: impl Into<io::Error>) -> Error {
     Error::system(format!("open {to}"), error)
 }
 
+/// A channel that is read: whoever writes leaves, and others come.
+pub(crate) struct Ingress {
+    stream: StreamChannel,
+    /// Whether something has come since the last writer was seen to have left.
+    has_begun: bool,
+}
+
+impl Ingress {
+    pub(crate) fn adopt(parts: ChannelParts) -> Result<Self> {
+        Ok(Self { stream: StreamChannel::adopt(parts)?, has_begun: false })
+    }
+}
+
+impl Channel for Ingress {
+    fn read_fd(&self) -> BorrowedFd<'_> {
+        self.stream.read_fd()
+    }
+
+    fn write_fd(&self) -> BorrowedFd<'_> {
+        self.stream.write_fd()
+    }
+
+    fn identity(&self) -> &Identity {
+        self.stream.identity()
+    }
+
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+        match self.stream.read(into)? {
+            // Nobody has it open for writing (fifo(7)).
+            Read::Closed if std::mem::take(&mut self.has_begun) => Ok(Read::Boundary),
+            Read::Closed => Ok(Read::NotReady),
+            read => {
+                self.has_begun |= matches!(read, Read::Bytes(_));
+                Ok(read)
+            }
+        }
+    }
+
+    /// While nobody writes, the kernel reports a hang-up without end.
+    fn reports_edges(&self) -> bool {
+        true
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<Wrote> {
+        self.stream.write(bytes)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.stream.finish()
+    }
+
+    fn into_parts(self: Box<Self>) -> ChannelParts {
+        Box::new(self.stream).into_parts()
+    }
+}
+
 /// Parts of a channel that only reads. Nothing goes back: a FIFO has one direction.
 fn parts(read: OwnedFd) -> Result<ChannelParts> {
     let write = File::options().write(true).open("/dev/null");
     let write = write.map_err(|error| Error::system("open /dev/null", error))?;
     let descriptors = vec![read, write.into()];
     Ok(ChannelParts { descriptors, identity: Identity::default(), state: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+    use super::*;
+
+    #[test]
+    fn what_the_last_writer_left_is_over_and_that_nobody_writes_is_no_news() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("in");
+        let at = Endpoint::from_path("fifo", &path);
+        let mut listening = Listening::open(&at).unwrap();
+        let mut channel = Ingress::adopt(listening.accept().unwrap().unwrap()).unwrap();
+        let mut into = ReadBuffer::new(4096, 4096);
+        assert_eq!(channel.read(&mut into).unwrap(), Read::NotReady);
+        let watch = Epoll::new(EpollCreateFlags::empty()).unwrap();
+        let edges = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
+        watch.add(channel.read_fd(), edges).unwrap();
+        let news = || watch.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO).unwrap();
+        for said in ["one", "two"] {
+            let mut writer = File::options().write(true).open(&path).unwrap();
+            writer.write_all(said.as_bytes()).unwrap();
+            assert_eq!(news(), 1);
+            assert_eq!(channel.read(&mut into).unwrap(), Read::Bytes(3));
+            assert_eq!(channel.read(&mut into).unwrap(), Read::NotReady);
+            assert_eq!(news(), 0);
+            drop(writer);
+            assert_eq!(news(), 1, "its end");
+            assert_eq!(channel.read(&mut into).unwrap(), Read::Boundary);
+            assert_eq!(channel.read(&mut into).unwrap(), Read::NotReady);
+            assert_eq!(news(), 0);
+        }
+        assert_eq!(into.filled(), b"onetwo");
+    }
 }

@@ -145,7 +145,7 @@ impl Transport for Fifo {
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
         let channel: Box<dyn Channel> = match parts.state == egress::STATE {
             true => Box::new(egress::Egress::adopt(parts)?),
-            false => self.adopt(parts)?,
+            false => Box::new(bare::Ingress::adopt(parts)?),
         };
         Ok(BareChannel { has_end: false, ..BareChannel::stream(channel) })
     }

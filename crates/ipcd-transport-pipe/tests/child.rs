@@ -26,7 +26,7 @@ fn read(channel: &mut dyn Channel, count: usize) -> Vec<u8> {
         match channel.read(&mut buffer).unwrap() {
             Read::Bytes(_) => {}
             Read::Closed => break,
-            Read::NotReady => {
+            Read::NotReady | Read::Boundary => {
                 let came = poll_until(&channel.read_fd(), PollFlags::POLLIN, soon());
                 assert!(came.unwrap(), "nothing comes");
             }

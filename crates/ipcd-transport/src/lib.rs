@@ -271,6 +271,13 @@ pub trait Channel: Send {
         None
     }
 
+    /// Whether [`Channel::read_fd`] is to be waited for by its edges (`EPOLLET`), because it reports
+    /// again and again what is no news. Whoever has read something waits anew (`EPOLL_CTL_MOD`), or
+    /// reads on until nothing is there.
+    fn reports_edges(&self) -> bool {
+        false
+    }
+
     /// Offers bytes that begin at a frame boundary, or where the last call stopped. Whole frames
     /// only: the last byte ends a frame.
     fn write(&mut self, frames: &[u8]) -> Result<Wrote>;
@@ -354,6 +361,8 @@ pub enum Read {
     Bytes(usize),
     /// Nothing is there now.
     NotReady,
+    /// Whoever wrote has left, and others may come: what was begun is over. Only bare channels say so.
+    Boundary,
     /// The peer will send nothing more.
     Closed,
 }

@@ -28,6 +28,31 @@ fn a_fifo_is_passed_on_to_another() {
     assert_eq!(reader.wait().expect(0).text(), "one\ntwo\n");
 }
 
+/// Else the kernel would reset the connection, and the answer would be lost with it (RFC 2525).
+#[test]
+fn an_answer_that_comes_before_all_was_read_arrives_whole() {
+    const ANSWER: usize = 2_000_000;
+    for way in WAYS {
+        let dir = dir();
+        let to = unix(&server(&dir, 1, |mut stream| {
+            stream.read_exact(&mut [0; 10]).expect("the peer speaks");
+            stream.write_all(&noise(ANSWER, 2)).expect("the peer reads");
+        }));
+        let relay = Relay::start(&[&["tcp://127.0.0.1:0", &to, "--raw"], way].concat());
+        let mut peer = relay.tcp();
+        let more = peer.try_clone().expect("a descriptor is left");
+        let writer = thread::spawn(move || {
+            // It may find that nobody takes it.
+            let _ = (&more).write_all(&noise(8_000_000, 3));
+            let _ = more.shutdown(Shutdown::Write);
+        });
+        let mut heard = Vec::new();
+        peer.read_to_end(&mut heard).expect("the answer is not cut off");
+        assert!(heard == noise(ANSWER, 2), "{} bytes, {way:?}", heard.len());
+        writer.join().expect("it ends");
+    }
+}
+
 #[test]
 fn megabytes_go_both_ways_at_once_unaltered() {
     let bytes = noise(20_000_000, 1);

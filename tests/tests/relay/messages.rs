@@ -1,10 +1,16 @@
 //! Messages: from codec to codec, records, and subjects of the daemon.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 
 use ipcd_tests::{Daemon, PATIENCE, Setup, eventually};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket,
+};
 
 use super::{Relay, dir, spawn, unix};
 
@@ -27,6 +33,50 @@ fn messages_go_from_codec_to_codec() {
     let mut lines = String::new();
     peer.read_to_string(&mut lines).expect("the end is passed on");
     assert_eq!(lines, "back\nagain\n");
+}
+
+/// What its writers leave unfinished is theirs alone.
+#[test]
+fn the_last_line_of_a_writer_is_not_mixed_with_the_next_ones() {
+    let dir = dir();
+    let [path, fifo] = ["server.sock", "in"].map(|name| dir.path().join(name));
+    let listener = UnixListener::bind(&path).expect("the path is free");
+    let from = format!("fifo://{}", fifo.display());
+    let _relay = Relay::start(&[&from, &unix(&path)]);
+    let (server, _) = listener.accept().expect("the relay comes");
+    let mut lines = BufReader::new(server).lines();
+    for said in ["one", "two", "three"] {
+        fs::write(&fifo, said).expect("the relay reads it");
+        assert_eq!(lines.next().expect("it comes").expect("it is text"), said);
+    }
+}
+
+/// The kernel reports the reset ahead of what came before it.
+#[test]
+fn records_of_a_peer_that_left_something_unread_are_all_passed_on() {
+    let dir = dir();
+    let [path, at] = ["server.sock", "at"].map(|name| dir.path().join(name));
+    let listener = UnixListener::bind(&path).expect("the path is free");
+    let mut relay = Relay::start(&[&format!("{}?type=seqpacket", unix(&at)), &unix(&path)]);
+    let made = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None);
+    let peer = made.expect("a descriptor is left");
+    let address = UnixAddr::new(&at).expect("it is short");
+    connect(peer.as_raw_fd(), &address).expect("it listens");
+    let (mut server, _) = listener.accept().expect("the relay comes");
+    server.write_all(b"never read\n").expect("there is room");
+    let say = |text: &str| send(peer.as_raw_fd(), text.as_bytes(), MsgFlags::empty());
+    let arrived = || recv(peer.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_PEEK);
+    assert_eq!(arrived(), Ok("never read".len()));
+    relay.process.signal(Signal::SIGSTOP);
+    for number in 0..200 {
+        say(&number.to_string()).expect("there is room");
+    }
+    drop(peer);
+    relay.process.signal(Signal::SIGCONT);
+    let mut heard = String::new();
+    server.read_to_string(&mut heard).expect("the end is passed on");
+    let expected: String = (0..200).map(|number| format!("{number}\n")).collect();
+    assert_eq!(heard, expected);
 }
 
 #[test]

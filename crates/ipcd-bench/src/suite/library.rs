@@ -112,7 +112,7 @@ impl End for ChannelEnd {
                     count => return Ok(count),
                 },
                 Read::NotReady if !self.is_reliable && began.elapsed() >= PATIENCE => return Ok(0),
-                Read::NotReady => self.wait(PollFlags::POLLIN)?,
+                Read::NotReady | Read::Boundary => self.wait(PollFlags::POLLIN)?,
                 Read::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }

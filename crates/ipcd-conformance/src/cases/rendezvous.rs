@@ -114,7 +114,7 @@ fn is_from(transport: &dyn Transport, accepted: Result<ChannelParts>, hello: &[u
     while buffer.filled().len() < hello.len() {
         match channel.read(&mut buffer) {
             Ok(Read::Bytes(_)) => {}
-            Ok(Read::NotReady) => {
+            Ok(Read::NotReady | Read::Boundary) => {
                 let fd = channel.read_fd();
                 let came = poll_until(&fd, PollFlags::POLLIN, watchdog.deadline());
                 assert!(came.expect("poll works"), "the peer neither speaks nor ends");

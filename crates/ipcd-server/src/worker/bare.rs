@@ -1,5 +1,7 @@
 //! Bare peers: what they send is translated into frames, and back.
 
+use std::time::{Duration, Instant};
+
 use ipcd_core::{PeerKey, Source};
 use ipcd_transport::{Error, Read, ReadBuffer, Result, Wrote};
 use tracing::warn;
@@ -9,6 +11,11 @@ use super::peers::read_of;
 use crate::link::Live;
 use crate::listen::Dialect;
 
+/// Why a peer has gone that has closed its connection.
+pub(super) const CLOSED: &str = "it closed the connection";
+/// How long a bare peer that sends no more is still there when nothing is for it. Over TCP nothing tells
+/// one that only listens from one that is gone.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
 /// Records read of a bare peer in one turn.
 const RECORDS: usize = 64;
 
@@ -49,7 +56,7 @@ impl Worker {
         let connection = self.connection(key)?;
         match outcome? {
             // What waits for somebody's outbox is still accepted.
-            Ok(Read::Closed) if connection.waiting => {
+            Ok(Read::Closed) | Err(_) if connection.waiting => {
                 connection.has_ended = true;
                 Some(Ok(Read::NotReady))
             }
@@ -69,6 +76,7 @@ impl Worker {
         let mut total = 0;
         for _ in 0..most {
             let outcome = read_of(connection, buffer);
+            connection.has_more = matches!(outcome, Ok(Read::Bytes(_)));
             let translator = connection.translator.as_mut()?;
             match outcome {
                 Ok(Read::Bytes(count)) => {
@@ -78,6 +86,10 @@ impl Worker {
                 }
                 Ok(Read::NotReady) if total > 0 => break,
                 Ok(Read::NotReady) => return Some(Ok(Read::NotReady)),
+                Ok(Read::Boundary) => {
+                    translator.finish(frames);
+                    break;
+                }
                 // Of what somebody may have cut short, the last message is none.
                 Err(Error::Truncated(_)) => return Some(outcome),
                 Ok(Read::Closed) | Err(_) => {
@@ -94,7 +106,7 @@ impl Worker {
         loop {
             let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
             let Some(translator) = &mut connection.translator else { return };
-            if connection.blocked {
+            if connection.blocked || connection.broken.is_some() {
                 return;
             }
             if translator.unwritten().is_empty() {
@@ -114,6 +126,9 @@ impl Worker {
             match connection.channel.write(bytes) {
                 Ok(Wrote::Bytes(count)) => {
                     let done = translator.wrote(count);
+                    if let Some(until) = &mut connection.hears_until {
+                        *until = self.now + HALF_CLOSED;
+                    }
                     self.core.wrote(self.now, key, done);
                 }
                 Ok(Wrote::Nobody) => {
@@ -133,11 +148,39 @@ impl Worker {
         let Some(connection) = self.connection(key) else { return };
         if connection.closing.is_some() {
             let has_end = connection.translator.as_ref().is_some_and(|found| found.has_end());
-            match has_end {
+            match has_end && !connection.has_ended {
                 true => self.finish(key),
                 false => self.detach(key, "it was let go"),
             }
         }
+    }
+
+    /// A peer sends no more. A bare one that may hear is still spoken to, until it has gone in both
+    /// directions, which TCP tells with the first that is written then, or nothing was for it for a
+    /// while. Any other has gone.
+    pub(super) fn sent_all(&mut self, key: PeerKey) {
+        let until = self.now + HALF_CLOSED;
+        let Some(connection) = self.connection(key) else { return };
+        let translator = connection.translator.as_ref();
+        let may_hear = translator.is_some_and(|translator| translator.may_hear_on());
+        if !may_hear || connection.closing.is_some() {
+            return self.detach(key, CLOSED);
+        }
+        (connection.has_ended, connection.hears_until) = (true, Some(until));
+        self.tick(key);
+    }
+
+    /// When to look again at a peer that sends no more, or `None` when it was let go.
+    pub(super) fn look_at_silent(&mut self, key: PeerKey, until: Instant) -> Option<Instant> {
+        if until > self.now {
+            return Some(until);
+        }
+        // What is still for it waits for as long as for any other peer.
+        if !self.core.is_flushed(key) {
+            return Some(self.now + HALF_CLOSED);
+        }
+        self.detach(key, CLOSED);
+        None
     }
 
     /// The log is told once why a bare peer's messages are refused, for it cannot be told itself.

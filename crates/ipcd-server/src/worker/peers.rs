@@ -1,5 +1,6 @@
 //! What a worker does with one peer: read it, write to it, let it go.
 
+use std::cmp::Reverse;
 use std::io::IoSlice;
 
 use ipcd_core::{PeerKey, Source};
@@ -7,6 +8,7 @@ use ipcd_transport::{Read, ReadBuffer, Wrote};
 use nix::sys::epoll::EpollFlags;
 use tracing::{info, warn};
 
+use super::bare::CLOSED;
 use super::{SCRATCH_BYTES, Worker};
 use crate::connection::{Connection, Token};
 use crate::lacking::is_exhaustion;
@@ -58,6 +60,9 @@ impl Worker {
             return;
         };
         let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+        if connection.hears_until.is_some() && events.intersects(broken) {
+            return self.detach(key, CLOSED);
+        }
         if connection.wants_write() && events.intersects(EpollFlags::EPOLLOUT | broken) {
             self.go_on_writing(key);
         }
@@ -93,8 +98,8 @@ impl Worker {
         self.note_begun(key);
         match outcome {
             Some(Ok(Read::Bytes(_))) => self.served(key),
-            Some(Ok(Read::NotReady)) | None => {}
-            Some(Ok(Read::Closed)) => self.detach(key, "it closed the connection"),
+            Some(Ok(Read::NotReady | Read::Boundary)) | None => {}
+            Some(Ok(Read::Closed)) => self.sent_all(key),
             Some(Err(error)) => self.detach(key, &error.to_string()),
         }
     }
@@ -201,7 +206,7 @@ impl Worker {
         if connection.translator.is_some() {
             return self.write_bare(key);
         }
-        while !connection.blocked {
+        while !connection.blocked && connection.broken.is_none() {
             let mut pieces = [IoSlice::new(&[]); PIECES];
             let mut count = 0;
             for (place, bytes) in pieces.iter_mut().zip(self.core.outbox_pieces(key)) {
@@ -251,7 +256,8 @@ impl Worker {
         }
     }
 
-    /// A peer that cannot be written to has gone, but what it had sent before is still accepted.
+    /// A peer that cannot be written to has gone, but what it had sent before is still accepted, as soon
+    /// as those take it that it is for.
     pub(super) fn abandon(&mut self, key: PeerKey, why: &str) {
         let mut left = LAST_BYTES;
         for _ in 0..LAST_READS {
@@ -264,7 +270,33 @@ impl Worker {
                 break;
             }
         }
-        self.detach(key, why);
+        match self.connection(key) {
+            Some(connection) if connection.waiting && connection.closing.is_none() => {
+                connection.broken = Some(why.into());
+            }
+            _ => self.detach(key, why),
+        }
+    }
+
+    /// Lets a channel with traffic of its own do what is due, and a peer go that was silent for long
+    /// enough.
+    pub(super) fn tick(&mut self, key: PeerKey) {
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
+        let due = match connection.channel.tick(self.now) {
+            Ok(due) => due,
+            // What waits for somebody's outbox is still accepted.
+            Err(_) if connection.waiting && connection.translator.is_some() => {
+                return connection.has_ended = true;
+            }
+            Err(error) => return self.detach(key, &error.to_string()),
+        };
+        let silent = connection.hears_until.map(|until| self.look_at_silent(key, until));
+        let next = due.into_iter().chain(silent.flatten()).min();
+        let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
+        if let Some(at) = next.filter(|at| connection.tick_at.is_none_or(|earlier| *at < earlier)) {
+            connection.tick_at = Some(at);
+            self.ticks.push(Reverse((at, connection.token)));
+        }
     }
 
     pub(super) fn detach(&mut self, key: PeerKey, why: &str) {
@@ -311,10 +343,13 @@ impl Worker {
         }
         self.feed(key, buffer);
         let connection = self.connection(key);
-        match connection.map(|connection| (connection.waiting, connection.has_ended)) {
-            Some((false, true)) => self.detach(key, "it closed the connection"),
-            Some((false, false)) => self.read(key),
-            _ => {}
+        let Some(connection) = connection.filter(|connection| !connection.waiting) else {
+            return self.rearm(key);
+        };
+        match (connection.broken.take(), connection.has_ended) {
+            (Some(why), _) => self.abandon(key, &why),
+            (None, true) => self.sent_all(key),
+            (None, false) => self.read(key),
         }
         self.rearm(key);
     }
@@ -323,6 +358,9 @@ impl Worker {
         if let Some(connection) = self.connections[key.0 as usize].as_mut() {
             connection.closing = Some(why.into());
             connection.waiting = false;
+            if let Some(why) = connection.broken.take() {
+                return self.detach(key, &why);
+            }
             if std::mem::take(&mut connection.blocked) {
                 // One that does not read finds in its own buffer why it was cut off.
                 let last = self.core.queued(key);
