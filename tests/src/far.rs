@@ -25,7 +25,8 @@ pub(crate) struct Far {
 
 impl Far {
     pub(crate) fn connect(endpoint: &Endpoint) -> Self {
-        let transport = ipcd_transports::of(endpoint).expect("there is such a transport");
+        let transport =
+            ipcd_transports::find(endpoint.scheme()).expect("there is such a transport");
         let channel = transport.connect(endpoint, Instant::now() + PATIENCE);
         let parts = channel.unwrap_or_else(|error| panic!("{endpoint}: {error}")).into_parts();
         let mut descriptors = parts.descriptors.into_iter().map(File::from);

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use ipcd_tests::{Daemon, PATIENCE, Running, Setup, descriptors, eventually};
+use ipcd_tests::{Daemon, PATIENCE, Running, Setup, descriptors, eventually, skip};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
@@ -329,6 +329,36 @@ fn every_mode_of_forking_serves_bare_peers() {
     });
 }
 
+/// A page can have a browser send what it likes to a port of the loopback, behind a request line.
+#[test]
+fn a_browsers_request_is_no_message() {
+    let listeners = ["line", "nul", "raw"]
+        .map(|codec| format!("tcp://127.0.0.1:0?codec={codec}&subject=in.{codec}&reply=out"));
+    let daemon = daemon_with(&listeners.each_ref().map(String::as_str), &[]);
+    let ports: Vec<String> = daemon
+        .log()
+        .lines()
+        .filter_map(|line| line.split_once("tcp://")?.1.split(['?', ' ']).next())
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(ports.len(), 3, "{}", daemon.log());
+    for port in &ports {
+        let mut browser = TcpStream::connect(port).expect("it listens");
+        let request = b"POST /a HTTP/1.1\r\nHost: localhost\r\n\r\nstolen\n\0stolen\0";
+        browser.write_all(request).expect("it takes that");
+        let mut answer = Vec::new();
+        let _ = browser.read_to_end(&mut answer);
+        assert!(answer.is_empty(), "{port}");
+    }
+    eventually("that all are told apart", || {
+        (daemon.log().matches("it speaks HTTP").count() == 3).then_some(())
+    });
+    assert_eq!(daemon.counter("messages_accepted"), 0);
+    let mut plain = TcpStream::connect(&ports[0]).expect("it listens");
+    plain.write_all(b"GET well soon\nPOST / HTTP/1.1\n").expect("it takes that");
+    eventually("that lines are taken", || (daemon.counter("messages_accepted") == 2).then_some(()));
+}
+
 #[test]
 fn strangers_from_the_network_need_a_word_in_the_configuration() {
     let refused = |listener: &str| {
@@ -351,4 +381,18 @@ fn strangers_from_the_network_need_a_word_in_the_configuration() {
     let mut end = Vec::new();
     let _ = stream.read_to_end(&mut end);
     eventually("the log", || daemon.log().contains("peer not allowed here").then_some(()));
+}
+
+/// On a socket for both families.
+#[test]
+fn who_comes_by_ipv4_is_allowed_by_ipv4() {
+    if TcpListener::bind("[::]:0").is_err() {
+        return skip("there is no IPv6");
+    }
+    let daemon = daemon_with(&["tcp://[::]:0?codec=line&subject=in&allow=127.0.0.0/8"], &[]);
+    let port = address(&daemon, "tcp");
+    let port = port.rsplit_once(':').expect("an address has a port").1;
+    let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).expect("it listens");
+    stream.write_all(b"hello\n").expect("it takes that");
+    eventually("that it is heard", || (daemon.counter("messages_accepted") == 1).then_some(()));
 }

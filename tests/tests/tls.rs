@@ -161,7 +161,7 @@ fn bare_peers_are_known_by_their_certificates_before_they_hear_anything() {
     let daemon = setup.args(&["--workers", "1"]).start();
     let connect = |name: &str| {
         let at = files.via_as(&daemon, name).parse::<Endpoint>().expect("it is an endpoint");
-        let tls = ipcd_transports::of(&at).expect("it is one");
+        let tls = ipcd_transports::find(at.scheme()).expect("it is one");
         let parts = tls.connect_bare(&at, Instant::now() + PATIENCE).expect("it listens");
         tls.adopt_bare(parts).expect("it is a channel").channel
     };
@@ -417,7 +417,7 @@ fn drops_leave_whole_messages_in_their_order() {
 /// A bare client's channel, after it has written this.
 fn write_bare(via: &str, bytes: &[u8]) -> Box<dyn Channel> {
     let endpoint: Endpoint = via.parse().expect("it is an endpoint");
-    let transport = ipcd_transports::of(&endpoint).expect("it is known");
+    let transport = ipcd_transports::find(endpoint.scheme()).expect("it is known");
     let deadline = Instant::now() + PATIENCE;
     let mut channel = transport.connect(&endpoint, deadline).expect("somebody listens");
     let mut rest = bytes;

@@ -86,7 +86,7 @@ impl Paced {
         let descriptors = descriptors.collect::<io::Result<_>>()?;
         let (identity, state) = (parts.identity.clone(), parts.state.clone());
         let parts = ChannelParts { descriptors, identity, state };
-        let transport = ipcd_transports::of(endpoint).map_err(io::Error::other)?;
+        let transport = ipcd_transports::find(endpoint.scheme()).map_err(io::Error::other)?;
         Ok(Self::new(transport.adopt(parts).map_err(io::Error::other)?))
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use ipcd_proto::{Codec, Subject};
-use ipcd_transport::{Endpoint, Transport};
+use ipcd_transport::{Endpoint, Purpose, Transport};
 use ipcd_transports::strangers;
 use ipnet::IpNet;
 
@@ -50,9 +50,8 @@ impl Side {
         let allow = endpoint.take_option("allow").map(|list| strangers::networks(&list));
         let allow = allow.transpose().map_err(Error::Usage)?.unwrap_or_default();
         let insecure = flag(endpoint.take_option("insecure"), "insecure")?;
-        let place = Place { allow, ..parse_endpoint(endpoint)? };
-        let is_meant = insecure || !place.allow.is_empty();
-        strangers::check(&place.endpoint, place.transport, is_meant)?;
+        let place = Place { allow, ..parse_endpoint(endpoint, Purpose::ListenBare)? };
+        strangers::check(&place.endpoint, place.transport, &place.allow, insecure)?;
         Ok(Self::Endpoint(place))
     }
 
@@ -63,7 +62,7 @@ impl Side {
     pub fn connecting(text: &str) -> Result<Self> {
         match text.strip_prefix(SUBJECT) {
             Some(subject) => parse_subject(subject),
-            None => Ok(Self::Endpoint(parse_endpoint(text.parse()?)?)),
+            None => Ok(Self::Endpoint(parse_endpoint(text.parse()?, Purpose::ConnectBare)?)),
         }
     }
 
@@ -94,13 +93,13 @@ fn parse_subject(text: &str) -> Result<Side> {
     Ok(Side::Subject { subject: subject.to_owned(), echo })
 }
 
-fn parse_endpoint(mut endpoint: Endpoint) -> Result<Place> {
+fn parse_endpoint(mut endpoint: Endpoint, purpose: Purpose) -> Result<Place> {
     let codec = endpoint.take_option("codec").map(|text| text.parse::<Codec>());
     let codec = codec.transpose().map_err(Error::Usage)?;
     if codec == Some(Codec::Frame) {
         return Err(endpoint.error(NO_FRAMES).into());
     }
-    let transport = ipcd_transports::of(&endpoint)?;
+    let transport = ipcd_transports::of(&endpoint, purpose)?;
     Ok(Place { endpoint, transport, codec, allow: Vec::new() })
 }
 
@@ -146,6 +145,12 @@ mod tests {
         assert!(error(Side::listening("tcp://127.0.0.1:0?codec=morse")).contains("line"));
         assert!(error(Side::connecting("unix:///x?codec=frame")).contains("ipcd:SUBJECT"));
         assert!(error(Side::connecting("unix:///x?colour=red")).contains("type"));
+        assert!(error(Side::connecting("unix:///x?mode=0600")).contains("mode= has no effect"));
+        assert!(error(Side::connecting("tcp://h:1?allow=::1/128")).contains("allow"));
+        assert!(error(Side::connecting("unix:///x?type=dgram")).contains("with a codec only"));
+        assert!(error(Side::listening("unix:///x?allow=::1/128")).contains("allow= has no effect"));
+        assert!(error(Side::listening("unix:@x?insecure=true")).contains("insecure= has no"));
+        assert!(error(Side::listening("pipe:cat")).contains("absolute path"));
         assert!(error(Side::connecting("ipcd:a.*")).contains("ipcd:a.*"));
         assert!(error(Side::connecting("ipcd:a?reply=b")).contains("echo"));
         assert!(error(Side::listening("tcp://0.0.0.0:0")).contains("insecure=true"));

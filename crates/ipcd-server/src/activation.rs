@@ -64,7 +64,7 @@ pub(crate) fn assign(listeners: Vec<Listen>, sockets: &[Socket]) -> Result<Vec<W
         let passed = Passed::of(socket.fd.as_fd());
         let is_named = |listen: &Listen| socket.name.is_some() && listen.name == socket.name;
         let is_at = |listen: &Listen| {
-            ipcd_transports::of(&listen.endpoint)
+            ipcd_transports::of(&listen.endpoint, listen.purpose())
                 .is_ok_and(|transport| transport.is_at(&listen.endpoint, &passed))
         };
         let which =

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ipcd_transport::{Endpoint, TrustedDir};
+use ipcd_transport::TrustedDir;
 use nix::unistd::{AccessFlags, access};
 
 use crate::config::{Config, SandboxMode};
@@ -26,8 +26,8 @@ pub fn check(config: &Config) -> Result<(), Error> {
     for token in &config.tokens {
         check_token(&token.file)?;
     }
-    for Listen { endpoint, .. } in &config.listeners {
-        check_listener(endpoint, &runtime_dir)?;
+    for listen in &config.listeners {
+        check_listener(listen, &runtime_dir)?;
     }
     match &config.daemon.pid_file {
         Some(path) => {
@@ -60,8 +60,9 @@ fn check_token(file: &Path) -> Result<(), Error> {
     }
 }
 
-fn check_listener(endpoint: &Endpoint, runtime_dir: &Path) -> Result<(), Error> {
-    let transport = ipcd_transports::of(endpoint)?;
+fn check_listener(listen: &Listen, runtime_dir: &Path) -> Result<(), Error> {
+    let endpoint = &listen.endpoint;
+    let transport = ipcd_transports::of(endpoint, listen.purpose())?;
     // Its directory may be the one that the start makes.
     let is_to_come = endpoint.path().is_ok_and(|path| path.parent() == Some(runtime_dir));
     if is_to_come && !runtime_dir.exists() {

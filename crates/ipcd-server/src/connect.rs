@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipcd_proto::Codec;
-use ipcd_transport::{Access, Endpoint, Error};
+use ipcd_transport::{Endpoint, Error, Purpose};
 use serde::{Deserialize, Serialize};
 
 use crate::listen::{Dialect, Said, word_or};
@@ -84,10 +84,8 @@ impl Connect {
 
     fn check(&self) -> Result<(), String> {
         let at = &self.endpoint;
-        let transport = ipcd_transports::of(at).map_err(|error| error.to_string())?;
-        if let Some(right) = Access::OPTIONS.into_iter().find(|key| at.option(key).is_some()) {
-            return Err(format!("{at}: {right} is for listeners, which make the path"));
-        }
+        let transport = ipcd_transports::of(at, Purpose::ConnectBare);
+        let transport = transport.map_err(|error| error.to_string())?;
         if self.dialect.subject.is_none() && self.dialect.reply.is_empty() {
             let why = "subject= says where the server's messages go, reply= what goes to it";
             return Err(format!("{at}: {why}: give at least one"));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use ipcd_proto::{Codec, Filter, Subject};
-use ipcd_transport::{Access, Endpoint, Error, Flow, Transport};
+use ipcd_transport::{Access, Endpoint, Error, Flow, Purpose, Transport};
 use ipcd_transports::strangers;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -191,6 +191,11 @@ impl Listen {
         self.dialect.as_ref().map_or(Codec::Frame, |dialect| dialect.codec)
     }
 
+    /// What its endpoint is for.
+    pub(crate) fn purpose(&self) -> Purpose {
+        if self.dialect.is_some() { Purpose::ListenBare } else { Purpose::Listen }
+    }
+
     /// What access rules may call it: its endpoint, and its name.
     pub(crate) fn names(&self) -> Vec<String> {
         [self.endpoint.to_string()].into_iter().chain(self.name.clone()).collect()
@@ -204,11 +209,12 @@ impl Listen {
     /// Whether it can be listened there, and is safe to.
     pub(crate) fn check(&self) -> Result<(), String> {
         let said = |error: Error| error.to_string();
-        let transport = ipcd_transports::of(&self.endpoint).map_err(said)?;
+        let transport = ipcd_transports::of(&self.endpoint, self.purpose()).map_err(said)?;
         Access::of(&self.endpoint, Access::PRIVATE).map_err(said)?;
+        let (at, allow) = (&self.endpoint, self.allow.as_slice());
         match &self.dialect {
             Some(dialect) => self.check_dialect(dialect, transport),
-            None => Ok(()),
+            None => strangers::check_frames(at, transport, allow, self.insecure).map_err(said),
         }
     }
 
@@ -220,8 +226,8 @@ impl Listen {
         }
         dialect.check(["subject", "reply"])?;
         transport.check_bare(at, dialect.flow()).map_err(|error| error.to_string())?;
-        let is_meant = self.insecure || !self.allow.is_empty();
-        strangers::check(at, transport, is_meant).map_err(|error| error.to_string())
+        strangers::check(at, transport, &self.allow, self.insecure)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -274,6 +280,52 @@ mod tests {
         }
         assert!(listen("udp://0.0.0.0:0?codec=raw&subject=a&insecure=true").is_ok());
         assert!(listen("tcp://0.0.0.0:0").is_ok(), "peers prove a token there");
+    }
+
+    /// What is given and has no effect would be a promise that nobody keeps.
+    #[test]
+    fn each_option_holds_or_is_refused() {
+        let bare = "codec=line&subject=a";
+        for (refused, why) in [
+            ("unix:///x?allow=10.0.0.0/8".into(), "allow= has no effect"),
+            (format!("unix:@x?{bare}&allow=::1/128"), "allow= has no effect"),
+            ("pipe:///x?allow=10.0.0.0/8".into(), "allow= has no effect"),
+            (format!("fifo:///x?{bare}&allow=10.0.0.0/8"), "allow= has no effect"),
+            (format!("unix:///x?{bare}&insecure=true"), "insecure= has no effect"),
+            ("tcp://127.0.0.1:0?insecure=true".into(), "insecure= has no effect"),
+            ("fifo:///x?insecure=true".into(), "insecure= has no effect"),
+            ("fifo:///x?direction=in".into(), "direction= has no effect"),
+            ("pipe:///x?type=stream".into(), "no option type"),
+            ("pipe:cat".into(), "absolute path"),
+            ("unix:///x?type=dgram".into(), "with a codec only"),
+            ("tls://127.0.0.1:0".into(), "cert=FILE&key=FILE"),
+            ("tls://127.0.0.1:0?cert=/c&key=/k&name=n".into(), "name= has no effect"),
+            ("tls://127.0.0.1:0?cert=/c&key=/k&ca=/a&client_auth=none".into(), "ca= has no effect"),
+            ("tcp://127.0.0.1:0?mode=0600".into(), "takes none"),
+            ("udp://127.0.0.1:0?group=0".into(), "takes none"),
+            ("tls://127.0.0.1:0?owner=0".into(), "no option owner"),
+            ("fifo:///x?mode=0660".into(), "mode=0620"),
+            (format!("fifo:///x?{bare}&mode=0644"), "mode=0620"),
+            ("fifo:///x?codec=line&reply=a&mode=0622".into(), "mode=0644"),
+            (format!("unix:///{}", "x".repeat(107)), "at most 107"),
+            (format!("pipe:///{}", "x".repeat(107)), "at most 107"),
+            (format!("unix:@{}", "x".repeat(108)), "at most 107"),
+        ] {
+            let said = listen(&refused).expect_err(&refused);
+            assert!(said.contains(why), "{refused}: {said}");
+        }
+        for holds in [
+            format!("unix:@x?{bare}&mode=0660&owner=0&group=0&type=dgram"),
+            format!("fifo:///x?{bare}&mode=0622&group=0"),
+            "fifo:///x?codec=line&reply=a&mode=0644&direction=out".into(),
+            "pipe:///x?mode=0666&owner=0".into(),
+            format!("tcp://[::]:0?{bare}&allow=10.0.0.0/8,::1/128"),
+            "tls://127.0.0.1:0?cert=/c&key=/k&ca=/a&client_auth=required&allow=::1/128".into(),
+            format!("unix:///{}", "x".repeat(106)),
+            format!("unix:@{}", "x".repeat(107)),
+        ] {
+            listen(&holds).expect(&holds);
+        }
     }
 
     #[test]

@@ -22,7 +22,8 @@ const LONGEST: u64 = 64;
 pub(crate) struct PidFile {
     directory: TrustedDir,
     name: PathBuf,
-    id: (u64, u64),
+    /// As long as it is open, no other file gets its number.
+    file: File,
 }
 
 impl PidFile {
@@ -40,8 +41,7 @@ impl PidFile {
             .and_then(|()| file.write_all(ours.as_bytes()))
             .and_then(|()| file.set_permissions(Permissions::from_mode(MODE)))
             .map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        Ok(Self { directory, name, id: (metadata.dev(), metadata.ino()) })
+        Ok(Self { directory, name, file })
     }
 }
 
@@ -63,8 +63,10 @@ pub(crate) fn look(path: &Path) -> Result<(TrustedDir, PathBuf, Option<Found>), 
 
 impl Drop for PidFile {
     fn drop(&mut self) {
+        let id = self.file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
         let is_ours = |found: &Found| {
-            found.id() == self.id && process_id(found) == Some(std::process::id().to_string())
+            let is_same = id.as_ref().is_ok_and(|id| *id == found.id());
+            is_same && process_id(found) == Some(std::process::id().to_string())
         };
         if self.directory.find(&self.name).is_ok_and(|found| is_ours(&found)) {
             // Nothing can be done about a failure here; the next start writes over it.

@@ -1,14 +1,17 @@
 //! Between a bare peer's bytes and the router's frames.
 
+mod http;
+
 use ipcd_core::Bare;
 use ipcd_proto::control::{Refusal, decode as body};
 use ipcd_proto::{
-    BadSubject, Decoded, Decoder, Filter, Frame, FrameWriter, Header, Kind, Subject, TooLong,
-    decode,
+    BadSubject, Codec, Decoded, Decoder, Filter, Frame, FrameWriter, Header, Kind, Subject,
+    TooLong, decode,
 };
 
 use ipcd_transport::BareChannel;
 
+use self::http::{Beginning, Verdict};
 use crate::listen::{Dialect, FIRST_WORD};
 
 /// Bytes that are translated before they are written.
@@ -37,6 +40,9 @@ pub(crate) struct Translator {
     staged_frames: usize,
     /// Bytes that may still go to an address that has proved nothing.
     allowance: Option<u64>,
+    /// What the peer began with, as long as it could be a browser.
+    beginning: Option<Beginning>,
+    is_browser: bool,
     /// Messages of the peer that were refused, and why the first was.
     refused: u64,
     first_refusal: Option<String>,
@@ -64,6 +70,8 @@ impl Translator {
             written: 0,
             staged_frames: 0,
             allowance: None,
+            beginning: None,
+            is_browser: false,
             refused: 0,
             first_refusal: None,
             withheld: 0,
@@ -96,6 +104,16 @@ impl Translator {
         self.allowance = Some(0);
     }
 
+    /// For a peer that may be a browser: nothing is taken of what begins like its request.
+    pub(crate) fn look_for_browser(&mut self) {
+        self.beginning = Some(Beginning::default());
+    }
+
+    /// Whether it was one.
+    pub(crate) fn is_browser(&self) -> bool {
+        self.is_browser
+    }
+
     /// Whether the peer says when it is done; else it is gone when we are.
     pub(crate) fn has_end(&self) -> bool {
         self.has_end
@@ -116,6 +134,16 @@ impl Translator {
     pub(crate) fn read(&mut self, bytes: &[u8], frames: &mut Vec<u8>) {
         if let Some(allowance) = &mut self.allowance {
             *allowance += AMPLIFICATION * bytes.len() as u64;
+        }
+        if let Some(beginning) = &mut self.beginning {
+            let verdict = beginning.take(bytes, self.dialect.codec == Codec::Raw);
+            self.is_browser = verdict == Verdict::Request;
+            if verdict != Verdict::Open {
+                self.beginning = None;
+            }
+        }
+        if self.is_browser {
+            return;
         }
         let mut found = Found::new(&self.dialect, &mut self.last, frames);
         self.decoder.feed(bytes, |message| found.take(message));
@@ -282,7 +310,6 @@ impl<'a> Found<'a> {
 mod tests {
     use std::os::unix::net::UnixStream;
 
-    use ipcd_proto::Codec;
     use ipcd_transport::{Identity, StreamChannel};
 
     use super::*;

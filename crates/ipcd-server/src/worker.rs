@@ -410,7 +410,10 @@ impl Worker {
         let (addr, is_chosen) = (parts.identity.addr, dialect.chosen);
         let bare = transport.adopt_bare(parts)?;
         let mut translator = Translator::new(dialect, &bare, self.core.max_payload());
-        let is_distant = addr.is_some_and(|addr| !addr.ip().is_loopback());
+        let is_distant = addr.is_some_and(|addr| !addr.ip().to_canonical().is_loopback());
+        if addr.is_some() && !is_chosen && bare.has_end {
+            translator.look_for_browser();
+        }
         if is_distant && !is_chosen && !transport.capabilities().reliable {
             translator.distrust();
         }

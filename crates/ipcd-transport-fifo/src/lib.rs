@@ -31,7 +31,7 @@ use std::time::Instant;
 
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Flow, IdentityKind,
-    Listener, Passed, Result, StreamChannel, Transport,
+    Listener, Passed, Purpose, Result, StreamChannel, Transport,
 };
 
 /// The FIFO transport.
@@ -62,8 +62,24 @@ impl Transport for Fifo {
         &OPTIONS
     }
 
-    fn check(&self, endpoint: &Endpoint) -> Result<()> {
-        endpoint.path().map(drop)
+    fn options_for(&self, purpose: Purpose) -> &'static [&'static str] {
+        match purpose {
+            Purpose::Listen => &Access::OPTIONS,
+            Purpose::ListenBare => &OPTIONS,
+            Purpose::Connect => &[],
+            Purpose::ConnectBare => &OPTIONS[3..],
+        }
+    }
+
+    fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()> {
+        endpoint.path()?;
+        let way = Way::of(endpoint)?;
+        match purpose {
+            Purpose::Listen => check_rights(endpoint, Way::In),
+            // Without a word about the way, `check_bare` knows it.
+            Purpose::ListenBare => way.map_or(Ok(()), |way| check_rights(endpoint, way)),
+            _ => Ok(()),
+        }
     }
 
     fn default_endpoint(&self, runtime_dir: &Path) -> Result<Endpoint> {
@@ -74,6 +90,7 @@ impl Transport for Fifo {
         if Way::of(at)?.is_some() {
             return Err(at.error("direction is for bare peers: frames go both ways"));
         }
+        check_rights(at, Way::In)?;
         Ok(Box::new(listener::Listening::open(at)?))
     }
 
@@ -98,13 +115,16 @@ impl Transport for Fifo {
             let why = "direction=in is for what comes in, direction=out for what goes out";
             return Err(at.error(why));
         }
+        check_rights(&at, way)?;
         at.set_option(DIRECTION, way.name());
         Ok(at)
     }
 
     fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        let way = Way::of(at)?;
+        check_rights(at, way.unwrap_or(Way::In))?;
         let at_path = plain(at);
-        match Way::of(at)? {
+        match way {
             Some(Way::Out) => Ok(Box::new(egress::Listening::open(&at_path)?)),
             Some(Way::In) | None => Ok(Box::new(bare::Listening::open(&at_path)?)),
         }
@@ -163,6 +183,23 @@ fn plain(at: &Endpoint) -> Endpoint {
     at
 }
 
+/// Refuses rights that undo what the FIFO is for. What is meant for the daemon, anybody takes who
+/// may read there; and what the daemon says, readers cannot tell from what others write.
+fn check_rights(at: &Endpoint, way: Way) -> Result<()> {
+    let access = Access::of(at, Access::PRIVATE)?;
+    match way {
+        way if !way.is_crossed(&access) => Ok(()),
+        Way::In => Err(at.error(
+            "who may read this FIFO takes what is meant for the daemon: give others the right to \
+             write only, as in mode=0620 or mode=0622",
+        )),
+        Way::Out => Err(at.error(
+            "who may write to this FIFO speaks to its readers as the daemon does: give others the \
+             right to read only, as in mode=0640 or mode=0644",
+        )),
+    }
+}
+
 /// Which way the bytes of a bare FIFO go, which has only one.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Way {
@@ -179,6 +216,14 @@ impl Way {
             Some("in") => Ok(Some(Self::In)),
             Some("out") => Ok(Some(Self::Out)),
             Some(_) => Err(endpoint.error("direction is in or out")),
+        }
+    }
+
+    /// Whether others than the owner have a right that goes the other way.
+    fn is_crossed(self, access: &Access) -> bool {
+        match self {
+            Self::In => access.is_readable_by_others(),
+            Self::Out => access.is_shared(),
         }
     }
 

@@ -209,7 +209,7 @@ fn refuses_a_peer_that_has_filled_its_own_fifo() {
 
 #[test]
 fn gives_the_drop_box_the_mode_that_fits_whatever_it_was() {
-    for (option, mode) in [(None, 0o700), (Some("0622"), 0o1733), (Some("0644"), 0o700)] {
+    for (option, mode) in [(None, 0o700), (Some("0622"), 0o1733), (Some("0600"), 0o700)] {
         let mut site = Site::new();
         fs::create_dir(&site.drop_box).unwrap();
         fs::set_permissions(&site.drop_box, PermissionsExt::from_mode(0o555)).unwrap();

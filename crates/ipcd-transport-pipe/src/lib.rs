@@ -17,9 +17,9 @@ use std::time::Instant;
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind,
-    Listener, Passed, PathClaim, Result, StreamChannel, Transport, Variable, accept_local,
-    bind_local, connect_local, guard_of_passed, passed::prepare, peer_credentials, poll_until,
-    set_local_access,
+    Listener, Passed, PathClaim, Purpose, Result, StreamChannel, Transport, Variable, accept_local,
+    bind_local, check_length, connect_local, guard_of_passed, passed::prepare, peer_credentials,
+    poll_until, set_local_access,
 };
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
@@ -54,8 +54,16 @@ impl Transport for Pipe {
         &Access::OPTIONS
     }
 
-    fn check(&self, endpoint: &Endpoint) -> Result<()> {
-        if endpoint.is_opaque() { Ok(()) } else { endpoint.path().map(drop) }
+    fn options_for(&self, purpose: Purpose) -> &'static [&'static str] {
+        if purpose.listens() { self.options() } else { &[] }
+    }
+
+    fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()> {
+        if endpoint.is_opaque() && !purpose.listens() {
+            return Ok(());
+        }
+        endpoint.path()?;
+        check_length(endpoint)
     }
 
     fn default_endpoint(&self, runtime_dir: &Path) -> Result<Endpoint> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ipcd_transport::{
     Capabilities, Channel, ChannelParts, Endpoint, Flow, Identity, IdentityKind, InetListener,
-    Listener, Passed, Result, StreamChannel, Transport, connect_inet,
+    Listener, Passed, Purpose, Result, StreamChannel, Transport, connect_inet,
     passed::{Name, prepare},
 };
 use nix::sys::socket::SockType;
@@ -40,7 +40,7 @@ impl Transport for Tcp {
         &[]
     }
 
-    fn check(&self, endpoint: &Endpoint) -> Result<()> {
+    fn check(&self, endpoint: &Endpoint, _purpose: Purpose) -> Result<()> {
         endpoint.host_and_port().map(drop)
     }
 

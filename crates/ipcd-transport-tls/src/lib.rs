@@ -20,8 +20,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, Flow, Identity, IdentityKind, Listener, Result,
-    Transport, connect_inet,
+    Capabilities, Channel, ChannelParts, Endpoint, Flow, Identity, IdentityKind, Listener, Purpose,
+    Result, Transport, connect_inet,
 };
 
 use crate::channel::TlsChannel;
@@ -30,6 +30,8 @@ use crate::settings::{Sealed, Settings};
 
 /// The TLS transport.
 pub struct Tls;
+
+const OPTIONS: [&str; 5] = ["cert", "key", "ca", "client_auth", "name"];
 
 /// What the two sides call what they speak (RFC 7301).
 pub const ALPN: &[u8] = b"ipcd/1";
@@ -53,12 +55,22 @@ impl Transport for Tls {
     }
 
     fn options(&self) -> &'static [&'static str] {
-        &["cert", "key", "ca", "client_auth", "name"]
+        &OPTIONS
     }
 
-    fn check(&self, endpoint: &Endpoint) -> Result<()> {
+    fn options_for(&self, purpose: Purpose) -> &'static [&'static str] {
+        if purpose.listens() { &OPTIONS[..4] } else { &["cert", "key", "ca", "name"] }
+    }
+
+    fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()> {
         endpoint.host_and_port()?;
-        settings::check(endpoint)
+        match purpose.listens() {
+            true => {
+                settings::check_to_listen(endpoint)?;
+                settings::check_effect(endpoint)
+            }
+            false => settings::check_to_connect(endpoint),
+        }
     }
 
     fn default_endpoint(&self, _runtime_dir: &Path) -> Result<Endpoint> {

@@ -65,12 +65,40 @@ pub(crate) enum ClientAuth {
     Required,
 }
 
-/// What can be seen to be wrong with an endpoint's options without opening files.
-pub(crate) fn check(endpoint: &Endpoint) -> Result<()> {
-    if endpoint.option("cert").is_some() != endpoint.option("key").is_some() {
-        return Err(endpoint.error("cert= and key= go together"));
+/// What can be seen to be wrong with a listener's options without opening files.
+pub(crate) fn check_to_listen(at: &Endpoint) -> Result<()> {
+    check_pair(at)?;
+    if at.option("cert").is_none() {
+        return Err(at.error("a listener needs cert=FILE&key=FILE: what it proves itself with"));
     }
-    client_auth(endpoint).map(drop)
+    client_auth(at).map(drop)
+}
+
+/// That who signs the peers' certificates is not named where no peer is asked for one.
+pub(crate) fn check_effect(at: &Endpoint) -> Result<()> {
+    match (client_auth(at)?, at.option("ca")) {
+        (ClientAuth::None, Some(_)) => Err(at.error(
+            "ca= has no effect with client_auth=none, which asks nobody for a certificate: choose \
+             optional or required, or leave ca= away",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The same for one that connects.
+pub(crate) fn check_to_connect(to: &Endpoint) -> Result<()> {
+    check_pair(to)?;
+    match to.option("ca") {
+        None => Err(to.error("ca=FILE is needed: the certificate of who signed the daemon's")),
+        Some(_) => Ok(()),
+    }
+}
+
+fn check_pair(endpoint: &Endpoint) -> Result<()> {
+    match endpoint.option("cert").is_some() == endpoint.option("key").is_some() {
+        true => Ok(()),
+        false => Err(endpoint.error("cert= and key= go together")),
+    }
 }
 
 /// A CA that is named is asked for: without a word, a certificate is looked at and not demanded.
@@ -97,19 +125,13 @@ fn client_auth(endpoint: &Endpoint) -> Result<ClientAuth> {
 impl Settings {
     /// What the endpoint's files say, for a listener.
     pub(crate) fn to_listen(at: &Endpoint, protocol: Option<&[u8]>) -> Result<Self> {
-        check(at)?;
-        if at.option("cert").is_none() {
-            return Err(at.error("a listener needs cert=FILE&key=FILE: what it proves itself with"));
-        }
+        check_to_listen(at)?;
         Self::read(at, Role::Server(client_auth(at)?), protocol)
     }
 
     /// What the endpoint's files say, for one that connects.
     pub(crate) fn to_connect(to: &Endpoint, protocol: Option<&[u8]>) -> Result<Self> {
-        check(to)?;
-        if to.option("ca").is_none() {
-            return Err(to.error("ca=FILE is needed: the certificate of who signed the daemon's"));
-        }
+        check_to_connect(to)?;
         let (host, _) = to.host_and_port()?.rsplit_once(':').unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = to.option("name").unwrap_or(host).to_owned();

@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use ipcd_transport::{
     BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, Flow, IdentityKind,
-    Listener, Passed, Result, Transport, passed::Name,
+    Listener, Passed, Purpose, Result, Transport, passed::Name,
 };
 use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 
@@ -64,7 +64,7 @@ impl Transport for Udp {
         &[]
     }
 
-    fn check(&self, endpoint: &Endpoint) -> Result<()> {
+    fn check(&self, endpoint: &Endpoint, _purpose: Purpose) -> Result<()> {
         endpoint.host_and_port().map(drop)
     }
 

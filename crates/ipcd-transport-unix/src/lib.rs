@@ -14,9 +14,9 @@ use std::time::Instant;
 
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind, Flow,
-    IdentityKind, Listener, Passed, PathClaim, RecordChannel, Result, StreamChannel, Transport,
-    accept_local, bind_local, connect_local, guard_of_passed, passed::prepare, peer_credentials,
-    set_local_access, tells_records,
+    IdentityKind, Listener, Passed, PathClaim, Purpose, RecordChannel, Result, StreamChannel,
+    Transport, accept_local, bind_local, check_length, connect_local, guard_of_passed,
+    passed::prepare, peer_credentials, set_local_access, tells_records,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -53,9 +53,19 @@ impl Transport for Unix {
         &OPTIONS
     }
 
-    fn check(&self, endpoint: &Endpoint) -> Result<()> {
-        Kind::of(endpoint)?;
-        if abstract_name(endpoint).is_some() { Ok(()) } else { endpoint.path().map(drop) }
+    fn options_for(&self, purpose: Purpose) -> &'static [&'static str] {
+        if purpose.listens() { &OPTIONS } else { &OPTIONS[..1] }
+    }
+
+    fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()> {
+        if abstract_name(endpoint).is_none() {
+            endpoint.path()?;
+        }
+        check_length(endpoint)?;
+        match purpose {
+            Purpose::ListenBare => Kind::of(endpoint).map(drop),
+            _ => Kind::of_frames(endpoint).map(drop),
+        }
     }
 
     fn default_endpoint(&self, runtime_dir: &Path) -> Result<Endpoint> {

@@ -56,7 +56,8 @@ pub struct PathClaim {
     kind: FileKind,
     lock_name: PathBuf,
     lock: File,
-    published: Option<(u64, u64)>,
+    /// What was made there, held: no other file gets its number meanwhile.
+    published: Option<Found>,
     stays: bool,
 }
 
@@ -108,9 +109,9 @@ impl PathClaim {
         if !found.is_socket() || found.owner() != geteuid() {
             return Err(self.in_use("another process was faster"));
         }
-        self.published = Some(found.id());
-        access.apply(&found, &self.path)?;
-        Ok(made)
+        let applied = access.apply(&found, &self.path);
+        self.published = Some(found);
+        applied.map(|()| made)
     }
 
     /// Puts a new FIFO at the path, in the place of what is there, and opens it. It is there with
@@ -134,12 +135,12 @@ impl PathClaim {
             access.apply(&found, &self.path)?;
             renameat(&self.directory, &aside, &self.directory, &self.name)
                 .context(|| format!("rename to {}", self.path.display()))?;
-            Ok((fifo, found.id()))
+            Ok((fifo, found))
         };
         let outcome = made();
         match outcome {
-            Ok((fifo, id)) => {
-                self.published = Some(id);
+            Ok((fifo, found)) => {
+                self.published = Some(found);
                 Ok(fifo)
             }
             Err(error) => {
@@ -169,13 +170,14 @@ impl PathClaim {
         // Who came by its former rights is there now.
         self.prove_stale(&found)?;
         let fifo = open(&found).context(|| format!("open {path}"))?;
-        self.published = Some(found.id());
+        self.published = Some(found);
         Ok(fifo)
     }
 
     /// Gives what was made at the path other rights.
     pub fn set_access(&self, access: &Access) -> Result<()> {
-        let found = self.found()?.filter(|found| Some(found.id()) == self.published);
+        let published = self.published.as_ref().map(Found::id);
+        let found = self.found()?.filter(|found| Some(found.id()) == published);
         let gone = || Error::Endpoint(format!("{} was replaced by another", self.path.display()));
         access.apply(&found.ok_or_else(gone)?, &self.path)
     }
@@ -205,7 +207,8 @@ impl PathClaim {
 
 impl Drop for PathClaim {
     fn drop(&mut self) {
-        let ours = |found: &Found| Some(found.id()) == self.published;
+        let published = self.published.as_ref().map(Found::id);
+        let ours = |found: &Found| Some(found.id()) == published;
         if !self.stays && self.directory.find(&self.name).is_ok_and(|found| ours(&found)) {
             // Nothing can be done about a failure here; the next start replaces the file.
             let _ = self.directory.remove(&self.name);

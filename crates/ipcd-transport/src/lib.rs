@@ -50,7 +50,8 @@ pub use found::{Found, reopen};
 pub use identity::Identity;
 pub use inet::{InetListener, connect_inet};
 pub use local::{
-    accept_local, bind_local, connect_local, guard_of_passed, peer_credentials, set_local_access,
+    accept_local, bind_local, check_length, connect_local, guard_of_passed, peer_credentials,
+    set_local_access,
 };
 pub use passed::Passed;
 pub use patient::Patient;
@@ -74,8 +75,13 @@ pub trait Transport: Sync {
     /// The options that an endpoint of this transport may carry.
     fn options(&self) -> &'static [&'static str];
 
-    /// Whether the endpoint's address is one of this transport, without asking the system.
-    fn check(&self, endpoint: &Endpoint) -> Result<()>;
+    /// Those of them that have an effect where the endpoint is used for this.
+    fn options_for(&self, _purpose: Purpose) -> &'static [&'static str] {
+        self.options()
+    }
+
+    /// Whether the endpoint can be used for this, without asking the system.
+    fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()>;
 
     /// Whether what a listener there needs beside its address is at hand, such as the directory of
     /// its path, or its certificates. Nothing is made, and nothing bound.
@@ -162,6 +168,31 @@ pub trait Transport: Sync {
     /// returned.
     fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
         Ok(BareChannel::stream(self.adopt(parts)?))
+    }
+}
+
+/// What an endpoint is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// Peers that speak frames are listened for there.
+    Listen,
+    /// Bare peers are.
+    ListenBare,
+    /// One who speaks frames connects to it.
+    Connect,
+    /// One who does not, does.
+    ConnectBare,
+}
+
+impl Purpose {
+    /// Whether peers come in there.
+    pub fn listens(self) -> bool {
+        matches!(self, Self::Listen | Self::ListenBare)
+    }
+
+    /// Whether what goes that way is not frames.
+    pub fn is_bare(self) -> bool {
+        matches!(self, Self::ListenBare | Self::ConnectBare)
     }
 }
 

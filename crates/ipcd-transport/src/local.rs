@@ -93,6 +93,24 @@ pub fn guard_of_passed(at: &Endpoint, local: &Endpoint) -> Result<Option<Access>
     }
 }
 
+/// Whether a socket's path or abstract name is short enough, as unix(7) has it.
+pub fn check_length(endpoint: &Endpoint) -> Result<()> {
+    let name = endpoint.address().strip_prefix('@').filter(|_| endpoint.is_opaque());
+    let (what, length) = match name {
+        Some(name) => ("name", name.len()),
+        None => ("path", endpoint.address().len()),
+    };
+    match length <= LONGEST_NAME {
+        true => Ok(()),
+        false => Err(endpoint.error(format_args!(
+            "the {what} has {length} bytes, and a socket's has at most {LONGEST_NAME}"
+        ))),
+    }
+}
+
+/// Bytes of the longest path or name: a NUL goes with it.
+const LONGEST_NAME: usize = 107;
+
 /// Connects a non-blocking socket of this kind to the address. While the listener's queue is
 /// full, it tries again until the deadline.
 pub fn connect_local(to: &UnixAddr, kind: SockType, deadline: Instant) -> Result<OwnedFd> {

@@ -5,7 +5,7 @@ pub mod strangers;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use ipcd_transport::{Endpoint, Error, Result, Transport};
+use ipcd_transport::{Endpoint, Error, Purpose, Result, Transport};
 
 /// Every transport, in the order in which they are shown to users.
 pub const ALL: [&dyn Transport; 6] = [
@@ -33,15 +33,20 @@ pub fn find(scheme: &str) -> Result<&'static dyn Transport> {
     })
 }
 
-/// The transport of an endpoint whose address and options it knows what to do with.
+/// The transport of an endpoint whose address and options it knows what to do with, where it is for
+/// this.
 ///
 /// # Errors
-/// If there is no such transport, or it has no such option; the error names those that exist.
-pub fn of(endpoint: &Endpoint) -> Result<&'static dyn Transport> {
+/// If there is no such transport, or it has no such option, and the error names those that exist; or
+/// the option would have no effect.
+pub fn of(endpoint: &Endpoint, purpose: Purpose) -> Result<&'static dyn Transport> {
     let transport = find(endpoint.scheme())?;
     let known = transport.options();
     match endpoint.option_names().find(|name| !known.contains(name)) {
-        None => transport.check(endpoint).map(|()| transport),
+        None => {
+            check_effect(endpoint, purpose, transport)?;
+            transport.check(endpoint, purpose).map(|()| transport)
+        }
         Some(unknown) if known.is_empty() => {
             Err(endpoint.error(format_args!("there is no option {unknown}: it takes none")))
         }
@@ -50,6 +55,20 @@ pub fn of(endpoint: &Endpoint) -> Result<&'static dyn Transport> {
             Err(endpoint.error(format_args!("there is no option {unknown}: choose one of {known}")))
         }
     }
+}
+
+/// What is given and has no effect would be a promise that nobody keeps.
+fn check_effect(endpoint: &Endpoint, purpose: Purpose, transport: &dyn Transport) -> Result<()> {
+    let has_effect = transport.options_for(purpose);
+    let idle = endpoint.option_names().find(|name| !has_effect.contains(name));
+    let role = match (purpose.listens(), purpose.is_bare()) {
+        (true, false) => "a listener for frames",
+        (true, true) => "a listener",
+        (false, _) => "who connects",
+    };
+    idle.map_or(Ok(()), |name| {
+        Err(endpoint.error(format_args!("{name}= has no effect for {role}: leave it away")))
+    })
 }
 
 /// What `--via` means: an endpoint, or the default endpoint of a transport.
@@ -61,7 +80,7 @@ pub fn resolve(via: &str, runtime_dir: &Path) -> Result<Endpoint> {
         return find(via)?.default_endpoint(runtime_dir);
     }
     let endpoint: Endpoint = via.parse()?;
-    of(&endpoint)?;
+    of(&endpoint, Purpose::Connect)?;
     Ok(endpoint)
 }
 
@@ -107,6 +126,19 @@ mod tests {
         assert!(error("quic://x").contains("unix, pipe, fifo, tcp, udp, tls"));
         assert!(error("unix:///x?colour=red").contains("type, mode, owner, group"));
         assert!(error("tcp://h:1?mode=0600").contains("takes none"));
+        // What only a listener heeds.
+        for option in [
+            "unix:///x?mode=0600",
+            "unix:@x?group=0",
+            "pipe:///x?owner=0",
+            "fifo:///x?mode=0600",
+            "fifo:///x?direction=in",
+            "tls://h:1?ca=/c&client_auth=none",
+        ] {
+            assert!(error(option).contains("= has no effect for who connects"), "{option}");
+        }
+        assert!(error("unix:///x?type=dgram").contains("with a codec only"));
+        assert!(error("tls://h:1").contains("ca=FILE"));
     }
 
     #[test]

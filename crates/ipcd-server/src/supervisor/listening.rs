@@ -134,7 +134,7 @@ pub(super) fn wanted_listeners(
 pub(super) fn bind(wanted: &Wanted, number: usize, sockets: &[Socket]) -> Result<Listening, Error> {
     let Wanted { listen, socket } = wanted;
     let Listen { name, endpoint, .. } = listen;
-    let transport = ipcd_transports::of(endpoint)?;
+    let transport = ipcd_transports::of(endpoint, listen.purpose())?;
     let listener = match (socket, &listen.dialect) {
         (Some(socket), _) => sockets[*socket].open(listen, transport)?,
         (None, None) => transport.listen(endpoint)?,

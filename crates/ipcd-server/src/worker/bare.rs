@@ -16,6 +16,8 @@ pub(super) const CLOSED: &str = "it closed the connection";
 /// How long a bare peer that sends no more is still there when nothing is for it. Over TCP nothing tells
 /// one that only listens from one that is gone.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
+/// Why a bare peer goes whose stream begins like a browser's.
+const BROWSER: &str = "it speaks HTTP: a page in a browser may have sent it here";
 /// Records read of a bare peer in one turn.
 const RECORDS: usize = 64;
 
@@ -81,6 +83,9 @@ impl Worker {
             match outcome {
                 Ok(Read::Bytes(count)) => {
                     translator.read(buffer.filled(), frames);
+                    if translator.is_browser() {
+                        return Some(Err(Error::Protocol(BROWSER.into())));
+                    }
                     buffer.clear();
                     total += count;
                 }
