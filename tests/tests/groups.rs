@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Event, SubscribeOptions};
+use ipcd_client::{Event, Publication, SubscribeOptions};
 use ipcd_tests::{Daemon, Running, SCHEMES, Setup, eventually, state};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -187,4 +187,44 @@ fn turns_are_fair_to_members_of_any_worker_and_among_senders_of_one_message() {
         });
         assert!(got.iter().all(|count| (12..=40).contains(count)), "{args:?}: {got:?}");
     }
+}
+
+/// One that takes one message and goes throws none away that another member would have taken.
+#[test]
+fn who_takes_few_messages_of_a_group_leaves_the_others_theirs() {
+    for workers in ["1", "2"] {
+        let daemon = Setup::new().args(&["--workers", workers]).start();
+        for scheme in ["unix", "pipe", "fifo", "tcp"] {
+            let count = |count: &str| daemon.recv(scheme, &["-g", "team", "-C", count, "jobs"]);
+            let mut members = [count("1"), count("2"), count("17")];
+            let jobs: String = (1..=20).map(|job| format!("{job}\n")).collect();
+            let send = ["send", "-l", "--wait-subs", "3", "jobs"];
+            daemon.ctl(scheme, &send).run_fed(jobs.as_bytes()).expect(0);
+            let got = members.each_mut().map(|member| member.wait().expect(0).text());
+            let counts = got.each_ref().map(|text| text.lines().count());
+            assert_eq!(counts, [1, 2, 17], "{scheme}, {workers} workers");
+            let mut all: Vec<u32> =
+                got.concat().lines().map(|job| job.parse().expect("a number")).collect();
+            all.sort_unstable();
+            assert_eq!(all, (1..=20).collect::<Vec<_>>(), "{scheme}, {workers} workers");
+        }
+    }
+}
+
+/// What has come until the group knows that a member leaves is printed, also when its time is over.
+#[test]
+fn a_member_whose_time_is_over_prints_what_it_was_given() {
+    let daemon = Setup::new().listen(&["unix"]).start();
+    let mut member = daemon.recv("unix", &["-g", "team", "-W", "500ms", "jobs"]);
+    let mut sender = daemon.client("unix");
+    let mut given = 0;
+    loop {
+        let message = Publication { subject: "jobs", payload: b"x", ..Default::default() };
+        let receipt = sender.publish_acked(&message).expect("a receipt");
+        if receipt.delivered == 0 {
+            break;
+        }
+        given += 1;
+    }
+    assert_eq!(member.wait().expect(0).text().lines().count() as u64, given);
 }

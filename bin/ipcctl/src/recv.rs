@@ -29,11 +29,14 @@ pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
         group: args.group.clone(),
         overflow: args.overflow.map(Overflow::from),
         origin: to.names_sender(),
+        limit: args.count,
     };
+    let mut memberships = Vec::new();
     for subject in &args.subjects {
-        client
-            .subscribe(subject, options.clone())
+        let subscribed = client.subscribe(subject, options.clone());
+        let number = subscribed
             .map_err(|error| Failure::from(error).during(format_args!("recv {subject}")))?;
+        memberships.extend(args.group.is_some().then_some(number));
         context.remark_on_filter(subject);
     }
     if args.announce {
@@ -42,7 +45,8 @@ pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
     let tally = Tally::new(args, start);
     match to {
         To::Output(printer) => {
-            Receiver { context, client, printer, tally, is_loss_told: false }.run()
+            let is_loss_told = false;
+            Receiver { context, client, memberships, printer, tally, is_loss_told }.run()
         }
         To::Handler(handler) => Handling::new(context, client, handler, connecting, tally)?.run(),
     }
@@ -104,6 +108,8 @@ impl From<OverflowArg> for Overflow {
 struct Receiver<'a> {
     context: &'a Context,
     client: Client,
+    /// Subscriptions that are shared with a group.
+    memberships: Vec<u32>,
     printer: Printer,
     tally: Tally<'a>,
     /// Whether it was said that the connection that messages still come from is lost.
@@ -117,20 +123,39 @@ impl Receiver<'_> {
                 self.write()?;
             }
             match self.client.next_event(self.tally.deadline())? {
-                None => break,
-                Some(Event::Message(message)) => {
-                    let origin = self.client.origin(message.sender);
-                    self.printer.add(&message, origin);
-                    self.tally.count();
+                None => {
+                    self.leave_groups();
+                    break;
                 }
-                Some(event) => {
-                    self.is_loss_told &= !matches!(event, Event::Reconnected { .. });
-                    news::tell(self.context, &self.client, &event);
-                }
+                Some(event) => self.take(&event),
             }
         }
         self.write()?;
         self.tally.outcome()
+    }
+
+    fn take(&mut self, event: &Event) {
+        if let Event::Message(message) = event {
+            let origin = self.client.origin(message.sender);
+            self.printer.add(message, origin);
+            return self.tally.count();
+        }
+        self.is_loss_told &= !matches!(event, Event::Reconnected { .. });
+        news::tell(self.context, &self.client, event);
+    }
+
+    /// Takes what has come for us of groups until they know that we leave: no other member gets it.
+    fn leave_groups(&mut self) {
+        for number in std::mem::take(&mut self.memberships) {
+            // It may have ended with the connection, or because all that was wanted is on its way.
+            let _ = self.client.unsubscribe(number);
+            while !self.tally.is_complete()
+                && self.client.has_event()
+                && let Ok(Some(event)) = self.client.next_event(Some(Instant::now()))
+            {
+                self.take(&event);
+            }
+        }
     }
 
     /// Writes what was added. While nobody takes it, no more messages are, but the end of the

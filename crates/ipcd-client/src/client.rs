@@ -65,6 +65,9 @@ pub struct Client {
     awaited: Option<Awaited>,
     /// Where replies to a request go: kept, so that a request allocates nothing.
     own_address: String,
+    /// Messages that have come, and how many of them before this connection was made.
+    received: u64,
+    received_before: u64,
     /// The first message that was refused since the last flush.
     refused: Option<Refusal>,
     /// Whether messages were sent on a connection that was lost before they were confirmed.
@@ -99,6 +102,8 @@ impl Client {
             checked: String::new(),
             awaited: None,
             own_address: String::new(),
+            received: 0,
+            received_before: 0,
             refused: None,
             unconfirmed: false,
             lost_unconfirmed: false,
@@ -260,7 +265,8 @@ impl Client {
         let filter = Filter::parse(filter.as_bytes())?;
         let number = self.next_subscription;
         self.next_subscription += 1;
-        self.call(Kind::Subscribe, &subscribe_body(number, &filter, &options), "confirmation")?;
+        let header = self.subscribe_header(&options);
+        self.call_with(header, &subscribe_body(number, &filter, &options), "confirmation")?;
         self.subscriptions.insert(number, (filter, options));
         Ok(number)
     }

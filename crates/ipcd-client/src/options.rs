@@ -102,4 +102,8 @@ pub struct SubscribeOptions {
     pub overflow: Option<Overflow>,
     /// Whether to be told who senders are.
     pub origin: bool,
+    /// Of a member of a group: after so many messages in all, whatever they are for, this client is a
+    /// member of no group any more. What it would leave unread goes to other members. Where the
+    /// transport may lose messages there is no such end, for some of them might never come.
+    pub limit: Option<u64>,
 }

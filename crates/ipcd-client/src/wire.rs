@@ -105,6 +105,10 @@ impl Wire {
         FrameWriter(&mut self.output).control(Header::new(kind, correlation), body);
     }
 
+    pub(crate) fn control_with(&mut self, header: Header, body: &[u8]) {
+        FrameWriter(&mut self.output).control(header, body);
+    }
+
     pub(crate) fn frame(&mut self, frame: &Frame<'_>) {
         FrameWriter(&mut self.output).write(frame);
     }

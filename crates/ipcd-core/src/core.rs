@@ -196,6 +196,7 @@ impl Core {
             has_gaps: false,
             known: None,
             counts: PeerCounts::default(),
+            fill: u64::MAX,
             deadlines,
         };
         let key = PeerKey(self.peers.insert(peer) as u32);

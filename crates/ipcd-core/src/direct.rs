@@ -110,6 +110,9 @@ impl Core {
         self.enqueue(now, key, &Load { bytes: frame, count: 1, ticket, shared: None });
         self.peer(key).counts.msgs_out += 1;
         self.filled(now, key);
+        if self.peer(key).has_its_fill() {
+            self.leave_groups(now, key);
+        }
     }
 
     /// Whether the payload is larger than the peer can be sent.

@@ -1,5 +1,6 @@
 //! Groups: each message goes to one member, in turn among those that can take more.
 
+use std::num::NonZeroU32;
 use std::time::Instant;
 
 use ipcd_proto::control::Overflow;
@@ -7,7 +8,7 @@ use ipcd_proto::{Decoded, Frame, decode};
 
 use crate::core::Core;
 use crate::interest::Member;
-use crate::peer::PeerKey;
+use crate::peer::{PeerKey, Subscription};
 use crate::publish::{Load, Sender};
 use crate::route::{Choice, Sharing};
 use crate::tracked::Ticket;
@@ -131,9 +132,35 @@ impl Core {
         }
     }
 
+    /// After so many messages in its session, of whatever kind, a peer is a member of no group: one
+    /// that ends then would throw away what else it got, and another member would have taken.
+    pub(crate) fn limit_groups(&mut self, now: Instant, key: PeerKey, fill: NonZeroU32) {
+        self.peer(key).fill = fill.get().into();
+        if self.peer(key).has_its_fill() {
+            self.leave_groups(now, key);
+        }
+    }
+
+    /// Ends a peer's part in groups.
+    pub(crate) fn leave_groups(&mut self, now: Instant, key: PeerKey) {
+        let peer = self.peer(key);
+        let (was_full, is_member) = (peer.full, |known: &mut Subscription| known.group.is_some());
+        let left: Vec<Subscription> = peer.subscriptions.extract_if(.., is_member).collect();
+        for mut gone in left {
+            self.forget(key, &gone, was_full);
+            self.tell_gaps(now, key, gone.take_gaps());
+        }
+        self.resume_waiters(key);
+    }
+
+    /// Whether a member wants a message of the group.
+    fn wants(&self, from: Option<PeerKey>, member: &Member) -> bool {
+        self.hears(from, member) && !self.peers[member.peer.0 as usize].has_its_fill()
+    }
+
     fn can_take(&self, from: Option<PeerKey>, choice: &Choice) -> bool {
         match choice {
-            Choice::Here(member) => self.hears(from, member) && !self.is_full(member),
+            Choice::Here(member) => self.wants(from, member) && !self.is_full(member),
             Choice::There { slot, off, .. } => {
                 !off && self.others.as_ref().is_some_and(|others| others.has_room(*slot))
             }
@@ -143,7 +170,7 @@ impl Core {
     /// Whether the choice is no member that does not want the message.
     fn may_get(&self, from: Option<PeerKey>, choice: &Choice) -> bool {
         match choice {
-            Choice::Here(member) => self.hears(from, member),
+            Choice::Here(member) => self.wants(from, member),
             Choice::There { .. } => true,
         }
     }
@@ -151,7 +178,7 @@ impl Core {
     /// Whether the choice is a member that would rather drop messages than make publishers wait.
     fn may_drop(&self, from: Option<PeerKey>, choice: &Choice) -> bool {
         match choice {
-            Choice::Here(member) => self.hears(from, member) && member.overflow != Overflow::Block,
+            Choice::Here(member) => self.wants(from, member) && member.overflow != Overflow::Block,
             Choice::There { .. } => false,
         }
     }

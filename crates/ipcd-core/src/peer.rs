@@ -111,6 +111,8 @@ pub(crate) struct Peer {
     /// Workers that have heard of this peer.
     pub(crate) introduced: Vec<u32>,
     pub(crate) counts: PeerCounts,
+    /// After so many messages it is a member of groups no more; [`u64::MAX`] for never.
+    pub(crate) fill: u64,
     pub(crate) deadlines: Deadlines,
 }
 
@@ -244,6 +246,11 @@ pub(crate) struct Deadlines {
 impl Peer {
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, State::Open)
+    }
+
+    /// Whether it has as many messages as it wants of groups: what is in its outbox will be written.
+    pub(crate) fn has_its_fill(&self) -> bool {
+        self.counts.msgs_out >= self.fill
     }
 
     /// Whether the peer has not heard of this sender; it will have, after this.

@@ -350,6 +350,9 @@ impl Core {
         self.enqueue(now, to, &load);
         self.peer(to).counts.msgs_out += count;
         self.filled(now, to);
+        if self.peer(to).has_its_fill() {
+            self.leave_groups(now, to);
+        }
         if member.overflow == Overflow::DropOldest && self.peer(to).full {
             self.shed(now, to);
         }

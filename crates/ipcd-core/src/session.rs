@@ -1,5 +1,6 @@
 //! Sessions: the handshake, and what a peer asks for besides sending messages.
 
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -243,7 +244,12 @@ impl Core {
             return Ok(());
         }
         let may = self.check_right_to_subscribe(key, &body).and_then(|()| self.check_source(key));
-        match may.and_then(|()| self.add_subscription(key, body, correlation)) {
+        let fill = body.group.as_ref().and_then(|_| NonZeroU32::new(frame.header.subscription));
+        let added = may.and_then(|()| self.add_subscription(key, body, correlation));
+        if let Some(fill) = fill.filter(|_| added.is_ok()) {
+            self.limit_groups(now, key, fill);
+        }
+        match added {
             Ok(true) => self.send(now, key, Header::new(Kind::Ack, correlation), &[]),
             // When all workers know of it.
             Ok(false) => {}

@@ -61,6 +61,38 @@ fn members_have_their_turns_whatever_else_is_sent_or_subscribed_to() {
     );
 }
 
+/// One that takes one message and goes leaves the others to the other members.
+#[test]
+fn a_member_takes_no_more_of_a_group_than_it_wants() {
+    check(
+        "
+        + a b c
+        a: sub 1 w group=g limit=1
+        b: sub 1 w group=g limit=3 | sub 2 v group=g limit=3 | sub 3 plain
+        c: pub w 1 | pub w 2 | pub w 3 | pub @2 direct | pub plain p | pub v 4 | pub w 5
+        c: ask 7 w 6
+        a: sub 1 w group=g limit=1
+        c: ask 8 w 7
+        b: subs
+        ",
+        "
+        a: ack
+        b: ack
+        b: ack
+        b: ack
+        a: message 1 w 1
+        b: message 1 w 2
+        b: message 1 w 3
+        b: message 0 @2 direct
+        b: message 3 plain p
+        c: receipt 7: 0 delivered
+        a: ack
+        c: receipt 8: 0 delivered
+        b: plain 1 = 1 + 0 + 0
+        ",
+    );
+}
+
 #[test]
 fn groups_of_one_name_and_different_filters_are_different_groups() {
     check(

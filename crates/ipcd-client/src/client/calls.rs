@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use ipcd_proto::Kind;
 use ipcd_proto::control::{Answer, Receipt, Refusal};
+use ipcd_proto::{Header, Kind};
 
 use super::{Client, MAX_PENDING};
 use crate::message::Message;
@@ -51,10 +51,20 @@ impl Client {
         body: &[u8],
         what: &'static str,
     ) -> Result<Vec<Answer>> {
+        self.call_with(Header::new(kind, 0), body, what)
+    }
+
+    /// The same with a header of which only the number is to be filled in.
+    pub(super) fn call_with(
+        &mut self,
+        header: Header,
+        body: &[u8],
+        what: &'static str,
+    ) -> Result<Vec<Answer>> {
         let deadline = Instant::now() + self.options.timeout;
         self.ensure_connected(deadline)?;
         let id = self.take_id();
-        self.wire.control(kind, id, body);
+        self.wire.control_with(Header { correlation: id, ..header }, body);
         let (_, answers) = self.await_outcome(id, deadline, what)?;
         Ok(answers)
     }

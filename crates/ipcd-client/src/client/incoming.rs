@@ -46,10 +46,13 @@ impl Client {
 
     fn handle(&mut self, incoming: Incoming) {
         match incoming {
-            Incoming::Message(message) => match message.answers(self.welcome.peer) {
-                Some(request) => self.take_reply(request, message),
-                None => self.events.push(Event::Message(message)),
-            },
+            Incoming::Message(message) => {
+                self.received += 1;
+                match message.answers(self.welcome.peer) {
+                    Some(request) => self.take_reply(request, message),
+                    None => self.events.push(Event::Message(message)),
+                }
+            }
             Incoming::Done(id) => self.conclude(id, Outcome::Done),
             Incoming::Receipt(id, receipt) => self.take_receipt(id, receipt),
             // It is about no frame of ours: the daemon ends the session, and closes.

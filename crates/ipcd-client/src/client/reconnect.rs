@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use ipcd_proto::control::{Code, Subscribe, Welcome, encode};
-use ipcd_proto::{Filter, Frame, Kind};
+use ipcd_proto::{Filter, Frame, Header, Kind};
 
 use super::Client;
 use crate::options::SubscribeOptions;
@@ -43,19 +43,36 @@ impl Client {
         self.wire = wire;
         self.welcome = welcome;
         self.connection += 1;
+        self.received_before = self.received;
         self.lost = None;
         self.ending = None;
         self.origins.clear();
         let subscribes: Vec<_> = self
             .subscriptions
             .iter()
-            .map(|(number, (filter, options))| subscribe_body(*number, filter, options))
+            .map(|(number, (filter, options))| {
+                let header = self.subscribe_header(options);
+                (header, subscribe_body(*number, filter, options))
+            })
             .collect();
-        for body in subscribes {
-            let id = self.take_id();
-            self.wire.control(Kind::Subscribe, id, &body);
+        for (header, body) in subscribes {
+            let correlation = self.take_id();
+            self.wire.control_with(Header { correlation, ..header }, &body);
         }
         self.wire.put(&untouched);
+    }
+}
+
+impl Client {
+    /// The header of a SUBSCRIBE, which says after how many messages of this session the client is a
+    /// member of groups no more.
+    pub(super) fn subscribe_header(&self, options: &SubscribeOptions) -> Header {
+        let transport = ipcd_transports::of(&self.endpoint);
+        let loses_none = transport.is_ok_and(|transport| transport.capabilities().reliable);
+        let limit = options.limit.filter(|_| loses_none && options.group.is_some());
+        let left = limit.map(|limit| limit.saturating_sub(self.received_before).max(1));
+        let subscription = left.and_then(|left| u32::try_from(left).ok()).unwrap_or(0);
+        Header { subscription, ..Header::new(Kind::Subscribe, 0) }
     }
 }
 

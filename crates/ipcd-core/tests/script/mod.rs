@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! + a b=name c@5  peers (of user 5) attach and open a session      ++ a    attach only       - a   detach
-//! a: WHAT | WHAT  one batch of bytes from a: sub N FILTER [overflow] [origin] [group=G], unsub N,
+//! a: WHAT | WHAT  one batch of bytes from a: sub N FILTER [overflow] [origin] [group=G] [limit=N], unsub N,
 //!                 pub SUBJECT TEXT, pubsize SUBJECT BYTES, flush, ping, hello OLDEST NEWEST, half, garbage,
 //!                 req N SUBJECT TEXT [reply=SUBJECT] (a request with correlation N, for 5 seconds, with
 //!                 its own address or another reply subject), more SUBJECT TEXT
@@ -336,7 +336,13 @@ fn frame_of(what: &str, id: u64) -> Vec<u8> {
     let words: Vec<&str> = what.split(' ').collect();
     let number = |at: usize| words[at].parse().expect("a number");
     match words[0] {
-        "sub" => control(Kind::Subscribe, &subscribe(&words)),
+        "sub" => {
+            let limit = words.iter().find_map(|word| word.strip_prefix("limit="));
+            let limit = limit.map_or(0, |limit| limit.parse().expect("a number"));
+            let mut frame = control(Kind::Subscribe, &subscribe(&words));
+            Frame::stamp_subscription(&mut frame, limit);
+            frame
+        }
         "unsub" => control(Kind::Unsubscribe, &encode(&Unsubscribe { subscription: number(1) })),
         "pub" => message(words[1], words[2].as_bytes()),
         "pubsize" => message(words[1], &vec![b'x'; number(2) as usize]),
