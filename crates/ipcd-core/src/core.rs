@@ -25,8 +25,11 @@ use crate::store::Store;
 use crate::table::Request;
 use crate::timers::Timers;
 use crate::tracked::Trackers;
-use crate::turns::{Budget, DeferredQueue};
+use crate::turns::{Budget, Deferred, DeferredQueue};
 use crate::waiting::WaitingList;
+
+/// What it takes to forget a subscription.
+const STEPS_TO_FORGET: usize = 32;
 
 /// A router of one worker.
 ///
@@ -59,6 +62,8 @@ pub struct Core {
     pub(crate) deferred: DeferredQueue,
     /// Who has sent what is being delivered, where that was put off.
     pub(crate) last_sender: Option<Origin>,
+    /// Peers that have gone, of which subscriptions are left.
+    gone: usize,
     /// Subscriptions that there have been.
     pub(crate) births: u64,
     next_number: u32,
@@ -148,6 +153,7 @@ impl Core {
             budget: Budget::default(),
             deferred: DeferredQueue::default(),
             last_sender: None,
+            gone: 0,
             births: 0,
             next_number: 0,
         };
@@ -189,6 +195,7 @@ impl Core {
             was_deferred: false,
             is_deferred: false,
             fans_out: false,
+            is_leaving: false,
             subscriptions: Vec::new(),
             wants_origins: false,
             calls: None,
@@ -216,17 +223,31 @@ impl Core {
         self.resume_waiters(key);
         self.drop_all(now, key, Reason::Departed);
         self.forget_tracked(now, key, Reason::Departed);
-        self.discharge(key);
-        let mut peer = self.peers.remove(key.0 as usize);
+        let peer = &mut self.peers[key.0 as usize];
         peer.outbox.release(&mut self.store);
-        debug_assert!(!self.peers.is_empty() || self.store.is_free(), "nobody is left to hold it");
-        self.ids.remove(&peer.origin.peer);
-        self.part(&peer.introduced, peer.origin.peer);
+        peer.state = State::Gone;
+        peer.waiting = false;
+        let (id, introduced) = (peer.origin.peer, std::mem::take(&mut peer.introduced));
+        let (name, is_leaving) = (peer.origin.name.clone(), peer.is_leaving);
+        self.gone += 1;
+        self.ids.remove(&id);
+        self.part(&introduced, id);
         // The place may be used again before the outputs are read.
         self.outputs.retain(|output| output.peer() != Some(key));
-        if let Some(name) = peer.origin.name.take() {
+        if let Some(name) = name {
             self.release_name(name);
         }
+        if !is_leaving {
+            self.vacate(key);
+        }
+    }
+
+    /// Nothing is left of a peer that has gone: its place may be used again.
+    fn vacate(&mut self, key: PeerKey) {
+        self.discharge(key);
+        self.peers.remove(key.0 as usize);
+        self.gone -= 1;
+        debug_assert!(!self.peers.is_empty() || self.store.is_free(), "nobody is left to hold it");
     }
 
     /// Adds to what transports have lost.
@@ -250,7 +271,7 @@ impl Core {
 
     /// Peers that are attached.
     pub fn peer_count(&self) -> usize {
-        self.peers.len()
+        self.peers.len() - self.gone
     }
 
     /// The number of the listener that accepted it, or of what else it is.
@@ -273,17 +294,47 @@ impl Core {
     }
 
     pub(crate) fn keys(&self) -> Vec<PeerKey> {
-        self.peers.iter().map(|(key, _)| PeerKey(key as u32)).collect()
+        let here = self.peers.iter().filter(|(_, peer)| !matches!(peer.state, State::Gone));
+        here.map(|(key, _)| PeerKey(key as u32)).collect()
     }
 
     pub(crate) fn opened(&mut self, key: PeerKey) {
         self.outputs.push_back(Output::Opened(key));
     }
-    /// Its outbox is then nobody's concern but its own.
+
+    /// Its outbox is then nobody's concern but its own. Thousands of subscriptions are forgotten over
+    /// several turns.
     pub(crate) fn forget_subscriptions(&mut self, key: PeerKey) {
-        self.set_full(key, false);
-        for subscription in std::mem::take(&mut self.peer(key).subscriptions) {
-            self.forget(key, &subscription, false);
+        let peer = self.peer(key);
+        let was_full = std::mem::take(&mut peer.full);
+        peer.pace = Pace::default();
+        let leaving = std::mem::take(&mut peer.subscriptions);
+        if leaving.len() * STEPS_TO_FORGET <= self.config.slice {
+            leaving.iter().for_each(|gone| self.forget(key, gone, was_full));
+        } else {
+            self.peer(key).is_leaving = true;
+            self.deferred.push_back(Deferred::Leaving { key, leaving, was_full });
+        }
+    }
+
+    /// Goes on with the subscriptions of a peer that has gone, or goes.
+    pub(crate) fn go_on_leaving(
+        &mut self,
+        key: PeerKey,
+        mut leaving: Vec<Subscription>,
+        was_full: bool,
+    ) {
+        while let Some(gone) = leaving.pop() {
+            self.forget(key, &gone, was_full);
+            self.budget.spend(STEPS_TO_FORGET);
+            if self.budget.is_spent() && !leaving.is_empty() {
+                return self.deferred.push_back(Deferred::Leaving { key, leaving, was_full });
+            }
+        }
+        let peer = self.peer(key);
+        peer.is_leaving = false;
+        if matches!(peer.state, State::Gone) {
+            self.vacate(key);
         }
     }
 

@@ -97,6 +97,8 @@ pub(crate) struct Peer {
     pub(crate) is_deferred: bool,
     /// Whether a message of its has not reached all its receivers yet.
     pub(crate) fans_out: bool,
+    /// Whether subscriptions that it had are still to be forgotten.
+    pub(crate) is_leaving: bool,
     /// In the order of their numbers.
     pub(crate) subscriptions: Vec<Subscription>,
     /// Whether a subscription of its wants to know who senders are.
@@ -147,6 +149,8 @@ pub(crate) enum State {
     Naming(Box<Naming>),
     /// Nothing more is read; what is in the outbox is written.
     Closing,
+    /// The peer is not here any more; its place is kept until its subscriptions are forgotten.
+    Gone,
 }
 
 #[derive(Debug)]

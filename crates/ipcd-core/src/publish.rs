@@ -246,7 +246,8 @@ impl Core {
     }
 
     pub(crate) fn hears(&self, publisher: Option<PeerKey>, member: &Member) -> bool {
-        publisher != Some(member.peer) || !self.peers[member.peer.0 as usize].no_echo
+        let peer = &self.peers[member.peer.0 as usize];
+        peer.is_open() && (publisher != Some(member.peer) || !peer.no_echo)
     }
 
     /// Stamps the run that begins with a frame of this length, while it finds its end: each header

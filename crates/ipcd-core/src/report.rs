@@ -13,7 +13,8 @@ use serde::Serialize;
 use crate::access::denied;
 use crate::core::{Core, Output};
 use crate::fault::{MAX_PARTS, MAX_QUESTIONS};
-use crate::peer::{Peer, PeerKey, id_in};
+use crate::interest::Member;
+use crate::peer::{Peer, PeerKey, State, id_in};
 use crate::table::{Asker, Request};
 
 /// Bytes of one part of an answer, roughly.
@@ -159,7 +160,10 @@ impl Core {
         let counters = self.counters();
         let daemon = &self.config.daemon;
         let peers_of = |number: usize| {
-            self.peers.iter().filter(|(_, peer)| peer.listener as usize == number).count() as u64
+            let is_of = |peer: &Peer| {
+                peer.listener as usize == number && !matches!(peer.state, State::Gone)
+            };
+            self.peers.iter().filter(|(_, peer)| is_of(peer)).count() as u64
         };
         let listeners = daemon.listeners.iter().map(|(number, (endpoint, codec))| ListenerStatus {
             endpoint: endpoint.clone(),
@@ -174,7 +178,7 @@ impl Core {
                 slot: self.config.slot,
                 pid: daemon.worker,
                 incarnation: self.config.incarnation,
-                peers: self.peers.len() as u64,
+                peers: self.peer_count() as u64,
             }],
             listeners: listeners.collect(),
             counters,
@@ -183,7 +187,9 @@ impl Core {
 
     fn matching(&self, subject: Subject<'_>) -> u64 {
         let members = self.interests.find(subject);
-        members.iter().filter(|member| self.may_hear(member.peer, subject)).count() as u64
+        let is_open = |member: &&Member| self.peers[member.peer.0 as usize].is_open();
+        let open = members.iter().filter(is_open);
+        open.filter(|member| self.may_hear(member.peer, subject)).count() as u64
     }
 
     fn find_peer(&self, who: &str) -> Option<u64> {

@@ -95,7 +95,7 @@ impl Core {
     pub(crate) fn send(&mut self, now: Instant, key: PeerKey, header: Header, body: &[u8]) {
         let peer = &mut self.peers[key.0 as usize];
         // What another worker or the table had still to say comes too late after BYE.
-        if matches!(peer.state, State::Closing) {
+        if matches!(peer.state, State::Closing | State::Gone) {
             return;
         }
         FrameWriter(peer.outbox.append(now, &mut self.store)).control(header, body);

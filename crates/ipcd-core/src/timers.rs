@@ -52,7 +52,7 @@ impl Core {
             let Some(peer) = self.peers.get_mut(key.0 as usize) else {
                 continue;
             };
-            if peer.deadlines.armed == Some(at) {
+            if peer.deadlines.armed == Some(at) && !matches!(peer.state, State::Gone) {
                 peer.deadlines.armed = None;
                 self.check_deadlines(now, key);
             }

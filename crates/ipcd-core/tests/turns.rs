@@ -190,3 +190,26 @@ fn a_peer_whose_messages_are_looked_up_long_is_not_read_to_the_end() {
     let accepted = hall.core.counters().into_iter().find(|(name, _)| name == "messages_accepted");
     assert_eq!(accepted.map(|(_, count)| count), Some(1001));
 }
+
+#[test]
+fn peers_that_hang_up_are_forgotten_over_many_turns() {
+    let mut hall = Hall::new();
+    let (quiet, listener) = (hall.open(), hall.open());
+    hall.subscribe(listener, 1..2, "quiet");
+    let taps: Vec<PeerKey> = (0..3).map(|_| hall.open()).collect();
+    for tap in &taps {
+        hall.subscribe(*tap, 1..MANY + 1, ">");
+    }
+    taps.iter().for_each(|tap| hall.core.detach(hall.now, *tap));
+    assert_eq!(hall.core.peer_count(), 2);
+    assert!(hall.core.has_deferred());
+    // Nobody gets their places, and with them what is still for them, before they are forgotten.
+    let next = hall.open();
+    assert!(!taps.contains(&next));
+    hall.say_all(quiet, message("quiet"));
+    assert_eq!(hall.read(listener), [1]);
+    assert!(hall.read(next).is_empty());
+    assert!(taps.contains(&hall.open()), "their places are free again");
+    let matched = hall.core.counters().into_iter().find(|(name, _)| name == "messages_matched");
+    assert_eq!(matched.map(|(_, count)| count), Some(1));
+}
