@@ -5,6 +5,8 @@
 //! percentiles are compared, and one of three attempts has to do. All of it is long, and wants the
 //! machine for itself.
 
+mod hostile;
+
 use std::time::{Duration, Instant};
 
 use ipcd_tests::{Daemon, Load, Raw, Scene, Setup, children, is_alive};

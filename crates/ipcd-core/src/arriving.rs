@@ -293,7 +293,7 @@ impl Core {
                     self.release_name(name);
                 }
             }
-            News::Question { asker, query } => self.answer_question(now, asker, &query),
+            News::Question { asker, query } => self.answer_question(now, asker, query),
             News::Answer { asker, part, last } if (asker.slot, asker.life) == (slot, life) => {
                 self.reported(now, asker.ticket, part, last);
             }

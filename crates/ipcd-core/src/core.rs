@@ -195,6 +195,7 @@ impl Core {
             was_deferred: false,
             is_deferred: false,
             fans_out: false,
+            questions: 0,
             is_leaving: false,
             subscriptions: Vec::new(),
             wants_origins: false,

@@ -15,6 +15,7 @@ mod ending;
 mod fanout;
 mod fault;
 mod groups;
+mod inquiry;
 mod interest;
 mod leaving;
 mod levels;

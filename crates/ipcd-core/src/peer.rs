@@ -97,6 +97,8 @@ pub(crate) struct Peer {
     pub(crate) is_deferred: bool,
     /// Whether a message of its has not reached all its receivers yet.
     pub(crate) fans_out: bool,
+    /// Questions of its that are not answered yet.
+    pub(crate) questions: u8,
     /// Whether subscriptions that it had are still to be forgotten.
     pub(crate) is_leaving: bool,
     /// In the order of their numbers.

@@ -9,6 +9,9 @@ use crate::core::{Core, Output};
 use crate::peer::{PeerKey, State};
 use crate::source::Prefixes;
 
+/// Questions of a peer that are answered at once; it is not read beyond the next.
+const MAX_OPEN_QUESTIONS: u8 = 4;
+
 /// What came of received bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
@@ -49,7 +52,8 @@ impl Core {
                             self.fail(now, key, Code::Limit, why);
                             continue;
                         }
-                        if asks(frame.header.kind) && self.waits_for_itself(key) {
+                        let waits = asks(frame.header.kind) && self.waits_for_itself(key);
+                        if waits || self.waits_for_answers(key, frame.header.kind) {
                             break Progress { consumed, waiting: true };
                         }
                         self.budget.spend(steps_of(frame.header.kind));
@@ -108,6 +112,16 @@ impl Core {
             self.wait_for(key, key);
         }
         is_full
+    }
+
+    /// A peer that has asked enough may not ask for more until it is answered: a question is work for
+    /// all workers, and for the table.
+    fn waits_for_answers(&mut self, key: PeerKey, kind: Kind) -> bool {
+        let waits = kind == Kind::Query && self.peer(key).questions >= MAX_OPEN_QUESTIONS;
+        if waits {
+            self.wait_for(key, key);
+        }
+        waits
     }
 
     /// Leaves a peer unread until another's outbox has room.

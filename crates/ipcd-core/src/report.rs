@@ -8,20 +8,20 @@ use ipcd_proto::control::{
     WorkerStatus, encode,
 };
 use ipcd_proto::{Header, Kind, Subject};
-use serde::Serialize;
 
 use crate::access::denied;
 use crate::core::{Core, Output};
-use crate::fault::{MAX_PARTS, MAX_QUESTIONS};
+use crate::fault::MAX_QUESTIONS;
+use crate::inquiry::Inquirer;
 use crate::interest::Member;
-use crate::peer::{Peer, PeerKey, State, id_in};
+use crate::peer::{Peer, PeerKey, State, Subscription, id_in};
 use crate::table::{Asker, Request};
 
-/// Bytes of one part of an answer, roughly.
-const PART_BYTES: usize = 32 * 1024;
 /// Counters that say what is there now: nothing of a worker that has ended.
 const GAUGES: [&str; 4] =
     ["messages_queued", "direct_queued", "outcomes_open", "requests_unanswered"];
+/// Messages in outboxes that are counted in a step.
+const COUNTED_IN_STEP: usize = 8;
 /// Bytes of filters that are told of one peer.
 const FILTER_BYTES: usize = 4 * 1024;
 
@@ -55,25 +55,28 @@ impl Core {
         let is_of_subscriptions = query == Query::Subscriptions;
         let asked = Asked { key, peer, correlation, is_of_subscriptions, sum: None };
         self.questions.asked.insert(ticket, asked);
+        self.peer(key).questions += 1;
         if self.others.is_some() {
             let by = self.principal(key);
             self.outputs.push_back(Output::Tell(Request::Ask { ticket, by, query }));
             return;
         }
-        for answer in self.report(now, &query) {
-            self.reported(now, ticket, Some(answer), false);
+        match takes_long(&query) {
+            true => self.inquire(Inquirer::Here(ticket), query),
+            false => {
+                for answer in self.report(now, &query) {
+                    self.reported(now, ticket, Some(answer), false);
+                }
+                self.reported(now, ticket, None, true);
+            }
         }
-        self.reported(now, ticket, None, true);
     }
 
-    /// This router's own answer, in parts.
-    fn report(&mut self, now: Instant, query: &Query) -> Vec<Answer> {
+    /// This router's own answer. What is about all peers, [`Core::inquire`] answers in parts.
+    pub(crate) fn report(&mut self, now: Instant, query: &Query) -> Vec<Answer> {
         match query {
             Query::Status => vec![Answer::Status(self.status(now))],
-            Query::Peers => {
-                let peers = self.keys().into_iter().map(|key| self.peer_status(key)).collect();
-                in_parts(peers).into_iter().map(Answer::Peers).collect()
-            }
+            Query::Peers | Query::Subscriptions => Vec::new(),
             Query::Matching(subject) => {
                 let subject = Subject::parse(subject.as_bytes());
                 vec![Answer::Matching(subject.map_or(0, |subject| self.matching(subject)))]
@@ -86,17 +89,15 @@ impl Core {
                 let verdict = self.config.acl.verdict(who, access);
                 verdict.map(Answer::Verdict).into_iter().collect()
             }
-            Query::Subscriptions => {
-                let parts = in_parts(self.subscription_statuses());
-                parts.into_iter().map(Answer::Subscriptions).collect()
-            }
         }
     }
 
     /// Answers a question of another worker's peer, or of one of ours.
-    pub(crate) fn answer_question(&mut self, now: Instant, asker: Asker, query: &Query) {
-        // What a table would not take of this worker is left out.
-        let parts = self.report(now, query).into_iter().map(Some).take(MAX_PARTS);
+    pub(crate) fn answer_question(&mut self, now: Instant, asker: Asker, query: Query) {
+        if takes_long(&query) {
+            return self.inquire(Inquirer::Table(asker), query);
+        }
+        let parts = self.report(now, &query).into_iter().map(Some);
         for part in parts.chain([None]) {
             let last = part.is_none();
             self.outputs.push_back(Output::Tell(Request::Answer { asker, part, last }));
@@ -128,6 +129,9 @@ impl Core {
             let answer = asked.sum.unwrap_or(nothing);
             if is_here {
                 self.answer(now, key, correlation, false, &answer);
+                let peer = self.peer(key);
+                peer.questions = peer.questions.saturating_sub(1);
+                self.resume_waiters(key);
             }
         }
     }
@@ -202,37 +206,36 @@ impl Core {
         open.map(|(_, peer)| &peer.origin).find(|origin| is_meant(origin)).map(|found| found.peer)
     }
 
-    fn subscription_statuses(&mut self) -> Vec<SubscriptionStatus> {
+    pub(crate) fn subscription_statuses(&mut self, key: PeerKey) -> Vec<SubscriptionStatus> {
         let worker = self.config.slot;
-        let mut statuses = Vec::new();
-        for (_, peer) in &mut self.peers {
-            let queued = peer.outbox.messages_by_subscription(&self.store);
-            statuses.extend(peer.subscriptions.iter().map(|known| {
-                let queued = queued.get(&known.number).copied().unwrap_or(0);
-                let drops = known.drops.as_ref();
-                let dropped: Vec<_> = drops.iter().flat_map(|drops| drops.by_reason()).collect();
-                let gone: u64 = dropped.iter().map(|(_, count)| count).sum();
-                // Also what is left in the outbox of an earlier subscription of that number.
-                let matched = known.matched.max(gone + queued);
-                SubscriptionStatus {
-                    peer: peer.origin.peer,
-                    name: peer.origin.name.clone(),
-                    worker,
-                    subscription: known.number,
-                    filter: known.filter.as_str().to_owned(),
-                    group: known.group.as_ref().map(|group| group.name.clone()),
-                    overflow: known.overflow,
-                    matched,
-                    delivered: matched - gone - queued,
-                    dropped,
-                    queued,
-                }
-            }));
-        }
-        statuses
+        let peer = &mut self.peers[key.0 as usize];
+        let queued = peer.outbox.messages_by_subscription(&self.store);
+        self.budget.spend(queued.values().sum::<u64>() as usize / COUNTED_IN_STEP);
+        let status = |known: &Subscription| {
+            let queued = queued.get(&known.number).copied().unwrap_or(0);
+            let drops = known.drops.as_ref();
+            let dropped: Vec<_> = drops.iter().flat_map(|drops| drops.by_reason()).collect();
+            let gone: u64 = dropped.iter().map(|(_, count)| count).sum();
+            // Also what is left in the outbox of an earlier subscription of that number.
+            let matched = known.matched.max(gone + queued);
+            SubscriptionStatus {
+                peer: peer.origin.peer,
+                name: peer.origin.name.clone(),
+                worker,
+                subscription: known.number,
+                filter: known.filter.as_str().to_owned(),
+                group: known.group.as_ref().map(|group| group.name.clone()),
+                overflow: known.overflow,
+                matched,
+                delivered: matched - gone - queued,
+                dropped,
+                queued,
+            }
+        };
+        peer.subscriptions.iter().map(status).collect()
     }
 
-    fn peer_status(&mut self, key: PeerKey) -> PeerStatus {
+    pub(crate) fn peer_status(&mut self, key: PeerKey) -> PeerStatus {
         let worker = self.config.slot;
         let peer = &mut self.peers[key.0 as usize];
         let (queued, direct) = peer.outbox.messages(&self.store);
@@ -310,20 +313,9 @@ impl Core {
     }
 }
 
-/// A long answer, in parts of a bounded size.
-fn in_parts<T: Serialize>(items: Vec<T>) -> Vec<Vec<T>> {
-    let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for item in items {
-        let size = encode(&item).len();
-        if bytes + size > PART_BYTES {
-            parts.push(std::mem::take(&mut part));
-            bytes = 0;
-        }
-        bytes += size;
-        part.push(item);
-    }
-    parts.push(part);
-    parts
+/// Whether the answer takes as long as there are peers, and so has to wait for its turn.
+fn takes_long(query: &Query) -> bool {
+    matches!(query, Query::Status | Query::Peers | Query::Subscriptions | Query::Find(_))
 }
 
 /// Adds an answer to those that have come.

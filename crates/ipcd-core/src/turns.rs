@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use crate::core::{Core, Output};
 use crate::fanout::FanOut;
+use crate::inquiry::Inquiry;
 use crate::peer::{PeerKey, Subscription};
 
 /// Steps of all peers in a turn, in parts of what one may use.
@@ -60,6 +61,8 @@ pub(crate) enum Deferred {
     FanOut(Box<FanOut>),
     /// What other workers have sent.
     Arrivals,
+    /// A question about all peers.
+    Inquiry(Box<Inquiry>),
     /// Subscriptions of a peer that goes; whether its outbox was full.
     Leaving { key: PeerKey, leaving: Vec<Subscription>, was_full: bool },
 }
@@ -75,7 +78,7 @@ impl Core {
         let (key, id) = match self.deferred.front()? {
             Deferred::Publisher(key, id) => (*key, *id),
             Deferred::FanOut(fan_out) => fan_out.sender()?,
-            Deferred::Arrivals | Deferred::Leaving { .. } => return None,
+            Deferred::Arrivals | Deferred::Inquiry(_) | Deferred::Leaving { .. } => return None,
         };
         self.peers.get(key.0 as usize).filter(|peer| peer.origin.peer == id).map(|_| key)
     }
@@ -89,6 +92,7 @@ impl Core {
             Some(Deferred::Publisher(key, id)) => self.resume_deferred(key, id),
             Some(Deferred::FanOut(fan_out)) => self.go_on_with(now, fan_out),
             Some(Deferred::Arrivals) => self.go_on_arriving(now),
+            Some(Deferred::Inquiry(inquiry)) => self.go_on_answering(now, inquiry),
             Some(Deferred::Leaving { key, leaving, was_full }) => {
                 self.go_on_leaving(key, leaving, was_full);
             }

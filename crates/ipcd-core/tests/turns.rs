@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use ipcd_core::{Config, Core, DaemonInfo, Output, PeerInfo, PeerKey};
-use ipcd_proto::control::{Hello, Origin, Overflow, Subscribe, Unsubscribe, encode};
+use ipcd_proto::control::{Hello, Origin, Overflow, Query, Subscribe, Unsubscribe, encode};
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
 
 /// Turns after which what was put off counts as forgotten.
@@ -212,4 +212,26 @@ fn peers_that_hang_up_are_forgotten_over_many_turns() {
     assert!(taps.contains(&hall.open()), "their places are free again");
     let matched = hall.core.counters().into_iter().find(|(name, _)| name == "messages_matched");
     assert_eq!(matched.map(|(_, count)| count), Some(1));
+}
+
+#[test]
+fn answers_about_thousands_of_subscriptions_take_many_turns_and_few_are_open_at_once() {
+    const ASKED: usize = 6;
+    let mut hall = Hall::new();
+    let (tap, curious, quiet) = (hall.open(), hall.open(), hall.open());
+    hall.subscribe(tap, 1..MANY + 1, ">");
+    let question = frame(Kind::Query, &encode(&Query::Subscriptions));
+    let rest = hall.say(curious, question.repeat(ASKED));
+    assert_eq!(rest.len(), question.len() * (ASKED - 4), "four are open, and no more");
+    hall.turn();
+    assert!(hall.core.has_deferred());
+    assert!(hall.say(quiet, message("b")).is_empty());
+    hall.say_all(curious, rest);
+    let bytes = hall.core.outbox_pieces(curious).collect::<Vec<_>>().concat();
+    let (mut rest, mut answers) = (&bytes[..], 0);
+    while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+        answers += usize::from(frame.header.kind == Kind::Answer && !frame.header.more);
+        rest = &rest[length..];
+    }
+    assert_eq!(answers, ASKED);
 }

@@ -1,0 +1,227 @@
+//! The costliest things that a peer may do: each of them on the worker that serves the healthy peers,
+//! compared with the same on another daemon, for what it takes of the processors it may take.
+//!
+//! Besides their 99th percentile, the longest that a PING had to wait is printed: a worker answers it
+//! in its next turn, so no turn was longer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipcd_proto::control::{Overflow, Query, Subscribe, Unsubscribe, encode};
+use ipcd_proto::{FrameWriter, Header, Kind};
+use ipcd_tests::{Daemon, Load, Raw, Scene, Setup};
+
+use super::{assert_undisturbed, finish};
+
+/// What a peer may have.
+const SUBSCRIPTIONS: u32 = 10_000;
+/// Peers that have as many.
+const TAPS: usize = 4;
+
+/// One thing to do until then, again and again.
+type Attack = Box<dyn FnMut(Instant)>;
+
+/// Tries an attack, which is made ready on a daemon first.
+fn try_hostile(what: &str, attack_on: impl Fn(&Daemon) -> Attack) {
+    let daemon = Setup::new().args(&["--workers", "1"]).start();
+    let load = Load::start(&daemon, &["unix", "tcp", "pipe", "fifo"]);
+    let scene = Scene::set(daemon, load);
+    let decoy = Setup::new().args(&["--workers", "1"]).start();
+    let (mut attack, mut elsewhere) = (attack_on(&scene.daemon), attack_on(&decoy));
+    let prober = Prober::start(&scene.daemon);
+    let (mut quiet, mut struck) = (Duration::ZERO, Duration::ZERO);
+    let otherwise = |span| {
+        prober.take();
+        elsewhere(Instant::now() + span);
+        quiet = quiet.max(prober.take());
+    };
+    assert_undisturbed(&scene, what, otherwise, |span| {
+        prober.take();
+        attack(Instant::now() + span);
+        struck = struck.max(prober.take());
+    });
+    let ratio = struck.div_duration_f64(quiet);
+    eprintln!("{what}: a PING waited for {struck:.0?} at most, else for {quiet:.0?}: × {ratio:.1}");
+    prober.stop();
+    drop(attack);
+    finish(scene, what);
+}
+
+/// Asks the worker for a sign of life all the time.
+struct Prober {
+    longest_ns: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Prober {
+    fn start(daemon: &Daemon) -> Self {
+        const PACE: Duration = Duration::from_micros(500);
+        let (longest_ns, is_over) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (longest, over, mut raw) =
+            (Arc::clone(&longest_ns), Arc::clone(&is_over), daemon.session("unix"));
+        let thread = thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let since = Instant::now();
+                raw.control(Kind::Ping, 1, &[]);
+                raw.expect(Kind::Pong);
+                longest.fetch_max(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                thread::sleep(PACE);
+            }
+        });
+        Self { longest_ns, is_over, thread }
+    }
+
+    /// The longest that it has waited since this was last asked.
+    fn take(&self) -> Duration {
+        Duration::from_nanos(self.longest_ns.swap(0, Ordering::Relaxed))
+    }
+
+    fn stop(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("every PING was answered");
+    }
+}
+
+fn subscribe_bytes(number: u32, filter: &str) -> Vec<u8> {
+    let (filter, overflow) = (filter.to_owned(), Some(Overflow::DropOldest));
+    let body = Subscribe { subscription: number, filter, group: None, overflow, origin: false };
+    control_bytes(Kind::Subscribe, number, &encode(&body))
+}
+
+fn control_bytes(kind: Kind, correlation: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    FrameWriter(&mut bytes).control(Header::new(kind, correlation.into()), body);
+    bytes
+}
+
+/// A peer with many subscriptions.
+fn tap(daemon: &Daemon, count: u32, filter: impl Fn(u32) -> String) -> Raw {
+    const AT_ONCE: u32 = 500;
+    let mut raw = daemon.session("unix");
+    let mut number = 0;
+    while number < count {
+        let some = number + 1..=count.min(number + AT_ONCE);
+        number = *some.end();
+        let (bytes, acks) =
+            (some.clone().flat_map(|n| subscribe_bytes(n, &filter(n))), some.count());
+        raw.send(&bytes.collect::<Vec<u8>>());
+        (0..acks).for_each(|_| drop(raw.expect(Kind::Ack)));
+    }
+    raw
+}
+
+/// Messages on two subjects in turn, so that none goes the way of the one before.
+fn alternating(count: usize) -> Vec<u8> {
+    let subjects: [&[u8]; 2] = [b"flood.a", b"flood.b"];
+    subjects.iter().cycle().take(count).flat_map(|at| Raw::message_bytes(0, at, b"x")).collect()
+}
+
+#[test]
+#[ignore = "long: half a minute"]
+fn messages_for_forty_thousand_subscriptions_disturb_nobody() {
+    try_hostile("40,000 subscriptions to one filter", |daemon| {
+        let taps: Vec<Raw> =
+            (0..TAPS).map(|_| tap(daemon, SUBSCRIPTIONS, |_| "flood.>".into())).collect();
+        let mut publisher = daemon.session("unix");
+        let batch = alternating(4);
+        Box::new(move |end| {
+            while Instant::now() < end {
+                publisher.send(&batch);
+                publisher.control(Kind::Flush, 1, &[]);
+                publisher.expect(Kind::Ack);
+            }
+            assert_eq!(taps.len(), TAPS, "they are there and read nothing");
+        })
+    });
+}
+
+#[test]
+#[ignore = "long: half a minute"]
+fn subjects_with_thousands_of_ways_through_the_filters_disturb_nobody() {
+    const TOKENS: u32 = 13;
+    try_hostile("8,192 filters of *", |daemon| {
+        let filter = |number: u32| {
+            let token = |bit| if (number - 1) >> bit & 1 == 0 { "a" } else { "*" };
+            (0..TOKENS).map(token).collect::<Vec<_>>().join(".") + ".z"
+        };
+        let peer = tap(daemon, 1 << TOKENS, filter);
+        let mut publisher = daemon.session("unix");
+        let stem = ["a"; TOKENS as usize].join(".");
+        let mut number = 0_u64;
+        Box::new(move |end| {
+            while Instant::now() < end {
+                let mut batch = Vec::new();
+                for _ in 0..100 {
+                    number += 1;
+                    let subject = format!("{stem}.{number}");
+                    batch.extend(Raw::message_bytes(0, subject.as_bytes(), b""));
+                }
+                publisher.send(&batch);
+                publisher.control(Kind::Flush, 1, &[]);
+                publisher.expect(Kind::Ack);
+            }
+            assert!(peer.peer() > 0, "it is there");
+        })
+    });
+}
+
+#[test]
+#[ignore = "long: half a minute"]
+fn peers_with_ten_thousand_subscriptions_that_hang_up_disturb_nobody() {
+    try_hostile("peers that hang up", |daemon| {
+        let address = daemon.runtime_dir().join("ipcd.sock");
+        let all: Vec<u8> =
+            (1..=SUBSCRIPTIONS).flat_map(|number| subscribe_bytes(number, "flood.>")).collect();
+        Box::new(move |end| {
+            while Instant::now() < end {
+                let mut raw = Raw::unix(&address).open();
+                raw.send(&all);
+                (0..SUBSCRIPTIONS).for_each(|_| drop(raw.expect(Kind::Ack)));
+            }
+        })
+    });
+}
+
+#[test]
+#[ignore = "long: half a minute"]
+fn questions_about_full_outboxes_disturb_nobody() {
+    try_hostile("questions", |daemon| {
+        let taps: Vec<Raw> = (0..TAPS).map(|_| tap(daemon, 1000, |_| "flood.>".into())).collect();
+        let mut publisher = daemon.session("unix");
+        publisher.send(&alternating(400));
+        let asks = [Query::Status, Query::Subscriptions, Query::Peers].map(|query| encode(&query));
+        Box::new(move |end| {
+            while Instant::now() < end {
+                for body in &asks {
+                    publisher.control(Kind::Query, 7, body);
+                    while publisher.expect(Kind::Answer).header.more {}
+                }
+            }
+            assert_eq!(taps.len(), TAPS, "they are there and read nothing");
+        })
+    });
+}
+
+#[test]
+#[ignore = "long: half a minute"]
+fn interests_that_come_and_go_disturb_nobody() {
+    const AT_ONCE: u32 = 1000;
+    try_hostile("interests that come and go", |daemon| {
+        let mut raw = daemon.session("unix");
+        let come =
+            (1..=AT_ONCE).flat_map(|number| subscribe_bytes(number, &format!("churn.{number}")));
+        let go = (1..=AT_ONCE).flat_map(|subscription| {
+            control_bytes(Kind::Unsubscribe, 1, &encode(&Unsubscribe { subscription }))
+        });
+        let bytes: Vec<u8> = come.chain(go).collect();
+        Box::new(move |end| {
+            while Instant::now() < end {
+                raw.send(&bytes);
+                (0..2 * AT_ONCE).for_each(|_| drop(raw.expect(Kind::Ack)));
+            }
+        })
+    });
+}
