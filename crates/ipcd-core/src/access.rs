@@ -213,7 +213,7 @@ impl Core {
             let peer = &self.peers[key.0 as usize];
             let proved = match &peer.state {
                 State::Open | State::Naming(_) => peer.proven.as_ref(),
-                State::New { .. } | State::Challenged(_) | State::Closing => None,
+                State::New { .. } | State::Challenged(_) | State::Closing | State::Gone => None,
             };
             let Some(token) = proved.and_then(|proven| proven.token.as_deref()) else { continue };
             let name = Some(token).filter(|name| !name.is_empty());

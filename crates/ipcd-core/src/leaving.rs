@@ -30,7 +30,7 @@ impl Core {
     /// whether everything for it has come, and what others wait for is told. What is left then is to
     /// be sent ([`Core::is_forwarded`]).
     pub fn leave(&mut self, now: Instant) -> bool {
-        debug_assert!(self.peers.is_empty(), "peers are still to be served");
+        debug_assert_eq!(self.peer_count(), 0, "peers are still to be served");
         let has_work = self.has_deferred();
         let Some(others) = &mut self.others else { return !has_work };
         match &others.leave {

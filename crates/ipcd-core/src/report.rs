@@ -22,6 +22,8 @@ const GAUGES: [&str; 4] =
     ["messages_queued", "direct_queued", "outcomes_open", "requests_unanswered"];
 /// Messages in outboxes that are counted in a step.
 const COUNTED_IN_STEP: usize = 8;
+/// Peers that are asked for their names in a step.
+const FOUND_IN_STEP: usize = 8;
 /// Bytes of filters that are told of one peer.
 const FILTER_BYTES: usize = 4 * 1024;
 
@@ -82,7 +84,10 @@ impl Core {
                 vec![Answer::Matching(subject.map_or(0, |subject| self.matching(subject)))]
             }
             Query::Kick(peer) => vec![Answer::Kicked(self.kick(now, *peer))],
-            Query::Find(who) => vec![Answer::Found(self.find_peer(who))],
+            Query::Find(who) => {
+                self.budget.spend(self.peers.len() / FOUND_IN_STEP);
+                vec![Answer::Found(self.find_peer(who))]
+            }
             Query::Sandbox => vec![Answer::Sandbox(self.config.daemon.sandbox.clone())],
             Query::Access { who, access } => {
                 // The peer's own worker has looked at what is asked for.
@@ -315,7 +320,7 @@ impl Core {
 
 /// Whether the answer takes as long as there are peers, and so has to wait for its turn.
 fn takes_long(query: &Query) -> bool {
-    matches!(query, Query::Status | Query::Peers | Query::Subscriptions | Query::Find(_))
+    matches!(query, Query::Status | Query::Peers | Query::Subscriptions)
 }
 
 /// Adds an answer to those that have come.
