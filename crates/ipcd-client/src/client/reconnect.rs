@@ -67,7 +67,7 @@ impl Client {
     /// The header of a SUBSCRIBE, which says after how many messages of this session the client is a
     /// member of groups no more.
     pub(super) fn subscribe_header(&self, options: &SubscribeOptions) -> Header {
-        let transport = ipcd_transports::of(&self.endpoint);
+        let transport = ipcd_transports::find(self.endpoint.scheme());
         let loses_none = transport.is_ok_and(|transport| transport.capabilities().reliable);
         let limit = options.limit.filter(|_| loses_none && options.group.is_some());
         let left = limit.map(|limit| limit.saturating_sub(self.received_before).max(1));
