@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ipcd_tests::{Daemon, Running, Setup, eventually, ipcd, is_without};
-use tempfile::TempDir;
 
 /// Binds what its first argument lists, `NAME KIND ADDRESS` a line, and becomes the program that the
 /// others name, as a service manager does.
@@ -54,7 +53,7 @@ fn setup(sockets: &[&str], config: &str) -> Setup {
 }
 
 fn refused(sockets: &[&str], config: &str) -> String {
-    let dir = TempDir::new().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     setup(sockets, config).spawn(dir.path()).wait().expect(2).stderr
 }
 
@@ -198,13 +197,13 @@ fn what_is_for_another_process_is_left_alone() {
     let script = format!(
         "PASS_TO=1 exec python3 -c '{PASSER}' 'x tcp 127.0.0.1:0' \"$@\" --ready-fd 3 3<&-"
     );
-    let dir = TempDir::new().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let setup = Setup::new().listen(&["unix"]).wrapper(&script);
     let running = setup.spawn(dir.path());
     running.stderr.wait_for(" INFO ready\n");
     assert!(!running.stderr.text().contains("passed"), "{}", running.stderr.text());
     let script = script.replace("PASS_TO=1 ", "");
-    let other = TempDir::new().expect("a directory can be made");
+    let other = ipcd_tests::private_dir();
     let said = Setup::new().listen(&["unix"]).wrapper(&script).spawn(other.path()).wait().expect(2);
     assert!(said.stderr.contains("which the service manager has passed"), "{}", said.stderr);
     let script = script.replacen("exec", "NAMES=a:b exec", 1);

@@ -26,7 +26,7 @@ fn two_classes(dir: &tempfile::TempDir, guest: &str) -> (Daemon, [String; 2]) {
 }
 
 fn dir() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a directory can be made")
+    ipcd_tests::private_dir()
 }
 
 fn counter(daemon: &Daemon, via: &str, name: &str) -> u64 {

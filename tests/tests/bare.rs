@@ -362,7 +362,7 @@ fn a_browsers_request_is_no_message() {
 #[test]
 fn strangers_from_the_network_need_a_word_in_the_configuration() {
     let refused = |listener: &str| {
-        let dir = tempfile::TempDir::new().expect("a directory can be made");
+        let dir = ipcd_tests::private_dir();
         let setup = Setup::new().listen(&[]).extra(&[listener]);
         setup.spawn(dir.path()).wait().expect(2).stderr
     };

@@ -200,7 +200,7 @@ fn a_filter_hears_all_that_was_accepted_and_finishes() {
 
 #[test]
 fn programs_do_not_outlive_a_supervisor_that_is_killed() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let file = dir.path().join("grandchild");
     let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
     let daemon = daemon_with(&exec(&script, "publish = \"x\""), "pool");

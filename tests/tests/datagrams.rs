@@ -373,7 +373,7 @@ fn one_that_does_not_read_is_cut_off() {
 
 #[test]
 fn frames_need_another_type_and_every_mode_of_forking_serves_datagrams() {
-    let dir = tempfile::TempDir::new().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let said = |listener: &str| {
         Setup::new().listen(&[]).extra(&[listener]).spawn(dir.path()).wait().expect(2).stderr
     };

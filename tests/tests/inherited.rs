@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use ipcd_tests::{Daemon, Running, Setup, descriptors, eventually, ipcctl, is_alive, state};
+use ipcd_tests::{Daemon, Running, Setup, descriptors, eventually, ipcctl, is_alive, skip, state};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -138,8 +138,7 @@ fn a_second_signal_that_comes_later_kills_the_command() {
 #[test]
 fn signals_that_a_parent_blocks_or_ignores_still_end_what_it_starts() {
     if !Command::new("env").args(["--block-signal", "true"]).status().is_ok_and(|it| it.success()) {
-        eprintln!("skipped: this env(1) has no --block-signal");
-        return;
+        return skip("this env(1) has no --block-signal");
     }
     let script = "trap '' TERM; exec env --block-signal \"$@\"";
     let mut daemon = Setup::new().listen(&["unix"]).wrapper(script).start();
@@ -218,8 +217,7 @@ fn as_process_1_a_tool_heeds_signals_and_reaps_orphans() {
     let unshare = ["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"];
     let tried = Command::new("unshare").args(unshare).arg("true").stderr(Stdio::null()).status();
     if !tried.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: unshare(1) can make no namespace of processes here");
-        return;
+        return skip("unshare(1) is not there, or can make no namespace of processes");
     }
     let daemon = Setup::new().listen(&["unix"]).start();
     let script = format!("exec unshare {} \"$@\"", unshare.join(" "));

@@ -8,7 +8,6 @@ use std::path::Path;
 use ipcd_tests::{Daemon, PATIENCE, Setup};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, UnixAddr, bind, sendto};
-use tempfile::TempDir;
 
 /// A service manager's socket.
 fn manager(path: &Path) -> UnixDatagram {
@@ -29,9 +28,21 @@ fn start(manager: &Path, variables: &str, setup: Setup) -> Daemon {
     setup.wrapper(&script).start()
 }
 
+/// systemd 252 is what stable distributions have. It ignores a type that it does not know.
+#[test]
+fn the_unit_is_one_that_systemd_252_knows() {
+    let unit = include_str!("../../docs/systemd/ipcd.service");
+    let value = |key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_default()
+    };
+    assert_eq!(value("Type"), "notify");
+    assert!(value("ExecReload").ends_with("kill -HUP $MAINPID"));
+}
+
 #[test]
 fn the_service_manager_follows_the_daemons_life() {
-    let dir = TempDir::new().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let path = dir.path().join("notify");
     let manager = manager(&path);
     let setup = Setup::new().listen(&["unix"]).config("[limits]\nmax_peers = 99\n");
@@ -62,7 +73,7 @@ fn the_service_manager_follows_the_daemons_life() {
 
 #[test]
 fn a_reload_without_a_file_is_answered() {
-    let dir = TempDir::new().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let path = dir.path().join("notify");
     let manager = manager(&path);
     let setup = Setup::new().listen(&["unix"]).args(&["--fork", "connection"]);
@@ -77,7 +88,7 @@ fn a_reload_without_a_file_is_answered() {
 
 #[test]
 fn a_watchdog_is_told_again_and_again() {
-    let dir = TempDir::new().expect("a directory can be made");
+    let dir = ipcd_tests::private_dir();
     let path = dir.path().join("notify");
     let manager = manager(&path);
     let setup = Setup::new().listen(&["unix"]);

@@ -354,7 +354,7 @@ mod taken_over {
 #[test]
 fn workers_of_root_are_nobody_unless_a_user_is_given() {
     if !nix::unistd::geteuid().is_root() {
-        return eprintln!("skipped: only root can give up root's rights");
+        return ipcd_tests::skip("only root can give up root's rights");
     }
     for mode in ["pool", "connection"] {
         let daemon = Setup::new().args(&["--fork", mode]).start();

@@ -230,6 +230,20 @@ mod tests {
         assert!(connect("?ca=/nowhere/ca").starts_with("ca=/nowhere/ca: No such file"));
     }
 
+    /// Debian's /etc/ssl/certs/ca-certificates.crt has more than 200 KiB.
+    #[test]
+    fn take_all_cas_that_a_system_trusts() {
+        let mut ca = tempfile::NamedTempFile::new().unwrap();
+        let key = rcgen::generate_simple_self_signed(vec!["ca.example".into()]).unwrap();
+        let pem = key.cert.pem();
+        ca.write_all(pem.repeat((300 * 1024usize).div_ceil(pem.len())).as_bytes()).unwrap();
+        let to = format!("tls://h:1?ca={}", ca.path().display()).parse().unwrap();
+        let settings = Settings::to_connect(&to, None).unwrap();
+        let (file, _) = Sealed::new(&settings).unwrap().share().unwrap();
+        assert_eq!(open(&file).unwrap().authorities, settings.authorities);
+        settings.config().map(drop).unwrap();
+    }
+
     #[test]
     fn come_out_of_the_memory_file_as_they_went_in() {
         let settings = Settings {
