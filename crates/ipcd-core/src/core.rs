@@ -26,7 +26,7 @@ use crate::table::Request;
 use crate::timers::Timers;
 use crate::tracked::Trackers;
 use crate::turns::{Budget, Deferred, DeferredQueue};
-use crate::waiting::WaitingList;
+use crate::waiting::{Wait, WaitingList};
 
 /// What it takes to forget a subscription.
 const STEPS_TO_FORGET: usize = 32;
@@ -192,6 +192,7 @@ impl Core {
             dirty: false,
             waiters: Vec::new(),
             waiting: false,
+            wait: Wait::default(),
             was_deferred: false,
             is_deferred: false,
             fans_out: false,

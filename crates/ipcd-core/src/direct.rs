@@ -12,7 +12,8 @@ use crate::peer::{PeerKey, place_of};
 use crate::publish::{Load, Sender};
 use crate::tracked::{Fate, Home, Ticket};
 
-/// What an outbox may hold when a message to one peer comes, in parts of what makes it full.
+/// What an outbox may hold when a message comes that does not wait for it, in parts of what makes it
+/// full.
 const HARD_LIMIT: (usize, usize) = (5, 4);
 
 impl Core {
@@ -93,9 +94,7 @@ impl Core {
             ticket.inspect(|ticket| self.concluded(now, *ticket, Fate::Dropped(Reason::Newest)));
             return;
         }
-        let (parts, of) = HARD_LIMIT;
-        let is_beyond = self.peer(key).outbox.len() >= self.config.outbox / of * parts;
-        if is_beyond || self.is_beyond_charge(key) {
+        if self.is_at_hard_limit(key) || self.is_beyond_charge(key) {
             self.cut_off(now, key, "messages to it have filled its outbox");
             self.counters.direct_dropped += 1;
             self.peer(key).counts.dropped += 1;
@@ -139,6 +138,12 @@ impl Core {
             let refusal = Refusal { code: Code::TooLarge, message: why.into() };
             self.send(now, key, Header::new(Kind::Error, request), &encode(&refusal));
         }
+    }
+
+    /// Whether a peer's outbox holds as much as one ever may.
+    pub(crate) fn is_at_hard_limit(&self, key: PeerKey) -> bool {
+        let (parts, of) = HARD_LIMIT;
+        self.peers[key.0 as usize].outbox.len() >= self.config.outbox / of * parts
     }
 
     pub(crate) fn count_undeliverable(&mut self, to: Address) {

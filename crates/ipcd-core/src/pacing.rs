@@ -6,11 +6,18 @@
 //! 8 subscribers three times as much as with 256 KiB. So publishers to it wait already at
 //! `Config::pace`, as long as it takes something; when it has taken nothing for [`PATIENCE`], it
 //! pauses, and its outbox may fill up.
+//!
+//! Other workers are not paced. When what comes from them has filled the outbox beyond what one
+//! publisher here could, those here do not wait any longer than they do.
 
 use std::time::{Duration, Instant};
 
+use ipcd_proto::limits::largest_frame;
+
+use crate::config::Config;
 use crate::core::Core;
 use crate::peer::PeerKey;
+use crate::publish::MAX_RUN;
 
 /// How long a subscriber may take nothing before it counts as one that pauses.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -40,7 +47,11 @@ impl Core {
     /// Lets publishers wait, if the peer has enough in its outbox and reads.
     pub(crate) fn hold_pace(&mut self, now: Instant, key: PeerKey) {
         let (pace, peer) = (self.config.pace, &mut self.peers[key.0 as usize]);
-        if peer.pace.flows && !peer.pace.holds() && peer.outbox.len() >= pace {
+        if peer.pace.flows
+            && !peer.pace.holds()
+            && peer.outbox.len() >= pace
+            && peer.outbox.len() <= most_paced(&self.config)
+        {
             peer.pace.held = Some((now + PATIENCE, peer.outbox.written()));
             self.arm(key, now + PATIENCE);
         }
@@ -62,11 +73,17 @@ impl Core {
         let Some((_, before)) = peer.pace.held.filter(|(until, _)| *until <= now) else { return };
         let written = peer.outbox.written();
         peer.pace.flows = written > before;
-        if peer.pace.flows {
+        if peer.pace.flows && peer.outbox.len() <= most_paced(&self.config) {
             peer.pace.held = Some((now + PATIENCE, written));
         } else {
             peer.pace.held = None;
             self.resume_waiters(key);
         }
     }
+}
+
+/// Bytes in an outbox beyond which not only publishers here have filled it: the last of these has put
+/// in a run, or one largest frame, at twice the pace.
+fn most_paced(config: &Config) -> usize {
+    2 * config.pace + MAX_RUN + largest_frame(config.max_payload)
 }

@@ -16,6 +16,7 @@ use crate::interest::Group;
 use crate::outbox::Outbox;
 use crate::pacing::Pace;
 use crate::tracked::{Asked, Ticket};
+use crate::waiting::Wait;
 
 /// A peer's place in its router. Places are used again; [`Origin::peer`] never is.
 #[derive(
@@ -91,6 +92,7 @@ pub(crate) struct Peer {
     pub(crate) waiters: Vec<PeerKey>,
     /// Whether this peer waits for another's outbox.
     pub(crate) waiting: bool,
+    pub(crate) wait: Wait,
     /// Whether it was put off to a later turn when it was last heard.
     pub(crate) was_deferred: bool,
     /// Whether it is among what was put off.

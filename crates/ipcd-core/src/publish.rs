@@ -20,7 +20,7 @@ use crate::store::Span;
 use crate::tracked::{Fate, Home, MAX_OUTSTANDING, Ticket};
 
 /// Bytes of a run: what an outbox may hold beyond its limit.
-const MAX_RUN: usize = 16 * 1024;
+pub(crate) const MAX_RUN: usize = 16 * 1024;
 /// Messages of a full outbox that are looked at in a step.
 const SHED_IN_STEP: usize = 8;
 
@@ -176,6 +176,9 @@ impl Core {
 
     /// Makes the publisher wait if a receiver, here or elsewhere, cannot take more.
     fn must_wait(&mut self, publisher: PeerKey, targets: &Targets) -> bool {
+        if self.peer(publisher).wait.is_overdue() {
+            return false;
+        }
         if let Some(full) = self.full_member(publisher, &targets.members) {
             self.wait_for(publisher, full);
             return true;
@@ -381,8 +384,13 @@ impl Core {
     fn make_room(&mut self, now: Instant, from: Sender, member: &Member) -> Result<(), Reason> {
         match member.overflow {
             _ if from.key.is_none() && self.is_flooded(member.peer) => Err(Reason::Newest),
-            // The publisher was let through before this peer's outbox filled up: a run's worth, or
-            // from another worker what was on its way.
+            // Publishers have waited as long as they may, one after the other.
+            Overflow::Block if from.key.is_some() && self.is_at_hard_limit(member.peer) => {
+                self.cut_off(now, member.peer, "publishers have waited for it for too long");
+                Err(Reason::CutOff)
+            }
+            // The publisher was let through before this peer's outbox filled up, a run's worth, or
+            // when it had waited long enough; or from another worker what was on its way.
             Overflow::Block | Overflow::DropOldest => Ok(()),
             Overflow::DropNewest => Err(Reason::Newest),
             Overflow::Disconnect => {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use ipcd_proto::control::Code;
 use ipcd_proto::{Decoded, Kind, decode, limits};
 
-use crate::core::{Core, Output};
+use crate::core::Core;
 use crate::peer::{PeerKey, State};
 use crate::source::Prefixes;
 
@@ -72,6 +72,7 @@ impl Core {
             }
         };
         self.note_heard(now, key, &progress, bytes.len());
+        self.note_wait(now, key, &progress);
         progress
     }
 
@@ -122,27 +123,6 @@ impl Core {
             self.wait_for(key, key);
         }
         waits
-    }
-
-    /// Leaves a peer unread until another's outbox has room.
-    pub(crate) fn wait_for(&mut self, key: PeerKey, full: PeerKey) {
-        self.peer(full).waiters.push(key);
-        self.peer(key).waiting = true;
-    }
-
-    pub(crate) fn resume_waiters(&mut self, key: PeerKey) {
-        let waiters = std::mem::take(&mut self.peer(key).waiters);
-        self.resume(waiters);
-    }
-
-    pub(crate) fn resume(&mut self, waiters: Vec<PeerKey>) {
-        for waiter in waiters {
-            if let Some(peer) = self.peers.get_mut(waiter.0 as usize)
-                && std::mem::take(&mut peer.waiting)
-            {
-                self.outputs.push_back(Output::Resume(waiter));
-            }
-        }
     }
 }
 

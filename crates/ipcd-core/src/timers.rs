@@ -115,6 +115,8 @@ impl Core {
 
     pub(crate) fn check_deadlines(&mut self, now: Instant, key: PeerKey) {
         self.check_pace(now, key);
+        self.check_wait(now, key);
+        let overdue = self.overdue_at(key);
         let (idle, stall) = (self.config.idle_timeout, self.config.stall_timeout);
         let (handshake, frame) = (self.config.handshake_timeout, self.config.frame_timeout);
         let peer = self.peer(key);
@@ -126,7 +128,7 @@ impl Core {
         let pace = peer.pace.deadline();
         let state = peer.deadlines.state.map(|since| since + state);
         let frame = peer.deadlines.frame.map(|since| since + frame);
-        let deadlines = [state, frame, stalled, idle, pace];
+        let deadlines = [state, frame, stalled, idle, pace, overdue];
         if peer.lingers && !peer.outbox.is_empty() {
             self.arm(key, now + LINGER);
         } else if due(state) && is_closing {
