@@ -350,7 +350,10 @@ impl<'a> Server<'a> {
     fn keep(&mut self) {
         let may_start = matches!(&self.relay.to, Side::Endpoint(to) if to.endpoint.is_opaque());
         if may_start && self.keeper.is_none() {
-            self.keeper = Keeper::start().ok();
+            // Else it would be a child of ours all the same.
+            let _ = set_child_subreaper(false);
+            self.keeper = Keeper::start_apart().ok();
+            let _ = set_child_subreaper(true);
         }
     }
 
@@ -406,7 +409,7 @@ impl<'a> Server<'a> {
             // It was killed, so that this waits for no more than the kernel.
             let _ = waitpid(command, None);
         }
-        end_children(self.keeper.as_ref().map(Keeper::pid));
+        end_children();
         Ok(())
     }
 

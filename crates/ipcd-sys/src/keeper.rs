@@ -24,7 +24,18 @@ static WORDS: AtomicI32 = AtomicI32::new(-1);
 #[derive(Debug)]
 pub struct Keeper {
     words: Option<File>,
-    process: Pid,
+    end: End,
+}
+
+/// How the end of the process is waited for.
+#[derive(Debug)]
+enum End {
+    /// It is our child.
+    Child(Pid),
+    /// It is not; then this has its end with it.
+    Apart(File),
+    /// It is not waited for.
+    Left,
 }
 
 impl Keeper {
@@ -37,16 +48,32 @@ impl Keeper {
     /// As [`fork`].
     pub fn start() -> io::Result<Self> {
         let (hears, says) = io::pipe()?;
-        let process = fork(move || {
-            let _ = setsid();
-            let _ = set_name(c"keeper");
-            let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
-            let _ = close_all_except(&[hears.as_fd()]).and_then(|()| close_range(0, 2));
-            keep(hears);
-            0
+        let process = fork(move || watch(hears, None))?;
+        Ok(Self::speaking(says, End::Child(process)))
+    }
+
+    /// The same of a process that is no child of ours, so that our children are those that we have
+    /// started for others. We must not be a subreaper meanwhile (prctl(2)).
+    ///
+    /// # Errors
+    /// As [`Keeper::start`].
+    ///
+    /// # Panics
+    /// As [`fork`].
+    pub fn start_apart() -> io::Result<Self> {
+        let (hears, says) = io::pipe()?;
+        let (ends, lives) = io::pipe()?;
+        let parent_of_it = fork(move || match fork(move || watch(hears, Some(lives))) {
+            Ok(_) => 0,
+            Err(_) => 1,
         })?;
+        again(|| waitpid(parent_of_it, None))?;
+        Ok(Self::speaking(says, End::Apart(OwnedFd::from(ends).into())))
+    }
+
+    fn speaking(says: io::PipeWriter, end: End) -> Self {
         WORDS.store(says.as_raw_fd(), Ordering::Relaxed);
-        Ok(Self { words: Some(File::from(OwnedFd::from(says))), process })
+        Self { words: Some(File::from(OwnedFd::from(says))), end }
     }
 
     /// The child has ended, and its number may be another's from now on.
@@ -56,15 +83,10 @@ impl Keeper {
         let _ = self.words.as_ref().map(|mut words| words.write_all(&word));
     }
 
-    /// The process itself.
-    pub fn pid(&self) -> Pid {
-        self.process
-    }
-
     /// Lets it end without waiting for that: whoever hears of its end reaps it.
     pub fn leave(mut self) {
         self.say_no_more();
-        std::mem::forget(self);
+        self.end = End::Left;
     }
 
     fn say_no_more(&mut self) {
@@ -90,7 +112,11 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         // The end of the words is what it waits for.
         self.say_no_more();
-        let _ = again(|| waitpid(self.process, None));
+        match &mut self.end {
+            End::Child(process) => drop(again(|| waitpid(*process, None))),
+            End::Apart(ends) => drop(ends.read(&mut [0])),
+            End::Left => {}
+        }
     }
 }
 
@@ -100,12 +126,12 @@ pub(crate) fn forget() {
 }
 
 /// Kills and reaps our children, and those that come to us when these have ended (a subreaper's, see
-/// prctl(2)), but for one. Where the kernel does not tell who they are, nothing.
-pub fn end_children(kept: Option<Pid>) {
+/// prctl(2)). Where the kernel does not tell who they are, nothing.
+pub fn end_children() {
     loop {
         let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
         let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-        let mut left = children.map(Pid::from_raw).filter(|pid| Some(*pid) != kept).peekable();
+        let mut left = children.map(Pid::from_raw).peekable();
         if left.peek().is_none() {
             return;
         }
@@ -115,6 +141,17 @@ pub fn end_children(kept: Option<Pid>) {
             let _ = again(|| waitpid(child, None));
         }
     }
+}
+
+/// What the process does; it holds `lives` until its end.
+fn watch(hears: io::PipeReader, lives: Option<io::PipeWriter>) -> i32 {
+    let _ = setsid();
+    let _ = set_name(c"keeper");
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+    let held: Vec<_> = [hears.as_fd()].into_iter().chain(lives.as_ref().map(AsFd::as_fd)).collect();
+    let _ = close_all_except(&held).and_then(|()| close_range(0, 2));
+    keep(hears);
+    0
 }
 
 /// Notes what begins and ends, until there are no more words; then ends what is left.
