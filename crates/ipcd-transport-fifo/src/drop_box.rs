@@ -52,6 +52,11 @@ impl DropBox {
         Ok(found)
     }
 
+    /// The directory.
+    pub(crate) fn directory(&self) -> &Found {
+        &self.directory
+    }
+
     /// Lets other users leave FIFOs there, or not.
     pub(crate) fn share(&self, shared: bool) -> Result<()> {
         let set = self.directory.set_mode(if shared { SHARED } else { PRIVATE });

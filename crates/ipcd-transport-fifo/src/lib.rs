@@ -24,6 +24,7 @@ pub mod fuzzing;
 mod listener;
 mod record;
 mod turn;
+mod warden;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;

@@ -1,18 +1,21 @@
 //! The daemon's side: records in, pairs of FIFOs out.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use ipcd_sys::again;
 use ipcd_transport::{
     Access, ChannelParts, Endpoint, Error, FileKind, Identity, Listener, PathClaim, Result,
 };
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::unistd::{read, write};
 
 use crate::GREETING;
 use crate::drop_box::DropBox;
 use crate::record::{Name, Scanner};
+use crate::warden::{Look, Warden, clear_out};
 
 /// Bytes of junk after which a call of accept ends, so that whoever writes junk without end
 /// delays nobody else in the daemon.
@@ -23,6 +26,10 @@ const JUNK_PER_CALL: usize = 4096;
 /// A forked child must not drop it, as it must not drop the [`PathClaim`].
 pub(crate) struct Listening {
     fifo: OwnedFd,
+    /// Watches what other users put into the drop box, if they may.
+    warden: Option<Warden>,
+    /// Readable when one of the two has something to say.
+    ready: Epoll,
     scanner: Scanner,
     drop_box: DropBox,
     local: Endpoint,
@@ -35,11 +42,55 @@ impl Listening {
         let access = Access::of(at, Access::PRIVATE)?;
         let mut claim = PathClaim::acquire(path, FileKind::FifoToRead)?;
         // The drop box comes first, so that it is there for the first client that sees the FIFO.
-        let drop_box = DropBox::make(path, may_have_guests(at, &access))?;
+        let drop_box = DropBox::make(path, false)?;
+        let guests = may_have_guests(at, &access);
+        let warden = guests.then(|| Warden::over(drop_box.directory())).transpose()?;
+        drop_box.share(guests)?;
         // For writing, too: with a writer always there, it has no end, which poll(2) would report
         // for ever once the first client has gone.
         let fifo = claim.publish_fifo(&access, |found| found.open(OFlag::O_RDWR))?;
-        Ok(Self { fifo, scanner: Scanner::default(), drop_box, local: at.clone(), claim })
+        let made = || -> nix::Result<Epoll> {
+            let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            fcntl(&ready.0, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            ready.add(&fifo, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+            if let Some(warden) = &warden {
+                ready.add(warden, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+            }
+            Ok(ready)
+        };
+        let ready = made().map_err(|error| Error::system(format!("listen on {at}"), error))?;
+        let (scanner, local) = (Scanner::default(), at.clone());
+        Ok(Self { fifo, warden, ready, scanner, drop_box, local, claim })
+    }
+
+    /// Lets other users put FIFOs into the drop box, and watches what they do; or not.
+    fn share(&mut self, shared: bool) -> Result<()> {
+        match (shared, self.warden.take()) {
+            (true, None) => {
+                let warden = Warden::over(self.drop_box.directory())?;
+                let added = self.ready.add(&warden, EpollEvent::new(EpollFlags::EPOLLIN, 0));
+                added.map_err(|error| Error::system("watch a drop box", error))?;
+                self.warden = Some(warden);
+            }
+            // Closing it takes it out of the set.
+            (false, warden) => drop(warden),
+            (true, warden) => self.warden = warden,
+        }
+        self.drop_box.share(shared)
+    }
+
+    /// Looks after what other users put into the drop box.
+    fn look_after(&mut self) -> Result<()> {
+        let Some(warden) = &mut self.warden else { return Ok(()) };
+        match warden.look(self.drop_box.directory(), Instant::now()) {
+            Look::Fine => Ok(()),
+            Look::Open => self.drop_box.share(true),
+            Look::Shut => {
+                self.drop_box.share(false)?;
+                let why = "the drop box is cleared: other users have put too much into it";
+                Err(Error::Protocol(format!("{}: {why}", self.local)))
+            }
+        }
     }
 
     fn admit(&self, name: Name) -> Result<ChannelParts> {
@@ -68,7 +119,7 @@ impl Listening {
 
 impl Listener for Listening {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.fifo.as_fd()
+        self.ready.0.as_fd()
     }
 
     fn local(&self) -> &Endpoint {
@@ -81,13 +132,14 @@ impl Listener for Listening {
         }
         let access = Access::of(at, Access::PRIVATE)?;
         self.claim.set_access(&access)?;
-        self.drop_box.share(may_have_guests(at, &access))?;
+        self.share(may_have_guests(at, &access))?;
         self.local = at.clone();
         Ok(true)
     }
 
     /// Junk is reported as an error too, once the FIFO is drained or a call had enough of it.
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
+        self.look_after()?;
         while self.scanner.skipped() < JUNK_PER_CALL {
             let count = match read(&self.fifo, self.scanner.room()) {
                 Ok(0) | Err(Errno::EAGAIN) => break,
@@ -105,6 +157,9 @@ impl Listener for Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
+        if self.warden.is_some() {
+            clear_out(self.drop_box.directory());
+        }
         self.drop_box.remove_directory();
     }
 }

@@ -4,7 +4,7 @@
 mod raw;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -360,4 +360,87 @@ fn a_write_after_the_daemon_has_gone_is_a_broken_pipe() {
     assert_eq!(nix::unistd::write(&up, b"x"), Ok(1));
     drop(parts);
     assert_eq!(nix::unistd::write(&up, b"x"), Err(nix::errno::Errno::EPIPE));
+}
+
+/// Makes a file.
+type Make = fn(&std::path::Path);
+
+/// A site whose drop box is open to other users, and a way to put their files into it.
+fn shared() -> (Site, Box<dyn Listener>, impl Fn(&str, Make)) {
+    let mut site = Site::new();
+    site.endpoint.set_option("mode", "0622");
+    let listener = site.listen();
+    let (aside, drop_box) = (site.dir.path().join("aside"), site.drop_box.clone());
+    let put_in = move |name: &str, make: Make| {
+        make(&aside);
+        lchown(&aside, Some(NOBODY), Some(NOBODY)).unwrap();
+        fs::rename(&aside, drop_box.join(name)).unwrap();
+    };
+    (site, listener, put_in)
+}
+
+fn make_fifo(path: &std::path::Path) {
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+}
+
+#[test]
+fn others_cannot_use_the_drop_box_for_anything_else() {
+    if !is_root("others_cannot_use_the_drop_box_for_anything_else") {
+        return;
+    }
+    let (site, mut listener, put_in) = shared();
+    fs::write(site.drop_box.join("ours"), "stays").unwrap();
+    put_in("file", |path| fs::write(path, "x").unwrap());
+    put_in("link", |path| symlink("/", path).unwrap());
+    put_in("tree", |path| {
+        fs::create_dir_all(path.join("a/b/c")).unwrap();
+        fs::write(path.join("a/b/blob"), "x").unwrap();
+        symlink("/", path.join("a/b/link")).unwrap();
+    });
+    put_in("no-pair.up", make_fifo);
+    let pair = format!("{}.up", "0a".repeat(16));
+    put_in(&pair, make_fifo);
+    await_readable(&*listener);
+    assert!(listener.accept().unwrap().is_none());
+    let mut left: Vec<_> =
+        fs::read_dir(&site.drop_box).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, [pair.as_str(), "ours"], "what may wait there, and what is ours");
+    assert!(!is_readable(&*listener) || listener.accept().unwrap().is_none());
+    check_goes_on(&site, &mut *listener);
+    fs::remove_file(site.drop_box.join("ours")).unwrap();
+    drop(listener);
+    assert!(!site.drop_box.exists(), "nothing of theirs stays");
+}
+
+#[test]
+fn a_user_has_so_many_fifos_in_the_drop_box_and_a_flood_of_files_is_cleared() {
+    if !is_root("a_user_has_so_many_fifos_in_the_drop_box_and_a_flood_of_files_is_cleared") {
+        return;
+    }
+    let (site, mut listener, put_in) = shared();
+    for number in 0..1100 {
+        put_in(&format!("f{number:031x}.down"), make_fifo);
+    }
+    while is_readable(&*listener) {
+        let _ = listener.accept();
+    }
+    assert_eq!(site.left_in_drop_box(), 1024);
+    // More than the kernel remembers to tell (fs.inotify.max_queued_events).
+    let theirs = site.dir.path().join("theirs");
+    fs::write(&theirs, "x").unwrap();
+    chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
+    for number in 0..17_000 {
+        fs::hard_link(&theirs, site.drop_box.join(format!("file-{number}"))).unwrap();
+    }
+    let mode = || fs::metadata(&site.drop_box).unwrap().mode() & 0o7777;
+    let mut was_shut = false;
+    while is_readable(&*listener) {
+        let _ = listener.accept();
+        was_shut |= mode() == 0o700;
+    }
+    assert!(was_shut, "nobody puts more in meanwhile");
+    assert_eq!(mode(), 0o1733);
+    assert_eq!(site.left_in_drop_box(), 1024);
+    check_goes_on(&site, &mut *listener);
 }

@@ -24,6 +24,9 @@ const ACCEPT_BUDGET: usize = 64;
 pub(super) const LINK_BACKLOG: usize = 64;
 /// How long a listener waits when the system has no descriptor or memory for a peer.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How long it waits when nonsense has come, of which a FIFO may bring any amount: who writes it
+/// must not have the processor for it.
+const NONSENSE_PAUSE: Duration = Duration::from_millis(20);
 /// How long it waits when its only peer was refused.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,10 @@ impl Supervisor {
                     warn!(%source, transport = %transport.scheme(), %error, "peer not accepted");
                     if error.is_exhaustion() {
                         listening.paused = Some(Instant::now() + EXHAUSTED_PAUSE);
+                        return;
+                    }
+                    if matches!(error, ipcd_transport::Error::Protocol(_)) {
+                        listening.paused = Some(Instant::now() + NONSENSE_PAUSE);
                         return;
                     }
                 }
