@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{getuid, mkfifo};
 
 /// A user, and its group, who is not the daemon's.
-const OTHER: u32 = 65534;
+const OTHER: u32 = 65533;
 
 fn ping_as_another(via: &str) -> Option<i32> {
     let mut command = Command::new(ipcctl());
@@ -34,8 +34,8 @@ fn an_abstract_name_lets_in_whom_its_mode_does() {
         ("mode", "?mode=0600", false),
         ("record", "?mode=0600&type=seqpacket", false),
         ("group-of-root", "?mode=0660", false),
-        ("group", "?mode=0060&group=65534", true),
-        ("owner", "?mode=0600&owner=65534", true),
+        ("group", "?mode=0060&group=65533", true),
+        ("owner", "?mode=0600&owner=65533", true),
         ("all", "?mode=0666", true),
     ];
     let listeners = cases.map(|(what, options, _)| name(what) + options);
@@ -49,7 +49,7 @@ fn an_abstract_name_lets_in_whom_its_mode_does() {
         daemon.ctl(&via, &["ping"]).run().expect(0);
     }
     let log = daemon.log();
-    assert!(log.contains("uid=65534,gid=65534 may not come in (mode=0600)"), "{log}");
+    assert!(log.contains("uid=65533,gid=65533 may not come in (mode=0600)"), "{log}");
 }
 
 #[test]
@@ -234,4 +234,37 @@ fn a_pid_file_that_is_none_is_refused() {
     let mut text = String::new();
     fs::File::open(&file).and_then(|mut file| file.read_to_string(&mut text)).expect("it is there");
     assert_eq!(text, "precious");
+}
+
+/// In a directory such as /tmp anybody can serve the path first.
+#[test]
+fn a_client_asks_who_serves_it() {
+    if !getuid().is_root() {
+        return skip("only root can be another user");
+    }
+    let dir = private_dir();
+    let set = |mode| fs::set_permissions(dir.path(), Permissions::from_mode(mode));
+    set(0o1777).expect("it is ours");
+    let path = dir.path().join("theirs.sock");
+    let endpoint = format!("unix://{}", path.display());
+    let mut server = Command::new(ipcctl());
+    server.args(["relay", "--raw", &format!("{endpoint}?mode=0666"), "pipe:cat"]);
+    let server = Running::start(server.uid(OTHER).gid(OTHER));
+    server.stderr.wait_for("listening on");
+    let ping = |via: &str| {
+        let mut command = Command::new(ipcctl());
+        command.args(["--via", via, "--timeout", "2s", "ping", "-c", "1"]);
+        Running::start(&mut command).wait()
+    };
+    let ended = ping(&endpoint).expect(3);
+    assert!(ended.stderr.contains("uid 65533 serves it"), "{}", ended.stderr);
+    let pipe = endpoint.replace("unix:", "pipe:");
+    assert!(ping(&pipe).expect(3).stderr.contains("uid 65533 serves it"));
+    let wrong = ping(&format!("{endpoint}?owner=0")).expect(3);
+    assert!(wrong.stderr.contains("serves it, not 0"), "{}", wrong.stderr);
+    // Who is named is relied on, and so is who owns the directory; what is said there is no ipcd's.
+    let meant = ping(&format!("{endpoint}?owner=65533"));
+    assert!(!meant.stderr.contains("serves it"), "{}", meant.stderr);
+    std::os::unix::fs::chown(dir.path(), Some(OTHER), None).expect("we are root");
+    assert!(!ping(&endpoint).stderr.contains("serves it"));
 }

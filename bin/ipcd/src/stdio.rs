@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use ipcd_server::Config;
-use ipcd_transport::Patient;
+use ipcd_transport::{Patient, check_server, peer_credentials};
 
 /// Bytes moved at once.
 const CHUNK: usize = 64 * 1024;
@@ -21,6 +21,9 @@ pub(crate) fn run(config: &Config) -> Result<(), String> {
         format!("connect to {endpoint}: {error} (is ipcd running there? see --runtime-dir)")
     };
     let socket = UnixStream::connect(path).map_err(failed)?;
+    peer_credentials(&socket)
+        .and_then(|server| check_server(&endpoint, server.uid))
+        .map_err(|error| error.to_string())?;
     pump(&socket).map_err(|error| format!("{endpoint}: {error}"))
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use ipcd_transport::{
-    Endpoint, Error, Found, Identity, Result, StreamChannel, is_trusted, poll_some, poll_until,
+    Endpoint, Error, Found, Identity, Result, StreamChannel, check_server, poll_some, poll_until,
 };
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -21,7 +21,7 @@ use crate::record::Name;
 /// Connects to the daemon; whatever comes of it, nothing of ours stays in the drop box.
 pub(crate) fn connect(to: &Endpoint, deadline: Instant) -> Result<StreamChannel> {
     let rendezvous = open_rendezvous(to)?;
-    let drop_box = DropBox::find(to.path()?)?;
+    let drop_box = DropBox::find(to)?;
     let identity = Identity::from_owner(drop_box.owner().as_raw());
     let pair = OwnPair::make(&drop_box)?;
     send_record(to, &rendezvous, pair.names.name, deadline)?;
@@ -74,11 +74,7 @@ fn open_rendezvous(to: &Endpoint) -> Result<OwnedFd> {
     if !found.is_fifo() {
         return Err(failed(to, io::Error::other(NO_FIFO)));
     }
-    if !is_trusted(found.owner()) {
-        let owner = found.owner();
-        let why = format!("the FIFO belongs to uid {owner}, not to root or to you");
-        return Err(failed(to, io::Error::other(why)));
-    }
+    check_server(to, Some(found.owner().as_raw()))?;
     found.open(OFlag::O_WRONLY).map_err(|error| match error {
         // Nobody has it open for reading (fifo(7)).
         Errno::ENXIO => failed(to, ErrorKind::ConnectionRefused),

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use ipcd_transport::{Error, Found, Result, TrustedDir, is_trusted};
+use ipcd_transport::{Endpoint, Error, Found, Result, TrustedDir, check_server};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, mkdirat};
@@ -64,11 +64,12 @@ impl DropBox {
     }
 
     /// The drop box of the daemon that listens at this well-known FIFO.
-    pub(crate) fn find(fifo: &Path) -> Result<Self> {
-        let path = path_for(fifo);
+    pub(crate) fn find(to: &Endpoint) -> Result<Self> {
+        let path = path_for(to.path()?);
         let directory = Found::at(&path)
             .map_err(|error| Error::system(format!("open {}", path.display()), error))?;
-        let directory = examine(&path, directory, is_trusted)?;
+        let is_theirs = |owner: Uid| check_server(to, Some(owner.as_raw())).is_ok();
+        let directory = examine(&path, directory, is_theirs)?;
         Ok(Self { path, directory, place: None })
     }
 

@@ -67,7 +67,7 @@ impl Transport for Fifo {
         match purpose {
             Purpose::Listen => &Access::OPTIONS,
             Purpose::ListenBare => &OPTIONS,
-            Purpose::Connect => &[],
+            Purpose::Connect => &["owner"],
             Purpose::ConnectBare => &OPTIONS[3..],
         }
     }

@@ -143,6 +143,7 @@ fn somebody_elses_fifo_is_written_and_read() {
     let mut buffer = ReadBuffer::new(4096, 4096);
     assert_eq!(listener.channel.read(&mut buffer).unwrap(), Read::Bytes(5));
     // Its writers have left, and others may come.
+    assert_eq!(listener.channel.read(&mut buffer).unwrap(), Read::Boundary);
     assert_eq!(listener.channel.read(&mut buffer).unwrap(), Read::NotReady);
     fs::remove_file(&path).unwrap();
 }

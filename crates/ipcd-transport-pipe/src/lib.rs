@@ -18,8 +18,8 @@ use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind,
     Listener, Passed, PathClaim, Purpose, Result, StreamChannel, Transport, Variable, accept_local,
-    bind_local, check_length, connect_local, guard_of_passed, passed::prepare, peer_credentials,
-    poll_until, set_local_access,
+    bind_local, check_length, check_server, connect_local, guard_of_passed, passed::prepare,
+    peer_credentials, poll_until, set_local_access,
 };
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
@@ -55,7 +55,11 @@ impl Transport for Pipe {
     }
 
     fn options_for(&self, purpose: Purpose) -> &'static [&'static str] {
-        if purpose.listens() { self.options() } else { &[] }
+        match purpose {
+            Purpose::Listen | Purpose::ListenBare => self.options(),
+            Purpose::Connect => &["owner"],
+            Purpose::ConnectBare => &[],
+        }
     }
 
     fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()> {
@@ -98,6 +102,7 @@ impl Transport for Pipe {
             .map_err(|error| Error::system(format!("connect to {to}"), error))?;
         let socket = connect_local(&address, SockType::Stream, deadline)?;
         let identity = peer_credentials(&socket)?;
+        check_server(to, identity.uid)?;
         let (read, write) = receive_pipes(&socket, to, deadline)?;
         Ok(Box::new(StreamChannel::pair(read, write, identity)?))
     }

@@ -15,8 +15,8 @@ use std::time::Instant;
 use ipcd_transport::{
     Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind, Flow,
     IdentityKind, Listener, Passed, PathClaim, Purpose, RecordChannel, Result, StreamChannel,
-    Transport, accept_local, bind_local, check_length, connect_local, guard_of_passed,
-    passed::prepare, peer_credentials, set_local_access, tells_records,
+    Transport, accept_local, bind_local, check_length, check_server, connect_local,
+    guard_of_passed, passed::prepare, peer_credentials, set_local_access, tells_records,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -54,7 +54,11 @@ impl Transport for Unix {
     }
 
     fn options_for(&self, purpose: Purpose) -> &'static [&'static str] {
-        if purpose.listens() { &OPTIONS } else { &OPTIONS[..1] }
+        match purpose {
+            Purpose::Listen | Purpose::ListenBare => &OPTIONS,
+            Purpose::Connect => &["type", "owner"],
+            Purpose::ConnectBare => &["type"],
+        }
     }
 
     fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()> {
@@ -80,7 +84,9 @@ impl Transport for Unix {
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
-        self.adopt(connect(to, deadline)?)
+        let parts = connect(to, deadline)?;
+        check_server(to, parts.identity.uid)?;
+        self.adopt(parts)
     }
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {

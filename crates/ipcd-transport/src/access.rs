@@ -51,6 +51,11 @@ impl Access {
         self.mode & 0o044 != 0
     }
 
+    /// The user that `owner=` names.
+    pub fn owner_of(endpoint: &Endpoint) -> Result<Option<Uid>> {
+        endpoint.option("owner").map(|name| user(endpoint, name)).transpose()
+    }
+
     /// Whether the endpoint says anything about it.
     pub fn is_given(endpoint: &Endpoint) -> bool {
         Self::OPTIONS.into_iter().any(|key| endpoint.option(key).is_some())

@@ -62,7 +62,7 @@ pub use socket::{
     Reset, connect_until, end_socket, poll_some, poll_until, receive_record, tells_records,
 };
 pub use stream::StreamChannel;
-pub use trusted::{TrustedDir, is_trusted};
+pub use trusted::{TrustedDir, check_server, is_trusted};
 
 /// A way to move frames between processes. One value per scheme, known to the registry.
 pub trait Transport: Sync {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use ipcd_sys::again;
@@ -18,7 +19,7 @@ use nix::unistd::{Group, Uid, UnlinkatFlags, User, geteuid, unlinkat};
 
 use crate::error::Context;
 use crate::found::HOLD;
-use crate::{Error, Found, Result};
+use crate::{Access, Endpoint, Error, Found, Result};
 
 /// Symlinks on the way to a directory, as many as the kernel follows (path_resolution(7)).
 const MOST_SYMLINKS: usize = 40;
@@ -207,6 +208,29 @@ pub fn is_trusted(owner: Uid) -> bool {
     owner.is_root() || owner == geteuid() || rules_all()
 }
 
+/// Refuses to rely on who serves an endpoint of this machine, unless that is root, this process'
+/// user, the owner of the directory that its path is in, or whom `owner=` names. Anybody can serve a
+/// path in a directory such as `/tmp`, or an abstract name, before the one who is meant does.
+pub fn check_server(to: &Endpoint, serves: Option<u32>) -> Result<()> {
+    let Some(serves) = serves.map(Uid::from_raw) else { return Ok(()) };
+    if let Some(owner) = Access::owner_of(to)? {
+        return match owner == serves {
+            true => Ok(()),
+            false => Err(Error::Protocol(format!("{to}: uid {serves} serves it, not {owner}"))),
+        };
+    }
+    let parent = to.path().ok().and_then(Path::parent);
+    let is_owner =
+        |parent: &Path| std::fs::metadata(parent).is_ok_and(|found| found.uid() == serves.as_raw());
+    match is_trusted(serves) || parent.is_some_and(is_owner) {
+        true => Ok(()),
+        false => Err(Error::Protocol(format!(
+            "{to}: uid {serves} serves it, who is neither root nor you, nor owns the directory: \
+             add owner={serves} if that is who is meant"
+        ))),
+    }
+}
+
 /// Whether a user other than its owner has the right to write. A group that is the owner's own, as
 /// many systems give one to each user, is no other user.
 fn is_written_by_others(directory: &Found) -> bool {
@@ -232,7 +256,7 @@ mod tests {
 
     use super::*;
 
-    const NOBODY: u32 = 65534;
+    const NOBODY: u32 = 65533;
 
     fn refused(path: &Path) -> String {
         TrustedDir::open(path).unwrap_err().to_string()
@@ -287,6 +311,6 @@ mod tests {
         assert!(why.starts_with(&format!("{}: the directory", theirs.display())), "{why}");
         symlink("/", &link).unwrap();
         std::os::unix::fs::lchown(&link, Some(NOBODY), None).unwrap();
-        assert!(refused(&link).contains("the symlink belongs to uid 65534"));
+        assert!(refused(&link).contains("the symlink belongs to uid 65533"));
     }
 }

@@ -130,7 +130,7 @@ mod tests {
         for option in [
             "unix:///x?mode=0600",
             "unix:@x?group=0",
-            "pipe:///x?owner=0",
+            "pipe:///x?group=0",
             "fifo:///x?mode=0600",
             "fifo:///x?direction=in",
             "tls://h:1?ca=/c&client_auth=none",
