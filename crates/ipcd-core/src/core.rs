@@ -312,7 +312,8 @@ impl Core {
         peer.pace = Pace::default();
         let leaving = std::mem::take(&mut peer.subscriptions);
         if leaving.len() * STEPS_TO_FORGET <= self.config.slice {
-            leaving.iter().for_each(|gone| self.forget(key, gone, was_full));
+            leaving.iter().for_each(|gone| self.forget_one(key, gone, was_full));
+            self.interests.touch();
         } else {
             self.peer(key).is_leaving = true;
             self.deferred.push_back(Deferred::Leaving { key, leaving, was_full });
@@ -327,12 +328,14 @@ impl Core {
         was_full: bool,
     ) {
         while let Some(gone) = leaving.pop() {
-            self.forget(key, &gone, was_full);
+            self.forget_one(key, &gone, was_full);
             self.budget.spend(STEPS_TO_FORGET);
             if self.budget.is_spent() && !leaving.is_empty() {
                 return self.deferred.push_back(Deferred::Leaving { key, leaving, was_full });
             }
         }
+        // Until now nothing else could be in its place, and who is not there gets nothing.
+        self.interests.touch();
         let peer = self.peer(key);
         peer.is_leaving = false;
         if matches!(peer.state, State::Gone) {
@@ -341,6 +344,12 @@ impl Core {
     }
 
     pub(crate) fn forget(&mut self, key: PeerKey, gone: &Subscription, was_full: bool) {
+        self.interests.touch();
+        self.forget_one(key, gone, was_full);
+    }
+
+    /// Leaves it to the caller to say that routes have changed.
+    fn forget_one(&mut self, key: PeerKey, gone: &Subscription, was_full: bool) {
         self.interests.remove(&gone.filter, &(key, gone.number));
         self.unshare(gone, was_full);
         self.charge_subscription(key, false);

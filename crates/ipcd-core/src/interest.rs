@@ -153,9 +153,9 @@ impl<M: Listed> Interests<M> {
         }
     }
 
-    /// Takes a member of one filter away, if it is there.
-    pub fn remove(&mut self, filter: &Filter, key: &M::Key) -> Option<M> {
-        self.generation += 1;
+    /// Takes a member of one filter away, if it is there. Routes that are remembered have it until
+    /// the caller says that they have changed ([`Interests::touch`]): when thousands go, that is once.
+    pub(crate) fn remove(&mut self, filter: &Filter, key: &M::Key) -> Option<M> {
         let (branches, has_tail) = self.branches(filter)?;
         let gone = self.root.remove(&branches, has_tail, key)?;
         self.forget_tokens(filter);

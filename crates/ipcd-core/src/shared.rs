@@ -175,6 +175,7 @@ impl Shared {
     }
 
     fn withdraw(&mut self, slot: u32, interest: &Interest, filter: &Filter) {
+        self.interests.touch();
         let gone = self.interests.remove(filter, &(slot, interest.group.clone()));
         if let Some(held) = self.held.get_mut(slot as usize) {
             *held -= usize::from(gone.is_some());
