@@ -145,7 +145,9 @@ fn signals_that_a_parent_blocks_or_ignores_still_end_what_it_starts() {
     let mut receiver = subscribed(script, &daemon, &["recv", "-E", "x"]);
     receiver.signal(Signal::SIGTERM);
     assert_eq!(receiver.wait().status.code(), None, "it dies of the signal");
-    let args = ["serve", "-E", "masks", "--", "grep", "SigBlk", "/proc/self/status"];
+    let show = "while read -r key set; do case $key in SigBlk:) echo $key $set;; esac; done \
+                < /proc/self/status";
+    let args = ["serve", "-E", "masks", "--", "sh", "-c", show];
     let _server = subscribed(script, &daemon, &args);
     let masks = daemon.ctl("unix", &["req", "masks", ""]).run().expect(0).text();
     assert_eq!(masks.trim_start_matches("SigBlk:").trim(), "0000000000000000");
