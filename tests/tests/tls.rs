@@ -472,3 +472,25 @@ fn no_descriptor_of_a_peer_stays_behind() {
     daemon.wait_for_peers(0);
     assert_eq!((open(supervisor), open(worker)), before);
 }
+
+/// A worker takes one step of a handshake in a turn; all are taken in the end, and who has none waits
+/// for none of them.
+#[test]
+fn many_handshakes_at_once_end_and_keep_nobody_else() {
+    const AT_ONCE: usize = 24;
+    let certificates = Certificates::new();
+    let daemon = certificates.daemon("");
+    let via = certificates.via(&daemon);
+    let mut local = daemon.client("unix");
+    std::thread::scope(|scope| {
+        let shaking: Vec<_> = (0..AT_ONCE)
+            .map(|_| scope.spawn(|| Ctl::new(&daemon, &via).args(["ping", "-c", "1"]).run()))
+            .collect();
+        while !shaking.iter().all(|one| one.is_finished()) {
+            local.ping().expect("it is answered meanwhile");
+        }
+        for one in shaking {
+            one.join().expect("it has run").expect(0);
+        }
+    });
+}

@@ -43,6 +43,9 @@ const RESTS: usize = 16;
 /// After so much was given back to the allocator at once, so does the allocator to the system. It
 /// would keep what is not at the end of its heap, which is most of what a burst has needed.
 const TRIMMED_BYTES: usize = 256 * 1024;
+/// Steps of handshakes that are taken in a turn: a signature is some milliseconds. The others wait in
+/// the kernel, which names them in their order.
+const HANDSHAKE_STEPS: usize = 1;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 
@@ -171,6 +174,7 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
         opened: Vec::new(),
         mark: birth.mark,
         draining: false,
+        handshake_steps: 0,
         now: Instant::now(),
     };
     worker.tell(&ToSupervisor::Ready)?;
@@ -225,6 +229,8 @@ struct Worker {
     /// Where the supervisor finds whom this worker was serving when it died.
     mark: Mark,
     draining: bool,
+    /// Steps of handshakes that this turn has taken.
+    handshake_steps: usize,
     /// The time of this turn.
     now: Instant,
 }
@@ -236,6 +242,7 @@ impl Worker {
         while !self.is_over()? {
             let count = self.wait(&mut events)?;
             self.now = Instant::now();
+            self.handshake_steps = 0;
             for event in &events[..count] {
                 match Token::from_u64(event.data()) {
                     LINK => {
@@ -387,7 +394,9 @@ impl Worker {
         connection.must_prove = must_prove;
         self.connections[place] = Some(connection);
         // What came during the rendezvous is there already, and no event will tell.
-        self.read(key);
+        if !self.connection(key).is_some_and(|found| found.channel.is_shaking_hands()) {
+            self.read(key);
+        }
         self.served(key);
         self.tick(key);
         self.rearm(key);

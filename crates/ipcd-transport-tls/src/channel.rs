@@ -356,6 +356,10 @@ impl Channel for TlsChannel {
         self.tls.is_handshaking() && !self.is_broken
     }
 
+    fn is_shaking_hands(&self) -> bool {
+        self.wants_service()
+    }
+
     fn make_room(&mut self, bytes: usize) {
         let records = bytes.div_ceil(RECORD) + 1;
         widen(self.socket.as_fd(), bytes + records * OVERHEAD + self.outgoing.unsent().len());

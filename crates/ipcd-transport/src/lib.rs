@@ -348,6 +348,12 @@ pub trait Channel: Send {
         false
     }
 
+    /// Whether the transport has still to shake hands, so that what comes next costs milliseconds of
+    /// the processor's time, and all of it is still with the kernel.
+    fn is_shaking_hands(&self) -> bool {
+        false
+    }
+
     /// Asks the kernel to take so many bytes more for a peer that does not read, as far as the
     /// transport can: so that the last word is there when the peer reads again, however late.
     fn make_room(&mut self, _bytes: usize) {}

@@ -9,7 +9,7 @@ use nix::sys::epoll::EpollFlags;
 use tracing::{info, warn};
 
 use super::bare::CLOSED;
-use super::{SCRATCH_BYTES, Worker};
+use super::{HANDSHAKE_STEPS, SCRATCH_BYTES, Worker};
 use crate::connection::{Connection, Token};
 use crate::lacking::is_exhaustion;
 use crate::link::Gone;
@@ -59,6 +59,13 @@ impl Worker {
         let Some(connection) = self.connection(key).filter(|found| found.token == token) else {
             return;
         };
+        if connection.channel.is_shaking_hands() {
+            if self.handshake_steps >= HANDSHAKE_STEPS {
+                return;
+            }
+            self.handshake_steps += 1;
+        }
+        let Some(connection) = self.connection(key) else { return };
         let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         if connection.hears_until.is_some() && events.intersects(broken) {
             return self.detach(key, CLOSED);
