@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Where Debian has the programs whose package has another name.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("awk", "mawk"),
     ("cc", "gcc"),
     ("ip", "iproute2"),
@@ -14,6 +14,7 @@ const PACKAGES: [(&str, &str); 12] = [
     ("nc", "netcat-openbsd"),
     ("nft", "nftables"),
     ("prlimit", "util-linux"),
+    ("setsid", "util-linux"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
     ("/usr/sbin/sshd", "openssh-server"),
