@@ -338,6 +338,28 @@ fn a_hang_up_renews_certificates_also_without_a_file() {
 }
 
 #[test]
+fn another_authority_ends_the_sessions_that_the_last_one_has_vouched_for() {
+    let files = Certificates::new();
+    files.issue("ann", &["ann.example"]);
+    files.keep("stranger", &Authority::new().issue(&["stranger.example"]));
+    let trusted = files.path("server", "trusted.pem");
+    let trust = |name: &str| fs::copy(files.path(name, "ca.pem"), &trusted).expect("it is ours");
+    trust("ann");
+    let daemon = files.daemon(&format!("&ca={trusted}&client_auth=optional"));
+    let mut ann = daemon.recv(&files.via_as(&daemon, "ann"), &["s"]);
+    let mut by_token = daemon.recv(&files.via(&daemon), &["s"]);
+    daemon.hang_up("INFO reloaded");
+    daemon.send("s", "both");
+    ann.stdout().wait_for("both\n");
+    trust("stranger");
+    daemon.hang_up("INFO reloaded");
+    let ended = ann.wait().expect(6);
+    assert!(ended.stderr.contains("revoked or changed (ca=)"), "{}", ended.stderr);
+    daemon.send("s", "the other");
+    by_token.stdout().wait_for("both\nthe other\n");
+}
+
+#[test]
 fn the_largest_messages_go_both_ways_at_once() {
     const LARGEST: usize = 1024 * 1024;
     let files = Certificates::new();

@@ -228,6 +228,21 @@ impl Core {
         }
     }
 
+    /// Ends the sessions of a listener's peers that are known by a certificate, or may be about to be:
+    /// it does not trust all any more that it did.
+    pub fn distrust(&mut self, now: Instant, listener: usize, may_return: bool) {
+        for key in self.keys() {
+            let peer = &self.peers[key.0 as usize];
+            let is_known = peer.proven.as_ref().is_some_and(|proven| proven.certificate.is_some());
+            if peer.listener as usize == listener && (is_known || !peer.is_open()) {
+                let why = "who signs certificates here was revoked or changed (ca=)";
+                let code = if may_return { Code::Ending } else { Code::Denied };
+                self.note_denied(key, why);
+                self.fail(now, key, code, why);
+            }
+        }
+    }
+
     /// For whom the supervisor is asked something, and what of that only this router can know.
     pub(crate) fn principal(&self, key: PeerKey) -> Principal {
         let proven = self.peers[key.0 as usize].proven.as_deref();

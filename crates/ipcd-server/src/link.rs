@@ -49,6 +49,14 @@ pub(crate) enum ToWorker {
         /// Whether it stays if its session is open.
         may_prove: bool,
     },
+    /// End the sessions of peers that this listener knows by a certificate: whose word it takes has
+    /// changed. With `may_return` some of them may still be trusted.
+    Distrust {
+        /// The listener.
+        listener: usize,
+        /// Whether another session may be opened with the same certificate.
+        may_return: bool,
+    },
     /// Read no more of peers; say [`ToSupervisor::Quiet`] when nothing is on its way to others.
     Quiesce,
     /// Say goodbye to all peers and end.

@@ -343,6 +343,9 @@ impl Worker {
                 Received::Message(ToWorker::Configure(live), _) => {
                     self.configure(*live);
                 }
+                Received::Message(ToWorker::Distrust { listener, may_return }, _) => {
+                    self.core.distrust(self.now, listener, may_return);
+                }
                 Received::Message(ToWorker::Redirect { listener, dialect }, _) => {
                     self.redirect(listener, &dialect);
                 }

@@ -58,6 +58,10 @@ impl Listener for Listening {
         self.sealed = read(self.socket.local(), self.protocol)?;
         Ok(true)
     }
+
+    fn trusted(&self) -> &[Vec<u8>] {
+        self.sealed.authorities()
+    }
 }
 
 /// What is in the files now. That it can be used is found out here, not when a peer comes.

@@ -160,6 +160,7 @@ impl Settings {
 pub(crate) struct Sealed {
     file: OwnedFd,
     id: Vec<u8>,
+    authorities: Vec<Vec<u8>>,
 }
 
 impl Sealed {
@@ -171,7 +172,12 @@ impl Sealed {
         let mut id = vec![0; ID_BYTES];
         getrandom::fill(&mut id)
             .map_err(|error| Error::system("get random bytes", std::io::Error::other(error)))?;
-        Ok(Self { file, id })
+        Ok(Self { file, id, authorities: settings.authorities.clone() })
+    }
+
+    /// The certificates that the other side's must be signed by.
+    pub(crate) fn authorities(&self) -> &[Vec<u8>] {
+        &self.authorities
     }
 
     /// A descriptor of the file to hand over, and what tells it from others.

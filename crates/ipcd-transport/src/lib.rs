@@ -279,6 +279,11 @@ pub trait Listener {
     fn reload(&mut self) -> Result<bool> {
         Ok(false)
     }
+
+    /// Whose word it takes for who peers are, such as the certificates of CAs.
+    fn trusted(&self) -> &[Vec<u8>] {
+        &[]
+    }
 }
 
 /// Moves frames to and from one peer. It owns its descriptors, all of them non-blocking.

@@ -17,6 +17,7 @@ impl Supervisor {
         let mut states = vec![NotifyState::Reloading, NotifyState::Status("reloading")];
         states.extend(NotifyState::monotonic_usec_now());
         self.herald.say(&states);
+        let trusted = self.trusted();
         let outcome = match &self.reload {
             Some(reload) => reload().map_err(|error| Error::Config(error.to_string())),
             None => {
@@ -24,18 +25,40 @@ impl Supervisor {
                     0 => warn!("nothing to reload: the daemon was started without a file"),
                     count => info!(listeners = count, "reloaded"),
                 }
+                self.end_who_were_trusted(&trusted);
                 // Who asked for it waits for an answer.
                 return self.notify_ready("");
             }
         };
         match outcome.and_then(|config| self.apply(config)) {
             Ok(()) => {
+                self.end_who_were_trusted(&trusted);
                 info!("reloaded");
                 self.notify_ready("");
             }
             Err(error) => {
                 error!(%error, "not reloaded, nothing has changed");
                 self.notify_ready(&format!("; not reloaded: {error}"));
+            }
+        }
+    }
+
+    /// Whose word each listener takes for who its peers are.
+    fn trusted(&self) -> Vec<(usize, Vec<Vec<u8>>)> {
+        let of = |open: &Listening| (open.number, open.listener.trusted().to_vec());
+        self.listeners.iter().map(of).collect()
+    }
+
+    /// Ends the sessions of peers of a listener that does not take the word of all any more that it
+    /// took it of: whoever is still trusted opens another one.
+    fn end_who_were_trusted(&mut self, before: &[(usize, Vec<Vec<u8>>)]) {
+        for (listener, before) in before {
+            let open = self.listeners.iter().find(|open| open.number == *listener);
+            let Some(now) = open.map(|open| open.listener.trusted()) else { continue };
+            let is_trusted = |one: &Vec<u8>| now.contains(one);
+            let (listener, may_return) = (*listener, before.iter().any(is_trusted));
+            if !before.iter().all(is_trusted) {
+                self.tell_everybody(|| ToWorker::Distrust { listener, may_return });
             }
         }
     }
