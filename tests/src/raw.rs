@@ -314,7 +314,7 @@ impl Raw {
         while let Some(frame) = self.frame() {
             match frame.header.kind {
                 Kind::Error => refusal = Some(frame.refusal()),
-                Kind::Bye => {}
+                Kind::Bye | Kind::Ping => {}
                 kind => panic!("{kind:?}, where the end should come"),
             }
         }

@@ -10,7 +10,8 @@ use serde_json::json;
 use crate::args::{AclVerb, CheckArgs, Format};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::write_all;
+use crate::json;
+use crate::output::{visible, write_all};
 
 pub(crate) fn run(context: &Context, AclVerb::Check(args): &AclVerb) -> Outcome {
     let (who, access) = (who(args)?, access(args));
@@ -78,12 +79,12 @@ fn print(context: &Context, args: &CheckArgs, verdict: Verdict) -> Outcome {
     match context.format() {
         Format::Text if allowed => {
             let how = if partly { "allowed in part" } else { "allowed" };
-            write_all(format!("{how}: {why}\n").as_bytes())?;
+            write_all((visible(&format!("{how}: {why}")) + "\n").as_bytes())?;
         }
         Format::Text => {}
         Format::Json | Format::Jsonl => {
             let told = json!({"allowed": allowed, "partly": partly, "rule": rule, "line": line});
-            write_all(format!("{told}\n").as_bytes())?;
+            write_all((json::text(&told) + "\n").as_bytes())?;
         }
     }
     match allowed {

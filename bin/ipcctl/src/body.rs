@@ -2,14 +2,17 @@
 //!
 //! Standard input is read only when nothing else was given.
 
-use std::io::{IsTerminal, Read};
-use std::os::fd::AsFd;
+use std::fs::{File, Metadata};
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use ipcd_client::{Client, Error, Headers};
-use ipcd_transport::Patient;
+use ipcd_transport::poll_until;
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 
 use crate::args::BodyArgs;
 use crate::exit::{Exit, Failure, Outcome};
@@ -21,8 +24,8 @@ const READ_BYTES: usize = 64 * 1024;
 pub(crate) enum Body {
     /// One, or none any more.
     One(Option<Vec<u8>>),
-    /// All of standard input.
-    Whole,
+    /// All of a file, or of standard input.
+    Whole(Source),
     /// Parts of standard input.
     Parts(Parts),
 }
@@ -34,10 +37,10 @@ impl Body {
         }
         let file = args.file.as_deref();
         if args.stdin || file.is_some_and(is_stdin) {
-            return Ok(Self::Whole);
+            return Ok(Self::Whole(Source::stdin()));
         }
         if let Some(file) = file {
-            return Ok(Self::One(Some(read_file(file)?)));
+            return Ok(Self::Whole(Source::open(file)?));
         }
         if args.empty {
             return Ok(Self::One(Some(Vec::new())));
@@ -52,21 +55,75 @@ impl Body {
             let advice = "no message: give one, or -n for an empty one, or -l to type lines";
             return Err(Failure::new(Exit::Usage, advice));
         }
-        Ok(Self::Whole)
+        Ok(Self::Whole(Source::stdin()))
     }
 
     /// The next message. The connection goes on while standard input is waited for.
     pub(crate) fn next(&mut self, client: &mut Client) -> Outcome<Option<Vec<u8>>> {
         match self {
             Self::One(payload) => Ok(payload.take()),
-            Self::Whole => {
-                let payload = read_all(client)?;
+            Self::Whole(source) => {
+                let payload = source.read(client)?;
                 *self = Self::One(None);
                 Ok(Some(payload))
             }
             Self::Parts(parts) => parts.next(client),
         }
     }
+
+    /// Whether the next message, or the end, has to be waited for.
+    pub(crate) fn waits(&self) -> Outcome<bool> {
+        match self {
+            Self::Parts(parts) if !parts.has_part() && !parts.is_over => {
+                Ok(!poll_until(&std::io::stdin(), PollFlags::POLLIN, Instant::now())?)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+/// A file that is open, or standard input, to be read as one message when the daemon's limit is known.
+pub(crate) struct Source {
+    /// None for standard input.
+    file: Option<File>,
+    name: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Source {
+    pub(crate) fn open(file: &Path) -> Outcome<Self> {
+        if is_stdin(file) {
+            return Ok(Self::stdin());
+        }
+        let opened = File::open(file).map_err(|error| unreadable(file, &error))?;
+        Ok(Self { file: Some(opened), name: file.to_owned(), bytes: Vec::new() })
+    }
+
+    fn stdin() -> Self {
+        Self { file: None, name: "standard input".into(), bytes: Vec::new() }
+    }
+
+    /// All that it holds. After an error it may be read on.
+    pub(crate) fn read(&mut self, client: &mut Client) -> Outcome<Vec<u8>> {
+        let stdin = std::io::stdin();
+        let about = self.file.as_ref().and_then(|file| file.metadata().ok());
+        // Of anything but a file the length is not known before its end.
+        let length = about.filter(Metadata::is_file).map_or(0, |about| about.len());
+        check_length(client, usize::try_from(length).unwrap_or(usize::MAX))?;
+        loop {
+            let input = self.file.as_ref().map_or(stdin.as_fd(), AsFd::as_fd);
+            client.wait_for(input, None)?;
+            let is_more = read_some(input, &mut self.bytes);
+            if !is_more.map_err(|error| unreadable(&self.name, &error))? {
+                return Ok(std::mem::take(&mut self.bytes));
+            }
+            check_length(client, self.bytes.len())?;
+        }
+    }
+}
+
+fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Usage, format!("read {}: {error}", file.display()))
 }
 
 /// Parts of standard input, each as soon as it is there; the last one needs no end.
@@ -101,8 +158,12 @@ impl Parts {
 
     /// Reads what standard input has, which may be its end.
     pub(crate) fn read(&mut self) -> Outcome {
-        self.is_over = !read_some(&mut self.pending)?;
+        self.is_over = !read_some(std::io::stdin().as_fd(), &mut self.pending)?;
         Ok(())
+    }
+
+    fn has_part(&self) -> bool {
+        self.pending[self.searched..].contains(&self.end)
     }
 
     /// Whether standard input has ended.
@@ -139,18 +200,6 @@ impl Parts {
     }
 }
 
-/// What a file holds, or standard input.
-pub(crate) fn read_file(file: &Path) -> Outcome<Vec<u8>> {
-    let failed = |error| Failure::new(Exit::Usage, format!("read {}: {error}", file.display()));
-    if !is_stdin(file) {
-        return std::fs::read(file).map_err(failed);
-    }
-    let mut bytes = Vec::new();
-    let input = Patient::over(std::io::stdin());
-    input.and_then(|mut input| input.read_to_end(&mut bytes)).map_err(failed)?;
-    Ok(bytes)
-}
-
 /// As with cat(1); a file of that name is `./-`.
 fn is_stdin(file: &Path) -> bool {
     file == Path::new("-")
@@ -175,25 +224,14 @@ pub(crate) fn check_length(client: &Client, bytes: usize) -> Outcome {
     if bytes > limit { Err(Error::TooLarge { bytes, limit }.into()) } else { Ok(()) }
 }
 
-fn read_all(client: &mut Client) -> Outcome<Vec<u8>> {
-    let mut bytes = Vec::new();
-    loop {
-        client.wait_for(std::io::stdin().as_fd(), None)?;
-        if !read_some(&mut bytes)? {
-            return Ok(bytes);
-        }
-        check_length(client, bytes.len())?;
-    }
-}
-
-/// Reads standard input once, if there is something; false at its end.
-fn read_some(into: &mut Vec<u8>) -> Outcome<bool> {
+/// Reads once, if there is something; false at the end.
+fn read_some(from: BorrowedFd<'_>, into: &mut Vec<u8>) -> std::io::Result<bool> {
     let mut chunk = [0; READ_BYTES];
     // A file's worth of data is not to be copied twice by std's own buffer.
-    let count = match nix::unistd::read(std::io::stdin(), &mut chunk) {
+    let count = match nix::unistd::read(from, &mut chunk) {
         // Another who shares it has made it non-blocking, or has taken what was there.
         Err(Errno::EAGAIN | Errno::EINTR) => return Ok(true),
-        count => count.map_err(std::io::Error::from)?,
+        count => count?,
     };
     into.extend_from_slice(&chunk[..count]);
     Ok(count > 0)

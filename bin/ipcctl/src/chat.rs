@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use ipcd_client::{
-    Backoff, Client, Error, Event, Message, Options, Origin, Subject, SubscribeOptions, Woken,
+    Client, Error, Event, Message, Options, Origin, Subject, SubscribeOptions, Woken,
 };
 use ipcd_transport::poll_until;
 use nix::poll::PollFlags;
@@ -28,9 +28,8 @@ pub(crate) fn run(context: &Context, args: &ChatArgs) -> Outcome {
 fn chat(context: &Context, args: &ChatArgs) -> Outcome {
     // A filter would be good for listening only.
     Subject::parse(args.subject.as_bytes()).map_err(Error::from)?;
-    let options =
-        Options { no_echo: true, reconnect: Some(Backoff::default()), ..context.options() };
-    let mut client = context.connect_with(options)?;
+    let options = Options { no_echo: true, ..context.lasting() };
+    let mut client = context.reach(&options, args.reconnect)?;
     let options = SubscribeOptions { origin: true, ..SubscribeOptions::default() };
     client.subscribe(&args.subject, options)?;
     let (lines, output) = (Parts::ended_by(b'\n'), Output::new());

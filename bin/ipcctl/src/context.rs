@@ -62,11 +62,6 @@ impl Context {
         self.connect_with(self.options())
     }
 
-    /// Connects, and again when the connection is lost.
-    pub(crate) fn connect_for_good(&self) -> Outcome<Client> {
-        self.connect_with(Options { reconnect: Some(Backoff::default()), ..self.options() })
-    }
-
     /// Connects, and says what keeps this user out, if that is it.
     pub(crate) fn connect_with(&self, options: Options) -> Outcome<Client> {
         let endpoint = self.endpoint()?;
@@ -86,6 +81,27 @@ impl Context {
         if let Some(hint) = hints::of_filter(filter) {
             self.remark(&hint);
         }
+    }
+
+    /// Options for a connection that is made again when it is lost.
+    pub(crate) fn lasting(&self) -> Options {
+        Options { reconnect: Some(Backoff::default()), ..self.options() }
+    }
+
+    /// Connects; with `waits` again and again, until a daemon is there.
+    pub(crate) fn reach(&self, options: &Options, waits: bool) -> Outcome<Client> {
+        for (attempt, pause) in Backoff::default().pauses().enumerate() {
+            match self.connect_with(options.clone()) {
+                Err(failure) if waits && failure.is_temporary() => {
+                    if attempt == 0 {
+                        self.remark(&format!("{failure}; waiting for it"));
+                    }
+                    std::thread::sleep(pause);
+                }
+                connected => return connected,
+            }
+        }
+        unreachable!("there is always another pause")
     }
 
     /// A line that says how far we are, for people and scripts.

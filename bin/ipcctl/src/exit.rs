@@ -18,6 +18,8 @@ pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 pub(crate) struct Failure {
     exit: Exit,
     message: String,
+    /// Whether the daemon may be back in a moment.
+    is_temporary: bool,
 }
 
 /// The kinds of failure; some have the same exit status.
@@ -83,12 +85,17 @@ impl Exit {
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self { exit, message: message.into(), is_temporary: false }
     }
 
     /// The exit status.
     pub(crate) fn status(&self) -> u8 {
         self.exit.status()
+    }
+
+    /// Whether it is worth to connect again, and to try once more.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.is_temporary
     }
 
     /// The same with what was tried before the message.
@@ -142,7 +149,8 @@ impl From<Error> for Failure {
             | Error::BadHeaders(_)
             | Error::Protocol(_) => (Exit::BadMessage, ""),
         };
-        Self::new(exit, format!("{error}{advice}"))
+        let is_temporary = error.is_temporary();
+        Self { is_temporary, ..Self::new(exit, format!("{error}{advice}")) }
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::args::Format;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::json;
 use crate::output::{table, visible, write_all};
 
 pub(crate) fn status(context: &Context) -> Outcome {
@@ -76,13 +77,13 @@ pub(crate) fn version(context: &Context) -> Outcome {
 pub(crate) fn print(context: &Context, text: &str, json: impl FnOnce() -> Value) -> Outcome {
     match context.format() {
         Format::Text => write_all(text.as_bytes()),
-        Format::Json => write_all(format!("{:#}\n", json()).as_bytes()),
+        Format::Json => write_all(format!("{}\n", json::pretty(&json())).as_bytes()),
         Format::Jsonl => match json() {
             Value::Array(items) => {
-                let lines: String = items.iter().map(|item| format!("{item}\n")).collect();
+                let lines: String = items.iter().map(|item| json::text(item) + "\n").collect();
                 write_all(lines.as_bytes())
             }
-            value => write_all(format!("{value}\n").as_bytes()),
+            value => write_all((json::text(&value) + "\n").as_bytes()),
         },
     }
 }
@@ -90,7 +91,7 @@ pub(crate) fn print(context: &Context, text: &str, json: impl FnOnce() -> Value)
 fn status_text(status: &Status, sandbox: &str) -> String {
     let seconds = status.uptime_ms / 1000;
     let Status { version, pid, .. } = status;
-    let sandbox = visible(sandbox);
+    let (version, sandbox) = (visible(version), visible(sandbox));
     let head = format!("ipcd {version}, process {pid}, up {seconds} s\nsandbox {sandbox}\n\n");
     let workers: Vec<Vec<String>> = status
         .workers

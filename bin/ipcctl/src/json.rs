@@ -3,13 +3,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ipcd_client::{Message, Origin};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+use crate::output::is_hidden;
 
 pub(crate) fn line(message: &Message, origin: Option<&Origin>) -> Value {
-    let headers: serde_json::Map<String, Value> = message
-        .headers()
-        .map(|(key, value)| (key.to_owned(), String::from_utf8_lossy(value).into()))
-        .collect();
+    let (headers, headers_b64) = headers(message.headers());
     let mut line = json!({
         "v": 1,
         "ts": jiff::Timestamp::now().to_string(),
@@ -32,22 +31,59 @@ pub(crate) fn line(message: &Message, origin: Option<&Origin>) -> Value {
         Ok(text) => line["data"] = text.into(),
         Err(_) => line["data_b64"] = STANDARD.encode(message.payload()).into(),
     }
+    if !headers_b64.is_empty() {
+        line["headers_b64"] = headers_b64.into();
+    }
     line
 }
 
+/// Headers whose values are text, and in base64 those whose are not.
+fn headers<'a>(
+    all: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> (Map<String, Value>, Map<String, Value>) {
+    let (mut texts, mut others) = (Map::new(), Map::new());
+    for (key, value) in all {
+        // Of two with the same name the last counts.
+        let (into, from, value) = match str::from_utf8(value) {
+            Ok(text) => (&mut texts, &mut others, text.to_owned()),
+            Err(_) => (&mut others, &mut texts, STANDARD.encode(value)),
+        };
+        from.remove(key);
+        into.insert(key.to_owned(), value.into());
+    }
+    (texts, others)
+}
+
 /// JSON as text. Serde leaves DEL and the control characters behind it as they are, and some
-/// terminals obey them (U+009B is CSI); here they are escaped like those below U+0020.
+/// terminals obey them (U+009B is CSI); here they are escaped like those below U+0020, and so are
+/// characters that change what others look like, or cannot be seen.
 pub(crate) fn text(value: &Value) -> String {
-    let plain = value.to_string();
-    if !plain.chars().any(char::is_control) {
+    escape(value.to_string())
+}
+
+/// The same on several lines.
+pub(crate) fn pretty(value: &Value) -> String {
+    escape(format!("{value:#}"))
+}
+
+fn escape(plain: String) -> String {
+    // A line's end is one outside of strings.
+    let is_hidden = |c: char| c != '\n' && is_hidden(c);
+    if !plain.chars().any(is_hidden) {
         return plain;
     }
-    // Outside of strings there are none.
-    let escape = |c: char| match c.is_control() {
-        true => format!("\\u{:04x}", u32::from(c)),
-        false => c.to_string(),
-    };
-    plain.chars().map(escape).collect()
+    let mut text = String::with_capacity(plain.len());
+    for c in plain.chars() {
+        match is_hidden(c) {
+            // Outside of strings there are none.
+            true => c
+                .encode_utf16(&mut [0; 2])
+                .iter()
+                .for_each(|unit| text += &format!("\\u{unit:04x}")),
+            false => text.push(c),
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -55,11 +91,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn values_of_headers_that_are_no_text_are_marked() {
+        let all = [("a", &b"x"[..]), ("b", b"\xff"), ("c", b"\xfe"), ("c", b"y")];
+        let (texts, others) = headers(all.into_iter());
+        assert_eq!(Value::from(texts), json!({"a": "x", "c": "y"}));
+        assert_eq!(Value::from(others), json!({"b": "/w=="}));
+    }
+
+    #[test]
     fn escapes_every_control_character_and_means_the_same() {
-        let all: String = (0..0x200).filter_map(char::from_u32).collect();
+        let all: String = (0..0x11_0000).filter_map(char::from_u32).collect();
         let value = json!({ "data": all });
         let text = text(&value);
-        assert!(!text.chars().any(char::is_control), "{text}");
+        assert!(!text.chars().any(is_hidden), "there is one");
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 }

@@ -1,6 +1,7 @@
 //! Printing: payloads and requested output on standard output, remarks on standard error.
 
 use std::io::{self, ErrorKind, IsTerminal, Stdout, Write};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -108,11 +109,41 @@ pub(crate) fn write_all(bytes: &[u8]) -> Outcome {
     output.flush()
 }
 
-/// Text with its control characters escaped.
+/// Characters that are not seen, or change how others are: those of Unicode's category Cf, and the ends
+/// of lines and paragraphs (Zl, Zp). With them a name looks like another, and text runs the other way.
+const FORMATS: [RangeInclusive<char>; 20] = [
+    '\u{ad}'..='\u{ad}',
+    '\u{600}'..='\u{605}',
+    '\u{61c}'..='\u{61c}',
+    '\u{6dd}'..='\u{6dd}',
+    '\u{70f}'..='\u{70f}',
+    '\u{890}'..='\u{891}',
+    '\u{8e2}'..='\u{8e2}',
+    '\u{180e}'..='\u{180e}',
+    '\u{200b}'..='\u{200f}',
+    '\u{2028}'..='\u{202e}',
+    '\u{2060}'..='\u{206f}',
+    '\u{feff}'..='\u{feff}',
+    '\u{fff9}'..='\u{fffb}',
+    '\u{110bd}'..='\u{110bd}',
+    '\u{110cd}'..='\u{110cd}',
+    '\u{13430}'..='\u{1343f}',
+    '\u{1bca0}'..='\u{1bca3}',
+    '\u{1d173}'..='\u{1d17a}',
+    '\u{e0001}'..='\u{e0001}',
+    '\u{e0020}'..='\u{e007f}',
+];
+
+/// Whether a character is one that a terminal obeys, that is not seen, or that changes how others are.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control() || (c >= '\u{ad}' && FORMATS.iter().any(|range| range.contains(&c)))
+}
+
+/// Text with such characters escaped.
 pub(crate) fn visible(text: &str) -> String {
     let escape = |c: char| {
-        let escaped = c.is_control().then(|| c.escape_default());
-        let plain = (!c.is_control()).then_some(c);
+        let escaped = is_hidden(c).then(|| c.escape_default());
+        let plain = (!is_hidden(c)).then_some(c);
         escaped.into_iter().flatten().chain(plain)
     };
     text.chars().flat_map(escape).collect()
@@ -125,8 +156,10 @@ fn line_visible(line: &str) -> String {
     }
 }
 
-/// Rows of cells in aligned columns; numbers to the right.
+/// Rows of cells in aligned columns; numbers to the right. What a cell has from elsewhere is visible.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let cells = |row: &Vec<String>| row.iter().map(|cell| visible(cell)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([head[column].chars().count()]).max().unwrap_or(0)
@@ -161,6 +194,7 @@ mod tests {
         assert_eq!(visible("a\x1b[2Jb\r"), "a\\u{1b}[2Jb\\r");
         assert_eq!(visible("it's \"ä\""), "it's \"ä\"");
         assert_eq!(line_visible("a\tb\n"), "a\tb\n");
+        assert_eq!(visible("a\u{202e}b\u{200b}\u{e0041}"), "a\\u{202e}b\\u{200b}\\u{e0041}");
     }
 
     #[test]

@@ -22,9 +22,9 @@ use tally::Tally;
 pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
     let start = Instant::now();
     let to = To::of(context, args)?;
-    let mut client =
-        if args.no_reconnect { context.connect()? } else { context.connect_for_good()? };
-    let connecting = start.elapsed();
+    let lasting = if args.no_reconnect { context.options() } else { context.lasting() };
+    let mut client = context.reach(&lasting, args.reconnect)?;
+    let connecting = start.elapsed().min(lasting.timeout);
     let options = SubscribeOptions {
         group: args.group.clone(),
         overflow: args.overflow.map(Overflow::from),

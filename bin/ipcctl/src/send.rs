@@ -1,40 +1,54 @@
 //! `ipcctl send`.
 
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Client, Publication};
+use ipcd_client::{Backoff, Client, Error, Publication};
 
 use crate::args::{Ack, SendArgs};
 use crate::body::{Body, header_block};
 use crate::context::Context;
 use crate::delivery::Delivery;
-use crate::exit::Outcome;
+use crate::exit::{Exit, Failure, Outcome};
 use crate::target;
+
+/// Messages, and bytes of them, that are sent before a confirmation is waited for, where they are kept
+/// until then.
+const UNCONFIRMED: usize = 1024;
+const UNCONFIRMED_BYTES: usize = 1024 * 1024;
 
 pub(crate) fn run(context: &Context, args: &SendArgs) -> Outcome {
     let mut body = Body::of(&args.body)?;
     let headers = header_block(&args.headers)?;
     target::check_wait(&args.subject, args.wait_subs)?;
+    if args.reconnect && args.ack != Ack::Accepted {
+        let why = "--reconnect sends what was not accepted again, so --ack is accepted with it";
+        return Err(Failure::new(Exit::Usage, why));
+    }
     send(context, args, &mut body, headers)
         .map_err(|failure| failure.during(format_args!("send {}", args.subject)))
 }
 
 fn send(context: &Context, args: &SendArgs, body: &mut Body, headers: Vec<u8>) -> Outcome {
-    let timeout = context.options().timeout;
-    let mut client = context.connect()?;
+    let options = context.options();
+    let mut client = context.reach(&options, args.reconnect)?;
     let subject = target::resolve(&mut client, &args.subject)?;
     let delivery = (args.ack == Ack::Delivered).then(Delivery::default);
-    target::wait_for_subscriptions(&mut client, &subject, args.wait_subs, timeout)?;
-    let mut sender = Sender { client, args, subject, headers, sent: 0, delivery };
-    while let Some(payload) = body.next(&mut sender.client)? {
+    target::wait_for_subscriptions(&mut client, &subject, args.wait_subs, options.timeout)?;
+    let kept = args.reconnect.then(Kept::default);
+    let mut sender = Sender { context, client, args, subject, headers, sent: 0, delivery, kept };
+    while let Some(payload) = sender.next(body)? {
+        let payload = Rc::from(payload);
         for _ in 0..args.count {
             sender.publish(&payload)?;
         }
     }
-    sender.end(timeout)
+    sender.end(options.timeout)
 }
 
 struct Sender<'a> {
+    context: &'a Context,
     client: Client,
     args: &'a SendArgs,
     subject: String,
@@ -42,20 +56,56 @@ struct Sender<'a> {
     sent: u64,
     /// What became of messages, if that is asked.
     delivery: Option<Delivery>,
+    /// What is to be sent again should the connection be lost, if that is wanted.
+    kept: Option<Kept>,
+}
+
+/// Payloads that were sent and are not confirmed.
+#[derive(Default)]
+struct Kept {
+    payloads: VecDeque<Rc<[u8]>>,
+    bytes: usize,
 }
 
 impl Sender<'_> {
-    fn publish(&mut self, payload: &[u8]) -> Outcome {
-        if let Some(interval) = self.args.interval.filter(|_| self.sent > 0) {
-            self.client.wait_until(Instant::now() + interval.duration())?;
+    /// The next payload. Before one is waited for, what was sent is confirmed.
+    fn next(&mut self, body: &mut Body) -> Outcome<Option<Vec<u8>>> {
+        loop {
+            if self.kept.is_some() && body.waits()? {
+                self.confirm()?;
+            }
+            match body.next(&mut self.client) {
+                Err(failure) => self.connect_again(failure)?,
+                payload => return payload,
+            }
         }
+    }
+
+    fn publish(&mut self, payload: &Rc<[u8]>) -> Outcome {
+        if let Some(interval) = self.args.interval.filter(|_| self.sent > 0) {
+            let next = Instant::now() + interval.duration();
+            while let Err(error) = self.client.wait_until(next) {
+                self.connect_again(error.into())?;
+            }
+        }
+        self.sent += 1;
+        let Some(kept) = &mut self.kept else { return self.write(payload) };
+        kept.bytes += payload.len();
+        kept.payloads.push_back(Rc::clone(payload));
+        let is_much = kept.payloads.len() >= UNCONFIRMED || kept.bytes >= UNCONFIRMED_BYTES;
+        if let Err(failure) = self.write(payload) {
+            self.connect_again(failure)?;
+        }
+        if is_much { self.confirm() } else { Ok(()) }
+    }
+
+    fn write(&mut self, payload: &[u8]) -> Outcome {
         let message = Publication {
             subject: &self.subject,
             reply: self.args.reply.as_deref().unwrap_or_default(),
             headers: &self.headers,
             payload,
         };
-        self.sent += 1;
         match &mut self.delivery {
             None => Ok(self.client.publish_message(&message)?),
             Some(delivery) => {
@@ -66,10 +116,63 @@ impl Sender<'_> {
         }
     }
 
+    /// Waits until what was sent is accepted, as long as the daemon is there.
+    fn confirm(&mut self) -> Outcome {
+        while self.kept.as_ref().is_some_and(|kept| !kept.payloads.is_empty()) {
+            match self.client.flush() {
+                Ok(()) => self.kept = Some(Kept::default()),
+                // A slow receiver makes us wait, as it makes whoever publishes.
+                Err(Error::TimedOut(_)) if self.client.is_connected() => {}
+                Err(error) => self.connect_again(error.into())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects again after a loss, if that is wanted, and sends again what was not confirmed: what the
+    /// daemon had accepted of that by then comes twice.
+    fn connect_again(&mut self, why: Failure) -> Outcome {
+        let Some(kept) = &self.kept else { return Err(why) };
+        if !why.is_temporary() || self.client.is_connected() {
+            return Err(why);
+        }
+        let payloads: Vec<_> = kept.payloads.iter().cloned().collect();
+        self.context.remark(&format!("{why}; connecting again"));
+        for pause in Backoff::default().pauses() {
+            match self.resume(&payloads) {
+                Ok(()) => break,
+                Err(failure) if failure.is_temporary() => std::thread::sleep(pause),
+                Err(failure) => {
+                    let count = payloads.len();
+                    return Err(failure.during(format_args!("{count} messages are not confirmed")));
+                }
+            }
+        }
+        let count = payloads.len();
+        self.context.remark(&match count {
+            0 => "connected again".to_owned(),
+            _ => {
+                format!("connected again; messages that were not confirmed are sent again: {count}")
+            }
+        });
+        Ok(())
+    }
+
+    fn resume(&mut self, payloads: &[Rc<[u8]>]) -> Outcome {
+        self.client = self.context.reach(&self.context.options(), true)?;
+        self.subject = target::resolve(&mut self.client, &self.args.subject)?;
+        payloads.iter().try_for_each(|payload| self.write(payload))
+    }
+
     fn end(&mut self, timeout: Duration) -> Outcome {
         match self.args.ack {
             Ack::None => Ok(self.client.push()?),
-            Ack::Accepted => Ok(self.client.flush()?),
+            Ack::Accepted => loop {
+                match self.client.flush() {
+                    Err(error) => self.connect_again(error.into())?,
+                    Ok(()) => return Ok(()),
+                }
+            },
             Ack::Delivered => match &mut self.delivery {
                 Some(delivery) => delivery.finish(&mut self.client, timeout),
                 None => Ok(()),

@@ -7,7 +7,7 @@ use ipcd_client::{Client, Error, Event, Message, SubscribeOptions};
 
 use crate::args::{ReplyArgs, ServeArgs};
 use crate::attended::Attended;
-use crate::body::{check_length, read_file};
+use crate::body::{Source, check_length};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::handler::Handler;
@@ -18,18 +18,16 @@ use crate::output::say;
 use crate::reply;
 
 pub(crate) fn run(context: &Context, args: &ServeArgs) -> Outcome {
-    let responder = Responder::of(&args.reply)?;
-    serve(context, args, responder)
+    let reply = Reply::of(&args.reply)?;
+    serve(context, args, reply)
         .map_err(|failure| failure.during(format_args!("serve {}", args.subject)))
 }
 
-fn serve(context: &Context, args: &ServeArgs, responder: Responder) -> Outcome {
-    let start = Instant::now();
-    let mut client = context.connect_for_good()?;
-    let connecting = start.elapsed();
-    if let Responder::Fixed(reply) = &responder {
-        check_length(&client, reply.len())?;
-    }
+fn serve(context: &Context, args: &ServeArgs, reply: Reply) -> Outcome {
+    let (start, lasting) = (Instant::now(), context.lasting());
+    let mut client = context.reach(&lasting, args.reconnect)?;
+    let connecting = start.elapsed().min(lasting.timeout);
+    let responder = reply.responder(&mut client)?;
     let jobs = Jobs::new(args.jobs.into(), bounds(args, &client))?;
     let options =
         SubscribeOptions { group: args.group.clone(), origin: true, ..SubscribeOptions::default() };
@@ -49,6 +47,12 @@ fn bounds(args: &ServeArgs, client: &Client) -> Bounds {
     Bounds { output: Output::Gathered(most), time }
 }
 
+/// Where replies come from, before the daemon's limit is known.
+enum Reply {
+    Ready(Responder),
+    File(Source),
+}
+
 /// Where replies come from.
 enum Responder {
     Echo,
@@ -56,21 +60,32 @@ enum Responder {
     Handler(Handler),
 }
 
-impl Responder {
+impl Reply {
     fn of(args: &ReplyArgs) -> Outcome<Self> {
         if args.echo {
-            return Ok(Self::Echo);
+            return Ok(Self::Ready(Responder::Echo));
         }
         if let Some(text) = args.body.as_ref().or(args.message.as_ref()) {
-            return Ok(Self::Fixed(text.as_bytes().to_vec()));
+            return Ok(Self::Ready(Responder::Fixed(text.as_bytes().to_vec())));
         }
         if let Some(file) = &args.file {
-            return Ok(Self::Fixed(read_file(file)?));
+            return Ok(Self::File(Source::open(file)?));
         }
         if args.empty {
-            return Ok(Self::Fixed(Vec::new()));
+            return Ok(Self::Ready(Responder::Fixed(Vec::new())));
         }
-        Ok(Self::Handler(Handler::find(&args.command)?))
+        Ok(Self::Ready(Responder::Handler(Handler::find(&args.command)?)))
+    }
+
+    fn responder(self, client: &mut Client) -> Outcome<Responder> {
+        match self {
+            Self::File(mut source) => Ok(Responder::Fixed(source.read(client)?)),
+            Self::Ready(Responder::Fixed(reply)) => {
+                check_length(client, reply.len())?;
+                Ok(Responder::Fixed(reply))
+            }
+            Self::Ready(responder) => Ok(responder),
+        }
     }
 }
 
@@ -236,13 +251,16 @@ mod tests {
             echo: false,
             command: Vec::new(),
         };
-        let of = |args: ReplyArgs| Responder::of(&args);
-        assert!(matches!(of(ReplyArgs { echo: true, ..none() }), Ok(Responder::Echo)));
+        let of = |args: ReplyArgs| match Reply::of(&args) {
+            Ok(Reply::Ready(responder)) => Some(responder),
+            _ => None,
+        };
+        assert!(matches!(of(ReplyArgs { echo: true, ..none() }), Some(Responder::Echo)));
         let fixed = of(ReplyArgs { message: Some("-x".into()), ..none() });
-        assert!(matches!(fixed, Ok(Responder::Fixed(reply)) if reply == b"-x"));
+        assert!(matches!(fixed, Some(Responder::Fixed(reply)) if reply == b"-x"));
         let empty = of(ReplyArgs { empty: true, ..none() });
-        assert!(matches!(empty, Ok(Responder::Fixed(reply)) if reply.is_empty()));
+        assert!(matches!(empty, Some(Responder::Fixed(reply)) if reply.is_empty()));
         let command = of(ReplyArgs { command: vec!["cat".into()], ..none() });
-        assert!(matches!(command, Ok(Responder::Handler(_))));
+        assert!(matches!(command, Some(Responder::Handler(_))));
     }
 }

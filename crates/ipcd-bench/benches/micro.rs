@@ -144,6 +144,11 @@ fn peer(filter: Option<Filter>) -> PeerInfo {
         listener: 0,
         origin,
         challenge: None,
-        bare: Some(Bare { filters: filter.into_iter().collect(), echo: false, largest: None }),
+        bare: Some(Bare {
+            filters: filter.into_iter().collect(),
+            echo: false,
+            largest: None,
+            speaks: true,
+        }),
     }
 }

@@ -77,6 +77,10 @@ pub struct Client {
     ending: Option<Ending>,
     /// Why the connection was lost, until it is made again.
     lost: Option<String>,
+    /// Subscriptions that were made again, by their frames.
+    resubscribed: BTreeMap<u64, u32>,
+    /// Why a subscription could not be made again: without it, going on is of no use.
+    unsubscribed: Option<Refusal>,
 }
 
 impl Client {
@@ -109,6 +113,8 @@ impl Client {
             lost_unconfirmed: false,
             ending: None,
             lost: None,
+            resubscribed: BTreeMap::new(),
+            unsubscribed: None,
         })
     }
 
@@ -130,6 +136,11 @@ impl Client {
     /// Where the client is connected to.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// Whether the connection has not ended, as far as is known.
+    pub fn is_connected(&self) -> bool {
+        self.wire.ended().is_none()
     }
 
     /// Who the daemon is, as far as the kernel can tell.

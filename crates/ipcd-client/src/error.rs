@@ -47,6 +47,20 @@ pub enum Error {
     Protocol(String),
 }
 
+impl Error {
+    /// Whether the daemon may be back in a moment, as after a restart, so that it is worth to try again.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Connect(ipcd_transport::Error::Endpoint(_)) => false,
+            Self::Connect(_) | Self::TimedOut(_) | Self::Disconnected(_) => true,
+            Self::Refused(refusal) => {
+                matches!(refusal.code, Code::Ending | Code::Limit | Code::NameTaken | Code::TooSlow)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl From<FrameError> for Error {
     fn from(error: FrameError) -> Self {
         Self::Protocol(error.to_string())

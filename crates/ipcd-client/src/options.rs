@@ -76,7 +76,8 @@ impl TokenSource {
     }
 }
 
-/// How patiently to connect again: pauses double from the first to the longest.
+/// How patiently to connect again: pauses double from the first to the longest, and each is up to a half
+/// shorter by chance, so that those who were disconnected together do not come together.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     /// The first pause.
@@ -88,6 +89,19 @@ pub struct Backoff {
 impl Default for Backoff {
     fn default() -> Self {
         Self { first: Duration::from_millis(20), longest: Duration::from_secs(2) }
+    }
+}
+
+impl Backoff {
+    /// The pauses, without end.
+    pub fn pauses(self) -> impl Iterator<Item = Duration> {
+        let doubled = move |pause: &Duration| Some(pause.saturating_mul(2).min(self.longest));
+        std::iter::successors(Some(self.first), doubled).map(|pause| {
+            // Without randomness they are whole.
+            let chance =
+                getrandom::u32().map_or(0.0, |random| f64::from(random) / f64::from(u32::MAX));
+            pause.mul_f64(1.0 - chance / 2.0)
+        })
     }
 }
 
@@ -106,4 +120,20 @@ pub struct SubscribeOptions {
     /// member of no group any more. What it would leave unread goes to other members. Where the
     /// transport may lose messages there is no such end, for some of them might never come.
     pub limit: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_differ_by_chance() {
+        let backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(8) };
+        let whole = [1, 2, 4, 8, 8, 8].map(Duration::from_secs);
+        for (pause, whole) in backoff.pauses().zip(whole) {
+            assert!(whole / 2 <= pause && pause <= whole, "{pause:?} of {whole:?}");
+        }
+        let first: Vec<_> = (0..8).filter_map(|_| backoff.pauses().next()).collect();
+        assert!(first.iter().any(|pause| *pause != first[0]), "{first:?}");
+    }
 }

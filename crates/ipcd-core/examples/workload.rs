@@ -181,6 +181,7 @@ fn peer(subscribes: bool) -> PeerInfo {
         addr: None,
     };
     let all = subscribes.then(|| Filter::parse(b"bench.>").expect("it is a filter").to_owned());
-    let bare = Bare { filters: all.into_iter().collect(), echo: false, largest: None };
+    let bare =
+        Bare { filters: all.into_iter().collect(), echo: false, largest: None, speaks: true };
     PeerInfo { listener: 0, origin, challenge: None, bare: Some(bare) }
 }

@@ -161,4 +161,6 @@ pub struct Bare {
     pub echo: bool,
     /// Bytes of the largest payload that it can be sent.
     pub largest: Option<usize>,
+    /// Whether it can say anything: one that cannot is never idle.
+    pub speaks: bool,
 }

@@ -170,7 +170,7 @@ impl Core {
         (origin.peer, origin.name) = (id, None);
         let source = Source::of(origin.uid, origin.addr, self.config.prefixes);
         let charge = self.charge_of(source);
-        let deadlines = Deadlines { armed: None, state: Some(now), frame: None, heard: now };
+        let deadlines = Deadlines::begin(now);
         let peer = Peer {
             listener: listener as u32,
             told: 0,
@@ -180,6 +180,8 @@ impl Core {
             rights: None,
             was_denied: false,
             is_bare: false,
+            is_mute: false,
+            asked: 0,
             before_open: 0,
             charge,
             charged: 0,
@@ -211,7 +213,8 @@ impl Core {
         let key = PeerKey(self.peers.insert(peer) as u32);
         self.ids.insert(id, key);
         self.counters.peers += 1;
-        let first = self.config.idle_timeout.into_iter().chain([self.config.handshake_timeout]);
+        let idle = self.config.idle_timeout.map(|timeout| timeout / 2);
+        let first = idle.into_iter().chain([self.config.handshake_timeout]);
         self.arm(key, now + first.min().expect("there is one"));
         if let Some(bare) = bare {
             self.open_bare(key, bare);

@@ -77,6 +77,11 @@ pub(crate) struct Peer {
     pub(crate) before_open: u32,
     /// Whether it does not speak the protocol.
     pub(crate) is_bare: bool,
+    /// Whether it has no way to say anything.
+    pub(crate) is_mute: bool,
+    /// 0, or one more than the bytes that are not written yet of the PING that it was asked by for a sign
+    /// of life: that they are is none.
+    pub(crate) asked: u8,
     pub(crate) no_echo: bool,
     /// Whether it may take what is left for it until the daemon ends.
     pub(crate) lingers: bool,
@@ -247,11 +252,28 @@ pub(crate) struct Deadlines {
     pub(crate) state: Option<Instant>,
     /// Since when a frame is incomplete.
     pub(crate) frame: Option<Instant>,
-    /// When the peer was last heard.
+    /// When the peer was last heard, took what was for it, or was asked for a sign of life.
     pub(crate) heard: Instant,
 }
 
+impl Deadlines {
+    /// Those of a peer that has just come.
+    pub(crate) fn begin(now: Instant) -> Self {
+        let (state, heard) = (Some(now), now);
+        Self { armed: None, state, frame: None, heard }
+    }
+}
+
 impl Peer {
+    /// Notes that the peer has taken bytes.
+    pub(crate) fn note_taken(&mut self, now: Instant, count: usize) {
+        let of_ping = count.min(self.asked.saturating_sub(1).into());
+        self.asked -= of_ping as u8;
+        if count > of_ping {
+            (self.deadlines.heard, self.asked) = (now, 0);
+        }
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, State::Open)
     }

@@ -43,6 +43,7 @@ impl Core {
     pub fn wrote(&mut self, now: Instant, key: PeerKey, count: usize) {
         let peer = &mut self.peers[key.0 as usize];
         peer.outbox.wrote(count, &mut self.store);
+        peer.note_taken(now, count);
         self.recharge(key);
         while let Some(ticket) = self.peer(key).outbox.take_written() {
             self.concluded(now, ticket, Fate::Delivered);

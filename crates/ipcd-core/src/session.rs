@@ -201,6 +201,7 @@ impl Core {
         let told = self.config.max_payload as u32;
         let peer = self.peer(key);
         (peer.no_echo, peer.is_bare, peer.told) = (!bare.echo, true, told);
+        peer.is_mute = !bare.speaks;
         peer.largest = bare.largest.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
         peer.state = State::Open;
         peer.deadlines.state = None;

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::time::Instant;
 
 use ipcd_proto::control::Code;
+use ipcd_proto::{Header, Kind};
 
 use crate::core::Core;
 use crate::ending::LINGER;
@@ -74,7 +75,7 @@ impl Core {
     ) {
         let timeout = self.config.frame_timeout;
         let peer = self.peer(key);
-        peer.deadlines.heard = now;
+        (peer.deadlines.heard, peer.asked) = (now, 0);
         if progress.consumed > 0 || progress.waiting {
             peer.deadlines.frame = None;
         }
@@ -113,18 +114,44 @@ impl Core {
         });
     }
 
+    /// When the peer is idle, or else is to be looked at again: nothing comes from it and nothing goes to
+    /// it, and it does not answer a PING. It is not while we do not read it, or while something waits for
+    /// it: then it is slow, which is another matter.
+    fn idle_deadline(&mut self, now: Instant, key: PeerKey) -> Option<Instant> {
+        let half = self.config.idle_timeout? / 2;
+        let peer = self.peer(key);
+        if peer.is_mute {
+            return None;
+        }
+        if !peer.is_open() || peer.waiting || !peer.outbox.is_empty() {
+            return Some(now + half);
+        }
+        let heard = peer.deadlines.heard;
+        if peer.is_bare {
+            return Some(heard + 2 * half);
+        }
+        if peer.asked > 0 || now < heard + half {
+            return Some(heard + half);
+        }
+        self.send(now, key, Header::new(Kind::Ping, 0), &[]);
+        let peer = self.peer(key);
+        // The outbox was empty.
+        (peer.deadlines.heard, peer.asked) = (now, peer.outbox.len() as u8 + 1);
+        Some(now + half)
+    }
+
     pub(crate) fn check_deadlines(&mut self, now: Instant, key: PeerKey) {
         self.check_pace(now, key);
         self.check_wait(now, key);
         let overdue = self.overdue_at(key);
-        let (idle, stall) = (self.config.idle_timeout, self.config.stall_timeout);
+        let (idle, stall) = (self.idle_deadline(now, key), self.config.stall_timeout);
         let (handshake, frame) = (self.config.handshake_timeout, self.config.frame_timeout);
         let peer = self.peer(key);
+        let is_asked = peer.asked > 0 || peer.is_bare;
         let is_closing = matches!(peer.state, State::Closing);
         let state = if is_closing { LINGER } else { handshake };
         let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
         let stalled = peer.outbox.oldest().map(|since| since + stall);
-        let idle = idle.map(|timeout| peer.deadlines.heard + timeout);
         let pace = peer.pace.deadline();
         let state = peer.deadlines.state.map(|since| since + state);
         let frame = peer.deadlines.frame.map(|since| since + frame);
@@ -139,7 +166,7 @@ impl Core {
             self.cut_off(now, key, "it did not read fast enough");
         } else if due(frame) {
             self.fail(now, key, Code::TimedOut, "a frame took too long to arrive");
-        } else if due(idle) && peer.is_open() {
+        } else if due(idle) && is_asked {
             self.fail(now, key, Code::TimedOut, "nothing was heard for too long");
         } else if let Some(next) = deadlines.into_iter().flatten().filter(|at| *at > now).min() {
             self.arm(key, next);
@@ -165,7 +192,12 @@ mod tests {
         let transport = "test".into();
         let origin =
             Origin { peer: 0, name: None, transport, pid: None, uid: None, gid: None, addr: None };
-        let bare = Some(crate::config::Bare { filters: Vec::new(), echo: true, largest: None });
+        let bare = Some(crate::config::Bare {
+            filters: Vec::new(),
+            echo: true,
+            largest: None,
+            speaks: true,
+        });
         core.attach(now, PeerInfo { listener: 0, origin, challenge: None, bare })
     }
 

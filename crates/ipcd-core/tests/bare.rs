@@ -25,7 +25,7 @@ fn attach(core: &mut Core, now: Instant, filters: &[&str]) -> PeerKey {
         addr: None,
     };
     let filters = filters.iter().map(|filter| Filter::parse(filter.as_bytes()).unwrap()).collect();
-    let bare = Some(Bare { filters, echo: true, largest: None });
+    let bare = Some(Bare { filters, echo: true, largest: None, speaks: true });
     let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, bare });
     while core.poll_output().is_some() {}
     key

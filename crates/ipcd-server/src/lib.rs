@@ -25,6 +25,7 @@ mod listen;
 mod log;
 mod pid_file;
 mod privileges;
+mod refusal;
 mod runtime;
 mod sandbox;
 mod slot;

@@ -82,7 +82,8 @@ impl Translator {
     pub(crate) fn session(&self) -> Bare {
         let parse = |reply: &String| Filter::parse(reply.as_bytes()).ok();
         let filters = self.dialect.reply.iter().filter_map(parse).collect();
-        Bare { filters, echo: self.dialect.echo, largest: self.largest_sent }
+        let speaks = self.dialect.subject.is_some();
+        Bare { filters, echo: self.dialect.echo, largest: self.largest_sent, speaks }
     }
 
     /// The peer says and hears something else from now on.

@@ -12,17 +12,18 @@ mod peers;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use ipcd_core::{Core, Output, PeerInfo, PeerKey, Request, Shared, Source};
 use ipcd_proto::control::Origin;
-use ipcd_sys::close_all_except;
 use ipcd_sys::marks::Marks;
+use ipcd_sys::{MAX_PASSED, close_all_except};
 use ipcd_transport::{Channel, ChannelParts, Identity, ReadBuffer, Transport};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use tracing::{debug, info, warn};
@@ -33,6 +34,7 @@ use crate::inbox::{Inboxes, Places};
 use crate::lacking::is_exhaustion;
 use crate::link::{Gone, Link, PEERS, Received, ToSupervisor, ToWorker, is_too_long};
 use crate::listen::Dialect;
+use crate::refusal::tell_refusal;
 use crate::sandbox::Sandbox;
 use crate::translator::Translator;
 use crate::{Error, log, privileges};
@@ -46,6 +48,8 @@ const TRIMMED_BYTES: usize = 256 * 1024;
 /// Steps of handshakes that are taken in a turn: a signature is some milliseconds. The others wait in
 /// the kernel, which names them in their order.
 const HANDSHAKE_STEPS: usize = 1;
+/// Why a peer is not served that a worker has no descriptor for.
+const NO_DESCRIPTOR: &str = "no descriptor is left for it: see RLIMIT_NOFILE";
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 
@@ -148,6 +152,9 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
     epoll
         .add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN, ALARM.to_u64()))
         .map_err(|error| Error::system("watch the timer", error))?;
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE)
+        .map_err(|error| Error::system("ask for the limit on descriptors", error))?;
+    let last_descriptor = most.saturating_sub(MAX_PASSED as u64);
     let shared = inboxes.descriptors().chain([link.as_fd()]);
     birth.sandbox.enter(shared, alarm.as_fd())?;
     birth.core.daemon.worker = std::process::id();
@@ -161,6 +168,7 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
         full_inboxes: vec![false; slots],
         has_heard_nonsense: false,
         serves_one: birth.only.is_some(),
+        last_descriptor,
         reads_peers: true,
         quiescing: false,
         core: Core::new(birth.core, birth.shared),
@@ -208,6 +216,8 @@ struct Worker {
     has_heard_nonsense: bool,
     /// Whether the worker ends with its peer.
     serves_one: bool,
+    /// From this number on there may be no room for the descriptors of another peer.
+    last_descriptor: u64,
     /// Whether peers are read.
     reads_peers: bool,
     /// Whether the supervisor wants to know when nothing is on
@@ -365,8 +375,12 @@ impl Worker {
         let Admitted { number, listener, transport, parts, dialect } = admitted;
         let identity = parts.identity.clone();
         if parts.descriptors.is_empty() {
-            let why = "no descriptor is left for it: see RLIMIT_NOFILE";
-            return self.reject(number, transport, &identity, why);
+            return self.reject(number, transport, &identity, NO_DESCRIPTOR);
+        }
+        // While there is still room for the next one, whose own descriptors are needed to tell it why.
+        if parts.descriptors.iter().any(|fd| fd.as_raw_fd() as u64 >= self.last_descriptor) {
+            tell_refusal(transport, parts, dialect.is_some(), NO_DESCRIPTOR);
+            return self.reject(number, transport, &identity, NO_DESCRIPTOR);
         }
         let (challenge, (channel, translator)) = match self.take_up(transport, parts, dialect) {
             Ok(taken) => taken,

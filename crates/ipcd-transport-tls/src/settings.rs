@@ -134,6 +134,8 @@ impl Settings {
         check_to_connect(to)?;
         let (host, _) = to.host_and_port()?.rsplit_once(':').unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
+        // The interface is ours, and stands in no certificate.
+        let host = host.split_once('%').map_or(host, |(host, _)| host);
         let name = to.option("name").unwrap_or(host).to_owned();
         Self::read(to, Role::Client(name), protocol)
     }

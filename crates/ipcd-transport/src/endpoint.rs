@@ -1,9 +1,11 @@
 //! Endpoints: where a transport listens or connects, as text.
 
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 use std::path::Path;
 use std::str::FromStr;
+
+use nix::net::if_::if_nametoindex;
 
 use crate::{Error, Result};
 
@@ -107,7 +109,14 @@ impl Endpoint {
 
     /// The addresses that host and port stand for, which may ask the resolver.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>> {
-        let found = self.host_and_port()?.to_socket_addrs();
+        let address = self.host_and_port()?;
+        if let Some(zoned) = zoned(address) {
+            return match zoned {
+                Some(address) => Ok(vec![address]),
+                None => Err(self.error("no network interface has that name")),
+            };
+        }
+        let found = address.to_socket_addrs();
         Ok(found.map_err(|error| Error::system(format!("resolve {self}"), error))?.collect())
     }
 
@@ -115,6 +124,17 @@ impl Endpoint {
     pub fn error(&self, what: impl fmt::Display) -> Error {
         Error::Endpoint(format!("{self}: {what}"))
     }
+}
+
+/// An address of IPv6 with its interface, as in `[fe80::1%eth0]:7117`, of which std knows numbers only; a
+/// URI has `%25` for the percent sign (RFC 6874). None within if there is no such interface.
+fn zoned(address: &str) -> Option<Option<SocketAddr>> {
+    let (host, port) = address.strip_prefix('[')?.split_once("]:")?;
+    let (host, zone) = host.split_once('%')?;
+    let (host, port): (Ipv6Addr, u16) = (host.parse().ok()?, port.parse().ok()?);
+    let scope = if_nametoindex(zone).ok().or_else(|| zone.parse().ok());
+    let scope = scope.or_else(|| if_nametoindex(zone.strip_prefix("25")?).ok());
+    Some(scope.map(|scope| SocketAddrV6::new(host, port, 0, scope).into()))
 }
 
 impl FromStr for Endpoint {
@@ -204,6 +224,18 @@ mod tests {
         assert_eq!(endpoint.take_option("codec").as_deref(), Some("line"));
         assert_eq!(endpoint.option("mode"), Some("0620"));
         assert_eq!(endpoint.to_string(), "fifo:///a/b?mode=0620");
+    }
+
+    #[test]
+    fn an_address_may_name_its_interface() {
+        let lo = if_nametoindex("lo").unwrap();
+        for zone in ["lo".to_owned(), "25lo".to_owned(), lo.to_string()] {
+            let endpoint: Endpoint = format!("tcp://[fe80::1%{zone}]:7117").parse().unwrap();
+            let expected = SocketAddrV6::new("fe80::1".parse().unwrap(), 7117, 0, lo);
+            assert_eq!(endpoint.resolve().unwrap(), [expected.into()], "{endpoint}");
+        }
+        let unknown: Endpoint = "tcp://[fe80::1%no-such-if0]:7117".parse().unwrap();
+        assert!(unknown.resolve().unwrap_err().to_string().contains("interface"));
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub(crate) struct SendArgs {
     /// Wait until so many subscriptions match first.
     #[arg(long, value_name = "N")]
     pub(crate) wait_subs: Option<u64>,
+    /// Wait for a daemon that is not there, also when the connection is lost; what it had not
+    /// accepted by then is sent again.
+    #[arg(long)]
+    pub(crate) reconnect: bool,
 }
 
 #[derive(Args)]
@@ -119,6 +123,9 @@ pub(crate) struct RecvArgs {
     /// End when the connection is lost, instead of making it again.
     #[arg(long)]
     pub(crate) no_reconnect: bool,
+    /// Wait also for a daemon that is not there yet.
+    #[arg(long, conflicts_with = "no_reconnect")]
+    pub(crate) reconnect: bool,
 }
 
 /// What happens when a subscriber's outbox is full.
@@ -188,6 +195,9 @@ pub(crate) struct ServeArgs {
     /// Say "subscribed" on standard error when everything that is asked from now on will come.
     #[arg(short = 'E', long)]
     pub(crate) announce: bool,
+    /// Wait also for a daemon that is not there yet.
+    #[arg(long)]
+    pub(crate) reconnect: bool,
 }
 
 /// What `serve` replies with.
@@ -220,4 +230,7 @@ pub(crate) struct ReplyArgs {
 pub(crate) struct ChatArgs {
     /// The subject on which to talk.
     pub(crate) subject: String,
+    /// Wait also for a daemon that is not there yet.
+    #[arg(long)]
+    pub(crate) reconnect: bool,
 }

@@ -102,10 +102,17 @@ impl Client {
 
     /// Reads and writes once, or waits to be able to; then ends what is too late.
     pub(super) fn turn(&mut self, wish: Wish<'_>) -> Result<Turn> {
+        self.check_subscriptions()?;
         let turn = self.wire.turn(wish);
         let turn = self.dispatch().and(turn);
         self.expire();
-        turn.map_err(|error| self.lose(error))
+        let turn = turn.map_err(|error| self.lose(error));
+        self.check_subscriptions().and(turn)
+    }
+
+    /// Fails when a subscription could not be made again.
+    fn check_subscriptions(&self) -> Result<()> {
+        self.unsubscribed.clone().map_or(Ok(()), |refusal| Err(Error::Refused(refusal)))
     }
 
     pub(super) fn write_some(&mut self) -> Result<()> {

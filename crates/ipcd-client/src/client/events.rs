@@ -6,10 +6,9 @@ use std::time::Instant;
 use ipcd_proto::control::{Reason, Receipt};
 
 use super::Client;
-use super::reconnect::is_worth_retrying;
-use crate::Result;
 use crate::message::Message;
 use crate::wire::{Turn, Wish};
+use crate::{Error, Result};
 
 /// What came without being waited for.
 #[derive(Debug)]
@@ -109,7 +108,7 @@ impl Client {
             match self.turn(Wish::input(wake)) {
                 Ok(Turn::Late) if !self.has_event() && has_passed(deadline) => return Ok(None),
                 Ok(_) => {}
-                Err(error) if self.options.reconnect.is_some() && is_worth_retrying(&error) => {
+                Err(error) if self.is_worth_retrying(&error) => {
                     self.note_loss(error.to_string());
                 }
                 Err(error) if !self.has_event() => return Err(error),
@@ -147,6 +146,10 @@ impl Client {
                 return Some(event);
             }
         }
+    }
+
+    fn is_worth_retrying(&self, error: &Error) -> bool {
+        self.options.reconnect.is_some() && self.unsubscribed.is_none() && error.is_temporary()
     }
 
     fn note_loss(&mut self, why: String) {

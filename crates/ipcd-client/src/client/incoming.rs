@@ -111,6 +111,8 @@ impl Client {
             awaited.outcome = Some(Err(refusal));
         } else if let Some(open) = self.outstanding.end(id) {
             self.events.push(lost(id, open, Error::Refused(refusal)));
+        } else if let Some(number) = self.resubscribed.remove(&id) {
+            self.note_unsubscribed(number, refusal);
         } else if !is_about_a_request(&refusal) && !self.outstanding.is_given_up(id) {
             self.refused.get_or_insert(refusal);
         }

@@ -2,19 +2,19 @@
 
 use std::time::Instant;
 
-use ipcd_proto::control::{Code, Subscribe, Welcome, encode};
+use ipcd_proto::control::{Code, Refusal, Subscribe, Welcome, encode};
 use ipcd_proto::{Filter, Frame, Header, Kind};
 
 use super::Client;
 use crate::options::SubscribeOptions;
 use crate::wire::Wire;
-use crate::{Error, Event, Result, session};
+use crate::{Event, Result, session};
 
 impl Client {
     /// Connects again and again until it succeeds, and subscribes again; false at the deadline.
     pub(super) fn reconnect(&mut self, why: &str, deadline: Option<Instant>) -> Result<bool> {
         let backoff = self.options.reconnect.unwrap_or_default();
-        let mut pause = backoff.first;
+        let mut pauses = backoff.pauses();
         loop {
             let attempt = Instant::now() + self.options.timeout;
             let attempt = deadline.map_or(attempt, |deadline| attempt.min(deadline));
@@ -24,15 +24,15 @@ impl Client {
                     self.events.push(Event::Reconnected { why: why.to_owned() });
                     return Ok(true);
                 }
-                Err(error) if !is_worth_retrying(&error) => return Err(error),
+                Err(error) if !error.is_temporary() => return Err(error),
                 Err(_) => {}
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(false);
             }
+            let pause = pauses.next().unwrap_or(backoff.longest);
             std::thread::park_timeout(left.map_or(pause, |left| pause.min(left)));
-            pause = (2 * pause).min(backoff.longest);
         }
     }
 
@@ -52,14 +52,27 @@ impl Client {
             .iter()
             .map(|(number, (filter, options))| {
                 let header = self.subscribe_header(options);
-                (header, subscribe_body(*number, filter, options))
+                (*number, header, subscribe_body(*number, filter, options))
             })
             .collect();
-        for (header, body) in subscribes {
+        self.resubscribed.clear();
+        for (number, header, body) in subscribes {
             let correlation = self.take_id();
             self.wire.control_with(Header { correlation, ..header }, &body);
+            self.resubscribed.insert(correlation, number);
         }
         self.wire.put(&untouched);
+    }
+
+    /// Notes that a subscription was refused that had been made again. What the daemon says while it ends
+    /// is no refusal: the connection ends, and is made again.
+    pub(super) fn note_unsubscribed(&mut self, number: u32, refusal: Refusal) {
+        if refusal.code != Code::Ending
+            && let Some(filter) = self.filter(number)
+        {
+            let message = format!("subscribe to {} again: {}", filter.as_str(), refusal.message);
+            self.unsubscribed.get_or_insert(Refusal { message, ..refusal });
+        }
     }
 }
 
@@ -91,15 +104,4 @@ pub(super) fn subscribe_body(number: u32, filter: &Filter, options: &SubscribeOp
 fn is_for_anybody(frame: &Frame<'_>) -> bool {
     let is_direct = frame.subject.starts_with(b"@");
     frame.header.kind == Kind::Message && !frame.header.is_tracked() && !is_direct
-}
-
-/// Whether the daemon may be back in a moment, as after a restart.
-pub(super) fn is_worth_retrying(error: &Error) -> bool {
-    match error {
-        Error::Connect(_) | Error::TimedOut(_) | Error::Disconnected(_) => true,
-        Error::Refused(refusal) => {
-            matches!(refusal.code, Code::Ending | Code::Limit | Code::NameTaken | Code::TooSlow)
-        }
-        _ => false,
-    }
 }

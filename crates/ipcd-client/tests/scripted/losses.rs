@@ -162,3 +162,26 @@ fn a_group_is_joined_again() {
     let body: Subscribe = decode(&came.payload).expect("a body");
     assert_eq!((body.filter.as_str(), body.group.as_deref()), ("work", Some("g")));
 }
+
+/// Without it the client would wait for ever for what never comes.
+#[test]
+fn a_subscription_that_is_refused_again_ends_what_waits() {
+    let fake = Fake::new();
+    let (mut client, mut session) = fake.meet(9, lasting());
+    let options = SubscribeOptions::default();
+    let subscribe = || client.subscribe("work", options).map(drop).expect("a subscription");
+    during(|| session.acknowledge(Kind::Subscribe), subscribe);
+    drop(session);
+    let mut session = connect_again(&fake, &mut client, 10);
+    client.push().expect("the connection lives");
+    let came = session.expect(Kind::Subscribe);
+    session.refuse(came.header.correlation, Code::Limit);
+    for _ in 0..2 {
+        let end = client.next_event(None);
+        assert!(
+            matches!(&end, Err(Error::Refused(why)) if why.code == Code::Limit && why.message.contains("work")),
+            "{end:?}"
+        );
+    }
+    assert!(matches!(client.ping(), Err(Error::Refused(_))), "nor is it of any other use");
+}

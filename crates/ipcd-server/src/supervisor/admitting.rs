@@ -3,8 +3,6 @@
 use std::time::{Duration, Instant};
 
 use ipcd_core::Source;
-use ipcd_proto::control::{Code, Refusal, encode};
-use ipcd_proto::{FrameWriter, Header, Kind};
 use ipcd_transport::{ChannelParts, Identity, Transport};
 use tracing::{error, warn};
 
@@ -15,6 +13,7 @@ use crate::admission::{Arrival, Displaced, Entry};
 use crate::config::Config;
 use crate::link::{Gone, Link, ToWorker};
 use crate::listen::Dialect;
+use crate::refusal::tell_refusal;
 use crate::slot::Life;
 use crate::worker::Admitted;
 
@@ -174,7 +173,7 @@ impl Supervisor {
         let (identity, state) = (parts.identity.clone(), parts.state.clone());
         let (source, scheme) = (source_of(&identity, &self.config), transport.scheme());
         warn!(%source, transport = %scheme, %identity, why, "peer refused");
-        refuse(transport, parts, is_bare, why);
+        tell_refusal(transport, parts, is_bare, why);
         if let Some(listening) = find(&mut self.listeners, listener) {
             listening.listener.refused(&identity, &state);
         }
@@ -281,18 +280,5 @@ fn hand_over(link: &mut Link, admitted: Admitted) {
     let message = ToWorker::Admit { number, listener, scheme, identity, state, dialect };
     if let Err(error) = link.hand_over(&message, descriptors, number) {
         warn!(source = "hand over", %error, "a peer could not be handed to its worker");
-    }
-}
-
-/// Tells a peer that it is not admitted, if it takes a frame at once, and lets it go.
-fn refuse(transport: &dyn Transport, parts: ChannelParts, is_bare: bool, why: &str) {
-    if is_bare {
-        return;
-    }
-    let refusal = Refusal { code: Code::Limit, message: why.to_owned() };
-    let mut frame = Vec::new();
-    FrameWriter(&mut frame).control(Header::new(Kind::Error, 0), &encode(&refusal));
-    if let Ok(mut channel) = transport.adopt(parts) {
-        let _ = channel.write(&frame).and_then(|_| channel.finish());
     }
 }
