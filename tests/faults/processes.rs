@@ -11,7 +11,7 @@ use ipcd_tests::{
 };
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 
 use crate::refused::{ALWAYS, Refusals};
 
@@ -187,7 +187,10 @@ fn a_worker_without_descriptors_lets_new_peers_go_and_serves_the_others() {
     if is_without(&["prlimit"]) {
         return;
     }
-    let scene = Scene::start(Setup::new().args(&["--workers", "1"]), &["unix", "tcp"]);
+    // In a container root may limit its own processes only (prlimit(2), CAP_SYS_RESOURCE).
+    let user: &[&str] = if Uid::effective().is_root() { &["--user", "root"] } else { &[] };
+    let setup = Setup::new().args(&["--workers", "1"]).args(user);
+    let scene = Scene::start(setup, &["unix", "tcp"]);
     let worker = scene.daemon.worker();
     scene.daemon.wait_for_peers(scene.load().peers());
     limit_descriptors(worker, descriptors(worker).len() + 3);

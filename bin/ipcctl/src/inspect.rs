@@ -55,7 +55,7 @@ pub(crate) fn kick(context: &Context, who: &str) -> Outcome {
     match answer.and_then(|mut answers| answers.pop()) {
         Some(Answer::Kicked(true)) => Ok(()),
         _ => {
-            let why = format!("kick {who}: there is no peer of that id or name (see clients)");
+            let why = format!("kick {who}: no such peer (see clients)");
             Err(Failure::new(Exit::NoPeer, why))
         }
     }

@@ -336,7 +336,8 @@ impl Core {
                 reborn.extend((incarnation > 0).then_some(slot));
                 others.owes_nothing(slot);
                 over.push((slot, before, change.tells_the_rest()));
-                self.peers.iter_mut().for_each(|(_, peer)| peer.introduced.retain(|s| *s != slot));
+                let introduced = self.peers.iter_mut().flat_map(|(_, peer)| &mut peer.introduced);
+                introduced.for_each(|slots| slots.retain(|known| *known != slot));
             }
             let off = &others.off;
             others.shared.apply(change, |slot, interest| off.contains(&(slot, interest.clone())));

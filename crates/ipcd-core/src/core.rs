@@ -203,7 +203,7 @@ impl Core {
             subscriptions: Vec::new(),
             wants_origins: false,
             calls: None,
-            introduced: Vec::new(),
+            introduced: None,
             has_gaps: false,
             known: None,
             counts: PeerCounts::default(),
@@ -232,7 +232,7 @@ impl Core {
         peer.outbox.release(&mut self.store);
         peer.state = State::Gone;
         peer.waiting = false;
-        let (id, introduced) = (peer.origin.peer, std::mem::take(&mut peer.introduced));
+        let (id, introduced) = (peer.origin.peer, peer.introduced.take().unwrap_or_default());
         let (name, is_leaving) = (peer.origin.name.clone(), peer.is_leaving);
         self.gone += 1;
         self.ids.remove(&id);

@@ -267,8 +267,9 @@ impl Core {
         let Some(others) = self.others.as_mut().filter(|others| others.lives(slot)) else { return };
         if let Some(from) = from {
             let peer = &mut self.peers[from.0 as usize];
-            if !peer.introduced.contains(&slot) {
-                peer.introduced.push(slot);
+            let introduced = peer.introduced.get_or_insert_default();
+            if !introduced.contains(&slot) {
+                introduced.push(slot);
                 let output = others.tell(slot, &Between::Origin(peer.origin.clone()));
                 self.outputs.extend(output);
             }

@@ -120,7 +120,8 @@ pub(crate) struct Peer {
     #[expect(clippy::box_collection, reason = "most peers have none, and a pointer is less")]
     pub(crate) known: Option<Box<HashSet<u64, RandomState>>>,
     /// Workers that have heard of this peer.
-    pub(crate) introduced: Vec<u32>,
+    #[expect(clippy::box_collection, reason = "most peers have none, and a pointer is less")]
+    pub(crate) introduced: Option<Box<Vec<u32>>>,
     pub(crate) counts: PeerCounts,
     /// After so many messages it is a member of groups no more; [`u64::MAX`] for never.
     pub(crate) fill: u64,

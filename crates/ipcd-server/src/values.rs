@@ -36,8 +36,11 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(seconds) = text.parse::<f64>() {
-            let span = Duration::try_from_secs_f64(seconds);
-            return span.map(Self::new).map_err(|_| format!("{text} is no duration"));
+            return match Duration::try_from_secs_f64(seconds) {
+                Ok(span) => Ok(Self::new(span)),
+                Err(_) if seconds > 0.0 && seconds.is_finite() => Ok(Self::new(Duration::MAX)),
+                Err(_) => Err(format!("{text} is no duration")),
+            };
         }
         let span = humantime::parse_duration(text);
         span.map(Self::new).map_err(|error| format!("{error}: write 10s, 500ms or 2m"))
