@@ -54,7 +54,7 @@ fn end_with_cargo() {
 }
 
 /// Marks what is about to be started. It ends, with all that it starts, when the test program does.
-/// Returns the mark, for [`sweep`].
+/// Returns the mark, for what ends them.
 pub fn guard(command: &mut Command) -> String {
     static STARTED: AtomicU64 = AtomicU64::new(0);
     let mark = format!("{}.{}.", program().name, STARTED.fetch_add(1, Ordering::Relaxed));
