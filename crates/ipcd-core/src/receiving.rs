@@ -18,7 +18,7 @@ const MAX_OPEN_QUESTIONS: u8 = 4;
 pub struct Progress {
     /// How many were used. The rest must be offered again, with what comes behind it.
     pub consumed: usize,
-    /// Whether to leave the peer unread until [`Output::Resume`].
+    /// Whether to leave the peer unread until [`crate::Output::Resume`].
     pub waiting: bool,
 }
 
