@@ -51,6 +51,18 @@ pub fn reset() -> io::Result<()> {
     Ok(())
 }
 
+/// The signals that end a tool, to be blocked and waited for: TERM and INT, whose action is the
+/// default from now on, also where a shell ignores INT for what runs in the background; and HUP,
+/// unless it is ignored. A signal that is blocked comes also when it is ignored.
+pub fn ending() -> SigSet {
+    let mut set = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    set.iter().for_each(|signal| set_default(signal as i32));
+    if !is_ignored(Signal::SIGHUP) {
+        set.add(Signal::SIGHUP);
+    }
+    set
+}
+
 /// Whether a signal is ignored, as HUP is after nohup(1).
 pub fn is_ignored(signal: Signal) -> bool {
     is_ignored_number(signal as i32)

@@ -3,9 +3,10 @@
 
 use std::os::fd::AsFd;
 
+use ipcd_sys::inherited::ending;
 use ipcd_transport::poll_some;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -18,7 +19,7 @@ pub(super) struct Interrupts {
 
 impl Interrupts {
     pub(super) fn put_off() -> Outcome<Self> {
-        let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+        let set = ending();
         let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC);
         let pending = pending.map_err(std::io::Error::from)?;
         set.thread_block().map_err(std::io::Error::from)?;
