@@ -16,9 +16,12 @@ pub fn link(bytes: &[u8]) {
     while let [worker, length, behind @ ..] = rest {
         let (message, next) = behind.split_at(usize::from(*length).min(behind.len()));
         let slot = u32::from(*worker) % WORKERS;
-        if let Ok(ToSupervisor::Request(request)) = decode(message) {
-            // A fault is an answer, too.
-            let _ = table.heed(slot, request);
+        if let Ok(ToSupervisor::Request { by, request }) = decode(message) {
+            // Whether its peer may do so is the supervisor's affair; a fault is an answer, too.
+            match by % 2 == 0 {
+                true => drop(table.heed(slot, request)),
+                false => drop(table.deny(slot, request)),
+            }
             table.news();
         }
         let _ = decode::<ToWorker>(message);
