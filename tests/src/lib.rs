@@ -6,6 +6,7 @@
 
 mod binaries;
 mod capture;
+mod classes;
 mod ctl;
 mod daemon;
 mod far;
@@ -26,6 +27,7 @@ mod watchdog;
 
 pub use binaries::{example, ipcctl, ipcd};
 pub use capture::Capture;
+pub use classes::classes;
 pub use ctl::Ctl;
 pub use daemon::{Daemon, SCHEMES, Setup, Worker};
 pub use flow::{Receiver, Sender};

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
-use ipcd_tests::{Daemon, PATIENCE, SCHEMES, Setup, eventually, refusal};
+use ipcd_tests::{Daemon, PATIENCE, SCHEMES, Setup, classes, eventually, refusal};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getegid, geteuid};
 use serde_json::Value;
@@ -20,18 +20,6 @@ fn rules_for_all(what: &str) -> String {
 fn two_classes(dir: &tempfile::TempDir, args: &[&str], guest: &str) -> (Daemon, [String; 2]) {
     let (sockets, text) = classes(dir, guest);
     (Setup::new().listen(&[]).config(&text).args(args).start(), sockets)
-}
-
-fn classes(dir: &tempfile::TempDir, guest: &str) -> ([String; 2], String) {
-    let sockets = ["root", "guest"].map(|name| format!("unix://{}/{name}", dir.path().display()));
-    let [root, other] = &sockets;
-    let text = format!(
-        "[[listen]]\nname = \"root\"\nendpoint = \"{root}\"\n\
-         [[listen]]\nname = \"guest\"\nendpoint = \"{other}\"\n\
-         [[acl]]\nlistener = \"root\"\npublish = [\">\"]\nsubscribe = [\">\"]\nadmin = true\n\
-         [[acl]]\nlistener = \"guest\"\n{guest}\n"
-    );
-    (sockets, text)
 }
 
 fn dir() -> tempfile::TempDir {

@@ -8,19 +8,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_client::{Address, Client, Event, Message, Options, Publication, SubscribeOptions};
-use ipcd_tests::{Daemon, PATIENCE, Running, Setup, eventually};
+use ipcd_tests::{Daemon, PATIENCE, Running, Setup, classes, eventually};
 
 /// A daemon with two sockets and two workers: peers of `root` may do everything, and those of
 /// `guest` what is said.
 fn two_classes(dir: &tempfile::TempDir, guest: &str) -> (Daemon, [String; 2]) {
-    let sockets = ["root", "guest"].map(|name| format!("unix://{}/{name}", dir.path().display()));
-    let [root, other] = &sockets;
-    let text = format!(
-        "[[listen]]\nname = \"root\"\nendpoint = \"{root}\"\n\
-         [[listen]]\nname = \"guest\"\nendpoint = \"{other}\"\n\
-         [[acl]]\nlistener = \"root\"\npublish = [\">\"]\nsubscribe = [\">\"]\nadmin = true\n\
-         [[acl]]\nlistener = \"guest\"\n{guest}\n"
-    );
+    let (sockets, text) = classes(dir, guest);
     let setup = Setup::new().listen(&[]).config(&text).args(&["--workers", "2"]);
     (setup.start(), sockets)
 }

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use ipcd_tests::{
     Ended, PATIENCE, Raw, Running, Setup, descriptor, eventually, ipcctl, ipcd, is_alive,
+    private_dir,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -59,7 +60,7 @@ impl Deaf {
 
 /// Both ends of a FIFO of the smallest size in a directory of its own.
 fn small_pipe() -> (TempDir, File) {
-    let dir = ipcd_tests::private_dir();
+    let dir = private_dir();
     let path = dir.path().join("log");
     mkfifo(&path, Mode::S_IRWXU).expect("the directory is ours");
     let mut options = File::options();
@@ -104,7 +105,7 @@ fn a_log_whose_reader_has_gone_or_whose_disk_is_full_ends_nothing() {
     let (dir, pipe) = small_pipe();
     let mut gone = Deaf::start(dir, "DIR/log");
     drop(pipe);
-    let dir = ipcd_tests::private_dir();
+    let dir = private_dir();
     let mut full = Deaf::start(dir, "/dev/full");
     for deaf in [&mut gone, &mut full] {
         let worker = ipcd_tests::children(deaf.process.pid())[0];
@@ -206,7 +207,7 @@ fn output_that_cannot_be_written_is_a_failure() {
     }
     status(&ipcd(), &["--config", "/nonexistent"], "2>/dev/full").expect(2);
     status(&ipcctl(), &["--nonsense"], "2>/dev/full").expect(2);
-    let dir = ipcd_tests::private_dir();
+    let dir = private_dir();
     let there = dir.path().join("file");
     fs::write(&there, "").expect("the directory is ours");
     let there = there.display().to_string();

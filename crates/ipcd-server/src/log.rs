@@ -27,7 +27,7 @@ use crate::config::{Log, LogFormat, LogLevel};
 /// The log of this process. It is locked for the time of one line, never across a fork.
 static JOURNAL: Mutex<Journal> = Mutex::new(Journal::Off);
 
-/// Where lines go.
+/// The destination of lines.
 enum Journal {
     /// Nowhere: there is no log.
     Off,
@@ -85,7 +85,7 @@ pub(crate) fn become_worker(null: &File, pipe: &OwnedFd) -> io::Result<()> {
     let mut journal = journal();
     if let Journal::Daemon(log) = &*journal {
         let worker = Journal::Worker { format: log.format, lost: 0 };
-        // What it holds are the parent's descriptors, whose numbers are closed in this process.
+        // Its descriptors are the parent's; their numbers are closed in this process.
         std::mem::forget(std::mem::replace(&mut *journal, worker));
     }
     Ok(())
@@ -107,7 +107,7 @@ pub(crate) fn tick(now: Instant) {
     }
 }
 
-/// When something is due. Standard error is tried again by the clock, because it may be what epoll
+/// The time at which something is due. Standard error is tried again by the clock, because it may be what epoll
 /// does not take, such as a file on a full disk.
 pub(crate) fn next() -> Option<Instant> {
     match &*journal() {
@@ -120,7 +120,7 @@ fn journal() -> MutexGuard<'static, Journal> {
     JOURNAL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the library writes a line to, in one call.
+/// The library writes each line to it in one call.
 struct JournalWriter;
 
 impl io::Write for JournalWriter {

@@ -75,7 +75,7 @@ pub(crate) struct Birth<'a> {
     pub(crate) user: Option<privileges::Drop>,
     pub(crate) sandbox: &'a Sandbox,
     pub(crate) mark: Mark,
-    /// What the worker gets for standard input and output.
+    /// Becomes standard input and output.
     pub(crate) null: &'a File,
     /// And for standard error: the pipe that it logs through.
     pub(crate) log: &'a OwnedFd,
@@ -446,7 +446,7 @@ impl Worker {
         Ok((None, (bare.channel, Some(Box::new(translator)))))
     }
 
-    /// Whose doing a line about a peer is.
+    /// The source that a line about a peer is charged to.
     fn source_of(&self, identity: &Identity) -> Source {
         Source::of(identity.uid, identity.addr, self.core.prefixes())
     }

@@ -23,7 +23,7 @@ const MARK: char = '\x01';
 /// The field that names whose doing a line is. It is not shown.
 const SOURCE: &str = "source";
 
-/// How lines look.
+/// The format of lines.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LineFormat {
     /// Each is a JSON object, not text.
@@ -45,7 +45,7 @@ impl<'a> Marked<'a> {
     }
 }
 
-/// What is shown of a line that [`LineFormat`] made.
+/// The visible part of a line that [`LineFormat`] made.
 pub(super) fn unmarked(line: &str) -> &str {
     line.trim_matches([MARK, '\n'])
 }

@@ -16,9 +16,9 @@ use nix::unistd::write;
 
 /// Bytes that wait for standard error to take more.
 const BACKLOG_BYTES: usize = 256 * 1024;
-/// What goes there at once: a pipe that has room at all takes as much without waiting (pipe(7)).
+/// Bytes of one write: a pipe that has room at all takes as much without waiting (pipe(7)).
 const PIECE_BYTES: usize = 4096;
-/// How soon standard error is tried again.
+/// The pause before standard error is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Standard error, and what it has not taken yet.
@@ -35,15 +35,15 @@ pub struct Outlet {
     retry_at: Option<Instant>,
 }
 
-/// How to write without waiting. The flag `O_NONBLOCK` of standard error itself is left alone: it is
-/// shared with whoever started the daemon.
+/// A way to write without waiting. The flag `O_NONBLOCK` of standard error itself is left alone: it is
+/// shared with the process that started the daemon.
 #[derive(Debug)]
 enum Way {
     /// A socket, which can be told so with each call.
     Socket,
     /// A pipe or a terminal, opened once more, with a flag of its own.
     Reopened(OwnedFd),
-    /// What is asked first whether it has room. A file always says so.
+    /// Anything else: poll(2) says first whether it has room, which a file always has.
     Asked,
 }
 
@@ -72,7 +72,7 @@ impl Outlet {
         self.flush(now);
     }
 
-    /// When to try again.
+    /// The time of the next try.
     pub fn next(&self) -> Option<Instant> {
         self.retry_at
     }

@@ -1,4 +1,4 @@
-//! How many lines each source may cause: the log is no door through which a peer fills a disk.
+//! The number of lines that each source may cause: the log is no door through which a peer fills a disk.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 const BURST: u32 = 200;
 /// And one more in each of these.
 const EACH: Duration = Duration::from_millis(50);
-/// How long lines are counted before the count is told.
+/// Suppressed lines are counted for so long before the count is told.
 const REPORT_AFTER: Duration = Duration::from_secs(1);
 /// Sources that have a quota of their own. All others share one.
 const SOURCES: usize = 1024;
 const OTHERS: &str = "others";
 
-/// What each source has left.
+/// The lines that each source has left.
 #[derive(Debug, Default)]
 pub struct Quotas {
     quotas: HashMap<String, Quota>,
@@ -22,7 +22,7 @@ pub struct Quotas {
 
 #[derive(Debug)]
 struct Quota {
-    /// When all of it is there again.
+    /// The time at which all of it is there again.
     full_at: Instant,
     /// Lines that were not written and that were not told yet.
     suppressed: u64,
@@ -45,12 +45,12 @@ impl Quotas {
         is_allowed
     }
 
-    /// When [`Quotas::report`] has something to tell.
+    /// The time from which [`Quotas::report`] has something to tell.
     pub fn next(&self) -> Option<Instant> {
         self.report_at
     }
 
-    /// How many lines were suppressed, by source, since that was told last.
+    /// The lines that were suppressed since the last report, by source.
     pub fn report(&mut self, now: Instant) -> Vec<(String, u64)> {
         if self.report_at.take_if(|at| *at <= now).is_none() {
             return Vec::new();

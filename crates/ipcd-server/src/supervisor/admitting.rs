@@ -257,7 +257,7 @@ impl Supervisor {
     }
 }
 
-/// Whose doing a line about a peer is.
+/// The source that a line about a peer is charged to.
 fn source_of(identity: &Identity, config: &Config) -> Source {
     Source::of(identity.uid, identity.addr, config.limits.prefixes())
 }

@@ -1,4 +1,4 @@
-//! What a program or a worker says on its standard error, line by line and within bounds: a chatty
+//! Reads the standard error of a program or a worker, line by line and within bounds: a chatty
 //! one fills neither the log nor the supervisor's time.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::watch;
 
-/// How much is taken of one pipe.
+/// The bounds of one pipe.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Bytes of a line that are shown.
@@ -46,7 +46,7 @@ pub(crate) struct LineReader {
     is_armed: bool,
 }
 
-/// What there is to be logged.
+/// Something to be logged.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum Heard {
     /// A line, or the beginning of a long one.
@@ -87,7 +87,7 @@ impl LineReader {
         heard
     }
 
-    /// What is left when nothing more will be read.
+    /// Takes the rest: nothing more will be read.
     pub(crate) fn finish(mut self) -> Vec<Heard> {
         let mut heard = self.read(self.window + WINDOW);
         if !self.line.is_empty() {
@@ -125,7 +125,7 @@ impl LineReader {
         }
     }
 
-    /// When to look at it, though it may be silent.
+    /// The time to look at it, though it may be silent.
     pub(crate) fn next(&self) -> Option<Instant> {
         let waits = self.dropped > 0 || (!self.is_over && !self.wants_read());
         waits.then_some(self.window + WINDOW)

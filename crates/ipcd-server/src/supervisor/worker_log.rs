@@ -1,4 +1,4 @@
-//! What workers log. Each has a pipe of its own, which is read within bounds.
+//! The lines that workers log. Each worker has a pipe of its own, which is read within bounds.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use super::line_reader::{Bounds, Heard, LineReader};
 use super::{FIRST_WORKER_LOG, Supervisor};
 use crate::{Error, log};
 
-/// How much of a worker's log is taken. A line is longer than any that an honest worker writes.
+/// The bounds of a worker's log. A line is longer than any that an honest worker writes.
 const WORKER_LOG: Bounds = Bounds { line_bytes: 4096, lines: 1000, bytes: 1024 * 1024 };
 
 /// The pipe that a worker logs through: where it is read, and where the worker writes. Both ends are
@@ -49,7 +49,7 @@ impl Supervisor {
         }
     }
 
-    /// When something is due about the log.
+    /// The time at which something about the log is due.
     pub(super) fn next_of_logs(&self) -> Option<Instant> {
         let logs = self.occupied.iter().filter_map(|index| self.slots[*index].log.as_ref());
         logs.filter_map(LineReader::next).chain(log::next()).min()
