@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
@@ -13,8 +14,9 @@ use ipcd_proto::control::{
     Auth, Challenge, Code, Hello, Refusal, Subscribe, Welcome, decode as decode_body, encode,
 };
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, VERSION, decode};
-use nix::sys::socket::setsockopt;
+use nix::errno::Errno;
 use nix::sys::socket::sockopt::RcvBuf;
+use nix::sys::socket::{MsgFlags, send, setsockopt};
 
 use crate::PATIENCE;
 use crate::far::Far;
@@ -112,6 +114,21 @@ impl Raw {
             Stream::Tcp(stream) => stream.write_all(bytes),
             Stream::Far(far) => far.send_frames(bytes),
         };
+    }
+
+    /// Sends bytes if a Unix socket has room for all of them now; false means that none were sent.
+    ///
+    /// # Panics
+    /// If the socket takes a part only, or is of another kind.
+    pub fn send_now(&mut self, bytes: &[u8]) -> bool {
+        let Stream::Unix(stream) = &self.stream else { panic!("a Unix socket is needed") };
+        match send(stream.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN) => false,
+            sent => {
+                assert_eq!(sent, Ok(bytes.len()), "a small write is whole");
+                true
+            }
+        }
     }
 
     /// Sends bytes as one record, where the channel keeps records; elsewhere as they are.
