@@ -50,7 +50,7 @@ fn strike_a_worker(span: Duration, how: Signal) {
     }
     watcher.flush().expect("its worker lives");
     drop(watcher);
-    eprintln!("{strikes} × {how}, incarnation {}", daemon.worker_in(1).incarnation);
+    eprintln!("{strikes} × {how}, generation {}", daemon.worker_in(1).generation);
     assert!(is_alive(own) && daemon.worker_in(0).pid == own);
     Scene::set(daemon, load).check("a worker struck again and again");
 }

@@ -153,7 +153,7 @@ pub struct Worker {
     /// Its process.
     pub pid: i32,
     /// Which life of the place it is.
-    pub incarnation: u64,
+    pub generation: u64,
     /// Peers that it serves.
     pub peers: u64,
 }
@@ -162,7 +162,7 @@ impl Worker {
     fn of(value: &Value) -> Self {
         let field = |name: &str| value[name].as_u64().expect("a worker has four numbers");
         let pid = field("pid") as i32;
-        Self { slot: field("slot"), pid, incarnation: field("incarnation"), peers: field("peers") }
+        Self { slot: field("slot"), pid, generation: field("generation"), peers: field("peers") }
     }
 }
 

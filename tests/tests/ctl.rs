@@ -398,7 +398,7 @@ fn status_and_clients_as_json_have_the_keys_of_the_manual() {
         keys(&status),
         ["counters", "listeners", "pid", "sandbox", "uptime_ms", "version", "workers"]
     );
-    assert_eq!(keys(&status["workers"][0]), ["incarnation", "peers", "pid", "slot"]);
+    assert_eq!(keys(&status["workers"][0]), ["generation", "peers", "pid", "slot"]);
     assert_eq!(keys(&status["listeners"][0]), ["codec", "endpoint", "peers"]);
     assert_eq!(status["pid"], daemon.process.pid());
     assert!(status["counters"]["messages_accepted"].is_u64());

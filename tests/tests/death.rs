@@ -47,7 +47,7 @@ fn a_flow_on_one_worker_has_no_gap_while_another_is_killed_all_the_time() {
         daemon.on_slot(|at| at == other, |name| daemon.recv("unix", &["--name", name, "flow"]));
     victim.stdout();
     let held = descriptors(supervisor).len();
-    let first = daemon.worker_in(other).incarnation;
+    let first = daemon.worker_in(other).generation;
     let (over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let kills = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -86,7 +86,7 @@ fn a_flow_on_one_worker_has_no_gap_while_another_is_killed_all_the_time() {
     });
     let worker = daemon.worker_in(other);
     eprintln!("{} messages, {kills} kills", sent.load(Ordering::Relaxed));
-    assert!(kills > 2 && worker.incarnation == first + kills, "{worker:?} after {kills}");
+    assert!(kills > 2 && worker.generation == first + kills, "{worker:?} after {kills}");
     let pids: Vec<i32> = daemon.workers().iter().map(|worker| worker.pid).collect();
     assert_eq!(children(supervisor).len(), 2);
     assert!(pids.iter().all(|pid| is_alive(*pid)));
@@ -155,12 +155,12 @@ fn subscribing_goes_on_at_eight_workers_and_while_one_of_them_is_stopped() {
     let successor = eventually("a successor", || {
         daemon.workers().into_iter().find(|worker| worker.slot == 7 && worker.pid != stopped.pid)
     });
-    assert_eq!(successor.incarnation, stopped.incarnation + 1);
+    assert_eq!(successor.generation, stopped.generation + 1);
     assert_eq!(state(stopped.pid), None, "it was not reaped");
     churn(&mut clients[..7], 2);
     assert!(daemon.log().contains("worker does not answer"));
     // The others are the same as before.
-    assert!(daemon.workers().iter().all(|worker| worker.slot == 7 || worker.incarnation == 1));
+    assert!(daemon.workers().iter().all(|worker| worker.slot == 7 || worker.generation == 1));
 }
 
 /// A worker that was stopped for less than the watchdog's patience is not ended.

@@ -35,7 +35,7 @@ fn a_killed_worker_is_replaced_and_its_peers_come_back() {
     let held = descriptors(supervisor);
     kill_nine(worker);
     let new = successor(&daemon, worker);
-    assert_eq!(new["incarnation"], 2);
+    assert_eq!(new["generation"], 2);
     assert_eq!(new["slot"], 0);
     assert_eq!(state(worker), None, "the dead worker was not reaped");
     assert_eq!(children(supervisor), [new["pid"].as_i64().expect("a number") as i32]);
@@ -61,10 +61,10 @@ fn workers_killed_again_and_again_leave_nothing_behind() {
     let supervisor = daemon.process.pid();
     let mut worker = daemon.worker();
     let held = descriptors(supervisor).len();
-    for incarnation in 2..=5 {
+    for generation in 2..=5 {
         kill_nine(worker);
         let new = successor(&daemon, worker);
-        assert_eq!(new["incarnation"], incarnation);
+        assert_eq!(new["generation"], generation);
         worker = new["pid"].as_i64().expect("a number") as i32;
     }
     assert_eq!(children(supervisor), [worker]);

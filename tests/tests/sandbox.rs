@@ -313,7 +313,7 @@ mod taken_over {
         let successor = eventually("a successor", || {
             Some(daemon.worker_in(1)).filter(|worker| worker.pid != hostile)
         });
-        assert_eq!(successor.incarnation, 2);
+        assert_eq!(successor.generation, 2);
         assert_eq!(daemon.worker_in(0).pid, victim);
         assert!(daemon.counter("records_stale") > 0);
     }
@@ -324,7 +324,7 @@ mod taken_over {
         let daemon = Setup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
         let (victim, hostile) = (daemon.worker_in(0), daemon.worker_in(1));
         let Some(puppet) = hold(&daemon, hostile.pid) else { return };
-        let fields = [1, 1_000_000, victim.incarnation as u32].map(u32::to_le_bytes).concat();
+        let fields = [1, 1_000_000, victim.generation as u32].map(u32::to_le_bytes).concat();
         let record = [&fields[..], &[0]].concat();
         let (at, count) = (puppet.poke_all(&record), record.len() as u64);
         let sockets = descriptors(hostile.pid).into_iter();

@@ -96,7 +96,7 @@ fn status_text(status: &Status, sandbox: &str) -> String {
     let workers: Vec<Vec<String>> = status
         .workers
         .iter()
-        .map(|w| [w.slot.into(), u64::from(w.pid), u64::from(w.incarnation), w.peers])
+        .map(|w| [w.slot.into(), u64::from(w.pid), u64::from(w.generation), w.peers])
         .map(|row: [u64; 4]| row.map(|cell| cell.to_string()).into())
         .collect();
     let listeners: Vec<Vec<String>> = status
@@ -120,7 +120,7 @@ fn status_text(status: &Status, sandbox: &str) -> String {
 fn status_json(status: &Status, sandbox: &str) -> Value {
     let counters: serde_json::Map<String, Value> =
         status.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
-    let worker = |w: &ipcd_proto::control::WorkerStatus| json!({"slot": w.slot, "pid": w.pid, "incarnation": w.incarnation, "peers": w.peers});
+    let worker = |w: &ipcd_proto::control::WorkerStatus| json!({"slot": w.slot, "pid": w.pid, "generation": w.generation, "peers": w.peers});
     let listener = |l: &ipcd_proto::control::ListenerStatus| json!({"endpoint": l.endpoint, "codec": l.codec, "peers": l.peers});
     json!({
         "pid": status.pid,

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ipcd_core::{Bare, Config, Core, DaemonInfo, PeerInfo, PeerKey};
+use ipcd_core::{Config, DaemonInfo, PeerInfo, PeerKey, RawPeer, Router};
 use ipcd_proto::control::Origin;
 use ipcd_proto::{Decoded, Filter, Frame, FrameWriter, Header, Kind, decode};
 
@@ -94,7 +94,7 @@ fn batch(size: usize, subjects: usize) -> (Vec<u8>, u64) {
 
 /// A router with a publisher and subscribers.
 struct Stage {
-    core: Core,
+    core: Router,
     now: Instant,
     publisher: PeerKey,
     subscribers: Vec<PeerKey>,
@@ -103,7 +103,7 @@ struct Stage {
 impl Stage {
     fn new(subscribers: usize) -> Self {
         let now = Instant::now();
-        let mut core = Core::new(Config::new(DaemonInfo::unknown(now)), None);
+        let mut core = Router::new(Config::new(DaemonInfo::unknown(now)), None);
         let all = Filter::parse(b"bench.>").expect("it is a filter").to_owned();
         let publisher = core.attach(now, peer(None));
         let subscribers =
@@ -144,7 +144,7 @@ fn peer(filter: Option<Filter>) -> PeerInfo {
         listener: 0,
         origin,
         challenge: None,
-        bare: Some(Bare {
+        bare: Some(RawPeer {
             filters: filter.into_iter().collect(),
             echo: false,
             largest: None,

@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::Instant;
 
-use ipcd_core::{Bare, Config, Core, DaemonInfo, Output, PeerInfo, PeerKey, Table, Told};
+use ipcd_core::{
+    AddressedEvent, Config, DaemonInfo, Directory, Output, PeerInfo, PeerKey, RawPeer, Router,
+};
 use ipcd_proto::control::Origin;
 use ipcd_proto::{Filter, Frame, FrameWriter, Header, Kind};
 
@@ -73,7 +75,7 @@ fn copy(batch: &[u8], count: u32) {
 /// One publisher and some subscribers, which take all there is at once.
 fn route(batch: &[u8], count: u32, subscribers: usize) {
     let now = Instant::now();
-    let mut core = Core::new(Config::new(DaemonInfo::unknown(now)), None);
+    let mut core = Router::new(Config::new(DaemonInfo::unknown(now)), None);
     let publisher = core.attach(now, peer(false));
     let subscribers: Vec<_> = (0..subscribers).map(|_| core.attach(now, peer(true))).collect();
     while core.poll_output().is_some() {}
@@ -86,13 +88,13 @@ fn route(batch: &[u8], count: u32, subscribers: usize) {
     }
 }
 
-fn take_in(core: &mut Core, now: Instant, publisher: PeerKey, batch: &[u8]) {
+fn take_in(core: &mut Router, now: Instant, publisher: PeerKey, batch: &[u8]) {
     let mut bytes = batch.to_vec();
     let progress = core.receive(now, publisher, &mut bytes);
     assert_eq!(progress.consumed, bytes.len(), "the outboxes take a whole batch");
 }
 
-fn drain(core: &mut Core, now: Instant, subscriber: PeerKey) {
+fn drain(core: &mut Router, now: Instant, subscriber: PeerKey) {
     let count = black_box(core.outbox(subscriber)).len();
     assert!(count > 0, "nothing has come");
     core.wrote(now, subscriber, count);
@@ -116,18 +118,18 @@ fn cross(batch: &[u8], count: u32) {
 /// Two routers, and what the supervisor does between them.
 struct House {
     now: Instant,
-    table: Table,
-    cores: Vec<Core>,
+    table: Directory,
+    cores: Vec<Router>,
 }
 
 impl House {
     fn new(now: Instant) -> Self {
-        let mut table = Table::new(2);
+        let mut table = Directory::new(2);
         let mut core = |slot| {
             table.born(slot, 1);
             let config = Config::new(DaemonInfo::unknown(now));
             let shared = table.clone().take_shared();
-            Core::new(Config { slot, incarnation: 1, ..config }, Some(shared))
+            Router::new(Config { slot, generation: 1, ..config }, Some(shared))
         };
         let cores = (0..2).map(&mut core).collect();
         Self { now, table, cores }
@@ -135,7 +137,7 @@ impl House {
 
     /// Does what the routers want, until they want nothing more.
     fn settle(&mut self) {
-        let mut told: VecDeque<Told> = self.table.news().into();
+        let mut told: VecDeque<AddressedEvent> = self.table.news().into();
         loop {
             while let Some((slot, news)) = told.pop_front() {
                 self.cores[slot as usize].hear_news(self.now, news);
@@ -153,19 +155,19 @@ impl House {
                 }
             }
             told.extend(self.table.news());
-            if told.is_empty() && self.cores.iter().all(Core::is_forwarded) {
+            if told.is_empty() && self.cores.iter().all(Router::is_forwarded) {
                 return;
             }
         }
     }
 
     fn forward(&mut self, from: usize, to: u32) {
-        let (frames, life) = self.cores[from].outgoing(to);
+        let (frames, generation) = self.cores[from].outgoing(to);
         let mut frames = frames.to_vec();
         if frames.is_empty() {
             return;
         }
-        self.cores[to as usize].arrive(self.now, from as u32, life, &mut frames);
+        self.cores[to as usize].arrive(self.now, from as u32, generation, &mut frames);
         self.cores[from].forwarded(to, frames.len());
     }
 }
@@ -182,6 +184,6 @@ fn peer(subscribes: bool) -> PeerInfo {
     };
     let all = subscribes.then(|| Filter::parse(b"bench.>").expect("it is a filter").to_owned());
     let bare =
-        Bare { filters: all.into_iter().collect(), echo: false, largest: None, speaks: true };
+        RawPeer { filters: all.into_iter().collect(), echo: false, largest: None, speaks: true };
     PeerInfo { listener: 0, origin, challenge: None, bare: Some(bare) }
 }

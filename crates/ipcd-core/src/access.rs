@@ -9,20 +9,20 @@ use foldhash::fast::RandomState;
 use ipcd_proto::control::{Code, Overflow, Query, Subscribe, Who};
 use ipcd_proto::{Address, Filter, Subject};
 
-use crate::acl::{Acl, Rights};
-use crate::config::Tokens;
-use crate::core::{Core, Output};
-use crate::peer::{PeerKey, State};
+use crate::acl::{Acl, PeerRights};
+use crate::config::TokenSet;
+use crate::core::{Output, Router};
+use crate::peer::{PeerKey, SessionState};
 use crate::session::Failure;
-use crate::table::Principal;
+use crate::table::RequestingPeer;
 
 /// The rights that peers have, by the rules that concern them: those of one kind share theirs.
 #[derive(Debug, Default)]
-pub(crate) struct Permissions {
-    known: HashMap<Box<[usize]>, Option<Rc<Rights>>, RandomState>,
+pub(crate) struct RightsCache {
+    known: HashMap<Box<[usize]>, Option<Rc<PeerRights>>, RandomState>,
 }
 
-impl Core {
+impl Router {
     /// Whether a peer may hear messages on this subject.
     pub(crate) fn may_hear(&self, key: PeerKey, subject: Subject<'_>) -> bool {
         let rights = &self.peers[key.0 as usize].rights;
@@ -108,7 +108,7 @@ impl Core {
     pub fn vouch(&mut self, key: PeerKey, name: &str) -> bool {
         let peer = self.peer(key);
         peer.proven.get_or_insert_default().certificate = Some(name.into());
-        if let State::New { challenge } = &mut peer.state {
+        if let SessionState::New { challenge } = &mut peer.state {
             *challenge = None;
         }
         if !peer.is_open() {
@@ -208,12 +208,15 @@ impl Core {
 
     /// Ends the sessions of peers that have proved a token which is not what it was: whoever holds the
     /// old one could come in no more. A peer that has not sent its proof yet is told when it does.
-    pub(crate) fn revoke(&mut self, now: Instant, before: &Tokens) {
+    pub(crate) fn revoke(&mut self, now: Instant, before: &TokenSet) {
         for key in self.keys() {
             let peer = &self.peers[key.0 as usize];
             let proved = match &peer.state {
-                State::Open | State::Naming(_) => peer.proven.as_ref(),
-                State::New { .. } | State::Challenged(_) | State::Closing | State::Gone => None,
+                SessionState::Open | SessionState::Naming(_) => peer.proven.as_ref(),
+                SessionState::New { .. }
+                | SessionState::Challenged(_)
+                | SessionState::Closing
+                | SessionState::Gone => None,
             };
             let Some(token) = proved.and_then(|proven| proven.token.as_deref()) else { continue };
             let name = Some(token).filter(|name| !name.is_empty());
@@ -244,10 +247,10 @@ impl Core {
     }
 
     /// For whom the supervisor is asked something, and what of that only this router can know.
-    pub(crate) fn principal(&self, key: PeerKey) -> Principal {
+    pub(crate) fn principal(&self, key: PeerKey) -> RequestingPeer {
         let proven = self.peers[key.0 as usize].proven.as_deref();
         let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
-        Principal {
+        RequestingPeer {
             key,
             token: proven.and_then(|proven| text(&proven.token)),
             certificate: proven.and_then(|proven| text(&proven.certificate)),
@@ -257,7 +260,7 @@ impl Core {
     fn who(&self, key: PeerKey, acl: &Acl) -> Who {
         let peer = &self.peers[key.0 as usize];
         let names = acl.listeners.get(&(peer.listener as usize));
-        let Principal { token, certificate, .. } = self.principal(key);
+        let RequestingPeer { token, certificate, .. } = self.principal(key);
         let listener = names.and_then(|names| names.first().cloned());
         Who { uid: peer.origin.uid, gid: peer.origin.gid, listener, token, certificate }
     }
@@ -281,7 +284,7 @@ mod tests {
     }
 
     /// A session that was opened with this token.
-    fn prove(core: &mut Core, now: Instant, name: Option<&str>, token: &Token) -> PeerKey {
+    fn prove(core: &mut Router, now: Instant, name: Option<&str>, token: &Token) -> PeerKey {
         let (uid, transport) = (None, "test".into());
         let origin =
             Origin { peer: 0, name: None, transport, pid: None, uid, gid: None, addr: None };
@@ -314,7 +317,7 @@ mod tests {
     }
 
     /// The body of the last frame but BYE that a peer has got.
-    fn last(core: &mut Core, now: Instant, key: PeerKey) -> Vec<u8> {
+    fn last(core: &mut Router, now: Instant, key: PeerKey) -> Vec<u8> {
         let bytes = core.outbox(key).to_vec();
         core.wrote(now, key, bytes.len());
         let (mut rest, mut found) = (&bytes[..], Vec::new());
@@ -335,7 +338,7 @@ mod tests {
         for name in ["gone", "other", "same"] {
             config.tokens.named.insert(name.into(), secret(name));
         }
-        let mut core = Core::new(config, None);
+        let mut core = Router::new(config, None);
         let own = prove(&mut core, now, None, &secret("own"));
         let [gone, other, same] =
             ["gone", "other", "same"].map(|name| prove(&mut core, now, Some(name), &secret(name)));
@@ -344,7 +347,7 @@ mod tests {
             config.tokens.named.insert("other".into(), secret("another"));
             config.tokens.named.insert("new".into(), secret("new"));
         });
-        let is_open = |core: &mut Core, key| core.peer(key).is_open();
+        let is_open = |core: &mut Router, key| core.peer(key).is_open();
         assert!(is_open(&mut core, own) && is_open(&mut core, same));
         for (key, name) in [(gone, "the token gone"), (other, "the token other")] {
             assert!(!is_open(&mut core, key));

@@ -1,5 +1,5 @@
 //! Access rules: who may publish, subscribe and administer. They are read once for each peer, when
-//! its session opens, into its [`Rights`]; nobody else decides what is allowed.
+//! its session opens, into its [`PeerRights`]; nobody else decides what is allowed.
 //!
 //! A rule that denies wins, wherever it stands. Else a rule that allows decides. What no rule speaks
 //! of is allowed as long as all rules deny, and denied as soon as one allows something to anybody.
@@ -16,46 +16,46 @@ use serde::{Deserialize, Serialize};
 
 use self::names::NamePermit;
 pub use self::names::{BadName, NamePattern};
-pub use self::pattern::Pattern;
-pub(crate) use self::rights::Rights;
-use self::rights::{Permit, Share, Target};
+pub use self::pattern::SubjectPattern;
+pub(crate) use self::rights::PeerRights;
+use self::rights::{FilterShare, SubjectPermit, Target};
 
 /// The access rules of a daemon, and what its listeners are called in them.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Acl {
     /// In the order of the configuration. Without any, everything is allowed.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<AclRule>,
     /// The names of each listener, by its number: the one that it was given, and its endpoints.
     pub listeners: BTreeMap<usize, Vec<String>>,
 }
 
 /// A rule: whom it concerns, and what it allows or denies them.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Rule {
+pub struct AclRule {
     /// Whom it concerns: those who meet all of these conditions; all peers, without any.
-    pub whom: Whom,
+    pub whom: RuleScope,
     /// Where they publish.
-    pub publish: Vec<Pattern>,
+    pub publish: Vec<SubjectPattern>,
     /// What they hear.
-    pub subscribe: Vec<Pattern>,
+    pub subscribe: Vec<SubjectPattern>,
     /// Names that they may have. Without a word of them, a rule for all that is published and heard
     /// is for all names, and any other for none.
     pub name: Option<Vec<NamePattern>>,
     /// Whether they see and cut off other peers.
     pub admin: bool,
     /// What of it.
-    pub action: Action,
+    pub action: RuleAction,
     /// Its line in the configuration, for people; 0 if unknown.
     pub line: u32,
 }
 
 /// Conditions for a rule to concern a peer.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Whom {
+pub struct RuleScope {
     /// It is this user's.
     pub uid: Option<u32>,
     /// It is in this group.
-    pub group: Option<Members>,
+    pub group: Option<GroupMembers>,
     /// It came in by a listener of this name.
     pub listener: Option<String>,
     /// It has proved the token of this name; of no name for the daemon's own.
@@ -66,7 +66,7 @@ pub struct Whom {
 
 /// Who is in a group of the system: whoever has it as its own, and these users.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Members {
+pub struct GroupMembers {
     /// The group.
     pub gid: u32,
     /// The users that the group database lists.
@@ -76,7 +76,7 @@ pub struct Members {
 /// What a rule does.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Action {
+pub enum RuleAction {
     /// It allows what it names.
     #[default]
     Allow,
@@ -88,32 +88,36 @@ impl Acl {
     /// The rules that concern somebody, by their places.
     pub(crate) fn concerning(&self, who: &Who) -> Box<[usize]> {
         let names = self.names_of(who.listener.as_deref());
-        let concerns = |rule: &Rule| rule.whom.fits(who, &names);
+        let concerns = |rule: &AclRule| rule.whom.fits(who, &names);
         let places = self.rules.iter().enumerate().filter(|(_, rule)| concerns(rule));
         places.map(|(place, _)| place).collect()
     }
 
     /// What a peer may do whom these rules concern; `None` if that is everything.
-    pub(crate) fn rights(&self, places: &[usize]) -> Option<Rights> {
-        let rules: Vec<&Rule> = places.iter().map(|place| &self.rules[*place]).collect();
+    pub(crate) fn rights(&self, places: &[usize]) -> Option<PeerRights> {
+        let rules: Vec<&AclRule> = places.iter().map(|place| &self.rules[*place]).collect();
         let is_open = self.is_open();
-        let of = |list: fn(&Rule) -> &Vec<Pattern>, action: Action| {
+        let of = |list: fn(&AclRule) -> &Vec<SubjectPattern>, action: RuleAction| {
             let those = rules.iter().filter(|rule| rule.action == action);
             those.flat_map(|rule| list(rule).iter().cloned()).collect()
         };
-        let permit =
-            |list| Permit { is_open, allow: of(list, Action::Allow), deny: of(list, Action::Deny) };
-        let names = |action: Action| {
+        let permit = |list| SubjectPermit {
+            is_open,
+            allow: of(list, RuleAction::Allow),
+            deny: of(list, RuleAction::Deny),
+        };
+        let names = |action: RuleAction| {
             let those = rules.iter().filter(|rule| rule.action == action);
             those.flat_map(|rule| rule.names()).collect()
         };
-        let name = NamePermit { is_open, allow: names(Action::Allow), deny: names(Action::Deny) };
+        let name =
+            NamePermit { is_open, allow: names(RuleAction::Allow), deny: names(RuleAction::Deny) };
         let grants = |action| rules.iter().any(|rule| rule.admin && rule.action == action);
-        let rights = Rights {
+        let rights = PeerRights {
             publish: permit(|rule| &rule.publish),
             subscribe: permit(|rule| &rule.subscribe),
             name,
-            admin: !grants(Action::Deny) && (is_open || grants(Action::Allow)),
+            admin: !grants(RuleAction::Deny) && (is_open || grants(RuleAction::Allow)),
         };
         (!rights.is_everything()).then_some(rights)
     }
@@ -141,28 +145,31 @@ impl Acl {
         let share = match access {
             Access::Publish(subject) => {
                 let target = Target::parse(subject)?;
-                Share::of(rights.is_none_or(|rights| rights.publish.permits(target)))
+                FilterShare::of(rights.is_none_or(|rights| rights.publish.permits(target)))
             }
             Access::Subscribe { filter, group } => {
                 let filter = Filter::parse(filter.as_bytes())?;
-                let share = rights.map_or(Share::All, |rights| rights.subscribe.share(&filter));
+                let share =
+                    rights.map_or(FilterShare::All, |rights| rights.subscribe.share(&filter));
                 if *group { share.of_member() } else { share }
             }
-            Access::Admin => Share::of(rights.is_none_or(|rights| rights.may_administer())),
-            Access::Name(name) => Share::of(rights.is_none_or(|rights| rights.may_be_named(name))),
+            Access::Admin => FilterShare::of(rights.is_none_or(|rights| rights.may_administer())),
+            Access::Name(name) => {
+                FilterShare::of(rights.is_none_or(|rights| rights.may_be_named(name)))
+            }
         };
-        let allowed = share != Share::Nothing;
+        let allowed = share != FilterShare::Nothing;
         let is_narrowed = concerning.iter().any(|&place| {
             let rule = &self.rules[place];
-            rule.action == Action::Allow && rule.speaks_of(access)
+            rule.action == RuleAction::Allow && rule.speaks_of(access)
         });
         let rule = rules.find(|(_, rule)| match rule.action {
-            Action::Allow => allowed && rule.speaks_of(access),
-            Action::Deny => !allowed && rule.is_reason(access, is_narrowed),
+            RuleAction::Allow => allowed && rule.speaks_of(access),
+            RuleAction::Deny => !allowed && rule.is_reason(access, is_narrowed),
         });
         Ok(Verdict {
             allowed,
-            partly: share == Share::Some,
+            partly: share == FilterShare::Some,
             rule: rule.map(|(place, _)| place as u32 + 1),
             line: rule.map(|(_, rule)| rule.line).filter(|line| *line > 0),
         })
@@ -170,7 +177,7 @@ impl Acl {
 
     /// Whether what no rule speaks of is allowed.
     fn is_open(&self) -> bool {
-        self.rules.iter().all(|rule| rule.action == Action::Deny)
+        self.rules.iter().all(|rule| rule.action == RuleAction::Deny)
     }
 
     /// All names of the listener that has this one.
@@ -182,7 +189,7 @@ impl Acl {
     }
 }
 
-impl Whom {
+impl RuleScope {
     fn fits(&self, who: &Who, listener: &[&str]) -> bool {
         let is_named = |name: &String| listener.contains(&name.as_str());
         self.uid.is_none_or(|uid| who.uid == Some(uid))
@@ -198,13 +205,13 @@ fn is_none_or_same(wanted: &Option<String>, known: &Option<String>) -> bool {
     wanted.is_none() || wanted == known
 }
 
-impl Members {
+impl GroupMembers {
     fn has(&self, who: &Who) -> bool {
         who.gid == Some(self.gid) || who.uid.is_some_and(|uid| self.uids.contains(&uid))
     }
 }
 
-impl Rule {
+impl AclRule {
     /// Whether it names some of what is asked for.
     fn speaks_of(&self, access: &Access) -> bool {
         match access {
@@ -220,7 +227,8 @@ impl Rule {
 
     /// The names that it speaks of.
     fn names(&self) -> Vec<NamePattern> {
-        let speaks_of_all = |patterns: &[Pattern]| patterns.iter().any(Pattern::is_everything);
+        let speaks_of_all =
+            |patterns: &[SubjectPattern]| patterns.iter().any(SubjectPattern::is_everything);
         match &self.name {
             Some(names) => names.clone(),
             None if speaks_of_all(&self.publish) && speaks_of_all(&self.subscribe) => {

@@ -7,16 +7,16 @@ use ipcd_proto::control::{Origin, decode as body};
 use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Address, Decoded, Frame, Header, Kind, decode};
 
-use crate::core::{Core, Output};
-use crate::fanout::Stamped;
+use crate::cluster::{Cluster, Unconfirmed, WorkerLink, WorkerMessage};
+use crate::core::{Output, Router};
+use crate::fanout::StampedBatch;
 use crate::name::is_name;
-use crate::others::{Between, Others, Unconfirmed, Way};
-use crate::peer::{is_life, place_of};
-use crate::publish::Sender;
-use crate::shared::Change;
-use crate::table::{News, Request};
-use crate::tracked::Home;
-use crate::turns::Deferred;
+use crate::peer::{is_generation, place_of};
+use crate::publish::MessageSender;
+use crate::shared::DirectoryChange;
+use crate::table::{DirectoryEvent, DirectoryRequest};
+use crate::tracked::OutcomeTarget;
+use crate::turns::DeferredWork;
 
 /// Senders elsewhere that are remembered, whatever another worker says.
 const MAX_ORIGINS: usize = 256 * 1024;
@@ -25,8 +25,8 @@ const MAX_ARRIVALS: usize = 512 * 1024;
 
 /// What other workers have sent, which a turn had no time for.
 #[derive(Debug, Default)]
-pub(crate) struct Arrivals {
-    queue: VecDeque<Arrival>,
+pub(crate) struct InboundQueue {
+    queue: VecDeque<InboundBatch>,
     bytes: usize,
     /// Whether a message of theirs has not reached all its receivers yet.
     is_held: bool,
@@ -36,13 +36,13 @@ pub(crate) struct Arrivals {
 
 /// What came at once from a life of a worker, which is taken from `at` on.
 #[derive(Debug)]
-struct Arrival {
+struct InboundBatch {
     from: (u32, u32),
     frames: Vec<u8>,
     at: usize,
 }
 
-impl Arrivals {
+impl InboundQueue {
     /// Whether something waits, so that what comes now has to wait, too.
     pub(crate) fn is_waiting(&self) -> bool {
         self.is_held || !self.queue.is_empty()
@@ -50,58 +50,58 @@ impl Arrivals {
 
     fn push(&mut self, from: (u32, u32), frames: Vec<u8>) {
         self.bytes += frames.len();
-        self.queue.push_back(Arrival { from, frames, at: 0 });
+        self.queue.push_back(InboundBatch { from, frames, at: 0 });
     }
 
-    fn put_back(&mut self, arrival: Arrival) {
+    fn put_back(&mut self, arrival: InboundBatch) {
         self.bytes += arrival.frames.len();
         self.queue.push_front(arrival);
     }
 
-    fn pop(&mut self) -> Option<Arrival> {
+    fn pop(&mut self) -> Option<InboundBatch> {
         let first = self.queue.pop_front()?;
         self.bytes -= first.frames.len();
         Some(first)
     }
 }
 
-impl Core {
+impl Router {
     /// Takes what another worker has sent: whole frames. Messages are delivered even if that life
     /// is over, for they were accepted; news of it is none any more. The caller has made sure that
     /// there has been such a life: it may be heard of here first, ahead of the supervisor's news, and
     /// those before it count as over from then on.
-    pub fn arrive(&mut self, now: Instant, slot: u32, life: u32, frames: &mut [u8]) {
+    pub fn arrive(&mut self, now: Instant, slot: u32, generation: u32, frames: &mut [u8]) {
         // Nobody sends to itself.
-        if self.life_of(slot).is_none() || slot == self.config.slot {
+        if self.generation_of(slot).is_none() || slot == self.config.slot {
             return;
         }
-        if self.others.as_ref().is_some_and(|others| others.arrivals.is_waiting()) {
-            let others = self.others.as_mut().expect("it was found above");
-            return others.arrivals.push((slot, life), frames.to_vec());
+        if self.cluster.as_ref().is_some_and(|cluster| cluster.arrivals.is_waiting()) {
+            let cluster = self.cluster.as_mut().expect("it was found above");
+            return cluster.arrivals.push((slot, generation), frames.to_vec());
         }
         self.grant_arrivals();
-        let taken = self.take_arrivals(now, (slot, life), frames);
+        let taken = self.take_arrivals(now, (slot, generation), frames);
         if taken < frames.len()
-            && let Some(others) = &mut self.others
+            && let Some(cluster) = &mut self.cluster
         {
-            let (from, frames) = ((slot, life), frames[taken..].to_vec());
-            others.arrivals.put_back(Arrival { from, frames, at: 0 });
+            let (from, frames) = ((slot, generation), frames[taken..].to_vec());
+            cluster.arrivals.put_back(InboundBatch { from, frames, at: 0 });
         }
         self.put_off_arrivals();
     }
 
     /// Takes frames of another worker, until the steps for it are used up; says how many bytes.
     fn take_arrivals(&mut self, now: Instant, from: (u32, u32), frames: &mut [u8]) -> usize {
-        let (slot, life) = from;
+        let (slot, generation) = from;
         // Not before what earlier lives have sent was taken.
-        if life > self.last_life_of(slot).max(self.life_of(slot).unwrap_or(0)) {
-            self.learn(now, &[Change::Life { slot, incarnation: life }]);
+        if generation > self.last_generation_of(slot).max(self.generation_of(slot).unwrap_or(0)) {
+            self.learn(now, &[DirectoryChange::Generation { slot, generation: generation }]);
         }
-        let is_current = self.life_of(slot) == Some(life);
-        self.outlive(now, slot, life);
+        let is_current = self.generation_of(slot) == Some(generation);
+        self.outlive(now, slot, generation);
         let mut at = 0;
         let has_more = |core: &Self| {
-            let is_held = core.others.as_ref().is_some_and(|others| others.arrivals.is_held);
+            let is_held = core.cluster.as_ref().is_some_and(|cluster| cluster.arrivals.is_held);
             !is_held && !core.budget.is_spent()
         };
         while (at == 0 || has_more(self))
@@ -112,7 +112,7 @@ impl Core {
                 Kind::Message => self.arrive_message(now, from, &mut frames[at..], length),
                 _ => {
                     if let Ok(news) = body(frame.payload) {
-                        self.hear(now, (slot, life), news, is_current);
+                        self.hear(now, (slot, generation), news, is_current);
                     }
                     length
                 }
@@ -126,28 +126,28 @@ impl Core {
     }
 
     fn report_consumed(&mut self, slot: u32, bytes: usize, is_current: bool) {
-        let Some(others) = self.others.as_mut().filter(|_| is_current) else { return };
-        let way = &mut others.ways[slot as usize];
-        way.consumed += bytes as u64;
+        let Some(cluster) = self.cluster.as_mut().filter(|_| is_current) else { return };
+        let link = &mut cluster.links[slot as usize];
+        link.consumed += bytes as u64;
         // Reported by the quarter, so that publishers never wait for a report that nobody owes.
-        if way.consumed - way.reported >= others.window / 4 {
-            way.reported = way.consumed;
-            let news = Between::Consumed(way.consumed);
-            let output = others.tell(slot, &news);
+        if link.consumed - link.reported >= cluster.window / 4 {
+            link.reported = link.consumed;
+            let news = WorkerMessage::Consumed(link.consumed);
+            let output = cluster.tell(slot, &news);
             self.outputs.extend(output);
         }
     }
 
     /// Goes on with what other workers have sent and was put off.
     pub(crate) fn go_on_arriving(&mut self, now: Instant) {
-        let Some(others) = &mut self.others else { return };
-        others.arrivals.is_deferred = false;
-        let Some(Arrival { from, mut frames, at }) = others.arrivals.pop() else { return };
+        let Some(cluster) = &mut self.cluster else { return };
+        cluster.arrivals.is_deferred = false;
+        let Some(InboundBatch { from, mut frames, at }) = cluster.arrivals.pop() else { return };
         let taken = at + self.take_arrivals(now, from, &mut frames[at..]);
         if taken < frames.len()
-            && let Some(others) = &mut self.others
+            && let Some(cluster) = &mut self.cluster
         {
-            others.arrivals.put_back(Arrival { from, frames, at: taken });
+            cluster.arrivals.put_back(InboundBatch { from, frames, at: taken });
         }
         self.put_off_arrivals();
     }
@@ -155,31 +155,31 @@ impl Core {
     /// A message of another worker has not reached all its receivers yet, or has now: what comes
     /// behind it waits.
     pub(crate) fn hold_arrivals(&mut self, is_held: bool) {
-        if let Some(others) = &mut self.others {
-            others.arrivals.is_held = is_held;
+        if let Some(cluster) = &mut self.cluster {
+            cluster.arrivals.is_held = is_held;
         }
         self.put_off_arrivals();
     }
 
     fn put_off_arrivals(&mut self) {
-        let Some(others) = &mut self.others else { return };
-        let arrivals = &mut others.arrivals;
+        let Some(cluster) = &mut self.cluster else { return };
+        let arrivals = &mut cluster.arrivals;
         if !arrivals.queue.is_empty() && !arrivals.is_held && !arrivals.is_deferred {
             arrivals.is_deferred = true;
-            self.deferred.push_back(Deferred::Arrivals);
+            self.deferred.push_back(DeferredWork::Inbound);
         }
     }
 
     /// Whether so much of other workers was put off that nothing more is to be taken of them.
     pub fn is_behind(&self) -> bool {
-        self.others.as_ref().is_some_and(|others| others.arrivals.bytes >= MAX_ARRIVALS)
+        self.cluster.as_ref().is_some_and(|cluster| cluster.arrivals.bytes >= MAX_ARRIVALS)
     }
 
     /// Delivers the message that begins here, and those behind it that go the same way.
     fn arrive_message(
         &mut self,
         now: Instant,
-        (slot, life): (u32, u32),
+        (slot, generation): (u32, u32),
         bytes: &mut [u8],
         length: usize,
     ) -> usize {
@@ -187,7 +187,7 @@ impl Core {
             return length;
         };
         let (sent_by, in_id) = place_of(header.sender);
-        let is_its_own = sent_by == slot && is_life(life, in_id);
+        let is_its_own = sent_by == slot && is_generation(generation, in_id);
         let address = Address::parse(subject);
         // Only a message of a group may have been passed on by another worker than its sender's.
         if !is_its_own && (header.subscription == 0 || address.is_some()) {
@@ -203,18 +203,19 @@ impl Core {
         }
         let frame = &mut bytes[..length];
         let ticket = header.is_tracked().then(|| {
-            let way = self.others.as_mut().map(|others| &mut others.ways[slot as usize]);
-            let theirs = way.and_then(|way| way.ticket.take());
-            let home = theirs.map_or(Home::Nowhere, |ticket| Home::There(slot, ticket));
+            let link = self.cluster.as_mut().map(|cluster| &mut cluster.links[slot as usize]);
+            let theirs = link.and_then(|link| link.ticket.take());
+            let home =
+                theirs.map_or(OutcomeTarget::Nowhere, |ticket| OutcomeTarget::There(slot, ticket));
             self.track(now, home, &header)
         });
-        let from = Sender { key: None, id: header.sender };
+        let from = MessageSender { key: None, id: header.sender };
         if let Some(address) = address {
             self.deliver_direct(now, from, frame, address, ticket);
         } else if header.subscription != 0 {
             self.arrive_for_group(now, frame, header.subscription, ticket);
         } else if let Ok(targets) = self.route(subject_of(frame)) {
-            let run = Stamped { bytes: frame, count: 1, subscription: 0, ticket };
+            let run = StampedBatch { bytes: frame, count: 1, subscription: 0, ticket };
             self.deliver_to_all(now, from, &targets, run);
             return length;
         }
@@ -227,65 +228,77 @@ impl Core {
     /// Forgets the senders of an earlier life there, and what it has still to tell. Not at its end,
     /// which is often known before its last messages are here; but nothing of it comes after what the
     /// next one has sent.
-    fn outlive(&mut self, now: Instant, slot: u32, life: u32) {
-        let Some(others) = &mut self.others else { return };
-        let heard = &mut others.ways[slot as usize].heard_life;
-        if std::mem::replace(heard, life) != life {
-            others.origins.retain(|_, (of, _)| *of != slot);
-            self.lose_copies(now, slot, life.saturating_sub(1));
+    fn outlive(&mut self, now: Instant, slot: u32, generation: u32) {
+        let Some(cluster) = &mut self.cluster else { return };
+        let heard = &mut cluster.links[slot as usize].heard_generation;
+        if std::mem::replace(heard, generation) != generation {
+            cluster.origins.retain(|_, (of, _)| *of != slot);
+            self.lose_copies(now, slot, generation.saturating_sub(1));
         }
     }
 
-    fn hear(&mut self, now: Instant, (slot, life): (u32, u32), news: Between, is_current: bool) {
-        let Some(others) = &mut self.others else { return };
+    fn hear(
+        &mut self,
+        now: Instant,
+        (slot, generation): (u32, u32),
+        news: WorkerMessage,
+        is_current: bool,
+    ) {
+        let Some(cluster) = &mut self.cluster else { return };
         match news {
             // Its own worker knows better than one that has passed on a message of its.
-            Between::Origin(origin) if !others.has_room_for(&origin) => {}
-            Between::Origin(origin) if place_of(origin.peer).0 == slot => {
-                others.origins.insert(origin.peer, (slot, origin));
+            WorkerMessage::Origin(origin) if !cluster.has_room_for(&origin) => {}
+            WorkerMessage::Origin(origin) if place_of(origin.peer).0 == slot => {
+                cluster.origins.insert(origin.peer, (slot, origin));
             }
-            Between::Origin(origin) => {
-                others.origins.entry(origin.peer).or_insert((slot, origin));
+            WorkerMessage::Origin(origin) => {
+                cluster.origins.entry(origin.peer).or_insert((slot, origin));
             }
-            Between::Departed(sender) => {
-                if others.origins.get(&sender).is_some_and(|(of, _)| *of == slot) {
-                    others.origins.remove(&sender);
+            WorkerMessage::Departed(sender) => {
+                if cluster.origins.get(&sender).is_some_and(|(of, _)| *of == slot) {
+                    cluster.origins.remove(&sender);
                 }
             }
             // Its end may be known already.
-            Between::Concluded(said) => self.concluded_elsewhere(now, (slot, life), &said),
+            WorkerMessage::Concluded(said) => {
+                self.concluded_elsewhere(now, (slot, generation), &said)
+            }
             _ if !is_current => {}
-            Between::Consumed(position) => {
-                let way = &mut others.ways[slot as usize];
-                way.credited = position.clamp(way.credited, way.sent);
+            WorkerMessage::Consumed(position) => {
+                let link = &mut cluster.links[slot as usize];
+                link.credited = position.clamp(link.credited, link.sent);
                 self.resume_all();
             }
-            Between::Level { interest, off } => {
-                others.set_level(slot, interest, off);
+            WorkerMessage::Level { interest, off } => {
+                cluster.set_level(slot, interest, off);
                 if !off {
                     self.resume_all();
                 }
             }
-            Between::Tracked(ticket) => others.ways[slot as usize].ticket = Some(ticket),
-            Between::Last => self.had_last_of(slot),
+            WorkerMessage::PendingMessage(ticket) => {
+                cluster.links[slot as usize].ticket = Some(ticket)
+            }
+            WorkerMessage::Last => self.had_last_of(slot),
         }
     }
 
     /// Takes news of the supervisor's.
-    pub fn hear_news(&mut self, now: Instant, news: News) {
-        let (slot, life) = (self.config.slot, self.config.incarnation);
+    pub fn hear_news(&mut self, now: Instant, news: DirectoryEvent) {
+        let (slot, generation) = (self.config.slot, self.config.generation);
         match news {
-            News::Changes { epoch, changes } => {
-                let Some(others) = &mut self.others else { return };
+            DirectoryEvent::Changes { epoch, changes } => {
+                let Some(cluster) = &mut self.cluster else { return };
                 // What was told before this worker was born, it has inherited.
-                if epoch > others.shared.epoch {
-                    others.shared.epoch = epoch;
+                if epoch > cluster.shared.epoch {
+                    cluster.shared.epoch = epoch;
                     self.learn(now, &changes);
                 }
-                self.outputs.push_back(Output::Tell(Request::Seen(epoch)));
+                self.outputs.push_back(Output::Tell(DirectoryRequest::Seen(epoch)));
             }
-            News::Confirmed { to, ticket } if to == life => self.confirmed(now, ticket),
-            News::Named { to, key, peer, name, granted } if to == life => {
+            DirectoryEvent::Confirmed { to, ticket } if to == generation => {
+                self.confirmed(now, ticket)
+            }
+            DirectoryEvent::Named { to, key, peer, name, granted } if to == generation => {
                 if self.is_waiting_for_name(key, peer) {
                     self.named(now, key, granted);
                 } else if granted {
@@ -293,11 +306,15 @@ impl Core {
                     self.release_name(name);
                 }
             }
-            News::Question { asker, query } => self.answer_question(now, asker, query),
-            News::Answer { asker, part, last } if (asker.slot, asker.life) == (slot, life) => {
+            DirectoryEvent::Question { asker, query } => self.answer_question(now, asker, query),
+            DirectoryEvent::Answer { asker, part, last }
+                if (asker.slot, asker.generation) == (slot, generation) =>
+            {
                 self.reported(now, asker.ticket, part, last);
             }
-            News::Denied(asker) if (asker.slot, asker.life) == (slot, life) => {
+            DirectoryEvent::Denied(asker)
+                if (asker.slot, asker.generation) == (slot, generation) =>
+            {
                 self.question_denied(now, asker.ticket);
             }
             // What was meant for the worker that lived here before.
@@ -306,53 +323,57 @@ impl Core {
     }
 
     /// Learns what has changed elsewhere.
-    fn learn(&mut self, now: Instant, changes: &[Change]) {
-        let Some(others) = &mut self.others else { return };
+    fn learn(&mut self, now: Instant, changes: &[DirectoryChange]) {
+        let Some(cluster) = &mut self.cluster else { return };
         let (mut reborn, mut over, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
         for change in changes {
-            if others.is_stale(change) {
+            if cluster.is_stale(change) {
                 continue;
             }
-            let life = match *change {
-                Change::Life { slot, incarnation } => Some((slot, incarnation)),
-                Change::Died { slot, .. } => Some((slot, 0)),
-                Change::Leaving { slot, .. } => {
+            let generation = match *change {
+                DirectoryChange::Generation { slot, generation } => Some((slot, generation)),
+                DirectoryChange::Died { slot, .. } => Some((slot, 0)),
+                DirectoryChange::Leaving { slot, .. } => {
                     leaving.push(slot);
                     None
                 }
-                Change::Interested { .. } | Change::Uninterested { .. } | Change::Spent { .. } => {
-                    None
-                }
+                DirectoryChange::Interested { .. }
+                | DirectoryChange::Uninterested { .. }
+                | DirectoryChange::QuotaUsage { .. } => None,
             };
-            if let Some((slot, incarnation)) = life
-                && slot != others.own_slot
-                && let Some(before) = others.shared.lives.get(slot as usize).copied()
-                && before != incarnation
+            if let Some((slot, generation)) = generation
+                && slot != cluster.own_slot
+                && let Some(before) = cluster.shared.generations.get(slot as usize).copied()
+                && before != generation
             {
-                let way = &mut others.ways[slot as usize];
-                let last_life = way.last_life.max(incarnation);
-                *way = Way { last_life, heard_life: way.heard_life, ..Way::default() };
-                others.off.retain(|(of, _)| *of != slot);
-                reborn.extend((incarnation > 0).then_some(slot));
-                others.owes_nothing(slot);
+                let link = &mut cluster.links[slot as usize];
+                let last_generation = link.last_generation.max(generation);
+                *link = WorkerLink {
+                    last_generation,
+                    heard_generation: link.heard_generation,
+                    ..WorkerLink::default()
+                };
+                cluster.off.retain(|(of, _)| *of != slot);
+                reborn.extend((generation > 0).then_some(slot));
+                cluster.owes_nothing(slot);
                 over.push((slot, before, change.tells_the_rest()));
                 let introduced = self.peers.iter_mut().flat_map(|(_, peer)| &mut peer.introduced);
                 introduced.for_each(|slots| slots.retain(|known| *known != slot));
             }
-            let off = &others.off;
-            others.shared.apply(change, |slot, interest| off.contains(&(slot, interest.clone())));
+            let off = &cluster.off;
+            cluster.shared.apply(change, |slot, interest| off.contains(&(slot, interest.clone())));
         }
-        for (slot, life, tells_the_rest) in over {
+        for (slot, generation, tells_the_rest) in over {
             self.bury_homes(slot);
-            if life > 0 && !tells_the_rest {
-                self.lose_copies(now, slot, life);
+            if generation > 0 && !tells_the_rest {
+                self.lose_copies(now, slot, generation);
             }
         }
         leaving.into_iter().for_each(|slot| self.hear_of_leaving(slot));
         for slot in reborn {
             self.tell_levels(slot);
         }
-        if changes.iter().any(Change::is_about_charges) {
+        if changes.iter().any(DirectoryChange::is_about_charges) {
             self.update_charges();
         }
         self.resume_all();
@@ -361,10 +382,10 @@ impl Core {
 
     /// All workers know of the interests up to this ticket.
     fn confirmed(&mut self, now: Instant, ticket: u64) {
-        let Some(others) = &mut self.others else { return };
-        others.confirmed = others.confirmed.max(ticket);
+        let Some(cluster) = &mut self.cluster else { return };
+        cluster.confirmed = cluster.confirmed.max(ticket);
         let known: Vec<_> =
-            others.unconfirmed.extract_if(.., |waiting| waiting.ticket <= ticket).collect();
+            cluster.unconfirmed.extract_if(.., |waiting| waiting.ticket <= ticket).collect();
         for Unconfirmed { key, peer, correlation, .. } in known {
             if self.peers.get(key.0 as usize).is_some_and(|found| found.origin.peer == peer) {
                 self.send(now, key, Header::new(Kind::Ack, correlation), &[]);
@@ -373,13 +394,13 @@ impl Core {
     }
 
     fn resume_all(&mut self) {
-        let Some(others) = &mut self.others else { return };
-        let waiters = others.waiters.take();
+        let Some(cluster) = &mut self.cluster else { return };
+        let waiters = cluster.waiters.take();
         self.resume(waiters);
     }
 }
 
-impl Others {
+impl Cluster {
     /// Whether a sender may be remembered: as many, and in as many words, as there are in earnest.
     fn has_room_for(&self, origin: &Origin) -> bool {
         self.origins.len() < MAX_ORIGINS
@@ -389,17 +410,18 @@ impl Others {
 
     /// Whether a change is of a life that is known to be over: news of the next one may come
     /// earlier, from the worker itself or by inheritance.
-    fn is_stale(&self, change: &Change) -> bool {
-        let known = |slot: u32| self.shared.lives.get(slot as usize).copied().unwrap_or(0);
+    fn is_stale(&self, change: &DirectoryChange) -> bool {
+        let known = |slot: u32| self.shared.generations.get(slot as usize).copied().unwrap_or(0);
         match *change {
-            Change::Life { slot, incarnation } => {
-                let last = self.ways.get(slot as usize).map_or(0, |way| way.last_life);
-                incarnation < known(slot).max(last)
+            DirectoryChange::Generation { slot, generation } => {
+                let last = self.links.get(slot as usize).map_or(0, |link| link.last_generation);
+                generation < known(slot).max(last)
             }
-            Change::Leaving { slot, incarnation } | Change::Died { slot, incarnation, .. } => {
-                known(slot) != incarnation
-            }
-            Change::Interested { .. } | Change::Uninterested { .. } | Change::Spent { .. } => false,
+            DirectoryChange::Leaving { slot, generation }
+            | DirectoryChange::Died { slot, generation, .. } => known(slot) != generation,
+            DirectoryChange::Interested { .. }
+            | DirectoryChange::Uninterested { .. }
+            | DirectoryChange::QuotaUsage { .. } => false,
         }
     }
 }
@@ -424,8 +446,8 @@ mod tests {
     use super::*;
     use crate::config::{Config, DaemonInfo, PeerInfo};
     use crate::peer::{PeerKey, id_of};
-    use crate::shared::{Interest, Shared};
-    use crate::tracked::Conclusion;
+    use crate::shared::{DirectoryState, Interest};
+    use crate::tracked::OutcomeReport;
 
     const OWN: u32 = 0;
     const HOSTILE: u32 = 1;
@@ -436,16 +458,16 @@ mod tests {
 
     /// A router with two others, and a peer here that wants everything below `a`, also in a group,
     /// and waits for the outcome of a request.
-    fn router(now: Instant) -> (Core, PeerKey) {
+    fn router(now: Instant) -> (Router, PeerKey) {
         let config = Config { outbox: 4096, ..Config::new(DaemonInfo::unknown(now)) };
-        let config = Config { slot: OWN, incarnation: 1, ..config };
-        let mut shared = Shared::new(3);
+        let config = Config { slot: OWN, generation: 1, ..config };
+        let mut shared = DirectoryState::new(3);
         for slot in 0..3 {
-            shared.apply(&Change::Life { slot, incarnation: 1 }, |_, _| false);
+            shared.apply(&DirectoryChange::Generation { slot, generation: 1 }, |_, _| false);
         }
-        let wanted = Change::Interested { slot: 2, interest: interest(None), share: None };
+        let wanted = DirectoryChange::Interested { slot: 2, interest: interest(None), share: None };
         shared.apply(&wanted, |_, _| false);
-        let mut core = Core::new(config, Some(shared));
+        let mut core = Router::new(config, Some(shared));
         let origin = origin(0);
         let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, bare: None });
         let hello = Hello {
@@ -493,7 +515,7 @@ mod tests {
         bytes
     }
 
-    fn news(news: &Between) -> Vec<u8> {
+    fn news(news: &WorkerMessage) -> Vec<u8> {
         let mut bytes = Vec::new();
         FrameWriter(&mut bytes).control(Header::new(Kind::Notice, 0), &encode(news));
         bytes
@@ -501,7 +523,7 @@ mod tests {
 
     fn any_id() -> impl Strategy<Value = u64> {
         let ours = (0..4_u32, 0..3_u32, 0..3_u32)
-            .prop_map(|(slot, life, number)| id_of(slot, life, number));
+            .prop_map(|(slot, generation, number)| id_of(slot, generation, number));
         prop_oneof![ours, any::<u64>()]
     }
 
@@ -515,17 +537,17 @@ mod tests {
         let ticket = prop_oneof![0..3_u64, any::<u64>()];
         let concluded = (ticket.clone(), any::<u64>(), any::<bool>(), any::<bool>());
         prop_oneof![
-            any::<u64>().prop_map(Between::Consumed),
+            any::<u64>().prop_map(WorkerMessage::Consumed),
             (of_interest, any::<bool>())
-                .prop_map(|(interest, off)| Between::Level { interest, off }),
-            any_id().prop_map(|peer| Between::Origin(origin(peer))),
-            any_id().prop_map(Between::Departed),
-            Just(()).prop_map(|()| Between::Last),
-            ticket.prop_map(Between::Tracked),
+                .prop_map(|(interest, off)| WorkerMessage::Level { interest, off }),
+            any_id().prop_map(|peer| WorkerMessage::Origin(origin(peer))),
+            any_id().prop_map(WorkerMessage::Departed),
+            Just(()).prop_map(|()| WorkerMessage::Last),
+            ticket.prop_map(WorkerMessage::PendingMessage),
             concluded.prop_map(|(ticket, delivered, is_answered, is_passed_on)| {
                 let receipt = Receipt { delivered, ..Receipt::default() };
                 let said = (is_answered, is_passed_on);
-                Between::Concluded(Conclusion::of(ticket, receipt, said))
+                WorkerMessage::Concluded(OutcomeReport::of(ticket, receipt, said))
             }),
         ]
         .prop_map(|between| news(&between))
@@ -558,8 +580,8 @@ mod tests {
         ) {
             let now = Instant::now();
             let (mut core, key) = router(now);
-            for (frames, slot, life, writes) in records {
-                core.arrive(now, slot, life, &mut frames.concat());
+            for (frames, slot, generation, writes) in records {
+                core.arrive(now, slot, generation, &mut frames.concat());
                 while let Some(output) = core.poll_output() {
                     if let Output::Forward(slot) = output {
                         let count = core.outgoing(slot).0.len();
@@ -580,9 +602,9 @@ mod tests {
 
         /// The same of bytes that are not even frames.
         #[test]
-        fn any_bytes_may_come(mut bytes in vec(any::<u8>(), 0..300), slot: u32, life: u32) {
+        fn any_bytes_may_come(mut bytes in vec(any::<u8>(), 0..300), slot: u32, generation: u32) {
             let now = Instant::now();
-            router(now).0.arrive(now, slot, life, &mut bytes);
+            router(now).0.arrive(now, slot, generation, &mut bytes);
         }
     }
 
@@ -630,11 +652,13 @@ mod tests {
         let (mut core, _) = router(now);
         for number in 0..MAX_ORIGINS as u32 + 10 {
             let peer = id_of(HOSTILE, 1, number);
-            core.arrive(now, HOSTILE, 1, &mut news(&Between::Origin(origin(peer))));
+            core.arrive(now, HOSTILE, 1, &mut news(&WorkerMessage::Origin(origin(peer))));
         }
-        assert_eq!(core.others.as_ref().map(|others| others.origins.len()), Some(MAX_ORIGINS));
+        assert_eq!(core.cluster.as_ref().map(|cluster| cluster.origins.len()), Some(MAX_ORIGINS));
         let long = Origin { transport: "x".repeat(1000).into(), ..origin(id_of(2, 1, 1)) };
-        core.arrive(now, 2, 1, &mut news(&Between::Origin(long)));
-        assert!(core.others.as_ref().is_some_and(|others| others.origin(id_of(2, 1, 1)).is_none()));
+        core.arrive(now, 2, 1, &mut news(&WorkerMessage::Origin(long)));
+        assert!(
+            core.cluster.as_ref().is_some_and(|cluster| cluster.origin(id_of(2, 1, 1)).is_none())
+        );
     }
 }

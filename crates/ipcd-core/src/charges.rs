@@ -13,13 +13,13 @@ use foldhash::fast::RandomState;
 use ipcd_proto::control::Code;
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Core, Output};
+use crate::core::{Output, Router};
 use crate::fault::MAX_SOURCES;
 use crate::peer::PeerKey;
 use crate::session::Failure;
-use crate::shared::Shared;
-use crate::source::Source;
-use crate::table::Request;
+use crate::shared::DirectoryState;
+use crate::source::Principal;
+use crate::table::DirectoryRequest;
 
 /// In how many parts what is allowed is counted between workers, at the least.
 const PARTS: u64 = 16;
@@ -29,7 +29,7 @@ const SHARES: u64 = 8;
 
 /// What a source takes up.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Spent {
+pub struct QuotaUsage {
     /// Bytes in outboxes.
     pub bytes: u64,
     /// Subscriptions.
@@ -38,27 +38,27 @@ pub struct Spent {
 
 /// A source that has peers here.
 #[derive(Debug)]
-pub(crate) struct Charge {
-    source: Source,
+pub(crate) struct Quota {
+    source: Principal,
     /// By peers here.
-    spent: Cell<Spent>,
+    spent: Cell<QuotaUsage>,
     /// What of it the other workers are told.
-    told: Cell<Spent>,
+    told: Cell<QuotaUsage>,
     /// The least bytes told since this worker has last heard what it had told.
     least_told: Cell<u64>,
     /// What all know that the peers here take up; and what those of the other workers do.
-    known: Cell<Spent>,
-    elsewhere: Cell<Spent>,
+    known: Cell<QuotaUsage>,
+    elsewhere: Cell<QuotaUsage>,
     /// Whether it was over its limit, and has not fallen to half of it since.
     was_over: Cell<bool>,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(crate) struct Charges(HashMap<Source, Rc<Charge>, RandomState>);
+pub(crate) struct Quotas(HashMap<Principal, Rc<Quota>, RandomState>);
 
-impl Charge {
-    fn change(&self, change: impl FnOnce(&mut Spent)) {
+impl Quota {
+    fn change(&self, change: impl FnOnce(&mut QuotaUsage)) {
         let mut spent = self.spent.get();
         change(&mut spent);
         self.spent.set(spent);
@@ -74,7 +74,7 @@ impl Charge {
     }
 
     /// Notes what all know.
-    fn hear(&self, known: Spent, elsewhere: Spent) {
+    fn hear(&self, known: QuotaUsage, elsewhere: QuotaUsage) {
         self.known.set(known);
         self.elsewhere.set(elsewhere);
         if known == self.told.get() {
@@ -83,7 +83,7 @@ impl Charge {
     }
 
     /// Notes what all are told.
-    fn tell(&self, spent: Spent) {
+    fn tell(&self, spent: QuotaUsage) {
         self.told.set(spent);
         self.least_told.set(self.least_told.get().min(spent.bytes));
     }
@@ -93,18 +93,18 @@ impl Charge {
     }
 }
 
-impl Core {
+impl Router {
     /// The charge that a new peer of this source shares.
-    pub(crate) fn charge_of(&mut self, source: Source) -> Rc<Charge> {
-        let (others, own) = (&self.others, self.config.slot);
+    pub(crate) fn charge_of(&mut self, source: Principal) -> Rc<Quota> {
+        let (cluster, own) = (&self.cluster, self.config.slot);
         let charge = self.charges.0.entry(source).or_insert_with(|| {
-            let shared = others.as_ref().map(|others| &others.shared);
+            let shared = cluster.as_ref().map(|cluster| &cluster.shared);
             let elsewhere = shared.map(|shared| shared.spent_by(source, own).1).unwrap_or_default();
             let elsewhere = Cell::new(elsewhere);
             let [spent, told, known] =
-                [const { Spent { bytes: 0, subscriptions: 0 } }; 3].map(Cell::new);
+                [const { QuotaUsage { bytes: 0, subscriptions: 0 } }; 3].map(Cell::new);
             let (least_told, was_over) = (Cell::new(0), Cell::default());
-            Rc::new(Charge { source, spent, told, least_told, known, elsewhere, was_over })
+            Rc::new(Quota { source, spent, told, least_told, known, elsewhere, was_over })
         });
         Rc::clone(charge)
     }
@@ -152,7 +152,7 @@ impl Core {
     pub(crate) fn charge_anew(&mut self) {
         for key in self.keys() {
             let peer = &self.peers[key.0 as usize];
-            let source = Source::of(peer.origin.uid, peer.origin.addr, self.config.prefixes);
+            let source = Principal::of(peer.origin.uid, peer.origin.addr, self.config.prefixes);
             let before = peer.charge.source;
             if source == before {
                 continue;
@@ -175,7 +175,7 @@ impl Core {
     }
 
     /// Forgets a source of which nobody is left but so many.
-    fn forget_charge(&mut self, source: Source, left: usize) {
+    fn forget_charge(&mut self, source: Principal, left: usize) {
         if self.charges.0.get(&source).is_some_and(|charge| Rc::strong_count(charge) <= left) {
             self.charges.0.remove(&source);
         }
@@ -201,7 +201,7 @@ impl Core {
         most > 0 && !peer.outbox.is_empty() && peer.charge.spent.get().bytes >= most / 4 * 5
     }
 
-    fn is_over(&self, charge: &Charge, margin: u64) -> bool {
+    fn is_over(&self, charge: &Quota, margin: u64) -> bool {
         let (most, here) = (self.config.max_bytes_per_source, charge.spent.get().bytes);
         let workers = self.workers();
         // Nobody has to share what is left if nothing like it is used.
@@ -217,7 +217,7 @@ impl Core {
     }
 
     fn workers(&self) -> u64 {
-        self.others.as_ref().map_or(1, |others| others.shared.living().max(1))
+        self.cluster.as_ref().map_or(1, |cluster| cluster.shared.living().max(1))
     }
 
     pub(crate) fn check_source(&self, key: PeerKey) -> Result<(), Failure> {
@@ -235,10 +235,10 @@ impl Core {
 
     /// The table has other amounts now.
     pub(crate) fn update_charges(&mut self) {
-        let Some(others) = &self.others else { return };
+        let Some(cluster) = &self.cluster else { return };
         let own = self.config.slot;
         for charge in self.charges.0.values() {
-            let (known, elsewhere) = others.shared.spent_by(charge.source, own);
+            let (known, elsewhere) = cluster.shared.spent_by(charge.source, own);
             charge.hear(known, elsewhere);
         }
         self.relieve();
@@ -268,7 +268,7 @@ impl Core {
 
     /// Tells the table what peers here take up, if it is to know and it is another part of it.
     fn tell_spent(&mut self, key: PeerKey) {
-        if self.others.is_none() {
+        if self.cluster.is_none() {
             return;
         }
         let config = &self.config;
@@ -287,16 +287,16 @@ impl Core {
             || (most > 0 && moved(most / PARTS))
         {
             charge.tell(spent);
-            let request = Request::Spent { source: charge.source, spent };
+            let request = DirectoryRequest::QuotaUsage { source: charge.source, spent };
             self.outputs.push_back(Output::Tell(request));
         }
     }
 }
 
-impl Shared {
+impl DirectoryState {
     /// What a source takes up at a worker, and at the others.
-    fn spent_by(&self, source: Source, own: u32) -> (Spent, Spent) {
-        let (mut here, mut elsewhere) = (Spent::default(), Spent::default());
+    fn spent_by(&self, source: Principal, own: u32) -> (QuotaUsage, QuotaUsage) {
+        let (mut here, mut elsewhere) = (QuotaUsage::default(), QuotaUsage::default());
         for (slot, spent) in self.spent.get(&source).into_iter().flatten() {
             let sum = if *slot == own { &mut here } else { &mut elsewhere };
             // What another worker says may be anything.
@@ -307,18 +307,18 @@ impl Shared {
     }
 
     /// Whether this would be more sources of one worker than it may have.
-    pub(crate) fn has_too_many_sources(&self, slot: u32, source: Source) -> bool {
-        let is_of = |all: &Vec<(u32, Spent)>| all.iter().any(|(known, _)| *known == slot);
+    pub(crate) fn has_too_many_sources(&self, slot: u32, source: Principal) -> bool {
+        let is_of = |all: &Vec<(u32, QuotaUsage)>| all.iter().any(|(known, _)| *known == slot);
         self.spent.len() >= MAX_SOURCES
             && !self.spent.get(&source).is_some_and(is_of)
             && self.spent.values().filter(|all| is_of(all)).count() >= MAX_SOURCES
     }
 
     /// Notes what a source takes up at a worker.
-    pub(crate) fn set_spent(&mut self, slot: u32, source: Source, spent: Spent) {
+    pub(crate) fn set_spent(&mut self, slot: u32, source: Principal, spent: QuotaUsage) {
         let all = self.spent.entry(source).or_default();
         all.retain(|(known, _)| *known != slot);
-        if spent != Spent::default() {
+        if spent != QuotaUsage::default() {
             all.push((slot, spent));
         }
         if all.is_empty() {

@@ -9,7 +9,7 @@ use ipcd_proto::{Filter, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::acl::Acl;
-use crate::source::Prefixes;
+use crate::source::AddressPrefixes;
 
 /// What a router is told at its start.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub struct Config {
     /// The place of its worker.
     pub slot: u32,
     /// Which life of that place this is.
-    pub incarnation: u32,
+    pub generation: u32,
     /// Bytes of the largest payload.
     pub max_payload: usize,
     /// Bytes that an outbox holds before its subscriptions are full.
@@ -41,7 +41,7 @@ pub struct Config {
     /// full; 0 for any number.
     pub max_bytes_per_source: u64,
     /// Which addresses are one source.
-    pub prefixes: Prefixes,
+    pub prefixes: AddressPrefixes,
     /// From attaching to the end of the handshake.
     pub handshake_timeout: Duration,
     /// From the first byte of a frame to its last.
@@ -51,7 +51,7 @@ pub struct Config {
     /// How old the oldest byte of an outbox may grow.
     pub stall_timeout: Duration,
     /// The secrets that peers may prove.
-    pub tokens: Tokens,
+    pub tokens: TokenSet,
     /// Who may do what.
     pub acl: Acl,
     /// What `status` tells of the daemon.
@@ -60,14 +60,14 @@ pub struct Config {
 
 /// The secrets that peers may prove.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Tokens {
+pub struct TokenSet {
     /// The daemon's own.
     pub own: Option<Token>,
     /// Others, by name.
     pub named: HashMap<String, Token>,
 }
 
-impl Tokens {
+impl TokenSet {
     /// The token of this name, or the daemon's own.
     pub fn find(&self, name: Option<&str>) -> Option<&Token> {
         match name {
@@ -116,7 +116,7 @@ impl Config {
     pub fn new(daemon: DaemonInfo) -> Self {
         Self {
             slot: 0,
-            incarnation: 0,
+            generation: 0,
             max_payload: limits::DEFAULT_MAX_PAYLOAD,
             outbox: 8 * 1024 * 1024,
             pace: 256 * 1024,
@@ -127,12 +127,12 @@ impl Config {
             max_subscriptions: 10_000,
             max_subscriptions_per_source: 0,
             max_bytes_per_source: 0,
-            prefixes: Prefixes::default(),
+            prefixes: AddressPrefixes::default(),
             handshake_timeout: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(30),
             idle_timeout: None,
             stall_timeout: Duration::from_secs(10),
-            tokens: Tokens::default(),
+            tokens: TokenSet::default(),
             acl: Acl::default(),
             daemon,
         }
@@ -149,12 +149,12 @@ pub struct PeerInfo {
     /// A random number to challenge the peer with, if it must prove a token.
     pub challenge: Option<Nonce>,
     /// What is agreed with a peer that does not speak the protocol: its session is open at once.
-    pub bare: Option<Bare>,
+    pub bare: Option<RawPeer>,
 }
 
 /// What a peer hears that cannot say it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Bare {
+pub struct RawPeer {
     /// The messages that go to it; one that matches two of them comes twice.
     pub filters: Vec<Filter>,
     /// Whether its own are among them.

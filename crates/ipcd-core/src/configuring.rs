@@ -6,10 +6,10 @@ use std::time::Instant;
 use ipcd_proto::limits::MAX_CONTROL;
 
 use crate::config::Config;
-use crate::core::Core;
+use crate::core::Router;
 use crate::peer::PeerKey;
 
-impl Core {
+impl Router {
     /// Changes the configuration while the router runs; what it is about to do is done by the new.
     pub fn configure(&mut self, now: Instant, change: impl FnOnce(&mut Config)) {
         let before = self.config.clone();

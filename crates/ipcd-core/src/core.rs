@@ -7,58 +7,60 @@ use foldhash::fast::RandomState;
 use ipcd_proto::control::{Origin, Reason};
 use slab::Slab;
 
-use crate::access::Permissions;
-use crate::charges::Charges;
+use crate::access::RightsCache;
+use crate::charges::Quotas;
+use crate::cluster::Cluster;
 use crate::config::{Config, PeerInfo};
-use crate::fanout::Audience;
-use crate::interest::{Interests, Member};
-use crate::others::Others;
-use crate::outbox::Outbox;
-use crate::pacing::Pace;
-use crate::peer::{Deadlines, Drops, Peer, PeerCounts, PeerKey, State, Subscription, id_of};
-use crate::report::Questions;
-use crate::rotation::Rotations;
-use crate::route::Routes;
-use crate::shared::Shared;
-use crate::source::Source;
-use crate::store::Store;
-use crate::table::Request;
-use crate::timers::Timers;
-use crate::tracked::Trackers;
-use crate::turns::{Budget, Deferred, DeferredQueue};
-use crate::waiting::{Wait, WaitingList};
+use crate::fanout::LastAudience;
+use crate::interest::{LocalSubscriber, SubscriptionTrie};
+use crate::outbox::SendQueue;
+use crate::pacing::Pacing;
+use crate::peer::{
+    DropCounts, Peer, PeerCounts, PeerDeadlines, PeerKey, SessionState, Subscription, id_of,
+};
+use crate::report::OpenQueries;
+use crate::rotation::GroupTurns;
+use crate::route::RouteCache;
+use crate::shared::DirectoryState;
+use crate::source::Principal;
+use crate::store::ChunkPool;
+use crate::table::DirectoryRequest;
+use crate::timers::PeerTimers;
+use crate::tracked::Requests;
+use crate::turns::{DeferredQueue, DeferredWork, StepBudget};
+use crate::waiting::{WaitState, WaitingList};
 
 /// What it takes to forget a subscription.
 const STEPS_TO_FORGET: usize = 32;
 
 /// A router of one worker.
 ///
-/// The caller does what [`Core::poll_output`] says until there is nothing more, after every call
-/// of [`Core::receive`], [`Core::wrote`], [`Core::detach`], [`Core::drain`] and [`Core::tick`].
+/// The caller does what [`Router::poll_output`] says until there is nothing more, after every call
+/// of [`Router::receive`], [`Router::wrote`], [`Router::detach`], [`Router::drain`] and [`Router::tick`].
 #[derive(Debug)]
-pub struct Core {
+pub struct Router {
     pub(crate) config: Config,
     pub(crate) peers: Slab<Peer>,
-    pub(crate) interests: Interests<Member>,
+    pub(crate) interests: SubscriptionTrie<LocalSubscriber>,
     /// What is known of the other workers, if there are any.
-    pub(crate) others: Option<Others>,
-    pub(crate) routes: Routes,
-    pub(crate) permissions: Permissions,
-    pub(crate) charges: Charges,
+    pub(crate) cluster: Option<Cluster>,
+    pub(crate) routes: RouteCache,
+    pub(crate) permissions: RightsCache,
+    pub(crate) charges: Quotas,
     /// Peers by their ids.
     pub(crate) ids: HashMap<u64, PeerKey, RandomState>,
-    pub(crate) trackers: Trackers,
-    pub(crate) rotations: Rotations,
+    pub(crate) trackers: Requests,
+    pub(crate) rotations: GroupTurns,
     /// Publishers that wait for a group, until it has a member that can take more.
     pub(crate) group_waiters: WaitingList,
     pub(crate) names: HashSet<String>,
-    pub(crate) counters: Counters,
-    pub(crate) store: Store,
-    pub(crate) last_audience: Option<Audience>,
+    pub(crate) counters: RouterCounters,
+    pub(crate) store: ChunkPool,
+    pub(crate) last_audience: Option<LastAudience>,
     pub(crate) outputs: VecDeque<Output>,
-    pub(crate) questions: Questions,
-    pub(crate) timers: Timers,
-    pub(crate) budget: Budget,
+    pub(crate) questions: OpenQueries,
+    pub(crate) timers: PeerTimers,
+    pub(crate) budget: StepBudget,
     pub(crate) deferred: DeferredQueue,
     /// Who has sent what is being delivered, where that was put off.
     pub(crate) last_sender: Option<Origin>,
@@ -84,10 +86,10 @@ pub enum Output {
     Close(PeerKey, String),
     /// Detach the peer now.
     Drop(PeerKey, String),
-    /// Send what is on its way to another worker ([`Core::outgoing`]).
+    /// Send what is on its way to another worker ([`Router::outgoing`]).
     Forward(u32),
-    /// Tell the table ([`crate::Table::heed`]).
-    Tell(Request),
+    /// Tell the table ([`crate::Directory::heed`]).
+    Tell(DirectoryRequest),
 }
 
 impl Output {
@@ -106,10 +108,10 @@ impl Output {
 
 /// What is counted for the whole router.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct RouterCounters {
     pub(crate) accepted: u64,
     pub(crate) matched: u64,
-    pub(crate) dropped: Drops,
+    pub(crate) dropped: DropCounts,
     /// Messages for a group here, of which no member was left anywhere.
     pub(crate) unclaimed: u64,
     /// Messages to one peer that was there.
@@ -127,30 +129,30 @@ pub(crate) struct Counters {
     pub(crate) unwatched: u64,
 }
 
-impl Core {
+impl Router {
     /// A router without peers; one of several, if it is given what they share.
-    pub fn new(config: Config, shared: Option<Shared>) -> Self {
-        let others = shared.map(|shared| Others::new(&config, shared));
+    pub fn new(config: Config, shared: Option<DirectoryState>) -> Self {
+        let cluster = shared.map(|shared| Cluster::new(&config, shared));
         let mut core = Self {
-            others,
-            questions: Questions::default(),
+            cluster,
+            questions: OpenQueries::default(),
             config,
             peers: Slab::new(),
-            interests: Interests::default(),
-            routes: Routes::default(),
-            permissions: Permissions::default(),
-            charges: Charges::default(),
+            interests: SubscriptionTrie::default(),
+            routes: RouteCache::default(),
+            permissions: RightsCache::default(),
+            charges: Quotas::default(),
             ids: HashMap::default(),
-            trackers: Trackers::default(),
-            rotations: Rotations::default(),
+            trackers: Requests::default(),
+            rotations: GroupTurns::default(),
             group_waiters: WaitingList::default(),
             names: HashSet::new(),
-            counters: Counters::default(),
-            store: Store::default(),
+            counters: RouterCounters::default(),
+            store: ChunkPool::default(),
             last_audience: None,
             outputs: VecDeque::new(),
-            timers: Timers::default(),
-            budget: Budget::default(),
+            timers: PeerTimers::default(),
+            budget: StepBudget::default(),
             deferred: DeferredQueue::default(),
             last_sender: None,
             gone: 0,
@@ -166,16 +168,16 @@ impl Core {
     pub fn attach(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
         let PeerInfo { listener, mut origin, challenge, bare } = info;
         self.next_number = self.next_number.wrapping_add(1);
-        let id = id_of(self.config.slot, self.config.incarnation, self.next_number);
+        let id = id_of(self.config.slot, self.config.generation, self.next_number);
         (origin.peer, origin.name) = (id, None);
-        let source = Source::of(origin.uid, origin.addr, self.config.prefixes);
+        let source = Principal::of(origin.uid, origin.addr, self.config.prefixes);
         let charge = self.charge_of(source);
-        let deadlines = Deadlines::begin(now);
+        let deadlines = PeerDeadlines::begin(now);
         let peer = Peer {
             listener: listener as u32,
             told: 0,
             origin,
-            state: State::New { challenge: challenge.map(Box::new) },
+            state: SessionState::New { challenge: challenge.map(Box::new) },
             proven: None,
             rights: None,
             was_denied: false,
@@ -188,13 +190,13 @@ impl Core {
             no_echo: false,
             lingers: false,
             largest: None,
-            outbox: Outbox::default(),
+            outbox: SendQueue::default(),
             full: false,
-            pace: Pace::default(),
+            pace: Pacing::default(),
             dirty: false,
             waiters: Vec::new(),
             waiting: false,
-            wait: Wait::default(),
+            wait: WaitState::default(),
             was_deferred: false,
             is_deferred: false,
             fans_out: false,
@@ -230,7 +232,7 @@ impl Core {
         self.forget_tracked(now, key, Reason::Departed);
         let peer = &mut self.peers[key.0 as usize];
         peer.outbox.release(&mut self.store);
-        peer.state = State::Gone;
+        peer.state = SessionState::Gone;
         peer.waiting = false;
         let (id, introduced) = (peer.origin.peer, peer.introduced.take().unwrap_or_default());
         let (name, is_leaving) = (peer.origin.name.clone(), peer.is_leaving);
@@ -299,7 +301,7 @@ impl Core {
     }
 
     pub(crate) fn keys(&self) -> Vec<PeerKey> {
-        let here = self.peers.iter().filter(|(_, peer)| !matches!(peer.state, State::Gone));
+        let here = self.peers.iter().filter(|(_, peer)| !matches!(peer.state, SessionState::Gone));
         here.map(|(key, _)| PeerKey(key as u32)).collect()
     }
 
@@ -312,14 +314,14 @@ impl Core {
     pub(crate) fn forget_subscriptions(&mut self, key: PeerKey) {
         let peer = self.peer(key);
         let was_full = std::mem::take(&mut peer.full);
-        peer.pace = Pace::default();
+        peer.pace = Pacing::default();
         let leaving = std::mem::take(&mut peer.subscriptions);
         if leaving.len() * STEPS_TO_FORGET <= self.config.slice {
             leaving.iter().for_each(|gone| self.forget_one(key, gone, was_full));
             self.interests.touch();
         } else {
             self.peer(key).is_leaving = true;
-            self.deferred.push_back(Deferred::Leaving { key, leaving, was_full });
+            self.deferred.push_back(DeferredWork::Leaving { key, leaving, was_full });
         }
     }
 
@@ -334,14 +336,14 @@ impl Core {
             self.forget_one(key, &gone, was_full);
             self.budget.spend(STEPS_TO_FORGET);
             if self.budget.is_spent() && !leaving.is_empty() {
-                return self.deferred.push_back(Deferred::Leaving { key, leaving, was_full });
+                return self.deferred.push_back(DeferredWork::Leaving { key, leaving, was_full });
             }
         }
         // Until now nothing else could be in its place, and who is not there gets nothing.
         self.interests.touch();
         let peer = self.peer(key);
         peer.is_leaving = false;
-        if matches!(peer.state, State::Gone) {
+        if matches!(peer.state, SessionState::Gone) {
             self.vacate(key);
         }
     }

@@ -6,17 +6,17 @@ use std::time::Instant;
 use ipcd_proto::control::{Code, Reason, Refusal, encode};
 use ipcd_proto::{Address, Decoded, Frame, Header, Kind, decode};
 
-use crate::core::Core;
-use crate::others::Others;
+use crate::cluster::Cluster;
+use crate::core::Router;
 use crate::peer::{PeerKey, place_of};
-use crate::publish::{Load, Sender};
-use crate::tracked::{Fate, Home, Ticket};
+use crate::publish::{MessageBatch, MessageSender};
+use crate::tracked::{DeliveryOutcome, OutcomeTarget, Ticket};
 
 /// What an outbox may hold when a message comes that does not wait for it, in parts of what makes it
 /// full.
 const HARD_LIMIT: (usize, usize) = (5, 4);
 
-impl Core {
+impl Router {
     /// Accepts a message to one peer.
     pub(crate) fn publish_direct(
         &mut self,
@@ -29,12 +29,12 @@ impl Core {
         let id = self.peer(key).origin.peer;
         Frame::stamp_sender(frame, id);
         Frame::stamp_subscription(frame, 0);
-        let home = Home::Here(key, header.correlation);
+        let home = OutcomeTarget::Here(key, header.correlation);
         let ticket = header.is_tracked().then(|| self.track(now, home, &header));
         if !self.may_write_to(key, to) {
             self.count_undeliverable(to);
         } else if self.is_here(to.peer) {
-            self.deliver_direct(now, Sender { key: Some(key), id }, frame, to, ticket);
+            self.deliver_direct(now, MessageSender { key: Some(key), id }, frame, to, ticket);
         } else {
             self.forward_direct(key, frame, to, ticket);
         }
@@ -45,7 +45,7 @@ impl Core {
         if let Some(request) = to.request {
             match header.more {
                 true => self.is_answering(key, (to.peer, request)),
-                false => self.has_answered(now, key, (to.peer, request), Fate::Answered),
+                false => self.has_answered(now, key, (to.peer, request), DeliveryOutcome::Answered),
             }
         }
     }
@@ -55,10 +55,10 @@ impl Core {
     pub(crate) fn must_wait_for_way(&mut self, publisher: PeerKey, to: Address) -> bool {
         let is_here = self.is_here(to.peer);
         let slot = place_of(to.peer).0;
-        let is_full = |others: &Others| {
-            others.lives(slot) && !others.shared.is_leaving(slot) && !others.has_room(slot)
+        let is_full = |cluster: &Cluster| {
+            cluster.is_alive(slot) && !cluster.shared.is_leaving(slot) && !cluster.has_room(slot)
         };
-        let waits = !is_here && self.others.as_ref().is_some_and(is_full);
+        let waits = !is_here && self.cluster.as_ref().is_some_and(is_full);
         if waits {
             self.wait_for_others(publisher);
         }
@@ -69,7 +69,7 @@ impl Core {
     pub(crate) fn deliver_direct(
         &mut self,
         now: Instant,
-        from: Sender,
+        from: MessageSender,
         frame: &[u8],
         to: Address,
         ticket: Option<Ticket>,
@@ -91,7 +91,9 @@ impl Core {
         }
         if ticket.is_some() && self.has_no_room_for(key, frame) {
             self.counters.direct_dropped += 1;
-            ticket.inspect(|ticket| self.concluded(now, *ticket, Fate::Dropped(Reason::Newest)));
+            ticket.inspect(|ticket| {
+                self.concluded(now, *ticket, DeliveryOutcome::Dropped(Reason::Newest))
+            });
             return;
         }
         if self.is_at_hard_limit(key) || self.is_beyond_charge(key) {
@@ -99,14 +101,14 @@ impl Core {
             self.counters.direct_dropped += 1;
             self.peer(key).counts.dropped += 1;
             if let Some(ticket) = ticket {
-                self.concluded(now, ticket, Fate::Dropped(Reason::CutOff));
+                self.concluded(now, ticket, DeliveryOutcome::Dropped(Reason::CutOff));
             }
             return;
         }
         if self.peer(key).wants_origins {
             self.introduce(now, from, key);
         }
-        self.enqueue(now, key, &Load { bytes: frame, count: 1, ticket, shared: None });
+        self.enqueue(now, key, &MessageBatch { bytes: frame, count: 1, ticket, shared: None });
         self.peer(key).counts.msgs_out += 1;
         self.filled(now, key);
         if self.peer(key).has_its_fill() {
@@ -131,7 +133,7 @@ impl Core {
         self.peer(key).counts.dropped += 1;
         if let Some(ticket) = ticket {
             self.opened_copy(ticket);
-            self.concluded(now, ticket, Fate::Dropped(Reason::TooLarge));
+            self.concluded(now, ticket, DeliveryOutcome::Dropped(Reason::TooLarge));
         }
         if let Some(request) = to.request {
             let why = "the reply is larger than this session was told of: connect again";
@@ -154,6 +156,6 @@ impl Core {
     }
 
     fn is_here(&self, peer: u64) -> bool {
-        self.others.is_none() || place_of(peer).0 == self.config.slot
+        self.cluster.is_none() || place_of(peer).0 == self.config.slot
     }
 }

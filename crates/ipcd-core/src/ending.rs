@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use ipcd_proto::control::{Code, Reason, Refusal, encode};
 use ipcd_proto::{Header, Kind};
 
-use crate::core::{Core, Output};
-use crate::peer::{PeerKey, State};
-use crate::tracked::Fate;
+use crate::core::{Output, Router};
+use crate::peer::{PeerKey, SessionState};
+use crate::tracked::DeliveryOutcome;
 
 /// How long a peer that is cut off, or says goodbye, has to take what is left for it.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
-impl Core {
+impl Router {
     /// Says goodbye to everybody: what is in the outboxes is written, then the peers are closed.
     /// They have as long for it as the daemon has, which ends it otherwise.
     pub fn drain(&mut self, now: Instant) {
@@ -30,7 +30,7 @@ impl Core {
 
     /// Ends a session: an ERROR frame, then the end.
     pub(crate) fn fail(&mut self, now: Instant, key: PeerKey, code: Code, why: impl Into<String>) {
-        if matches!(self.peer(key).state, State::Closing) {
+        if matches!(self.peer(key).state, SessionState::Closing) {
             return;
         }
         let message = why.into();
@@ -46,7 +46,7 @@ impl Core {
         self.resume_waiters(key);
         self.forget_tracked(now, key, Reason::Departed);
         let peer = self.peer(key);
-        peer.state = State::Closing;
+        peer.state = SessionState::Closing;
         peer.deadlines.state = Some(now);
         self.arm(key, now + LINGER);
         self.outputs.push_back(Output::Close(key, why));
@@ -79,7 +79,7 @@ impl Core {
     }
 
     fn throw_out(&mut self, now: Instant, key: PeerKey, code: Code, why: &str) {
-        if matches!(self.peer(key).state, State::Closing) {
+        if matches!(self.peer(key).state, SessionState::Closing) {
             return;
         }
         self.counters.cut_off += 1;
@@ -105,7 +105,7 @@ impl Core {
         self.counters.dropped.count(reason, begun);
         self.counters.direct_dropped += direct;
         while let Some(ticket) = self.peer(key).outbox.take_awaited() {
-            self.concluded(now, ticket, Fate::Dropped(reason));
+            self.concluded(now, ticket, DeliveryOutcome::Dropped(reason));
         }
     }
 

@@ -6,14 +6,14 @@ use std::time::Instant;
 use ipcd_proto::control::{Origin, Overflow};
 use ipcd_proto::{Frame, frame_len};
 
-use crate::core::Core;
-use crate::interest::Member;
+use crate::core::Router;
+use crate::interest::LocalSubscriber;
 use crate::peer::PeerKey;
-use crate::publish::{Load, Sender};
-use crate::route::Targets;
-use crate::store::Span;
+use crate::publish::{MessageBatch, MessageSender};
+use crate::route::RouteTargets;
+use crate::store::ChunkSlice;
 use crate::tracked::Ticket;
-use crate::turns::Deferred;
+use crate::turns::DeferredWork;
 
 /// Bytes of a run from which on it always pays to keep it apart rather than copy it to each. A
 /// shorter one is kept if it can go where the one before is, or if the one before was for the same.
@@ -24,7 +24,7 @@ const AT_ONCE: usize = 1024;
 const BYTES_OF_STEP: usize = 1024;
 
 /// Messages for all members of a route, and the subscription that they are stamped for.
-pub(crate) struct Stamped<'a> {
+pub(crate) struct StampedBatch<'a> {
     pub(crate) bytes: &'a mut [u8],
     pub(crate) count: u64,
     pub(crate) subscription: u32,
@@ -34,7 +34,7 @@ pub(crate) struct Stamped<'a> {
 
 /// Some of whom a run was for, which tells most runs of different routes apart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Audience {
+pub(crate) struct LastAudience {
     first: PeerKey,
     subscription: u32,
     members: usize,
@@ -44,10 +44,10 @@ pub(crate) struct Audience {
 /// and its publisher goes on when they have.
 #[derive(Debug)]
 pub(crate) struct FanOut {
-    from: Sender,
+    from: MessageSender,
     /// Who that is, for it may have gone when the last members get it.
     origin: Option<Origin>,
-    targets: Rc<Targets>,
+    targets: Rc<RouteTargets>,
     /// How many members have had it.
     at: usize,
     bytes: Vec<u8>,
@@ -65,18 +65,18 @@ impl FanOut {
     }
 }
 
-impl Core {
+impl Router {
     /// Delivers messages to the members of a route, to some of them perhaps in later turns. If the
     /// fate of the copies is noted, the message is dealt out when all have it.
     pub(crate) fn deliver_to_all(
         &mut self,
         now: Instant,
-        from: Sender,
-        targets: &Rc<Targets>,
-        mut run: Stamped<'_>,
+        from: MessageSender,
+        targets: &Rc<RouteTargets>,
+        mut run: StampedBatch<'_>,
     ) {
         let at = self.deliver_to_some(now, from, &targets.members, &mut run);
-        let Stamped { bytes, count, subscription, ticket } = run;
+        let StampedBatch { bytes, count, subscription, ticket } = run;
         if at < targets.members.len() {
             let (targets, bytes, births) = (Rc::clone(targets), bytes.to_vec(), self.births);
             let origin = from.key.map(|key| self.origin(key).clone());
@@ -86,7 +86,7 @@ impl Core {
                 Some(key) => self.peer(key).fans_out = true,
                 None => self.hold_arrivals(true),
             }
-            self.deferred.push_back(Deferred::FanOut(Box::new(fan_out)));
+            self.deferred.push_back(DeferredWork::FanOut(Box::new(fan_out)));
         } else if let Some(ticket) = ticket {
             self.dealt_out(now, ticket);
         }
@@ -101,10 +101,10 @@ impl Core {
         };
         let key = from.key.filter(is_here);
         let (count, ticket) = (*count, *ticket);
-        let mut run = Stamped { bytes, count, subscription: *subscription, ticket };
-        let sender = Sender { key, id: from.id };
+        let mut run = StampedBatch { bytes, count, subscription: *subscription, ticket };
+        let sender = MessageSender { key, id: from.id };
         let some = &targets.members[*at..targets.members.len().min(*at + self.config.slice)];
-        let there: Vec<Member> =
+        let there: Vec<LocalSubscriber> =
             some.iter().filter(|member| self.is_since(member, *births)).cloned().collect();
         self.last_sender = origin.take();
         let reached = self.deliver_to_some(now, sender, &there, &mut run);
@@ -115,7 +115,7 @@ impl Core {
             Some(next) => *at + some.iter().position(|member| member == next).unwrap_or(some.len()),
         };
         if *at < targets.members.len() {
-            return self.deferred.push_back(Deferred::FanOut(fan_out));
+            return self.deferred.push_back(DeferredWork::FanOut(fan_out));
         }
         if let Some(ticket) = ticket {
             self.dealt_out(now, ticket);
@@ -131,7 +131,7 @@ impl Core {
     }
 
     /// Whether a member still has the subscription that it had when there had been so many.
-    fn is_since(&self, member: &Member, births: u64) -> bool {
+    fn is_since(&self, member: &LocalSubscriber, births: u64) -> bool {
         let peer = self.peers.get(member.peer.0 as usize);
         let known = peer.and_then(|peer| peer.known_subscription(member.subscription));
         known.is_some_and(|subscription| subscription.birth <= births)
@@ -143,9 +143,9 @@ impl Core {
     fn deliver_to_some(
         &mut self,
         now: Instant,
-        from: Sender,
-        to: &[Member],
-        run: &mut Stamped<'_>,
+        from: MessageSender,
+        to: &[LocalSubscriber],
+        run: &mut StampedBatch<'_>,
     ) -> usize {
         let mut at = 0;
         let groups = to.chunk_by(|a, b| a.subscription == b.subscription);
@@ -162,7 +162,7 @@ impl Core {
             self.budget.spend(alike.len() * (2 + each));
             for member in alike {
                 let (bytes, count, ticket) = (&*run.bytes, run.count, run.ticket);
-                self.deliver(now, from, member, Load { bytes, count, ticket, shared });
+                self.deliver(now, from, member, MessageBatch { bytes, count, ticket, shared });
             }
             if let Some(span) = shared {
                 self.store.release(span.chunk);
@@ -173,7 +173,12 @@ impl Core {
     }
 
     /// Keeps a run for those who will get it, if that pays.
-    fn keep_for(&mut self, to: &[Member], from: Sender, run: &[u8]) -> Option<Span> {
+    fn keep_for(
+        &mut self,
+        to: &[LocalSubscriber],
+        from: MessageSender,
+        run: &[u8],
+    ) -> Option<ChunkSlice> {
         if to.len() < self.config.sharers {
             return None;
         }
@@ -183,15 +188,15 @@ impl Core {
             let outbox = &self.peers[member.peer.0 as usize].outbox;
             heirs += usize::from(outbox.ends_shared(&self.store));
         }
-        let Member { peer: first, subscription, .. } = to[0];
-        let audience = Some(Audience { first, subscription, members: to.len() });
+        let LocalSubscriber { peer: first, subscription, .. } = to[0];
+        let audience = Some(LastAudience { first, subscription, members: to.len() });
         let is_again = std::mem::replace(&mut self.last_audience, audience) == audience;
         let pays = run.len() >= SHARED_BYTES || is_again || self.store.goes_on(heirs, run.len());
         (takers >= self.config.sharers && pays).then(|| self.store.keep(run, heirs))
     }
 
     /// Whether a run will go into a member's outbox, as far as is known before.
-    fn will_take(&self, from: Sender, member: &Member) -> bool {
+    fn will_take(&self, from: MessageSender, member: &LocalSubscriber) -> bool {
         let peer = &self.peers[member.peer.0 as usize];
         let has_room =
             !peer.full || matches!(member.overflow, Overflow::Block | Overflow::DropOldest);

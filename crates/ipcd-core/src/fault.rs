@@ -9,7 +9,7 @@ use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Filter, Subject};
 
 use crate::name::is_name;
-use crate::shared::{Interest, Part};
+use crate::shared::{GroupPart, Interest};
 
 /// Interests of one worker. Subscriptions of one filter and group are one interest.
 pub(crate) const MAX_INTERESTS: usize = 256 * 1024;
@@ -27,50 +27,53 @@ const MAX_COUNTER_NAME: usize = 64;
 
 /// Why a worker must not be believed any more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Fault {
+pub enum ProtocolViolation {
     /// It confirms changes that it was not told.
     Epoch,
     /// It wants what is no filter or group.
     Interest,
     /// It has more interests than it may.
-    Interests,
+    SubscriptionTrie,
     /// It claims what is no name.
     Name,
     /// It asks what cannot be asked.
     Question,
     /// It asks more at once than it may.
-    Questions,
+    OpenQueries,
     /// It answers something else than was asked.
     Answer,
     /// Its answer does not end.
     Parts,
     /// It has counted what nobody counts.
-    Counters,
+    RouterCounters,
     /// It has peers of more sources than it may have peers.
     Sources,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ProtocolViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Epoch => "it confirms changes that it was not told",
             Self::Interest => "it wants what is no filter or group",
-            Self::Interests => "it has too many interests",
+            Self::SubscriptionTrie => "it has too many interests",
             Self::Name => "it claims what is no name",
             Self::Question => "it asks what cannot be asked",
-            Self::Questions => "it asks too much at once",
+            Self::OpenQueries => "it asks too much at once",
             Self::Answer => "it answers something else than was asked",
             Self::Parts => "its answer does not end",
-            Self::Counters => "it has counted what nobody counts",
+            Self::RouterCounters => "it has counted what nobody counts",
             Self::Sources => "it has peers of too many sources",
         })
     }
 }
 
 /// A filter, of a group if there is a part in it.
-pub(crate) fn check_interest(interest: &Interest, share: Option<&Part>) -> Result<(), Fault> {
+pub(crate) fn check_interest(
+    interest: &Interest,
+    share: Option<&GroupPart>,
+) -> Result<(), ProtocolViolation> {
     let is_good = is_interest(interest) && interest.group.is_some() == share.is_some();
-    is_good.then_some(()).ok_or(Fault::Interest)
+    is_good.then_some(()).ok_or(ProtocolViolation::Interest)
 }
 
 pub(crate) fn is_interest(interest: &Interest) -> bool {
@@ -78,7 +81,7 @@ pub(crate) fn is_interest(interest: &Interest) -> bool {
         && interest.group.as_deref().is_none_or(is_name)
 }
 
-pub(crate) fn check_query(query: &Query) -> Result<(), Fault> {
+pub(crate) fn check_query(query: &Query) -> Result<(), ProtocolViolation> {
     let is_good = match query {
         Query::Matching(subject) => Subject::parse(subject.as_bytes()).is_ok(),
         Query::Find(who) => who.len() <= MAX_NAME,
@@ -88,11 +91,11 @@ pub(crate) fn check_query(query: &Query) -> Result<(), Fault> {
             true
         }
     };
-    is_good.then_some(()).ok_or(Fault::Question)
+    is_good.then_some(()).ok_or(ProtocolViolation::Question)
 }
 
 /// Whether this is an answer to that.
-pub(crate) fn check_answer(query: &Query, answer: &Answer) -> Result<(), Fault> {
+pub(crate) fn check_answer(query: &Query, answer: &Answer) -> Result<(), ProtocolViolation> {
     let fits = matches!(
         (query, answer),
         (Query::Status, Answer::Status(_))
@@ -104,18 +107,18 @@ pub(crate) fn check_answer(query: &Query, answer: &Answer) -> Result<(), Fault> 
             | (Query::Sandbox, Answer::Sandbox(_))
             | (Query::Access { .. }, Answer::Verdict(_))
     );
-    fits.then_some(()).ok_or(Fault::Answer)
+    fits.then_some(()).ok_or(ProtocolViolation::Answer)
 }
 
 /// Whether these may be added to those that are known.
 pub(crate) fn check_counters(
     known: &[(String, u64)],
     counters: &[(String, u64)],
-) -> Result<(), Fault> {
+) -> Result<(), ProtocolViolation> {
     let is_plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
     let is_good =
         |(name, _): &(String, u64)| name.len() <= MAX_COUNTER_NAME && name.bytes().all(is_plain);
     let is_new = |(name, _): &&(String, u64)| known.iter().all(|(known, _)| known != name);
     let is_few = known.len() + counters.iter().filter(is_new).count() <= MAX_COUNTERS;
-    (is_few && counters.iter().all(is_good)).then_some(()).ok_or(Fault::Counters)
+    (is_few && counters.iter().all(is_good)).then_some(()).ok_or(ProtocolViolation::RouterCounters)
 }

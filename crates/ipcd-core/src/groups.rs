@@ -6,29 +6,30 @@ use std::time::Instant;
 use ipcd_proto::control::Overflow;
 use ipcd_proto::{Decoded, Frame, decode};
 
-use crate::core::Core;
-use crate::interest::Member;
+use crate::core::Router;
+use crate::interest::LocalSubscriber;
 use crate::peer::{PeerKey, Subscription};
-use crate::publish::{Load, Sender};
-use crate::route::{Choice, Sharing};
+use crate::publish::{MessageBatch, MessageSender};
+use crate::route::{GroupCandidate, GroupRoute};
 use crate::tracked::Ticket;
 
-impl Core {
+impl Router {
     /// Makes the publisher wait if no member can take more. Whoever is first able to wakes it.
-    pub(crate) fn must_wait_for_group(&mut self, publisher: PeerKey, sharing: &Sharing) -> bool {
+    pub(crate) fn must_wait_for_group(&mut self, publisher: PeerKey, sharing: &GroupRoute) -> bool {
         let from = Some(publisher);
-        let is_free = |choice: &Choice| self.can_take(from, choice) || self.may_drop(from, choice);
+        let is_free =
+            |choice: &GroupCandidate| self.can_take(from, choice) || self.may_drop(from, choice);
         if sharing.choices().any(is_free) {
             return false;
         }
         let mut waits = false;
         for choice in sharing.choices() {
             match choice {
-                Choice::There { .. } => self.wait_for_others(publisher),
-                Choice::Here(member) if self.hears(from, member) => {
+                GroupCandidate::There { .. } => self.wait_for_others(publisher),
+                GroupCandidate::Here(member) if self.hears(from, member) => {
                     self.wait_for(publisher, member.peer);
                 }
-                Choice::Here(_) => continue,
+                GroupCandidate::Here(_) => continue,
             }
             waits = true;
         }
@@ -48,8 +49,8 @@ impl Core {
     pub(crate) fn deliver_to_group(
         &mut self,
         now: Instant,
-        from: Sender,
-        sharing: &Sharing,
+        from: MessageSender,
+        sharing: &GroupRoute,
         frame: &mut [u8],
         ticket: Option<Ticket>,
     ) {
@@ -74,17 +75,17 @@ impl Core {
             return;
         };
         // A message that was passed on may have come back to its publisher's worker.
-        let from = Sender { key: self.ids.get(&header.sender).copied(), id: header.sender };
-        let group = self.others.as_ref().and_then(|others| others.group_of(number));
+        let from = MessageSender { key: self.ids.get(&header.sender).copied(), id: header.sender };
+        let group = self.cluster.as_ref().and_then(|cluster| cluster.group_of(number));
         let Ok(targets) = self.route(subject) else { return };
         let sharing = targets.groups.iter().find(|sharing| Some(&sharing.group) == group.as_ref());
-        let is_here = |choice: &Choice| matches!(choice, Choice::Here(_));
+        let is_here = |choice: &GroupCandidate| matches!(choice, GroupCandidate::Here(_));
         let choice = sharing.and_then(|sharing| {
             sharing
                 .next_arrival(|choice| is_here(choice) && self.can_take(from.key, choice))
                 // Of a mixed group that is full, the one that drops: it is why nobody waits.
                 .or_else(|| {
-                    let drops = |choice: &Choice| self.may_drop(from.key, choice);
+                    let drops = |choice: &GroupCandidate| self.may_drop(from.key, choice);
                     sharing.next_arrival(|choice| is_here(choice) && drops(choice))
                 })
                 // It was on its way when they filled up, and has nowhere to wait.
@@ -103,22 +104,22 @@ impl Core {
     fn give(
         &mut self,
         now: Instant,
-        from: Sender,
-        choice: Option<&Choice>,
+        from: MessageSender,
+        choice: Option<&GroupCandidate>,
         frame: &mut [u8],
         ticket: Option<Ticket>,
     ) {
         match choice {
-            Some(Choice::Here(member)) => {
+            Some(GroupCandidate::Here(member)) => {
                 Frame::stamp_subscription(frame, member.subscription);
                 self.deliver(
                     now,
                     from,
                     member,
-                    Load { bytes: frame, count: 1, ticket, shared: None },
+                    MessageBatch { bytes: frame, count: 1, ticket, shared: None },
                 );
             }
-            Some(Choice::There { slot, number, .. }) => {
+            Some(GroupCandidate::There { slot, number, .. }) => {
                 Frame::stamp_subscription(frame, *number);
                 match from.key {
                     Some(_) => self.forward_to(from.key, *slot, frame, ticket),
@@ -154,36 +155,38 @@ impl Core {
     }
 
     /// Whether a member wants a message of the group.
-    fn wants(&self, from: Option<PeerKey>, member: &Member) -> bool {
+    fn wants(&self, from: Option<PeerKey>, member: &LocalSubscriber) -> bool {
         self.hears(from, member) && !self.peers[member.peer.0 as usize].has_its_fill()
     }
 
-    fn can_take(&self, from: Option<PeerKey>, choice: &Choice) -> bool {
+    fn can_take(&self, from: Option<PeerKey>, choice: &GroupCandidate) -> bool {
         match choice {
-            Choice::Here(member) => self.wants(from, member) && !self.is_full(member),
-            Choice::There { slot, off, .. } => {
-                !off && self.others.as_ref().is_some_and(|others| others.has_room(*slot))
+            GroupCandidate::Here(member) => self.wants(from, member) && !self.is_full(member),
+            GroupCandidate::There { slot, off, .. } => {
+                !off && self.cluster.as_ref().is_some_and(|cluster| cluster.has_room(*slot))
             }
         }
     }
 
     /// Whether the choice is no member that does not want the message.
-    fn may_get(&self, from: Option<PeerKey>, choice: &Choice) -> bool {
+    fn may_get(&self, from: Option<PeerKey>, choice: &GroupCandidate) -> bool {
         match choice {
-            Choice::Here(member) => self.wants(from, member),
-            Choice::There { .. } => true,
+            GroupCandidate::Here(member) => self.wants(from, member),
+            GroupCandidate::There { .. } => true,
         }
     }
 
     /// Whether the choice is a member that would rather drop messages than make publishers wait.
-    fn may_drop(&self, from: Option<PeerKey>, choice: &Choice) -> bool {
+    fn may_drop(&self, from: Option<PeerKey>, choice: &GroupCandidate) -> bool {
         match choice {
-            Choice::Here(member) => self.wants(from, member) && member.overflow != Overflow::Block,
-            Choice::There { .. } => false,
+            GroupCandidate::Here(member) => {
+                self.wants(from, member) && member.overflow != Overflow::Block
+            }
+            GroupCandidate::There { .. } => false,
         }
     }
 
-    fn is_full(&self, member: &Member) -> bool {
+    fn is_full(&self, member: &LocalSubscriber) -> bool {
         self.peers[member.peer.0 as usize].full
     }
 }
@@ -196,10 +199,10 @@ mod tests {
     use super::*;
     use crate::config::{Config, DaemonInfo, PeerInfo};
     use crate::peer::id_of;
-    use crate::shared::{Change, Shared};
+    use crate::shared::{DirectoryChange, DirectoryState};
 
     /// A member of the group `g` of `w` that takes nothing.
-    fn member(core: &mut Core, now: Instant, overflow: Overflow) -> PeerKey {
+    fn member(core: &mut Router, now: Instant, overflow: Overflow) -> PeerKey {
         let (transport, name) = ("test".into(), None);
         let origin =
             Origin { peer: 0, name, transport, pid: None, uid: None, gid: None, addr: None };
@@ -223,12 +226,12 @@ mod tests {
     fn a_mixed_group_that_is_full_drops_rather_than_overflow_who_blocks() {
         let now = Instant::now();
         let config = Config { outbox: 8000, ..Config::new(DaemonInfo::unknown(now)) };
-        let config = Config { slot: 0, incarnation: 1, ..config };
-        let mut shared = Shared::new(2);
+        let config = Config { slot: 0, generation: 1, ..config };
+        let mut shared = DirectoryState::new(2);
         (0..2).for_each(|slot| {
-            shared.apply(&Change::Life { slot, incarnation: 1 }, |_, _| false);
+            shared.apply(&DirectoryChange::Generation { slot, generation: 1 }, |_, _| false);
         });
-        let mut core = Core::new(config, Some(shared));
+        let mut core = Router::new(config, Some(shared));
         for overflow in [Overflow::DropNewest, Overflow::DropOldest] {
             let blocks = member(&mut core, now, Overflow::Block);
             let drops = member(&mut core, now, overflow);

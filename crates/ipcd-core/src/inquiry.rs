@@ -7,11 +7,11 @@ use std::time::Instant;
 use ipcd_proto::control::{Answer, PeerStatus, Query, SubscriptionStatus, encode};
 use serde::Serialize;
 
-use crate::core::{Core, Output};
+use crate::core::{Output, Router};
 use crate::fault::MAX_PARTS;
-use crate::peer::{PeerKey, State};
-use crate::table::{Asker, Request};
-use crate::turns::Deferred;
+use crate::peer::{PeerKey, SessionState};
+use crate::table::{DirectoryRequest, QueryTicket};
+use crate::turns::DeferredWork;
 
 /// Bytes of one part of an answer, roughly.
 const PART_BYTES: usize = 32 * 1024;
@@ -20,8 +20,8 @@ const STEPS_TO_TELL: usize = 8;
 
 /// A question, and how much of it is answered.
 #[derive(Debug)]
-pub(crate) struct Inquiry {
-    by: Inquirer,
+pub(crate) struct PendingQuery {
+    by: QueryOrigin,
     query: Query,
     /// The place of the next peer to tell of.
     next: u32,
@@ -33,15 +33,15 @@ pub(crate) struct Inquiry {
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Inquirer {
+pub(crate) enum QueryOrigin {
     /// A peer of this router's, of which there is no other: by its ticket.
     Here(u64),
     /// Another worker, or this one by way of the table.
-    Table(Asker),
+    Directory(QueryTicket),
 }
 
-impl Inquiry {
-    pub(crate) fn new(by: Inquirer, query: Query) -> Box<Self> {
+impl PendingQuery {
+    pub(crate) fn new(by: QueryOrigin, query: Query) -> Box<Self> {
         let (peers, subscriptions) = (VecDeque::new(), VecDeque::new());
         Box::new(Self { by, query, next: 0, peers, subscriptions, parts: 0 })
     }
@@ -57,14 +57,14 @@ impl Inquiry {
     }
 }
 
-impl Core {
+impl Router {
     /// Answers a question, in a later turn.
-    pub(crate) fn inquire(&mut self, by: Inquirer, query: Query) {
-        self.deferred.push_back(Deferred::Inquiry(Inquiry::new(by, query)));
+    pub(crate) fn inquire(&mut self, by: QueryOrigin, query: Query) {
+        self.deferred.push_back(DeferredWork::Query(PendingQuery::new(by, query)));
     }
 
     /// Goes on with an answer: a part of it, or its end.
-    pub(crate) fn go_on_answering(&mut self, now: Instant, mut inquiry: Box<Inquiry>) {
+    pub(crate) fn go_on_answering(&mut self, now: Instant, mut inquiry: Box<PendingQuery>) {
         let by = inquiry.by;
         if !matches!(inquiry.query, Query::Peers | Query::Subscriptions) {
             let answers = self.report(now, &inquiry.query);
@@ -81,12 +81,12 @@ impl Core {
             && inquiry.subscriptions.is_empty();
         match is_over || inquiry.parts >= MAX_PARTS {
             true => self.tell_part(now, by, None),
-            false => self.deferred.push_back(Deferred::Inquiry(inquiry)),
+            false => self.deferred.push_back(DeferredWork::Query(inquiry)),
         }
     }
 
     /// Notes what is to be told of the next peer; false if there is none, or enough was noted.
-    fn tell_of_next(&mut self, inquiry: &mut Inquiry) -> bool {
+    fn tell_of_next(&mut self, inquiry: &mut PendingQuery) -> bool {
         let Some(place) = self.place_after(inquiry.next) else { return false };
         if !inquiry.subscriptions.is_empty() {
             return false;
@@ -105,17 +105,21 @@ impl Core {
     fn place_after(&self, place: u32) -> Option<u32> {
         let is_here = |at: &u32| {
             let peer = self.peers.get(*at as usize);
-            peer.is_some_and(|peer| !matches!(peer.state, State::Gone))
+            peer.is_some_and(|peer| !matches!(peer.state, SessionState::Gone))
         };
         (place..self.peers.capacity() as u32).find(is_here)
     }
 
-    fn tell_part(&mut self, now: Instant, by: Inquirer, part: Option<Answer>) {
+    fn tell_part(&mut self, now: Instant, by: QueryOrigin, part: Option<Answer>) {
         let last = part.is_none();
         match by {
-            Inquirer::Here(ticket) => self.reported(now, ticket, part, last),
-            Inquirer::Table(asker) => {
-                self.outputs.push_back(Output::Tell(Request::Answer { asker, part, last }));
+            QueryOrigin::Here(ticket) => self.reported(now, ticket, part, last),
+            QueryOrigin::Directory(asker) => {
+                self.outputs.push_back(Output::Tell(DirectoryRequest::Answer {
+                    asker,
+                    part,
+                    last,
+                }));
             }
         }
     }

@@ -10,13 +10,13 @@ use foldhash::fast::RandomState;
 use ipcd_proto::control::Overflow;
 use ipcd_proto::{Filter, Subject};
 
-pub use self::roll::Listed;
-use self::roll::Roll;
+use self::roll::MemberSet;
+pub use self::roll::TrieMember;
 use crate::peer::PeerKey;
 
 /// One subscription, as its own router knows it.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Member {
+pub struct LocalSubscriber {
     /// Whose it is.
     pub peer: PeerKey,
     /// The peer's number for it.
@@ -26,22 +26,22 @@ pub struct Member {
     /// Whether the peer wants to know who senders are.
     pub origin: bool,
     /// The group that it shares its messages with.
-    pub group: Option<Rc<Group>>,
+    pub group: Option<Rc<QueueGroup>>,
 }
 
 /// An interest of another worker, for all its subscriptions of one filter and group.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Remote {
+pub struct WorkerInterest {
     /// The worker's place.
     pub slot: u32,
     /// Whether nothing more may be sent for now, because a member's outbox is full; of a group,
     /// because all members' are.
     pub off: bool,
     /// The part that it has in a group.
-    pub share: Option<Share>,
+    pub share: Option<GroupShare>,
 }
 
-impl Listed for Member {
+impl TrieMember for LocalSubscriber {
     type Key = (PeerKey, u32);
 
     fn key(&self) -> Self::Key {
@@ -49,7 +49,7 @@ impl Listed for Member {
     }
 }
 
-impl Listed for Remote {
+impl TrieMember for WorkerInterest {
     type Key = (u32, Option<String>);
 
     fn key(&self) -> Self::Key {
@@ -59,9 +59,9 @@ impl Listed for Remote {
 
 /// A worker's part in a group.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Share {
+pub struct GroupShare {
     /// The group.
-    pub group: Rc<Group>,
+    pub group: Rc<QueueGroup>,
     /// The worker's own number for it.
     pub number: u32,
     /// Members there.
@@ -70,7 +70,7 @@ pub struct Share {
 
 /// Subscribers of one filter that share the work.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Group {
+pub struct QueueGroup {
     /// The filter.
     pub filter: Filter,
     /// The group's name.
@@ -79,52 +79,52 @@ pub struct Group {
 
 /// All members, in a tree of tokens.
 #[derive(Clone, Debug)]
-pub struct Interests<M: Listed> {
-    root: Node<M>,
+pub struct SubscriptionTrie<M: TrieMember> {
+    root: TrieNode<M>,
     /// Numbers of the tokens in the tree, and how often each is in a filter: so a subject's tokens
     /// are looked up once, however many branches match.
     tokens: HashMap<Box<str>, (u32, usize), RandomState>,
     last_token: u32,
-    generation: u64,
+    version: u64,
 }
 
-impl<M: Listed> Default for Interests<M> {
+impl<M: TrieMember> Default for SubscriptionTrie<M> {
     fn default() -> Self {
-        let (root, tokens) = (Node::default(), HashMap::default());
-        Self { root, tokens, last_token: 0, generation: 0 }
+        let (root, tokens) = (TrieNode::default(), HashMap::default());
+        Self { root, tokens, last_token: 0, version: 0 }
     }
 }
 
 /// The filters that share a beginning.
 #[derive(Clone, Debug)]
-struct Node<M: Listed> {
-    children: HashMap<u32, Node<M>, RandomState>,
+struct TrieNode<M: TrieMember> {
+    children: HashMap<u32, TrieNode<M>, RandomState>,
     /// Those that go on with `*`.
-    any: Option<Box<Node<M>>>,
+    any: Option<Box<TrieNode<M>>>,
     /// Filters that end here.
-    here: Roll<M>,
+    here: MemberSet<M>,
     /// Filters that end in `>` after this.
-    tail: Roll<M>,
+    tail: MemberSet<M>,
 }
 
-impl<M: Listed> Default for Node<M> {
+impl<M: TrieMember> Default for TrieNode<M> {
     fn default() -> Self {
-        let (here, tail) = (Roll::default(), Roll::default());
+        let (here, tail) = (MemberSet::default(), MemberSet::default());
         Self { children: HashMap::default(), any: None, here, tail }
     }
 }
 
 /// A step from a node towards the end of a filter.
 #[derive(Clone, Copy)]
-enum Branch {
+enum TrieStep {
     Token(u32),
     Any,
 }
 
-impl<M: Listed> Interests<M> {
+impl<M: TrieMember> SubscriptionTrie<M> {
     /// Adds a member, in place of an earlier one with its key.
     pub fn add(&mut self, filter: &Filter, member: M) {
-        self.generation += 1;
+        self.version += 1;
         let (stem, has_tail) = stem_of(filter);
         let mut node = &mut self.root;
         for token in stem {
@@ -154,7 +154,7 @@ impl<M: Listed> Interests<M> {
     }
 
     /// Takes a member of one filter away, if it is there. Routes that are remembered have it until
-    /// the caller says that they have changed ([`Interests::touch`]): when thousands go, that is once.
+    /// the caller says that they have changed ([`SubscriptionTrie::touch`]): when thousands go, that is once.
     pub(crate) fn remove(&mut self, filter: &Filter, key: &M::Key) -> Option<M> {
         let (branches, has_tail) = self.branches(filter)?;
         let gone = self.root.remove(&branches, has_tail, key)?;
@@ -164,7 +164,7 @@ impl<M: Listed> Interests<M> {
 
     /// Changes a member of one filter, if it is there.
     pub fn change(&mut self, filter: &Filter, key: &M::Key, change: impl FnOnce(&mut M)) {
-        self.generation += 1;
+        self.version += 1;
         let Some((branches, has_tail)) = self.branches(filter) else { return };
         let mut node = Some(&mut self.root);
         for branch in branches {
@@ -177,7 +177,7 @@ impl<M: Listed> Interests<M> {
 
     /// Takes members of all filters away.
     pub fn remove_all(&mut self, gone: impl Fn(&M) -> bool) {
-        self.generation += 1;
+        self.version += 1;
         let mut path = Vec::new();
         let mut counts = HashMap::<u32, usize, RandomState>::default();
         self.root.remove_all(&gone, &mut path, &mut counts);
@@ -189,12 +189,12 @@ impl<M: Listed> Interests<M> {
 
     /// Says that members may count or not count that did otherwise before.
     pub(crate) fn touch(&mut self) {
-        self.generation += 1;
+        self.version += 1;
     }
 
     /// Changes whenever a route may have changed.
-    pub fn generation(&self) -> u64 {
-        self.generation
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// All members that match, each once for each of its filters that do, in order.
@@ -227,11 +227,11 @@ impl<M: Listed> Interests<M> {
     }
 
     /// The way to the end of a filter, if there is one.
-    fn branches(&self, filter: &Filter) -> Option<(Vec<Branch>, bool)> {
+    fn branches(&self, filter: &Filter) -> Option<(Vec<TrieStep>, bool)> {
         let (stem, has_tail) = stem_of(filter);
         let branch = |token: &str| match token {
-            "*" => Some(Branch::Any),
-            token => self.tokens.get(token).map(|(number, _)| Branch::Token(*number)),
+            "*" => Some(TrieStep::Any),
+            token => self.tokens.get(token).map(|(number, _)| TrieStep::Token(*number)),
         };
         Some((stem.map(branch).collect::<Option<_>>()?, has_tail))
     }
@@ -250,20 +250,20 @@ impl<M: Listed> Interests<M> {
     }
 }
 
-impl<M: Listed> Node<M> {
-    fn roll(&mut self, has_tail: bool) -> &mut Roll<M> {
+impl<M: TrieMember> TrieNode<M> {
+    fn roll(&mut self, has_tail: bool) -> &mut MemberSet<M> {
         if has_tail { &mut self.tail } else { &mut self.here }
     }
 
-    fn child(&mut self, branch: Branch) -> Option<&mut Self> {
+    fn child(&mut self, branch: TrieStep) -> Option<&mut Self> {
         match branch {
-            Branch::Any => self.any.as_deref_mut(),
-            Branch::Token(number) => self.children.get_mut(&number),
+            TrieStep::Any => self.any.as_deref_mut(),
+            TrieStep::Token(number) => self.children.get_mut(&number),
         }
     }
 
     /// Removes a member, and nodes that nothing is left in.
-    fn remove(&mut self, branches: &[Branch], has_tail: bool, key: &M::Key) -> Option<M> {
+    fn remove(&mut self, branches: &[TrieStep], has_tail: bool, key: &M::Key) -> Option<M> {
         let Some((&branch, rest)) = branches.split_first() else {
             return self.roll(has_tail).remove(key);
         };
@@ -271,8 +271,8 @@ impl<M: Listed> Node<M> {
         let gone = child.remove(rest, has_tail, key);
         if child.is_empty() {
             match branch {
-                Branch::Any => self.any = None,
-                Branch::Token(number) => drop(self.children.remove(&number)),
+                TrieStep::Any => self.any = None,
+                TrieStep::Token(number) => drop(self.children.remove(&number)),
             }
         }
         gone
@@ -325,16 +325,22 @@ mod tests {
 
     use super::*;
 
-    fn member(subscription: u32) -> Member {
+    fn member(subscription: u32) -> LocalSubscriber {
         let peer = PeerKey::default();
-        Member { peer, subscription, overflow: Overflow::Block, origin: false, group: None }
+        LocalSubscriber {
+            peer,
+            subscription,
+            overflow: Overflow::Block,
+            origin: false,
+            group: None,
+        }
     }
 
     fn filter(text: &str) -> Filter {
         Filter::parse(text.as_bytes()).unwrap()
     }
 
-    fn found(interests: &Interests<Member>, subject: &str) -> Vec<u32> {
+    fn found(interests: &SubscriptionTrie<LocalSubscriber>, subject: &str) -> Vec<u32> {
         let subject = Subject::parse(subject.as_bytes()).unwrap();
         interests.find(subject).iter().map(|member| member.subscription).collect()
     }
@@ -361,7 +367,7 @@ mod tests {
             filters in proptest::collection::vec((any_filter(), any::<bool>()), 0..30),
             subjects in proptest::collection::vec(any_subject(), 1..10),
         ) {
-            let mut interests = Interests::default();
+            let mut interests = SubscriptionTrie::default();
             for (number, (text, _)) in filters.iter().enumerate() {
                 interests.add(&filter(text), member(number as u32));
             }
@@ -384,7 +390,7 @@ mod tests {
 
     #[test]
     fn an_empty_table_keeps_no_nodes() {
-        let mut interests = Interests::default();
+        let mut interests = SubscriptionTrie::default();
         for text in ["a.b.c", "a.*.>", ">", "a"] {
             interests.add(&filter(text), member(1));
         }
@@ -399,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_subject_is_looked_up_token_by_token_however_many_branches_match() {
-        let mut interests = Interests::default();
+        let mut interests = SubscriptionTrie::default();
         for number in 0..1_u32 << 8 {
             let token = |bit: u32| if number >> bit & 1 == 0 { "a" } else { "*" };
             let text = (0..8).map(token).collect::<Vec<_>>().join(".");

@@ -2,75 +2,75 @@
 //! who waits for an outcome is told that it has died.
 //!
 //! It says so to the table. Each other worker that hears of it sends it nothing new from then on,
-//! and says behind all that it has sent that this was the last ([`Between::Last`]). When all have,
+//! and says behind all that it has sent that this was the last ([`WorkerMessage::Last`]). When all have,
 //! the inbox is empty: group messages have been passed on, and what was for its peers is counted.
 
 use std::time::Instant;
 
 use ipcd_proto::control::Reason;
 
-use crate::core::{Core, Output};
-use crate::others::{Between, Others};
-use crate::table::Request;
+use crate::cluster::{Cluster, WorkerMessage};
+use crate::core::{Output, Router};
+use crate::table::DirectoryRequest;
 
 /// How far a worker is in leaving.
 #[derive(Debug, Default)]
-pub(crate) enum Leave {
+pub(crate) enum LeaveState {
     /// It serves.
     #[default]
     No,
     /// The table was told.
-    Told,
+    Announced,
     /// All know of it, and these workers have still to say their last.
     Known(Vec<u32>),
 }
 
-impl Core {
+impl Router {
     /// Makes a router without peers ready for its end, which is to be asked again after each turn:
     /// whether everything for it has come, and what others wait for is told. What is left then is to
-    /// be sent ([`Core::is_forwarded`]).
+    /// be sent ([`Router::is_forwarded`]).
     pub fn leave(&mut self, now: Instant) -> bool {
         debug_assert_eq!(self.peer_count(), 0, "peers are still to be served");
         let has_work = self.has_deferred();
-        let Some(others) = &mut self.others else { return !has_work };
-        match &others.leave {
-            Leave::No => {
-                others.leave = Leave::Told;
-                self.outputs.push_back(Output::Tell(Request::Leaving));
+        let Some(cluster) = &mut self.cluster else { return !has_work };
+        match &cluster.leave {
+            LeaveState::No => {
+                cluster.leave = LeaveState::Announced;
+                self.outputs.push_back(Output::Tell(DirectoryRequest::Leaving));
                 false
             }
-            Leave::Told => false,
-            Leave::Known(waits) if has_work || !waits.is_empty() => false,
-            Leave::Known(_) => self.settle_passed_on(now),
+            LeaveState::Announced => false,
+            LeaveState::Known(waits) if has_work || !waits.is_empty() => false,
+            LeaveState::Known(_) => self.settle_passed_on(now),
         }
     }
 
     /// A worker is leaving, unless it is over by now. No message goes to it any more.
     pub(crate) fn hear_of_leaving(&mut self, slot: u32) {
-        let Some(others) = &mut self.others else { return };
-        if !others.shared.is_leaving(slot) {
+        let Some(cluster) = &mut self.cluster else { return };
+        if !cluster.shared.is_leaving(slot) {
             return;
         }
-        if slot == others.own_slot {
-            others.leave = Leave::Known(others.unfinished());
+        if slot == cluster.own_slot {
+            cluster.leave = LeaveState::Known(cluster.unfinished());
             return;
         }
-        let output = others.tell(slot, &Between::Last);
+        let output = cluster.tell(slot, &WorkerMessage::Last);
         self.outputs.extend(output);
     }
 
     /// A worker that was just born tells those that are leaving that it will send them nothing.
     pub(crate) fn greet_leavers(&mut self) {
-        let Some(others) = &self.others else { return };
-        let slots = 0..others.ways.len() as u32;
+        let Some(cluster) = &self.cluster else { return };
+        let slots = 0..cluster.links.len() as u32;
         slots.for_each(|slot| self.hear_of_leaving(slot));
     }
 
     /// Another worker has said its last.
     pub(crate) fn had_last_of(&mut self, slot: u32) {
-        let Some(others) = &mut self.others else { return };
-        others.ways[slot as usize].has_said_last = true;
-        others.owes_nothing(slot);
+        let Some(cluster) = &mut self.cluster else { return };
+        cluster.links[slot as usize].has_said_last = true;
+        cluster.owes_nothing(slot);
     }
 
     /// What this router has passed on it cannot wait for without end. Receipts are told within the
@@ -89,19 +89,19 @@ impl Core {
     }
 }
 
-impl Others {
+impl Cluster {
     /// Nothing is waited for of a worker that has said its last, or is over.
     pub(crate) fn owes_nothing(&mut self, slot: u32) {
-        if let Leave::Known(waits) = &mut self.leave {
+        if let LeaveState::Known(waits) = &mut self.leave {
             waits.retain(|known| *known != slot);
         }
     }
 
     /// Workers that live and have not said that nothing more comes of them.
     fn unfinished(&self) -> Vec<u32> {
-        let lives = (0..).zip(&self.shared.lives).zip(&self.ways);
-        let owes = lives.filter(|((slot, life), way)| {
-            *slot != self.own_slot && **life > 0 && !way.has_said_last
+        let generations = (0..).zip(&self.shared.generations).zip(&self.links);
+        let owes = generations.filter(|((slot, generation), link)| {
+            *slot != self.own_slot && **generation > 0 && !link.has_said_last
         });
         owes.map(|((slot, _), _)| slot).collect()
     }

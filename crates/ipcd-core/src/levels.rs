@@ -10,13 +10,13 @@ use std::rc::Rc;
 use ipcd_proto::Filter;
 use ipcd_proto::control::Overflow;
 
-use crate::core::{Core, Output};
+use crate::cluster::{Cluster, Unconfirmed, WorkerMessage};
+use crate::core::{Output, Router};
 use crate::fault::{MAX_INTERESTS, is_interest};
-use crate::interest::Group;
-use crate::others::{Between, Others, Unconfirmed};
+use crate::interest::QueueGroup;
 use crate::peer::{PeerKey, Subscription};
-use crate::shared::{Interest, Part};
-use crate::table::Request;
+use crate::shared::{GroupPart, Interest};
+use crate::table::DirectoryRequest;
 
 /// Groups that are remembered by number, those that have left included, before the latter are
 /// forgotten. By then nothing is on its way to them any more.
@@ -24,7 +24,7 @@ const MAX_NUMBERS: usize = 4096;
 
 /// An interest of this worker.
 #[derive(Debug, Default)]
-pub(crate) struct Local {
+pub(crate) struct LocalInterest {
     members: u32,
     /// Members that make publishers wait, because their outboxes are full.
     full: u32,
@@ -35,7 +35,7 @@ pub(crate) struct Local {
     number: Option<u32>,
 }
 
-impl Local {
+impl LocalInterest {
     fn is_off(&self) -> bool {
         match self.number {
             Some(_) => self.members > 0 && self.full == self.members,
@@ -43,8 +43,8 @@ impl Local {
         }
     }
 
-    fn part(&self) -> Option<Part> {
-        self.number.map(|number| Part { number, members: self.members })
+    fn part(&self) -> Option<GroupPart> {
+        self.number.map(|number| GroupPart { number, members: self.members })
     }
 }
 
@@ -60,7 +60,7 @@ impl Subscription {
     }
 }
 
-impl Core {
+impl Router {
     /// Counts a subscription among this worker's interests, and says whether it may be
     /// acknowledged at once.
     pub(crate) fn share(
@@ -71,26 +71,30 @@ impl Core {
     ) -> bool {
         let peer = &self.peers[key.0 as usize];
         let (id, is_full) = (peer.origin.peer, peer.full && subscription.blocks());
-        let Some(others) = &mut self.others else { return true };
+        let Some(cluster) = &mut self.cluster else { return true };
         let interest = subscription.interest();
-        let is_new = !others.locals.contains_key(&interest);
+        let is_new = !cluster.locals.contains_key(&interest);
         if is_new {
-            let number = subscription.group.as_ref().map(|group| others.number(group));
-            let ticket = others.take_ticket();
-            others.locals.insert(interest.clone(), Local { number, ticket, ..Local::default() });
+            let number = subscription.group.as_ref().map(|group| cluster.number(group));
+            let ticket = cluster.take_ticket();
+            cluster.locals.insert(
+                interest.clone(),
+                LocalInterest { number, ticket, ..LocalInterest::default() },
+            );
         }
-        let local = others.locals.get_mut(&interest).expect("it was added if it was missing");
+        let local = cluster.locals.get_mut(&interest).expect("it was added if it was missing");
         local.members += 1;
         local.full += u32::from(is_full);
         let (ticket, share) = (local.ticket, local.part());
         // Others want to know how many members a group has, to give them their share.
         if is_new || share.is_some() {
-            let request = Request::Interested { ticket, interest: interest.clone(), share };
+            let request =
+                DirectoryRequest::Interested { ticket, interest: interest.clone(), share };
             self.outputs.push_back(Output::Tell(request));
         }
-        let is_known = ticket <= others.confirmed;
+        let is_known = ticket <= cluster.confirmed;
         if !is_known {
-            others.unconfirmed.push(Unconfirmed { ticket, key, peer: id, correlation });
+            cluster.unconfirmed.push(Unconfirmed { ticket, key, peer: id, correlation });
         }
         self.tell_level(&interest);
         is_known
@@ -98,28 +102,28 @@ impl Core {
 
     /// Whether no further subscription can be made, lest the table disbelieve this worker.
     pub(crate) fn has_too_many_interests(&self) -> bool {
-        self.others.as_ref().is_some_and(|others| others.locals.len() >= MAX_INTERESTS)
+        self.cluster.as_ref().is_some_and(|cluster| cluster.locals.len() >= MAX_INTERESTS)
     }
 
     /// Takes a subscription out of this worker's interests.
     pub(crate) fn unshare(&mut self, subscription: &Subscription, was_full: bool) {
-        let Some(others) = &mut self.others else { return };
+        let Some(cluster) = &mut self.cluster else { return };
         let interest = subscription.interest();
-        let Some(local) = others.locals.get_mut(&interest) else { return };
+        let Some(local) = cluster.locals.get_mut(&interest) else { return };
         local.members -= 1;
         local.full -= u32::from(was_full && subscription.blocks());
         let request = match local.members {
-            0 => Some(Request::Uninterested(interest.clone())),
+            0 => Some(DirectoryRequest::Uninterested(interest.clone())),
             _ => local.part().map(|part| {
                 let (interest, share) = (interest.clone(), Some(part));
-                Request::Interested { ticket: local.ticket, interest, share }
+                DirectoryRequest::Interested { ticket: local.ticket, interest, share }
             }),
         };
         if local.members == 0 {
             let was_off = local.off;
-            others.locals.remove(&interest);
+            cluster.locals.remove(&interest);
             if was_off {
-                self.tell_all(&Between::Level { interest, off: false });
+                self.tell_all(&WorkerMessage::Level { interest, off: false });
             }
         } else {
             self.tell_level(&interest);
@@ -129,15 +133,15 @@ impl Core {
 
     /// Notes that a peer's outbox is full, or is not any more.
     pub(crate) fn set_levels(&mut self, key: PeerKey, full: bool) {
-        if self.others.is_none() {
+        if self.cluster.is_none() {
             return;
         }
         let subscriptions = self.peers[key.0 as usize].subscriptions.iter();
         let blocking = subscriptions.filter(|subscription| subscription.blocks());
         let interests: Vec<Interest> = blocking.map(Subscription::interest).collect();
         for interest in interests {
-            let others = self.others.as_mut().expect("it was found above");
-            if let Some(local) = others.locals.get_mut(&interest) {
+            let cluster = self.cluster.as_mut().expect("it was found above");
+            if let Some(local) = cluster.locals.get_mut(&interest) {
                 local.full = if full { local.full + 1 } else { local.full.saturating_sub(1) };
             }
             self.tell_level(&interest);
@@ -148,7 +152,7 @@ impl Core {
     pub(crate) fn unblock(&mut self, key: PeerKey, at: usize) {
         let peer = &self.peers[key.0 as usize];
         let (is_full, interest) = (peer.full, peer.subscriptions[at].interest());
-        let local = self.others.as_mut().and_then(|others| others.locals.get_mut(&interest));
+        let local = self.cluster.as_mut().and_then(|cluster| cluster.locals.get_mut(&interest));
         if let Some(local) = local.filter(|_| is_full) {
             local.full = local.full.saturating_sub(1);
         }
@@ -157,29 +161,29 @@ impl Core {
 
     /// Tells the other workers if an interest has become off or on.
     fn tell_level(&mut self, interest: &Interest) {
-        let Some(others) = &mut self.others else { return };
-        let Some(local) = others.locals.get_mut(interest) else { return };
+        let Some(cluster) = &mut self.cluster else { return };
+        let Some(local) = cluster.locals.get_mut(interest) else { return };
         let off = local.is_off();
         if std::mem::replace(&mut local.off, off) != off {
-            self.tell_all(&Between::Level { interest: interest.clone(), off });
+            self.tell_all(&WorkerMessage::Level { interest: interest.clone(), off });
         }
     }
 
     /// Tells a worker that was just born which of our interests are off.
     pub(crate) fn tell_levels(&mut self, slot: u32) {
-        let Some(others) = &mut self.others else { return };
-        let off = others.locals.iter().filter(|(_, local)| local.off);
+        let Some(cluster) = &mut self.cluster else { return };
+        let off = cluster.locals.iter().filter(|(_, local)| local.off);
         let mut off: Vec<Interest> = off.map(|(interest, _)| interest.clone()).collect();
         // In an order that a simulation can repeat.
         off.sort_unstable();
         for interest in off {
-            let output = others.tell(slot, &Between::Level { interest, off: true });
+            let output = cluster.tell(slot, &WorkerMessage::Level { interest, off: true });
             self.outputs.extend(output);
         }
     }
 }
 
-impl Others {
+impl Cluster {
     /// Notes the level of another worker's interest.
     pub(crate) fn set_level(&mut self, slot: u32, interest: Interest, off: bool) {
         let Ok(filter) = Filter::parse(interest.filter.as_bytes()) else { return };
@@ -195,7 +199,7 @@ impl Others {
     }
 
     /// This worker's number for a group, which messages for it bear that come from others.
-    fn number(&mut self, group: &Rc<Group>) -> u32 {
+    fn number(&mut self, group: &Rc<QueueGroup>) -> u32 {
         self.last_number = self.last_number.wrapping_add(1).max(1);
         if self.numbers.len() >= MAX_NUMBERS {
             let locals: HashSet<u32> =

@@ -1,12 +1,13 @@
 //! ipcd's router without I/O: sessions, interests, outboxes, back-pressure and time-outs.
 //!
-//! The worker feeds it what it read ([`Core::receive`]) and what time it is, and does what it asks
-//! for ([`Core::poll_output`]). It knows no descriptor, no clock, no randomness and no log.
+//! The worker feeds it what it read ([`Router::receive`]) and what time it is, and does what it asks
+//! for ([`Router::poll_output`]). It knows no descriptor, no clock, no randomness and no log.
 
 mod access;
 mod acl;
 mod arriving;
 mod charges;
+mod cluster;
 mod config;
 mod configuring;
 mod core;
@@ -20,7 +21,6 @@ mod interest;
 mod leaving;
 mod levels;
 mod name;
-mod others;
 mod outbox;
 mod pacing;
 mod peer;
@@ -42,14 +42,20 @@ mod tracked;
 mod turns;
 mod waiting;
 
-pub use crate::acl::{Acl, Action, BadName, Members, NamePattern, Pattern, Rule, Whom};
-pub use crate::charges::Spent;
-pub use crate::config::{Bare, Config, DaemonInfo, PeerInfo, Tokens};
-pub use crate::core::{Core, Output};
-pub use crate::fault::Fault;
-pub use crate::interest::{Group, Interests, Listed, Member, Remote, Share};
+pub use crate::acl::{
+    Acl, AclRule, BadName, GroupMembers, NamePattern, RuleAction, RuleScope, SubjectPattern,
+};
+pub use crate::charges::QuotaUsage;
+pub use crate::config::{Config, DaemonInfo, PeerInfo, RawPeer, TokenSet};
+pub use crate::core::{Output, Router};
+pub use crate::fault::ProtocolViolation;
+pub use crate::interest::{
+    GroupShare, LocalSubscriber, QueueGroup, SubscriptionTrie, TrieMember, WorkerInterest,
+};
 pub use crate::peer::PeerKey;
-pub use crate::receiving::Progress;
-pub use crate::shared::{Change, Interest, Part, Shared};
-pub use crate::source::{Prefixes, Source};
-pub use crate::table::{Asker, News, Principal, Request, Table, Told};
+pub use crate::receiving::ReceiveProgress;
+pub use crate::shared::{DirectoryChange, DirectoryState, GroupPart, Interest};
+pub use crate::source::{AddressPrefixes, Principal};
+pub use crate::table::{
+    AddressedEvent, Directory, DirectoryEvent, DirectoryRequest, QueryTicket, RequestingPeer,
+};

@@ -11,9 +11,9 @@ mod shed;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::shed::Shed;
-use crate::queue::Queue;
-use crate::store::{Span, Store};
+pub(crate) use self::shed::DropReport;
+use crate::queue::LazyQueue;
+use crate::store::{ChunkPool, ChunkSlice};
 use crate::tracked::Ticket;
 
 /// Bytes that are dropped from the front at once, rather than moving the rest for less.
@@ -27,7 +27,7 @@ const AGE_STEP: Duration = Duration::from_millis(250);
 ///
 /// What is empty takes no memory beside it: of thousands of peers most wait.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub(crate) struct SendQueue {
     /// The outbox's own.
     bytes: Vec<u8>,
     /// Where the unwritten bytes of its own begin.
@@ -35,9 +35,9 @@ pub(crate) struct Outbox {
     /// A frame begins here, at or before `head`.
     boundary: usize,
     /// Where later frames begin, far apart: so that nothing is walked over that was written.
-    marks: Queue<usize>,
+    marks: LazyQueue<usize>,
     /// Up to the last one that is shared; bytes of its own are behind them.
-    pieces: VecDeque<Piece>,
+    pieces: VecDeque<QueuePiece>,
     /// Unwritten bytes of its own that are in `pieces`, and shared ones.
     listed: usize,
     shared: usize,
@@ -45,40 +45,40 @@ pub(crate) struct Outbox {
     written: u64,
     /// When the oldest bytes came, and from which positions on others came when.
     since: Option<Instant>,
-    ages: Queue<(u64, Instant)>,
+    ages: LazyQueue<(u64, Instant)>,
     /// Unwritten bytes that are being written in another form, and cannot be dropped any more.
     pinned: usize,
     /// How many bytes there are when it next pays to shed some.
     next_shed: usize,
     /// Where messages end whose publishers want to know when they are written.
-    awaited: Queue<(u64, Ticket)>,
+    awaited: LazyQueue<(u64, Ticket)>,
 }
 
 /// Bytes in the order of the stream: whole frames, of which the first may have been begun.
 #[derive(Debug)]
-enum Piece {
+enum QueuePiece {
     /// So many unwritten bytes of the outbox's own.
     Own(usize),
-    Shared(Span),
+    Slice(ChunkSlice),
 }
 
-impl Piece {
+impl QueuePiece {
     fn len(&self) -> usize {
         match self {
             Self::Own(count) => *count,
-            Self::Shared(span) => span.len(),
+            Self::Slice(span) => span.len(),
         }
     }
 }
 
-impl Outbox {
+impl SendQueue {
     /// Bytes still to be written, in pieces of whole frames, of which the first may have been begun.
-    pub(crate) fn unwritten<'a>(&'a self, store: &'a Store) -> impl Iterator<Item = &'a [u8]> {
+    pub(crate) fn unwritten<'a>(&'a self, store: &'a ChunkPool) -> impl Iterator<Item = &'a [u8]> {
         let mut own = &self.bytes[self.head..];
         let behind = &own[self.listed..];
         let listed = self.pieces.iter().map(move |piece| match piece {
-            Piece::Own(count) => own.split_off(..*count).expect("they are listed"),
-            Piece::Shared(span) => store.bytes(span),
+            QueuePiece::Own(count) => own.split_off(..*count).expect("they are listed"),
+            QueuePiece::Slice(span) => store.bytes(span),
         });
         listed.chain((!behind.is_empty()).then_some(behind))
     }
@@ -108,7 +108,7 @@ impl Outbox {
     }
 
     /// The buffer to append whole frames to; an empty one takes its memory from the store.
-    pub(crate) fn append(&mut self, now: Instant, store: &mut Store) -> &mut Vec<u8> {
+    pub(crate) fn append(&mut self, now: Instant, store: &mut ChunkPool) -> &mut Vec<u8> {
         self.note_age(now);
         if self.bytes.capacity() == 0 {
             self.bytes = store.take();
@@ -121,17 +121,17 @@ impl Outbox {
     }
 
     /// Appends what other outboxes hold too.
-    pub(crate) fn append_shared(&mut self, now: Instant, span: Span, store: &mut Store) {
+    pub(crate) fn append_shared(&mut self, now: Instant, span: ChunkSlice, store: &mut ChunkPool) {
         self.note_age(now);
         self.list_own(self.own_len() - self.listed);
         self.list_shared(span, store);
     }
 
     /// Whether it ends with what the store would append to.
-    pub(crate) fn ends_shared(&self, store: &Store) -> bool {
+    pub(crate) fn ends_shared(&self, store: &ChunkPool) -> bool {
         let last = self.pieces.back();
         self.own_len() == self.listed
-            && matches!(last, Some(Piece::Shared(span)) if store.is_last(span))
+            && matches!(last, Some(QueuePiece::Slice(span)) if store.is_last(span))
     }
 
     fn note_age(&mut self, now: Instant) {
@@ -150,26 +150,26 @@ impl Outbox {
         self.listed += more;
         match self.pieces.back_mut() {
             _ if more == 0 => {}
-            Some(Piece::Own(count)) => *count += more,
-            _ => self.pieces.push_back(Piece::Own(more)),
+            Some(QueuePiece::Own(count)) => *count += more,
+            _ => self.pieces.push_back(QueuePiece::Own(more)),
         }
     }
 
-    fn list_shared(&mut self, span: Span, store: &mut Store) {
+    fn list_shared(&mut self, span: ChunkSlice, store: &mut ChunkPool) {
         self.shared += span.len();
         match self.pieces.back_mut() {
-            Some(Piece::Shared(last)) if (last.chunk, last.end) == (span.chunk, span.start) => {
+            Some(QueuePiece::Slice(last)) if (last.chunk, last.end) == (span.chunk, span.start) => {
                 last.end = span.end;
             }
             _ => {
                 store.hold(span.chunk);
-                self.pieces.push_back(Piece::Shared(span));
+                self.pieces.push_back(QueuePiece::Slice(span));
             }
         }
     }
 
     /// Forgets the first bytes, which have been written. Memory goes back to the store at the end.
-    pub(crate) fn wrote(&mut self, count: usize, store: &mut Store) {
+    pub(crate) fn wrote(&mut self, count: usize, store: &mut ChunkPool) {
         debug_assert!(count <= self.len(), "wrote more than there was");
         self.written += count as u64;
         self.pinned = self.pinned.saturating_sub(count);
@@ -195,7 +195,7 @@ impl Outbox {
     }
 
     /// Goes over so many bytes; returns how many of them are its own.
-    fn pass_pieces(&mut self, count: usize, store: &mut Store) -> usize {
+    fn pass_pieces(&mut self, count: usize, store: &mut ChunkPool) -> usize {
         let (mut left, mut own) = (count, 0);
         while left > 0
             && let Some(piece) = self.pieces.front_mut()
@@ -203,16 +203,18 @@ impl Outbox {
             let passed = left.min(piece.len());
             left -= passed;
             match piece {
-                Piece::Own(count) => {
+                QueuePiece::Own(count) => {
                     *count -= passed;
                     own += passed;
                 }
-                Piece::Shared(span) => {
+                QueuePiece::Slice(span) => {
                     span.start += passed;
                     self.shared -= passed;
                 }
             }
-            if let Some(Piece::Shared(span)) = self.pieces.pop_front_if(|piece| piece.len() == 0) {
+            if let Some(QueuePiece::Slice(span)) =
+                self.pieces.pop_front_if(|piece| piece.len() == 0)
+            {
                 store.release(span.chunk);
             }
         }
@@ -224,9 +226,9 @@ impl Outbox {
     }
 
     /// Lets go of what it shares, with all that is in it.
-    pub(crate) fn release(&mut self, store: &mut Store) {
+    pub(crate) fn release(&mut self, store: &mut ChunkPool) {
         for piece in std::mem::take(self).pieces {
-            if let Piece::Shared(span) = piece {
+            if let QueuePiece::Slice(span) = piece {
                 store.release(span.chunk);
             }
         }
@@ -276,12 +278,12 @@ mod tests {
     use super::*;
 
     pub(super) fn push(
-        outbox: &mut Outbox,
+        outbox: &mut SendQueue,
         now: Instant,
         subscription: u32,
         payload: usize,
     ) -> usize {
-        let buffer = outbox.append(now, &mut Store::default());
+        let buffer = outbox.append(now, &mut ChunkPool::default());
         let before = buffer.len();
         let header = Header { subscription, ..Header::new(Kind::Message, 0) };
         FrameWriter(buffer).control(header, &vec![subscription as u8; payload]);
@@ -290,22 +292,23 @@ mod tests {
 
     #[test]
     fn knows_the_age_of_its_oldest_byte() {
-        let (mut outbox, start) = (Outbox::default(), Instant::now());
+        let (mut outbox, start) = (SendQueue::default(), Instant::now());
         let second = Duration::from_secs(1);
         assert_eq!(outbox.oldest(), None);
         let length = push(&mut outbox, start, 1, 10);
         push(&mut outbox, start + second, 1, 10);
-        outbox.wrote(length - 1, &mut Store::default());
+        outbox.wrote(length - 1, &mut ChunkPool::default());
         assert_eq!(outbox.oldest(), Some(start));
-        outbox.wrote(1, &mut Store::default());
+        outbox.wrote(1, &mut ChunkPool::default());
         assert_eq!(outbox.oldest(), Some(start + second));
-        outbox.wrote(length, &mut Store::default());
+        outbox.wrote(length, &mut ChunkPool::default());
         assert_eq!(outbox.oldest(), None);
     }
 
     #[test]
     fn compacts_without_losing_a_byte() {
-        let (mut outbox, now, mut store) = (Outbox::default(), Instant::now(), Store::default());
+        let (mut outbox, now, mut store) =
+            (SendQueue::default(), Instant::now(), ChunkPool::default());
         let (mut expected, mut got) = (0, 0);
         for round in 0..3000_usize {
             expected += push(&mut outbox, now, 1, round % 500);
@@ -321,8 +324,8 @@ mod tests {
     }
 
     /// Frames of the outbox's own and shared ones in turns, numbered by correlation.
-    pub(super) fn mixed(store: &mut Store) -> (Outbox, Vec<u8>) {
-        let (mut outbox, mut all, now) = (Outbox::default(), Vec::new(), Instant::now());
+    pub(super) fn mixed(store: &mut ChunkPool) -> (SendQueue, Vec<u8>) {
+        let (mut outbox, mut all, now) = (SendQueue::default(), Vec::new(), Instant::now());
         let mut number = 0;
         for (is_shared, frames) in [(true, 2), (false, 1), (true, 1), (true, 2), (false, 2)] {
             let mut run = Vec::new();
@@ -341,21 +344,21 @@ mod tests {
         (outbox, all)
     }
 
-    pub(super) fn share(outbox: &mut Outbox, store: &mut Store, run: &[u8]) {
+    pub(super) fn share(outbox: &mut SendQueue, store: &mut ChunkPool, run: &[u8]) {
         let heirs = usize::from(outbox.ends_shared(store));
         let span = store.keep(run, heirs);
         outbox.append_shared(Instant::now(), span, store);
         store.release(span.chunk);
     }
 
-    pub(super) fn unwritten(outbox: &Outbox, store: &Store) -> Vec<u8> {
+    pub(super) fn unwritten(outbox: &SendQueue, store: &ChunkPool) -> Vec<u8> {
         outbox.unwritten(store).collect::<Vec<_>>().concat()
     }
 
     #[test]
     fn own_and_shared_bytes_keep_their_order_however_they_are_written() {
         for first in 0..=312 {
-            let mut store = Store::default();
+            let mut store = ChunkPool::default();
             let (mut outbox, all) = mixed(&mut store);
             assert_eq!((all.len(), unwritten(&outbox, &store)), (312, all.clone()));
             assert_eq!(outbox.unwritten(&store).count(), 4, "shared runs in a row are one piece");

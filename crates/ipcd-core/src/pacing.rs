@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use ipcd_proto::limits::largest_frame;
 
 use crate::config::Config;
-use crate::core::Core;
+use crate::core::Router;
 use crate::peer::PeerKey;
 use crate::publish::MAX_RUN;
 
@@ -24,14 +24,14 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How a peer takes what is for it.
 #[derive(Debug, Default)]
-pub(crate) struct Pace {
+pub(crate) struct Pacing {
     /// Whether it has taken something since it last paused.
     flows: bool,
     /// Until when publishers wait for it at the longest, and what it had taken before.
     held: Option<(Instant, u64)>,
 }
 
-impl Pace {
+impl Pacing {
     /// Whether publishers wait.
     pub(crate) fn holds(&self) -> bool {
         self.held.is_some()
@@ -43,7 +43,7 @@ impl Pace {
     }
 }
 
-impl Core {
+impl Router {
     /// Lets publishers wait, if the peer has enough in its outbox and reads.
     pub(crate) fn hold_pace(&mut self, now: Instant, key: PeerKey) {
         let (pace, peer) = (self.config.pace, &mut self.peers[key.0 as usize]);

@@ -10,13 +10,13 @@ use ipcd_proto::control::{Hello, Origin, Overflow, Reason};
 use ipcd_proto::{Address, Filter};
 use serde::{Deserialize, Serialize};
 
-use crate::acl::Rights;
-use crate::charges::Charge;
-use crate::interest::Group;
-use crate::outbox::Outbox;
-use crate::pacing::Pace;
+use crate::acl::PeerRights;
+use crate::charges::Quota;
+use crate::interest::QueueGroup;
+use crate::outbox::SendQueue;
+use crate::pacing::Pacing;
 use crate::tracked::{Asked, Ticket};
-use crate::waiting::Wait;
+use crate::waiting::WaitState;
 
 /// A peer's place in its router. Places are used again; [`Origin::peer`] never is.
 #[derive(
@@ -26,17 +26,17 @@ pub struct PeerKey(pub u32);
 
 /// The id of a peer, which says which worker's life it belongs to and is not used again within
 /// it. Ids stay below 2^53, so that every JSON reader keeps them exact.
-pub(crate) fn id_of(slot: u32, incarnation: u32, number: u32) -> u64 {
-    let incarnation = incarnation % (1 << INCARNATION_BITS);
-    let place = u64::from(slot) << INCARNATION_BITS | u64::from(incarnation);
+pub(crate) fn id_of(slot: u32, generation: u32, number: u32) -> u64 {
+    let generation = generation % (1 << GENERATION_BITS);
+    let place = u64::from(slot) << GENERATION_BITS | u64::from(generation);
     place << NUMBER_BITS | u64::from(number % (1 << NUMBER_BITS))
 }
 
-/// The worker's place in an id, and what is in it of the place's incarnation.
+/// The worker's place in an id, and what is in it of the place's generation.
 pub(crate) fn place_of(id: u64) -> (u32, u32) {
     let place = id >> NUMBER_BITS;
-    let incarnation = place as u32 % (1 << INCARNATION_BITS);
-    (u32::try_from(place >> INCARNATION_BITS).unwrap_or(u32::MAX), incarnation)
+    let generation = place as u32 % (1 << GENERATION_BITS);
+    (u32::try_from(place >> GENERATION_BITS).unwrap_or(u32::MAX), generation)
 }
 
 /// The id that a text is: decimal digits, as in an address. `+7` and `007` are none.
@@ -46,12 +46,12 @@ pub(crate) fn id_in(text: &str) -> Option<u64> {
 }
 
 /// Whether a life of a place may have given out such an id.
-pub(crate) fn is_life(incarnation: u32, in_id: u32) -> bool {
-    incarnation > 0 && incarnation % (1 << INCARNATION_BITS) == in_id
+pub(crate) fn is_generation(generation: u32, in_id: u32) -> bool {
+    generation > 0 && generation % (1 << GENERATION_BITS) == in_id
 }
 
 const NUMBER_BITS: u32 = 29;
-const INCARNATION_BITS: u32 = 12;
+const GENERATION_BITS: u32 = 12;
 
 /// Senders that a peer is known to have heard of. When there are more, it is told again.
 const MAX_KNOWN: usize = 1024;
@@ -63,15 +63,15 @@ pub(crate) struct Peer {
     /// told nothing: what it may send has been so much at the most.
     pub(crate) told: u32,
     pub(crate) origin: Origin,
-    pub(crate) state: State,
+    pub(crate) state: SessionState,
     /// What it has proved, if it has.
-    pub(crate) proven: Option<Box<Proven>>,
+    pub(crate) proven: Option<Box<ProvenIdentity>>,
     /// What it may do; `None` for everything.
-    pub(crate) rights: Option<Rc<Rights>>,
+    pub(crate) rights: Option<Rc<PeerRights>>,
     /// Whether it was told of in the log that something was denied to it.
     pub(crate) was_denied: bool,
     /// What its source is charged with, and how much of that is its outbox.
-    pub(crate) charge: Rc<Charge>,
+    pub(crate) charge: Rc<Quota>,
     pub(crate) charged: usize,
     /// Bytes that it has sent before its session was open.
     pub(crate) before_open: u32,
@@ -87,17 +87,17 @@ pub(crate) struct Peer {
     pub(crate) lingers: bool,
     /// Bytes of the largest payload that it can be sent, where that is less than any may have.
     pub(crate) largest: Option<u32>,
-    pub(crate) outbox: Outbox,
+    pub(crate) outbox: SendQueue,
     /// Whether the outbox is full and has not fallen to half since.
     pub(crate) full: bool,
-    pub(crate) pace: Pace,
+    pub(crate) pace: Pacing,
     /// Whether the worker has been asked to write and has not yet begun.
     pub(crate) dirty: bool,
     /// Publishers that wait for this peer's outbox.
     pub(crate) waiters: Vec<PeerKey>,
     /// Whether this peer waits for another's outbox.
     pub(crate) waiting: bool,
-    pub(crate) wait: Wait,
+    pub(crate) wait: WaitState,
     /// Whether it was put off to a later turn when it was last heard.
     pub(crate) was_deferred: bool,
     /// Whether it is among what was put off.
@@ -113,7 +113,7 @@ pub(crate) struct Peer {
     /// Whether a subscription of its wants to know who senders are.
     pub(crate) wants_origins: bool,
     /// Its part in requests and receipts, if it has had any.
-    pub(crate) calls: Option<Box<Calls>>,
+    pub(crate) calls: Option<Box<PeerRequests>>,
     /// Whether a subscription has dropped messages that the peer was not told of.
     pub(crate) has_gaps: bool,
     /// Senders that it has heard of, if it wants to.
@@ -125,12 +125,12 @@ pub(crate) struct Peer {
     pub(crate) counts: PeerCounts,
     /// After so many messages it is a member of groups no more; [`u64::MAX`] for never.
     pub(crate) fill: u64,
-    pub(crate) deadlines: Deadlines,
+    pub(crate) deadlines: PeerDeadlines,
 }
 
 /// What a peer has proved.
 #[derive(Debug, Default)]
-pub(crate) struct Proven {
+pub(crate) struct ProvenIdentity {
     /// The token; empty for the daemon's own.
     pub(crate) token: Option<Box<str>>,
     /// The name in the certificate that it has shown.
@@ -139,7 +139,7 @@ pub(crate) struct Proven {
 
 /// A peer's part in requests and receipts.
 #[derive(Debug, Default)]
-pub(crate) struct Calls {
+pub(crate) struct PeerRequests {
     /// Messages of its whose outcome is open, by correlation.
     pub(crate) outstanding: HashMap<u64, Ticket, RandomState>,
     /// Requests that it has and has not answered, by requester and correlation.
@@ -148,15 +148,15 @@ pub(crate) struct Calls {
 
 /// How far a session has come.
 #[derive(Debug)]
-pub(crate) enum State {
+pub(crate) enum SessionState {
     /// Nothing was heard yet; the nonce is for a peer that must prove a token.
     New { challenge: Option<Box<Nonce>> },
     /// A challenge was sent.
-    Challenged(Box<Challenged>),
+    Challenged(Box<ChallengedPeer>),
     /// Messages may flow.
     Open,
     /// The supervisor was asked for its name.
-    Naming(Box<Naming>),
+    Naming(Box<PendingName>),
     /// Nothing more is read; what is in the outbox is written.
     Closing,
     /// The peer is not here any more; its place is kept until its subscriptions are forgotten.
@@ -164,13 +164,13 @@ pub(crate) enum State {
 }
 
 #[derive(Debug)]
-pub(crate) struct Challenged {
+pub(crate) struct ChallengedPeer {
     pub(crate) hello: Hello,
     pub(crate) nonce: Nonce,
 }
 
 #[derive(Debug)]
-pub(crate) struct Naming {
+pub(crate) struct PendingName {
     pub(crate) hello: Hello,
     pub(crate) proof: Option<Proof>,
 }
@@ -180,13 +180,13 @@ pub(crate) struct Subscription {
     pub(crate) number: u32,
     pub(crate) filter: Filter,
     pub(crate) overflow: Overflow,
-    pub(crate) group: Option<Rc<Group>>,
+    pub(crate) group: Option<Rc<QueueGroup>>,
     /// How many there had been before it: tells it from an earlier one of its number.
     pub(crate) birth: u64,
     /// Messages that were for it.
     pub(crate) matched: u64,
     /// Those that were dropped, if any were.
-    pub(crate) drops: Option<Box<Drops>>,
+    pub(crate) drops: Option<Box<DropCounts>>,
 }
 
 impl Subscription {
@@ -199,13 +199,13 @@ impl Subscription {
 
 /// Messages dropped, by reason.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Drops {
+pub(crate) struct DropCounts {
     counts: [u64; Reason::ALL.len()],
     /// Of these the peer was told.
     told: [u64; Reason::ALL.len()],
 }
 
-impl Drops {
+impl DropCounts {
     pub(crate) fn count(&mut self, reason: Reason, messages: u64) {
         self.counts[reason as usize] += messages;
     }
@@ -246,7 +246,7 @@ impl PeerCounts {
 }
 
 #[derive(Debug)]
-pub(crate) struct Deadlines {
+pub(crate) struct PeerDeadlines {
     /// The peer's earliest entry in the timers.
     pub(crate) armed: Option<Instant>,
     /// Since when the handshake goes on, or the session is closing.
@@ -257,7 +257,7 @@ pub(crate) struct Deadlines {
     pub(crate) heard: Instant,
 }
 
-impl Deadlines {
+impl PeerDeadlines {
     /// Those of a peer that has just come.
     pub(crate) fn begin(now: Instant) -> Self {
         let (state, heard) = (Some(now), now);
@@ -276,7 +276,7 @@ impl Peer {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.state, State::Open)
+        matches!(self.state, SessionState::Open)
     }
 
     /// Whether it has as many messages as it wants of groups: what is in its outbox will be written.
@@ -293,7 +293,7 @@ impl Peer {
         known.insert(sender)
     }
 
-    pub(crate) fn calls(&mut self) -> &mut Calls {
+    pub(crate) fn calls(&mut self) -> &mut PeerRequests {
         self.calls.get_or_insert_default()
     }
 

@@ -10,14 +10,14 @@ use ipcd_proto::control::{Code, Notice, Overflow, Reason, encode};
 use ipcd_proto::limits::MAX_HEADERS;
 use ipcd_proto::{Address, Decoded, Frame, FrameWriter, HEADER_BYTES, Header, Kind, decode};
 
-use crate::core::Core;
-use crate::fanout::Stamped;
-use crate::interest::Member;
-use crate::outbox::Shed;
+use crate::core::Router;
+use crate::fanout::StampedBatch;
+use crate::interest::LocalSubscriber;
+use crate::outbox::DropReport;
 use crate::peer::{Peer, PeerKey};
-use crate::route::Targets;
-use crate::store::Span;
-use crate::tracked::{Fate, Home, MAX_OUTSTANDING, Ticket};
+use crate::route::RouteTargets;
+use crate::store::ChunkSlice;
+use crate::tracked::{DeliveryOutcome, MAX_OUTSTANDING, OutcomeTarget, Ticket};
 
 /// Bytes of a run: what an outbox may hold beyond its limit.
 pub(crate) const MAX_RUN: usize = 16 * 1024;
@@ -25,12 +25,12 @@ pub(crate) const MAX_RUN: usize = 16 * 1024;
 const SHED_IN_STEP: usize = 8;
 
 /// What came of the messages at the start of a batch.
-pub(crate) struct Run {
+pub(crate) struct PublishProgress {
     pub(crate) consumed: usize,
     pub(crate) waiting: bool,
 }
 
-impl Run {
+impl PublishProgress {
     const WAITING: Self = Self { consumed: 0, waiting: true };
 
     fn of(consumed: usize) -> Self {
@@ -40,29 +40,29 @@ impl Run {
 
 /// Who sent a run: a peer of this router, or of another.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sender {
+pub(crate) struct MessageSender {
     pub(crate) key: Option<PeerKey>,
     pub(crate) id: u64,
 }
 
 /// Whom a message is for.
-enum To {
+enum Destination {
     Peer(Address),
-    Subscribers(Rc<Targets>),
+    Subscribers(Rc<RouteTargets>),
 }
 
 /// What is delivered: one message or a run of them.
 #[derive(Clone, Copy)]
-pub(crate) struct Load<'a> {
+pub(crate) struct MessageBatch<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) count: u64,
     /// Where the fate of the copies is noted.
     pub(crate) ticket: Option<Ticket>,
     /// Where the bytes are kept for all who get them.
-    pub(crate) shared: Option<Span>,
+    pub(crate) shared: Option<ChunkSlice>,
 }
 
-impl Core {
+impl Router {
     /// Accepts the message at the start of `bytes`, and those behind it that go the same way.
     pub(crate) fn publish(
         &mut self,
@@ -70,7 +70,7 @@ impl Core {
         key: PeerKey,
         bytes: &mut [u8],
         largest: usize,
-    ) -> Run {
+    ) -> PublishProgress {
         let Ok(Decoded::Frame(first, length)) = decode(bytes, largest) else {
             unreachable!("the caller found a whole frame here");
         };
@@ -78,43 +78,48 @@ impl Core {
         self.budget.spend(2);
         let to = match self.check(key, &first) {
             Ok(to) => to,
-            Err(_) if self.waits_for_itself(key) => return Run::WAITING,
+            Err(_) if self.waits_for_itself(key) => return PublishProgress::WAITING,
             Err((code, why)) => {
                 self.refuse(now, key, header.correlation, code, why);
-                return Run::of(length);
+                return PublishProgress::of(length);
             }
         };
         if header.is_tracked() && self.waits_for_outcomes(key) {
-            return Run::WAITING;
+            return PublishProgress::WAITING;
         }
         let targets = match to {
-            To::Peer(address) if self.must_wait_for_way(key, address) => return Run::WAITING,
-            To::Peer(address) => {
+            Destination::Peer(address) if self.must_wait_for_way(key, address) => {
+                return PublishProgress::WAITING;
+            }
+            Destination::Peer(address) => {
                 self.count_accepted(key, 1, length);
                 self.publish_direct(now, key, &mut bytes[..length], header, address);
-                return Run::of(length);
+                return PublishProgress::of(length);
             }
-            To::Subscribers(targets) => targets,
+            Destination::Subscribers(targets) => targets,
         };
         if self.must_wait(key, &targets) {
-            return Run::WAITING;
+            return PublishProgress::WAITING;
         }
-        let from = Sender { key: Some(key), id: self.peer(key).origin.peer };
+        let from = MessageSender { key: Some(key), id: self.peer(key).origin.peer };
         if header.is_tracked() || !targets.groups.is_empty() {
             self.count_accepted(key, 1, length);
             self.publish_one(now, key, &mut bytes[..length], header, &targets);
-            return Run::of(length);
+            return PublishProgress::of(length);
         }
         // To other workers a number is one of their groups.
         let is_here = targets.remotes.is_empty();
-        let stamp =
-            if is_here { Stamp::new(from.id, &targets.members) } else { Stamp::to_others(from.id) };
+        let stamp = if is_here {
+            FrameStamp::new(from.id, &targets.members)
+        } else {
+            FrameStamp::to_others(from.id)
+        };
         let (length, count) = self.stamp_run(bytes, length, subject, largest, stamp);
         let run = &mut bytes[..length];
         self.count_accepted(key, count, length);
         self.forward(key, &targets.remotes, run);
         self.deliver_to_all(now, from, &targets, stamp.run(run, count));
-        Run::of(length)
+        PublishProgress::of(length)
     }
 
     /// Publishes a message that is dealt out one by one: its publisher waits for an outcome, or
@@ -125,10 +130,10 @@ impl Core {
         key: PeerKey,
         frame: &mut [u8],
         header: Header,
-        targets: &Rc<Targets>,
+        targets: &Rc<RouteTargets>,
     ) {
-        let from = Sender { key: Some(key), id: self.peer(key).origin.peer };
-        let home = Home::Here(key, header.correlation);
+        let from = MessageSender { key: Some(key), id: self.peer(key).origin.peer };
+        let home = OutcomeTarget::Here(key, header.correlation);
         let ticket = header.is_tracked().then(|| self.track(now, home, &header));
         Frame::stamp_sender(frame, from.id);
         for sharing in &targets.groups {
@@ -136,7 +141,7 @@ impl Core {
         }
         Frame::stamp_subscription(frame, 0);
         self.forward_one(key, &targets.remotes, frame, ticket);
-        let run = Stamped { bytes: frame, count: 1, subscription: 0, ticket };
+        let run = StampedBatch { bytes: frame, count: 1, subscription: 0, ticket };
         self.deliver_to_all(now, from, targets, run);
     }
 
@@ -147,9 +152,9 @@ impl Core {
         // The other worker has checked the subject.
         let Ok(targets) = self.route(first.subject) else { return length };
         let (id, subject) = (first.header.sender, first.subject.len());
-        let stamp = Stamp { of_sender: true, ..Stamp::new(id, &targets.members) };
+        let stamp = FrameStamp { of_sender: true, ..FrameStamp::new(id, &targets.members) };
         let (length, count) = self.stamp_run(bytes, length, subject, usize::MAX, stamp);
-        let (from, run) = (Sender { key: None, id }, &mut bytes[..length]);
+        let (from, run) = (MessageSender { key: None, id }, &mut bytes[..length]);
         self.deliver_to_all(now, from, &targets, stamp.run(run, count));
         length
     }
@@ -175,7 +180,7 @@ impl Core {
     }
 
     /// Makes the publisher wait if a receiver, here or elsewhere, cannot take more.
-    fn must_wait(&mut self, publisher: PeerKey, targets: &Targets) -> bool {
+    fn must_wait(&mut self, publisher: PeerKey, targets: &RouteTargets) -> bool {
         if self.peer(publisher).wait.is_overdue() {
             return false;
         }
@@ -183,7 +188,7 @@ impl Core {
             self.wait_for(publisher, full);
             return true;
         }
-        if self.others.as_ref().is_some_and(|others| others.must_wait(&targets.remotes)) {
+        if self.cluster.as_ref().is_some_and(|cluster| cluster.must_wait(&targets.remotes)) {
             self.wait_for_others(publisher);
             return true;
         }
@@ -191,7 +196,7 @@ impl Core {
     }
 
     /// Whether the message may be published at all, and to whom.
-    fn check(&mut self, key: PeerKey, frame: &Frame<'_>) -> Result<To, (Code, String)> {
+    fn check(&mut self, key: PeerKey, frame: &Frame<'_>) -> Result<Destination, (Code, String)> {
         if frame.payload.len() > self.config.max_payload {
             let (bytes, limit) = (frame.payload.len(), self.config.max_payload);
             let why = format!(
@@ -214,10 +219,10 @@ impl Core {
         let address = Address::parse(frame.subject);
         self.check_right_to_publish(key, frame.subject, address)?;
         if let Some(address) = address {
-            return Ok(To::Peer(address));
+            return Ok(Destination::Peer(address));
         }
         let targets = self.route(frame.subject);
-        targets.map(To::Subscribers).map_err(|error| (Code::BadSubject, error.to_string()))
+        targets.map(Destination::Subscribers).map_err(|error| (Code::BadSubject, error.to_string()))
     }
 
     /// Whether replies to a request come to its own requester. Responders publish where it says, with
@@ -238,8 +243,8 @@ impl Core {
     }
 
     /// A receiver for whose sake the publisher has to wait.
-    fn full_member(&self, publisher: PeerKey, members: &[Member]) -> Option<PeerKey> {
-        let blocks = |member: &&Member| {
+    fn full_member(&self, publisher: PeerKey, members: &[LocalSubscriber]) -> Option<PeerKey> {
+        let blocks = |member: &&LocalSubscriber| {
             let peer = &self.peers[member.peer.0 as usize];
             member.overflow == Overflow::Block
                 && (peer.full || peer.pace.holds())
@@ -248,7 +253,7 @@ impl Core {
         members.iter().find(blocks).map(|member| member.peer)
     }
 
-    pub(crate) fn hears(&self, publisher: Option<PeerKey>, member: &Member) -> bool {
+    pub(crate) fn hears(&self, publisher: Option<PeerKey>, member: &LocalSubscriber) -> bool {
         let peer = &self.peers[member.peer.0 as usize];
         peer.is_open() && (publisher != Some(member.peer) || !peer.no_echo)
     }
@@ -261,7 +266,7 @@ impl Core {
         first: usize,
         subject: usize,
         largest: usize,
-        stamp: Stamp,
+        stamp: FrameStamp,
     ) -> (usize, u64) {
         let (head, mut rest) = bytes.split_at_mut(first);
         stamp.apply(head);
@@ -285,7 +290,13 @@ impl Core {
     }
 
     /// Puts messages into a subscriber's outbox, or drops them as the subscription wants.
-    pub(crate) fn deliver(&mut self, now: Instant, from: Sender, member: &Member, load: Load<'_>) {
+    pub(crate) fn deliver(
+        &mut self,
+        now: Instant,
+        from: MessageSender,
+        member: &LocalSubscriber,
+        load: MessageBatch<'_>,
+    ) {
         if !self.hears(from.key, member) || !self.peer(member.peer).is_open() {
             return;
         }
@@ -303,15 +314,15 @@ impl Core {
     fn deliver_each(
         &mut self,
         now: Instant,
-        from: Sender,
-        member: &Member,
-        load: Load<'_>,
+        from: MessageSender,
+        member: &LocalSubscriber,
+        load: MessageBatch<'_>,
         largest: usize,
     ) {
         let mut rest = load.bytes;
         while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
             let (bytes, behind) = rest.split_at(length);
-            let one = Load { bytes, count: 1, shared: None, ..load };
+            let one = MessageBatch { bytes, count: 1, shared: None, ..load };
             match frame.payload.len() <= largest {
                 true => self.deliver_fitting(now, from, member, one),
                 false => {
@@ -323,7 +334,7 @@ impl Core {
         }
     }
 
-    fn note_matched(&mut self, member: &Member, load: &Load<'_>) {
+    fn note_matched(&mut self, member: &LocalSubscriber, load: &MessageBatch<'_>) {
         self.counters.matched += load.count;
         if let Some(subscription) = self.peer(member.peer).subscription(member.subscription) {
             subscription.matched += load.count;
@@ -333,14 +344,26 @@ impl Core {
         }
     }
 
-    fn drop_copies(&mut self, now: Instant, member: &Member, load: &Load<'_>, reason: Reason) {
+    fn drop_copies(
+        &mut self,
+        now: Instant,
+        member: &LocalSubscriber,
+        load: &MessageBatch<'_>,
+        reason: Reason,
+    ) {
         self.note_dropped(member.peer, member.subscription, reason, load.count);
         if let Some(ticket) = load.ticket {
-            self.concluded(now, ticket, Fate::Dropped(reason));
+            self.concluded(now, ticket, DeliveryOutcome::Dropped(reason));
         }
     }
 
-    fn deliver_fitting(&mut self, now: Instant, from: Sender, member: &Member, load: Load<'_>) {
+    fn deliver_fitting(
+        &mut self,
+        now: Instant,
+        from: MessageSender,
+        member: &LocalSubscriber,
+        load: MessageBatch<'_>,
+    ) {
         let (to, count) = (member.peer, load.count);
         self.note_matched(member, &load);
         if self.peer(to).full
@@ -363,8 +386,8 @@ impl Core {
     }
 
     /// Puts messages into an outbox, and notes whose outcome depends on it.
-    pub(crate) fn enqueue(&mut self, now: Instant, key: PeerKey, load: &Load<'_>) {
-        let Load { bytes, ticket, shared, .. } = *load;
+    pub(crate) fn enqueue(&mut self, now: Instant, key: PeerKey, load: &MessageBatch<'_>) {
+        let MessageBatch { bytes, ticket, shared, .. } = *load;
         let peer = &mut self.peers[key.0 as usize];
         match shared {
             Some(span) => peer.outbox.append_shared(now, span, &mut self.store),
@@ -381,7 +404,12 @@ impl Core {
     }
 
     /// What to do about a full outbox: whether the messages may go into it all the same.
-    fn make_room(&mut self, now: Instant, from: Sender, member: &Member) -> Result<(), Reason> {
+    fn make_room(
+        &mut self,
+        now: Instant,
+        from: MessageSender,
+        member: &LocalSubscriber,
+    ) -> Result<(), Reason> {
         match member.overflow {
             _ if from.key.is_none() && self.is_flooded(member.peer) => Err(Reason::Newest),
             // Publishers have waited as long as they may, one after the other.
@@ -433,12 +461,18 @@ impl Core {
     }
 
     /// The publishers of what was dropped of an outbox are told, if they want to know.
-    pub(crate) fn conclude_shed(&mut self, now: Instant, key: PeerKey, shed: &Shed, why: Reason) {
+    pub(crate) fn conclude_shed(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        shed: &DropReport,
+        why: Reason,
+    ) {
         for ticket in &shed.receipts {
-            self.concluded(now, *ticket, Fate::Dropped(why));
+            self.concluded(now, *ticket, DeliveryOutcome::Dropped(why));
         }
         for request in &shed.requests {
-            self.has_answered(now, key, *request, Fate::Dropped(why));
+            self.has_answered(now, key, *request, DeliveryOutcome::Dropped(why));
         }
     }
 
@@ -453,12 +487,12 @@ impl Core {
     }
 
     /// Tells a subscriber who the sender is, before its first message.
-    pub(crate) fn introduce(&mut self, now: Instant, from: Sender, to: PeerKey) {
+    pub(crate) fn introduce(&mut self, now: Instant, from: MessageSender, to: PeerKey) {
         if self.peer(to).learns_of(from.id) {
             let origin = match from.key {
                 Some(key) => Some(&self.peers[key.0 as usize].origin),
                 None if self.last_sender.is_some() => self.last_sender.as_ref(),
-                None => self.others.as_ref().and_then(|others| others.origin(from.id)),
+                None => self.cluster.as_ref().and_then(|cluster| cluster.origin(from.id)),
             };
             let Some(origin) = origin.cloned() else { return };
             let notice = encode(&Notice::Origin(origin));
@@ -471,16 +505,16 @@ impl Core {
 
 /// What the daemon fills in.
 #[derive(Clone, Copy)]
-struct Stamp {
+struct FrameStamp {
     sender: u64,
     subscription: u32,
     /// Whether another worker has stamped the messages with senders, and only this one's are meant.
     of_sender: bool,
 }
 
-impl Stamp {
+impl FrameStamp {
     /// For the first of these members.
-    fn new(sender: u64, members: &[Member]) -> Self {
+    fn new(sender: u64, members: &[LocalSubscriber]) -> Self {
         let subscription = members.first().map_or(0, |member| member.subscription);
         Self { sender, subscription, of_sender: false }
     }
@@ -490,8 +524,8 @@ impl Stamp {
     }
 
     /// A run that has been stamped with it.
-    fn run(self, bytes: &mut [u8], count: u64) -> Stamped<'_> {
-        Stamped { bytes, count, subscription: self.subscription, ticket: None }
+    fn run(self, bytes: &mut [u8], count: u64) -> StampedBatch<'_> {
+        StampedBatch { bytes, count, subscription: self.subscription, ticket: None }
     }
 
     /// Whether this message of another worker's is by the same sender, and for no group.

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-/// A queue. Memory that it has once needed it keeps until [`Queue::clear`].
+/// A queue. Memory that it has once needed it keeps until [`LazyQueue::clear`].
 #[derive(Debug)]
 #[expect(clippy::box_collection, reason = "most owners have none, and a pointer is less")]
-pub(crate) struct Queue<T>(Option<Box<VecDeque<T>>>);
+pub(crate) struct LazyQueue<T>(Option<Box<VecDeque<T>>>);
 
-impl<T> Queue<T> {
+impl<T> LazyQueue<T> {
     pub(crate) fn is_empty(&self) -> bool {
         self.front().is_none()
     }
@@ -42,7 +42,7 @@ impl<T> Queue<T> {
     }
 }
 
-impl<T> Default for Queue<T> {
+impl<T> Default for LazyQueue<T> {
     fn default() -> Self {
         Self(None)
     }

@@ -5,9 +5,9 @@ use std::time::Instant;
 use ipcd_proto::control::Code;
 use ipcd_proto::{Decoded, Kind, decode, limits};
 
-use crate::core::Core;
-use crate::peer::{PeerKey, State};
-use crate::source::Prefixes;
+use crate::core::Router;
+use crate::peer::{PeerKey, SessionState};
+use crate::source::AddressPrefixes;
 
 /// Questions of a peer that are answered at once; it is not read beyond the next.
 const MAX_OPEN_QUESTIONS: u8 = 4;
@@ -15,36 +15,36 @@ const MAX_OPEN_QUESTIONS: u8 = 4;
 /// What came of received bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
-pub struct Progress {
+pub struct ReceiveProgress {
     /// How many were used. The rest must be offered again, with what comes behind it.
     pub consumed: usize,
     /// Whether to leave the peer unread until [`crate::Output::Resume`].
     pub waiting: bool,
 }
 
-impl Core {
+impl Router {
     /// Takes what a peer sent; `bytes` begin at the start of a frame, and messages in them are
     /// stamped with their sender.
-    pub fn receive(&mut self, now: Instant, key: PeerKey, bytes: &mut [u8]) -> Progress {
+    pub fn receive(&mut self, now: Instant, key: PeerKey, bytes: &mut [u8]) -> ReceiveProgress {
         let mut consumed = 0;
         self.grant_turn(key);
         let progress = loop {
             let rest = &mut bytes[consumed..];
-            if matches!(self.peer(key).state, State::Closing) {
-                break Progress { consumed: consumed + rest.len(), waiting: false };
+            if matches!(self.peer(key).state, SessionState::Closing) {
+                break ReceiveProgress { consumed: consumed + rest.len(), waiting: false };
             }
             if self.peer(key).fans_out {
                 self.peer(key).waiting = true;
-                break Progress { consumed, waiting: true };
+                break ReceiveProgress { consumed, waiting: true };
             }
             if consumed > 0 && !rest.is_empty() && self.budget.is_spent() {
                 self.put_off(key);
-                break Progress { consumed, waiting: true };
+                break ReceiveProgress { consumed, waiting: true };
             }
             let largest = self.largest_frame(key);
             match decode(rest, largest) {
                 Err(error) => self.fail(now, key, Code::Protocol, error.to_string()),
-                Ok(Decoded::Incomplete(_)) => break Progress { consumed, waiting: false },
+                Ok(Decoded::Incomplete(_)) => break ReceiveProgress { consumed, waiting: false },
                 Ok(Decoded::Frame(frame, length)) => {
                     if frame.header.kind != Kind::Message {
                         if self.exceeds_allowance(key, length) {
@@ -54,7 +54,7 @@ impl Core {
                         }
                         let waits = asks(frame.header.kind) && self.waits_for_itself(key);
                         if waits || self.waits_for_answers(key, frame.header.kind) {
-                            break Progress { consumed, waiting: true };
+                            break ReceiveProgress { consumed, waiting: true };
                         }
                         self.budget.spend(steps_of(frame.header.kind));
                         self.control(now, key, &frame);
@@ -63,7 +63,7 @@ impl Core {
                         let run = self.publish(now, key, rest, largest);
                         consumed += run.consumed;
                         if run.waiting {
-                            break Progress { consumed, waiting: true };
+                            break ReceiveProgress { consumed, waiting: true };
                         }
                     } else {
                         self.fail(now, key, Code::Protocol, "a message before the session is open");
@@ -97,7 +97,7 @@ impl Core {
     }
 
     /// How addresses make the networks that peers are charged to.
-    pub fn prefixes(&self) -> Prefixes {
+    pub fn prefixes(&self) -> AddressPrefixes {
         self.config.prefixes
     }
 

@@ -10,12 +10,12 @@ use ipcd_proto::control::{
 use ipcd_proto::{Header, Kind, Subject};
 
 use crate::access::denied;
-use crate::core::{Core, Output};
+use crate::core::{Output, Router};
 use crate::fault::MAX_QUESTIONS;
-use crate::inquiry::Inquirer;
-use crate::interest::Member;
-use crate::peer::{Peer, PeerKey, State, Subscription, id_in};
-use crate::table::{Asker, Request};
+use crate::inquiry::QueryOrigin;
+use crate::interest::LocalSubscriber;
+use crate::peer::{Peer, PeerKey, SessionState, Subscription, id_in};
+use crate::table::{DirectoryRequest, QueryTicket};
 
 /// Counters that say what is there now: nothing of a worker that has ended.
 const GAUGES: [&str; 4] =
@@ -29,7 +29,7 @@ const FILTER_BYTES: usize = 4 * 1024;
 
 /// The questions of our peers that other workers are answering.
 #[derive(Debug, Default)]
-pub(crate) struct Questions {
+pub(crate) struct OpenQueries {
     asked: HashMap<u64, Asked>,
     next: u64,
 }
@@ -44,7 +44,7 @@ struct Asked {
     sum: Option<Answer>,
 }
 
-impl Core {
+impl Router {
     /// Whether nothing more can be asked now, lest the table disbelieve this worker.
     pub(crate) fn has_too_many_questions(&self) -> bool {
         self.questions.asked.len() >= MAX_QUESTIONS
@@ -58,13 +58,13 @@ impl Core {
         let asked = Asked { key, peer, correlation, is_of_subscriptions, sum: None };
         self.questions.asked.insert(ticket, asked);
         self.peer(key).questions += 1;
-        if self.others.is_some() {
+        if self.cluster.is_some() {
             let by = self.principal(key);
-            self.outputs.push_back(Output::Tell(Request::Ask { ticket, by, query }));
+            self.outputs.push_back(Output::Tell(DirectoryRequest::Ask { ticket, by, query }));
             return;
         }
         match takes_long(&query) {
-            true => self.inquire(Inquirer::Here(ticket), query),
+            true => self.inquire(QueryOrigin::Here(ticket), query),
             false => {
                 for answer in self.report(now, &query) {
                     self.reported(now, ticket, Some(answer), false);
@@ -74,7 +74,7 @@ impl Core {
         }
     }
 
-    /// This router's own answer. What is about all peers, [`Core::inquire`] answers in parts.
+    /// This router's own answer. What is about all peers, [`Router::inquire`] answers in parts.
     pub(crate) fn report(&mut self, now: Instant, query: &Query) -> Vec<Answer> {
         match query {
             Query::Status => vec![Answer::Status(self.status(now))],
@@ -98,14 +98,14 @@ impl Core {
     }
 
     /// Answers a question of another worker's peer, or of one of ours.
-    pub(crate) fn answer_question(&mut self, now: Instant, asker: Asker, query: Query) {
+    pub(crate) fn answer_question(&mut self, now: Instant, asker: QueryTicket, query: Query) {
         if takes_long(&query) {
-            return self.inquire(Inquirer::Table(asker), query);
+            return self.inquire(QueryOrigin::Directory(asker), query);
         }
         let parts = self.report(now, &query).into_iter().map(Some);
         for part in parts.chain([None]) {
             let last = part.is_none();
-            self.outputs.push_back(Output::Tell(Request::Answer { asker, part, last }));
+            self.outputs.push_back(Output::Tell(DirectoryRequest::Answer { asker, part, last }));
         }
     }
 
@@ -170,7 +170,7 @@ impl Core {
         let daemon = &self.config.daemon;
         let peers_of = |number: usize| {
             let is_of = |peer: &Peer| {
-                peer.listener as usize == number && !matches!(peer.state, State::Gone)
+                peer.listener as usize == number && !matches!(peer.state, SessionState::Gone)
             };
             self.peers.iter().filter(|(_, peer)| is_of(peer)).count() as u64
         };
@@ -186,7 +186,7 @@ impl Core {
             workers: vec![WorkerStatus {
                 slot: self.config.slot,
                 pid: daemon.worker,
-                incarnation: self.config.incarnation,
+                generation: self.config.generation,
                 peers: self.peer_count() as u64,
             }],
             listeners: listeners.collect(),
@@ -196,7 +196,7 @@ impl Core {
 
     fn matching(&self, subject: Subject<'_>) -> u64 {
         let members = self.interests.find(subject);
-        let is_open = |member: &&Member| self.peers[member.peer.0 as usize].is_open();
+        let is_open = |member: &&LocalSubscriber| self.peers[member.peer.0 as usize].is_open();
         let open = members.iter().filter(is_open);
         open.filter(|member| self.may_hear(member.peer, subject)).count() as u64
     }
@@ -296,7 +296,7 @@ impl Core {
         counted.extend(reasons.map(|reason| {
             (format!("messages_dropped_{}", reason.name()), counters.dropped.of(reason))
         }));
-        let others = [
+        let rest = [
             ("messages_unclaimed", counters.unclaimed),
             ("direct_delivered", counters.direct_matched - counters.direct_dropped - direct_queued),
             ("direct_queued", direct_queued),
@@ -313,7 +313,7 @@ impl Core {
             ("peers_cut_off", counters.cut_off),
             ("peers_unwatched", counters.unwatched),
         ];
-        counted.extend(others.map(|(name, value)| (name.to_owned(), value)));
+        counted.extend(rest.map(|(name, value)| (name.to_owned(), value)));
         counted
     }
 }

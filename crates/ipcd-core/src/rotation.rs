@@ -7,14 +7,14 @@ use std::rc::Rc;
 
 use foldhash::fast::RandomState;
 
-use crate::interest::Group;
+use crate::interest::QueueGroup;
 
 /// Groups whose turns are kept before those that no route knows are forgotten.
 const FEW: usize = 1024;
 
 /// Whose turn it is in a group.
 #[derive(Debug)]
-pub(crate) struct Rotation {
+pub(crate) struct GroupTurn {
     /// The turn of messages that are published here.
     pub(crate) turn: Cell<u64>,
     /// The turn of those that other workers have sent for a member here. They have had their turn
@@ -24,21 +24,25 @@ pub(crate) struct Rotation {
 
 /// Those of all groups.
 #[derive(Debug, Default)]
-pub(crate) struct Rotations {
-    known: HashMap<Rc<Group>, Rc<Rotation>, RandomState>,
+pub(crate) struct GroupTurns {
+    known: HashMap<Rc<QueueGroup>, Rc<GroupTurn>, RandomState>,
     /// How many there may be before they are looked through.
     most: usize,
 }
 
-impl Rotation {
+impl GroupTurn {
     pub(crate) fn beginning_at(turn: u64) -> Self {
         Self { turn: Cell::new(turn), arrivals: Cell::new(turn) }
     }
 }
 
-impl Rotations {
+impl GroupTurns {
     /// That of a group, which begins there if it is new.
-    pub(crate) fn of(&mut self, group: &Rc<Group>, first: impl FnOnce() -> u64) -> Rc<Rotation> {
+    pub(crate) fn of(
+        &mut self,
+        group: &Rc<QueueGroup>,
+        first: impl FnOnce() -> u64,
+    ) -> Rc<GroupTurn> {
         if let Some(known) = self.known.get(group) {
             return Rc::clone(known);
         }
@@ -46,7 +50,7 @@ impl Rotations {
             self.known.retain(|_, rotation| Rc::strong_count(rotation) > 1);
             self.most = FEW.max(2 * self.known.len());
         }
-        let rotation = Rc::new(Rotation::beginning_at(first()));
+        let rotation = Rc::new(GroupTurn::beginning_at(first()));
         self.known.insert(Rc::clone(group), Rc::clone(&rotation));
         rotation
     }
@@ -55,10 +59,10 @@ impl Rotations {
 /// Where the turns of a life begin, of which there are so many. With `--fork connection` a life may be
 /// that of a single message, so lives begin evenly spread, also every second or every third of them:
 /// multiples of an irrational number are (Weyl), here of the golden ratio and of the root of 2.
-pub(crate) fn first_turn(slot: u32, life: u32, turns: u64) -> u64 {
+pub(crate) fn first_turn(slot: u32, generation: u32, turns: u64) -> u64 {
     const GOLDEN: u32 = 0x9e37_79b9;
     const ROOT: u32 = 0x6a09_e667;
-    let spread = slot.wrapping_mul(GOLDEN).wrapping_add(life.wrapping_mul(ROOT));
+    let spread = slot.wrapping_mul(GOLDEN).wrapping_add(generation.wrapping_mul(ROOT));
     let place = (u128::from(spread) * u128::from(turns)) >> u32::BITS;
     u64::try_from(place).unwrap_or_default()
 }
@@ -69,14 +73,14 @@ mod tests {
 
     use super::*;
 
-    fn group(name: &str) -> Rc<Group> {
+    fn group(name: &str) -> Rc<QueueGroup> {
         let filter = Filter::parse(b"w").unwrap();
-        Rc::new(Group { filter, name: name.into() })
+        Rc::new(QueueGroup { filter, name: name.into() })
     }
 
     #[test]
     fn a_turn_is_kept_while_a_route_knows_the_group_and_few_others_are() {
-        let mut rotations = Rotations::default();
+        let mut rotations = GroupTurns::default();
         let kept = rotations.of(&group("kept"), || 7);
         kept.turn.set(9);
         for number in 0..10 * FEW {
@@ -90,9 +94,9 @@ mod tests {
     fn lives_of_one_message_reach_all_members_whichever_of_them_publish() {
         for (members, step) in [(2, 1), (2, 2), (3, 3), (5, 4), (8, 2), (7, 7)] {
             let mut got = vec![0_usize; members];
-            for life in 0..400_u32 {
-                let (slot, incarnation) = (life * step % 64, 1 + life * step / 64);
-                got[first_turn(slot, incarnation, members as u64) as usize] += 1;
+            for generation in 0..400_u32 {
+                let (slot, generation) = (generation * step % 64, 1 + generation * step / 64);
+                got[first_turn(slot, generation, members as u64) as usize] += 1;
             }
             let even = 400 / members;
             let is_even = |count: &usize| (even / 2..=2 * even).contains(count);

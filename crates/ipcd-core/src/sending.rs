@@ -5,18 +5,18 @@ use std::time::Instant;
 use ipcd_proto::control::{Code, Notice, Reason, Refusal, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};
 
-use crate::core::{Core, Output};
-use crate::peer::{PeerKey, State, Subscription};
-use crate::tracked::Fate;
+use crate::core::{Output, Router};
+use crate::peer::{PeerKey, SessionState, Subscription};
+use crate::tracked::DeliveryOutcome;
 
-impl Core {
+impl Router {
     /// What is to be written to the peer next: whole frames, of which the first may have been begun.
-    /// There is more if this is less than [`Core::queued`].
+    /// There is more if this is less than [`Router::queued`].
     pub fn outbox(&mut self, key: PeerKey) -> &[u8] {
         self.outbox_pieces(key).next().unwrap_or_default()
     }
 
-    /// All that is to be written to the peer: pieces of whole frames each, as [`Core::outbox`].
+    /// All that is to be written to the peer: pieces of whole frames each, as [`Router::outbox`].
     pub fn outbox_pieces(&mut self, key: PeerKey) -> impl Iterator<Item = &[u8]> {
         let peer = &mut self.peers[key.0 as usize];
         peer.dirty = false;
@@ -46,7 +46,7 @@ impl Core {
         peer.note_taken(now, count);
         self.recharge(key);
         while let Some(ticket) = self.peer(key).outbox.take_written() {
-            self.concluded(now, ticket, Fate::Delivered);
+            self.concluded(now, ticket, DeliveryOutcome::Delivered);
         }
         self.keep_pace(key);
         let limit = self.config.outbox;
@@ -96,7 +96,7 @@ impl Core {
     pub(crate) fn send(&mut self, now: Instant, key: PeerKey, header: Header, body: &[u8]) {
         let peer = &mut self.peers[key.0 as usize];
         // What another worker or the table had still to say comes too late after BYE.
-        if matches!(peer.state, State::Closing | State::Gone) {
+        if matches!(peer.state, SessionState::Closing | SessionState::Gone) {
             return;
         }
         FrameWriter(peer.outbox.append(now, &mut self.store)).control(header, body);

@@ -12,25 +12,25 @@ use ipcd_proto::control::{
 use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{BadSubject, Filter, Frame, Header, Kind, Subject, VERSION};
 
-use crate::config::Bare;
-use crate::core::{Core, Output};
+use crate::config::RawPeer;
+use crate::core::{Output, Router};
 use crate::fault::{MAX_INTERESTS, MAX_QUESTIONS};
-use crate::interest::{Group, Member};
+use crate::interest::{LocalSubscriber, QueueGroup};
 use crate::name::{check_name, check_peer_name};
-use crate::peer::{Challenged, Naming, PeerKey, State, Subscription};
-use crate::table::Request;
+use crate::peer::{ChallengedPeer, PeerKey, PendingName, SessionState, Subscription};
+use crate::table::DirectoryRequest;
 
 /// What is refused, or ends the session, and why.
 pub(crate) type Failure = (Code, String);
 
-impl Core {
+impl Router {
     /// Handles any frame but a message.
     pub(crate) fn control(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) {
         let kind = frame.header.kind;
         let outcome = match (&self.peer(key).state, kind) {
-            (State::Open, _) => self.command(now, key, frame),
-            (State::New { .. }, Kind::Hello) => self.hello(now, key, frame.payload),
-            (State::Challenged(_), Kind::Auth) => self.auth(now, key, frame.payload),
+            (SessionState::Open, _) => self.command(now, key, frame),
+            (SessionState::New { .. }, Kind::Hello) => self.hello(now, key, frame.payload),
+            (SessionState::Challenged(_), Kind::Auth) => self.auth(now, key, frame.payload),
             (_, Kind::Bye) => {
                 self.close(now, key, "it said goodbye".into());
                 Ok(())
@@ -74,10 +74,11 @@ impl Core {
             check_peer_name(name)?;
         }
         match &self.peer(key).state {
-            State::New { challenge: Some(nonce) } => {
+            SessionState::New { challenge: Some(nonce) } => {
                 let nonce = **nonce;
                 let body = encode(&Challenge { nonce });
-                self.peer(key).state = State::Challenged(Box::new(Challenged { hello, nonce }));
+                self.peer(key).state =
+                    SessionState::Challenged(Box::new(ChallengedPeer { hello, nonce }));
                 self.send(now, key, Header::new(Kind::Challenge, 0), &body);
                 Ok(())
             }
@@ -87,11 +88,12 @@ impl Core {
 
     fn auth(&mut self, now: Instant, key: PeerKey, body: &[u8]) -> Result<(), Failure> {
         let auth: Auth = decode(body).map_err(malformed)?;
-        let state = std::mem::replace(&mut self.peer(key).state, State::New { challenge: None });
-        let State::Challenged(challenged) = state else {
+        let state =
+            std::mem::replace(&mut self.peer(key).state, SessionState::New { challenge: None });
+        let SessionState::Challenged(challenged) = state else {
             unreachable!("the caller has matched the state");
         };
-        let Challenged { hello, nonce } = *challenged;
+        let ChallengedPeer { hello, nonce } = *challenged;
         let proof = self.prove(&hello, &nonce, &auth.proof);
         let proof = proof.ok_or_else(|| {
             let which = match &hello.token {
@@ -127,13 +129,13 @@ impl Core {
         };
         self.read_rights(key);
         self.check_right_to_name(key, &name).inspect_err(|(_, why)| self.note_denied(key, why))?;
-        let is_shared = self.others.is_some();
+        let is_shared = self.cluster.is_some();
         let is_free = !is_shared && self.names.insert(name.clone());
-        self.peer(key).state = State::Naming(Box::new(Naming { hello, proof }));
+        self.peer(key).state = SessionState::Naming(Box::new(PendingName { hello, proof }));
         match is_shared {
             true => {
                 let peer = self.peer(key).origin.peer;
-                let claim = Request::ClaimName { by: self.principal(key), peer, name };
+                let claim = DirectoryRequest::ClaimName { by: self.principal(key), peer, name };
                 self.outputs.push_back(Output::Tell(claim));
             }
             false => self.named(now, key, is_free),
@@ -143,15 +145,16 @@ impl Core {
 
     /// Whether the peer may have the name that it asked for.
     pub(crate) fn named(&mut self, now: Instant, key: PeerKey, granted: bool) {
-        let state = std::mem::replace(&mut self.peer(key).state, State::New { challenge: None });
+        let state =
+            std::mem::replace(&mut self.peer(key).state, SessionState::New { challenge: None });
         match state {
-            State::Naming(naming) if granted => {
-                let Naming { hello, proof } = *naming;
+            SessionState::Naming(naming) if granted => {
+                let PendingName { hello, proof } = *naming;
                 self.open(now, key, hello, proof);
                 // The rules may have changed while the name was asked for.
                 self.end_without_right(now, key);
             }
-            State::Naming(naming) => {
+            SessionState::Naming(naming) => {
                 let name = naming.hello.name.unwrap_or_default();
                 let why = format!("the name {} is taken", name.escape_debug());
                 self.fail(now, key, Code::NameTaken, why);
@@ -163,13 +166,13 @@ impl Core {
     /// Whether the peer still waits for its name.
     pub(crate) fn is_waiting_for_name(&self, key: PeerKey, peer: u64) -> bool {
         self.peers.get(key.0 as usize).is_some_and(|found| {
-            found.origin.peer == peer && matches!(found.state, State::Naming(_))
+            found.origin.peer == peer && matches!(found.state, SessionState::Naming(_))
         })
     }
 
     pub(crate) fn release_name(&mut self, name: String) {
-        match self.others {
-            Some(_) => self.outputs.push_back(Output::Tell(Request::ReleaseName(name))),
+        match self.cluster {
+            Some(_) => self.outputs.push_back(Output::Tell(DirectoryRequest::ReleaseName(name))),
             None => drop(self.names.remove(&name)),
         }
     }
@@ -179,7 +182,7 @@ impl Core {
         let peer = self.peer(key);
         peer.origin.name = hello.name;
         peer.no_echo = hello.no_echo;
-        peer.state = State::Open;
+        peer.state = SessionState::Open;
         peer.deadlines.state = None;
         peer.told = told;
         let welcome = Welcome {
@@ -197,13 +200,13 @@ impl Core {
 
     /// Opens the session of a peer that does not speak the protocol. Nobody waits for what it wants
     /// to be known everywhere: it cannot be told.
-    pub(crate) fn open_bare(&mut self, key: PeerKey, bare: Bare) {
+    pub(crate) fn open_bare(&mut self, key: PeerKey, bare: RawPeer) {
         let told = self.config.max_payload as u32;
         let peer = self.peer(key);
         (peer.no_echo, peer.is_bare, peer.told) = (!bare.echo, true, told);
         peer.is_mute = !bare.speaks;
         peer.largest = bare.largest.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
-        peer.state = State::Open;
+        peer.state = SessionState::Open;
         peer.deadlines.state = None;
         self.read_rights(key);
         self.hear_bare(key, bare.filters);
@@ -211,7 +214,7 @@ impl Core {
     }
 
     /// Has a peer that does not speak the protocol hear something else from now on.
-    pub fn redirect(&mut self, key: PeerKey, bare: Bare) {
+    pub fn redirect(&mut self, key: PeerKey, bare: RawPeer) {
         let peer = self.peer(key);
         if !peer.is_bare || !peer.is_open() {
             return;
@@ -286,9 +289,9 @@ impl Core {
         // A tap on everything below a subject must not be able to stop the bus.
         let default = if filter.has_tail() { Overflow::DropOldest } else { Overflow::Block };
         let overflow = self.allowed_overflow(key, &filter, body.overflow.unwrap_or(default));
-        let group = body.group.map(|name| Rc::new(Group { filter: filter.clone(), name }));
+        let group = body.group.map(|name| Rc::new(QueueGroup { filter: filter.clone(), name }));
         self.peer(key).wants_origins |= body.origin;
-        let member = Member {
+        let member = LocalSubscriber {
             peer: key,
             subscription: number,
             overflow,

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use ipcd_proto::Filter;
 use serde::{Deserialize, Serialize};
 
-use crate::charges::Spent;
-use crate::interest::{Group, Interests, Remote, Share};
-use crate::source::Source;
+use crate::charges::QuotaUsage;
+use crate::interest::{GroupShare, QueueGroup, SubscriptionTrie, WorkerInterest};
+use crate::source::Principal;
 
 /// What a worker wants: a filter, for itself or for its members of a group.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -21,7 +21,7 @@ pub struct Interest {
 
 /// A worker's part in a group, as it tells others.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Part {
+pub struct GroupPart {
     /// Its number for the group.
     pub number: u32,
     /// How many members it has.
@@ -30,7 +30,7 @@ pub struct Part {
 
 /// A change of what all workers know.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Change {
+pub enum DirectoryChange {
     /// A worker has its first subscription of an interest, or another number of members of one.
     Interested {
         /// The worker's place.
@@ -38,7 +38,7 @@ pub enum Change {
         /// What it wants.
         interest: Interest,
         /// Its part in the group, if it is one.
-        share: Option<Part>,
+        share: Option<GroupPart>,
     },
     /// A worker has lost its last subscription of an interest.
     Uninterested {
@@ -48,27 +48,27 @@ pub enum Change {
         interest: Interest,
     },
     /// A source takes up so much at a worker.
-    Spent {
+    QuotaUsage {
         /// The worker's place.
         slot: u32,
         /// The source.
-        source: Source,
+        source: Principal,
         /// How much.
-        spent: Spent,
+        spent: QuotaUsage,
     },
     /// A worker was born.
-    Life {
+    Generation {
         /// The worker's place.
         slot: u32,
         /// Which life of that place.
-        incarnation: u32,
+        generation: u32,
     },
     /// A worker serves no peer any more, and ends as soon as it has what is on its way to it.
     Leaving {
         /// The worker's place.
         slot: u32,
         /// Which life of that place.
-        incarnation: u32,
+        generation: u32,
     },
     /// A worker has died, with its interests. It says which life that was: who has heard of the
     /// next one already must not take its death for that one's.
@@ -76,13 +76,13 @@ pub enum Change {
         /// The worker's place.
         slot: u32,
         /// Which life of that place.
-        incarnation: u32,
+        generation: u32,
         /// Whether all that it had to say to other workers is in their inboxes.
         has_finished: bool,
     },
 }
 
-impl Change {
+impl DirectoryChange {
     /// Whether a worker has died of which all that it had to say is still to be heard.
     pub(crate) fn tells_the_rest(&self) -> bool {
         matches!(self, Self::Died { has_finished: true, .. })
@@ -97,13 +97,13 @@ impl Change {
 /// What every worker is born with, and the supervisor keeps up to date: the interests of all, and
 /// which life each place is in.
 #[derive(Clone, Debug, Default)]
-pub struct Shared {
+pub struct DirectoryState {
     /// The interests of all workers.
-    pub interests: Interests<Remote>,
-    /// The incarnation in each slot; 0 where nobody lives.
-    pub lives: Vec<u32>,
+    pub interests: SubscriptionTrie<WorkerInterest>,
+    /// The generation in each slot; 0 where nobody lives.
+    pub generations: Vec<u32>,
     /// What each source takes up at which worker.
-    pub spent: HashMap<Source, Vec<(u32, Spent)>>,
+    pub spent: HashMap<Principal, Vec<(u32, QuotaUsage)>>,
     /// The last batch of changes that is in it.
     pub epoch: u64,
     /// Which workers are leaving: no message goes to them any more.
@@ -114,11 +114,11 @@ pub struct Shared {
     living: u64,
 }
 
-impl Shared {
+impl DirectoryState {
     /// What is known when nobody lives yet.
     pub fn new(slots: usize) -> Self {
-        let (lives, leaving, held) = (vec![0; slots], vec![false; slots], vec![0; slots]);
-        Self { lives, leaving, held, ..Self::default() }
+        let (generations, leaving, held) = (vec![0; slots], vec![false; slots], vec![0; slots]);
+        Self { generations, leaving, held, ..Self::default() }
     }
 
     /// How many workers live.
@@ -137,40 +137,42 @@ impl Shared {
     }
 
     /// Applies a change; one that is known already changes nothing.
-    pub fn apply(&mut self, change: &Change, off: impl FnOnce(u32, &Interest) -> bool) {
+    pub fn apply(&mut self, change: &DirectoryChange, off: impl FnOnce(u32, &Interest) -> bool) {
         match change {
-            Change::Interested { slot, interest, share } => {
+            DirectoryChange::Interested { slot, interest, share } => {
                 let Ok(filter) = Filter::parse(interest.filter.as_bytes()) else { return };
                 self.withdraw(*slot, interest, &filter);
                 let off = off(*slot, interest);
-                let share = share.zip(interest.group.clone()).map(|(part, name)| Share {
-                    group: Rc::new(Group { filter: filter.clone(), name }),
+                let share = share.zip(interest.group.clone()).map(|(part, name)| GroupShare {
+                    group: Rc::new(QueueGroup { filter: filter.clone(), name }),
                     number: part.number,
                     members: part.members,
                 });
-                self.interests.add(&filter, Remote { slot: *slot, off, share });
+                self.interests.add(&filter, WorkerInterest { slot: *slot, off, share });
                 if let Some(held) = self.held.get_mut(*slot as usize) {
                     *held += 1;
                 }
             }
-            Change::Uninterested { slot, interest } => {
+            DirectoryChange::Uninterested { slot, interest } => {
                 if let Ok(filter) = Filter::parse(interest.filter.as_bytes()) {
                     self.withdraw(*slot, interest, &filter);
                 }
             }
-            Change::Life { slot, incarnation } => {
+            DirectoryChange::Generation { slot, generation } => {
                 // Also when that life is known already, from the worker itself: what is in the
                 // table then may have been told before it, but of the life before.
-                self.set_life(*slot, *incarnation);
+                self.set_generation(*slot, *generation);
             }
-            Change::Leaving { slot, .. } => {
+            DirectoryChange::Leaving { slot, .. } => {
                 self.forget(*slot);
                 if let Some(leaving) = self.leaving.get_mut(*slot as usize) {
                     *leaving = true;
                 }
             }
-            Change::Died { slot, .. } => self.set_life(*slot, 0),
-            Change::Spent { slot, source, spent } => self.set_spent(*slot, *source, *spent),
+            DirectoryChange::Died { slot, .. } => self.set_generation(*slot, 0),
+            DirectoryChange::QuotaUsage { slot, source, spent } => {
+                self.set_spent(*slot, *source, *spent)
+            }
         }
     }
 
@@ -182,10 +184,10 @@ impl Shared {
         }
     }
 
-    fn set_life(&mut self, slot: u32, life: u32) {
-        if let Some(known) = self.lives.get_mut(slot as usize) {
-            self.living = self.living + u64::from(life > 0) - u64::from(*known > 0);
-            *known = life;
+    fn set_generation(&mut self, slot: u32, generation: u32) {
+        if let Some(known) = self.generations.get_mut(slot as usize) {
+            self.living = self.living + u64::from(generation > 0) - u64::from(*known > 0);
+            *known = generation;
         }
         if let Some(leaving) = self.leaving.get_mut(slot as usize) {
             *leaving = false;

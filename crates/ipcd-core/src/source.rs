@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Whom a peer is charged to.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-pub enum Source {
+pub enum Principal {
     /// A user of this machine.
     User(u32),
     /// An address, or the network that it is in: its first bits, and how many.
@@ -18,22 +18,22 @@ pub enum Source {
 
 /// How many bits of an address make the network that all in it are charged to.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Prefixes {
+pub struct AddressPrefixes {
     /// Of an IPv4 address, up to 32.
     pub v4: u8,
     /// Of an IPv6 address, up to 128. Whoever has one address usually has 64 bits of them.
     pub v6: u8,
 }
 
-impl Default for Prefixes {
+impl Default for AddressPrefixes {
     fn default() -> Self {
         Self { v4: 32, v6: 64 }
     }
 }
 
-impl Source {
+impl Principal {
     /// That of a peer of this user, or from this address.
-    pub fn of(uid: Option<u32>, addr: Option<SocketAddr>, prefixes: Prefixes) -> Self {
+    pub fn of(uid: Option<u32>, addr: Option<SocketAddr>, prefixes: AddressPrefixes) -> Self {
         match (uid, addr) {
             (Some(uid), _) => Self::User(uid),
             (None, Some(addr)) => Self::network(addr.ip().to_canonical(), prefixes),
@@ -41,7 +41,7 @@ impl Source {
         }
     }
 
-    fn network(ip: IpAddr, prefixes: Prefixes) -> Self {
+    fn network(ip: IpAddr, prefixes: AddressPrefixes) -> Self {
         match ip {
             IpAddr::V4(ip) => {
                 let bits = prefixes.v4.min(32);
@@ -57,7 +57,7 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::User(uid) => write!(f, "user {uid}"),
@@ -77,7 +77,7 @@ mod tests {
     fn addresses_of_one_network_are_one_source() {
         let of = |addr: &str, v4, v6| {
             let addr = Some(addr.parse().unwrap());
-            Source::of(None, addr, Prefixes { v4, v6 }).to_string()
+            Principal::of(None, addr, AddressPrefixes { v4, v6 }).to_string()
         };
         assert_eq!(of("10.1.2.3:4", 32, 64), "address 10.1.2.3");
         assert_eq!(of("10.1.2.3:4", 24, 64), "network 10.1.2.0/24");
@@ -85,6 +85,6 @@ mod tests {
         assert_eq!(of("[2001:db8::1:2:3:4]:5", 32, 64), "network 2001:db8::/64");
         assert_eq!(of("[::ffff:10.1.2.3]:5", 32, 64), "address 10.1.2.3");
         assert_eq!(of("[::1]:5", 32, 128), "address ::1");
-        assert_eq!(Source::of(Some(7), None, Prefixes::default()).to_string(), "user 7");
+        assert_eq!(Principal::of(Some(7), None, AddressPrefixes::default()).to_string(), "user 7");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::core::Core;
+use crate::core::Router;
 
 /// Buffers kept, and bytes of the smallest and the largest that are.
 const SPARES: usize = 16;
@@ -14,7 +14,7 @@ const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// Memory that outboxes take when they begin to fill, and give back when they are empty.
 #[derive(Debug, Default)]
-pub(crate) struct Spare {
+pub(crate) struct BufferPool {
     buffers: Vec<Vec<u8>>,
     /// The fewest that there were since it was looked last: so many are not needed.
     fewest: usize,
@@ -28,7 +28,7 @@ pub(crate) struct Spare {
     untold: usize,
 }
 
-impl Spare {
+impl BufferPool {
     pub(crate) fn take(&mut self) -> Vec<u8> {
         let taken = self.buffers.pop().unwrap_or_default();
         self.fewest = self.fewest.min(self.buffers.len());
@@ -85,7 +85,7 @@ impl Spare {
     }
 }
 
-impl Core {
+impl Router {
     /// How many bytes were given back to the allocator since this was last asked, in buffers. It is
     /// looked now and then; in between there are none.
     pub fn take_released(&mut self) -> usize {
@@ -95,9 +95,9 @@ impl Core {
     /// Gives back what has not been needed for a while.
     pub(crate) fn give_back(&mut self, now: Instant) {
         if self.store.look(now) {
-            let ways = self.others.iter_mut().flat_map(|others| &mut others.ways);
-            for way in ways.filter(|way| way.outgoing.is_empty()) {
-                self.store.note_released(std::mem::take(&mut way.outgoing).capacity());
+            let links = self.cluster.iter_mut().flat_map(|cluster| &mut cluster.links);
+            for link in links.filter(|link| link.outgoing.is_empty()) {
+                self.store.note_released(std::mem::take(&mut link.outgoing).capacity());
             }
         }
     }
@@ -109,13 +109,13 @@ mod tests {
 
     const SECOND: Duration = KEPT_FOR;
 
-    fn bytes(spare: &Spare) -> usize {
+    fn bytes(spare: &BufferPool) -> usize {
         spare.buffers.iter().map(Vec::capacity).sum()
     }
 
     #[test]
     fn what_nobody_needs_is_given_back_after_a_while() {
-        let (mut spare, mut now) = (Spare::default(), Instant::now());
+        let (mut spare, mut now) = (BufferPool::default(), Instant::now());
         spare.look(now);
         let burst: Vec<_> = (0..8).map(|_| Vec::with_capacity(800_000)).collect();
         burst.into_iter().for_each(|buffer| spare.give(buffer));
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_or_too_many_is_not_kept() {
-        let mut spare = Spare::default();
+        let mut spare = BufferPool::default();
         spare.give(Vec::with_capacity(MOST_BYTES + 1));
         spare.give(Vec::with_capacity(LEAST_BYTES - 1));
         assert_eq!(bytes(&spare), 0);

@@ -1,6 +1,6 @@
 //! The memory of outboxes: what several of them hold is here once, and buffers go round.
 //!
-//! Runs for many subscribers are appended to a chunk, of which each outbox holds a [`Span`]. A chunk
+//! Runs for many subscribers are appended to a chunk, of which each outbox holds a [`ChunkSlice`]. A chunk
 //! goes on only while everybody who holds it gets what is appended. So whoever holds the least of it
 //! holds the end of it, and no more than one chunk beyond what is in its outbox.
 
@@ -8,21 +8,21 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use crate::spare::Spare;
+use crate::spare::BufferPool;
 
 /// Bytes of a chunk; a longer run is one by itself.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Bytes of a chunk: whole frames from `boundary` on, of which those from `start` on are unwritten.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
+pub(crate) struct ChunkSlice {
     pub(crate) chunk: usize,
     pub(crate) boundary: usize,
     pub(crate) start: usize,
     pub(crate) end: usize,
 }
 
-impl Span {
+impl ChunkSlice {
     /// Bytes that are unwritten.
     pub(crate) fn len(&self) -> usize {
         self.end - self.start
@@ -32,9 +32,9 @@ impl Span {
 /// Shared bytes, and the memory that outboxes take when they begin to fill, and give back when they
 /// are empty: so an idle peer has none, and a busy one does not allocate.
 #[derive(Debug, Default)]
-pub(crate) struct Store {
-    spare: Spare,
-    spare_chunks: Spare,
+pub(crate) struct ChunkPool {
+    spare: BufferPool,
+    spare_chunks: BufferPool,
     chunks: Slab<Chunk>,
     /// The chunk that may go on.
     open: Option<usize>,
@@ -47,7 +47,7 @@ struct Chunk {
     holders: usize,
 }
 
-impl Store {
+impl ChunkPool {
     /// An empty buffer for an outbox.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         self.spare.take()
@@ -89,12 +89,12 @@ impl Store {
     }
 
     /// The unwritten bytes of a span.
-    pub(crate) fn bytes(&self, span: &Span) -> &[u8] {
+    pub(crate) fn bytes(&self, span: &ChunkSlice) -> &[u8] {
         &self.chunks[span.chunk].bytes[span.start..span.end]
     }
 
     /// Whether a span ends where the next run would be appended.
-    pub(crate) fn is_last(&self, span: &Span) -> bool {
+    pub(crate) fn is_last(&self, span: &ChunkSlice) -> bool {
         self.open == Some(span.chunk) && span.end == self.chunks[span.chunk].bytes.len()
     }
 
@@ -107,7 +107,7 @@ impl Store {
     }
 
     /// Keeps a run for outboxes to hold. It is held by the caller too, who releases it when they do.
-    pub(crate) fn keep(&mut self, run: &[u8], heirs: usize) -> Span {
+    pub(crate) fn keep(&mut self, run: &[u8], heirs: usize) -> ChunkSlice {
         let chunk = match self.open {
             _ if run.len() > CHUNK_BYTES => {
                 self.chunks.insert(Chunk { bytes: Vec::with_capacity(run.len()), holders: 0 })
@@ -122,7 +122,7 @@ impl Store {
         let start = bytes.len();
         bytes.extend_from_slice(run);
         *holders += 1;
-        Span { chunk, boundary: start, start, end: bytes.len() }
+        ChunkSlice { chunk, boundary: start, start, end: bytes.len() }
     }
 
     /// One span more.
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_chunk_goes_on_only_while_all_who_hold_it_get_more() {
-        let mut store = Store::default();
+        let mut store = ChunkPool::default();
         let first = store.keep(&[1; 100], 0);
         store.hold(first.chunk);
         let second = store.keep(&[2; 100], 2);
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_chunk_that_is_not_half_full_does_not_take_a_whole_ones_memory() {
-        let mut store = Store::default();
+        let mut store = ChunkPool::default();
         let spans: Vec<_> = (0..100).map(|_| store.keep(&[0; 1000], 0)).collect();
         assert!(store.shared_bytes() < 100 * 1000 + CHUNK_BYTES);
         assert!(spans.iter().all(|span| store.bytes(span) == [0; 1000]));
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_nobody_holds_is_forgotten() {
-        let mut store = Store::default();
+        let mut store = ChunkPool::default();
         for bytes in [100, CHUNK_BYTES, CHUNK_BYTES + 1, 10 * CHUNK_BYTES] {
             let span = store.keep(&vec![0; bytes], 0);
             store.hold(span.chunk);

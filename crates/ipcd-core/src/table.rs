@@ -5,22 +5,24 @@ mod questions;
 
 use std::collections::{HashMap, VecDeque};
 
-pub use self::messages::{Asker, News, Principal, Request, Told};
+pub use self::messages::{
+    AddressedEvent, DirectoryEvent, DirectoryRequest, QueryTicket, RequestingPeer,
+};
 use self::questions::Question;
-use crate::fault::{Fault, MAX_INTERESTS, MAX_NAMES, check_counters, check_interest};
+use crate::fault::{MAX_INTERESTS, MAX_NAMES, ProtocolViolation, check_counters, check_interest};
 use crate::name::is_peer_name;
 use crate::report::add_counters;
-use crate::shared::{Change, Interest, Part, Shared};
+use crate::shared::{DirectoryChange, DirectoryState, GroupPart, Interest};
 
 /// Changes in one message to a worker.
 const BATCH: usize = 128;
 
 /// What all workers know.
 #[derive(Clone, Debug)]
-pub struct Table {
-    shared: Shared,
+pub struct Directory {
+    shared: DirectoryState,
     /// Changes that nobody was told yet.
-    pending: Vec<Change>,
+    pending: Vec<DirectoryChange>,
     /// How many of them each worker was born with.
     inherited: Vec<usize>,
     /// The last batch that each living worker has confirmed.
@@ -36,22 +38,22 @@ pub struct Table {
     /// Which workers have said their last word.
     finished: Vec<bool>,
     /// Questions, and the workers that have not answered yet.
-    questions: HashMap<Asker, Question>,
+    questions: HashMap<QueryTicket, Question>,
 }
 
 /// The last ticket of a worker that a batch is to confirm.
 #[derive(Clone, Debug)]
 struct Unconfirmed {
-    life: u32,
+    generation: u32,
     ticket: u64,
     epoch: u64,
 }
 
-impl Table {
+impl Directory {
     /// For this many workers, of which none lives yet.
     pub fn new(slots: usize) -> Self {
         Self {
-            shared: Shared::new(slots),
+            shared: DirectoryState::new(slots),
             pending: Vec::new(),
             inherited: vec![0; slots],
             seen: vec![None; slots],
@@ -65,18 +67,18 @@ impl Table {
     }
 
     /// A worker is born with the table as it is.
-    pub fn born(&mut self, slot: u32, life: u32) {
-        self.change(Change::Life { slot, incarnation: life });
+    pub fn born(&mut self, slot: u32, generation: u32) {
+        self.change(DirectoryChange::Generation { slot, generation: generation });
         self.inherited[slot as usize] = self.pending.len();
         self.seen[slot as usize] = Some(self.shared.epoch);
         self.finished[slot as usize] = false;
     }
 
     /// A worker has died: it counts as having heard everything and answered all questions.
-    pub fn died(&mut self, slot: u32) -> Vec<Told> {
-        let incarnation = self.shared.lives[slot as usize];
+    pub fn died(&mut self, slot: u32) -> Vec<AddressedEvent> {
+        let generation = self.shared.generations[slot as usize];
         let has_finished = self.finished[slot as usize];
-        self.change(Change::Died { slot, incarnation, has_finished });
+        self.change(DirectoryChange::Died { slot, generation, has_finished });
         self.seen[slot as usize] = None;
         self.unconfirmed[slot as usize].clear();
         self.names.retain(|_, owner| *owner != slot);
@@ -85,7 +87,7 @@ impl Table {
     }
 
     /// What a worker is born with. The parent keeps its own.
-    pub fn take_shared(&mut self) -> Shared {
+    pub fn take_shared(&mut self) -> DirectoryState {
         std::mem::take(&mut self.shared)
     }
 
@@ -93,53 +95,61 @@ impl Table {
     ///
     /// # Errors
     /// If no honest worker says that. Nothing has changed then.
-    pub fn heed(&mut self, slot: u32, request: Request) -> Result<Vec<Told>, Fault> {
+    pub fn heed(
+        &mut self,
+        slot: u32,
+        request: DirectoryRequest,
+    ) -> Result<Vec<AddressedEvent>, ProtocolViolation> {
         if self.seen[slot as usize].is_none() {
             return Ok(Vec::new());
         }
         match request {
-            Request::Seen(epoch) => self.seen(slot, epoch)?,
-            Request::Interested { ticket, interest, share } => {
+            DirectoryRequest::Seen(epoch) => self.seen(slot, epoch)?,
+            DirectoryRequest::Interested { ticket, interest, share } => {
                 self.interested(slot, ticket, interest, share)?;
             }
-            Request::Uninterested(interest) => self.uninterested(slot, interest),
-            Request::Spent { source, spent } => {
+            DirectoryRequest::Uninterested(interest) => self.uninterested(slot, interest),
+            DirectoryRequest::QuotaUsage { source, spent } => {
                 if self.shared.has_too_many_sources(slot, source) {
-                    return Err(Fault::Sources);
+                    return Err(ProtocolViolation::Sources);
                 }
-                self.change(Change::Spent { slot, source, spent });
+                self.change(DirectoryChange::QuotaUsage { slot, source, spent });
             }
-            Request::ClaimName { by, peer, name } => {
-                let (to, key) = (self.shared.lives[slot as usize], by.key);
+            DirectoryRequest::ClaimName { by, peer, name } => {
+                let (to, key) = (self.shared.generations[slot as usize], by.key);
                 let granted = self.claim(slot, &name)?;
-                return Ok(vec![(slot, News::Named { to, key, peer, name, granted })]);
+                return Ok(vec![(slot, DirectoryEvent::Named { to, key, peer, name, granted })]);
             }
-            Request::ReleaseName(name) => self.release(slot, &name),
+            DirectoryRequest::ReleaseName(name) => self.release(slot, &name),
             // Once is enough.
-            Request::Leaving if self.shared.is_leaving(slot) => {}
-            Request::Leaving => {
-                let incarnation = self.shared.lives[slot as usize];
-                self.change(Change::Leaving { slot, incarnation });
+            DirectoryRequest::Leaving if self.shared.is_leaving(slot) => {}
+            DirectoryRequest::Leaving => {
+                let generation = self.shared.generations[slot as usize];
+                self.change(DirectoryChange::Leaving { slot, generation });
             }
-            Request::Counted(counters) => {
+            DirectoryRequest::Counted(counters) => {
                 check_counters(&self.ended, &counters)?;
                 add_counters(&mut self.ended, &counters);
                 self.finished[slot as usize] = true;
             }
-            Request::Ask { ticket, query, .. } => return self.ask(slot, ticket, query),
-            Request::Answer { asker, part, last } => return self.answer(asker, slot, part, last),
+            DirectoryRequest::Ask { ticket, query, .. } => return self.ask(slot, ticket, query),
+            DirectoryRequest::Answer { asker, part, last } => {
+                return self.answer(asker, slot, part, last);
+            }
         }
         Ok(Vec::new())
     }
 
     /// Refuses what a worker asks for a peer that has no right to it.
-    pub fn deny(&self, slot: u32, request: Request) -> Vec<Told> {
-        let life = self.shared.lives.get(slot as usize).copied().unwrap_or(0);
+    pub fn deny(&self, slot: u32, request: DirectoryRequest) -> Vec<AddressedEvent> {
+        let generation = self.shared.generations.get(slot as usize).copied().unwrap_or(0);
         let news = match request {
-            Request::ClaimName { by: Principal { key, .. }, peer, name } => {
-                News::Named { to: life, key, peer, name, granted: false }
+            DirectoryRequest::ClaimName { by: RequestingPeer { key, .. }, peer, name } => {
+                DirectoryEvent::Named { to: generation, key, peer, name, granted: false }
             }
-            Request::Ask { ticket, .. } => News::Denied(Asker { slot, life, ticket }),
+            DirectoryRequest::Ask { ticket, .. } => {
+                DirectoryEvent::Denied(QueryTicket { slot, generation, ticket })
+            }
             _ => return Vec::new(),
         };
         vec![(slot, news)]
@@ -150,14 +160,14 @@ impl Table {
         slot: u32,
         ticket: u64,
         interest: Interest,
-        share: Option<Part>,
-    ) -> Result<(), Fault> {
+        share: Option<GroupPart>,
+    ) -> Result<(), ProtocolViolation> {
         check_interest(&interest, share.as_ref())?;
         // One that only says again what it wants is not over the limit.
         if self.shared.held(slot) > MAX_INTERESTS {
-            return Err(Fault::Interests);
+            return Err(ProtocolViolation::SubscriptionTrie);
         }
-        self.change(Change::Interested { slot, interest, share });
+        self.change(DirectoryChange::Interested { slot, interest, share });
         self.confirm_when_known(slot, ticket);
         Ok(())
     }
@@ -165,7 +175,7 @@ impl Table {
     /// Nobody is told of one that was none.
     fn uninterested(&mut self, slot: u32, interest: Interest) {
         let before = self.shared.held(slot);
-        let change = Change::Uninterested { slot, interest };
+        let change = DirectoryChange::Uninterested { slot, interest };
         self.shared.apply(&change, |_, _| false);
         if self.shared.held(slot) < before {
             self.pending.push(change);
@@ -173,7 +183,7 @@ impl Table {
     }
 
     fn confirm_when_known(&mut self, slot: u32, ticket: u64) {
-        let life = self.shared.lives[slot as usize];
+        let generation = self.shared.generations[slot as usize];
         // It goes out with the next batches.
         let batches = self.pending.len().div_ceil(BATCH) as u64;
         let epoch = self.shared.epoch + batches;
@@ -181,13 +191,13 @@ impl Table {
         match unconfirmed.back_mut().filter(|last| last.epoch == epoch) {
             // A ticket stands for all before it.
             Some(last) => last.ticket = last.ticket.max(ticket),
-            None => unconfirmed.push_back(Unconfirmed { life, ticket, epoch }),
+            None => unconfirmed.push_back(Unconfirmed { generation, ticket, epoch }),
         }
     }
 
-    fn seen(&mut self, slot: u32, epoch: u64) -> Result<(), Fault> {
+    fn seen(&mut self, slot: u32, epoch: u64) -> Result<(), ProtocolViolation> {
         if epoch > self.shared.epoch {
-            return Err(Fault::Epoch);
+            return Err(ProtocolViolation::Epoch);
         }
         if let Some(seen) = &mut self.seen[slot as usize] {
             *seen = epoch.max(*seen);
@@ -201,7 +211,7 @@ impl Table {
     }
 
     /// Changes that nobody was told yet, and confirmations that are due.
-    pub fn news(&mut self) -> Vec<Told> {
+    pub fn news(&mut self) -> Vec<AddressedEvent> {
         let mut told = Vec::new();
         let pending = std::mem::take(&mut self.pending);
         for (changes, first) in pending.chunks(BATCH).zip((0..).step_by(BATCH)) {
@@ -209,7 +219,8 @@ impl Table {
             let epoch = self.shared.epoch;
             for slot in self.living() {
                 match self.inherited[slot as usize] < first + changes.len() {
-                    true => told.push((slot, News::Changes { epoch, changes: changes.to_vec() })),
+                    true => told
+                        .push((slot, DirectoryEvent::Changes { epoch, changes: changes.to_vec() })),
                     // It was born with all of it.
                     false => self.seen[slot as usize] = Some(epoch),
                 }
@@ -221,17 +232,17 @@ impl Table {
         let known = self.seen.iter().flatten().min().copied().unwrap_or(self.shared.epoch);
         for (slot, unconfirmed) in (0..).zip(&mut self.unconfirmed) {
             while let Some(first) = unconfirmed.pop_front_if(|first| first.epoch <= known) {
-                let Unconfirmed { life, ticket, .. } = first;
-                told.push((slot, News::Confirmed { to: life, ticket }));
+                let Unconfirmed { generation, ticket, .. } = first;
+                told.push((slot, DirectoryEvent::Confirmed { to: generation, ticket }));
             }
         }
         told
     }
 
     /// Gives a name to a worker's peer, if it is free and the worker has not too many.
-    fn claim(&mut self, slot: u32, name: &str) -> Result<bool, Fault> {
+    fn claim(&mut self, slot: u32, name: &str) -> Result<bool, ProtocolViolation> {
         if !is_peer_name(name) {
-            return Err(Fault::Name);
+            return Err(ProtocolViolation::Name);
         }
         let named = &mut self.named[slot as usize];
         if *named >= MAX_NAMES || self.names.contains_key(name) {
@@ -256,7 +267,7 @@ impl Table {
         slots.filter(|(_, seen)| seen.is_some()).map(|(slot, _)| slot).collect()
     }
 
-    fn change(&mut self, change: Change) {
+    fn change(&mut self, change: DirectoryChange) {
         self.shared.apply(&change, |_, _| false);
         self.pending.push(change);
     }
@@ -288,10 +299,10 @@ mod tests {
         (filter, group).prop_map(|(filter, group)| Interest { filter, group })
     }
 
-    fn any_asker() -> impl Strategy<Value = Asker> {
-        (0..SLOTS + 2, 0..4_u32, 0..4_u64).prop_map(|(slot, life, ticket)| Asker {
+    fn any_asker() -> impl Strategy<Value = QueryTicket> {
+        (0..SLOTS + 2, 0..4_u32, 0..4_u64).prop_map(|(slot, generation, ticket)| QueryTicket {
             slot,
-            life,
+            generation,
             ticket,
         })
     }
@@ -315,48 +326,48 @@ mod tests {
         ]
     }
 
-    fn any_request() -> impl Strategy<Value = Request> {
+    fn any_request() -> impl Strategy<Value = DirectoryRequest> {
         let name = prop_oneof![Just("mine".to_owned()), Just("yours".to_owned()), ".{0,70}"];
         let share = proptest::option::of((any::<u32>(), any::<u32>()))
-            .prop_map(|part| part.map(|(number, members)| Part { number, members }));
+            .prop_map(|part| part.map(|(number, members)| GroupPart { number, members }));
         let counters = vec(("[a-z_A]{0,70}", any::<u64>()), 0..70);
         prop_oneof![
-            any::<u64>().prop_map(Request::Seen),
-            Just(Request::Leaving),
-            (0..8_u64).prop_map(Request::Seen),
+            any::<u64>().prop_map(DirectoryRequest::Seen),
+            Just(DirectoryRequest::Leaving),
+            (0..8_u64).prop_map(DirectoryRequest::Seen),
             (any::<u64>(), any_interest(), share).prop_map(|(ticket, interest, share)| {
-                Request::Interested { ticket, interest, share }
+                DirectoryRequest::Interested { ticket, interest, share }
             }),
-            any_interest().prop_map(Request::Uninterested),
+            any_interest().prop_map(DirectoryRequest::Uninterested),
             (any::<u32>(), any::<u64>(), name.clone()).prop_map(|(key, peer, name)| {
-                Request::ClaimName { by: principal(key), peer, name }
+                DirectoryRequest::ClaimName { by: principal(key), peer, name }
             }),
-            name.prop_map(Request::ReleaseName),
-            counters.prop_map(Request::Counted),
+            name.prop_map(DirectoryRequest::ReleaseName),
+            counters.prop_map(DirectoryRequest::Counted),
             (any::<u64>(), any_query()).prop_map(|(ticket, query)| ask(ticket, query)),
             (any_asker(), any_answer(), any::<bool>())
-                .prop_map(|(asker, part, last)| { Request::Answer { asker, part, last } }),
+                .prop_map(|(asker, part, last)| { DirectoryRequest::Answer { asker, part, last } }),
         ]
     }
 
-    fn principal(key: u32) -> Principal {
-        Principal { key: PeerKey(key), ..Principal::default() }
+    fn principal(key: u32) -> RequestingPeer {
+        RequestingPeer { key: PeerKey(key), ..RequestingPeer::default() }
     }
 
-    fn ask(ticket: u64, query: Query) -> Request {
-        Request::Ask { ticket, by: principal(0), query }
+    fn ask(ticket: u64, query: Query) -> DirectoryRequest {
+        DirectoryRequest::Ask { ticket, by: principal(0), query }
     }
 
-    fn interested(filter: &str) -> Request {
+    fn interested(filter: &str) -> DirectoryRequest {
         let interest = Interest { filter: filter.into(), group: None };
-        Request::Interested { ticket: 1, interest, share: None }
+        DirectoryRequest::Interested { ticket: 1, interest, share: None }
     }
 
     /// A table with three workers, of which one has a name and an interest.
-    fn table() -> Table {
-        let mut table = Table::new(SLOTS as usize);
+    fn table() -> Directory {
+        let mut table = Directory::new(SLOTS as usize);
         (0..SLOTS).for_each(|slot| table.born(slot, 1));
-        let name = Request::ClaimName { by: principal(0), peer: 1, name: "mine".into() };
+        let name = DirectoryRequest::ClaimName { by: principal(0), peer: 1, name: "mine".into() };
         table.heed(0, name).unwrap();
         table.heed(0, interested("a")).unwrap();
         table
@@ -372,19 +383,19 @@ mod tests {
             script in vec((any_request(), 0..20_u8), 0..60),
         ) {
             let mut table = table();
-            let mut life = 1;
+            let mut generation = 1;
             for (request, event) in script {
                 let mut told = table.heed(HOSTILE, request).unwrap_or_default();
                 if event == 0 {
-                    life += 1;
+                    generation += 1;
                     told.extend(table.died(HOSTILE));
-                    table.born(HOSTILE, life);
+                    table.born(HOSTILE, generation);
                 }
                 told.extend(table.news());
                 prop_assert!(told.iter().all(|(slot, _)| *slot < SLOTS));
                 prop_assert_eq!(table.names.get("mine"), Some(&0));
                 prop_assert_eq!(table.shared.held(0), 1);
-                prop_assert_eq!(&table.shared.lives, &[1, life, 1]);
+                prop_assert_eq!(&table.shared.generations, &[1, generation, 1]);
                 let mine = Subject::parse(b"a").unwrap();
                 let found = table.shared.interests.find(mine);
                 prop_assert!(found.iter().any(|remote| remote.slot == 0));
@@ -399,30 +410,36 @@ mod tests {
 
     #[test]
     fn what_no_honest_worker_says_is_a_fault() {
-        let claim =
-            |name: &str| Request::ClaimName { by: principal(0), peer: 1, name: name.into() };
-        let (group, members) = (Some("g".to_owned()), Some(Part { number: 1, members: 1 }));
+        let claim = |name: &str| DirectoryRequest::ClaimName {
+            by: principal(0),
+            peer: 1,
+            name: name.into(),
+        };
+        let (group, members) = (Some("g".to_owned()), Some(GroupPart { number: 1, members: 1 }));
         let shared = Interest { filter: "a".into(), group };
-        let counted = |name: &str| Request::Counted(vec![(name.into(), 1)]);
+        let counted = |name: &str| DirectoryRequest::Counted(vec![(name.into(), 1)]);
         for (request, fault) in [
-            (Request::Seen(1_000), Fault::Epoch),
-            (interested("a..b"), Fault::Interest),
-            (Request::Interested { ticket: 1, interest: shared, share: None }, Fault::Interest),
+            (DirectoryRequest::Seen(1_000), ProtocolViolation::Epoch),
+            (interested("a..b"), ProtocolViolation::Interest),
             (
-                Request::Interested {
+                DirectoryRequest::Interested { ticket: 1, interest: shared, share: None },
+                ProtocolViolation::Interest,
+            ),
+            (
+                DirectoryRequest::Interested {
                     ticket: 1,
                     interest: Interest { filter: "a".into(), group: Some("g".repeat(65)) },
                     share: members,
                 },
-                Fault::Interest,
+                ProtocolViolation::Interest,
             ),
-            (claim(""), Fault::Name),
-            (claim("two words"), Fault::Name),
-            (claim("7"), Fault::Name),
-            (ask(1, Query::Matching("*".into())), Fault::Question),
-            (ask(1, Query::Find("x".repeat(65))), Fault::Question),
-            (counted("UPPER"), Fault::Counters),
-            (counted(&"x".repeat(65)), Fault::Counters),
+            (claim(""), ProtocolViolation::Name),
+            (claim("two words"), ProtocolViolation::Name),
+            (claim("7"), ProtocolViolation::Name),
+            (ask(1, Query::Matching("*".into())), ProtocolViolation::Question),
+            (ask(1, Query::Find("x".repeat(65))), ProtocolViolation::Question),
+            (counted("UPPER"), ProtocolViolation::RouterCounters),
+            (counted(&"x".repeat(65)), ProtocolViolation::RouterCounters),
         ] {
             assert_eq!(table().heed(HOSTILE, request.clone()), Err(fault), "{request:?}");
         }
@@ -442,8 +459,8 @@ mod tests {
         assert_eq!(asked(Query::Find("mine".into())).0, [0]);
         assert_eq!(asked(Query::Peers).0, [0, 1, 2]);
         let nobody = |part| {
-            let asker = Asker { slot: 1, life: 1, ticket: 1 };
-            (vec![1], Some(News::Answer { asker, part: Some(part), last: true }))
+            let asker = QueryTicket { slot: 1, generation: 1, ticket: 1 };
+            (vec![1], Some(DirectoryEvent::Answer { asker, part: Some(part), last: true }))
         };
         assert_eq!(asked(Query::Kick(id_of(2, 9, 7))), nobody(Answer::Kicked(false)));
         assert_eq!(asked(Query::Kick(u64::MAX)), nobody(Answer::Kicked(false)));
@@ -454,11 +471,14 @@ mod tests {
     #[test]
     fn what_a_peer_has_no_right_to_is_told_to_its_worker() {
         let table = table();
-        let asker = Asker { slot: 1, life: 1, ticket: 4 };
-        assert_eq!(table.deny(1, ask(4, Query::Peers)), [(1, News::Denied(asker))]);
-        let claim = Request::ClaimName { by: principal(3), peer: 5, name: "a".into() };
+        let asker = QueryTicket { slot: 1, generation: 1, ticket: 4 };
+        assert_eq!(table.deny(1, ask(4, Query::Peers)), [(1, DirectoryEvent::Denied(asker))]);
+        let claim = DirectoryRequest::ClaimName { by: principal(3), peer: 5, name: "a".into() };
         let told = table.deny(1, claim);
-        assert!(matches!(told[..], [(1, News::Named { granted: false, peer: 5, .. })]), "{told:?}");
+        assert!(
+            matches!(told[..], [(1, DirectoryEvent::Named { granted: false, peer: 5, .. })]),
+            "{told:?}"
+        );
         assert!(table.deny(1, interested("a")).is_empty());
     }
 
@@ -466,15 +486,15 @@ mod tests {
     fn answers_are_to_the_question_and_end() {
         let mut table = table();
         table.heed(0, ask(1, Query::Peers)).unwrap();
-        let asker = Asker { slot: 0, life: 1, ticket: 1 };
-        let answer = |part| Request::Answer { asker, part: Some(part), last: false };
+        let asker = QueryTicket { slot: 0, generation: 1, ticket: 1 };
+        let answer = |part| DirectoryRequest::Answer { asker, part: Some(part), last: false };
         let wrong = table.heed(HOSTILE, answer(Answer::Matching(1)));
-        assert_eq!(wrong, Err(Fault::Answer));
+        assert_eq!(wrong, Err(ProtocolViolation::Answer));
         for _ in 0..MAX_PARTS {
             table.heed(HOSTILE, answer(Answer::Peers(Vec::new()))).unwrap();
         }
         let endless = table.heed(HOSTILE, answer(Answer::Peers(Vec::new())));
-        assert_eq!(endless, Err(Fault::Parts));
+        assert_eq!(endless, Err(ProtocolViolation::Parts));
     }
 
     #[test]
@@ -483,7 +503,10 @@ mod tests {
         for number in 0..=MAX_INTERESTS {
             table.heed(HOSTILE, interested(&format!("f.{number}"))).unwrap();
         }
-        assert_eq!(table.heed(HOSTILE, interested("one.more")), Err(Fault::Interests));
+        assert_eq!(
+            table.heed(HOSTILE, interested("one.more")),
+            Err(ProtocolViolation::SubscriptionTrie)
+        );
         // One batch confirms them all.
         let waiting = table.unconfirmed[HOSTILE as usize].len();
         assert!(waiting <= MAX_INTERESTS / BATCH + 1, "{waiting}");
@@ -491,12 +514,15 @@ mod tests {
             table.heed(HOSTILE, ask(ticket, Query::Peers)).unwrap();
         }
         let one_more = ask(u64::MAX, Query::Peers);
-        assert_eq!(table.heed(HOSTILE, one_more.clone()), Err(Fault::Questions));
+        assert_eq!(table.heed(HOSTILE, one_more.clone()), Err(ProtocolViolation::OpenQueries));
         assert!(table.heed(0, one_more).is_ok(), "nobody else is kept from asking");
         let counters = |from: u32| (from..from + 40).map(|n| (format!("c{n}"), 1)).collect();
-        table.heed(HOSTILE, Request::Counted(counters(0))).unwrap();
-        table.heed(HOSTILE, Request::Counted(counters(0))).unwrap();
-        assert_eq!(table.heed(HOSTILE, Request::Counted(counters(40))), Err(Fault::Counters));
+        table.heed(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
+        table.heed(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
+        assert_eq!(
+            table.heed(HOSTILE, DirectoryRequest::Counted(counters(40))),
+            Err(ProtocolViolation::RouterCounters)
+        );
     }
 
     #[test]
@@ -504,7 +530,7 @@ mod tests {
         let mut table = table();
         table.news();
         let never = Interest { filter: "never".into(), group: None };
-        table.heed(HOSTILE, Request::Uninterested(never)).unwrap();
+        table.heed(HOSTILE, DirectoryRequest::Uninterested(never)).unwrap();
         assert!(table.pending.is_empty());
     }
 }

@@ -7,10 +7,10 @@ use std::time::Instant;
 use ipcd_proto::control::Code;
 use ipcd_proto::{Header, Kind};
 
-use crate::core::Core;
+use crate::core::Router;
 use crate::ending::LINGER;
-use crate::peer::{PeerKey, State};
-use crate::receiving::Progress;
+use crate::peer::{PeerKey, SessionState};
+use crate::receiving::ReceiveProgress;
 
 /// Entries for each peer, and more for all, before those are taken out that nobody needs.
 const MOST_EACH: usize = 4;
@@ -19,9 +19,9 @@ const MOST_MORE: usize = 1024;
 /// A queue of deadlines, at most a few a peer. An entry says that the peer is to be looked at, not
 /// that something is due: what has been put off is found out then, and costs nothing until then.
 #[derive(Debug, Default)]
-pub(crate) struct Timers(BinaryHeap<Reverse<(Instant, PeerKey)>>);
+pub(crate) struct PeerTimers(BinaryHeap<Reverse<(Instant, PeerKey)>>);
 
-impl Timers {
+impl PeerTimers {
     /// Asks for the peer to be looked at; `armed` remembers its earliest entry.
     pub(crate) fn arm(&mut self, armed: &mut Option<Instant>, at: Instant, key: PeerKey) {
         if armed.is_none_or(|earlier| at < earlier) {
@@ -44,7 +44,7 @@ impl Timers {
     }
 }
 
-impl Core {
+impl Router {
     /// Ends the sessions of peers that are too late.
     pub fn tick(&mut self, now: Instant) {
         self.give_back(now);
@@ -53,14 +53,14 @@ impl Core {
             let Some(peer) = self.peers.get_mut(key.0 as usize) else {
                 continue;
             };
-            if peer.deadlines.armed == Some(at) && !matches!(peer.state, State::Gone) {
+            if peer.deadlines.armed == Some(at) && !matches!(peer.state, SessionState::Gone) {
                 peer.deadlines.armed = None;
                 self.check_deadlines(now, key);
             }
         }
     }
 
-    /// When [`Core::tick`] has something to do.
+    /// When [`Router::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let looks = [self.timers.next(), self.trackers.next_look(), self.store.next_look()];
         looks.into_iter().flatten().min()
@@ -70,7 +70,7 @@ impl Core {
         &mut self,
         now: Instant,
         key: PeerKey,
-        progress: &Progress,
+        progress: &ReceiveProgress,
         offered: usize,
     ) {
         let timeout = self.config.frame_timeout;
@@ -148,7 +148,7 @@ impl Core {
         let (handshake, frame) = (self.config.handshake_timeout, self.config.frame_timeout);
         let peer = self.peer(key);
         let is_asked = peer.asked > 0 || peer.is_bare;
-        let is_closing = matches!(peer.state, State::Closing);
+        let is_closing = matches!(peer.state, SessionState::Closing);
         let state = if is_closing { LINGER } else { handshake };
         let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
         let stalled = peer.outbox.oldest().map(|since| since + stall);
@@ -183,16 +183,16 @@ mod tests {
     use super::*;
     use crate::config::{Config, DaemonInfo, PeerInfo};
 
-    fn core(now: Instant) -> Core {
+    fn core(now: Instant) -> Router {
         let idle_timeout = Some(Duration::from_secs(3600));
-        Core::new(Config { idle_timeout, ..Config::new(DaemonInfo::unknown(now)) }, None)
+        Router::new(Config { idle_timeout, ..Config::new(DaemonInfo::unknown(now)) }, None)
     }
 
-    fn attach(core: &mut Core, now: Instant) -> PeerKey {
+    fn attach(core: &mut Router, now: Instant) -> PeerKey {
         let transport = "test".into();
         let origin =
             Origin { peer: 0, name: None, transport, pid: None, uid: None, gid: None, addr: None };
-        let bare = Some(crate::config::Bare {
+        let bare = Some(crate::config::RawPeer {
             filters: Vec::new(),
             echo: true,
             largest: None,

@@ -13,7 +13,7 @@ use ipcd_proto::control::{Code, Reason, Receipt, Refusal, encode};
 use ipcd_proto::{Decoded, Header, Kind, decode};
 use serde::{Deserialize, Serialize};
 
-use crate::core::Core;
+use crate::core::Router;
 use crate::peer::PeerKey;
 
 /// Outcomes that a peer may wait for at once. It is not read while it waits for as many.
@@ -32,9 +32,9 @@ pub(crate) type Ticket = u64;
 
 /// A message whose outcome is open.
 #[derive(Debug)]
-pub(crate) struct Tracked {
+pub(crate) struct PendingMessage {
     /// Whom to tell the outcome.
-    pub(crate) home: Home,
+    pub(crate) home: OutcomeTarget,
     is_request: bool,
     /// Copies here whose fate is open, and one while the message is dealt out.
     open: u64,
@@ -52,7 +52,7 @@ pub(crate) struct Tracked {
 
 /// What a worker tells another of the copies that it had of a message.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct Conclusion {
+pub(crate) struct OutcomeReport {
     /// The other's number for the message.
     pub(crate) ticket: Ticket,
     receipt: Receipt,
@@ -61,7 +61,7 @@ pub(crate) struct Conclusion {
 }
 
 #[cfg(test)]
-impl Conclusion {
+impl OutcomeReport {
     /// Any, for tests of what comes from elsewhere.
     pub(crate) fn of(ticket: Ticket, receipt: Receipt, said: (bool, bool)) -> Self {
         Self { ticket, receipt, is_answered: said.0, is_passed_on: said.1 }
@@ -70,7 +70,7 @@ impl Conclusion {
 
 /// Whom to tell an outcome.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Home {
+pub(crate) enum OutcomeTarget {
     /// A peer here, which knows the message by its correlation.
     Here(PeerKey, u64),
     /// Another worker, which has this ticket for it.
@@ -87,14 +87,14 @@ pub(crate) struct Asked {
     again: Vec<Ticket>,
 }
 
-impl Tracked {
+impl PendingMessage {
     /// Whether a reply may still be on its way when all copies are concluded. Which ones are, is
     /// not known: the request is kept until nobody waits any more.
     fn waits_for_reply(&self) -> bool {
         self.is_request
             && self.is_answered
             && self.is_passed_on
-            && matches!(self.home, Home::Here(..))
+            && matches!(self.home, OutcomeTarget::Here(..))
     }
 
     /// Whether its publisher still waits. Requests are looked through now and then only.
@@ -118,7 +118,7 @@ impl Asked {
 
 /// What became of a copy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Fate {
+pub(crate) enum DeliveryOutcome {
     /// Its receiver has it.
     Delivered,
     /// Its receiver has answered it.
@@ -129,8 +129,8 @@ pub(crate) enum Fate {
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(crate) struct Trackers {
-    entries: HashMap<Ticket, Tracked, RandomState>,
+pub(crate) struct Requests {
+    entries: HashMap<Ticket, PendingMessage, RandomState>,
     last: Ticket,
     sweep_at: Option<Instant>,
     /// Until when a router that is leaving waits for what has become of copies.
@@ -139,7 +139,7 @@ pub(crate) struct Trackers {
     has_remnants: bool,
 }
 
-impl Trackers {
+impl Requests {
     /// When they are to be looked at.
     pub(crate) fn next_look(&self) -> Option<Instant> {
         self.sweep_at.into_iter().chain(self.leave_by).min()
@@ -165,16 +165,16 @@ impl Trackers {
     }
 }
 
-impl Core {
-    /// Begins to track a message. It is held open until [`Core::dealt_out`].
-    pub(crate) fn track(&mut self, now: Instant, home: Home, header: &Header) -> Ticket {
+impl Router {
+    /// Begins to track a message. It is held open until [`Router::dealt_out`].
+    pub(crate) fn track(&mut self, now: Instant, home: OutcomeTarget, header: &Header) -> Ticket {
         let is_request = header.request;
         let wait = Duration::from_secs(header.wait.max(1).into());
         let expires = is_request.then(|| now + wait);
         let trackers = &mut self.trackers;
         trackers.last += 1;
         trackers.sweep_at = trackers.sweep_at.into_iter().chain(expires).min();
-        let entry = Tracked {
+        let entry = PendingMessage {
             home,
             is_request,
             open: 1,
@@ -187,7 +187,7 @@ impl Core {
         };
         let ticket = trackers.last;
         trackers.entries.insert(ticket, entry);
-        if let Home::Here(key, correlation) = home {
+        if let OutcomeTarget::Here(key, correlation) = home {
             self.peer(key).calls().outstanding.insert(correlation, ticket);
         }
         ticket
@@ -195,12 +195,12 @@ impl Core {
 
     /// Another worker's next message is not taken, and it is told so if it wants to know.
     pub(crate) fn turn_away(&mut self, slot: u32) {
-        let way = self.others.as_mut().map(|others| &mut others.ways[slot as usize]);
-        let Some(ticket) = way.and_then(|way| way.ticket.take()) else { return };
+        let link = self.cluster.as_mut().map(|cluster| &mut cluster.links[slot as usize]);
+        let Some(ticket) = link.and_then(|link| link.ticket.take()) else { return };
         let mut receipt = Receipt::default();
         receipt.drop_for(Reason::Newest, 1);
         let (is_answered, is_passed_on) = (false, false);
-        self.tell_conclusion(slot, Conclusion { ticket, receipt, is_answered, is_passed_on });
+        self.tell_conclusion(slot, OutcomeReport { ticket, receipt, is_answered, is_passed_on });
     }
 
     /// All copies of the message are on their way.
@@ -209,10 +209,10 @@ impl Core {
     }
 
     /// Another worker gets a copy.
-    pub(crate) fn sent_elsewhere(&mut self, ticket: Ticket, (slot, life): (u32, u32)) {
+    pub(crate) fn sent_elsewhere(&mut self, ticket: Ticket, (slot, generation): (u32, u32)) {
         if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
-            entry.elsewhere.push((slot, life));
-            entry.is_passed_on |= matches!(entry.home, Home::There(..));
+            entry.elsewhere.push((slot, generation));
+            entry.is_passed_on |= matches!(entry.home, OutcomeTarget::There(..));
         }
     }
 
@@ -231,13 +231,13 @@ impl Core {
     }
 
     /// A copy's fate is known.
-    pub(crate) fn concluded(&mut self, now: Instant, ticket: Ticket, fate: Fate) {
+    pub(crate) fn concluded(&mut self, now: Instant, ticket: Ticket, fate: DeliveryOutcome) {
         self.change(now, ticket, |entry| {
             entry.open = entry.open.saturating_sub(1);
             match fate {
-                Fate::Delivered => entry.receipt.delivered += 1,
-                Fate::Answered => entry.is_answered = true,
-                Fate::Dropped(reason) => entry.receipt.drop_for(reason, 1),
+                DeliveryOutcome::Delivered => entry.receipt.delivered += 1,
+                DeliveryOutcome::Answered => entry.is_answered = true,
+                DeliveryOutcome::Dropped(reason) => entry.receipt.drop_for(reason, 1),
             }
         });
     }
@@ -247,7 +247,7 @@ impl Core {
         &mut self,
         now: Instant,
         worker: (u32, u32),
-        conclusion: &Conclusion,
+        conclusion: &OutcomeReport,
     ) {
         self.change(now, conclusion.ticket, |entry| {
             if let Some(at) = entry.elsewhere.iter().position(|known| *known == worker) {
@@ -314,7 +314,7 @@ impl Core {
         now: Instant,
         key: PeerKey,
         request: (u64, u64),
-        fate: Fate,
+        fate: DeliveryOutcome,
     ) {
         let Some(calls) = &mut self.peer(key).calls else { return };
         let unanswered = &mut calls.unanswered;
@@ -336,20 +336,22 @@ impl Core {
         // In an order that a simulation can repeat.
         tickets.sort_unstable();
         for ticket in tickets {
-            self.concluded(now, ticket, Fate::Dropped(reason));
+            self.concluded(now, ticket, DeliveryOutcome::Dropped(reason));
         }
     }
 
     /// A worker is over, and with it the publishers that it served.
     pub(crate) fn bury_homes(&mut self, slot: u32) {
         let entries = &mut self.trackers.entries;
-        entries.retain(|_, entry| !matches!(entry.home, Home::There(home, _) if home == slot));
+        entries.retain(
+            |_, entry| !matches!(entry.home, OutcomeTarget::There(home, _) if home == slot),
+        );
         self.trackers.has_remnants = true;
     }
 
     /// Copies are lost that a worker had in this life, or an earlier one.
-    pub(crate) fn lose_copies(&mut self, now: Instant, slot: u32, life: u32) {
-        let is_over = |known: &(u32, u32)| known.0 == slot && known.1 <= life;
+    pub(crate) fn lose_copies(&mut self, now: Instant, slot: u32, generation: u32) {
+        let is_over = |known: &(u32, u32)| known.0 == slot && known.1 <= generation;
         self.drop_elsewhere(now, is_over, Reason::WorkerDied);
     }
 
@@ -386,7 +388,7 @@ impl Core {
     }
 
     /// In an order that a simulation can repeat.
-    fn tickets_of(&self, is_meant: impl Fn(&Tracked) -> bool) -> Vec<Ticket> {
+    fn tickets_of(&self, is_meant: impl Fn(&PendingMessage) -> bool) -> Vec<Ticket> {
         let entries = self.trackers.entries.iter();
         let meant = entries.filter(|(_, entry)| is_meant(entry)).map(|(ticket, _)| *ticket);
         let mut tickets: Vec<Ticket> = meant.collect();
@@ -400,7 +402,7 @@ impl Core {
             return;
         }
         let entries = &mut self.trackers.entries;
-        let is_over = |entry: &Tracked| entry.expires.is_some_and(|at| at <= now);
+        let is_over = |entry: &PendingMessage| entry.expires.is_some_and(|at| at <= now);
         let over: Vec<_> = entries.extract_if(|_, entry| is_over(entry)).collect();
         let next = entries.values().filter_map(|entry| entry.expires).min();
         self.trackers.sweep_at = next.map(|at| at.max(now + SWEEP_EVERY));
@@ -408,7 +410,7 @@ impl Core {
             return;
         }
         for (_, entry) in over {
-            if let Home::Here(key, correlation) = entry.home {
+            if let OutcomeTarget::Here(key, correlation) = entry.home {
                 self.settled(key, correlation);
             }
         }
@@ -422,7 +424,7 @@ impl Core {
     }
 
     /// Changes an entry, and tells the outcome if it was the last thing to know.
-    fn change(&mut self, now: Instant, ticket: Ticket, change: impl FnOnce(&mut Tracked)) {
+    fn change(&mut self, now: Instant, ticket: Ticket, change: impl FnOnce(&mut PendingMessage)) {
         let Some(entry) = self.trackers.entries.get_mut(&ticket) else { return };
         change(entry);
         if entry.open == 0 && entry.elsewhere.is_empty() && !entry.waits_for_reply() {
@@ -431,15 +433,15 @@ impl Core {
         }
     }
 
-    fn tell_outcome(&mut self, now: Instant, entry: Tracked) {
-        let Tracked { home, is_request, receipt, is_answered, is_passed_on, .. } = entry;
+    fn tell_outcome(&mut self, now: Instant, entry: PendingMessage) {
+        let PendingMessage { home, is_request, receipt, is_answered, is_passed_on, .. } = entry;
         match home {
-            Home::Nowhere => {}
-            Home::There(slot, ticket) => {
-                let conclusion = Conclusion { ticket, receipt, is_answered, is_passed_on };
+            OutcomeTarget::Nowhere => {}
+            OutcomeTarget::There(slot, ticket) => {
+                let conclusion = OutcomeReport { ticket, receipt, is_answered, is_passed_on };
                 self.tell_conclusion(slot, conclusion);
             }
-            Home::Here(key, correlation) => {
+            OutcomeTarget::Here(key, correlation) => {
                 self.settled(key, correlation);
                 if !is_request {
                     let header = Header::new(Kind::Receipt, correlation);

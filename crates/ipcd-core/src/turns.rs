@@ -9,9 +9,9 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::core::{Core, Output};
+use crate::core::{Output, Router};
 use crate::fanout::FanOut;
-use crate::inquiry::Inquiry;
+use crate::inquiry::PendingQuery;
 use crate::peer::{PeerKey, Subscription};
 
 /// Steps of all peers in a turn, in parts of what one may use.
@@ -21,7 +21,7 @@ const LEAST: usize = 256;
 
 /// Steps that are left.
 #[derive(Debug, Default)]
-pub(crate) struct Budget {
+pub(crate) struct StepBudget {
     /// To the one whose work is being done.
     left: usize,
     granted: usize,
@@ -29,7 +29,7 @@ pub(crate) struct Budget {
     in_turn: usize,
 }
 
-impl Budget {
+impl StepBudget {
     /// Counts work that is done.
     pub(crate) fn spend(&mut self, steps: usize) {
         self.left = self.left.saturating_sub(steps);
@@ -54,21 +54,21 @@ impl Budget {
 
 /// What was put off.
 #[derive(Debug)]
-pub(crate) enum Deferred {
+pub(crate) enum DeferredWork {
     /// The rest of what a publisher of this id has sent.
     Publisher(PeerKey, u64),
     /// A message that has not reached all its receivers.
     FanOut(Box<FanOut>),
     /// What other workers have sent.
-    Arrivals,
+    Inbound,
     /// A question about all peers.
-    Inquiry(Box<Inquiry>),
+    Query(Box<PendingQuery>),
     /// Subscriptions of a peer that goes; whether its outbox was full.
     Leaving { key: PeerKey, leaving: Vec<Subscription>, was_full: bool },
 }
 
-impl Core {
-    /// Whether something was put off: [`Core::go_on`] has something to do at once.
+impl Router {
+    /// Whether something was put off: [`Router::go_on`] has something to do at once.
     pub fn has_deferred(&self) -> bool {
         !self.deferred.is_empty()
     }
@@ -76,9 +76,11 @@ impl Core {
     /// Whose work goes on next, if it is one of ours.
     pub fn next_deferred(&self) -> Option<PeerKey> {
         let (key, id) = match self.deferred.front()? {
-            Deferred::Publisher(key, id) => (*key, *id),
-            Deferred::FanOut(fan_out) => fan_out.sender()?,
-            Deferred::Arrivals | Deferred::Inquiry(_) | Deferred::Leaving { .. } => return None,
+            DeferredWork::Publisher(key, id) => (*key, *id),
+            DeferredWork::FanOut(fan_out) => fan_out.sender()?,
+            DeferredWork::Inbound | DeferredWork::Query(_) | DeferredWork::Leaving { .. } => {
+                return None;
+            }
         };
         self.peers.get(key.0 as usize).filter(|peer| peer.origin.peer == id).map(|_| key)
     }
@@ -89,11 +91,11 @@ impl Core {
         self.budget.grant(self.config.slice);
         match self.deferred.pop_front() {
             // It takes its steps when it is resumed.
-            Some(Deferred::Publisher(key, id)) => self.resume_deferred(key, id),
-            Some(Deferred::FanOut(fan_out)) => self.go_on_with(now, fan_out),
-            Some(Deferred::Arrivals) => self.go_on_arriving(now),
-            Some(Deferred::Inquiry(inquiry)) => self.go_on_answering(now, inquiry),
-            Some(Deferred::Leaving { key, leaving, was_full }) => {
+            Some(DeferredWork::Publisher(key, id)) => self.resume_deferred(key, id),
+            Some(DeferredWork::FanOut(fan_out)) => self.go_on_with(now, fan_out),
+            Some(DeferredWork::Inbound) => self.go_on_arriving(now),
+            Some(DeferredWork::Query(inquiry)) => self.go_on_answering(now, inquiry),
+            Some(DeferredWork::Leaving { key, leaving, was_full }) => {
                 self.go_on_leaving(key, leaving, was_full);
             }
             None => {}
@@ -132,7 +134,7 @@ impl Core {
         (peer.waiting, peer.was_deferred) = (true, true);
         if !std::mem::replace(&mut peer.is_deferred, true) {
             let id = peer.origin.peer;
-            self.deferred.push_back(Deferred::Publisher(key, id));
+            self.deferred.push_back(DeferredWork::Publisher(key, id));
         }
     }
 
@@ -148,4 +150,4 @@ impl Core {
 }
 
 /// All that was put off, in the order in which it goes on.
-pub(crate) type DeferredQueue = VecDeque<Deferred>;
+pub(crate) type DeferredQueue = VecDeque<DeferredWork>;

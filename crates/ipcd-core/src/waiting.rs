@@ -10,13 +10,13 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
-use crate::core::{Core, Output};
+use crate::core::{Output, Router};
 use crate::peer::PeerKey;
-use crate::receiving::Progress;
+use crate::receiving::ReceiveProgress;
 
 /// How a publisher waits.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) enum Wait {
+pub(crate) enum WaitState {
     /// Not, as far as is known.
     #[default]
     No,
@@ -26,7 +26,7 @@ pub(crate) enum Wait {
     Overdue,
 }
 
-impl Wait {
+impl WaitState {
     pub(crate) fn is_overdue(self) -> bool {
         matches!(self, Self::Overdue)
     }
@@ -61,7 +61,7 @@ impl WaitingList {
     }
 }
 
-impl Core {
+impl Router {
     /// Leaves a peer unread until another's outbox has room.
     pub(crate) fn wait_for(&mut self, key: PeerKey, full: PeerKey) {
         self.peer(full).waiters.push(key);
@@ -90,13 +90,13 @@ impl Core {
 
     /// Notes what has come of what a peer had sent. One that waits and of which something was taken
     /// begins to wait anew.
-    pub(crate) fn note_wait(&mut self, now: Instant, key: PeerKey, progress: &Progress) {
+    pub(crate) fn note_wait(&mut self, now: Instant, key: PeerKey, progress: &ReceiveProgress) {
         let stall = self.config.stall_timeout;
         let peer = self.peer(key);
         let before = peer.wait.since().filter(|_| progress.consumed == 0);
         peer.wait = match progress.waiting {
-            true => Wait::Since(before.unwrap_or(now)),
-            false => Wait::No,
+            true => WaitState::Since(before.unwrap_or(now)),
+            false => WaitState::No,
         };
         if let Some(since) = peer.wait.since() {
             self.arm(key, since + stall);
@@ -113,7 +113,7 @@ impl Core {
     /// Lets the next message of a peer through that has waited as long as it may.
     pub(crate) fn check_wait(&mut self, now: Instant, key: PeerKey) {
         if self.overdue_at(key).is_some_and(|at| at <= now) {
-            self.peer(key).wait = Wait::Overdue;
+            self.peer(key).wait = WaitState::Overdue;
             self.resume(vec![key]);
         }
     }

@@ -6,7 +6,7 @@ mod script;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
-use ipcd_core::{Action, Config, Core, DaemonInfo, Output, PeerInfo, PeerKey, Rule};
+use ipcd_core::{AclRule, Config, DaemonInfo, Output, PeerInfo, PeerKey, Router, RuleAction};
 use ipcd_proto::control::{Hello, Origin, Subscribe, encode};
 use ipcd_proto::{Decoded, Filter, Frame, FrameWriter, Header, Kind, Subject, decode};
 use proptest::collection::vec;
@@ -242,17 +242,17 @@ fn who_hears_only_some_of_a_filter_makes_nobody_wait() {
 
 /// Some peers, each of a user of its own, in a router with these rules.
 struct Hall {
-    core: Core,
+    core: Router,
     now: Instant,
     peers: Vec<PeerKey>,
 }
 
 impl Hall {
-    fn new(rules: Vec<Rule>, peers: usize) -> Self {
+    fn new(rules: Vec<AclRule>, peers: usize) -> Self {
         let now = Instant::now();
         let mut config = Config::new(DaemonInfo::unknown(now));
         config.acl.rules = rules;
-        let mut hall = Self { core: Core::new(config, None), now, peers: Vec::new() };
+        let mut hall = Self { core: Router::new(config, None), now, peers: Vec::new() };
         for uid in 0..peers {
             let (transport, uid) = ("test".into(), Some(uid as u32));
             let origin =
@@ -304,18 +304,18 @@ impl Hall {
 }
 
 /// As the rules are explained; the filter's matching is the one that subscriptions use.
-fn is_allowed(rules: &[Rule], uid: usize, subject: &str, hears: bool) -> bool {
+fn is_allowed(rules: &[AclRule], uid: usize, subject: &str, hears: bool) -> bool {
     let subject = Subject::parse(subject.as_bytes()).unwrap();
-    let speaks = |rule: &&Rule| {
+    let speaks = |rule: &&AclRule| {
         let patterns = if hears { &rule.subscribe } else { &rule.publish };
         let mut filters = patterns.iter().map(|pattern| String::from(pattern.clone()));
         let is_there = |text: String| Filter::parse(text.as_bytes()).unwrap().matches(subject);
         rule.whom.uid.is_none_or(|of| of as usize == uid) && filters.any(is_there)
     };
     let of = |action| rules.iter().filter(move |rule| rule.action == action);
-    let is_closed = of(Action::Allow).next().is_some();
-    !of(Action::Deny).any(|rule| speaks(&rule))
-        && (!is_closed || of(Action::Allow).any(|r| speaks(&r)))
+    let is_closed = of(RuleAction::Allow).next().is_some();
+    !of(RuleAction::Deny).any(|rule| speaks(&rule))
+        && (!is_closed || of(RuleAction::Allow).any(|r| speaks(&r)))
 }
 
 const PEERS: usize = 3;
@@ -327,7 +327,7 @@ fn filter_text() -> impl Strategy<Value = String> {
     prop_oneof![5 => plain, 1 => Just(">".to_owned())]
 }
 
-fn any_rule() -> impl Strategy<Value = Rule> {
+fn any_rule() -> impl Strategy<Value = AclRule> {
     let filters = || vec(filter_text(), 0..3);
     let uid = proptest::option::weighted(0.7, 0..PEERS);
     (any::<bool>(), uid, filters(), filters()).prop_map(|(deny, uid, publish, subscribe)| {

@@ -3,18 +3,18 @@
 
 use std::time::Instant;
 
-use ipcd_core::{Bare, Config, Core, DaemonInfo, Output, PeerInfo, PeerKey};
+use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, PeerKey, RawPeer, Router};
 use ipcd_proto::control::Origin;
 use ipcd_proto::{Filter, Frame, FrameWriter, Header, Kind};
 
 /// A router with a peer that hears these filters.
-fn router(now: Instant, filters: &[&str]) -> (Core, PeerKey) {
-    let mut core = Core::new(Config::new(DaemonInfo::unknown(now)), None);
+fn router(now: Instant, filters: &[&str]) -> (Router, PeerKey) {
+    let mut core = Router::new(Config::new(DaemonInfo::unknown(now)), None);
     let key = attach(&mut core, now, filters);
     (core, key)
 }
 
-fn attach(core: &mut Core, now: Instant, filters: &[&str]) -> PeerKey {
+fn attach(core: &mut Router, now: Instant, filters: &[&str]) -> PeerKey {
     let origin = Origin {
         peer: 0,
         name: None,
@@ -25,13 +25,13 @@ fn attach(core: &mut Core, now: Instant, filters: &[&str]) -> PeerKey {
         addr: None,
     };
     let filters = filters.iter().map(|filter| Filter::parse(filter.as_bytes()).unwrap()).collect();
-    let bare = Some(Bare { filters, echo: true, largest: None, speaks: true });
+    let bare = Some(RawPeer { filters, echo: true, largest: None, speaks: true });
     let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, bare });
     while core.poll_output().is_some() {}
     key
 }
 
-fn publish(core: &mut Core, now: Instant, from: PeerKey, subject: &str, receipt: bool) {
+fn publish(core: &mut Router, now: Instant, from: PeerKey, subject: &str, receipt: bool) {
     let mut bytes = Vec::new();
     FrameWriter(&mut bytes).write(&Frame {
         header: Header { receipt, ..Header::new(Kind::Message, 1) },
@@ -44,7 +44,7 @@ fn publish(core: &mut Core, now: Instant, from: PeerKey, subject: &str, receipt:
     assert_eq!(progress.consumed, bytes.len());
 }
 
-fn counter(core: &mut Core, name: &str) -> u64 {
+fn counter(core: &mut Router, name: &str) -> u64 {
     let counters = core.counters();
     counters.into_iter().find(|(known, _)| known == name).unwrap().1
 }

@@ -5,7 +5,10 @@ mod script;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use ipcd_core::{Config, Core, DaemonInfo, News, Output, PeerInfo, PeerKey, Request, Spent, Table};
+use ipcd_core::{
+    Config, DaemonInfo, Directory, DirectoryEvent, DirectoryRequest, Output, PeerInfo, PeerKey,
+    QuotaUsage, Router,
+};
 use ipcd_proto::control::{Hello, Origin, Subscribe, encode};
 use ipcd_proto::{FrameWriter, HEADER_BYTES, Header, Kind};
 use proptest::collection::vec;
@@ -131,8 +134,8 @@ fn a_user_has_so_many_subscriptions_and_gets_them_back() {
 /// Workers and their table, told at once.
 struct Pair {
     now: Instant,
-    table: Table,
-    cores: Vec<Core>,
+    table: Directory,
+    cores: Vec<Router>,
 }
 
 impl Pair {
@@ -142,25 +145,25 @@ impl Pair {
     }
 
     fn of(workers: u32, now: Instant, bytes: u64, subscriptions: u64) -> Self {
-        let mut table = Table::new(workers as usize);
+        let mut table = Directory::new(workers as usize);
         let mut cores = Vec::new();
         (0..workers).for_each(|slot| table.born(slot, 1));
         for slot in 0..workers {
             let config = Config {
                 slot,
-                incarnation: 1,
+                generation: 1,
                 max_bytes_per_source: bytes,
                 max_subscriptions_per_source: subscriptions,
                 ..Config::new(DaemonInfo::unknown(now))
             };
-            cores.push(Core::new(config, Some(table.clone().take_shared())));
+            cores.push(Router::new(config, Some(table.clone().take_shared())));
         }
         Self { now, table, cores }
     }
 
     fn settle(&mut self) {
         loop {
-            let mut told: Vec<(u32, News)> = Vec::new();
+            let mut told: Vec<(u32, DirectoryEvent)> = Vec::new();
             for (slot, core) in (0..).zip(&mut self.cores) {
                 while let Some(output) = core.poll_output() {
                     if let Output::Tell(request) = output {
@@ -238,7 +241,11 @@ fn bytes_are_told_when_they_have_moved_by_a_part_of_what_is_allowed() {
         FrameWriter(&mut ping).control(Header::new(Kind::Ping, 1), &[]);
         let _ = pair.cores[0].receive(pair.now, key, &mut ping);
         while let Some(output) = pair.cores[0].poll_output() {
-            if let Output::Tell(Request::Spent { spent: Spent { bytes, .. }, .. }) = output {
+            if let Output::Tell(DirectoryRequest::QuotaUsage {
+                spent: QuotaUsage { bytes, .. },
+                ..
+            }) = output
+            {
                 told.push(bytes);
             }
         }
@@ -247,7 +254,7 @@ fn bytes_are_told_when_they_have_moved_by_a_part_of_what_is_allowed() {
     let all = pair.cores[0].outbox(key).len();
     pair.cores[0].wrote(pair.now, key, all);
     let last = pair.cores[0].poll_output();
-    let is_nothing = |request: &Request| matches!(request, Request::Spent { spent, .. } if *spent == Spent::default());
+    let is_nothing = |request: &DirectoryRequest| matches!(request, DirectoryRequest::QuotaUsage { spent, .. } if *spent == QuotaUsage::default());
     assert!(matches!(&last, Some(Output::Tell(request)) if is_nothing(request)), "{last:?}");
 }
 
@@ -256,7 +263,7 @@ struct Crowd {
     pair: Pair,
     peers: Vec<PeerKey>,
     /// What each has not heard yet.
-    late: Vec<VecDeque<News>>,
+    late: Vec<VecDeque<DirectoryEvent>>,
 }
 
 impl Crowd {

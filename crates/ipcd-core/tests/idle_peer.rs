@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use ipcd_core::{Config, Core, DaemonInfo, Output, PeerInfo};
+use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, Router};
 use ipcd_proto::control::{Hello, Origin, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};
 use ipcd_sys::alloc_count::{Counting, LIVE_BYTES};
@@ -21,7 +21,7 @@ const MOST_BYTES: u64 = 640;
 #[test]
 fn an_idle_peer_takes_little_memory() {
     let now = Instant::now();
-    let mut core = Core::new(Config::new(DaemonInfo::unknown(now)), None);
+    let mut core = Router::new(Config::new(DaemonInfo::unknown(now)), None);
     let before = LIVE_BYTES.load(Ordering::Relaxed);
     (0..PEERS).for_each(|number| open(&mut core, now, number));
     let each = (LIVE_BYTES.load(Ordering::Relaxed) - before) / PEERS;
@@ -29,7 +29,7 @@ fn an_idle_peer_takes_little_memory() {
     assert!(each <= MOST_BYTES, "{each} bytes for each peer");
 }
 
-fn open(core: &mut Core, now: Instant, number: u64) {
+fn open(core: &mut Router, now: Instant, number: u64) {
     let (uid, pid) = (Some(1), Some(number as u32));
     let transport = "test".into();
     let origin = Origin { peer: 0, name: None, transport, pid, uid, gid: uid, addr: None };

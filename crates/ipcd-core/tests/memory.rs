@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ipcd_core::{Config, Core, DaemonInfo, Output, PeerInfo, PeerKey, Table};
+use ipcd_core::{Config, DaemonInfo, Directory, Output, PeerInfo, PeerKey, Router};
 use ipcd_proto::control::{Hello, Origin, Overflow, Query, Subscribe, encode};
 use ipcd_proto::{Frame, FrameWriter, Header, Kind};
 use ipcd_sys::alloc_count::{Counting, LIVE_BYTES};
@@ -22,8 +22,8 @@ const SLACK: u64 = 32 * 1024;
 
 struct World {
     now: Instant,
-    table: Table,
-    cores: Vec<Core>,
+    table: Directory,
+    cores: Vec<Router>,
     /// What the routers have not taken of their peers.
     rests: BTreeMap<(usize, PeerKey), Vec<u8>>,
     turn: usize,
@@ -32,19 +32,19 @@ struct World {
 impl World {
     fn new() -> Self {
         let now = Instant::now();
-        let mut table = Table::new(2);
+        let mut table = Directory::new(2);
         (0..2).for_each(|slot| table.born(slot, 1));
         let core = |slot| {
             let config = Config {
                 slot,
-                incarnation: 1,
+                generation: 1,
                 outbox: 64 * 1024,
                 idle_timeout: Some(Duration::from_secs(3600)),
                 max_bytes_per_source: 1 << 20,
                 max_subscriptions_per_source: 10_000,
                 ..Config::new(DaemonInfo::unknown(now))
             };
-            Core::new(config, Some(table.clone().take_shared()))
+            Router::new(config, Some(table.clone().take_shared()))
         };
         let cores = (0..2).map(core).collect();
         Self { now, table, cores, rests: BTreeMap::new(), turn: 0 }

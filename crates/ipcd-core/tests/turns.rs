@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use ipcd_core::{Config, Core, DaemonInfo, Output, PeerInfo, PeerKey};
+use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, PeerKey, Router};
 use ipcd_proto::control::{Hello, Origin, Overflow, Query, Subscribe, Unsubscribe, encode};
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
 
@@ -11,14 +11,14 @@ use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
 const TURNS: usize = 100_000;
 
 struct Hall {
-    core: Core,
+    core: Router,
     now: Instant,
 }
 
 impl Hall {
     fn new() -> Self {
         let now = Instant::now();
-        Self { core: Core::new(Config::new(DaemonInfo::unknown(now)), None), now }
+        Self { core: Router::new(Config::new(DaemonInfo::unknown(now)), None), now }
     }
 
     fn open(&mut self) -> PeerKey {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ipcd_core::{Acl, Action, BadName, Members, NamePattern, Pattern, Rule, Whom};
+use ipcd_core::{
+    Acl, AclRule, BadName, GroupMembers, NamePattern, RuleAction, RuleScope, SubjectPattern,
+};
 use nix::unistd::{Gid, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -15,7 +17,7 @@ pub(crate) const MAX_BYTES: usize = 64 * 1024;
 #[serde(try_from = "Written", into = "Written")]
 pub struct AccessRule {
     written: Written,
-    rule: Rule,
+    rule: AclRule,
 }
 
 /// A rule as it is written.
@@ -36,12 +38,12 @@ struct Written {
     token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<String>,
-    publish: Vec<Pattern>,
+    publish: Vec<SubjectPattern>,
     subscribe: Vec<Subjects>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<Names>,
     admin: bool,
-    action: Action,
+    action: RuleAction,
 }
 
 /// A user of this machine.
@@ -52,12 +54,12 @@ struct UserName(String, u32);
 /// A group of this machine.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
-struct GroupName(String, Members);
+struct GroupName(String, GroupMembers);
 
 /// A pattern of what is heard: whatever is sent to a peer alone, it hears.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "Pattern")]
-struct Subjects(Pattern);
+#[serde(try_from = "String", into = "SubjectPattern")]
+struct Subjects(SubjectPattern);
 
 /// Names that peers may have: a list, or only one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -74,7 +76,7 @@ enum OneOrMany {
 /// The rules, for listeners of these names. Those that no rule names are left out: there may be
 /// hundreds, and all of it travels to a worker in one message.
 pub(crate) fn acl(rules: &[AccessRule], mut listeners: BTreeMap<usize, Vec<String>>) -> Acl {
-    let rules: Vec<Rule> = rules.iter().map(|rule| rule.rule.clone()).collect();
+    let rules: Vec<AclRule> = rules.iter().map(|rule| rule.rule.clone()).collect();
     let is_named =
         |name: &String| rules.iter().any(|rule| rule.whom.listener.as_ref() == Some(name));
     listeners.retain(|_, names| names.iter().any(is_named));
@@ -108,7 +110,7 @@ pub(crate) fn finish(rules: &mut [AccessRule], text: &str) -> Result<(), String>
         let before = text.get(..at.span().start).unwrap_or_default();
         rule.rule.line = before.matches('\n').count() as u32 + 1;
     }
-    let whole: Vec<&Rule> = rules.iter().map(|rule| &rule.rule).collect();
+    let whole: Vec<&AclRule> = rules.iter().map(|rule| &rule.rule).collect();
     let size = bincode::serde::encode_to_vec(&whole, bincode::config::standard());
     match size.is_ok_and(|bytes| bytes.len() <= MAX_BYTES) {
         true => Ok(()),
@@ -134,16 +136,16 @@ impl TryFrom<Written> for AccessRule {
         let name = w.name.map(|Names(patterns)| patterns);
         let speaks_of_subjects = !w.publish.is_empty() || !w.subscribe.is_empty();
         let speaks_of_names = name.as_ref().is_some_and(|patterns| !patterns.is_empty());
-        if w.action == Action::Deny && !speaks_of_subjects && !speaks_of_names && !w.admin {
+        if w.action == RuleAction::Deny && !speaks_of_subjects && !speaks_of_names && !w.admin {
             let why = "a rule that denies needs publish = [\"…\"], subscribe = [\"…\"], \
                        name = [\"…\"] or admin = true";
             return Err(why.into());
         }
         let (listener, token, certificate) = (w.listener, w.token, w.certificate);
-        let whom = Whom { uid, group, listener, token, certificate };
+        let whom = RuleScope { uid, group, listener, token, certificate };
         let subscribe = w.subscribe.into_iter().map(|Subjects(pattern)| pattern).collect();
         let (admin, action) = (w.admin, w.action);
-        let rule = Rule { whom, publish: w.publish, subscribe, name, admin, action, line: 0 };
+        let rule = AclRule { whom, publish: w.publish, subscribe, name, admin, action, line: 0 };
         Ok(Self { written, rule })
     }
 }
@@ -190,8 +192,10 @@ impl TryFrom<String> for Subjects {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        match Pattern::try_from(text).map_err(|error| error.to_string())? {
-            Pattern::Addresses => Err("@ is for publish: what is sent to a peer, it hears".into()),
+        match SubjectPattern::try_from(text).map_err(|error| error.to_string())? {
+            SubjectPattern::Addresses => {
+                Err("@ is for publish: what is sent to a peer, it hears".into())
+            }
             pattern => Ok(Self(pattern)),
         }
     }
@@ -219,22 +223,22 @@ impl From<Names> for Vec<NamePattern> {
     }
 }
 
-impl From<Subjects> for Pattern {
+impl From<Subjects> for SubjectPattern {
     fn from(Subjects(pattern): Subjects) -> Self {
         pattern
     }
 }
 
 /// Who is in a group of this number, which need not be in the group database.
-fn members_of(gid: u32) -> Members {
+fn members_of(gid: u32) -> GroupMembers {
     let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
-    group.map_or(Members { gid, uids: Vec::new() }, members)
+    group.map_or(GroupMembers { gid, uids: Vec::new() }, members)
 }
 
-fn members(group: Group) -> Members {
+fn members(group: Group) -> GroupMembers {
     let uid = |name: &String| Some(User::from_name(name).ok()??.uid);
     let uids = group.mem.iter().filter_map(uid).map(Uid::as_raw).collect();
-    Members { gid: group.gid.as_raw(), uids }
+    GroupMembers { gid: group.gid.as_raw(), uids }
 }
 
 #[cfg(test)]

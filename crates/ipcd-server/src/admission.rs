@@ -10,7 +10,7 @@ mod suspects;
 use std::collections::HashMap;
 use std::time::Instant;
 
-use ipcd_core::Source;
+use ipcd_core::Principal;
 use ipcd_transport::{ChannelParts, Identity};
 use nix::unistd::geteuid;
 use slab::Slab;
@@ -31,7 +31,7 @@ pub(crate) struct Admission {
     /// By their places, which the lower halves of their numbers are.
     peers: Slab<Admitted>,
     /// Those that are not on their way out, by source.
-    per_source: HashMap<Source, usize>,
+    per_source: HashMap<Principal, usize>,
     /// Of these, those that may have to make room for others; and how many need not.
     crowd: Crowd,
     favoured: usize,
@@ -51,7 +51,7 @@ pub(crate) struct Admitted {
     pub(crate) identity: Identity,
     /// What its transport has to remember.
     pub(crate) state: Box<[u8]>,
-    source: Source,
+    source: Principal,
     slot: u32,
     standing: Standing,
 }
@@ -126,7 +126,7 @@ impl Admission {
         let places: Vec<_> = self.peers.iter().map(|(place, _)| place).collect();
         for place in places {
             let peer = self.peers[place].clone();
-            let source = Source::of(peer.identity.uid, peer.identity.addr, prefixes);
+            let source = Principal::of(peer.identity.uid, peer.identity.addr, prefixes);
             if source != peer.source {
                 self.discount(&peer);
                 self.peers[place].source = source;
@@ -147,7 +147,7 @@ impl Admission {
         let Arrival { listener, parts, must_prove, is_ours, slot } = arrival;
         let slot = slot as u32;
         let (identity, state) = (parts.identity.clone(), parts.state.clone().into_boxed_slice());
-        let source = Source::of(identity.uid, identity.addr, self.limits.prefixes());
+        let source = Principal::of(identity.uid, identity.addr, self.limits.prefixes());
         let is_favoured = self.is_favoured(&identity, is_ours);
         let standing = if is_favoured { Standing::Favoured } else { Standing::Common };
         self.check(now, source)?;
@@ -236,13 +236,13 @@ impl Admission {
         if peer.number != number || !peer.is_of(slot) {
             return None;
         }
-        if peer.source != Source::Unknown {
+        if peer.source != Principal::Unknown {
             self.suspects.note(peer.source, now);
         }
         Some(&peer.identity)
     }
 
-    fn check(&mut self, now: Instant, source: Source) -> Result<(), String> {
+    fn check(&mut self, now: Instant, source: Principal) -> Result<(), String> {
         if let Some(left) = self.suspects.refused_for(source, now) {
             let seconds = left.as_secs() + 1;
             return Err(format!(
@@ -263,9 +263,9 @@ impl Admission {
     }
 
     /// Peers of a source at the most, and the key that says so.
-    fn most_of(&self, source: Source) -> (usize, &'static str) {
+    fn most_of(&self, source: Principal) -> (usize, &'static str) {
         match (source, self.limits.max_peers_per_prefix) {
-            (Source::Network(..), Some(most)) => (most as usize, "max_peers_per_prefix"),
+            (Principal::Network(..), Some(most)) => (most as usize, "max_peers_per_prefix"),
             _ => (self.limits.max_peers_per_uid as usize, "max_peers_per_uid"),
         }
     }
@@ -278,7 +278,7 @@ impl Admission {
         Some(Displaced { slot: peer.slot, number, why, may_prove })
     }
 
-    fn count(&mut self, number: u64, source: Source, standing: Standing) {
+    fn count(&mut self, number: u64, source: Principal, standing: Standing) {
         match standing {
             Standing::Displaced => return,
             Standing::Favoured => self.favoured += 1,
@@ -412,9 +412,9 @@ mod tests {
         assert_eq!(gone(&admit(&mut admission, &net, 0).unwrap()), []);
         assert_eq!(gone(&admit(&mut admission, &of_user(1), 0).unwrap()), []);
         // One that was quicker than the word that it had to go is counted again.
-        let before = admission.per_source[&Source::User(1)] + admission.crowd.len();
+        let before = admission.per_source[&Principal::User(1)] + admission.crowd.len();
         admission.opened(&[third.number], 0);
-        assert_eq!(admission.per_source[&Source::User(1)] + admission.crowd.len(), before + 1);
+        assert_eq!(admission.per_source[&Principal::User(1)] + admission.crowd.len(), before + 1);
         admission.release_slot(0);
         admission.release_slot(1);
         assert!(admission.peers.is_empty() && admission.per_source.is_empty());
@@ -445,7 +445,7 @@ mod tests {
         for uid in 100..200 {
             let _ = admit(&mut admission, &of_user(uid), 0);
         }
-        assert_eq!(admission.per_source[&Source::User(0)], 3);
+        assert_eq!(admission.per_source[&Principal::User(0)], 3);
         assert!(admission.crowd.len() + admission.favoured <= 32);
         // Those on their way out do not count, and cannot be too many.
         assert!(admission.peers.len() <= 2 * 32);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipcd_core::{Acl, Prefixes};
+use ipcd_core::{Acl, AddressPrefixes};
 use ipcd_proto::limits::{DEFAULT_MAX_PAYLOAD, MAX_MAX_PAYLOAD};
 use serde::de::value::StringDeserializer;
 use serde::de::{DeserializeOwned, Error as _, IntoDeserializer};
@@ -327,8 +327,8 @@ impl Default for Limits {
 
 impl Limits {
     /// Which addresses are one source.
-    pub(crate) fn prefixes(&self) -> Prefixes {
-        Prefixes { v4: self.prefix_v4.0, v6: self.prefix_v6.0 }
+    pub(crate) fn prefixes(&self) -> AddressPrefixes {
+        AddressPrefixes { v4: self.prefix_v4.0, v6: self.prefix_v6.0 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What fuzzing reaches that nobody else may: only `cargo fuzz` compiles it.
 
-use ipcd_core::{Change, Table};
+use ipcd_core::{Directory, DirectoryChange};
 
 use crate::link::{ToSupervisor, ToWorker, decode};
 
@@ -10,13 +10,13 @@ const WORKERS: u32 = 3;
 /// Gives the supervisor's table what workers say, one message behind the other. The first byte of
 /// each says which worker, the second how long it is.
 pub fn link(bytes: &[u8]) {
-    let mut table = Table::new(WORKERS as usize);
+    let mut table = Directory::new(WORKERS as usize);
     (0..WORKERS).for_each(|slot| table.born(slot, 1));
     let mut rest = bytes;
     while let [worker, length, behind @ ..] = rest {
         let (message, next) = behind.split_at(usize::from(*length).min(behind.len()));
         let slot = u32::from(*worker) % WORKERS;
-        if let Ok(ToSupervisor::Request { by, request }) = decode(message) {
+        if let Ok(ToSupervisor::DirectoryRequest { by, request }) = decode(message) {
             // Whether its peer may do so is the supervisor's affair; a fault is an answer, too.
             match by % 2 == 0 {
                 true => drop(table.heed(slot, request)),
@@ -32,5 +32,5 @@ pub fn link(bytes: &[u8]) {
         rest = next;
     }
     let mut shared = table.take_shared();
-    let _ = decode::<Change>(bytes).map(|change| shared.apply(&change, |_, _| false));
+    let _ = decode::<DirectoryChange>(bytes).map(|change| shared.apply(&change, |_, _| false));
 }

@@ -1,6 +1,6 @@
 //! What workers hand each other: one inbox for each, which all others write records to.
 //!
-//! A record begins with the sender's slot, its incarnation and the receiver's, each a `u32`; then
+//! A record begins with the sender's slot, its generation and the receiver's, each a `u32`; then
 //! come whole frames, or a piece of one. It stands behind one small type. Rings in shared
 //! memory were tried in its place, and were slower (ADR 0016).
 
@@ -34,7 +34,7 @@ pub(crate) struct Places {
     /// for its link.
     shared: Vec<OwnedFd>,
     /// Which life each place has last begun.
-    lives: Board,
+    generations: Board,
 }
 
 /// Where a worker's own inbox is in what it shares, and the ways begin.
@@ -51,13 +51,13 @@ impl Places {
         let filler = reading.first().ok_or(Errno::EINVAL)?;
         let shared: Vec<_> = [filler].into_iter().chain(&writing).chain([filler]).collect();
         let shared = side_by_side(&shared)?;
-        Ok(Self { reading, shared, lives: Board::new(count)? })
+        Ok(Self { reading, shared, generations: Board::new(count)? })
     }
 
     /// A life begins in a slot. To be called before that worker is born: whoever gets a record of it
     /// can see that there is one.
-    pub(crate) fn begin(&self, slot: u32, life: u32) {
-        self.lives.set(slot as usize, life.into());
+    pub(crate) fn begin(&self, slot: u32, generation: u32) {
+        self.generations.set(slot as usize, generation.into());
     }
 }
 
@@ -80,13 +80,13 @@ fn side_by_side(fds: &[&OwnedFd]) -> io::Result<Vec<OwnedFd>> {
 #[derive(Debug)]
 pub(crate) struct Inboxes {
     slot: u32,
-    life: u32,
+    generation: u32,
     /// Its own inbox, and the ways into all.
     shared: Vec<OwnedFd>,
     /// What is known of each way that was used; a child that serves one peer uses few.
     ways: Vec<Option<Box<Way>>>,
     /// Which life each place has last begun, as the supervisor says.
-    lives: Seen,
+    generations: Seen,
     /// Records for or of a life that is over, which were dropped.
     stale: u64,
 }
@@ -96,9 +96,9 @@ pub(crate) struct Inboxes {
 struct Way {
     splitter: Splitter,
     /// The life that is written to.
-    to_life: u32,
+    to_generation: u32,
     /// The life that pieces are being joined of.
-    life: u32,
+    generation: u32,
     joiner: Joiner,
 }
 
@@ -135,7 +135,7 @@ impl Inboxes {
     pub(crate) fn take(
         places: &mut Places,
         slot: u32,
-        life: u32,
+        generation: u32,
         link: &Link,
     ) -> io::Result<(Self, Link)> {
         let mut shared = std::mem::take(&mut places.shared);
@@ -143,8 +143,8 @@ impl Inboxes {
         dup3(&places.reading[slot as usize], &mut shared[OWN], OFlag::O_CLOEXEC)?;
         let mut ways = Vec::new();
         ways.resize_with(shared.len() - FIRST_WAY, || None);
-        let lives = places.lives.seen();
-        Ok((Self { slot, life, shared, ways, lives, stale: 0 }, link))
+        let generations = places.generations.seen();
+        Ok((Self { slot, generation, shared, ways, generations, stale: 0 }, link))
     }
 
     /// All descriptors that a worker shares with others, but for its link.
@@ -166,10 +166,10 @@ impl Inboxes {
     }
 
     /// Sends one record of these frames to the worker in a slot.
-    pub(crate) fn send(&mut self, slot: u32, life: u32, frames: &[u8]) -> io::Result<Sent> {
+    pub(crate) fn send(&mut self, slot: u32, generation: u32, frames: &[u8]) -> io::Result<Sent> {
         let fd = self.shared[FIRST_WAY + slot as usize].as_fd();
         let way = self.ways[slot as usize].get_or_insert_default();
-        if std::mem::replace(&mut way.to_life, life) != life {
+        if std::mem::replace(&mut way.to_generation, generation) != generation {
             // What was begun for the one who lived there before is of no use to this one.
             way.splitter = Splitter::default();
         }
@@ -177,7 +177,9 @@ impl Inboxes {
             return Ok(Sent::Bytes(0));
         };
         let mut header = [0; HEADER_BYTES];
-        for (field, value) in header.chunks_exact_mut(4).zip([self.slot, self.life, life]) {
+        for (field, value) in
+            header.chunks_exact_mut(4).zip([self.slot, self.generation, generation])
+        {
             field.copy_from_slice(&value.to_le_bytes());
         }
         let parts = [&header, record.header(), &frames[..record.taken()]].map(IoSlice::new);
@@ -204,30 +206,30 @@ impl Inboxes {
         };
         let mut fields = room[..count].chunks_exact(4);
         let mut field = || fields.next()?.try_into().ok().map(u32::from_le_bytes);
-        let (Some(slot), Some(life), Some(to)) = (field(), field(), field()) else {
+        let (Some(slot), Some(generation), Some(to)) = (field(), field(), field()) else {
             return Ok(Arrived::Nonsense);
         };
         let Some(way) = self.ways.get_mut(slot as usize) else {
             return Ok(Arrived::Nonsense);
         };
         // Whoever claims to be a life that there never was would have its successors taken for dead.
-        let last = self.lives.get(slot as usize).unwrap_or(0);
-        if life == 0 || u64::from(life) > last {
+        let last = self.generations.get(slot as usize).unwrap_or(0);
+        if generation == 0 || u64::from(generation) > last {
             return Ok(Arrived::Nonsense);
         }
         // What was for the one who lived here before is of no use to us.
-        if to != self.life {
+        if to != self.generation {
             self.stale += 1;
             return Ok(Arrived::Stale);
         }
         let way = way.get_or_insert_default();
-        if way.life != life {
-            way.life = life;
+        if way.generation != generation {
+            way.generation = generation;
             self.stale += u64::from(way.joiner.is_joining());
             way.joiner = Joiner::default();
         }
         match way.joiner.accept_spare(HEADER_BYTES..count, into) {
-            Ok(_) => Ok(Arrived::Of(slot, life)),
+            Ok(_) => Ok(Arrived::Of(slot, generation)),
             Err(_) => Ok(Arrived::Nonsense),
         }
     }
@@ -259,8 +261,8 @@ mod tests {
     }
 
     /// A record without frames, and what comes of it.
-    fn say(inbox: &mut Inboxes, slot: u32, life: u32) -> Arrived {
-        let header = [slot, life, 1].map(u32::to_le_bytes).concat();
+    fn say(inbox: &mut Inboxes, slot: u32, generation: u32) -> Arrived {
+        let header = [slot, generation, 1].map(u32::to_le_bytes).concat();
         send(inbox.way(0).as_raw_fd(), &[&header[..], &[0]].concat(), MsgFlags::empty()).unwrap();
         inbox.receive(&mut ReadBuffer::new(1024, 1024)).unwrap()
     }
@@ -268,8 +270,8 @@ mod tests {
     #[test]
     fn nobody_is_believed_to_be_a_life_that_has_not_begun() {
         let (mut inbox, places) = inbox();
-        for life in [0, 3, u32::MAX] {
-            assert_eq!(say(&mut inbox, 1, life), Arrived::Nonsense, "{life}");
+        for generation in [0, 3, u32::MAX] {
+            assert_eq!(say(&mut inbox, 1, generation), Arrived::Nonsense, "{generation}");
         }
         assert_eq!(say(&mut inbox, 1, 2), Arrived::Of(1, 2));
         // What was sent before the death is heard after it, and the next life at once.
@@ -309,15 +311,15 @@ mod tests {
         ) {
             let (mut inbox, _) = inbox();
             let mut buffer = ReadBuffer::new(1024, 1024);
-            for (slot, life, to, rest) in records {
-                let header = [slot, life, to].map(u32::to_le_bytes).concat();
+            for (slot, generation, to, rest) in records {
+                let header = [slot, generation, to].map(u32::to_le_bytes).concat();
                 let record = [&header[..], &rest].concat();
                 let record = &record[..record.len() - cut.min(rest.len() + cut)];
                 send(inbox.way(0).as_raw_fd(), record, MsgFlags::empty()).unwrap();
                 let arrived = inbox.receive(&mut buffer).unwrap();
                 prop_assert!(arrived != Arrived::Nothing);
-                if let Arrived::Of(of, as_life) = arrived {
-                    prop_assert!(of < SLOTS && to == 1 && as_life == life && life <= of + 1);
+                if let Arrived::Of(of, as_generation) = arrived {
+                    prop_assert!(of < SLOTS && to == 1 && as_generation == generation && generation <= of + 1);
                 }
                 buffer.clear();
                 prop_assert_eq!(inbox.receive(&mut buffer).unwrap(), Arrived::Nothing);

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use bincode::config::{Configuration, Limit};
-use ipcd_core::{Acl, Config, News, Prefixes, Request, Tokens};
+use ipcd_core::{Acl, AddressPrefixes, Config, DirectoryEvent, DirectoryRequest, TokenSet};
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::Identity;
 use nix::errno::Errno;
@@ -62,7 +62,7 @@ pub(crate) enum ToWorker {
     /// Say goodbye to all peers and end.
     Drain,
     /// What all workers know has changed, and the like.
-    News(News),
+    DirectoryEvent(DirectoryEvent),
     /// The configuration has changed.
     Configure(Box<Live>),
     /// The bare peers of this listener say and hear something else from now on.
@@ -82,12 +82,12 @@ pub(crate) struct Live {
     max_subscriptions: usize,
     max_subscriptions_per_source: u64,
     max_bytes_per_source: u64,
-    prefixes: Prefixes,
+    prefixes: AddressPrefixes,
     handshake_timeout: Duration,
     frame_timeout: Duration,
     idle_timeout: Option<Duration>,
     stall_timeout: Duration,
-    tokens: Tokens,
+    tokens: TokenSet,
     acl: Acl,
     listeners: BTreeMap<usize, (String, String)>,
 }
@@ -165,11 +165,11 @@ pub(crate) enum ToSupervisor {
     /// These have proved their tokens, by the supervisor's numbers.
     Opened(Vec<u64>),
     /// What it wants all workers to know, and the like.
-    Request {
+    DirectoryRequest {
         /// The peer that it is for, by the supervisor's number; 0 for none.
         by: u64,
         /// What.
-        request: Request,
+        request: DirectoryRequest,
     },
     /// Nothing is on its way from it to other workers.
     Quiet,

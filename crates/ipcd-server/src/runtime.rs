@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use ipcd_core::Tokens;
+use ipcd_core::TokenSet;
 use ipcd_proto::auth::{PROOF_BYTES, Token};
 use ipcd_transport::{TrustedDir, open_lock};
 use nix::errno::Errno;
@@ -63,14 +63,14 @@ impl RuntimeDir {
 
     /// The secrets that peers may prove. The daemon's own is made at its first start. One that others
     /// may read or change proves nothing, so it is left out.
-    pub(crate) fn tokens(&self, files: &[TokenFile]) -> Result<Tokens, Error> {
+    pub(crate) fn tokens(&self, files: &[TokenFile]) -> Result<TokenSet, Error> {
         let name = Path::new(TOKEN_FILE);
         let own = self.path().join(name);
         if matches!(self.directory.find(name), Err(Errno::ENOENT)) {
             make_token(&self.directory, name)
                 .map_err(|error| Error::system(format!("write {}", own.display()), error))?;
         }
-        let mut tokens = Tokens { own: read_safe_token(&own)?, ..Tokens::default() };
+        let mut tokens = TokenSet { own: read_safe_token(&own)?, ..TokenSet::default() };
         for TokenFile { name, file } in files {
             if let Some(token) = read_safe_token(file)? {
                 tokens.named.insert(name.clone(), token);

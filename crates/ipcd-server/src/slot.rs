@@ -23,8 +23,8 @@ pub(crate) struct Slot {
     pub(crate) is_blocked: bool,
     /// What the worker logs.
     pub(crate) log: Option<LineReader>,
-    pub(crate) life: Life,
-    pub(crate) incarnation: u32,
+    pub(crate) state: WorkerState,
+    pub(crate) generation: u32,
     /// Since when the worker owes us something.
     pub(crate) owes_since: Option<Instant>,
     /// Whether it has been stopped by a signal.
@@ -40,7 +40,7 @@ pub(crate) struct Slot {
 
 /// What lives in a slot.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Life {
+pub(crate) enum WorkerState {
     /// Nothing.
     Free,
     /// A worker.
@@ -61,14 +61,14 @@ pub(crate) enum Life {
 
 impl Slot {
     /// An empty place, without a link yet.
-    pub(crate) fn new(life: Life) -> Self {
+    pub(crate) fn new(state: WorkerState) -> Self {
         Self {
             link: Link::none(),
             far_end: Link::none(),
             is_blocked: false,
             log: None,
-            life,
-            incarnation: 0,
+            state,
+            generation: 0,
             owes_since: None,
             is_stopped: false,
             is_condemned: false,
@@ -88,13 +88,13 @@ impl Slot {
     pub(crate) fn close(&mut self) {
         (self.link, self.far_end) = (Link::none(), Link::none());
         self.is_blocked = false;
-        self.life = Life::Free;
+        self.state = WorkerState::Free;
     }
 
     /// The worker's process.
     pub(crate) fn pid(&self) -> Option<Pid> {
-        match self.life {
-            Life::Running { pid, .. } => Some(pid),
+        match self.state {
+            WorkerState::Running { pid, .. } => Some(pid),
             _ => None,
         }
     }
@@ -106,7 +106,7 @@ impl Slot {
 
     /// A worker was born.
     pub(crate) fn born(&mut self, pid: Pid) {
-        self.life = Life::Running { pid, since: Instant::now(), is_ready: false };
+        self.state = WorkerState::Running { pid, since: Instant::now(), is_ready: false };
         (self.owes_since, self.is_stopped, self.is_quiet) = (None, false, false);
         self.is_condemned = false;
         self.has_hung = false;
@@ -115,8 +115,8 @@ impl Slot {
     /// When a successor is to be born: at once, unless the worker died in its infancy.
     pub(crate) fn next_birth(&mut self) -> Instant {
         let now = Instant::now();
-        match self.life {
-            Life::Running { since, is_ready: true, .. } if now - since >= INFANCY => {
+        match self.state {
+            WorkerState::Running { since, is_ready: true, .. } if now - since >= INFANCY => {
                 self.pause = FIRST_PAUSE;
                 now
             }
@@ -133,7 +133,7 @@ impl Slot {
 
     /// Notes whether the worker owes us something now.
     pub(crate) fn note_debt(&mut self, owes: bool, now: Instant) {
-        let is_unborn = matches!(self.life, Life::Running { is_ready: false, .. });
+        let is_unborn = matches!(self.state, WorkerState::Running { is_ready: false, .. });
         match owes || is_unborn || self.is_stopped {
             true => drop(self.owes_since.get_or_insert(now)),
             false => self.owes_since = None,

@@ -22,7 +22,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use ipcd_core::{DaemonInfo, Table, Tokens, Told};
+use ipcd_core::{AddressedEvent, DaemonInfo, Directory, TokenSet};
 use ipcd_sys::marks::Marks;
 use ipcd_sys::{Keeper, inherited};
 use nix::errno::Errno;
@@ -47,7 +47,7 @@ use crate::pid_file::PidFile;
 use crate::privileges;
 use crate::runtime::RuntimeDir;
 use crate::sandbox::Sandbox;
-use crate::slot::{Life, Slot};
+use crate::slot::{Slot, WorkerState};
 use crate::worker::{self, Admitted, Birth, Mark};
 use crate::{Error, VERSION};
 
@@ -96,7 +96,7 @@ struct Supervisor {
     /// Those that are not free. Hundreds of free ones in each turn were a sixth of a fork's cost.
     occupied: Vec<usize>,
     inboxes: Places,
-    table: Table,
+    table: Directory,
     /// The slot whose turn it is to get a peer.
     turn: usize,
     listeners: Vec<Listening>,
@@ -157,7 +157,7 @@ impl Supervisor {
             sandbox,
             epoll,
             signals,
-            table: Table::new(slots.len()),
+            table: Directory::new(slots.len()),
             occupied: occupied(&slots),
             slots,
             inboxes,
@@ -229,8 +229,8 @@ impl Supervisor {
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
         let watchdog = self.config.daemon.watchdog.duration();
         let slots = || self.occupied.iter().map(|index| &self.slots[*index]);
-        let births = slots().filter_map(|slot| match slot.life {
-            Life::Dead { until } if self.ending.is_none() => Some(until),
+        let births = slots().filter_map(|slot| match slot.state {
+            WorkerState::Dead { until } if self.ending.is_none() => Some(until),
             _ => None,
         });
         let debts = slots().filter_map(|slot| Some(slot.owes_since? + watchdog));
@@ -294,14 +294,14 @@ impl Supervisor {
         let now = Instant::now();
         for at in 0..self.occupied.len() {
             let index = self.occupied[at];
-            if let Life::Dead { until } = self.slots[index].life
+            if let WorkerState::Dead { until } = self.slots[index].state
                 && self.ending.is_none()
                 && until <= now
                 && let Err(error) = self.fork(index, &mut None)
             {
                 error!(%error, "cannot fork a worker");
                 let until = self.slots[index].after_pause();
-                self.slots[index].life = Life::Dead { until };
+                self.slots[index].state = WorkerState::Dead { until };
             }
         }
     }
@@ -316,10 +316,10 @@ impl Supervisor {
             open_link(&self.epoll, slot, FIRST_LINK + index as u64)?;
             self.occupied.push(index);
         }
-        slot.incarnation += 1;
-        let (place, incarnation) = (index as u32, slot.incarnation);
-        self.inboxes.begin(place, incarnation);
-        self.table.born(place, incarnation);
+        slot.generation += 1;
+        let (place, generation) = (index as u32, slot.generation);
+        self.inboxes.begin(place, generation);
+        self.table.born(place, generation);
         let born = {
             let (core, table, inboxes) = (&mut self.core, &mut self.table, &mut self.inboxes);
             let (far_end, user) = (&self.slots[index].far_end, self.worker_user);
@@ -327,7 +327,7 @@ impl Supervisor {
             let (null, log) = (&self.null, &log_end);
             // The child's copies of all this are its own: what it takes, the parent still has.
             ipcd_sys::fork(|| {
-                let core = ipcd_core::Config { slot: place, incarnation, ..core.take() };
+                let core = ipcd_core::Config { slot: place, generation, ..core.take() };
                 let (only, shared) = (only.take(), has_others.then(|| table.take_shared()));
                 let mark = Mark { marks: marks.clone(), place: index };
                 worker::main(Birth {
@@ -355,7 +355,7 @@ impl Supervisor {
                 }
                 self.arm_log(index);
                 if self.config.daemon.fork == ForkMode::Pool {
-                    info!(pid = pid.as_raw(), slot = index, incarnation, "worker started");
+                    info!(pid = pid.as_raw(), slot = index, generation, "worker started");
                 }
                 Ok(())
             }
@@ -376,8 +376,10 @@ impl Supervisor {
         self.occupied.retain(|occupied| *occupied != index);
     }
 
-    fn tell_news(&mut self, told: Vec<Told>) {
-        self.tell(told.into_iter().map(|(slot, news)| (slot, ToWorker::News(news))).collect());
+    fn tell_news(&mut self, told: Vec<AddressedEvent>) {
+        self.tell(
+            told.into_iter().map(|(slot, news)| (slot, ToWorker::DirectoryEvent(news))).collect(),
+        );
     }
 
     /// Sends messages to workers; who does not live is not told.
@@ -462,7 +464,7 @@ fn watch(epoll: &Epoll, fd: &impl AsFd, data: u64) -> Result<(), Error> {
 fn core_config<'a>(
     config: &Config,
     listeners: impl IntoIterator<Item = &'a Listening>,
-    tokens: Tokens,
+    tokens: TokenSet,
     sandbox: String,
 ) -> ipcd_core::Config {
     let limits = &config.limits;

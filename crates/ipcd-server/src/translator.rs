@@ -2,7 +2,7 @@
 
 mod http;
 
-use ipcd_core::Bare;
+use ipcd_core::RawPeer;
 use ipcd_proto::control::{Refusal, decode as body};
 use ipcd_proto::{
     BadSubject, Codec, Decoded, Decoder, Filter, Frame, FrameWriter, Header, Kind, Subject,
@@ -79,11 +79,11 @@ impl Translator {
     }
 
     /// What the peer hears, for the router.
-    pub(crate) fn session(&self) -> Bare {
+    pub(crate) fn session(&self) -> RawPeer {
         let parse = |reply: &String| Filter::parse(reply.as_bytes()).ok();
         let filters = self.dialect.reply.iter().filter_map(parse).collect();
         let speaks = self.dialect.subject.is_some();
-        Bare { filters, echo: self.dialect.echo, largest: self.largest_sent, speaks }
+        RawPeer { filters, echo: self.dialect.echo, largest: self.largest_sent, speaks }
     }
 
     /// The peer says and hears something else from now on.

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
-use ipcd_core::{Core, Output, PeerInfo, PeerKey, Request, Shared, Source};
+use ipcd_core::{DirectoryRequest, DirectoryState, Output, PeerInfo, PeerKey, Principal, Router};
 use ipcd_proto::control::Origin;
 use ipcd_sys::marks::Marks;
 use ipcd_sys::{MAX_PASSED, close_all_except};
@@ -69,7 +69,7 @@ pub(crate) struct Birth<'a> {
     pub(crate) supervisor: Pid,
     pub(crate) core: ipcd_core::Config,
     /// What all workers know, if there are several.
-    pub(crate) shared: Option<Shared>,
+    pub(crate) shared: Option<DirectoryState>,
     /// The one peer that the worker is born for, with `--fork connection`.
     pub(crate) only: Option<Admitted>,
     pub(crate) user: Option<privileges::Drop>,
@@ -123,8 +123,8 @@ pub(crate) fn main(birth: Birth<'_>) -> i32 {
 }
 
 fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
-    let (slot, life) = (birth.core.slot, birth.core.incarnation);
-    let (inboxes, link) = Inboxes::take(birth.inboxes, slot, life, birth.link)
+    let (slot, generation) = (birth.core.slot, birth.core.generation);
+    let (inboxes, link) = Inboxes::take(birth.inboxes, slot, generation, birth.link)
         .map_err(|error| Error::system("take the link and the inbox", error))?;
     let mut keep: Vec<_> = inboxes.descriptors().chain([link.as_fd()]).collect();
     let only = birth.only.iter().flat_map(|only| &only.parts.descriptors);
@@ -158,7 +158,7 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
     let shared = inboxes.descriptors().chain([link.as_fd()]);
     birth.sandbox.enter(shared, alarm.as_fd())?;
     birth.core.daemon.worker = std::process::id();
-    let slots = birth.shared.as_ref().map_or(0, |shared| shared.lives.len());
+    let slots = birth.shared.as_ref().map_or(0, |shared| shared.generations.len());
     let mut worker = Worker {
         epoll,
         alarm,
@@ -171,7 +171,7 @@ fn start(mut birth: Birth<'_>) -> Result<Worker, Error> {
         last_descriptor,
         reads_peers: true,
         quiescing: false,
-        core: Core::new(birth.core, birth.shared),
+        core: Router::new(birth.core, birth.shared),
         connections: Vec::new(),
         next_number: 1,
         scratch: ReadBuffer::new(SCRATCH_BYTES, 0),
@@ -223,7 +223,7 @@ struct Worker {
     /// Whether the supervisor wants to know when nothing is on
     /// its way to other workers.
     quiescing: bool,
-    core: Core,
+    core: Router,
     connections: Vec<Option<Connection>>,
     next_number: u32,
     scratch: ReadBuffer,
@@ -277,15 +277,15 @@ impl Worker {
             self.report_gone()?;
         }
         // What it has counted outlives it.
-        let counted = Request::Counted(self.core.last_counters());
+        let counted = DirectoryRequest::Counted(self.core.last_counters());
         self.request(counted)
     }
 
     /// Tells the supervisor something, and for whom.
-    fn request(&mut self, request: Request) -> Result<(), Error> {
+    fn request(&mut self, request: DirectoryRequest) -> Result<(), Error> {
         let connection = request.principal().and_then(|by| self.connection(by.key));
         let by = connection.map_or(0, |connection| connection.admission);
-        self.tell(&ToSupervisor::Request { by, request })
+        self.tell(&ToSupervisor::DirectoryRequest { by, request })
     }
 
     /// Does a slice of what had to be put off, which may be much: others come first, and come soon.
@@ -349,7 +349,9 @@ impl Worker {
                     self.draining = true;
                     self.core.drain(self.now);
                 }
-                Received::Message(ToWorker::News(news), _) => self.core.hear_news(self.now, news),
+                Received::Message(ToWorker::DirectoryEvent(news), _) => {
+                    self.core.hear_news(self.now, news)
+                }
                 Received::Message(ToWorker::Configure(live), _) => {
                     self.configure(*live);
                 }
@@ -447,8 +449,8 @@ impl Worker {
     }
 
     /// The source that a line about a peer is charged to.
-    fn source_of(&self, identity: &Identity) -> Source {
-        Source::of(identity.uid, identity.addr, self.core.prefixes())
+    fn source_of(&self, identity: &Identity) -> Principal {
+        Principal::of(identity.uid, identity.addr, self.core.prefixes())
     }
 
     fn reject(&mut self, number: u64, transport: &dyn Transport, who: &Identity, why: &str) {
@@ -492,7 +494,7 @@ impl Worker {
                 Output::Opened(key) => {
                     self.note_opened(key);
                     let origin = self.core.origin(key);
-                    let source = Source::of(origin.uid, origin.addr, self.core.prefixes());
+                    let source = Principal::of(origin.uid, origin.addr, self.core.prefixes());
                     debug!(%source, peer = origin.peer, name = ?origin.name, "session open");
                 }
                 Output::Denied(key, why) => self.note_denied(key, &why),

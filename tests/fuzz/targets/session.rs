@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_core::{Config, Core, DaemonInfo, Output, PeerInfo, PeerKey};
+use ipcd_core::{Config, Router, DaemonInfo, Output, PeerInfo, PeerKey};
 use ipcd_proto::control::{Hello, Origin, encode};
 use ipcd_proto::{Decoded, FrameWriter, Header, Kind, VERSION, decode};
 use libfuzzer_sys::fuzz_target;
@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 struct Play {
-    core: Core,
+    core: Router,
     now: Instant,
     /// Each with what it has sent and the router has not taken.
     peers: [Option<(PeerKey, Vec<u8>)>; PEERS],
@@ -39,7 +39,7 @@ impl Play {
         config.max_payload = 1 << 16;
         // Also what one peer alone gets is kept as if it were for many.
         config.sharers = 1;
-        let mut play = Self { core: Core::new(config, None), now, peers: [const { None }; PEERS] };
+        let mut play = Self { core: Router::new(config, None), now, peers: [const { None }; PEERS] };
         (0..PEERS).for_each(|at| play.come(at, at < 2));
         play
     }

@@ -10,14 +10,14 @@ const ADDRESSES: &str = "@";
 /// those.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Pattern {
+pub enum SubjectPattern {
     /// Addresses of peers.
     Addresses,
     /// What a filter matches.
     Subjects(Filter),
 }
 
-impl Pattern {
+impl SubjectPattern {
     /// Whether it includes messages to one peer.
     pub(super) fn has_addresses(&self) -> bool {
         matches!(self, Self::Addresses) || self.is_everything()
@@ -44,7 +44,7 @@ impl Pattern {
     }
 }
 
-impl TryFrom<String> for Pattern {
+impl TryFrom<String> for SubjectPattern {
     type Error = BadSubject;
 
     fn try_from(text: String) -> Result<Self, BadSubject> {
@@ -55,11 +55,11 @@ impl TryFrom<String> for Pattern {
     }
 }
 
-impl From<Pattern> for String {
-    fn from(pattern: Pattern) -> Self {
+impl From<SubjectPattern> for String {
+    fn from(pattern: SubjectPattern) -> Self {
         match pattern {
-            Pattern::Addresses => ADDRESSES.into(),
-            Pattern::Subjects(filter) => filter.as_str().into(),
+            SubjectPattern::Addresses => ADDRESSES.into(),
+            SubjectPattern::Subjects(filter) => filter.as_str().into(),
         }
     }
 }
@@ -136,10 +136,10 @@ mod tests {
 
     #[test]
     fn the_pattern_of_everything_includes_addresses() {
-        let pattern = |text: &str| Pattern::try_from(text.to_owned()).unwrap();
+        let pattern = |text: &str| SubjectPattern::try_from(text.to_owned()).unwrap();
         assert!(pattern("@").has_addresses() && pattern(">").has_addresses());
         assert!(!pattern("*").has_addresses() && !pattern("*.>").has_addresses());
-        assert!(Pattern::try_from("@7".to_owned()).is_err());
+        assert!(SubjectPattern::try_from("@7".to_owned()).is_err());
         assert!(covers(&Filter::parse(b">").unwrap(), &Filter::parse(b"*.>").unwrap()));
         let long = format!("{}.*", "x".repeat(200));
         let other = format!("*.{}", "y".repeat(200));

@@ -4,34 +4,34 @@ use ipcd_proto::control::Query;
 use ipcd_proto::{BadSubject, Filter, Subject};
 
 use super::names::NamePermit;
-use super::pattern::Pattern;
+use super::pattern::SubjectPattern;
 
 /// What a peer may do. Nothing is restricted for a peer that has none.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) struct Rights {
-    pub(super) publish: Permit,
-    pub(super) subscribe: Permit,
+pub(crate) struct PeerRights {
+    pub(super) publish: SubjectPermit,
+    pub(super) subscribe: SubjectPermit,
     pub(super) name: NamePermit,
     pub(super) admin: bool,
 }
 
 /// Which subjects are allowed: those that nothing denies, and that all are or something allows.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub(super) struct Permit {
+pub(super) struct SubjectPermit {
     pub(super) is_open: bool,
-    pub(super) allow: Vec<Pattern>,
-    pub(super) deny: Vec<Pattern>,
+    pub(super) allow: Vec<SubjectPattern>,
+    pub(super) deny: Vec<SubjectPattern>,
 }
 
 /// How much of what a filter matches may be heard.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Share {
+pub(super) enum FilterShare {
     Nothing,
     Some,
     All,
 }
 
-impl Rights {
+impl PeerRights {
     /// Whether messages may be published there.
     pub(crate) fn may_publish(&self, subject: Subject<'_>) -> bool {
         self.publish.permits(Target::Subject(subject))
@@ -50,7 +50,7 @@ impl Rights {
     /// Whether something that the filter matches may be heard; by a member of a group, all of it.
     pub(crate) fn may_subscribe(&self, filter: &Filter, is_member: bool) -> bool {
         let share = self.subscribe.share(filter);
-        (if is_member { share.of_member() } else { share }) != Share::Nothing
+        (if is_member { share.of_member() } else { share }) != FilterShare::Nothing
     }
 
     /// Whether other peers may be seen and cut off.
@@ -87,31 +87,31 @@ impl Rights {
     }
 }
 
-impl Permit {
+impl SubjectPermit {
     pub(super) fn permits(&self, target: Target<'_>) -> bool {
         !target.is_in(&self.deny) && (self.is_open || target.is_in(&self.allow))
     }
 
-    pub(super) fn share(&self, filter: &Filter) -> Share {
+    pub(super) fn share(&self, filter: &Filter) -> FilterShare {
         let is_left = |part: &Filter| !self.deny.iter().any(|pattern| pattern.covers(part));
         let mut parts = self.allow.iter().filter_map(|pattern| pattern.meets(filter));
         let some = if self.is_open { is_left(filter) } else { parts.any(|part| is_left(&part)) };
         let all = self.is_open || self.allow.iter().any(|pattern| pattern.covers(filter));
         let is_touched = self.deny.iter().any(|pattern| pattern.meets(filter).is_some());
         match (some, all && !is_touched) {
-            (false, _) => Share::Nothing,
-            (true, false) => Share::Some,
-            (true, true) => Share::All,
+            (false, _) => FilterShare::Nothing,
+            (true, false) => FilterShare::Some,
+            (true, true) => FilterShare::All,
         }
     }
 
     fn is_everything(&self) -> bool {
-        let allows_all = self.allow.iter().any(Pattern::is_everything);
+        let allows_all = self.allow.iter().any(SubjectPattern::is_everything);
         self.deny.is_empty() && (self.is_open || allows_all)
     }
 }
 
-impl Share {
+impl FilterShare {
     pub(super) fn of(allowed: bool) -> Self {
         if allowed { Self::All } else { Self::Nothing }
     }
@@ -139,7 +139,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    pub(super) fn is_in(self, patterns: &[Pattern]) -> bool {
+    pub(super) fn is_in(self, patterns: &[SubjectPattern]) -> bool {
         patterns.iter().any(|pattern| match self {
             Self::Address => pattern.has_addresses(),
             Self::Subject(subject) => pattern.matches(subject),

@@ -34,8 +34,8 @@ fn oracle_matches(filter: &str, subject: &str) -> bool {
 }
 
 /// What is documented: a deny wins; else an allow; else all is open unless something is allowed.
-fn oracle(rules: &[Rule], who: &Who, speaks: impl Fn(&Rule) -> bool) -> bool {
-    let concerns = |rule: &&Rule| {
+fn oracle(rules: &[AclRule], who: &Who, speaks: impl Fn(&AclRule) -> bool) -> bool {
+    let concerns = |rule: &&AclRule| {
         let whom = &rule.whom;
         let group = whom.group.as_ref();
         (whom.uid.is_none() || whom.uid == who.uid)
@@ -48,12 +48,12 @@ fn oracle(rules: &[Rule], who: &Who, speaks: impl Fn(&Rule) -> bool) -> bool {
     };
     let spoken: Vec<_> =
         rules.iter().filter(concerns).filter(|rule| speaks(rule)).map(|r| r.action).collect();
-    let is_closed = rules.iter().any(|rule| rule.action == Action::Allow);
-    !spoken.contains(&Action::Deny) && (spoken.contains(&Action::Allow) || !is_closed)
+    let is_closed = rules.iter().any(|rule| rule.action == RuleAction::Allow);
+    !spoken.contains(&RuleAction::Deny) && (spoken.contains(&RuleAction::Allow) || !is_closed)
 }
 
-fn names(patterns: &[Pattern], subject: &str) -> bool {
-    let text = |pattern: &Pattern| String::from(pattern.clone());
+fn names(patterns: &[SubjectPattern], subject: &str) -> bool {
+    let text = |pattern: &SubjectPattern| String::from(pattern.clone());
     patterns.iter().any(|pattern| oracle_matches(&text(pattern), subject))
 }
 
@@ -64,9 +64,9 @@ fn filter_text() -> impl Strategy<Value = String> {
     prop_oneof![8 => plain, 1 => Just(">".to_owned())]
 }
 
-fn patterns() -> impl Strategy<Value = Vec<Pattern>> {
+fn patterns() -> impl Strategy<Value = Vec<SubjectPattern>> {
     let pattern = prop_oneof![9 => filter_text(), 1 => Just("@".to_owned())];
-    vec(pattern.prop_map(|text| Pattern::try_from(text).expect("it is well-formed")), 0..3)
+    vec(pattern.prop_map(|text| SubjectPattern::try_from(text).expect("it is well-formed")), 0..3)
 }
 
 fn maybe<T: Clone + std::fmt::Debug + 'static>(of: Vec<T>) -> impl Strategy<Value = Option<T>> {
@@ -77,23 +77,23 @@ fn listeners() -> Vec<String> {
     ["in", "out"].map(str::to_owned).to_vec()
 }
 
-fn rule() -> impl Strategy<Value = Rule> {
-    let group = Members { gid: 7, uids: vec![2] };
+fn rule() -> impl Strategy<Value = AclRule> {
+    let group = GroupMembers { gid: 7, uids: vec![2] };
     let proved = (maybe(tokens()), maybe(certificates()));
     let whom = (maybe(vec![1, 2]), maybe(vec![group]), maybe(listeners()), proved);
-    let whom = whom.prop_map(|(uid, group, listener, (token, certificate))| Whom {
+    let whom = whom.prop_map(|(uid, group, listener, (token, certificate))| RuleScope {
         uid,
         group,
         listener,
         token,
         certificate,
     });
-    let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
+    let action = prop_oneof![Just(RuleAction::Allow), Just(RuleAction::Deny)];
     (whom, patterns(), patterns(), any_names(), any::<bool>(), action).prop_map(
         |(whom, publish, subscribe, name, admin, action)| {
-            let subscribe = subscribe.into_iter().filter(|p| *p != Pattern::Addresses);
+            let subscribe = subscribe.into_iter().filter(|p| *p != SubjectPattern::Addresses);
             let subscribe = subscribe.collect();
-            Rule { whom, publish, subscribe, name, admin, action, line: 0 }
+            AclRule { whom, publish, subscribe, name, admin, action, line: 0 }
         },
     )
 }
@@ -105,9 +105,10 @@ fn any_names() -> impl Strategy<Value = Option<Vec<NamePattern>>> {
 }
 
 /// As it is explained: what `name` says, or all for a rule for everything.
-fn names_it(rule: &Rule, name: &str) -> bool {
-    let says =
-        |patterns: &[Pattern]| patterns.iter().any(|pattern| String::from(pattern.clone()) == ">");
+fn names_it(rule: &AclRule, name: &str) -> bool {
+    let says = |patterns: &[SubjectPattern]| {
+        patterns.iter().any(|pattern| String::from(pattern.clone()) == ">")
+    };
     match &rule.name {
         None => says(&rule.publish) && says(&rule.subscribe),
         Some(patterns) => patterns.iter().any(|pattern| {
@@ -145,20 +146,20 @@ proptest! {
             let subject = ipcd_proto::Subject::parse(text.as_bytes()).expect("it is well-formed");
             let publishes = oracle(&acl.rules, &who, |rule| names(&rule.publish, &text));
             let hears = oracle(&acl.rules, &who, |rule| names(&rule.subscribe, &text));
-            let may = |ask: fn(&Rights, ipcd_proto::Subject<'_>) -> bool| {
+            let may = |ask: fn(&PeerRights, ipcd_proto::Subject<'_>) -> bool| {
                 rights.as_ref().is_none_or(|rights| ask(rights, subject))
             };
-            prop_assert_eq!(may(Rights::may_publish), publishes, "publish {}", &text);
-            prop_assert_eq!(may(Rights::may_hear), hears, "hear {}", &text);
+            prop_assert_eq!(may(PeerRights::may_publish), publishes, "publish {}", &text);
+            prop_assert_eq!(may(PeerRights::may_hear), hears, "hear {}", &text);
             let told = acl.verdict(&who, &Access::Publish(text)).expect("it is well-formed");
             prop_assert_eq!(told.allowed, publishes);
         }
-        let addresses = |rule: &Rule| rule.publish.iter().any(|pattern| {
+        let addresses = |rule: &AclRule| rule.publish.iter().any(|pattern| {
             ["@", ">"].contains(&String::from(pattern.clone()).as_str())
         });
-        let may_address = rights.as_ref().is_none_or(Rights::may_address);
+        let may_address = rights.as_ref().is_none_or(PeerRights::may_address);
         prop_assert_eq!(may_address, oracle(&acl.rules, &who, addresses));
-        let may_administer = rights.as_ref().is_none_or(Rights::may_administer);
+        let may_administer = rights.as_ref().is_none_or(PeerRights::may_administer);
         prop_assert_eq!(may_administer, oracle(&acl.rules, &who, |rule| rule.admin));
         for name in ["ann", "bob", "cyd"] {
             let may = rights.as_ref().is_none_or(|rights| rights.may_be_named(name));
@@ -183,7 +184,7 @@ proptest! {
         prop_assert!(may(false) || !matched.iter().any(hears));
         prop_assert!(!may(true) || matched.iter().all(hears));
         prop_assert!(may(false) || !may(true));
-        let denials = acl.rules.iter().filter(|rule| rule.action == Action::Deny);
+        let denials = acl.rules.iter().filter(|rule| rule.action == RuleAction::Deny);
         let denials: usize = denials.map(|rule| rule.subscribe.len()).sum();
         if denials == 0 && !matched.is_empty() {
             prop_assert_eq!(may(false), matched.iter().any(hears));
@@ -197,19 +198,20 @@ proptest! {
     }
 }
 
-fn rule_of(text: &str) -> Rule {
+fn rule_of(text: &str) -> AclRule {
     let (action, rest) = text.split_once(' ').expect("it is well-formed");
     let patterns = |key: &str| {
         let list = rest.split(' ').find_map(|word| word.strip_prefix(key)).unwrap_or_default();
         let list = list.split(',').filter(|text| !text.is_empty());
-        list.map(|text| Pattern::try_from(text.to_owned()).expect("it is well-formed")).collect()
+        list.map(|text| SubjectPattern::try_from(text.to_owned()).expect("it is well-formed"))
+            .collect()
     };
-    Rule {
-        action: if action == "allow" { Action::Allow } else { Action::Deny },
+    AclRule {
+        action: if action == "allow" { RuleAction::Allow } else { RuleAction::Deny },
         publish: patterns("pub="),
         subscribe: patterns("sub="),
         admin: rest.contains("admin"),
-        ..Rule::default()
+        ..AclRule::default()
     }
 }
 
@@ -252,8 +254,8 @@ fn names_the_rule_that_decides() {
 
 #[test]
 fn a_listener_has_several_names() {
-    let whom = Whom { listener: Some("net".into()), ..Whom::default() };
-    let rule = Rule { whom, ..rule_of("deny pub=>") };
+    let whom = RuleScope { listener: Some("net".into()), ..RuleScope::default() };
+    let rule = AclRule { whom, ..rule_of("deny pub=>") };
     let names = ["tcp://127.0.0.1:9", "net"].map(str::to_owned).to_vec();
     let acl = Acl { rules: vec![rule], listeners: [(0, names)].into() };
     let publish = |listener: &str| {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 const FEW: usize = 16;
 
 /// What a filter has as members.
-pub trait Listed: Clone + Ord {
+pub trait TrieMember: Clone + Ord {
     /// Tells the members of a filter apart.
     type Key: Clone + std::fmt::Debug + Ord;
 
@@ -17,18 +17,18 @@ pub trait Listed: Clone + Ord {
 
 /// The members of one filter.
 #[derive(Clone, Debug)]
-pub(super) enum Roll<M: Listed> {
+pub(super) enum MemberSet<M: TrieMember> {
     Few(Vec<M>),
     Many(BTreeMap<M::Key, M>),
 }
 
-impl<M: Listed> Default for Roll<M> {
+impl<M: TrieMember> Default for MemberSet<M> {
     fn default() -> Self {
         Self::Few(Vec::new())
     }
 }
 
-impl<M: Listed> Roll<M> {
+impl<M: TrieMember> MemberSet<M> {
     /// Adds a member; returns the one whose place it takes.
     pub(super) fn insert(&mut self, member: M) -> Option<M> {
         let key = member.key();

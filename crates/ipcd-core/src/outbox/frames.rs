@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use ipcd_proto::{Decoded, Header, Kind, decode, frame_len};
 
-use super::{Outbox, Piece};
-use crate::store::{Span, Store};
+use super::{QueuePiece, SendQueue};
+use crate::store::{ChunkPool, ChunkSlice};
 
-impl Outbox {
+impl SendQueue {
     /// Messages that are not wholly written: for subscriptions, and for the peer alone.
-    pub(crate) fn messages(&mut self, store: &Store) -> (u64, u64) {
+    pub(crate) fn messages(&mut self, store: &ChunkPool) -> (u64, u64) {
         let (mut count, mut direct) = (0, 0);
         self.each_message(store, |header, _| match header.subscription {
             0 => direct += 1,
@@ -19,17 +19,17 @@ impl Outbox {
     }
 
     /// The same by subscription.
-    pub(crate) fn messages_by_subscription(&mut self, store: &Store) -> BTreeMap<u32, u64> {
+    pub(crate) fn messages_by_subscription(&mut self, store: &ChunkPool) -> BTreeMap<u32, u64> {
         let mut counts = BTreeMap::new();
         self.each_message(store, |header, _| *counts.entry(header.subscription).or_default() += 1);
         counts
     }
 
-    pub(super) fn each_message(&mut self, store: &Store, mut see: impl FnMut(&Header, usize)) {
+    pub(super) fn each_message(&mut self, store: &ChunkPool, mut see: impl FnMut(&Header, usize)) {
         self.find_boundary();
         let shared = self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Shared(span) => Some(&store.chunk(span.chunk)[begun(span, store)..span.end]),
-            Piece::Own(_) => None,
+            QueuePiece::Slice(span) => Some(&store.chunk(span.chunk)[begun(span, store)..span.end]),
+            QueuePiece::Own(_) => None,
         });
         for mut rest in shared.chain([&self.bytes[self.boundary..]]) {
             while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
@@ -59,6 +59,6 @@ fn frame_at(bytes: &[u8], mut boundary: usize, position: usize) -> usize {
 }
 
 /// Where the first frame begins that is not wholly written.
-pub(super) fn begun(span: &Span, store: &Store) -> usize {
+pub(super) fn begun(span: &ChunkSlice, store: &ChunkPool) -> usize {
     frame_at(store.chunk(span.chunk), span.boundary, span.start)
 }

@@ -7,9 +7,9 @@ use foldhash::fast::RandomState;
 use ipcd_proto::{Decoded, Header, Kind, decode};
 
 use super::frames::begun;
-use super::{Outbox, Piece};
-use crate::queue::Queue;
-use crate::store::{Span, Store};
+use super::{QueuePiece, SendQueue};
+use crate::queue::LazyQueue;
+use crate::store::{ChunkPool, ChunkSlice};
 use crate::tracked::Ticket;
 
 /// Messages are shed again when this part of what is left has come on top.
@@ -17,7 +17,7 @@ const SHED_PARTS: usize = 8;
 
 /// What a subscription has in an outbox while that is shed.
 #[derive(Default)]
-struct Queued {
+struct QueuedBytes {
     bytes: usize,
     dropped: u64,
 }
@@ -27,20 +27,20 @@ fn level_of(mut all: Vec<usize>, over: usize) -> usize {
     all.sort_unstable();
     let total: usize = all.iter().sum();
     let mut keeps = total.saturating_sub(over);
-    let mut others = all.len();
+    let mut left = all.len();
     for bytes in all {
-        if bytes * others >= keeps {
-            return keeps / others;
+        if bytes * left >= keeps {
+            return keeps / left;
         }
         keeps -= bytes;
-        others -= 1;
+        left -= 1;
     }
     usize::MAX
 }
 
 /// What was dropped of an outbox.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub(crate) struct Shed {
+pub(crate) struct DropReport {
     /// Messages for subscriptions.
     pub(crate) messages: u64,
     /// How many of them were for which, where that is of interest.
@@ -55,7 +55,7 @@ pub(crate) struct Shed {
     pub(crate) requests: Vec<(u64, u64)>,
 }
 
-impl Outbox {
+impl SendQueue {
     /// Whether so much has come since messages were last shed that it pays to look again: so a frame
     /// is looked at a few times only, however full the outbox stays.
     pub(crate) fn is_worth_shedding(&self) -> bool {
@@ -70,17 +70,17 @@ impl Outbox {
     pub(crate) fn shed(
         &mut self,
         target: usize,
-        store: &mut Store,
+        store: &mut ChunkPool,
         mut allows: impl FnMut(u32) -> bool,
-    ) -> Shed {
+    ) -> DropReport {
         let target = target + self.pinned;
-        let mut queues = HashMap::<u32, Option<Queued>, RandomState>::default();
+        let mut queues = HashMap::<u32, Option<QueuedBytes>, RandomState>::default();
         let mut looked_at = 0;
         self.each_message(store, |header, length| {
             looked_at += 1;
             let number = header.subscription;
             let queued = queues.entry(number);
-            let queued = queued.or_insert_with(|| allows(number).then(Queued::default));
+            let queued = queued.or_insert_with(|| allows(number).then(QueuedBytes::default));
             if let Some(queued) = queued {
                 queued.bytes += length;
             }
@@ -109,7 +109,7 @@ impl Outbox {
     }
 
     /// Drops everything but the frame of which a part is written.
-    pub(crate) fn purge(&mut self, store: &mut Store) -> Shed {
+    pub(crate) fn purge(&mut self, store: &mut ChunkPool) -> DropReport {
         self.drop_frames(0, store, |_, _, _| true)
     }
 
@@ -117,33 +117,33 @@ impl Outbox {
     fn drop_frames(
         &mut self,
         target: usize,
-        store: &mut Store,
+        store: &mut ChunkPool,
         may_go: impl FnMut(&Header, usize, bool) -> bool,
-    ) -> Shed {
+    ) -> DropReport {
         self.find_boundary();
-        let behind = Piece::Own(self.own_len() - self.listed);
+        let behind = QueuePiece::Own(self.own_len() - self.listed);
         let pieces = std::mem::take(&mut self.pieces);
-        let mut sieve = Sieve {
+        let mut sieve = FrameSieve {
             may_go,
             pinned: self.pinned,
             excess: self.len().saturating_sub(target),
             behind: self.len(),
             position: self.written,
             awaited: std::mem::take(&mut self.awaited),
-            kept_awaited: Queue::default(),
-            shed: Shed::default(),
+            kept_awaited: LazyQueue::default(),
+            shed: DropReport::default(),
         };
         (self.listed, self.shared) = (0, 0);
         let (mut at, mut end) = (self.boundary, self.boundary);
         for piece in pieces.into_iter().chain([behind]) {
             match piece {
-                Piece::Own(count) => {
+                QueuePiece::Own(count) => {
                     let stop = at.max(self.head) + count;
                     let kept = self.sift_own(at..stop, end, &mut sieve);
                     self.list_own((end + kept).max(self.head) - end.max(self.head));
                     (at, end) = (stop, end + kept);
                 }
-                Piece::Shared(span) => {
+                QueuePiece::Slice(span) => {
                     for kept in sift_shared(&span, store, &mut sieve) {
                         self.list_shared(kept, store);
                     }
@@ -154,8 +154,8 @@ impl Outbox {
         self.bytes.truncate(end);
         self.marks.clear();
         // What is behind the last that is shared is not listed.
-        if let Some(Piece::Own(count)) =
-            self.pieces.pop_back_if(|piece| matches!(piece, Piece::Own(_)))
+        if let Some(QueuePiece::Own(count)) =
+            self.pieces.pop_back_if(|piece| matches!(piece, QueuePiece::Own(_)))
         {
             self.listed -= count;
         }
@@ -168,7 +168,7 @@ impl Outbox {
         &mut self,
         range: Range<usize>,
         end: usize,
-        sieve: &mut Sieve<impl FnMut(&Header, usize, bool) -> bool>,
+        sieve: &mut FrameSieve<impl FnMut(&Header, usize, bool) -> bool>,
     ) -> usize {
         let (mut at, mut kept) = (range.start, 0);
         while at < range.end
@@ -186,18 +186,20 @@ impl Outbox {
 
 /// What stays of a span: in one piece most often.
 fn sift_shared(
-    span: &Span,
-    store: &Store,
-    sieve: &mut Sieve<impl FnMut(&Header, usize, bool) -> bool>,
-) -> Vec<Span> {
+    span: &ChunkSlice,
+    store: &ChunkPool,
+    sieve: &mut FrameSieve<impl FnMut(&Header, usize, bool) -> bool>,
+) -> Vec<ChunkSlice> {
     let bytes = &store.chunk(span.chunk)[..span.end];
-    let (mut at, mut kept) = (begun(span, store), Vec::<Span>::new());
+    let (mut at, mut kept) = (begun(span, store), Vec::<ChunkSlice>::new());
     while let Ok(Decoded::Frame(frame, length)) = decode(&bytes[at..], usize::MAX) {
         let end = at + length;
         if sieve.keeps(&frame.header, length, span.start.saturating_sub(at)) {
             match kept.last_mut() {
                 Some(last) if last.end == at => last.end = end,
-                _ => kept.push(Span { boundary: at, start: at.max(span.start), end, ..*span }),
+                _ => {
+                    kept.push(ChunkSlice { boundary: at, start: at.max(span.start), end, ..*span })
+                }
             }
         }
         at = end;
@@ -206,7 +208,7 @@ fn sift_shared(
 }
 
 /// Decides which frames stay, one after the other.
-struct Sieve<F> {
+struct FrameSieve<F> {
     may_go: F,
     /// Bytes at the front that stay in any case.
     pinned: usize,
@@ -217,12 +219,12 @@ struct Sieve<F> {
     /// Where in the stream the next frame that stays begins.
     position: u64,
     /// Those that were before, and those that still are.
-    awaited: Queue<(u64, Ticket)>,
-    kept_awaited: Queue<(u64, Ticket)>,
-    shed: Shed,
+    awaited: LazyQueue<(u64, Ticket)>,
+    kept_awaited: LazyQueue<(u64, Ticket)>,
+    shed: DropReport,
 }
 
-impl<F: FnMut(&Header, usize, bool) -> bool> Sieve<F> {
+impl<F: FnMut(&Header, usize, bool) -> bool> FrameSieve<F> {
     /// Whether a frame stays, of which so many bytes are written.
     fn keeps(&mut self, header: &Header, length: usize, written: usize) -> bool {
         let is_awaited = header.kind == Kind::Message && header.receipt && !header.request;
@@ -246,7 +248,7 @@ impl<F: FnMut(&Header, usize, bool) -> bool> Sieve<F> {
     }
 }
 
-impl Shed {
+impl DropReport {
     fn note(&mut self, header: &Header, ticket: Ticket) {
         match header {
             Header { kind: Kind::Message, subscription: 0, .. } => self.direct += 1,
@@ -270,7 +272,7 @@ mod tests {
     use super::super::tests::{mixed, push, share, unwritten};
     use super::*;
 
-    fn subscriptions(outbox: &Outbox, store: &Store) -> Vec<u32> {
+    fn subscriptions(outbox: &SendQueue, store: &ChunkPool) -> Vec<u32> {
         let rest = outbox.unwritten(store).collect::<Vec<_>>().concat();
         let mut rest = &rest[..];
         let mut found = Vec::new();
@@ -283,26 +285,26 @@ mod tests {
 
     #[test]
     fn sheds_the_oldest_of_one_subscription_only() {
-        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let (mut outbox, now) = (SendQueue::default(), Instant::now());
         let mut length = 0;
         for subscription in [1, 2, 1, 2, 1] {
             length = push(&mut outbox, now, subscription, 68);
         }
-        assert_eq!(outbox.shed(5 * length, &mut Store::default(), |n| n == 1).messages, 0);
-        assert_eq!(outbox.shed(3 * length, &mut Store::default(), |n| n == 1).messages, 2);
-        assert_eq!(subscriptions(&outbox, &Store::default()), [2, 2, 1]);
+        assert_eq!(outbox.shed(5 * length, &mut ChunkPool::default(), |n| n == 1).messages, 0);
+        assert_eq!(outbox.shed(3 * length, &mut ChunkPool::default(), |n| n == 1).messages, 2);
+        assert_eq!(subscriptions(&outbox, &ChunkPool::default()), [2, 2, 1]);
     }
 
     #[test]
     fn those_with_most_lose_most_and_each_its_oldest() {
-        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let (mut outbox, now) = (SendQueue::default(), Instant::now());
         let mut length = 0;
         for subscription in [1, 2, 1, 1, 1, 3, 2, 1] {
             length = push(&mut outbox, now, subscription, 68);
         }
-        let shed = outbox.shed(5 * length, &mut Store::default(), |number| number != 3);
+        let shed = outbox.shed(5 * length, &mut ChunkPool::default(), |number| number != 3);
         assert_eq!(shed.by_subscription, [(1, 3)]);
-        assert_eq!(subscriptions(&outbox, &Store::default()), [2, 1, 3, 2, 1]);
+        assert_eq!(subscriptions(&outbox, &ChunkPool::default()), [2, 1, 3, 2, 1]);
         for (all, over, level) in [
             (vec![10, 1, 5], 0, 10),
             (vec![10, 1, 5], 3, 7),
@@ -316,14 +318,14 @@ mod tests {
 
     #[test]
     fn an_outbox_that_stays_full_is_looked_through_now_and_then_only() {
-        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let (mut outbox, now) = (SendQueue::default(), Instant::now());
         let (mut looked_at, mut pushed) = (0, 0);
         // Nothing of it can be dropped but what comes now and then.
         for number in 0..5_000_u32 {
             push(&mut outbox, now, if number.is_multiple_of(100) { 1 } else { 2 }, 8);
             pushed += 1;
             if outbox.is_worth_shedding() {
-                looked_at += outbox.shed(1000, &mut Store::default(), |n| n == 1).looked_at;
+                looked_at += outbox.shed(1000, &mut ChunkPool::default(), |n| n == 1).looked_at;
             }
         }
         assert!(looked_at > pushed && looked_at < 60 * pushed, "{looked_at}");
@@ -331,62 +333,62 @@ mod tests {
 
     #[test]
     fn never_sheds_a_frame_that_is_partly_written() {
-        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let (mut outbox, now) = (SendQueue::default(), Instant::now());
         let length = push(&mut outbox, now, 1, 68);
         push(&mut outbox, now, 1, 68);
         push(&mut outbox, now, 1, 68);
-        outbox.wrote(length + 5, &mut Store::default());
-        assert_eq!(outbox.purge(&mut Store::default()).messages, 1);
+        outbox.wrote(length + 5, &mut ChunkPool::default());
+        assert_eq!(outbox.purge(&mut ChunkPool::default()).messages, 1);
         assert_eq!(outbox.len(), length - 5);
-        outbox.wrote(length - 5, &mut Store::default());
+        outbox.wrote(length - 5, &mut ChunkPool::default());
         assert!(outbox.is_empty());
     }
 
     #[test]
     fn the_newest_stays_whatever_else_fills_the_outbox() {
-        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let (mut outbox, now) = (SendQueue::default(), Instant::now());
         let mut length = 0;
         for subscription in [2, 2, 2, 1, 1, 1] {
             length = push(&mut outbox, now, subscription, 68);
         }
-        assert_eq!(outbox.shed(length, &mut Store::default(), |n| n == 1).messages, 2);
-        assert_eq!(subscriptions(&outbox, &Store::default()), [2, 2, 2, 1]);
+        assert_eq!(outbox.shed(length, &mut ChunkPool::default(), |n| n == 1).messages, 2);
+        assert_eq!(subscriptions(&outbox, &ChunkPool::default()), [2, 2, 2, 1]);
     }
 
     #[test]
     fn what_is_pinned_takes_no_room_from_what_may_be_dropped() {
-        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let (mut outbox, now) = (SendQueue::default(), Instant::now());
         let mut length = 0;
         for _ in 0..6 {
             length = push(&mut outbox, now, 1, 68);
         }
         outbox.pin(3 * length);
-        assert_eq!(outbox.shed(2 * length, &mut Store::default(), |n| n == 1).messages, 1);
+        assert_eq!(outbox.shed(2 * length, &mut ChunkPool::default(), |n| n == 1).messages, 1);
         assert_eq!(outbox.len(), 5 * length);
     }
 
     #[test]
     fn knows_which_awaited_messages_were_written_and_which_were_shed() {
-        let (mut outbox, now) = (Outbox::default(), Instant::now());
-        let push = |outbox: &mut Outbox, subscription, ticket| {
+        let (mut outbox, now) = (SendQueue::default(), Instant::now());
+        let push = |outbox: &mut SendQueue, subscription, ticket| {
             let header =
                 Header { subscription, receipt: true, ..Header::new(Kind::Message, ticket) };
-            FrameWriter(outbox.append(now, &mut Store::default())).control(header, &[0; 68]);
+            FrameWriter(outbox.append(now, &mut ChunkPool::default())).control(header, &[0; 68]);
             outbox.await_written(ticket);
         };
         for (subscription, ticket) in [(1, 11), (2, 12), (1, 13), (2, 14), (1, 15)] {
             push(&mut outbox, subscription, ticket);
         }
-        outbox.wrote(150, &mut Store::default());
+        outbox.wrote(150, &mut ChunkPool::default());
         assert_eq!((outbox.take_written(), outbox.take_written()), (Some(11), None));
-        let shed = outbox.shed(250, &mut Store::default(), |n| n == 1);
+        let shed = outbox.shed(250, &mut ChunkPool::default(), |n| n == 1);
         assert_eq!((shed.messages, shed.receipts), (1, vec![13]));
-        outbox.wrote(50, &mut Store::default());
+        outbox.wrote(50, &mut ChunkPool::default());
         assert_eq!((outbox.take_written(), outbox.take_written()), (Some(12), None));
-        outbox.wrote(1, &mut Store::default());
-        let shed = outbox.purge(&mut Store::default());
+        outbox.wrote(1, &mut ChunkPool::default());
+        let shed = outbox.purge(&mut ChunkPool::default());
         assert_eq!((shed.messages, shed.receipts, outbox.len()), (1, vec![15], 99));
-        outbox.wrote(99, &mut Store::default());
+        outbox.wrote(99, &mut ChunkPool::default());
         assert_eq!((outbox.take_written(), outbox.take_written()), (Some(14), None));
     }
 
@@ -394,7 +396,7 @@ mod tests {
     fn shedding_keeps_begun_frames_and_others_wherever_they_are() {
         for written in 0..312 {
             for target in [0, 100, 200] {
-                let mut store = Store::default();
+                let mut store = ChunkPool::default();
                 let (mut outbox, all) = mixed(&mut store);
                 outbox.wrote(written, &mut store);
                 let begun = written.next_multiple_of(39) - written;
@@ -425,7 +427,7 @@ mod tests {
 
     #[test]
     fn pinned_bytes_stay_in_shared_pieces_too() {
-        let mut store = Store::default();
+        let mut store = ChunkPool::default();
         let (mut outbox, all) = mixed(&mut store);
         outbox.wrote(10, &mut store);
         outbox.pin(39);

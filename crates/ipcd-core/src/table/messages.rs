@@ -3,14 +3,14 @@
 use ipcd_proto::control::{Answer, Query};
 use serde::{Deserialize, Serialize};
 
-use crate::charges::Spent;
+use crate::charges::QuotaUsage;
 use crate::peer::PeerKey;
-use crate::shared::{Change, Interest, Part};
-use crate::source::Source;
+use crate::shared::{DirectoryChange, GroupPart, Interest};
+use crate::source::Principal;
 
 /// What a worker tells the table.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Request {
+pub enum DirectoryRequest {
     /// It knows of the changes up to this epoch.
     Seen(u64),
     /// Its first subscription of an interest, or another number of members of a group.
@@ -20,21 +20,21 @@ pub enum Request {
         /// What it wants.
         interest: Interest,
         /// Its part in the group.
-        share: Option<Part>,
+        share: Option<GroupPart>,
     },
     /// Its last subscription of an interest has gone.
     Uninterested(Interest),
     /// What peers of a source take up there.
-    Spent {
+    QuotaUsage {
         /// The source.
-        source: Source,
+        source: Principal,
         /// How much.
-        spent: Spent,
+        spent: QuotaUsage,
     },
     /// A peer asks for a name.
     ClaimName {
         /// Which one.
-        by: Principal,
+        by: RequestingPeer,
         /// The peer.
         peer: u64,
         /// The name.
@@ -51,14 +51,14 @@ pub enum Request {
         /// Its number for the question.
         ticket: u64,
         /// The peer that asks.
-        by: Principal,
+        by: RequestingPeer,
         /// What.
         query: Query,
     },
     /// Part of its answer to such a question.
     Answer {
         /// The question.
-        asker: Asker,
+        asker: QueryTicket,
         /// The part.
         part: Option<Answer>,
         /// Whether it has no more to say.
@@ -68,24 +68,24 @@ pub enum Request {
 
 /// What a worker is told.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum News {
+pub enum DirectoryEvent {
     /// What has changed for all.
     Changes {
         /// Numbers these batches.
         epoch: u64,
         /// What has changed.
-        changes: Vec<Change>,
+        changes: Vec<DirectoryChange>,
     },
     /// All workers know of its interests up to this ticket.
     Confirmed {
-        /// The incarnation that asked.
+        /// The generation that asked.
         to: u32,
         /// The ticket.
         ticket: u64,
     },
     /// Whether a peer may have its name.
     Named {
-        /// The incarnation that asked.
+        /// The generation that asked.
         to: u32,
         /// The peer's place there.
         key: PeerKey,
@@ -99,27 +99,27 @@ pub enum News {
     /// A question that a worker asks of all.
     Question {
         /// Who asks.
-        asker: Asker,
+        asker: QueryTicket,
         /// What.
         query: Query,
     },
     /// Part of the answer to its own question.
     Answer {
         /// The question.
-        asker: Asker,
+        asker: QueryTicket,
         /// The part.
         part: Option<Answer>,
         /// Whether nothing more will come.
         last: bool,
     },
     /// The peer may not ask its question.
-    Denied(Asker),
+    Denied(QueryTicket),
 }
 
 /// A peer for which a worker asks something. Who it is the supervisor knows by itself, but for what
 /// the peer has proved to the worker.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Principal {
+pub struct RequestingPeer {
     /// Its place in the worker.
     pub key: PeerKey,
     /// The name of the token that it has proved; empty for the daemon's own.
@@ -128,9 +128,9 @@ pub struct Principal {
     pub certificate: Option<String>,
 }
 
-impl Request {
+impl DirectoryRequest {
     /// For which peer it is, if it is for one.
-    pub fn principal(&self) -> Option<&Principal> {
+    pub fn principal(&self) -> Option<&RequestingPeer> {
         match self {
             Self::ClaimName { by, .. } | Self::Ask { by, .. } => Some(by),
             _ => None,
@@ -140,14 +140,14 @@ impl Request {
 
 /// A question that a worker asks of all.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-pub struct Asker {
+pub struct QueryTicket {
     /// Who asks.
     pub slot: u32,
     /// In which life.
-    pub life: u32,
+    pub generation: u32,
     /// Its number for the question.
     pub ticket: u64,
 }
 
 /// News, and the slot of the worker that they are for.
-pub type Told = (u32, News);
+pub type AddressedEvent = (u32, DirectoryEvent);

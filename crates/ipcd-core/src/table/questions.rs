@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use ipcd_proto::control::{Answer, Query, Status};
 
-use super::{Asker, News, Table, Told};
-use crate::fault::{Fault, MAX_PARTS, MAX_QUESTIONS, check_answer, check_query};
-use crate::peer::{id_in, is_life, place_of};
+use super::{AddressedEvent, Directory, DirectoryEvent, QueryTicket};
+use crate::fault::{MAX_PARTS, MAX_QUESTIONS, ProtocolViolation, check_answer, check_query};
+use crate::peer::{id_in, is_generation, place_of};
 
 /// A question that workers are answering.
 #[derive(Clone, Debug)]
@@ -16,22 +16,28 @@ pub(super) struct Question {
     waiting: HashMap<u32, usize>,
 }
 
-impl Table {
+impl Directory {
     /// Passes a worker's question on to those that it concerns.
-    pub(super) fn ask(&mut self, slot: u32, ticket: u64, query: Query) -> Result<Vec<Told>, Fault> {
+    pub(super) fn ask(
+        &mut self,
+        slot: u32,
+        ticket: u64,
+        query: Query,
+    ) -> Result<Vec<AddressedEvent>, ProtocolViolation> {
         check_query(&query)?;
-        let asker = Asker { slot, life: self.shared.lives[slot as usize], ticket };
+        let asker =
+            QueryTicket { slot, generation: self.shared.generations[slot as usize], ticket };
         if self.questions.keys().filter(|known| known.slot == slot).count() >= MAX_QUESTIONS {
-            return Err(Fault::Questions);
+            return Err(ProtocolViolation::OpenQueries);
         }
         let concerned = self.concerned(&query);
         if concerned.is_empty() {
             let part = Some(nobody(&query));
-            return Ok(vec![(slot, News::Answer { asker, part, last: true })]);
+            return Ok(vec![(slot, DirectoryEvent::Answer { asker, part, last: true })]);
         }
         let waiting = concerned.iter().map(|to| (*to, 0)).collect();
         self.questions.insert(asker, Question { query: query.clone(), waiting });
-        let question = |to| (to, News::Question { asker, query: query.clone() });
+        let question = |to| (to, DirectoryEvent::Question { asker, query: query.clone() });
         Ok(concerned.into_iter().map(question).collect())
     }
 
@@ -52,19 +58,19 @@ impl Table {
     /// The worker that has given a peer this id, if that life goes on.
     fn worker_of(&self, id: u64) -> Option<u32> {
         let (slot, in_id) = place_of(id);
-        let life = self.shared.lives.get(slot as usize)?;
-        is_life(*life, in_id).then_some(slot)
+        let generation = self.shared.generations.get(slot as usize)?;
+        is_generation(*generation, in_id).then_some(slot)
     }
 
     /// Passes part of an answer on; what a worker says to a question that it was not asked, or has
     /// answered, is ignored.
     pub(super) fn answer(
         &mut self,
-        asker: Asker,
+        asker: QueryTicket,
         by: u32,
         part: Option<Answer>,
         last: bool,
-    ) -> Result<Vec<Told>, Fault> {
+    ) -> Result<Vec<AddressedEvent>, ProtocolViolation> {
         let mut told = Vec::new();
         let question = self.questions.get_mut(&asker);
         let said =
@@ -74,25 +80,25 @@ impl Table {
             check_answer(query, answer)?;
             *parts += 1;
             if *parts > MAX_PARTS {
-                return Err(Fault::Parts);
+                return Err(ProtocolViolation::Parts);
             }
-            told.push((asker.slot, News::Answer { asker, part, last: false }));
+            told.push((asker.slot, DirectoryEvent::Answer { asker, part, last: false }));
         }
         told.extend(last.then(|| self.answered(asker, by)).flatten());
         Ok(told)
     }
 
     /// A worker has died: nobody waits for answers to its questions, or for its answers.
-    pub(super) fn end_questions(&mut self, slot: u32) -> Vec<Told> {
+    pub(super) fn end_questions(&mut self, slot: u32) -> Vec<AddressedEvent> {
         self.questions.retain(|asker, _| asker.slot != slot);
-        let mut asked: Vec<Asker> = self.questions.keys().copied().collect();
+        let mut asked: Vec<QueryTicket> = self.questions.keys().copied().collect();
         // In an order that a simulation can repeat.
         asked.sort_unstable();
         asked.into_iter().filter_map(|asker| self.answered(asker, slot)).collect()
     }
 
     /// A worker has no more to say to a question; what the asker is told once all have not.
-    fn answered(&mut self, asker: Asker, by: u32) -> Option<Told> {
+    fn answered(&mut self, asker: QueryTicket, by: u32) -> Option<AddressedEvent> {
         let question = self.questions.get_mut(&asker)?;
         question.waiting.remove(&by);
         if !question.waiting.is_empty() {
@@ -101,7 +107,7 @@ impl Table {
         let Question { query, .. } = self.questions.remove(&asker)?;
         let ended = Status { counters: self.ended.clone(), ..Status::default() };
         let part = (query == Query::Status).then_some(Answer::Status(ended));
-        Some((asker.slot, News::Answer { asker, part, last: true }))
+        Some((asker.slot, DirectoryEvent::Answer { asker, part, last: true }))
     }
 }
 

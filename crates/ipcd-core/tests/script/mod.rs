@@ -22,7 +22,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ipcd_core::{
-    Action, Config, Core, DaemonInfo, NamePattern, Output, Pattern, PeerInfo, PeerKey, Rule, Whom,
+    AclRule, Config, DaemonInfo, NamePattern, Output, PeerInfo, PeerKey, Router, RuleAction,
+    RuleScope, SubjectPattern,
 };
 use ipcd_proto::control::{
     Answer, Hello, Notice, Origin, Overflow, Query, Receipt, Refusal, Subscribe,
@@ -47,7 +48,7 @@ pub(crate) fn run(script: &str) -> Vec<String> {
 }
 
 struct Stage {
-    core: Core,
+    core: Router,
     now: Instant,
     actors: BTreeMap<String, Actor>,
     seen: Vec<String>,
@@ -82,7 +83,7 @@ impl Stage {
         let now = Instant::now();
         let config =
             Config { max_payload: 2000, outbox: 4000, ..Config::new(DaemonInfo::unknown(now)) };
-        Self { core: Core::new(config, None), now, actors: BTreeMap::new(), seen: Vec::new() }
+        Self { core: Router::new(config, None), now, actors: BTreeMap::new(), seen: Vec::new() }
     }
 
     fn step(&mut self, line: &str) {
@@ -295,16 +296,16 @@ fn shown(frame: &Frame<'_>) -> Option<String> {
 }
 
 /// The access rule that a script describes.
-pub(crate) fn rule(text: &str) -> Rule {
+pub(crate) fn rule(text: &str) -> AclRule {
     let words: Vec<&str> = text.split(' ').collect();
     let value = |key: &str| words.iter().find_map(|word| word.strip_prefix(key));
     let patterns = |key| {
         let list = value(key).into_iter().flat_map(|list| list.split(','));
-        list.map(|text| Pattern::try_from(text.to_owned()).expect("a pattern")).collect()
+        list.map(|text| SubjectPattern::try_from(text.to_owned()).expect("a pattern")).collect()
     };
     let uid = value("uid=").map(|uid| uid.parse().expect("a number"));
-    Rule {
-        whom: Whom { uid, ..Whom::default() },
+    AclRule {
+        whom: RuleScope { uid, ..RuleScope::default() },
         publish: patterns("pub="),
         subscribe: patterns("sub="),
         name: value("name=").map(|list| {
@@ -312,7 +313,7 @@ pub(crate) fn rule(text: &str) -> Rule {
             names.map(|text| NamePattern::try_from(text.to_owned()).expect("a name")).collect()
         }),
         admin: words.contains(&"admin"),
-        action: if words[0] == "deny" { Action::Deny } else { Action::Allow },
+        action: if words[0] == "deny" { RuleAction::Deny } else { RuleAction::Allow },
         line: 0,
     }
 }

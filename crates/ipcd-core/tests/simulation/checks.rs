@@ -42,7 +42,7 @@ impl World {
         };
         Facts {
             now: self.now,
-            lives: self.clients.iter().map(|client| client.can_act()).collect(),
+            generations: self.clients.iter().map(|client| client.can_act()).collect(),
             survived: self.clients.iter().map(|client| survived(client.home)).collect(),
         }
     }
@@ -76,7 +76,7 @@ impl World {
         let (mut directs, mut missed) = (0, 0);
         for slot in 0..self.slots() {
             let Some(worker) = self.sup.places[slot].worker.as_mut() else { continue };
-            let own = self.clients.iter().filter(|one| one.home == Some((slot, worker.life)));
+            let own = self.clients.iter().filter(|one| one.home == Some((slot, worker.generation)));
             let (mut accepted, mut got, mut held) = (0, (0, 0), 0);
             for client in own {
                 held += self.ledger.outcomes.held_by(client.index);

@@ -18,7 +18,7 @@ pub(crate) enum At {
     /// On its way to the worker in a slot.
     Link,
     /// With a worker.
-    Worker { slot: usize, life: u32, key: PeerKey },
+    Worker { slot: usize, generation: u32, key: PeerKey },
     /// Gone, or its worker is.
     Gone,
 }

@@ -42,7 +42,7 @@ pub(crate) type Group = (&'static str, &'static str);
 pub(crate) struct Facts {
     pub(crate) now: Instant,
     /// Peers that are there, and do not go.
-    pub(crate) lives: Vec<bool>,
+    pub(crate) generations: Vec<bool>,
     /// Peers whose workers were not killed.
     pub(crate) survived: Vec<bool>,
 }
@@ -221,7 +221,7 @@ impl Sub {
 
     /// Whether it lasts: its subscriber has the acknowledgement, and stays.
     pub(crate) fn stays(&self, facts: &Facts) -> bool {
-        self.acked.is_some() && !self.is_ending && facts.lives[self.client]
+        self.acked.is_some() && !self.is_ending && facts.generations[self.client]
     }
 
     /// Whether it was promised the message: it was acknowledged before that was accepted.

@@ -204,7 +204,7 @@ impl Ledger {
     pub(crate) fn settle_outcomes(&self, facts: &Facts) {
         for (id, message) in &self.outcomes.messages {
             self.settle_direct(facts, *id, message);
-            if facts.lives[id.0] {
+            if facts.generations[id.0] {
                 match message.sent.call {
                     Call::Nothing => {}
                     Call::Receipt => self.settle_receipt(facts, *id, message),
@@ -217,12 +217,12 @@ impl Ledger {
     /// A message to a peer that stays has come to it; so has a reply that is owed.
     fn settle_direct(&self, facts: &Facts, id: Id, message: &Message) {
         let must_come = match message.sent.to {
-            To::Peer(to) => facts.lives[to] && self.is_known_at(to, message.at),
+            To::Peer(to) => facts.generations[to] && self.is_known_at(to, message.at),
             // Whether a request was rightly refused is looked at by itself.
             To::Reply(request) => {
                 let request_ended = |one: &Message| one.end.is_some();
                 let has_ended = self.outcomes.messages.get(&request).is_none_or(request_ended);
-                facts.lives[request.0] && message.is_owed && !has_ended
+                facts.generations[request.0] && message.is_owed && !has_ended
             }
             To::Subject(_) | To::Nobody => false,
         };
@@ -262,7 +262,7 @@ impl Ledger {
 
     /// A reply, a refusal, or somebody who may still answer.
     fn settle_request(&self, facts: &Facts, id: Id, message: &Message) {
-        let mut holders = message.holders.iter().filter(|(holder, _)| facts.lives[**holder]);
+        let mut holders = message.holders.iter().filter(|(holder, _)| facts.generations[**holder]);
         let may_be_held = holders.clone().any(|(_, open)| open.is_none_or(|open| open > 0));
         let is_held = holders.any(|(_, open)| open.is_some_and(|open| open > 0));
         // A worker that has passed a request on answers for it, and may have died.
@@ -274,7 +274,7 @@ impl Ledger {
                 let is_held = message.copies > 0;
                 let stays = |sub: &Sub| sub.stays(facts) && sub.is_due_at(message.at);
                 // A life that has just begun is not known to all.
-                let is_due = |to| facts.lives[to] && self.is_known_at(to, message.at);
+                let is_due = |to| facts.generations[to] && self.is_known_at(to, message.at);
                 let to_peer = matches!(message.sent.to, To::Peer(to) if is_due(to))
                     && !self.killed_since(message.at);
                 let has_responder = to_peer || self.copies(id, message, stays) > 0;

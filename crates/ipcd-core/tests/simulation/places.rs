@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ipcd_core::{Core, News, PeerKey, Request, Table, Told};
+use ipcd_core::{AddressedEvent, Directory, DirectoryEvent, DirectoryRequest, PeerKey, Router};
 
 /// Records that an inbox holds of one sender.
 pub(crate) const INBOX_RECORDS: usize = 5;
@@ -13,11 +13,11 @@ pub(crate) struct Place {
     pub(crate) worker: Option<Worker>,
     /// Whether the supervisor knows of a worker there: also of a dead one, until it is reaped.
     pub(crate) is_running: bool,
-    pub(crate) incarnation: u32,
+    pub(crate) generation: u32,
     /// The link to the worker. It outlives the worker, like the inbox.
     pub(crate) down: VecDeque<Down>,
     /// The link from the worker.
-    pub(crate) up: VecDeque<Request>,
+    pub(crate) up: VecDeque<DirectoryRequest>,
     /// What others have sent, by sender.
     pub(crate) inbox: Vec<VecDeque<Record>>,
     /// Whether a worker lives here for one peer only, and leaves when that has gone.
@@ -25,8 +25,8 @@ pub(crate) struct Place {
 }
 
 pub(crate) struct Worker {
-    pub(crate) core: Core,
-    pub(crate) life: u32,
+    pub(crate) core: Router,
+    pub(crate) generation: u32,
     pub(crate) clients: BTreeMap<PeerKey, usize>,
     /// Slots that something is to be sent to.
     pub(crate) forwards: BTreeSet<usize>,
@@ -36,19 +36,19 @@ pub(crate) struct Worker {
 
 /// What the supervisor tells a worker.
 pub(crate) enum Down {
-    News(News),
+    DirectoryEvent(DirectoryEvent),
     Admit(usize),
 }
 
 /// What one worker hands another at once.
 pub(crate) struct Record {
-    pub(crate) life: u32,
-    pub(crate) to_life: u32,
+    pub(crate) generation: u32,
+    pub(crate) to_generation: u32,
     pub(crate) frames: Vec<u8>,
 }
 
 pub(crate) struct Supervisor {
-    pub(crate) table: Table,
+    pub(crate) table: Directory,
     pub(crate) places: Vec<Place>,
     /// Whether the table may have news.
     pub(crate) has_news: bool,
@@ -60,7 +60,7 @@ impl Supervisor {
         let inbox = || (0..slots).map(|_| VecDeque::new()).collect();
         let place = || Place { inbox: inbox(), is_brief, ..Place::default() };
         let places = (0..slots).map(|_| place()).collect();
-        Self { table: Table::new(slots), places, has_news: false, births: 0 }
+        Self { table: Directory::new(slots), places, has_news: false, births: 0 }
     }
 
     /// Heeds a worker's next message, if there is one.
@@ -89,15 +89,15 @@ impl Supervisor {
     /// A worker is born, with the table as it is; its child's copy is its own.
     pub(crate) fn fork(&mut self, slot: usize, config: &ipcd_core::Config) {
         let place = &mut self.places[slot];
-        place.incarnation += 1;
+        place.generation += 1;
         place.is_running = true;
-        self.table.born(slot as u32, place.incarnation);
+        self.table.born(slot as u32, place.generation);
         let shared = self.table.clone().take_shared();
-        let (slot, incarnation) = (slot as u32, place.incarnation);
-        let config = ipcd_core::Config { slot, incarnation, ..config.clone() };
+        let (slot, generation) = (slot as u32, place.generation);
+        let config = ipcd_core::Config { slot, generation, ..config.clone() };
         place.worker = Some(Worker {
-            core: Core::new(config, Some(shared)),
-            life: incarnation,
+            core: Router::new(config, Some(shared)),
+            generation: generation,
             clients: BTreeMap::new(),
             forwards: BTreeSet::new(),
             is_stale: false,
@@ -111,11 +111,11 @@ impl Supervisor {
         self.tell(told);
     }
 
-    fn tell(&mut self, told: Vec<Told>) {
+    fn tell(&mut self, told: Vec<AddressedEvent>) {
         for (slot, news) in told {
             let place = &mut self.places[slot as usize];
             if place.is_running {
-                place.down.push_back(Down::News(news));
+                place.down.push_back(Down::DirectoryEvent(news));
             }
         }
     }

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ipcd_core::{
-    Acl, Action, Config, DaemonInfo, Output, Pattern, PeerInfo, PeerKey, Request, Rule, Whom,
+    Acl, AclRule, Config, DaemonInfo, DirectoryRequest, Output, PeerInfo, PeerKey, RuleAction,
+    RuleScope, SubjectPattern,
 };
 use ipcd_proto::control::Origin;
 use ipcd_proto::{Decoded, Kind, decode};
@@ -141,7 +142,7 @@ impl World {
     pub(crate) fn kill(&mut self, slot: usize) {
         if let Some(worker) = self.sup.places[slot].worker.take() {
             self.ledger.is_killed = true;
-            self.ledger.killed.insert((slot, worker.life));
+            self.ledger.killed.insert((slot, worker.generation));
             worker.clients.into_values().for_each(|client| self.depart(client));
         }
     }
@@ -152,7 +153,7 @@ impl World {
         let Some(worker) = &mut place.worker else { return };
         match place.down.pop_front() {
             None => return,
-            Some(Down::News(news)) => worker.core.hear_news(now, news),
+            Some(Down::DirectoryEvent(news)) => worker.core.hear_news(now, news),
             Some(Down::Admit(index)) => self.admit(slot, index),
         }
         self.touched(slot);
@@ -174,8 +175,8 @@ impl World {
         let key = worker.core.attach(self.now, info);
         assert_eq!(worker.clients.insert(key, index), None, "{key:?} is in use");
         self.ledger.ids.insert(index, worker.core.origin(key).peer);
-        client.at = At::Worker { slot, life: worker.life, key };
-        client.home = Some((slot, worker.life));
+        client.at = At::Worker { slot, generation: worker.generation, key };
+        client.home = Some((slot, worker.generation));
     }
 
     /// A worker whose only peer has gone leaves, if nothing for it is on its way.
@@ -196,7 +197,7 @@ impl World {
             for (name, count) in &counters {
                 *self.ledger.ended.entry(name.clone()).or_default() += count;
             }
-            place.up.push_back(Request::Counted(counters));
+            place.up.push_back(DirectoryRequest::Counted(counters));
         }
     }
 
@@ -206,8 +207,8 @@ impl World {
         let Some(worker) = &mut place.worker else { return };
         let Some(mut record) = place.inbox[from].pop_front() else { return };
         // What was for the one who lived here before is of no use to this one.
-        if record.to_life == worker.life {
-            worker.core.arrive(now, from as u32, record.life, &mut record.frames);
+        if record.to_generation == worker.generation {
+            worker.core.arrive(now, from as u32, record.generation, &mut record.frames);
             self.touched(slot);
         }
     }
@@ -219,7 +220,7 @@ impl World {
         if !worker.forwards.contains(&to) {
             return;
         }
-        let (frames, to_life) = worker.core.outgoing(to as u32);
+        let (frames, to_generation) = worker.core.outgoing(to as u32);
         if is_full && !frames.is_empty() {
             return;
         }
@@ -228,7 +229,7 @@ impl World {
             length += next;
             if frame.header.kind == Kind::Message {
                 let id = id_in(frame.payload).expect("a message as it was sent");
-                let is_own = self.clients[id.0].home == Some((slot, worker.life));
+                let is_own = self.clients[id.0].home == Some((slot, worker.generation));
                 self.ledger.handed_over.extend((!is_own).then_some(id));
             }
             if self.rng.percent(20) {
@@ -239,7 +240,11 @@ impl World {
             worker.forwards.remove(&to);
             return;
         }
-        let record = Record { life: worker.life, to_life, frames: frames[..length].to_vec() };
+        let record = Record {
+            generation: worker.generation,
+            to_generation,
+            frames: frames[..length].to_vec(),
+        };
         worker.core.forwarded(to as u32, length);
         self.sup.places[to].inbox[slot].push_back(record);
     }
@@ -436,10 +441,10 @@ impl World {
 
 /// Some peers may not hear everything.
 fn rules() -> Acl {
-    let secret = Pattern::try_from(SUBJECTS[SECRET].to_owned()).expect("a pattern");
-    let whom = Whom { uid: Some(RESTRICTED), ..Whom::default() };
-    let (subscribe, action) = (vec![secret], Action::Deny);
-    let rules = vec![Rule { whom, subscribe, action, ..Rule::default() }];
+    let secret = SubjectPattern::try_from(SUBJECTS[SECRET].to_owned()).expect("a pattern");
+    let whom = RuleScope { uid: Some(RESTRICTED), ..RuleScope::default() };
+    let (subscribe, action) = (vec![secret], RuleAction::Deny);
+    let rules = vec![AclRule { whom, subscribe, action, ..AclRule::default() }];
     Acl { rules, ..Acl::default() }
 }
 

@@ -122,7 +122,7 @@ pub struct WorkerStatus {
     /// Its process.
     pub pid: u32,
     /// Which life of the place this is.
-    pub incarnation: u32,
+    pub generation: u32,
     /// Peers that it serves.
     pub peers: u64,
 }

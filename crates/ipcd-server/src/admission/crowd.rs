@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use ipcd_core::Source;
+use ipcd_core::Principal;
 
 /// Peers, by their numbers. Whoever came later has a larger one.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
-    of: HashMap<Source, BTreeSet<u64>>,
-    by_count: BTreeSet<(usize, Source)>,
+    of: HashMap<Principal, BTreeSet<u64>>,
+    by_count: BTreeSet<(usize, Principal)>,
     count: usize,
 }
 
@@ -19,7 +19,7 @@ impl Crowd {
     }
 
     /// How many of them a source has.
-    pub(super) fn count(&self, source: Source) -> usize {
+    pub(super) fn count(&self, source: Principal) -> usize {
         self.of.get(&source).map_or(0, BTreeSet::len)
     }
 
@@ -29,23 +29,23 @@ impl Crowd {
     }
 
     /// The sources that have as many.
-    pub(super) fn busiest(&self) -> impl Iterator<Item = Source> {
+    pub(super) fn busiest(&self) -> impl Iterator<Item = Principal> {
         let most = self.most();
         let from_most = self.by_count.iter().rev();
         from_most.take_while(move |(count, _)| *count == most).map(|(_, source)| *source)
     }
 
     /// The one of a source that came first.
-    pub(super) fn oldest(&self, source: Source) -> Option<u64> {
+    pub(super) fn oldest(&self, source: Principal) -> Option<u64> {
         self.of.get(&source)?.first().copied()
     }
 
     /// The one that came last.
-    pub(super) fn newest(&self, source: Source) -> Option<u64> {
+    pub(super) fn newest(&self, source: Principal) -> Option<u64> {
         self.of.get(&source)?.last().copied()
     }
 
-    pub(super) fn add(&mut self, source: Source, number: u64) {
+    pub(super) fn add(&mut self, source: Principal, number: u64) {
         let before = self.count(source);
         if self.of.entry(source).or_default().insert(number) {
             self.recount(source, before, before + 1);
@@ -53,7 +53,7 @@ impl Crowd {
     }
 
     /// One goes; whether it was there.
-    pub(super) fn remove(&mut self, source: Source, number: u64) -> bool {
+    pub(super) fn remove(&mut self, source: Principal, number: u64) -> bool {
         let before = self.count(source);
         let was_there = self.of.get_mut(&source).is_some_and(|all| all.remove(&number));
         if was_there {
@@ -62,7 +62,7 @@ impl Crowd {
         was_there
     }
 
-    fn recount(&mut self, source: Source, before: usize, now: usize) {
+    fn recount(&mut self, source: Principal, before: usize, now: usize) {
         self.by_count.remove(&(before, source));
         match now {
             0 => drop(self.of.remove(&source)),
@@ -84,7 +84,7 @@ mod tests {
         fn knows_who_has_most(steps in vec((any::<bool>(), 0..4_u32, 0..8_u64), 0..200)) {
             let (mut crowd, mut naive) = (Crowd::default(), BTreeSet::new());
             for (comes, user, number) in steps {
-                let source = Source::User(user);
+                let source = Principal::User(user);
                 match comes {
                     true => {
                         crowd.add(source, number);
@@ -101,7 +101,7 @@ mod tests {
                 let mut busiest: Vec<_> = crowd.busiest().collect();
                 busiest.sort();
                 let expected: Vec<_> =
-                    (0..4).filter(|u| most > 0 && count(*u) == most).map(Source::User).collect();
+                    (0..4).filter(|u| most > 0 && count(*u) == most).map(Principal::User).collect();
                 prop_assert_eq!(busiest, expected);
             }
         }

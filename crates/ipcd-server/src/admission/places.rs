@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ipcd_core::Source;
+use ipcd_core::Principal;
 
 use super::startups::Room;
 use super::{Admission, LATE, Standing};
@@ -11,7 +11,7 @@ impl Admission {
     /// Room for one more of this source that has proved nothing; perhaps in the place of another.
     pub(super) fn make_room(
         &self,
-        source: Source,
+        source: Principal,
         now: Instant,
         percent: impl FnOnce() -> u32,
     ) -> Result<Option<u64>, String> {
@@ -31,7 +31,7 @@ impl Admission {
     /// last places are for root and the daemon's own user, who need no share: they displace anybody.
     pub(super) fn make_place(
         &self,
-        source: Source,
+        source: Principal,
         standing: Standing,
         now: Instant,
         one_goes: bool,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ipcd_core::Source;
+use ipcd_core::Principal;
 
 /// Sources that are remembered before those are forgotten whose buckets are full again.
 const MANY: usize = 4096;
@@ -13,7 +13,7 @@ const MOST: usize = 16 * MANY;
 /// When each source's bucket will be full.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    full_at: HashMap<Source, Instant>,
+    full_at: HashMap<Principal, Instant>,
     /// How many were left when those were forgotten last that need not be remembered.
     known: usize,
 }
@@ -21,7 +21,7 @@ pub(super) struct Rates {
 impl Rates {
     /// Whether a source may connect once more, if it may do so `most` times a second (0: as often
     /// as it likes). A second's worth may come at once.
-    pub(super) fn allows(&mut self, source: Source, most: u32, now: Instant) -> bool {
+    pub(super) fn allows(&mut self, source: Principal, most: u32, now: Instant) -> bool {
         if most == 0 {
             return true;
         }
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn a_second_s_worth_at_once_and_then_by_the_clock() {
         let (mut rates, now) = (Rates::default(), Instant::now());
-        let (ann, bob) = (Source::User(1), Source::User(2));
+        let (ann, bob) = (Principal::User(1), Principal::User(2));
         let count = |rates: &mut Rates, source, at| {
             (0..100).filter(|_| rates.allows(source, 10, at)).count()
         };
@@ -64,18 +64,20 @@ mod tests {
         assert_eq!(count(&mut rates, ann, now + Duration::from_millis(200)), 2);
         assert_eq!(count(&mut rates, ann, now + Duration::from_secs(60)), 10);
         assert!((0..1000).all(|_| rates.allows(ann, 0, now)));
-        assert!(rates.allows(Source::Unknown, 1, now) && !rates.allows(Source::Unknown, 1, now));
+        assert!(
+            rates.allows(Principal::Unknown, 1, now) && !rates.allows(Principal::Unknown, 1, now)
+        );
     }
 
     #[test]
     fn remembers_a_bounded_number_of_sources() {
         let (mut rates, now) = (Rates::default(), Instant::now());
         for uid in 0..3 * MOST as u32 {
-            assert!(rates.allows(Source::User(uid), 1, now));
+            assert!(rates.allows(Principal::User(uid), 1, now));
             assert!(rates.full_at.len() <= MOST);
         }
         let later = now + Duration::from_secs(2);
-        assert!((0..MOST as u32).all(|uid| rates.allows(Source::User(uid), 1, later)));
+        assert!((0..MOST as u32).all(|uid| rates.allows(Principal::User(uid), 1, later)));
         assert!(rates.full_at.len() <= MOST);
     }
 }

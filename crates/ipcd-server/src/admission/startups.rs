@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use ipcd_core::Source;
+use ipcd_core::Principal;
 use serde::{Deserialize, Serialize};
 
 use super::crowd::Crowd;
@@ -37,7 +37,7 @@ impl Default for MaxStartups {
 #[derive(Debug, Default)]
 pub(super) struct Startups {
     crowd: Crowd,
-    waiting: HashMap<u64, (Source, Instant)>,
+    waiting: HashMap<u64, (Principal, Instant)>,
 }
 
 /// What one more means.
@@ -57,7 +57,7 @@ impl Startups {
     pub(super) fn room(
         &self,
         max: MaxStartups,
-        source: Source,
+        source: Principal,
         now: Instant,
         percent: impl FnOnce() -> u32,
     ) -> Room {
@@ -75,7 +75,7 @@ impl Startups {
         }
     }
 
-    pub(super) fn add(&mut self, number: u64, source: Source, now: Instant) {
+    pub(super) fn add(&mut self, number: u64, source: Principal, now: Instant) {
         self.crowd.add(source, number);
         self.waiting.insert(number, (source, now));
     }
@@ -88,7 +88,7 @@ impl Startups {
     }
 
     /// One is of another source than it was.
-    pub(super) fn move_to(&mut self, number: u64, source: Source) {
+    pub(super) fn move_to(&mut self, number: u64, source: Principal) {
         if let Some((before, since)) = self.waiting.get(&number).copied() {
             self.crowd.remove(before, number);
             self.crowd.add(source, number);
@@ -97,7 +97,7 @@ impl Startups {
     }
 
     /// The one of a source that has waited longest.
-    pub(super) fn longest_of(&self, source: Source) -> Option<u64> {
+    pub(super) fn longest_of(&self, source: Principal) -> Option<u64> {
         self.crowd.oldest(source)
     }
 
@@ -109,7 +109,7 @@ impl Startups {
 
     /// The one that has waited longest of those whose sources have most; of this one's own, if it is
     /// among these.
-    fn of_the_busiest(&self, source: Source) -> Option<u64> {
+    fn of_the_busiest(&self, source: Principal) -> Option<u64> {
         if self.crowd.count(source) == self.crowd.most() {
             return self.crowd.oldest(source);
         }
@@ -176,8 +176,8 @@ impl fmt::Display for MaxStartups {
 mod tests {
     use super::*;
 
-    const ANN: Source = Source::User(1);
-    const BOB: Source = Source::User(2);
+    const ANN: Principal = Principal::User(1);
+    const BOB: Principal = Principal::User(2);
 
     #[test]
     fn chances_grow_from_the_rate_to_certainty() {
@@ -256,12 +256,12 @@ mod tests {
     fn sources_with_one_each_take_turns() {
         let (max, now) = (MaxStartups { start: 3, rate: 100, full: 3 }, Instant::now());
         let mut startups = Startups::default();
-        (0..3).for_each(|user| startups.add(user, Source::User(user as u32), now));
-        assert_eq!(startups.room(max, Source::User(9), now, || 0), Room::None);
-        assert_eq!(startups.room(max, Source::User(9), now + GRACE, || 0), Room::Of(0));
-        assert_eq!(startups.room(max, Source::User(2), now + GRACE, || 0), Room::Of(2));
-        startups.move_to(0, Source::User(2));
-        assert_eq!(startups.room(max, Source::User(9), now, || 0), Room::Of(0));
+        (0..3).for_each(|user| startups.add(user, Principal::User(user as u32), now));
+        assert_eq!(startups.room(max, Principal::User(9), now, || 0), Room::None);
+        assert_eq!(startups.room(max, Principal::User(9), now + GRACE, || 0), Room::Of(0));
+        assert_eq!(startups.room(max, Principal::User(2), now + GRACE, || 0), Room::Of(2));
+        startups.move_to(0, Principal::User(2));
+        assert_eq!(startups.room(max, Principal::User(9), now, || 0), Room::Of(0));
         startups.remove(0);
         assert_eq!((startups.crowd.len(), startups.waiting.len()), (2, 2));
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ipcd_core::Source;
+use ipcd_core::Principal;
 
 /// Deaths count that are not longer ago than this.
 const MEMORY: Duration = Duration::from_secs(60);
@@ -17,7 +17,7 @@ const MOST: usize = 1024;
 
 /// The sources, and what is held against them.
 #[derive(Debug, Default)]
-pub(super) struct Suspects(HashMap<Source, Suspicion>);
+pub(super) struct Suspects(HashMap<Principal, Suspicion>);
 
 #[derive(Debug)]
 struct Suspicion {
@@ -28,7 +28,7 @@ struct Suspicion {
 
 impl Suspects {
     /// A worker has died while it served a peer of this source.
-    pub(super) fn note(&mut self, source: Source, now: Instant) {
+    pub(super) fn note(&mut self, source: Principal, now: Instant) {
         self.forget(now);
         if self.0.len() >= MOST {
             return;
@@ -44,7 +44,7 @@ impl Suspects {
     }
 
     /// For how much longer a source is refused.
-    pub(super) fn refused_for(&self, source: Source, now: Instant) -> Option<Duration> {
+    pub(super) fn refused_for(&self, source: Principal, now: Instant) -> Option<Duration> {
         let until = self.0.get(&source)?.refused_until?;
         until.checked_duration_since(now).filter(|left| !left.is_zero())
     }
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn penalties_grow_and_are_forgotten() {
         let (mut suspects, mut now) = (Suspects::default(), Instant::now());
-        let (bad, other) = (Source::User(1), Source::User(2));
+        let (bad, other) = (Principal::User(1), Principal::User(2));
         suspects.note(bad, now);
         suspects.note(bad, now);
         assert_eq!(suspects.refused_for(bad, now), None);
@@ -87,8 +87,8 @@ mod tests {
     fn deaths_that_are_far_apart_are_chance() {
         let (mut suspects, now) = (Suspects::default(), Instant::now());
         for turn in 0..10 {
-            suspects.note(Source::User(1), now + turn * MEMORY);
+            suspects.note(Principal::User(1), now + turn * MEMORY);
         }
-        assert_eq!(suspects.refused_for(Source::User(1), now + 9 * MEMORY), None);
+        assert_eq!(suspects.refused_for(Principal::User(1), now + 9 * MEMORY), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_core::Source;
+use ipcd_core::Principal;
 use ipcd_transport::{ChannelParts, Identity, Transport};
 use tracing::{error, warn};
 
@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::link::{Gone, Link, ToWorker};
 use crate::listen::Dialect;
 use crate::refusal::tell_refusal;
-use crate::slot::Life;
+use crate::slot::WorkerState;
 use crate::worker::Admitted;
 
 /// Peers accepted of one listener in a turn, so that the others have theirs.
@@ -82,7 +82,7 @@ impl Supervisor {
         let turn = self.turn;
         let mut order = (0..count).map(|step| (turn + step) % count);
         if self.serves_per_connection() {
-            let is_free = |index: &usize| matches!(self.slots[*index].life, Life::Free);
+            let is_free = |index: &usize| matches!(self.slots[*index].state, WorkerState::Free);
             return Some(order.find(is_free));
         }
         let mut with_room =
@@ -258,8 +258,8 @@ impl Supervisor {
 }
 
 /// The source that a line about a peer is charged to.
-fn source_of(identity: &Identity, config: &Config) -> Source {
-    Source::of(identity.uid, identity.addr, config.limits.prefixes())
+fn source_of(identity: &Identity, config: &Config) -> Principal {
+    Principal::of(identity.uid, identity.addr, config.limits.prefixes())
 }
 
 fn origin(parts: &ChannelParts) -> (Identity, Vec<u8>) {

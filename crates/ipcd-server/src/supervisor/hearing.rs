@@ -1,13 +1,13 @@
 //! What workers say. A worker may have been taken over by a peer, so what it says is typed, bounded
 //! and its own affair; one that says anything else is ended.
 
-use ipcd_core::Request;
+use ipcd_core::DirectoryRequest;
 use ipcd_proto::control::Who;
 use tracing::{error, warn};
 
 use super::Supervisor;
 use crate::link::{PEERS, Received, ToSupervisor, is_gone};
-use crate::slot::{Life, Slot};
+use crate::slot::{Slot, WorkerState};
 
 /// Messages heard of a worker in a turn, so that the others have theirs.
 const HEAR_BUDGET: usize = 64;
@@ -69,7 +69,7 @@ impl Supervisor {
                 return Err(format!("{} peers have proved tokens at once", numbers.len()));
             }
             ToSupervisor::Opened(numbers) => self.admission.opened(&numbers, index),
-            ToSupervisor::Request { by, request } => {
+            ToSupervisor::DirectoryRequest { by, request } => {
                 let slot = index as u32;
                 let told = match self.permits(index, by, &request) {
                     true => self.table.heed(slot, request).map_err(|fault| fault.to_string())?,
@@ -85,7 +85,7 @@ impl Supervisor {
     /// Whether the peer for which a worker asks may do so. The worker has looked at that, but may have
     /// been taken over: who its peers are the supervisor knows by itself. Only what a peer has proved
     /// to the worker has to be believed, and that not of a peer that the kernel vouches for.
-    fn permits(&self, index: usize, by: u64, request: &Request) -> bool {
+    fn permits(&self, index: usize, by: u64, request: &DirectoryRequest) -> bool {
         let acl = &self.core.acl;
         let Some(principal) = request.principal().filter(|_| !acl.rules.is_empty()) else {
             return true;
@@ -102,17 +102,17 @@ impl Supervisor {
             certificate: proved(&principal.certificate),
         };
         match request {
-            Request::Ask { query, .. } => acl.may_ask(&who, query),
-            Request::ClaimName { name, .. } => acl.may_be_named(&who, name),
+            DirectoryRequest::Ask { query, .. } => acl.may_ask(&who, query),
+            DirectoryRequest::ClaimName { name, .. } => acl.may_be_named(&who, name),
             _ => true,
         }
     }
 
     fn worker_is_ready(&mut self, index: usize) {
-        if let Life::Running { is_ready, .. } = &mut self.slots[index].life {
+        if let WorkerState::Running { is_ready, .. } = &mut self.slots[index].state {
             *is_ready = true;
         }
-        let ready = |slot: &Slot| matches!(slot.life, Life::Running { is_ready: true, .. });
+        let ready = |slot: &Slot| matches!(slot.state, WorkerState::Running { is_ready: true, .. });
         if !self.is_ready && self.slots.iter().all(ready) {
             self.say_ready();
         }

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use tracing::warn;
 
 use super::Supervisor;
-use crate::slot::Life;
+use crate::slot::WorkerState;
 
 impl Supervisor {
     /// Collects children that have ended, and notes workers that were stopped.
@@ -67,7 +67,7 @@ impl Supervisor {
                 let _ = self.epoll.delete(&slot.link);
                 self.vacate(index);
             }
-            false => slot.life = Life::Dead { until: slot.next_birth() },
+            false => slot.state = WorkerState::Dead { until: slot.next_birth() },
         }
         self.tell_news(told);
     }

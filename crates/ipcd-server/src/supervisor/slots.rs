@@ -5,17 +5,17 @@ use std::time::Instant;
 use crate::Error;
 use crate::config::{Config, ForkMode};
 use crate::inbox::Places;
-use crate::slot::{Life, Slot};
+use crate::slot::{Slot, WorkerState};
 
 /// The places of workers and their inboxes, all made before the first worker is born.
 pub(super) fn make_slots(config: &Config) -> Result<(Vec<Slot>, Places), Error> {
     let daemon = &config.daemon;
-    let (count, life) = match daemon.fork {
-        ForkMode::Pool => (daemon.workers.count(), Life::Dead { until: Instant::now() }),
-        ForkMode::Connection => (daemon.max_children.count() + spare(config), Life::Free),
+    let (count, state) = match daemon.fork {
+        ForkMode::Pool => (daemon.workers.count(), WorkerState::Dead { until: Instant::now() }),
+        ForkMode::Connection => (daemon.max_children.count() + spare(config), WorkerState::Free),
     };
     let failed = |error| Error::system("make the links and inboxes of workers", error);
-    let slots = (0..count).map(|_| Slot::new(life)).collect();
+    let slots = (0..count).map(|_| Slot::new(state)).collect();
     Ok((slots, Places::new(count).map_err(failed)?))
 }
 
@@ -31,6 +31,6 @@ pub(super) fn spare(config: &Config) -> usize {
 }
 
 pub(super) fn occupied(slots: &[Slot]) -> Vec<usize> {
-    let is_occupied = |index: &usize| !matches!(slots[*index].life, Life::Free);
+    let is_occupied = |index: &usize| !matches!(slots[*index].state, WorkerState::Free);
     (0..slots.len()).filter(is_occupied).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_core::{PeerKey, Source};
+use ipcd_core::{PeerKey, Principal};
 use ipcd_transport::{Error, Read, ReadBuffer, Result, Wrote};
 use tracing::warn;
 
@@ -193,7 +193,7 @@ impl Worker {
         let translator = self.connection(key).and_then(|found| found.translator.as_mut());
         if let Some(why) = translator.and_then(|translator| translator.take_refusal()) {
             let origin = self.core.origin(key);
-            let source = Source::of(origin.uid, origin.addr, self.core.prefixes());
+            let source = Principal::of(origin.uid, origin.addr, self.core.prefixes());
             let peer = origin.peer;
             warn!(%source, peer, why, "a message was refused; the next ones of this peer are only counted");
         }

@@ -49,8 +49,8 @@ impl Worker {
                 break;
             }
             match self.inboxes.receive(&mut buffer).map_err(failed)? {
-                Arrived::Of(slot, life) => {
-                    self.core.arrive(self.now, slot, life, buffer.filled_mut());
+                Arrived::Of(slot, generation) => {
+                    self.core.arrive(self.now, slot, generation, buffer.filled_mut());
                     buffer.clear();
                 }
                 Arrived::Stale => {}
@@ -78,11 +78,11 @@ impl Worker {
     pub(super) fn forward(&mut self, slot: u32) -> Result<(), Error> {
         let failed = |error| Error::system("write to an inbox", error);
         while !self.full_inboxes[slot as usize] {
-            let (frames, life) = self.core.outgoing(slot);
+            let (frames, generation) = self.core.outgoing(slot);
             if frames.is_empty() {
                 return self.say_if_quiet();
             }
-            match self.inboxes.send(slot, life, frames).map_err(failed)? {
+            match self.inboxes.send(slot, generation, frames).map_err(failed)? {
                 Sent::Bytes(count) => self.core.forwarded(slot, count),
                 Sent::NoMemory => {
                     self.retry_soon();

@@ -1,7 +1,7 @@
 //! What the kernel has no memory for now: it is tried again after a pause, and costs nothing until
 //! then.
 
-use ipcd_core::{PeerKey, Source};
+use ipcd_core::{PeerKey, Principal};
 use nix::errno::Errno;
 use tracing::warn;
 
@@ -42,7 +42,7 @@ impl Worker {
         if self.connection(key).is_some_and(|connection| connection.closing.is_none()) {
             let origin = self.core.origin(key);
             let (peer, source) =
-                (origin.peer, Source::of(origin.uid, origin.addr, self.core.prefixes()));
+                (origin.peer, Principal::of(origin.uid, origin.addr, self.core.prefixes()));
             warn!(
                 %source,
                 peer,

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::io::IoSlice;
 
-use ipcd_core::{PeerKey, Source};
+use ipcd_core::{PeerKey, Principal};
 use ipcd_transport::{Read, ReadBuffer, Wrote};
 use nix::sys::epoll::EpollFlags;
 use tracing::{info, warn};
@@ -151,7 +151,7 @@ impl Worker {
             return;
         };
         let peer = self.core.origin(key).peer;
-        let source = Source::of(identity.uid, identity.addr, self.core.prefixes());
+        let source = Principal::of(identity.uid, identity.addr, self.core.prefixes());
         info!(%source, peer, %identity, "peer known by its certificate");
         let has_other_rights = self.core.vouch(key, name);
         connection.is_vouched = true;

@@ -14,20 +14,20 @@ use ipcd_proto::limits::largest_frame;
 use ipcd_proto::{Address, FrameWriter, Header, Kind, Subject};
 use serde::{Deserialize, Serialize};
 
-use crate::arriving::Arrivals;
+use crate::arriving::InboundQueue;
 use crate::config::Config;
-use crate::core::{Core, Output};
-use crate::interest::{Group, Remote};
-use crate::leaving::Leave;
-use crate::levels::Local;
-use crate::peer::{PeerKey, is_life, place_of};
-use crate::shared::{Interest, Shared};
-use crate::tracked::{Conclusion, Ticket};
+use crate::core::{Output, Router};
+use crate::interest::{QueueGroup, WorkerInterest};
+use crate::leaving::LeaveState;
+use crate::levels::LocalInterest;
+use crate::peer::{PeerKey, is_generation, place_of};
+use crate::shared::{DirectoryState, Interest};
+use crate::tracked::{OutcomeReport, Ticket};
 use crate::waiting::WaitingList;
 
 /// What workers tell each other besides messages.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) enum Between {
+pub(crate) enum WorkerMessage {
     /// So many bytes of yours were consumed in all.
     Consumed(u64),
     /// The members of this interest cannot take more, or can again.
@@ -37,44 +37,44 @@ pub(crate) enum Between {
     /// That sender has gone.
     Departed(u64),
     /// The outcome of the next message is to be told, with this ticket.
-    Tracked(Ticket),
+    PendingMessage(Ticket),
     /// What became of the copies of such a message.
-    Concluded(Conclusion),
+    Concluded(OutcomeReport),
     /// No message comes behind this, because the receiver is leaving.
     Last,
 }
 
 #[derive(Debug)]
-pub(crate) struct Others {
+pub(crate) struct Cluster {
     pub(crate) own_slot: u32,
     /// Bytes that may be on their way to another worker.
     pub(crate) window: u64,
-    pub(crate) shared: Shared,
+    pub(crate) shared: DirectoryState,
     /// Interests that are off, whether they are in the table yet or not.
     pub(crate) off: HashSet<(u32, Interest)>,
-    pub(crate) ways: Vec<Way>,
+    pub(crate) links: Vec<WorkerLink>,
     /// What they have sent and was put off.
-    pub(crate) arrivals: Arrivals,
+    pub(crate) arrivals: InboundQueue,
     /// Publishers that wait for other workers.
     pub(crate) waiters: WaitingList,
     /// Senders elsewhere that were introduced.
     pub(crate) origins: HashMap<u64, (u32, Origin)>,
     /// This worker's own interests.
-    pub(crate) locals: HashMap<Interest, Local>,
+    pub(crate) locals: HashMap<Interest, LocalInterest>,
     /// Groups by this worker's numbers.
-    pub(crate) numbers: HashMap<u32, Rc<Group>>,
+    pub(crate) numbers: HashMap<u32, Rc<QueueGroup>>,
     pub(crate) last_number: u32,
     /// Subscriptions that are acknowledged when all workers know of them.
     pub(crate) unconfirmed: Vec<Unconfirmed>,
     next_ticket: u64,
     pub(crate) confirmed: u64,
     /// How far this worker is in leaving itself.
-    pub(crate) leave: Leave,
+    pub(crate) leave: LeaveState,
 }
 
 /// To and from another worker.
 #[derive(Debug, Default)]
-pub(crate) struct Way {
+pub(crate) struct WorkerLink {
     /// Frames that are to be sent, from `head` on.
     pub(crate) outgoing: Vec<u8>,
     pub(crate) head: usize,
@@ -85,10 +85,10 @@ pub(crate) struct Way {
     /// How much came from there and was consumed here.
     pub(crate) consumed: u64,
     pub(crate) reported: u64,
-    /// The last incarnation there that is known of, alive or dead.
-    pub(crate) last_life: u32,
-    /// The incarnation there that has sent something last.
-    pub(crate) heard_life: u32,
+    /// The last generation there that is known of, alive or dead.
+    pub(crate) last_generation: u32,
+    /// The generation there that has sent something last.
+    pub(crate) heard_generation: u32,
     /// The ticket of the next message from there.
     pub(crate) ticket: Option<Ticket>,
     /// Whether that one has said that no more messages come.
@@ -104,17 +104,18 @@ pub(crate) struct Unconfirmed {
     pub(crate) correlation: u64,
 }
 
-impl Others {
-    pub(crate) fn new(config: &Config, shared: Shared) -> Self {
-        let way = |life: &u32| Way { last_life: *life, ..Way::default() };
-        let ways = shared.lives.iter().map(way).collect();
+impl Cluster {
+    pub(crate) fn new(config: &Config, shared: DirectoryState) -> Self {
+        let link =
+            |generation: &u32| WorkerLink { last_generation: *generation, ..WorkerLink::default() };
+        let links = shared.generations.iter().map(link).collect();
         Self {
             own_slot: config.slot,
             window: config.window,
             shared,
             off: HashSet::new(),
-            ways,
-            arrivals: Arrivals::default(),
+            links,
+            arrivals: InboundQueue::default(),
             waiters: WaitingList::default(),
             origins: HashMap::new(),
             locals: HashMap::new(),
@@ -123,19 +124,19 @@ impl Others {
             unconfirmed: Vec::new(),
             next_ticket: 0,
             confirmed: 0,
-            leave: Leave::No,
+            leave: LeaveState::No,
         }
     }
 
     /// Interests of the other workers that match, those of one worker together.
-    pub(crate) fn find(&self, subject: Subject<'_>) -> (Vec<Remote>, usize) {
+    pub(crate) fn find(&self, subject: Subject<'_>) -> (Vec<WorkerInterest>, usize) {
         let (mut found, looked_at) = self.shared.interests.find_counted(subject);
         found.retain(|remote| remote.slot != self.own_slot);
         (found, looked_at)
     }
 
     /// This worker's group of that number.
-    pub(crate) fn group_of(&self, number: u32) -> Option<Rc<Group>> {
+    pub(crate) fn group_of(&self, number: u32) -> Option<Rc<QueueGroup>> {
         self.numbers.get(&number).cloned()
     }
 
@@ -144,8 +145,8 @@ impl Others {
         self.next_ticket
     }
 
-    pub(crate) fn generation(&self) -> u64 {
-        self.shared.interests.generation()
+    pub(crate) fn version(&self) -> u64 {
+        self.shared.interests.version()
     }
 
     pub(crate) fn origin(&self, sender: u64) -> Option<&Origin> {
@@ -153,89 +154,90 @@ impl Others {
     }
 
     /// Whether a publisher has to wait for one of these.
-    pub(crate) fn must_wait(&self, remotes: &[Remote]) -> bool {
+    pub(crate) fn must_wait(&self, remotes: &[WorkerInterest]) -> bool {
         remotes.iter().any(|remote| remote.off || !self.has_room(remote.slot))
     }
 
     /// Whether more may be sent to a worker for now.
     pub(crate) fn has_room(&self, slot: u32) -> bool {
-        let way = &self.ways[slot as usize];
-        way.sent - way.credited <= self.window
+        let link = &self.links[slot as usize];
+        link.sent - link.credited <= self.window
     }
 
-    pub(crate) fn lives(&self, slot: u32) -> bool {
-        self.shared.lives.get(slot as usize).is_some_and(|life| *life > 0)
+    pub(crate) fn is_alive(&self, slot: u32) -> bool {
+        self.shared.generations.get(slot as usize).is_some_and(|generation| *generation > 0)
     }
 
     /// Queues frames for a worker; whether the caller has to be told that there are some.
     fn push(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) -> Option<Output> {
-        if !self.lives(slot) {
+        if !self.is_alive(slot) {
             return None;
         }
-        let way = &mut self.ways[slot as usize];
-        let before = way.outgoing.len();
-        write(&mut way.outgoing);
-        way.sent += (way.outgoing.len() - before) as u64;
-        (!std::mem::replace(&mut way.is_dirty, true)).then_some(Output::Forward(slot))
+        let link = &mut self.links[slot as usize];
+        let before = link.outgoing.len();
+        write(&mut link.outgoing);
+        link.sent += (link.outgoing.len() - before) as u64;
+        (!std::mem::replace(&mut link.is_dirty, true)).then_some(Output::Forward(slot))
     }
 
-    pub(crate) fn tell(&mut self, slot: u32, news: &Between) -> Option<Output> {
+    pub(crate) fn tell(&mut self, slot: u32, news: &WorkerMessage) -> Option<Output> {
         self.push(slot, |outgoing| {
             FrameWriter(outgoing).control(Header::new(Kind::Notice, 0), &encode(news));
         })
     }
 }
 
-impl Core {
+impl Router {
     /// The frames on their way to a worker, and which life of it they are for.
     pub fn outgoing(&mut self, slot: u32) -> (&[u8], u32) {
-        let others = self.others.as_mut().expect("only a shared router forwards");
-        let way = &mut others.ways[slot as usize];
-        way.is_dirty = false;
-        (&way.outgoing[way.head..], others.shared.lives[slot as usize])
+        let cluster = self.cluster.as_mut().expect("only a shared router forwards");
+        let link = &mut cluster.links[slot as usize];
+        link.is_dirty = false;
+        (&link.outgoing[link.head..], cluster.shared.generations[slot as usize])
     }
 
     /// Bytes for a worker that it has not reported to have consumed.
     pub fn outstanding(&self, slot: u32) -> u64 {
-        let way = self.others.as_ref().map(|others| &others.ways[slot as usize]);
-        way.map_or(0, |way| way.sent - way.credited)
+        let link = self.cluster.as_ref().map(|cluster| &cluster.links[slot as usize]);
+        link.map_or(0, |link| link.sent - link.credited)
     }
 
     /// Whether everything for other workers was sent.
     pub fn is_forwarded(&self) -> bool {
-        let others = self.others.as_ref();
-        others.is_none_or(|others| {
+        let cluster = self.cluster.as_ref();
+        cluster.is_none_or(|cluster| {
             // What another worker has sent here may have to be passed on.
-            !others.arrivals.is_waiting() && others.ways.iter().all(|way| way.outgoing.is_empty())
+            !cluster.arrivals.is_waiting()
+                && cluster.links.iter().all(|link| link.outgoing.is_empty())
         })
     }
 
     /// Says that the first bytes of them were sent.
     pub fn forwarded(&mut self, slot: u32, count: usize) {
-        let others = self.others.as_mut().expect("only a shared router forwards");
-        let way = &mut others.ways[slot as usize];
-        way.head += count;
-        if way.head == way.outgoing.len() {
-            way.outgoing.clear();
-            way.head = 0;
+        let cluster = self.cluster.as_mut().expect("only a shared router forwards");
+        let link = &mut cluster.links[slot as usize];
+        link.head += count;
+        if link.head == link.outgoing.len() {
+            link.outgoing.clear();
+            link.head = 0;
             self.store.look_later();
-        } else if way.head > way.outgoing.len() / 2 {
-            way.outgoing.drain(..way.head);
-            way.head = 0;
+        } else if link.head > link.outgoing.len() / 2 {
+            link.outgoing.drain(..link.head);
+            link.head = 0;
         }
     }
 
     /// Which life a place is in, 0 for none; `None` if there is no such place.
-    pub(crate) fn life_of(&self, slot: u32) -> Option<u32> {
-        self.others.as_ref()?.shared.lives.get(slot as usize).copied()
+    pub(crate) fn generation_of(&self, slot: u32) -> Option<u32> {
+        self.cluster.as_ref()?.shared.generations.get(slot as usize).copied()
     }
 
-    pub(crate) fn last_life_of(&self, slot: u32) -> u32 {
-        self.others.as_ref().map_or(0, |others| others.ways[slot as usize].last_life)
+    pub(crate) fn last_generation_of(&self, slot: u32) -> u32 {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.links[slot as usize].last_generation)
     }
 
     /// Sends a run to the other workers that are interested.
-    pub(crate) fn forward(&mut self, from: PeerKey, remotes: &[Remote], run: &[u8]) {
+    pub(crate) fn forward(&mut self, from: PeerKey, remotes: &[WorkerInterest], run: &[u8]) {
         // They are in order, so a worker's interests stand together.
         for same in remotes.chunk_by(|a, b| a.slot == b.slot) {
             self.forward_to(Some(from), same[0].slot, run, None);
@@ -246,7 +248,7 @@ impl Core {
     pub(crate) fn forward_one(
         &mut self,
         from: PeerKey,
-        remotes: &[Remote],
+        remotes: &[WorkerInterest],
         frame: &[u8],
         ticket: Option<Ticket>,
     ) {
@@ -264,34 +266,36 @@ impl Core {
         run: &[u8],
         ticket: Option<Ticket>,
     ) {
-        let Some(others) = self.others.as_mut().filter(|others| others.lives(slot)) else { return };
+        let Some(cluster) = self.cluster.as_mut().filter(|cluster| cluster.is_alive(slot)) else {
+            return;
+        };
         if let Some(from) = from {
             let peer = &mut self.peers[from.0 as usize];
             let introduced = peer.introduced.get_or_insert_default();
             if !introduced.contains(&slot) {
                 introduced.push(slot);
-                let output = others.tell(slot, &Between::Origin(peer.origin.clone()));
+                let output = cluster.tell(slot, &WorkerMessage::Origin(peer.origin.clone()));
                 self.outputs.extend(output);
             }
         }
         if let Some(ticket) = ticket {
-            let output = others.tell(slot, &Between::Tracked(ticket));
+            let output = cluster.tell(slot, &WorkerMessage::PendingMessage(ticket));
             self.outputs.extend(output);
         }
-        let output = others.push(slot, |outgoing| outgoing.extend_from_slice(run));
+        let output = cluster.push(slot, |outgoing| outgoing.extend_from_slice(run));
         self.outputs.extend(output);
         if let Some(ticket) = ticket {
-            let life = self.life_of(slot).unwrap_or(0);
-            self.sent_elsewhere(ticket, (slot, life));
+            let generation = self.generation_of(slot).unwrap_or(0);
+            self.sent_elsewhere(ticket, (slot, generation));
         }
     }
 
     /// Sends a message on that another worker has sent here. The next one may not know the sender,
     /// and hears of it for as long as that message takes.
     pub(crate) fn pass_on(&mut self, from: u64, slot: u32, frame: &[u8], ticket: Option<Ticket>) {
-        let Some(others) = &mut self.others else { return };
-        if let Some(origin) = others.origin(from).cloned() {
-            let output = others.tell(slot, &Between::Origin(origin));
+        let Some(cluster) = &mut self.cluster else { return };
+        if let Some(origin) = cluster.origin(from).cloned() {
+            let output = cluster.tell(slot, &WorkerMessage::Origin(origin));
             self.outputs.extend(output);
         }
         self.forward_to(None, slot, frame, ticket);
@@ -307,8 +311,11 @@ impl Core {
         ticket: Option<Ticket>,
     ) {
         let (slot, in_id) = place_of(to.peer);
-        let is_leaving = self.others.as_ref().is_some_and(|others| others.shared.is_leaving(slot));
-        if !is_leaving && self.life_of(slot).is_some_and(|life| is_life(life, in_id)) {
+        let is_leaving =
+            self.cluster.as_ref().is_some_and(|cluster| cluster.shared.is_leaving(slot));
+        if !is_leaving
+            && self.generation_of(slot).is_some_and(|generation| is_generation(generation, in_id))
+        {
             self.forward_to(Some(from), slot, frame, ticket);
         } else {
             self.count_undeliverable(to);
@@ -318,43 +325,43 @@ impl Core {
     /// Whether a peer has more than can have been on its way from other workers when its outbox filled
     /// up: then one of them was taken over, and heeds no level.
     pub(crate) fn is_flooded(&self, key: PeerKey) -> bool {
-        let Some(others) = &self.others else { return false };
+        let Some(cluster) = &self.cluster else { return false };
         let peer = &self.peers[key.0 as usize];
-        let in_flight = others.window as usize + largest_frame(self.config.max_payload);
-        let most = in_flight.saturating_mul(others.ways.len() * peer.subscriptions.len().max(1));
+        let in_flight = cluster.window as usize + largest_frame(self.config.max_payload);
+        let most = in_flight.saturating_mul(cluster.links.len() * peer.subscriptions.len().max(1));
         peer.outbox.len() > self.config.outbox.saturating_add(most)
     }
 
     /// Tells another worker what became of its message here.
-    pub(crate) fn tell_conclusion(&mut self, slot: u32, conclusion: Conclusion) {
-        let Some(others) = &mut self.others else { return };
-        let output = others.tell(slot, &Between::Concluded(conclusion));
+    pub(crate) fn tell_conclusion(&mut self, slot: u32, conclusion: OutcomeReport) {
+        let Some(cluster) = &mut self.cluster else { return };
+        let output = cluster.tell(slot, &WorkerMessage::Concluded(conclusion));
         self.outputs.extend(output);
     }
 
     /// Tells all living workers.
-    pub(crate) fn tell_all(&mut self, news: &Between) {
-        let Some(others) = &mut self.others else { return };
-        let own = others.own_slot;
-        for slot in (0..others.ways.len() as u32).filter(|slot| *slot != own) {
-            let output = others.tell(slot, news);
+    pub(crate) fn tell_all(&mut self, news: &WorkerMessage) {
+        let Some(cluster) = &mut self.cluster else { return };
+        let own = cluster.own_slot;
+        for slot in (0..cluster.links.len() as u32).filter(|slot| *slot != own) {
+            let output = cluster.tell(slot, news);
             self.outputs.extend(output);
         }
     }
 
     /// A peer that others have heard of goes.
     pub(crate) fn part(&mut self, introduced: &[u32], peer: u64) {
-        let Some(others) = &mut self.others else { return };
+        let Some(cluster) = &mut self.cluster else { return };
         for &slot in introduced {
-            let output = others.tell(slot, &Between::Departed(peer));
+            let output = cluster.tell(slot, &WorkerMessage::Departed(peer));
             self.outputs.extend(output);
         }
     }
 
     /// Leaves a peer unread until other workers can take more.
     pub(crate) fn wait_for_others(&mut self, key: PeerKey) {
-        let Some(others) = &mut self.others else { return };
-        others.waiters.push(key);
+        let Some(cluster) = &mut self.cluster else { return };
+        cluster.waiters.push(key);
         self.peer(key).waiting = true;
     }
 }
