@@ -5,16 +5,17 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
+use crate::acl::Acl;
+use crate::acl::rights::PeerRights;
+use crate::core::{Output, Router};
+use crate::directory::messages::RequestingPeer;
+use crate::model::config::TokenSet;
+use crate::model::ids::PeerKey;
+use crate::peer::SessionState;
+use crate::session::Failure;
 use foldhash::fast::RandomState;
 use ipcd_proto::control::{Code, Overflow, Query, Subscribe, Who};
 use ipcd_proto::{Address, Filter, Subject};
-
-use crate::acl::{Acl, PeerRights};
-use crate::config::TokenSet;
-use crate::core::{Output, Router};
-use crate::peer::{PeerKey, SessionState};
-use crate::session::Failure;
-use crate::table::RequestingPeer;
 
 /// The rights that peers have, by the rules that concern them: those of one kind share theirs.
 #[derive(Debug, Default)]
@@ -277,7 +278,7 @@ mod tests {
     use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode};
 
     use super::*;
-    use crate::config::{Config, DaemonInfo, PeerInfo};
+    use crate::model::config::{Config, DaemonInfo, PeerInfo};
 
     fn secret(text: &str) -> Token {
         Token::from_text(text.repeat(16).as_bytes()).expect("it is long enough")

@@ -4,21 +4,18 @@
 //! A rule that denies wins, wherever it stands. Else a rule that allows decides. What no rule speaks
 //! of is allowed as long as all rules deny, and denied as soon as one allows something to anybody.
 
-mod names;
-mod pattern;
-mod rights;
+pub(crate) mod names;
+pub(crate) mod pattern;
+pub(crate) mod rights;
 
 use std::collections::BTreeMap;
 
+use crate::acl::names::{NamePattern, NamePermit};
+use crate::acl::pattern::SubjectPattern;
+use crate::acl::rights::{FilterShare, PeerRights, SubjectPermit, Target};
 use ipcd_proto::control::{Access, Query, Verdict, Who};
 use ipcd_proto::{BadSubject, Filter};
 use serde::{Deserialize, Serialize};
-
-use self::names::NamePermit;
-pub use self::names::{BadName, NamePattern};
-pub use self::pattern::SubjectPattern;
-pub(crate) use self::rights::PeerRights;
-use self::rights::{FilterShare, SubjectPermit, Target};
 
 /// The access rules of a daemon, and what its listeners are called in them.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

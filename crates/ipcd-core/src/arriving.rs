@@ -3,20 +3,19 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use crate::cluster::{Cluster, Unconfirmed, WorkerLink, WorkerMessage};
+use crate::core::{Output, Router};
+use crate::directory::messages::{DirectoryEvent, DirectoryRequest};
+use crate::directory::state::DirectoryChange;
+use crate::fanout::StampedBatch;
+use crate::model::ids::{is_generation, place_of};
+use crate::model::names::is_name;
+use crate::publish::MessageSender;
+use crate::tracked::OutcomeTarget;
+use crate::turns::DeferredWork;
 use ipcd_proto::control::{Origin, decode as body};
 use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Address, Decoded, Frame, Header, Kind, decode};
-
-use crate::cluster::{Cluster, Unconfirmed, WorkerLink, WorkerMessage};
-use crate::core::{Output, Router};
-use crate::fanout::StampedBatch;
-use crate::name::is_name;
-use crate::peer::{is_generation, place_of};
-use crate::publish::MessageSender;
-use crate::shared::DirectoryChange;
-use crate::table::{DirectoryEvent, DirectoryRequest};
-use crate::tracked::OutcomeTarget;
-use crate::turns::DeferredWork;
 
 /// Senders elsewhere that are remembered, whatever another worker says.
 const MAX_ORIGINS: usize = 256 * 1024;
@@ -275,9 +274,7 @@ impl Router {
                     self.resume_all();
                 }
             }
-            WorkerMessage::PendingMessage(ticket) => {
-                cluster.links[slot as usize].ticket = Some(ticket)
-            }
+            WorkerMessage::Tracked(ticket) => cluster.links[slot as usize].ticket = Some(ticket),
             WorkerMessage::Last => self.had_last_of(slot),
         }
     }
@@ -444,9 +441,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Config, DaemonInfo, PeerInfo};
-    use crate::peer::{PeerKey, id_of};
-    use crate::shared::{DirectoryState, Interest};
+    use crate::directory::state::{DirectoryState, Interest};
+    use crate::model::config::{Config, DaemonInfo, PeerInfo};
+    use crate::model::ids::{PeerKey, id_of};
     use crate::tracked::OutcomeReport;
 
     const OWN: u32 = 0;
@@ -543,7 +540,7 @@ mod tests {
             any_id().prop_map(|peer| WorkerMessage::Origin(origin(peer))),
             any_id().prop_map(WorkerMessage::Departed),
             Just(()).prop_map(|()| WorkerMessage::Last),
-            ticket.prop_map(WorkerMessage::PendingMessage),
+            ticket.prop_map(WorkerMessage::Tracked),
             concluded.prop_map(|(ticket, delivered, is_answered, is_passed_on)| {
                 let receipt = Receipt { delivered, ..Receipt::default() };
                 let said = (is_answered, is_passed_on);

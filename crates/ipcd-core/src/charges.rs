@@ -9,17 +9,16 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::core::{Output, Router};
+use crate::directory::messages::DirectoryRequest;
+use crate::directory::state::DirectoryState;
+use crate::directory::violation::MAX_SOURCES;
+use crate::model::ids::PeerKey;
+use crate::model::principal::Principal;
+use crate::session::Failure;
 use foldhash::fast::RandomState;
 use ipcd_proto::control::Code;
 use serde::{Deserialize, Serialize};
-
-use crate::core::{Output, Router};
-use crate::fault::MAX_SOURCES;
-use crate::peer::PeerKey;
-use crate::session::Failure;
-use crate::shared::DirectoryState;
-use crate::source::Principal;
-use crate::table::DirectoryRequest;
 
 /// In how many parts what is allowed is counted between workers, at the least.
 const PARTS: u64 = 16;

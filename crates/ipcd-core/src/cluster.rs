@@ -9,21 +9,20 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
+use crate::arriving::InboundQueue;
+use crate::core::{Output, Router};
+use crate::directory::state::{DirectoryState, Interest};
+use crate::leaving::LeaveState;
+use crate::levels::LocalInterest;
+use crate::model::config::Config;
+use crate::model::ids::{PeerKey, Ticket, is_generation, place_of};
+use crate::routing::trie::{QueueGroup, WorkerInterest};
+use crate::tracked::OutcomeReport;
+use crate::waiting::WaitingList;
 use ipcd_proto::control::{Origin, encode};
 use ipcd_proto::limits::largest_frame;
 use ipcd_proto::{Address, FrameWriter, Header, Kind, Subject};
 use serde::{Deserialize, Serialize};
-
-use crate::arriving::InboundQueue;
-use crate::config::Config;
-use crate::core::{Output, Router};
-use crate::interest::{QueueGroup, WorkerInterest};
-use crate::leaving::LeaveState;
-use crate::levels::LocalInterest;
-use crate::peer::{PeerKey, is_generation, place_of};
-use crate::shared::{DirectoryState, Interest};
-use crate::tracked::{OutcomeReport, Ticket};
-use crate::waiting::WaitingList;
 
 /// What workers tell each other besides messages.
 #[derive(Debug, Deserialize, Serialize)]
@@ -37,7 +36,7 @@ pub(crate) enum WorkerMessage {
     /// That sender has gone.
     Departed(u64),
     /// The outcome of the next message is to be told, with this ticket.
-    PendingMessage(Ticket),
+    Tracked(Ticket),
     /// What became of the copies of such a message.
     Concluded(OutcomeReport),
     /// No message comes behind this, because the receiver is leaving.
@@ -279,7 +278,7 @@ impl Router {
             }
         }
         if let Some(ticket) = ticket {
-            let output = cluster.tell(slot, &WorkerMessage::PendingMessage(ticket));
+            let output = cluster.tell(slot, &WorkerMessage::Tracked(ticket));
             self.outputs.extend(output);
         }
         let output = cluster.push(slot, |outgoing| outgoing.extend_from_slice(run));

@@ -3,11 +3,10 @@
 
 use std::time::Instant;
 
-use ipcd_proto::limits::MAX_CONTROL;
-
-use crate::config::Config;
 use crate::core::Router;
-use crate::peer::PeerKey;
+use crate::model::config::Config;
+use crate::model::ids::PeerKey;
+use ipcd_proto::limits::MAX_CONTROL;
 
 impl Router {
     /// Changes the configuration while the router runs; what it is about to do is done by the new.

@@ -3,32 +3,30 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
-use foldhash::fast::RandomState;
-use ipcd_proto::control::{Origin, Reason};
-use slab::Slab;
-
 use crate::access::RightsCache;
 use crate::charges::Quotas;
 use crate::cluster::Cluster;
-use crate::config::{Config, PeerInfo};
+use crate::directory::messages::DirectoryRequest;
+use crate::directory::state::DirectoryState;
 use crate::fanout::LastAudience;
-use crate::interest::{LocalSubscriber, SubscriptionTrie};
-use crate::outbox::SendQueue;
+use crate::model::config::{Config, PeerInfo};
+use crate::model::ids::{PeerKey, id_of};
+use crate::model::principal::Principal;
 use crate::pacing::Pacing;
-use crate::peer::{
-    DropCounts, Peer, PeerCounts, PeerDeadlines, PeerKey, SessionState, Subscription, id_of,
-};
+use crate::peer::{DropCounts, Peer, PeerCounts, PeerDeadlines, SessionState, Subscription};
+use crate::queue::chunk_pool::ChunkPool;
+use crate::queue::send_queue::SendQueue;
 use crate::report::OpenQueries;
-use crate::rotation::GroupTurns;
-use crate::route::RouteCache;
-use crate::shared::DirectoryState;
-use crate::source::Principal;
-use crate::store::ChunkPool;
-use crate::table::DirectoryRequest;
+use crate::routing::group_turns::GroupTurns;
+use crate::routing::routes::RouteCache;
+use crate::routing::trie::{LocalSubscriber, SubscriptionTrie};
 use crate::timers::PeerTimers;
 use crate::tracked::Requests;
 use crate::turns::{DeferredQueue, DeferredWork, StepBudget};
 use crate::waiting::{WaitState, WaitingList};
+use foldhash::fast::RandomState;
+use ipcd_proto::control::{Origin, Reason};
+use slab::Slab;
 
 /// What it takes to forget a subscription.
 const STEPS_TO_FORGET: usize = 32;

@@ -3,14 +3,13 @@
 
 use std::time::Instant;
 
-use ipcd_proto::control::{Code, Reason, Refusal, encode};
-use ipcd_proto::{Address, Decoded, Frame, Header, Kind, decode};
-
 use crate::cluster::Cluster;
 use crate::core::Router;
-use crate::peer::{PeerKey, place_of};
+use crate::model::ids::{PeerKey, Ticket, place_of};
 use crate::publish::{MessageBatch, MessageSender};
-use crate::tracked::{DeliveryOutcome, OutcomeTarget, Ticket};
+use crate::tracked::{DeliveryOutcome, OutcomeTarget};
+use ipcd_proto::control::{Code, Reason, Refusal, encode};
+use ipcd_proto::{Address, Decoded, Frame, Header, Kind, decode};
 
 /// What an outbox may hold when a message comes that does not wait for it, in parts of what makes it
 /// full.

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::core::{Output, Router};
+use crate::model::ids::PeerKey;
+use crate::peer::SessionState;
+use crate::tracked::DeliveryOutcome;
 use ipcd_proto::control::{Code, Reason, Refusal, encode};
 use ipcd_proto::{Header, Kind};
-
-use crate::core::{Output, Router};
-use crate::peer::{PeerKey, SessionState};
-use crate::tracked::DeliveryOutcome;
 
 /// How long a peer that is cut off, or says goodbye, has to take what is left for it.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);

@@ -3,17 +3,15 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use crate::core::Router;
+use crate::model::ids::{PeerKey, Ticket};
+use crate::publish::{MessageBatch, MessageSender};
+use crate::queue::chunk_pool::ChunkSlice;
+use crate::routing::routes::RouteTargets;
+use crate::routing::trie::LocalSubscriber;
+use crate::turns::DeferredWork;
 use ipcd_proto::control::{Origin, Overflow};
 use ipcd_proto::{Frame, frame_len};
-
-use crate::core::Router;
-use crate::interest::LocalSubscriber;
-use crate::peer::PeerKey;
-use crate::publish::{MessageBatch, MessageSender};
-use crate::route::RouteTargets;
-use crate::store::ChunkSlice;
-use crate::tracked::Ticket;
-use crate::turns::DeferredWork;
 
 /// Bytes of a run from which on it always pays to keep it apart rather than copy it to each. A
 /// shorter one is kept if it can go where the one before is, or if the one before was for the same.

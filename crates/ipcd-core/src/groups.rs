@@ -3,15 +3,14 @@
 use std::num::NonZeroU32;
 use std::time::Instant;
 
+use crate::core::Router;
+use crate::model::ids::{PeerKey, Ticket};
+use crate::peer::Subscription;
+use crate::publish::{MessageBatch, MessageSender};
+use crate::routing::routes::{GroupCandidate, GroupRoute};
+use crate::routing::trie::LocalSubscriber;
 use ipcd_proto::control::Overflow;
 use ipcd_proto::{Decoded, Frame, decode};
-
-use crate::core::Router;
-use crate::interest::LocalSubscriber;
-use crate::peer::{PeerKey, Subscription};
-use crate::publish::{MessageBatch, MessageSender};
-use crate::route::{GroupCandidate, GroupRoute};
-use crate::tracked::Ticket;
 
 impl Router {
     /// Makes the publisher wait if no member can take more. Whoever is first able to wakes it.
@@ -197,9 +196,9 @@ mod tests {
     use ipcd_proto::{FrameWriter, Header, Kind};
 
     use super::*;
-    use crate::config::{Config, DaemonInfo, PeerInfo};
-    use crate::peer::id_of;
-    use crate::shared::{DirectoryChange, DirectoryState};
+    use crate::directory::state::{DirectoryChange, DirectoryState};
+    use crate::model::config::{Config, DaemonInfo, PeerInfo};
+    use crate::model::ids::id_of;
 
     /// A member of the group `g` of `w` that takes nothing.
     fn member(core: &mut Router, now: Instant, overflow: Overflow) -> PeerKey {

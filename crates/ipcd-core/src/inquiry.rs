@@ -4,14 +4,14 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use crate::core::{Output, Router};
+use crate::directory::messages::{DirectoryRequest, QueryTicket};
+use crate::directory::violation::MAX_PARTS;
+use crate::model::ids::PeerKey;
+use crate::peer::SessionState;
+use crate::turns::DeferredWork;
 use ipcd_proto::control::{Answer, PeerStatus, Query, SubscriptionStatus, encode};
 use serde::Serialize;
-
-use crate::core::{Output, Router};
-use crate::fault::MAX_PARTS;
-use crate::peer::{PeerKey, SessionState};
-use crate::table::{DirectoryRequest, QueryTicket};
-use crate::turns::DeferredWork;
 
 /// Bytes of one part of an answer, roughly.
 const PART_BYTES: usize = 32 * 1024;

@@ -7,11 +7,10 @@
 
 use std::time::Instant;
 
-use ipcd_proto::control::Reason;
-
 use crate::cluster::{Cluster, WorkerMessage};
 use crate::core::{Output, Router};
-use crate::table::DirectoryRequest;
+use crate::directory::messages::DirectoryRequest;
+use ipcd_proto::control::Reason;
 
 /// How far a worker is in leaving.
 #[derive(Debug, Default)]

@@ -7,16 +7,16 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use ipcd_proto::Filter;
-use ipcd_proto::control::Overflow;
-
 use crate::cluster::{Cluster, Unconfirmed, WorkerMessage};
 use crate::core::{Output, Router};
-use crate::fault::{MAX_INTERESTS, is_interest};
-use crate::interest::QueueGroup;
-use crate::peer::{PeerKey, Subscription};
-use crate::shared::{GroupPart, Interest};
-use crate::table::DirectoryRequest;
+use crate::directory::messages::DirectoryRequest;
+use crate::directory::state::{GroupPart, Interest};
+use crate::directory::violation::{MAX_INTERESTS, is_interest};
+use crate::model::ids::PeerKey;
+use crate::peer::Subscription;
+use crate::routing::trie::QueueGroup;
+use ipcd_proto::Filter;
+use ipcd_proto::control::Overflow;
 
 /// Groups that are remembered by number, those that have left included, before the latter are
 /// forgotten. By then nothing is on its way to them any more.

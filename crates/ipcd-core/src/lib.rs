@@ -8,54 +8,47 @@ mod acl;
 mod arriving;
 mod charges;
 mod cluster;
-mod config;
 mod configuring;
 mod core;
 mod direct;
+mod directory;
 mod ending;
 mod fanout;
-mod fault;
 mod groups;
 mod inquiry;
-mod interest;
 mod leaving;
 mod levels;
-mod name;
-mod outbox;
+mod model;
 mod pacing;
 mod peer;
 mod publish;
 mod queue;
 mod receiving;
 mod report;
-mod rotation;
-mod route;
+mod routing;
 mod sending;
 mod session;
-mod shared;
-mod source;
-mod spare;
-mod store;
-mod table;
 mod timers;
 mod tracked;
 mod turns;
 mod waiting;
 
-pub use crate::acl::{
-    Acl, AclRule, BadName, GroupMembers, NamePattern, RuleAction, RuleScope, SubjectPattern,
-};
+pub use crate::acl::names::{BadName, NamePattern};
+pub use crate::acl::pattern::SubjectPattern;
+pub use crate::acl::{Acl, AclRule, GroupMembers, RuleAction, RuleScope};
 pub use crate::charges::QuotaUsage;
-pub use crate::config::{Config, DaemonInfo, PeerInfo, RawPeer, TokenSet};
 pub use crate::core::{Output, Router};
-pub use crate::fault::ProtocolViolation;
-pub use crate::interest::{
-    GroupShare, LocalSubscriber, QueueGroup, SubscriptionTrie, TrieMember, WorkerInterest,
+pub use crate::directory::Directory;
+pub use crate::directory::messages::{
+    AddressedEvent, DirectoryEvent, DirectoryRequest, QueryTicket, RequestingPeer,
 };
-pub use crate::peer::PeerKey;
+pub use crate::directory::state::{DirectoryChange, DirectoryState, GroupPart, Interest};
+pub use crate::directory::violation::ProtocolViolation;
+pub use crate::model::config::{Config, DaemonInfo, PeerInfo, RawPeer, TokenSet};
+pub use crate::model::ids::PeerKey;
+pub use crate::model::principal::{AddressPrefixes, Principal};
 pub use crate::receiving::ReceiveProgress;
-pub use crate::shared::{DirectoryChange, DirectoryState, GroupPart, Interest};
-pub use crate::source::{AddressPrefixes, Principal};
-pub use crate::table::{
-    AddressedEvent, Directory, DirectoryEvent, DirectoryRequest, QueryTicket, RequestingPeer,
+pub use crate::routing::trie::members::TrieMember;
+pub use crate::routing::trie::{
+    GroupShare, LocalSubscriber, QueueGroup, SubscriptionTrie, WorkerInterest,
 };

@@ -12,12 +12,11 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_proto::limits::largest_frame;
-
-use crate::config::Config;
 use crate::core::Router;
-use crate::peer::PeerKey;
+use crate::model::config::Config;
+use crate::model::ids::PeerKey;
 use crate::publish::MAX_RUN;
+use ipcd_proto::limits::largest_frame;
 
 /// How long a subscriber may take nothing before it counts as one that pauses.
 const PATIENCE: Duration = Duration::from_millis(20);

@@ -4,54 +4,18 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Instant;
 
+use crate::acl::rights::PeerRights;
+use crate::charges::Quota;
+use crate::model::ids::{PeerKey, Ticket};
+use crate::pacing::Pacing;
+use crate::queue::send_queue::SendQueue;
+use crate::routing::trie::QueueGroup;
+use crate::tracked::Asked;
+use crate::waiting::WaitState;
 use foldhash::fast::RandomState;
+use ipcd_proto::Filter;
 use ipcd_proto::auth::{Nonce, Proof};
 use ipcd_proto::control::{Hello, Origin, Overflow, Reason};
-use ipcd_proto::{Address, Filter};
-use serde::{Deserialize, Serialize};
-
-use crate::acl::PeerRights;
-use crate::charges::Quota;
-use crate::interest::QueueGroup;
-use crate::outbox::SendQueue;
-use crate::pacing::Pacing;
-use crate::tracked::{Asked, Ticket};
-use crate::waiting::WaitState;
-
-/// A peer's place in its router. Places are used again; [`Origin::peer`] never is.
-#[derive(
-    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
-)]
-pub struct PeerKey(pub u32);
-
-/// The id of a peer, which says which worker's life it belongs to and is not used again within
-/// it. Ids stay below 2^53, so that every JSON reader keeps them exact.
-pub(crate) fn id_of(slot: u32, generation: u32, number: u32) -> u64 {
-    let generation = generation % (1 << GENERATION_BITS);
-    let place = u64::from(slot) << GENERATION_BITS | u64::from(generation);
-    place << NUMBER_BITS | u64::from(number % (1 << NUMBER_BITS))
-}
-
-/// The worker's place in an id, and what is in it of the place's generation.
-pub(crate) fn place_of(id: u64) -> (u32, u32) {
-    let place = id >> NUMBER_BITS;
-    let generation = place as u32 % (1 << GENERATION_BITS);
-    (u32::try_from(place >> GENERATION_BITS).unwrap_or(u32::MAX), generation)
-}
-
-/// The id that a text is: decimal digits, as in an address. `+7` and `007` are none.
-pub(crate) fn id_in(text: &str) -> Option<u64> {
-    let address = Address::parse(format!("@{text}").as_bytes())?;
-    address.request.is_none().then_some(address.peer)
-}
-
-/// Whether a life of a place may have given out such an id.
-pub(crate) fn is_generation(generation: u32, in_id: u32) -> bool {
-    generation > 0 && generation % (1 << GENERATION_BITS) == in_id
-}
-
-const NUMBER_BITS: u32 = 29;
-const GENERATION_BITS: u32 = 12;
 
 /// Senders that a peer is known to have heard of. When there are more, it is told again.
 const MAX_KNOWN: usize = 1024;

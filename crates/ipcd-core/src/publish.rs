@@ -6,18 +6,18 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use crate::core::Router;
+use crate::fanout::StampedBatch;
+use crate::model::ids::{PeerKey, Ticket};
+use crate::peer::Peer;
+use crate::queue::chunk_pool::ChunkSlice;
+use crate::queue::send_queue::drops::DropReport;
+use crate::routing::routes::RouteTargets;
+use crate::routing::trie::LocalSubscriber;
+use crate::tracked::{DeliveryOutcome, MAX_OUTSTANDING, OutcomeTarget};
 use ipcd_proto::control::{Code, Notice, Overflow, Reason, encode};
 use ipcd_proto::limits::MAX_HEADERS;
 use ipcd_proto::{Address, Decoded, Frame, FrameWriter, HEADER_BYTES, Header, Kind, decode};
-
-use crate::core::Router;
-use crate::fanout::StampedBatch;
-use crate::interest::LocalSubscriber;
-use crate::outbox::DropReport;
-use crate::peer::{Peer, PeerKey};
-use crate::route::RouteTargets;
-use crate::store::ChunkSlice;
-use crate::tracked::{DeliveryOutcome, MAX_OUTSTANDING, OutcomeTarget, Ticket};
 
 /// Bytes of a run: what an outbox may hold beyond its limit.
 pub(crate) const MAX_RUN: usize = 16 * 1024;

@@ -1,49 +1,6 @@
-//! A queue that most owners never use, and that takes no more than a pointer until they do.
+//! Memory for messages: a send queue for each peer, and the pools that the queues share.
 
-use std::collections::VecDeque;
-
-/// A queue. Memory that it has once needed it keeps until [`LazyQueue::clear`].
-#[derive(Debug)]
-#[expect(clippy::box_collection, reason = "most owners have none, and a pointer is less")]
-pub(crate) struct LazyQueue<T>(Option<Box<VecDeque<T>>>);
-
-impl<T> LazyQueue<T> {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.front().is_none()
-    }
-
-    pub(crate) fn front(&self) -> Option<&T> {
-        self.0.as_ref()?.front()
-    }
-
-    pub(crate) fn back(&self) -> Option<&T> {
-        self.0.as_ref()?.back()
-    }
-
-    pub(crate) fn push_back(&mut self, item: T) {
-        self.0.get_or_insert_default().push_back(item);
-    }
-
-    pub(crate) fn pop_front(&mut self) -> Option<T> {
-        self.0.as_mut()?.pop_front()
-    }
-
-    pub(crate) fn pop_front_if(&mut self, may_go: impl FnOnce(&T) -> bool) -> Option<T> {
-        self.0.as_mut()?.pop_front_if(|item| may_go(item))
-    }
-
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.0.iter_mut().flat_map(|queue| queue.iter_mut())
-    }
-
-    /// Empties it, and gives its memory back.
-    pub(crate) fn clear(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl<T> Default for LazyQueue<T> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
+pub(crate) mod buffer_pool;
+pub(crate) mod chunk_pool;
+pub(crate) mod lazy_queue;
+pub(crate) mod send_queue;

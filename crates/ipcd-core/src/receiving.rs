@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
+use crate::core::Router;
+use crate::model::ids::PeerKey;
+use crate::model::principal::AddressPrefixes;
+use crate::peer::SessionState;
 use ipcd_proto::control::Code;
 use ipcd_proto::{Decoded, Kind, decode, limits};
-
-use crate::core::Router;
-use crate::peer::{PeerKey, SessionState};
-use crate::source::AddressPrefixes;
 
 /// Questions of a peer that are answered at once; it is not read beyond the next.
 const MAX_OPEN_QUESTIONS: u8 = 4;

@@ -3,19 +3,19 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use crate::access::denied;
+use crate::core::{Output, Router};
+use crate::directory::messages::{DirectoryRequest, QueryTicket};
+use crate::directory::violation::MAX_QUESTIONS;
+use crate::inquiry::QueryOrigin;
+use crate::model::ids::{PeerKey, id_in};
+use crate::peer::{Peer, SessionState, Subscription};
+use crate::routing::trie::LocalSubscriber;
 use ipcd_proto::control::{
     Answer, ListenerStatus, Origin, PeerStatus, Query, Reason, Status, SubscriptionStatus,
     WorkerStatus, encode,
 };
 use ipcd_proto::{Header, Kind, Subject};
-
-use crate::access::denied;
-use crate::core::{Output, Router};
-use crate::fault::MAX_QUESTIONS;
-use crate::inquiry::QueryOrigin;
-use crate::interest::LocalSubscriber;
-use crate::peer::{Peer, PeerKey, SessionState, Subscription, id_in};
-use crate::table::{DirectoryRequest, QueryTicket};
 
 /// Counters that say what is there now: nothing of a worker that has ended.
 const GAUGES: [&str; 4] =

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
+use crate::core::{Output, Router};
+use crate::model::ids::PeerKey;
+use crate::peer::{SessionState, Subscription};
+use crate::tracked::DeliveryOutcome;
 use ipcd_proto::control::{Code, Notice, Reason, Refusal, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};
-
-use crate::core::{Output, Router};
-use crate::peer::{PeerKey, SessionState, Subscription};
-use crate::tracked::DeliveryOutcome;
 
 impl Router {
     /// What is to be written to the peer next: whole frames, of which the first may have been begun.

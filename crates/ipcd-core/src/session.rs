@@ -4,6 +4,14 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Instant;
 
+use crate::core::{Output, Router};
+use crate::directory::messages::DirectoryRequest;
+use crate::directory::violation::{MAX_INTERESTS, MAX_QUESTIONS};
+use crate::model::config::RawPeer;
+use crate::model::ids::PeerKey;
+use crate::model::names::{check_name, check_peer_name};
+use crate::peer::{ChallengedPeer, PendingName, SessionState, Subscription};
+use crate::routing::trie::{LocalSubscriber, QueueGroup};
 use ipcd_proto::auth::{Nonce, Proof};
 use ipcd_proto::control::{
     Answer, Auth, BadBody, Challenge, Code, Hello, Overflow, Query, Subscribe, Unsubscribe,
@@ -11,14 +19,6 @@ use ipcd_proto::control::{
 };
 use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{BadSubject, Filter, Frame, Header, Kind, Subject, VERSION};
-
-use crate::config::RawPeer;
-use crate::core::{Output, Router};
-use crate::fault::{MAX_INTERESTS, MAX_QUESTIONS};
-use crate::interest::{LocalSubscriber, QueueGroup};
-use crate::name::{check_name, check_peer_name};
-use crate::peer::{ChallengedPeer, PeerKey, PendingName, SessionState, Subscription};
-use crate::table::DirectoryRequest;
 
 /// What is refused, or ends the session, and why.
 pub(crate) type Failure = (Code, String);

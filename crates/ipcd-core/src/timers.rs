@@ -4,13 +4,13 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use ipcd_proto::control::Code;
-use ipcd_proto::{Header, Kind};
-
 use crate::core::Router;
 use crate::ending::LINGER;
-use crate::peer::{PeerKey, SessionState};
+use crate::model::ids::PeerKey;
+use crate::peer::SessionState;
 use crate::receiving::ReceiveProgress;
+use ipcd_proto::control::Code;
+use ipcd_proto::{Header, Kind};
 
 /// Entries for each peer, and more for all, before those are taken out that nobody needs.
 const MOST_EACH: usize = 4;
@@ -181,7 +181,7 @@ mod tests {
     use ipcd_proto::control::Origin;
 
     use super::*;
-    use crate::config::{Config, DaemonInfo, PeerInfo};
+    use crate::model::config::{Config, DaemonInfo, PeerInfo};
 
     fn core(now: Instant) -> Router {
         let idle_timeout = Some(Duration::from_secs(3600));
@@ -192,7 +192,7 @@ mod tests {
         let transport = "test".into();
         let origin =
             Origin { peer: 0, name: None, transport, pid: None, uid: None, gid: None, addr: None };
-        let bare = Some(crate::config::RawPeer {
+        let bare = Some(crate::model::config::RawPeer {
             filters: Vec::new(),
             echo: true,
             largest: None,

@@ -8,13 +8,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
+use crate::core::Router;
+use crate::model::ids::{PeerKey, Ticket};
 use foldhash::fast::RandomState;
 use ipcd_proto::control::{Code, Reason, Receipt, Refusal, encode};
 use ipcd_proto::{Decoded, Header, Kind, decode};
 use serde::{Deserialize, Serialize};
-
-use crate::core::Router;
-use crate::peer::PeerKey;
 
 /// Outcomes that a peer may wait for at once. It is not read while it waits for as many.
 pub(crate) const MAX_OUTSTANDING: usize = 64 * 1024;
@@ -26,9 +25,6 @@ const MAX_UNANSWERED: usize = 1024 * 1024;
 const MAX_TRACKED: usize = 1024 * 1024;
 /// How often requests are looked through for those that nobody waits for any more, at the most.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-
-/// A number for such a message, of this router's.
-pub(crate) type Ticket = u64;
 
 /// A message whose outcome is open.
 #[derive(Debug)]

@@ -6,13 +6,13 @@
 //! slice on what was put off, one after the other, so a peer that has little to do never waits for
 //! those that have much.
 
-use std::collections::VecDeque;
-use std::time::Instant;
-
 use crate::core::{Output, Router};
 use crate::fanout::FanOut;
 use crate::inquiry::PendingQuery;
-use crate::peer::{PeerKey, Subscription};
+use crate::model::ids::PeerKey;
+use crate::peer::Subscription;
+use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Steps of all peers in a turn, in parts of what one may use.
 const PEERS_IN_TURN: usize = 2;

@@ -8,11 +8,10 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use foldhash::fast::RandomState;
-
 use crate::core::{Output, Router};
-use crate::peer::PeerKey;
+use crate::model::ids::PeerKey;
 use crate::receiving::ReceiveProgress;
+use foldhash::fast::RandomState;
 
 /// How a publisher waits.
 #[derive(Clone, Copy, Debug, Default)]

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
+use crate::model::names::{is_name, is_peer_name};
 use ipcd_proto::limits::MAX_NAME;
 use serde::{Deserialize, Serialize};
-
-use crate::name::{is_name, is_peer_name};
 
 /// Stands at the end of a pattern for whatever follows.
 const REST: char = '*';

@@ -1,10 +1,9 @@
 //! What one peer may do, as the rules that concern it say.
 
+use crate::acl::names::NamePermit;
+use crate::acl::pattern::SubjectPattern;
 use ipcd_proto::control::Query;
 use ipcd_proto::{BadSubject, Filter, Subject};
-
-use super::names::NamePermit;
-use super::pattern::SubjectPattern;
 
 /// What a peer may do. Nothing is restricted for a peer that has none.
 #[derive(Debug, Eq, PartialEq)]

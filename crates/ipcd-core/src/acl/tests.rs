@@ -4,6 +4,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::acl::names::NamePattern;
+use crate::acl::pattern::SubjectPattern;
+use crate::acl::rights::PeerRights;
+use crate::acl::{Acl, AclRule, GroupMembers, RuleAction, RuleScope};
 
 /// Every subject of one to three tokens that filters of these tests can tell apart.
 fn subjects() -> Vec<String> {

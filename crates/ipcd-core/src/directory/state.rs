@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::charges::QuotaUsage;
+use crate::model::principal::Principal;
+use crate::routing::trie::{GroupShare, QueueGroup, SubscriptionTrie, WorkerInterest};
 use ipcd_proto::Filter;
 use serde::{Deserialize, Serialize};
-
-use crate::charges::QuotaUsage;
-use crate::interest::{GroupShare, QueueGroup, SubscriptionTrie, WorkerInterest};
-use crate::source::Principal;
 
 /// What a worker wants: a filter, for itself or for its members of a group.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]

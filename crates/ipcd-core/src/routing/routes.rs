@@ -4,13 +4,12 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use foldhash::fast::RandomState;
-use ipcd_proto::{BadSubject, Subject};
-
 use crate::cluster::Cluster;
 use crate::core::Router;
-use crate::interest::{LocalSubscriber, QueueGroup, WorkerInterest};
-use crate::rotation::{GroupTurn, first_turn};
+use crate::routing::group_turns::{GroupTurn, first_turn};
+use crate::routing::trie::{LocalSubscriber, QueueGroup, WorkerInterest};
+use foldhash::fast::RandomState;
+use ipcd_proto::{BadSubject, Subject};
 
 /// Subjects whose routes are remembered. A client that makes up subjects cannot take more memory.
 const MAX_ROUTES: usize = 16 * 1024;
@@ -212,7 +211,7 @@ mod tests {
     use ipcd_proto::control::{Origin, Overflow};
 
     use super::*;
-    use crate::config::{Config, DaemonInfo, PeerInfo};
+    use crate::model::config::{Config, DaemonInfo, PeerInfo};
 
     #[test]
     fn remembers_a_bounded_number_of_routes() {

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::queue::chunk_pool::{ChunkPool, ChunkSlice};
+use crate::queue::send_queue::{QueuePiece, SendQueue};
 use ipcd_proto::{Decoded, Header, Kind, decode, frame_len};
-
-use super::{QueuePiece, SendQueue};
-use crate::store::{ChunkPool, ChunkSlice};
 
 impl SendQueue {
     /// Messages that are not wholly written: for subscriptions, and for the peer alone.

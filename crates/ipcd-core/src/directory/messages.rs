@@ -1,12 +1,11 @@
 //! What workers tell the table, and what they are told.
 
+use crate::charges::QuotaUsage;
+use crate::directory::state::{DirectoryChange, GroupPart, Interest};
+use crate::model::ids::PeerKey;
+use crate::model::principal::Principal;
 use ipcd_proto::control::{Answer, Query};
 use serde::{Deserialize, Serialize};
-
-use crate::charges::QuotaUsage;
-use crate::peer::PeerKey;
-use crate::shared::{DirectoryChange, GroupPart, Interest};
-use crate::source::Principal;
 
 /// What a worker tells the table.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

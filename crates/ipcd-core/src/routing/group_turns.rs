@@ -5,9 +5,8 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::routing::trie::QueueGroup;
 use foldhash::fast::RandomState;
-
-use crate::interest::QueueGroup;
 
 /// Groups whose turns are kept before those that no route knows are forgotten.
 const FEW: usize = 1024;

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use crate::model::ids::Ticket;
+use crate::queue::chunk_pool::{ChunkPool, ChunkSlice};
+use crate::queue::lazy_queue::LazyQueue;
+use crate::queue::send_queue::frames::begun;
+use crate::queue::send_queue::{QueuePiece, SendQueue};
 use foldhash::fast::RandomState;
 use ipcd_proto::{Decoded, Header, Kind, decode};
-
-use super::frames::begun;
-use super::{QueuePiece, SendQueue};
-use crate::queue::LazyQueue;
-use crate::store::{ChunkPool, ChunkSlice};
-use crate::tracked::Ticket;
 
 /// Messages are shed again when this part of what is left has come on top.
 const SHED_PARTS: usize = 8;
@@ -269,7 +268,6 @@ mod tests {
 
     use ipcd_proto::FrameWriter;
 
-    use super::super::tests::{mixed, push, share, unwritten};
     use super::*;
 
     fn subscriptions(outbox: &SendQueue, store: &ChunkPool) -> Vec<u32> {

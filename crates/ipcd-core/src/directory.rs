@@ -1,18 +1,21 @@
 //! What all workers know, as the supervisor keeps it, and who has heard how much of it.
 
-mod messages;
-mod questions;
+pub(crate) mod messages;
+pub(crate) mod queries;
+pub(crate) mod state;
+pub(crate) mod violation;
 
-use std::collections::{HashMap, VecDeque};
-
-pub use self::messages::{
+use crate::directory::messages::{
     AddressedEvent, DirectoryEvent, DirectoryRequest, QueryTicket, RequestingPeer,
 };
-use self::questions::Question;
-use crate::fault::{MAX_INTERESTS, MAX_NAMES, ProtocolViolation, check_counters, check_interest};
-use crate::name::is_peer_name;
+use crate::directory::queries::Question;
+use crate::directory::state::{DirectoryChange, DirectoryState, GroupPart, Interest};
+use crate::directory::violation::{
+    MAX_INTERESTS, MAX_NAMES, ProtocolViolation, check_counters, check_interest,
+};
+use crate::model::names::is_peer_name;
 use crate::report::add_counters;
-use crate::shared::{DirectoryChange, DirectoryState, GroupPart, Interest};
+use std::collections::{HashMap, VecDeque};
 
 /// Changes in one message to a worker.
 const BATCH: usize = 128;
@@ -165,7 +168,7 @@ impl Directory {
         check_interest(&interest, share.as_ref())?;
         // One that only says again what it wants is not over the limit.
         if self.shared.held(slot) > MAX_INTERESTS {
-            return Err(ProtocolViolation::SubscriptionTrie);
+            return Err(ProtocolViolation::TooManyInterests);
         }
         self.change(DirectoryChange::Interested { slot, interest, share });
         self.confirm_when_known(slot, ticket);
@@ -281,8 +284,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fault::{MAX_PARTS, MAX_QUESTIONS};
-    use crate::peer::{PeerKey, id_of};
+    use crate::model::ids::{PeerKey, id_of};
 
     const SLOTS: u32 = 3;
     const HOSTILE: u32 = 1;
@@ -438,8 +440,8 @@ mod tests {
             (claim("7"), ProtocolViolation::Name),
             (ask(1, Query::Matching("*".into())), ProtocolViolation::Question),
             (ask(1, Query::Find("x".repeat(65))), ProtocolViolation::Question),
-            (counted("UPPER"), ProtocolViolation::RouterCounters),
-            (counted(&"x".repeat(65)), ProtocolViolation::RouterCounters),
+            (counted("UPPER"), ProtocolViolation::Counters),
+            (counted(&"x".repeat(65)), ProtocolViolation::Counters),
         ] {
             assert_eq!(table().heed(HOSTILE, request.clone()), Err(fault), "{request:?}");
         }
@@ -505,7 +507,7 @@ mod tests {
         }
         assert_eq!(
             table.heed(HOSTILE, interested("one.more")),
-            Err(ProtocolViolation::SubscriptionTrie)
+            Err(ProtocolViolation::TooManyInterests)
         );
         // One batch confirms them all.
         let waiting = table.unconfirmed[HOSTILE as usize].len();
@@ -514,14 +516,14 @@ mod tests {
             table.heed(HOSTILE, ask(ticket, Query::Peers)).unwrap();
         }
         let one_more = ask(u64::MAX, Query::Peers);
-        assert_eq!(table.heed(HOSTILE, one_more.clone()), Err(ProtocolViolation::OpenQueries));
+        assert_eq!(table.heed(HOSTILE, one_more.clone()), Err(ProtocolViolation::TooManyQueries));
         assert!(table.heed(0, one_more).is_ok(), "nobody else is kept from asking");
         let counters = |from: u32| (from..from + 40).map(|n| (format!("c{n}"), 1)).collect();
         table.heed(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
         table.heed(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
         assert_eq!(
             table.heed(HOSTILE, DirectoryRequest::Counted(counters(40))),
-            Err(ProtocolViolation::RouterCounters)
+            Err(ProtocolViolation::Counters)
         );
     }
 

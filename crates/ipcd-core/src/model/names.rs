@@ -1,9 +1,8 @@
 //! What peers and groups may be called.
 
+use crate::session::Failure;
 use ipcd_proto::control::Code;
 use ipcd_proto::limits::MAX_NAME;
-
-use crate::session::Failure;
 
 /// Checks the name of a group.
 pub(crate) fn check_name(name: &str) -> Result<(), Failure> {

@@ -6,9 +6,8 @@
 
 use std::time::Instant;
 
+use crate::queue::buffer_pool::BufferPool;
 use slab::Slab;
-
-use crate::spare::BufferPool;
 
 /// Bytes of a chunk; a longer run is one by itself.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;

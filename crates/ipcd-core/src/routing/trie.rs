@@ -1,18 +1,16 @@
 //! Interest tables: whom a subject concerns. Members are subscriptions of this router's peers, or
 //! other workers that have such subscriptions.
 
-mod roll;
+pub(crate) mod members;
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::model::ids::PeerKey;
+use crate::routing::trie::members::{MemberSet, TrieMember};
 use foldhash::fast::RandomState;
 use ipcd_proto::control::Overflow;
 use ipcd_proto::{Filter, Subject};
-
-use self::roll::MemberSet;
-pub use self::roll::TrieMember;
-use crate::peer::PeerKey;
 
 /// One subscription, as its own router knows it.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]

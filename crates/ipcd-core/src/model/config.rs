@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use crate::acl::Acl;
+use crate::model::principal::AddressPrefixes;
 use ipcd_proto::auth::{Nonce, Token};
 use ipcd_proto::control::Origin;
 use ipcd_proto::{Filter, limits};
 use serde::{Deserialize, Serialize};
-
-use crate::acl::Acl;
-use crate::source::AddressPrefixes;
 
 /// What a router is told at its start.
 #[derive(Clone, Debug)]

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use crate::directory::Directory;
+use crate::directory::messages::{AddressedEvent, DirectoryEvent, QueryTicket};
+use crate::directory::violation::{
+    MAX_PARTS, MAX_QUESTIONS, ProtocolViolation, check_answer, check_query,
+};
+use crate::model::ids::{id_in, is_generation, place_of};
 use ipcd_proto::control::{Answer, Query, Status};
-
-use super::{AddressedEvent, Directory, DirectoryEvent, QueryTicket};
-use crate::fault::{MAX_PARTS, MAX_QUESTIONS, ProtocolViolation, check_answer, check_query};
-use crate::peer::{id_in, is_generation, place_of};
 
 /// A question that workers are answering.
 #[derive(Clone, Debug)]
@@ -28,7 +30,7 @@ impl Directory {
         let asker =
             QueryTicket { slot, generation: self.shared.generations[slot as usize], ticket };
         if self.questions.keys().filter(|known| known.slot == slot).count() >= MAX_QUESTIONS {
-            return Err(ProtocolViolation::OpenQueries);
+            return Err(ProtocolViolation::TooManyQueries);
         }
         let concerned = self.concerned(&query);
         if concerned.is_empty() {

@@ -4,12 +4,11 @@
 
 use std::fmt;
 
+use crate::directory::state::{GroupPart, Interest};
+use crate::model::names::is_name;
 use ipcd_proto::control::{Answer, Query};
 use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Filter, Subject};
-
-use crate::name::is_name;
-use crate::shared::{GroupPart, Interest};
 
 /// Interests of one worker. Subscriptions of one filter and group are one interest.
 pub(crate) const MAX_INTERESTS: usize = 256 * 1024;
@@ -33,19 +32,19 @@ pub enum ProtocolViolation {
     /// It wants what is no filter or group.
     Interest,
     /// It has more interests than it may.
-    SubscriptionTrie,
+    TooManyInterests,
     /// It claims what is no name.
     Name,
     /// It asks what cannot be asked.
     Question,
     /// It asks more at once than it may.
-    OpenQueries,
+    TooManyQueries,
     /// It answers something else than was asked.
     Answer,
     /// Its answer does not end.
     Parts,
     /// It has counted what nobody counts.
-    RouterCounters,
+    Counters,
     /// It has peers of more sources than it may have peers.
     Sources,
 }
@@ -55,13 +54,13 @@ impl fmt::Display for ProtocolViolation {
         f.write_str(match self {
             Self::Epoch => "it confirms changes that it was not told",
             Self::Interest => "it wants what is no filter or group",
-            Self::SubscriptionTrie => "it has too many interests",
+            Self::TooManyInterests => "it has too many interests",
             Self::Name => "it claims what is no name",
             Self::Question => "it asks what cannot be asked",
-            Self::OpenQueries => "it asks too much at once",
+            Self::TooManyQueries => "it asks too much at once",
             Self::Answer => "it answers something else than was asked",
             Self::Parts => "its answer does not end",
-            Self::RouterCounters => "it has counted what nobody counts",
+            Self::Counters => "it has counted what nobody counts",
             Self::Sources => "it has peers of too many sources",
         })
     }
@@ -120,5 +119,5 @@ pub(crate) fn check_counters(
         |(name, _): &(String, u64)| name.len() <= MAX_COUNTER_NAME && name.bytes().all(is_plain);
     let is_new = |(name, _): &&(String, u64)| known.iter().all(|(known, _)| known != name);
     let is_few = known.len() + counters.iter().filter(is_new).count() <= MAX_COUNTERS;
-    (is_few && counters.iter().all(is_good)).then_some(()).ok_or(ProtocolViolation::RouterCounters)
+    (is_few && counters.iter().all(is_good)).then_some(()).ok_or(ProtocolViolation::Counters)
 }

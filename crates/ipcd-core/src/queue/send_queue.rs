@@ -3,18 +3,16 @@
 //! They are the outbox's own bytes, in one piece, or held together with other peers: then `pieces`
 //! says in which order they come. Most outboxes have no such list.
 //!
-//! Here they are bytes; only [`frames`] and [`shed`] look into them.
+//! Here they are bytes; only [`frames`] and [`drops`] look into them.
 
-mod frames;
-mod shed;
+pub(crate) mod drops;
+pub(crate) mod frames;
 
+use crate::model::ids::Ticket;
+use crate::queue::chunk_pool::{ChunkPool, ChunkSlice};
+use crate::queue::lazy_queue::LazyQueue;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-
-pub(crate) use self::shed::DropReport;
-use crate::queue::LazyQueue;
-use crate::store::{ChunkPool, ChunkSlice};
-use crate::tracked::Ticket;
 
 /// Bytes that are dropped from the front at once, rather than moving the rest for less.
 const COMPACT_BYTES: usize = 64 * 1024;

@@ -1,9 +1,8 @@
 //! Memory that is used again: so an idle peer has none, and a busy one does not allocate. What nobody
 //! has needed for a while is given back.
 
-use std::time::{Duration, Instant};
-
 use crate::core::Router;
+use std::time::{Duration, Instant};
 
 /// Buffers kept, and bytes of the smallest and the largest that are.
 const SPARES: usize = 16;

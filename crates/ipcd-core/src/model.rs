@@ -1,0 +1,6 @@
+//! Values that every part uses: configuration, ids, names and principals. Imports no other part.
+
+pub(crate) mod config;
+pub(crate) mod ids;
+pub(crate) mod names;
+pub(crate) mod principal;
