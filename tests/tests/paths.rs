@@ -168,9 +168,14 @@ fn a_token_that_others_may_read_proves_nothing() {
         fs::set_permissions(dir, Permissions::from_mode(mode)).expect("it is ours");
     };
     open(dir.path(), 0o711);
+    // `ipcctl` would refuse the same file, so it has a copy that is its own.
+    let copy = dir.path().join("copy");
+    fs::copy(&file, &copy).expect("the directory is ours");
+    fs::set_permissions(&copy, Permissions::from_mode(0o600)).expect("it is ours");
+    let copy = copy.to_str().expect("the path is text");
     let daemon = Setup::new().listen(&["tcp", "unix"]).config(&config).start();
     let prove = |expected| {
-        let named = ["--token-file", shown, "--token-name", "ci", "ping", "-c", "1"];
+        let named = ["--token-file", copy, "--token-name", "ci", "ping", "-c", "1"];
         daemon.ctl("tcp", &named).run().expect(expected);
     };
     prove(6);
@@ -190,6 +195,38 @@ fn a_token_that_others_may_read_proves_nothing() {
     open(daemon.dir(), 0o711);
     daemon.hang_up("reloaded");
     daemon.ctl("tcp", &["ping", "-c", "1"]).run().expect(6);
+}
+
+#[test]
+fn a_client_refuses_a_token_that_others_may_read_or_change() {
+    let daemon = Setup::new().listen(&["tcp"]).start();
+    let dir = private_dir();
+    let file = dir.path().join("token");
+    fs::copy(daemon.runtime_dir().join("token"), &file).expect("the directory is ours");
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+    };
+    let ping = |expected| {
+        let token = file.to_str().expect("the path is text");
+        let ended = daemon.ctl("tcp", &["--token-file", token, "ping"]).run();
+        ended.expect(expected).stderr
+    };
+    set(dir.path(), 0o711);
+    for mode in [0o644, 0o660, 0o602] {
+        set(&file, mode);
+        let stderr = ping(6);
+        let why = format!("other users may read or change it (mode {mode:04o})");
+        assert!(stderr.contains(&why), "{stderr}");
+    }
+    for mode in [0o600, 0o640] {
+        set(&file, mode);
+        assert_eq!(ping(0), "");
+    }
+    // Where a directory keeps them out, a warning will do, as for the daemon.
+    set(dir.path(), 0o700);
+    set(&file, 0o644);
+    let stderr = ping(0);
+    assert!(stderr.contains("only a directory keeps other users from this token"), "{stderr}");
 }
 
 /// A script that writes while the daemon is away makes no file in the FIFO's place: it waits.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ipcd_client::{Client, Error, Event, Woken};
-use ipcd_transport::poll_some;
+use ipcd_transport::{deadline_after, poll_some};
 use nix::poll::{PollFd, PollFlags};
 
 use crate::exit::Outcome;
@@ -72,7 +72,7 @@ impl Attended {
     /// When to give up an attempt to connect again, and to look at the jobs.
     fn attempt(&self, deadline: Option<Instant>) -> Instant {
         let is_alone = self.jobs.running() == 0;
-        let end = Instant::now() + if is_alone { self.patience } else { BESIDE_HANDLERS };
+        let end = deadline_after(if is_alone { self.patience } else { BESIDE_HANDLERS });
         deadline.map_or(end, |deadline| deadline.min(end))
     }
 }

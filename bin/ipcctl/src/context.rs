@@ -65,7 +65,14 @@ impl Context {
     /// Connects, and says what keeps this user out, if that is it.
     pub(crate) fn connect_with(&self, options: Options) -> Outcome<Client> {
         let endpoint = self.endpoint()?;
-        Client::connect(&endpoint, options).map_err(|error| match (&error, endpoint.path()) {
+        let token = options.token.clone();
+        let connected = Client::connect(&endpoint, options);
+        if connected.as_ref().is_ok_and(Client::has_proved_token)
+            && let Some(warning) = token.warning()
+        {
+            self.remark(&warning);
+        }
+        connected.map_err(|error| match (&error, endpoint.path()) {
             (Error::Connect(TransportError::System { source, .. }), Ok(path))
                 if source.kind() == ErrorKind::PermissionDenied =>
             {

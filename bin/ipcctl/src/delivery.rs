@@ -6,6 +6,7 @@ use ipcd_client::{Client, Event, Receipt};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::news::why_dropped;
+use ipcd_transport::deadline_after;
 
 #[derive(Default)]
 pub(crate) struct Delivery {
@@ -34,7 +35,7 @@ impl Delivery {
     /// Waits for all receipts, as long as some come in time.
     pub(crate) fn finish(&mut self, client: &mut Client, timeout: Duration) -> Outcome {
         while self.concluded < self.sent {
-            match client.next_event(Some(Instant::now() + timeout))? {
+            match client.next_event(Some(deadline_after(timeout)))? {
                 Some(event) => self.take(event)?,
                 None => {
                     let (left, sent) = (self.sent - self.concluded, self.sent);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use ipcd_client::Message;
 use ipcd_server::Span;
 use ipcd_sys::inherited::{Place, prepare};
+use ipcd_transport::later;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -100,7 +101,7 @@ impl Job {
                 fed: 0,
                 output,
                 gathered: Vec::new(),
-                deadline: bounds.time.map(|time| now + time),
+                deadline: bounds.time.map(|time| later(now, time)),
                 exited: None,
             }),
             Err(error) => {
@@ -119,7 +120,7 @@ impl Job {
 
     /// When it has to be looked at, if nothing happens before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.exited.map(|(_, since)| since + GRACE).or(self.deadline)
+        self.exited.map(|(_, since)| later(since, GRACE)).or(self.deadline)
     }
 
     /// Does what can be done at once; whether the run is over.

@@ -1,7 +1,8 @@
 //! `ipcctl ping`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use ipcd_transport::deadline_after;
 use serde_json::json;
 
 use crate::args::{Format, PingArgs};
@@ -15,7 +16,7 @@ pub(crate) fn run(context: &Context, args: &PingArgs) -> Outcome {
     let mut longest = Duration::ZERO;
     for number in 0..args.count {
         if number > 0 {
-            client.wait_until(Instant::now() + args.interval.duration())?;
+            client.wait_until(deadline_after(args.interval.duration()))?;
         }
         let round_trip = client.ping()?;
         longest = longest.max(round_trip);

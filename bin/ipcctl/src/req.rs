@@ -11,6 +11,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::print::{End, Printer, Style};
 use crate::reply;
 use crate::target;
+use ipcd_transport::deadline_after;
 
 pub(crate) fn run(context: &Context, args: &ReqArgs) -> Outcome {
     let mut body = Body::of(&args.body)?;
@@ -92,7 +93,7 @@ impl Caller {
         let request = self.client.start_request(&message, self.patience.whole)?;
         let mut wait = self.patience.first;
         for received in 0..self.replies {
-            let Some(reply) = self.next_reply(request, Instant::now() + wait)? else {
+            let Some(reply) = self.next_reply(request, deadline_after(wait))? else {
                 return Err(Failure::new(Exit::Timeout, self.missing(received)));
             };
             self.print(&reply)?;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipcd_client::{Backoff, Client, Error, Publication};
 
@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::delivery::Delivery;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::target;
+use ipcd_transport::deadline_after;
 
 /// Messages, and bytes of them, that are sent before a confirmation is waited for, where they are kept
 /// until then.
@@ -83,7 +84,7 @@ impl Sender<'_> {
 
     fn publish(&mut self, payload: &Rc<[u8]>) -> Outcome {
         if let Some(interval) = self.args.interval.filter(|_| self.sent > 0) {
-            let next = Instant::now() + interval.duration();
+            let next = deadline_after(interval.duration());
             while let Err(error) = self.client.wait_until(next) {
                 self.connect_again(error.into())?;
             }

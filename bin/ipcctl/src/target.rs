@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use ipcd_client::{Address, Answer, Client, Query};
 
 use crate::exit::{Exit, Failure, Outcome};
+use ipcd_transport::{deadline_after, later};
 
 /// How often `--wait-subs` asks.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -42,7 +43,7 @@ pub(crate) fn wait_for_subscriptions(
     timeout: Duration,
 ) -> Outcome {
     let Some(wanted) = wanted else { return Ok(()) };
-    let deadline = Instant::now() + timeout;
+    let deadline = deadline_after(timeout);
     loop {
         let answers = client.query(&Query::Matching(subject.to_owned()))?;
         let found = match answers.first() {
@@ -57,6 +58,6 @@ pub(crate) fn wait_for_subscriptions(
             let why = format!("{found} of {wanted} receivers came in time (see --timeout)");
             return Err(Failure::new(Exit::Timeout, why));
         }
-        client.wait_until(deadline.min(now + ASK_EVERY))?;
+        client.wait_until(deadline.min(later(now, ASK_EVERY)))?;
     }
 }

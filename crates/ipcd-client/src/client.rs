@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_proto::control::{Answer, Origin, Query, Refusal, Unsubscribe, Welcome, encode};
 use ipcd_proto::{BadHeaders, Filter, Frame, Header, Kind, Subject, limits};
-use ipcd_transport::{Endpoint, Identity};
+use ipcd_transport::{Endpoint, Identity, deadline_after};
 
 use crate::message::Publication;
 use crate::options::{Options, SubscribeOptions};
@@ -89,7 +89,7 @@ impl Client {
     /// # Errors
     /// If nobody is there, or the daemon refuses, or no answer comes in time.
     pub fn connect(endpoint: &Endpoint, options: Options) -> Result<Self> {
-        let deadline = Instant::now() + options.timeout;
+        let deadline = deadline_after(options.timeout);
         let (wire, welcome) = session::open(endpoint, &options, deadline)?;
         Ok(Self {
             endpoint: endpoint.clone(),
@@ -131,6 +131,11 @@ impl Client {
     /// The version of the daemon.
     pub fn server_version(&self) -> &str {
         &self.welcome.server
+    }
+
+    /// Whether the daemon asked for a token, and both sides have proved that they hold it.
+    pub fn has_proved_token(&self) -> bool {
+        self.welcome.proof.is_some()
     }
 
     /// Where the client is connected to.
@@ -376,7 +381,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.wire.close(Instant::now() + self.options.timeout);
+        self.wire.close(deadline_after(self.options.timeout));
     }
 }
 

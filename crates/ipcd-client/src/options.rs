@@ -1,13 +1,17 @@
 //! How to connect, and what to subscribe to.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use ipcd_proto::auth::Token;
 use ipcd_proto::control::Overflow;
+use ipcd_transport::{Exposure, SecretFile};
 
 use crate::{Error, Result};
+
+/// The longest pause between two attempts to connect; a longer one counts as this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -62,18 +66,42 @@ impl fmt::Display for TokenSource {
 }
 
 impl TokenSource {
+    /// A warning about a token file that is open to other users and protected by a directory only.
+    /// The daemon warns of such a file, and takes it, too.
+    pub fn warning(&self) -> Option<String> {
+        let Self::File(path) = self else { return None };
+        let is_sheltered =
+            SecretFile::open(path).is_ok_and(|file| matches!(file.exposure(), Exposure::Sheltered));
+        is_sheltered.then(|| {
+            let path = path.display();
+            format!("{path}: only a directory keeps other users from this token: chmod 600 it")
+        })
+    }
+
+    /// Reads the token.
     pub(crate) fn load(&self) -> Result<Token> {
         match self {
             Self::None => Err(Error::Token("the daemon asks for one".into())),
             Self::Secret(token) => Ok(token.clone()),
-            Self::File(path) => {
-                let text = std::fs::read(path)
-                    .map_err(|error| Error::Token(format!("{}: {error}", path.display())))?;
-                let too_short = || Error::Token(format!("{}: it is too short", path.display()));
-                Token::from_text(&text).ok_or_else(too_short)
-            }
+            Self::File(path) => read_token(path),
         }
     }
+}
+
+fn read_token(path: &Path) -> Result<Token> {
+    let failed = |what: String| Error::Token(format!("{}: {what}", path.display()));
+    let file = SecretFile::open(path).map_err(|error| failed(error.to_string()))?;
+    // A token that others know proves nothing about its holder, and one that others can change
+    // may be that of a daemon of theirs. The daemon refuses such a file by the same rule.
+    if file.exposure() == Exposure::Exposed {
+        let mode = file.mode();
+        return Err(failed(format!(
+            "other users may read or change it (mode {mode:04o}): chmod 600 it, and change it if \
+             they have seen it"
+        )));
+    }
+    let text = file.read().map_err(|error| failed(error.to_string()))?;
+    Token::from_text(&text).ok_or_else(|| failed("it is too short".into()))
 }
 
 /// How patiently to connect again: pauses double from the first to the longest, and each is up to a half
@@ -95,8 +123,10 @@ impl Default for Backoff {
 impl Backoff {
     /// The pauses, without end.
     pub fn pauses(self) -> impl Iterator<Item = Duration> {
-        let doubled = move |pause: &Duration| Some(pause.saturating_mul(2).min(self.longest));
-        std::iter::successors(Some(self.first), doubled).map(|pause| {
+        // A float holds it: the product with one would panic beyond `Duration::MAX`.
+        let longest = self.longest.min(LONGEST_PAUSE);
+        let doubled = move |pause: &Duration| Some(pause.saturating_mul(2).min(longest));
+        std::iter::successors(Some(self.first.min(LONGEST_PAUSE)), doubled).map(|pause| {
             // Without randomness they are whole.
             let chance =
                 getrandom::u32().map_or(0.0, |random| f64::from(random) / f64::from(u32::MAX));
@@ -133,6 +163,8 @@ mod tests {
         for (pause, whole) in backoff.pauses().zip(whole) {
             assert!(whole / 2 <= pause && pause <= whole, "{pause:?} of {whole:?}");
         }
+        let endless = Backoff { first: Duration::MAX, longest: Duration::MAX };
+        assert!(endless.pauses().take(3).all(|pause| pause >= LONGEST_PAUSE / 2));
         let first: Vec<_> = (0..8).filter_map(|_| backoff.pauses().next()).collect();
         assert!(first.iter().any(|pause| *pause != first[0]), "{first:?}");
     }

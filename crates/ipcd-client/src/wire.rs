@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode, frame_len, limits};
-use ipcd_transport::{Channel, Read, ReadBuffer, Wrote, poll_some};
+use ipcd_transport::{Channel, Read, ReadBuffer, Wrote, deadline_after, poll_some};
 
 use nix::poll::{PollFd, PollFlags};
 
@@ -318,7 +318,7 @@ impl Wire {
             }
         }
         if self.ended.is_none() && self.channel.finish().is_ok() {
-            let deadline = deadline.min(Instant::now() + CLOSING);
+            let deadline = deadline.min(deadline_after(CLOSING));
             while matches!(self.turn(Wish::input(Some(deadline))), Ok(Turn::Moved)) {
                 self.input.clear();
             }

@@ -1,16 +1,15 @@
 //! The runtime directory: where sockets, FIFOs, the token and the lock are.
 
 use std::fs::{File, Permissions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ipcd_core::TokenSet;
 use ipcd_proto::auth::{PROOF_BYTES, Token};
-use ipcd_transport::{TrustedDir, open_lock};
+use ipcd_transport::{Exposure, SecretFile, TrustedDir, open_lock};
 use nix::errno::Errno;
 use nix::fcntl::renameat;
-use nix::libc::O_NONBLOCK;
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::Uid;
 use tracing::{error, warn};
@@ -21,14 +20,6 @@ use crate::config::{Config, TokenFile};
 /// The name of the daemon's own token in the runtime directory.
 pub const TOKEN_FILE: &str = "token";
 const LOCK_FILE: &str = "ipcd.lock";
-/// Rights on a token by which others than its owner could change it, or all could read it. A group
-/// may be let in to read it: its members may then do what the token allows.
-const UNSAFE_TOKEN: u32 = 0o027;
-/// The right to pass through a directory, of others than its owner.
-const SEARCH: u32 = 0o011;
-/// Bytes of the largest token that is read.
-const LARGEST_TOKEN: u64 = 64 * 1024;
-
 /// The runtime directory of this daemon, owned by it as long as this lives.
 #[derive(Debug)]
 pub(crate) struct RuntimeDir {
@@ -141,46 +132,36 @@ fn make_token(directory: &TrustedDir, name: &Path) -> io::Result<()> {
     Ok(renameat(directory, &aside, directory, name)?)
 }
 
-/// Whether a directory on the way lets no other user pass.
-fn is_sheltered(path: &Path) -> bool {
-    let keeps_out = |dir: &Path| dir.metadata().is_ok_and(|found| found.mode() & SEARCH == 0);
-    path.canonicalize().is_ok_and(|path| path.ancestors().skip(1).any(keeps_out))
-}
-
 /// The token in a file; `None`, and a line in the log, if others may read or change it.
 pub(crate) fn read_safe_token(path: &Path) -> Result<Option<Token>, Error> {
     let what = || format!("read the token {}", path.display());
-    // Whatever stands there: opening a FIFO must not wait for its other end.
-    let opened = File::options().read(true).custom_flags(O_NONBLOCK).open(path);
-    let file = opened.map_err(|error| Error::system(what(), error))?;
-    let found = file.metadata().map_err(|error| Error::system(what(), error))?;
+    let file = SecretFile::open(path).map_err(|error| Error::system(what(), error))?;
     let shown = path.display();
-    if !found.is_file() {
+    if !file.is_regular() {
         return Err(Error::Config(format!("{shown}: a token is in a regular file")));
     }
-    let mut text = Vec::new();
-    file.take(LARGEST_TOKEN)
-        .read_to_end(&mut text)
-        .map_err(|error| Error::system(what(), error))?;
+    let (mode, exposure) = (file.mode(), file.exposure());
+    let text = file.read().map_err(|error| Error::system(what(), error))?;
     let token = Token::from_text(&text).ok_or_else(|| {
         let least = Token::SHORTEST;
         Error::Config(format!("{shown}: a token has at least {least} bytes"))
     })?;
-    let mode = found.mode() & 0o777;
-    if mode & UNSAFE_TOKEN != 0 && is_sheltered(path) {
-        warn!(
+    match exposure {
+        Exposure::Private => {}
+        Exposure::Sheltered => warn!(
             file = %shown,
             mode = format_args!("{mode:04o}"),
             "only a directory keeps other users from this token: chmod 600 it"
-        );
-    } else if mode & UNSAFE_TOKEN != 0 {
-        error!(
-            file = %shown,
-            mode = format_args!("{mode:04o}"),
-            "token not in force: other users may read or change it; chmod 600 it, and change it if \
-             they have seen it"
-        );
-        return Ok(None);
+        ),
+        Exposure::Exposed => {
+            error!(
+                file = %shown,
+                mode = format_args!("{mode:04o}"),
+                "token not in force: other users may read or change it; chmod 600 it, and change \
+                 it if they have seen it"
+            );
+            return Ok(None);
+        }
     }
     Ok(Some(token))
 }

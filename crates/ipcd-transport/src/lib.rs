@@ -21,6 +21,7 @@
 mod access;
 mod buffer;
 mod claim;
+mod deadline;
 mod endpoint;
 mod error;
 mod found;
@@ -32,6 +33,7 @@ mod patient;
 mod record_channel;
 mod records;
 mod room;
+mod secret;
 mod socket;
 mod stream;
 mod trusted;
@@ -44,6 +46,7 @@ use std::time::Instant;
 pub use access::Access;
 pub use buffer::ReadBuffer;
 pub use claim::{FileKind, PathClaim, open_lock};
+pub use deadline::{deadline_after, later};
 pub use endpoint::Endpoint;
 pub use error::{Error, Result, is_of_the_network};
 pub use found::{Found, reopen};
@@ -58,6 +61,7 @@ pub use patient::Patient;
 pub use record_channel::{RecordChannel, Silence};
 pub use records::{Joiner, Record, Splitter};
 pub use room::widen;
+pub use secret::{Exposure, SecretFile};
 pub use socket::{
     Reset, connect_until, end_socket, poll_some, poll_until, receive_record, tells_records,
 };

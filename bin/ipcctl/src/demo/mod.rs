@@ -9,11 +9,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipcd_client::{Answer, Client, Endpoint, Options, Query};
 use ipcd_server::{Config, LogLevel, Start};
-use ipcd_transport::poll_until;
+use ipcd_transport::{deadline_after, poll_until};
 use nix::poll::PollFlags;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
@@ -123,7 +123,7 @@ impl PrivateDaemon {
         let daemon = Self(child);
         // Our copy of the writing end must not keep the pipe open when the daemon fails.
         drop(start);
-        let came = poll_until(&ready.as_fd(), PollFlags::POLLIN, Instant::now() + STARTING)?;
+        let came = poll_until(&ready.as_fd(), PollFlags::POLLIN, deadline_after(STARTING))?;
         let mut newline = [0];
         if !came || nix::unistd::read(&ready, &mut newline) != Ok(1) {
             return Err(Failure::new(Exit::CannotConnect, "the demo's daemon did not start"));

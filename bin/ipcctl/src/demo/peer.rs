@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use ipcd_client::{Client, Event, Message, Publication, SubscribeOptions};
+use ipcd_transport::deadline_after;
 use serde::{Deserialize, Serialize};
 
 use super::Cell;
@@ -88,7 +89,7 @@ impl Sender {
         let reply = format!("demo.reply.{}", self.scheme);
         let question = Publication { subject, reply: &reply, ..Publication::default() };
         self.client.publish_message(&question)?;
-        let deadline = Instant::now() + self.timeout;
+        let deadline = deadline_after(self.timeout);
         loop {
             match self.client.next_event(Some(deadline))? {
                 Some(Event::Message(answer)) => return Ok(answer),

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use ipcd_transport::later;
+
 use crate::args::RecvArgs;
 use crate::exit::{Exit, Failure, Outcome};
 
@@ -14,7 +16,7 @@ pub(super) struct Tally<'a> {
 
 impl<'a> Tally<'a> {
     pub(super) fn new(args: &'a RecvArgs, start: Instant) -> Self {
-        let end = args.wait.map(|wait| start + wait.duration());
+        let end = args.wait.map(|wait| later(start, wait.duration()));
         Self { args, received: 0, end, idle_since: Instant::now() }
     }
 
@@ -34,7 +36,7 @@ impl<'a> Tally<'a> {
 
     /// When to end without it.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let idle = self.args.idle.map(|idle| self.idle_since + idle.duration());
+        let idle = self.args.idle.map(|idle| later(self.idle_since, idle.duration()));
         self.end.into_iter().chain(idle).min()
     }
 

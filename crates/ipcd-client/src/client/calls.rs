@@ -11,6 +11,7 @@ use crate::message::Message;
 use crate::outstanding::Open;
 use crate::wire::{Turn, Wish};
 use crate::{Error, Event, Result};
+use ipcd_transport::deadline_after;
 
 /// The frame whose outcome the caller waits for, and what of it has come.
 pub(super) struct Awaited {
@@ -61,7 +62,7 @@ impl Client {
         body: &[u8],
         what: &'static str,
     ) -> Result<Vec<Answer>> {
-        let deadline = Instant::now() + self.options.timeout;
+        let deadline = deadline_after(self.options.timeout);
         self.ensure_connected(deadline)?;
         let id = self.take_id();
         self.wire.control_with(Header { correlation: id, ..header }, body);

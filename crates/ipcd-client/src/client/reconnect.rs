@@ -9,6 +9,7 @@ use super::Client;
 use crate::options::SubscribeOptions;
 use crate::wire::Wire;
 use crate::{Event, Result, session};
+use ipcd_transport::deadline_after;
 
 impl Client {
     /// Connects again and again until it succeeds, and subscribes again; false at the deadline.
@@ -16,7 +17,7 @@ impl Client {
         let backoff = self.options.reconnect.unwrap_or_default();
         let mut pauses = backoff.pauses();
         loop {
-            let attempt = Instant::now() + self.options.timeout;
+            let attempt = deadline_after(self.options.timeout);
             let attempt = deadline.map_or(attempt, |deadline| attempt.min(deadline));
             match session::open(&self.endpoint, &self.options, attempt) {
                 Ok((wire, welcome)) => {

@@ -11,6 +11,7 @@ use super::{Client, frame};
 use crate::message::{Message, Publication};
 use crate::wire::BATCH;
 use crate::{Error, Result};
+use ipcd_transport::deadline_after;
 
 /// The longest that the daemon keeps a request.
 const LONGEST_WAIT: Duration = Duration::from_secs(u16::MAX as u64);
@@ -35,7 +36,7 @@ impl Client {
     /// # Errors
     /// If the message is no good or refused, the connection is lost, or no receipt comes in time.
     pub fn publish_acked(&mut self, message: &Publication<'_>) -> Result<Receipt> {
-        let deadline = Instant::now() + self.options.timeout;
+        let deadline = deadline_after(self.options.timeout);
         let id = self.begin_tracked(message)?;
         match self.await_outcome(id, deadline, "receipt")? {
             (Outcome::Receipt(receipt), _) => Ok(receipt),
@@ -132,7 +133,7 @@ impl Client {
     /// Gives a message to the wire that asks for a receipt.
     fn begin_tracked(&mut self, message: &Publication<'_>) -> Result<u64> {
         self.check(message)?;
-        self.ensure_connected(Instant::now() + self.options.timeout)?;
+        self.ensure_connected(deadline_after(self.options.timeout))?;
         let id = self.take_id();
         let header = Header { receipt: true, ..Header::new(Kind::Message, id) };
         self.wire.frame(&frame(header, message));
@@ -147,7 +148,7 @@ impl Client {
     ) -> Result<(u64, Instant)> {
         self.check(&Publication { reply: "", ..*message })?;
         let timeout = timeout.min(LONGEST_WAIT);
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_after(timeout);
         self.ensure_connected(deadline)?;
         let id = self.take_id();
         let address = Address { peer: self.peer(), request: Some(id) };

@@ -4,10 +4,10 @@ use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Code, Error, Event, Woken};
+use ipcd_client::{Backoff, Code, Error, Event, Options, Publication, Woken};
 use ipcd_proto::{Header, Kind};
 
-use crate::fake::{Fake, PATIENCE, Session, event, patient};
+use crate::fake::{Fake, PATIENCE, Session, during, event, patient};
 
 fn message(session: &mut Session, payload: &[u8]) {
     session.message(Header::new(Kind::Message, 1), "a", "", payload);
@@ -51,7 +51,7 @@ fn an_event_and_a_readable_descriptor_are_told_apart() {
 fn a_request_that_is_too_late_wakes_up() {
     let (mut client, _session) = Fake::new().meet(9, patient());
     let (reader, _writer) = std::io::pipe().expect("a pipe");
-    let work = ipcd_client::Publication { subject: "work", ..Default::default() };
+    let work = Publication { subject: "work", ..Default::default() };
     client.start_request(&work, Duration::from_millis(20)).expect("a request");
     let woken = client.wait_event_or(reader.as_fd(), None);
     assert_eq!(woken.expect("the connection lives"), Woken::Event);
@@ -83,4 +83,30 @@ fn who_waits_to_write_notices_the_end_and_learns_why() {
     let error = end.expect_err("it has ended");
     assert_eq!(error.to_string(), "cut off: TooSlow");
     assert!(matches!(event(&mut client), Event::Message(_)));
+}
+
+/// `Instant + Duration::MAX` panics: a wait without end has to saturate wherever one is given.
+#[test]
+fn a_timeout_without_end_is_a_long_one() {
+    let reconnect = Some(Backoff { first: Duration::MAX, longest: Duration::MAX });
+    let options = Options { timeout: Duration::MAX, reconnect, ..Options::default() };
+    let (mut client, mut session) = Fake::new().meet(9, options);
+    let work = Publication { subject: "work", ..Publication::default() };
+    client.start_request(&work, Duration::MAX).expect("a request");
+    client.publish_tracked(&work).expect("a message");
+    during(
+        move || {
+            session.expect(Kind::Message);
+            session.expect(Kind::Message);
+            session.acknowledge(Kind::Flush);
+            let id = session.expect(Kind::Message).header.correlation;
+            session.receipt(id, &Default::default());
+            session.expect(Kind::Bye);
+        },
+        || {
+            client.flush().expect("it is confirmed");
+            client.publish_acked(&work).expect("a receipt");
+            drop(client);
+        },
+    );
 }
