@@ -284,6 +284,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::directory::violation::{MAX_PARTS, MAX_QUESTIONS};
     use crate::model::ids::{PeerKey, id_of};
 
     const SLOTS: u32 = 3;

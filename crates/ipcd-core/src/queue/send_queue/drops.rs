@@ -264,6 +264,7 @@ impl DropReport {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{mixed, push, share, unwritten};
     use std::time::Instant;
 
     use ipcd_proto::FrameWriter;
