@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_conformance::authority::{Authority, Issued};
 use ipcd_tests::{Ctl, Daemon, Ended, PATIENCE, Raw, Running, Setup, eventually, state};
-use ipcd_transport::{Channel, Endpoint, Wrote, poll_until};
+use ipcd_transport::{Channel, Endpoint, WriteOutcome, poll_until};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -176,7 +176,7 @@ fn bare_peers_are_known_by_their_certificates_before_they_hear_anything() {
         eventually("that it is sent", || {
             // The first turns make the handshake.
             let _ = channel.read(&mut buffer);
-            matches!(channel.write(line), Ok(Wrote::Bytes(_))).then_some(())
+            matches!(channel.write(line), Ok(WriteOutcome::Bytes(_))).then_some(())
         });
         buffer
     };
@@ -445,14 +445,14 @@ fn write_bare(via: &str, bytes: &[u8]) -> Box<dyn Channel> {
     let mut rest = bytes;
     while !rest.is_empty() {
         match channel.write(rest).expect("it can be written to") {
-            Wrote::Bytes(count) => rest = &rest[count..],
-            Wrote::NotReady | Wrote::NoCredit => {
+            WriteOutcome::Bytes(count) => rest = &rest[count..],
+            WriteOutcome::NotReady | WriteOutcome::NoCredit => {
                 channel.serve().expect("the handshake goes on");
                 let soon = (Instant::now() + Duration::from_millis(10)).min(deadline);
                 poll_until(&channel.read_fd(), PollFlags::POLLIN, soon).expect("poll works");
                 assert!(Instant::now() < deadline, "it takes no bytes");
             }
-            Wrote::Nobody => panic!("a FIFO alone says that nobody is there"),
+            WriteOutcome::Nobody => panic!("a FIFO alone says that nobody is there"),
         }
     }
     channel

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use ipcd_server::Config;
-use ipcd_transport::{Patient, check_server, peer_credentials};
+use ipcd_transport::{BlockingFile, check_server, peer_credentials};
 
 /// Bytes moved at once.
 const CHUNK: usize = 64 * 1024;
@@ -30,8 +30,8 @@ pub(crate) fn run(config: &Config) -> Result<(), String> {
 fn pump(mut socket: &UnixStream) -> io::Result<()> {
     let mut up = socket.try_clone()?;
     // Descriptors, not std's handles, whose buffers would only be in the way.
-    let mut input = Patient::over(io::stdin())?;
-    let mut output = Patient::over(io::stdout())?;
+    let mut input = BlockingFile::over(io::stdin())?;
+    let mut output = BlockingFile::over(io::stdout())?;
     // It ends with the process, whatever it waits for.
     thread::spawn(move || {
         // Whether the end or an error: nothing more will come from there.

@@ -9,7 +9,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use ipcd_transport::{self as transport, Channel, ChannelParts, Endpoint, ReadBuffer, Wrote};
+use ipcd_transport::{
+    self as transport, Channel, ChannelParts, Endpoint, ReadBuffer, WriteOutcome,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::datagrams::Hop;
@@ -101,11 +103,11 @@ impl Paced {
     ) -> io::Result<()> {
         self.wait(PollFlags::POLLIN)?;
         match self.channel.read(&mut self.input).map_err(io::Error::other)? {
-            transport::Read::Closed => Err(io::ErrorKind::UnexpectedEof.into()),
-            transport::Read::NotReady | transport::Read::Boundary | transport::Read::Bytes(0) => {
-                Ok(())
-            }
-            transport::Read::Bytes(_) => {
+            transport::ReadOutcome::Closed => Err(io::ErrorKind::UnexpectedEof.into()),
+            transport::ReadOutcome::NotReady
+            | transport::ReadOutcome::Boundary
+            | transport::ReadOutcome::Bytes(0) => Ok(()),
+            transport::ReadOutcome::Bytes(_) => {
                 let used = take(self.input.filled())?;
                 self.input.consume(used);
                 Ok(())
@@ -129,9 +131,9 @@ impl Write for Paced {
     fn write(&mut self, frames: &[u8]) -> io::Result<usize> {
         loop {
             match self.channel.write(frames).map_err(io::Error::other)? {
-                Wrote::Bytes(count) => return Ok(count),
-                Wrote::NotReady => self.wait(PollFlags::POLLOUT)?,
-                Wrote::NoCredit | Wrote::Nobody => self.wait(PollFlags::POLLIN)?,
+                WriteOutcome::Bytes(count) => return Ok(count),
+                WriteOutcome::NotReady => self.wait(PollFlags::POLLOUT)?,
+                WriteOutcome::NoCredit | WriteOutcome::Nobody => self.wait(PollFlags::POLLIN)?,
             }
             self.channel.serve().map_err(io::Error::other)?;
         }

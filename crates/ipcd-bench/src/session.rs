@@ -9,7 +9,7 @@ use ipcd_proto::control::{
     Answer, Auth, Challenge, Hello, Query, Refusal, Subscribe, Welcome, decode, encode,
 };
 use ipcd_proto::{Decoded, FrameWriter, HEADER_BYTES, Header, Kind, VERSION, frame_len};
-use ipcd_transport::{ChannelParts, Endpoint, Purpose};
+use ipcd_transport::{ChannelParts, Endpoint, EndpointPurpose};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
@@ -40,7 +40,7 @@ enum Wire {
 impl Session {
     pub(crate) fn open(endpoint: &Endpoint, token: &Token) -> io::Result<Self> {
         let transport =
-            ipcd_transports::of(endpoint, Purpose::Connect).map_err(io::Error::other)?;
+            ipcd_transports::of(endpoint, EndpointPurpose::Connect).map_err(io::Error::other)?;
         let channel = transport.connect(endpoint, Instant::now() + WATCHDOG);
         let channel = channel.map_err(io::Error::other)?;
         let wire = match transport.capabilities().reliable {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_proto::control::{Answer, Origin, Query, Refusal, Unsubscribe, Welcome, encode};
 use ipcd_proto::{BadHeaders, Filter, Frame, Header, Kind, Subject, limits};
-use ipcd_transport::{Endpoint, Identity, deadline_after};
+use ipcd_transport::{Endpoint, PeerIdentity, deadline_after};
 
 use crate::message::Publication;
 use crate::options::{Options, SubscribeOptions};
@@ -149,7 +149,7 @@ impl Client {
     }
 
     /// Who the daemon is, as far as the kernel can tell.
-    pub fn daemon_identity(&self) -> &Identity {
+    pub fn daemon_identity(&self) -> &PeerIdentity {
         self.wire.channel().identity()
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use ipcd_proto::auth::Nonce;
 use ipcd_proto::control::{Auth, Challenge, Code, Hello, Refusal, Welcome, decode, encode};
 use ipcd_proto::{Frame, Kind, VERSION};
-use ipcd_transport::{Endpoint, Error as TransportError, Purpose};
+use ipcd_transport::{Endpoint, EndpointPurpose, Error as TransportError};
 
 use crate::options::{Options, Token};
 use crate::wire::{Turn, Wire, Wish};
@@ -21,7 +21,7 @@ enum Answer {
 
 /// Connects and opens a session, by the deadline.
 pub(crate) fn open(to: &Endpoint, options: &Options, deadline: Instant) -> Result<(Wire, Welcome)> {
-    let transport = ipcd_transports::of(to, Purpose::Connect).map_err(Error::Connect)?;
+    let transport = ipcd_transports::of(to, EndpointPurpose::Connect).map_err(Error::Connect)?;
     let channel = transport.connect(to, deadline).map_err(Error::Connect)?;
     let mut wire = Wire::new(channel);
     let mut nonce = Nonce::default();

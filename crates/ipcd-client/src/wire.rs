@@ -4,7 +4,9 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode, frame_len, limits};
-use ipcd_transport::{Channel, Read, ReadBuffer, Wrote, deadline_after, poll_some};
+use ipcd_transport::{
+    Channel, ReadBuffer, ReadOutcome, WriteOutcome, deadline_after, poll_some,
+};
 
 use nix::poll::{PollFd, PollFlags};
 
@@ -259,7 +261,7 @@ impl Wire {
             return false;
         }
         match self.channel.write(&self.output[self.written..]) {
-            Ok(Wrote::Bytes(count)) => {
+            Ok(WriteOutcome::Bytes(count)) => {
                 self.written += count;
                 if self.unwritten() == 0 {
                     self.output.clear();
@@ -267,13 +269,13 @@ impl Wire {
                 }
                 count > 0
             }
-            Ok(Wrote::NotReady) => {
+            Ok(WriteOutcome::NotReady) => {
                 self.write_blocked = true;
                 false
             }
             // A report of the daemon's brings more, and is read.
-            Ok(Wrote::NoCredit) => false,
-            Ok(Wrote::Nobody) => {
+            Ok(WriteOutcome::NoCredit) => false,
+            Ok(WriteOutcome::Nobody) => {
                 self.write_error = Some("nobody is there".into());
                 false
             }
@@ -286,11 +288,11 @@ impl Wire {
 
     fn read(&mut self) -> Result<bool> {
         let read = self.channel.read(&mut self.input);
-        self.is_readable = matches!(read, Ok(Read::Bytes(count)) if count >= MUCH);
+        self.is_readable = matches!(read, Ok(ReadOutcome::Bytes(count)) if count >= MUCH);
         match read {
-            Ok(Read::Bytes(_)) => Ok(true),
-            Ok(Read::NotReady | Read::Boundary) => Ok(false),
-            Ok(Read::Closed) => Err(self.end("the daemon closed it".into())),
+            Ok(ReadOutcome::Bytes(_)) => Ok(true),
+            Ok(ReadOutcome::NotReady | ReadOutcome::Boundary) => Ok(false),
+            Ok(ReadOutcome::Closed) => Err(self.end("the daemon closed it".into())),
             Err(error) => Err(self.end(error.to_string())),
         }
     }

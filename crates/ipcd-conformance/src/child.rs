@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use ipcd_sys::{recv_with_fds, send_with_fds};
-use ipcd_transport::{ChannelParts, Endpoint, Identity, poll_until};
+use ipcd_transport::{ChannelParts, Endpoint, PeerIdentity, poll_until};
 use nix::poll::PollFlags;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 
@@ -162,21 +162,21 @@ fn receive(control: BorrowedFd<'_>) -> (Vec<u8>, Vec<OwnedFd>) {
     (message, fds)
 }
 
-fn identity_to_text(identity: &Identity) -> String {
-    let Identity { pid, uid, gid, addr, certificate } = identity;
+fn identity_to_text(identity: &PeerIdentity) -> String {
+    let PeerIdentity { pid, uid, gid, addr, certificate } = identity;
     assert!(certificate.is_none(), "no channel moves after its handshake");
     let number = |value: &Option<u32>| value.map_or("-".into(), |value| value.to_string());
     let addr = addr.map_or("-".into(), |addr| addr.to_string());
     [number(pid), number(uid), number(gid), addr].join(" ")
 }
 
-fn identity_from_text(text: &str) -> Identity {
+fn identity_from_text(text: &str) -> PeerIdentity {
     let mut words = text.split(' ').map(|word| (word != "-").then_some(word));
     let mut next = || words.next().expect("an identity has four fields");
     let number = |word: Option<&str>| word.map(|word| word.parse().expect("a number"));
     let (pid, uid, gid) = (number(next()), number(next()), number(next()));
     let addr = next().map(|word| word.parse().expect("an address"));
-    Identity { pid, uid, gid, addr, certificate: None }
+    PeerIdentity { pid, uid, gid, addr, certificate: None }
 }
 
 #[cfg(test)]
@@ -191,14 +191,14 @@ mod tests {
 
     #[test]
     fn passes_identities() {
-        let all = Identity {
+        let all = PeerIdentity {
             pid: Some(1),
             uid: Some(2),
             gid: Some(3),
             addr: Some("[::1]:4".parse().unwrap()),
             certificate: None,
         };
-        for identity in [all, Identity::default(), Identity::from_owner(7)] {
+        for identity in [all, PeerIdentity::default(), PeerIdentity::from_owner(7)] {
             assert_eq!(identity_from_text(&identity_to_text(&identity)), identity);
         }
     }

@@ -7,7 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Channel, ChannelParts, Error, Read, ReadBuffer, Result, Transport, Wrote, frame_len, poll_until,
+    Channel, ChannelParts, Error, ReadBuffer, ReadOutcome, Result, Transport, WriteOutcome,
+    frame_len, poll_until,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -154,7 +155,7 @@ impl Peer {
             return false;
         }
         match self.write_outbox() {
-            Ok(Wrote::Bytes(count)) => {
+            Ok(WriteOutcome::Bytes(count)) => {
                 self.taken += count;
                 self.pass_pieces(count);
                 self.taken_in_part += u32::from(count < self.outbox.len());
@@ -162,12 +163,12 @@ impl Peer {
                 self.check_pinned();
                 return count > 0;
             }
-            Ok(Wrote::NotReady) => {
+            Ok(WriteOutcome::NotReady) => {
                 self.check_pinned();
                 self.waits_for_room = true;
             }
-            Ok(Wrote::NoCredit) => {}
-            Ok(Wrote::Nobody) => panic!("only a bare channel says that nobody is there"),
+            Ok(WriteOutcome::NoCredit) => {}
+            Ok(WriteOutcome::Nobody) => panic!("only a bare channel says that nobody is there"),
             Err(error) => {
                 self.write_error = Some(error);
                 return true;
@@ -177,7 +178,7 @@ impl Peer {
         false
     }
 
-    fn write_outbox(&mut self) -> Result<Wrote> {
+    fn write_outbox(&mut self) -> Result<WriteOutcome> {
         if self.pieces.is_empty() {
             return self.channel.write(&self.outbox);
         }
@@ -215,9 +216,9 @@ impl Peer {
 
     fn read_once(&mut self) -> bool {
         match self.channel.read(&mut self.inbox) {
-            Ok(Read::Bytes(_)) => self.take_frames(),
-            Ok(Read::NotReady | Read::Boundary) => return false,
-            Ok(Read::Closed) => self.end = Some(End::Closed),
+            Ok(ReadOutcome::Bytes(_)) => self.take_frames(),
+            Ok(ReadOutcome::NotReady | ReadOutcome::Boundary) => return false,
+            Ok(ReadOutcome::Closed) => self.end = Some(End::Closed),
             Err(error) => self.end = Some(End::Failed(error)),
         }
         true

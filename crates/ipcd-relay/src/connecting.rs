@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ipcd_client::Options;
 use ipcd_proto::Codec;
 use ipcd_sys::{recv_with_fds, send_with_fds};
-use ipcd_transport::{ChannelParts, Identity, Variable};
+use ipcd_transport::{ChannelParts, EnvVariable, PeerIdentity};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
@@ -44,7 +44,7 @@ pub(crate) enum Connected {
 pub(crate) fn connect(
     relay: &Relay,
     side: &Side,
-    variables: &[Variable],
+    variables: &[EnvVariable],
     serves_others: bool,
 ) -> Result<Connected> {
     let place = match side {
@@ -111,7 +111,7 @@ impl Waiting {
             };
         Some(match word[..count].split_first() {
             Some((&CONNECTED, state)) => {
-                let (identity, state) = (Identity::default(), state.to_vec());
+                let (identity, state) = (PeerIdentity::default(), state.to_vec());
                 adopt(relay, place, ChannelParts { descriptors, identity, state })
             }
             Some((_, why)) => Err(io::Error::other(String::from_utf8_lossy(why)).into()),

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Instant;
 
 use ipcd_proto::Codec;
-use ipcd_transport::{BareChannel, Read, ReadBuffer, Wrote};
+use ipcd_transport::{RawChannel, ReadBuffer, ReadOutcome, WriteOutcome};
 use nix::sys::epoll::EpollFlags;
 
 use crate::Result;
@@ -13,7 +13,7 @@ use crate::subject::Subject;
 use crate::watch::{EDGES, INPUT, ONLY_THE_END, ROOM, Token, Wanted, Watch};
 
 pub(crate) enum Way {
-    Channel(BareChannel),
+    Channel(RawChannel),
     Subject(Box<Subject>),
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct Wish {
 
 impl End {
     /// A message is a line of a stream, or a record, unless a codec says otherwise.
-    pub(crate) fn channel(channel: BareChannel, codec: Option<Codec>) -> Self {
+    pub(crate) fn channel(channel: RawChannel, codec: Option<Codec>) -> Self {
         let usual = if channel.keeps_records { Codec::Raw } else { Codec::Line };
         let codec = codec.unwrap_or(usual);
         Self {
@@ -121,7 +121,7 @@ impl End {
         }
     }
 
-    pub(crate) fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    pub(crate) fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         match &mut self.way {
             Way::Channel(bare) => Ok(bare.channel.read(into)?),
             Way::Subject(subject) => subject.read(into),
@@ -135,10 +135,10 @@ impl End {
             Way::Subject(subject) => return subject.write(bytes),
         };
         match bare.channel.write(bytes)? {
-            Wrote::Bytes(count) => Ok(Some(count)),
-            Wrote::NotReady | Wrote::NoCredit => Ok(None),
+            WriteOutcome::Bytes(count) => Ok(Some(count)),
+            WriteOutcome::NotReady | WriteOutcome::NoCredit => Ok(None),
             // As a pipe whose reader has gone.
-            Wrote::Nobody => {
+            WriteOutcome::Nobody => {
                 let nobody = io::Error::from(io::ErrorKind::BrokenPipe);
                 Err(ipcd_transport::Error::system("write", nobody).into())
             }
@@ -253,13 +253,13 @@ impl End {
 }
 
 /// Reads what nobody wants any more; whether the end has come.
-fn has_closed(bare: &mut BareChannel, scratch: &mut ReadBuffer) -> bool {
+fn has_closed(bare: &mut RawChannel, scratch: &mut ReadBuffer) -> bool {
     for _ in 0..LAST_READS {
         scratch.clear();
         match bare.channel.read(scratch) {
-            Ok(Read::Bytes(_)) => {}
-            Ok(Read::NotReady | Read::Boundary) => return false,
-            Ok(Read::Closed) | Err(_) => return true,
+            Ok(ReadOutcome::Bytes(_)) => {}
+            Ok(ReadOutcome::NotReady | ReadOutcome::Boundary) => return false,
+            Ok(ReadOutcome::Closed) | Err(_) => return true,
         }
     }
     false
@@ -267,7 +267,7 @@ fn has_closed(bare: &mut BareChannel, scratch: &mut ReadBuffer) -> bool {
 
 /// Lets a channel handle its own traffic, such as a handshake; whether that may have brought more
 /// than its own. What fails is found by whoever reads or writes next.
-fn serve(bare: &mut BareChannel) -> bool {
+fn serve(bare: &mut RawChannel) -> bool {
     let shook_hands = bare.channel.wants_service();
     if shook_hands || bare.channel.wants_room() {
         let _ = bare.channel.serve();

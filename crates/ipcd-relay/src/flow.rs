@@ -7,7 +7,7 @@ use std::io;
 
 use ipcd_proto::limits::DEFAULT_MAX_PAYLOAD;
 use ipcd_proto::{Codec, Decoder, TooLong};
-use ipcd_transport::{Read, ReadBuffer};
+use ipcd_transport::{ReadBuffer, ReadOutcome};
 
 use crate::Error;
 use crate::end::End;
@@ -206,18 +206,18 @@ impl Flow {
     ) -> Option<usize> {
         room.scratch.clear();
         match from.read(&mut room.scratch) {
-            Ok(Read::Bytes(count)) => {
+            Ok(ReadOutcome::Bytes(count)) => {
                 turned.moved = true;
                 self.take(room.scratch.filled(), from, to);
                 // An empty record has its price, too.
                 return Some(count.max(1));
             }
-            Ok(Read::NotReady) => return None,
-            Ok(Read::Boundary) => {
+            Ok(ReadOutcome::NotReady) => return None,
+            Ok(ReadOutcome::Boundary) => {
                 self.finish_message(to);
                 return Some(1);
             }
-            Ok(Read::Closed) => {}
+            Ok(ReadOutcome::Closed) => {}
             Err(error) => {
                 self.fail(error);
                 turned.lost = true;

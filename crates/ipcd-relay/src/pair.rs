@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_transport::Identity;
+use ipcd_transport::PeerIdentity;
 
 use crate::end::{End, Wish};
 use crate::flow::{Flow, Room, Turned};
@@ -16,7 +16,7 @@ const LINGER: Duration = Duration::from_millis(500);
 const LEAVING: Duration = Duration::from_secs(5);
 
 /// What its listener has to be told when nobody serves a peer any more.
-pub(crate) type Origin = (Identity, Vec<u8>);
+pub(crate) type Origin = (PeerIdentity, Vec<u8>);
 
 pub(crate) struct Pair {
     /// The one that came, and the one it was connected to.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_sys::inherited::raise_descriptor_limit;
 use ipcd_sys::{Keeper, end_children};
-use ipcd_transport::{ChannelParts, Identity, Listener};
+use ipcd_transport::{ChannelParts, Listener, PeerIdentity};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::waitpid;
@@ -123,7 +123,7 @@ impl<'a> Server<'a> {
         let Connected::End(to) = connect(relay, &relay.to, &variables, false)? else {
             return Ok(());
         };
-        self.add(from, to, side.to_string(), (Identity::default(), Vec::new()))
+        self.add(from, to, side.to_string(), (PeerIdentity::default(), Vec::new()))
     }
 
     /// Connects the only peer that there is.
@@ -378,7 +378,7 @@ impl<'a> Server<'a> {
         self.release(&origin.0, &origin.1);
     }
 
-    fn release(&mut self, identity: &Identity, state: &[u8]) {
+    fn release(&mut self, identity: &PeerIdentity, state: &[u8]) {
         if let Some(listener) = &mut self.listener {
             listener.released(identity, state);
         }
@@ -423,12 +423,12 @@ impl<'a> Server<'a> {
 }
 
 /// Who a peer is, for people.
-pub(crate) fn name(identity: &Identity, side: &Side) -> String {
+pub(crate) fn name(identity: &PeerIdentity, side: &Side) -> String {
     if is_unknown(identity) { side.to_string() } else { identity.to_string() }
 }
 
 /// Whether nothing is known of it, as of whoever writes into a file. There is only one such peer,
 /// and it comes again as soon as it is refused.
-fn is_unknown(identity: &Identity) -> bool {
-    *identity == Identity::default()
+fn is_unknown(identity: &PeerIdentity) -> bool {
+    *identity == PeerIdentity::default()
 }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use ipcd_proto::{Codec, Subject};
-use ipcd_transport::{Endpoint, Purpose, Transport};
-use ipcd_transports::strangers;
+use ipcd_transport::{Endpoint, EndpointPurpose, Transport};
+use ipcd_transports::allowlist;
 use ipnet::IpNet;
 
 use crate::{Error, NO_FRAMES, Result};
@@ -47,11 +47,11 @@ impl Side {
             return parse_subject(subject);
         }
         let mut endpoint: Endpoint = text.parse()?;
-        let allow = endpoint.take_option("allow").map(|list| strangers::networks(&list));
+        let allow = endpoint.take_option("allow").map(|list| allowlist::networks(&list));
         let allow = allow.transpose().map_err(Error::Usage)?.unwrap_or_default();
         let insecure = flag(endpoint.take_option("insecure"), "insecure")?;
-        let place = Place { allow, ..parse_endpoint(endpoint, Purpose::ListenBare)? };
-        strangers::check(&place.endpoint, place.transport, &place.allow, insecure)?;
+        let place = Place { allow, ..parse_endpoint(endpoint, EndpointPurpose::ListenRaw)? };
+        allowlist::check(&place.endpoint, place.transport, &place.allow, insecure)?;
         Ok(Self::Endpoint(place))
     }
 
@@ -62,7 +62,7 @@ impl Side {
     pub fn connecting(text: &str) -> Result<Self> {
         match text.strip_prefix(SUBJECT) {
             Some(subject) => parse_subject(subject),
-            None => Ok(Self::Endpoint(parse_endpoint(text.parse()?, Purpose::ConnectBare)?)),
+            None => Ok(Self::Endpoint(parse_endpoint(text.parse()?, EndpointPurpose::ConnectRaw)?)),
         }
     }
 
@@ -74,7 +74,7 @@ impl Side {
     pub(crate) fn admits(&self, from: Option<SocketAddr>) -> bool {
         match self {
             Self::Subject { .. } => true,
-            Self::Endpoint(place) => strangers::admits(&place.allow, from),
+            Self::Endpoint(place) => allowlist::admits(&place.allow, from),
         }
     }
 }
@@ -93,7 +93,7 @@ fn parse_subject(text: &str) -> Result<Side> {
     Ok(Side::Subject { subject: subject.to_owned(), echo })
 }
 
-fn parse_endpoint(mut endpoint: Endpoint, purpose: Purpose) -> Result<Place> {
+fn parse_endpoint(mut endpoint: Endpoint, purpose: EndpointPurpose) -> Result<Place> {
     let codec = endpoint.take_option("codec").map(|text| text.parse::<Codec>());
     let codec = codec.transpose().map_err(Error::Usage)?;
     if codec == Some(Codec::Frame) {

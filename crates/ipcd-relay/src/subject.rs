@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use ipcd_client::{Client, Error, Event, Options, SubscribeOptions};
-use ipcd_transport::{Endpoint, Read, ReadBuffer};
+use ipcd_transport::{Endpoint, ReadBuffer, ReadOutcome};
 
 use crate::Result;
 
@@ -67,12 +67,12 @@ impl Subject {
 
     /// The next message. Others than messages are passed over: who cannot hear of drops is not
     /// told, but the daemon counts them.
-    pub(crate) fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    pub(crate) fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         loop {
             match self.client.take() {
                 Some(Event::Message(message)) => {
                     into.extend(message.payload());
-                    return Ok(Read::Bytes(message.payload().len()));
+                    return Ok(ReadOutcome::Bytes(message.payload().len()));
                 }
                 Some(_) => {}
                 None => break,
@@ -80,8 +80,8 @@ impl Subject {
         }
         match self.ended.take() {
             Some(error) if !self.has_left => Err(error.into()),
-            _ if self.is_over => Ok(Read::Closed),
-            _ => Ok(Read::NotReady),
+            _ if self.is_over => Ok(ReadOutcome::Closed),
+            _ => Ok(ReadOutcome::NotReady),
         }
     }
 

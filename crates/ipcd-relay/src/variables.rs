@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
-use ipcd_transport::{ChannelParts, Identity, Variable};
+use ipcd_transport::{ChannelParts, EnvVariable, PeerIdentity};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, getsockname};
 use nix::unistd::{Gid, Pid, Uid};
 
@@ -16,8 +16,8 @@ use crate::side::{Place, Side};
 const PREFIX: &str = "IPC_";
 
 /// About a peer that has come in at a side.
-pub(crate) fn about(side: &Side, peer: Option<&ChannelParts>, ucspi: bool) -> Vec<Variable> {
-    let unknown = Identity::default();
+pub(crate) fn about(side: &Side, peer: Option<&ChannelParts>, ucspi: bool) -> Vec<EnvVariable> {
+    let unknown = PeerIdentity::default();
     let identity = peer.map_or(&unknown, |parts| &parts.identity);
     let (mut subject, mut transport) = (None, None);
     match side {
@@ -41,13 +41,13 @@ pub(crate) fn about(side: &Side, peer: Option<&ChannelParts>, ucspi: bool) -> Ve
     // Those that we were started with are about somebody else.
     let stale = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let stale = stale.filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
-    let mut variables: Vec<Variable> = stale.map(|name| (name, None)).collect();
+    let mut variables: Vec<EnvVariable> = stale.map(|name| (name, None)).collect();
     variables.extend(known);
     variables
 }
 
-fn ucspi_variables(protocol: &str, place: &Place, parts: &ChannelParts) -> Vec<Variable> {
-    let Identity { pid, uid, gid, addr, .. } = parts.identity;
+fn ucspi_variables(protocol: &str, place: &Place, parts: &ChannelParts) -> Vec<EnvVariable> {
+    let PeerIdentity { pid, uid, gid, addr, .. } = parts.identity;
     let mut variables = vec![("PROTO".to_owned(), Some(protocol.to_owned()))];
     let mut add = |name: &str, value: Option<String>| {
         variables.push((format!("{protocol}{name}"), value));
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    fn value<'a>(variables: &'a [Variable], name: &str) -> Option<&'a str> {
+    fn value<'a>(variables: &'a [EnvVariable], name: &str) -> Option<&'a str> {
         let found = variables.iter().rev().find(|(key, _)| key == name)?;
         found.1.as_deref()
     }
@@ -104,7 +104,7 @@ mod tests {
         let at = listener.local_addr().unwrap();
         let client = TcpStream::connect(at).unwrap();
         let (socket, from) = listener.accept().unwrap();
-        let identity = Identity::from_addr(from);
+        let identity = PeerIdentity::from_addr(from);
         let parts = ChannelParts { descriptors: vec![socket.into()], identity, state: Vec::new() };
         let side = Side::listening("tcp://127.0.0.1:0").unwrap();
         let variables = about(&side, Some(&parts), true);
@@ -122,7 +122,8 @@ mod tests {
     #[test]
     fn local_peers_have_numbers() {
         let side = Side::listening("unix:///run/x.sock").unwrap();
-        let identity = Identity { pid: Some(1), uid: Some(2), gid: Some(3), ..Identity::default() };
+        let identity =
+            PeerIdentity { pid: Some(1), uid: Some(2), gid: Some(3), ..PeerIdentity::default() };
         let parts = ChannelParts { descriptors: Vec::new(), identity, state: Vec::new() };
         let variables = about(&side, Some(&parts), true);
         assert_eq!(value(&variables, "PROTO"), Some("UNIX"));

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use ipcd_transport::{Listener, Passed, Transport};
+use ipcd_transport::{InheritedFd, Listener, Transport};
 
 use crate::Error;
 use crate::listen::Listen;
@@ -61,7 +61,7 @@ pub(crate) fn assign(listeners: Vec<Listen>, sockets: &[Socket]) -> Result<Vec<W
     let mut found: Vec<Vec<usize>> = vec![Vec::new(); listeners.len()];
     let mut further = Vec::new();
     for (number, socket) in sockets.iter().enumerate() {
-        let passed = Passed::of(socket.fd.as_fd());
+        let passed = InheritedFd::of(socket.fd.as_fd());
         let is_named = |listen: &Listen| socket.name.is_some() && listen.name == socket.name;
         let is_at = |listen: &Listen| {
             ipcd_transports::of(&listen.endpoint, listen.purpose())
@@ -100,7 +100,7 @@ impl Socket {
     }
 
     /// A listener for frames, where the socket is.
-    fn listen(&self, passed: &Passed) -> Result<Listen, Error> {
+    fn listen(&self, passed: &InheritedFd) -> Result<Listen, Error> {
         let endpoint = ipcd_transports::ALL.iter().find_map(|found| found.endpoint_of(passed));
         let endpoint = endpoint.ok_or_else(|| {
             let name = self.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();

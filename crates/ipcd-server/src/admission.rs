@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use ipcd_core::Principal;
-use ipcd_transport::{ChannelParts, Identity};
+use ipcd_transport::{ChannelParts, PeerIdentity};
 use nix::unistd::geteuid;
 use slab::Slab;
 
@@ -48,7 +48,7 @@ pub(crate) struct Admitted {
     number: u64,
     /// Which listener, server or program it is of.
     pub(crate) listener: usize,
-    pub(crate) identity: Identity,
+    pub(crate) identity: PeerIdentity,
     /// What its transport has to remember.
     pub(crate) state: Box<[u8]>,
     source: Principal,
@@ -169,7 +169,7 @@ impl Admission {
     }
 
     /// Whether a peer need not make room for others, and may take the last places.
-    pub(crate) fn is_favoured(&self, identity: &Identity, is_ours: bool) -> bool {
+    pub(crate) fn is_favoured(&self, identity: &PeerIdentity, is_ours: bool) -> bool {
         is_ours || identity.uid.is_some_and(|uid| uid == 0 || uid == self.own_user)
     }
 
@@ -231,7 +231,12 @@ impl Admission {
     }
 
     /// A worker has died while it served this peer, if it is one of its own.
-    pub(crate) fn suspect(&mut self, number: u64, slot: usize, now: Instant) -> Option<&Identity> {
+    pub(crate) fn suspect(
+        &mut self,
+        number: u64,
+        slot: usize,
+        now: Instant,
+    ) -> Option<&PeerIdentity> {
         let peer = self.peers.get(place_of(number))?;
         if peer.number != number || !peer.is_of(slot) {
             return None;
@@ -332,16 +337,16 @@ mod tests {
     use super::*;
     use crate::config::Bits;
 
-    fn parts(identity: Identity) -> ChannelParts {
+    fn parts(identity: PeerIdentity) -> ChannelParts {
         ChannelParts { descriptors: Vec::new(), identity, state: Vec::new() }
     }
 
     fn of_user(uid: u32) -> ChannelParts {
-        parts(Identity::from_owner(uid))
+        parts(PeerIdentity::from_owner(uid))
     }
 
     fn from(addr: &str) -> ChannelParts {
-        parts(Identity::from_addr(addr.parse().unwrap()))
+        parts(PeerIdentity::from_addr(addr.parse().unwrap()))
     }
 
     fn admit(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipcd_proto::Codec;
-use ipcd_transport::{Endpoint, Error, Purpose};
+use ipcd_transport::{Endpoint, EndpointPurpose, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::listen::{Dialect, Said, word_or};
@@ -84,7 +84,7 @@ impl Connect {
 
     fn check(&self) -> Result<(), String> {
         let at = &self.endpoint;
-        let transport = ipcd_transports::of(at, Purpose::ConnectBare);
+        let transport = ipcd_transports::of(at, EndpointPurpose::ConnectRaw);
         let transport = transport.map_err(|error| error.to_string())?;
         if self.dialect.subject.is_none() && self.dialect.reply.is_empty() {
             let why = "subject= says where the server's messages go, reply= what goes to it";

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use ipcd_sys::close_all_except;
-use ipcd_transport::{ChannelParts, Endpoint, Identity, Transport};
+use ipcd_transport::{ChannelParts, Endpoint, PeerIdentity, Transport};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
@@ -28,7 +28,7 @@ pub(crate) struct Errand<'a> {
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum Dialled {
     /// The server is connected.
-    Connected { identity: Identity, state: Vec<u8> },
+    Connected { identity: PeerIdentity, state: Vec<u8> },
     /// Why it is not.
     Failed(String),
 }

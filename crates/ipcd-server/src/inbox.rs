@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ipcd_sys::board::{Board, Seen};
 use ipcd_sys::duplicate_from;
-use ipcd_transport::{Joiner, ReadBuffer, Splitter};
+use ipcd_transport::{ReadBuffer, RecordJoiner, RecordSplitter};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
@@ -94,12 +94,12 @@ pub(crate) struct Inboxes {
 /// To and from the worker in one slot.
 #[derive(Debug, Default)]
 struct Way {
-    splitter: Splitter,
+    splitter: RecordSplitter,
     /// The life that is written to.
     to_generation: u32,
     /// The life that pieces are being joined of.
     generation: u32,
-    joiner: Joiner,
+    joiner: RecordJoiner,
 }
 
 /// What was taken out of an inbox.
@@ -171,7 +171,7 @@ impl Inboxes {
         let way = self.ways[slot as usize].get_or_insert_default();
         if std::mem::replace(&mut way.to_generation, generation) != generation {
             // What was begun for the one who lived there before is of no use to this one.
-            way.splitter = Splitter::default();
+            way.splitter = RecordSplitter::default();
         }
         let Some(record) = way.splitter.next(frames, RECORD_BYTES - HEADER_BYTES) else {
             return Ok(Sent::Bytes(0));
@@ -226,7 +226,7 @@ impl Inboxes {
         if way.generation != generation {
             way.generation = generation;
             self.stale += u64::from(way.joiner.is_joining());
-            way.joiner = Joiner::default();
+            way.joiner = RecordJoiner::default();
         }
         match way.joiner.accept_spare(HEADER_BYTES..count, into) {
             Ok(_) => Ok(Arrived::Of(slot, generation)),

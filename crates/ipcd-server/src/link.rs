@@ -9,7 +9,7 @@ use std::time::Duration;
 use bincode::config::{Configuration, Limit};
 use ipcd_core::{Acl, AddressPrefixes, Config, DirectoryEvent, DirectoryRequest, TokenSet};
 use ipcd_sys::{recv_with_fds, send_with_fds};
-use ipcd_transport::Identity;
+use ipcd_transport::PeerIdentity;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
@@ -32,7 +32,7 @@ pub(crate) enum ToWorker {
         /// The transport.
         scheme: String,
         /// Who it is.
-        identity: Identity,
+        identity: PeerIdentity,
         /// What its transport has to remember.
         state: Vec<u8>,
         /// What it says and hears, if it is a bare one.

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use ipcd_proto::{Codec, Filter, Subject};
-use ipcd_transport::{Access, Endpoint, Error, Flow, Purpose, Transport};
-use ipcd_transports::strangers;
+use ipcd_transport::{Endpoint, EndpointPurpose, Error, PathRights, RawDirections, Transport};
+use ipcd_transports::allowlist;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -42,8 +42,8 @@ pub struct Dialect {
 
 impl Dialect {
     /// Which way their bytes go.
-    pub(crate) fn flow(&self) -> Flow {
-        Flow { inward: self.subject.is_some(), outward: !self.reply.is_empty() }
+    pub(crate) fn flow(&self) -> RawDirections {
+        RawDirections { inward: self.subject.is_some(), outward: !self.reply.is_empty() }
     }
 
     /// Whether there is anything in it beside the codec.
@@ -102,7 +102,7 @@ impl TryFrom<Written> for Listen {
         let mut endpoint: Endpoint =
             written.endpoint.parse().map_err(|error: Error| error.to_string())?;
         let rights = [written.mode, written.owner, written.group];
-        for (key, value) in Access::OPTIONS.into_iter().zip(rights) {
+        for (key, value) in PathRights::OPTIONS.into_iter().zip(rights) {
             if let Some(value) = value {
                 endpoint.set_option(key, value);
             }
@@ -113,7 +113,7 @@ impl TryFrom<Written> for Listen {
         let insecure = flag(take("insecure"), "insecure")?.or(written.insecure).unwrap_or(false);
         let mut allow = written.allow;
         if let Some(list) = take("allow") {
-            allow.extend(strangers::networks(&list)?);
+            allow.extend(allowlist::networks(&list)?);
         }
         if codec == Codec::Frame && dialect.says_something() {
             let why = "subject=, reply= and echo= are for bare peers: add codec=line, nul or raw";
@@ -192,8 +192,8 @@ impl Listen {
     }
 
     /// What its endpoint is for.
-    pub(crate) fn purpose(&self) -> Purpose {
-        if self.dialect.is_some() { Purpose::ListenBare } else { Purpose::Listen }
+    pub(crate) fn purpose(&self) -> EndpointPurpose {
+        if self.dialect.is_some() { EndpointPurpose::ListenRaw } else { EndpointPurpose::Listen }
     }
 
     /// What access rules may call it: its endpoint, and its name.
@@ -203,18 +203,18 @@ impl Listen {
 
     /// Whether a peer from there may come in.
     pub(crate) fn admits(&self, from: Option<SocketAddr>) -> bool {
-        strangers::admits(&self.allow, from)
+        allowlist::admits(&self.allow, from)
     }
 
     /// Whether it can be listened there, and is safe to.
     pub(crate) fn check(&self) -> Result<(), String> {
         let said = |error: Error| error.to_string();
         let transport = ipcd_transports::of(&self.endpoint, self.purpose()).map_err(said)?;
-        Access::of(&self.endpoint, Access::PRIVATE).map_err(said)?;
+        PathRights::of(&self.endpoint, PathRights::PRIVATE).map_err(said)?;
         let (at, allow) = (&self.endpoint, self.allow.as_slice());
         match &self.dialect {
             Some(dialect) => self.check_dialect(dialect, transport),
-            None => strangers::check_frames(at, transport, allow, self.insecure).map_err(said),
+            None => allowlist::check_frames(at, transport, allow, self.insecure).map_err(said),
         }
     }
 
@@ -226,7 +226,7 @@ impl Listen {
         }
         dialect.check(["subject", "reply"])?;
         transport.check_bare(at, dialect.flow()).map_err(|error| error.to_string())?;
-        strangers::check(at, transport, &self.allow, self.insecure)
+        allowlist::check(at, transport, &self.allow, self.insecure)
             .map_err(|error| error.to_string())
     }
 }

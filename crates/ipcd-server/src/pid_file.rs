@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use ipcd_transport::{Found, TrustedDir, is_trusted};
+use ipcd_transport::{FoundFile, TrustedDir, is_trusted};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
@@ -46,7 +46,7 @@ impl PidFile {
 }
 
 /// What stands there, if anything; an error, if our process id may not be written there.
-pub(crate) fn look(path: &Path) -> Result<(TrustedDir, PathBuf, Option<Found>), Error> {
+pub(crate) fn look(path: &Path) -> Result<(TrustedDir, PathBuf, Option<FoundFile>), Error> {
     let failed = |error| Error::system(format!("write {}", path.display()), error);
     let absolute = std::path::absolute(path).map_err(failed)?;
     let (directory, name) = TrustedDir::of(&absolute)?;
@@ -64,7 +64,7 @@ pub(crate) fn look(path: &Path) -> Result<(TrustedDir, PathBuf, Option<Found>), 
 impl Drop for PidFile {
     fn drop(&mut self) {
         let id = self.file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
-        let is_ours = |found: &Found| {
+        let is_ours = |found: &FoundFile| {
             let is_same = id.as_ref().is_ok_and(|id| *id == found.id());
             is_same && process_id(found) == Some(std::process::id().to_string())
         };
@@ -76,7 +76,7 @@ impl Drop for PidFile {
 }
 
 /// A device or another program's file is not written over.
-fn check(found: &Found, path: &Path) -> Result<(), Error> {
+fn check(found: &FoundFile, path: &Path) -> Result<(), Error> {
     let refused = |why: &str| {
         let why = format!("{}: {why}: remove it, or choose another --pid-file", path.display());
         Err(Error::Config(why))
@@ -95,7 +95,7 @@ fn check(found: &Found, path: &Path) -> Result<(), Error> {
 }
 
 /// What a regular file holds, if it is short and on one line.
-fn process_id(found: &Found) -> Option<String> {
+fn process_id(found: &FoundFile) -> Option<String> {
     let file = found.is_regular().then(|| found.open(OFlag::O_RDONLY))?.ok()?;
     let mut text = String::new();
     File::from(file).take(LONGEST).read_to_string(&mut text).ok()?;

@@ -9,7 +9,7 @@ use ipcd_proto::{
     TooLong, decode,
 };
 
-use ipcd_transport::BareChannel;
+use ipcd_transport::RawChannel;
 
 use self::http::{Beginning, Verdict};
 use crate::listen::{Dialect, FIRST_WORD};
@@ -24,7 +24,7 @@ const AMPLIFICATION: u64 = 3;
 pub(crate) struct Translator {
     dialect: Dialect,
     /// Whether it can hear nothing, whatever its dialect says.
-    is_deaf: bool,
+    is_write_only: bool,
     decoder: Decoder,
     keeps_records: bool,
     /// Whether the peer says when it is done.
@@ -51,16 +51,16 @@ pub(crate) struct Translator {
 }
 
 impl Translator {
-    pub(crate) fn new(mut dialect: Dialect, channel: &BareChannel, largest: usize) -> Self {
-        let is_deaf = channel.channel.is_deaf();
-        if is_deaf {
+    pub(crate) fn new(mut dialect: Dialect, channel: &RawChannel, largest: usize) -> Self {
+        let is_write_only = channel.channel.is_write_only();
+        if is_write_only {
             dialect.reply = Default::default();
         }
-        let BareChannel { keeps_records, has_end, largest: largest_sent, .. } = *channel;
+        let RawChannel { keeps_records, has_end, largest: largest_sent, .. } = *channel;
         let decoder = Decoder::new(dialect.codec, largest);
         Self {
             dialect,
-            is_deaf,
+            is_write_only,
             decoder,
             keeps_records,
             has_end,
@@ -88,7 +88,7 @@ impl Translator {
 
     /// The peer says and hears something else from now on.
     pub(crate) fn set_dialect(&mut self, mut dialect: Dialect) {
-        if self.is_deaf {
+        if self.is_write_only {
             dialect.reply = Default::default();
         }
         self.decoder.set_codec(dialect.codec);
@@ -311,14 +311,15 @@ impl<'a> Found<'a> {
 mod tests {
     use std::os::unix::net::UnixStream;
 
-    use ipcd_transport::{Identity, StreamChannel};
+    use ipcd_transport::{PeerIdentity, StreamChannel};
 
     use super::*;
 
     fn for_test(codec: Codec, subject: &str, keeps_records: bool) -> Translator {
         let (near, _far) = UnixStream::pair().unwrap();
-        let channel = Box::new(StreamChannel::socket(near.into(), Identity::default()).unwrap());
-        let channel = BareChannel { keeps_records, ..BareChannel::stream(channel) };
+        let channel =
+            Box::new(StreamChannel::socket(near.into(), PeerIdentity::default()).unwrap());
+        let channel = RawChannel { keeps_records, ..RawChannel::stream(channel) };
         let subject = Some(subject.into());
         let dialect = Dialect { codec, subject, reply: Vec::new(), echo: false, chosen: false };
         Translator::new(dialect, &channel, 100)

@@ -19,7 +19,7 @@ use ipcd_core::{DirectoryRequest, DirectoryState, Output, PeerInfo, PeerKey, Pri
 use ipcd_proto::control::Origin;
 use ipcd_sys::marks::Marks;
 use ipcd_sys::{MAX_PASSED, close_all_except};
-use ipcd_transport::{Channel, ChannelParts, Identity, ReadBuffer, Transport};
+use ipcd_transport::{Channel, ChannelParts, PeerIdentity, ReadBuffer, Transport};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::prctl::set_pdeathsig;
@@ -449,11 +449,11 @@ impl Worker {
     }
 
     /// The source that a line about a peer is charged to.
-    fn source_of(&self, identity: &Identity) -> Principal {
+    fn source_of(&self, identity: &PeerIdentity) -> Principal {
         Principal::of(identity.uid, identity.addr, self.core.prefixes())
     }
 
-    fn reject(&mut self, number: u64, transport: &dyn Transport, who: &Identity, why: &str) {
+    fn reject(&mut self, number: u64, transport: &dyn Transport, who: &PeerIdentity, why: &str) {
         let source = self.source_of(who);
         warn!(%source, transport = %transport.scheme(), identity = %who, why, "peer not served");
         self.gone.push(Gone { number, was_cut_off: true });

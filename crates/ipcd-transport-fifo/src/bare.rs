@@ -11,8 +11,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{
-    Access, Channel, ChannelParts, Endpoint, Error, FileKind, Found, Identity, Listener, PathClaim,
-    Read, ReadBuffer, Result, StreamChannel, Wrote, reopen, set_local_access,
+    Channel, ChannelParts, Endpoint, Error, FileKind, FoundFile, Listener, PathClaim, PathRights,
+    PeerIdentity, ReadBuffer, ReadOutcome, Result, StreamChannel, WriteOutcome, reopen,
+    set_local_access,
 };
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -35,7 +36,7 @@ pub(crate) struct Listening {
 
 impl Listening {
     pub(crate) fn open(at: &Endpoint) -> Result<Self> {
-        let access = Access::of(at, Access::PRIVATE)?;
+        let access = PathRights::of(at, PathRights::PRIVATE)?;
         let mut claim = PathClaim::acquire(at.path()?, FileKind::FifoToRead)?;
         // Without it a script's next line would make a file of that name.
         claim.keep();
@@ -91,7 +92,7 @@ impl Listener for Listening {
         true
     }
 
-    fn released(&mut self, _identity: &Identity, _state: &[u8]) {
+    fn released(&mut self, _identity: &PeerIdentity, _state: &[u8]) {
         self.turn.give_back();
     }
 }
@@ -112,8 +113,8 @@ pub(crate) fn connect_to_write(to: &Endpoint) -> Result<ChannelParts> {
     })?)
 }
 
-fn find(to: &Endpoint) -> Result<Found> {
-    let found = Found::at(to.path()?).map_err(|error| failed(to, error))?;
+fn find(to: &Endpoint) -> Result<FoundFile> {
+    let found = FoundFile::at(to.path()?).map_err(|error| failed(to, error))?;
     match found.is_fifo() {
         true => Ok(found),
         false => Err(failed(to, io::Error::other(NO_FIFO))),
@@ -146,17 +147,17 @@ impl Channel for Ingress {
         self.stream.write_fd()
     }
 
-    fn identity(&self) -> &Identity {
+    fn identity(&self) -> &PeerIdentity {
         self.stream.identity()
     }
 
-    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         match self.stream.read(into)? {
             // Nobody has it open for writing (fifo(7)).
-            Read::Closed if std::mem::take(&mut self.has_begun) => Ok(Read::Boundary),
-            Read::Closed => Ok(Read::NotReady),
+            ReadOutcome::Closed if std::mem::take(&mut self.has_begun) => Ok(ReadOutcome::Boundary),
+            ReadOutcome::Closed => Ok(ReadOutcome::NotReady),
             read => {
-                self.has_begun |= matches!(read, Read::Bytes(_));
+                self.has_begun |= matches!(read, ReadOutcome::Bytes(_));
                 Ok(read)
             }
         }
@@ -167,7 +168,7 @@ impl Channel for Ingress {
         true
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<Wrote> {
+    fn write(&mut self, bytes: &[u8]) -> Result<WriteOutcome> {
         self.stream.write(bytes)
     }
 
@@ -185,7 +186,7 @@ fn parts(read: OwnedFd) -> Result<ChannelParts> {
     let write = File::options().write(true).open("/dev/null");
     let write = write.map_err(|error| Error::system("open /dev/null", error))?;
     let descriptors = vec![read, write.into()];
-    Ok(ChannelParts { descriptors, identity: Identity::default(), state: Vec::new() })
+    Ok(ChannelParts { descriptors, identity: PeerIdentity::default(), state: Vec::new() })
 }
 
 #[cfg(test)]
@@ -204,7 +205,7 @@ mod tests {
         let mut listening = Listening::open(&at).unwrap();
         let mut channel = Ingress::adopt(listening.accept().unwrap().unwrap()).unwrap();
         let mut into = ReadBuffer::new(4096, 4096);
-        assert_eq!(channel.read(&mut into).unwrap(), Read::NotReady);
+        assert_eq!(channel.read(&mut into).unwrap(), ReadOutcome::NotReady);
         let watch = Epoll::new(EpollCreateFlags::empty()).unwrap();
         let edges = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
         watch.add(channel.read_fd(), edges).unwrap();
@@ -213,13 +214,13 @@ mod tests {
             let mut writer = File::options().write(true).open(&path).unwrap();
             writer.write_all(said.as_bytes()).unwrap();
             assert_eq!(news(), 1);
-            assert_eq!(channel.read(&mut into).unwrap(), Read::Bytes(3));
-            assert_eq!(channel.read(&mut into).unwrap(), Read::NotReady);
+            assert_eq!(channel.read(&mut into).unwrap(), ReadOutcome::Bytes(3));
+            assert_eq!(channel.read(&mut into).unwrap(), ReadOutcome::NotReady);
             assert_eq!(news(), 0);
             drop(writer);
             assert_eq!(news(), 1, "its end");
-            assert_eq!(channel.read(&mut into).unwrap(), Read::Boundary);
-            assert_eq!(channel.read(&mut into).unwrap(), Read::NotReady);
+            assert_eq!(channel.read(&mut into).unwrap(), ReadOutcome::Boundary);
+            assert_eq!(channel.read(&mut into).unwrap(), ReadOutcome::NotReady);
             assert_eq!(news(), 0);
         }
         assert_eq!(into.filled(), b"onetwo");

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use ipcd_transport::{
-    Endpoint, Error, Found, Identity, Result, StreamChannel, check_server, poll_some, poll_until,
+    Endpoint, Error, FoundFile, PeerIdentity, Result, StreamChannel, check_server, poll_some,
+    poll_until,
 };
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -22,7 +23,7 @@ use crate::record::Name;
 pub(crate) fn connect(to: &Endpoint, deadline: Instant) -> Result<StreamChannel> {
     let rendezvous = open_rendezvous(to)?;
     let drop_box = DropBox::find(to)?;
-    let identity = Identity::from_owner(drop_box.owner().as_raw());
+    let identity = PeerIdentity::from_owner(drop_box.owner().as_raw());
     let pair = OwnPair::make(&drop_box)?;
     send_record(to, &rendezvous, pair.names.name, deadline)?;
     await_greeting(to, &rendezvous, &pair.down, deadline)?;
@@ -43,7 +44,7 @@ impl<'a> OwnPair<'a> {
     fn make(drop_box: &'a DropBox) -> Result<Self> {
         let names = Names { drop_box, name: Name::random()? };
         let (up, down) = (drop_box.add(&names.name.up())?, drop_box.add(&names.name.down())?);
-        let open = |fifo: &Found, access| {
+        let open = |fifo: &FoundFile, access| {
             fifo.open(access).map_err(|error| Error::system("open a FIFO of our own", error))
         };
         let hold = open(&up, OFlag::O_RDWR)?;
@@ -70,7 +71,7 @@ impl Drop for Names<'_> {
 
 /// Opens the well-known FIFO, if it is one that nobody else can have put there.
 fn open_rendezvous(to: &Endpoint) -> Result<OwnedFd> {
-    let found = Found::at(to.path()?).map_err(|error| failed(to, error))?;
+    let found = FoundFile::at(to.path()?).map_err(|error| failed(to, error))?;
     if !found.is_fifo() {
         return Err(failed(to, io::Error::other(NO_FIFO)));
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use ipcd_transport::{Endpoint, Error, Found, Result, TrustedDir, check_server};
+use ipcd_transport::{Endpoint, Error, FoundFile, Result, TrustedDir, check_server};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, mkdirat};
@@ -21,7 +21,7 @@ const SHARED: u32 = 0o1733;
 /// A drop box, held open.
 pub(crate) struct DropBox {
     path: PathBuf,
-    directory: Found,
+    directory: FoundFile,
     /// Where it is, and under which name, for who has made it.
     place: Option<(TrustedDir, PathBuf)>,
 }
@@ -53,7 +53,7 @@ impl DropBox {
     }
 
     /// The directory.
-    pub(crate) fn directory(&self) -> &Found {
+    pub(crate) fn directory(&self) -> &FoundFile {
         &self.directory
     }
 
@@ -66,7 +66,7 @@ impl DropBox {
     /// The drop box of the daemon that listens at this well-known FIFO.
     pub(crate) fn find(to: &Endpoint) -> Result<Self> {
         let path = path_for(to.path()?);
-        let directory = Found::at(&path)
+        let directory = FoundFile::at(&path)
             .map_err(|error| Error::system(format!("open {}", path.display()), error))?;
         let is_theirs = |owner: Uid| check_server(to, Some(owner.as_raw())).is_ok();
         let directory = examine(&path, directory, is_theirs)?;
@@ -79,10 +79,10 @@ impl DropBox {
     }
 
     /// Makes one FIFO of our own, for us only, and holds it.
-    pub(crate) fn add(&self, name: &str) -> Result<Found> {
-        let made = || -> io::Result<Found> {
+    pub(crate) fn add(&self, name: &str) -> Result<FoundFile> {
+        let made = || -> io::Result<FoundFile> {
             mkfifoat(self.directory.fd(), name, Mode::S_IRUSR | Mode::S_IWUSR)?;
-            let fifo = Found::inside(self.directory.fd(), Path::new(name))?;
+            let fifo = FoundFile::inside(self.directory.fd(), Path::new(name))?;
             fifo.set_mode(0o600)?;
             Ok(fifo)
         };
@@ -120,8 +120,8 @@ impl DropBox {
         }
     }
 
-    fn inspect(&self, name: &str) -> Result<Found> {
-        let found = Found::inside(self.directory.fd(), Path::new(name))
+    fn inspect(&self, name: &str) -> Result<FoundFile> {
+        let found = FoundFile::inside(self.directory.fd(), Path::new(name))
             .map_err(|error| self.failed("look at a FIFO", error))?;
         let refused = |why| Err(Error::Protocol(format!("{name}: {why}")));
         if !found.is_fifo() {
@@ -137,7 +137,7 @@ impl DropBox {
     fn sweep(&self) -> Result<()> {
         let names = self.directory.names().map_err(|error| self.failed("list the files", error))?;
         for name in names.iter().filter(|name| Name::is_of_pair(name)) {
-            if Found::inside(self.directory.fd(), Path::new(name))
+            if FoundFile::inside(self.directory.fd(), Path::new(name))
                 .is_ok_and(|found| found.is_fifo())
             {
                 self.unlink(name);
@@ -164,7 +164,7 @@ fn path_for(fifo: &Path) -> PathBuf {
     PathBuf::from(path)
 }
 
-fn examine(path: &Path, found: Found, may_own: impl Fn(Uid) -> bool) -> Result<Found> {
+fn examine(path: &Path, found: FoundFile, may_own: impl Fn(Uid) -> bool) -> Result<FoundFile> {
     let refused = |why| Err(Error::Endpoint(format!("{}: {why}", path.display())));
     if !found.is_directory() {
         return refused("the drop box is no directory: remove it, or choose another path".into());

@@ -12,8 +12,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{
-    Access, Channel, ChannelParts, Endpoint, Error, FileKind, Found, Identity, Listener, PathClaim,
-    Read, ReadBuffer, Result, StreamChannel, Wrote, reopen,
+    Channel, ChannelParts, Endpoint, Error, FileKind, FoundFile, Listener, PathClaim, PathRights,
+    PeerIdentity, ReadBuffer, ReadOutcome, Result, StreamChannel, WriteOutcome, reopen,
 };
 use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -35,7 +35,7 @@ const CHUNKS: usize = 16;
 /// A forked child must not drop it, as it must not drop the [`PathClaim`].
 pub(crate) struct Listening {
     fifo: OwnedFd,
-    access: Access,
+    access: PathRights,
     turn: Turn,
     /// Readable when one of the two has something to say.
     watch: Epoll,
@@ -45,7 +45,7 @@ pub(crate) struct Listening {
 
 impl Listening {
     pub(crate) fn open(at: &Endpoint) -> Result<Self> {
-        let access = Access::of(at, Access::PRIVATE)?;
+        let access = PathRights::of(at, PathRights::PRIVATE)?;
         let mut claim = PathClaim::acquire(at.path()?, FileKind::FifoToWrite)?;
         // Its readers wait for the next start.
         claim.keep();
@@ -107,7 +107,7 @@ impl Listener for Listening {
         if !is_bare || Way::of(at)? != Some(Way::Out) {
             return Ok(false);
         }
-        let access = Access::of(at, Access::PRIVATE)?;
+        let access = PathRights::of(at, PathRights::PRIVATE)?;
         self.claim.set_access(&access)?;
         (self.access, self.local) = (access, plain(at));
         Ok(true)
@@ -129,7 +129,7 @@ impl Listener for Listening {
         true
     }
 
-    fn released(&mut self, _identity: &Identity, _state: &[u8]) {
+    fn released(&mut self, _identity: &PeerIdentity, _state: &[u8]) {
         // Where it fails, readers of the old one may find half a message.
         let _ = self.replace();
         self.turn.give_back();
@@ -140,11 +140,11 @@ impl Listener for Listening {
 /// readable stands for.
 pub(crate) fn parts(fifo: OwnedFd) -> Result<ChannelParts> {
     let descriptors = vec![silence()?.into(), fifo];
-    Ok(ChannelParts { descriptors, identity: Identity::default(), state: STATE.to_vec() })
+    Ok(ChannelParts { descriptors, identity: PeerIdentity::default(), state: STATE.to_vec() })
 }
 
 /// A write end of a FIFO that needs no reader: while it is opened, we are one ourselves.
-pub(crate) fn open_to_write(found: &Found) -> nix::Result<OwnedFd> {
+pub(crate) fn open_to_write(found: &FoundFile) -> nix::Result<OwnedFd> {
     let reader = found.open(OFlag::O_RDWR);
     let writer = found.open(OFlag::O_WRONLY);
     drop(reader);
@@ -169,17 +169,17 @@ impl Channel for Egress {
         self.0.write_fd()
     }
 
-    fn identity(&self) -> &Identity {
+    fn identity(&self) -> &PeerIdentity {
         self.0.identity()
     }
 
-    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         self.0.read(into)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<Wrote> {
+    fn write(&mut self, bytes: &[u8]) -> Result<WriteOutcome> {
         match self.0.write(bytes) {
-            Err(error) if error.is_disconnect() => Ok(Wrote::Nobody),
+            Err(error) if error.is_disconnect() => Ok(WriteOutcome::Nobody),
             wrote => wrote,
         }
     }

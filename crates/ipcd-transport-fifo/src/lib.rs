@@ -31,8 +31,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Flow, IdentityKind,
-    Listener, Passed, Purpose, Result, StreamChannel, Transport,
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, IdentityKind, InheritedFd,
+    Listener, PathRights, RawChannel, RawDirections, Result, StreamChannel, Transport,
 };
 
 /// The FIFO transport.
@@ -63,22 +63,22 @@ impl Transport for Fifo {
         &OPTIONS
     }
 
-    fn options_for(&self, purpose: Purpose) -> &'static [&'static str] {
+    fn options_for(&self, purpose: EndpointPurpose) -> &'static [&'static str] {
         match purpose {
-            Purpose::Listen => &Access::OPTIONS,
-            Purpose::ListenBare => &OPTIONS,
-            Purpose::Connect => &["owner"],
-            Purpose::ConnectBare => &OPTIONS[3..],
+            EndpointPurpose::Listen => &PathRights::OPTIONS,
+            EndpointPurpose::ListenRaw => &OPTIONS,
+            EndpointPurpose::Connect => &["owner"],
+            EndpointPurpose::ConnectRaw => &OPTIONS[3..],
         }
     }
 
-    fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()> {
+    fn check(&self, endpoint: &Endpoint, purpose: EndpointPurpose) -> Result<()> {
         endpoint.path()?;
         let way = Way::of(endpoint)?;
         match purpose {
-            Purpose::Listen => check_rights(endpoint, Way::In),
+            EndpointPurpose::Listen => check_rights(endpoint, Way::In),
             // Without a word about the way, `check_bare` knows it.
-            Purpose::ListenBare => way.map_or(Ok(()), |way| check_rights(endpoint, way)),
+            EndpointPurpose::ListenRaw => way.map_or(Ok(()), |way| check_rights(endpoint, way)),
             _ => Ok(()),
         }
     }
@@ -103,14 +103,14 @@ impl Transport for Fifo {
         Ok(Box::new(StreamChannel::adopt(parts)?))
     }
 
-    fn check_bare(&self, at: &Endpoint, flow: Flow) -> Result<Endpoint> {
+    fn check_bare(&self, at: &Endpoint, flow: RawDirections) -> Result<Endpoint> {
         let mut at = at.clone();
         let way = match flow {
-            Flow { inward: true, outward: true } => {
+            RawDirections { inward: true, outward: true } => {
                 return Err(at.error("a FIFO has one direction: give subject= or reply=, not both"));
             }
-            Flow { outward: true, .. } => Way::Out,
-            Flow { .. } => Way::In,
+            RawDirections { outward: true, .. } => Way::Out,
+            RawDirections { .. } => Way::In,
         };
         if Way::of(&at)?.is_some_and(|asked| asked != way) {
             let why = "direction=in is for what comes in, direction=out for what goes out";
@@ -139,9 +139,9 @@ impl Transport for Fifo {
         }
     }
 
-    fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
+    fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
         match passed {
-            Passed::Fifo(path) if path.is_absolute() => {
+            InheritedFd::Fifo(path) if path.is_absolute() => {
                 Some(Endpoint::from_path(self.scheme(), path))
             }
             _ => None,
@@ -149,33 +149,34 @@ impl Transport for Fifo {
     }
 
     fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let passed = Passed::of(passed.as_fd());
+        let passed = InheritedFd::of(passed.as_fd());
         Err(passed.refused(at, "a FIFO that ipcd makes itself, or a codec= for bare lines"))
     }
 
     fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let found = Passed::of(passed.as_fd());
+        let found = InheritedFd::of(passed.as_fd());
         let local = self.endpoint_of(&found);
         let local = local.ok_or_else(|| found.refused(at, "a FIFO with a path"))?;
-        if Access::is_given(at) {
+        if PathRights::is_given(at) {
             return Err(at.error("mode=, owner= and group= are for a FIFO that ipcd makes itself"));
         }
         Ok(Box::new(bare::Listening::over(&passed, local)?))
     }
 
-    fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
+    fn adopt_bare(&self, parts: ChannelParts) -> Result<RawChannel> {
         let channel: Box<dyn Channel> = match parts.state == egress::STATE {
             true => Box::new(egress::Egress::adopt(parts)?),
             false => Box::new(bare::Ingress::adopt(parts)?),
         };
-        Ok(BareChannel { has_end: false, ..BareChannel::stream(channel) })
+        Ok(RawChannel { has_end: false, ..RawChannel::stream(channel) })
     }
 }
 
 /// The option that says which way a bare FIFO's bytes go.
 const DIRECTION: &str = "direction";
 
-const OPTIONS: [&str; 4] = [Access::OPTIONS[0], Access::OPTIONS[1], Access::OPTIONS[2], DIRECTION];
+const OPTIONS: [&str; 4] =
+    [PathRights::OPTIONS[0], PathRights::OPTIONS[1], PathRights::OPTIONS[2], DIRECTION];
 
 /// The endpoint without a direction.
 fn plain(at: &Endpoint) -> Endpoint {
@@ -187,7 +188,7 @@ fn plain(at: &Endpoint) -> Endpoint {
 /// Refuses rights that undo what the FIFO is for. What is meant for the daemon, anybody takes who
 /// may read there; and what the daemon says, readers cannot tell from what others write.
 fn check_rights(at: &Endpoint, way: Way) -> Result<()> {
-    let access = Access::of(at, Access::PRIVATE)?;
+    let access = PathRights::of(at, PathRights::PRIVATE)?;
     match way {
         way if !way.is_crossed(&access) => Ok(()),
         Way::In => Err(at.error(
@@ -221,7 +222,7 @@ impl Way {
     }
 
     /// Whether others than the owner have a right that goes the other way.
-    fn is_crossed(self, access: &Access) -> bool {
+    fn is_crossed(self, access: &PathRights) -> bool {
         match self {
             Self::In => access.is_readable_by_others(),
             Self::Out => access.is_shared(),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ipcd_sys::again;
 use ipcd_transport::{
-    Access, ChannelParts, Endpoint, Error, FileKind, Identity, Listener, PathClaim, Result,
+    ChannelParts, Endpoint, Error, FileKind, Listener, PathClaim, PathRights, PeerIdentity, Result,
 };
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -39,7 +39,7 @@ pub(crate) struct Listening {
 impl Listening {
     pub(crate) fn open(at: &Endpoint) -> Result<Self> {
         let path = at.path()?;
-        let access = Access::of(at, Access::PRIVATE)?;
+        let access = PathRights::of(at, PathRights::PRIVATE)?;
         let mut claim = PathClaim::acquire(path, FileKind::FifoToRead)?;
         // The drop box comes first, so that it is there for the first client that sees the FIFO.
         let drop_box = DropBox::make(path, false)?;
@@ -97,7 +97,7 @@ impl Listening {
         let opened = self.drop_box.open(name);
         self.drop_box.remove(name);
         let pair = opened?;
-        let identity = Identity::from_owner(pair.owner.as_raw());
+        let identity = PeerIdentity::from_owner(pair.owner.as_raw());
         match again(|| write(&pair.down, GREETING)) {
             Ok(count) if count == GREETING.len() => {}
             Ok(_) => return Err(Error::Protocol("a FIFO that the peer has filled".into())),
@@ -130,7 +130,7 @@ impl Listener for Listening {
         if is_bare {
             return Ok(false);
         }
-        let access = Access::of(at, Access::PRIVATE)?;
+        let access = PathRights::of(at, PathRights::PRIVATE)?;
         self.claim.set_access(&access)?;
         self.share(may_have_guests(at, &access))?;
         self.local = at.clone();
@@ -165,6 +165,6 @@ impl Drop for Listening {
 }
 
 /// Whether users other than ours are to connect.
-fn may_have_guests(at: &Endpoint, access: &Access) -> bool {
+fn may_have_guests(at: &Endpoint, access: &PathRights) -> bool {
     access.is_shared() || at.option("owner").is_some()
 }

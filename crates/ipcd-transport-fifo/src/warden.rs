@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ipcd_transport::{Error, Found, Result};
+use ipcd_transport::{Error, FoundFile, Result};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
@@ -52,7 +52,7 @@ pub(crate) enum Look {
 }
 
 impl Warden {
-    pub(crate) fn over(drop_box: &Found) -> Result<Self> {
+    pub(crate) fn over(drop_box: &FoundFile) -> Result<Self> {
         let made = || -> nix::Result<Inotify> {
             let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
             let events = AddWatchFlags::IN_CREATE
@@ -68,7 +68,7 @@ impl Warden {
     }
 
     /// Looks at what has come and gone, within bounds: there may be more to look at afterwards.
-    pub(crate) fn look(&mut self, drop_box: &Found, now: Instant) -> Look {
+    pub(crate) fn look(&mut self, drop_box: &FoundFile, now: Instant) -> Look {
         let events = self.inotify.read_events().unwrap_or_default();
         let was_shut = self.is_shut;
         for event in events {
@@ -88,7 +88,7 @@ impl Warden {
         }
     }
 
-    fn note(&mut self, drop_box: &Found, event: InotifyEvent, now: Instant) {
+    fn note(&mut self, drop_box: &FoundFile, event: InotifyEvent, now: Instant) {
         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
             self.is_shut = true;
         }
@@ -101,8 +101,8 @@ impl Warden {
     }
 
     /// Keeps what may be there, and removes what may not; whether it did.
-    fn consider(&mut self, drop_box: &Found, name: OsString, now: Instant) -> bool {
-        let Ok(found) = Found::inside(drop_box.fd(), Path::new(&name)) else { return false };
+    fn consider(&mut self, drop_box: &FoundFile, name: OsString, now: Instant) -> bool {
+        let Ok(found) = FoundFile::inside(drop_box.fd(), Path::new(&name)) else { return false };
         let owner = found.owner();
         if is_ours(owner) || self.known.contains_key(&name) {
             return false;
@@ -128,7 +128,7 @@ impl Warden {
         }
     }
 
-    fn forget_late(&mut self, drop_box: &Found, now: Instant) {
+    fn forget_late(&mut self, drop_box: &FoundFile, now: Instant) {
         let is_late = |since: &Instant| now.saturating_duration_since(*since) >= LIFETIME;
         let late = self.known.iter().filter(|(_, (_, since))| is_late(since));
         let late: Vec<OsString> = late.map(|(name, _)| name.clone()).collect();
@@ -140,7 +140,7 @@ impl Warden {
 
     /// Looks at the next names in the box; whether all are as they may be. What is removed is told by
     /// the kernel, so that there is another call.
-    fn clear(&mut self, drop_box: &Found, now: Instant) -> bool {
+    fn clear(&mut self, drop_box: &FoundFile, now: Instant) -> bool {
         let Ok(entries) = fs::read_dir(drop_box.link()) else { return true };
         let names = entries.flatten().map(|entry| entry.file_name());
         let names = names.filter(|name| !self.known.contains_key(name));
@@ -162,11 +162,11 @@ fn is_ours(owner: Uid) -> bool {
 }
 
 /// Removes all that other users have in a drop box, within bounds.
-pub(crate) fn clear_out(drop_box: &Found) {
+pub(crate) fn clear_out(drop_box: &FoundFile) {
     let mut budget = CHUNK * TREE;
     for entry in fs::read_dir(drop_box.link()).into_iter().flatten().flatten().take(budget) {
         let name = entry.file_name();
-        let found = Found::inside(drop_box.fd(), Path::new(&name));
+        let found = FoundFile::inside(drop_box.fd(), Path::new(&name));
         if found.is_ok_and(|found| !is_ours(found.owner())) {
             remove(drop_box.fd().as_fd(), &name, DEEPEST, &mut budget);
         }

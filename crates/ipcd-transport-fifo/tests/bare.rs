@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    BareChannel, Endpoint, Flow, Listener, Read, ReadBuffer, Transport, Wrote, poll_until,
+    Endpoint, Listener, RawChannel, RawDirections, ReadBuffer, ReadOutcome, Transport,
+    WriteOutcome, poll_until,
 };
 use ipcd_transport_fifo::Fifo;
 use nix::fcntl::OFlag;
@@ -16,18 +17,18 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-const OUT: Flow = Flow { inward: false, outward: true };
-const IN: Flow = Flow { inward: true, outward: false };
+const OUT: RawDirections = RawDirections { inward: false, outward: true };
+const IN: RawDirections = RawDirections { inward: true, outward: false };
 
 fn watchdog() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-fn endpoint(path: &Path, flow: Flow) -> Endpoint {
+fn endpoint(path: &Path, flow: RawDirections) -> Endpoint {
     Fifo.check_bare(&Endpoint::from_path("fifo", path), flow).unwrap()
 }
 
-fn egress() -> (TempDir, PathBuf, Box<dyn Listener>, BareChannel) {
+fn egress() -> (TempDir, PathBuf, Box<dyn Listener>, RawChannel) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out.fifo");
     let mut listener = Fifo.listen_bare(&endpoint(&path, OUT)).unwrap();
@@ -64,9 +65,9 @@ fn is_quiet(listener: &dyn Listener) -> bool {
 fn a_channel_outlives_its_readers() {
     let (_dir, path, mut listener, mut channel) = egress();
     for round in 0..3 {
-        assert_eq!(channel.channel.write(b"lost\n").unwrap(), Wrote::Nobody, "{round}");
+        assert_eq!(channel.channel.write(b"lost\n").unwrap(), WriteOutcome::Nobody, "{round}");
         let mut cat = reader(&path);
-        assert_eq!(channel.channel.write(b"heard\n").unwrap(), Wrote::Bytes(6));
+        assert_eq!(channel.channel.write(b"heard\n").unwrap(), WriteOutcome::Bytes(6));
         assert_eq!(read(&mut cat), "heard\n");
         assert_eq!(read(&mut cat), "nothing yet");
         drop(cat);
@@ -116,14 +117,14 @@ fn a_full_fifo_is_waited_for_until_its_reader_leaves() {
     let (_dir, path, _listener, mut channel) = egress();
     let mut cat = reader(&path);
     let mut written = 0;
-    while let Wrote::Bytes(count) = channel.channel.write(&[b'x'; 5000]).unwrap() {
+    while let WriteOutcome::Bytes(count) = channel.channel.write(&[b'x'; 5000]).unwrap() {
         written += count;
     }
-    assert_eq!(channel.channel.write(b"x").unwrap(), Wrote::NotReady);
+    assert_eq!(channel.channel.write(b"x").unwrap(), WriteOutcome::NotReady);
     assert_eq!(read(&mut cat).len(), written);
     assert!(poll_until(&channel.channel.write_fd(), PollFlags::POLLOUT, watchdog()).unwrap());
     drop(cat);
-    assert_eq!(channel.channel.write(b"x").unwrap(), Wrote::Nobody);
+    assert_eq!(channel.channel.write(b"x").unwrap(), WriteOutcome::Nobody);
 }
 
 #[test]
@@ -136,15 +137,15 @@ fn somebody_elses_fifo_is_written_and_read() {
         Fifo.adopt_bare(parts).unwrap()
     };
     let mut writer = connect(OUT);
-    assert_eq!(writer.channel.write(b"lost").unwrap(), Wrote::Nobody);
+    assert_eq!(writer.channel.write(b"lost").unwrap(), WriteOutcome::Nobody);
     let mut listener = connect(IN);
-    assert_eq!(writer.channel.write(b"heard").unwrap(), Wrote::Bytes(5));
+    assert_eq!(writer.channel.write(b"heard").unwrap(), WriteOutcome::Bytes(5));
     drop(writer);
     let mut buffer = ReadBuffer::new(4096, 4096);
-    assert_eq!(listener.channel.read(&mut buffer).unwrap(), Read::Bytes(5));
+    assert_eq!(listener.channel.read(&mut buffer).unwrap(), ReadOutcome::Bytes(5));
     // Its writers have left, and others may come.
-    assert_eq!(listener.channel.read(&mut buffer).unwrap(), Read::Boundary);
-    assert_eq!(listener.channel.read(&mut buffer).unwrap(), Read::NotReady);
+    assert_eq!(listener.channel.read(&mut buffer).unwrap(), ReadOutcome::Boundary);
+    assert_eq!(listener.channel.read(&mut buffer).unwrap(), ReadOutcome::NotReady);
     fs::remove_file(&path).unwrap();
 }
 
@@ -163,7 +164,7 @@ fn only_fifos_are_connected_to_and_one_way() {
     mkfifo(&other, Mode::S_IRWXU).unwrap();
     symlink(&other, &path).unwrap();
     assert!(error(&path, IN).contains("symlink"));
-    let both = Flow { inward: true, outward: true };
+    let both = RawDirections { inward: true, outward: true };
     let at = Endpoint::from_path("fifo", &other);
     assert!(Fifo.check_bare(&at, both).unwrap_err().to_string().contains("one direction"));
     // Who connects without a direction writes.
@@ -190,7 +191,7 @@ fn a_writer_that_waits_at_the_fifo_is_heard() {
         let mut channel = Fifo.adopt_bare(listener.accept().unwrap().unwrap()).unwrap();
         waits.join().unwrap();
         let mut buffer = ReadBuffer::new(4096, 4096);
-        assert_eq!(channel.channel.read(&mut buffer).unwrap(), Read::Bytes(6), "{round}");
+        assert_eq!(channel.channel.read(&mut buffer).unwrap(), ReadOutcome::Bytes(6), "{round}");
     }
 }
 

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use ipcd_sys::inherited::{Place, has_terminal, prepare};
 use ipcd_transport::{
-    BareChannel, Channel, ChannelParts, Endpoint, Error, Identity, Read, ReadBuffer, Result,
-    StreamChannel, Variable, Wrote,
+    Channel, ChannelParts, Endpoint, EnvVariable, Error, PeerIdentity, RawChannel, ReadBuffer,
+    ReadOutcome, Result, StreamChannel, WriteOutcome,
 };
 
 /// The state in the parts of a channel to a bare child.
@@ -24,7 +24,7 @@ pub(crate) fn spawn(endpoint: &Endpoint) -> Result<Box<dyn Channel>> {
 
 /// Starts the command with these variables: where it can ask at our terminal if we have that, as ssh
 /// does for a password, else without one, as the leader of a session of its own.
-pub(crate) fn spawn_bare(endpoint: &Endpoint, variables: &[Variable]) -> Result<ChannelParts> {
+pub(crate) fn spawn_bare(endpoint: &Endpoint, variables: &[EnvVariable]) -> Result<ChannelParts> {
     let mut command = command(endpoint)?;
     let place = if has_terminal() { Place::Ours } else { Place::Session };
     for (name, value) in variables {
@@ -38,10 +38,10 @@ pub(crate) fn spawn_bare(endpoint: &Endpoint, variables: &[Variable]) -> Result<
 }
 
 /// The channel of what [`spawn_bare`] returned.
-pub(crate) fn adopt_bare(parts: ChannelParts) -> Result<BareChannel> {
+pub(crate) fn adopt_bare(parts: ChannelParts) -> Result<RawChannel> {
     let child = if parts.state == BARE { parts.identity.pid } else { None };
     let stream = StreamChannel::adopt(parts)?;
-    Ok(BareChannel { child, ..BareChannel::stream(Box::new(stream)) })
+    Ok(RawChannel { child, ..RawChannel::stream(Box::new(stream)) })
 }
 
 fn command(endpoint: &Endpoint) -> Result<Command> {
@@ -57,7 +57,7 @@ fn start(mut command: Command, place: Place, kept: bool) -> Result<(Child, Strea
         Error::system(format!("start {}", command.get_program().display()), error)
     });
     let mut child = started?;
-    let identity = Identity { pid: Some(child.id()), ..Identity::default() };
+    let identity = PeerIdentity { pid: Some(child.id()), ..PeerIdentity::default() };
     let read = OwnedFd::from(child.stdout.take().expect("its standard output is a pipe"));
     let write = OwnedFd::from(child.stdin.take().expect("its standard input is a pipe"));
     Ok((child, StreamChannel::pair(read, write, identity)?))
@@ -88,15 +88,15 @@ impl Channel for ChildChannel {
         self.stream().write_fd()
     }
 
-    fn identity(&self) -> &Identity {
+    fn identity(&self) -> &PeerIdentity {
         self.stream().identity()
     }
 
-    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         self.stream_mut().read(into)
     }
 
-    fn write(&mut self, frames: &[u8]) -> Result<Wrote> {
+    fn write(&mut self, frames: &[u8]) -> Result<WriteOutcome> {
         self.stream_mut().write(frames)
     }
 

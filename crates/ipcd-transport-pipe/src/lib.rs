@@ -16,10 +16,10 @@ use std::time::Instant;
 
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::{
-    Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, IdentityKind,
-    Listener, Passed, PathClaim, Purpose, Result, StreamChannel, Transport, Variable, accept_local,
-    bind_local, check_length, check_server, connect_local, guard_of_passed, passed::prepare,
-    peer_credentials, poll_until, set_local_access,
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, EnvVariable, Error,
+    IdentityKind, InheritedFd, Listener, PathClaim, PathRights, RawChannel, Result, StreamChannel,
+    Transport, accept_local, bind_local, check_length, check_server, connect_local,
+    guard_of_passed, inherited_fd::prepare, peer_credentials, poll_until, set_local_access,
 };
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
@@ -51,18 +51,18 @@ impl Transport for Pipe {
     }
 
     fn options(&self) -> &'static [&'static str] {
-        &Access::OPTIONS
+        &PathRights::OPTIONS
     }
 
-    fn options_for(&self, purpose: Purpose) -> &'static [&'static str] {
+    fn options_for(&self, purpose: EndpointPurpose) -> &'static [&'static str] {
         match purpose {
-            Purpose::Listen | Purpose::ListenBare => self.options(),
-            Purpose::Connect => &["owner"],
-            Purpose::ConnectBare => &[],
+            EndpointPurpose::Listen | EndpointPurpose::ListenRaw => self.options(),
+            EndpointPurpose::Connect => &["owner"],
+            EndpointPurpose::ConnectRaw => &[],
         }
     }
 
-    fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()> {
+    fn check(&self, endpoint: &Endpoint, purpose: EndpointPurpose) -> Result<()> {
         if endpoint.is_opaque() && !purpose.listens() {
             return Ok(());
         }
@@ -75,17 +75,17 @@ impl Transport for Pipe {
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        let (socket, claim) = bind_local(at.path()?, &Access::of(at, Access::PRIVATE)?)?;
+        let (socket, claim) = bind_local(at.path()?, &PathRights::of(at, PathRights::PRIVATE)?)?;
         let (socket, local, guard) = (socket.into(), at.clone(), None);
         Ok(Box::new(Rendezvous { socket, local, guard, claim: Some(claim) }))
     }
 
-    fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
+    fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
         passed.bound(SockType::Stream)?.local_endpoint(self.scheme()).filter(|at| !at.is_opaque())
     }
 
     fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let found = Passed::of(passed.as_fd());
+        let found = InheritedFd::of(passed.as_fd());
         let local = self.endpoint_of(&found);
         let needed = "a Unix-domain stream socket that listens at a path";
         let local = local.ok_or_else(|| found.refused(at, needed))?;
@@ -120,7 +120,7 @@ impl Transport for Pipe {
         &self,
         to: &Endpoint,
         _deadline: Instant,
-        variables: &[Variable],
+        variables: &[EnvVariable],
     ) -> Result<ChannelParts> {
         match to.is_opaque() {
             true => child::spawn_bare(to, variables),
@@ -128,7 +128,7 @@ impl Transport for Pipe {
         }
     }
 
-    fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
+    fn adopt_bare(&self, parts: ChannelParts) -> Result<RawChannel> {
         child::adopt_bare(parts)
     }
 }
@@ -136,7 +136,7 @@ impl Transport for Pipe {
 struct Rendezvous {
     socket: UnixListener,
     local: Endpoint,
-    guard: Option<Access>,
+    guard: Option<PathRights>,
     claim: Option<PathClaim>,
 }
 

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_transport::{Channel, Read, ReadBuffer, Result, Transport, Wrote, poll_until};
+use ipcd_transport::{
+    Channel, ReadBuffer, ReadOutcome, Result, Transport, WriteOutcome, poll_until,
+};
 use ipcd_transport_pipe::Pipe;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
@@ -24,9 +26,9 @@ fn read(channel: &mut dyn Channel, count: usize) -> Vec<u8> {
     let mut buffer = ReadBuffer::new(0, 1000);
     while buffer.filled().len() < count {
         match channel.read(&mut buffer).unwrap() {
-            Read::Bytes(_) => {}
-            Read::Closed => break,
-            Read::NotReady | Read::Boundary => {
+            ReadOutcome::Bytes(_) => {}
+            ReadOutcome::Closed => break,
+            ReadOutcome::NotReady | ReadOutcome::Boundary => {
                 let came = poll_until(&channel.read_fd(), PollFlags::POLLIN, soon());
                 assert!(came.unwrap(), "nothing comes");
             }
@@ -42,7 +44,7 @@ fn speaks_with_a_child() {
         let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).unwrap());
         assert!(flags.contains(OFlag::O_NONBLOCK), "it would block");
     }
-    assert_eq!(channel.write(b"hello").unwrap(), Wrote::Bytes(5));
+    assert_eq!(channel.write(b"hello").unwrap(), WriteOutcome::Bytes(5));
     assert_eq!(read(&mut *channel, 5), b"hello");
     channel.finish().unwrap();
     assert_eq!(read(&mut *channel, 1), b"");
@@ -78,7 +80,7 @@ fn a_bare_command_knows_for_whom_it_runs_and_is_reaped_by_its_owner() {
     let parts = Pipe.connect_bare_for(&command, soon(), &variables).unwrap();
     let mut bare = Pipe.adopt_bare(parts).unwrap();
     assert!(bare.has_end && !bare.keeps_records && bare.channel.is_plain());
-    assert_eq!(bare.channel.write(b"and what it is told").unwrap(), Wrote::Bytes(19));
+    assert_eq!(bare.channel.write(b"and what it is told").unwrap(), WriteOutcome::Bytes(19));
     bare.channel.finish().unwrap();
     assert_eq!(read(&mut *bare.channel, usize::MAX), b"a b none\nand what it is told");
     let pid = Pid::from_raw(bare.child.unwrap() as i32);

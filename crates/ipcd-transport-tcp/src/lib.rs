@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, Flow, Identity, IdentityKind, InetListener,
-    Listener, Passed, Purpose, Result, StreamChannel, Transport, connect_inet,
-    passed::{Name, prepare},
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, IdentityKind, InetListener,
+    InheritedFd, Listener, PeerIdentity, RawDirections, Result, StreamChannel, Transport,
+    connect_inet,
+    inherited_fd::{BoundName, prepare},
 };
 use nix::sys::socket::SockType;
 
@@ -40,7 +41,7 @@ impl Transport for Tcp {
         &[]
     }
 
-    fn check(&self, endpoint: &Endpoint, _purpose: Purpose) -> Result<()> {
+    fn check(&self, endpoint: &Endpoint, _purpose: EndpointPurpose) -> Result<()> {
         endpoint.host_and_port().map(drop)
     }
 
@@ -61,7 +62,7 @@ impl Transport for Tcp {
         Ok(Box::new(StreamChannel::adopt(parts)?))
     }
 
-    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+    fn check_bare(&self, at: &Endpoint, _flow: RawDirections) -> Result<Endpoint> {
         Ok(at.clone())
     }
 
@@ -73,17 +74,17 @@ impl Transport for Tcp {
         Ok(self.connect(to, deadline)?.into_parts())
     }
 
-    fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
+    fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
         passed.bound(SockType::Stream)?.inet_endpoint(self.scheme())
     }
 
-    fn is_at(&self, at: &Endpoint, passed: &Passed) -> bool {
+    fn is_at(&self, at: &Endpoint, passed: &InheritedFd) -> bool {
         let found = passed.bound(SockType::Stream);
-        matches!(found, Some(Name::Inet(addr)) if at.resolve().is_ok_and(|all| all.contains(addr)))
+        matches!(found, Some(BoundName::Inet(addr)) if at.resolve().is_ok_and(|all| all.contains(addr)))
     }
 
     fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let found = Passed::of(passed.as_fd());
+        let found = InheritedFd::of(passed.as_fd());
         let local = self.endpoint_of(&found);
         let local = local.ok_or_else(|| found.refused(at, "a TCP socket that listens"))?;
         prepare(&passed)?;
@@ -118,5 +119,5 @@ impl Listener for Listening {
 }
 
 fn channel(socket: OwnedFd, peer: SocketAddr) -> Result<Box<dyn Channel>> {
-    Ok(Box::new(StreamChannel::socket(socket, Identity::from_addr(peer))?))
+    Ok(Box::new(StreamChannel::socket(socket, PeerIdentity::from_addr(peer))?))
 }

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use ipcd_transport::{Endpoint, Read, ReadBuffer, Transport, Wrote, poll_until};
+use ipcd_transport::{Endpoint, ReadBuffer, ReadOutcome, Transport, WriteOutcome, poll_until};
 use ipcd_transport_tcp::Tcp;
 use nix::poll::PollFlags;
 
@@ -22,12 +22,12 @@ fn a_bare_server_is_spoken_to_and_heard() {
     let mut bare = Tcp.adopt_bare(parts).unwrap();
     assert!(bare.has_end && !bare.keeps_records);
     let (mut peer, _) = server.accept().unwrap();
-    assert_eq!(bare.channel.write(b"question").unwrap(), Wrote::Bytes(8));
+    assert_eq!(bare.channel.write(b"question").unwrap(), WriteOutcome::Bytes(8));
     peer.read_exact(&mut [0; 8]).unwrap();
     peer.write_all(b"answer").unwrap();
     let mut buffer = ReadBuffer::new(4096, 4096);
     assert!(poll_until(&bare.channel.read_fd(), PollFlags::POLLIN, watchdog()).unwrap());
-    assert_eq!(bare.channel.read(&mut buffer).unwrap(), Read::Bytes(6));
+    assert_eq!(bare.channel.read(&mut buffer).unwrap(), ReadOutcome::Bytes(6));
     assert_eq!(buffer.filled(), b"answer");
 }
 

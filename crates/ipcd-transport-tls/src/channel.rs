@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote, end_socket, widen,
+    Channel, ChannelParts, Error, PeerIdentity, ReadBuffer, ReadOutcome, Result, WriteOutcome,
+    end_socket, grow_send_buffer,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
@@ -44,7 +45,7 @@ thread_local! {
 /// A stream in TLS.
 pub(crate) struct TlsChannel {
     socket: OwnedFd,
-    identity: Identity,
+    identity: PeerIdentity,
     tls: Box<Connection>,
     side: Side,
     outgoing: Outgoing,
@@ -264,7 +265,7 @@ impl TlsChannel {
         Ok(())
     }
 
-    fn write_frames(&mut self, frames: &[u8]) -> Result<Wrote> {
+    fn write_frames(&mut self, frames: &[u8]) -> Result<WriteOutcome> {
         let mut taken = 0;
         loop {
             let has_room = self.flush()?;
@@ -274,7 +275,7 @@ impl TlsChannel {
             }
             self.encrypt(&frames[taken..])?;
         }
-        Ok(if taken > 0 { Wrote::Bytes(taken) } else { Wrote::NotReady })
+        Ok(if taken > 0 { WriteOutcome::Bytes(taken) } else { WriteOutcome::NotReady })
     }
 
     /// A peer that does not take us says so in an alert and closes, so that writing fails first.
@@ -298,33 +299,33 @@ impl Channel for TlsChannel {
         self.socket.as_fd()
     }
 
-    fn identity(&self) -> &Identity {
+    fn identity(&self) -> &PeerIdentity {
         &self.identity
     }
 
-    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         let before = into.filled().len();
         let came = self.receive(BATCH, Some(into))?;
         Ok(match (into.filled().len() - before, came) {
-            (0, Came::Nothing) => Read::NotReady,
-            (0, Came::End) => Read::Closed,
-            (count, _) => Read::Bytes(count),
+            (0, Came::Nothing) => ReadOutcome::NotReady,
+            (0, Came::End) => ReadOutcome::Closed,
+            (count, _) => ReadOutcome::Bytes(count),
         })
     }
 
-    fn write(&mut self, frames: &[u8]) -> Result<Wrote> {
+    fn write(&mut self, frames: &[u8]) -> Result<WriteOutcome> {
         self.unused = None;
         if self.end != End::NotYet || self.is_broken {
             return Err(Error::system("write", Errno::EPIPE));
         }
         let wrote = match self.tls.is_handshaking() {
-            true => self.flush().map(|_| Wrote::NoCredit),
+            true => self.flush().map(|_| WriteOutcome::NoCredit),
             false => self.write_frames(frames),
         };
         wrote.map_err(|error| self.told(error))
     }
 
-    fn begun(&self) -> Option<Instant> {
+    fn partial_since(&self) -> Option<Instant> {
         self.progress.since()
     }
 
@@ -362,7 +363,10 @@ impl Channel for TlsChannel {
 
     fn make_room(&mut self, bytes: usize) {
         let records = bytes.div_ceil(RECORD) + 1;
-        widen(self.socket.as_fd(), bytes + records * OVERHEAD + self.outgoing.unsent().len());
+        grow_send_buffer(
+            self.socket.as_fd(),
+            bytes + records * OVERHEAD + self.outgoing.unsent().len(),
+        );
     }
 
     fn serve(&mut self) -> Result<()> {

@@ -20,8 +20,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, Flow, Identity, IdentityKind, Listener, Purpose,
-    Result, Transport, connect_inet,
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, IdentityKind, Listener,
+    PeerIdentity, RawDirections, Result, Transport, connect_inet,
 };
 
 use crate::channel::TlsChannel;
@@ -58,11 +58,11 @@ impl Transport for Tls {
         &OPTIONS
     }
 
-    fn options_for(&self, purpose: Purpose) -> &'static [&'static str] {
+    fn options_for(&self, purpose: EndpointPurpose) -> &'static [&'static str] {
         if purpose.listens() { &OPTIONS[..4] } else { &["cert", "key", "ca", "name"] }
     }
 
-    fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()> {
+    fn check(&self, endpoint: &Endpoint, purpose: EndpointPurpose) -> Result<()> {
         endpoint.host_and_port()?;
         match purpose.listens() {
             true => {
@@ -97,7 +97,7 @@ impl Transport for Tls {
     }
 
     /// Bare peers, such as `openssl s_client`, agree on no protocol.
-    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+    fn check_bare(&self, at: &Endpoint, _flow: RawDirections) -> Result<Endpoint> {
         Ok(at.clone())
     }
 
@@ -116,6 +116,6 @@ fn dial(to: &Endpoint, alpn: Option<&[u8]>, deadline: Instant) -> Result<Channel
     let (descriptor, state) = Sealed::new(&settings)?.share()?;
     config.remember(&state);
     let (socket, address) = connect_inet(to, deadline)?;
-    let (descriptors, identity) = (vec![socket, descriptor], Identity::from_addr(address));
+    let (descriptors, identity) = (vec![socket, descriptor], PeerIdentity::from_addr(address));
     Ok(ChannelParts { descriptors, identity, state })
 }

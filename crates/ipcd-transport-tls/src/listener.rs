@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use ipcd_transport::{ChannelParts, Endpoint, Identity, InetListener, Listener, Result};
+use ipcd_transport::{ChannelParts, Endpoint, InetListener, Listener, PeerIdentity, Result};
 
 use crate::ALPN;
 use crate::settings::{Sealed, Settings};
@@ -35,7 +35,7 @@ impl Listener for Listening {
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         let Some((socket, from)) = self.socket.accept()? else { return Ok(None) };
         let (settings, state) = self.sealed.share()?;
-        let (descriptors, identity) = (vec![socket, settings], Identity::from_addr(from));
+        let (descriptors, identity) = (vec![socket, settings], PeerIdentity::from_addr(from));
         Ok(Some(ChannelParts { descriptors, identity, state }))
     }
 

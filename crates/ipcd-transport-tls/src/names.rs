@@ -1,6 +1,6 @@
 //! What a certificate says of its owner.
 
-use ipcd_transport::Identity;
+use ipcd_transport::PeerIdentity;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertificateError, Error};
 use x509_cert::Certificate;
@@ -89,7 +89,7 @@ fn is_mail(name: &str) -> bool {
 
 /// Names go into logs and rules: nothing that would have to be escaped there is taken for one.
 fn is_fit(name: &str) -> bool {
-    let length = 1..=Identity::LONGEST_NAME;
+    let length = 1..=PeerIdentity::LONGEST_NAME;
     length.contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 

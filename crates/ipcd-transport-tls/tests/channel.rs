@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use ipcd_conformance::authority::{Authority, Issued};
 use ipcd_transport::{
-    Channel, Endpoint, Error, Listener, Read, ReadBuffer, Result, Transport, Wrote, poll_some,
+    Channel, Endpoint, Error, Listener, ReadBuffer, ReadOutcome, Result, Transport, WriteOutcome,
+    poll_some,
 };
 use ipcd_transport_tls::Tls;
 use nix::poll::{PollFd, PollFlags};
@@ -100,10 +101,10 @@ fn serve_if_due(channel: &mut dyn Channel) {
 }
 
 /// Reads until something other than nothing comes of it.
-fn read(channel: &mut dyn Channel, into: &mut ReadBuffer) -> Result<Read> {
+fn read(channel: &mut dyn Channel, into: &mut ReadBuffer) -> Result<ReadOutcome> {
     loop {
         match channel.read(into) {
-            Ok(Read::NotReady | Read::Bytes(0)) => {
+            Ok(ReadOutcome::NotReady | ReadOutcome::Bytes(0)) => {
                 let fd = PollFd::new(channel.read_fd(), PollFlags::POLLIN);
                 assert!(poll_some(&mut [fd], Some(Instant::now() + PATIENCE)).unwrap(), "nothing");
             }
@@ -163,16 +164,16 @@ fn an_end_without_goodbye_is_an_error_and_one_with_it_is_not() {
     for says_goodbye in [true, false] {
         let (mut client, mut server) = place.pair();
         shake_hands(&mut *client, &mut *server);
-        assert_eq!(client.write(b"\x05\0\0\0x").unwrap(), Wrote::Bytes(5));
+        assert_eq!(client.write(b"\x05\0\0\0x").unwrap(), WriteOutcome::Bytes(5));
         if says_goodbye {
             client.finish().unwrap();
         }
         drop(client);
         let mut buffer = ReadBuffer::new(100, 100);
-        while let Ok(Read::Bytes(_)) = read(&mut *server, &mut buffer) {}
+        while let Ok(ReadOutcome::Bytes(_)) = read(&mut *server, &mut buffer) {}
         assert_eq!(buffer.filled(), b"\x05\0\0\0x");
         match server.read(&mut buffer) {
-            Ok(Read::Closed) => assert!(says_goodbye),
+            Ok(ReadOutcome::Closed) => assert!(says_goodbye),
             Err(_) => assert!(!says_goodbye),
             other => panic!("an end was due: {other:?}"),
         }
@@ -203,9 +204,9 @@ fn a_goodbye_alone_is_an_end() {
         stream
     });
     let mut buffer = ReadBuffer::new(100, 100);
-    while let Ok(Read::Bytes(_)) = read(&mut *server, &mut buffer) {}
+    while let Ok(ReadOutcome::Bytes(_)) = read(&mut *server, &mut buffer) {}
     assert_eq!(buffer.filled(), b"\x04\0\0\0");
-    assert_eq!(server.read(&mut buffer).unwrap(), Read::Closed);
+    assert_eq!(server.read(&mut buffer).unwrap(), ReadOutcome::Closed);
     // Its socket is open still.
     assert!(client.join().unwrap().sock.peer_addr().is_ok());
 }
@@ -268,7 +269,7 @@ fn throw(place: &mut Place, bytes: &[u8]) {
     let mut buffer = ReadBuffer::new(100, 100);
     loop {
         match read(&mut *server, &mut buffer) {
-            Ok(Read::Closed) | Err(_) => break,
+            Ok(ReadOutcome::Closed) | Err(_) => break,
             Ok(_) => assert!(buffer.is_empty(), "a stranger's bytes were taken for frames"),
         }
     }

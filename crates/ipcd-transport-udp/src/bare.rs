@@ -15,7 +15,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use ipcd_transport::{
-    BareChannel, ChannelParts, Endpoint, Error, Identity, Listener, RecordChannel, Result, Silence,
+    ChannelParts, Endpoint, Error, Listener, PeerIdentity, RawChannel, RecordChannel, Result,
+    SilenceLimit,
 };
 
 use crate::connect::socket;
@@ -90,7 +91,7 @@ impl Listening {
                 state.extend_from_slice(&datagram);
             }
         }
-        let (descriptors, identity) = (vec![socket], Identity::from_addr(ends.peer));
+        let (descriptors, identity) = (vec![socket], PeerIdentity::from_addr(ends.peer));
         ChannelParts { descriptors, identity, state }
     }
 }
@@ -152,7 +153,8 @@ pub(crate) fn connect(to: &Endpoint) -> Result<ChannelParts> {
     for address in to.resolve()? {
         match socket(address) {
             Ok(socket) => {
-                let (descriptors, identity) = (vec![socket.into()], Identity::from_addr(address));
+                let (descriptors, identity) =
+                    (vec![socket.into()], PeerIdentity::from_addr(address));
                 return Ok(ChannelParts { descriptors, identity, state: SERVER.to_vec() });
             }
             Err(error) => last = Some(Error::system(format!("connect to udp://{address}"), error)),
@@ -162,7 +164,7 @@ pub(crate) fn connect(to: &Endpoint) -> Result<ChannelParts> {
 }
 
 /// The channel of what the listener has accepted, or [`connect`] has made.
-pub(crate) fn adopt(mut parts: ChannelParts) -> Result<BareChannel> {
+pub(crate) fn adopt(mut parts: ChannelParts) -> Result<RawChannel> {
     let socket = parts.descriptors.pop();
     let socket = socket.ok_or_else(|| Error::Protocol("a channel has a socket".into()))?;
     let channel = if parts.state == SERVER {
@@ -171,11 +173,11 @@ pub(crate) fn adopt(mut parts: ChannelParts) -> Result<BareChannel> {
         RecordChannel::ended(socket, parts.identity, come_along(state))
     } else {
         let first = come_along(&parts.state);
-        let silence = Silence::new(SILENCE, SILENCE_AT_FIRST);
+        let silence = SilenceLimit::new(SILENCE, SILENCE_AT_FIRST);
         RecordChannel::until_idle(socket, parts.identity, silence, first)
     };
     let (channel, largest) = (Box::new(channel), Some(LARGEST_SENT));
-    Ok(BareChannel::datagrams(channel, largest))
+    Ok(RawChannel::datagrams(channel, largest))
 }
 
 /// The datagrams that came before the socket was there.
@@ -195,7 +197,7 @@ fn come_along(state: &[u8]) -> VecDeque<Vec<u8>> {
 mod tests {
     use std::net::UdpSocket;
 
-    use ipcd_transport::{Read, ReadBuffer};
+    use ipcd_transport::{ReadBuffer, ReadOutcome};
 
     use super::*;
     use crate::listener::bind_listener;
@@ -225,8 +227,16 @@ mod tests {
             let mut deaf = adopt(parts).unwrap().channel;
             let mut into = ReadBuffer::new(4096, 4096);
             let reads = [(); 4].map(|()| deaf.read(&mut into).unwrap());
-            assert_eq!(reads, [Read::Bytes(3), Read::Bytes(0), Read::Closed, Read::Closed]);
-            assert!(deaf.is_deaf());
+            assert_eq!(
+                reads,
+                [
+                    ReadOutcome::Bytes(3),
+                    ReadOutcome::Bytes(0),
+                    ReadOutcome::Closed,
+                    ReadOutcome::Closed
+                ]
+            );
+            assert!(deaf.is_write_only());
             let parts = listening.accept().unwrap().expect("the honest one comes in");
             assert_eq!(parts.identity.addr, Some(honest.local_addr().unwrap()));
             assert_eq!(come_along(&parts.state), [b"three"]);

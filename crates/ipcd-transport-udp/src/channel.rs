@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use ipcd_transport::{
-    Channel, ChannelParts, Error, Identity, Joiner, Read, ReadBuffer, Result, Splitter, Wrote,
+    Channel, ChannelParts, Error, PeerIdentity, ReadBuffer, ReadOutcome, RecordJoiner,
+    RecordSplitter, Result, WriteOutcome,
 };
 use nix::errno::Errno;
 
@@ -28,11 +29,11 @@ const ROOM: usize = LARGEST_LOOPBACK + 1;
 pub(crate) struct UdpChannel {
     /// Taken by `into_parts` only, and the channel with it.
     socket: Option<UdpSocket>,
-    identity: Identity,
+    identity: PeerIdentity,
     largest: usize,
     session: Session,
-    splitter: Splitter,
-    joiner: Joiner,
+    splitter: RecordSplitter,
+    joiner: RecordJoiner,
     live: Liveness,
     /// BYE was said so often and is to be said again.
     bye: Option<(u32, Backoff)>,
@@ -45,7 +46,7 @@ pub(crate) struct UdpChannel {
 }
 
 impl UdpChannel {
-    pub(crate) fn new(socket: UdpSocket, identity: Identity, session: Session) -> Result<Self> {
+    pub(crate) fn new(socket: UdpSocket, identity: PeerIdentity, session: Session) -> Result<Self> {
         let failed = |error| Error::system("take over a UDP socket", error);
         socket.set_nonblocking(true).map_err(failed)?;
         let peer = socket.peer_addr().map_err(failed)?;
@@ -55,8 +56,8 @@ impl UdpChannel {
             socket: Some(socket),
             identity,
             largest: if near { LARGEST_LOOPBACK } else { LARGEST_REMOTE },
-            splitter: Splitter::default(),
-            joiner: Joiner::default(),
+            splitter: RecordSplitter::default(),
+            joiner: RecordJoiner::default(),
             live: Liveness::new(now),
             bye: session.finished.then(|| (1, Backoff::new(now))),
             acknowledge: session.ended,
@@ -116,16 +117,16 @@ impl Channel for UdpChannel {
         self.socket().as_fd()
     }
 
-    fn identity(&self) -> &Identity {
+    fn identity(&self) -> &PeerIdentity {
         &self.identity
     }
 
-    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         let (appended, emptied) = self.receive_into(into)?;
         if self.session.receiving.report_due() {
             self.report();
         }
-        let read = appended.map_or(Read::NotReady, Read::Bytes);
+        let read = appended.map_or(ReadOutcome::NotReady, ReadOutcome::Bytes);
         if emptied && appended.unwrap_or(0) == 0 {
             return self.end_or(read);
         }
@@ -137,7 +138,7 @@ impl Channel for UdpChannel {
         Ok(read)
     }
 
-    fn write(&mut self, frames: &[u8]) -> Result<Wrote> {
+    fn write(&mut self, frames: &[u8]) -> Result<WriteOutcome> {
         if self.session.finished {
             return Err(Error::system("write", Errno::EPIPE));
         }
@@ -157,7 +158,7 @@ impl Channel for UdpChannel {
                 Some(_) => break,
             }
         }
-        Ok(Wrote::Bytes(written))
+        Ok(WriteOutcome::Bytes(written))
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -239,7 +240,7 @@ mod tests {
         theirs.set_nonblocking(true).unwrap();
         quote_errors(&ours).unwrap();
         let session = Session::new(ID, NONCE, WINDOW, WINDOW);
-        (UdpChannel::new(ours, Identity::default(), session).unwrap(), theirs)
+        (UdpChannel::new(ours, PeerIdentity::default(), session).unwrap(), theirs)
     }
 
     pub(super) fn say(peer: &UdpSocket, datagram: Datagram<'_>) {
@@ -303,7 +304,7 @@ mod tests {
         let file = || std::fs::File::open("/dev/null").unwrap().into();
         let parts = |descriptors, state: &[u8]| ChannelParts {
             descriptors,
-            identity: Identity::default(),
+            identity: PeerIdentity::default(),
             state: state.to_vec(),
         };
         assert!(UdpChannel::adopt(parts(vec![], &state)).is_err());

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use ipcd_transport::{Error, Identity, Result, poll_until};
+use ipcd_transport::{Error, PeerIdentity, Result, poll_until};
 use nix::poll::PollFlags;
 
 use crate::channel::UdpChannel;
@@ -26,7 +26,7 @@ pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<UdpChann
     loop {
         handshake.ask()?;
         if let Some(session) = handshake.answer(backoff.due.min(deadline))? {
-            return UdpChannel::new(handshake.socket, Identity::from_addr(address), session);
+            return UdpChannel::new(handshake.socket, PeerIdentity::from_addr(address), session);
         }
         let now = Instant::now();
         if now >= deadline {

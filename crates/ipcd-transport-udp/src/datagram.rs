@@ -29,7 +29,7 @@
 //! - **received**, **lost**: DATA datagrams, as counted by the receiver.
 //! - GONE says that nobody serves this connection any more. It answers any datagram with an id that
 //!   reaches the listener, and is never longer than that.
-//! - **record**: whole frames or a piece of one, as [`ipcd_transport::Splitter`] makes them.
+//! - **record**: whole frames or a piece of one, as [`ipcd_transport::RecordSplitter`] makes them.
 
 use crate::cookie::{COOKIE_BYTES, Cookie};
 

@@ -27,8 +27,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, Flow, IdentityKind,
-    Listener, Passed, Purpose, Result, Transport, passed::Name,
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, Error, IdentityKind,
+    InheritedFd, Listener, RawChannel, RawDirections, Result, Transport, inherited_fd::BoundName,
 };
 use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 
@@ -64,7 +64,7 @@ impl Transport for Udp {
         &[]
     }
 
-    fn check(&self, endpoint: &Endpoint, _purpose: Purpose) -> Result<()> {
+    fn check(&self, endpoint: &Endpoint, _purpose: EndpointPurpose) -> Result<()> {
         endpoint.host_and_port().map(drop)
     }
 
@@ -91,7 +91,7 @@ impl Transport for Udp {
         Ok(Box::new(UdpChannel::adopt(parts)?))
     }
 
-    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+    fn check_bare(&self, at: &Endpoint, _flow: RawDirections) -> Result<Endpoint> {
         Ok(at.clone())
     }
 
@@ -99,13 +99,13 @@ impl Transport for Udp {
         Ok(Box::new(bare::Listening::new(bind_listener(at, &at.resolve()?)?, at)))
     }
 
-    fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
+    fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
         passed.bound(SockType::Datagram)?.inet_endpoint(self.scheme())
     }
 
-    fn is_at(&self, at: &Endpoint, passed: &Passed) -> bool {
+    fn is_at(&self, at: &Endpoint, passed: &InheritedFd) -> bool {
         let found = passed.bound(SockType::Datagram);
-        matches!(found, Some(Name::Inet(addr)) if at.resolve().is_ok_and(|all| all.contains(addr)))
+        matches!(found, Some(BoundName::Inet(addr)) if at.resolve().is_ok_and(|all| all.contains(addr)))
     }
 
     fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
@@ -120,7 +120,7 @@ impl Transport for Udp {
         bare::connect(to)
     }
 
-    fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
+    fn adopt_bare(&self, parts: ChannelParts) -> Result<RawChannel> {
         bare::adopt(parts)
     }
 }

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use ipcd_transport::passed::{Name, prepare};
-use ipcd_transport::{ChannelParts, Endpoint, Error, Identity, Listener, Passed, Result};
+use ipcd_transport::inherited_fd::{BoundName, prepare};
+use ipcd_transport::{ChannelParts, Endpoint, Error, InheritedFd, Listener, PeerIdentity, Result};
 use nix::errno::Errno;
 use nix::sys::socket::SockType;
 
@@ -98,7 +98,7 @@ impl Listening {
         let _ = socket.send(&session.acceptance().encode());
         Ok(Some(ChannelParts {
             descriptors: vec![socket.into()],
-            identity: Identity::from_addr(ends.peer),
+            identity: PeerIdentity::from_addr(ends.peer),
             state: session.encode(),
         }))
     }
@@ -164,7 +164,7 @@ impl Listener for Listening {
         Ok(None)
     }
 
-    fn orphaned(&mut self, identity: &Identity, state: &[u8]) {
+    fn orphaned(&mut self, identity: &PeerIdentity, state: &[u8]) {
         if let (Some(session), Some(peer)) = (Session::decode(state), identity.addr) {
             let local = session.local.unwrap_or(self.door.bound());
             self.say_gone(session.id, Ends { local, peer });
@@ -180,8 +180,8 @@ pub(crate) fn bind_listener(at: &Endpoint, addresses: &[SocketAddr]) -> Result<D
 
 /// The same of a socket that another process has bound.
 pub(crate) fn take_listener(at: &Endpoint, passed: OwnedFd) -> Result<Door> {
-    let found = Passed::of(passed.as_fd());
-    let Some(Name::Inet(_)) = found.bound(SockType::Datagram) else {
+    let found = InheritedFd::of(passed.as_fd());
+    let Some(BoundName::Inet(_)) = found.bound(SockType::Datagram) else {
         return Err(found.refused(at, "a bound UDP socket"));
     };
     prepare(&passed)?;

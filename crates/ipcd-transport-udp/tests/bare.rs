@@ -3,7 +3,9 @@
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use ipcd_transport::{BareChannel, Endpoint, Read, ReadBuffer, Transport, Wrote, poll_until};
+use ipcd_transport::{
+    Endpoint, RawChannel, ReadBuffer, ReadOutcome, Transport, WriteOutcome, poll_until,
+};
 use ipcd_transport_udp::Udp;
 use nix::poll::PollFlags;
 
@@ -17,7 +19,7 @@ fn server() -> UdpSocket {
     server
 }
 
-fn connect(to: &UdpSocket) -> BareChannel {
+fn connect(to: &UdpSocket) -> RawChannel {
     let address = to.local_addr().unwrap();
     let to = Endpoint::new("udp", address.to_string());
     let parts = Udp.connect_bare(&to, watchdog()).unwrap();
@@ -30,14 +32,14 @@ fn a_bare_server_is_spoken_to_and_heard() {
     let server = server();
     let mut bare = connect(&server);
     assert!(bare.keeps_records && !bare.has_end);
-    assert_eq!(bare.channel.write(b"question").unwrap(), Wrote::Bytes(8));
+    assert_eq!(bare.channel.write(b"question").unwrap(), WriteOutcome::Bytes(8));
     let mut room = [0; 64];
     let (count, from) = server.recv_from(&mut room).unwrap();
     assert_eq!(&room[..count], b"question");
     server.send_to(b"answer", from).unwrap();
     let mut buffer = ReadBuffer::new(4096, 4096);
     assert!(poll_until(&bare.channel.read_fd(), PollFlags::POLLIN, watchdog()).unwrap());
-    assert_eq!(bare.channel.read(&mut buffer).unwrap(), Read::Bytes(6));
+    assert_eq!(bare.channel.read(&mut buffer).unwrap(), ReadOutcome::Bytes(6));
     assert_eq!(buffer.filled(), b"answer");
     assert_eq!(bare.channel.tick(Instant::now()).unwrap(), None, "silence does not end it");
 }
@@ -48,12 +50,12 @@ fn a_server_that_comes_back_gets_the_next_datagram() {
     let at = first.local_addr().unwrap();
     let mut bare = connect(&first);
     drop(first);
-    assert_eq!(bare.channel.write(b"lost").unwrap(), Wrote::Bytes(4));
+    assert_eq!(bare.channel.write(b"lost").unwrap(), WriteOutcome::Bytes(4));
     // The other side's kernel has said by now that nobody is there.
     assert!(poll_until(&bare.channel.read_fd(), PollFlags::empty(), watchdog()).unwrap());
     let second = UdpSocket::bind(at).unwrap();
     second.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    assert_eq!(bare.channel.write(b"heard").unwrap(), Wrote::Bytes(5));
+    assert_eq!(bare.channel.write(b"heard").unwrap(), WriteOutcome::Bytes(5));
     let mut room = [0; 64];
     let count = second.recv(&mut room).unwrap();
     assert_eq!(&room[..count], b"heard");

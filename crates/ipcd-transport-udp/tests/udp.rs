@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    Channel, ChannelParts, Endpoint, Error, Listener, Read, ReadBuffer, Result, Transport, Wrote,
-    frame_len, poll_until,
+    Channel, ChannelParts, Endpoint, Error, Listener, ReadBuffer, ReadOutcome, Result, Transport,
+    WriteOutcome, frame_len, poll_until,
 };
 use ipcd_transport_udp::Udp;
 use nix::poll::PollFlags;
@@ -81,10 +81,10 @@ fn write_all(channel: &mut dyn Channel, mut frames: &[u8]) {
     let end = watchdog();
     while !frames.is_empty() {
         match channel.write(frames).unwrap() {
-            Wrote::Bytes(count) => frames = &frames[count..],
-            Wrote::NoCredit => turn(channel, end),
-            Wrote::Nobody => panic!("frames have somebody"),
-            Wrote::NotReady => {
+            WriteOutcome::Bytes(count) => frames = &frames[count..],
+            WriteOutcome::NoCredit => turn(channel, end),
+            WriteOutcome::Nobody => panic!("frames have somebody"),
+            WriteOutcome::NotReady => {
                 assert!(poll_until(&channel.write_fd(), PollFlags::POLLOUT, end).unwrap());
             }
         }
@@ -96,10 +96,10 @@ fn fill(channel: &mut dyn Channel, frames: &[u8]) -> usize {
     let mut written = 0;
     loop {
         match channel.write(&frames[written..]).unwrap() {
-            Wrote::Bytes(count) => written += count,
-            Wrote::NoCredit => return written,
-            Wrote::Nobody => panic!("frames have somebody"),
-            Wrote::NotReady => {}
+            WriteOutcome::Bytes(count) => written += count,
+            WriteOutcome::NoCredit => return written,
+            WriteOutcome::Nobody => panic!("frames have somebody"),
+            WriteOutcome::NotReady => {}
         }
         assert!(written < frames.len(), "the credit never ended");
     }
@@ -109,7 +109,7 @@ fn fill(channel: &mut dyn Channel, frames: &[u8]) -> usize {
 fn read_bytes(channel: &mut dyn Channel, into: &mut ReadBuffer, count: usize) {
     let end = watchdog();
     loop {
-        assert_ne!(channel.read(into).unwrap(), Read::Closed);
+        assert_ne!(channel.read(into).unwrap(), ReadOutcome::Closed);
         if into.filled().len() >= count {
             return;
         }
@@ -120,7 +120,7 @@ fn read_bytes(channel: &mut dyn Channel, into: &mut ReadBuffer, count: usize) {
 /// Reads, whenever the socket is readable, until the end.
 fn read_to_end(channel: &mut dyn Channel, into: &mut ReadBuffer) -> Result<()> {
     let end = watchdog();
-    while channel.read(into)? != Read::Closed {
+    while channel.read(into)? != ReadOutcome::Closed {
         assert!(wait(channel.read_fd(), end), "no end");
     }
     Ok(())
@@ -246,7 +246,7 @@ fn a_slow_reader_loses_nothing() {
             }
             client.finish().unwrap();
             // Serves its retries of BYE until the other side ends too.
-            while !matches!(client.read(&mut buffer()), Ok(Read::Closed)) {
+            while !matches!(client.read(&mut buffer()), Ok(ReadOutcome::Closed)) {
                 turn(&mut *client, watchdog());
             }
         });
@@ -258,7 +258,7 @@ fn a_slow_reader_loses_nothing() {
                 daemon.serve().unwrap();
                 thread::yield_now();
             }
-            if daemon.read(&mut into).unwrap() == Read::Closed {
+            if daemon.read(&mut into).unwrap() == ReadOutcome::Closed {
                 break;
             }
             while let Some(count) =
@@ -313,13 +313,13 @@ fn a_reader_that_pauses_again_and_again_loses_nothing_whatever_the_size() {
         let end = watchdog();
         while came < frames.len() {
             while written < frames.len()
-                && let Wrote::Bytes(count) = client.write(&frames[written..]).unwrap()
+                && let WriteOutcome::Bytes(count) = client.write(&frames[written..]).unwrap()
             {
                 written += count;
             }
             assert!(Instant::now() < end, "the watchdog barked");
             client.tick(Instant::now()).unwrap();
-            if let Read::Bytes(count) = daemon.read(&mut into).unwrap() {
+            if let ReadOutcome::Bytes(count) = daemon.read(&mut into).unwrap() {
                 came += count;
             }
             into.clear();
@@ -345,14 +345,14 @@ fn what_came_while_paused_is_read_later_in_order() {
     daemon.serve().unwrap();
     assert!(wait(client.read_fd(), end));
     client.serve().unwrap();
-    assert_eq!(client.write(&frames[written..]).unwrap(), Wrote::NoCredit);
+    assert_eq!(client.write(&frames[written..]).unwrap(), WriteOutcome::NoCredit);
     // What is held travels with the channel.
     let mut daemon = Udp.adopt(daemon.into_parts()).unwrap();
     let mut into = buffer();
     read_bytes(&mut *daemon, &mut into, written);
     assert!(into.filled() == &frames[..written]);
     client.serve().unwrap();
-    assert!(matches!(client.write(&frames[written..]).unwrap(), Wrote::Bytes(1..)));
+    assert!(matches!(client.write(&frames[written..]).unwrap(), WriteOutcome::Bytes(1..)));
     assert_eq!(daemon.lost(), 0);
 }
 
@@ -363,13 +363,13 @@ fn lost_credit_is_probed_for() {
     let written = fill(&mut *client, &frames);
     read_bytes(&mut *daemon, &mut buffer(), written);
     assert!(lose_everything(&socket_of(&*client)) > 0);
-    assert_eq!(client.write(&frames[written..]).unwrap(), Wrote::NoCredit);
+    assert_eq!(client.write(&frames[written..]).unwrap(), WriteOutcome::NoCredit);
     let due = client.tick(Instant::now()).unwrap().unwrap();
     client.tick(due).unwrap();
     assert!(wait(daemon.read_fd(), watchdog()));
     daemon.serve().unwrap();
     client.serve().unwrap();
-    assert!(matches!(client.write(&frames[written..]).unwrap(), Wrote::Bytes(1..)));
+    assert!(matches!(client.write(&frames[written..]).unwrap(), WriteOutcome::Bytes(1..)));
 }
 
 #[test]
@@ -381,11 +381,11 @@ fn lost_datagrams_are_counted_and_do_not_block() {
     let due = client.tick(Instant::now()).unwrap().unwrap();
     client.tick(due).unwrap();
     assert!(wait(daemon.read_fd(), watchdog()));
-    assert_eq!(daemon.read(&mut buffer()).unwrap(), Read::Bytes(0));
+    assert_eq!(daemon.read(&mut buffer()).unwrap(), ReadOutcome::Bytes(0));
     client.serve().unwrap();
     // The lost datagrams held whole frames, so the rest begins with one too.
     assert_eq!(written % 500, 0);
-    assert!(matches!(client.write(&frames[written..][..500]).unwrap(), Wrote::Bytes(500)));
+    assert!(matches!(client.write(&frames[written..][..500]).unwrap(), WriteOutcome::Bytes(500)));
     let mut into = buffer();
     read_bytes(&mut *daemon, &mut into, 500);
     assert_eq!(into.filled(), frame(written as u32 / 500, 500));
@@ -425,14 +425,14 @@ fn a_killed_peer_is_a_disconnect() {
     let (client, mut daemon, _listener) = pair();
     kill(client);
     // The first datagram finds out, and the second write learns of it.
-    assert_eq!(daemon.write(&frame(0, 10)).unwrap(), Wrote::Bytes(10));
+    assert_eq!(daemon.write(&frame(0, 10)).unwrap(), WriteOutcome::Bytes(10));
     let error = daemon.write(&frame(0, 10)).unwrap_err();
     assert!(error.is_disconnect(), "{error}");
 
     let (mut client, daemon, listener) = pair();
     drop(listener);
     kill(daemon);
-    assert_eq!(client.write(&frame(0, 10)).unwrap(), Wrote::Bytes(10));
+    assert_eq!(client.write(&frame(0, 10)).unwrap(), WriteOutcome::Bytes(10));
     let error = read_to_end(&mut *client, &mut buffer()).unwrap_err();
     assert!(error.is_disconnect(), "{error}");
 }
@@ -447,6 +447,6 @@ fn a_new_connection_ignores_the_datagrams_of_an_old_one() {
     let (client, mut daemon, _listener) = pair();
     socket_of(&*client).send(&old[..count]).unwrap();
     assert!(wait(daemon.read_fd(), watchdog()));
-    assert_eq!(daemon.read(&mut buffer()).unwrap(), Read::Bytes(0));
+    assert_eq!(daemon.read(&mut buffer()).unwrap(), ReadOutcome::Bytes(0));
     assert_eq!(daemon.lost(), 0);
 }

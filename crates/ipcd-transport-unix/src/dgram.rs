@@ -16,7 +16,8 @@ use std::time::Instant;
 
 use ipcd_sys::recv_with_sender;
 use ipcd_transport::{
-    Access, ChannelParts, Endpoint, Error, Identity, Listener, PathClaim, Result, set_local_access,
+    ChannelParts, Endpoint, Error, Listener, PathClaim, PathRights, PeerIdentity, Result,
+    set_local_access,
 };
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -50,7 +51,7 @@ pub(crate) struct Listening {
     /// Always readable.
     work: EventFd,
     local: Endpoint,
-    guard: Option<Access>,
+    guard: Option<PathRights>,
     claim: Option<PathClaim>,
 }
 
@@ -58,7 +59,7 @@ pub(crate) struct Listening {
 struct Held {
     length: usize,
     name: Name,
-    identity: Identity,
+    identity: PeerIdentity,
 }
 
 /// What the listener cannot go on without.
@@ -176,7 +177,7 @@ impl Listening {
     }
 
     /// What a worker needs to serve a sender.
-    fn hand_out(&mut self, id: u64, identity: Identity) -> Result<ChannelParts> {
+    fn hand_out(&mut self, id: u64, identity: PeerIdentity) -> Result<ChannelParts> {
         let (queue, name) = self.senders.queue_of(id)?;
         let reply = match Way::to(name, &identity)? {
             Way::Reply(reply) => reply,
@@ -271,7 +272,7 @@ impl Listener for Listening {
         }
     }
 
-    fn released(&mut self, _identity: &Identity, state: &[u8]) {
+    fn released(&mut self, _identity: &PeerIdentity, state: &[u8]) {
         if let Some(id) = channel::id_in(state) {
             self.senders.release(id);
             // It fails only without memory, and then the next call of accept tries again.
@@ -279,7 +280,7 @@ impl Listener for Listening {
         }
     }
 
-    fn refused(&mut self, _identity: &Identity, state: &[u8]) {
+    fn refused(&mut self, _identity: &PeerIdentity, state: &[u8]) {
         if let Some(id) = channel::id_in(state) {
             self.senders.forget(id);
             let _ = self.watch();

@@ -13,10 +13,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Access, BareChannel, Capabilities, Channel, ChannelParts, Endpoint, Error, FileKind, Flow,
-    IdentityKind, Listener, Passed, PathClaim, Purpose, RecordChannel, Result, StreamChannel,
-    Transport, accept_local, bind_local, check_length, check_server, connect_local,
-    guard_of_passed, passed::prepare, peer_credentials, set_local_access, tells_records,
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, Error, FileKind, IdentityKind,
+    InheritedFd, Listener, PathClaim, PathRights, RawChannel, RawDirections, RecordChannel, Result,
+    StreamChannel, Transport, accept_local, bind_local, check_length, check_server, connect_local,
+    guard_of_passed, inherited_fd::prepare, peer_credentials, set_local_access, tells_records,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -29,7 +29,8 @@ use crate::seqpacket::SeqpacketChannel;
 /// The Unix-domain socket transport.
 pub struct Unix;
 
-const OPTIONS: [&str; 4] = ["type", Access::OPTIONS[0], Access::OPTIONS[1], Access::OPTIONS[2]];
+const OPTIONS: [&str; 4] =
+    ["type", PathRights::OPTIONS[0], PathRights::OPTIONS[1], PathRights::OPTIONS[2]];
 
 impl Transport for Unix {
     fn scheme(&self) -> &'static str {
@@ -53,21 +54,21 @@ impl Transport for Unix {
         &OPTIONS
     }
 
-    fn options_for(&self, purpose: Purpose) -> &'static [&'static str] {
+    fn options_for(&self, purpose: EndpointPurpose) -> &'static [&'static str] {
         match purpose {
-            Purpose::Listen | Purpose::ListenBare => &OPTIONS,
-            Purpose::Connect => &["type", "owner"],
-            Purpose::ConnectBare => &["type"],
+            EndpointPurpose::Listen | EndpointPurpose::ListenRaw => &OPTIONS,
+            EndpointPurpose::Connect => &["type", "owner"],
+            EndpointPurpose::ConnectRaw => &["type"],
         }
     }
 
-    fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()> {
+    fn check(&self, endpoint: &Endpoint, purpose: EndpointPurpose) -> Result<()> {
         if abstract_name(endpoint).is_none() {
             endpoint.path()?;
         }
         check_length(endpoint)?;
         match purpose {
-            Purpose::ListenBare => Kind::of(endpoint).map(drop),
+            EndpointPurpose::ListenRaw => Kind::of(endpoint).map(drop),
             _ => Kind::of_frames(endpoint).map(drop),
         }
     }
@@ -93,7 +94,7 @@ impl Transport for Unix {
         Kind::of_parts(&parts).channel(parts)
     }
 
-    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+    fn check_bare(&self, at: &Endpoint, _flow: RawDirections) -> Result<Endpoint> {
         Ok(at.clone())
     }
 
@@ -104,7 +105,7 @@ impl Transport for Unix {
         Ok(Box::new(dgram::Listening::new(bind_at(at, Kind::Datagram)?, at.clone())?))
     }
 
-    fn endpoint_of(&self, passed: &Passed) -> Option<Endpoint> {
+    fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
         let kinds = [Kind::Stream, Kind::Seqpacket, Kind::Datagram];
         let (kind, name) =
             kinds.into_iter().find_map(|kind| Some((kind, passed.bound(kind.socket_type())?)))?;
@@ -137,10 +138,10 @@ impl Transport for Unix {
         connect(to, deadline)
     }
 
-    fn adopt_bare(&self, mut parts: ChannelParts) -> Result<BareChannel> {
+    fn adopt_bare(&self, mut parts: ChannelParts) -> Result<RawChannel> {
         match Kind::of_parts(&parts) {
             Kind::Datagram => return dgram::adopt(parts),
-            Kind::Stream => return Ok(BareChannel::stream(self.adopt(parts)?)),
+            Kind::Stream => return Ok(RawChannel::stream(self.adopt(parts)?)),
             Kind::Seqpacket => {}
         }
         let socket = parts.descriptors.pop();
@@ -150,14 +151,14 @@ impl Transport for Unix {
             .map_err(|error| Error::system("read a socket's buffer size", error))?;
         let largest = Some(buffer.saturating_sub(RESERVED));
         let channel = Box::new(RecordChannel::connected(socket, parts.identity));
-        Ok(BareChannel { keeps_records: true, largest, ..BareChannel::stream(channel) })
+        Ok(RawChannel { keeps_records: true, largest, ..RawChannel::stream(channel) })
     }
 }
 
 impl Unix {
     /// Where a passed socket is bound, if it is of this kind.
     fn inherited(&self, at: &Endpoint, kind: Kind, socket: &OwnedFd) -> Result<Endpoint> {
-        let passed = Passed::of(socket.as_fd());
+        let passed = InheritedFd::of(socket.as_fd());
         let local = passed.bound(kind.socket_type()).and_then(|_| self.endpoint_of(&passed));
         let local = local.ok_or_else(|| {
             let kind = kind.name();
@@ -252,7 +253,7 @@ struct Listening {
     socket: UnixListener,
     kind: Kind,
     local: Endpoint,
-    guard: Option<Access>,
+    guard: Option<PathRights>,
     claim: Option<PathClaim>,
 }
 
@@ -260,7 +261,7 @@ struct Listening {
 struct Bound {
     socket: OwnedFd,
     /// Who may come in, where no path decides.
-    guard: Option<Access>,
+    guard: Option<PathRights>,
     claim: Option<PathClaim>,
 }
 
@@ -313,7 +314,7 @@ fn abstract_name(endpoint: &Endpoint) -> Option<&str> {
 /// Binds the endpoint; the claim removes its path when it is dropped. An abstract name has no rights
 /// of its own: everybody can connect to it (unix(7)), so who does is looked at.
 fn bind_at(at: &Endpoint, kind: Kind) -> Result<Bound> {
-    let access = Access::of(at, Access::PRIVATE)?;
+    let access = PathRights::of(at, PathRights::PRIVATE)?;
     if let Some(name) = abstract_name(at) {
         let address = UnixAddr::new_abstract(name.as_bytes());
         let socket = bind_to(at, &address.map_err(|error| listening(at, error))?, kind)?;

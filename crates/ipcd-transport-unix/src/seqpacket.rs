@@ -4,8 +4,9 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{
-    Channel, ChannelParts, Error, Identity, Joiner, Read, ReadBuffer, Reset, Result, Splitter,
-    Wrote, end_socket, receive_record, widen,
+    Channel, ChannelParts, Error, PeerIdentity, PendingReset, ReadBuffer, ReadOutcome,
+    RecordJoiner, RecordSplitter, Result, WriteOutcome, end_socket, grow_send_buffer,
+    receive_record,
 };
 use nix::errno::Errno;
 use nix::sys::socket::Shutdown;
@@ -20,10 +21,10 @@ const LARGEST_RECORD: usize = 64 * 1024;
 /// A channel over a connected seqpacket socket.
 pub(crate) struct SeqpacketChannel {
     socket: OwnedFd,
-    identity: Identity,
-    splitter: Splitter,
-    joiner: Joiner,
-    reset: Reset,
+    identity: PeerIdentity,
+    splitter: RecordSplitter,
+    joiner: RecordJoiner,
+    reset: PendingReset,
 }
 
 impl SeqpacketChannel {
@@ -35,9 +36,9 @@ impl SeqpacketChannel {
         Ok(Self {
             socket,
             identity: parts.identity,
-            splitter: Splitter::default(),
-            joiner: Joiner::default(),
-            reset: Reset::default(),
+            splitter: RecordSplitter::default(),
+            joiner: RecordJoiner::default(),
+            reset: PendingReset::default(),
         })
     }
 }
@@ -51,21 +52,21 @@ impl Channel for SeqpacketChannel {
         self.socket.as_fd()
     }
 
-    fn identity(&self) -> &Identity {
+    fn identity(&self) -> &PeerIdentity {
         &self.identity
     }
 
-    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         let room = into.spare(LARGEST_RECORD);
         match receive_record(self.socket.as_fd(), room, &mut self.reset) {
-            Ok(None) => Ok(Read::Closed),
-            Ok(Some(count)) => Ok(Read::Bytes(self.joiner.accept_spare(0..count, into)?)),
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Read::NotReady),
+            Ok(None) => Ok(ReadOutcome::Closed),
+            Ok(Some(count)) => Ok(ReadOutcome::Bytes(self.joiner.accept_spare(0..count, into)?)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(ReadOutcome::NotReady),
             Err(error) => Err(Error::system("receive", error)),
         }
     }
 
-    fn write(&mut self, frames: &[u8]) -> Result<Wrote> {
+    fn write(&mut self, frames: &[u8]) -> Result<WriteOutcome> {
         let mut written = 0;
         while let Some(record) = self.splitter.next(&frames[written..], LARGEST_RECORD) {
             let body = &frames[written..written + record.taken()];
@@ -77,12 +78,14 @@ impl Channel for SeqpacketChannel {
                     self.splitter.sent(&record);
                     written += record.taken();
                 }
-                Err(Errno::EAGAIN | Errno::EINTR) if written == 0 => return Ok(Wrote::NotReady),
+                Err(Errno::EAGAIN | Errno::EINTR) if written == 0 => {
+                    return Ok(WriteOutcome::NotReady);
+                }
                 Err(Errno::EAGAIN | Errno::EINTR) => break,
                 Err(error) => return Err(Error::system("send", error)),
             }
         }
-        Ok(Wrote::Bytes(written))
+        Ok(WriteOutcome::Bytes(written))
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -90,7 +93,7 @@ impl Channel for SeqpacketChannel {
     }
 
     fn make_room(&mut self, bytes: usize) {
-        widen(self.socket.as_fd(), bytes);
+        grow_send_buffer(self.socket.as_fd(), bytes);
     }
 
     fn into_parts(self: Box<Self>) -> ChannelParts {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    BareChannel, Endpoint, Error, Read, ReadBuffer, Transport, Wrote, poll_until,
+    Endpoint, Error, RawChannel, ReadBuffer, ReadOutcome, Transport, WriteOutcome, poll_until,
 };
 use ipcd_transport_unix::Unix;
 use nix::poll::PollFlags;
@@ -18,10 +18,10 @@ fn endpoint(dir: &Path, kind: &str) -> Endpoint {
     format!("unix://{}?type={kind}", dir.join("s").display()).parse().unwrap()
 }
 
-fn read(from: &mut BareChannel) -> Vec<u8> {
+fn read(from: &mut RawChannel) -> Vec<u8> {
     let mut buffer = ReadBuffer::new(4096, 4096);
     assert!(poll_until(&from.channel.read_fd(), PollFlags::POLLIN, watchdog()).unwrap());
-    assert!(matches!(from.channel.read(&mut buffer).unwrap(), Read::Bytes(_)));
+    assert!(matches!(from.channel.read(&mut buffer).unwrap(), ReadOutcome::Bytes(_)));
     buffer.filled().to_vec()
 }
 
@@ -36,9 +36,9 @@ fn speaks_and_hears(kind: &str) {
     let mut far = Unix.adopt_bare(server.accept().unwrap().unwrap()).unwrap();
     assert_eq!(near.keeps_records, kind == "seqpacket");
     for record in [&b"one"[..], b"two"] {
-        assert_eq!(near.channel.write(record).unwrap(), Wrote::Bytes(3));
+        assert_eq!(near.channel.write(record).unwrap(), WriteOutcome::Bytes(3));
         assert_eq!(read(&mut far), record);
-        assert_eq!(far.channel.write(record).unwrap(), Wrote::Bytes(3));
+        assert_eq!(far.channel.write(record).unwrap(), WriteOutcome::Bytes(3));
         assert_eq!(read(&mut near), record);
     }
 }

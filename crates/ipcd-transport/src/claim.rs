@@ -13,8 +13,8 @@ use nix::fcntl::{OFlag, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifoat};
 
-use crate::error::Context;
-use crate::{Access, Error, Found, Result, TrustedDir};
+use crate::error::ErrorContext;
+use crate::{Error, FoundFile, PathRights, Result, TrustedDir};
 
 /// The kinds of special file that listeners make.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,7 +28,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    fn matches(self, found: &Found) -> bool {
+    fn matches(self, found: &FoundFile) -> bool {
         match self {
             Self::Socket => found.is_socket(),
             Self::FifoToRead | Self::FifoToWrite => found.is_fifo(),
@@ -57,7 +57,7 @@ pub struct PathClaim {
     lock_name: PathBuf,
     lock: File,
     /// What was made there, held: no other file gets its number meanwhile.
-    published: Option<Found>,
+    published: Option<FoundFile>,
     stays: bool,
 }
 
@@ -95,7 +95,7 @@ impl PathClaim {
     /// rights than for its owner; then it gets those asked for.
     pub fn publish_socket<T>(
         &mut self,
-        access: &Access,
+        access: &PathRights,
         bind: impl FnOnce(&Path) -> Result<T>,
     ) -> Result<T> {
         let what = || format!("remove what is left at {}", self.path.display());
@@ -118,8 +118,8 @@ impl PathClaim {
     /// its rights or not at all.
     pub fn publish_fifo(
         &mut self,
-        access: &Access,
-        open: impl FnOnce(&Found) -> nix::Result<OwnedFd>,
+        access: &PathRights,
+        open: impl FnOnce(&FoundFile) -> nix::Result<OwnedFd>,
     ) -> Result<OwnedFd> {
         let aside = PathBuf::from(format!(".ipcd-{:08x}", random()?));
         let what = || format!("make a FIFO in {}", self.directory.path().display());
@@ -130,7 +130,7 @@ impl PathClaim {
                 return Err(Error::system(what(), Errno::EEXIST));
             }
             // The umask may have taken our own rights away.
-            found.set_mode(Access::PRIVATE).context(what)?;
+            found.set_mode(PathRights::PRIVATE).context(what)?;
             let fifo = open(&found).context(what)?;
             access.apply(&found, &self.path)?;
             renameat(&self.directory, &aside, &self.directory, &self.name)
@@ -154,8 +154,8 @@ impl PathClaim {
     /// on. Without one, makes it.
     pub fn adopt_fifo(
         &mut self,
-        access: &Access,
-        open: impl FnOnce(&Found) -> nix::Result<OwnedFd>,
+        access: &PathRights,
+        open: impl FnOnce(&FoundFile) -> nix::Result<OwnedFd>,
     ) -> Result<OwnedFd> {
         let Some(found) = self.found()? else { return self.publish_fifo(access, open) };
         let path = self.path.display();
@@ -175,21 +175,21 @@ impl PathClaim {
     }
 
     /// Gives what was made at the path other rights.
-    pub fn set_access(&self, access: &Access) -> Result<()> {
-        let published = self.published.as_ref().map(Found::id);
+    pub fn set_access(&self, access: &PathRights) -> Result<()> {
+        let published = self.published.as_ref().map(FoundFile::id);
         let found = self.found()?.filter(|found| Some(found.id()) == published);
         let gone = || Error::Endpoint(format!("{} was replaced by another", self.path.display()));
         access.apply(&found.ok_or_else(gone)?, &self.path)
     }
 
-    fn found(&self) -> Result<Option<Found>> {
+    fn found(&self) -> Result<Option<FoundFile>> {
         match self.directory.find(&self.name) {
             Err(Errno::ENOENT) => Ok(None),
             found => found.map(Some).context(|| format!("look at {}", self.path.display())),
         }
     }
 
-    fn prove_stale(&self, found: &Found) -> Result<()> {
+    fn prove_stale(&self, found: &FoundFile) -> Result<()> {
         if !self.kind.matches(found) {
             return Err(Error::Endpoint(format!(
                 "{} exists and is not {}: remove it, or choose another path",
@@ -207,8 +207,8 @@ impl PathClaim {
 
 impl Drop for PathClaim {
     fn drop(&mut self) {
-        let published = self.published.as_ref().map(Found::id);
-        let ours = |found: &Found| Some(found.id()) == published;
+        let published = self.published.as_ref().map(FoundFile::id);
+        let ours = |found: &FoundFile| Some(found.id()) == published;
         if !self.stays && self.directory.find(&self.name).is_ok_and(|found| ours(&found)) {
             // Nothing can be done about a failure here; the next start replaces the file.
             let _ = self.directory.remove(&self.name);
@@ -254,7 +254,7 @@ fn lock_file(directory: &TrustedDir, name: &Path, path: &Path) -> Result<File> {
             Ok(()) if is_at(&file, directory, name) => {
                 // The umask may have taken our own rights away, and the next one who opens the
                 // file would be told so instead of who has the lock.
-                file.set_permissions(PermissionsExt::from_mode(Access::PRIVATE))
+                file.set_permissions(PermissionsExt::from_mode(PathRights::PRIVATE))
                     .context(|| format!("change the mode of {}", path.display()))?;
                 return Ok(file);
             }
@@ -296,8 +296,8 @@ mod tests {
 
     use super::*;
 
-    fn access(mode: u32) -> Access {
-        Access::of(&"unix:///x".parse().unwrap(), mode).unwrap()
+    fn access(mode: u32) -> PathRights {
+        PathRights::of(&"unix:///x".parse().unwrap(), mode).unwrap()
     }
 
     fn bind(path: &Path) -> Result<UnixListener> {
@@ -308,7 +308,7 @@ mod tests {
         matches!(claim, Err(Error::System { source, .. }) if source.kind() == ErrorKind::AddrInUse)
     }
 
-    fn both_ways(found: &Found) -> nix::Result<OwnedFd> {
+    fn both_ways(found: &FoundFile) -> nix::Result<OwnedFd> {
         found.open(OFlag::O_RDWR)
     }
 

@@ -74,11 +74,11 @@ pub fn is_of_the_network(error: Errno) -> bool {
 }
 
 /// Adds what was tried to a system error.
-pub(crate) trait Context<T> {
+pub(crate) trait ErrorContext<T> {
     fn context(self, what: impl FnOnce() -> String) -> Result<T>;
 }
 
-impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
+impl<T, E: Into<io::Error>> ErrorContext<T> for std::result::Result<T, E> {
     fn context(self, what: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|source| Error::system(what(), source))
     }

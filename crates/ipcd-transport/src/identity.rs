@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// A local peer is known by (process, user, group), a remote one by (address, protocol, port), of
 /// which the protocol is the transport's scheme, and by its certificate if it has shown one.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct PeerIdentity {
     /// Process, at the time of connecting.
     pub pid: Option<u32>,
     /// Effective user, at the time of connecting.
@@ -20,11 +20,11 @@ pub struct Identity {
     /// Source address and port.
     pub addr: Option<SocketAddr>,
     /// The name in a certificate that was verified: printable ASCII, at most
-    /// [`Identity::LONGEST_NAME`] bytes.
+    /// [`PeerIdentity::LONGEST_NAME`] bytes.
     pub certificate: Option<Box<str>>,
 }
 
-impl Identity {
+impl PeerIdentity {
     /// Bytes of the longest name that a peer is known by.
     pub const LONGEST_NAME: usize = 255;
 
@@ -39,7 +39,7 @@ impl Identity {
     }
 }
 
-impl fmt::Display for Identity {
+impl fmt::Display for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(addr) = self.addr {
             write!(f, "{addr}")?;
@@ -66,13 +66,14 @@ mod tests {
 
     #[test]
     fn shows_what_is_known() {
-        assert_eq!(Identity::default().to_string(), "unknown");
-        assert_eq!(Identity::from_owner(7).to_string(), "uid=7");
-        let peer = Identity { pid: Some(1), uid: Some(2), gid: Some(3), ..Identity::default() };
+        assert_eq!(PeerIdentity::default().to_string(), "unknown");
+        assert_eq!(PeerIdentity::from_owner(7).to_string(), "uid=7");
+        let peer =
+            PeerIdentity { pid: Some(1), uid: Some(2), gid: Some(3), ..PeerIdentity::default() };
         assert_eq!(peer.to_string(), "pid=1,uid=2,gid=3");
-        let remote = Identity::from_addr("[::1]:9".parse().unwrap());
+        let remote = PeerIdentity::from_addr("[::1]:9".parse().unwrap());
         assert_eq!(remote.to_string(), "[::1]:9");
-        let known = Identity { certificate: Some("ann.example".into()), ..remote };
+        let known = PeerIdentity { certificate: Some("ann.example".into()), ..remote };
         assert_eq!(known.to_string(), "[::1]:9,certificate=ann.example");
     }
 }

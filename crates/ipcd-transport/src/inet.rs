@@ -10,7 +10,7 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
-use crate::error::Context;
+use crate::error::ErrorContext;
 use crate::{Endpoint, Error, Result, connect_until};
 
 /// A peer that is gone without a word is noticed after about this many seconds where nothing is on its

@@ -18,22 +18,22 @@
 //!   encrypted one only before it was used, any other at any time.
 //! * No input from the peer makes a channel panic or hold more memory than the read buffer allows.
 
-mod access;
+mod blocking_file;
 mod buffer;
 mod claim;
 mod deadline;
 mod endpoint;
 mod error;
-mod found;
+mod found_file;
 mod identity;
 mod inet;
+pub mod inherited_fd;
 mod local;
-pub mod passed;
-mod patient;
+mod path_rights;
 mod record_channel;
 mod records;
-mod room;
 mod secret;
+mod send_buffer;
 mod socket;
 mod stream;
 mod trusted;
@@ -43,27 +43,27 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
-pub use access::Access;
+pub use blocking_file::BlockingFile;
 pub use buffer::ReadBuffer;
 pub use claim::{FileKind, PathClaim, open_lock};
 pub use deadline::{deadline_after, later};
 pub use endpoint::Endpoint;
 pub use error::{Error, Result, is_of_the_network};
-pub use found::{Found, reopen};
-pub use identity::Identity;
+pub use found_file::{FoundFile, reopen};
+pub use identity::PeerIdentity;
 pub use inet::{InetListener, connect_inet};
+pub use inherited_fd::InheritedFd;
 pub use local::{
     accept_local, bind_local, check_length, connect_local, guard_of_passed, peer_credentials,
     set_local_access,
 };
-pub use passed::Passed;
-pub use patient::Patient;
-pub use record_channel::{RecordChannel, Silence};
-pub use records::{Joiner, Record, Splitter};
-pub use room::widen;
+pub use path_rights::PathRights;
+pub use record_channel::{RecordChannel, SilenceLimit};
+pub use records::{RecordJoiner, RecordSplitter, SplitRecord};
 pub use secret::{Exposure, SecretFile};
+pub use send_buffer::grow_send_buffer;
 pub use socket::{
-    Reset, connect_until, end_socket, poll_some, poll_until, receive_record, tells_records,
+    PendingReset, connect_until, end_socket, poll_some, poll_until, receive_record, tells_records,
 };
 pub use stream::StreamChannel;
 pub use trusted::{TrustedDir, check_server, is_trusted};
@@ -80,12 +80,12 @@ pub trait Transport: Sync {
     fn options(&self) -> &'static [&'static str];
 
     /// Those of them that have an effect where the endpoint is used for this.
-    fn options_for(&self, _purpose: Purpose) -> &'static [&'static str] {
+    fn options_for(&self, _purpose: EndpointPurpose) -> &'static [&'static str] {
         self.options()
     }
 
     /// Whether the endpoint can be used for this, without asking the system.
-    fn check(&self, endpoint: &Endpoint, purpose: Purpose) -> Result<()>;
+    fn check(&self, endpoint: &Endpoint, purpose: EndpointPurpose) -> Result<()>;
 
     /// Whether what a listener there needs beside its address is at hand, such as the directory of
     /// its path, or its certificates. Nothing is made, and nothing bound.
@@ -115,7 +115,7 @@ pub trait Transport: Sync {
     /// Whether bare peers can be at the endpoint, programs that know nothing of frames, and whether
     /// their bytes can go this way, without asking the system. Returns the endpoint to open, which
     /// says the way if the transport has to know it.
-    fn check_bare(&self, at: &Endpoint, _flow: Flow) -> Result<Endpoint> {
+    fn check_bare(&self, at: &Endpoint, _flow: RawDirections) -> Result<Endpoint> {
         Err(at.error(format_args!("{} takes frames only", self.scheme())))
     }
 
@@ -126,12 +126,12 @@ pub trait Transport: Sync {
 
     /// The endpoint of a descriptor that another process has bound, if this transport could listen
     /// on it.
-    fn endpoint_of(&self, _passed: &Passed) -> Option<Endpoint> {
+    fn endpoint_of(&self, _passed: &InheritedFd) -> Option<Endpoint> {
         None
     }
 
     /// Whether such a descriptor is bound to this endpoint.
-    fn is_at(&self, at: &Endpoint, passed: &Passed) -> bool {
+    fn is_at(&self, at: &Endpoint, passed: &InheritedFd) -> bool {
         let same = |found: Endpoint| {
             (found.address(), found.is_opaque()) == (at.address(), at.is_opaque())
         };
@@ -142,7 +142,7 @@ pub trait Transport: Sync {
     /// one, is that process' to remove. The endpoint says what is wanted; where it is bound is
     /// [`Listener::local`].
     fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let passed = Passed::of(passed.as_fd());
+        let passed = InheritedFd::of(passed.as_fd());
         Err(passed.refused(at, "a listener that ipcd opens itself"))
     }
 
@@ -163,46 +163,46 @@ pub trait Transport: Sync {
         &self,
         to: &Endpoint,
         deadline: Instant,
-        _variables: &[Variable],
+        _variables: &[EnvVariable],
     ) -> Result<ChannelParts> {
         self.connect_bare(to, deadline)
     }
 
     /// Makes a channel to a bare peer of what such a listener, or [`Transport::connect_bare`],
     /// returned.
-    fn adopt_bare(&self, parts: ChannelParts) -> Result<BareChannel> {
-        Ok(BareChannel::stream(self.adopt(parts)?))
+    fn adopt_bare(&self, parts: ChannelParts) -> Result<RawChannel> {
+        Ok(RawChannel::stream(self.adopt(parts)?))
     }
 }
 
 /// What an endpoint is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Purpose {
+pub enum EndpointPurpose {
     /// Peers that speak frames are listened for there.
     Listen,
     /// Bare peers are.
-    ListenBare,
+    ListenRaw,
     /// One who speaks frames connects to it.
     Connect,
     /// One who does not, does.
-    ConnectBare,
+    ConnectRaw,
 }
 
-impl Purpose {
+impl EndpointPurpose {
     /// Whether peers come in there.
     pub fn listens(self) -> bool {
-        matches!(self, Self::Listen | Self::ListenBare)
+        matches!(self, Self::Listen | Self::ListenRaw)
     }
 
     /// Whether what goes that way is not frames.
     pub fn is_bare(self) -> bool {
-        matches!(self, Self::ListenBare | Self::ConnectBare)
+        matches!(self, Self::ListenRaw | Self::ConnectRaw)
     }
 }
 
 /// Which way the bytes of bare peers go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Flow {
+pub struct RawDirections {
     /// Whether they are heard.
     pub inward: bool,
     /// Whether they are spoken to.
@@ -210,10 +210,10 @@ pub struct Flow {
 }
 
 /// A variable of a program's environment; without a value, one that it must not have.
-pub type Variable = (String, Option<String>);
+pub type EnvVariable = (String, Option<String>);
 
 /// A channel that moves any bytes, where others move frames: what is read is what the peer wrote.
-pub struct BareChannel {
+pub struct RawChannel {
     /// The channel.
     pub channel: Box<dyn Channel>,
     /// Whether each read brings one record, and each write makes one.
@@ -227,7 +227,7 @@ pub struct BareChannel {
     pub child: Option<u32>,
 }
 
-impl BareChannel {
+impl RawChannel {
     /// A byte stream that has an end.
     pub fn stream(channel: Box<dyn Channel>) -> Self {
         Self { channel, keeps_records: false, has_end: true, largest: None, child: None }
@@ -253,7 +253,7 @@ pub trait Listener {
 
     /// The process that served this peer has died, and its descriptors with it. Where the kernel
     /// does not tell the peer, the listener does. Identity and state are of the parts accepted.
-    fn orphaned(&mut self, _identity: &Identity, _state: &[u8]) {}
+    fn orphaned(&mut self, _identity: &PeerIdentity, _state: &[u8]) {}
 
     /// Whether there is one peer only: until it is [released](Listener::released), there is none to
     /// be accepted, and after that it is there again.
@@ -262,10 +262,10 @@ pub trait Listener {
     }
 
     /// Nobody serves this peer any more, for whatever reason.
-    fn released(&mut self, _identity: &Identity, _state: &[u8]) {}
+    fn released(&mut self, _identity: &PeerIdentity, _state: &[u8]) {}
 
     /// The peer was not let in, and its descriptors are closed.
-    fn refused(&mut self, _identity: &Identity, _state: &[u8]) {}
+    fn refused(&mut self, _identity: &PeerIdentity, _state: &[u8]) {}
 
     /// Goes on at the same address with the options of this endpoint, for peers that speak frames or
     /// bare ones. False if it cannot and has to be opened anew, with nothing changed; nor is anything
@@ -300,14 +300,14 @@ pub trait Channel: Send {
 
     /// Who the peer is, as far as the kernel can tell. A certificate is known as soon as the call
     /// returns that ended the transport's handshake, and so before the first frame.
-    fn identity(&self) -> &Identity;
+    fn identity(&self) -> &PeerIdentity;
 
     /// Appends what has come to `into`, with one system call where the transport allows it.
-    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read>;
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome>;
 
     /// Since when a record of the transport's own is incomplete: what has come of it is kept here, and
     /// nothing of it was read.
-    fn begun(&self) -> Option<Instant> {
+    fn partial_since(&self) -> Option<Instant> {
         None
     }
 
@@ -320,11 +320,11 @@ pub trait Channel: Send {
 
     /// Offers bytes that begin at a frame boundary, or where the last call stopped. Whole frames
     /// only: the last byte ends a frame.
-    fn write(&mut self, frames: &[u8]) -> Result<Wrote>;
+    fn write(&mut self, frames: &[u8]) -> Result<WriteOutcome>;
 
     /// The same with frames in several pieces, each of whole frames or the rest of some. A channel
     /// may look at the first piece only, and take no more than that.
-    fn write_pieces(&mut self, pieces: &[IoSlice<'_>]) -> Result<Wrote> {
+    fn write_pieces(&mut self, pieces: &[IoSlice<'_>]) -> Result<WriteOutcome> {
         self.write(pieces.first().map_or(&[], |piece| piece))
     }
 
@@ -386,7 +386,7 @@ pub trait Channel: Send {
     }
 
     /// Whether nothing can ever be written to the peer, because nothing is known of where it is.
-    fn is_deaf(&self) -> bool {
+    fn is_write_only(&self) -> bool {
         false
     }
 
@@ -402,7 +402,7 @@ pub trait Channel: Send {
 
 /// What came of a read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Read {
+pub enum ReadOutcome {
     /// So many bytes were appended; 0 when only the transport's own traffic came.
     Bytes(usize),
     /// Nothing is there now.
@@ -415,7 +415,7 @@ pub enum Read {
 
 /// What came of a write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Wrote {
+pub enum WriteOutcome {
     /// So many bytes were taken.
     Bytes(usize),
     /// Nothing now; try again when [`Channel::write_fd`] is writable.
@@ -435,7 +435,7 @@ pub struct ChannelParts {
     /// The descriptors, in an order that the transport knows.
     pub descriptors: Vec<OwnedFd>,
     /// Who the peer is.
-    pub identity: Identity,
+    pub identity: PeerIdentity,
     /// What else the transport has to remember, in an encoding of its own.
     pub state: Vec<u8>,
 }

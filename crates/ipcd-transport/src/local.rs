@@ -14,12 +14,14 @@ use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
 use interprocess::os::unix::uds_local_socket::Listener;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, socket, sockopt};
 
-use crate::error::Context;
-use crate::{Access, Endpoint, Error, FileKind, Identity, PathClaim, Result, connect_until};
+use crate::error::ErrorContext;
+use crate::{
+    Endpoint, Error, FileKind, PathClaim, PathRights, PeerIdentity, Result, connect_until,
+};
 
 /// Binds a listening stream socket at the path, with the rights asked for; the claim removes the
 /// path when it is dropped.
-pub fn bind_local(path: &Path, access: &Access) -> Result<(OwnedFd, PathClaim)> {
+pub fn bind_local(path: &Path, access: &PathRights) -> Result<(OwnedFd, PathClaim)> {
     let mut claim = PathClaim::acquire(path, FileKind::Socket)?;
     let listener = claim.publish_socket(access, |path| {
         let name = path.to_fs_name::<GenericFilePath>();
@@ -27,7 +29,7 @@ pub fn bind_local(path: &Path, access: &Access) -> Result<(OwnedFd, PathClaim)> 
         // The claim removes the path. If the listener did, so would each forked child's copy.
         let options = ListenerOptions::new()
             .name(name)
-            .mode(Access::PRIVATE as _)
+            .mode(PathRights::PRIVATE as _)
             .nonblocking(ListenerNonblockingMode::Accept)
             .reclaim_name(false);
         Listener::from_options(options).context(|| format!("bind {}", path.display()))
@@ -39,9 +41,9 @@ pub fn bind_local(path: &Path, access: &Access) -> Result<(OwnedFd, PathClaim)> 
 pub fn set_local_access(
     at: &Endpoint,
     claim: Option<&PathClaim>,
-    guard: &mut Option<Access>,
+    guard: &mut Option<PathRights>,
 ) -> Result<()> {
-    let access = Access::of(at, Access::PRIVATE)?;
+    let access = PathRights::of(at, PathRights::PRIVATE)?;
     if let Some(claim) = claim {
         claim.set_access(&access)?;
     }
@@ -59,8 +61,8 @@ pub fn set_local_access(
 pub fn accept_local(
     socket: &UnixListener,
     at: &Endpoint,
-    guard: Option<&Access>,
-) -> Result<Option<(OwnedFd, Identity)>> {
+    guard: Option<&PathRights>,
+) -> Result<Option<(OwnedFd, PeerIdentity)>> {
     let failed = || format!("accept on {at}");
     match socket.accept() {
         Ok((socket, _)) => {
@@ -77,7 +79,12 @@ pub fn accept_local(
 }
 
 /// Refuses whom the file system would not let in, were there a path with these rights.
-fn check_guest(socket: &impl AsFd, who: &Identity, access: &Access, at: &Endpoint) -> Result<()> {
+fn check_guest(
+    socket: &impl AsFd,
+    who: &PeerIdentity,
+    access: &PathRights,
+    at: &Endpoint,
+) -> Result<()> {
     let mut groups = ipcd_sys::peer_groups(socket.as_fd())
         .context(|| "ask the kernel for the peer's groups".into())?;
     groups.extend(who.gid);
@@ -86,9 +93,9 @@ fn check_guest(socket: &impl AsFd, who: &Identity, access: &Access, at: &Endpoin
 
 /// Who checks peers of a socket that another process has bound: its path does, but for the options
 /// of the endpoint; and where there is no path, they alone.
-pub fn guard_of_passed(at: &Endpoint, local: &Endpoint) -> Result<Option<Access>> {
-    match local.is_opaque() || Access::is_given(at) {
-        true => Access::of(at, Access::PRIVATE).map(Some),
+pub fn guard_of_passed(at: &Endpoint, local: &Endpoint) -> Result<Option<PathRights>> {
+    match local.is_opaque() || PathRights::is_given(at) {
+        true => PathRights::of(at, PathRights::PRIVATE).map(Some),
         false => Ok(None),
     }
 }
@@ -130,10 +137,15 @@ fn name_of(address: &UnixAddr) -> String {
 }
 
 /// Who connected this Unix-domain socket, from `SO_PEERCRED` (unix(7)).
-pub fn peer_credentials(socket: &impl AsFd) -> Result<Identity> {
+pub fn peer_credentials(socket: &impl AsFd) -> Result<PeerIdentity> {
     let peer = getsockopt(socket, sockopt::PeerCredentials)
         .context(|| "ask the kernel for the peer's credentials".into())?;
     // The kernel says 0 for a process outside our pid namespace.
     let pid = u32::try_from(peer.pid()).ok().filter(|&pid| pid != 0);
-    Ok(Identity { pid, uid: Some(peer.uid()), gid: Some(peer.gid()), ..Identity::default() })
+    Ok(PeerIdentity {
+        pid,
+        uid: Some(peer.uid()),
+        gid: Some(peer.gid()),
+        ..PeerIdentity::default()
+    })
 }

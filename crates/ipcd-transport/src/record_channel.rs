@@ -9,9 +9,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
 
 use crate::error::is_of_the_network;
-use crate::room::widen;
-use crate::socket::{Reset, end_socket, receive_record};
-use crate::{Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote};
+use crate::send_buffer::grow_send_buffer;
+use crate::socket::{PendingReset, end_socket, receive_record};
+use crate::{
+    Channel, ChannelParts, Error, PeerIdentity, ReadBuffer, ReadOutcome, Result, WriteOutcome,
+};
 
 /// Bytes of the longest record that is read whole: a UDP datagram has no more.
 const LARGEST: usize = 64 * 1024;
@@ -19,7 +21,7 @@ const LARGEST: usize = 64 * 1024;
 /// How long a peer may be silent that no kernel watches: less, as long as it may be a forged address
 /// that will never speak again.
 #[derive(Clone, Copy, Debug)]
-pub struct Silence {
+pub struct SilenceLimit {
     /// For one that has come back.
     pub proved: Duration,
     /// For one that has not.
@@ -32,7 +34,7 @@ pub struct Silence {
 /// What comes so much later is no part of what came first.
 const COMING_BACK: Duration = Duration::from_secs(1);
 
-impl Silence {
+impl SilenceLimit {
     /// So long for one that has come back, and so long for one that has not.
     pub fn new(proved: Duration, at_first: Duration) -> Self {
         Self { proved, at_first, first: None, has_come_back: false }
@@ -52,18 +54,18 @@ impl Silence {
 #[derive(Debug)]
 pub struct RecordChannel {
     socket: OwnedFd,
-    identity: Identity,
-    kind: Kind,
+    identity: PeerIdentity,
+    kind: RecordSource,
     /// How long the peer may be silent, and since when it is.
-    idle: Option<(Silence, Instant)>,
+    idle: Option<(SilenceLimit, Instant)>,
     /// Records that the listener has read.
     first: VecDeque<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
+enum RecordSource {
     /// The kernel watches the other end.
-    Connected(Reset),
+    Connected(PendingReset),
     /// Nobody says that the peer has gone, and records may be lost and may be empty.
     Datagrams,
     /// Nothing can be written, and nothing more comes.
@@ -74,22 +76,22 @@ impl RecordChannel {
     /// Over a connected socket whose other end the kernel watches, and which [`tells_records`].
     ///
     /// [`tells_records`]: crate::tells_records
-    pub fn connected(socket: OwnedFd, identity: Identity) -> Self {
-        let kind = Kind::Connected(Reset::default());
+    pub fn connected(socket: OwnedFd, identity: PeerIdentity) -> Self {
+        let kind = RecordSource::Connected(PendingReset::default());
         Self { socket, identity, kind, idle: None, first: VecDeque::new() }
     }
 
     /// Over a connected datagram socket, for ever.
-    pub fn datagrams(socket: OwnedFd, identity: Identity) -> Self {
-        Self { kind: Kind::Datagrams, ..Self::connected(socket, identity) }
+    pub fn datagrams(socket: OwnedFd, identity: PeerIdentity) -> Self {
+        Self { kind: RecordSource::Datagrams, ..Self::connected(socket, identity) }
     }
 
     /// Over a datagram socket: the peer has gone when it has been silent for so long. The listener
     /// has read its first records.
     pub fn until_idle(
         socket: OwnedFd,
-        identity: Identity,
-        silence: Silence,
+        identity: PeerIdentity,
+        silence: SilenceLimit,
         first: VecDeque<Vec<u8>>,
     ) -> Self {
         let idle = Some((silence, Instant::now()));
@@ -97,12 +99,12 @@ impl RecordChannel {
     }
 
     /// What the listener has read of a peer that has gone and never hears. The socket has ended, too.
-    pub fn ended(socket: OwnedFd, identity: Identity, first: VecDeque<Vec<u8>>) -> Self {
-        Self { kind: Kind::Ended, first, ..Self::connected(socket, identity) }
+    pub fn ended(socket: OwnedFd, identity: PeerIdentity, first: VecDeque<Vec<u8>>) -> Self {
+        Self { kind: RecordSource::Ended, first, ..Self::connected(socket, identity) }
     }
 
     fn is_datagram(&self) -> bool {
-        self.kind == Kind::Datagrams
+        self.kind == RecordSource::Datagrams
     }
 
     fn send(&self, record: &[u8]) -> nix::Result<usize> {
@@ -110,25 +112,27 @@ impl RecordChannel {
         socket::send(self.socket.as_raw_fd(), record, flags)
     }
 
-    fn receive(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    fn receive(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         let room = into.spare(LARGEST);
         let received = match &mut self.kind {
-            Kind::Connected(reset) => receive_record(self.socket.as_fd(), room, reset),
-            Kind::Datagrams => {
+            RecordSource::Connected(reset) => receive_record(self.socket.as_fd(), room, reset),
+            RecordSource::Datagrams => {
                 let flags = MsgFlags::MSG_DONTWAIT;
                 socket::recv(self.socket.as_raw_fd(), room, flags).map(Some)
             }
-            Kind::Ended => Ok(None),
+            RecordSource::Ended => Ok(None),
         };
         match received {
-            Ok(None) => Ok(Read::Closed),
+            Ok(None) => Ok(ReadOutcome::Closed),
             Ok(Some(count)) => {
                 into.commit(count);
-                Ok(Read::Bytes(count))
+                Ok(ReadOutcome::Bytes(count))
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Read::NotReady),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(ReadOutcome::NotReady),
             // A datagram of ours did not arrive: the next one may. Anybody can say so (RFC 5927).
-            Err(error) if self.is_datagram() && is_of_the_network(error) => Ok(Read::NotReady),
+            Err(error) if self.is_datagram() && is_of_the_network(error) => {
+                Ok(ReadOutcome::NotReady)
+            }
             Err(error) => Err(Error::system("receive", error)),
         }
     }
@@ -143,19 +147,19 @@ impl Channel for RecordChannel {
         self.socket.as_fd()
     }
 
-    fn identity(&self) -> &Identity {
+    fn identity(&self) -> &PeerIdentity {
         &self.identity
     }
 
-    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         let read = match self.first.pop_front() {
             Some(first) => {
                 into.extend(&first);
-                Read::Bytes(first.len())
+                ReadOutcome::Bytes(first.len())
             }
             None => self.receive(into)?,
         };
-        if let (Some((silence, since)), Read::Bytes(_)) = (&mut self.idle, read) {
+        if let (Some((silence, since)), ReadOutcome::Bytes(_)) = (&mut self.idle, read) {
             let now = Instant::now();
             silence.heard(now);
             *since = now;
@@ -163,7 +167,7 @@ impl Channel for RecordChannel {
         Ok(read)
     }
 
-    fn write(&mut self, record: &[u8]) -> Result<Wrote> {
+    fn write(&mut self, record: &[u8]) -> Result<WriteOutcome> {
         let of_the_network = |error| self.is_datagram() && is_of_the_network(error);
         let sent = match self.send(record) {
             // That speaks of an earlier datagram; this one was not sent (udp(7)).
@@ -171,10 +175,10 @@ impl Channel for RecordChannel {
             sent => sent,
         };
         match sent {
-            Ok(_) => Ok(Wrote::Bytes(record.len())),
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wrote::NotReady),
+            Ok(_) => Ok(WriteOutcome::Bytes(record.len())),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(WriteOutcome::NotReady),
             // It is too long for a datagram, or nobody was there: as lost as on the way.
-            Err(error) if of_the_network(error) => Ok(Wrote::Bytes(record.len())),
+            Err(error) if of_the_network(error) => Ok(WriteOutcome::Bytes(record.len())),
             Err(error) => Err(Error::system("send", error)),
         }
     }
@@ -196,12 +200,12 @@ impl Channel for RecordChannel {
         Ok(Some(end))
     }
 
-    fn is_deaf(&self) -> bool {
-        self.kind == Kind::Ended
+    fn is_write_only(&self) -> bool {
+        self.kind == RecordSource::Ended
     }
 
     fn make_room(&mut self, bytes: usize) {
-        widen(self.socket.as_fd(), bytes);
+        grow_send_buffer(self.socket.as_fd(), bytes);
     }
 
     fn into_parts(self: Box<Self>) -> ChannelParts {
@@ -217,7 +221,7 @@ mod tests {
     #[test]
     fn one_that_has_not_come_back_may_be_silent_for_less() {
         let (long, short) = (Duration::from_secs(60), Duration::from_secs(10));
-        let (mut silence, start) = (Silence::new(long, short), Instant::now());
+        let (mut silence, start) = (SilenceLimit::new(long, short), Instant::now());
         for (ms, expected) in [(0, short), (1, short), (999, short), (1_000, long), (1_001, long)] {
             silence.heard(start + Duration::from_millis(ms));
             assert_eq!(silence.allowed(), expected, "after {ms} ms");

@@ -22,7 +22,7 @@ const PIECE_HEADER: usize = 13;
 
 /// Cuts frames into records.
 #[derive(Debug, Default)]
-pub struct Splitter {
+pub struct RecordSplitter {
     number: u32,
     offset: usize,
     total: usize,
@@ -30,14 +30,14 @@ pub struct Splitter {
 
 /// One record to be sent: a header, and then the first `taken` bytes that were offered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Record {
+pub struct SplitRecord {
     header: [u8; PIECE_HEADER],
     header_len: usize,
     taken: usize,
     frame: usize,
 }
 
-impl Record {
+impl SplitRecord {
     /// What goes before the frames' bytes.
     pub fn header(&self) -> &[u8] {
         &self.header[..self.header_len]
@@ -49,10 +49,10 @@ impl Record {
     }
 }
 
-impl Splitter {
+impl RecordSplitter {
     /// The next record of at most `largest` bytes, or `None` when nothing is offered. It counts as
-    /// sent only after [`Splitter::sent`].
-    pub fn next(&self, frames: &[u8], largest: usize) -> Option<Record> {
+    /// sent only after [`RecordSplitter::sent`].
+    pub fn next(&self, frames: &[u8], largest: usize) -> Option<SplitRecord> {
         let frame = if self.total > 0 { self.total } else { frame_len(frames)? };
         if self.offset > 0 || WHOLE_HEADER + frame > largest {
             return Some(self.piece(frames, frame, largest));
@@ -65,11 +65,11 @@ impl Splitter {
             taken += next;
         }
         let header = [WHOLE; PIECE_HEADER];
-        (taken > 0).then_some(Record { header, header_len: WHOLE_HEADER, taken, frame: 0 })
+        (taken > 0).then_some(SplitRecord { header, header_len: WHOLE_HEADER, taken, frame: 0 })
     }
 
     /// Remembers that the record was sent.
-    pub fn sent(&mut self, record: &Record) {
+    pub fn sent(&mut self, record: &SplitRecord) {
         if record.frame == 0 {
             return;
         }
@@ -80,27 +80,27 @@ impl Splitter {
         }
     }
 
-    fn piece(&self, frames: &[u8], frame: usize, largest: usize) -> Record {
+    fn piece(&self, frames: &[u8], frame: usize, largest: usize) -> SplitRecord {
         let taken = (frame - self.offset).min(largest - PIECE_HEADER).min(frames.len());
         let mut header = [PIECE; PIECE_HEADER];
         let fields = [self.number as usize, self.offset, frame];
         for (field, value) in header[1..].chunks_exact_mut(4).zip(fields) {
             field.copy_from_slice(&(value as u32).to_le_bytes());
         }
-        Record { header, header_len: PIECE_HEADER, taken, frame }
+        SplitRecord { header, header_len: PIECE_HEADER, taken, frame }
     }
 }
 
 /// Puts frames together from records.
 #[derive(Debug, Default)]
-pub struct Joiner {
+pub struct RecordJoiner {
     number: u32,
     total: usize,
     partial: Vec<u8>,
     dropped: u64,
 }
 
-impl Joiner {
+impl RecordJoiner {
     /// Appends the whole frames that this record completes, and says how many bytes that are.
     /// Pieces that do not follow what came before are dropped with their frame, and counted.
     pub fn accept(&mut self, record: &[u8], into: &mut ReadBuffer) -> Result<usize> {
@@ -192,7 +192,7 @@ mod tests {
     }
 
     fn records(mut frames: &[u8], largest: usize) -> Vec<Vec<u8>> {
-        let mut splitter = Splitter::default();
+        let mut splitter = RecordSplitter::default();
         let mut records = Vec::new();
         while let Some(record) = splitter.next(frames, largest) {
             let (now, later) = frames.split_at(record.taken());
@@ -209,7 +209,7 @@ mod tests {
     fn joins_what_was_split() {
         let frames = [frame(10), frame(100), frame(4), frame(64), frame(63), frame(300)].concat();
         let mut buffer = ReadBuffer::new(16, 1000);
-        let mut joiner = Joiner::default();
+        let mut joiner = RecordJoiner::default();
         for record in records(&frames, 64) {
             joiner.accept(&record, &mut buffer).unwrap();
         }
@@ -222,7 +222,7 @@ mod tests {
         let (first, second) = (frame(200), frame(150));
         for missing in 0..4 {
             let mut buffer = ReadBuffer::new(16, 1000);
-            let mut joiner = Joiner::default();
+            let mut joiner = RecordJoiner::default();
             let mut sent = records(&[first.clone(), second.clone()].concat(), 64);
             assert_eq!(sent.len(), 7);
             sent.remove(missing);
@@ -237,9 +237,9 @@ mod tests {
     fn refuses_a_frame_that_is_too_large_before_keeping_any_of_it() {
         let mut buffer = ReadBuffer::new(16, 100);
         let record = records(&frame(101), 64).remove(0);
-        assert!(Joiner::default().accept(&record, &mut buffer).is_err());
-        assert!(Joiner::default().accept(&[], &mut buffer).is_err());
-        assert!(Joiner::default().accept(&[9, 1, 2], &mut buffer).is_err());
-        assert!(Joiner::default().accept(&[1, 1, 2], &mut buffer).is_err());
+        assert!(RecordJoiner::default().accept(&record, &mut buffer).is_err());
+        assert!(RecordJoiner::default().accept(&[], &mut buffer).is_err());
+        assert!(RecordJoiner::default().accept(&[9, 1, 2], &mut buffer).is_err());
+        assert!(RecordJoiner::default().accept(&[1, 1, 2], &mut buffer).is_err());
     }
 }

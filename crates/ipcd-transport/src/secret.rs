@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::O_NONBLOCK;
 
-use crate::Patient;
+use crate::BlockingFile;
 
 /// Rights by which others than the owner change the file, or users outside its group read it. The
 /// group may read it: its members may then do what the secret allows.
@@ -87,7 +87,7 @@ impl SecretFile {
     /// As read(2).
     pub fn read(self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        Patient::over(self.file)?.take(LARGEST).read_to_end(&mut bytes)?;
+        BlockingFile::over(self.file)?.take(LARGEST).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 }

@@ -90,7 +90,7 @@ pub fn tells_records(socket: &OwnedFd) {
 /// Whether the other end of a socket was closed with something unread. That is told once, and ahead
 /// of the records that came before (unix_release_sock), which are not lost for it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Reset(bool);
+pub struct PendingReset(bool);
 
 /// Receives a record of a connected socket without waiting; `None` at the end.
 ///
@@ -99,7 +99,7 @@ pub struct Reset(bool);
 pub fn receive_record(
     socket: BorrowedFd<'_>,
     room: &mut [u8],
-    reset: &mut Reset,
+    reset: &mut PendingReset,
 ) -> nix::Result<Option<usize>> {
     let mut receive = || {
         let mut room = [IoSliceMut::new(room)];
@@ -110,13 +110,13 @@ pub fn receive_record(
     };
     let received = match receive() {
         Err(Errno::ECONNRESET) => {
-            *reset = Reset(true);
+            *reset = PendingReset(true);
             receive()
         }
         received => received,
     };
     match received {
-        Ok(None) if std::mem::take(reset) == Reset(true) => Err(Errno::ECONNRESET),
+        Ok(None) if std::mem::take(reset) == PendingReset(true) => Err(Errno::ECONNRESET),
         received => received,
     }
 }
@@ -193,7 +193,7 @@ mod tests {
             send(&far, record);
         }
         drop(far);
-        let (mut room, mut reset) = ([0; 8], Reset::default());
+        let (mut room, mut reset) = ([0; 8], PendingReset::default());
         let mut receive = || receive_record(near.as_fd(), &mut room, &mut reset);
         let received = [(); 7].map(|()| receive());
         let [records @ .., last, after] = received;

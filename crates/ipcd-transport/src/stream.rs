@@ -9,10 +9,12 @@ use nix::sys::socket::Shutdown;
 use nix::sys::uio::writev;
 use nix::unistd;
 
-use crate::error::Context;
-use crate::room::{deepen, widen};
+use crate::error::ErrorContext;
+use crate::send_buffer::{deepen, grow_send_buffer};
 use crate::socket::end_socket;
-use crate::{Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote};
+use crate::{
+    Channel, ChannelParts, Error, PeerIdentity, ReadBuffer, ReadOutcome, Result, WriteOutcome,
+};
 
 /// Room that is offered to one read at the least.
 const READ_BYTES: usize = 4 * 1024;
@@ -28,20 +30,20 @@ pub struct StreamChannel {
     finished: bool,
     /// Whether a pipe has been given more room; a socket needs none.
     is_deep: bool,
-    identity: Identity,
+    identity: PeerIdentity,
     /// What it was adopted with, which goes with it.
     state: Vec<u8>,
 }
 
 impl StreamChannel {
     /// A channel over a connected stream socket, which is made non-blocking.
-    pub fn socket(socket: OwnedFd, identity: Identity) -> Result<Self> {
+    pub fn socket(socket: OwnedFd, identity: PeerIdentity) -> Result<Self> {
         set_nonblocking(&socket)?;
         Ok(Self::over(socket, None, identity))
     }
 
     /// A channel that reads from one descriptor and writes to another; both are made non-blocking.
-    pub fn pair(read: OwnedFd, write: OwnedFd, identity: Identity) -> Result<Self> {
+    pub fn pair(read: OwnedFd, write: OwnedFd, identity: PeerIdentity) -> Result<Self> {
         set_nonblocking(&read)?;
         set_nonblocking(&write)?;
         Ok(Self::over(read, Some(write), identity))
@@ -58,7 +60,7 @@ impl StreamChannel {
         Ok(Self { state: parts.state, ..stream? })
     }
 
-    fn over(read: OwnedFd, write: Option<OwnedFd>, identity: Identity) -> Self {
+    fn over(read: OwnedFd, write: Option<OwnedFd>, identity: PeerIdentity) -> Self {
         let is_deep = write.is_none();
         Self { read, write, finished: false, is_deep, identity, state: Vec::new() }
     }
@@ -67,7 +69,7 @@ impl StreamChannel {
         &mut self,
         offered: usize,
         write: impl FnOnce(BorrowedFd<'_>) -> nix::Result<usize>,
-    ) -> Result<Wrote> {
+    ) -> Result<WriteOutcome> {
         if self.finished {
             return Err(Error::system("write", Errno::EPIPE));
         }
@@ -78,9 +80,9 @@ impl StreamChannel {
                     self.is_deep = true;
                     deepen(self.write_fd());
                 }
-                Ok(Wrote::Bytes(count))
+                Ok(WriteOutcome::Bytes(count))
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wrote::NotReady),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(WriteOutcome::NotReady),
             Err(error) => Err(Error::system("write", error)),
         }
     }
@@ -95,27 +97,27 @@ impl Channel for StreamChannel {
         self.write.as_ref().unwrap_or(&self.read).as_fd()
     }
 
-    fn identity(&self) -> &Identity {
+    fn identity(&self) -> &PeerIdentity {
         &self.identity
     }
 
-    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         match unistd::read(&self.read, into.spare(READ_BYTES)) {
-            Ok(0) => Ok(Read::Closed),
+            Ok(0) => Ok(ReadOutcome::Closed),
             Ok(count) => {
                 into.commit(count);
-                Ok(Read::Bytes(count))
+                Ok(ReadOutcome::Bytes(count))
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Read::NotReady),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(ReadOutcome::NotReady),
             Err(error) => Err(Error::system("read", error)),
         }
     }
 
-    fn write(&mut self, frames: &[u8]) -> Result<Wrote> {
+    fn write(&mut self, frames: &[u8]) -> Result<WriteOutcome> {
         self.write_by(frames.len(), |fd| unistd::write(fd, frames))
     }
 
-    fn write_pieces(&mut self, pieces: &[IoSlice<'_>]) -> Result<Wrote> {
+    fn write_pieces(&mut self, pieces: &[IoSlice<'_>]) -> Result<WriteOutcome> {
         let offered = pieces.iter().map(|piece| piece.len()).sum();
         self.write_by(offered, |fd| writev(fd, pieces))
     }
@@ -131,7 +133,7 @@ impl Channel for StreamChannel {
     }
 
     fn make_room(&mut self, bytes: usize) {
-        widen(self.write_fd(), bytes);
+        grow_send_buffer(self.write_fd(), bytes);
     }
 
     fn is_plain(&self) -> bool {

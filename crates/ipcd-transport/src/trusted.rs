@@ -17,9 +17,9 @@ use nix::fcntl::{OFlag, OpenHow, openat, openat2, readlinkat};
 use nix::sys::stat::Mode;
 use nix::unistd::{Group, Uid, UnlinkatFlags, User, geteuid, unlinkat};
 
-use crate::error::Context;
-use crate::found::HOLD;
-use crate::{Access, Endpoint, Error, Found, Result};
+use crate::error::ErrorContext;
+use crate::found_file::HOLD;
+use crate::{Endpoint, Error, FoundFile, PathRights, Result};
 
 /// Symlinks on the way to a directory, as many as the kernel follows (path_resolution(7)).
 const MOST_SYMLINKS: usize = 40;
@@ -33,7 +33,7 @@ const STICKY: u32 = 0o1000;
 /// lead there. Only in a sticky one, such as `/tmp`, others may have files of their own.
 #[derive(Debug)]
 pub struct TrustedDir {
-    directory: Found,
+    directory: FoundFile,
     path: PathBuf,
 }
 
@@ -43,7 +43,7 @@ impl TrustedDir {
     /// # Errors
     /// If it is none, or others can change it or one that leads there; the error names that one.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut walk = Walk::begin(path)?;
+        let mut walk = DirectoryWalk::begin(path)?;
         while let Some(next) = walk.left.pop_front() {
             walk.step(&next)?;
         }
@@ -65,7 +65,7 @@ impl TrustedDir {
     }
 
     /// The directory itself.
-    pub fn found(&self) -> &Found {
+    pub fn found(&self) -> &FoundFile {
         &self.directory
     }
 
@@ -75,8 +75,8 @@ impl TrustedDir {
     }
 
     /// What stands there under a name.
-    pub fn find(&self, name: &Path) -> nix::Result<Found> {
-        Found::inside(self, name)
+    pub fn find(&self, name: &Path) -> nix::Result<FoundFile> {
+        FoundFile::inside(self, name)
     }
 
     /// Makes a regular file, for its owner only, where nothing stands; opened for reading and
@@ -105,17 +105,17 @@ impl AsFd for TrustedDir {
 }
 
 /// How far the way to a directory has been walked.
-struct Walk {
-    at: Found,
+struct DirectoryWalk {
+    at: FoundFile,
     /// Where that is, for errors.
     shown: PathBuf,
     left: VecDeque<OsString>,
     symlinks: usize,
 }
 
-impl Walk {
+impl DirectoryWalk {
     fn begin(path: &Path) -> Result<Self> {
-        let at = Found::at(Path::new("/")).context(|| "look at /".into())?;
+        let at = FoundFile::at(Path::new("/")).context(|| "look at /".into())?;
         let mut walk = Self { at, shown: "/".into(), left: VecDeque::new(), symlinks: 0 };
         walk.check(&walk.at)?;
         if !path.is_absolute() {
@@ -139,7 +139,7 @@ impl Walk {
     fn step(&mut self, name: &OsStr) -> Result<()> {
         let shown = self.shown.join(name);
         let next = again(|| openat2(self.at.fd(), name, OpenHow::new().flags(HOLD)))
-            .and_then(Found::examine)
+            .and_then(FoundFile::examine)
             .context(|| format!("open {}", shown.display()))?;
         if next.is_symlink() {
             return self.follow(&next, &shown);
@@ -154,7 +154,7 @@ impl Walk {
     }
 
     /// Who owns a symlink in a sticky directory can put another in its place.
-    fn follow(&mut self, link: &Found, shown: &Path) -> Result<()> {
+    fn follow(&mut self, link: &FoundFile, shown: &Path) -> Result<()> {
         self.symlinks += 1;
         if self.symlinks > MOST_SYMLINKS {
             return Err(Error::system(format!("open {}", shown.display()), Errno::ELOOP));
@@ -165,14 +165,14 @@ impl Walk {
         let target = readlinkat(link.fd(), "").context(|| format!("read {}", shown.display()))?;
         let target = PathBuf::from(target);
         if target.is_absolute() {
-            self.at = Found::at(Path::new("/")).context(|| "look at /".into())?;
+            self.at = FoundFile::at(Path::new("/")).context(|| "look at /".into())?;
             self.shown = "/".into();
         }
         self.lead(&target);
         Ok(())
     }
 
-    fn check(&self, directory: &Found) -> Result<()> {
+    fn check(&self, directory: &FoundFile) -> Result<()> {
         if !is_trusted(directory.owner()) {
             return Err(self.foreign(&self.shown, "the directory", directory.owner()));
         }
@@ -204,7 +204,7 @@ impl Walk {
 /// Whether we may rely on what this user made: root, ourselves, or who owns the root directory,
 /// which in a user namespace is a number that stands for all whom it does not know.
 pub fn is_trusted(owner: Uid) -> bool {
-    let rules_all = || Found::at(Path::new("/")).is_ok_and(|root| root.owner() == owner);
+    let rules_all = || FoundFile::at(Path::new("/")).is_ok_and(|root| root.owner() == owner);
     owner.is_root() || owner == geteuid() || rules_all()
 }
 
@@ -213,7 +213,7 @@ pub fn is_trusted(owner: Uid) -> bool {
 /// path in a directory such as `/tmp`, or an abstract name, before the one who is meant does.
 pub fn check_server(to: &Endpoint, serves: Option<u32>) -> Result<()> {
     let Some(serves) = serves.map(Uid::from_raw) else { return Ok(()) };
-    if let Some(owner) = Access::owner_of(to)? {
+    if let Some(owner) = PathRights::owner_of(to)? {
         return match owner == serves {
             true => Ok(()),
             false => Err(Error::Protocol(format!("{to}: uid {serves} serves it, not {owner}"))),
@@ -233,7 +233,7 @@ pub fn check_server(to: &Endpoint, serves: Option<u32>) -> Result<()> {
 
 /// Whether a user other than its owner has the right to write. A group that is the owner's own, as
 /// many systems give one to each user, is no other user.
-fn is_written_by_others(directory: &Found) -> bool {
+fn is_written_by_others(directory: &FoundFile) -> bool {
     let mode = directory.mode();
     let is_shared = || !is_own_group(directory);
     mode & OTHERS_WRITE != 0 || mode & GROUP_WRITE != 0 && is_shared()
@@ -241,7 +241,7 @@ fn is_written_by_others(directory: &Found) -> bool {
 
 /// Whether the group is that of the owner alone: it has the user's name, is the user's first, and
 /// lists nobody else.
-fn is_own_group(file: &Found) -> bool {
+fn is_own_group(file: &FoundFile) -> bool {
     let group = Group::from_gid(file.group()).ok().flatten();
     let owner = User::from_uid(file.owner()).ok().flatten();
     let (Some(group), Some(owner)) = (group, owner) else { return false };
@@ -289,7 +289,7 @@ mod tests {
         fs::create_dir_all(open.join("in")).unwrap();
         symlink("open/in/../in", &link).unwrap();
         let found = TrustedDir::open(&link).unwrap();
-        assert_eq!(found.found().id(), Found::at(&open.join("in")).unwrap().id());
+        assert_eq!(found.found().id(), FoundFile::at(&open.join("in")).unwrap().id());
         chmod(&open, 0o777);
         let why = refused(&link);
         assert!(why.starts_with(&open.display().to_string()), "{why}");

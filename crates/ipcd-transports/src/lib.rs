@@ -1,11 +1,11 @@
 //! The registry: one line a transport.
 
-pub mod strangers;
+pub mod allowlist;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use ipcd_transport::{Endpoint, Error, Purpose, Result, Transport};
+use ipcd_transport::{Endpoint, EndpointPurpose, Error, Result, Transport};
 
 /// Every transport, in the order in which they are shown to users.
 pub const ALL: [&dyn Transport; 6] = [
@@ -39,7 +39,7 @@ pub fn find(scheme: &str) -> Result<&'static dyn Transport> {
 /// # Errors
 /// If there is no such transport, or it has no such option, and the error names those that exist; or
 /// the option would have no effect.
-pub fn of(endpoint: &Endpoint, purpose: Purpose) -> Result<&'static dyn Transport> {
+pub fn of(endpoint: &Endpoint, purpose: EndpointPurpose) -> Result<&'static dyn Transport> {
     let transport = find(endpoint.scheme())?;
     let known = transport.options();
     match endpoint.option_names().find(|name| !known.contains(name)) {
@@ -58,7 +58,11 @@ pub fn of(endpoint: &Endpoint, purpose: Purpose) -> Result<&'static dyn Transpor
 }
 
 /// What is given and has no effect would be a promise that nobody keeps.
-fn check_effect(endpoint: &Endpoint, purpose: Purpose, transport: &dyn Transport) -> Result<()> {
+fn check_effect(
+    endpoint: &Endpoint,
+    purpose: EndpointPurpose,
+    transport: &dyn Transport,
+) -> Result<()> {
     let has_effect = transport.options_for(purpose);
     let idle = endpoint.option_names().find(|name| !has_effect.contains(name));
     let role = match (purpose.listens(), purpose.is_bare()) {
@@ -80,7 +84,7 @@ pub fn resolve(via: &str, runtime_dir: &Path) -> Result<Endpoint> {
         return find(via)?.default_endpoint(runtime_dir);
     }
     let endpoint: Endpoint = via.parse()?;
-    of(&endpoint, Purpose::Connect)?;
+    of(&endpoint, EndpointPurpose::Connect)?;
     Ok(endpoint)
 }
 

@@ -1,7 +1,7 @@
 //! Endpoints: what is read is written as it was, and every transport looks at it without a panic.
 #![no_main]
 
-use ipcd_transport::{Endpoint, Purpose};
+use ipcd_transport::{Endpoint, EndpointPurpose};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -9,7 +9,7 @@ fuzz_target!(|text: &str| {
     let shown = endpoint.to_string();
     assert_eq!(shown.parse::<Endpoint>().ok().as_ref(), Some(&endpoint), "{shown:?}");
     let _ = (endpoint.path().is_ok(), endpoint.host_and_port().is_ok());
-    for purpose in [Purpose::Listen, Purpose::ListenBare, Purpose::Connect, Purpose::ConnectBare] {
+    for purpose in [EndpointPurpose::Listen, EndpointPurpose::ListenRaw, EndpointPurpose::Connect, EndpointPurpose::ConnectRaw] {
         let _ = ipcd_transports::of(&endpoint, purpose);
     }
 });

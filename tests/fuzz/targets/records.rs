@@ -1,7 +1,7 @@
 //! Records of seqpacket and UDP: frames that went in pieces come out whole, or not at all.
 #![no_main]
 
-use ipcd_transport::{Joiner, ReadBuffer, Splitter, frame_len};
+use ipcd_transport::{RecordJoiner, ReadBuffer, RecordSplitter, frame_len};
 use libfuzzer_sys::fuzz_target;
 
 const LARGEST: usize = 4096;
@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn from_anybody(bytes: &[u8], size: usize) {
-    let (mut joiner, mut buffer) = (Joiner::default(), ReadBuffer::new(0, LARGEST));
+    let (mut joiner, mut buffer) = (RecordJoiner::default(), ReadBuffer::new(0, LARGEST));
     for record in bytes.chunks(size) {
         let before = buffer.filled().len();
         match joiner.accept(record, &mut buffer) {
@@ -32,7 +32,7 @@ fn from_ourselves(bytes: &[u8], largest: usize) {
         frames.extend((length as u32).to_le_bytes());
         frames.resize(frames.len() + length - 4, number as u8);
     }
-    let (mut splitter, mut joiner) = (Splitter::default(), Joiner::default());
+    let (mut splitter, mut joiner) = (RecordSplitter::default(), RecordJoiner::default());
     let (mut buffer, mut sent) = (ReadBuffer::new(0, LARGEST), 0);
     while let Some(record) = splitter.next(&frames[sent..], largest) {
         let body = &frames[sent..sent + record.taken()];

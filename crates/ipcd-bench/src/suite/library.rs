@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Channel, Endpoint, Error, LENGTH_BYTES, Listener, Read, ReadBuffer, Transport, Wrote,
-    frame_len, poll_until,
+    Channel, Endpoint, Error, LENGTH_BYTES, Listener, ReadBuffer, ReadOutcome, Transport,
+    WriteOutcome, frame_len, poll_until,
 };
 use nix::poll::PollFlags;
 
@@ -89,10 +89,10 @@ impl End for ChannelEnd {
         let mut written = 0;
         while written < self.output.len() {
             match self.channel.write(&self.output[written..]).map_err(io::Error::other)? {
-                Wrote::Bytes(count) => written += count,
-                Wrote::NotReady => self.wait(PollFlags::POLLOUT)?,
-                Wrote::Nobody => return Err(io::ErrorKind::BrokenPipe.into()),
-                Wrote::NoCredit => {
+                WriteOutcome::Bytes(count) => written += count,
+                WriteOutcome::NotReady => self.wait(PollFlags::POLLOUT)?,
+                WriteOutcome::Nobody => return Err(io::ErrorKind::BrokenPipe.into()),
+                WriteOutcome::NoCredit => {
                     self.wait(PollFlags::POLLIN)?;
                     self.channel.serve().map_err(io::Error::other)?;
                 }
@@ -106,14 +106,16 @@ impl End for ChannelEnd {
         let began = Instant::now();
         loop {
             match self.channel.read(&mut self.input).map_err(io::Error::other)? {
-                Read::Bytes(0) => {}
-                Read::Bytes(_) => match self.take_frames(take) {
+                ReadOutcome::Bytes(0) => {}
+                ReadOutcome::Bytes(_) => match self.take_frames(take) {
                     0 => {}
                     count => return Ok(count),
                 },
-                Read::NotReady if !self.is_reliable && began.elapsed() >= PATIENCE => return Ok(0),
-                Read::NotReady | Read::Boundary => self.wait(PollFlags::POLLIN)?,
-                Read::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
+                ReadOutcome::NotReady if !self.is_reliable && began.elapsed() >= PATIENCE => {
+                    return Ok(0);
+                }
+                ReadOutcome::NotReady | ReadOutcome::Boundary => self.wait(PollFlags::POLLIN)?,
+                ReadOutcome::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
     }

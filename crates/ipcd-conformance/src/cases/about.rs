@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 
-use ipcd_transport::{Channel, Endpoint, IdentityKind, Read, ReadBuffer};
+use ipcd_transport::{Channel, Endpoint, IdentityKind, ReadBuffer, ReadOutcome};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::unistd::{getegid, geteuid, getpid};
 
@@ -81,7 +81,7 @@ pub fn opens_nothing_that_blocks_or_is_inherited(suite: &Suite) {
 fn expect_nothing(channel: &mut dyn Channel) {
     let mut buffer = ReadBuffer::new(0, 1000);
     match channel.read(&mut buffer) {
-        Ok(Read::NotReady | Read::Closed | Read::Bytes(0)) => {}
+        Ok(ReadOutcome::NotReady | ReadOutcome::Closed | ReadOutcome::Bytes(0)) => {}
         other => panic!("a read from a peer that wrote nothing: {other:?}"),
     }
     assert!(buffer.is_empty());

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use ipcd_transport::{Endpoint, Error, Purpose};
+use ipcd_transport::{Endpoint, EndpointPurpose, Error};
 use nix::sys::stat::{Mode, umask};
 
 use crate::Suite;
@@ -101,7 +101,7 @@ pub(crate) fn publish_with_any_umask(suite: &Suite, _endpoint: &Endpoint) {
                 scene.endpoint.set_option("mode", format!("{mode:04o}"));
             }
             // A FIFO that others could read is refused.
-            if suite.transport.check(&scene.endpoint, Purpose::Listen).is_err() {
+            if suite.transport.check(&scene.endpoint, EndpointPurpose::Listen).is_err() {
                 continue;
             }
             let mode = mode.unwrap_or(0o600);

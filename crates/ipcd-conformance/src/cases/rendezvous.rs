@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    ChannelParts, Endpoint, Error, Read, ReadBuffer, Result, Transport, poll_until,
+    ChannelParts, Endpoint, Error, ReadBuffer, ReadOutcome, Result, Transport, poll_until,
 };
 use nix::libc::O_NONBLOCK;
 use nix::poll::PollFlags;
@@ -113,13 +113,13 @@ fn is_from(transport: &dyn Transport, accepted: Result<ChannelParts>, hello: &[u
     let (mut buffer, watchdog) = (ReadBuffer::new(0, LARGEST), Watchdog::over("a peer's bytes"));
     while buffer.filled().len() < hello.len() {
         match channel.read(&mut buffer) {
-            Ok(Read::Bytes(_)) => {}
-            Ok(Read::NotReady | Read::Boundary) => {
+            Ok(ReadOutcome::Bytes(_)) => {}
+            Ok(ReadOutcome::NotReady | ReadOutcome::Boundary) => {
                 let fd = channel.read_fd();
                 let came = poll_until(&fd, PollFlags::POLLIN, watchdog.deadline());
                 assert!(came.expect("poll works"), "the peer neither speaks nor ends");
             }
-            Ok(Read::Closed) | Err(_) => return false,
+            Ok(ReadOutcome::Closed) | Err(_) => return false,
         }
     }
     buffer.filled() == hello

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ipcd_core::Principal;
-use ipcd_transport::{ChannelParts, Identity, Transport};
+use ipcd_transport::{ChannelParts, PeerIdentity, Transport};
 use tracing::{error, warn};
 
 use super::Supervisor;
@@ -67,7 +67,7 @@ impl Supervisor {
     }
 
     /// The only peer of a listener was refused: it is accepted when that may have changed.
-    fn accept_later(&mut self, index: usize, (identity, state): (Identity, Vec<u8>)) {
+    fn accept_later(&mut self, index: usize, (identity, state): (PeerIdentity, Vec<u8>)) {
         if let Some(listening) = find(&mut self.listeners, index) {
             listening.listener.released(&identity, &state);
             listening.paused = Some(Instant::now() + REFUSED_PAUSE);
@@ -258,11 +258,11 @@ impl Supervisor {
 }
 
 /// The source that a line about a peer is charged to.
-fn source_of(identity: &Identity, config: &Config) -> Principal {
+fn source_of(identity: &PeerIdentity, config: &Config) -> Principal {
     Principal::of(identity.uid, identity.addr, config.limits.prefixes())
 }
 
-fn origin(parts: &ChannelParts) -> (Identity, Vec<u8>) {
+fn origin(parts: &ChannelParts) -> (PeerIdentity, Vec<u8>) {
     (parts.identity.clone(), parts.state.clone())
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use ipcd_sys::Keeper;
-use ipcd_transport::{ChannelParts, Identity};
+use ipcd_transport::{ChannelParts, PeerIdentity};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, killpg};
@@ -226,7 +226,7 @@ impl Supervisor {
         let pid = ipcd_sys::fork(|| coprocess::main(launch)).map_err(failed)?;
         let (uid, gid) = user.map_or((geteuid().as_raw(), getegid().as_raw()), |user| user.ids());
         let (pid_, uid, gid) = (Some(pid.as_raw() as u32), Some(uid), Some(gid));
-        let identity = Identity { pid: pid_, uid, gid, ..Identity::default() };
+        let identity = PeerIdentity { pid: pid_, uid, gid, ..PeerIdentity::default() };
         let (descriptors, state) = (vec![from_child, to_child], Vec::new());
         let parts = ChannelParts { descriptors, identity, state };
         Ok(Process {

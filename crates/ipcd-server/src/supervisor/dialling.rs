@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_transport::{ChannelParts, Purpose, Transport};
+use ipcd_transport::{ChannelParts, EndpointPurpose, Transport};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tracing::{info, warn};
@@ -182,7 +182,7 @@ impl Supervisor {
     }
 
     fn add_server(&mut self, asked: Connect) {
-        let transport = match ipcd_transports::of(&asked.endpoint, Purpose::ConnectBare) {
+        let transport = match ipcd_transports::of(&asked.endpoint, EndpointPurpose::ConnectRaw) {
             Ok(transport) => transport,
             // It was checked when it was read.
             Err(error) => return warn!(%error, "not dialled"),

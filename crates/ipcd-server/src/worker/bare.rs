@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ipcd_core::{PeerKey, Principal};
-use ipcd_transport::{Error, Read, ReadBuffer, Result, Wrote};
+use ipcd_transport::{Error, ReadBuffer, ReadOutcome, Result, WriteOutcome};
 use tracing::warn;
 
 use super::Worker;
@@ -45,7 +45,7 @@ impl Worker {
     }
 
     /// Reads a bare peer's bytes, or some of its records.
-    pub(super) fn take_in_bare(&mut self, key: PeerKey) -> Option<Result<Read>> {
+    pub(super) fn take_in_bare(&mut self, key: PeerKey) -> Option<Result<ReadOutcome>> {
         let mut buffer = self.take_scratch();
         let mut frames = Vec::new();
         let outcome = self.translate(key, &mut buffer, &mut frames);
@@ -58,9 +58,9 @@ impl Worker {
         let connection = self.connection(key)?;
         match outcome? {
             // What waits for somebody's outbox is still accepted.
-            Ok(Read::Closed) | Err(_) if connection.waiting => {
+            Ok(ReadOutcome::Closed) | Err(_) if connection.waiting => {
                 connection.has_ended = true;
-                Some(Ok(Read::NotReady))
+                Some(Ok(ReadOutcome::NotReady))
             }
             outcome => Some(outcome),
         }
@@ -71,17 +71,17 @@ impl Worker {
         key: PeerKey,
         buffer: &mut ReadBuffer,
         frames: &mut Vec<u8>,
-    ) -> Option<Result<Read>> {
+    ) -> Option<Result<ReadOutcome>> {
         let connection = self.connection(key).filter(|found| !found.waiting && !found.has_ended)?;
         let keeps_records = connection.translator.as_ref()?.keeps_records();
         let most = if keeps_records { RECORDS } else { 1 };
         let mut total = 0;
         for _ in 0..most {
             let outcome = read_of(connection, buffer);
-            connection.has_more = matches!(outcome, Ok(Read::Bytes(_)));
+            connection.has_more = matches!(outcome, Ok(ReadOutcome::Bytes(_)));
             let translator = connection.translator.as_mut()?;
             match outcome {
-                Ok(Read::Bytes(count)) => {
+                Ok(ReadOutcome::Bytes(count)) => {
                     translator.read(buffer.filled(), frames);
                     if translator.is_browser() {
                         return Some(Err(Error::Protocol(BROWSER.into())));
@@ -89,21 +89,21 @@ impl Worker {
                     buffer.clear();
                     total += count;
                 }
-                Ok(Read::NotReady) if total > 0 => break,
-                Ok(Read::NotReady) => return Some(Ok(Read::NotReady)),
-                Ok(Read::Boundary) => {
+                Ok(ReadOutcome::NotReady) if total > 0 => break,
+                Ok(ReadOutcome::NotReady) => return Some(Ok(ReadOutcome::NotReady)),
+                Ok(ReadOutcome::Boundary) => {
                     translator.finish(frames);
                     break;
                 }
                 // Of what somebody may have cut short, the last message is none.
                 Err(Error::Truncated(_)) => return Some(outcome),
-                Ok(Read::Closed) | Err(_) => {
+                Ok(ReadOutcome::Closed) | Err(_) => {
                     translator.finish(frames);
                     return Some(outcome);
                 }
             }
         }
-        Some(Ok(Read::Bytes(total)))
+        Some(Ok(ReadOutcome::Bytes(total)))
     }
 
     /// Writes what is for a bare peer, as much as the channel takes.
@@ -129,20 +129,20 @@ impl Worker {
                 continue;
             }
             match connection.channel.write(bytes) {
-                Ok(Wrote::Bytes(count)) => {
+                Ok(WriteOutcome::Bytes(count)) => {
                     let done = translator.wrote(count);
                     if let Some(until) = &mut connection.hears_until {
                         *until = self.now + HALF_CLOSED;
                     }
                     self.core.wrote(self.now, key, done);
                 }
-                Ok(Wrote::Nobody) => {
+                Ok(WriteOutcome::Nobody) => {
                     let whole = translator.discard(self.core.outbox(key));
                     self.core.wrote(self.now, key, whole);
                     self.core.unheard(self.now, key);
                 }
-                Ok(Wrote::NotReady) => connection.blocked = true,
-                Ok(Wrote::NoCredit) => return connection.starved = true,
+                Ok(WriteOutcome::NotReady) => connection.blocked = true,
+                Ok(WriteOutcome::NoCredit) => return connection.starved = true,
                 Err(error) if error.is_exhaustion() => {
                     (connection.blocked, connection.rests) = (true, true);
                 }

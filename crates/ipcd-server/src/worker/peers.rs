@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::io::IoSlice;
 
 use ipcd_core::{PeerKey, Principal};
-use ipcd_transport::{Read, ReadBuffer, Wrote};
+use ipcd_transport::{ReadBuffer, ReadOutcome, WriteOutcome};
 use nix::sys::epoll::EpollFlags;
 use tracing::{info, warn};
 
@@ -32,24 +32,24 @@ const LAST_WORDS: usize = 2 * 1024 * 1024;
 pub(super) fn read_of(
     connection: &mut Connection,
     into: &mut ReadBuffer,
-) -> ipcd_transport::Result<Read> {
+) -> ipcd_transport::Result<ReadOutcome> {
     match connection.channel.read(into) {
         Err(error) if error.is_exhaustion() => {
             connection.rests = true;
-            Ok(Read::NotReady)
+            Ok(ReadOutcome::NotReady)
         }
         outcome => outcome,
     }
 }
 
 /// The same where nothing is wanted but the transport's own traffic.
-fn serve(connection: &mut Connection) -> ipcd_transport::Result<Read> {
+fn serve(connection: &mut Connection) -> ipcd_transport::Result<ReadOutcome> {
     match connection.channel.serve() {
         Err(error) if error.is_exhaustion() => {
             connection.rests = true;
-            Ok(Read::NotReady)
+            Ok(ReadOutcome::NotReady)
         }
-        served => served.map(|()| Read::Bytes(0)),
+        served => served.map(|()| ReadOutcome::Bytes(0)),
     }
 }
 
@@ -104,16 +104,16 @@ impl Worker {
         let outcome = self.take_in(key);
         self.note_begun(key);
         match outcome {
-            Some(Ok(Read::Bytes(_))) => self.served(key),
-            Some(Ok(Read::NotReady | Read::Boundary)) | None => {}
-            Some(Ok(Read::Closed)) => self.sent_all(key),
+            Some(Ok(ReadOutcome::Bytes(_))) => self.served(key),
+            Some(Ok(ReadOutcome::NotReady | ReadOutcome::Boundary)) | None => {}
+            Some(Ok(ReadOutcome::Closed)) => self.sent_all(key),
             Some(Err(error)) => self.detach(key, &error.to_string()),
         }
     }
 
     /// Reads once, and gives what came to the router; says what came of it, unless the peer has
     /// gone.
-    fn take_in(&mut self, key: PeerKey) -> Option<ipcd_transport::Result<Read>> {
+    fn take_in(&mut self, key: PeerKey) -> Option<ipcd_transport::Result<ReadOutcome>> {
         let connection = self.connections.get(key.0 as usize)?.as_ref()?;
         self.mark.set(connection.admission);
         if connection.translator.is_some() {
@@ -135,7 +135,7 @@ impl Worker {
     /// frame has. One that is not read for a while need not.
     fn note_begun(&mut self, key: PeerKey) {
         let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
-        let since = connection.channel.begun().filter(|_| !connection.waiting);
+        let since = connection.channel.partial_since().filter(|_| !connection.waiting);
         if since.is_some() || connection.has_begun {
             connection.has_begun = since.is_some();
             let is_in_frame = connection.rest.is_some() && !connection.waiting;
@@ -226,17 +226,17 @@ impl Worker {
                 several => connection.channel.write_pieces(several),
             };
             match outcome {
-                Ok(Wrote::Bytes(count)) => {
+                Ok(WriteOutcome::Bytes(count)) => {
                     // Of several pieces it may have looked at the first only.
                     connection.blocked = !ends_piece(&pieces, count);
                     self.core.wrote(self.now, key, count);
                 }
-                Ok(Wrote::NotReady) => connection.blocked = true,
-                Ok(Wrote::NoCredit) => {
+                Ok(WriteOutcome::NotReady) => connection.blocked = true,
+                Ok(WriteOutcome::NoCredit) => {
                     connection.starved = true;
                     break;
                 }
-                Ok(Wrote::Nobody) => return self.abandon(key, "nobody is there"),
+                Ok(WriteOutcome::Nobody) => return self.abandon(key, "nobody is there"),
                 Err(error) if error.is_exhaustion() => {
                     (connection.blocked, connection.rests) = (true, true);
                 }
@@ -269,7 +269,8 @@ impl Worker {
         let mut left = LAST_BYTES;
         for _ in 0..LAST_READS {
             let waits = self.connection(key).is_none_or(|connection| connection.waiting);
-            let Some(Ok(Read::Bytes(count))) = (!waits).then(|| self.take_in(key)).flatten() else {
+            let Some(Ok(ReadOutcome::Bytes(count))) = (!waits).then(|| self.take_in(key)).flatten()
+            else {
                 break;
             };
             left = left.saturating_sub(count);

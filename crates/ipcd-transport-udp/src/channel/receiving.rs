@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use ipcd_transport::{Error, Read, ReadBuffer, Result, is_of_the_network};
+use ipcd_transport::{Error, ReadBuffer, ReadOutcome, Result, is_of_the_network};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
@@ -48,12 +48,12 @@ impl UdpChannel {
     }
 
     /// What a read says that appended nothing and left the socket empty.
-    pub(super) fn end_or(&mut self, otherwise: Read) -> Result<Read> {
+    pub(super) fn end_or(&mut self, otherwise: ReadOutcome) -> Result<ReadOutcome> {
         if self.session.ended {
             if std::mem::take(&mut self.acknowledge) {
                 self.send(Datagram::ByeAck { id: self.session.id });
             }
-            return Ok(Read::Closed);
+            return Ok(ReadOutcome::Closed);
         }
         if self.gone { Err(gone()) } else { Ok(otherwise) }
     }
@@ -145,7 +145,7 @@ impl UdpChannel {
 
 #[cfg(test)]
 mod tests {
-    use ipcd_transport::{Channel, Wrote};
+    use ipcd_transport::{Channel, WriteOutcome};
 
     use super::super::tests::{ID, NONCE, SECOND, WINDOW, buffer, channel, data, heard, say};
     use super::*;
@@ -182,7 +182,7 @@ mod tests {
         say(&peer, Datagram::Data { id: ID + 1, place, record: &[0, 5, 0, 0, 0, b'!'] });
         peer.send(&[&data(5, &[0]).encode()[..], &[0; ROOM]].concat()).unwrap();
         let mut into = buffer();
-        assert_eq!(channel.read(&mut into).unwrap(), Read::Bytes(15));
+        assert_eq!(channel.read(&mut into).unwrap(), ReadOutcome::Bytes(15));
         let digits: Vec<u8> = into.filled().iter().copied().filter(u8::is_ascii_digit).collect();
         assert_eq!((digits.as_slice(), channel.lost()), (&b"024"[..], 2));
     }
@@ -192,7 +192,7 @@ mod tests {
         let (mut channel, peer) = channel();
         let cookie = [0; COOKIE_BYTES];
         say(&peer, Datagram::Connect(Request { nonce: NONCE, window: 1, cookie }));
-        assert_eq!(channel.read(&mut buffer()).unwrap(), Read::Bytes(0));
+        assert_eq!(channel.read(&mut buffer()).unwrap(), ReadOutcome::Bytes(0));
         let accept = Datagram::Accept { nonce: NONCE, id: ID, window: WINDOW };
         assert_eq!(heard(&peer), Some(accept.encode()));
         assert_eq!(channel.check_peer(Instant::now() + 2 * SECOND).map_err(drop), Ok(()));
@@ -205,7 +205,7 @@ mod tests {
         channel.serve().unwrap();
         // The peer is busy: it has as long as one that was not doubted.
         channel.tick(Instant::now() + 9 * SECOND).unwrap();
-        assert_eq!(channel.write(&[4, 0, 0, 0]).unwrap(), Wrote::Bytes(4));
+        assert_eq!(channel.write(&[4, 0, 0, 0]).unwrap(), WriteOutcome::Bytes(4));
     }
 
     /// Here the kernel's word is true, but of a datagram that tells nothing which a forger lacks.
@@ -216,12 +216,12 @@ mod tests {
         for _ in 0..3 {
             channel.socket().send(b"no datagram of this connection").unwrap();
             channel.serve().unwrap();
-            assert_eq!(channel.read(&mut buffer()).unwrap(), Read::NotReady);
+            assert_eq!(channel.read(&mut buffer()).unwrap(), ReadOutcome::NotReady);
             channel.socket().send(b"nor is this").unwrap();
             channel.send(Datagram::Credit { id: ID + 1, position: 0, received: 0, lost: 0 });
             channel.serve().unwrap();
         }
-        assert_eq!(channel.write(&[4, 0, 0, 0]).unwrap(), Wrote::Bytes(4));
+        assert_eq!(channel.write(&[4, 0, 0, 0]).unwrap(), WriteOutcome::Bytes(4));
         assert!(channel.serve().unwrap_err().is_disconnect());
         assert!(channel.write(&[4, 0, 0, 0]).unwrap_err().is_disconnect());
     }
@@ -235,12 +235,12 @@ mod tests {
         channel.serve().unwrap();
         assert_eq!(heard(&peer), None);
         let mut into = buffer();
-        assert_eq!(channel.read(&mut into).unwrap(), Read::Bytes(4));
+        assert_eq!(channel.read(&mut into).unwrap(), ReadOutcome::Bytes(4));
         assert_eq!(heard(&peer), Some(Datagram::Ping { id: ID }.encode()));
         say(&peer, Datagram::Pong { id: ID });
-        assert_eq!(channel.read(&mut into).unwrap(), Read::Closed);
+        assert_eq!(channel.read(&mut into).unwrap(), ReadOutcome::Closed);
         assert_eq!(heard(&peer), Some(Datagram::ByeAck { id: ID }.encode()));
-        assert_eq!((channel.lost(), channel.read(&mut into).unwrap()), (2, Read::Closed));
+        assert_eq!((channel.lost(), channel.read(&mut into).unwrap()), (2, ReadOutcome::Closed));
     }
 
     #[test]
@@ -266,11 +266,11 @@ mod tests {
             say(&peer, data(sequence, &[0, 4, 0, 0, 0]));
         }
         drop(peer);
-        assert_eq!(channel.write(&[4, 0, 0, 0]).unwrap(), Wrote::Bytes(4));
+        assert_eq!(channel.write(&[4, 0, 0, 0]).unwrap(), WriteOutcome::Bytes(4));
         let mut into = buffer();
         let error = loop {
             match channel.read(&mut into) {
-                Ok(Read::Bytes(_)) => {}
+                Ok(ReadOutcome::Bytes(_)) => {}
                 Ok(other) => panic!("{other:?}"),
                 Err(error) => break error,
             }

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use ipcd_transport::{Error, Record, Result, Wrote, is_of_the_network};
+use ipcd_transport::{Error, Result, SplitRecord, WriteOutcome, is_of_the_network};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::uio::writev;
@@ -19,11 +19,15 @@ const BYES: u32 = 5;
 
 impl UdpChannel {
     /// Sends one record, or says why not.
-    pub(super) fn send_record(&mut self, record: &Record, frames: &[u8]) -> Result<Option<Wrote>> {
+    pub(super) fn send_record(
+        &mut self,
+        record: &SplitRecord,
+        frames: &[u8],
+    ) -> Result<Option<WriteOutcome>> {
         let cost = cost(DATA_HEADER + record.header().len() + frames.len());
         let Some(place) = self.session.sending.next(cost) else {
             self.session.sending.lacks(Instant::now());
-            return Ok(Some(Wrote::NoCredit));
+            return Ok(Some(WriteOutcome::NoCredit));
         };
         let header = data_header(self.session.id, place);
         let parts = [&header, record.header(), frames].map(IoSlice::new);
@@ -45,11 +49,11 @@ impl UdpChannel {
                 self.session.sending.sent(place);
                 Ok(None)
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Some(Wrote::NotReady)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Some(WriteOutcome::NotReady)),
             // No error: datagrams before this one may have been sent, and would be sent again.
             Err(Errno::ENOMEM | Errno::ENOBUFS) => {
                 self.lacks_memory = true;
-                Ok(Some(Wrote::NotReady))
+                Ok(Some(WriteOutcome::NotReady))
             }
             // As lost as on the way. How long that may last is for the liveness to say.
             Err(error) if is_of_the_network(error) => {

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    BareChannel, Channel, ChannelParts, Error, Identity, Read, ReadBuffer, Result, Wrote, widen,
+    Channel, ChannelParts, Error, PeerIdentity, RawChannel, ReadBuffer, ReadOutcome, Result,
+    WriteOutcome, grow_send_buffer,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, getsockopt, send, sockopt};
@@ -27,13 +28,13 @@ struct DatagramChannel {
     id: u64,
     queue: OwnedFd,
     reply: Reply,
-    identity: Identity,
+    identity: PeerIdentity,
     /// Since when nothing came.
     since: Instant,
 }
 
 /// What travels to the worker.
-pub(crate) fn parts(id: u64, queue: OwnedFd, reply: Reply, identity: Identity) -> ChannelParts {
+pub(crate) fn parts(id: u64, queue: OwnedFd, reply: Reply, identity: PeerIdentity) -> ChannelParts {
     let (mut descriptors, mut state) = (vec![queue], id.to_le_bytes().to_vec());
     match reply {
         Reply::Nowhere => state.push(NOWHERE),
@@ -52,7 +53,7 @@ pub(crate) fn id_in(state: &[u8]) -> Option<u64> {
 }
 
 /// The channel of such parts.
-pub(crate) fn adopt(parts: ChannelParts) -> Result<BareChannel> {
+pub(crate) fn adopt(parts: ChannelParts) -> Result<RawChannel> {
     let bad = || Error::Protocol("no parts of a channel for datagrams".into());
     let ChannelParts { descriptors, identity, state } = parts;
     let mut descriptors = descriptors.into_iter();
@@ -68,7 +69,7 @@ pub(crate) fn adopt(parts: ChannelParts) -> Result<BareChannel> {
     };
     let largest = reply.socket(&queue).map(largest_for).transpose()?;
     let channel = DatagramChannel { id, queue, reply, identity, since: Instant::now() };
-    Ok(BareChannel::datagrams(Box::new(channel), largest))
+    Ok(RawChannel::datagrams(Box::new(channel), largest))
 }
 
 /// Bytes that one datagram through this socket can have.
@@ -98,11 +99,11 @@ impl Channel for DatagramChannel {
         self.reply.socket(&self.queue).unwrap_or(&self.queue).as_fd()
     }
 
-    fn identity(&self) -> &Identity {
+    fn identity(&self) -> &PeerIdentity {
         &self.identity
     }
 
-    fn read(&mut self, into: &mut ReadBuffer) -> Result<Read> {
+    fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         let mut mark = [0];
         let mut room = [IoSliceMut::new(&mut mark), IoSliceMut::new(into.spare(LARGEST))];
         let received = match readv(&self.queue, &mut room) {
@@ -111,26 +112,26 @@ impl Channel for DatagramChannel {
             received => received,
         };
         match received {
-            Ok(0) => Ok(Read::Closed),
+            Ok(0) => Ok(ReadOutcome::Closed),
             Ok(count) => {
                 into.commit(count - 1);
                 self.since = Instant::now();
-                Ok(Read::Bytes(count - 1))
+                Ok(ReadOutcome::Bytes(count - 1))
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Read::NotReady),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(ReadOutcome::NotReady),
             Err(error) => Err(Error::system("receive", error)),
         }
     }
 
-    fn write(&mut self, record: &[u8]) -> Result<Wrote> {
+    fn write(&mut self, record: &[u8]) -> Result<WriteOutcome> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let Some(socket) = self.reply.socket(&self.queue) else {
-            return Ok(Wrote::Bytes(record.len()));
+            return Ok(WriteOutcome::Bytes(record.len()));
         };
         match send(socket.as_raw_fd(), record, flags) {
             // One that is too long is lost alone.
-            Ok(_) | Err(Errno::EMSGSIZE) => Ok(Wrote::Bytes(record.len())),
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Wrote::NotReady),
+            Ok(_) | Err(Errno::EMSGSIZE) => Ok(WriteOutcome::Bytes(record.len())),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(WriteOutcome::NotReady),
             // Also if it has a new socket of the same name: its next datagram makes it a peer again.
             Err(error) => Err(Error::system("reply", error)),
         }
@@ -140,13 +141,13 @@ impl Channel for DatagramChannel {
         Ok(())
     }
 
-    fn is_deaf(&self) -> bool {
+    fn is_write_only(&self) -> bool {
         matches!(self.reply, Reply::Nowhere)
     }
 
     fn make_room(&mut self, bytes: usize) {
         if let Reply::Own(socket) = &self.reply {
-            widen(socket.as_fd(), bytes);
+            grow_send_buffer(socket.as_fd(), bytes);
         }
     }
 
@@ -173,14 +174,15 @@ mod tests {
     fn a_channel_survives_being_taken_apart_and_ends_when_it_is_silent() {
         let (near, far) = UnixDatagram::pair().unwrap();
         for reply in [Reply::Nowhere, Reply::Own(near.try_clone().unwrap().into()), Reply::Posted] {
-            let (is_deaf, queue) = (matches!(reply, Reply::Nowhere), far.try_clone().unwrap());
-            let first = parts(u64::MAX - 1, queue.into(), reply, Identity::from_owner(7));
+            let (is_write_only, queue) =
+                (matches!(reply, Reply::Nowhere), far.try_clone().unwrap());
+            let first = parts(u64::MAX - 1, queue.into(), reply, PeerIdentity::from_owner(7));
             let (state, count) = (first.state.clone(), first.descriptors.len());
             let again = adopt(first).unwrap().channel.into_parts();
             assert_eq!((&again.state, again.descriptors.len()), (&state, count));
             assert_eq!(id_in(&state), Some(u64::MAX - 1));
             let mut channel = adopt(again).unwrap().channel;
-            assert_eq!((channel.is_deaf(), channel.identity().uid), (is_deaf, Some(7)));
+            assert_eq!((channel.is_write_only(), channel.identity().uid), (is_write_only, Some(7)));
             let now = Instant::now();
             assert!(channel.tick(now).unwrap().is_some_and(|end| end <= now + SILENCE));
             assert!(channel.tick(now + SILENCE).is_err());
@@ -191,7 +193,7 @@ mod tests {
     fn refuses_parts_that_are_none() {
         for state in [&[][..], &[1; 7], &[1; 8], &[9; 9], &[1; 20]] {
             let (queue, _far) = UnixDatagram::pair().unwrap();
-            let (descriptors, identity) = (vec![queue.into()], Identity::default());
+            let (descriptors, identity) = (vec![queue.into()], PeerIdentity::default());
             let parts = ChannelParts { descriptors, identity, state: state.to_vec() };
             assert!(adopt(parts).is_err(), "{state:?}");
         }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use ipcd_transport::{Error, Identity, Result};
+use ipcd_transport::{Error, PeerIdentity, Result};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::libc;
@@ -62,7 +62,7 @@ impl Address {
 
 impl Way {
     /// The way to a sender. That there is none is no error; only to be out of descriptors is.
-    pub(crate) fn to(name: &Name, identity: &Identity) -> Result<Self> {
+    pub(crate) fn to(name: &Name, identity: &PeerIdentity) -> Result<Self> {
         let found = find(name, identity).and_then(|address| match address {
             None => Ok(Self::Reply(Reply::Nowhere)),
             Some(address) => open_way(address),
@@ -87,7 +87,7 @@ fn open_way(address: Address) -> nix::Result<Way> {
 }
 
 /// Where the sender is, if that is its own.
-fn find(name: &Name, identity: &Identity) -> nix::Result<Option<Address>> {
+fn find(name: &Name, identity: &PeerIdentity) -> nix::Result<Option<Address>> {
     let (Name::Bound(name), Some(uid)) = (name, identity.uid) else { return Ok(None) };
     if let Some(name) = name.strip_prefix(&[0]) {
         let is_ours = uid == geteuid().as_raw();

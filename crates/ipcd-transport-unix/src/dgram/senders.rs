@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use ipcd_transport::{Error, Identity, Result};
+use ipcd_transport::{Error, PeerIdentity, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -41,10 +41,10 @@ impl Name {
     }
 
     /// Who it is, as far as the kernel says.
-    pub(crate) fn identity(&self, known: Option<(Option<u32>, u32, u32)>) -> Identity {
-        let Some((pid, uid, gid)) = known else { return Identity::default() };
+    pub(crate) fn identity(&self, known: Option<(Option<u32>, u32, u32)>) -> PeerIdentity {
+        let Some((pid, uid, gid)) = known else { return PeerIdentity::default() };
         let pid = pid.filter(|_| matches!(self, Self::Bound(_)));
-        Identity { pid, uid: Some(uid), gid: Some(gid), ..Identity::default() }
+        PeerIdentity { pid, uid: Some(uid), gid: Some(gid), ..PeerIdentity::default() }
     }
 }
 
@@ -52,7 +52,7 @@ impl Name {
 /// goes a byte, for an empty record would be that end.
 struct Sender {
     name: Name,
-    identity: Identity,
+    identity: PeerIdentity,
     /// Datagrams go in here.
     near: OwnedFd,
     /// The worker has a copy of this. With ours, what a worker left unread is there for the next.
@@ -83,7 +83,7 @@ pub(crate) struct Senders {
 impl Senders {
     /// The sender with this name. If another process has the name now, the sender is a new one: the
     /// old one's socket is gone.
-    pub(crate) fn find(&mut self, name: &Name, identity: &Identity) -> Option<u64> {
+    pub(crate) fn find(&mut self, name: &Name, identity: &PeerIdentity) -> Option<u64> {
         let id = *self.ids.get(name)?;
         if self.senders.get(&id)?.identity == *identity {
             return Some(id);
@@ -96,7 +96,7 @@ impl Senders {
     pub(crate) fn add(
         &mut self,
         name: Name,
-        identity: Identity,
+        identity: PeerIdentity,
         first: &[u8],
         now: Instant,
     ) -> Result<u64> {
@@ -183,7 +183,7 @@ impl Senders {
     }
 
     /// The next sender that nobody serves, to be given to another worker.
-    pub(crate) fn take_orphan(&mut self) -> Option<(u64, Identity)> {
+    pub(crate) fn take_orphan(&mut self) -> Option<(u64, PeerIdentity)> {
         let id = self.orphans.pop_front()?;
         Some((id, self.senders.get(&id)?.identity.clone()))
     }
@@ -236,7 +236,7 @@ mod tests {
 
     fn add(senders: &mut Senders, number: usize, now: Instant) -> u64 {
         let name = Name::Bound(number.to_le_bytes().to_vec());
-        senders.add(name, Identity::from_owner(7), b"first", now).unwrap()
+        senders.add(name, PeerIdentity::from_owner(7), b"first", now).unwrap()
     }
 
     fn read(senders: &Senders, id: u64) -> usize {
@@ -250,8 +250,8 @@ mod tests {
         let mut senders = Senders::default();
         let id = add(&mut senders, 1, Instant::now());
         let name = Name::Bound(1_usize.to_le_bytes().to_vec());
-        assert_eq!(senders.find(&name, &Identity::from_owner(7)), Some(id));
-        let other = Identity { pid: Some(1), ..Identity::from_owner(7) };
+        assert_eq!(senders.find(&name, &PeerIdentity::from_owner(7)), Some(id));
+        let other = PeerIdentity { pid: Some(1), ..PeerIdentity::from_owner(7) };
         assert_eq!(senders.find(&name, &other), None);
         assert!(senders.end_of(id).is_none(), "the old one is forgotten");
     }

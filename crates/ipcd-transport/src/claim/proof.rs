@@ -9,10 +9,10 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use nix::unistd::read;
 
 use super::FileKind;
-use crate::Found;
+use crate::FoundFile;
 
 /// Whether nobody serves this file; else why it is not to be replaced.
-pub(super) fn is_stale(found: &Found, kind: FileKind) -> Result<(), String> {
+pub(super) fn is_stale(found: &FoundFile, kind: FileKind) -> Result<(), String> {
     let is_served = match kind {
         FileKind::Socket => is_bound(found),
         FileKind::FifoToRead => is_read(found),
@@ -30,7 +30,7 @@ pub(super) fn is_stale(found: &Found, kind: FileKind) -> Result<(), String> {
 /// Whether a socket is bound to the file. A datagram socket asks: for a socket of another type the
 /// kernel only says that it is one (unix(7), `EPROTOTYPE`), so that a server sees no connection; and
 /// one that is bound but does not listen yet is told from none.
-fn is_bound(found: &Found) -> nix::Result<bool> {
+fn is_bound(found: &FoundFile) -> nix::Result<bool> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let asking = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
     match connect(asking.as_raw_fd(), &UnixAddr::new(found.link().as_str())?) {
@@ -42,7 +42,7 @@ fn is_bound(found: &Found) -> nix::Result<bool> {
 
 /// Whether the FIFO has a reader: to open it for writing fails without one (fifo(7), `ENXIO`), and
 /// disturbs nobody who waits to write.
-fn is_read(found: &Found) -> nix::Result<bool> {
+fn is_read(found: &FoundFile) -> nix::Result<bool> {
     match found.open(OFlag::O_WRONLY) {
         Err(Errno::ENXIO) => Ok(false),
         opened => opened.map(|_| true),
@@ -51,7 +51,7 @@ fn is_read(found: &Found) -> nix::Result<bool> {
 
 /// Whether the FIFO has a writer, or bytes that a reader is still to read: without both its end is
 /// read at once. To open it for reading disturbs nobody who waits to read.
-fn is_written(found: &Found) -> nix::Result<bool> {
+fn is_written(found: &FoundFile) -> nix::Result<bool> {
     let reader = found.open(OFlag::O_RDONLY)?;
     let mut ready = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
     poll(&mut ready, PollTimeout::ZERO)?;

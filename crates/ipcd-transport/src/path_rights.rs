@@ -5,18 +5,18 @@ use std::path::Path;
 
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid};
 
-use crate::error::Context;
-use crate::{Endpoint, Error, Found, Identity, Result};
+use crate::error::ErrorContext;
+use crate::{Endpoint, Error, FoundFile, PeerIdentity, Result};
 
 /// Mode, owner and group of a path, from the options `mode=`, `owner=` and `group=`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Access {
+pub struct PathRights {
     mode: u32,
     owner: Option<Uid>,
     group: Option<Gid>,
 }
 
-impl Access {
+impl PathRights {
     /// The endpoint options that this type reads.
     pub const OPTIONS: [&'static str; 3] = ["mode", "owner", "group"];
 
@@ -81,7 +81,7 @@ impl Access {
     }
 
     /// Refuses a peer that is [not admitted](Access::admits).
-    pub fn check(&self, who: &Identity, groups: &[u32], at: &Endpoint) -> Result<()> {
+    pub fn check(&self, who: &PeerIdentity, groups: &[u32], at: &Endpoint) -> Result<()> {
         match who.uid.is_some_and(|user| self.admits(user, groups)) {
             true => Ok(()),
             false => Err(Error::Protocol(format!("{at}: {who} may not come in ({self})"))),
@@ -89,7 +89,7 @@ impl Access {
     }
 
     /// Sets owner, group and then the mode, whatever the umask; the path is for errors.
-    pub fn apply(&self, file: &Found, path: &Path) -> Result<()> {
+    pub fn apply(&self, file: &FoundFile, path: &Path) -> Result<()> {
         if self.owner.is_some() || self.group.is_some() {
             file.set_owner(self.owner, self.group)
                 .context(|| format!("change the owner of {}", path.display()))?;
@@ -98,7 +98,7 @@ impl Access {
     }
 }
 
-impl fmt::Display for Access {
+impl fmt::Display for PathRights {
     /// As options have it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "mode={:04o}", self.mode)?;
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn reads_modes_and_names() {
-        let access = |text: &str| Access::of(&text.parse().unwrap(), 0o600);
+        let access = |text: &str| PathRights::of(&text.parse().unwrap(), 0o600);
         assert_eq!(access("unix:///x").unwrap().mode, 0o600);
         assert!(!access("unix:///x?mode=0640").unwrap().is_shared());
         assert!(access("unix:///x?mode=0660&owner=root&group=0").unwrap().is_shared());
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn admits_whom_the_file_system_would() {
-        let access = |text: &str| Access::of(&format!("unix:@x{text}").parse().unwrap(), 0o600);
+        let access = |text: &str| PathRights::of(&format!("unix:@x{text}").parse().unwrap(), 0o600);
         let (us, group) = (geteuid().as_raw(), getegid().as_raw());
         let (other, foreign) = (us + 70_001, group + 70_001);
         let admits = |text: &str, user, groups: &[u32]| access(text).unwrap().admits(user, groups);

@@ -11,9 +11,9 @@ use crate::poll_some;
 /// A descriptor that blocks, also if another who shares it has made it non-blocking (open(2): the flag
 /// belongs to what is shared): then it is waited for. That nothing is there yet is not the end.
 #[derive(Debug)]
-pub struct Patient(File);
+pub struct BlockingFile(File);
 
-impl Patient {
+impl BlockingFile {
     /// Over a duplicate of the descriptor.
     ///
     /// # Errors
@@ -41,13 +41,13 @@ impl Patient {
     }
 }
 
-impl Read for Patient {
+impl Read for BlockingFile {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.until_done(PollFlags::POLLIN, |file| file.read(into))
     }
 }
 
-impl Write for Patient {
+impl Write for BlockingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.until_done(PollFlags::POLLOUT, |file| file.write(bytes))
     }
@@ -71,10 +71,10 @@ mod tests {
         let bytes: Vec<u8> = (0..1_000_000_u32).map(|i| i as u8).collect();
         let writer = std::thread::spawn({
             let bytes = bytes.clone();
-            move || Patient::over(near).unwrap().write_all(&bytes)
+            move || BlockingFile::over(near).unwrap().write_all(&bytes)
         });
         let mut came = Vec::new();
-        Patient::over(far).unwrap().read_to_end(&mut came).unwrap();
+        BlockingFile::over(far).unwrap().read_to_end(&mut came).unwrap();
         writer.join().unwrap().unwrap();
         assert!(came == bytes);
     }

@@ -11,20 +11,20 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{SFlag, fstat};
 
-use crate::error::Context;
+use crate::error::ErrorContext;
 use crate::{Endpoint, Error, Result};
 
 /// What a passed descriptor is.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Passed {
+pub enum InheritedFd {
     /// A socket.
     Socket {
         /// Stream, datagram or seqpacket.
         kind: SockType,
         /// What it does with peers.
-        role: Role,
+        role: SocketRole,
         /// Where it is bound.
-        name: Name,
+        name: BoundName,
     },
     /// A FIFO, at this path.
     Fifo(PathBuf),
@@ -34,7 +34,7 @@ pub enum Passed {
 
 /// What a socket does with peers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Role {
+pub enum SocketRole {
     /// It accepts them.
     Listens,
     /// It has one.
@@ -45,7 +45,7 @@ pub enum Role {
 
 /// The address that a socket is bound to.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Name {
+pub enum BoundName {
     /// A path.
     Path(PathBuf),
     /// An abstract name.
@@ -56,7 +56,7 @@ pub enum Name {
     Unknown,
 }
 
-impl Passed {
+impl InheritedFd {
     /// Looks at a descriptor.
     pub fn of(fd: BorrowedFd<'_>) -> Self {
         let kind = fstat(fd).map_or(0, |stat| stat.st_mode) & SFlag::S_IFMT.bits();
@@ -66,17 +66,18 @@ impl Passed {
         }
         let Ok(kind) = getsockopt(&fd, sockopt::SockType) else { return Self::Other };
         let role = match getsockopt(&fd, sockopt::AcceptConn) {
-            Ok(true) => Role::Listens,
-            _ if getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok() => Role::IsConnected,
-            _ => Role::Waits,
+            Ok(true) => SocketRole::Listens,
+            _ if getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok() => SocketRole::IsConnected,
+            _ => SocketRole::Waits,
         };
-        Self::Socket { kind, role, name: Name::of(fd) }
+        Self::Socket { kind, role, name: BoundName::of(fd) }
     }
 
     /// The address of a socket of this kind that can take peers: it listens, or it is one for
     /// datagrams that has no peer.
-    pub fn bound(&self, wanted: SockType) -> Option<&Name> {
-        let role = if wanted == SockType::Datagram { Role::Waits } else { Role::Listens };
+    pub fn bound(&self, wanted: SockType) -> Option<&BoundName> {
+        let role =
+            if wanted == SockType::Datagram { SocketRole::Waits } else { SocketRole::Listens };
         match self {
             Self::Socket { kind, role: found, name } if (*kind, *found) == (wanted, role) => {
                 Some(name)
@@ -91,7 +92,7 @@ impl Passed {
     }
 }
 
-impl Name {
+impl BoundName {
     fn of(fd: BorrowedFd<'_>) -> Self {
         if let Ok(address) = getsockname::<UnixAddr>(fd.as_raw_fd()) {
             return match (address.path(), address.as_abstract()) {
@@ -136,7 +137,7 @@ pub fn prepare(fd: &OwnedFd) -> Result<()> {
         .map(drop)
 }
 
-impl fmt::Display for Passed {
+impl fmt::Display for InheritedFd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket { kind, role, name } => write!(f, "{} socket {name}{role}", word(*kind)),
@@ -155,7 +156,7 @@ fn word(kind: SockType) -> &'static str {
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for BoundName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => write!(f, "at {}", path.display()),
@@ -166,7 +167,7 @@ impl fmt::Display for Name {
     }
 }
 
-impl fmt::Display for Role {
+impl fmt::Display for SocketRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Listens => " that listens",
@@ -184,7 +185,7 @@ mod tests {
     use super::*;
 
     fn shown(fd: &impl AsFd) -> String {
-        Passed::of(fd.as_fd()).to_string()
+        InheritedFd::of(fd.as_fd()).to_string()
     }
 
     #[test]
@@ -201,9 +202,9 @@ mod tests {
         let tcp = tcp.or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = tcp.local_addr().unwrap();
         assert_eq!(shown(&tcp), format!("a stream socket at {address} that listens"));
-        let found = Passed::of(udp.as_ref().unwrap().as_fd());
+        let found = InheritedFd::of(udp.as_ref().unwrap().as_fd());
         let name = found.bound(SockType::Datagram).unwrap();
-        assert_eq!(*name, Name::Inet(udp.unwrap().local_addr().unwrap()));
+        assert_eq!(*name, BoundName::Inet(udp.unwrap().local_addr().unwrap()));
         assert_eq!(found.bound(SockType::Stream), None);
         let file = tempfile::tempfile().unwrap();
         assert!(shown(&file).contains("neither"));

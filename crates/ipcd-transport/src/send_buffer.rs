@@ -12,7 +12,7 @@ const OVERHEAD: usize = 32 * 1024;
 /// as the kernel allows; who is not root may double a socket's default (`net.core.wmem_max`).
 ///
 /// What it holds then stays there for the peer, also when our end is closed (unix(7), pipe(7)).
-pub fn widen(fd: BorrowedFd<'_>, bytes: usize) {
+pub fn grow_send_buffer(fd: BorrowedFd<'_>, bytes: usize) {
     if let Ok(now) = getsockopt(&fd, sockopt::SndBuf) {
         // The kernel doubles what it is given (socket(7)).
         let wanted = now / 2 + bytes + OVERHEAD;
@@ -51,13 +51,13 @@ mod tests {
     fn a_full_socket_and_a_full_pipe_take_more() {
         let (mut near, far) = UnixStream::pair().unwrap();
         fill(&mut near);
-        widen(near.as_fd(), 100_000);
+        grow_send_buffer(near.as_fd(), 100_000);
         assert_eq!(near.write(&[0; 100_000]).unwrap(), 100_000);
         drop(far);
         let (_reader, writer) = std::io::pipe().unwrap();
         let mut writer = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
         fill(&mut writer);
-        widen(writer.as_fd(), 100_000);
+        grow_send_buffer(writer.as_fd(), 100_000);
         assert_eq!(writer.write(&[0; 100_000]).unwrap(), 100_000);
     }
 
@@ -65,7 +65,7 @@ mod tests {
     fn a_pipe_that_was_too_small_grows_once() {
         let (reader, writer) = std::io::pipe().unwrap();
         let (back, _far) = std::io::pipe().unwrap();
-        let identity = crate::Identity::default();
+        let identity = crate::PeerIdentity::default();
         let mut channel = crate::StreamChannel::pair(back.into(), writer.into(), identity).unwrap();
         let capacity = || fcntl(&reader, FcntlArg::F_GETPIPE_SZ).unwrap();
         let small = capacity();
@@ -75,7 +75,7 @@ mod tests {
         write(2 * PIPE_BYTES as usize);
         assert_eq!(capacity(), PIPE_BYTES.max(small));
         assert!(
-            matches!(write(PIPE_BYTES as usize), crate::Wrote::Bytes(_)),
+            matches!(write(PIPE_BYTES as usize), crate::WriteOutcome::Bytes(_)),
             "there is room again"
         );
     }

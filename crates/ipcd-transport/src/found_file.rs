@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid, fchownat};
 
 /// A file, held but not opened.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundFile {
     fd: OwnedFd,
     stat: FileStat,
 }
@@ -30,7 +30,7 @@ pub fn reopen(fd: &OwnedFd, access: OFlag) -> nix::Result<OwnedFd> {
 /// Holds whatever stands there, a symlink too.
 pub(crate) const HOLD: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-impl Found {
+impl FoundFile {
     /// What the path names; a symlink itself, if that is what stands there.
     pub fn at(path: &Path) -> nix::Result<Self> {
         Self::examine(again(|| open(path, HOLD, Mode::empty()))?)
