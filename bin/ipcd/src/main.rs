@@ -141,7 +141,7 @@ fn take_ready_fd(number: Option<i32>, sockets: &[Socket]) -> io::Result<Option<O
         Some(0 | 2) => {
             Err(io::Error::other("0 is standard input, and 2 is for the log: give another"))
         }
-        number => number.map(ipcd_sys::take_fd).transpose(),
+        number => number.map(ipcd_sys::duplicate_fd).transpose(),
     }
 }
 

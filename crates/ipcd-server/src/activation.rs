@@ -1,7 +1,7 @@
 //! Sockets that a service manager has bound for us (`sd_listen_fds(3)`), and which listener each of
 //! them is.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use ipcd_transport::{InheritedFd, Listener, Transport};
 
@@ -17,6 +17,8 @@ const VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 pub struct Socket {
     name: Option<String>,
     fd: OwnedFd,
+    /// The number that the service manager gave it; `fd` is a duplicate.
+    number: RawFd,
 }
 
 /// A listener that is wanted, and the number of the passed socket that it is.
@@ -35,7 +37,8 @@ pub fn take() -> Result<Vec<Socket>, Error> {
     // Checks that they are for this process, and has them closed on exec.
     let numbers = sd_notify::listen_fds().map_err(bad)?;
     let names = names(numbers.len()).map_err(Error::Config)?;
-    let taken = |(number, name)| Ok(Socket { name, fd: ipcd_sys::take_fd(number)? });
+    let taken =
+        |(number, name)| Ok(Socket { name, fd: ipcd_sys::duplicate_fd(number)?, number });
     let sockets: std::io::Result<Vec<_>> = numbers.zip(names).map(taken).collect();
     ipcd_sys::remove_variables(&VARIABLES).map_err(bad)?;
     sockets.map_err(bad)
@@ -89,9 +92,9 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    /// The number of its descriptor.
+    /// The number that the service manager gave its descriptor.
     pub fn number(&self) -> i32 {
-        self.fd.as_raw_fd()
+        self.number
     }
 
     /// What the service manager calls it.
@@ -104,7 +107,7 @@ impl Socket {
         let endpoint = ipcd_transports::ALL.iter().find_map(|found| found.endpoint_of(passed));
         let endpoint = endpoint.ok_or_else(|| {
             let name = self.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
-            let number = self.fd.as_raw_fd();
+            let number = self.number;
             let why = "that is nothing to listen on";
             Error::Config(format!("descriptor {number}{name} was passed, {passed}: {why}"))
         })?;
@@ -138,7 +141,7 @@ mod tests {
     use super::*;
 
     fn socket(name: Option<&str>, fd: impl Into<OwnedFd>) -> Socket {
-        Socket { name: name.map(str::to_owned), fd: fd.into() }
+        Socket { name: name.map(str::to_owned), fd: fd.into(), number: 3 }
     }
 
     fn shown(wanted: &[Wanted]) -> Vec<(String, Option<usize>)> {

@@ -298,19 +298,22 @@ pub fn again<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     }
 }
 
-/// Takes a descriptor by its number, such as one that `--ready-fd` names.
+/// Duplicates a descriptor of which only the number is known, such as one that `--ready-fd` names.
+/// The duplicate is closed on exec(2).
+///
+/// The descriptor of that number stays open. Nothing here can tell whether a value of this process
+/// owns it, so nothing here may own it; [`close_all_except`] closes what has no owner.
 ///
 /// # Errors
 /// If it is not open, or is one of the standard three.
-pub fn take_fd(number: RawFd) -> io::Result<OwnedFd> {
+pub fn duplicate_fd(number: RawFd) -> io::Result<OwnedFd> {
     if number <= libc::STDERR_FILENO {
         return Err(Errno::EBADF.into());
     }
-    // SAFETY: fcntl(2) on any number is sound; it tells whether the descriptor is open.
-    Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
-    // SAFETY: it is open, it is none that Rust's runtime owns, and the caller was told its number
-    // by the parent process in order to own it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    // SAFETY: fcntl(2) on any number is sound, and F_DUPFD_CLOEXEC changes nothing about it.
+    let copy = Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: the kernel has just made this descriptor, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Removes variables from this process' environment, so that no child inherits them.
@@ -416,8 +419,13 @@ mod tests {
     }
 
     #[test]
-    fn takes_only_open_descriptors() {
-        assert!(take_fd(2).is_err());
-        assert!(take_fd(1_000_000).is_err());
+    fn duplicates_only_open_descriptors() {
+        assert!(duplicate_fd(2).is_err());
+        assert!(duplicate_fd(1_000_000).is_err());
+        let (reader, writer) = io::pipe().unwrap();
+        let copy = duplicate_fd(writer.as_raw_fd()).unwrap();
+        assert_ne!(copy.as_raw_fd(), writer.as_raw_fd());
+        drop((reader, writer));
+        assert!(fs::File::from(copy).write_all(b"x").is_err(), "the copy is the same pipe");
     }
 }
