@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use clap::parser::ValueSource;
-use ipcd_bench::suite::{
-    self, Comparison, Extent, Layer, Mode, Progress, Report, Running, Settings, baseline, csv,
-    markdown, terminal,
+use ipcd_bench::{
+    BenchSettings, Comparison, MeasureLayer, MeasureMode, OtherServer, Progress, Report, RunExtent,
+    RunningDaemon, baseline, csv, markdown, terminal,
 };
 use ipcd_client::Client;
 
@@ -46,7 +46,7 @@ pub(crate) fn run(context: &Context, args: &BenchArgs) -> Outcome {
             show(progress);
         }
     };
-    let report = suite::measure(&settings, &mut watch);
+    let report = ipcd_bench::measure(&settings, &mut watch);
     if is_shown {
         let _ = write!(io::stderr(), "\r\x1b[K");
     }
@@ -75,7 +75,7 @@ fn check_places(args: &BenchArgs) -> Outcome {
     Ok(())
 }
 
-fn settings(context: &Context, args: &BenchArgs) -> Outcome<Settings> {
+fn settings(context: &Context, args: &BenchArgs) -> Outcome<BenchSettings> {
     let (ways, running) = ways(context)?;
     let (runs, extent, warmup) = lengths(args);
     let payload = args.payload.as_ref().map(|path| {
@@ -85,7 +85,7 @@ fn settings(context: &Context, args: &BenchArgs) -> Outcome<Settings> {
     let is_matrix = args.mode == BenchMode::Matrix;
     let rates = if args.quick { RATES.0 } else { RATES.1 };
     let default_rates = || rates.iter().copied().map(Some).collect();
-    Ok(Settings {
+    Ok(BenchSettings {
         modes: modes(args.mode),
         layers: layers(&args.layer),
         ways,
@@ -115,15 +115,15 @@ fn settings(context: &Context, args: &BenchArgs) -> Outcome<Settings> {
 
 /// How many runs, what they count, and their warm-up. Reports that are compared want many short
 /// ones.
-fn lengths(args: &BenchArgs) -> (usize, Extent, Duration) {
+fn lengths(args: &BenchArgs) -> (usize, RunExtent, Duration) {
     let is_compared = args.baseline.is_some() || args.save_baseline.is_some();
     let (runs, duration, warmup) = match (args.quick, is_compared) {
         (true, _) => (RUNS.0, DURATION, WARMUP),
-        (false, true) => suite::COMPARED,
+        (false, true) => ipcd_bench::COMPARED,
         (false, false) => (RUNS.1, DURATION, WARMUP),
     };
     let duration = args.duration.map_or(duration, |given| given.duration());
-    let extent = args.count.map_or(Extent::Time(duration), Extent::Count);
+    let extent = args.count.map_or(RunExtent::Time(duration), RunExtent::Count);
     (
         args.runs.map_or(runs, usize::from),
         extent,
@@ -131,43 +131,43 @@ fn lengths(args: &BenchArgs) -> (usize, Extent, Duration) {
     )
 }
 
-fn modes(mode: BenchMode) -> Vec<Mode> {
+fn modes(mode: BenchMode) -> Vec<MeasureMode> {
     match mode {
-        BenchMode::Matrix => Mode::ALL.to_vec(),
-        BenchMode::Pingpong => vec![Mode::Pingpong],
-        BenchMode::Throughput => vec![Mode::Throughput],
-        BenchMode::Load => vec![Mode::Load],
-        BenchMode::Fanout => vec![Mode::Fanout],
-        BenchMode::Req => vec![Mode::Req],
+        BenchMode::Matrix => MeasureMode::ALL.to_vec(),
+        BenchMode::Pingpong => vec![MeasureMode::Pingpong],
+        BenchMode::Throughput => vec![MeasureMode::Throughput],
+        BenchMode::Load => vec![MeasureMode::Load],
+        BenchMode::Fanout => vec![MeasureMode::Fanout],
+        BenchMode::Req => vec![MeasureMode::Req],
         BenchMode::Selftest => Vec::new(),
     }
 }
 
 /// ipcd is always among them, spoken to by the same kind of client as the others.
-fn peers(given: &[BenchPeer]) -> Vec<suite::Peer> {
+fn peers(given: &[BenchPeer]) -> Vec<OtherServer> {
     let peer = |peer: &BenchPeer| match peer {
-        BenchPeer::Socat => suite::Peer::Socat,
-        BenchPeer::Nats => suite::Peer::Nats,
-        BenchPeer::Mosquitto => suite::Peer::Mosquitto,
-        BenchPeer::Redis => suite::Peer::Redis,
-        BenchPeer::Zeromq => suite::Peer::Zeromq,
+        BenchPeer::Socat => OtherServer::Socat,
+        BenchPeer::Nats => OtherServer::Nats,
+        BenchPeer::Mosquitto => OtherServer::Mosquitto,
+        BenchPeer::Redis => OtherServer::Redis,
+        BenchPeer::Zeromq => OtherServer::Zeromq,
     };
-    let ours = [suite::Peer::IpcdUnix, suite::Peer::IpcdTcp].into_iter();
+    let ours = [OtherServer::IpcdUnix, OtherServer::IpcdTcp].into_iter();
     if given.is_empty() { Vec::new() } else { ours.chain(given.iter().map(peer)).collect() }
 }
 
-fn layers(given: &[BenchLayer]) -> Vec<Layer> {
+fn layers(given: &[BenchLayer]) -> Vec<MeasureLayer> {
     let layer = |layer: &BenchLayer| match layer {
-        BenchLayer::Raw => Layer::Raw,
-        BenchLayer::Lib => Layer::Lib,
-        BenchLayer::Daemon => Layer::Daemon,
+        BenchLayer::Raw => MeasureLayer::Raw,
+        BenchLayer::Lib => MeasureLayer::Lib,
+        BenchLayer::Daemon => MeasureLayer::Daemon,
     };
-    if given.is_empty() { Layer::ALL.to_vec() } else { given.iter().map(layer).collect() }
+    if given.is_empty() { MeasureLayer::ALL.to_vec() } else { given.iter().map(layer).collect() }
 }
 
 /// `--via` names transports and primitives, and endpoints of daemons that run already. What is only
 /// its default means all.
-fn ways(context: &Context) -> Outcome<(Vec<String>, Vec<Running>)> {
+fn ways(context: &Context) -> Outcome<(Vec<String>, Vec<RunningDaemon>)> {
     let (mut ways, mut running) = (Vec::new(), Vec::new());
     let matches = Arguments::command().get_matches();
     if matches.value_source("via") == Some(ValueSource::DefaultValue) {
@@ -180,7 +180,7 @@ fn ways(context: &Context) -> Outcome<(Vec<String>, Vec<Running>)> {
             // One that cannot be reached is no measurement that failed.
             drop(Client::connect(&endpoint, context.options())?);
             ways.push(endpoint.scheme().to_owned());
-            running.push(Running { endpoint, options: context.options() });
+            running.push(RunningDaemon { endpoint, options: context.options() });
         } else {
             ways.push(via.to_owned());
         }
@@ -188,9 +188,9 @@ fn ways(context: &Context) -> Outcome<(Vec<String>, Vec<Running>)> {
     Ok((ways, running))
 }
 
-fn selftest(settings: &Settings) -> Outcome {
-    let checks = suite::selftest(settings).map_err(failure)?;
-    let line = |check: &suite::Check| {
+fn selftest(settings: &BenchSettings) -> Outcome {
+    let checks = ipcd_bench::selftest(settings).map_err(failure)?;
+    let line = |check: &ipcd_bench::SelfCheck| {
         let verdict = if check.is_right { "ok    " } else { "FAILED" };
         format!("{verdict} {}: {}\n", check.what, check.found)
     };
@@ -241,7 +241,7 @@ fn save(args: &BenchArgs, report: &Report) -> Outcome {
         write(path, csv(report))?;
     }
     if let Some(path) = &args.html {
-        write(path, suite::html(report))?;
+        write(path, ipcd_bench::html(report))?;
     }
     if let Some(name) = &args.save_baseline {
         baseline::path_of(name).and_then(|path| baseline::save(report, &path)).map_err(failure)?;
@@ -276,7 +276,7 @@ fn judge(context: &Context, args: &BenchArgs, comparison: &Comparison) -> Outcom
 
 /// A measurement that is interrupted ends as the signal would have ended it.
 fn failure(error: io::Error) -> Failure {
-    suite::die_if_interrupted(&error);
+    ipcd_bench::die_if_interrupted(&error);
     let exit = match error.kind() {
         io::ErrorKind::InvalidInput => Exit::Usage,
         _ => Exit::Internal,

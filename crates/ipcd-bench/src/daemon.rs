@@ -1,140 +1,239 @@
-//! The real daemon, embedded: its supervisor is a forked child, its worker the child's child.
+//! The daemon between two processes: embedded, with every transport, or one that runs already.
 
-use std::fs::{self, File};
+use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::net::{TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use ipcd_client::{
+    Answer, Client, Endpoint, Event, Message, Options, Publication, Query, Status,
+    SubscribeOptions, TokenSource,
+};
 use ipcd_proto::auth::Token;
-use ipcd_server::{Config, ForkMode, Listen, Start, TOKEN_FILE};
-use ipcd_transport::Endpoint;
-use tempfile::TempDir;
+use ipcd_server::{Config, LogLevel, Start, TOKEN_FILE};
+use ipcd_transport::poll_until;
+use nix::poll::PollFlags;
 
-use crate::load::{FILTER, Load, SUBJECT};
-use crate::process::{Child, await_readable};
-use crate::server::{Running, Via};
+use crate::children::{ForkedChild, WATCHDOG, fork};
+use crate::end::{Lane, LaneSide, MessageEnd, PATIENCE};
+use crate::library::any_port;
+use crate::message::{MessageHeader, MessageKind};
+use crate::plan::RunningDaemon;
 use crate::session::Session;
 
-/// Peers that subscribe to what nobody publishes, and subscriptions of each: as many as the daemon
-/// allows by default.
-const CROWD: usize = 10;
-const SUBSCRIPTIONS_EACH: usize = 10_000;
-
-/// How the daemon spreads its peers.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Mode {
-    /// Over so many workers.
-    Pool(u32),
-    /// A child for each.
-    Connection,
-}
-
-/// A daemon in a private directory, with one listener.
-pub(crate) struct Private {
-    endpoint: Endpoint,
+/// A daemon of our own, in a private directory.
+pub(crate) struct EmbeddedDaemon {
+    _child: ForkedChild,
+    endpoints: BTreeMap<String, Endpoint>,
+    options: Options,
     token: Token,
-    server: Child,
-    dir: TempDir,
+    /// The supervisor and its workers.
+    pub(crate) processes: Vec<u32>,
 }
 
-impl Private {
-    pub(crate) fn start(via: Via, mode: Mode) -> io::Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let endpoint = endpoint(via, dir.path())?;
-        let server = launch(dir.path(), &endpoint, mode)?;
-        let token = Token::from_text(&fs::read(dir.path().join(TOKEN_FILE))?)
-            .ok_or_else(|| io::Error::other("the daemon's token is too short"))?;
-        Ok(Self { endpoint, token, server, dir })
-    }
-
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
-    pub(crate) fn token(&self) -> &Token {
-        &self.token
-    }
-
-    /// Opens a session.
-    pub(crate) fn session(&self) -> io::Result<Session> {
-        Session::open(&self.endpoint, &self.token)
-    }
-}
-
-/// Starts a daemon and opens the sessions of a load: on one worker, or with two workers one on
-/// each, since peers go to each in turn.
-pub(crate) fn start(via: Via, workers: u32, load: Load) -> io::Result<Running> {
-    let daemon = Private::start(via, Mode::Pool(workers))?;
-    let mut publisher = daemon.session()?;
-    let filter = if load.has_many_subjects { FILTER } else { SUBJECT };
-    let mut sessions = Vec::new();
-    for _ in 0..load.subscribers {
-        let mut session = daemon.session()?;
-        session.subscribe([filter])?;
-        sessions.push(session);
-    }
-    let subscribers = sessions.iter_mut().map(Session::incoming).collect::<io::Result<_>>()?;
-    if load.has_crowd {
-        sessions.extend(crowd(&daemon)?);
-    }
-    let peers = 1 + sessions.len() as u64;
-    let movers = publisher.workers(peers / u64::from(workers))?;
-    let writer = publisher.outgoing()?;
-    sessions.push(publisher);
-    let Private { server, dir, .. } = daemon;
-    let (_dir, _sessions) = (Some(dir), sessions);
-    Ok(Running { publisher: writer, subscribers, movers, _server: server, _dir, _sessions })
-}
-
-/// Peers with 100,000 subscriptions in all, of which one in ten has a wildcard. None of them
-/// matches a subject of the load, but all begin as these do.
-fn crowd(daemon: &Private) -> io::Result<Vec<Session>> {
-    (0..CROWD)
-        .map(|peer| {
-            let filters = (0..SUBSCRIPTIONS_EACH).map(|number| match number % 20 {
-                0 => format!("*.{peer}.{number}"),
-                10 => format!("bench.{peer}.{number}.>"),
-                _ => format!("bench.{peer}.{number}"),
-            });
-            let mut session = daemon.session()?;
-            session.subscribe(filters)?;
-            Ok(session)
-        })
-        .collect()
-}
-
-fn endpoint(via: Via, dir: &Path) -> io::Result<Endpoint> {
-    let text = match via {
-        Via::Unix => format!("unix://{}", dir.join("bench.sock").display()),
-        // The daemon cannot tell us the port that it would get for 0.
-        Via::Tcp => format!("tcp://{}", TcpListener::bind("127.0.0.1:0")?.local_addr()?),
-        Via::Udp => format!("udp://{}", UdpSocket::bind("127.0.0.1:0")?.local_addr()?),
-        Via::Pipe => format!("pipe://{}", dir.join("bench.pipe").display()),
-        Via::Fifo => format!("fifo://{}", dir.join("bench.fifo").display()),
-    };
-    text.parse().map_err(io::Error::other)
-}
-
-/// Forks the daemon, and waits until it serves.
-fn launch(dir: &Path, endpoint: &Endpoint, mode: Mode) -> io::Result<Child> {
-    let listen: Listen = endpoint.to_string().parse().map_err(io::Error::other)?;
-    let mut config = Config { listeners: vec![listen], ..Config::default() };
-    config.daemon.runtime_dir = Some(dir.into());
-    match mode {
-        Mode::Pool(workers) => {
-            config.daemon.workers = workers.try_into().map_err(io::Error::other::<String>)?;
+impl EmbeddedDaemon {
+    /// With every transport and the default configuration, but for what `adjust` changes. The first
+    /// listener, by which the daemon is asked for its status, has to stay.
+    pub(crate) fn start(dir: &Path, adjust: impl FnOnce(&mut Config)) -> io::Result<Self> {
+        let (mut ready, ready_fd) = io::pipe()?;
+        let mut config = config(dir)?;
+        adjust(&mut config);
+        let ready_fd = std::os::fd::OwnedFd::from(ready_fd);
+        let child = fork(c"bench-ipcd", || {
+            ipcd_server::init_log(config.log);
+            let ready_fd = Some(ready_fd.try_clone()?);
+            ipcd_server::run(config, Start { ready_fd, ..Start::default() })
+                .map_err(io::Error::other)
+        })?;
+        drop(ready_fd);
+        let came = poll_until(&ready, PollFlags::POLLIN, Instant::now() + WATCHDOG);
+        if !came.map_err(io::Error::other)? || ready.read(&mut [0])? == 0 {
+            return Err(io::Error::other("the embedded daemon did not start"));
         }
-        Mode::Connection => config.daemon.fork = ForkMode::Connection,
+        let token = Token::from_text(&std::fs::read(dir.join(TOKEN_FILE))?)
+            .ok_or_else(|| io::Error::other("the embedded daemon has written no valid token"))?;
+        let options = Options {
+            token: TokenSource::Secret(token.clone()),
+            timeout: WATCHDOG,
+            ..Options::default()
+        };
+        let first = ipcd_transports::ALL[0].default_endpoint(dir).map_err(io::Error::other)?;
+        let status = status(&first, &options)?;
+        let parsed = status.listeners.iter().map(|it| it.endpoint.parse::<Endpoint>());
+        let endpoints = parsed.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
+        let endpoints = endpoints.into_iter().map(|it| (it.scheme().to_owned(), it)).collect();
+        let processes = processes(&status);
+        Ok(Self { _child: child, endpoints, options, token, processes })
     }
-    let (mut ready, ready_fd) = io::pipe()?;
-    let ready_fd = File::from(OwnedFd::from(ready_fd));
-    let server = Child::start(c"bench-ipcd", &[ready_fd.as_fd()], || {
-        let ready_fd = Some(ready_fd.try_clone()?.into());
-        ipcd_server::run(config, Start { ready_fd, ..Start::default() }).map_err(io::Error::other)
-    })?;
-    drop(ready_fd);
-    await_readable(&ready, "READY from the daemon")?;
-    ready.read_exact(&mut [0])?;
-    Ok(server)
+
+    /// How to reach it over a transport.
+    pub(crate) fn via(&self, scheme: &str) -> io::Result<RunningDaemon> {
+        let endpoint = self.endpoint(scheme)?.clone();
+        Ok(RunningDaemon { endpoint, options: self.options.clone() })
+    }
+
+    /// Opens a session of bare frames.
+    pub(crate) fn session(&self, scheme: &str) -> io::Result<Session> {
+        Session::open(self.endpoint(scheme)?, &self.token)
+    }
+
+    fn endpoint(&self, scheme: &str) -> io::Result<&Endpoint> {
+        let none = || io::Error::other(format!("the embedded daemon has no {scheme}"));
+        self.endpoints.get(scheme).ok_or_else(none)
+    }
+}
+
+fn config(dir: &Path) -> io::Result<Config> {
+    let mut config = Config::default();
+    config.log.level = LogLevel::Warn;
+    config.daemon.runtime_dir = Some(dir.to_owned());
+    let listen = ipcd_transports::ALL
+        .iter()
+        .filter_map(|transport| transport.default_endpoint(dir).ok())
+        .map(|endpoint| any_port(endpoint).to_string().parse());
+    config.listeners = listen.collect::<Result<_, _>>().map_err(io::Error::other)?;
+    Ok(config)
+}
+
+fn status(at: &Endpoint, options: &Options) -> io::Result<Status> {
+    let mut client = Client::connect(at, options.clone()).map_err(io::Error::other)?;
+    match client.query(&Query::Status).map_err(io::Error::other)?.into_iter().next() {
+        Some(Answer::Status(status)) => Ok(status),
+        _ => Err(io::Error::other("the daemon did not tell its status")),
+    }
+}
+
+fn processes(status: &Status) -> Vec<u32> {
+    std::iter::once(status.pid).chain(status.workers.iter().map(|worker| worker.pid)).collect()
+}
+
+/// The processes of a daemon that runs already; none if it does not say.
+pub(crate) fn processes_of(running: &RunningDaemon) -> Vec<u32> {
+    status(&running.endpoint, &running.options).map(|status| processes(&status)).unwrap_or_default()
+}
+
+/// A subject there, and one back.
+pub(crate) struct SubjectLane {
+    pub(crate) daemon: RunningDaemon,
+    /// Different for each lane, but the same for all receivers of a fan-out.
+    pub(crate) name: String,
+    /// Whether something comes back.
+    pub(crate) is_two_way: bool,
+    /// Whether the daemon's requests and replies are used.
+    pub(crate) are_requests: bool,
+}
+
+impl Lane for SubjectLane {
+    fn open(&mut self, side: LaneSide) -> io::Result<Box<dyn MessageEnd>> {
+        let connected = Client::connect(&self.daemon.endpoint, self.daemon.options.clone());
+        let mut client = connected.map_err(io::Error::other)?;
+        let (there, back) = (format!("{}.there", self.name), format!("{}.back", self.name));
+        let (to, from) = if side == LaneSide::Near { (there, back) } else { (back, there) };
+        let subscribes = match side {
+            LaneSide::Far => true,
+            LaneSide::Near => self.is_two_way && !self.are_requests,
+        };
+        if subscribes {
+            client.subscribe(&from, SubscribeOptions::default()).map_err(io::Error::other)?;
+        }
+        Ok(match self.are_requests {
+            true => Box::new(RequestEnd { client, to, request: None }),
+            false => Box::new(ClientEnd { client, to }),
+        })
+    }
+}
+
+struct ClientEnd {
+    client: Client,
+    to: String,
+}
+
+impl MessageEnd for ClientEnd {
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        self.client.publish(&self.to, message).map_err(io::Error::other)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.client.push().map_err(io::Error::other)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.client.flush().map_err(io::Error::other)
+    }
+
+    fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        receive(&mut self.client, |event| {
+            // What was dropped on the way is missed by its number.
+            if let Event::Message(message) = event {
+                take(message.payload());
+            }
+        })
+    }
+}
+
+/// The near end asks, the far end replies to what came last.
+struct RequestEnd {
+    client: Client,
+    to: String,
+    request: Option<Message>,
+}
+
+/// How long a request may take.
+const REQUEST: Duration = Duration::from_secs(10);
+
+impl MessageEnd for RequestEnd {
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        let is_end =
+            MessageHeader::read(message).is_some_and(|header| header.kind == MessageKind::End);
+        let sent = match self.request.take() {
+            Some(request) => self.client.reply(&request, message),
+            None if is_end => self.client.publish(&self.to, message),
+            None => {
+                let subject = &self.to;
+                let message = Publication { subject, payload: message, ..Publication::default() };
+                self.client.start_request(&message, REQUEST).map(drop)
+            }
+        };
+        sent.map_err(io::Error::other)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.client.push().map_err(io::Error::other)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.client.flush().map_err(io::Error::other)
+    }
+
+    fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        let (request, mut failed) = (&mut self.request, None);
+        let count = receive(&mut self.client, |event| match event {
+            Event::Message(message) => {
+                take(message.payload());
+                *request = Some(message).filter(|message| message.is_request);
+            }
+            Event::Reply { reply: Ok(message), .. } => take(message.payload()),
+            Event::Reply { reply: Err(error), .. } => failed = Some(io::Error::other(error)),
+            _ => {}
+        })?;
+        failed.map_or(Ok(count), Err)
+    }
+}
+
+/// Waits for events, and gives all that are there to `take`.
+fn receive(client: &mut Client, mut take: impl FnMut(Event)) -> io::Result<usize> {
+    let deadline = Instant::now() + PATIENCE;
+    let Some(first) = client.next_event(Some(deadline)).map_err(io::Error::other)? else {
+        return Ok(0);
+    };
+    take(first);
+    let mut count = 1;
+    while client.has_event() {
+        let Some(event) = client.next_event(Some(deadline)).map_err(io::Error::other)? else {
+            break;
+        };
+        take(event);
+        count += 1;
+    }
+    Ok(count)
 }

@@ -1,39 +1,65 @@
-//! Measures what ipcd relays, beside what a machine could relay at all.
+//! `ipcctl bench`: what local IPC costs, bare, with our transports and through the daemon.
 //!
-//! Three servers move the same load from a publisher process to a subscriber process: the bare
-//! byte relay, the yardstick (the least that routes frames by subject) and the real
-//! daemon. Their rounds are interleaved, and only ratios of neighbours are compared: on a busy
-//! or throttled machine the figures themselves say little. Over UDP the bare relay are two paced hops
-//! of datagrams, and there is no yardstick. The same goes for the round trip of a
-//! request, and for how fast peers come and go. `ipcctl relay`, which needs no daemon, is measured
-//! beside socat.
-//!
-//! Everything forks, so it runs in a process of its own with one thread: the `relay` benchmark
-//! (`cargo bench`) or the `smoke` test.
+//! Every measuring client is a forked process. The parent has one thread, starts all processes of a
+//! measurement together, hears what they found, and never measures anything itself. It must not be
+//! called in a process with threads.
 
-mod connecting;
-mod cores;
-mod count;
+pub mod baseline;
+mod children;
+mod choice;
+mod clock;
+pub mod compare;
+mod csv;
 mod daemon;
-mod datagrams;
-mod gate;
-mod line;
-mod load;
-mod options;
-mod process;
-mod relay;
-mod relaying;
+pub mod data_path;
+mod end;
+mod environment;
+mod format;
+mod histogram;
+mod html;
+mod job;
+mod library;
+mod measure;
+mod message;
+mod one_way;
+mod order;
+mod paced;
+mod peers;
+mod plan;
+mod raw;
 mod report;
-mod round;
 mod round_trip;
-mod run;
-mod server;
+mod rows;
+mod runner;
+mod scratch;
+mod selftest;
 mod session;
 mod stats;
-pub mod suite;
-mod yardstick;
+mod tables;
+mod tally;
+mod target;
+mod text;
+mod usage;
 
-pub use cores::Cores;
-pub use options::Options;
-pub use run::{bench, smoke};
-pub use server::Via;
+pub use baseline::ChangeLimit;
+pub use children::Interrupted;
+pub use compare::{Comparison, FigureChange};
+pub use csv::csv;
+pub use environment::Environment;
+pub use format::{layer_name, mode_name};
+pub use histogram::{LatencySummary, PERCENTILES};
+pub use html::html;
+pub use job::Timeline;
+pub use measure::{COMPARED, die_if_interrupted, measure};
+pub use plan::{
+    BenchSettings, CorePin, CorePlacement, MeasureLayer, MeasureMode, OtherServer, RunExtent,
+    RunningDaemon, SendPace, SkippedMeasurement,
+};
+pub use report::{DaemonTax, MeasurementKey, Report, ResultRow, RunLength, SCHEMA};
+pub use runner::Progress;
+pub use selftest::{SelfCheck, selftest};
+pub use stats::Estimate;
+pub use tables::{Table, tables};
+pub use tally::MessageCounts;
+pub use text::{markdown, terminal};
+pub use usage::ResourceUsage;

@@ -1,213 +1,189 @@
-//! The figures, as a table in Markdown.
+//! What was measured: the schema `ipcd-bench/1`, described in `docs/bench-json.md`.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
-use crate::cores::Cores;
-use crate::count::Counted;
-use crate::daemon::Mode;
-use crate::load::Load;
-use crate::round::Took;
-use crate::round_trip;
-use crate::server::{Server, Via};
-use crate::stats::Summary;
+use crate::compare::Comparison;
+use crate::environment::Environment;
+use crate::histogram::LatencySummary;
+use crate::job::Timeline;
+use crate::plan::{
+    CorePlacement, MeasureLayer, MeasureMode, RunExtent, SendPace, SkippedMeasurement,
+};
+use crate::stats::Estimate;
+use crate::tally::MessageCounts;
+use crate::usage::ResourceUsage;
 
-/// What all rounds of one load took.
-pub(crate) struct Figures {
-    load: Load,
-    /// Messages received per second, for each server by its place in [`Server::ALL`].
-    rates: [Vec<f64>; 4],
-    /// Nanoseconds of processor time per message, likewise.
-    costs: [Vec<f64>; 4],
+/// The schema that this code writes and reads.
+pub const SCHEMA: &str = "ipcd-bench/1";
+/// What other servers are reached over.
+pub(crate) const PEERS_OVER: &str = "tcp";
+
+/// Everything that was measured, and where.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Where it was measured, and with what.
+    pub environment: Environment,
+    /// What is counted in a run, and not counted before it.
+    pub run: RunLength,
+    /// One for each measurement.
+    pub results: Vec<ResultRow>,
+    /// What could not be measured.
+    pub skipped: Vec<SkippedMeasurement>,
+    /// What a reader should know before believing any of it.
+    pub warnings: Vec<String>,
+    /// What has changed since an earlier report, if it was compared with one.
+    #[serde(default)]
+    pub comparison: Option<Comparison>,
 }
 
-impl Figures {
-    pub(crate) fn new(load: Load) -> Self {
-        Self { load, rates: Default::default(), costs: Default::default() }
+/// How long runs were.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RunLength {
+    /// What is counted.
+    pub extent: RunExtent,
+    /// What is not, before that, in ns.
+    pub warmup_ns: u64,
+    /// Runs of each measurement.
+    pub runs: usize,
+    /// Whether the runs of different measurements took turns.
+    pub interleaved: bool,
+    /// Bytes that streams gather for a call when nothing waits.
+    pub batch_bytes: usize,
+    /// Nanoseconds of a step of the timelines.
+    pub timeline_step_ns: u64,
+}
+
+/// One measurement, of several runs.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ResultRow {
+    /// What was measured.
+    #[serde(flatten)]
+    pub key: MeasurementKey,
+    /// How, and with how many processes.
+    pub place: CorePlacement,
+    /// When messages were sent; `null` for as soon as possible.
+    pub pace: Option<SendPace>,
+    /// Messages a second, at the receivers.
+    pub messages_per_s: Estimate,
+    /// Bytes of messages a second, at the receivers.
+    pub bytes_per_s: Estimate,
+    /// Messages a second that were sent, times the receivers of each.
+    pub sent_per_s: Estimate,
+    /// Bytes of messages a second that were sent, times the receivers of each.
+    #[serde(default)]
+    pub sent_bytes_per_s: Estimate,
+    /// Whether less than 99 % of the rate was achieved.
+    pub saturated: bool,
+    /// From the time at which a message should have been sent; there and back for round trips. All
+    /// runs together.
+    pub latency: Option<LatencySummary>,
+    /// From the time at which it was sent.
+    pub service: Option<LatencySummary>,
+    /// Medians of runs of the mean and of each percentile that most runs have, in ns.
+    pub latency_runs: BTreeMap<String, Estimate>,
+    /// The same figures and the `rate` of every run, in their order; `null` where a run had too few
+    /// samples. Runs of the same number of different layers were neighbours in time.
+    #[serde(default)]
+    pub rounds: BTreeMap<String, Vec<Option<f64>>>,
+    /// What came of the messages of all runs.
+    pub counts: MessageCounts,
+    /// What the measuring processes used in all runs.
+    pub clients_used: ResourceUsage,
+    /// What the daemon's processes used, where it could be seen.
+    pub daemon: Option<ResourceUsage>,
+    /// The first run, step by step.
+    pub timeline: Timeline,
+    /// What a reader should know before believing it.
+    pub warnings: Vec<String>,
+}
+
+/// What tells a measurement apart from others.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct MeasurementKey {
+    /// What was done.
+    pub mode: MeasureMode,
+    /// Between what.
+    pub layer: MeasureLayer,
+    /// Over which transport or primitive.
+    pub transport: String,
+    /// Bytes of a message.
+    pub size: usize,
+    /// Pairs of processes.
+    pub clients: usize,
+    /// Receivers of each message.
+    pub subs: usize,
+    /// `one core`, `two cores` or `free`.
+    pub cores: String,
+    /// The rate asked for, as text: `max` for as many as go; nothing where none was asked for.
+    pub rate: Option<String>,
+}
+
+impl Report {
+    /// The same measurement with another layer between.
+    pub fn sibling(&self, row: &ResultRow, layer: MeasureLayer) -> Option<&ResultRow> {
+        let key = MeasurementKey { layer, ..row.key.clone() };
+        self.results.iter().find(|other| other.key == key)
     }
 
-    pub(crate) fn add(&mut self, server: Server, took: Took) {
-        let (place, messages) = (server as usize, self.load.deliveries() as f64);
-        self.rates[place].push(messages / took.time.as_secs_f64());
-        self.costs[place].push(1e9 * took.cpu.as_secs_f64() / messages);
+    /// What the daemon adds, and by which factor, in the unit of [`ResultRow::figure`].
+    pub fn daemon_tax(&self, row: &ResultRow) -> Option<DaemonTax> {
+        if row.key.layer != MeasureLayer::Daemon {
+            return None;
+        }
+        let (raw, daemon) = (self.yardstick(row)?.figure()?.median, row.figure()?.median);
+        Some(DaemonTax { raw, daemon, ratio: daemon / raw })
+    }
+
+    /// The bare primitive under it, which was measured beside it: for requests round trips, for
+    /// other servers what they are reached over.
+    pub fn yardstick(&self, row: &ResultRow) -> Option<&ResultRow> {
+        let MeasurementKey { mode, layer, transport, .. } = &row.key;
+        if *layer == MeasureLayer::Raw {
+            return None;
+        }
+        let mode = if *mode == MeasureMode::Req { MeasureMode::Pingpong } else { *mode };
+        let transport = if *layer == MeasureLayer::Peer { PEERS_OVER } else { transport };
+        let key = MeasurementKey {
+            mode,
+            layer: MeasureLayer::Raw,
+            transport: transport.to_owned(),
+            ..row.key.clone()
+        };
+        self.results.iter().find(|other| other.key == key)
     }
 }
 
-pub(crate) fn print_head() {
-    println!("Messages received/s: median (least–most). CPU: median ns for each, of the server.");
-    println!("Ratios: median (least–most) over rounds side by side.\n");
-    println!(
-        "| cores | via | payload | subscribers | messages | relay | yardstick | ipcd | crossing \
-         | yardstick / relay | ipcd / yardstick | ipcd / relay | crossing / ipcd \
-         | CPU relay, yardstick, ipcd, crossing |"
-    );
-    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+/// What stands between a bare primitive and the daemon.
+#[derive(Clone, Copy, Debug)]
+pub struct DaemonTax {
+    /// The primitive's figure.
+    pub raw: f64,
+    /// The daemon's.
+    pub daemon: f64,
+    /// Daemon divided by raw.
+    pub ratio: f64,
 }
 
-pub(crate) fn print_row(cores: Cores, via: Via, figures: &Figures) {
-    let [relay, yardstick, ipcd, crossing] = &figures.rates;
-    let rates = figures.rates.each_ref().map(|rates| or_none(rates, rate));
-    let cost = |Summary { median, .. }: Summary| format!("{median:.0}");
-    let costs = figures.costs.each_ref().map(|costs| or_none(costs, cost));
-    println!(
-        "| {} | {} | {} B | {} | {} | {} | {} | {} | {} | {} | {} |",
-        word(&cores),
-        word(&via),
-        figures.load.payload,
-        figures.load.subscribers,
-        figures.load.count,
-        rates.join(" | "),
-        ratio_or_none(yardstick, relay),
-        ratio_or_none(ipcd, yardstick),
-        ratio_or_none(ipcd, relay),
-        ratio_or_none(crossing, ipcd),
-        costs.join(", "),
-    );
+impl ResultRow {
+    /// The figure that says most: the median latency in ns, or messages a second.
+    pub fn figure(&self) -> Option<&Estimate> {
+        if self.key.mode.has_latency() {
+            self.latency_runs.get("p50")
+        } else {
+            Some(&self.messages_per_s)
+        }
+    }
 }
 
-/// A figure, where this server was measured.
-fn or_none(values: &[f64], print: impl Fn(Summary) -> String) -> String {
-    if values.is_empty() { "–".into() } else { print(Summary::of(values.iter().copied())) }
-}
-
-fn ratio_or_none(above: &[f64], below: &[f64]) -> String {
-    let is_there = !above.is_empty() && !below.is_empty();
-    if is_there { ratio(Summary::of_ratios(above, below)) } else { "–".into() }
-}
-
-pub(crate) fn print_crowd(cores: Cores, alone: &[f64], crowded: &[f64]) {
-    println!("| cores | one subscription | 100,001 subscriptions | ratio |");
-    println!("|---|--:|--:|--:|");
-    let rates = [alone, crowded].map(|rates| rate(Summary::of(rates.iter().copied())));
-    let ratio = ratio(Summary::of_ratios(crowded, alone));
-    println!("| {} | {} | {ratio} |", word(&cores), rates.join(" | "));
-}
-
-pub(crate) fn print_count_head() {
-    println!("What the worker spends on 1,000 messages.\n");
-    println!("| via | payload | messages | allocations | reads and writes | calls (strace) |");
-    println!("|---|--:|--:|--:|--:|--:|");
-}
-
-pub(crate) fn print_count_row(via: Via, payload: usize, counted: &Counted) {
-    let per_thousand = |count| format!("{:.3}", 1000.0 * counted.per_message(count));
-    println!(
-        "| {} | {payload} B | {} | {} | {} | {} |",
-        word(&via),
-        counted.messages,
-        per_thousand(counted.allocations),
-        per_thousand(counted.transfers),
-        counted.calls.map_or("no strace".into(), per_thousand),
-    );
-}
-
-pub(crate) fn print_connect_head() {
-    println!("Connect, HELLO, WELCOME, close, by two processes at a time: median (least–most).\n");
-    println!("| mode | connections/s |");
-    println!("|---|--:|");
-}
-
-pub(crate) fn print_connect_row(mode: Mode, connects: Summary) {
-    println!("| {mode:?} | {} |", rate(connects));
-}
-
-pub(crate) fn print_trip_head() {
-    println!("Round trip of a request, p50 and p99 in µs: median (least–most) over rounds.");
-    println!("Ratios of p50: median (least–most) over rounds side by side.\n");
-    println!(
-        "| cores | via | payload | yardstick p50 | p99 | ipcd, lean clients p50 | p99 | ipcd p50 \
-         | p99 | lean / yardstick | ipcd / yardstick |"
-    );
-    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
-}
-
-/// `took` is by place in [`round_trip::Way::ALL`].
-pub(crate) fn print_trip_row(
-    cores: Cores,
-    via: Via,
-    payload: usize,
-    took: &[Vec<round_trip::Took>; 3],
-) {
-    let p50 = took.each_ref().map(|took| micros(took, |took| took.p50));
-    let p99 = took.each_ref().map(|took| micros(took, |took| took.p99));
-    let times = p50.iter().zip(&p99).flat_map(|(p50, p99)| [time(p50), time(p99)]);
-    let [yardstick, lean, library] = &p50;
-    println!(
-        "| {} | {} | {payload} B | {} | {} | {} |",
-        word(&cores),
-        word(&via),
-        times.collect::<Vec<_>>().join(" | "),
-        ratio(Summary::of_ratios(lean, yardstick)),
-        ratio(Summary::of_ratios(library, yardstick)),
-    );
-}
-
-pub(crate) fn print_trip_targets() {
-    println!("\nWanted at 64 B over unix on one core: ipcd / yardstick at most 1.3.");
-}
-
-pub(crate) fn print_relay_head() {
-    println!("Bytes through a relay, GiB a second, and processor milliseconds a GiB of the relay.");
-    println!("Medians (least–most) over rounds; ratios over rounds side by side.\n");
-    println!(
-        "| cores | via | written at once | ipcctl relay | socat | socat -b 65536 | ipcctl / socat \
-         | ipcctl / socat -b 65536 | CPU ipcctl, socat, socat -b |"
-    );
-    println!("|---|---|--:|--:|--:|--:|--:|--:|---|");
-}
-
-/// Figures are by place in [`relaying::Program::ALL`].
-pub(crate) fn print_relay_row(
-    cores: Cores,
-    via: Via,
-    written: usize,
-    rates: &[Vec<f64>; 3],
-    costs: &[Vec<f64>; 3],
-) {
-    let shown = rates.each_ref().map(|rates| {
-        let Summary { median, least, most } = Summary::of(rates.iter().copied());
-        format!("{median:.2} ({least:.2}–{most:.2})")
-    });
-    let costs = costs.each_ref().map(|costs| Summary::of(costs.iter().copied()).median);
-    let [ours, socat, large] = rates;
-    println!(
-        "| {} | {} | {written} B | {} | {} | {} | {:.0}, {:.0}, {:.0} |",
-        word(&cores),
-        word(&via),
-        shown.join(" | "),
-        ratio(Summary::of_ratios(ours, socat)),
-        ratio(Summary::of_ratios(ours, large)),
-        costs[0],
-        costs[1],
-        costs[2],
-    );
-}
-
-pub(crate) fn print_relay_targets() {
-    println!("\nWanted at 64 KiB: ipcctl / socat at least 1.5.");
-}
-
-fn micros(took: &[round_trip::Took], which: impl Fn(&round_trip::Took) -> Duration) -> Vec<f64> {
-    took.iter().map(|took| 1e6 * which(took).as_secs_f64()).collect()
-}
-
-/// What it is called on the command line.
-fn word(choice: &impl ValueEnum) -> String {
-    let value = choice.to_possible_value().expect("no choice is hidden");
-    value.get_name().to_owned()
-}
-
-fn rate(Summary { median, least, most }: Summary) -> String {
-    let (unit, letter) = if median >= 1e6 { (1e6, "M") } else { (1e3, "k") };
-    format!("{:.2} {letter} ({:.2}–{:.2})", median / unit, least / unit, most / unit)
-}
-
-fn time(micros: &[f64]) -> String {
-    let Summary { median, least, most } = Summary::of(micros.iter().copied());
-    format!("{median:.1} ({least:.1}–{most:.1})")
-}
-
-fn ratio(Summary { median, least, most }: Summary) -> String {
-    format!("**{median:.2}** ({least:.2}–{most:.2})")
+impl std::fmt::Display for MeasurementKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { mode, layer, transport, size, cores, .. } = self;
+        let word = |it: &dyn std::fmt::Debug| format!("{it:?}").to_lowercase();
+        write!(f, "{} {} {transport} {size} B, {cores}", word(mode), word(layer))?;
+        self.rate.as_ref().map_or(Ok(()), |rate| write!(f, ", {rate}/s"))
+    }
 }

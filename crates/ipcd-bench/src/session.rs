@@ -1,54 +1,57 @@
-//! A session with the daemon, opened with bare frames: what is left of it is a socket.
+//! A session with the daemon in bare frames, for clients that do no more than they must.
+//!
+//! It opens the session and subscribes. What follows is read and written by its owner.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::time::Instant;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use ipcd_proto::auth::{Nonce, Token};
 use ipcd_proto::control::{
     Answer, Auth, Challenge, Hello, Query, Refusal, Subscribe, Welcome, decode, encode,
 };
-use ipcd_proto::{Decoded, FrameWriter, HEADER_BYTES, Header, Kind, VERSION, frame_len};
+use ipcd_proto::{Decoded, FrameWriter, HEADER_BYTES, Header, Kind, VERSION, frame_len, limits};
 use ipcd_transport::{ChannelParts, Endpoint, EndpointPurpose};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use crate::line::{Line, Paced};
-use crate::load::LARGEST;
-use crate::process::WATCHDOG;
-use crate::server::set_blocking;
+use crate::paced::PacedChannel;
 
-/// The nonce need not be random here: nobody listens in on a benchmark.
+/// How long connecting, and each answer of the daemon, may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Bytes of the largest frame.
+const LARGEST_FRAME: usize = limits::largest_frame(limits::DEFAULT_MAX_PAYLOAD);
+/// The nonce need not be random here: no other process listens in on a benchmark.
 const NONCE: Nonce = [7; 32];
 
 /// An open session.
 #[derive(Debug)]
 pub(crate) struct Session {
-    wire: Wire,
+    pub(crate) wire: SessionWire,
     peer: u64,
 }
 
+/// What a session's frames travel over.
 #[derive(Debug)]
-enum Wire {
-    /// A socket, or two ends of pipes.
+pub(crate) enum SessionWire {
+    /// A socket, or two ends of pipes; calls on them wait.
     Stream { reader: File, writer: File },
-    /// A channel with packets and a pace of its own, until its load is begun.
-    Channel { endpoint: Endpoint, paced: Option<Paced> },
+    /// A channel that sets its own pace.
+    Paced(PacedChannel),
 }
 
 impl Session {
     pub(crate) fn open(endpoint: &Endpoint, token: &Token) -> io::Result<Self> {
         let transport =
             ipcd_transports::of(endpoint, EndpointPurpose::Connect).map_err(io::Error::other)?;
-        let channel = transport.connect(endpoint, Instant::now() + WATCHDOG);
+        let channel = transport.connect(endpoint, Instant::now() + PATIENCE);
         let channel = channel.map_err(io::Error::other)?;
         let wire = match transport.capabilities().reliable {
             true => stream(channel.into_parts())?,
-            false => {
-                let paced = Some(Paced::new(channel));
-                Wire::Channel { endpoint: endpoint.clone(), paced }
-            }
+            false => SessionWire::Paced(PacedChannel::new(channel)),
         };
         let mut session = Self { wire, peer: 0 };
         let welcome = session.shake_hands(token)?;
@@ -89,17 +92,15 @@ impl Session {
         (0..count).try_for_each(|_| self.expect(Kind::Ack).map(drop))
     }
 
-    /// The processes of the daemon's workers, each of which serves as many of its peers.
-    pub(crate) fn workers(&mut self, peers_each: u64) -> io::Result<Vec<u32>> {
+    /// The processes of the daemon's workers, and how many peers each of them serves.
+    pub(crate) fn workers(&mut self) -> io::Result<Vec<(u32, u64)>> {
         self.send(Kind::Query, &encode(&Query::Status))?;
         let body = self.expect(Kind::Answer)?;
         match decode(&body).map_err(io::Error::other)? {
-            Answer::Status(status) if status.workers.iter().all(|w| w.peers == peers_each) => {
-                Ok(status.workers.iter().map(|worker| worker.pid).collect())
+            Answer::Status(status) => {
+                Ok(status.workers.iter().map(|worker| (worker.pid, worker.peers)).collect())
             }
-            answer => {
-                Err(io::Error::other(format!("peers are not where they should be: {answer:?}")))
-            }
+            answer => Err(io::Error::other(format!("{answer:?} instead of the daemon's status"))),
         }
     }
 
@@ -108,38 +109,11 @@ impl Session {
         self.peer
     }
 
-    /// What its messages are written to, if that is a stream.
-    pub(crate) fn writer(&self) -> io::Result<File> {
-        self.stream().and_then(|(_, writer)| writer.try_clone())
-    }
-
-    /// Where its messages come from, if that is a stream.
-    pub(crate) fn reader(&self) -> io::Result<File> {
-        self.stream().and_then(|(reader, _)| reader.try_clone())
-    }
-
-    /// What its messages are written to.
-    pub(crate) fn outgoing(&mut self) -> io::Result<Line> {
-        match &mut self.wire {
-            Wire::Stream { writer, .. } => writer.try_clone().map(Line::Stream),
-            Wire::Channel { endpoint, paced } => leave(endpoint, paced),
-        }
-    }
-
-    /// Where its messages come from.
-    pub(crate) fn incoming(&mut self) -> io::Result<Line> {
-        match &mut self.wire {
-            Wire::Stream { reader, .. } => reader.try_clone().map(Line::Stream),
-            Wire::Channel { endpoint, paced } => leave(endpoint, paced),
-        }
-    }
-
-    fn stream(&self) -> io::Result<(&File, &File)> {
+    /// The descriptors that its frames are read from and written to, if they travel over a stream.
+    pub(crate) fn stream(&self) -> io::Result<(&File, &File)> {
         match &self.wire {
-            Wire::Stream { reader, writer } => Ok((reader, writer)),
-            Wire::Channel { endpoint, .. } => {
-                Err(io::Error::other(format!("{endpoint} is no stream")))
-            }
+            SessionWire::Stream { reader, writer } => Ok((reader, writer)),
+            SessionWire::Paced(channel) => Err(io::Error::other(format!("{channel:?}: no stream"))),
         }
     }
 
@@ -147,8 +121,8 @@ impl Session {
         let mut bytes = Vec::new();
         FrameWriter(&mut bytes).control(Header::new(kind, 1), body);
         match &mut self.wire {
-            Wire::Stream { writer, .. } => writer.write_all(&bytes),
-            Wire::Channel { paced, .. } => used(paced)?.write_all(&bytes),
+            SessionWire::Stream { writer, .. } => writer.write_all(&bytes),
+            SessionWire::Paced(channel) => channel.write_all(&bytes),
         }
     }
 
@@ -157,46 +131,54 @@ impl Session {
         expected(wanted, kind, body)
     }
 
-    /// Exactly one frame, so that nothing of the load is read here.
+    /// Reads exactly one frame: the messages behind it are for the session's owner.
     fn receive(&mut self) -> io::Result<(Kind, Vec<u8>)> {
         let mut bytes = vec![0; HEADER_BYTES];
         let from: &mut dyn Read = match &mut self.wire {
-            Wire::Stream { reader, .. } => reader,
-            Wire::Channel { paced, .. } => used(paced)?,
+            SessionWire::Stream { reader, .. } => reader,
+            SessionWire::Paced(channel) => channel,
         };
         from.read_exact(&mut bytes)?;
-        let length = frame_len(&bytes).filter(|length| (HEADER_BYTES..=LARGEST).contains(length));
+        let sound = HEADER_BYTES..=LARGEST_FRAME;
+        let length = frame_len(&bytes).filter(|length| sound.contains(length));
         bytes.resize(length.ok_or_else(|| io::Error::other("not a frame"))?, 0);
         from.read_exact(&mut bytes[HEADER_BYTES..])?;
-        match ipcd_proto::decode(&bytes, LARGEST).map_err(io::Error::other)? {
+        match ipcd_proto::decode(&bytes, LARGEST_FRAME).map_err(io::Error::other)? {
             Decoded::Frame(frame, _) => Ok((frame.header.kind, frame.payload.to_vec())),
             Decoded::Incomplete(_) => unreachable!("all of the frame was read"),
         }
     }
 }
 
-fn stream(parts: ChannelParts) -> io::Result<Wire> {
+impl AsFd for Session {
+    /// The descriptor that its frames come from.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.wire {
+            SessionWire::Stream { reader, .. } => reader.as_fd(),
+            SessionWire::Paced(channel) => channel.as_fd(),
+        }
+    }
+}
+
+fn stream(parts: ChannelParts) -> io::Result<SessionWire> {
     let mut descriptors = parts.descriptors.into_iter().map(File::from);
     let reader = descriptors.next().expect("a channel has a descriptor");
     let writer = descriptors.next().map_or_else(|| reader.try_clone(), Ok)?;
     set_blocking(&reader, true)?;
     set_blocking(&writer, true)?;
-    let patience = TimeVal::new(WATCHDOG.as_secs() as i64, 0);
+    let patience = TimeVal::new(PATIENCE.as_secs() as i64, 0);
     match setsockopt(&reader, sockopt::ReceiveTimeout, &patience) {
-        Ok(()) | Err(Errno::ENOTSOCK) => Ok(Wire::Stream { reader, writer }),
+        Ok(()) | Err(Errno::ENOTSOCK) => Ok(SessionWire::Stream { reader, writer }),
         Err(error) => Err(error.into()),
     }
 }
 
-fn used(paced: &mut Option<Paced>) -> io::Result<&mut Paced> {
-    paced.as_mut().ok_or_else(|| io::Error::other("the channel has been handed to a load"))
-}
-
-/// Hands the channel to the load: two that used it would disturb each other's pace.
-fn leave(endpoint: &Endpoint, paced: &mut Option<Paced>) -> io::Result<Line> {
-    used(paced)?;
-    let parts = paced.take().expect("it was there").into_parts();
-    Ok(Line::Channel(Box::new((endpoint.clone(), parts))))
+/// Makes calls on the descriptor wait, or not.
+pub(crate) fn set_blocking(file: &File, is_blocking: bool) -> io::Result<()> {
+    let mut flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    flags.set(OFlag::O_NONBLOCK, !is_blocking);
+    fcntl(file, FcntlArg::F_SETFL(flags))?;
+    Ok(())
 }
 
 fn expected(wanted: Kind, kind: Kind, body: Vec<u8>) -> io::Result<Vec<u8>> {

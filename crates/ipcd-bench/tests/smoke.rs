@@ -9,7 +9,7 @@ use ipcd_sys::alloc_count::Counting;
 static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
-    match ipcd_bench::smoke() {
+    match ipcd_bench::data_path::smoke() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("smoke: {error}");

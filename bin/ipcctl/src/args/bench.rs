@@ -87,7 +87,7 @@ pub(crate) struct BenchArgs {
     /// End with exit status 10 if this holds of any measurement, compared with the baseline, and is
     /// more than chance: p99>+10%, rate<-5%.
     #[arg(long, requires = "baseline", value_name = "LIMIT")]
-    pub(crate) fail_on: Vec<ipcd_bench::suite::Limit>,
+    pub(crate) fail_on: Vec<ipcd_bench::ChangeLimit>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -187,19 +187,19 @@ impl FromStr for Rate {
 
 /// Where processes run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct PinArg(pub(crate) ipcd_bench::suite::Pin);
+pub(crate) struct PinArg(pub(crate) ipcd_bench::CorePin);
 
 impl FromStr for PinArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        use ipcd_bench::suite::Pin;
+        use ipcd_bench::CorePin;
         let core = |text: &str| text.parse::<usize>().map_err(|_| "write auto, both, free or 0,1");
         Ok(Self(match text.split_once(',') {
-            Some((near, far)) => Pin::Cores(core(near)?, core(far)?),
-            None if text == "auto" => Pin::Auto,
-            None if text == "both" => Pin::Both,
-            None if text == "free" => Pin::Free,
+            Some((near, far)) => CorePin::Cores(core(near)?, core(far)?),
+            None if text == "auto" => CorePin::Auto,
+            None if text == "both" => CorePin::Both,
+            None if text == "free" => CorePin::Free,
             None => return Err("write auto, both, free or 0,1".to_owned()),
         }))
     }
@@ -211,15 +211,15 @@ mod tests {
 
     #[test]
     fn reads_sizes_rates_and_cores() {
-        use ipcd_bench::suite::Pin;
+        use ipcd_bench::CorePin;
         let size = |text: &str| text.parse::<Size>().ok().map(|size| size.0);
         assert_eq!(["64", "1k", "64K", "1m"].map(size), [64, 1024, 65536, 1 << 20].map(Some));
         assert_eq!(["31", "2m", "k", "1g", ""].map(size), [None; 5]);
         assert_eq!("max".parse(), Ok(Rate(None)));
         assert_eq!("2.5e3".parse(), Ok(Rate(Some(2500.0))));
         assert!(["0", "-1", "nan", "inf", "fast"].iter().all(|text| text.parse::<Rate>().is_err()));
-        assert_eq!("0,1".parse(), Ok(PinArg(Pin::Cores(0, 1))));
-        assert_eq!("both".parse(), Ok(PinArg(Pin::Both)));
+        assert_eq!("0,1".parse(), Ok(PinArg(CorePin::Cores(0, 1))));
+        assert_eq!("both".parse(), Ok(PinArg(CorePin::Both)));
         assert!("0".parse::<PinArg>().is_err());
     }
 }

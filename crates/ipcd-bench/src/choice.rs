@@ -1,0 +1,157 @@
+//! Which measurements a choice of settings stands for.
+
+use std::path::Path;
+
+use ipcd_transport::Transport;
+
+use crate::message::LEAST;
+use crate::plan::{
+    BenchSettings, CorePin, CorePlacement, MeasureLayer, MeasureMode, SendPace, SkippedMeasurement,
+};
+use crate::raw;
+use crate::target::{BenchTarget, Measurement};
+
+/// All measurements, and what cannot be measured.
+///
+/// # Errors
+/// If a way is named that does not exist; the error names those that do.
+pub(crate) fn cells(
+    settings: &BenchSettings,
+    cores: &[usize],
+) -> Result<(Vec<Measurement>, Vec<SkippedMeasurement>), String> {
+    let (mut cells, mut skipped) = (Vec::new(), Vec::new());
+    let ways = ways(settings)?;
+    for &mode in &settings.modes {
+        for way in ways.iter().filter(|way| suits(settings, mode, way)) {
+            for &size in sizes(settings, mode, way) {
+                if let Some(limit) = way.largest().filter(|&limit| size > limit) {
+                    let why = format!("a message holds at most {limit} bytes");
+                    let (layer, transport) = (way.layer(), way.name().to_owned());
+                    skipped.push(SkippedMeasurement { mode, layer, transport, size, why });
+                    continue;
+                }
+                for place in places(settings.pin, mode, cores) {
+                    for pace in paces(settings, mode) {
+                        cells.push(Measurement { mode, way: way.clone(), size, pace, place });
+                    }
+                }
+            }
+        }
+    }
+    Ok((cells, skipped))
+}
+
+fn ways(settings: &BenchSettings) -> Result<Vec<BenchTarget>, String> {
+    let all = ipcd_transports::ALL;
+    let known: Vec<&str> = all
+        .map(Transport::scheme)
+        .into_iter()
+        .chain(raw::ALL.iter().map(|it| it.name).filter(|name| !is_scheme(name)))
+        .collect();
+    if let Some(unknown) = settings.ways.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!("there is no {unknown}: choose of {}", known.join(", ")));
+    }
+    // What needs more than a place to listen at is measured on a daemon that runs.
+    let default = |transport: &dyn Transport| transport.default_endpoint(Path::new("/"));
+    let is_running = |name: &str| settings.running.iter().any(|it| it.endpoint.scheme() == name);
+    let is_asked = |name: &str| settings.ways.iter().any(|it| it == name) && !is_running(name);
+    for transport in all.into_iter().filter(|it| is_asked(it.scheme())) {
+        default(transport).map_err(|error| error.to_string())?;
+    }
+    let schemes =
+        || all.into_iter().filter(|&it| default(it).is_ok()).map(|transport| transport.scheme());
+    let is_wanted =
+        |name: &str| settings.ways.is_empty() || settings.ways.iter().any(|it| it == name);
+    let mut ways = Vec::new();
+    for layer in &settings.layers {
+        match layer {
+            MeasureLayer::Raw => {
+                ways.extend(
+                    raw::ALL.into_iter().filter(|it| is_wanted(it.name)).map(BenchTarget::Raw),
+                );
+            }
+            MeasureLayer::Lib => {
+                ways.extend(schemes().filter(|it| is_wanted(it)).map(BenchTarget::Lib))
+            }
+            MeasureLayer::Daemon if settings.running.is_empty() => {
+                ways.extend(schemes().filter(|it| is_wanted(it)).map(BenchTarget::Daemon));
+            }
+            MeasureLayer::Daemon => {
+                ways.extend(settings.running.iter().cloned().map(BenchTarget::Running))
+            }
+            MeasureLayer::Peer => {}
+        }
+    }
+    ways.extend(settings.peers.iter().copied().map(BenchTarget::Peer));
+    Ok(ways)
+}
+
+fn is_scheme(name: &str) -> bool {
+    ipcd_transports::find(name).is_ok()
+}
+
+/// Whether the mode makes sense over it, and is not left out of the matrix for the time it takes.
+fn suits(settings: &BenchSettings, mode: MeasureMode, way: &BenchTarget) -> bool {
+    if let BenchTarget::Raw(primitive) = way {
+        let is_left_out = settings.is_matrix && !matches!(primitive.name, "unix" | "tcp");
+        return match mode {
+            MeasureMode::Pingpong => true,
+            MeasureMode::Req => false,
+            MeasureMode::Throughput => primitive.carries_payload(),
+            MeasureMode::Load | MeasureMode::Fanout => primitive.carries_payload() && !is_left_out,
+        };
+    }
+    if let BenchTarget::Peer(peer) = way {
+        return match mode {
+            MeasureMode::Req => false,
+            MeasureMode::Fanout => peer.has_subjects(),
+            MeasureMode::Pingpong | MeasureMode::Throughput | MeasureMode::Load => true,
+        };
+    }
+    match mode {
+        MeasureMode::Req => way.layer() == MeasureLayer::Daemon,
+        MeasureMode::Load | MeasureMode::Fanout => {
+            way.layer() == MeasureLayer::Daemon || !settings.is_matrix
+        }
+        MeasureMode::Pingpong | MeasureMode::Throughput => true,
+    }
+}
+
+/// Round trips of the quick matrix, and all modes but throughput, take the first size only. Signals
+/// have none.
+fn sizes<'a>(settings: &'a BenchSettings, mode: MeasureMode, way: &BenchTarget) -> &'a [usize] {
+    if !way.carries_payload() {
+        return &[LEAST];
+    }
+    let is_one = settings.is_matrix
+        && match mode {
+            MeasureMode::Throughput => false,
+            MeasureMode::Pingpong => settings.budget.is_some(),
+            MeasureMode::Load | MeasureMode::Fanout | MeasureMode::Req => true,
+        };
+    if is_one { &settings.sizes[..1] } else { &settings.sizes }
+}
+
+fn places(pin: CorePin, mode: MeasureMode, cores: &[usize]) -> Vec<CorePlacement> {
+    match (pin, cores) {
+        (CorePin::Free, _) => vec![CorePlacement::Free],
+        (CorePin::Cores(near, far), _) if near == far => vec![CorePlacement::One(near)],
+        (CorePin::Cores(near, far), _) => vec![CorePlacement::Two(near, far)],
+        (CorePin::Auto, &[first, ..]) if mode.is_two_way() => vec![CorePlacement::One(first)],
+        (CorePin::Both, &[first, second, ..]) if mode.is_two_way() => {
+            vec![CorePlacement::One(first), CorePlacement::Two(first, second)]
+        }
+        (_, &[first, second, ..]) => vec![CorePlacement::Two(first, second)],
+        (_, &[only]) => vec![CorePlacement::One(only)],
+        (_, []) => vec![CorePlacement::Free],
+    }
+}
+
+fn paces(settings: &BenchSettings, mode: MeasureMode) -> Vec<Option<SendPace>> {
+    if mode != MeasureMode::Load {
+        return vec![None];
+    }
+    let is_poisson = settings.is_poisson;
+    let pace = |&rate: &Option<f64>| Some(SendPace { rate, is_poisson });
+    settings.rates.iter().map(pace).collect()
+}

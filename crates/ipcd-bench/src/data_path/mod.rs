@@ -1,0 +1,321 @@
+//! `cargo bench -p ipcd-bench`: what the daemon's data path costs, beside what a machine could relay
+//! at all.
+//!
+//! Several servers move the same load from a publisher process to subscribers in another: the bare
+//! byte relay, the yardstick (the least that routes frames by subject) and the real daemon. Their
+//! rounds are interleaved, and only ratios of neighbours are compared: on a busy or throttled
+//! machine the figures themselves say little. Over UDP the bare relay is two paced hops of
+//! datagrams, and there is no yardstick. The round trip of a request, the rate of connections, and
+//! `ipcctl relay` beside socat are measured likewise.
+//!
+//! The clients do less than those of `ipcctl bench`: they only number and compare frames, since
+//! everything else on the one core would hide what the server does. Processes, daemon, clock and
+//! histograms are the same.
+
+mod connecting;
+mod contender;
+mod count;
+mod datagrams;
+mod forwarder;
+mod gate;
+mod line;
+mod load;
+mod options;
+mod requests;
+mod socat;
+mod tables;
+mod yardstick;
+
+use std::cell::Cell;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+
+use crate::children::{InterruptSignals, ProcessTeam, WATCHDOG, pin};
+use crate::job::ProcessFindings;
+use crate::runner::allowed_cores;
+use crate::scratch::ScratchDir;
+use contender::{Contender, RelayStage, WorkerMode};
+use load::Load;
+use requests::RequestServer;
+use socat::Program;
+
+pub use contender::Via;
+pub use options::{Cores, Options};
+
+/// How long a round may take before it is given up.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Payload bytes per load of the smoke test.
+const SMOKE_BYTES: u64 = 2 << 20;
+/// Connections of the smoke test.
+const SMOKE_CONNECTS: u32 = 20;
+/// Round trips of the smoke test.
+const SMOKE_TRIPS: u64 = 50;
+/// What the smoke test allows per message. It is far above what is measured, and far below what
+/// one allocation or call for each message would be.
+const SMOKE_COSTS: f64 = 0.1;
+
+/// What all rounds share.
+struct Bench {
+    interrupts: InterruptSignals,
+    scratch: ScratchDir,
+    cores: Vec<usize>,
+    serial: Cell<u64>,
+}
+
+impl Bench {
+    fn begin() -> io::Result<Self> {
+        let (interrupts, scratch) = (InterruptSignals::catch()?, ScratchDir::make()?);
+        Ok(Self { interrupts, scratch, cores: allowed_cores()?, serial: Cell::new(0) })
+    }
+
+    /// A new directory.
+    fn dir(&self) -> io::Result<PathBuf> {
+        let serial = self.serial.get();
+        self.serial.set(serial + 1);
+        let dir = self.scratch.path().join(serial.to_string());
+        std::fs::create_dir(&dir)?;
+        Ok(dir)
+    }
+
+    /// Places this process, and those that it forks from now on.
+    fn place(&self, cores: Cores) -> io::Result<()> {
+        let count = if cores == Cores::One { 1 } else { self.cores.len() };
+        pin(Pid::this(), &self.cores[..count])
+    }
+}
+
+/// What a round took.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    time: Duration,
+    /// Processor time of the processes that move the messages.
+    cpu: Duration,
+}
+
+impl Round {
+    fn of(found: &[ProcessFindings]) -> Self {
+        let used = found.iter().map(|found| found.daemon.user_ns + found.daemon.system_ns);
+        let time = Duration::from_nanos(elapsed_ns(found));
+        Self { time, cpu: Duration::from_nanos(used.sum()) }
+    }
+}
+
+/// From the first process that began to the last one that ended.
+fn elapsed_ns(found: &[ProcessFindings]) -> u64 {
+    let first = found.iter().map(|found| found.first).filter(|&first| first > 0).min();
+    let last = found.iter().map(|found| found.last).max();
+    last.unwrap_or(0).saturating_sub(first.unwrap_or(0)).max(1)
+}
+
+/// Measures, and prints a table.
+///
+/// # Errors
+/// If a server could not be started, or lost or changed a message, or a signal came.
+pub fn bench(options: &Options) -> io::Result<()> {
+    if options.smoke {
+        return smoke();
+    }
+    let bench = Bench::begin()?;
+    if options.count {
+        count_all(&bench, options)
+    } else if options.connect {
+        connects(&bench, options)
+    } else if options.relay {
+        relays(&bench, options)
+    } else if options.round_trip {
+        round_trips(&bench, options)
+    } else if options.crowd {
+        crowds(&bench, options)
+    } else {
+        loads(&bench, options)
+    }
+}
+
+/// Checks that every server relays all messages unaltered and brings each request its reply, and
+/// what the daemon spends on each message.
+///
+/// # Errors
+/// If one does not, or the daemon allocates or makes a system call for each message.
+pub fn smoke() -> io::Result<()> {
+    let bench = Bench::begin()?;
+    for via in [Via::Unix, Via::Tcp] {
+        for payload in [8, 64, 1024, 65536] {
+            let count = SMOKE_BYTES / payload as u64;
+            let load = Load { is_thorough: true, ..Load::plain(payload, count) };
+            for contender in Contender::ALL {
+                round(&bench, contender, via, load)?;
+            }
+        }
+        for payload in [64, 1024, 65536] {
+            for server in RequestServer::ALL {
+                requests::round(&bench, server, via, payload, SMOKE_TRIPS)?;
+            }
+        }
+        socat::round(&bench, Program::Ours, via, 65536, SMOKE_BYTES)?;
+    }
+    for mode in [WorkerMode::Pool(2), WorkerMode::Connection] {
+        connecting::round(&bench, mode, SMOKE_CONNECTS)?;
+    }
+    smoke_shapes(&bench)?;
+    let load = Load::plain(64, 100_000);
+    let costs = count::run(&bench, Via::Unix, load, false)?;
+    if costs.most_per_message() > SMOKE_COSTS {
+        return Err(io::Error::other(format!("too much is spent per message: {costs:?}")));
+    }
+    Ok(())
+}
+
+/// The same for loads of other shapes.
+fn smoke_shapes(bench: &Bench) -> io::Result<()> {
+    let load = Load { is_thorough: true, ..Load::plain(64, 2000) };
+    let single = Load { is_single: true, ..load };
+    let fan_out = Load { subscribers: 8, ..load };
+    for via in [Via::Unix, Via::Tcp, Via::Pipe, Via::Fifo] {
+        for contender in [Contender::Relay, Contender::Yardstick, Contender::Ipcd] {
+            round(bench, contender, via, single)?;
+            round(bench, contender, via, fan_out)?;
+        }
+    }
+    for contender in Contender::ALL.into_iter().filter(|it| it.serves(Via::Udp, load)) {
+        round(bench, contender, Via::Udp, load)?;
+        round(bench, contender, Via::Udp, Load { payload: 65536, count: 30, ..load })?;
+    }
+    let many = Load { has_many_subjects: true, has_crowd: true, ..load };
+    round(bench, Contender::Ipcd, Via::Unix, many).map(drop)
+}
+
+/// All rounds of each load.
+fn loads(bench: &Bench, options: &Options) -> io::Result<()> {
+    tables::print_load_head();
+    for &cores in &options.cores {
+        bench.place(cores)?;
+        for (via, payload) in options.loads() {
+            let load = calibrate(bench, options, via, payload)?;
+            let mut rounds = Contender::ALL.map(|_| Vec::new());
+            for _ in 0..options.rounds() {
+                for (contender, rounds) in Contender::ALL.into_iter().zip(&mut rounds) {
+                    if contender.serves(via, load) {
+                        rounds.push(round(bench, contender, via, load)?);
+                    }
+                }
+            }
+            tables::print_load_row(cores, via, load, &rounds);
+        }
+    }
+    Ok(())
+}
+
+/// Messages to many subjects, with one subscription and with 100,000 others.
+fn crowds(bench: &Bench, options: &Options) -> io::Result<()> {
+    tables::print_crowd_head();
+    for &cores in &options.cores {
+        bench.place(cores)?;
+        let load = calibrate(bench, options, Via::Unix, 64)?;
+        let alone = Load { has_many_subjects: true, ..load };
+        let crowded = Load { has_crowd: true, ..alone };
+        let mut rates = [Vec::new(), Vec::new()];
+        for _ in 0..options.rounds() {
+            for (load, rates) in [alone, crowded].into_iter().zip(&mut rates) {
+                let round = round(bench, Contender::Ipcd, Via::Unix, load)?;
+                rates.push(load.count as f64 / round.time.as_secs_f64());
+            }
+        }
+        tables::print_crowd_row(cores, &rates);
+    }
+    Ok(())
+}
+
+fn count_all(bench: &Bench, options: &Options) -> io::Result<()> {
+    tables::print_count_head();
+    for (via, payload) in options.loads() {
+        let load = calibrate(bench, options, via, payload)?;
+        tables::print_count_row(via, payload, &count::run(bench, via, load, true)?);
+    }
+    Ok(())
+}
+
+fn connects(bench: &Bench, options: &Options) -> io::Result<()> {
+    let modes = [WorkerMode::Pool(1), WorkerMode::Pool(2), WorkerMode::Connection];
+    let mut rates = modes.map(|_| Vec::new());
+    for _ in 0..options.rounds() {
+        for (mode, rates) in modes.into_iter().zip(&mut rates) {
+            let connects = connecting::connects(options.connects(), mode);
+            rates.push(connecting::round(bench, mode, connects)?);
+        }
+    }
+    tables::print_connect(&modes, &rates);
+    Ok(())
+}
+
+fn relays(bench: &Bench, options: &Options) -> io::Result<()> {
+    tables::print_relay_head();
+    let bytes = options.relayed();
+    for &cores in &options.cores {
+        bench.place(cores)?;
+        for (via, written) in options.loads() {
+            let mut rounds = Program::ALL.map(|_| Vec::new());
+            for _ in 0..options.rounds() {
+                for (program, rounds) in Program::ALL.into_iter().zip(&mut rounds) {
+                    rounds.push(socat::round(bench, program, via, written, bytes)?);
+                }
+            }
+            tables::print_relay_row(cores, via, written, bytes, &rounds);
+        }
+    }
+    tables::print_relay_target();
+    Ok(())
+}
+
+fn round_trips(bench: &Bench, options: &Options) -> io::Result<()> {
+    tables::print_trip_head();
+    for &cores in &options.cores {
+        bench.place(cores)?;
+        for (via, payload) in options.loads() {
+            let mut trips = RequestServer::ALL.map(|_| Vec::new());
+            for _ in 0..options.rounds() {
+                for (server, trips) in RequestServer::ALL.into_iter().zip(&mut trips) {
+                    trips.push(requests::round(bench, server, via, payload, options.trips())?);
+                }
+            }
+            tables::print_trip_row(cores, via, payload, &trips);
+        }
+    }
+    tables::print_trip_target();
+    Ok(())
+}
+
+/// Finds a count of messages for which the bare relay, the fastest, takes long enough.
+fn calibrate(bench: &Bench, options: &Options, via: Via, payload: usize) -> io::Result<Load> {
+    let mut load = options.load(payload, 1000);
+    let wanted = options.round_time();
+    loop {
+        let time = round(bench, Contender::Relay, via, load)?.time;
+        if time >= wanted {
+            return Ok(load);
+        }
+        // A little more than it seems to need, and not too much after a first short try.
+        let factor = 1.3 * wanted.as_secs_f64() / time.as_secs_f64();
+        load.count = (load.count as f64 * factor.clamp(1.3, 16.0)) as u64;
+    }
+}
+
+/// One round on a fresh server.
+fn round(bench: &Bench, contender: Contender, via: Via, load: Load) -> io::Result<Round> {
+    let mut stage = contender.start(bench, via, load)?;
+    drive(bench, &mut stage, load).map_err(|error| {
+        let bytes = load.payload;
+        io::Error::other(format!("{contender:?} over {via:?} with {bytes} B: {error}"))
+    })
+}
+
+/// Publishes and receives the load through a server that runs.
+fn drive(bench: &Bench, stage: &mut RelayStage, load: Load) -> io::Result<Round> {
+    let RelayStage { publisher, subscribers, movers, .. } = stage;
+    let mut team = ProcessTeam::default();
+    team.add(c"bench-subscriber", None, |start| load.receive(subscribers, movers, start))?;
+    team.add(c"bench-publisher", None, |start| load.publish(publisher, start))?;
+    Ok(Round::of(&team.run(&bench.interrupts, WATCHDOG, LIMIT)?))
+}

@@ -1,0 +1,155 @@
+//! Runs all measurements that the settings ask for, and makes a report of them.
+//!
+//! The time budget is kept here. A single run is in `runner.rs`.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::children::{InterruptSignals, Interrupted};
+use crate::choice;
+use crate::environment::Environment;
+use crate::job;
+use crate::order::order;
+use crate::plan::{BenchSettings, MeasureMode, RunExtent, SkippedMeasurement, invalid};
+use crate::report::{Report, RunLength, SCHEMA};
+use crate::rows::{key, row};
+use crate::runner::{InjectedFaults, Progress, RunResult, Runner, allowed_cores};
+use crate::scratch::ScratchDir;
+use crate::target::Measurement;
+
+/// Runs of a measurement that is to be compared, what each counts, and its warm-up: many and short,
+/// so that neighbours meet the same machine, and that many are not disturbed.
+pub const COMPARED: (usize, Duration, Duration) =
+    (120, Duration::from_millis(30), Duration::from_millis(5));
+
+/// The part of a run's time that is warm-up, when there is a budget.
+const WARM_PART: f64 = 0.15;
+/// The least and the most that a run may take, when there is a budget.
+const RUN_LIMITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+/// What a run takes besides measuring: forking, connecting, ending.
+const RUN_COSTS: Duration = Duration::from_millis(20);
+/// What everything may take beyond a budget before the rest is left out.
+const OVERDRAFT: Duration = Duration::from_secs(8);
+
+/// Measures everything that the settings ask for, and tells `watch` how far it is.
+///
+/// # Errors
+/// If it was interrupted ([`Interrupted`] is inside then), an unknown way is named, or the daemon
+/// cannot be started. A measurement that fails is reported, and the others go on.
+pub fn measure(
+    settings: &BenchSettings,
+    watch: &mut dyn FnMut(Progress<'_>),
+) -> io::Result<Report> {
+    let interrupts = InterruptSignals::catch()?;
+    let cores = allowed_cores()?;
+    let (cells, mut skipped) = choice::cells(settings, &cores).map_err(invalid)?;
+    if cells.is_empty() {
+        return Err(invalid(
+            "nothing of this can be measured: see --via, --layer and --size".into(),
+        ));
+    }
+    let environment = Environment::find(cores);
+    let dir = ScratchDir::make()?;
+    let mut runner = Runner::new(settings, dir.path(), &interrupts, &cells)?;
+    let mut runs: Vec<Vec<RunResult>> = vec![Vec::new(); cells.len()];
+    let mut failed = vec![false; cells.len()];
+    let faults = InjectedFaults { work: settings.inject, ..InjectedFaults::default() };
+    // With a budget everything comes once before anything comes again.
+    let is_interleaved = settings.interleave || settings.budget.is_some();
+    let order = order(&cells, settings.runs, is_interleaved);
+    let share = settings.budget.map(|budget| share_of(budget, order.iter(), &cells));
+    let (extent, warmup) = run_length(settings, share);
+    let since = Instant::now();
+    for (done, &index) in order.iter().enumerate() {
+        let cell = &cells[index];
+        let name = key(settings, cell).to_string();
+        watch(Progress { done, of: order.len(), since, now: &name });
+        if failed[index] {
+            continue;
+        }
+        if settings.budget.is_some_and(|budget| since.elapsed() > budget + OVERDRAFT) {
+            failed[index] = true;
+            if runs[index].is_empty() {
+                skipped.push(failure(cell, &io::Error::other("no time was left")));
+            }
+            continue;
+        }
+        // On a busy machine everything takes longer, and what follows is given less.
+        let left = settings.budget.map(|budget| budget.saturating_sub(since.elapsed()));
+        let now = left.map(|left| share_of(left, order[done..].iter(), &cells));
+        let (extent, warmup) = run_length(settings, now.min(share));
+        match runner.run(cell, scaled(extent, cell), warmup, faults) {
+            Ok(run) => runs[index].push(run),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Err(error) => {
+                failed[index] = true;
+                skipped.push(failure(cell, &error));
+            }
+        }
+    }
+    let rows = cells.iter().zip(&runs).filter(|(_, runs)| !runs.is_empty());
+    let results = rows.map(|(cell, runs)| row(settings, cell, runs)).collect();
+    let run = RunLength {
+        extent,
+        warmup_ns: warmup.as_nanos() as u64,
+        runs: settings.runs,
+        interleaved: is_interleaved,
+        batch_bytes: settings.batch,
+        timeline_step_ns: job::STEP,
+    };
+    let mut warnings = environment.warnings();
+    if let Some(work) = settings.inject {
+        warnings.push(format!("{work:?} of work were added to each message through the daemon"));
+    }
+    let schema = SCHEMA.to_owned();
+    Ok(Report { schema, environment, run, results, skipped, warnings, comparison: None })
+}
+
+/// Ends this process as the signal would have that interrupted it, if it was that.
+pub fn die_if_interrupted(error: &io::Error) {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Interrupted>());
+    if let Some(&Interrupted(signal)) = inner {
+        let _ = InterruptSignals::die_of(signal);
+    }
+}
+
+fn failure(cell: &Measurement, error: &io::Error) -> SkippedMeasurement {
+    SkippedMeasurement {
+        mode: cell.mode,
+        layer: cell.way.layer(),
+        transport: cell.way.name().to_owned(),
+        size: cell.size,
+        why: format!("failed: {error}"),
+    }
+}
+
+/// What each of these runs may take of the time.
+fn share_of<'o>(
+    time: Duration,
+    order: impl ExactSizeIterator<Item = &'o usize>,
+    cells: &[Measurement],
+) -> Duration {
+    let costs = RUN_COSTS * order.len() as u32;
+    let shares: u32 = order.map(|&index| share(&cells[index])).sum();
+    (time.saturating_sub(costs) / shares.max(1)).clamp(RUN_LIMITS.0, RUN_LIMITS.1)
+}
+
+/// What a run counts, and its warm-up: as asked for, or as its share of the budget allows.
+fn run_length(settings: &BenchSettings, share: Option<Duration>) -> (RunExtent, Duration) {
+    match share {
+        None => (settings.extent, settings.warmup),
+        Some(each) => (RunExtent::Time(each.mul_f64(1.0 - WARM_PART)), each.mul_f64(WARM_PART)),
+    }
+}
+
+/// Messages at a given rate need more time than those that come as fast as they can.
+fn share(cell: &Measurement) -> u32 {
+    if cell.mode == MeasureMode::Load { 3 } else { 1 }
+}
+
+fn scaled(extent: RunExtent, cell: &Measurement) -> RunExtent {
+    match extent {
+        RunExtent::Time(time) => RunExtent::Time(time * share(cell)),
+        count => count,
+    }
+}

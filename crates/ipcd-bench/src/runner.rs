@@ -1,0 +1,372 @@
+//! Runs every measurement, in its order, and puts the findings together.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::children::{
+    ForkedChild, InterruptSignals, ProcessTeam, StartSignal, WATCHDOG, fork, pin,
+};
+use crate::daemon::{EmbeddedDaemon, SubjectLane, processes_of};
+use crate::end::{FanOutEnd, Lane, LaneSide};
+use crate::histogram::{self, PackedHistogram};
+use crate::job::{MeasureJob, ProcessFindings, Timeline};
+use crate::library::ChannelLane;
+use crate::peers::ServedPeer;
+use crate::plan::{
+    BenchSettings, CorePlacement, MeasureLayer, MeasureMode, RunExtent, RunningDaemon,
+};
+use crate::tally::MessageCounts;
+use crate::target::{BenchTarget, Measurement};
+use crate::usage::ResourceUsage;
+use crate::{one_way, round_trip};
+
+/// The least time that the first receiver's last word and the sender's may lie apart, in ns.
+const LEAST_ELAPSED: u64 = 1;
+/// How often the end is said over a bare transport that may lose it.
+const FAREWELLS: u32 = 20;
+/// What a measurement may take beyond its length, where all of them have a budget.
+const SHORT_GRACE: Duration = Duration::from_secs(3);
+
+/// What one run of one measurement has shown.
+#[derive(Clone, Debug)]
+pub(crate) struct RunResult {
+    pub(crate) counts: MessageCounts,
+    pub(crate) elapsed_ns: u64,
+    pub(crate) latency: PackedHistogram,
+    pub(crate) service: PackedHistogram,
+    pub(crate) clients: ResourceUsage,
+    pub(crate) daemon: Option<ResourceUsage>,
+    pub(crate) timeline: Timeline,
+}
+
+impl RunResult {
+    pub(crate) fn per_s(&self, count: u64) -> f64 {
+        count as f64 * 1e9 / self.elapsed_ns as f64
+    }
+}
+
+/// What is needed to run measurements.
+pub(crate) struct Runner<'a> {
+    pub(crate) settings: &'a BenchSettings,
+    pub(crate) dir: &'a Path,
+    pub(crate) interrupts: &'a InterruptSignals,
+    pub(crate) daemon: Option<EmbeddedDaemon>,
+    pub(crate) cores: Vec<usize>,
+    serial: u64,
+}
+
+/// The cores that this process may use.
+pub(crate) fn allowed_cores() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::this())?;
+    Ok((0..CpuSet::count()).filter(|&core| set.is_set(core).unwrap_or(false)).collect())
+}
+
+/// A fault that a self-test wants.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct InjectedFaults {
+    /// The receiver does nothing for so long, so long after its first message.
+    pub(crate) stall: Option<(Duration, Duration)>,
+    /// The daemon is stopped for so long, so long after the start.
+    pub(crate) stop: Option<(Duration, Duration)>,
+    /// Each message through the daemon costs so much more.
+    pub(crate) work: Option<Duration>,
+}
+
+impl<'a> Runner<'a> {
+    pub(crate) fn new(
+        settings: &'a BenchSettings,
+        dir: &'a Path,
+        interrupts: &'a InterruptSignals,
+        cells: &[Measurement],
+    ) -> io::Result<Self> {
+        let mut runner =
+            Self { settings, dir, interrupts, daemon: None, cores: allowed_cores()?, serial: 0 };
+        // If it cannot be started, that is told at once.
+        if cells.iter().any(|cell| matches!(cell.way, BenchTarget::Daemon(_))) {
+            runner.start_daemon()?;
+        }
+        Ok(runner)
+    }
+
+    /// Where a process has its memory makes it faster or slower for all its life. So each run has a
+    /// daemon of its own, as it has clients of its own, and runs differ by that too.
+    fn start_daemon(&mut self) -> io::Result<()> {
+        self.daemon = None;
+        let dir = self.dir.join(format!("ipcd-{}", self.serial));
+        std::fs::create_dir(&dir)?;
+        self.daemon = Some(EmbeddedDaemon::start(&dir, |_| {})?);
+        Ok(())
+    }
+
+    /// One run of one measurement.
+    pub(crate) fn run(
+        &mut self,
+        cell: &Measurement,
+        extent: RunExtent,
+        warmup: Duration,
+        faults: InjectedFaults,
+    ) -> io::Result<RunResult> {
+        self.serial += 1;
+        self.interrupts.check()?;
+        if matches!(cell.way, BenchTarget::Daemon(_)) {
+            self.start_daemon()?;
+        }
+        let served = self.serve(cell)?;
+        let daemon = self.place_server(cell, &served)?;
+        let job = self.job(cell, extent, warmup, faults, daemon);
+        let mut lanes = self.lanes(cell, &served)?;
+        let mut team = ProcessTeam::default();
+        let (near, far) = match cell.place {
+            CorePlacement::Free => (None, None),
+            CorePlacement::One(core) => (Some(core), Some(core)),
+            CorePlacement::Two(near, far) => (Some(near), Some(far)),
+        };
+        for lane in &mut lanes {
+            team.add(c"bench-far", far, |start| far_end(cell.mode, &mut **lane, &job, start))?;
+        }
+        let senders = if cell.mode == MeasureMode::Fanout { 1 } else { lanes.len() };
+        for index in 0..senders {
+            let of_all = cell.mode == MeasureMode::Fanout && !cell.way.fans_out();
+            let mine = if of_all { &mut lanes[..] } else { &mut lanes[index..=index] };
+            let mut job = job.clone();
+            job.seed += 2 * index as u64;
+            if index > 0 {
+                job.daemon.clear();
+            }
+            team.add(c"bench-near", near, |start| near_end(cell.mode, mine, &job, start))?;
+        }
+        let stopper = faults.stop.map(|stop| stop_daemon(&job.daemon, stop)).transpose()?;
+        let limit = 3 * length(extent, cell) + warmup + one_way::SILENCE;
+        let grace = if self.settings.budget.is_some() { SHORT_GRACE } else { WATCHDOG };
+        let findings = team.run(self.interrupts, grace, limit);
+        if stopper.is_some() {
+            drop(stopper);
+            // Whatever became of the measurement, the daemon must be able to end.
+            signal(&job.daemon, Signal::SIGCONT)?;
+        }
+        let findings = findings?;
+        let (fars, nears) = findings.split_at(lanes.len());
+        combine(cell, nears, fars)
+    }
+
+    fn job(
+        &self,
+        cell: &Measurement,
+        extent: RunExtent,
+        warmup: Duration,
+        faults: InjectedFaults,
+        daemon: Vec<u32>,
+    ) -> MeasureJob {
+        MeasureJob {
+            payload: self.settings.payload.clone(),
+            has_crc: self.settings.has_crc,
+            may_lose: cell.way.may_lose(),
+            farewells: if cell.way.layer() == MeasureLayer::Raw && cell.way.may_lose() {
+                FAREWELLS
+            } else {
+                1
+            },
+            pace: cell.pace,
+            seed: self.serial,
+            daemon,
+            stall: faults.stall,
+            work: faults.work.filter(|_| cell.way.layer() == MeasureLayer::Daemon),
+            ..MeasureJob::new(cell.size, extent, warmup)
+        }
+    }
+
+    /// Puts a server of our own where the measurement wants it, and tells its processes.
+    fn place_server(&self, cell: &Measurement, served: &[ServedPeer]) -> io::Result<Vec<u32>> {
+        let processes = match (&cell.way, &self.daemon) {
+            (BenchTarget::Running(running), _) => return Ok(processes_of(running)),
+            (BenchTarget::Daemon(_), Some(daemon)) => daemon.processes.clone(),
+            (BenchTarget::Peer(_), _) => served.iter().flat_map(ServedPeer::processes).collect(),
+            _ => return Ok(Vec::new()),
+        };
+        let core = if let CorePlacement::One(core) = cell.place { Some(core) } else { None };
+        let cores = core.as_ref().map_or(&self.cores[..], std::slice::from_ref);
+        for &process in &processes {
+            for thread in threads(process)? {
+                pin(thread, cores)?;
+            }
+        }
+        Ok(processes)
+    }
+
+    /// Starts another server, if the measurement is of one: one for each pair if it serves no more.
+    fn serve(&self, cell: &Measurement) -> io::Result<Vec<ServedPeer>> {
+        let BenchTarget::Peer(peer) = &cell.way else { return Ok(Vec::new()) };
+        let count = if peer.has_subjects() { 1 } else { self.settings.clients };
+        let dir = |index| self.dir.join(format!("served-{}-{index}", self.serial));
+        (0..count).map(|index| ServedPeer::start(*peer, &dir(index))).collect()
+    }
+
+    fn lanes(&self, cell: &Measurement, served: &[ServedPeer]) -> io::Result<Vec<Box<dyn Lane>>> {
+        let is_fan = cell.mode == MeasureMode::Fanout;
+        let count = if is_fan { self.settings.subs } else { self.settings.clients };
+        let lane = |index| self.lane(cell, if is_fan { 0 } else { index }, index, served);
+        (0..count).map(lane).collect()
+    }
+
+    fn lane(
+        &self,
+        cell: &Measurement,
+        subject: usize,
+        index: usize,
+        served: &[ServedPeer],
+    ) -> io::Result<Box<dyn Lane>> {
+        let batch = self.settings.batch;
+        let dir = self.dir.join(format!("{}-{index}", self.serial));
+        let name = format!("bench.{}.{}.{subject}", std::process::id(), self.serial);
+        match &cell.way {
+            BenchTarget::Raw(primitive) => {
+                std::fs::create_dir(&dir)?;
+                primitive.prepare(&dir, cell.size, batch)
+            }
+            BenchTarget::Lib(scheme) => {
+                std::fs::create_dir(&dir)?;
+                Ok(Box::new(ChannelLane::listen(scheme, &dir, batch)?))
+            }
+            BenchTarget::Daemon(scheme) => {
+                let none = || io::Error::other("there is no embedded daemon");
+                let daemon = self.daemon.as_ref().ok_or_else(none)?;
+                Ok(Box::new(subjects(cell, daemon.via(scheme)?, name)))
+            }
+            BenchTarget::Running(running) => Ok(Box::new(subjects(cell, running.clone(), name))),
+            BenchTarget::Peer(peer) => {
+                let server = &served[index % served.len()];
+                Ok(Box::new(server.lane(*peer, name, cell.size, batch)))
+            }
+        }
+    }
+}
+
+fn subjects(cell: &Measurement, daemon: RunningDaemon, name: String) -> SubjectLane {
+    let are_requests = cell.mode == MeasureMode::Req;
+    SubjectLane { daemon, name, is_two_way: cell.mode.is_two_way(), are_requests }
+}
+
+pub(crate) fn near_end(
+    mode: MeasureMode,
+    lanes: &mut [Box<dyn Lane>],
+    job: &MeasureJob,
+    start: &mut StartSignal<'_>,
+) -> io::Result<ProcessFindings> {
+    let mut ends =
+        lanes.iter_mut().map(|lane| lane.open(LaneSide::Near)).collect::<io::Result<Vec<_>>>()?;
+    let mut end = if ends.len() == 1 { ends.remove(0) } else { Box::new(FanOutEnd(ends)) };
+    start()?;
+    if mode.is_two_way() { round_trip::ask(&mut *end, job) } else { one_way::send(&mut *end, job) }
+}
+
+pub(crate) fn far_end(
+    mode: MeasureMode,
+    lane: &mut dyn Lane,
+    job: &MeasureJob,
+    start: &mut StartSignal<'_>,
+) -> io::Result<ProcessFindings> {
+    let mut end = lane.open(LaneSide::Far)?;
+    start()?;
+    match mode.is_two_way() {
+        true => round_trip::answer(&mut *end, job),
+        false => one_way::receive(&mut *end, job),
+    }
+}
+
+/// How long the counted part may be expected to take.
+fn length(extent: RunExtent, cell: &Measurement) -> Duration {
+    /// Messages a second that anything manages, also a round trip at a time between two cores.
+    const SLOWEST: f64 = 1000.0;
+    match extent {
+        RunExtent::Time(time) => time,
+        RunExtent::Count(count) => {
+            let rate =
+                cell.pace.and_then(|pace| pace.rate).map_or(SLOWEST, |rate| rate.min(SLOWEST));
+            Duration::from_secs_f64(count as f64 / rate)
+        }
+    }
+}
+
+/// Other servers have several, and each is placed by itself, sched(7).
+fn threads(process: u32) -> io::Result<Vec<Pid>> {
+    let entries = std::fs::read_dir(format!("/proc/{process}/task"))?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(numbers.map(Pid::from_raw).collect())
+}
+
+/// Forks a process that stops these for a while.
+fn stop_daemon(processes: &[u32], (after, long): (Duration, Duration)) -> io::Result<ForkedChild> {
+    fork(c"bench-stopper", || {
+        std::thread::sleep(after);
+        signal(processes, Signal::SIGSTOP)?;
+        std::thread::sleep(long);
+        signal(processes, Signal::SIGCONT)
+    })
+}
+
+fn signal(processes: &[u32], signal: Signal) -> io::Result<()> {
+    let each = |&pid: &u32| kill(Pid::from_raw(pid as i32), signal);
+    Ok(processes.iter().try_for_each(each)?)
+}
+
+fn combine(
+    cell: &Measurement,
+    nears: &[ProcessFindings],
+    fars: &[ProcessFindings],
+) -> io::Result<RunResult> {
+    let is_two_way = cell.mode.is_two_way();
+    let receivers = if is_two_way { nears } else { fars };
+    let mut counts = MessageCounts::default();
+    receivers.iter().for_each(|found| counts.add(&found.counts));
+    if is_two_way {
+        fars.iter().for_each(|found| counts.corrupted += found.counts.corrupted);
+    } else {
+        let sent: u64 = nears.iter().map(|found| found.counts.sent).sum();
+        counts.sent =
+            if cell.mode == MeasureMode::Fanout { sent * fars.len() as u64 } else { sent };
+        counts.lost = counts.sent.saturating_sub(counts.received);
+    }
+    let first = nears.iter().map(|found| found.first).min().unwrap_or(0);
+    // Where nothing came, what was sent still took its time.
+    let has_come = counts.received > 0;
+    let last = if has_come { receivers } else { nears }.iter().map(|found| found.last).max();
+    let last = last.unwrap_or(0);
+    let (mut clients, mut daemon) = (ResourceUsage::default(), ResourceUsage::default());
+    nears.iter().chain(fars).for_each(|found| clients.add(&found.usage));
+    nears.iter().for_each(|found| daemon.add(&found.daemon));
+    Ok(RunResult {
+        counts,
+        elapsed_ns: last.saturating_sub(first).max(LEAST_ELAPSED),
+        latency: merged(receivers.iter().filter_map(|found| found.latency.as_deref()))?,
+        service: merged(receivers.iter().filter_map(|found| found.service.as_deref()))?,
+        clients,
+        daemon: (daemon.peak_bytes > 0).then_some(daemon),
+        timeline: receivers.first().map(|found| found.timeline.clone()).unwrap_or_default(),
+    })
+}
+
+fn merged<'t>(texts: impl Iterator<Item = &'t str>) -> io::Result<PackedHistogram> {
+    let mut sum = histogram::empty();
+    for text in texts {
+        sum.add(histogram::from_text(text)?).map_err(io::Error::other)?;
+    }
+    Ok(PackedHistogram::of(&sum))
+}
+
+/// When it was begun, and how much of it there is: for those who watch.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// Runs done.
+    pub done: usize,
+    /// Runs in all.
+    pub of: usize,
+    /// Since when.
+    pub since: Instant,
+    /// What is run now.
+    pub now: &'a str,
+}

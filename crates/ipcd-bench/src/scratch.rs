@@ -1,0 +1,110 @@
+//! A private directory for one benchmark, gone at its end; and what became of those whose process
+//! was killed.
+//!
+//! Whoever uses a directory holds a lock on it (flock(2)), and so do the processes forked
+//! meanwhile. The kernel takes the lock away with the last of them, so a directory that can be
+//! locked is nobody's: the next benchmark removes it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+
+/// How their names begin.
+const PREFIX: &str = "ipcd-bench-";
+/// How often another benchmark, which is just starting, may take ours for a left one.
+const TRIES: usize = 10;
+
+/// The directory, removed when this is dropped.
+pub(crate) struct ScratchDir {
+    dir: TempDir,
+    _lock: Flock<File>,
+}
+
+impl ScratchDir {
+    /// Makes one below the system's directory for such, and removes those that nobody uses.
+    pub(crate) fn make() -> io::Result<Self> {
+        Self::make_in(&std::env::temp_dir())
+    }
+
+    fn make_in(parent: &Path) -> io::Result<Self> {
+        sweep(parent);
+        for _ in 0..TRIES {
+            let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+            if let Some(lock) = lock(dir.path())? {
+                return Ok(Self { dir, _lock: lock });
+            }
+        }
+        let parent = parent.display();
+        Err(io::Error::other(format!("make a directory in {parent}: it is removed each time")))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Removes what killed benchmarks of this user have left. What cannot be removed stays.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    let is_ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(PREFIX);
+    for entry in entries.flatten().filter(is_ours) {
+        if let Ok(Some(_lock)) = lock(&entry.path()) {
+            // Symbolic links in it are removed, and not followed.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Locks a directory of this user's; nothing if it is another's, in use, no directory, or gone.
+fn lock(path: &Path) -> io::Result<Option<Flock<File>>> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let Ok(dir) = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) else {
+        return Ok(None);
+    };
+    if dir.metadata()?.uid() != geteuid().as_raw() {
+        return Ok(None);
+    }
+    let lock = match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+        Err((_, error)) => return Err(error.into()),
+    };
+    // Whoever had the lock before may have removed the directory.
+    let is_same = fs::symlink_metadata(path).is_ok_and(|there| {
+        lock.metadata().is_ok_and(|held| (there.dev(), there.ino()) == (held.dev(), held.ino()))
+    });
+    Ok(is_same.then_some(lock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removes_what_nobody_uses_and_nothing_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let inside = |name: &str| parent.path().join(name);
+        fs::create_dir(inside("ipcd-bench-left")).unwrap();
+        fs::write(inside("ipcd-bench-left/file"), "left").unwrap();
+        fs::create_dir(inside("another")).unwrap();
+        fs::write(inside("ipcd-bench-file"), "no directory").unwrap();
+        std::os::unix::fs::symlink(inside("another"), inside("ipcd-bench-link")).unwrap();
+        fs::write(inside("another/file"), "kept").unwrap();
+        std::os::unix::fs::symlink(inside("another"), inside("ipcd-bench-left/link")).unwrap();
+        let first = ScratchDir::make_in(parent.path()).unwrap();
+        let second = ScratchDir::make_in(parent.path()).unwrap();
+        assert!(!inside("ipcd-bench-left").exists());
+        assert!(inside("another/file").exists() && inside("ipcd-bench-file").exists());
+        assert!(inside("ipcd-bench-link").is_symlink());
+        assert!(first.path().exists() && second.path().exists(), "both are in use");
+        let path = second.path().to_owned();
+        drop(second);
+        assert!(first.path().exists() && !path.exists());
+    }
+}
