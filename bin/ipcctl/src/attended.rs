@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Client, Error, Event, Woken};
+use ipcd_client::{Client, Error, Event, WakeReason};
 use ipcd_transport::{deadline_after, poll_some};
 use nix::poll::{PollFd, PollFlags};
 
@@ -39,7 +39,7 @@ impl Attended {
     pub(crate) fn next_event(&mut self, deadline: Option<Instant>) -> Outcome<Option<Event>> {
         let until = self.until(deadline);
         let event = match self.client.wait_event_or(self.jobs.fd(), until) {
-            Ok(Woken::Event) => self.client.next_event(Some(Instant::now()))?,
+            Ok(WakeReason::Event) => self.client.next_event(Some(Instant::now()))?,
             Ok(_) => None,
             Err(_) => self.client.next_event(Some(self.attempt(until)))?,
         };

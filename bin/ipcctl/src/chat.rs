@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use ipcd_client::{
-    Client, Error, Event, Message, Options, Origin, Subject, SubscribeOptions, Woken,
+    Client, Error, Event, Message, Options, Origin, Subject, SubscribeOptions, WakeReason,
 };
 use ipcd_transport::poll_until;
 use nix::poll::PollFlags;
@@ -52,7 +52,7 @@ impl Chat<'_> {
             self.show_what_came()?;
             if !poll_until(&io::stdin(), PollFlags::POLLIN, Instant::now())? {
                 match self.client.wait_event_or(io::stdin().as_fd(), None) {
-                    Ok(Woken::Ready) => {}
+                    Ok(WakeReason::Readable) => {}
                     Ok(_) => continue,
                     Err(_) => {
                         self.show_next(None)?;

@@ -1,263 +1,152 @@
-//! The client: publish, subscribe, receive.
+//! The client: owns its parts, and connects, publishes and subscribes.
 //!
-//! What it asks and waits for is in `calls`, requests and receipts in `requests`; `incoming` handles
-//! what comes, `events` keeps it for the caller, and `reconnect` is for when the connection is lost.
-//! `turns` is for whoever has an event loop of their own.
+//! Each part keeps one kind of state and returns events: [`Session`] the connection,
+//! [`SubscriptionTable`] the subscriptions, [`OutcomeTracker`] calls, requests and receipts,
+//! [`Publisher`] the frames of messages. `driver` moves bytes and dispatches frames to them.
 
-mod calls;
-mod events;
-mod incoming;
-mod reconnect;
+mod driver;
+mod external_loop;
+mod receive;
 mod requests;
-mod turns;
 
-use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use ipcd_proto::control::{Answer, Origin, Query, Refusal, Unsubscribe, Welcome, encode};
-use ipcd_proto::{BadHeaders, Filter, Frame, Header, Kind, Subject, limits};
-use ipcd_transport::{Endpoint, PeerIdentity, deadline_after};
+use ipcd_proto::control::{Answer, Origin, Query, Unsubscribe, encode};
+use ipcd_proto::{Filter, Kind};
+use ipcd_transport::{Endpoint, PeerIdentity};
 
+use crate::event::{Event, EventQueue};
+use crate::frame_channel::BATCH;
 use crate::message::Publication;
 use crate::options::{Options, SubscribeOptions};
-use crate::origins::Origins;
-use crate::outstanding::Outstanding;
-use crate::wire::{BATCH, Turn, Wire, Wish};
-use crate::{Error, Result, session};
+use crate::origins::OriginCache;
+use crate::outcomes::OutcomeTracker;
+use crate::publisher::Publisher;
+use crate::session::Session;
+use crate::subscriptions::SubscriptionTable;
+use crate::{Error, Result};
 
-use calls::{Awaited, Ending};
-use events::{Events, has_passed};
-use reconnect::subscribe_body;
-
-pub use events::{Event, Messages};
-
-/// Bytes of messages that wait to be taken, before a client that only sends stops reading.
-const MAX_PENDING: usize = 64 * 1024 * 1024;
-
-/// What [`Client::wait_event_or`] waited for, and came first.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Woken {
-    /// An event waits to be taken.
-    Event,
-    /// The descriptor is readable.
-    Ready,
-    /// The deadline came.
-    Late,
-}
+pub use receive::MessageIter;
 
 /// A connection to ipcd.
+///
+/// Dropping it writes what is buffered and says goodbye, for at most [`Options::timeout`]. Errors
+/// are then lost: [`Client::close`] reports them.
 pub struct Client {
-    endpoint: Endpoint,
-    options: Options,
-    wire: Wire,
-    welcome: Welcome,
-    /// How many connections there were before this one.
-    connection: u32,
-    subscriptions: BTreeMap<u32, (Filter, SubscribeOptions)>,
-    events: Events,
-    origins: Origins,
-    outstanding: Outstanding,
-    next_subscription: u32,
-    next_id: u64,
-    /// The last subject that was found to be one: most messages go where the one before went.
-    checked: String,
-    awaited: Option<Awaited>,
-    /// Where replies to a request go: kept, so that a request allocates nothing.
-    own_address: String,
-    /// Messages that have come, and how many of them before this connection was made.
-    received: u64,
-    received_before: u64,
-    /// The first message that was refused since the last flush.
-    refused: Option<Refusal>,
-    /// Whether messages were sent on a connection that was lost before they were confirmed.
-    unconfirmed: bool,
-    lost_unconfirmed: bool,
-    /// Why the session ends, if that is known better than by the end of the connection.
-    ending: Option<Ending>,
-    /// Why the connection was lost, until it is made again.
-    lost: Option<String>,
-    /// Subscriptions that were made again, by their frames.
-    resubscribed: BTreeMap<u64, u32>,
-    /// Why a subscription could not be made again: without it, going on is of no use.
-    unsubscribed: Option<Refusal>,
+    session: Session,
+    publisher: Publisher,
+    subscriptions: SubscriptionTable,
+    outcomes: OutcomeTracker,
+    origins: OriginCache,
+    events: EventQueue,
 }
 
 impl Client {
     /// Connects and opens a session.
     ///
     /// # Errors
-    /// If nobody is there, or the daemon refuses, or no answer comes in time.
+    /// If nothing listens there, the daemon refuses, or [`Options::timeout`] passes.
     pub fn connect(endpoint: &Endpoint, options: Options) -> Result<Self> {
-        let deadline = deadline_after(options.timeout);
-        let (wire, welcome) = session::open(endpoint, &options, deadline)?;
+        let transport = ipcd_transports::find(endpoint.scheme());
+        let is_reliable = transport.is_ok_and(|transport| transport.capabilities().reliable);
         Ok(Self {
-            endpoint: endpoint.clone(),
-            options,
-            wire,
-            welcome,
-            connection: 0,
-            subscriptions: BTreeMap::new(),
-            events: Events::default(),
-            origins: Origins::default(),
-            outstanding: Outstanding::default(),
-            next_subscription: 1,
-            next_id: 1,
-            checked: String::new(),
-            awaited: None,
-            own_address: String::new(),
-            received: 0,
-            received_before: 0,
-            refused: None,
-            unconfirmed: false,
-            lost_unconfirmed: false,
-            ending: None,
-            lost: None,
-            resubscribed: BTreeMap::new(),
-            unsubscribed: None,
+            session: Session::open(endpoint, options)?,
+            publisher: Publisher::default(),
+            subscriptions: SubscriptionTable::new(is_reliable),
+            outcomes: OutcomeTracker::default(),
+            origins: OriginCache::default(),
+            events: EventQueue::default(),
         })
     }
 
-    /// This peer's id.
+    /// This peer's id. Another connection has another one.
     pub fn peer(&self) -> u64 {
-        self.welcome.peer
+        self.session.welcome().peer
     }
 
-    /// Bytes of the largest payload that the daemon takes.
+    /// Bytes of the largest payload that the daemon accepts (`max_message`).
     pub fn max_payload(&self) -> usize {
-        self.welcome.max_payload as usize
+        self.session.welcome().max_payload as usize
     }
 
-    /// The version of the daemon.
+    /// The version of the daemon, such as `0.1.0`.
     pub fn server_version(&self) -> &str {
-        &self.welcome.server
+        &self.session.welcome().server
     }
 
     /// Whether the daemon asked for a token, and both sides have proved that they hold it.
     pub fn has_proved_token(&self) -> bool {
-        self.welcome.proof.is_some()
+        self.session.welcome().proof.is_some()
     }
 
-    /// Where the client is connected to.
+    /// The endpoint that the client connects to.
     pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        self.session.endpoint()
     }
 
-    /// Whether the connection has not ended, as far as is known.
+    /// Whether the connection is open, as far as is known: its end is noticed by reading.
     pub fn is_connected(&self) -> bool {
-        self.wire.ended().is_none()
+        self.session.channel_ref().ended().is_none()
     }
 
-    /// Who the daemon is, as far as the kernel can tell.
+    /// The daemon's identity: its process and user where the kernel tells them, else its address.
     pub fn daemon_identity(&self) -> &PeerIdentity {
-        self.wire.channel().identity()
+        self.session.identity()
     }
 
-    /// Sends a message, some time before the client waits or is dropped.
+    /// Publishes a message: checks it, and copies it into the client's buffer. A return is no
+    /// confirmation; the daemon's answer comes with [`Client::flush`].
+    ///
+    /// The buffer is written
+    /// - by this call when the buffer holds 64 KiB or more, which waits until less is left: so a
+    ///   daemon that makes publishers wait makes this call wait;
+    /// - while the client waits for anything, as in [`Client::next_event`], [`Client::request`] or
+    ///   [`Client::wait_until`];
+    /// - by [`Client::push`], which does not wait for a confirmation;
+    /// - by [`Client::flush`] and [`Client::close`], which do;
+    /// - when the client is dropped.
+    ///
+    /// A message therefore stays in the buffer as long as the caller does other work. Call `push`
+    /// after the last message of a batch, or `flush` if a refusal or a loss matters.
     ///
     /// # Errors
-    /// If the message is no good, or the connection is lost.
+    /// If the subject is invalid, the payload is larger than [`Client::max_payload`], or the
+    /// connection is lost. A refusal by the daemon is an error of the next `flush`.
     pub fn publish(&mut self, subject: &str, payload: &[u8]) -> Result<()> {
         self.publish_message(&Publication { subject, payload, ..Publication::default() })
     }
 
-    /// The same, with everything that a message can have.
+    /// Publishes a message with headers and a reply subject. It is buffered as with
+    /// [`Client::publish`].
     ///
     /// # Errors
-    /// If the message is no good, or the connection is lost.
+    /// As [`Client::publish`], and if the headers or the reply subject are invalid.
     pub fn publish_message(&mut self, message: &Publication<'_>) -> Result<()> {
         self.publish_part(message, false)
     }
 
-    /// Writes what is buffered, without waiting for a confirmation.
+    /// Writes the buffer, and returns when the transport has taken all of it. The daemon may not
+    /// have read it yet.
     ///
     /// # Errors
     /// If the connection is lost.
     pub fn push(&mut self) -> Result<()> {
-        while self.wire.unwritten() > 0 {
+        while self.session.channel_ref().unwritten() > 0 {
             self.write_some()?;
         }
         Ok(())
     }
 
-    /// Keeps the connection going until the descriptor is readable; false at the deadline.
+    /// Writes the buffer, and waits until the daemon has accepted everything that was published.
     ///
     /// # Errors
-    /// If the connection is lost.
-    pub fn wait_for(&mut self, fd: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool> {
-        loop {
-            let only_write = self.events.bytes() >= MAX_PENDING;
-            let wish = Wish { also: Some(fd), only_write, ..Wish::input(deadline) };
-            match self.turn(wish)? {
-                Turn::Moved => {}
-                turn => return Ok(turn == Turn::Other),
-            }
-        }
-    }
-
-    /// Keeps the connection going until an event waits to be taken, or the descriptor is readable,
-    /// or the deadline comes.
-    ///
-    /// # Errors
-    /// If the connection is lost and no event is left.
-    pub fn wait_event_or(
-        &mut self,
-        fd: BorrowedFd<'_>,
-        deadline: Option<Instant>,
-    ) -> Result<Woken> {
-        loop {
-            if self.has_event() {
-                return Ok(Woken::Event);
-            }
-            let wake = deadline.into_iter().chain(self.outstanding.next_deadline()).min();
-            match self.turn(Wish { also: Some(fd), ..Wish::input(wake) }) {
-                Ok(Turn::Moved) => {}
-                Ok(Turn::Other) => return Ok(Woken::Ready),
-                Ok(Turn::Late) if self.has_event() || !has_passed(deadline) => {}
-                Ok(Turn::Late) => return Ok(Woken::Late),
-                Err(error) if !self.has_event() => return Err(error),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// Waits until the descriptor can be written; false at the deadline. No messages are taken
-    /// meanwhile, as far as the transport can leave them: who cannot pass on what came lets its
-    /// senders wait. What is buffered is written, and the end of the connection is noticed.
-    ///
-    /// # Errors
-    /// If the connection is lost. What came before is an event, and waits to be taken.
-    pub fn wait_writable(&mut self, fd: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool> {
-        let wish = Wish { also: Some(fd), also_writes: true, only_write: true, ..Wish::default() };
-        loop {
-            match self.turn(Wish { deadline, ..wish })? {
-                Turn::Moved => {}
-                turn => return Ok(turn == Turn::Other),
-            }
-        }
-    }
-
-    /// Keeps the connection going until then.
-    ///
-    /// # Errors
-    /// If the connection is lost.
-    pub fn wait_until(&mut self, time: Instant) -> Result<()> {
-        while self.turn(Wish::input(Some(time)))? != Turn::Late {}
-        Ok(())
-    }
-
-    /// Waits until the daemon has accepted everything that was published.
-    ///
-    /// # Errors
-    /// If a message was refused, the connection was lost, or no answer came in time.
+    /// [`Error::Refused`] with the first refusal of a message since the last call;
+    /// [`Error::Disconnected`] if a connection was lost with unconfirmed messages;
+    /// [`Error::TimedOut`] if no confirmation comes within [`Options::timeout`].
     pub fn flush(&mut self) -> Result<()> {
         self.call(Kind::Flush, &[], "confirmation")?;
-        self.unconfirmed = false;
-        if std::mem::take(&mut self.lost_unconfirmed) {
-            let why = "messages that were not confirmed may be lost".into();
-            return Err(Error::Disconnected(why));
-        }
-        match self.refused.take() {
+        self.publisher.confirm()?;
+        match self.outcomes.take_refused() {
             Some(refusal) => Err(Error::Refused(refusal)),
             None => Ok(()),
         }
@@ -272,50 +161,51 @@ impl Client {
         self.flush()
     }
 
-    /// Subscribes, and returns the number of the subscription. Whatever is published after this
-    /// returns will come.
+    /// Subscribes, and returns the number of the subscription. Every matching message that is
+    /// published after the return will come.
     ///
     /// # Errors
-    /// If the daemon refuses, the connection is lost, or no answer comes in time.
+    /// If the filter is invalid, the daemon refuses, the connection is lost, or the daemon does not
+    /// answer in time.
     pub fn subscribe(&mut self, filter: &str, options: SubscribeOptions) -> Result<u32> {
         let filter = Filter::parse(filter.as_bytes())?;
-        let number = self.next_subscription;
-        self.next_subscription += 1;
-        let header = self.subscribe_header(&options);
-        self.call_with(header, &subscribe_body(number, &filter, &options), "confirmation")?;
-        self.subscriptions.insert(number, (filter, options));
+        let number = self.subscriptions.take_number();
+        let (header, body) = self.subscriptions.frame(number, &filter, &options);
+        self.call_with(header, &body, "confirmation")?;
+        self.subscriptions.insert(number, filter, options);
         Ok(number)
     }
 
-    /// Ends a subscription. Messages that came before are still delivered.
+    /// Ends a subscription. Messages that came before can still be taken.
     ///
     /// # Errors
-    /// If there is no such subscription, the connection is lost, or no answer comes in time.
+    /// If there is no such subscription, the connection is lost, or the daemon does not answer in
+    /// time.
     pub fn unsubscribe(&mut self, subscription: u32) -> Result<()> {
-        self.subscriptions.remove(&subscription);
+        self.subscriptions.remove(subscription);
         self.call(Kind::Unsubscribe, &encode(&Unsubscribe { subscription }), "confirmation")?;
         Ok(())
     }
 
     /// The filter of a subscription.
     pub fn filter(&self, subscription: u32) -> Option<&Filter> {
-        self.subscriptions.get(&subscription).map(|(filter, _)| filter)
+        self.subscriptions.filter(subscription)
     }
 
-    /// How long the daemon takes to answer.
+    /// Measures the round trip to the daemon.
     ///
     /// # Errors
-    /// If the connection is lost, or no answer comes in time.
+    /// If the connection is lost, or the daemon does not answer in time.
     pub fn ping(&mut self) -> Result<Duration> {
         let start = Instant::now();
         self.call(Kind::Ping, &[], "answer")?;
         Ok(start.elapsed())
     }
 
-    /// Asks about the daemon.
+    /// Asks about the daemon. A long answer comes in several parts.
     ///
     /// # Errors
-    /// If the daemon refuses, the connection is lost, or no answer comes in time.
+    /// If the daemon refuses, the connection is lost, or the daemon does not answer in time.
     pub fn query(&mut self, query: &Query) -> Result<Vec<Answer>> {
         self.call(Kind::Query, &encode(query), "answer")
     }
@@ -324,19 +214,19 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::query`].
-    pub fn find(&mut self, who: &str) -> Result<Option<u64>> {
-        match self.query(&Query::Find(who.to_owned()))?[..] {
+    pub fn find(&mut self, peer: &str) -> Result<Option<u64>> {
+        match self.query(&Query::Find(peer.to_owned()))?[..] {
             [Answer::Found(found)] => Ok(found),
-            _ => Err(Error::Protocol("it answered another question".into())),
+            _ => Err(unexpected_answer()),
         }
     }
 
-    /// Who a sender is, if a subscription asked for it ([`SubscribeOptions::origin`]).
+    /// The identity of a sender, if a subscription asks for it ([`SubscribeOptions::origin`]).
     pub fn origin(&self, sender: u64) -> Option<&Origin> {
         self.origins.find(sender)
     }
 
-    /// Waits until everything is accepted, and says goodbye.
+    /// Waits until the daemon has accepted everything, and says goodbye.
     ///
     /// # Errors
     /// As [`Client::flush`].
@@ -344,53 +234,18 @@ impl Client {
         self.flush()
     }
 
-    /// Gives a message to the wire; with `more` it is a reply that is not the last one.
+    /// Buffers a message. With `more`, it is a reply that is not the last one.
     fn publish_part(&mut self, message: &Publication<'_>, more: bool) -> Result<()> {
-        self.check(message)?;
-        let header = Header { more, ..Header::new(Kind::Message, self.take_id()) };
-        self.wire.frame(&frame(header, message));
-        self.unconfirmed = true;
-        while self.wire.unwritten() >= BATCH {
+        self.publisher.check(message, self.max_payload())?;
+        let frame = self.publisher.message(message, more);
+        self.session.channel().frame(&frame);
+        while self.session.channel_ref().unwritten() >= BATCH {
             self.write_some()?;
         }
         Ok(())
     }
-
-    /// Whether the daemon would take the message.
-    fn check(&mut self, message: &Publication<'_>) -> Result<()> {
-        if self.checked.is_empty() || message.subject != self.checked {
-            Subject::parse(message.subject.as_bytes())?;
-            self.checked.clear();
-            self.checked.push_str(message.subject);
-        }
-        if !message.reply.is_empty() {
-            Subject::parse(message.reply.as_bytes())?;
-        }
-        if message.headers.len() > limits::MAX_HEADERS {
-            return Err(BadHeaders::TooLong.into());
-        }
-        let (bytes, limit) = (message.payload.len(), self.max_payload());
-        if bytes > limit { Err(Error::TooLarge { bytes, limit }) } else { Ok(()) }
-    }
-
-    fn take_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id - 1
-    }
 }
 
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.wire.close(deadline_after(self.options.timeout));
-    }
-}
-
-fn frame<'a>(header: Header, message: &Publication<'a>) -> Frame<'a> {
-    Frame {
-        header,
-        subject: message.subject.as_bytes(),
-        reply: message.reply.as_bytes(),
-        headers: message.headers,
-        payload: message.payload,
-    }
+fn unexpected_answer() -> Error {
+    Error::Protocol("the answer does not belong to the question".into())
 }

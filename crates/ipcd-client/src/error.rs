@@ -1,54 +1,54 @@
-//! What can go wrong for a client.
+//! Errors of a client.
 
 use ipcd_proto::control::{BadBody, Code, Refusal};
 use ipcd_proto::{BadHeaders, BadSubject, FrameError};
 
-/// The result of a client's operation.
+/// The result of an operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why an operation failed.
+/// The reason for which an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no connection to the daemon.
+    /// The connection to the daemon could not be made.
     #[error("cannot connect: {0}")]
     Connect(#[source] ipcd_transport::Error),
     /// The daemon refused, or ended the session.
     #[error("{}{}", if is_cut_off(.0) { "cut off: " } else { "" }, .0.message)]
     Refused(Refusal),
-    /// Nothing came in time.
+    /// The awaited answer, which the text names, did not come in time.
     #[error("no {0} came in time")]
     TimedOut(&'static str),
-    /// The connection was lost; what was not confirmed may not have been accepted.
+    /// The connection was lost. Unconfirmed messages may not have been accepted.
     #[error("the connection was lost: {0}")]
     Disconnected(String),
-    /// The payload is larger than the daemon takes.
-    #[error("a payload of {bytes} bytes, where the daemon takes at most {limit} (max_message)")]
+    /// The payload is larger than the daemon accepts.
+    #[error("the payload has {bytes} bytes, and the daemon accepts at most {limit} (max_message)")]
     TooLarge {
         /// Bytes of the payload.
         bytes: usize,
-        /// Bytes that the daemon takes.
+        /// Bytes that the daemon accepts.
         limit: usize,
     },
-    /// This is no subject or filter.
+    /// The subject or filter is invalid.
     #[error(transparent)]
     BadSubject(#[from] BadSubject),
-    /// What is to be replied to is no request: nobody waits for a reply, and where its sender says that
-    /// answers should go may be a place to which only the receiver may publish.
-    #[error("it is no request: its sender waits for no reply")]
+    /// The message to reply to is no request. Its sender waits for no reply, and its reply subject may
+    /// be one on which only the receiver may publish.
+    #[error("the message is no request: its sender waits for no reply")]
     NoRequest,
-    /// These headers cannot be sent.
+    /// The headers are invalid.
     #[error(transparent)]
     BadHeaders(#[from] BadHeaders),
-    /// The daemon wants a token, and there is none that could be used.
+    /// The daemon asks for a token, and no usable one is there.
     #[error("no token: {0}")]
     Token(String),
-    /// What came is not the protocol of ipcd.
+    /// The bytes from the daemon violate the protocol.
     #[error("the daemon does not speak the protocol: {0}")]
     Protocol(String),
 }
 
 impl Error {
-    /// Whether the daemon may be back in a moment, as after a restart, so that it is worth to try again.
+    /// Whether another attempt may succeed soon, as after a restart of the daemon.
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Connect(ipcd_transport::Error::Endpoint(_)) => false,

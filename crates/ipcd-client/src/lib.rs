@@ -12,8 +12,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A request goes to whoever subscribes to its subject, and waits for the reply; the members of a
-//! group share the work:
+//! A request goes to the subscribers of its subject, and waits for the first reply. The members of a
+//! group share the requests:
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -34,21 +34,30 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A client has no threads. While it waits for anything, it reads what comes, and writes what it
-//! has buffered: two peers that flood each other never wait for each other for ever. Nothing stays
-//! in its buffer while it waits, or is dropped.
+//! [`Client::publish`] buffers: a message leaves when the buffer is full, the client waits, or
+//! [`Client::push`] or [`Client::flush`] is called.
+//!
+//! A client has no threads. While it waits for anything, it reads what comes and writes what is
+//! buffered, so that two peers that flood each other never block each other for ever.
 
 mod client;
 mod error;
+mod event;
+mod frame_channel;
+mod handshake;
+mod incoming;
 mod message;
 mod options;
 mod origins;
-mod outstanding;
+mod outcomes;
+mod pending;
+mod publisher;
 mod session;
-mod wire;
+mod subscriptions;
 
-pub use client::{Client, Event, Messages, Woken};
+pub use client::{Client, MessageIter};
 pub use error::{Error, Result};
+pub use event::{Event, WakeReason};
 pub use ipcd_proto::control::{
     Access, Answer, Code, Origin, Overflow, PeerStatus, Query, Reason, Receipt, Refusal, Status,
     SubscriptionStatus, Verdict, Who,

@@ -1,4 +1,4 @@
-//! Messages as they come and go.
+//! Messages that are received, and messages to be sent.
 
 use std::ops::Range;
 
@@ -10,17 +10,17 @@ pub struct Message {
     bytes: Box<[u8]>,
     reply: Range<usize>,
     headers: Range<usize>,
-    /// Which connection of the client it came over, counted from 0.
+    /// The connection that it came over, counted from 0.
     pub(crate) connection: u32,
-    /// The number that the sender gave it.
+    /// The sender's number for the message.
     pub id: u64,
-    /// The peer that sent it.
+    /// The id of the peer that sent it.
     pub sender: u64,
-    /// Which subscription it is for; 0 for a direct message and for a reply.
+    /// The number of the subscription that it matched; 0 for a direct message and for a reply.
     pub subscription: u32,
-    /// Whether its sender waits for a reply ([`Client::reply`](crate::Client::reply)).
+    /// Whether the sender waits for a reply ([`Client::reply`](crate::Client::reply)).
     pub is_request: bool,
-    /// Whether it is a reply, and the same responder sends another one to the request.
+    /// Whether this is a reply that the same responder follows by another one.
     pub more: bool,
 }
 
@@ -43,7 +43,7 @@ impl Message {
         }
     }
 
-    /// The number of the request of the peer `own` that this replies to, if it is a reply.
+    /// The number of the request by peer `own` that this replies to, if it is a reply.
     pub(crate) fn answers(&self, own: u64) -> Option<u64> {
         if self.subscription != 0 {
             return None;
@@ -52,25 +52,27 @@ impl Message {
         address.request.filter(|_| address.peer == own)
     }
 
-    /// Bytes that it takes on the heap.
+    /// Bytes on the heap.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Where it was sent.
+    /// The subject that it was published on.
     pub fn subject(&self) -> &str {
-        // The daemon checks subjects, and a malformed one from elsewhere is shown as none.
+        // The daemon checks subjects. A malformed one can only come from another program, and an
+        // empty one is safe to show.
         str::from_utf8(&self.bytes[..self.reply.start]).unwrap_or_default()
     }
 
-    /// Where answers should go. Of a request it is the address of who asks, which the daemon has seen
-    /// to; of any other message whatever its sender has chosen: look at it before publishing there.
+    /// The subject for answers. In a request it is the requester's own address, which the daemon has
+    /// checked. In any other message it is the sender's choice, perhaps a subject that the sender may
+    /// not publish on: check it before publishing there.
     pub fn reply(&self) -> Option<&str> {
         let reply = str::from_utf8(&self.bytes[self.reply.clone()]).unwrap_or_default();
         Some(reply).filter(|reply| !reply.is_empty())
     }
 
-    /// Its headers; none if they are malformed.
+    /// Its headers, as keys and values. There are none if the block is malformed.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let headers = Headers::parse(&self.bytes[self.headers.clone()]);
         headers.into_iter().flat_map(Headers::iter)
@@ -85,12 +87,12 @@ impl Message {
 /// A message to be sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Publication<'a> {
-    /// Where it goes: a subject, or `@ID` for one peer.
+    /// The subject to publish on, or `@ID` for one peer.
     pub subject: &'a str,
-    /// Where answers should go; empty for nowhere.
+    /// The subject for answers; empty for none.
     pub reply: &'a str,
-    /// A header block, made with [`Headers::append`].
+    /// A header block, made with [`Headers::append`]; at most 16 KiB.
     pub headers: &'a [u8],
-    /// What is sent.
+    /// The bytes to send; at most [`Client::max_payload`](crate::Client::max_payload).
     pub payload: &'a [u8],
 }

@@ -1,4 +1,4 @@
-//! How to connect, and what to subscribe to.
+//! Options of connections and of subscriptions.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,20 +13,20 @@ use crate::{Error, Result};
 /// The longest pause between two attempts to connect; a longer one counts as this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// How to connect.
+/// Options of a connection.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A name that no other peer has.
+    /// A name for this peer, of 1 to 64 bytes. The daemon refuses one that another peer has.
     pub name: Option<String>,
-    /// The proof for transports on which only an address is known.
+    /// The token to prove. The daemon asks for one where it knows only the address of a peer.
     pub token: TokenSource,
-    /// Which of the daemon's named tokens that is; `None` for the daemon's own.
+    /// The name of that token in the daemon's configuration; `None` for the daemon's own token.
     pub token_name: Option<String>,
-    /// How long to wait for a connection or an answer.
+    /// The longest wait for a connection, a confirmation or an answer.
     pub timeout: Duration,
-    /// Whether to connect again when the connection is lost, and how patiently.
+    /// The pauses between attempts to connect again after a loss; `None` to stay disconnected.
     pub reconnect: Option<Backoff>,
-    /// Whether own messages are kept from own subscriptions.
+    /// Whether subscriptions of this peer leave out its own messages.
     pub no_echo: bool,
 }
 
@@ -43,19 +43,20 @@ impl Default for Options {
     }
 }
 
-/// Where the token is.
+/// The place of the token.
 #[derive(Clone, Debug)]
 pub enum TokenSource {
-    /// Nowhere.
+    /// There is no token.
     None,
-    /// In this file, which is read only if the daemon asks for a token.
+    /// The token is in this file, which is read only if the daemon asks for a token. A file that
+    /// other users can read or change is refused.
     File(PathBuf),
-    /// Here.
+    /// The token itself.
     Secret(Token),
 }
 
 impl fmt::Display for TokenSource {
-    /// Where the token is; not what it is.
+    /// Names the place, and never shows the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("no token"),
@@ -104,8 +105,8 @@ fn read_token(path: &Path) -> Result<Token> {
     Token::from_text(&text).ok_or_else(|| failed("it is too short".into()))
 }
 
-/// How patiently to connect again: pauses double from the first to the longest, and each is up to a half
-/// shorter by chance, so that those who were disconnected together do not come together.
+/// Pauses between attempts to connect again. They double from the first to the longest. Each is up to
+/// a half shorter at random, so that peers that were disconnected together do not return together.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     /// The first pause.
@@ -121,13 +122,13 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The pauses, without end.
+    /// The pauses, as an endless iterator.
     pub fn pauses(self) -> impl Iterator<Item = Duration> {
         // A float holds it: the product with one would panic beyond `Duration::MAX`.
         let longest = self.longest.min(LONGEST_PAUSE);
         let doubled = move |pause: &Duration| Some(pause.saturating_mul(2).min(longest));
         std::iter::successors(Some(self.first.min(LONGEST_PAUSE)), doubled).map(|pause| {
-            // Without randomness they are whole.
+            // Without a source of randomness the pause is a whole one: still correct, only less even.
             let chance =
                 getrandom::u32().map_or(0.0, |random| f64::from(random) / f64::from(u32::MAX));
             pause.mul_f64(1.0 - chance / 2.0)
@@ -135,20 +136,21 @@ impl Backoff {
     }
 }
 
-/// How to subscribe.
+/// Options of a subscription.
 #[derive(Clone, Debug, Default)]
 pub struct SubscribeOptions {
-    /// Share the work with the other subscribers of this filter and group: each message goes to
-    /// one of them.
+    /// The group to share the messages with: each message goes to one subscriber of the same filter
+    /// and group.
     pub group: Option<String>,
-    /// What happens when this client does not take messages fast enough; `None` for the daemon's
-    /// choice.
+    /// The policy for a full send queue, when this client does not take messages fast enough; `None`
+    /// for the daemon's choice.
     pub overflow: Option<Overflow>,
-    /// Whether to be told who senders are.
+    /// Whether the daemon tells the identity of senders ([`Client::origin`](crate::Client::origin)).
     pub origin: bool,
-    /// Of a member of a group: after so many messages in all, whatever they are for, this client is a
-    /// member of no group any more. What it would leave unread goes to other members. Where the
-    /// transport may lose messages there is no such end, for some of them might never come.
+    /// The number of messages, of all subscriptions together, after which this client leaves its
+    /// groups. Other members then get the messages that it would leave unread. The limit has no
+    /// effect without a group, nor on a transport that may lose messages: some of those counted
+    /// would never come.
     pub limit: Option<u64>,
 }
 

@@ -1,21 +1,21 @@
-//! Senders that the daemon has introduced.
+//! The senders that the daemon has introduced.
 
 use std::collections::{HashMap, VecDeque};
 
 use ipcd_proto::control::Origin;
 
-/// Senders that are remembered. The daemon introduces a sender again when at least 1,024 others
-/// were introduced since, so that none is forgotten that it takes for known.
+/// Senders that are remembered. The daemon introduces a sender again after 1,024 others at the
+/// least, so twice as many never lose one that it takes for known.
 const MAX_ORIGINS: usize = 2048;
 
-/// Who the last senders are.
+/// The last senders by their ids.
 #[derive(Default)]
-pub(crate) struct Origins {
+pub(crate) struct OriginCache {
     known: HashMap<u64, Origin>,
     introduced: VecDeque<u64>,
 }
 
-impl Origins {
+impl OriginCache {
     pub(crate) fn introduce(&mut self, origin: Origin) {
         self.introduced.push_back(origin.peer);
         self.known.insert(origin.peer, origin);

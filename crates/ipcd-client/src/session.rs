@@ -1,128 +1,180 @@
-//! Opening a session: the handshake of a new connection.
+//! The session with the daemon: the connection that carries it, the reason for its end, and the
+//! next attempt after a loss.
 
 use std::time::Instant;
 
-use ipcd_proto::auth::Nonce;
-use ipcd_proto::control::{Auth, Challenge, Code, Hello, Refusal, Welcome, decode, encode};
-use ipcd_proto::{Frame, Kind, VERSION};
-use ipcd_transport::{Endpoint, EndpointPurpose, Error as TransportError};
+use ipcd_proto::control::{Refusal, Welcome};
+use ipcd_proto::{Frame, Kind};
+use ipcd_transport::{Endpoint, PeerIdentity, deadline_after};
 
-use crate::options::{Options, Token};
-use crate::wire::{Turn, Wire, Wish};
-use crate::{Error, Result};
+use crate::frame_channel::FrameChannel;
+use crate::options::Options;
+use crate::{Error, Result, handshake};
 
-/// What the daemon answers during the handshake.
-enum Answer {
-    Challenge(Challenge),
-    Welcome(Welcome),
+/// The daemon's reason for the end of a session, which is known better than by the end of the
+/// connection.
+pub(crate) enum SessionEnd {
+    /// The daemon sent an ERROR without a frame that it refuses.
     Refused(Refusal),
-    Other(Kind),
+    /// The bytes were no frame, so that nothing after them can be understood.
+    Garbled(String),
 }
 
-/// Connects and opens a session, by the deadline.
-pub(crate) fn open(to: &Endpoint, options: &Options, deadline: Instant) -> Result<(Wire, Welcome)> {
-    let transport = ipcd_transports::of(to, EndpointPurpose::Connect).map_err(Error::Connect)?;
-    let channel = transport.connect(to, deadline).map_err(Error::Connect)?;
-    let mut wire = Wire::new(channel);
-    let mut nonce = Nonce::default();
-    getrandom::fill(&mut nonce).map_err(|error| Error::Protocol(error.to_string()))?;
-    let hello = Hello {
-        magic: Hello::MAGIC,
-        oldest: VERSION,
-        newest: VERSION,
-        features: 0,
-        nonce,
-        name: options.name.clone(),
-        token: options.token_name.clone(),
-        no_echo: options.no_echo,
-    };
-    wire.control(Kind::Hello, 0, &encode(&hello));
-    let welcome =
-        shake_hands(&mut wire, to, options, &nonce, deadline).map_err(|error| match error {
-            // Nobody there speaks with us at all.
-            Error::Disconnected(why) => {
-                Error::Connect(TransportError::Protocol(format!("{to}: {why}")))
+impl SessionEnd {
+    fn error(&self) -> Error {
+        match self {
+            Self::Refused(refusal) => Error::Refused(refusal.clone()),
+            Self::Garbled(why) => Error::Protocol(why.clone()),
+        }
+    }
+}
+
+/// One session after the other, with the same daemon and the same options.
+pub(crate) struct Session {
+    endpoint: Endpoint,
+    options: Options,
+    channel: FrameChannel,
+    welcome: Welcome,
+    /// The number of the connection, counted from 0.
+    number: u32,
+    end: Option<SessionEnd>,
+    /// The reason for the loss of the connection, until the next one is there.
+    lost: Option<String>,
+}
+
+impl Session {
+    pub(crate) fn open(endpoint: &Endpoint, options: Options) -> Result<Self> {
+        let deadline = deadline_after(options.timeout);
+        let (channel, welcome) = handshake::open(endpoint, &options, deadline)?;
+        let endpoint = endpoint.clone();
+        Ok(Self { endpoint, options, channel, welcome, number: 0, end: None, lost: None })
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The deadline of an operation that begins now.
+    pub(crate) fn deadline(&self) -> Instant {
+        deadline_after(self.options.timeout)
+    }
+
+    pub(crate) fn reconnects(&self) -> bool {
+        self.options.reconnect.is_some()
+    }
+
+    pub(crate) fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(crate) fn channel(&mut self) -> &mut FrameChannel {
+        &mut self.channel
+    }
+
+    pub(crate) fn channel_ref(&self) -> &FrameChannel {
+        &self.channel
+    }
+
+    pub(crate) fn identity(&self) -> &PeerIdentity {
+        self.channel.inner().identity()
+    }
+
+    /// The reason for a loss that the caller has been told of, until the connection is made again.
+    pub(crate) fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
+    pub(crate) fn note_end(&mut self, end: SessionEnd) {
+        self.end = Some(end);
+    }
+
+    /// Ends the connection after an error, and returns the best reason that is known.
+    pub(crate) fn fail(&mut self, error: Error) -> Error {
+        if let Error::Protocol(why) = &error {
+            self.end.get_or_insert(SessionEnd::Garbled(why.clone()));
+        }
+        let error = match (error, &self.end) {
+            (Error::Disconnected(_), Some(end)) => end.error(),
+            (error, _) => error,
+        };
+        self.channel.end(reason(&error));
+        error
+    }
+
+    /// The error of an operation that finds the connection ended, for the given reason.
+    pub(crate) fn ended_error(&self, why: String) -> Error {
+        self.end.as_ref().map_or(Error::Disconnected(why), SessionEnd::error)
+    }
+
+    /// Closes a connection that has failed, so that the daemon sees its end now and not when there
+    /// is a new one: a name is free again only then.
+    pub(crate) fn drop_connection(&mut self) {
+        self.channel.abandon();
+    }
+
+    pub(crate) fn note_loss(&mut self, why: String) {
+        self.drop_connection();
+        self.lost = Some(why);
+    }
+
+    /// Connects again and again until it succeeds; `None` at the deadline. Returns the frames of the
+    /// old connection that are to be sent over the new one.
+    ///
+    /// # Errors
+    /// If another attempt cannot succeed either, as with a wrong token.
+    pub(crate) fn reconnect(&mut self, deadline: Option<Instant>) -> Result<Option<Vec<u8>>> {
+        let backoff = self.options.reconnect.unwrap_or_default();
+        let mut pauses = backoff.pauses();
+        loop {
+            let attempt =
+                deadline.map_or(self.deadline(), |deadline| deadline.min(self.deadline()));
+            match handshake::open(&self.endpoint, &self.options, attempt) {
+                Ok((channel, welcome)) => return Ok(Some(self.resume(channel, welcome))),
+                Err(error) if !error.is_temporary() => return Err(error),
+                Err(_) => {}
             }
-            error => error,
-        })?;
-    wire.set_max_payload(welcome.max_payload as usize);
-    Ok((wire, welcome))
-}
-
-fn shake_hands(
-    wire: &mut Wire,
-    to: &Endpoint,
-    options: &Options,
-    nonce: &Nonce,
-    deadline: Instant,
-) -> Result<Welcome> {
-    match answer(wire, deadline)? {
-        Answer::Challenge(Challenge { nonce: theirs }) => {
-            let proved = prove(wire, &options.token.load()?, nonce, &theirs, deadline);
-            proved.map_err(|error| unproved(error, to, options))
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
+            let pause = pauses.next().unwrap_or(backoff.longest);
+            std::thread::park_timeout(left.map_or(pause, |left| pause.min(left)));
         }
-        answer => expect_welcome(answer),
+    }
+
+    fn resume(&mut self, channel: FrameChannel, welcome: Welcome) -> Vec<u8> {
+        let untouched = self.channel.take_untouched(is_valid_elsewhere);
+        self.channel = channel;
+        self.welcome = welcome;
+        self.number += 1;
+        self.end = None;
+        self.lost = None;
+        untouched
     }
 }
 
-/// The token and the daemon do not go together: says which token that was, and which daemon. Another
-/// user's may have the port.
-fn unproved(error: Error, to: &Endpoint, options: &Options) -> Error {
-    let which = format!("{to}, asked with {}", options.token);
+impl Drop for Session {
+    fn drop(&mut self) {
+        let deadline = self.deadline();
+        self.channel.close(deadline);
+    }
+}
+
+/// The text for everything that ends together with the connection.
+pub(crate) fn reason(error: &Error) -> String {
     match error {
-        Error::Refused(Refusal { code: Code::Denied, message }) => {
-            let message = format!("{which}: {message}");
-            Error::Refused(Refusal { code: Code::Denied, message })
-        }
-        Error::Protocol(why) => Error::Protocol(format!("{which}: {why}")),
-        error => error,
+        Error::Disconnected(why) => why.clone(),
+        error => error.to_string(),
     }
 }
 
-fn prove(
-    wire: &mut Wire,
-    token: &Token,
-    ours: &Nonce,
-    theirs: &Nonce,
-    deadline: Instant,
-) -> Result<Welcome> {
-    let auth = Auth { proof: token.peer_proof(ours, theirs) };
-    wire.control(Kind::Auth, 0, &encode(&auth));
-    let welcome = expect_welcome(answer(wire, deadline)?)?;
-    match welcome.proof {
-        Some(proof) if token.verify_daemon(&proof, ours, theirs) => Ok(welcome),
-        _ => Err(Error::Protocol("it could not prove that it holds the token".into())),
-    }
-}
-
-fn expect_welcome(answer: Answer) -> Result<Welcome> {
-    match answer {
-        Answer::Welcome(welcome) if welcome.version == VERSION => Ok(welcome),
-        Answer::Welcome(Welcome { version, .. }) => {
-            Err(Error::Protocol(format!("it chose version {version}")))
-        }
-        Answer::Refused(refusal) => Err(Error::Refused(refusal)),
-        Answer::Challenge(_) => Err(Error::Protocol("it asked twice for a token".into())),
-        Answer::Other(kind) => Err(Error::Protocol(format!("{kind:?} came before WELCOME"))),
-    }
-}
-
-fn answer(wire: &mut Wire, deadline: Instant) -> Result<Answer> {
-    loop {
-        if let Some(answer) = wire.next_frame(read_answer)? {
-            return Ok(answer);
-        }
-        if wire.turn(Wish::input(Some(deadline)))? == Turn::Late {
-            return Err(Error::TimedOut("answer to HELLO"));
-        }
-    }
-}
-
-fn read_answer(frame: &Frame<'_>) -> Result<Answer> {
-    Ok(match frame.header.kind {
-        Kind::Challenge => Answer::Challenge(decode(frame.payload)?),
-        Kind::Welcome => Answer::Welcome(decode(frame.payload)?),
-        Kind::Error => Answer::Refused(decode(frame.payload)?),
-        kind => Answer::Other(kind),
-    })
+/// Whether the frame means the same on another connection. A direct message does not: its receiver
+/// may have another id by then. A tracked one does not either: its outcome has been told as lost.
+fn is_valid_elsewhere(frame: &Frame<'_>) -> bool {
+    let is_direct = frame.subject.starts_with(b"@");
+    frame.header.kind == Kind::Message && !frame.header.is_tracked() && !is_direct
 }

@@ -4,7 +4,7 @@ use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Backoff, Code, Error, Event, Options, Publication, Woken};
+use ipcd_client::{Backoff, Code, Error, Event, Options, Publication, WakeReason};
 use ipcd_proto::{Header, Kind};
 
 use crate::fake::{Fake, PATIENCE, Session, during, event, patient};
@@ -27,21 +27,21 @@ fn an_event_and_a_readable_descriptor_are_told_apart() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
     let late = client.wait_event_or(reader.as_fd(), Some(Instant::now()));
-    assert_eq!(late.expect("the connection lives"), Woken::Late);
+    assert_eq!(late.expect("the connection lives"), WakeReason::Deadline);
     let soon = || Some(Instant::now() + PATIENCE);
     message(&mut session, b"one");
     let woken = client.wait_event_or(reader.as_fd(), soon());
-    assert_eq!(woken.expect("the connection lives"), Woken::Event);
+    assert_eq!(woken.expect("the connection lives"), WakeReason::Event);
     assert!(matches!(event(&mut client), Event::Message(_)));
     writer.write_all(b"x").expect("it fits");
     let woken = client.wait_event_or(reader.as_fd(), soon());
-    assert_eq!(woken.expect("the connection lives"), Woken::Ready);
+    assert_eq!(woken.expect("the connection lives"), WakeReason::Readable);
     reader.read_exact(&mut [0]).expect("it is there");
     message(&mut session, b"last");
     session.refuse(0, Code::Kicked);
     drop(session);
     let woken = client.wait_event_or(reader.as_fd(), soon());
-    assert_eq!(woken.expect("what came before is told first"), Woken::Event);
+    assert_eq!(woken.expect("what came before is told first"), WakeReason::Event);
     assert!(matches!(event(&mut client), Event::Message(_)));
     let end = client.wait_event_or(reader.as_fd(), soon());
     assert!(matches!(end, Err(Error::Refused(_))), "{end:?}");
@@ -54,7 +54,7 @@ fn a_request_that_is_too_late_wakes_up() {
     let work = Publication { subject: "work", ..Default::default() };
     client.start_request(&work, Duration::from_millis(20)).expect("a request");
     let woken = client.wait_event_or(reader.as_fd(), None);
-    assert_eq!(woken.expect("the connection lives"), Woken::Event);
+    assert_eq!(woken.expect("the connection lives"), WakeReason::Event);
 }
 
 #[test]

@@ -1,43 +1,42 @@
-//! A channel with its buffers: frames in and out, and waiting for either.
+//! A channel with its buffers: frames in and out, and waiting for either. It knows no sessions.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode, frame_len, limits};
-use ipcd_transport::{
-    Channel, ReadBuffer, ReadOutcome, WriteOutcome, deadline_after, poll_some,
-};
+use ipcd_transport::{Channel, ReadBuffer, ReadOutcome, WriteOutcome, deadline_after, poll_some};
 
 use nix::poll::{PollFd, PollFlags};
 
 use crate::{Error, Result};
 
-/// Bytes that are gathered before they are written.
+/// Bytes that are gathered for one write.
 pub(crate) const BATCH: usize = 64 * 1024;
-/// Bytes of the read buffer at first.
+/// The initial size of the read buffer, in bytes.
 const READ_BYTES: usize = 64 * 1024;
-/// A read that brings less has most likely emptied the channel.
+/// Bytes of a read after which another one is worth it. A shorter read has most likely emptied the
+/// channel.
 const MUCH: usize = 4 * 1024;
-/// How long the end of a connection may take.
+/// The time that the end of a connection may take.
 const CLOSING: Duration = Duration::from_millis(500);
 
-/// What a turn is for.
+/// The goal of a turn: what ends it.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Wish<'a> {
-    /// When to give up.
+pub(crate) struct TurnGoal<'a> {
+    /// The time at which to give up.
     pub(crate) deadline: Option<Instant>,
-    /// Another descriptor, to be read by the caller.
+    /// Another descriptor, which the caller reads.
     pub(crate) also: Option<BorrowedFd<'a>>,
-    /// That it is to be written instead.
+    /// Whether the caller writes it instead.
     pub(crate) also_writes: bool,
-    /// Not to read, because too much waits to be taken already.
+    /// Whether to leave input unread, because too much waits to be taken already.
     pub(crate) only_write: bool,
-    /// To go on until something was read: that something was written is no news.
+    /// Whether to go on until something was read. A write alone then ends no turn.
     pub(crate) for_input: bool,
 }
 
-impl Wish<'_> {
-    /// To read something by the deadline, if there is one.
+impl TurnGoal<'_> {
+    /// To read something, by the deadline if there is one.
     pub(crate) fn input(deadline: Option<Instant>) -> Self {
         Self { deadline, for_input: true, ..Self::default() }
     }
@@ -47,39 +46,40 @@ impl Wish<'_> {
     }
 }
 
-/// What came of a turn.
+/// The outcome of a turn.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Turn {
+pub(crate) enum TurnOutcome {
     /// Something was written or read.
     Moved,
-    /// The other descriptor is readable.
-    Other,
-    /// Nothing came by the deadline.
+    /// The other descriptor is ready.
+    OtherReady,
+    /// The deadline has passed.
     Late,
 }
 
-pub(crate) struct Wire {
+/// A channel of a transport, and the frames that wait on either side of it.
+pub(crate) struct FrameChannel {
     channel: Box<dyn Channel>,
     input: ReadBuffer,
     output: Vec<u8>,
     written: usize,
     largest_frame: usize,
-    /// Whether a read would bring something, as far as is known; else it is waited for first.
+    /// Whether a read is likely to bring something. Else the channel polls first.
     is_readable: bool,
-    /// Whether the daemon writes nothing more. What it wrote before is read, wanted or not: the last
-    /// of it may say why.
+    /// Whether the daemon writes nothing more. Its last frames are read even in a turn that leaves
+    /// input unread: they may hold the reason.
     hung_up: bool,
     /// Whether the channel must become writable before anything more is written.
     write_blocked: bool,
-    /// Why nothing can be written any more.
+    /// The error after which nothing can be written.
     write_error: Option<String>,
-    /// What ended the connection.
+    /// The reason for the end of the connection.
     ended: Option<String>,
-    /// When the transport wants its turn, as it last said.
+    /// The time at which the transport wants its next turn, as it last said.
     next_tick: Option<Instant>,
 }
 
-impl Wire {
+impl FrameChannel {
     pub(crate) fn new(channel: Box<dyn Channel>) -> Self {
         let largest_frame = limits::largest_frame(limits::DEFAULT_MAX_PAYLOAD);
         let input = ReadBuffer::new(READ_BYTES, largest_frame);
@@ -115,25 +115,25 @@ impl Wire {
         FrameWriter(&mut self.output).write(frame);
     }
 
-    /// Bytes that are not written yet.
+    /// Bytes that are not written yet. After a write error there is nothing left to try.
     pub(crate) fn unwritten(&self) -> usize {
         if self.write_error.is_some() { 0 } else { self.output.len() - self.written }
     }
 
-    /// Whether they wait for room.
+    /// Whether unwritten bytes wait for room.
     pub(crate) fn wants_room(&self) -> bool {
         self.write_blocked && self.unwritten() > 0
     }
 
-    /// When the transport wants its turn, at the latest.
+    /// The time at which the transport wants its next turn at the latest.
     pub(crate) fn next_tick(&self) -> Option<Instant> {
         self.next_tick
     }
 
-    /// The whole frames of which nothing was written and which `is_wanted`, for another connection.
+    /// Takes the frames of which no byte was written, for another connection, as far as `is_wanted`.
     pub(crate) fn take_untouched(&mut self, is_wanted: impl Fn(&Frame<'_>) -> bool) -> Vec<u8> {
         let mut boundary = 0;
-        // What is encrypted and not sent may be sent yet.
+        // Encrypted bytes may already be on their way: the transport can no longer take them back.
         let begun = self.written + self.channel.pinned();
         while boundary < begun
             && let Some(length) = frame_len(&self.output[boundary..])
@@ -154,20 +154,21 @@ impl Wire {
         untouched
     }
 
+    /// Appends whole frames of another connection.
     pub(crate) fn put(&mut self, frames: &[u8]) {
         self.output.extend_from_slice(frames);
     }
 
-    /// What ended the connection, if it has ended.
+    /// The reason for the end of the connection, if it has ended.
     pub(crate) fn ended(&self) -> Option<&str> {
         self.ended.as_deref()
     }
 
-    pub(crate) fn channel(&self) -> &dyn Channel {
+    pub(crate) fn inner(&self) -> &dyn Channel {
         &*self.channel
     }
 
-    /// The next frame that was read, given to `take`.
+    /// Gives the next whole frame that was read to `take`.
     pub(crate) fn next_frame<T>(
         &mut self,
         take: impl FnOnce(&Frame<'_>) -> Result<T>,
@@ -182,34 +183,35 @@ impl Wire {
         }
     }
 
-    /// Writes and reads as much as is possible at once, or waits until something is, or one of
-    /// the other descriptors is readable.
+    /// Writes and reads as much as is possible at once. If nothing is, waits until something is, the
+    /// other descriptor is ready, or the deadline passes.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] when the connection has ended and all that came before was read.
-    pub(crate) fn turn(&mut self, wish: Wish<'_>) -> Result<Turn> {
+    /// [`Error::Disconnected`] when the connection has ended and everything before its end was read.
+    pub(crate) fn turn(&mut self, goal: TurnGoal<'_>) -> Result<TurnOutcome> {
         if let Some(why) = &self.ended {
             return Err(Error::Disconnected(why.clone()));
         }
         loop {
             let wrote = self.write();
-            // One that cannot write any more reads to the end, which may say why. And where the
-            // transport has traffic of its own, nothing is written for long without it.
+            // After a write error the rest is read: it may hold the reason. And a transport with
+            // traffic of its own, such as UDP, must be read, or it gets no credit to write.
             let has_traffic = self.channel.wants_service() || self.channel.wants_room();
-            let reads = !wish.only_write || self.hung_up || self.write_error.is_some();
+            let reads = !goal.only_write || self.hung_up || self.write_error.is_some();
             let now = Instant::now();
-            // Who waits for input looks before it reads in vain: an answer never comes at once.
-            let expects = self.is_readable || has_traffic || !wish.for_input || wish.is_late(now);
+            // A turn for input polls before it reads: an answer never comes at once, and the vain
+            // read would cost a system call for each request.
+            let expects = self.is_readable || has_traffic || !goal.for_input || goal.is_late(now);
             if reads && expects && self.read()? {
-                return Ok(Turn::Moved);
+                return Ok(TurnOutcome::Moved);
             }
             if !reads && has_traffic {
                 self.channel.serve().map_err(|error| self.end(error.to_string()))?;
-                // It may have left something to be read that no descriptor tells of.
+                // Frames may lie in the transport now, which no descriptor tells of.
                 self.is_readable = true;
             }
-            if wrote && !wish.for_input {
-                return Ok(Turn::Moved);
+            if wrote && !goal.for_input {
+                return Ok(TurnOutcome::Moved);
             }
             if wrote && self.unwritten() > 0 {
                 continue;
@@ -217,26 +219,26 @@ impl Wire {
             let tick = self.channel.tick(now);
             let tick = tick.map_err(|error| self.end(error.to_string()))?;
             self.next_tick = tick;
-            if wish.is_late(now) {
-                return Ok(Turn::Late);
+            if goal.is_late(now) {
+                return Ok(TurnOutcome::Late);
             }
-            let until = wish.deadline.into_iter().chain(tick).min();
-            if self.poll(reads, wish, until)? {
-                return Ok(Turn::Other);
+            let until = goal.deadline.into_iter().chain(tick).min();
+            if self.poll(reads, goal, until)? {
+                return Ok(TurnOutcome::OtherReady);
             }
         }
     }
 
-    /// Waits for the channel or the other descriptor; whether the latter is ready.
-    fn poll(&mut self, reads: bool, wish: Wish<'_>, until: Option<Instant>) -> Result<bool> {
-        // The end is noticed also where nothing is read; POLLHUP and POLLERR come unasked.
+    /// Waits for the channel or the other descriptor. Returns whether the latter is ready.
+    fn poll(&mut self, reads: bool, goal: TurnGoal<'_>, until: Option<Instant>) -> Result<bool> {
+        // The end is noticed even if nothing is read: poll(2) reports POLLHUP and POLLERR always.
         let has_traffic = self.channel.wants_service();
         let input = if reads || has_traffic { PollFlags::POLLIN } else { hang_up() };
         let channel = || PollFd::new(self.channel.read_fd(), input);
         let mut fds = [channel(), channel(), channel()];
         let mut count = 1;
-        if let Some(fd) = wish.also {
-            let ready = if wish.also_writes { PollFlags::POLLOUT } else { PollFlags::POLLIN };
+        if let Some(fd) = goal.also {
+            let ready = if goal.also_writes { PollFlags::POLLOUT } else { PollFlags::POLLIN };
             fds[count] = PollFd::new(fd, ready);
             count += 1;
         }
@@ -245,16 +247,16 @@ impl Wire {
             count += 1;
         }
         poll_some(&mut fds[..count], until).map_err(Error::Connect)?;
-        // None stands for flags that nix has no name for, such as that of a hang-up.
+        // `None` stands for flags without a name in nix, such as POLLRDHUP.
         let is_ready = |at: usize| fds[at].any().unwrap_or(true);
-        let is_other = wish.also.is_some() && is_ready(1);
+        let is_other = goal.also.is_some() && is_ready(1);
         let is_readable = is_ready(0);
         self.is_readable = is_readable;
         self.hung_up |= is_readable && !reads && !has_traffic;
         Ok(is_other)
     }
 
-    /// Whether something was written.
+    /// Writes what there is room for. Returns whether something was written.
     fn write(&mut self) -> bool {
         self.write_blocked = false;
         if self.unwritten() == 0 {
@@ -273,10 +275,10 @@ impl Wire {
                 self.write_blocked = true;
                 false
             }
-            // A report of the daemon's brings more, and is read.
+            // The daemon's next report brings credit, and reading takes it in.
             Ok(WriteOutcome::NoCredit) => false,
             Ok(WriteOutcome::Nobody) => {
-                self.write_error = Some("nobody is there".into());
+                self.write_error = Some("nothing listens there any more".into());
                 false
             }
             Err(error) => {
@@ -292,36 +294,37 @@ impl Wire {
         match read {
             Ok(ReadOutcome::Bytes(_)) => Ok(true),
             Ok(ReadOutcome::NotReady | ReadOutcome::Boundary) => Ok(false),
-            Ok(ReadOutcome::Closed) => Err(self.end("the daemon closed it".into())),
+            Ok(ReadOutcome::Closed) => Err(self.end("the daemon closed the connection".into())),
             Err(error) => Err(self.end(error.to_string())),
         }
     }
 
-    /// Notes why nothing more will come; the first reason is the one that counts.
+    /// Notes the reason for the end of the connection. The first one stays.
     pub(crate) fn end(&mut self, why: String) -> Error {
         let why = self.write_error.take().unwrap_or(why);
         Error::Disconnected(self.ended.get_or_insert(why).clone())
     }
 
-    /// Lets go of a connection that is of no more use.
+    /// Ends our side of a connection that has failed. Errors do not matter: it is unusable anyway.
     pub(crate) fn abandon(&mut self) {
         let _ = self.channel.finish();
     }
 
-    /// Writes what is left, says goodbye and waits for the daemon to close: one that closes too
-    /// early resets a TCP connection, and with it what the daemon had not read.
+    /// Writes what is left, says goodbye and waits for the daemon to close. A socket that is closed
+    /// with unread input resets a TCP connection (RFC 1122, 4.2.2.13), and the daemon loses what it
+    /// had not read.
     pub(crate) fn close(&mut self, deadline: Instant) {
         self.control(Kind::Bye, 0, &[]);
         while self.unwritten() > 0 && self.ended.is_none() {
             self.input.clear();
-            let wish = Wish { deadline: Some(deadline), ..Wish::default() };
-            if !matches!(self.turn(wish), Ok(Turn::Moved)) {
+            let goal = TurnGoal { deadline: Some(deadline), ..TurnGoal::default() };
+            if !matches!(self.turn(goal), Ok(TurnOutcome::Moved)) {
                 break;
             }
         }
         if self.ended.is_none() && self.channel.finish().is_ok() {
             let deadline = deadline.min(deadline_after(CLOSING));
-            while matches!(self.turn(Wish::input(Some(deadline))), Ok(Turn::Moved)) {
+            while matches!(self.turn(TurnGoal::input(Some(deadline))), Ok(TurnOutcome::Moved)) {
                 self.input.clear();
             }
         }
