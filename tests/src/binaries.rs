@@ -1,4 +1,4 @@
-//! Where the binaries under test are.
+//! Paths of the binaries under test.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ pub fn example(name: &str) -> PathBuf {
     binary(&format!("examples/{name}"))
 }
 
-/// A binary of this workspace, of the same profile as the test that asks.
+/// A binary of this workspace, of the same profile as the calling test.
 ///
 /// # Panics
 /// If it was not built: Cargo builds the binaries of another package only when that has tests.

@@ -1,4 +1,4 @@
-//! What a process writes, read all the time, so that it never waits for us.
+//! The output of a process, read all the time, so that the process never waits for the test.
 
 use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ struct Captured {
 }
 
 impl Capture {
-    /// Reads to the end, in a thread.
+    /// Reads to the end of the output, in a thread.
     pub fn of(mut source: impl Read + Send + 'static) -> Self {
         let capture = Self(Arc::default());
         let ours = capture.clone();
@@ -37,12 +37,12 @@ impl Capture {
         capture
     }
 
-    /// A test that fails while it looks leaves the lock poisoned, and what is behind it good.
+    /// A test that panics while it holds the lock poisons it; the bytes behind it are still good.
     fn lock(&self) -> MutexGuard<'_, Captured> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What has come.
+    /// The bytes so far.
     pub fn bytes(&self) -> Vec<u8> {
         self.lock().bytes.clone()
     }
@@ -52,10 +52,10 @@ impl Capture {
         String::from_utf8_lossy(&self.bytes()).into_owned()
     }
 
-    /// Waits until something is found in the text.
+    /// Waits until `find` finds something in the text.
     ///
     /// # Panics
-    /// When the output ends without it, or the watchdog barks.
+    /// When the output ends without it, or the watchdog fires.
     pub fn wait_until<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         let mut captured = self.lock();
@@ -83,7 +83,7 @@ impl Capture {
     /// Waits for the end of the output.
     ///
     /// # Panics
-    /// When the watchdog barks.
+    /// When the watchdog fires.
     pub fn wait_for_end(&self) -> Vec<u8> {
         let captured = self.lock();
         let waited = self.0.1.wait_timeout_while(captured, PATIENCE, |captured| !captured.ended);

@@ -1,9 +1,10 @@
-//! Two sockets with rights of their own.
+//! Two sockets with different rights.
 
 use tempfile::TempDir;
 
-/// The endpoints of two sockets in a directory, and the configuration of a daemon that listens there:
-/// peers of `root` may do everything, and those of `guest` what this part of a rule says.
+/// The endpoints of two sockets in a directory, and the configuration of a daemon that listens
+/// there: peers of `root` may do everything, and those of `guest` have the rights of this part of a
+/// rule.
 pub fn classes(dir: &TempDir, guest: &str) -> ([String; 2], String) {
     let sockets = ["root", "guest"].map(|name| format!("unix://{}/{name}", dir.path().display()));
     let [root, other] = &sockets;

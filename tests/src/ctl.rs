@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::{Daemon, Ended, Running, ipcctl};
 
-/// An `ipcctl` to be run.
+/// An `ipcctl` command before it runs.
 #[derive(Clone, Debug)]
 pub struct Ctl {
     via: String,
@@ -14,15 +14,15 @@ pub struct Ctl {
 }
 
 impl Ctl {
-    /// One that speaks to a daemon over one of its transports, or to an endpoint. It waits for
-    /// long, unless it is told otherwise, because the machine may be slow: what a test wants to
-    /// know is not how fast an answer comes.
+    /// A command for a daemon over one of its transports, or for an endpoint. Its time-out is long,
+    /// unless a test sets another, because the machine may be slow, and tests do not judge the
+    /// speed of an answer.
     pub fn new(daemon: &Daemon, via: &str) -> Self {
         let via = if via.contains(':') { via.to_owned() } else { daemon.via(via) };
         Self { via, runtime_dir: daemon.runtime_dir().into(), args: Vec::new() }
     }
 
-    /// With these arguments, too.
+    /// Adds these arguments.
     #[must_use]
     pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));

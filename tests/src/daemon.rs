@@ -15,10 +15,10 @@ use tempfile::TempDir;
 
 use crate::{Ctl, Ended, Raw, Running, children, eventually, ipcd, is_alive};
 
-/// The transports that can listen without being told more: all but TLS.
+/// The transports that can listen without further options: all but TLS.
 pub const SCHEMES: [&str; 5] = ["unix", "pipe", "fifo", "tcp", "udp"];
 
-/// How a daemon is to be started.
+/// The configuration of a daemon before it starts.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     schemes: Option<Vec<String>>,
@@ -29,48 +29,48 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// With a listener of every transport, unless something else is said.
+    /// A listener of every transport, unless another is configured.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With listeners of these transports only.
+    /// Listeners of these transports only.
     pub fn listen(mut self, schemes: &[&str]) -> Self {
         self.schemes = Some(schemes.iter().map(|&scheme| scheme.into()).collect());
         self
     }
 
-    /// With these listeners, too; `RUN` in them stands for the runtime directory.
+    /// Adds these listeners; `RUN` in them stands for the runtime directory.
     pub fn extra(mut self, listeners: &[&str]) -> Self {
         self.extra.extend(listeners.iter().map(|&listener| listener.into()));
         self
     }
 
-    /// With this configuration file.
+    /// Sets the configuration file.
     pub fn config(mut self, text: &str) -> Self {
         self.config = Some(text.into());
         self
     }
 
-    /// With these arguments, too.
+    /// Adds these arguments.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|&arg| arg.into()));
         self
     }
 
-    /// Started by this shell script, whose arguments are the daemon's command line.
+    /// Starts it by this shell script, whose arguments are the daemon's command line.
     pub fn wrapper(mut self, script: &str) -> Self {
         self.wrapper = Some(script.into());
         self
     }
 
-    /// Starts it in a new directory, and waits until it says that it is ready.
+    /// Starts it in a new directory, and waits until it is ready.
     pub fn start(self) -> Daemon {
         let dir = crate::private_dir();
         self.start_in(dir)
     }
 
-    /// Starts it in a directory that another has used.
+    /// Starts it in a directory that another daemon has used.
     pub fn start_in(self, dir: TempDir) -> Daemon {
         let process = self.spawn(dir.path());
         let json = self.args.iter().any(|arg| arg == "json");
@@ -115,7 +115,7 @@ fn config_in(dir: &Path) -> PathBuf {
     dir.join("ipcd.toml")
 }
 
-/// Where a daemon listens. Networks give it a free port.
+/// The endpoint for a transport. Networks give it a free port.
 fn endpoint(scheme: &str, run: &Path) -> String {
     let run = run.display();
     match scheme {
@@ -133,7 +133,7 @@ fn is_ready(log: &str, json: bool) -> bool {
     })
 }
 
-/// The real endpoints, by scheme; the first one where there are several.
+/// The real endpoints, by scheme; the first one if there are several.
 fn listeners(log: &str, json: bool) -> BTreeMap<String, String> {
     let begin = if json { "\"endpoint\":\"" } else { "listening endpoint=" };
     let mut endpoints = BTreeMap::new();
@@ -145,16 +145,16 @@ fn listeners(log: &str, json: bool) -> BTreeMap<String, String> {
     endpoints
 }
 
-/// A worker, as `status -j` has it.
+/// A worker, as `status -j` shows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Worker {
-    /// Its place.
+    /// Its slot.
     pub slot: u64,
     /// Its process.
     pub pid: i32,
-    /// Which life of the place it is.
+    /// Its generation.
     pub generation: u64,
-    /// Peers that it serves.
+    /// The number of its peers.
     pub peers: u64,
 }
 
@@ -166,7 +166,7 @@ impl Worker {
     }
 }
 
-/// A daemon that serves.
+/// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
     setup: Setup,
@@ -177,7 +177,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one with listeners of all transports.
+    /// Starts a daemon with listeners of all transports.
     pub fn start() -> Self {
         Setup::new().start()
     }
@@ -190,7 +190,7 @@ impl Daemon {
     /// The directory that its runtime directory and configuration file are in.
     ///
     /// # Panics
-    /// After it has been taken away.
+    /// After [`Daemon::into_dir`] has taken it.
     pub fn dir(&self) -> &Path {
         self.dir.as_ref().expect("a daemon has its directory until it is taken").path()
     }
@@ -200,12 +200,13 @@ impl Daemon {
         config_in(self.dir())
     }
 
-    /// Its real endpoint of a transport; one where nobody listens, if it has none.
+    /// Its real endpoint of a transport; without such a listener, an endpoint that no process
+    /// serves.
     pub fn via(&self, scheme: &str) -> String {
         match self.endpoints.get(scheme) {
             Some(endpoint) => endpoint.clone(),
             None if self.dir.is_some() => match scheme {
-                // Nobody else has this address: the port is as good as any.
+                // No other process has this address, so any port is closed.
                 "tcp" | "udp" => format!("{scheme}://127.86.75.30:7117"),
                 _ => endpoint(scheme, &self.runtime_dir()),
             },
@@ -218,10 +219,10 @@ impl Daemon {
         self.endpoints.keys().cloned().collect()
     }
 
-    /// The address of a network transport.
+    /// The address of its listener on a network transport.
     ///
     /// # Panics
-    /// If it has none.
+    /// If it has no such listener.
     pub fn address(&self, scheme: &str) -> String {
         let (_, address) = self.endpoints[scheme].split_once("://").expect("it is an endpoint");
         address.to_owned()
@@ -243,7 +244,7 @@ impl Daemon {
         self.ctl("unix", &["send", subject, body]).run().expect(0);
     }
 
-    /// A connection that bytes of any kind can be sent on.
+    /// A connection on which a test can send any bytes.
     pub fn raw(&self, scheme: &str) -> Raw {
         match scheme {
             "unix" => Raw::unix(&self.runtime_dir().join("ipcd.sock")),
@@ -255,13 +256,13 @@ impl Daemon {
     /// The daemon's own token.
     ///
     /// # Panics
-    /// If it has none.
+    /// If it has no token.
     pub fn token(&self) -> Token {
         let text = fs::read(self.runtime_dir().join("token")).expect("there is a token");
         Token::from_text(&text).expect("it is long enough")
     }
 
-    /// The same as [`Daemon::raw`] with an open session.
+    /// As [`Daemon::raw`], with an open session.
     ///
     /// # Panics
     /// If the daemon refuses.
@@ -280,7 +281,7 @@ impl Daemon {
         self.client_as(scheme, None)
     }
 
-    /// The same with a name.
+    /// As [`Daemon::client`], with a name.
     ///
     /// # Panics
     /// If it cannot connect.
@@ -293,13 +294,13 @@ impl Daemon {
         connected.unwrap_or_else(|error| panic!("{endpoint}: {error}\n{}", self.log()))
     }
 
-    /// What `ipcctl status -j` says.
+    /// The output of `ipcctl status -j`.
     #[track_caller]
     pub fn status(&self) -> Value {
         self.json(&["status", "-j"])
     }
 
-    /// What `ipcctl clients -j` says.
+    /// The output of `ipcctl clients -j`.
     #[track_caller]
     pub fn clients(&self) -> Vec<Value> {
         let clients = self.json(&["clients", "-j"]);
@@ -319,7 +320,7 @@ impl Daemon {
         self.status()["counters"][name].as_u64().expect("the counter exists")
     }
 
-    /// Its workers, as `status -j` has them.
+    /// Its workers, as `status -j` shows them.
     #[track_caller]
     pub fn workers(&self) -> Vec<Worker> {
         let status = self.status();
@@ -327,23 +328,23 @@ impl Daemon {
         workers.iter().map(Worker::of).collect()
     }
 
-    /// The first worker's process.
+    /// The process of the first worker.
     #[track_caller]
     pub fn worker(&self) -> i32 {
         self.workers()[0].pid
     }
 
-    /// The worker in a slot, once one lives there.
+    /// The worker in a slot, once one runs there.
     pub fn worker_in(&self, slot: u64) -> Worker {
         eventually("a worker in the slot", || {
             self.workers().into_iter().find(|worker| worker.slot == slot)
         })
     }
 
-    /// Sends a signal to a worker, or to a child that serves a peer.
+    /// Sends a signal to a worker, or to a child that serves one peer.
     ///
     /// # Panics
-    /// If it is none of this daemon's, or has ended.
+    /// If the process is not a child of this daemon, or has ended.
     #[track_caller]
     pub fn signal_worker(&self, pid: i32, signal: Signal) {
         let ours = children(self.process.pid());
@@ -351,7 +352,7 @@ impl Daemon {
         kill(Pid::from_raw(pid), signal).expect("a child of ours that its parent has not reaped");
     }
 
-    /// What `clients -j` has of the peer with a name, once there is one.
+    /// The entry of the peer with a name in `clients -j`, once there is one.
     pub fn peer_named(&self, name: &str) -> Value {
         eventually(&format!("a peer {name}"), || {
             self.clients().into_iter().find(|client| client["name"] == name)
@@ -363,8 +364,8 @@ impl Daemon {
         self.peer_named(name)["worker"].as_u64().expect("worker is the slot")
     }
 
-    /// Starts a peer of the name that it is given, again and again until the worker that serves it
-    /// is in a slot that fits. Returns the peer, and that slot.
+    /// Calls `start` with new names, again and again, until the worker that serves the peer is in a
+    /// slot that fits. Returns the peer and that slot.
     pub fn on_slot<T>(
         &self,
         fits: impl Fn(u64) -> bool,
@@ -379,8 +380,8 @@ impl Daemon {
             if fits(slot) {
                 return Some((peer, slot));
             }
-            // Peers go to workers in turn, and ours are a peer each: in a steady rhythm the same
-            // worker could have every turn of ours.
+            // Peers go to workers in turn. Two peers in a steady rhythm would always reach the same
+            // workers, so the rhythm is broken.
             for _ in 0..number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62 {
                 self.ctl("unix", &["ping"]).run().expect(0);
             }
@@ -393,7 +394,7 @@ impl Daemon {
         self.on_slot(fits, |name| self.client_as(scheme, Some(name)))
     }
 
-    /// Waits until as many peers are connected, the one that asks not counted.
+    /// Waits until this number of peers is connected, without the peer that asks.
     pub fn wait_for_peers(&self, wanted: usize) {
         eventually(&format!("{wanted} peers"), || {
             let peers: u64 = self.workers().iter().map(|worker| worker.peers).sum();
@@ -406,12 +407,12 @@ impl Daemon {
         self.process.stderr.text()
     }
 
-    /// Puts this configuration in force.
+    /// Reloads with this configuration, which must succeed.
     pub fn reload(&self, text: &str) {
         self.configure(text, "INFO reloaded");
     }
 
-    /// Gives it this configuration, and waits until it has said what it thinks of it.
+    /// Reloads with this configuration, and waits until the log reports the result.
     ///
     /// # Panics
     /// If its directory cannot be written to.
@@ -420,10 +421,10 @@ impl Daemon {
         self.hang_up(said);
     }
 
-    /// Sends HUP, and waits until it has said this once more.
+    /// Sends HUP, and waits until the log has this text once more.
     ///
     /// # Panics
-    /// If it has ended.
+    /// If the daemon has ended.
     pub fn hang_up(&self, said: &str) {
         let before = self.log().matches(said).count();
         kill(Pid::from_raw(self.process.pid()), Signal::SIGHUP).expect("it runs");
@@ -431,7 +432,7 @@ impl Daemon {
         self.process.stderr.wait_until(said, is_said);
     }
 
-    /// Tells it to end, and waits for that.
+    /// Sends TERM, and waits for the end.
     pub fn terminate(&mut self) -> Ended {
         self.process.signal(Signal::SIGTERM);
         self.process.wait()
@@ -440,12 +441,12 @@ impl Daemon {
     /// Its directory, once it has ended.
     ///
     /// # Panics
-    /// If it was taken already.
+    /// If the directory was taken before.
     pub fn into_dir(mut self) -> TempDir {
         self.dir.take().expect("a daemon has its directory until it is taken")
     }
 
-    /// Starts another in the place of this one, which must have ended.
+    /// Starts another daemon in the same directory. This one must have ended.
     pub fn start_again(mut self) -> Self {
         let dir = self.dir.take().expect("a daemon has its directory until it is taken");
         self.setup.clone().start_in(dir)
@@ -460,7 +461,7 @@ impl Drop for Daemon {
         } else {
             assert!(!log.contains("panicked at"), "the daemon panicked:\n{log}");
         }
-        // The last worker's number is in the log; all go with the supervisor.
+        // The last worker's number is in the log; all workers end with the supervisor.
         let (_, worker) = log.rsplit_once("worker started pid=").unwrap_or_default();
         let mut workers: Vec<i32> =
             worker.split(' ').next().and_then(|pid| pid.parse().ok()).into_iter().collect();

@@ -1,5 +1,5 @@
-//! The far end of a channel without the transport that made it: two descriptors, and every byte is
-//! the test's.
+//! The peer's end of a channel, without the transport that made it: two descriptors, on which the
+//! test decides about every byte.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,13 +13,13 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::PATIENCE;
 
-/// A connection that a transport has made, and no longer looks after.
+/// A connection that a transport has made, taken out of its channel.
 #[derive(Debug)]
 pub(crate) struct Far {
     input: File,
-    /// `None` once it was closed.
+    /// `None` after it was closed.
     output: Option<File>,
-    /// Whether input and output are one socket, which keeps records.
+    /// Whether input and output are one socket that keeps records.
     keeps_records: bool,
 }
 
@@ -38,7 +38,7 @@ impl Far {
         Self { input, output: Some(output), keeps_records }
     }
 
-    /// Writes frames, as a record of whole ones where records are kept.
+    /// Writes frames; on a socket that keeps records, as one record of whole frames.
     pub(crate) fn send_frames(&mut self, frames: &[u8]) -> io::Result<()> {
         match self.keeps_records {
             true => self.write_all(&[&[0], frames].concat()),
@@ -61,7 +61,7 @@ impl Far {
         }
     }
 
-    /// As read(2); of a record only the frames, which are whole.
+    /// As read(2); without the header of a record, whose frames are whole.
     pub(crate) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             wait(&self.input, PollFlags::POLLIN)?;
@@ -77,7 +77,7 @@ impl Far {
         }
     }
 
-    /// Makes the pipe that it reads as small as pipes can be: a page.
+    /// Shrinks the pipe that it reads to the smallest size, a page.
     pub(crate) fn shrink(&self) -> nix::Result<()> {
         fcntl(&self.input, FcntlArg::F_SETPIPE_SZ(4096)).map(drop)
     }

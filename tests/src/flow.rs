@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::{Daemon, Running, Stream, check_lines, feed_lines};
 
-/// A receiver whose output is compared with what is sent.
+/// A receiver whose output is compared with the messages that were sent.
 #[derive(Debug)]
 pub struct Receiver {
     /// The `ipcctl recv`.
@@ -18,12 +18,12 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Starts one on any worker, subscribed.
+    /// Starts a receiver on any worker, subscribed.
     pub fn start(daemon: &Daemon, scheme: &str, subject: &str, stream: Stream) -> Self {
         Self::start_on(daemon, scheme, subject, stream, |_| true)
     }
 
-    /// Starts one on a worker in a slot that fits.
+    /// Starts a receiver on a worker in a slot that fits.
     pub fn start_on(
         daemon: &Daemon,
         scheme: &str,
@@ -40,15 +40,15 @@ impl Receiver {
         Self { process, slot, checker, seen }
     }
 
-    /// How many messages it has received as they were sent.
+    /// The number of messages that it has received unaltered.
     pub fn seen(&self) -> u64 {
         self.seen.load(Ordering::Relaxed)
     }
 
-    /// Waits until it has received everything.
+    /// Waits until it has received all messages.
     ///
     /// # Panics
-    /// If something else came.
+    /// If another text came.
     #[track_caller]
     pub fn finish(mut self, what: &str) {
         let ended = self.process.wait();
@@ -68,12 +68,12 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Starts one on any worker.
+    /// Starts a sender on any worker.
     pub fn start(daemon: &Daemon, scheme: &str, subject: &str) -> Self {
         Self::start_on(daemon, scheme, subject, |_| true)
     }
 
-    /// Starts one on a worker in a slot that fits.
+    /// Starts a sender on a worker in a slot that fits.
     pub fn start_on(
         daemon: &Daemon,
         scheme: &str,

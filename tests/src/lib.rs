@@ -1,7 +1,7 @@
-//! What the end-to-end tests share: the real binaries, run in private directories and watched.
+//! Shared parts of the end-to-end tests: the real binaries, run in private directories and watched.
 //!
-//! Nothing here forks, and nothing waits without a watchdog. Every process is ended, with what it
-//! has started, when its value is dropped, also after a panic; and by a warden, when the test
+//! Nothing here forks, and every wait has a watchdog. When the value of a process is dropped, the
+//! process ends with all that it has started, also after a panic. A warden ends them when the test
 //! program is killed.
 
 mod binaries;

@@ -1,6 +1,6 @@
 //! Healthy peers that exchange messages all the time. Every message carries its sender, its number,
-//! when it was sent and a checksum over all of it, so that whatever is lost, repeated, out of turn,
-//! mixed up or altered is found at once.
+//! its time and a checksum over all of it. So a lost, repeated, misplaced, mixed or altered message
+//! is found at once.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,9 +17,9 @@ use crate::{Daemon, PATIENCE, eventually};
 const BURST: u64 = 4;
 /// Bytes of the longest message; every length from the shortest on occurs.
 const LONGEST: u64 = 6000;
-/// The pause between two rounds: healthy peers are not to be the load that kills the machine.
+/// The pause between two rounds: the healthy peers must not be the load that slows the machine.
 const PACE: Duration = Duration::from_millis(2);
-/// How long a datagram may be on its way before it counts as lost.
+/// The time after which a datagram counts as lost.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 
 /// Sender, number, time and checksum.
@@ -39,7 +39,7 @@ struct Pair {
     thread: Option<JoinHandle<Result<(), String>>>,
 }
 
-/// What a pair has seen so far.
+/// The progress of a pair.
 #[derive(Debug)]
 struct Seen {
     received: AtomicU64,
@@ -47,7 +47,7 @@ struct Seen {
     latencies: Mutex<Histogram<u64>>,
 }
 
-/// How long messages took, from their publisher's call to their receiver's.
+/// Latencies of messages, from the publisher's call to the receiver's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Latency {
     /// Messages.
@@ -68,12 +68,12 @@ impl fmt::Display for Latency {
 }
 
 impl Load {
-    /// A pair over each of these transports, on any workers.
+    /// Starts a pair over each of these transports, on any workers.
     pub fn start(daemon: &Daemon, schemes: &[&str]) -> Self {
         Self::of(schemes, |scheme| [daemon.client(scheme), daemon.client(scheme)])
     }
 
-    /// The same on the worker in this slot.
+    /// As [`Load::start`], on the worker in this slot.
     pub fn start_on(daemon: &Daemon, schemes: &[&str], slot: u64) -> Self {
         let client = |scheme: &str| daemon.client_on(scheme, |at| at == slot).0;
         Self::of(schemes, |scheme| [client(scheme), client(scheme)])
@@ -96,7 +96,7 @@ impl Load {
         load
     }
 
-    /// How many peers it has.
+    /// The number of its peers.
     pub fn peers(&self) -> usize {
         2 * self.pairs.len()
     }
@@ -104,7 +104,7 @@ impl Load {
     /// Waits for a few more messages of each pair.
     ///
     /// # Panics
-    /// When they do not come, or a pair was disturbed.
+    /// When they do not come, or a pair has failed.
     #[track_caller]
     pub fn goes_on(&self) {
         for pair in &self.pairs {
@@ -117,7 +117,7 @@ impl Load {
         }
     }
 
-    /// The messages that were received, and those that were lost on the way as datagrams may be.
+    /// The numbers of received messages, and of lost ones, as datagrams may be.
     pub fn counts(&self) -> (u64, u64) {
         let sum = |count: fn(&Seen) -> &AtomicU64| {
             self.pairs.iter().map(|pair| count(&pair.seen).load(Ordering::Relaxed)).sum()
@@ -125,7 +125,7 @@ impl Load {
         (sum(|seen| &seen.received), sum(|seen| &seen.lost))
     }
 
-    /// How long messages took since this was last asked.
+    /// The latencies since the last call.
     pub fn take_latency(&self) -> Latency {
         let mut all = histogram();
         for pair in &self.pairs {
@@ -138,10 +138,10 @@ impl Load {
         Latency { count: all.len(), median: at(0.5), p99: at(0.99), longest }
     }
 
-    /// Ends it.
+    /// Ends all pairs.
     ///
     /// # Panics
-    /// If a message was lost, repeated, out of turn or altered.
+    /// If a message was lost, repeated, misplaced or altered.
     #[track_caller]
     pub fn finish(mut self) {
         self.over.store(true, Ordering::Relaxed);
@@ -162,7 +162,7 @@ impl Drop for Load {
     }
 }
 
-/// One pair's thread.
+/// The thread of one pair.
 struct Exchange {
     sender: u32,
     is_lossy: bool,
@@ -189,7 +189,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Takes the messages from `next` to `end`.
+    /// Receives the messages from `next` to `end`.
     fn receive(
         &self,
         subscriber: &mut Client,
@@ -227,7 +227,7 @@ impl Exchange {
     }
 }
 
-/// Of nanoseconds, up to the watchdog's patience.
+/// A histogram of nanoseconds, up to the watchdog's patience.
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_max(PATIENCE.as_nanos() as u64, 3).expect("the range is a good one")
 }
@@ -238,14 +238,14 @@ fn write(payload: &mut Vec<u8>, sender: u32, number: u64, sent: Duration) {
     payload.extend(number.to_le_bytes());
     payload.extend((sent.as_nanos() as u64).to_le_bytes());
     payload.extend([0; 4]);
-    // 7919 is a prime that divides no length used here, so that the lengths take turns.
+    // 7919 is a prime that divides no length used here, so the lengths vary.
     let longer = (number * 7919 + u64::from(sender)) % (LONGEST - HEAD as u64);
     payload.extend((0..longer).map(|at| (at * 31 + number) as u8));
     let checksum = crc32fast::hash(payload).to_le_bytes();
     payload[HEAD - 4..HEAD].copy_from_slice(&checksum);
 }
 
-/// The number of a message, and when it was sent.
+/// The number of a message, and its time.
 fn read(payload: &[u8], expected: u32) -> Result<(u64, Duration), String> {
     let (head, rest) = payload.split_first_chunk::<HEAD>().ok_or("a message was cut")?;
     let field = |at: usize| head[at..].first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));

@@ -1,4 +1,4 @@
-//! A pair of peers that exchange messages all the time, while something else goes on.
+//! A pair of peers that exchanges messages all the time, beside another test.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use ipcd_client::{Client, Endpoint, Options};
 
 use crate::{Daemon, PATIENCE, eventually};
 
-/// Two clients over the Unix socket: one sends a number, the other must receive just that.
+/// Two clients over the Unix socket: one sends a number, and the other must receive that number.
 #[derive(Debug)]
 pub struct Neighbour {
     rounds: Arc<AtomicU64>,

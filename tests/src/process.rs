@@ -11,35 +11,35 @@ use crate::warden::sweep;
 use crate::watchdog::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::{Capture, PATIENCE, eventually, guard};
 
-/// A process, ended and reaped when this is dropped, with all that it has started and left.
+/// A process. Dropping this value ends and reaps it, with all that it has started and left.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     what: String,
     mark: String,
-    /// What it says on standard error.
+    /// Its standard error.
     pub stderr: Capture,
     stdout: Option<Capture>,
 }
 
-/// What came of a process.
+/// The end of a process.
 #[derive(Debug)]
 pub struct Ended {
     what: String,
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
-    /// What it wrote to standard output, where that was not taken away.
+    /// Its standard output, unless a test has taken that.
     pub stdout: Vec<u8>,
-    /// What it wrote to standard error.
+    /// Its standard error.
     pub stderr: String,
 }
 
 impl Running {
-    /// Starts a process with all three standard descriptors piped, where `command` does not say
-    /// otherwise for standard input.
+    /// Starts a process with all three standard descriptors piped, unless `command` sets another
+    /// standard input.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the program does not start.
     pub fn start(command: &mut Command) -> Self {
         let what = shorten(&format!("{command:?}"));
         let mark = guard(command);
@@ -49,23 +49,23 @@ impl Running {
         Self { child, what, mark, stderr, stdout: None }
     }
 
-    /// Its number.
+    /// Its process id.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
 
-    /// Its standard input, to be written by the test.
+    /// Its standard input, for the test to write.
     ///
     /// # Panics
-    /// If it was taken already.
+    /// If it was taken before.
     pub fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("standard input is piped and not taken")
     }
 
-    /// Its standard output, to be read by the test; otherwise [`Running::stdout`] does.
+    /// Its standard output, for the test to read; otherwise [`Running::stdout`] reads it.
     ///
     /// # Panics
-    /// If it was taken already.
+    /// If it was taken before.
     pub fn take_stdout(&mut self) -> ChildStdout {
         self.child.stdout.take().expect("standard output is not taken")
     }
@@ -88,14 +88,14 @@ impl Running {
         kill(Pid::from_raw(self.pid()), signal).expect("a child that was not reaped has its pid");
     }
 
-    /// Sends it a signal again and again, for a program may take some in a row for one, and waits.
+    /// Sends a signal again and again, because a program may take some in a row for one, and waits.
     ///
     /// # Panics
-    /// When the watchdog barks.
+    /// When the watchdog fires.
     pub fn signal_until_the_end(&mut self, signal: Signal) {
         eventually("the end of a process by signals", || {
             let has_ended = self.has_ended().is_some();
-            // One that has just ended is not reaped, and has its pid.
+            // A process that has just ended is not reaped, and keeps its pid.
             has_ended
                 .then_some(())
                 .or_else(|| kill(Pid::from_raw(self.pid()), signal).err().map(drop))
@@ -105,7 +105,7 @@ impl Running {
     /// Whether it has ended.
     ///
     /// # Panics
-    /// If the system cannot say.
+    /// If the system cannot tell.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
@@ -113,7 +113,7 @@ impl Running {
     /// Waits for its end.
     ///
     /// # Panics
-    /// When the watchdog barks.
+    /// When the watchdog fires.
     pub fn wait(&mut self) -> Ended {
         drop(self.child.stdin.take());
         self.stdout();
@@ -138,10 +138,10 @@ impl Running {
     /// Writes to its standard input, closes that, and waits for its end.
     ///
     /// # Panics
-    /// When the watchdog barks.
+    /// When the watchdog fires.
     pub fn feed(&mut self, input: &[u8]) -> Ended {
         let (mut stdin, input) = (self.stdin(), input.to_vec());
-        // It may end without reading, which its exit status tells about.
+        // The process may end without reading, which its exit status shows.
         let writer = std::thread::spawn(move || stdin.write_all(&input));
         let ended = self.wait();
         let _ = writer.join().expect("writing does not panic");
@@ -149,7 +149,7 @@ impl Running {
     }
 }
 
-/// What a failure is named by: a command may hold a whole script.
+/// The name of a process in a failure: a command may hold a whole script.
 fn shorten(what: &str) -> String {
     const LONGEST: usize = 300;
     match what.char_indices().nth(LONGEST) {
@@ -160,7 +160,7 @@ fn shorten(what: &str) -> String {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // One that has ended by itself has ended well what it had started, but where the test fails.
+        // A process that ended by itself has ended all that it had started, unless the test fails.
         let is_whole = matches!(self.child.try_wait(), Ok(Some(_)));
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -174,7 +174,7 @@ impl Ended {
     /// Checks the exit status.
     ///
     /// # Panics
-    /// If it is another.
+    /// If it is another one.
     #[track_caller]
     pub fn expect(self, status: i32) -> Self {
         let Self { what, stderr, .. } = &self;

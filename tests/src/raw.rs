@@ -1,4 +1,4 @@
-//! A byte stream to the daemon, for frames and for bytes that are none.
+//! A byte stream to the daemon, for frames and for other bytes.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -36,7 +36,7 @@ enum Stream {
     Far(Far),
 }
 
-/// A frame that came.
+/// A received frame.
 #[derive(Clone, Debug)]
 pub struct RawFrame {
     /// Its header.
@@ -48,10 +48,10 @@ pub struct RawFrame {
 }
 
 impl RawFrame {
-    /// What an ERROR frame says.
+    /// The code and text of an ERROR frame.
     ///
     /// # Panics
-    /// If it is none.
+    /// If it is another frame.
     #[track_caller]
     pub fn refusal(&self) -> (Code, String) {
         assert_eq!(self.header.kind, Kind::Error);
@@ -64,7 +64,7 @@ impl Raw {
     /// Connects to a Unix socket.
     ///
     /// # Panics
-    /// If nobody listens.
+    /// If no process listens there.
     pub fn unix(path: &Path) -> Self {
         let stream = UnixStream::connect(path).expect("the daemon listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
@@ -74,18 +74,18 @@ impl Raw {
     /// Connects to an address.
     ///
     /// # Panics
-    /// If nobody listens.
+    /// If no process listens there.
     pub fn tcp(address: &str) -> Self {
         let stream = TcpStream::connect(address).expect("the daemon listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
         Self::on(Stream::Tcp(stream))
     }
 
-    /// Connects as this transport does, and takes the descriptors away from it: pipes, FIFOs, and
-    /// sequenced packets, of which each [`Raw::send`] is one record, and only whole ones come.
+    /// Connects over this transport, and takes the descriptors out of its channel: of pipes, FIFOs
+    /// and sequenced packets. Each [`Raw::send`] is one record there, and only whole records come.
     ///
     /// # Panics
-    /// If nobody listens.
+    /// If no process listens there.
     pub fn over(endpoint: &Endpoint) -> Self {
         Self::on(Stream::Far(Far::connect(endpoint)))
     }
@@ -94,12 +94,12 @@ impl Raw {
         Self { stream, input: Vec::new(), peer: 0 }
     }
 
-    /// The id of the peer that it is, once its session is open.
+    /// The id of this peer, once its session is open.
     pub fn peer(&self) -> u64 {
         self.peer
     }
 
-    /// What the daemon's transport would not send: the socket, if it is one of TCP.
+    /// The socket of a TCP connection, for bytes that the daemon's transport would not send.
     pub fn tcp_socket(&self) -> Option<&TcpStream> {
         match &self.stream {
             Stream::Tcp(stream) => Some(stream),
@@ -107,7 +107,7 @@ impl Raw {
         }
     }
 
-    /// Sends bytes. The daemon may have closed already, which reading tells.
+    /// Sends bytes. The daemon may have closed already, which a read shows.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = match &mut self.stream {
             Stream::Unix(stream) => stream.write_all(bytes),
@@ -119,7 +119,7 @@ impl Raw {
     /// Sends bytes if a Unix socket has room for all of them now; false means that none were sent.
     ///
     /// # Panics
-    /// If the socket takes a part only, or is of another kind.
+    /// If the socket takes only a part, or is of another kind.
     pub fn send_now(&mut self, bytes: &[u8]) -> bool {
         let Stream::Unix(stream) = &self.stream else { panic!("a Unix socket is needed") };
         match send(stream.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
@@ -131,7 +131,7 @@ impl Raw {
         }
     }
 
-    /// Sends bytes as one record, where the channel keeps records; elsewhere as they are.
+    /// Sends bytes: as one record, if the channel keeps records.
     pub fn send_record(&mut self, bytes: &[u8]) {
         match &mut self.stream {
             Stream::Far(far) => drop(far.write_all(bytes)),
@@ -139,14 +139,14 @@ impl Raw {
         }
     }
 
-    /// Leaves the kernel as little room as possible for what comes.
+    /// Shrinks the kernel's buffer for received bytes as far as possible.
     ///
     /// # Panics
     /// If the kernel refuses.
     pub fn shrink(&mut self) {
         let shrunk = match &self.stream {
             Stream::Unix(stream) => setsockopt(stream, RcvBuf, &0),
-            // A window below half of what it was makes the kernel wait for its persist timer.
+            // A window below half of its former size makes the kernel wait for its persist timer.
             Stream::Tcp(_) => Ok(()),
             Stream::Far(far) => far.shrink(),
         };
@@ -163,7 +163,7 @@ impl Raw {
         }
     }
 
-    /// Ends what is sent, but not what is received.
+    /// Ends the sending direction, but not the receiving one.
     pub fn finish(&mut self) {
         let _ = match &mut self.stream {
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
@@ -198,7 +198,7 @@ impl Raw {
         frame
     }
 
-    /// A HELLO like every client's.
+    /// A HELLO as clients send it.
     pub fn hello() -> Hello {
         Hello {
             magic: Hello::MAGIC,
@@ -219,10 +219,10 @@ impl Raw {
         frame
     }
 
-    /// Takes the challenge that answers [`Raw::hello_bytes`]; returns the frame of the proof.
+    /// Takes the challenge that answers [`Raw::hello_bytes`], and returns the frame of the proof.
     ///
     /// # Panics
-    /// If something else comes.
+    /// If another frame comes.
     pub fn answer_challenge(&mut self, token: &Token) -> Vec<u8> {
         let challenge = self.expect(Kind::Challenge);
         let Challenge { nonce } = decode_body(&challenge.payload).expect("it is a challenge");
@@ -232,7 +232,7 @@ impl Raw {
         frame
     }
 
-    /// Opens a session where no token is wanted.
+    /// Opens a session on a transport that requires no token.
     ///
     /// # Panics
     /// If the daemon refuses.
@@ -282,7 +282,7 @@ impl Raw {
     /// The next frame; `None` when the daemon has closed.
     ///
     /// # Panics
-    /// When the watchdog barks, or what comes is no frame.
+    /// When the watchdog fires, or the bytes are not a frame.
     #[track_caller]
     pub fn frame(&mut self) -> Option<RawFrame> {
         let deadline = Instant::now() + PATIENCE;
@@ -313,7 +313,7 @@ impl Raw {
     /// The next frame, which must be of this kind.
     ///
     /// # Panics
-    /// If it is none, or another.
+    /// If the daemon closes, or another frame comes.
     #[track_caller]
     pub fn expect(&mut self, kind: Kind) -> RawFrame {
         let frame = self.frame().unwrap_or_else(|| panic!("closed, where {kind:?} should come"));
@@ -321,10 +321,10 @@ impl Raw {
         frame
     }
 
-    /// Waits for the daemon's close, and says with what ERROR it was announced, if it was.
+    /// Waits until the daemon closes, and returns the ERROR before that, if there is one.
     ///
     /// # Panics
-    /// When the watchdog barks, or something else comes.
+    /// When the watchdog fires, or another frame comes.
     #[track_caller]
     pub fn end(&mut self) -> Option<(Code, String)> {
         let mut refusal = None;

@@ -1,14 +1,14 @@
-//! A configuration that is no good.
+//! An invalid configuration.
 
 use std::fs;
 use std::process::Command;
 
 use crate::{Running, ipcd};
 
-/// What `ipcd -t` says of a configuration, from the line on.
+/// The error of `ipcd -t` for a configuration, from the line number on.
 ///
 /// # Panics
-/// If it takes it, or does not name the file.
+/// If the configuration is accepted, or the error does not name the file.
 pub fn refusal(text: &str) -> String {
     let dir = crate::private_dir();
     let file = dir.path().join("ipcd.toml");

@@ -1,4 +1,5 @@
-//! Making another process call the system, as whoever has taken it over would: through ptrace(2).
+//! Makes another process do system calls, as an attacker that has taken it over would, by
+//! ptrace(2).
 
 use std::time::Instant;
 
@@ -12,17 +13,17 @@ use nix::unistd::Pid;
 
 use crate::PATIENCE;
 
-/// The calls that a process waits for events in.
+/// The calls in which a process waits for events.
 const WAITING: [i64; 2] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
 
-/// A process that waits in a system call, held there.
+/// A process that is held in the system call in which it waits.
 #[derive(Debug)]
 pub struct Puppet {
     pid: Pid,
     before: user_regs_struct,
 }
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Called {
     /// It returned this.
@@ -34,7 +35,7 @@ pub enum Called {
 }
 
 impl Puppet {
-    /// Takes hold of a process; `None` where this user may not trace at all.
+    /// Stops a process and holds it; `None` if this user may not trace at all.
     ///
     /// # Panics
     /// If it cannot be held for another reason.
@@ -50,7 +51,7 @@ impl Puppet {
             let stopped = waitpid(pid, None).expect("it was seized");
             assert!(matches!(stopped, WaitStatus::PtraceEvent(..)), "{stopped:?}");
             let before = ptrace::getregs(pid).expect("it is stopped");
-            // It may still have been at work: then it is not at a call that it waits in.
+            // It may still be working: then it is not in a call that waits.
             if WAITING.contains(&(before.orig_rax as i64)) {
                 return Some(Self { pid, before });
             }
@@ -59,23 +60,23 @@ impl Puppet {
         }
     }
 
-    /// Where it may read and write: its stack.
+    /// Memory that it may read and write: its stack.
     pub fn stack(&self) -> u64 {
         self.before.rsp
     }
 
-    /// Puts eight bytes into its memory, where it has nothing, and says where.
+    /// Writes eight bytes into unused memory of it, and returns their address.
     ///
     /// # Panics
     /// If it has died.
     pub fn poke(&self, value: i64) -> u64 {
-        // Below what the ABI of x86-64 lets a function use without asking.
+        // Below the red zone, which the ABI of x86-64 lets a function use without a reservation.
         let at = self.before.rsp - 4096;
         ptrace::write(self.pid, at as AddressType, value).expect("it is stopped");
         at
     }
 
-    /// The same with more bytes: at most 4 KiB.
+    /// As [`Puppet::poke`], with up to 4 KiB.
     ///
     /// # Panics
     /// If it has died.
@@ -90,14 +91,14 @@ impl Puppet {
         at
     }
 
-    /// Makes it call.
+    /// Makes it do a system call.
     ///
     /// # Panics
-    /// If it does not stop behind the call.
+    /// If it does not stop after the call.
     pub fn call(&self, number: i64, args: [u64; 6]) -> Called {
         let [rdi, rsi, rdx, r10, r8, r9] = args;
-        // The instruction before the one that it is at is the call that it waits in, and -1 keeps
-        // the kernel from doing that again.
+        // The instruction pointer is behind the call in which it waits. -1 keeps the kernel from
+        // restarting that call.
         let (rip, rax) = (self.before.rip - 2, number as u64);
         let regs = user_regs_struct {
             rip,
@@ -115,10 +116,10 @@ impl Puppet {
         self.step()
     }
 
-    /// Makes it call in the manner of 32-bit programs.
+    /// Makes it do a system call through the 32-bit interface.
     ///
     /// # Panics
-    /// If it does not stop behind the call.
+    /// If it does not stop after the call.
     pub fn call_32(&self, number: i64) -> Called {
         let at = (self.before.rip - 2) as AddressType;
         let code = ptrace::read(self.pid, at).expect("it is stopped");
@@ -147,16 +148,16 @@ impl Puppet {
         }
     }
 
-    /// Lets it go on where it was, if it has not died meanwhile.
+    /// Lets it continue where it was, unless it has died.
     pub fn let_go(self) {
         let is_held = ptrace::setregs(self.pid, self.before).is_ok();
         if !is_held || ptrace::detach(self.pid, None).is_err() {
-            // Its parent hears of its end only after its tracer has.
+            // Its parent learns of its end only after its tracer has.
             let _ = waitpid(self.pid, None);
         }
     }
 
-    /// Lets it go on where it was.
+    /// Lets it continue where it was.
     ///
     /// # Panics
     /// If it has died.

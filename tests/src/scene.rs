@@ -1,16 +1,16 @@
-//! A daemon with healthy peers to which something happens, and what must be so afterwards.
+//! A daemon with healthy peers that meets a fault, and the state that it must have afterwards.
 
 use std::time::{Duration, Instant};
 
 use crate::system::{find_descriptors, find_memory};
 use crate::{Daemon, Latency, Load, Setup, children, eventually, is_alive, state};
 
-/// Memory that a daemon may keep of what has passed: buffers that are used again.
+/// Memory that a daemon may keep after a fault: buffers for later use.
 const KEPT: u64 = 4 << 20;
-/// Messages of the healthy peers from which their latency without a fault is taken.
+/// Messages of the healthy peers for their latency without a fault.
 const UNDISTURBED: u64 = 1000;
 
-/// A daemon, its healthy peers, and what both were like before.
+/// A daemon, its healthy peers, and the state of both before the fault.
 #[derive(Debug)]
 pub struct Scene {
     /// The daemon.
@@ -20,11 +20,11 @@ pub struct Scene {
     latency: Latency,
 }
 
-/// What the kernel knows of a daemon that is at rest but for its healthy peers.
+/// The kernel's figures of a daemon that is idle but for its healthy peers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Baseline {
     children: usize,
-    /// Of the supervisor, and of all workers.
+    /// Open descriptors of the supervisor, and of all workers.
     descriptors: [usize; 2],
     memory: u64,
 }
@@ -34,7 +34,7 @@ impl Baseline {
         eventually("a look at processes that all stay", || Self::find(daemon.process.pid()))
     }
 
-    /// `None` if a worker has ended meanwhile, as one that serves a single peer does at any time.
+    /// `None` if a worker ends during the call, as one that serves a single peer may.
     fn find(supervisor: i32) -> Option<Self> {
         let workers = children(supervisor);
         let count = |pid: &i32| Some(find_descriptors(*pid)?.len());
@@ -57,7 +57,7 @@ impl Scene {
         Self::set(daemon, load)
     }
 
-    /// Takes a daemon and its healthy peers, and waits until they are at rest.
+    /// Takes a daemon and its healthy peers, and waits until both are steady.
     pub fn set(daemon: Daemon, load: Load) -> Self {
         daemon.wait_for_peers(load.peers());
         let enough = || (load.counts().0 > UNDISTURBED).then_some(());
@@ -67,7 +67,7 @@ impl Scene {
         Self { daemon, load, before, latency }
     }
 
-    /// Takes what is now for what was before: the daemon has met the fault once, and has the
+    /// Takes the present state as the baseline: the daemon has met the fault once, and has the
     /// buffers that it needs.
     pub fn rehearsed(&mut self) {
         self.daemon.wait_for_peers(self.load.peers());
@@ -79,8 +79,8 @@ impl Scene {
         &self.load
     }
 
-    /// Waits until the healthy peers have exchanged messages for so long. It is the span of the
-    /// fault, not a proof of anything.
+    /// Waits until the healthy peers have exchanged messages for this time, which is the time of
+    /// the fault, and proves nothing.
     pub fn endure(&self, span: Duration) {
         let end = Instant::now() + span;
         while Instant::now() < end {
@@ -88,12 +88,13 @@ impl Scene {
         }
     }
 
-    /// What is promised whatever happens: supervisor and workers live, or were replaced; children,
-    /// descriptors and memory are as before; every transport answers; and the healthy peers have
-    /// lost nothing. How much slower they were is reported, and judged by whoever reads it.
+    /// Checks what holds after every fault: supervisor and workers live, or were replaced;
+    /// children, descriptors and memory are as before; every transport but TLS answers; and the
+    /// healthy peers have lost nothing. Their latencies before and during the fault are printed,
+    /// not judged.
     ///
     /// # Panics
-    /// If it is not so.
+    /// If one of these does not hold.
     #[track_caller]
     pub fn check(self, what: &str) {
         let Self { mut daemon, load, before, latency } = self;
@@ -102,7 +103,7 @@ impl Scene {
         let ratio = during.p99.as_secs_f64() / latency.p99.as_secs_f64().max(f64::EPSILON);
         eprintln!("{what}: before: {latency}; meanwhile: {during}: p99 × {ratio:.1}");
         assert_eq!(daemon.process.has_ended(), None, "{what}: the supervisor has ended");
-        // One that wants certificates is asked by its case.
+        // TLS requires certificates, so its own cases ping it.
         for scheme in daemon.schemes().into_iter().filter(|scheme| scheme != "tls") {
             daemon.ctl(&scheme, &["ping"]).run().expect(0);
         }
@@ -115,7 +116,7 @@ impl Scene {
         eventually(&format!("{what}: descriptors as before, {before:?}"), || {
             (Baseline::of(&daemon).descriptors == before.descriptors).then_some(())
         });
-        // What is not needed any more is given back after a while.
+        // The daemon gives buffers back after a while.
         let most = before.memory + KEPT;
         eventually(&format!("{what}: no more than {most} bytes"), || {
             (Baseline::of(&daemon).memory <= most).then_some(())
@@ -129,7 +130,7 @@ impl Scene {
 fn settled(daemon: &Daemon) -> Baseline {
     let mut last = Baseline::of(daemon);
     eventually("quiet descriptors", || {
-        // Whoever asks is a peer that may not have been let go yet.
+        // The last `status` is a peer too, and may not be closed yet.
         daemon.status();
         let now = Baseline::of(daemon);
         let is_same = now.descriptors == last.descriptors;

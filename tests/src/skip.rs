@@ -1,11 +1,11 @@
-//! Leaving out what cannot be tested on this machine.
+//! Skips tests that this machine cannot run.
 
 use std::env;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Where Debian has the programs whose package has another name.
+/// Debian's packages of programs that have another name.
 const PACKAGES: [(&str, &str); 13] = [
     ("awk", "mawk"),
     ("cc", "gcc"),
@@ -22,16 +22,16 @@ const PACKAGES: [(&str, &str); 13] = [
     ("xargs", "findutils"),
 ];
 
-/// Says that a test is left out, in one line and also where the test runner keeps to itself what a
-/// test prints.
+/// Prints in one line that a test is skipped, also if the test runner captures the output of
+/// tests.
 pub fn skip(why: &str) {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    // The line is one write, so that no other test's comes in between.
+    // The line is one write, so that lines of other tests do not mix with it.
     let _ = std::io::stderr().write_all(format!("skipped: {name}: {why}\n").as_bytes());
 }
 
-/// Whether one of these programs is not installed. Then the test is to end, for this has said that
-/// it is skipped.
+/// Whether one of these programs is not installed. If so, the skip is printed, and the test must
+/// return.
 pub fn is_without(programs: &[&str]) -> bool {
     let missing: Vec<String> =
         programs.iter().filter(|program| find(program).is_none()).map(named).collect();
@@ -50,10 +50,10 @@ fn named(program: &&str) -> String {
     }
 }
 
-/// The file of a program: of that path, or in `PATH`.
+/// The file of a program: at its path, or in `PATH`.
 fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // A path that begins with a slash is not joined, but taken.
+    // `join` takes an absolute path as it is.
     env::split_paths(&path).map(|dir| dir.join(program)).find(|file| is_executable(file))
 }
 

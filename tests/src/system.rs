@@ -1,4 +1,4 @@
-//! What the kernel knows of a process, from proc(5).
+//! The kernel's view of a process, from proc(5).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::eventually;
 
-/// What an open descriptor is.
+/// The kind of an open descriptor.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Descriptor {
     /// A Unix-domain socket of this type: `stream` or `seqpacket`.
@@ -20,22 +20,22 @@ pub enum Descriptor {
     Udp(u16, u16),
     /// An anonymous pipe.
     Pipe,
-    /// A file, as a FIFO is one; with its path, which may have been removed since.
+    /// A file or FIFO, with its path, which may be removed by now.
     Path(String),
-    /// Something without a name in the file system, such as an epoll instance.
+    /// A descriptor without a name in the file system, such as an epoll instance.
     Other(String),
 }
 
-/// The open descriptors of a process, by number, without the standard three, and without what
-/// whoever runs the tests has left open for all of us.
+/// The open descriptors of a process, by number, without the standard three, and without those that
+/// the parent of the test program has left open.
 ///
 /// # Panics
-/// If there is no such process, or it is another user's.
+/// If there is no such process, or it belongs to another user.
 pub fn descriptors(pid: i32) -> BTreeMap<i32, Descriptor> {
     find_descriptors(pid).expect("the process runs and is ours")
 }
 
-/// The same; `None` if there is no such process any more.
+/// As [`descriptors`]; `None` if the process has gone.
 pub(crate) fn find_descriptors(pid: i32) -> Option<BTreeMap<i32, Descriptor>> {
     let (ours, tables) = (links(std::process::id() as i32)?, SocketTables::read());
     let found = links(pid)?
@@ -107,14 +107,14 @@ fn port(address: &str) -> Option<u16> {
     u16::from_str_radix(address.rsplit_once(':')?.1, 16).ok()
 }
 
-/// A descriptor of a process, as `/proc/PID/fd` names it; `None` if it is not open.
+/// The target of `/proc/PID/fd/N`; `None` if the descriptor is not open.
 pub fn descriptor(pid: i32, number: i32) -> Option<String> {
     links(pid)?.remove(&number)
 }
 
-/// The memory of processes that share it among themselves by fork, in bytes: what is anonymous, in
-/// proportional shares. Pages of the program's file are left out, because their share changes with
-/// every other test that runs the same program.
+/// The memory, in bytes, of processes that share it by fork: anonymous pages, in proportional
+/// shares. Pages of the program's file are left out, because their share changes with every other
+/// test that runs the same program.
 ///
 /// # Panics
 /// If there is no such process.
@@ -122,13 +122,13 @@ pub fn memory(pids: &[i32]) -> u64 {
     find_memory(pids).expect("the processes run")
 }
 
-/// The same; `None` if one of them has gone.
+/// As [`memory`]; `None` if one of the processes has gone.
 pub(crate) fn find_memory(pids: &[i32]) -> Option<u64> {
     pids.iter().map(|pid| share(*pid, "Pss_Anon:")).sum()
 }
 
-/// Memory of one process, in bytes, without files: what it shares with a child counts in full, so
-/// that no child's end makes it seem to grow.
+/// The memory of one process, in bytes, without files. Pages shared with a child count in full, so
+/// the end of a child does not look like growth.
 ///
 /// # Panics
 /// If there is no such process.
@@ -136,7 +136,7 @@ pub fn anonymous(pid: i32) -> u64 {
     share(pid, "Anonymous:").expect("the process runs")
 }
 
-/// All memory of processes, in bytes and proportional shares: the program's file, too.
+/// All memory of processes, in bytes and proportional shares, with the program's file.
 ///
 /// # Panics
 /// If there is no such process.
@@ -147,8 +147,8 @@ pub fn whole_memory(pids: &[i32]) -> u64 {
 
 /// `None` if there is no such process.
 fn share(pid: i32, what: &str) -> Option<u64> {
-    // Of a process that ends, reading fails with ESRCH; a zombie has no memory to tell of. Linux
-    // tells Pss of all others, and Pss_Anon since 5.3.
+    // Reading fails with ESRCH for a process that is ending, and a zombie has no memory. For all
+    // others Linux has Pss, and since 5.3 Pss_Anon.
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(what))?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("it is a number");
@@ -161,26 +161,26 @@ pub fn children(pid: i32) -> Vec<i32> {
     text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// The state of a process, as in stat(5): `S`, `R`, `T`, `Z`; `None` if there is none.
+/// The state of a process, as in stat(5): `S`, `R`, `T`, `Z`; `None` if there is no such process.
 pub fn state(pid: i32) -> Option<char> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     text.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Whether a process runs: a zombie does not.
+/// Whether a process runs. A zombie does not.
 pub fn is_alive(pid: i32) -> bool {
     state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
-/// Waits until the last deadline has passed, after which nothing may wake these processes any more.
+/// Waits until the last deadline has passed. After that nothing may wake these processes.
 ///
 /// # Panics
-/// If something does.
+/// If one of them wakes up.
 pub fn assert_asleep<const N: usize>(processes: [i32; N]) {
     let wakeups = || processes.map(context_switches);
     let quiet = || {
         let before = wakeups();
-        // The span that is watched, not a proof that something has happened within it.
+        // This is the time of observation. It proves nothing that must happen within it.
         sleep(Duration::from_secs(2));
         (before, wakeups())
     };
@@ -192,7 +192,7 @@ pub fn assert_asleep<const N: usize>(processes: [i32; N]) {
     assert_eq!(before, after, "the daemon woke up with nothing to do");
 }
 
-/// How often a process was switched to so far, of its own will or not.
+/// The number of context switches of a process, voluntary or not.
 fn context_switches(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let lines = text.lines().filter(|line| line.contains("ctxt_switches"));
@@ -202,7 +202,7 @@ fn context_switches(pid: i32) -> u64 {
         .sum()
 }
 
-/// Allows this process as many descriptors as the system lets it, and says how many.
+/// Raises the descriptor limit of this process to the hard limit, and returns it.
 ///
 /// # Panics
 /// If the system refuses.

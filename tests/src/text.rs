@@ -1,26 +1,26 @@
-//! Messages to be told apart: text that is generated, and known at both ends.
+//! Generated texts of messages, which both ends know.
 
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The first bytes of a message's text come from anywhere in so many.
+/// The text of a message begins at one of this number of places.
 const POOL_BYTES: usize = 64 * 1024;
 
-/// Messages of one sender: their number, the longest, and what makes them differ from others'.
+/// The messages of one sender: their number, their greatest length, and their seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
-    /// How many there are.
+    /// The number of messages.
     pub count: u64,
     /// Bytes of the longest; every length from 1 on occurs.
     pub longest: usize,
-    /// Which sender it is.
+    /// The number of the sender.
     pub seed: u64,
 }
 
-/// The message of a number: `seed:number:` and text, cut to its length.
+/// The text of one message: `seed:number:` and more text, cut to its length.
 pub fn message(stream: Stream, number: u64, into: &mut Vec<u8>) {
-    // 7919 is a prime that divides no length used here, so that the lengths take turns.
+    // 7919 is a prime that divides no length used here, so the lengths vary.
     let length = 1 + (number * 7919 + stream.seed) as usize % stream.longest;
     into.clear();
     write!(into, "{}:{number}:", stream.seed).expect("a Vec takes everything");
@@ -48,7 +48,7 @@ fn pool() -> &'static [u8] {
     })
 }
 
-/// Writes a line for each message. Whoever reads may end early, which its exit status tells about.
+/// Writes a line for each message. The reader may end early, which its exit status shows.
 pub fn feed_lines(stream: Stream, into: impl Write) {
     let mut into = BufWriter::with_capacity(POOL_BYTES, into);
     let mut text = Vec::new();
@@ -61,10 +61,10 @@ pub fn feed_lines(stream: Stream, into: impl Write) {
     }
 }
 
-/// Reads a line for each message and compares; `seen` counts them.
+/// Reads a line for each message and compares it; `seen` counts the lines.
 ///
 /// # Errors
-/// Says where they differ.
+/// A text that names the first difference.
 pub fn check_lines(stream: Stream, from: impl Read, seen: &AtomicU64) -> Result<(), String> {
     let mut from = BufReader::with_capacity(POOL_BYTES, from);
     let (mut expected, mut got) = (Vec::new(), Vec::new());

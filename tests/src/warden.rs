@@ -1,8 +1,8 @@
-//! Nothing that a test has started outlives it, in whichever way the test ends.
+//! Ends every process that a test has started, in whichever way the test ends.
 //!
-//! All that a test starts has a mark in its environment, which its children inherit. A shell waits
-//! for the end of the test program, beyond the reach of a terminal's signals, and then ends what
-//! has the mark: `warden.sh`, beside this file.
+//! Each of them has a mark in its environment, which its children inherit. A shell waits for the
+//! end of the test program, out of reach of a terminal's signals, and then ends all processes with
+//! the mark: `warden.sh`, beside this file.
 
 use std::fs;
 use std::os::unix::process::{CommandExt, parent_id};
@@ -15,15 +15,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// What holds the mark: `PROGRAM.NUMBER`.
+/// The environment variable with the mark: `PROGRAM.NUMBER`.
 const VARIABLE: &str = "IPCD_TEST";
-/// How often a test program looks whether cargo is still there to hear of its end.
+/// The time between two checks that cargo still runs.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// This test program: no other, before or after it, is called the same.
+/// The mark of this test program, which no other test program has.
 struct Program {
     name: String,
-    /// Its standard input ends with the program.
+    /// The warden's standard input ends with this program.
     _warden: Child,
 }
 
@@ -44,7 +44,7 @@ fn program() -> &'static Program {
     })
 }
 
-/// cargo that is ended by TERM or KILL tells its test program nothing of it.
+/// Ends this program when cargo is gone: TERM and KILL of cargo do not reach it.
 fn end_with_cargo() {
     let cargo = parent_id();
     while parent_id() == cargo {
@@ -53,8 +53,8 @@ fn end_with_cargo() {
     std::process::exit(1);
 }
 
-/// Marks what is about to be started. It ends, with all that it starts, when the test program does.
-/// Returns the mark, for what ends them.
+/// Marks a command, so that its process and all that it starts end with the test program. Returns
+/// the mark.
 pub fn guard(command: &mut Command) -> String {
     static STARTED: AtomicU64 = AtomicU64::new(0);
     let mark = format!("{}.{}.", program().name, STARTED.fetch_add(1, Ordering::Relaxed));
@@ -62,16 +62,17 @@ pub fn guard(command: &mut Command) -> String {
     mark
 }
 
-/// A directory of the test's own; removed when it is dropped, or when the test program has ended.
+/// A private directory. It is removed when this value is dropped, or when the test program has
+/// ended.
 ///
 /// # Panics
-/// If it cannot be made.
+/// If it cannot be created.
 pub fn private_dir() -> TempDir {
     let prefix = format!("ipcd-test.{}.", program().name);
     TempDir::with_prefix(prefix).expect("a directory can be made")
 }
 
-/// Ends what has this mark.
+/// Ends all processes with this mark.
 pub(crate) fn sweep(mark: &str) {
     let entry = format!("{VARIABLE}={mark}");
     let pids = || fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -82,7 +83,7 @@ pub(crate) fn sweep(mark: &str) {
     for entry in pids() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
         if let Some(pid) = pid.filter(|pid| is_marked(*pid)) {
-            // It may end by itself meanwhile.
+            // The process may have ended by itself.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }

@@ -1,18 +1,18 @@
-//! Waiting with a watchdog: for as long as it takes, but not for ever.
+//! Waits with a watchdog: long, but not for ever.
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test gives up. Not a promise of speed: machines are slow.
+/// The time after which a test gives up. It promises no speed: machines are slow.
 pub const PATIENCE: Duration = Duration::from_secs(100);
 
-/// When a condition that nothing announces is looked at again; the pause doubles to the longest.
+/// The first and the longest pause before a condition is checked again; the pause doubles.
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(1);
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Looks until there is something.
+/// Checks until there is a result.
 ///
 /// # Panics
-/// When the watchdog barks.
+/// When the watchdog fires.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let (start, mut pause) = (Instant::now(), FIRST_PAUSE);
     loop {

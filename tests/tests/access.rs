@@ -1,5 +1,5 @@
-//! Access rules: who may publish, subscribe and administer, over every transport and between
-//! workers; and what `ipcctl acl check` says of it.
+//! Access rules for publishing, subscribing and administering, over every transport and between
+//! workers; and the verdicts of `ipcctl acl check`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -10,13 +10,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getegid, geteuid};
 use serde_json::Value;
 
-/// Rules for whoever this test is, known by its user or by the daemon's own token.
+/// Rules for the peers of this test, known by its user or by the daemon's own token.
 fn rules_for_all(what: &str) -> String {
     let uid = geteuid().as_raw();
     format!("[[acl]]\nuid = {uid}\n{what}\n[[acl]]\ntoken = \"\"\n{what}\n")
 }
 
-/// A daemon with these rules, and two sockets: one for whoever is called `root`, one for `guest`.
+/// A daemon with these rules, and two sockets: the listeners `root` and `guest`.
 fn two_classes(dir: &tempfile::TempDir, args: &[&str], guest: &str) -> (Daemon, [String; 2]) {
     let (sockets, text) = classes(dir, guest);
     (Setup::new().listen(&[]).config(&text).args(args).start(), sockets)
@@ -73,7 +73,7 @@ fn a_group_of_the_system_and_a_denial_for_everybody() {
     daemon.ctl("unix", &["send", "a.b", "yes"]).run().expect(0);
     daemon.ctl("unix", &["send", "a.secret", "no"]).run().expect(6);
     daemon.ctl("unix", &["clients"]).run().expect(0);
-    // Of a peer on the network no group is known.
+    // A peer on the network has no known group.
     daemon.ctl("tcp", &["send", "a.b", "no"]).run().expect(6);
 }
 
@@ -84,14 +84,14 @@ fn a_wildcard_brings_what_may_be_heard_from_any_worker() {
         "subscribe = [\"a.>\"]\n[[acl]]\nlistener = \"guest\"\nsubscribe = [\"a.secret\"]\naction = \"deny\"",
     );
     let (daemon, [root, guest]) = two_classes(&dir, &["--workers", "2"], guest);
-    // As many on each worker.
+    // The same number on each worker.
     let mut heard: Vec<_> = (0..4).map(|_| daemon.recv(&guest, &["-v", "-C", "2", ">"])).collect();
     let mut all: Vec<_> = (0..2).map(|_| daemon.recv(&root, &["-v", "-C", "5", ">"])).collect();
     let send = |args: &[&str]| daemon.ctl(&root, &[&["send"], args].concat()).run();
     for (subject, body) in [("a.secret", "1"), ("b", "2"), ("a.x", "3"), ("b.x", "4")] {
         send(&[subject, body]).expect(0);
     }
-    // Whoever may not hear it is no receiver of it.
+    // A peer that may not receive the message is not one of its receivers.
     let subs = daemon.ctl(&root, &["subs", "-j"]).run().expect(0).text();
     let subs: Vec<Value> = serde_json::from_str(&subs).expect("it is JSON");
     let mut matched: Vec<_> = subs.iter().map(|sub| sub["matched"].as_u64()).collect();
@@ -147,7 +147,7 @@ fn whoever_is_asked_may_answer_without_a_right_to_publish() {
     let servers: Vec<_> = (0..2)
         .map(|_| daemon.ctl(&guest, &["serve", "-E", "q.x", "--echo"]).spawn_subscribed())
         .collect();
-    // From both workers, as both servers' turns come.
+    // From both workers, so that both servers have turns.
     for number in 0..4 {
         let body = format!("question {number}");
         let reply = daemon.ctl(&root, &["req", "q.x", &body, "--replies", "2"]).run().expect(0);
@@ -158,7 +158,7 @@ fn whoever_is_asked_may_answer_without_a_right_to_publish() {
     let id = daemon.ctl(&root, &["clients", "-j"]).run().expect(0).text();
     let clients: Vec<Value> = serde_json::from_str(&id).expect("it is JSON");
     let ann = clients.iter().find(|client| client["name"] == "ann").expect("ann is there");
-    // An answer that nobody asked for is accepted, as one that is late, and goes nowhere.
+    // An unrequested reply is treated as a late one: accepted and dropped.
     let forged = format!("@{}.1", ann["id"]);
     daemon.ctl(&guest, &["send", &forged, "forged"]).run().expect(0);
     assert_eq!(counter(&daemon, &root, "replies_late"), 1);
@@ -236,7 +236,7 @@ fn bare_peers_are_known_by_their_listener() {
     eventually("the count", || daemon.log().contains("refused=2").then_some(()));
 }
 
-/// Servers that the daemon connects to are no listeners, and are named like them.
+/// Servers that the daemon dials are no listeners, but rules name them in the same way.
 #[test]
 fn servers_are_known_by_their_names() {
     let servers = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("there is a port"));
@@ -284,7 +284,7 @@ fn who_may_hear_only_some_of_a_filter_stops_nobody() {
     stuck.iter().for_each(|receiver| {
         kill(Pid::from_raw(receiver.pid()), Signal::SIGSTOP).expect("it runs");
     });
-    // More than their sockets and outboxes take.
+    // More bytes than their sockets and send queues hold.
     let body = "x".repeat(100_000);
     for subject in ["a.x", "a.y"] {
         let count = ["--count", "300"];
@@ -348,7 +348,7 @@ fn check_says_what_would_be_decided_and_by_which_rule() {
         text.lines().skip(line - 1).take(2).collect::<Vec<_>>(),
         ["[[acl]]", "publish = [\"a.secret\"]"]
     );
-    // Without a word of who, it is the caller.
+    // Without options the verdict is for the caller.
     let own = json(&["--pub", "root.x"], if geteuid().is_root() { 0 } else { 6 });
     assert_eq!(own["allowed"], geteuid().is_root());
 }

@@ -1,4 +1,4 @@
-//! Sockets that a service manager has bound: `LISTEN_FDS`.
+//! Sockets that a service manager passes: `LISTEN_FDS`.
 
 use std::fs;
 use std::io::Write;
@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use ipcd_tests::{Daemon, Running, Setup, eventually, ipcd, is_without};
 
-/// Binds what its first argument lists, `NAME KIND ADDRESS` a line, and becomes the program that the
-/// others name, as a service manager does.
+/// Binds the sockets that its first argument lists, `NAME KIND ADDRESS` a line, and executes the
+/// program in its other arguments, as a service manager does.
 const PASSER: &str = r#"
 import os, socket, sys
 kept, names = [], []
@@ -57,7 +57,7 @@ fn refused(sockets: &[&str], config: &str) -> String {
     setup(sockets, config).spawn(dir.path()).wait().expect(2).stderr
 }
 
-/// The endpoints in the log that were passed, by the name of the listener.
+/// The endpoints of passed sockets in the log, by the name of the listener.
 fn passed(daemon: &Daemon, name: &str) -> String {
     let log = daemon.log();
     let name = format!("name={name:?} passed=true");
@@ -142,11 +142,11 @@ fn whatever_is_passed_is_a_listener() {
     for said in ["a line", "an event", "through a FIFO", "a datagram"] {
         receiver.stdout().wait_for(&format!("{said}\n"));
     }
-    // Rules may call it what the service manager does, though it was found by its address.
+    // Rules may use the service manager's name, although the listener was found by its address.
     assert!(!daemon.log().contains("there is no listener"), "{}", daemon.log());
     daemon.ctl(&pipe, &["send", "secret", "no"]).run().expect(6);
     daemon.ctl(&further, &["send", "secret", "yes"]).run().expect(0);
-    // What somebody else has made is for them to remove.
+    // The daemon does not remove files of others.
     daemon.terminate().expect(0);
     for path in ["elsewhere.sock", "pipe.sock", "records.sock", "events.sock", "log.fifo"] {
         assert!(Path::new(&run).join(path).exists(), "{path}");
@@ -234,14 +234,14 @@ fn a_reload_keeps_what_was_passed() {
     say("third");
     receiver.stdout().wait_for("two third\n");
     let log = daemon.log();
-    // It stays open, and only what has changed is said.
+    // It stays open, and the log reports only the change.
     assert_eq!(log.matches("listening with other options").count(), 1, "{log}");
     assert_eq!(log.matches("listening no more").count(), 0, "{log}");
     assert_eq!(passed(&daemon, "web"), format!("tcp://{address}"));
     assert!(daemon.runtime_dir().join("own.sock").exists());
 }
 
-/// The real one of systemd, where it is installed.
+/// systemd's own tool, if it is installed.
 #[test]
 fn systemd_socket_activate_starts_it_with_the_first_peer() {
     let program = "/usr/bin/systemd-socket-activate";

@@ -1,5 +1,5 @@
-//! Who may come in, how often and how many: each limit is told by its name to whoever hits it, and
-//! nobody else is disturbed.
+//! Admission: each limit on peers and connections is named to the peer that reaches it, and
+//! disturbs no other peer.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -28,7 +28,7 @@ fn the_silent_make_room_for_those_who_log_in() {
         }
     });
     println!("100 peers have logged in within {:?}", begin.elapsed());
-    // Some have been told that they had to go, and the others have had their time.
+    // Some were told to leave, and the time of the others is over.
     let ends: Vec<_> = silent.into_iter().map(|mut peer| peer.end()).collect();
     let count = |wanted| ends.iter().flatten().filter(|(code, _)| *code == wanted).count();
     let (displaced, late) = (count(Code::Limit), count(Code::TimedOut));
@@ -43,16 +43,16 @@ fn never_more_than_the_most_are_without_proof() {
     let limits = "max_startups = \"2:100:2\"\nhandshake_timeout = \"60s\"";
     let daemon = with_limits(limits, &["unix", "tcp"]);
     let mut all: Vec<Raw> = (0..12).map(|_| daemon.raw("tcp")).collect();
-    // Those that came in the same second are refused; one that has waited for longer has to go.
+    // Peers of the same second are refused; a peer that has waited longer is evicted.
     let told: Vec<_> = all.drain(2..).map(|mut peer| peer.end()).collect();
     let is_told = |end: &Option<(Code, String)>| {
         end.as_ref().is_some_and(|(code, why)| *code == Code::Limit && why.contains("max_startups"))
     };
     assert!(told.iter().filter(|end| is_told(end)).count() >= 9, "{told:?}");
-    // Whoever the kernel vouches for has nothing to prove, and is not concerned.
+    // A peer for which the kernel vouches has nothing to prove, and is not affected.
     let local: Vec<Raw> = (0..5).map(|_| daemon.raw("unix")).collect();
     local.into_iter().for_each(|peer| drop(peer.open()));
-    // In the end somebody who can log in does.
+    // At last a peer with a token logs in.
     eventually("a peer that logs in", || {
         let status = daemon.ctl("tcp", &["ping"]).run().status;
         status.success().then_some(())
@@ -67,7 +67,7 @@ fn who_has_most_places_makes_room_and_some_are_reserved() {
     let said = daemon.ctl("tcp", &["ping"]).run().expect(6).stderr;
     assert!(said.contains("32 peers") && said.contains("max_peers"), "{said}");
     let near: Vec<Raw> = (0..5).map(|_| daemon.session("unix")).collect();
-    // And where they are taken, one of the others goes: who came last, and is told why.
+    // If these are taken too, the newest of the other peers is evicted, and receives the reason.
     for peer in &mut far[27..] {
         let (code, why) = peer.end().expect("it is told why");
         assert!(code == Code::Limit && why.contains("127.0.0.1") && why.contains("max_peers"));
@@ -85,7 +85,7 @@ fn silent_strangers_do_not_take_all_children() {
     let mut silent: Vec<Raw> = (0..20).map(|_| daemon.raw("tcp")).collect();
     for stranger in &mut silent {
         daemon.ctl("unix", &["ping"]).run().expect(0);
-        // They come again, whether they were let go or not.
+        // They connect again, evicted or not.
         *stranger = daemon.raw("tcp");
     }
 }
@@ -142,7 +142,7 @@ fn what_comes_before_a_session_is_bounded() {
 fn a_source_that_workers_die_of_is_kept_out_and_others_are_not() {
     let daemon = Setup::new().listen(&["unix", "tcp"]).args(&["--workers", "1"]).start();
     eventually("that it is refused", || {
-        // Nobody subscribes: the worker does nothing but read what comes.
+        // There is no subscriber: the worker only reads.
         let batch = Raw::message_bytes(1, b"nowhere", &[b'x'; 100]).repeat(1000);
         let mut flood = daemon.raw("unix");
         flood.control(Kind::Hello, 0, &ipcd_proto::control::encode(&Raw::hello()));
@@ -159,22 +159,22 @@ fn a_source_that_workers_die_of_is_kept_out_and_others_are_not() {
                     flood.send(&batch);
                 }
             });
-            // More than the kernel holds: the worker is reading.
+            // More than the kernel holds, so the worker is reading.
             eventually("the flood", || (sent.load(Ordering::Relaxed) > 20).then_some(()));
             daemon.signal_worker(pid, Signal::SIGABRT);
         });
         None
     });
     assert!(daemon.log().contains("was serving this peer when it died"), "{}", daemon.log());
-    // Another source is served meanwhile.
+    // Meanwhile another source is served.
     daemon.ctl("tcp", &["ping"]).run().expect(0);
-    // And in the end so is this one.
+    // At last this one is served again.
     eventually("the end of the penalty", || {
         daemon.ctl("unix", &["ping"]).run().status.success().then_some(())
     });
 }
 
-/// The worker that lives now, which another source asks for.
+/// The worker that runs now; another source asks for it.
 fn worker_of(daemon: &Daemon) -> Option<i32> {
     let status = daemon.ctl("tcp", &["status", "-j"]).run();
     let status: Value = serde_json::from_slice(&status.stdout).ok()?;
@@ -207,7 +207,7 @@ fn limits_that_are_wrong_are_named() {
     }
 }
 
-/// A receiver that reads nothing, with a socket that holds next to nothing.
+/// A receiver that reads nothing, with the smallest socket buffer.
 fn stuck(daemon: &Daemon) -> Running {
     let receiver = daemon.recv("unix", &["--overflow", "drop-newest", "flood"]);
     kill(Pid::from_raw(receiver.pid()), Signal::SIGSTOP).expect("it runs");
@@ -220,7 +220,7 @@ fn what_waits_for_one_user_is_bounded_over_all_its_peers_and_workers() {
     let setup = Setup::new().config(config).listen(&["unix", "tcp"]).args(&["--workers", "2"]);
     let daemon = setup.start();
     let stuck: Vec<_> = (0..6).map(|_| stuck(&daemon)).collect();
-    // Another source, whose peers have what they want.
+    // Another source, whose peers need nothing more.
     let mut free = daemon.recv("tcp", &["--overflow", "block", "-C", "400", "flood"]);
     free.stdout();
     let body = "x".repeat(20_000);
@@ -231,7 +231,7 @@ fn what_waits_for_one_user_is_bounded_over_all_its_peers_and_workers() {
     let clients: Vec<Value> = serde_json::from_str(&clients).expect("it is JSON");
     let of_user = clients.iter().filter(|client| client["uid"].is_u64());
     let queued: u64 = of_user.filter_map(|client| client["queued_bytes"].as_u64()).sum();
-    // An eighth for each worker, and a run for each peer. Alone, each would hold its MiB.
+    // An eighth for each worker, and a message batch for each peer. Alone, each would hold its MiB.
     assert!((700_000..1_600_000).contains(&queued), "{queued} bytes: {clients:?}");
     for receiver in &stuck {
         kill(Pid::from_raw(receiver.pid()), Signal::SIGCONT).expect("it is stopped");

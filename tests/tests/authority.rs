@@ -1,5 +1,4 @@
-//! Authority: who answers a request, who has a name, and what a credential that is revoked ends;
-//! over several workers.
+//! Authority over replies, names and revoked credentials, over several workers.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -11,7 +10,7 @@ use ipcd_client::{Address, Client, Event, Message, Options, Publication, Subscri
 use ipcd_tests::{Daemon, PATIENCE, Running, Setup, classes, eventually};
 
 /// A daemon with two sockets and two workers: peers of `root` may do everything, and those of
-/// `guest` what is said.
+/// `guest` have these rights.
 fn two_classes(dir: &tempfile::TempDir, guest: &str) -> (Daemon, [String; 2]) {
     let (sockets, text) = classes(dir, guest);
     let setup = Setup::new().listen(&[]).config(&text).args(&["--workers", "2"]);
@@ -40,7 +39,7 @@ fn message(client: &mut Client) -> Message {
     }
 }
 
-/// The numbers of requests can be guessed: each is counted up, and so are the ids of peers.
+/// The numbers of requests can be guessed: they are counted up, as are the ids of peers.
 #[test]
 fn only_who_was_asked_answers_in_one_worker_and_across() {
     let daemon = Setup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
@@ -49,7 +48,7 @@ fn only_who_was_asked_answers_in_one_worker_and_across() {
         let options = SubscribeOptions { group: Some("g".into()), ..Default::default() };
         responder.subscribe("password.check", options).expect("it may");
     }
-    // As many on each worker.
+    // The same number on each worker.
     let mut forgers: Vec<Client> = (0..2).map(|_| daemon.client("unix")).collect();
     let mut requesters: Vec<Client> = (0..2).map(|_| daemon.client("unix")).collect();
     for requester in &mut requesters {
@@ -81,7 +80,7 @@ fn only_who_was_asked_answers_in_one_worker_and_across() {
     assert_eq!(daemon.counter("replies_late"), 4 * 3);
 }
 
-/// Each answer is let through, however many are open: none is forgotten because there are too many.
+/// Each reply is let through, however many requests are open: none is forgotten.
 #[test]
 fn seventy_thousand_open_requests_are_all_answered_where_there_are_rules() {
     const REQUESTS: usize = 35_000;
@@ -122,7 +121,7 @@ fn seventy_thousand_open_requests_are_all_answered_where_there_are_rules() {
     assert_eq!(counter(&daemon, &root, "replies_late"), 0);
 }
 
-/// A guest may ask, and with that not make a server publish where only the server may.
+/// A guest may send requests, but cannot make a server publish where only the server may.
 #[test]
 fn a_server_publishes_nowhere_that_a_guest_says() {
     let dir = dir();
@@ -134,7 +133,7 @@ fn a_server_publishes_nowhere_that_a_guest_says() {
     let _handler = daemon.ctl(&root, &handler).spawn_subscribed();
     daemon.ctl(&guest, &["send", "admin.cmd", "reboot"]).run().expect(6);
     daemon.ctl(&guest, &["send", "work", "--reply", "admin.cmd", "reboot"]).run().expect(0);
-    // Also one who may publish there gets no answer by that: it is no request.
+    // A sender that may publish there gets no reply either: its message is not a request.
     daemon.ctl(&root, &["send", "work", "--reply", "back", "hello"]).run().expect(0);
     let replies = daemon.ctl(&guest, &["req", "work", "x", "--replies", "2"]).run().expect(0);
     assert_eq!(replies.text(), "x\nx\n");
@@ -173,7 +172,7 @@ fn names_are_in_rules_and_guests_cannot_take_a_service_over() {
         daemon.ctl(&root, &check).run().expect(status);
         daemon.ctl(&root, &[&check[..], &["-c", &file]].concat()).run().expect(status);
     }
-    // At HUP a name that would be refused now ends the session, and nothing else does.
+    // At HUP a name that would be refused now ends the session, and no other change does.
     let mut bob = daemon.ctl(&guest, &["recv", "-E", "news", "--name", "bob"]).spawn_subscribed();
     let mut other = daemon.recv(&guest, &["news"]);
     let text = fs::read_to_string(&file).expect("it is there");
@@ -190,7 +189,7 @@ fn with_token(daemon: &Daemon, scheme: &str, name: &str) -> Running {
     daemon.recv(scheme, &args)
 }
 
-/// Whoever holds a token that leaked has no more of it than until the next HUP.
+/// A leaked token is of use only until the next HUP.
 #[test]
 fn revoked_tokens_end_their_sessions_and_no_others() {
     let setup = Setup::new().listen(&["unix", "tcp", "udp"]).args(&["--workers", "2"]);
@@ -227,7 +226,7 @@ fn revoked_tokens_end_their_sessions_and_no_others() {
     let_in(&daemon, "tcp");
 }
 
-/// For nobody else to read: a token that others can is not in force.
+/// Only for its owner: a token that others can read is not in force.
 fn write_secret(path: &Path, text: &str) {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
@@ -235,7 +234,7 @@ fn write_secret(path: &Path, text: &str) {
     file.write_all(text.as_bytes()).expect("there is room");
 }
 
-/// The new token is good, and the old one was not the last word.
+/// The new token is good, and the old one is refused.
 fn let_in(daemon: &Daemon, scheme: &str) {
     daemon.ctl(scheme, &["ping", "-c", "1"]).run().expect(0);
 }

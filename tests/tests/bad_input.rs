@@ -1,5 +1,5 @@
-//! What no decent client sends: each gets an error frame or a close by its deadline, and the
-//! neighbours do not notice.
+//! Invalid input of clients: each gets an error frame or a close by its deadline, and the
+//! neighbours are not disturbed.
 
 use std::io::Write;
 use std::net::UdpSocket;
@@ -16,12 +16,12 @@ use ipcd_tests::{Daemon, Neighbour, Raw, Setup};
 
 /// Deadlines short enough to wait for.
 const CONFIG: &str = "[limits]\nhandshake_timeout = \"700ms\"\nframe_timeout = \"700ms\"\n";
-/// What a deadline is at the least, in these tests; there is no most.
+/// The shortest time after which these deadlines may strike; the longest is not checked.
 const DEADLINE: Duration = Duration::from_millis(600);
 const STREAMS: [&str; 2] = ["unix", "tcp"];
 
-/// Does this to a new connection over each byte stream, beside neighbours that must not notice.
-/// The connection has a session if `open`.
+/// Does this to a new connection over each byte stream, beside neighbours that must not be
+/// disturbed. The connection has a session if `open`.
 fn attack(config: &str, open: bool, attack: impl Fn(Raw)) {
     let daemon = Setup::new().config(config).start();
     let neighbour = Neighbour::of(&daemon);
@@ -67,7 +67,7 @@ fn impossible_lengths() {
         for (scheme, length) in STREAMS.into_iter().flat_map(|s| lengths.map(|length| (s, length)))
         {
             let mut raw = if open { daemon.session(scheme) } else { daemon.raw(scheme) };
-            // Nothing follows: the length alone must be enough to know.
+            // Nothing follows: the length alone must be enough.
             raw.send(&length.to_le_bytes());
             let why = ends_with(raw, Code::Protocol);
             assert!(why.contains(&length.to_string()), "{why}");
@@ -263,7 +263,7 @@ fn half_a_message_and_then_silence() {
 fn a_frame_that_trickles_in_does_not_put_off_its_deadline() {
     attack(CONFIG, true, |mut raw| {
         let frame = Raw::message_bytes(1, b"slow", &[b'x'; 5000]);
-        // Far longer than the deadline, if it were counted anew for each byte.
+        // Far longer than the deadline, if each byte restarted it.
         for byte in &frame[..40] {
             raw.send(&[*byte]);
             sleep(Duration::from_millis(50));
@@ -341,7 +341,7 @@ fn a_wrong_or_missing_token_is_denied() {
         assert!(ended.expect(6).stderr.contains("nobody"));
         neighbour.goes_on();
     }
-    // Whom the kernel vouches for needs none.
+    // A peer for which the kernel vouches needs no token.
     for scheme in ["unix", "pipe", "fifo"] {
         let missing = missing.to_str().expect("the path is text");
         daemon.ctl(scheme, &["--token-file", missing, "send", "a", "granted"]).run().expect(0);

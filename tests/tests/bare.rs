@@ -1,4 +1,4 @@
-//! Programs that know nothing of our protocol: bare sockets, datagrams and a FIFO.
+//! Raw peers, which do not speak the protocol: sockets, datagrams and a FIFO.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,7 +10,7 @@ use ipcd_tests::{Daemon, PATIENCE, Running, Setup, descriptors, eventually, skip
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-/// A daemon with a Unix socket for `ipcctl` and these further listeners; `RUN` stands for its
+/// A daemon with a Unix socket for `ipcctl`, and these further listeners; `RUN` stands for its
 /// runtime directory.
 fn daemon_with(listeners: &[&str], args: &[&str]) -> Daemon {
     Setup::new().listen(&["unix"]).extra(listeners).args(args).start()
@@ -67,11 +67,11 @@ fn all_kinds_of_programs_are_in_one_conversation() {
     framed.stdout();
     let (mut ann, mut bob) = (tcp(&daemon), tcp(&daemon));
     let (cyd, dot) = (udp(&daemon), udp(&daemon));
-    // A datagram's sender is a peer from its first one on.
+    // The sender of a datagram is a peer from the first datagram on.
     cyd.send(b"cyd is here").expect("it is sent");
     dot.send(b"dot is here").expect("it is sent");
     wait_for_subscribers(&daemon, "chat", 5);
-    // What came before all were there is heard by some.
+    // Earlier messages, which only some peers received.
     let mut heard_by_ann = lines(&ann);
     let mut heard_by_bob = lines(&bob);
     ann.write_all(b"from ann\r\n").expect("it is sent");
@@ -128,7 +128,8 @@ fn lines_of_any_kind_are_messages_and_bad_ones_harm_nobody() {
     stream.shutdown(Shutdown::Write).expect("it is a socket");
     tap.stdout().wait_for("in.z last\n");
     assert_eq!(tap.stdout().text(), "in.a one\nin.b two\nin.a three\nin.z last\n");
-    // It is closed, and the log says once what was wrong, and how often.
+    // The peer is disconnected, and the log reports the reason and the number of such messages
+    // once.
     let mut end = Vec::new();
     stream.read_to_end(&mut end).expect("it is closed");
     eventually("the log", || daemon.log().contains("refused=3").then_some(()));
@@ -160,7 +161,7 @@ fn a_thousand_short_connections_leave_nothing_behind() {
     });
 }
 
-/// One that sends and leaves, while its subscriber does not read: all that it sent is accepted.
+/// A peer that sends and leaves while its subscriber does not read: all its messages are accepted.
 #[test]
 fn what_a_program_sent_before_it_left_waits_like_anything_else() {
     const LINES: usize = 3000;
@@ -187,7 +188,7 @@ fn what_a_program_sent_before_it_left_waits_like_anything_else() {
     assert!(receiver.wait().expect(0).stdout == all.as_bytes());
 }
 
-/// A program that does not read makes senders wait, and is cut off after `stall_timeout`.
+/// A peer that does not read blocks senders, and is disconnected after `stall_timeout`.
 #[test]
 fn a_program_that_does_not_read_is_cut_off() {
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";
@@ -203,7 +204,7 @@ fn a_program_that_does_not_read_is_cut_off() {
     daemon.ctl("unix", &send).run().expect(0);
     assert_eq!(daemon.counter("peers_cut_off"), 1);
     let mut heard = Vec::new();
-    // A reset is an end, too.
+    // A reset counts as an end.
     let _ = (&stream).read_to_end(&mut heard);
     assert!(heard.len() > 1000 && heard[..1000] == *body.as_bytes());
 }
@@ -219,7 +220,7 @@ fn a_fifo_takes_the_lines_of_many_writers_and_outlives_its_worker() {
             let fifo = &fifo;
             scope.spawn(move || {
                 for number in 0..1000 {
-                    // Each line is one write of its own, by a program of its own.
+                    // Each line is one write of a separate program.
                     let mut file = File::options().write(true).open(fifo).expect("it is there");
                     let line = format!("{writer}:{number}:{}\n", "y".repeat(number % 500));
                     file.write_all(line.as_bytes()).expect("it is taken");
@@ -254,7 +255,7 @@ fn a_fifo_takes_the_lines_of_many_writers_and_outlives_its_worker() {
     assert_eq!(again.wait().expect(0).text(), "still here\n");
 }
 
-/// Datagrams that are queued while their sender becomes a peer are not lost, nor out of order.
+/// Datagrams that are queued while their sender becomes a peer are neither lost nor reordered.
 #[test]
 fn a_burst_of_datagrams_from_new_senders_is_in_order() {
     const SENDERS: usize = 10;
@@ -301,7 +302,7 @@ fn records_of_a_seqpacket_socket_and_parts_that_a_nul_ends_are_messages() {
     let mut room = [0; 100];
     let count = records.read(&mut room).expect("it hears itself");
     assert_eq!(&room[..count], b"two\nlines");
-    // One that no record can hold is dropped for this peer, and counted; the next one is not.
+    // A message that fits no record is dropped for this peer, and counted; the next one is not.
     let large = vec![b'x'; 500_000];
     let send = ["send", "in", "--ack", "delivered", "--timeout", "5s"];
     let ended = daemon.ctl("unix", &send).run_fed(&large).expect(7);
@@ -329,7 +330,7 @@ fn every_mode_of_forking_serves_bare_peers() {
     });
 }
 
-/// A page can have a browser send what it likes to a port of the loopback, behind a request line.
+/// A page can make a browser send any bytes to a loopback port, after a request line.
 #[test]
 fn a_browsers_request_is_no_message() {
     let listeners = ["line", "nul", "raw"]
@@ -372,7 +373,7 @@ fn strangers_from_the_network_need_a_word_in_the_configuration() {
     }
     assert!(refused("tcp://127.0.0.1:0?codec=line").contains("subject="));
     assert!(refused("pipe://RUN/x.sock?codec=line&subject=in").contains("frames only"));
-    // Who is not allowed is let go at once, and said in the log.
+    // A peer that is not allowed is disconnected at once, and the log names it.
     let daemon = daemon_with(&["tcp://0.0.0.0:0?codec=line&subject=in&allow=127.0.0.2/32"], &[]);
     let port = address(&daemon, "tcp");
     let port = port.rsplit_once(':').expect("an address has a port").1;
@@ -383,7 +384,7 @@ fn strangers_from_the_network_need_a_word_in_the_configuration() {
     eventually("the log", || daemon.log().contains("peer not allowed here").then_some(()));
 }
 
-/// On a socket for both families.
+/// The socket is for both address families.
 #[test]
 fn who_comes_by_ipv4_is_allowed_by_ipv4() {
     if TcpListener::bind("[::]:0").is_err() {

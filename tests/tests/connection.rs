@@ -1,5 +1,5 @@
-//! A child for each peer, and many that come and go: a child takes only its peer along, and leaves
-//! nothing behind.
+//! A child for each peer, with many peers that come and go: a child takes only its peer with it,
+//! and nothing behind.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +32,7 @@ fn a_killed_child_takes_its_peer_along_and_nobody_else() {
     for (at, scheme) in SCHEMES.into_iter().enumerate() {
         let workers = daemon.workers();
         assert!(workers.iter().all(|worker| worker.peers == 1), "{workers:?}");
-        // Those left, and the one that asks.
+        // The peers that are left, and the one that asks.
         assert_eq!(workers.len(), SCHEMES.len() - at + 1);
         let worker = daemon.worker_in(daemon.slot_of(scheme));
         wait_for_children(supervisor, SCHEMES.len() - at);
@@ -75,7 +75,7 @@ fn at_the_limit_of_children_a_peer_is_refused_until_one_leaves() {
         drop(receivers.remove(0));
         wait_for_children(supervisor, 2);
         receivers.push(daemon.recv(scheme, &["news"]));
-        // Over unix it would be root or the daemon's own user, who make others go.
+        // Over unix it would be root or the daemon's own user, which evict others.
         daemon.ctl("tcp", &["ping"]).run().expect(6);
     }
 }
@@ -112,7 +112,7 @@ fn a_senders_child_ends_when_everything_was_handed_on() {
     wait_for_children(supervisor, 0);
 }
 
-/// What a child accepted last, it hands on although its peer has gone.
+/// A child forwards its last accepted messages although its peer has gone.
 #[test]
 fn what_does_not_fit_the_inbox_at_once_is_handed_on_before_the_child_ends() {
     let daemon = per_connection(20).start();
@@ -143,7 +143,7 @@ fn five_hundred_children_that_are_subscribed_cost_little() {
     raise_limit();
     let daemon = per_connection(PEERS + 20).listen(&["unix"]).start();
     let supervisor = daemon.process.pid();
-    // Several at a time, as they come in life; each subscription is told to all that are there.
+    // Several at a time, as in practice; each subscription is announced to all children.
     let connect = |number: usize| {
         let mut peer = daemon.raw("unix").open();
         peer.subscribe(1, &format!("own.{number}"));
@@ -175,7 +175,7 @@ fn five_hundred_children_that_are_subscribed_cost_little() {
     wait_for_children(supervisor, 0);
 }
 
-/// Connects and leaves in every way that a peer may.
+/// Connects, and leaves in every possible way.
 fn come_and_go(daemon: &Daemon, number: usize) {
     let scheme = if number.is_multiple_of(10) { "tcp" } else { "unix" };
     match number % 5 {
@@ -208,7 +208,7 @@ fn thousands_of_short_connections_leave_nothing_behind_in_a_pool() {
     let daemon = Setup::new().args(&["--workers", "3"]).start();
     let supervisor = daemon.process.pid();
     let mut receiver = daemon.recv("unix", &["-o", "jsonl", "short"]);
-    // Read, or it is cut off when the machine is slow.
+    // It is read, because a slow machine would make its peer stall.
     receiver.stdout();
     come_and_go_often(&daemon, 600);
     daemon.wait_for_peers(1);
@@ -226,7 +226,7 @@ fn thousands_of_short_connections_leave_nothing_behind_in_a_pool() {
     let (held, used) = (settled(), memory(&all));
     come_and_go_often(&daemon, 5000);
     let (held_after, used_after) = (settled(), memory(&all));
-    // A worker that has just served the one who asks may not have closed it yet.
+    // The worker of the last `status` may not have closed it yet.
     let (before, after): (usize, usize) = (held.iter().sum(), held_after.iter().sum());
     assert!(after <= before + 1, "{held:?} descriptors before, {held_after:?} after");
     eprintln!("{} KiB before, {} KiB after", used / 1024, used_after / 1024);
@@ -241,7 +241,7 @@ fn a_thousand_short_connections_leave_nothing_behind_with_a_child_each() {
     let daemon = per_connection(60).start();
     let supervisor = daemon.process.pid();
     let mut receiver = daemon.recv("unix", &["-o", "jsonl", "short"]);
-    // Read, or it is cut off when the machine is slow.
+    // It is read, because a slow machine would make its peer stall.
     receiver.stdout();
     let child = children(supervisor)[0];
     let look = || {

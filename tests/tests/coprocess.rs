@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 /// Both ways of spreading peers over processes.
 const MODES: [&str; 2] = ["pool", "connection"];
 
-/// Answers each line that it hears, in brackets.
+/// Replies to each line with the line in brackets.
 const ANSWERS: &str = "while read -r line; do echo \\\"<$line>\\\"; done";
 
 /// An entry that runs this script in a shell, with these further keys.
@@ -22,7 +22,7 @@ fn daemon_with(config: &str, mode: &str) -> Daemon {
     Setup::new().listen(&["unix"]).config(config).args(&["--fork", mode]).start()
 }
 
-/// The program as `clients -j` has it, once it hears this filter first.
+/// The entry of the program in `clients -j`, once `filter` is its first filter.
 fn program(daemon: &Daemon, filter: &str) -> serde_json::Value {
     eventually("the program", || {
         let peers = daemon.clients();
@@ -36,7 +36,7 @@ fn pid_of(peer: &serde_json::Value) -> i32 {
     peer["pid"].as_u64().expect("a program has a process") as i32
 }
 
-/// Asks a program that answers, and returns what it says.
+/// Sends a request to a program, and returns its reply.
 fn ask(daemon: &Daemon, subject: &str, answers: &str, body: &str) -> String {
     program(daemon, subject);
     let mut receiver = daemon.recv("unix", &["-C", "1", answers]);
@@ -59,7 +59,7 @@ fn a_program_answers_what_it_hears() {
             text.lines().map(|line| serde_json::from_str(line).expect("it is JSON")).collect();
         let said: Vec<_> = answers.iter().map(|answer| answer["data"].clone()).collect();
         assert_eq!(said, ["<one>", "<two>", "<three>"]);
-        // Who says it is the program, as far as anybody can see.
+        // For the subscriber the sender is the program.
         assert!(answers.iter().all(|answer| answer["from"]["pid"] == peer["pid"]));
         let pid = pid_of(&peer);
         assert!(children(daemon.process.pid()).contains(&pid), "a child of the supervisor");
@@ -82,7 +82,7 @@ fn a_program_hears_several_filters_and_its_words_can_be_subjects() {
     assert_eq!(receiver.wait().expect(0).text(), expected);
 }
 
-/// What a program finds when it starts: nothing of the daemon's but its environment.
+/// The state in which a program starts: it inherits only the environment from the daemon.
 #[test]
 fn a_program_starts_clean() {
     let script = "read -r go; echo \\\"$IPC_SUBJECT $IPC_TRANSPORT ${NOTIFY_SOCKET-unset} \
@@ -102,7 +102,7 @@ fn a_program_starts_clean() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "about pipe unset unset unset yes");
     assert_eq!(lines[1], "0 1 2 ", "no other descriptors");
-    // The C library's own, 32 and 33, are what they were.
+    // The C library's own signals, 32 and 33, are unchanged.
     let (blocked, ignored) = lines[2].split_at("SigBlk:0123456789abcdef".len());
     for (set, key) in [(blocked, "SigBlk:"), (ignored, "SigIgn:")] {
         let set = set.strip_prefix(key).expect("it is there");
@@ -275,7 +275,7 @@ fn what_it_says_on_standard_error_is_logged_within_bounds() {
     log.wait_for("line=\"red \\u{1b}[31m and \\u{85}\"");
     log.wait_for("line=\"no end\"");
     log.wait_for("lines of its standard error were dropped program=\"chatty\"");
-    // All lines but these were dropped, and 100 a second are shown.
+    // All other lines were dropped: 100 a second are shown.
     eventually("the end of the flood", || {
         let text = log.text();
         let dropped = text.lines().filter(|line| line.contains("error were dropped"));
@@ -302,7 +302,7 @@ fn a_short_lived_program_is_heard_to_its_last_word() {
     }
 }
 
-/// Without `publish` the output is the program's own affair: the log's, or closed.
+/// Without `publish` the output is not published: it goes to the log, or is closed.
 #[test]
 fn a_program_that_publishes_nothing_does_with_its_output_what_it_likes() {
     let dir = ipcd_tests::private_dir();
@@ -312,7 +312,7 @@ fn a_program_that_publishes_nothing_does_with_its_output_what_it_likes() {
     daemon.process.stderr.wait_for("program says program=\"sh\"");
     daemon.process.stderr.wait_for("line=\"begun\"");
     let pid = pid_of(&program(&daemon, "words"));
-    // For longer than one would live that has closed what is published.
+    // Longer than a program would live whose output is published and closed.
     let send = ["send", "words", "x", "--count", "4", "--interval", "1s"];
     daemon.ctl("unix", &send).run().expect(0);
     eventually("what it has heard", || {

@@ -1,5 +1,5 @@
-//! Messages between peers of different workers: nothing is missed, lost or altered, and a peer
-//! that stalls disturbs nobody but its publisher.
+//! Messages between peers of different workers: none is missed, lost or altered, and a peer that
+//! stalls blocks only its publisher.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use ipcd_tests::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Outboxes that fill soon, and nobody cut off in the time of a test.
+/// Send queues that fill soon, and a stall time-out beyond the time of a test.
 const PATIENT: &str = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1000s\"\n";
 
 fn next_message(client: &mut Client) -> ipcd_client::Message {
@@ -65,7 +65,7 @@ fn a_stalled_receiver_makes_its_publisher_wait_and_no_other_pair_of_the_same_wor
         peer["queued_bytes"].as_u64()
     };
     eventually("a full outbox", || (queued()? > 32 << 10).then_some(()));
-    // Both ways: with and against the stalled messages.
+    // In both directions: with and against the stalled messages.
     let healthy = Stream { count: 10_000, longest: 2000, seed: 2 };
     flow(&mut other, &mut one, "to.one", healthy);
     flow(&mut one, &mut other, "to.other", healthy);
@@ -79,7 +79,7 @@ fn a_stalled_receiver_makes_its_publisher_wait_and_no_other_pair_of_the_same_wor
     assert_eq!(daemon.counter("peers_cut_off"), 0);
 }
 
-/// What a publisher on another worker waits for goes away with the peer that stalled.
+/// A publisher on another worker continues when the stalled peer has gone.
 #[test]
 fn a_publisher_goes_on_when_the_stalled_subscriber_of_another_worker_is_killed() {
     let daemon = Setup::new().config(PATIENT).args(&["--workers", "3"]).start();
@@ -106,7 +106,7 @@ fn nothing_is_missed_once_a_subscription_is_acknowledged() {
     let (mut near, _) = daemon.client_on("unix", |other| other != slot);
     let (mut far, _) = daemon.client_on("tcp", |other| other != slot);
     for round in 0..1500_u32 {
-        // A subject of its own, one that comes again and again, and a wildcard.
+        // A subject of its own, a repeated one, and a wildcard.
         let (filter, subject) = match round % 3 {
             0 => (format!("once.{round}"), format!("once.{round}")),
             1 => ("again".into(), "again".into()),
@@ -123,7 +123,7 @@ fn nothing_is_missed_once_a_subscription_is_acknowledged() {
     }
 }
 
-/// The same with a child for each, the receiver's born a moment ago.
+/// As above with a child for each peer; the receiver's child has just started.
 #[test]
 fn nothing_is_missed_by_a_child_that_was_just_born() {
     let daemon = Setup::new().args(&["--fork", "connection"]).start();
@@ -172,7 +172,7 @@ fn a_mebibyte_from_several_at_once(daemon: &Daemon, different: bool) {
                 for number in 0..EACH {
                     let text = large(who * EACH + number);
                     sender.publish(&format!("big.{who}"), &text).expect("the connection lives");
-                    // Small ones between the pieces of others.
+                    // Short messages between the pieces of long ones.
                     sender.publish(&format!("big.{who}"), b"small").expect("it lives");
                 }
                 sender.flush().expect("all is accepted");
@@ -231,7 +231,7 @@ fn who_sent_it(daemon: &Daemon, fits: impl Fn(u64, u64) -> bool) {
         .on_slot(|_| true, |name| daemon.recv("tcp", &["-o", "jsonl", "--name", name, "who"]));
     for scheme in SCHEMES {
         let mut sender = Sender::start_on(daemon, scheme, "who", |other| fits(slot, other));
-        // One that was started before, on the wrong worker, may still be there.
+        // An earlier receiver, on the wrong worker, may still be there.
         let is_it = |peer: &Value| {
             peer["transport"] == scheme && peer["worker"] == sender.slot && is_sender(peer)
         };

@@ -11,7 +11,7 @@ use ipcd_tests::{Daemon, Running, Setup, eventually, ipcctl};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-/// Sends with these arguments and this standard input, and returns what one receiver got.
+/// Sends with these arguments and this standard input, and returns the output of one receiver.
 fn sent(args: &[&str], input: &[u8], count: usize) -> String {
     let daemon = Daemon::start();
     let mut receiver = daemon.recv("unix", &["-C", &count.to_string(), "s"]);
@@ -25,7 +25,7 @@ fn objects(receiver: &mut Running) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("a line is an object")).collect()
 }
 
-/// The keys of an object, in the order of the alphabet.
+/// The keys of an object, sorted.
 fn keys(object: &Value) -> Vec<String> {
     let mut keys: Vec<_> = object.as_object().expect("an object").keys().cloned().collect();
     keys.sort();
@@ -202,7 +202,7 @@ fn nobody_has_to_listen_for_a_message_to_be_accepted() {
     eventually("both messages", || (daemon.counter("messages_accepted") == 2).then_some(()));
 }
 
-/// Without an acknowledgement, too, all of it is sent before the sender ends.
+/// Without an acknowledgement too, all is sent before the sender ends.
 #[test]
 fn ack_none_still_sends_everything() {
     for scheme in ["unix", "pipe", "fifo", "tcp", "udp"] {
@@ -274,7 +274,7 @@ fn too_large_a_payload_names_the_limit() {
     assert!(ended.stderr.contains("max_message"), "{}", ended.stderr);
 }
 
-/// Another user's daemon may have the port.
+/// Another user's daemon may own the port.
 #[test]
 fn a_token_of_another_daemon_is_named_with_the_endpoint() {
     let [ours, theirs] = [Daemon::start(), Daemon::start()];
@@ -364,7 +364,7 @@ fn a_pipeline_with_head_gets_its_line() {
     shell.stderr.wait_for("subscribed");
     daemon.send("s", "first");
     eventually("the end of the pipeline", || {
-        // The receiver learns of the closed pipe by writing to it.
+        // The receiver notices the closed pipe by writing to it.
         daemon.send("s", "more");
         shell.has_ended()
     });

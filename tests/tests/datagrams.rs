@@ -1,4 +1,4 @@
-//! Unix datagrams: one socket with a name, and everybody who sends to it.
+//! Unix datagrams: one socket with a name, and all its senders.
 
 use std::io::{IoSlice, Write};
 use std::os::fd::AsRawFd;
@@ -11,10 +11,10 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
 use nix::unistd::{getgid, getuid};
 
-/// Senders that a listener keeps at a time.
+/// The senders that a listener keeps at a time.
 const MOST_SENDERS: usize = 512;
 
-/// A daemon whose datagram socket is in one conversation with everybody else.
+/// A daemon whose datagram socket shares one subject with all other peers.
 fn daemon(args: &[&str]) -> Daemon {
     let listener = "unix://RUN/in.sock?type=dgram&codec=raw&subject=chat&reply=chat";
     Setup::new().listen(&["unix"]).extra(&[listener]).args(args).start()
@@ -47,9 +47,9 @@ fn receiver(daemon: &Daemon, args: &[&str]) -> Running {
     receiver
 }
 
-/// Those who have sent datagrams, as `clients -j` has them.
+/// The senders of datagrams, as `clients -j` lists them.
 fn senders(daemon: &Daemon) -> Vec<serde_json::Value> {
-    // Every other peer of these tests is `ipcctl`, which has the process of a child of ours.
+    // All other peers of these tests are `ipcctl`, with the process of a child of ours.
     let peers = daemon.clients();
     let listens = |peer: &serde_json::Value| peer["subscriptions"][0] == "chat";
     let is_ours = |peer: &serde_json::Value| peer["pid"] == std::process::id();
@@ -65,7 +65,7 @@ fn those_with_a_name_are_in_one_conversation_and_none_hears_itself() {
     let daemon = daemon(&["--workers", "2"]);
     let mut framed = receiver(&daemon, &["chat"]);
     let (ann, bob, cyd) = (named(&daemon, "ann"), named(&daemon, "bob"), named(&daemon, "cyd"));
-    // One that has connected its socket hears nobody but the well-known one (unix(7)).
+    // A connected socket receives only from the well-known one (unix(7)).
     cyd.connect(well_known(&daemon)).expect("it is there");
     ann.send_to(b"ann is here", well_known(&daemon)).expect("it is taken");
     wait_for_senders(&daemon, 1);
@@ -109,7 +109,7 @@ fn a_name_may_be_abstract_or_relative() {
         python.args(["-c", script, &name]).arg(well_known(&daemon)).current_dir(daemon.dir());
         let mut python = Running::start(python.stdin(Stdio::null()));
         assert_eq!(heard.wait().expect(0).text(), "hello\n");
-        // Its own message is not for it.
+        // Its own message does not come back.
         daemon.send("chat", "to you");
         assert_eq!(python.wait().expect(0).text(), "heard to you\n");
     }
@@ -134,13 +134,13 @@ fn those_without_a_name_are_one_peer_of_their_user() {
         })
         .collect();
     assert_eq!(ids.len(), 1, "{text}");
-    // It hears nothing, and so it is in nobody's way, and nothing counts as delivered to it.
+    // It receives nothing. So it blocks no publisher, and nothing counts as delivered to it.
     let ended = daemon.ctl("unix", &["send", "--ack", "delivered", "chat", "x"]).run();
     assert!(ended.expect(5).stderr.contains("no receiver"));
     assert_eq!(senders(&daemon).len(), 1);
 }
 
-/// More than all queues hold together, while the only subscriber stands still.
+/// More bytes than all queues hold, while the only subscriber is stopped.
 #[test]
 fn a_slow_subscriber_makes_senders_wait_and_nothing_is_lost() {
     const DATAGRAMS: usize = 3000;
@@ -158,7 +158,7 @@ fn a_slow_subscriber_makes_senders_wait_and_nothing_is_lost() {
             let path = &path;
             scope.spawn(move || {
                 for number in 0..DATAGRAMS {
-                    // A blocking socket waits here, and that is the back-pressure.
+                    // A blocking socket waits here: this is back-pressure.
                     socket.send_to(text(who, number).as_bytes(), path).expect("it is taken");
                 }
             });
@@ -168,7 +168,7 @@ fn a_slow_subscriber_makes_senders_wait_and_nothing_is_lost() {
             let peer = peers.iter().find(|peer| peer["subscriptions"][0] == "chat")?;
             (peer["queued_bytes"].as_u64()? > 32 << 10).then_some(())
         });
-        // The listener waits, and nobody else does.
+        // Only the listener waits.
         daemon.ctl("unix", &["ping"]).run().expect(0);
         framed.signal(Signal::SIGCONT);
     });
@@ -181,7 +181,7 @@ fn a_slow_subscriber_makes_senders_wait_and_nothing_is_lost() {
     }
 }
 
-/// What a worker had not read when it died is the next one's.
+/// Datagrams that a worker had not read when it died go to the next one.
 #[test]
 fn what_waits_for_a_worker_outlives_it() {
     let daemon = daemon(&["--workers", "2"]);
@@ -204,7 +204,7 @@ fn what_waits_for_a_worker_outlives_it() {
     }
     daemon.signal_worker(old.pid, Signal::SIGKILL);
     framed.stdout().wait_for("n0\nn1\nn2\nn3\nn4\n");
-    // And it hears again, by its new worker.
+    // It receives again, from its new worker.
     wait_for_senders(&daemon, 1);
     daemon.send("chat", "to ann");
     assert_eq!(hear(&ann), "to ann");
@@ -258,7 +258,7 @@ fn descriptors_that_come_along_are_closed() {
     assert_eq!(left.kind(), std::io::ErrorKind::BrokenPipe);
 }
 
-/// A program that is started again has another socket of the same name.
+/// A restarted program has another socket of the same name.
 #[test]
 fn a_name_that_is_bound_anew_is_answered_anew() {
     if is_without(&["python3"]) {
@@ -271,14 +271,14 @@ fn a_name_that_is_bound_anew_is_answered_anew() {
     drop(first);
     std::fs::remove_file(&ann).expect("it is ours");
     let second = bound(&ann);
-    // The old socket is found to be gone with what is for it, and its peer with it.
+    // The messages for the old socket show that it is gone, and its peer goes.
     daemon.send("chat", "for nobody");
     wait_for_senders(&daemon, 0);
     second.send_to(b"second", well_known(&daemon)).expect("it is taken");
     wait_for_senders(&daemon, 1);
     daemon.send("chat", "to the second");
     assert_eq!(hear(&second), "to the second");
-    // Another process tells by itself that it is another.
+    // Another process id shows a new peer.
     drop(second);
     std::fs::remove_file(&ann).expect("it is ours");
     let script = "import socket, sys\n\
@@ -295,7 +295,7 @@ fn a_name_that_is_bound_anew_is_answered_anew() {
     assert_eq!(python.wait().expect(0).text(), "heard to the third\n");
 }
 
-/// Whoever says that it is somebody else does not make the daemon write there.
+/// A sender with a forged name does not make the daemon write there.
 #[test]
 fn a_socket_of_another_user_is_not_written_to() {
     if !getuid().is_root() {
@@ -308,7 +308,7 @@ fn a_socket_of_another_user_is_not_written_to() {
     let daemon = Setup::new().listen(&["unix"]).extra(&[listener]).start();
     std::os::unix::fs::chown(daemon.dir(), Some(65534), None).expect("we are root");
     let mut framed = receiver(&daemon, &["-C", "1", "chat"]);
-    // It binds a name, gives way to a socket of root's at that name, and then sends.
+    // The process binds a name, a socket of root replaces it there, and then the process sends.
     let script = "import os, socket, sys\n\
         mine, theirs, daemon = sys.argv[1:]\n\
         os.setgid(65534); os.setuid(65534)\n\
@@ -349,7 +349,7 @@ fn long_ones_are_whole_or_refused_and_empty_ones_are_messages() {
     framed.stdout().wait_for("0\n1\n100000\n200000\n262144\n7\n");
 }
 
-/// A receiver that does not read keeps nobody from anything, and is cut off in the end.
+/// A receiver that does not read blocks no other peer, and is disconnected at last.
 #[test]
 fn one_that_does_not_read_is_cut_off() {
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";

@@ -1,4 +1,4 @@
-//! Workers that die, stop, or are many: the others go on, and what was theirs is free again.
+//! Workers that die, stop, or are many: the others continue, and names and places become free.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ fn next_number(client: &mut Client) -> u64 {
     }
 }
 
-/// The worker in a slot, as a peer on another worker is told, who takes nobody's turn.
+/// The worker in a slot, asked by a peer on another worker, so that no turns are used up.
 fn pid_of(client: &mut Client, slot: u32) -> Option<i32> {
     let answers = client.query(&ipcd_client::Query::Status).expect("its worker lives");
     let Some(ipcd_client::Answer::Status(status)) = answers.into_iter().next() else {
@@ -32,7 +32,7 @@ fn pid_of(client: &mut Client, slot: u32) -> Option<i32> {
 
 #[test]
 fn a_flow_on_one_worker_has_no_gap_while_another_is_killed_all_the_time() {
-    // How long it goes on, and how long the worker may live, are what is tested.
+    // The duration, and the worker's life span, are the subject of the test.
     const SPAN: Duration = Duration::from_secs(10);
     const LIFE: Duration = Duration::from_millis(200);
     let daemon = Setup::new().args(&["--workers", "2"]).start();
@@ -42,7 +42,7 @@ fn a_flow_on_one_worker_has_no_gap_while_another_is_killed_all_the_time() {
     let (mut receiver, _) = daemon.client_on("unix", |at| at == slot);
     let (mut watcher, _) = daemon.client_on("unix", |at| at == slot);
     subscribe(&mut receiver, "flow");
-    // One there, which has to come back each time.
+    // A peer there, which must reconnect each time.
     let (mut victim, _) =
         daemon.on_slot(|at| at == other, |name| daemon.recv("unix", &["--name", name, "flow"]));
     victim.stdout();
@@ -90,7 +90,7 @@ fn a_flow_on_one_worker_has_no_gap_while_another_is_killed_all_the_time() {
     let pids: Vec<i32> = daemon.workers().iter().map(|worker| worker.pid).collect();
     assert_eq!(children(supervisor).len(), 2);
     assert!(pids.iter().all(|pid| is_alive(*pid)));
-    // The victim comes back by itself, on whichever worker.
+    // The victim reconnects by itself, to any worker.
     daemon.ctl("unix", &["send", "flow", "again", "--wait-subs", "2"]).run().expect(0);
     victim.stdout().wait_for("again\n");
     eventually("the descriptors as before", || {
@@ -159,11 +159,11 @@ fn subscribing_goes_on_at_eight_workers_and_while_one_of_them_is_stopped() {
     assert_eq!(state(stopped.pid), None, "it was not reaped");
     churn(&mut clients[..7], 2);
     assert!(daemon.log().contains("worker does not answer"));
-    // The others are the same as before.
+    // The other workers are the same as before.
     assert!(daemon.workers().iter().all(|worker| worker.slot == 7 || worker.generation == 1));
 }
 
-/// A worker that was stopped for less than the watchdog's patience is not ended.
+/// A worker that is stopped for less than the watchdog's time is not ended.
 #[test]
 fn a_worker_that_stops_for_a_moment_goes_on() {
     let config = "[daemon]\nwatchdog = \"1000s\"\n";
@@ -185,12 +185,11 @@ fn a_worker_that_stops_for_a_moment_goes_on() {
     assert_eq!(daemon.worker_in(1 - slot).pid, pid);
 }
 
-/// Peers come to those that can serve them, not in turn to one that has stopped or is between two
-/// lives.
+/// Peers go to workers that can serve them, not in turn to a stopped worker or an empty slot.
 fn peers_come_to_the_other_worker(daemon: &Daemon) {
     eventually("that peers come to the other worker", || {
         let pings = (0..6).map(|_| daemon.ctl("unix", &["ping", "--timeout", "1s"]).run());
-        // One that was handed over before it was known waits for the worker.
+        // A peer that was handed over before the stop was known waits for the worker.
         pings.map(|ended| ended.status.code()).all(|code| code == Some(0)).then_some(())
     });
 }
@@ -203,7 +202,7 @@ fn peers_come_to_another_worker_while_one_is_stopped() {
     daemon.signal_worker(pid, Signal::SIGSTOP);
     peers_come_to_the_other_worker(&daemon);
     daemon.signal_worker(pid, Signal::SIGCONT);
-    // And it has its turns again.
+    // It has its turns again.
     daemon.client_on("unix", |slot| slot == 0);
     assert_eq!(daemon.worker_in(0).pid, pid);
 }
@@ -265,7 +264,7 @@ fn a_name_is_one_peers_over_all_workers_and_free_when_that_is_gone() {
     for mode in [&["--workers", "3"][..], &["--fork", "connection"]] {
         let daemon = Setup::new().args(mode).start();
         let mut owner = daemon.recv("unix", &["--no-reconnect", "--name", "highlander", "news"]);
-        // Three in turn come to every worker.
+        // Three in turn reach every worker.
         for scheme in ["unix", "tcp", "pipe", "fifo", "udp", "unix"] {
             assert!(is_refused(&daemon, scheme, "highlander"), "{scheme}");
         }
@@ -282,7 +281,7 @@ fn a_name_is_one_peers_over_all_workers_and_free_when_that_is_gone() {
     }
 }
 
-/// A peer in the test's own process learns what the tool learns.
+/// A client in the test's own process gets the same reason as the tool.
 #[test]
 fn who_is_kicked_is_told_why() {
     let daemon = Setup::new().args(&["--workers", "2"]).start();

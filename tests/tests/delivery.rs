@@ -5,13 +5,13 @@ use nix::sys::signal::Signal;
 
 const MESSAGES: u64 = 10_000;
 const LONGEST: usize = 8000;
-/// What crosses workers is written and read once more, and 25 pairs are many.
+/// A message between workers is written and read once more, and there are 25 pairs.
 const CROSSING_MESSAGES: u64 = 2000;
 
-/// Which processes serve a pair.
+/// The processes that serve a pair.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Mode {
-    /// One worker both.
+    /// One worker for both.
     Together,
     /// A worker each.
     Workers,
@@ -135,8 +135,7 @@ fn from_udp_to_every_transport_with_a_child_each() {
     deliver_from("udp", Mode::Children);
 }
 
-/// A UDP receiver that is stopped in the middle loses nothing: the credit window holds the sender
-/// back.
+/// A UDP receiver that is stopped in the middle loses nothing: the credit window stops the sender.
 fn deliver_to_a_receiver_that_stops(scheme: &str) {
     let daemon = Daemon::start();
     let stream = Stream { count: MESSAGES, longest: LONGEST, seed: 9 };
@@ -147,7 +146,7 @@ fn deliver_to_a_receiver_that_stops(scheme: &str) {
     receiver.process.signal(Signal::SIGSTOP);
     let pid = receiver.process.pid();
     eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
-    // How long it stands still is what is tested; nothing is concluded from the time.
+    // The time of the stop is the subject of the test; nothing is concluded from it.
     std::thread::sleep(std::time::Duration::from_secs(1));
     assert!(receiver.seen() < MESSAGES, "it was stopped too late to show anything");
     receiver.process.signal(Signal::SIGCONT);

@@ -1,4 +1,4 @@
-//! Servers that know nothing of ipcd, and that the daemon connects to.
+//! Servers without ipcd's protocol, to which the daemon connects.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -41,7 +41,7 @@ fn line(from: &mut impl BufRead) -> String {
     line
 }
 
-/// Waits until somebody hears a subject.
+/// Waits for a subscription to a subject.
 fn wait_for_subscriber(daemon: &Daemon, filter: &str) -> serde_json::Value {
     eventually("the subscriber", || {
         let peers = daemon.clients();
@@ -49,7 +49,7 @@ fn wait_for_subscriber(daemon: &Daemon, filter: &str) -> serde_json::Value {
     })
 }
 
-/// A round trip through the server: what it says comes, and what is said to it.
+/// A round trip through the server, in both directions.
 fn talk(daemon: &Daemon, server: &mut BufReader<TcpStream>) {
     let mut receiver = daemon.recv("unix", &["-C", "1", "in"]);
     server.get_mut().write_all(b"from the server\n").expect("it is sent");
@@ -114,7 +114,7 @@ fn a_server_is_dialled_until_it_comes_and_whenever_it_goes() {
         let config = connect(&format!("{at}?codec=line&subject=in&reply=out"));
         let mut daemon = daemon_with(&config, mode);
         daemon.process.stderr.wait_for("cannot connect: trying again endpoint=tcp://");
-        // Dialled in vain a few times more, of which the log says nothing.
+        // A few more attempts fail, which the log does not report.
         (0..20).for_each(|_| drop(daemon.ctl("unix", &["ping"]).run().expect(0)));
         assert_eq!(daemon.log().matches("cannot connect").count(), 1, "{}", daemon.log());
         let again = TcpListener::bind(at.trim_start_matches("tcp://")).expect("it was ours");
@@ -123,7 +123,7 @@ fn a_server_is_dialled_until_it_comes_and_whenever_it_goes() {
             talk(&daemon, &mut connection);
         }
         let mut connection = accept(&again);
-        // It is the third peer or so of a worker that is killed now.
+        // About the third peer of a worker, which is killed now.
         let peer = wait_for_subscriber(&daemon, "out");
         let worker = daemon.worker_in(peer["worker"].as_u64().expect("it is a slot"));
         daemon.signal_worker(worker.pid, Signal::SIGKILL);
@@ -157,7 +157,7 @@ fn dialling_again_and_again_leaves_nothing_behind() {
     drop(last);
 }
 
-/// A listener whose queue is full answers nobody, like one behind a black hole.
+/// A listener with a full backlog answers no one, like a host behind a black hole.
 #[test]
 fn a_server_that_does_not_answer_delays_nobody() {
     let flags = SockFlag::SOCK_CLOEXEC;
@@ -168,7 +168,7 @@ fn a_server_that_does_not_answer_delays_nobody() {
     let silent = TcpListener::from(silent);
     let at = silent.local_addr().expect("it is bound");
     let mut waiting = Vec::new();
-    // The queue is full when the kernel answers no more.
+    // The backlog is full when the kernel does not answer any more.
     while let Ok(stream) = TcpStream::connect_timeout(&at, std::time::Duration::from_millis(300)) {
         waiting.push(stream);
     }
@@ -217,7 +217,7 @@ fn a_bad_entry_is_found_before_it_is_dialled() {
     }
 }
 
-/// One that is connected, and says nothing, is not what keeps a daemon from ending.
+/// A silent connected server does not keep the daemon from ending.
 #[test]
 fn servers_hear_what_was_accepted_and_then_the_end() {
     let dir = ipcd_tests::private_dir();

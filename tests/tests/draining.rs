@@ -1,4 +1,4 @@
-//! The end of a daemon with many workers: what was accepted on one is delivered on another.
+//! The end of a daemon with many workers: a message accepted on one is delivered on another.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ipcd_tests::{Daemon, Setup, children, eventually, is_alive};
 use nix::sys::signal::Signal;
 
-/// Senders, each of which notes how many of its messages were confirmed.
+/// Senders that count their confirmed messages.
 const SENDERS: usize = 4;
 const BATCH: u64 = 25;
 

@@ -1,4 +1,4 @@
-//! FIFOs that programs read: out of the daemon, whether somebody reads or not.
+//! FIFOs from which programs read: output of the daemon, with a reader or without.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -26,7 +26,7 @@ fn fifo(daemon: &Daemon) -> PathBuf {
     daemon.runtime_dir().join("news.fifo")
 }
 
-/// What `clients -j` has of the FIFO, which is a peer.
+/// The entry of the FIFO in `clients -j`: it is a peer.
 fn peer(daemon: &Daemon) -> serde_json::Value {
     eventually("the peer", || {
         daemon.clients().into_iter().find(|peer| peer["subscriptions"][0] == "news")
@@ -38,7 +38,7 @@ fn dropped(daemon: &Daemon) -> (u64, u64) {
     (of_peer, daemon.counter("messages_dropped_no_reader"))
 }
 
-/// The FIFO's other end, as `cat` has it. It has a writer, so that opening does not wait.
+/// The FIFO's other end, as `cat` opens it. It has a writer, so opening does not wait.
 fn reader(path: &Path) -> BufReader<File> {
     BufReader::new(File::open(path).expect("it is there"))
 }
@@ -82,7 +82,7 @@ fn a_fifo_that_nobody_reads_wakes_nobody() {
     assert_asleep([daemon.process.pid(), daemon.worker()]);
 }
 
-/// More than a FIFO holds: it is written in parts, and what a reader leaves of it is nobody's.
+/// More than a FIFO holds: it is written in parts, and the part that a reader leaves is dropped.
 #[test]
 fn a_reader_that_leaves_in_the_middle_is_the_end_of_that_message() {
     let daemon = daemon_with("pool");
@@ -92,7 +92,7 @@ fn a_reader_that_leaves_in_the_middle_is_the_end_of_that_message() {
     head.get_mut().read_exact(&mut [0; 1000]).expect("it begins");
     drop(head);
     eventually("that it is counted", || (dropped(&daemon).1 == 1).then_some(()));
-    // The supervisor throws the rest away, as soon as it hears that nobody reads any more.
+    // The supervisor drops the rest as soon as the last reader has gone.
     let holder =
         || OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(fifo(&daemon));
     let is_empty = || {
@@ -115,7 +115,7 @@ fn a_reader_that_does_not_read_is_cut_off_and_finds_the_end() {
     daemon.ctl("unix", &send).run().expect(0);
     eventually("another peer", || (peer(&daemon)["id"] != id).then_some(()));
     assert_eq!(daemon.counter("peers_cut_off"), 1);
-    // It is another FIFO now, for whoever comes.
+    // It is another FIFO now, for the next reader.
     let mut cat = reader(&fifo(&daemon));
     daemon.send("news", "after that");
     assert_eq!(line(&mut cat), "after that\n");
@@ -161,7 +161,7 @@ fn a_fifo_that_others_have_made_is_written_and_read() {
     let mut cat = reader(&there);
     daemon.send("news", "read");
     assert_eq!(line(&mut cat), "read\n");
-    // This one was not there at first.
+    // This FIFO did not exist at first.
     daemon.process.stderr.wait_for("No such file");
     let mut receiver = daemon.recv("unix", &["-C", "2", "in"]);
     mkfifo(&back, Mode::S_IRWXU).expect("the directory is ours");
@@ -182,7 +182,7 @@ fn a_fifo_has_one_direction() {
     assert!(ended.stderr.contains("one direction"), "{}", ended.stderr);
 }
 
-/// It is the only peer of its listener: nobody else would come and ask.
+/// It is the only peer of its listener, so no other connection makes the listener try again.
 #[test]
 fn a_fifo_that_was_refused_is_served_when_there_is_room() {
     let dir = ipcd_tests::private_dir();

@@ -1,4 +1,5 @@
-//! Ends that are none, and errors that are no ends: what a peer had said by then is heard.
+//! Ends of input that are no ends of a peer, and errors that are no ends: earlier bytes are
+//! accepted.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -28,7 +29,7 @@ fn say(socket: &OwnedFd, record: &[u8]) {
     send(socket.as_raw_fd(), record, MsgFlags::empty()).expect("there is room");
 }
 
-/// The kernel reports the reset ahead of what came before it.
+/// The kernel reports the reset before the records that came earlier.
 #[test]
 fn records_of_a_peer_that_left_something_unread_are_all_heard() {
     let daemon = daemon_with(&["unix://RUN/bare?type=seqpacket&codec=raw&subject=in&reply=out"]);
@@ -43,7 +44,7 @@ fn records_of_a_peer_that_left_something_unread_are_all_heard() {
     said.lines().for_each(|line| say(&peer, line.as_bytes()));
     daemon.signal_worker(worker, Signal::SIGCONT);
     receiver.stdout().wait_for("\n199\n");
-    // What it never reads makes its end a reset. The worker is stopped, so that this comes first.
+    // Unread input makes its close a reset. The worker is stopped, so that the reset comes first.
     daemon.send("out", "never read");
     daemon.signal_worker(worker, Signal::SIGSTOP);
     (200..400).for_each(|number| say(&peer, number.to_string().as_bytes()));
@@ -68,7 +69,7 @@ fn an_empty_record_is_a_message_and_no_end() {
     assert_eq!(receiver.stdout().text(), "\none\n\n\ntwo\n\n");
 }
 
-/// On a wildcard address the kernel would choose another one to answer from.
+/// On a wildcard address the kernel would choose another source address for the answer.
 #[test]
 fn a_datagram_is_answered_from_the_address_that_it_went_to() {
     let listener = "udp://0.0.0.0:0?codec=raw&subject=in&reply=out&insecure=true";
@@ -97,14 +98,14 @@ fn a_datagram_is_answered_from_the_address_that_it_went_to() {
         let count = peer.recv(&mut room).expect("it comes from where it was sent to");
         assert_eq!(&room[..count], b"answer");
     }
-    // A client of frames has to be answered before it is known.
+    // A client of frames must be answered before it is a peer.
     let framed = daemon_with(&["udp://0.0.0.0:0"]);
     let address = framed.address("udp");
     let via = format!("udp://{}", address.replace("0.0.0.0", "127.0.0.7"));
     framed.ctl(&via, &["ping", "-c", "1"]).run().expect(0);
 }
 
-/// Says something, says that it says no more, and waits for an answer.
+/// Sends a line, ends its sending direction, and waits for an answer.
 fn ask(mut stream: impl Read + Write, finish: impl FnOnce(&mut dyn Write), daemon: &Daemon) {
     let mut receiver = daemon.recv("unix", &["-C", "1", "in"]);
     stream.write_all(b"a question").expect("there is room");
@@ -131,17 +132,18 @@ fn a_bare_peer_that_has_said_its_last_still_hears() {
     unix.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     ask(&unix, |_| unix.shutdown(Shutdown::Write).expect("it is a socket"), &daemon);
     daemon.wait_for_peers(2);
-    // A Unix-domain socket tells when the other direction ends; TCP does when something is written.
+    // A Unix-domain socket reports the end of the other direction; TCP only when something is
+    // written.
     drop(unix);
     daemon.wait_for_peers(1);
-    // The end of the daemon is the end of what they hear.
+    // The end of the daemon ends their input.
     daemon.terminate().expect(0);
     let mut rest = String::new();
     (&tcp).read_to_string(&mut rest).expect("it is closed");
     assert_eq!(rest, "an answer\nand another\n", "it heard the other's answers, too");
 }
 
-/// Its last line has no end, and the next writer's is another.
+/// The last line of a writer is unfinished, and the next writer's is a new one.
 #[test]
 fn what_the_last_writer_of_a_fifo_has_begun_is_a_message() {
     let daemon = daemon_with(&["fifo://RUN/in?codec=line&subject=in"]);
@@ -155,7 +157,7 @@ fn what_the_last_writer_of_a_fifo_has_begun_is_a_message() {
         expected += "\n";
         receiver.stdout().wait_for(&expected);
     }
-    // Where a writer stays, its line may come in pieces, whatever others do.
+    // While a writer stays, its line may come in pieces, whatever other writers do.
     let mut stays = fs::File::options().write(true).open(&fifo).expect("it is read");
     stays.write_all(b"a line ").expect("there is room");
     drop(fs::File::options().write(true).open(&fifo).expect("it is read"));
@@ -169,10 +171,10 @@ fn what_the_last_writer_of_a_fifo_has_begun_is_a_message() {
     assert_eq!(receiver.stdout().text(), expected + &long);
 }
 
-/// Messages that wait for a slow subscriber when their sender's connection breaks.
+/// Messages wait for a slow subscriber when their sender's connection breaks.
 #[test]
 fn what_a_sender_had_sent_before_it_broke_is_accepted_later() {
-    // More than the subscriber's queue holds.
+    // More than the subscriber's send queue holds.
     const AT_LEAST: u64 = 100;
     let limits = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"10m\"\n";
     let daemon = Setup::new().listen(&["unix"]).config(limits).start();
@@ -187,11 +189,11 @@ fn what_a_sender_had_sent_before_it_broke_is_accepted_later() {
         Raw::message_bytes(number, b"big", &text)
     };
     (1..=AT_LEAST).for_each(|number| sender.send(&message(number)));
-    // How much more the sockets hold depends on how the daemon's reads divide it.
+    // The way that the daemon's reads divide the bytes decides how many more the sockets hold.
     let refused = (AT_LEAST + 1..).find(|number| !sender.send_now(&message(*number)));
     let messages = refused.expect("a stopped subscriber blocks its publishers") - 1;
     drop(sender);
-    // It cannot be told, and has something unread: its connection is broken.
+    // It cannot receive the reason, and has unread input: its connection is reset.
     daemon.send("words", "to one that has gone");
     slow.signal(Signal::SIGCONT);
     slow.stdout().wait_for(&format!("\n{messages} "));

@@ -1,4 +1,4 @@
-//! The client library's examples do what they say.
+//! The examples of the client library work.
 
 use std::process::Command;
 

@@ -1,5 +1,4 @@
-//! Every exit status that the command line promises, from the real binary, with a reason on
-//! standard error.
+//! Every exit status of the command line, from the real binary, with a reason on standard error.
 
 use std::fs::File;
 use std::process::{Command, Stdio};
@@ -12,7 +11,7 @@ fn run(daemon: &Daemon, args: &[&str]) -> Ended {
     daemon.ctl("unix", args).run()
 }
 
-/// Runs it, expects the status, and a reason that has this word.
+/// Runs the command, and expects the status and a reason with this word.
 #[track_caller]
 fn fails(daemon: &Daemon, args: &[&str], status: i32, word: &str) {
     let ended = run(daemon, args).expect(status);
@@ -91,7 +90,7 @@ fn status_6_denied() {
 #[test]
 fn status_7_dropped_or_cut_off() {
     let daemon = Setup::new().listen(&["unix"]).config("[limits]\noutbox = \"64KiB\"\n").start();
-    // Cut off.
+    // Disconnected.
     let mut receiver = daemon.recv("unix", &["--no-reconnect", "--name", "bob", "news"]);
     let id = daemon.peer_named("bob")["id"].to_string();
     run(&daemon, &["kick", &id]).expect(0);

@@ -11,13 +11,14 @@ use ipcd_tests::{Daemon, Running, SCHEMES, Setup, eventually, state};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Outboxes that fill soon, and nobody cut off in the time of a test.
+/// Send queues that fill soon, and a stall time-out beyond the time of a test.
 const PATIENT: &str = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1000s\"\n";
-/// What may be on its way to a member beyond its outbox: a run, and a window of another worker's.
+/// Bytes on their way to a member beyond its send queue: a message batch, and another worker's
+/// window.
 const IN_FLIGHT: u64 = (16 << 10) + (600 << 10);
 const MESSAGES: u64 = 30_000;
 
-/// A member on a worker in a slot that fits, whose name is returned, too.
+/// A member on a worker in a slot that fits, and its name.
 fn member(daemon: &Daemon, scheme: &str, fits: impl Fn(u64) -> bool) -> (Running, String) {
     let start = |name: &str| {
         let args = ["-g", "team", "--name", name, "--no-reconnect", "work"];
@@ -47,7 +48,7 @@ fn numbers(member: &mut Running) -> Vec<u64> {
     text.lines().map(|line| first(line).expect("a line begins with its number")).collect()
 }
 
-/// What `subs -j` has of a peer.
+/// The entry of a peer in `subs -j`.
 fn subscription(daemon: &Daemon, name: &str) -> Value {
     let subs = daemon.ctl("unix", &["subs", "-j"]).run().expect(0);
     let subs: Value = serde_json::from_slice(&subs.stdout).expect("it is JSON");
@@ -109,8 +110,8 @@ fn the_others_get_what_a_stopped_member_does_not_take_and_its_death_is_accounted
     assert_eq!(daemon.counter("messages_delivered"), MESSAGES - queued);
 }
 
-/// Members come and go over all transports while messages flow; each unsubscribes and takes what
-/// has come before it goes. Nothing is lost, and nothing comes twice.
+/// Members come and go over all transports while messages flow. Each unsubscribes, and takes the
+/// messages that came before. None is lost, and none comes twice.
 #[test]
 fn members_join_and_leave_under_load() {
     let daemon = Setup::new().args(&["--workers", "2"]).start();
@@ -136,7 +137,7 @@ fn members_join_and_leave_under_load() {
     assert_eq!(daemon.counter("messages_unclaimed"), 0);
 }
 
-/// Is a member again and again, over one transport after the other, for some messages each time.
+/// Joins again and again, over one transport after the other, for some messages each time.
 fn visit(daemon: &Daemon, first: usize, is_over: &AtomicBool) -> Vec<u64> {
     let mut numbers = Vec::new();
     for scheme in SCHEMES.into_iter().cycle().skip(first) {
@@ -167,8 +168,8 @@ fn visit(daemon: &Daemon, first: usize, is_over: &AtomicBool) -> Vec<u64> {
     numbers
 }
 
-/// Senders of one message each, from both workers, and children that live for one message: nobody
-/// is favoured because turns begin anew.
+/// Senders of one message each, from both workers, and children that live for one message: no
+/// member is favoured because turns restart.
 #[test]
 fn turns_are_fair_to_members_of_any_worker_and_among_senders_of_one_message() {
     for args in [["--workers", "2"], ["--fork", "connection"]] {
@@ -189,7 +190,7 @@ fn turns_are_fair_to_members_of_any_worker_and_among_senders_of_one_message() {
     }
 }
 
-/// One that takes one message and goes throws none away that another member would have taken.
+/// A member that takes one message and leaves throws away none that another member would take.
 #[test]
 fn who_takes_few_messages_of_a_group_leaves_the_others_theirs() {
     for workers in ["1", "2"] {
@@ -211,7 +212,7 @@ fn who_takes_few_messages_of_a_group_leaves_the_others_theirs() {
     }
 }
 
-/// What has come until the group knows that a member leaves is printed, also when its time is over.
+/// Messages that come until the group knows of a leaving member are printed, also after its time.
 #[test]
 fn a_member_whose_time_is_over_prints_what_it_was_given() {
     let daemon = Setup::new().listen(&["unix"]).start();

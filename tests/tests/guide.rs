@@ -1,8 +1,8 @@
-//! The guide's commands do what the guide says: each page is run as a user would type it, twice in
-//! one directory, against a daemon of its own, and what is printed is compared with the page.
+//! The guide's commands work as printed: each page is typed into a shell, twice in one directory,
+//! against a daemon of its own, and the output is compared with the page.
 //!
-//! A fenced block `sh` is typed into one shell, block after block. A block `text` behind it is all
-//! that it prints, on standard output or error; `…` in it stands for anything within a line.
+//! A fenced block `sh` is typed into one shell, block after block. A block `text` after it is its
+//! whole output, on standard output or error; `…` in it stands for any text within a line.
 
 use std::env;
 use std::fs;
@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use ipcd_tests::{Daemon, Running, Setup, ipcctl, is_without, private_dir};
 
-/// Told apart from anything that a page prints.
+/// A line that no page prints.
 const MARK: &str = "=== end of block";
 
 #[derive(Clone)]
@@ -42,13 +42,13 @@ fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// What pages use beyond a shell's own words and coreutils.
+/// Programs that pages use beyond a shell's own words and coreutils.
 const PROGRAMS: [&str; 12] = [
     "bash", "awk", "cc", "grep", "logger", "nc", "openssl", "python3", "rev", "sed", "socat",
     "xargs",
 ];
 
-/// The programs that must be there for a page to be typed.
+/// The programs that a page needs.
 fn programs(blocks: &[Block]) -> Vec<&'static str> {
     let is_word_in = |text: &str, program: &str| {
         text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == program)
@@ -59,11 +59,11 @@ fn programs(blocks: &[Block]) -> Vec<&'static str> {
     PROGRAMS.into_iter().filter(is_used).collect()
 }
 
-/// What a page leaves running, which is nothing.
+/// Lists the processes that a page leaves running: none.
 const LEFT: &str = "jobs -r";
 
 fn script(blocks: &[Block]) -> String {
-    // What still runs at the end was started by the page.
+    // Processes that still run at the end were started by the page.
     let mut script = "exec 2>&1\nset -u\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n".to_owned();
     for block in blocks {
         script += &format!("{}\necho '{MARK}'\n", block.commands);
@@ -71,7 +71,7 @@ fn script(blocks: &[Block]) -> String {
     script
 }
 
-/// The commands of a page of the guide, and a look at what it leaves.
+/// The commands of a page of the guide, and a check of the processes that it leaves.
 fn commands(page: &str) -> Vec<Block> {
     let text = fs::read_to_string(guide().join(page)).expect("the page is there");
     let mut blocks = blocks(&text);
@@ -108,7 +108,7 @@ fn type_beside(daemon: &Daemon, page: &str, blocks: &[Block], check: impl Fn(usi
     let path = env::join_paths([programs].into_iter().chain(env::split_paths(&path)));
     // Pages that use a file of the project do so from its top directory.
     symlink(guide().join(".."), daemon.dir().join("docs")).expect("the directory is ours");
-    // From a file, for an error names the command.
+    // From a file, so that an error names the command.
     let file = private_dir();
     let file = file.path().join("typed");
     fs::write(&file, script(blocks)).expect("the directory is ours");
@@ -182,7 +182,7 @@ fn check(page: &str, block: &Block, printed: &str) {
     assert!(is_alike, "{page}:\n{text}");
 }
 
-/// Whether a line is the pattern, in which `…` stands for anything.
+/// Whether a line matches the pattern, in which `…` stands for any text.
 fn is_like(line: &str, pattern: &str) -> bool {
     let mut pieces = pattern.split('…');
     let first = pieces.next().unwrap_or_default();
@@ -206,7 +206,7 @@ fn every_page_is_run_and_listed() {
     }
 }
 
-/// Forwards and backwards, so that each page comes behind each other one, in one shell.
+/// Forwards and backwards, so that each page comes after each other one, in one shell.
 #[test]
 fn any_page_can_be_typed_after_any_other() {
     let pages = pages();

@@ -1,5 +1,5 @@
-//! `serve` and `recv --exec`: a program for each request or message, over any transport, and what
-//! the caller learns when it fails.
+//! `serve` and `recv --exec`: a program for each request or message, over any transport, and the
+//! error that the requester gets when it fails.
 
 use std::fs;
 
@@ -49,7 +49,8 @@ fn echo_and_a_fixed_body_answer_without_a_command() {
     assert_eq!(req(&daemon, &["fixed", "whatever"]).expect(0).text(), "always this\n");
 }
 
-/// Both pipes of a command fill up: it is fed and read at once. One that reads nothing is no error.
+/// Both pipes of a command fill up: it is fed and read at once. A command that reads nothing is
+/// fine.
 #[test]
 fn a_large_body_goes_through_a_command_or_past_it() {
     let daemon = Daemon::start();
@@ -65,7 +66,7 @@ fn a_large_body_goes_through_a_command_or_past_it() {
 fn so_many_jobs_run_at_once_and_no_more() {
     let daemon = Daemon::start();
     let file = daemon.dir().join("running");
-    // Each says that it runs, and ends when four do: so four must run at once.
+    // Each reports that it runs, and ends when four do: so four must run at once.
     let script = format!(
         "f={}; echo x >> $f; until [ $(wc -l < $f) -ge 4 ]; do :; done; echo done",
         file.display()
@@ -127,7 +128,7 @@ fn no_reply_pretends_success() {
     expect("three", &["--", "sh", "-c", "exit 3"], "3");
     expect("signal", &["--", "sh", "-c", "kill -KILL $$"], "137");
     expect("much", &["--max-output", "1000", "--", "head", "-c", "100000", "/dev/zero"], "125");
-    // It was there when the server started, and is not any more.
+    // The program exists when the server starts, and is removed then.
     let program = daemon.dir().join("program");
     fs::copy("/bin/true", &program).expect("it can be copied");
     let path = program.display().to_string();

@@ -1,9 +1,9 @@
-//! Many peers that do nothing cost next to nothing: little memory, and no wake-up at all.
+//! Many idle peers cost little memory, and no wake-up at all.
 
 use ipcd_tests::{Setup, assert_asleep, children, memory, raise_limit};
 
 const PEERS: usize = 5000;
-/// Some 1,000 where this was measured; the rest is for where an allocator puts things.
+/// Some 1,000 when measured; the rest is for the allocator's layout.
 const MOST_BYTES_PER_PEER: u64 = 1100;
 
 /// Deadlines that have passed before the daemon's sleep is watched.
@@ -16,7 +16,7 @@ fn thousands_of_idle_peers_cost_little_memory_and_wake_nobody() {
     let daemon = Setup::new().listen(&["unix"]).config(CONFIG).start();
     let supervisor = daemon.process.pid();
     let worker = daemon.worker();
-    // What is allocated once, such as buffers, is allocated before.
+    // Buffers and the like are allocated once, before the measurement.
     let first: Vec<_> = (0..50).map(|_| daemon.raw("unix").open()).collect();
     let before = memory(&[supervisor, worker]);
     let peers: Vec<_> = (0..PEERS).map(|_| daemon.raw("unix").open()).collect();
@@ -28,26 +28,26 @@ fn thousands_of_idle_peers_cost_little_memory_and_wake_nobody() {
     assert_eq!(status["workers"][0]["peers"].as_u64(), Some((PEERS + first.len() + 1) as u64));
     assert_eq!(children(supervisor), [worker]);
     assert_asleep([supervisor, worker]);
-    // They are all still served.
+    // All are still served.
     for mut peer in peers.into_iter().step_by(500) {
         peer.subscribe(1, "still.here");
     }
 }
 
-/// What a peer may make the daemon keep before it has said who it is: 4 KiB of what it sends, and
-/// twice of what an idle peer may cost, as the allocator rounds up.
+/// The memory of a peer before it has proved anything: 4 KiB of its bytes, and twice the cost of an
+/// idle peer, because the allocator rounds up.
 const MOST_BYTES_PER_STRANGER: u64 = 4096 + 2 * MOST_BYTES_PER_PEER;
 
 #[test]
 fn a_stranger_costs_little_before_authentication() {
     const STRANGERS: usize = 2000;
     raise_limit();
-    // Nobody is ended while we count.
+    // No peer times out during the count.
     let config = "[limits]\nhandshake_timeout = \"1000s\"\nframe_timeout = \"1000s\"\n\
                   max_startups = \"5000\"\n";
     let daemon = Setup::new().listen(&["tcp"]).config(config).start();
     let (supervisor, worker) = (daemon.process.pid(), daemon.worker());
-    // All of the largest frame of a handshake but its last byte: kind HELLO, and junk.
+    // The largest frame of a handshake without its last byte: kind HELLO, and junk.
     let mut frame = 4096_u32.to_le_bytes().to_vec();
     frame.push(1);
     frame.resize(4095, 0);

@@ -1,5 +1,5 @@
-//! What a parent leaves to the programs that it starts, and what these leave to theirs: signals,
-//! limits, descriptors, and processes that outlive who started them.
+//! State that programs inherit from their parent, and pass on to their children: signals, limits,
+//! descriptors, and processes that outlive their parent.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -29,7 +29,7 @@ fn subscribed(script: &str, daemon: &Daemon, args: &[&str]) -> Running {
     running
 }
 
-/// What a relay at a path answers to a peer that says something.
+/// The answer of a relay at a path to a peer that sends a line.
 fn answer(at: &Path, said: &[u8]) -> String {
     let mut peer = UnixStream::connect(at).expect("a relay listens there");
     peer.write_all(said).and_then(|()| peer.shutdown(Shutdown::Write)).expect("it hears");
@@ -103,7 +103,7 @@ fn two_signals_in_a_row_are_one_to_whoever_ends_gently() {
     eventually("that it has begun", || begun.exists().then_some(()));
     server.signal(Signal::SIGTERM);
     server.signal(Signal::SIGTERM);
-    // The daemon has taken its subscription away when it has heard both.
+    // After both signals the daemon has removed its subscription.
     eventually("that it takes no more", || {
         let subs = daemon.ctl("unix", &["subs", "-j"]).run().expect(0).text();
         (!subs.contains("\"work\"")).then_some(())
@@ -176,7 +176,7 @@ fn commands_of_a_relay_have_the_limit_that_it_was_started_with() {
     assert_eq!(answer(&at, b"and on\n"), "123\nand on\n");
 }
 
-/// The command's own child, too, which no signal of the tool's reaches.
+/// A child of the command too, which no signal of the tool reaches.
 #[test]
 fn what_a_tool_has_started_ends_with_it_when_it_is_killed() {
     let daemon = Setup::new().listen(&["unix"]).start();
@@ -218,7 +218,7 @@ fn what_a_command_of_a_relay_leaves_behind_ends_with_the_relay() {
     wait_for_end_of(left);
 }
 
-/// In a container without an init: the kernel gives process 1 no signal by default, and all orphans.
+/// In a container without an init the kernel gives process 1 no signal by default, and all orphans.
 #[test]
 fn as_process_1_a_tool_heeds_signals_and_reaps_orphans() {
     let unshare = ["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"];

@@ -1,4 +1,4 @@
-//! Processes that are killed: what is lost is what they held, and nothing needs cleaning up.
+//! Processes that are killed lose only their own state, and nothing needs cleaning up.
 
 use ipcd_tests::{Daemon, SCHEMES, children, descriptors, eventually, is_alive, state};
 use nix::sys::signal::{Signal, kill};
@@ -6,14 +6,14 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 fn kill_nine(pid: i32) {
-    // It was reported by the daemon just now, and its parent has not reaped it.
+    // The daemon has just reported it, and its parent has not reaped it.
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
 }
 
-/// Waits for a worker with another number, and returns what `status -j` has of it.
+/// Waits for a worker with another process, and returns its entry in `status -j`.
 fn successor(daemon: &Daemon, of: i32) -> Value {
     eventually("a new worker", || {
-        // The one that asks may be cut off with the old worker.
+        // The peer that asks may be disconnected with the old worker.
         let ended = daemon.ctl("unix", &["status", "-j"]).run();
         let status: Value = serde_json::from_slice(&ended.stdout).ok()?;
         let worker = status["workers"][0].clone();

@@ -1,4 +1,4 @@
-//! The largest payload goes through every pair; one byte more is refused, and nothing else suffers.
+//! The largest payload goes through every pair; one byte more is refused, and nothing else fails.
 
 use ipcd_client::Error;
 use ipcd_proto::Kind;
@@ -81,7 +81,7 @@ fn the_connection_of_a_client_lives_on() {
     }
 }
 
-/// The same at the daemon: what the client library would not even send.
+/// The same test against the daemon: the client library would not send this.
 #[test]
 fn the_daemon_refuses_the_message_and_not_the_peer() {
     let daemon = Daemon::start();

@@ -1,5 +1,5 @@
-//! A child for each peer, and members of a group that leave: what is on its way to one goes to
-//! another, whoever asks is told what has come of it, and nothing of the child is left.
+//! A child for each peer, and members of a group that leave: messages on their way to one go to
+//! another, requesters get an outcome, and the child leaves no counters behind.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +14,10 @@ const GROUP: &str = "team";
 const GUESTS: usize = 12;
 /// Messages that are published at once.
 const BATCH: u64 = 50;
-/// Requests that are on their way when one goes.
+/// Requests on their way when a member leaves.
 const REQUESTS: u64 = 100;
 
-/// Becomes a member, and returns what came meanwhile.
+/// Joins, and returns the messages that came meanwhile.
 fn join(peer: &mut Raw) -> Vec<Vec<u8>> {
     let (filter, group) = ("work".into(), Some(GROUP.to_owned()));
     let body = Subscribe { subscription: 1, filter, group, overflow: None, origin: false };
@@ -25,7 +25,7 @@ fn join(peer: &mut Raw) -> Vec<Vec<u8>> {
     until(peer, Kind::Ack).into_iter().map(|frame| frame.payload).collect()
 }
 
-/// What comes until a frame of this kind does.
+/// The frames until one of this kind.
 fn until(peer: &mut Raw, kind: Kind) -> Vec<RawFrame> {
     let mut got = Vec::new();
     loop {
@@ -37,13 +37,13 @@ fn until(peer: &mut Raw, kind: Kind) -> Vec<RawFrame> {
     }
 }
 
-/// What has come by now.
+/// The messages that have come by now.
 fn so_far(peer: &mut Raw) -> Vec<RawFrame> {
     peer.control(Kind::Ping, 9, &[]);
     until(peer, Kind::Pong)
 }
 
-/// Leaves as the client library does, and returns what came until the end.
+/// Leaves as the client library does, and returns the messages until the end.
 fn leave_politely(mut peer: Raw) -> Vec<Vec<u8>> {
     peer.control(Kind::Unsubscribe, 2, &encode(&Unsubscribe { subscription: 1 }));
     peer.control(Kind::Bye, 0, &[]);
@@ -54,7 +54,7 @@ fn leave_politely(mut peer: Raw) -> Vec<Vec<u8>> {
     got
 }
 
-/// Says at its end that the members have come and gone, also when a test of them fails.
+/// Sets a flag when dropped: the members have come and gone, also if a test fails.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -67,7 +67,7 @@ fn start() -> Daemon {
     Setup::new().args(&["--fork", "connection", "--max-children", "40"]).start()
 }
 
-/// Waits until all peers and their children have gone, and says what is counted then.
+/// Waits until all peers and their children have gone, and returns the counters then.
 fn left(daemon: &Daemon, counters: &[&str]) -> Vec<u64> {
     eventually("an end of the children", || {
         children(daemon.process.pid()).is_empty().then_some(())
@@ -114,7 +114,7 @@ fn a_member_that_leaves_takes_no_message_along() {
         got.extend(stayer.join().expect("it stays"));
         (publisher.join().expect("it has published"), got)
     });
-    // Whatever is still on its way comes to the one that stays.
+    // The remaining member receives all messages that are still on their way.
     while (got.len() as u64) < sent {
         got.push(stays.expect(Kind::Message).payload);
     }
@@ -134,8 +134,8 @@ fn request(number: u64, from: u64) -> Vec<u8> {
     bytes
 }
 
-/// A member breaks off with requests on their way to it: those that another one gets are answered, and
-/// of no other it is said that nobody will.
+/// A member breaks off with requests on their way to it: those that another member gets are
+/// answered, and none of them is reported as unanswered.
 #[test]
 fn requests_that_another_member_gets_are_not_called_unanswered() {
     let daemon = start();
@@ -157,7 +157,7 @@ fn requests_that_another_member_gets_are_not_called_unanswered() {
             }
         }
         drop(guest);
-        // Each request of this round has an end: the one that stays answers what it has.
+        // Each request of this round has an outcome: the remaining member replies to its requests.
         let mut ended = 0;
         while ended < REQUESTS {
             for frame in so_far(&mut stays) {

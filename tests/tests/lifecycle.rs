@@ -1,4 +1,4 @@
-//! Starting, reloading, draining and ending; and what the daemon tells about it.
+//! Starting, reloading, draining and ending, and the daemon's reports of them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,7 +37,7 @@ fn its_files_are_for_its_user_only_and_go_away_with_it() {
     for name in found {
         let path = daemon.runtime_dir().join(&name);
         let mode = fs::symlink_metadata(path).expect("it exists").permissions().mode();
-        // The drop box is a directory in which only guests' own files are theirs.
+        // The drop box is a sticky directory: guests can change only their own files.
         if name != "fifo" {
             assert_eq!(mode & 0o077, 0, "{name} has mode {mode:o}");
         }
@@ -113,10 +113,11 @@ fn a_log_of_json_has_an_object_a_line() {
     assert!(gone["identity"].as_str().expect("a string").starts_with("127.0.0.1:"));
 }
 
-/// The default port of TCP and UDP is everybody's: a daemon that cannot have it serves without it.
+/// The default port of TCP and UDP is shared by all users: a daemon that cannot bind it runs
+/// without.
 #[test]
 fn a_default_endpoint_that_is_taken_is_left_out() {
-    // Where another has it, that will do as well.
+    // Another process may own the port already.
     let _tcp = std::net::TcpListener::bind("127.0.0.1:7117");
     let daemon = Setup::new().listen(&[]).start();
     let warned = |log: &str| {
@@ -198,7 +199,7 @@ fn what_was_accepted_before_term_is_delivered() {
         let mut daemon = Daemon::start();
         let stream = Stream { count: 2000, longest: 3000, seed: 5 };
         let mut receiver = daemon.recv(scheme, &["--no-reconnect", "last"]);
-        // Read all the time: what a receiver does not take is not waited for long.
+        // It reads all the time: the daemon does not wait long for a receiver that does not.
         receiver.stdout();
         let mut expected = Vec::new();
         feed_lines(stream, &mut expected);
@@ -209,7 +210,7 @@ fn what_was_accepted_before_term_is_delivered() {
     }
 }
 
-/// A worker that does not get to its drain.
+/// A worker that never starts to drain.
 fn with_a_stopped_worker(config: &str) -> (Daemon, i32) {
     let daemon = Setup::new().config(config).start();
     let worker = daemon.worker();

@@ -18,14 +18,14 @@ use nix::unistd::mkfifo;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A daemon whose standard error leads somewhere else.
+/// A daemon with its standard error redirected.
 struct Deaf {
     process: Running,
     dir: TempDir,
 }
 
 impl Deaf {
-    /// `to` is where a shell redirects standard error to; DIR in it is the test's directory.
+    /// `to` is the shell's redirection of standard error; DIR in it is the test's directory.
     fn start(dir: TempDir, to: &str) -> Self {
         let to = to.replace("DIR", &dir.path().display().to_string());
         let script = format!("exec \"$@\" 2>{to}");
@@ -39,7 +39,7 @@ impl Deaf {
         self.dir.path().join("run")
     }
 
-    /// So many peers come and go; each makes two lines.
+    /// This number of peers comes and goes; each makes two lines.
     fn visit(&self, times: usize) {
         for _ in 0..times {
             drop(Raw::unix(&self.run_dir().join("ipcd.sock")).open());
@@ -58,7 +58,7 @@ impl Deaf {
     }
 }
 
-/// Both ends of a FIFO of the smallest size in a directory of its own.
+/// Both ends of a FIFO of the smallest size, in a directory of its own.
 fn small_pipe() -> (TempDir, File) {
     let dir = private_dir();
     let path = dir.path().join("log");
@@ -72,7 +72,7 @@ fn small_pipe() -> (TempDir, File) {
 
 fn read_all(mut from: &File, into: &mut String) {
     let mut bytes = Vec::new();
-    // It ends with EAGAIN.
+    // The loop ends with EAGAIN.
     let _ = from.read_to_end(&mut bytes);
     into.push_str(&String::from_utf8(bytes).expect("the log is text"));
 }

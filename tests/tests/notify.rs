@@ -1,4 +1,4 @@
-//! What a service manager is told: `NOTIFY_SOCKET`, `WATCHDOG_USEC`.
+//! Notifications of a service manager: `NOTIFY_SOCKET`, `WATCHDOG_USEC`.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -22,13 +22,13 @@ fn heard(socket: &UnixDatagram) -> String {
     String::from_utf8_lossy(&room[..count]).into_owned()
 }
 
-/// A daemon that is told of it, with further variables.
+/// A daemon that knows of the socket, with further variables.
 fn start(manager: &Path, variables: &str, setup: Setup) -> Daemon {
     let script = format!("NOTIFY_SOCKET={} {variables} exec \"$@\"", manager.display());
     setup.wrapper(&script).start()
 }
 
-/// systemd 252 is what stable distributions have. It ignores a type that it does not know.
+/// Stable distributions have systemd 252, which ignores a type that it does not know.
 #[test]
 fn the_unit_is_one_that_systemd_252_knows() {
     let unit = include_str!("../../docs/systemd/ipcd.service");
@@ -81,7 +81,7 @@ fn a_reload_without_a_file_is_answered() {
     let ready = "READY=1\nSTATUS=serving on 1 listener with up to 256 children\n";
     assert_eq!(heard(&manager), ready);
     daemon.process.signal(Signal::SIGHUP);
-    // A watchdog that waits for another process hears nothing of us in between.
+    // A watchdog for another process gets no signs of life from us.
     assert!(heard(&manager).starts_with("RELOADING=1\n"));
     assert_eq!(heard(&manager), ready);
 }
@@ -107,7 +107,7 @@ fn a_watchdog_is_told_again_and_again() {
     drop(daemon);
 }
 
-/// Its socket is full, for it does not read; and the daemon serves, and is heard later.
+/// The socket is full, because the manager does not read. The daemon serves, and reports later.
 #[test]
 fn a_service_manager_that_hangs_is_not_waited_for() {
     let name = format!("ipcd-test-notify-{}", std::process::id());

@@ -1,4 +1,4 @@
-//! What becomes of each message that somebody asks about: receipts over transports and workers.
+//! Outcomes of messages: receipts over transports and workers.
 
 use std::collections::HashMap;
 use std::thread;
@@ -8,7 +8,7 @@ use ipcd_client::{Client, Event, Publication, Reason, Receipt, SubscribeOptions}
 use ipcd_tests::{Daemon, PATIENCE, Running, SCHEMES, Setup, eventually, state};
 use nix::sys::signal::Signal;
 
-/// Outboxes that fill soon, and nobody cut off in the time of a test.
+/// Send queues that fill soon, and a stall time-out beyond the time of a test.
 const PATIENT: &str = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1000s\"\n";
 
 fn message(payload: &[u8]) -> Publication<'_> {
@@ -46,8 +46,8 @@ fn a_receipt_counts_the_receivers_of_every_transport_and_worker() {
     }
 }
 
-/// Many outstanding, to a receiver that takes them and to one that drops them: one outcome each,
-/// and together they say what each receiver has got.
+/// Many receipts outstanding, to a receiver that reads and to one that drops: one outcome each, and
+/// together they equal the messages of each receiver.
 #[test]
 fn many_receipts_are_outstanding_and_add_up() {
     const MESSAGES: u64 = 5000;
@@ -65,7 +65,7 @@ fn many_receipts_are_outstanding_and_add_up() {
         open.insert(id, number);
     }
     publisher.push().expect("the connection lives");
-    // What waits for the sleeper has no outcome yet: it may still be delivered.
+    // Messages that wait for the sleeper have no outcome yet: they may still be delivered.
     let mut settle = |publisher: &mut Client, until: &dyn Fn(usize) -> bool| {
         while !until(open.len()) {
             let event = publisher.next_event(Some(Instant::now() + PATIENCE));
@@ -101,7 +101,7 @@ fn who_goes_or_is_cut_off_with_a_message_is_said_in_its_receipt() {
         let mut cut = daemon.client_as(scheme, Some("cut"));
         cut.subscribe("news", SubscribeOptions::default()).expect("it may");
         let mut going = stopped(&daemon, scheme, &["--name", "going", "news"]);
-        // Their sockets and outboxes fill: what is published then waits, until they are gone.
+        // Their sockets and send queues fill: later messages wait until these peers are gone.
         let mut tracked = Vec::new();
         let payload = [b'x'; 60_000];
         while daemon.peer_named("going")["queued_bytes"].as_u64() == Some(0) {
@@ -133,7 +133,7 @@ fn who_goes_or_is_cut_off_with_a_message_is_said_in_its_receipt() {
     }
 }
 
-/// A worker that dies takes copies along: their receipts say so, and none is left out.
+/// A worker that dies takes copies with it: their receipts say so, and none is left out.
 #[test]
 fn a_killed_worker_leaves_no_receipt_open() {
     let daemon = Setup::new().config(PATIENT).args(&["--workers", "2"]).start();
@@ -172,7 +172,7 @@ fn open_outcomes_are_bounded() {
     let mut sleeper = stopped(&daemon, "unix", &["-C", "70000", "news"]);
     let mut publisher = daemon.client("unix");
     let publishing = thread::spawn(move || {
-        // Its writes wait while the daemon does not read it.
+        // Its writes block while the daemon does not read it.
         for _ in 0..MESSAGES {
             publisher.publish_tracked(&message(&[b'x'; 100])).expect("it may");
         }
@@ -185,7 +185,7 @@ fn open_outcomes_are_bounded() {
         let accepted = daemon.counter("messages_accepted");
         (accepted >= 65_536).then_some(accepted)
     });
-    // Some are in the sleeper's socket already, and known.
+    // Some are in the sleeper's socket already, and concluded.
     assert!(accepted < MESSAGES, "{accepted} were accepted");
     sleeper.signal(Signal::SIGCONT);
     publishing.join().expect("each has an outcome");

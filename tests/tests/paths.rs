@@ -1,4 +1,4 @@
-//! Paths and names that others can reach: who may come in there, and what is left alone.
+//! Paths and names that other users can reach: the users that may connect, and files left alone.
 
 use std::fs::{self, Permissions};
 use std::io::Read;
@@ -13,7 +13,7 @@ use ipcd_tests::{Daemon, Running, Setup, eventually, ipcctl, private_dir, skip};
 use nix::sys::stat::Mode;
 use nix::unistd::{getuid, mkfifo};
 
-/// A user, and its group, who is not the daemon's.
+/// A user, and its group, other than the daemon's.
 const OTHER: u32 = 65533;
 
 fn ping_as_another(via: &str) -> Option<i32> {
@@ -168,7 +168,7 @@ fn a_token_that_others_may_read_proves_nothing() {
         fs::set_permissions(dir, Permissions::from_mode(mode)).expect("it is ours");
     };
     open(dir.path(), 0o711);
-    // `ipcctl` would refuse the same file, so it has a copy that is its own.
+    // `ipcctl` would refuse the same file, so the test gives it a copy.
     let copy = dir.path().join("copy");
     fs::copy(&file, &copy).expect("the directory is ours");
     fs::set_permissions(&copy, Permissions::from_mode(0o600)).expect("it is ours");
@@ -185,7 +185,7 @@ fn a_token_that_others_may_read_proves_nothing() {
         daemon.hang_up("reloaded");
         prove(expected);
     }
-    // Where a directory keeps them out, they cannot: a warning will do.
+    // A directory keeps the other users out, so the daemon only warns.
     open(dir.path(), 0o700);
     daemon.hang_up("reloaded");
     prove(0);
@@ -222,14 +222,14 @@ fn a_client_refuses_a_token_that_others_may_read_or_change() {
         set(&file, mode);
         assert_eq!(ping(0), "");
     }
-    // Where a directory keeps them out, a warning will do, as for the daemon.
+    // A directory keeps the other users out, so `ipcctl` only warns, as the daemon does.
     set(dir.path(), 0o700);
     set(&file, 0o644);
     let stderr = ping(0);
     assert!(stderr.contains("only a directory keeps other users from this token"), "{stderr}");
 }
 
-/// A script that writes while the daemon is away makes no file in the FIFO's place: it waits.
+/// A script that writes while the daemon is down makes no file in the FIFO's place: it waits.
 #[test]
 fn what_is_written_to_a_fifo_between_two_starts_is_heard() {
     let daemon = Setup::new().listen(&["unix"]).extra(&["fifo://RUN/in?codec=line&subject=x"]);
@@ -244,7 +244,7 @@ fn what_is_written_to_a_fifo_between_two_starts_is_heard() {
     }
 }
 
-/// As many as bind(2) takes.
+/// The length that bind(2) takes.
 #[test]
 fn a_socket_path_may_have_107_bytes() {
     let dir = private_dir();
@@ -273,7 +273,7 @@ fn a_pid_file_that_is_none_is_refused() {
     assert_eq!(text, "precious");
 }
 
-/// In a directory such as /tmp anybody can serve the path first.
+/// In a directory such as /tmp any user can serve the path first.
 #[test]
 fn a_client_asks_who_serves_it() {
     if !getuid().is_root() {
@@ -299,7 +299,7 @@ fn a_client_asks_who_serves_it() {
     assert!(ping(&pipe).expect(3).stderr.contains("uid 65533 serves it"));
     let wrong = ping(&format!("{endpoint}?owner=0")).expect(3);
     assert!(wrong.stderr.contains("serves it, not 0"), "{}", wrong.stderr);
-    // Who is named is relied on, and so is who owns the directory; what is said there is no ipcd's.
+    // A client accepts the named user and the directory's owner; the server there is not ipcd.
     let meant = ping(&format!("{endpoint}?owner=65533"));
     assert!(!meant.stderr.contains("serves it"), "{}", meant.stderr);
     std::os::unix::fs::chown(dir.path(), Some(OTHER), None).expect("we are root");

@@ -1,4 +1,4 @@
-//! Tools that outlive the daemon: what they say, what they send again, and when they give up.
+//! Tools that outlive the daemon: their remarks, the messages that they send again, and their end.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -31,7 +31,7 @@ fn a_sender_that_reconnects_loses_nothing_over_restarts() {
     assert!(!said.contains("sent again"), "all was confirmed before it waited: {said}");
 }
 
-/// What the daemon had not accepted when it was killed.
+/// Messages that the daemon had not accepted when it was killed.
 #[test]
 fn what_was_not_confirmed_is_sent_again_and_told() {
     let daemon = Setup::new().config(OPEN).listen(&["unix"]).start();
@@ -41,7 +41,7 @@ fn what_was_not_confirmed_is_sent_again_and_told() {
     let mut input = sender.stdin();
     let line = "x".repeat(500_000);
     let writing = std::thread::spawn(move || {
-        // More than the outbox and the kernel hold: the daemon stops reading.
+        // More than the send queue and the kernel hold: the daemon stops reading.
         (0..40).all(|number| writeln!(input, "{number} {line}").is_ok())
     });
     eventually("that the sender waits", || {
@@ -100,14 +100,14 @@ fn only_accepted_messages_can_be_sent_again() {
         let args = ["send", "--reconnect", "--ack", ack, "x", "y"];
         assert!(daemon.ctl("unix", &args).run().expect(2).stderr.contains("--ack"));
     }
-    // What has no end is refused before it fills the memory.
+    // An endless line is refused before it fills the memory.
     for verb in [&["send", "x"][..], &["req", "x"], &["serve", "x"]] {
         let ended = daemon.ctl("unix", &[verb, &["-f", "/dev/zero"]].concat()).run().expect(8);
         assert!(ended.stderr.contains("at most 1048576"), "{}", ended.stderr);
     }
 }
 
-/// Each by the worker, which has too few descriptors: 'broken pipe' would say nothing.
+/// The worker, which has too few descriptors, tells each: 'broken pipe' would say nothing.
 #[test]
 fn who_is_refused_for_lack_of_descriptors_is_told_so() {
     let setup = Setup::new().listen(&["unix"]).args(&["--workers", "1"]);

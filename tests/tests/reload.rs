@@ -37,7 +37,7 @@ fn limits_and_listeners_change_and_connections_stay() {
     daemon.reload(&config("4KiB", &[stays.clone(), comes.clone()]));
     send(4097, 8);
     send(4096, 0);
-    // Both receivers were connected before; one of them by a listener that has gone.
+    // Both receivers were connected before, one of them at a listener that has gone.
     for receiver in &mut receivers {
         assert_eq!(receiver.wait().expect(0).stdout.len(), 1025 + 4097);
     }
@@ -96,7 +96,7 @@ fn sessions_outlive_a_larger_and_a_smaller_max_message() {
     say(60_000);
     assert_eq!(old.expect(Kind::Message).payload.len(), 60_000);
     daemon.reload(&with("1MiB"));
-    // A bare peer may send more, and gets more; a session is not sent what it was not told of.
+    // A raw peer may send and receive more; a session keeps the size that it was told.
     say(65_536);
     assert_eq!(old.expect(Kind::Message).payload.len(), 65_536);
     daemon.ctl("unix", &["send", "-s", "big"]).run_fed(&[b'y'; 500_000]).expect(0);
@@ -106,7 +106,7 @@ fn sessions_outlive_a_larger_and_a_smaller_max_message() {
     let mut line = String::new();
     raw.read_line(&mut line).expect("the long one comes");
     assert_eq!(line.len(), 500_001);
-    // Too much is refused, and nobody is disconnected for it.
+    // A larger message is refused, and no peer is disconnected for it.
     daemon.reload(&with("1KiB"));
     sender.message(7, b"big", &[b'z'; 2000]);
     let (code, why) = sender.frame().expect("it is told").refusal();
@@ -147,7 +147,7 @@ fn nothing_is_reloaded_while_the_daemon_ends() {
     let mut stuck = daemon.raw("unix").open();
     stuck.shrink();
     stuck.subscribe(1, "a");
-    // More than the kernel holds for it: it has to read before the daemon ends.
+    // More than the kernel holds for it: it must read before the daemon ends.
     daemon.ctl("unix", &["send", "-s", "a"]).run_fed(&vec![b'x'; 1_000_000]).expect(0);
     daemon.process.signal(Signal::SIGTERM);
     daemon.process.stderr.wait_until("draining", |log| log.contains("draining").then_some(()));
@@ -186,7 +186,7 @@ fn own(dir: &Path) -> String {
     format!("[[listen]]\nendpoint = \"{}\"\n", socket(dir, "own"))
 }
 
-/// Where the daemon says that it listens, and for what.
+/// The listeners of the daemon by its own report, with their codecs.
 fn endpoints(daemon: &Daemon) -> Vec<String> {
     let status = daemon.status();
     let listeners = status["listeners"].as_array().expect("it has some");
@@ -196,7 +196,7 @@ fn endpoints(daemon: &Daemon) -> Vec<String> {
     shown
 }
 
-/// Connects to a raw socket, and says a line.
+/// Connects to a raw socket, and sends a line.
 fn say(path: &Path, line: &str) -> BufReader<UnixStream> {
     let mut raw = UnixStream::connect(path).expect("it listens");
     raw.set_read_timeout(Some(PATIENCE)).expect("a socket has a time-out");
@@ -239,7 +239,7 @@ fn a_listener_changes_its_options_where_it_is_and_bare_peers_follow() {
         peer.read_line(&mut line).expect("it comes");
         assert_eq!(line, "heard\n");
     }
-    // For frames now, and for records then: the socket itself has to be another.
+    // For frames now, and for records next: the socket itself must be replaced.
     daemon.reload(&with("mode=0600"));
     daemon.ctl(&format!("unix://{}", path.display()), &["ping"]).run().expect(0);
     daemon.reload(&with("type=seqpacket"));
@@ -277,10 +277,10 @@ fn what_cannot_be_put_in_force_leaves_every_listener_as_it_was() {
         new.display(),
         taken.display()
     );
-    // The second would do, and so would the first, whose socket has to be another.
+    // The second change is possible, and so is the first, which needs another socket.
     let bad = with("mode=0640&codec=line&subject=b&type=seqpacket", "mode=0640", &more);
     daemon.configure(&bad, "nothing has changed");
-    // It fails when one of the two is changed already.
+    // It fails after one of the two has changed already.
     fs::remove_file(&two).expect("the directory is ours");
     fs::write(&two, "somebody else's").expect("the directory is ours");
     let bad = with("mode=0640&codec=line&subject=b&type=seqpacket", "mode=0640", "");
@@ -295,7 +295,7 @@ fn what_cannot_be_put_in_force_leaves_every_listener_as_it_was() {
     assert_eq!(hears.expect(Kind::Message).payload, b"into the FIFO");
 }
 
-/// Of what a daemon says of itself, and of what is at the paths, nothing tells a reload from a start.
+/// Neither the daemon's reports nor its paths tell a reload from a start.
 #[test]
 fn a_reload_is_as_good_as_a_start_for_random_pairs_of_configurations() {
     let dir = tempfile::tempdir().expect("a directory can be made");

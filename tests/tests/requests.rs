@@ -1,4 +1,4 @@
-//! Requests over transports and workers: one outcome each, whoever dies.
+//! Requests over transports and workers: one outcome each, whichever process dies.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,19 +13,19 @@ use nix::sys::signal::Signal;
 
 const CLIENTS: usize = 8;
 const TRANSPORTS: [&str; 4] = ["unix", "tcp", "pipe", "udp"];
-/// Requests of one client.
+/// The requests of one client.
 const REQUESTS: u64 = 12_500;
-/// Requests that a client has in flight.
+/// The requests that a client has in flight.
 const IN_FLIGHT: usize = 100;
-/// For how long a reply is awaited.
+/// The time for which a reply is awaited.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A responder that sends back what it gets; it shares the work with others.
+/// A responder that replies with the request; it shares the work with others.
 fn responder(daemon: &Daemon, scheme: &str) -> Running {
     daemon.ctl(scheme, &["serve", "echo", "--echo", "-g", "team", "-E"]).spawn_subscribed()
 }
 
-/// What came of requests.
+/// The outcomes of requests.
 #[derive(Debug, Default)]
 struct Tally {
     replies: u64,
@@ -47,7 +47,7 @@ impl Tally {
     }
 }
 
-/// Sends requests, some at once, and checks that each has one outcome, and the reply that is its.
+/// Sends requests, some at once, and checks that each has one outcome and the right reply.
 fn ask(client: &mut Client, who: usize, count: u64) -> Tally {
     let (mut tally, mut open, mut next) = (Tally::default(), HashMap::new(), 0);
     while next < count || !open.is_empty() {
@@ -134,13 +134,13 @@ fn requests_have_one_outcome_each_while_responders_are_killed() {
     let kills = kills.into_inner();
     println!("{kills} kills: {tally:?}");
     assert_eq!(tally.all(), CLIENTS as u64 * REQUESTS);
-    // Three are always alive, and whoever has gone is noticed at once.
+    // Three responders live all the time, and a dead one is noticed at once.
     assert_eq!((tally.no_responder, tally.late), (0, 0), "{tally:?}");
     assert!(kills > 3 && tally.replies > 0 && tally.unanswered > 0, "{kills} kills: {tally:?}");
 }
 
-/// A requester that never reads is cut off, when its replies have filled its outbox and it has not
-/// taken them for long enough; the responder and everybody else go on meanwhile.
+/// A requester that never reads is disconnected when its replies have filled its send queue for
+/// `stall_timeout`; the responder and all other peers continue meanwhile.
 #[test]
 fn a_requester_that_never_reads_disturbs_nobody() {
     let config = "[limits]\noutbox = \"256KiB\"\nstall_timeout = \"1s\"\n";
@@ -152,7 +152,7 @@ fn a_requester_that_never_reads_disturbs_nobody() {
     let welcome: Welcome = decode(&requester.expect(Kind::Welcome).payload).expect("it is one");
     let id = welcome.peer;
     thread::scope(|scope| {
-        // It writes until nobody reads it any more.
+        // It writes until the daemon reads it no more.
         scope.spawn(move || {
             for number in 1..=100_000_u64 {
                 requester.send(&request(id, number));
@@ -171,7 +171,7 @@ fn a_requester_that_never_reads_disturbs_nobody() {
     neighbour.goes_on();
 }
 
-/// The bytes of a request whose reply is larger than what asks for it is worth.
+/// The bytes of a request with a large reply.
 fn request(id: u64, number: u64) -> Vec<u8> {
     let mut frame = Vec::new();
     let header = Header { request: true, wait: 60, ..Header::new(Kind::Message, number) };
@@ -182,7 +182,7 @@ fn request(id: u64, number: u64) -> Vec<u8> {
     frame
 }
 
-/// Nobody answers, and nobody goes: each request ends by its own deadline.
+/// No responder replies, and none goes: each request ends by its own deadline.
 #[test]
 fn requests_to_a_stopped_responder_end_at_their_deadlines() {
     const WAIT: Duration = Duration::from_millis(500);
@@ -209,6 +209,6 @@ fn requests_to_a_stopped_responder_end_at_their_deadlines() {
         println!("{scheme}: at most {latest:?} after the deadline");
     }
     stopped.signal(Signal::SIGCONT);
-    // What it answers now is late, and counted; it does not come as anything else.
+    // Its reply now is late, and counted; it does not come in another form.
     eventually("late replies", || (daemon.counter("replies_late") >= 4000).then_some(()));
 }

@@ -1,5 +1,5 @@
-//! The sandbox of workers: what is in force, what it says, and what a worker that was taken over
-//! cannot do.
+//! The sandbox of workers: its level, its reports, and the calls that a worker which was taken over
+//! cannot make.
 
 use std::fs;
 
@@ -55,8 +55,8 @@ fn it_can_be_turned_off() {
     );
 }
 
-/// Does something as if the kernel did not know a system call. A filter is a thread's own, and what
-/// the thread starts has it too.
+/// Runs `body` as if the kernel did not know a system call. The filter is for one thread, and for
+/// the processes that it starts.
 fn without<T: Send>(call: i64, body: impl FnOnce() -> T + Send) -> T {
     let rules = [(call, Vec::new())].into();
     let here = std::env::consts::ARCH.try_into().expect("there are filters for it");
@@ -119,7 +119,7 @@ fn a_word_that_it_does_not_know_is_a_place_in_the_file() {
     assert!(words.iter().all(|word| ended.stderr.contains(word)), "{}", ended.stderr);
 }
 
-/// A real worker is made to try each thing, by its own instructions.
+/// A real worker is made to try each call, by its own instructions.
 #[cfg(target_arch = "x86_64")]
 mod taken_over {
     use ipcd_client::Event;
@@ -129,7 +129,7 @@ mod taken_over {
 
     use super::*;
 
-    /// Memory that a process may execute.
+    /// Executable memory of a process.
     const CODE: u64 = (libc::PROT_READ | libc::PROT_EXEC) as u64;
     const ANONYMOUS: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
     const NO_FD: u64 = u64::MAX;
@@ -138,7 +138,7 @@ mod taken_over {
         [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0]
     }
 
-    /// What fails. `at` is memory of its own, and `parent` the supervisor.
+    /// Calls that fail. `at` is memory of its own, and `parent` the supervisor.
     fn refused(at: u64, own: u64, parent: u64) -> Vec<(&'static str, i64, [u64; 6])> {
         let here = libc::AT_FDCWD as u64;
         let chld = Signal::SIGCHLD as u64;
@@ -188,7 +188,7 @@ mod taken_over {
         ]
     }
 
-    /// What ends it.
+    /// Calls that end it.
     fn deadly(at: u64) -> Vec<(&'static str, i64, [u64; 6])> {
         vec![
             ("execve", libc::SYS_execve, [at, 0, 0, 0, 0, 0]),
@@ -202,7 +202,7 @@ mod taken_over {
         ]
     }
 
-    /// Holds a worker that is confined; `None` where that cannot be.
+    /// Holds a worker that is confined; `None` if that is impossible here.
     fn hold(daemon: &Daemon, pid: i32) -> Option<Puppet> {
         if !level(daemon).contains("seccomp,") {
             eprintln!("not tried: no seccomp");
@@ -256,13 +256,13 @@ mod taken_over {
     fn it_dies_of_calls_in_the_manner_of_32_bits() {
         let daemon = Setup::new().listen(&["unix"]).start();
         let Some(puppet) = hold(&daemon, daemon.worker()) else { return };
-        // 20 is getpid(2) there. A kernel without that manner sends SIGSEGV.
+        // 20 is getpid(2) in that interface. A kernel without it sends SIGSEGV.
         let called = puppet.call_32(20);
         assert!(matches!(called, Called::Killed(Signal::SIGSYS | Signal::SIGSEGV)), "{called:?}");
         daemon.send("served", "by a successor");
     }
 
-    /// What the other tests see refused is refused by the sandbox.
+    /// The calls that the other tests see refused are refused by the sandbox.
     #[test]
     fn without_it_a_worker_may_do_what_its_user_may() {
         let daemon = with("off", &[]).listen(&["unix"]).start();
@@ -279,7 +279,7 @@ mod taken_over {
         daemon.send("still", "here");
     }
 
-    /// It can write to its link and to everybody's inbox.
+    /// It can write to its link, and to the inboxes of all workers.
     #[test]
     fn what_it_says_harms_neither_the_supervisor_nor_other_workers() {
         let daemon = Setup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
@@ -305,7 +305,7 @@ mod taken_over {
             let called = puppet.call(libc::SYS_write, [fd, nonsense, 8, 0, 0, 0]);
             said += u32::from(called == Called::Returned(8));
         }
-        // It may be ended already.
+        // It may have ended already.
         puppet.let_go();
         assert!(said >= 3, "its link, and two inboxes: {said}");
         daemon.process.stderr.wait_for("a worker says what none does: ending it");
@@ -318,7 +318,7 @@ mod taken_over {
         assert!(daemon.counter("records_stale") > 0);
     }
 
-    /// It says that it is a life which is still to come, so that its successors pass for dead.
+    /// It claims a generation that has not begun, so that its successors would count as dead.
     #[test]
     fn a_life_that_it_makes_up_is_not_believed() {
         let daemon = Setup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
@@ -332,7 +332,7 @@ mod taken_over {
         for (number, _) in sockets {
             puppet.call(libc::SYS_write, [number as u64, at, count, 0, 0, 0]);
         }
-        // On its link it has said nonsense, and is ended for it.
+        // Its link gets the same bytes, a protocol violation, and it is ended for that.
         puppet.let_go();
         let successor = eventually("a successor", || {
             Some(daemon.worker_in(1)).filter(|worker| worker.pid != hostile.pid)

@@ -1,5 +1,4 @@
-//! Receivers that do not take what comes: what is promised for each way of overflow, and for
-//! everybody else.
+//! Receivers that do not read: the promises for each kind of overflow, and for all other peers.
 
 use std::io::Write;
 use std::sync::Barrier;
@@ -11,12 +10,12 @@ use ipcd_tests::{Daemon, Neighbour, PATIENCE, Running, SCHEMES, Setup, eventuall
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Outboxes that fill soon, and nobody cut off in the time of a test.
+/// Send queues that fill soon, and a stall time-out beyond the time of a test.
 const PATIENT: &str = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1000s\"\n";
-/// The same with a short patience.
+/// The same with a short stall time-out.
 const STRICT: &str = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";
 
-/// More than any socket's buffers and an outbox hold.
+/// More than any socket's buffers and a send queue hold.
 const MESSAGES: u64 = 20_000;
 const BODY: usize = 1000;
 
@@ -34,12 +33,12 @@ fn stopped(daemon: &Daemon, scheme: &str, args: &[&str]) -> Running {
     receiver
 }
 
-/// What `clients -j` has of the receiver.
+/// The entry of the receiver in `clients -j`.
 fn client(daemon: &Daemon) -> Option<Value> {
     daemon.clients().into_iter().find(|client| client["subscriptions"][0] == "flood")
 }
 
-/// Waits until the receiver has reported so many messages as dropped, in however many remarks.
+/// Waits until the receiver has reported this number of dropped messages, in one remark or more.
 fn wait_for_gaps(receiver: &Running, dropped: u64) {
     receiver.stderr.wait_until("that messages were dropped", |text| {
         let remarks = text.lines().filter_map(|line| line.strip_prefix("ipcctl: "));
@@ -58,7 +57,7 @@ fn a_stopped_receiver_makes_its_publisher_wait_and_nobody_else() {
         let mut receiver = stopped(&daemon, scheme, &["-C", &count, "flood"]);
         receiver.stdout();
         let mut sender = flood(&daemon, "unix");
-        // One that is full stays so until it is half empty.
+        // A full send queue stays full until it has fallen to half.
         eventually("a full outbox", || {
             (client(&daemon)?["queued_bytes"].as_u64()? > 32 << 10).then_some(())
         });
@@ -90,7 +89,7 @@ fn a_receiver_that_stalls_too_long_is_cut_off_and_its_publisher_goes_on() {
     }
 }
 
-/// In `clients` and in the log, whatever happens to a receiver is to be seen.
+/// `clients` and the log show each state of a receiver.
 #[test]
 fn what_a_receiver_has_lost_is_told_of_it() {
     for overflow in ["drop-newest", "drop-oldest"] {
@@ -185,7 +184,7 @@ fn disconnect_cuts_off_at_once() {
     assert!(!ended.stderr.is_empty());
 }
 
-/// A client that is cut off is told why, when it reads.
+/// A client that is disconnected receives the reason when it reads.
 #[test]
 fn who_is_cut_off_is_told_why() {
     let daemon = Setup::new().config(STRICT).start();
@@ -207,7 +206,7 @@ fn who_is_cut_off_is_told_why() {
     sender.wait().expect(0);
 }
 
-/// Two peers that flood each other, and read only while they write, do not wait for ever.
+/// Two peers that flood each other, and read only while they write, do not deadlock.
 #[test]
 fn peers_that_flood_each_other_do_not_deadlock() {
     let daemon = Setup::new().config(PATIENT).start();

@@ -1,8 +1,7 @@
 //! Through a real sshd: `ipcctl --via 'pipe:ssh host ipcd --stdio'`.
 //!
-//! The test is inetd: it listens on a port of the kernel's choice and runs a `sshd -i` for each who
-//! connects, with keys and a configuration of the test's own. Where no sshd is installed, each test
-//! says so and ends.
+//! The test acts as inetd: it listens on a free port and runs a `sshd -i` for each connection, with
+//! keys and a configuration of its own. Without an installed sshd each test is skipped.
 
 use std::fs;
 use std::net::TcpListener;
@@ -15,10 +14,10 @@ use ipcd_tests::{Daemon, Running, Setup, eventually, guard, ipcd, is_without};
 use nix::unistd::{User, getuid};
 use tempfile::TempDir;
 
-/// sshd runs itself again, so it has to be called by its whole path.
+/// sshd runs itself again, so its whole path is needed.
 const SSHD: &str = "/usr/sbin/sshd";
 
-/// An sshd, and how to reach it.
+/// An sshd, and its address.
 struct Host {
     dir: TempDir,
     port: u16,
@@ -26,13 +25,14 @@ struct Host {
 }
 
 impl Host {
-    /// One that lets us in; `None` where there is no sshd.
+    /// A host that lets us in; `None` if there is no sshd.
     fn start() -> Option<Self> {
         if is_without(&[SSHD, "ssh", "ssh-keygen"]) {
             return None;
         }
         if getuid().is_root() {
-            // Where root's sshd shuts its unprivileged part in. Debian makes it at boot.
+            // Root's sshd confines its unprivileged part to this directory, which Debian makes at
+            // boot.
             let _ = fs::create_dir("/run/sshd");
         }
         let dir = ipcd_tests::private_dir();
@@ -81,7 +81,7 @@ impl Host {
         let (config, log) = (self.path("sshd_config"), self.path("sshd.log"));
         let servers = Arc::clone(&self.servers);
         std::thread::spawn(move || {
-            // It ends with the test's process: nobody connects any more.
+            // The thread ends with the test's process: no more connections come.
             for peer in listener.incoming() {
                 let peer = OwnedFd::from(peer.expect("somebody connects"));
                 let mut sshd = Command::new(SSHD);
@@ -106,7 +106,7 @@ impl Host {
         )
     }
 
-    /// Ends all connections, as a network does that breaks.
+    /// Ends all connections, as a broken network does.
     fn break_off(&self) {
         for mut server in self.servers.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = server.kill();
@@ -140,7 +140,7 @@ fn everything_works_through_ssh_where_sshd_is_installed() {
     let text = receiver.wait().expect(0).text();
     let bodies = text.lines().map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).expect("it is JSON");
-        // Whom the daemon sees is the user that ssh has logged in.
+        // The daemon sees the user that ssh has logged in.
         assert_eq!(message["from"]["uid"], getuid().as_raw(), "{line}");
         message["data"].as_str().expect("it is text").to_owned()
     });
@@ -162,7 +162,7 @@ fn a_connection_that_breaks_is_noticed_on_both_sides_where_sshd_is_installed() {
     daemon.wait_for_peers(2);
     host.break_off();
     receiver.wait().expect(7);
-    // The other one connects again.
+    // The other client connects again.
     steady.stderr.wait_for("connected again");
     let send = ["send", "--wait-subs", "1", "--timeout", "60s", "news", "after the break"];
     daemon.ctl("unix", &send).run().expect(0);

@@ -1,4 +1,4 @@
-//! `ipcd --stdio`: a way to the daemon through any program that carries bytes.
+//! `ipcd --stdio`: a proxy to the daemon for any program that carries bytes.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -26,7 +26,7 @@ fn everything_works_through_the_pipes_of_a_child() {
     assert!(ended.stdout == body, "a megabyte there and back");
 }
 
-/// The flag belongs to what is shared: any other process that has the description can set it.
+/// The flag belongs to the open file description, so every process that shares it can set it.
 #[test]
 fn input_that_does_not_block_is_waited_for() {
     let daemon = Setup::new().listen(&["unix"]).start();
@@ -37,7 +37,7 @@ fn input_that_does_not_block_is_waited_for() {
     let mut way = Running::start(command.stdin(OwnedFd::from(far)));
     let mut output = way.take_stdout();
     drop(command);
-    // It is connected, and has most likely looked in vain for something to move.
+    // It is connected, and has most likely found nothing to move.
     daemon.wait_for_peers(1);
     near.write_all(&Raw::hello_bytes()).expect("there is room");
     output.read_exact(&mut [0; 4]).expect("the daemon welcomes it");
@@ -55,7 +55,7 @@ fn it_says_when_there_is_no_daemon() {
     assert!(ended.stderr.contains("is ipcd running there?"), "{}", ended.stderr);
 }
 
-/// The child ends with the daemon, and with whoever started it.
+/// The child ends with the daemon, and with its parent.
 #[test]
 fn it_ends_with_either_side() {
     let mut daemon = Setup::new().listen(&["unix"]).start();

@@ -1,5 +1,5 @@
-//! Many subscribers that do not read: the daemon's memory stays within what is configured, and
-//! each is told why it was cut off.
+//! Many subscribers that do not read: the daemon's memory stays within its configured limits, and
+//! each subscriber receives the reason of its disconnection.
 
 use std::thread;
 
@@ -7,11 +7,11 @@ use ipcd_client::{Code, Error};
 use ipcd_proto::Kind;
 use ipcd_tests::{Daemon, Raw, Setup, eventually, memory};
 
-/// What a publisher may add to an outbox that is about to be full, and what a worker reads at once.
+/// The bytes that a publisher may add to a nearly full send queue, and one read of a worker.
 const TURN: u64 = (16 << 10) + (256 << 10);
 
-/// Subscribes peers to a subject each, and publishes to each more than its outbox takes. Returns
-/// them, and the bytes that the daemon's memory has grown by when all outboxes are full.
+/// Subscribes peers to a subject each, and publishes to each more than its send queue takes.
+/// Returns the peers, and the growth of the daemon's memory when all send queues are full.
 fn stuck(daemon: &Daemon, count: u64, outbox: u64) -> (Vec<Raw>, u64) {
     let pids = [daemon.process.pid(), daemon.worker()];
     let subscribers: Vec<Raw> = (0..count)
@@ -27,7 +27,8 @@ fn stuck(daemon: &Daemon, count: u64, outbox: u64) -> (Vec<Raw>, u64) {
             let mut client = daemon.client("unix");
             thread::spawn(move || {
                 let (subject, payload) = (format!("stuck.{number}"), [b'x'; 1000]);
-                // It waits where the outbox is full, and goes on when the subscriber is cut off.
+                // It waits while the send queue is full, and continues when the subscriber is
+                // disconnected.
                 (0..outbox / 500).for_each(|_| {
                     client.publish(&subject, &payload).expect("the connection lives");
                 });
@@ -55,7 +56,7 @@ fn check(count: u64, outbox: u64) {
     assert!(grown <= limit + limit / 10, "{grown} bytes, where {limit} are configured");
     assert_eq!(daemon.counter("peers_cut_off"), count);
     for mut subscriber in subscribers {
-        // All that was in its socket, and then the reason, however late it reads.
+        // All bytes in its socket, and then the reason, however late it reads.
         let mut messages = 0;
         let refusal = loop {
             let frame = subscriber.frame().expect("the reason comes before the end");
@@ -79,7 +80,7 @@ fn a_hundred_stuck_subscribers_stay_within_the_limits_and_are_told_why() {
     check(100, 1 << 20);
 }
 
-/// The same over every transport that has a kernel's buffer behind it, for a client of the library.
+/// As above over every transport with a kernel buffer, for a client of the library.
 #[test]
 fn a_client_that_reads_again_late_learns_why_it_was_cut_off() {
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"300ms\"\n";
@@ -106,8 +107,8 @@ fn a_client_that_reads_again_late_learns_why_it_was_cut_off() {
     }
 }
 
-/// A hundred outboxes with the same in them are held once. When half of the subscribers have gone
-/// and the others have read what was for them, the memory is there for the next ones.
+/// A hundred send queues with the same messages hold them once. When half of the subscribers have
+/// gone and the others have read their messages, the memory is free for the next ones.
 #[test]
 fn a_hundred_stuck_subscribers_of_one_subject_take_the_memory_of_one() {
     const OUTBOX: u64 = 4 << 20;
@@ -126,8 +127,8 @@ fn a_hundred_stuck_subscribers_of_one_subject_take_the_memory_of_one() {
     }
 }
 
-/// Subscribers of one subject who read nothing, and what is published to them, until their outboxes
-/// are full.
+/// Subscribers of one subject that read nothing, and messages for them until their send queues are
+/// full.
 struct AllStuck {
     subscribers: Vec<Raw>,
     messages: u64,
@@ -157,7 +158,7 @@ fn all_stuck(daemon: &Daemon, messages: u64, outbox: u64) -> AllStuck {
     AllStuck { subscribers, messages, publishing }
 }
 
-/// Half of them leave, and the others read all that was published.
+/// Half of them leave, and the others read all messages.
 fn read_on(stuck: AllStuck) {
     let AllStuck { mut subscribers, messages, publishing } = stuck;
     subscribers.truncate(50);
@@ -174,7 +175,7 @@ fn read_on(stuck: AllStuck) {
     publishing.join().expect("it goes on when all read or are gone");
 }
 
-/// A thousand bytes that no other message has.
+/// A thousand bytes that differ from all other messages.
 fn payload(number: u64) -> Vec<u8> {
     number.to_le_bytes().repeat(125)
 }

@@ -1,4 +1,4 @@
-//! What people type besides `serve`: chat, formats, loops of the shell, names.
+//! Interactive use besides `serve`: chat, formats, loops of the shell, names.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -33,14 +33,14 @@ fn chat_shows_what_others_say_and_who_says_it() {
         }
         assert!(!one.stdout().text().contains(&format!("I am {own}")), "it hears itself");
     }
-    // One leaves by saying so, the others by the end of what they say.
+    // One leaves with a command, the others at the end of their input.
     writeln!(inputs[0], "exit").expect("it reads");
     people[0].wait().expect(0);
     drop(inputs);
     people.iter_mut().skip(1).for_each(|one| drop(one.wait().expect(0)));
 }
 
-/// Both talk as fast as they can, and read all the time.
+/// Both send as fast as they can, and read all the time.
 #[test]
 fn chats_that_flood_each_other_do_not_deadlock() {
     const LINES: usize = 20_000;

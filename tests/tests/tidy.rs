@@ -1,4 +1,4 @@
-//! The house rules of DESIGN.md and STYLE.md, as far as a machine can check them.
+//! The house rules of CONTRIBUTING.md and docs/ARCHITECTURE.md, as far as a machine can check them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,7 +33,7 @@ impl Package {
         Self { folder, name, manifest }
     }
 
-    /// What it needs to be built: not what its own tests need.
+    /// Its dependencies for a build, without those of its own tests.
     fn dependencies(&self) -> Vec<String> {
         let tables = ["dependencies", "build-dependencies"];
         let tables = tables.iter().filter_map(|key| self.manifest.get(*key)?.as_table());
@@ -61,15 +61,15 @@ impl Source {
         self.path.strip_prefix(root()).expect("it lies in the workspace").components().any(tests)
     }
 
-    /// The lines that are no comment and not for the file's own tests.
+    /// The lines without comments and without the file's own tests.
     fn code(&self) -> Vec<&str> {
         let tests = self.text.find("#[cfg(test)]\nmod ").unwrap_or(self.text.len());
         let lines = self.text[..tests].lines();
         lines.filter(|line| !line.trim_start().starts_with("//")).collect()
     }
 
-    /// The longest function of the code, by its name and lines. A function ends where a brace stands
-    /// below its beginning, as rustfmt sets it.
+    /// The longest function of the code, by its name and lines. A function ends at a brace with the
+    /// indentation of its beginning, as rustfmt sets it.
     fn longest_function(&self) -> Option<(String, usize)> {
         let code = self.code();
         let begins = code.iter().enumerate().filter(|(_, line)| is_function(line));
@@ -219,7 +219,7 @@ fn only_one_crate_has_unsafe_code() {
         for source in package.sources() {
             let words =
                 ["allow(unsafe_code", "expect(unsafe_code", "unsafe {", "unsafe fn", "unsafe impl"];
-            // This file has the words that it looks for.
+            // This file contains these words to look for them.
             if !source.path.ends_with("tidy.rs") {
                 source.assert_none("unsafe code", |line| {
                     words.iter().any(|word| line.contains(word))
@@ -274,7 +274,7 @@ fn files_and_functions_are_short() {
     }
 }
 
-/// A test's name may be cut short in a page: `begins_like_this_…`.
+/// A page may shorten a test's name: `begins_like_this_…`.
 #[test]
 fn pages_name_files_and_tests_that_there_are() {
     let sources: Vec<Source> = packages().values().flat_map(Package::sources).collect();

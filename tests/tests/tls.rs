@@ -1,5 +1,5 @@
-//! TLS: who proves what to whom, what is said when that fails, new certificates while the daemon
-//! runs, and messages as on any other transport.
+//! TLS: proofs of both sides, errors when they fail, new certificates while the daemon runs, and
+//! messages as on any other transport.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-/// Certificates of a test, a directory each.
+/// Certificates of a test, in a directory of their own.
 struct Certificates {
     authority: Authority,
     dir: TempDir,
 }
 
 impl Certificates {
-    /// With one for the daemon.
+    /// With a certificate for the daemon.
     fn new() -> Self {
         let dir = ipcd_tests::private_dir();
         let made = Self { authority: Authority::new(), dir };
@@ -45,12 +45,12 @@ impl Certificates {
         format!("cert={}&key={}", self.path(name, "cert.pem"), self.path(name, "key.pem"))
     }
 
-    /// The option that names who signed it.
+    /// The option that names the CA.
     fn ca(&self, name: &str) -> String {
         format!("ca={}", self.path(name, "ca.pem"))
     }
 
-    /// A listener of the daemon's, with these options too.
+    /// A listener of the daemon, with these options too.
     fn listener(&self, more: &str) -> String {
         format!("tls://127.0.0.1:0?{}{more}", self.own("server"))
     }
@@ -64,7 +64,7 @@ impl Certificates {
         at(daemon, &self.ca("server"))
     }
 
-    /// The same for one with a certificate of its own.
+    /// As above for a client with a certificate of its own.
     fn via_as(&self, daemon: &Daemon, name: &str) -> String {
         at(daemon, &format!("{}&{}", self.ca("server"), self.own(name)))
     }
@@ -79,12 +79,12 @@ fn at(daemon: &Daemon, options: &str) -> String {
     format!("tls://{}?{options}", address(daemon))
 }
 
-/// A ping that cannot prove a token.
+/// A ping of a client that cannot prove a token.
 fn ping_without_token(daemon: &Daemon, via: &str) -> Ended {
     Ctl::new(daemon, via).args(["ping", "--token-file", "/nowhere/token"]).run()
 }
 
-/// That it fails with 3, and says so.
+/// Expects a failure with status 3 and these words.
 fn expect_refusal(daemon: &Daemon, via: &str, words: &str) {
     let ended = daemon.ctl(via, &["ping"]).run().expect(3);
     assert!(ended.stderr.contains(words), "{}", ended.stderr);
@@ -113,7 +113,7 @@ fn a_token_or_a_certificate_is_asked_for() {
     }
 }
 
-/// Rules by the name in a certificate hold for frames, for bare peers, and for who has none.
+/// Rules by the name in a certificate hold for frames, for raw peers, and for peers without one.
 #[test]
 fn access_rules_know_peers_by_their_certificates() {
     let files = Certificates::new();
@@ -148,7 +148,7 @@ fn access_rules_know_peers_by_their_certificates() {
     }
 }
 
-/// A bare peer is there before its handshake is over. Until then nobody knows whose it is.
+/// A raw peer is admitted before its handshake is over. Until then its identity is unknown.
 #[test]
 fn bare_peers_are_known_by_their_certificates_before_they_hear_anything() {
     let files = Certificates::new();
@@ -174,7 +174,7 @@ fn bare_peers_are_known_by_their_certificates_before_they_hear_anything() {
         let mut buffer = ipcd_transport::ReadBuffer::new(1024, 1024);
         let line = b"in said\n";
         eventually("that it is sent", || {
-            // The first turns make the handshake.
+            // The first turns do the handshake.
             let _ = channel.read(&mut buffer);
             matches!(channel.write(line), Ok(WriteOutcome::Bytes(_))).then_some(())
         });
@@ -242,7 +242,8 @@ fn a_certificate_that_is_signed_by_itself_can_be_trusted() {
     expect_refusal(&daemon, &files.via_as(&daemon, "server"), "our certificate");
 }
 
-/// Each of two peers that are trusted so has the key of something that is marked as a CA.
+/// Each of two peers that are trusted themselves has the key of a certificate that is marked as a
+/// CA.
 #[test]
 fn a_certificate_that_is_trusted_itself_signs_no_other() {
     let files = Certificates::new();
@@ -260,7 +261,7 @@ fn a_certificate_that_is_trusted_itself_signs_no_other() {
         ping_without_token(&daemon, &files.via_as(&daemon, name)).expect(0);
     }
     expect_refusal(&daemon, &files.via_as(&daemon, "forged"), "our certificate");
-    // A CA beside them goes on to sign.
+    // A CA beside them still signs.
     files.issue("dan", &["dan.example"]);
     let ca = fs::read_to_string(files.path("dan", "ca.pem")).expect("it was written");
     fs::write(&peers, both.concat() + &ca).expect("the directory is ours");
@@ -307,7 +308,7 @@ fn renews_its_certificate(daemon: &Daemon, files: &Certificates) {
     let via = files.via(daemon);
     let mut receiver = daemon.recv(&via, &["-C", "2", "s"]);
     files.issue("server", &["renewed.example"]);
-    // Nobody was told to look.
+    // No process was told to read the file.
     daemon.ctl(&via, &["send", "s", "before"]).run().expect(0);
     daemon.hang_up("INFO reloaded");
     expect_refusal(daemon, &via, "for renewed.example");
@@ -436,7 +437,7 @@ fn drops_leave_whole_messages_in_their_order() {
     assert_eq!(numbers.last(), Some(&19_999));
 }
 
-/// A bare client's channel, after it has written this.
+/// A raw client's channel, after it has written this.
 fn write_bare(via: &str, bytes: &[u8]) -> Box<dyn Channel> {
     let endpoint: Endpoint = via.parse().expect("it is an endpoint");
     let transport = ipcd_transports::find(endpoint.scheme()).expect("it is known");
@@ -495,8 +496,8 @@ fn no_descriptor_of_a_peer_stays_behind() {
     assert_eq!((open(supervisor), open(worker)), before);
 }
 
-/// A worker takes one step of a handshake in a turn; all are taken in the end, and who has none waits
-/// for none of them.
+/// A worker does one step of a handshake in a turn. All handshakes end, and other peers wait for
+/// none of them.
 #[test]
 fn many_handshakes_at_once_end_and_keep_nobody_else() {
     const AT_ONCE: usize = 24;

@@ -1,4 +1,4 @@
-//! The transport that is asked for is the one that is used, and no other answers for it.
+//! The tool uses the transport that is asked for, and never another one.
 
 use ipcd_tests::{Daemon, Descriptor, Running, SCHEMES, Setup, descriptors, eventually};
 use serde_json::Value;
@@ -26,7 +26,7 @@ fn are_of(scheme: &str, channels: &[Descriptor]) -> bool {
     }
 }
 
-/// What `clients -j` says of the receiver is what the kernel says.
+/// `clients -j` and the kernel agree on the receiver.
 fn check_client(scheme: &str, client: &Value, receiver: &Running, port: u64) {
     assert_eq!(client["transport"], scheme);
     let uid = u64::from(nix::unistd::Uid::current().as_raw());

@@ -1,8 +1,8 @@
-//! The protocol's bytes, as `vectors/*.json` have them: written down once, by another program than
-//! ours, for everybody who writes a client in another language.
+//! The protocol's bytes in `vectors/*.json`: written down once, by another program, for authors of
+//! clients in other languages.
 //!
-//! Each frame has its bytes in hexadecimal and what they mean; a body is named as the types in
-//! `ipcd_proto::control` are. A header without `receipt`, `request` or `wait` has none of it.
+//! Each frame has its bytes in hexadecimal and their meaning; a body is named as the types in
+//! `ipcd_proto::control` are. A header without `receipt`, `request` or `wait` has none of them.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -75,7 +75,7 @@ fn header(vector: &Value) -> Header {
     }
 }
 
-/// The body as bytes, after the bytes were read back to the same.
+/// The bytes of the body, which were decoded to the same value before.
 fn body_as<T: Serialize + DeserializeOwned + PartialEq + Debug>(vector: &Value) -> Vec<u8> {
     let value: T = serde_json::from_value(vector["body"].clone()).expect("the body is one");
     let bytes = encode(&value);

@@ -1,5 +1,5 @@
-//! What a test has started ends with it: also when the test program is interrupted or killed. And a
-//! test whose program is not installed says so, and is left out.
+//! Processes of a test end with it, also when the test program is interrupted or killed. A test
+//! whose program is not installed is skipped with a line that says so.
 
 use std::env;
 use std::os::unix::fs::symlink;
@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use ipcd_tests::{Running, Setup, eventually, is_alive, is_without, private_dir};
 use nix::sys::signal::Signal;
 
-/// Set in the test program that is to be ended, whose directories are then in this one.
+/// Set in the test program that will be ended; its directories are in this one.
 const VICTIM: &str = "IPCD_TEST_VICTIM";
 
-/// This test program once more, with one test that waits for its end.
+/// This test program again, with one test that waits for its end.
 fn victim(dir: &Path) -> Running {
     let mut command = Command::new(env::current_exe().expect("a test knows its own path"));
     command.args(["--exact", "starts_what_is_to_end_with_it", "--nocapture", "--ignored"]);
@@ -21,7 +21,7 @@ fn victim(dir: &Path) -> Running {
 }
 
 /// Starts a daemon with two workers, a program that the daemon runs, a server with a handler, and a
-/// shell with a child that has left it: tells their numbers, and waits.
+/// shell with a detached child; reports their process ids, and waits.
 #[test]
 #[ignore = "it waits to be killed"]
 fn starts_what_is_to_end_with_it() {

@@ -1,7 +1,7 @@
-//! Runs a daemon under a mixed load and one fault after the other, for as long as it is told, and
-//! prints what grows: memory, descriptors, latency. Exit 1 if a message of a healthy peer is lost.
+//! Runs a daemon under a mixed load and one fault after the other, for a given time, and prints the
+//! growth of memory, descriptors and latency. Exit 1 if a message of a healthy peer is lost.
 //!
-//! `tests/faults/run soak 10m` builds what it needs and starts it.
+//! `tests/faults/run soak 10m` builds its parts and starts it.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -15,32 +15,32 @@ use ipcd_tests::{
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Between two looks at the daemon.
+/// The time between two samples of the daemon.
 const LOOK: Duration = Duration::from_secs(2);
-/// Between two faults, at the most.
+/// The longest time between two faults.
 const MOST_PAUSE_MS: u64 = 600;
-/// What the slopes leave out, unless said otherwise.
+/// The time that the slopes leave out by default.
 const MOST_WARM_UP: Duration = Duration::from_secs(60);
-/// Descriptors that peers on their way out may still have at a look.
+/// Descriptors that closing peers may still have in a sample.
 const LEAVING: f64 = 20.0;
 
 #[derive(Parser)]
 #[command(about = "a daemon under load and faults; prints the slopes of what may grow")]
 struct Args {
-    /// How long
+    /// How long to run
     #[arg(long = "for", default_value = "1m", value_name = "D")]
     span: humantime::Duration,
-    /// What decides about the faults; random, and printed, without it
+    /// Seed of the faults; random, and printed, by default
     #[arg(long)]
     seed: Option<u64>,
-    /// Only the faults whose names contain one of these: which of them does it?
+    /// Only the faults whose names contain one of these
     #[arg(long, value_name = "TEXT", value_delimiter = ',')]
     only: Vec<String>,
-    /// What the slopes leave out at the beginning: buffers and caches are filled then
-    /// [default: a quarter of it all, at most a minute]
+    /// The time at the beginning that the slopes leave out: buffers and caches are filled then
+    /// [default: a quarter of the whole, at most a minute]
     #[arg(long, value_name = "D")]
     warm_up: Option<humantime::Duration>,
-    /// Prints each look at the daemon
+    /// Print each sample
     #[arg(long)]
     looks: bool,
 }
@@ -57,11 +57,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was seen at one time.
+/// One sample.
 #[derive(Debug)]
 struct Look {
     at_s: f64,
-    /// Memory of the supervisor, and of the worker that nobody strikes.
+    /// Memory of the supervisor, and of the worker that no fault strikes.
     supervisor_kib: f64,
     worker_kib: f64,
     descriptors: f64,
@@ -75,9 +75,9 @@ struct Soak {
     load: Load,
     /// The worker of the healthy peers.
     healthy: i32,
-    /// Others, which are struck: receivers that come back, and one that does not read.
+    /// Other peers, which faults strike: receivers that come back, and one that does not read.
     victims: Vec<Running>,
-    /// Those that strike, and how often each has.
+    /// The faults, and how often each has struck.
     faults: Vec<(Fault, u64)>,
     looks: Vec<Look>,
 }
@@ -149,14 +149,14 @@ impl Soak {
         });
     }
 
-    /// The worker that may be struck, if it lives now.
+    /// The worker that faults may strike, if it lives.
     fn other(&self) -> Option<i32> {
         children(self.daemon.process.pid()).into_iter().find(|pid| *pid != self.healthy)
     }
 
     fn strike(&mut self, signal: Signal) {
         if let Some(pid) = self.other() {
-            // A child of the daemon that was there just now.
+            // It was a child of the daemon a moment ago.
             let _ = kill(Pid::from_raw(pid), signal);
         }
     }
@@ -177,7 +177,7 @@ impl Soak {
         for number in 0..20 {
             let scheme = ["unix", "tcp", "pipe", "fifo"][number % 4];
             let ended = self.daemon.ctl(scheme, &["send", "victims.all", "hello"]).run();
-            // It may have been on the worker that was just struck.
+            // Its worker may be the one that was struck.
             assert!(matches!(ended.status.code(), Some(0 | 3 | 7)), "{ended:?}");
         }
     }
@@ -195,7 +195,7 @@ impl Soak {
 
     fn stop_reader(&mut self) {
         let Some(pid) = self.victims.first().map(Running::pid) else { return };
-        // Our own child, which ends only with us.
+        // The process is our own child, which ends only with us.
         let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
         self.come_and_go();
         let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
@@ -205,7 +205,7 @@ impl Soak {
         self.daemon.process.signal(Signal::SIGHUP);
     }
 
-    /// Prints what was seen; whether it is as it should be.
+    /// Prints the samples, and returns whether all is well.
     fn report(self, warm_up: Duration) -> bool {
         let (received, lost) = self.load.counts();
         let same = children(self.daemon.process.pid()).contains(&self.healthy);
@@ -232,7 +232,7 @@ impl Soak {
 
 type Figure = fn(&Look) -> f64;
 
-/// What there was at the first look and at the last, and how it grew.
+/// The first and the last sample, and the growth between them.
 fn table(looks: &[Look]) -> String {
     let mut text = "what            first     last      slope per hour\n".to_owned();
     let Some((first, last)) = looks.first().zip(looks.last()) else { return text };
@@ -251,8 +251,8 @@ fn table(looks: &[Look]) -> String {
     text
 }
 
-/// The slope of the line through all points that fits them best, for a second; and its standard
-/// error, as if each look knew nothing of the one before.
+/// The slope, for a second, of the least-squares line through all samples; and its standard error,
+/// if samples are independent.
 fn slope(looks: &[Look], of: Figure) -> (f64, f64) {
     let count = looks.len() as f64;
     let mean = |of: &dyn Fn(&Look) -> f64| looks.iter().map(of).sum::<f64>() / count;

@@ -1,4 +1,4 @@
-//! Bytes go both ways, unaltered, and nobody waits for anybody else's.
+//! Bytes flow both ways, unaltered, and no pair waits for another.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -28,7 +28,7 @@ fn a_fifo_is_passed_on_to_another() {
     assert_eq!(reader.wait().expect(0).text(), "one\ntwo\n");
 }
 
-/// Else the kernel would reset the connection, and the answer would be lost with it (RFC 2525).
+/// Otherwise the kernel would reset the connection, and the answer would be lost (RFC 2525).
 #[test]
 fn an_answer_that_comes_before_all_was_read_arrives_whole() {
     const ANSWER: usize = 2_000_000;
@@ -42,7 +42,7 @@ fn an_answer_that_comes_before_all_was_read_arrives_whole() {
         let mut peer = relay.tcp();
         let more = peer.try_clone().expect("a descriptor is left");
         let writer = thread::spawn(move || {
-            // It may find that nobody takes it.
+            // It may find the connection closed.
             let _ = (&more).write_all(&noise(8_000_000, 3));
             let _ = more.shutdown(Shutdown::Write);
         });
@@ -80,7 +80,7 @@ fn the_end_of_input_is_passed_on_and_answered_after() {
     }
 }
 
-/// The other way round: a server that has said all still hears.
+/// The opposite direction: a server that has ended its output still receives.
 #[test]
 fn a_server_that_has_said_its_last_still_hears() {
     let dir = dir();
@@ -119,7 +119,7 @@ fn a_hundred_peers_at_a_time_leave_nothing_behind() {
         });
         let pid = relay.process.pid();
         eventually("that all are gone", || {
-            // What is kept is some pipes, of two descriptors each.
+            // Only some pipes are kept, of two descriptors each.
             let is_clean = children(pid).is_empty() && descriptors(pid).len() <= before + 16;
             is_clean.then_some(())
         });
@@ -128,7 +128,7 @@ fn a_hundred_peers_at_a_time_leave_nothing_behind() {
     }
 }
 
-/// One that says nothing does not keep the others waiting.
+/// A silent peer does not keep the others waiting.
 #[test]
 fn a_peer_that_is_silent_or_slow_stops_nobody() {
     let dir = dir();
@@ -137,7 +137,7 @@ fn a_peer_that_is_silent_or_slow_stops_nobody() {
     let _silent = relay.tcp();
     let slow = relay.tcp();
     slow.set_nonblocking(true).expect("it is a socket");
-    // It fills everything on its way, and reads nothing.
+    // It fills all buffers on the way, and reads nothing.
     let chunk = [1; 64 * 1024];
     let fill = || loop {
         match (&slow).write(&chunk) {
@@ -152,7 +152,7 @@ fn a_peer_that_is_silent_or_slow_stops_nobody() {
     fill();
 }
 
-/// What is kept for one that does not read is bounded, whichever way bytes are moved.
+/// The memory for a peer that does not read is bounded, with either way to move bytes.
 #[test]
 fn a_slow_reader_makes_its_counterpart_wait() {
     const MOST: usize = 24 << 20;
@@ -182,7 +182,7 @@ fn a_slow_reader_makes_its_counterpart_wait() {
     }
 }
 
-/// What stunnel(8) is used for: a client and a server that know nothing of TLS, and TLS between.
+/// The purpose of stunnel(8): a client and a server without TLS, and TLS between them.
 #[test]
 fn two_relays_carry_bytes_through_tls() {
     let dir = dir();

@@ -23,7 +23,7 @@ const WAYS: [&[&str]; 2] = [&[], &["--fork"]];
 /// A relay that listens.
 struct Relay {
     process: Running,
-    /// Where, as it says itself.
+    /// Its endpoint, by its own report.
     at: String,
 }
 
@@ -33,7 +33,7 @@ impl Relay {
         Self::listening(process)
     }
 
-    /// One that knows where a daemon is.
+    /// A relay that knows the runtime directory of a daemon.
     fn beside(daemon: &Daemon, args: &[&str]) -> Self {
         let via = daemon.via("unix");
         let process = spawn(&[&["--via", &via], args].concat(), &[]);
@@ -75,7 +75,7 @@ fn unix(path: &Path) -> String {
     format!("unix://{}", path.display())
 }
 
-/// A server on a Unix socket, which handles so many connections, each in a thread.
+/// A server on a Unix socket that handles this number of connections, each in a thread.
 fn server(dir: &TempDir, peers: usize, handle: fn(UnixStream)) -> PathBuf {
     let path = dir.path().join("server.sock");
     let listener = UnixListener::bind(&path).expect("the path is free");
@@ -90,12 +90,12 @@ fn server(dir: &TempDir, peers: usize, handle: fn(UnixStream)) -> PathBuf {
 
 fn echo(mut stream: UnixStream) {
     let mut from = stream.try_clone().expect("a descriptor is left");
-    // The other side may go at any time.
+    // The other side may close at any time.
     let _ = std::io::copy(&mut from, &mut stream);
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-/// Bytes that differ everywhere.
+/// Bytes without repetitions.
 fn noise(count: usize, seed: u64) -> Vec<u8> {
     let mut x = seed | 1;
     let mut word = || {

@@ -35,7 +35,7 @@ fn messages_go_from_codec_to_codec() {
     assert_eq!(lines, "back\nagain\n");
 }
 
-/// What its writers leave unfinished is theirs alone.
+/// The unfinished line of a writer is not continued by another.
 #[test]
 fn the_last_line_of_a_writer_is_not_mixed_with_the_next_ones() {
     let dir = dir();
@@ -51,7 +51,7 @@ fn the_last_line_of_a_writer_is_not_mixed_with_the_next_ones() {
     }
 }
 
-/// The kernel reports the reset ahead of what came before it.
+/// The kernel reports the reset before the bytes that came earlier.
 #[test]
 fn records_of_a_peer_that_left_something_unread_are_all_passed_on() {
     let dir = dir();
@@ -127,7 +127,7 @@ fn records_stay_records() {
         let count = near.recv(&mut room).expect("it comes");
         assert_eq!(&room[..count], [text, b" back"].concat());
     }
-    // From records to lines, which is what suits each side.
+    // From records to lines, as each side needs.
     let path = dir.path().join("lines.sock");
     let listener = UnixListener::bind(&path).expect("the path is free");
     let relay = Relay::start(&["udp://127.0.0.1:0", &unix(&path)]);
@@ -151,12 +151,12 @@ fn a_subject_of_the_daemon_can_be_a_side() {
     let mut bob_hears = BufReader::new(bob.try_clone().expect("a descriptor is left"));
     bob_hears.read_line(&mut heard).expect("it comes");
     bob.write_all(b"from bob\n").expect("it is taken");
-    // It hears what others say, and not itself.
+    // It receives messages of others, and not its own.
     let mut ann_hears = BufReader::new(ann.try_clone().expect("a descriptor is left"));
     ann_hears.read_line(&mut heard).expect("it comes");
     assert_eq!(heard, "from ann\nfrom bob\n");
     assert_eq!(receiver.wait().expect(0).text(), "from ann\nfrom bob\n");
-    // What was said last is accepted before the connection goes, and the peer is closed.
+    // The last message is accepted before the connection ends, and the peer is closed.
     let mut receiver = daemon.recv("unix", &["-C", "1000", "chat"]);
     let lines: String = (0..1000).map(|number| format!("{number}\n")).collect();
     ann.write_all(lines.as_bytes()).expect("it is taken");
@@ -165,7 +165,7 @@ fn a_subject_of_the_daemon_can_be_a_side() {
     let mut rest = String::new();
     ann_hears.read_to_string(&mut rest).expect("it is closed");
     assert_eq!(rest, "");
-    // The other way round, a subject comes to a server, once.
+    // In the other direction, a subject is connected to a server, once.
     let dir = dir();
     let path = dir.path().join("server.sock");
     let listener = UnixListener::bind(&path).expect("the path is free");
@@ -182,7 +182,7 @@ fn a_subject_of_the_daemon_can_be_a_side() {
     relay.wait().expect(0);
 }
 
-/// Waits until so many have subscribed to the subject.
+/// Waits until this number of peers has subscribed to the subject.
 fn subscribers(daemon: &Daemon, subject: &str, wanted: usize) {
     eventually("the subscribers", || {
         let peers = daemon.clients();

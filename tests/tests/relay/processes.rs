@@ -39,15 +39,16 @@ fn told_to_end_it_leaves_nothing_behind() {
     for (way, signal) in [(WAYS[0], Signal::SIGTERM), (WAYS[1], Signal::SIGINT)] {
         let dir = dir();
         let path = dir.path().join("relay.sock");
-        // It does not end by itself, nor does what it has started.
+        // The command does not end by itself, nor does its child.
         let command = "pipe:sh -c 'echo here; sleep 1000; echo there'";
         let mut relay = Relay::start(&[&[&unix(&path), command, "--raw"], way].concat());
         let mut peer = UnixStream::connect(&path).expect("it listens");
         let mut heard = [0; 5];
         peer.read_exact(&mut heard).expect("the command runs");
         let pid = relay.process.pid();
-        // A shell, what it waits for, and the child that serves the peer if there is one. What ends them
-        // when the relay is killed is no child of it: so these are as many as there are peers.
+        // A shell, its child, and the relay's child that serves the peer, if there is one. The
+        // process that ends them when the relay is killed is not its child. So they are as many as
+        // there are peers.
         let members = 2 + way.len();
         let all = eventually("all that there is to end", || {
             Some(family(pid)).filter(|all| all.len() == members)
@@ -59,7 +60,7 @@ fn told_to_end_it_leaves_nothing_behind() {
     }
 }
 
-/// All that descend from a process.
+/// All descendants of a process.
 fn family(pid: i32) -> Vec<i32> {
     let children = children(pid);
     let rest: Vec<i32> = children.iter().flat_map(|child| family(*child)).collect();
@@ -95,7 +96,7 @@ fn a_child_that_dies_takes_only_its_peer_along() {
     let child = children(relay.process.pid())[0];
     kill(Pid::from_raw(child), Signal::SIGKILL).expect("it is a child of ours");
     let mut rest = Vec::new();
-    // A reset is an end, too.
+    // A reset counts as an end.
     let _ = first.read_to_end(&mut rest);
     relay.process.stderr.wait_for("SIGKILL");
     serve();

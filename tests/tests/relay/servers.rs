@@ -1,4 +1,4 @@
-//! Servers: commands that are started for a peer, and those that are far away, or not there.
+//! Servers: commands that are started for a peer, and servers that are remote or absent.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -56,7 +56,7 @@ fn a_server_that_is_not_there_closes_one_peer_and_not_the_relay() {
         let mut rest = Vec::new();
         let peer = relay.tcp();
         let who = peer.local_addr().expect("it is a socket").to_string();
-        // A reset is an end, too.
+        // A reset counts as an end.
         let _ = (&peer).read_to_end(&mut rest);
         relay.process.stderr.wait_for(&who);
         relay.process.stderr.wait_for(&format!("connect to {}", path.display()));
@@ -71,7 +71,7 @@ fn a_server_that_is_not_there_closes_one_peer_and_not_the_relay() {
     }
 }
 
-/// What may be far away is connected to once, by somebody else, and just as well.
+/// A remote server is connected to once, by another process, and works the same.
 #[test]
 fn a_server_on_the_network_sees_one_connection_for_each_peer() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
@@ -93,19 +93,19 @@ fn a_server_on_the_network_sees_one_connection_for_each_peer() {
         eventually("that all are reaped", || children(pid).is_empty().then_some(()));
         assert_eq!(relay.terminate().expect(0).stderr.lines().count(), 1);
     }
-    // Nobody else has this address: nobody listens there.
+    // No other process has this address, so its ports are closed.
     let relay = Relay::start(&["tcp://127.0.0.1:0", "tcp://127.86.75.30:9", "--raw"]);
     let mut rest = Vec::new();
     let _ = relay.tcp().read_to_end(&mut rest);
     relay.process.stderr.wait_for("refused");
 }
 
-/// A server that does not answer is waited for beside everything else.
+/// The relay waits for a server that does not answer beside all other work.
 #[test]
 fn a_server_that_does_not_answer_keeps_nobody_waiting() {
     let dir = dir();
     let path = dir.path().join("server.sock");
-    // std asks for a queue of 128, or more, and nobody takes anything out of it.
+    // std asks for a backlog of 128 or more, and no process accepts from it.
     let listener = UnixListener::bind(&path).expect("the path is free");
     let first = UnixStream::connect(&path).expect("there is room");
     first.set_nonblocking(true).expect("it is a socket");
@@ -114,7 +114,7 @@ fn a_server_that_does_not_answer_keeps_nobody_waiting() {
     let peers: Vec<TcpStream> = (0..3).map(|_| relay.tcp()).collect();
     let pid = relay.process.pid();
     eventually("that all of them wait", || (children(pid).len() == peers.len()).then_some(()));
-    // Somebody takes what is in the queue, and all are connected.
+    // A process accepts from the backlog, and all are connected.
     drop((first, waiting));
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -128,7 +128,7 @@ fn a_server_that_does_not_answer_keeps_nobody_waiting() {
     relay.terminate().expect(0);
 }
 
-/// Connects until there is no room in the queue.
+/// Connects until the backlog is full.
 fn fill_queue(path: &Path) -> Vec<std::os::fd::OwnedFd> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
     use std::os::fd::AsRawFd;

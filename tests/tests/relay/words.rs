@@ -1,4 +1,4 @@
-//! What the relay says.
+//! The relay's output.
 
 use std::fs;
 use std::io::Read;
@@ -38,7 +38,7 @@ fn what_makes_no_sense_is_said() {
     let nowhere = ["--runtime-dir", &run, "ipcd:a", "unix:///x"];
     let ended = spawn(&nowhere, &[]).wait().expect(3);
     assert!(ended.stderr.contains("is ipcd running"), "{}", ended.stderr);
-    // A path that was claimed is free again.
+    // A claimed path is free again.
     assert!(fs::read_dir(dir.path()).expect("it is there").next().is_none());
 }
 
