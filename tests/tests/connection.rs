@@ -1,5 +1,5 @@
 //! A child for each peer, with many peers that come and go: a child takes only its peer with it,
-//! and nothing behind.
+//! and leaves nothing behind.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -27,7 +27,7 @@ const LEAVING: f64 = 20.0;
 #[derive(Parser)]
 #[command(about = "a daemon under load and faults; prints the slopes of what may grow")]
 struct Args {
-    /// How long to run
+    /// Duration of the run
     #[arg(long = "for", default_value = "1m", value_name = "D")]
     span: humantime::Duration,
     /// Seed of the faults; random, and printed, by default
