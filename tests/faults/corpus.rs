@@ -10,7 +10,8 @@ use std::process::Command;
 use ipcd_client::Endpoint;
 use ipcd_proto::Kind;
 use ipcd_tests::{
-    Daemon, PATIENCE, Raw, RawFrame, Setup, children, descriptors, eventually, is_without,
+    Daemon, DaemonSetup, PATIENCE, RawConnection, RawFrame, children, descriptors, eventually,
+    is_without,
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::Deserialize;
@@ -24,15 +25,15 @@ const OWN_ADDRESS: &[u8] = b"@#########";
 const MARK: u64 = 0x6d61_726b;
 
 #[derive(Deserialize)]
-struct Script {
+struct CorpusScript {
     name: String,
     over: String,
-    steps: Vec<Step>,
+    steps: Vec<CorpusStep>,
 }
 
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Step {
+struct CorpusStep {
     send: Option<String>,
     fill: Option<String>,
     #[serde(default)]
@@ -54,7 +55,7 @@ struct Step {
     _note: Option<String>,
 }
 
-impl Step {
+impl CorpusStep {
     fn bytes(&self) -> Option<Vec<u8>> {
         let mut bytes = from_hex(self.send.as_ref()?);
         bytes.extend(from_hex(self.fill.as_deref().unwrap_or_default()).repeat(self.times));
@@ -68,7 +69,7 @@ fn from_hex(digits: &str) -> Vec<u8> {
 }
 
 /// The bytes with the peer's own address where a place is kept for it.
-fn own_address_in(mut bytes: Vec<u8>, raw: &Raw) -> Vec<u8> {
+fn own_address_in(mut bytes: Vec<u8>, raw: &RawConnection) -> Vec<u8> {
     let own = format!("@{}", raw.peer());
     while let Some(at) = bytes.windows(OWN_ADDRESS.len()).position(|part| part == OWN_ADDRESS) {
         bytes[at..at + OWN_ADDRESS.len()].copy_from_slice(own.as_bytes());
@@ -80,13 +81,13 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
 }
 
-fn scripts(over: &str) -> Vec<Script> {
+fn scripts(over: &str) -> Vec<CorpusScript> {
     let files = fs::read_dir(folder()).expect("the corpus is there");
     let files = files.map(|entry| entry.expect("an entry can be read").path());
     let mut files: Vec<_> =
         files.filter(|path| path.extension() == Some("json".as_ref())).collect();
     files.sort();
-    let read = |path: PathBuf| -> Vec<Script> {
+    let read = |path: PathBuf| -> Vec<CorpusScript> {
         let text = fs::read_to_string(&path).expect("a script is text");
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     };
@@ -94,16 +95,16 @@ fn scripts(over: &str) -> Vec<Script> {
 }
 
 /// A daemon that must be the same after all scripts: nothing is left of any peer, and nobody died.
-struct Stage {
+struct CorpusStage {
     daemon: Daemon,
     worker: i32,
     held: [usize; 2],
 }
 
-impl Stage {
+impl CorpusStage {
     fn set() -> Self {
         // One worker, so that what one peer sends is read before what another sends later.
-        let setup = Setup::new().args(&["--workers", "1"]);
+        let setup = DaemonSetup::new().args(&["--workers", "1"]);
         let daemon = setup.extra(&["unix://RUN/records.sock?type=seqpacket"]).start();
         let worker = daemon.worker();
         daemon.wait_for_peers(0);
@@ -111,14 +112,14 @@ impl Stage {
         Self { daemon, worker, held }
     }
 
-    fn raw(&self, over: &str) -> Raw {
+    fn raw(&self, over: &str) -> RawConnection {
         match over {
-            "seqpacket" => Raw::over(&self.records()),
+            "seqpacket" => RawConnection::over(&self.records()),
             scheme => self.daemon.raw(scheme),
         }
     }
 
-    fn open(&self, over: &str) -> Raw {
+    fn open(&self, over: &str) -> RawConnection {
         match over {
             "tcp" => self.daemon.session(over),
             _ => self.raw(over).open(),
@@ -144,7 +145,7 @@ impl Stage {
     }
 }
 
-fn play(stage: &Stage, over: &str, script: &Script) {
+fn play(stage: &CorpusStage, over: &str, script: &CorpusScript) {
     let mut raw = stage.raw(over);
     for (number, step) in script.steps.iter().enumerate() {
         let at = format!("{over}: {}, step {number}", script.name);
@@ -164,7 +165,7 @@ fn play(stage: &Stage, over: &str, script: &Script) {
     }
 }
 
-fn meet(raw: &mut Raw, step: &Step, at: &str) {
+fn meet(raw: &mut RawConnection, step: &CorpusStep, at: &str) {
     match step.expect.as_deref().expect("a step does something") {
         "alive" => is_alive(raw, at),
         "close" => close(raw, at),
@@ -173,20 +174,20 @@ fn meet(raw: &mut Raw, step: &Step, at: &str) {
     }
 }
 
-fn is_alive(raw: &mut Raw, at: &str) {
+fn is_alive(raw: &mut RawConnection, at: &str) {
     raw.control(Kind::Ping, SIGN_OF_LIFE, &[]);
     let frame = raw.frame().unwrap_or_else(|| panic!("{at}: closed, where PONG should come"));
     let found = (frame.header.kind, frame.header.correlation);
     assert_eq!(found, (Kind::Pong, SIGN_OF_LIFE), "{at}: {frame:?}");
 }
 
-fn close(raw: &mut Raw, at: &str) {
+fn close(raw: &mut RawConnection, at: &str) {
     while let Some(frame) = raw.frame() {
         assert_eq!(frame.header.kind, Kind::Bye, "{at}: where the end should come: {frame:?}");
     }
 }
 
-fn compare(raw: &mut Raw, kind: &str, step: &Step, at: &str) {
+fn compare(raw: &mut RawConnection, kind: &str, step: &CorpusStep, at: &str) {
     let frame = raw.frame().unwrap_or_else(|| panic!("{at}: closed, where {kind} should come"));
     let found = format!("{:?}", frame.header.kind).to_lowercase();
     assert_eq!(found, kind, "{at}: {frame:?}");
@@ -213,7 +214,7 @@ fn compare(raw: &mut Raw, kind: &str, step: &Step, at: &str) {
 }
 
 /// The text of a refusal repeats what the peer sent, but not as a terminal would obey it.
-fn check_refusal(frame: &RawFrame, step: &Step, at: &str) {
+fn check_refusal(frame: &RawFrame, step: &CorpusStep, at: &str) {
     let (code, why) = frame.refusal();
     assert!(!why.is_empty() && !why.chars().any(char::is_control), "{at}: {why:?}");
     if let Some(wanted) = &step.code {
@@ -223,7 +224,7 @@ fn check_refusal(frame: &RawFrame, step: &Step, at: &str) {
 
 fn play_all(over: &str) {
     let kind = if over == "seqpacket" { over } else { "stream" };
-    let (stage, scripts) = (Stage::set(), scripts(kind));
+    let (stage, scripts) = (CorpusStage::set(), scripts(kind));
     assert!(scripts.len() > 10, "where are the scripts?");
     scripts.iter().for_each(|script| play(&stage, over, script));
     stage.strike();
@@ -256,7 +257,7 @@ fn every_script_of_records() {
 }
 
 /// A second peer of the same worker: what was sent before it asked is read when it is answered.
-struct Pulse(Raw);
+struct Pulse(RawConnection);
 
 impl Pulse {
     fn wait(&mut self) {
@@ -267,7 +268,7 @@ impl Pulse {
 
 #[test]
 fn good_sessions_cut_at_every_byte() {
-    let stage = Stage::set();
+    let stage = CorpusStage::set();
     let mut pulse = Pulse(stage.open("unix"));
     let mut cuts = 0;
     for script in scripts("stream").iter().filter(|script| script.steps.len() > 3) {
@@ -296,26 +297,26 @@ fn good_sessions_cut_at_every_byte() {
 }
 
 /// Whether it is one of `sessions.json`, which begin with all that is sent.
-fn is_good(script: &Script) -> bool {
+fn is_good(script: &CorpusScript) -> bool {
     let good = fs::read_to_string(folder().join("sessions.json")).expect("it is there");
     good.contains(&format!("\"name\": \"{}\"", script.name))
 }
 
 #[test]
 fn a_handshake_cut_at_every_byte() {
-    let stage = Stage::set();
+    let stage = CorpusStage::set();
     let token = stage.daemon.token();
     let mut pulse = Pulse(stage.open("unix"));
     for over in ["unix", "tcp", "pipe", "fifo"] {
-        for cut in 1..Raw::hello_bytes().len() {
+        for cut in 1..RawConnection::hello_bytes().len() {
             let mut raw = stage.raw(over);
-            let mut cut_at = |raw: &mut Raw, bytes: &[u8]| {
+            let mut cut_at = |raw: &mut RawConnection, bytes: &[u8]| {
                 let cut = cut.min(bytes.len() - 1);
                 raw.send(&bytes[..cut]);
                 pulse.wait();
                 raw.send(&bytes[cut..]);
             };
-            cut_at(&mut raw, &Raw::hello_bytes());
+            cut_at(&mut raw, &RawConnection::hello_bytes());
             if over == "tcp" {
                 let auth = raw.answer_challenge(&token);
                 cut_at(&mut raw, &auth);
@@ -329,7 +330,7 @@ fn a_handshake_cut_at_every_byte() {
 
 #[test]
 fn every_script_of_datagrams() {
-    let stage = Stage::set();
+    let stage = CorpusStage::set();
     let scripts = scripts("udp");
     for script in &scripts {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("there is a free port");
@@ -348,7 +349,7 @@ fn every_script_of_datagrams() {
 }
 
 /// The next datagram is of this type, and not longer than what it answers.
-fn hear(socket: &UdpSocket, step: &Step, sent: usize, name: &str) {
+fn hear(socket: &UdpSocket, step: &CorpusStep, sent: usize, name: &str) {
     let mut bytes = [0; 2000];
     let mut receive = || {
         let count = socket.recv(&mut bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -378,7 +379,7 @@ fn init(nonce: u64) -> Vec<u8> {
 
 #[test]
 fn every_script_of_rendezvous() {
-    let stage = Stage::set();
+    let stage = CorpusStage::set();
     for over in ["fifo", "pipe"] {
         let scripts = scripts(over);
         for script in &scripts {

@@ -4,16 +4,16 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 
 use ipcd_proto::{Frame, FrameWriter, Header, Headers, Kind};
-use ipcd_tests::{Capture, Daemon, Setup, eventually, ipcctl};
+use ipcd_tests::{Daemon, DaemonSetup, OutputCapture, eventually, ipcctl};
 use nix::pty::openpty;
 
 /// `ipcctl` whose output and errors go to a terminal; all that the terminal got.
-struct Terminal {
+struct PseudoTerminal {
     child: std::process::Child,
-    screen: Capture,
+    screen: OutputCapture,
 }
 
-impl Terminal {
+impl PseudoTerminal {
     fn run(daemon: &Daemon, args: &[&str]) -> Self {
         let pty = openpty(None, None).expect("a terminal can be made");
         let terminal = File::from(pty.slave);
@@ -21,7 +21,7 @@ impl Terminal {
         let mut command = Command::new(ipcctl());
         command.env_remove("IPCD_VIA").env("IPCD_RUNTIME_DIR", daemon.runtime_dir()).args(args);
         let child = command.stdin(Stdio::null()).stdout(copy()).stderr(copy()).spawn();
-        let screen = Capture::of(File::from(pty.master));
+        let screen = OutputCapture::of(File::from(pty.master));
         Self { child: child.expect("it starts"), screen }
     }
 
@@ -33,7 +33,7 @@ impl Terminal {
     }
 }
 
-impl Drop for Terminal {
+impl Drop for PseudoTerminal {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -74,14 +74,14 @@ fn message(payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn what_peers_send_is_escaped_on_a_terminal() {
-    let daemon = Setup::new().start();
+    let daemon = DaemonSetup::new().start();
     for args in [
         &["recv", "-E", "-v", "screen"][..],
         &["recv", "-E", "-o", "jsonl", "screen"],
         &["recv", "-E", "-F", "%s %p %x %l %f %n %T %i %r %h", "screen"],
         &["recv", "-E", "-N", "screen"],
     ] {
-        let terminal = Terminal::run(&daemon, args);
+        let terminal = PseudoTerminal::run(&daemon, args);
         terminal.screen.wait_for("subscribed");
         let mut raw = daemon.session("unix");
         payloads().iter().for_each(|payload| raw.send(&message(payload)));
@@ -95,11 +95,12 @@ fn what_peers_send_is_escaped_on_a_terminal() {
 /// A reply, and the failure of a handler, come from others, too.
 #[test]
 fn what_responders_say_is_escaped_on_a_terminal() {
-    let daemon = Setup::new().start();
+    let daemon = DaemonSetup::new().start();
     let mut server = daemon.ctl("unix", &["serve", "-E", "ask", "--", "cat"]).spawn_subscribed();
     for payload in payloads().iter().filter(|payload| str::from_utf8(payload).is_ok()) {
         let body = String::from_utf8_lossy(payload).replace('\0', "");
-        let terminal = Terminal::run(&daemon, &["req", "ask", "-m", &format!("{body}the end")]);
+        let terminal =
+            PseudoTerminal::run(&daemon, &["req", "ask", "-m", &format!("{body}the end")]);
         terminal.screen.wait_for("the end");
         is_harmless("req", &terminal.end());
     }
@@ -110,7 +111,7 @@ fn what_responders_say_is_escaped_on_a_terminal() {
 /// repeated raw.
 #[test]
 fn lists_and_refusals_are_harmless_on_a_terminal() {
-    let daemon = Setup::new().start();
+    let daemon = DaemonSetup::new().start();
     let mut raw = daemon.session("unix");
     raw.subscribe(1, "odd.\u{202e}.\"quoted\".*");
     for args in [
@@ -128,7 +129,7 @@ fn lists_and_refusals_are_harmless_on_a_terminal() {
         &["send", "-H", "\x1b[2J", "a", "b"],
         &["recv", "-F", "%\x1b[2J", "a"],
     ] {
-        let mut terminal = Terminal::run(&daemon, args);
+        let mut terminal = PseudoTerminal::run(&daemon, args);
         eventually("that it ends", || terminal.child.try_wait().ok().flatten());
         eventually("that it has said something", || {
             (!terminal.screen.text().is_empty()).then_some(())

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
-use ipcd_tests::{PATIENCE, Running, Scene, Setup, eventually};
+use ipcd_tests::{DaemonSetup, FaultScene, PATIENCE, RunningProcess, eventually};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -22,7 +22,7 @@ fn stale_files_are_replaced() {
         assert!(run.join(name).exists());
     }
     mkfifo(&run.join("ipcd.fifo"), Mode::S_IRUSR | Mode::S_IWUSR).expect("the path is free");
-    let daemon = Setup::new().start_in(dir);
+    let daemon = DaemonSetup::new().start_in(dir);
     for scheme in LOCAL {
         daemon.ctl(scheme, &["ping"]).run().expect(0);
     }
@@ -32,7 +32,7 @@ fn stale_files_are_replaced() {
 fn race(rounds: usize) {
     let dir = ipcd_tests::private_dir();
     for round in 0..rounds {
-        let setup = Setup::new().listen(&LOCAL);
+        let setup = DaemonSetup::new().listen(&LOCAL);
         let mut both = [setup.spawn(dir.path()), setup.spawn(dir.path())];
         let (winner, loser) = eventually("that one has ended", || {
             let ended = both.iter_mut().position(|process| process.has_ended().is_some())?;
@@ -61,7 +61,7 @@ fn of_two_starts_at_once_one_wins_a_thousand_times() {
 
 #[test]
 fn a_replaced_socket_is_not_the_daemons_any_more() {
-    let mut scene = Scene::start(Setup::new(), &["unix", "pipe", "tcp"]);
+    let mut scene = FaultScene::start(DaemonSetup::new(), &["unix", "pipe", "tcp"]);
     let run = scene.daemon.runtime_dir();
     for name in ["ipcd.sock", "pipe.sock"] {
         let mine = run.join("mine");
@@ -83,7 +83,7 @@ fn a_replaced_socket_is_not_the_daemons_any_more() {
 
 #[test]
 fn a_replaced_fifo_is_refused_by_clients_and_harms_nobody() {
-    let scene = Scene::start(Setup::new(), &["unix", "fifo"]);
+    let scene = FaultScene::start(DaemonSetup::new(), &["unix", "fifo"]);
     let run = scene.daemon.runtime_dir();
     let (fifo, aside) = (run.join("ipcd.fifo"), run.join("aside"));
     fs::rename(&fifo, &aside).expect("the directory is ours");
@@ -112,7 +112,7 @@ fn a_path_that_is_too_long_is_named() {
     let dir = ipcd_tests::private_dir();
     for scheme in ["unix", "pipe"] {
         let long = format!("{scheme}://{}/{}", dir.path().display(), "p".repeat(200));
-        let ended = Setup::new().listen(&[]).args(&["-l", &long]).spawn(dir.path()).wait();
+        let ended = DaemonSetup::new().listen(&[]).args(&["-l", &long]).spawn(dir.path()).wait();
         assert!(matches!(ended.status.code(), Some(1 | 2)), "{ended:?}");
         assert!(ended.stderr.contains("pppp"), "{}", ended.stderr);
     }
@@ -120,7 +120,7 @@ fn a_path_that_is_too_long_is_named() {
 
 #[test]
 fn a_runtime_directory_that_is_removed_takes_no_connection_along() {
-    let mut scene = Scene::start(Setup::new(), &["unix", "pipe", "fifo", "tcp"]);
+    let mut scene = FaultScene::start(DaemonSetup::new(), &["unix", "pipe", "fifo", "tcp"]);
     fs::remove_dir_all(scene.daemon.runtime_dir()).expect("the directory is ours");
     for scheme in LOCAL {
         scene.daemon.ctl(scheme, &["ping"]).run().expect(3);
@@ -134,8 +134,8 @@ fn a_runtime_directory_that_is_removed_takes_no_connection_along() {
 #[test]
 fn a_start_in_the_place_of_a_removed_directory() {
     let dir = ipcd_tests::private_dir();
-    let start = || -> Running {
-        let process = Setup::new().listen(&LOCAL).spawn(dir.path());
+    let start = || -> RunningProcess {
+        let process = DaemonSetup::new().listen(&LOCAL).spawn(dir.path());
         process.stderr.wait_for("INFO ready");
         process
     };

@@ -3,30 +3,30 @@
 use std::time::Instant;
 
 use ipcd_proto::Kind;
-use ipcd_tests::{Raw, Scene, Setup, children, memory, raise_limit};
+use ipcd_tests::{DaemonSetup, FaultScene, RawConnection, children, memory, raise_limit};
 
 /// What as many peers needed is kept for as many more: the second time nothing is added.
 fn hold_twice(count: usize) {
     let limit = raise_limit();
     assert!(limit as usize > count + 500, "the system allows only {limit} descriptors a process");
     let config = "[limits]\nmax_peers = 20000\nmax_peers_per_uid = 20000\n";
-    let setup = Setup::new().config(config).args(&["--workers", "2"]);
-    let mut scene = Scene::start(setup, &["unix", "tcp"]);
+    let setup = DaemonSetup::new().config(config).args(&["--workers", "2"]);
+    let mut scene = FaultScene::start(setup, &["unix", "tcp"]);
     hold(&scene, count);
     scene.rehearsed();
     hold(&scene, count);
     scene.check("connections held");
 }
 
-fn hold(scene: &Scene, count: usize) {
+fn hold(scene: &FaultScene, count: usize) {
     let pids = [children(scene.daemon.process.pid()), vec![scene.daemon.process.pid()]].concat();
     let (before, start) = (memory(&pids), Instant::now());
-    let connect = |number: usize| -> Raw {
+    let connect = |number: usize| -> RawConnection {
         let mut raw = scene.daemon.session(["unix", "tcp"][number % 2]);
         raw.subscribe(1, "held");
         raw
     };
-    let mut peers: Vec<Raw> = (0..count).map(connect).collect();
+    let mut peers: Vec<RawConnection> = (0..count).map(connect).collect();
     let took = start.elapsed();
     scene.load().goes_on();
     let each = memory(&pids).saturating_sub(before) / count as u64;

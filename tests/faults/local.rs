@@ -5,7 +5,9 @@ use std::io::{IoSlice, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
-use ipcd_tests::{Daemon, Neighbour, Raw, Scene, Setup, children, descriptors};
+use ipcd_tests::{
+    Daemon, DaemonSetup, FaultScene, NeighbourPair, RawConnection, children, descriptors,
+};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
@@ -33,9 +35,9 @@ fn send_rights(socket: &OwnedFd, bytes: &[u8], count: usize) -> File {
 #[test]
 fn descriptors_that_nobody_wants_are_closed() {
     let records = "unix://RUN/records.sock?type=seqpacket";
-    let scene = Scene::start(Setup::new().extra(&[records]), &["unix", "pipe"]);
+    let scene = FaultScene::start(DaemonSetup::new().extra(&[records]), &["unix", "pipe"]);
     let run = scene.daemon.runtime_dir();
-    let hello = Raw::hello_bytes();
+    let hello = RawConnection::hello_bytes();
     let record = [&[0], &hello[..]].concat();
     for (name, kind, bytes) in [
         ("ipcd.sock", SockType::Stream, &hello),
@@ -64,8 +66,9 @@ fn descriptors_that_nobody_wants_are_closed() {
 #[test]
 fn a_client_that_blocks_its_ends_does_not_block_the_daemon() {
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";
-    let scene = Scene::start(Setup::new().config(config).args(&["--workers", "1"]), &["unix"]);
-    let neighbour = Neighbour::of(&scene.daemon);
+    let scene =
+        FaultScene::start(DaemonSetup::new().config(config).args(&["--workers", "1"]), &["unix"]);
+    let neighbour = NeighbourPair::of(&scene.daemon);
     for scheme in ["unix", "pipe", "fifo", "tcp"] {
         let mut raw = scene.daemon.session(scheme);
         raw.block();
@@ -112,6 +115,6 @@ fn no_abstract_name_is_taken_unless_it_is_asked_for() {
     };
     assert_eq!(named(&Daemon::start()), Vec::<String>::new());
     let name = format!("@ipcd-test-{}", std::process::id());
-    let asked = Setup::new().extra(&[&format!("unix:{name}")]).start();
+    let asked = DaemonSetup::new().extra(&[&format!("unix:{name}")]).start();
     assert_eq!(named(&asked), [name]);
 }

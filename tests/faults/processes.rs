@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use ipcd_proto::Kind;
 use ipcd_tests::{
-    Daemon, Load, Scene, Setup, children, descriptors, eventually, is_alive, is_without,
-    private_dir, state,
+    Daemon, DaemonSetup, FaultScene, HealthyLoad, children, descriptors, eventually, is_alive,
+    is_without, private_dir, state,
 };
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -24,8 +24,8 @@ fn signal(pid: i32, signal: Signal) {
 fn strike_a_worker(span: Duration, how: Signal) {
     const LIFE: Duration = Duration::from_millis(200);
     let config = "[daemon]\nwatchdog = \"300ms\"\n";
-    let daemon = Setup::new().config(config).args(&["--workers", "2"]).start();
-    let load = Load::start_on(&daemon, &["unix", "tcp", "fifo"], 0);
+    let daemon = DaemonSetup::new().config(config).args(&["--workers", "2"]).start();
+    let load = HealthyLoad::start_on(&daemon, &["unix", "tcp", "fifo"], 0);
     let mut watcher = daemon.client_on("unix", |at| at == 0).0;
     let victims = ["unix", "pipe", "fifo", "tcp"].map(|scheme| daemon.recv(scheme, &["-q", "v"]));
     let supervisor = daemon.process.pid();
@@ -52,7 +52,7 @@ fn strike_a_worker(span: Duration, how: Signal) {
     drop(watcher);
     eprintln!("{strikes} × {how}, generation {}", daemon.worker_in(1).generation);
     assert!(is_alive(own) && daemon.worker_in(0).pid == own);
-    Scene::set(daemon, load).check("a worker struck again and again");
+    FaultScene::set(daemon, load).check("a worker struck again and again");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_worker_stopped_every_200_ms_for_a_minute_disturbs_nobody_on_another() {
 /// Frames of a mebibyte are never all that a client has written when it is killed.
 #[test]
 fn a_client_killed_inside_a_frame_leaves_nothing_behind() {
-    let mut scene = Scene::start(Setup::new(), &["unix", "tcp"]);
+    let mut scene = FaultScene::start(DaemonSetup::new(), &["unix", "tcp"]);
     let body = scene.daemon.dir().join("body");
     fs::write(&body, vec![b'x'; 1 << 20]).expect("the directory is ours");
     let kill_one = |daemon: &Daemon, scheme: &str| {
@@ -106,8 +106,8 @@ fn a_client_killed_inside_a_frame_leaves_nothing_behind() {
 #[test]
 fn fork_is_refused_and_each_peer_is_told_so() {
     let Some(refusals) = Refusals::prepare() else { return };
-    let setup = Setup::new().args(&["--fork", "connection", "--max-children", "40"]);
-    let scene = Scene::start(refusals.over(setup), &["unix", "tcp"]);
+    let setup = DaemonSetup::new().args(&["--fork", "connection", "--max-children", "40"]);
+    let scene = FaultScene::start(refusals.over(setup), &["unix", "tcp"]);
     let supervisor = scene.daemon.process.pid();
     let refused = refusals.refuse(&[supervisor], "fork", Errno::EAGAIN, ALWAYS);
     for scheme in ipcd_tests::SCHEMES {
@@ -121,9 +121,9 @@ fn fork_is_refused_and_each_peer_is_told_so() {
 #[test]
 fn fork_is_refused_and_the_worker_is_born_later() {
     let Some(refusals) = Refusals::prepare() else { return };
-    let daemon = refusals.over(Setup::new().args(&["--workers", "2"])).start();
-    let load = Load::start_on(&daemon, &["unix", "tcp"], 0);
-    let scene = Scene::set(daemon, load);
+    let daemon = refusals.over(DaemonSetup::new().args(&["--workers", "2"])).start();
+    let load = HealthyLoad::start_on(&daemon, &["unix", "tcp"], 0);
+    let scene = FaultScene::set(daemon, load);
     let supervisor = scene.daemon.process.pid();
     let victim = scene.daemon.worker_in(1).pid;
     let refused = refusals.refuse(&[supervisor], "fork", Errno::EAGAIN, ALWAYS);
@@ -160,7 +160,7 @@ fn a_supervisor_without_descriptors_does_not_spin_and_serves_all_later() {
         return;
     }
     const HERTZ: u64 = 100;
-    let scene = Scene::start(Setup::new(), &["unix", "tcp"]);
+    let scene = FaultScene::start(DaemonSetup::new(), &["unix", "tcp"]);
     let supervisor = scene.daemon.process.pid();
     limit_descriptors(supervisor, descriptors(supervisor).len() + 3);
     let connect = |scheme: &'static str| (scheme, scene.daemon.raw(scheme));
@@ -189,8 +189,8 @@ fn a_worker_without_descriptors_lets_new_peers_go_and_serves_the_others() {
     }
     // In a container root may limit its own processes only (prlimit(2), CAP_SYS_RESOURCE).
     let user: &[&str] = if Uid::effective().is_root() { &["--user", "root"] } else { &[] };
-    let setup = Setup::new().args(&["--workers", "1"]).args(user);
-    let scene = Scene::start(setup, &["unix", "tcp"]);
+    let setup = DaemonSetup::new().args(&["--workers", "1"]).args(user);
+    let scene = FaultScene::start(setup, &["unix", "tcp"]);
     let worker = scene.daemon.worker();
     scene.daemon.wait_for_peers(scene.load().peers());
     limit_descriptors(worker, descriptors(worker).len() + 3);
@@ -211,8 +211,8 @@ const ALL_CALLS: &str = "read,write,readv,writev,recvfrom,sendto,recvmsg,sendmsg
 #[test]
 fn interrupted_calls_are_made_again() {
     let Some(refusals) = Refusals::prepare() else { return };
-    let setup = refusals.over(Setup::new());
-    let scene = Scene::start(setup, &["unix", "pipe", "fifo", "tcp"]);
+    let setup = refusals.over(DaemonSetup::new());
+    let scene = FaultScene::start(setup, &["unix", "pipe", "fifo", "tcp"]);
     let supervisor = scene.daemon.process.pid();
     let worker = children(supervisor)[0];
     let refused = refusals.refuse(&[supervisor, worker], ALL_CALLS, Errno::EINTR, [2, 3]);
@@ -233,9 +233,9 @@ fn interrupted_calls_are_made_again() {
 #[test]
 fn calls_that_fail_for_lack_of_memory_harm_only_who_comes_then() {
     // Whoever is turned away must not be counted as there: few places show it.
-    let setup = Setup::new().config("[limits]\nmax_peers = 8\n").args(&["--workers", "2"]);
+    let setup = DaemonSetup::new().config("[limits]\nmax_peers = 8\n").args(&["--workers", "2"]);
     let Some(refusals) = Refusals::prepare() else { return };
-    let scene = Scene::start(refusals.over(setup), &["unix", "tcp"]);
+    let scene = FaultScene::start(refusals.over(setup), &["unix", "tcp"]);
     let supervisor = scene.daemon.process.pid();
     let calls = "accept4,pipe2,socket,bind,connect,recvfrom,sendto,sendmsg,openat2,fcntl";
     for error in [Errno::ENOMEM, Errno::ENOBUFS] {
@@ -257,7 +257,7 @@ fn calls_that_fail_for_lack_of_memory_harm_only_who_comes_then() {
 fn short_writes_are_continued() {
     const MESSAGES: usize = 300;
     let config = "[limits]\nstall_timeout = \"1000s\"\n";
-    let scene = Scene::start(Setup::new().config(config), &["unix"]);
+    let scene = FaultScene::start(DaemonSetup::new().config(config), &["unix"]);
     let mut readers: Vec<_> = ["unix", "pipe", "fifo", "tcp"]
         .map(|scheme| {
             let mut raw = scene.daemon.session(scheme);
@@ -292,7 +292,8 @@ fn short_writes_are_continued() {
 /// Peers that go before they are answered, whatever SIGPIPE does by default.
 fn writes_to_those_who_have_gone(disposition: &str) {
     let wrapper = format!("exec env --{disposition}-signal=PIPE \"$@\"");
-    let scene = Scene::start(Setup::new().wrapper(&wrapper), &["unix", "pipe", "fifo", "tcp"]);
+    let scene =
+        FaultScene::start(DaemonSetup::new().wrapper(&wrapper), &["unix", "pipe", "fifo", "tcp"]);
     for _ in 0..50 {
         for scheme in ["unix", "pipe", "fifo", "tcp"] {
             let mut raw = scene.daemon.session(scheme);
@@ -315,7 +316,10 @@ fn sigpipe_ignored_changes_nothing() {
 
 #[test]
 fn a_thousand_sighups_are_survived_and_the_last_file_is_in_force() {
-    let scene = Scene::start(Setup::new().config("[limits]\nmax_message = \"8KiB\"\n"), &["unix"]);
+    let scene = FaultScene::start(
+        DaemonSetup::new().config("[limits]\nmax_message = \"8KiB\"\n"),
+        &["unix"],
+    );
     let (supervisor, file) = (scene.daemon.process.pid(), scene.daemon.config_file());
     for number in 0..1000 {
         if number % 100 == 0 {
@@ -339,7 +343,7 @@ fn a_thousand_sighups_are_survived_and_the_last_file_is_in_force() {
 fn term_during_the_start_leaves_nothing_in_the_way() {
     let mut dir = private_dir();
     for step in 0..20 {
-        let setup = Setup::new();
+        let setup = DaemonSetup::new();
         let mut process = setup.spawn(dir.path());
         // From before its first line to after its last.
         match step % 4 {
@@ -355,7 +359,7 @@ fn term_during_the_start_leaves_nothing_in_the_way() {
         // Before it has said what it does with signals, TERM kills as it kills anything.
         assert!(ended.status.success() || by_signal == Some(15), "{ended:?}");
         assert!(children(pid).is_empty());
-        let mut daemon = Setup::new().start_in(dir);
+        let mut daemon = DaemonSetup::new().start_in(dir);
         daemon.ctl("fifo", &["ping"]).run().expect(0);
         daemon.terminate().expect(0);
         dir = daemon.into_dir();
@@ -365,7 +369,7 @@ fn term_during_the_start_leaves_nothing_in_the_way() {
 #[test]
 fn term_during_a_reload_ends_cleanly() {
     for _ in 0..10 {
-        let mut daemon = Setup::new().config("[limits]\nmax_peers = 100\n").start();
+        let mut daemon = DaemonSetup::new().config("[limits]\nmax_peers = 100\n").start();
         let worker = daemon.worker();
         let supervisor = daemon.process.pid();
         (0..20).for_each(|_| signal(supervisor, Signal::SIGHUP));

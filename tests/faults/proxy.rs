@@ -19,13 +19,13 @@ const HELD: u8 = 10;
 
 /// Whether the network is bad now.
 #[derive(Clone)]
-pub(crate) struct Weather {
+pub(crate) struct NetworkWeather {
     is_bad: Arc<AtomicBool>,
     /// What nft(8) is told, where the kernel makes the weather.
     rules: Option<[&'static str; 2]>,
 }
 
-impl Weather {
+impl NetworkWeather {
     /// Good, until it is turned bad.
     pub(crate) fn new() -> Self {
         Self { is_bad: Arc::default(), rules: None }
@@ -48,14 +48,14 @@ impl Weather {
 }
 
 /// Passes datagrams between one client and a daemon.
-pub(crate) struct Proxy {
+pub(crate) struct DatagramProxy {
     address: SocketAddr,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Proxy {
-    pub(crate) fn start(target: SocketAddr, seed: u64, weather: &Weather) -> Self {
+impl DatagramProxy {
+    pub(crate) fn start(target: SocketAddr, seed: u64, weather: &NetworkWeather) -> Self {
         let bound = || UdpSocket::bind("127.0.0.1:0").expect("there is a free port");
         let (near, far) = (bound(), bound());
         far.connect(target).expect("an address can be connected");
@@ -81,7 +81,7 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for DatagramProxy {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -95,7 +95,7 @@ struct Passing {
     far: UdpSocket,
     client: Option<SocketAddr>,
     random: fastrand::Rng,
-    weather: Weather,
+    weather: NetworkWeather,
     /// One that is held back in each direction: to the daemon, and from it.
     held: [Option<Vec<u8>>; 2],
 }

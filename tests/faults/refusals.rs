@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_client::Code;
 use ipcd_conformance::authority::Authority;
-use ipcd_tests::{Daemon, Load, Scene, Setup, children, eventually, private_dir};
+use ipcd_tests::{Daemon, DaemonSetup, FaultScene, HealthyLoad, children, eventually, private_dir};
 use nix::errno::Errno;
 
 use crate::refused::{ALWAYS, Refusals, build_library};
@@ -15,10 +15,10 @@ use crate::refused::{ALWAYS, Refusals, build_library};
 const CALLS: &str = "read,write,writev,recvfrom,sendto,recvmsg";
 
 /// Two workers; the healthy peers are on the first, and receivers that come back on both.
-fn two_workers(refusals: &Refusals) -> (Scene, Vec<ipcd_tests::Running>) {
-    let daemon = refusals.over(Setup::new().args(&["--workers", "2"])).start();
-    let load = Load::start_on(&daemon, &["unix", "tcp", "pipe", "fifo"], 0);
-    let scene = Scene::set(daemon, load);
+fn two_workers(refusals: &Refusals) -> (FaultScene, Vec<ipcd_tests::RunningProcess>) {
+    let daemon = refusals.over(DaemonSetup::new().args(&["--workers", "2"])).start();
+    let load = HealthyLoad::start_on(&daemon, &["unix", "tcp", "pipe", "fifo"], 0);
+    let scene = FaultScene::set(daemon, load);
     let schemes = ["unix", "unix", "tcp", "tcp", "pipe", "fifo"];
     let receive = |scheme| {
         let mut receiver = scene.daemon.recv(scheme, &["-q", "-N", "victims.>"]);
@@ -89,8 +89,8 @@ fn a_worker_that_cannot_wait_for_its_peers_harms_nobody_on_another() {
 fn a_peer_that_cannot_be_waited_for_is_told_so_and_nobody_else_notices() {
     let Some(refusals) = Refusals::prepare() else { return };
     for error in [Errno::ENOMEM, Errno::ENOSPC] {
-        let setup = refusals.over(Setup::new().args(&["--workers", "1"]));
-        let scene = Scene::start(setup, &["unix", "tcp"]);
+        let setup = refusals.over(DaemonSetup::new().args(&["--workers", "1"]));
+        let scene = FaultScene::start(setup, &["unix", "tcp"]);
         let worker = scene.daemon.worker();
         let refused = refusals.refuse(&[worker], "epoll_ctl", error, ALWAYS);
         for scheme in ["unix", "tcp", "pipe", "fifo"] {
@@ -116,7 +116,7 @@ fn what_the_kernel_has_no_memory_for_is_not_tried_all_the_time() {
     Authority::new().issue(&["127.0.0.1"]).write(dir.path());
     let path = dir.path().display();
     let listener = format!("tls://127.0.0.1:0?cert={path}/cert.pem&key={path}/key.pem");
-    let setup = Setup::new().args(&["--workers", "2"]).extra(&[&listener]);
+    let setup = DaemonSetup::new().args(&["--workers", "2"]).extra(&[&listener]);
     let daemon = refusals.over(setup).start();
     let address = daemon.address("tls");
     let (address, _) = address.split_once('?').expect("a listener has options");
@@ -170,8 +170,8 @@ fn workers_whose_calls_are_interrupted_lose_nothing() {
 #[test]
 fn who_cannot_be_handed_over_is_not_counted_as_there() {
     let Some(refusals) = Refusals::prepare() else { return };
-    let setup = refusals.over(Setup::new().config("[limits]\nmax_peers = 8\n"));
-    let scene = Scene::start(setup, &["unix", "tcp"]);
+    let setup = refusals.over(DaemonSetup::new().config("[limits]\nmax_peers = 8\n"));
+    let scene = FaultScene::start(setup, &["unix", "tcp"]);
     let supervisor = scene.daemon.process.pid();
     let refused = refusals.refuse(&[supervisor], "sendmsg", Errno::EPERM, ALWAYS);
     for _ in 0..8 {
@@ -189,8 +189,8 @@ fn reads_and_writes_of_any_length_are_continued() {
     let dir = private_dir();
     let Some(library) = build_library(dir.path(), "short") else { return };
     let wrapper = format!("exec env LD_PRELOAD={} \"$@\"", library.display());
-    let setup = Setup::new().args(&["--workers", "2"]).wrapper(&wrapper);
-    let scene = Scene::start(setup, &["unix", "tcp", "pipe", "fifo", "udp"]);
+    let setup = DaemonSetup::new().args(&["--workers", "2"]).wrapper(&wrapper);
+    let scene = FaultScene::start(setup, &["unix", "tcp", "pipe", "fifo", "udp"]);
     for pid in children(scene.daemon.process.pid()) {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
         assert!(maps.contains("short.so"), "the worker has not loaded it");

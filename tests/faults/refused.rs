@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ipcd_tests::{Setup, is_without, private_dir};
+use ipcd_tests::{DaemonSetup, is_without, private_dir};
 use nix::errno::Errno;
 use tempfile::TempDir;
 
@@ -45,7 +45,7 @@ impl Refusals {
     }
 
     /// A daemon whose calls can be refused.
-    pub(crate) fn over(&self, setup: Setup) -> Setup {
+    pub(crate) fn over(&self, setup: DaemonSetup) -> DaemonSetup {
         let control = self.dir.path().join("control");
         setup.wrapper(&format!(
             "exec env LD_PRELOAD={} IPCD_REFUSALS={} \"$@\"",

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_client::Code;
 use ipcd_proto::Kind;
-use ipcd_tests::{Raw, Scene, Setup};
+use ipcd_tests::{DaemonSetup, FaultScene, RawConnection};
 
 /// Strangers that never say HELLO, and as many as a quiet daemon has peers.
 #[test]
@@ -12,7 +12,7 @@ fn a_hundred_log_in_beside_five_hundred_strangers() {
     const STRANGERS: usize = 500;
     const GUESTS: usize = 100;
     ipcd_tests::raise_limit();
-    let scene = Scene::start(Setup::new(), &["unix", "tcp"]);
+    let scene = FaultScene::start(DaemonSetup::new(), &["unix", "tcp"]);
     let scheme = |number: usize| ["unix", "tcp"][number % 2];
     let strangers: Vec<_> = (0..STRANGERS).map(|n| scene.daemon.raw(scheme(n))).collect();
     let start = Instant::now();
@@ -28,9 +28,9 @@ fn a_hundred_log_in_beside_five_hundred_strangers() {
 #[test]
 fn each_of_many_silent_connections_is_told_at_its_deadline() {
     let config = "[limits]\nhandshake_timeout = \"700ms\"\n";
-    let scene = Scene::start(Setup::new().config(config), &["unix"]);
+    let scene = FaultScene::start(DaemonSetup::new().config(config), &["unix"]);
     let silent = |scheme| (0..25).map(move |_| scheme);
-    let connections: Vec<Raw> = ["unix", "tcp", "pipe", "fifo"]
+    let connections: Vec<RawConnection> = ["unix", "tcp", "pipe", "fifo"]
         .into_iter()
         .flat_map(silent)
         .map(|scheme| scene.daemon.raw(scheme))
@@ -45,7 +45,7 @@ fn each_of_many_silent_connections_is_told_at_its_deadline() {
 #[test]
 fn a_reader_that_trickles_is_cut_off_and_nobody_else_waits() {
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";
-    let scene = Scene::start(Setup::new().config(config), &["unix", "tcp"]);
+    let scene = FaultScene::start(DaemonSetup::new().config(config), &["unix", "tcp"]);
     for scheme in ["unix", "pipe", "fifo", "tcp"] {
         let mut trickling = scene.daemon.session(scheme);
         trickling.shrink();

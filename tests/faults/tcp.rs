@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipcd_proto::{Frame, FrameWriter, Header, Kind};
-use ipcd_tests::{Daemon, Raw, Scene, Setup, eventually, state};
+use ipcd_tests::{Daemon, DaemonSetup, FaultScene, RawConnection, eventually, state};
 use nix::libc::linger;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use crate::network::{alone, run};
 
 /// Closes with RST instead of FIN (socket(7), `SO_LINGER`).
-fn reset(raw: Raw) {
+fn reset(raw: RawConnection) {
     let socket = raw.tcp_socket().expect("it is a TCP connection");
     let at_once = linger { l_onoff: 1, l_linger: 0 };
     setsockopt(socket, sockopt::Linger, &at_once).expect("the option exists");
@@ -20,8 +20,8 @@ fn reset(raw: Raw) {
 
 #[test]
 fn a_reset_inside_a_frame() {
-    let scene = Scene::start(Setup::new(), &["unix", "tcp"]);
-    let frame = Raw::message_bytes(1, b"half", &[b'x'; 100_000]);
+    let scene = FaultScene::start(DaemonSetup::new(), &["unix", "tcp"]);
+    let frame = RawConnection::message_bytes(1, b"half", &[b'x'; 100_000]);
     for cut in [0, 1, 4, 31, 32, 40, 60_000, 99_999] {
         for open in [false, true] {
             let mut raw = scene.daemon.raw("tcp");
@@ -37,7 +37,7 @@ fn a_reset_inside_a_frame() {
 }
 
 /// The supervisor does not accept for a while, and finds connections that are gone already.
-fn with_a_stopped_supervisor(scene: &Scene, meanwhile: impl FnOnce(&Daemon)) {
+fn with_a_stopped_supervisor(scene: &FaultScene, meanwhile: impl FnOnce(&Daemon)) {
     let supervisor = scene.daemon.process.pid();
     kill(Pid::from_raw(supervisor), Signal::SIGSTOP).expect("it runs");
     eventually("that it has stopped", || (state(supervisor) == Some('T')).then_some(()));
@@ -48,12 +48,12 @@ fn with_a_stopped_supervisor(scene: &Scene, meanwhile: impl FnOnce(&Daemon)) {
 
 #[test]
 fn a_reset_before_it_is_accepted() {
-    let scene = Scene::start(Setup::new(), &["unix", "tcp"]);
+    let scene = FaultScene::start(DaemonSetup::new(), &["unix", "tcp"]);
     with_a_stopped_supervisor(&scene, |daemon| {
         for number in 0..60 {
             let mut raw = daemon.raw("tcp");
             if number % 2 == 0 {
-                raw.send(&Raw::hello_bytes());
+                raw.send(&RawConnection::hello_bytes());
             }
             reset(raw);
         }
@@ -64,7 +64,7 @@ fn a_reset_before_it_is_accepted() {
 #[test]
 fn a_full_queue_is_served_when_there_is_time() {
     const WAITING: usize = 100;
-    let scene = Scene::start(Setup::new(), &["unix", "tcp"]);
+    let scene = FaultScene::start(DaemonSetup::new(), &["unix", "tcp"]);
     let mut waiting = Vec::new();
     with_a_stopped_supervisor(&scene, |daemon| {
         waiting = (0..WAITING).map(|_| daemon.raw("tcp")).collect();
@@ -82,7 +82,7 @@ fn a_full_queue_is_served_when_there_is_time() {
 /// A peer that ends its writing direction is gone, and so are the answers that it waits for.
 #[test]
 fn a_half_close_with_replies_outstanding() {
-    let scene = Scene::start(Setup::new(), &["unix", "tcp"]);
+    let scene = FaultScene::start(DaemonSetup::new(), &["unix", "tcp"]);
     let mut responder = scene.daemon.client("unix");
     responder.subscribe("ask", Default::default()).expect("it may");
     for scheme in ["tcp", "unix"] {
@@ -113,7 +113,7 @@ fn a_half_close_with_replies_outstanding() {
 
 /// Starts again and again on one port, on which connections of before are in TIME_WAIT.
 fn restarts(count: usize) {
-    let mut daemon = Setup::new().listen(&["tcp"]).start();
+    let mut daemon = DaemonSetup::new().listen(&["tcp"]).start();
     let endpoint = daemon.via("tcp");
     for _ in 0..count {
         // The daemon closes first, so that it is the one that has to wait.
@@ -121,7 +121,8 @@ fn restarts(count: usize) {
         peer.subscribe(1, "x");
         daemon.terminate().expect(0);
         while peer.frame().is_some() {}
-        daemon = Setup::new().listen(&[]).args(&["-l", &endpoint]).start_in(daemon.into_dir());
+        daemon =
+            DaemonSetup::new().listen(&[]).args(&["-l", &endpoint]).start_in(daemon.into_dir());
     }
     daemon.ctl(&endpoint, &["ping"]).run().expect(0);
 }
@@ -142,7 +143,7 @@ fn a_hundred_restarts_on_the_same_port() {
 #[ignore = "long: a minute, as TCP takes"]
 fn a_half_open_connection_is_found_out() {
     alone(|| {
-        let scene = Scene::start(Setup::new(), &["unix"]);
+        let scene = FaultScene::start(DaemonSetup::new(), &["unix"]);
         let mut peer = scene.daemon.session("tcp");
         peer.subscribe(1, "news");
         scene.daemon.wait_for_peers(scene.load().peers() + 1);

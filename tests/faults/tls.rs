@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ipcd_conformance::authority::{Authority, Issued};
 use ipcd_proto::control::{Auth, Challenge, decode as body, encode};
 use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode};
-use ipcd_tests::{PATIENCE, Raw, Scene, Setup, eventually};
+use ipcd_tests::{DaemonSetup, FaultScene, PATIENCE, RawConnection, eventually};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -19,22 +19,22 @@ const CONFIG: &str = "[limits]\nhandshake_timeout = \"700ms\"\nframe_timeout = \
 const FRAME_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A daemon with a listener for TLS, and who trusts it.
-struct Stage {
-    scene: Scene,
+struct TlsStage {
+    scene: FaultScene,
     issued: Issued,
     /// Where its certificate is.
     dir: TempDir,
 }
 
-impl Stage {
+impl TlsStage {
     fn set() -> Self {
         let dir = ipcd_tests::private_dir();
         let issued = Authority::new().issue(&["127.0.0.1"]);
         issued.write(dir.path());
         let path = dir.path().display();
         let listener = format!("tls://127.0.0.1:0?cert={path}/cert.pem&key={path}/key.pem");
-        let setup = Setup::new().config(CONFIG).extra(&[&listener]);
-        Self { scene: Scene::start(setup, &["unix", "tcp"]), issued, dir }
+        let setup = DaemonSetup::new().config(CONFIG).extra(&[&listener]);
+        Self { scene: FaultScene::start(setup, &["unix", "tcp"]), issued, dir }
     }
 
     fn address(&self) -> String {
@@ -58,11 +58,11 @@ impl Stage {
     }
 
     /// A client with an open session.
-    fn member(&self) -> Guest {
+    fn member(&self) -> GuestPeer {
         let mut guest = self.guest();
-        guest.send(&Raw::hello_bytes());
+        guest.send(&RawConnection::hello_bytes());
         let Challenge { nonce } = body(&guest.expect(Kind::Challenge)).expect("it is a challenge");
-        let proof = self.scene.daemon.token().peer_proof(&Raw::hello().nonce, &nonce);
+        let proof = self.scene.daemon.token().peer_proof(&RawConnection::hello().nonce, &nonce);
         let mut answer = Vec::new();
         FrameWriter(&mut answer).control(Header::new(Kind::Auth, 0), &encode(&Auth { proof }));
         guest.send(&answer);
@@ -78,12 +78,12 @@ impl Stage {
     }
 
     /// A client that has shaken hands.
-    fn guest(&self) -> Guest {
+    fn guest(&self) -> GuestPeer {
         let (mut stream, mut tls) = (self.connect(), self.client());
         while tls.is_handshaking() {
             tls.complete_io(&mut stream).expect("they shake hands");
         }
-        Guest { stream, tls, input: Vec::new() }
+        GuestPeer { stream, tls, input: Vec::new() }
     }
 
     /// Sends bytes, and waits until the daemon closes.
@@ -102,14 +102,14 @@ impl Stage {
     }
 }
 
-struct Guest {
+struct GuestPeer {
     stream: TcpStream,
     tls: ClientConnection,
     /// What was read and is no whole frame yet.
     input: Vec<u8>,
 }
 
-impl Guest {
+impl GuestPeer {
     /// What these bytes are when they are encrypted: whole records.
     fn encrypt(&mut self, plain: &[u8]) -> Vec<u8> {
         let mut records = Vec::new();
@@ -176,7 +176,7 @@ const DATA: u8 = 23;
 
 #[test]
 fn what_is_no_handshake_ends_the_connection() {
-    let stage = Stage::set();
+    let stage = TlsStage::set();
     let hello = stage.hello();
     let longest = [&[HANDSHAKE, 3, 1, 0xff, 0xff][..], &[1; 0xffff]].concat();
     let early = record(DATA, &[0; 100]);
@@ -192,7 +192,7 @@ fn what_is_no_handshake_ends_the_connection() {
     for (what, bytes) in [
         ("junk", &[0xff; 5000][..]),
         ("text", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-        ("a HELLO that is not encrypted", &Raw::hello_bytes()),
+        ("a HELLO that is not encrypted", &RawConnection::hello_bytes()),
         ("a record of the largest length there is", &longest),
         ("data before the handshake", &early),
         ("ChangeCipherSpec and nothing else", &change.repeat(1000)),
@@ -212,7 +212,7 @@ fn what_is_no_handshake_ends_the_connection() {
 
 #[test]
 fn half_a_handshake_is_waited_for_until_its_deadline() {
-    let stage = Stage::set();
+    let stage = TlsStage::set();
     let hello = stage.hello();
     // Cut at every 16th byte, all at once, and one that sends nothing; and all of it, without an
     // answer to what the daemon says then.
@@ -239,23 +239,23 @@ fn half_a_handshake_is_waited_for_until_its_deadline() {
 
 #[test]
 fn records_that_are_cut_or_altered_end_the_connection() {
-    let stage = Stage::set();
+    let stage = TlsStage::set();
     for cut in [1, 4, 5, 6, 20] {
         let mut guest = stage.guest();
-        let bytes = guest.encrypt(&Raw::hello_bytes());
+        let bytes = guest.encrypt(&RawConnection::hello_bytes());
         guest.stream.write_all(&bytes[..cut]).expect("the daemon reads");
         guest.stream.shutdown(Shutdown::Write).expect("it is connected");
         end(&mut guest.stream, "a record that is cut");
     }
     for at in [0, 3, 5, 20] {
         let mut guest = stage.guest();
-        let mut bytes = guest.encrypt(&Raw::hello_bytes());
+        let mut bytes = guest.encrypt(&RawConnection::hello_bytes());
         bytes[at] ^= 0x80;
         // A length that is altered is waited for.
         guest.stream.write_all(&bytes).expect("the daemon reads");
         end(&mut guest.stream, "a record that is altered");
     }
-    let plain = record(DATA, &Raw::hello_bytes());
+    let plain = record(DATA, &RawConnection::hello_bytes());
     let mut guest = stage.guest();
     guest.stream.write_all(&plain).expect("the daemon reads");
     end(&mut guest.stream, "a record that is not encrypted");
@@ -265,8 +265,8 @@ fn records_that_are_cut_or_altered_end_the_connection() {
 /// In a session that is open a record has as long as a frame, from its first byte to its last.
 #[test]
 fn a_record_that_does_not_end_is_waited_for_as_long_as_for_a_frame() {
-    let stage = Stage::set();
-    let frame = Raw::message_bytes(1, b"a", &[b'x'; 1000]);
+    let stage = TlsStage::set();
+    let frame = RawConnection::message_bytes(1, b"a", &[b'x'; 1000]);
     let mut silent: Vec<_> = [1, 4, 5, 6, 500]
         .map(|cut| {
             let mut guest = stage.member();
@@ -296,7 +296,7 @@ fn a_record_that_does_not_end_is_waited_for_as_long_as_for_a_frame() {
 /// Each read ends inside a record, but no record takes long.
 #[test]
 fn records_that_overlap_reads_are_no_offence() {
-    let stage = Stage::set();
+    let stage = TlsStage::set();
     let mut guest = stage.member();
     let mut ping = Vec::new();
     FrameWriter(&mut ping).control(Header::new(Kind::Ping, 1), &[]);
@@ -316,10 +316,10 @@ fn records_that_overlap_reads_are_no_offence() {
 
 #[test]
 fn keys_that_are_changed_all_the_time_keep_nobody_from_talking() {
-    let stage = Stage::set();
+    let stage = TlsStage::set();
     for _ in 0..10 {
         let mut guest = stage.guest();
-        let mut records = guest.encrypt(&Raw::hello_bytes());
+        let mut records = guest.encrypt(&RawConnection::hello_bytes());
         for _ in 0..2000 {
             if guest.tls.refresh_traffic_keys().is_err() {
                 break;

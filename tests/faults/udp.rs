@@ -7,14 +7,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipcd_client::{Client, Event, Options, TokenSource};
-use ipcd_tests::{Daemon, PATIENCE, Scene, Setup, eventually, guard, is_without, skip};
+use ipcd_tests::{Daemon, DaemonSetup, FaultScene, PATIENCE, eventually, guard, is_without, skip};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
 
 use crate::network::{alone, run};
-use crate::proxy::{Proxy, Weather};
+use crate::proxy::{DatagramProxy, NetworkWeather};
 
 /// RFC 9000 §8: bytes out for one in, until an address is proved.
 const AMPLIFICATION: usize = 3;
@@ -50,7 +50,7 @@ fn bytes_before_cookie(socket: &UdpSocket, nonce: u64) -> usize {
 #[test]
 fn no_datagram_of_a_stranger_is_answered_by_more_than_three_times_its_bytes() {
     const SEED: u64 = 0x1bcd;
-    let scene = Scene::start(Setup::new(), &["unix", "udp"]);
+    let scene = FaultScene::start(DaemonSetup::new(), &["unix", "udp"]);
     let (socket, mut random) = (bound(), fastrand::Rng::with_seed(SEED));
     socket.connect(scene.daemon.address("udp")).expect("an address can be connected");
     let (mut worst, mut answered) = (0.0_f64, 0);
@@ -106,9 +106,9 @@ fn forged(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-struct Forger(std::os::fd::OwnedFd);
+struct PacketForger(std::os::fd::OwnedFd);
 
-impl Forger {
+impl PacketForger {
     fn new() -> Self {
         let (kind, flags) = (SockType::Raw, SockFlag::SOCK_CLOEXEC);
         let made = socket(AddressFamily::Inet, kind, flags, SockProtocol::Raw);
@@ -127,9 +127,9 @@ impl Forger {
 #[test]
 fn a_forged_source_gets_little_and_takes_over_nothing() {
     alone(|| {
-        let scene = Scene::start(Setup::new(), &["unix", "udp"]);
+        let scene = FaultScene::start(DaemonSetup::new(), &["unix", "udp"]);
         let to: SocketAddr = scene.daemon.address("udp").parse().expect("an address");
-        let (victim, forger) = (bound(), Forger::new());
+        let (victim, forger) = (bound(), PacketForger::new());
         let from = victim.local_addr().expect("it is bound");
         let mut sent = 0;
         for nonce in 0..200 {
@@ -165,12 +165,12 @@ fn a_forged_source_gets_little_and_takes_over_nothing() {
 }
 
 /// A connection whose datagrams are the test's own.
-struct Session {
+struct UdpSession {
     socket: UdpSocket,
     id: u64,
 }
 
-impl Session {
+impl UdpSession {
     fn open(daemon: &Daemon) -> Self {
         let socket = bound();
         socket.connect(daemon.address("udp")).expect("an address can be connected");
@@ -216,13 +216,13 @@ impl Session {
 #[test]
 fn cut_and_oversize_datagrams_of_a_peer_are_ignored() {
     let config = "[limits]\nhandshake_timeout = \"3s\"\n";
-    let scene = Scene::start(Setup::new().config(config), &["unix", "udp"]);
+    let scene = FaultScene::start(DaemonSetup::new().config(config), &["unix", "udp"]);
     let data = |sequence: u32, position: u64, record: &[u8]| {
         [&sequence.to_le_bytes()[..], &position.to_le_bytes(), record].concat()
     };
     // Credit, probes and farewells that cannot be, cut at every byte and longer than they are.
     for kind in 5..=12_u8 {
-        let session = Session::open(&scene.daemon);
+        let session = UdpSession::open(&scene.daemon);
         for length in (0..30).chain([1000, 20_000, 60_000]) {
             if kind == 9 && length == 4 || kind == 11 && length == 0 {
                 continue;
@@ -232,7 +232,7 @@ fn cut_and_oversize_datagrams_of_a_peer_are_ignored() {
         assert!(session.is_alive(), "kind {kind}");
     }
     for length in (0..12).chain([15_001, 40_000, 65_000]) {
-        let session = Session::open(&scene.daemon);
+        let session = UdpSession::open(&scene.daemon);
         let mut rest = data(0, 768, &[0; 65_000]);
         rest.truncate(length);
         session.send(DATA, &rest);
@@ -240,7 +240,7 @@ fn cut_and_oversize_datagrams_of_a_peer_are_ignored() {
     }
     // Whole ones whose record is none may end their own connection, and nobody else's.
     for record in [&b""[..], &[2], &[1, 0], &[0xff; 40], &[0, 0xff, 0xff, 0xff, 0xff]] {
-        let session = Session::open(&scene.daemon);
+        let session = UdpSession::open(&scene.daemon);
         session.send(DATA, &data(0, 900, record));
         scene.load().goes_on();
     }
@@ -251,7 +251,7 @@ fn cut_and_oversize_datagrams_of_a_peer_are_ignored() {
 /// A peer whose process has died is told of by ICMP, as soon as something is sent to it.
 #[test]
 fn a_port_that_nobody_has_any_more_is_noticed() {
-    let scene = Scene::start(Setup::new(), &["unix", "udp"]);
+    let scene = FaultScene::start(DaemonSetup::new(), &["unix", "udp"]);
     let mut receiver = scene.daemon.recv("udp", &["news"]);
     scene.daemon.wait_for_peers(scene.load().peers() + 1);
     receiver.signal(Signal::SIGKILL);
@@ -269,8 +269,8 @@ fn another_user_cannot_bind_the_port_beside_the_daemon() {
     if is_without(&["socat"]) {
         return;
     }
-    let scene = Scene::start(Setup::new(), &["unix", "udp"]);
-    let _peer = Session::open(&scene.daemon);
+    let scene = FaultScene::start(DaemonSetup::new(), &["unix", "udp"]);
+    let _peer = UdpSession::open(&scene.daemon);
     let address = scene.daemon.address("udp");
     let (_, port) = address.rsplit_once(':').expect("an address has a port");
     for options in ["", ",reuseaddr", ",reuseport", ",reuseaddr,reuseport"] {
@@ -288,7 +288,11 @@ fn another_user_cannot_bind_the_port_beside_the_daemon() {
 }
 
 /// Messages over a bad network: what comes is in order and intact, and what does not is counted.
-fn through(weather: &Weather, publisher: &mut Client, subscriber: &mut Client) -> (u64, u64) {
+fn through(
+    weather: &NetworkWeather,
+    publisher: &mut Client,
+    subscriber: &mut Client,
+) -> (u64, u64) {
     const MESSAGES: u64 = 3000;
     weather.turn_bad();
     let mut next = 0;
@@ -337,10 +341,10 @@ fn client_at(daemon: &Daemon, address: SocketAddr) -> Client {
 #[test]
 fn loss_doubling_and_reordering_lose_only_what_is_counted() {
     const SEED: u64 = 42;
-    let scene = Scene::start(Setup::new(), &["unix", "udp"]);
+    let scene = FaultScene::start(DaemonSetup::new(), &["unix", "udp"]);
     let target = scene.daemon.address("udp").parse().expect("an address");
-    let weather = Weather::new();
-    let proxies = [0, 1].map(|number| Proxy::start(target, SEED + number, &weather));
+    let weather = NetworkWeather::new();
+    let proxies = [0, 1].map(|number| DatagramProxy::start(target, SEED + number, &weather));
     let [mut publisher, mut subscriber] =
         proxies.each_ref().map(|proxy| client_at(&scene.daemon, proxy.address()));
     subscriber.subscribe("storm", Default::default()).expect("it may");
@@ -360,13 +364,13 @@ fn a_fifth_of_all_packets_lost_by_the_kernel() {
         return;
     }
     alone(|| {
-        let scene = Scene::start(Setup::new(), &["unix"]);
+        let scene = FaultScene::start(DaemonSetup::new(), &["unix"]);
         let target = scene.daemon.address("udp").parse().expect("an address");
         let [mut publisher, mut subscriber] = [0, 1].map(|_| client_at(&scene.daemon, target));
         subscriber.subscribe("storm", Default::default()).expect("it may");
         run("nft", &["add table inet storm"]);
         run("nft", &["add chain inet storm in { type filter hook input priority 0; }"]);
-        let weather = Weather::of_kernel(
+        let weather = NetworkWeather::of_kernel(
             "add rule inet storm in meta l4proto udp numgen random mod 100 < 20 drop",
             "flush chain inet storm in",
         );

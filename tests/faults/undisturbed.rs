@@ -9,7 +9,7 @@ mod hostile;
 
 use std::time::{Duration, Instant};
 
-use ipcd_tests::{Daemon, Load, Raw, Scene, Setup, children, is_alive};
+use ipcd_tests::{Daemon, DaemonSetup, FaultScene, HealthyLoad, RawConnection, children, is_alive};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -20,11 +20,11 @@ const WINDOWS: usize = 5;
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// Two workers; the healthy peers are on the first.
-fn scene() -> Scene {
+fn scene() -> FaultScene {
     let config = "[limits]\noutbox = \"64KiB\"\n";
-    let daemon = Setup::new().config(config).args(&["--workers", "2"]).start();
-    let load = Load::start_on(&daemon, &["unix", "tcp", "pipe", "fifo"], 0);
-    Scene::set(daemon, load)
+    let daemon = DaemonSetup::new().config(config).args(&["--workers", "2"]).start();
+    let load = HealthyLoad::start_on(&daemon, &["unix", "tcp", "pipe", "fifo"], 0);
+    FaultScene::set(daemon, load)
 }
 
 /// Tries whether the fault, which is to last as long as it is told, leaves healthy peers alone: they
@@ -33,7 +33,7 @@ fn scene() -> Scene {
 /// # Panics
 /// If it does not.
 fn assert_undisturbed(
-    scene: &Scene,
+    scene: &FaultScene,
     what: &str,
     mut otherwise: impl FnMut(Duration),
     mut fault: impl FnMut(Duration),
@@ -56,7 +56,7 @@ fn assert_undisturbed(
 }
 
 /// Their 99th percentile in a window.
-fn p99(scene: &Scene, pass: impl FnOnce(Duration)) -> Duration {
+fn p99(scene: &FaultScene, pass: impl FnOnce(Duration)) -> Duration {
     // What an earlier window has left.
     scene.load().goes_on();
     scene.load().take_latency();
@@ -87,10 +87,11 @@ fn slow_clients_disturb_nobody() {
             raw.subscribe(1, "slow");
             raw
         });
-        let mut readers: Vec<Raw> = readers.collect();
-        let mut writers: Vec<Raw> = schemes().map(|scheme| scene.daemon.session(scheme)).collect();
+        let mut readers: Vec<RawConnection> = readers.collect();
+        let mut writers: Vec<RawConnection> =
+            schemes().map(|scheme| scene.daemon.session(scheme)).collect();
         let mut publisher = scene.daemon.client("unix");
-        let frame = Raw::message_bytes(0, b"nobody", &[b'x'; 1000]);
+        let frame = RawConnection::message_bytes(0, b"nobody", &[b'x'; 1000]);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 // It waits for its readers most of the time, and goes on when they go.
@@ -149,15 +150,15 @@ const PACE: Duration = Duration::from_millis(1);
 #[ignore = "long: half a minute"]
 fn floods_of_junk_disturb_nobody() {
     let scene = scene();
-    let decoy = Setup::new().args(&["--workers", "2"]).start();
+    let decoy = DaemonSetup::new().args(&["--workers", "2"]).start();
     let elsewhere = |span| flood(&decoy, span);
     assert_undisturbed(&scene, "floods of junk", elsewhere, |span| flood(&scene.daemon, span));
     finish(scene, "floods of junk beside healthy peers");
 }
 
 fn flood(daemon: &Daemon, span: Duration) {
-    let hello = Raw::hello_bytes();
-    let message = Raw::message_bytes(0, b"early", b"");
+    let hello = RawConnection::hello_bytes();
+    let message = RawConnection::message_bytes(0, b"early", b"");
     let junk: [&[u8]; 6] = [
         &[0; 40],
         &[0xff; 4096],
@@ -183,7 +184,7 @@ fn flood(daemon: &Daemon, span: Duration) {
 }
 
 /// Buffers that the fault has needed are kept, and counted as what was there before.
-fn finish(mut scene: Scene, what: &str) {
+fn finish(mut scene: FaultScene, what: &str) {
     scene.rehearsed();
     scene.check(what);
 }

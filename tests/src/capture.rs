@@ -8,15 +8,15 @@ use crate::PATIENCE;
 
 /// The output of a process so far.
 #[derive(Clone, Debug)]
-pub struct Capture(Arc<(Mutex<Captured>, Condvar)>);
+pub struct OutputCapture(Arc<(Mutex<CapturedOutput>, Condvar)>);
 
 #[derive(Debug, Default)]
-struct Captured {
+struct CapturedOutput {
     bytes: Vec<u8>,
     ended: bool,
 }
 
-impl Capture {
+impl OutputCapture {
     /// Reads to the end of the output, in a thread.
     pub fn of(mut source: impl Read + Send + 'static) -> Self {
         let capture = Self(Arc::default());
@@ -38,7 +38,7 @@ impl Capture {
     }
 
     /// A test that panics while it holds the lock poisons it; the bytes behind it are still good.
-    fn lock(&self) -> MutexGuard<'_, Captured> {
+    fn lock(&self) -> MutexGuard<'_, CapturedOutput> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -75,7 +75,7 @@ impl Capture {
     /// Waits for a piece of text.
     ///
     /// # Panics
-    /// As [`Capture::wait_until`].
+    /// As [`OutputCapture::wait_until`].
     pub fn wait_for(&self, piece: &str) {
         self.wait_until(piece, |text| text.contains(piece).then_some(()));
     }

@@ -3,17 +3,17 @@
 use std::ffi::OsString;
 use std::process::{Command, Stdio};
 
-use crate::{Daemon, Ended, Running, ipcctl};
+use crate::{Daemon, ProcessResult, RunningProcess, ipcctl};
 
 /// An `ipcctl` command before it runs.
 #[derive(Clone, Debug)]
-pub struct Ctl {
+pub struct CtlCommand {
     via: String,
     runtime_dir: OsString,
     args: Vec<OsString>,
 }
 
-impl Ctl {
+impl CtlCommand {
     /// A command for a daemon over one of its transports, or for an endpoint. Its time-out is long,
     /// unless a test sets another, because the machine may be slow, and tests do not judge the
     /// speed of an answer.
@@ -41,27 +41,27 @@ impl Ctl {
     }
 
     /// Starts it, with nothing on standard input.
-    pub fn spawn(self) -> Running {
-        Running::start(self.command().stdin(Stdio::null()))
+    pub fn spawn(self) -> RunningProcess {
+        RunningProcess::start(self.command().stdin(Stdio::null()))
     }
 
     /// Starts it, with standard input from the test.
-    pub fn spawn_fed(self) -> Running {
-        Running::start(self.command().stdin(Stdio::piped()))
+    pub fn spawn_fed(self) -> RunningProcess {
+        RunningProcess::start(self.command().stdin(Stdio::piped()))
     }
 
     /// Runs it to its end, with nothing on standard input.
-    pub fn run(self) -> Ended {
+    pub fn run(self) -> ProcessResult {
         self.spawn().wait()
     }
 
     /// Runs it to its end, with this on standard input.
-    pub fn run_fed(self, input: &[u8]) -> Ended {
+    pub fn run_fed(self, input: &[u8]) -> ProcessResult {
         self.spawn_fed().feed(input)
     }
 
     /// Starts a receiver, and waits until it is subscribed: the arguments have `-E`.
-    pub fn spawn_subscribed(self) -> Running {
+    pub fn spawn_subscribed(self) -> RunningProcess {
         let running = self.spawn();
         running.stderr.wait_for("subscribed\n");
         running

@@ -13,14 +13,16 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Ctl, Ended, Raw, Running, children, eventually, ipcd, is_alive};
+use crate::{
+    CtlCommand, ProcessResult, RawConnection, RunningProcess, children, eventually, ipcd, is_alive,
+};
 
 /// The transports that can listen without further options: all but TLS.
 pub const SCHEMES: [&str; 5] = ["unix", "pipe", "fifo", "tcp", "udp"];
 
 /// The configuration of a daemon before it starts.
 #[derive(Clone, Debug, Default)]
-pub struct Setup {
+pub struct DaemonSetup {
     schemes: Option<Vec<String>>,
     config: Option<String>,
     extra: Vec<String>,
@@ -28,7 +30,7 @@ pub struct Setup {
     wrapper: Option<String>,
 }
 
-impl Setup {
+impl DaemonSetup {
     /// A listener of every transport, unless another is configured.
     pub fn new() -> Self {
         Self::default()
@@ -80,7 +82,7 @@ impl Setup {
     }
 
     /// Starts it without waiting.
-    pub fn spawn(&self, dir: &Path) -> Running {
+    pub fn spawn(&self, dir: &Path) -> RunningProcess {
         let run = runtime_dir_in(dir);
         let mut command = match &self.wrapper {
             None => Command::new(ipcd()),
@@ -103,7 +105,7 @@ impl Setup {
             let listener = listener.replace("RUN", &run.display().to_string());
             command.arg("--listen").arg(listener);
         }
-        Running::start(command.args(&self.args))
+        RunningProcess::start(command.args(&self.args))
     }
 }
 
@@ -147,7 +149,7 @@ fn listeners(log: &str, json: bool) -> BTreeMap<String, String> {
 
 /// A worker, as `status -j` shows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Worker {
+pub struct WorkerInfo {
     /// Its slot.
     pub slot: u64,
     /// Its process.
@@ -158,7 +160,7 @@ pub struct Worker {
     pub peers: u64,
 }
 
-impl Worker {
+impl WorkerInfo {
     fn of(value: &Value) -> Self {
         let field = |name: &str| value[name].as_u64().expect("a worker has four numbers");
         let pid = field("pid") as i32;
@@ -169,9 +171,9 @@ impl Worker {
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
-    setup: Setup,
+    setup: DaemonSetup,
     /// The supervisor.
-    pub process: Running,
+    pub process: RunningProcess,
     endpoints: BTreeMap<String, String>,
     dir: Option<TempDir>,
 }
@@ -179,7 +181,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts a daemon with listeners of all transports.
     pub fn start() -> Self {
-        Setup::new().start()
+        DaemonSetup::new().start()
     }
 
     /// Its runtime directory.
@@ -229,12 +231,12 @@ impl Daemon {
     }
 
     /// `ipcctl` with these arguments over this transport.
-    pub fn ctl(&self, scheme: &str, args: &[&str]) -> Ctl {
-        Ctl::new(self, scheme).args(args)
+    pub fn ctl(&self, scheme: &str, args: &[&str]) -> CtlCommand {
+        CtlCommand::new(self, scheme).args(args)
     }
 
     /// A receiver that is subscribed.
-    pub fn recv(&self, scheme: &str, args: &[&str]) -> Running {
+    pub fn recv(&self, scheme: &str, args: &[&str]) -> RunningProcess {
         self.ctl(scheme, &["recv", "-E"]).args(args).spawn_subscribed()
     }
 
@@ -245,11 +247,11 @@ impl Daemon {
     }
 
     /// A connection on which a test can send any bytes.
-    pub fn raw(&self, scheme: &str) -> Raw {
+    pub fn raw(&self, scheme: &str) -> RawConnection {
         match scheme {
-            "unix" => Raw::unix(&self.runtime_dir().join("ipcd.sock")),
-            "tcp" => Raw::tcp(&self.address(scheme)),
-            other => Raw::over(&self.via(other).parse().expect("it is an endpoint")),
+            "unix" => RawConnection::unix(&self.runtime_dir().join("ipcd.sock")),
+            "tcp" => RawConnection::tcp(&self.address(scheme)),
+            other => RawConnection::over(&self.via(other).parse().expect("it is an endpoint")),
         }
     }
 
@@ -266,7 +268,7 @@ impl Daemon {
     ///
     /// # Panics
     /// If the daemon refuses.
-    pub fn session(&self, scheme: &str) -> Raw {
+    pub fn session(&self, scheme: &str) -> RawConnection {
         match scheme {
             "tcp" => self.raw(scheme).open_with(&self.token()),
             _ => self.raw(scheme).open(),
@@ -322,10 +324,10 @@ impl Daemon {
 
     /// Its workers, as `status -j` shows them.
     #[track_caller]
-    pub fn workers(&self) -> Vec<Worker> {
+    pub fn workers(&self) -> Vec<WorkerInfo> {
         let status = self.status();
         let workers = status["workers"].as_array().expect("status -j has the workers");
-        workers.iter().map(Worker::of).collect()
+        workers.iter().map(WorkerInfo::of).collect()
     }
 
     /// The process of the first worker.
@@ -335,7 +337,7 @@ impl Daemon {
     }
 
     /// The worker in a slot, once one runs there.
-    pub fn worker_in(&self, slot: u64) -> Worker {
+    pub fn worker_in(&self, slot: u64) -> WorkerInfo {
         eventually("a worker in the slot", || {
             self.workers().into_iter().find(|worker| worker.slot == slot)
         })
@@ -433,7 +435,7 @@ impl Daemon {
     }
 
     /// Sends TERM, and waits for the end.
-    pub fn terminate(&mut self) -> Ended {
+    pub fn terminate(&mut self) -> ProcessResult {
         self.process.signal(Signal::SIGTERM);
         self.process.wait()
     }

@@ -15,7 +15,7 @@ use crate::PATIENCE;
 
 /// A connection that a transport has made, taken out of its channel.
 #[derive(Debug)]
-pub(crate) struct Far {
+pub(crate) struct FarEnd {
     input: File,
     /// `None` after it was closed.
     output: Option<File>,
@@ -23,7 +23,7 @@ pub(crate) struct Far {
     keeps_records: bool,
 }
 
-impl Far {
+impl FarEnd {
     pub(crate) fn connect(endpoint: &Endpoint) -> Self {
         let transport =
             ipcd_transports::find(endpoint.scheme()).expect("there is such a transport");

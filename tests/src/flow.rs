@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use crate::{Daemon, Running, Stream, check_lines, feed_lines};
+use crate::{Daemon, MessageStream, RunningProcess, check_lines, feed_lines};
 
 /// A receiver whose output is compared with the messages that were sent.
 #[derive(Debug)]
 pub struct Receiver {
     /// The `ipcctl recv`.
-    pub process: Running,
+    pub process: RunningProcess,
     /// The slot of its worker.
     pub slot: u64,
     checker: JoinHandle<Result<(), String>>,
@@ -19,7 +19,7 @@ pub struct Receiver {
 
 impl Receiver {
     /// Starts a receiver on any worker, subscribed.
-    pub fn start(daemon: &Daemon, scheme: &str, subject: &str, stream: Stream) -> Self {
+    pub fn start(daemon: &Daemon, scheme: &str, subject: &str, stream: MessageStream) -> Self {
         Self::start_on(daemon, scheme, subject, stream, |_| true)
     }
 
@@ -28,7 +28,7 @@ impl Receiver {
         daemon: &Daemon,
         scheme: &str,
         subject: &str,
-        stream: Stream,
+        stream: MessageStream,
         fits: impl Fn(u64) -> bool,
     ) -> Self {
         let count = stream.count.to_string();
@@ -62,7 +62,7 @@ impl Receiver {
 #[derive(Debug)]
 pub struct Sender {
     /// The `ipcctl send -l`.
-    pub process: Running,
+    pub process: RunningProcess,
     /// The slot of its worker.
     pub slot: u64,
 }
@@ -87,7 +87,7 @@ impl Sender {
     }
 
     /// Feeds it with the messages, in a thread.
-    pub fn feed(&mut self, stream: Stream) {
+    pub fn feed(&mut self, stream: MessageStream) {
         let stdin = self.process.stdin();
         thread::spawn(move || feed_lines(stream, stdin));
     }

@@ -26,24 +26,24 @@ mod warden;
 mod watchdog;
 
 pub use binaries::{example, ipcctl, ipcd};
-pub use capture::Capture;
+pub use capture::OutputCapture;
 pub use classes::classes;
-pub use ctl::Ctl;
-pub use daemon::{Daemon, SCHEMES, Setup, Worker};
+pub use ctl::CtlCommand;
+pub use daemon::{Daemon, DaemonSetup, SCHEMES, WorkerInfo};
 pub use flow::{Receiver, Sender};
-pub use load::{Latency, Load};
-pub use neighbour::Neighbour;
-pub use process::{Ended, Running};
-pub use raw::{Raw, RawFrame};
+pub use load::{HealthyLoad, Latency};
+pub use neighbour::NeighbourPair;
+pub use process::{ProcessResult, RunningProcess};
+pub use raw::{RawConnection, RawFrame};
 pub use refusal::refusal;
 #[cfg(target_arch = "x86_64")]
-pub use remote::{Called, Puppet};
-pub use scene::Scene;
+pub use remote::{CallResult, TracedProcess};
+pub use scene::FaultScene;
 pub use skip::{is_without, skip};
 pub use system::{
-    Descriptor, anonymous, assert_asleep, children, descriptor, descriptors, is_alive, memory,
+    OpenDescriptor, anonymous, assert_asleep, children, descriptor, descriptors, is_alive, memory,
     raise_limit, state, whole_memory,
 };
-pub use text::{Stream, check_lines, feed_lines, message};
+pub use text::{MessageStream, check_lines, feed_lines, message};
 pub use warden::{guard, private_dir};
 pub use watchdog::{PATIENCE, eventually};

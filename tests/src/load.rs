@@ -27,21 +27,21 @@ const HEAD: usize = 4 + 8 + 8 + 4;
 
 /// Pairs of peers, each a sender and a receiver over one transport.
 #[derive(Debug)]
-pub struct Load {
-    pairs: Vec<Pair>,
+pub struct HealthyLoad {
+    pairs: Vec<LoadPair>,
     over: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
-struct Pair {
+struct LoadPair {
     scheme: String,
-    seen: Arc<Seen>,
+    seen: Arc<PairProgress>,
     thread: Option<JoinHandle<Result<(), String>>>,
 }
 
 /// The progress of a pair.
 #[derive(Debug)]
-struct Seen {
+struct PairProgress {
     received: AtomicU64,
     lost: AtomicU64,
     latencies: Mutex<Histogram<u64>>,
@@ -67,13 +67,13 @@ impl fmt::Display for Latency {
     }
 }
 
-impl Load {
+impl HealthyLoad {
     /// Starts a pair over each of these transports, on any workers.
     pub fn start(daemon: &Daemon, schemes: &[&str]) -> Self {
         Self::of(schemes, |scheme| [daemon.client(scheme), daemon.client(scheme)])
     }
 
-    /// As [`Load::start`], on the worker in this slot.
+    /// As [`HealthyLoad::start`], on the worker in this slot.
     pub fn start_on(daemon: &Daemon, schemes: &[&str], slot: u64) -> Self {
         let client = |scheme: &str| daemon.client_on(scheme, |at| at == slot).0;
         Self::of(schemes, |scheme| [client(scheme), client(scheme)])
@@ -84,12 +84,14 @@ impl Load {
         let pairs = (0_u32..).zip(schemes).map(|(sender, &scheme)| {
             let clients = connect(scheme);
             let latencies = Mutex::new(histogram());
-            let seen = Seen { received: AtomicU64::new(0), lost: AtomicU64::new(0), latencies };
+            let seen =
+                PairProgress { received: AtomicU64::new(0), lost: AtomicU64::new(0), latencies };
             let seen = Arc::new(seen);
             let is_lossy = scheme == "udp";
-            let exchange = Exchange { sender, is_lossy, seen: seen.clone(), over: over.clone() };
+            let exchange =
+                PairExchange { sender, is_lossy, seen: seen.clone(), over: over.clone() };
             let thread = Some(thread::spawn(move || exchange.run(clients)));
-            Pair { scheme: scheme.into(), seen, thread }
+            LoadPair { scheme: scheme.into(), seen, thread }
         });
         let load = Self { pairs: pairs.collect(), over: Arc::clone(&over) };
         load.goes_on();
@@ -119,7 +121,7 @@ impl Load {
 
     /// The numbers of received messages, and of lost ones, as datagrams may be.
     pub fn counts(&self) -> (u64, u64) {
-        let sum = |count: fn(&Seen) -> &AtomicU64| {
+        let sum = |count: fn(&PairProgress) -> &AtomicU64| {
             self.pairs.iter().map(|pair| count(&pair.seen).load(Ordering::Relaxed)).sum()
         };
         (sum(|seen| &seen.received), sum(|seen| &seen.lost))
@@ -153,7 +155,7 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl Drop for HealthyLoad {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         for thread in self.pairs.iter_mut().filter_map(|pair| pair.thread.take()) {
@@ -163,14 +165,14 @@ impl Drop for Load {
 }
 
 /// The thread of one pair.
-struct Exchange {
+struct PairExchange {
     sender: u32,
     is_lossy: bool,
-    seen: Arc<Seen>,
+    seen: Arc<PairProgress>,
     over: Arc<AtomicBool>,
 }
 
-impl Exchange {
+impl PairExchange {
     fn run(self, [mut publisher, mut subscriber]: [Client; 2]) -> Result<(), String> {
         let said = |error: ipcd_client::Error| error.to_string();
         let subject = format!("load.{}", self.sender);

@@ -10,13 +10,13 @@ use crate::{Daemon, PATIENCE, eventually};
 
 /// Two clients over the Unix socket: one sends a number, and the other must receive that number.
 #[derive(Debug)]
-pub struct Neighbour {
+pub struct NeighbourPair {
     rounds: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<(), String>>>,
 }
 
-impl Neighbour {
+impl NeighbourPair {
     /// Starts exchanging.
     ///
     /// # Panics
@@ -47,7 +47,7 @@ impl Neighbour {
     }
 }
 
-impl Drop for Neighbour {
+impl Drop for NeighbourPair {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         let outcome = self.thread.take().map(JoinHandle::join);

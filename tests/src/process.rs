@@ -9,22 +9,22 @@ use nix::unistd::Pid;
 
 use crate::warden::sweep;
 use crate::watchdog::{FIRST_PAUSE, LONGEST_PAUSE};
-use crate::{Capture, PATIENCE, eventually, guard};
+use crate::{OutputCapture, PATIENCE, eventually, guard};
 
 /// A process. Dropping this value ends and reaps it, with all that it has started and left.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningProcess {
     child: Child,
     what: String,
     mark: String,
     /// Its standard error.
-    pub stderr: Capture,
-    stdout: Option<Capture>,
+    pub stderr: OutputCapture,
+    stdout: Option<OutputCapture>,
 }
 
 /// The end of a process.
 #[derive(Debug)]
-pub struct Ended {
+pub struct ProcessResult {
     what: String,
     /// Its exit status.
     pub status: ExitStatus,
@@ -34,7 +34,7 @@ pub struct Ended {
     pub stderr: String,
 }
 
-impl Running {
+impl RunningProcess {
     /// Starts a process with all three standard descriptors piped, unless `command` sets another
     /// standard input.
     ///
@@ -45,7 +45,7 @@ impl Running {
         let mark = guard(command);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("start {what}: {error}"));
-        let stderr = Capture::of(child.stderr.take().expect("it is piped"));
+        let stderr = OutputCapture::of(child.stderr.take().expect("it is piped"));
         Self { child, what, mark, stderr, stdout: None }
     }
 
@@ -62,7 +62,7 @@ impl Running {
         self.child.stdin.take().expect("standard input is piped and not taken")
     }
 
-    /// Its standard output, for the test to read; otherwise [`Running::stdout`] reads it.
+    /// Its standard output, for the test to read; otherwise [`RunningProcess::stdout`] reads it.
     ///
     /// # Panics
     /// If it was taken before.
@@ -71,11 +71,11 @@ impl Running {
     }
 
     /// Reads its standard output from now on.
-    pub fn stdout(&mut self) -> &Capture {
+    pub fn stdout(&mut self) -> &OutputCapture {
         let Self { child, stdout, .. } = self;
         stdout.get_or_insert_with(|| match child.stdout.take() {
-            Some(pipe) => Capture::of(pipe),
-            None => Capture::of(std::io::empty()),
+            Some(pipe) => OutputCapture::of(pipe),
+            None => OutputCapture::of(std::io::empty()),
         })
     }
 
@@ -114,7 +114,7 @@ impl Running {
     ///
     /// # Panics
     /// When the watchdog fires.
-    pub fn wait(&mut self) -> Ended {
+    pub fn wait(&mut self) -> ProcessResult {
         drop(self.child.stdin.take());
         self.stdout();
         let (start, mut pause) = (Instant::now(), FIRST_PAUSE);
@@ -127,7 +127,7 @@ impl Running {
             std::thread::sleep(pause);
             pause = (2 * pause).min(LONGEST_PAUSE);
         };
-        Ended {
+        ProcessResult {
             what: self.what.clone(),
             status,
             stdout: self.stdout().wait_for_end(),
@@ -139,7 +139,7 @@ impl Running {
     ///
     /// # Panics
     /// When the watchdog fires.
-    pub fn feed(&mut self, input: &[u8]) -> Ended {
+    pub fn feed(&mut self, input: &[u8]) -> ProcessResult {
         let (mut stdin, input) = (self.stdin(), input.to_vec());
         // The process may end without reading, which its exit status shows.
         let writer = std::thread::spawn(move || stdin.write_all(&input));
@@ -158,7 +158,7 @@ fn shorten(what: &str) -> String {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningProcess {
     fn drop(&mut self) {
         // A process that ended by itself has ended all that it had started, unless the test fails.
         let is_whole = matches!(self.child.try_wait(), Ok(Some(_)));
@@ -170,7 +170,7 @@ impl Drop for Running {
     }
 }
 
-impl Ended {
+impl ProcessResult {
     /// Checks the exit status.
     ///
     /// # Panics

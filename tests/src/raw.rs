@@ -19,21 +19,21 @@ use nix::sys::socket::sockopt::RcvBuf;
 use nix::sys::socket::{MsgFlags, send, setsockopt};
 
 use crate::PATIENCE;
-use crate::far::Far;
+use crate::far::FarEnd;
 
 /// A connection on which a test decides about every byte.
 #[derive(Debug)]
-pub struct Raw {
-    stream: Stream,
+pub struct RawConnection {
+    stream: ByteStream,
     input: Vec<u8>,
     peer: u64,
 }
 
 #[derive(Debug)]
-enum Stream {
+enum ByteStream {
     Unix(UnixStream),
     Tcp(TcpStream),
-    Far(Far),
+    Far(FarEnd),
 }
 
 /// A received frame.
@@ -60,7 +60,7 @@ impl RawFrame {
     }
 }
 
-impl Raw {
+impl RawConnection {
     /// Connects to a Unix socket.
     ///
     /// # Panics
@@ -68,7 +68,7 @@ impl Raw {
     pub fn unix(path: &Path) -> Self {
         let stream = UnixStream::connect(path).expect("the daemon listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
-        Self::on(Stream::Unix(stream))
+        Self::on(ByteStream::Unix(stream))
     }
 
     /// Connects to an address.
@@ -78,19 +78,19 @@ impl Raw {
     pub fn tcp(address: &str) -> Self {
         let stream = TcpStream::connect(address).expect("the daemon listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
-        Self::on(Stream::Tcp(stream))
+        Self::on(ByteStream::Tcp(stream))
     }
 
     /// Connects over this transport, and takes the descriptors out of its channel: of pipes, FIFOs
-    /// and sequenced packets. Each [`Raw::send`] is one record there, and only whole records come.
+    /// and sequenced packets. Each [`RawConnection::send`] is one record there, and only whole records come.
     ///
     /// # Panics
     /// If no process listens there.
     pub fn over(endpoint: &Endpoint) -> Self {
-        Self::on(Stream::Far(Far::connect(endpoint)))
+        Self::on(ByteStream::Far(FarEnd::connect(endpoint)))
     }
 
-    fn on(stream: Stream) -> Self {
+    fn on(stream: ByteStream) -> Self {
         Self { stream, input: Vec::new(), peer: 0 }
     }
 
@@ -102,7 +102,7 @@ impl Raw {
     /// The socket of a TCP connection, for bytes that the daemon's transport would not send.
     pub fn tcp_socket(&self) -> Option<&TcpStream> {
         match &self.stream {
-            Stream::Tcp(stream) => Some(stream),
+            ByteStream::Tcp(stream) => Some(stream),
             _ => None,
         }
     }
@@ -110,9 +110,9 @@ impl Raw {
     /// Sends bytes. The daemon may have closed already, which a read shows.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = match &mut self.stream {
-            Stream::Unix(stream) => stream.write_all(bytes),
-            Stream::Tcp(stream) => stream.write_all(bytes),
-            Stream::Far(far) => far.send_frames(bytes),
+            ByteStream::Unix(stream) => stream.write_all(bytes),
+            ByteStream::Tcp(stream) => stream.write_all(bytes),
+            ByteStream::Far(far) => far.send_frames(bytes),
         };
     }
 
@@ -121,7 +121,7 @@ impl Raw {
     /// # Panics
     /// If the socket takes only a part, or is of another kind.
     pub fn send_now(&mut self, bytes: &[u8]) -> bool {
-        let Stream::Unix(stream) = &self.stream else { panic!("a Unix socket is needed") };
+        let ByteStream::Unix(stream) = &self.stream else { panic!("a Unix socket is needed") };
         match send(stream.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
             Err(Errno::EAGAIN) => false,
             sent => {
@@ -134,7 +134,7 @@ impl Raw {
     /// Sends bytes: as one record, if the channel keeps records.
     pub fn send_record(&mut self, bytes: &[u8]) {
         match &mut self.stream {
-            Stream::Far(far) => drop(far.write_all(bytes)),
+            ByteStream::Far(far) => drop(far.write_all(bytes)),
             _ => self.send(bytes),
         }
     }
@@ -145,10 +145,10 @@ impl Raw {
     /// If the kernel refuses.
     pub fn shrink(&mut self) {
         let shrunk = match &self.stream {
-            Stream::Unix(stream) => setsockopt(stream, RcvBuf, &0),
+            ByteStream::Unix(stream) => setsockopt(stream, RcvBuf, &0),
             // A window below half of its former size makes the kernel wait for its persist timer.
-            Stream::Tcp(_) => Ok(()),
-            Stream::Far(far) => far.shrink(),
+            ByteStream::Tcp(_) => Ok(()),
+            ByteStream::Far(far) => far.shrink(),
         };
         shrunk.expect("a buffer may be small");
     }
@@ -158,7 +158,7 @@ impl Raw {
     /// # Panics
     /// If the kernel refuses.
     pub fn block(&mut self) {
-        if let Stream::Far(far) = &mut self.stream {
+        if let ByteStream::Far(far) = &mut self.stream {
             far.block().expect("a descriptor of ours has flags");
         }
     }
@@ -166,9 +166,9 @@ impl Raw {
     /// Ends the sending direction, but not the receiving one.
     pub fn finish(&mut self) {
         let _ = match &mut self.stream {
-            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Stream::Far(far) => far.finish(),
+            ByteStream::Unix(stream) => stream.shutdown(Shutdown::Write),
+            ByteStream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            ByteStream::Far(far) => far.finish(),
         };
     }
 
@@ -212,14 +212,14 @@ impl Raw {
         }
     }
 
-    /// The frame that [`Raw::open`] begins with.
+    /// The frame that [`RawConnection::open`] begins with.
     pub fn hello_bytes() -> Vec<u8> {
         let mut frame = Vec::new();
         FrameWriter(&mut frame).control(Header::new(Kind::Hello, 0), &encode(&Self::hello()));
         frame
     }
 
-    /// Takes the challenge that answers [`Raw::hello_bytes`], and returns the frame of the proof.
+    /// Takes the challenge that answers [`RawConnection::hello_bytes`], and returns the frame of the proof.
     ///
     /// # Panics
     /// If another frame comes.
@@ -296,9 +296,9 @@ impl Raw {
             }
             let mut chunk = [0; 64 * 1024];
             let read = match &mut self.stream {
-                Stream::Unix(stream) => stream.read(&mut chunk),
-                Stream::Tcp(stream) => stream.read(&mut chunk),
-                Stream::Far(far) => far.read(&mut chunk),
+                ByteStream::Unix(stream) => stream.read(&mut chunk),
+                ByteStream::Tcp(stream) => stream.read(&mut chunk),
+                ByteStream::Far(far) => far.read(&mut chunk),
             };
             match read {
                 Ok(0) => return None,

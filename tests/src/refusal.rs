@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::{Running, ipcd};
+use crate::{RunningProcess, ipcd};
 
 /// The error of `ipcd -t` for a configuration, from the line number on.
 ///
@@ -13,7 +13,7 @@ pub fn refusal(text: &str) -> String {
     let dir = crate::private_dir();
     let file = dir.path().join("ipcd.toml");
     fs::write(&file, text).expect("the directory is ours");
-    let said = Running::start(Command::new(ipcd()).arg("-t").arg("-c").arg(&file)).wait();
+    let said = RunningProcess::start(Command::new(ipcd()).arg("-t").arg("-c").arg(&file)).wait();
     let said = said.expect(2).stderr;
     let place = format!("{}:", file.display());
     let rest = said.strip_prefix(&place).unwrap_or_else(|| panic!("it names no place: {said}"));

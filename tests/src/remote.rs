@@ -18,14 +18,14 @@ const WAITING: [i64; 2] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
 
 /// A process that is held in the system call in which it waits.
 #[derive(Debug)]
-pub struct Puppet {
+pub struct TracedProcess {
     pid: Pid,
     before: user_regs_struct,
 }
 
 /// The result of a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Called {
+pub enum CallResult {
     /// It returned this.
     Returned(i64),
     /// It failed.
@@ -34,7 +34,7 @@ pub enum Called {
     Killed(Signal),
 }
 
-impl Puppet {
+impl TracedProcess {
     /// Stops a process and holds it; `None` if this user may not trace at all.
     ///
     /// # Panics
@@ -76,7 +76,7 @@ impl Puppet {
         at
     }
 
-    /// As [`Puppet::poke`], with up to 4 KiB.
+    /// As [`TracedProcess::poke`], with up to 4 KiB.
     ///
     /// # Panics
     /// If it has died.
@@ -95,7 +95,7 @@ impl Puppet {
     ///
     /// # Panics
     /// If it does not stop after the call.
-    pub fn call(&self, number: i64, args: [u64; 6]) -> Called {
+    pub fn call(&self, number: i64, args: [u64; 6]) -> CallResult {
         let [rdi, rsi, rdx, r10, r8, r9] = args;
         // The instruction pointer is behind the call in which it waits. -1 keeps the kernel from
         // restarting that call.
@@ -120,7 +120,7 @@ impl Puppet {
     ///
     /// # Panics
     /// If it does not stop after the call.
-    pub fn call_32(&self, number: i64) -> Called {
+    pub fn call_32(&self, number: i64) -> CallResult {
         let at = (self.before.rip - 2) as AddressType;
         let code = ptrace::read(self.pid, at).expect("it is stopped");
         // int 0x80
@@ -129,20 +129,20 @@ impl Puppet {
         self.call(number, [0; 6])
     }
 
-    fn step(&self) -> Called {
+    fn step(&self) -> CallResult {
         ptrace::step(self.pid, None).expect("it is stopped");
         match waitpid(self.pid, None).expect("it is traced") {
-            WaitStatus::Signaled(_, signal, _) => Called::Killed(signal),
+            WaitStatus::Signaled(_, signal, _) => CallResult::Killed(signal),
             WaitStatus::Stopped(_, Signal::SIGTRAP) => {
                 let value = ptrace::getregs(self.pid).expect("it is stopped").rax as i64;
                 match value {
-                    -4095..0 => Called::Failed(Errno::from_raw(-value as i32)),
-                    _ => Called::Returned(value),
+                    -4095..0 => CallResult::Failed(Errno::from_raw(-value as i32)),
+                    _ => CallResult::Returned(value),
                 }
             }
             WaitStatus::Stopped(pid, signal) => {
                 ptrace::kill(pid).expect("it is stopped");
-                Called::Killed(signal)
+                CallResult::Killed(signal)
             }
             other => panic!("it is neither stopped nor dead: {other:?}"),
         }

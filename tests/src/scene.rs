@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::system::{find_descriptors, find_memory};
-use crate::{Daemon, Latency, Load, Setup, children, eventually, is_alive, state};
+use crate::{Daemon, DaemonSetup, HealthyLoad, Latency, children, eventually, is_alive, state};
 
 /// Memory that a daemon may keep after a fault: buffers for later use.
 const KEPT: u64 = 4 << 20;
@@ -12,10 +12,10 @@ const UNDISTURBED: u64 = 1000;
 
 /// A daemon, its healthy peers, and the state of both before the fault.
 #[derive(Debug)]
-pub struct Scene {
+pub struct FaultScene {
     /// The daemon.
     pub daemon: Daemon,
-    load: Load,
+    load: HealthyLoad,
     before: Baseline,
     latency: Latency,
 }
@@ -49,16 +49,16 @@ impl Baseline {
     }
 }
 
-impl Scene {
+impl FaultScene {
     /// Starts a daemon, and healthy peers over these transports.
-    pub fn start(setup: Setup, schemes: &[&str]) -> Self {
+    pub fn start(setup: DaemonSetup, schemes: &[&str]) -> Self {
         let daemon = setup.start();
-        let load = Load::start(&daemon, schemes);
+        let load = HealthyLoad::start(&daemon, schemes);
         Self::set(daemon, load)
     }
 
     /// Takes a daemon and its healthy peers, and waits until both are steady.
-    pub fn set(daemon: Daemon, load: Load) -> Self {
+    pub fn set(daemon: Daemon, load: HealthyLoad) -> Self {
         daemon.wait_for_peers(load.peers());
         let enough = || (load.counts().0 > UNDISTURBED).then_some(());
         eventually("messages to compare with", enough);
@@ -75,7 +75,7 @@ impl Scene {
     }
 
     /// The healthy peers.
-    pub fn load(&self) -> &Load {
+    pub fn load(&self) -> &HealthyLoad {
         &self.load
     }
 

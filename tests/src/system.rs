@@ -11,7 +11,7 @@ use crate::eventually;
 
 /// The kind of an open descriptor.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Descriptor {
+pub enum OpenDescriptor {
     /// A Unix-domain socket of this type: `stream` or `seqpacket`.
     Unix(&'static str),
     /// A TCP socket, with its local and remote port.
@@ -31,12 +31,12 @@ pub enum Descriptor {
 ///
 /// # Panics
 /// If there is no such process, or it belongs to another user.
-pub fn descriptors(pid: i32) -> BTreeMap<i32, Descriptor> {
+pub fn descriptors(pid: i32) -> BTreeMap<i32, OpenDescriptor> {
     find_descriptors(pid).expect("the process runs and is ours")
 }
 
 /// As [`descriptors`]; `None` if the process has gone.
-pub(crate) fn find_descriptors(pid: i32) -> Option<BTreeMap<i32, Descriptor>> {
+pub(crate) fn find_descriptors(pid: i32) -> Option<BTreeMap<i32, OpenDescriptor>> {
     let (ours, tables) = (links(std::process::id() as i32)?, SocketTables::read());
     let found = links(pid)?
         .into_iter()
@@ -55,7 +55,7 @@ fn links(pid: i32) -> Option<BTreeMap<i32, String>> {
 }
 
 /// The sockets that the kernel knows, by inode.
-struct SocketTables(BTreeMap<u64, Descriptor>);
+struct SocketTables(BTreeMap<u64, OpenDescriptor>);
 
 impl SocketTables {
     fn read() -> Self {
@@ -69,11 +69,11 @@ impl SocketTables {
                 "0005" => "seqpacket",
                 _ => continue,
             };
-            sockets.extend(inode.parse().ok().map(|inode| (inode, Descriptor::Unix(kind))));
+            sockets.extend(inode.parse().ok().map(|inode| (inode, OpenDescriptor::Unix(kind))));
         }
         for (file, make) in [
-            ("/proc/net/tcp", Descriptor::Tcp as fn(u16, u16) -> Descriptor),
-            ("/proc/net/udp", Descriptor::Udp),
+            ("/proc/net/tcp", OpenDescriptor::Tcp as fn(u16, u16) -> OpenDescriptor),
+            ("/proc/net/udp", OpenDescriptor::Udp),
         ] {
             for line in lines(file) {
                 let fields: Vec<_> = line.split_ascii_whitespace().collect();
@@ -85,16 +85,16 @@ impl SocketTables {
         Self(sockets)
     }
 
-    fn describe(&self, link: &str) -> Descriptor {
+    fn describe(&self, link: &str) -> OpenDescriptor {
         if link.starts_with('/') {
-            return Descriptor::Path(link.to_owned());
+            return OpenDescriptor::Path(link.to_owned());
         }
         let (kind, inode) = link.split_once(":[").unwrap_or((link, ""));
         let inode = inode.trim_end_matches(']').parse().unwrap_or(0);
         match (kind, self.0.get(&inode)) {
-            ("pipe", _) => Descriptor::Pipe,
+            ("pipe", _) => OpenDescriptor::Pipe,
             ("socket", Some(socket)) => socket.clone(),
-            _ => Descriptor::Other(link.to_owned()),
+            _ => OpenDescriptor::Other(link.to_owned()),
         }
     }
 }

@@ -9,7 +9,7 @@ const POOL_BYTES: usize = 64 * 1024;
 
 /// The messages of one sender: their number, their greatest length, and their seed.
 #[derive(Clone, Copy, Debug)]
-pub struct Stream {
+pub struct MessageStream {
     /// The number of messages.
     pub count: u64,
     /// Bytes of the longest; every length from 1 on occurs.
@@ -19,7 +19,7 @@ pub struct Stream {
 }
 
 /// The text of one message: `seed:number:` and more text, cut to its length.
-pub fn message(stream: Stream, number: u64, into: &mut Vec<u8>) {
+pub fn message(stream: MessageStream, number: u64, into: &mut Vec<u8>) {
     // 7919 is a prime that divides no length used here, so the lengths vary.
     let length = 1 + (number * 7919 + stream.seed) as usize % stream.longest;
     into.clear();
@@ -49,7 +49,7 @@ fn pool() -> &'static [u8] {
 }
 
 /// Writes a line for each message. The reader may end early, which its exit status shows.
-pub fn feed_lines(stream: Stream, into: impl Write) {
+pub fn feed_lines(stream: MessageStream, into: impl Write) {
     let mut into = BufWriter::with_capacity(POOL_BYTES, into);
     let mut text = Vec::new();
     for number in 0..stream.count {
@@ -65,7 +65,7 @@ pub fn feed_lines(stream: Stream, into: impl Write) {
 ///
 /// # Errors
 /// A text that names the first difference.
-pub fn check_lines(stream: Stream, from: impl Read, seen: &AtomicU64) -> Result<(), String> {
+pub fn check_lines(stream: MessageStream, from: impl Read, seen: &AtomicU64) -> Result<(), String> {
     let mut from = BufReader::with_capacity(POOL_BYTES, from);
     let (mut expected, mut got) = (Vec::new(), Vec::new());
     for number in 0..stream.count {

@@ -21,14 +21,14 @@ const VARIABLE: &str = "IPCD_TEST";
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The mark of this test program, which no other test program has.
-struct Program {
+struct TestProgram {
     name: String,
     /// The warden's standard input ends with this program.
     _warden: Child,
 }
 
-fn program() -> &'static Program {
-    static PROGRAM: OnceLock<Program> = OnceLock::new();
+fn program() -> &'static TestProgram {
+    static PROGRAM: OnceLock<TestProgram> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!("{}-{:x}", std::process::id(), since.subsec_nanos());
@@ -40,7 +40,7 @@ fn program() -> &'static Program {
         if std::env::var_os("CARGO").is_some() {
             std::thread::spawn(end_with_cargo);
         }
-        Program { name, _warden: warden }
+        TestProgram { name, _warden: warden }
     })
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
-use ipcd_tests::{Daemon, PATIENCE, SCHEMES, Setup, classes, eventually, refusal};
+use ipcd_tests::{Daemon, DaemonSetup, PATIENCE, SCHEMES, classes, eventually, refusal};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getegid, geteuid};
 use serde_json::Value;
@@ -19,7 +19,7 @@ fn rules_for_all(what: &str) -> String {
 /// A daemon with these rules, and two sockets: the listeners `root` and `guest`.
 fn two_classes(dir: &tempfile::TempDir, args: &[&str], guest: &str) -> (Daemon, [String; 2]) {
     let (sockets, text) = classes(dir, guest);
-    (Setup::new().listen(&[]).config(&text).args(args).start(), sockets)
+    (DaemonSetup::new().listen(&[]).config(&text).args(args).start(), sockets)
 }
 
 fn dir() -> tempfile::TempDir {
@@ -35,7 +35,7 @@ fn counter(daemon: &Daemon, via: &str, name: &str) -> u64 {
 #[test]
 fn what_is_denied_is_refused_over_every_transport() {
     let rules = rules_for_all("publish = [\"in.>\"]\nsubscribe = [\"out.>\", \"in.open\"]");
-    let daemon = Setup::new().config(&rules).start();
+    let daemon = DaemonSetup::new().config(&rules).start();
     for scheme in SCHEMES {
         let refused = |args: &[&str], what: &str| {
             let said = daemon.ctl(scheme, args).run().expect(6).stderr;
@@ -69,7 +69,7 @@ fn a_group_of_the_system_and_a_denial_for_everybody() {
         "[[acl]]\ngid = {gid}\npublish = [\">\"]\nsubscribe = [\">\"]\nadmin = true\n\
          [[acl]]\npublish = [\"*.secret\"]\naction = \"deny\"\n"
     );
-    let daemon = Setup::new().listen(&["unix", "tcp"]).config(&rules).start();
+    let daemon = DaemonSetup::new().listen(&["unix", "tcp"]).config(&rules).start();
     daemon.ctl("unix", &["send", "a.b", "yes"]).run().expect(0);
     daemon.ctl("unix", &["send", "a.secret", "no"]).run().expect(6);
     daemon.ctl("unix", &["clients"]).run().expect(0);
@@ -130,7 +130,7 @@ fn members_of_groups_share_what_each_of_them_may_hear() {
     for member in &mut members {
         member.stdout();
     }
-    let count = |members: &mut [ipcd_tests::Running], subject: &str| {
+    let count = |members: &mut [ipcd_tests::RunningProcess], subject: &str| {
         let lines = members.iter_mut().map(|m| m.stdout().text().matches(subject).count());
         lines.sum::<usize>()
     };
@@ -172,7 +172,7 @@ fn whoever_is_asked_may_answer_without_a_right_to_publish() {
 fn a_reload_ends_who_may_hear_nothing_any_more_and_narrows_the_others() {
     let dir = dir();
     let (_, open) = classes(&dir, "publish = [\">\"]\nsubscribe = [\">\"]");
-    let setup = Setup::new().listen(&[]).config(&open).args(&["--workers", "2"]);
+    let setup = DaemonSetup::new().listen(&[]).config(&open).args(&["--workers", "2"]);
     let daemon = setup.start();
     let ([root, guest], narrow) = classes(&dir, "subscribe = [\"a.>\"]");
     let mut ends: Vec<_> = (0..2).map(|_| daemon.recv(&guest, &["b"])).collect();
@@ -214,7 +214,7 @@ fn bare_peers_are_known_by_their_listener() {
     );
     let dir = ipcd_tests::private_dir();
     let run = dir.path().join("run").display().to_string();
-    let daemon = Setup::new().listen(&[]).config(&rules.replace("RUN", &run)).start_in(dir);
+    let daemon = DaemonSetup::new().listen(&[]).config(&rules.replace("RUN", &run)).start_in(dir);
     let mut tap = daemon.recv("unix", &["-v", ">"]);
     let stream = TcpStream::connect(daemon.address("tcp")).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
@@ -252,7 +252,7 @@ fn servers_are_known_by_their_names() {
         geteuid().as_raw()
     );
     for fork in ["pool", "connection"] {
-        let setup = Setup::new().listen(&["unix"]).config(&rules).args(&["--fork", fork]);
+        let setup = DaemonSetup::new().listen(&["unix"]).config(&rules).args(&["--fork", fork]);
         let daemon = setup.start();
         assert!(!daemon.log().contains("there is no listener"), "{}", daemon.log());
         let mut tap = daemon.recv("unix", &["-v", "in"]);
@@ -371,7 +371,7 @@ fn a_rule_that_is_wrong_stops_the_daemon_and_says_where() {
         assert!(refusal.contains(said), "{refusal}");
     }
     let rules = "[[acl]]\nlistener = \"nowhere\"\npublish = [\"a\"]\naction = \"deny\"\n";
-    let daemon = Setup::new().listen(&["unix"]).config(rules).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).config(rules).start();
     assert!(daemon.log().contains("WARN [[acl]] 1: there is no listener nowhere"));
     daemon.send("a", "it concerns nobody");
 }

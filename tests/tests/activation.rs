@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use ipcd_tests::{Daemon, Running, Setup, eventually, ipcd, is_without};
+use ipcd_tests::{Daemon, DaemonSetup, RunningProcess, eventually, ipcd, is_without};
 
 /// Binds the sockets that its first argument lists, `NAME KIND ADDRESS` a line, and executes the
 /// program in its other arguments, as a service manager does.
@@ -47,9 +47,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 "#;
 
 /// A daemon with these sockets, and these listeners in its configuration.
-fn setup(sockets: &[&str], config: &str) -> Setup {
+fn setup(sockets: &[&str], config: &str) -> DaemonSetup {
     let script = format!("exec python3 -c '{PASSER}' '{}' \"$@\"", sockets.join("\n"));
-    Setup::new().listen(&[]).config(config).wrapper(&script)
+    DaemonSetup::new().listen(&[]).config(config).wrapper(&script)
 }
 
 fn refused(sockets: &[&str], config: &str) -> String {
@@ -198,16 +198,18 @@ fn what_is_for_another_process_is_left_alone() {
         "PASS_TO=1 exec python3 -c '{PASSER}' 'x tcp 127.0.0.1:0' \"$@\" --ready-fd 3 3<&-"
     );
     let dir = ipcd_tests::private_dir();
-    let setup = Setup::new().listen(&["unix"]).wrapper(&script);
+    let setup = DaemonSetup::new().listen(&["unix"]).wrapper(&script);
     let running = setup.spawn(dir.path());
     running.stderr.wait_for(" INFO ready\n");
     assert!(!running.stderr.text().contains("passed"), "{}", running.stderr.text());
     let script = script.replace("PASS_TO=1 ", "");
     let other = ipcd_tests::private_dir();
-    let said = Setup::new().listen(&["unix"]).wrapper(&script).spawn(other.path()).wait().expect(2);
+    let said =
+        DaemonSetup::new().listen(&["unix"]).wrapper(&script).spawn(other.path()).wait().expect(2);
     assert!(said.stderr.contains("which the service manager has passed"), "{}", said.stderr);
     let script = script.replacen("exec", "NAMES=a:b exec", 1);
-    let said = Setup::new().listen(&["unix"]).wrapper(&script).spawn(other.path()).wait().expect(2);
+    let said =
+        DaemonSetup::new().listen(&["unix"]).wrapper(&script).spawn(other.path()).wait().expect(2);
     assert!(said.stderr.contains("2 names for 1 sockets"), "{}", said.stderr);
 }
 
@@ -255,10 +257,10 @@ fn systemd_socket_activate_starts_it_with_the_first_peer() {
     let mut command = Command::new(program);
     command.arg("-l").arg(&socket).arg(ipcd()).arg("--runtime-dir").arg(&run);
     command.arg("-l").arg(format!("unix://{}", socket.display())).stdin(Stdio::null());
-    let running = Running::start(&mut command);
+    let running = RunningProcess::start(&mut command);
     eventually("the socket", || socket.exists().then_some(()));
     let mut ping = Command::new(ipcd_tests::ipcctl());
     ping.args(["--timeout", "60s", "ping"]).env("IPCD_RUNTIME_DIR", &run).env_remove("IPCD_VIA");
-    Running::start(ping.stdin(Stdio::null())).wait().expect(0);
+    RunningProcess::start(ping.stdin(Stdio::null())).wait().expect(0);
     running.stderr.wait_for("passed=true");
 }

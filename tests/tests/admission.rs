@@ -7,20 +7,23 @@ use std::time::Instant;
 
 use ipcd_proto::Kind;
 use ipcd_proto::control::Code;
-use ipcd_tests::{Daemon, Neighbour, Raw, Running, Setup, eventually, raise_limit, refusal};
+use ipcd_tests::{
+    Daemon, DaemonSetup, NeighbourPair, RawConnection, RunningProcess, eventually, raise_limit,
+    refusal,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 fn with_limits(limits: &str, schemes: &[&str]) -> Daemon {
-    Setup::new().config(&format!("[limits]\n{limits}\n")).listen(schemes).start()
+    DaemonSetup::new().config(&format!("[limits]\n{limits}\n")).listen(schemes).start()
 }
 
 #[test]
 fn the_silent_make_room_for_those_who_log_in() {
     raise_limit();
-    let daemon = Setup::new().listen(&["unix", "tcp"]).args(&["--workers", "2"]).start();
-    let silent: Vec<Raw> = (0..500).map(|_| daemon.raw("tcp")).collect();
+    let daemon = DaemonSetup::new().listen(&["unix", "tcp"]).args(&["--workers", "2"]).start();
+    let silent: Vec<RawConnection> = (0..500).map(|_| daemon.raw("tcp")).collect();
     let begin = Instant::now();
     thread::scope(|scope| {
         for _ in 0..10 {
@@ -42,7 +45,7 @@ fn the_silent_make_room_for_those_who_log_in() {
 fn never_more_than_the_most_are_without_proof() {
     let limits = "max_startups = \"2:100:2\"\nhandshake_timeout = \"60s\"";
     let daemon = with_limits(limits, &["unix", "tcp"]);
-    let mut all: Vec<Raw> = (0..12).map(|_| daemon.raw("tcp")).collect();
+    let mut all: Vec<RawConnection> = (0..12).map(|_| daemon.raw("tcp")).collect();
     // Peers of the same second are refused; a peer that has waited longer is evicted.
     let told: Vec<_> = all.drain(2..).map(|mut peer| peer.end()).collect();
     let is_told = |end: &Option<(Code, String)>| {
@@ -50,7 +53,7 @@ fn never_more_than_the_most_are_without_proof() {
     };
     assert!(told.iter().filter(|end| is_told(end)).count() >= 9, "{told:?}");
     // A peer for which the kernel vouches has nothing to prove, and is not affected.
-    let local: Vec<Raw> = (0..5).map(|_| daemon.raw("unix")).collect();
+    let local: Vec<RawConnection> = (0..5).map(|_| daemon.raw("unix")).collect();
     local.into_iter().for_each(|peer| drop(peer.open()));
     // At last a peer with a token logs in.
     eventually("a peer that logs in", || {
@@ -62,11 +65,11 @@ fn never_more_than_the_most_are_without_proof() {
 #[test]
 fn who_has_most_places_makes_room_and_some_are_reserved() {
     let daemon = with_limits("max_peers = 32", &["unix", "tcp"]);
-    let mut far: Vec<Raw> = (0..30).map(|_| daemon.session("tcp")).collect();
+    let mut far: Vec<RawConnection> = (0..30).map(|_| daemon.session("tcp")).collect();
     // The last two places are for root and the daemon's own user.
     let said = daemon.ctl("tcp", &["ping"]).run().expect(6).stderr;
     assert!(said.contains("32 peers") && said.contains("max_peers"), "{said}");
-    let near: Vec<Raw> = (0..5).map(|_| daemon.session("unix")).collect();
+    let near: Vec<RawConnection> = (0..5).map(|_| daemon.session("unix")).collect();
     // If these are taken too, the newest of the other peers is evicted, and receives the reason.
     for peer in &mut far[27..] {
         let (code, why) = peer.end().expect("it is told why");
@@ -81,8 +84,8 @@ fn who_has_most_places_makes_room_and_some_are_reserved() {
 #[test]
 fn silent_strangers_do_not_take_all_children() {
     let args = ["--fork", "connection", "--max-children", "8"];
-    let daemon = Setup::new().listen(&["unix", "tcp"]).args(&args).start();
-    let mut silent: Vec<Raw> = (0..20).map(|_| daemon.raw("tcp")).collect();
+    let daemon = DaemonSetup::new().listen(&["unix", "tcp"]).args(&args).start();
+    let mut silent: Vec<RawConnection> = (0..20).map(|_| daemon.raw("tcp")).collect();
     for stranger in &mut silent {
         daemon.ctl("unix", &["ping"]).run().expect(0);
         // They connect again, evicted or not.
@@ -110,7 +113,7 @@ fn who_connects_too_often_is_told_and_may_come_later() {
     let daemon = with_limits("max_connect_rate = 5", &["unix", "pipe"]);
     let mut told = Vec::new();
     eventually("a refusal", || {
-        let mut peers: Vec<Raw> = (0..20).map(|_| daemon.raw("unix")).collect();
+        let mut peers: Vec<RawConnection> = (0..20).map(|_| daemon.raw("unix")).collect();
         for peer in &mut peers {
             peer.finish();
             told.extend(peer.end());
@@ -125,7 +128,7 @@ fn who_connects_too_often_is_told_and_may_come_later() {
 
 #[test]
 fn what_comes_before_a_session_is_bounded() {
-    let daemon = Setup::new().listen(&["unix", "tcp"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix", "tcp"]).start();
     for scheme in ["unix", "tcp"] {
         let mut peer = daemon.raw(scheme);
         // A frame without a body has 32 bytes: 4 KiB are 128 of them.
@@ -140,12 +143,12 @@ fn what_comes_before_a_session_is_bounded() {
 /// A worker crashes while it is busy with one user's bytes, again and again.
 #[test]
 fn a_source_that_workers_die_of_is_kept_out_and_others_are_not() {
-    let daemon = Setup::new().listen(&["unix", "tcp"]).args(&["--workers", "1"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix", "tcp"]).args(&["--workers", "1"]).start();
     eventually("that it is refused", || {
         // There is no subscriber: the worker only reads.
-        let batch = Raw::message_bytes(1, b"nowhere", &[b'x'; 100]).repeat(1000);
+        let batch = RawConnection::message_bytes(1, b"nowhere", &[b'x'; 100]).repeat(1000);
         let mut flood = daemon.raw("unix");
-        flood.control(Kind::Hello, 0, &ipcd_proto::control::encode(&Raw::hello()));
+        flood.control(Kind::Hello, 0, &ipcd_proto::control::encode(&RawConnection::hello()));
         if flood.frame().is_some_and(|frame| {
             frame.header.kind == Kind::Error && frame.refusal().1.contains("died while")
         }) {
@@ -183,7 +186,7 @@ fn worker_of(daemon: &Daemon) -> Option<i32> {
 
 #[test]
 fn a_bystander_is_never_blamed() {
-    let daemon = Setup::new().listen(&["unix"]).args(&["--workers", "1"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).args(&["--workers", "1"]).start();
     let mut idle = daemon.raw("unix").open();
     for _ in 0..5 {
         let pid = daemon.worker_in(0).pid;
@@ -191,7 +194,7 @@ fn a_bystander_is_never_blamed() {
         eventually("another worker", || (daemon.worker_in(0).pid != pid).then_some(()));
     }
     idle.finish();
-    Neighbour::of(&daemon).goes_on();
+    NeighbourPair::of(&daemon).goes_on();
 }
 
 #[test]
@@ -208,7 +211,7 @@ fn limits_that_are_wrong_are_named() {
 }
 
 /// A receiver that reads nothing, with the smallest socket buffer.
-fn stuck(daemon: &Daemon) -> Running {
+fn stuck(daemon: &Daemon) -> RunningProcess {
     let receiver = daemon.recv("unix", &["--overflow", "drop-newest", "flood"]);
     kill(Pid::from_raw(receiver.pid()), Signal::SIGSTOP).expect("it runs");
     receiver
@@ -217,7 +220,8 @@ fn stuck(daemon: &Daemon) -> Running {
 #[test]
 fn what_waits_for_one_user_is_bounded_over_all_its_peers_and_workers() {
     let config = "[limits]\nmax_bytes_per_uid = \"1MiB\"\noutbox = \"1MiB\"\n";
-    let setup = Setup::new().config(config).listen(&["unix", "tcp"]).args(&["--workers", "2"]);
+    let setup =
+        DaemonSetup::new().config(config).listen(&["unix", "tcp"]).args(&["--workers", "2"]);
     let daemon = setup.start();
     let stuck: Vec<_> = (0..6).map(|_| stuck(&daemon)).collect();
     // Another source, whose peers need nothing more.
@@ -241,7 +245,8 @@ fn what_waits_for_one_user_is_bounded_over_all_its_peers_and_workers() {
 #[test]
 fn a_user_has_so_many_subscriptions_on_all_workers() {
     let config = "[limits]\nmax_subscriptions_per_uid = 3\n";
-    let setup = Setup::new().config(config).listen(&["unix", "tcp"]).args(&["--workers", "2"]);
+    let setup =
+        DaemonSetup::new().config(config).listen(&["unix", "tcp"]).args(&["--workers", "2"]);
     let daemon = setup.start();
     let mut first = daemon.recv("unix", &["a", "b"]);
     let second = daemon.recv("unix", &["c"]);

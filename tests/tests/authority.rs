@@ -7,13 +7,13 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_client::{Address, Client, Event, Message, Options, Publication, SubscribeOptions};
-use ipcd_tests::{Daemon, PATIENCE, Running, Setup, classes, eventually};
+use ipcd_tests::{Daemon, DaemonSetup, PATIENCE, RunningProcess, classes, eventually};
 
 /// A daemon with two sockets and two workers: peers of `root` may do everything, and those of
 /// `guest` have these rights.
 fn two_classes(dir: &tempfile::TempDir, guest: &str) -> (Daemon, [String; 2]) {
     let (sockets, text) = classes(dir, guest);
-    let setup = Setup::new().listen(&[]).config(&text).args(&["--workers", "2"]);
+    let setup = DaemonSetup::new().listen(&[]).config(&text).args(&["--workers", "2"]);
     (setup.start(), sockets)
 }
 
@@ -42,7 +42,7 @@ fn message(client: &mut Client) -> Message {
 /// The numbers of requests can be guessed: they are counted up, as are the ids of peers.
 #[test]
 fn only_who_was_asked_answers_in_one_worker_and_across() {
-    let daemon = Setup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
     let mut responders: Vec<Client> = (0..2).map(|_| daemon.client("unix")).collect();
     for responder in &mut responders {
         let options = SubscribeOptions { group: Some("g".into()), ..Default::default() };
@@ -183,7 +183,7 @@ fn names_are_in_rules_and_guests_cannot_take_a_service_over() {
     other.stdout().wait_for("goes on\n");
 }
 
-fn with_token(daemon: &Daemon, scheme: &str, name: &str) -> Running {
+fn with_token(daemon: &Daemon, scheme: &str, name: &str) -> RunningProcess {
     let file = daemon.dir().join(name).display().to_string();
     let args = ["--token-file", &file, "--token-name", name, "a.>"];
     daemon.recv(scheme, &args)
@@ -192,7 +192,7 @@ fn with_token(daemon: &Daemon, scheme: &str, name: &str) -> Running {
 /// A leaked token is of use only until the next HUP.
 #[test]
 fn revoked_tokens_end_their_sessions_and_no_others() {
-    let setup = Setup::new().listen(&["unix", "tcp", "udp"]).args(&["--workers", "2"]);
+    let setup = DaemonSetup::new().listen(&["unix", "tcp", "udp"]).args(&["--workers", "2"]);
     let daemon = setup.config("").start();
     let secret = |name: &str, text: &str| {
         let path = daemon.dir().join(name);
@@ -204,7 +204,7 @@ fn revoked_tokens_end_their_sessions_and_no_others() {
     let start = |name| ["tcp", "udp"].map(|scheme| with_token(&daemon, scheme, name));
     let (gone, renewed, stays) = (start("gone"), start("changed"), start("same"));
     let own = ["tcp", "udp", "unix"].map(|scheme| daemon.recv(scheme, &["a.>"]));
-    let ended = |receivers: Vec<Running>, said: &str| {
+    let ended = |receivers: Vec<RunningProcess>, said: &str| {
         for mut receiver in receivers {
             let ended = receiver.wait().expect(6);
             assert!(ended.stderr.contains(said), "{}", ended.stderr);

@@ -12,7 +12,7 @@ use ipcd_proto::control::{
     Auth, Challenge, Code, Hello, Query, Subscribe, Unsubscribe, decode, encode,
 };
 use ipcd_proto::{HEADER_BYTES, Kind, limits};
-use ipcd_tests::{Daemon, Neighbour, Raw, Setup};
+use ipcd_tests::{Daemon, DaemonSetup, NeighbourPair, RawConnection};
 
 /// Deadlines short enough to wait for.
 const CONFIG: &str = "[limits]\nhandshake_timeout = \"700ms\"\nframe_timeout = \"700ms\"\n";
@@ -22,9 +22,9 @@ const STREAMS: [&str; 2] = ["unix", "tcp"];
 
 /// Does this to a new connection over each byte stream, beside neighbours that must not be
 /// disturbed. The connection has a session if `open`.
-fn attack(config: &str, open: bool, attack: impl Fn(Raw)) {
-    let daemon = Setup::new().config(config).start();
-    let neighbour = Neighbour::of(&daemon);
+fn attack(config: &str, open: bool, attack: impl Fn(RawConnection)) {
+    let daemon = DaemonSetup::new().config(config).start();
+    let neighbour = NeighbourPair::of(&daemon);
     for scheme in STREAMS {
         let raw = if open { daemon.session(scheme) } else { daemon.raw(scheme) };
         attack(raw);
@@ -34,7 +34,7 @@ fn attack(config: &str, open: bool, attack: impl Fn(Raw)) {
 }
 
 #[track_caller]
-fn ends_with(mut raw: Raw, code: Code) -> String {
+fn ends_with(mut raw: RawConnection, code: Code) -> String {
     let (found, why) = raw.end().expect("an error frame comes before the end");
     assert_eq!(found, code, "{why}");
     why
@@ -63,7 +63,7 @@ fn impossible_lengths() {
     let after = [0, 31, 1 << 31, u32::MAX, largest + 1];
     for (open, lengths) in [(false, before), (true, after)] {
         let daemon = Daemon::start();
-        let neighbour = Neighbour::of(&daemon);
+        let neighbour = NeighbourPair::of(&daemon);
         for (scheme, length) in STREAMS.into_iter().flat_map(|s| lengths.map(|length| (s, length)))
         {
             let mut raw = if open { daemon.session(scheme) } else { daemon.raw(scheme) };
@@ -79,7 +79,7 @@ fn impossible_lengths() {
 #[test]
 fn a_length_shorter_than_its_parts() {
     attack("", true, |mut raw| {
-        let mut frame = Raw::message_bytes(1, b"a.subject", b"");
+        let mut frame = RawConnection::message_bytes(1, b"a.subject", b"");
         frame[7] = 200;
         raw.send(&frame);
         ends_with(raw, Code::Protocol);
@@ -90,7 +90,7 @@ fn a_length_shorter_than_its_parts() {
 fn unknown_kinds_and_those_that_only_the_daemon_sends() {
     for kind in [0, 17, 255] {
         attack("", true, |mut raw| {
-            let mut frame = Raw::message_bytes(1, b"s", b"");
+            let mut frame = RawConnection::message_bytes(1, b"s", b"");
             frame[4] = kind;
             raw.send(&frame);
             ends_with(raw, Code::Protocol);
@@ -120,7 +120,7 @@ fn frames_before_hello() {
 
 #[test]
 fn hellos_that_are_no_good() {
-    let hello = Raw::hello();
+    let hello = RawConnection::hello();
     let bodies = [
         (encode(&Hello { magic: *b"http", ..hello.clone() }), Code::Protocol),
         (encode(&Hello { oldest: 9, newest: 9, ..hello.clone() }), Code::Version),
@@ -199,7 +199,7 @@ fn a_sender_cannot_be_forged() {
     let daemon = Daemon::start();
     let mut raw = daemon.raw("unix").open();
     raw.subscribe(1, "who");
-    let mut frame = Raw::message_bytes(1, b"who", b"am I");
+    let mut frame = RawConnection::message_bytes(1, b"who", b"am I");
     frame[24..32].copy_from_slice(&u64::MAX.to_le_bytes());
     frame[12..16].copy_from_slice(&77_u32.to_le_bytes());
     raw.send(&frame);
@@ -239,10 +239,10 @@ fn half_a_hello_and_then_silence() {
 
 #[test]
 fn half_a_message_and_then_silence() {
-    let daemon = Setup::new().config(CONFIG).start();
-    let neighbour = Neighbour::of(&daemon);
+    let daemon = DaemonSetup::new().config(CONFIG).start();
+    let neighbour = NeighbourPair::of(&daemon);
     let lengths = [1, 3, 4, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 3, 60_000, 99_000];
-    let frame = Raw::message_bytes(1, b"half", &[b'x'; 100_000]);
+    let frame = RawConnection::message_bytes(1, b"half", &[b'x'; 100_000]);
     let start = Instant::now();
     let halves = STREAMS.into_iter().flat_map(|scheme| lengths.map(|length| (scheme, length)));
     let peers: Vec<_> = halves
@@ -262,7 +262,7 @@ fn half_a_message_and_then_silence() {
 #[test]
 fn a_frame_that_trickles_in_does_not_put_off_its_deadline() {
     attack(CONFIG, true, |mut raw| {
-        let frame = Raw::message_bytes(1, b"slow", &[b'x'; 5000]);
+        let frame = RawConnection::message_bytes(1, b"slow", &[b'x'; 5000]);
         // Far longer than the deadline, if each byte restarted it.
         for byte in &frame[..40] {
             raw.send(&[*byte]);
@@ -278,7 +278,7 @@ fn a_frame_in_many_pieces_is_whole() {
     for scheme in STREAMS {
         let mut raw = daemon.session(scheme);
         raw.subscribe(1, "pieces");
-        for byte in Raw::message_bytes(1, b"pieces", b"one by one") {
+        for byte in RawConnection::message_bytes(1, b"pieces", b"one by one") {
             raw.send(&[byte]);
         }
         assert_eq!(raw.expect(Kind::Message).payload, b"one by one");
@@ -288,7 +288,7 @@ fn a_frame_in_many_pieces_is_whole() {
 #[test]
 fn an_end_inside_a_frame() {
     attack("", true, |mut raw| {
-        let frame = Raw::message_bytes(1, b"half", b"payload");
+        let frame = RawConnection::message_bytes(1, b"half", b"payload");
         raw.send(&frame[..frame.len() - 1]);
         raw.finish();
         raw.end();
@@ -298,10 +298,10 @@ fn an_end_inside_a_frame() {
 #[test]
 fn a_proof_is_good_for_one_session_and_a_wrong_one_for_none() {
     let daemon = Daemon::start();
-    let neighbour = Neighbour::of(&daemon);
+    let neighbour = NeighbourPair::of(&daemon);
     let token = daemon.token();
-    let hello = Raw::hello();
-    let challenge = |raw: &mut Raw| {
+    let hello = RawConnection::hello();
+    let challenge = |raw: &mut RawConnection| {
         raw.control(Kind::Hello, 0, &encode(&hello));
         let Challenge { nonce } = decode(&raw.expect(Kind::Challenge).payload).expect("a nonce");
         nonce
@@ -324,7 +324,7 @@ fn a_proof_is_good_for_one_session_and_a_wrong_one_for_none() {
 #[test]
 fn a_wrong_or_missing_token_is_denied() {
     let daemon = Daemon::start();
-    let neighbour = Neighbour::of(&daemon);
+    let neighbour = NeighbourPair::of(&daemon);
     let mut receiver = daemon.recv("unix", &["-C", "3", "a"]);
     let (wrong, short) = (daemon.dir().join("wrong"), daemon.dir().join("short"));
     std::fs::write(&wrong, "0123456789abcdef0123456789abcdef\n").expect("the directory is ours");
@@ -357,7 +357,7 @@ fn a_named_token_opens_as_well() {
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("it is ours");
     let file = file.to_str().expect("the path is text");
     let config = format!("[[token]]\nname = \"ci\"\nfile = \"{file}\"\n");
-    let daemon = Setup::new().config(&config).start();
+    let daemon = DaemonSetup::new().config(&config).start();
     for scheme in ["tcp", "udp"] {
         let named = ["--token-file", file, "--token-name", "ci", "send", "a", "b"];
         daemon.ctl(scheme, &named).run().expect(0);
@@ -368,7 +368,7 @@ fn a_named_token_opens_as_well() {
 #[test]
 fn junk_in_the_rendezvous_disturbs_nobody() {
     let daemon = Daemon::start();
-    let neighbour = Neighbour::of(&daemon);
+    let neighbour = NeighbourPair::of(&daemon);
     let socket = UdpSocket::bind("127.0.0.1:0").expect("there is a free port");
     for length in [0, 1, 4, 16, 40, 100, 1400, 60_000] {
         for fill in [0, 1, 0x7f, 0xff] {
@@ -402,7 +402,7 @@ fn a_taken_name_is_refused() {
 #[test]
 fn too_many_peers_are_turned_away() {
     let config = "[limits]\nmax_peers = 4\n";
-    let daemon = Setup::new().config(config).start();
+    let daemon = DaemonSetup::new().config(config).start();
     let _peers: Vec<_> = (0..4).map(|_| daemon.raw("unix").open()).collect();
     for scheme in ["unix", "pipe", "fifo", "tcp", "udp"] {
         let ended = daemon.ctl(scheme, &["send", "a", "b"]).run().expect(6);

@@ -6,14 +6,14 @@ use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use ipcd_tests::{Daemon, PATIENCE, Running, Setup, descriptors, eventually, skip};
+use ipcd_tests::{Daemon, DaemonSetup, PATIENCE, RunningProcess, descriptors, eventually, skip};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// A daemon with a Unix socket for `ipcctl`, and these further listeners; `RUN` stands for its
 /// runtime directory.
 fn daemon_with(listeners: &[&str], args: &[&str]) -> Daemon {
-    Setup::new().listen(&["unix"]).extra(listeners).args(args).start()
+    DaemonSetup::new().listen(&["unix"]).extra(listeners).args(args).start()
 }
 
 /// The address of the listener with this codec on a network transport.
@@ -39,7 +39,7 @@ fn lines(stream: &TcpStream) -> impl Iterator<Item = String> + use<> {
     reader.lines().map(|line| line.expect("it is text"))
 }
 
-fn tap(daemon: &Daemon) -> Running {
+fn tap(daemon: &Daemon) -> RunningProcess {
     let mut tap = daemon.recv("unix", &["-v", ">"]);
     tap.stdout();
     tap
@@ -113,7 +113,7 @@ fn all_kinds_of_programs_are_in_one_conversation() {
 #[test]
 fn lines_of_any_kind_are_messages_and_bad_ones_harm_nobody() {
     let listener = "tcp://127.0.0.1:0?codec=line&subject=in.$1";
-    let daemon = Setup::new()
+    let daemon = DaemonSetup::new()
         .listen(&["unix"])
         .config("[limits]\nmax_message = \"100\"\n")
         .extra(&[listener])
@@ -166,7 +166,7 @@ fn a_thousand_short_connections_leave_nothing_behind() {
 fn what_a_program_sent_before_it_left_waits_like_anything_else() {
     const LINES: usize = 3000;
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1000s\"\n";
-    let daemon = Setup::new()
+    let daemon = DaemonSetup::new()
         .listen(&["unix"])
         .config(config)
         .extra(&["tcp://127.0.0.1:0?codec=line&subject=work"])
@@ -192,7 +192,7 @@ fn what_a_program_sent_before_it_left_waits_like_anything_else() {
 #[test]
 fn a_program_that_does_not_read_is_cut_off() {
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";
-    let daemon = Setup::new()
+    let daemon = DaemonSetup::new()
         .listen(&["unix"])
         .config(config)
         .extra(&["tcp://127.0.0.1:0?codec=line&subject=in&reply=out"])
@@ -364,7 +364,7 @@ fn a_browsers_request_is_no_message() {
 fn strangers_from_the_network_need_a_word_in_the_configuration() {
     let refused = |listener: &str| {
         let dir = ipcd_tests::private_dir();
-        let setup = Setup::new().listen(&[]).extra(&[listener]);
+        let setup = DaemonSetup::new().listen(&[]).extra(&[listener]);
         setup.spawn(dir.path()).wait().expect(2).stderr
     };
     for scheme in ["tcp", "udp"] {

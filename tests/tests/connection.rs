@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipcd_proto::Kind;
 use ipcd_tests::{
-    Daemon, Raw, SCHEMES, Setup, children, descriptors, eventually, is_alive, memory, raise_limit,
-    state, whole_memory,
+    Daemon, DaemonSetup, RawConnection, SCHEMES, children, descriptors, eventually, is_alive,
+    memory, raise_limit, state, whole_memory,
 };
 use nix::sys::signal::Signal;
 
-fn per_connection(most: usize) -> Setup {
-    Setup::new().args(&["--fork", "connection", "--max-children", &most.to_string()])
+fn per_connection(most: usize) -> DaemonSetup {
+    DaemonSetup::new().args(&["--fork", "connection", "--max-children", &most.to_string()])
 }
 
 /// Waits until the supervisor has no more children than these.
@@ -151,9 +151,9 @@ fn five_hundred_children_that_are_subscribed_cost_little() {
         peer
     };
     let some = |part: usize| (part * PEERS / 10..(part + 1) * PEERS / 10).map(connect).collect();
-    let mut peers: Vec<Raw> = std::thread::scope(|scope| {
+    let mut peers: Vec<RawConnection> = std::thread::scope(|scope| {
         let parts: Vec<_> =
-            (0..10).map(|part| scope.spawn(move || -> Vec<Raw> { some(part) })).collect();
+            (0..10).map(|part| scope.spawn(move || -> Vec<RawConnection> { some(part) })).collect();
         parts.into_iter().flat_map(|part| part.join().expect("all are served")).collect()
     });
     let born = children(supervisor);
@@ -205,7 +205,7 @@ fn come_and_go_often(daemon: &Daemon, count: usize) {
 
 #[test]
 fn thousands_of_short_connections_leave_nothing_behind_in_a_pool() {
-    let daemon = Setup::new().args(&["--workers", "3"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "3"]).start();
     let supervisor = daemon.process.pid();
     let mut receiver = daemon.recv("unix", &["-o", "jsonl", "short"]);
     // It is read, because a slow machine would make its peer stall.

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use ipcd_tests::{Daemon, Setup, children, descriptors, eventually, is_alive, refusal, state};
+use ipcd_tests::{
+    Daemon, DaemonSetup, children, descriptors, eventually, is_alive, refusal, state,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -19,7 +21,7 @@ fn exec(script: &str, keys: &str) -> String {
 }
 
 fn daemon_with(config: &str, mode: &str) -> Daemon {
-    Setup::new().listen(&["unix"]).config(config).args(&["--fork", mode]).start()
+    DaemonSetup::new().listen(&["unix"]).config(config).args(&["--fork", mode]).start()
 }
 
 /// The entry of the program in `clients -j`, once `filter` is its first filter.
@@ -94,7 +96,7 @@ fn a_program_starts_clean() {
     let config = exec(script, "subscribe = [\"go\"]\npublish = \"about\"");
     let wrapper =
         "ulimit -Sn 200; NOTIFY_SOCKET=/nowhere LISTEN_FDS=1 IPC_ID=1 KEPT=yes exec \"$@\"";
-    let daemon = Setup::new().listen(&["unix"]).config(&config).wrapper(wrapper).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).config(&config).wrapper(wrapper).start();
     let pid = pid_of(&program(&daemon, "go"));
     let mut receiver = daemon.recv("unix", &["-C", "6", "about"]);
     daemon.send("go", "");

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use ipcd_client::{Client, Event, SubscribeOptions};
 use ipcd_tests::{
-    Daemon, PATIENCE, Receiver, SCHEMES, Sender, Setup, Stream, eventually, message, state,
+    Daemon, DaemonSetup, MessageStream, PATIENCE, Receiver, SCHEMES, Sender, eventually, message,
+    state,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -25,7 +26,7 @@ fn subscribe(client: &mut Client, filter: &str) -> u32 {
 }
 
 /// Sends numbered messages from one client to another, and compares.
-fn flow(from: &mut Client, to: &mut Client, subject: &str, stream: Stream) {
+fn flow(from: &mut Client, to: &mut Client, subject: &str, stream: MessageStream) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut text = Vec::new();
@@ -46,8 +47,8 @@ fn flow(from: &mut Client, to: &mut Client, subject: &str, stream: Stream) {
 
 #[test]
 fn a_stalled_receiver_makes_its_publisher_wait_and_no_other_pair_of_the_same_workers() {
-    let daemon = Setup::new().config(PATIENT).args(&["--workers", "2"]).start();
-    let stream = Stream { count: 20_000, longest: 2000, seed: 1 };
+    let daemon = DaemonSetup::new().config(PATIENT).args(&["--workers", "2"]).start();
+    let stream = MessageStream { count: 20_000, longest: 2000, seed: 1 };
     let mut stalled = Receiver::start(&daemon, "unix", "flood", stream);
     let (here, there) = (stalled.slot, 1 - stalled.slot);
     let (mut one, _) = daemon.client_on("unix", |slot| slot == here);
@@ -66,7 +67,7 @@ fn a_stalled_receiver_makes_its_publisher_wait_and_no_other_pair_of_the_same_wor
     };
     eventually("a full outbox", || (queued()? > 32 << 10).then_some(()));
     // In both directions: with and against the stalled messages.
-    let healthy = Stream { count: 10_000, longest: 2000, seed: 2 };
+    let healthy = MessageStream { count: 10_000, longest: 2000, seed: 2 };
     flow(&mut other, &mut one, "to.one", healthy);
     flow(&mut one, &mut other, "to.other", healthy);
     assert_eq!(sender.process.has_ended(), None, "it did not wait");
@@ -82,8 +83,8 @@ fn a_stalled_receiver_makes_its_publisher_wait_and_no_other_pair_of_the_same_wor
 /// A publisher on another worker continues when the stalled peer has gone.
 #[test]
 fn a_publisher_goes_on_when_the_stalled_subscriber_of_another_worker_is_killed() {
-    let daemon = Setup::new().config(PATIENT).args(&["--workers", "3"]).start();
-    let stream = Stream { count: 10_000, longest: 2000, seed: 3 };
+    let daemon = DaemonSetup::new().config(PATIENT).args(&["--workers", "3"]).start();
+    let stream = MessageStream { count: 10_000, longest: 2000, seed: 3 };
     let mut stalled = Receiver::start(&daemon, "unix", "flood", stream);
     stalled.process.signal(Signal::SIGSTOP);
     let slot = stalled.slot;
@@ -101,7 +102,7 @@ fn a_publisher_goes_on_when_the_stalled_subscriber_of_another_worker_is_killed()
 
 #[test]
 fn nothing_is_missed_once_a_subscription_is_acknowledged() {
-    let daemon = Setup::new().args(&["--workers", "3"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "3"]).start();
     let (mut receiver, slot) = daemon.client_on("unix", |_| true);
     let (mut near, _) = daemon.client_on("unix", |other| other != slot);
     let (mut far, _) = daemon.client_on("tcp", |other| other != slot);
@@ -126,7 +127,7 @@ fn nothing_is_missed_once_a_subscription_is_acknowledged() {
 /// As above with a child for each peer; the receiver's child has just started.
 #[test]
 fn nothing_is_missed_by_a_child_that_was_just_born() {
-    let daemon = Setup::new().args(&["--fork", "connection"]).start();
+    let daemon = DaemonSetup::new().args(&["--fork", "connection"]).start();
     let mut sender = daemon.client("unix");
     for round in 0..150 {
         let mut receiver = daemon.client(if round % 5 == 0 { "pipe" } else { "unix" });
@@ -143,7 +144,7 @@ const LARGEST: usize = 1024 * 1024;
 /// Text of the largest length that differs by seed.
 fn large(seed: u64) -> Vec<u8> {
     let (mut text, mut piece) = (Vec::with_capacity(LARGEST), Vec::new());
-    let stream = Stream { count: 0, longest: 8000, seed };
+    let stream = MessageStream { count: 0, longest: 8000, seed };
     for number in 0.. {
         message(stream, number, &mut piece);
         text.extend_from_slice(&piece[..piece.len().min(LARGEST - text.len())]);
@@ -201,28 +202,28 @@ fn a_mebibyte_from_several_at_once(daemon: &Daemon, different: bool) {
 
 #[test]
 fn the_largest_messages_cross_workers_in_pieces_unaltered() {
-    let daemon = Setup::new().args(&["--workers", "3"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "3"]).start();
     a_mebibyte_from_several_at_once(&daemon, false);
-    let daemon = Setup::new().args(&["--workers", "5"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "5"]).start();
     a_mebibyte_from_several_at_once(&daemon, true);
 }
 
 #[test]
 fn the_largest_messages_cross_children_in_pieces_unaltered() {
-    let daemon = Setup::new().args(&["--fork", "connection", "--max-children", "12"]).start();
+    let daemon = DaemonSetup::new().args(&["--fork", "connection", "--max-children", "12"]).start();
     a_mebibyte_from_several_at_once(&daemon, true);
 }
 
 /// A receiver on one worker, and a sender of each transport on others, one after another.
 #[test]
 fn who_sent_it_is_told_across_workers() {
-    let daemon = Setup::new().args(&["--workers", "3"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "3"]).start();
     who_sent_it(&daemon, |receiver, sender| receiver != sender);
 }
 
 #[test]
 fn who_sent_it_is_told_across_children() {
-    let daemon = Setup::new().args(&["--fork", "connection"]).start();
+    let daemon = DaemonSetup::new().args(&["--fork", "connection"]).start();
     who_sent_it(&daemon, |receiver, sender| receiver != sender);
 }
 
@@ -237,7 +238,7 @@ fn who_sent_it(daemon: &Daemon, fits: impl Fn(u64, u64) -> bool) {
         };
         let listed = daemon.clients().into_iter().find(is_it).expect("it is connected");
         let pid = sender.process.pid();
-        sender.feed(Stream { count: 1, longest: 1, seed: 0 });
+        sender.feed(MessageStream { count: 1, longest: 1, seed: 0 });
         sender.process.wait().expect(0);
         let line = receiver.stdout().wait_until("the message", |text| {
             let wanted = format!("\"transport\":\"{scheme}\"");

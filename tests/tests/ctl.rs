@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ipcd_tests::{Daemon, Running, Setup, eventually, ipcctl};
+use ipcd_tests::{Daemon, DaemonSetup, RunningProcess, eventually, ipcctl};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ fn sent(args: &[&str], input: &[u8], count: usize) -> String {
 }
 
 /// The messages of `recv -o jsonl`.
-fn objects(receiver: &mut Running) -> Vec<Value> {
+fn objects(receiver: &mut RunningProcess) -> Vec<Value> {
     let text = receiver.wait().expect(0).text();
     text.lines().map(|line| serde_json::from_str(line).expect("a line is an object")).collect()
 }
@@ -269,7 +269,7 @@ fn a_filter_of_another_broker_is_remarked_on() {
 
 #[test]
 fn too_large_a_payload_names_the_limit() {
-    let daemon = Setup::new().config("[limits]\nmax_message = \"4KiB\"\n").start();
+    let daemon = DaemonSetup::new().config("[limits]\nmax_message = \"4KiB\"\n").start();
     let ended = daemon.ctl("unix", &["send", "x", &"x".repeat(5000)]).run().expect(8);
     assert!(ended.stderr.contains("max_message"), "{}", ended.stderr);
 }
@@ -294,7 +294,7 @@ fn a_shell_loop_sends_every_line() {
     let mut shell = Command::new("sh");
     shell.args(["-c", script]).env("IPCCTL", ipcctl()).env("IPCD_VIA", daemon.via("unix"));
     let lines: String = (1..=20).map(|number| format!("line {number}\n")).collect();
-    let ended = Running::start(shell.stdin(Stdio::piped())).feed(lines.as_bytes());
+    let ended = RunningProcess::start(shell.stdin(Stdio::piped())).feed(lines.as_bytes());
     ended.expect(0);
     assert_eq!(receiver.wait().expect(0).text(), lines);
 }
@@ -360,7 +360,7 @@ fn a_pipeline_with_head_gets_its_line() {
     let mut shell = Command::new("sh");
     shell.args(["-c", r#""$IPCCTL" recv -E s | head -1"#]).stdin(Stdio::null());
     shell.env("IPCCTL", ipcctl()).env("IPCD_VIA", daemon.via("unix"));
-    let mut shell = Running::start(&mut shell);
+    let mut shell = RunningProcess::start(&mut shell);
     shell.stderr.wait_for("subscribed");
     daemon.send("s", "first");
     eventually("the end of the pipeline", || {

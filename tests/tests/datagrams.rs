@@ -6,7 +6,9 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use ipcd_tests::{Daemon, PATIENCE, Running, Setup, descriptors, eventually, is_without, skip};
+use ipcd_tests::{
+    Daemon, DaemonSetup, PATIENCE, RunningProcess, descriptors, eventually, is_without, skip,
+};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
 use nix::unistd::{getgid, getuid};
@@ -17,7 +19,7 @@ const MOST_SENDERS: usize = 512;
 /// A daemon whose datagram socket shares one subject with all other peers.
 fn daemon(args: &[&str]) -> Daemon {
     let listener = "unix://RUN/in.sock?type=dgram&codec=raw&subject=chat&reply=chat";
-    Setup::new().listen(&["unix"]).extra(&[listener]).args(args).start()
+    DaemonSetup::new().listen(&["unix"]).extra(&[listener]).args(args).start()
 }
 
 fn well_known(daemon: &Daemon) -> PathBuf {
@@ -41,7 +43,7 @@ fn hear(socket: &UnixDatagram) -> String {
     String::from_utf8_lossy(&room[..count]).into_owned()
 }
 
-fn receiver(daemon: &Daemon, args: &[&str]) -> Running {
+fn receiver(daemon: &Daemon, args: &[&str]) -> RunningProcess {
     let mut receiver = daemon.recv("unix", args);
     receiver.stdout();
     receiver
@@ -107,7 +109,7 @@ fn a_name_may_be_abstract_or_relative() {
         let mut heard = receiver(&daemon, &["-C", "1", "chat"]);
         let mut python = Command::new("python3");
         python.args(["-c", script, &name]).arg(well_known(&daemon)).current_dir(daemon.dir());
-        let mut python = Running::start(python.stdin(Stdio::null()));
+        let mut python = RunningProcess::start(python.stdin(Stdio::null()));
         assert_eq!(heard.wait().expect(0).text(), "hello\n");
         // Its own message does not come back.
         daemon.send("chat", "to you");
@@ -146,7 +148,7 @@ fn a_slow_subscriber_makes_senders_wait_and_nothing_is_lost() {
     const DATAGRAMS: usize = 3000;
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1000s\"\n";
     let listener = "unix://RUN/in.sock?type=dgram&codec=raw&subject=chat";
-    let setup = Setup::new().listen(&["unix"]).config(config).extra(&[listener]);
+    let setup = DaemonSetup::new().listen(&["unix"]).config(config).extra(&[listener]);
     let daemon = setup.args(&["--workers", "2"]).start();
     let mut framed = receiver(&daemon, &["chat"]);
     framed.signal(Signal::SIGSTOP);
@@ -289,7 +291,7 @@ fn a_name_that_is_bound_anew_is_answered_anew() {
     let mut heard = receiver(&daemon, &["-C", "1", "chat"]);
     let mut python = Command::new("python3");
     python.args(["-c", script]).args([&ann, &well_known(&daemon)]).stdin(Stdio::null());
-    let mut python = Running::start(&mut python);
+    let mut python = RunningProcess::start(&mut python);
     assert_eq!(heard.wait().expect(0).text(), "third\n");
     daemon.send("chat", "to the third");
     assert_eq!(python.wait().expect(0).text(), "heard to the third\n");
@@ -305,7 +307,7 @@ fn a_socket_of_another_user_is_not_written_to() {
         return;
     }
     let listener = "unix://RUN/in.sock?type=dgram&codec=raw&subject=chat&reply=chat&mode=0666";
-    let daemon = Setup::new().listen(&["unix"]).extra(&[listener]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).extra(&[listener]).start();
     std::os::unix::fs::chown(daemon.dir(), Some(65534), None).expect("we are root");
     let mut framed = receiver(&daemon, &["-C", "1", "chat"]);
     // The process binds a name, a socket of root replaces it there, and then the process sends.
@@ -319,7 +321,7 @@ fn a_socket_of_another_user_is_not_written_to() {
     let roots = named(&daemon, "roots");
     let mut python = Command::new("python3");
     python.args(["-c", script]).args([daemon.dir().join("mine"), daemon.dir().join("roots")]);
-    let mut python = Running::start(python.arg(well_known(&daemon)).stdin(Stdio::null()));
+    let mut python = RunningProcess::start(python.arg(well_known(&daemon)).stdin(Stdio::null()));
     python.wait().expect(0);
     assert_eq!(framed.wait().expect(0).text(), "hello\n");
     let ended = daemon.ctl("unix", &["send", "--ack", "delivered", "chat", "x"]).run();
@@ -332,7 +334,7 @@ fn a_socket_of_another_user_is_not_written_to() {
 fn long_ones_are_whole_or_refused_and_empty_ones_are_messages() {
     let config = "[limits]\nmax_message = \"1MiB\"\n";
     let listener = "unix://RUN/in.sock?type=dgram&codec=raw&subject=chat";
-    let daemon = Setup::new().listen(&["unix"]).config(config).extra(&[listener]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).config(config).extra(&[listener]).start();
     let mut framed = receiver(&daemon, &["-F", "%l", "chat"]);
     let ann = named(&daemon, "ann");
     setsockopt(&ann, sockopt::SndBufForce, &2_000_000)
@@ -354,7 +356,7 @@ fn long_ones_are_whole_or_refused_and_empty_ones_are_messages() {
 fn one_that_does_not_read_is_cut_off() {
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";
     let listener = "unix://RUN/in.sock?type=dgram&codec=raw&subject=in&reply=chat";
-    let setup = Setup::new().listen(&["unix"]).config(config).extra(&[listener]);
+    let setup = DaemonSetup::new().listen(&["unix"]).config(config).extra(&[listener]);
     let daemon = setup.start();
     let (ann, bob) = (named(&daemon, "ann"), named(&daemon, "bob"));
     bob.connect(well_known(&daemon)).expect("it is there");
@@ -375,7 +377,7 @@ fn one_that_does_not_read_is_cut_off() {
 fn frames_need_another_type_and_every_mode_of_forking_serves_datagrams() {
     let dir = ipcd_tests::private_dir();
     let said = |listener: &str| {
-        Setup::new().listen(&[]).extra(&[listener]).spawn(dir.path()).wait().expect(2).stderr
+        DaemonSetup::new().listen(&[]).extra(&[listener]).spawn(dir.path()).wait().expect(2).stderr
     };
     assert!(said("unix://RUN/x.sock?type=dgram").contains("listeners with a codec only"));
     let daemon = daemon(&["--fork", "connection"]);

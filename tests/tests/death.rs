@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ipcd_client::{Client, Error, Event, SubscribeOptions};
-use ipcd_tests::{Daemon, PATIENCE, Setup, children, descriptors, eventually, is_alive, state};
+use ipcd_tests::{
+    Daemon, DaemonSetup, PATIENCE, children, descriptors, eventually, is_alive, state,
+};
 use nix::sys::signal::Signal;
 
 fn subscribe(client: &mut Client, filter: &str) -> u32 {
@@ -35,7 +37,7 @@ fn a_flow_on_one_worker_has_no_gap_while_another_is_killed_all_the_time() {
     // The duration, and the worker's life span, are the subject of the test.
     const SPAN: Duration = Duration::from_secs(10);
     const LIFE: Duration = Duration::from_millis(200);
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
     let supervisor = daemon.process.pid();
     let (mut sender, slot) = daemon.client_on("unix", |_| true);
     let other = 1 - slot;
@@ -100,7 +102,7 @@ fn a_flow_on_one_worker_has_no_gap_while_another_is_killed_all_the_time() {
 
 #[test]
 fn peers_of_every_transport_come_back_when_one_of_three_workers_is_killed() {
-    let daemon = Setup::new().args(&["--workers", "3"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "3"]).start();
     let mut receivers = Vec::new();
     for slot in 0..3 {
         for scheme in ["unix", "pipe", "fifo", "tcp", "udp"] {
@@ -125,7 +127,7 @@ fn peers_of_every_transport_come_back_when_one_of_three_workers_is_killed() {
 fn subscribing_goes_on_at_eight_workers_and_while_one_of_them_is_stopped() {
     const EACH: u32 = 400;
     let config = "[daemon]\nwatchdog = \"1s\"\n";
-    let daemon = Setup::new().config(config).args(&["--workers", "8"]).start();
+    let daemon = DaemonSetup::new().config(config).args(&["--workers", "8"]).start();
     let mut clients: Vec<_> =
         (0..8).map(|slot| daemon.client_on("unix", |at| at == slot).0).collect();
     let churn = |clients: &mut [Client], round: u32| {
@@ -167,7 +169,7 @@ fn subscribing_goes_on_at_eight_workers_and_while_one_of_them_is_stopped() {
 #[test]
 fn a_worker_that_stops_for_a_moment_goes_on() {
     let config = "[daemon]\nwatchdog = \"1000s\"\n";
-    let daemon = Setup::new().config(config).args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().config(config).args(&["--workers", "2"]).start();
     let (mut sender, slot) = daemon.client_on("unix", |_| true);
     let (mut receiver, _) = daemon.client_on("unix", |at| at != slot);
     subscribe(&mut receiver, "news");
@@ -197,7 +199,7 @@ fn peers_come_to_the_other_worker(daemon: &Daemon) {
 #[test]
 fn peers_come_to_another_worker_while_one_is_stopped() {
     let config = "[daemon]\nwatchdog = \"1000s\"\n";
-    let daemon = Setup::new().config(config).args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().config(config).args(&["--workers", "2"]).start();
     let pid = daemon.worker_in(0).pid;
     daemon.signal_worker(pid, Signal::SIGSTOP);
     peers_come_to_the_other_worker(&daemon);
@@ -210,7 +212,7 @@ fn peers_come_to_another_worker_while_one_is_stopped() {
 #[test]
 fn a_peer_of_another_worker_is_kicked() {
     for mode in [&["--workers", "2"][..], &["--fork", "connection"]] {
-        let daemon = Setup::new().args(mode).start();
+        let daemon = DaemonSetup::new().args(mode).start();
         for scheme in ipcd_tests::SCHEMES {
             let (mut victim, slot) = daemon.on_slot(
                 |_| true,
@@ -237,7 +239,7 @@ fn a_peer_of_another_worker_is_kicked() {
 
 #[test]
 fn a_peer_is_kicked_by_the_tool_whatever_worker_it_is_on() {
-    let daemon = Setup::new().args(&["--workers", "3"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "3"]).start();
     for _ in 0..6 {
         let mut victim = daemon.recv("unix", &["--no-reconnect", "--name", "victim", "news"]);
         let id = daemon.peer_named("victim")["id"].to_string();
@@ -262,7 +264,7 @@ fn is_refused(daemon: &Daemon, scheme: &str, name: &str) -> bool {
 #[test]
 fn a_name_is_one_peers_over_all_workers_and_free_when_that_is_gone() {
     for mode in [&["--workers", "3"][..], &["--fork", "connection"]] {
-        let daemon = Setup::new().args(mode).start();
+        let daemon = DaemonSetup::new().args(mode).start();
         let mut owner = daemon.recv("unix", &["--no-reconnect", "--name", "highlander", "news"]);
         // Three in turn reach every worker.
         for scheme in ["unix", "tcp", "pipe", "fifo", "udp", "unix"] {
@@ -284,7 +286,7 @@ fn a_name_is_one_peers_over_all_workers_and_free_when_that_is_gone() {
 /// A client in the test's own process gets the same reason as the tool.
 #[test]
 fn who_is_kicked_is_told_why() {
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
     let (mut victim, slot) = daemon.client_on("unix", |_| true);
     let (mut kicker, _) = daemon.client_on("unix", |at| at != slot);
     let answer = kicker.query(&ipcd_client::Query::Kick(victim.peer())).expect("it may");
@@ -297,7 +299,7 @@ fn who_is_kicked_is_told_why() {
 
 #[test]
 fn status_and_clients_and_wait_subs_tell_of_all_workers() {
-    let daemon = Setup::new().args(&["--workers", "3"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "3"]).start();
     let supervisor = daemon.process.pid();
     let receivers: Vec<_> = (0..6)
         .map(|number| {

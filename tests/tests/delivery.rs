@@ -1,6 +1,8 @@
 //! Messages between processes over every pair of transports: all of them, in order, unaltered.
 
-use ipcd_tests::{Daemon, Receiver, SCHEMES, Sender, Setup, Stream, eventually, state};
+use ipcd_tests::{
+    Daemon, DaemonSetup, MessageStream, Receiver, SCHEMES, Sender, eventually, state,
+};
 use nix::sys::signal::Signal;
 
 const MESSAGES: u64 = 10_000;
@@ -10,7 +12,7 @@ const CROSSING_MESSAGES: u64 = 2000;
 
 /// The processes that serve a pair.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Mode {
+enum ServingMode {
     /// One worker for both.
     Together,
     /// A worker each.
@@ -19,12 +21,12 @@ enum Mode {
     Children,
 }
 
-impl Mode {
+impl ServingMode {
     fn start(self) -> Daemon {
         match self {
-            Self::Together => Setup::new().args(&["--workers", "1"]).start(),
-            Self::Workers => Setup::new().args(&["--workers", "3"]).start(),
-            Self::Children => Setup::new().args(&["--fork", "connection"]).start(),
+            Self::Together => DaemonSetup::new().args(&["--workers", "1"]).start(),
+            Self::Workers => DaemonSetup::new().args(&["--workers", "3"]).start(),
+            Self::Children => DaemonSetup::new().args(&["--fork", "connection"]).start(),
         }
     }
 
@@ -34,13 +36,13 @@ impl Mode {
 }
 
 /// A sender on this transport to a receiver on each, all at the same time.
-fn deliver_from(sender: &str, mode: Mode) {
+fn deliver_from(sender: &str, mode: ServingMode) {
     let daemon = mode.start();
-    let count = if mode == Mode::Together { MESSAGES } else { CROSSING_MESSAGES };
+    let count = if mode == ServingMode::Together { MESSAGES } else { CROSSING_MESSAGES };
     let mut pairs: Vec<_> = (0..)
         .zip(SCHEMES)
         .map(|(seed, receiver)| {
-            let stream = Stream { count, longest: LONGEST, seed };
+            let stream = MessageStream { count, longest: LONGEST, seed };
             let subject = format!("pair.{sender}.{receiver}");
             let receiving = Receiver::start(&daemon, receiver, &subject, stream);
             let fits = |slot| mode.fits(receiving.slot, slot);
@@ -55,90 +57,90 @@ fn deliver_from(sender: &str, mode: Mode) {
         receiver.finish(&subject);
     }
     assert_eq!(daemon.counter("records_lost"), 0);
-    if mode != Mode::Children {
+    if mode != ServingMode::Children {
         assert_eq!(daemon.counter("messages_accepted"), 5 * count);
     }
 }
 
 #[test]
 fn from_unix_to_every_transport() {
-    deliver_from("unix", Mode::Together);
+    deliver_from("unix", ServingMode::Together);
 }
 
 #[test]
 fn from_unix_to_every_transport_across_workers() {
-    deliver_from("unix", Mode::Workers);
+    deliver_from("unix", ServingMode::Workers);
 }
 
 #[test]
 fn from_unix_to_every_transport_with_a_child_each() {
-    deliver_from("unix", Mode::Children);
+    deliver_from("unix", ServingMode::Children);
 }
 
 #[test]
 fn from_pipe_to_every_transport() {
-    deliver_from("pipe", Mode::Together);
+    deliver_from("pipe", ServingMode::Together);
 }
 
 #[test]
 fn from_pipe_to_every_transport_across_workers() {
-    deliver_from("pipe", Mode::Workers);
+    deliver_from("pipe", ServingMode::Workers);
 }
 
 #[test]
 fn from_pipe_to_every_transport_with_a_child_each() {
-    deliver_from("pipe", Mode::Children);
+    deliver_from("pipe", ServingMode::Children);
 }
 
 #[test]
 fn from_fifo_to_every_transport() {
-    deliver_from("fifo", Mode::Together);
+    deliver_from("fifo", ServingMode::Together);
 }
 
 #[test]
 fn from_fifo_to_every_transport_across_workers() {
-    deliver_from("fifo", Mode::Workers);
+    deliver_from("fifo", ServingMode::Workers);
 }
 
 #[test]
 fn from_fifo_to_every_transport_with_a_child_each() {
-    deliver_from("fifo", Mode::Children);
+    deliver_from("fifo", ServingMode::Children);
 }
 
 #[test]
 fn from_tcp_to_every_transport() {
-    deliver_from("tcp", Mode::Together);
+    deliver_from("tcp", ServingMode::Together);
 }
 
 #[test]
 fn from_tcp_to_every_transport_across_workers() {
-    deliver_from("tcp", Mode::Workers);
+    deliver_from("tcp", ServingMode::Workers);
 }
 
 #[test]
 fn from_tcp_to_every_transport_with_a_child_each() {
-    deliver_from("tcp", Mode::Children);
+    deliver_from("tcp", ServingMode::Children);
 }
 
 #[test]
 fn from_udp_to_every_transport() {
-    deliver_from("udp", Mode::Together);
+    deliver_from("udp", ServingMode::Together);
 }
 
 #[test]
 fn from_udp_to_every_transport_across_workers() {
-    deliver_from("udp", Mode::Workers);
+    deliver_from("udp", ServingMode::Workers);
 }
 
 #[test]
 fn from_udp_to_every_transport_with_a_child_each() {
-    deliver_from("udp", Mode::Children);
+    deliver_from("udp", ServingMode::Children);
 }
 
 /// A UDP receiver that is stopped in the middle loses nothing: the credit window stops the sender.
 fn deliver_to_a_receiver_that_stops(scheme: &str) {
     let daemon = Daemon::start();
-    let stream = Stream { count: MESSAGES, longest: LONGEST, seed: 9 };
+    let stream = MessageStream { count: MESSAGES, longest: LONGEST, seed: 9 };
     let mut receiver = Receiver::start(&daemon, "udp", "stops", stream);
     let mut sender = Sender::start(&daemon, scheme, "stops");
     sender.feed(stream);

@@ -4,7 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use ipcd_tests::{Daemon, PATIENCE, Setup, children, descriptors, eventually, refusal, state};
+use ipcd_tests::{
+    Daemon, DaemonSetup, PATIENCE, children, descriptors, eventually, refusal, state,
+};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, listen, socket};
 
@@ -16,7 +18,7 @@ fn connect(endpoint: &str) -> String {
 }
 
 fn daemon_with(config: &str, mode: &str) -> Daemon {
-    Setup::new().listen(&["unix"]).config(config).args(&["--fork", mode]).start()
+    DaemonSetup::new().listen(&["unix"]).config(config).args(&["--fork", mode]).start()
 }
 
 /// A TCP server on a port of its own, and its endpoint.

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ipcd_tests::{Daemon, Setup, children, eventually, is_alive};
+use ipcd_tests::{Daemon, DaemonSetup, children, eventually, is_alive};
 use nix::sys::signal::Signal;
 
 /// Senders that count their confirmed messages.
@@ -73,13 +73,13 @@ fn what_was_accepted_arrives(mut daemon: Daemon, different: bool) {
 #[test]
 fn what_one_worker_has_accepted_another_delivers_before_the_end() {
     for _ in 0..5 {
-        what_was_accepted_arrives(Setup::new().args(&["--workers", "3"]).start(), true);
+        what_was_accepted_arrives(DaemonSetup::new().args(&["--workers", "3"]).start(), true);
     }
 }
 
 #[test]
 fn what_one_child_has_accepted_another_delivers_before_the_end() {
     for _ in 0..5 {
-        what_was_accepted_arrives(Setup::new().args(&["--fork", "connection"]).start(), true);
+        what_was_accepted_arrives(DaemonSetup::new().args(&["--fork", "connection"]).start(), true);
     }
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use ipcd_tests::{Daemon, Setup, assert_asleep, eventually};
+use ipcd_tests::{Daemon, DaemonSetup, assert_asleep, eventually};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -16,7 +16,7 @@ const LISTENER: &str = "fifo://RUN/news.fifo?codec=line&reply=news";
 fn daemon_with(mode: &str) -> Daemon {
     let config =
         "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\nhandshake_timeout = \"1s\"\n";
-    let setup = Setup::new().listen(&["unix"]).extra(&[LISTENER]).config(config);
+    let setup = DaemonSetup::new().listen(&["unix"]).extra(&[LISTENER]).config(config);
     let daemon = setup.args(&["--fork", mode]).start();
     peer(&daemon);
     daemon
@@ -154,7 +154,7 @@ fn a_fifo_that_others_have_made_is_written_and_read() {
         )
     };
     let config = connect(&there, "reply = \"news\"") + &connect(&back, "subject = \"in\"");
-    let mut daemon = Setup::new().listen(&["unix"]).config(&config).start();
+    let mut daemon = DaemonSetup::new().listen(&["unix"]).config(&config).start();
     peer(&daemon);
     daemon.send("news", "to nobody");
     eventually("that it is counted", || (dropped(&daemon) == (1, 1)).then_some(()));
@@ -178,7 +178,7 @@ fn a_fifo_that_others_have_made_is_written_and_read() {
 fn a_fifo_has_one_direction() {
     let dir = ipcd_tests::private_dir();
     let listener = ["fifo://RUN/both.fifo?codec=line&subject=in&reply=out"];
-    let ended = Setup::new().listen(&[]).extra(&listener).spawn(dir.path()).wait().expect(2);
+    let ended = DaemonSetup::new().listen(&[]).extra(&listener).spawn(dir.path()).wait().expect(2);
     assert!(ended.stderr.contains("one direction"), "{}", ended.stderr);
 }
 
@@ -190,7 +190,7 @@ fn a_fifo_that_was_refused_is_served_when_there_is_room() {
     let at = format!("unix://{}", socket.display());
     let listener = |at: &str| format!("[[listen]]\nendpoint = \"{at}\"\n");
     let args = ["--fork", "connection", "--max-children", "2"];
-    let daemon = Setup::new().listen(&[]).config(&listener(&at)).args(&args).start();
+    let daemon = DaemonSetup::new().listen(&[]).config(&listener(&at)).args(&args).start();
     let clients = [0; 2].map(|_| daemon.recv(&at, &["x"]));
     let news = format!("fifo://{}?codec=line&reply=news", fifo.display());
     fs::write(daemon.config_file(), listener(&at) + &listener(&news)).expect("it is ours");

@@ -8,14 +8,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use ipcd_tests::{Daemon, PATIENCE, Raw, Running, Setup};
+use ipcd_tests::{Daemon, DaemonSetup, PATIENCE, RawConnection, RunningProcess};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket,
 };
 
 fn daemon_with(listeners: &[&str]) -> Daemon {
-    Setup::new().listen(&["unix"]).extra(listeners).start()
+    DaemonSetup::new().listen(&["unix"]).extra(listeners).start()
 }
 
 fn seqpacket(path: &Path) -> OwnedFd {
@@ -177,8 +177,8 @@ fn what_a_sender_had_sent_before_it_broke_is_accepted_later() {
     // More than the subscriber's send queue holds.
     const AT_LEAST: u64 = 100;
     let limits = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"10m\"\n";
-    let daemon = Setup::new().listen(&["unix"]).config(limits).start();
-    let mut slow: Running = daemon.recv("unix", &["--overflow", "block", "big"]);
+    let daemon = DaemonSetup::new().listen(&["unix"]).config(limits).start();
+    let mut slow: RunningProcess = daemon.recv("unix", &["--overflow", "block", "big"]);
     slow.stdout();
     slow.signal(Signal::SIGSTOP);
     let mut sender = daemon.session("unix");
@@ -186,7 +186,7 @@ fn what_a_sender_had_sent_before_it_broke_is_accepted_later() {
     let body = [b'x'; 1000];
     let message = |number: u64| {
         let text = [format!("{number} ").as_bytes(), &body].concat();
-        Raw::message_bytes(number, b"big", &text)
+        RawConnection::message_bytes(number, b"big", &text)
     };
     (1..=AT_LEAST).for_each(|number| sender.send(&message(number)));
     // The way that the daemon's reads divide the bytes decides how many more the sockets hold.

@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use ipcd_tests::{Daemon, Running, example};
+use ipcd_tests::{Daemon, RunningProcess, example};
 
-fn start(name: &str, args: &[&str]) -> Running {
-    Running::start(Command::new(example(name)).args(args))
+fn start(name: &str, args: &[&str]) -> RunningProcess {
+    RunningProcess::start(Command::new(example(name)).args(args))
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::process::{Command, Stdio};
 
-use ipcd_tests::{Daemon, Ended, Setup, eventually, ipcctl, state};
+use ipcd_tests::{Daemon, DaemonSetup, ProcessResult, eventually, ipcctl, state};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-fn run(daemon: &Daemon, args: &[&str]) -> Ended {
+fn run(daemon: &Daemon, args: &[&str]) -> ProcessResult {
     daemon.ctl("unix", args).run()
 }
 
@@ -20,14 +20,14 @@ fn fails(daemon: &Daemon, args: &[&str], status: i32, word: &str) {
 
 #[test]
 fn status_0_done() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let ended = run(&daemon, &["send", "nobody.there", "text"]).expect(0);
     assert_eq!((ended.stdout.len(), &*ended.stderr), (0, ""));
 }
 
 #[test]
 fn status_1_internal_error() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let mut command = Command::new(ipcctl());
     command.args(["--via", &daemon.via("unix"), "status"]).stderr(Stdio::piped());
     command.stdout(File::options().write(true).open("/dev/full").expect("Linux has it"));
@@ -39,7 +39,7 @@ fn status_1_internal_error() {
 
 #[test]
 fn status_2_usage() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     fails(&daemon, &["send"], 2, "SUBJECT");
     fails(&daemon, &["send", "a", "b", "--no-such-option"], 2, "--no-such-option");
     fails(&daemon, &["send", "a", "b", "-H", "no colon"], 2, "KEY:VALUE");
@@ -49,7 +49,7 @@ fn status_2_usage() {
 
 #[test]
 fn status_3_cannot_connect() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     for scheme in ["pipe", "fifo", "tcp", "udp"] {
         let ended = daemon.ctl(scheme, &["ping", "--timeout", "2s"]).run().expect(3);
         assert!(ended.stderr.contains("is ipcd running"), "{}", ended.stderr);
@@ -58,7 +58,7 @@ fn status_3_cannot_connect() {
 
 #[test]
 fn status_4_timeout() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     fails(&daemon, &["recv", "-C", "1", "-W", "0.2", "silence"], 4, "0 of 1");
     let _mute = daemon.recv("unix", &["question"]);
     fails(&daemon, &["req", "question", "?", "--timeout", "0.5"], 4, "time");
@@ -67,7 +67,7 @@ fn status_4_timeout() {
 
 #[test]
 fn status_5_nobody_is_there() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     fails(&daemon, &["send", "silence", "text", "--ack", "delivered"], 5, "silence");
     fails(&daemon, &["req", "silence", "?"], 5, "silence");
     fails(&daemon, &["send", "@nobody", "text"], 5, "nobody");
@@ -77,7 +77,7 @@ fn status_5_nobody_is_there() {
 
 #[test]
 fn status_6_denied() {
-    let daemon = Setup::new().listen(&["unix", "tcp"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix", "tcp"]).start();
     let _bob = daemon.recv("unix", &["--name", "bob", "news"]);
     fails(&daemon, &["send", "a", "b", "--name", "bob"], 6, "taken");
     let token = daemon.dir().join("forged");
@@ -89,7 +89,8 @@ fn status_6_denied() {
 
 #[test]
 fn status_7_dropped_or_cut_off() {
-    let daemon = Setup::new().listen(&["unix"]).config("[limits]\noutbox = \"64KiB\"\n").start();
+    let daemon =
+        DaemonSetup::new().listen(&["unix"]).config("[limits]\noutbox = \"64KiB\"\n").start();
     // Disconnected.
     let mut receiver = daemon.recv("unix", &["--no-reconnect", "--name", "bob", "news"]);
     let id = daemon.peer_named("bob")["id"].to_string();
@@ -117,7 +118,7 @@ fn status_7_dropped_or_cut_off() {
 #[test]
 fn status_8_a_bad_message() {
     let daemon =
-        Setup::new().listen(&["unix"]).config("[limits]\nmax_message = \"1KiB\"\n").start();
+        DaemonSetup::new().listen(&["unix"]).config("[limits]\nmax_message = \"1KiB\"\n").start();
     let body = "x".repeat(1025);
     fails(&daemon, &["send", "a", &body], 8, "1025");
     fails(&daemon, &["send", "a..b", "text"], 8, "empty");
@@ -128,7 +129,7 @@ fn status_8_a_bad_message() {
 
 #[test]
 fn status_9_the_remote_handler_failed() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let serve = ["serve", "fail", "-E", "--", "sh", "-c", "echo partly; exit 3"];
     let _server = daemon.ctl("unix", &serve).spawn_subscribed();
     let ended = run(&daemon, &["req", "fail", "?"]).expect(9);
@@ -138,14 +139,14 @@ fn status_9_the_remote_handler_failed() {
 
 #[test]
 fn status_10_a_threshold_is_missed() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     fails(&daemon, &["ping", "--max", "1us"], 10, "1us");
     run(&daemon, &["ping", "--max", "100s"]).expect(0);
 }
 
 #[test]
 fn status_126_and_127_a_handler_that_cannot_run() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let file = daemon.dir().join("no-program");
     std::fs::write(&file, "text").expect("the directory is ours");
     let file = file.display().to_string();
@@ -159,7 +160,7 @@ fn status_126_and_127_a_handler_that_cannot_run() {
 /// With `-j` an error is one line of JSON.
 #[test]
 fn errors_are_json_where_that_is_wanted() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let cases: [(&[&str], u64); 6] = [
         (&["recv", "-j", "-C", "x", "a"], 2),
         (&["send", "-o", "jsonl"], 2),

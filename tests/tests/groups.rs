@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipcd_client::{Event, Publication, SubscribeOptions};
-use ipcd_tests::{Daemon, Running, SCHEMES, Setup, eventually, state};
+use ipcd_tests::{Daemon, DaemonSetup, RunningProcess, SCHEMES, eventually, state};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ const IN_FLIGHT: u64 = (16 << 10) + (600 << 10);
 const MESSAGES: u64 = 30_000;
 
 /// A member on a worker in a slot that fits, and its name.
-fn member(daemon: &Daemon, scheme: &str, fits: impl Fn(u64) -> bool) -> (Running, String) {
+fn member(daemon: &Daemon, scheme: &str, fits: impl Fn(u64) -> bool) -> (RunningProcess, String) {
     let start = |name: &str| {
         let args = ["-g", "team", "--name", name, "--no-reconnect", "work"];
         (daemon.recv(scheme, &args), name.to_owned())
@@ -40,7 +40,7 @@ fn send(daemon: &Daemon, count: u64, padding: usize) {
 }
 
 /// The numbers that a member has received, in their order.
-fn numbers(member: &mut Running) -> Vec<u64> {
+fn numbers(member: &mut RunningProcess) -> Vec<u64> {
     let bytes = member.stdout().bytes();
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     let text = str::from_utf8(&bytes[..whole]).expect("it was text");
@@ -62,7 +62,7 @@ fn field(value: &Value, name: &str) -> u64 {
 
 #[test]
 fn each_message_goes_to_one_of_three_members_on_three_transports_and_two_workers() {
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
     let mut members = [("tcp", 0), ("fifo", 1), ("udp", 1)]
         .map(|(scheme, slot)| member(&daemon, scheme, |found| found == slot).0);
     send(&daemon, MESSAGES, 0);
@@ -82,7 +82,7 @@ fn each_message_goes_to_one_of_three_members_on_three_transports_and_two_workers
 
 #[test]
 fn the_others_get_what_a_stopped_member_does_not_take_and_its_death_is_accounted_for() {
-    let daemon = Setup::new().config(PATIENT).args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().config(PATIENT).args(&["--workers", "2"]).start();
     let (mut one, _) = member(&daemon, "unix", |slot| slot == 0);
     let (mut other, _) = member(&daemon, "pipe", |slot| slot == 1);
     let (mut stopped, name) = member(&daemon, "fifo", |slot| slot == 1);
@@ -114,7 +114,7 @@ fn the_others_get_what_a_stopped_member_does_not_take_and_its_death_is_accounted
 /// messages that came before. None is lost, and none comes twice.
 #[test]
 fn members_join_and_leave_under_load() {
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
     let (mut steady, _) = member(&daemon, "unix", |_| true);
     let is_over = AtomicBool::new(false);
     let mut got: Vec<u64> = thread::scope(|scope| {
@@ -173,8 +173,8 @@ fn visit(daemon: &Daemon, first: usize, is_over: &AtomicBool) -> Vec<u64> {
 #[test]
 fn turns_are_fair_to_members_of_any_worker_and_among_senders_of_one_message() {
     for args in [["--workers", "2"], ["--fork", "connection"]] {
-        let daemon = Setup::new().args(&args).start();
-        let mut members: Vec<Running> =
+        let daemon = DaemonSetup::new().args(&args).start();
+        let mut members: Vec<RunningProcess> =
             (0..4).map(|_| daemon.recv("unix", &["-g", "team", "work"])).collect();
         members.iter_mut().for_each(|member| drop(member.stdout().bytes()));
         for number in 0..100 {
@@ -194,7 +194,7 @@ fn turns_are_fair_to_members_of_any_worker_and_among_senders_of_one_message() {
 #[test]
 fn who_takes_few_messages_of_a_group_leaves_the_others_theirs() {
     for workers in ["1", "2"] {
-        let daemon = Setup::new().args(&["--workers", workers]).start();
+        let daemon = DaemonSetup::new().args(&["--workers", workers]).start();
         for scheme in ["unix", "pipe", "fifo", "tcp"] {
             let count = |count: &str| daemon.recv(scheme, &["-g", "team", "-C", count, "jobs"]);
             let mut members = [count("1"), count("2"), count("17")];
@@ -215,7 +215,7 @@ fn who_takes_few_messages_of_a_group_leaves_the_others_theirs() {
 /// Messages that come until the group knows of a leaving member are printed, also after its time.
 #[test]
 fn a_member_whose_time_is_over_prints_what_it_was_given() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let mut member = daemon.recv("unix", &["-g", "team", "-W", "500ms", "jobs"]);
     let mut sender = daemon.client("unix");
     let mut given = 0;

@@ -10,13 +10,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use ipcd_tests::{Daemon, Running, Setup, ipcctl, is_without, private_dir};
+use ipcd_tests::{Daemon, DaemonSetup, RunningProcess, ipcctl, is_without, private_dir};
 
 /// A line that no page prints.
 const MARK: &str = "=== end of block";
 
 #[derive(Clone)]
-struct Block {
+struct CodeBlock {
     commands: String,
     expected: Option<String>,
 }
@@ -26,15 +26,15 @@ fn guide() -> PathBuf {
 }
 
 /// The blocks of a page, in their order.
-fn blocks(page: &str) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
+fn blocks(page: &str) -> Vec<CodeBlock> {
+    let mut blocks: Vec<CodeBlock> = Vec::new();
     let mut lines = page.lines();
     while let Some(line) = lines.next() {
         let Some(kind) = line.strip_prefix("```") else { continue };
         let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
         let body = body.join("\n");
         match (kind, blocks.last_mut()) {
-            ("sh", _) => blocks.push(Block { commands: body, expected: None }),
+            ("sh", _) => blocks.push(CodeBlock { commands: body, expected: None }),
             ("text", Some(block)) => block.expected = Some(body),
             _ => {}
         }
@@ -49,7 +49,7 @@ const PROGRAMS: [&str; 12] = [
 ];
 
 /// The programs that a page needs.
-fn programs(blocks: &[Block]) -> Vec<&'static str> {
+fn programs(blocks: &[CodeBlock]) -> Vec<&'static str> {
     let is_word_in = |text: &str, program: &str| {
         text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == program)
     };
@@ -62,7 +62,7 @@ fn programs(blocks: &[Block]) -> Vec<&'static str> {
 /// Lists the processes that a page leaves running: none.
 const LEFT: &str = "jobs -r";
 
-fn script(blocks: &[Block]) -> String {
+fn script(blocks: &[CodeBlock]) -> String {
     // Processes that still run at the end were started by the page.
     let mut script = "exec 2>&1\nset -u\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n".to_owned();
     for block in blocks {
@@ -72,11 +72,11 @@ fn script(blocks: &[Block]) -> String {
 }
 
 /// The commands of a page of the guide, and a check of the processes that it leaves.
-fn commands(page: &str) -> Vec<Block> {
+fn commands(page: &str) -> Vec<CodeBlock> {
     let text = fs::read_to_string(guide().join(page)).expect("the page is there");
     let mut blocks = blocks(&text);
     assert!(!blocks.is_empty(), "{page} has no commands");
-    blocks.push(Block { commands: LEFT.to_owned(), expected: None });
+    blocks.push(CodeBlock { commands: LEFT.to_owned(), expected: None });
     blocks
 }
 
@@ -94,15 +94,20 @@ fn pages() -> Vec<String> {
 }
 
 /// Types blocks into a shell, one after the other, in a directory of its own, where a daemon runs.
-fn type_in(page: &str, blocks: &[Block]) {
+fn type_in(page: &str, blocks: &[CodeBlock]) {
     if is_without(&programs(blocks)) {
         return;
     }
-    let daemon = Setup::new().listen(&["unix", "pipe", "fifo"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix", "pipe", "fifo"]).start();
     type_beside(&daemon, page, blocks, |_, block, said| check(page, block, said));
 }
 
-fn type_beside(daemon: &Daemon, page: &str, blocks: &[Block], check: impl Fn(usize, &Block, &str)) {
+fn type_beside(
+    daemon: &Daemon,
+    page: &str,
+    blocks: &[CodeBlock],
+    check: impl Fn(usize, &CodeBlock, &str),
+) {
     let programs = ipcctl().parent().expect("a program is in a directory").to_owned();
     let path = env::var_os("PATH").expect("there is a PATH");
     let path = env::join_paths([programs].into_iter().chain(env::split_paths(&path)));
@@ -116,7 +121,7 @@ fn type_beside(daemon: &Daemon, page: &str, blocks: &[Block], check: impl Fn(usi
     command.arg(&file).env("PATH", path.expect("no directory has a colon in its name"));
     command.env("IPCD_RUNTIME_DIR", daemon.runtime_dir()).env_remove("IPCD_VIA");
     command.current_dir(daemon.dir()).stdin(Stdio::null());
-    let mut shell = Running::start(&mut command);
+    let mut shell = RunningProcess::start(&mut command);
     let mark = format!("{MARK}\n");
     for (number, block) in blocks.iter().enumerate() {
         let what = format!("the end of a block of {page}:\n{}\n", block.commands);
@@ -131,7 +136,7 @@ fn type_beside(daemon: &Daemon, page: &str, blocks: &[Block], check: impl Fn(usi
 }
 
 /// The blocks of README that are typed while a daemon runs, and end by themselves.
-fn tour(daemon: &Daemon) -> Vec<Block> {
+fn tour(daemon: &Daemon) -> Vec<CodeBlock> {
     let text = fs::read_to_string(guide().join("../../README.md")).expect("it is there");
     let (_, tour) = text.split_once("## Five minutes").expect("it has a tour");
     let own = |scheme| (format!("--via {scheme} "), format!("--via {} ", daemon.via(scheme)));
@@ -159,7 +164,7 @@ fn the_tour_of_readme() {
         &["\"name\":\"till\"", "\"transport\":\"tcp\""],
         &["3\n", "ipcctl: req nobody.there: "],
     ];
-    let daemon = Setup::new().start();
+    let daemon = DaemonSetup::new().start();
     let blocks = tour(&daemon);
     assert_eq!(blocks.len(), SAID.len(), "README has other blocks");
     if is_without(&programs(&blocks)) {
@@ -174,7 +179,7 @@ fn the_tour_of_readme() {
     });
 }
 
-fn check(page: &str, block: &Block, printed: &str) {
+fn check(page: &str, block: &CodeBlock, printed: &str) {
     let (commands, expected) = (&block.commands, block.expected.as_deref().unwrap_or_default());
     let is_alike = printed.lines().count() == expected.lines().count()
         && printed.lines().zip(expected.lines()).all(|(line, pattern)| is_like(line, pattern));
@@ -211,7 +216,7 @@ fn every_page_is_run_and_listed() {
 fn any_page_can_be_typed_after_any_other() {
     let pages = pages();
     let order = pages.iter().chain(pages.iter().rev());
-    let blocks: Vec<Block> = order.flat_map(|page| commands(page)).collect();
+    let blocks: Vec<CodeBlock> = order.flat_map(|page| commands(page)).collect();
     type_in("all pages", &blocks);
 }
 

@@ -3,15 +3,15 @@
 
 use std::fs;
 
-use ipcd_tests::{Daemon, Ended, Running, SCHEMES, eventually, is_alive};
+use ipcd_tests::{Daemon, ProcessResult, RunningProcess, SCHEMES, eventually, is_alive};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-fn serve(daemon: &Daemon, scheme: &str, args: &[&str]) -> Running {
+fn serve(daemon: &Daemon, scheme: &str, args: &[&str]) -> RunningProcess {
     daemon.ctl(scheme, &["serve", "-E"]).args(args).spawn_subscribed()
 }
 
-fn req(daemon: &Daemon, args: &[&str]) -> Ended {
+fn req(daemon: &Daemon, args: &[&str]) -> ProcessResult {
     daemon.ctl("unix", &["req"]).args(args).run()
 }
 

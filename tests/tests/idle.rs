@@ -1,6 +1,6 @@
 //! Many idle peers cost little memory, and no wake-up at all.
 
-use ipcd_tests::{Setup, assert_asleep, children, memory, raise_limit};
+use ipcd_tests::{DaemonSetup, assert_asleep, children, memory, raise_limit};
 
 const PEERS: usize = 5000;
 /// Some 1,000 when measured; the rest is for the allocator's layout.
@@ -13,7 +13,7 @@ const CONFIG: &str = "[limits]\nhandshake_timeout = \"2s\"\nstall_timeout = \"2s
 fn thousands_of_idle_peers_cost_little_memory_and_wake_nobody() {
     let limit = raise_limit();
     assert!(limit > PEERS as u64 + 100, "the system allows only {limit} descriptors a process");
-    let daemon = Setup::new().listen(&["unix"]).config(CONFIG).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).config(CONFIG).start();
     let supervisor = daemon.process.pid();
     let worker = daemon.worker();
     // Buffers and the like are allocated once, before the measurement.
@@ -45,7 +45,7 @@ fn a_stranger_costs_little_before_authentication() {
     // No peer times out during the count.
     let config = "[limits]\nhandshake_timeout = \"1000s\"\nframe_timeout = \"1000s\"\n\
                   max_startups = \"5000\"\n";
-    let daemon = Setup::new().listen(&["tcp"]).config(config).start();
+    let daemon = DaemonSetup::new().listen(&["tcp"]).config(config).start();
     let (supervisor, worker) = (daemon.process.pid(), daemon.worker());
     // The largest frame of a handshake without its last byte: kind HELLO, and junk.
     let mut frame = 4096_u32.to_le_bytes().to_vec();

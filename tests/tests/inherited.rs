@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ipcd_tests::{
-    Daemon, Running, Setup, descriptors, eventually, ipcctl, is_alive, is_without, skip, state,
+    Daemon, DaemonSetup, RunningProcess, descriptors, eventually, ipcctl, is_alive, is_without,
+    skip, state,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,13 +18,13 @@ use nix::unistd::Pid;
 const DEAF: &str = "trap '' CHLD; exec \"$@\"";
 
 /// An `ipcctl` that a shell starts after a script.
-fn after(script: &str, daemon: &Daemon, args: &[&str]) -> Running {
+fn after(script: &str, daemon: &Daemon, args: &[&str]) -> RunningProcess {
     let mut shell = Command::new("sh");
     shell.args(["-c", script, "sh"]).arg(ipcctl()).arg("--runtime-dir").arg(daemon.runtime_dir());
-    Running::start(shell.args(args).stdin(Stdio::null()))
+    RunningProcess::start(shell.args(args).stdin(Stdio::null()))
 }
 
-fn subscribed(script: &str, daemon: &Daemon, args: &[&str]) -> Running {
+fn subscribed(script: &str, daemon: &Daemon, args: &[&str]) -> RunningProcess {
     let running = after(script, daemon, args);
     running.stderr.wait_for("subscribed\n");
     running
@@ -38,7 +39,7 @@ fn answer(at: &Path, said: &[u8]) -> String {
     heard
 }
 
-fn relay(script: &str, daemon: &Daemon, at: &Path, command: &str, more: &[&str]) -> Running {
+fn relay(script: &str, daemon: &Daemon, at: &Path, command: &str, more: &[&str]) -> RunningProcess {
     let (from, to) = (format!("unix://{}", at.display()), format!("pipe:{command}"));
     let args = [&["relay", "--raw", &from, &to], more].concat();
     let running = after(script, daemon, &args);
@@ -59,7 +60,7 @@ fn wait_for_end_of(pid: i32) {
 
 #[test]
 fn a_daemon_whose_parent_ignores_sigchld_starts_and_replaces_its_workers() {
-    let daemon = Setup::new().listen(&["unix"]).wrapper(DEAF).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).wrapper(DEAF).start();
     let first = daemon.worker();
     kill(Pid::from_raw(first), Signal::SIGKILL).expect("it runs");
     daemon.process.stderr.wait_for("worker died");
@@ -71,7 +72,7 @@ fn a_daemon_whose_parent_ignores_sigchld_starts_and_replaces_its_workers() {
 
 #[test]
 fn commands_of_tools_whose_parent_ignores_sigchld_are_noticed_to_end() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let _server = subscribed(DEAF, &daemon, &["serve", "-E", "echo", "--", "cat"]);
     assert_eq!(daemon.ctl("unix", &["req", "echo", "x"]).run().expect(0).text(), "x\n");
     let handling = ["recv", "-E", "-C", "1", "y", "--exec", "--", "true"];
@@ -90,7 +91,7 @@ fn commands_of_tools_whose_parent_ignores_sigchld_are_noticed_to_end() {
 /// timeout(1) is such a parent: it signals its child, and then its group.
 #[test]
 fn two_signals_in_a_row_are_one_to_whoever_ends_gently() {
-    let mut daemon = Setup::new().listen(&["unix"]).start();
+    let mut daemon = DaemonSetup::new().listen(&["unix"]).start();
     let (begun, go) = (daemon.dir().join("begun"), daemon.dir().join("go"));
     let script = format!(
         "echo > {}; until [ -e {} ]; do sleep 0.01; done; cat",
@@ -125,7 +126,7 @@ fn two_signals_in_a_row_are_one_to_whoever_ends_gently() {
 
 #[test]
 fn a_second_signal_that_comes_later_kills_the_command() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let file = daemon.dir().join("child");
     let script = format!("echo $$ > {}; exec sleep 1000", file.display());
     let args = ["serve", "-E", "work", "--job-timeout", "0", "--", "sh", "-c", &script];
@@ -143,7 +144,7 @@ fn signals_that_a_parent_blocks_or_ignores_still_end_what_it_starts() {
         return skip("this env(1) has no --block-signal");
     }
     let script = "trap '' TERM; exec env --block-signal \"$@\"";
-    let mut daemon = Setup::new().listen(&["unix"]).wrapper(script).start();
+    let mut daemon = DaemonSetup::new().listen(&["unix"]).wrapper(script).start();
     let mut receiver = subscribed(script, &daemon, &["recv", "-E", "x"]);
     receiver.signal(Signal::SIGTERM);
     assert_eq!(receiver.wait().status.code(), None, "it dies of the signal");
@@ -159,7 +160,7 @@ fn signals_that_a_parent_blocks_or_ignores_still_end_what_it_starts() {
 #[test]
 fn the_daemon_keeps_no_descriptor_that_it_was_not_given() {
     let daemon =
-        Setup::new().listen(&["unix"]).wrapper("exec 9>&2 8</dev/null; exec \"$@\"").start();
+        DaemonSetup::new().listen(&["unix"]).wrapper("exec 9>&2 8</dev/null; exec \"$@\"").start();
     let same = |pid: i32, number: i32| {
         let of = |number| ipcd_tests::descriptor(pid, number);
         of(number).is_some() && of(number) == of(2)
@@ -169,7 +170,7 @@ fn the_daemon_keeps_no_descriptor_that_it_was_not_given() {
 
 #[test]
 fn commands_of_a_relay_have_the_limit_that_it_was_started_with() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let at = daemon.dir().join("relay.sock");
     let command = "sh -c 'ulimit -Sn; cat'";
     let _relay = relay("ulimit -Sn 123; exec \"$@\"", &daemon, &at, command, &[]);
@@ -179,7 +180,7 @@ fn commands_of_a_relay_have_the_limit_that_it_was_started_with() {
 /// A child of the command too, which no signal of the tool reaches.
 #[test]
 fn what_a_tool_has_started_ends_with_it_when_it_is_killed() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     for signal in [Signal::SIGKILL, Signal::SIGHUP] {
         let file = daemon.dir().join(format!("serve.{signal}"));
         let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
@@ -205,7 +206,7 @@ fn what_a_command_of_a_relay_leaves_behind_ends_with_the_relay() {
     if is_without(&["setsid"]) {
         return;
     }
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let (at, file) = (daemon.dir().join("relay.sock"), daemon.dir().join("left"));
     let left =
         format!("setsid sleep 1000 >/dev/null 2>&1 </dev/null & echo $! > {}", file.display());
@@ -226,9 +227,9 @@ fn as_process_1_a_tool_heeds_signals_and_reaps_orphans() {
     if !tried.is_ok_and(|status| status.success()) {
         return skip("unshare(1) is not there, or can make no namespace of processes");
     }
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let script = format!("exec unshare {} \"$@\"", unshare.join(" "));
-    let first = |running: &Running| {
+    let first = |running: &RunningProcess| {
         eventually("process 1", || ipcd_tests::children(running.pid()).first().copied())
     };
     let mut receiver = subscribed(&script, &daemon, &["recv", "-E", "x"]);

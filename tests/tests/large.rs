@@ -3,7 +3,7 @@
 use ipcd_client::Error;
 use ipcd_proto::Kind;
 use ipcd_proto::control::Code;
-use ipcd_tests::{Daemon, SCHEMES, Stream, message};
+use ipcd_tests::{Daemon, MessageStream, SCHEMES, message};
 
 const LARGEST: usize = 1024 * 1024;
 
@@ -11,7 +11,7 @@ const LARGEST: usize = 1024 * 1024;
 fn text(length: usize, seed: u64) -> Vec<u8> {
     let (mut text, mut piece) = (Vec::with_capacity(length), Vec::new());
     for number in 0.. {
-        message(Stream { count: 0, longest: 8000, seed }, number, &mut piece);
+        message(MessageStream { count: 0, longest: 8000, seed }, number, &mut piece);
         text.extend_from_slice(&piece[..piece.len().min(length - text.len())]);
         if text.len() == length {
             return text;
@@ -100,7 +100,7 @@ fn the_daemon_refuses_the_message_and_not_the_peer() {
 #[test]
 fn a_lower_limit_may_be_configured() {
     let config = "[limits]\nmax_message = \"1KiB\"\n";
-    let daemon = ipcd_tests::Setup::new().config(config).start();
+    let daemon = ipcd_tests::DaemonSetup::new().config(config).start();
     for scheme in SCHEMES {
         daemon.ctl(scheme, &["send", "low"]).run_fed(&text(1024, 4)).expect(0);
         daemon.ctl(scheme, &["send", "low"]).run_fed(&text(1025, 4)).expect(8);

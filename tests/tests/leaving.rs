@@ -7,7 +7,7 @@ use std::thread;
 
 use ipcd_proto::control::{Subscribe, Unsubscribe, encode};
 use ipcd_proto::{Frame, FrameWriter, Header, Kind};
-use ipcd_tests::{Daemon, Raw, RawFrame, Setup, children, eventually};
+use ipcd_tests::{Daemon, DaemonSetup, RawConnection, RawFrame, children, eventually};
 
 const GROUP: &str = "team";
 /// Members that come and go.
@@ -18,7 +18,7 @@ const BATCH: u64 = 50;
 const REQUESTS: u64 = 100;
 
 /// Joins, and returns the messages that came meanwhile.
-fn join(peer: &mut Raw) -> Vec<Vec<u8>> {
+fn join(peer: &mut RawConnection) -> Vec<Vec<u8>> {
     let (filter, group) = ("work".into(), Some(GROUP.to_owned()));
     let body = Subscribe { subscription: 1, filter, group, overflow: None, origin: false };
     peer.control(Kind::Subscribe, 1, &encode(&body));
@@ -26,7 +26,7 @@ fn join(peer: &mut Raw) -> Vec<Vec<u8>> {
 }
 
 /// The frames until one of this kind.
-fn until(peer: &mut Raw, kind: Kind) -> Vec<RawFrame> {
+fn until(peer: &mut RawConnection, kind: Kind) -> Vec<RawFrame> {
     let mut got = Vec::new();
     loop {
         let frame = peer.frame().expect("it is served");
@@ -38,13 +38,13 @@ fn until(peer: &mut Raw, kind: Kind) -> Vec<RawFrame> {
 }
 
 /// The messages that have come by now.
-fn so_far(peer: &mut Raw) -> Vec<RawFrame> {
+fn so_far(peer: &mut RawConnection) -> Vec<RawFrame> {
     peer.control(Kind::Ping, 9, &[]);
     until(peer, Kind::Pong)
 }
 
 /// Leaves as the client library does, and returns the messages until the end.
-fn leave_politely(mut peer: Raw) -> Vec<Vec<u8>> {
+fn leave_politely(mut peer: RawConnection) -> Vec<Vec<u8>> {
     peer.control(Kind::Unsubscribe, 2, &encode(&Unsubscribe { subscription: 1 }));
     peer.control(Kind::Bye, 0, &[]);
     let mut got = Vec::new();
@@ -64,7 +64,7 @@ impl Drop for Ends<'_> {
 }
 
 fn start() -> Daemon {
-    Setup::new().args(&["--fork", "connection", "--max-children", "40"]).start()
+    DaemonSetup::new().args(&["--fork", "connection", "--max-children", "40"]).start()
 }
 
 /// Waits until all peers and their children have gone, and returns the counters then.
@@ -86,7 +86,8 @@ fn a_member_that_leaves_takes_no_message_along() {
             let mut publisher = daemon.raw("unix").open();
             let mut sent = 0_u64;
             while !is_over.load(Ordering::Relaxed) {
-                let message = |number: u64| Raw::message_bytes(0, b"work", &number.to_le_bytes());
+                let message =
+                    |number: u64| RawConnection::message_bytes(0, b"work", &number.to_le_bytes());
                 publisher.send(&(sent..sent + BATCH).flat_map(message).collect::<Vec<u8>>());
                 publisher.control(Kind::Flush, 7, &[]);
                 publisher.expect(Kind::Ack);

@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use ipcd_tests::{
-    Daemon, SCHEMES, Setup, Stream, descriptor, eventually, feed_lines, is_alive, state,
+    Daemon, DaemonSetup, MessageStream, SCHEMES, descriptor, eventually, feed_lines, is_alive,
+    state,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -30,7 +31,7 @@ fn it_says_where_it_listens_and_then_that_it_is_ready() {
 
 #[test]
 fn its_files_are_for_its_user_only_and_go_away_with_it() {
-    let mut daemon = Setup::new().wrapper("umask 0; exec \"$@\"").start();
+    let mut daemon = DaemonSetup::new().wrapper("umask 0; exec \"$@\"").start();
     let there = ["fifo", "ipcd.fifo", "ipcd.lock", "ipcd.sock", "pipe.sock", "token"];
     let found = files(&daemon);
     assert!(there.iter().all(|&name| found.contains(name)), "{found:?}");
@@ -60,7 +61,7 @@ fn a_start_again_keeps_the_token() {
 
 #[test]
 fn ready_fd_gets_a_newline_and_is_closed() {
-    let setup = Setup::new().listen(&["unix"]).args(&["--ready-fd", "3"]);
+    let setup = DaemonSetup::new().listen(&["unix"]).args(&["--ready-fd", "3"]);
     let mut daemon = setup.wrapper("exec \"$@\" 3>&1 >/dev/null").start();
     assert_eq!(daemon.process.stdout().wait_for_end(), b"\n");
     assert_eq!(daemon.process.has_ended(), None);
@@ -73,7 +74,7 @@ fn ready_fd_gets_a_newline_and_is_closed() {
 
 #[test]
 fn ready_fd_may_be_standard_output() {
-    let mut daemon = Setup::new().listen(&["unix"]).args(&["--ready-fd", "1"]).start();
+    let mut daemon = DaemonSetup::new().listen(&["unix"]).args(&["--ready-fd", "1"]).start();
     assert_eq!(daemon.process.stdout().wait_for_end(), b"\n");
     let link = descriptor(daemon.process.pid(), 1).expect("the number stays taken");
     assert_eq!(link, "/dev/null");
@@ -84,7 +85,7 @@ fn the_pid_file_is_there_while_it_runs() {
     let dir = ipcd_tests::private_dir();
     let path = dir.path().join("pid");
     let shown = path.to_str().expect("the path is text");
-    let mut daemon = Setup::new().listen(&["unix"]).args(&["--pid-file", shown]).start();
+    let mut daemon = DaemonSetup::new().listen(&["unix"]).args(&["--pid-file", shown]).start();
     let text = fs::read_to_string(&path).expect("there is one");
     assert_eq!(text, format!("{}\n", daemon.process.pid()));
     daemon.terminate().expect(0);
@@ -93,7 +94,7 @@ fn the_pid_file_is_there_while_it_runs() {
 
 #[test]
 fn a_log_of_json_has_an_object_a_line() {
-    let mut daemon = Setup::new().args(&["--log-format", "json"]).start();
+    let mut daemon = DaemonSetup::new().args(&["--log-format", "json"]).start();
     daemon.ctl("tcp", &["--name", "me", "ping"]).run().expect(0);
     let log = daemon.terminate().expect(0).stderr;
     let lines: Vec<Value> = log
@@ -119,7 +120,7 @@ fn a_log_of_json_has_an_object_a_line() {
 fn a_default_endpoint_that_is_taken_is_left_out() {
     // Another process may own the port already.
     let _tcp = std::net::TcpListener::bind("127.0.0.1:7117");
-    let daemon = Setup::new().listen(&[]).start();
+    let daemon = DaemonSetup::new().listen(&[]).start();
     let warned = |log: &str| {
         let mut lines = log.lines().filter(|line| line.contains("tcp://127.0.0.1:7117"));
         lines.any(|line| line.contains(" WARN ") && line.contains("in use"))
@@ -127,7 +128,7 @@ fn a_default_endpoint_that_is_taken_is_left_out() {
     assert!(warned(&daemon.log()), "{}", daemon.log());
     daemon.ctl("unix", &["ping"]).run().expect(0);
     assert!(!daemon.schemes().contains(&"tcp".to_owned()));
-    let asked = Setup::new().listen(&["unix"]).extra(&["tcp://127.0.0.1:7117"]);
+    let asked = DaemonSetup::new().listen(&["unix"]).extra(&["tcp://127.0.0.1:7117"]);
     let dir = ipcd_tests::private_dir();
     let ended = asked.spawn(dir.path()).wait().expect(1);
     assert!(ended.stderr.contains("tcp://127.0.0.1:7117"), "{}", ended.stderr);
@@ -161,7 +162,7 @@ fn every_peer_is_logged_as_it_comes_and_goes() {
 #[test]
 fn log_level_hides_what_matters_less() {
     let dir = ipcd_tests::private_dir();
-    let setup = Setup::new().listen(&["unix"]).args(&["--log-level", "error"]);
+    let setup = DaemonSetup::new().listen(&["unix"]).args(&["--log-level", "error"]);
     let mut process = setup.spawn(dir.path());
     let socket = dir.path().join("run/ipcd.sock");
     eventually("its socket", || socket.exists().then_some(()));
@@ -197,7 +198,7 @@ fn int_ends_cleanly() {
 fn what_was_accepted_before_term_is_delivered() {
     for scheme in SCHEMES {
         let mut daemon = Daemon::start();
-        let stream = Stream { count: 2000, longest: 3000, seed: 5 };
+        let stream = MessageStream { count: 2000, longest: 3000, seed: 5 };
         let mut receiver = daemon.recv(scheme, &["--no-reconnect", "last"]);
         // It reads all the time: the daemon does not wait long for a receiver that does not.
         receiver.stdout();
@@ -212,7 +213,7 @@ fn what_was_accepted_before_term_is_delivered() {
 
 /// A worker that never starts to drain.
 fn with_a_stopped_worker(config: &str) -> (Daemon, i32) {
-    let daemon = Setup::new().config(config).start();
+    let daemon = DaemonSetup::new().config(config).start();
     let worker = daemon.worker();
     kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("it runs");
     eventually("that it has stopped", || (state(worker) == Some('T')).then_some(()));
@@ -241,7 +242,7 @@ fn a_drain_that_takes_too_long_is_cut_short() {
 
 #[test]
 fn hup_with_a_bad_file_changes_nothing() {
-    let daemon = Setup::new().config("[limits]\nmax_message = \"1KiB\"\n").start();
+    let daemon = DaemonSetup::new().config("[limits]\nmax_message = \"1KiB\"\n").start();
     let (supervisor, worker) = (daemon.process.pid(), daemon.worker());
     let file = daemon.config_file();
     fs::write(&file, "[limits]\nmax_message = \"2KiB\"\nmax_massage = 1\n").expect("it is ours");
@@ -254,7 +255,7 @@ fn hup_with_a_bad_file_changes_nothing() {
 
 #[test]
 fn hup_without_a_file_is_survived() {
-    let mut daemon = Setup::new().listen(&["unix"]).start();
+    let mut daemon = DaemonSetup::new().listen(&["unix"]).start();
     daemon.process.signal(Signal::SIGHUP);
     daemon.process.stderr.wait_for("nothing to reload");
     daemon.ctl("unix", &["ping"]).run().expect(0);
@@ -264,7 +265,7 @@ fn hup_without_a_file_is_survived() {
 #[test]
 fn a_second_daemon_in_the_same_directory_is_refused() {
     let daemon = Daemon::start();
-    let second = Setup::new().listen(&["unix"]).spawn(daemon.dir()).wait().expect(2);
+    let second = DaemonSetup::new().listen(&["unix"]).spawn(daemon.dir()).wait().expect(2);
     assert_eq!(second.stderr.lines().count(), 1, "{}", second.stderr);
     let dir = daemon.runtime_dir();
     assert!(second.stderr.contains(dir.to_str().expect("the path is text")), "{}", second.stderr);
@@ -280,7 +281,7 @@ fn a_path_or_port_that_is_taken_is_named() {
     for scheme in ["unix", "pipe", "fifo", "tcp", "udp"] {
         let dir = ipcd_tests::private_dir();
         let endpoint = daemon.via(scheme);
-        let setup = Setup::new().listen(&[]).args(&["-l", &endpoint]);
+        let setup = DaemonSetup::new().listen(&[]).args(&["-l", &endpoint]);
         let ended = setup.spawn(dir.path()).wait();
         assert!(matches!(ended.status.code(), Some(1 | 2)), "{ended:?}");
         let (_, address) = endpoint.split_once("://").expect("it is an endpoint");

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ipcd_tests::{
-    Ended, PATIENCE, Raw, Running, Setup, descriptor, eventually, ipcctl, ipcd, is_alive,
-    private_dir,
+    DaemonSetup, PATIENCE, ProcessResult, RawConnection, RunningProcess, descriptor, eventually,
+    ipcctl, ipcd, is_alive, private_dir,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -19,17 +19,18 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A daemon with its standard error redirected.
-struct Deaf {
-    process: Running,
+struct UnreadLog {
+    process: RunningProcess,
     dir: TempDir,
 }
 
-impl Deaf {
+impl UnreadLog {
     /// `to` is the shell's redirection of standard error; DIR in it is the test's directory.
     fn start(dir: TempDir, to: &str) -> Self {
         let to = to.replace("DIR", &dir.path().display().to_string());
         let script = format!("exec \"$@\" 2>{to}");
-        let setup = Setup::new().listen(&["unix"]).args(&["--ready-fd", "1"]).wrapper(&script);
+        let setup =
+            DaemonSetup::new().listen(&["unix"]).args(&["--ready-fd", "1"]).wrapper(&script);
         let mut process = setup.spawn(dir.path());
         process.stdout().wait_for("\n");
         Self { process, dir }
@@ -42,17 +43,17 @@ impl Deaf {
     /// This number of peers comes and goes; each makes two lines.
     fn visit(&self, times: usize) {
         for _ in 0..times {
-            drop(Raw::unix(&self.run_dir().join("ipcd.sock")).open());
+            drop(RawConnection::unix(&self.run_dir().join("ipcd.sock")).open());
         }
     }
 
     fn serves(&self) {
         let mut ping = Command::new(ipcctl());
         ping.arg("--runtime-dir").arg(self.run_dir()).args(["ping", "-c", "1"]);
-        Running::start(&mut ping).wait().expect(0);
+        RunningProcess::start(&mut ping).wait().expect(0);
     }
 
-    fn terminate(&mut self) -> Ended {
+    fn terminate(&mut self) -> ProcessResult {
         self.process.signal(Signal::SIGTERM);
         self.process.wait().expect(0)
     }
@@ -80,7 +81,7 @@ fn read_all(mut from: &File, into: &mut String) {
 #[test]
 fn a_log_that_is_not_read_stops_no_peer_and_loses_no_line() {
     let (dir, pipe) = small_pipe();
-    let deaf = Deaf::start(dir, "DIR/log");
+    let deaf = UnreadLog::start(dir, "DIR/log");
     deaf.visit(90);
     deaf.serves();
     let mut log = String::new();
@@ -95,7 +96,7 @@ fn a_log_that_is_not_read_stops_no_peer_and_loses_no_line() {
 #[test]
 fn a_log_that_is_not_read_does_not_stop_the_end() {
     let (dir, _pipe) = small_pipe();
-    let mut deaf = Deaf::start(dir, "DIR/log");
+    let mut deaf = UnreadLog::start(dir, "DIR/log");
     deaf.visit(90);
     deaf.terminate();
 }
@@ -103,10 +104,10 @@ fn a_log_that_is_not_read_does_not_stop_the_end() {
 #[test]
 fn a_log_whose_reader_has_gone_or_whose_disk_is_full_ends_nothing() {
     let (dir, pipe) = small_pipe();
-    let mut gone = Deaf::start(dir, "DIR/log");
+    let mut gone = UnreadLog::start(dir, "DIR/log");
     drop(pipe);
     let dir = private_dir();
-    let mut full = Deaf::start(dir, "/dev/full");
+    let mut full = UnreadLog::start(dir, "/dev/full");
     for deaf in [&mut gone, &mut full] {
         let worker = ipcd_tests::children(deaf.process.pid())[0];
         deaf.visit(50);
@@ -124,7 +125,7 @@ fn a_relay_goes_on_when_its_remarks_are_not_read() {
     let script = format!("exec \"$@\" 2>{}", dir.path().join("log").display());
     shell.args(["-c", &script, "sh"]).arg(ipcctl()).args(["relay", "--raw"]);
     shell.arg(format!("unix://{}", from.display())).arg(format!("unix://{}", to.display()));
-    let _relay = Running::start(&mut shell);
+    let _relay = RunningProcess::start(&mut shell);
     eventually("a listener", || UnixStream::connect(&from).ok());
     for _ in 0..100 {
         let mut peer = UnixStream::connect(&from).expect("it listens");
@@ -136,7 +137,7 @@ fn a_relay_goes_on_when_its_remarks_are_not_read() {
 #[test]
 fn a_worker_has_no_descriptor_of_the_daemons_own_log() {
     for mode in ["pool", "connection"] {
-        let daemon = Setup::new().listen(&["unix"]).args(&["--fork", mode]).start();
+        let daemon = DaemonSetup::new().listen(&["unix"]).args(&["--fork", mode]).start();
         let _peer = daemon.session("unix");
         let supervisor = daemon.process.pid();
         let worker = ipcd_tests::children(supervisor)[0];
@@ -150,11 +151,11 @@ fn a_worker_has_no_descriptor_of_the_daemons_own_log() {
 
 #[test]
 fn a_source_that_floods_the_log_is_counted() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let path = daemon.runtime_dir().join("ipcd.sock");
     let visits = 400;
     for _ in 0..visits {
-        drop(Raw::unix(&path).open());
+        drop(RawConnection::unix(&path).open());
     }
     let told = |log: &str| {
         let written = log.matches("peer connected").count() + log.matches("peer gone").count();
@@ -173,7 +174,7 @@ fn a_source_that_floods_the_log_is_counted() {
 
 #[test]
 fn each_line_of_json_says_which_worker_it_is_of() {
-    let mut daemon = Setup::new().listen(&["unix"]).args(&["--log-format", "json"]).start();
+    let mut daemon = DaemonSetup::new().listen(&["unix"]).args(&["--log-format", "json"]).start();
     let worker = daemon.worker();
     drop(daemon.session("unix"));
     let log = daemon.terminate().stderr;
@@ -191,7 +192,7 @@ fn output_that_cannot_be_written_is_a_failure() {
         let script = format!("exec \"$@\" {to}");
         let mut shell = Command::new("sh");
         shell.args(["-c", &script, "sh"]).arg(program).args(args);
-        Running::start(&mut shell).wait()
+        RunningProcess::start(&mut shell).wait()
     };
     let full = ">/dev/full";
     for (program, args) in [

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use ipcd_tests::{Daemon, PATIENCE, Setup};
+use ipcd_tests::{Daemon, DaemonSetup, PATIENCE};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, UnixAddr, bind, sendto};
 
@@ -23,7 +23,7 @@ fn heard(socket: &UnixDatagram) -> String {
 }
 
 /// A daemon that knows of the socket, with further variables.
-fn start(manager: &Path, variables: &str, setup: Setup) -> Daemon {
+fn start(manager: &Path, variables: &str, setup: DaemonSetup) -> Daemon {
     let script = format!("NOTIFY_SOCKET={} {variables} exec \"$@\"", manager.display());
     setup.wrapper(&script).start()
 }
@@ -45,7 +45,7 @@ fn the_service_manager_follows_the_daemons_life() {
     let dir = ipcd_tests::private_dir();
     let path = dir.path().join("notify");
     let manager = manager(&path);
-    let setup = Setup::new().listen(&["unix"]).config("[limits]\nmax_peers = 99\n");
+    let setup = DaemonSetup::new().listen(&["unix"]).config("[limits]\nmax_peers = 99\n");
     let mut daemon = start(&path, "", setup.args(&["--workers", "2"]));
     let ready = "READY=1\nSTATUS=serving on 1 listener with 2 workers\n";
     assert_eq!(heard(&manager), ready);
@@ -76,7 +76,7 @@ fn a_reload_without_a_file_is_answered() {
     let dir = ipcd_tests::private_dir();
     let path = dir.path().join("notify");
     let manager = manager(&path);
-    let setup = Setup::new().listen(&["unix"]).args(&["--fork", "connection"]);
+    let setup = DaemonSetup::new().listen(&["unix"]).args(&["--fork", "connection"]);
     let mut daemon = start(&path, "WATCHDOG_PID=1 WATCHDOG_USEC=2000", setup);
     let ready = "READY=1\nSTATUS=serving on 1 listener with up to 256 children\n";
     assert_eq!(heard(&manager), ready);
@@ -91,7 +91,7 @@ fn a_watchdog_is_told_again_and_again() {
     let dir = ipcd_tests::private_dir();
     let path = dir.path().join("notify");
     let manager = manager(&path);
-    let setup = Setup::new().listen(&["unix"]);
+    let setup = DaemonSetup::new().listen(&["unix"]);
     let daemon = start(&path, "WATCHDOG_PID=$$ WATCHDOG_USEC=100000", setup);
     let mut ready = 0;
     for _ in 0..6 {
@@ -119,7 +119,7 @@ fn a_service_manager_that_hangs_is_not_waited_for() {
     other.set_nonblocking(true).expect("a socket");
     let fill = || sendto(other.as_raw_fd(), b"other", &address, MsgFlags::empty()).is_ok();
     while fill() {}
-    let setup = Setup::new().listen(&["unix"]);
+    let setup = DaemonSetup::new().listen(&["unix"]);
     let daemon = start(Path::new(&format!("@{name}")), "WATCHDOG_USEC=2000", setup);
     daemon.ctl("unix", &["ping"]).run().expect(0);
     while !heard(&manager).starts_with("READY=1\n") {}

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipcd_client::{Client, Event, Publication, Reason, Receipt, SubscribeOptions};
-use ipcd_tests::{Daemon, PATIENCE, Running, SCHEMES, Setup, eventually, state};
+use ipcd_tests::{Daemon, DaemonSetup, PATIENCE, RunningProcess, SCHEMES, eventually, state};
 use nix::sys::signal::Signal;
 
 /// Send queues that fill soon, and a stall time-out beyond the time of a test.
@@ -19,7 +19,7 @@ fn dropped(receipt: &Receipt, reason: Reason) -> u64 {
     receipt.dropped.iter().find(|(known, _)| *known == reason).map_or(0, |(_, count)| *count)
 }
 
-fn stopped(daemon: &Daemon, scheme: &str, args: &[&str]) -> Running {
+fn stopped(daemon: &Daemon, scheme: &str, args: &[&str]) -> RunningProcess {
     let mut receiver = daemon.recv(scheme, args);
     receiver.stdout();
     receiver.signal(Signal::SIGSTOP);
@@ -30,7 +30,7 @@ fn stopped(daemon: &Daemon, scheme: &str, args: &[&str]) -> Running {
 
 #[test]
 fn a_receipt_counts_the_receivers_of_every_transport_and_worker() {
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
     let mut receivers: Vec<Client> =
         SCHEMES.iter().chain(&SCHEMES).map(|scheme| daemon.client(scheme)).collect();
     for receiver in &mut receivers {
@@ -51,7 +51,7 @@ fn a_receipt_counts_the_receivers_of_every_transport_and_worker() {
 #[test]
 fn many_receipts_are_outstanding_and_add_up() {
     const MESSAGES: u64 = 5000;
-    let daemon = Setup::new().config(PATIENT).args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().config(PATIENT).args(&["--workers", "2"]).start();
     let mut reader = daemon.recv("tcp", &["news"]);
     reader.stdout();
     let options = ["--overflow", "drop-newest", "news"];
@@ -84,7 +84,7 @@ fn many_receipts_are_outstanding_and_add_up() {
     settle(&mut publisher, &|open| open == 0);
     assert_eq!(delivered + lost, 2 * MESSAGES);
     assert_eq!(lost, daemon.counter("messages_dropped_newest"));
-    let lines = |receiver: &mut Running, wanted: u64| {
+    let lines = |receiver: &mut RunningProcess, wanted: u64| {
         receiver.stdout().wait_until("the messages", |text| {
             (text.lines().count() as u64 == wanted).then_some(())
         });
@@ -95,7 +95,7 @@ fn many_receipts_are_outstanding_and_add_up() {
 
 #[test]
 fn who_goes_or_is_cut_off_with_a_message_is_said_in_its_receipt() {
-    let daemon = Setup::new().config(PATIENT).args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().config(PATIENT).args(&["--workers", "2"]).start();
     let mut publisher = daemon.client("tcp");
     for scheme in ["unix", "fifo", "tcp"] {
         let mut cut = daemon.client_as(scheme, Some("cut"));
@@ -136,7 +136,7 @@ fn who_goes_or_is_cut_off_with_a_message_is_said_in_its_receipt() {
 /// A worker that dies takes copies with it: their receipts say so, and none is left out.
 #[test]
 fn a_killed_worker_leaves_no_receipt_open() {
-    let daemon = Setup::new().config(PATIENT).args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().config(PATIENT).args(&["--workers", "2"]).start();
     let (mut publisher, here) = daemon.client_on("unix", |_| true);
     let (sleeper, _) = daemon.on_slot(
         |slot| slot != here,
@@ -168,7 +168,7 @@ fn a_killed_worker_leaves_no_receipt_open() {
 fn open_outcomes_are_bounded() {
     const MESSAGES: u64 = 70_000;
     let config = "[limits]\noutbox = \"64MiB\"\nstall_timeout = \"1000s\"\n";
-    let daemon = Setup::new().config(config).start();
+    let daemon = DaemonSetup::new().config(config).start();
     let mut sleeper = stopped(&daemon, "unix", &["-C", "70000", "news"]);
     let mut publisher = daemon.client("unix");
     let publishing = thread::spawn(move || {

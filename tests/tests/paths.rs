@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use ipcd_tests::{Daemon, Running, Setup, eventually, ipcctl, private_dir, skip};
+use ipcd_tests::{Daemon, DaemonSetup, RunningProcess, eventually, ipcctl, private_dir, skip};
 use nix::sys::stat::Mode;
 use nix::unistd::{getuid, mkfifo};
 
@@ -19,7 +19,7 @@ const OTHER: u32 = 65533;
 fn ping_as_another(via: &str) -> Option<i32> {
     let mut command = Command::new(ipcctl());
     command.args(["--via", via, "--timeout", "5s", "ping", "-c", "1"]);
-    Running::start(command.uid(OTHER).gid(OTHER)).wait().status.code()
+    RunningProcess::start(command.uid(OTHER).gid(OTHER)).wait().status.code()
 }
 
 /// An abstract name has no rights of its own (unix(7)).
@@ -39,7 +39,7 @@ fn an_abstract_name_lets_in_whom_its_mode_does() {
         ("all", "?mode=0666", true),
     ];
     let listeners = cases.map(|(what, options, _)| name(what) + options);
-    let daemon = Setup::new().extra(&listeners.each_ref().map(String::as_str)).start();
+    let daemon = DaemonSetup::new().extra(&listeners.each_ref().map(String::as_str)).start();
     for (what, options, comes_in) in cases {
         let via = match options.contains("seqpacket") {
             true => format!("{}?type=seqpacket", name(what)),
@@ -59,7 +59,7 @@ fn a_bare_abstract_name_and_a_relay_ask_too() {
     }
     let name = |what: &str| format!("ipcd-paths-{}-{what}", std::process::id());
     let (stream, datagram, relay) = (name("bare"), name("dgram"), name("relay"));
-    let daemon = Setup::new()
+    let daemon = DaemonSetup::new()
         .listen(&["unix"])
         .extra(&[
             &format!("unix:@{stream}?codec=line&subject=x"),
@@ -68,7 +68,7 @@ fn a_bare_abstract_name_and_a_relay_ask_too() {
         .start();
     let endpoint = format!("unix:@{relay}");
     let mut relaying = Command::new(ipcctl());
-    let relaying = Running::start(relaying.args(["relay", "--raw", &endpoint, "pipe:cat"]));
+    let relaying = RunningProcess::start(relaying.args(["relay", "--raw", &endpoint, "pipe:cat"]));
     relaying.stderr.wait_for("listening on");
     let script = "import socket, sys\n\
         for name in sys.argv[1], sys.argv[3]:\n    \
@@ -82,7 +82,7 @@ fn a_bare_abstract_name_and_a_relay_ask_too() {
     }
     let mut other = Command::new("python3");
     other.args(["-c", script, &stream, &datagram, &relay]).uid(OTHER).gid(OTHER);
-    Running::start(&mut other).wait().expect(0);
+    RunningProcess::start(&mut other).wait().expect(0);
     eventually("that both are refused", || {
         (daemon.log().matches("may not come in (mode=0600)").count() == 2).then_some(())
     });
@@ -100,12 +100,13 @@ fn what_another_program_serves_is_left_alone() {
     let seqpacket = format!("{endpoint}?type=seqpacket");
     let pipe = format!("pipe://{}", path.display());
     for listener in [&endpoint, &bare, &seqpacket, &pipe] {
-        let ended = Setup::new().listen(&[]).args(&["-l", listener]).spawn(dir.path()).wait();
+        let ended = DaemonSetup::new().listen(&[]).args(&["-l", listener]).spawn(dir.path()).wait();
         assert_eq!(ended.status.code(), Some(1), "{listener}: {}", ended.stderr);
         assert!(ended.stderr.contains("another process serves it"), "{}", ended.stderr);
     }
     let mut relay = Command::new(ipcctl());
-    let ended = Running::start(relay.args(["relay", &endpoint, "pipe:cat"])).wait().expect(3);
+    let ended =
+        RunningProcess::start(relay.args(["relay", &endpoint, "pipe:cat"])).wait().expect(3);
     assert!(ended.stderr.contains("another process serves it"), "{}", ended.stderr);
     drop(UnixStream::connect(&path).expect("it is served still"));
     theirs.accept().expect("it is theirs");
@@ -120,7 +121,7 @@ fn a_directory_that_others_can_change_is_named() {
     let inside = open.join("in");
     let shown = inside.display();
     let check = |args: &[&str]| {
-        let ended = Setup::new().listen(&[]).args(args).spawn(dir.path()).wait();
+        let ended = DaemonSetup::new().listen(&[]).args(args).spawn(dir.path()).wait();
         assert_eq!(ended.status.code(), Some(2), "{args:?}: {}", ended.stderr);
         let named = format!("{}: other users can change this directory", open.display());
         assert!(ended.stderr.contains(&named), "{args:?}: {}", ended.stderr);
@@ -137,7 +138,7 @@ fn a_directory_that_others_can_change_is_named() {
     check(&["-l", "tcp://127.0.0.1:0", "--pid-file", &format!("{shown}/pid")]);
     let run = ["--runtime-dir", &format!("{shown}/run"), "-l", "tcp://127.0.0.1:0"];
     let mut daemon = Command::new(ipcd_tests::ipcd());
-    let ended = Running::start(daemon.args(run)).wait().expect(2);
+    let ended = RunningProcess::start(daemon.args(run)).wait().expect(2);
     assert!(ended.stderr.contains("other users can change this directory"), "{}", ended.stderr);
 }
 
@@ -149,7 +150,7 @@ fn a_lock_that_is_a_fifo_stops_no_reload() {
     let (own, more) = (listen("own.sock"), listen("more.sock"));
     let via = format!("unix://{}/own.sock", dir.path().display());
     mkfifo(&dir.path().join("more.sock.lock"), Mode::S_IRWXU).expect("the directory is ours");
-    let daemon = Setup::new().listen(&[]).config(&own).start_in(dir);
+    let daemon = DaemonSetup::new().listen(&[]).config(&own).start_in(dir);
     daemon.configure(&(own + &more), "not reloaded");
     assert!(daemon.log().contains("more.sock.lock is no lock file"), "{}", daemon.log());
     daemon.ctl(&via, &["ping"]).run().expect(0);
@@ -173,7 +174,7 @@ fn a_token_that_others_may_read_proves_nothing() {
     fs::copy(&file, &copy).expect("the directory is ours");
     fs::set_permissions(&copy, Permissions::from_mode(0o600)).expect("it is ours");
     let copy = copy.to_str().expect("the path is text");
-    let daemon = Setup::new().listen(&["tcp", "unix"]).config(&config).start();
+    let daemon = DaemonSetup::new().listen(&["tcp", "unix"]).config(&config).start();
     let prove = |expected| {
         let named = ["--token-file", copy, "--token-name", "ci", "ping", "-c", "1"];
         daemon.ctl("tcp", &named).run().expect(expected);
@@ -199,7 +200,7 @@ fn a_token_that_others_may_read_proves_nothing() {
 
 #[test]
 fn a_client_refuses_a_token_that_others_may_read_or_change() {
-    let daemon = Setup::new().listen(&["tcp"]).start();
+    let daemon = DaemonSetup::new().listen(&["tcp"]).start();
     let dir = private_dir();
     let file = dir.path().join("token");
     fs::copy(daemon.runtime_dir().join("token"), &file).expect("the directory is ours");
@@ -232,7 +233,8 @@ fn a_client_refuses_a_token_that_others_may_read_or_change() {
 /// A script that writes while the daemon is down makes no file in the FIFO's place: it waits.
 #[test]
 fn what_is_written_to_a_fifo_between_two_starts_is_heard() {
-    let daemon = Setup::new().listen(&["unix"]).extra(&["fifo://RUN/in?codec=line&subject=x"]);
+    let daemon =
+        DaemonSetup::new().listen(&["unix"]).extra(&["fifo://RUN/in?codec=line&subject=x"]);
     let mut daemon: Daemon = daemon.start();
     for _ in 0..2 {
         let path = daemon.runtime_dir().join("in");
@@ -252,7 +254,7 @@ fn a_socket_path_may_have_107_bytes() {
     for kind in ["stream", "seqpacket"] {
         let path = format!("{start}/{}", "s".repeat(107 - start.len() - 1));
         let endpoint = format!("unix://{path}?type={kind}");
-        let daemon = Setup::new().listen(&[]).extra(&[&endpoint]).start();
+        let daemon = DaemonSetup::new().listen(&[]).extra(&[&endpoint]).start();
         daemon.ctl(&endpoint, &["ping"]).run().expect(0);
     }
 }
@@ -264,7 +266,7 @@ fn a_pid_file_that_is_none_is_refused() {
     fs::write(&file, "precious").expect("the directory is ours");
     for path in [device, file.to_str().expect("the path is text")] {
         let args = ["-l", "tcp://127.0.0.1:0", "--pid-file", path];
-        let ended = Setup::new().listen(&[]).args(&args).spawn(dir.path()).wait();
+        let ended = DaemonSetup::new().listen(&[]).args(&args).spawn(dir.path()).wait();
         assert_eq!(ended.status.code(), Some(2), "{path}: {}", ended.stderr);
         assert!(ended.stderr.contains("--pid-file"), "{path}: {}", ended.stderr);
     }
@@ -286,12 +288,12 @@ fn a_client_asks_who_serves_it() {
     let endpoint = format!("unix://{}", path.display());
     let mut server = Command::new(ipcctl());
     server.args(["relay", "--raw", &format!("{endpoint}?mode=0666"), "pipe:cat"]);
-    let server = Running::start(server.uid(OTHER).gid(OTHER));
+    let server = RunningProcess::start(server.uid(OTHER).gid(OTHER));
     server.stderr.wait_for("listening on");
     let ping = |via: &str| {
         let mut command = Command::new(ipcctl());
         command.args(["--via", via, "--timeout", "2s", "ping", "-c", "1"]);
-        Running::start(&mut command).wait()
+        RunningProcess::start(&mut command).wait()
     };
     let ended = ping(&endpoint).expect(3);
     assert!(ended.stderr.contains("uid 65533 serves it"), "{}", ended.stderr);

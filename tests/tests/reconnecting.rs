@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use ipcd_tests::{Daemon, Running, Setup, eventually, ipcctl};
+use ipcd_tests::{Daemon, DaemonSetup, RunningProcess, eventually, ipcctl};
 use nix::sys::signal::Signal;
 
 const OPEN: &str = "[limits]\nstall_timeout = \"1000s\"\n";
@@ -11,7 +11,7 @@ const OPEN: &str = "[limits]\nstall_timeout = \"1000s\"\n";
 /// Lines of a file that grows, as `tail -F x | ipcctl send -l` sends them, over restarts.
 #[test]
 fn a_sender_that_reconnects_loses_nothing_over_restarts() {
-    let mut daemon = Setup::new().listen(&["unix"]).start();
+    let mut daemon = DaemonSetup::new().listen(&["unix"]).start();
     let mut sender = daemon.ctl("unix", &["send", "-l", "--reconnect", "log"]).spawn_fed();
     let mut input = sender.stdin();
     for round in 0..3 {
@@ -34,7 +34,7 @@ fn a_sender_that_reconnects_loses_nothing_over_restarts() {
 /// Messages that the daemon had not accepted when it was killed.
 #[test]
 fn what_was_not_confirmed_is_sent_again_and_told() {
-    let daemon = Setup::new().config(OPEN).listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().config(OPEN).listen(&["unix"]).start();
     let mut slow = daemon.recv("unix", &["x"]);
     slow.signal(Signal::SIGSTOP);
     let mut sender = daemon.ctl("unix", &["send", "-l", "--reconnect", "x"]).spawn_fed();
@@ -62,7 +62,7 @@ fn who_waits_for_a_daemon_that_is_not_up_yet_is_served_when_it_is() {
     let start = |args: &[&str]| {
         let mut command = Command::new(ipcctl());
         command.arg("--runtime-dir").arg(dir.path().join("run")).args(args);
-        Running::start(command.stdin(Stdio::null()))
+        RunningProcess::start(command.stdin(Stdio::null()))
     };
     let mut receiver = start(&["recv", "--reconnect", "-E", "-C", "1", "x"]);
     let _server = start(&["serve", "--reconnect", "-E", "work", "--echo"]);
@@ -71,7 +71,7 @@ fn who_waits_for_a_daemon_that_is_not_up_yet_is_served_when_it_is() {
     for waiting in [&receiver, &sender] {
         waiting.stderr.wait_for("waiting for it");
     }
-    let daemon: Daemon = Setup::new().listen(&["unix"]).start_in(dir);
+    let daemon: Daemon = DaemonSetup::new().listen(&["unix"]).start_in(dir);
     assert_eq!(receiver.wait().expect(0).text(), "hello\n");
     sender.wait().expect(0);
     let ask = ["req", "--wait-subs", "1", "work", "here?"];
@@ -81,12 +81,12 @@ fn who_waits_for_a_daemon_that_is_not_up_yet_is_served_when_it_is() {
 /// A receiver without its subscription would wait for ever.
 #[test]
 fn who_may_not_subscribe_again_ends_with_the_reason() {
-    let mut daemon = Setup::new().listen(&["unix"]).start();
+    let mut daemon = DaemonSetup::new().listen(&["unix"]).start();
     let mut receiver = daemon.ctl("unix", &["recv", "-E", "b.>"]).spawn_subscribed();
     let mut server = daemon.ctl("unix", &["serve", "-E", "b.x", "--echo"]).spawn_subscribed();
     daemon.terminate().expect(0);
     let rules = "[[acl]]\nsubscribe = [\"b.>\"]\naction = \"deny\"\n";
-    let _daemon = Setup::new().config(rules).listen(&["unix"]).start_in(daemon.into_dir());
+    let _daemon = DaemonSetup::new().config(rules).listen(&["unix"]).start_in(daemon.into_dir());
     for (mut ended, filter) in [(receiver.wait(), "b.>"), (server.wait(), "b.x")] {
         ended = ended.expect(6);
         assert!(ended.stderr.contains(&format!("subscribe to {filter} again")), "{}", ended.stderr);
@@ -95,7 +95,7 @@ fn who_may_not_subscribe_again_ends_with_the_reason() {
 
 #[test]
 fn only_accepted_messages_can_be_sent_again() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     for ack in ["none", "delivered"] {
         let args = ["send", "--reconnect", "--ack", ack, "x", "y"];
         assert!(daemon.ctl("unix", &args).run().expect(2).stderr.contains("--ack"));
@@ -110,7 +110,7 @@ fn only_accepted_messages_can_be_sent_again() {
 /// The worker, which has too few descriptors, tells each: 'broken pipe' would say nothing.
 #[test]
 fn who_is_refused_for_lack_of_descriptors_is_told_so() {
-    let setup = Setup::new().listen(&["unix"]).args(&["--workers", "1"]);
+    let setup = DaemonSetup::new().listen(&["unix"]).args(&["--workers", "1"]);
     let daemon = setup.wrapper("ulimit -n 40; exec \"$@\"").start();
     let (mut served, mut refused) = (Vec::new(), None);
     while refused.is_none() {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ipcd_proto::Kind;
 use ipcd_proto::control::Code;
-use ipcd_tests::{Daemon, PATIENCE, Raw, Setup, eventually};
+use ipcd_tests::{Daemon, DaemonSetup, PATIENCE, RawConnection, eventually};
 use nix::sys::signal::Signal;
 
 fn config(max_message: &str, endpoints: &[String]) -> String {
@@ -25,7 +25,7 @@ fn limits_and_listeners_change_and_connections_stay() {
     let dir = ipcd_tests::private_dir();
     let [stays, goes, comes] = ["stays", "goes", "comes"].map(|name| socket(dir.path(), name));
     let at_first = config("1KiB", &[stays.clone(), goes.clone()]);
-    let setup = Setup::new().listen(&[]).args(&["--workers", "2"]).config(&at_first);
+    let setup = DaemonSetup::new().listen(&[]).args(&["--workers", "2"]).config(&at_first);
     let daemon = setup.start();
     let mut receivers = [&stays, &goes].map(|at| daemon.recv(at, &["-C", "2", "s"]));
     let send = |bytes: usize, status| {
@@ -58,8 +58,10 @@ fn limits_and_listeners_change_and_connections_stay() {
 fn a_file_that_cannot_be_put_in_force_changes_nothing() {
     let dir = ipcd_tests::private_dir();
     let [stays, new] = ["stays", "new"].map(|name| socket(dir.path(), name));
-    let daemon =
-        Setup::new().listen(&[]).config(&config("1KiB", std::slice::from_ref(&stays))).start();
+    let daemon = DaemonSetup::new()
+        .listen(&[])
+        .config(&config("1KiB", std::slice::from_ref(&stays)))
+        .start();
     let taken = socket(dir.path(), "taken");
     fs::write(dir.path().join("taken"), "somebody else's file").expect("the directory is ours");
     let bad = config("2KiB", &[new.clone(), taken]);
@@ -72,7 +74,7 @@ fn a_file_that_cannot_be_put_in_force_changes_nothing() {
 
 #[test]
 fn what_is_decided_at_the_start_is_warned_of() {
-    let daemon = Setup::new().listen(&["unix"]).config("").start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).config("").start();
     daemon.configure("[daemon]\nworkers = 3\n", "need a restart");
     assert_eq!(daemon.status()["workers"].as_array().map(Vec::len), Some(1));
 }
@@ -80,7 +82,7 @@ fn what_is_decided_at_the_start_is_warned_of() {
 #[test]
 fn sessions_outlive_a_larger_and_a_smaller_max_message() {
     let with = |most: &str| format!("[limits]\nmax_message = \"{most}\"\n");
-    let setup = Setup::new().config(&with("64KiB")).listen(&["unix"]);
+    let setup = DaemonSetup::new().config(&with("64KiB")).listen(&["unix"]);
     let daemon = setup.extra(&["unix://RUN/raw.sock?codec=line&subject=lines&reply=big"]).start();
     let mut receiver = daemon.recv("unix", &["-C", "1", "small"]);
     let (mut old, mut sender) = (daemon.raw("unix").open(), daemon.raw("unix").open());
@@ -125,7 +127,7 @@ fn new_time_outs_hold_for_those_who_are_connected() {
         ("handshake_timeout", "the handshake took too long"),
         ("frame_timeout", "a frame took too long to arrive"),
     ] {
-        let daemon = Setup::new().config(&with(key, "1h")).listen(&["unix"]).start();
+        let daemon = DaemonSetup::new().config(&with(key, "1h")).listen(&["unix"]).start();
         let mut peer = daemon.raw("unix");
         if key != "handshake_timeout" {
             peer = peer.open();
@@ -142,7 +144,7 @@ fn new_time_outs_hold_for_those_who_are_connected() {
 
 #[test]
 fn nothing_is_reloaded_while_the_daemon_ends() {
-    let setup = Setup::new().config("[daemon]\ndrain_timeout = \"10m\"\n").listen(&["unix"]);
+    let setup = DaemonSetup::new().config("[daemon]\ndrain_timeout = \"10m\"\n").listen(&["unix"]);
     let mut daemon = setup.start();
     let mut stuck = daemon.raw("unix").open();
     stuck.shrink();
@@ -170,7 +172,7 @@ fn durations_too_long_for_the_clock_are_as_good_as_for_ever() {
          outbox = \"18446744073709551615\"\nmax_bytes_per_uid = \"18446744073709551615\"\n\
          [[connect]]\nendpoint = \"tcp://127.0.0.1:1?codec=line&reply=a\"\nretry = \"{longest}\"\n"
     );
-    let mut daemon = Setup::new().config(&config).listen(&["unix", "tcp", "udp"]).start();
+    let mut daemon = DaemonSetup::new().config(&config).listen(&["unix", "tcp", "udp"]).start();
     for scheme in ["unix", "tcp", "udp"] {
         daemon.ctl(scheme, &["req", "nobody.there"]).run().expect(5);
         let mut receiver = daemon.recv(scheme, &["-C", "1", "a"]);
@@ -216,9 +218,11 @@ fn a_listener_changes_its_options_where_it_is_and_bare_peers_follow() {
             path.display()
         )
     };
-    let daemon =
-        Setup::new().listen(&[]).config(&with("codec=line&subject=before&reply=news")).start();
-    let mut hears = Raw::unix(&dir.path().join("own")).open();
+    let daemon = DaemonSetup::new()
+        .listen(&[])
+        .config(&with("codec=line&subject=before&reply=news"))
+        .start();
+    let mut hears = RawConnection::unix(&dir.path().join("own")).open();
     hears.subscribe(1, ">");
     let mut early = say(&path, "one");
     assert_eq!(hears.expect(Kind::Message).subject, b"before");
@@ -266,9 +270,9 @@ fn what_cannot_be_put_in_force_leaves_every_listener_as_it_was() {
         )
     };
     let text = with("mode=0600&codec=line&subject=a", "mode=0600", "");
-    let daemon = Setup::new().listen(&[]).config(&text).start();
+    let daemon = DaemonSetup::new().listen(&[]).config(&text).start();
     let listeners = || endpoints(&daemon);
-    let (before, mut hears) = (listeners(), Raw::unix(&dir.path().join("own")).open());
+    let (before, mut hears) = (listeners(), RawConnection::unix(&dir.path().join("own")).open());
     hears.subscribe(1, ">");
     let taken = dir.path().join("taken");
     fs::write(&taken, "somebody else's").expect("the directory is ours");
@@ -339,7 +343,7 @@ fn a_reload_is_as_good_as_a_start_for_random_pairs_of_configurations() {
         files.sort();
         (endpoints(daemon), files)
     };
-    let start = |text: &str| Setup::new().listen(&[]).config(text).start();
+    let start = |text: &str| DaemonSetup::new().listen(&[]).config(text).start();
     for _ in 0..12 {
         let (from, to) = (configuration(), configuration());
         let mut started = start(&to);

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use ipcd_client::{Client, Code, Error, Event, Publication};
 use ipcd_proto::control::{Welcome, decode, encode};
 use ipcd_proto::{Address, Frame, FrameWriter, Header, Kind};
-use ipcd_tests::{Daemon, Neighbour, PATIENCE, Raw, Running, Setup, eventually};
+use ipcd_tests::{
+    Daemon, DaemonSetup, NeighbourPair, PATIENCE, RawConnection, RunningProcess, eventually,
+};
 use nix::sys::signal::Signal;
 
 const CLIENTS: usize = 8;
@@ -21,20 +23,20 @@ const IN_FLIGHT: usize = 100;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A responder that replies with the request; it shares the work with others.
-fn responder(daemon: &Daemon, scheme: &str) -> Running {
+fn responder(daemon: &Daemon, scheme: &str) -> RunningProcess {
     daemon.ctl(scheme, &["serve", "echo", "--echo", "-g", "team", "-E"]).spawn_subscribed()
 }
 
 /// The outcomes of requests.
 #[derive(Debug, Default)]
-struct Tally {
+struct OutcomeTally {
     replies: u64,
     unanswered: u64,
     no_responder: u64,
     late: u64,
 }
 
-impl Tally {
+impl OutcomeTally {
     fn add(&mut self, other: &Self) {
         self.replies += other.replies;
         self.unanswered += other.unanswered;
@@ -48,8 +50,8 @@ impl Tally {
 }
 
 /// Sends requests, some at once, and checks that each has one outcome and the right reply.
-fn ask(client: &mut Client, who: usize, count: u64) -> Tally {
-    let (mut tally, mut open, mut next) = (Tally::default(), HashMap::new(), 0);
+fn ask(client: &mut Client, who: usize, count: u64) -> OutcomeTally {
+    let (mut tally, mut open, mut next) = (OutcomeTally::default(), HashMap::new(), 0);
     while next < count || !open.is_empty() {
         while next < count && open.len() < IN_FLIGHT {
             let payload = format!("{who}:{next}");
@@ -83,8 +85,8 @@ fn ask(client: &mut Client, who: usize, count: u64) -> Tally {
     tally
 }
 
-fn ask_all(daemon: &Daemon) -> Tally {
-    let mut sum = Tally::default();
+fn ask_all(daemon: &Daemon) -> OutcomeTally {
+    let mut sum = OutcomeTally::default();
     thread::scope(|scope| {
         let asking = (0..CLIENTS).map(|who| {
             scope.spawn(move || {
@@ -102,7 +104,7 @@ fn ask_all(daemon: &Daemon) -> Tally {
 
 #[test]
 fn a_hundred_thousand_requests_have_one_outcome_each() {
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
     let _responders = ["unix", "tcp", "fifo", "udp"].map(|scheme| responder(&daemon, scheme));
     let tally = ask_all(&daemon);
     assert_eq!(tally.replies, CLIENTS as u64 * REQUESTS, "{tally:?}");
@@ -111,7 +113,7 @@ fn a_hundred_thousand_requests_have_one_outcome_each() {
 
 #[test]
 fn requests_have_one_outcome_each_while_responders_are_killed() {
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
     let (is_over, kills) = (AtomicBool::new(false), AtomicU64::new(0));
     let start = |scheme| (scheme, responder(&daemon, scheme));
     let mut alive = ["unix", "tcp", "fifo", "udp"].map(start);
@@ -144,11 +146,11 @@ fn requests_have_one_outcome_each_while_responders_are_killed() {
 #[test]
 fn a_requester_that_never_reads_disturbs_nobody() {
     let config = "[limits]\noutbox = \"256KiB\"\nstall_timeout = \"1s\"\n";
-    let daemon = Setup::new().config(config).args(&["--workers", "2"]).start();
-    let neighbour = Neighbour::of(&daemon);
+    let daemon = DaemonSetup::new().config(config).args(&["--workers", "2"]).start();
+    let neighbour = NeighbourPair::of(&daemon);
     let _responder = responder(&daemon, "unix");
     let mut requester = daemon.raw("unix");
-    requester.control(Kind::Hello, 0, &encode(&Raw::hello()));
+    requester.control(Kind::Hello, 0, &encode(&RawConnection::hello()));
     let welcome: Welcome = decode(&requester.expect(Kind::Welcome).payload).expect("it is one");
     let id = welcome.peer;
     thread::scope(|scope| {
@@ -186,7 +188,7 @@ fn request(id: u64, number: u64) -> Vec<u8> {
 #[test]
 fn requests_to_a_stopped_responder_end_at_their_deadlines() {
     const WAIT: Duration = Duration::from_millis(500);
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
     let mut stopped = responder(&daemon, "unix");
     stopped.signal(Signal::SIGSTOP);
     for scheme in TRANSPORTS {

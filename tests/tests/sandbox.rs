@@ -3,12 +3,12 @@
 
 use std::fs;
 
-use ipcd_tests::{Daemon, Setup, children};
+use ipcd_tests::{Daemon, DaemonSetup, children};
 use nix::libc;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
-fn with(sandbox: &str, args: &[&str]) -> Setup {
-    Setup::new().config(&format!("[daemon]\nsandbox = \"{sandbox}\"\n")).args(args)
+fn with(sandbox: &str, args: &[&str]) -> DaemonSetup {
+    DaemonSetup::new().config(&format!("[daemon]\nsandbox = \"{sandbox}\"\n")).args(args)
 }
 
 fn field(pid: i32, name: &str) -> String {
@@ -24,7 +24,7 @@ fn level(daemon: &Daemon) -> String {
 #[test]
 fn workers_are_confined_and_the_supervisor_is_not() {
     for mode in ["pool", "connection"] {
-        let daemon = Setup::new().args(&["--fork", mode, "--workers", "2"]).start();
+        let daemon = DaemonSetup::new().args(&["--fork", mode, "--workers", "2"]).start();
         let peer = daemon.client("unix");
         let level = level(&daemon);
         assert!(daemon.log().contains(&format!("sandbox level={level}")), "{}", daemon.log());
@@ -78,7 +78,7 @@ const WITHOUT: [(i64, &str); 2] =
 #[test]
 fn what_is_missing_is_said_and_the_rest_is_in_force() {
     for (call, missing) in WITHOUT {
-        let daemon = without(call, || Setup::new().listen(&["unix"]).start());
+        let daemon = without(call, || DaemonSetup::new().listen(&["unix"]).start());
         let level = level(&daemon);
         assert!(level.starts_with("partial (") && level.contains(missing), "{level}");
         assert!(level.contains("no_new_privs: "), "{level}");
@@ -102,7 +102,7 @@ fn a_daemon_that_requires_what_is_missing_does_not_start() {
 #[test]
 fn a_daemon_that_requires_it_has_it_all() {
     let dir = ipcd_tests::private_dir();
-    let default = Setup::new().listen(&["unix"]).start();
+    let default = DaemonSetup::new().listen(&["unix"]).start();
     if !level(&default).starts_with("full (") {
         with("required", &[]).listen(&["unix"]).spawn(dir.path()).wait().expect(2);
         return;
@@ -123,7 +123,9 @@ fn a_word_that_it_does_not_know_is_a_place_in_the_file() {
 #[cfg(target_arch = "x86_64")]
 mod taken_over {
     use ipcd_client::Event;
-    use ipcd_tests::{Called, Descriptor, PATIENCE, Puppet, descriptors, eventually};
+    use ipcd_tests::{
+        CallResult, OpenDescriptor, PATIENCE, TracedProcess, descriptors, eventually,
+    };
     use nix::errno::Errno;
     use nix::sys::signal::Signal;
 
@@ -203,12 +205,12 @@ mod taken_over {
     }
 
     /// Holds a worker that is confined; `None` if that is impossible here.
-    fn hold(daemon: &Daemon, pid: i32) -> Option<Puppet> {
+    fn hold(daemon: &Daemon, pid: i32) -> Option<TracedProcess> {
         if !level(daemon).contains("seccomp,") {
             eprintln!("not tried: no seccomp");
             return None;
         }
-        let puppet = Puppet::hold(pid);
+        let puppet = TracedProcess::hold(pid);
         if puppet.is_none() {
             eprintln!("not tried: this user may not trace");
         }
@@ -217,14 +219,14 @@ mod taken_over {
 
     #[test]
     fn it_can_do_nothing_but_move_bytes() {
-        let daemon = Setup::new().listen(&["unix"]).start();
+        let daemon = DaemonSetup::new().listen(&["unix"]).start();
         let worker = daemon.worker();
         let parent = daemon.process.pid() as u64;
         let Some(puppet) = hold(&daemon, worker) else { return };
         let own = puppet.call(libc::SYS_getpid, [0; 6]);
-        assert_eq!(own, Called::Returned(worker.into()), "the test's own means work");
+        assert_eq!(own, CallResult::Returned(worker.into()), "the test's own means work");
         for (what, call, args) in refused(puppet.stack(), worker as u64, parent) {
-            assert_eq!(puppet.call(call, args), Called::Failed(Errno::EPERM), "{what}");
+            assert_eq!(puppet.call(call, args), CallResult::Failed(Errno::EPERM), "{what}");
         }
         puppet.release();
         daemon.send("still", "here");
@@ -233,16 +235,16 @@ mod taken_over {
 
     #[test]
     fn it_dies_of_what_no_worker_ever_tries() {
-        let daemon = Setup::new().listen(&["unix"]).start();
+        let daemon = DaemonSetup::new().listen(&["unix"]).start();
         for (what, call, args) in deadly(0) {
             let Some(puppet) = hold(&daemon, daemon.worker()) else { return };
-            assert_eq!(puppet.call(call, args), Called::Killed(Signal::SIGSYS), "{what}");
+            assert_eq!(puppet.call(call, args), CallResult::Killed(Signal::SIGSYS), "{what}");
         }
         let worker = daemon.worker();
         let (own, abort) = (worker as u64, Signal::SIGABRT as u64);
         let Some(puppet) = hold(&daemon, worker) else { return };
         let aborted = puppet.call(libc::SYS_tgkill, [own, own, abort, 0, 0, 0]);
-        assert_eq!(aborted, Called::Returned(0), "abort(3) is its own affair");
+        assert_eq!(aborted, CallResult::Returned(0), "abort(3) is its own affair");
         puppet.release();
         daemon.process.stderr.wait_for("signal=\"SIGABRT\"\n");
         daemon.send("served", "by a successor");
@@ -254,11 +256,14 @@ mod taken_over {
 
     #[test]
     fn it_dies_of_calls_in_the_manner_of_32_bits() {
-        let daemon = Setup::new().listen(&["unix"]).start();
+        let daemon = DaemonSetup::new().listen(&["unix"]).start();
         let Some(puppet) = hold(&daemon, daemon.worker()) else { return };
         // 20 is getpid(2) in that interface. A kernel without it sends SIGSEGV.
         let called = puppet.call_32(20);
-        assert!(matches!(called, Called::Killed(Signal::SIGSYS | Signal::SIGSEGV)), "{called:?}");
+        assert!(
+            matches!(called, CallResult::Killed(Signal::SIGSYS | Signal::SIGSEGV)),
+            "{called:?}"
+        );
         daemon.send("served", "by a successor");
     }
 
@@ -266,14 +271,14 @@ mod taken_over {
     #[test]
     fn without_it_a_worker_may_do_what_its_user_may() {
         let daemon = with("off", &[]).listen(&["unix"]).start();
-        let Some(puppet) = Puppet::hold(daemon.worker()) else { return };
+        let Some(puppet) = TracedProcess::hold(daemon.worker()) else { return };
         for (what, call, args) in [
             ("socket", libc::SYS_socket, unix_socket()),
             ("mmap code", libc::SYS_mmap, [0, 4096, CODE, ANONYMOUS, NO_FD, 0]),
             ("prctl", libc::SYS_prctl, [libc::PR_GET_DUMPABLE as u64, 0, 0, 0, 0, 0]),
         ] {
             let called = puppet.call(call, args);
-            assert!(matches!(called, Called::Returned(_)), "{what}: {called:?}");
+            assert!(matches!(called, CallResult::Returned(_)), "{what}: {called:?}");
         }
         puppet.release();
         daemon.send("still", "here");
@@ -282,13 +287,13 @@ mod taken_over {
     /// It can write to its link, and to the inboxes of all workers.
     #[test]
     fn what_it_says_harms_neither_the_supervisor_nor_other_workers() {
-        let daemon = Setup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
+        let daemon = DaemonSetup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
         let (victim, hostile) = (daemon.worker_in(0).pid, daemon.worker_in(1).pid);
         let Some(puppet) = hold(&daemon, hostile) else { return };
         let nonsense = puppet.poke(-1);
         let socket = libc::SOL_SOCKET as u64;
         let sockets = descriptors(hostile).into_iter();
-        let sockets = sockets.filter(|(_, what)| *what == Descriptor::Unix("seqpacket"));
+        let sockets = sockets.filter(|(_, what)| *what == OpenDescriptor::Unix("seqpacket"));
         let mut said = 0;
         for (number, _) in sockets {
             let fd = number as u64;
@@ -300,10 +305,14 @@ mod taken_over {
                 ("get at it", libc::SYS_fcntl, [fd, libc::F_DUPFD_CLOEXEC as u64, 0, 0, 0, 0]),
                 ("get at it", libc::SYS_dup, [fd, 0, 0, 0, 0, 0]),
             ] {
-                assert_eq!(puppet.call(call, args), Called::Failed(Errno::EPERM), "{what}: {fd}");
+                assert_eq!(
+                    puppet.call(call, args),
+                    CallResult::Failed(Errno::EPERM),
+                    "{what}: {fd}"
+                );
             }
             let called = puppet.call(libc::SYS_write, [fd, nonsense, 8, 0, 0, 0]);
-            said += u32::from(called == Called::Returned(8));
+            said += u32::from(called == CallResult::Returned(8));
         }
         // It may have ended already.
         puppet.let_go();
@@ -321,14 +330,14 @@ mod taken_over {
     /// It claims a generation that has not begun, so that its successors would count as dead.
     #[test]
     fn a_life_that_it_makes_up_is_not_believed() {
-        let daemon = Setup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
+        let daemon = DaemonSetup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
         let (victim, hostile) = (daemon.worker_in(0), daemon.worker_in(1));
         let Some(puppet) = hold(&daemon, hostile.pid) else { return };
         let fields = [1, 1_000_000, victim.generation as u32].map(u32::to_le_bytes).concat();
         let record = [&fields[..], &[0]].concat();
         let (at, count) = (puppet.poke_all(&record), record.len() as u64);
         let sockets = descriptors(hostile.pid).into_iter();
-        let sockets = sockets.filter(|(_, what)| *what == Descriptor::Unix("seqpacket"));
+        let sockets = sockets.filter(|(_, what)| *what == OpenDescriptor::Unix("seqpacket"));
         for (number, _) in sockets {
             puppet.call(libc::SYS_write, [number as u64, at, count, 0, 0, 0]);
         }
@@ -357,7 +366,7 @@ fn workers_of_root_are_nobody_unless_a_user_is_given() {
         return ipcd_tests::skip("only root can give up root's rights");
     }
     for mode in ["pool", "connection"] {
-        let daemon = Setup::new().args(&["--fork", mode]).start();
+        let daemon = DaemonSetup::new().args(&["--fork", mode]).start();
         let peer = daemon.client("unix");
         let workers = children(daemon.process.pid());
         assert!(!workers.is_empty(), "somebody serves the peer");
@@ -373,6 +382,6 @@ fn workers_of_root_are_nobody_unless_a_user_is_given() {
         }
         drop(peer);
     }
-    let daemon = Setup::new().args(&["--user", "root"]).start();
+    let daemon = DaemonSetup::new().args(&["--user", "root"]).start();
     assert_eq!(field(daemon.worker(), "Uid").split('\t').next(), Some("0"), "it was asked for");
 }

@@ -6,7 +6,9 @@ use std::thread;
 use std::time::Instant;
 
 use ipcd_client::{Code, Error, Event, Overflow, SubscribeOptions};
-use ipcd_tests::{Daemon, Neighbour, PATIENCE, Running, SCHEMES, Setup, eventually, state};
+use ipcd_tests::{
+    Daemon, DaemonSetup, NeighbourPair, PATIENCE, RunningProcess, SCHEMES, eventually, state,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -19,13 +21,13 @@ const STRICT: &str = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";
 const MESSAGES: u64 = 20_000;
 const BODY: usize = 1000;
 
-fn flood(daemon: &Daemon, scheme: &str) -> Running {
+fn flood(daemon: &Daemon, scheme: &str) -> RunningProcess {
     let count = MESSAGES.to_string();
     let body = "x".repeat(BODY);
     daemon.ctl(scheme, &["send", "flood", &body, "--count", &count, "--timeout", "90s"]).spawn()
 }
 
-fn stopped(daemon: &Daemon, scheme: &str, args: &[&str]) -> Running {
+fn stopped(daemon: &Daemon, scheme: &str, args: &[&str]) -> RunningProcess {
     let mut receiver = daemon.recv(scheme, args);
     receiver.signal(Signal::SIGSTOP);
     let pid = receiver.pid();
@@ -39,7 +41,7 @@ fn client(daemon: &Daemon) -> Option<Value> {
 }
 
 /// Waits until the receiver has reported this number of dropped messages, in one remark or more.
-fn wait_for_gaps(receiver: &Running, dropped: u64) {
+fn wait_for_gaps(receiver: &RunningProcess, dropped: u64) {
     receiver.stderr.wait_until("that messages were dropped", |text| {
         let remarks = text.lines().filter_map(|line| line.strip_prefix("ipcctl: "));
         let counts = remarks.filter_map(|line| line.split_once(" messages of flood were dropped"));
@@ -51,8 +53,8 @@ fn wait_for_gaps(receiver: &Running, dropped: u64) {
 #[test]
 fn a_stopped_receiver_makes_its_publisher_wait_and_nobody_else() {
     for scheme in SCHEMES {
-        let daemon = Setup::new().config(PATIENT).start();
-        let neighbour = Neighbour::of(&daemon);
+        let daemon = DaemonSetup::new().config(PATIENT).start();
+        let neighbour = NeighbourPair::of(&daemon);
         let count = MESSAGES.to_string();
         let mut receiver = stopped(&daemon, scheme, &["-C", &count, "flood"]);
         receiver.stdout();
@@ -76,8 +78,8 @@ fn a_stopped_receiver_makes_its_publisher_wait_and_nobody_else() {
 #[test]
 fn a_receiver_that_stalls_too_long_is_cut_off_and_its_publisher_goes_on() {
     for scheme in SCHEMES {
-        let daemon = Setup::new().config(STRICT).start();
-        let neighbour = Neighbour::of(&daemon);
+        let daemon = DaemonSetup::new().config(STRICT).start();
+        let neighbour = NeighbourPair::of(&daemon);
         let mut receiver = stopped(&daemon, scheme, &["--no-reconnect", "flood"]);
         receiver.stdout();
         flood(&daemon, "tcp").wait().expect(0);
@@ -93,7 +95,7 @@ fn a_receiver_that_stalls_too_long_is_cut_off_and_its_publisher_goes_on() {
 #[test]
 fn what_a_receiver_has_lost_is_told_of_it() {
     for overflow in ["drop-newest", "drop-oldest"] {
-        let daemon = Setup::new().config(PATIENT).start();
+        let daemon = DaemonSetup::new().config(PATIENT).start();
         let receiver = stopped(&daemon, "unix", &["--overflow", overflow, "flood"]);
         flood(&daemon, "unix").wait().expect(0);
         let of = |client: &Value, key: &str| client[key].as_u64().expect("a number");
@@ -112,7 +114,7 @@ fn what_a_receiver_has_lost_is_told_of_it() {
             lines.any(|line| line.contains(" WARN ") && line.contains(&dropped)).then_some(())
         });
     }
-    let daemon = Setup::new().config(STRICT).start();
+    let daemon = DaemonSetup::new().config(STRICT).start();
     let _receiver = stopped(&daemon, "unix", &["--no-reconnect", "flood"]);
     flood(&daemon, "tcp").wait().expect(0);
     daemon.process.stderr.wait_until("a warning that it was cut off", |log| {
@@ -123,7 +125,7 @@ fn what_a_receiver_has_lost_is_told_of_it() {
 
 #[test]
 fn drop_newest_keeps_the_oldest_and_reports_the_gap() {
-    let daemon = Setup::new().config(PATIENT).start();
+    let daemon = DaemonSetup::new().config(PATIENT).start();
     let mut receiver = stopped(&daemon, "unix", &["--overflow", "drop-newest", "flood"]);
     receiver.stdout();
     flood(&daemon, "unix").wait().expect(0);
@@ -141,7 +143,7 @@ fn drop_newest_keeps_the_oldest_and_reports_the_gap() {
 
 #[test]
 fn drop_oldest_keeps_the_newest_and_reports_the_gap() {
-    let daemon = Setup::new().config(PATIENT).start();
+    let daemon = DaemonSetup::new().config(PATIENT).start();
     let mut receiver = stopped(&daemon, "unix", &["--overflow", "drop-oldest", "flood"]);
     receiver.stdout();
     let mut sender = daemon.ctl("unix", &["send", "flood", "-l"]).spawn_fed();
@@ -165,7 +167,7 @@ fn drop_oldest_keeps_the_newest_and_reports_the_gap() {
 
 #[test]
 fn a_stalled_tap_never_stops_the_bus() {
-    let daemon = Setup::new().config(PATIENT).start();
+    let daemon = DaemonSetup::new().config(PATIENT).start();
     let _tap = stopped(&daemon, "unix", &[">"]);
     flood(&daemon, "unix").wait().expect(0);
     assert!(daemon.counter("messages_dropped_oldest") > 0);
@@ -173,7 +175,7 @@ fn a_stalled_tap_never_stops_the_bus() {
 
 #[test]
 fn disconnect_cuts_off_at_once() {
-    let daemon = Setup::new().config(PATIENT).start();
+    let daemon = DaemonSetup::new().config(PATIENT).start();
     let options = ["--overflow", "disconnect", "--no-reconnect", "flood"];
     let mut receiver = stopped(&daemon, "unix", &options);
     receiver.stdout();
@@ -187,7 +189,7 @@ fn disconnect_cuts_off_at_once() {
 /// A client that is disconnected receives the reason when it reads.
 #[test]
 fn who_is_cut_off_is_told_why() {
-    let daemon = Setup::new().config(STRICT).start();
+    let daemon = DaemonSetup::new().config(STRICT).start();
     let mut client = daemon.client("unix");
     let overflow = Some(Overflow::Disconnect);
     let options = SubscribeOptions { overflow, ..SubscribeOptions::default() };
@@ -209,7 +211,7 @@ fn who_is_cut_off_is_told_why() {
 /// Two peers that flood each other, and read only while they write, do not deadlock.
 #[test]
 fn peers_that_flood_each_other_do_not_deadlock() {
-    let daemon = Setup::new().config(PATIENT).start();
+    let daemon = DaemonSetup::new().config(PATIENT).start();
     for scheme in SCHEMES {
         let subscribed = Barrier::new(2);
         let side = |own: &str, other: &str| {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ipcd_tests::{Daemon, Running, Setup, eventually, guard, ipcd, is_without};
+use ipcd_tests::{Daemon, DaemonSetup, RunningProcess, eventually, guard, ipcd, is_without};
 use nix::unistd::{User, getuid};
 use tempfile::TempDir;
 
@@ -18,13 +18,13 @@ use tempfile::TempDir;
 const SSHD: &str = "/usr/sbin/sshd";
 
 /// An sshd, and its address.
-struct Host {
+struct SshHost {
     dir: TempDir,
     port: u16,
     servers: Arc<Mutex<Vec<Child>>>,
 }
 
-impl Host {
+impl SshHost {
     /// A host that lets us in; `None` if there is no sshd.
     fn start() -> Option<Self> {
         if is_without(&[SSHD, "ssh", "ssh-keygen"]) {
@@ -39,7 +39,7 @@ impl Host {
         let key = |name: &str| {
             let mut command = Command::new("ssh-keygen");
             command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(dir.path().join(name));
-            Running::start(command.stdin(Stdio::null())).wait().expect(0);
+            RunningProcess::start(command.stdin(Stdio::null())).wait().expect(0);
         };
         ["host", "user", "stranger"].into_iter().for_each(key);
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
@@ -115,7 +115,7 @@ impl Host {
     }
 }
 
-impl Drop for Host {
+impl Drop for SshHost {
     fn drop(&mut self) {
         self.break_off();
         if std::thread::panicking() {
@@ -129,8 +129,8 @@ impl Drop for Host {
 
 #[test]
 fn everything_works_through_ssh_where_sshd_is_installed() {
-    let Some(host) = Host::start() else { return };
-    let daemon = Setup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
+    let Some(host) = SshHost::start() else { return };
+    let daemon = DaemonSetup::new().listen(&["unix"]).args(&["--workers", "2"]).start();
     let via = host.via(&daemon, "ssh_config");
     assert!(daemon.ctl(&via, &["ping"]).run().expect(0).text().starts_with("pong"));
     let args = ["recv", "-E", "-C", "3", "-o", "jsonl", "news"];
@@ -153,8 +153,8 @@ fn everything_works_through_ssh_where_sshd_is_installed() {
 
 #[test]
 fn a_connection_that_breaks_is_noticed_on_both_sides_where_sshd_is_installed() {
-    let Some(host) = Host::start() else { return };
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let Some(host) = SshHost::start() else { return };
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let via = host.via(&daemon, "ssh_config");
     let args = ["recv", "-E", "--no-reconnect", "news"];
     let mut receiver = daemon.ctl(&via, &args).spawn_subscribed();
@@ -172,8 +172,8 @@ fn a_connection_that_breaks_is_noticed_on_both_sides_where_sshd_is_installed() {
 
 #[test]
 fn whom_ssh_does_not_let_in_is_told_why_where_sshd_is_installed() {
-    let Some(host) = Host::start() else { return };
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let Some(host) = SshHost::start() else { return };
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let via = host.via(&daemon, "stranger_config");
     let said = daemon.ctl(&via, &["ping"]).run().expect(3).stderr;
     assert!(said.contains("Permission denied"), "{said}");

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use ipcd_tests::{Daemon, Raw, Running, Setup, ipcd};
+use ipcd_tests::{Daemon, DaemonSetup, RawConnection, RunningProcess, ipcd};
 
 fn through(daemon: &Daemon) -> String {
     format!("pipe:{} --stdio --runtime-dir {}", ipcd().display(), daemon.runtime_dir().display())
@@ -14,7 +14,7 @@ fn through(daemon: &Daemon) -> String {
 
 #[test]
 fn everything_works_through_the_pipes_of_a_child() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let via = through(&daemon);
     let mut receiver = daemon.ctl(&via, &["recv", "-E", "-C", "3", "news"]).spawn_subscribed();
     daemon.ctl(&via, &["send", "news", "-l"]).run_fed(b"one\ntwo\n").expect(0);
@@ -29,17 +29,17 @@ fn everything_works_through_the_pipes_of_a_child() {
 /// The flag belongs to the open file description, so every process that shares it can set it.
 #[test]
 fn input_that_does_not_block_is_waited_for() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let (mut near, far) = UnixStream::pair().expect("descriptors are left");
     far.set_nonblocking(true).expect("a socket can be made so");
     let mut command = Command::new(ipcd());
     command.args(["--stdio", "--runtime-dir"]).arg(daemon.runtime_dir());
-    let mut way = Running::start(command.stdin(OwnedFd::from(far)));
+    let mut way = RunningProcess::start(command.stdin(OwnedFd::from(far)));
     let mut output = way.take_stdout();
     drop(command);
     // It is connected, and has most likely found nothing to move.
     daemon.wait_for_peers(1);
-    near.write_all(&Raw::hello_bytes()).expect("there is room");
+    near.write_all(&RawConnection::hello_bytes()).expect("there is room");
     output.read_exact(&mut [0; 4]).expect("the daemon welcomes it");
     near.shutdown(Shutdown::Write).expect("it is a socket");
     output.read_to_end(&mut Vec::new()).expect("the end is passed on, and answered");
@@ -51,14 +51,14 @@ fn it_says_when_there_is_no_daemon() {
     let dir = ipcd_tests::private_dir();
     let mut command = Command::new(ipcd());
     command.args(["--stdio", "--runtime-dir"]).arg(dir.path());
-    let ended = Running::start(&mut command).wait().expect(3);
+    let ended = RunningProcess::start(&mut command).wait().expect(3);
     assert!(ended.stderr.contains("is ipcd running there?"), "{}", ended.stderr);
 }
 
 /// The child ends with the daemon, and with its parent.
 #[test]
 fn it_ends_with_either_side() {
-    let mut daemon = Setup::new().listen(&["unix"]).start();
+    let mut daemon = DaemonSetup::new().listen(&["unix"]).start();
     let args = ["recv", "-E", "--no-reconnect", "news"];
     let mut receiver = daemon.ctl(&through(&daemon), &args).spawn_subscribed();
     daemon.terminate().expect(0);

@@ -5,16 +5,16 @@ use std::thread;
 
 use ipcd_client::{Code, Error};
 use ipcd_proto::Kind;
-use ipcd_tests::{Daemon, Raw, Setup, eventually, memory};
+use ipcd_tests::{Daemon, DaemonSetup, RawConnection, eventually, memory};
 
 /// The bytes that a publisher may add to a nearly full send queue, and one read of a worker.
 const TURN: u64 = (16 << 10) + (256 << 10);
 
 /// Subscribes peers to a subject each, and publishes to each more than its send queue takes.
 /// Returns the peers, and the growth of the daemon's memory when all send queues are full.
-fn stuck(daemon: &Daemon, count: u64, outbox: u64) -> (Vec<Raw>, u64) {
+fn stuck(daemon: &Daemon, count: u64, outbox: u64) -> (Vec<RawConnection>, u64) {
     let pids = [daemon.process.pid(), daemon.worker()];
-    let subscribers: Vec<Raw> = (0..count)
+    let subscribers: Vec<RawConnection> = (0..count)
         .map(|number| {
             let mut subscriber = daemon.raw("unix").open();
             subscriber.subscribe(1, &format!("stuck.{number}"));
@@ -49,7 +49,7 @@ fn stuck(daemon: &Daemon, count: u64, outbox: u64) -> (Vec<Raw>, u64) {
 
 fn check(count: u64, outbox: u64) {
     let config = format!("[limits]\noutbox = \"{outbox}\"\nstall_timeout = \"8s\"\n");
-    let daemon = Setup::new().config(&config).args(&["--workers", "1"]).start();
+    let daemon = DaemonSetup::new().config(&config).args(&["--workers", "1"]).start();
     let (subscribers, grown) = stuck(&daemon, count, outbox);
     let limit = count * (outbox + TURN);
     println!("{count} subscribers: {grown} bytes of {limit}");
@@ -85,7 +85,7 @@ fn a_hundred_stuck_subscribers_stay_within_the_limits_and_are_told_why() {
 fn a_client_that_reads_again_late_learns_why_it_was_cut_off() {
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"300ms\"\n";
     for scheme in ["unix", "pipe", "fifo", "tcp"] {
-        let daemon = Setup::new().config(config).start();
+        let daemon = DaemonSetup::new().config(config).start();
         let mut late = daemon.client(scheme);
         late.subscribe("stuck", Default::default()).expect("it may");
         let mut publisher = daemon.client("unix");
@@ -113,7 +113,7 @@ fn a_client_that_reads_again_late_learns_why_it_was_cut_off() {
 fn a_hundred_stuck_subscribers_of_one_subject_take_the_memory_of_one() {
     const OUTBOX: u64 = 4 << 20;
     let config = format!("[limits]\noutbox = \"{OUTBOX}\"\nstall_timeout = \"60s\"\n");
-    let daemon = Setup::new().config(&config).args(&["--workers", "1"]).start();
+    let daemon = DaemonSetup::new().config(&config).args(&["--workers", "1"]).start();
     let pids = [daemon.process.pid(), daemon.worker()];
     let before = memory(&pids);
     for round in 0..2 {
@@ -130,13 +130,13 @@ fn a_hundred_stuck_subscribers_of_one_subject_take_the_memory_of_one() {
 /// Subscribers of one subject that read nothing, and messages for them until their send queues are
 /// full.
 struct AllStuck {
-    subscribers: Vec<Raw>,
+    subscribers: Vec<RawConnection>,
     messages: u64,
     publishing: thread::JoinHandle<()>,
 }
 
 fn all_stuck(daemon: &Daemon, messages: u64, outbox: u64) -> AllStuck {
-    let subscribers: Vec<Raw> = (0..100)
+    let subscribers: Vec<RawConnection> = (0..100)
         .map(|_| {
             let mut subscriber = daemon.raw("unix").open();
             subscriber.subscribe(1, "stuck");
@@ -162,7 +162,7 @@ fn all_stuck(daemon: &Daemon, messages: u64, outbox: u64) -> AllStuck {
 fn read_on(stuck: AllStuck) {
     let AllStuck { mut subscribers, messages, publishing } = stuck;
     subscribers.truncate(50);
-    let read = move |mut subscriber: Raw| {
+    let read = move |mut subscriber: RawConnection| {
         thread::spawn(move || {
             for number in 0..messages {
                 let frame = subscriber.expect(Kind::Message);

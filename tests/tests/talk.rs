@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use ipcd_tests::{Daemon, Running, SCHEMES, Setup, eventually, ipcctl};
+use ipcd_tests::{Daemon, DaemonSetup, RunningProcess, SCHEMES, eventually, ipcctl};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-fn chat(daemon: &Daemon, scheme: &str, name: &str) -> Running {
+fn chat(daemon: &Daemon, scheme: &str, name: &str) -> RunningProcess {
     let mut running = daemon.ctl(scheme, &["chat", "room", "--name", name]).spawn_fed();
     running.stdout();
     eventually("that it has joined", || {
@@ -19,11 +19,11 @@ fn chat(daemon: &Daemon, scheme: &str, name: &str) -> Running {
 
 #[test]
 fn chat_shows_what_others_say_and_who_says_it() {
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
     let names = SCHEMES.map(|scheme| format!("by-{scheme}"));
-    let mut people: Vec<Running> =
+    let mut people: Vec<RunningProcess> =
         SCHEMES.iter().zip(&names).map(|(scheme, name)| chat(&daemon, scheme, name)).collect();
-    let mut inputs: Vec<_> = people.iter_mut().map(Running::stdin).collect();
+    let mut inputs: Vec<_> = people.iter_mut().map(RunningProcess::stdin).collect();
     for (input, name) in inputs.iter_mut().zip(&names) {
         writeln!(input, "I am {name}").expect("it reads");
     }
@@ -45,9 +45,9 @@ fn chat_shows_what_others_say_and_who_says_it() {
 fn chats_that_flood_each_other_do_not_deadlock() {
     const LINES: usize = 20_000;
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"20s\"\n";
-    let daemon = Setup::new().config(config).start();
+    let daemon = DaemonSetup::new().config(config).start();
     let (mut one, mut other) = (chat(&daemon, "unix", "one"), chat(&daemon, "tcp", "other"));
-    let talk = |running: &mut Running| {
+    let talk = |running: &mut RunningProcess| {
         let mut input = running.stdin();
         std::thread::spawn(move || {
             let line = "x".repeat(200);
@@ -66,20 +66,22 @@ fn chats_that_flood_each_other_do_not_deadlock() {
 
 #[test]
 fn a_loop_of_the_shell_sends_every_line() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let mut receiver = daemon.recv("unix", &["-C", "5", "lines"]);
     let script = format!(
         "seq 5 | while read l; do {} --via {} send lines \"$l\"; done",
         ipcctl().display(),
         daemon.via("unix")
     );
-    Running::start(Command::new("sh").args(["-c", &script]).stdin(Stdio::null())).wait().expect(0);
+    RunningProcess::start(Command::new("sh").args(["-c", &script]).stdin(Stdio::null()))
+        .wait()
+        .expect(0);
     assert_eq!(receiver.wait().expect(0).text(), "1\n2\n3\n4\n5\n");
 }
 
 #[test]
 fn recv_prints_as_it_is_told() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let print = |args: &[&str]| {
         let mut receiver = daemon.recv("unix", &[args, &["-C", "2", "a.*"]].concat());
         let send = ["send", "--name", "till", "-H", "k:v", "--reply", "back", "a.b", "one"];
@@ -101,7 +103,7 @@ fn recv_prints_as_it_is_told() {
 
 #[test]
 fn messages_to_one_peer_reach_it_alone_by_name_and_by_id() {
-    let daemon = Setup::new().args(&["--workers", "2"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
     let mut tap = daemon.recv("unix", &["-v", ">"]);
     tap.stdout();
     for scheme in SCHEMES {
@@ -127,7 +129,7 @@ fn messages_to_one_peer_reach_it_alone_by_name_and_by_id() {
 
 #[test]
 fn subs_shows_what_becomes_of_messages() {
-    let daemon = Setup::new().config("[limits]\noutbox = \"64KiB\"\n").start();
+    let daemon = DaemonSetup::new().config("[limits]\noutbox = \"64KiB\"\n").start();
     let mut ann = daemon.recv("unix", &["--name", "ann", "-g", "team", "jobs.*"]);
     let options = ["--name", "bob", "--overflow", "drop-newest", "jobs.>"];
     let mut bob = daemon.recv("fifo", &options);

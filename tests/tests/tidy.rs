@@ -19,13 +19,13 @@ fn root() -> PathBuf {
 }
 
 /// A package of the workspace.
-struct Package {
+struct WorkspacePackage {
     folder: PathBuf,
     name: String,
     manifest: Table,
 }
 
-impl Package {
+impl WorkspacePackage {
     fn read(folder: PathBuf) -> Self {
         let text = fs::read_to_string(folder.join("Cargo.toml")).expect("a package has a manifest");
         let manifest: Table = toml::from_str(&text).expect("a manifest is TOML");
@@ -40,7 +40,7 @@ impl Package {
         tables.flat_map(|table| table.keys().cloned()).collect()
     }
 
-    fn sources(&self) -> Vec<Source> {
+    fn sources(&self) -> Vec<SourceFile> {
         let mut sources = Vec::new();
         collect(&self.folder, &mut sources);
         sources
@@ -48,12 +48,12 @@ impl Package {
 }
 
 /// A file of code.
-struct Source {
+struct SourceFile {
     path: PathBuf,
     text: String,
 }
 
-impl Source {
+impl SourceFile {
     fn is_test(&self) -> bool {
         let tests = |part: std::path::Component<'_>| {
             ["tests", "benches", "examples"].iter().any(|name| part.as_os_str() == *name)
@@ -98,26 +98,26 @@ fn is_function(line: &str) -> bool {
     line.ends_with(['{', '(']) && words.any(|word| word == "fn")
 }
 
-fn collect(folder: &Path, into: &mut Vec<Source>) {
+fn collect(folder: &Path, into: &mut Vec<SourceFile>) {
     for entry in fs::read_dir(folder).expect("a folder can be read") {
         let path = entry.expect("an entry can be read").path();
         if path.is_dir() && !path.ends_with("target") {
             collect(&path, into);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).expect("code is text");
-            into.push(Source { path, text });
+            into.push(SourceFile { path, text });
         }
     }
 }
 
-fn packages() -> BTreeMap<String, Package> {
+fn packages() -> BTreeMap<String, WorkspacePackage> {
     let inside = |folder: &str| {
         let entries = fs::read_dir(root().join(folder)).expect("the folder exists");
         entries.map(|entry| entry.expect("an entry can be read").path()).collect::<Vec<_>>()
     };
     let folders = inside("crates").into_iter().chain(inside("bin")).chain([root().join("tests")]);
     let folders = folders.filter(|folder| folder.join("Cargo.toml").is_file());
-    folders.map(Package::read).map(|package| (package.name.clone(), package)).collect()
+    folders.map(WorkspacePackage::read).map(|package| (package.name.clone(), package)).collect()
 }
 
 /// Strings in a line of code, roughly.
@@ -248,7 +248,7 @@ fn a_package_is_named_as_its_folder_and_takes_what_the_workspace_chose() {
 
 #[test]
 fn every_file_says_what_it_is() {
-    for source in packages().values().flat_map(Package::sources) {
+    for source in packages().values().flat_map(WorkspacePackage::sources) {
         assert!(source.text.starts_with("//! "), "{} opens without //!", source.path.display());
     }
 }
@@ -258,14 +258,16 @@ fn no_unwrap_outside_tests() {
     let packages = packages();
     let testing = ["ipcd-tests", "ipcd-conformance"];
     let real = packages.values().filter(|package| !testing.contains(&package.name.as_str()));
-    for source in real.flat_map(Package::sources).filter(|source| !source.is_test()) {
+    for source in real.flat_map(WorkspacePackage::sources).filter(|source| !source.is_test()) {
         source.assert_none("unwrap", |line| line.contains(".unwrap()"));
     }
 }
 
 #[test]
 fn files_and_functions_are_short() {
-    for source in packages().values().flat_map(Package::sources).filter(|file| !file.is_test()) {
+    for source in
+        packages().values().flat_map(WorkspacePackage::sources).filter(|file| !file.is_test())
+    {
         let (file, lines) = (source.path.display(), source.code().len());
         assert!(lines <= LONGEST_FILE, "{file} has {lines} lines of code: look for a seam");
         if let Some((name, lines)) = source.longest_function() {
@@ -277,7 +279,8 @@ fn files_and_functions_are_short() {
 /// A page may shorten a test's name: `begins_like_this_…`.
 #[test]
 fn pages_name_files_and_tests_that_there_are() {
-    let sources: Vec<Source> = packages().values().flat_map(Package::sources).collect();
+    let sources: Vec<SourceFile> =
+        packages().values().flat_map(WorkspacePackage::sources).collect();
     for page in ["ARCHITECTURE.md", "reliability.md"] {
         let text = fs::read_to_string(root().join("docs").join(page)).expect("the page is there");
         for word in text.split('`').skip(1).step_by(2) {

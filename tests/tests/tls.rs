@@ -5,19 +5,22 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use ipcd_conformance::authority::{Authority, Issued};
-use ipcd_tests::{Ctl, Daemon, Ended, PATIENCE, Raw, Running, Setup, eventually, state};
+use ipcd_tests::{
+    CtlCommand, Daemon, DaemonSetup, PATIENCE, ProcessResult, RawConnection, RunningProcess,
+    eventually, state,
+};
 use ipcd_transport::{Channel, Endpoint, WriteOutcome, poll_until};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 /// Certificates of a test, in a directory of their own.
-struct Certificates {
+struct TestCertificates {
     authority: Authority,
     dir: TempDir,
 }
 
-impl Certificates {
+impl TestCertificates {
     /// With a certificate for the daemon.
     fn new() -> Self {
         let dir = ipcd_tests::private_dir();
@@ -56,7 +59,7 @@ impl Certificates {
     }
 
     fn daemon(&self, more: &str) -> Daemon {
-        Setup::new().listen(&["unix", "tcp"]).extra(&[&self.listener(more)]).start()
+        DaemonSetup::new().listen(&["unix", "tcp"]).extra(&[&self.listener(more)]).start()
     }
 
     /// The daemon's endpoint for a client that trusts our CA.
@@ -80,8 +83,8 @@ fn at(daemon: &Daemon, options: &str) -> String {
 }
 
 /// A ping of a client that cannot prove a token.
-fn ping_without_token(daemon: &Daemon, via: &str) -> Ended {
-    Ctl::new(daemon, via).args(["ping", "--token-file", "/nowhere/token"]).run()
+fn ping_without_token(daemon: &Daemon, via: &str) -> ProcessResult {
+    CtlCommand::new(daemon, via).args(["ping", "--token-file", "/nowhere/token"]).run()
 }
 
 /// Expects a failure with status 3 and these words.
@@ -93,16 +96,18 @@ fn expect_refusal(daemon: &Daemon, via: &str, words: &str) {
 
 #[test]
 fn a_token_or_a_certificate_is_asked_for() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     files.issue("ann", &["ann.example"]);
     for fork in ["pool", "connection"] {
         let listener = files.listener(&format!("&{}", files.ca("server")));
-        let setup = Setup::new().listen(&["unix"]).extra(&[&listener]).args(&["--fork", fork]);
+        let setup =
+            DaemonSetup::new().listen(&["unix"]).extra(&[&listener]).args(&["--fork", fork]);
         let daemon = setup.start();
         let (plain, as_ann) = (files.via(&daemon), files.via_as(&daemon, "ann"));
         let mut receiver = daemon.recv(&plain, &["-v", "-C", "2", "s.>"]);
         daemon.ctl(&plain, &["send", "s.token", "with a token"]).run().expect(0);
-        let certified = Ctl::new(&daemon, &as_ann).args(["send", "s.ann", "with a certificate"]);
+        let certified =
+            CtlCommand::new(&daemon, &as_ann).args(["send", "s.ann", "with a certificate"]);
         certified.args(["--token-file", "/nowhere/token"]).run().expect(0);
         let heard = receiver.wait().expect(0).text();
         assert_eq!(heard, "s.token with a token\ns.ann with a certificate\n");
@@ -116,7 +121,7 @@ fn a_token_or_a_certificate_is_asked_for() {
 /// Rules by the name in a certificate hold for frames, for raw peers, and for peers without one.
 #[test]
 fn access_rules_know_peers_by_their_certificates() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     files.issue("ann", &["ann.example"]);
     files.issue("bob", &["bob.example"]);
     let rules = "[[acl]]\ntoken = \"\"\nsubscribe = [\">\"]\n\
@@ -124,7 +129,7 @@ fn access_rules_know_peers_by_their_certificates() {
         [[acl]]\ncertificate = \"bob.example\"\npublish = [\">\"]\nsubscribe = [\">\"]\nadmin = true\n";
     for fork in ["pool", "connection"] {
         let listener = files.listener(&format!("&{}", files.ca("server")));
-        let setup = Setup::new().listen(&["unix"]).extra(&[&listener]).config(rules);
+        let setup = DaemonSetup::new().listen(&["unix"]).extra(&[&listener]).config(rules);
         let daemon = setup.args(&["--fork", fork]).start();
         let [ann, bob] = ["ann", "bob"].map(|name| files.via_as(&daemon, name));
         let token = files.via(&daemon);
@@ -151,13 +156,13 @@ fn access_rules_know_peers_by_their_certificates() {
 /// A raw peer is admitted before its handshake is over. Until then its identity is unknown.
 #[test]
 fn bare_peers_are_known_by_their_certificates_before_they_hear_anything() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     files.issue("ann", &["ann.example"]);
     files.issue("bob", &["bob.example"]);
     let more = format!("&{}&codec=line&subject=$1&reply=secret", files.ca("server"));
     let rules = "[[acl]]\ncertificate = \"ann.example\"\npublish = [\"in\"]\nsubscribe = [\">\"]\n\
         action = \"deny\"\n";
-    let setup = Setup::new().listen(&["unix"]).extra(&[&files.listener(&more)]).config(rules);
+    let setup = DaemonSetup::new().listen(&["unix"]).extra(&[&files.listener(&more)]).config(rules);
     let daemon = setup.args(&["--workers", "1"]).start();
     let connect = |name: &str| {
         let at = files.via_as(&daemon, name).parse::<Endpoint>().expect("it is an endpoint");
@@ -200,7 +205,7 @@ fn bare_peers_are_known_by_their_certificates_before_they_hear_anything() {
 
 #[test]
 fn a_daemon_that_cannot_prove_itself_is_refused() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     files.keep("stranger", &Authority::new().issue(&["localhost"]));
     let daemon = files.daemon("");
     expect_refusal(&daemon, &at(&daemon, &files.ca("stranger")), "signed by nobody");
@@ -216,7 +221,7 @@ fn a_daemon_that_cannot_prove_itself_is_refused() {
 
 #[test]
 fn a_certificate_may_be_required() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     files.issue("ann", &["ann.example"]);
     files.keep("stranger", &Authority::new().issue(&["ann.example"]));
     files.keep("late", &files.authority.issue_expired(&["ann.example"]));
@@ -231,7 +236,7 @@ fn a_certificate_may_be_required() {
 
 #[test]
 fn a_certificate_that_is_signed_by_itself_can_be_trusted() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     files.keep("server", &Authority::self_signed(&["127.0.0.1"]));
     files.keep("ann", &Authority::self_signed(&["ann.example"]));
     let daemon = files.daemon(&format!("&{}&client_auth=required", files.ca("ann")));
@@ -246,7 +251,7 @@ fn a_certificate_that_is_signed_by_itself_can_be_trusted() {
 /// CA.
 #[test]
 fn a_certificate_that_is_trusted_itself_signs_no_other() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     files.keep("server", &Authority::self_signed(&["127.0.0.1"]));
     let (ann, own) = Authority::named(&["ann.example"]);
     files.keep("ann", &own);
@@ -274,12 +279,12 @@ fn a_certificate_that_is_trusted_itself_signs_no_other() {
 
 #[test]
 fn what_is_not_tls_is_told_apart() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     let daemon = files.daemon("");
     daemon.ctl(&format!("tcp://{}", address(&daemon)), &["ping"]).run().expect(3);
     let (ca, tcp) = (files.ca("server"), daemon.address("tcp"));
     expect_refusal(&daemon, &format!("tls://{tcp}?{ca}"), "what it speaks is not TLS");
-    let mut junk = Raw::tcp(&address(&daemon));
+    let mut junk = RawConnection::tcp(&address(&daemon));
     junk.send(&[0xff; 5000]);
     eventually("that it says so", || daemon.log().contains("is not TLS").then_some(()));
     daemon.ctl(&files.via(&daemon), &["ping"]).run().expect(0);
@@ -287,11 +292,12 @@ fn what_is_not_tls_is_told_apart() {
 
 #[test]
 fn files_are_looked_at_when_the_daemon_starts() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     files.issue("other", &["other.example"]);
     let refuse = |listener: &str, words: &str| {
         let dir = ipcd_tests::private_dir();
-        let ended = Setup::new().listen(&["unix"]).extra(&[listener]).spawn(dir.path()).wait();
+        let ended =
+            DaemonSetup::new().listen(&["unix"]).extra(&[listener]).spawn(dir.path()).wait();
         assert!(ended.expect(2).stderr.contains(words), "{listener}: not {words}");
     };
     refuse("tls://127.0.0.1:0", "cert=FILE&key=FILE");
@@ -304,7 +310,7 @@ fn files_are_looked_at_when_the_daemon_starts() {
     refuse(&files.listener(""), "chmod 600");
 }
 
-fn renews_its_certificate(daemon: &Daemon, files: &Certificates) {
+fn renews_its_certificate(daemon: &Daemon, files: &TestCertificates) {
     let via = files.via(daemon);
     let mut receiver = daemon.recv(&via, &["-C", "2", "s"]);
     files.issue("server", &["renewed.example"]);
@@ -322,25 +328,25 @@ fn renews_its_certificate(daemon: &Daemon, files: &Certificates) {
 
 #[test]
 fn a_hang_up_renews_certificates_and_leaves_connections_alone() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     let listeners = format!(
         "[[listen]]\nendpoint = \"{}\"\n[[listen]]\nendpoint = \"unix://{}\"\n",
         files.listener(""),
         files.path("server", "socket"),
     );
-    renews_its_certificate(&Setup::new().listen(&[]).config(&listeners).start(), &files);
+    renews_its_certificate(&DaemonSetup::new().listen(&[]).config(&listeners).start(), &files);
 }
 
 #[test]
 fn a_hang_up_renews_certificates_also_without_a_file() {
-    let files = Certificates::new();
-    let setup = Setup::new().listen(&["unix"]).extra(&[&files.listener("")]);
+    let files = TestCertificates::new();
+    let setup = DaemonSetup::new().listen(&["unix"]).extra(&[&files.listener("")]);
     renews_its_certificate(&setup.args(&["--fork", "connection"]).start(), &files);
 }
 
 #[test]
 fn another_authority_ends_the_sessions_that_the_last_one_has_vouched_for() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     files.issue("ann", &["ann.example"]);
     files.keep("stranger", &Authority::new().issue(&["stranger.example"]));
     let trusted = files.path("server", "trusted.pem");
@@ -363,8 +369,8 @@ fn another_authority_ends_the_sessions_that_the_last_one_has_vouched_for() {
 #[test]
 fn the_largest_messages_go_both_ways_at_once() {
     const LARGEST: usize = 1024 * 1024;
-    let files = Certificates::new();
-    let setup = Setup::new().listen(&["unix"]).extra(&[&files.listener("")]);
+    let files = TestCertificates::new();
+    let setup = DaemonSetup::new().listen(&["unix"]).extra(&[&files.listener("")]);
     let daemon = setup.args(&["--workers", "2"]).start();
     let via = files.via(&daemon);
     let body: Vec<u8> = (0..LARGEST).map(|index| b'a' + (index * index % 23) as u8).collect();
@@ -387,7 +393,7 @@ fn the_largest_messages_go_both_ways_at_once() {
     }
 }
 
-fn stop(receiver: &mut Running) {
+fn stop(receiver: &mut RunningProcess) {
     receiver.signal(Signal::SIGSTOP);
     let pid = receiver.pid();
     eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
@@ -395,9 +401,9 @@ fn stop(receiver: &mut Running) {
 
 #[test]
 fn who_does_not_read_is_cut_off_and_told_why() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     let strict = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";
-    let setup = Setup::new().listen(&["unix"]).extra(&[&files.listener("")]).config(strict);
+    let setup = DaemonSetup::new().listen(&["unix"]).extra(&[&files.listener("")]).config(strict);
     let daemon = setup.start();
     let mut receiver = daemon.recv(&files.via(&daemon), &["--no-reconnect", "flood"]);
     receiver.stdout();
@@ -413,9 +419,9 @@ fn who_does_not_read_is_cut_off_and_told_why() {
 
 #[test]
 fn drops_leave_whole_messages_in_their_order() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     let small = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1000s\"\n";
-    let setup = Setup::new().listen(&["unix"]).extra(&[&files.listener("")]).config(small);
+    let setup = DaemonSetup::new().listen(&["unix"]).extra(&[&files.listener("")]).config(small);
     let daemon = setup.start();
     let args = ["--overflow", "drop-oldest", "--idle", "2s", "flood"];
     let mut receiver = daemon.recv(&files.via(&daemon), &args);
@@ -461,7 +467,7 @@ fn write_bare(via: &str, bytes: &[u8]) -> Box<dyn Channel> {
 
 #[test]
 fn bare_peers_speak_through_tls_and_an_end_that_was_cut_off_is_no_message() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     let daemon = files.daemon("&codec=line&subject=lines");
     let via = files.via(&daemon);
     let mut receiver = daemon.recv("unix", &["-C", "3", "lines"]);
@@ -477,7 +483,7 @@ fn bare_peers_speak_through_tls_and_an_end_that_was_cut_off_is_no_message() {
 
 #[test]
 fn no_descriptor_of_a_peer_stays_behind() {
-    let files = Certificates::new();
+    let files = TestCertificates::new();
     files.issue("ann", &["ann.example"]);
     let daemon = files.daemon(&format!("&{}", files.ca("server")));
     let supervisor = daemon.process.pid();
@@ -485,7 +491,7 @@ fn no_descriptor_of_a_peer_stays_behind() {
     let round = || {
         ping_without_token(&daemon, &files.via_as(&daemon, "ann")).expect(0);
         daemon.ctl(&files.via(&daemon), &["ping"]).run().expect(0);
-        Raw::tcp(&address(&daemon)).send(b"junk, and more junk");
+        RawConnection::tcp(&address(&daemon)).send(b"junk, and more junk");
     };
     round();
     let worker = daemon.worker();
@@ -501,13 +507,13 @@ fn no_descriptor_of_a_peer_stays_behind() {
 #[test]
 fn many_handshakes_at_once_end_and_keep_nobody_else() {
     const AT_ONCE: usize = 24;
-    let certificates = Certificates::new();
+    let certificates = TestCertificates::new();
     let daemon = certificates.daemon("");
     let via = certificates.via(&daemon);
     let mut local = daemon.client("unix");
     std::thread::scope(|scope| {
         let shaking: Vec<_> = (0..AT_ONCE)
-            .map(|_| scope.spawn(|| Ctl::new(&daemon, &via).args(["ping", "-c", "1"]).run()))
+            .map(|_| scope.spawn(|| CtlCommand::new(&daemon, &via).args(["ping", "-c", "1"]).run()))
             .collect();
         while !shaking.iter().all(|one| one.is_finished()) {
             local.ping().expect("it is answered meanwhile");

@@ -1,21 +1,23 @@
 //! The tool uses the transport that is asked for, and never another one.
 
-use ipcd_tests::{Daemon, Descriptor, Running, SCHEMES, Setup, descriptors, eventually};
+use ipcd_tests::{
+    Daemon, DaemonSetup, OpenDescriptor, RunningProcess, SCHEMES, descriptors, eventually,
+};
 use serde_json::Value;
 
 /// The descriptors that move messages: not epoll and its like, and not a worker's link.
-fn channels(pid: i32) -> Vec<Descriptor> {
+fn channels(pid: i32) -> Vec<OpenDescriptor> {
     let all = descriptors(pid).into_values();
     let mut channels: Vec<_> = all
-        .filter(|fd| !matches!(fd, Descriptor::Other(_) | Descriptor::Unix("seqpacket")))
+        .filter(|fd| !matches!(fd, OpenDescriptor::Other(_) | OpenDescriptor::Unix("seqpacket")))
         .collect();
     channels.sort();
     channels
 }
 
 /// Whether these are the descriptors of one end of one channel over this transport.
-fn are_of(scheme: &str, channels: &[Descriptor]) -> bool {
-    use Descriptor::{Path, Pipe, Tcp, Udp, Unix};
+fn are_of(scheme: &str, channels: &[OpenDescriptor]) -> bool {
+    use OpenDescriptor::{Path, Pipe, Tcp, Udp, Unix};
     match (scheme, channels) {
         ("unix", [Unix("stream")])
         | ("pipe", [Pipe, Pipe])
@@ -27,7 +29,7 @@ fn are_of(scheme: &str, channels: &[Descriptor]) -> bool {
 }
 
 /// `clients -j` and the kernel agree on the receiver.
-fn check_client(scheme: &str, client: &Value, receiver: &Running, port: u64) {
+fn check_client(scheme: &str, client: &Value, receiver: &RunningProcess, port: u64) {
     assert_eq!(client["transport"], scheme);
     let uid = u64::from(nix::unistd::Uid::current().as_raw());
     let (pid, uid, addr) = match scheme {
@@ -41,7 +43,7 @@ fn check_client(scheme: &str, client: &Value, receiver: &Running, port: u64) {
 }
 
 fn serves_alone(scheme: &str) {
-    let daemon = Setup::new().listen(&[scheme]).start();
+    let daemon = DaemonSetup::new().listen(&[scheme]).start();
     for other in SCHEMES.into_iter().filter(|&other| other != scheme) {
         let ended = daemon.ctl(other, &["send", "only", "lost"]).run().expect(3);
         assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
@@ -52,8 +54,8 @@ fn serves_alone(scheme: &str) {
     let ours = channels(receiver.pid());
     assert!(are_of(scheme, &ours), "ipcctl --via {scheme} has {ours:?}");
     let port = match (&ours[0], &channels(worker)[0]) {
-        (Descriptor::Tcp(client, daemon), Descriptor::Tcp(local, remote))
-        | (Descriptor::Udp(client, daemon), Descriptor::Udp(local, remote)) => {
+        (OpenDescriptor::Tcp(client, daemon), OpenDescriptor::Tcp(local, remote))
+        | (OpenDescriptor::Udp(client, daemon), OpenDescriptor::Udp(local, remote)) => {
             assert_eq!((client, daemon), (remote, local));
             *client
         }
@@ -101,11 +103,11 @@ fn udp_alone() {
 fn unix_with_seqpacket_sockets() {
     let dir = ipcd_tests::private_dir();
     let socket = format!("unix://{}/s.sock?type=seqpacket", dir.path().display());
-    let daemon = Setup::new().listen(&["tcp"]).args(&["-l", &socket]).start();
+    let daemon = DaemonSetup::new().listen(&["tcp"]).args(&["-l", &socket]).start();
     let mut receiver = daemon.recv(&socket, &["-C", "1", "q"]);
     let found: Vec<_> = descriptors(receiver.pid()).into_values().collect();
-    assert!(found.contains(&Descriptor::Unix("seqpacket")), "{found:?}");
-    assert!(!found.contains(&Descriptor::Unix("stream")), "{found:?}");
+    assert!(found.contains(&OpenDescriptor::Unix("seqpacket")), "{found:?}");
+    assert!(!found.contains(&OpenDescriptor::Unix("stream")), "{found:?}");
     daemon.ctl(&socket, &["send", "q", "whole"]).run().expect(0);
     assert_eq!(receiver.wait().expect(0).text(), "whole\n");
 }

@@ -6,18 +6,18 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use ipcd_tests::{Running, Setup, eventually, is_alive, is_without, private_dir};
+use ipcd_tests::{DaemonSetup, RunningProcess, eventually, is_alive, is_without, private_dir};
 use nix::sys::signal::Signal;
 
 /// Set in the test program that will be ended; its directories are in this one.
 const VICTIM: &str = "IPCD_TEST_VICTIM";
 
 /// This test program again, with one test that waits for its end.
-fn victim(dir: &Path) -> Running {
+fn victim(dir: &Path) -> RunningProcess {
     let mut command = Command::new(env::current_exe().expect("a test knows its own path"));
     command.args(["--exact", "starts_what_is_to_end_with_it", "--nocapture", "--ignored"]);
     command.env(VICTIM, dir).env("TMPDIR", dir).env_remove("CARGO").stdin(Stdio::null());
-    Running::start(&mut command)
+    RunningProcess::start(&mut command)
 }
 
 /// Starts a daemon with two workers, a program that the daemon runs, a server with a handler, and a
@@ -29,14 +29,14 @@ fn starts_what_is_to_end_with_it() {
     let note = |name: &str| format!("echo $$ > {}/{name}", Path::new(&dir).display());
     let exec = format!("[[exec]]\ncommand = [\"sh\", \"-c\", \"{}; exec cat\"]\n", note("exec"));
     let config = format!("{exec}subscribe = [\"jobs\"]\n");
-    let setup = Setup::new().listen(&["unix"]).config(&config).args(&["--workers", "2"]);
+    let setup = DaemonSetup::new().listen(&["unix"]).config(&config).args(&["--workers", "2"]);
     let daemon = setup.start();
     let script = format!("{}; exec sleep 1000", note("handler"));
     let serve = ["serve", "-E", "work", "--", "sh", "-c", &script];
     let _server = daemon.ctl("unix", &serve).spawn_subscribed();
     let _caller = daemon.ctl("unix", &["req", "work", "x"]).spawn();
     let script = format!("(({}; exec sleep 1000) &) ; exec sleep 1000", note("left"));
-    let _shell = Running::start(Command::new("sh").args(["-c", &script]));
+    let _shell = RunningProcess::start(Command::new("sh").args(["-c", &script]));
     for pid in daemon.workers().iter().map(|worker| worker.pid).chain([daemon.process.pid()]) {
         println!("started {pid}");
     }
@@ -78,7 +78,7 @@ fn what_a_process_leaves_behind_ends_when_its_test_fails() {
     let dir = private_dir();
     let file = dir.path().join("left");
     let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
-    let shell = Running::start(Command::new("sh").args(["-c", &script]));
+    let shell = RunningProcess::start(Command::new("sh").args(["-c", &script]));
     let left =
         eventually("its number", || std::fs::read_to_string(&file).ok()?.trim().parse().ok());
     drop(shell);
@@ -100,7 +100,7 @@ fn a_test_without_its_programs_is_skipped_in_one_line_by_name() {
     symlink("/bin/sh", dir.path().join("sh")).expect("the directory is ours");
     let mut command = Command::new(env::current_exe().expect("a test knows its own path"));
     command.args(["--exact", "needs_programs_that_are_nowhere", "--ignored"]);
-    let ended = Running::start(command.env("PATH", dir.path())).wait().expect(0);
+    let ended = RunningProcess::start(command.env("PATH", dir.path())).wait().expect(0);
     let why = "no-such-program, nc (Debian: netcat-openbsd) are not installed";
     assert_eq!(ended.stderr, format!("skipped: needs_programs_that_are_nowhere: {why}\n"));
 }

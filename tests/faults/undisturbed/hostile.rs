@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_proto::control::{Overflow, Query, Subscribe, Unsubscribe, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};
-use ipcd_tests::{Daemon, Load, Raw, Scene, Setup};
+use ipcd_tests::{Daemon, DaemonSetup, FaultScene, HealthyLoad, RawConnection};
 
 use super::{assert_undisturbed, finish};
 
@@ -25,12 +25,12 @@ type Attack = Box<dyn FnMut(Instant)>;
 
 /// Tries an attack, which is made ready on a daemon first.
 fn try_hostile(what: &str, attack_on: impl Fn(&Daemon) -> Attack) {
-    let daemon = Setup::new().args(&["--workers", "1"]).start();
-    let load = Load::start(&daemon, &["unix", "tcp", "pipe", "fifo"]);
-    let scene = Scene::set(daemon, load);
-    let decoy = Setup::new().args(&["--workers", "1"]).start();
+    let daemon = DaemonSetup::new().args(&["--workers", "1"]).start();
+    let load = HealthyLoad::start(&daemon, &["unix", "tcp", "pipe", "fifo"]);
+    let scene = FaultScene::set(daemon, load);
+    let decoy = DaemonSetup::new().args(&["--workers", "1"]).start();
     let (mut attack, mut elsewhere) = (attack_on(&scene.daemon), attack_on(&decoy));
-    let prober = Prober::start(&scene.daemon);
+    let prober = LatencyProbe::start(&scene.daemon);
     let (mut quiet, mut struck) = (Duration::ZERO, Duration::ZERO);
     let otherwise = |span| {
         prober.take();
@@ -50,13 +50,13 @@ fn try_hostile(what: &str, attack_on: impl Fn(&Daemon) -> Attack) {
 }
 
 /// Asks the worker for a sign of life all the time.
-struct Prober {
+struct LatencyProbe {
     longest_ns: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
     thread: thread::JoinHandle<()>,
 }
 
-impl Prober {
+impl LatencyProbe {
     fn start(daemon: &Daemon) -> Self {
         const PACE: Duration = Duration::from_micros(500);
         let (longest_ns, is_over) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
@@ -98,7 +98,7 @@ fn control_bytes(kind: Kind, correlation: u32, body: &[u8]) -> Vec<u8> {
 }
 
 /// A peer with many subscriptions.
-fn tap(daemon: &Daemon, count: u32, filter: impl Fn(u32) -> String) -> Raw {
+fn tap(daemon: &Daemon, count: u32, filter: impl Fn(u32) -> String) -> RawConnection {
     const AT_ONCE: u32 = 500;
     let mut raw = daemon.session("unix");
     let mut number = 0;
@@ -116,14 +116,19 @@ fn tap(daemon: &Daemon, count: u32, filter: impl Fn(u32) -> String) -> Raw {
 /// Messages on two subjects in turn, so that none goes the way of the one before.
 fn alternating(count: usize) -> Vec<u8> {
     let subjects: [&[u8]; 2] = [b"flood.a", b"flood.b"];
-    subjects.iter().cycle().take(count).flat_map(|at| Raw::message_bytes(0, at, b"x")).collect()
+    subjects
+        .iter()
+        .cycle()
+        .take(count)
+        .flat_map(|at| RawConnection::message_bytes(0, at, b"x"))
+        .collect()
 }
 
 #[test]
 #[ignore = "long: half a minute"]
 fn messages_for_forty_thousand_subscriptions_disturb_nobody() {
     try_hostile("40,000 subscriptions to one filter", |daemon| {
-        let taps: Vec<Raw> =
+        let taps: Vec<RawConnection> =
             (0..TAPS).map(|_| tap(daemon, SUBSCRIPTIONS, |_| "flood.>".into())).collect();
         let mut publisher = daemon.session("unix");
         let batch = alternating(4);
@@ -157,7 +162,7 @@ fn subjects_with_thousands_of_ways_through_the_filters_disturb_nobody() {
                 for _ in 0..100 {
                     number += 1;
                     let subject = format!("{stem}.{number}");
-                    batch.extend(Raw::message_bytes(0, subject.as_bytes(), b""));
+                    batch.extend(RawConnection::message_bytes(0, subject.as_bytes(), b""));
                 }
                 publisher.send(&batch);
                 publisher.control(Kind::Flush, 1, &[]);
@@ -177,7 +182,7 @@ fn peers_with_ten_thousand_subscriptions_that_hang_up_disturb_nobody() {
             (1..=SUBSCRIPTIONS).flat_map(|number| subscribe_bytes(number, "flood.>")).collect();
         Box::new(move |end| {
             while Instant::now() < end {
-                let mut raw = Raw::unix(&address).open();
+                let mut raw = RawConnection::unix(&address).open();
                 raw.send(&all);
                 (0..SUBSCRIPTIONS).for_each(|_| drop(raw.expect(Kind::Ack)));
             }
@@ -189,7 +194,8 @@ fn peers_with_ten_thousand_subscriptions_that_hang_up_disturb_nobody() {
 #[ignore = "long: half a minute"]
 fn questions_about_full_outboxes_disturb_nobody() {
     try_hostile("questions", |daemon| {
-        let taps: Vec<Raw> = (0..TAPS).map(|_| tap(daemon, 1000, |_| "flood.>".into())).collect();
+        let taps: Vec<RawConnection> =
+            (0..TAPS).map(|_| tap(daemon, 1000, |_| "flood.>".into())).collect();
         let mut publisher = daemon.session("unix");
         publisher.send(&alternating(400));
         let asks = [Query::Status, Query::Subscriptions, Query::Peers].map(|query| encode(&query));

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use ipcd_tests::{
-    Daemon, Load, Raw, Running, Setup, anonymous, children, descriptors, raise_limit,
+    Daemon, DaemonSetup, HealthyLoad, RawConnection, RunningProcess, anonymous, children,
+    descriptors, raise_limit,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,7 +27,7 @@ const LEAVING: f64 = 20.0;
 
 #[derive(Parser)]
 #[command(about = "a daemon under load and faults; prints the slopes of what may grow")]
-struct Args {
+struct SoakArgs {
     /// Duration of the run
     #[arg(long = "for", default_value = "1m", value_name = "D")]
     span: humantime::Duration,
@@ -46,9 +47,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = SoakArgs::parse();
     raise_limit();
-    let mut soak = Soak::start(args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32)), &args.only);
+    let mut soak =
+        SoakRun::start(args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32)), &args.only);
     soak.run(*args.span, args.looks);
     let most = (*args.span / 4).min(MOST_WARM_UP);
     match soak.report(args.warm_up.map_or(most, |span| *span)) {
@@ -59,7 +61,7 @@ fn main() -> ExitCode {
 
 /// One sample.
 #[derive(Debug)]
-struct Look {
+struct SoakSample {
     at_s: f64,
     /// Memory of the supervisor, and of the worker that no fault strikes.
     supervisor_kib: f64,
@@ -68,42 +70,42 @@ struct Look {
     p99_us: f64,
 }
 
-struct Soak {
+struct SoakRun {
     seed: u64,
     random: fastrand::Rng,
     daemon: Daemon,
-    load: Load,
+    load: HealthyLoad,
     /// The worker of the healthy peers.
     healthy: i32,
     /// Other peers, which faults strike: receivers that come back, and one that does not read.
-    victims: Vec<Running>,
+    victims: Vec<RunningProcess>,
     /// The faults, and how often each has struck.
     faults: Vec<(Fault, u64)>,
-    looks: Vec<Look>,
+    looks: Vec<SoakSample>,
 }
 
-type Fault = (&'static str, fn(&mut Soak));
+type Fault = (&'static str, fn(&mut SoakRun));
 
 const FAULTS: [Fault; 8] = [
     ("worker killed", |soak| soak.strike(Signal::SIGKILL)),
     ("worker stopped", |soak| soak.strike(Signal::SIGSTOP)),
-    ("junk", Soak::junk),
-    ("strangers", Soak::strangers),
-    ("short connections", Soak::come_and_go),
-    ("client killed while it sends", Soak::kill_sender),
-    ("reader stopped", Soak::stop_reader),
-    ("reload", Soak::reload),
+    ("junk", SoakRun::junk),
+    ("strangers", SoakRun::strangers),
+    ("short connections", SoakRun::come_and_go),
+    ("client killed while it sends", SoakRun::kill_sender),
+    ("reader stopped", SoakRun::stop_reader),
+    ("reload", SoakRun::reload),
 ];
 
-impl Soak {
+impl SoakRun {
     fn start(seed: u64, only: &[String]) -> Self {
         let config = "[daemon]\nwatchdog = \"500ms\"\n\
             [limits]\noutbox = \"256KiB\"\nstall_timeout = \"1s\"\nhandshake_timeout = \"2s\"\n";
-        let daemon = Setup::new().config(config).args(&["--workers", "2"]).start();
-        let load = Load::start_on(&daemon, &["unix", "pipe", "fifo", "tcp", "udp"], 0);
+        let daemon = DaemonSetup::new().config(config).args(&["--workers", "2"]).start();
+        let load = HealthyLoad::start_on(&daemon, &["unix", "pipe", "fifo", "tcp", "udp"], 0);
         let healthy = daemon.worker_in(0).pid;
         let victim = |scheme| daemon.recv(scheme, &["-q", "-N", "victims.>"]);
-        let mut victims: Vec<Running> = ["unix", "tcp", "fifo"].map(victim).into();
+        let mut victims: Vec<RunningProcess> = ["unix", "tcp", "fifo"].map(victim).into();
         for victim in &mut victims {
             victim.stdout();
         }
@@ -140,7 +142,7 @@ impl Soak {
     fn look(&mut self, start: Instant) {
         let pids = [self.daemon.process.pid(), self.healthy];
         let held: usize = pids.iter().map(|pid| descriptors(*pid).len()).sum();
-        self.looks.push(Look {
+        self.looks.push(SoakSample {
             at_s: start.elapsed().as_secs_f64(),
             supervisor_kib: anonymous(pids[0]) as f64 / 1024.0,
             worker_kib: anonymous(pids[1]) as f64 / 1024.0,
@@ -170,7 +172,8 @@ impl Soak {
     }
 
     fn strangers(&mut self) {
-        let _silent: Vec<Raw> = (0..50).map(|n| self.daemon.raw(["unix", "tcp"][n % 2])).collect();
+        let _silent: Vec<RawConnection> =
+            (0..50).map(|n| self.daemon.raw(["unix", "tcp"][n % 2])).collect();
     }
 
     fn come_and_go(&mut self) {
@@ -194,7 +197,7 @@ impl Soak {
     }
 
     fn stop_reader(&mut self) {
-        let Some(pid) = self.victims.first().map(Running::pid) else { return };
+        let Some(pid) = self.victims.first().map(RunningProcess::pid) else { return };
         // The process is our own child, which ends only with us.
         let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
         self.come_and_go();
@@ -230,10 +233,10 @@ impl Soak {
     }
 }
 
-type Figure = fn(&Look) -> f64;
+type Figure = fn(&SoakSample) -> f64;
 
 /// The first and the last sample, and the growth between them.
-fn table(looks: &[Look]) -> String {
+fn table(looks: &[SoakSample]) -> String {
     let mut text = "what            first     last      slope per hour\n".to_owned();
     let Some((first, last)) = looks.first().zip(looks.last()) else { return text };
     let rows: [(&str, &str, Figure); 4] = [
@@ -253,9 +256,9 @@ fn table(looks: &[Look]) -> String {
 
 /// The slope, for a second, of the least-squares line through all samples; and its standard error,
 /// if samples are independent.
-fn slope(looks: &[Look], of: Figure) -> (f64, f64) {
+fn slope(looks: &[SoakSample], of: Figure) -> (f64, f64) {
     let count = looks.len() as f64;
-    let mean = |of: &dyn Fn(&Look) -> f64| looks.iter().map(of).sum::<f64>() / count;
+    let mean = |of: &dyn Fn(&SoakSample) -> f64| looks.iter().map(of).sum::<f64>() / count;
     let (x, y) = (mean(&|look| look.at_s), mean(&of));
     let both: f64 = looks.iter().map(|look| (look.at_s - x) * (of(look) - y)).sum();
     let spread: f64 = looks.iter().map(|look| (look.at_s - x).powi(2)).sum();
@@ -263,7 +266,7 @@ fn slope(looks: &[Look], of: Figure) -> (f64, f64) {
         return (0.0, 0.0);
     }
     let slope = both / spread;
-    let off = |look: &Look| (of(look) - y - slope * (look.at_s - x)).powi(2);
+    let off = |look: &SoakSample| (of(look) - y - slope * (look.at_s - x)).powi(2);
     let rest: f64 = looks.iter().map(off).sum();
     (slope, (rest / (count - 2.0) / spread).sqrt())
 }

@@ -8,20 +8,20 @@ use std::process::Command;
 use std::thread;
 
 use ipcd_conformance::authority::Authority;
-use ipcd_tests::{Running, children, descriptors, eventually, memory};
+use ipcd_tests::{RunningProcess, children, descriptors, eventually, memory};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use super::{Relay, WAYS, dir, echo, exchange, noise, server, unix};
+use super::{RunningRelay, WAYS, dir, echo, exchange, noise, server, unix};
 
 #[test]
 fn a_fifo_is_passed_on_to_another() {
     let dir = dir();
     let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
     mkfifo(&to, Mode::S_IRWXU).expect("there is none yet");
-    let mut reader = Running::start(Command::new("cat").arg(&to));
+    let mut reader = RunningProcess::start(Command::new("cat").arg(&to));
     let [a, b] = [&from, &to].map(|path| format!("fifo://{}", path.display()));
-    let mut relay = Relay::start(&[&a, &b]);
+    let mut relay = RunningRelay::start(&[&a, &b]);
     fs::write(&from, "one\ntwo\n").expect("somebody reads it");
     reader.stdout().wait_for("one\ntwo\n");
     relay.terminate().expect(0);
@@ -38,7 +38,7 @@ fn an_answer_that_comes_before_all_was_read_arrives_whole() {
             stream.read_exact(&mut [0; 10]).expect("the peer speaks");
             stream.write_all(&noise(ANSWER, 2)).expect("the peer reads");
         }));
-        let relay = Relay::start(&[&["tcp://127.0.0.1:0", &to, "--raw"], way].concat());
+        let relay = RunningRelay::start(&[&["tcp://127.0.0.1:0", &to, "--raw"], way].concat());
         let mut peer = relay.tcp();
         let more = peer.try_clone().expect("a descriptor is left");
         let writer = thread::spawn(move || {
@@ -59,7 +59,7 @@ fn megabytes_go_both_ways_at_once_unaltered() {
     for way in WAYS {
         let dir = dir();
         let to = unix(&server(&dir, 1, echo));
-        let mut relay = Relay::start(&[&["tcp://127.0.0.1:0", &to, "--raw"], way].concat());
+        let mut relay = RunningRelay::start(&[&["tcp://127.0.0.1:0", &to, "--raw"], way].concat());
         let heard = exchange(relay.tcp(), &bytes);
         assert!(heard == bytes, "{} of {} bytes, {way:?}", heard.len(), bytes.len());
         relay.terminate().expect(0);
@@ -75,7 +75,8 @@ fn the_end_of_input_is_passed_on_and_answered_after() {
             stream.read_to_end(&mut all).expect("the end is passed on");
             write!(stream, "{} bytes", all.len()).expect("the peer still reads");
         });
-        let relay = Relay::start(&[&["tcp://127.0.0.1:0", &unix(&to), "--raw"], way].concat());
+        let relay =
+            RunningRelay::start(&[&["tcp://127.0.0.1:0", &unix(&to), "--raw"], way].concat());
         assert_eq!(exchange(relay.tcp(), &[7; 1_000_000]), b"1000000 bytes");
     }
 }
@@ -86,7 +87,7 @@ fn a_server_that_has_said_its_last_still_hears() {
     let dir = dir();
     let path = dir.path().join("server.sock");
     let listener = UnixListener::bind(&path).expect("the path is free");
-    let relay = Relay::start(&["tcp://127.0.0.1:0", &unix(&path), "--raw"]);
+    let relay = RunningRelay::start(&["tcp://127.0.0.1:0", &unix(&path), "--raw"]);
     let mut peer = relay.tcp();
     let (mut server, _) = listener.accept().expect("the relay comes");
     server.write_all(b"that is all").expect("it is taken");
@@ -106,7 +107,7 @@ fn a_hundred_peers_at_a_time_leave_nothing_behind() {
     for way in WAYS {
         let dir = dir();
         let to = unix(&server(&dir, 100, echo));
-        let mut relay = Relay::start(&[&["tcp://127.0.0.1:0", &to, "--raw"], way].concat());
+        let mut relay = RunningRelay::start(&[&["tcp://127.0.0.1:0", &to, "--raw"], way].concat());
         let before = descriptors(relay.process.pid()).len();
         let peers: Vec<TcpStream> = (0..100).map(|_| relay.tcp()).collect();
         thread::scope(|scope| {
@@ -133,7 +134,7 @@ fn a_hundred_peers_at_a_time_leave_nothing_behind() {
 fn a_peer_that_is_silent_or_slow_stops_nobody() {
     let dir = dir();
     let to = unix(&server(&dir, 3, echo));
-    let relay = Relay::start(&["tcp://127.0.0.1:0", &to, "--raw"]);
+    let relay = RunningRelay::start(&["tcp://127.0.0.1:0", &to, "--raw"]);
     let _silent = relay.tcp();
     let slow = relay.tcp();
     slow.set_nonblocking(true).expect("it is a socket");
@@ -161,7 +162,7 @@ fn a_slow_reader_makes_its_counterpart_wait() {
         let path = dir.path().join("server.sock");
         let listener = UnixListener::bind(&path).expect("the path is free");
         let to = unix(&path);
-        let relay = Relay::start(&[&["tcp://127.0.0.1:0", &to], args].concat());
+        let relay = RunningRelay::start(&[&["tcp://127.0.0.1:0", &to], args].concat());
         let mut peer = relay.tcp();
         let (server, _) = listener.accept().expect("the relay comes");
         let before = memory(&[relay.process.pid()]);
@@ -196,10 +197,10 @@ fn two_relays_carry_bytes_through_tls() {
         });
         let (cert, key) = (file("cert.pem"), file("key.pem"));
         let inward = format!("tls://127.0.0.1:0?cert={cert}&key={key}");
-        let far = Relay::start(&[&["--raw", &inward, &unix(&server)], way].concat());
+        let far = RunningRelay::start(&[&["--raw", &inward, &unix(&server)], way].concat());
         let address = far.at.split('?').next().expect("it has an address");
         let outward = format!("{address}?ca={}", file("ca.pem"));
-        let near = Relay::start(&[&["--raw", "tcp://127.0.0.1:0", &outward], way].concat());
+        let near = RunningRelay::start(&[&["--raw", "tcp://127.0.0.1:0", &outward], way].concat());
         let mut client = near.tcp();
         let bytes = noise(3_000_000, 7);
         client.write_all(&bytes).expect("bytes go");

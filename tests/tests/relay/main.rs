@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use ipcd_tests::{Daemon, Ended, PATIENCE, Running, ipcctl};
+use ipcd_tests::{Daemon, PATIENCE, ProcessResult, RunningProcess, ipcctl};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -21,13 +21,13 @@ use tempfile::TempDir;
 const WAYS: [&[&str]; 2] = [&[], &["--fork"]];
 
 /// A relay that listens.
-struct Relay {
-    process: Running,
+struct RunningRelay {
+    process: RunningProcess,
     /// Its endpoint, by its own report.
     at: String,
 }
 
-impl Relay {
+impl RunningRelay {
     fn start(args: &[&str]) -> Self {
         let process = spawn(args, &[]);
         Self::listening(process)
@@ -40,7 +40,7 @@ impl Relay {
         Self::listening(process)
     }
 
-    fn listening(process: Running) -> Self {
+    fn listening(process: RunningProcess) -> Self {
         let at = process.stderr.wait_until("where it listens", |text| {
             let at = text.strip_prefix("listening on ")?;
             at.split_once('\n').map(|(at, _)| at.to_owned())
@@ -55,16 +55,16 @@ impl Relay {
         stream
     }
 
-    fn terminate(&mut self) -> Ended {
+    fn terminate(&mut self) -> ProcessResult {
         self.process.signal(Signal::SIGTERM);
         self.process.wait()
     }
 }
 
-fn spawn(args: &[&str], variables: &[(&str, &str)]) -> Running {
+fn spawn(args: &[&str], variables: &[(&str, &str)]) -> RunningProcess {
     let mut command = Command::new(ipcctl());
     command.arg("relay").args(args).stdin(Stdio::null()).env_remove("IPCD_VIA");
-    Running::start(command.envs(variables.iter().copied()))
+    RunningProcess::start(command.envs(variables.iter().copied()))
 }
 
 fn dir() -> TempDir {

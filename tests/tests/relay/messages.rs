@@ -6,13 +6,13 @@ use std::net::{Shutdown, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 
-use ipcd_tests::{Daemon, PATIENCE, Setup, eventually};
+use ipcd_tests::{Daemon, DaemonSetup, PATIENCE, eventually};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket,
 };
 
-use super::{Relay, dir, spawn, unix};
+use super::{RunningRelay, dir, spawn, unix};
 
 #[test]
 fn messages_go_from_codec_to_codec() {
@@ -20,7 +20,7 @@ fn messages_go_from_codec_to_codec() {
     let path = dir.path().join("server.sock");
     let listener = UnixListener::bind(&path).expect("the path is free");
     let to = format!("{}?codec=nul", unix(&path));
-    let relay = Relay::start(&["tcp://127.0.0.1:0?codec=line", &to]);
+    let relay = RunningRelay::start(&["tcp://127.0.0.1:0?codec=line", &to]);
     let mut peer = relay.tcp();
     let (mut server, _) = listener.accept().expect("the relay comes");
     peer.write_all(b"one\r\ntwo\n\nlast").expect("it is taken");
@@ -42,7 +42,7 @@ fn the_last_line_of_a_writer_is_not_mixed_with_the_next_ones() {
     let [path, fifo] = ["server.sock", "in"].map(|name| dir.path().join(name));
     let listener = UnixListener::bind(&path).expect("the path is free");
     let from = format!("fifo://{}", fifo.display());
-    let _relay = Relay::start(&[&from, &unix(&path)]);
+    let _relay = RunningRelay::start(&[&from, &unix(&path)]);
     let (server, _) = listener.accept().expect("the relay comes");
     let mut lines = BufReader::new(server).lines();
     for said in ["one", "two", "three"] {
@@ -57,7 +57,7 @@ fn records_of_a_peer_that_left_something_unread_are_all_passed_on() {
     let dir = dir();
     let [path, at] = ["server.sock", "at"].map(|name| dir.path().join(name));
     let listener = UnixListener::bind(&path).expect("the path is free");
-    let mut relay = Relay::start(&[&format!("{}?type=seqpacket", unix(&at)), &unix(&path)]);
+    let mut relay = RunningRelay::start(&[&format!("{}?type=seqpacket", unix(&at)), &unix(&path)]);
     let made = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None);
     let peer = made.expect("a descriptor is left");
     let address = UnixAddr::new(&at).expect("it is short");
@@ -85,7 +85,7 @@ fn a_message_that_cannot_go_is_refused_and_the_next_ones_are_not() {
     let path = dir.path().join("server.sock");
     let listener = UnixListener::bind(&path).expect("the path is free");
     let from = "tcp://127.0.0.1:0?codec=nul";
-    let mut relay = Relay::start(&[from, &format!("{}?codec=line", unix(&path))]);
+    let mut relay = RunningRelay::start(&[from, &format!("{}?codec=line", unix(&path))]);
     let mut peer = relay.tcp();
     let (mut server, _) = listener.accept().expect("the relay comes");
     let long = vec![b'x'; (1 << 20) + 1];
@@ -114,7 +114,7 @@ fn records_stay_records() {
     let far = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
     far.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     let to = format!("udp://{}", far.local_addr().expect("it is bound"));
-    let relay = Relay::start(&["udp://127.0.0.1:0", &to, "--raw"]);
+    let relay = RunningRelay::start(&["udp://127.0.0.1:0", &to, "--raw"]);
     let near = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
     near.connect(relay.at.strip_prefix("udp://").expect("it is")).expect("it listens");
     near.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
@@ -130,7 +130,7 @@ fn records_stay_records() {
     // From records to lines, as each side needs.
     let path = dir.path().join("lines.sock");
     let listener = UnixListener::bind(&path).expect("the path is free");
-    let relay = Relay::start(&["udp://127.0.0.1:0", &unix(&path)]);
+    let relay = RunningRelay::start(&["udp://127.0.0.1:0", &unix(&path)]);
     near.connect(relay.at.strip_prefix("udp://").expect("it is")).expect("it listens");
     near.send(b"a datagram").expect("it is sent");
     let (server, _) = listener.accept().expect("the relay comes");
@@ -141,9 +141,9 @@ fn records_stay_records() {
 
 #[test]
 fn a_subject_of_the_daemon_can_be_a_side() {
-    let daemon = Setup::new().listen(&["unix"]).start();
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let mut receiver = daemon.recv("unix", &["-C", "2", "chat"]);
-    let relay = Relay::beside(&daemon, &["tcp://127.0.0.1:0?codec=line", "ipcd:chat"]);
+    let relay = RunningRelay::beside(&daemon, &["tcp://127.0.0.1:0?codec=line", "ipcd:chat"]);
     let (mut ann, mut bob) = (relay.tcp(), relay.tcp());
     subscribers(&daemon, "chat", 3);
     ann.write_all(b"from ann\n").expect("it is taken");
@@ -193,8 +193,8 @@ fn subscribers(daemon: &Daemon, subject: &str, wanted: usize) {
 
 #[test]
 fn peers_of_a_daemon_that_ends_are_closed_and_the_relay_goes_on() {
-    let mut daemon = Setup::new().listen(&["unix"]).start();
-    let mut relay = Relay::beside(&daemon, &["tcp://127.0.0.1:0?codec=line", "ipcd:chat"]);
+    let mut daemon = DaemonSetup::new().listen(&["unix"]).start();
+    let mut relay = RunningRelay::beside(&daemon, &["tcp://127.0.0.1:0?codec=line", "ipcd:chat"]);
     let mut peer = relay.tcp();
     subscribers(&daemon, "chat", 1);
     daemon.terminate().expect(0);

@@ -8,14 +8,14 @@ use ipcd_tests::{children, eventually, is_alive, state};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Relay, WAYS, dir, echo, server, unix};
+use super::{RunningRelay, WAYS, dir, echo, server, unix};
 
 #[test]
 fn more_peers_than_children_wait() {
     let dir = dir();
     let to = unix(&server(&dir, 3, echo));
     let args = ["tcp://127.0.0.1:0", &to, "--raw", "--fork", "--max-children", "2"];
-    let relay = Relay::start(&args);
+    let relay = RunningRelay::start(&args);
     let pid = relay.process.pid();
     let mut peers: Vec<TcpStream> = (0..3).map(|_| relay.tcp()).collect();
     for (peer, text) in peers.iter_mut().zip([b"a", b"b"]) {
@@ -41,7 +41,7 @@ fn told_to_end_it_leaves_nothing_behind() {
         let path = dir.path().join("relay.sock");
         // The command does not end by itself, nor does its child.
         let command = "pipe:sh -c 'echo here; sleep 1000; echo there'";
-        let mut relay = Relay::start(&[&[&unix(&path), command, "--raw"], way].concat());
+        let mut relay = RunningRelay::start(&[&[&unix(&path), command, "--raw"], way].concat());
         let mut peer = UnixStream::connect(&path).expect("it listens");
         let mut heard = [0; 5];
         peer.read_exact(&mut heard).expect("the command runs");
@@ -71,7 +71,7 @@ fn family(pid: i32) -> Vec<i32> {
 fn when_the_parent_is_killed_its_children_end_too() {
     let dir = dir();
     let to = unix(&server(&dir, 1, echo));
-    let mut relay = Relay::start(&["tcp://127.0.0.1:0", &to, "--raw", "--fork"]);
+    let mut relay = RunningRelay::start(&["tcp://127.0.0.1:0", &to, "--raw", "--fork"]);
     let mut peer = relay.tcp();
     peer.write_all(b"x").expect("it is taken");
     peer.read_exact(&mut [0]).expect("it is served");
@@ -85,7 +85,7 @@ fn when_the_parent_is_killed_its_children_end_too() {
 fn a_child_that_dies_takes_only_its_peer_along() {
     let dir = dir();
     let to = unix(&server(&dir, 2, echo));
-    let relay = Relay::start(&["tcp://127.0.0.1:0", &to, "--raw", "--fork"]);
+    let relay = RunningRelay::start(&["tcp://127.0.0.1:0", &to, "--raw", "--fork"]);
     let serve = || {
         let mut peer = relay.tcp();
         peer.write_all(b"x").expect("it is taken");

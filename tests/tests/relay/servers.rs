@@ -8,7 +8,7 @@ use std::thread;
 
 use ipcd_tests::{children, eventually};
 
-use super::{Relay, WAYS, dir, echo, exchange, spawn, unix};
+use super::{RunningRelay, WAYS, dir, echo, exchange, spawn, unix};
 
 #[test]
 fn a_command_knows_its_peer_and_is_reaped() {
@@ -17,7 +17,7 @@ fn a_command_knows_its_peer_and_is_reaped() {
     for way in WAYS {
         let args = [&["tcp://127.0.0.1:0", command, "--raw", "--ucspi"], way].concat();
         let stale = [("IPC_SUBJECT", "somebody else's"), ("TCPREMOTEINFO", "likewise")];
-        let mut relay = Relay::listening(spawn(&args, &stale));
+        let mut relay = RunningRelay::listening(spawn(&args, &stale));
         let peer = relay.tcp();
         let ours = peer.local_addr().expect("it is a socket");
         let theirs = peer.peer_addr().expect("it is connected");
@@ -38,7 +38,7 @@ fn local_peers_have_their_numbers() {
     let dir = dir();
     let path = dir.path().join("relay.sock");
     let command = "pipe:sh -c 'echo $PROTO $UNIXREMOTEPID $IPC_FROM_PID $UNIXREMOTEEUID'";
-    let _relay = Relay::start(&[&unix(&path), command, "--raw", "--ucspi"]);
+    let _relay = RunningRelay::start(&[&unix(&path), command, "--raw", "--ucspi"]);
     let mut heard = String::new();
     let mut peer = UnixStream::connect(&path).expect("it listens");
     peer.read_to_string(&mut heard).expect("it comes to an end");
@@ -52,7 +52,7 @@ fn a_server_that_is_not_there_closes_one_peer_and_not_the_relay() {
         let dir = dir();
         let path = dir.path().join("server.sock");
         let mut relay =
-            Relay::start(&[&["tcp://127.0.0.1:0", &unix(&path), "--raw"], way].concat());
+            RunningRelay::start(&[&["tcp://127.0.0.1:0", &unix(&path), "--raw"], way].concat());
         let mut rest = Vec::new();
         let peer = relay.tcp();
         let who = peer.local_addr().expect("it is a socket").to_string();
@@ -79,7 +79,7 @@ fn a_server_on_the_network_sees_one_connection_for_each_peer() {
     for way in WAYS {
         let dir = dir();
         let path = dir.path().join("relay.sock");
-        let mut relay = Relay::start(&[&[&unix(&path), &to, "--raw"], way].concat());
+        let mut relay = RunningRelay::start(&[&[&unix(&path), &to, "--raw"], way].concat());
         for number in 0..20 {
             let mut peer = UnixStream::connect(&path).expect("it listens");
             write!(peer, "{number}").expect("it is taken");
@@ -94,7 +94,7 @@ fn a_server_on_the_network_sees_one_connection_for_each_peer() {
         assert_eq!(relay.terminate().expect(0).stderr.lines().count(), 1);
     }
     // No other process has this address, so its ports are closed.
-    let relay = Relay::start(&["tcp://127.0.0.1:0", "tcp://127.86.75.30:9", "--raw"]);
+    let relay = RunningRelay::start(&["tcp://127.0.0.1:0", "tcp://127.86.75.30:9", "--raw"]);
     let mut rest = Vec::new();
     let _ = relay.tcp().read_to_end(&mut rest);
     relay.process.stderr.wait_for("refused");
@@ -110,7 +110,8 @@ fn a_server_that_does_not_answer_keeps_nobody_waiting() {
     let first = UnixStream::connect(&path).expect("there is room");
     first.set_nonblocking(true).expect("it is a socket");
     let waiting = fill_queue(&path);
-    let mut relay = Relay::start(&["tcp://127.0.0.1:0", &unix(&path), "--raw", "--timeout", "1h"]);
+    let mut relay =
+        RunningRelay::start(&["tcp://127.0.0.1:0", &unix(&path), "--raw", "--timeout", "1h"]);
     let peers: Vec<TcpStream> = (0..3).map(|_| relay.tcp()).collect();
     let pid = relay.process.pid();
     eventually("that all of them wait", || (children(pid).len() == peers.len()).then_some(()));
