@@ -65,7 +65,7 @@ impl CorpusStep {
 
 fn from_hex(digits: &str) -> Vec<u8> {
     let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
-    digits.as_bytes().chunks(2).map(|pair| byte(pair).expect("it is hexadecimal")).collect()
+    digits.as_bytes().chunks(2).map(|pair| byte(pair).expect("the text is hexadecimal")).collect()
 }
 
 /// The bytes with the peer's own address where a place is kept for it.
@@ -129,7 +129,7 @@ impl CorpusStage {
     fn records(&self) -> Endpoint {
         let path = self.daemon.runtime_dir().join("records.sock");
         let text = format!("unix://{}?type=seqpacket", path.display());
-        text.parse().expect("it is an endpoint")
+        text.parse().expect("the text is an endpoint")
     }
 
     fn strike(self) {
@@ -298,7 +298,7 @@ fn good_sessions_cut_at_every_byte() {
 
 /// Whether it is one of `sessions.json`, which begin with all that is sent.
 fn is_good(script: &CorpusScript) -> bool {
-    let good = fs::read_to_string(folder().join("sessions.json")).expect("it is there");
+    let good = fs::read_to_string(folder().join("sessions.json")).expect("the file can be read");
     good.contains(&format!("\"name\": \"{}\"", script.name))
 }
 
@@ -333,7 +333,7 @@ fn every_script_of_datagrams() {
     let stage = CorpusStage::set();
     let scripts = scripts("udp");
     for script in &scripts {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("there is a free port");
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
         socket.connect(stage.daemon.address("udp")).expect("an address can be connected");
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
         let mut sent = 0;
@@ -418,7 +418,7 @@ fn the_corpus_is_what_its_generator_writes() {
     let fresh = ipcd_tests::private_dir();
     let made = Command::new("python3").arg(folder().join("generate.py")).arg(fresh.path()).status();
     assert!(made.expect("python3 runs").success());
-    for entry in fs::read_dir(fresh.path()).expect("it is ours") {
+    for entry in fs::read_dir(fresh.path()).expect("the directory can be read") {
         let name = entry.expect("an entry can be read").file_name();
         let read = |folder: &Path| fs::read(folder.join(&name)).unwrap_or_default();
         assert!(read(fresh.path()) == read(&folder()), "{name:?}: run generate.py, and commit");

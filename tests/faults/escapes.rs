@@ -22,7 +22,7 @@ impl PseudoTerminal {
         command.env_remove("IPCD_VIA").env("IPCD_RUNTIME_DIR", daemon.runtime_dir()).args(args);
         let child = command.stdin(Stdio::null()).stdout(copy()).stderr(copy()).spawn();
         let screen = OutputCapture::of(File::from(pty.master));
-        Self { child: child.expect("it starts"), screen }
+        Self { child: child.expect("the program starts"), screen }
     }
 
     /// Ends it, and returns what it has written.

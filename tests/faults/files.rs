@@ -16,7 +16,7 @@ const LOCAL: [&str; 3] = ["unix", "pipe", "fifo"];
 fn stale_files_are_replaced() {
     let dir = ipcd_tests::private_dir();
     let run = dir.path().join("run");
-    fs::create_dir(&run).expect("the directory is ours");
+    fs::create_dir(&run).expect("the directory is writable");
     for name in ["ipcd.sock", "pipe.sock"] {
         drop(UnixListener::bind(run.join(name)).expect("the path is free"));
         assert!(run.join(name).exists());
@@ -65,8 +65,8 @@ fn a_replaced_socket_is_not_the_daemons_any_more() {
     let run = scene.daemon.runtime_dir();
     for name in ["ipcd.sock", "pipe.sock"] {
         let mine = run.join("mine");
-        fs::write(&mine, "of somebody else").expect("the directory is ours");
-        fs::rename(&mine, run.join(name)).expect("the directory is ours");
+        fs::write(&mine, "a file of another user").expect("the directory is writable");
+        fs::rename(&mine, run.join(name)).expect("the directory is writable");
     }
     for scheme in ["unix", "pipe"] {
         scene.daemon.ctl(scheme, &["ping"]).run().expect(3);
@@ -77,7 +77,7 @@ fn a_replaced_socket_is_not_the_daemons_any_more() {
     scene.daemon.terminate().expect(0);
     for name in ["ipcd.sock", "pipe.sock"] {
         let found = fs::read_to_string(run.join(name)).unwrap_or_default();
-        assert_eq!(found, "of somebody else", "{name}");
+        assert_eq!(found, "a file of another user", "{name}");
     }
 }
 
@@ -86,7 +86,7 @@ fn a_replaced_fifo_is_refused_by_clients_and_harms_nobody() {
     let scene = FaultScene::start(DaemonSetup::new(), &["unix", "fifo"]);
     let run = scene.daemon.runtime_dir();
     let (fifo, aside) = (run.join("ipcd.fifo"), run.join("aside"));
-    fs::rename(&fifo, &aside).expect("the directory is ours");
+    fs::rename(&fifo, &aside).expect("the directory is writable");
     let refused = |what: &str| {
         let ended = scene.daemon.ctl("fifo", &["--timeout", "2s", "ping"]).run();
         assert!(matches!(ended.status.code(), Some(2 | 3)), "{what}: {ended:?}");
@@ -96,14 +96,14 @@ fn a_replaced_fifo_is_refused_by_clients_and_harms_nobody() {
     refused("nothing");
     symlink(&aside, &fifo).expect("the path is free");
     refused("a symlink to the right one");
-    fs::remove_file(&fifo).expect("it is ours");
+    fs::remove_file(&fifo).expect("the file is writable");
     fs::write(&fifo, "no FIFO").expect("the path is free");
     refused("a file");
-    assert_eq!(fs::read(&fifo).expect("it is ours"), b"no FIFO");
-    fs::remove_file(&fifo).expect("it is ours");
+    assert_eq!(fs::read(&fifo).expect("the file can be read"), b"no FIFO");
+    fs::remove_file(&fifo).expect("the file is writable");
     // The same FIFO under two names is the same FIFO.
     fs::hard_link(&aside, &fifo).expect("the path is free");
-    fs::remove_file(&aside).expect("it is ours");
+    fs::remove_file(&aside).expect("the file is writable");
     scene.check("a FIFO replaced");
 }
 
@@ -121,7 +121,7 @@ fn a_path_that_is_too_long_is_named() {
 #[test]
 fn a_runtime_directory_that_is_removed_takes_no_connection_along() {
     let mut scene = FaultScene::start(DaemonSetup::new(), &["unix", "pipe", "fifo", "tcp"]);
-    fs::remove_dir_all(scene.daemon.runtime_dir()).expect("the directory is ours");
+    fs::remove_dir_all(scene.daemon.runtime_dir()).expect("the directory is writable");
     for scheme in LOCAL {
         scene.daemon.ctl(scheme, &["ping"]).run().expect(3);
     }
@@ -140,7 +140,7 @@ fn a_start_in_the_place_of_a_removed_directory() {
         process
     };
     let mut first = start();
-    fs::remove_dir_all(dir.path().join("run")).expect("the directory is ours");
+    fs::remove_dir_all(dir.path().join("run")).expect("the directory is writable");
     let mut second = start();
     first.signal(Signal::SIGTERM);
     assert!(first.wait().status.success());

@@ -59,7 +59,7 @@ fn descriptors_that_nobody_wants_are_closed() {
             scene.load().goes_on();
         }
     }
-    scene.check("descriptors that nobody wants");
+    scene.check("unexpected descriptors");
 }
 
 /// What a client sets on its own ends is not seen at the daemon's.
@@ -78,7 +78,7 @@ fn a_client_that_blocks_its_ends_does_not_block_the_daemon() {
             (0..3000).for_each(|_| {
                 publisher.publish("full", &[b'x'; 1000]).expect("the connection lives");
             });
-            publisher.flush().expect("all is accepted");
+            publisher.flush().expect("all messages are accepted");
         });
         neighbour.goes_on();
         flood.join().expect("the stalled one is cut off");

@@ -82,7 +82,7 @@ fn a_worker_stopped_every_200_ms_for_a_minute_disturbs_nobody_on_another() {
 fn a_client_killed_inside_a_frame_leaves_nothing_behind() {
     let mut scene = FaultScene::start(DaemonSetup::new(), &["unix", "tcp"]);
     let body = scene.daemon.dir().join("body");
-    fs::write(&body, vec![b'x'; 1 << 20]).expect("the directory is ours");
+    fs::write(&body, vec![b'x'; 1 << 20]).expect("the directory is writable");
     let kill_one = |daemon: &Daemon, scheme: &str| {
         let before = daemon.counter("messages_accepted");
         let body = body.to_str().expect("the path is text");
@@ -273,7 +273,7 @@ fn short_writes_are_continued() {
                 let payload = vec![number as u8; number * 7919 % 20_000];
                 publisher.publish("short", &payload).expect("the connection lives");
             }
-            publisher.flush().expect("all is accepted");
+            publisher.flush().expect("all messages are accepted");
         });
         for raw in &mut readers {
             scope.spawn(|| {
@@ -324,11 +324,11 @@ fn a_thousand_sighups_are_survived_and_the_last_file_is_in_force() {
     for number in 0..1000 {
         if number % 100 == 0 {
             let text = format!("[limits]\nmax_message = \"{}KiB\"\n", 8 + number / 100);
-            fs::write(&file, text).expect("it is ours");
+            fs::write(&file, text).expect("the file can be written");
         }
         signal(supervisor, Signal::SIGHUP);
     }
-    fs::write(&file, "[limits]\nmax_message = \"7KiB\"\n").expect("it is ours");
+    fs::write(&file, "[limits]\nmax_message = \"7KiB\"\n").expect("the file can be written");
     signal(supervisor, Signal::SIGHUP);
     let body = vec![b'x'; 7 * 1024 + 1];
     eventually("that the last file is in force", || {

@@ -56,13 +56,13 @@ pub(crate) struct DatagramProxy {
 
 impl DatagramProxy {
     pub(crate) fn start(target: SocketAddr, seed: u64, weather: &NetworkWeather) -> Self {
-        let bound = || UdpSocket::bind("127.0.0.1:0").expect("there is a free port");
+        let bound = || UdpSocket::bind("127.0.0.1:0").expect("a port is free");
         let (near, far) = (bound(), bound());
         far.connect(target).expect("an address can be connected");
         for socket in [&near, &far] {
             socket.set_nonblocking(true).expect("a socket may not block");
         }
-        let address = near.local_addr().expect("it is bound");
+        let address = near.local_addr().expect("the socket is bound");
         let over = Arc::<AtomicBool>::default();
         let (weather, end) = (weather.clone(), Arc::clone(&over));
         let random = fastrand::Rng::with_seed(seed);

@@ -94,7 +94,8 @@ fn a_peer_that_cannot_be_waited_for_is_told_so_and_nobody_else_notices() {
         let worker = scene.daemon.worker();
         let refused = refusals.refuse(&[worker], "epoll_ctl", error, ALWAYS);
         for scheme in ["unix", "tcp", "pipe", "fifo"] {
-            let (code, why) = scene.daemon.raw(scheme).end().expect("it is told why");
+            let (code, why) =
+                scene.daemon.raw(scheme).end().expect("the session ends with a reason");
             assert_eq!(code, Code::Limit, "{scheme}: {why}");
             assert!(why.contains(&format!("{error:?}")), "{scheme}: {why}");
         }
@@ -192,12 +193,12 @@ fn reads_and_writes_of_any_length_are_continued() {
     let setup = DaemonSetup::new().args(&["--workers", "2"]).wrapper(&wrapper);
     let scene = FaultScene::start(setup, &["unix", "tcp", "pipe", "fifo", "udp"]);
     for pid in children(scene.daemon.process.pid()) {
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process runs");
         assert!(maps.contains("short.so"), "the worker has not loaded it");
     }
     let body: String = (0..900_000_u64).map(|at| char::from(b'a' + (at * at % 23) as u8)).collect();
     let file = dir.path().join("body");
-    fs::write(&file, &body).expect("the directory is ours");
+    fs::write(&file, &body).expect("the directory is writable");
     let file = file.to_str().expect("the path is text");
     for scheme in ipcd_tests::SCHEMES {
         let mut receiver = scene.daemon.recv(scheme, &["-N", "-C", "2", "large"]);

@@ -39,8 +39,8 @@ impl Refusals {
         let library = build_library(dir.path(), "refuse")?;
         let path = dir.path().join("control");
         let control = File::options().read(true).write(true).create_new(true).open(path);
-        let control = control.expect("the directory is ours");
-        control.set_len(LENGTH).expect("there is room");
+        let control = control.expect("the directory is writable");
+        control.set_len(LENGTH).expect("the file is writable");
         Some(Self { dir, library, control, turn: AtomicU32::new(1) })
     }
 
@@ -115,6 +115,6 @@ pub(crate) fn build_library(dir: &Path, name: &str) -> Option<PathBuf> {
     cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
         .arg(&made)
         .args([&source, "-ldl"]);
-    assert!(cc.status().expect("it is installed").success(), "{source} cannot be built");
+    assert!(cc.status().expect("the program is installed").success(), "{source} cannot be built");
     Some(made)
 }

@@ -57,7 +57,7 @@ fn a_reader_that_trickles_is_cut_off_and_nobody_else_waits() {
             (0..count).for_each(|_| {
                 publisher.publish("trickle", &[b'x'; 1000]).expect("the connection lives");
             });
-            publisher.flush().expect("all is accepted");
+            publisher.flush().expect("all messages are accepted");
         });
         let mut taken = 0;
         let refusal = loop {

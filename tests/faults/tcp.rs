@@ -39,11 +39,11 @@ fn a_reset_inside_a_frame() {
 /// The supervisor does not accept for a while, and finds connections that are gone already.
 fn with_a_stopped_supervisor(scene: &FaultScene, meanwhile: impl FnOnce(&Daemon)) {
     let supervisor = scene.daemon.process.pid();
-    kill(Pid::from_raw(supervisor), Signal::SIGSTOP).expect("it runs");
+    kill(Pid::from_raw(supervisor), Signal::SIGSTOP).expect("the process runs");
     eventually("that it has stopped", || (state(supervisor) == Some('T')).then_some(()));
     meanwhile(&scene.daemon);
     scene.load().goes_on();
-    kill(Pid::from_raw(supervisor), Signal::SIGCONT).expect("it runs");
+    kill(Pid::from_raw(supervisor), Signal::SIGCONT).expect("the process runs");
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_full_queue_is_served_when_there_is_time() {
 fn a_half_close_with_replies_outstanding() {
     let scene = FaultScene::start(DaemonSetup::new(), &["unix", "tcp"]);
     let mut responder = scene.daemon.client("unix");
-    responder.subscribe("ask", Default::default()).expect("it may");
+    responder.subscribe("ask", Default::default()).expect("the peer may subscribe");
     for scheme in ["tcp", "unix"] {
         let mut asker = scene.daemon.session(scheme);
         for id in 1..=200_u64 {

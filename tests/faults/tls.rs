@@ -61,7 +61,8 @@ impl TlsStage {
     fn member(&self) -> GuestPeer {
         let mut guest = self.guest();
         guest.send(&RawConnection::hello_bytes());
-        let Challenge { nonce } = body(&guest.expect(Kind::Challenge)).expect("it is a challenge");
+        let Challenge { nonce } =
+            body(&guest.expect(Kind::Challenge)).expect("the frame is a CHALLENGE");
         let proof = self.scene.daemon.token().peer_proof(&RawConnection::hello().nonce, &nonce);
         let mut answer = Vec::new();
         FrameWriter(&mut answer).control(Header::new(Kind::Auth, 0), &encode(&Auth { proof }));
@@ -73,7 +74,7 @@ impl TlsStage {
     /// What a client says first.
     fn hello(&self) -> Vec<u8> {
         let mut hello = Vec::new();
-        self.client().write_tls(&mut hello).expect("there is memory");
+        self.client().write_tls(&mut hello).expect("memory can be written");
         hello
     }
 
@@ -113,7 +114,7 @@ impl GuestPeer {
     /// What these bytes are when they are encrypted: whole records.
     fn encrypt(&mut self, plain: &[u8]) -> Vec<u8> {
         let mut records = Vec::new();
-        self.tls.writer().write_all(plain).expect("there is memory");
+        self.tls.writer().write_all(plain).expect("memory can be written");
         self.write_to(&mut records);
         records
     }
@@ -146,7 +147,7 @@ impl GuestPeer {
 
     fn write_to(&mut self, records: &mut Vec<u8>) {
         while self.tls.wants_write() {
-            self.tls.write_tls(records).expect("there is memory");
+            self.tls.write_tls(records).expect("memory can be written");
         }
     }
 }
@@ -231,7 +232,7 @@ fn half_a_handshake_is_waited_for_until_its_deadline() {
     for cut in (1..hello.len()).step_by(16) {
         let mut stream = stage.connect();
         stream.write_all(&hello[..cut]).expect("the daemon waits");
-        stream.shutdown(Shutdown::Write).expect("it is connected");
+        stream.shutdown(Shutdown::Write).expect("the socket is open");
         end(&mut stream, "the end in a handshake");
     }
     stage.strike("half a handshake");
@@ -244,7 +245,7 @@ fn records_that_are_cut_or_altered_end_the_connection() {
         let mut guest = stage.guest();
         let bytes = guest.encrypt(&RawConnection::hello_bytes());
         guest.stream.write_all(&bytes[..cut]).expect("the daemon reads");
-        guest.stream.shutdown(Shutdown::Write).expect("it is connected");
+        guest.stream.shutdown(Shutdown::Write).expect("the socket is open");
         end(&mut guest.stream, "a record that is cut");
     }
     for at in [0, 3, 5, 20] {
@@ -304,11 +305,14 @@ fn records_that_overlap_reads_are_no_offence() {
     while start.elapsed() < FRAME_TIMEOUT * 3 / 2 {
         rest.extend(guest.encrypt(&ping));
         let next = rest.split_off(rest.len() - 7);
-        guest.stream.write_all(&std::mem::replace(&mut rest, next)).expect("it is connected");
+        guest
+            .stream
+            .write_all(&std::mem::replace(&mut rest, next))
+            .expect("the peer reads the bytes");
         pings += 1;
         std::thread::sleep(FRAME_TIMEOUT / 40);
     }
-    guest.stream.write_all(&rest).expect("it is connected");
+    guest.stream.write_all(&rest).expect("the peer reads the bytes");
     (0..pings).for_each(|_| drop(guest.expect(Kind::Pong)));
     drop(guest);
     stage.strike("records that overlap reads");

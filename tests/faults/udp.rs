@@ -30,7 +30,7 @@ fn init(nonce: u64) -> Vec<u8> {
 }
 
 fn bound() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("there is a free port");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     socket
 }
@@ -130,7 +130,7 @@ fn a_forged_source_gets_little_and_takes_over_nothing() {
         let scene = FaultScene::start(DaemonSetup::new(), &["unix", "udp"]);
         let to: SocketAddr = scene.daemon.address("udp").parse().expect("an address");
         let (victim, forger) = (bound(), PacketForger::new());
-        let from = victim.local_addr().expect("it is bound");
+        let from = victim.local_addr().expect("the socket is bound");
         let mut sent = 0;
         for nonce in 0..200 {
             forger.send(from, to, &init(nonce));
@@ -158,7 +158,7 @@ fn a_forged_source_gets_little_and_takes_over_nothing() {
                 forger.send(address, to, &datagram);
             }
         }
-        peer.flush().expect("it is still there");
+        peer.flush().expect("the connection is open");
         drop(peer);
         scene.check("forged sources");
     });
@@ -256,9 +256,9 @@ fn a_port_that_nobody_has_any_more_is_noticed() {
     scene.daemon.wait_for_peers(scene.load().peers() + 1);
     receiver.signal(Signal::SIGKILL);
     receiver.wait();
-    scene.daemon.send("news", "to nobody");
+    scene.daemon.send("news", "without a reader");
     scene.daemon.wait_for_peers(scene.load().peers());
-    scene.check("a port that nobody has");
+    scene.check("a port that no socket has");
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn through(
 fn client_at(daemon: &Daemon, address: SocketAddr) -> Client {
     let token = TokenSource::File(daemon.runtime_dir().join("token"));
     let options = Options { token, timeout: PATIENCE, ..Options::default() };
-    let endpoint = format!("udp://{address}").parse().expect("it is an endpoint");
+    let endpoint = format!("udp://{address}").parse().expect("the text is an endpoint");
     Client::connect(&endpoint, options).expect("the weather is good yet")
 }
 
@@ -347,7 +347,7 @@ fn loss_doubling_and_reordering_lose_only_what_is_counted() {
     let proxies = [0, 1].map(|number| DatagramProxy::start(target, SEED + number, &weather));
     let [mut publisher, mut subscriber] =
         proxies.each_ref().map(|proxy| client_at(&scene.daemon, proxy.address()));
-    subscriber.subscribe("storm", Default::default()).expect("it may");
+    subscriber.subscribe("storm", Default::default()).expect("the peer may subscribe");
     let (sent, received) = through(&weather, &mut publisher, &mut subscriber);
     let lost = scene.daemon.counter("records_lost");
     eprintln!("seed {SEED}: {received} of {sent} came; {lost} records lost on the way in");
@@ -367,7 +367,7 @@ fn a_fifth_of_all_packets_lost_by_the_kernel() {
         let scene = FaultScene::start(DaemonSetup::new(), &["unix"]);
         let target = scene.daemon.address("udp").parse().expect("an address");
         let [mut publisher, mut subscriber] = [0, 1].map(|_| client_at(&scene.daemon, target));
-        subscriber.subscribe("storm", Default::default()).expect("it may");
+        subscriber.subscribe("storm", Default::default()).expect("the peer may subscribe");
         run("nft", &["add table inet storm"]);
         run("nft", &["add chain inet storm in { type filter hook input priority 0; }"]);
         let weather = NetworkWeather::of_kernel(

@@ -66,7 +66,7 @@ impl OutputCapture {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!captured.ended, "the output ended without {what}:\n{text}");
-            assert!(!left.is_zero(), "watchdog: {what} was not said:\n{text}");
+            assert!(!left.is_zero(), "watchdog: the output lacks {what}:\n{text}");
             let waited = self.0.1.wait_timeout(captured, left);
             captured = waited.unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -94,7 +94,7 @@ impl DaemonSetup {
         };
         command.arg("--runtime-dir").arg(&run);
         if let Some(text) = &self.config {
-            fs::write(config_in(dir), text).expect("the directory is ours");
+            fs::write(config_in(dir), text).expect("the directory is writable");
             command.arg("--config").arg(config_in(dir));
         }
         let schemes = self.schemes.clone().unwrap_or_else(|| SCHEMES.map(String::from).to_vec());
@@ -212,7 +212,7 @@ impl Daemon {
                 "tcp" | "udp" => format!("{scheme}://127.86.75.30:7117"),
                 _ => endpoint(scheme, &self.runtime_dir()),
             },
-            None => unreachable!("a daemon without its directory is asked nothing"),
+            None => unreachable!("a daemon without its directory has no endpoint"),
         }
     }
 
@@ -226,7 +226,8 @@ impl Daemon {
     /// # Panics
     /// If it has no such listener.
     pub fn address(&self, scheme: &str) -> String {
-        let (_, address) = self.endpoints[scheme].split_once("://").expect("it is an endpoint");
+        let (_, address) =
+            self.endpoints[scheme].split_once("://").expect("the endpoint has a scheme");
         address.to_owned()
     }
 
@@ -251,7 +252,9 @@ impl Daemon {
         match scheme {
             "unix" => RawConnection::unix(&self.runtime_dir().join("ipcd.sock")),
             "tcp" => RawConnection::tcp(&self.address(scheme)),
-            other => RawConnection::over(&self.via(other).parse().expect("it is an endpoint")),
+            other => {
+                RawConnection::over(&self.via(other).parse().expect("the text is an endpoint"))
+            }
         }
     }
 
@@ -260,7 +263,7 @@ impl Daemon {
     /// # Panics
     /// If it has no token.
     pub fn token(&self) -> Token {
-        let text = fs::read(self.runtime_dir().join("token")).expect("there is a token");
+        let text = fs::read(self.runtime_dir().join("token")).expect("the file can be read");
         Token::from_text(&text).expect("it is long enough")
     }
 
@@ -291,7 +294,7 @@ impl Daemon {
         let token = TokenSource::File(self.runtime_dir().join("token"));
         let name = name.map(str::to_owned);
         let options = Options { name, token, timeout: crate::PATIENCE, ..Options::default() };
-        let endpoint: Endpoint = self.via(scheme).parse().expect("it is an endpoint");
+        let endpoint: Endpoint = self.via(scheme).parse().expect("the text is an endpoint");
         let connected = Client::connect(&endpoint, options);
         connected.unwrap_or_else(|error| panic!("{endpoint}: {error}\n{}", self.log()))
     }
@@ -313,7 +316,7 @@ impl Daemon {
     fn json(&self, args: &[&str]) -> Value {
         let scheme = self.endpoints.keys().next_back().expect("it has a listener");
         let ended = self.ctl(scheme, args).run().expect(0);
-        serde_json::from_slice(&ended.stdout).expect("it is JSON")
+        serde_json::from_slice(&ended.stdout).expect("the text is JSON")
     }
 
     /// A counter of `status -j`.
@@ -419,7 +422,7 @@ impl Daemon {
     /// # Panics
     /// If its directory cannot be written to.
     pub fn configure(&self, text: &str, said: &str) {
-        fs::write(self.config_file(), text).expect("the directory is ours");
+        fs::write(self.config_file(), text).expect("the directory is writable");
         self.hang_up(said);
     }
 
@@ -429,7 +432,7 @@ impl Daemon {
     /// If the daemon has ended.
     pub fn hang_up(&self, said: &str) {
         let before = self.log().matches(said).count();
-        kill(Pid::from_raw(self.process.pid()), Signal::SIGHUP).expect("it runs");
+        kill(Pid::from_raw(self.process.pid()), Signal::SIGHUP).expect("the process runs");
         let is_said = |log: &str| (log.matches(said).count() > before).then_some(());
         self.process.stderr.wait_until(said, is_said);
     }

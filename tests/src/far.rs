@@ -25,8 +25,7 @@ pub(crate) struct FarEnd {
 
 impl FarEnd {
     pub(crate) fn connect(endpoint: &Endpoint) -> Self {
-        let transport =
-            ipcd_transports::find(endpoint.scheme()).expect("there is such a transport");
+        let transport = ipcd_transports::find(endpoint.scheme()).expect("the transport exists");
         let channel = transport.connect(endpoint, Instant::now() + PATIENCE);
         let parts = channel.unwrap_or_else(|error| panic!("{endpoint}: {error}")).into_parts();
         let mut descriptors = parts.descriptors.into_iter().map(File::from);

@@ -23,7 +23,7 @@ impl NeighbourPair {
     /// If the daemon has no Unix socket.
     pub fn of(daemon: &Daemon) -> Self {
         let (rounds, over) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
-        let endpoint: Endpoint = daemon.via("unix").parse().expect("it is an endpoint");
+        let endpoint: Endpoint = daemon.via("unix").parse().expect("the text is an endpoint");
         let (counter, end) = (Arc::clone(&rounds), Arc::clone(&over));
         let thread = thread::spawn(move || {
             exchange(&endpoint, &counter, &end).map_err(|error| error.to_string())

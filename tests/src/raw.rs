@@ -55,7 +55,7 @@ impl RawFrame {
     #[track_caller]
     pub fn refusal(&self) -> (Code, String) {
         assert_eq!(self.header.kind, Kind::Error);
-        let Refusal { code, message } = decode_body(&self.payload).expect("it is a refusal");
+        let Refusal { code, message } = decode_body(&self.payload).expect("the frame is an ERROR");
         (code, message)
     }
 }
@@ -225,7 +225,8 @@ impl RawConnection {
     /// If another frame comes.
     pub fn answer_challenge(&mut self, token: &Token) -> Vec<u8> {
         let challenge = self.expect(Kind::Challenge);
-        let Challenge { nonce } = decode_body(&challenge.payload).expect("it is a challenge");
+        let Challenge { nonce } =
+            decode_body(&challenge.payload).expect("the frame is a CHALLENGE");
         let proof = token.peer_proof(&Self::hello().nonce, &nonce);
         let mut frame = Vec::new();
         FrameWriter(&mut frame).control(Header::new(Kind::Auth, 0), &encode(&Auth { proof }));
@@ -245,7 +246,7 @@ impl RawConnection {
 
     fn welcomed(&mut self) -> Welcome {
         let frame = self.expect(Kind::Welcome);
-        let welcome: Welcome = decode_body(&frame.payload).expect("it is a welcome");
+        let welcome: Welcome = decode_body(&frame.payload).expect("the frame is a WELCOME");
         self.peer = welcome.peer;
         welcome
     }
@@ -259,7 +260,8 @@ impl RawConnection {
         let hello = Self::hello();
         self.control(Kind::Hello, 0, &encode(&hello));
         let challenge = self.expect(Kind::Challenge);
-        let Challenge { nonce } = decode_body(&challenge.payload).expect("it is a challenge");
+        let Challenge { nonce } =
+            decode_body(&challenge.payload).expect("the frame is a CHALLENGE");
         let proof = token.peer_proof(&hello.nonce, &nonce);
         self.control(Kind::Auth, 0, &encode(&Auth { proof }));
         let welcome = self.welcomed();

@@ -47,16 +47,16 @@ impl TracedProcess {
         }
         let give_up = Instant::now() + PATIENCE;
         loop {
-            ptrace::interrupt(pid).expect("it was seized");
-            let stopped = waitpid(pid, None).expect("it was seized");
+            ptrace::interrupt(pid).expect("the process is traced");
+            let stopped = waitpid(pid, None).expect("the process is traced");
             assert!(matches!(stopped, WaitStatus::PtraceEvent(..)), "{stopped:?}");
-            let before = ptrace::getregs(pid).expect("it is stopped");
+            let before = ptrace::getregs(pid).expect("the process is stopped");
             // It may still be working: then it is not in a call that waits.
             if WAITING.contains(&(before.orig_rax as i64)) {
                 return Some(Self { pid, before });
             }
             assert!(Instant::now() < give_up, "it never waits");
-            ptrace::cont(pid, None).expect("it is stopped");
+            ptrace::cont(pid, None).expect("the process is stopped");
         }
     }
 
@@ -72,7 +72,7 @@ impl TracedProcess {
     pub fn poke(&self, value: i64) -> u64 {
         // Below the red zone, which the ABI of x86-64 lets a function use without a reservation.
         let at = self.before.rsp - 4096;
-        ptrace::write(self.pid, at as AddressType, value).expect("it is stopped");
+        ptrace::write(self.pid, at as AddressType, value).expect("the process is stopped");
         at
     }
 
@@ -86,7 +86,7 @@ impl TracedProcess {
             let mut value = [0; 8];
             value[..word.len()].copy_from_slice(word);
             let value = i64::from_le_bytes(value);
-            ptrace::write(self.pid, to as AddressType, value).expect("it is stopped");
+            ptrace::write(self.pid, to as AddressType, value).expect("the process is stopped");
         }
         at
     }
@@ -112,7 +112,7 @@ impl TracedProcess {
             r9,
             ..self.before
         };
-        ptrace::setregs(self.pid, regs).expect("it is stopped");
+        ptrace::setregs(self.pid, regs).expect("the process is stopped");
         self.step()
     }
 
@@ -122,7 +122,7 @@ impl TracedProcess {
     /// If it does not stop after the call.
     pub fn call_32(&self, number: i64) -> CallResult {
         let at = (self.before.rip - 2) as AddressType;
-        let code = ptrace::read(self.pid, at).expect("it is stopped");
+        let code = ptrace::read(self.pid, at).expect("the process is stopped");
         // int 0x80
         let int_80 = (code & !0xffff) | 0x80cd;
         ptrace::write(self.pid, at, int_80).expect("a tracer may write code");
@@ -130,18 +130,18 @@ impl TracedProcess {
     }
 
     fn step(&self) -> CallResult {
-        ptrace::step(self.pid, None).expect("it is stopped");
-        match waitpid(self.pid, None).expect("it is traced") {
+        ptrace::step(self.pid, None).expect("the process is stopped");
+        match waitpid(self.pid, None).expect("the process is traced") {
             WaitStatus::Signaled(_, signal, _) => CallResult::Killed(signal),
             WaitStatus::Stopped(_, Signal::SIGTRAP) => {
-                let value = ptrace::getregs(self.pid).expect("it is stopped").rax as i64;
+                let value = ptrace::getregs(self.pid).expect("the process is stopped").rax as i64;
                 match value {
                     -4095..0 => CallResult::Failed(Errno::from_raw(-value as i32)),
                     _ => CallResult::Returned(value),
                 }
             }
             WaitStatus::Stopped(pid, signal) => {
-                ptrace::kill(pid).expect("it is stopped");
+                ptrace::kill(pid).expect("the process is stopped");
                 CallResult::Killed(signal)
             }
             other => panic!("it is neither stopped nor dead: {other:?}"),
@@ -162,7 +162,7 @@ impl TracedProcess {
     /// # Panics
     /// If it has died.
     pub fn release(self) {
-        ptrace::setregs(self.pid, self.before).expect("it is stopped");
-        ptrace::detach(self.pid, None).expect("it is stopped");
+        ptrace::setregs(self.pid, self.before).expect("the process is stopped");
+        ptrace::detach(self.pid, None).expect("the process is stopped");
     }
 }

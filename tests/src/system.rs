@@ -151,7 +151,7 @@ fn share(pid: i32, what: &str) -> Option<u64> {
     // others Linux has Pss, and since 5.3 Pss_Anon.
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(what))?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("it is a number");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("the text is a number");
     Some(kib * 1024)
 }
 
@@ -198,7 +198,7 @@ fn context_switches(pid: i32) -> u64 {
     let lines = text.lines().filter(|line| line.contains("ctxt_switches"));
     lines
         .map(|line| line.rsplit_once('\t').and_then(|(_, n)| n.parse::<u64>().ok()))
-        .map(|n| n.expect("it is a number"))
+        .map(|n| n.expect("the text is a number"))
         .sum()
 }
 

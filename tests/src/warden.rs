@@ -36,7 +36,7 @@ fn program() -> &'static TestProgram {
         warden.args(["-c", include_str!("warden.sh"), "warden", &name]).arg(std::env::temp_dir());
         warden.env_remove(VARIABLE).current_dir("/").process_group(0);
         warden.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let warden = warden.spawn().expect("there is a shell");
+        let warden = warden.spawn().expect("the shell starts");
         if std::env::var_os("CARGO").is_some() {
             std::thread::spawn(end_with_cargo);
         }

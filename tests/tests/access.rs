@@ -28,7 +28,7 @@ fn dir() -> tempfile::TempDir {
 
 fn counter(daemon: &Daemon, via: &str, name: &str) -> u64 {
     let status = daemon.ctl(via, &["status", "-j"]).run().expect(0).text();
-    let status: Value = serde_json::from_str(&status).expect("it is JSON");
+    let status: Value = serde_json::from_str(&status).expect("the text is JSON");
     status["counters"][name].as_u64().expect("the counter exists")
 }
 
@@ -56,7 +56,7 @@ fn what_is_denied_is_refused_over_every_transport() {
         daemon.ctl(scheme, &["ping"]).run().expect(0);
     }
     let json = daemon.ctl("unix", &["-j", "send", "out.x", "no"]).run().expect(6).stderr;
-    let error: Value = serde_json::from_str(&json).expect("it is JSON");
+    let error: Value = serde_json::from_str(&json).expect("the text is JSON");
     assert_eq!((&error["error"]["code"], &error["error"]["exit"]), (&"denied".into(), &6.into()));
     assert!(daemon.counter("frames_denied") >= 9 * SCHEMES.len() as u64);
     assert!(daemon.log().contains("WARN denied"), "{}", daemon.log());
@@ -93,7 +93,7 @@ fn a_wildcard_brings_what_may_be_heard_from_any_worker() {
     }
     // A peer that may not receive the message is not one of its receivers.
     let subs = daemon.ctl(&root, &["subs", "-j"]).run().expect(0).text();
-    let subs: Vec<Value> = serde_json::from_str(&subs).expect("it is JSON");
+    let subs: Vec<Value> = serde_json::from_str(&subs).expect("the text is JSON");
     let mut matched: Vec<_> = subs.iter().map(|sub| sub["matched"].as_u64()).collect();
     matched.sort_unstable();
     assert_eq!(matched, [Some(1), Some(1), Some(1), Some(1), Some(4), Some(4)]);
@@ -156,7 +156,7 @@ fn whoever_is_asked_may_answer_without_a_right_to_publish() {
     let mut other = daemon.ctl(&root, &["recv", "-E", "q.y", "--name", "ann"]).spawn_subscribed();
     daemon.ctl(&guest, &["send", "@ann", "psst"]).run().expect(6);
     let id = daemon.ctl(&root, &["clients", "-j"]).run().expect(0).text();
-    let clients: Vec<Value> = serde_json::from_str(&id).expect("it is JSON");
+    let clients: Vec<Value> = serde_json::from_str(&id).expect("the text is JSON");
     let ann = clients.iter().find(|client| client["name"] == "ann").expect("ann is there");
     // An unrequested reply is treated as a late one: accepted and dropped.
     let forged = format!("@{}.1", ann["id"]);
@@ -216,18 +216,21 @@ fn bare_peers_are_known_by_their_listener() {
     let run = dir.path().join("run").display().to_string();
     let daemon = DaemonSetup::new().listen(&[]).config(&rules.replace("RUN", &run)).start_in(dir);
     let mut tap = daemon.recv("unix", &["-v", ">"]);
-    let stream = TcpStream::connect(daemon.address("tcp")).expect("it listens");
+    let stream =
+        TcpStream::connect(daemon.address("tcp")).expect("the listener accepts a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
-    (&stream).write_all(b"other no\nin yes\nother no\nin again\n").expect("it is sent");
+    (&stream)
+        .write_all(b"other no\nin yes\nother no\nin again\n")
+        .expect("the peer reads the bytes");
     tap.stdout().wait_for("in yes\nin again\n");
     assert_eq!(tap.stdout().text(), "in yes\nin again\n");
     for subject in ["in", "out.x", "out"] {
         daemon.send(subject, subject);
     }
     let mut heard = BufReader::new(&stream).lines();
-    assert_eq!(heard.next().expect("it goes on").expect("it is text"), "out.x");
+    assert_eq!(heard.next().expect("the stream goes on").expect("the bytes are UTF-8"), "out.x");
     daemon.send("out.last", "last");
-    assert_eq!(heard.next().expect("it goes on").expect("it is text"), "last");
+    assert_eq!(heard.next().expect("the stream goes on").expect("the bytes are UTF-8"), "last");
     let log = daemon.log();
     assert_eq!(log.matches("may not publish to other").count(), 1, "{log}");
     assert_eq!(daemon.counter("frames_denied"), 2);
@@ -239,9 +242,9 @@ fn bare_peers_are_known_by_their_listener() {
 /// Servers that the daemon dials are no listeners, but rules name them in the same way.
 #[test]
 fn servers_are_known_by_their_names() {
-    let servers = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("there is a port"));
+    let servers = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
     let entry = |name: &str, server: &TcpListener| {
-        let at = server.local_addr().expect("it is bound");
+        let at = server.local_addr().expect("the socket is bound");
         let dialect = "codec=line&subject=$1&reply=>";
         format!("[[connect]]\nname = \"{name}\"\nendpoint = \"tcp://{at}?{dialect}\"\n")
     };
@@ -257,16 +260,20 @@ fn servers_are_known_by_their_names() {
         assert!(!daemon.log().contains("there is no listener"), "{}", daemon.log());
         let mut tap = daemon.recv("unix", &["-v", "in"]);
         let [feed, stranger] =
-            servers.each_ref().map(|server| server.accept().expect("it dials").0);
+            servers.each_ref().map(|server| server.accept().expect("the daemon connects").0);
         feed.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
-        (&stranger).write_all(b"in no\n").expect("it is sent");
+        (&stranger).write_all(b"in no\n").expect("the peer reads the bytes");
         eventually("that it is refused", || (daemon.counter("frames_denied") == 1).then_some(()));
-        (&feed).write_all(b"in yes\nother no\nin again\n").expect("it is sent");
+        (&feed).write_all(b"in yes\nother no\nin again\n").expect("the peer reads the bytes");
         tap.stdout().wait_for("in yes\nin again\n");
         assert_eq!(tap.stdout().text(), "in yes\nin again\n");
         daemon.send("other", "no");
         daemon.send("out", "yes");
-        let heard = BufReader::new(&feed).lines().next().expect("it goes on").expect("it is text");
+        let heard = BufReader::new(&feed)
+            .lines()
+            .next()
+            .expect("the stream goes on")
+            .expect("the bytes are UTF-8");
         assert_eq!(heard, "yes");
         let file = daemon.config_file().display().to_string();
         let check = ["acl", "check", "-c", &file, "--listener", "feed", "--pub", "in"];
@@ -282,7 +289,7 @@ fn who_may_hear_only_some_of_a_filter_stops_nobody() {
     let args = ["--overflow", "block", "a.*"];
     let stuck: Vec<_> = (0..2).map(|_| daemon.recv(&guest, &args)).collect();
     stuck.iter().for_each(|receiver| {
-        kill(Pid::from_raw(receiver.pid()), Signal::SIGSTOP).expect("it runs");
+        kill(Pid::from_raw(receiver.pid()), Signal::SIGSTOP).expect("the process runs");
     });
     // More bytes than their sockets and send queues hold.
     let body = "x".repeat(100_000);
@@ -291,11 +298,11 @@ fn who_may_hear_only_some_of_a_filter_stops_nobody() {
         daemon.ctl(&root, &[&["send", subject, "-m", &body][..], &count].concat()).run().expect(0);
     }
     let subs = daemon.ctl(&root, &["subs", "-j"]).run().expect(0).text();
-    let subs: Vec<Value> = serde_json::from_str(&subs).expect("it is JSON");
+    let subs: Vec<Value> = serde_json::from_str(&subs).expect("the text is JSON");
     let overflow: Vec<_> = subs.iter().map(|sub| sub["overflow"].as_str()).collect();
     assert_eq!(overflow, [Some("drop-oldest"); 2]);
     stuck.iter().for_each(|receiver| {
-        kill(Pid::from_raw(receiver.pid()), Signal::SIGCONT).expect("it is stopped");
+        kill(Pid::from_raw(receiver.pid()), Signal::SIGCONT).expect("the process is stopped");
     });
 }
 
@@ -338,12 +345,12 @@ fn check_says_what_would_be_decided_and_by_which_rule() {
     }
     let json = |args: &[&str], status| -> Value {
         let ended = daemon.ctl(&root, &[&["-j", "acl", "check"], args].concat()).run();
-        serde_json::from_slice(&ended.expect(status).stdout).expect("it is JSON")
+        serde_json::from_slice(&ended.expect(status).stdout).expect("the text is JSON")
     };
     let denied = json(&["--listener", "guest", "--pub", "a.secret", "-c", &file], 6);
     assert_eq!((&denied["allowed"], &denied["rule"]), (&false.into(), &4.into()));
-    let text = fs::read_to_string(&file).expect("it is there");
-    let line = denied["line"].as_u64().expect("it has a line") as usize;
+    let text = fs::read_to_string(&file).expect("the file can be read");
+    let line = denied["line"].as_u64().expect("the field is a number") as usize;
     assert_eq!(
         text.lines().skip(line - 1).take(2).collect::<Vec<_>>(),
         ["[[acl]]", "publish = [\"a.secret\"]"]
@@ -373,5 +380,5 @@ fn a_rule_that_is_wrong_stops_the_daemon_and_says_where() {
     let rules = "[[acl]]\nlistener = \"nowhere\"\npublish = [\"a\"]\naction = \"deny\"\n";
     let daemon = DaemonSetup::new().listen(&["unix"]).config(rules).start();
     assert!(daemon.log().contains("WARN [[acl]] 1: there is no listener nowhere"));
-    daemon.send("a", "it concerns nobody");
+    daemon.send("a", "without a subscriber");
 }

@@ -131,14 +131,15 @@ fn whatever_is_passed_is_a_listener() {
         daemon.ctl(via, &["send", "chat", &format!("frame {number}")]).run().expect(0);
         receiver.stdout().wait_for(&format!("frame {number}\n"));
     }
-    let mut lines = UnixStream::connect(format!("{run}/lines.sock")).expect("it listens");
-    lines.write_all(b"a line\n").expect("it is taken");
+    let mut lines = UnixStream::connect(format!("{run}/lines.sock"))
+        .expect("the listener accepts a connection");
+    lines.write_all(b"a line\n").expect("the peer reads the bytes");
     let events = UnixDatagram::unbound().expect("a socket");
-    events.send_to(b"an event", format!("{run}/events.sock")).expect("it is taken");
-    fs::write(format!("{run}/log.fifo"), "through a FIFO\n").expect("it is taken");
-    let address = bare.strip_prefix("udp://").expect("it is one");
-    let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("there is a port");
-    udp.send_to(b"a datagram", address).expect("it is taken");
+    events.send_to(b"an event", format!("{run}/events.sock")).expect("the datagram is sent");
+    fs::write(format!("{run}/log.fifo"), "through a FIFO\n").expect("the write succeeds");
+    let address = bare.strip_prefix("udp://").expect("the prefix is there");
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+    udp.send_to(b"a datagram", address).expect("the datagram is sent");
     for said in ["a line", "an event", "through a FIFO", "a datagram"] {
         receiver.stdout().wait_for(&format!("{said}\n"));
     }
@@ -224,7 +225,8 @@ fn a_reload_keeps_what_was_passed() {
     let mut receiver = daemon.recv("unix", &["-v", ">"]);
     let address = daemon.address("tcp");
     let say = |line: &str| {
-        let mut stream = std::net::TcpStream::connect(&address).expect("it listens");
+        let mut stream =
+            std::net::TcpStream::connect(&address).expect("the listener accepts a connection");
         writeln!(stream, "{line}").expect("it is taken");
     };
     say("first");
@@ -252,7 +254,7 @@ fn systemd_socket_activate_starts_it_with_the_first_peer() {
     }
     let dir = ipcd_tests::private_dir();
     let run = dir.path().join("run");
-    fs::create_dir(&run).expect("the directory is ours");
+    fs::create_dir(&run).expect("the directory is writable");
     let socket = run.join("ipcd.sock");
     let mut command = Command::new(program);
     command.arg("-l").arg(&socket).arg(ipcd()).arg("--runtime-dir").arg(&run);

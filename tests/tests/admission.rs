@@ -72,7 +72,7 @@ fn who_has_most_places_makes_room_and_some_are_reserved() {
     let near: Vec<RawConnection> = (0..5).map(|_| daemon.session("unix")).collect();
     // If these are taken too, the newest of the other peers is evicted, and receives the reason.
     for peer in &mut far[27..] {
-        let (code, why) = peer.end().expect("it is told why");
+        let (code, why) = peer.end().expect("the session ends with a reason");
         assert!(code == Code::Limit && why.contains("127.0.0.1") && why.contains("max_peers"));
     }
     for mut peer in far.drain(..27).chain(near) {
@@ -135,7 +135,7 @@ fn what_comes_before_a_session_is_bounded() {
         (0..128).for_each(|_| peer.control(Kind::Ping, 1, &[]));
         (0..128).for_each(|_| drop(peer.expect(Kind::Pong)));
         peer.control(Kind::Ping, 1, &[]);
-        let (code, why) = peer.end().expect("it is told why");
+        let (code, why) = peer.end().expect("the session ends with a reason");
         assert!(code == Code::Limit && why.contains("before the session"), "{code:?} {why}");
     }
 }
@@ -213,7 +213,7 @@ fn limits_that_are_wrong_are_named() {
 /// A receiver that reads nothing, with the smallest socket buffer.
 fn stuck(daemon: &Daemon) -> RunningProcess {
     let receiver = daemon.recv("unix", &["--overflow", "drop-newest", "flood"]);
-    kill(Pid::from_raw(receiver.pid()), Signal::SIGSTOP).expect("it runs");
+    kill(Pid::from_raw(receiver.pid()), Signal::SIGSTOP).expect("the process runs");
     receiver
 }
 
@@ -232,13 +232,13 @@ fn what_waits_for_one_user_is_bounded_over_all_its_peers_and_workers() {
     sent.expect(0);
     free.wait().expect(0);
     let clients = daemon.ctl("tcp", &["clients", "-j"]).run().expect(0).text();
-    let clients: Vec<Value> = serde_json::from_str(&clients).expect("it is JSON");
+    let clients: Vec<Value> = serde_json::from_str(&clients).expect("the text is JSON");
     let of_user = clients.iter().filter(|client| client["uid"].is_u64());
     let queued: u64 = of_user.filter_map(|client| client["queued_bytes"].as_u64()).sum();
     // An eighth for each worker, and a message batch for each peer. Alone, each would hold its MiB.
     assert!((700_000..1_600_000).contains(&queued), "{queued} bytes: {clients:?}");
     for receiver in &stuck {
-        kill(Pid::from_raw(receiver.pid()), Signal::SIGCONT).expect("it is stopped");
+        kill(Pid::from_raw(receiver.pid()), Signal::SIGCONT).expect("the process is stopped");
     }
 }
 

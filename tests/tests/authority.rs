@@ -23,7 +23,7 @@ fn dir() -> tempfile::TempDir {
 
 fn counter(daemon: &Daemon, via: &str, name: &str) -> u64 {
     let status = daemon.ctl(via, &["status", "-j"]).run().expect(0).text();
-    let status: serde_json::Value = serde_json::from_str(&status).expect("it is JSON");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("the text is JSON");
     status["counters"][name].as_u64().expect("the counter exists")
 }
 
@@ -46,7 +46,7 @@ fn only_who_was_asked_answers_in_one_worker_and_across() {
     let mut responders: Vec<Client> = (0..2).map(|_| daemon.client("unix")).collect();
     for responder in &mut responders {
         let options = SubscribeOptions { group: Some("g".into()), ..Default::default() };
-        responder.subscribe("password.check", options).expect("it may");
+        responder.subscribe("password.check", options).expect("the peer may subscribe");
     }
     // The same number on each worker.
     let mut forgers: Vec<Client> = (0..2).map(|_| daemon.client("unix")).collect();
@@ -54,8 +54,8 @@ fn only_who_was_asked_answers_in_one_worker_and_across() {
     for requester in &mut requesters {
         for _ in 0..responders.len() {
             let ask = Publication { subject: "password.check", ..Default::default() };
-            let request = requester.start_request(&ask, PATIENCE).expect("it may");
-            requester.push().expect("it is written");
+            let request = requester.start_request(&ask, PATIENCE).expect("the connection is open");
+            requester.push().expect("the client connects");
             let address = Address { peer: requester.peer(), request: Some(request) }.to_string();
             let has_it = |responder: &mut Client| responder.ping().is_ok() && responder.has_event();
             let asked = eventually("a responder has it", || responders.iter_mut().position(has_it));
@@ -64,11 +64,11 @@ fn only_who_was_asked_answers_in_one_worker_and_across() {
             for forger in others.map(|(_, other)| other).chain(&mut forgers) {
                 let forged =
                     Publication { subject: &address, payload: b"GRANTED", ..Default::default() };
-                let receipt = forger.publish_acked(&forged).expect("it is no error");
+                let receipt = forger.publish_acked(&forged).expect("the connection is open");
                 assert_eq!((receipt.delivered, receipt.dropped()), (0, 0), "{address}");
             }
-            responders[asked].reply(&received, b"DENIED").expect("it was asked");
-            responders[asked].push().expect("it is written");
+            responders[asked].reply(&received, b"DENIED").expect("the connection is open");
+            responders[asked].push().expect("the client connects");
             let Event::Reply { request: of, reply: Ok(reply) } = next(requester) else {
                 panic!("no reply")
             };
@@ -88,18 +88,19 @@ fn seventy_thousand_open_requests_are_all_answered_where_there_are_rules() {
     let (daemon, [root, guest]) = two_classes(&dir, "subscribe = [\"work\"]");
     let connect = |at: &str| {
         let options = Options { timeout: PATIENCE, ..Options::default() };
-        Client::connect(&at.parse().expect("it is an endpoint"), options).expect("it listens")
+        Client::connect(&at.parse().expect("the text is an endpoint"), options)
+            .expect("the listener accepts a connection")
     };
     let mut responder = connect(&guest);
-    responder.subscribe("work", SubscribeOptions::default()).expect("it may");
+    responder.subscribe("work", SubscribeOptions::default()).expect("the peer may subscribe");
     let mut requesters = [connect(&root), connect(&root)];
     let mut asked = Vec::new();
     for requester in &mut requesters {
         for number in 1..=REQUESTS {
             let ask = Publication { subject: "work", ..Default::default() };
-            requester.start_request(&ask, 10 * PATIENCE).expect("it may");
+            requester.start_request(&ask, 10 * PATIENCE).expect("the connection is open");
             if number % 1000 == 0 {
-                requester.push().expect("it is written");
+                requester.push().expect("the client connects");
                 let most = asked.len() + 1000;
                 asked.extend((asked.len()..most).map(|_| message(&mut responder)));
             }
@@ -107,9 +108,9 @@ fn seventy_thousand_open_requests_are_all_answered_where_there_are_rules() {
     }
     assert_eq!(counter(&daemon, &root, "requests_unanswered"), 2 * REQUESTS as u64);
     for (number, request) in asked.iter().enumerate() {
-        responder.reply(request, b"done").expect("it was asked");
+        responder.reply(request, b"done").expect("the connection is open");
         if number % 1000 == 999 {
-            responder.push().expect("it is written");
+            responder.push().expect("the client connects");
             for _ in 0..1000 {
                 let Event::Reply { reply: Ok(_), .. } = next(&mut requesters[number / REQUESTS])
                 else {
@@ -175,7 +176,7 @@ fn names_are_in_rules_and_guests_cannot_take_a_service_over() {
     // At HUP a name that would be refused now ends the session, and no other change does.
     let mut bob = daemon.ctl(&guest, &["recv", "-E", "news", "--name", "bob"]).spawn_subscribed();
     let mut other = daemon.recv(&guest, &["news"]);
-    let text = fs::read_to_string(&file).expect("it is there");
+    let text = fs::read_to_string(&file).expect("the file can be read");
     daemon.reload(&text.replace("\"bob\"", "\"ann\""));
     let ended = bob.wait().expect(6);
     assert!(ended.stderr.contains("may not be called bob any more"), "{}", ended.stderr);
@@ -230,8 +231,8 @@ fn revoked_tokens_end_their_sessions_and_no_others() {
 fn write_secret(path: &Path, text: &str) {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(path).expect("the directory is ours");
-    file.write_all(text.as_bytes()).expect("there is room");
+    let mut file = options.open(path).expect("the directory is writable");
+    file.write_all(text.as_bytes()).expect("the peer reads the bytes");
 }
 
 /// The new token is good, and the old one is refused.

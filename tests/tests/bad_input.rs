@@ -327,8 +327,9 @@ fn a_wrong_or_missing_token_is_denied() {
     let neighbour = NeighbourPair::of(&daemon);
     let mut receiver = daemon.recv("unix", &["-C", "3", "a"]);
     let (wrong, short) = (daemon.dir().join("wrong"), daemon.dir().join("short"));
-    std::fs::write(&wrong, "0123456789abcdef0123456789abcdef\n").expect("the directory is ours");
-    std::fs::write(&short, "0123\n").expect("the directory is ours");
+    std::fs::write(&wrong, "0123456789abcdef0123456789abcdef\n")
+        .expect("the directory is writable");
+    std::fs::write(&short, "0123\n").expect("the directory is writable");
     let missing = daemon.dir().join("missing");
     for scheme in ["tcp", "udp"] {
         for (file, word) in [(&wrong, "wrong"), (&short, "short"), (&missing, "missing")] {
@@ -353,8 +354,9 @@ fn a_wrong_or_missing_token_is_denied() {
 fn a_named_token_opens_as_well() {
     let dir = ipcd_tests::private_dir();
     let file = dir.path().join("ci");
-    std::fs::write(&file, "a secret that only the CI knows\n").expect("the directory is ours");
-    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("it is ours");
+    std::fs::write(&file, "a secret that only the CI knows\n").expect("the directory is writable");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600))
+        .expect("the file is writable");
     let file = file.to_str().expect("the path is text");
     let config = format!("[[token]]\nname = \"ci\"\nfile = \"{file}\"\n");
     let daemon = DaemonSetup::new().config(&config).start();
@@ -369,7 +371,7 @@ fn a_named_token_opens_as_well() {
 fn junk_in_the_rendezvous_disturbs_nobody() {
     let daemon = Daemon::start();
     let neighbour = NeighbourPair::of(&daemon);
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("there is a free port");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
     for length in [0, 1, 4, 16, 40, 100, 1400, 60_000] {
         for fill in [0, 1, 0x7f, 0xff] {
             let sent = socket.send_to(&vec![fill; length], daemon.address("udp"));
@@ -377,7 +379,8 @@ fn junk_in_the_rendezvous_disturbs_nobody() {
         }
     }
     let fifo = daemon.runtime_dir().join("ipcd.fifo");
-    let mut fifo = std::fs::OpenOptions::new().write(true).open(fifo).expect("it is ours");
+    let mut fifo =
+        std::fs::OpenOptions::new().write(true).open(fifo).expect("the file can be opened");
     for junk in [&[0xff; 5000][..], b"ipcd", &[0; 512], b"\n\n\n"] {
         fifo.write_all(junk).expect("the daemon reads it");
     }

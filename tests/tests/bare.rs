@@ -22,21 +22,22 @@ fn address(daemon: &Daemon, scheme: &str) -> String {
 }
 
 fn tcp(daemon: &Daemon) -> TcpStream {
-    let stream = TcpStream::connect(address(daemon, "tcp")).expect("it listens");
+    let stream =
+        TcpStream::connect(address(daemon, "tcp")).expect("the listener accepts a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     stream
 }
 
 fn udp(daemon: &Daemon) -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
-    socket.connect(address(daemon, "udp")).expect("it listens");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+    socket.connect(address(daemon, "udp")).expect("the listener accepts a connection");
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     socket
 }
 
 fn lines(stream: &TcpStream) -> impl Iterator<Item = String> + use<> {
     let reader = BufReader::new(stream.try_clone().expect("a descriptor is left"));
-    reader.lines().map(|line| line.expect("it is text"))
+    reader.lines().map(|line| line.expect("the bytes are UTF-8"))
 }
 
 fn tap(daemon: &Daemon) -> RunningProcess {
@@ -68,18 +69,18 @@ fn all_kinds_of_programs_are_in_one_conversation() {
     let (mut ann, mut bob) = (tcp(&daemon), tcp(&daemon));
     let (cyd, dot) = (udp(&daemon), udp(&daemon));
     // The sender of a datagram is a peer from the first datagram on.
-    cyd.send(b"cyd is here").expect("it is sent");
-    dot.send(b"dot is here").expect("it is sent");
+    cyd.send(b"cyd is here").expect("the datagram is sent");
+    dot.send(b"dot is here").expect("the datagram is sent");
     wait_for_subscribers(&daemon, "chat", 5);
     // Earlier messages, which only some peers received.
     let mut heard_by_ann = lines(&ann);
     let mut heard_by_bob = lines(&bob);
-    ann.write_all(b"from ann\r\n").expect("it is sent");
-    bob.write_all(b"from bob\n").expect("it is sent");
-    cyd.send(b"from cyd").expect("it is sent");
-    dot.send(b"from dot").expect("it is sent");
+    ann.write_all(b"from ann\r\n").expect("the peer reads the bytes");
+    bob.write_all(b"from bob\n").expect("the peer reads the bytes");
+    cyd.send(b"from cyd").expect("the datagram is sent");
+    dot.send(b"from dot").expect("the datagram is sent");
     let fifo = daemon.runtime_dir().join("chat.fifo");
-    fs::write(&fifo, "from a FIFO\n").expect("it is there");
+    fs::write(&fifo, "from a FIFO\n").expect("the file can be written");
     daemon.send("chat", "from a frame");
     let all = ["from ann", "from bob", "from cyd", "from dot", "from a FIFO", "from a frame"];
     let check = |who: &str, next: &mut dyn FnMut() -> String| {
@@ -96,12 +97,12 @@ fn all_kinds_of_programs_are_in_one_conversation() {
             );
         }
     };
-    check("ann", &mut || heard_by_ann.next().expect("it goes on"));
-    check("bob", &mut || heard_by_bob.next().expect("it goes on"));
+    check("ann", &mut || heard_by_ann.next().expect("the stream goes on"));
+    check("bob", &mut || heard_by_bob.next().expect("the stream goes on"));
     for (who, socket) in [("cyd", &cyd), ("dot", &dot)] {
         check(who, &mut || {
             let mut room = [0; 100];
-            let count = socket.recv(&mut room).expect("it comes");
+            let count = socket.recv(&mut room).expect("a datagram comes");
             String::from_utf8_lossy(&room[..count]).into_owned()
         });
     }
@@ -124,14 +125,14 @@ fn lines_of_any_kind_are_messages_and_bad_ones_harm_nobody() {
     let mut bytes = format!("a one\nb two\r\n{long}\na three\n..bad x\n").into_bytes();
     bytes.extend((0..=255).filter(|byte| *byte != b'\n'));
     bytes.extend_from_slice(b"\nz last");
-    stream.write_all(&bytes).expect("it is sent");
-    stream.shutdown(Shutdown::Write).expect("it is a socket");
+    stream.write_all(&bytes).expect("the peer reads the bytes");
+    stream.shutdown(Shutdown::Write).expect("the socket is open");
     tap.stdout().wait_for("in.z last\n");
     assert_eq!(tap.stdout().text(), "in.a one\nin.b two\nin.a three\nin.z last\n");
     // The peer is disconnected, and the log reports the reason and the number of such messages
     // once.
     let mut end = Vec::new();
-    stream.read_to_end(&mut end).expect("it is closed");
+    stream.read_to_end(&mut end).expect("the stream ends");
     eventually("the log", || daemon.log().contains("refused=3").then_some(()));
     assert_eq!(daemon.log().matches("a message was refused").count(), 1, "{}", daemon.log());
 }
@@ -221,9 +222,10 @@ fn a_fifo_takes_the_lines_of_many_writers_and_outlives_its_worker() {
             scope.spawn(move || {
                 for number in 0..1000 {
                     // Each line is one write of a separate program.
-                    let mut file = File::options().write(true).open(fifo).expect("it is there");
+                    let mut file =
+                        File::options().write(true).open(fifo).expect("the file can be opened");
                     let line = format!("{writer}:{number}:{}\n", "y".repeat(number % 500));
-                    file.write_all(line.as_bytes()).expect("it is taken");
+                    file.write_all(line.as_bytes()).expect("the peer reads the bytes");
                 }
             });
         }
@@ -251,7 +253,7 @@ fn a_fifo_takes_the_lines_of_many_writers_and_outlives_its_worker() {
         (daemon.worker_in(other).pid != old.pid).then_some(())
     });
     let mut again = daemon.recv("unix", &["-C", "1", "logs"]);
-    fs::write(&fifo, "still here\n").expect("it is taken");
+    fs::write(&fifo, "still here\n").expect("the write succeeds");
     assert_eq!(again.wait().expect(0).text(), "still here\n");
 }
 
@@ -266,7 +268,7 @@ fn a_burst_of_datagrams_from_new_senders_is_in_order() {
     let sockets: Vec<UdpSocket> = (0..SENDERS).map(|_| udp(&daemon)).collect();
     for number in 0..DATAGRAMS {
         for (sender, socket) in sockets.iter().enumerate() {
-            socket.send(format!("{sender}:{number}").as_bytes()).expect("it is sent");
+            socket.send(format!("{sender}:{number}").as_bytes()).expect("the datagram is sent");
         }
     }
     let text = receiver.stdout().wait_until("all datagrams", |text| {
@@ -295,12 +297,12 @@ fn records_of_a_seqpacket_socket_and_parts_that_a_nul_ends_are_messages() {
     let records = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).expect("a socket");
     let path = daemon.runtime_dir().join("records.sock");
     connect(std::os::fd::AsRawFd::as_raw_fd(&records), &UnixAddr::new(&path).expect("a path"))
-        .expect("it listens");
+        .expect("the listener accepts a connection");
     let mut records = File::from(records);
     wait_for_subscribers(&daemon, "in", 1);
-    records.write_all(b"two\nlines").expect("it is sent");
+    records.write_all(b"two\nlines").expect("the peer reads the bytes");
     let mut room = [0; 100];
-    let count = records.read(&mut room).expect("it hears itself");
+    let count = records.read(&mut room).expect("the peer is connected");
     assert_eq!(&room[..count], b"two\nlines");
     // A message that fits no record is dropped for this peer, and counted; the next one is not.
     let large = vec![b'x'; 500_000];
@@ -309,11 +311,12 @@ fn records_of_a_seqpacket_socket_and_parts_that_a_nul_ends_are_messages() {
     assert!(ended.stderr.contains("larger"), "{}", ended.stderr);
     assert_eq!(daemon.counter("messages_dropped_too_large"), 1);
     daemon.send("in", "small");
-    let count = records.read(&mut room).expect("it is still there");
+    let count = records.read(&mut room).expect("the peer is connected");
     assert_eq!(&room[..count], b"small");
     let mut tap = tap(&daemon);
-    let mut parts = UnixStream::connect(daemon.runtime_dir().join("nul.sock")).expect("it listens");
-    parts.write_all(b"one\ntwo\0three\0").expect("it is sent");
+    let mut parts = UnixStream::connect(daemon.runtime_dir().join("nul.sock"))
+        .expect("the listener accepts a connection");
+    parts.write_all(b"one\ntwo\0three\0").expect("the peer reads the bytes");
     tap.stdout().wait_for("in one\ntwo\nin three\n");
 }
 
@@ -325,7 +328,7 @@ fn every_mode_of_forking_serves_bare_peers() {
     wait_for_subscribers(&daemon, "chat", 2);
     let mut heard = lines(&bob);
     eventually("that bob hears ann", || {
-        ann.write_all(b"hello\n").expect("it is sent");
+        ann.write_all(b"hello\n").expect("the peer reads the bytes");
         heard.next().filter(|line| line == "hello")
     });
 }
@@ -344,9 +347,9 @@ fn a_browsers_request_is_no_message() {
         .collect();
     assert_eq!(ports.len(), 3, "{}", daemon.log());
     for port in &ports {
-        let mut browser = TcpStream::connect(port).expect("it listens");
+        let mut browser = TcpStream::connect(port).expect("the listener accepts a connection");
         let request = b"POST /a HTTP/1.1\r\nHost: localhost\r\n\r\nstolen\n\0stolen\0";
-        browser.write_all(request).expect("it takes that");
+        browser.write_all(request).expect("the peer reads the bytes");
         let mut answer = Vec::new();
         let _ = browser.read_to_end(&mut answer);
         assert!(answer.is_empty(), "{port}");
@@ -355,8 +358,8 @@ fn a_browsers_request_is_no_message() {
         (daemon.log().matches("it speaks HTTP").count() == 3).then_some(())
     });
     assert_eq!(daemon.counter("messages_accepted"), 0);
-    let mut plain = TcpStream::connect(&ports[0]).expect("it listens");
-    plain.write_all(b"GET well soon\nPOST / HTTP/1.1\n").expect("it takes that");
+    let mut plain = TcpStream::connect(&ports[0]).expect("the listener accepts a connection");
+    plain.write_all(b"GET well soon\nPOST / HTTP/1.1\n").expect("the peer reads the bytes");
     eventually("that lines are taken", || (daemon.counter("messages_accepted") == 2).then_some(()));
 }
 
@@ -377,7 +380,8 @@ fn strangers_from_the_network_need_a_word_in_the_configuration() {
     let daemon = daemon_with(&["tcp://0.0.0.0:0?codec=line&subject=in&allow=127.0.0.2/32"], &[]);
     let port = address(&daemon, "tcp");
     let port = port.rsplit_once(':').expect("an address has a port").1;
-    let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).expect("it listens");
+    let mut stream =
+        TcpStream::connect(format!("127.0.0.1:{port}")).expect("the listener accepts a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     let mut end = Vec::new();
     let _ = stream.read_to_end(&mut end);
@@ -393,7 +397,8 @@ fn who_comes_by_ipv4_is_allowed_by_ipv4() {
     let daemon = daemon_with(&["tcp://[::]:0?codec=line&subject=in&allow=127.0.0.0/8"], &[]);
     let port = address(&daemon, "tcp");
     let port = port.rsplit_once(':').expect("an address has a port").1;
-    let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).expect("it listens");
-    stream.write_all(b"hello\n").expect("it takes that");
+    let mut stream =
+        TcpStream::connect(format!("127.0.0.1:{port}")).expect("the listener accepts a connection");
+    stream.write_all(b"hello\n").expect("the peer reads the bytes");
     eventually("that it is heard", || (daemon.counter("messages_accepted") == 1).then_some(()));
 }

@@ -154,7 +154,7 @@ fn five_hundred_children_that_are_subscribed_cost_little() {
     let mut peers: Vec<RawConnection> = std::thread::scope(|scope| {
         let parts: Vec<_> =
             (0..10).map(|part| scope.spawn(move || -> Vec<RawConnection> { some(part) })).collect();
-        parts.into_iter().flat_map(|part| part.join().expect("all are served")).collect()
+        parts.into_iter().flat_map(|part| part.join().expect("the thread does not panic")).collect()
     });
     let born = children(supervisor);
     assert_eq!(born.len(), PEERS);
@@ -188,7 +188,7 @@ fn come_and_go(daemon: &Daemon, number: usize) {
         3 => daemon.raw("unix").send(b"no frame at all"),
         _ => {
             let mut client = daemon.client(["unix", "pipe", "fifo", "udp"][number / 5 % 4]);
-            client.send("short", b"hello").expect("it is accepted");
+            client.send("short", b"hello").expect("the message is accepted");
         }
     }
 }

@@ -57,8 +57,10 @@ fn a_program_answers_what_it_hears() {
             daemon.send("words", word);
         }
         let text = receiver.wait().expect(0).text();
-        let answers: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).expect("it is JSON")).collect();
+        let answers: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("the text is JSON"))
+            .collect();
         let said: Vec<_> = answers.iter().map(|answer| answer["data"].clone()).collect();
         assert_eq!(said, ["<one>", "<two>", "<three>"]);
         // For the subscriber the sender is the program.
@@ -107,8 +109,8 @@ fn a_program_starts_clean() {
     // The C library's own signals, 32 and 33, are unchanged.
     let (blocked, ignored) = lines[2].split_at("SigBlk:0123456789abcdef".len());
     for (set, key) in [(blocked, "SigBlk:"), (ignored, "SigIgn:")] {
-        let set = set.strip_prefix(key).expect("it is there");
-        let set = u64::from_str_radix(set, 16).expect("it is a number");
+        let set = set.strip_prefix(key).expect("the prefix is there");
+        let set = u64::from_str_radix(set, 16).expect("the text is a number");
         assert_eq!(set & 0x7fff_ffff, 0, "{}", lines[2]);
     }
     assert_eq!(lines[3], format!("{pid} {pid}"), "a group and a session of its own");
@@ -134,7 +136,7 @@ fn one_that_fails_is_started_again_later_each_time_and_one_that_does_not_is_not(
     eventually("a few starts", || (count("fails") >= 3 && count("always") >= 3).then_some(()));
     assert_eq!((count("succeeds"), count("never")), (1, 1));
     for name in ["fails", "always"] {
-        let text = fs::read_to_string(path(name)).expect("it was written");
+        let text = fs::read_to_string(path(name)).expect("the file can be read");
         let at: Vec<f64> = text.lines().map(|line| line.parse().expect("a time")).collect();
         let pauses = (at[1] - at[0], at[2] - at[1]);
         assert!(pauses.0 >= 0.7 && pauses.1 >= 1.4, "{name}: {pauses:?}");
@@ -149,7 +151,7 @@ fn what_cannot_be_started_is_said_once_and_tried_again() {
     let dir = ipcd_tests::private_dir();
     let later = dir.path().join("later");
     let plain = dir.path().join("plain");
-    fs::write(&plain, "text").expect("the directory is ours");
+    fs::write(&plain, "text").expect("the directory is writable");
     let entry = |path: &Path, filter: &str| {
         let command = path.display();
         format!("[[exec]]\ncommand = [\"{command}\"]\nsubscribe = [\"{filter}\"]\n")
@@ -157,7 +159,7 @@ fn what_cannot_be_started_is_said_once_and_tried_again() {
     let daemon = daemon_with(&(entry(&later, "later") + &entry(&plain, "plain")), "pool");
     daemon.process.stderr.wait_for("why=\"not found\"");
     daemon.process.stderr.wait_for("why=\"not executable: ");
-    std::os::unix::fs::symlink("/bin/cat", &later).expect("the directory is ours");
+    std::os::unix::fs::symlink("/bin/cat", &later).expect("the directory is writable");
     program(&daemon, "later");
     assert_eq!(daemon.log().matches("program not started").count(), 2, "{}", daemon.log());
 }
@@ -174,7 +176,7 @@ fn a_program_that_ignores_its_end_is_killed() {
         let is_shell = |pid: &i32| {
             fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sh\n")
         };
-        let shell = children(supervisor).into_iter().find(is_shell).expect("it runs");
+        let shell = children(supervisor).into_iter().find(is_shell).expect("the entry exists");
         let left_behind = children(shell);
         let ended = daemon.terminate().expect(0);
         assert!(ended.stderr.contains("killing it"), "{input}: {}", ended.stderr);
@@ -195,7 +197,7 @@ fn a_filter_hears_all_that_was_accepted_and_finishes() {
         let words: String = (0..20_000).map(|number| format!("{number}\n")).collect();
         daemon.ctl("unix", &["send", "words", "-l"]).run_fed(words.as_bytes()).expect(0);
         let ended = daemon.terminate().expect(0);
-        assert_eq!(fs::read_to_string(&file).expect("it was written"), words + "end\n");
+        assert_eq!(fs::read_to_string(&file).expect("the file can be read"), words + "end\n");
         assert!(!ended.stderr.contains("killing"), "{}", ended.stderr);
     }
 }
@@ -212,7 +214,7 @@ fn programs_do_not_outlive_a_supervisor_that_is_killed() {
     let mut family = children(daemon.process.pid());
     assert_eq!(family.len(), 3, "a worker, the program and who ends it");
     family.push(grandchild);
-    kill(Pid::from_raw(daemon.process.pid()), Signal::SIGKILL).expect("it runs");
+    kill(Pid::from_raw(daemon.process.pid()), Signal::SIGKILL).expect("the process runs");
     eventually("their end", || family.iter().all(|pid| !is_alive(*pid)).then_some(()));
 }
 
@@ -222,7 +224,7 @@ fn one_that_loses_its_worker_or_is_kicked_is_started_again() {
         let keys = "subscribe = [\"words\"]\npublish = \"answers\"";
         let daemon = daemon_with(&exec(ANSWERS, keys), mode);
         let first = program(&daemon, "words");
-        let slot = first["worker"].as_u64().expect("it is a slot");
+        let slot = first["worker"].as_u64().expect("the field is a number");
         daemon.signal_worker(daemon.worker_in(slot).pid, Signal::SIGKILL);
         let another = |before: &serde_json::Value| {
             eventually("another process", || {
@@ -322,7 +324,7 @@ fn a_program_that_publishes_nothing_does_with_its_output_what_it_likes() {
         (text == "x\nx\nx\nx\n").then_some(())
     });
     assert_eq!(pid_of(&program(&daemon, "words")), pid);
-    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the process runs");
     daemon.process.stderr.wait_for("program failed");
     eventually("another process", || (pid_of(&program(&daemon, "words")) != pid).then_some(()));
 }

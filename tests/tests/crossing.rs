@@ -22,7 +22,7 @@ fn next_message(client: &mut Client) -> ipcd_client::Message {
 }
 
 fn subscribe(client: &mut Client, filter: &str) -> u32 {
-    client.subscribe(filter, SubscribeOptions::default()).expect("it may")
+    client.subscribe(filter, SubscribeOptions::default()).expect("the peer may subscribe")
 }
 
 /// Sends numbered messages from one client to another, and compares.
@@ -34,7 +34,7 @@ fn flow(from: &mut Client, to: &mut Client, subject: &str, stream: MessageStream
                 message(stream, number, &mut text);
                 from.publish(subject, &text).expect("the connection lives");
             }
-            from.flush().expect("all is accepted");
+            from.flush().expect("all messages are accepted");
         });
         let mut text = Vec::new();
         for number in 0..stream.count {
@@ -120,7 +120,7 @@ fn nothing_is_missed_once_a_subscription_is_acknowledged() {
         sender.push().expect("the connection lives");
         let got = next_message(&mut receiver);
         assert_eq!((got.subject(), got.payload()), (subject.as_str(), text.as_bytes()));
-        receiver.unsubscribe(subscription).expect("it exists");
+        receiver.unsubscribe(subscription).expect("the connection is open");
     }
 }
 
@@ -174,9 +174,11 @@ fn a_mebibyte_from_several_at_once(daemon: &Daemon, different: bool) {
                     let text = large(who * EACH + number);
                     sender.publish(&format!("big.{who}"), &text).expect("the connection lives");
                     // Short messages between the pieces of long ones.
-                    sender.publish(&format!("big.{who}"), b"small").expect("it lives");
+                    sender
+                        .publish(&format!("big.{who}"), b"small")
+                        .expect("the connection is open");
                 }
-                sender.flush().expect("all is accepted");
+                sender.flush().expect("all messages are accepted");
             });
         }
         for mut receiver in receivers {
@@ -236,7 +238,7 @@ fn who_sent_it(daemon: &Daemon, fits: impl Fn(u64, u64) -> bool) {
         let is_it = |peer: &Value| {
             peer["transport"] == scheme && peer["worker"] == sender.slot && is_sender(peer)
         };
-        let listed = daemon.clients().into_iter().find(is_it).expect("it is connected");
+        let listed = daemon.clients().into_iter().find(is_it).expect("the entry exists");
         let pid = sender.process.pid();
         sender.feed(MessageStream { count: 1, longest: 1, seed: 0 });
         sender.process.wait().expect(0);
@@ -244,7 +246,7 @@ fn who_sent_it(daemon: &Daemon, fits: impl Fn(u64, u64) -> bool) {
             let wanted = format!("\"transport\":\"{scheme}\"");
             text.lines().find(|line| line.contains(&wanted)).map(str::to_owned)
         });
-        let line: Value = serde_json::from_str(&line).expect("it is JSON");
+        let line: Value = serde_json::from_str(&line).expect("the text is JSON");
         let from = &line["from"];
         assert_eq!(from["peer"], listed["id"], "{scheme}");
         for field in ["name", "uid", "gid", "pid", "addr"] {

@@ -89,7 +89,7 @@ fn a_line_is_sent_as_soon_as_it_is_typed() {
     let mut sender = daemon.ctl("tcp", &["send", "s", "-l"]).spawn_fed();
     let mut stdin = sender.stdin();
     for line in ["one\n", "two\n"] {
-        stdin.write_all(line.as_bytes()).expect("it reads");
+        stdin.write_all(line.as_bytes()).expect("the peer reads the bytes");
         receiver.stdout().wait_for(line);
     }
     drop(stdin);
@@ -100,7 +100,7 @@ fn a_line_is_sent_as_soon_as_it_is_typed() {
 fn a_file_as_it_is() {
     let daemon = Daemon::start();
     let (file, body) = (daemon.dir().join("body"), b"\0\xff binary\r\n");
-    std::fs::write(&file, body).expect("the directory is ours");
+    std::fs::write(&file, body).expect("the directory is writable");
     let mut receiver = daemon.recv("unix", &["-N", "-C", "1", "s"]);
     let file = file.to_str().expect("the path is text");
     daemon.ctl("unix", &["send", "s", "--file", file]).run().expect(0);
@@ -344,7 +344,7 @@ fn recv_dies_of_sigpipe_like_any_filter() {
     let mut stdout = BufReader::new(receiver.take_stdout());
     daemon.send("s", "first");
     let mut line = String::new();
-    stdout.read_line(&mut line).expect("a line comes");
+    stdout.read_line(&mut line).expect("the next line comes");
     assert_eq!(line, "first\n");
     drop(stdout);
     daemon.send("s", "second");
@@ -403,7 +403,7 @@ fn status_and_clients_as_json_have_the_keys_of_the_manual() {
     assert_eq!(status["pid"], daemon.process.pid());
     assert!(status["counters"]["messages_accepted"].is_u64());
     let clients = daemon.clients();
-    let me = clients.iter().find(|client| client["name"] == "me").expect("it is listed");
+    let me = clients.iter().find(|client| client["name"] == "me").expect("the entry exists");
     assert_eq!(
         keys(me),
         [

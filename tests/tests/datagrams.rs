@@ -27,7 +27,7 @@ fn well_known(daemon: &Daemon) -> PathBuf {
 }
 
 fn bound(path: &Path) -> UnixDatagram {
-    let socket = UnixDatagram::bind(path).expect("nobody has that name");
+    let socket = UnixDatagram::bind(path).expect("the name is free");
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     socket
 }
@@ -39,7 +39,7 @@ fn named(daemon: &Daemon, name: &str) -> UnixDatagram {
 
 fn hear(socket: &UnixDatagram) -> String {
     let mut room = vec![0; 300_000];
-    let count = socket.recv(&mut room).expect("it comes");
+    let count = socket.recv(&mut room).expect("a datagram comes");
     String::from_utf8_lossy(&room[..count]).into_owned()
 }
 
@@ -68,20 +68,20 @@ fn those_with_a_name_are_in_one_conversation_and_none_hears_itself() {
     let mut framed = receiver(&daemon, &["chat"]);
     let (ann, bob, cyd) = (named(&daemon, "ann"), named(&daemon, "bob"), named(&daemon, "cyd"));
     // A connected socket receives only from the well-known one (unix(7)).
-    cyd.connect(well_known(&daemon)).expect("it is there");
-    ann.send_to(b"ann is here", well_known(&daemon)).expect("it is taken");
+    cyd.connect(well_known(&daemon)).expect("the listener accepts a connection");
+    ann.send_to(b"ann is here", well_known(&daemon)).expect("the datagram is sent");
     wait_for_senders(&daemon, 1);
-    bob.send_to(b"bob is here", well_known(&daemon)).expect("it is taken");
+    bob.send_to(b"bob is here", well_known(&daemon)).expect("the datagram is sent");
     wait_for_senders(&daemon, 2);
     assert_eq!(hear(&ann), "bob is here");
-    cyd.send(b"cyd is here").expect("it is taken");
+    cyd.send(b"cyd is here").expect("the datagram is sent");
     wait_for_senders(&daemon, 3);
     assert_eq!((hear(&ann), hear(&bob)), ("cyd is here".into(), "cyd is here".into()));
     daemon.send("chat", "from a frame");
     for socket in [&ann, &bob, &cyd] {
         assert_eq!(hear(socket), "from a frame");
     }
-    cyd.send(b"two\nlines").expect("it is taken");
+    cyd.send(b"two\nlines").expect("the datagram is sent");
     assert_eq!((hear(&ann), hear(&bob)), ("two\nlines".into(), "two\nlines".into()));
     for said in ["ann is here", "bob is here", "cyd is here", "from a frame", "two\nlines"] {
         framed.stdout().wait_for(&format!("{said}\n"));
@@ -123,13 +123,15 @@ fn those_without_a_name_are_one_peer_of_their_user() {
     let mut framed = receiver(&daemon, &["-o", "jsonl", "-C", "3", "chat"]);
     for number in 0..3 {
         let logger = UnixDatagram::unbound().expect("a socket");
-        logger.send_to(format!("{number}").as_bytes(), well_known(&daemon)).expect("it is taken");
+        logger
+            .send_to(format!("{number}").as_bytes(), well_known(&daemon))
+            .expect("the datagram is sent");
     }
     let text = framed.wait().expect(0).text();
     let ids: std::collections::BTreeSet<_> = text
         .lines()
         .map(|line| {
-            let message: serde_json::Value = serde_json::from_str(line).expect("it is JSON");
+            let message: serde_json::Value = serde_json::from_str(line).expect("the text is JSON");
             let from = &message["from"];
             assert_eq!((&from["uid"], &from["pid"]), (&getuid().as_raw().into(), &().into()));
             from["peer"].as_u64()
@@ -161,7 +163,9 @@ fn a_slow_subscriber_makes_senders_wait_and_nothing_is_lost() {
             scope.spawn(move || {
                 for number in 0..DATAGRAMS {
                     // A blocking socket waits here: this is back-pressure.
-                    socket.send_to(text(who, number).as_bytes(), path).expect("it is taken");
+                    socket
+                        .send_to(text(who, number).as_bytes(), path)
+                        .expect("the datagram is sent");
                 }
             });
         }
@@ -188,9 +192,9 @@ fn a_slow_subscriber_makes_senders_wait_and_nothing_is_lost() {
 fn what_waits_for_a_worker_outlives_it() {
     let daemon = daemon(&["--workers", "2"]);
     let ann = named(&daemon, "ann");
-    ann.send_to(b"first", well_known(&daemon)).expect("it is taken");
+    ann.send_to(b"first", well_known(&daemon)).expect("the datagram is sent");
     wait_for_senders(&daemon, 1);
-    let slot = senders(&daemon)[0]["worker"].as_u64().expect("it has one");
+    let slot = senders(&daemon)[0]["worker"].as_u64().expect("the field is a number");
     let old = daemon.worker_in(slot);
     let mut framed = None;
     daemon.on_slot(
@@ -199,10 +203,11 @@ fn what_waits_for_a_worker_outlives_it() {
             framed = Some(receiver(&daemon, &["--name", name, "chat"]));
         },
     );
-    let mut framed = framed.expect("it was started");
+    let mut framed = framed.expect("the program starts");
     daemon.signal_worker(old.pid, Signal::SIGSTOP);
     for number in 0..5 {
-        ann.send_to(format!("n{number}").as_bytes(), well_known(&daemon)).expect("it is taken");
+        ann.send_to(format!("n{number}").as_bytes(), well_known(&daemon))
+            .expect("the datagram is sent");
     }
     daemon.signal_worker(old.pid, Signal::SIGKILL);
     framed.stdout().wait_for("n0\nn1\nn2\nn3\nn4\n");
@@ -252,11 +257,11 @@ fn descriptors_that_come_along_are_closed() {
         let control = [ControlMessage::ScmRights(&rights[..1 + number % 40])];
         let body = [IoSlice::new(b"x")];
         sendmsg(ann.as_raw_fd(), &body, &control, MsgFlags::empty(), Some(&address))
-            .expect("it is taken");
+            .expect("the datagram is sent");
     }
     framed.wait().expect(0);
     drop(reader);
-    let left = writer.write(b"x").expect_err("nobody has the other end");
+    let left = writer.write(b"x").expect_err("the peer has closed");
     assert_eq!(left.kind(), std::io::ErrorKind::BrokenPipe);
 }
 
@@ -268,21 +273,21 @@ fn a_name_that_is_bound_anew_is_answered_anew() {
     }
     let daemon = daemon(&[]);
     let (first, ann) = (named(&daemon, "ann"), daemon.dir().join("ann"));
-    first.send_to(b"first", well_known(&daemon)).expect("it is taken");
+    first.send_to(b"first", well_known(&daemon)).expect("the datagram is sent");
     wait_for_senders(&daemon, 1);
     drop(first);
-    std::fs::remove_file(&ann).expect("it is ours");
+    std::fs::remove_file(&ann).expect("the file is writable");
     let second = bound(&ann);
     // The messages for the old socket show that it is gone, and its peer goes.
-    daemon.send("chat", "for nobody");
+    daemon.send("chat", "for a lost peer");
     wait_for_senders(&daemon, 0);
-    second.send_to(b"second", well_known(&daemon)).expect("it is taken");
+    second.send_to(b"second", well_known(&daemon)).expect("the datagram is sent");
     wait_for_senders(&daemon, 1);
     daemon.send("chat", "to the second");
     assert_eq!(hear(&second), "to the second");
     // Another process id shows a new peer.
     drop(second);
-    std::fs::remove_file(&ann).expect("it is ours");
+    std::fs::remove_file(&ann).expect("the file is writable");
     let script = "import socket, sys\n\
         s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
         s.bind(sys.argv[1])\n\
@@ -301,14 +306,14 @@ fn a_name_that_is_bound_anew_is_answered_anew() {
 #[test]
 fn a_socket_of_another_user_is_not_written_to() {
     if !getuid().is_root() {
-        return skip("only root can be two users");
+        return skip("only root can act as two users");
     }
     if is_without(&["python3"]) {
         return;
     }
     let listener = "unix://RUN/in.sock?type=dgram&codec=raw&subject=chat&reply=chat&mode=0666";
     let daemon = DaemonSetup::new().listen(&["unix"]).extra(&[listener]).start();
-    std::os::unix::fs::chown(daemon.dir(), Some(65534), None).expect("we are root");
+    std::os::unix::fs::chown(daemon.dir(), Some(65534), None).expect("the test runs as root");
     let mut framed = receiver(&daemon, &["-C", "1", "chat"]);
     // The process binds a name, a socket of root replaces it there, and then the process sends.
     let script = "import os, socket, sys\n\
@@ -342,12 +347,12 @@ fn long_ones_are_whole_or_refused_and_empty_ones_are_messages() {
         .expect("a socket has a buffer");
     let send = |length| ann.send_to(&vec![b'x'; length], well_known(&daemon));
     for length in [0, 1, 100_000, 200_000, 262_144] {
-        send(length).expect("it is taken");
+        send(length).expect("the datagram is sent");
     }
     if send(262_145).is_ok() {
         eventually("the log", || daemon.log().contains("262145 bytes").then_some(()));
     }
-    send(7).expect("it is taken");
+    send(7).expect("the datagram is sent");
     framed.stdout().wait_for("0\n1\n100000\n200000\n262144\n7\n");
 }
 
@@ -359,7 +364,7 @@ fn one_that_does_not_read_is_cut_off() {
     let setup = DaemonSetup::new().listen(&["unix"]).config(config).extra(&[listener]);
     let daemon = setup.start();
     let (ann, bob) = (named(&daemon, "ann"), named(&daemon, "bob"));
-    bob.connect(well_known(&daemon)).expect("it is there");
+    bob.connect(well_known(&daemon)).expect("the listener accepts a connection");
     for (socket, others) in [(&ann, 0), (&bob, 0)] {
         socket.send_to(b"hello", well_known(&daemon)).ok();
         let _ = (socket.send(b"hello"), others);
@@ -387,8 +392,8 @@ fn frames_need_another_type_and_every_mode_of_forking_serves_datagrams() {
     let ended = daemon.ctl(&via, &["ping"]).run();
     assert!(ended.expect(2).stderr.contains("with a codec only"));
     let (ann, bob) = (named(&daemon, "ann"), named(&daemon, "bob"));
-    ann.send_to(b"ann is here", well_known(&daemon)).expect("it is taken");
+    ann.send_to(b"ann is here", well_known(&daemon)).expect("the datagram is sent");
     wait_for_senders(&daemon, 1);
-    bob.send_to(b"hello", well_known(&daemon)).expect("it is taken");
+    bob.send_to(b"hello", well_known(&daemon)).expect("the datagram is sent");
     assert_eq!(hear(&ann), "hello");
 }

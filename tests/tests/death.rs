@@ -10,7 +10,7 @@ use ipcd_tests::{
 use nix::sys::signal::Signal;
 
 fn subscribe(client: &mut Client, filter: &str) -> u32 {
-    client.subscribe(filter, SubscribeOptions::default()).expect("it may")
+    client.subscribe(filter, SubscribeOptions::default()).expect("the peer may subscribe")
 }
 
 fn next_number(client: &mut Client) -> u64 {
@@ -141,7 +141,7 @@ fn subscribing_goes_on_at_eight_workers_and_while_one_of_them_is_stopped() {
                             _ => format!("churn.{round}.{who}.{number}"),
                         };
                         let subscription = subscribe(client, &filter);
-                        client.unsubscribe(subscription).expect("it exists");
+                        client.unsubscribe(subscription).expect("the connection is open");
                     }
                 });
             }
@@ -221,7 +221,8 @@ fn a_peer_of_another_worker_is_kicked() {
             let id = daemon.clients().into_iter().find(|peer| peer["subscriptions"][0] == "news");
             let id = id.expect("it is there")["id"].as_u64().expect("a number");
             let (mut kicker, _) = daemon.client_on("unix", |at| at != slot);
-            let answer = kicker.query(&ipcd_client::Query::Kick(id)).expect("it may");
+            let answer =
+                kicker.query(&ipcd_client::Query::Kick(id)).expect("the connection is open");
             assert_eq!(answer, [ipcd_client::Answer::Kicked(true)]);
             let ended = victim.wait().expect(7);
             assert_eq!(ended.stderr.lines().count(), 2, "{scheme}: {}", ended.stderr);
@@ -289,7 +290,8 @@ fn who_is_kicked_is_told_why() {
     let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
     let (mut victim, slot) = daemon.client_on("unix", |_| true);
     let (mut kicker, _) = daemon.client_on("unix", |at| at != slot);
-    let answer = kicker.query(&ipcd_client::Query::Kick(victim.peer())).expect("it may");
+    let answer =
+        kicker.query(&ipcd_client::Query::Kick(victim.peer())).expect("the connection is open");
     assert_eq!(answer, [ipcd_client::Answer::Kicked(true)]);
     match victim.next_event(Some(Instant::now() + PATIENCE)) {
         Err(Error::Refused(refusal)) => assert_eq!(refusal.code, ipcd_client::Code::Kicked),

@@ -23,23 +23,23 @@ fn daemon_with(config: &str, mode: &str) -> Daemon {
 
 /// A TCP server on a port of its own, and its endpoint.
 fn server() -> (TcpListener, String) {
-    let server = TcpListener::bind("127.0.0.1:0").expect("there is a port");
-    let endpoint = format!("tcp://{}", server.local_addr().expect("it is bound"));
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let endpoint = format!("tcp://{}", server.local_addr().expect("the socket is bound"));
     (server, endpoint)
 }
 
 /// Waits for the daemon to connect.
 fn accept(server: &TcpListener) -> BufReader<TcpStream> {
-    server.set_nonblocking(true).expect("it is a socket");
+    server.set_nonblocking(true).expect("the socket is open");
     let stream = eventually("the daemon's connection", || Some(server.accept().ok()?.0));
-    stream.set_nonblocking(false).expect("it is a socket");
+    stream.set_nonblocking(false).expect("the socket is open");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     BufReader::new(stream)
 }
 
 fn line(from: &mut impl BufRead) -> String {
     let mut line = String::new();
-    from.read_line(&mut line).expect("it comes");
+    from.read_line(&mut line).expect("the next line comes");
     line
 }
 
@@ -54,7 +54,7 @@ fn wait_for_subscriber(daemon: &Daemon, filter: &str) -> serde_json::Value {
 /// A round trip through the server, in both directions.
 fn talk(daemon: &Daemon, server: &mut BufReader<TcpStream>) {
     let mut receiver = daemon.recv("unix", &["-C", "1", "in"]);
-    server.get_mut().write_all(b"from the server\n").expect("it is sent");
+    server.get_mut().write_all(b"from the server\n").expect("the peer reads the bytes");
     assert_eq!(receiver.wait().expect(0).text(), "from the server\n");
     wait_for_subscriber(daemon, "out");
     daemon.send("out", "to the server");
@@ -66,11 +66,11 @@ fn servers_of_every_kind_hear_and_are_heard() {
     for mode in MODES {
         let dir = ipcd_tests::private_dir();
         let path = dir.path().join("s");
-        let unix = UnixListener::bind(&path).expect("the directory is ours");
-        let udp = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
+        let unix = UnixListener::bind(&path).expect("the directory is writable");
+        let udp = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
         udp.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
         let (tcp, tcp_at) = server();
-        let udp_at = udp.local_addr().expect("it is bound");
+        let udp_at = udp.local_addr().expect("the socket is bound");
         let config = [
             connect(&format!("{tcp_at}?codec=line&subject=in.$1&reply=out.tcp")),
             connect(&format!("udp://{udp_at}?codec=raw&subject=in.udp&reply=out.udp")),
@@ -88,17 +88,17 @@ fn servers_of_every_kind_hear_and_are_heard() {
         daemon.send("out.udp", "by datagram");
         assert_eq!(line(&mut tcp), "over TCP\n");
         let mut room = [0; 100];
-        let (count, from) = udp.recv_from(&mut room).expect("it comes");
+        let (count, from) = udp.recv_from(&mut room).expect("a datagram comes");
         assert_eq!(&room[..count], b"by datagram");
         let mut unix = BufReader::new(unix);
         for expected in ["over TCP\0", "by datagram\0"] {
             let mut heard = Vec::new();
-            unix.read_until(0, &mut heard).expect("it comes");
+            unix.read_until(0, &mut heard).expect("the next line comes");
             assert_eq!(heard, expected.as_bytes());
         }
-        tcp.get_mut().write_all(b"tcp one\n").expect("it is sent");
-        udp.send_to(b"two", from).expect("it is sent");
-        unix.get_mut().write_all(b"three\0").expect("it is sent");
+        tcp.get_mut().write_all(b"tcp one\n").expect("the peer reads the bytes");
+        udp.send_to(b"two", from).expect("the datagram is sent");
+        unix.get_mut().write_all(b"three\0").expect("the peer reads the bytes");
         for said in ["in.tcp one\n", "in.udp two\n", "in.unix three\n"] {
             tap.stdout().wait_for(said);
         }
@@ -119,7 +119,8 @@ fn a_server_is_dialled_until_it_comes_and_whenever_it_goes() {
         // A few more attempts fail, which the log does not report.
         (0..20).for_each(|_| drop(daemon.ctl("unix", &["ping"]).run().expect(0)));
         assert_eq!(daemon.log().matches("cannot connect").count(), 1, "{}", daemon.log());
-        let again = TcpListener::bind(at.trim_start_matches("tcp://")).expect("it was ours");
+        let again =
+            TcpListener::bind(at.trim_start_matches("tcp://")).expect("the former address is free");
         for _ in 0..3 {
             let mut connection = accept(&again);
             talk(&daemon, &mut connection);
@@ -127,7 +128,7 @@ fn a_server_is_dialled_until_it_comes_and_whenever_it_goes() {
         let mut connection = accept(&again);
         // About the third peer of a worker, which is killed now.
         let peer = wait_for_subscriber(&daemon, "out");
-        let worker = daemon.worker_in(peer["worker"].as_u64().expect("it is a slot"));
+        let worker = daemon.worker_in(peer["worker"].as_u64().expect("the field is a number"));
         daemon.signal_worker(worker.pid, Signal::SIGKILL);
         assert_eq!(connection.read(&mut [0; 10]).unwrap_or(0), 0, "it went with its worker");
         let mut connection = accept(&again);
@@ -166,9 +167,9 @@ fn a_server_that_does_not_answer_delays_nobody() {
     let silent = socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a socket");
     let any = nix::sys::socket::SockaddrIn::new(127, 0, 0, 1, 0);
     nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&silent), &any).expect("a port");
-    listen(&silent, Backlog::new(0).expect("0 is a number")).expect("it is bound");
+    listen(&silent, Backlog::new(0).expect("0 is a number")).expect("the socket is bound");
     let silent = TcpListener::from(silent);
-    let at = silent.local_addr().expect("it is bound");
+    let at = silent.local_addr().expect("the socket is bound");
     let mut waiting = Vec::new();
     // The backlog is full when the kernel does not answer any more.
     while let Ok(stream) = TcpStream::connect_timeout(&at, std::time::Duration::from_millis(300)) {
@@ -224,7 +225,7 @@ fn a_bad_entry_is_found_before_it_is_dialled() {
 fn servers_hear_what_was_accepted_and_then_the_end() {
     let dir = ipcd_tests::private_dir();
     let path = dir.path().join("s");
-    let unix = UnixListener::bind(&path).expect("the directory is ours");
+    let unix = UnixListener::bind(&path).expect("the directory is writable");
     let config = connect(&format!("unix://{}?codec=line&reply=out", path.display()));
     let mut daemon = daemon_with(&config, "pool");
     let (mut stream, _): (UnixStream, _) = unix.accept().expect("the daemon connects");
@@ -234,7 +235,7 @@ fn servers_hear_what_was_accepted_and_then_the_end() {
     daemon.ctl("unix", &send).run_fed(body.as_bytes()).expect(0);
     let reader = std::thread::spawn(move || {
         let mut heard = String::new();
-        stream.read_to_string(&mut heard).expect("it ends");
+        stream.read_to_string(&mut heard).expect("the stream ends");
         heard
     });
     daemon.terminate().expect(0);

@@ -40,7 +40,7 @@ fn what_was_accepted_arrives(mut daemon: Daemon, different: bool) {
                         return;
                     }
                     if is_last {
-                        confirmed.lock().expect("nobody panics")[who] = number + 1;
+                        confirmed.lock().expect("no thread panics")[who] = number + 1;
                         sent.fetch_add(BATCH, Ordering::Relaxed);
                     }
                 }
@@ -51,7 +51,7 @@ fn what_was_accepted_arrives(mut daemon: Daemon, different: bool) {
         daemon.process.wait().expect(0);
     });
     assert!(workers.into_iter().all(|pid| !is_alive(pid)), "a worker has outlived the daemon");
-    let confirmed = confirmed.into_inner().expect("nobody panics");
+    let confirmed = confirmed.into_inner().expect("no thread panics");
     for mut receiver in receivers {
         let ended = receiver.wait().expect(7);
         let mut next = [0; SENDERS];

@@ -34,18 +34,18 @@ fn peer(daemon: &Daemon) -> serde_json::Value {
 }
 
 fn dropped(daemon: &Daemon) -> (u64, u64) {
-    let of_peer = peer(daemon)["dropped"].as_u64().expect("it is a number");
+    let of_peer = peer(daemon)["dropped"].as_u64().expect("the field is a number");
     (of_peer, daemon.counter("messages_dropped_no_reader"))
 }
 
 /// The FIFO's other end, as `cat` opens it. It has a writer, so opening does not wait.
 fn reader(path: &Path) -> BufReader<File> {
-    BufReader::new(File::open(path).expect("it is there"))
+    BufReader::new(File::open(path).expect("the file can be opened"))
 }
 
 fn line(from: &mut impl BufRead) -> String {
     let mut line = String::new();
-    from.read_line(&mut line).expect("it comes");
+    from.read_line(&mut line).expect("the next line comes");
     line
 }
 
@@ -55,7 +55,7 @@ fn messages_go_to_whoever_reads_and_are_counted_when_nobody_does() {
         let mut daemon = daemon_with(mode);
         let id = peer(&daemon)["id"].clone();
         for round in 1..=3 {
-            daemon.send("news", "to nobody");
+            daemon.send("news", "without a reader");
             let counted = || (dropped(&daemon) == (round, round)).then_some(());
             eventually("that it is counted", counted);
             let mut cat = reader(&fifo(&daemon));
@@ -78,7 +78,7 @@ fn messages_go_to_whoever_reads_and_are_counted_when_nobody_does() {
 fn a_fifo_that_nobody_reads_wakes_nobody() {
     let daemon = daemon_with("pool");
     drop(reader(&fifo(&daemon)));
-    daemon.send("news", "to nobody");
+    daemon.send("news", "without a reader");
     assert_asleep([daemon.process.pid(), daemon.worker()]);
 }
 
@@ -89,7 +89,7 @@ fn a_reader_that_leaves_in_the_middle_is_the_end_of_that_message() {
     let mut head = reader(&fifo(&daemon));
     let long = vec![b'x'; 900_000];
     daemon.ctl("unix", &["send", "news"]).run_fed(&long).expect(0);
-    head.get_mut().read_exact(&mut [0; 1000]).expect("it begins");
+    head.get_mut().read_exact(&mut [0; 1000]).expect("the answer comes");
     drop(head);
     eventually("that it is counted", || (dropped(&daemon).1 == 1).then_some(()));
     // The supervisor drops the rest as soon as the last reader has gone.
@@ -97,7 +97,7 @@ fn a_reader_that_leaves_in_the_middle_is_the_end_of_that_message() {
         || OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(fifo(&daemon));
     let is_empty = || {
         let mut first = [0];
-        !matches!(holder().expect("it is there").read(&mut first), Ok(1) if first == *b"x")
+        !matches!(holder().expect("the entry exists").read(&mut first), Ok(1) if first == *b"x")
     };
     eventually("an empty FIFO", || is_empty().then_some(()));
     let mut cat = reader(&fifo(&daemon));
@@ -120,7 +120,7 @@ fn a_reader_that_does_not_read_is_cut_off_and_finds_the_end() {
     daemon.send("news", "after that");
     assert_eq!(line(&mut cat), "after that\n");
     let mut heard = Vec::new();
-    stuck.read_to_end(&mut heard).expect("it has an end");
+    stuck.read_to_end(&mut heard).expect("the stream ends");
     assert!(heard.len() > 1000 && heard[..999] == *body.as_bytes());
 }
 
@@ -132,7 +132,7 @@ fn readers_find_the_end_when_their_worker_dies_and_the_next_one_is_served() {
         daemon.send("news", "one");
         assert_eq!(line(&mut cat), "one\n");
         let found = peer(&daemon);
-        let slot = found["worker"].as_u64().expect("it is a slot");
+        let slot = found["worker"].as_u64().expect("the field is a number");
         daemon.signal_worker(daemon.worker_in(slot).pid, Signal::SIGKILL);
         assert_eq!(line(&mut cat), "", "the FIFO has ended");
         eventually("another peer", || (peer(&daemon)["id"] != found["id"]).then_some(()));
@@ -146,7 +146,7 @@ fn readers_find_the_end_when_their_worker_dies_and_the_next_one_is_served() {
 fn a_fifo_that_others_have_made_is_written_and_read() {
     let dir = ipcd_tests::private_dir();
     let [there, back] = ["there", "back"].map(|name| dir.path().join(name));
-    mkfifo(&there, Mode::S_IRWXU).expect("the directory is ours");
+    mkfifo(&there, Mode::S_IRWXU).expect("the directory is writable");
     let connect = |path: &Path, way: &str| {
         let endpoint = format!("fifo://{}", path.display());
         format!(
@@ -156,7 +156,7 @@ fn a_fifo_that_others_have_made_is_written_and_read() {
     let config = connect(&there, "reply = \"news\"") + &connect(&back, "subject = \"in\"");
     let mut daemon = DaemonSetup::new().listen(&["unix"]).config(&config).start();
     peer(&daemon);
-    daemon.send("news", "to nobody");
+    daemon.send("news", "without a reader");
     eventually("that it is counted", || (dropped(&daemon) == (1, 1)).then_some(()));
     let mut cat = reader(&there);
     daemon.send("news", "read");
@@ -164,7 +164,7 @@ fn a_fifo_that_others_have_made_is_written_and_read() {
     // This FIFO did not exist at first.
     daemon.process.stderr.wait_for("No such file");
     let mut receiver = daemon.recv("unix", &["-C", "2", "in"]);
-    mkfifo(&back, Mode::S_IRWXU).expect("the directory is ours");
+    mkfifo(&back, Mode::S_IRWXU).expect("the directory is writable");
     for word in ["one", "two"] {
         let mut writer = File::options().write(true).open(&back).expect("the daemon reads it");
         writeln!(writer, "{word}").expect("it is taken");
@@ -193,8 +193,9 @@ fn a_fifo_that_was_refused_is_served_when_there_is_room() {
     let daemon = DaemonSetup::new().listen(&[]).config(&listener(&at)).args(&args).start();
     let clients = [0; 2].map(|_| daemon.recv(&at, &["x"]));
     let news = format!("fifo://{}?codec=line&reply=news", fifo.display());
-    fs::write(daemon.config_file(), listener(&at) + &listener(&news)).expect("it is ours");
-    kill(Pid::from_raw(daemon.process.pid()), Signal::SIGHUP).expect("it runs");
+    fs::write(daemon.config_file(), listener(&at) + &listener(&news))
+        .expect("the file can be written");
+    kill(Pid::from_raw(daemon.process.pid()), Signal::SIGHUP).expect("the process runs");
     let log = &daemon.process.stderr;
     log.wait_for("peer refused transport=fifo");
     drop(clients);

@@ -21,12 +21,13 @@ fn daemon_with(listeners: &[&str]) -> Daemon {
 fn seqpacket(path: &Path) -> OwnedFd {
     let made = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None);
     let made = made.expect("a descriptor is left");
-    connect(made.as_raw_fd(), &UnixAddr::new(path).expect("it is short")).expect("it listens");
+    connect(made.as_raw_fd(), &UnixAddr::new(path).expect("it is short"))
+        .expect("the listener accepts a connection");
     made
 }
 
 fn say(socket: &OwnedFd, record: &[u8]) {
-    send(socket.as_raw_fd(), record, MsgFlags::empty()).expect("there is room");
+    send(socket.as_raw_fd(), record, MsgFlags::empty()).expect("the datagram is sent");
 }
 
 /// The kernel reports the reset before the records that came earlier.
@@ -79,14 +80,14 @@ fn a_datagram_is_answered_from_the_address_that_it_went_to() {
     let address = daemon.address("udp");
     let port = address.rsplit(':').next().expect("it has a port");
     let peers = ["127.0.0.5", "127.0.0.6"].map(|host| {
-        let peer = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
-        peer.connect(format!("{host}:{port}")).expect("it is an address");
+        let peer = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+        peer.connect(format!("{host}:{port}")).expect("the address can be connected");
         peer.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
         peer
     });
     for number in 0..20 {
         for (peer, name) in peers.iter().zip(["a", "b"]) {
-            peer.send(format!("{name}{number}.").as_bytes()).expect("it is sent");
+            peer.send(format!("{name}{number}.").as_bytes()).expect("the datagram is sent");
             receiver.stdout().wait_for(&format!("{name}{number}.\n"));
         }
     }
@@ -95,7 +96,7 @@ fn a_datagram_is_answered_from_the_address_that_it_went_to() {
     daemon.send("out", "answer");
     for peer in &peers {
         let mut room = [0; 16];
-        let count = peer.recv(&mut room).expect("it comes from where it was sent to");
+        let count = peer.recv(&mut room).expect("a datagram comes");
         assert_eq!(&room[..count], b"answer");
     }
     // A client of frames must be answered before it is a peer.
@@ -108,13 +109,13 @@ fn a_datagram_is_answered_from_the_address_that_it_went_to() {
 /// Sends a line, ends its sending direction, and waits for an answer.
 fn ask(mut stream: impl Read + Write, finish: impl FnOnce(&mut dyn Write), daemon: &Daemon) {
     let mut receiver = daemon.recv("unix", &["-C", "1", "in"]);
-    stream.write_all(b"a question").expect("there is room");
+    stream.write_all(b"a question").expect("the peer reads the bytes");
     finish(&mut stream);
     assert_eq!(receiver.wait().expect(0).text(), "a question\n");
     for answer in ["an answer", "and another"] {
         daemon.send("out", answer);
         let mut heard = vec![0; answer.len() + 1];
-        stream.read_exact(&mut heard).expect("it is still spoken to");
+        stream.read_exact(&mut heard).expect("the answer comes");
         assert_eq!(heard, format!("{answer}\n").as_bytes());
     }
 }
@@ -124,13 +125,13 @@ fn a_bare_peer_that_has_said_its_last_still_hears() {
     let options = "codec=line&subject=in&reply=out";
     let listeners = ["tcp://127.0.0.1:0?", "unix://RUN/bare?"].map(|at| format!("{at}{options}"));
     let mut daemon = daemon_with(&listeners.each_ref().map(String::as_str));
-    let tcp = TcpStream::connect(daemon.address("tcp")).expect("it listens");
+    let tcp = TcpStream::connect(daemon.address("tcp")).expect("the listener accepts a connection");
     tcp.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
-    ask(&tcp, |_| tcp.shutdown(Shutdown::Write).expect("it is a socket"), &daemon);
+    ask(&tcp, |_| tcp.shutdown(Shutdown::Write).expect("the socket is open"), &daemon);
     let path = daemon.runtime_dir().join("bare");
-    let unix = UnixStream::connect(path).expect("it listens");
+    let unix = UnixStream::connect(path).expect("the listener accepts a connection");
     unix.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
-    ask(&unix, |_| unix.shutdown(Shutdown::Write).expect("it is a socket"), &daemon);
+    ask(&unix, |_| unix.shutdown(Shutdown::Write).expect("the socket is open"), &daemon);
     daemon.wait_for_peers(2);
     // A Unix-domain socket reports the end of the other direction; TCP only when something is
     // written.
@@ -139,7 +140,7 @@ fn a_bare_peer_that_has_said_its_last_still_hears() {
     // The end of the daemon ends their input.
     daemon.terminate().expect(0);
     let mut rest = String::new();
-    (&tcp).read_to_string(&mut rest).expect("it is closed");
+    (&tcp).read_to_string(&mut rest).expect("the stream ends");
     assert_eq!(rest, "an answer\nand another\n", "it heard the other's answers, too");
 }
 
@@ -152,21 +153,21 @@ fn what_the_last_writer_of_a_fifo_has_begun_is_a_message() {
     let fifo = daemon.runtime_dir().join("in");
     let mut expected = String::new();
     for said in ["no end", "one\ntwo, without an end", "with an end\n", "last"] {
-        fs::write(&fifo, said).expect("it is there");
+        fs::write(&fifo, said).expect("the file can be written");
         expected += said.trim_end();
         expected += "\n";
         receiver.stdout().wait_for(&expected);
     }
     // While a writer stays, its line may come in pieces, whatever other writers do.
-    let mut stays = fs::File::options().write(true).open(&fifo).expect("it is read");
-    stays.write_all(b"a line ").expect("there is room");
-    drop(fs::File::options().write(true).open(&fifo).expect("it is read"));
-    stays.write_all(b"in pieces\n").expect("there is room");
+    let mut stays = fs::File::options().write(true).open(&fifo).expect("the FIFO has a reader");
+    stays.write_all(b"a line ").expect("the peer reads the bytes");
+    drop(fs::File::options().write(true).open(&fifo).expect("the FIFO has a reader"));
+    stays.write_all(b"in pieces\n").expect("the peer reads the bytes");
     expected += "a line in pieces\n";
     receiver.stdout().wait_for(&expected);
     drop(stays);
     let long: String = (0..20_000).map(|number| format!("{number}\n")).collect();
-    fs::write(&fifo, &long).expect("it is there");
+    fs::write(&fifo, &long).expect("the file can be written");
     receiver.stdout().wait_for("\n19999\n");
     assert_eq!(receiver.stdout().text(), expected + &long);
 }

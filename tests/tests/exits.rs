@@ -31,7 +31,7 @@ fn status_1_internal_error() {
     let mut command = Command::new(ipcctl());
     command.args(["--via", &daemon.via("unix"), "status"]).stderr(Stdio::piped());
     command.stdout(File::options().write(true).open("/dev/full").expect("Linux has it"));
-    let output = command.output().expect("it starts");
+    let output = command.output().expect("the program starts");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("No space left"), "{said}");
@@ -81,7 +81,7 @@ fn status_6_denied() {
     let _bob = daemon.recv("unix", &["--name", "bob", "news"]);
     fails(&daemon, &["send", "a", "b", "--name", "bob"], 6, "taken");
     let token = daemon.dir().join("forged");
-    std::fs::write(&token, "0123456789abcdef0123456789abcdef").expect("the directory is ours");
+    std::fs::write(&token, "0123456789abcdef0123456789abcdef").expect("the directory is writable");
     let token = token.display().to_string();
     let ended = daemon.ctl("tcp", &["ping", "--token-file", &token]).run().expect(6);
     assert!(ended.stderr.contains("token"), "{}", ended.stderr);
@@ -148,7 +148,7 @@ fn status_10_a_threshold_is_missed() {
 fn status_126_and_127_a_handler_that_cannot_run() {
     let daemon = DaemonSetup::new().listen(&["unix"]).start();
     let file = daemon.dir().join("no-program");
-    std::fs::write(&file, "text").expect("the directory is ours");
+    std::fs::write(&file, "text").expect("the directory is writable");
     let file = file.display().to_string();
     fails(&daemon, &["serve", "work", "--", &file], 126, "no-program");
     fails(&daemon, &["serve", "work", "--", "no-such-program-anywhere"], 127, "no-such-program");

@@ -43,7 +43,7 @@ fn send(daemon: &Daemon, count: u64, padding: usize) {
 fn numbers(member: &mut RunningProcess) -> Vec<u64> {
     let bytes = member.stdout().bytes();
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-    let text = str::from_utf8(&bytes[..whole]).expect("it was text");
+    let text = str::from_utf8(&bytes[..whole]).expect("the bytes are UTF-8");
     let first = |line: &str| line.split(' ').next().and_then(|word| word.parse().ok());
     text.lines().map(|line| first(line).expect("a line begins with its number")).collect()
 }
@@ -51,7 +51,7 @@ fn numbers(member: &mut RunningProcess) -> Vec<u64> {
 /// The entry of a peer in `subs -j`.
 fn subscription(daemon: &Daemon, name: &str) -> Value {
     let subs = daemon.ctl("unix", &["subs", "-j"]).run().expect(0);
-    let subs: Value = serde_json::from_slice(&subs.stdout).expect("it is JSON");
+    let subs: Value = serde_json::from_slice(&subs.stdout).expect("the text is JSON");
     let found = subs.as_array().and_then(|subs| subs.iter().find(|one| one["name"] == name));
     found.unwrap_or_else(|| panic!("no subscription of {name} in {subs}")).clone()
 }
@@ -124,7 +124,10 @@ fn members_join_and_leave_under_load() {
         });
         send(&daemon, MESSAGES, 100);
         is_over.store(true, Ordering::Relaxed);
-        visitors.into_iter().flat_map(|one| one.join().expect("it does not panic")).collect()
+        visitors
+            .into_iter()
+            .flat_map(|one| one.join().expect("the thread does not panic"))
+            .collect()
     });
     assert!(!got.is_empty(), "the visitors got nothing");
     let visited = got.len();
@@ -143,7 +146,7 @@ fn visit(daemon: &Daemon, first: usize, is_over: &AtomicBool) -> Vec<u64> {
     for scheme in SCHEMES.into_iter().cycle().skip(first) {
         let mut client = daemon.client(scheme);
         let options = SubscribeOptions { group: Some("team".into()), ..Default::default() };
-        let subscription = client.subscribe("work", options).expect("it may");
+        let subscription = client.subscribe("work", options).expect("the peer may subscribe");
         let mut take = |event: Option<Event>| match event {
             Some(Event::Message(message)) => {
                 let text = String::from_utf8_lossy(message.payload()).into_owned();
@@ -157,9 +160,9 @@ fn visit(daemon: &Daemon, first: usize, is_over: &AtomicBool) -> Vec<u64> {
             let soon = Instant::now() + Duration::from_millis(20);
             take(client.next_event(Some(soon)).expect("the connection lives"));
         }
-        client.unsubscribe(subscription).expect("it may");
+        client.unsubscribe(subscription).expect("the connection is open");
         while client.has_event() {
-            take(client.next_event(None).expect("it is there"));
+            take(client.next_event(None).expect("the connection is open"));
         }
         if is_over.load(Ordering::Relaxed) {
             break;

@@ -109,14 +109,14 @@ fn type_beside(
     check: impl Fn(usize, &CodeBlock, &str),
 ) {
     let programs = ipcctl().parent().expect("a program is in a directory").to_owned();
-    let path = env::var_os("PATH").expect("there is a PATH");
+    let path = env::var_os("PATH").expect("PATH is set");
     let path = env::join_paths([programs].into_iter().chain(env::split_paths(&path)));
     // Pages that use a file of the project do so from its top directory.
-    symlink(guide().join(".."), daemon.dir().join("docs")).expect("the directory is ours");
+    symlink(guide().join(".."), daemon.dir().join("docs")).expect("the directory is writable");
     // From a file, so that an error names the command.
     let file = private_dir();
     let file = file.path().join("typed");
-    fs::write(&file, script(blocks)).expect("the directory is ours");
+    fs::write(&file, script(blocks)).expect("the directory is writable");
     let mut command = Command::new("bash");
     command.arg(&file).env("PATH", path.expect("no directory has a colon in its name"));
     command.env("IPCD_RUNTIME_DIR", daemon.runtime_dir()).env_remove("IPCD_VIA");
@@ -137,7 +137,7 @@ fn type_beside(
 
 /// The blocks of README that are typed while a daemon runs, and end by themselves.
 fn tour(daemon: &Daemon) -> Vec<CodeBlock> {
-    let text = fs::read_to_string(guide().join("../../README.md")).expect("it is there");
+    let text = fs::read_to_string(guide().join("../../README.md")).expect("the file can be read");
     let (_, tour) = text.split_once("## Five minutes").expect("it has a tour");
     let own = |scheme| (format!("--via {scheme} "), format!("--via {} ", daemon.via(scheme)));
     let tour = ["tcp", "udp"].map(own).iter().fold(tour.to_owned(), |tour, (default, own)| {
@@ -203,7 +203,7 @@ fn is_like(line: &str, pattern: &str) -> bool {
 
 #[test]
 fn every_page_is_run_and_listed() {
-    let summary = fs::read_to_string(guide().join("../SUMMARY.md")).expect("it is there");
+    let summary = fs::read_to_string(guide().join("../SUMMARY.md")).expect("the file can be read");
     let source = include_str!("guide.rs");
     for name in pages() {
         assert!(summary.contains(&format!("(guide/{name})")), "{name} is not in SUMMARY.md");

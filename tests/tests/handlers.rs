@@ -130,10 +130,10 @@ fn no_reply_pretends_success() {
     expect("much", &["--max-output", "1000", "--", "head", "-c", "100000", "/dev/zero"], "125");
     // The program exists when the server starts, and is removed then.
     let program = daemon.dir().join("program");
-    fs::copy("/bin/true", &program).expect("it can be copied");
+    fs::copy("/bin/true", &program).expect("the file can be copied");
     let path = program.display().to_string();
     servers.push(serve(&daemon, "unix", &["gone", "--", &path]));
-    fs::remove_file(&program).expect("it is ours");
+    fs::remove_file(&program).expect("the file is writable");
     assert_eq!(status_of(&daemon, &["gone", ""]).0, "127");
 }
 
@@ -182,7 +182,7 @@ fn a_server_told_to_end_finishes_what_it_has_begun() {
     eventually("that no more is taken", || {
         (req(&daemon, &["work", "", "--timeout", "1s"]).status.code() == Some(5)).then_some(())
     });
-    fs::remove_file(&begun).expect("it is ours");
+    fs::remove_file(&begun).expect("the file is writable");
     assert_eq!(asking.wait().expect(0).text(), "done\n");
     server.wait().expect(0);
 }

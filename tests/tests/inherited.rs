@@ -35,7 +35,7 @@ fn answer(at: &Path, said: &[u8]) -> String {
     let mut peer = UnixStream::connect(at).expect("a relay listens there");
     peer.write_all(said).and_then(|()| peer.shutdown(Shutdown::Write)).expect("it hears");
     let mut heard = String::new();
-    peer.read_to_string(&mut heard).expect("it answers");
+    peer.read_to_string(&mut heard).expect("the stream ends");
     heard
 }
 
@@ -62,7 +62,7 @@ fn wait_for_end_of(pid: i32) {
 fn a_daemon_whose_parent_ignores_sigchld_starts_and_replaces_its_workers() {
     let daemon = DaemonSetup::new().listen(&["unix"]).wrapper(DEAF).start();
     let first = daemon.worker();
-    kill(Pid::from_raw(first), Signal::SIGKILL).expect("it runs");
+    kill(Pid::from_raw(first), Signal::SIGKILL).expect("the process runs");
     daemon.process.stderr.wait_for("worker died");
     eventually("another worker", || {
         let workers = ipcd_tests::children(daemon.process.pid());
@@ -114,12 +114,12 @@ fn two_signals_in_a_row_are_one_to_whoever_ends_gently() {
     server.wait().expect(0);
 
     let worker = daemon.worker();
-    kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("it runs");
+    kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("the process runs");
     eventually("that it has stopped", || (state(worker) == Some('T')).then_some(()));
     daemon.process.signal(Signal::SIGTERM);
     daemon.process.stderr.wait_for("draining");
     daemon.process.signal(Signal::SIGTERM);
-    kill(Pid::from_raw(worker), Signal::SIGCONT).expect("it is there");
+    kill(Pid::from_raw(worker), Signal::SIGCONT).expect("the process runs");
     let log = daemon.process.wait().expect(0).stderr;
     assert!(!log.contains("ending at once") && log.contains("ended"), "{log}");
 }
@@ -233,7 +233,7 @@ fn as_process_1_a_tool_heeds_signals_and_reaps_orphans() {
         eventually("process 1", || ipcd_tests::children(running.pid()).first().copied())
     };
     let mut receiver = subscribed(&script, &daemon, &["recv", "-E", "x"]);
-    kill(Pid::from_raw(first(&receiver)), Signal::SIGTERM).expect("it runs");
+    kill(Pid::from_raw(first(&receiver)), Signal::SIGTERM).expect("the process runs");
     receiver.wait().expect(128 + 15);
     let orphan = "(sh -c 'exec sleep 0' >/dev/null 2>&1 </dev/null &); echo ok";
     let args = ["serve", "-E", "work", "--", "sh", "-c", orphan];
@@ -246,6 +246,6 @@ fn as_process_1_a_tool_heeds_signals_and_reaps_orphans() {
         let children = ipcd_tests::children(first);
         (children.len() == 1 && state(children[0]) != Some('Z')).then_some(())
     });
-    kill(Pid::from_raw(first), Signal::SIGTERM).expect("it runs");
+    kill(Pid::from_raw(first), Signal::SIGTERM).expect("the process runs");
     server.wait().expect(0);
 }

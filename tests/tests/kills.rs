@@ -7,7 +7,7 @@ use serde_json::Value;
 
 fn kill_nine(pid: i32) {
     // The daemon has just reported it, and its parent has not reaped it.
-    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the process runs");
 }
 
 /// Waits for a worker with another process, and returns its entry in `status -j`.
@@ -90,7 +90,7 @@ fn a_sender_whose_worker_dies_does_not_claim_success() {
     for scheme in SCHEMES {
         let mut sender = daemon.ctl(scheme, &["send", "news", "-l"]).spawn_fed();
         let mut stdin = sender.stdin();
-        std::io::Write::write_all(&mut stdin, b"one\n").expect("it reads");
+        std::io::Write::write_all(&mut stdin, b"one\n").expect("the peer reads the bytes");
         daemon.wait_for_peers(1);
         kill_nine(daemon.worker());
         let ended = sender.wait().expect(7);
@@ -106,12 +106,15 @@ fn a_killed_supervisor_takes_its_worker_along_and_needs_no_cleaning_up() {
     let worker = daemon.worker();
     let local = ["unix", "pipe", "fifo"];
     let mut receivers = local.map(|scheme| daemon.recv(scheme, &["-C", "1", "news"]));
-    let token = std::fs::read(daemon.runtime_dir().join("token")).expect("there is a token");
+    let token = std::fs::read(daemon.runtime_dir().join("token")).expect("the file can be read");
     daemon.process.signal(Signal::SIGKILL);
     daemon.process.wait();
     eventually("the worker's end", || (!is_alive(worker)).then_some(()));
     let daemon = daemon.start_again();
-    assert_eq!(std::fs::read(daemon.runtime_dir().join("token")).expect("there is one"), token);
+    assert_eq!(
+        std::fs::read(daemon.runtime_dir().join("token")).expect("the file can be read"),
+        token
+    );
     for scheme in SCHEMES {
         daemon.ctl(scheme, &["ping"]).run().expect(0);
     }

@@ -45,7 +45,7 @@ fn a_mebibyte_through_every_pair() {
 fn one_byte_more_is_refused_with_8() {
     let daemon = Daemon::start();
     let file = daemon.dir().join("body");
-    std::fs::write(&file, text(LARGEST + 1, 1)).expect("the directory is ours");
+    std::fs::write(&file, text(LARGEST + 1, 1)).expect("the directory is writable");
     let file = file.to_str().expect("the path is text");
     for scheme in SCHEMES {
         let ended = daemon.ctl(scheme, &["send", "big", "-f", file]).run().expect(8);
@@ -68,7 +68,7 @@ fn the_connection_of_a_client_lives_on() {
     for scheme in SCHEMES {
         let mut client = daemon.client(scheme);
         let peer = client.peer();
-        client.subscribe("on", Default::default()).expect("it may subscribe");
+        client.subscribe("on", Default::default()).expect("the peer may subscribe");
         let refused = client.publish("on", &text(LARGEST + 1, 2));
         let limits = matches!(refused, Err(Error::TooLarge { bytes, limit })
             if (bytes, limit) == (LARGEST + 1, LARGEST));
@@ -77,7 +77,7 @@ fn the_connection_of_a_client_lives_on() {
         let message = client.messages().next().expect("messages never end");
         assert_eq!(message.expect("a message came").payload(), b"and on");
         assert_eq!(client.peer(), peer);
-        client.close().expect("all was accepted");
+        client.close().expect("all messages are accepted");
     }
 }
 

@@ -29,7 +29,7 @@ fn join(peer: &mut RawConnection) -> Vec<Vec<u8>> {
 fn until(peer: &mut RawConnection, kind: Kind) -> Vec<RawFrame> {
     let mut got = Vec::new();
     loop {
-        let frame = peer.frame().expect("it is served");
+        let frame = peer.frame().expect("a frame comes");
         if frame.header.kind == kind {
             return got;
         }
@@ -112,8 +112,8 @@ fn a_member_that_leaves_takes_no_message_along() {
             got.extend(leave_politely(guest));
         }
         drop(over);
-        got.extend(stayer.join().expect("it stays"));
-        (publisher.join().expect("it has published"), got)
+        got.extend(stayer.join().expect("the thread does not panic"));
+        (publisher.join().expect("the thread does not panic"), got)
     });
     // The remaining member receives all messages that are still on their way.
     while (got.len() as u64) < sent {

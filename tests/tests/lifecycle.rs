@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 fn files(daemon: &Daemon) -> BTreeSet<String> {
-    let dir = fs::read_dir(daemon.runtime_dir()).expect("the directory is ours");
+    let dir = fs::read_dir(daemon.runtime_dir()).expect("the directory is writable");
     dir.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
 }
 
@@ -37,13 +37,13 @@ fn its_files_are_for_its_user_only_and_go_away_with_it() {
     assert!(there.iter().all(|&name| found.contains(name)), "{found:?}");
     for name in found {
         let path = daemon.runtime_dir().join(&name);
-        let mode = fs::symlink_metadata(path).expect("it exists").permissions().mode();
+        let mode = fs::symlink_metadata(path).expect("the path exists").permissions().mode();
         // The drop box is a sticky directory: guests can change only their own files.
         if name != "fifo" {
             assert_eq!(mode & 0o077, 0, "{name} has mode {mode:o}");
         }
     }
-    let mode = fs::metadata(daemon.runtime_dir()).expect("it exists").permissions().mode();
+    let mode = fs::metadata(daemon.runtime_dir()).expect("the path exists").permissions().mode();
     assert_eq!(mode & 0o022, 0, "the directory has mode {mode:o}");
     daemon.terminate().expect(0);
     assert_eq!(files(&daemon), ["ipcd.lock", "token"].map(String::from).into());
@@ -52,10 +52,10 @@ fn its_files_are_for_its_user_only_and_go_away_with_it() {
 #[test]
 fn a_start_again_keeps_the_token() {
     let mut daemon = Daemon::start();
-    let token = fs::read(daemon.runtime_dir().join("token")).expect("there is one");
+    let token = fs::read(daemon.runtime_dir().join("token")).expect("the file can be read");
     daemon.terminate().expect(0);
     let daemon = daemon.start_again();
-    assert_eq!(fs::read(daemon.runtime_dir().join("token")).expect("there is one"), token);
+    assert_eq!(fs::read(daemon.runtime_dir().join("token")).expect("the file can be read"), token);
     daemon.ctl("tcp", &["ping"]).run().expect(0);
 }
 
@@ -67,7 +67,7 @@ fn ready_fd_gets_a_newline_and_is_closed() {
     assert_eq!(daemon.process.has_ended(), None);
     let (supervisor, worker) = (daemon.process.pid(), daemon.worker());
     for pid in [supervisor, worker] {
-        let link = descriptor(pid, 1).expect("it has a standard output");
+        let link = descriptor(pid, 1).expect("the descriptor is open");
         assert_eq!(link, "/dev/null");
     }
 }
@@ -86,7 +86,7 @@ fn the_pid_file_is_there_while_it_runs() {
     let path = dir.path().join("pid");
     let shown = path.to_str().expect("the path is text");
     let mut daemon = DaemonSetup::new().listen(&["unix"]).args(&["--pid-file", shown]).start();
-    let text = fs::read_to_string(&path).expect("there is one");
+    let text = fs::read_to_string(&path).expect("the file can be read");
     assert_eq!(text, format!("{}\n", daemon.process.pid()));
     daemon.terminate().expect(0);
     assert!(!path.exists());
@@ -215,7 +215,7 @@ fn what_was_accepted_before_term_is_delivered() {
 fn with_a_stopped_worker(config: &str) -> (Daemon, i32) {
     let daemon = DaemonSetup::new().config(config).start();
     let worker = daemon.worker();
-    kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("it runs");
+    kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("the process runs");
     eventually("that it has stopped", || (state(worker) == Some('T')).then_some(()));
     (daemon, worker)
 }
@@ -245,8 +245,9 @@ fn hup_with_a_bad_file_changes_nothing() {
     let daemon = DaemonSetup::new().config("[limits]\nmax_message = \"1KiB\"\n").start();
     let (supervisor, worker) = (daemon.process.pid(), daemon.worker());
     let file = daemon.config_file();
-    fs::write(&file, "[limits]\nmax_message = \"2KiB\"\nmax_massage = 1\n").expect("it is ours");
-    kill(Pid::from_raw(supervisor), Signal::SIGHUP).expect("it runs");
+    fs::write(&file, "[limits]\nmax_message = \"2KiB\"\nmax_massage = 1\n")
+        .expect("the file can be written");
+    kill(Pid::from_raw(supervisor), Signal::SIGHUP).expect("the process runs");
     daemon.process.stderr.wait_for(&format!("{}:3:1: ", file.display()));
     assert_eq!(daemon.worker(), worker);
     daemon.ctl("unix", &["send", "a"]).run_fed(&[b'x'; 1025]).expect(8);
@@ -284,7 +285,7 @@ fn a_path_or_port_that_is_taken_is_named() {
         let setup = DaemonSetup::new().listen(&[]).args(&["-l", &endpoint]);
         let ended = setup.spawn(dir.path()).wait();
         assert!(matches!(ended.status.code(), Some(1 | 2)), "{ended:?}");
-        let (_, address) = endpoint.split_once("://").expect("it is an endpoint");
+        let (_, address) = endpoint.split_once("://").expect("the endpoint has a scheme");
         assert!(ended.stderr.contains(address), "{scheme}: {}", ended.stderr);
         daemon.ctl(scheme, &["ping"]).run().expect(0);
     }

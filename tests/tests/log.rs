@@ -63,10 +63,10 @@ impl UnreadLog {
 fn small_pipe() -> (TempDir, File) {
     let dir = private_dir();
     let path = dir.path().join("log");
-    mkfifo(&path, Mode::S_IRWXU).expect("the directory is ours");
+    mkfifo(&path, Mode::S_IRWXU).expect("the directory is writable");
     let mut options = File::options();
     options.read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits());
-    let pipe = options.open(path).expect("it is ours");
+    let pipe = options.open(path).expect("the file can be opened");
     fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(4096)).expect("a smaller one is always allowed");
     (dir, pipe)
 }
@@ -128,9 +128,9 @@ fn a_relay_goes_on_when_its_remarks_are_not_read() {
     let _relay = RunningProcess::start(&mut shell);
     eventually("a listener", || UnixStream::connect(&from).ok());
     for _ in 0..100 {
-        let mut peer = UnixStream::connect(&from).expect("it listens");
+        let mut peer = UnixStream::connect(&from).expect("the listener accepts a connection");
         peer.set_read_timeout(Some(PATIENCE)).expect("a stream has time-outs");
-        assert_eq!(peer.read_to_end(&mut Vec::new()).expect("it is let go"), 0);
+        assert_eq!(peer.read_to_end(&mut Vec::new()).expect("the stream ends"), 0);
     }
 }
 
@@ -143,7 +143,7 @@ fn a_worker_has_no_descriptor_of_the_daemons_own_log() {
         let worker = ipcd_tests::children(supervisor)[0];
         let null = Some("/dev/null".to_owned());
         assert_eq!([0, 1].map(|number| descriptor(worker, number)), [null.clone(), null]);
-        let stderr = descriptor(worker, 2).expect("it is open");
+        let stderr = descriptor(worker, 2).expect("the descriptor is open");
         assert!(stderr.starts_with("pipe:"), "{stderr}");
         assert_ne!(Some(stderr), descriptor(supervisor, 2));
     }
@@ -210,7 +210,7 @@ fn output_that_cannot_be_written_is_a_failure() {
     status(&ipcctl(), &["--nonsense"], "2>/dev/full").expect(2);
     let dir = private_dir();
     let there = dir.path().join("file");
-    fs::write(&there, "").expect("the directory is ours");
+    fs::write(&there, "").expect("the directory is writable");
     let there = there.display().to_string();
     status(&ipcd(), &["--runtime-dir", &there], "2>/dev/full").expect(2);
 }

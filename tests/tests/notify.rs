@@ -11,7 +11,7 @@ use nix::sys::socket::{MsgFlags, UnixAddr, bind, sendto};
 
 /// A service manager's socket.
 fn manager(path: &Path) -> UnixDatagram {
-    let socket = UnixDatagram::bind(path).expect("the directory is ours");
+    let socket = UnixDatagram::bind(path).expect("the directory is writable");
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     socket
 }
@@ -58,7 +58,8 @@ fn the_service_manager_follows_the_daemons_life() {
         heard(&manager)
     };
     assert_eq!(reload(&mut daemon), ready);
-    fs::write(daemon.config_file(), "[limits]\nmax_peers = \"many\"\n").expect("it is ours");
+    fs::write(daemon.config_file(), "[limits]\nmax_peers = \"many\"\n")
+        .expect("the file can be written");
     let said = reload(&mut daemon);
     assert!(
         said.starts_with("READY=1\nSTATUS=serving on 1 listener with 2 workers; not reloaded: ")
@@ -68,7 +69,7 @@ fn the_service_manager_follows_the_daemons_life() {
     assert_eq!(heard(&manager), "STOPPING=1\nSTATUS=draining, for at most 10s\n");
     daemon.process.wait().expect(0);
     manager.set_nonblocking(true).expect("a socket");
-    assert!(manager.recv(&mut [0; 99]).is_err(), "nobody asked for a watchdog's sake");
+    assert!(manager.recv(&mut [0; 99]).is_err(), "a sign of life without WATCHDOG_USEC");
 }
 
 #[test]
@@ -113,7 +114,7 @@ fn a_service_manager_that_hangs_is_not_waited_for() {
     let name = format!("ipcd-test-notify-{}", std::process::id());
     let address = UnixAddr::new_abstract(name.as_bytes()).expect("a name");
     let manager = UnixDatagram::unbound().expect("a socket");
-    bind(manager.as_raw_fd(), &address).expect("it is free");
+    bind(manager.as_raw_fd(), &address).expect("the name is free");
     manager.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     let other = UnixDatagram::unbound().expect("a socket");
     other.set_nonblocking(true).expect("a socket");

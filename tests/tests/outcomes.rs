@@ -34,7 +34,7 @@ fn a_receipt_counts_the_receivers_of_every_transport_and_worker() {
     let mut receivers: Vec<Client> =
         SCHEMES.iter().chain(&SCHEMES).map(|scheme| daemon.client(scheme)).collect();
     for receiver in &mut receivers {
-        receiver.subscribe("news", SubscribeOptions::default()).expect("it may");
+        receiver.subscribe("news", SubscribeOptions::default()).expect("the peer may subscribe");
     }
     for scheme in SCHEMES {
         let mut publisher = daemon.client(scheme);
@@ -99,19 +99,21 @@ fn who_goes_or_is_cut_off_with_a_message_is_said_in_its_receipt() {
     let mut publisher = daemon.client("tcp");
     for scheme in ["unix", "fifo", "tcp"] {
         let mut cut = daemon.client_as(scheme, Some("cut"));
-        cut.subscribe("news", SubscribeOptions::default()).expect("it may");
+        cut.subscribe("news", SubscribeOptions::default()).expect("the peer may subscribe");
         let mut going = stopped(&daemon, scheme, &["--name", "going", "news"]);
         // Their sockets and send queues fill: later messages wait until these peers are gone.
         let mut tracked = Vec::new();
         let payload = [b'x'; 60_000];
         while daemon.peer_named("going")["queued_bytes"].as_u64() == Some(0) {
-            tracked.push(publisher.publish_tracked(&message(&payload)).expect("it may"));
+            tracked.push(
+                publisher.publish_tracked(&message(&payload)).expect("the connection is open"),
+            );
             publisher.push().expect("the connection lives");
             let settled = Instant::now() + Duration::from_millis(5);
             publisher.wait_until(settled).expect("the connection lives");
         }
         going.signal(Signal::SIGKILL);
-        let id = daemon.peer_named("cut")["id"].as_u64().expect("it is there");
+        let id = daemon.peer_named("cut")["id"].as_u64().expect("the field is a number");
         daemon.ctl("unix", &["kick", &id.to_string()]).run().expect(0);
         let (mut departed, mut cut_off) = (0, 0);
         for _ in 0..tracked.len() {
@@ -143,7 +145,7 @@ fn a_killed_worker_leaves_no_receipt_open() {
         |name| stopped(&daemon, "unix", &["--name", name, "--overflow", "drop-newest", "news"]),
     );
     let ids: Vec<u64> = (0..2000)
-        .map(|_| publisher.publish_tracked(&message(&[b'x'; 999])).expect("it may"))
+        .map(|_| publisher.publish_tracked(&message(&[b'x'; 999])).expect("the connection is open"))
         .collect();
     publisher.push().expect("the connection lives");
     eventually("messages that wait there", || {
@@ -174,7 +176,7 @@ fn open_outcomes_are_bounded() {
     let publishing = thread::spawn(move || {
         // Its writes block while the daemon does not read it.
         for _ in 0..MESSAGES {
-            publisher.publish_tracked(&message(&[b'x'; 100])).expect("it may");
+            publisher.publish_tracked(&message(&[b'x'; 100])).expect("the connection is open");
         }
         for _ in 0..MESSAGES {
             let event = publisher.next_event(Some(Instant::now() + PATIENCE));

@@ -26,7 +26,7 @@ fn ping_as_another(via: &str) -> Option<i32> {
 #[test]
 fn an_abstract_name_lets_in_whom_its_mode_does() {
     if !getuid().is_root() {
-        return skip("only root can be another user");
+        return skip("only root can act as another user");
     }
     let name = |what: &str| format!("unix:@ipcd-paths-{}-{what}", std::process::id());
     let cases = [
@@ -55,7 +55,7 @@ fn an_abstract_name_lets_in_whom_its_mode_does() {
 #[test]
 fn a_bare_abstract_name_and_a_relay_ask_too() {
     if !getuid().is_root() {
-        return skip("only root can be another user");
+        return skip("only root can act as another user");
     }
     let name = |what: &str| format!("ipcd-paths-{}-{what}", std::process::id());
     let (stream, datagram, relay) = (name("bare"), name("dgram"), name("relay"));
@@ -108,16 +108,16 @@ fn what_another_program_serves_is_left_alone() {
     let ended =
         RunningProcess::start(relay.args(["relay", &endpoint, "pipe:cat"])).wait().expect(3);
     assert!(ended.stderr.contains("another process serves it"), "{}", ended.stderr);
-    drop(UnixStream::connect(&path).expect("it is served still"));
-    theirs.accept().expect("it is theirs");
+    drop(UnixStream::connect(&path).expect("the listener accepts a connection"));
+    theirs.accept().expect("the daemon connects");
 }
 
 #[test]
 fn a_directory_that_others_can_change_is_named() {
     let dir = private_dir();
     let open = dir.path().join("open");
-    fs::create_dir_all(open.join("in")).expect("the directory is ours");
-    fs::set_permissions(&open, Permissions::from_mode(0o777)).expect("it is ours");
+    fs::create_dir_all(open.join("in")).expect("the directory is writable");
+    fs::set_permissions(&open, Permissions::from_mode(0o777)).expect("the file is writable");
     let inside = open.join("in");
     let shown = inside.display();
     let check = |args: &[&str]| {
@@ -149,7 +149,7 @@ fn a_lock_that_is_a_fifo_stops_no_reload() {
         |name: &str| format!("[[listen]]\nendpoint = \"unix://{}/{name}\"\n", dir.path().display());
     let (own, more) = (listen("own.sock"), listen("more.sock"));
     let via = format!("unix://{}/own.sock", dir.path().display());
-    mkfifo(&dir.path().join("more.sock.lock"), Mode::S_IRWXU).expect("the directory is ours");
+    mkfifo(&dir.path().join("more.sock.lock"), Mode::S_IRWXU).expect("the directory is writable");
     let daemon = DaemonSetup::new().listen(&[]).config(&own).start_in(dir);
     daemon.configure(&(own + &more), "not reloaded");
     assert!(daemon.log().contains("more.sock.lock is no lock file"), "{}", daemon.log());
@@ -160,19 +160,21 @@ fn a_lock_that_is_a_fifo_stops_no_reload() {
 fn a_token_that_others_may_read_proves_nothing() {
     let dir = private_dir();
     let file = dir.path().join("ci");
-    fs::write(&file, "a secret that only the CI knows\n").expect("the directory is ours");
+    fs::write(&file, "a secret that only the CI knows\n").expect("the directory is writable");
     let shown = file.to_str().expect("the path is text");
-    let set = |mode| fs::set_permissions(&file, Permissions::from_mode(mode)).expect("it is ours");
+    let set = |mode| {
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("the file is writable")
+    };
     let config = format!("[[token]]\nname = \"ci\"\nfile = \"{shown}\"\n");
     set(0o644);
     let open = |dir: &Path, mode| {
-        fs::set_permissions(dir, Permissions::from_mode(mode)).expect("it is ours");
+        fs::set_permissions(dir, Permissions::from_mode(mode)).expect("the file is writable");
     };
     open(dir.path(), 0o711);
     // `ipcctl` would refuse the same file, so the test gives it a copy.
     let copy = dir.path().join("copy");
-    fs::copy(&file, &copy).expect("the directory is ours");
-    fs::set_permissions(&copy, Permissions::from_mode(0o600)).expect("it is ours");
+    fs::copy(&file, &copy).expect("the directory is writable");
+    fs::set_permissions(&copy, Permissions::from_mode(0o600)).expect("the file is writable");
     let copy = copy.to_str().expect("the path is text");
     let daemon = DaemonSetup::new().listen(&["tcp", "unix"]).config(&config).start();
     let prove = |expected| {
@@ -192,7 +194,7 @@ fn a_token_that_others_may_read_proves_nothing() {
     prove(0);
     assert!(daemon.log().contains("only a directory keeps other users"), "{}", daemon.log());
     let own = daemon.runtime_dir().join("token");
-    fs::set_permissions(own, Permissions::from_mode(0o604)).expect("it is ours");
+    fs::set_permissions(own, Permissions::from_mode(0o604)).expect("the file is writable");
     open(daemon.dir(), 0o711);
     daemon.hang_up("reloaded");
     daemon.ctl("tcp", &["ping", "-c", "1"]).run().expect(6);
@@ -203,9 +205,9 @@ fn a_client_refuses_a_token_that_others_may_read_or_change() {
     let daemon = DaemonSetup::new().listen(&["tcp"]).start();
     let dir = private_dir();
     let file = dir.path().join("token");
-    fs::copy(daemon.runtime_dir().join("token"), &file).expect("the directory is ours");
+    fs::copy(daemon.runtime_dir().join("token"), &file).expect("the directory is writable");
     let set = |path: &Path, mode| {
-        fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("the file is writable");
     };
     let ping = |expected| {
         let token = file.to_str().expect("the path is text");
@@ -241,7 +243,7 @@ fn what_is_written_to_a_fifo_between_two_starts_is_heard() {
         daemon.terminate().expect(0);
         let writer = thread::spawn(move || fs::write(path, "hello\n"));
         daemon = daemon.start_again();
-        writer.join().expect("it ends").expect("it is heard");
+        writer.join().expect("the thread does not panic").expect("it is heard");
         eventually("that it is heard", || (daemon.counter("messages_accepted") == 1).then_some(()));
     }
 }
@@ -263,7 +265,7 @@ fn a_socket_path_may_have_107_bytes() {
 fn a_pid_file_that_is_none_is_refused() {
     let dir = private_dir();
     let (device, file) = ("/dev/null", dir.path().join("precious"));
-    fs::write(&file, "precious").expect("the directory is ours");
+    fs::write(&file, "precious").expect("the directory is writable");
     for path in [device, file.to_str().expect("the path is text")] {
         let args = ["-l", "tcp://127.0.0.1:0", "--pid-file", path];
         let ended = DaemonSetup::new().listen(&[]).args(&args).spawn(dir.path()).wait();
@@ -279,7 +281,7 @@ fn a_pid_file_that_is_none_is_refused() {
 #[test]
 fn a_client_asks_who_serves_it() {
     if !getuid().is_root() {
-        return skip("only root can be another user");
+        return skip("only root can act as another user");
     }
     let dir = private_dir();
     let set = |mode| fs::set_permissions(dir.path(), Permissions::from_mode(mode));
@@ -304,6 +306,6 @@ fn a_client_asks_who_serves_it() {
     // A client accepts the named user and the directory's owner; the server there is not ipcd.
     let meant = ping(&format!("{endpoint}?owner=65533"));
     assert!(!meant.stderr.contains("serves it"), "{}", meant.stderr);
-    std::os::unix::fs::chown(dir.path(), Some(OTHER), None).expect("we are root");
+    std::os::unix::fs::chown(dir.path(), Some(OTHER), None).expect("the test runs as root");
     assert!(!ping(&endpoint).stderr.contains("serves it"));
 }

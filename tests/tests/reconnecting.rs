@@ -52,7 +52,7 @@ fn what_was_not_confirmed_is_sent_again_and_told() {
     daemon.signal_worker(daemon.worker(), Signal::SIGKILL);
     sender.stderr.wait_for("messages that were not confirmed are sent again");
     drop(slow);
-    assert!(writing.join().expect("it does not panic"), "all lines are taken");
+    assert!(writing.join().expect("the thread does not panic"), "all lines are taken");
     sender.wait().expect(0);
 }
 

@@ -46,8 +46,8 @@ fn limits_and_listeners_change_and_connections_stay() {
     assert!(!dir.path().join("goes").exists());
     let now = daemon.ctl(&comes, &["status", "-j"]).run().expect(0).text();
     let pids = |text: &str| {
-        let status: serde_json::Value = serde_json::from_str(text).expect("it is JSON");
-        let workers = status["workers"].as_array().expect("there are workers").clone();
+        let status: serde_json::Value = serde_json::from_str(text).expect("the text is JSON");
+        let workers = status["workers"].as_array().expect("the field is an array").clone();
         workers.iter().map(|worker| worker["pid"].clone()).collect::<Vec<_>>()
     };
     assert_eq!(pids(&now), pids(&workers), "a worker was replaced");
@@ -63,13 +63,17 @@ fn a_file_that_cannot_be_put_in_force_changes_nothing() {
         .config(&config("1KiB", std::slice::from_ref(&stays)))
         .start();
     let taken = socket(dir.path(), "taken");
-    fs::write(dir.path().join("taken"), "somebody else's file").expect("the directory is ours");
+    fs::write(dir.path().join("taken"), "a file of another user")
+        .expect("the directory is writable");
     let bad = config("2KiB", &[new.clone(), taken]);
     daemon.configure(&bad, "nothing has changed");
     daemon.ctl(&new, &["ping"]).run().expect(3);
     daemon.ctl(&stays, &["send", "s"]).run_fed(&[b'x'; 1025]).expect(8);
     assert!(!dir.path().join("new").exists());
-    assert_eq!(fs::read(dir.path().join("taken")).expect("it is there"), b"somebody else's file");
+    assert_eq!(
+        fs::read(dir.path().join("taken")).expect("the file can be read"),
+        b"a file of another user"
+    );
 }
 
 #[test]
@@ -88,12 +92,13 @@ fn sessions_outlive_a_larger_and_a_smaller_max_message() {
     let (mut old, mut sender) = (daemon.raw("unix").open(), daemon.raw("unix").open());
     old.subscribe(1, "big");
     old.subscribe(2, "lines");
-    let raw = UnixStream::connect(daemon.runtime_dir().join("raw.sock")).expect("it listens");
+    let raw = UnixStream::connect(daemon.runtime_dir().join("raw.sock"))
+        .expect("the listener accepts a connection");
     raw.set_read_timeout(Some(PATIENCE)).expect("a socket has a time-out");
     let mut raw = BufReader::new(raw);
     let mut say = |bytes: usize| {
         let line = [vec![b'x'; bytes], vec![b'\n']].concat();
-        raw.get_mut().write_all(&line).expect("it is served");
+        raw.get_mut().write_all(&line).expect("the peer reads the bytes");
     };
     say(60_000);
     assert_eq!(old.expect(Kind::Message).payload.len(), 60_000);
@@ -111,9 +116,11 @@ fn sessions_outlive_a_larger_and_a_smaller_max_message() {
     // A larger message is refused, and no peer is disconnected for it.
     daemon.reload(&with("1KiB"));
     sender.message(7, b"big", &[b'z'; 2000]);
-    let (code, why) = sender.frame().expect("it is told").refusal();
+    let (code, why) = sender.frame().expect("a frame comes").refusal();
     assert!(code == Code::TooLarge && why.contains("1024"), "{code:?} {why}");
-    raw.get_mut().write_all(&[&[b'x'; 2000][..], b"\nshort\n"].concat()).expect("it is served");
+    raw.get_mut()
+        .write_all(&[&[b'x'; 2000][..], b"\nshort\n"].concat())
+        .expect("the peer reads the bytes");
     assert_eq!(old.expect(Kind::Message).payload, b"short");
     daemon.send("small", "still there");
     receiver.wait().expect(0);
@@ -137,7 +144,7 @@ fn new_time_outs_hold_for_those_who_are_connected() {
         }
         daemon.wait_for_peers(1);
         daemon.reload(&with(key, "0.05s"));
-        let (code, why) = peer.end().expect("it is told why");
+        let (code, why) = peer.end().expect("the session ends with a reason");
         assert!(code == Code::TimedOut && why.contains(said), "{key}: {code:?} {why}");
     }
 }
@@ -191,7 +198,7 @@ fn own(dir: &Path) -> String {
 /// The listeners of the daemon by its own report, with their codecs.
 fn endpoints(daemon: &Daemon) -> Vec<String> {
     let status = daemon.status();
-    let listeners = status["listeners"].as_array().expect("it has some");
+    let listeners = status["listeners"].as_array().expect("the field is an array");
     let mut shown: Vec<_> =
         listeners.iter().map(|l| format!("{} {}", l["endpoint"], l["codec"])).collect();
     shown.sort();
@@ -200,7 +207,7 @@ fn endpoints(daemon: &Daemon) -> Vec<String> {
 
 /// Connects to a raw socket, and sends a line.
 fn say(path: &Path, line: &str) -> BufReader<UnixStream> {
-    let mut raw = UnixStream::connect(path).expect("it listens");
+    let mut raw = UnixStream::connect(path).expect("the listener accepts a connection");
     raw.set_read_timeout(Some(PATIENCE)).expect("a socket has a time-out");
     writeln!(raw, "{line}").expect("it is served");
     BufReader::new(raw)
@@ -226,21 +233,21 @@ fn a_listener_changes_its_options_where_it_is_and_bare_peers_follow() {
     hears.subscribe(1, ">");
     let mut early = say(&path, "one");
     assert_eq!(hears.expect(Kind::Message).subject, b"before");
-    let inode = |path: &Path| fs::metadata(path).expect("it is there").ino();
+    let inode = |path: &Path| fs::metadata(path).expect("the path exists").ino();
     let before = inode(&path);
     daemon.reload(&with("codec=line&subject=after&reply=other&mode=0640"));
-    assert_eq!(inode(&path), before, "nobody was cut off from it");
-    let mode = fs::metadata(&path).expect("it is there").permissions().mode();
+    assert_eq!(inode(&path), before, "the socket was replaced");
+    let mode = fs::metadata(&path).expect("the path exists").permissions().mode();
     assert_eq!(mode & 0o777, 0o640);
     writeln!(early.get_mut(), "two").expect("it is served");
     assert_eq!(hears.expect(Kind::Message).subject, b"after");
     let mut late = say(&path, "three");
     assert_eq!(hears.expect(Kind::Message).subject, b"after");
-    daemon.send("news", "nobody hears it");
+    daemon.send("news", "without a receiver");
     daemon.send("other", "heard");
     for peer in [&mut early, &mut late] {
         let mut line = String::new();
-        peer.read_line(&mut line).expect("it comes");
+        peer.read_line(&mut line).expect("the next line comes");
         assert_eq!(line, "heard\n");
     }
     // For frames now, and for records next: the socket itself must be replaced.
@@ -275,7 +282,7 @@ fn what_cannot_be_put_in_force_leaves_every_listener_as_it_was() {
     let (before, mut hears) = (listeners(), RawConnection::unix(&dir.path().join("own")).open());
     hears.subscribe(1, ">");
     let taken = dir.path().join("taken");
-    fs::write(&taken, "somebody else's").expect("the directory is ours");
+    fs::write(&taken, "a file of another user").expect("the directory is writable");
     let more = format!(
         "[[listen]]\nendpoint = \"unix://{}\"\n[[listen]]\nendpoint = \"unix://{}\"\n",
         new.display(),
@@ -285,17 +292,17 @@ fn what_cannot_be_put_in_force_leaves_every_listener_as_it_was() {
     let bad = with("mode=0640&codec=line&subject=b&type=seqpacket", "mode=0640", &more);
     daemon.configure(&bad, "nothing has changed");
     // It fails after one of the two has changed already.
-    fs::remove_file(&two).expect("the directory is ours");
-    fs::write(&two, "somebody else's").expect("the directory is ours");
+    fs::remove_file(&two).expect("the directory is writable");
+    fs::write(&two, "a file of another user").expect("the directory is writable");
     let bad = with("mode=0640&codec=line&subject=b&type=seqpacket", "mode=0640", "");
     daemon.configure(&bad, "nothing has changed");
     say(&one, "a line");
     assert_eq!(hears.expect(Kind::Message).subject, b"a");
-    let mode = fs::metadata(&one).expect("it is there").permissions().mode();
+    let mode = fs::metadata(&one).expect("the path exists").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(!new.exists());
     assert_eq!(listeners(), before);
-    fs::write(&fifo, "into the FIFO\n").expect("it is there");
+    fs::write(&fifo, "into the FIFO\n").expect("the file can be written");
     assert_eq!(hears.expect(Kind::Message).payload, b"into the FIFO");
 }
 
@@ -332,11 +339,11 @@ fn a_reload_is_as_good_as_a_start_for_random_pairs_of_configurations() {
         text
     };
     let seen = |daemon: &Daemon| {
-        let entries = fs::read_dir(dir.path()).expect("the directory is ours");
+        let entries = fs::read_dir(dir.path()).expect("the directory is writable");
         let mut files: Vec<_> = entries
-            .map(|entry| entry.expect("it is there"))
+            .map(|entry| entry.expect("the entry exists"))
             .map(|entry| {
-                let found = entry.metadata().expect("it is there");
+                let found = entry.metadata().expect("the path exists");
                 (entry.file_name(), found.file_type().is_socket(), found.permissions().mode())
             })
             .collect();

@@ -57,7 +57,7 @@ fn ask(client: &mut Client, who: usize, count: u64) -> OutcomeTally {
             let payload = format!("{who}:{next}");
             let message =
                 Publication { subject: "echo", payload: payload.as_bytes(), ..Default::default() };
-            let id = client.start_request(&message, TIMEOUT).expect("it may");
+            let id = client.start_request(&message, TIMEOUT).expect("the connection is open");
             open.insert(id, payload);
             next += 1;
         }
@@ -96,7 +96,7 @@ fn ask_all(daemon: &Daemon) -> OutcomeTally {
         });
         let asking: Vec<_> = asking.collect();
         for one in asking {
-            sum.add(&one.join().expect("it does not panic"));
+            sum.add(&one.join().expect("the thread does not panic"));
         }
     });
     sum
@@ -196,14 +196,14 @@ fn requests_to_a_stopped_responder_end_at_their_deadlines() {
         let mut ends = HashMap::new();
         for _ in 0..1000 {
             let message = Publication { subject: "echo", payload: b"?", ..Default::default() };
-            let id = client.start_request(&message, WAIT).expect("it may");
+            let id = client.start_request(&message, WAIT).expect("the connection is open");
             ends.insert(id, Instant::now() + WAIT);
         }
         let mut latest = Duration::ZERO;
         while !ends.is_empty() {
             let event = client.next_event(None).expect("the connection lives");
             let Some(Event::Reply { request, reply: Err(Error::TimedOut(_)) }) = event else {
-                panic!("{event:?}, where nobody answers");
+                panic!("{event:?} without a responder");
             };
             let end = ends.remove(&request).expect("one outcome each");
             latest = latest.max(end.elapsed());

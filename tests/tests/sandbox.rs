@@ -350,10 +350,10 @@ mod taken_over {
         let (mut publisher, _) = daemon.client_on("unix", |slot| slot == 0);
         let (mut subscriber, _) = daemon.client_on("unix", |slot| slot == 1);
         subscriber.subscribe("to.the.successor", Default::default()).expect("it is alive");
-        publisher.publish("to.the.successor", b"believed").expect("it is connected");
-        publisher.flush().expect("it is accepted");
+        publisher.publish("to.the.successor", b"believed").expect("the connection is open");
+        publisher.flush().expect("all messages are accepted");
         let deadline = Some(std::time::Instant::now() + PATIENCE);
-        let heard = subscriber.next_event(deadline).expect("it is connected");
+        let heard = subscriber.next_event(deadline).expect("the connection is open");
         assert!(matches!(heard, Some(Event::Message(_))), "{heard:?}");
         let pids = [0, 1].map(|slot| daemon.worker_in(slot).pid);
         assert_eq!(pids, [victim.pid, successor.pid]);
@@ -369,7 +369,7 @@ fn workers_of_root_are_nobody_unless_a_user_is_given() {
         let daemon = DaemonSetup::new().args(&["--fork", mode]).start();
         let peer = daemon.client("unix");
         let workers = children(daemon.process.pid());
-        assert!(!workers.is_empty(), "somebody serves the peer");
+        assert!(!workers.is_empty(), "no worker serves the peer");
         for worker in workers {
             let ids = field(worker, "Uid");
             assert!(ids.split('\t').all(|uid| uid != "0"), "{mode}: {ids}");

@@ -65,7 +65,7 @@ fn a_stopped_receiver_makes_its_publisher_wait_and_nobody_else() {
         });
         neighbour.goes_on();
         assert_eq!(sender.has_ended(), None, "{scheme}: it did not wait");
-        let queued = client(&daemon).expect("it is there")["queued_bytes"].as_u64();
+        let queued = client(&daemon).expect("the entry exists")["queued_bytes"].as_u64();
         assert!(queued.expect("a number") < 256 << 10, "{scheme}: {queued:?} bytes are queued");
         receiver.signal(Signal::SIGCONT);
         sender.wait().expect(0);
@@ -99,11 +99,11 @@ fn what_a_receiver_has_lost_is_told_of_it() {
         let receiver = stopped(&daemon, "unix", &["--overflow", overflow, "flood"]);
         flood(&daemon, "unix").wait().expect(0);
         let of = |client: &Value, key: &str| client[key].as_u64().expect("a number");
-        let listed = client(&daemon).expect("it is there");
+        let listed = client(&daemon).expect("the entry exists");
         let subs = daemon.ctl("unix", &["subs", "-j"]).run().expect(0).text();
-        let subs: Value = serde_json::from_str(&subs).expect("it is JSON");
+        let subs: Value = serde_json::from_str(&subs).expect("the text is JSON");
         let sub = subs.as_array().expect("an array").iter().find(|sub| sub["filter"] == "flood");
-        let sub = sub.expect("it is there");
+        let sub = sub.expect("the entry exists");
         assert!(of(&listed, "dropped") > 0, "{listed}");
         assert_eq!(of(&listed, "dropped"), of(sub, "dropped"), "{overflow}");
         assert_eq!(of(&listed, "msgs_out"), of(sub, "delivered"), "{overflow}");
@@ -131,7 +131,7 @@ fn drop_newest_keeps_the_oldest_and_reports_the_gap() {
     flood(&daemon, "unix").wait().expect(0);
     let dropped = daemon.counter("messages_dropped_newest");
     assert!(dropped > 0 && dropped < MESSAGES);
-    assert_eq!(client(&daemon).expect("it is there")["dropped"], dropped);
+    assert_eq!(client(&daemon).expect("the entry exists")["dropped"], dropped);
     receiver.signal(Signal::SIGCONT);
     wait_for_gaps(&receiver, dropped);
     daemon.send("flood", "the last");
@@ -193,7 +193,7 @@ fn who_is_cut_off_is_told_why() {
     let mut client = daemon.client("unix");
     let overflow = Some(Overflow::Disconnect);
     let options = SubscribeOptions { overflow, ..SubscribeOptions::default() };
-    client.subscribe("flood", options).expect("it may");
+    client.subscribe("flood", options).expect("the peer may subscribe");
     let mut sender = flood(&daemon, "unix");
     eventually("that it is cut off", || (daemon.counter("peers_cut_off") == 1).then_some(()));
     let error = loop {
@@ -216,12 +216,12 @@ fn peers_that_flood_each_other_do_not_deadlock() {
         let subscribed = Barrier::new(2);
         let side = |own: &str, other: &str| {
             let mut client = daemon.client(scheme);
-            client.subscribe(own, SubscribeOptions::default()).expect("it may");
+            client.subscribe(own, SubscribeOptions::default()).expect("the peer may subscribe");
             subscribed.wait();
             for _ in 0..3000 {
                 client.publish(other, &[b'x'; BODY]).expect("the connection lives");
             }
-            client.flush().expect("all is accepted");
+            client.flush().expect("all messages are accepted");
             for _ in 0..3000 {
                 let event = client.next_event(Some(Instant::now() + PATIENCE));
                 assert!(matches!(event, Ok(Some(Event::Message(_)))), "{scheme}: {event:?}");

@@ -42,8 +42,8 @@ impl SshHost {
             RunningProcess::start(command.stdin(Stdio::null())).wait().expect(0);
         };
         ["host", "user", "stranger"].into_iter().for_each(key);
-        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
-        let port = listener.local_addr().expect("it is bound").port();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let port = listener.local_addr().expect("the socket is bound").port();
         let host = Self { dir, port, servers: Arc::default() };
         host.configure();
         host.serve(listener);
@@ -62,7 +62,7 @@ impl SshHost {
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
              PidFile none\nLogLevel VERBOSE\n"
         );
-        fs::write(self.path("sshd_config"), server).expect("the directory is ours");
+        fs::write(self.path("sshd_config"), server).expect("the directory is writable");
         let client = format!(
             "Host host\nHostName 127.0.0.1\nUser {}\nBatchMode yes\nLogLevel ERROR\n\
              IdentityFile {dir}/user\nIdentitiesOnly yes\nIdentityAgent none\n\
@@ -70,11 +70,12 @@ impl SshHost {
              GlobalKnownHostsFile /dev/null\n",
             user.name
         );
-        fs::write(self.path("ssh_config"), &client).expect("the directory is ours");
+        fs::write(self.path("ssh_config"), &client).expect("the directory is writable");
         let stranger = client.replace(&format!("{dir}/user"), &format!("{dir}/stranger"));
-        fs::write(self.path("stranger_config"), stranger).expect("the directory is ours");
-        let key = fs::read_to_string(self.path("host.pub")).expect("it was made");
-        fs::write(self.path("known"), format!("[127.0.0.1]:{port} {key}")).expect("it is ours");
+        fs::write(self.path("stranger_config"), stranger).expect("the directory is writable");
+        let key = fs::read_to_string(self.path("host.pub")).expect("the file can be read");
+        fs::write(self.path("known"), format!("[127.0.0.1]:{port} {key}"))
+            .expect("the file can be written");
     }
 
     fn serve(&self, listener: TcpListener) {
@@ -83,12 +84,12 @@ impl SshHost {
         std::thread::spawn(move || {
             // The thread ends with the test's process: no more connections come.
             for peer in listener.incoming() {
-                let peer = OwnedFd::from(peer.expect("somebody connects"));
+                let peer = OwnedFd::from(peer.expect("a client connects"));
                 let mut sshd = Command::new(SSHD);
                 sshd.arg("-i").arg("-f").arg(&config).arg("-E").arg(&log);
                 guard(&mut sshd);
                 sshd.stdin(peer.try_clone().expect("a descriptor is left")).stdout(peer);
-                let child = sshd.stderr(Stdio::null()).spawn().expect("it is installed");
+                let child = sshd.stderr(Stdio::null()).spawn().expect("the program is installed");
                 servers.lock().unwrap_or_else(PoisonError::into_inner).push(child);
             }
         });
@@ -139,10 +140,10 @@ fn everything_works_through_ssh_where_sshd_is_installed() {
     daemon.send("news", "three");
     let text = receiver.wait().expect(0).text();
     let bodies = text.lines().map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).expect("it is JSON");
+        let message: serde_json::Value = serde_json::from_str(line).expect("the text is JSON");
         // The daemon sees the user that ssh has logged in.
         assert_eq!(message["from"]["uid"], getuid().as_raw(), "{line}");
-        message["data"].as_str().expect("it is text").to_owned()
+        message["data"].as_str().expect("the field is a string").to_owned()
     });
     assert!(bodies.eq(["one", "two", "three"]), "{text}");
     let _server = daemon.ctl(&via, &["serve", "echo", "-E", "--echo"]).spawn_subscribed();

@@ -39,9 +39,9 @@ fn input_that_does_not_block_is_waited_for() {
     drop(command);
     // It is connected, and has most likely found nothing to move.
     daemon.wait_for_peers(1);
-    near.write_all(&RawConnection::hello_bytes()).expect("there is room");
+    near.write_all(&RawConnection::hello_bytes()).expect("the peer reads the bytes");
     output.read_exact(&mut [0; 4]).expect("the daemon welcomes it");
-    near.shutdown(Shutdown::Write).expect("it is a socket");
+    near.shutdown(Shutdown::Write).expect("the socket is open");
     output.read_to_end(&mut Vec::new()).expect("the end is passed on, and answered");
     way.wait().expect(0);
 }

@@ -32,7 +32,7 @@ fn stuck(daemon: &Daemon, count: u64, outbox: u64) -> (Vec<RawConnection>, u64) 
                 (0..outbox / 500).for_each(|_| {
                     client.publish(&subject, &payload).expect("the connection lives");
                 });
-                client.flush().expect("all is accepted");
+                client.flush().expect("all messages are accepted");
             })
         })
         .collect();
@@ -43,7 +43,7 @@ fn stuck(daemon: &Daemon, count: u64, outbox: u64) -> (Vec<RawConnection>, u64) 
         (full == count || daemon.counter("peers_cut_off") > 0).then_some((full, grown))
     });
     assert_eq!(grown.0, count, "some were cut off before all were full");
-    publishers.into_iter().for_each(|one| one.join().expect("it goes on"));
+    publishers.into_iter().for_each(|one| one.join().expect("the thread does not panic"));
     (subscribers, grown.1)
 }
 
@@ -87,12 +87,12 @@ fn a_client_that_reads_again_late_learns_why_it_was_cut_off() {
     for scheme in ["unix", "pipe", "fifo", "tcp"] {
         let daemon = DaemonSetup::new().config(config).start();
         let mut late = daemon.client(scheme);
-        late.subscribe("stuck", Default::default()).expect("it may");
+        late.subscribe("stuck", Default::default()).expect("the peer may subscribe");
         let mut publisher = daemon.client("unix");
         for _ in 0..20_000 {
             publisher.publish("stuck", &[b'x'; 1000]).expect("the connection lives");
         }
-        publisher.flush().expect("all is accepted");
+        publisher.flush().expect("all messages are accepted");
         eventually("that it is gone", || {
             daemon.clients().iter().all(|one| one["subscriptions"][0] != "stuck").then_some(())
         });
@@ -148,7 +148,7 @@ fn all_stuck(daemon: &Daemon, messages: u64, outbox: u64) -> AllStuck {
         for number in 0..messages {
             client.publish("stuck", &payload(number)).expect("the connection lives");
         }
-        client.flush().expect("all is accepted");
+        client.flush().expect("all messages are accepted");
     });
     eventually("full outboxes", || {
         let full = daemon.clients();
@@ -171,8 +171,8 @@ fn read_on(stuck: AllStuck) {
         })
     };
     let reading: Vec<_> = subscribers.into_iter().map(read).collect();
-    reading.into_iter().for_each(|one| one.join().expect("it reads all"));
-    publishing.join().expect("it goes on when all read or are gone");
+    reading.into_iter().for_each(|one| one.join().expect("the thread ends without a panic"));
+    publishing.join().expect("the thread ends without a panic");
 }
 
 /// A thousand bytes that differ from all other messages.

@@ -56,7 +56,7 @@ fn chats_that_flood_each_other_do_not_deadlock() {
         })
     };
     let (first, second) = (talk(&mut one), talk(&mut other));
-    let _inputs = [first, second].map(|talking| talking.join().expect("it does not panic"));
+    let _inputs = [first, second].map(|talking| talking.join().expect("the thread does not panic"));
     for running in [&mut one, &mut other] {
         let lines = |text: &str| text.lines().filter(|line| line.ends_with('x')).count();
         running.stdout().wait_until("all lines", |text| (lines(text) >= LINES).then_some(()));
@@ -114,8 +114,8 @@ fn messages_to_one_peer_reach_it_alone_by_name_and_by_id() {
         daemon.ctl("unix", &["send", &by_id, "by id", "--ack", "delivered"]).run().expect(0);
         let said = bob.wait().expect(0).text();
         let data = |line: &str| {
-            let line: Value = serde_json::from_str(line).expect("it is JSON");
-            line["data"].as_str().expect("it is text").to_owned()
+            let line: Value = serde_json::from_str(line).expect("the text is JSON");
+            line["data"].as_str().expect("the field is a string").to_owned()
         };
         assert_eq!(said.lines().map(data).collect::<Vec<_>>(), ["by name", "by id"], "{scheme}");
         eventually("that bob is gone", || {
@@ -139,7 +139,7 @@ fn subs_shows_what_becomes_of_messages() {
     daemon.ctl("unix", &["send", "jobs.a", &body, "--count", "1000"]).run().expect(0);
     let subs = daemon.ctl("unix", &["subs", "-j"]).run().expect(0);
     let subs: Vec<Value> = serde_json::from_slice(&subs.stdout).expect("an array");
-    let of = |name: &str| subs.iter().find(|one| one["name"] == name).expect("it subscribes");
+    let of = |name: &str| subs.iter().find(|one| one["name"] == name).expect("the entry exists");
     let (ann, bob) = (of("ann"), of("bob"));
     assert_eq!(
         (&ann["filter"], &ann["group"], &ann["overflow"]),

@@ -35,7 +35,7 @@ impl TestCertificates {
 
     fn keep(&self, name: &str, issued: &Issued) {
         let dir = self.dir.path().join(name);
-        fs::create_dir_all(&dir).expect("the directory is ours");
+        fs::create_dir_all(&dir).expect("the directory is writable");
         issued.write(&dir);
     }
 
@@ -165,10 +165,12 @@ fn bare_peers_are_known_by_their_certificates_before_they_hear_anything() {
     let setup = DaemonSetup::new().listen(&["unix"]).extra(&[&files.listener(&more)]).config(rules);
     let daemon = setup.args(&["--workers", "1"]).start();
     let connect = |name: &str| {
-        let at = files.via_as(&daemon, name).parse::<Endpoint>().expect("it is an endpoint");
-        let tls = ipcd_transports::find(at.scheme()).expect("it is one");
-        let parts = tls.connect_bare(&at, Instant::now() + PATIENCE).expect("it listens");
-        tls.adopt_bare(parts).expect("it is a channel").channel
+        let at = files.via_as(&daemon, name).parse::<Endpoint>().expect("the text is an endpoint");
+        let tls = ipcd_transports::find(at.scheme()).expect("the entry exists");
+        let parts = tls
+            .connect_bare(&at, Instant::now() + PATIENCE)
+            .expect("the listener accepts a connection");
+        tls.adopt_bare(parts).expect("the parts make a channel").channel
     };
     let mut tap = daemon.recv("unix", &["-v", "in"]);
     let mut channels = ["ann", "bob"].map(connect);
@@ -257,9 +259,10 @@ fn a_certificate_that_is_trusted_itself_signs_no_other() {
     files.keep("ann", &own);
     files.keep("forged", &ann.issue(&["bob.example"]));
     files.keep("bob", &Authority::self_signed(&["bob.example"]));
-    let both = ["ann", "bob"]
-        .map(|name| fs::read_to_string(files.path(name, "cert.pem")).expect("it was written"));
-    fs::write(files.path("server", "peers.pem"), both.concat()).expect("the directory is ours");
+    let both = ["ann", "bob"].map(|name| {
+        fs::read_to_string(files.path(name, "cert.pem")).expect("the file can be read")
+    });
+    fs::write(files.path("server", "peers.pem"), both.concat()).expect("the directory is writable");
     let peers = files.path("server", "peers.pem");
     let daemon = files.daemon(&format!("&ca={peers}&client_auth=required"));
     for name in ["ann", "bob"] {
@@ -268,8 +271,8 @@ fn a_certificate_that_is_trusted_itself_signs_no_other() {
     expect_refusal(&daemon, &files.via_as(&daemon, "forged"), "our certificate");
     // A CA beside them still signs.
     files.issue("dan", &["dan.example"]);
-    let ca = fs::read_to_string(files.path("dan", "ca.pem")).expect("it was written");
-    fs::write(&peers, both.concat() + &ca).expect("the directory is ours");
+    let ca = fs::read_to_string(files.path("dan", "ca.pem")).expect("the file can be read");
+    fs::write(&peers, both.concat() + &ca).expect("the directory is writable");
     let daemon = files.daemon(&format!("&ca={peers}&client_auth=required"));
     for name in ["ann", "bob", "dan"] {
         ping_without_token(&daemon, &files.via_as(&daemon, name)).expect(0);
@@ -306,7 +309,8 @@ fn files_are_looked_at_when_the_daemon_starts() {
     refuse(&mismatch, "is not that of the certificate");
     refuse(&files.listener("&client_auth=required"), "ca=FILE");
     let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o604);
-    fs::set_permissions(files.path("server", "key.pem"), open_to_all).expect("it is ours");
+    fs::set_permissions(files.path("server", "key.pem"), open_to_all)
+        .expect("the file is writable");
     refuse(&files.listener(""), "chmod 600");
 }
 
@@ -321,7 +325,7 @@ fn renews_its_certificate(daemon: &Daemon, files: &TestCertificates) {
     let renewed = format!("{via}&name=renewed.example");
     daemon.ctl(&renewed, &["send", "s", "after"]).run().expect(0);
     assert_eq!(receiver.wait().expect(0).text(), "before\nafter\n");
-    fs::write(files.path("server", "cert.pem"), "no certificate").expect("it is ours");
+    fs::write(files.path("server", "cert.pem"), "no certificate").expect("the file can be written");
     daemon.hang_up("keeps what it had");
     daemon.ctl(&renewed, &["ping"]).run().expect(0);
 }
@@ -350,7 +354,9 @@ fn another_authority_ends_the_sessions_that_the_last_one_has_vouched_for() {
     files.issue("ann", &["ann.example"]);
     files.keep("stranger", &Authority::new().issue(&["stranger.example"]));
     let trusted = files.path("server", "trusted.pem");
-    let trust = |name: &str| fs::copy(files.path(name, "ca.pem"), &trusted).expect("it is ours");
+    let trust = |name: &str| {
+        fs::copy(files.path(name, "ca.pem"), &trusted).expect("the file can be copied")
+    };
     trust("ann");
     let daemon = files.daemon(&format!("&ca={trusted}&client_auth=optional"));
     let mut ann = daemon.recv(&files.via_as(&daemon, "ann"), &["s"]);
@@ -376,7 +382,7 @@ fn the_largest_messages_go_both_ways_at_once() {
     let body: Vec<u8> = (0..LARGEST).map(|index| b'a' + (index * index % 23) as u8).collect();
     let body = String::from_utf8(body).expect("letters");
     let file = daemon.dir().join("body");
-    fs::write(&file, &body).expect("the directory is ours");
+    fs::write(&file, &body).expect("the directory is writable");
     let file = file.to_str().expect("the path is text");
     let ways = ["there", "back"];
     let mut receivers = ways.map(|way| daemon.recv(&via, &["-N", "-C", "20", way]));
@@ -445,13 +451,14 @@ fn drops_leave_whole_messages_in_their_order() {
 
 /// A raw client's channel, after it has written this.
 fn write_bare(via: &str, bytes: &[u8]) -> Box<dyn Channel> {
-    let endpoint: Endpoint = via.parse().expect("it is an endpoint");
-    let transport = ipcd_transports::find(endpoint.scheme()).expect("it is known");
+    let endpoint: Endpoint = via.parse().expect("the text is an endpoint");
+    let transport = ipcd_transports::find(endpoint.scheme()).expect("the entry exists");
     let deadline = Instant::now() + PATIENCE;
-    let mut channel = transport.connect(&endpoint, deadline).expect("somebody listens");
+    let mut channel =
+        transport.connect(&endpoint, deadline).expect("the listener accepts a connection");
     let mut rest = bytes;
     while !rest.is_empty() {
-        match channel.write(rest).expect("it can be written to") {
+        match channel.write(rest).expect("the write succeeds") {
             WriteOutcome::Bytes(count) => rest = &rest[count..],
             WriteOutcome::NotReady | WriteOutcome::NoCredit => {
                 channel.serve().expect("the handshake goes on");
@@ -459,7 +466,7 @@ fn write_bare(via: &str, bytes: &[u8]) -> Box<dyn Channel> {
                 poll_until(&channel.read_fd(), PollFlags::POLLIN, soon).expect("poll works");
                 assert!(Instant::now() < deadline, "it takes no bytes");
             }
-            WriteOutcome::Nobody => panic!("a FIFO alone says that nobody is there"),
+            WriteOutcome::Nobody => panic!("only a FIFO has no reader"),
         }
     }
     channel
@@ -472,12 +479,12 @@ fn bare_peers_speak_through_tls_and_an_end_that_was_cut_off_is_no_message() {
     let via = files.via(&daemon);
     let mut receiver = daemon.recv("unix", &["-C", "3", "lines"]);
     let mut first = write_bare(&via, b"one\ntwo");
-    first.finish().expect("it can say goodbye");
+    first.finish().expect("close_notify is sent");
     receiver.stdout().wait_for("two\n");
     drop(write_bare(&via, b"cut sho"));
     eventually("that it has gone", || daemon.log().contains("was cut off").then_some(()));
     let mut last = write_bare(&via, b"three\n");
-    last.finish().expect("it can say goodbye");
+    last.finish().expect("close_notify is sent");
     assert_eq!(receiver.wait().expect(0).text(), "one\ntwo\nthree\n");
 }
 
@@ -516,10 +523,10 @@ fn many_handshakes_at_once_end_and_keep_nobody_else() {
             .map(|_| scope.spawn(|| CtlCommand::new(&daemon, &via).args(["ping", "-c", "1"]).run()))
             .collect();
         while !shaking.iter().all(|one| one.is_finished()) {
-            local.ping().expect("it is answered meanwhile");
+            local.ping().expect("the daemon answers");
         }
         for one in shaking {
-            one.join().expect("it has run").expect(0);
+            one.join().expect("the thread does not panic").expect(0);
         }
     });
 }

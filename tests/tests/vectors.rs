@@ -22,7 +22,7 @@ const LARGEST: usize = limits::largest_frame(limits::DEFAULT_MAX_PAYLOAD);
 fn vectors(name: &str) -> Vec<Value> {
     let path = format!("{}/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).expect("the vectors are there");
-    serde_json::from_str(&text).expect("they are JSON")
+    serde_json::from_str(&text).expect("the text is JSON")
 }
 
 fn text<'a>(vector: &'a Value, key: &str) -> &'a str {
@@ -32,7 +32,7 @@ fn text<'a>(vector: &'a Value, key: &str) -> &'a str {
 fn bytes(vector: &Value, key: &str) -> Vec<u8> {
     let digits = text(vector, key).as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
-    digits.chunks(2).map(|pair| byte(pair).expect("it is hexadecimal")).collect()
+    digits.chunks(2).map(|pair| byte(pair).expect("the text is hexadecimal")).collect()
 }
 
 fn kind(name: &str) -> Kind {

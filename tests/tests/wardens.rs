@@ -67,7 +67,7 @@ fn what_an_interrupted_test_has_started_ends_with_it() {
             pids.iter().all(|pid| !is_alive(*pid)).then_some(())
         });
         eventually("that no directory is left", || {
-            let names = std::fs::read_dir(dir.path()).expect("it is ours").flatten();
+            let names = std::fs::read_dir(dir.path()).expect("the directory can be read").flatten();
             names.map(|entry| entry.file_name()).all(|name| name.len() < 10).then_some(())
         });
     }
@@ -97,7 +97,7 @@ fn needs_programs_that_are_nowhere() {
 #[test]
 fn a_test_without_its_programs_is_skipped_in_one_line_by_name() {
     let dir = private_dir();
-    symlink("/bin/sh", dir.path().join("sh")).expect("the directory is ours");
+    symlink("/bin/sh", dir.path().join("sh")).expect("the directory is writable");
     let mut command = Command::new(env::current_exe().expect("a test knows its own path"));
     command.args(["--exact", "needs_programs_that_are_nowhere", "--ignored"]);
     let ended = RunningProcess::start(command.env("PATH", dir.path())).wait().expect(0);

@@ -18,11 +18,11 @@ use super::{RunningRelay, WAYS, dir, echo, exchange, noise, server, unix};
 fn a_fifo_is_passed_on_to_another() {
     let dir = dir();
     let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
-    mkfifo(&to, Mode::S_IRWXU).expect("there is none yet");
+    mkfifo(&to, Mode::S_IRWXU).expect("the path is free");
     let mut reader = RunningProcess::start(Command::new("cat").arg(&to));
     let [a, b] = [&from, &to].map(|path| format!("fifo://{}", path.display()));
     let mut relay = RunningRelay::start(&[&a, &b]);
-    fs::write(&from, "one\ntwo\n").expect("somebody reads it");
+    fs::write(&from, "one\ntwo\n").expect("a process reads the FIFO");
     reader.stdout().wait_for("one\ntwo\n");
     relay.terminate().expect(0);
     assert_eq!(reader.wait().expect(0).text(), "one\ntwo\n");
@@ -49,7 +49,7 @@ fn an_answer_that_comes_before_all_was_read_arrives_whole() {
         let mut heard = Vec::new();
         peer.read_to_end(&mut heard).expect("the answer is not cut off");
         assert!(heard == noise(ANSWER, 2), "{} bytes, {way:?}", heard.len());
-        writer.join().expect("it ends");
+        writer.join().expect("the thread does not panic");
     }
 }
 
@@ -90,15 +90,15 @@ fn a_server_that_has_said_its_last_still_hears() {
     let relay = RunningRelay::start(&["tcp://127.0.0.1:0", &unix(&path), "--raw"]);
     let mut peer = relay.tcp();
     let (mut server, _) = listener.accept().expect("the relay comes");
-    server.write_all(b"that is all").expect("it is taken");
-    server.shutdown(Shutdown::Write).expect("it is a socket");
+    server.write_all(b"that is all").expect("the peer reads the bytes");
+    server.shutdown(Shutdown::Write).expect("the socket is open");
     let mut heard = String::new();
     peer.read_to_string(&mut heard).expect("the end is passed on");
     assert_eq!(heard, "that is all");
-    peer.write_all(b"one thing more").expect("it is taken");
+    peer.write_all(b"one thing more").expect("the peer reads the bytes");
     drop(peer);
     heard.clear();
-    server.read_to_string(&mut heard).expect("it comes to an end");
+    server.read_to_string(&mut heard).expect("the stream ends");
     assert_eq!(heard, "one thing more");
 }
 
@@ -137,7 +137,7 @@ fn a_peer_that_is_silent_or_slow_stops_nobody() {
     let relay = RunningRelay::start(&["tcp://127.0.0.1:0", &to, "--raw"]);
     let _silent = relay.tcp();
     let slow = relay.tcp();
-    slow.set_nonblocking(true).expect("it is a socket");
+    slow.set_nonblocking(true).expect("the socket is open");
     // It fills all buffers on the way, and reads nothing.
     let chunk = [1; 64 * 1024];
     let fill = || loop {
@@ -166,7 +166,8 @@ fn a_slow_reader_makes_its_counterpart_wait() {
         let mut peer = relay.tcp();
         let (server, _) = listener.accept().expect("the relay comes");
         let before = memory(&[relay.process.pid()]);
-        peer.set_write_timeout(Some(std::time::Duration::from_secs(2))).expect("it is a socket");
+        peer.set_write_timeout(Some(std::time::Duration::from_secs(2)))
+            .expect("the socket is open");
         let line = [vec![b'x'; 9_999], vec![b'\n']].concat();
         let mut sent = 0;
         let error = loop {
@@ -174,7 +175,7 @@ fn a_slow_reader_makes_its_counterpart_wait() {
                 Ok(count) => sent += count,
                 Err(error) => break error,
             }
-            assert!(sent < MOST, "nobody makes it wait: {sent} bytes are somewhere");
+            assert!(sent < MOST, "the relay does not stop reading: it holds {sent} bytes");
         };
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
         let more = memory(&[relay.process.pid()]).saturating_sub(before);
@@ -208,6 +209,6 @@ fn two_relays_carry_bytes_through_tls() {
         let mut back = Vec::new();
         client.read_to_end(&mut back).expect("bytes come back");
         assert!(back == bytes, "{} of {} bytes came back", back.len(), bytes.len());
-        fs::remove_file(server).expect("it was made above");
+        fs::remove_file(server).expect("the file is writable");
     }
 }

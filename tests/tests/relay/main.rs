@@ -49,8 +49,8 @@ impl RunningRelay {
     }
 
     fn tcp(&self) -> TcpStream {
-        let (_, address) = self.at.split_once("://").expect("it is an endpoint");
-        let stream = TcpStream::connect(address).expect("it listens");
+        let (_, address) = self.at.split_once("://").expect("the endpoint has a scheme");
+        let stream = TcpStream::connect(address).expect("the listener accepts a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
         stream
     }
@@ -111,11 +111,11 @@ fn noise(count: usize, seed: u64) -> Vec<u8> {
 fn exchange(stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
     thread::scope(|scope| {
         scope.spawn(|| {
-            (&stream).write_all(bytes).expect("they are taken");
-            stream.shutdown(Shutdown::Write).expect("it is a socket");
+            (&stream).write_all(bytes).expect("the peer reads the bytes");
+            stream.shutdown(Shutdown::Write).expect("the socket is open");
         });
         let mut heard = Vec::new();
-        (&stream).read_to_end(&mut heard).expect("it comes to an end");
+        (&stream).read_to_end(&mut heard).expect("the stream ends");
         heard
     })
 }

@@ -23,12 +23,12 @@ fn messages_go_from_codec_to_codec() {
     let relay = RunningRelay::start(&["tcp://127.0.0.1:0?codec=line", &to]);
     let mut peer = relay.tcp();
     let (mut server, _) = listener.accept().expect("the relay comes");
-    peer.write_all(b"one\r\ntwo\n\nlast").expect("it is taken");
-    peer.shutdown(Shutdown::Write).expect("it is a socket");
+    peer.write_all(b"one\r\ntwo\n\nlast").expect("the peer reads the bytes");
+    peer.shutdown(Shutdown::Write).expect("the socket is open");
     let mut heard = Vec::new();
     server.read_to_end(&mut heard).expect("the end is passed on");
     assert_eq!(heard, b"one\0two\0\0last\0");
-    server.write_all(b"back\0again\0").expect("it is taken");
+    server.write_all(b"back\0again\0").expect("the peer reads the bytes");
     drop(server);
     let mut lines = String::new();
     peer.read_to_string(&mut lines).expect("the end is passed on");
@@ -47,7 +47,7 @@ fn the_last_line_of_a_writer_is_not_mixed_with_the_next_ones() {
     let mut lines = BufReader::new(server).lines();
     for said in ["one", "two", "three"] {
         fs::write(&fifo, said).expect("the relay reads it");
-        assert_eq!(lines.next().expect("it comes").expect("it is text"), said);
+        assert_eq!(lines.next().expect("the stream goes on").expect("the bytes are UTF-8"), said);
     }
 }
 
@@ -61,9 +61,9 @@ fn records_of_a_peer_that_left_something_unread_are_all_passed_on() {
     let made = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None);
     let peer = made.expect("a descriptor is left");
     let address = UnixAddr::new(&at).expect("it is short");
-    connect(peer.as_raw_fd(), &address).expect("it listens");
+    connect(peer.as_raw_fd(), &address).expect("the listener accepts a connection");
     let (mut server, _) = listener.accept().expect("the relay comes");
-    server.write_all(b"never read\n").expect("there is room");
+    server.write_all(b"never read\n").expect("the peer reads the bytes");
     let say = |text: &str| send(peer.as_raw_fd(), text.as_bytes(), MsgFlags::empty());
     let arrived = || recv(peer.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_PEEK);
     assert_eq!(arrived(), Ok("never read".len()));
@@ -90,8 +90,8 @@ fn a_message_that_cannot_go_is_refused_and_the_next_ones_are_not() {
     let (mut server, _) = listener.accept().expect("the relay comes");
     let long = vec![b'x'; (1 << 20) + 1];
     for part in [&b"first"[..], &long, b"two\nlines", &long[1..], b"last"] {
-        peer.write_all(part).expect("it is taken");
-        peer.write_all(b"\0").expect("it is taken");
+        peer.write_all(part).expect("the peer reads the bytes");
+        peer.write_all(b"\0").expect("the peer reads the bytes");
     }
     drop(peer);
     let mut heard = Vec::new();
@@ -111,31 +111,33 @@ fn a_message_that_cannot_go_is_refused_and_the_next_ones_are_not() {
 #[test]
 fn records_stay_records() {
     let dir = dir();
-    let far = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
+    let far = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
     far.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
-    let to = format!("udp://{}", far.local_addr().expect("it is bound"));
+    let to = format!("udp://{}", far.local_addr().expect("the socket is bound"));
     let relay = RunningRelay::start(&["udp://127.0.0.1:0", &to, "--raw"]);
-    let near = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
-    near.connect(relay.at.strip_prefix("udp://").expect("it is")).expect("it listens");
+    let near = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+    near.connect(relay.at.strip_prefix("udp://").expect("the prefix is there"))
+        .expect("the listener accepts a connection");
     near.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     let mut room = [0; 100];
     for text in [&b"one\n"[..], b"two"] {
-        near.send(text).expect("it is sent");
-        let (count, from) = far.recv_from(&mut room).expect("it comes");
+        near.send(text).expect("the datagram is sent");
+        let (count, from) = far.recv_from(&mut room).expect("a datagram comes");
         assert_eq!(&room[..count], text);
-        far.send_to(&[text, b" back"].concat(), from).expect("it is sent");
-        let count = near.recv(&mut room).expect("it comes");
+        far.send_to(&[text, b" back"].concat(), from).expect("the datagram is sent");
+        let count = near.recv(&mut room).expect("a datagram comes");
         assert_eq!(&room[..count], [text, b" back"].concat());
     }
     // From records to lines, as each side needs.
     let path = dir.path().join("lines.sock");
     let listener = UnixListener::bind(&path).expect("the path is free");
     let relay = RunningRelay::start(&["udp://127.0.0.1:0", &unix(&path)]);
-    near.connect(relay.at.strip_prefix("udp://").expect("it is")).expect("it listens");
-    near.send(b"a datagram").expect("it is sent");
+    near.connect(relay.at.strip_prefix("udp://").expect("the prefix is there"))
+        .expect("the listener accepts a connection");
+    near.send(b"a datagram").expect("the datagram is sent");
     let (server, _) = listener.accept().expect("the relay comes");
     let mut line = String::new();
-    BufReader::new(&server).read_line(&mut line).expect("it comes");
+    BufReader::new(&server).read_line(&mut line).expect("the next line comes");
     assert_eq!(line, "a datagram\n");
 }
 
@@ -146,24 +148,24 @@ fn a_subject_of_the_daemon_can_be_a_side() {
     let relay = RunningRelay::beside(&daemon, &["tcp://127.0.0.1:0?codec=line", "ipcd:chat"]);
     let (mut ann, mut bob) = (relay.tcp(), relay.tcp());
     subscribers(&daemon, "chat", 3);
-    ann.write_all(b"from ann\n").expect("it is taken");
+    ann.write_all(b"from ann\n").expect("the peer reads the bytes");
     let mut heard = String::new();
     let mut bob_hears = BufReader::new(bob.try_clone().expect("a descriptor is left"));
-    bob_hears.read_line(&mut heard).expect("it comes");
-    bob.write_all(b"from bob\n").expect("it is taken");
+    bob_hears.read_line(&mut heard).expect("the next line comes");
+    bob.write_all(b"from bob\n").expect("the peer reads the bytes");
     // It receives messages of others, and not its own.
     let mut ann_hears = BufReader::new(ann.try_clone().expect("a descriptor is left"));
-    ann_hears.read_line(&mut heard).expect("it comes");
+    ann_hears.read_line(&mut heard).expect("the next line comes");
     assert_eq!(heard, "from ann\nfrom bob\n");
     assert_eq!(receiver.wait().expect(0).text(), "from ann\nfrom bob\n");
     // The last message is accepted before the connection ends, and the peer is closed.
     let mut receiver = daemon.recv("unix", &["-C", "1000", "chat"]);
     let lines: String = (0..1000).map(|number| format!("{number}\n")).collect();
-    ann.write_all(lines.as_bytes()).expect("it is taken");
-    ann.shutdown(Shutdown::Write).expect("it is a socket");
+    ann.write_all(lines.as_bytes()).expect("the peer reads the bytes");
+    ann.shutdown(Shutdown::Write).expect("the socket is open");
     assert_eq!(receiver.wait().expect(0).text(), lines);
     let mut rest = String::new();
-    ann_hears.read_to_string(&mut rest).expect("it is closed");
+    ann_hears.read_to_string(&mut rest).expect("the stream ends");
     assert_eq!(rest, "");
     // In the other direction, a subject is connected to a server, once.
     let dir = dir();
@@ -174,9 +176,9 @@ fn a_subject_of_the_daemon_can_be_a_side() {
     let (mut server, _) = listener.accept().expect("the relay comes");
     subscribers(&daemon, "news", 1);
     daemon.send("news", "what now?");
-    server.write_all(b"this\n").expect("it is taken");
+    server.write_all(b"this\n").expect("the peer reads the bytes");
     let mut lines = BufReader::new(server.try_clone().expect("a descriptor is left")).lines();
-    let mut next = || lines.next().expect("it goes on").expect("it is text");
+    let mut next = || lines.next().expect("the stream goes on").expect("the bytes are UTF-8");
     assert_eq!([next(), next()], ["what now?", "this"], "with echo it hears itself");
     drop((lines, server));
     relay.wait().expect(0);
@@ -199,10 +201,10 @@ fn peers_of_a_daemon_that_ends_are_closed_and_the_relay_goes_on() {
     subscribers(&daemon, "chat", 1);
     daemon.terminate().expect(0);
     let mut rest = Vec::new();
-    peer.read_to_end(&mut rest).expect("it is closed");
+    peer.read_to_end(&mut rest).expect("the stream ends");
     relay.process.stderr.wait_for("is ending");
     let mut peer = relay.tcp();
-    peer.read_to_end(&mut rest).expect("it is closed, too");
+    peer.read_to_end(&mut rest).expect("the stream ends");
     relay.process.stderr.wait_for("ipcd.sock: No such file");
     assert!(relay.process.has_ended().is_none());
 }

@@ -19,9 +19,9 @@ fn more_peers_than_children_wait() {
     let pid = relay.process.pid();
     let mut peers: Vec<TcpStream> = (0..3).map(|_| relay.tcp()).collect();
     for (peer, text) in peers.iter_mut().zip([b"a", b"b"]) {
-        peer.write_all(text).expect("it is taken");
+        peer.write_all(text).expect("the peer reads the bytes");
         let mut heard = [0];
-        peer.read_exact(&mut heard).expect("it is served");
+        peer.read_exact(&mut heard).expect("the answer comes");
         assert_eq!(&heard, text);
     }
     assert_eq!(children(pid).len(), 2);
@@ -30,7 +30,7 @@ fn more_peers_than_children_wait() {
     assert_eq!(children(pid).len(), 2);
     peers.pop();
     let mut heard = [0];
-    last.read_exact(&mut heard).expect("it is served now");
+    last.read_exact(&mut heard).expect("the answer comes");
     assert_eq!(&heard, b"c");
 }
 
@@ -42,7 +42,7 @@ fn told_to_end_it_leaves_nothing_behind() {
         // The command does not end by itself, nor does its child.
         let command = "pipe:sh -c 'echo here; sleep 1000; echo there'";
         let mut relay = RunningRelay::start(&[&[&unix(&path), command, "--raw"], way].concat());
-        let mut peer = UnixStream::connect(&path).expect("it listens");
+        let mut peer = UnixStream::connect(&path).expect("the listener accepts a connection");
         let mut heard = [0; 5];
         peer.read_exact(&mut heard).expect("the command runs");
         let pid = relay.process.pid();
@@ -73,8 +73,8 @@ fn when_the_parent_is_killed_its_children_end_too() {
     let to = unix(&server(&dir, 1, echo));
     let mut relay = RunningRelay::start(&["tcp://127.0.0.1:0", &to, "--raw", "--fork"]);
     let mut peer = relay.tcp();
-    peer.write_all(b"x").expect("it is taken");
-    peer.read_exact(&mut [0]).expect("it is served");
+    peer.write_all(b"x").expect("the peer reads the bytes");
+    peer.read_exact(&mut [0]).expect("the answer comes");
     let child = children(relay.process.pid())[0];
     relay.process.signal(Signal::SIGKILL);
     relay.process.wait();
@@ -88,13 +88,13 @@ fn a_child_that_dies_takes_only_its_peer_along() {
     let relay = RunningRelay::start(&["tcp://127.0.0.1:0", &to, "--raw", "--fork"]);
     let serve = || {
         let mut peer = relay.tcp();
-        peer.write_all(b"x").expect("it is taken");
-        peer.read_exact(&mut [0]).expect("it is served");
+        peer.write_all(b"x").expect("the peer reads the bytes");
+        peer.read_exact(&mut [0]).expect("the answer comes");
         peer
     };
     let mut first = serve();
     let child = children(relay.process.pid())[0];
-    kill(Pid::from_raw(child), Signal::SIGKILL).expect("it is a child of ours");
+    kill(Pid::from_raw(child), Signal::SIGKILL).expect("the process runs");
     let mut rest = Vec::new();
     // A reset counts as an end.
     let _ = first.read_to_end(&mut rest);

@@ -16,12 +16,13 @@ fn a_command_knows_its_peer_and_is_reaped() {
                    ${TCPREMOTEINFO-none}; echo $TCPREMOTEPORT $IPC_FROM_ADDR $TCPLOCALPORT; cat'";
     for way in WAYS {
         let args = [&["tcp://127.0.0.1:0", command, "--raw", "--ucspi"], way].concat();
-        let stale = [("IPC_SUBJECT", "somebody else's"), ("TCPREMOTEINFO", "likewise")];
+        let stale = [("IPC_SUBJECT", "of another process"), ("TCPREMOTEINFO", "likewise")];
         let mut relay = RunningRelay::listening(spawn(&args, &stale));
         let peer = relay.tcp();
-        let ours = peer.local_addr().expect("it is a socket");
-        let theirs = peer.peer_addr().expect("it is connected");
-        let heard = String::from_utf8(exchange(peer, b"and what it is told")).expect("it is text");
+        let ours = peer.local_addr().expect("the socket is bound");
+        let theirs = peer.peer_addr().expect("the socket is connected");
+        let heard =
+            String::from_utf8(exchange(peer, b"and what it is told")).expect("the bytes are UTF-8");
         let (port, at) = (ours.port(), theirs.port());
         let expected = format!(
             "TCP 127.0.0.1 tcp none none\n{port} 127.0.0.1:{port} {at}\nand what it is told"
@@ -40,8 +41,8 @@ fn local_peers_have_their_numbers() {
     let command = "pipe:sh -c 'echo $PROTO $UNIXREMOTEPID $IPC_FROM_PID $UNIXREMOTEEUID'";
     let _relay = RunningRelay::start(&[&unix(&path), command, "--raw", "--ucspi"]);
     let mut heard = String::new();
-    let mut peer = UnixStream::connect(&path).expect("it listens");
-    peer.read_to_string(&mut heard).expect("it comes to an end");
+    let mut peer = UnixStream::connect(&path).expect("the listener accepts a connection");
+    peer.read_to_string(&mut heard).expect("the stream ends");
     let (pid, uid) = (std::process::id(), nix::unistd::geteuid());
     assert_eq!(heard, format!("UNIX {pid} {pid} {uid}\n"));
 }
@@ -55,7 +56,7 @@ fn a_server_that_is_not_there_closes_one_peer_and_not_the_relay() {
             RunningRelay::start(&[&["tcp://127.0.0.1:0", &unix(&path), "--raw"], way].concat());
         let mut rest = Vec::new();
         let peer = relay.tcp();
-        let who = peer.local_addr().expect("it is a socket").to_string();
+        let who = peer.local_addr().expect("the socket is bound").to_string();
         // A reset counts as an end.
         let _ = (&peer).read_to_end(&mut rest);
         relay.process.stderr.wait_for(&who);
@@ -63,9 +64,9 @@ fn a_server_that_is_not_there_closes_one_peer_and_not_the_relay() {
         let listener = UnixListener::bind(&path).expect("the path is free");
         let mut peer = relay.tcp();
         let (mut server, _) = listener.accept().expect("the relay comes");
-        server.write_all(b"here I am").expect("it is taken");
+        server.write_all(b"here I am").expect("the peer reads the bytes");
         drop(server);
-        peer.read_to_end(&mut rest).expect("it comes to an end");
+        peer.read_to_end(&mut rest).expect("the stream ends");
         assert_eq!(rest, b"here I am");
         relay.terminate().expect(0);
     }
@@ -74,19 +75,19 @@ fn a_server_that_is_not_there_closes_one_peer_and_not_the_relay() {
 /// A remote server is connected to once, by another process, and works the same.
 #[test]
 fn a_server_on_the_network_sees_one_connection_for_each_peer() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
-    let to = format!("tcp://{}", listener.local_addr().expect("it is bound"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let to = format!("tcp://{}", listener.local_addr().expect("the socket is bound"));
     for way in WAYS {
         let dir = dir();
         let path = dir.path().join("relay.sock");
         let mut relay = RunningRelay::start(&[&[&unix(&path), &to, "--raw"], way].concat());
         for number in 0..20 {
-            let mut peer = UnixStream::connect(&path).expect("it listens");
+            let mut peer = UnixStream::connect(&path).expect("the listener accepts a connection");
             write!(peer, "{number}").expect("it is taken");
-            peer.shutdown(Shutdown::Write).expect("it is a socket");
+            peer.shutdown(Shutdown::Write).expect("the socket is open");
             let (mut server, _) = listener.accept().expect("the relay comes");
             let mut heard = String::new();
-            server.read_to_string(&mut heard).expect("it comes to an end");
+            server.read_to_string(&mut heard).expect("the stream ends");
             assert_eq!(heard, number.to_string());
         }
         let pid = relay.process.pid();
@@ -107,8 +108,8 @@ fn a_server_that_does_not_answer_keeps_nobody_waiting() {
     let path = dir.path().join("server.sock");
     // std asks for a backlog of 128 or more, and no process accepts from it.
     let listener = UnixListener::bind(&path).expect("the path is free");
-    let first = UnixStream::connect(&path).expect("there is room");
-    first.set_nonblocking(true).expect("it is a socket");
+    let first = UnixStream::connect(&path).expect("the listener accepts a connection");
+    first.set_nonblocking(true).expect("the socket is open");
     let waiting = fill_queue(&path);
     let mut relay =
         RunningRelay::start(&["tcp://127.0.0.1:0", &unix(&path), "--raw", "--timeout", "1h"]);

@@ -29,8 +29,8 @@ fn what_makes_no_sense_is_said() {
     usage(&["tcp://0.0.0.0:0", "unix:///x"], "insecure=true");
     usage(&["pipe:cat", "unix:///x"], "pipe");
     usage(&["ipcd:a..b", "unix:///x"], "empty");
-    let occupied = TcpListener::bind("127.0.0.1:0").expect("there is a port");
-    let at = format!("tcp://{}", occupied.local_addr().expect("it is bound"));
+    let occupied = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let at = format!("tcp://{}", occupied.local_addr().expect("the socket is bound"));
     let ended = spawn(&[&at, "unix:///x"], &[]).wait().expect(3);
     assert!(ended.stderr.contains(&at), "{}", ended.stderr);
     let dir = dir();
@@ -39,7 +39,7 @@ fn what_makes_no_sense_is_said() {
     let ended = spawn(&nowhere, &[]).wait().expect(3);
     assert!(ended.stderr.contains("is ipcd running"), "{}", ended.stderr);
     // A claimed path is free again.
-    assert!(fs::read_dir(dir.path()).expect("it is there").next().is_none());
+    assert!(fs::read_dir(dir.path()).expect("the directory can be read").next().is_none());
 }
 
 #[test]
