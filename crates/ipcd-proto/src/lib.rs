@@ -7,6 +7,7 @@ mod codec;
 pub mod control;
 mod frame;
 mod headers;
+mod http;
 pub mod limits;
 mod subject;
 
@@ -15,6 +16,7 @@ pub use frame::{
     Decoded, Frame, FrameError, FrameWriter, HEADER_BYTES, Header, Kind, decode, frame_len,
 };
 pub use headers::{BadHeaders, Headers};
+pub use http::{HttpDetector, HttpVerdict};
 pub use subject::{Address, BadSubject, Filter, Subject};
 
 /// The version of the protocol that this crate speaks.

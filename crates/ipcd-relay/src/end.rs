@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Instant;
 
-use ipcd_proto::Codec;
+use ipcd_proto::{Codec, HttpDetector, HttpVerdict};
 use ipcd_transport::{RawChannel, ReadBuffer, ReadOutcome, WriteOutcome};
 use nix::sys::epoll::EpollFlags;
 
@@ -27,6 +27,8 @@ pub(crate) struct End {
     is_finished: bool,
     /// Whether it is read only to find that its peer has closed.
     lingers: bool,
+    /// Looks at the beginning of its bytes, as long as they may be an HTTP request.
+    http: Option<HttpDetector>,
 }
 
 /// Reads that are made of an end in a turn while its peer is waited for.
@@ -52,12 +54,36 @@ impl End {
             watched: [None; 2],
             is_finished: false,
             lingers: false,
+            http: None,
         }
     }
 
     pub(crate) fn subject(subject: Subject) -> Self {
         let way = Way::Subject(Box::new(subject));
-        Self { way, codec: Codec::Raw, watched: [None; 2], is_finished: false, lingers: false }
+        Self {
+            way,
+            codec: Codec::Raw,
+            watched: [None; 2],
+            is_finished: false,
+            lingers: false,
+            http: None,
+        }
+    }
+
+    /// Refuses a stream that begins like an HTTP request: a web page can have a browser send lines of
+    /// its choice to a port of the loopback.
+    pub(crate) fn refuse_http(&mut self) {
+        self.http = self.has_end().then(HttpDetector::default);
+    }
+
+    /// Whether these bytes, which have just been read, show that it is an HTTP request.
+    pub(crate) fn is_http(&mut self, bytes: &[u8]) -> bool {
+        let Some(detector) = &mut self.http else { return false };
+        let verdict = detector.take(bytes, self.codec == Codec::Raw);
+        if verdict != HttpVerdict::Open {
+            self.http = None;
+        }
+        verdict == HttpVerdict::Request
     }
 
     pub(crate) fn read_fd(&self) -> BorrowedFd<'_> {

@@ -20,6 +20,8 @@ pub(crate) const READ_BYTES: usize = 128 * 1024;
 const TURN_BYTES: usize = 4 * 1024 * 1024;
 /// Reads of a turn: records may be small.
 const TURN_READS: usize = 64;
+/// Why a peer is closed that would publish the lines of an HTTP request.
+const HTTP: &str = "connection refused: it speaks HTTP, so a page in a browser may have sent it";
 /// Bytes of the longest message.
 const LONGEST: usize = DEFAULT_MAX_PAYLOAD;
 
@@ -208,6 +210,12 @@ impl Flow {
         match from.read(&mut room.scratch) {
             Ok(ReadOutcome::Bytes(count)) => {
                 turned.moved = true;
+                if from.is_http(room.scratch.filled()) {
+                    self.fail(ipcd_transport::Error::Protocol(HTTP.to_owned()).into());
+                    self.stop();
+                    turned.lost = true;
+                    return None;
+                }
                 self.take(room.scratch.filled(), from, to);
                 // An empty record has its price, too.
                 return Some(count.max(1));

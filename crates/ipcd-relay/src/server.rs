@@ -290,7 +290,12 @@ impl<'a> Server<'a> {
         self.keep();
         let connected = connect(relay, &relay.to, &variables, serves_others);
         let added = connected.and_then(|connected| {
-            let end = adopt(relay, place, parts)?;
+            let has_address = parts.identity.addr.is_some();
+            let mut end = adopt(relay, place, parts)?;
+            // To any other side, `--raw` or not, an HTTP request may be what is meant.
+            if has_address && matches!(relay.to, Side::Subject { .. }) {
+                end.refuse_http();
+            }
             match connected {
                 Connected::End(to) => self.add(end, to, who.clone(), origin.clone()),
                 Connected::Later(waiting) => {

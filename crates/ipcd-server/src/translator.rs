@@ -1,17 +1,15 @@
 //! Between a bare peer's bytes and the router's frames.
 
-mod http;
-
 use ipcd_core::RawPeer;
 use ipcd_proto::control::{Refusal, decode as body};
 use ipcd_proto::{
-    BadSubject, Codec, Decoded, Decoder, Filter, Frame, FrameWriter, Header, Kind, Subject,
+    BadSubject, Codec, Decoded, Decoder, Filter, Frame, FrameWriter, Header, HttpDetector, HttpVerdict,
+    Kind, Subject,
     TooLong, decode,
 };
 
 use ipcd_transport::RawChannel;
 
-use self::http::{Beginning, Verdict};
 use crate::listen::{Dialect, FIRST_WORD};
 
 /// Bytes that are translated before they are written.
@@ -41,7 +39,7 @@ pub(crate) struct Translator {
     /// Bytes that may still go to an address that has proved nothing.
     allowance: Option<u64>,
     /// What the peer began with, as long as it could be a browser.
-    beginning: Option<Beginning>,
+    beginning: Option<HttpDetector>,
     is_browser: bool,
     /// Messages of the peer that were refused, and why the first was.
     refused: u64,
@@ -107,7 +105,7 @@ impl Translator {
 
     /// For a peer that may be a browser: nothing is taken of what begins like its request.
     pub(crate) fn look_for_browser(&mut self) {
-        self.beginning = Some(Beginning::default());
+        self.beginning = Some(HttpDetector::default());
     }
 
     /// Whether it was one.
@@ -138,8 +136,8 @@ impl Translator {
         }
         if let Some(beginning) = &mut self.beginning {
             let verdict = beginning.take(bytes, self.dialect.codec == Codec::Raw);
-            self.is_browser = verdict == Verdict::Request;
-            if verdict != Verdict::Open {
+            self.is_browser = verdict == HttpVerdict::Request;
+            if verdict != HttpVerdict::Open {
                 self.beginning = None;
             }
         }

@@ -184,6 +184,42 @@ fn a_subject_of_the_daemon_can_be_a_side() {
     relay.wait().expect(0);
 }
 
+/// A web page can have a browser send lines of its choice to a port of the loopback.
+#[test]
+fn an_http_request_is_not_published() {
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
+    let request = b"POST /a HTTP/1.1\r\nHost: localhost\r\n\r\nstolen\n\0stolen\0";
+    for codec in ["line", "nul", "raw"] {
+        let from = format!("tcp://127.0.0.1:0?codec={codec}");
+        let mut relay = RunningRelay::beside(&daemon, &[&from, "ipcd:chat"]);
+        let mut browser = relay.tcp();
+        browser.write_all(request).expect("it is taken");
+        let mut answer = Vec::new();
+        browser.read_to_end(&mut answer).expect("it is closed");
+        assert!(answer.is_empty(), "{codec}");
+        relay.process.stderr.wait_for("connection refused: it speaks HTTP");
+        drop(browser);
+        relay.terminate().expect(0);
+    }
+    assert_eq!(daemon.counter("messages_accepted"), 0);
+    // Lines that are no request are messages, whatever comes later.
+    let relay = RunningRelay::beside(&daemon, &["tcp://127.0.0.1:0?codec=line", "ipcd:chat"]);
+    let mut receiver = daemon.recv("unix", &["-C", "2", "chat"]);
+    let lines = "GET well soon\nPOST / HTTP/1.1\n";
+    relay.tcp().write_all(lines.as_bytes()).expect("it is taken");
+    assert_eq!(receiver.wait().expect(0).text(), lines);
+    // Another side may be an HTTP server.
+    let dir = dir();
+    let path = dir.path().join("server.sock");
+    let listener = UnixListener::bind(&path).expect("the path is free");
+    let relay = RunningRelay::start(&["tcp://127.0.0.1:0?codec=line", &unix(&path)]);
+    relay.tcp().write_all(b"GET / HTTP/1.1\n").expect("it is taken");
+    let mut heard = String::new();
+    let (mut server, _) = listener.accept().expect("the relay comes");
+    server.read_to_string(&mut heard).expect("the end is passed on");
+    assert_eq!(heard, "GET / HTTP/1.1\n");
+}
+
 /// Waits until this number of peers has subscribed to the subject.
 fn subscribers(daemon: &Daemon, subject: &str, wanted: usize) {
     eventually("the subscribers", || {

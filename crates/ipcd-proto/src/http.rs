@@ -1,46 +1,47 @@
 //! Telling a browser from a program with a bare socket.
 //!
-//! A page on the Web can have a browser send whatever it likes to a port of the loopback, though it
-//! cannot read the answer: behind a request line and headers, lines of its own. So a stream that
-//! begins like an HTTP request (RFC 9112 §3) is none that is meant for us.
+//! A web page can have a browser send arbitrary lines to a port of the loopback, behind a request
+//! line and headers, though it cannot read the answer. So a raw peer that begins like an HTTP
+//! request (RFC 9112 §3) is refused where its lines would become messages.
 
 /// Bytes of a request line that are waited for.
 const LONGEST: usize = 16 * 1024;
 /// Bytes of the longest method.
 const LONGEST_METHOD: usize = 20;
 
-/// Looks at how a stream begins.
+/// Looks at the beginning of a stream.
 #[derive(Debug, Default)]
-pub(super) struct Beginning(Vec<u8>);
+pub struct HttpDetector(Vec<u8>);
 
-/// What it is.
+/// The result of looking at the beginning of a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Verdict {
-    /// More is needed.
+pub enum HttpVerdict {
+    /// More bytes are needed.
     Open,
-    /// A request.
+    /// It is an HTTP request.
     Request,
-    /// Something else.
+    /// It is something else.
     Other,
 }
 
-impl Beginning {
-    /// Says what came next. Where each read is a message, this is all that can be waited for.
-    pub(super) fn take(&mut self, bytes: &[u8], is_last: bool) -> Verdict {
+impl HttpDetector {
+    /// Takes the next bytes of the stream. With `is_last` it decides by the bytes that it has: where
+    /// each read is a message, the next read comes too late.
+    pub fn take(&mut self, bytes: &[u8], is_last: bool) -> HttpVerdict {
         let end = bytes.iter().position(|&byte| byte == b'\n');
         let room = LONGEST - self.0.len();
         self.0.extend_from_slice(&bytes[..end.unwrap_or(bytes.len()).min(room)]);
         let is_whole = end.is_some_and(|end| end <= room);
         match may_be_request(&self.0) {
-            false => Verdict::Other,
-            true if is_whole && has_version(&self.0) => Verdict::Request,
-            true if is_whole => Verdict::Other,
-            // A longer one than anything but a request has.
+            false => HttpVerdict::Other,
+            true if is_whole && has_version(&self.0) => HttpVerdict::Request,
+            true if is_whole => HttpVerdict::Other,
+            // Only a request has a first line as long as this, or a target that begins so.
             true if is_last || self.0.len() == LONGEST => match self.0.contains(&b'/') {
-                true => Verdict::Request,
-                false => Verdict::Other,
+                true => HttpVerdict::Request,
+                false => HttpVerdict::Other,
             },
-            true => Verdict::Open,
+            true => HttpVerdict::Open,
         }
     }
 }
@@ -67,33 +68,34 @@ fn has_version(line: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn verdict(bytes: &[u8], is_last: bool) -> Verdict {
-        Beginning::default().take(bytes, is_last)
+    fn verdict(bytes: &[u8], is_last: bool) -> HttpVerdict {
+        HttpDetector::default().take(bytes, is_last)
     }
 
     #[test]
     fn a_request_is_told_from_lines_however_it_is_cut() {
         let request = b"POST /x?y=z HTTP/1.1\r\nHost: localhost\r\n\r\nstolen\n";
         for cut in 0..request.len() {
-            let mut beginning = Beginning::default();
+            let mut detector = HttpDetector::default();
             let (first, rest) = request.split_at(cut);
-            let expected = if first.contains(&b'\n') { Verdict::Request } else { Verdict::Open };
-            assert_eq!(beginning.take(first, false), expected, "{cut}");
-            if expected == Verdict::Open {
-                assert_eq!(beginning.take(rest, false), Verdict::Request, "{cut}");
+            let expected =
+                if first.contains(&b'\n') { HttpVerdict::Request } else { HttpVerdict::Open };
+            assert_eq!(detector.take(first, false), expected, "{cut}");
+            if expected == HttpVerdict::Open {
+                assert_eq!(detector.take(rest, false), HttpVerdict::Request, "{cut}");
             }
         }
         for other in ["hello\n", "GET\n", "GET / now\n", "LOGIN ann\n", "get / HTTP/1.1\n", "\n"] {
-            assert_eq!(verdict(other.as_bytes(), false), Verdict::Other, "{other:?}");
+            assert_eq!(verdict(other.as_bytes(), false), HttpVerdict::Other, "{other:?}");
         }
     }
 
     #[test]
     fn what_a_read_brought_is_all_there_is() {
-        assert_eq!(verdict(b"GET /long", true), Verdict::Request);
-        assert_eq!(verdict(b"GET", true), Verdict::Other);
-        assert_eq!(verdict(b"\x16\x03\x01", true), Verdict::Other);
+        assert_eq!(verdict(b"GET /long", true), HttpVerdict::Request);
+        assert_eq!(verdict(b"GET", true), HttpVerdict::Other);
+        assert_eq!(verdict(b"\x16\x03\x01", true), HttpVerdict::Other);
         let long = [b"GET /".as_slice(), &[b'x'; 2 * LONGEST]].concat();
-        assert_eq!(verdict(&long, false), Verdict::Request);
+        assert_eq!(verdict(&long, false), HttpVerdict::Request);
     }
 }
