@@ -167,10 +167,11 @@ fn bare_peers_are_known_by_their_certificates_before_they_hear_anything() {
     let connect = |name: &str| {
         let at = files.via_as(&daemon, name).parse::<Endpoint>().expect("the text is an endpoint");
         let tls = ipcd_transports::find(at.scheme()).expect("the entry exists");
+        let tls = tls.raw_at(&at).expect("the transport serves raw peers");
         let parts = tls
-            .connect_bare(&at, Instant::now() + PATIENCE)
+            .connect_raw(&at, Instant::now() + PATIENCE, &[])
             .expect("the listener accepts a connection");
-        tls.adopt_bare(parts).expect("the parts make a channel").channel
+        tls.adopt_raw(parts).expect("the parts make a channel").channel
     };
     let mut tap = daemon.recv("unix", &["-v", "in"]);
     let mut channels = ["ann", "bob"].map(connect);

@@ -308,6 +308,6 @@ fn identity(kind: IdentityKind) -> &'static str {
     match kind {
         IdentityKind::Credentials => "credentials",
         IdentityKind::Owner => "owner",
-        IdentityKind::Address => "address",
+        IdentityKind::Address | IdentityKind::OtherAddress => "address",
     }
 }

@@ -63,7 +63,8 @@ pub(crate) fn connect(
     }
     let patience = if serves_others { BRIEF.min(relay.timeout) } else { relay.timeout };
     let soon = Instant::now() + patience;
-    match place.transport.connect_bare_for(&place.endpoint, soon, variables) {
+    let raw = place.transport.raw_at(&place.endpoint)?;
+    match raw.connect_raw(&place.endpoint, soon, variables) {
         Ok(parts) => adopt(relay, place, parts).map(Connected::End),
         Err(ipcd_transport::Error::TimedOut(_)) if patience < relay.timeout => {
             Waiting::start(place, deadline).map(Connected::Later)
@@ -75,7 +76,7 @@ pub(crate) fn connect(
 /// The end of a side that a listener accepted, or that was connected to.
 pub(crate) fn adopt(relay: &Relay, place: &Place, parts: ChannelParts) -> Result<End> {
     let codec = if relay.is_raw { Some(Codec::Raw) } else { place.codec.or(relay.codec) };
-    Ok(End::channel(place.transport.adopt_bare(parts)?, codec))
+    Ok(End::channel(place.transport.raw_at(&place.endpoint)?.adopt_raw(parts)?, codec))
 }
 
 /// A process that connects.
@@ -132,7 +133,8 @@ fn report(place: &Place, deadline: Instant, to: &OwnedFd) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     SigSet::empty().thread_set_mask()?;
     ipcd_sys::close_all_except(&[to.as_fd()])?;
-    match place.transport.connect_bare(&place.endpoint, deadline) {
+    let raw = place.transport.raw_at(&place.endpoint);
+    match raw.and_then(|raw| raw.connect_raw(&place.endpoint, deadline, &[])) {
         Ok(parts) => {
             let word = [&[CONNECTED], &parts.state[..]].concat();
             let descriptors: Vec<BorrowedFd<'_>> =

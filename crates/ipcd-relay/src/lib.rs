@@ -130,7 +130,9 @@ impl Relay {
     fn listen(&self) -> Result<Option<Box<dyn Listener>>> {
         match &self.from {
             Side::Subject { .. } => Ok(None),
-            Side::Endpoint(from) => Ok(Some(from.transport.listen_bare(&from.endpoint)?)),
+            Side::Endpoint(from) => {
+                Ok(Some(from.transport.raw_at(&from.endpoint)?.listen_raw(&from.endpoint)?))
+            }
         }
     }
 }

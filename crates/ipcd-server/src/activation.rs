@@ -37,8 +37,7 @@ pub fn take() -> Result<Vec<Socket>, Error> {
     // Checks that they are for this process, and has them closed on exec.
     let numbers = sd_notify::listen_fds().map_err(bad)?;
     let names = names(numbers.len()).map_err(Error::Config)?;
-    let taken =
-        |(number, name)| Ok(Socket { name, fd: ipcd_sys::duplicate_fd(number)?, number });
+    let taken = |(number, name)| Ok(Socket { name, fd: ipcd_sys::duplicate_fd(number)?, number });
     let sockets: std::io::Result<Vec<_>> = numbers.zip(names).map(taken).collect();
     ipcd_sys::remove_variables(&VARIABLES).map_err(bad)?;
     sockets.map_err(bad)
@@ -67,8 +66,9 @@ pub(crate) fn assign(listeners: Vec<Listen>, sockets: &[Socket]) -> Result<Vec<W
         let passed = InheritedFd::of(socket.fd.as_fd());
         let is_named = |listen: &Listen| socket.name.is_some() && listen.name == socket.name;
         let is_at = |listen: &Listen| {
-            ipcd_transports::of(&listen.endpoint, listen.purpose())
-                .is_ok_and(|transport| transport.is_at(&listen.endpoint, &passed))
+            ipcd_transports::of(&listen.endpoint, listen.purpose()).is_ok_and(|transport| {
+                transport.activation().is_some_and(|found| found.is_at(&listen.endpoint, &passed))
+            })
         };
         let which =
             listeners.iter().position(is_named).or_else(|| listeners.iter().position(is_at));
@@ -104,7 +104,8 @@ impl Socket {
 
     /// A listener for frames, where the socket is.
     fn listen(&self, passed: &InheritedFd) -> Result<Listen, Error> {
-        let endpoint = ipcd_transports::ALL.iter().find_map(|found| found.endpoint_of(passed));
+        let endpoint =
+            ipcd_transports::ALL.iter().find_map(|found| found.activation()?.endpoint_of(passed));
         let endpoint = endpoint.ok_or_else(|| {
             let name = self.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
             let number = self.number;
@@ -123,9 +124,11 @@ impl Socket {
     ) -> Result<Box<dyn Listener>, Error> {
         let copy = self.fd.try_clone();
         let copy = copy.map_err(|error| Error::system("duplicate a passed socket", error))?;
+        let inherited = InheritedFd::of(copy.as_fd());
+        let activation = transport.activation_at(&listen.endpoint, &inherited)?;
         let listener = match listen.dialect {
-            None => transport.inherit(&listen.endpoint, copy)?,
-            Some(_) => transport.inherit_bare(&listen.endpoint, copy)?,
+            None => activation.inherit(&listen.endpoint, copy)?,
+            Some(_) => activation.inherit_raw(&listen.endpoint, copy)?,
         };
         let actual = Listen { endpoint: listener.local().clone(), ..listen.clone() };
         actual.check().map_err(Error::Config)?;

@@ -91,6 +91,10 @@ impl Connect {
             return Err(format!("{at}: {why}: give at least one"));
         }
         self.dialect.check(["subject", "reply"])?;
-        transport.check_bare(at, self.dialect.flow()).map(drop).map_err(|error| error.to_string())
+        transport
+            .raw_at(at)
+            .and_then(|raw| raw.check_raw(at, self.dialect.flow()))
+            .map(drop)
+            .map_err(|error| error.to_string())
     }
 }

@@ -63,5 +63,5 @@ fn dial(errand: &Errand<'_>) -> Result<ChannelParts, Error> {
     if getppid() != errand.supervisor {
         return Err(Error::Config("the supervisor is gone".into()));
     }
-    Ok(errand.transport.connect_bare(errand.to, errand.deadline)?)
+    Ok(errand.transport.raw_at(errand.to)?.connect_raw(errand.to, errand.deadline, &[])?)
 }

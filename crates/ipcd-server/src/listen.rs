@@ -225,7 +225,10 @@ impl Listen {
             return bad("with a codec, subject= says where messages go, reply= what comes back");
         }
         dialect.check(["subject", "reply"])?;
-        transport.check_bare(at, dialect.flow()).map_err(|error| error.to_string())?;
+        transport
+            .raw_at(at)
+            .and_then(|raw| raw.check_raw(at, dialect.flow()))
+            .map_err(|error| error.to_string())?;
         allowlist::check(at, transport, &self.allow, self.insecure)
             .map_err(|error| error.to_string())
     }

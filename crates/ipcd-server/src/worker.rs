@@ -436,7 +436,10 @@ impl Worker {
             return Ok((challenge, (channel, None)));
         };
         let (addr, is_chosen) = (parts.identity.addr, dialect.chosen);
-        let bare = transport.adopt_bare(parts)?;
+        let raw = transport
+            .raw()
+            .ok_or_else(|| Error::Config(format!("{} takes frames only", transport.scheme())))?;
+        let bare = raw.adopt_raw(parts)?;
         let mut translator = Translator::new(dialect, &bare, self.core.max_payload());
         let is_distant = addr.is_some_and(|addr| !addr.ip().to_canonical().is_loopback());
         if addr.is_some() && !is_chosen && bare.has_end {

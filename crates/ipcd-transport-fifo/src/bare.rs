@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{
     Channel, ChannelParts, Endpoint, Error, FileKind, FoundFile, Listener, PathClaim, PathRights,
-    PeerIdentity, ReadBuffer, ReadOutcome, Result, StreamChannel, WriteOutcome, reopen,
-    set_local_access,
+    PeerIdentity, PeerTracking, RawBehaviour, ReadBuffer, ReadOutcome, Result, StreamChannel,
+    WriteOutcome, reopen, set_local_access,
 };
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -75,17 +75,27 @@ impl Listener for Listening {
         Ok(true)
     }
 
-    fn clear_place(&mut self) {
-        if let Some(claim) = &mut self.claim {
-            claim.let_go();
-        }
-    }
-
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         self.turn.take(|| {
             let read = self.fifo.try_clone();
             parts(read.map_err(|error| Error::system(format!("open {}", self.local), error))?)
         })
+    }
+
+    fn tracking(&self) -> Option<&dyn PeerTracking> {
+        Some(self)
+    }
+
+    fn tracking_mut(&mut self) -> Option<&mut dyn PeerTracking> {
+        Some(self)
+    }
+}
+
+impl PeerTracking for Listening {
+    fn clear_place(&mut self) {
+        if let Some(claim) = &mut self.claim {
+            claim.let_go();
+        }
     }
 
     fn has_one_peer(&self) -> bool {
@@ -163,11 +173,6 @@ impl Channel for Ingress {
         }
     }
 
-    /// While nobody writes, the kernel reports a hang-up without end.
-    fn reports_edges(&self) -> bool {
-        true
-    }
-
     fn write(&mut self, bytes: &[u8]) -> Result<WriteOutcome> {
         self.stream.write(bytes)
     }
@@ -178,6 +183,17 @@ impl Channel for Ingress {
 
     fn into_parts(self: Box<Self>) -> ChannelParts {
         Box::new(self.stream).into_parts()
+    }
+
+    fn raw_behaviour(&self) -> Option<&dyn RawBehaviour> {
+        Some(self)
+    }
+}
+
+impl RawBehaviour for Ingress {
+    /// While nobody writes, the kernel reports a hang-up without end.
+    fn reports_edges(&self) -> bool {
+        true
     }
 }
 

@@ -13,7 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipcd_transport::{
     Channel, ChannelParts, Endpoint, Error, FileKind, FoundFile, Listener, PathClaim, PathRights,
-    PeerIdentity, ReadBuffer, ReadOutcome, Result, StreamChannel, WriteOutcome, reopen,
+    PeerIdentity, PeerTracking, ReadBuffer, ReadOutcome, Result, StreamChannel, WriteOutcome,
+    reopen,
 };
 use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -113,16 +114,26 @@ impl Listener for Listening {
         Ok(true)
     }
 
-    fn clear_place(&mut self) {
-        self.claim.let_go();
-    }
-
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         if self.readers_left() {
             // Where it fails, the next reader begins with what this one has left.
             let _ = self.empty();
         }
         self.turn.take(|| parts(self.fifo.try_clone().map_err(|error| failed(&self.local, error))?))
+    }
+
+    fn tracking(&self) -> Option<&dyn PeerTracking> {
+        Some(self)
+    }
+
+    fn tracking_mut(&mut self) -> Option<&mut dyn PeerTracking> {
+        Some(self)
+    }
+}
+
+impl PeerTracking for Listening {
+    fn clear_place(&mut self) {
+        self.claim.let_go();
     }
 
     fn has_one_peer(&self) -> bool {

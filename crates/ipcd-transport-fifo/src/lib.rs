@@ -31,8 +31,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, IdentityKind, InheritedFd,
-    Listener, PathRights, RawChannel, RawDirections, Result, StreamChannel, Transport,
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, EnvVariable, IdentityKind,
+    InheritedFd, Listener, PathRights, RawChannel, RawDirections, RawTransport, Result,
+    SocketActivation, StreamChannel, Transport,
 };
 
 /// The FIFO transport.
@@ -77,7 +78,7 @@ impl Transport for Fifo {
         let way = Way::of(endpoint)?;
         match purpose {
             EndpointPurpose::Listen => check_rights(endpoint, Way::In),
-            // Without a word about the way, `check_bare` knows it.
+            // Without a word about the way, `check_raw` knows it.
             EndpointPurpose::ListenRaw => way.map_or(Ok(()), |way| check_rights(endpoint, way)),
             _ => Ok(()),
         }
@@ -103,7 +104,43 @@ impl Transport for Fifo {
         Ok(Box::new(StreamChannel::adopt(parts)?))
     }
 
-    fn check_bare(&self, at: &Endpoint, flow: RawDirections) -> Result<Endpoint> {
+    fn raw(&self) -> Option<&dyn RawTransport> {
+        Some(self)
+    }
+
+    fn activation(&self) -> Option<&dyn SocketActivation> {
+        Some(self)
+    }
+}
+
+impl SocketActivation for Fifo {
+    fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
+        match passed {
+            InheritedFd::Fifo(path) if path.is_absolute() => {
+                Some(Endpoint::from_path(self.scheme(), path))
+            }
+            _ => None,
+        }
+    }
+
+    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let passed = InheritedFd::of(passed.as_fd());
+        Err(passed.refused(at, "a FIFO that ipcd makes itself, or a codec= for bare lines"))
+    }
+
+    fn inherit_raw(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let found = InheritedFd::of(passed.as_fd());
+        let local = self.endpoint_of(&found);
+        let local = local.ok_or_else(|| found.refused(at, "a FIFO with a path"))?;
+        if PathRights::is_given(at) {
+            return Err(at.error("mode=, owner= and group= are for a FIFO that ipcd makes itself"));
+        }
+        Ok(Box::new(bare::Listening::over(&passed, local)?))
+    }
+}
+
+impl RawTransport for Fifo {
+    fn check_raw(&self, at: &Endpoint, flow: RawDirections) -> Result<Endpoint> {
         let mut at = at.clone();
         let way = match flow {
             RawDirections { inward: true, outward: true } => {
@@ -121,7 +158,7 @@ impl Transport for Fifo {
         Ok(at)
     }
 
-    fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+    fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         let way = Way::of(at)?;
         check_rights(at, way.unwrap_or(Way::In))?;
         let at_path = plain(at);
@@ -131,7 +168,12 @@ impl Transport for Fifo {
         }
     }
 
-    fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {
+    fn connect_raw(
+        &self,
+        to: &Endpoint,
+        _deadline: Instant,
+        _variables: &[EnvVariable],
+    ) -> Result<ChannelParts> {
         match Way::of(to)? {
             Some(Way::In) => bare::connect_to_read(to),
             // As a listener reads, so that one FIFO can be passed on to another.
@@ -139,31 +181,7 @@ impl Transport for Fifo {
         }
     }
 
-    fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
-        match passed {
-            InheritedFd::Fifo(path) if path.is_absolute() => {
-                Some(Endpoint::from_path(self.scheme(), path))
-            }
-            _ => None,
-        }
-    }
-
-    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let passed = InheritedFd::of(passed.as_fd());
-        Err(passed.refused(at, "a FIFO that ipcd makes itself, or a codec= for bare lines"))
-    }
-
-    fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let found = InheritedFd::of(passed.as_fd());
-        let local = self.endpoint_of(&found);
-        let local = local.ok_or_else(|| found.refused(at, "a FIFO with a path"))?;
-        if PathRights::is_given(at) {
-            return Err(at.error("mode=, owner= and group= are for a FIFO that ipcd makes itself"));
-        }
-        Ok(Box::new(bare::Listening::over(&passed, local)?))
-    }
-
-    fn adopt_bare(&self, parts: ChannelParts) -> Result<RawChannel> {
+    fn adopt_raw(&self, parts: ChannelParts) -> Result<RawChannel> {
         let channel: Box<dyn Channel> = match parts.state == egress::STATE {
             true => Box::new(egress::Egress::adopt(parts)?),
             false => Box::new(bare::Ingress::adopt(parts)?),

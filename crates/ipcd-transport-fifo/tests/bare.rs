@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    Endpoint, Listener, RawChannel, RawDirections, ReadBuffer, ReadOutcome, Transport,
-    WriteOutcome, poll_until,
+    Endpoint, Listener, RawChannel, RawDirections, RawTransport, ReadBuffer, ReadOutcome,
+    Transport, WriteOutcome, poll_until,
 };
 use ipcd_transport_fifo::Fifo;
 use nix::fcntl::OFlag;
@@ -25,14 +25,14 @@ fn watchdog() -> Instant {
 }
 
 fn endpoint(path: &Path, flow: RawDirections) -> Endpoint {
-    Fifo.check_bare(&Endpoint::from_path("fifo", path), flow).unwrap()
+    Fifo.check_raw(&Endpoint::from_path("fifo", path), flow).unwrap()
 }
 
 fn egress() -> (TempDir, PathBuf, Box<dyn Listener>, RawChannel) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out.fifo");
-    let mut listener = Fifo.listen_bare(&endpoint(&path, OUT)).unwrap();
-    let channel = Fifo.adopt_bare(listener.accept().unwrap().unwrap()).unwrap();
+    let mut listener = Fifo.listen_raw(&endpoint(&path, OUT)).unwrap();
+    let channel = Fifo.adopt_raw(listener.accept().unwrap().unwrap()).unwrap();
     assert!(listener.accept().unwrap().is_none(), "there is one channel");
     (dir, path, listener, channel)
 }
@@ -100,7 +100,7 @@ fn a_channel_that_ends_is_the_end_for_its_readers() {
     let (identity, state) = (parts.identity.clone(), parts.state.clone());
     drop(parts);
     listener.released(&identity, &state);
-    let mut next = Fifo.adopt_bare(listener.accept().unwrap().unwrap()).unwrap();
+    let mut next = Fifo.adopt_raw(listener.accept().unwrap().unwrap()).unwrap();
     let mut new = reader(&path);
     next.channel.write(b"whole\n").unwrap();
     assert_eq!((read(&mut old), read(&mut old)), ("half a mess".into(), String::new()));
@@ -133,8 +133,8 @@ fn somebody_elses_fifo_is_written_and_read() {
     let path = dir.path().join("theirs");
     mkfifo(&path, Mode::S_IRWXU).unwrap();
     let connect = |flow| {
-        let parts = Fifo.connect_bare(&endpoint(&path, flow), watchdog()).unwrap();
-        Fifo.adopt_bare(parts).unwrap()
+        let parts = Fifo.connect_raw(&endpoint(&path, flow), watchdog(), &[]).unwrap();
+        Fifo.adopt_raw(parts).unwrap()
     };
     let mut writer = connect(OUT);
     assert_eq!(writer.channel.write(b"lost").unwrap(), WriteOutcome::Nobody);
@@ -154,7 +154,7 @@ fn only_fifos_are_connected_to_and_one_way() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("theirs");
     let error = |path: &Path, flow| {
-        Fifo.connect_bare(&endpoint(path, flow), watchdog()).unwrap_err().to_string()
+        Fifo.connect_raw(&endpoint(path, flow), watchdog(), &[]).unwrap_err().to_string()
     };
     assert!(error(&path, OUT).contains("No such file"));
     fs::write(&path, "").unwrap();
@@ -166,10 +166,10 @@ fn only_fifos_are_connected_to_and_one_way() {
     assert!(error(&path, IN).contains("symlink"));
     let both = RawDirections { inward: true, outward: true };
     let at = Endpoint::from_path("fifo", &other);
-    assert!(Fifo.check_bare(&at, both).unwrap_err().to_string().contains("one direction"));
+    assert!(Fifo.check_raw(&at, both).unwrap_err().to_string().contains("one direction"));
     // Who connects without a direction writes.
-    assert_eq!(Fifo.connect_bare(&at, watchdog()).unwrap().state, b"out");
-    assert!(Fifo.check_bare(&endpoint(&other, OUT), IN).is_err());
+    assert_eq!(Fifo.connect_raw(&at, watchdog(), &[]).unwrap().state, b"out");
+    assert!(Fifo.check_raw(&endpoint(&other, OUT), IN).is_err());
     assert!(Fifo.listen(&endpoint(&path, OUT)).is_err());
 }
 
@@ -187,8 +187,8 @@ fn a_writer_that_waits_at_the_fifo_is_heard() {
             let path = path.clone();
             std::thread::spawn(move || fs::write(path, "hello\n").unwrap())
         };
-        let mut listener = Fifo.listen_bare(&endpoint(&path, IN)).unwrap();
-        let mut channel = Fifo.adopt_bare(listener.accept().unwrap().unwrap()).unwrap();
+        let mut listener = Fifo.listen_raw(&endpoint(&path, IN)).unwrap();
+        let mut channel = Fifo.adopt_raw(listener.accept().unwrap().unwrap()).unwrap();
         waits.join().unwrap();
         let mut buffer = ReadBuffer::new(4096, 4096);
         assert_eq!(channel.channel.read(&mut buffer).unwrap(), ReadOutcome::Bytes(6), "{round}");
@@ -202,11 +202,11 @@ fn a_fifo_that_another_program_serves_is_left_to_it() {
     mkfifo(&path, Mode::S_IRWXU).unwrap();
     let both = File::options().read(true).write(true).open(&path).unwrap();
     for flow in [IN, OUT] {
-        let why = Fifo.listen_bare(&endpoint(&path, flow)).err().unwrap().to_string();
+        let why = Fifo.listen_raw(&endpoint(&path, flow)).err().unwrap().to_string();
         assert!(why.contains("another process serves it"), "{why}");
     }
     let why = Fifo.listen(&Endpoint::from_path("fifo", &path)).err().unwrap().to_string();
     assert!(why.contains("another process serves it"), "{why}");
     drop(both);
-    drop(Fifo.listen_bare(&endpoint(&path, OUT)).unwrap());
+    drop(Fifo.listen_raw(&endpoint(&path, OUT)).unwrap());
 }

@@ -38,7 +38,7 @@ pub(crate) fn spawn_bare(endpoint: &Endpoint, variables: &[EnvVariable]) -> Resu
 }
 
 /// The channel of what [`spawn_bare`] returned.
-pub(crate) fn adopt_bare(parts: ChannelParts) -> Result<RawChannel> {
+pub(crate) fn adopt_raw(parts: ChannelParts) -> Result<RawChannel> {
     let child = if parts.state == BARE { parts.identity.pid } else { None };
     let stream = StreamChannel::adopt(parts)?;
     Ok(RawChannel { child, ..RawChannel::stream(Box::new(stream)) })

@@ -17,9 +17,10 @@ use std::time::Instant;
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::{
     Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, EnvVariable, Error,
-    IdentityKind, InheritedFd, Listener, PathClaim, PathRights, RawChannel, Result, StreamChannel,
-    Transport, accept_local, bind_local, check_length, check_server, connect_local,
-    guard_of_passed, inherited_fd::prepare, peer_credentials, poll_until, set_local_access,
+    IdentityKind, InheritedFd, Listener, PathClaim, PathRights, RawChannel, RawDirections,
+    RawTransport, Result, SocketActivation, StreamChannel, Transport, accept_local, bind_local,
+    check_length, check_server, connect_local, guard_of_passed, inherited_fd::prepare,
+    peer_credentials, poll_until, set_local_access,
 };
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
@@ -80,20 +81,6 @@ impl Transport for Pipe {
         Ok(Box::new(Rendezvous { socket, local, guard, claim: Some(claim) }))
     }
 
-    fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
-        passed.bound(SockType::Stream)?.local_endpoint(self.scheme()).filter(|at| !at.is_opaque())
-    }
-
-    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let found = InheritedFd::of(passed.as_fd());
-        let local = self.endpoint_of(&found);
-        let needed = "a Unix-domain stream socket that listens at a path";
-        let local = local.ok_or_else(|| found.refused(at, needed))?;
-        prepare(&passed)?;
-        let guard = guard_of_passed(at, &local)?;
-        Ok(Box::new(Rendezvous { socket: passed.into(), local, guard, claim: None }))
-    }
-
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
         if to.is_opaque() {
             return child::spawn(to);
@@ -111,12 +98,50 @@ impl Transport for Pipe {
         Ok(Box::new(StreamChannel::adopt(parts)?))
     }
 
-    fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
-        self.connect_bare_for(to, deadline, &[])
+    fn raw(&self) -> Option<&dyn RawTransport> {
+        Some(self)
     }
 
-    /// A command is a bare server; whoever has a path is a daemon.
-    fn connect_bare_for(
+    fn activation(&self) -> Option<&dyn SocketActivation> {
+        Some(self)
+    }
+}
+
+impl SocketActivation for Pipe {
+    fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
+        passed.bound(SockType::Stream)?.local_endpoint(self.scheme()).filter(|at| !at.is_opaque())
+    }
+
+    fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        let found = InheritedFd::of(passed.as_fd());
+        let local = self.endpoint_of(&found);
+        let needed = "a Unix-domain stream socket that listens at a path";
+        let local = local.ok_or_else(|| found.refused(at, needed))?;
+        prepare(&passed)?;
+        let guard = guard_of_passed(at, &local)?;
+        Ok(Box::new(Rendezvous { socket: passed.into(), local, guard, claim: None }))
+    }
+
+    fn inherit_raw(&self, at: &Endpoint, _passed: OwnedFd) -> Result<Box<dyn Listener>> {
+        Err(frames_only(at))
+    }
+}
+
+fn frames_only(at: &Endpoint) -> Error {
+    at.error("pipe takes frames only")
+}
+
+impl RawTransport for Pipe {
+    fn check_raw(&self, at: &Endpoint, _directions: RawDirections) -> Result<Endpoint> {
+        Err(frames_only(at))
+    }
+
+    fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        Err(frames_only(at))
+    }
+
+    /// A command is a raw server; a server with a path is a daemon.
+    fn connect_raw(
         &self,
         to: &Endpoint,
         _deadline: Instant,
@@ -128,8 +153,8 @@ impl Transport for Pipe {
         }
     }
 
-    fn adopt_bare(&self, parts: ChannelParts) -> Result<RawChannel> {
-        child::adopt_bare(parts)
+    fn adopt_raw(&self, parts: ChannelParts) -> Result<RawChannel> {
+        child::adopt_raw(parts)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    Channel, ReadBuffer, ReadOutcome, Result, Transport, WriteOutcome, poll_until,
+    Channel, RawTransport, ReadBuffer, ReadOutcome, Result, Transport, WriteOutcome, poll_until,
 };
 use ipcd_transport_pipe::Pipe;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -77,8 +77,8 @@ fn leaves_no_process_behind() {
 fn a_bare_command_knows_for_whom_it_runs_and_is_reaped_by_its_owner() {
     let command = "pipe:sh -c 'echo $IPC_ONE ${HOME-none}; exec cat'".parse().unwrap();
     let variables = [("IPC_ONE".to_owned(), Some("a b".to_owned())), ("HOME".to_owned(), None)];
-    let parts = Pipe.connect_bare_for(&command, soon(), &variables).unwrap();
-    let mut bare = Pipe.adopt_bare(parts).unwrap();
+    let parts = Pipe.connect_raw(&command, soon(), &variables).unwrap();
+    let mut bare = Pipe.adopt_raw(parts).unwrap();
     assert!(bare.has_end && !bare.keeps_records && bare.channel.is_plain());
     assert_eq!(bare.channel.write(b"and what it is told").unwrap(), WriteOutcome::Bytes(19));
     bare.channel.finish().unwrap();
@@ -86,5 +86,5 @@ fn a_bare_command_knows_for_whom_it_runs_and_is_reaped_by_its_owner() {
     let pid = Pid::from_raw(bare.child.unwrap() as i32);
     drop(bare);
     assert_eq!(waitpid(pid, None), Ok(nix::sys::wait::WaitStatus::Exited(pid, 0)));
-    assert!(Pipe.connect_bare(&"pipe:///x".parse().unwrap(), soon()).is_err());
+    assert!(Pipe.connect_raw(&"pipe:///x".parse().unwrap(), soon(), &[]).is_err());
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, IdentityKind, InetListener,
-    InheritedFd, Listener, PeerIdentity, RawDirections, Result, StreamChannel, Transport,
-    connect_inet,
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, EnvVariable, IdentityKind,
+    InetListener, InheritedFd, Listener, PeerIdentity, RawTransport, Result, SocketActivation,
+    StreamChannel, Transport, connect_inet,
     inherited_fd::{BoundName, prepare},
 };
 use nix::sys::socket::SockType;
@@ -62,18 +62,16 @@ impl Transport for Tcp {
         Ok(Box::new(StreamChannel::adopt(parts)?))
     }
 
-    fn check_bare(&self, at: &Endpoint, _flow: RawDirections) -> Result<Endpoint> {
-        Ok(at.clone())
+    fn raw(&self) -> Option<&dyn RawTransport> {
+        Some(self)
     }
 
-    fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        self.listen(at)
+    fn activation(&self) -> Option<&dyn SocketActivation> {
+        Some(self)
     }
+}
 
-    fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
-        Ok(self.connect(to, deadline)?.into_parts())
-    }
-
+impl SocketActivation for Tcp {
     fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
         passed.bound(SockType::Stream)?.inet_endpoint(self.scheme())
     }
@@ -90,9 +88,16 @@ impl Transport for Tcp {
         prepare(&passed)?;
         Ok(Box::new(Listening(InetListener::over(passed, local))))
     }
+}
 
-    fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        self.inherit(at, passed)
+impl RawTransport for Tcp {
+    fn connect_raw(
+        &self,
+        to: &Endpoint,
+        deadline: Instant,
+        _variables: &[EnvVariable],
+    ) -> Result<ChannelParts> {
+        Ok(self.connect(to, deadline)?.into_parts())
     }
 }
 

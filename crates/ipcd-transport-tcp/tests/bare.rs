@@ -1,10 +1,10 @@
-//! Bare servers: what `connect_bare` makes of one.
+//! Bare servers: what `connect_raw` makes of one.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use ipcd_transport::{Endpoint, ReadBuffer, ReadOutcome, Transport, WriteOutcome, poll_until};
+use ipcd_transport::{Endpoint, RawTransport, ReadBuffer, ReadOutcome, WriteOutcome, poll_until};
 use ipcd_transport_tcp::Tcp;
 use nix::poll::PollFlags;
 
@@ -17,9 +17,9 @@ fn a_bare_server_is_spoken_to_and_heard() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
     let to = Endpoint::new("tcp", address.to_string());
-    let parts = Tcp.connect_bare(&to, watchdog()).unwrap();
+    let parts = Tcp.connect_raw(&to, watchdog(), &[]).unwrap();
     assert_eq!(parts.identity.addr, Some(address));
-    let mut bare = Tcp.adopt_bare(parts).unwrap();
+    let mut bare = Tcp.adopt_raw(parts).unwrap();
     assert!(bare.has_end && !bare.keeps_records);
     let (mut peer, _) = server.accept().unwrap();
     assert_eq!(bare.channel.write(b"question").unwrap(), WriteOutcome::Bytes(8));
@@ -35,6 +35,6 @@ fn a_bare_server_is_spoken_to_and_heard() {
 fn nobody_there_is_an_error() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let to = Endpoint::new("tcp", address.to_string());
-    let error = Tcp.connect_bare(&to, watchdog()).unwrap_err().to_string();
+    let error = Tcp.connect_raw(&to, watchdog(), &[]).unwrap_err().to_string();
     assert!(error.contains(&address.to_string()) && error.contains("refused"), "{error}");
 }

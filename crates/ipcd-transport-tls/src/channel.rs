@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    Channel, ChannelParts, Error, PeerIdentity, ReadBuffer, ReadOutcome, Result, WriteOutcome,
-    end_socket, grow_send_buffer,
+    Channel, ChannelParts, ChannelTraffic, Error, PeerIdentity, ReadBuffer, ReadOutcome, Result,
+    WriteOutcome, end_socket, grow_send_buffer,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
@@ -325,6 +325,42 @@ impl Channel for TlsChannel {
         wrote.map_err(|error| self.told(error))
     }
 
+    fn finish(&mut self) -> Result<()> {
+        self.unused = None;
+        if self.end == End::NotYet {
+            self.end = End::Due;
+        }
+        match self.flush() {
+            // A peer that has gone needs no goodbye.
+            Err(error) if error.is_disconnect() => Ok(()),
+            flushed => flushed.map(drop),
+        }
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        let records = bytes.div_ceil(RECORD) + 1;
+        grow_send_buffer(
+            self.socket.as_fd(),
+            bytes + records * OVERHEAD + self.outgoing.unsent().len(),
+        );
+    }
+
+    fn into_parts(self: Box<Self>) -> ChannelParts {
+        let (settings, state) = self.unused.unzip();
+        let descriptors = std::iter::once(self.socket).chain(settings).collect();
+        ChannelParts { descriptors, identity: self.identity, state: state.unwrap_or_default() }
+    }
+
+    fn traffic(&self) -> Option<&dyn ChannelTraffic> {
+        Some(self)
+    }
+
+    fn traffic_mut(&mut self) -> Option<&mut dyn ChannelTraffic> {
+        Some(self)
+    }
+}
+
+impl ChannelTraffic for TlsChannel {
     fn partial_since(&self) -> Option<Instant> {
         self.progress.since()
     }
@@ -341,32 +377,12 @@ impl Channel for TlsChannel {
         std::mem::take(&mut self.lacks_memory)
     }
 
-    fn finish(&mut self) -> Result<()> {
-        self.unused = None;
-        if self.end == End::NotYet {
-            self.end = End::Due;
-        }
-        match self.flush() {
-            // A peer that has gone needs no goodbye.
-            Err(error) if error.is_disconnect() => Ok(()),
-            flushed => flushed.map(drop),
-        }
-    }
-
     fn wants_service(&self) -> bool {
         self.tls.is_handshaking() && !self.is_broken
     }
 
     fn is_shaking_hands(&self) -> bool {
         self.wants_service()
-    }
-
-    fn make_room(&mut self, bytes: usize) {
-        let records = bytes.div_ceil(RECORD) + 1;
-        grow_send_buffer(
-            self.socket.as_fd(),
-            bytes + records * OVERHEAD + self.outgoing.unsent().len(),
-        );
     }
 
     fn serve(&mut self) -> Result<()> {
@@ -385,11 +401,5 @@ impl Channel for TlsChannel {
             }
             next => Ok(next),
         }
-    }
-
-    fn into_parts(self: Box<Self>) -> ChannelParts {
-        let (settings, state) = self.unused.unzip();
-        let descriptors = std::iter::once(self.socket).chain(settings).collect();
-        ChannelParts { descriptors, identity: self.identity, state: state.unwrap_or_default() }
     }
 }

@@ -20,8 +20,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, IdentityKind, Listener,
-    PeerIdentity, RawDirections, Result, Transport, connect_inet,
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, EnvVariable, IdentityKind,
+    Listener, PeerIdentity, RawTransport, Result, Transport, connect_inet,
 };
 
 use crate::channel::TlsChannel;
@@ -96,16 +96,23 @@ impl Transport for Tls {
         Ok(Box::new(TlsChannel::adopt(parts)?))
     }
 
-    /// Bare peers, such as `openssl s_client`, agree on no protocol.
-    fn check_bare(&self, at: &Endpoint, _flow: RawDirections) -> Result<Endpoint> {
-        Ok(at.clone())
+    fn raw(&self) -> Option<&dyn RawTransport> {
+        Some(self)
     }
+}
 
-    fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+impl RawTransport for Tls {
+    /// Raw peers, such as `openssl s_client`, agree on no protocol.
+    fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         Ok(Box::new(Listening::open(at, None)?))
     }
 
-    fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
+    fn connect_raw(
+        &self,
+        to: &Endpoint,
+        deadline: Instant,
+        _variables: &[EnvVariable],
+    ) -> Result<ChannelParts> {
         dial(to, None, deadline)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use ipcd_transport::{ChannelParts, Endpoint, InetListener, Listener, PeerIdentity, Result};
+use ipcd_transport::{
+    ChannelParts, Endpoint, InetListener, Listener, PeerIdentity, Result, TrustAnchors,
+};
 
 use crate::ALPN;
 use crate::settings::{Sealed, Settings};
@@ -54,9 +56,19 @@ impl Listener for Listening {
         Ok(true)
     }
 
-    fn reload(&mut self) -> Result<bool> {
+    fn trust(&self) -> Option<&dyn TrustAnchors> {
+        Some(self)
+    }
+
+    fn trust_mut(&mut self) -> Option<&mut dyn TrustAnchors> {
+        Some(self)
+    }
+}
+
+impl TrustAnchors for Listening {
+    fn reload(&mut self) -> Result<()> {
         self.sealed = read(self.socket.local(), self.protocol)?;
-        Ok(true)
+        Ok(())
     }
 
     fn trusted(&self) -> &[Vec<u8>] {

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use ipcd_transport::{
-    Channel, ChannelParts, Error, PeerIdentity, ReadBuffer, ReadOutcome, RecordJoiner,
-    RecordSplitter, Result, WriteOutcome,
+    Channel, ChannelParts, ChannelTraffic, Error, PeerIdentity, ReadBuffer, ReadOutcome,
+    RecordJoiner, RecordSplitter, Result, WriteOutcome,
 };
 use nix::errno::Errno;
 
@@ -170,6 +170,22 @@ impl Channel for UdpChannel {
         Ok(())
     }
 
+    fn into_parts(mut self: Box<Self>) -> ChannelParts {
+        let socket = self.socket.take().expect("only into_parts takes the socket");
+        let (identity, state) = (self.identity.clone(), self.session.encode());
+        ChannelParts { descriptors: vec![socket.into()], identity, state }
+    }
+
+    fn traffic(&self) -> Option<&dyn ChannelTraffic> {
+        Some(self)
+    }
+
+    fn traffic_mut(&mut self) -> Option<&mut dyn ChannelTraffic> {
+        Some(self)
+    }
+}
+
+impl ChannelTraffic for UdpChannel {
     fn take_shortage(&mut self) -> bool {
         std::mem::take(&mut self.lacks_memory)
     }
@@ -197,12 +213,6 @@ impl Channel for UdpChannel {
 
     fn lost(&self) -> u64 {
         self.session.receiving.lost.saturating_add(self.joiner.dropped())
-    }
-
-    fn into_parts(mut self: Box<Self>) -> ChannelParts {
-        let socket = self.socket.take().expect("only into_parts takes the socket");
-        let (identity, state) = (self.identity.clone(), self.session.encode());
-        ChannelParts { descriptors: vec![socket.into()], identity, state }
     }
 }
 

@@ -27,8 +27,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, Error, IdentityKind,
-    InheritedFd, Listener, RawChannel, RawDirections, Result, Transport, inherited_fd::BoundName,
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, EnvVariable, Error,
+    IdentityKind, InheritedFd, Listener, RawChannel, RawTransport, Result, SocketActivation,
+    Transport, inherited_fd::BoundName,
 };
 use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 
@@ -91,14 +92,16 @@ impl Transport for Udp {
         Ok(Box::new(UdpChannel::adopt(parts)?))
     }
 
-    fn check_bare(&self, at: &Endpoint, _flow: RawDirections) -> Result<Endpoint> {
-        Ok(at.clone())
+    fn raw(&self) -> Option<&dyn RawTransport> {
+        Some(self)
     }
 
-    fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(bare::Listening::new(bind_listener(at, &at.resolve()?)?, at)))
+    fn activation(&self) -> Option<&dyn SocketActivation> {
+        Some(self)
     }
+}
 
+impl SocketActivation for Udp {
     fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
         passed.bound(SockType::Datagram)?.inet_endpoint(self.scheme())
     }
@@ -112,15 +115,26 @@ impl Transport for Udp {
         Ok(Box::new(Listening::new(take_listener(at, passed)?, at)?))
     }
 
-    fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+    fn inherit_raw(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
         Ok(Box::new(bare::Listening::new(take_listener(at, passed)?, at)))
     }
+}
 
-    fn connect_bare(&self, to: &Endpoint, _deadline: Instant) -> Result<ChannelParts> {
+impl RawTransport for Udp {
+    fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        Ok(Box::new(bare::Listening::new(bind_listener(at, &at.resolve()?)?, at)))
+    }
+
+    fn connect_raw(
+        &self,
+        to: &Endpoint,
+        _deadline: Instant,
+        _variables: &[EnvVariable],
+    ) -> Result<ChannelParts> {
         bare::connect(to)
     }
 
-    fn adopt_bare(&self, parts: ChannelParts) -> Result<RawChannel> {
+    fn adopt_raw(&self, parts: ChannelParts) -> Result<RawChannel> {
         bare::adopt(parts)
     }
 }

@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use ipcd_transport::inherited_fd::{BoundName, prepare};
-use ipcd_transport::{ChannelParts, Endpoint, Error, InheritedFd, Listener, PeerIdentity, Result};
+use ipcd_transport::{
+    ChannelParts, Endpoint, Error, InheritedFd, Listener, PeerIdentity, PeerTracking, Result,
+};
 use nix::errno::Errno;
 use nix::sys::socket::SockType;
 
@@ -164,6 +166,16 @@ impl Listener for Listening {
         Ok(None)
     }
 
+    fn tracking(&self) -> Option<&dyn PeerTracking> {
+        Some(self)
+    }
+
+    fn tracking_mut(&mut self) -> Option<&mut dyn PeerTracking> {
+        Some(self)
+    }
+}
+
+impl PeerTracking for Listening {
     fn orphaned(&mut self, identity: &PeerIdentity, state: &[u8]) {
         if let (Some(session), Some(peer)) = (Session::decode(state), identity.addr) {
             let local = session.local.unwrap_or(self.door.bound());

@@ -1,10 +1,10 @@
-//! Bare servers: what `connect_bare` makes of one.
+//! Bare servers: what `connect_raw` makes of one.
 
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    Endpoint, RawChannel, ReadBuffer, ReadOutcome, Transport, WriteOutcome, poll_until,
+    Endpoint, RawChannel, RawTransport, ReadBuffer, ReadOutcome, WriteOutcome, poll_until,
 };
 use ipcd_transport_udp::Udp;
 use nix::poll::PollFlags;
@@ -22,9 +22,9 @@ fn server() -> UdpSocket {
 fn connect(to: &UdpSocket) -> RawChannel {
     let address = to.local_addr().unwrap();
     let to = Endpoint::new("udp", address.to_string());
-    let parts = Udp.connect_bare(&to, watchdog()).unwrap();
+    let parts = Udp.connect_raw(&to, watchdog(), &[]).unwrap();
     assert_eq!(parts.identity.addr, Some(address));
-    Udp.adopt_bare(parts).unwrap()
+    Udp.adopt_raw(parts).unwrap()
 }
 
 #[test]

@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use ipcd_sys::recv_with_sender;
 use ipcd_transport::{
-    ChannelParts, Endpoint, Error, Listener, PathClaim, PathRights, PeerIdentity, Result,
-    set_local_access,
+    ChannelParts, Endpoint, Error, Listener, PathClaim, PathRights, PeerIdentity, PeerTracking,
+    Result, set_local_access,
 };
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -272,6 +272,16 @@ impl Listener for Listening {
         }
     }
 
+    fn tracking(&self) -> Option<&dyn PeerTracking> {
+        Some(self)
+    }
+
+    fn tracking_mut(&mut self) -> Option<&mut dyn PeerTracking> {
+        Some(self)
+    }
+}
+
+impl PeerTracking for Listening {
     fn released(&mut self, _identity: &PeerIdentity, state: &[u8]) {
         if let Some(id) = channel::id_in(state) {
             self.senders.release(id);

@@ -13,10 +13,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, Error, FileKind, IdentityKind,
-    InheritedFd, Listener, PathClaim, PathRights, RawChannel, RawDirections, RecordChannel, Result,
-    StreamChannel, Transport, accept_local, bind_local, check_length, check_server, connect_local,
-    guard_of_passed, inherited_fd::prepare, peer_credentials, set_local_access, tells_records,
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, EnvVariable, Error, FileKind,
+    IdentityKind, InheritedFd, Listener, PathClaim, PathRights, RawChannel, RawTransport,
+    RecordChannel, Result, SocketActivation, StreamChannel, Transport, accept_local, bind_local,
+    check_length, check_server, connect_local, guard_of_passed, inherited_fd::prepare,
+    peer_credentials, set_local_access, tells_records,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -94,17 +95,16 @@ impl Transport for Unix {
         Kind::of_parts(&parts).channel(parts)
     }
 
-    fn check_bare(&self, at: &Endpoint, _flow: RawDirections) -> Result<Endpoint> {
-        Ok(at.clone())
+    fn raw(&self) -> Option<&dyn RawTransport> {
+        Some(self)
     }
 
-    fn listen_bare(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        if Kind::of(at)? != Kind::Datagram {
-            return self.listen(at);
-        }
-        Ok(Box::new(dgram::Listening::new(bind_at(at, Kind::Datagram)?, at.clone())?))
+    fn activation(&self) -> Option<&dyn SocketActivation> {
+        Some(self)
     }
+}
 
+impl SocketActivation for Unix {
     fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
         let kinds = [Kind::Stream, Kind::Seqpacket, Kind::Datagram];
         let (kind, name) =
@@ -123,7 +123,7 @@ impl Transport for Unix {
         Ok(Box::new(Listening { socket: passed.into(), kind, local, guard, claim: None }))
     }
 
-    fn inherit_bare(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
+    fn inherit_raw(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
         let kind = Kind::of(at)?;
         if kind != Kind::Datagram {
             return self.inherit(at, passed);
@@ -133,12 +133,26 @@ impl Transport for Unix {
         let bound = Bound { socket: passed, guard, claim: None };
         Ok(Box::new(dgram::Listening::new(bound, local)?))
     }
+}
 
-    fn connect_bare(&self, to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
+impl RawTransport for Unix {
+    fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
+        if Kind::of(at)? != Kind::Datagram {
+            return self.listen(at);
+        }
+        Ok(Box::new(dgram::Listening::new(bind_at(at, Kind::Datagram)?, at.clone())?))
+    }
+
+    fn connect_raw(
+        &self,
+        to: &Endpoint,
+        deadline: Instant,
+        _variables: &[EnvVariable],
+    ) -> Result<ChannelParts> {
         connect(to, deadline)
     }
 
-    fn adopt_bare(&self, mut parts: ChannelParts) -> Result<RawChannel> {
+    fn adopt_raw(&self, mut parts: ChannelParts) -> Result<RawChannel> {
         match Kind::of_parts(&parts) {
             Kind::Datagram => return dgram::adopt(parts),
             Kind::Stream => return Ok(RawChannel::stream(self.adopt(parts)?)),

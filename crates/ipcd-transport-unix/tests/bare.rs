@@ -1,11 +1,11 @@
-//! Bare servers: what `connect_bare` makes of one, for each kind of Unix-domain socket.
+//! Bare servers: what `connect_raw` makes of one, for each kind of Unix-domain socket.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    Endpoint, Error, RawChannel, ReadBuffer, ReadOutcome, Transport, WriteOutcome, poll_until,
+    Endpoint, Error, RawChannel, RawTransport, ReadBuffer, ReadOutcome, WriteOutcome, poll_until,
 };
 use ipcd_transport_unix::Unix;
 use nix::poll::PollFlags;
@@ -28,12 +28,12 @@ fn read(from: &mut RawChannel) -> Vec<u8> {
 fn speaks_and_hears(kind: &str) {
     let dir = tempfile::tempdir().unwrap();
     let at = endpoint(dir.path(), kind);
-    let mut server = Unix.listen_bare(&at).unwrap();
-    let parts = Unix.connect_bare(&at, watchdog()).unwrap();
+    let mut server = Unix.listen_raw(&at).unwrap();
+    let parts = Unix.connect_raw(&at, watchdog(), &[]).unwrap();
     assert_eq!(parts.identity.pid, Some(std::process::id()), "the server is this process");
-    let mut near = Unix.adopt_bare(parts).unwrap();
+    let mut near = Unix.adopt_raw(parts).unwrap();
     assert!(poll_until(&server.fd(), PollFlags::POLLIN, watchdog()).unwrap());
-    let mut far = Unix.adopt_bare(server.accept().unwrap().unwrap()).unwrap();
+    let mut far = Unix.adopt_raw(server.accept().unwrap().unwrap()).unwrap();
     assert_eq!(near.keeps_records, kind == "seqpacket");
     for record in [&b"one"[..], b"two"] {
         assert_eq!(near.channel.write(record).unwrap(), WriteOutcome::Bytes(3));
@@ -61,7 +61,7 @@ fn a_server_that_accepts_nobody_is_given_up_at_the_deadline() {
     // std asks for a queue of 128, or more; a non-blocking connect says when it is full.
     let mut waiting = Vec::new();
     let error = loop {
-        match Unix.connect_bare(&at, Instant::now()) {
+        match Unix.connect_raw(&at, Instant::now(), &[]) {
             Ok(parts) => waiting.push(parts),
             Err(error) => break error,
         }
@@ -69,5 +69,5 @@ fn a_server_that_accepts_nobody_is_given_up_at_the_deadline() {
     assert!(matches!(error, Error::TimedOut(_)), "{error}");
     drop(server);
     assert!(UnixStream::connect(dir.path().join("s")).is_err());
-    assert!(!matches!(Unix.connect_bare(&at, watchdog()).unwrap_err(), Error::TimedOut(_)));
+    assert!(!matches!(Unix.connect_raw(&at, watchdog(), &[]).unwrap_err(), Error::TimedOut(_)));
 }

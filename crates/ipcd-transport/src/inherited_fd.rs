@@ -12,7 +12,44 @@ use nix::sys::socket::{
 use nix::sys::stat::{SFlag, fstat};
 
 use crate::error::ErrorContext;
-use crate::{Endpoint, Error, Result};
+use crate::{Endpoint, Error, Listener, Result, Transport};
+
+/// A transport that can listen on what another process has bound, such as a service manager.
+pub trait SocketActivation: Transport {
+    /// The endpoint of an inherited descriptor, if this transport could listen on it.
+    fn endpoint_of(&self, inherited: &InheritedFd) -> Option<Endpoint>;
+
+    /// Whether the descriptor is bound to this endpoint.
+    fn is_at(&self, at: &Endpoint, inherited: &InheritedFd) -> bool {
+        let same = |found: Endpoint| {
+            (found.address(), found.is_opaque()) == (at.address(), at.is_opaque())
+        };
+        self.endpoint_of(inherited).is_some_and(same)
+    }
+
+    /// Listens on the descriptor. Its path, if it has one, is the other process' to remove. The
+    /// endpoint says what is wanted; [`Listener::local`] says where it is bound.
+    fn inherit(&self, at: &Endpoint, inherited: OwnedFd) -> Result<Box<dyn Listener>>;
+
+    /// The same for raw peers.
+    fn inherit_raw(&self, at: &Endpoint, inherited: OwnedFd) -> Result<Box<dyn Listener>> {
+        self.inherit(at, inherited)
+    }
+}
+
+impl dyn Transport + '_ {
+    /// The operations for a listener at this endpoint that another process has bound.
+    ///
+    /// # Errors
+    /// If the transport takes none; the error says what was passed.
+    pub fn activation_at(
+        &self,
+        at: &Endpoint,
+        inherited: &InheritedFd,
+    ) -> Result<&dyn SocketActivation> {
+        self.activation().ok_or_else(|| inherited.refused(at, "a listener that ipcd opens itself"))
+    }
+}
 
 /// What a passed descriptor is.
 #[derive(Clone, Debug, Eq, PartialEq)]

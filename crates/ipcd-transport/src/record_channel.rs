@@ -12,7 +12,8 @@ use crate::error::is_of_the_network;
 use crate::send_buffer::grow_send_buffer;
 use crate::socket::{PendingReset, end_socket, receive_record};
 use crate::{
-    Channel, ChannelParts, Error, PeerIdentity, ReadBuffer, ReadOutcome, Result, WriteOutcome,
+    Channel, ChannelParts, ChannelTraffic, Error, PeerIdentity, RawBehaviour, ReadBuffer,
+    ReadOutcome, Result, WriteOutcome,
 };
 
 /// Bytes of the longest record that is read whole: a UDP datagram has no more.
@@ -190,6 +191,35 @@ impl Channel for RecordChannel {
         end_socket(&self.socket, Shutdown::Write)
     }
 
+    fn make_room(&mut self, bytes: usize) {
+        grow_send_buffer(self.socket.as_fd(), bytes);
+    }
+
+    fn into_parts(self: Box<Self>) -> ChannelParts {
+        let (descriptors, identity) = (vec![self.socket], self.identity);
+        ChannelParts { descriptors, identity, state: Vec::new() }
+    }
+
+    fn traffic(&self) -> Option<&dyn ChannelTraffic> {
+        Some(self)
+    }
+
+    fn traffic_mut(&mut self) -> Option<&mut dyn ChannelTraffic> {
+        Some(self)
+    }
+
+    fn raw_behaviour(&self) -> Option<&dyn RawBehaviour> {
+        Some(self)
+    }
+}
+
+impl RawBehaviour for RecordChannel {
+    fn is_write_only(&self) -> bool {
+        self.kind == RecordSource::Ended
+    }
+}
+
+impl ChannelTraffic for RecordChannel {
     fn tick(&mut self, now: Instant) -> Result<Option<Instant>> {
         let Some((silence, since)) = self.idle else { return Ok(None) };
         let end = since + silence.allowed();
@@ -198,19 +228,6 @@ impl Channel for RecordChannel {
             return Err(Error::TimedOut(why));
         }
         Ok(Some(end))
-    }
-
-    fn is_write_only(&self) -> bool {
-        self.kind == RecordSource::Ended
-    }
-
-    fn make_room(&mut self, bytes: usize) {
-        grow_send_buffer(self.socket.as_fd(), bytes);
-    }
-
-    fn into_parts(self: Box<Self>) -> ChannelParts {
-        let (descriptors, identity) = (vec![self.socket], self.identity);
-        ChannelParts { descriptors, identity, state: Vec::new() }
     }
 }
 

@@ -65,7 +65,7 @@ fn check_effect(
 ) -> Result<()> {
     let has_effect = transport.options_for(purpose);
     let idle = endpoint.option_names().find(|name| !has_effect.contains(name));
-    let role = match (purpose.listens(), purpose.is_bare()) {
+    let role = match (purpose.listens(), purpose.is_raw()) {
         (true, false) => "a listener for frames",
         (true, true) => "a listener",
         (false, _) => "who connects",

@@ -142,7 +142,8 @@ impl Supervisor {
     fn fork_dialler(&self, index: usize) -> Result<Stage, Error> {
         let Dial { number, asked, transport, .. } = &self.dials[index];
         let failed = |error| Error::system("fork a dialler", error);
-        let to = transport.check_bare(&asked.endpoint, asked.dialect.flow())?;
+        let to =
+            transport.raw_at(&asked.endpoint)?.check_raw(&asked.endpoint, asked.dialect.flow())?;
         let (link, far_end) = Link::pair().map_err(failed)?;
         let deadline = Instant::now() + DIAL_TIMEOUT;
         watch(&self.epoll, &link, FIRST_DIALLER + *number as u64)?;

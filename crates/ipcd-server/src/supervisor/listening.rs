@@ -139,7 +139,8 @@ pub(super) fn bind(wanted: &Wanted, number: usize, sockets: &[Socket]) -> Result
         (Some(socket), _) => sockets[*socket].open(listen, transport)?,
         (None, None) => transport.listen(endpoint)?,
         (None, Some(dialect)) => {
-            transport.listen_bare(&transport.check_bare(endpoint, dialect.flow())?)?
+            let raw = transport.raw_at(endpoint)?;
+            raw.listen_raw(&raw.check_raw(endpoint, dialect.flow())?)?
         }
     };
     let codec = listen.codec();

@@ -157,7 +157,9 @@ impl Supervisor {
 /// The endpoint to open, which says the way that bare bytes go where the transport has to know it.
 fn opens_as(listen: &Listen, transport: &dyn Transport) -> Result<ipcd_transport::Endpoint, Error> {
     match &listen.dialect {
-        Some(dialect) => Ok(transport.check_bare(&listen.endpoint, dialect.flow())?),
+        Some(dialect) => {
+            Ok(transport.raw_at(&listen.endpoint)?.check_raw(&listen.endpoint, dialect.flow())?)
+        }
         None => Ok(listen.endpoint.clone()),
     }
 }

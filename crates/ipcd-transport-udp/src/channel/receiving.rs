@@ -148,6 +148,8 @@ mod tests {
     use ipcd_transport::{Channel, WriteOutcome};
 
     use super::super::tests::{ID, NONCE, SECOND, WINDOW, buffer, channel, data, heard, say};
+    use ipcd_transport::ChannelTraffic as _;
+
     use super::*;
     use crate::cookie::COOKIE_BYTES;
     use crate::datagram::tests::junk;

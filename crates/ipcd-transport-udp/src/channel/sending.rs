@@ -108,6 +108,8 @@ mod tests {
     use ipcd_transport::Channel;
 
     use super::super::tests::{ID, SECOND, channel, heard, say};
+    use ipcd_transport::ChannelTraffic as _;
+
     use super::*;
 
     #[test]

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ipcd_transport::{
-    Channel, ChannelParts, Error, PeerIdentity, RawChannel, ReadBuffer, ReadOutcome, Result,
-    WriteOutcome, grow_send_buffer,
+    Channel, ChannelParts, ChannelTraffic, Error, PeerIdentity, RawBehaviour, RawChannel,
+    ReadBuffer, ReadOutcome, Result, WriteOutcome, grow_send_buffer,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, getsockopt, send, sockopt};
@@ -141,26 +141,42 @@ impl Channel for DatagramChannel {
         Ok(())
     }
 
-    fn is_write_only(&self) -> bool {
-        matches!(self.reply, Reply::Nowhere)
-    }
-
     fn make_room(&mut self, bytes: usize) {
         if let Reply::Own(socket) = &self.reply {
             grow_send_buffer(socket.as_fd(), bytes);
         }
     }
 
+    fn into_parts(self: Box<Self>) -> ChannelParts {
+        parts(self.id, self.queue, self.reply, self.identity)
+    }
+
+    fn traffic(&self) -> Option<&dyn ChannelTraffic> {
+        Some(self)
+    }
+
+    fn traffic_mut(&mut self) -> Option<&mut dyn ChannelTraffic> {
+        Some(self)
+    }
+
+    fn raw_behaviour(&self) -> Option<&dyn RawBehaviour> {
+        Some(self)
+    }
+}
+
+impl RawBehaviour for DatagramChannel {
+    fn is_write_only(&self) -> bool {
+        matches!(self.reply, Reply::Nowhere)
+    }
+}
+
+impl ChannelTraffic for DatagramChannel {
     fn tick(&mut self, now: Instant) -> Result<Option<Instant>> {
         let end = self.since + SILENCE;
         if now >= end {
             return Err(Error::TimedOut(format!("nothing came for {} s", SILENCE.as_secs())));
         }
         Ok(Some(end))
-    }
-
-    fn into_parts(self: Box<Self>) -> ChannelParts {
-        parts(self.id, self.queue, self.reply, self.identity)
     }
 }
 
