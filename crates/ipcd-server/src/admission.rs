@@ -21,6 +21,7 @@ pub use self::startups::MaxStartups;
 use self::startups::Startups;
 use self::suspects::Suspects;
 use crate::config::Limits;
+use crate::ids::{AdmissionId, OwnerId, SlotId};
 
 /// The peers that were admitted and have not gone.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub(crate) struct Admission {
     /// Peers at the most because each needs a child.
     children: Option<usize>,
     /// By their places, which the lower halves of their numbers are.
-    peers: Slab<Admitted>,
+    peers: Slab<PeerRecord>,
     /// Those that are not on their way out, by source.
     per_source: HashMap<Principal, usize>,
     /// Of these, those that may have to make room for others; and how many need not.
@@ -44,15 +45,14 @@ pub(crate) struct Admission {
 
 /// A peer that was admitted.
 #[derive(Clone, Debug)]
-pub(crate) struct Admitted {
-    number: u64,
-    /// Which listener, server or program it is of.
-    pub(crate) listener: usize,
+pub(crate) struct PeerRecord {
+    number: AdmissionId,
+    pub(crate) owner: OwnerId,
     pub(crate) identity: PeerIdentity,
     /// What its transport has to remember.
     pub(crate) state: Box<[u8]>,
     source: Principal,
-    slot: u32,
+    slot: SlotId,
     standing: Standing,
 }
 
@@ -64,36 +64,35 @@ enum Standing {
     /// It may have to.
     Common,
     /// It had to, and is counted no more.
-    Displaced,
+    Evicted,
 }
 
 /// A peer that comes.
 pub(crate) struct Arrival<'a> {
-    /// The listener that it comes in by.
-    pub(crate) listener: usize,
+    /// The listener, server or program that it belongs to.
+    pub(crate) owner: OwnerId,
     pub(crate) parts: &'a ChannelParts,
     /// Whether it has to prove a token.
     pub(crate) must_prove: bool,
     /// Whether it is of the daemon's own making: a server, a program, a file.
     pub(crate) is_ours: bool,
-    /// The place of the worker that is to serve it.
-    pub(crate) slot: usize,
+    /// The slot of the worker that is to serve it.
+    pub(crate) slot: SlotId,
 }
 
 /// Who is in.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Entry {
-    /// The number of the peer.
-    pub(crate) number: u64,
-    /// Those that have to go for it.
-    pub(crate) instead_of: Vec<Displaced>,
+    pub(crate) number: AdmissionId,
+    /// The peers that have to make room for it.
+    pub(crate) instead_of: Vec<Eviction>,
 }
 
 /// One that has to go for another.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) struct Displaced {
-    pub(crate) slot: u32,
-    pub(crate) number: u64,
+pub(crate) struct Eviction {
+    pub(crate) slot: SlotId,
+    pub(crate) number: AdmissionId,
     /// What it is told.
     pub(crate) why: String,
     /// Whether it stays if it has proved its token meanwhile.
@@ -144,8 +143,7 @@ impl Admission {
         arrival: Arrival<'_>,
         percent: impl FnOnce() -> u32,
     ) -> Result<Entry, String> {
-        let Arrival { listener, parts, must_prove, is_ours, slot } = arrival;
-        let slot = slot as u32;
+        let Arrival { owner, parts, must_prove, is_ours, slot } = arrival;
         let (identity, state) = (parts.identity.clone(), parts.state.clone().into_boxed_slice());
         let source = Principal::of(identity.uid, identity.addr, self.limits.prefixes());
         let is_favoured = self.is_favoured(&identity, is_ours);
@@ -153,14 +151,14 @@ impl Admission {
         self.check(now, source)?;
         let late = if must_prove { self.make_room(source, now, percent)? } else { None };
         let other = self.make_place(source, standing, now, late.is_some())?;
-        let late = late.and_then(|number| self.displace(number, LATE.to_owned(), true));
-        let other = other.and_then(|(number, why)| self.displace(number, why, false));
+        let late = late.and_then(|number| self.evict(number, LATE.to_owned(), true));
+        let other = other.and_then(|(number, why)| self.evict(number, why, false));
         let instead_of = late.into_iter().chain(other).collect();
         self.next += 1;
         let place = self.peers.vacant_entry();
         // Whoever came first has the least.
-        let number = self.next << PLACE_BITS | place.key() as u64;
-        place.insert(Admitted { number, listener, identity, state, source, slot, standing });
+        let number = AdmissionId(self.next << PLACE_BITS | place.key() as u64);
+        place.insert(PeerRecord { number, owner, identity, state, source, slot, standing });
         self.count(number, source, standing);
         if must_prove {
             self.startups.add(number, source, now);
@@ -174,13 +172,13 @@ impl Admission {
     }
 
     /// These peers have proved what they had to.
-    pub(crate) fn opened(&mut self, numbers: &[u64], slot: usize) {
+    pub(crate) fn opened(&mut self, numbers: &[AdmissionId], slot: SlotId) {
         for number in numbers {
             let Some(peer) = self.peer(*number).filter(|peer| peer.is_of(slot)) else { continue };
             let (source, standing) = (peer.source, peer.standing);
             self.startups.remove(*number);
             // It was quicker than the word that it had to go.
-            if standing == Standing::Displaced {
+            if standing == Standing::Evicted {
                 self.peers[place_of(*number)].standing = Standing::Common;
                 self.count(*number, source, Standing::Common);
             }
@@ -188,41 +186,41 @@ impl Admission {
     }
 
     /// A worker says that a peer has gone. What it says of peers that are not its own is ignored.
-    pub(crate) fn release(&mut self, number: u64, slot: usize) -> Option<Admitted> {
+    pub(crate) fn release(&mut self, number: AdmissionId, slot: SlotId) -> Option<PeerRecord> {
         self.peer_of(number, slot)?;
         let peer = self.peers.remove(place_of(number));
         self.discharge(&peer);
         Some(peer)
     }
 
-    /// The peers of a listener, with their slots.
-    pub(crate) fn of_listener(&self, listener: usize) -> Vec<(u32, u64)> {
-        let of = self.peers.iter().filter(|(_, peer)| peer.listener == listener);
-        of.map(|(_, peer)| (peer.slot, peer.number)).collect()
+    /// The peers of a listener.
+    pub(crate) fn of_owner(&self, owner: OwnerId) -> Vec<AdmissionId> {
+        let of = self.peers.iter().filter(|(_, peer)| peer.owner == owner);
+        of.map(|(_, peer)| peer.number).collect()
     }
 
     /// Whether a worker still serves a peer that has to go.
-    pub(crate) fn is_leaving(&self, number: u64, slot: usize) -> bool {
-        self.peer_of(number, slot).is_some_and(|peer| peer.standing == Standing::Displaced)
+    pub(crate) fn is_leaving(&self, number: AdmissionId, slot: SlotId) -> bool {
+        self.peer_of(number, slot).is_some_and(|peer| peer.standing == Standing::Evicted)
     }
 
     /// A peer, if the worker in this slot serves it.
-    pub(crate) fn peer_of(&self, number: u64, slot: usize) -> Option<&Admitted> {
+    pub(crate) fn peer_of(&self, number: AdmissionId, slot: SlotId) -> Option<&PeerRecord> {
         self.peer(number).filter(|peer| peer.is_of(slot))
     }
 
     /// Whether peers are here that came in by this listener.
-    pub(crate) fn has_peers_of(&self, listener: usize) -> bool {
-        self.peers.iter().any(|(_, peer)| peer.listener == listener)
+    pub(crate) fn has_peers_of(&self, owner: OwnerId) -> bool {
+        self.peers.iter().any(|(_, peer)| peer.owner == owner)
     }
 
     /// The slot whose worker serves a peer.
-    pub(crate) fn slot_of(&self, number: u64) -> Option<u32> {
+    pub(crate) fn slot_of(&self, number: AdmissionId) -> Option<SlotId> {
         self.peer(number).map(|peer| peer.slot)
     }
 
     /// A worker has died, and left these peers behind.
-    pub(crate) fn release_slot(&mut self, slot: usize) -> Vec<(u64, Admitted)> {
+    pub(crate) fn release_slot(&mut self, slot: SlotId) -> Vec<(AdmissionId, PeerRecord)> {
         let of_slot = self.peers.iter().filter(|(_, peer)| peer.is_of(slot));
         let places: Vec<_> = of_slot.map(|(place, _)| place).collect();
         let gone: Vec<_> = places.into_iter().map(|place| self.peers.remove(place)).collect();
@@ -233,8 +231,8 @@ impl Admission {
     /// A worker has died while it served this peer, if it is one of its own.
     pub(crate) fn suspect(
         &mut self,
-        number: u64,
-        slot: usize,
+        number: AdmissionId,
+        slot: SlotId,
         now: Instant,
     ) -> Option<&PeerIdentity> {
         let peer = self.peers.get(place_of(number))?;
@@ -276,25 +274,25 @@ impl Admission {
     }
 
     /// Lets one go, which is not counted any more.
-    fn displace(&mut self, number: u64, why: String, may_prove: bool) -> Option<Displaced> {
+    fn evict(&mut self, number: AdmissionId, why: String, may_prove: bool) -> Option<Eviction> {
         let peer = self.peer(number)?.clone();
         self.discharge(&peer);
-        self.peers[place_of(number)].standing = Standing::Displaced;
-        Some(Displaced { slot: peer.slot, number, why, may_prove })
+        self.peers[place_of(number)].standing = Standing::Evicted;
+        Some(Eviction { slot: peer.slot, number, why, may_prove })
     }
 
-    fn count(&mut self, number: u64, source: Principal, standing: Standing) {
+    fn count(&mut self, number: AdmissionId, source: Principal, standing: Standing) {
         match standing {
-            Standing::Displaced => return,
+            Standing::Evicted => return,
             Standing::Favoured => self.favoured += 1,
             Standing::Common => self.crowd.add(source, number),
         }
         *self.per_source.entry(source).or_default() += 1;
     }
 
-    fn discount(&mut self, peer: &Admitted) {
+    fn discount(&mut self, peer: &PeerRecord) {
         match peer.standing {
-            Standing::Displaced => return,
+            Standing::Evicted => return,
             Standing::Favoured => self.favoured -= 1,
             Standing::Common => drop(self.crowd.remove(peer.source, peer.number)),
         }
@@ -306,19 +304,19 @@ impl Admission {
         }
     }
 
-    fn peer(&self, number: u64) -> Option<&Admitted> {
+    fn peer(&self, number: AdmissionId) -> Option<&PeerRecord> {
         self.peers.get(place_of(number)).filter(|peer| peer.number == number)
     }
 
-    fn discharge(&mut self, peer: &Admitted) {
+    fn discharge(&mut self, peer: &PeerRecord) {
         self.startups.remove(peer.number);
         self.discount(peer);
     }
 }
 
-impl Admitted {
-    fn is_of(&self, slot: usize) -> bool {
-        self.slot as usize == slot
+impl PeerRecord {
+    fn is_of(&self, slot: SlotId) -> bool {
+        self.slot == slot
     }
 }
 
@@ -328,7 +326,7 @@ const LATE: &str = "others come, and it has proved nothing yet (max_startups)";
 /// Bits of a peer's number that are its place.
 const PLACE_BITS: u32 = 32;
 
-fn place_of(number: u64) -> usize {
+fn place_of(AdmissionId(number): AdmissionId) -> usize {
     (number & ((1 << PLACE_BITS) - 1)) as usize
 }
 
@@ -349,18 +347,15 @@ mod tests {
         parts(PeerIdentity::from_addr(addr.parse().unwrap()))
     }
 
-    fn admit(
-        admission: &mut Admission,
-        parts: &ChannelParts,
-        slot: usize,
-    ) -> Result<Entry, String> {
+    fn admit(admission: &mut Admission, parts: &ChannelParts, slot: u32) -> Result<Entry, String> {
         let must_prove = parts.identity.addr.is_some();
-        let arrival = Arrival { listener: 0, parts, must_prove, is_ours: false, slot };
+        let (owner, slot) = (OwnerId(0), SlotId(slot));
+        let arrival = Arrival { owner, parts, must_prove, is_ours: false, slot };
         admission.admit(Instant::now(), arrival, || 0)
     }
 
-    fn gone(entry: &Entry) -> Vec<(u32, u64)> {
-        entry.instead_of.iter().map(|displaced| (displaced.slot, displaced.number)).collect()
+    fn gone(entry: &Entry) -> Vec<(u32, AdmissionId)> {
+        entry.instead_of.iter().map(|evicted| (evicted.slot.0, evicted.number)).collect()
     }
 
     #[test]
@@ -373,12 +368,12 @@ mod tests {
         assert!(admit(&mut admission, &ann, 0).unwrap_err().contains("user 1"));
         admit(&mut admission, &bob, 1).unwrap();
         assert!(admit(&mut admission, &bob, 1).unwrap_err().contains("3 peers"));
-        admission.release(first, 1);
+        admission.release(first, SlotId(1));
         assert!(admit(&mut admission, &bob, 1).is_err(), "another slot's peer is not released");
-        admission.release(first, 0);
+        admission.release(first, SlotId(0));
         admit(&mut admission, &bob, 1).unwrap();
-        assert_eq!(admission.release_slot(1).len(), 2);
-        assert_eq!(admission.release_slot(0).len(), 1);
+        assert_eq!(admission.release_slot(SlotId(1)).len(), 2);
+        assert_eq!(admission.release_slot(SlotId(0)).len(), 1);
         assert!(admission.peers.is_empty() && admission.per_source.is_empty());
     }
 
@@ -395,7 +390,7 @@ mod tests {
         admit(&mut admission, &from("10.1.3.5:1"), 0).unwrap();
         // Another size of networks later does not confuse who is here.
         admission.set_limits(&Limits::default());
-        assert_eq!(admission.release_slot(0).len(), 3);
+        assert_eq!(admission.release_slot(SlotId(0)).len(), 3);
         assert!(admission.per_source.is_empty());
     }
 
@@ -404,24 +399,24 @@ mod tests {
         let limits = Limits { max_startups: "2:100:3".parse().unwrap(), ..Limits::default() };
         let mut admission = Admission::new(&limits, None);
         let net = from("10.1.2.3:1");
-        let numbers: Vec<u64> =
+        let numbers: Vec<AdmissionId> =
             (0..2).map(|slot| admit(&mut admission, &net, slot).unwrap().number).collect();
         let third = admit(&mut admission, &net, 0).unwrap();
         assert_eq!(gone(&third), [(0, numbers[0])]);
-        admission.opened(&numbers[1..], 0);
+        admission.opened(&numbers[1..], SlotId(0));
         assert_eq!(gone(&admit(&mut admission, &net, 0).unwrap()), [(1, numbers[1])]);
         let fifth = admit(&mut admission, &net, 0).unwrap();
         assert_eq!(gone(&fifth), [(0, third.number)]);
         assert!(fifth.instead_of[0].may_prove && fifth.instead_of[0].why.contains("max_startups"));
-        admission.opened(&[fifth.number], 0);
+        admission.opened(&[fifth.number], SlotId(0));
         assert_eq!(gone(&admit(&mut admission, &net, 0).unwrap()), []);
         assert_eq!(gone(&admit(&mut admission, &of_user(1), 0).unwrap()), []);
         // One that was quicker than the word that it had to go is counted again.
         let before = admission.per_source[&Principal::User(1)] + admission.crowd.len();
-        admission.opened(&[third.number], 0);
+        admission.opened(&[third.number], SlotId(0));
         assert_eq!(admission.per_source[&Principal::User(1)] + admission.crowd.len(), before + 1);
-        admission.release_slot(0);
-        admission.release_slot(1);
+        admission.release_slot(SlotId(0));
+        admission.release_slot(SlotId(1));
         assert!(admission.peers.is_empty() && admission.per_source.is_empty());
         assert_eq!((admission.crowd.len(), admission.favoured), (0, 0));
     }
@@ -431,7 +426,7 @@ mod tests {
         let limits = Limits { max_peers: 32, ..Limits::default() };
         let mut admission = Admission::new(&limits, None);
         let (ann, bob, carl, root) = (of_user(1), of_user(2), of_user(3), of_user(0));
-        let ann_s: Vec<u64> =
+        let ann_s: Vec<AdmissionId> =
             (0..30).map(|_| admit(&mut admission, &ann, 0).unwrap().number).collect();
         // Two places are left, for others than these.
         let why = admit(&mut admission, &ann, 0).unwrap_err();
@@ -439,7 +434,7 @@ mod tests {
         for number in ann_s[20..].iter().rev() {
             let entry = admit(&mut admission, &bob, 0).unwrap();
             assert_eq!(gone(&entry), [(0, *number)], "the last to come is the first to go");
-            let Displaced { why, may_prove, .. } = &entry.instead_of[0];
+            let Eviction { why, may_prove, .. } = &entry.instead_of[0];
             assert!(why.contains("user 1") && why.contains("max_peers") && !may_prove, "{why}");
         }
         assert_eq!(gone(&admit(&mut admission, &carl, 0).unwrap()), [(0, ann_s[19])]);
@@ -454,7 +449,7 @@ mod tests {
         assert!(admission.crowd.len() + admission.favoured <= 32);
         // Those on their way out do not count, and cannot be too many.
         assert!(admission.peers.len() <= 2 * 32);
-        admission.release_slot(0);
+        admission.release_slot(SlotId(0));
         assert_eq!((admission.crowd.len(), admission.favoured), (0, 0));
         assert!(admission.per_source.is_empty());
     }
@@ -475,11 +470,22 @@ mod tests {
         let why = admit(&mut admission, &ann, 99).unwrap_err();
         assert!(why.contains("16 children") && why.contains("max_children"), "{why}");
         let later = Instant::now() + std::time::Duration::from_secs(2);
-        let arrival =
-            Arrival { listener: 0, parts: &ann, must_prove: false, is_ours: false, slot: 99 };
+        let arrival = Arrival {
+            owner: OwnerId(0),
+            parts: &ann,
+            must_prove: false,
+            is_ours: false,
+            slot: SlotId(99),
+        };
         let entry = admission.admit(later, arrival, || 0).unwrap();
         assert_eq!(gone(&entry), [(0, strangers[0].number)]);
-        let ours = Arrival { listener: 0, parts: &ann, must_prove: false, is_ours: true, slot: 98 };
+        let ours = Arrival {
+            owner: OwnerId(0),
+            parts: &ann,
+            must_prove: false,
+            is_ours: true,
+            slot: SlotId(98),
+        };
         assert_eq!(gone(&admission.admit(later, ours, || 0).unwrap()), []);
     }
 
@@ -492,7 +498,7 @@ mod tests {
         admission.set_limits(&Limits { prefix_v4: Bits(24), max_peers: 10, ..Limits::default() });
         assert_eq!(admission.per_source.len(), 1);
         assert_eq!(gone(&admit(&mut admission, &from("10.0.1.1:1"), 0).unwrap()).len(), 1);
-        admission.release_slot(0);
+        admission.release_slot(SlotId(0));
         assert!(admission.per_source.is_empty() && admission.crowd.len() == 0);
     }
 
@@ -501,9 +507,9 @@ mod tests {
         let mut admission = Admission::new(&Limits::default(), None);
         for _ in 0..3 {
             let number = admit(&mut admission, &of_user(1), 0).unwrap().number;
-            assert_eq!(admission.suspect(number, 1, Instant::now()), None);
-            assert!(admission.suspect(number, 0, Instant::now()).is_some());
-            admission.release_slot(0);
+            assert_eq!(admission.suspect(number, SlotId(1), Instant::now()), None);
+            assert!(admission.suspect(number, SlotId(0), Instant::now()).is_some());
+            admission.release_slot(SlotId(0));
         }
         assert!(admit(&mut admission, &of_user(1), 0).unwrap_err().contains("died"));
         admit(&mut admission, &of_user(2), 0).unwrap();

@@ -6,6 +6,7 @@ use std::time::Instant;
 use ipcd_transport::{Channel, ReadBuffer};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
+use crate::ids::AdmissionId;
 use crate::translator::Translator;
 
 /// Says which connection, and which of its descriptors, an event is about. Places are used again,
@@ -41,7 +42,7 @@ pub(crate) struct Connection {
     pub(crate) has_more: bool,
     pub(crate) token: Token,
     /// The supervisor's number for the peer.
-    pub(crate) admission: u64,
+    pub(crate) admission: AdmissionId,
     /// Whether it has to prove a token, and has not yet.
     pub(crate) must_prove: bool,
     /// The beginning of a frame whose rest has not come, or what a waiting peer has sent.
@@ -93,7 +94,7 @@ impl Connection {
         channel: Box<dyn Channel>,
         translator: Option<Box<Translator>>,
         token: Token,
-        admission: u64,
+        admission: AdmissionId,
     ) -> Self {
         Self {
             channel,

@@ -14,7 +14,7 @@ use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execvpe, getppid, s
 use serde::{Deserialize, Serialize};
 
 use crate::exec::Exec;
-use crate::link::Link;
+use crate::link::{Link, Received};
 use crate::{Error, privileges};
 
 /// What a coprocess is given at its birth.
@@ -31,7 +31,7 @@ pub(crate) struct Launch<'a> {
 
 /// Why a program was not started.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct NotStarted(pub(crate) String);
+struct NotStarted(String);
 
 /// Exit statuses of one that could not be started, as a shell has them.
 const NOT_EXECUTABLE: i32 = 126;
@@ -48,6 +48,17 @@ pub(crate) fn main(mut launch: Launch<'_>) -> i32 {
     // There is room for the only message; if it is lost, the exit status tells.
     let _ = launch.link.send(&NotStarted(why), Vec::new());
     status
+}
+
+/// Reads, in the supervisor, whether exec(2) has gone well, and if not, why; `None` while that is not
+/// known.
+pub(crate) fn read_launch(link: &mut Link) -> Option<Result<(), String>> {
+    match link.receive() {
+        Ok(Received::NotReady) => None,
+        Ok(Received::Message(NotStarted(why), _)) => Some(Err(why)),
+        // The link is closed on exec.
+        Ok(Received::Closed) | Err(_) => Some(Ok(())),
+    }
 }
 
 fn prepare(launch: &Launch<'_>) -> Result<(), Error> {

@@ -54,6 +54,11 @@ impl Places {
         Ok(Self { reading, shared, generations: Board::new(count)? })
     }
 
+    /// The number of workers.
+    pub(crate) fn len(&self) -> usize {
+        self.reading.len()
+    }
+
     /// A life begins in a slot. To be called before that worker is born: whoever gets a record of it
     /// can see that there is one.
     pub(crate) fn begin(&self, slot: u32, generation: u32) {

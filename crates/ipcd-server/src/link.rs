@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::ids::{AdmissionId, OwnerId};
 use crate::listen::Dialect;
 
 /// What the supervisor tells a worker.
@@ -26,9 +27,9 @@ pub(crate) enum ToWorker {
     /// Serve this peer; its descriptors come with the message.
     Admit {
         /// The supervisor's number for it.
-        number: u64,
-        /// Which listener, server or program it is of.
-        listener: usize,
+        number: AdmissionId,
+        /// The listener, server or program that it belongs to.
+        owner: OwnerId,
         /// The transport.
         scheme: String,
         /// Who it is.
@@ -39,11 +40,11 @@ pub(crate) enum ToWorker {
         dialect: Option<Dialect>,
     },
     /// End the session of this peer, by the supervisor's number; it gets what is left for it.
-    LetGo(u64),
+    LetGo(AdmissionId),
     /// Let this peer go, by the supervisor's number: another wants its place.
     Displace {
         /// Which.
-        number: u64,
+        number: AdmissionId,
         /// What it is told.
         why: String,
         /// Whether it stays if its session is open.
@@ -53,7 +54,7 @@ pub(crate) enum ToWorker {
     /// changed. With `may_return` some of them may still be trusted.
     Distrust {
         /// The listener.
-        listener: usize,
+        owner: OwnerId,
         /// Whether another session may be opened with the same certificate.
         may_return: bool,
     },
@@ -68,7 +69,7 @@ pub(crate) enum ToWorker {
     /// The bare peers of this listener say and hear something else from now on.
     Redirect {
         /// Its number.
-        listener: usize,
+        owner: OwnerId,
         /// What.
         dialect: Dialect,
     },
@@ -163,11 +164,11 @@ pub(crate) enum ToSupervisor {
     /// These peers have gone.
     Gone(Vec<Gone>),
     /// These have proved their tokens, by the supervisor's numbers.
-    Opened(Vec<u64>),
+    Opened(Vec<AdmissionId>),
     /// What it wants all workers to know, and the like.
     DirectoryRequest {
-        /// The peer that it is for, by the supervisor's number; 0 for none.
-        by: u64,
+        /// The peer that it is for; [`AdmissionId::NONE`] if it is for none.
+        by: AdmissionId,
         /// What.
         request: DirectoryRequest,
     },
@@ -179,7 +180,7 @@ pub(crate) enum ToSupervisor {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Gone {
     /// The supervisor's number for it.
-    pub(crate) number: u64,
+    pub(crate) number: AdmissionId,
     /// Whether it did not go by itself.
     pub(crate) was_cut_off: bool,
 }
@@ -221,7 +222,7 @@ pub(crate) struct Link {
     /// the same, so that waiting for some would be in vain.
     lacks_memory: bool,
     /// Peers whose messages could not be sent.
-    lost: Vec<u64>,
+    lost: Vec<AdmissionId>,
     /// Bytes of the longest message that is received here, and there.
     longest: usize,
     longest_there: usize,
@@ -233,7 +234,7 @@ struct Waiting {
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
     /// The peer that is handed over with it.
-    peer: Option<u64>,
+    peer: Option<AdmissionId>,
 }
 
 /// What was received.
@@ -295,13 +296,13 @@ impl Link {
         &mut self,
         message: &T,
         fds: Vec<OwnedFd>,
-        peer: u64,
+        peer: AdmissionId,
     ) -> io::Result<()> {
         self.queue(message, fds, Some(peer))
     }
 
     /// Peers that could not be handed over since this was last asked.
-    pub(crate) fn take_lost(&mut self) -> Vec<u64> {
+    pub(crate) fn take_lost(&mut self) -> Vec<AdmissionId> {
         std::mem::take(&mut self.lost)
     }
 
@@ -309,7 +310,7 @@ impl Link {
         &mut self,
         message: &T,
         fds: Vec<OwnedFd>,
-        peer: Option<u64>,
+        peer: Option<AdmissionId>,
     ) -> io::Result<()> {
         let encoded = bincode::serde::encode_to_vec(message, CONFIG).map_err(io::Error::other);
         let bytes = encoded.and_then(|bytes| self.check(bytes)).inspect_err(|_| {
@@ -350,7 +351,7 @@ impl Link {
     }
 
     /// Takes the first message out; the peer that was to be handed over with it.
-    fn done(&mut self) -> Option<u64> {
+    fn done(&mut self) -> Option<AdmissionId> {
         let done = self.backlog.pop_front()?;
         self.backlog_bytes -= done.bytes.len();
         done.peer
@@ -488,9 +489,12 @@ mod tests {
     #[test]
     fn what_would_be_too_long_there_is_not_sent() {
         let (mut here, mut there) = Link::pair().unwrap();
-        let error = here.hand_over(&"x".repeat(LONGEST), Vec::new(), 7).unwrap_err();
+        let error = here.hand_over(&"x".repeat(LONGEST), Vec::new(), AdmissionId(7)).unwrap_err();
         assert!(is_too_long(&error), "{error}");
-        assert_eq!((here.take_lost(), here.waiting(), here.backlog_bytes), (vec![7], 0, 0));
+        assert_eq!(
+            (here.take_lost(), here.waiting(), here.backlog_bytes),
+            (vec![AdmissionId(7)], 0, 0)
+        );
         assert!(matches!(there.receive::<String>(), Ok(Received::NotReady)));
         let long = "x".repeat(LONGEST_OF_WORKER);
         assert!(is_too_long(&there.send(&long, Vec::new()).unwrap_err()));
@@ -530,15 +534,15 @@ mod tests {
         let mut sent = 0;
         while here.waiting() < 2 {
             sent += 1;
-            here.hand_over(&"a peer".to_owned(), Vec::new(), sent).unwrap();
+            here.hand_over(&"a peer".to_owned(), Vec::new(), AdmissionId(sent)).unwrap();
         }
         here.send(&"news".to_owned(), Vec::new()).unwrap();
         drop(there);
-        here.hand_over(&"a peer".to_owned(), Vec::new(), sent + 1).unwrap_err();
+        here.hand_over(&"a peer".to_owned(), Vec::new(), AdmissionId(sent + 1)).unwrap_err();
         while here.waiting() > 0 {
             here.flush().unwrap_err();
         }
-        assert_eq!(here.take_lost(), [sent - 1, sent, sent + 1]);
+        assert_eq!(here.take_lost(), [sent - 1, sent, sent + 1].map(AdmissionId));
         assert_eq!((here.take_lost(), here.backlog_bytes), (vec![], 0));
     }
 

@@ -1,65 +1,61 @@
 //! The supervisor: binds, admits, forks and reaps. It never reads what an admitted peer sends, and
 //! stays small, because every fork copies its page tables.
+//!
+//! It owns the parts and runs the loop. A part is given what it needs, and returns what is to be done
+//! about other parts.
 
-mod admitting;
-mod arming;
-mod child;
-mod children;
-mod dialling;
-mod ending;
-mod hearing;
-pub(crate) mod line_reader;
-mod listening;
-mod notifying;
-mod reaping;
-mod relisten;
+mod child_exits;
+mod event_source;
+mod line_reader;
+mod listener_changes;
+mod listeners;
+mod open_listener;
+mod peer_intake;
+mod program;
+mod programs;
 mod reload;
-mod slots;
+mod servers;
+mod service_notifier;
+mod shutdown;
+mod worker_launcher;
 mod worker_log;
+mod worker_messages;
+mod worker_pool;
+mod worker_slot;
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
-use ipcd_core::{AddressedEvent, DaemonInfo, Directory, TokenSet};
-use ipcd_sys::marks::Marks;
-use ipcd_sys::{Keeper, inherited};
+use ipcd_core::{DaemonInfo, TokenSet};
+use ipcd_sys::inherited;
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
-use tracing::{error, info, warn};
+use nix::sys::wait::waitpid;
+use sd_notify::NotifyState;
+use tracing::{info, warn};
 
-use self::child::Child;
-use self::dialling::Dial;
-use self::ending::Ending;
-use self::listening::{Listening, bind_all};
-use self::notifying::Herald;
-use self::slots::{make_slots, most_children, occupied};
+use self::event_source::{EventSource, watch};
+use self::listeners::ListenerSet;
+use self::open_listener::OpenListener;
+use self::peer_intake::{LostPeer, PeerIntake, PeerOffer};
+use self::programs::ProgramSet;
+use self::servers::ServerSet;
+use self::service_notifier::{ServiceNotifier, counted};
+use self::shutdown::ShutdownState;
+use self::worker_pool::{WorkerPool, most_children};
 use crate::activation::Socket;
 use crate::admission::Admission;
-use crate::config::{Config, ConfigError, ForkMode};
-use crate::inbox::Places;
-use crate::link::{Link, Live, ToWorker, is_gone};
+use crate::config::{Config, ConfigError};
+use crate::ids::{AdmissionId, OwnerId, OwnerSequence, SlotId};
+use crate::lacking::PAUSE;
+use crate::link::{Live, ToWorker};
 use crate::pid_file::PidFile;
-use crate::privileges;
 use crate::runtime::RuntimeDir;
 use crate::sandbox::Sandbox;
-use crate::slot::{Slot, WorkerState};
-use crate::worker::{self, Admitted, Birth, Mark};
-use crate::{Error, VERSION};
-
-const SIGNALS: u64 = 0;
-const FIRST_LISTENER: u64 = 1;
-const FIRST_LINK: u64 = 1 << 32;
-const FIRST_DIALLER: u64 = 2 << 32;
-const FIRST_LAUNCH: u64 = 3 << 32;
-const FIRST_STDERR: u64 = 4 << 32;
-const FIRST_WORKER_LOG: u64 = 5 << 32;
-
-const NULL: &str = "/dev/null";
+use crate::{Error, VERSION, log, privileges};
 
 /// What a daemon is started with, besides its configuration.
 #[derive(Default)]
@@ -68,7 +64,7 @@ pub struct Start {
     pub reload: Option<Box<Reload>>,
     /// Gets a newline when the daemon serves, and is closed.
     pub ready_fd: Option<OwnedFd>,
-    /// What a service manager has bound for us.
+    /// The sockets that a service manager has bound.
     pub sockets: Vec<Socket>,
 }
 
@@ -85,44 +81,24 @@ pub fn run(config: Config, start: Start) -> Result<(), Error> {
 
 struct Supervisor {
     config: Config,
-    core: ipcd_core::Config,
-    user: Option<privileges::Drop>,
-    /// The same for workers, which never keep root's rights unasked.
-    worker_user: Option<privileges::Drop>,
-    sandbox: Sandbox,
+    /// The configuration of the router in each worker.
+    router_config: ipcd_core::Config,
     epoll: Epoll,
     signals: SignalFd,
-    slots: Vec<Slot>,
-    /// Those that are not free. Hundreds of free ones in each turn were a sixth of a fork's cost.
-    occupied: Vec<usize>,
-    inboxes: Places,
-    table: Directory,
-    /// The slot whose turn it is to get a peer.
-    turn: usize,
-    listeners: Vec<Listening>,
-    dials: Vec<Dial>,
-    children: Vec<Child>,
-    /// Ends programs if this process is killed; there from the first one on.
-    keeper: Option<Keeper>,
+    workers: WorkerPool,
     admission: Admission,
-    /// Children whose peers have to go for others, by slot and peer.
-    leaving: VecDeque<(usize, u64)>,
-    /// Whom each worker is serving.
-    marks: Marks,
-    /// `/dev/null`, for the standard input and output of workers.
-    null: File,
-    ready_fd: Option<OwnedFd>,
-    herald: Herald,
+    /// Children whose peers have to make room for others, in the order in which they were told so.
+    evicted: VecDeque<(SlotId, AdmissionId)>,
+    listeners: ListenerSet,
+    servers: ServerSet,
+    programs: ProgramSet,
+    owners: OwnerSequence,
+    notifier: ServiceNotifier,
     reload: Option<Box<Reload>>,
-    /// The number of the next listener, server or program.
-    next_number: usize,
-    /// What a service manager has bound for us. They stay open, for another configuration may use
-    /// them otherwise.
-    sockets: Vec<Socket>,
-    /// When to try again what the kernel had no memory for.
+    /// The time to try again what the kernel had no memory for.
     retry_at: Option<Instant>,
     is_ready: bool,
-    ending: Option<Ending>,
+    shutdown: Option<ShutdownState>,
     pid_file: Option<PidFile>,
     runtime_dir: RuntimeDir,
 }
@@ -135,59 +111,39 @@ impl Supervisor {
         let runtime_dir = RuntimeDir::open(&config)?;
         let tokens = runtime_dir.tokens(&config.tokens)?;
         let (epoll, signals) = watch_signals()?;
-        let listeners = bind_all(&config, &runtime_dir, &start.sockets)?;
+        let mut owners = OwnerSequence::default();
+        let listeners = ListenerSet::bind(&config, &runtime_dir, start.sockets, &mut owners)?;
         let worker_user = privileges::Drop::of_workers(&config.daemon)?;
         sandbox.log();
-        let core = core_config(&config, &listeners, tokens, sandbox.level().to_string());
-        Live::check(&core)?;
-        let (mut slots, inboxes) = make_slots(&config)?;
-        if config.daemon.fork == ForkMode::Pool {
-            for (slot, data) in slots.iter_mut().zip(FIRST_LINK..) {
-                open_link(&epoll, slot, data)?;
-            }
-        }
-        let marks = Marks::new(slots.len()).map_err(|error| Error::system("map memory", error))?;
-        let null = File::options().read(true).write(true).open(NULL);
-        let null = null.map_err(|error| Error::system(format!("open {NULL}"), error))?;
+        let router_config = router_config(&config, &listeners, tokens, sandbox.level().to_string());
+        Live::check(&router_config)?;
+        let workers = WorkerPool::new(&config, worker_user, sandbox, &epoll)?;
         let pid_file = config.daemon.pid_file.as_deref().map(PidFile::write).transpose()?;
         let mut supervisor = Self {
-            core,
-            user,
-            worker_user,
-            sandbox,
+            router_config,
             epoll,
             signals,
-            table: Directory::new(slots.len()),
-            occupied: occupied(&slots),
-            slots,
-            inboxes,
-            turn: 0,
-            next_number: listeners.len(),
-            listeners,
-            dials: Vec::new(),
-            children: Vec::new(),
+            workers,
             admission: Admission::new(&config.limits, most_children(&config)),
-            leaving: VecDeque::new(),
-            keeper: None,
-            marks,
-            null,
-            ready_fd: start.ready_fd,
-            herald: Herald::new(),
+            evicted: VecDeque::new(),
+            listeners,
+            servers: ServerSet::new(user),
+            programs: ProgramSet::new(user),
+            owners,
+            notifier: ServiceNotifier::new(start.ready_fd),
             reload: start.reload,
-            sockets: start.sockets,
             retry_at: None,
             is_ready: false,
-            ending: None,
+            shutdown: None,
             config,
             pid_file,
             runtime_dir,
         };
-        supervisor.set_servers(supervisor.config.connects.clone());
-        supervisor.set_programs(supervisor.config.execs.clone());
+        supervisor.set_owners();
         supervisor.set_rules();
         supervisor.revive();
-        if supervisor.serves_per_connection() {
-            supervisor.say_ready();
+        if supervisor.workers.serves_per_connection() {
+            supervisor.become_ready();
         }
         Ok(supervisor)
     }
@@ -198,50 +154,68 @@ impl Supervisor {
             self.arm()?;
             let count = self.wait(&mut events)?;
             for event in &events[..count] {
-                match event.data() {
-                    SIGNALS => self.handle_signals()?,
-                    log @ FIRST_WORKER_LOG.. => self.hear_log((log - FIRST_WORKER_LOG) as usize),
-                    stderr @ FIRST_STDERR.. => self.hear_stderr((stderr - FIRST_STDERR) as usize),
-                    launch @ FIRST_LAUNCH.. => self.hear_launch((launch - FIRST_LAUNCH) as usize),
-                    link @ FIRST_DIALLER.. => self.hear_dialler((link - FIRST_DIALLER) as usize),
-                    link @ FIRST_LINK.. => self.hear_worker((link - FIRST_LINK) as usize),
-                    listener => self.accept((listener - FIRST_LISTENER) as usize),
+                match EventSource::from_u64(event.data()) {
+                    Some(source) => self.handle(source)?,
+                    None => warn!("an event of nothing that is waited for"),
                 }
             }
-            self.send_refused();
-            self.release_lost();
-            self.revive();
-            if self.is_ready {
-                self.dial_servers();
-                self.tend_programs();
-            }
-            self.spread_news();
-            self.end_who_do_not_read();
-            self.watch_over_workers();
-            self.tend_logs();
-            self.herald.tick();
+            self.tend();
             if self.is_over() {
                 return Ok(());
             }
         }
     }
 
+    fn handle(&mut self, source: EventSource) -> Result<(), Error> {
+        match source {
+            EventSource::Signals => return self.handle_signals(),
+            EventSource::Listener(owner) => self.intake().accept(owner),
+            EventSource::WorkerLink(slot) => self.serve_worker(slot),
+            EventSource::WorkerLog(slot) => self.workers.slot(slot).read_log(slot, &self.epoll),
+            EventSource::Dialler(owner) => self.read_dialler(owner),
+            EventSource::ProgramLaunch(owner) => self.read_launch(owner),
+            EventSource::ProgramStderr(owner) => self.programs.read_stderr(owner, &self.epoll),
+        }
+        Ok(())
+    }
+
+    /// Does what is due, in each turn.
+    fn tend(&mut self) {
+        let now = Instant::now();
+        if self.retry_at.take_if(|at| *at <= now).is_some() {
+            self.workers.flush_refused();
+        }
+        let lost = self.intake().release_lost();
+        lost.into_iter().for_each(|lost| self.lose_peer(lost));
+        self.revive();
+        if self.is_ready {
+            self.servers.tick(now, &self.epoll);
+            let ended = self.programs.tick(now, &self.epoll);
+            ended.into_iter().for_each(|peer| self.intake().disconnect(peer));
+        }
+        self.workers.spread_changes();
+        self.workers.watch_over(self.config.daemon.watchdog.duration());
+        self.workers.read_paused_logs(now, &self.epoll);
+        log::tick(now);
+        self.notifier.tick();
+    }
+
+    /// Has epoll watch links and listeners as it is needed now. What the kernel had no memory for is
+    /// tried again after a pause: epoll would say at once that there is room.
+    fn arm(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        let links = self.workers.arm(&self.epoll)?;
+        let listeners = self.listeners.arm(&self.epoll, self.workers.has_room(), now)?;
+        if links || listeners {
+            self.retry_at.get_or_insert(now + PAUSE);
+        }
+        Ok(())
+    }
+
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
-        let watchdog = self.config.daemon.watchdog.duration();
-        let slots = || self.occupied.iter().map(|index| &self.slots[*index]);
-        let births = slots().filter_map(|slot| match slot.state {
-            WorkerState::Dead { until } if self.ending.is_none() => Some(until),
-            _ => None,
-        });
-        let debts = slots().filter_map(|slot| Some(slot.owes_since? + watchdog));
-        let pauses = self.listeners.iter().filter_map(|listening| listening.paused);
-        let ending =
-            self.ending.iter().flat_map(|ending| ending.quiet_by.or(Some(ending.deadline)));
-        let own = self.next_of_own().into_iter().chain(self.herald.next());
-        let own = own.chain(self.retry_at).chain(self.next_of_logs());
-        let next = births.chain(debts).chain(pauses).chain(ending).chain(own).min();
-        let timeout = next.map_or(EpollTimeout::NONE, |at| {
+        let timeout = self.next().map_or(EpollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now()).as_millis();
+            // Rounded up: a wait that ends too early would be followed by another of 0 ms.
             let left = i32::try_from(left).unwrap_or(i32::MAX).saturating_add(1);
             EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
         });
@@ -252,192 +226,166 @@ impl Supervisor {
         }
     }
 
-    /// When something is to be done about servers and programs: not before the daemon serves.
-    fn next_of_own(&self) -> Option<Instant> {
-        let dials = self.dials.iter().filter_map(Dial::next);
-        let children = self.children.iter().filter_map(Child::next);
-        dials.chain(children).min().filter(|_| self.is_ready)
-    }
-
-    /// Numbers what peers are of: a listener, a server, a program.
-    fn take_number(&mut self) -> usize {
-        self.next_number += 1;
-        self.next_number - 1
+    /// The time at which something is due.
+    fn next(&self) -> Option<Instant> {
+        let watchdog = self.config.daemon.watchdog.duration();
+        // Servers and programs have to wait until the daemon serves.
+        let owners = self.servers.next().into_iter().chain(self.programs.next());
+        let owners = owners.filter(|_| self.is_ready);
+        owners
+            .chain(self.workers.next(self.shutdown.is_none(), watchdog))
+            .chain(self.listeners.next())
+            .chain(self.shutdown.map(|shutdown| shutdown.next()))
+            .chain(self.notifier.next())
+            .chain(self.retry_at)
+            .chain(log::next())
+            .min()
     }
 
     fn handle_signals(&mut self) -> Result<(), Error> {
         loop {
             let info = match self.signals.read_signal() {
                 Ok(Some(info)) => info,
-                // What was not read now makes the descriptor readable again.
+                // A signal that was not read now makes the descriptor readable again.
                 Ok(None) | Err(Errno::EINTR) => return Ok(()),
                 Err(error) => return Err(Error::system("read a signal", error)),
             };
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGCHLD) => self.reap(),
-                Ok(Signal::SIGHUP) if self.ending.is_some() => {
+                Ok(Signal::SIGHUP) if self.shutdown.is_some() => {
                     warn!("not reloaded: the daemon is ending");
                 }
                 Ok(Signal::SIGHUP) => self.reload(),
-                Ok(signal) => self.drain(signal),
+                Ok(signal) => self.shut_down(signal),
                 Err(_) => {}
             }
         }
     }
 
-    fn serves_per_connection(&self) -> bool {
-        self.config.daemon.fork == ForkMode::Connection
+    /// The parts that peers come in by and go out by.
+    fn intake(&mut self) -> PeerIntake<'_> {
+        PeerIntake {
+            listeners: &mut self.listeners,
+            admission: &mut self.admission,
+            workers: &mut self.workers,
+            evicted: &mut self.evicted,
+            config: &self.config,
+            router_config: &mut self.router_config,
+            epoll: &self.epoll,
+        }
     }
 
-    /// Forks a worker for each slot whose time has come.
+    /// Forks a worker for each slot that is due.
     fn revive(&mut self) {
-        let now = Instant::now();
-        for at in 0..self.occupied.len() {
-            let index = self.occupied[at];
-            if let WorkerState::Dead { until } = self.slots[index].state
-                && self.ending.is_none()
-                && until <= now
-                && let Err(error) = self.fork(index, &mut None)
-            {
-                error!(%error, "cannot fork a worker");
-                let until = self.slots[index].after_pause();
-                self.slots[index].state = WorkerState::Dead { until };
-            }
+        if self.shutdown.is_none() {
+            self.workers.revive(&mut self.router_config, &self.epoll);
         }
     }
 
-    /// Forks a worker for a slot, and perhaps for one peer, which is still there afterwards.
-    fn fork(&mut self, index: usize, only: &mut Option<Admitted>) -> Result<(), Error> {
-        let failed = |error| Error::system("fork a worker", error);
-        let (log, log_end) = worker_log::pipe()?;
-        let (has_others, has_own_link) = (self.slots.len() > 1, self.serves_per_connection());
-        let slot = &mut self.slots[index];
-        if has_own_link {
-            open_link(&self.epoll, slot, FIRST_LINK + index as u64)?;
-            self.occupied.push(index);
+    /// Reads what a dialler has come to, and admits the server that it has connected.
+    fn read_dialler(&mut self, owner: OwnerId) {
+        if let Some(dialled) = self.servers.read_dialler(owner) {
+            let servers::DialledPeer { transport, parts, dialect } = dialled;
+            let offer = PeerOffer { owner, transport, parts, dialect: Some(dialect) };
+            let peer = self.intake().admit(offer);
+            self.servers.set_peer(owner, peer);
         }
-        slot.generation += 1;
-        let (place, generation) = (index as u32, slot.generation);
-        self.inboxes.begin(place, generation);
-        self.table.born(place, generation);
-        let born = {
-            let (core, table, inboxes) = (&mut self.core, &mut self.table, &mut self.inboxes);
-            let (far_end, user) = (&self.slots[index].far_end, self.worker_user);
-            let (sandbox, marks, supervisor) = (&self.sandbox, &self.marks, Pid::this());
-            let (null, log) = (&self.null, &log_end);
-            // The child's copies of all this are its own: what it takes, the parent still has.
-            ipcd_sys::fork(|| {
-                let core = ipcd_core::Config { slot: place, generation, ..core.take() };
-                let (only, shared) = (only.take(), has_others.then(|| table.take_shared()));
-                let mark = Mark { marks: marks.clone(), place: index };
-                worker::main(Birth {
-                    link: far_end,
-                    inboxes,
-                    supervisor,
-                    core,
-                    user,
-                    sandbox,
-                    shared,
-                    only,
-                    mark,
-                    null,
-                    log,
-                })
-            })
+    }
+
+    /// Reads whether a program was started, and admits its pipes.
+    fn read_launch(&mut self, owner: OwnerId) {
+        if let Some(started) = self.programs.read_launch(owner) {
+            let programs::StartedProgram { parts, dialect } = started;
+            let transport = ipcd_transports::CHILD;
+            let offer = PeerOffer { owner, transport, parts, dialect: Some(dialect) };
+            let peer = self.intake().admit(offer);
+            self.programs.set_peer(owner, peer);
+        }
+    }
+
+    /// A server or a program is no peer any more. Its configuration may be gone by now.
+    fn lose_peer(&mut self, lost: LostPeer) {
+        let LostPeer { owner, peer, was_cut_off } = lost;
+        self.servers.lose_peer(owner, peer);
+        self.programs.lose_peer(owner, peer, was_cut_off, &self.epoll);
+    }
+
+    /// Tells the processes that wait for it that the daemon serves.
+    fn become_ready(&mut self) {
+        self.is_ready = true;
+        info!("ready");
+        self.notifier.signal_ready();
+        self.notify_ready("");
+    }
+
+    /// Tells the service manager that the daemon serves, with a remark behind it.
+    fn notify_ready(&mut self, remark: &str) {
+        let workers = match self.workers.serves_per_connection() {
+            true => {
+                let most = self.config.daemon.max_children.count();
+                format!("up to {}", counted(most, "child", "children"))
+            }
+            false => counted(self.workers.len(), "worker", "workers"),
         };
-        let slot = &mut self.slots[index];
-        match born {
-            Ok(pid) => {
-                slot.born(pid);
-                slot.log = Some(worker_log::reader(log));
-                if has_own_link {
-                    slot.far_end = Link::none();
-                }
-                self.arm_log(index);
-                if self.config.daemon.fork == ForkMode::Pool {
-                    info!(pid = pid.as_raw(), slot = index, generation, "worker started");
-                }
-                Ok(())
+        let listeners = counted(self.listeners.len(), "listener", "listeners");
+        let status = format!("serving on {listeners} with {workers}{remark}");
+        self.notifier.notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    }
+
+    /// TERM or INT: stops accepting, and lets the workers end; at a later signal, ends them.
+    fn shut_down(&mut self, signal: Signal) {
+        if let Some(shutdown) = self.shutdown {
+            if shutdown.is_repeated() {
+                info!(%signal, "ending at once");
+                self.programs.kill_all();
+                self.workers.kill_all();
             }
-            Err(error) => {
-                if has_own_link {
-                    self.vacate(index);
-                }
-                let told = self.table.died(index as u32);
-                self.tell_news(told);
-                Err(failed(error))
-            }
+            return;
         }
+        info!(%signal, "draining");
+        let status = format!("draining, for at most {}", self.config.daemon.drain_timeout);
+        self.notifier.notify(&[NotifyState::Stopping, NotifyState::Status(&status)]);
+        self.listeners.clear();
+        self.servers.stop();
+        self.programs.stop();
+        let drain_timeout = self.config.daemon.drain_timeout.duration();
+        self.shutdown = Some(ShutdownState::new(Instant::now(), drain_timeout));
+        self.workers.send_to_all(&ToWorker::Quiesce);
     }
 
-    /// Nobody lives in this place any more, nor will before it is taken again.
-    fn vacate(&mut self, index: usize) {
-        self.slots[index].close();
-        self.occupied.retain(|occupied| *occupied != index);
-    }
-
-    fn tell_news(&mut self, told: Vec<AddressedEvent>) {
-        self.tell(
-            told.into_iter().map(|(slot, news)| (slot, ToWorker::DirectoryEvent(news))).collect(),
-        );
-    }
-
-    /// Sends messages to workers; who does not live is not told.
-    fn tell(&mut self, told: Vec<(u32, ToWorker)>) {
-        for (slot, message) in told {
-            let slot = &mut self.slots[slot as usize];
-            if slot.pid().is_some()
-                && let Err(error) = slot.link.send(&message, Vec::new())
-                // One that has just ended need not be told.
-                && !is_gone(&error)
-            {
-                error!(%error, "a worker cannot be told something");
-            }
-        }
-    }
-
-    fn spread_news(&mut self) {
-        if self.slots.len() > 1 {
-            let told = self.table.news();
-            self.tell_news(told);
-        }
-    }
-
-    /// Ends workers that have owed us something for too long.
-    fn watch_over_workers(&mut self) {
+    /// Whether the daemon's end is over: no process is left, or the time is up. On the way there,
+    /// workers are told to drain once all have sent on what they had accepted.
+    fn is_over(&mut self) -> bool {
+        let Some(shutdown) = &mut self.shutdown else { return false };
         let now = Instant::now();
-        let watchdog = self.config.daemon.watchdog.duration();
-        for index in self.occupied.iter().copied() {
-            if self.slots[index].pid().is_none() {
-                continue;
-            }
-            let owes = self.table.is_behind(index as u32) || self.slots[index].is_blocked;
-            self.slots[index].note_debt(owes, now);
-            if self.slots[index].owes_since.is_some_and(|since| now - since >= watchdog) {
-                warn!(slot = index, "worker does not answer: ending it");
-                self.slots[index].owes_since = Some(now);
-                self.slots[index].has_hung = !self.slots[index].is_stopped;
-                self.kill(index);
-            }
+        let (must_drain, is_overdue) =
+            (shutdown.must_drain(now, self.workers.is_quiet()), shutdown.is_overdue(now));
+        if must_drain {
+            self.workers.send_to_all(&ToWorker::Drain);
+            self.programs.end(self.program_patience());
         }
-    }
-
-    fn tell_everybody(&mut self, message: impl Fn() -> ToWorker) {
-        let told = (0..self.slots.len() as u32).map(|slot| (slot, message())).collect();
-        self.tell(told);
-    }
-
-    fn kill(&self, index: usize) {
-        if let Some(pid) = self.slots[index].pid() {
-            // It is our child and was not waited for, so the number is still its own.
-            let _ = kill(pid, Signal::SIGKILL);
+        let left: Vec<_> = self.workers.living().collect();
+        if !(left.is_empty() && self.programs.is_empty() || is_overdue) {
+            return false;
         }
+        self.programs.kill_remaining();
+        for (id, pid) in left {
+            warn!(slot = id.0, "peers did not take what was left for them in time");
+            let slot = self.workers.slot(id);
+            slot.kill();
+            let _ = waitpid(pid, None);
+            slot.finish_log(pid, &self.epoll);
+        }
+        self.pid_file = None;
+        info!("ended");
+        true
     }
-}
 
-fn open_link(epoll: &Epoll, slot: &mut Slot, data: u64) -> Result<(), Error> {
-    slot.open().map_err(|error| Error::system("make the link of a worker", error))?;
-    watch(epoll, &slot.link, data)
+    /// The time that a program has to read the messages for it before it gets TERM: half of the time
+    /// that draining may take.
+    fn program_patience(&self) -> Duration {
+        self.config.daemon.drain_timeout.duration() / 2
+    }
 }
 
 /// Signals come as events. They stay blocked in the workers, which hear of an end by their link:
@@ -452,30 +400,26 @@ fn watch_signals() -> Result<(Epoll, SignalFd), Error> {
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&set, flags).map_err(failed)?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
-    watch(&epoll, &signals, SIGNALS)?;
+    watch(&epoll, &signals, EventSource::Signals)?;
     Ok((epoll, signals))
 }
 
-fn watch(epoll: &Epoll, fd: &impl AsFd, data: u64) -> Result<(), Error> {
-    let event = EpollEvent::new(EpollFlags::EPOLLIN, data);
-    epoll.add(fd, event).map_err(|error| Error::system("watch a descriptor", error))
-}
-
-fn core_config<'a>(
+fn router_config(
     config: &Config,
-    listeners: impl IntoIterator<Item = &'a Listening>,
+    listeners: &ListenerSet,
     tokens: TokenSet,
     sandbox: String,
 ) -> ipcd_core::Config {
     let limits = &config.limits;
-    let describe =
-        |l: &Listening| (l.number, (l.listener.local().to_string(), l.asked.codec().to_string()));
+    let describe = |open: &OpenListener| {
+        (open.owner.0, (open.listener.local().to_string(), open.config.codec().to_string()))
+    };
     let daemon = DaemonInfo {
         supervisor: std::process::id(),
         worker: 0,
         version: VERSION.into(),
         started: Instant::now(),
-        listeners: listeners.into_iter().map(describe).collect(),
+        listeners: listeners.iter().map(describe).collect(),
         sandbox,
     };
     ipcd_core::Config {

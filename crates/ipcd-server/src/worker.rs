@@ -30,6 +30,7 @@ use tracing::{debug, info, warn};
 
 use crate::alarm::Alarm;
 use crate::connection::{Connection, Token};
+use crate::ids::{AdmissionId, OwnerId};
 use crate::inbox::{Inboxes, Places};
 use crate::lacking::is_exhaustion;
 use crate::link::{Gone, Link, PEERS, Received, ToSupervisor, ToWorker, is_too_long};
@@ -71,7 +72,7 @@ pub(crate) struct Birth<'a> {
     /// What all workers know, if there are several.
     pub(crate) shared: Option<DirectoryState>,
     /// The one peer that the worker is born for, with `--fork connection`.
-    pub(crate) only: Option<Admitted>,
+    pub(crate) only: Option<NewPeer>,
     pub(crate) user: Option<privileges::Drop>,
     pub(crate) sandbox: &'a Sandbox,
     pub(crate) mark: Mark,
@@ -88,17 +89,17 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    fn set(&self, number: u64) {
+    fn set(&self, AdmissionId(number): AdmissionId) {
         self.marks.set(self.place, number);
     }
 }
 
 /// A peer to be served.
-pub(crate) struct Admitted {
+pub(crate) struct NewPeer {
     /// The supervisor's number for it.
-    pub(crate) number: u64,
-    /// Which listener, server or program it is of.
-    pub(crate) listener: usize,
+    pub(crate) number: AdmissionId,
+    /// The listener, server or program that it belongs to.
+    pub(crate) owner: OwnerId,
     pub(crate) transport: &'static dyn Transport,
     pub(crate) parts: ChannelParts,
     /// What it says and hears, if it is a bare one.
@@ -235,7 +236,7 @@ struct Worker {
     /// Peers that have gone, of which the supervisor was not told yet.
     gone: Vec<Gone>,
     /// Peers that have proved their tokens, likewise.
-    opened: Vec<u64>,
+    opened: Vec<AdmissionId>,
     /// Where the supervisor finds whom this worker was serving when it died.
     mark: Mark,
     draining: bool,
@@ -284,7 +285,7 @@ impl Worker {
     /// Tells the supervisor something, and for whom.
     fn request(&mut self, request: DirectoryRequest) -> Result<(), Error> {
         let connection = request.principal().and_then(|by| self.connection(by.key));
-        let by = connection.map_or(0, |connection| connection.admission);
+        let by = connection.map_or(AdmissionId::NONE, |connection| connection.admission);
         self.tell(&ToSupervisor::DirectoryRequest { by, request })
     }
 
@@ -294,7 +295,9 @@ impl Worker {
             return Ok(());
         }
         let key = self.core.next_deferred();
-        let number = key.and_then(|key| self.connection(key)).map_or(0, |found| found.admission);
+        let number = key
+            .and_then(|key| self.connection(key))
+            .map_or(AdmissionId::NONE, |found| found.admission);
         self.mark.set(number);
         self.core.go_on(self.now);
         self.obey_router()
@@ -316,7 +319,7 @@ impl Worker {
         let ticks = self.ticks.peek().map(|Reverse((at, _))| *at);
         let pauses = ticks.into_iter().chain(self.retry_at);
         let next = self.core.next_deadline().into_iter().chain(pauses).min();
-        self.mark.set(0);
+        self.mark.set(AdmissionId::NONE);
         if let Some(at) = next {
             self.alarm.set(at).map_err(|error| Error::system("set the timer", error))?;
         }
@@ -355,26 +358,26 @@ impl Worker {
                 Received::Message(ToWorker::Configure(live), _) => {
                     self.configure(*live);
                 }
-                Received::Message(ToWorker::Distrust { listener, may_return }, _) => {
-                    self.core.distrust(self.now, listener, may_return);
+                Received::Message(ToWorker::Distrust { owner, may_return }, _) => {
+                    self.core.distrust(self.now, owner.0, may_return);
                 }
-                Received::Message(ToWorker::Redirect { listener, dialect }, _) => {
-                    self.redirect(listener, &dialect);
+                Received::Message(ToWorker::Redirect { owner, dialect }, _) => {
+                    self.redirect(owner, &dialect);
                 }
                 Received::Message(
-                    ToWorker::Admit { number, listener, scheme, identity, state, dialect },
+                    ToWorker::Admit { number, owner, scheme, identity, state, dialect },
                     fds,
                 ) => {
                     let parts = ChannelParts { descriptors: fds, identity, state };
                     let transport = ipcd_transports::find(&scheme)?;
-                    self.admit(Admitted { number, listener, transport, parts, dialect });
+                    self.admit(NewPeer { number, owner, transport, parts, dialect });
                 }
             }
         }
     }
 
-    fn admit(&mut self, admitted: Admitted) {
-        let Admitted { number, listener, transport, parts, dialect } = admitted;
+    fn admit(&mut self, peer: NewPeer) {
+        let NewPeer { number, owner, transport, parts, dialect } = peer;
         let identity = parts.identity.clone();
         if parts.descriptors.is_empty() {
             return self.reject(number, transport, &identity, NO_DESCRIPTOR);
@@ -399,7 +402,8 @@ impl Worker {
         };
         let bare = translator.as_ref().map(|translator| translator.session());
         let must_prove = challenge.is_some();
-        let key = self.core.attach(self.now, PeerInfo { listener, origin, challenge, bare });
+        let key =
+            self.core.attach(self.now, PeerInfo { listener: owner.0, origin, challenge, bare });
         let peer = self.core.origin(key).peer;
         let source = self.source_of(&identity);
         info!(%source, peer, transport = %transport.scheme(), %identity, "peer connected");
@@ -456,7 +460,13 @@ impl Worker {
         Principal::of(identity.uid, identity.addr, self.core.prefixes())
     }
 
-    fn reject(&mut self, number: u64, transport: &dyn Transport, who: &PeerIdentity, why: &str) {
+    fn reject(
+        &mut self,
+        number: AdmissionId,
+        transport: &dyn Transport,
+        who: &PeerIdentity,
+        why: &str,
+    ) {
         let source = self.source_of(who);
         warn!(%source, transport = %transport.scheme(), identity = %who, why, "peer not served");
         self.gone.push(Gone { number, was_cut_off: true });

@@ -4,10 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 
 use ipcd_core::Principal;
 
+use crate::ids::AdmissionId;
+
 /// Peers, by their numbers. Whoever came later has a larger one.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
-    of: HashMap<Principal, BTreeSet<u64>>,
+    of: HashMap<Principal, BTreeSet<AdmissionId>>,
     by_count: BTreeSet<(usize, Principal)>,
     count: usize,
 }
@@ -36,16 +38,16 @@ impl Crowd {
     }
 
     /// The one of a source that came first.
-    pub(super) fn oldest(&self, source: Principal) -> Option<u64> {
+    pub(super) fn oldest(&self, source: Principal) -> Option<AdmissionId> {
         self.of.get(&source)?.first().copied()
     }
 
     /// The one that came last.
-    pub(super) fn newest(&self, source: Principal) -> Option<u64> {
+    pub(super) fn newest(&self, source: Principal) -> Option<AdmissionId> {
         self.of.get(&source)?.last().copied()
     }
 
-    pub(super) fn add(&mut self, source: Principal, number: u64) {
+    pub(super) fn add(&mut self, source: Principal, number: AdmissionId) {
         let before = self.count(source);
         if self.of.entry(source).or_default().insert(number) {
             self.recount(source, before, before + 1);
@@ -53,7 +55,7 @@ impl Crowd {
     }
 
     /// One goes; whether it was there.
-    pub(super) fn remove(&mut self, source: Principal, number: u64) -> bool {
+    pub(super) fn remove(&mut self, source: Principal, number: AdmissionId) -> bool {
         let before = self.count(source);
         let was_there = self.of.get_mut(&source).is_some_and(|all| all.remove(&number));
         if was_there {
@@ -87,12 +89,12 @@ mod tests {
                 let source = Principal::User(user);
                 match comes {
                     true => {
-                        crowd.add(source, number);
+                        crowd.add(source, AdmissionId(number));
                         naive.insert((user, number));
                     }
                     false => {
                         let was_there = naive.remove(&(user, number));
-                        prop_assert_eq!(crowd.remove(source, number), was_there);
+                        prop_assert_eq!(crowd.remove(source, AdmissionId(number)), was_there);
                     }
                 }
                 let count = |user| naive.iter().filter(|(of, _)| *of == user).count();

@@ -6,6 +6,7 @@ use ipcd_core::Principal;
 
 use super::startups::Room;
 use super::{Admission, LATE, Standing};
+use crate::ids::AdmissionId;
 
 impl Admission {
     /// Room for one more of this source that has proved nothing; perhaps in the place of another.
@@ -14,7 +15,7 @@ impl Admission {
         source: Principal,
         now: Instant,
         percent: impl FnOnce() -> u32,
-    ) -> Result<Option<u64>, String> {
+    ) -> Result<Option<AdmissionId>, String> {
         let max = self.limits.max_startups;
         match self.startups.room(max, source, now, percent) {
             Room::There => Ok(None),
@@ -35,7 +36,7 @@ impl Admission {
         standing: Standing,
         now: Instant,
         one_goes: bool,
-    ) -> Result<Option<(u64, String)>, String> {
+    ) -> Result<Option<(AdmissionId, String)>, String> {
         let (most, what, key) = match (self.limits.max_peers as usize, self.children) {
             (peers, Some(children)) if children < peers => (children, "children", "max_children"),
             (peers, _) => (peers, "peers", "max_peers"),

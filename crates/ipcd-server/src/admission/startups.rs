@@ -14,6 +14,7 @@ use ipcd_core::Principal;
 use serde::{Deserialize, Serialize};
 
 use super::crowd::Crowd;
+use crate::ids::AdmissionId;
 
 /// How long one may wait before it has to make room for another when there is no more room at all.
 const GRACE: Duration = Duration::from_secs(1);
@@ -37,7 +38,7 @@ impl Default for MaxStartups {
 #[derive(Debug, Default)]
 pub(super) struct Startups {
     crowd: Crowd,
-    waiting: HashMap<u64, (Principal, Instant)>,
+    waiting: HashMap<AdmissionId, (Principal, Instant)>,
 }
 
 /// What one more means.
@@ -46,7 +47,7 @@ pub(super) enum Room {
     /// There is room.
     There,
     /// This one has to go for it.
-    Of(u64),
+    Of(AdmissionId),
     /// There is none.
     None,
 }
@@ -75,20 +76,20 @@ impl Startups {
         }
     }
 
-    pub(super) fn add(&mut self, number: u64, source: Principal, now: Instant) {
+    pub(super) fn add(&mut self, number: AdmissionId, source: Principal, now: Instant) {
         self.crowd.add(source, number);
         self.waiting.insert(number, (source, now));
     }
 
     /// One has proved its token, or has gone.
-    pub(super) fn remove(&mut self, number: u64) {
+    pub(super) fn remove(&mut self, number: AdmissionId) {
         if let Some((source, _)) = self.waiting.remove(&number) {
             self.crowd.remove(source, number);
         }
     }
 
     /// One is of another source than it was.
-    pub(super) fn move_to(&mut self, number: u64, source: Principal) {
+    pub(super) fn move_to(&mut self, number: AdmissionId, source: Principal) {
         if let Some((before, since)) = self.waiting.get(&number).copied() {
             self.crowd.remove(before, number);
             self.crowd.add(source, number);
@@ -97,26 +98,26 @@ impl Startups {
     }
 
     /// The one of a source that has waited longest.
-    pub(super) fn longest_of(&self, source: Principal) -> Option<u64> {
+    pub(super) fn longest_of(&self, source: Principal) -> Option<AdmissionId> {
         self.crowd.oldest(source)
     }
 
     /// The one that has waited longest of the sources that have most, if it has had its time.
-    pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
+    pub(super) fn overdue(&self, now: Instant) -> Option<AdmissionId> {
         let oldest = self.crowd.busiest().filter_map(|source| self.crowd.oldest(source)).min();
         oldest.filter(|number| self.is_overdue(*number, now))
     }
 
     /// The one that has waited longest of those whose sources have most; of this one's own, if it is
     /// among these.
-    fn of_the_busiest(&self, source: Principal) -> Option<u64> {
+    fn of_the_busiest(&self, source: Principal) -> Option<AdmissionId> {
         if self.crowd.count(source) == self.crowd.most() {
             return self.crowd.oldest(source);
         }
         self.crowd.busiest().filter_map(|busy| self.crowd.oldest(busy)).min()
     }
 
-    fn is_overdue(&self, number: u64, now: Instant) -> bool {
+    fn is_overdue(&self, number: AdmissionId, now: Instant) -> bool {
         let since = self.waiting.get(&number).map(|(_, since)| *since);
         since.is_some_and(|since| now.saturating_duration_since(since) >= GRACE)
     }
@@ -195,15 +196,15 @@ mod tests {
         let (max, now) = (MaxStartups { start: 2, rate: 50, full: 3 }, Instant::now());
         let mut startups = Startups::default();
         assert_eq!(startups.room(max, ANN, now, || 0), Room::There);
-        startups.add(7, ANN, now);
-        startups.add(8, ANN, now);
+        startups.add(AdmissionId(7), ANN, now);
+        startups.add(AdmissionId(8), ANN, now);
         assert_eq!(startups.room(max, ANN, now, || 50), Room::There);
-        assert_eq!(startups.room(max, ANN, now, || 49), Room::Of(7));
-        startups.add(9, ANN, now);
+        assert_eq!(startups.room(max, ANN, now, || 49), Room::Of(AdmissionId(7)));
+        startups.add(AdmissionId(9), ANN, now);
         assert_eq!(startups.room(max, ANN, now, || 0), Room::None, "all have only just come");
-        assert_eq!(startups.room(max, ANN, now + GRACE, || 0), Room::Of(7));
-        startups.remove(7);
-        assert_eq!(startups.room(max, ANN, now, || 0), Room::Of(8));
+        assert_eq!(startups.room(max, ANN, now + GRACE, || 0), Room::Of(AdmissionId(7)));
+        startups.remove(AdmissionId(7));
+        assert_eq!(startups.room(max, ANN, now, || 0), Room::Of(AdmissionId(8)));
         let none = MaxStartups { start: 0, rate: 100, full: 0 };
         assert_eq!(Startups::default().room(none, ANN, now, || 0), Room::None);
     }
@@ -219,7 +220,7 @@ mod tests {
                 Room::Of(oldest) => startups.remove(oldest),
                 Room::None => continue,
             }
-            startups.add(number, ANN, now);
+            startups.add(AdmissionId(number), ANN, now);
             assert!(startups.waiting.len() <= 500);
         }
         assert!(startups.waiting.len() > 300);
@@ -236,7 +237,7 @@ mod tests {
                 Room::None => return false,
                 Room::There => {}
             }
-            startups.add(number, source, now);
+            startups.add(AdmissionId(number), source, now);
             true
         };
         for number in 0..1000 {
@@ -256,13 +257,19 @@ mod tests {
     fn sources_with_one_each_take_turns() {
         let (max, now) = (MaxStartups { start: 3, rate: 100, full: 3 }, Instant::now());
         let mut startups = Startups::default();
-        (0..3).for_each(|user| startups.add(user, Principal::User(user as u32), now));
+        (0..3).for_each(|user| startups.add(AdmissionId(user), Principal::User(user as u32), now));
         assert_eq!(startups.room(max, Principal::User(9), now, || 0), Room::None);
-        assert_eq!(startups.room(max, Principal::User(9), now + GRACE, || 0), Room::Of(0));
-        assert_eq!(startups.room(max, Principal::User(2), now + GRACE, || 0), Room::Of(2));
-        startups.move_to(0, Principal::User(2));
-        assert_eq!(startups.room(max, Principal::User(9), now, || 0), Room::Of(0));
-        startups.remove(0);
+        assert_eq!(
+            startups.room(max, Principal::User(9), now + GRACE, || 0),
+            Room::Of(AdmissionId(0))
+        );
+        assert_eq!(
+            startups.room(max, Principal::User(2), now + GRACE, || 0),
+            Room::Of(AdmissionId(2))
+        );
+        startups.move_to(AdmissionId(0), Principal::User(2));
+        assert_eq!(startups.room(max, Principal::User(9), now, || 0), Room::Of(AdmissionId(0)));
+        startups.remove(AdmissionId(0));
         assert_eq!((startups.crowd.len(), startups.waiting.len()), (2, 2));
     }
 }

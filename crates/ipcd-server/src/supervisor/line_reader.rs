@@ -9,7 +9,7 @@ use nix::sys::epoll::Epoll;
 use nix::unistd::read;
 use tracing::warn;
 
-use super::watch;
+use crate::supervisor::event_source::{EventSource, watch};
 
 /// The bounds of one pipe.
 #[derive(Clone, Copy, Debug)]
@@ -103,13 +103,13 @@ impl LineReader {
     }
 
     /// Has epoll watch it while it is to be read, and not otherwise.
-    pub(crate) fn arm(&mut self, epoll: &Epoll, data: u64) {
+    pub(crate) fn arm(&mut self, epoll: &Epoll, source: EventSource) {
         let is_wanted = self.wants_read();
         if is_wanted == self.is_armed {
             return;
         }
         let armed = match is_wanted {
-            true => watch(epoll, self, data).map_err(|error| error.to_string()),
+            true => watch(epoll, self, source).map_err(|error| error.to_string()),
             false => epoll.delete(&*self).map_err(|error| error.to_string()),
         };
         self.is_armed = is_wanted;

@@ -1,38 +1,43 @@
-//! HUP: another configuration is put in force while the daemon runs.
+//! HUP: another configuration is put in force while the daemon runs, all of it or nothing.
+
+use std::collections::BTreeMap;
 
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::listening::{Listening, find, wanted_listeners};
-use super::relisten::Difference;
-use super::{Supervisor, core_config};
+use super::listener_changes::ListenerChanges;
+use super::listeners::{ListenerSet, TrustAnchors, close};
+use super::open_listener::Adaptation;
+use super::{Supervisor, router_config};
+use crate::activation::Wanted;
 use crate::config::{Config, Daemon};
+use crate::ids::OwnerId;
 use crate::link::{Live, ToWorker};
 use crate::listen::Dialect;
 use crate::{Error, access};
 
 impl Supervisor {
-    /// Reads the configuration again. If it is no good, or cannot be put in force, nothing changes.
+    /// Reads the configuration again. If it is bad, or cannot be put in force, nothing changes.
     pub(super) fn reload(&mut self) {
         let mut states = vec![NotifyState::Reloading, NotifyState::Status("reloading")];
         states.extend(NotifyState::monotonic_usec_now());
-        self.herald.say(&states);
-        let trusted = self.trusted();
+        self.notifier.notify(&states);
+        let trusted = self.listeners.trust_anchors();
         let outcome = match &self.reload {
             Some(reload) => reload().map_err(|error| Error::Config(error.to_string())),
             None => {
-                match self.reload_listeners() {
+                match self.listeners.reload_files() {
                     0 => warn!("nothing to reload: the daemon was started without a file"),
                     count => info!(listeners = count, "reloaded"),
                 }
-                self.end_who_were_trusted(&trusted);
-                // Who asked for it waits for an answer.
+                self.end_distrusted(&trusted);
+                // systemctl reload waits for READY=1 after RELOADING=1, also when nothing was done.
                 return self.notify_ready("");
             }
         };
         match outcome.and_then(|config| self.apply(config)) {
             Ok(()) => {
-                self.end_who_were_trusted(&trusted);
+                self.end_distrusted(&trusted);
                 info!("reloaded");
                 self.notify_ready("");
             }
@@ -43,104 +48,149 @@ impl Supervisor {
         }
     }
 
-    /// Whose word each listener takes for who its peers are.
-    fn trusted(&self) -> Vec<(usize, Vec<Vec<u8>>)> {
-        let of = |open: &Listening| (open.number, open.listener.trusted().to_vec());
-        self.listeners.iter().map(of).collect()
-    }
-
-    /// Ends the sessions of peers of a listener that does not take the word of all any more that it
-    /// took it of: whoever is still trusted opens another one.
-    fn end_who_were_trusted(&mut self, before: &[(usize, Vec<Vec<u8>>)]) {
-        for (listener, before) in before {
-            let open = self.listeners.iter().find(|open| open.number == *listener);
-            let Some(now) = open.map(|open| open.listener.trusted()) else { continue };
-            let is_trusted = |one: &Vec<u8>| now.contains(one);
-            let (listener, may_return) = (*listener, before.iter().any(is_trusted));
+    /// Ends the sessions of a listener's peers if it has stopped trusting an authority: a peer that is
+    /// still trusted opens another one.
+    fn end_distrusted(&mut self, before: &TrustAnchors) {
+        for (owner, before) in before {
+            let Some(open) = self.listeners.find(*owner) else { continue };
+            let now = open.listener.trusted();
+            let is_trusted = |anchor: &Vec<u8>| now.contains(anchor);
+            let (owner, may_return) = (*owner, before.iter().any(is_trusted));
             if !before.iter().all(is_trusted) {
-                self.tell_everybody(|| ToWorker::Distrust { listener, may_return });
+                self.workers.send_to_all(&ToWorker::Distrust { owner, may_return });
             }
         }
-    }
-
-    /// Has the listeners read their certificates and the like again; how many have some. One whose
-    /// files are no good goes on with what it had.
-    fn reload_listeners(&mut self) -> usize {
-        let mut count = 0;
-        for Listening { listener, .. } in &mut self.listeners {
-            match listener.reload() {
-                Ok(has_any) => count += usize::from(has_any),
-                Err(error) => {
-                    count += 1;
-                    let endpoint = listener.local();
-                    error!(%endpoint, %error, "not read again, the listener keeps what it had");
-                }
-            }
-        }
-        count
     }
 
     /// Puts a configuration in force: what can fail comes first.
     fn apply(&mut self, config: Config) -> Result<(), Error> {
         let tokens = self.runtime_dir.tokens(&config.tokens)?;
-        let wanted = wanted_listeners(&config, &self.runtime_dir, &self.sockets)?;
-        let spoken: Vec<_> =
-            self.listeners.iter().map(|open| (open.number, open.asked.dialect.clone())).collect();
-        let difference = Difference::between(&self.listeners, wanted);
-        let sandbox = self.sandbox.level().to_string();
-        let core = self.relisten(&config, difference, |listeners| {
-            let core = core_config(&config, listeners, tokens, sandbox);
-            Live::check(&core).map(|()| core)
+        let wanted = self.listeners.wanted(&config, &self.runtime_dir)?;
+        let dialects = self.listeners.dialects();
+        let changes = self.listeners.changes_to(wanted);
+        let sandbox = self.router_config.daemon.sandbox.clone();
+        let router = self.change_listeners(&config, changes, |listeners| {
+            let router = router_config(&config, listeners, tokens, sandbox);
+            Live::check(&router).map(|()| router)
         })?;
-        self.reload_listeners();
+        self.listeners.reload_files();
         self.admission.set_limits(&config.limits);
-        let started = self.core.daemon.started;
-        // Until the new rules are in force; what closed listeners are called stays known.
-        self.core = ipcd_core::Config { acl: std::mem::take(&mut self.core.acl), ..core };
-        self.core.daemon.started = started;
+        let started = self.router_config.daemon.started;
+        // The old rules stay until the new ones are in force: closed listeners keep their names.
+        let acl = std::mem::take(&mut self.router_config.acl);
+        self.router_config = ipcd_core::Config { acl, ..router };
+        self.router_config.daemon.started = started;
         if config.needs_restart(&self.config) {
             warn!("changes in [daemon] and [log], but for the time-outs, need a restart");
         }
         let Daemon { drain_timeout, watchdog, .. } = config.daemon;
         let daemon = Daemon { drain_timeout, watchdog, ..self.config.daemon.clone() };
         self.config = Config { daemon, log: self.config.log, ..config };
-        self.set_servers(self.config.connects.clone());
-        self.set_programs(self.config.execs.clone());
+        self.set_owners();
         self.set_rules();
-        let live = Box::new(Live::of(&self.core));
-        self.tell_everybody(|| ToWorker::Configure(live.clone()));
-        self.redirect(spoken);
+        let live = Box::new(Live::of(&self.router_config));
+        self.workers.send_to_all(&ToWorker::Configure(live));
+        self.redirect(dialects);
         Ok(())
     }
 
-    /// Tells workers what bare peers say and hear now, where that is something else than before.
-    fn redirect(&mut self, before: Vec<(usize, Option<Dialect>)>) {
-        for (listener, was) in before {
-            let now =
-                find(&mut self.listeners, listener).and_then(|open| open.asked.dialect.clone());
-            if let (Some(was), Some(dialect)) = (was, now)
-                && was != dialect
-            {
-                self.tell_everybody(|| ToWorker::Redirect { listener, dialect: dialect.clone() });
+    /// Makes the changes, and then does what may fail, too. If that does, all is as it was.
+    fn change_listeners<T>(
+        &mut self,
+        config: &Config,
+        changes: ListenerChanges,
+        then: impl FnOnce(&ListenerSet) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let ListenerChanges { changed, added, removed } = changes;
+        let opened = self.listeners.bind_all(config, &added, &mut self.owners)?;
+        let mut before = Vec::new();
+        let changed = self.change_all(&changed, &mut before);
+        let closing = self.listeners.remove(&removed);
+        let new: Vec<OwnerId> = opened.iter().map(|open| open.owner).collect();
+        self.listeners.add(opened);
+        let outcome = changed.and_then(|()| then(&self.listeners));
+        if outcome.is_ok() {
+            closing.iter().for_each(|open| close(open, &self.epoll));
+            return outcome;
+        }
+        drop(self.listeners.remove(&new));
+        self.listeners.add(closing);
+        for (owner, was) in before.into_iter().rev() {
+            if let Err(error) = self.change(owner, &was) {
+                error!(endpoint = %was.listen.endpoint, %error, "cannot be as it was");
             }
         }
+        outcome
+    }
+
+    /// Changes these, and notes their numbers and options of before.
+    fn change_all(
+        &mut self,
+        changed: &[(OwnerId, Wanted)],
+        before: &mut Vec<(OwnerId, Wanted)>,
+    ) -> Result<(), Error> {
+        for (owner, wanted) in changed {
+            let was = self.listeners.find(*owner).map(|open| open.wanted());
+            let owner = self.change(*owner, wanted)?;
+            before.extend(was.map(|was| (owner, was)));
+        }
+        Ok(())
+    }
+
+    /// Gives a listener other options; the number that it has then. The peers that wait at a socket
+    /// which has to be closed are accepted before.
+    fn change(&mut self, owner: OwnerId, wanted: &Wanted) -> Result<OwnerId, Error> {
+        if let Adaptation::Done = self.listeners.adapt(owner, wanted)? {
+            return Ok(owner);
+        }
+        self.intake().accept(owner);
+        let now = self.listeners.reopen(owner, wanted, &mut self.owners, &self.epoll)?;
+        if now != owner {
+            for peer in self.admission.of_owner(owner) {
+                self.intake().disconnect(peer);
+            }
+        }
+        Ok(now)
+    }
+
+    /// Tells workers what bare peers say and hear now, where that has changed.
+    fn redirect(&mut self, before: Vec<(OwnerId, Dialect)>) {
+        let now: BTreeMap<OwnerId, Dialect> = self.listeners.dialects().into_iter().collect();
+        for (owner, was) in before {
+            if let Some(dialect) = now.get(&owner).filter(|now| **now != was) {
+                let dialect = dialect.clone();
+                self.workers.send_to_all(&ToWorker::Redirect { owner, dialect });
+            }
+        }
+    }
+
+    /// Makes these the servers that are dialled and the programs that run.
+    pub(super) fn set_owners(&mut self) {
+        let Config { connects, execs, .. } = self.config.clone();
+        let patience = self.program_patience();
+        let mut ended = self.servers.replace(connects, &mut self.owners);
+        ended.extend(self.programs.replace(execs, &mut self.owners, patience));
+        ended.into_iter().for_each(|peer| self.intake().disconnect(peer));
     }
 
     /// Puts the access rules in force for the listeners, servers and programs that there are. A rule
     /// for a name that nothing has may be for something that is to come; or be misspelt, and then
     /// not deny what it should.
     pub(super) fn set_rules(&mut self) {
-        let acl = access::acl(&self.config.access, self.names());
-        let before = std::mem::replace(&mut self.core.acl, acl);
-        // A listener that is closed has its names for as long as peers are here that came in by it.
-        for (number, names) in before.listeners {
-            if self.admission.has_peers_of(number) {
-                self.core.acl.listeners.entry(number).or_insert(names);
+        let owners = self.listeners.names().chain(self.servers.names());
+        let owners =
+            owners.chain(self.programs.names()).map(|(OwnerId(owner), names)| (owner, names));
+        let acl = access::acl(&self.config.access, owners.collect());
+        let before = std::mem::replace(&mut self.router_config.acl, acl);
+        // A listener that is closed keeps its names while peers are there that came in by it.
+        for (owner, names) in before.listeners {
+            if self.admission.has_peers_of(OwnerId(owner)) {
+                self.router_config.acl.listeners.entry(owner).or_insert(names);
             }
         }
-        let tokens = &self.core.tokens.named;
+        let tokens = &self.router_config.tokens.named;
         let is_token = |name: &str| name.is_empty() || tokens.contains_key(name);
-        for why in access::strangers(&self.core.acl, is_token) {
+        for why in access::strangers(&self.router_config.acl, is_token) {
             warn!("{why}");
         }
     }

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::Worker;
 use super::peers::read_of;
+use crate::ids::OwnerId;
 use crate::link::Live;
 use crate::listen::Dialect;
 
@@ -32,11 +33,11 @@ impl Worker {
     }
 
     /// Has the bare peers of a listener say and hear something else.
-    pub(super) fn redirect(&mut self, listener: usize, dialect: &Dialect) {
+    pub(super) fn redirect(&mut self, owner: OwnerId, dialect: &Dialect) {
         for connection in self.connections.iter_mut().flatten() {
             let key = PeerKey(connection.token.place);
             if let Some(translator) = &mut connection.translator
-                && self.core.listener(key) == listener
+                && self.core.listener(key) == owner.0
             {
                 translator.set_dialect(dialect.clone());
                 self.core.redirect(key, translator.session());

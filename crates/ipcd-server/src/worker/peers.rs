@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::bare::CLOSED;
 use super::{HANDSHAKE_STEPS, SCRATCH_BYTES, Worker};
 use crate::connection::{Connection, Token};
+use crate::ids::AdmissionId;
 use crate::lacking::is_exhaustion;
 use crate::link::Gone;
 
@@ -332,7 +333,7 @@ impl Worker {
     }
 
     /// Ends the session of a peer that the supervisor wants gone.
-    pub(super) fn let_go(&mut self, number: u64) {
+    pub(super) fn let_go(&mut self, number: AdmissionId) {
         let is_meant = |found: &Connection| found.admission == number;
         let place = self.connections.iter().position(|found| found.as_ref().is_some_and(is_meant));
         if let Some(place) = place {
@@ -389,7 +390,7 @@ impl Worker {
     }
 
     /// Lets a peer go, for another wants its place. One that may still prove its token stays if it has.
-    pub(super) fn displace(&mut self, number: u64, why: &str, may_prove: bool) {
+    pub(super) fn displace(&mut self, number: AdmissionId, why: &str, may_prove: bool) {
         let mut all = self.connections.iter().flatten();
         let is_meant = |found: &&Connection| found.admission == number;
         let found = all.find(is_meant).filter(|found| found.must_prove || !may_prove);
