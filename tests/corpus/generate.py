@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""Writes the corpus: what a peer may send that no client of ours does, and what must come of it.
+"""Writes the corpus: bytes that a peer may send and no client of ours does, and the expected answers.
 
-Made from docs/PROTOCOL.md alone, without any code of ipcd, so that both are held to the page. Each
-script has a name and steps; `tests/faults/corpus.rs` plays them against the real daemon. Run it in
-this folder after a change, and commit what it writes; a test compares.
+It is made from docs/PROTOCOL.md alone, without any code of ipcd, so that both are checked against the
+page. Each script has a name and steps; `tests/faults/corpus.rs` plays them against the real daemon.
+Run it in this folder after a change, and commit its output; a test compares.
 
 A step is one of
-  {"open": true}                a session is opened the decent way, with a token where one is wanted
+  {"open": true}                a session is opened as a client does, with a token where one is required
   {"send": HEX}                 these bytes, as one record where records are kept; "fill": BYTE, "times": N append so many more;
                                 in them `@#########` stands for the peer's own address, which has nine digits
   {"expect": KIND, ...}         a frame of this kind comes next; "correlation", "code", "subject",
-                                "payload" (hex) are compared where they are given
+                                "payload" (hex) are compared if they are given
   {"expect": "alive"}           a PING is answered
   {"expect": "close"}           the daemon ends the connection; nothing comes before but BYE
   {"expect": "end"}             the same, whatever comes before
   {"finish": true}              the peer ends its writing direction
   {"expect": "cookie" | "gone"} of datagrams; {"expect": "silence"}: no answer, although it is read
-"note" says what the bytes are.
+"note" describes the bytes.
 """
 
 import json
@@ -110,7 +110,7 @@ def script(name, *steps, over="stream"):
 def send(data, note, fill=None, times=None):
     run = len(data) - len(data.rstrip(data[-1:]))
     if not times and run > 100:
-        # Long runs are for the machine: people read what is before them.
+        # People do not read long repetitions, so they are abbreviated.
         data, fill, times = data[:-run], data[-1:], run
     step = {"send": data.hex(), "note": note}
     if times:

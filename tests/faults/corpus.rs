@@ -1,5 +1,5 @@
 //! The corpus: scripts of bytes in `tests/corpus/*.json`, played against the real daemon over every
-//! transport that they fit. `generate.py` there says what a step is, and makes them.
+//! transport that they fit. `generate.py` there describes the steps, and writes the scripts.
 
 use std::fs;
 use std::io::Write as _;
@@ -19,9 +19,9 @@ use std::os::fd::AsRawFd;
 
 /// The correlation of the PING that shows whether a session lives.
 const SIGN_OF_LIFE: u64 = 0x11fe;
-/// Keeps a place for the peer's own address, which is as long in a daemon with one worker.
+/// A placeholder for the peer's own address, which has this length in a daemon with one worker.
 const OWN_ADDRESS: &[u8] = b"@#########";
-/// The nonce of the INIT that is behind one that must not be answered.
+/// The nonce of an INIT that follows a datagram without an answer.
 const MARK: u64 = 0x6d61_726b;
 
 #[derive(Deserialize)]
@@ -68,7 +68,7 @@ fn from_hex(digits: &str) -> Vec<u8> {
     digits.as_bytes().chunks(2).map(|pair| byte(pair).expect("the text is hexadecimal")).collect()
 }
 
-/// The bytes with the peer's own address where a place is kept for it.
+/// The bytes, with the peer's own address in place of the placeholder.
 fn own_address_in(mut bytes: Vec<u8>, raw: &RawConnection) -> Vec<u8> {
     let own = format!("@{}", raw.peer());
     while let Some(at) = bytes.windows(OWN_ADDRESS.len()).position(|part| part == OWN_ADDRESS) {
@@ -94,7 +94,7 @@ fn scripts(over: &str) -> Vec<CorpusScript> {
     files.into_iter().flat_map(read).filter(|script| script.over == over).collect()
 }
 
-/// A daemon that must be the same after all scripts: nothing is left of any peer, and nobody died.
+/// A daemon that must be unchanged after all scripts: no peer left, no worker died.
 struct CorpusStage {
     daemon: Daemon,
     worker: i32,
@@ -103,7 +103,7 @@ struct CorpusStage {
 
 impl CorpusStage {
     fn set() -> Self {
-        // One worker, so that what one peer sends is read before what another sends later.
+        // One worker, so that it reads the bytes of one peer before later bytes of another.
         let setup = DaemonSetup::new().args(&["--workers", "1"]);
         let daemon = setup.extra(&["unix://RUN/records.sock?type=seqpacket"]).start();
         let worker = daemon.worker();
@@ -150,7 +150,7 @@ fn play(stage: &CorpusStage, over: &str, script: &CorpusScript) {
     for (number, step) in script.steps.iter().enumerate() {
         let at = format!("{over}: {}, step {number}", script.name);
         if step.open {
-            // What came before, if anything, went on this very connection.
+            // Earlier bytes, if any, went over this connection.
             raw = match over {
                 "tcp" => raw.open_with(&stage.daemon.token()),
                 _ => raw.open(),
@@ -213,7 +213,7 @@ fn compare(raw: &mut RawConnection, kind: &str, step: &CorpusStep, at: &str) {
     }
 }
 
-/// The text of a refusal repeats what the peer sent, but not as a terminal would obey it.
+/// The text of a refusal repeats the peer's text, but without control characters.
 fn check_refusal(frame: &RawFrame, step: &CorpusStep, at: &str) {
     let (code, why) = frame.refusal();
     assert!(!why.is_empty() && !why.chars().any(char::is_control), "{at}: {why:?}");
@@ -256,7 +256,7 @@ fn every_script_of_records() {
     play_all("seqpacket");
 }
 
-/// A second peer of the same worker: what was sent before it asked is read when it is answered.
+/// A second peer of the same worker: when it is answered, earlier bytes of others have been read.
 struct Pulse(RawConnection);
 
 impl Pulse {
@@ -296,7 +296,7 @@ fn good_sessions_cut_at_every_byte() {
     stage.strike();
 }
 
-/// Whether it is one of `sessions.json`, which begin with all that is sent.
+/// Whether it is one of `sessions.json`, which begin with all sent bytes.
 fn is_good(script: &CorpusScript) -> bool {
     let good = fs::read_to_string(folder().join("sessions.json")).expect("the file can be read");
     good.contains(&format!("\"name\": \"{}\"", script.name))
@@ -348,7 +348,7 @@ fn every_script_of_datagrams() {
     println!("{} scripts over udp", scripts.len());
 }
 
-/// The next datagram is of this type, and not longer than what it answers.
+/// Expects a datagram of this type that is not longer than the one that it answers.
 fn hear(socket: &UdpSocket, step: &CorpusStep, sent: usize, name: &str) {
     let mut bytes = [0; 2000];
     let mut receive = || {
@@ -399,17 +399,17 @@ fn every_script_of_rendezvous() {
     stage.strike();
 }
 
-/// Connects, writes, and goes without taking what is offered.
+/// Connects, writes, and leaves without reading.
 fn knock(path: &Path, bytes: &[u8]) {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).expect("a socket");
     let address = UnixAddr::new(path).expect("the path is short enough");
     connect(socket.as_raw_fd(), &address).expect("the daemon listens");
-    // It may have closed already.
+    // The daemon may have closed already.
     let _ = nix::unistd::write(&socket, bytes);
 }
 
-/// The corpus is what its generator writes, so that nobody mends a script by hand.
+/// The corpus is the output of its generator, so that no script is changed by hand.
 #[test]
 fn the_corpus_is_what_its_generator_writes() {
     if is_without(&["python3"]) {

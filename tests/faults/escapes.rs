@@ -1,4 +1,4 @@
-//! Escape sequences: what peers send is never obeyed by the terminal of whoever looks.
+//! Escape sequences: no terminal obeys bytes of a peer, whichever tool shows them.
 
 use std::fs::File;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use ipcd_proto::{Frame, FrameWriter, Header, Headers, Kind};
 use ipcd_tests::{Daemon, DaemonSetup, OutputCapture, eventually, ipcctl};
 use nix::pty::openpty;
 
-/// `ipcctl` whose output and errors go to a terminal; all that the terminal got.
+/// `ipcctl` with its output and errors on a terminal, and all bytes that the terminal got.
 struct PseudoTerminal {
     child: std::process::Child,
     screen: OutputCapture,
@@ -25,7 +25,7 @@ impl PseudoTerminal {
         Self { child: child.expect("the program starts"), screen }
     }
 
-    /// Ends it, and returns what it has written.
+    /// Ends the tool, and returns its output.
     fn end(mut self) -> String {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -40,7 +40,7 @@ impl Drop for PseudoTerminal {
     }
 }
 
-/// Nothing but text, and the line ends that the terminal makes.
+/// Expects only text, and the line ends that the terminal makes.
 #[track_caller]
 fn is_harmless(what: &str, screen: &str) {
     let obeyed = |c: &char| c.is_control() && !matches!(c, '\r' | '\n' | '\t');
@@ -48,7 +48,7 @@ fn is_harmless(what: &str, screen: &str) {
     assert!(found.is_empty(), "{what}: {found:?} in {screen:?}");
 }
 
-/// Every byte, every control character of Unicode, and what terminals are known to obey.
+/// Every byte, every control character of Unicode, and sequences that terminals are known to obey.
 fn payloads() -> Vec<Vec<u8>> {
     let every: Vec<u8> = (0..=255).collect();
     let controls: String =
@@ -92,7 +92,7 @@ fn what_peers_send_is_escaped_on_a_terminal() {
     assert!(!daemon.log().contains('\x1b'));
 }
 
-/// A reply, and the failure of a handler, come from others, too.
+/// Replies, and failures of handlers, are other peers' texts too.
 #[test]
 fn what_responders_say_is_escaped_on_a_terminal() {
     let daemon = DaemonSetup::new().start();
@@ -107,8 +107,8 @@ fn what_responders_say_is_escaped_on_a_terminal() {
     assert_eq!(server.has_ended(), None);
 }
 
-/// Whoever may be listed: names and filters have no control characters, and what is refused is not
-/// repeated raw.
+/// Names and filters have no control characters, and a refused text is not repeated raw in any
+/// list.
 #[test]
 fn lists_and_refusals_are_harmless_on_a_terminal() {
     let daemon = DaemonSetup::new().start();

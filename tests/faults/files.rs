@@ -1,4 +1,4 @@
-//! Files: what is left of others, taken by others, or gone while the daemon runs.
+//! Files: stale ones of others, paths in use by others, and files that go while the daemon runs.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -28,7 +28,7 @@ fn stale_files_are_replaced() {
     }
 }
 
-/// Starts two at once; one serves, and the other says why it does not.
+/// Starts two daemons at once; one serves, and the other gives the reason why it does not.
 fn race(rounds: usize) {
     let dir = ipcd_tests::private_dir();
     for round in 0..rounds {
@@ -73,7 +73,7 @@ fn a_replaced_socket_is_not_the_daemons_any_more() {
     }
     scene.daemon.ctl("tcp", &["ping"]).run().expect(0);
     scene.load().goes_on();
-    // What is not its own it leaves alone.
+    // It leaves files of others alone.
     scene.daemon.terminate().expect(0);
     for name in ["ipcd.sock", "pipe.sock"] {
         let found = fs::read_to_string(run.join(name)).unwrap_or_default();
@@ -130,7 +130,7 @@ fn a_runtime_directory_that_is_removed_takes_no_connection_along() {
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
 }
 
-/// One daemon's files in a directory that is gone are no obstacle for the next.
+/// Files of a daemon in a directory that is gone do not hinder the next one.
 #[test]
 fn a_start_in_the_place_of_a_removed_directory() {
     let dir = ipcd_tests::private_dir();
@@ -144,7 +144,7 @@ fn a_start_in_the_place_of_a_removed_directory() {
     let mut second = start();
     first.signal(Signal::SIGTERM);
     assert!(first.wait().status.success());
-    // The first one's end has not taken the second one's files.
+    // The end of the first daemon has not removed the second one's files.
     for name in ["ipcd.sock", "pipe.sock", "ipcd.fifo", "token"] {
         assert!(dir.path().join("run").join(name).exists(), "{name}");
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use ipcd_proto::Kind;
 use ipcd_tests::{DaemonSetup, FaultScene, RawConnection, children, memory, raise_limit};
 
-/// What as many peers needed is kept for as many more: the second time nothing is added.
+/// The daemon keeps the memory of one crowd for the next: the second time adds nothing.
 fn hold_twice(count: usize) {
     let limit = raise_limit();
     assert!(limit as usize > count + 500, "the system allows only {limit} descriptors a process");

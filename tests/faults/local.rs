@@ -1,4 +1,4 @@
-//! Unix sockets and pipes: descriptors where none are wanted, and flags that others can reach.
+//! Unix sockets and pipes: unexpected descriptors, and flags that others can reach.
 
 use std::fs::{self, File};
 use std::io::{IoSlice, Read};
@@ -20,7 +20,7 @@ fn connected(path: &Path, kind: SockType) -> OwnedFd {
     made
 }
 
-/// Sends bytes with so many copies of a pipe's writing end, and returns the reading end.
+/// Sends bytes with this number of copies of a pipe's writing end, and returns the reading end.
 fn send_rights(socket: &OwnedFd, bytes: &[u8], count: usize) -> File {
     let (reader, writer) = nix::unistd::pipe().expect("a pipe");
     let rights: Vec<RawFd> = vec![writer.as_raw_fd(); count];
@@ -52,7 +52,7 @@ fn descriptors_that_nobody_wants_are_closed() {
                 readers.push(send_rights(&socket, &bytes[..cut], count));
             }
             drop(socket);
-            // A pipe has an end only when all its writing ends are closed: the daemon's, too.
+            // A pipe ends only when all its writing ends are closed, the daemon's included.
             for mut reader in readers {
                 assert_eq!(reader.read(&mut [0; 8]).expect("a pipe can be read"), 0, "{name}");
             }
@@ -62,7 +62,7 @@ fn descriptors_that_nobody_wants_are_closed() {
     scene.check("unexpected descriptors");
 }
 
-/// What a client sets on its own ends is not seen at the daemon's.
+/// Flags that a client sets on its own ends do not show at the daemon's.
 #[test]
 fn a_client_that_blocks_its_ends_does_not_block_the_daemon() {
     let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1s\"\n";

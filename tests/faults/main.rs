@@ -1,9 +1,10 @@
-//! Faults: what a peer, another process, the network or the kernel may do to the daemon. Each case
-//! starts the real daemon and a load that is checked message by message, does its worst, and then
-//! looks at what is promised whatever happens (`FaultScene::check`). docs/reliability.md lists promises
+//! Faults that a peer, another process, the network or the kernel may cause. Each case starts the
+//! real daemon and a load that is checked message by message, causes its fault, and then checks the
+//! promises that always hold (`FaultScene::check`). docs/reliability.md lists promises
 //! and cases.
 //!
-//! Cases that take long, or the whole machine, are `#[ignore]`d; `tests/faults/run` plays them too.
+//! Cases that take long, or need the whole machine, are `#[ignore]`d; `tests/faults/run` plays them
+//! too.
 
 mod corpus;
 mod escapes;

@@ -1,5 +1,5 @@
-//! A network of the test's own: a namespace that nobody else is in, where packets may be forged and
-//! lost (network_namespaces(7)).
+//! A private network: a namespace of the test, in which packets may be forged and lost
+//! (network_namespaces(7)).
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 
 use ipcd_tests::{is_without, skip};
 
-/// Runs a test in a network namespace of its own, with only the loopback in it; or says why not.
+/// Runs a test in a network namespace of its own, with only the loopback in it, or skips it.
 pub(crate) fn alone(test: fn()) {
     if !Uid::effective().is_root() {
         return skip("only root can make a network namespace");
@@ -16,7 +16,7 @@ pub(crate) fn alone(test: fn()) {
     if is_without(&["ip"]) {
         return;
     }
-    // A namespace is a thread's, and is inherited by what it starts; the thread ends with the test.
+    // A namespace belongs to a thread, and its children inherit it; the thread ends with the test.
     let name = std::thread::current().name().unwrap_or("a case").to_owned();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
         if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {

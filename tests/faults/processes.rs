@@ -1,4 +1,4 @@
-//! Processes: killed, stopped, refused by the kernel, and signalled without mercy.
+//! Processes: killed, stopped, refused by the kernel, and signalled at bad moments.
 
 use std::fs;
 use std::process::Command;
@@ -16,11 +16,11 @@ use nix::unistd::{Pid, Uid};
 use crate::refused::{ALWAYS, Refusals};
 
 fn signal(pid: i32, signal: Signal) {
-    // A process of this test's daemon, which was looked up just now.
+    // It is a process of this test's daemon, found a moment ago.
     let _ = kill(Pid::from_raw(pid), signal);
 }
 
-/// Kills or stops one of two workers all the time; whoever is on the other must not notice.
+/// Kills or stops one of two workers all the time, which must not disturb peers of the other.
 fn strike_a_worker(span: Duration, how: Signal) {
     const LIFE: Duration = Duration::from_millis(200);
     let config = "[daemon]\nwatchdog = \"300ms\"\n";
@@ -42,7 +42,7 @@ fn strike_a_worker(span: Duration, how: Signal) {
         std::thread::sleep(LIFE);
     }
     assert!(strikes > 1, "only {strikes} strikes");
-    // The victims come back, on whichever worker, and get everything again.
+    // The victims reconnect, to any worker, and receive everything again.
     let wait = format!("{}", victims.len());
     daemon.ctl("unix", &["send", "v", "again", "--wait-subs", &wait]).run().expect(0);
     for mut victim in victims {
@@ -77,7 +77,7 @@ fn a_worker_stopped_every_200_ms_for_a_minute_disturbs_nobody_on_another() {
     strike_a_worker(Duration::from_secs(60), Signal::SIGSTOP);
 }
 
-/// Frames of a mebibyte are never all that a client has written when it is killed.
+/// A client that is killed has never written all of a frame of a mebibyte.
 #[test]
 fn a_client_killed_inside_a_frame_leaves_nothing_behind() {
     let mut scene = FaultScene::start(DaemonSetup::new(), &["unix", "tcp"]);
@@ -181,13 +181,13 @@ fn a_supervisor_without_descriptors_does_not_spin_and_serves_all_later() {
     scene.check("no descriptors for a while");
 }
 
-/// Descriptors on their way to a worker that has none left: those peers are let go, and no other.
+/// Descriptors on their way to a worker that has none left: only those peers are disconnected.
 #[test]
 fn a_worker_without_descriptors_lets_new_peers_go_and_serves_the_others() {
     if is_without(&["prlimit"]) {
         return;
     }
-    // In a container root may limit its own processes only (prlimit(2), CAP_SYS_RESOURCE).
+    // In a container root may limit only its own processes (prlimit(2), CAP_SYS_RESOURCE).
     let user: &[&str] = if Uid::effective().is_root() { &["--user", "root"] } else { &[] };
     let setup = DaemonSetup::new().args(&["--workers", "1"]).args(user);
     let scene = FaultScene::start(setup, &["unix", "tcp"]);
@@ -229,10 +229,10 @@ fn interrupted_calls_are_made_again() {
     scene.check("interrupted calls");
 }
 
-/// Memory that the kernel does not have: who comes then may be turned away, but only then.
+/// The kernel has no memory: newcomers may be refused, but only then.
 #[test]
 fn calls_that_fail_for_lack_of_memory_harm_only_who_comes_then() {
-    // Whoever is turned away must not be counted as there: few places show it.
+    // A refused peer must not count as connected: a small limit shows it.
     let setup = DaemonSetup::new().config("[limits]\nmax_peers = 8\n").args(&["--workers", "2"]);
     let Some(refusals) = Refusals::prepare() else { return };
     let scene = FaultScene::start(refusals.over(setup), &["unix", "tcp"]);
@@ -242,7 +242,7 @@ fn calls_that_fail_for_lack_of_memory_harm_only_who_comes_then() {
         let refused = refusals.refuse(&[supervisor], calls, error, [3, 3]);
         for scheme in ipcd_tests::SCHEMES {
             for _ in 0..4 {
-                // Some are turned away.
+                // Some are refused.
                 scene.daemon.ctl(scheme, &["--timeout", "1s", "ping"]).run();
             }
         }
@@ -289,7 +289,7 @@ fn short_writes_are_continued() {
     scene.check("short writes");
 }
 
-/// Peers that go before they are answered, whatever SIGPIPE does by default.
+/// Peers that leave before they are answered, with either default of SIGPIPE.
 fn writes_to_those_who_have_gone(disposition: &str) {
     let wrapper = format!("exec env --{disposition}-signal=PIPE \"$@\"");
     let scene =
@@ -338,7 +338,7 @@ fn a_thousand_sighups_are_survived_and_the_last_file_is_in_force() {
     scene.check("a thousand SIGHUPs");
 }
 
-/// TERM at any point of a start: it ends, and the next start finds nothing in its way.
+/// TERM at any point of a start ends it, and the next start finds nothing in its way.
 #[test]
 fn term_during_the_start_leaves_nothing_in_the_way() {
     let mut dir = private_dir();
@@ -356,7 +356,7 @@ fn term_during_the_start_leaves_nothing_in_the_way() {
         process.signal(Signal::SIGTERM);
         let ended = process.wait();
         let by_signal = std::os::unix::process::ExitStatusExt::signal(&ended.status);
-        // Before it has said what it does with signals, TERM kills as it kills anything.
+        // Before the daemon handles signals, TERM kills it by default.
         assert!(ended.status.success() || by_signal == Some(15), "{ended:?}");
         assert!(children(pid).is_empty());
         let mut daemon = DaemonSetup::new().start_in(dir);

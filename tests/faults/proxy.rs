@@ -1,4 +1,4 @@
-//! A network that loses, doubles and reorders datagrams, as a seed says.
+//! A seeded network that loses, doubles and reorders datagrams.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
@@ -10,18 +10,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::network::run;
 
-/// How long one that was held back waits for another to overtake it, in milliseconds.
+/// Milliseconds for which a datagram that is held back waits for another to overtake it.
 const HELD_MS: u8 = 5;
-/// Of a hundred datagrams so many are lost, doubled, and held back.
+/// Of a hundred datagrams, the numbers that are lost, doubled, and held back.
 const LOST: u8 = 20;
 const DOUBLED: u8 = 5;
 const HELD: u8 = 10;
 
-/// Whether the network is bad now.
+/// The present state of the network.
 #[derive(Clone)]
 pub(crate) struct NetworkWeather {
     is_bad: Arc<AtomicBool>,
-    /// What nft(8) is told, where the kernel makes the weather.
+    /// The commands for nft(8), if the kernel makes the weather.
     rules: Option<[&'static str; 2]>,
 }
 
@@ -31,7 +31,7 @@ impl NetworkWeather {
         Self { is_bad: Arc::default(), rules: None }
     }
 
-    /// The kernel's, which this makes bad and that makes good.
+    /// The kernel's weather: one command makes it bad, and the other good.
     pub(crate) fn of_kernel(bad: &'static str, good: &'static str) -> Self {
         Self { is_bad: Arc::default(), rules: Some([bad, good]) }
     }
@@ -75,7 +75,7 @@ impl DatagramProxy {
         Self { address, over, thread: Some(std::thread::spawn(pass)) }
     }
 
-    /// Where the client finds the daemon.
+    /// The daemon's endpoint for the client.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -96,7 +96,7 @@ struct Passing {
     client: Option<SocketAddr>,
     random: fastrand::Rng,
     weather: NetworkWeather,
-    /// One that is held back in each direction: to the daemon, and from it.
+    /// A datagram that is held back in each direction: to the daemon, and from it.
     held: [Option<Vec<u8>>; 2],
 }
 
@@ -142,7 +142,7 @@ impl Passing {
         }
     }
 
-    /// Nobody may be there any more, which is the end of it.
+    /// The receiver may have gone, which ends the proxy.
     fn send(&self, way: usize, datagram: &[u8]) {
         let _ = match (way, self.client) {
             (0, _) => self.far.send(datagram),

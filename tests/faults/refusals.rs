@@ -1,5 +1,5 @@
-//! What the kernel may refuse a worker, or do only in part: memory, a call that is interrupted, the
-//! rest of a write.
+//! Calls that the kernel refuses a worker, or does only in part: for lack of memory, interrupted,
+//! or the rest of a write.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ fn two_workers(refusals: &Refusals) -> (FaultScene, Vec<ipcd_tests::RunningProce
     let schemes = ["unix", "unix", "tcp", "tcp", "pipe", "fifo"];
     let receive = |scheme| {
         let mut receiver = scene.daemon.recv(scheme, &["-q", "-N", "victims.>"]);
-        // Who cannot print what it has does not come back.
+        // A receiver that cannot print its messages does not come back.
         receiver.stdout();
         receiver
     };
@@ -30,7 +30,7 @@ fn two_workers(refusals: &Refusals) -> (FaultScene, Vec<ipcd_tests::RunningProce
     (scene, receivers)
 }
 
-/// Peers on both workers talk to those on both; how each of them ends.
+/// Peers on both workers talk to peers on both; the exit of each of them.
 fn talk(daemon: &Daemon) -> Vec<Option<i32>> {
     let body = "x".repeat(100_000);
     let schemes = ["unix", "tcp", "pipe", "fifo"].into_iter().cycle().take(16);
@@ -38,7 +38,7 @@ fn talk(daemon: &Daemon) -> Vec<Option<i32>> {
     schemes.map(|scheme| daemon.ctl(scheme, &args).run().status.code()).collect()
 }
 
-/// What moves bytes fails for a while. Nobody is let go for that.
+/// Calls that move bytes fail for a while. No peer is disconnected for that.
 #[test]
 fn a_worker_that_the_kernel_has_no_memory_for_tries_again() {
     let Some(refusals) = Refusals::prepare() else { return };
@@ -58,7 +58,7 @@ fn a_worker_that_the_kernel_has_no_memory_for_tries_again() {
     scene.check("workers without memory");
 }
 
-/// A worker that cannot even wait for some peers lets those go, and lives.
+/// A worker that cannot wait for some peers disconnects those, and lives.
 #[test]
 fn a_worker_that_cannot_wait_for_its_peers_harms_nobody_on_another() {
     let Some(refusals) = Refusals::prepare() else { return };
@@ -70,7 +70,7 @@ fn a_worker_that_cannot_wait_for_its_peers_harms_nobody_on_another() {
     scene.load().goes_on();
     drop(refused);
     assert_eq!(scene.daemon.worker_in(1).pid, victim.pid, "it was replaced; {ends:?}");
-    // Whoever was cut off comes back, on whichever worker.
+    // A disconnected peer reconnects, to any worker.
     let count = receivers.len();
     eventually("that they are there again", || {
         let subs = scene.daemon.ctl("unix", &["subs", "-j"]).run().expect(0).text();
@@ -84,7 +84,7 @@ fn a_worker_that_cannot_wait_for_its_peers_harms_nobody_on_another() {
     scene.check("a worker that cannot wait");
 }
 
-/// Nobody can be waited for any more: who comes is told so, and who is there goes on.
+/// The worker can wait for no further peer: a newcomer is told, and the others continue.
 #[test]
 fn a_peer_that_cannot_be_waited_for_is_told_so_and_nobody_else_notices() {
     let Some(refusals) = Refusals::prepare() else { return };
@@ -107,8 +107,8 @@ fn a_peer_that_cannot_be_waited_for_is_told_so_and_nobody_else_notices() {
     }
 }
 
-/// What is written for peers of every kind fails all the time, though there is room. It is tried
-/// again after a pause (`PAUSE` in ipcd-server/src/lacking.rs), and goes out when there is memory.
+/// Writes for peers of every kind fail all the time, though there is room. The worker tries again
+/// after a pause (`PAUSE` in `ipcd-server`), and the bytes go out when there is memory.
 #[test]
 fn what_the_kernel_has_no_memory_for_is_not_tried_all_the_time() {
     const PAUSE: Duration = Duration::from_millis(10);
@@ -139,7 +139,7 @@ fn what_the_kernel_has_no_memory_for_is_not_tried_all_the_time() {
         let (tried, pauses) = (refused.count(), start.elapsed().div_duration_f64(PAUSE) as usize);
         drop(refused);
         eprintln!("{error}: {tried} calls refused in {pauses} pauses");
-        // Each receiver, the publisher, and what the workers have for each other.
+        // Each receiver, the publisher, and the workers' messages for each other.
         let most = (receivers.len() + 1 + workers.len()) * (pauses + 1);
         assert!(tried <= most, "{error}: {tried} tries in {pauses} pauses: it spins");
     }

@@ -1,7 +1,7 @@
 //! The kernel's refusals: a preloaded library makes system calls of a running daemon fail.
 //!
-//! No tracer does it. One that lets go of a process inside of a call that it refuses leaves the call
-//! number -1 behind, which the sandbox then answers with EPERM: a fault of no kernel.
+//! A tracer would leave the call number -1 behind when it detaches inside a call that it refuses,
+//! and the sandbox then answers that with EPERM: a fault that no kernel has.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 /// Every call of a kind.
 pub(crate) const ALWAYS: [u32; 2] = [1, 1];
 
-/// `struct control` of refuse.c: where its fields are, and how long it is.
+/// The layout of `struct control` in refuse.c: the offsets of its fields, and its size.
 const TURN: u64 = 0;
 const REFUSED: u64 = 4;
 const ORDER: u64 = 8;
@@ -24,7 +24,7 @@ const PIDS: usize = 8;
 const CALLS: usize = 220;
 const LENGTH: u64 = ORDER + 12 + 4 * PIDS as u64 + CALLS as u64;
 
-/// What makes the calls of one daemon fail.
+/// A control of the failing calls of one daemon.
 pub(crate) struct Refusals {
     dir: TempDir,
     library: PathBuf,
@@ -33,7 +33,7 @@ pub(crate) struct Refusals {
 }
 
 impl Refusals {
-    /// Builds the library; without a compiler, says so.
+    /// Builds the library; skips the test if there is no compiler.
     pub(crate) fn prepare() -> Option<Self> {
         let dir = private_dir();
         let library = build_library(dir.path(), "refuse")?;
@@ -54,8 +54,8 @@ impl Refusals {
         ))
     }
 
-    /// Makes these calls of these processes fail until what this returns is dropped. Of each call
-    /// and process, the `first` fails, and each that is `step` later.
+    /// Makes these calls of these processes fail until the returned value is dropped. Of each call
+    /// and process, the `first` fails, and then every call after `step` more.
     pub(crate) fn refuse(
         &self,
         pids: &[i32],
@@ -87,7 +87,7 @@ impl Refusals {
 pub(crate) struct Refused<'a>(&'a Refusals);
 
 impl Refused<'_> {
-    /// Calls that have failed.
+    /// The number of calls that have failed.
     pub(crate) fn count(&self) -> usize {
         let mut count = [0; 4];
         self.0.control.read_exact_at(&mut count, REFUSED).expect("the file is ours");
@@ -101,10 +101,10 @@ impl Drop for Refused<'_> {
     }
 }
 
-/// A library of this folder, built for LD_PRELOAD; without a compiler, says so.
+/// A library of this folder, built for LD_PRELOAD; skips the test if there is no compiler.
 ///
 /// # Panics
-/// If the compiler does not take it.
+/// If the compiler fails.
 pub(crate) fn build_library(dir: &Path, name: &str) -> Option<PathBuf> {
     if is_without(&["cc"]) {
         return None;

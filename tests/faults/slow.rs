@@ -1,4 +1,4 @@
-//! Slow peers that tests/slow.rs does not have: strangers in crowds, and readers that trickle.
+//! Slow peers that tests/slow.rs lacks: crowds of silent connections, and readers that trickle.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use ipcd_client::Code;
 use ipcd_proto::Kind;
 use ipcd_tests::{DaemonSetup, FaultScene, RawConnection};
 
-/// Strangers that never say HELLO, and as many as a quiet daemon has peers.
+/// Connections that never send HELLO, as many as a quiet daemon has peers.
 #[test]
 fn a_hundred_log_in_beside_five_hundred_strangers() {
     const STRANGERS: usize = 500;
@@ -51,7 +51,7 @@ fn a_reader_that_trickles_is_cut_off_and_nobody_else_waits() {
         trickling.shrink();
         trickling.subscribe(1, "trickle");
         let mut publisher = scene.daemon.client("unix");
-        // More than the kernel holds of it: of TCP's buffers, megabytes.
+        // More than the kernel holds for it: megabytes, in TCP's buffers.
         let count = if scheme == "tcp" { 16_000 } else { 2000 };
         let flood = std::thread::spawn(move || {
             (0..count).for_each(|_| {
@@ -61,7 +61,7 @@ fn a_reader_that_trickles_is_cut_off_and_nobody_else_waits() {
         });
         let mut taken = 0;
         let refusal = loop {
-            // Until it is cut off, which lets the publisher go on, it takes its time.
+            // It reads slowly until it is disconnected, which lets the publisher continue.
             if !flood.is_finished() {
                 std::thread::sleep(Duration::from_millis(200));
             }

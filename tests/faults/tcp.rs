@@ -1,4 +1,4 @@
-//! TCP: resets where they hurt, full queues, and connections of which one side knows nothing.
+//! TCP: resets at bad moments, full backlogs, and connections that are lost on one side only.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ fn a_full_queue_is_served_when_there_is_time() {
     scene.check("full queues");
 }
 
-/// A peer that ends its writing direction is gone, and so are the answers that it waits for.
+/// A peer that ends its writing direction is gone, with the answers that it waits for.
 #[test]
 fn a_half_close_with_replies_outstanding() {
     let scene = FaultScene::start(DaemonSetup::new(), &["unix", "tcp"]);
@@ -111,12 +111,12 @@ fn a_half_close_with_replies_outstanding() {
     scene.check("half-closed requesters");
 }
 
-/// Starts again and again on one port, on which connections of before are in TIME_WAIT.
+/// Restarts again and again on one port, with former connections in TIME_WAIT.
 fn restarts(count: usize) {
     let mut daemon = DaemonSetup::new().listen(&["tcp"]).start();
     let endpoint = daemon.via("tcp");
     for _ in 0..count {
-        // The daemon closes first, so that it is the one that has to wait.
+        // The daemon closes first, so that its side is the one in TIME_WAIT.
         let mut peer = daemon.session("tcp");
         peer.subscribe(1, "x");
         daemon.terminate().expect(0);
@@ -138,7 +138,7 @@ fn a_hundred_restarts_on_the_same_port() {
     restarts(100);
 }
 
-/// The network is gone, and nobody says so: keep-alive finds out.
+/// The network is gone without a report: keep-alive notices it.
 #[test]
 #[ignore = "long: a minute, as TCP takes"]
 fn a_half_open_connection_is_found_out() {

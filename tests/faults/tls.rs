@@ -1,4 +1,4 @@
-//! TLS: what comes before, inside and instead of the handshake, and records that no client sends.
+//! TLS: bytes before, inside and instead of the handshake, and records that no client sends.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,15 +14,15 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tempfile::TempDir;
 
-/// How long a handshake may take, and a frame: longer than any here takes, and soon over.
+/// The time-out of a handshake and of a frame: longer than any takes here, and soon over.
 const CONFIG: &str = "[limits]\nhandshake_timeout = \"700ms\"\nframe_timeout = \"2s\"\n";
 const FRAME_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A daemon with a listener for TLS, and who trusts it.
+/// A daemon with a listener for TLS, and clients that trust it.
 struct TlsStage {
     scene: FaultScene,
     issued: Issued,
-    /// Where its certificate is.
+    /// The directory of its certificate.
     dir: TempDir,
 }
 
@@ -71,14 +71,14 @@ impl TlsStage {
         guest
     }
 
-    /// What a client says first.
+    /// The first bytes of a client.
     fn hello(&self) -> Vec<u8> {
         let mut hello = Vec::new();
         self.client().write_tls(&mut hello).expect("memory can be written");
         hello
     }
 
-    /// A client that has shaken hands.
+    /// A client after its handshake.
     fn guest(&self) -> GuestPeer {
         let (mut stream, mut tls) = (self.connect(), self.client());
         while tls.is_handshaking() {
@@ -90,12 +90,12 @@ impl TlsStage {
     /// Sends bytes, and waits until the daemon closes.
     fn play(&self, what: &str, bytes: &[u8]) {
         let mut stream = self.connect();
-        // It may have closed before it has read all of it.
+        // The daemon may have closed before it has read all of it.
         let _ = stream.write_all(bytes);
         end(&mut stream, what);
     }
 
-    /// The daemon serves as before, over TLS too.
+    /// Checks that the daemon serves as before, over TLS too.
     fn strike(self, what: &str) {
         let via = format!("tls://{}?ca={}/ca.pem", self.address(), self.dir.path().display());
         self.scene.daemon.ctl(&via, &["ping"]).run().expect(0);
@@ -106,12 +106,12 @@ impl TlsStage {
 struct GuestPeer {
     stream: TcpStream,
     tls: ClientConnection,
-    /// What was read and is no whole frame yet.
+    /// Received bytes that are not a whole frame yet.
     input: Vec<u8>,
 }
 
 impl GuestPeer {
-    /// What these bytes are when they are encrypted: whole records.
+    /// The encrypted form of these bytes: whole records.
     fn encrypt(&mut self, plain: &[u8]) -> Vec<u8> {
         let mut records = Vec::new();
         self.tls.writer().write_all(plain).expect("memory can be written");
@@ -165,7 +165,7 @@ fn end(stream: &mut TcpStream, what: &str) {
     }
 }
 
-/// A record of this type, as TLS 1.2 and the first records of TLS 1.3 have it.
+/// A record of this type, in the form of TLS 1.2 and of the first records of TLS 1.3.
 fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(body.len()).expect("a record is short").to_be_bytes();
     [&[kind, 3, 3][..], &length, body].concat()
@@ -186,7 +186,7 @@ fn what_is_no_handshake_ends_the_connection() {
     let warning = record(ALERT, &[1, 90]).repeat(20_000);
     let fatal = record(ALERT, &[2, 255]);
     let empty = record(HANDSHAKE, &[]).repeat(20_000);
-    // A HelloRequest, which asks for the renegotiation that TLS 1.3 has not.
+    // A HelloRequest, which asks for a renegotiation, which TLS 1.3 lacks.
     let renegotiation = record(HANDSHAKE, &[0, 0, 0, 0]).repeat(1000);
     let twice = [&hello[..], &hello].concat();
     let announced = record(HANDSHAKE, &[1, 0xff, 0xff, 0xff, 3, 3]).repeat(1000);
@@ -215,8 +215,8 @@ fn what_is_no_handshake_ends_the_connection() {
 fn half_a_handshake_is_waited_for_until_its_deadline() {
     let stage = TlsStage::set();
     let hello = stage.hello();
-    // Cut at every 16th byte, all at once, and one that sends nothing; and all of it, without an
-    // answer to what the daemon says then.
+    // Cut at every 16th byte, all at once, and one connection that sends nothing; and the whole,
+    // without an answer to the daemon's reply.
     let cuts = (0..=hello.len()).step_by(16).chain([hello.len()]);
     let mut silent: Vec<_> = cuts
         .map(|cut| {
@@ -228,7 +228,7 @@ fn half_a_handshake_is_waited_for_until_its_deadline() {
     silent.iter_mut().for_each(|stream| end(stream, "half a handshake"));
     let told = || stage.scene.daemon.log().matches("the handshake took too long").count();
     eventually("that the log tells of each", || (told() >= silent.len()).then_some(()));
-    // Who goes there, instead of being silent.
+    // A peer that leaves instead of being silent.
     for cut in (1..hello.len()).step_by(16) {
         let mut stream = stage.connect();
         stream.write_all(&hello[..cut]).expect("the daemon waits");
@@ -252,7 +252,7 @@ fn records_that_are_cut_or_altered_end_the_connection() {
         let mut guest = stage.guest();
         let mut bytes = guest.encrypt(&RawConnection::hello_bytes());
         bytes[at] ^= 0x80;
-        // A length that is altered is waited for.
+        // The daemon waits for the rest of a record with an altered length.
         guest.stream.write_all(&bytes).expect("the daemon reads");
         end(&mut guest.stream, "a record that is altered");
     }
@@ -263,7 +263,7 @@ fn records_that_are_cut_or_altered_end_the_connection() {
     stage.strike("bad records");
 }
 
-/// In a session that is open a record has as long as a frame, from its first byte to its last.
+/// In an open session a record may take as long as a frame, from its first byte to its last.
 #[test]
 fn a_record_that_does_not_end_is_waited_for_as_long_as_for_a_frame() {
     let stage = TlsStage::set();
@@ -279,7 +279,7 @@ fn a_record_that_does_not_end_is_waited_for_as_long_as_for_a_frame() {
     let mut trickling = stage.member();
     let record = trickling.encrypt(&frame);
     let start = Instant::now();
-    // Ten times as long as it may take, a byte at a time.
+    // Ten times the time-out, a byte at a time.
     let pause = 10 * FRAME_TIMEOUT / record.len() as u32;
     let sent = record.iter().take_while(|byte| {
         std::thread::sleep(pause);
@@ -330,7 +330,7 @@ fn keys_that_are_changed_all_the_time_keep_nobody_from_talking() {
             }
             guest.write_to(&mut records);
         }
-        // The daemon may have had enough of it.
+        // The daemon may have closed by now.
         let _ = guest.stream.write_all(&records);
         end(&mut guest.stream, "keys that are changed all the time");
     }

@@ -1,4 +1,4 @@
-//! UDP: forged sources, lost, doubled and reordered datagrams, and ports that others would have.
+//! UDP: forged sources, lost, doubled and reordered datagrams, and ports that other processes want.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -72,7 +72,7 @@ fn no_datagram_of_a_stranger_is_answered_by_more_than_three_times_its_bytes() {
     scene.check("random datagrams");
 }
 
-/// The same, for an INIT that is repeated as a client does: the queue may have been full.
+/// As above for an INIT that is repeated as a client does, because the queue may have been full.
 fn bytes_before_own_cookie(socket: &UdpSocket, to: SocketAddr) -> usize {
     let (nonce, mut bytes, mut before) = (u64::MAX, [0; 2000], 0);
     let again = Some(Duration::from_millis(50));
@@ -89,7 +89,7 @@ fn bytes_before_own_cookie(socket: &UdpSocket, to: SocketAddr) -> usize {
     })
 }
 
-/// An IPv4 packet with a UDP datagram in it, from whomever it says.
+/// An IPv4 packet with a UDP datagram in it, with any source address.
 fn forged(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let octets = |address: SocketAddr| match address.ip() {
         std::net::IpAddr::V4(ip) => ip.octets(),
@@ -143,7 +143,7 @@ fn a_forged_source_gets_little_and_takes_over_nothing() {
         }
         let got = bytes_before_own_cookie(&victim, to);
         assert!(got > 0 && got <= AMPLIFICATION * sent, "{got} bytes for {sent}");
-        // What is forged in the name of a peer that exists, without its id, is not heard.
+        // A datagram in the name of an existing peer, without its id, is ignored.
         let mut peer = scene.daemon.client("udp");
         let address = scene.daemon.clients().into_iter().find_map(|found| {
             let is_peer = found["id"].as_u64() == Some(peer.peer());
@@ -164,7 +164,7 @@ fn a_forged_source_gets_little_and_takes_over_nothing() {
     });
 }
 
-/// A connection whose datagrams are the test's own.
+/// A connection on which the test makes every datagram.
 struct UdpSession {
     socket: UdpSocket,
     id: u64,
@@ -194,7 +194,7 @@ impl UdpSession {
         let mut datagram = vec![kind];
         datagram.extend(self.id.to_le_bytes());
         datagram.extend(rest);
-        // The daemon may have let it go, which the kernel tells as ECONNREFUSED.
+        // The daemon may have closed it, which the kernel reports as ECONNREFUSED.
         let _ = self.socket.send(&datagram);
     }
 
@@ -220,7 +220,7 @@ fn cut_and_oversize_datagrams_of_a_peer_are_ignored() {
     let data = |sequence: u32, position: u64, record: &[u8]| {
         [&sequence.to_le_bytes()[..], &position.to_le_bytes(), record].concat()
     };
-    // Credit, probes and farewells that cannot be, cut at every byte and longer than they are.
+    // Invalid credit, probes and farewells, cut at every byte and too long.
     for kind in 5..=12_u8 {
         let session = UdpSession::open(&scene.daemon);
         for length in (0..30).chain([1000, 20_000, 60_000]) {
@@ -238,17 +238,17 @@ fn cut_and_oversize_datagrams_of_a_peer_are_ignored() {
         session.send(DATA, &rest);
         assert!(session.is_alive(), "DATA with {length} bytes behind its id");
     }
-    // Whole ones whose record is none may end their own connection, and nobody else's.
+    // Datagrams with an invalid record may end their own connection, and no other.
     for record in [&b""[..], &[2], &[1, 0], &[0xff; 40], &[0, 0xff, 0xff, 0xff, 0xff]] {
         let session = UdpSession::open(&scene.daemon);
         session.send(DATA, &data(0, 900, record));
         scene.load().goes_on();
     }
-    // Their handshake is never finished, and they leave without a word: the kernel tells of that.
+    // Their handshake is never finished, and they leave without BYE: the kernel reports that.
     scene.check("cut and oversize datagrams");
 }
 
-/// A peer whose process has died is told of by ICMP, as soon as something is sent to it.
+/// ICMP reports a peer whose process has died as soon as a datagram is sent to it.
 #[test]
 fn a_port_that_nobody_has_any_more_is_noticed() {
     let scene = FaultScene::start(DaemonSetup::new(), &["unix", "udp"]);
@@ -287,7 +287,8 @@ fn another_user_cannot_bind_the_port_beside_the_daemon() {
     scene.check("another user at the port");
 }
 
-/// Messages over a bad network: what comes is in order and intact, and what does not is counted.
+/// Messages over a bad network: those that come are in order and intact, and the others are
+/// counted.
 fn through(
     weather: &NetworkWeather,
     publisher: &mut Client,
@@ -357,7 +358,7 @@ fn loss_doubling_and_reordering_lose_only_what_is_counted() {
     scene.check("a bad network");
 }
 
-/// The same by the kernel's own hand: every fifth datagram to or from the port is lost.
+/// As above by the kernel: every fifth datagram to or from the port is lost.
 #[test]
 fn a_fifth_of_all_packets_lost_by_the_kernel() {
     if is_without(&["nft"]) {

@@ -1,9 +1,9 @@
-//! How much slower healthy peers are while something happens to others: their 99th percentile is to
-//! stay below twice what it is without that.
+//! The slow-down of healthy peers during a fault: their 99th percentile must stay below twice that
+//! without it.
 //!
-//! A machine has moods, so windows with and without the fault take turns, the medians of their 99th
-//! percentiles are compared, and one of three attempts has to do. All of it is long, and wants the
-//! machine for itself.
+//! A machine's speed varies, so windows with and without the fault alternate, the medians of their
+//! 99th percentiles are compared, and one of three attempts must pass. All of this takes long, and
+//! needs the machine for itself.
 
 mod hostile;
 
@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 const MOST: f64 = 2.0;
 const ATTEMPTS: usize = 3;
-/// Of each kind, in an attempt.
+/// The number of windows of each kind in an attempt.
 const WINDOWS: usize = 5;
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -27,11 +27,11 @@ fn scene() -> FaultScene {
     FaultScene::set(daemon, load)
 }
 
-/// Tries whether the fault, which is to last as long as it is told, leaves healthy peers alone: they
-/// are as fast as without it, while `otherwise` goes on.
+/// Checks that the fault, which lasts as long as it is told, leaves healthy peers alone: they are
+/// as fast as without it, while `otherwise` goes on.
 ///
 /// # Panics
-/// If it does not.
+/// If all attempts fail.
 fn assert_undisturbed(
     scene: &FaultScene,
     what: &str,
@@ -57,7 +57,7 @@ fn assert_undisturbed(
 
 /// Their 99th percentile in a window.
 fn p99(scene: &FaultScene, pass: impl FnOnce(Duration)) -> Duration {
-    // What an earlier window has left.
+    // Messages of an earlier window.
     scene.load().goes_on();
     scene.load().take_latency();
     pass(WINDOW);
@@ -69,8 +69,8 @@ fn median(all: &mut [Duration]) -> Duration {
     all[all.len() / 2]
 }
 
-/// Readers on both workers that take a message now and then while somebody floods them, and writers
-/// that send a byte at a time.
+/// Readers on both workers that take a message now and then during a flood, and writers that send a
+/// byte at a time.
 #[test]
 #[ignore = "long: half a minute"]
 fn slow_clients_disturb_nobody() {
@@ -94,7 +94,7 @@ fn slow_clients_disturb_nobody() {
         let frame = RawConnection::message_bytes(0, b"nobody", &[b'x'; 1000]);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // It waits for its readers most of the time, and goes on when they go.
+                // It waits for its readers most of the time, and continues when they leave.
                 while Instant::now() < end {
                     publisher.publish("slow", &[b'x'; 1000]).expect("its worker lives");
                     publisher.push().expect("its worker lives");
@@ -114,7 +114,7 @@ fn slow_clients_disturb_nobody() {
     finish(scene, "slow clients beside healthy ones");
 }
 
-/// Of the worker that is killed; its peers come back, on either.
+/// Peers of the worker that is killed; they come back, on either worker.
 #[test]
 #[ignore = "long: half a minute"]
 fn killed_workers_disturb_nobody_on_another() {
@@ -129,7 +129,7 @@ fn killed_workers_disturb_nobody_on_another() {
         while Instant::now() < end {
             let all = children(scene.daemon.process.pid());
             for pid in all.into_iter().filter(|pid| *pid != own && is_alive(*pid)) {
-                // A process of this test's daemon, which was looked up just now.
+                // It is a process of this test's daemon, found a moment ago.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             std::thread::sleep(LIFE);
@@ -140,11 +140,11 @@ fn killed_workers_disturb_nobody_on_another() {
     finish(scene, "killed workers beside healthy peers");
 }
 
-/// Between two of a flood, which is not to take all of the machine.
+/// The pause between two peers of a flood, which must not take all of the machine.
 const PACE: Duration = Duration::from_millis(1);
 
-/// One after another comes, says nonsense, and is told so. Who floods and who is flooded want
-/// processors, and on two of them whatever runs beside is slower, also without ipcd: so it is
+/// One peer after another connects, sends nonsense, and is told. The flood and its target need
+/// processors, and on two of them every other program is slower, also without ipcd. So the flood is
 /// compared with the same flood against another daemon.
 #[test]
 #[ignore = "long: half a minute"]
@@ -183,7 +183,7 @@ fn flood(daemon: &Daemon, span: Duration) {
     eprintln!("{count} came with junk");
 }
 
-/// Buffers that the fault has needed are kept, and counted as what was there before.
+/// Buffers that the fault has needed are kept, and count as the baseline.
 fn finish(mut scene: FaultScene, what: &str) {
     scene.rehearsed();
     scene.check(what);

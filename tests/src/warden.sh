@@ -1,9 +1,10 @@
-# Ends what a test program has started, once that program has ended, by whatever signal. $1 is its
-# mark, $2 the directory for temporary files. Standard input is a pipe that ends with the program.
+# Ends all processes that a test program has started, once that program has ended, by any signal.
+# $1 is its mark, $2 the directory for temporary files. Standard input is a pipe that ends with the
+# program.
 trap '' HUP INT QUIT TERM
 read -r _
-# One that is forked meanwhile is found by the next look; one that cannot be ended not even by the
-# hundredth.
+# The next pass finds a process that is forked meanwhile. A process that cannot be ended stays, so
+# the passes are limited.
 look=0
 while [ $look -lt 100 ] && ! head -vc 1000000 /proc/[0-9]*/environ 2> /dev/null | tr '\0' '\n' | {
     none=0

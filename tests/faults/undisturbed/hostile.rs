@@ -1,8 +1,8 @@
-//! The costliest things that a peer may do: each of them on the worker that serves the healthy peers,
-//! compared with the same on another daemon, for what it takes of the processors it may take.
+//! The costliest acts of a peer: each of them on the worker that serves the healthy peers, compared
+//! with the same act on another daemon, because it may take its part of the processors.
 //!
-//! Besides their 99th percentile, the longest that a PING had to wait is printed: a worker answers it
-//! in its next turn, so no turn was longer.
+//! Besides their 99th percentile, the longest wait of a PING is printed: a worker answers it in its
+//! next turn, so no turn was longer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,15 +15,15 @@ use ipcd_tests::{Daemon, DaemonSetup, FaultScene, HealthyLoad, RawConnection};
 
 use super::{assert_undisturbed, finish};
 
-/// What a peer may have.
+/// The subscriptions that a peer may have.
 const SUBSCRIPTIONS: u32 = 10_000;
-/// Peers that have as many.
+/// The number of peers with as many.
 const TAPS: usize = 4;
 
-/// One thing to do until then, again and again.
+/// An act to repeat until that time.
 type Attack = Box<dyn FnMut(Instant)>;
 
-/// Tries an attack, which is made ready on a daemon first.
+/// Tries an attack, which is prepared on a daemon first.
 fn try_hostile(what: &str, attack_on: impl Fn(&Daemon) -> Attack) {
     let daemon = DaemonSetup::new().args(&["--workers", "1"]).start();
     let load = HealthyLoad::start(&daemon, &["unix", "tcp", "pipe", "fifo"]);
@@ -74,7 +74,7 @@ impl LatencyProbe {
         Self { longest_ns, is_over, thread }
     }
 
-    /// The longest that it has waited since this was last asked.
+    /// The longest wait since the last call.
     fn take(&self) -> Duration {
         Duration::from_nanos(self.longest_ns.swap(0, Ordering::Relaxed))
     }
@@ -113,7 +113,7 @@ fn tap(daemon: &Daemon, count: u32, filter: impl Fn(u32) -> String) -> RawConnec
     raw
 }
 
-/// Messages on two subjects in turn, so that none goes the way of the one before.
+/// Messages on two subjects in turn, so that none uses the route of the one before.
 fn alternating(count: usize) -> Vec<u8> {
     let subjects: [&[u8]; 2] = [b"flood.a", b"flood.b"];
     subjects
