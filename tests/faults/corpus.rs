@@ -135,7 +135,7 @@ impl CorpusStage {
     fn strike(self) {
         let supervisor = self.daemon.process.pid();
         self.daemon.wait_for_peers(0);
-        assert_eq!(children(supervisor), [self.worker], "the worker is another");
+        assert_eq!(children(supervisor), [self.worker], "the worker was replaced");
         eventually("the descriptors as before", || {
             let held = [supervisor, self.worker].map(|pid| descriptors(pid).len());
             (held == self.held).then_some(())
@@ -176,19 +176,21 @@ fn meet(raw: &mut RawConnection, step: &CorpusStep, at: &str) {
 
 fn is_alive(raw: &mut RawConnection, at: &str) {
     raw.control(Kind::Ping, SIGN_OF_LIFE, &[]);
-    let frame = raw.frame().unwrap_or_else(|| panic!("{at}: closed, where PONG should come"));
+    let frame =
+        raw.frame().unwrap_or_else(|| panic!("{at}: the daemon closed instead of sending PONG"));
     let found = (frame.header.kind, frame.header.correlation);
     assert_eq!(found, (Kind::Pong, SIGN_OF_LIFE), "{at}: {frame:?}");
 }
 
 fn close(raw: &mut RawConnection, at: &str) {
     while let Some(frame) = raw.frame() {
-        assert_eq!(frame.header.kind, Kind::Bye, "{at}: where the end should come: {frame:?}");
+        assert_eq!(frame.header.kind, Kind::Bye, "{at}: {frame:?} instead of the end");
     }
 }
 
 fn compare(raw: &mut RawConnection, kind: &str, step: &CorpusStep, at: &str) {
-    let frame = raw.frame().unwrap_or_else(|| panic!("{at}: closed, where {kind} should come"));
+    let frame =
+        raw.frame().unwrap_or_else(|| panic!("{at}: the daemon closed instead of sending {kind}"));
     let found = format!("{:?}", frame.header.kind).to_lowercase();
     assert_eq!(found, kind, "{at}: {frame:?}");
     let same = |wanted: Option<u64>, found: u64| wanted.is_none_or(|wanted| wanted == found);

@@ -130,8 +130,8 @@ fn lists_and_refusals_are_harmless_on_a_terminal() {
         &["recv", "-F", "%\x1b[2J", "a"],
     ] {
         let mut terminal = PseudoTerminal::run(&daemon, args);
-        eventually("that it ends", || terminal.child.try_wait().ok().flatten());
-        eventually("that it has said something", || {
+        eventually("the process ends", || terminal.child.try_wait().ok().flatten());
+        eventually("the program has printed something", || {
             (!terminal.screen.text().is_empty()).then_some(())
         });
         is_harmless(&format!("{args:?}"), &terminal.end());

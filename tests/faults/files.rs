@@ -34,7 +34,7 @@ fn race(rounds: usize) {
     for round in 0..rounds {
         let setup = DaemonSetup::new().listen(&LOCAL);
         let mut both = [setup.spawn(dir.path()), setup.spawn(dir.path())];
-        let (winner, loser) = eventually("that one has ended", || {
+        let (winner, loser) = eventually("one daemon has ended", || {
             let ended = both.iter_mut().position(|process| process.has_ended().is_some())?;
             Some((1 - ended, ended))
         });

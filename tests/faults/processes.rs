@@ -36,7 +36,7 @@ fn strike_a_worker(span: Duration, how: Signal) {
         if let Some(pid) = other.filter(|pid| is_alive(*pid)) {
             signal(pid, how);
             strikes += 1;
-            eventually("that it is reaped", || state(pid).is_none().then_some(()));
+            eventually("the process is reaped", || state(pid).is_none().then_some(()));
         }
         load.goes_on();
         std::thread::sleep(LIFE);
@@ -225,7 +225,7 @@ fn interrupted_calls_are_made_again() {
     scene.load().goes_on();
     assert!(refused.count() > 100, "{} calls were interrupted", refused.count());
     drop(refused);
-    assert_eq!(children(supervisor), [worker], "the worker is another");
+    assert_eq!(children(supervisor), [worker], "the worker was replaced");
     scene.check("interrupted calls");
 }
 
@@ -331,7 +331,7 @@ fn a_thousand_sighups_are_survived_and_the_last_file_is_in_force() {
     fs::write(&file, "[limits]\nmax_message = \"7KiB\"\n").expect("the file can be written");
     signal(supervisor, Signal::SIGHUP);
     let body = vec![b'x'; 7 * 1024 + 1];
-    eventually("that the last file is in force", || {
+    eventually("the last file is in force", || {
         let ended = scene.daemon.ctl("unix", &["send", "a"]).run_fed(&body);
         (ended.status.code() == Some(8)).then_some(())
     });

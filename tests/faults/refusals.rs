@@ -53,7 +53,7 @@ fn a_worker_that_the_kernel_has_no_memory_for_tries_again() {
         scene.load().goes_on();
         drop(refused);
     }
-    assert_eq!(children(scene.daemon.process.pid()), workers, "a worker is another");
+    assert_eq!(children(scene.daemon.process.pid()), workers, "a worker was replaced");
     drop(receivers);
     scene.check("workers without memory");
 }
@@ -72,7 +72,7 @@ fn a_worker_that_cannot_wait_for_its_peers_harms_nobody_on_another() {
     assert_eq!(scene.daemon.worker_in(1).pid, victim.pid, "it was replaced; {ends:?}");
     // A disconnected peer reconnects, to any worker.
     let count = receivers.len();
-    eventually("that they are there again", || {
+    eventually("the peers are back", || {
         let subs = scene.daemon.ctl("unix", &["subs", "-j"]).run().expect(0).text();
         (subs.matches("victims.>").count() == count).then_some(())
     });
@@ -146,7 +146,7 @@ fn what_the_kernel_has_no_memory_for_is_not_tried_all_the_time() {
     for mut receiver in receivers {
         assert_eq!(receiver.wait().expect(0).text(), "but here\n".repeat(2));
     }
-    assert_eq!(children(daemon.process.pid()), workers, "a worker is another");
+    assert_eq!(children(daemon.process.pid()), workers, "a worker was replaced");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn workers_whose_calls_are_interrupted_lose_nothing() {
     scene.load().goes_on();
     assert!(refused.count() > 100, "{} calls were interrupted", refused.count());
     drop(refused);
-    assert_eq!(children(scene.daemon.process.pid()), workers, "a worker is another");
+    assert_eq!(children(scene.daemon.process.pid()), workers, "a worker was replaced");
     drop(receivers);
     scene.check("interrupted workers");
 }

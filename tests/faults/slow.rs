@@ -68,7 +68,7 @@ fn a_reader_that_trickles_is_cut_off_and_nobody_else_waits() {
             match trickling.frame() {
                 Some(frame) if frame.header.kind == Kind::Message => taken += 1,
                 Some(frame) => break frame.refusal().0,
-                None => panic!("{scheme}: it was not told why"),
+                None => panic!("{scheme}: the peer did not get the reason"),
             }
         };
         assert_eq!(refusal, Code::TooSlow, "{scheme} after {taken} messages");

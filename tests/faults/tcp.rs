@@ -40,7 +40,7 @@ fn a_reset_inside_a_frame() {
 fn with_a_stopped_supervisor(scene: &FaultScene, meanwhile: impl FnOnce(&Daemon)) {
     let supervisor = scene.daemon.process.pid();
     kill(Pid::from_raw(supervisor), Signal::SIGSTOP).expect("the process runs");
-    eventually("that it has stopped", || (state(supervisor) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(supervisor) == Some('T')).then_some(()));
     meanwhile(&scene.daemon);
     scene.load().goes_on();
     kill(Pid::from_raw(supervisor), Signal::SIGCONT).expect("the process runs");
@@ -105,9 +105,7 @@ fn a_half_close_with_replies_outstanding() {
     }
     responder.flush().expect("its connection lives");
     drop(responder);
-    eventually("that no request is open", || {
-        (scene.daemon.counter("outcomes_open") == 0).then_some(())
-    });
+    eventually("no request is open", || (scene.daemon.counter("outcomes_open") == 0).then_some(()));
     scene.check("half-closed requesters");
 }
 

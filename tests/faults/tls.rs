@@ -138,7 +138,7 @@ impl GuestPeer {
                     let mut bytes = [0; 4096];
                     let mut stream = rustls::Stream::new(&mut self.tls, &mut self.stream);
                     let count = stream.read(&mut bytes).expect("the daemon answers");
-                    assert!(count > 0, "closed, where {kind:?} should come");
+                    assert!(count > 0, "the daemon closed instead of sending {kind:?}");
                     self.input.extend_from_slice(&bytes[..count]);
                 }
             }
@@ -227,7 +227,7 @@ fn half_a_handshake_is_waited_for_until_its_deadline() {
         .collect();
     silent.iter_mut().for_each(|stream| end(stream, "half a handshake"));
     let told = || stage.scene.daemon.log().matches("the handshake took too long").count();
-    eventually("that the log tells of each", || (told() >= silent.len()).then_some(()));
+    eventually("the log names each of them", || (told() >= silent.len()).then_some(()));
     // A peer that leaves instead of being silent.
     for cut in (1..hello.len()).step_by(16) {
         let mut stream = stage.connect();
@@ -290,7 +290,7 @@ fn a_record_that_does_not_end_is_waited_for_as_long_as_for_a_frame() {
     assert!(start.elapsed() >= FRAME_TIMEOUT, "it was cut off early");
     silent.iter_mut().for_each(|guest| end(&mut guest.stream, "half a record"));
     let told = || stage.scene.daemon.log().matches("a frame took too long to arrive").count();
-    eventually("that the log tells of each", || (told() > silent.len()).then_some(()));
+    eventually("the log names each of them", || (told() > silent.len()).then_some(()));
     stage.strike("half a record");
 }
 

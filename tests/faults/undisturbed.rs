@@ -52,7 +52,9 @@ fn assert_undisturbed(
             return;
         }
     }
-    panic!("{what}: the 99th percentile of healthy peers is {ratios:.2?} times what it is else");
+    panic!(
+        "{what}: the 99th percentile of healthy peers is {ratios:.2?} times that without the fault"
+    );
 }
 
 /// Their 99th percentile in a window.

@@ -353,7 +353,7 @@ impl Daemon {
     #[track_caller]
     pub fn signal_worker(&self, pid: i32, signal: Signal) {
         let ours = children(self.process.pid());
-        assert!(ours.contains(&pid), "{pid} is none of {ours:?}");
+        assert!(ours.contains(&pid), "{pid} is not one of {ours:?}");
         kill(Pid::from_raw(pid), signal).expect("a child of ours that its parent has not reaped");
     }
 

@@ -121,7 +121,9 @@ impl RawConnection {
     /// # Panics
     /// If the socket takes only a part, or is of another kind.
     pub fn send_now(&mut self, bytes: &[u8]) -> bool {
-        let ByteStream::Unix(stream) = &self.stream else { panic!("a Unix socket is needed") };
+        let ByteStream::Unix(stream) = &self.stream else {
+            panic!("only a Unix socket can be full")
+        };
         match send(stream.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
             Err(Errno::EAGAIN) => false,
             sent => {
@@ -318,7 +320,8 @@ impl RawConnection {
     /// If the daemon closes, or another frame comes.
     #[track_caller]
     pub fn expect(&mut self, kind: Kind) -> RawFrame {
-        let frame = self.frame().unwrap_or_else(|| panic!("closed, where {kind:?} should come"));
+        let frame =
+            self.frame().unwrap_or_else(|| panic!("the daemon closed instead of sending {kind:?}"));
         assert_eq!(frame.header.kind, kind, "{frame:?}");
         frame
     }
@@ -334,7 +337,7 @@ impl RawConnection {
             match frame.header.kind {
                 Kind::Error => refusal = Some(frame.refusal()),
                 Kind::Bye | Kind::Ping => {}
-                kind => panic!("{kind:?}, where the end should come"),
+                kind => panic!("{kind:?} instead of the end"),
             }
         }
         refusal

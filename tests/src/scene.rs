@@ -31,7 +31,7 @@ struct Baseline {
 
 impl Baseline {
     fn of(daemon: &Daemon) -> Self {
-        eventually("a look at processes that all stay", || Self::find(daemon.process.pid()))
+        eventually("a sample in which all processes live", || Self::find(daemon.process.pid()))
     }
 
     /// `None` if a worker ends during the call, as one that serves a single peer may.

@@ -19,7 +19,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(start.elapsed() < PATIENCE, "watchdog: waited in vain for {what}");
+        assert!(start.elapsed() < PATIENCE, "watchdog: waited in vain: {what}");
         std::thread::sleep(pause);
         pause = (2 * pause).min(LONGEST_PAUSE);
     }

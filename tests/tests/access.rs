@@ -236,7 +236,7 @@ fn bare_peers_are_known_by_their_listener() {
     assert_eq!(daemon.counter("frames_denied"), 2);
     drop(heard);
     drop(stream);
-    eventually("the count", || daemon.log().contains("refused=2").then_some(()));
+    eventually("the counter", || daemon.log().contains("refused=2").then_some(()));
 }
 
 /// Servers that the daemon dials are no listeners, but rules name them in the same way.
@@ -263,7 +263,7 @@ fn servers_are_known_by_their_names() {
             servers.each_ref().map(|server| server.accept().expect("the daemon connects").0);
         feed.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
         (&stranger).write_all(b"in no\n").expect("the peer reads the bytes");
-        eventually("that it is refused", || (daemon.counter("frames_denied") == 1).then_some(()));
+        eventually("the peer is refused", || (daemon.counter("frames_denied") == 1).then_some(()));
         (&feed).write_all(b"in yes\nother no\nin again\n").expect("the peer reads the bytes");
         tap.stdout().wait_for("in yes\nin again\n");
         assert_eq!(tap.stdout().text(), "in yes\nin again\n");

@@ -144,7 +144,7 @@ fn what_comes_before_a_session_is_bounded() {
 #[test]
 fn a_source_that_workers_die_of_is_kept_out_and_others_are_not() {
     let daemon = DaemonSetup::new().listen(&["unix", "tcp"]).args(&["--workers", "1"]).start();
-    eventually("that it is refused", || {
+    eventually("the peer is refused", || {
         // There is no subscriber: the worker only reads.
         let batch = RawConnection::message_bytes(1, b"nowhere", &[b'x'; 100]).repeat(1000);
         let mut flood = daemon.raw("unix");

@@ -58,7 +58,9 @@ fn only_who_was_asked_answers_in_one_worker_and_across() {
             requester.push().expect("the client connects");
             let address = Address { peer: requester.peer(), request: Some(request) }.to_string();
             let has_it = |responder: &mut Client| responder.ping().is_ok() && responder.has_event();
-            let asked = eventually("a responder has it", || responders.iter_mut().position(has_it));
+            let asked = eventually("a responder has the request", || {
+                responders.iter_mut().position(has_it)
+            });
             let received = message(&mut responders[asked]);
             let others = responders.iter_mut().enumerate().filter(|(at, _)| *at != asked);
             for forger in others.map(|(_, other)| other).chain(&mut forgers) {

@@ -223,7 +223,7 @@ fn silence_ends_by_the_handshake_deadline() {
     attack(CONFIG, false, |raw| {
         let start = Instant::now();
         ends_with(raw, Code::TimedOut);
-        assert!(start.elapsed() >= DEADLINE, "it was ended too early");
+        assert!(start.elapsed() >= DEADLINE, "the connection ended before its deadline");
     });
 }
 
@@ -254,7 +254,7 @@ fn half_a_message_and_then_silence() {
         .collect();
     for raw in peers {
         ends_with(raw, Code::TimedOut);
-        assert!(start.elapsed() >= DEADLINE, "it was ended too early");
+        assert!(start.elapsed() >= DEADLINE, "the connection ended before its deadline");
         neighbour.goes_on();
     }
 }

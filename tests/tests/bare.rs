@@ -155,8 +155,8 @@ fn a_thousand_short_connections_leave_nothing_behind() {
         .map(|line| line.parse().expect("a number"))
         .collect();
     numbers.sort_unstable();
-    assert!(numbers.iter().copied().eq(0..1000), "each came once");
-    eventually("that all are gone", || {
+    assert!(numbers.iter().copied().eq(0..1000), "each message came once");
+    eventually("all peers are gone", || {
         let now = (descriptors(supervisor).len(), descriptors(worker).len());
         (daemon.clients().len() == 1 && now.0 <= before.0 && now.1 <= before.1).then_some(())
     });
@@ -327,7 +327,7 @@ fn every_mode_of_forking_serves_bare_peers() {
     let (mut ann, bob) = (tcp(&daemon), tcp(&daemon));
     wait_for_subscribers(&daemon, "chat", 2);
     let mut heard = lines(&bob);
-    eventually("that bob hears ann", || {
+    eventually("bob receives a message of ann", || {
         ann.write_all(b"hello\n").expect("the peer reads the bytes");
         heard.next().filter(|line| line == "hello")
     });
@@ -354,13 +354,13 @@ fn a_browsers_request_is_no_message() {
         let _ = browser.read_to_end(&mut answer);
         assert!(answer.is_empty(), "{port}");
     }
-    eventually("that all are told apart", || {
+    eventually("each sender is a peer", || {
         (daemon.log().matches("it speaks HTTP").count() == 3).then_some(())
     });
     assert_eq!(daemon.counter("messages_accepted"), 0);
     let mut plain = TcpStream::connect(&ports[0]).expect("the listener accepts a connection");
     plain.write_all(b"GET well soon\nPOST / HTTP/1.1\n").expect("the peer reads the bytes");
-    eventually("that lines are taken", || (daemon.counter("messages_accepted") == 2).then_some(()));
+    eventually("lines are accepted", || (daemon.counter("messages_accepted") == 2).then_some(()));
 }
 
 #[test]
@@ -400,5 +400,7 @@ fn who_comes_by_ipv4_is_allowed_by_ipv4() {
     let mut stream =
         TcpStream::connect(format!("127.0.0.1:{port}")).expect("the listener accepts a connection");
     stream.write_all(b"hello\n").expect("the peer reads the bytes");
-    eventually("that it is heard", || (daemon.counter("messages_accepted") == 1).then_some(()));
+    eventually("the message is received", || {
+        (daemon.counter("messages_accepted") == 1).then_some(())
+    });
 }

@@ -39,7 +39,7 @@ fn a_killed_child_takes_its_peer_along_and_nobody_else() {
         daemon.signal_worker(worker.pid, Signal::SIGKILL);
         let ended = receivers[at].wait().expect(7);
         assert!(ended.stderr.contains("lost"), "{scheme}: {}", ended.stderr);
-        eventually("that it is reaped", || state(worker.pid).is_none().then_some(()));
+        eventually("the process is reaped", || state(worker.pid).is_none().then_some(()));
         let text = format!("without {scheme}");
         daemon.send("news", &text);
         for receiver in &mut receivers[at + 1..] {

@@ -215,7 +215,9 @@ fn programs_do_not_outlive_a_supervisor_that_is_killed() {
     assert_eq!(family.len(), 3, "a worker, the program and who ends it");
     family.push(grandchild);
     kill(Pid::from_raw(daemon.process.pid()), Signal::SIGKILL).expect("the process runs");
-    eventually("their end", || family.iter().all(|pid| !is_alive(*pid)).then_some(()));
+    eventually("the end of all processes", || {
+        family.iter().all(|pid| !is_alive(*pid)).then_some(())
+    });
 }
 
 #[test]
@@ -264,7 +266,7 @@ fn a_reload_starts_and_ends_programs_and_leaves_nothing_behind() {
     });
     assert!(!is_alive(pid_of(&goes)));
     daemon.reload("");
-    eventually("their end", || (children(supervisor) == [worker]).then_some(()));
+    eventually("the end of all processes", || (children(supervisor) == [worker]).then_some(()));
 }
 
 #[test]
@@ -319,7 +321,7 @@ fn a_program_that_publishes_nothing_does_with_its_output_what_it_likes() {
     // Longer than a program would live whose output is published and closed.
     let send = ["send", "words", "x", "--count", "4", "--interval", "1s"];
     daemon.ctl("unix", &send).run().expect(0);
-    eventually("what it has heard", || {
+    eventually("the received lines", || {
         let text = fs::read_to_string(&file).unwrap_or_default();
         (text == "x\nx\nx\nx\n").then_some(())
     });

@@ -17,7 +17,7 @@ const PATIENT: &str = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"1000s\"\n
 fn next_message(client: &mut Client) -> ipcd_client::Message {
     match client.next_event(Some(Instant::now() + PATIENCE)) {
         Ok(Some(Event::Message(message))) => message,
-        other => panic!("{other:?}, where a message should come"),
+        other => panic!("{other:?}, instead of a message"),
     }
 }
 
@@ -57,7 +57,7 @@ fn a_stalled_receiver_makes_its_publisher_wait_and_no_other_pair_of_the_same_wor
     subscribe(&mut other, "to.other");
     stalled.process.signal(Signal::SIGSTOP);
     let pid = stalled.process.pid();
-    eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(pid) == Some('T')).then_some(()));
     let mut sender = Sender::start_on(&daemon, "tcp", "flood", |slot| slot == there);
     sender.feed(stream);
     let queued = || {
@@ -70,7 +70,7 @@ fn a_stalled_receiver_makes_its_publisher_wait_and_no_other_pair_of_the_same_wor
     let healthy = MessageStream { count: 10_000, longest: 2000, seed: 2 };
     flow(&mut other, &mut one, "to.one", healthy);
     flow(&mut one, &mut other, "to.other", healthy);
-    assert_eq!(sender.process.has_ended(), None, "it did not wait");
+    assert_eq!(sender.process.has_ended(), None, "the publisher did not wait");
     let most = (64 << 10) + (2 << 20) + (512 << 10);
     let bytes = queued().expect("it is there");
     assert!(bytes < most, "{bytes} bytes are queued");
@@ -95,7 +95,7 @@ fn a_publisher_goes_on_when_the_stalled_subscriber_of_another_worker_is_killed()
         let peer = peers.iter().find(|peer| peer["subscriptions"][0] == "flood")?;
         (peer["queued_bytes"].as_u64()? > 32 << 10).then_some(())
     });
-    assert_eq!(sender.process.has_ended(), None, "it did not wait");
+    assert_eq!(sender.process.has_ended(), None, "the publisher did not wait");
     stalled.process.signal(Signal::SIGKILL);
     sender.process.wait().expect(0);
 }

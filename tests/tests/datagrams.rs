@@ -169,7 +169,7 @@ fn a_slow_subscriber_makes_senders_wait_and_nothing_is_lost() {
                 }
             });
         }
-        eventually("that the senders wait", || {
+        eventually("the senders wait", || {
             let peers = daemon.clients();
             let peer = peers.iter().find(|peer| peer["subscriptions"][0] == "chat")?;
             (peer["queued_bytes"].as_u64()? > 32 << 10).then_some(())
@@ -232,14 +232,14 @@ fn a_thousand_senders_are_bounded_and_forgotten() {
     let mut numbers: Vec<u64> =
         framed.wait().expect(0).text().lines().flat_map(str::parse).collect();
     numbers.sort_unstable();
-    assert!(numbers.iter().copied().eq(0..1000), "each came once");
-    eventually("that those in excess are forgotten", || {
+    assert!(numbers.iter().copied().eq(0..1000), "each message came once");
+    eventually("the senders in excess are forgotten", || {
         (senders(&daemon).len() == MOST_SENDERS).then_some(())
     });
     drop(sockets);
     daemon.send("chat", "is anybody there?");
-    eventually("that all are forgotten", || senders(&daemon).is_empty().then_some(()));
-    eventually("that nothing is left open", || {
+    eventually("all senders are forgotten", || senders(&daemon).is_empty().then_some(()));
+    eventually("no descriptor is left open", || {
         let open = |pid| descriptors(pid).len();
         (open(supervisor) < 60 && open(worker) < 60).then_some(())
     });

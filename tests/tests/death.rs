@@ -18,7 +18,7 @@ fn next_number(client: &mut Client) -> u64 {
         Ok(Some(Event::Message(message))) => {
             std::str::from_utf8(message.payload()).expect("text").parse().expect("a number")
         }
-        other => panic!("{other:?}, where a message should come"),
+        other => panic!("{other:?}, instead of a message"),
     }
 }
 
@@ -77,7 +77,7 @@ fn a_flow_on_one_worker_has_no_gap_while_another_is_killed_all_the_time() {
             if let Some(pid) = pid_of(&mut watcher, other as u32) {
                 daemon.signal_worker(pid, Signal::SIGKILL);
                 kills += 1;
-                eventually("that it is reaped", || state(pid).is_none().then_some(()));
+                eventually("the process is reaped", || state(pid).is_none().then_some(()));
             }
             std::thread::sleep(LIFE);
         }
@@ -152,7 +152,7 @@ fn subscribing_goes_on_at_eight_workers_and_while_one_of_them_is_stopped() {
     churn(&mut clients, 0);
     let stopped = daemon.worker_in(7);
     daemon.signal_worker(stopped.pid, Signal::SIGSTOP);
-    eventually("that it has stopped", || (state(stopped.pid) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(stopped.pid) == Some('T')).then_some(()));
     churn(&mut clients[..7], 1);
     let successor = eventually("a successor", || {
         daemon.workers().into_iter().find(|worker| worker.slot == 7 && worker.pid != stopped.pid)
@@ -175,7 +175,7 @@ fn a_worker_that_stops_for_a_moment_goes_on() {
     subscribe(&mut receiver, "news");
     let pid = daemon.worker_in(1 - slot).pid;
     daemon.signal_worker(pid, Signal::SIGSTOP);
-    eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(pid) == Some('T')).then_some(()));
     for number in 0..1000_u64 {
         sender.publish("news", number.to_string().as_bytes()).expect("its worker lives");
     }
@@ -189,7 +189,7 @@ fn a_worker_that_stops_for_a_moment_goes_on() {
 
 /// Peers go to workers that can serve them, not in turn to a stopped worker or an empty slot.
 fn peers_come_to_the_other_worker(daemon: &Daemon) {
-    eventually("that peers come to the other worker", || {
+    eventually("new peers go to the other worker", || {
         let pings = (0..6).map(|_| daemon.ctl("unix", &["ping", "--timeout", "1s"]).run());
         // A peer that was handed over before the stop was known waits for the worker.
         pings.map(|ended| ended.status.code()).all(|code| code == Some(0)).then_some(())
@@ -228,7 +228,7 @@ fn a_peer_of_another_worker_is_kicked() {
             assert_eq!(ended.stderr.lines().count(), 2, "{scheme}: {}", ended.stderr);
             assert!(ended.stderr.contains("kick") || ended.stderr.contains("administrator"));
             let id = id.to_string();
-            eventually("that it is gone", || {
+            eventually("the peer is gone", || {
                 let ended = daemon.ctl("unix", &["kick", &id]).run();
                 (ended.status.code() == Some(5)).then_some(())
             });
@@ -246,7 +246,7 @@ fn a_peer_is_kicked_by_the_tool_whatever_worker_it_is_on() {
         let id = daemon.peer_named("victim")["id"].to_string();
         daemon.ctl("unix", &["kick", &id]).run().expect(0);
         victim.wait().expect(7);
-        eventually("that it is gone", || {
+        eventually("the peer is gone", || {
             daemon.clients().iter().all(|peer| peer["name"] != "victim").then_some(())
         });
     }

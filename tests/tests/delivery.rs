@@ -147,7 +147,7 @@ fn deliver_to_a_receiver_that_stops(scheme: &str) {
     eventually("a third of the messages", || (receiver.seen() > MESSAGES / 3).then_some(()));
     receiver.process.signal(Signal::SIGSTOP);
     let pid = receiver.process.pid();
-    eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(pid) == Some('T')).then_some(()));
     // The time of the stop is the subject of the test; nothing is concluded from it.
     std::thread::sleep(std::time::Duration::from_secs(1));
     assert!(receiver.seen() < MESSAGES, "it was stopped too late to show anything");

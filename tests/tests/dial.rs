@@ -198,7 +198,7 @@ fn a_reload_adds_and_removes_servers_and_leaves_the_others_alone() {
         daemon.reload(&(entry(&comes_at) + &entry(&stays_at)));
         assert_eq!(line(&mut goes), "", "it is hung up on");
         let mut comes = accept(&comes);
-        eventually("both", || {
+        eventually("both replies", || {
             let peers = daemon.clients();
             let found = peers.iter().filter(|peer| peer["subscriptions"][0] == "out").count();
             (found == 2).then_some(())

@@ -57,7 +57,7 @@ fn messages_go_to_whoever_reads_and_are_counted_when_nobody_does() {
         for round in 1..=3 {
             daemon.send("news", "without a reader");
             let counted = || (dropped(&daemon) == (round, round)).then_some(());
-            eventually("that it is counted", counted);
+            eventually("the drop is counted", counted);
             let mut cat = reader(&fifo(&daemon));
             daemon.send("news", &format!("round {round}"));
             assert_eq!(line(&mut cat), format!("round {round}\n"));
@@ -91,7 +91,7 @@ fn a_reader_that_leaves_in_the_middle_is_the_end_of_that_message() {
     daemon.ctl("unix", &["send", "news"]).run_fed(&long).expect(0);
     head.get_mut().read_exact(&mut [0; 1000]).expect("the answer comes");
     drop(head);
-    eventually("that it is counted", || (dropped(&daemon).1 == 1).then_some(()));
+    eventually("the drop is counted", || (dropped(&daemon).1 == 1).then_some(()));
     // The supervisor drops the rest as soon as the last reader has gone.
     let holder =
         || OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(fifo(&daemon));
@@ -157,7 +157,7 @@ fn a_fifo_that_others_have_made_is_written_and_read() {
     let mut daemon = DaemonSetup::new().listen(&["unix"]).config(&config).start();
     peer(&daemon);
     daemon.send("news", "without a reader");
-    eventually("that it is counted", || (dropped(&daemon) == (1, 1)).then_some(()));
+    eventually("the drop is counted", || (dropped(&daemon) == (1, 1)).then_some(()));
     let mut cat = reader(&there);
     daemon.send("news", "read");
     assert_eq!(line(&mut cat), "read\n");
@@ -171,7 +171,7 @@ fn a_fifo_that_others_have_made_is_written_and_read() {
     }
     assert_eq!(receiver.wait().expect(0).text(), "one\ntwo\n");
     daemon.terminate().expect(0);
-    assert!(there.exists() && back.exists(), "they are not ours to remove");
+    assert!(there.exists() && back.exists(), "files of others stay");
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn status_7_dropped_or_cut_off() {
     let mut stopped = daemon.recv("unix", &options);
     stopped.signal(Signal::SIGSTOP);
     let pid = stopped.pid();
-    eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(pid) == Some('T')).then_some(()));
     let body = "x".repeat(1000);
     run(&daemon, &["send", "flood", &body, "--count", "5000"]).expect(0);
     fails(&daemon, &["send", "flood", "late", "--ack", "delivered"], 7, "drop");

@@ -73,7 +73,7 @@ fn each_message_goes_to_one_of_three_members_on_three_transports_and_two_workers
     let got = members.each_mut().map(numbers);
     let all: BTreeSet<u64> = got.iter().flatten().copied().collect();
     assert_eq!(got.iter().map(Vec::len).sum::<usize>() as u64, MESSAGES);
-    assert_eq!(all.len() as u64, MESSAGES, "some came twice");
+    assert_eq!(all.len() as u64, MESSAGES, "some messages came twice");
     for numbers in &got {
         assert!(numbers.is_sorted(), "a member's messages are in the order of their publisher");
         assert!(numbers.len() as u64 >= MESSAGES / 5, "a member got {} only", numbers.len());
@@ -88,7 +88,7 @@ fn the_others_get_what_a_stopped_member_does_not_take_and_its_death_is_accounted
     let (mut stopped, name) = member(&daemon, "fifo", |slot| slot == 1);
     stopped.signal(Signal::SIGSTOP);
     let pid = stopped.pid();
-    eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(pid) == Some('T')).then_some(()));
     send(&daemon, MESSAGES, 1000);
     let third = subscription(&daemon, &name);
     let (matched, queued) = (field(&third, "matched"), field(&third, "queued"));
@@ -97,13 +97,13 @@ fn the_others_get_what_a_stopped_member_does_not_take_and_its_death_is_accounted
     let bytes = field(&daemon.peer_named(&name), "queued_bytes");
     assert!(bytes <= (64 << 10) + IN_FLIGHT, "{bytes} bytes wait for it");
     let rest = MESSAGES - matched;
-    eventually("the rest at the others", || {
+    eventually("the rest of the messages", || {
         (numbers(&mut one).len() + numbers(&mut other).len() == rest as usize).then_some(())
     });
     let both = [numbers(&mut one), numbers(&mut other)];
     assert_eq!(both.iter().flatten().collect::<BTreeSet<_>>().len() as u64, rest);
     stopped.signal(Signal::SIGKILL);
-    eventually("that it is gone", || {
+    eventually("the peer is gone", || {
         (daemon.counter("messages_dropped_departed") > 0).then_some(())
     });
     assert_eq!(daemon.counter("messages_dropped_departed"), queued);
@@ -136,7 +136,11 @@ fn members_join_and_leave_under_load() {
     });
     got.extend(numbers(&mut steady));
     assert_eq!(got.len() as u64, MESSAGES, "{} were visitors'", visited);
-    assert_eq!(got.iter().collect::<BTreeSet<_>>().len() as u64, MESSAGES, "some came twice");
+    assert_eq!(
+        got.iter().collect::<BTreeSet<_>>().len() as u64,
+        MESSAGES,
+        "some messages came twice"
+    );
     assert_eq!(daemon.counter("messages_unclaimed"), 0);
 }
 

@@ -177,9 +177,9 @@ fn a_server_told_to_end_finishes_what_it_has_begun() {
     let script = format!("touch {0}; while [ -e {0} ]; do :; done; echo done", begun.display());
     let mut server = serve(&daemon, "unix", &["work", "--", "sh", "-c", &script]);
     let mut asking = daemon.ctl("unix", &["req", "work", ""]).spawn();
-    eventually("that it has begun", || begun.exists().then_some(()));
+    eventually("the command has begun", || begun.exists().then_some(()));
     server.signal(Signal::SIGTERM);
-    eventually("that no more is taken", || {
+    eventually("the command takes no more", || {
         (req(&daemon, &["work", "", "--timeout", "1s"]).status.code() == Some(5)).then_some(())
     });
     fs::remove_file(&begun).expect("the file is writable");

@@ -101,11 +101,11 @@ fn two_signals_in_a_row_are_one_to_whoever_ends_gently() {
     let args = ["serve", "-E", "work", "--", "sh", "-c", &script];
     let mut server = daemon.ctl("unix", &args).spawn_subscribed();
     let mut asking = daemon.ctl("unix", &["req", "work", "done"]).spawn();
-    eventually("that it has begun", || begun.exists().then_some(()));
+    eventually("the command has begun", || begun.exists().then_some(()));
     server.signal(Signal::SIGTERM);
     server.signal(Signal::SIGTERM);
     // After both signals the daemon has removed its subscription.
-    eventually("that it takes no more", || {
+    eventually("the command takes no more", || {
         let subs = daemon.ctl("unix", &["subs", "-j"]).run().expect(0).text();
         (!subs.contains("\"work\"")).then_some(())
     });
@@ -115,7 +115,7 @@ fn two_signals_in_a_row_are_one_to_whoever_ends_gently() {
 
     let worker = daemon.worker();
     kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("the process runs");
-    eventually("that it has stopped", || (state(worker) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(worker) == Some('T')).then_some(()));
     daemon.process.signal(Signal::SIGTERM);
     daemon.process.stderr.wait_for("draining");
     daemon.process.signal(Signal::SIGTERM);
@@ -242,7 +242,7 @@ fn as_process_1_a_tool_heeds_signals_and_reaps_orphans() {
     for _ in 0..5 {
         daemon.ctl("unix", &["req", "work", ""]).run().expect(0);
     }
-    eventually("that nothing is left but the server", || {
+    eventually("only the server is left", || {
         let children = ipcd_tests::children(first);
         (children.len() == 1 && state(children[0]) != Some('Z')).then_some(())
     });

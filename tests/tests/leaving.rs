@@ -120,7 +120,7 @@ fn a_member_that_leaves_takes_no_message_along() {
         got.push(stays.expect(Kind::Message).payload);
     }
     let all: BTreeSet<&Vec<u8>> = got.iter().collect();
-    assert_eq!((all.len() as u64, got.len() as u64), (sent, sent), "each came once");
+    assert_eq!((all.len() as u64, got.len() as u64), (sent, sent), "each message came once");
     drop(stays);
     let counted = left(&daemon, &["messages_unclaimed", "records_stale", "messages_queued"]);
     assert_eq!(counted, [0, 0, 0]);

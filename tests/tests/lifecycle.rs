@@ -216,7 +216,7 @@ fn with_a_stopped_worker(config: &str) -> (Daemon, i32) {
     let daemon = DaemonSetup::new().config(config).start();
     let worker = daemon.worker();
     kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("the process runs");
-    eventually("that it has stopped", || (state(worker) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(worker) == Some('T')).then_some(()));
     (daemon, worker)
 }
 

@@ -24,7 +24,7 @@ fn stopped(daemon: &Daemon, scheme: &str, args: &[&str]) -> RunningProcess {
     receiver.stdout();
     receiver.signal(Signal::SIGSTOP);
     let pid = receiver.pid();
-    eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(pid) == Some('T')).then_some(()));
     receiver
 }
 
@@ -125,10 +125,10 @@ fn who_goes_or_is_cut_off_with_a_message_is_said_in_its_receipt() {
             departed += dropped(&receipt, Reason::Departed);
             cut_off += dropped(&receipt, Reason::CutOff);
         }
-        assert!(departed > 0, "{scheme}: nothing was said of the one that has gone");
+        assert!(departed > 0, "{scheme}: no drop was reported for the peer that has gone");
         assert!(cut_off <= tracked.len() as u64);
         drop(cut);
-        eventually("that both are gone", || {
+        eventually("both peers are gone", || {
             let is_there = |name: &str| daemon.clients().iter().any(|peer| peer["name"] == name);
             (!is_there("cut") && !is_there("going")).then_some(())
         });
@@ -161,7 +161,7 @@ fn a_killed_worker_leaves_no_receipt_open() {
         assert_eq!(receipt.delivered + receipt.dropped(), 1, "{receipt:?}");
         died += dropped(&receipt, Reason::WorkerDied);
     }
-    assert!(died > 0, "what waited there was lost with the worker");
+    assert!(died > 0, "queued messages were lost with the worker");
     drop(sleeper);
 }
 
@@ -183,7 +183,7 @@ fn open_outcomes_are_bounded() {
             assert!(matches!(event, Ok(Some(Event::Outcome { outcome: Ok(_), .. }))), "{event:?}");
         }
     });
-    let accepted = eventually("that it waits", || {
+    let accepted = eventually("the publisher waits", || {
         let accepted = daemon.counter("messages_accepted");
         (accepted >= 65_536).then_some(accepted)
     });

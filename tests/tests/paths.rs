@@ -83,7 +83,7 @@ fn a_bare_abstract_name_and_a_relay_ask_too() {
     let mut other = Command::new("python3");
     other.args(["-c", script, &stream, &datagram, &relay]).uid(OTHER).gid(OTHER);
     RunningProcess::start(&mut other).wait().expect(0);
-    eventually("that both are refused", || {
+    eventually("both peers are refused", || {
         (daemon.log().matches("may not come in (mode=0600)").count() == 2).then_some(())
     });
     relaying.stderr.wait_for("may not come in (mode=0600)");
@@ -244,7 +244,9 @@ fn what_is_written_to_a_fifo_between_two_starts_is_heard() {
         let writer = thread::spawn(move || fs::write(path, "hello\n"));
         daemon = daemon.start_again();
         writer.join().expect("the thread does not panic").expect("it is heard");
-        eventually("that it is heard", || (daemon.counter("messages_accepted") == 1).then_some(()));
+        eventually("the message is received", || {
+            (daemon.counter("messages_accepted") == 1).then_some(())
+        });
     }
 }
 

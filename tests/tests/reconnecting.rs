@@ -21,7 +21,7 @@ fn a_sender_that_reconnects_loses_nothing_over_restarts() {
         if round < 2 {
             daemon.terminate().expect(0);
             daemon = daemon.start_again();
-            eventually("that the sender is back", || {
+            eventually("the sender has reconnected", || {
                 sender.stderr.text().matches("connected again").nth(round).map(drop)
             });
         }
@@ -44,7 +44,7 @@ fn what_was_not_confirmed_is_sent_again_and_told() {
         // More than the send queue and the kernel hold: the daemon stops reading.
         (0..40).all(|number| writeln!(input, "{number} {line}").is_ok())
     });
-    eventually("that the sender waits", || {
+    eventually("the sender waits", || {
         let clients = daemon.clients();
         let queued = clients.iter().filter_map(|peer| peer["queued_bytes"].as_u64()).max();
         queued.filter(|bytes| *bytes > 7_000_000).map(drop)
@@ -116,7 +116,7 @@ fn who_is_refused_for_lack_of_descriptors_is_told_so() {
     while refused.is_none() {
         assert!(served.len() < 40, "there are no more descriptors than that");
         let mut peer = daemon.ctl("unix", &["recv", "-E", "--no-reconnect", "x"]).spawn();
-        eventually("that it is served or not", || {
+        eventually("the client has an answer", || {
             let is_over = peer.has_ended().is_some();
             (is_over || peer.stderr.text().contains("subscribed")).then_some(())
         });

@@ -359,7 +359,7 @@ fn a_reload_is_as_good_as_a_start_for_random_pairs_of_configurations() {
         let _ = fs::remove_file(dir.path().join("fifo"));
         let mut daemon = start(&from);
         daemon.reload(&to);
-        eventually("the same", || (seen(&daemon) == expected).then_some(()));
+        eventually("the same state", || (seen(&daemon) == expected).then_some(()));
         daemon.terminate().expect(0);
         let _ = fs::remove_file(dir.path().join("fifo"));
     }

@@ -224,7 +224,7 @@ mod taken_over {
         let parent = daemon.process.pid() as u64;
         let Some(puppet) = hold(&daemon, worker) else { return };
         let own = puppet.call(libc::SYS_getpid, [0; 6]);
-        assert_eq!(own, CallResult::Returned(worker.into()), "the test's own means work");
+        assert_eq!(own, CallResult::Returned(worker.into()), "the tracer works");
         for (what, call, args) in refused(puppet.stack(), worker as u64, parent) {
             assert_eq!(puppet.call(call, args), CallResult::Failed(Errno::EPERM), "{what}");
         }

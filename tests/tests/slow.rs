@@ -31,7 +31,7 @@ fn stopped(daemon: &Daemon, scheme: &str, args: &[&str]) -> RunningProcess {
     let mut receiver = daemon.recv(scheme, args);
     receiver.signal(Signal::SIGSTOP);
     let pid = receiver.pid();
-    eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(pid) == Some('T')).then_some(()));
     receiver
 }
 
@@ -64,7 +64,7 @@ fn a_stopped_receiver_makes_its_publisher_wait_and_nobody_else() {
             (client(&daemon)?["queued_bytes"].as_u64()? > 32 << 10).then_some(())
         });
         neighbour.goes_on();
-        assert_eq!(sender.has_ended(), None, "{scheme}: it did not wait");
+        assert_eq!(sender.has_ended(), None, "{scheme}: the publisher did not wait");
         let queued = client(&daemon).expect("the entry exists")["queued_bytes"].as_u64();
         assert!(queued.expect("a number") < 256 << 10, "{scheme}: {queued:?} bytes are queued");
         receiver.signal(Signal::SIGCONT);
@@ -84,7 +84,7 @@ fn a_receiver_that_stalls_too_long_is_cut_off_and_its_publisher_goes_on() {
         receiver.stdout();
         flood(&daemon, "tcp").wait().expect(0);
         assert_eq!(daemon.counter("peers_cut_off"), 1, "{scheme}");
-        eventually("that it is gone", || client(&daemon).is_none().then_some(()));
+        eventually("the peer is gone", || client(&daemon).is_none().then_some(()));
         neighbour.goes_on();
         receiver.signal(Signal::SIGCONT);
         receiver.wait().expect(7);
@@ -195,7 +195,7 @@ fn who_is_cut_off_is_told_why() {
     let options = SubscribeOptions { overflow, ..SubscribeOptions::default() };
     client.subscribe("flood", options).expect("the peer may subscribe");
     let mut sender = flood(&daemon, "unix");
-    eventually("that it is cut off", || (daemon.counter("peers_cut_off") == 1).then_some(()));
+    eventually("the peer is disconnected", || (daemon.counter("peers_cut_off") == 1).then_some(()));
     let error = loop {
         match client.next_event(None) {
             Ok(Some(Event::Message(_))) => {}

@@ -168,7 +168,7 @@ fn a_connection_that_breaks_is_noticed_on_both_sides_where_sshd_is_installed() {
     let send = ["send", "--wait-subs", "1", "--timeout", "60s", "news", "after the break"];
     daemon.ctl("unix", &send).run().expect(0);
     assert_eq!(steady.wait().expect(0).text(), "after the break\n");
-    eventually("that all have left", || (daemon.clients().len() == 1).then_some(()));
+    eventually("all peers have left", || (daemon.clients().len() == 1).then_some(()));
 }
 
 #[test]

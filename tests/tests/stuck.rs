@@ -53,7 +53,7 @@ fn check(count: u64, outbox: u64) {
     let (subscribers, grown) = stuck(&daemon, count, outbox);
     let limit = count * (outbox + TURN);
     println!("{count} subscribers: {grown} bytes of {limit}");
-    assert!(grown <= limit + limit / 10, "{grown} bytes, where {limit} are configured");
+    assert!(grown <= limit + limit / 10, "{grown} bytes instead of at most {limit}");
     assert_eq!(daemon.counter("peers_cut_off"), count);
     for mut subscriber in subscribers {
         // All bytes in its socket, and then the reason, however late it reads.
@@ -93,7 +93,7 @@ fn a_client_that_reads_again_late_learns_why_it_was_cut_off() {
             publisher.publish("stuck", &[b'x'; 1000]).expect("the connection lives");
         }
         publisher.flush().expect("all messages are accepted");
-        eventually("that it is gone", || {
+        eventually("the peer is gone", || {
             daemon.clients().iter().all(|one| one["subscriptions"][0] != "stuck").then_some(())
         });
         let error = loop {

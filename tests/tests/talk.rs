@@ -10,7 +10,7 @@ use serde_json::Value;
 fn chat(daemon: &Daemon, scheme: &str, name: &str) -> RunningProcess {
     let mut running = daemon.ctl(scheme, &["chat", "room", "--name", name]).spawn_fed();
     running.stdout();
-    eventually("that it has joined", || {
+    eventually("the peer has joined", || {
         let peer = daemon.peer_named(name);
         (peer["subscriptions"][0] == "room").then_some(())
     });
@@ -118,7 +118,7 @@ fn messages_to_one_peer_reach_it_alone_by_name_and_by_id() {
             line["data"].as_str().expect("the field is a string").to_owned()
         };
         assert_eq!(said.lines().map(data).collect::<Vec<_>>(), ["by name", "by id"], "{scheme}");
-        eventually("that bob is gone", || {
+        eventually("bob is gone", || {
             daemon.clients().iter().all(|peer| peer["name"] != "bob").then_some(())
         });
     }

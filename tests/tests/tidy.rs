@@ -271,7 +271,7 @@ fn files_and_functions_are_short() {
         let (file, lines) = (source.path.display(), source.code().len());
         assert!(lines <= LONGEST_FILE, "{file} has {lines} lines of code: look for a seam");
         if let Some((name, lines)) = source.longest_function() {
-            assert!(lines <= LONGEST_FUNCTION, "{file}: {lines} lines are much for {name}");
+            assert!(lines <= LONGEST_FUNCTION, "{file}: {name} has {lines} lines: split it");
         }
     }
 }
@@ -293,7 +293,7 @@ fn pages_name_files_and_tests_that_there_are() {
                 }
                 None => true,
             };
-            assert!(is_there, "{page}: there is no {word}");
+            assert!(is_there, "{page}: {word} does not exist");
         }
     }
 }

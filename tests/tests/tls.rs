@@ -181,7 +181,7 @@ fn bare_peers_are_known_by_their_certificates_before_they_hear_anything() {
     let shake = |channel: &mut Box<dyn Channel>| {
         let mut buffer = ipcd_transport::ReadBuffer::new(1024, 1024);
         let line = b"in said\n";
-        eventually("that it is sent", || {
+        eventually("the bytes are sent", || {
             // The first turns do the handshake.
             let _ = channel.read(&mut buffer);
             matches!(channel.write(line), Ok(WriteOutcome::Bytes(_))).then_some(())
@@ -189,15 +189,15 @@ fn bare_peers_are_known_by_their_certificates_before_they_hear_anything() {
         buffer
     };
     let mut ann = shake(&mut channels[0]);
-    eventually("that ann is refused", || (daemon.counter("frames_denied") == 1).then_some(()));
+    eventually("ann is refused", || (daemon.counter("frames_denied") == 1).then_some(()));
     let mut bob = shake(&mut channels[1]);
     tap.stdout().wait_for("in said\n");
-    eventually("what is for bob", || {
+    eventually("the message for bob", || {
         let _ = channels[1].read(&mut bob);
         (bob.filled() == b"not for ann\n").then_some(())
     });
     daemon.send("secret", "nor is this");
-    eventually("what is for bob", || {
+    eventually("the message for bob", || {
         let _ = channels[1].read(&mut bob);
         (bob.filled() == b"not for ann\nnor is this\n").then_some(())
     });
@@ -290,7 +290,7 @@ fn what_is_not_tls_is_told_apart() {
     expect_refusal(&daemon, &format!("tls://{tcp}?{ca}"), "what it speaks is not TLS");
     let mut junk = RawConnection::tcp(&address(&daemon));
     junk.send(&[0xff; 5000]);
-    eventually("that it says so", || daemon.log().contains("is not TLS").then_some(()));
+    eventually("the log reports it", || daemon.log().contains("is not TLS").then_some(()));
     daemon.ctl(&files.via(&daemon), &["ping"]).run().expect(0);
 }
 
@@ -403,7 +403,7 @@ fn the_largest_messages_go_both_ways_at_once() {
 fn stop(receiver: &mut RunningProcess) {
     receiver.signal(Signal::SIGSTOP);
     let pid = receiver.pid();
-    eventually("that it has stopped", || (state(pid) == Some('T')).then_some(()));
+    eventually("the process is stopped", || (state(pid) == Some('T')).then_some(()));
 }
 
 #[test]
@@ -418,7 +418,7 @@ fn who_does_not_read_is_cut_off_and_told_why() {
     let body = "x".repeat(1000);
     daemon.ctl("unix", &["send", "flood", &body, "--count", "20000"]).run().expect(0);
     let reason = "why=\"it did not read fast enough\"";
-    eventually("that it is cut off", || daemon.log().contains(reason).then_some(()));
+    eventually("the peer is disconnected", || daemon.log().contains(reason).then_some(()));
     receiver.signal(Signal::SIGCONT);
     let ended = receiver.wait().expect(7);
     assert!(ended.stderr.contains("cut off"), "{}", ended.stderr);
@@ -483,7 +483,7 @@ fn bare_peers_speak_through_tls_and_an_end_that_was_cut_off_is_no_message() {
     first.finish().expect("close_notify is sent");
     receiver.stdout().wait_for("two\n");
     drop(write_bare(&via, b"cut sho"));
-    eventually("that it has gone", || daemon.log().contains("was cut off").then_some(()));
+    eventually("the peer has gone", || daemon.log().contains("was cut off").then_some(()));
     let mut last = write_bare(&via, b"three\n");
     last.finish().expect("close_notify is sent");
     assert_eq!(receiver.wait().expect(0).text(), "one\ntwo\nthree\n");

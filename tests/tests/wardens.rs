@@ -66,7 +66,7 @@ fn what_an_interrupted_test_has_started_ends_with_it() {
         eventually(&format!("the end of all after {signal}"), || {
             pids.iter().all(|pid| !is_alive(*pid)).then_some(())
         });
-        eventually("that no directory is left", || {
+        eventually("no directory is left", || {
             let names = std::fs::read_dir(dir.path()).expect("the directory can be read").flatten();
             names.map(|entry| entry.file_name()).all(|name| name.len() < 10).then_some(())
         });

@@ -138,7 +138,7 @@ fn messages_for_forty_thousand_subscriptions_disturb_nobody() {
                 publisher.control(Kind::Flush, 1, &[]);
                 publisher.expect(Kind::Ack);
             }
-            assert_eq!(taps.len(), TAPS, "they are there and read nothing");
+            assert_eq!(taps.len(), TAPS, "the peers are connected and read nothing");
         })
     });
 }
@@ -206,7 +206,7 @@ fn questions_about_full_outboxes_disturb_nobody() {
                     while publisher.expect(Kind::Answer).header.more {}
                 }
             }
-            assert_eq!(taps.len(), TAPS, "they are there and read nothing");
+            assert_eq!(taps.len(), TAPS, "the peers are connected and read nothing");
         })
     });
 }

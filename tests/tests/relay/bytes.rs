@@ -119,7 +119,7 @@ fn a_hundred_peers_at_a_time_leave_nothing_behind() {
             }
         });
         let pid = relay.process.pid();
-        eventually("that all are gone", || {
+        eventually("all peers are gone", || {
             // Only some pipes are kept, of two descriptors each.
             let is_clean = children(pid).is_empty() && descriptors(pid).len() <= before + 16;
             is_clean.then_some(())

@@ -50,12 +50,14 @@ fn told_to_end_it_leaves_nothing_behind() {
         // process that ends them when the relay is killed is not its child. So they are as many as
         // there are peers.
         let members = 2 + way.len();
-        let all = eventually("all that there is to end", || {
+        let all = eventually("all processes of the relay", || {
             Some(family(pid)).filter(|all| all.len() == members)
         });
         relay.process.signal(signal);
         relay.process.wait().expect(0);
-        eventually("that all have ended", || all.iter().all(|pid| !is_alive(*pid)).then_some(()));
+        eventually("all processes have ended", || {
+            all.iter().all(|pid| !is_alive(*pid)).then_some(())
+        });
         assert!(!path.exists() && state(all[0]).is_none());
     }
 }

@@ -29,7 +29,7 @@ fn a_command_knows_its_peer_and_is_reaped() {
         );
         assert_eq!(heard, expected);
         let pid = relay.process.pid();
-        eventually("that it is reaped", || children(pid).is_empty().then_some(()));
+        eventually("the process is reaped", || children(pid).is_empty().then_some(()));
         relay.terminate().expect(0);
     }
 }
@@ -91,7 +91,7 @@ fn a_server_on_the_network_sees_one_connection_for_each_peer() {
             assert_eq!(heard, number.to_string());
         }
         let pid = relay.process.pid();
-        eventually("that all are reaped", || children(pid).is_empty().then_some(()));
+        eventually("all processes are reaped", || children(pid).is_empty().then_some(()));
         assert_eq!(relay.terminate().expect(0).stderr.lines().count(), 1);
     }
     // No other process has this address, so its ports are closed.
@@ -115,7 +115,7 @@ fn a_server_that_does_not_answer_keeps_nobody_waiting() {
         RunningRelay::start(&["tcp://127.0.0.1:0", &unix(&path), "--raw", "--timeout", "1h"]);
     let peers: Vec<TcpStream> = (0..3).map(|_| relay.tcp()).collect();
     let pid = relay.process.pid();
-    eventually("that all of them wait", || (children(pid).len() == peers.len()).then_some(()));
+    eventually("all peers wait", || (children(pid).len() == peers.len()).then_some(()));
     // A process accepts from the backlog, and all are connected.
     drop((first, waiting));
     thread::spawn(move || {
@@ -126,7 +126,7 @@ fn a_server_that_does_not_answer_keeps_nobody_waiting() {
     for peer in peers {
         assert_eq!(exchange(peer, b"at last"), b"at last");
     }
-    eventually("that they are reaped", || children(pid).is_empty().then_some(()));
+    eventually("all processes are reaped", || children(pid).is_empty().then_some(()));
     relay.terminate().expect(0);
 }
 

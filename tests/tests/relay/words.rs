@@ -48,7 +48,7 @@ fn quiet_says_only_what_goes_wrong() {
     let path = dir.path().join("relay.sock");
     let nobody = unix(&dir.path().join("nobody.sock"));
     let mut relay = spawn(&["-q", &unix(&path), &nobody, "--raw"], &[]);
-    let mut peer = eventually("that it listens", || UnixStream::connect(&path).ok());
+    let mut peer = eventually("the relay listens", || UnixStream::connect(&path).ok());
     let mut rest = Vec::new();
     let _ = peer.read_to_end(&mut rest);
     relay.stderr.wait_for("nobody.sock");
