@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use ipcd_bench::data_path::{self, Options};
+use ipcd_bench::data_path::{self, DataPathOptions};
 use ipcd_sys::alloc_count::Counting;
 
 #[global_allocator]
@@ -12,7 +12,8 @@ static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
     let is_bench = std::env::args().any(|argument| argument == "--bench");
-    let ended = if is_bench { data_path::bench(&Options::parse()) } else { data_path::smoke() };
+    let ended =
+        if is_bench { data_path::bench(&DataPathOptions::parse()) } else { data_path::smoke() };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

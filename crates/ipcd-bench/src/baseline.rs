@@ -10,10 +10,10 @@ use crate::compare::{Comparison, FigureChange, METRICS};
 use crate::plan::invalid;
 use crate::report::{Report, SCHEMA};
 
-/// Where reports are kept: `$XDG_STATE_HOME/ipcd/bench`, or below `~/.local/state`.
+/// The file of a baseline, in `$XDG_STATE_HOME/ipcd/bench` or `~/.local/state/ipcd/bench`.
 ///
 /// # Errors
-/// If the name is no plain word, or there is no home directory.
+/// If the name is not a plain word, or there is no home directory.
 pub fn path_of(name: &str) -> io::Result<PathBuf> {
     let is_plain = !name.is_empty()
         && !name.starts_with('.')
@@ -42,7 +42,7 @@ pub fn save(report: &Report, path: &Path) -> io::Result<()> {
 /// Reads a report that was kept, or written as JSON.
 ///
 /// # Errors
-/// If it cannot be read, or is none.
+/// If it cannot be read, or is not a report.
 pub fn load(path: &Path) -> io::Result<Report> {
     let failed = |error: &dyn fmt::Display| invalid(format!("{}: {error}", path.display()));
     let bytes = fs::read(path).map_err(|error| failed(&error))?;
@@ -53,7 +53,7 @@ pub fn load(path: &Path) -> io::Result<Report> {
     }
 }
 
-/// What a measurement's figure may change by: `p99>+10%` or `rate<-5%`.
+/// The change of a figure that is still accepted: `p99>+10%` or `rate<-5%`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChangeLimit {
     metric: String,

@@ -1,7 +1,7 @@
-//! The processes of one measurement: forked, ready together, started together, heard, and ended.
+//! The processes of one measurement. They are forked, report that they are ready, start together,
+//! report their findings, and end.
 //!
-//! The parent only coordinates. It never waits without a deadline, nor without noticing that it is
-//! told to end.
+//! The parent only coordinates. Each of its waits has a deadline and ends with a signal.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
@@ -19,19 +19,19 @@ use nix::unistd::Pid;
 
 use crate::job::ProcessFindings;
 
-/// How long anything that is no measuring may take.
+/// The time limit for everything except measuring.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(20);
 
-/// How long a process that was told to end may take.
+/// The time that a process may take to end after TERM, before KILL.
 const ENDING: Duration = Duration::from_secs(10);
 const ENDING_STEP: Duration = Duration::from_micros(200);
 
-/// Says that the process is ready, and is told to begin.
+/// A process writes this when it is ready.
 const READY: u8 = b'R';
 /// Tells the process to begin, and later to end.
 const GO: [u8; 1] = [b'G'];
 
-/// The signals that end a measurement, kept from ending the process before it has cleaned up.
+/// The signals that end a measurement. They are blocked, so that the parent can clean up first.
 pub(crate) struct InterruptSignals {
     signals: SignalFd,
 }
@@ -44,7 +44,7 @@ impl InterruptSignals {
         Ok(Self { signals: SignalFd::with_flags(&set, flags)? })
     }
 
-    /// Whether one has come.
+    /// Fails if a signal has come.
     pub(crate) fn check(&self) -> io::Result<()> {
         match self.signals.read_signal()? {
             None => Ok(()),
@@ -125,7 +125,7 @@ impl ForkedChild {
 impl Drop for ForkedChild {
     /// A daemon reaps its workers before it ends, so it is asked to before it is forced to.
     fn drop(&mut self) {
-        // A failure of either signal means that it has gone already.
+        // A signal can fail only because the process has ended already.
         let _ = kill(self.0, Signal::SIGTERM);
         let deadline = Instant::now() + ENDING;
         while let Ok(WaitStatus::StillAlive) = waitpid(self.0, Some(WaitPidFlag::WNOHANG)) {
@@ -155,8 +155,8 @@ struct TeamMember {
 }
 
 impl ProcessTeam {
-    /// Adds a process, which opens what it needs, calls the function that it is given, and then
-    /// measures.
+    /// Adds a process. Its body opens its connections, calls the function that it is given, and
+    /// then measures.
     pub(crate) fn add(
         &mut self,
         name: &std::ffi::CStr,
@@ -174,7 +174,8 @@ impl ProcessTeam {
             let mut report = serde_json::to_vec(&found.map_err(|error| error.to_string()))?;
             report.push(b'\n');
             to_parent.write_all(&report)?;
-            // What another process still reads from this one must not end with it.
+            // Another process may still read from this one's connections, so this one stays until
+            // it is told to end.
             from_parent.read_exact(&mut [0])
         })?;
         let (heard, findings) = (Vec::new(), None);
@@ -182,8 +183,8 @@ impl ProcessTeam {
         Ok(())
     }
 
-    /// Starts them together once all are ready, waits until all have said what they found, and lets
-    /// them go. Getting ready may take `grace`, and the work `limit` and that again.
+    /// Starts all processes once each is ready, waits for their findings, and lets them end.
+    /// Getting ready may take `grace`, and measuring `limit` and `grace`.
     pub(crate) fn run(
         mut self,
         interrupts: &InterruptSignals,

@@ -11,10 +11,10 @@ use crate::plan::{
 use crate::raw;
 use crate::target::{BenchTarget, Measurement};
 
-/// All measurements, and what cannot be measured.
+/// All measurements, and those that are impossible, with the reason.
 ///
 /// # Errors
-/// If a way is named that does not exist; the error names those that do.
+/// If a transport or primitive does not exist; the error names those that do.
 pub(crate) fn cells(
     settings: &BenchSettings,
     cores: &[usize],
@@ -51,7 +51,8 @@ fn ways(settings: &BenchSettings) -> Result<Vec<BenchTarget>, String> {
     if let Some(unknown) = settings.ways.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(format!("there is no {unknown}: choose of {}", known.join(", ")));
     }
-    // What needs more than a place to listen at is measured on a daemon that runs.
+    // A transport that needs more than an address, such as certificates, is measured on a running
+    // daemon only.
     let default = |transport: &dyn Transport| transport.default_endpoint(Path::new("/"));
     let is_running = |name: &str| settings.running.iter().any(|it| it.endpoint.scheme() == name);
     let is_asked = |name: &str| settings.ways.iter().any(|it| it == name) && !is_running(name);

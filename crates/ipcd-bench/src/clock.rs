@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 
-/// What a timer may be late by; the rest of the way is waited awake.
+/// The delay of a timer, in ns. The last part of a wait is spent polling the clock.
 const LATE: u64 = 60_000;
 
 /// Nanoseconds since some time before the start of all processes.
@@ -16,7 +16,7 @@ pub(crate) fn now() -> u64 {
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
-/// Waits until then; at the end awake, since a timer comes late.
+/// Waits until then. The last moment is spent polling, since a timer comes late.
 pub(crate) fn wait_until(then: u64) -> io::Result<()> {
     while now() + LATE < then {
         let wake = TimeSpec::from_duration(Duration::from_nanos(then - LATE));
@@ -31,7 +31,7 @@ pub(crate) fn wait_until(then: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// What reading the clock costs, and the smallest step seen, in ns.
+/// The cost of one reading, and the smallest step seen, in ns.
 pub(crate) fn cost_and_step() -> (u64, u64) {
     const READS: u64 = 20_000;
     let start = now();

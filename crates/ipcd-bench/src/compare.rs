@@ -1,13 +1,12 @@
-//! What has changed between two reports, and how far to believe it.
+//! Compares two reports, and says how certain each change is.
 //!
-//! A machine is not the same twice: other work, its clock rate and where memory lies make all of a
-//! run faster or slower, by more than the runs differ among each other. So what is compared is not
-//! a time but its ratio to the bare primitive's time, measured beside it in the same turns. And
-//! since whatever disturbs a run makes it slower, a measurement is told by the better end of its
-//! runs: a tenth of them are at least as good. That stays where it is while most are disturbed. Three
-//! doubts widen the interval: half of what the machine has done to the bare primitive between the
-//! reports; how far a percentile moves when a tenth more or fewer samples lie beyond it; and what
-//! two reports differ by in any case.
+//! A machine is never the same twice: other work, its clock rate and the place of its memory change
+//! whole reports by more than the runs of one report differ. So times are not compared, but their
+//! ratios to the bare primitive's time, measured beside them in the same turns. Every disturbance
+//! makes a run slower, so the level of a measurement is that of its best tenth, which stays the
+//! same while most runs are disturbed. Three doubts widen the interval: half of the change of the
+//! bare primitive itself; the distance that a percentile moves when a tenth more or fewer samples
+//! lie beyond it; and the difference that two reports of one program have in any case.
 
 use std::fmt;
 
@@ -18,11 +17,12 @@ use crate::plan::MeasureLayer;
 use crate::report::{MeasurementKey, Report, ResultRow};
 use crate::stats::{FEW, RESOLUTION, draw};
 
-/// Figures that are compared.
+/// RunFigures that are compared.
 pub(crate) const METRICS: [&str; 8] =
     ["p50", "p90", "p95", "p99", "p99.9", "p99.99", "mean", "rate"];
 
-/// How often comparisons that find nothing may claim something, all of one figure together.
+/// The probability that a comparison of equal programs claims a change, over all figures of one
+/// kind.
 const ERROR: f64 = 0.05;
 /// Samples drawn for an interval. The draws are the same every time.
 const RESAMPLES: usize = 4000;
@@ -44,7 +44,7 @@ pub struct Comparison {
     pub with: String,
     /// Every figure that both have.
     pub changes: Vec<FigureChange>,
-    /// What a reader should know before believing it.
+    /// Reasons to doubt the comparison.
     pub warnings: Vec<String>,
 }
 
@@ -56,13 +56,13 @@ pub struct FigureChange {
     pub key: MeasurementKey,
     /// Which figure: a percentile, `mean`, or `rate`.
     pub metric: String,
-    /// What a tenth of its runs were at least as good as then, in ns or messages a second.
+    /// The level of its best tenth of runs in the baseline, in ns or messages a second.
     pub then: f64,
     /// The same now.
     pub now: f64,
     /// Whether both were divided by the bare primitive's figures of the same turns.
     pub is_relative: bool,
-    /// How much more it is, in percent.
+    /// The change in percent.
     pub percent: f64,
     /// The change may be as little as this.
     pub low: f64,
@@ -88,7 +88,8 @@ impl Comparison {
             // Bonferroni's correction, with half of it on either side.
             let tail = ERROR / judged.max(1) as f64 / 2.0;
             changes.extend(pairs.iter().filter_map(|(old, row)| {
-                let sides = [LaneSide::of(then, old, metric)?, LaneSide::of(now, row, metric)?];
+                let sides =
+                    [ComparedSide::of(then, old, metric)?, ComparedSide::of(now, row, metric)?];
                 Some(change(row, metric, sides, tail, is_judged(row)))
             }));
         }
@@ -117,7 +118,7 @@ impl FigureChange {
         }
     }
 
-    /// The change and what it may be as little or as much as.
+    /// The change and the ends of its interval.
     pub fn interval(&self) -> String {
         let Self { percent, low, high, .. } = self;
         format!("{} % ({}…{} %)", signed(*percent), signed(*low), signed(*high))
@@ -147,30 +148,31 @@ fn has(row: &ResultRow, metric: &str) -> bool {
 }
 
 /// A measurement in one report, and the bare primitive beside it.
-struct LaneSide<'r> {
-    own: Figures<'r>,
-    bare: Option<Figures<'r>>,
+struct ComparedSide<'r> {
+    own: RunFigures<'r>,
+    bare: Option<RunFigures<'r>>,
     /// The same figure of the bare primitive.
-    like: Option<Figures<'r>>,
-    /// What a few samples more or fewer beyond the figure change it by, as a logarithm.
+    like: Option<RunFigures<'r>>,
+    /// The distance that the figure moves with a few samples more or fewer beyond it, as a
+    /// logarithm.
     cliff: f64,
 }
 
 /// One figure of all runs.
 #[derive(Clone, Copy)]
-struct Figures<'r> {
+struct RunFigures<'r> {
     runs: &'r [Option<f64>],
     is_rate: bool,
 }
 
-impl<'r> LaneSide<'r> {
+impl<'r> ComparedSide<'r> {
     fn of(report: &'r Report, row: &'r ResultRow, metric: &str) -> Option<Self> {
         let figures = |row: &'r ResultRow, metric: &str| {
             let runs = row.rounds.get(metric)?;
-            let figures = Figures { runs, is_rate: metric == "rate" };
+            let figures = RunFigures { runs, is_rate: metric == "rate" };
             (!runs.is_empty() && figures.level().is_some()).then_some(figures)
         };
-        // Tails of the bare primitive are luck: what tells of the machine is its median.
+        // Tails of the bare primitive are luck. Its median tells the state of the machine.
         let raw = report.yardstick(row);
         let bare = raw.and_then(|raw| {
             let is_time = raw.key.mode.has_latency();
@@ -181,7 +183,7 @@ impl<'r> LaneSide<'r> {
         Some(Self { own: figures(row, metric)?, bare, like, cliff: cliff.unwrap_or(0.0) })
     }
 
-    /// The logarithm of what is compared, of all runs or of some.
+    /// The logarithm of the compared figure, of all runs or of a draw.
     fn figure(&self, is_relative: bool, drawn: Option<&[usize]>) -> Option<f64> {
         let own = self.own.level_of(drawn)?.ln();
         match (&self.bare, is_relative) {
@@ -193,13 +195,13 @@ impl<'r> LaneSide<'r> {
     }
 }
 
-impl Figures<'_> {
+impl RunFigures<'_> {
     fn level(&self) -> Option<f64> {
         self.level_of(None)
     }
 
-    /// What the good part of all runs reaches. A run without the figure was disturbed too much to have it, and
-    /// counts as the worst.
+    /// The level that the good part of all runs reaches. A run without the figure was too disturbed
+    /// to have it, and counts as the worst.
     fn level_of(&self, drawn: Option<&[usize]>) -> Option<f64> {
         let worst = if self.is_rate { 0.0 } else { f64::INFINITY };
         let run = |index: usize| self.runs.get(index).copied().flatten().unwrap_or(worst);
@@ -217,12 +219,12 @@ impl Figures<'_> {
 fn change(
     row: &ResultRow,
     metric: &str,
-    [then, now]: [LaneSide<'_>; 2],
+    [then, now]: [ComparedSide<'_>; 2],
     tail: f64,
     is_judged: bool,
 ) -> FigureChange {
     let is_relative = then.bare.is_some() && now.bare.is_some();
-    let level = |side: &LaneSide<'_>| side.own.level().unwrap_or(f64::NAN);
+    let level = |side: &ComparedSide<'_>| side.own.level().unwrap_or(f64::NAN);
     let [low, percent, high] = percents([&then, &now], is_relative, tail);
     FigureChange {
         key: row.key.clone(),
@@ -239,9 +241,9 @@ fn change(
 
 /// By how much it is more now: at least, as it is, at most. All of it is without a number if there
 /// is nothing to compare.
-fn percents([then, now]: [&LaneSide<'_>; 2], is_relative: bool, tail: f64) -> [f64; 3] {
+fn percents([then, now]: [&ComparedSide<'_>; 2], is_relative: bool, tail: f64) -> [f64; 3] {
     let mut random = fastrand::Rng::with_seed(SEED);
-    let mut draw = |side: &LaneSide<'_>| {
+    let mut draw = |side: &ComparedSide<'_>| {
         let drawn = draw(side.own.runs.len(), &mut random);
         side.figure(is_relative, Some(&drawn))
     };
@@ -252,7 +254,7 @@ fn percents([then, now]: [&LaneSide<'_>; 2], is_relative: bool, tail: f64) -> [f
         let last = changes.len().checked_sub(1)?;
         changes.get((last as f64 * part).round() as usize).copied()
     };
-    let all = |side: &LaneSide<'_>| side.figure(is_relative, None);
+    let all = |side: &ComparedSide<'_>| side.figure(is_relative, None);
     let whole = all(now).zip(all(then)).map(|(now, then)| now - then);
     let drift = if is_relative { ELASTICITY * drift(then, now) } else { 0.0 };
     let doubt = RESOLUTION + drift + then.cliff.max(now.cliff);
@@ -263,8 +265,8 @@ fn percents([then, now]: [&LaneSide<'_>; 2], is_relative: bool, tail: f64) -> [f
 
 /// By which factor, as a logarithm, the bare primitive has become slower or faster: its median and
 /// the figure itself, whichever has changed more.
-fn drift(then: &LaneSide<'_>, now: &LaneSide<'_>) -> f64 {
-    let change = |then: &Option<Figures<'_>>, now: &Option<Figures<'_>>| {
+fn drift(then: &ComparedSide<'_>, now: &ComparedSide<'_>) -> f64 {
+    let change = |then: &Option<RunFigures<'_>>, now: &Option<RunFigures<'_>>| {
         let (then, now) = (then.as_ref()?.level()?, now.as_ref()?.level()?);
         Some((now / then).ln().abs())
     };
@@ -306,8 +308,8 @@ fn warnings(then: &Report, now: &Report, changes: &[FigureChange]) -> Vec<String
 mod tests {
     use super::*;
 
-    /// Runs on a machine that is now quiet and now disturbed, for several runs in a row: by half
-    /// for the bare primitive, by a third for what stands on it.
+    /// Runs on a machine that is alternately quiet and disturbed, for several runs in a row: the
+    /// bare primitive is slower by half then, the daemon by a third.
     struct Machine {
         random: fastrand::Rng,
         is_disturbed: bool,
@@ -335,10 +337,10 @@ mod tests {
 
     fn compare(then: &[Vec<Option<f64>>; 2], now: &[Vec<Option<f64>>; 2]) -> [f64; 3] {
         let ([old_bare, old], [new_bare, new]) = (then, now);
-        let figures = |runs| Figures { runs, is_rate: false };
+        let figures = |runs| RunFigures { runs, is_rate: false };
         let side = |own, bare| {
             let bare = Some(figures(bare));
-            LaneSide { own: figures(own), bare, like: bare, cliff: 0.0 }
+            ComparedSide { own: figures(own), bare, like: bare, cliff: 0.0 }
         };
         let (then, now) = (side(old, old_bare), side(new, new_bare));
         percents([&then, &now], true, ERROR / 2.0)
@@ -381,11 +383,11 @@ mod tests {
     #[test]
     fn runs_without_the_figure_count_as_the_worst() {
         let runs = [None, Some(10.0), Some(11.0), None];
-        let time = Figures { runs: &runs, is_rate: false };
+        let time = RunFigures { runs: &runs, is_rate: false };
         assert_eq!(time.level(), Some(10.0));
-        let nothing = Figures { runs: &[None, None], is_rate: false };
+        let nothing = RunFigures { runs: &[None, None], is_rate: false };
         assert_eq!(nothing.level(), None);
-        let rate = Figures { runs: &runs, is_rate: true };
+        let rate = RunFigures { runs: &runs, is_rate: true };
         assert_eq!(rate.level(), Some(11.0));
     }
 }

@@ -32,8 +32,8 @@ pub(crate) struct EmbeddedDaemon {
 }
 
 impl EmbeddedDaemon {
-    /// With every transport and the default configuration, but for what `adjust` changes. The first
-    /// listener, by which the daemon is asked for its status, has to stay.
+    /// Starts it with every transport and the default configuration, which `adjust` may change. The
+    /// first listener must stay: by it the daemon is asked for its status.
     pub(crate) fn start(dir: &Path, adjust: impl FnOnce(&mut Config)) -> io::Result<Self> {
         let (mut ready, ready_fd) = io::pipe()?;
         let mut config = config(dir)?;
@@ -66,7 +66,7 @@ impl EmbeddedDaemon {
         Ok(Self { _child: child, endpoints, options, token, processes })
     }
 
-    /// How to reach it over a transport.
+    /// The endpoint and options to connect over a transport.
     pub(crate) fn via(&self, scheme: &str) -> io::Result<RunningDaemon> {
         let endpoint = self.endpoint(scheme)?.clone();
         Ok(RunningDaemon { endpoint, options: self.options.clone() })
@@ -163,7 +163,7 @@ impl MessageEnd for ClientEnd {
 
     fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
         receive(&mut self.client, |event| {
-            // What was dropped on the way is missed by its number.
+            // A dropped message is noticed by its missing number.
             if let Event::Message(message) = event {
                 take(message.payload());
             }
@@ -171,14 +171,14 @@ impl MessageEnd for ClientEnd {
     }
 }
 
-/// The near end asks, the far end replies to what came last.
+/// The near end requests, and the far end replies to the last request.
 struct RequestEnd {
     client: Client,
     to: String,
     request: Option<Message>,
 }
 
-/// How long a request may take.
+/// The time limit of a request.
 const REQUEST: Duration = Duration::from_secs(10);
 
 impl MessageEnd for RequestEnd {

@@ -1,28 +1,28 @@
-//! What every way between two processes looks like to a measurement.
+//! The interface between a measurement and the connection that it measures.
 
 use std::io;
 use std::time::Duration;
 
-/// How long an end that may lose messages waits for one.
+/// The longest wait for a message on a connection that may lose it.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(200);
 
-/// One end of a way that messages travel, in the process that uses it.
+/// One end of a connection, in the process that uses it.
 pub(crate) trait MessageEnd {
     /// Sends a message, or gathers it until [`MessageEnd::flush`].
     fn send(&mut self, message: &[u8]) -> io::Result<()>;
 
-    /// Sends what was gathered.
+    /// Sends the gathered messages.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Sees to it that what was sent goes out, before the process ends.
+    /// Waits until all sent messages have left, before the process ends.
     fn finish(&mut self) -> io::Result<()> {
         self.flush()
     }
 
-    /// Waits for messages, and gives what has come to `take`. Returns how many: 0 when none came
-    /// within [`PATIENCE`], if the way may lose messages.
+    /// Waits for messages and passes them to `take`. Returns their number: 0 if none came within
+    /// [`PATIENCE`] on a connection that may lose them.
     fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize>;
 }
 

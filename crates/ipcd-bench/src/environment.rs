@@ -1,4 +1,4 @@
-//! Where it was measured: everything that may explain why figures differ.
+//! The machine and the program: everything that may explain why figures differ.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ pub struct Environment {
     /// The distribution, if it says.
     #[serde(default)]
     pub system: Option<String>,
-    /// When it began, in seconds since 1970.
+    /// The start, in seconds since 1970.
     #[serde(default)]
     pub began_unix_s: u64,
     /// The processor's name.
@@ -43,21 +43,21 @@ pub struct Environment {
     pub mitigations: Vec<String>,
     /// The cores that it was allowed to use.
     pub cores: Vec<usize>,
-    /// How the cores' frequency is governed, if the kernel says.
+    /// The frequency governor of the cores, if the kernel tells it.
     pub governor: Option<String>,
-    /// What the kernel keeps time with.
+    /// The kernel's clock source.
     pub clock_source: Option<String>,
-    /// What the clock says of itself, in ns.
+    /// The resolution that the clock reports, in ns.
     pub clock_resolution_ns: u64,
     /// The smallest step that was seen, in ns.
     pub clock_step_ns: u64,
-    /// What reading it costs, in ns.
+    /// The cost of one reading, in ns.
     pub clock_cost_ns: u64,
     /// Runnable processes in the last minute, on average, before the start.
     pub load_average: Option<f64>,
     /// Limits of the kernel that bound a primitive.
     pub limits: BTreeMap<String, u64>,
-    /// How it was called.
+    /// The command line.
     pub argv: Vec<String>,
 }
 
@@ -111,7 +111,7 @@ impl Environment {
         }
     }
 
-    /// What should make a reader careful.
+    /// Reasons to be careful with the figures.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.profile == "debug" {

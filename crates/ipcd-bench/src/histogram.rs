@@ -40,14 +40,14 @@ pub(crate) fn to_text(histogram: &Histogram<u64>) -> String {
 /// The inverse of [`to_text`].
 ///
 /// # Errors
-/// If the text is none.
+/// If the text is not a histogram.
 pub(crate) fn from_text(text: &str) -> io::Result<Histogram<u64>> {
     let bytes = STANDARD.decode(text).map_err(io::Error::other)?;
     Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(io::Error::other)
 }
 
-/// A histogram that takes next to no memory: whoever has thousands of them forks children that seem
-/// large.
+/// A histogram as text, which takes little memory: with thousands of open histograms, each forked
+/// child would appear large.
 #[derive(Clone, Debug)]
 pub(crate) struct PackedHistogram(String);
 
@@ -106,7 +106,7 @@ impl LatencySummary {
         self.percentiles.get(name).copied()
     }
 
-    /// How steep the distribution is at a percentile: by which factor, as a logarithm, it moves when
+    /// The steepness at a percentile: the distance, as a logarithm, that the percentile moves when
     /// this part more or fewer of the samples lie beyond it.
     pub(crate) fn cliff(&self, name: &str, part: f64) -> Option<f64> {
         let (_, quantile) = PERCENTILES.iter().find(|(known, _)| *known == name)?;

@@ -1,4 +1,4 @@
-//! What a measuring process is told to do, and what it has found.
+//! The task of a measuring process, and its findings.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,22 +15,22 @@ use crate::usage::{ResourceUsage, UsageMeter};
 pub(crate) struct MeasureJob {
     /// Bytes of a message.
     pub(crate) size: usize,
-    /// What bodies are taken from.
+    /// The bytes that bodies repeat; any bytes if it is empty.
     pub(crate) payload: Rc<[u8]>,
     pub(crate) has_crc: bool,
     pub(crate) warmup: Duration,
     pub(crate) extent: RunExtent,
     /// Whether messages may be lost on the way.
     pub(crate) may_lose: bool,
-    /// How often to say that nothing follows. Who has heard it once listens no more, so where a
-    /// transport waits for its receiver it is said once.
+    /// The number of end messages. A receiver closes after the first, so a transport that waits for
+    /// its receiver gets one only.
     pub(crate) farewells: u32,
-    /// How fast to send; as fast as it goes if nothing is said.
+    /// The rate; `None` for as fast as possible.
     pub(crate) pace: Option<SendPace>,
     pub(crate) seed: u64,
     /// Processes of the daemon, whose use of the machine the first near end notes.
     pub(crate) daemon: Vec<u32>,
-    /// A fault that the far end is to have: when, and for how long.
+    /// A pause of the far end: its start, and its length.
     pub(crate) stall: Option<(Duration, Duration)>,
     /// Work that the far end is to add to each message.
     pub(crate) work: Option<Duration>,
@@ -64,7 +64,7 @@ impl MeasureJob {
     }
 }
 
-/// What a process has found.
+/// The findings of one process.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct ProcessFindings {
     pub(crate) counts: MessageCounts,
@@ -81,7 +81,7 @@ pub(crate) struct ProcessFindings {
     pub(crate) timeline: Timeline,
 }
 
-/// What happened when, in steps of equal length.
+/// Events over time, in steps of equal length.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Timeline {
     /// Messages in each step.
@@ -92,11 +92,11 @@ pub struct Timeline {
 
 /// Nanoseconds of a step of a timeline.
 pub(crate) const STEP: u64 = 10_000_000;
-/// Steps that are kept; what comes later counts for the last one.
+/// Steps that are kept. Later messages count for the last one.
 const STEPS: usize = 6_000;
 
 impl Timeline {
-    /// Notes so many messages, at a time after the first.
+    /// Notes messages at a time after the first one.
     pub(crate) fn note(&mut self, since_first: u64, messages: u64, latency: u64) {
         let step = ((since_first / STEP) as usize).min(STEPS - 1);
         if self.messages.len() <= step {

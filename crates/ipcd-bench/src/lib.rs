@@ -1,8 +1,9 @@
-//! `ipcctl bench`: what local IPC costs, bare, with our transports and through the daemon.
+//! `ipcctl bench` measures the cost of local IPC: bare, over our transports, and through the
+//! daemon. `cargo bench -p ipcd-bench` is [`data_path`].
 //!
-//! Every measuring client is a forked process. The parent has one thread, starts all processes of a
-//! measurement together, hears what they found, and never measures anything itself. It must not be
-//! called in a process with threads.
+//! Every measuring client is a forked process. The parent has one thread. It starts the processes
+//! of a measurement together, collects their findings, and measures nothing itself. It must not be
+//! called in a process with several threads.
 
 pub mod baseline;
 mod children;

@@ -137,7 +137,7 @@ impl ChannelEnd {
         count
     }
 
-    /// Waits for the descriptor, but not beyond what the transport itself has to do.
+    /// Waits for the descriptor, but no longer than until the transport's own next deadline.
     fn wait(&mut self, events: PollFlags) -> io::Result<()> {
         let now = Instant::now();
         let due = self.channel.tick(now).map_err(io::Error::other)?;

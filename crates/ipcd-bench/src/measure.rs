@@ -17,8 +17,8 @@ use crate::runner::{InjectedFaults, Progress, RunResult, Runner, allowed_cores};
 use crate::scratch::ScratchDir;
 use crate::target::Measurement;
 
-/// Runs of a measurement that is to be compared, what each counts, and its warm-up: many and short,
-/// so that neighbours meet the same machine, and that many are not disturbed.
+/// Runs of a measurement that is compared, the counted time and the warm-up of each. They are many
+/// and short: then neighbours meet the same machine, and many runs are undisturbed.
 pub const COMPARED: (usize, Duration, Duration) =
     (120, Duration::from_millis(30), Duration::from_millis(5));
 
@@ -26,9 +26,9 @@ pub const COMPARED: (usize, Duration, Duration) =
 const WARM_PART: f64 = 0.15;
 /// The least and the most that a run may take, when there is a budget.
 const RUN_LIMITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
-/// What a run takes besides measuring: forking, connecting, ending.
+/// The time of a run besides measuring: forking, connecting, ending.
 const RUN_COSTS: Duration = Duration::from_millis(20);
-/// What everything may take beyond a budget before the rest is left out.
+/// The time beyond the budget after which the remaining runs are left out.
 const OVERDRAFT: Duration = Duration::from_secs(8);
 
 /// Measures everything that the settings ask for, and tells `watch` how far it is.
@@ -74,7 +74,7 @@ pub fn measure(
             }
             continue;
         }
-        // On a busy machine everything takes longer, and what follows is given less.
+        // On a busy machine everything takes longer, so the later runs get less.
         let left = settings.budget.map(|budget| budget.saturating_sub(since.elapsed()));
         let now = left.map(|left| share_of(left, order[done..].iter(), &cells));
         let (extent, warmup) = run_length(settings, now.min(share));
@@ -105,7 +105,7 @@ pub fn measure(
     Ok(Report { schema, environment, run, results, skipped, warnings, comparison: None })
 }
 
-/// Ends this process as the signal would have that interrupted it, if it was that.
+/// If a signal interrupted the measurement, ends this process by that signal.
 pub fn die_if_interrupted(error: &io::Error) {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Interrupted>());
     if let Some(&Interrupted(signal)) = inner {
@@ -123,7 +123,7 @@ fn failure(cell: &Measurement, error: &io::Error) -> SkippedMeasurement {
     }
 }
 
-/// What each of these runs may take of the time.
+/// The share of the time for each of these runs.
 fn share_of<'o>(
     time: Duration,
     order: impl ExactSizeIterator<Item = &'o usize>,
@@ -134,7 +134,7 @@ fn share_of<'o>(
     (time.saturating_sub(costs) / shares.max(1)).clamp(RUN_LIMITS.0, RUN_LIMITS.1)
 }
 
-/// What a run counts, and its warm-up: as asked for, or as its share of the budget allows.
+/// The counted part of a run, and its warm-up: as asked for, or from its share of the budget.
 fn run_length(settings: &BenchSettings, share: Option<Duration>) -> (RunExtent, Duration) {
     match share {
         None => (settings.extent, settings.warmup),

@@ -6,7 +6,7 @@ use std::io;
 /// Bytes of the smallest message: its header.
 pub(crate) const LEAST: usize = 32;
 
-/// What a message is for.
+/// The purpose of a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum MessageKind {
     /// Sent before anything is counted.
@@ -17,22 +17,22 @@ pub(crate) enum MessageKind {
     End,
 }
 
-/// What stands in front of the body.
+/// The header in front of the body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct MessageHeader {
     pub(crate) kind: MessageKind,
     /// Counted from 0 for each kind.
     pub(crate) number: u64,
-    /// When it should have been sent, in ns of the monotonic clock.
+    /// The time at which it should have been sent, in ns of the monotonic clock.
     pub(crate) intended: u64,
-    /// When it was.
+    /// The time at which it was sent.
     pub(crate) sent: u64,
 }
 
 const KIND_SHIFT: u32 = 62;
 
 impl MessageHeader {
-    /// The header of a message, if it is one of ours.
+    /// Parses the header, if it is one of this measurement.
     pub(crate) fn read(message: &[u8]) -> Option<Self> {
         let word = |at: usize| Some(u64::from_le_bytes(*message.get(at..)?.first_chunk()?));
         let first = word(0)?;
@@ -73,7 +73,7 @@ impl MessageWriter {
         let (head, body) = self.buffer.split_at_mut(LEAST);
         body.copy_from_slice(&self.source);
         if let Some(first) = body.first_chunk_mut() {
-            // So that no two neighbours are alike.
+            // The number in the body makes consecutive messages different.
             *first = header.number.to_le_bytes();
         }
         head[..8].copy_from_slice(&(kind << KIND_SHIFT | header.number).to_le_bytes());
@@ -86,7 +86,7 @@ impl MessageWriter {
     }
 }
 
-/// Reads every byte of a message's body, and with `has_crc` compares it with what was sent.
+/// Reads every byte of a message's body, and with `has_crc` compares its checksum.
 pub(crate) fn touch(message: &[u8], has_crc: bool) -> bool {
     let (head, body) = message.split_at(LEAST);
     if has_crc {
@@ -99,7 +99,7 @@ pub(crate) fn touch(message: &[u8], has_crc: bool) -> bool {
     true
 }
 
-/// Says that something came that was not sent.
+/// The error for a message that this measurement has not sent.
 pub(crate) fn foreign() -> io::Error {
     io::Error::other("something came that is no message of this measurement")
 }

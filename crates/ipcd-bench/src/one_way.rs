@@ -1,4 +1,4 @@
-//! One way: as fast as it goes, or at given times whatever comes of it.
+//! One-way messages: as fast as possible, or at scheduled times (open loop).
 
 use std::io;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::message::{MessageHeader, MessageKind, MessageWriter, foreign, touch};
 use crate::plan::RunExtent;
 use crate::tally::SequenceTally;
 
-/// How long a receiver that may lose the end of it all waits for more.
+/// The time without messages after which a receiver that may lose the end message gives up.
 pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 
 /// Messages between looks at the clock when nothing is paced, if they are small.
@@ -37,10 +37,10 @@ pub(crate) fn send(end: &mut dyn MessageEnd, job: &MeasureJob) -> io::Result<Pro
         }
         Some((rate, is_poisson)) => {
             let random = is_poisson.then(|| fastrand::Rng::with_seed(job.seed));
-            let warm = Schedule::new(rate, random.clone(), RunExtent::Time(job.warmup));
+            let warm = SendSchedule::new(rate, random.clone(), RunExtent::Time(job.warmup));
             paced(end, &mut writer, warm, MessageKind::Warm)?;
             let counted = CountedPart::begin(job);
-            let schedule = Schedule::new(rate, random, job.extent);
+            let schedule = SendSchedule::new(rate, random, job.extent);
             findings.counts.sent = paced(end, &mut writer, schedule, MessageKind::Counted)?;
             counted
         }
@@ -51,7 +51,7 @@ pub(crate) fn send(end: &mut dyn MessageEnd, job: &MeasureJob) -> io::Result<Pro
     Ok(findings)
 }
 
-/// Sends until it is over, and says how many messages.
+/// Sends until the end and returns the number of messages.
 fn flood(
     end: &mut dyn MessageEnd,
     job: &MeasureJob,
@@ -59,7 +59,7 @@ fn flood(
     kind: MessageKind,
     is_over: impl Fn(u64, u64) -> bool,
 ) -> io::Result<u64> {
-    // Where times are measured, each message needs its own.
+    // Where latency is measured, each message needs its own time.
     let stride = if job.size < LARGE && job.pace.is_none() { STRIDE } else { 1 };
     let mut number = 0;
     let mut now = clock::now();
@@ -78,12 +78,12 @@ fn flood(
     Ok(number)
 }
 
-/// Sends each message when its time has come, or as soon as possible after that. What could not be
-/// sent within twice the time is not sent at all.
+/// Sends each message at its time, or as soon as possible after it. The schedule is given up after
+/// twice its length.
 fn paced(
     end: &mut dyn MessageEnd,
     writer: &mut MessageWriter,
-    mut schedule: Schedule,
+    mut schedule: SendSchedule,
     kind: MessageKind,
 ) -> io::Result<u64> {
     let mut number = 0;
@@ -104,8 +104,8 @@ fn paced(
     Ok(number)
 }
 
-/// When messages should be sent.
-struct Schedule {
+/// The scheduled times of messages.
+struct SendSchedule {
     gap: f64,
     random: Option<fastrand::Rng>,
     extent: RunExtent,
@@ -114,7 +114,7 @@ struct Schedule {
     give_up: u64,
 }
 
-impl Schedule {
+impl SendSchedule {
     fn new(rate: f64, random: Option<fastrand::Rng>, extent: RunExtent) -> Self {
         let gap = 1e9 / rate;
         let start = clock::now();
@@ -140,7 +140,7 @@ impl Schedule {
     }
 }
 
-/// Says that nothing follows; several times where it is likely to be lost.
+/// Sends the end message, several times where it may be lost.
 pub(crate) fn say_end(
     end: &mut dyn MessageEnd,
     job: &MeasureJob,
@@ -159,7 +159,7 @@ pub(crate) fn say_end(
 
 /// The receiving end.
 pub(crate) fn receive(end: &mut dyn MessageEnd, job: &MeasureJob) -> io::Result<ProcessFindings> {
-    let mut receiver = Receiver::new(job);
+    let mut receiver = MessageReceiver::new(job);
     let mut silence = Duration::ZERO;
     while !receiver.has_ended {
         if job.may_lose && silence >= SILENCE {
@@ -173,7 +173,7 @@ pub(crate) fn receive(end: &mut dyn MessageEnd, job: &MeasureJob) -> io::Result<
     receiver.finish()
 }
 
-struct Receiver<'a> {
+struct MessageReceiver<'a> {
     job: &'a MeasureJob,
     counted: Option<CountedPart<'a>>,
     tally: SequenceTally,
@@ -185,7 +185,7 @@ struct Receiver<'a> {
     is_foreign: bool,
 }
 
-impl<'a> Receiver<'a> {
+impl<'a> MessageReceiver<'a> {
     fn new(job: &'a MeasureJob) -> Self {
         Self {
             job,
@@ -270,7 +270,7 @@ mod tests {
         for is_poisson in [false, true] {
             let random = is_poisson.then(|| fastrand::Rng::with_seed(1));
             let length = RunExtent::Time(Duration::from_secs(1));
-            let mut schedule = Schedule::new(100_000.0, random, length);
+            let mut schedule = SendSchedule::new(100_000.0, random, length);
             let (start, mut last, mut count) = (schedule.start, 0, 0u64);
             while let Some(at) = schedule.next(count) {
                 assert!(at >= last.max(start), "times only grow");

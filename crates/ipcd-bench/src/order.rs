@@ -1,7 +1,7 @@
-//! Which measurement comes when.
+//! The order of all runs.
 //!
-//! What is compared is measured side by side: the bare primitive, the transport and the daemon of
-//! one kind take turns, so that a machine that is busier or slower for a while is so for all.
+//! Compared measurements are neighbours: the bare primitive, the transport and the daemon take
+//! turns. A machine that is slower for a while is so for all of them.
 
 use crate::plan::{MeasureLayer, MeasureMode};
 use crate::report::PEERS_OVER;
@@ -12,7 +12,8 @@ pub(crate) fn order(cells: &[Measurement], runs: usize, is_interleaved: bool) ->
     let groups = groups(cells);
     let turn = |group: &Vec<usize>, run: usize| match run % 2 {
         0 => group.clone(),
-        // What a run does to the next one must not fall on the same neighbour every time.
+        // The order alternates: otherwise the effect of one run on the next would always fall on
+        // the same neighbour.
         _ => group.iter().rev().copied().collect(),
     };
     let runs = 0..runs;
@@ -27,7 +28,7 @@ pub(crate) fn order(cells: &[Measurement], runs: usize, is_interleaved: bool) ->
     }
 }
 
-/// Cells that differ in what stands between the ends only.
+/// Measurements that differ in their target only.
 fn groups(cells: &[Measurement]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (index, cell) in cells.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What can be measured: modes, layers, ways, sizes, and where processes run.
+//! The choices of a measurement: modes, layers, sizes, rates and cores.
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipcd_client::{Endpoint, Options};
 use serde::{Deserialize, Serialize};
 
-/// What is done.
+/// The kinds of measurement.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MeasureMode {
@@ -16,7 +16,7 @@ pub enum MeasureMode {
     Pingpong,
     /// One way, as fast as it goes.
     Throughput,
-    /// One way, at a rate that does not wait for what comes of it.
+    /// One way, at a rate that does not depend on the receiver.
     Load,
     /// One sender, several receivers of everything.
     Fanout,
@@ -40,7 +40,7 @@ impl MeasureMode {
     }
 }
 
-/// What stands between the two processes.
+/// The software between the two processes.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MeasureLayer {
@@ -59,43 +59,43 @@ impl MeasureLayer {
     pub const ALL: [Self; 3] = [Self::Raw, Self::Lib, Self::Daemon];
 }
 
-/// How much is counted in a run.
+/// The length of a run.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunExtent {
-    /// So long.
+    /// A duration.
     Time(Duration),
-    /// So many messages.
+    /// A number of messages.
     Count(u64),
 }
 
-/// When messages are sent.
+/// The times at which messages are sent.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct SendPace {
-    /// Messages a second; `None` for as many as go.
+    /// Messages a second; `None` for as many as possible.
     pub rate: Option<f64>,
     /// Whether they are sent at random times rather than at equal distances.
     pub is_poisson: bool,
 }
 
-/// Where processes are to run.
+/// The wanted placement of processes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CorePin {
-    /// On two cores; round trips on one, where nobody has to be woken elsewhere.
+    /// On two cores; round trips on one, since there a wake-up crosses no core.
     Auto,
     /// Round trips on one core and on two.
     Both,
-    /// Where the kernel likes.
+    /// Free choice of the kernel.
     Free,
     /// The senders on one core, the receivers on another or the same.
     Cores(usize, usize),
 }
 
-/// Where the processes of a measurement run.
+/// The placement of a measurement's processes.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CorePlacement {
-    /// Where the kernel likes.
+    /// Free choice of the kernel.
     Free,
     /// All of them, an embedded daemon too, on this core.
     One(usize),
@@ -116,18 +116,18 @@ impl fmt::Display for CorePlacement {
 /// A daemon that runs already.
 #[derive(Clone, Debug)]
 pub struct RunningDaemon {
-    /// Where it is.
+    /// Its endpoint.
     pub endpoint: Endpoint,
-    /// How to connect.
+    /// The options of each connection.
     pub options: Options,
 }
 
-/// Everything that can be chosen.
+/// All settings of a benchmark.
 #[derive(Clone, Debug)]
 pub struct BenchSettings {
-    /// What is done.
+    /// The kinds of measurement.
     pub modes: Vec<MeasureMode>,
-    /// Between what.
+    /// The layers to measure.
     pub layers: Vec<MeasureLayer>,
     /// Over which transports and primitives, by name; all if none is named.
     pub ways: Vec<String>,
@@ -141,23 +141,23 @@ pub struct BenchSettings {
     pub clients: usize,
     /// Receivers of [`MeasureMode::Fanout`].
     pub subs: usize,
-    /// Messages a second of [`MeasureMode::Load`]; `None` for as many as go.
+    /// Messages a second of [`MeasureMode::Load`]; `None` for as many as possible.
     pub rates: Vec<Option<f64>>,
     /// Whether these come at random times.
     pub is_poisson: bool,
-    /// What is counted in a run.
+    /// The counted part of a run.
     pub extent: RunExtent,
-    /// What is not, before that.
+    /// The warm-up before it.
     pub warmup: Duration,
     /// Runs of each measurement.
     pub runs: usize,
     /// Whether one run of everything follows another, rather than all runs of each.
     pub interleave: bool,
-    /// Where processes run.
+    /// The placement of processes.
     pub pin: CorePin,
-    /// What bodies are taken from; any bytes if it is empty.
+    /// The bytes that bodies repeat; any bytes if it is empty.
     pub payload: Rc<[u8]>,
-    /// Whether bodies are compared with what was sent.
+    /// Whether the checksum of each body is compared.
     pub has_crc: bool,
     /// Bytes that streams gather for one call; 1 for a call for each message.
     pub batch: usize,
@@ -169,18 +169,18 @@ pub struct BenchSettings {
     pub inject: Option<Duration>,
 }
 
-/// What cannot be measured, and why.
+/// A measurement that was not possible, and the reason.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SkippedMeasurement {
-    /// What it would have been.
+    /// Its mode.
     pub mode: MeasureMode,
-    /// Between what.
+    /// The layers to measure.
     pub layer: MeasureLayer,
-    /// Over what.
+    /// Its transport or primitive.
     pub transport: String,
-    /// Bytes of a message.
+    /// The size in bytes.
     pub size: usize,
-    /// Why not.
+    /// The reason.
     pub why: String,
 }
 

@@ -1,4 +1,4 @@
-//! What was measured: the schema `ipcd-bench/1`, described in `docs/bench-json.md`.
+//! The report: the schema `ipcd-bench/1`, described in `docs/bench-json.md`.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::usage::ResourceUsage;
 
 /// The schema that this code writes and reads.
 pub const SCHEMA: &str = "ipcd-bench/1";
-/// What other servers are reached over.
+/// The transport of other servers.
 pub(crate) const PEERS_OVER: &str = "tcp";
 
 /// Everything that was measured, and where.
@@ -25,27 +25,27 @@ pub(crate) const PEERS_OVER: &str = "tcp";
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: String,
-    /// Where it was measured, and with what.
+    /// The machine and the program.
     pub environment: Environment,
-    /// What is counted in a run, and not counted before it.
+    /// The length of runs.
     pub run: RunLength,
     /// One for each measurement.
     pub results: Vec<ResultRow>,
-    /// What could not be measured.
+    /// Measurements that were not possible.
     pub skipped: Vec<SkippedMeasurement>,
-    /// What a reader should know before believing any of it.
+    /// Reasons to doubt the whole report.
     pub warnings: Vec<String>,
-    /// What has changed since an earlier report, if it was compared with one.
+    /// The changes since an earlier report, if there is one.
     #[serde(default)]
     pub comparison: Option<Comparison>,
 }
 
-/// How long runs were.
+/// The length of runs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RunLength {
-    /// What is counted.
+    /// The counted part of a run.
     pub extent: RunExtent,
-    /// What is not, before that, in ns.
+    /// The warm-up before it, in ns.
     pub warmup_ns: u64,
     /// Runs of each measurement.
     pub runs: usize,
@@ -60,12 +60,12 @@ pub struct RunLength {
 /// One measurement, of several runs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ResultRow {
-    /// What was measured.
+    /// The identity of the measurement.
     #[serde(flatten)]
     pub key: MeasurementKey,
-    /// How, and with how many processes.
+    /// The placement of its processes.
     pub place: CorePlacement,
-    /// When messages were sent; `null` for as soon as possible.
+    /// The rate; `null` for as fast as possible.
     pub pace: Option<SendPace>,
     /// Messages a second, at the receivers.
     pub messages_per_s: Estimate,
@@ -89,26 +89,26 @@ pub struct ResultRow {
     /// samples. Runs of the same number of different layers were neighbours in time.
     #[serde(default)]
     pub rounds: BTreeMap<String, Vec<Option<f64>>>,
-    /// What came of the messages of all runs.
+    /// The counts of all runs.
     pub counts: MessageCounts,
-    /// What the measuring processes used in all runs.
+    /// The resources that the measuring processes used in all runs.
     pub clients_used: ResourceUsage,
-    /// What the daemon's processes used, where it could be seen.
+    /// The resources that the daemon's processes used, where the kernel tells.
     pub daemon: Option<ResourceUsage>,
     /// The first run, step by step.
     pub timeline: Timeline,
-    /// What a reader should know before believing it.
+    /// Reasons to doubt it.
     pub warnings: Vec<String>,
 }
 
-/// What tells a measurement apart from others.
+/// The identity of a measurement.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct MeasurementKey {
-    /// What was done.
+    /// The mode.
     pub mode: MeasureMode,
-    /// Between what.
+    /// The layer.
     pub layer: MeasureLayer,
-    /// Over which transport or primitive.
+    /// The transport or primitive.
     pub transport: String,
     /// Bytes of a message.
     pub size: usize,
@@ -129,7 +129,8 @@ impl Report {
         self.results.iter().find(|other| other.key == key)
     }
 
-    /// What the daemon adds, and by which factor, in the unit of [`ResultRow::figure`].
+    /// The daemon's difference and ratio to the bare primitive, in the unit of
+    /// [`ResultRow::figure`].
     pub fn daemon_tax(&self, row: &ResultRow) -> Option<DaemonTax> {
         if row.key.layer != MeasureLayer::Daemon {
             return None;
@@ -138,8 +139,8 @@ impl Report {
         Some(DaemonTax { raw, daemon, ratio: daemon / raw })
     }
 
-    /// The bare primitive under it, which was measured beside it: for requests round trips, for
-    /// other servers what they are reached over.
+    /// The bare primitive that was measured beside it. For requests that is a round trip, for other
+    /// servers the transport that they are reached over.
     pub fn yardstick(&self, row: &ResultRow) -> Option<&ResultRow> {
         let MeasurementKey { mode, layer, transport, .. } = &row.key;
         if *layer == MeasureLayer::Raw {
@@ -157,7 +158,7 @@ impl Report {
     }
 }
 
-/// What stands between a bare primitive and the daemon.
+/// A daemon's figure beside that of its bare primitive.
 #[derive(Clone, Copy, Debug)]
 pub struct DaemonTax {
     /// The primitive's figure.
@@ -169,7 +170,7 @@ pub struct DaemonTax {
 }
 
 impl ResultRow {
-    /// The figure that says most: the median latency in ns, or messages a second.
+    /// The most telling figure: the median latency in ns, or messages a second.
     pub fn figure(&self) -> Option<&Estimate> {
         if self.key.mode.has_latency() {
             self.latency_runs.get("p50")

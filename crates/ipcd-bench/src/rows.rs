@@ -1,4 +1,4 @@
-//! What the runs of one measurement have shown together.
+//! A row of the report from the runs of one measurement.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::usage::ResourceUsage;
 
 /// The part of a rate below which it was not achieved.
 const ACHIEVED: f64 = 0.99;
-/// The part of all runs that must have samples enough for a percentile to be told of them.
+/// The part of all runs that need enough samples for a percentile to be reported.
 const TOLD: f64 = 0.75;
 
 pub(crate) fn key(settings: &BenchSettings, cell: &Measurement) -> MeasurementKey {
@@ -73,7 +73,7 @@ pub(crate) fn row(settings: &BenchSettings, cell: &Measurement, runs: &[RunResul
     row
 }
 
-/// By name: the mean and each percentile of each run that has samples enough for it, and the rate.
+/// By name: the mean, each percentile that has enough samples, and the rate, of each run.
 fn rounds(runs: &[RunResult]) -> BTreeMap<String, Vec<Option<f64>>> {
     let each: Vec<Option<LatencySummary>> =
         runs.iter().map(|run| LatencySummary::of(&run.latency.open())).collect();

@@ -27,12 +27,12 @@ use crate::{one_way, round_trip};
 
 /// The least time that the first receiver's last word and the sender's may lie apart, in ns.
 const LEAST_ELAPSED: u64 = 1;
-/// How often the end is said over a bare transport that may lose it.
+/// The number of end messages over a bare transport that may lose them.
 const FAREWELLS: u32 = 20;
-/// What a measurement may take beyond its length, where all of them have a budget.
+/// The time that a measurement may take beyond its length, where all share a budget.
 const SHORT_GRACE: Duration = Duration::from_secs(3);
 
-/// What one run of one measurement has shown.
+/// The findings of one run of one measurement.
 #[derive(Clone, Debug)]
 pub(crate) struct RunResult {
     pub(crate) counts: MessageCounts,
@@ -50,7 +50,7 @@ impl RunResult {
     }
 }
 
-/// What is needed to run measurements.
+/// Runs measurements, one at a time.
 pub(crate) struct Runner<'a> {
     pub(crate) settings: &'a BenchSettings,
     pub(crate) dir: &'a Path,
@@ -66,14 +66,14 @@ pub(crate) fn allowed_cores() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::count()).filter(|&core| set.is_set(core).unwrap_or(false)).collect())
 }
 
-/// A fault that a self-test wants.
+/// Faults that a self-test injects.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct InjectedFaults {
-    /// The receiver does nothing for so long, so long after its first message.
+    /// The receiver pauses: time after its first message, and length.
     pub(crate) stall: Option<(Duration, Duration)>,
-    /// The daemon is stopped for so long, so long after the start.
+    /// The daemon is stopped: time after the start, and length.
     pub(crate) stop: Option<(Duration, Duration)>,
-    /// Each message through the daemon costs so much more.
+    /// Extra work for each message through the daemon.
     pub(crate) work: Option<Duration>,
 }
 
@@ -86,15 +86,15 @@ impl<'a> Runner<'a> {
     ) -> io::Result<Self> {
         let mut runner =
             Self { settings, dir, interrupts, daemon: None, cores: allowed_cores()?, serial: 0 };
-        // If it cannot be started, that is told at once.
+        // A daemon that cannot start is an error before the first measurement.
         if cells.iter().any(|cell| matches!(cell.way, BenchTarget::Daemon(_))) {
             runner.start_daemon()?;
         }
         Ok(runner)
     }
 
-    /// Where a process has its memory makes it faster or slower for all its life. So each run has a
-    /// daemon of its own, as it has clients of its own, and runs differ by that too.
+    /// The place of its memory makes a process faster or slower for all its life. So each run has
+    /// its own daemon, as it has its own clients, and the runs differ by that too.
     fn start_daemon(&mut self) -> io::Result<()> {
         self.daemon = None;
         let dir = self.dir.join(format!("ipcd-{}", self.serial));
@@ -146,7 +146,7 @@ impl<'a> Runner<'a> {
         let findings = team.run(self.interrupts, grace, limit);
         if stopper.is_some() {
             drop(stopper);
-            // Whatever became of the measurement, the daemon must be able to end.
+            // The daemon must be able to end, also after a failed measurement.
             signal(&job.daemon, Signal::SIGCONT)?;
         }
         let findings = findings?;
@@ -180,7 +180,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Puts a server of our own where the measurement wants it, and tells its processes.
+    /// Places the server's processes on the cores of the measurement, and returns them.
     fn place_server(&self, cell: &Measurement, served: &[ServedPeer]) -> io::Result<Vec<u32>> {
         let processes = match (&cell.way, &self.daemon) {
             (BenchTarget::Running(running), _) => return Ok(processes_of(running)),
@@ -278,7 +278,7 @@ pub(crate) fn far_end(
     }
 }
 
-/// How long the counted part may be expected to take.
+/// The expected length of the counted part.
 fn length(extent: RunExtent, cell: &Measurement) -> Duration {
     /// Messages a second that anything manages, also a round trip at a time between two cores.
     const SLOWEST: f64 = 1000.0;
@@ -292,7 +292,7 @@ fn length(extent: RunExtent, cell: &Measurement) -> Duration {
     }
 }
 
-/// Other servers have several, and each is placed by itself, sched(7).
+/// Other servers have several threads, and affinity is per thread (sched(7)).
 fn threads(process: u32) -> io::Result<Vec<Pid>> {
     let entries = std::fs::read_dir(format!("/proc/{process}/task"))?;
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -332,7 +332,7 @@ fn combine(
         counts.lost = counts.sent.saturating_sub(counts.received);
     }
     let first = nears.iter().map(|found| found.first).min().unwrap_or(0);
-    // Where nothing came, what was sent still took its time.
+    // Without a received message, the time of sending counts.
     let has_come = counts.received > 0;
     let last = if has_come { receivers } else { nears }.iter().map(|found| found.last).max();
     let last = last.unwrap_or(0);
@@ -358,15 +358,15 @@ fn merged<'t>(texts: impl Iterator<Item = &'t str>) -> io::Result<PackedHistogra
     Ok(PackedHistogram::of(&sum))
 }
 
-/// When it was begun, and how much of it there is: for those who watch.
+/// The progress of a benchmark, for display.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
     /// Runs done.
     pub done: usize,
     /// Runs in all.
     pub of: usize,
-    /// Since when.
+    /// The start.
     pub since: Instant,
-    /// What is run now.
+    /// The current measurement.
     pub now: &'a str,
 }

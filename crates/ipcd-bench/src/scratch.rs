@@ -1,9 +1,8 @@
-//! A private directory for one benchmark, gone at its end; and what became of those whose process
-//! was killed.
+//! A private directory for one benchmark, removed at its end. A killed benchmark leaves its
+//! directory, which the next one removes.
 //!
-//! Whoever uses a directory holds a lock on it (flock(2)), and so do the processes forked
-//! meanwhile. The kernel takes the lock away with the last of them, so a directory that can be
-//! locked is nobody's: the next benchmark removes it.
+//! A benchmark and its forked processes hold a lock on the directory (flock(2)). The kernel
+//! releases the lock with the last of them. So a directory that can be locked is unused.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,9 +14,10 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-/// How their names begin.
+/// The beginning of their names.
 const PREFIX: &str = "ipcd-bench-";
-/// How often another benchmark, which is just starting, may take ours for a left one.
+/// Attempts: another benchmark that starts at the same moment may remove the new directory before
+/// it is locked.
 const TRIES: usize = 10;
 
 /// The directory, removed when this is dropped.
@@ -27,7 +27,7 @@ pub(crate) struct ScratchDir {
 }
 
 impl ScratchDir {
-    /// Makes one below the system's directory for such, and removes those that nobody uses.
+    /// Makes one below the system's temporary directory, and removes unused ones.
     pub(crate) fn make() -> io::Result<Self> {
         Self::make_in(&std::env::temp_dir())
     }
@@ -49,7 +49,7 @@ impl ScratchDir {
     }
 }
 
-/// Removes what killed benchmarks of this user have left. What cannot be removed stays.
+/// Removes the directories that killed benchmarks of this user have left. Errors are ignored.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     let is_ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(PREFIX);
@@ -61,7 +61,8 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// Locks a directory of this user's; nothing if it is another's, in use, no directory, or gone.
+/// Locks a directory of this user. `None` if it belongs to another user, is in use, is not a
+/// directory, or has gone.
 fn lock(path: &Path) -> io::Result<Option<Flock<File>>> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let Ok(dir) = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) else {
@@ -75,7 +76,7 @@ fn lock(path: &Path) -> io::Result<Option<Flock<File>>> {
         Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
         Err((_, error)) => return Err(error.into()),
     };
-    // Whoever had the lock before may have removed the directory.
+    // The previous owner of the lock may have removed the directory.
     let is_same = fs::symlink_metadata(path).is_ok_and(|there| {
         lock.metadata().is_ok_and(|held| (there.dev(), there.ino()) == (held.dev(), held.ino()))
     });

@@ -1,5 +1,4 @@
-//! Checks that the benchmark sees what it has to see: faults of known length, loss, and known
-//! distributions.
+//! Checks that the benchmark detects faults of known length, loss, and known distributions.
 
 use std::io;
 use std::time::Duration;
@@ -19,31 +18,31 @@ use crate::tally::MessageCounts;
 use crate::target::{BenchTarget, Measurement};
 use crate::{baseline, raw};
 
-/// How long a fault lasts.
+/// The length of a fault.
 const STALL: Duration = Duration::from_millis(300);
-/// When it comes.
+/// The time before it.
 const AFTER: Duration = Duration::from_millis(500);
-/// How long a measurement with a fault lasts: short enough that what the fault delays is far more
-/// than a thousandth.
+/// The length of a measurement with a fault. It is short enough that the fault delays far more than
+/// a thousandth of all messages.
 const LENGTH: Duration = Duration::from_secs(3);
 const WARMUP: Duration = Duration::from_millis(200);
 /// Messages a second.
 const RATE: f64 = 2000.0;
-/// What must be seen of a fault at p99.9. The messages that are late by most are spread evenly over
-/// its length; a thousandth of all is 2 % of those that it delays.
+/// The least p99.9 under a fault. The delays of affected messages are spread evenly over its
+/// length; a thousandth of all messages is 2 % of the affected ones.
 const SEEN: Duration = Duration::from_millis(270);
 
 /// The part of a round trip that is injected.
 const INJECTED: f64 = 0.2;
 
-/// What came of one check.
+/// The result of one check.
 #[derive(Clone, Debug)]
 pub struct SelfCheck {
-    /// What was looked for.
+    /// The checked property.
     pub what: &'static str,
-    /// What was found.
+    /// The measured value.
     pub found: String,
-    /// Whether that is right.
+    /// Whether it is correct.
     pub is_right: bool,
 }
 
@@ -149,8 +148,8 @@ fn compares(what: &'static str, then: &Report, now: &Report, is_worse: bool) -> 
     }
 }
 
-/// A receiver that does not read while a sender floods it over bare UDP must lose, and what it has
-/// not lost it must have counted.
+/// A receiver that does not read during a flood over bare UDP must lose messages, and sent must
+/// equal received plus lost.
 fn reports_loss(run: &RunResult) -> SelfCheck {
     let MessageCounts { sent, received, lost, .. } = run.counts;
     SelfCheck {

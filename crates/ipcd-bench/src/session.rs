@@ -20,7 +20,7 @@ use nix::sys::time::TimeVal;
 
 use crate::paced::PacedChannel;
 
-/// How long connecting, and each answer of the daemon, may take.
+/// The time limit of connecting and of each answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes of the largest frame.
 const LARGEST_FRAME: usize = limits::largest_frame(limits::DEFAULT_MAX_PAYLOAD);
@@ -34,7 +34,7 @@ pub(crate) struct Session {
     peer: u64,
 }
 
-/// What a session's frames travel over.
+/// The connection of a session.
 #[derive(Debug)]
 pub(crate) enum SessionWire {
     /// A socket, or two ends of pipes; calls on them wait.

@@ -1,25 +1,25 @@
-//! Figures of several runs: their median, and how far to believe it.
+//! Figures of several runs: the median and its confidence interval.
 //!
-//! What disturbs one run often disturbs the next, so an interval is drawn from blocks of neighbours
+//! A disturbance often lasts for several runs, so an interval is drawn from blocks of neighbours
 //! ([Künsch 1989](https://doi.org/10.1214/aos/1176347265)).
 
 use serde::{Deserialize, Serialize};
 
-/// Runs below which a comparison says little, and below which there are no blocks to draw from.
+/// The number of runs below which a comparison says little, and blocks are not drawn.
 pub(crate) const FEW: usize = 20;
-/// What two reports of one program differ by, on a machine that does nothing else, beyond what
-/// their runs tell: by where it happens to have its memory, and what the host does.
+/// The difference of two reports of one program on an otherwise idle machine, beyond the variation
+/// of their runs. The causes are the place of memory and the host.
 pub(crate) const RESOLUTION: f64 = 0.02;
 
 /// Neighbours that are drawn together.
 const BLOCK: usize = 4;
 /// Samples drawn for an interval.
 const RESAMPLES: usize = 2000;
-/// The draws are the same every time, so that a report can be made again from its runs.
+/// The draws are the same every time, so a report can be reproduced from its runs.
 const SEED: u64 = 0x1bcd;
 
-/// The median of runs, with a 95 % bootstrap interval that is never narrower than what two reports
-/// differ by in any case: 2 % on either side.
+/// The median of runs, with a 95 % bootstrap interval. It is at least 2 % wide on either side, the
+/// difference of two reports in any case.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Estimate {
     /// The middle of the runs.
@@ -55,7 +55,7 @@ impl Estimate {
         self.low <= other.high && other.low <= self.high
     }
 
-    /// What a reader should know before believing it.
+    /// Reasons to doubt it.
     pub(crate) fn warnings(&self, what: &str) -> Vec<String> {
         let mut warnings = Vec::new();
         let far = |run: &&f64| (**run - self.median).abs() > OUTLYING * self.median;
@@ -86,7 +86,7 @@ const OUTLYING: f64 = 0.25;
 /// The part of the median from which on a drift is worth a word.
 const DRIFTING: f64 = 0.05;
 
-/// As many runs as there are, by blocks of neighbours if they are many.
+/// A resample of the same number of runs, in blocks of neighbours if they are many.
 pub(crate) fn draw(runs: usize, random: &mut fastrand::Rng) -> Vec<usize> {
     let block = if runs >= FEW { BLOCK } else { 1 };
     let blocks = std::iter::repeat_with(|| random.usize(..runs));
@@ -94,7 +94,7 @@ pub(crate) fn draw(runs: usize, random: &mut fastrand::Rng) -> Vec<usize> {
     drawn.take(runs).collect()
 }
 
-/// The middle.
+/// The median.
 ///
 /// # Panics
 /// If there are no values.

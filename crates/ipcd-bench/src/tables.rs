@@ -1,4 +1,4 @@
-//! The report as tables, whatever they are shown on.
+//! The report as tables, for any output format.
 
 use crate::compare::{Comparison, FigureChange};
 use crate::format::{bytes, layer_name, mode_name, si, time};
@@ -12,13 +12,13 @@ use crate::usage::ResourceUsage;
 /// Rows of text under a title.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// What it is about.
+    /// The title.
     pub title: String,
-    /// How to read it.
+    /// A note on how to read it.
     pub note: String,
     /// The heads of the columns.
     pub head: Vec<&'static str>,
-    /// How many columns at the start are words; the others are figures.
+    /// The number of leading columns with words; the others hold figures.
     pub words: usize,
     /// The cells.
     pub rows: Vec<Vec<String>>,
@@ -90,7 +90,7 @@ fn latencies(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
 const DISTRIBUTION: [&str; 11] =
     ["p50 of runs", "min", "p50", "p90", "p95", "p99", "p99.9", "p99.99", "max", "mean", "σ"];
 
-/// The columns of what else came of messages, and of time on a core for each of them.
+/// The columns of message faults, and of processor time for each message.
 const FAULTS: [&str; 4] = ["lost", "twice", "out of turn", "changed"];
 const CPU: [&str; 2] = ["CPU clients", "CPU server"];
 
@@ -194,7 +194,7 @@ fn rates(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
     }
 }
 
-/// What came of messages other than that they came: lost, twice, out of turn, changed.
+/// Message faults: lost, twice, out of turn, changed.
 fn faults(row: &ResultRow) -> [String; 4] {
     let MessageCounts { duplicated, reordered, corrupted, .. } = row.counts;
     let shown = |count: u64| if count > 0 { count.to_string() } else { String::new() };
@@ -316,7 +316,7 @@ fn layer(row: &ResultRow) -> String {
     layer_name(row.key.layer).to_owned()
 }
 
-/// Where all of these ran.
+/// The placement that all of these rows share.
 fn placed(rows: &[&ResultRow]) -> String {
     let mut places: Vec<&str> = rows.iter().map(|row| row.key.cores.as_str()).collect();
     places.dedup();

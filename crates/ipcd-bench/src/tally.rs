@@ -1,8 +1,8 @@
-//! What came of what was sent: lost, twice, out of turn, changed.
+//! Counts sent and received messages: lost, twice, out of turn, changed.
 
 use serde::{Deserialize, Serialize};
 
-/// Numbers that are remembered, to tell what comes twice from what comes late.
+/// Numbers that are remembered, to tell a duplicate from a late message.
 const WINDOW: u64 = 1 << 16;
 
 /// Counts of messages.
@@ -82,7 +82,7 @@ impl SequenceTally {
         self.seen[(number % WINDOW / 64) as usize] |= 1 << (number % 64);
     }
 
-    /// What is older than the window counts as seen: nothing comes that late.
+    /// A number older than the window counts as seen: no message comes that late.
     fn is_seen(&self, number: u64) -> bool {
         self.next - number > WINDOW
             || self.seen[(number % WINDOW / 64) as usize] & 1 << (number % 64) != 0

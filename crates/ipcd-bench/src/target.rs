@@ -1,9 +1,9 @@
-//! One measurement: what is done, over what, with which messages, and on which cores.
+//! One measurement: its mode, target, message size and placement.
 
 use crate::plan::{CorePlacement, MeasureLayer, MeasureMode, OtherServer, RunningDaemon, SendPace};
 use crate::raw::Primitive;
 
-/// What the messages travel over.
+/// The transport, primitive or server that carries the messages.
 #[derive(Clone, Debug)]
 pub(crate) enum BenchTarget {
     Raw(Primitive),
@@ -35,13 +35,13 @@ impl BenchTarget {
     pub(crate) fn may_lose(&self) -> bool {
         match self {
             Self::Raw(primitive) => primitive.may_lose(),
-            // What a slow receiver misses, most others drop.
+            // Most other servers drop messages for a slow receiver.
             Self::Peer(peer) => !peer.is_ours(),
             way => ipcd_transports::find(way.name()).is_ok_and(|it| !it.capabilities().reliable),
         }
     }
 
-    /// Whether what is sent arrives, rather than only wakes somebody.
+    /// Whether it carries a payload, rather than only a wake-up.
     pub(crate) fn carries_payload(&self) -> bool {
         !matches!(self, Self::Raw(primitive) if !primitive.carries_payload())
     }

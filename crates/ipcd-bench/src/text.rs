@@ -55,7 +55,7 @@ pub(crate) fn piped_line<'c>(cells: impl IntoIterator<Item = &'c str>) -> String
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// Where it was measured, as names and values.
+/// The environment, as names and values.
 pub(crate) fn environment(report: &Report) -> Vec<(&'static str, String)> {
     let env = &report.environment;
     let limits: Vec<String> = env.limits.iter().map(|(name, is)| format!("{name} {is}")).collect();
@@ -106,7 +106,7 @@ fn runs(report: &Report) -> String {
     format!("{} of {extent} each after {warmup:.0?} of warm-up, {order}", run.runs)
 }
 
-/// What a reader should know before believing it.
+/// All warnings, and the measurements that were not possible.
 pub(crate) fn remarks(report: &Report) -> Vec<String> {
     let general = report.warnings.iter().cloned();
     let rows = report

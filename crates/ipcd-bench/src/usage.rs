@@ -1,4 +1,4 @@
-//! What processes use: time on a core, switches, memory.
+//! Resources that processes use: processor time, context switches, memory.
 
 use std::fs;
 
@@ -6,16 +6,16 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
-/// What was used while messages were counted.
+/// The use of resources while messages were counted.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub struct ResourceUsage {
     /// Time in user space.
     pub user_ns: u64,
     /// Time in the kernel.
     pub system_ns: u64,
-    /// Switches because the process waited.
+    /// Context switches because the process waited.
     pub voluntary_switches: u64,
-    /// Switches because another one's turn had come.
+    /// Context switches because another process had its turn.
     pub involuntary_switches: u64,
     /// The most memory at any time, of the largest process.
     pub peak_bytes: u64,
@@ -109,7 +109,7 @@ fn on_cores(pid: u32) -> Option<u64> {
     threads.map(of_one).sum()
 }
 
-/// What is used by this process and by others, from now on.
+/// Measures the use of this process and of others, from its start.
 pub(crate) struct UsageMeter {
     own: ResourceUsage,
     others: ResourceUsage,
@@ -120,7 +120,7 @@ impl UsageMeter {
         Self { own: ResourceUsage::own(), others: ResourceUsage::of(others) }
     }
 
-    /// What this process has used, and what the others have.
+    /// The use of this process, and that of the others.
     pub(crate) fn stop(self, others: &[u32]) -> (ResourceUsage, ResourceUsage) {
         (ResourceUsage::own().since(&self.own), ResourceUsage::of(others).since(&self.others))
     }

@@ -1,9 +1,9 @@
-//! How fast peers come and go: connect, HELLO, WELCOME, close, one after the other.
+//! The rate of connections: connect, HELLO, WELCOME, close, one after the other.
 
 use std::io;
 
 use super::contender::{Via, WorkerMode, start_daemon};
-use super::{Bench, LIMIT, elapsed_ns};
+use super::{LIMIT, RoundContext, elapsed_ns};
 use crate::children::{ProcessTeam, WATCHDOG};
 use crate::clock;
 use crate::job::ProcessFindings;
@@ -11,8 +11,8 @@ use crate::job::ProcessFindings;
 /// Processes that connect at the same time.
 const CLIENTS: u32 = 2;
 
-/// Connections of a round. Forking for each takes many times longer: with as many, a run on a busy
-/// machine took minutes, and looked as if it hung.
+/// Connections of a round. A fork for each takes many times longer: with as many, a run on a busy
+/// machine took minutes and looked as if it hung.
 pub(super) fn connects(most: u32, mode: WorkerMode) -> u32 {
     match mode {
         WorkerMode::Pool(_) => most,
@@ -21,7 +21,7 @@ pub(super) fn connects(most: u32, mode: WorkerMode) -> u32 {
 }
 
 /// Connections a second to a fresh daemon.
-pub(super) fn round(bench: &Bench, mode: WorkerMode, connects: u32) -> io::Result<f64> {
+pub(super) fn round(bench: &RoundContext, mode: WorkerMode, connects: u32) -> io::Result<f64> {
     let daemon = start_daemon(bench, Via::Unix, mode)?;
     let mut team = ProcessTeam::default();
     for _ in 0..CLIENTS {

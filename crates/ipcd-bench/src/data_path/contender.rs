@@ -13,15 +13,14 @@ use ipcd_server::{Config, ForkMode};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::line::Line;
-use super::load::{FILTER, Load, SUBJECT};
-use super::{Bench, datagrams, forwarder, yardstick};
+use super::line::ClientLine;
+use super::load::{FILTER, LoadShape, SUBJECT};
+use super::{RoundContext, datagrams, forwarder, yardstick};
 use crate::children::{ForkedChild, WATCHDOG, fork};
 use crate::daemon::EmbeddedDaemon;
 use crate::session::{Session, set_blocking};
 
-/// Bytes of a bare pipe: as many as an unprivileged process may ask for (pipe(7)), so that it is a
-/// limit.
+/// Bytes of a bare pipe: the most that an unprivileged process may request (pipe(7)).
 const PIPE_BYTES: i32 = 1024 * 1024;
 /// Bytes that a bare TCP socket holds, as many as one of ipcd's on the loopback: with the kernel's own
 /// choice it is slower than ipcd, and no limit.
@@ -35,10 +34,10 @@ const SETTLING_STEP: Duration = Duration::from_millis(2);
 
 /// A server that relays the messages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Contender {
-    /// Moves bytes: what the machine could do at the most.
+pub(super) enum RelayContender {
+    /// Moves bytes: the upper limit of the machine.
     Relay,
-    /// Routes frames and nothing else: what ipcd is measured by.
+    /// Routes frames and does nothing else: the limit that ipcd is compared with.
     Yardstick,
     /// The daemon, with one worker.
     Ipcd,
@@ -46,20 +45,20 @@ pub(super) enum Contender {
     Crossing,
 }
 
-impl Contender {
+impl RelayContender {
     pub(super) const ALL: [Self; 4] = [Self::Relay, Self::Yardstick, Self::Ipcd, Self::Crossing];
 }
 
-/// How the daemon spreads its peers.
+/// The daemon's distribution of peers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum WorkerMode {
-    /// Over so many workers.
+    /// Over a number of workers.
     Pool(u32),
     /// A child for each.
     Connection,
 }
 
-/// What the messages travel over.
+/// The transport of the messages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Via {
     /// Unix-domain stream sockets.
@@ -88,8 +87,8 @@ impl Via {
 
 /// A server that runs, and the clients' ends of its connections.
 pub(super) struct RelayStage {
-    pub(super) publisher: Line,
-    pub(super) subscribers: Vec<Line>,
+    pub(super) publisher: ClientLine,
+    pub(super) subscribers: Vec<ClientLine>,
     /// The processes that move the messages.
     pub(super) movers: Vec<u32>,
     _crowd: Vec<Session>,
@@ -103,10 +102,10 @@ enum StageServer {
     Daemon(EmbeddedDaemon),
 }
 
-impl Contender {
+impl RelayContender {
     /// Whether it exists for such a load: on two workers there is one peer each, and datagrams have
     /// the bare relay only.
-    pub(super) fn serves(self, via: Via, load: Load) -> bool {
+    pub(super) fn serves(self, via: Via, load: LoadShape) -> bool {
         match self {
             Self::Relay | Self::Ipcd => true,
             Self::Yardstick => via != Via::Udp,
@@ -115,7 +114,12 @@ impl Contender {
     }
 
     /// Starts a server for these subscribers.
-    pub(super) fn start(self, bench: &Bench, via: Via, load: Load) -> io::Result<RelayStage> {
+    pub(super) fn start(
+        self,
+        bench: &RoundContext,
+        via: Via,
+        load: LoadShape,
+    ) -> io::Result<RelayStage> {
         match self {
             Self::Relay => {
                 let serve = if via == Via::Udp { datagrams::serve } else { forwarder::serve };
@@ -130,10 +134,9 @@ impl Contender {
     }
 }
 
-/// A daemon in a directory of its own, with a listener at `via` and one over unix, by which it is
-/// asked for its status.
+/// Starts a daemon in a new directory. It listens at `via`, and over unix for status requests.
 pub(super) fn start_daemon(
-    bench: &Bench,
+    bench: &RoundContext,
     via: Via,
     mode: WorkerMode,
 ) -> io::Result<EmbeddedDaemon> {
@@ -158,20 +161,25 @@ fn spread(config: &mut Config, mode: WorkerMode) -> io::Result<()> {
 
 /// Opens the sessions of a load on a fresh daemon: on one worker, or with two workers one on each,
 /// since peers go to each in turn.
-fn start_ipcd(bench: &Bench, via: Via, workers: u32, load: Load) -> io::Result<RelayStage> {
+fn start_ipcd(
+    bench: &RoundContext,
+    via: Via,
+    workers: u32,
+    load: LoadShape,
+) -> io::Result<RelayStage> {
     let daemon = start_daemon(bench, via, WorkerMode::Pool(workers))?;
     let mut publisher = daemon.session(via.scheme())?;
     let filter = if load.has_many_subjects { FILTER } else { SUBJECT };
     let subscriber = |_| {
         let mut session = daemon.session(via.scheme())?;
         session.subscribe([filter])?;
-        Ok(Line::Session(session))
+        Ok(ClientLine::Session(session))
     };
     let subscribers = (0..load.subscribers).map(subscriber).collect::<io::Result<Vec<_>>>()?;
     let crowd = if load.has_crowd { crowd(&daemon, via)? } else { Vec::new() };
     let peers = 1 + subscribers.len() + crowd.len();
     let movers = await_spread(&mut publisher, peers as u64 / u64::from(workers))?;
-    let publisher = Line::Session(publisher);
+    let publisher = ClientLine::Session(publisher);
     let server = StageServer::Daemon(daemon);
     Ok(RelayStage { publisher, subscribers, movers, _crowd: crowd, _server: server })
 }
@@ -219,8 +227,8 @@ pub(super) fn start_bare(
 ) -> io::Result<RelayStage> {
     let (publisher, from) = connected(via)?;
     let pairs = (0..subscribers).map(|_| connected(via)).collect::<io::Result<Vec<_>>>()?;
-    let line = if via == Via::Udp { Line::Datagrams } else { Line::Stream };
-    let (to, subscribers): (Vec<File>, Vec<Line>) =
+    let line = if via == Via::Udp { ClientLine::Datagrams } else { ClientLine::Stream };
+    let (to, subscribers): (Vec<File>, Vec<ClientLine>) =
         pairs.into_iter().map(|(to, subscriber)| (to, line(subscriber))).unzip();
     let child = fork(name, || {
         set_blocking(&from, false)?;

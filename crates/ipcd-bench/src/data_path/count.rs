@@ -1,8 +1,8 @@
-//! What the daemon's worker spends on messages: allocations and system calls.
+//! Counts the allocations and system calls of the daemon's worker for each message.
 //!
-//! Nothing is built into the daemon for it. The kernel counts reads and writes, strace(1) all
-//! calls in a second run; and the worker, which is forked from this very program, has the counter
-//! of the counting allocator at the same address, where it is read from outside.
+//! The daemon contains nothing for it. The kernel counts reads and writes, and strace(1) counts all
+//! calls in a second run. The worker is forked from this program, so its counting allocator has the
+//! counter at the same address, and /proc/PID/mem shows it.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -14,18 +14,18 @@ use ipcd_sys::alloc_count::ALLOCATIONS;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::contender::{Contender, Via};
-use super::load::Load;
-use super::{Bench, drive};
+use super::contender::{RelayContender, Via};
+use super::load::LoadShape;
+use super::{RoundContext, drive};
 
-/// What a load cost the worker.
+/// The worker's costs of a load.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WorkerCosts {
     pub(super) messages: u64,
     pub(super) allocations: u64,
     /// Reads and writes.
     pub(super) transfers: u64,
-    /// System calls of any kind, in a run of its own; `None` without strace.
+    /// System calls of any kind, in a separate run; `None` without strace.
     pub(super) calls: Option<u64>,
 }
 
@@ -41,11 +41,16 @@ impl WorkerCosts {
 }
 
 /// Runs a load through a daemon and counts; with `traces`, once more under strace(1).
-pub(super) fn run(bench: &Bench, via: Via, load: Load, traces: bool) -> io::Result<WorkerCosts> {
+pub(super) fn run(
+    bench: &RoundContext,
+    via: Via,
+    load: LoadShape,
+    traces: bool,
+) -> io::Result<WorkerCosts> {
     if ALLOCATIONS.load(Ordering::Relaxed) == 0 {
         return Err(io::Error::other("this program has no counting allocator"));
     }
-    let mut stage = Contender::Ipcd.start(bench, via, load)?;
+    let mut stage = RelayContender::Ipcd.start(bench, via, load)?;
     let mover = stage.movers[0];
     let (allocations, transfers) = (allocations_of(mover)?, transfers_of(mover)?);
     drive(bench, &mut stage, load)?;
@@ -76,8 +81,8 @@ fn transfers_of(pid: u32) -> io::Result<u64> {
 }
 
 /// Counts all system calls of a worker.
-fn trace(bench: &Bench, via: Via, load: Load) -> io::Result<Option<u64>> {
-    let mut stage = Contender::Ipcd.start(bench, via, load)?;
+fn trace(bench: &RoundContext, via: Via, load: LoadShape) -> io::Result<Option<u64>> {
+    let mut stage = RelayContender::Ipcd.start(bench, via, load)?;
     let table = tempfile::NamedTempFile::new()?;
     let strace = Command::new("strace")
         .args(["-c", "-U", "calls,name", "-p", &stage.movers[0].to_string(), "-o"])

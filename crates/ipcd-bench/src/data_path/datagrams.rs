@@ -1,10 +1,10 @@
-//! The bare limit of datagrams: two hops over UDP that pace themselves as ipcd's channels do, and do
-//! nothing else.
+//! The bare limit of datagrams: two hops over UDP with the pace of ipcd's channels, and nothing
+//! else.
 //!
-//! Bare datagrams get lost, and what is lost was cheap to relay. So each hop has a window of credit,
-//! as large as ipcd's, and packs as many whole frames into a datagram as fit: what is compared loses
-//! nothing on either side. The sockets have no names to prove, no sequence numbers, no probes and no
-//! end but a signal.
+//! Bare datagrams get lost, and a lost one was cheap to relay. So each hop has a window of credit
+//! as large as ipcd's, and packs whole frames into a datagram: neither side of the comparison loses
+//! anything. The sockets have no identity, no sequence numbers, no probes, and end by a signal
+//! only.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,11 +12,11 @@ use std::io::{self, Read, Write};
 use ipcd_proto::frame_len;
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::gate::{Gate, INPUT, NOTHING, moved};
+use super::gate::{INPUT, NOTHING, ReadyGate, moved};
 
 /// Bytes of the largest datagram, as ipcd sends them on the loopback.
 pub(super) const LARGEST: usize = 15_000;
-/// What the kernel needs for a datagram beyond its bytes, as ipcd counts it.
+/// The kernel's memory for a datagram beyond its bytes, as ipcd counts it.
 const OVERHEAD: usize = 768;
 /// Datagrams that are taken before others have their turn, as many as ipcd takes.
 const READS: usize = 16;
@@ -26,8 +26,8 @@ const REPORTS: u64 = 4;
 /// Bytes of a report: the position up to which everything was consumed.
 const REPORT: usize = size_of::<u64>();
 
-/// One end of a hop: what it may send, and what it has taken.
-pub(super) struct Hop<'a> {
+/// One end of a hop: its credit, and the bytes that it has taken.
+pub(super) struct DatagramHop<'a> {
     socket: &'a File,
     window: u64,
     sent: u64,
@@ -38,7 +38,7 @@ pub(super) struct Hop<'a> {
     begun: usize,
 }
 
-impl<'a> Hop<'a> {
+impl<'a> DatagramHop<'a> {
     /// Over a connected socket; both ends have buffers of the same size.
     pub(super) fn new(socket: &'a File) -> io::Result<Self> {
         let window = getsockopt(socket, sockopt::RcvBuf)? as u64 / 2;
@@ -81,7 +81,7 @@ impl<'a> Hop<'a> {
 }
 
 /// A publisher writes to its hop as to a stream.
-impl Write for Hop<'_> {
+impl Write for DatagramHop<'_> {
     fn write(&mut self, frames: &[u8]) -> io::Result<usize> {
         if self.begun == 0 {
             self.begun = packed(frames);
@@ -100,7 +100,7 @@ impl Write for Hop<'_> {
 }
 
 /// And a subscriber reads from one.
-impl Read for Hop<'_> {
+impl Read for DatagramHop<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.socket.read(into)?;
         self.consume(&into[..count])?;
@@ -112,7 +112,8 @@ fn cost(datagram: &[u8]) -> u64 {
     (datagram.len() + OVERHEAD) as u64
 }
 
-/// How many bytes go together: as many whole frames as fit a datagram, or one that does not.
+/// The bytes of the next datagram: as many whole frames as fit, or the first part of one that does
+/// not.
 fn packed(frames: &[u8]) -> usize {
     let mut end = 0;
     while let Some(length) = frame_len(&frames[end..]) {
@@ -129,8 +130,8 @@ pub(super) fn serve(publisher: &File, subscribers: &[File]) -> io::Result<()> {
     let [subscriber] = subscribers else {
         return Err(io::Error::other("bare datagrams go to one subscriber"));
     };
-    let mut gate = Gate::new([publisher, subscriber])?;
-    let (mut from, mut to) = (Hop::new(publisher)?, Hop::new(subscriber)?);
+    let mut gate = ReadyGate::new([publisher, subscriber])?;
+    let (mut from, mut to) = (DatagramHop::new(publisher)?, DatagramHop::new(subscriber)?);
     let mut room = vec![0; LARGEST];
     let mut held = 0;
     loop {

@@ -1,19 +1,19 @@
-//! The bare limit: a server that moves bytes and looks at none of them.
+//! The bare limit: a server that moves bytes without looking at them.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use super::gate::{Gate, moved};
+use super::gate::{ReadyGate, moved};
 
 /// Bytes taken at once, as many as an ipcd worker takes.
 pub(super) const READ_BYTES: usize = 256 * 1024;
 
 /// Moves bytes to all subscribers until the publisher closes.
 pub(super) fn serve(mut publisher: &File, subscribers: &[File]) -> io::Result<()> {
-    let mut gate = Gate::new(std::iter::once(publisher).chain(subscribers))?;
+    let mut gate = ReadyGate::new(std::iter::once(publisher).chain(subscribers))?;
     let mut buffer = vec![0; READ_BYTES];
     let mut filled = 0;
-    // What each has got of it.
+    // The bytes of the buffer that each subscriber has received.
     let mut written = vec![0; subscribers.len()];
     loop {
         gate.wait_one_way(written.iter().map(|written| *written < filled))?;

@@ -1,4 +1,4 @@
-//! What the bare servers wait for: input on some descriptors, or room on others.
+//! The bare servers wait here: for input on some descriptors, or room on others.
 
 use std::fs::File;
 use std::io;
@@ -10,8 +10,8 @@ pub(super) const INPUT: EpollFlags = EpollFlags::EPOLLIN;
 pub(super) const ROOM: EpollFlags = EpollFlags::EPOLLOUT;
 pub(super) const NOTHING: EpollFlags = EpollFlags::empty();
 
-/// An epoll instance, and what it watches of each descriptor.
-pub(super) struct Gate<'a> {
+/// An epoll instance, and the events that it watches of each descriptor.
+pub(super) struct ReadyGate<'a> {
     epoll: Epoll,
     files: Vec<&'a File>,
     watched: Vec<EpollFlags>,
@@ -19,7 +19,7 @@ pub(super) struct Gate<'a> {
     ready: Vec<bool>,
 }
 
-impl<'a> Gate<'a> {
+impl<'a> ReadyGate<'a> {
     pub(super) fn new(files: impl IntoIterator<Item = &'a File>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let files: Vec<_> = files.into_iter().collect();
@@ -50,7 +50,8 @@ impl<'a> Gate<'a> {
         Ok(&self.ready)
     }
 
-    /// What is not waited for is taken out: the kernel would report the hang-up of a pipe.
+    /// A descriptor without wanted events is removed: otherwise the kernel would report the hang-up
+    /// of a pipe again and again.
     fn watch(&self, place: usize, before: EpollFlags, flags: EpollFlags) -> io::Result<()> {
         let mut event = EpollEvent::new(flags, place as u64);
         match (before, flags) {
@@ -70,7 +71,7 @@ impl<'a> Gate<'a> {
     }
 }
 
-/// What a call on a non-blocking descriptor moved; nothing when it was not ready.
+/// The bytes that a call on a non-blocking descriptor has moved; `None` if it was not ready.
 pub(super) fn moved(outcome: io::Result<usize>) -> io::Result<Option<usize>> {
     match outcome {
         Ok(count) => Ok(Some(count)),

@@ -10,18 +10,18 @@ use std::io::{self, Read, Write};
 use ipcd_proto::{Frame, FrameWriter, HEADER_BYTES, Header, Kind, frame_len, limits};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::line::{Line, LineSource};
+use super::line::{ClientLine, LineSource};
 use crate::children::StartSignal;
 use crate::clock;
 use crate::job::ProcessFindings;
 use crate::usage::UsageMeter;
 
-/// Where all messages go, unless they go to many subjects.
+/// The subject of all messages of a load with one subject.
 pub(super) const SUBJECT: &str = "bench.load";
-/// Whom messages to many subjects are for.
+/// The subscription to all subjects of a load with many.
 pub(super) const FILTER: &str = "bench.*";
-/// Subjects of a load that has many: as many as its four digits can tell apart, and not so many
-/// that a batch repeats none.
+/// Subjects of a load with many: as many as four digits can tell apart, and so few that a batch
+/// repeats some.
 const SUBJECTS: u64 = 1000;
 /// Bytes of the largest frame of any load.
 pub(super) const LARGEST: usize = limits::largest_frame(limits::DEFAULT_MAX_PAYLOAD);
@@ -30,15 +30,15 @@ pub(super) const LARGEST: usize = limits::largest_frame(limits::DEFAULT_MAX_PAYL
 const BATCH_BYTES: usize = 64 * 1024;
 /// Bytes that the subscriber takes at once.
 const READ_BYTES: usize = 256 * 1024;
-/// Where in a frame its number is: at the start of the payload.
+/// The place of the number in a frame: the start of the payload.
 const NUMBER: usize = HEADER_BYTES + SUBJECT.len();
 const NUMBER_BYTES: usize = size_of::<u64>();
 /// Digits at the end of each of many subjects.
 const DIGITS: usize = "0000".len();
 
-/// What is published, and to how many.
+/// The messages that are published, and the number of subscribers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Load {
+pub(super) struct LoadShape {
     /// Bytes of a payload, which begins with the message's number.
     pub(super) payload: usize,
     pub(super) count: u64,
@@ -54,7 +54,7 @@ pub(super) struct Load {
     pub(super) is_thorough: bool,
 }
 
-impl Load {
+impl LoadShape {
     /// Batches of messages of one subject to one subscriber, which looks at numbers only.
     pub(super) fn plain(payload: usize, count: u64) -> Self {
         Self {
@@ -76,7 +76,7 @@ impl Load {
     /// Publishes all messages, once all processes are ready.
     pub(super) fn publish(
         self,
-        to: &mut Line,
+        to: &mut ClientLine,
         start: &mut StartSignal<'_>,
     ) -> io::Result<ProcessFindings> {
         let mut to = to.sink()?;
@@ -98,11 +98,11 @@ impl Load {
         Ok(ProcessFindings { first, last: clock::now(), ..ProcessFindings::default() })
     }
 
-    /// Receives all messages at each subscriber, each once and in order, and notes what the movers
-    /// use meanwhile.
+    /// Receives all messages at each subscriber, each once and in order, and measures the processor
+    /// time of the movers.
     pub(super) fn receive(
         self,
-        from: &mut [Line],
+        from: &mut [ClientLine],
         movers: &[u32],
         start: &mut StartSignal<'_>,
     ) -> io::Result<ProcessFindings> {
@@ -135,7 +135,7 @@ impl Load {
         assert!(self.payload >= NUMBER_BYTES, "a payload has room for its number");
         let payload: Vec<u8> = (0..self.payload).map(|at| at as u8).collect();
         let header = Header::new(Kind::Message, 0);
-        // As long as the others, so that all differs in its digits only.
+        // Both subjects have the same length, so the number has the same place.
         let subject = if self.has_many_subjects { "bench.0000" } else { SUBJECT }.as_bytes();
         let frame = Frame { header, subject, reply: &[], headers: &[], payload: &payload };
         let mut bytes = Vec::new();
@@ -156,7 +156,7 @@ impl Load {
     }
 }
 
-fn watch(lines: &[Line]) -> io::Result<Epoll> {
+fn watch(lines: &[ClientLine]) -> io::Result<Epoll> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     for (line, place) in lines.iter().zip(0..) {
         epoll.add(line, EpollEvent::new(EpollFlags::EPOLLIN, place))?;
@@ -168,7 +168,7 @@ fn number(frame: &[u8]) -> Option<u64> {
     frame.get(NUMBER..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// A subscriber, and what it has read.
+/// A subscriber and its unfinished input.
 struct Subscriber<'a> {
     source: LineSource<'a>,
     check: FrameCheck,
@@ -177,7 +177,7 @@ struct Subscriber<'a> {
 }
 
 impl<'a> Subscriber<'a> {
-    fn new(load: Load, line: &'a mut Line) -> io::Result<Self> {
+    fn new(load: LoadShape, line: &'a mut ClientLine) -> io::Result<Self> {
         let check = FrameCheck { load, frame: load.frame(), next: 0 };
         Ok(Self { source: line.source()?, check, partial: Vec::new() })
     }
@@ -207,9 +207,9 @@ impl<'a> Subscriber<'a> {
     }
 }
 
-/// What a subscriber knows and expects.
+/// Checks the frames of a subscriber.
 struct FrameCheck {
-    load: Load,
+    load: LoadShape,
     frame: Vec<u8>,
     next: u64,
 }
@@ -260,8 +260,8 @@ fn wrong(what: String) -> io::Error {
 mod tests {
     use super::*;
 
-    fn load() -> Load {
-        Load { is_thorough: true, ..Load::plain(20, 3) }
+    fn load() -> LoadShape {
+        LoadShape { is_thorough: true, ..LoadShape::plain(20, 3) }
     }
 
     fn frames(numbers: &[u64]) -> Vec<u8> {
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn no_two_neighbours_have_one_subject() {
-        let load = Load { has_many_subjects: true, ..load() };
+        let load = LoadShape { has_many_subjects: true, ..load() };
         let mut frame = load.frame();
         let mut subject = |number| {
             load.stamp(&mut frame, number);

@@ -1,15 +1,15 @@
-//! `cargo bench -p ipcd-bench`: what the daemon's data path costs, beside what a machine could relay
-//! at all.
+//! `cargo bench -p ipcd-bench`: the cost of the daemon's data path, beside the limits of the
+//! machine.
 //!
 //! Several servers move the same load from a publisher process to subscribers in another: the bare
 //! byte relay, the yardstick (the least that routes frames by subject) and the real daemon. Their
-//! rounds are interleaved, and only ratios of neighbours are compared: on a busy or throttled
+//! rounds are interleaved, and only the ratios of neighbours are compared: on a busy or throttled
 //! machine the figures themselves say little. Over UDP the bare relay is two paced hops of
 //! datagrams, and there is no yardstick. The round trip of a request, the rate of connections, and
-//! `ipcctl relay` beside socat are measured likewise.
+//! `ipcctl relay` beside socat are measured in the same way.
 //!
-//! The clients do less than those of `ipcctl bench`: they only number and compare frames, since
-//! everything else on the one core would hide what the server does. Processes, daemon, clock and
+//! The clients do less than those of `ipcctl bench`: they only number and compare frames, since on
+//! one core all other work would hide the server's. Processes, embedded daemon, clock and
 //! histograms are the same.
 
 mod connecting;
@@ -37,15 +37,15 @@ use crate::children::{InterruptSignals, ProcessTeam, WATCHDOG, pin};
 use crate::job::ProcessFindings;
 use crate::runner::allowed_cores;
 use crate::scratch::ScratchDir;
-use contender::{Contender, RelayStage, WorkerMode};
-use load::Load;
+use contender::{RelayContender, RelayStage, WorkerMode};
+use load::LoadShape;
 use requests::RequestServer;
-use socat::Program;
+use socat::RelayProgram;
 
 pub use contender::Via;
-pub use options::{Cores, Options};
+pub use options::{CoreChoice, DataPathOptions};
 
-/// How long a round may take before it is given up.
+/// The time limit of a round.
 const LIMIT: Duration = Duration::from_secs(120);
 /// Payload bytes per load of the smoke test.
 const SMOKE_BYTES: u64 = 2 << 20;
@@ -53,19 +53,19 @@ const SMOKE_BYTES: u64 = 2 << 20;
 const SMOKE_CONNECTS: u32 = 20;
 /// Round trips of the smoke test.
 const SMOKE_TRIPS: u64 = 50;
-/// What the smoke test allows per message. It is far above what is measured, and far below what
-/// one allocation or call for each message would be.
+/// The most that the smoke test accepts per message. It is far above the measured costs, and far
+/// below one allocation or call for each message.
 const SMOKE_COSTS: f64 = 0.1;
 
-/// What all rounds share.
-struct Bench {
+/// The state that all rounds share.
+struct RoundContext {
     interrupts: InterruptSignals,
     scratch: ScratchDir,
     cores: Vec<usize>,
     serial: Cell<u64>,
 }
 
-impl Bench {
+impl RoundContext {
     fn begin() -> io::Result<Self> {
         let (interrupts, scratch) = (InterruptSignals::catch()?, ScratchDir::make()?);
         Ok(Self { interrupts, scratch, cores: allowed_cores()?, serial: Cell::new(0) })
@@ -81,21 +81,21 @@ impl Bench {
     }
 
     /// Places this process, and those that it forks from now on.
-    fn place(&self, cores: Cores) -> io::Result<()> {
-        let count = if cores == Cores::One { 1 } else { self.cores.len() };
+    fn place(&self, cores: CoreChoice) -> io::Result<()> {
+        let count = if cores == CoreChoice::One { 1 } else { self.cores.len() };
         pin(Pid::this(), &self.cores[..count])
     }
 }
 
-/// What a round took.
+/// The result of a round.
 #[derive(Clone, Copy, Debug)]
-struct Round {
+struct RoundResult {
     time: Duration,
     /// Processor time of the processes that move the messages.
     cpu: Duration,
 }
 
-impl Round {
+impl RoundResult {
     fn of(found: &[ProcessFindings]) -> Self {
         let used = found.iter().map(|found| found.daemon.user_ns + found.daemon.system_ns);
         let time = Duration::from_nanos(elapsed_ns(found));
@@ -114,11 +114,11 @@ fn elapsed_ns(found: &[ProcessFindings]) -> u64 {
 ///
 /// # Errors
 /// If a server could not be started, or lost or changed a message, or a signal came.
-pub fn bench(options: &Options) -> io::Result<()> {
+pub fn bench(options: &DataPathOptions) -> io::Result<()> {
     if options.smoke {
         return smoke();
     }
-    let bench = Bench::begin()?;
+    let bench = RoundContext::begin()?;
     if options.count {
         count_all(&bench, options)
     } else if options.connect {
@@ -134,18 +134,18 @@ pub fn bench(options: &Options) -> io::Result<()> {
     }
 }
 
-/// Checks that every server relays all messages unaltered and brings each request its reply, and
-/// what the daemon spends on each message.
+/// Checks that every server relays all messages unaltered, that each request gets its reply, and
+/// that the daemon spends little on each message.
 ///
 /// # Errors
 /// If one does not, or the daemon allocates or makes a system call for each message.
 pub fn smoke() -> io::Result<()> {
-    let bench = Bench::begin()?;
+    let bench = RoundContext::begin()?;
     for via in [Via::Unix, Via::Tcp] {
         for payload in [8, 64, 1024, 65536] {
             let count = SMOKE_BYTES / payload as u64;
-            let load = Load { is_thorough: true, ..Load::plain(payload, count) };
-            for contender in Contender::ALL {
+            let load = LoadShape { is_thorough: true, ..LoadShape::plain(payload, count) };
+            for contender in RelayContender::ALL {
                 round(&bench, contender, via, load)?;
             }
         }
@@ -154,13 +154,13 @@ pub fn smoke() -> io::Result<()> {
                 requests::round(&bench, server, via, payload, SMOKE_TRIPS)?;
             }
         }
-        socat::round(&bench, Program::Ours, via, 65536, SMOKE_BYTES)?;
+        socat::round(&bench, RelayProgram::Ours, via, 65536, SMOKE_BYTES)?;
     }
     for mode in [WorkerMode::Pool(2), WorkerMode::Connection] {
         connecting::round(&bench, mode, SMOKE_CONNECTS)?;
     }
     smoke_shapes(&bench)?;
-    let load = Load::plain(64, 100_000);
+    let load = LoadShape::plain(64, 100_000);
     let costs = count::run(&bench, Via::Unix, load, false)?;
     if costs.most_per_message() > SMOKE_COSTS {
         return Err(io::Error::other(format!("too much is spent per message: {costs:?}")));
@@ -169,34 +169,34 @@ pub fn smoke() -> io::Result<()> {
 }
 
 /// The same for loads of other shapes.
-fn smoke_shapes(bench: &Bench) -> io::Result<()> {
-    let load = Load { is_thorough: true, ..Load::plain(64, 2000) };
-    let single = Load { is_single: true, ..load };
-    let fan_out = Load { subscribers: 8, ..load };
+fn smoke_shapes(bench: &RoundContext) -> io::Result<()> {
+    let load = LoadShape { is_thorough: true, ..LoadShape::plain(64, 2000) };
+    let single = LoadShape { is_single: true, ..load };
+    let fan_out = LoadShape { subscribers: 8, ..load };
     for via in [Via::Unix, Via::Tcp, Via::Pipe, Via::Fifo] {
-        for contender in [Contender::Relay, Contender::Yardstick, Contender::Ipcd] {
+        for contender in [RelayContender::Relay, RelayContender::Yardstick, RelayContender::Ipcd] {
             round(bench, contender, via, single)?;
             round(bench, contender, via, fan_out)?;
         }
     }
-    for contender in Contender::ALL.into_iter().filter(|it| it.serves(Via::Udp, load)) {
+    for contender in RelayContender::ALL.into_iter().filter(|it| it.serves(Via::Udp, load)) {
         round(bench, contender, Via::Udp, load)?;
-        round(bench, contender, Via::Udp, Load { payload: 65536, count: 30, ..load })?;
+        round(bench, contender, Via::Udp, LoadShape { payload: 65536, count: 30, ..load })?;
     }
-    let many = Load { has_many_subjects: true, has_crowd: true, ..load };
-    round(bench, Contender::Ipcd, Via::Unix, many).map(drop)
+    let many = LoadShape { has_many_subjects: true, has_crowd: true, ..load };
+    round(bench, RelayContender::Ipcd, Via::Unix, many).map(drop)
 }
 
 /// All rounds of each load.
-fn loads(bench: &Bench, options: &Options) -> io::Result<()> {
+fn loads(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()> {
     tables::print_load_head();
     for &cores in &options.cores {
         bench.place(cores)?;
         for (via, payload) in options.loads() {
             let load = calibrate(bench, options, via, payload)?;
-            let mut rounds = Contender::ALL.map(|_| Vec::new());
+            let mut rounds = RelayContender::ALL.map(|_| Vec::new());
             for _ in 0..options.rounds() {
-                for (contender, rounds) in Contender::ALL.into_iter().zip(&mut rounds) {
+                for (contender, rounds) in RelayContender::ALL.into_iter().zip(&mut rounds) {
                     if contender.serves(via, load) {
                         rounds.push(round(bench, contender, via, load)?);
                     }
@@ -209,17 +209,17 @@ fn loads(bench: &Bench, options: &Options) -> io::Result<()> {
 }
 
 /// Messages to many subjects, with one subscription and with 100,000 others.
-fn crowds(bench: &Bench, options: &Options) -> io::Result<()> {
+fn crowds(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()> {
     tables::print_crowd_head();
     for &cores in &options.cores {
         bench.place(cores)?;
         let load = calibrate(bench, options, Via::Unix, 64)?;
-        let alone = Load { has_many_subjects: true, ..load };
-        let crowded = Load { has_crowd: true, ..alone };
+        let alone = LoadShape { has_many_subjects: true, ..load };
+        let crowded = LoadShape { has_crowd: true, ..alone };
         let mut rates = [Vec::new(), Vec::new()];
         for _ in 0..options.rounds() {
             for (load, rates) in [alone, crowded].into_iter().zip(&mut rates) {
-                let round = round(bench, Contender::Ipcd, Via::Unix, load)?;
+                let round = round(bench, RelayContender::Ipcd, Via::Unix, load)?;
                 rates.push(load.count as f64 / round.time.as_secs_f64());
             }
         }
@@ -228,7 +228,7 @@ fn crowds(bench: &Bench, options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-fn count_all(bench: &Bench, options: &Options) -> io::Result<()> {
+fn count_all(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()> {
     tables::print_count_head();
     for (via, payload) in options.loads() {
         let load = calibrate(bench, options, via, payload)?;
@@ -237,7 +237,7 @@ fn count_all(bench: &Bench, options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-fn connects(bench: &Bench, options: &Options) -> io::Result<()> {
+fn connects(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()> {
     let modes = [WorkerMode::Pool(1), WorkerMode::Pool(2), WorkerMode::Connection];
     let mut rates = modes.map(|_| Vec::new());
     for _ in 0..options.rounds() {
@@ -250,15 +250,15 @@ fn connects(bench: &Bench, options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-fn relays(bench: &Bench, options: &Options) -> io::Result<()> {
+fn relays(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()> {
     tables::print_relay_head();
     let bytes = options.relayed();
     for &cores in &options.cores {
         bench.place(cores)?;
         for (via, written) in options.loads() {
-            let mut rounds = Program::ALL.map(|_| Vec::new());
+            let mut rounds = RelayProgram::ALL.map(|_| Vec::new());
             for _ in 0..options.rounds() {
-                for (program, rounds) in Program::ALL.into_iter().zip(&mut rounds) {
+                for (program, rounds) in RelayProgram::ALL.into_iter().zip(&mut rounds) {
                     rounds.push(socat::round(bench, program, via, written, bytes)?);
                 }
             }
@@ -269,7 +269,7 @@ fn relays(bench: &Bench, options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-fn round_trips(bench: &Bench, options: &Options) -> io::Result<()> {
+fn round_trips(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()> {
     tables::print_trip_head();
     for &cores in &options.cores {
         bench.place(cores)?;
@@ -288,11 +288,16 @@ fn round_trips(bench: &Bench, options: &Options) -> io::Result<()> {
 }
 
 /// Finds a count of messages for which the bare relay, the fastest, takes long enough.
-fn calibrate(bench: &Bench, options: &Options, via: Via, payload: usize) -> io::Result<Load> {
+fn calibrate(
+    bench: &RoundContext,
+    options: &DataPathOptions,
+    via: Via,
+    payload: usize,
+) -> io::Result<LoadShape> {
     let mut load = options.load(payload, 1000);
     let wanted = options.round_time();
     loop {
-        let time = round(bench, Contender::Relay, via, load)?.time;
+        let time = round(bench, RelayContender::Relay, via, load)?.time;
         if time >= wanted {
             return Ok(load);
         }
@@ -303,7 +308,12 @@ fn calibrate(bench: &Bench, options: &Options, via: Via, payload: usize) -> io::
 }
 
 /// One round on a fresh server.
-fn round(bench: &Bench, contender: Contender, via: Via, load: Load) -> io::Result<Round> {
+fn round(
+    bench: &RoundContext,
+    contender: RelayContender,
+    via: Via,
+    load: LoadShape,
+) -> io::Result<RoundResult> {
     let mut stage = contender.start(bench, via, load)?;
     drive(bench, &mut stage, load).map_err(|error| {
         let bytes = load.payload;
@@ -312,10 +322,10 @@ fn round(bench: &Bench, contender: Contender, via: Via, load: Load) -> io::Resul
 }
 
 /// Publishes and receives the load through a server that runs.
-fn drive(bench: &Bench, stage: &mut RelayStage, load: Load) -> io::Result<Round> {
+fn drive(bench: &RoundContext, stage: &mut RelayStage, load: LoadShape) -> io::Result<RoundResult> {
     let RelayStage { publisher, subscribers, movers, .. } = stage;
     let mut team = ProcessTeam::default();
     team.add(c"bench-subscriber", None, |start| load.receive(subscribers, movers, start))?;
     team.add(c"bench-publisher", None, |start| load.publish(publisher, start))?;
-    Ok(Round::of(&team.run(&bench.interrupts, WATCHDOG, LIMIT)?))
+    Ok(RoundResult::of(&team.run(&bench.interrupts, WATCHDOG, LIMIT)?))
 }

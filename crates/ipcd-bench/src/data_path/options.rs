@@ -5,12 +5,12 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use super::contender::Via;
-use super::load::Load;
+use super::load::LoadShape;
 
-/// Measures what ipcd relays beside a bare byte relay and a yardstick.
+/// Measures the daemon's relaying beside a bare byte relay and a yardstick.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "relay")]
-pub struct Options {
+pub struct DataPathOptions {
     /// Given by `cargo bench`; without it nothing is measured.
     #[arg(long, hide = true)]
     pub bench: bool,
@@ -40,7 +40,7 @@ pub struct Options {
     /// Write each message by itself instead of as many as fit 64 KiB.
     #[arg(long)]
     pub single: bool,
-    /// Measure what `ipcctl relay --raw` moves beside socat instead.
+    /// Measure `ipcctl relay --raw` beside socat instead.
     #[arg(long)]
     pub relay: bool,
     /// Rounds of each server.
@@ -48,19 +48,20 @@ pub struct Options {
     pub rounds: Option<u32>,
     /// Which cores the processes run on.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["one", "all"])]
-    pub cores: Vec<Cores>,
+    pub cores: Vec<CoreChoice>,
     /// Transports; unix and tcp if none is given, and unix with --round-trip.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub via: Vec<Via>,
-    /// Bytes of a payload; 64, 1024 and 65536 if none is given, 64 with --round-trip, and 65536 with
+    /// Bytes of a payload; 64, 1024 and 65536 if none is given, and 64 with --round-trip. With
+    /// --relay: bytes of each write, 65536 if none is given.
     /// --relay, where it is what is written at once.
     #[arg(long, value_name = "BYTES", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
     pub payload: Vec<u32>,
 }
 
-impl Options {
-    /// What is measured, over what and with how many bytes of payload.
+impl DataPathOptions {
+    /// The transports and payload sizes to measure.
     pub(super) fn loads(&self) -> impl Iterator<Item = (Via, usize)> {
         let (vias, payloads): (&[Via], &[u32]) = match (self.round_trip, self.relay) {
             (true, _) => (&[Via::Unix], &[64]),
@@ -74,9 +75,9 @@ impl Options {
     }
 
     /// A load of the shape that is asked for.
-    pub(super) fn load(&self, payload: usize, count: u64) -> Load {
+    pub(super) fn load(&self, payload: usize, count: u64) -> LoadShape {
         let (subscribers, is_single) = (self.subscribers as usize, self.single);
-        Load { subscribers, is_single, ..Load::plain(payload, count) }
+        LoadShape { subscribers, is_single, ..LoadShape::plain(payload, count) }
     }
 
     pub(super) fn rounds(&self) -> u32 {
@@ -98,18 +99,18 @@ impl Options {
         if self.quick { 512 << 20 } else { 4 << 30 }
     }
 
-    /// What the fastest round lasts at the least.
+    /// The least duration of the fastest round.
     pub(super) fn round_time(&self) -> Duration {
         Duration::from_millis(if self.quick { 100 } else { 500 })
     }
 }
 
-/// Where the processes run. On one core only work counts, and figures hardly vary. On all of them
-/// they are what users see, with the kernel's luck in placing and waking processes.
+/// The placement of the processes. On one core only work counts, and figures hardly vary. On all
+/// cores the kernel places and wakes processes as it does for users, and figures vary more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Cores {
+pub enum CoreChoice {
     /// All of them on the same.
     One,
-    /// As the kernel likes.
+    /// The kernel chooses.
     All,
 }

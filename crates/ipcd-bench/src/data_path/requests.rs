@@ -16,10 +16,10 @@ use ipcd_proto::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::contender::{Via, WorkerMode, start_bare, start_daemon};
-use super::line::Line;
+use super::line::ClientLine;
 use super::load::{LARGEST, SUBJECT};
 use super::yardstick::{self, REPLIES};
-use super::{Bench, LIMIT};
+use super::{LIMIT, RoundContext};
 use crate::children::{ProcessTeam, WATCHDOG};
 use crate::daemon::SubjectLane;
 use crate::end::{Lane, LaneSide, MessageEnd};
@@ -49,7 +49,7 @@ impl RequestServer {
 
 /// One round of requests, one after the other, on a fresh server.
 pub(super) fn round(
-    bench: &Bench,
+    bench: &RoundContext,
     server: RequestServer,
     via: Via,
     payload: usize,
@@ -71,9 +71,13 @@ pub(super) fn round(
     took.map_err(failed)
 }
 
-fn through_yardstick(bench: &Bench, via: Via, job: &MeasureJob) -> io::Result<LatencySummary> {
+fn through_yardstick(
+    bench: &RoundContext,
+    via: Via,
+    job: &MeasureJob,
+) -> io::Result<LatencySummary> {
     let stage = start_bare(c"bench-yardstick", via, 1, yardstick::exchange)?;
-    let (Line::Stream(requester), [Line::Stream(responder)]) =
+    let (ClientLine::Stream(requester), [ClientLine::Stream(responder)]) =
         (&stage.publisher, &stage.subscribers[..])
     else {
         unreachable!("there is one subscriber, and both are connected by streams");
@@ -82,7 +86,7 @@ fn through_yardstick(bench: &Bench, via: Via, job: &MeasureJob) -> io::Result<La
     exchange(bench, Box::new(RequestLane { requester, responder, peer: None }), job)
 }
 
-fn through_daemon(bench: &Bench, via: Via, job: &MeasureJob) -> io::Result<LatencySummary> {
+fn through_daemon(bench: &RoundContext, via: Via, job: &MeasureJob) -> io::Result<LatencySummary> {
     let daemon = start_daemon(bench, via, WorkerMode::Pool(1))?;
     let requester = daemon.session(via.scheme())?;
     let mut responder = daemon.session(via.scheme())?;
@@ -93,7 +97,7 @@ fn through_daemon(bench: &Bench, via: Via, job: &MeasureJob) -> io::Result<Laten
     exchange(bench, Box::new(RequestLane { requester, responder, peer }), job)
 }
 
-fn with_library(bench: &Bench, via: Via, job: &MeasureJob) -> io::Result<LatencySummary> {
+fn with_library(bench: &RoundContext, via: Via, job: &MeasureJob) -> io::Result<LatencySummary> {
     let daemon = start_daemon(bench, via, WorkerMode::Pool(1))?;
     let name = SUBJECT.to_owned();
     let daemon = daemon.via(via.scheme())?;
@@ -102,7 +106,11 @@ fn with_library(bench: &Bench, via: Via, job: &MeasureJob) -> io::Result<Latency
 }
 
 /// Runs a requester and a responder as `ipcctl bench req` does.
-fn exchange(bench: &Bench, lane: Box<dyn Lane>, job: &MeasureJob) -> io::Result<LatencySummary> {
+fn exchange(
+    bench: &RoundContext,
+    lane: Box<dyn Lane>,
+    job: &MeasureJob,
+) -> io::Result<LatencySummary> {
     let (mut team, mut lanes) = (ProcessTeam::default(), [lane]);
     let mode = MeasureMode::Req;
     team.add(c"bench-responder", None, |start| far_end(mode, &mut *lanes[0], job, start))?;

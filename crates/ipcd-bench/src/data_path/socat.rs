@@ -1,7 +1,7 @@
-//! What `ipcctl relay --raw` moves from one socket to another, beside socat.
+//! Measures `ipcctl relay --raw` between two sockets, beside socat.
 //!
-//! A process writes, another reads, and the relay between them listens at one end and connects to
-//! the other, as users start it.
+//! A process writes and another reads. The relay between them listens for the first and connects to
+//! the second, as users start it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -19,21 +19,21 @@ use ipcd_transport::{Endpoint, poll_until};
 use nix::poll::PollFlags;
 
 use super::contender::Via;
-use super::{Bench, LIMIT, Round};
+use super::{LIMIT, RoundContext, RoundResult};
 use crate::children::{ForkedChild, ProcessTeam, WATCHDOG, fork};
 use crate::clock;
 use crate::job::ProcessFindings;
 use crate::peers::find_program;
 use crate::usage::UsageMeter;
 
-/// How long to wait before a program is looked for again that does not listen yet.
+/// The pause between attempts to connect to a relay that does not listen yet.
 const STARTING_STEP: Duration = Duration::from_millis(2);
 /// An address that no other program uses: on a busy machine, others' clients try ports at random.
 const LOOPBACK: &str = "127.82.76.1:0";
 
 /// A program that moves the bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Program {
+pub(super) enum RelayProgram {
     /// The engine of `ipcctl relay`, as users have it.
     Ours,
     /// socat with its own choice of a buffer, 8 KiB.
@@ -42,7 +42,7 @@ pub(super) enum Program {
     SocatLarge,
 }
 
-impl Program {
+impl RelayProgram {
     pub(super) const ALL: [Self; 3] = [Self::Ours, Self::Socat, Self::SocatLarge];
 
     fn start(self, from: &SocketAddress, to: &SocketAddress) -> io::Result<ForkedChild> {
@@ -56,23 +56,23 @@ impl Program {
 
 /// One round on a fresh relay, from the first byte written to the last one read.
 pub(super) fn round(
-    bench: &Bench,
-    program: Program,
+    bench: &RoundContext,
+    program: RelayProgram,
     via: Via,
     written: usize,
     bytes: u64,
-) -> io::Result<Round> {
+) -> io::Result<RoundResult> {
     let moved = try_round(bench, program, via, written, bytes);
     moved.map_err(|error| io::Error::other(format!("{program:?} over {via:?}: {error}")))
 }
 
 fn try_round(
-    bench: &Bench,
-    program: Program,
+    bench: &RoundContext,
+    program: RelayProgram,
     via: Via,
     written: usize,
     bytes: u64,
-) -> io::Result<Round> {
+) -> io::Result<RoundResult> {
     let dir = bench.dir()?;
     let listener = SocketListener::bind(via, &dir)?;
     let from = SocketAddress::free(via, &dir)?;
@@ -94,7 +94,7 @@ fn try_round(
         write(&writer, written, bytes)?;
         Ok(ProcessFindings { first, last: clock::now(), ..ProcessFindings::default() })
     })?;
-    Ok(Round::of(&team.run(&bench.interrupts, WATCHDOG, LIMIT)?))
+    Ok(RoundResult::of(&team.run(&bench.interrupts, WATCHDOG, LIMIT)?))
 }
 
 fn write(mut to: &File, at_once: usize, bytes: u64) -> io::Result<()> {

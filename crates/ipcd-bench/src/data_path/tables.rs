@@ -1,14 +1,14 @@
 //! The figures of the data path, as tables in Markdown.
 //!
-//! Rows are printed as soon as they are measured: an interrupted run keeps what it has.
+//! Rows are printed as soon as they are measured, so an interrupted run has shown its first rows.
 
 use clap::ValueEnum;
 
-use super::Round;
+use super::RoundResult;
 use super::contender::{Via, WorkerMode};
 use super::count::WorkerCosts;
-use super::load::Load;
-use super::options::Cores;
+use super::load::LoadShape;
+use super::options::CoreChoice;
 use crate::format::{bytes, si};
 use crate::histogram::LatencySummary;
 use crate::stats::median;
@@ -52,8 +52,13 @@ pub(super) fn print_load_head() {
     );
 }
 
-/// `rounds` is by place in [`super::contender::Contender::ALL`].
-pub(super) fn print_load_row(cores: Cores, via: Via, load: Load, rounds: &[Vec<Round>; 4]) {
+/// `rounds` is by place in [`super::contender::RelayContender::ALL`].
+pub(super) fn print_load_row(
+    cores: CoreChoice,
+    via: Via,
+    load: LoadShape,
+    rounds: &[Vec<RoundResult>; 4],
+) {
     let messages = load.deliveries() as f64;
     let rates =
         rounds.each_ref().map(|rounds| figures(rounds, |it| messages / it.time.as_secs_f64()));
@@ -76,7 +81,7 @@ pub(super) fn print_crowd_head() {
     print_head("Messages/s to 1,000 subjects: median (least–most) over rounds.", 1, &head);
 }
 
-pub(super) fn print_crowd_row(cores: Cores, [alone, crowded]: &[Vec<f64>; 2]) {
+pub(super) fn print_crowd_row(cores: CoreChoice, [alone, crowded]: &[Vec<f64>; 2]) {
     print_row(&[word(&cores), spread(alone, si), spread(crowded, si), ratio(crowded, alone)]);
 }
 
@@ -128,7 +133,7 @@ pub(super) fn print_trip_head() {
 
 /// `trips` is by place in [`super::requests::RequestServer::ALL`].
 pub(super) fn print_trip_row(
-    cores: Cores,
+    cores: CoreChoice,
     via: Via,
     payload: usize,
     trips: &[Vec<LatencySummary>; 3],
@@ -170,13 +175,13 @@ pub(super) fn print_relay_head() {
     );
 }
 
-/// `rounds` is by place in [`super::socat::Program::ALL`].
+/// `rounds` is by place in [`super::socat::RelayProgram::ALL`].
 pub(super) fn print_relay_row(
-    cores: Cores,
+    cores: CoreChoice,
     via: Via,
     written: usize,
     moved: u64,
-    rounds: &[Vec<Round>; 3],
+    rounds: &[Vec<RoundResult>; 3],
 ) {
     let gib = moved as f64 / GIB;
     let rates = rounds.each_ref().map(|rounds| figures(rounds, |it| gib / it.time.as_secs_f64()));
@@ -197,7 +202,7 @@ pub(super) fn print_relay_target() {
 /// Stands for a server that does not exist for the load.
 const NONE: &str = "–";
 
-fn figures(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> Vec<f64> {
+fn figures(rounds: &[RoundResult], figure: impl Fn(&RoundResult) -> f64) -> Vec<f64> {
     rounds.iter().map(figure).collect()
 }
 

@@ -1,7 +1,8 @@
 //! The yardstick: the least that routes messages. It parses frames, looks each subject up in a
 //! hash map and copies each frame into its subscriber's output, which it writes in batches.
 //!
-//! It checks, stamps, limits and counts nothing: what ipcd does beyond this is what ipcd costs.
+//! It checks, stamps, limits and counts nothing. Everything that ipcd does beyond this is ipcd's
+//! cost.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,17 +12,17 @@ use foldhash::fast::RandomState;
 use ipcd_proto::{Decoded, decode};
 
 use super::forwarder::READ_BYTES;
-use super::gate::{Gate, INPUT, NOTHING, ROOM, moved};
+use super::gate::{INPUT, NOTHING, ROOM, ReadyGate, moved};
 use super::load::{LARGEST, SUBJECT};
 
-/// What the requester of [`exchange`] has subscribed to.
+/// The subject of replies in [`exchange`].
 pub(super) const REPLIES: &str = "bench.replies";
 
 /// Serves until the publisher closes.
 pub(super) fn serve(publisher: &File, subscribers: &[File]) -> io::Result<()> {
-    let mut gate = Gate::new(std::iter::once(publisher).chain(subscribers))?;
-    let mut router = Router::new(subscribers.iter().map(|_| SUBJECT));
-    let mut input = Input::new();
+    let mut gate = ReadyGate::new(std::iter::once(publisher).chain(subscribers))?;
+    let mut router = YardstickRouter::new(subscribers.iter().map(|_| SUBJECT));
+    let mut input = FrameInput::new();
     loop {
         gate.wait_one_way(router.outputs.iter().map(|output| !output.is_empty()))?;
         if !router.is_blocked() && !input.read(publisher, &mut router)? {
@@ -31,16 +32,16 @@ pub(super) fn serve(publisher: &File, subscribers: &[File]) -> io::Result<()> {
     }
 }
 
-/// Serves both ways, until one of the two closes: messages to the load's subject go to the
-/// responder, and what it answers to [`REPLIES`] goes to the requester.
+/// Serves both directions, until one of the two peers closes: messages to the load's subject go to
+/// the responder, and messages to [`REPLIES`] to the requester.
 pub(super) fn exchange(requester: &File, responders: &[File]) -> io::Result<()> {
     let peers = [requester, &responders[0]];
-    let mut gate = Gate::new(peers)?;
-    let mut router = Router::new([REPLIES, SUBJECT]);
-    let mut inputs = [Input::new(), Input::new()];
+    let mut gate = ReadyGate::new(peers)?;
+    let mut router = YardstickRouter::new([REPLIES, SUBJECT]);
+    let mut inputs = [FrameInput::new(), FrameInput::new()];
     loop {
         let input = if router.is_blocked() { NOTHING } else { INPUT };
-        let wanted = |output: &Output| if output.is_empty() { input } else { ROOM };
+        let wanted = |output: &FrameOutput| if output.is_empty() { input } else { ROOM };
         let ready = gate.wait(router.outputs.iter().map(wanted))?;
         for ((peer, input), is_ready) in peers.into_iter().zip(&mut inputs).zip(ready) {
             if *is_ready && !router.is_blocked() && !input.read(peer, &mut router)? {
@@ -51,19 +52,19 @@ pub(super) fn exchange(requester: &File, responders: &[File]) -> io::Result<()> 
     }
 }
 
-/// What was read of a peer and is no whole frame yet.
-struct Input {
+/// The bytes of a peer that are not a whole frame yet.
+struct FrameInput {
     bytes: Vec<u8>,
     filled: usize,
 }
 
-impl Input {
+impl FrameInput {
     fn new() -> Self {
         Self { bytes: vec![0; READ_BYTES.max(LARGEST)], filled: 0 }
     }
 
     /// Reads once, and routes the whole frames; false at the end.
-    fn read(&mut self, mut from: &File, router: &mut Router) -> io::Result<bool> {
+    fn read(&mut self, mut from: &File, router: &mut YardstickRouter) -> io::Result<bool> {
         let end = self.bytes.len().min(self.filled + READ_BYTES);
         match moved(from.read(&mut self.bytes[self.filled..end]))? {
             Some(0) => return Ok(false),
@@ -77,18 +78,18 @@ impl Input {
 }
 
 /// Subjects and their subscribers, and the output of each.
-struct Router {
+struct YardstickRouter {
     subscribers: HashMap<Box<[u8]>, Vec<usize>, RandomState>,
-    outputs: Vec<Output>,
+    outputs: Vec<FrameOutput>,
 }
 
-impl Router {
+impl YardstickRouter {
     /// For subscribers of one subject each.
     fn new<'a>(subjects: impl IntoIterator<Item = &'a str>) -> Self {
         let mut router = Self { subscribers: HashMap::default(), outputs: Vec::new() };
         for (subject, place) in subjects.into_iter().zip(0..) {
             router.subscribers.entry(subject.as_bytes().into()).or_default().push(place);
-            router.outputs.push(Output::new());
+            router.outputs.push(FrameOutput::new());
         }
         router
     }
@@ -112,7 +113,7 @@ impl Router {
 
     /// Whether an output waits for room.
     fn is_blocked(&self) -> bool {
-        !self.outputs.iter().all(Output::is_empty)
+        !self.outputs.iter().all(FrameOutput::is_empty)
     }
 
     fn write<'a>(&mut self, to: impl IntoIterator<Item = &'a File>) -> io::Result<()> {
@@ -120,13 +121,13 @@ impl Router {
     }
 }
 
-/// What is still to be written to a peer.
-struct Output {
+/// The bytes that are still to be written to a peer.
+struct FrameOutput {
     bytes: Vec<u8>,
     written: usize,
 }
 
-impl Output {
+impl FrameOutput {
     const fn new() -> Self {
         Self { bytes: Vec::new(), written: 0 }
     }

@@ -10,9 +10,9 @@ const RIGHT: f64 = 24.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 42.0;
 
-/// How values lie along an axis.
+/// The scale of an axis.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Scale {
+pub(super) enum AxisScale {
     /// From 0 on.
     Linear,
     /// By powers of ten.
@@ -23,13 +23,13 @@ pub(super) enum Scale {
     Nines,
 }
 
-pub(super) struct Axis {
+pub(super) struct ChartAxis {
     pub(super) label: &'static str,
-    pub(super) scale: Scale,
+    pub(super) scale: AxisScale,
     pub(super) shown: fn(f64) -> String,
 }
 
-pub(super) struct Series {
+pub(super) struct ChartSeries {
     pub(super) name: String,
     /// Which of the page's colours; those beyond them are drawn dashed.
     pub(super) colour: usize,
@@ -40,9 +40,9 @@ pub(super) struct Series {
 
 pub(super) struct Chart {
     pub(super) title: String,
-    pub(super) x: Axis,
-    pub(super) y: Axis,
-    pub(super) series: Vec<Series>,
+    pub(super) x: ChartAxis,
+    pub(super) y: ChartAxis,
+    pub(super) series: Vec<ChartSeries>,
 }
 
 impl Chart {
@@ -99,7 +99,7 @@ impl Chart {
     }
 
     fn legend(&self) -> String {
-        let entry = |series: &Series| {
+        let entry = |series: &ChartSeries| {
             let (class, name) = (series.class(), escaped(&series.name));
             format!(
                 "<span><svg class=\"key\" viewBox=\"0 0 24 8\"><path class=\"{class}\" d=\"M0 4H24\"/>\
@@ -110,7 +110,7 @@ impl Chart {
     }
 }
 
-impl Series {
+impl ChartSeries {
     fn class(&self) -> String {
         format!("line c{}{}", self.colour, if self.is_dashed { " dashed" } else { "" })
     }
@@ -144,14 +144,14 @@ impl Series {
 
 /// The part of an axis that is shown.
 struct Span {
-    scale: Scale,
+    scale: AxisScale,
     from: f64,
     to: f64,
     steps: Vec<f64>,
 }
 
 impl Span {
-    fn of(axis: &Axis, values: impl Iterator<Item = f64>) -> Option<Self> {
+    fn of(axis: &ChartAxis, values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut steps: Vec<f64> = values.collect();
         let placed = steps.iter().map(|&value| place(axis.scale, value));
         let placed = placed.filter(|value| value.is_finite());
@@ -160,10 +160,10 @@ impl Span {
             return None;
         }
         let (from, to) = match axis.scale {
-            Scale::Linear => (0.0, to * 1.05),
+            AxisScale::Linear => (0.0, to * 1.05),
             // A little room beyond, and never less than a third of a decade.
-            Scale::Log | Scale::Steps => (from - 0.05, (to + 0.05).max(from + 0.3)),
-            Scale::Nines => (0.0, to.max(1.0)),
+            AxisScale::Log | AxisScale::Steps => (from - 0.05, (to + 0.05).max(from + 0.3)),
+            AxisScale::Nines => (0.0, to.max(1.0)),
         };
         steps.sort_by(f64::total_cmp);
         steps.dedup();
@@ -171,23 +171,23 @@ impl Span {
         Some(Self { scale: axis.scale, from, to, steps })
     }
 
-    /// Where on the axis, from 0 to 1.
+    /// The place on the axis, from 0 to 1.
     fn part(&self, value: f64) -> f64 {
         ((place(self.scale, value) - self.from) / (self.to - self.from)).clamp(0.0, 1.0)
     }
 
     fn ticks(&self) -> Vec<f64> {
         match self.scale {
-            Scale::Linear => {
+            AxisScale::Linear => {
                 let step = round_step((self.to - self.from) / 5.0);
                 let count = (self.to / step).floor() as usize;
                 (0..=count).map(|index| index as f64 * step).collect()
             }
-            Scale::Log => self.log_ticks(),
-            Scale::Steps => self.steps.clone(),
-            Scale::Nines => {
+            AxisScale::Log => self.log_ticks(),
+            AxisScale::Steps => self.steps.clone(),
+            AxisScale::Nines => {
                 let all = [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999_999];
-                all.into_iter().filter(|&q| place(Scale::Nines, q) <= self.to + 1e-9).collect()
+                all.into_iter().filter(|&q| place(AxisScale::Nines, q) <= self.to + 1e-9).collect()
             }
         }
     }
@@ -206,11 +206,11 @@ impl Span {
     }
 }
 
-fn place(scale: Scale, value: f64) -> f64 {
+fn place(scale: AxisScale, value: f64) -> f64 {
     match scale {
-        Scale::Linear => value,
-        Scale::Log | Scale::Steps => value.log10(),
-        Scale::Nines => -(1.0 - value).log10(),
+        AxisScale::Linear => value,
+        AxisScale::Log | AxisScale::Steps => value.log10(),
+        AxisScale::Nines => -(1.0 - value).log10(),
     }
 }
 
@@ -238,9 +238,9 @@ mod tests {
     #[test]
     fn ticks_are_round() {
         let span = |scale, from, to| Span { scale, from, to, steps: Vec::new() };
-        assert_eq!(span(Scale::Linear, 0.0, 43.0).ticks(), [0.0, 10.0, 20.0, 30.0, 40.0]);
-        assert_eq!(span(Scale::Log, 0.0, 1.0).ticks(), [1.0, 2.0, 5.0, 10.0]);
-        assert_eq!(span(Scale::Nines, 0.0, 2.0).ticks(), [0.0, 0.5, 0.9, 0.99]);
+        assert_eq!(span(AxisScale::Linear, 0.0, 43.0).ticks(), [0.0, 10.0, 20.0, 30.0, 40.0]);
+        assert_eq!(span(AxisScale::Log, 0.0, 1.0).ticks(), [1.0, 2.0, 5.0, 10.0]);
+        assert_eq!(span(AxisScale::Nines, 0.0, 2.0).ticks(), [0.0, 0.5, 0.9, 0.99]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod timeline;
 
 use std::collections::BTreeSet;
 
-use chart::{Axis, Chart, Scale, Series, escaped};
+use chart::{AxisScale, Chart, ChartAxis, ChartSeries, escaped};
 
 use crate::format::{bytes, si, time};
 use crate::histogram::from_text;
@@ -128,7 +128,7 @@ fn percentile_charts(report: &Report, mode: MeasureMode) -> Vec<String> {
         report.results.iter().filter(|row| row.key.mode == mode).collect();
     let kinds: BTreeSet<(usize, &str)> =
         of_mode.iter().map(|row| (row.key.size, row.key.cores.as_str())).collect();
-    // What carries nothing is shown with the smallest messages.
+    // Signals carry nothing, and are shown with the smallest messages.
     let least = kinds.iter().map(|(size, _)| *size).find(|&size| size > 0);
     let shown = |row: &ResultRow| if row.key.size == 0 { least.unwrap_or(0) } else { row.key.size };
     let mut charts = Vec::new();
@@ -143,12 +143,12 @@ fn percentile_charts(report: &Report, mode: MeasureMode) -> Vec<String> {
             let line = |(index, row): (usize, &&ResultRow)| {
                 let (name, colour) = series(index, row, &group);
                 let points = nines(row);
-                Series { name, colour, is_dashed: false, points, has_dots: false }
+                ChartSeries { name, colour, is_dashed: false, points, has_dots: false }
             };
             charts.push(Chart {
                 title: format!("{group}, {}, {cores}", bytes(size)),
-                x: Axis { label: "percentile", scale: Scale::Nines, shown: percent },
-                y: Axis { label: "time", scale: Scale::Log, shown: time },
+                x: ChartAxis { label: "percentile", scale: AxisScale::Nines, shown: percent },
+                y: ChartAxis { label: "time", scale: AxisScale::Log, shown: time },
                 series: rows.iter().enumerate().map(line).collect(),
             });
         }
@@ -181,8 +181,8 @@ fn size_charts(report: &Report) -> Vec<String> {
         let figure = |row: &ResultRow| (row.key.size as f64, row.bytes_per_s.median);
         Chart {
             title: format!("{group}, {}", rows[0].key.cores),
-            x: Axis { label: "message size", scale: Scale::Steps, shown: size },
-            y: Axis { label: "bytes a second", scale: Scale::Log, shown: si },
+            x: ChartAxis { label: "message size", scale: AxisScale::Steps, shown: size },
+            y: ChartAxis { label: "bytes a second", scale: AxisScale::Log, shown: si },
             series: lines(&rows, &group, &[("", false, &figure)]),
         }
         .render()
@@ -208,8 +208,12 @@ fn rate_charts(report: &Report) -> Vec<String> {
         let (p50, p99) = (|row: &ResultRow| at(row, "p50"), |row: &ResultRow| at(row, "p99"));
         Chart {
             title: format!("{group}, {}", rows[0].key.cores),
-            x: Axis { label: "messages a second asked for", scale: Scale::Steps, shown: si },
-            y: Axis { label: "response time", scale: Scale::Log, shown: time },
+            x: ChartAxis {
+                label: "messages a second asked for",
+                scale: AxisScale::Steps,
+                shown: si,
+            },
+            y: ChartAxis { label: "response time", scale: AxisScale::Log, shown: time },
             series: lines(&rows, &group, &[(" p50", false, &p50), (" p99", true, &p99)]),
         }
         .render()
@@ -217,12 +221,12 @@ fn rate_charts(report: &Report) -> Vec<String> {
     groups(&rows).into_iter().map(chart).collect()
 }
 
-/// What is drawn of each row, under which ending of its name, and whether dashed.
-type Figure<'f> = (&'static str, bool, &'f dyn Fn(&ResultRow) -> (f64, f64));
+/// A drawn figure of each row: the ending of its name, whether the line is dashed, and the value.
+type DrawnFigure<'f> = (&'static str, bool, &'f dyn Fn(&ResultRow) -> (f64, f64));
 
 /// Lines through rows that differ in one thing only.
-fn lines(rows: &[&ResultRow], group: &str, figures: &[Figure<'_>]) -> Vec<Series> {
-    let mut all: Vec<Series> = Vec::new();
+fn lines(rows: &[&ResultRow], group: &str, figures: &[DrawnFigure<'_>]) -> Vec<ChartSeries> {
+    let mut all: Vec<ChartSeries> = Vec::new();
     let mut names: Vec<(MeasureLayer, &str)> = Vec::new();
     for row in rows {
         let name = (row.key.layer, row.key.transport.as_str());
@@ -238,7 +242,7 @@ fn lines(rows: &[&ResultRow], group: &str, figures: &[Figure<'_>]) -> Vec<Series
             }
             match all.iter_mut().find(|series| series.name == name) {
                 Some(series) => series.points.push(point),
-                None => all.push(Series {
+                None => all.push(ChartSeries {
                     name,
                     colour,
                     is_dashed: *is_dashed,

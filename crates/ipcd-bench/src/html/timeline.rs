@@ -1,43 +1,43 @@
-//! What happened when: messages in each step of a run, or the longest time.
+//! Timelines: the messages or the longest latency of each step of a run.
 
-use super::chart::{Axis, Chart, Scale, Series, escaped};
+use super::chart::{AxisScale, Chart, ChartAxis, ChartSeries, escaped};
 use super::{groups, section, series};
 use crate::format::{layer_name, si, time};
 use crate::plan::MeasureMode;
 use crate::report::{Report, ResultRow};
 
-/// What is shown of each step.
-struct Shown {
+/// The figure that is shown of each step.
+struct TimelineFigure {
     mode: MeasureMode,
     title: &'static str,
     note: &'static str,
     label: &'static str,
-    scale: Scale,
+    scale: AxisScale,
     unit: fn(f64) -> String,
     steps: fn(&ResultRow, f64) -> Vec<f64>,
 }
 
-const SHOWN: [Shown; 2] = [
-    Shown {
+const SHOWN: [TimelineFigure; 2] = [
+    TimelineFigure {
         mode: MeasureMode::Throughput,
         title: "Timeline of throughput",
         note: "Messages received in each step of the first run of each measurement, at the smallest \
                size: what is steady, and what comes in bursts.",
         label: "messages a second",
-        scale: Scale::Linear,
+        scale: AxisScale::Linear,
         unit: si,
         steps: |row, step| {
             row.timeline.messages.iter().map(|&count| count as f64 * 1e9 / step).collect()
         },
     },
-    Shown {
+    TimelineFigure {
         mode: MeasureMode::Load,
         title: "Timeline of response times",
         note: "The longest response time of each step of the first run, at the lowest rate and the \
                smallest size: what happens all the time, and what once. A step without a message \
                has none.",
         label: "longest response time",
-        scale: Scale::Log,
+        scale: AxisScale::Log,
         unit: time,
         steps: |row, _| row.timeline.worst.iter().map(|&worst| worst as f64).collect(),
     },
@@ -45,7 +45,7 @@ const SHOWN: [Shown; 2] = [
 
 /// One for each mode that was measured and has one.
 pub(super) fn sections(report: &Report) -> Vec<String> {
-    let of = |shown: &Shown| {
+    let of = |shown: &TimelineFigure| {
         let rows = rows(report, shown.mode);
         let charts: Vec<String> =
             groups(&rows).iter().map(|(group, rows)| chart(report, shown, group, rows)).collect();
@@ -63,27 +63,27 @@ fn rows(report: &Report, mode: MeasureMode) -> Vec<&ResultRow> {
     of_mode.filter(|row| Some(row.key.size) == least && Some(&row.key.rate) == rate).collect()
 }
 
-fn chart(report: &Report, shown: &Shown, group: &str, rows: &[&ResultRow]) -> String {
+fn chart(report: &Report, shown: &TimelineFigure, group: &str, rows: &[&ResultRow]) -> String {
     let step = report.run.timeline_step_ns as f64;
     let line = |(index, row): (usize, &&ResultRow)| {
         let (name, colour) = series(index, row, group);
         let points = (shown.steps)(row, step).into_iter().enumerate();
         let points = points.map(|(index, value)| (index as f64 * step, value));
         // A logarithm of nothing has no place.
-        let points = points.filter(|(_, value)| shown.scale == Scale::Linear || *value > 0.0);
-        Series { name, colour, is_dashed: false, points: points.collect(), has_dots: false }
+        let points = points.filter(|(_, value)| shown.scale == AxisScale::Linear || *value > 0.0);
+        ChartSeries { name, colour, is_dashed: false, points: points.collect(), has_dots: false }
     };
     let rate = rows[0].key.rate.as_ref().map(|rate| format!(", {rate}/s")).unwrap_or_default();
     Chart {
         title: format!("{group}, {}{rate}", rows[0].key.cores),
-        x: Axis { label: "since the first message", scale: Scale::Linear, shown: time },
-        y: Axis { label: shown.label, scale: shown.scale, shown: shown.unit },
+        x: ChartAxis { label: "since the first message", scale: AxisScale::Linear, shown: time },
+        y: ChartAxis { label: shown.label, scale: shown.scale, shown: shown.unit },
         series: rows.iter().enumerate().map(line).collect(),
     }
     .render()
 }
 
-fn numbers(report: &Report, shown: &Shown, rows: &[&ResultRow]) -> String {
+fn numbers(report: &Report, shown: &TimelineFigure, rows: &[&ResultRow]) -> String {
     let step = report.run.timeline_step_ns as f64;
     let steps = rows.iter().map(|row| row.timeline.messages.len()).max().unwrap_or(0);
     let head: String =

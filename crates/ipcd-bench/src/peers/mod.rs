@@ -1,6 +1,6 @@
-//! Other servers between the two processes, for comparison: those that are installed, each started
-//! on a port of its own, and spoken to by a client that does no more than it has to. So is ipcd
-//! beside them: through its client library it would be compared with more than other servers are.
+//! Other servers between the two processes, for comparison. Each is an installed program, started
+//! on its own port, and its client does no more than necessary. ipcd has the same kind of client
+//! here: its client library does more than the other servers' clients.
 
 mod protocol;
 mod python;
@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use nix::sys::time::TimeVal;
-use protocol::{Found, Protocol};
+use protocol::{ParsedItem, ServerProtocol};
 
 use crate::children::{ForkedChild, fork};
 use crate::daemon::EmbeddedDaemon;
 use crate::end::{Lane, LaneSide, MessageEnd, PATIENCE};
 use crate::plan::OtherServer;
 
-/// How long a server may take to listen.
+/// The time that a server may take to listen.
 const STARTING: Duration = Duration::from_secs(5);
 /// The pause between tries to connect.
 const RETRY: Duration = Duration::from_millis(2);
@@ -36,14 +36,14 @@ const PROBING: Duration = Duration::from_millis(20);
 const READ: usize = 256 * 1024;
 
 impl OtherServer {
-    fn protocol(self, size: usize) -> Protocol {
+    fn protocol(self, size: usize) -> ServerProtocol {
         match self {
-            Self::IpcdUnix | Self::IpcdTcp => Protocol::Ipcd,
-            Self::Socat => Protocol::Bytes(size),
-            Self::Nats => Protocol::Nats,
-            Self::Mosquitto => Protocol::Mqtt,
-            Self::Redis => Protocol::Redis,
-            Self::Zeromq => Protocol::Zmtp,
+            Self::IpcdUnix | Self::IpcdTcp => ServerProtocol::Ipcd,
+            Self::Socat => ServerProtocol::Bytes(size),
+            Self::Nats => ServerProtocol::Nats,
+            Self::Mosquitto => ServerProtocol::Mqtt,
+            Self::Redis => ServerProtocol::Redis,
+            Self::Zeromq => ServerProtocol::Zmtp,
         }
     }
 
@@ -151,7 +151,7 @@ pub(crate) fn find_program(name: &str) -> io::Result<PathBuf> {
     places.find(|place| place.is_file()).ok_or_else(missing)
 }
 
-/// A port that nobody had just now.
+/// A port that was free a moment ago.
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
@@ -171,17 +171,17 @@ fn connect(port: u16) -> io::Result<TcpStream> {
 }
 
 pub(crate) struct PeerLane {
-    protocol: Protocol,
+    protocol: ServerProtocol,
     way: PeerPath,
     subject: String,
     batch: usize,
 }
 
-/// How both sides come to it.
+/// The connections of both sides.
 enum PeerPath {
     /// By a session of ipcd's own protocol.
     Session(Rc<EmbeddedDaemon>, &'static str),
-    /// Of each side: where it sends, and where it subscribes.
+    /// The ports of each side: for sending, and for subscribing.
     Ports([(u16, u16); 2]),
 }
 
@@ -209,9 +209,9 @@ impl Lane for PeerLane {
     }
 }
 
-/// Connects and subscribes; what came meanwhile is returned too.
+/// Connects and subscribes. Returns also the input that came meanwhile.
 fn open(
-    protocol: Protocol,
+    protocol: ServerProtocol,
     (sending, subscribing): (u16, u16),
     from: &str,
 ) -> io::Result<(File, File, Vec<u8>)> {
@@ -237,9 +237,9 @@ fn set_patience(socket: &File, patience: Duration) -> io::Result<()> {
     Ok(setsockopt(socket, sockopt::ReceiveTimeout, &time)?)
 }
 
-/// Waits until the subscription is in force, and returns what came meanwhile that is to be read.
+/// Waits until the subscription is in force, and returns the unread input that came meanwhile.
 fn await_subscribed(
-    protocol: Protocol,
+    protocol: ServerProtocol,
     mut reader: &TcpStream,
     writer: &mut TcpStream,
 ) -> io::Result<Vec<u8>> {
@@ -257,12 +257,12 @@ fn await_subscribed(
             Err(_) => {}
         }
     }
-    // Who confirms sends nothing else before the start.
+    // A server that confirms sends nothing else before the start.
     Ok(if probe.is_empty() { Vec::new() } else { input[..filled].to_vec() })
 }
 
 /// Says hello, and first the greeting, if there is one: libzmq hangs up if more comes with it.
-fn greet(protocol: Protocol, stream: &mut TcpStream, hello: &[u8]) -> io::Result<()> {
+fn greet(protocol: ServerProtocol, stream: &mut TcpStream, hello: &[u8]) -> io::Result<()> {
     let (greeting, rest) = hello.split_at(protocol.greeting());
     stream.write_all(greeting)?;
     stream.read_exact(&mut vec![0; greeting.len()])?;
@@ -270,7 +270,7 @@ fn greet(protocol: Protocol, stream: &mut TcpStream, hello: &[u8]) -> io::Result
 }
 
 struct PeerEnd {
-    protocol: Protocol,
+    protocol: ServerProtocol,
     reader: File,
     writer: File,
     to: String,
@@ -292,8 +292,9 @@ impl MessageEnd for PeerEnd {
         Ok(())
     }
 
-    /// What a server says on a connection that only sends is not read meanwhile. To close it with
-    /// that would be a reset, which takes along what the server has not yet read (tcp(7)).
+    /// The server's output on a connection that only sends is not read meanwhile. Closing it with
+    /// unread input would be a reset, and the server would lose the bytes that it has not read yet
+    /// (tcp(7)).
     fn finish(&mut self) -> io::Result<()> {
         self.flush()?;
         if self.protocol.has_two_connections() {
@@ -332,12 +333,12 @@ impl PeerEnd {
         loop {
             let input = &self.input[at..self.filled];
             match self.protocol.find(input) {
-                Found::Message(payload, length) => {
+                ParsedItem::Message(payload, length) => {
                     take(&input[payload]);
                     (at, count) = (at + length, count + 1);
                 }
-                Found::Other(length) => at += length,
-                Found::Incomplete => break,
+                ParsedItem::Other(length) => at += length,
+                ParsedItem::Incomplete => break,
             }
         }
         self.input.copy_within(at..self.filled, 0);

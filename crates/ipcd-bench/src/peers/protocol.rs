@@ -1,4 +1,4 @@
-//! The least of each server's protocol: what opens a session, what publishes, and what comes.
+//! The least of each server's protocol: opening a session, publishing, and finding messages.
 
 use std::ops::Range;
 
@@ -6,23 +6,23 @@ use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
 
 use super::zmtp;
 
-/// What the start of the input is.
+/// The item at the start of the input.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Found {
+pub(super) enum ParsedItem {
     /// A message: where its payload is, and how long all of it is.
     Message(Range<usize>, usize),
-    /// Something else of this length.
+    /// Another item of this length.
     Other(usize),
-    /// Not all has come.
+    /// The item is not complete.
     Incomplete,
 }
 
-/// How a server is spoken to.
+/// The protocol of a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Protocol {
+pub(super) enum ServerProtocol {
     /// Frames of ipcd, in a session that is open.
     Ipcd,
-    /// No protocol: whoever is connected gets the bytes. Messages have one size.
+    /// No protocol: the connected socket receives the bytes. Messages have one size.
     Bytes(usize),
     /// The client protocol of NATS.
     Nats,
@@ -34,8 +34,8 @@ pub(super) enum Protocol {
     Zmtp,
 }
 
-impl Protocol {
-    /// What opens a session that sends.
+impl ServerProtocol {
+    /// Opens a session that sends.
     pub(super) fn open(self, out: &mut Vec<u8>) {
         match self {
             Self::Ipcd | Self::Bytes(_) => {}
@@ -54,7 +54,7 @@ impl Protocol {
         }
     }
 
-    /// What subscribes.
+    /// Subscribes to a subject.
     pub(super) fn subscribe(self, out: &mut Vec<u8>, subject: &str) {
         match self {
             Self::Ipcd | Self::Bytes(_) => {}
@@ -85,13 +85,14 @@ impl Protocol {
         }
     }
 
-    /// Whether what subscribes has to have a connection of its own.
+    /// Whether a subscription needs a separate connection.
     pub(super) fn has_two_connections(self) -> bool {
         matches!(self, Self::Redis | Self::Zmtp)
     }
 
-    /// What is sent until it comes back, where a subscription is not confirmed: subscriptions of a
-    /// connection take effect in their order, and this one comes after that to the subject.
+    /// The message that is sent until it returns, where a subscription is not confirmed. The
+    /// subscriptions of a connection take effect in order, and this one follows that to the
+    /// subject.
     pub(super) fn probe(self, out: &mut Vec<u8>) {
         if self == Self::Zmtp {
             zmtp::publish(out, &probe(), b"");
@@ -103,7 +104,7 @@ impl Protocol {
         if self == Self::Zmtp { zmtp::GREETING } else { 0 }
     }
 
-    /// What publishes a message.
+    /// Publishes a message.
     pub(super) fn publish(self, out: &mut Vec<u8>, subject: &str, payload: &[u8]) {
         let (name, length) = (subject.len(), payload.len());
         match self {
@@ -133,17 +134,19 @@ impl Protocol {
         }
     }
 
-    /// What the input begins with.
-    pub(super) fn find(self, input: &[u8]) -> Found {
+    /// Finds the item at the start of the input.
+    pub(super) fn find(self, input: &[u8]) -> ParsedItem {
         let found = match self {
             Self::Ipcd => ipcd(input),
-            Self::Bytes(size) => (input.len() >= size).then_some(Found::Message(0..size, size)),
+            Self::Bytes(size) => {
+                (input.len() >= size).then_some(ParsedItem::Message(0..size, size))
+            }
             Self::Nats => nats(input),
             Self::Redis => redis(input),
             Self::Mqtt => mqtt(input),
             Self::Zmtp => zmtp::find(input),
         };
-        found.unwrap_or(Found::Incomplete)
+        found.unwrap_or(ParsedItem::Incomplete)
     }
 }
 
@@ -152,31 +155,31 @@ fn probe() -> String {
     format!("probe.{}", std::process::id())
 }
 
-fn ipcd(input: &[u8]) -> Option<Found> {
+fn ipcd(input: &[u8]) -> Option<ParsedItem> {
     match decode(input, usize::MAX) {
         Ok(Decoded::Frame(frame, length)) if frame.header.kind == Kind::Message => {
-            Some(Found::Message(length - frame.payload.len()..length, length))
+            Some(ParsedItem::Message(length - frame.payload.len()..length, length))
         }
-        Ok(Decoded::Frame(_, length)) => Some(Found::Other(length)),
+        Ok(Decoded::Frame(_, length)) => Some(ParsedItem::Other(length)),
         Ok(Decoded::Incomplete(_)) | Err(_) => None,
     }
 }
 
-fn nats(input: &[u8]) -> Option<Found> {
+fn nats(input: &[u8]) -> Option<ParsedItem> {
     let (line, start) = line(input)?;
     if !line.starts_with(b"MSG ") {
-        return Some(Found::Other(start));
+        return Some(ParsedItem::Other(start));
     }
     let length = number(line.rsplit(|&byte| byte == b' ').next()?)?;
     let end = start + length + 2;
-    (input.len() >= end).then_some(Found::Message(start..start + length, end))
+    (input.len() >= end).then_some(ParsedItem::Message(start..start + length, end))
 }
 
 /// An array of three strings: `message`, the channel, the payload.
-fn redis(input: &[u8]) -> Option<Found> {
+fn redis(input: &[u8]) -> Option<ParsedItem> {
     let (head, mut at) = line(input)?;
     if head != b"*3" {
-        return Some(Found::Other(at));
+        return Some(ParsedItem::Other(at));
     }
     let mut payload = 0..0;
     for _ in 0..3 {
@@ -193,10 +196,10 @@ fn redis(input: &[u8]) -> Option<Found> {
             return None;
         }
     }
-    Some(Found::Message(payload, at))
+    Some(ParsedItem::Message(payload, at))
 }
 
-fn mqtt(input: &[u8]) -> Option<Found> {
+fn mqtt(input: &[u8]) -> Option<ParsedItem> {
     let (mut length, mut start, mut shift) = (0, 1, 0);
     loop {
         let byte = *input.get(start)?;
@@ -211,10 +214,10 @@ fn mqtt(input: &[u8]) -> Option<Found> {
         return None;
     }
     if input[0] & 0xf0 != 0x30 {
-        return Some(Found::Other(end));
+        return Some(ParsedItem::Other(end));
     }
     let topic = usize::from(u16::from_be_bytes(*input.get(start..)?.first_chunk()?));
-    Some(Found::Message((start + 2 + topic).min(end)..end, end))
+    Some(ParsedItem::Message((start + 2 + topic).min(end)..end, end))
 }
 
 /// The first line without its end, and its length with it.
@@ -254,35 +257,45 @@ mod tests {
 
     #[test]
     fn finds_messages_and_what_is_none() {
-        let found = |protocol: Protocol, input: &[u8]| protocol.find(input);
-        assert_eq!(found(Protocol::Nats, b"MSG a.b 1 3\r\nxyz\r\n"), Found::Message(13..16, 18));
-        assert_eq!(found(Protocol::Nats, b"PING\r\nMSG"), Found::Other(6));
+        let found = |protocol: ServerProtocol, input: &[u8]| protocol.find(input);
+        assert_eq!(
+            found(ServerProtocol::Nats, b"MSG a.b 1 3\r\nxyz\r\n"),
+            ParsedItem::Message(13..16, 18)
+        );
+        assert_eq!(found(ServerProtocol::Nats, b"PING\r\nMSG"), ParsedItem::Other(6));
         let redis = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$3\r\nxyz\r\n";
-        assert_eq!(found(Protocol::Redis, redis), Found::Message(28..31, 33));
-        assert_eq!(found(Protocol::Mqtt, b"\x30\x06\x00\x01axyz"), Found::Message(5..8, 8));
-        assert_eq!(found(Protocol::Mqtt, b"\x20\x02\x00\x00\x30"), Found::Other(4));
-        assert_eq!(found(Protocol::Bytes(3), b"xyzx"), Found::Message(0..3, 3));
+        assert_eq!(found(ServerProtocol::Redis, redis), ParsedItem::Message(28..31, 33));
+        assert_eq!(
+            found(ServerProtocol::Mqtt, b"\x30\x06\x00\x01axyz"),
+            ParsedItem::Message(5..8, 8)
+        );
+        assert_eq!(found(ServerProtocol::Mqtt, b"\x20\x02\x00\x00\x30"), ParsedItem::Other(4));
+        assert_eq!(found(ServerProtocol::Bytes(3), b"xyzx"), ParsedItem::Message(0..3, 3));
     }
 
     #[test]
     fn waits_for_the_rest() {
         let mut packet = Vec::new();
-        Protocol::Mqtt.publish(&mut packet, "topic", &[7; 300]);
+        ServerProtocol::Mqtt.publish(&mut packet, "topic", &[7; 300]);
         let mut frame = Vec::new();
-        Protocol::Ipcd.publish(&mut frame, "a.b", b"xyz");
+        ServerProtocol::Ipcd.publish(&mut frame, "a.b", b"xyz");
         let end = frame.len();
-        assert_eq!(Protocol::Ipcd.find(&frame), Found::Message(end - 3..end, end));
-        let whole: [(Protocol, &[u8]); 4] = [
-            (Protocol::Ipcd, &frame),
-            (Protocol::Nats, b"MSG a.b 1 3\r\nxyz\r\n"),
-            (Protocol::Redis, b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$3\r\nxyz\r\n"),
-            (Protocol::Mqtt, &packet),
+        assert_eq!(ServerProtocol::Ipcd.find(&frame), ParsedItem::Message(end - 3..end, end));
+        let whole: [(ServerProtocol, &[u8]); 4] = [
+            (ServerProtocol::Ipcd, &frame),
+            (ServerProtocol::Nats, b"MSG a.b 1 3\r\nxyz\r\n"),
+            (ServerProtocol::Redis, b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$3\r\nxyz\r\n"),
+            (ServerProtocol::Mqtt, &packet),
         ];
         for (protocol, input) in whole {
             for cut in 0..input.len() {
-                assert_eq!(protocol.find(&input[..cut]), Found::Incomplete, "{protocol:?} {cut}");
+                assert_eq!(
+                    protocol.find(&input[..cut]),
+                    ParsedItem::Incomplete,
+                    "{protocol:?} {cut}"
+                );
             }
-            assert!(matches!(protocol.find(input), Found::Message(..)), "{protocol:?}");
+            assert!(matches!(protocol.find(input), ParsedItem::Message(..)), "{protocol:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// Where Debian's packages put their modules, and what comes first in `PATH`.
+/// The interpreter of Debian's packages, and the first in `PATH`.
 const INTERPRETERS: [&str; 2] = ["/usr/bin/python3", "python3"];
 
 /// An interpreter that knows ZeroMQ. Looked for once.

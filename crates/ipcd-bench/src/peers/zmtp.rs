@@ -3,7 +3,7 @@
 //! A message is one frame: the subject, a NUL, the payload. A subscription is a prefix, so with the
 //! NUL it matches one subject.
 
-use super::protocol::Found;
+use super::protocol::ParsedItem;
 
 /// Bytes of the greeting, from either side.
 pub(super) const GREETING: usize = 64;
@@ -14,7 +14,7 @@ const COMMAND: u8 = 4;
 /// The first byte of a message that subscribes.
 const SUBSCRIBE: u8 = 1;
 
-/// What opens a connection of a socket of this kind: `PUB` or `SUB`.
+/// Opens a connection of a socket of this kind: `PUB` or `SUB`.
 pub(super) fn open(out: &mut Vec<u8>, kind: &str) {
     let start = out.len();
     out.extend_from_slice(b"\xff\0\0\0\0\0\0\0\0\x7f\x03\0NULL");
@@ -35,8 +35,9 @@ pub(super) fn publish(out: &mut Vec<u8>, subject: &str, payload: &[u8]) {
     frame(out, 0, &[subject.as_bytes(), b"\0", payload]);
 }
 
-/// The first frame; nothing if not all of it has come. A message without a payload is none of ours.
-pub(super) fn find(input: &[u8]) -> Option<Found> {
+/// The first frame; `None` if it is not complete. A message without a payload is not one of this
+/// measurement.
+pub(super) fn find(input: &[u8]) -> Option<ParsedItem> {
     let flags = *input.first()?;
     let (length, start) = match flags & LONG {
         0 => (u64::from(*input.get(1)?), 2),
@@ -46,8 +47,10 @@ pub(super) fn find(input: &[u8]) -> Option<Found> {
     let body = input.get(start..end)?;
     let payload = body.iter().position(|&byte| byte == 0).map(|at| start + at + 1);
     Some(match payload {
-        Some(payload) if flags & COMMAND == 0 && payload < end => Found::Message(payload..end, end),
-        _ => Found::Other(end),
+        Some(payload) if flags & COMMAND == 0 && payload < end => {
+            ParsedItem::Message(payload..end, end)
+        }
+        _ => ParsedItem::Other(end),
     })
 }
 
@@ -72,16 +75,18 @@ mod tests {
         for size in [1, 200, 300, 70_000] {
             let mut out = Vec::new();
             open(&mut out, "PUB");
-            let Some(Found::Other(ready)) = find(&out[GREETING..]) else { panic!("READY") };
+            let Some(ParsedItem::Other(ready)) = find(&out[GREETING..]) else { panic!("READY") };
             let start = GREETING + ready;
             publish(&mut out, "a.b", &vec![0; size]);
             let frame = &out[start..];
-            let Some(Found::Message(payload, length)) = find(frame) else { panic!("a message") };
+            let Some(ParsedItem::Message(payload, length)) = find(frame) else {
+                panic!("a message")
+            };
             assert_eq!((payload.len(), length), (size, frame.len()));
             assert!((0..length).all(|cut| find(&frame[..cut]).is_none()));
         }
         let mut out = Vec::new();
         publish(&mut out, "probe", b"");
-        assert_eq!(find(&out), Some(Found::Other(out.len())));
+        assert_eq!(find(&out), Some(ParsedItem::Other(out.len())));
     }
 }

@@ -9,36 +9,36 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 
 use crate::end::{Lane, LaneSide, MessageEnd, PATIENCE};
 
-pub(super) struct Datagrams {
+pub(super) struct DatagramLane {
     near: OwnedFd,
     far: OwnedFd,
     size: usize,
 }
 
-pub(super) fn seqpacket(size: usize) -> io::Result<Datagrams> {
+pub(super) fn seqpacket(size: usize) -> io::Result<DatagramLane> {
     pair(SockType::SeqPacket, size)
 }
 
-pub(super) fn dgram(size: usize) -> io::Result<Datagrams> {
+pub(super) fn dgram(size: usize) -> io::Result<DatagramLane> {
     pair(SockType::Datagram, size)
 }
 
-pub(super) fn udp(size: usize) -> io::Result<Datagrams> {
+pub(super) fn udp(size: usize) -> io::Result<DatagramLane> {
     let (near, far) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
     near.connect(far.local_addr()?)?;
     far.connect(near.local_addr()?)?;
-    // Whatever is lost must not be waited for.
+    // A lost datagram must not be waited for.
     near.set_read_timeout(Some(PATIENCE))?;
     far.set_read_timeout(Some(PATIENCE))?;
-    Ok(Datagrams { near: near.into(), far: far.into(), size })
+    Ok(DatagramLane { near: near.into(), far: far.into(), size })
 }
 
-fn pair(kind: SockType, size: usize) -> io::Result<Datagrams> {
+fn pair(kind: SockType, size: usize) -> io::Result<DatagramLane> {
     let (near, far) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?;
-    Ok(Datagrams { near, far, size })
+    Ok(DatagramLane { near, far, size })
 }
 
-impl Lane for Datagrams {
+impl Lane for DatagramLane {
     fn open(&mut self, side: LaneSide) -> io::Result<Box<dyn MessageEnd>> {
         let socket = if side == LaneSide::Near { &self.near } else { &self.far };
         Ok(Box::new(DatagramEnd { socket: socket.try_clone()?, buffer: vec![0; self.size] }))
@@ -53,7 +53,7 @@ struct DatagramEnd {
 impl MessageEnd for DatagramEnd {
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
         match send(self.socket.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL) {
-            // The other side of a UDP socket has gone already: what is sent is lost.
+            // The other side of a UDP socket has gone already, so the datagram is lost.
             Ok(_) | Err(Errno::ECONNREFUSED) => Ok(()),
             Err(error) => Err(error.into()),
         }

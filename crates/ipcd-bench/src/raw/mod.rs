@@ -80,8 +80,8 @@ impl Primitive {
             PrimitiveKind::Udp => Box::new(datagram::udp(size)?),
             PrimitiveKind::PosixQueue => Box::new(queue::posix(size)?),
             PrimitiveKind::SysvQueue => Box::new(queue::sysv(size)?),
-            PrimitiveKind::Ring(bell) => Box::new(ring::Rings::new(size, bell)?),
-            PrimitiveKind::Signals => Box::new(signals::Signals::new(size)?),
+            PrimitiveKind::Ring(bell) => Box::new(ring::RingLane::new(size, bell)?),
+            PrimitiveKind::Signals => Box::new(signals::SignalLane::new(size)?),
         })
     }
 
@@ -90,7 +90,7 @@ impl Primitive {
         self.kind == PrimitiveKind::Udp
     }
 
-    /// Whether it moves payloads, rather than only waking somebody.
+    /// Whether it carries a payload, rather than only a wake-up.
     pub(crate) fn carries_payload(&self) -> bool {
         self.kind != PrimitiveKind::Signals
     }

@@ -14,23 +14,23 @@ use crate::end::{Lane, LaneSide, MessageEnd};
 const DEPTH: i64 = 10;
 
 /// A queue there, and one back.
-pub(super) struct Queues<Q> {
+pub(super) struct QueueLane<Q> {
     there: Rc<Q>,
     back: Rc<Q>,
     size: usize,
 }
 
-pub(super) fn posix(size: usize) -> io::Result<Queues<PosixQueue>> {
+pub(super) fn posix(size: usize) -> io::Result<QueueLane<PosixQueue>> {
     let (there, back) = (PosixQueue::new("there", size)?, PosixQueue::new("back", size)?);
-    Ok(Queues { there: there.into(), back: back.into(), size })
+    Ok(QueueLane { there: there.into(), back: back.into(), size })
 }
 
-pub(super) fn sysv(size: usize) -> io::Result<Queues<RefCell<MessageQueue>>> {
+pub(super) fn sysv(size: usize) -> io::Result<QueueLane<RefCell<MessageQueue>>> {
     let queue = || MessageQueue::new(size).map(RefCell::new).map(Rc::new);
-    Ok(Queues { there: queue()?, back: queue()?, size })
+    Ok(QueueLane { there: queue()?, back: queue()?, size })
 }
 
-impl<Q> Queues<Q> {
+impl<Q> QueueLane<Q> {
     /// The queue that an end writes to, and the one that it reads.
     fn of(&self, side: LaneSide) -> (Rc<Q>, Rc<Q>) {
         let (there, back) = (self.there.clone(), self.back.clone());
@@ -38,14 +38,14 @@ impl<Q> Queues<Q> {
     }
 }
 
-impl Lane for Queues<PosixQueue> {
+impl Lane for QueueLane<PosixQueue> {
     fn open(&mut self, side: LaneSide) -> io::Result<Box<dyn MessageEnd>> {
         let (out, into) = self.of(side);
         Ok(Box::new(PosixEnd { out, into, buffer: vec![0; self.size] }))
     }
 }
 
-impl Lane for Queues<RefCell<MessageQueue>> {
+impl Lane for QueueLane<RefCell<MessageQueue>> {
     fn open(&mut self, side: LaneSide) -> io::Result<Box<dyn MessageEnd>> {
         let (out, into) = self.of(side);
         Ok(Box::new(SysvEnd { out, into }))

@@ -1,4 +1,4 @@
-//! Rings in shared memory, one there and one back.
+//! RingLane in shared memory, one there and one back.
 
 use std::io;
 
@@ -12,12 +12,12 @@ const BYTES: usize = 1 << 20;
 const SLOTS: (usize, usize) = (8, 4096);
 
 /// The halves, until an end takes its two.
-pub(super) struct Rings {
+pub(super) struct RingLane {
     producers: [Option<Producer>; 2],
     consumers: [Option<Consumer>; 2],
 }
 
-impl Rings {
+impl RingLane {
     pub(super) fn new(size: usize, bell: Bell) -> io::Result<Self> {
         let slots = (BYTES / size).clamp(SLOTS.0, SLOTS.1);
         let (there, back) = (ring(slots, size, bell)?, ring(slots, size, bell)?);
@@ -28,7 +28,7 @@ impl Rings {
     }
 }
 
-impl Lane for Rings {
+impl Lane for RingLane {
     fn open(&mut self, side: LaneSide) -> io::Result<Box<dyn MessageEnd>> {
         let which = usize::from(side == LaneSide::Far);
         let (out, into) = (self.producers[which].take(), self.consumers[which].take());

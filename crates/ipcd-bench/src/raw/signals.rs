@@ -1,4 +1,4 @@
-//! Signals as a ping-pong, signal(7): they wake, and carry nothing.
+//! SignalLane as a ping-pong, signal(7): they wake, and carry nothing.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,20 +13,20 @@ const MESSAGE: Signal = Signal::SIGUSR1;
 const END: Signal = Signal::SIGUSR2;
 
 /// A socket pair over which the two processes tell each other their numbers.
-pub(super) struct Signals {
+pub(super) struct SignalLane {
     near: UnixStream,
     far: UnixStream,
     size: usize,
 }
 
-impl Signals {
+impl SignalLane {
     pub(super) fn new(size: usize) -> io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
         Ok(Self { near, far, size })
     }
 }
 
-impl Lane for Signals {
+impl Lane for SignalLane {
     fn open(&mut self, side: LaneSide) -> io::Result<Box<dyn MessageEnd>> {
         // Before the other can know where to send one.
         let mut signals = SigSet::empty();
@@ -43,7 +43,8 @@ impl Lane for Signals {
     }
 }
 
-/// What comes back to the near end is what it has sent last; the far end numbers what comes.
+/// A signal carries no message. The near end takes the one that it has sent last, and the far end
+/// numbers the signals.
 struct SignalEnd {
     other: Pid,
     signals: SigSet,

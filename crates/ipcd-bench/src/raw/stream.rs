@@ -18,34 +18,39 @@ const READ: usize = 64 * 1024;
 const PIPE: i32 = 256 * 1024;
 
 /// The descriptors of both ends: to read from, and to write to.
-pub(super) struct Streams {
+pub(super) struct StreamLane {
     near: (File, File),
     far: (File, File),
     size: usize,
     batch: usize,
 }
 
-pub(super) fn pipe(size: usize, batch: usize) -> io::Result<Streams> {
+pub(super) fn pipe(size: usize, batch: usize) -> io::Result<StreamLane> {
     let ((there_out, there_in), (back_out, back_in)) = (io::pipe()?, io::pipe()?);
     deepen(&there_in);
     deepen(&back_in);
     let file = |fd: OwnedFd| File::from(fd);
     let near = (file(back_out.into()), file(there_in.into()));
     let far = (file(there_out.into()), file(back_in.into()));
-    Ok(Streams { near, far, size, batch })
+    Ok(StreamLane { near, far, size, batch })
 }
 
-pub(super) fn fifo(dir: &Path, size: usize, batch: usize) -> io::Result<Streams> {
-    let (there, back) = (Fifo::make(dir, "there")?, Fifo::make(dir, "back")?);
-    Ok(Streams { near: (back.reader, there.writer), far: (there.reader, back.writer), size, batch })
+pub(super) fn fifo(dir: &Path, size: usize, batch: usize) -> io::Result<StreamLane> {
+    let (there, back) = (FifoPipe::make(dir, "there")?, FifoPipe::make(dir, "back")?);
+    Ok(StreamLane {
+        near: (back.reader, there.writer),
+        far: (there.reader, back.writer),
+        size,
+        batch,
+    })
 }
 
-pub(super) fn unix(size: usize, batch: usize) -> io::Result<Streams> {
+pub(super) fn unix(size: usize, batch: usize) -> io::Result<StreamLane> {
     let (near, far) = UnixStream::pair()?;
     both_ways(near.into(), far.into(), size, batch)
 }
 
-pub(super) fn tcp(size: usize, batch: usize) -> io::Result<Streams> {
+pub(super) fn tcp(size: usize, batch: usize) -> io::Result<StreamLane> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let near = TcpStream::connect(listener.local_addr()?)?;
     let (far, _) = listener.accept()?;
@@ -54,10 +59,10 @@ pub(super) fn tcp(size: usize, batch: usize) -> io::Result<Streams> {
     both_ways(near.into(), far.into(), size, batch)
 }
 
-fn both_ways(near: OwnedFd, far: OwnedFd, size: usize, batch: usize) -> io::Result<Streams> {
+fn both_ways(near: OwnedFd, far: OwnedFd, size: usize, batch: usize) -> io::Result<StreamLane> {
     let (near, far) = (File::from(near), File::from(far));
     let (near, far) = ((near.try_clone()?, near), (far.try_clone()?, far));
-    Ok(Streams { near, far, size, batch })
+    Ok(StreamLane { near, far, size, batch })
 }
 
 /// Makes a pipe as large as our transports make it, where the kernel allows it (pipe(7)).
@@ -66,12 +71,12 @@ fn deepen(pipe: impl AsFd) {
 }
 
 /// A FIFO whose name is gone again.
-struct Fifo {
+struct FifoPipe {
     reader: File,
     writer: File,
 }
 
-impl Fifo {
+impl FifoPipe {
     fn make(dir: &Path, name: &str) -> io::Result<Self> {
         let path = dir.join(name);
         nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
@@ -84,7 +89,7 @@ impl Fifo {
     }
 }
 
-impl Lane for Streams {
+impl Lane for StreamLane {
     fn open(&mut self, side: LaneSide) -> io::Result<Box<dyn MessageEnd>> {
         let (reader, writer) = if side == LaneSide::Near { &self.near } else { &self.far };
         let input = vec![0; READ.max(self.size)];
