@@ -13,8 +13,8 @@ use crate::directory::state::{DirectoryChange, DirectoryState, GroupPart, Intere
 use crate::directory::violation::{
     MAX_INTERESTS, MAX_NAMES, ProtocolViolation, check_counters, check_interest,
 };
+use crate::model::counters::add_counters;
 use crate::model::names::is_peer_name;
-use crate::report::add_counters;
 use std::collections::{HashMap, VecDeque};
 
 /// Changes in one message to a worker.

@@ -3,4 +3,5 @@
 pub(crate) mod buffer_pool;
 pub(crate) mod chunk_pool;
 pub(crate) mod lazy_queue;
+pub(crate) mod message_batch;
 pub(crate) mod send_queue;

@@ -1,9 +1,8 @@
 //! What workers tell the table, and what they are told.
 
-use crate::charges::QuotaUsage;
 use crate::directory::state::{DirectoryChange, GroupPart, Interest};
 use crate::model::ids::PeerKey;
-use crate::model::principal::Principal;
+use crate::model::principal::{Principal, QuotaUsage};
 use ipcd_proto::control::{Answer, Query};
 use serde::{Deserialize, Serialize};
 

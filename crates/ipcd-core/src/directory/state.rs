@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::charges::QuotaUsage;
-use crate::model::principal::Principal;
+use crate::directory::violation::MAX_SOURCES;
+use crate::model::principal::{Principal, QuotaUsage};
 use crate::routing::trie::{GroupShare, QueueGroup, SubscriptionTrie, WorkerInterest};
 use ipcd_proto::Filter;
 use serde::{Deserialize, Serialize};
@@ -205,5 +205,47 @@ impl DirectoryState {
             }
         }
         self.forget_spent(slot);
+    }
+}
+
+impl DirectoryState {
+    /// What a source takes up at a worker, and at the others.
+    pub(crate) fn spent_by(&self, source: Principal, own: u32) -> (QuotaUsage, QuotaUsage) {
+        let (mut here, mut elsewhere) = (QuotaUsage::default(), QuotaUsage::default());
+        for (slot, spent) in self.spent.get(&source).into_iter().flatten() {
+            let sum = if *slot == own { &mut here } else { &mut elsewhere };
+            // What another worker says may be anything.
+            sum.bytes = sum.bytes.saturating_add(spent.bytes);
+            sum.subscriptions = sum.subscriptions.saturating_add(spent.subscriptions);
+        }
+        (here, elsewhere)
+    }
+
+    /// Whether this would be more sources of one worker than it may have.
+    pub(crate) fn has_too_many_sources(&self, slot: u32, source: Principal) -> bool {
+        let is_of = |all: &Vec<(u32, QuotaUsage)>| all.iter().any(|(known, _)| *known == slot);
+        self.spent.len() >= MAX_SOURCES
+            && !self.spent.get(&source).is_some_and(is_of)
+            && self.spent.values().filter(|all| is_of(all)).count() >= MAX_SOURCES
+    }
+
+    /// Notes what a source takes up at a worker.
+    pub(crate) fn set_spent(&mut self, slot: u32, source: Principal, spent: QuotaUsage) {
+        let all = self.spent.entry(source).or_default();
+        all.retain(|(known, _)| *known != slot);
+        if spent != QuotaUsage::default() {
+            all.push((slot, spent));
+        }
+        if all.is_empty() {
+            self.spent.remove(&source);
+        }
+    }
+
+    /// Forgets what was taken up at a worker that has gone.
+    pub(crate) fn forget_spent(&mut self, slot: u32) {
+        self.spent.retain(|_, all| {
+            all.retain(|(known, _)| *known != slot);
+            !all.is_empty()
+        });
     }
 }

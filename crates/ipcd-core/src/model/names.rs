@@ -1,6 +1,6 @@
 //! What peers and groups may be called.
 
-use crate::session::Failure;
+use crate::peers::rights::Failure;
 use ipcd_proto::control::Code;
 use ipcd_proto::limits::MAX_NAME;
 

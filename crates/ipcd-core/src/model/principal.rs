@@ -88,3 +88,12 @@ mod tests {
         assert_eq!(Principal::of(Some(7), None, AddressPrefixes::default()).to_string(), "user 7");
     }
 }
+
+/// What a source takes up.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct QuotaUsage {
+    /// Bytes in outboxes.
+    pub bytes: u64,
+    /// Subscriptions.
+    pub subscriptions: u64,
+}

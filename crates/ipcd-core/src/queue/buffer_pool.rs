@@ -1,7 +1,6 @@
 //! Memory that is used again: so an idle peer has none, and a busy one does not allocate. What nobody
 //! has needed for a while is given back.
 
-use crate::core::Router;
 use std::time::{Duration, Instant};
 
 /// Buffers kept, and bytes of the smallest and the largest that are.
@@ -81,24 +80,6 @@ impl BufferPool {
     /// Bytes that were given back since this was last asked, up to the last look.
     pub(crate) fn take_released(&mut self) -> usize {
         std::mem::take(&mut self.untold)
-    }
-}
-
-impl Router {
-    /// How many bytes were given back to the allocator since this was last asked, in buffers. It is
-    /// looked now and then; in between there are none.
-    pub fn take_released(&mut self) -> usize {
-        self.store.take_released()
-    }
-
-    /// Gives back what has not been needed for a while.
-    pub(crate) fn give_back(&mut self, now: Instant) {
-        if self.store.look(now) {
-            let links = self.cluster.iter_mut().flat_map(|cluster| &mut cluster.links);
-            for link in links.filter(|link| link.outgoing.is_empty()) {
-                self.store.note_released(std::mem::take(&mut link.outgoing).capacity());
-            }
-        }
     }
 }
 

@@ -1,22 +1,19 @@
 //! Routes: whom a subject concerns, here and at other workers; and those found lately.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::cluster::Cluster;
-use crate::core::Router;
-use crate::routing::group_turns::{GroupTurn, first_turn};
+use crate::routing::group_turns::GroupTurn;
 use crate::routing::trie::{LocalSubscriber, QueueGroup, WorkerInterest};
 use foldhash::fast::RandomState;
-use ipcd_proto::{BadSubject, Subject};
 
 /// Subjects whose routes are remembered. A client that makes up subjects cannot take more memory.
 const MAX_ROUTES: usize = 16 * 1024;
 /// Targets in all of them: with many subscribers to everything, each route has as many.
 const MAX_TARGETS: usize = 256 * 1024;
 /// Nodes and members of the interest table that are looked at in a step.
-const FOUND_IN_STEP: usize = 4;
+pub(crate) const FOUND_IN_STEP: usize = 4;
 /// Members of a worker that count when it is its turn, at the most: the number is its own word.
 const MAX_WEIGHT: u32 = 64 * 1024;
 
@@ -64,6 +61,18 @@ pub(crate) enum GroupCandidate {
 }
 
 impl GroupRoute {
+    /// A route to the members of a group; `turn_of` says whose turn it is, for so many turns in all.
+    pub(crate) fn new(
+        group: Rc<QueueGroup>,
+        candidates: Vec<(u32, GroupCandidate)>,
+        turn_of: impl FnOnce(&Rc<QueueGroup>, u64) -> Rc<GroupTurn>,
+    ) -> Self {
+        let choices = add_up(candidates);
+        let total = choices.last().map_or(0, |(end, _)| *end);
+        let rotation = turn_of(&group, total);
+        Self { group, choices, rotation }
+    }
+
     /// The next choice in turn that is good. Turns of those that are not are left out.
     pub(crate) fn next(
         &self,
@@ -116,68 +125,38 @@ struct Route {
     targets: Rc<RouteTargets>,
 }
 
-impl Router {
-    /// Whom a subject concerns.
-    pub(crate) fn route(&mut self, subject: &[u8]) -> Result<Rc<RouteTargets>, BadSubject> {
-        // Both only grow, so that their sum changes when either does.
-        let cluster = self.cluster.as_ref().map_or(0, Cluster::version);
-        let version = self.interests.version() + cluster;
-        if let Some((last, route)) = &self.routes.last
+impl RouteCache {
+    /// The route of a subject, if it was found in this version of the tries.
+    pub(crate) fn find(&mut self, subject: &[u8], version: u64) -> Option<Rc<RouteTargets>> {
+        if let Some((last, route)) = &self.last
             && route.version == version
             && last == subject
         {
-            return Ok(Rc::clone(&route.targets));
+            return Some(Rc::clone(&route.targets));
         }
-        let known = self.routes.found.get(subject).filter(|route| route.version == version);
-        let route = match known {
-            Some(route) => route.clone(),
-            None => {
-                let targets = Rc::new(self.find_targets(Subject::parse(subject)?));
-                self.routes.remember(subject, Route { version, targets })
-            }
-        };
+        let route = self.found.get(subject).filter(|route| route.version == version)?.clone();
         let targets = Rc::clone(&route.targets);
-        let (mut last, _) = self.routes.last.take().unwrap_or((Vec::new(), route.clone()));
-        last.clear();
-        last.extend_from_slice(subject);
-        self.routes.last = Some((last, route));
-        Ok(targets)
+        self.set_last(subject, route);
+        Some(targets)
     }
 
-    fn find_targets(&mut self, subject: Subject<'_>) -> RouteTargets {
-        let mut groups = BTreeMap::<Rc<QueueGroup>, Vec<(u32, GroupCandidate)>>::new();
-        let (mut members, looked_at) = self.interests.find_counted(subject);
-        members.retain(|member| {
-            if !self.may_hear(member.peer, subject) {
-                return false;
-            }
-            if let Some(group) = &member.group {
-                let choice = (1, GroupCandidate::Here(member.clone()));
-                groups.entry(Rc::clone(group)).or_default().push(choice);
-            }
-            member.group.is_none()
-        });
-        // Those whose copies are alike together.
-        members.sort_by_key(|member| member.subscription);
-        let cluster = self.cluster.as_ref();
-        let (mut remotes, more) = cluster.map_or((Vec::new(), 0), |cluster| cluster.find(subject));
-        self.budget.spend((looked_at + more).div_ceil(FOUND_IN_STEP));
-        remotes.retain(|remote| {
-            if let Some(share) = &remote.share {
-                let (slot, number, off) = (remote.slot, share.number, remote.off);
-                let choice = (share.members, GroupCandidate::There { slot, number, off });
-                groups.entry(Rc::clone(&share.group)).or_default().push(choice);
-            }
-            remote.share.is_none()
-        });
-        let (slot, generation) = (self.config.slot, self.config.generation);
-        let groups = groups.into_iter().map(|(group, choices)| {
-            let choices = add_up(choices);
-            let total = choices.last().map_or(0, |(end, _)| *end);
-            let rotation = self.rotations.of(&group, || first_turn(slot, generation, total));
-            GroupRoute { group, choices, rotation }
-        });
-        RouteTargets { members, remotes, groups: groups.collect() }
+    pub(crate) fn remember(&mut self, subject: &[u8], version: u64, targets: &Rc<RouteTargets>) {
+        if self.found.len() >= MAX_ROUTES || self.targets + targets.count() > MAX_TARGETS {
+            self.found.clear();
+            self.targets = 0;
+        }
+        self.targets += targets.count();
+        let route = Route { version, targets: Rc::clone(targets) };
+        let before = self.found.insert(subject.into(), route.clone());
+        self.targets -= before.map_or(0, |before| before.targets.count());
+        self.set_last(subject, route);
+    }
+
+    fn set_last(&mut self, subject: &[u8], route: Route) {
+        let mut last = self.last.take().map_or(Vec::new(), |(last, _)| last);
+        last.clear();
+        last.extend_from_slice(subject);
+        self.last = Some((last, route));
     }
 }
 
@@ -191,19 +170,6 @@ fn add_up(choices: Vec<(u32, GroupCandidate)>) -> Vec<(u64, GroupCandidate)> {
     choices.into_iter().map(ending).collect()
 }
 
-impl RouteCache {
-    fn remember(&mut self, subject: &[u8], route: Route) -> Route {
-        if self.found.len() >= MAX_ROUTES || self.targets + route.targets.count() > MAX_TARGETS {
-            self.found.clear();
-            self.targets = 0;
-        }
-        self.targets += route.targets.count();
-        let before = self.found.insert(subject.into(), route.clone());
-        self.targets -= before.map_or(0, |before| before.targets.count());
-        route
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
@@ -212,13 +178,14 @@ mod tests {
 
     use super::*;
     use crate::model::config::{Config, DaemonInfo, PeerInfo};
+    use crate::router::Router;
 
     #[test]
     fn remembers_a_bounded_number_of_routes() {
         let mut core = Router::new(Config::new(DaemonInfo::unknown(Instant::now())), None);
         for number in 0..2 * MAX_ROUTES {
-            core.route(format!("made.up.{number}").as_bytes()).unwrap();
-            assert!(core.routes.found.len() <= MAX_ROUTES);
+            core.delivery.route(format!("made.up.{number}").as_bytes()).unwrap();
+            assert!(core.delivery.routes.found.len() <= MAX_ROUTES);
         }
     }
 
@@ -235,16 +202,16 @@ mod tests {
         for number in 0..MEMBERS as u32 {
             let (overflow, origin, group) = (Overflow::Block, false, None);
             let member = LocalSubscriber { peer, subscription: number, overflow, origin, group };
-            core.interests.add(&filter, member);
+            core.delivery.sessions.trie.add(&filter, member);
         }
         for number in 0..2 * MAX_TARGETS / MEMBERS {
-            core.interests.touch();
+            core.delivery.sessions.trie.touch();
             for subject in [format!("made.up.{number}"), "again.and.again".into()] {
-                assert_eq!(core.route(subject.as_bytes()).unwrap().members.len(), MEMBERS);
+                assert_eq!(core.delivery.route(subject.as_bytes()).unwrap().members.len(), MEMBERS);
             }
-            let routes = core.routes.found.values();
+            let routes = core.delivery.routes.found.values();
             let remembered: usize = routes.map(|route| route.targets.count()).sum();
-            assert!(remembered == core.routes.targets && remembered <= MAX_TARGETS);
+            assert!(remembered == core.delivery.routes.targets && remembered <= MAX_TARGETS);
         }
     }
 

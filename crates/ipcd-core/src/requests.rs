@@ -1,28 +1,29 @@
-//! Messages whose publisher waits for an outcome: a reply, or a receipt.
+//! Messages whose publishers wait for an outcome: a reply, or a receipt.
 //!
-//! An entry counts the copies whose fate is open. The publisher's worker holds one for the whole
-//! message; each other worker that gets copies holds one for its own, and tells the first what
-//! became of them.
+//! An entry counts the copies whose outcome is open. The publisher's worker holds one for the whole
+//! message; every other worker that gets copies holds one for its own, and tells the first what became
+//! of them.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::time::{Duration, Instant};
-
-use crate::core::Router;
+use crate::cluster::messages::{OutcomeReport, WorkerMessage};
 use crate::model::ids::{PeerKey, Ticket};
+use crate::peers::Peers;
+use crate::peers::peer::ReceivedRequest;
 use foldhash::fast::RandomState;
-use ipcd_proto::control::{Code, Reason, Receipt, Refusal, encode};
-use ipcd_proto::{Decoded, Header, Kind, decode};
-use serde::{Deserialize, Serialize};
+use ipcd_proto::Header;
+use ipcd_proto::Kind;
+use ipcd_proto::control::Code;
+use ipcd_proto::control::Reason;
+use ipcd_proto::control::Receipt;
+use ipcd_proto::control::Refusal;
+use ipcd_proto::control::encode;
+use std::collections::HashMap;
+use std::time::Duration;
+use std::time::Instant;
 
-/// Outcomes that a peer may wait for at once. It is not read while it waits for as many.
-pub(crate) const MAX_OUTSTANDING: usize = 64 * 1024;
-/// Requests that a peer has and has not answered: one with so many gets no more until some are
-/// answered or over.
-const MAX_UNANSWERED: usize = 1024 * 1024;
 /// Messages whose outcome is open, beyond which those of other workers are turned away: they may
 /// come from one that was taken over, and keeps to no limit.
 const MAX_TRACKED: usize = 1024 * 1024;
+
 /// How often requests are looked through for those that nobody waits for any more, at the most.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,24 +47,6 @@ pub(crate) struct PendingMessage {
     expires: Option<Instant>,
 }
 
-/// What a worker tells another of the copies that it had of a message.
-#[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct OutcomeReport {
-    /// The other's number for the message.
-    pub(crate) ticket: Ticket,
-    receipt: Receipt,
-    is_answered: bool,
-    is_passed_on: bool,
-}
-
-#[cfg(test)]
-impl OutcomeReport {
-    /// Any, for tests of what comes from elsewhere.
-    pub(crate) fn of(ticket: Ticket, receipt: Receipt, said: (bool, bool)) -> Self {
-        Self { ticket, receipt, is_answered: said.0, is_passed_on: said.1 }
-    }
-}
-
 /// Whom to tell an outcome.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum OutcomeTarget {
@@ -73,14 +56,6 @@ pub(crate) enum OutcomeTarget {
     There(u32, Ticket),
     /// A worker that has died.
     Nowhere,
-}
-
-/// A request that a peer has and has not answered.
-#[derive(Debug)]
-pub(crate) struct Asked {
-    ticket: Ticket,
-    /// Those of further copies: the peer has more than one subscription that matched.
-    again: Vec<Ticket>,
 }
 
 impl PendingMessage {
@@ -103,12 +78,6 @@ impl PendingMessage {
     fn may_be_answered(&self, by: Option<u32>) -> bool {
         let is_known = by.is_none_or(|slot| self.elsewhere.iter().any(|(known, _)| *known == slot));
         is_known || self.may_be_passed_on || self.is_passed_on
-    }
-}
-
-impl Asked {
-    fn tickets(&self) -> impl Iterator<Item = Ticket> {
-        [self.ticket].into_iter().chain(self.again.iter().copied())
     }
 }
 
@@ -161,15 +130,20 @@ impl Requests {
     }
 }
 
-impl Router {
-    /// Begins to track a message. It is held open until [`Router::dealt_out`].
-    pub(crate) fn track(&mut self, now: Instant, home: OutcomeTarget, header: &Header) -> Ticket {
+impl Requests {
+    /// Begins to track a message. It is held open until [`Requests::dealt_out`].
+    pub(crate) fn track(
+        &mut self,
+        peers: &mut Peers,
+        now: Instant,
+        home: OutcomeTarget,
+        header: &Header,
+    ) -> Ticket {
         let is_request = header.request;
         let wait = Duration::from_secs(header.wait.max(1).into());
         let expires = is_request.then(|| now + wait);
-        let trackers = &mut self.trackers;
-        trackers.last += 1;
-        trackers.sweep_at = trackers.sweep_at.into_iter().chain(expires).min();
+        self.last += 1;
+        self.sweep_at = self.sweep_at.into_iter().chain(expires).min();
         let entry = PendingMessage {
             home,
             is_request,
@@ -181,32 +155,32 @@ impl Router {
             is_passed_on: false,
             expires,
         };
-        let ticket = trackers.last;
-        trackers.entries.insert(ticket, entry);
+        let ticket = self.last;
+        self.entries.insert(ticket, entry);
         if let OutcomeTarget::Here(key, correlation) = home {
-            self.peer(key).calls().outstanding.insert(correlation, ticket);
+            peers.table[key].calls().outstanding.insert(correlation, ticket);
         }
         ticket
     }
 
     /// Another worker's next message is not taken, and it is told so if it wants to know.
-    pub(crate) fn turn_away(&mut self, slot: u32) {
-        let link = self.cluster.as_mut().map(|cluster| &mut cluster.links[slot as usize]);
-        let Some(ticket) = link.and_then(|link| link.ticket.take()) else { return };
+    pub(crate) fn turn_away(&mut self, peers: &mut Peers, slot: u32) {
+        let Some(ticket) = peers.cluster.links[slot as usize].ticket.take() else { return };
         let mut receipt = Receipt::default();
         receipt.drop_for(Reason::Newest, 1);
         let (is_answered, is_passed_on) = (false, false);
-        self.tell_conclusion(slot, OutcomeReport { ticket, receipt, is_answered, is_passed_on });
+        let report = OutcomeReport { ticket, receipt, is_answered, is_passed_on };
+        peers.cluster.tell(slot, &WorkerMessage::Concluded(report));
     }
 
     /// All copies of the message are on their way.
-    pub(crate) fn dealt_out(&mut self, now: Instant, ticket: Ticket) {
-        self.change(now, ticket, |entry| entry.open -= 1);
+    pub(crate) fn dealt_out(&mut self, peers: &mut Peers, now: Instant, ticket: Ticket) {
+        self.change(peers, now, ticket, |entry| entry.open -= 1);
     }
 
     /// Another worker gets a copy.
     pub(crate) fn sent_elsewhere(&mut self, ticket: Ticket, (slot, generation): (u32, u32)) {
-        if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
+        if let Some(entry) = self.entries.get_mut(&ticket) {
             entry.elsewhere.push((slot, generation));
             entry.is_passed_on |= matches!(entry.home, OutcomeTarget::There(..));
         }
@@ -214,21 +188,27 @@ impl Router {
 
     /// Another worker gets a copy for members of a group, of which the last may leave meanwhile.
     pub(crate) fn sent_to_group_elsewhere(&mut self, ticket: Ticket) {
-        if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
+        if let Some(entry) = self.entries.get_mut(&ticket) {
             entry.may_be_passed_on = true;
         }
     }
 
     /// A copy was put into a peer's outbox, or dropped instead.
     pub(crate) fn opened_copy(&mut self, ticket: Ticket) {
-        if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
+        if let Some(entry) = self.entries.get_mut(&ticket) {
             entry.open += 1;
         }
     }
 
     /// A copy's fate is known.
-    pub(crate) fn concluded(&mut self, now: Instant, ticket: Ticket, fate: DeliveryOutcome) {
-        self.change(now, ticket, |entry| {
+    pub(crate) fn concluded(
+        &mut self,
+        peers: &mut Peers,
+        now: Instant,
+        ticket: Ticket,
+        fate: DeliveryOutcome,
+    ) {
+        self.change(peers, now, ticket, |entry| {
             entry.open = entry.open.saturating_sub(1);
             match fate {
                 DeliveryOutcome::Delivered => entry.receipt.delivered += 1,
@@ -241,11 +221,12 @@ impl Router {
     /// Another worker has said what became of its copies.
     pub(crate) fn concluded_elsewhere(
         &mut self,
+        peers: &mut Peers,
         now: Instant,
         worker: (u32, u32),
         conclusion: &OutcomeReport,
     ) {
-        self.change(now, conclusion.ticket, |entry| {
+        self.change(peers, now, conclusion.ticket, |entry| {
             if let Some(at) = entry.elsewhere.iter().position(|known| *known == worker) {
                 entry.elsewhere.swap_remove(at);
                 entry.receipt.add(&conclusion.receipt);
@@ -259,14 +240,15 @@ impl Router {
     /// for none of that worker, which has not got the request: it may have been taken over.
     pub(crate) fn replied(
         &mut self,
+        peers: &mut Peers,
         now: Instant,
         requester: PeerKey,
         correlation: u64,
         by: Option<u32>,
     ) -> bool {
-        let calls = self.peer(requester).calls.as_ref();
+        let calls = peers.table[requester].calls.as_ref();
         let ticket = calls.and_then(|calls| calls.outstanding.get(&correlation).copied());
-        let entry = ticket.and_then(|ticket| self.trackers.entries.get_mut(&ticket));
+        let entry = ticket.and_then(|ticket| self.entries.get_mut(&ticket));
         match entry {
             Some(entry) if entry.waits(now) && entry.may_be_answered(by) => {
                 entry.is_answered = true;
@@ -276,29 +258,12 @@ impl Router {
         }
     }
 
-    /// A peer has got a request, and is to answer it.
-    pub(crate) fn is_asked(&mut self, key: PeerKey, requester: u64, id: u64, ticket: Ticket) {
-        match self.peer(key).calls().unanswered.entry((requester, id)) {
-            Entry::Occupied(mut asked) => asked.get_mut().again.push(ticket),
-            Entry::Vacant(free) => {
-                free.insert(Asked { ticket, again: Vec::new() });
-            }
-        }
-    }
-
-    /// Whether this is a request, and the peer has as many as it may have: it gets no more. None that
-    /// it has is forgotten, for then its answer would not be let through.
-    pub(crate) fn has_no_room_for(&self, key: PeerKey, frame: &[u8]) -> bool {
-        let calls = self.peers[key.0 as usize].calls.as_ref();
-        calls.is_some_and(|calls| calls.unanswered.len() >= MAX_UNANSWERED)
-            && matches!(decode(frame, usize::MAX), Ok(Decoded::Frame(one, _)) if one.header.request)
-    }
-
     /// A peer answers this request, and not for the last time.
-    pub(crate) fn is_answering(&mut self, key: PeerKey, request: (u64, u64)) {
-        let Some(calls) = &self.peers[key.0 as usize].calls else { return };
-        for ticket in calls.unanswered.get(&request).into_iter().flat_map(Asked::tickets) {
-            if let Some(entry) = self.trackers.entries.get_mut(&ticket) {
+    pub(crate) fn is_answering(&mut self, peers: &mut Peers, key: PeerKey, request: (u64, u64)) {
+        let Some(calls) = &peers.table[key].calls else { return };
+        for ticket in calls.unanswered.get(&request).into_iter().flat_map(ReceivedRequest::tickets)
+        {
+            if let Some(entry) = self.entries.get_mut(&ticket) {
                 entry.is_answered = true;
             }
         }
@@ -307,63 +272,78 @@ impl Router {
     /// A peer will not answer this request, or not once more.
     pub(crate) fn has_answered(
         &mut self,
+        peers: &mut Peers,
         now: Instant,
         key: PeerKey,
         request: (u64, u64),
         fate: DeliveryOutcome,
     ) {
-        let Some(calls) = &mut self.peer(key).calls else { return };
+        let Some(calls) = &mut peers.table[key].calls else { return };
         let unanswered = &mut calls.unanswered;
         let Some(asked) = unanswered.get_mut(&request) else { return };
         let ticket = match asked.again.pop() {
             Some(ticket) => ticket,
             None => unanswered.remove(&request).map_or(0, |asked| asked.ticket),
         };
-        self.concluded(now, ticket, fate);
+        self.concluded(peers, now, ticket, fate);
     }
 
     /// A peer answers no more requests, and wants to know no more outcomes.
-    pub(crate) fn forget_tracked(&mut self, now: Instant, key: PeerKey, reason: Reason) {
-        let Some(calls) = self.peer(key).calls.take() else { return };
+    pub(crate) fn forget_tracked(
+        &mut self,
+        peers: &mut Peers,
+        now: Instant,
+        key: PeerKey,
+        reason: Reason,
+    ) {
+        let Some(calls) = peers.table[key].calls.take() else { return };
         for ticket in calls.outstanding.into_values() {
-            self.trackers.forget(ticket);
+            self.forget(ticket);
         }
-        let mut tickets: Vec<Ticket> = calls.unanswered.values().flat_map(Asked::tickets).collect();
+        let mut tickets: Vec<Ticket> =
+            calls.unanswered.values().flat_map(ReceivedRequest::tickets).collect();
         // In an order that a simulation can repeat.
         tickets.sort_unstable();
         for ticket in tickets {
-            self.concluded(now, ticket, DeliveryOutcome::Dropped(reason));
+            self.concluded(peers, now, ticket, DeliveryOutcome::Dropped(reason));
         }
     }
 
     /// A worker is over, and with it the publishers that it served.
     pub(crate) fn bury_homes(&mut self, slot: u32) {
-        let entries = &mut self.trackers.entries;
+        let entries = &mut self.entries;
         entries.retain(
             |_, entry| !matches!(entry.home, OutcomeTarget::There(home, _) if home == slot),
         );
-        self.trackers.has_remnants = true;
+        self.has_remnants = true;
     }
 
     /// Copies are lost that a worker had in this life, or an earlier one.
-    pub(crate) fn lose_copies(&mut self, now: Instant, slot: u32, generation: u32) {
+    pub(crate) fn lose_copies(
+        &mut self,
+        peers: &mut Peers,
+        now: Instant,
+        slot: u32,
+        generation: u32,
+    ) {
         let is_over = |known: &(u32, u32)| known.0 == slot && known.1 <= generation;
-        self.drop_elsewhere(now, is_over, Reason::WorkerDied);
+        self.drop_elsewhere(peers, now, is_over, Reason::WorkerDied);
     }
 
     /// What has become of copies is not waited for any more.
-    pub(crate) fn give_up_copies(&mut self, now: Instant, reason: Reason) {
-        self.drop_elsewhere(now, |_| true, reason);
+    pub(crate) fn give_up_copies(&mut self, peers: &mut Peers, now: Instant, reason: Reason) {
+        self.drop_elsewhere(peers, now, |_| true, reason);
     }
 
     fn drop_elsewhere(
         &mut self,
+        peers: &mut Peers,
         now: Instant,
         is_lost: impl Fn(&(u32, u32)) -> bool,
         reason: Reason,
     ) {
         for ticket in self.tickets_of(|entry| entry.elsewhere.iter().any(&is_lost)) {
-            self.change(now, ticket, |entry| {
+            self.change(peers, now, ticket, |entry| {
                 let before = entry.elsewhere.len();
                 entry.elsewhere.retain(|known| !is_lost(known));
                 let lost = before - entry.elsewhere.len();
@@ -374,9 +354,9 @@ impl Router {
 
     /// The workers that requests came from are told that those who have them now may answer: which
     /// is told by their answer only, for this router is leaving.
-    pub(crate) fn hand_back_requests(&mut self, now: Instant) {
+    pub(crate) fn hand_back_requests(&mut self, peers: &mut Peers, now: Instant) {
         for ticket in self.tickets_of(|entry| entry.is_request && !entry.elsewhere.is_empty()) {
-            self.change(now, ticket, |entry| {
+            self.change(peers, now, ticket, |entry| {
                 entry.elsewhere.clear();
                 (entry.is_answered, entry.is_passed_on) = (true, true);
             });
@@ -385,7 +365,7 @@ impl Router {
 
     /// In an order that a simulation can repeat.
     fn tickets_of(&self, is_meant: impl Fn(&PendingMessage) -> bool) -> Vec<Ticket> {
-        let entries = self.trackers.entries.iter();
+        let entries = self.entries.iter();
         let meant = entries.filter(|(_, entry)| is_meant(entry)).map(|(ticket, _)| *ticket);
         let mut tickets: Vec<Ticket> = meant.collect();
         tickets.sort_unstable();
@@ -393,26 +373,28 @@ impl Router {
     }
 
     /// Forgets requests that nobody waits for any more.
-    pub(crate) fn sweep(&mut self, now: Instant) {
-        if self.trackers.sweep_at.is_none_or(|at| at > now) {
+    pub(crate) fn sweep(&mut self, peers: &mut Peers, now: Instant) {
+        if self.sweep_at.is_none_or(|at| at > now) {
             return;
         }
-        let entries = &mut self.trackers.entries;
+        let entries = &mut self.entries;
         let is_over = |entry: &PendingMessage| entry.expires.is_some_and(|at| at <= now);
         let over: Vec<_> = entries.extract_if(|_, entry| is_over(entry)).collect();
         let next = entries.values().filter_map(|entry| entry.expires).min();
-        self.trackers.sweep_at = next.map(|at| at.max(now + SWEEP_EVERY));
-        if over.is_empty() && !std::mem::take(&mut self.trackers.has_remnants) {
+        self.sweep_at = next.map(|at| at.max(now + SWEEP_EVERY));
+        if over.is_empty() && !std::mem::take(&mut self.has_remnants) {
             return;
         }
         for (_, entry) in over {
             if let OutcomeTarget::Here(key, correlation) = entry.home {
-                self.settled(key, correlation);
+                peers.settled(key, correlation);
             }
         }
-        let entries = &self.trackers.entries;
-        for (_, peer) in &mut self.peers {
-            let waits = |asked: &Asked| asked.tickets().any(|ticket| entries.contains_key(&ticket));
+        let entries = &self.entries;
+        for peer in peers.table.values_mut() {
+            let waits = |asked: &ReceivedRequest| {
+                asked.tickets().any(|ticket| entries.contains_key(&ticket))
+            };
             if let Some(calls) = &mut peer.calls {
                 calls.unanswered.retain(|_, asked| waits(asked));
             }
@@ -420,43 +402,39 @@ impl Router {
     }
 
     /// Changes an entry, and tells the outcome if it was the last thing to know.
-    fn change(&mut self, now: Instant, ticket: Ticket, change: impl FnOnce(&mut PendingMessage)) {
-        let Some(entry) = self.trackers.entries.get_mut(&ticket) else { return };
+    fn change(
+        &mut self,
+        peers: &mut Peers,
+        now: Instant,
+        ticket: Ticket,
+        change: impl FnOnce(&mut PendingMessage),
+    ) {
+        let Some(entry) = self.entries.get_mut(&ticket) else { return };
         change(entry);
         if entry.open == 0 && entry.elsewhere.is_empty() && !entry.waits_for_reply() {
-            let entry = self.trackers.entries.remove(&ticket).expect("it was found above");
-            self.tell_outcome(now, entry);
+            let entry = self.entries.remove(&ticket).expect("it was found above");
+            self.tell_outcome(peers, now, entry);
         }
     }
 
-    fn tell_outcome(&mut self, now: Instant, entry: PendingMessage) {
+    fn tell_outcome(&mut self, peers: &mut Peers, now: Instant, entry: PendingMessage) {
         let PendingMessage { home, is_request, receipt, is_answered, is_passed_on, .. } = entry;
         match home {
             OutcomeTarget::Nowhere => {}
             OutcomeTarget::There(slot, ticket) => {
-                let conclusion = OutcomeReport { ticket, receipt, is_answered, is_passed_on };
-                self.tell_conclusion(slot, conclusion);
+                let report = OutcomeReport { ticket, receipt, is_answered, is_passed_on };
+                peers.cluster.tell(slot, &WorkerMessage::Concluded(report));
             }
             OutcomeTarget::Here(key, correlation) => {
-                self.settled(key, correlation);
+                peers.settled(key, correlation);
                 if !is_request {
                     let header = Header::new(Kind::Receipt, correlation);
-                    self.send(now, key, header, &encode(&receipt));
+                    peers.send(now, key, header, &encode(&receipt));
                 } else if !is_answered {
                     let body = encode(&unanswered(&receipt));
-                    self.send(now, key, Header::new(Kind::Error, correlation), &body);
+                    peers.send(now, key, Header::new(Kind::Error, correlation), &body);
                 }
             }
-        }
-    }
-
-    /// A peer waits for one outcome less.
-    fn settled(&mut self, key: PeerKey, correlation: u64) {
-        let outstanding = &mut self.peer(key).calls().outstanding;
-        let was_full = outstanding.len() >= MAX_OUTSTANDING;
-        outstanding.remove(&correlation);
-        if was_full {
-            self.resume_waiters(key);
         }
     }
 }

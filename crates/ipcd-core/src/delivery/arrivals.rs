@@ -1,225 +1,142 @@
-//! What comes from other workers, and from the supervisor.
+//! Frames of other workers, and events of the directory.
 
-use std::collections::VecDeque;
+use crate::cluster::inbound::InboundBatch;
+use crate::cluster::messages::WorkerMessage;
+use crate::cluster::{Cluster, PendingAck};
+use crate::delivery::Delivery;
+use crate::delivery::fan_out::StampedBatch;
+use crate::directory::state::DirectoryChange;
+use crate::model::frame_parts::FrameParts;
+use crate::model::ids::{is_generation, place_of};
+use crate::peers::Peers;
+use crate::requests::OutcomeTarget;
+use crate::sessions::work::MessageSender;
+use ipcd_proto::Address;
+use ipcd_proto::Decoded;
+use ipcd_proto::Header;
+use ipcd_proto::Kind;
+use ipcd_proto::control::decode as body;
+use ipcd_proto::decode;
 use std::time::Instant;
 
-use crate::cluster::{Cluster, Unconfirmed, WorkerLink, WorkerMessage};
-use crate::core::{Output, Router};
-use crate::directory::messages::{DirectoryEvent, DirectoryRequest};
-use crate::directory::state::DirectoryChange;
-use crate::fanout::StampedBatch;
-use crate::model::ids::{is_generation, place_of};
-use crate::model::names::is_name;
-use crate::publish::MessageSender;
-use crate::tracked::OutcomeTarget;
-use crate::turns::DeferredWork;
-use ipcd_proto::control::{Origin, decode as body};
-use ipcd_proto::limits::MAX_NAME;
-use ipcd_proto::{Address, Decoded, Frame, Header, Kind, decode};
-
-/// Senders elsewhere that are remembered, whatever another worker says.
-const MAX_ORIGINS: usize = 256 * 1024;
-/// Bytes of other workers that were put off, beyond which nothing more is taken of them.
-const MAX_ARRIVALS: usize = 512 * 1024;
-
-/// What other workers have sent, which a turn had no time for.
-#[derive(Debug, Default)]
-pub(crate) struct InboundQueue {
-    queue: VecDeque<InboundBatch>,
-    bytes: usize,
-    /// Whether a message of theirs has not reached all its receivers yet.
-    is_held: bool,
-    /// Whether a later turn is to go on with it.
-    is_deferred: bool,
-}
-
-/// What came at once from a life of a worker, which is taken from `at` on.
-#[derive(Debug)]
-struct InboundBatch {
-    from: (u32, u32),
-    frames: Vec<u8>,
-    at: usize,
-}
-
-impl InboundQueue {
-    /// Whether something waits, so that what comes now has to wait, too.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.is_held || !self.queue.is_empty()
-    }
-
-    fn push(&mut self, from: (u32, u32), frames: Vec<u8>) {
-        self.bytes += frames.len();
-        self.queue.push_back(InboundBatch { from, frames, at: 0 });
-    }
-
-    fn put_back(&mut self, arrival: InboundBatch) {
-        self.bytes += arrival.frames.len();
-        self.queue.push_front(arrival);
-    }
-
-    fn pop(&mut self) -> Option<InboundBatch> {
-        let first = self.queue.pop_front()?;
-        self.bytes -= first.frames.len();
-        Some(first)
-    }
-}
-
-impl Router {
-    /// Takes what another worker has sent: whole frames. Messages are delivered even if that life
-    /// is over, for they were accepted; news of it is none any more. The caller has made sure that
-    /// there has been such a life: it may be heard of here first, ahead of the supervisor's news, and
-    /// those before it count as over from then on.
-    pub fn arrive(&mut self, now: Instant, slot: u32, generation: u32, frames: &mut [u8]) {
-        // Nobody sends to itself.
-        if self.generation_of(slot).is_none() || slot == self.config.slot {
+impl Delivery {
+    /// Takes frames that another worker has sent. Messages are delivered even if that generation is over,
+    /// because they were accepted; its news is not heard any more. The caller has made sure that there
+    /// has been such a generation: it may be heard of here first, ahead of the supervisor's news, and
+    /// earlier ones count as over from then on.
+    pub(crate) fn arrive(&mut self, now: Instant, from: (u32, u32), frames: &mut [u8]) {
+        let cluster = &mut self.sessions.peers.cluster;
+        // No worker sends to itself.
+        if cluster.generation_of(from.0).is_none() || from.0 == cluster.own_slot {
             return;
         }
-        if self.cluster.as_ref().is_some_and(|cluster| cluster.arrivals.is_waiting()) {
-            let cluster = self.cluster.as_mut().expect("it was found above");
-            return cluster.arrivals.push((slot, generation), frames.to_vec());
+        if cluster.inbound.is_waiting() {
+            return cluster.inbound.push(from, frames.to_vec());
         }
-        self.grant_arrivals();
-        let taken = self.take_arrivals(now, (slot, generation), frames);
-        if taken < frames.len()
-            && let Some(cluster) = &mut self.cluster
-        {
-            let (from, frames) = ((slot, generation), frames[taken..].to_vec());
-            cluster.arrivals.put_back(InboundBatch { from, frames, at: 0 });
+        self.sessions.grant_arrivals();
+        let taken = self.take_arrivals(now, from, frames);
+        if taken < frames.len() {
+            let rest = InboundBatch { from, frames: frames[taken..].to_vec(), at: 0 };
+            self.sessions.peers.cluster.inbound.put_back(rest);
         }
         self.put_off_arrivals();
     }
 
-    /// Takes frames of another worker, until the steps for it are used up; says how many bytes.
+    /// Takes frames of another worker until the steps for it are used up; returns how many bytes.
     fn take_arrivals(&mut self, now: Instant, from: (u32, u32), frames: &mut [u8]) -> usize {
         let (slot, generation) = from;
-        // Not before what earlier lives have sent was taken.
-        if generation > self.last_generation_of(slot).max(self.generation_of(slot).unwrap_or(0)) {
-            self.learn(now, &[DirectoryChange::Generation { slot, generation: generation }]);
+        let cluster = &self.sessions.peers.cluster;
+        let known = cluster.generation_of(slot).unwrap_or(0);
+        // Not before the frames of earlier generations were taken.
+        if generation > cluster.last_generation_of(slot).max(known) {
+            self.learn(now, &[DirectoryChange::Generation { slot, generation }]);
         }
-        let is_current = self.generation_of(slot) == Some(generation);
+        let is_current = self.sessions.peers.cluster.generation_of(slot) == Some(generation);
         self.outlive(now, slot, generation);
         let mut at = 0;
-        let has_more = |core: &Self| {
-            let is_held = core.cluster.as_ref().is_some_and(|cluster| cluster.arrivals.is_held);
-            !is_held && !core.budget.is_spent()
-        };
-        while (at == 0 || has_more(self))
-            && let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX)
-        {
-            self.budget.spend(2);
-            at += match frame.header.kind {
-                Kind::Message => self.arrive_message(now, from, &mut frames[at..], length),
-                _ => {
-                    if let Ok(news) = body(frame.payload) {
-                        self.hear(now, (slot, generation), news, is_current);
-                    }
-                    length
-                }
+        while at < frames.len() && (at == 0 || self.may_take_more()) {
+            let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX) else {
+                // No honest worker sends such bytes: they are consumed with the rest.
+                at = frames.len();
+                break;
             };
+            self.sessions.work.budget.spend(2);
+            if frame.header.kind != Kind::Message {
+                if let Ok(news) = body(frame.payload) {
+                    self.hear(now, from, news, is_current);
+                }
+                at += length;
+                continue;
+            }
+            let message = FrameParts::of(&frame);
+            at += self.arrive_message(now, from, &mut frames[at..], message);
         }
-        // What is no frame, which no honest worker sends, is consumed with the rest.
-        let is_done = !matches!(decode(&frames[at..], usize::MAX), Ok(Decoded::Frame(..)));
-        let taken = if is_done { frames.len() } else { at };
-        self.report_consumed(slot, taken, is_current);
-        taken
+        if is_current {
+            self.sessions.peers.cluster.report_consumed(slot, at);
+        }
+        at
     }
 
-    fn report_consumed(&mut self, slot: u32, bytes: usize, is_current: bool) {
-        let Some(cluster) = self.cluster.as_mut().filter(|_| is_current) else { return };
-        let link = &mut cluster.links[slot as usize];
-        link.consumed += bytes as u64;
-        // Reported by the quarter, so that publishers never wait for a report that nobody owes.
-        if link.consumed - link.reported >= cluster.window / 4 {
-            link.reported = link.consumed;
-            let news = WorkerMessage::Consumed(link.consumed);
-            let output = cluster.tell(slot, &news);
-            self.outputs.extend(output);
-        }
+    fn may_take_more(&self) -> bool {
+        !self.sessions.peers.cluster.inbound.is_held && !self.sessions.work.budget.is_spent()
     }
 
-    /// Goes on with what other workers have sent and was put off.
+    /// Goes on with frames of other workers that were put off.
     pub(crate) fn go_on_arriving(&mut self, now: Instant) {
-        let Some(cluster) = &mut self.cluster else { return };
-        cluster.arrivals.is_deferred = false;
-        let Some(InboundBatch { from, mut frames, at }) = cluster.arrivals.pop() else { return };
-        let taken = at + self.take_arrivals(now, from, &mut frames[at..]);
-        if taken < frames.len()
-            && let Some(cluster) = &mut self.cluster
-        {
-            cluster.arrivals.put_back(InboundBatch { from, frames, at: taken });
+        let inbound = &mut self.sessions.peers.cluster.inbound;
+        inbound.is_deferred = false;
+        let Some(InboundBatch { from, mut frames, at }) = inbound.pop() else { return };
+        let at = at + self.take_arrivals(now, from, &mut frames[at..]);
+        if at < frames.len() {
+            self.sessions.peers.cluster.inbound.put_back(InboundBatch { from, frames, at });
         }
         self.put_off_arrivals();
     }
 
-    /// A message of another worker has not reached all its receivers yet, or has now: what comes
-    /// behind it waits.
-    pub(crate) fn hold_arrivals(&mut self, is_held: bool) {
-        if let Some(cluster) = &mut self.cluster {
-            cluster.arrivals.is_held = is_held;
-        }
-        self.put_off_arrivals();
-    }
-
-    fn put_off_arrivals(&mut self) {
-        let Some(cluster) = &mut self.cluster else { return };
-        let arrivals = &mut cluster.arrivals;
-        if !arrivals.queue.is_empty() && !arrivals.is_held && !arrivals.is_deferred {
-            arrivals.is_deferred = true;
-            self.deferred.push_back(DeferredWork::Inbound);
-        }
-    }
-
-    /// Whether so much of other workers was put off that nothing more is to be taken of them.
-    pub fn is_behind(&self) -> bool {
-        self.cluster.as_ref().is_some_and(|cluster| cluster.arrivals.bytes >= MAX_ARRIVALS)
-    }
-
-    /// Delivers the message that begins here, and those behind it that go the same way.
+    /// Delivers the message at the start of `bytes`, and those behind it that go the same way; returns
+    /// how many bytes they are.
     fn arrive_message(
         &mut self,
         now: Instant,
         (slot, generation): (u32, u32),
         bytes: &mut [u8],
-        length: usize,
+        message: FrameParts,
     ) -> usize {
-        let Ok(Decoded::Frame(Frame { header, subject, .. }, _)) = decode(bytes, length) else {
-            return length;
-        };
+        let FrameParts { header, length, .. } = message;
         let (sent_by, in_id) = place_of(header.sender);
         let is_its_own = sent_by == slot && is_generation(generation, in_id);
-        let address = Address::parse(subject);
+        let address = Address::parse(message.subject(bytes));
         // Only a message of a group may have been passed on by another worker than its sender's.
         if !is_its_own && (header.subscription == 0 || address.is_some()) {
-            self.count_stale(1);
+            self.sessions.peers.counters.stale += 1;
             return length;
         }
-        if header.is_tracked() && self.trackers.is_full() {
-            self.turn_away(slot);
+        if header.is_tracked() && self.sessions.requests.is_full() {
+            self.sessions.requests.turn_away(&mut self.sessions.peers, slot);
             return length;
         }
         if address.is_none() && header.subscription == 0 && !header.is_tracked() {
-            return self.deliver_run(now, bytes, length);
+            return self.deliver_run(now, bytes, message);
         }
-        let frame = &mut bytes[..length];
         let ticket = header.is_tracked().then(|| {
-            let link = self.cluster.as_mut().map(|cluster| &mut cluster.links[slot as usize]);
-            let theirs = link.and_then(|link| link.ticket.take());
+            let theirs = self.sessions.peers.cluster.links[slot as usize].ticket.take();
             let home =
                 theirs.map_or(OutcomeTarget::Nowhere, |ticket| OutcomeTarget::There(slot, ticket));
-            self.track(now, home, &header)
+            self.sessions.requests.track(&mut self.sessions.peers, now, home, &header)
         });
         let from = MessageSender { key: None, id: header.sender };
         if let Some(address) = address {
-            self.deliver_direct(now, from, frame, address, ticket);
+            self.deliver_direct(now, from, &bytes[..length], message, address, ticket);
         } else if header.subscription != 0 {
-            self.arrive_for_group(now, frame, header.subscription, ticket);
-        } else if let Ok(targets) = self.route(subject_of(frame)) {
-            let run = StampedBatch { bytes: frame, count: 1, subscription: 0, ticket };
+            self.arrive_for_group(now, &mut bytes[..length], message, ticket);
+        } else if let Ok(targets) = self.route(message.subject(bytes)) {
+            let bytes = &mut bytes[..length];
+            let run = StampedBatch { bytes, count: 1, subscription: 0, ticket };
             self.deliver_to_all(now, from, &targets, run);
             return length;
         }
         if let Some(ticket) = ticket {
-            self.dealt_out(now, ticket);
+            self.sessions.requests.dealt_out(&mut self.sessions.peers, now, ticket);
         }
         length
     }
@@ -228,11 +145,16 @@ impl Router {
     /// which is often known before its last messages are here; but nothing of it comes after what the
     /// next one has sent.
     fn outlive(&mut self, now: Instant, slot: u32, generation: u32) {
-        let Some(cluster) = &mut self.cluster else { return };
+        let cluster = &mut self.sessions.peers.cluster;
         let heard = &mut cluster.links[slot as usize].heard_generation;
         if std::mem::replace(heard, generation) != generation {
             cluster.origins.retain(|_, (of, _)| *of != slot);
-            self.lose_copies(now, slot, generation.saturating_sub(1));
+            self.sessions.requests.lose_copies(
+                &mut self.sessions.peers,
+                now,
+                slot,
+                generation.saturating_sub(1),
+            );
         }
     }
 
@@ -243,7 +165,7 @@ impl Router {
         news: WorkerMessage,
         is_current: bool,
     ) {
-        let Some(cluster) = &mut self.cluster else { return };
+        let cluster = &mut self.sessions.peers.cluster;
         match news {
             // Its own worker knows better than one that has passed on a message of its.
             WorkerMessage::Origin(origin) if !cluster.has_room_for(&origin) => {}
@@ -259,69 +181,31 @@ impl Router {
                 }
             }
             // Its end may be known already.
-            WorkerMessage::Concluded(said) => {
-                self.concluded_elsewhere(now, (slot, generation), &said)
-            }
+            WorkerMessage::Concluded(said) => self.sessions.requests.concluded_elsewhere(
+                &mut self.sessions.peers,
+                now,
+                (slot, generation),
+                &said,
+            ),
             _ if !is_current => {}
             WorkerMessage::Consumed(position) => {
-                let link = &mut cluster.links[slot as usize];
-                link.credited = position.clamp(link.credited, link.sent);
-                self.resume_all();
+                cluster.credit(slot, position);
+                self.sessions.peers.resume_all();
             }
             WorkerMessage::Level { interest, off } => {
-                cluster.set_level(slot, interest, off);
+                cluster.set_blocked(slot, interest, off);
                 if !off {
-                    self.resume_all();
+                    self.sessions.peers.resume_all();
                 }
             }
             WorkerMessage::Tracked(ticket) => cluster.links[slot as usize].ticket = Some(ticket),
-            WorkerMessage::Last => self.had_last_of(slot),
-        }
-    }
-
-    /// Takes news of the supervisor's.
-    pub fn hear_news(&mut self, now: Instant, news: DirectoryEvent) {
-        let (slot, generation) = (self.config.slot, self.config.generation);
-        match news {
-            DirectoryEvent::Changes { epoch, changes } => {
-                let Some(cluster) = &mut self.cluster else { return };
-                // What was told before this worker was born, it has inherited.
-                if epoch > cluster.shared.epoch {
-                    cluster.shared.epoch = epoch;
-                    self.learn(now, &changes);
-                }
-                self.outputs.push_back(Output::Tell(DirectoryRequest::Seen(epoch)));
-            }
-            DirectoryEvent::Confirmed { to, ticket } if to == generation => {
-                self.confirmed(now, ticket)
-            }
-            DirectoryEvent::Named { to, key, peer, name, granted } if to == generation => {
-                if self.is_waiting_for_name(key, peer) {
-                    self.named(now, key, granted);
-                } else if granted {
-                    // The peer has gone meanwhile, and nobody else will give its name back.
-                    self.release_name(name);
-                }
-            }
-            DirectoryEvent::Question { asker, query } => self.answer_question(now, asker, query),
-            DirectoryEvent::Answer { asker, part, last }
-                if (asker.slot, asker.generation) == (slot, generation) =>
-            {
-                self.reported(now, asker.ticket, part, last);
-            }
-            DirectoryEvent::Denied(asker)
-                if (asker.slot, asker.generation) == (slot, generation) =>
-            {
-                self.question_denied(now, asker.ticket);
-            }
-            // What was meant for the worker that lived here before.
-            _ => {}
+            WorkerMessage::Last => cluster.had_last_of(slot),
         }
     }
 
     /// Learns what has changed elsewhere.
-    fn learn(&mut self, now: Instant, changes: &[DirectoryChange]) {
-        let Some(cluster) = &mut self.cluster else { return };
+    pub(crate) fn learn(&mut self, now: Instant, changes: &[DirectoryChange]) {
+        let Peers { cluster, table, .. } = &mut self.sessions.peers;
         let (mut reborn, mut over, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
         for change in changes {
             if cluster.is_stale(change) {
@@ -340,94 +224,43 @@ impl Router {
             };
             if let Some((slot, generation)) = generation
                 && slot != cluster.own_slot
-                && let Some(before) = cluster.shared.generations.get(slot as usize).copied()
+                && let Some(before) = cluster.generation_of(slot)
                 && before != generation
             {
-                let link = &mut cluster.links[slot as usize];
-                let last_generation = link.last_generation.max(generation);
-                *link = WorkerLink {
-                    last_generation,
-                    heard_generation: link.heard_generation,
-                    ..WorkerLink::default()
-                };
-                cluster.off.retain(|(of, _)| *of != slot);
+                cluster.replace(slot, generation);
                 reborn.extend((generation > 0).then_some(slot));
-                cluster.owes_nothing(slot);
                 over.push((slot, before, change.tells_the_rest()));
-                let introduced = self.peers.iter_mut().flat_map(|(_, peer)| &mut peer.introduced);
+                let introduced = table.values_mut().flat_map(|peer| &mut peer.introduced);
                 introduced.for_each(|slots| slots.retain(|known| *known != slot));
             }
-            let off = &cluster.off;
-            cluster.shared.apply(change, |slot, interest| off.contains(&(slot, interest.clone())));
+            let Cluster { directory, blocked, .. } = &mut *cluster;
+            directory.apply(change, |slot, interest| blocked.contains(&(slot, interest.clone())));
         }
         for (slot, generation, tells_the_rest) in over {
-            self.bury_homes(slot);
+            self.sessions.requests.bury_homes(slot);
             if generation > 0 && !tells_the_rest {
-                self.lose_copies(now, slot, generation);
+                self.sessions.requests.lose_copies(&mut self.sessions.peers, now, slot, generation);
             }
         }
-        leaving.into_iter().for_each(|slot| self.hear_of_leaving(slot));
+        leaving.into_iter().for_each(|slot| self.sessions.peers.cluster.hear_of_leaving(slot));
         for slot in reborn {
-            self.tell_levels(slot);
+            self.sessions.peers.cluster.tell_blocked(slot);
         }
         if changes.iter().any(DirectoryChange::is_about_charges) {
-            self.update_charges();
+            self.sessions.peers.update_charges();
         }
-        self.resume_all();
-        self.resume_group_waiters();
+        self.sessions.peers.resume_all();
+        self.sessions.resume_group_waiters();
     }
 
-    /// All workers know of the interests up to this ticket.
-    fn confirmed(&mut self, now: Instant, ticket: u64) {
-        let Some(cluster) = &mut self.cluster else { return };
-        cluster.confirmed = cluster.confirmed.max(ticket);
-        let known: Vec<_> =
-            cluster.unconfirmed.extract_if(.., |waiting| waiting.ticket <= ticket).collect();
-        for Unconfirmed { key, peer, correlation, .. } in known {
-            if self.peers.get(key.0 as usize).is_some_and(|found| found.origin.peer == peer) {
-                self.send(now, key, Header::new(Kind::Ack, correlation), &[]);
+    /// Acknowledges subscriptions: all workers know of the interests up to this ticket.
+    pub(crate) fn confirmed(&mut self, now: Instant, ticket: u64) {
+        let peers = &mut self.sessions.peers;
+        for PendingAck { key, peer, correlation, .. } in peers.cluster.confirm(ticket) {
+            if peers.table.get(key).is_some_and(|found| found.origin.peer == peer) {
+                peers.send(now, key, Header::new(Kind::Ack, correlation), &[]);
             }
         }
-    }
-
-    fn resume_all(&mut self) {
-        let Some(cluster) = &mut self.cluster else { return };
-        let waiters = cluster.waiters.take();
-        self.resume(waiters);
-    }
-}
-
-impl Cluster {
-    /// Whether a sender may be remembered: as many, and in as many words, as there are in earnest.
-    fn has_room_for(&self, origin: &Origin) -> bool {
-        self.origins.len() < MAX_ORIGINS
-            && origin.name.as_deref().is_none_or(is_name)
-            && origin.transport.len() <= MAX_NAME
-    }
-
-    /// Whether a change is of a life that is known to be over: news of the next one may come
-    /// earlier, from the worker itself or by inheritance.
-    fn is_stale(&self, change: &DirectoryChange) -> bool {
-        let known = |slot: u32| self.shared.generations.get(slot as usize).copied().unwrap_or(0);
-        match *change {
-            DirectoryChange::Generation { slot, generation } => {
-                let last = self.links.get(slot as usize).map_or(0, |link| link.last_generation);
-                generation < known(slot).max(last)
-            }
-            DirectoryChange::Leaving { slot, generation }
-            | DirectoryChange::Died { slot, generation, .. } => known(slot) != generation,
-            DirectoryChange::Interested { .. }
-            | DirectoryChange::Uninterested { .. }
-            | DirectoryChange::QuotaUsage { .. } => false,
-        }
-    }
-}
-
-/// The subject of a whole frame.
-fn subject_of(frame: &[u8]) -> &[u8] {
-    match decode(frame, usize::MAX) {
-        Ok(Decoded::Frame(Frame { subject, .. }, _)) => subject,
-        _ => &[],
     }
 }
 
@@ -435,16 +268,20 @@ fn subject_of(frame: &[u8]) -> &[u8] {
 mod tests {
     use std::time::Duration;
 
+    use crate::cluster::MAX_ORIGINS;
+    use ipcd_proto::control::Origin;
     use ipcd_proto::control::{Hello, Overflow, Receipt, Subscribe, encode};
-    use ipcd_proto::{FrameWriter, HEADER_BYTES};
+    use ipcd_proto::{Frame, FrameWriter, HEADER_BYTES};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cluster::messages::OutcomeReport;
     use crate::directory::state::{DirectoryState, Interest};
     use crate::model::config::{Config, DaemonInfo, PeerInfo};
     use crate::model::ids::{PeerKey, id_of};
-    use crate::tracked::OutcomeReport;
+    use crate::output::Output;
+    use crate::router::Router;
 
     const OWN: u32 = 0;
     const HOSTILE: u32 = 1;
@@ -651,11 +488,9 @@ mod tests {
             let peer = id_of(HOSTILE, 1, number);
             core.arrive(now, HOSTILE, 1, &mut news(&WorkerMessage::Origin(origin(peer))));
         }
-        assert_eq!(core.cluster.as_ref().map(|cluster| cluster.origins.len()), Some(MAX_ORIGINS));
+        assert_eq!(core.delivery.sessions.peers.cluster.origins.len(), MAX_ORIGINS);
         let long = Origin { transport: "x".repeat(1000).into(), ..origin(id_of(2, 1, 1)) };
         core.arrive(now, 2, 1, &mut news(&WorkerMessage::Origin(long)));
-        assert!(
-            core.cluster.as_ref().is_some_and(|cluster| cluster.origin(id_of(2, 1, 1)).is_none())
-        );
+        assert!(core.delivery.sessions.peers.cluster.origin(id_of(2, 1, 1)).is_none());
     }
 }

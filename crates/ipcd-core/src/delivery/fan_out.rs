@@ -1,23 +1,25 @@
-//! To many at once: what goes to several subscribers is kept once, and each outbox holds it.
+//! Fan-out: a batch for several subscribers is kept once, and each send queue holds a slice of it.
 
-use std::rc::Rc;
-use std::time::Instant;
-
-use crate::core::Router;
+use crate::delivery::Delivery;
 use crate::model::ids::{PeerKey, Ticket};
-use crate::publish::{MessageBatch, MessageSender};
 use crate::queue::chunk_pool::ChunkSlice;
+use crate::queue::message_batch::MessageBatch;
 use crate::routing::routes::RouteTargets;
 use crate::routing::trie::LocalSubscriber;
-use crate::turns::DeferredWork;
-use ipcd_proto::control::{Origin, Overflow};
-use ipcd_proto::{Frame, frame_len};
+use crate::sessions::work::{DeferredWork, FanOut, MessageSender};
+use ipcd_proto::Frame;
+use ipcd_proto::control::Overflow;
+use ipcd_proto::frame_len;
+use std::rc::Rc;
+use std::time::Instant;
 
 /// Bytes of a run from which on it always pays to keep it apart rather than copy it to each. A
 /// shorter one is kept if it can go where the one before is, or if the one before was for the same.
 const SHARED_BYTES: usize = 4 * 1024;
+
 /// Members that get a run together, at the most.
 const AT_ONCE: usize = 1024;
+
 /// Bytes that are copied in a step.
 const BYTES_OF_STEP: usize = 1024;
 
@@ -38,32 +40,7 @@ pub(crate) struct LastAudience {
     members: usize,
 }
 
-/// A run on its way, which some members of its route have not got yet: they get it in later turns,
-/// and its publisher goes on when they have.
-#[derive(Debug)]
-pub(crate) struct FanOut {
-    from: MessageSender,
-    /// Who that is, for it may have gone when the last members get it.
-    origin: Option<Origin>,
-    targets: Rc<RouteTargets>,
-    /// How many members have had it.
-    at: usize,
-    bytes: Vec<u8>,
-    count: u64,
-    subscription: u32,
-    ticket: Option<Ticket>,
-    /// Subscriptions that there had been when it was accepted: it is for no later one.
-    births: u64,
-}
-
-impl FanOut {
-    /// The peer here that has sent it.
-    pub(crate) fn sender(&self) -> Option<(PeerKey, u64)> {
-        self.from.key.map(|key| (key, self.from.id))
-    }
-}
-
-impl Router {
+impl Delivery {
     /// Delivers messages to the members of a route, to some of them perhaps in later turns. If the
     /// fate of the copies is noted, the message is dealt out when all have it.
     pub(crate) fn deliver_to_all(
@@ -76,17 +53,18 @@ impl Router {
         let at = self.deliver_to_some(now, from, &targets.members, &mut run);
         let StampedBatch { bytes, count, subscription, ticket } = run;
         if at < targets.members.len() {
-            let (targets, bytes, births) = (Rc::clone(targets), bytes.to_vec(), self.births);
-            let origin = from.key.map(|key| self.origin(key).clone());
+            let (targets, bytes, births) =
+                (Rc::clone(targets), bytes.to_vec(), self.sessions.births);
+            let origin = from.key.map(|key| self.sessions.peers.table[key].origin.clone());
             let fan_out =
                 FanOut { from, origin, targets, at, bytes, count, subscription, ticket, births };
             match from.key {
-                Some(key) => self.peer(key).fans_out = true,
+                Some(key) => self.sessions.peers.table[key].fans_out = true,
                 None => self.hold_arrivals(true),
             }
-            self.deferred.push_back(DeferredWork::FanOut(Box::new(fan_out)));
+            self.sessions.work.queue.push_back(DeferredWork::FanOut(Box::new(fan_out)));
         } else if let Some(ticket) = ticket {
-            self.dealt_out(now, ticket);
+            self.sessions.requests.dealt_out(&mut self.sessions.peers, now, ticket);
         }
     }
 
@@ -95,13 +73,14 @@ impl Router {
         let FanOut { from, origin, targets, at, bytes, count, subscription, ticket, births } =
             &mut *fan_out;
         let is_here = |key: &PeerKey| {
-            self.peers.get(key.0 as usize).is_some_and(|peer| peer.origin.peer == from.id)
+            self.sessions.peers.table.get(*key).is_some_and(|peer| peer.origin.peer == from.id)
         };
         let key = from.key.filter(is_here);
         let (count, ticket) = (*count, *ticket);
         let mut run = StampedBatch { bytes, count, subscription: *subscription, ticket };
         let sender = MessageSender { key, id: from.id };
-        let some = &targets.members[*at..targets.members.len().min(*at + self.config.slice)];
+        let some = &targets.members
+            [*at..targets.members.len().min(*at + self.sessions.peers.config.slice)];
         let there: Vec<LocalSubscriber> =
             some.iter().filter(|member| self.is_since(member, *births)).cloned().collect();
         self.last_sender = origin.take();
@@ -113,24 +92,24 @@ impl Router {
             Some(next) => *at + some.iter().position(|member| member == next).unwrap_or(some.len()),
         };
         if *at < targets.members.len() {
-            return self.deferred.push_back(DeferredWork::FanOut(fan_out));
+            return self.sessions.work.queue.push_back(DeferredWork::FanOut(fan_out));
         }
         if let Some(ticket) = ticket {
-            self.dealt_out(now, ticket);
+            self.sessions.requests.dealt_out(&mut self.sessions.peers, now, ticket);
         }
         match (from.key, key) {
             (None, _) => self.hold_arrivals(false),
             (Some(_), None) => {}
             (Some(_), Some(key)) => {
-                self.peer(key).fans_out = false;
-                self.resume_deferred(key, fan_out.from.id);
+                self.sessions.peers.table[key].fans_out = false;
+                self.sessions.resume_deferred(key, fan_out.from.id);
             }
         }
     }
 
     /// Whether a member still has the subscription that it had when there had been so many.
     fn is_since(&self, member: &LocalSubscriber, births: u64) -> bool {
-        let peer = self.peers.get(member.peer.0 as usize);
+        let peer = self.sessions.peers.table.get(member.peer);
         let known = peer.and_then(|peer| peer.known_subscription(member.subscription));
         known.is_some_and(|subscription| subscription.birth <= births)
     }
@@ -148,7 +127,7 @@ impl Router {
         let mut at = 0;
         let groups = to.chunk_by(|a, b| a.subscription == b.subscription);
         for alike in groups.flat_map(|alike| alike.chunks(AT_ONCE)) {
-            if at > 0 && self.budget.is_spent() {
+            if at > 0 && self.sessions.work.budget.is_spent() {
                 break;
             }
             let number = alike[0].subscription;
@@ -157,13 +136,13 @@ impl Router {
             }
             let shared = self.keep_for(alike, from, run.bytes);
             let each = if shared.is_some() { 0 } else { run.bytes.len() / BYTES_OF_STEP };
-            self.budget.spend(alike.len() * (2 + each));
+            self.sessions.work.budget.spend(alike.len() * (2 + each));
             for member in alike {
                 let (bytes, count, ticket) = (&*run.bytes, run.count, run.ticket);
                 self.deliver(now, from, member, MessageBatch { bytes, count, ticket, shared });
             }
             if let Some(span) = shared {
-                self.store.release(span.chunk);
+                self.sessions.peers.pool.release(span.chunk);
             }
             at += alike.len();
         }
@@ -177,28 +156,49 @@ impl Router {
         from: MessageSender,
         run: &[u8],
     ) -> Option<ChunkSlice> {
-        if to.len() < self.config.sharers {
+        if to.len() < self.sessions.peers.config.sharers {
             return None;
         }
         let (mut takers, mut heirs) = (0, 0);
         for member in to.iter().filter(|member| self.will_take(from, member)) {
             takers += 1;
-            let outbox = &self.peers[member.peer.0 as usize].outbox;
-            heirs += usize::from(outbox.ends_shared(&self.store));
+            let outbox = &self.sessions.peers.table[member.peer].outbox;
+            heirs += usize::from(outbox.ends_shared(&self.sessions.peers.pool));
         }
         let LocalSubscriber { peer: first, subscription, .. } = to[0];
         let audience = Some(LastAudience { first, subscription, members: to.len() });
         let is_again = std::mem::replace(&mut self.last_audience, audience) == audience;
-        let pays = run.len() >= SHARED_BYTES || is_again || self.store.goes_on(heirs, run.len());
-        (takers >= self.config.sharers && pays).then(|| self.store.keep(run, heirs))
+        let pays = run.len() >= SHARED_BYTES
+            || is_again
+            || self.sessions.peers.pool.goes_on(heirs, run.len());
+        (takers >= self.sessions.peers.config.sharers && pays)
+            .then(|| self.sessions.peers.pool.keep(run, heirs))
     }
 
     /// Whether a run will go into a member's outbox, as far as is known before.
     fn will_take(&self, from: MessageSender, member: &LocalSubscriber) -> bool {
-        let peer = &self.peers[member.peer.0 as usize];
+        let peer = &self.sessions.peers.table[member.peer];
         let has_room =
             !peer.full || matches!(member.overflow, Overflow::Block | Overflow::DropOldest);
-        has_room && peer.is_open() && peer.largest.is_none() && self.hears(from.key, member)
+        has_room
+            && peer.is_open()
+            && peer.largest.is_none()
+            && self.sessions.peers.hears(from.key, member)
+    }
+
+    /// A message of another worker has not reached all its receivers yet, or has now: what comes
+    /// behind it waits.
+    pub(crate) fn hold_arrivals(&mut self, is_held: bool) {
+        self.sessions.peers.cluster.inbound.is_held = is_held;
+        self.put_off_arrivals();
+    }
+
+    pub(crate) fn put_off_arrivals(&mut self) {
+        let inbound = &mut self.sessions.peers.cluster.inbound;
+        if !inbound.queue.is_empty() && !inbound.is_held && !inbound.is_deferred {
+            inbound.is_deferred = true;
+            self.sessions.work.queue.push_back(DeferredWork::Inbound);
+        }
     }
 }
 

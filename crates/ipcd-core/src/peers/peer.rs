@@ -5,18 +5,21 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::acl::rights::PeerRights;
-use crate::charges::Quota;
+use crate::directory::state::Interest;
+use crate::model::counters::DropCounts;
 use crate::model::ids::{PeerKey, Ticket};
-use crate::pacing::Pacing;
+use crate::model::waiting::WaitState;
+use crate::peers::pacing::Pacing;
+use crate::peers::quota::Quota;
 use crate::queue::send_queue::SendQueue;
 use crate::routing::trie::QueueGroup;
-use crate::tracked::Asked;
-use crate::waiting::WaitState;
 use foldhash::fast::RandomState;
 use ipcd_proto::Filter;
 use ipcd_proto::auth::{Nonce, Proof};
 use ipcd_proto::control::{Hello, Origin, Overflow, Reason};
 
+/// Outcomes that a peer may wait for at once. It is not read while it waits for as many.
+pub(crate) const MAX_OUTSTANDING: usize = 64 * 1024;
 /// Senders that a peer is known to have heard of. When there are more, it is told again.
 const MAX_KNOWN: usize = 1024;
 
@@ -107,7 +110,7 @@ pub(crate) struct PeerRequests {
     /// Messages of its whose outcome is open, by correlation.
     pub(crate) outstanding: HashMap<u64, Ticket, RandomState>,
     /// Requests that it has and has not answered, by requester and correlation.
-    pub(crate) unanswered: HashMap<(u64, u64), Asked, RandomState>,
+    pub(crate) unanswered: HashMap<(u64, u64), ReceivedRequest, RandomState>,
 }
 
 /// How far a session has come.
@@ -158,37 +161,6 @@ impl Subscription {
     pub(crate) fn take_gaps(&mut self) -> Vec<(u32, Reason, u64)> {
         let untold = self.drops.iter_mut().flat_map(|drops| drops.take_untold());
         untold.map(|(reason, dropped)| (self.number, reason, dropped)).collect()
-    }
-}
-
-/// Messages dropped, by reason.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct DropCounts {
-    counts: [u64; Reason::ALL.len()],
-    /// Of these the peer was told.
-    told: [u64; Reason::ALL.len()],
-}
-
-impl DropCounts {
-    pub(crate) fn count(&mut self, reason: Reason, messages: u64) {
-        self.counts[reason as usize] += messages;
-    }
-
-    pub(crate) fn of(&self, reason: Reason) -> u64 {
-        self.counts[reason as usize]
-    }
-
-    /// Those that were, by reason.
-    pub(crate) fn by_reason(&self) -> impl Iterator<Item = (Reason, u64)> {
-        Reason::ALL.into_iter().zip(self.counts).filter(|(_, count)| *count > 0)
-    }
-
-    /// Those that the peer was not told of; it will have been, after this.
-    pub(crate) fn take_untold(&mut self) -> Vec<(Reason, u64)> {
-        let told = std::mem::replace(&mut self.told, self.counts);
-        let counts = Reason::ALL.into_iter().zip(self.counts).zip(told);
-        let untold = counts.map(|((reason, count), told)| (reason, count - told));
-        untold.filter(|(_, count)| *count > 0).collect()
     }
 }
 
@@ -278,5 +250,31 @@ impl Peer {
     /// Where the subscription of this number is, or would be.
     pub(crate) fn find(&self, number: u32) -> Result<usize, usize> {
         self.subscriptions.binary_search_by_key(&number, |known| known.number)
+    }
+}
+
+impl Subscription {
+    /// What all workers know of it.
+    pub(crate) fn interest(&self) -> Interest {
+        let group = self.group.as_ref().map(|group| group.name.clone());
+        Interest { filter: self.filter.as_str().to_owned(), group }
+    }
+
+    pub(crate) fn blocks(&self) -> bool {
+        self.overflow == Overflow::Block
+    }
+}
+
+/// A request that a peer has and has not answered.
+#[derive(Debug)]
+pub(crate) struct ReceivedRequest {
+    pub(crate) ticket: Ticket,
+    /// Those of further copies: the peer has more than one subscription that matched.
+    pub(crate) again: Vec<Ticket>,
+}
+
+impl ReceivedRequest {
+    pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        [self.ticket].into_iter().chain(self.again.iter().copied())
     }
 }

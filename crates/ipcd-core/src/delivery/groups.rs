@@ -1,18 +1,17 @@
-//! Groups: each message goes to one member, in turn among those that can take more.
+//! Queue groups: each message goes to one member, in turn among those that can take more.
 
-use std::num::NonZeroU32;
-use std::time::Instant;
-
-use crate::core::Router;
+use crate::delivery::Delivery;
+use crate::model::frame_parts::FrameParts;
 use crate::model::ids::{PeerKey, Ticket};
-use crate::peer::Subscription;
-use crate::publish::{MessageBatch, MessageSender};
+use crate::queue::message_batch::MessageBatch;
 use crate::routing::routes::{GroupCandidate, GroupRoute};
 use crate::routing::trie::LocalSubscriber;
+use crate::sessions::work::MessageSender;
+use ipcd_proto::Frame;
 use ipcd_proto::control::Overflow;
-use ipcd_proto::{Decoded, Frame, decode};
+use std::time::Instant;
 
-impl Router {
+impl Delivery {
     /// Makes the publisher wait if no member can take more. Whoever is first able to wakes it.
     pub(crate) fn must_wait_for_group(&mut self, publisher: PeerKey, sharing: &GroupRoute) -> bool {
         let from = Some(publisher);
@@ -24,24 +23,18 @@ impl Router {
         let mut waits = false;
         for choice in sharing.choices() {
             match choice {
-                GroupCandidate::There { .. } => self.wait_for_others(publisher),
-                GroupCandidate::Here(member) if self.hears(from, member) => {
-                    self.wait_for(publisher, member.peer);
+                GroupCandidate::There { .. } => self.sessions.peers.wait_for_others(publisher),
+                GroupCandidate::Here(member) if self.sessions.peers.hears(from, member) => {
+                    self.sessions.peers.wait_for(publisher, member.peer);
                 }
                 GroupCandidate::Here(_) => continue,
             }
             waits = true;
         }
         if waits {
-            self.group_waiters.push(publisher);
+            self.sessions.group_waiters.push(publisher);
         }
         waits
-    }
-
-    /// A group may have a new member, which can take what publishers wait with.
-    pub(crate) fn resume_group_waiters(&mut self) {
-        let waiters = self.group_waiters.take();
-        self.resume(waiters);
     }
 
     /// Gives a message to one member.
@@ -67,16 +60,17 @@ impl Router {
         &mut self,
         now: Instant,
         frame: &mut [u8],
-        number: u32,
+        message: FrameParts,
         ticket: Option<Ticket>,
     ) {
-        let Ok(Decoded::Frame(Frame { subject, header, .. }, _)) = decode(frame, usize::MAX) else {
-            return;
-        };
+        let FrameParts { header, .. } = message;
         // A message that was passed on may have come back to its publisher's worker.
-        let from = MessageSender { key: self.ids.get(&header.sender).copied(), id: header.sender };
-        let group = self.cluster.as_ref().and_then(|cluster| cluster.group_of(number));
-        let Ok(targets) = self.route(subject) else { return };
+        let from = MessageSender {
+            key: self.sessions.peers.ids.get(&header.sender).copied(),
+            id: header.sender,
+        };
+        let group = self.sessions.peers.cluster.group_of(header.subscription);
+        let Ok(targets) = self.route(message.subject(frame)) else { return };
         let sharing = targets.groups.iter().find(|sharing| Some(&sharing.group) == group.as_ref());
         let is_here = |choice: &GroupCandidate| matches!(choice, GroupCandidate::Here(_));
         let choice = sharing.and_then(|sharing| {
@@ -95,7 +89,7 @@ impl Router {
                 .or_else(|| sharing.next_arrival(|choice| self.may_get(from.key, choice)))
         });
         if choice.is_none() {
-            self.counters.unclaimed += 1;
+            self.sessions.peers.counters.unclaimed += 1;
         }
         self.give(now, from, choice, frame, ticket);
     }
@@ -125,44 +119,24 @@ impl Router {
                     None => self.pass_on(from.id, *slot, frame, ticket),
                 }
                 if let Some(ticket) = ticket {
-                    self.sent_to_group_elsewhere(ticket);
+                    self.sessions.requests.sent_to_group_elsewhere(ticket);
                 }
             }
             None => {}
         }
     }
 
-    /// After so many messages in its session, of whatever kind, a peer is a member of no group: one
-    /// that ends then would throw away what else it got, and another member would have taken.
-    pub(crate) fn limit_groups(&mut self, now: Instant, key: PeerKey, fill: NonZeroU32) {
-        self.peer(key).fill = fill.get().into();
-        if self.peer(key).has_its_fill() {
-            self.leave_groups(now, key);
-        }
-    }
-
-    /// Ends a peer's part in groups.
-    pub(crate) fn leave_groups(&mut self, now: Instant, key: PeerKey) {
-        let peer = self.peer(key);
-        let (was_full, is_member) = (peer.full, |known: &mut Subscription| known.group.is_some());
-        let left: Vec<Subscription> = peer.subscriptions.extract_if(.., is_member).collect();
-        for mut gone in left {
-            self.forget(key, &gone, was_full);
-            self.tell_gaps(now, key, gone.take_gaps());
-        }
-        self.resume_waiters(key);
-    }
-
     /// Whether a member wants a message of the group.
     fn wants(&self, from: Option<PeerKey>, member: &LocalSubscriber) -> bool {
-        self.hears(from, member) && !self.peers[member.peer.0 as usize].has_its_fill()
+        self.sessions.peers.hears(from, member)
+            && !self.sessions.peers.table[member.peer].has_its_fill()
     }
 
     fn can_take(&self, from: Option<PeerKey>, choice: &GroupCandidate) -> bool {
         match choice {
             GroupCandidate::Here(member) => self.wants(from, member) && !self.is_full(member),
             GroupCandidate::There { slot, off, .. } => {
-                !off && self.cluster.as_ref().is_some_and(|cluster| cluster.has_room(*slot))
+                !off && self.sessions.peers.cluster.has_room(*slot)
             }
         }
     }
@@ -186,7 +160,7 @@ impl Router {
     }
 
     fn is_full(&self, member: &LocalSubscriber) -> bool {
-        self.peers[member.peer.0 as usize].full
+        self.sessions.peers.table[member.peer].full
     }
 }
 
@@ -199,6 +173,7 @@ mod tests {
     use crate::directory::state::{DirectoryChange, DirectoryState};
     use crate::model::config::{Config, DaemonInfo, PeerInfo};
     use crate::model::ids::id_of;
+    use crate::router::Router;
 
     /// A member of the group `g` of `w` that takes nothing.
     fn member(core: &mut Router, now: Instant, overflow: Overflow) -> PeerKey {

@@ -1,0 +1,252 @@
+//! Delivery: a message goes to the subscriptions that its subject matches.
+
+pub(crate) mod arrivals;
+pub(crate) mod direct;
+pub(crate) mod fan_out;
+pub(crate) mod groups;
+pub(crate) mod publish;
+
+use crate::delivery::fan_out::LastAudience;
+use crate::model::config::Config;
+use crate::model::ids::PeerKey;
+use crate::queue::message_batch::MessageBatch;
+use crate::requests::DeliveryOutcome;
+use crate::routing::group_turns::{GroupTurns, first_turn};
+use crate::routing::routes::{FOUND_IN_STEP, GroupCandidate, GroupRoute, RouteCache, RouteTargets};
+use crate::routing::trie::{LocalSubscriber, QueueGroup};
+use crate::sessions::Sessions;
+use crate::sessions::work::MessageSender;
+use ipcd_proto::BadSubject;
+use ipcd_proto::Decoded;
+use ipcd_proto::FrameWriter;
+use ipcd_proto::Header;
+use ipcd_proto::Kind;
+use ipcd_proto::Subject;
+use ipcd_proto::control::Notice;
+use ipcd_proto::control::Origin;
+use ipcd_proto::control::Overflow;
+use ipcd_proto::control::Reason;
+use ipcd_proto::control::encode;
+use ipcd_proto::decode;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Delivers messages to the peers here and to other workers.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) sessions: Sessions,
+    pub(crate) routes: RouteCache,
+    pub(crate) turns: GroupTurns,
+    pub(crate) last_audience: Option<LastAudience>,
+    /// The sender of the deferred message that is being delivered.
+    pub(crate) last_sender: Option<Origin>,
+}
+
+impl Delivery {
+    pub(crate) fn new(sessions: Sessions) -> Self {
+        let (routes, turns) = (RouteCache::default(), GroupTurns::default());
+        Self { sessions, routes, turns, last_audience: None, last_sender: None }
+    }
+}
+
+impl Delivery {
+    /// Whom a subject concerns.
+    pub(crate) fn route(&mut self, subject: &[u8]) -> Result<Rc<RouteTargets>, BadSubject> {
+        // Both only grow, so that their sum changes when either does.
+        let version = self.sessions.trie.version() + self.sessions.peers.cluster.version();
+        if let Some(targets) = self.routes.find(subject, version) {
+            return Ok(targets);
+        }
+        let targets = Rc::new(self.find_targets(Subject::parse(subject)?));
+        self.routes.remember(subject, version, &targets);
+        Ok(targets)
+    }
+
+    fn find_targets(&mut self, subject: Subject<'_>) -> RouteTargets {
+        let mut groups = BTreeMap::<Rc<QueueGroup>, Vec<(u32, GroupCandidate)>>::new();
+        let (mut members, looked_at) = self.sessions.trie.find_counted(subject);
+        members.retain(|member| {
+            if !self.sessions.peers.may_hear(member.peer, subject) {
+                return false;
+            }
+            if let Some(group) = &member.group {
+                let choice = (1, GroupCandidate::Here(member.clone()));
+                groups.entry(Rc::clone(group)).or_default().push(choice);
+            }
+            member.group.is_none()
+        });
+        // Those whose copies are alike together.
+        members.sort_by_key(|member| member.subscription);
+        let (mut remotes, more) = self.sessions.peers.cluster.find(subject);
+        self.sessions.work.budget.spend((looked_at + more).div_ceil(FOUND_IN_STEP));
+        remotes.retain(|remote| {
+            if let Some(share) = &remote.share {
+                let (slot, number, off) = (remote.slot, share.number, remote.off);
+                let choice = (share.members, GroupCandidate::There { slot, number, off });
+                groups.entry(Rc::clone(&share.group)).or_default().push(choice);
+            }
+            remote.share.is_none()
+        });
+        let Config { slot, generation, .. } = self.sessions.peers.config;
+        let groups = groups.into_iter().map(|(group, candidates)| {
+            let first = |total| first_turn(slot, generation, total);
+            GroupRoute::new(group, candidates, |group, total| self.turns.of(group, || first(total)))
+        });
+        RouteTargets { members, remotes, groups: groups.collect() }
+    }
+
+    /// Puts messages into a subscriber's outbox, or drops them as the subscription wants.
+    pub(crate) fn deliver(
+        &mut self,
+        now: Instant,
+        from: MessageSender,
+        member: &LocalSubscriber,
+        load: MessageBatch<'_>,
+    ) {
+        if !self.sessions.peers.hears(from.key, member)
+            || !self.sessions.peers.table[member.peer].is_open()
+        {
+            return;
+        }
+        if load.ticket.is_some() && self.sessions.peers.has_no_room_for(member.peer, load.bytes) {
+            self.note_matched(member, &load);
+            return self.drop_copies(now, member, &load, Reason::Newest);
+        }
+        match self.sessions.peers.table[member.peer].largest {
+            None => self.deliver_fitting(now, from, member, load),
+            Some(largest) => self.deliver_each(now, from, member, load, largest as usize),
+        }
+    }
+
+    /// Delivers messages one by one to a peer that cannot be sent any.
+    fn deliver_each(
+        &mut self,
+        now: Instant,
+        from: MessageSender,
+        member: &LocalSubscriber,
+        load: MessageBatch<'_>,
+        largest: usize,
+    ) {
+        let mut rest = load.bytes;
+        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+            let (bytes, behind) = rest.split_at(length);
+            let one = MessageBatch { bytes, count: 1, shared: None, ..load };
+            match frame.payload.len() <= largest {
+                true => self.deliver_fitting(now, from, member, one),
+                false => {
+                    self.note_matched(member, &one);
+                    self.drop_copies(now, member, &one, Reason::TooLarge);
+                }
+            }
+            rest = behind;
+        }
+    }
+
+    fn deliver_fitting(
+        &mut self,
+        now: Instant,
+        from: MessageSender,
+        member: &LocalSubscriber,
+        load: MessageBatch<'_>,
+    ) {
+        let (to, count) = (member.peer, load.count);
+        self.note_matched(member, &load);
+        if self.sessions.peers.table[to].full
+            && let Err(reason) = self.make_room(now, from, member)
+        {
+            return self.drop_copies(now, member, &load, reason);
+        }
+        if member.origin {
+            self.introduce(now, from, to);
+        }
+        self.sessions.peers.enqueue(now, to, &load);
+        self.sessions.peers.table[to].counts.msgs_out += count;
+        self.sessions.peers.filled(now, to);
+        if self.sessions.peers.table[to].has_its_fill() {
+            self.sessions.leave_groups(now, to);
+        }
+        if member.overflow == Overflow::DropOldest && self.sessions.peers.table[to].full {
+            self.sessions.shed(now, to);
+        }
+    }
+
+    fn note_matched(&mut self, member: &LocalSubscriber, load: &MessageBatch<'_>) {
+        self.sessions.peers.counters.matched += load.count;
+        if let Some(subscription) =
+            self.sessions.peers.table[member.peer].subscription(member.subscription)
+        {
+            subscription.matched += load.count;
+        }
+        if let Some(ticket) = load.ticket {
+            self.sessions.requests.opened_copy(ticket);
+        }
+    }
+
+    fn drop_copies(
+        &mut self,
+        now: Instant,
+        member: &LocalSubscriber,
+        load: &MessageBatch<'_>,
+        reason: Reason,
+    ) {
+        self.sessions.peers.note_dropped(member.peer, member.subscription, reason, load.count);
+        if let Some(ticket) = load.ticket {
+            self.sessions.requests.concluded(
+                &mut self.sessions.peers,
+                now,
+                ticket,
+                DeliveryOutcome::Dropped(reason),
+            );
+        }
+    }
+
+    /// What to do about a full outbox: whether the messages may go into it all the same.
+    fn make_room(
+        &mut self,
+        now: Instant,
+        from: MessageSender,
+        member: &LocalSubscriber,
+    ) -> Result<(), Reason> {
+        match member.overflow {
+            _ if from.key.is_none() && self.sessions.peers.is_flooded(member.peer) => {
+                Err(Reason::Newest)
+            }
+            // Publishers have waited as long as they may, one after the other.
+            Overflow::Block
+                if from.key.is_some() && self.sessions.peers.is_at_hard_limit(member.peer) =>
+            {
+                self.sessions.cut_off(
+                    now,
+                    member.peer,
+                    "publishers have waited for it for too long",
+                );
+                Err(Reason::CutOff)
+            }
+            // The publisher was let through before this peer's outbox filled up, a run's worth, or
+            // when it had waited long enough; or from another worker what was on its way.
+            Overflow::Block | Overflow::DropOldest => Ok(()),
+            Overflow::DropNewest => Err(Reason::Newest),
+            Overflow::Disconnect => {
+                self.sessions.cut_off(now, member.peer, "its outbox is full");
+                Err(Reason::CutOff)
+            }
+        }
+    }
+
+    /// Tells a subscriber who the sender is, before its first message.
+    pub(crate) fn introduce(&mut self, now: Instant, from: MessageSender, to: PeerKey) {
+        if self.sessions.peers.table[to].learns_of(from.id) {
+            let origin = match from.key {
+                Some(key) => Some(&self.sessions.peers.table[key].origin),
+                None if self.last_sender.is_some() => self.last_sender.as_ref(),
+                None => self.sessions.peers.cluster.origin(from.id),
+            };
+            let Some(origin) = origin.cloned() else { return };
+            let notice = encode(&Notice::Origin(origin));
+            let peer = &mut self.sessions.peers.table[to];
+            let buffer = peer.outbox.append(now, &mut self.sessions.peers.pool);
+            FrameWriter(buffer).control(Header::new(Kind::Notice, 0), &notice);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Messages to one peer, replies among them. They never wait for their receiver: a receiver that does
+//! not take them is disconnected.
+
+use crate::cluster::messages::WorkerMessage;
+use crate::delivery::Delivery;
+use crate::model::frame_parts::FrameParts;
+use crate::model::ids::{PeerKey, Ticket, is_generation, place_of};
+use crate::peers::Peers;
+use crate::queue::message_batch::MessageBatch;
+use crate::requests::{DeliveryOutcome, OutcomeTarget};
+use crate::routing::trie::WorkerInterest;
+use crate::sessions::work::MessageSender;
+use ipcd_proto::Address;
+use ipcd_proto::Frame;
+use ipcd_proto::Header;
+use ipcd_proto::Kind;
+use ipcd_proto::control::Code;
+use ipcd_proto::control::Reason;
+use ipcd_proto::control::Refusal;
+use ipcd_proto::control::encode;
+use std::time::Instant;
+
+impl Delivery {
+    /// Accepts a message to one peer.
+    pub(crate) fn publish_direct(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        frame: &mut [u8],
+        message: FrameParts,
+        to: Address,
+    ) {
+        let header = message.header;
+        let id = self.sessions.peers.table[key].origin.peer;
+        Frame::stamp_sender(frame, id);
+        Frame::stamp_subscription(frame, 0);
+        let home = OutcomeTarget::Here(key, header.correlation);
+        let ticket = header
+            .is_tracked()
+            .then(|| self.sessions.requests.track(&mut self.sessions.peers, now, home, &header));
+        if !self.sessions.peers.may_write_to(key, to) {
+            self.sessions.peers.count_undeliverable(to);
+        } else if self.sessions.peers.is_here(to.peer) {
+            let from = MessageSender { key: Some(key), id };
+            self.deliver_direct(now, from, frame, message, to, ticket);
+        } else {
+            self.forward_direct(key, frame, to, ticket);
+        }
+        if let Some(ticket) = ticket {
+            self.sessions.requests.dealt_out(&mut self.sessions.peers, now, ticket);
+        }
+        // Behind the reply, so that nobody is told that there will be none.
+        if let Some(request) = to.request {
+            match header.more {
+                true => self.sessions.requests.is_answering(
+                    &mut self.sessions.peers,
+                    key,
+                    (to.peer, request),
+                ),
+                false => self.sessions.requests.has_answered(
+                    &mut self.sessions.peers,
+                    now,
+                    key,
+                    (to.peer, request),
+                    DeliveryOutcome::Answered,
+                ),
+            }
+        }
+    }
+
+    /// Puts a message into the outbox of the peer that it is for.
+    pub(crate) fn deliver_direct(
+        &mut self,
+        now: Instant,
+        from: MessageSender,
+        frame: &[u8],
+        message: FrameParts,
+        to: Address,
+        ticket: Option<Ticket>,
+    ) {
+        let Some(key) = self
+            .sessions
+            .peers
+            .ids
+            .get(&to.peer)
+            .copied()
+            .filter(|key| self.sessions.peers.table[*key].is_open())
+        else {
+            return self.sessions.peers.count_undeliverable(to);
+        };
+        let by = from.key.is_none().then(|| place_of(from.id).0);
+        if to.request.is_some_and(|request| {
+            !self.sessions.requests.replied(&mut self.sessions.peers, now, key, request, by)
+        }) {
+            return self.sessions.peers.count_undeliverable(to);
+        }
+        if self.sessions.peers.is_too_large(key, message.payload) {
+            return self.turn_down(now, key, to, ticket);
+        }
+        self.sessions.peers.counters.direct_matched += 1;
+        if let Some(ticket) = ticket {
+            self.sessions.requests.opened_copy(ticket);
+        }
+        if ticket.is_some() && self.sessions.peers.has_no_room_for(key, frame) {
+            self.sessions.peers.counters.direct_dropped += 1;
+            ticket.inspect(|ticket| {
+                self.sessions.requests.concluded(
+                    &mut self.sessions.peers,
+                    now,
+                    *ticket,
+                    DeliveryOutcome::Dropped(Reason::Newest),
+                )
+            });
+            return;
+        }
+        if self.sessions.peers.is_at_hard_limit(key) || self.sessions.peers.is_beyond_charge(key) {
+            self.sessions.cut_off(now, key, "messages to it have filled its outbox");
+            self.sessions.peers.counters.direct_dropped += 1;
+            self.sessions.peers.table[key].counts.dropped += 1;
+            if let Some(ticket) = ticket {
+                self.sessions.requests.concluded(
+                    &mut self.sessions.peers,
+                    now,
+                    ticket,
+                    DeliveryOutcome::Dropped(Reason::CutOff),
+                );
+            }
+            return;
+        }
+        if self.sessions.peers.table[key].wants_origins {
+            self.introduce(now, from, key);
+        }
+        self.sessions.peers.enqueue(
+            now,
+            key,
+            &MessageBatch { bytes: frame, count: 1, ticket, shared: None },
+        );
+        self.sessions.peers.table[key].counts.msgs_out += 1;
+        self.sessions.peers.filled(now, key);
+        if self.sessions.peers.table[key].has_its_fill() {
+            self.sessions.leave_groups(now, key);
+        }
+    }
+
+    /// Drops a message that is larger than its receiver can be sent. One that waits for it as a reply
+    /// is told, for no other will come.
+    fn turn_down(&mut self, now: Instant, key: PeerKey, to: Address, ticket: Option<Ticket>) {
+        self.sessions.peers.counters.direct_matched += 1;
+        self.sessions.peers.counters.direct_dropped += 1;
+        self.sessions.peers.table[key].counts.dropped += 1;
+        if let Some(ticket) = ticket {
+            self.sessions.requests.opened_copy(ticket);
+            self.sessions.requests.concluded(
+                &mut self.sessions.peers,
+                now,
+                ticket,
+                DeliveryOutcome::Dropped(Reason::TooLarge),
+            );
+        }
+        if let Some(request) = to.request {
+            let why = "the reply is larger than this session was told of: connect again";
+            let refusal = Refusal { code: Code::TooLarge, message: why.into() };
+            self.sessions.peers.send(
+                now,
+                key,
+                Header::new(Kind::Error, request),
+                &encode(&refusal),
+            );
+        }
+    }
+
+    /// Sends a run to the other workers that are interested.
+    pub(crate) fn forward(&mut self, from: PeerKey, remotes: &[WorkerInterest], run: &[u8]) {
+        // They are in order, so a worker's interests stand together.
+        for same in remotes.chunk_by(|a, b| a.slot == b.slot) {
+            self.forward_to(Some(from), same[0].slot, run, None);
+        }
+    }
+
+    /// The same with one message, whose fate may be of interest.
+    pub(crate) fn forward_one(
+        &mut self,
+        from: PeerKey,
+        remotes: &[WorkerInterest],
+        frame: &[u8],
+        ticket: Option<Ticket>,
+    ) {
+        for same in remotes.chunk_by(|a, b| a.slot == b.slot) {
+            self.forward_to(Some(from), same[0].slot, frame, ticket);
+        }
+    }
+
+    /// Sends messages to another worker, which is told first who the sender is, and whether it is
+    /// to tell what becomes of them.
+    pub(crate) fn forward_to(
+        &mut self,
+        from: Option<PeerKey>,
+        slot: u32,
+        run: &[u8],
+        ticket: Option<Ticket>,
+    ) {
+        let Peers { cluster, table, .. } = &mut self.sessions.peers;
+        let Some(generation) = cluster.generation_of(slot).filter(|generation| *generation > 0)
+        else {
+            return;
+        };
+        if let Some(from) = from {
+            let peer = &mut table[from];
+            let introduced = peer.introduced.get_or_insert_default();
+            if !introduced.contains(&slot) {
+                introduced.push(slot);
+                cluster.tell(slot, &WorkerMessage::Origin(peer.origin.clone()));
+            }
+        }
+        if let Some(ticket) = ticket {
+            cluster.tell(slot, &WorkerMessage::Tracked(ticket));
+        }
+        cluster.push(slot, run);
+        if let Some(ticket) = ticket {
+            self.sessions.requests.sent_elsewhere(ticket, (slot, generation));
+        }
+    }
+
+    /// Sends a message on that another worker has sent here. The next one may not know the sender,
+    /// and hears of it for as long as that message takes.
+    pub(crate) fn pass_on(&mut self, from: u64, slot: u32, frame: &[u8], ticket: Option<Ticket>) {
+        let cluster = &mut self.sessions.peers.cluster;
+        if let Some(origin) = cluster.origin(from).cloned() {
+            cluster.tell(slot, &WorkerMessage::Origin(origin));
+        }
+        self.forward_to(None, slot, frame, ticket);
+        self.sessions.peers.cluster.tell_departed(&[slot], from);
+    }
+
+    /// Sends a message to the worker of the peer that it is for, if that life goes on.
+    pub(crate) fn forward_direct(
+        &mut self,
+        from: PeerKey,
+        frame: &[u8],
+        to: Address,
+        ticket: Option<Ticket>,
+    ) {
+        let (slot, in_id) = place_of(to.peer);
+        let cluster = &self.sessions.peers.cluster;
+        let is_same = |generation| is_generation(generation, in_id);
+        if !cluster.directory.is_leaving(slot) && cluster.generation_of(slot).is_some_and(is_same) {
+            self.forward_to(Some(from), slot, frame, ticket);
+        } else {
+            self.sessions.peers.count_undeliverable(to);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Publishing: from a publisher's bytes into the send queues of its subscribers.
+//!
+//! Consecutive messages of a read that go to one subject form a batch: the route is looked up once, and
+//! the batch is copied as one slice into each queue.
+
+use crate::delivery::Delivery;
+use crate::delivery::fan_out::StampedBatch;
+use crate::model::frame_parts::FrameParts;
+use crate::model::ids::PeerKey;
+use crate::peers::rights::Failure;
+use crate::queue::message_batch::MAX_BATCH;
+use crate::requests::OutcomeTarget;
+use crate::routing::routes::RouteTargets;
+use crate::routing::trie::LocalSubscriber;
+use crate::sessions::work::MessageSender;
+use ipcd_proto::Address;
+use ipcd_proto::Decoded;
+use ipcd_proto::Frame;
+use ipcd_proto::Header;
+use ipcd_proto::Kind;
+use ipcd_proto::control::Code;
+use ipcd_proto::decode;
+use ipcd_proto::limits::MAX_HEADERS;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// What came of the messages at the start of a batch.
+pub(crate) struct PublishProgress {
+    pub(crate) consumed: usize,
+    pub(crate) waiting: bool,
+}
+
+impl PublishProgress {
+    const WAITING: Self = Self { consumed: 0, waiting: true };
+
+    fn of(consumed: usize) -> Self {
+        Self { consumed, waiting: false }
+    }
+}
+
+/// Whom a message is for.
+enum Destination {
+    Peer(Address),
+    Subscribers(Rc<RouteTargets>),
+}
+
+impl Delivery {
+    /// Accepts the message at the start of `bytes`, and those behind it that go the same way.
+    pub(crate) fn publish(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        bytes: &mut [u8],
+        message: FrameParts,
+        largest: usize,
+    ) -> PublishProgress {
+        let FrameParts { header, length, .. } = message;
+        self.sessions.work.budget.spend(2);
+        let to = match self.check(key, bytes, &message) {
+            Ok(to) => to,
+            Err(_) if self.sessions.peers.waits_for_itself(key) => return PublishProgress::WAITING,
+            Err((code, why)) => {
+                self.sessions.peers.refuse(now, key, header.correlation, code, why);
+                return PublishProgress::of(length);
+            }
+        };
+        if header.is_tracked() && self.sessions.peers.waits_for_outcomes(key) {
+            return PublishProgress::WAITING;
+        }
+        let targets = match to {
+            Destination::Peer(address) if self.sessions.peers.must_wait_for_way(key, address) => {
+                return PublishProgress::WAITING;
+            }
+            Destination::Peer(address) => {
+                self.count_accepted(key, 1, length);
+                self.publish_direct(now, key, &mut bytes[..length], message, address);
+                return PublishProgress::of(length);
+            }
+            Destination::Subscribers(targets) => targets,
+        };
+        if self.must_wait(key, &targets) {
+            return PublishProgress::WAITING;
+        }
+        let from = MessageSender { key: Some(key), id: self.sessions.peers.table[key].origin.peer };
+        if header.is_tracked() || !targets.groups.is_empty() {
+            self.count_accepted(key, 1, length);
+            self.publish_one(now, key, &mut bytes[..length], header, &targets);
+            return PublishProgress::of(length);
+        }
+        // To other workers a number is one of their groups.
+        let is_here = targets.remotes.is_empty();
+        let stamp = if is_here {
+            FrameStamp::new(from.id, &targets.members)
+        } else {
+            FrameStamp::to_others(from.id)
+        };
+        let (length, count) = self.stamp_run(bytes, &message, largest, stamp);
+        let run = &mut bytes[..length];
+        self.count_accepted(key, count, length);
+        self.forward(key, &targets.remotes, run);
+        self.deliver_to_all(now, from, &targets, stamp.run(run, count));
+        PublishProgress::of(length)
+    }
+
+    /// Publishes a message that is dealt out one by one: its publisher waits for an outcome, or
+    /// each member of a group gets another one.
+    fn publish_one(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        frame: &mut [u8],
+        header: Header,
+        targets: &Rc<RouteTargets>,
+    ) {
+        let from = MessageSender { key: Some(key), id: self.sessions.peers.table[key].origin.peer };
+        let home = OutcomeTarget::Here(key, header.correlation);
+        let ticket = header
+            .is_tracked()
+            .then(|| self.sessions.requests.track(&mut self.sessions.peers, now, home, &header));
+        Frame::stamp_sender(frame, from.id);
+        for sharing in &targets.groups {
+            self.deliver_to_group(now, from, sharing, frame, ticket);
+        }
+        Frame::stamp_subscription(frame, 0);
+        self.forward_one(key, &targets.remotes, frame, ticket);
+        let run = StampedBatch { bytes: frame, count: 1, subscription: 0, ticket };
+        self.deliver_to_all(now, from, targets, run);
+    }
+
+    /// Delivers messages that another worker has accepted, to the subscriptions here that are in
+    /// no group; says how many bytes they are.
+    pub(crate) fn deliver_run(
+        &mut self,
+        now: Instant,
+        bytes: &mut [u8],
+        message: FrameParts,
+    ) -> usize {
+        // The other worker has checked the subject.
+        let Ok(targets) = self.route(message.subject(bytes)) else { return message.length };
+        let id = message.header.sender;
+        let stamp = FrameStamp { of_sender: true, ..FrameStamp::new(id, &targets.members) };
+        let (length, count) = self.stamp_run(bytes, &message, usize::MAX, stamp);
+        let (from, run) = (MessageSender { key: None, id }, &mut bytes[..length]);
+        self.deliver_to_all(now, from, &targets, stamp.run(run, count));
+        length
+    }
+
+    fn count_accepted(&mut self, key: PeerKey, count: u64, bytes: usize) {
+        let counts = &mut self.sessions.peers.table[key].counts;
+        counts.msgs_in += count;
+        counts.bytes_in += bytes as u64;
+        self.sessions.peers.counters.accepted += count;
+    }
+
+    /// Makes the publisher wait if a receiver, here or elsewhere, cannot take more.
+    fn must_wait(&mut self, publisher: PeerKey, targets: &RouteTargets) -> bool {
+        if self.sessions.peers.table[publisher].wait.is_overdue() {
+            return false;
+        }
+        if let Some(full) = self.sessions.peers.full_member(publisher, &targets.members) {
+            self.sessions.peers.wait_for(publisher, full);
+            return true;
+        }
+        if self.sessions.peers.cluster.must_wait(&targets.remotes) {
+            self.sessions.peers.wait_for_others(publisher);
+            return true;
+        }
+        targets.groups.iter().any(|sharing| self.must_wait_for_group(publisher, sharing))
+    }
+
+    /// Whether the message may be published at all, and to whom.
+    fn check(
+        &mut self,
+        key: PeerKey,
+        bytes: &[u8],
+        message: &FrameParts,
+    ) -> Result<Destination, Failure> {
+        let limit = self.sessions.peers.config.max_payload;
+        if message.payload > limit {
+            let bytes = message.payload;
+            let why = format!(
+                "a payload of {bytes} bytes, where at most {limit} are allowed (max_message)"
+            );
+            return Err((Code::TooLarge, why));
+        }
+        if message.headers > MAX_HEADERS {
+            let bytes = message.headers;
+            let why = format!("headers of {bytes} bytes, where at most {MAX_HEADERS} are allowed");
+            return Err((Code::TooLarge, why));
+        }
+        let correlation = message.header.correlation;
+        if message.header.is_tracked() && self.sessions.peers.is_outstanding(key, correlation) {
+            let why = "a message with this number is not concluded yet, or it has none";
+            return Err((Code::Protocol, why.into()));
+        }
+        if message.header.request {
+            self.sessions.peers.check_reply_subject(key, correlation, message.reply(bytes))?;
+        }
+        let subject = message.subject(bytes);
+        let address = Address::parse(subject);
+        self.sessions.peers.check_right_to_publish(key, subject, address)?;
+        if let Some(address) = address {
+            return Ok(Destination::Peer(address));
+        }
+        let targets = self.route(subject);
+        targets.map(Destination::Subscribers).map_err(|error| (Code::BadSubject, error.to_string()))
+    }
+
+    /// Stamps the run that begins with a frame of this length, while it finds its end: each header
+    /// is looked at once. Returns the run's bytes and messages.
+    fn stamp_run(
+        &self,
+        bytes: &mut [u8],
+        first: &FrameParts,
+        largest: usize,
+        stamp: FrameStamp,
+    ) -> (usize, u64) {
+        let (head, mut rest) = bytes.split_at_mut(first.length);
+        stamp.apply(head);
+        let subject = first.subject(head);
+        let (mut length, mut count) = (first.length, 1);
+        while length < MAX_BATCH
+            && !rest.is_empty()
+            && let Ok(Decoded::Frame(frame, more)) = decode(rest, largest)
+            && frame.header.kind == Kind::Message
+            && !frame.header.is_tracked()
+            && frame.subject == subject
+            && (!stamp.of_sender || stamp.is_of(&frame.header))
+            && frame.payload.len() <= self.sessions.peers.config.max_payload
+            && frame.headers.len() <= MAX_HEADERS
+        {
+            stamp.apply(rest);
+            rest = &mut rest[more..];
+            length += more;
+            count += 1;
+        }
+        (length, count)
+    }
+}
+
+/// What the daemon fills in.
+#[derive(Clone, Copy)]
+struct FrameStamp {
+    sender: u64,
+    subscription: u32,
+    /// Whether another worker has stamped the messages with senders, and only this one's are meant.
+    of_sender: bool,
+}
+
+impl FrameStamp {
+    /// For the first of these members.
+    fn new(sender: u64, members: &[LocalSubscriber]) -> Self {
+        let subscription = members.first().map_or(0, |member| member.subscription);
+        Self { sender, subscription, of_sender: false }
+    }
+
+    fn to_others(sender: u64) -> Self {
+        Self { sender, subscription: 0, of_sender: false }
+    }
+
+    /// A run that has been stamped with it.
+    fn run(self, bytes: &mut [u8], count: u64) -> StampedBatch<'_> {
+        StampedBatch { bytes, count, subscription: self.subscription, ticket: None }
+    }
+
+    /// Whether this message of another worker's is by the same sender, and for no group.
+    fn is_of(self, header: &Header) -> bool {
+        header.sender == self.sender && header.subscription == 0
+    }
+
+    fn apply(self, frame: &mut [u8]) {
+        Frame::stamp_sender(frame, self.sender);
+        Frame::stamp_subscription(frame, self.subscription);
+    }
+}

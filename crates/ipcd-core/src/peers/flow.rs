@@ -1,0 +1,217 @@
+//! Flow control: publishers wait for subscribers that cannot take more, and go on when they can.
+//!
+//! When a subscriber can take more, the publisher that has waited longest without progress goes on
+//! first. One message waits at most `stall_timeout` in all, whichever receivers are full one after the
+//! other: then it goes to all of them.
+
+use crate::model::ids::{PeerKey, place_of};
+use crate::model::waiting::WaitState;
+use crate::output::{Output, ReceiveProgress};
+use crate::peers::Peers;
+use crate::peers::pacing::{PATIENCE, most_paced};
+use crate::peers::peer::MAX_OUTSTANDING;
+use crate::routing::trie::LocalSubscriber;
+use ipcd_proto::Address;
+use ipcd_proto::Kind;
+use ipcd_proto::control::Overflow;
+use ipcd_proto::limits::largest_frame;
+use std::time::Instant;
+
+/// Questions of a peer that are answered at once; it is not read beyond the next.
+const MAX_OPEN_QUESTIONS: u8 = 4;
+
+impl Peers {
+    /// Lets publishers wait, if the peer has enough in its outbox and reads.
+    pub(crate) fn hold_pace(&mut self, now: Instant, key: PeerKey) {
+        let (pace, peer) = (self.config.pace, &mut self.table[key]);
+        if peer.pace.flows
+            && !peer.pace.holds()
+            && peer.outbox.len() >= pace
+            && peer.outbox.len() <= most_paced(&self.config)
+        {
+            peer.pace.held = Some((now + PATIENCE, peer.outbox.written()));
+            self.arm(key, now + PATIENCE);
+        }
+    }
+
+    /// The peer has taken something: publishers go on once it has taken half.
+    pub(crate) fn keep_pace(&mut self, key: PeerKey) {
+        let (pace, peer) = (self.config.pace, &mut self.table[key]);
+        peer.pace.flows = true;
+        if peer.pace.holds() && peer.outbox.len() <= pace / 2 {
+            peer.pace.held = None;
+            self.resume_waiters(key);
+        }
+    }
+
+    /// The time is up: a peer that has taken nothing meanwhile pauses.
+    pub(crate) fn check_pace(&mut self, now: Instant, key: PeerKey) {
+        let peer = &mut self.table[key];
+        let Some((_, before)) = peer.pace.held.filter(|(until, _)| *until <= now) else { return };
+        let written = peer.outbox.written();
+        peer.pace.flows = written > before;
+        if peer.pace.flows && peer.outbox.len() <= most_paced(&self.config) {
+            peer.pace.held = Some((now + PATIENCE, written));
+        } else {
+            peer.pace.held = None;
+            self.resume_waiters(key);
+        }
+    }
+
+    /// Leaves a peer unread until another's outbox has room.
+    pub(crate) fn wait_for(&mut self, key: PeerKey, full: PeerKey) {
+        self.table[full].waiters.push(key);
+        self.table[key].waiting = true;
+    }
+
+    pub(crate) fn resume_waiters(&mut self, key: PeerKey) {
+        let waiters = std::mem::take(&mut self.table[key].waiters);
+        self.resume(waiters);
+    }
+
+    /// Lets those go on that wait, the one first that has waited longest.
+    pub(crate) fn resume(&mut self, mut waiters: Vec<PeerKey>) {
+        if waiters.len() > 1 {
+            let peers = &self.table;
+            waiters.sort_by_key(|key| peers.get(*key).and_then(|peer| peer.wait.since()));
+        }
+        for waiter in waiters {
+            if let Some(peer) = self.table.get_mut(waiter)
+                && std::mem::take(&mut peer.waiting)
+            {
+                self.outputs.push_back(Output::Resume(waiter));
+            }
+        }
+    }
+
+    /// Notes what has come of what a peer had sent. One that waits and of which something was taken
+    /// begins to wait anew.
+    pub(crate) fn note_wait(&mut self, now: Instant, key: PeerKey, progress: &ReceiveProgress) {
+        let stall = self.config.stall_timeout;
+        let peer = &mut self.table[key];
+        let before = peer.wait.since().filter(|_| progress.consumed == 0);
+        peer.wait = match progress.waiting {
+            true => WaitState::Since(before.unwrap_or(now)),
+            false => WaitState::No,
+        };
+        if let Some(since) = peer.wait.since() {
+            self.arm(key, since + stall);
+        }
+    }
+
+    /// When a peer's message has waited as long as it may.
+    pub(crate) fn overdue_at(&self, key: PeerKey) -> Option<Instant> {
+        let peer = &self.table[key];
+        let since = peer.wait.since().filter(|_| peer.waiting && peer.is_open())?;
+        Some(since + self.config.stall_timeout)
+    }
+
+    /// Lets the next message of a peer through that has waited as long as it may.
+    pub(crate) fn check_wait(&mut self, now: Instant, key: PeerKey) {
+        if self.overdue_at(key).is_some_and(|at| at <= now) {
+            self.table[key].wait = WaitState::Overdue;
+            self.resume(vec![key]);
+        }
+    }
+
+    /// A peer that does not take its answers may not ask for more.
+    pub(crate) fn waits_for_itself(&mut self, key: PeerKey) -> bool {
+        let is_full = self.table[key].full;
+        if is_full {
+            self.wait_for(key, key);
+        }
+        is_full
+    }
+
+    /// A peer that has asked enough may not ask for more until it is answered: a question is work for
+    /// all workers, and for the table.
+    pub(crate) fn waits_for_answers(&mut self, key: PeerKey, kind: Kind) -> bool {
+        let waits = kind == Kind::Query && self.table[key].questions >= MAX_OPEN_QUESTIONS;
+        if waits {
+            self.wait_for(key, key);
+        }
+        waits
+    }
+
+    /// A peer is not read while too many outcomes of its messages are open.
+    pub(crate) fn waits_for_outcomes(&mut self, key: PeerKey) -> bool {
+        // Its outcomes come through its own outbox.
+        if self.waits_for_itself(key) {
+            return true;
+        }
+        let is_at_limit = self.table[key].outstanding() >= MAX_OUTSTANDING;
+        if is_at_limit {
+            self.wait_for(key, key);
+        }
+        is_at_limit
+    }
+
+    /// Leaves a peer unread until other workers can take more.
+    pub(crate) fn wait_for_others(&mut self, key: PeerKey) {
+        self.cluster.waiters.push(key);
+        self.table[key].waiting = true;
+    }
+
+    /// Lets the publishers go on that wait for other workers.
+    pub(crate) fn resume_all(&mut self) {
+        let waiters = self.cluster.waiters.take();
+        self.resume(waiters);
+    }
+
+    /// Makes the publisher wait if too much is on its way to the receiver's worker already. That
+    /// one always takes it: so this bounds memory, and does not last.
+    pub(crate) fn must_wait_for_way(&mut self, publisher: PeerKey, to: Address) -> bool {
+        let (slot, cluster) = (place_of(to.peer).0, &self.cluster);
+        let waits = !self.is_here(to.peer)
+            && cluster.is_alive(slot)
+            && !cluster.directory.is_leaving(slot)
+            && !cluster.has_room(slot);
+        if waits {
+            self.wait_for_others(publisher);
+        }
+        waits
+    }
+
+    /// A receiver for whose sake the publisher has to wait.
+    pub(crate) fn full_member(
+        &self,
+        publisher: PeerKey,
+        members: &[LocalSubscriber],
+    ) -> Option<PeerKey> {
+        let blocks = |member: &&LocalSubscriber| {
+            let peer = &self.table[member.peer];
+            member.overflow == Overflow::Block
+                && (peer.full || peer.pace.holds())
+                && self.hears(Some(publisher), member)
+        };
+        members.iter().find(blocks).map(|member| member.peer)
+    }
+
+    /// Tells the other workers that a peer's send queue is full, or is not any more.
+    pub(crate) fn tell_flow(&mut self, key: PeerKey, full: bool) {
+        if self.cluster.is_alone() {
+            return;
+        }
+        let subscriptions = self.table[key].subscriptions.iter();
+        for subscription in subscriptions.filter(|subscription| subscription.blocks()) {
+            self.cluster.set_full(&subscription.interest(), full);
+        }
+    }
+
+    /// A subscription makes nobody wait any more.
+    pub(crate) fn unblock(&mut self, key: PeerKey, at: usize) {
+        let peer = &self.table[key];
+        if peer.full {
+            self.cluster.set_full(&peer.subscriptions[at].interest(), false);
+        }
+    }
+
+    /// Whether a peer has more than can have been on its way from other workers when its outbox filled
+    /// up: then one of them was taken over, and heeds no level.
+    pub(crate) fn is_flooded(&self, key: PeerKey) -> bool {
+        let peer = &self.table[key];
+        let in_flight = self.cluster.in_flight(largest_frame(self.config.max_payload));
+        let most = in_flight.saturating_mul(peer.subscriptions.len().max(1));
+        peer.outbox.len() > self.config.outbox.saturating_add(most)
+    }
+}

@@ -1,0 +1,203 @@
+//! The rights of a peer: whether it may publish, subscribe, ask, answer, or bear a name.
+
+use crate::acl::Acl;
+use crate::directory::messages::RequestingPeer;
+use crate::model::ids::{PeerKey, Ticket};
+use crate::peers::Peers;
+use crate::peers::peer::{MAX_OUTSTANDING, ReceivedRequest};
+use ipcd_proto::Address;
+use ipcd_proto::Decoded;
+use ipcd_proto::Filter;
+use ipcd_proto::Subject;
+use ipcd_proto::control::Code;
+use ipcd_proto::control::Overflow;
+use ipcd_proto::control::Query;
+use ipcd_proto::control::Subscribe;
+use ipcd_proto::control::Who;
+use ipcd_proto::decode;
+use std::collections::hash_map::Entry;
+
+/// What is refused, or ends the session, and why.
+pub(crate) type Failure = (Code, String);
+
+/// Requests that a peer has and has not answered: one with so many gets no more until some are
+/// answered or over.
+const MAX_UNANSWERED: usize = 1024 * 1024;
+
+pub(crate) fn denied(what: &str) -> Failure {
+    (Code::Denied, format!("this peer may not {what} (see [[acl]] in ipcd's configuration)"))
+}
+
+impl Peers {
+    /// Whether a peer may hear messages on this subject.
+    pub(crate) fn may_hear(&self, key: PeerKey, subject: Subject<'_>) -> bool {
+        let rights = &self.table[key].rights;
+        rights.as_ref().is_none_or(|rights| rights.may_hear(subject))
+    }
+
+    /// Whether what a peer sends to that address is delivered: an answer only if the peer has the
+    /// request and has not answered it, whatever it may publish. The numbers of requests can be
+    /// guessed. That it was not asked, or not lately, cannot be told from an answer that is late.
+    pub(crate) fn may_write_to(&self, key: PeerKey, to: Address) -> bool {
+        let Some(request) = to.request else { return true };
+        let calls = self.table[key].calls.as_ref();
+        calls.is_some_and(|calls| calls.unanswered.contains_key(&(to.peer, request)))
+    }
+
+    pub(crate) fn check_right_to_publish(
+        &self,
+        key: PeerKey,
+        subject: &[u8],
+        address: Option<Address>,
+    ) -> Result<(), Failure> {
+        let Some(rights) = &self.table[key].rights else { return Ok(()) };
+        match (address, Subject::parse(subject)) {
+            // Whether it is one that somebody waits for is seen when it is delivered.
+            (Some(Address { request: Some(_), .. }), _) => Ok(()),
+            (Some(_), _) if rights.may_address() => Ok(()),
+            (Some(_), _) => Err(denied("send messages to one peer")),
+            (None, Ok(subject)) if !rights.may_publish(subject) => {
+                Err(denied(&format!("publish to {}", subject.as_str())))
+            }
+            // What is no subject is refused as such.
+            (None, _) => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_right_to_subscribe(
+        &self,
+        key: PeerKey,
+        body: &Subscribe,
+    ) -> Result<(), Failure> {
+        let Some(rights) = &self.table[key].rights else { return Ok(()) };
+        let Ok(filter) = Filter::parse(body.filter.as_bytes()) else { return Ok(()) };
+        match (rights.may_subscribe(&filter, body.group.is_some()), &body.group) {
+            (true, _) => Ok(()),
+            (false, None) => Err(denied(&format!("subscribe to {}", filter.as_str()))),
+            (false, Some(_)) => {
+                Err(denied(&format!("share all of {} with a group", filter.as_str())))
+            }
+        }
+    }
+
+    /// What happens to messages for a subscription when the peer is too slow. Other workers wait for
+    /// whoever has subscribed, also where it may not hear: who may hear only some makes nobody wait.
+    pub(crate) fn allowed_overflow(
+        &self,
+        key: PeerKey,
+        filter: &Filter,
+        wanted: Overflow,
+    ) -> Overflow {
+        let rights = &self.table[key].rights;
+        let hears_all = rights.as_ref().is_none_or(|rights| rights.may_subscribe(filter, true));
+        let is_held_back = wanted == Overflow::Block && !hears_all;
+        if is_held_back { Overflow::DropOldest } else { wanted }
+    }
+
+    pub(crate) fn check_right_to_ask(&self, key: PeerKey, query: &Query) -> Result<(), Failure> {
+        let Some(rights) = &self.table[key].rights else { return Ok(()) };
+        rights.may_ask(query).map_err(denied)
+    }
+
+    /// Whether a peer may have the name that it asks for. Its rights have been read.
+    pub(crate) fn check_right_to_name(&self, key: PeerKey, name: &str) -> Result<(), Failure> {
+        let rights = self.table[key].rights.as_ref();
+        match rights.is_none_or(|rights| rights.may_be_named(name)) {
+            true => Ok(()),
+            false => Err(denied(&format!("be called {}", name.escape_debug()))),
+        }
+    }
+
+    /// Whether replies to a request come to its own requester. Responders publish where it says, with
+    /// rights that the requester may not have.
+    pub(crate) fn check_reply_subject(
+        &self,
+        key: PeerKey,
+        correlation: u64,
+        reply: &[u8],
+    ) -> Result<(), Failure> {
+        let peer = self.table[key].origin.peer;
+        let own = Address { peer, request: Some(correlation) };
+        if Address::parse(reply) == Some(own) {
+            return Ok(());
+        }
+        let why = format!("the reply subject of this request has to be its own address, {own}");
+        Err((Code::BadSubject, why))
+    }
+
+    pub(crate) fn is_outstanding(&self, key: PeerKey, correlation: u64) -> bool {
+        let calls = self.table[key].calls.as_ref();
+        correlation == 0 || calls.is_some_and(|calls| calls.outstanding.contains_key(&correlation))
+    }
+
+    /// Listeners that are closed have names for as long as peers are here that came in by them.
+    pub(crate) fn keep_names(&mut self, before: &Acl) {
+        for peer in self.table.values() {
+            if let Some(names) = before.listeners.get(&(peer.listener as usize)) {
+                let listeners = &mut self.config.acl.listeners;
+                listeners.entry(peer.listener as usize).or_insert_with(|| names.clone());
+            }
+        }
+    }
+
+    /// What the peer has and would be refused now: its name, or a subscription. What a bare one hears
+    /// was not asked for by itself, and is never refused.
+    pub(crate) fn lost_right(&self, key: PeerKey) -> Option<String> {
+        let peer = &self.table[key];
+        let rights = peer.rights.as_ref().filter(|_| !peer.is_bare)?;
+        if let Some(name) = peer.origin.name.as_ref().filter(|name| !rights.may_be_named(name)) {
+            return Some(format!("be called {}", name.escape_debug()));
+        }
+        let is_lost = |filter: &Filter, is_member| !rights.may_subscribe(filter, is_member);
+        let mut subscriptions = peer.subscriptions.iter();
+        let lost = subscriptions.find(|known| is_lost(&known.filter, known.group.is_some()));
+        lost.map(|known| format!("subscribe to {}", known.filter.as_str()))
+    }
+
+    /// For whom the supervisor is asked something, and what of that only this router can know.
+    pub(crate) fn principal(&self, key: PeerKey) -> RequestingPeer {
+        let proven = self.table[key].proven.as_deref();
+        let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
+        RequestingPeer {
+            key,
+            token: proven.and_then(|proven| text(&proven.token)),
+            certificate: proven.and_then(|proven| text(&proven.certificate)),
+        }
+    }
+
+    pub(crate) fn who(&self, key: PeerKey, acl: &Acl) -> Who {
+        let peer = &self.table[key];
+        let names = acl.listeners.get(&(peer.listener as usize));
+        let RequestingPeer { token, certificate, .. } = self.principal(key);
+        let listener = names.and_then(|names| names.first().cloned());
+        Who { uid: peer.origin.uid, gid: peer.origin.gid, listener, token, certificate }
+    }
+
+    /// A peer has got a request, and is to answer it.
+    pub(crate) fn is_asked(&mut self, key: PeerKey, requester: u64, id: u64, ticket: Ticket) {
+        match self.table[key].calls().unanswered.entry((requester, id)) {
+            Entry::Occupied(mut asked) => asked.get_mut().again.push(ticket),
+            Entry::Vacant(free) => {
+                free.insert(ReceivedRequest { ticket, again: Vec::new() });
+            }
+        }
+    }
+
+    /// Whether this is a request, and the peer has as many as it may have: it gets no more. None that
+    /// it has is forgotten, for then its answer would not be let through.
+    pub(crate) fn has_no_room_for(&self, key: PeerKey, frame: &[u8]) -> bool {
+        let calls = self.table[key].calls.as_ref();
+        calls.is_some_and(|calls| calls.unanswered.len() >= MAX_UNANSWERED)
+            && matches!(decode(frame, usize::MAX), Ok(Decoded::Frame(one, _)) if one.header.request)
+    }
+
+    /// A peer waits for one outcome less.
+    pub(crate) fn settled(&mut self, key: PeerKey, correlation: u64) {
+        let outstanding = &mut self.table[key].calls().outstanding;
+        let was_full = outstanding.len() >= MAX_OUTSTANDING;
+        outstanding.remove(&correlation);
+        if was_full {
+            self.resume_waiters(key);
+        }
+    }
+}

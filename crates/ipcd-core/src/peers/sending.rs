@@ -1,0 +1,159 @@
+//! Frames to a peer: they go into its send queue, which may fill up.
+
+use crate::model::ids::PeerKey;
+use crate::output::Output;
+use crate::peers::Peers;
+use crate::peers::peer::{SessionState, Subscription};
+use crate::queue::message_batch::MessageBatch;
+use crate::routing::trie::LocalSubscriber;
+use ipcd_proto::Address;
+use ipcd_proto::Decoded;
+use ipcd_proto::Frame;
+use ipcd_proto::FrameWriter;
+use ipcd_proto::Header;
+use ipcd_proto::Kind;
+use ipcd_proto::control::Code;
+use ipcd_proto::control::Notice;
+use ipcd_proto::control::Reason;
+use ipcd_proto::control::Refusal;
+use ipcd_proto::control::encode;
+use ipcd_proto::decode;
+use std::time::Instant;
+
+/// What an outbox may hold when a message comes that does not wait for it, in parts of what makes it
+/// full.
+const HARD_LIMIT: (usize, usize) = (5, 4);
+
+impl Peers {
+    /// Puts a control frame into the peer's outbox. They never wait: what asks for one does.
+    pub(crate) fn send(&mut self, now: Instant, key: PeerKey, header: Header, body: &[u8]) {
+        let peer = &mut self.table[key];
+        // What another worker or the table had still to say comes too late after BYE.
+        if matches!(peer.state, SessionState::Closing | SessionState::Gone) {
+            return;
+        }
+        FrameWriter(peer.outbox.append(now, &mut self.pool)).control(header, body);
+        self.filled(now, key);
+    }
+
+    /// Refuses one frame; the session goes on. A frame without a number cannot be told of.
+    pub(crate) fn refuse(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        correlation: u64,
+        code: Code,
+        why: impl Into<String>,
+    ) {
+        let message = why.into();
+        self.counters.refused += 1;
+        if code == Code::Denied {
+            self.note_denied(key, &message);
+        }
+        if correlation == 0 {
+            return;
+        }
+        let body = encode(&Refusal { code, message });
+        self.send(now, key, Header::new(Kind::Error, correlation), &body);
+    }
+
+    /// Counts what was denied to a peer. The log hears of the first.
+    pub(crate) fn note_denied(&mut self, key: PeerKey, why: &str) {
+        self.counters.denied += 1;
+        if !std::mem::replace(&mut self.table[key].was_denied, true) {
+            self.outputs.push_back(Output::Denied(key, why.to_owned()));
+        }
+    }
+
+    /// Puts messages into an outbox, and notes whose outcome depends on it.
+    pub(crate) fn enqueue(&mut self, now: Instant, key: PeerKey, load: &MessageBatch<'_>) {
+        let MessageBatch { bytes, ticket, shared, .. } = *load;
+        let peer = &mut self.table[key];
+        match shared {
+            Some(span) => peer.outbox.append_shared(now, span, &mut self.pool),
+            None => peer.outbox.append(now, &mut self.pool).extend_from_slice(bytes),
+        }
+        if let Some(ticket) = ticket
+            && let Ok(Decoded::Frame(Frame { header, .. }, _)) = decode(bytes, usize::MAX)
+        {
+            match header.request {
+                true => self.is_asked(key, header.sender, header.correlation, ticket),
+                false => peer.outbox.await_written(ticket),
+            }
+        }
+    }
+
+    /// Notes that something was put into the peer's outbox.
+    pub(crate) fn filled(&mut self, now: Instant, key: PeerKey) {
+        let (limit, stall) = (self.config.outbox, self.config.stall_timeout);
+        self.recharge(key);
+        let peer = &self.table[key];
+        if !peer.full && (peer.outbox.len() >= limit || self.is_overcharged(key)) {
+            self.set_full(key, true);
+        }
+        self.hold_pace(now, key);
+        let peer = &mut self.table[key];
+        if !peer.dirty {
+            peer.dirty = true;
+            self.outputs.push_back(Output::Write(key));
+        }
+        self.arm(key, now + stall);
+    }
+
+    /// Notes whether a peer's outbox is full; where other workers publish to it, they are told.
+    pub(crate) fn set_full(&mut self, key: PeerKey, full: bool) {
+        if !full {
+            self.table[key].outbox.has_room();
+        }
+        if std::mem::replace(&mut self.table[key].full, full) != full {
+            self.tell_flow(key, full);
+        }
+    }
+
+    pub(crate) fn hears(&self, publisher: Option<PeerKey>, member: &LocalSubscriber) -> bool {
+        let peer = &self.table[member.peer];
+        peer.is_open() && (publisher != Some(member.peer) || !peer.no_echo)
+    }
+
+    pub(crate) fn note_dropped(&mut self, key: PeerKey, number: u32, reason: Reason, count: u64) {
+        self.counters.dropped.count(reason, count);
+        let peer = &mut self.table[key];
+        peer.counts.dropped += count;
+        peer.has_gaps = true;
+        if let Some(subscription) = peer.subscription(number) {
+            subscription.drops.get_or_insert_default().count(reason, count);
+        }
+    }
+
+    pub(crate) fn report_gaps(&mut self, now: Instant, key: PeerKey) {
+        let subscriptions = self.table[key].subscriptions.iter_mut();
+        let gaps: Vec<_> = subscriptions.flat_map(Subscription::take_gaps).collect();
+        self.tell_gaps(now, key, gaps);
+    }
+
+    /// Tells a peer what was dropped of its subscriptions.
+    pub(crate) fn tell_gaps(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        gaps: impl IntoIterator<Item = (u32, Reason, u64)>,
+    ) {
+        for (subscription, reason, dropped) in gaps {
+            let notice = encode(&Notice::Gap { subscription, reason, dropped });
+            self.send(now, key, Header::new(Kind::Notice, 0), &notice);
+        }
+    }
+
+    pub(crate) fn count_undeliverable(&mut self, to: Address) {
+        match to.request {
+            Some(_) => self.counters.replies_late += 1,
+            None => self.counters.direct_undeliverable += 1,
+        }
+    }
+
+    /// Whether a peer's outbox holds as much as one ever may.
+    pub(crate) fn is_at_hard_limit(&self, key: PeerKey) -> bool {
+        let (parts, of) = HARD_LIMIT;
+        self.table[key].outbox.len() >= self.config.outbox / of * parts
+    }
+}

@@ -1,0 +1,301 @@
+//! The router: it owns the parts, and dispatches to them.
+
+mod io;
+pub(crate) mod queries;
+pub(crate) mod report;
+mod upkeep;
+
+use crate::cluster::Cluster;
+use crate::delivery::Delivery;
+use crate::directory::state::DirectoryState;
+use crate::model::config::{Config, PeerInfo, RawPeer};
+use crate::model::ids::{PeerKey, id_of};
+use crate::model::principal::{AddressPrefixes, Principal};
+use crate::model::waiting::WaitState;
+use crate::output::Output;
+use crate::peers::Peers;
+use crate::peers::pacing::Pacing;
+use crate::peers::peer::{Peer, PeerCounts, PeerDeadlines, SessionState};
+use crate::queue::send_queue::SendQueue;
+use crate::router::queries::OpenQueries;
+use crate::sessions::Sessions;
+use ipcd_proto::control::Code;
+use ipcd_proto::control::Origin;
+use ipcd_proto::control::Reason;
+use ipcd_proto::limits;
+use std::time::Instant;
+
+/// A router of one worker.
+///
+/// The caller does what [`Router::poll_output`] says until there is nothing more, after every call
+/// of [`Router::receive`], [`Router::wrote`], [`Router::detach`], [`Router::drain`] and
+/// [`Router::tick`].
+#[derive(Debug)]
+pub struct Router {
+    pub(crate) delivery: Delivery,
+    pub(crate) queries: OpenQueries,
+    next_number: u32,
+}
+
+impl Router {
+    /// A router without peers; one of several, if it is given what they share.
+    pub fn new(config: Config, shared: Option<DirectoryState>) -> Self {
+        let cluster = match shared {
+            Some(directory) => Cluster::new(&config, directory),
+            None => Cluster::default(),
+        };
+        let delivery = Delivery::new(Sessions::new(Peers::new(config, cluster)));
+        Self { delivery, queries: OpenQueries::default(), next_number: 0 }
+    }
+
+    /// Takes a peer in.
+    pub fn attach(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
+        let PeerInfo { listener, mut origin, challenge, bare } = info;
+        self.next_number = self.next_number.wrapping_add(1);
+        let id = id_of(
+            self.delivery.sessions.peers.config.slot,
+            self.delivery.sessions.peers.config.generation,
+            self.next_number,
+        );
+        (origin.peer, origin.name) = (id, None);
+        let source =
+            Principal::of(origin.uid, origin.addr, self.delivery.sessions.peers.config.prefixes);
+        let charge = self.delivery.sessions.peers.charge_of(source);
+        let deadlines = PeerDeadlines::begin(now);
+        let peer = Peer {
+            listener: listener as u32,
+            told: 0,
+            origin,
+            state: SessionState::New { challenge: challenge.map(Box::new) },
+            proven: None,
+            rights: None,
+            was_denied: false,
+            is_bare: false,
+            is_mute: false,
+            asked: 0,
+            before_open: 0,
+            charge,
+            charged: 0,
+            no_echo: false,
+            lingers: false,
+            largest: None,
+            outbox: SendQueue::default(),
+            full: false,
+            pace: Pacing::default(),
+            dirty: false,
+            waiters: Vec::new(),
+            waiting: false,
+            wait: WaitState::default(),
+            was_deferred: false,
+            is_deferred: false,
+            fans_out: false,
+            questions: 0,
+            is_leaving: false,
+            subscriptions: Vec::new(),
+            wants_origins: false,
+            calls: None,
+            introduced: None,
+            has_gaps: false,
+            known: None,
+            counts: PeerCounts::default(),
+            fill: u64::MAX,
+            deadlines,
+        };
+        let key = self.delivery.sessions.peers.table.insert(peer);
+        self.delivery.sessions.peers.ids.insert(id, key);
+        self.delivery.sessions.peers.counters.peers += 1;
+        let idle = self.delivery.sessions.peers.config.idle_timeout.map(|timeout| timeout / 2);
+        let first = idle.into_iter().chain([self.delivery.sessions.peers.config.handshake_timeout]);
+        self.delivery.sessions.peers.arm(key, now + first.min().expect("there is one"));
+        if let Some(bare) = bare {
+            self.delivery.sessions.open_bare(key, bare);
+        }
+        key
+    }
+
+    /// Lets a peer go. What was in its outbox is lost, and counted.
+    pub fn detach(&mut self, now: Instant, key: PeerKey) {
+        self.delivery.sessions.forget_subscriptions(key);
+        self.delivery.sessions.peers.resume_waiters(key);
+        self.delivery.sessions.drop_all(now, key, Reason::Departed);
+        self.delivery.sessions.requests.forget_tracked(
+            &mut self.delivery.sessions.peers,
+            now,
+            key,
+            Reason::Departed,
+        );
+        let peer = &mut self.delivery.sessions.peers.table[key];
+        peer.outbox.release(&mut self.delivery.sessions.peers.pool);
+        peer.state = SessionState::Gone;
+        peer.waiting = false;
+        let (id, introduced) = (peer.origin.peer, peer.introduced.take().unwrap_or_default());
+        let (name, is_leaving) = (peer.origin.name.clone(), peer.is_leaving);
+        self.delivery.sessions.gone += 1;
+        self.delivery.sessions.peers.ids.remove(&id);
+        self.delivery.sessions.peers.cluster.tell_departed(&introduced, id);
+        // The place may be used again before the outputs are read.
+        self.delivery.sessions.peers.outputs.retain(|output| output.peer() != Some(key));
+        if let Some(name) = name {
+            self.delivery.sessions.release_name(name);
+        }
+        if !is_leaving {
+            self.delivery.sessions.vacate(key);
+        }
+    }
+
+    /// What to do next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        let peers = &mut self.delivery.sessions.peers;
+        let output = peers.cluster.outputs.pop_front().or_else(|| peers.outputs.pop_front());
+        if output.is_none() {
+            self.delivery.sessions.end_turn();
+        }
+        output
+    }
+
+    /// Adds to what transports have lost.
+    pub fn count_lost(&mut self, frames: u64) {
+        self.delivery.sessions.peers.counters.lost_in_transit += frames;
+    }
+
+    /// Adds to what came from or for a life of a worker that is over, and was dropped.
+    pub fn count_stale(&mut self, records: u64) {
+        self.delivery.sessions.peers.counters.stale += records;
+    }
+
+    /// Peers that are attached.
+    pub fn peer_count(&self) -> usize {
+        self.delivery.sessions.peers.table.len() - self.delivery.sessions.gone
+    }
+
+    /// The number of the listener that accepted it, or of what else it is.
+    pub fn listener(&self, key: PeerKey) -> usize {
+        self.delivery.sessions.peers.table[key].listener as usize
+    }
+
+    /// Who the peer is.
+    pub fn origin(&self, key: PeerKey) -> &Origin {
+        &self.delivery.sessions.peers.table[key].origin
+    }
+
+    /// Messages for a peer that were dropped, because it was too slow or could not take them.
+    pub fn dropped(&self, key: PeerKey) -> u64 {
+        self.delivery.sessions.peers.table[key].counts.dropped
+    }
+
+    /// Bytes of the largest frame that the peer may send now. When less is allowed than it was told
+    /// of, its messages are refused, but its session goes on.
+    pub fn largest_frame(&self, key: PeerKey) -> usize {
+        let peer = &self.delivery.sessions.peers.table[key];
+        if peer.is_open() {
+            limits::largest_frame(
+                self.delivery.sessions.peers.config.max_payload.max(peer.told as usize),
+            )
+        } else {
+            limits::MAX_HANDSHAKE_FRAME
+        }
+    }
+
+    /// How addresses make the networks that peers are charged to.
+    pub fn prefixes(&self) -> AddressPrefixes {
+        self.delivery.sessions.peers.config.prefixes
+    }
+
+    /// Bytes of the largest payload.
+    pub fn max_payload(&self) -> usize {
+        self.delivery.sessions.peers.config.max_payload
+    }
+
+    /// The transport has found out who the peer is, by a certificate of this name and before anything
+    /// was heard of it: it need not prove a token. True if the session is open already, as that of
+    /// one is that does not speak the protocol, and the peer may do something else now.
+    pub fn vouch(&mut self, key: PeerKey, name: &str) -> bool {
+        let peer = &mut self.delivery.sessions.peers.table[key];
+        peer.proven.get_or_insert_default().certificate = Some(name.into());
+        if let SessionState::New { challenge } = &mut peer.state {
+            *challenge = None;
+        }
+        if !peer.is_open() {
+            return false;
+        }
+        let before = peer.rights.clone();
+        self.delivery.sessions.read_rights(key);
+        self.delivery.sessions.trie.touch();
+        self.delivery.sessions.hold_back(key);
+        self.delivery.sessions.peers.table[key].rights.as_deref() != before.as_deref()
+    }
+
+    /// Ends the sessions of a listener's peers that are known by a certificate, or may be about to be:
+    /// it does not trust all any more that it did.
+    pub fn distrust(&mut self, now: Instant, listener: usize, may_return: bool) {
+        for key in self.delivery.sessions.peers.keys() {
+            let peer = &self.delivery.sessions.peers.table[key];
+            let is_known = peer.proven.as_ref().is_some_and(|proven| proven.certificate.is_some());
+            if peer.listener as usize == listener && (is_known || !peer.is_open()) {
+                let why = "who signs certificates here was revoked or changed (ca=)";
+                let code = if may_return { Code::Ending } else { Code::Denied };
+                self.delivery.sessions.peers.note_denied(key, why);
+                self.delivery.sessions.fail(now, key, code, why);
+            }
+        }
+    }
+
+    /// Has a peer that does not speak the protocol hear something else from now on.
+    pub fn redirect(&mut self, key: PeerKey, bare: RawPeer) {
+        let peer = &mut self.delivery.sessions.peers.table[key];
+        if !peer.is_bare || !peer.is_open() {
+            return;
+        }
+        peer.no_echo = !bare.echo;
+        let filters = peer.subscriptions.iter().map(|subscription| &subscription.filter);
+        if !filters.eq(&bare.filters) {
+            self.delivery.sessions.forget_subscriptions(key);
+            self.delivery.sessions.peers.resume_waiters(key);
+            self.delivery.sessions.hear_bare(key, bare.filters);
+        }
+    }
+
+    /// Takes frames that another worker has sent. Messages are delivered even if that generation is over,
+    /// because they were accepted; its news is not heard any more. The caller has made sure that there
+    /// has been such a generation: it may be heard of here first, ahead of the supervisor's news, and
+    /// earlier ones count as over from then on.
+    pub fn arrive(&mut self, now: Instant, slot: u32, generation: u32, frames: &mut [u8]) {
+        self.delivery.arrive(now, (slot, generation), frames);
+    }
+
+    /// Whether so many frames of other workers wait that the worker takes nothing more of them.
+    pub fn is_behind(&self) -> bool {
+        self.cluster().inbound.is_full()
+    }
+
+    /// The frames for another worker, and the generation that they are for.
+    pub fn outgoing(&mut self, slot: u32) -> (&[u8], u32) {
+        let cluster = &mut self.delivery.sessions.peers.cluster;
+        let link = &mut cluster.links[slot as usize];
+        link.is_dirty = false;
+        (&link.outgoing[link.head..], cluster.directory.generations[slot as usize])
+    }
+
+    /// Bytes for a worker that it has not reported to have consumed.
+    pub fn outstanding(&self, slot: u32) -> u64 {
+        self.cluster().outstanding(slot)
+    }
+
+    /// Whether everything for other workers was sent.
+    pub fn is_forwarded(&self) -> bool {
+        let cluster = self.cluster();
+        // Messages of another worker may have to be passed on.
+        !cluster.inbound.is_waiting() && cluster.links.iter().all(|link| link.outgoing.is_empty())
+    }
+
+    /// Notes that the first bytes for another worker were sent.
+    pub fn forwarded(&mut self, slot: u32, count: usize) {
+        let peers = &mut self.delivery.sessions.peers;
+        peers.cluster.forwarded(slot, count);
+        peers.pool.look_later();
+    }
+
+    fn cluster(&self) -> &Cluster {
+        &self.delivery.sessions.peers.cluster
+    }
+}

@@ -1,0 +1,252 @@
+//! Bytes from and to a peer.
+
+use crate::delivery::publish::PublishProgress;
+use crate::model::frame_parts::FrameParts;
+use crate::model::ids::PeerKey;
+use crate::output::ReceiveProgress;
+use crate::peers::peer::SessionState;
+use crate::peers::rights::Failure;
+use crate::requests::DeliveryOutcome;
+use crate::router::Router;
+use ipcd_proto::Decoded;
+use ipcd_proto::Frame;
+use ipcd_proto::Header;
+use ipcd_proto::Kind;
+use ipcd_proto::control::Code;
+use ipcd_proto::decode;
+use std::time::Instant;
+
+impl Router {
+    /// Takes what a peer sent; `bytes` begin at the start of a frame, and messages in them are
+    /// stamped with their sender.
+    pub fn receive(&mut self, now: Instant, key: PeerKey, bytes: &mut [u8]) -> ReceiveProgress {
+        let mut consumed = 0;
+        self.delivery.sessions.grant_turn(key);
+        let progress = loop {
+            let rest = &mut bytes[consumed..];
+            if matches!(self.delivery.sessions.peers.table[key].state, SessionState::Closing) {
+                break ReceiveProgress { consumed: consumed + rest.len(), waiting: false };
+            }
+            if self.delivery.sessions.peers.table[key].fans_out {
+                self.delivery.sessions.peers.table[key].waiting = true;
+                break ReceiveProgress { consumed, waiting: true };
+            }
+            if consumed > 0 && !rest.is_empty() && self.delivery.sessions.work.budget.is_spent() {
+                self.delivery.sessions.put_off(key);
+                break ReceiveProgress { consumed, waiting: true };
+            }
+            let largest = self.largest_frame(key);
+            let (used, waiting) = match decode(rest, largest) {
+                Ok(Decoded::Incomplete(_)) => break ReceiveProgress { consumed, waiting: false },
+                Ok(Decoded::Frame(frame, _)) if frame.header.kind == Kind::Message => {
+                    let message = FrameParts::of(&frame);
+                    self.receive_message(now, key, rest, message, largest)
+                }
+                Ok(Decoded::Frame(frame, length)) => self.receive_control(now, key, &frame, length),
+                Err(error) => {
+                    self.delivery.sessions.fail(now, key, Code::Protocol, error.to_string());
+                    (0, false)
+                }
+            };
+            consumed += used;
+            if waiting {
+                break ReceiveProgress { consumed, waiting };
+            }
+        };
+        self.delivery.sessions.peers.note_heard(now, key, &progress, bytes.len());
+        self.delivery.sessions.peers.note_wait(now, key, &progress);
+        progress
+    }
+
+    /// Takes the message at the start of `bytes`; returns how many bytes were used, and whether its
+    /// publisher has to wait.
+    fn receive_message(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        bytes: &mut [u8],
+        message: FrameParts,
+        largest: usize,
+    ) -> (usize, bool) {
+        if !self.delivery.sessions.peers.table[key].is_open() {
+            let why = "a message before the session is open";
+            self.delivery.sessions.fail(now, key, Code::Protocol, why);
+            return (0, false);
+        }
+        let PublishProgress { consumed, waiting } =
+            self.delivery.publish(now, key, bytes, message, largest);
+        (consumed, waiting)
+    }
+
+    /// Takes a control frame, likewise.
+    fn receive_control(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        frame: &Frame<'_>,
+        length: usize,
+    ) -> (usize, bool) {
+        let (kind, sessions) = (frame.header.kind, &mut self.delivery.sessions);
+        if sessions.peers.exceeds_allowance(key, length) {
+            sessions.fail(now, key, Code::Limit, "too many bytes before the session is open");
+            return (0, false);
+        }
+        let waits = asks(kind) && sessions.peers.waits_for_itself(key);
+        if waits || sessions.peers.waits_for_answers(key, kind) {
+            return (0, true);
+        }
+        sessions.work.budget.spend(steps_of(kind));
+        self.control(now, key, frame);
+        (length, false)
+    }
+
+    /// Handles any frame but a message.
+    pub(crate) fn control(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) {
+        let kind = frame.header.kind;
+        let outcome = match (&self.delivery.sessions.peers.table[key].state, kind) {
+            (SessionState::Open, _) => self.command(now, key, frame),
+            (SessionState::New { .. }, Kind::Hello) => {
+                self.delivery.sessions.hello(now, key, frame.payload)
+            }
+            (SessionState::Challenged(_), Kind::Auth) => {
+                self.delivery.sessions.auth(now, key, frame.payload)
+            }
+            (_, Kind::Bye) => {
+                self.delivery.sessions.close(now, key, "it said goodbye".into());
+                Ok(())
+            }
+            (_, Kind::Ping) => {
+                self.delivery.sessions.peers.send(
+                    now,
+                    key,
+                    Header::new(Kind::Pong, frame.header.correlation),
+                    &[],
+                );
+                Ok(())
+            }
+            _ => Err((Code::Protocol, format!("{kind:?} is not expected now"))),
+        };
+        if let Err((code, why)) = outcome {
+            self.delivery.sessions.fail(now, key, code, why);
+        }
+    }
+
+    fn command(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
+        let correlation = frame.header.correlation;
+        match frame.header.kind {
+            Kind::Subscribe => return self.delivery.sessions.subscribe(now, key, frame),
+            Kind::Unsubscribe => return self.delivery.sessions.unsubscribe(now, key, frame),
+            Kind::Query => return self.query(now, key, frame),
+            Kind::Flush => self.delivery.sessions.peers.send(
+                now,
+                key,
+                Header::new(Kind::Ack, correlation),
+                &[],
+            ),
+            Kind::Ping => self.delivery.sessions.peers.send(
+                now,
+                key,
+                Header::new(Kind::Pong, correlation),
+                &[],
+            ),
+            Kind::Pong => {}
+            Kind::Bye => self.delivery.sessions.close(now, key, "it said goodbye".into()),
+            kind => return Err((Code::Protocol, format!("{kind:?} is not for the daemon"))),
+        }
+        Ok(())
+    }
+
+    /// What is to be written to the peer next: whole frames, of which the first may have been begun.
+    /// There is more if this is less than [`Router::queued`].
+    pub fn outbox(&mut self, key: PeerKey) -> &[u8] {
+        self.outbox_pieces(key).next().unwrap_or_default()
+    }
+
+    /// All that is to be written to the peer: pieces of whole frames each, as [`Router::outbox`].
+    pub fn outbox_pieces(&mut self, key: PeerKey) -> impl Iterator<Item = &[u8]> {
+        let peer = &mut self.delivery.sessions.peers.table[key];
+        peer.dirty = false;
+        peer.outbox.unwritten(&self.delivery.sessions.peers.pool)
+    }
+
+    /// Says that the first bytes of the outbox, which are whole frames, are being written in another
+    /// form: they stay there until they are.
+    pub fn pin(&mut self, key: PeerKey, count: usize) {
+        self.delivery.sessions.peers.table[key].outbox.pin(count);
+    }
+
+    /// Whether the peer's outbox is empty.
+    pub fn is_flushed(&self, key: PeerKey) -> bool {
+        self.delivery.sessions.peers.table[key].outbox.is_empty()
+    }
+
+    /// Bytes in the peer's outbox.
+    pub fn queued(&self, key: PeerKey) -> usize {
+        self.delivery.sessions.peers.table[key].outbox.len()
+    }
+
+    /// Says that the first bytes of the outbox were written.
+    pub fn wrote(&mut self, now: Instant, key: PeerKey, count: usize) {
+        let peer = &mut self.delivery.sessions.peers.table[key];
+        peer.outbox.wrote(count, &mut self.delivery.sessions.peers.pool);
+        peer.note_taken(now, count);
+        self.delivery.sessions.peers.recharge(key);
+        while let Some(ticket) = self.delivery.sessions.peers.table[key].outbox.take_written() {
+            self.delivery.sessions.requests.concluded(
+                &mut self.delivery.sessions.peers,
+                now,
+                ticket,
+                DeliveryOutcome::Delivered,
+            );
+        }
+        self.delivery.sessions.peers.keep_pace(key);
+        let limit = self.delivery.sessions.peers.config.outbox;
+        let stays_overcharged = self.delivery.sessions.peers.stays_overcharged(key);
+        let peer = &mut self.delivery.sessions.peers.table[key];
+        if peer.outbox.len() > limit / 2 || stays_overcharged {
+            return;
+        }
+        let has_gaps = std::mem::take(&mut peer.has_gaps);
+        if peer.full {
+            self.delivery.sessions.peers.set_full(key, false);
+            self.delivery.sessions.peers.resume_waiters(key);
+        }
+        if has_gaps {
+            self.delivery.sessions.peers.report_gaps(now, key);
+        }
+    }
+
+    /// Says that nobody is there to take what is in the outbox: it is dropped, and counted.
+    pub fn unheard(&mut self, now: Instant, key: PeerKey) {
+        self.delivery.sessions.drop_unheard(now, key);
+        self.wrote(now, key, 0);
+    }
+
+    /// Since when a record of the peer's transport is incomplete, which may be within a frame that has
+    /// a deadline already.
+    pub fn note_begun(&mut self, key: PeerKey, since: Option<Instant>, is_in_frame: bool) {
+        let of_frame =
+            self.delivery.sessions.peers.table[key].deadlines.frame.filter(|_| is_in_frame);
+        let first = of_frame.into_iter().chain(since).min();
+        self.delivery.sessions.peers.table[key].deadlines.frame = first;
+        if let Some(since) = first {
+            self.delivery
+                .sessions
+                .peers
+                .arm(key, since + self.delivery.sessions.peers.config.frame_timeout);
+        }
+    }
+}
+
+/// What it takes to handle a frame that is no message, without what its answer takes.
+fn steps_of(kind: Kind) -> usize {
+    match kind {
+        Kind::Subscribe | Kind::Unsubscribe => 32,
+        _ => 4,
+    }
+}
+
+/// Whether a frame of this kind is answered.
+fn asks(kind: Kind) -> bool {
+    !matches!(kind, Kind::Message | Kind::Pong | Kind::Bye)
+}

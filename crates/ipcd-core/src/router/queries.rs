@@ -1,0 +1,383 @@
+//! Queries about the daemon, which all its workers answer; long answers over several turns.
+
+use crate::directory::messages::{DirectoryEvent, DirectoryRequest, QueryTicket};
+use crate::directory::violation::{MAX_PARTS, MAX_QUESTIONS};
+use crate::model::counters::add_counters;
+use crate::model::ids::PeerKey;
+use crate::peers::peer::SessionState;
+use crate::peers::rights::{Failure, denied};
+use crate::router::Router;
+use crate::sessions::handshake::{bad_subject, malformed};
+use crate::sessions::work::{DeferredWork, PendingQuery, QueryOrigin};
+use ipcd_proto::Frame;
+use ipcd_proto::Header;
+use ipcd_proto::Kind;
+use ipcd_proto::Subject;
+use ipcd_proto::control::Answer;
+use ipcd_proto::control::Code;
+use ipcd_proto::control::Query;
+use ipcd_proto::control::decode;
+use ipcd_proto::control::encode;
+use ipcd_proto::limits::MAX_NAME;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Bytes of one part of an answer, roughly.
+const PART_BYTES: usize = 32 * 1024;
+
+/// Steps that it takes to tell of a peer or of a subscription.
+const STEPS_TO_TELL: usize = 8;
+
+/// The questions of our peers that other workers are answering.
+#[derive(Debug, Default)]
+pub(crate) struct OpenQueries {
+    asked: HashMap<u64, Asked>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Asked {
+    key: PeerKey,
+    peer: u64,
+    correlation: u64,
+    is_of_subscriptions: bool,
+    /// The sum of what has come, where answers are added up.
+    sum: Option<Answer>,
+}
+
+impl PendingQuery {
+    pub(crate) fn new(by: QueryOrigin, query: Query) -> Box<Self> {
+        let (peers, subscriptions) = (VecDeque::new(), VecDeque::new());
+        Box::new(Self { by, query, next: 0, peers, subscriptions, parts: 0 })
+    }
+
+    /// As much as fits into a part.
+    fn take_part(&mut self) -> Option<Answer> {
+        let part = match self.query {
+            Query::Peers => part_of(&mut self.peers).map(Answer::Peers),
+            _ => part_of(&mut self.subscriptions).map(Answer::Subscriptions),
+        };
+        self.parts += usize::from(part.is_some());
+        part
+    }
+}
+
+impl Router {
+    /// Takes news of the supervisor's.
+    pub fn hear_news(&mut self, now: Instant, news: DirectoryEvent) {
+        let (slot, generation) = (
+            self.delivery.sessions.peers.config.slot,
+            self.delivery.sessions.peers.config.generation,
+        );
+        match news {
+            DirectoryEvent::Changes { epoch, changes } => {
+                let directory = &mut self.delivery.sessions.peers.cluster.directory;
+                // A worker inherits what was told before it was forked.
+                if epoch > directory.epoch {
+                    directory.epoch = epoch;
+                    self.delivery.learn(now, &changes);
+                }
+                self.delivery.sessions.peers.cluster.tell_directory(DirectoryRequest::Seen(epoch));
+            }
+            DirectoryEvent::Confirmed { to, ticket } if to == generation => {
+                self.delivery.confirmed(now, ticket)
+            }
+            DirectoryEvent::Named { to, key, peer, name, granted } if to == generation => {
+                if self.delivery.sessions.is_waiting_for_name(key, peer) {
+                    self.delivery.sessions.named(now, key, granted);
+                } else if granted {
+                    // The peer has gone meanwhile, and nobody else will give its name back.
+                    self.delivery.sessions.release_name(name);
+                }
+            }
+            DirectoryEvent::Question { asker, query } => self.answer_question(now, asker, query),
+            DirectoryEvent::Answer { asker, part, last }
+                if (asker.slot, asker.generation) == (slot, generation) =>
+            {
+                self.reported(now, asker.ticket, part, last);
+            }
+            DirectoryEvent::Denied(asker)
+                if (asker.slot, asker.generation) == (slot, generation) =>
+            {
+                self.question_denied(now, asker.ticket);
+            }
+            // What was meant for the worker that lived here before.
+            _ => {}
+        }
+    }
+
+    pub(crate) fn query(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        frame: &Frame<'_>,
+    ) -> Result<(), Failure> {
+        let query: Query = decode(frame.payload).map_err(malformed)?;
+        let correlation = frame.header.correlation;
+        match self.check_query(key, &query) {
+            // Nobody has such a name.
+            Ok(()) if matches!(&query, Query::Find(who) if who.len() > MAX_NAME) => {
+                self.answer(now, key, correlation, false, &Answer::Found(None));
+            }
+            Ok(()) => self.ask(now, key, correlation, query),
+            Err((code, why)) => {
+                self.delivery.sessions.peers.refuse(now, key, correlation, code, why)
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the question is one, and the peer may ask it.
+    fn check_query(&self, key: PeerKey, query: &Query) -> Result<(), Failure> {
+        match query {
+            Query::Matching(subject) => {
+                Subject::parse(subject.as_bytes()).map_err(bad_subject)?;
+            }
+            Query::Access { who, access } => {
+                self.delivery
+                    .sessions
+                    .peers
+                    .config
+                    .acl
+                    .verdict(who, access)
+                    .map_err(bad_subject)?;
+            }
+            _ => {}
+        }
+        self.delivery.sessions.peers.check_right_to_ask(key, query)?;
+        if self.has_too_many_questions() {
+            let why = format!("a worker has at most {MAX_QUESTIONS} questions open");
+            return Err((Code::Limit, why));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing more can be asked now, lest the table disbelieve this worker.
+    pub(crate) fn has_too_many_questions(&self) -> bool {
+        self.queries.asked.len() >= MAX_QUESTIONS
+    }
+
+    pub(crate) fn ask(&mut self, now: Instant, key: PeerKey, correlation: u64, query: Query) {
+        self.queries.next += 1;
+        let ticket = self.queries.next;
+        let peer = self.delivery.sessions.peers.table[key].origin.peer;
+        let is_of_subscriptions = query == Query::Subscriptions;
+        let asked = Asked { key, peer, correlation, is_of_subscriptions, sum: None };
+        self.queries.asked.insert(ticket, asked);
+        self.delivery.sessions.peers.table[key].questions += 1;
+        if !self.delivery.sessions.peers.cluster.is_alone() {
+            let by = self.delivery.sessions.peers.principal(key);
+            self.delivery.sessions.peers.cluster.tell_directory(DirectoryRequest::Ask {
+                ticket,
+                by,
+                query,
+            });
+            return;
+        }
+        match takes_long(&query) {
+            true => self.inquire(QueryOrigin::Here(ticket), query),
+            false => {
+                for answer in self.report(now, &query) {
+                    self.reported(now, ticket, Some(answer), false);
+                }
+                self.reported(now, ticket, None, true);
+            }
+        }
+    }
+
+    /// Answers a question of another worker's peer, or of one of ours.
+    pub(crate) fn answer_question(&mut self, now: Instant, asker: QueryTicket, query: Query) {
+        if takes_long(&query) {
+            return self.inquire(QueryOrigin::Directory(asker), query);
+        }
+        let parts = self.report(now, &query).into_iter().map(Some);
+        for part in parts.chain([None]) {
+            let last = part.is_none();
+            self.delivery.sessions.peers.cluster.tell_directory(DirectoryRequest::Answer {
+                asker,
+                part,
+                last,
+            });
+        }
+    }
+
+    /// Part of the answer to a question of ours has come, and with `last` all of it.
+    pub(crate) fn reported(&mut self, now: Instant, ticket: u64, part: Option<Answer>, last: bool) {
+        let Some(asked) = self.queries.asked.get_mut(&ticket) else { return };
+        let (key, peer, correlation) = (asked.key, asked.peer, asked.correlation);
+        let pass_on = match part {
+            Some(part @ (Answer::Peers(_) | Answer::Subscriptions(_))) => Some(part),
+            Some(part) => {
+                add(&mut asked.sum, part);
+                None
+            }
+            None => None,
+        };
+        let is_here = self
+            .delivery
+            .sessions
+            .peers
+            .table
+            .get(key)
+            .is_some_and(|found| found.origin.peer == peer);
+        if let Some(part) = pass_on.filter(|_| is_here) {
+            self.answer(now, key, correlation, true, &part);
+        }
+        if last {
+            let asked = self.queries.asked.remove(&ticket).expect("it was found above");
+            let nothing = match asked.is_of_subscriptions {
+                true => Answer::Subscriptions(Vec::new()),
+                false => Answer::Peers(Vec::new()),
+            };
+            let answer = asked.sum.unwrap_or(nothing);
+            if is_here {
+                self.answer(now, key, correlation, false, &answer);
+                let peer = &mut self.delivery.sessions.peers.table[key];
+                peer.questions = peer.questions.saturating_sub(1);
+                self.delivery.sessions.peers.resume_waiters(key);
+            }
+        }
+    }
+
+    /// The supervisor does not let the peer ask this: its rules are newer than ours.
+    pub(crate) fn question_denied(&mut self, now: Instant, ticket: u64) {
+        let Some(Asked { key, peer, correlation, .. }) = self.queries.asked.remove(&ticket) else {
+            return;
+        };
+        if self
+            .delivery
+            .sessions
+            .peers
+            .table
+            .get(key)
+            .is_some_and(|found| found.origin.peer == peer)
+        {
+            let (code, why) = denied("ask this");
+            self.delivery.sessions.peers.refuse(now, key, correlation, code, why);
+        }
+    }
+
+    pub(crate) fn answer(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        correlation: u64,
+        more: bool,
+        body: &Answer,
+    ) {
+        let header = Header { more, ..Header::new(Kind::Answer, correlation) };
+        self.delivery.sessions.peers.send(now, key, header, &encode(body));
+    }
+
+    /// Answers a question, in a later turn.
+    pub(crate) fn inquire(&mut self, by: QueryOrigin, query: Query) {
+        self.delivery
+            .sessions
+            .work
+            .queue
+            .push_back(DeferredWork::Query(PendingQuery::new(by, query)));
+    }
+
+    /// Goes on with an answer: a part of it, or its end.
+    pub(crate) fn go_on_answering(&mut self, now: Instant, mut inquiry: Box<PendingQuery>) {
+        let by = inquiry.by;
+        if !matches!(inquiry.query, Query::Peers | Query::Subscriptions) {
+            let answers = self.report(now, &inquiry.query);
+            answers.into_iter().for_each(|answer| self.tell_part(now, by, Some(answer)));
+            return self.tell_part(now, by, None);
+        }
+        while !self.delivery.sessions.work.budget.is_spent() && self.tell_of_next(&mut inquiry) {}
+        if let Some(part) = inquiry.take_part() {
+            self.tell_part(now, by, Some(part));
+        }
+        // What a table would not take of this worker is left out.
+        let is_over = self.place_after(inquiry.next).is_none()
+            && inquiry.peers.is_empty()
+            && inquiry.subscriptions.is_empty();
+        match is_over || inquiry.parts >= MAX_PARTS {
+            true => self.tell_part(now, by, None),
+            false => self.delivery.sessions.work.queue.push_back(DeferredWork::Query(inquiry)),
+        }
+    }
+
+    /// Notes what is to be told of the next peer; false if there is none, or enough was noted.
+    fn tell_of_next(&mut self, inquiry: &mut PendingQuery) -> bool {
+        let Some(place) = self.place_after(inquiry.next) else { return false };
+        if !inquiry.subscriptions.is_empty() {
+            return false;
+        }
+        inquiry.next = place + 1;
+        let key = PeerKey(place);
+        match inquiry.query {
+            Query::Peers => inquiry.peers.push_back(self.peer_status(key)),
+            _ => inquiry.subscriptions.extend(self.subscription_statuses(key)),
+        }
+        self.delivery.sessions.work.budget.spend(STEPS_TO_TELL * (1 + inquiry.subscriptions.len()));
+        true
+    }
+
+    /// The next place from this one on that a peer is in.
+    fn place_after(&self, place: u32) -> Option<u32> {
+        let table = &self.delivery.sessions.peers.table;
+        let is_here = |at: &u32| {
+            let peer = table.get(PeerKey(*at));
+            peer.is_some_and(|peer| !matches!(peer.state, SessionState::Gone))
+        };
+        (place..table.capacity() as u32).find(is_here)
+    }
+
+    fn tell_part(&mut self, now: Instant, by: QueryOrigin, part: Option<Answer>) {
+        let last = part.is_none();
+        match by {
+            QueryOrigin::Here(ticket) => self.reported(now, ticket, part, last),
+            QueryOrigin::Directory(asker) => {
+                self.delivery.sessions.peers.cluster.tell_directory(DirectoryRequest::Answer {
+                    asker,
+                    part,
+                    last,
+                });
+            }
+        }
+    }
+}
+
+/// Whether the answer takes as long as there are peers, and so has to wait for its turn.
+fn takes_long(query: &Query) -> bool {
+    matches!(query, Query::Status | Query::Peers | Query::Subscriptions)
+}
+
+/// Adds an answer to those that have come.
+fn add(sum: &mut Option<Answer>, part: Answer) {
+    match (sum, part) {
+        (Some(Answer::Status(sum)), Answer::Status(part)) => {
+            sum.workers.extend(part.workers);
+            sum.workers.sort_unstable_by_key(|worker| worker.slot);
+            for (sum, part) in sum.listeners.iter_mut().zip(part.listeners) {
+                sum.peers = sum.peers.saturating_add(part.peers);
+            }
+            add_counters(&mut sum.counters, &part.counters);
+        }
+        (Some(Answer::Matching(sum)), Answer::Matching(part)) => {
+            *sum = sum.saturating_add(part);
+        }
+        (Some(Answer::Kicked(sum)), Answer::Kicked(part)) => *sum |= part,
+        (Some(Answer::Found(sum)), Answer::Found(part)) => *sum = sum.or(part),
+        (sum @ None, part) => *sum = Some(part),
+        // Workers of one daemon answer what was asked.
+        _ => {}
+    }
+}
+
+/// Takes as many as fit into a part, if there are any.
+fn part_of<T: Serialize>(items: &mut VecDeque<T>) -> Option<Vec<T>> {
+    let mut bytes = 0;
+    let fits = |item: &T| {
+        bytes += encode(item).len();
+        bytes <= PART_BYTES
+    };
+    let count = items.iter().map(fits).take_while(|fits| *fits).count();
+    let part: Vec<T> = items.drain(..count.max(1).min(items.len())).collect();
+    (!part.is_empty()).then_some(part)
+}

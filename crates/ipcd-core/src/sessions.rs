@@ -1,0 +1,116 @@
+//! Sessions: how they open, their subscriptions, and how they end.
+
+pub(crate) mod ending;
+pub(crate) mod handshake;
+pub(crate) mod rights;
+pub(crate) mod subscriptions;
+pub(crate) mod work;
+
+use crate::model::ids::PeerKey;
+use crate::model::waiting::WaitingList;
+use crate::output::Output;
+use crate::peers::Peers;
+use crate::requests::Requests;
+use crate::routing::trie::{LocalSubscriber, SubscriptionTrie};
+use crate::sessions::rights::RightsCache;
+use crate::sessions::work::{DeferredWork, PEERS_IN_TURN, TurnWork};
+use std::collections::HashSet;
+
+/// The sessions of the attached peers.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    pub(crate) peers: Peers,
+    pub(crate) trie: SubscriptionTrie<LocalSubscriber>,
+    pub(crate) requests: Requests,
+    pub(crate) work: TurnWork,
+    pub(crate) rights_cache: RightsCache,
+    /// Names of peers, where no directory keeps them.
+    pub(crate) names: HashSet<String>,
+    /// Publishers that wait for a queue group, until it has a member that can take more.
+    pub(crate) group_waiters: WaitingList,
+    /// Peers that have gone, of which subscriptions are left.
+    pub(crate) gone: usize,
+    /// Subscriptions that there have been.
+    pub(crate) births: u64,
+}
+
+impl Sessions {
+    pub(crate) fn new(peers: Peers) -> Self {
+        let mut sessions = Self {
+            peers,
+            trie: SubscriptionTrie::default(),
+            requests: Requests::default(),
+            work: TurnWork::default(),
+            rights_cache: RightsCache::default(),
+            names: HashSet::new(),
+            group_waiters: WaitingList::default(),
+            gone: 0,
+            births: 0,
+        };
+        sessions.end_turn();
+        sessions
+    }
+}
+
+impl Sessions {
+    /// Leaves a peer unread until a later turn.
+    pub(crate) fn put_off(&mut self, key: PeerKey) {
+        let peer = &mut self.peers.table[key];
+        (peer.waiting, peer.was_deferred) = (true, true);
+        if !std::mem::replace(&mut peer.is_deferred, true) {
+            let id = peer.origin.peer;
+            self.work.queue.push_back(DeferredWork::Publisher(key, id));
+        }
+    }
+
+    /// A peer goes on, if it is still there and nothing else has let it.
+    pub(crate) fn resume_deferred(&mut self, key: PeerKey, id: u64) {
+        let peer = self.peers.table.get_mut(key).filter(|peer| peer.origin.peer == id);
+        let Some(peer) = peer else { return };
+        peer.is_deferred = false;
+        if std::mem::take(&mut peer.waiting) {
+            self.peers.outputs.push_back(Output::Resume(key));
+        }
+    }
+
+    /// A peer begins its part of a turn.
+    pub(crate) fn grant_turn(&mut self, key: PeerKey) {
+        let most = match std::mem::take(&mut self.peers.table[key].was_deferred) {
+            true => self.peers.config.slice,
+            false => self.peers.config.turn,
+        };
+        self.work.budget.grant(most);
+    }
+
+    /// Other workers begin theirs.
+    pub(crate) fn grant_arrivals(&mut self) {
+        self.work.budget.grant(self.peers.config.turn);
+    }
+
+    /// All have had their part of a turn.
+    pub(crate) fn end_turn(&mut self) {
+        self.work.budget.begin_turn(PEERS_IN_TURN * self.peers.config.turn);
+    }
+
+    /// Whether something was put off: a later turn goes on with it.
+    pub(crate) fn has_deferred(&self) -> bool {
+        !self.work.queue.is_empty()
+    }
+
+    /// A group may have a new member, which can take what publishers wait with.
+    pub(crate) fn resume_group_waiters(&mut self) {
+        let waiters = self.group_waiters.take();
+        self.peers.resume(waiters);
+    }
+
+    /// Nothing is left of a peer that has gone: its place may be used again.
+    pub(crate) fn vacate(&mut self, key: PeerKey) {
+        self.peers.discharge(key);
+        self.peers.table.remove(key);
+        self.gone -= 1;
+        debug_assert!(
+            !self.peers.table.is_empty() || self.peers.pool.is_free(),
+            "nobody is left to hold it"
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! Subscriptions of a peer: how they begin and end.
+
+use crate::cluster::PendingAck;
+use crate::directory::violation::MAX_INTERESTS;
+use crate::model::ids::PeerKey;
+use crate::model::names::check_name;
+use crate::peers::pacing::Pacing;
+use crate::peers::peer::{SessionState, Subscription};
+use crate::peers::rights::Failure;
+use crate::routing::trie::{LocalSubscriber, QueueGroup};
+use crate::sessions::Sessions;
+use crate::sessions::handshake::{bad_subject, malformed};
+use crate::sessions::work::DeferredWork;
+use ipcd_proto::Filter;
+use ipcd_proto::Frame;
+use ipcd_proto::Header;
+use ipcd_proto::Kind;
+use ipcd_proto::control::Code;
+use ipcd_proto::control::Overflow;
+use ipcd_proto::control::Subscribe;
+use ipcd_proto::control::Unsubscribe;
+use ipcd_proto::control::decode;
+use std::num::NonZeroU32;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// What it takes to forget a subscription.
+const STEPS_TO_FORGET: usize = 32;
+
+impl Sessions {
+    pub(crate) fn subscribe(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        frame: &Frame<'_>,
+    ) -> Result<(), Failure> {
+        let body: Subscribe = decode(frame.payload).map_err(malformed)?;
+        let correlation = frame.header.correlation;
+        let most = self.peers.config.max_subscriptions;
+        if self.peers.table[key].subscriptions.len() >= most {
+            let why = format!("a peer has at most {most} subscriptions");
+            self.peers.refuse(now, key, correlation, Code::Limit, why);
+            return Ok(());
+        }
+        let may = self
+            .peers
+            .check_right_to_subscribe(key, &body)
+            .and_then(|()| self.peers.check_source(key));
+        let fill = body.group.as_ref().and_then(|_| NonZeroU32::new(frame.header.subscription));
+        let added = may.and_then(|()| self.add_subscription(key, body, correlation));
+        if let Some(fill) = fill.filter(|_| added.is_ok()) {
+            self.limit_groups(now, key, fill);
+        }
+        match added {
+            Ok(true) => self.peers.send(now, key, Header::new(Kind::Ack, correlation), &[]),
+            // When all workers know of it.
+            Ok(false) => {}
+            Err((code, why)) => self.peers.refuse(now, key, correlation, code, why),
+        }
+        Ok(())
+    }
+
+    /// Whether it may be acknowledged at once.
+    fn add_subscription(
+        &mut self,
+        key: PeerKey,
+        body: Subscribe,
+        correlation: u64,
+    ) -> Result<bool, Failure> {
+        let filter = Filter::parse(body.filter.as_bytes()).map_err(bad_subject)?;
+        if let Some(group) = &body.group {
+            check_name(group)?;
+        }
+        if self.peers.cluster.has_too_many_interests() {
+            let why = format!("a worker has at most {MAX_INTERESTS} filters and groups");
+            return Err((Code::Limit, why));
+        }
+        let peer = &mut self.peers.table[key];
+        let number = body.subscription;
+        let Err(at) = peer.find(number) else {
+            return Err((Code::Protocol, format!("subscription {number} exists already")));
+        };
+        if number == 0 {
+            let why = "a subscription needs a number; 0 stands for messages to the peer alone";
+            return Err((Code::Protocol, why.into()));
+        }
+        // A tap on everything below a subject must not be able to stop the bus.
+        let default = if filter.has_tail() { Overflow::DropOldest } else { Overflow::Block };
+        let overflow = self.peers.allowed_overflow(key, &filter, body.overflow.unwrap_or(default));
+        let group = body.group.map(|name| Rc::new(QueueGroup { filter: filter.clone(), name }));
+        self.peers.table[key].wants_origins |= body.origin;
+        let member = LocalSubscriber {
+            peer: key,
+            subscription: number,
+            overflow,
+            origin: body.origin,
+            group: group.clone(),
+        };
+        self.trie.add(&filter, member);
+        self.peers.charge_subscription(key, true);
+        self.births += 1;
+        let birth = self.births;
+        let subscription =
+            Subscription { number, filter, overflow, group, birth, matched: 0, drops: None };
+        let is_shared = subscription.group.is_some();
+        let at_once = self.share(key, &subscription, correlation);
+        self.peers.table[key].subscriptions.insert(at, subscription);
+        if is_shared {
+            self.resume_group_waiters();
+        }
+        Ok(at_once)
+    }
+
+    /// Adds a subscription to the interests that other workers know; false if its acknowledgement has
+    /// to wait until they do.
+    fn share(&mut self, key: PeerKey, subscription: &Subscription, correlation: u64) -> bool {
+        let peer = &self.peers.table[key];
+        if self.peers.cluster.is_alone() {
+            return true;
+        }
+        let is_full = peer.full && subscription.blocks();
+        let ack = PendingAck { ticket: 0, key, peer: peer.origin.peer, correlation };
+        let (interest, group) = (subscription.interest(), subscription.group.as_ref());
+        self.peers.cluster.add_interest(interest, group, is_full, ack)
+    }
+
+    pub(crate) fn hear_bare(&mut self, key: PeerKey, filters: Vec<Filter>) {
+        for (filter, subscription) in filters.into_iter().zip(1..) {
+            let (filter, group, overflow) = (filter.as_str().to_owned(), None, None);
+            let body = Subscribe { subscription, filter, group, overflow, origin: false };
+            // The filters are some, and their numbers differ. What of them the peer may not hear,
+            // it does not get.
+            let _ = self.add_subscription(key, body, 0);
+        }
+    }
+
+    pub(crate) fn unsubscribe(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        frame: &Frame<'_>,
+    ) -> Result<(), Failure> {
+        let Unsubscribe { subscription } = decode(frame.payload).map_err(malformed)?;
+        let correlation = frame.header.correlation;
+        match self.peers.table[key].find(subscription) {
+            Ok(at) => {
+                let mut gone = self.peers.table[key].subscriptions.remove(at);
+                let was_full = self.peers.table[key].full;
+                self.forget(key, &gone, was_full);
+                self.peers.resume_waiters(key);
+                self.peers.tell_gaps(now, key, gone.take_gaps());
+                self.peers.send(now, key, Header::new(Kind::Ack, correlation), &[]);
+            }
+            Err(_) => {
+                let why = format!("there is no subscription {subscription}");
+                self.peers.refuse(now, key, correlation, Code::Protocol, why);
+            }
+        }
+        Ok(())
+    }
+
+    /// After so many messages in its session, of whatever kind, a peer is a member of no group: one
+    /// that ends then would throw away what else it got, and another member would have taken.
+    pub(crate) fn limit_groups(&mut self, now: Instant, key: PeerKey, fill: NonZeroU32) {
+        self.peers.table[key].fill = fill.get().into();
+        if self.peers.table[key].has_its_fill() {
+            self.leave_groups(now, key);
+        }
+    }
+
+    /// Ends a peer's part in groups.
+    pub(crate) fn leave_groups(&mut self, now: Instant, key: PeerKey) {
+        let peer = &mut self.peers.table[key];
+        let (was_full, is_member) = (peer.full, |known: &mut Subscription| known.group.is_some());
+        let left: Vec<Subscription> = peer.subscriptions.extract_if(.., is_member).collect();
+        for mut gone in left {
+            self.forget(key, &gone, was_full);
+            self.peers.tell_gaps(now, key, gone.take_gaps());
+        }
+        self.peers.resume_waiters(key);
+    }
+
+    /// Its outbox is then nobody's concern but its own. Thousands of subscriptions are forgotten over
+    /// several turns.
+    pub(crate) fn forget_subscriptions(&mut self, key: PeerKey) {
+        let peer = &mut self.peers.table[key];
+        let was_full = std::mem::take(&mut peer.full);
+        peer.pace = Pacing::default();
+        let leaving = std::mem::take(&mut peer.subscriptions);
+        if leaving.len() * STEPS_TO_FORGET <= self.peers.config.slice {
+            leaving.iter().for_each(|gone| self.forget_one(key, gone, was_full));
+            self.trie.touch();
+        } else {
+            self.peers.table[key].is_leaving = true;
+            self.work.queue.push_back(DeferredWork::Leaving { key, leaving, was_full });
+        }
+    }
+
+    /// Goes on with the subscriptions of a peer that has gone, or goes.
+    pub(crate) fn go_on_leaving(
+        &mut self,
+        key: PeerKey,
+        mut leaving: Vec<Subscription>,
+        was_full: bool,
+    ) {
+        while let Some(gone) = leaving.pop() {
+            self.forget_one(key, &gone, was_full);
+            self.work.budget.spend(STEPS_TO_FORGET);
+            if self.work.budget.is_spent() && !leaving.is_empty() {
+                return self.work.queue.push_back(DeferredWork::Leaving { key, leaving, was_full });
+            }
+        }
+        // Until now nothing else could be in its place, and who is not there gets nothing.
+        self.trie.touch();
+        let peer = &mut self.peers.table[key];
+        peer.is_leaving = false;
+        if matches!(peer.state, SessionState::Gone) {
+            self.vacate(key);
+        }
+    }
+
+    pub(crate) fn forget(&mut self, key: PeerKey, gone: &Subscription, was_full: bool) {
+        self.trie.touch();
+        self.forget_one(key, gone, was_full);
+    }
+
+    /// Leaves it to the caller to say that routes have changed.
+    fn forget_one(&mut self, key: PeerKey, gone: &Subscription, was_full: bool) {
+        self.trie.remove(&gone.filter, &(key, gone.number));
+        if !self.peers.cluster.is_alone() {
+            self.peers.cluster.remove_interest(gone.interest(), was_full && gone.blocks());
+        }
+        self.peers.charge_subscription(key, false);
+    }
+
+    /// Publishers wait no more for subscriptions of which the peer may now hear only some.
+    pub(crate) fn hold_back(&mut self, key: PeerKey) {
+        for at in 0..self.peers.table[key].subscriptions.len() {
+            let known = &self.peers.table[key].subscriptions[at];
+            let overflow = self.peers.allowed_overflow(key, &known.filter, known.overflow);
+            if overflow != known.overflow {
+                let (number, filter) = (known.number, known.filter.clone());
+                self.peers.unblock(key, at);
+                self.peers.table[key].subscriptions[at].overflow = overflow;
+                self.trie.change(&filter, &(key, number), |member| member.overflow = overflow);
+                self.peers.resume_waiters(key);
+            }
+        }
+    }
+}
