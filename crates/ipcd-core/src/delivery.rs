@@ -9,6 +9,7 @@ pub(crate) mod publish;
 use crate::delivery::fan_out::LastAudience;
 use crate::model::config::Config;
 use crate::model::ids::PeerKey;
+use crate::peers::Peers;
 use crate::queue::message_batch::MessageBatch;
 use crate::requests::DeliveryOutcome;
 use crate::routing::group_turns::{GroupTurns, first_turn};
@@ -48,6 +49,14 @@ impl Delivery {
         let (routes, turns) = (RouteCache::default(), GroupTurns::default());
         Self { sessions, routes, turns, last_audience: None, last_sender: None }
     }
+
+    fn peers(&self) -> &Peers {
+        &self.sessions.peers
+    }
+
+    fn peers_mut(&mut self) -> &mut Peers {
+        &mut self.sessions.peers
+    }
 }
 
 impl Delivery {
@@ -67,7 +76,7 @@ impl Delivery {
         let mut groups = BTreeMap::<Rc<QueueGroup>, Vec<(u32, GroupCandidate)>>::new();
         let (mut members, looked_at) = self.sessions.trie.find_counted(subject);
         members.retain(|member| {
-            if !self.sessions.peers.may_hear(member.peer, subject) {
+            if !self.peers().may_hear(member.peer, subject) {
                 return false;
             }
             if let Some(group) = &member.group {
@@ -104,12 +113,12 @@ impl Delivery {
         member: &LocalSubscriber,
         load: MessageBatch<'_>,
     ) {
-        if !self.sessions.peers.hears(from.key, member)
+        if !self.peers().hears(from.key, member)
             || !self.sessions.peers.table[member.peer].is_open()
         {
             return;
         }
-        if load.ticket.is_some() && self.sessions.peers.has_no_room_for(member.peer, load.bytes) {
+        if load.ticket.is_some() && self.peers().has_no_room_for(member.peer, load.bytes) {
             self.note_matched(member, &load);
             return self.drop_copies(now, member, &load, Reason::Newest);
         }
@@ -160,9 +169,9 @@ impl Delivery {
         if member.origin {
             self.introduce(now, from, to);
         }
-        self.sessions.peers.enqueue(now, to, &load);
+        self.peers_mut().enqueue(now, to, &load);
         self.sessions.peers.table[to].counts.msgs_out += count;
-        self.sessions.peers.filled(now, to);
+        self.peers_mut().filled(now, to);
         if self.sessions.peers.table[to].has_its_fill() {
             self.sessions.leave_groups(now, to);
         }
@@ -190,7 +199,7 @@ impl Delivery {
         load: &MessageBatch<'_>,
         reason: Reason,
     ) {
-        self.sessions.peers.note_dropped(member.peer, member.subscription, reason, load.count);
+        self.peers_mut().note_dropped(member.peer, member.subscription, reason, load.count);
         if let Some(ticket) = load.ticket {
             self.sessions.requests.concluded(
                 &mut self.sessions.peers,
@@ -209,13 +218,9 @@ impl Delivery {
         member: &LocalSubscriber,
     ) -> Result<(), Reason> {
         match member.overflow {
-            _ if from.key.is_none() && self.sessions.peers.is_flooded(member.peer) => {
-                Err(Reason::Newest)
-            }
+            _ if from.key.is_none() && self.peers().is_flooded(member.peer) => Err(Reason::Newest),
             // Publishers have waited as long as they may, one after the other.
-            Overflow::Block
-                if from.key.is_some() && self.sessions.peers.is_at_hard_limit(member.peer) =>
-            {
+            Overflow::Block if from.key.is_some() && self.peers().is_at_hard_limit(member.peer) => {
                 self.sessions.cut_off(
                     now,
                     member.peer,

@@ -48,19 +48,30 @@ impl Router {
         Self { delivery, queries: OpenQueries::default(), next_number: 0 }
     }
 
+    fn sessions(&self) -> &Sessions {
+        &self.delivery.sessions
+    }
+
+    fn sessions_mut(&mut self) -> &mut Sessions {
+        &mut self.delivery.sessions
+    }
+
+    fn peers(&self) -> &Peers {
+        &self.delivery.sessions.peers
+    }
+
+    fn peers_mut(&mut self) -> &mut Peers {
+        &mut self.delivery.sessions.peers
+    }
+
     /// Takes a peer in.
     pub fn attach(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
         let PeerInfo { listener, mut origin, challenge, bare } = info;
         self.next_number = self.next_number.wrapping_add(1);
-        let id = id_of(
-            self.delivery.sessions.peers.config.slot,
-            self.delivery.sessions.peers.config.generation,
-            self.next_number,
-        );
+        let id = id_of(self.peers().config.slot, self.peers().config.generation, self.next_number);
         (origin.peer, origin.name) = (id, None);
-        let source =
-            Principal::of(origin.uid, origin.addr, self.delivery.sessions.peers.config.prefixes);
-        let charge = self.delivery.sessions.peers.charge_of(source);
+        let source = Principal::of(origin.uid, origin.addr, self.peers().config.prefixes);
+        let charge = self.peers_mut().charge_of(source);
         let deadlines = PeerDeadlines::begin(now);
         let peer = Peer {
             listener: listener as u32,
@@ -104,20 +115,20 @@ impl Router {
         let key = self.delivery.sessions.peers.table.insert(peer);
         self.delivery.sessions.peers.ids.insert(id, key);
         self.delivery.sessions.peers.counters.peers += 1;
-        let idle = self.delivery.sessions.peers.config.idle_timeout.map(|timeout| timeout / 2);
-        let first = idle.into_iter().chain([self.delivery.sessions.peers.config.handshake_timeout]);
-        self.delivery.sessions.peers.arm(key, now + first.min().expect("there is one"));
+        let idle = self.peers().config.idle_timeout.map(|timeout| timeout / 2);
+        let first = idle.into_iter().chain([self.peers().config.handshake_timeout]);
+        self.peers_mut().arm(key, now + first.min().expect("there is one"));
         if let Some(bare) = bare {
-            self.delivery.sessions.open_bare(key, bare);
+            self.sessions_mut().open_bare(key, bare);
         }
         key
     }
 
     /// Lets a peer go. What was in its outbox is lost, and counted.
     pub fn detach(&mut self, now: Instant, key: PeerKey) {
-        self.delivery.sessions.forget_subscriptions(key);
-        self.delivery.sessions.peers.resume_waiters(key);
-        self.delivery.sessions.drop_all(now, key, Reason::Departed);
+        self.sessions_mut().forget_subscriptions(key);
+        self.peers_mut().resume_waiters(key);
+        self.sessions_mut().drop_all(now, key, Reason::Departed);
         self.delivery.sessions.requests.forget_tracked(
             &mut self.delivery.sessions.peers,
             now,
@@ -136,10 +147,10 @@ impl Router {
         // The place may be used again before the outputs are read.
         self.delivery.sessions.peers.outputs.retain(|output| output.peer() != Some(key));
         if let Some(name) = name {
-            self.delivery.sessions.release_name(name);
+            self.sessions_mut().release_name(name);
         }
         if !is_leaving {
-            self.delivery.sessions.vacate(key);
+            self.sessions_mut().vacate(key);
         }
     }
 
@@ -148,7 +159,7 @@ impl Router {
         let peers = &mut self.delivery.sessions.peers;
         let output = peers.cluster.outputs.pop_front().or_else(|| peers.outputs.pop_front());
         if output.is_none() {
-            self.delivery.sessions.end_turn();
+            self.sessions_mut().end_turn();
         }
         output
     }
@@ -188,9 +199,7 @@ impl Router {
     pub fn largest_frame(&self, key: PeerKey) -> usize {
         let peer = &self.delivery.sessions.peers.table[key];
         if peer.is_open() {
-            limits::largest_frame(
-                self.delivery.sessions.peers.config.max_payload.max(peer.told as usize),
-            )
+            limits::largest_frame(self.peers().config.max_payload.max(peer.told as usize))
         } else {
             limits::MAX_HANDSHAKE_FRAME
         }
@@ -198,12 +207,12 @@ impl Router {
 
     /// How addresses make the networks that peers are charged to.
     pub fn prefixes(&self) -> AddressPrefixes {
-        self.delivery.sessions.peers.config.prefixes
+        self.peers().config.prefixes
     }
 
     /// Bytes of the largest payload.
     pub fn max_payload(&self) -> usize {
-        self.delivery.sessions.peers.config.max_payload
+        self.peers().config.max_payload
     }
 
     /// The transport has found out who the peer is, by a certificate of this name and before anything
@@ -219,23 +228,23 @@ impl Router {
             return false;
         }
         let before = peer.rights.clone();
-        self.delivery.sessions.read_rights(key);
+        self.sessions_mut().read_rights(key);
         self.delivery.sessions.trie.touch();
-        self.delivery.sessions.hold_back(key);
+        self.sessions_mut().hold_back(key);
         self.delivery.sessions.peers.table[key].rights.as_deref() != before.as_deref()
     }
 
     /// Ends the sessions of a listener's peers that are known by a certificate, or may be about to be:
     /// it does not trust all any more that it did.
     pub fn distrust(&mut self, now: Instant, listener: usize, may_return: bool) {
-        for key in self.delivery.sessions.peers.keys() {
+        for key in self.peers().keys() {
             let peer = &self.delivery.sessions.peers.table[key];
             let is_known = peer.proven.as_ref().is_some_and(|proven| proven.certificate.is_some());
             if peer.listener as usize == listener && (is_known || !peer.is_open()) {
                 let why = "who signs certificates here was revoked or changed (ca=)";
                 let code = if may_return { Code::Ending } else { Code::Denied };
-                self.delivery.sessions.peers.note_denied(key, why);
-                self.delivery.sessions.fail(now, key, code, why);
+                self.peers_mut().note_denied(key, why);
+                self.sessions_mut().fail(now, key, code, why);
             }
         }
     }
@@ -249,9 +258,9 @@ impl Router {
         peer.no_echo = !bare.echo;
         let filters = peer.subscriptions.iter().map(|subscription| &subscription.filter);
         if !filters.eq(&bare.filters) {
-            self.delivery.sessions.forget_subscriptions(key);
-            self.delivery.sessions.peers.resume_waiters(key);
-            self.delivery.sessions.hear_bare(key, bare.filters);
+            self.sessions_mut().forget_subscriptions(key);
+            self.peers_mut().resume_waiters(key);
+            self.sessions_mut().hear_bare(key, bare.filters);
         }
     }
 

@@ -3,9 +3,8 @@
 use ipcd_core::RawPeer;
 use ipcd_proto::control::{Refusal, decode as body};
 use ipcd_proto::{
-    BadSubject, Codec, Decoded, Decoder, Filter, Frame, FrameWriter, Header, HttpDetector, HttpVerdict,
-    Kind, Subject,
-    TooLong, decode,
+    BadSubject, Codec, Decoded, Decoder, Filter, Frame, FrameWriter, Header, HttpDetector,
+    HttpVerdict, Kind, Subject, TooLong, decode,
 };
 
 use ipcd_transport::RawChannel;

@@ -190,12 +190,12 @@ impl Delivery {
             _ if !is_current => {}
             WorkerMessage::Consumed(position) => {
                 cluster.credit(slot, position);
-                self.sessions.peers.resume_all();
+                self.peers_mut().resume_all();
             }
             WorkerMessage::Level { interest, off } => {
                 cluster.set_blocked(slot, interest, off);
                 if !off {
-                    self.sessions.peers.resume_all();
+                    self.peers_mut().resume_all();
                 }
             }
             WorkerMessage::Tracked(ticket) => cluster.links[slot as usize].ticket = Some(ticket),
@@ -247,9 +247,9 @@ impl Delivery {
             self.sessions.peers.cluster.tell_blocked(slot);
         }
         if changes.iter().any(DirectoryChange::is_about_charges) {
-            self.sessions.peers.update_charges();
+            self.peers_mut().update_charges();
         }
-        self.sessions.peers.resume_all();
+        self.peers_mut().resume_all();
         self.sessions.resume_group_waiters();
     }
 
@@ -268,7 +268,6 @@ impl Delivery {
 mod tests {
     use std::time::Duration;
 
-    use crate::cluster::MAX_ORIGINS;
     use ipcd_proto::control::Origin;
     use ipcd_proto::control::{Hello, Overflow, Receipt, Subscribe, encode};
     use ipcd_proto::{Frame, FrameWriter, HEADER_BYTES};
@@ -276,6 +275,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cluster::MAX_ORIGINS;
     use crate::cluster::messages::OutcomeReport;
     use crate::directory::state::{DirectoryState, Interest};
     use crate::model::config::{Config, DaemonInfo, PeerInfo};

@@ -38,9 +38,9 @@ impl Delivery {
         let ticket = header
             .is_tracked()
             .then(|| self.sessions.requests.track(&mut self.sessions.peers, now, home, &header));
-        if !self.sessions.peers.may_write_to(key, to) {
-            self.sessions.peers.count_undeliverable(to);
-        } else if self.sessions.peers.is_here(to.peer) {
+        if !self.peers().may_write_to(key, to) {
+            self.peers_mut().count_undeliverable(to);
+        } else if self.peers().is_here(to.peer) {
             let from = MessageSender { key: Some(key), id };
             self.deliver_direct(now, from, frame, message, to, ticket);
         } else {
@@ -86,22 +86,22 @@ impl Delivery {
             .copied()
             .filter(|key| self.sessions.peers.table[*key].is_open())
         else {
-            return self.sessions.peers.count_undeliverable(to);
+            return self.peers_mut().count_undeliverable(to);
         };
         let by = from.key.is_none().then(|| place_of(from.id).0);
         if to.request.is_some_and(|request| {
             !self.sessions.requests.replied(&mut self.sessions.peers, now, key, request, by)
         }) {
-            return self.sessions.peers.count_undeliverable(to);
+            return self.peers_mut().count_undeliverable(to);
         }
-        if self.sessions.peers.is_too_large(key, message.payload) {
+        if self.peers().is_too_large(key, message.payload) {
             return self.turn_down(now, key, to, ticket);
         }
         self.sessions.peers.counters.direct_matched += 1;
         if let Some(ticket) = ticket {
             self.sessions.requests.opened_copy(ticket);
         }
-        if ticket.is_some() && self.sessions.peers.has_no_room_for(key, frame) {
+        if ticket.is_some() && self.peers().has_no_room_for(key, frame) {
             self.sessions.peers.counters.direct_dropped += 1;
             ticket.inspect(|ticket| {
                 self.sessions.requests.concluded(
@@ -113,7 +113,7 @@ impl Delivery {
             });
             return;
         }
-        if self.sessions.peers.is_at_hard_limit(key) || self.sessions.peers.is_beyond_charge(key) {
+        if self.peers().is_at_hard_limit(key) || self.peers().is_beyond_charge(key) {
             self.sessions.cut_off(now, key, "messages to it have filled its outbox");
             self.sessions.peers.counters.direct_dropped += 1;
             self.sessions.peers.table[key].counts.dropped += 1;
@@ -130,13 +130,13 @@ impl Delivery {
         if self.sessions.peers.table[key].wants_origins {
             self.introduce(now, from, key);
         }
-        self.sessions.peers.enqueue(
+        self.peers_mut().enqueue(
             now,
             key,
             &MessageBatch { bytes: frame, count: 1, ticket, shared: None },
         );
         self.sessions.peers.table[key].counts.msgs_out += 1;
-        self.sessions.peers.filled(now, key);
+        self.peers_mut().filled(now, key);
         if self.sessions.peers.table[key].has_its_fill() {
             self.sessions.leave_groups(now, key);
         }
@@ -160,12 +160,7 @@ impl Delivery {
         if let Some(request) = to.request {
             let why = "the reply is larger than this session was told of: connect again";
             let refusal = Refusal { code: Code::TooLarge, message: why.into() };
-            self.sessions.peers.send(
-                now,
-                key,
-                Header::new(Kind::Error, request),
-                &encode(&refusal),
-            );
+            self.peers_mut().send(now, key, Header::new(Kind::Error, request), &encode(&refusal));
         }
     }
 
@@ -246,7 +241,7 @@ impl Delivery {
         if !cluster.directory.is_leaving(slot) && cluster.generation_of(slot).is_some_and(is_same) {
             self.forward_to(Some(from), slot, frame, ticket);
         } else {
-            self.sessions.peers.count_undeliverable(to);
+            self.peers_mut().count_undeliverable(to);
         }
     }
 }

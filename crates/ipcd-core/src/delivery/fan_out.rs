@@ -79,8 +79,8 @@ impl Delivery {
         let (count, ticket) = (*count, *ticket);
         let mut run = StampedBatch { bytes, count, subscription: *subscription, ticket };
         let sender = MessageSender { key, id: from.id };
-        let some = &targets.members
-            [*at..targets.members.len().min(*at + self.sessions.peers.config.slice)];
+        let some =
+            &targets.members[*at..targets.members.len().min(*at + self.peers().config.slice)];
         let there: Vec<LocalSubscriber> =
             some.iter().filter(|member| self.is_since(member, *births)).cloned().collect();
         self.last_sender = origin.take();
@@ -156,7 +156,7 @@ impl Delivery {
         from: MessageSender,
         run: &[u8],
     ) -> Option<ChunkSlice> {
-        if to.len() < self.sessions.peers.config.sharers {
+        if to.len() < self.peers().config.sharers {
             return None;
         }
         let (mut takers, mut heirs) = (0, 0);
@@ -171,7 +171,7 @@ impl Delivery {
         let pays = run.len() >= SHARED_BYTES
             || is_again
             || self.sessions.peers.pool.goes_on(heirs, run.len());
-        (takers >= self.sessions.peers.config.sharers && pays)
+        (takers >= self.peers().config.sharers && pays)
             .then(|| self.sessions.peers.pool.keep(run, heirs))
     }
 
@@ -180,10 +180,7 @@ impl Delivery {
         let peer = &self.sessions.peers.table[member.peer];
         let has_room =
             !peer.full || matches!(member.overflow, Overflow::Block | Overflow::DropOldest);
-        has_room
-            && peer.is_open()
-            && peer.largest.is_none()
-            && self.sessions.peers.hears(from.key, member)
+        has_room && peer.is_open() && peer.largest.is_none() && self.peers().hears(from.key, member)
     }
 
     /// A message of another worker has not reached all its receivers yet, or has now: what comes

@@ -23,9 +23,9 @@ impl Delivery {
         let mut waits = false;
         for choice in sharing.choices() {
             match choice {
-                GroupCandidate::There { .. } => self.sessions.peers.wait_for_others(publisher),
-                GroupCandidate::Here(member) if self.sessions.peers.hears(from, member) => {
-                    self.sessions.peers.wait_for(publisher, member.peer);
+                GroupCandidate::There { .. } => self.peers_mut().wait_for_others(publisher),
+                GroupCandidate::Here(member) if self.peers().hears(from, member) => {
+                    self.peers_mut().wait_for(publisher, member.peer);
                 }
                 GroupCandidate::Here(_) => continue,
             }
@@ -128,8 +128,7 @@ impl Delivery {
 
     /// Whether a member wants a message of the group.
     fn wants(&self, from: Option<PeerKey>, member: &LocalSubscriber) -> bool {
-        self.sessions.peers.hears(from, member)
-            && !self.sessions.peers.table[member.peer].has_its_fill()
+        self.peers().hears(from, member) && !self.sessions.peers.table[member.peer].has_its_fill()
     }
 
     fn can_take(&self, from: Option<PeerKey>, choice: &GroupCandidate) -> bool {

@@ -58,17 +58,17 @@ impl Delivery {
         self.sessions.work.budget.spend(2);
         let to = match self.check(key, bytes, &message) {
             Ok(to) => to,
-            Err(_) if self.sessions.peers.waits_for_itself(key) => return PublishProgress::WAITING,
+            Err(_) if self.peers_mut().waits_for_itself(key) => return PublishProgress::WAITING,
             Err((code, why)) => {
-                self.sessions.peers.refuse(now, key, header.correlation, code, why);
+                self.peers_mut().refuse(now, key, header.correlation, code, why);
                 return PublishProgress::of(length);
             }
         };
-        if header.is_tracked() && self.sessions.peers.waits_for_outcomes(key) {
+        if header.is_tracked() && self.peers_mut().waits_for_outcomes(key) {
             return PublishProgress::WAITING;
         }
         let targets = match to {
-            Destination::Peer(address) if self.sessions.peers.must_wait_for_way(key, address) => {
+            Destination::Peer(address) if self.peers_mut().must_wait_for_way(key, address) => {
                 return PublishProgress::WAITING;
             }
             Destination::Peer(address) => {
@@ -157,12 +157,12 @@ impl Delivery {
         if self.sessions.peers.table[publisher].wait.is_overdue() {
             return false;
         }
-        if let Some(full) = self.sessions.peers.full_member(publisher, &targets.members) {
-            self.sessions.peers.wait_for(publisher, full);
+        if let Some(full) = self.peers().full_member(publisher, &targets.members) {
+            self.peers_mut().wait_for(publisher, full);
             return true;
         }
         if self.sessions.peers.cluster.must_wait(&targets.remotes) {
-            self.sessions.peers.wait_for_others(publisher);
+            self.peers_mut().wait_for_others(publisher);
             return true;
         }
         targets.groups.iter().any(|sharing| self.must_wait_for_group(publisher, sharing))
@@ -175,7 +175,7 @@ impl Delivery {
         bytes: &[u8],
         message: &FrameParts,
     ) -> Result<Destination, Failure> {
-        let limit = self.sessions.peers.config.max_payload;
+        let limit = self.peers().config.max_payload;
         if message.payload > limit {
             let bytes = message.payload;
             let why = format!(
@@ -189,16 +189,16 @@ impl Delivery {
             return Err((Code::TooLarge, why));
         }
         let correlation = message.header.correlation;
-        if message.header.is_tracked() && self.sessions.peers.is_outstanding(key, correlation) {
+        if message.header.is_tracked() && self.peers().is_outstanding(key, correlation) {
             let why = "a message with this number is not concluded yet, or it has none";
             return Err((Code::Protocol, why.into()));
         }
         if message.header.request {
-            self.sessions.peers.check_reply_subject(key, correlation, message.reply(bytes))?;
+            self.peers().check_reply_subject(key, correlation, message.reply(bytes))?;
         }
         let subject = message.subject(bytes);
         let address = Address::parse(subject);
-        self.sessions.peers.check_right_to_publish(key, subject, address)?;
+        self.peers().check_right_to_publish(key, subject, address)?;
         if let Some(address) = address {
             return Ok(Destination::Peer(address));
         }
@@ -226,7 +226,7 @@ impl Delivery {
             && !frame.header.is_tracked()
             && frame.subject == subject
             && (!stamp.of_sender || stamp.is_of(&frame.header))
-            && frame.payload.len() <= self.sessions.peers.config.max_payload
+            && frame.payload.len() <= self.peers().config.max_payload
             && frame.headers.len() <= MAX_HEADERS
         {
             stamp.apply(rest);

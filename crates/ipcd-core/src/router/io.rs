@@ -21,7 +21,7 @@ impl Router {
     /// stamped with their sender.
     pub fn receive(&mut self, now: Instant, key: PeerKey, bytes: &mut [u8]) -> ReceiveProgress {
         let mut consumed = 0;
-        self.delivery.sessions.grant_turn(key);
+        self.sessions_mut().grant_turn(key);
         let progress = loop {
             let rest = &mut bytes[consumed..];
             if matches!(self.delivery.sessions.peers.table[key].state, SessionState::Closing) {
@@ -32,7 +32,7 @@ impl Router {
                 break ReceiveProgress { consumed, waiting: true };
             }
             if consumed > 0 && !rest.is_empty() && self.delivery.sessions.work.budget.is_spent() {
-                self.delivery.sessions.put_off(key);
+                self.sessions_mut().put_off(key);
                 break ReceiveProgress { consumed, waiting: true };
             }
             let largest = self.largest_frame(key);
@@ -44,7 +44,7 @@ impl Router {
                 }
                 Ok(Decoded::Frame(frame, length)) => self.receive_control(now, key, &frame, length),
                 Err(error) => {
-                    self.delivery.sessions.fail(now, key, Code::Protocol, error.to_string());
+                    self.sessions_mut().fail(now, key, Code::Protocol, error.to_string());
                     (0, false)
                 }
             };
@@ -53,8 +53,8 @@ impl Router {
                 break ReceiveProgress { consumed, waiting };
             }
         };
-        self.delivery.sessions.peers.note_heard(now, key, &progress, bytes.len());
-        self.delivery.sessions.peers.note_wait(now, key, &progress);
+        self.peers_mut().note_heard(now, key, &progress, bytes.len());
+        self.peers_mut().note_wait(now, key, &progress);
         progress
     }
 
@@ -70,7 +70,7 @@ impl Router {
     ) -> (usize, bool) {
         if !self.delivery.sessions.peers.table[key].is_open() {
             let why = "a message before the session is open";
-            self.delivery.sessions.fail(now, key, Code::Protocol, why);
+            self.sessions_mut().fail(now, key, Code::Protocol, why);
             return (0, false);
         }
         let PublishProgress { consumed, waiting } =
@@ -106,17 +106,17 @@ impl Router {
         let outcome = match (&self.delivery.sessions.peers.table[key].state, kind) {
             (SessionState::Open, _) => self.command(now, key, frame),
             (SessionState::New { .. }, Kind::Hello) => {
-                self.delivery.sessions.hello(now, key, frame.payload)
+                self.sessions_mut().hello(now, key, frame.payload)
             }
             (SessionState::Challenged(_), Kind::Auth) => {
-                self.delivery.sessions.auth(now, key, frame.payload)
+                self.sessions_mut().auth(now, key, frame.payload)
             }
             (_, Kind::Bye) => {
-                self.delivery.sessions.close(now, key, "it said goodbye".into());
+                self.sessions_mut().close(now, key, "it said goodbye".into());
                 Ok(())
             }
             (_, Kind::Ping) => {
-                self.delivery.sessions.peers.send(
+                self.peers_mut().send(
                     now,
                     key,
                     Header::new(Kind::Pong, frame.header.correlation),
@@ -127,30 +127,24 @@ impl Router {
             _ => Err((Code::Protocol, format!("{kind:?} is not expected now"))),
         };
         if let Err((code, why)) = outcome {
-            self.delivery.sessions.fail(now, key, code, why);
+            self.sessions_mut().fail(now, key, code, why);
         }
     }
 
     fn command(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
         let correlation = frame.header.correlation;
         match frame.header.kind {
-            Kind::Subscribe => return self.delivery.sessions.subscribe(now, key, frame),
-            Kind::Unsubscribe => return self.delivery.sessions.unsubscribe(now, key, frame),
+            Kind::Subscribe => return self.sessions_mut().subscribe(now, key, frame),
+            Kind::Unsubscribe => return self.sessions_mut().unsubscribe(now, key, frame),
             Kind::Query => return self.query(now, key, frame),
-            Kind::Flush => self.delivery.sessions.peers.send(
-                now,
-                key,
-                Header::new(Kind::Ack, correlation),
-                &[],
-            ),
-            Kind::Ping => self.delivery.sessions.peers.send(
-                now,
-                key,
-                Header::new(Kind::Pong, correlation),
-                &[],
-            ),
+            Kind::Flush => {
+                self.peers_mut().send(now, key, Header::new(Kind::Ack, correlation), &[])
+            }
+            Kind::Ping => {
+                self.peers_mut().send(now, key, Header::new(Kind::Pong, correlation), &[])
+            }
             Kind::Pong => {}
-            Kind::Bye => self.delivery.sessions.close(now, key, "it said goodbye".into()),
+            Kind::Bye => self.sessions_mut().close(now, key, "it said goodbye".into()),
             kind => return Err((Code::Protocol, format!("{kind:?} is not for the daemon"))),
         }
         Ok(())
@@ -190,7 +184,7 @@ impl Router {
         let peer = &mut self.delivery.sessions.peers.table[key];
         peer.outbox.wrote(count, &mut self.delivery.sessions.peers.pool);
         peer.note_taken(now, count);
-        self.delivery.sessions.peers.recharge(key);
+        self.peers_mut().recharge(key);
         while let Some(ticket) = self.delivery.sessions.peers.table[key].outbox.take_written() {
             self.delivery.sessions.requests.concluded(
                 &mut self.delivery.sessions.peers,
@@ -199,26 +193,26 @@ impl Router {
                 DeliveryOutcome::Delivered,
             );
         }
-        self.delivery.sessions.peers.keep_pace(key);
-        let limit = self.delivery.sessions.peers.config.outbox;
-        let stays_overcharged = self.delivery.sessions.peers.stays_overcharged(key);
+        self.peers_mut().keep_pace(key);
+        let limit = self.peers().config.outbox;
+        let stays_overcharged = self.peers().stays_overcharged(key);
         let peer = &mut self.delivery.sessions.peers.table[key];
         if peer.outbox.len() > limit / 2 || stays_overcharged {
             return;
         }
         let has_gaps = std::mem::take(&mut peer.has_gaps);
         if peer.full {
-            self.delivery.sessions.peers.set_full(key, false);
-            self.delivery.sessions.peers.resume_waiters(key);
+            self.peers_mut().set_full(key, false);
+            self.peers_mut().resume_waiters(key);
         }
         if has_gaps {
-            self.delivery.sessions.peers.report_gaps(now, key);
+            self.peers_mut().report_gaps(now, key);
         }
     }
 
     /// Says that nobody is there to take what is in the outbox: it is dropped, and counted.
     pub fn unheard(&mut self, now: Instant, key: PeerKey) {
-        self.delivery.sessions.drop_unheard(now, key);
+        self.sessions_mut().drop_unheard(now, key);
         self.wrote(now, key, 0);
     }
 
@@ -230,10 +224,7 @@ impl Router {
         let first = of_frame.into_iter().chain(since).min();
         self.delivery.sessions.peers.table[key].deadlines.frame = first;
         if let Some(since) = first {
-            self.delivery
-                .sessions
-                .peers
-                .arm(key, since + self.delivery.sessions.peers.config.frame_timeout);
+            self.delivery.sessions.peers.arm(key, since + self.peers().config.frame_timeout);
         }
     }
 }

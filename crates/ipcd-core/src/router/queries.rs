@@ -67,10 +67,7 @@ impl PendingQuery {
 impl Router {
     /// Takes news of the supervisor's.
     pub fn hear_news(&mut self, now: Instant, news: DirectoryEvent) {
-        let (slot, generation) = (
-            self.delivery.sessions.peers.config.slot,
-            self.delivery.sessions.peers.config.generation,
-        );
+        let (slot, generation) = (self.peers().config.slot, self.peers().config.generation);
         match news {
             DirectoryEvent::Changes { epoch, changes } => {
                 let directory = &mut self.delivery.sessions.peers.cluster.directory;
@@ -85,11 +82,11 @@ impl Router {
                 self.delivery.confirmed(now, ticket)
             }
             DirectoryEvent::Named { to, key, peer, name, granted } if to == generation => {
-                if self.delivery.sessions.is_waiting_for_name(key, peer) {
-                    self.delivery.sessions.named(now, key, granted);
+                if self.sessions().is_waiting_for_name(key, peer) {
+                    self.sessions_mut().named(now, key, granted);
                 } else if granted {
                     // The peer has gone meanwhile, and nobody else will give its name back.
-                    self.delivery.sessions.release_name(name);
+                    self.sessions_mut().release_name(name);
                 }
             }
             DirectoryEvent::Question { asker, query } => self.answer_question(now, asker, query),
@@ -122,9 +119,7 @@ impl Router {
                 self.answer(now, key, correlation, false, &Answer::Found(None));
             }
             Ok(()) => self.ask(now, key, correlation, query),
-            Err((code, why)) => {
-                self.delivery.sessions.peers.refuse(now, key, correlation, code, why)
-            }
+            Err((code, why)) => self.peers_mut().refuse(now, key, correlation, code, why),
         }
         Ok(())
     }
@@ -146,7 +141,7 @@ impl Router {
             }
             _ => {}
         }
-        self.delivery.sessions.peers.check_right_to_ask(key, query)?;
+        self.peers().check_right_to_ask(key, query)?;
         if self.has_too_many_questions() {
             let why = format!("a worker has at most {MAX_QUESTIONS} questions open");
             return Err((Code::Limit, why));
@@ -168,7 +163,7 @@ impl Router {
         self.queries.asked.insert(ticket, asked);
         self.delivery.sessions.peers.table[key].questions += 1;
         if !self.delivery.sessions.peers.cluster.is_alone() {
-            let by = self.delivery.sessions.peers.principal(key);
+            let by = self.peers().principal(key);
             self.delivery.sessions.peers.cluster.tell_directory(DirectoryRequest::Ask {
                 ticket,
                 by,
@@ -236,7 +231,7 @@ impl Router {
                 self.answer(now, key, correlation, false, &answer);
                 let peer = &mut self.delivery.sessions.peers.table[key];
                 peer.questions = peer.questions.saturating_sub(1);
-                self.delivery.sessions.peers.resume_waiters(key);
+                self.peers_mut().resume_waiters(key);
             }
         }
     }
@@ -255,7 +250,7 @@ impl Router {
             .is_some_and(|found| found.origin.peer == peer)
         {
             let (code, why) = denied("ask this");
-            self.delivery.sessions.peers.refuse(now, key, correlation, code, why);
+            self.peers_mut().refuse(now, key, correlation, code, why);
         }
     }
 
@@ -268,7 +263,7 @@ impl Router {
         body: &Answer,
     ) {
         let header = Header { more, ..Header::new(Kind::Answer, correlation) };
-        self.delivery.sessions.peers.send(now, key, header, &encode(body));
+        self.peers_mut().send(now, key, header, &encode(body));
     }
 
     /// Answers a question, in a later turn.

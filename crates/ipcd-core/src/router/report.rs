@@ -49,7 +49,7 @@ impl Router {
                 vec![Answer::Found(self.find_peer(who))]
             }
             Query::Sandbox => {
-                vec![Answer::Sandbox(self.delivery.sessions.peers.config.daemon.sandbox.clone())]
+                vec![Answer::Sandbox(self.peers().config.daemon.sandbox.clone())]
             }
             Query::Access { who, access } => {
                 // The peer's own worker has looked at what is asked for.
@@ -61,7 +61,7 @@ impl Router {
 
     fn status(&mut self, now: Instant) -> Status {
         let counters = self.counters();
-        let daemon = &self.delivery.sessions.peers.config.daemon;
+        let daemon = &self.peers().config.daemon;
         let peers_of = |number: usize| {
             let is_of = |peer: &Peer| {
                 peer.listener as usize == number && !matches!(peer.state, SessionState::Gone)
@@ -78,9 +78,9 @@ impl Router {
             version: daemon.version.clone(),
             uptime_ms: now.saturating_duration_since(daemon.started).as_millis() as u64,
             workers: vec![WorkerStatus {
-                slot: self.delivery.sessions.peers.config.slot,
+                slot: self.peers().config.slot,
                 pid: daemon.worker,
-                generation: self.delivery.sessions.peers.config.generation,
+                generation: self.peers().config.generation,
                 peers: self.peer_count() as u64,
             }],
             listeners: listeners.collect(),
@@ -93,8 +93,7 @@ impl Router {
         let is_open =
             |member: &&LocalSubscriber| self.delivery.sessions.peers.table[member.peer].is_open();
         let open = members.iter().filter(is_open);
-        open.filter(|member| self.delivery.sessions.peers.may_hear(member.peer, subject)).count()
-            as u64
+        open.filter(|member| self.peers().may_hear(member.peer, subject)).count() as u64
     }
 
     fn find_peer(&self, who: &str) -> Option<u64> {
@@ -108,7 +107,7 @@ impl Router {
     }
 
     pub(crate) fn subscription_statuses(&mut self, key: PeerKey) -> Vec<SubscriptionStatus> {
-        let worker = self.delivery.sessions.peers.config.slot;
+        let worker = self.peers().config.slot;
         let peer = &mut self.delivery.sessions.peers.table[key];
         let queued = peer.outbox.messages_by_subscription(&self.delivery.sessions.peers.pool);
         self.delivery
@@ -141,7 +140,7 @@ impl Router {
     }
 
     pub(crate) fn peer_status(&mut self, key: PeerKey) -> PeerStatus {
-        let worker = self.delivery.sessions.peers.config.slot;
+        let worker = self.peers().config.slot;
         let peer = &mut self.delivery.sessions.peers.table[key];
         let (queued, direct) = peer.outbox.messages(&self.delivery.sessions.peers.pool);
         PeerStatus {
@@ -161,7 +160,7 @@ impl Router {
     fn kick(&mut self, now: Instant, peer: u64) -> bool {
         let found = self.delivery.sessions.peers.ids.get(&peer).copied();
         if let Some(key) = found {
-            self.delivery.sessions.kick_out(now, key);
+            self.sessions_mut().kick_out(now, key);
         }
         found.is_some()
     }

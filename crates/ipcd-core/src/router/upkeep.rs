@@ -14,7 +14,7 @@ use std::time::Instant;
 impl Router {
     /// Ends the sessions of peers that are too late.
     pub fn tick(&mut self, now: Instant) {
-        self.delivery.sessions.peers.give_back(now);
+        self.peers_mut().give_back(now);
         self.delivery.sessions.requests.sweep(&mut self.delivery.sessions.peers, now);
         while let Some((at, key)) = self.delivery.sessions.peers.timers.pop_due(now) {
             let Some(peer) = self.delivery.sessions.peers.table.get_mut(key) else {
@@ -22,7 +22,7 @@ impl Router {
             };
             if peer.deadlines.armed == Some(at) && !matches!(peer.state, SessionState::Gone) {
                 peer.deadlines.armed = None;
-                self.delivery.sessions.check_deadlines(now, key);
+                self.sessions_mut().check_deadlines(now, key);
             }
         }
     }
@@ -39,7 +39,7 @@ impl Router {
 
     /// Whether work was put off: [`Router::go_on`] has something to do at once.
     pub fn has_deferred(&self) -> bool {
-        self.delivery.sessions.has_deferred()
+        self.sessions().has_deferred()
     }
 
     /// Whose work goes on next, if it is one of ours.
@@ -63,17 +63,15 @@ impl Router {
     /// Does a slice of what was put off first; what is left of it goes to the end of the queue. To be
     /// called once a turn, when all else is done.
     pub fn go_on(&mut self, now: Instant) {
-        self.delivery.sessions.work.budget.grant(self.delivery.sessions.peers.config.slice);
+        self.delivery.sessions.work.budget.grant(self.peers().config.slice);
         match self.delivery.sessions.work.queue.pop_front() {
             // It takes its steps when it is resumed.
-            Some(DeferredWork::Publisher(key, id)) => {
-                self.delivery.sessions.resume_deferred(key, id)
-            }
+            Some(DeferredWork::Publisher(key, id)) => self.sessions_mut().resume_deferred(key, id),
             Some(DeferredWork::FanOut(fan_out)) => self.delivery.go_on_with(now, fan_out),
             Some(DeferredWork::Inbound) => self.delivery.go_on_arriving(now),
             Some(DeferredWork::Query(inquiry)) => self.go_on_answering(now, inquiry),
             Some(DeferredWork::Leaving { key, leaving, was_full }) => {
-                self.delivery.sessions.go_on_leaving(key, leaving, was_full);
+                self.sessions_mut().go_on_leaving(key, leaving, was_full);
             }
             None => {}
         }
@@ -88,22 +86,22 @@ impl Router {
 
     /// Changes the configuration while the router runs; what it is about to do is done by the new.
     pub fn configure(&mut self, now: Instant, change: impl FnOnce(&mut Config)) {
-        let before = self.delivery.sessions.peers.config.clone();
+        let before = self.peers().config.clone();
         change(&mut self.delivery.sessions.peers.config);
-        if self.delivery.sessions.peers.config.tokens != before.tokens {
-            self.delivery.sessions.revoke(now, &before.tokens);
+        if self.peers().config.tokens != before.tokens {
+            self.sessions_mut().revoke(now, &before.tokens);
         }
         if self.delivery.sessions.peers.config.acl != before.acl {
-            self.delivery.sessions.recheck(now, &before.acl);
+            self.sessions_mut().recheck(now, &before.acl);
         }
-        if self.delivery.sessions.peers.config.prefixes != before.prefixes {
-            self.delivery.sessions.peers.charge_anew();
+        if self.peers().config.prefixes != before.prefixes {
+            self.peers_mut().charge_anew();
         }
-        for key in self.delivery.sessions.peers.keys() {
-            self.delivery.sessions.peers.renew_largest(key);
-            self.delivery.sessions.peers.renew_fullness(key);
+        for key in self.peers().keys() {
+            self.peers_mut().renew_largest(key);
+            self.peers_mut().renew_fullness(key);
             // What has been due since earlier than now is found out, and what is due later is noted.
-            self.delivery.sessions.check_deadlines(now, key);
+            self.sessions_mut().check_deadlines(now, key);
         }
     }
 
@@ -111,30 +109,30 @@ impl Router {
     /// They have as long for it as the daemon has, which ends it otherwise.
     pub fn drain(&mut self, now: Instant) {
         self.finish_deferred(now);
-        for key in self.delivery.sessions.peers.keys() {
-            self.delivery.sessions.fail(now, key, Code::Ending, "the daemon is ending");
+        for key in self.peers().keys() {
+            self.sessions_mut().fail(now, key, Code::Ending, "the daemon is ending");
             self.delivery.sessions.peers.table[key].lingers = true;
         }
     }
 
     /// Ends a peer's session, as somebody who is no peer wants it. It gets what is left for it.
     pub fn dismiss(&mut self, now: Instant, key: PeerKey, why: &str) {
-        self.delivery.sessions.fail(now, key, Code::Ending, why);
+        self.sessions_mut().fail(now, key, Code::Ending, why);
     }
 
     /// Ends a session for the sake of another. One that may still prove its token stays if it has.
     pub fn displace(&mut self, now: Instant, key: PeerKey, why: &str, may_prove: bool) {
         if !may_prove {
-            self.delivery.sessions.throw_out(now, key, Code::Limit, why);
+            self.sessions_mut().throw_out(now, key, Code::Limit, why);
         } else if !self.delivery.sessions.peers.table[key].is_open() {
-            self.delivery.sessions.fail(now, key, Code::Limit, why);
+            self.sessions_mut().fail(now, key, Code::Limit, why);
         }
     }
 
     /// Ends the session of a peer that the kernel cannot wait for.
     pub fn leave_unwatched(&mut self, now: Instant, key: PeerKey, why: &str) {
         self.delivery.sessions.peers.counters.unwatched += 1;
-        self.delivery.sessions.fail(now, key, Code::Limit, why);
+        self.sessions_mut().fail(now, key, Code::Limit, why);
     }
 
     /// Makes a router without peers ready for its end, which is to be asked again after each turn:
@@ -142,7 +140,7 @@ impl Router {
     /// be sent ([`Router::is_forwarded`]).
     pub fn leave(&mut self, now: Instant) -> bool {
         debug_assert_eq!(self.peer_count(), 0, "peers are still to be served");
-        let has_work = self.delivery.sessions.has_deferred();
+        let has_work = self.sessions().has_deferred();
         let cluster = &mut self.delivery.sessions.peers.cluster;
         if cluster.is_alone() {
             return !has_work;
@@ -166,7 +164,7 @@ impl Router {
         if self.delivery.sessions.requests.is_empty() {
             return true;
         }
-        let patience = 2 * self.delivery.sessions.peers.config.stall_timeout;
+        let patience = 2 * self.peers().config.stall_timeout;
         let by = *self.delivery.sessions.requests.leave_by.get_or_insert(now + patience);
         if by <= now {
             self.delivery.sessions.requests.give_up_copies(
