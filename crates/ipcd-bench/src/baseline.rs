@@ -20,7 +20,7 @@ pub fn path_of(name: &str) -> io::Result<PathBuf> {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     if !is_plain {
         return Err(invalid(format!(
-            "a baseline's name has letters, digits, -, _ and . only: {name}"
+            "{name}: a baseline's name consists of letters, digits, -, _ and ."
         )));
     }
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
@@ -49,7 +49,7 @@ pub fn load(path: &Path) -> io::Result<Report> {
     let report: Report = serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
     match report.schema.as_str() {
         SCHEMA => Ok(report),
-        other => Err(failed(&format!("its schema is {other}, and not {SCHEMA}"))),
+        other => Err(failed(&format!("schema {other} is not {SCHEMA}"))),
     }
 }
 

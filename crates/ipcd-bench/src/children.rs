@@ -221,7 +221,9 @@ impl ProcessTeam {
         let pipes: Vec<&PipeReader> =
             waiting.iter().map(|&index| &self.members[index].reports).collect();
         let ready = interrupts.wait(&pipes, deadline).map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => io::Error::other(format!("gave up waiting for it {what}")),
+            io::ErrorKind::TimedOut => {
+                io::Error::other(format!("timed out waiting for a measuring process {what}"))
+            }
             _ => error,
         })?;
         for (index, is_ready) in waiting.into_iter().zip(ready) {
@@ -237,7 +239,7 @@ impl TeamMember {
     fn hear(&mut self) -> io::Result<()> {
         let mut bytes = [0; 65536];
         match self.reports.read(&mut bytes)? {
-            0 => return Err(io::Error::other("a measuring process has died")),
+            0 => return Err(io::Error::other("a measuring process has ended early")),
             count => self.heard.extend_from_slice(&bytes[..count]),
         }
         if self.heard.last() != Some(&b'\n') {

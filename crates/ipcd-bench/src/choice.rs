@@ -49,7 +49,7 @@ fn ways(settings: &BenchSettings) -> Result<Vec<BenchTarget>, String> {
         .chain(raw::ALL.iter().map(|it| it.name).filter(|name| !is_scheme(name)))
         .collect();
     if let Some(unknown) = settings.ways.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(format!("there is no {unknown}: choose of {}", known.join(", ")));
+        return Err(format!("there is no {unknown}: choose one of {}", known.join(", ")));
     }
     // A transport that needs more than an address, such as certificates, is measured on a running
     // daemon only.

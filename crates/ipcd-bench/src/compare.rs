@@ -281,14 +281,14 @@ fn warnings(then: &Report, now: &Report, changes: &[FigureChange]) -> Vec<String
         [("processor", &old.cpu, &new.cpu), ("kernel", &old.kernel, &new.kernel)]
     {
         if then != now {
-            warnings.push(format!("another {what}: then {then}, now {now}"));
+            warnings.push(format!("the {what} differs: then {then}, now {now}"));
         }
     }
     if (then.run.extent, then.run.warmup_ns) != (now.run.extent, now.run.warmup_ns) {
-        warnings.push("runs of another length: choose the same --duration and --warmup".into());
+        warnings.push("the length of runs differs: choose the same --duration and --warmup".into());
     }
     if changes.is_empty() {
-        warnings.push("nothing was measured both then and now: choose the same options".into());
+        warnings.push("no measurement is in both reports: choose the same options".into());
     }
     let fewest = then.run.runs.min(now.run.runs);
     if fewest < FEW {
@@ -296,8 +296,8 @@ fn warnings(then: &Report, now: &Report, changes: &[FigureChange]) -> Vec<String
     }
     if changes.iter().any(|change| change.is_judged && !change.is_relative) {
         warnings.push(
-            "some figures have no bare primitive beside them, and so show the machine's changes \
-             too: add raw to --layer"
+            "some figures have no bare primitive beside them, so they include the machine's changes: \
+             add raw to --layer"
                 .into(),
         );
     }

@@ -99,7 +99,7 @@ fn status(at: &Endpoint, options: &Options) -> io::Result<Status> {
     let mut client = Client::connect(at, options.clone()).map_err(io::Error::other)?;
     match client.query(&Query::Status).map_err(io::Error::other)?.into_iter().next() {
         Some(Answer::Status(status)) => Ok(status),
-        _ => Err(io::Error::other("the daemon did not tell its status")),
+        _ => Err(io::Error::other("the daemon did not answer with its status")),
     }
 }
 

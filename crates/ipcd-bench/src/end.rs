@@ -58,6 +58,6 @@ impl MessageEnd for FanOutEnd {
     }
 
     fn receive(&mut self, _: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
-        Err(io::Error::other("nothing comes back from several receivers"))
+        Err(io::Error::other("a fan-out has no replies"))
     }
 }

@@ -115,7 +115,7 @@ impl Environment {
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.profile == "debug" {
-            warnings.push("this is a debug build: its figures say nothing".to_owned());
+            warnings.push("debug build: its figures are meaningless".to_owned());
         }
         if let Some(load) = self.load_average.filter(|&load| load > 1.0) {
             warnings.push(format!("the machine was busy before the start: load {load}"));
@@ -124,14 +124,15 @@ impl Environment {
             warnings.push(format!("the cores' frequency is not fixed: governor {governor}"));
         }
         if self.cores.len() < 2 {
-            warnings.push("there is one core only: nothing ran at the same time".to_owned());
+            warnings.push("only one core: nothing ran at the same time".to_owned());
         }
         if self.has_smt == Some(true) {
-            warnings.push("two of the cores may be one: simultaneous multithreading is on".into());
+            warnings
+                .push("two of the cores may share one: simultaneous multithreading is on".into());
         }
         if self.clock_cost_ns > 200 {
             let cost = self.clock_cost_ns;
-            warnings.push(format!("reading the clock costs {cost} ns, which short times contain"));
+            warnings.push(format!("reading the clock costs {cost} ns, which short times include"));
         }
         warnings
     }

@@ -45,7 +45,7 @@ pub fn measure(
     let (cells, mut skipped) = choice::cells(settings, &cores).map_err(invalid)?;
     if cells.is_empty() {
         return Err(invalid(
-            "nothing of this can be measured: see --via, --layer and --size".into(),
+            "no measurement exists for these options: see --via, --layer and --size".into(),
         ));
     }
     let environment = Environment::find(cores);

@@ -101,7 +101,7 @@ pub(crate) fn touch(message: &[u8], has_crc: bool) -> bool {
 
 /// The error for a message that this measurement has not sent.
 pub(crate) fn foreign() -> io::Error {
-    io::Error::other("something came that is no message of this measurement")
+    io::Error::other("received bytes that are not a message of this measurement")
 }
 
 #[cfg(test)]

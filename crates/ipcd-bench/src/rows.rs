@@ -116,9 +116,11 @@ fn warnings(row: &ResultRow, cell: &Measurement) -> Vec<String> {
         let percent = 100.0 * lost as f64 / sent.max(1) as f64;
         warnings.push(format!("lost {lost} of {sent} messages ({percent:.2} %)"));
     }
-    for (count, what) in
-        [(duplicated, "came twice"), (reordered, "came out of turn"), (corrupted, "were changed")]
-    {
+    for (count, what) in [
+        (duplicated, "were duplicated"),
+        (reordered, "were reordered"),
+        (corrupted, "were corrupted"),
+    ] {
         if count > 0 {
             warnings.push(format!("{count} messages {what}"));
         }
@@ -126,7 +128,7 @@ fn warnings(row: &ResultRow, cell: &Measurement) -> Vec<String> {
     if matches!(cell.way, BenchTarget::Raw(primitive) if primitive.spins())
         && matches!(cell.place, CorePlacement::One(_))
     {
-        warnings.push("two that spin on one core measure the scheduler".to_owned());
+        warnings.push("two processes that spin on one core measure the scheduler".to_owned());
     }
     warnings
 }

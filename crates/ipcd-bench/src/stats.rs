@@ -67,7 +67,7 @@ impl Estimate {
             ));
         }
         if self.drifts() {
-            warnings.push(format!("{what}: it only grows or only falls from run to run"));
+            warnings.push(format!("{what}: it rises or falls steadily from run to run"));
         }
         warnings
     }

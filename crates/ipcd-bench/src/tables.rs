@@ -52,16 +52,16 @@ fn latencies(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
     let (title, note) = match mode {
         MeasureMode::Req => (
             "Requests through the daemon",
-            "A request and its reply, one after the other. Median and 95 % interval of the runs; \
-             all else of all runs together. A percentile with fewer than 10 samples beyond is left \
-             out.",
+            "Requests and replies, one after the other. The first figure is the median of the runs \
+             with its 95 % interval; the others are of all runs together. A percentile with fewer \
+             than 10 samples beyond it is left out.",
         ),
         _ => (
             "Round trips",
-            "There and back, one after the other; the clock starts before the first byte is \
-             written. Compare only rows that ran on the same cores. Median and 95 % interval of the \
-             runs; all else of all runs together. A percentile with fewer than 10 samples beyond is \
-             left out.",
+            "Round trips, one after the other. The clock starts before the first byte is written. \
+             Compare only rows of the same cores. The first figure is the median of the runs with \
+             its 95 % interval; the others are of all runs together. A percentile with fewer than 10 \
+             samples beyond it is left out.",
         ),
     };
     let cells = |row: &&ResultRow| {
@@ -91,7 +91,7 @@ const DISTRIBUTION: [&str; 11] =
     ["p50 of runs", "min", "p50", "p90", "p95", "p99", "p99.9", "p99.99", "max", "mean", "σ"];
 
 /// The columns of message faults, and of processor time for each message.
-const FAULTS: [&str; 4] = ["lost", "twice", "out of turn", "changed"];
+const FAULTS: [&str; 4] = ["lost", "duplicated", "reordered", "corrupted"];
 const CPU: [&str; 2] = ["CPU clients", "CPU server"];
 
 fn loads(rows: &[&ResultRow]) -> Table {
@@ -112,8 +112,8 @@ fn loads(rows: &[&ResultRow]) -> Table {
     Table {
         title: "Latency at a given rate, one way".into(),
         note: format!(
-            "The sender does not wait for anybody (open loop), and time counts from when a message \
-             should have been sent; service time counts from when it was. Saturated: less than \
+            "The sender follows its schedule and waits for no reply (open loop). Response time counts \
+             from the scheduled time of a message, service time from the time at which it was sent. Saturated: less than \
              99 % of the rate was achieved. {}.",
             placed(rows)
         ),
@@ -163,9 +163,9 @@ fn rates(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
     Table {
         title: title.into(),
         note: format!(
-            "{what}, which reads every byte. Streams gather messages into one call; what keeps \
-             messages apart takes a call for each. CPU: all clients' time on a core, and the \
-             server's, for each message received. Memory: the most that any one process had, in bytes. {}.",
+            "{what}, which reads every byte. Streams gather messages into one call; transports that keep \
+             message boundaries need a call for each. CPU: processor time of all clients, and of the \
+             server, for each received message. Memory: the peak of the largest process, in bytes. {}.",
             placed(&rows)
         ),
         head: vec![
@@ -178,9 +178,9 @@ fn rates(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
             "sent/s",
             "bytes sent/s",
             "lost",
-            "twice",
-            "out of turn",
-            "changed",
+            "duplicated",
+            "reordered",
+            "corrupted",
             "CPU clients",
             "CPU server",
             "switches",
@@ -274,10 +274,9 @@ fn changes(comparison: &Comparison) -> Table {
     };
     Table {
         title: format!("Compared with {}", comparison.with),
-        note: "What the best tenth of the runs reached, then and now, and how much its ratio to \
-               the bare primitive of the same turns has changed, with an interval that is wide enough for all \
-               figures of a kind together (95 %, by drawing runs again). The bare primitives show \
-               how the machine itself has changed."
+        note: "The level of the best tenth of the runs, then and now, and the change of its ratio to the \
+               bare primitive of the same turns. The interval holds for all figures of a kind together \
+               (95 %, by resampling runs). The bare primitives show the change of the machine itself."
             .into(),
         head: vec![
             "mode", "layer", "over", "cores", "size", "figure", "then", "now", "change", "beside",

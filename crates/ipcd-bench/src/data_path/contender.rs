@@ -194,7 +194,9 @@ fn await_spread(session: &mut Session, peers_each: u64) -> io::Result<Vec<u32>> 
             return Ok(workers.into_iter().map(|(pid, _)| pid).collect());
         }
         if Instant::now() >= deadline {
-            let why = format!("peers of workers: {workers:?}, wanted {peers_each} each");
+            let why = format!(
+                "the daemon spread its peers as {workers:?} (pid, peers), and not {peers_each} to each worker"
+            );
             return Err(io::Error::other(why));
         }
         std::thread::sleep(SETTLING_STEP);

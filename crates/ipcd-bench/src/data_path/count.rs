@@ -103,5 +103,5 @@ fn trace(bench: &RoundContext, via: Via, load: LoadShape) -> io::Result<Option<u
     let text = fs::read_to_string(table.path())?;
     let total = text.lines().find_map(|line| line.trim().strip_suffix(" total"));
     let total = total.and_then(|count| count.trim().parse().ok());
-    total.map(Some).ok_or_else(|| io::Error::other(format!("strace said: {text}")))
+    total.map(Some).ok_or_else(|| io::Error::other(format!("read the total of strace: {text}")))
 }

@@ -63,7 +63,9 @@ impl<'a> DatagramHop<'a> {
         let mut report = [0; REPORT];
         match moved(self.socket.read(&mut report))? {
             Some(REPORT) => self.credited = self.credited.max(u64::from_le_bytes(report)),
-            Some(_) => return Err(io::Error::other("this is no report of credit")),
+            Some(_) => {
+                return Err(io::Error::other("received bytes that are not a report of credit"));
+            }
             None => return Ok(false),
         }
         Ok(true)
@@ -128,7 +130,7 @@ fn packed(frames: &[u8]) -> usize {
 /// Moves datagrams to the subscriber, until it is ended.
 pub(super) fn serve(publisher: &File, subscribers: &[File]) -> io::Result<()> {
     let [subscriber] = subscribers else {
-        return Err(io::Error::other("bare datagrams go to one subscriber"));
+        return Err(io::Error::other("bare datagrams have one subscriber"));
     };
     let mut gate = ReadyGate::new([publisher, subscriber])?;
     let (mut from, mut to) = (DatagramHop::new(publisher)?, DatagramHop::new(subscriber)?);

@@ -253,7 +253,7 @@ impl FrameCheck {
 }
 
 fn wrong(what: String) -> io::Error {
-    io::Error::other(format!("the subscriber got {what}"))
+    io::Error::other(format!("the subscriber received {what}"))
 }
 
 #[cfg(test)]

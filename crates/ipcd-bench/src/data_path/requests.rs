@@ -59,7 +59,9 @@ pub(super) fn round(
         io::Error::other(format!("round trip, {server:?} over {via:?} with {payload} B: {error}"))
     };
     if !matches!(via, Via::Unix | Via::Tcp) {
-        return Err(failed(io::Error::other("only --via unix and tcp have round trips")));
+        return Err(failed(io::Error::other(
+            "round trips are measured with --via unix and tcp only",
+        )));
     }
     let job =
         MeasureJob { has_crc: true, ..MeasureJob::new(payload, RunExtent::Count(count), WARMUP) };

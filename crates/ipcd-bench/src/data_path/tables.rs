@@ -87,7 +87,7 @@ pub(super) fn print_crowd_row(cores: CoreChoice, [alone, crowded]: &[Vec<f64>; 2
 
 pub(super) fn print_count_head() {
     let head = ["via", "payload", "messages", "allocations", "reads and writes", "calls (strace)"];
-    print_head("What the worker spends on 1,000 messages.", 1, &head);
+    print_head("Costs of the worker for 1,000 messages.", 1, &head);
 }
 
 pub(super) fn print_count_row(via: Via, payload: usize, costs: &WorkerCosts) {

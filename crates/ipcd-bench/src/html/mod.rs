@@ -18,11 +18,11 @@ use crate::text::{environment, remarks};
 const POINTS: usize = 12;
 /// Colours of the page, beyond which they come again.
 const COLOURS: usize = 9;
-/// The name of the group that is not divided by transport.
+/// The group that is not divided by transport.
 const REQUESTS: &str = "requests";
-/// The name of the group of other servers.
+/// The group of other servers.
 const PEERS: &str = "other servers";
-/// The name of the group of those that no transport of ipcd stands on.
+/// The group of primitives without a transport of ipcd.
 const PRIMITIVES: &str = "bare primitives";
 
 /// The whole page.

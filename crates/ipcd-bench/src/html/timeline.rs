@@ -22,7 +22,7 @@ const SHOWN: [TimelineFigure; 2] = [
         mode: MeasureMode::Throughput,
         title: "Timeline of throughput",
         note: "Messages received in each step of the first run of each measurement, at the smallest \
-               size: what is steady, and what comes in bursts.",
+               size: steady or in bursts.",
         label: "messages a second",
         scale: AxisScale::Linear,
         unit: si,
@@ -34,8 +34,8 @@ const SHOWN: [TimelineFigure; 2] = [
         mode: MeasureMode::Load,
         title: "Timeline of response times",
         note: "The longest response time of each step of the first run, at the lowest rate and the \
-               smallest size: what happens all the time, and what once. A step without a message \
-               has none.",
+               smallest size: permanent delays, and single ones. A step without a message \
+               has no point.",
         label: "longest response time",
         scale: AxisScale::Log,
         unit: time,
