@@ -20,7 +20,7 @@ int main(int argc, char *argv[])
 		errx(3, "%s:%s: %s", argv[1], argv[2], gai_strerror(e));
 	if ((s = socket(a->ai_family, a->ai_socktype, a->ai_protocol)) == -1)
 		err(1, "socket");
-	/* A connected socket hears this peer only, and is told that nobody is there. */
+	/* A connected socket receives from this peer only, and learns of a closed port. */
 	if (connect(s, a->ai_addr, a->ai_addrlen) == -1)
 		err(3, "connect to %s:%s", argv[1], argv[2]);
 	if (send(s, argv[3], strlen(argv[3]), 0) == -1)

@@ -30,7 +30,7 @@ int main(int argc, char *argv[])
 		len = sizeof from;
 		if ((n = recvfrom(s, buf, sizeof buf, 0, (struct sockaddr *)&from, &len)) == -1)
 			err(1, "receive");
-		/* Who cannot be answered is not worth ending for. */
+		/* A sender that cannot be answered does not end the server. */
 		if (sendto(s, buf, n, 0, (struct sockaddr *)&from, len) == -1)
 			warn("send");
 	}

@@ -1,7 +1,7 @@
 /* Makes calls of a running program fail, as the kernel may at any time. For LD_PRELOAD.
  *
- * What fails stands in a file that the test writes and IPCD_REFUSALS names. It is mapped before the
- * program shuts itself in, and shared by all that it forks. */
+ * A file that the test writes, and that IPCD_REFUSALS names, says which calls fail. It is mapped
+ * before the program enters its sandbox, and shared by all its children. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -20,11 +20,11 @@
 
 /* As tests/faults/refused.rs writes it. */
 static struct control {
-    unsigned turn;        /* which order this is; 0 while nothing fails */
+    unsigned turn;        /* the number of this order; 0 while nothing fails */
     unsigned refused;     /* calls that have failed; ours to write */
     int error;            /* errno(3) */
-    unsigned first, step; /* which calls: the first of each kind and process, and each so many later */
-    int pids[8];          /* whose; 0 ends them */
+    unsigned first, step; /* the first call of each kind and process that fails, and the distance to the next */
+    int pids[8];          /* the processes; 0 ends them */
     char calls[220];      /* their names, as in syscalls(2), each between two commas */
 } *control;
 
@@ -46,7 +46,7 @@ static int is_meant(void) {
     return 0;
 }
 
-/* What a process has done of one kind since an order began. */
+/* The calls of one kind of a process since an order began. */
 struct tally {
     unsigned turn, calls;
 };
@@ -127,7 +127,7 @@ int openat64(int dir, const char *path, int flags, ...) {
     return is_refused(",openat,", &tally) ? -1 : next(dir, path, flags, mode);
 }
 
-/* For what the C library has no function for. */
+/* For calls without a function in the C library. */
 long syscall(long number, ...) {
     static long (*next)(long, ...);
     static struct tally tally;

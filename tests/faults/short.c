@@ -1,5 +1,5 @@
-/* Makes reads and writes of byte streams shorter than was asked for, as the kernel may at any time.
- * Records stay whole, and what POSIX says is atomic in a pipe stays so. For LD_PRELOAD. */
+/* Makes reads and writes of byte streams shorter than requested, as the kernel may at any time.
+ * Records stay whole, and writes to a pipe that POSIX calls atomic stay so. For LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,7 +10,7 @@
 
 static unsigned state = 2463534242u;
 
-/* Marsaglia's xorshift: nobody has to guess it. */
+/* Marsaglia's xorshift: it need not be hard to guess. */
 static size_t random_below(size_t end) {
     state ^= state << 13;
     state ^= state >> 17;
@@ -18,7 +18,7 @@ static size_t random_below(size_t end) {
     return state % end;
 }
 
-/* How much of it is done: all, but for every other call. */
+/* The length that is done: all of it in half of the calls. */
 static size_t shorter(int fd, size_t length) {
     int type, saved = errno;
     socklen_t size = sizeof type;
