@@ -134,7 +134,10 @@ fn names_a_scheme(line: &str) -> bool {
 fn protocol_and_router_know_no_descriptor_clock_randomness_or_logger() {
     let packages = packages();
     for (name, allowed) in [
-        ("ipcd-proto", &["bincode", "hmac", "serde", "serde_bytes", "sha2", "thiserror"][..]),
+        (
+            "ipcd-proto",
+            &["bincode", "hmac", "ipcd-address", "serde", "serde_bytes", "sha2", "thiserror"][..],
+        ),
         ("ipcd-core", &["foldhash", "ipcd-proto", "serde", "slab"]),
     ] {
         for dependency in packages[name].dependencies() {
@@ -154,7 +157,7 @@ fn protocol_and_router_know_no_descriptor_clock_randomness_or_logger() {
 fn a_transport_knows_neither_another_nor_what_the_bytes_mean() {
     let packages = packages();
     let transports = SCHEMES.map(|scheme| format!("ipcd-transport-{scheme}"));
-    let ours = ["ipcd-transport", "ipcd-sys"];
+    let ours = ["ipcd-transport", "ipcd-address", "ipcd-sys"];
     for name in transports.iter().map(String::as_str).chain(["ipcd-transport"]) {
         for dependency in packages[name].dependencies() {
             let foreign = dependency.starts_with("ipcd") && !ours.contains(&dependency.as_str());

@@ -179,7 +179,7 @@ mod tests {
         let named = Origin { name: Some("ann".into()), uid: Some(1), ..nobody.clone() };
         let local = Origin { uid: Some(1000), pid: Some(42), ..nobody.clone() };
         let owner = Origin { uid: Some(1000), ..nobody.clone() };
-        let remote = Origin { addr: Some(([127, 0, 0, 1], 7117).into()), ..nobody.clone() };
+        let remote = Origin { addr: "127.0.0.1:7117".parse().ok(), ..nobody.clone() };
         for (origin, shown) in [
             (None, "@7"),
             (Some(&nobody), "@7"),

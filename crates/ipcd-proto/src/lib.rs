@@ -17,6 +17,7 @@ pub use frame::{
 };
 pub use headers::{BadHeaders, Headers};
 pub use http::{HttpDetector, HttpVerdict};
+pub use ipcd_address::{BadAddress, HostName, PeerAddress};
 pub use subject::{Address, BadSubject, Filter, Subject};
 
 /// The version of the protocol that this crate speaks.

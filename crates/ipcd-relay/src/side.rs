@@ -1,10 +1,9 @@
 //! The two sides of a relay as users write them: an endpoint, or a subject of the daemon.
 
 use std::fmt;
-use std::net::SocketAddr;
 
 use ipcd_proto::{Codec, Subject};
-use ipcd_transport::{Endpoint, EndpointPurpose, Transport};
+use ipcd_transport::{Endpoint, EndpointPurpose, PeerAddress, Transport};
 use ipcd_transports::allowlist;
 use ipnet::IpNet;
 
@@ -71,7 +70,7 @@ impl Side {
     }
 
     /// Whether a peer from there may come in.
-    pub(crate) fn admits(&self, from: Option<SocketAddr>) -> bool {
+    pub(crate) fn admits(&self, from: Option<PeerAddress>) -> bool {
         match self {
             Self::Subject { .. } => true,
             Self::Endpoint(place) => allowlist::admits(&place.allow, from),

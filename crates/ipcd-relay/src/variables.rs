@@ -52,10 +52,11 @@ fn ucspi_variables(protocol: &str, place: &Place, parts: &ChannelParts) -> Vec<E
     let mut add = |name: &str, value: Option<String>| {
         variables.push((format!("{protocol}{name}"), value));
     };
-    if addr.is_some() {
+    if let Some(addr) = addr {
+        let ip = addr.ip();
         let local = parts.descriptors.first().and_then(local_address);
-        add("REMOTEIP", addr.map(|addr| addr.ip().to_string()));
-        add("REMOTEPORT", addr.map(|addr| addr.port().to_string()));
+        add("REMOTEIP", ip.map(|addr| addr.ip().to_string()));
+        add("REMOTEPORT", ip.map(|addr| addr.port().to_string()));
         add("LOCALIP", local.map(|addr| addr.ip().to_string()));
         add("LOCALPORT", local.map(|addr| addr.port().to_string()));
     } else {

@@ -268,7 +268,9 @@ impl Admission {
     /// Peers of a source at the most, and the key that says so.
     fn most_of(&self, source: Principal) -> (usize, &'static str) {
         match (source, self.limits.max_peers_per_prefix) {
-            (Principal::Network(..), Some(most)) => (most as usize, "max_peers_per_prefix"),
+            (Principal::Network(..) | Principal::Host(_), Some(most)) => {
+                (most as usize, "max_peers_per_prefix")
+            }
             _ => (self.limits.max_peers_per_uid as usize, "max_peers_per_uid"),
         }
     }
@@ -344,7 +346,7 @@ mod tests {
     }
 
     fn from(addr: &str) -> ChannelParts {
-        parts(PeerIdentity::from_addr(addr.parse().unwrap()))
+        parts(PeerIdentity { addr: addr.parse().ok(), ..PeerIdentity::default() })
     }
 
     fn admit(admission: &mut Admission, parts: &ChannelParts, slot: u32) -> Result<Entry, String> {

@@ -1,10 +1,11 @@
 //! Listeners as they are configured: where, and for peers that speak our protocol or none.
 
-use std::net::SocketAddr;
 use std::str::FromStr;
 
 use ipcd_proto::{Codec, Filter, Subject};
-use ipcd_transport::{Endpoint, EndpointPurpose, Error, PathRights, RawDirections, Transport};
+use ipcd_transport::{
+    Endpoint, EndpointPurpose, Error, PathRights, PeerAddress, RawDirections, Transport,
+};
 use ipcd_transports::allowlist;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -202,7 +203,7 @@ impl Listen {
     }
 
     /// Whether a peer from there may come in.
-    pub(crate) fn admits(&self, from: Option<SocketAddr>) -> bool {
+    pub(crate) fn admits(&self, from: Option<PeerAddress>) -> bool {
         allowlist::admits(&self.allow, from)
     }
 

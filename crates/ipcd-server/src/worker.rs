@@ -445,7 +445,7 @@ impl Worker {
             .ok_or_else(|| Error::Config(format!("{} takes frames only", transport.scheme())))?;
         let bare = raw.adopt_raw(parts)?;
         let mut translator = Translator::new(dialect, &bare, self.core.max_payload());
-        let is_distant = addr.is_some_and(|addr| !addr.ip().to_canonical().is_loopback());
+        let is_distant = addr.is_some_and(|addr| !addr.is_loopback());
         if addr.is_some() && !is_chosen && bare.has_end {
             translator.look_for_browser();
         }

@@ -18,7 +18,7 @@ fn a_bare_server_is_spoken_to_and_heard() {
     let address = server.local_addr().unwrap();
     let to = Endpoint::new("tcp", address.to_string());
     let parts = Tcp.connect_raw(&to, watchdog(), &[]).unwrap();
-    assert_eq!(parts.identity.addr, Some(address));
+    assert_eq!(parts.identity.addr, Some(address.into()));
     let mut bare = Tcp.adopt_raw(parts).unwrap();
     assert!(bare.has_end && !bare.keeps_records);
     let (mut peer, _) = server.accept().unwrap();

@@ -238,7 +238,7 @@ mod tests {
             );
             assert!(deaf.is_write_only());
             let parts = listening.accept().unwrap().expect("the honest one comes in");
-            assert_eq!(parts.identity.addr, Some(honest.local_addr().unwrap()));
+            assert_eq!(parts.identity.addr, Some(honest.local_addr().unwrap().into()));
             assert_eq!(come_along(&parts.state), [b"three"]);
             assert!(listening.accept().unwrap().is_none());
         }

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use ipcd_transport::inherited_fd::{BoundName, prepare};
 use ipcd_transport::{
-    ChannelParts, Endpoint, Error, InheritedFd, Listener, PeerIdentity, PeerTracking, Result,
+    ChannelParts, Endpoint, Error, InheritedFd, Listener, PeerAddress, PeerIdentity, PeerTracking,
+    Result,
 };
 use nix::errno::Errno;
 use nix::sys::socket::SockType;
@@ -177,7 +178,9 @@ impl Listener for Listening {
 
 impl PeerTracking for Listening {
     fn orphaned(&mut self, identity: &PeerIdentity, state: &[u8]) {
-        if let (Some(session), Some(peer)) = (Session::decode(state), identity.addr) {
+        if let (Some(session), Some(peer)) =
+            (Session::decode(state), identity.addr.and_then(PeerAddress::ip))
+        {
             let local = session.local.unwrap_or(self.door.bound());
             self.say_gone(session.id, Ends { local, peer });
         }
@@ -274,7 +277,7 @@ mod tests {
         assert!(listening.accept().unwrap().is_none());
         honest.send(&connect).unwrap();
         let parts = listening.accept().unwrap().unwrap();
-        assert_eq!(parts.identity.addr, Some(honest.local_addr().unwrap()));
+        assert_eq!(parts.identity.addr, Some(honest.local_addr().unwrap().into()));
         accepted_id(&honest, 7);
         assert_eq!(thief.recv(&mut [0; 100]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }

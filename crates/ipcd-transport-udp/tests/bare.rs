@@ -23,7 +23,7 @@ fn connect(to: &UdpSocket) -> RawChannel {
     let address = to.local_addr().unwrap();
     let to = Endpoint::new("udp", address.to_string());
     let parts = Udp.connect_raw(&to, watchdog(), &[]).unwrap();
-    assert_eq!(parts.identity.addr, Some(address));
+    assert_eq!(parts.identity.addr, Some(address.into()));
     Udp.adopt_raw(parts).unwrap()
 }
 

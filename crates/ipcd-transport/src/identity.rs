@@ -1,8 +1,8 @@
 //! Who a peer is.
 
 use std::fmt;
-use std::net::SocketAddr;
 
+use ipcd_address::PeerAddress;
 use serde::{Deserialize, Serialize};
 
 /// Who a peer is, as far as the kernel can tell; what it cannot tell is `None`.
@@ -17,8 +17,8 @@ pub struct PeerIdentity {
     pub uid: Option<u32>,
     /// Effective group, at the time of connecting.
     pub gid: Option<u32>,
-    /// Source address and port.
-    pub addr: Option<SocketAddr>,
+    /// The address that the peer comes from.
+    pub addr: Option<PeerAddress>,
     /// The name in a certificate that was verified: printable ASCII, at most
     /// [`PeerIdentity::LONGEST_NAME`] bytes.
     pub certificate: Option<Box<str>>,
@@ -28,9 +28,9 @@ impl PeerIdentity {
     /// Bytes of the longest name that a peer is known by.
     pub const LONGEST_NAME: usize = 255;
 
-    /// The identity of a peer on the network.
-    pub fn from_addr(addr: SocketAddr) -> Self {
-        Self { addr: Some(addr), ..Self::default() }
+    /// The identity of a peer that only an address is known of.
+    pub fn from_addr(addr: impl Into<PeerAddress>) -> Self {
+        Self { addr: Some(addr.into()), ..Self::default() }
     }
 
     /// The identity of a peer of which only the user is known.
@@ -71,7 +71,7 @@ mod tests {
         let peer =
             PeerIdentity { pid: Some(1), uid: Some(2), gid: Some(3), ..PeerIdentity::default() };
         assert_eq!(peer.to_string(), "pid=1,uid=2,gid=3");
-        let remote = PeerIdentity::from_addr("[::1]:9".parse().unwrap());
+        let remote = PeerIdentity::from_addr("[::1]:9".parse::<PeerAddress>().unwrap());
         assert_eq!(remote.to_string(), "[::1]:9");
         let known = PeerIdentity { certificate: Some("ann.example".into()), ..remote };
         assert_eq!(known.to_string(), "[::1]:9,certificate=ann.example");

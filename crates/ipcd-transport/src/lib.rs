@@ -53,6 +53,7 @@ pub use found_file::{FoundFile, reopen};
 pub use identity::PeerIdentity;
 pub use inet::{InetListener, connect_inet};
 pub use inherited_fd::{InheritedFd, SocketActivation};
+pub use ipcd_address::{HostName, PeerAddress};
 pub use listener::{Listener, PeerTracking, TrustAnchors};
 pub use local::{
     accept_local, bind_local, check_length, connect_local, guard_of_passed, peer_credentials,

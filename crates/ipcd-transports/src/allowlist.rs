@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ipcd_transport::{Endpoint, IdentityKind, Result, Transport};
+use ipcd_transport::{Endpoint, IdentityKind, PeerAddress, Result, Transport};
 use ipnet::IpNet;
 
 /// The networks of an option `allow=10.0.0.0/8,::1/128`.
@@ -18,13 +18,13 @@ pub fn networks(list: &str) -> std::result::Result<Vec<IpNet>, String> {
 }
 
 /// Whether a peer from there may come in: from everywhere, if no network is named.
-pub fn admits(allow: &[IpNet], from: Option<SocketAddr>) -> bool {
+pub fn admits(allow: &[IpNet], from: Option<PeerAddress>) -> bool {
     // On a socket for both families an IPv4 address comes mapped into IPv6 (RFC 4291 §2.5.5.2).
     let is_inside = |addr: SocketAddr| {
         let (ip, canonical) = (addr.ip(), addr.ip().to_canonical());
         allow.iter().any(|net| net.contains(&ip) || net.contains(&canonical))
     };
-    allow.is_empty() || from.is_none_or(is_inside)
+    allow.is_empty() || from.is_none_or(|from| from.ip().is_some_and(is_inside))
 }
 
 /// Refuses an endpoint where peers prove nothing and that others than this machine can reach, unless

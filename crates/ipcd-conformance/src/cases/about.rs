@@ -50,7 +50,7 @@ pub fn knows_who_the_peer_is(suite: &Suite) {
         let process = (kind == IdentityKind::Credentials)
             .then(|| (getpid().as_raw() as u32, getegid().as_raw()));
         assert_eq!(known.pid.zip(known.gid), process);
-        assert_eq!(known.addr.is_some(), kind == IdentityKind::Address);
+        assert_eq!(known.addr.is_some(), kind.has_address());
     }
     if let Some(addr) = client.channel().identity().addr {
         assert_eq!(addr.to_string(), listener.local().address());

@@ -1,8 +1,9 @@
 //! Whom a peer is charged to: the user that it is of, or the network that it comes from.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipcd_proto::{HostName, PeerAddress};
 use serde::{Deserialize, Serialize};
 
 /// Whom a peer is charged to.
@@ -12,6 +13,8 @@ pub enum Principal {
     User(u32),
     /// An address, or the network that it is in: its first bits, and how many.
     Network(IpAddr, u8),
+    /// A host whose addresses are not IP: all its ports are one principal.
+    Host(HostName),
     /// Nobody knows.
     Unknown,
 }
@@ -33,10 +36,13 @@ impl Default for AddressPrefixes {
 
 impl Principal {
     /// That of a peer of this user, or from this address.
-    pub fn of(uid: Option<u32>, addr: Option<SocketAddr>, prefixes: AddressPrefixes) -> Self {
+    pub fn of(uid: Option<u32>, addr: Option<PeerAddress>, prefixes: AddressPrefixes) -> Self {
         match (uid, addr) {
             (Some(uid), _) => Self::User(uid),
-            (None, Some(addr)) => Self::network(addr.ip().to_canonical(), prefixes),
+            (None, Some(PeerAddress::Ip(addr))) => {
+                Self::network(addr.ip().to_canonical(), prefixes)
+            }
+            (None, Some(PeerAddress::Other(host, _))) => Self::Host(host),
             (None, None) => Self::Unknown,
         }
     }
@@ -64,6 +70,7 @@ impl fmt::Display for Principal {
             Self::Network(IpAddr::V4(ip), 32) => write!(f, "address {ip}"),
             Self::Network(IpAddr::V6(ip), 128) => write!(f, "address {ip}"),
             Self::Network(ip, bits) => write!(f, "network {ip}/{bits}"),
+            Self::Host(host) => write!(f, "host {host}"),
             Self::Unknown => f.write_str("unknown user"),
         }
     }
@@ -85,6 +92,7 @@ mod tests {
         assert_eq!(of("[2001:db8::1:2:3:4]:5", 32, 64), "network 2001:db8::/64");
         assert_eq!(of("[::ffff:10.1.2.3]:5", 32, 64), "address 10.1.2.3");
         assert_eq!(of("[::1]:5", 32, 128), "address ::1");
+        assert_eq!([of("3:1024", 32, 64), of("3:1025", 0, 0)], ["host 3", "host 3"]);
         assert_eq!(Principal::of(Some(7), None, AddressPrefixes::default()).to_string(), "user 7");
     }
 }

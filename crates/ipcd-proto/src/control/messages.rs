@@ -1,8 +1,8 @@
 //! Subscriptions, what becomes of messages, and who they are from.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 
+use ipcd_address::PeerAddress;
 use serde::{Deserialize, Serialize};
 
 /// Asks for messages.
@@ -147,6 +147,6 @@ pub struct Origin {
     pub uid: Option<u32>,
     /// Its group, if the kernel told.
     pub gid: Option<u32>,
-    /// Its address and port, if it is on the network.
-    pub addr: Option<SocketAddr>,
+    /// Its address, if the kernel does not vouch for it.
+    pub addr: Option<PeerAddress>,
 }
