@@ -55,7 +55,7 @@ impl OutputCapture {
     /// Waits until `find` finds something in the text.
     ///
     /// # Panics
-    /// When the output ends without it, or the watchdog fires.
+    /// If the output ends without it, or the watchdog fires.
     pub fn wait_until<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         let mut captured = self.lock();
@@ -83,7 +83,7 @@ impl OutputCapture {
     /// Waits for the end of the output.
     ///
     /// # Panics
-    /// When the watchdog fires.
+    /// If the watchdog fires.
     pub fn wait_for_end(&self) -> Vec<u8> {
         let captured = self.lock();
         let waited = self.0.1.wait_timeout_while(captured, PATIENCE, |captured| !captured.ended);

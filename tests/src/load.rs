@@ -106,7 +106,7 @@ impl HealthyLoad {
     /// Waits for a few more messages of each pair.
     ///
     /// # Panics
-    /// When they do not come, or a pair has failed.
+    /// If they do not come, or a pair has failed.
     #[track_caller]
     pub fn goes_on(&self) {
         for pair in &self.pairs {

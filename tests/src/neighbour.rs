@@ -36,7 +36,7 @@ impl NeighbourPair {
     /// Waits for a few more messages.
     ///
     /// # Panics
-    /// When they do not come.
+    /// If they do not come.
     pub fn goes_on(&self) {
         let seen = self.rounds.load(Ordering::Relaxed);
         eventually("the neighbours' exchange", || {

@@ -91,7 +91,7 @@ impl RunningProcess {
     /// Sends a signal again and again, because a program may take some in a row for one, and waits.
     ///
     /// # Panics
-    /// When the watchdog fires.
+    /// If the watchdog fires.
     pub fn signal_until_the_end(&mut self, signal: Signal) {
         eventually("the end of a process by signals", || {
             let has_ended = self.has_ended().is_some();
@@ -113,7 +113,7 @@ impl RunningProcess {
     /// Waits for its end.
     ///
     /// # Panics
-    /// When the watchdog fires.
+    /// If the watchdog fires.
     pub fn wait(&mut self) -> ProcessResult {
         drop(self.child.stdin.take());
         self.stdout();
@@ -138,7 +138,7 @@ impl RunningProcess {
     /// Writes to its standard input, closes that, and waits for its end.
     ///
     /// # Panics
-    /// When the watchdog fires.
+    /// If the watchdog fires.
     pub fn feed(&mut self, input: &[u8]) -> ProcessResult {
         let (mut stdin, input) = (self.stdin(), input.to_vec());
         // The process may end without reading, which its exit status shows.

@@ -286,7 +286,7 @@ impl RawConnection {
     /// The next frame; `None` when the daemon has closed.
     ///
     /// # Panics
-    /// When the watchdog fires, or the bytes are not a frame.
+    /// If the watchdog fires, or the bytes are not a frame.
     #[track_caller]
     pub fn frame(&mut self) -> Option<RawFrame> {
         let deadline = Instant::now() + PATIENCE;
@@ -329,7 +329,7 @@ impl RawConnection {
     /// Waits until the daemon closes, and returns the ERROR before that, if there is one.
     ///
     /// # Panics
-    /// When the watchdog fires, or another frame comes.
+    /// If the watchdog fires, or another frame comes.
     #[track_caller]
     pub fn end(&mut self) -> Option<(Code, String)> {
         let mut refusal = None;

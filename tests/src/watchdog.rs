@@ -12,7 +12,7 @@ pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Checks until there is a result.
 ///
 /// # Panics
-/// When the watchdog fires.
+/// If the watchdog fires.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let (start, mut pause) = (Instant::now(), FIRST_PAUSE);
     loop {

@@ -1,4 +1,4 @@
-//! Codecs of bare peers: the messages are the same however the bytes are cut.
+//! Codecs of raw peers: any cut of the bytes gives the same messages.
 #![no_main]
 
 use ipcd_proto::{Codec, Decoder};
@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// The messages; `None` for one that is too long.
+/// The messages; `None` if one is too long.
 fn messages(codec: Codec, bytes: &[u8], step: usize) -> Vec<Option<Vec<u8>>> {
     let (mut decoder, mut found) = (Decoder::new(codec, LARGEST), Vec::new());
     for piece in bytes.chunks(step) {

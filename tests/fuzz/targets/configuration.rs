@@ -1,4 +1,4 @@
-//! Configurations: a bad one is an error with a place, a good one says itself again.
+//! Configurations: an invalid one is an error with a position, a valid one survives a round trip.
 #![no_main]
 
 use std::path::Path;

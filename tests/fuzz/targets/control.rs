@@ -1,4 +1,4 @@
-//! Control bodies: what decodes encodes to the same bytes, so that there is one way to say a thing.
+//! Control bodies: a decoded body encodes to the same bytes, so each value has one encoding.
 #![no_main]
 
 use std::fmt::Debug;

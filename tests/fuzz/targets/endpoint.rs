@@ -1,4 +1,4 @@
-//! Endpoints: what is read is written as it was, and every transport looks at it without a panic.
+//! Endpoints: an endpoint is written as it was read, and every transport checks it without a panic.
 #![no_main]
 
 use ipcd_transport::{Endpoint, EndpointPurpose};

@@ -1,4 +1,4 @@
-//! The rendezvous FIFO: records are found behind any junk, however it is cut.
+//! The rendezvous FIFO: records are found after any junk, with any cut of the bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

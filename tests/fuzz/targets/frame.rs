@@ -1,4 +1,4 @@
-//! Frames: what decodes is the bytes that it came from, and says so from any cut of them.
+//! Frames: a decoded frame encodes to the same bytes, and any cut of them gives the same frame.
 #![no_main]
 
 use ipcd_proto::{Address, Decoded, Filter, FrameWriter, Headers, Subject, decode, limits};

@@ -1,4 +1,4 @@
-//! The link: whatever a worker says, the supervisor, which may be root, is not harmed by it.
+//! The link: no message of a worker harms the supervisor, which may be root.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Records of seqpacket and UDP: frames that went in pieces come out whole, or not at all.
+//! Records of seqpacket and UDP: frames in pieces come out whole, or not at all.
 #![no_main]
 
 use ipcd_transport::{RecordJoiner, ReadBuffer, RecordSplitter, frame_len};
@@ -24,7 +24,7 @@ fn from_anybody(bytes: &[u8], size: usize) {
     }
 }
 
-/// Frames of the lengths that the bytes say.
+/// Frames of the lengths in the bytes.
 fn from_ourselves(bytes: &[u8], largest: usize) {
     let mut frames = Vec::new();
     for (number, byte) in bytes.iter().take(64).enumerate() {

@@ -1,5 +1,5 @@
-//! Whole sessions against the router: three peers, of which one must prove a token, send what they
-//! like, read when they like, come, go, and let time pass. What goes out is frames.
+//! Whole sessions against the router: three peers, of which one must prove a token, send and read as
+//! they like, come, go, and let time pass. The output must be frames.
 #![no_main]
 
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
 struct Play {
     core: Router,
     now: Instant,
-    /// Each with what it has sent and the router has not taken.
+    /// Each with the bytes that it has sent and the router has not taken.
     peers: [Option<(PeerKey, Vec<u8>)>; PEERS],
 }
 
@@ -37,7 +37,7 @@ impl Play {
         let mut config = Config::new(DaemonInfo::unknown(now));
         (config.outbox, config.max_subscriptions) = (OUTBOX, 8);
         config.max_payload = 1 << 16;
-        // Also what one peer alone gets is kept as if it were for many.
+        // A batch for a single peer is shared, too.
         config.sharers = 1;
         let mut play = Self { core: Router::new(config, None), now, peers: [const { None }; PEERS] };
         (0..PEERS).for_each(|at| play.come(at, at < 2));
@@ -66,7 +66,7 @@ impl Play {
         self.core.counters();
     }
 
-    /// A peer comes, and says HELLO if it is to be a good one.
+    /// A peer connects, and sends HELLO if it is to be a good one.
     fn come(&mut self, at: usize, is_good: bool) {
         if self.peers[at].is_some() {
             return;
@@ -145,17 +145,17 @@ impl Play {
         }
     }
 
-    /// An outbox that was never read from in the middle of a frame has whole frames.
+    /// A send queue that was never cut inside a frame has whole frames.
     fn check_outbox(&mut self, key: PeerKey) {
         let mut rest = self.core.outbox(key).to_vec();
-        // What was begun to be written is not the start of a frame: then nothing can be said.
+        // The last write was partial and not at the start of a frame, so nothing can be checked.
         while let Ok(Decoded::Frame(_, length)) = decode(&rest, usize::MAX) {
             rest.drain(..length);
         }
     }
 }
 
-/// A message of these bytes, so that not every length has to be guessed.
+/// A message of these bytes, so that the fuzzer need not guess every length.
 fn framed(data: &[u8]) -> Vec<u8> {
     let [kind, subject, data @ ..] = data else { return Vec::new() };
     let subject = usize::from(*subject).min(data.len());

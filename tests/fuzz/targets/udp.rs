@@ -1,4 +1,4 @@
-//! Datagrams: what decodes is written as it was; cookies and sessions of strangers are refused.
+//! Datagrams: a decoded datagram encodes to the same bytes; foreign cookies and sessions are refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
