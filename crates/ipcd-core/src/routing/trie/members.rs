@@ -1,5 +1,5 @@
-//! The members of one filter. Most filters have one; a filter that thousands have is asked for any of
-//! them as fast.
+//! The members of one filter. Most filters have one; of a filter that thousands have, any of them is
+//! found as fast.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +18,7 @@ pub trait TrieMember: Clone + Ord {
 /// The members of one filter.
 #[derive(Clone, Debug)]
 pub(super) enum MemberSet<M: TrieMember> {
+    One(M),
     Few(Vec<M>),
     Many(BTreeMap<M::Key, M>),
 }
@@ -29,25 +30,38 @@ impl<M: TrieMember> Default for MemberSet<M> {
 }
 
 impl<M: TrieMember> MemberSet<M> {
-    /// Adds a member; returns the one whose place it takes.
-    pub(super) fn insert(&mut self, member: M) -> Option<M> {
+    /// Adds a member, in place of an earlier one with its key.
+    pub(super) fn insert(&mut self, member: M) {
         let key = member.key();
         if let Some(known) = self.find(&key) {
-            return Some(std::mem::replace(known, member));
+            *known = member;
+            return;
         }
-        match self {
-            Self::Few(few) if few.len() < FEW => few.push(member),
-            Self::Few(few) => {
-                let all = std::mem::take(few).into_iter().chain([member]);
-                *self = Self::Many(all.map(|member| (member.key(), member)).collect());
+        *self = match std::mem::take(self) {
+            Self::Few(few) if few.is_empty() => Self::One(member),
+            Self::One(one) => Self::Few(vec![one, member]),
+            Self::Few(mut few) if few.len() < FEW => {
+                few.push(member);
+                Self::Few(few)
             }
-            Self::Many(many) => drop(many.insert(key, member)),
-        }
-        None
+            Self::Few(few) => {
+                let all = few.into_iter().chain([member]);
+                Self::Many(all.map(|member| (member.key(), member)).collect())
+            }
+            Self::Many(mut many) => {
+                many.insert(key, member);
+                Self::Many(many)
+            }
+        };
     }
 
     pub(super) fn remove(&mut self, key: &M::Key) -> Option<M> {
         match self {
+            Self::One(one) if one.key() != *key => None,
+            Self::One(_) => match std::mem::take(self) {
+                Self::One(one) => Some(one),
+                Self::Few(_) | Self::Many(_) => None,
+            },
             Self::Few(few) => {
                 let at = few.iter().position(|member| member.key() == *key)?;
                 Some(few.remove(at))
@@ -58,37 +72,36 @@ impl<M: TrieMember> MemberSet<M> {
 
     pub(super) fn find(&mut self, key: &M::Key) -> Option<&mut M> {
         match self {
+            Self::One(one) => Some(one).filter(|one| one.key() == *key),
             Self::Few(few) => few.iter_mut().find(|member| member.key() == *key),
             Self::Many(many) => many.get_mut(key),
         }
     }
 
-    /// Keeps some; says how many have gone.
-    pub(super) fn retain(&mut self, stays: impl Fn(&M) -> bool) -> usize {
-        let before = self.len();
+    /// Keeps some.
+    pub(super) fn retain(&mut self, stays: impl Fn(&M) -> bool) {
         match self {
+            Self::One(one) if stays(one) => {}
+            Self::One(_) => *self = Self::default(),
             Self::Few(few) => few.retain(stays),
             Self::Many(many) => many.retain(|_, member| stays(member)),
         }
-        before - self.len()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &M> {
         let (few, many) = match self {
-            Self::Few(few) => (Some(few), None),
-            Self::Many(many) => (None, Some(many)),
+            Self::One(one) => (std::slice::from_ref(one), None),
+            Self::Few(few) => (few.as_slice(), None),
+            Self::Many(many) => (&[][..], Some(many)),
         };
-        few.into_iter().flatten().chain(many.into_iter().flat_map(BTreeMap::values))
+        few.iter().chain(many.into_iter().flat_map(BTreeMap::values))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn len(&self) -> usize {
         match self {
-            Self::Few(few) => few.len(),
-            Self::Many(many) => many.len(),
+            Self::One(_) => false,
+            Self::Few(few) => few.is_empty(),
+            Self::Many(many) => many.is_empty(),
         }
     }
 }
