@@ -7,9 +7,9 @@ use ipcd_server::Config;
 use nix::unistd::{Group, Uid, User, getegid, geteuid};
 use serde_json::json;
 
-use crate::args::{AclVerb, CheckArgs, Format};
+use crate::args::{AclVerb, CheckArgs, OutputFormat};
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 use crate::json;
 use crate::output::{visible, write_all};
 
@@ -24,15 +24,18 @@ pub(crate) fn run(context: &Context, AclVerb::Check(args): &AclVerb) -> Outcome 
 
 fn read(file: &Path, who: &Who, access: &Access) -> Outcome<Verdict> {
     let config = Config::load(file);
-    let config = config.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let config = config.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
     let verdict = config.acl().verdict(who, access);
-    verdict.map_err(|error| Failure::new(Exit::BadMessage, error.to_string()))
+    verdict.map_err(|error| Failure::new(FailureKind::BadMessage, error.to_string()))
 }
 
 fn ask(context: &Context, who: Who, access: Access) -> Outcome<Verdict> {
     match context.connect()?.query(&Query::Access { who, access })?.pop() {
         Some(Answer::Verdict(verdict)) => Ok(verdict),
-        _ => Err(Failure::new(Exit::BadMessage, "the daemon gave another answer than asked for")),
+        _ => Err(Failure::new(
+            FailureKind::BadMessage,
+            "the daemon gave another answer than asked for",
+        )),
     }
 }
 
@@ -69,7 +72,8 @@ fn who(args: &CheckArgs) -> Outcome<Who> {
 }
 
 fn found<T>(kind: &str, name: &str, found: nix::Result<Option<T>>) -> Outcome<T> {
-    let missing = || Failure::new(Exit::Usage, format!("--{kind} {name}: there is no such {kind}"));
+    let missing =
+        || Failure::new(FailureKind::Usage, format!("--{kind} {name}: there is no such {kind}"));
     found.ok().flatten().ok_or_else(missing)
 }
 
@@ -77,19 +81,19 @@ fn print(context: &Context, args: &CheckArgs, verdict: Verdict) -> Outcome {
     let Verdict { allowed, partly, rule, line } = verdict;
     let why = reason(args, verdict);
     match context.format() {
-        Format::Text if allowed => {
+        OutputFormat::Text if allowed => {
             let how = if partly { "allowed in part" } else { "allowed" };
             write_all((visible(&format!("{how}: {why}")) + "\n").as_bytes())?;
         }
-        Format::Text => {}
-        Format::Json | Format::Jsonl => {
+        OutputFormat::Text => {}
+        OutputFormat::Json | OutputFormat::Jsonl => {
             let told = json!({"allowed": allowed, "partly": partly, "rule": rule, "line": line});
             write_all((json::text(&told) + "\n").as_bytes())?;
         }
     }
     match allowed {
         true => Ok(()),
-        false => Err(Failure::new(Exit::Denied, format!("denied: {why}"))),
+        false => Err(Failure::new(FailureKind::Denied, format!("denied: {why}"))),
     }
 }
 

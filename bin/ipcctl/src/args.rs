@@ -12,9 +12,9 @@ mod messages;
 mod relay;
 
 pub(crate) use access::{AclVerb, CheckArgs};
-pub(crate) use bench::{Arrivals, BenchArgs, BenchLayer, BenchMode, BenchPeer, Verify};
+pub(crate) use bench::{ArrivalPattern, BenchArgs, BenchLayer, BenchMode, BenchPeer, VerifyLevel};
 pub(crate) use messages::{
-    Ack, BodyArgs, ChatArgs, OverflowArg, RecvArgs, ReplyArgs, ReqArgs, SendArgs, ServeArgs,
+    AckLevel, BodyArgs, ChatArgs, OverflowArg, RecvArgs, ReplyArgs, ReqArgs, SendArgs, ServeArgs,
 };
 pub(crate) use relay::RelayArgs;
 
@@ -23,7 +23,7 @@ pub(crate) use relay::RelayArgs;
 #[command(name = "ipcctl", version, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    pub(crate) global: Global,
+    pub(crate) global: GlobalArgs,
     #[command(subcommand)]
     pub(crate) verb: Verb,
 }
@@ -36,7 +36,7 @@ const GLOBAL: &str = "Options of every verb";
 
 /// Options of every verb.
 #[derive(Args)]
-pub(crate) struct Global {
+pub(crate) struct GlobalArgs {
     /// How to reach the daemon: a transport (unix, pipe, fifo, tcp, udp) or an endpoint.
     #[arg(long, global = true, help_heading = GLOBAL, env = VIA, default_value = "unix", value_name = "VIA")]
     pub(crate) via: String,
@@ -45,7 +45,7 @@ pub(crate) struct Global {
     pub(crate) timeout: Span,
     /// How to print: text, json, or jsonl (an object a line).
     #[arg(short, long, global = true, help_heading = GLOBAL, default_value = "text", value_name = "FORMAT")]
-    pub(crate) output: Format,
+    pub(crate) output: OutputFormat,
     /// The same as --output json.
     #[arg(short, global = true, help_heading = GLOBAL, conflicts_with = "output")]
     pub(crate) json: bool,
@@ -66,12 +66,12 @@ pub(crate) struct Global {
     pub(crate) quiet: bool,
     /// Whether to use colours.
     #[arg(long, global = true, help_heading = GLOBAL, default_value = "auto", value_name = "WHEN")]
-    pub(crate) color: Color,
+    pub(crate) color: ColorChoice,
 }
 
 /// How to print.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum OutputFormat {
     Text,
     Json,
     Jsonl,
@@ -79,7 +79,7 @@ pub(crate) enum Format {
 
 /// Whether to use colours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(crate) enum Color {
+pub(crate) enum ColorChoice {
     Auto,
     Always,
     Never,

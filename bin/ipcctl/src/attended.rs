@@ -7,7 +7,7 @@ use ipcd_transport::{deadline_after, poll_some};
 use nix::poll::{PollFd, PollFlags};
 
 use crate::exit::Outcome;
-use crate::jobs::Jobs;
+use crate::jobs::JobSet;
 
 /// How long an attempt to make a lost connection again may keep handlers waiting.
 const BESIDE_HANDLERS: Duration = Duration::from_millis(250);
@@ -16,17 +16,17 @@ const ALONE: Duration = Duration::from_millis(500);
 /// How many times as long as the first connection took.
 const PATIENCE: u32 = 4;
 
-pub(crate) struct Attended {
+pub(crate) struct AttendedClient {
     pub(crate) client: Client,
-    pub(crate) jobs: Jobs,
+    pub(crate) jobs: JobSet,
     /// Whether the connection is known to be lost.
     is_lost: bool,
     patience: Duration,
 }
 
-impl Attended {
+impl AttendedClient {
     /// `connecting` is how long it took to connect.
-    pub(crate) fn new(client: Client, jobs: Jobs, connecting: Duration) -> Self {
+    pub(crate) fn new(client: Client, jobs: JobSet, connecting: Duration) -> Self {
         let patience = connecting.saturating_mul(PATIENCE).max(ALONE);
         Self { client, jobs, is_lost: false, patience }
     }

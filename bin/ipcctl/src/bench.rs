@@ -13,10 +13,11 @@ use ipcd_bench::{
 use ipcd_client::Client;
 
 use crate::args::{
-    Arguments, Arrivals, BenchArgs, BenchLayer, BenchMode, BenchPeer, Format, Verify,
+    Arguments, ArrivalPattern, BenchArgs, BenchLayer, BenchMode, BenchPeer, OutputFormat,
+    VerifyLevel,
 };
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 use crate::output::write_all;
 
 /// What the measuring of `--quick` may take.
@@ -69,7 +70,7 @@ fn check_places(args: &BenchArgs) -> Outcome {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         if dir.is_some_and(|dir| !dir.is_dir()) {
             let why = format!("write {}: there is no such directory", path.display());
-            return Err(Failure::new(Exit::Usage, why));
+            return Err(Failure::new(FailureKind::Usage, why));
         }
     }
     Ok(())
@@ -79,7 +80,8 @@ fn settings(context: &Context, args: &BenchArgs) -> Outcome<BenchSettings> {
     let (ways, running) = ways(context)?;
     let (runs, extent, warmup) = lengths(args);
     let payload = args.payload.as_ref().map(|path| {
-        let named = |error| Failure::new(Exit::Usage, format!("{}: {error}", path.display()));
+        let named =
+            |error| Failure::new(FailureKind::Usage, format!("{}: {error}", path.display()));
         std::fs::read(path).map_err(named)
     });
     let is_matrix = args.mode == BenchMode::Matrix;
@@ -98,14 +100,14 @@ fn settings(context: &Context, args: &BenchArgs) -> Outcome<BenchSettings> {
             true => default_rates(),
             false => args.rate.iter().map(|rate| rate.0).collect(),
         },
-        is_poisson: args.arrivals == Arrivals::Poisson,
+        is_poisson: args.arrivals == ArrivalPattern::Poisson,
         extent,
         warmup,
         runs,
         interleave: args.interleave,
         pin: args.pin.0,
         payload: payload.transpose()?.unwrap_or_default().into(),
-        has_crc: args.verify == Verify::Crc,
+        has_crc: args.verify == VerifyLevel::Crc,
         batch: if args.no_batch { 1 } else { BATCH },
         budget: args.quick.then_some(BUDGET),
         is_matrix,
@@ -199,7 +201,7 @@ fn selftest(settings: &BenchSettings) -> Outcome {
         0 => Ok(()),
         failed => {
             let why = format!("{failed} of {} checks failed", checks.len());
-            Err(Failure::new(Exit::Threshold, why))
+            Err(Failure::new(FailureKind::Threshold, why))
         }
     }
 }
@@ -214,24 +216,26 @@ fn show(progress: Progress<'_>) {
 
 fn print(context: &Context, args: &BenchArgs, report: &Report) -> Outcome {
     let text = match context.format() {
-        Format::Json => json(report)? + "\n",
-        Format::Jsonl => {
+        OutputFormat::Json => json(report)? + "\n",
+        OutputFormat::Jsonl => {
             let rows: Vec<String> = report.results.iter().map(json).collect::<Outcome<_>>()?;
             rows.join("\n") + "\n"
         }
-        Format::Text if args.md => markdown(report),
-        Format::Text => terminal(report),
+        OutputFormat::Text if args.md => markdown(report),
+        OutputFormat::Text => terminal(report),
     };
     write_all(text.as_bytes())
 }
 
 fn json(value: &impl serde::Serialize) -> Outcome<String> {
-    serde_json::to_string(value).map_err(|error| Failure::new(Exit::Internal, error.to_string()))
+    serde_json::to_string(value)
+        .map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))
 }
 
 fn save(args: &BenchArgs, report: &Report) -> Outcome {
     let write = |path: &Path, text: String| {
-        let named = |error| Failure::new(Exit::Internal, format!("{}: {error}", path.display()));
+        let named =
+            |error| Failure::new(FailureKind::Internal, format!("{}: {error}", path.display()));
         std::fs::write(path, text).map_err(named)
     };
     if let Some(path) = &args.json_file {
@@ -251,7 +255,7 @@ fn save(args: &BenchArgs, report: &Report) -> Outcome {
 
 fn nothing_measured(report: &Report) -> Failure {
     let why = report.skipped.first().map_or("no combination of these options exists", |it| &it.why);
-    Failure::new(Exit::Internal, format!("bench: nothing was measured: {why}"))
+    Failure::new(FailureKind::Internal, format!("bench: nothing was measured: {why}"))
 }
 
 /// Says what has changed by more than chance, and whether that is more than it may.
@@ -263,7 +267,7 @@ fn judge(context: &Context, args: &BenchArgs, comparison: &Comparison) -> Outcom
     comparison.real().for_each(|change| context.remark(&change.to_string()));
     if comparison.changes.is_empty() && !args.fail_on.is_empty() {
         let why = format!("--baseline {}: it has none of these measurements", comparison.with);
-        return Err(Failure::new(Exit::Usage, why));
+        return Err(Failure::new(FailureKind::Usage, why));
     }
     let broken = baseline::broken(comparison, &args.fail_on);
     let Some((change, limit)) = broken.first() else { return Ok(()) };
@@ -271,15 +275,15 @@ fn judge(context: &Context, args: &BenchArgs, comparison: &Comparison) -> Outcom
         0 => String::new(),
         more => format!(" (and {more} more)"),
     };
-    Err(Failure::new(Exit::Threshold, format!("{limit}: {change}{more}")))
+    Err(Failure::new(FailureKind::Threshold, format!("{limit}: {change}{more}")))
 }
 
 /// A measurement that is interrupted ends as the signal would have ended it.
 fn failure(error: io::Error) -> Failure {
     ipcd_bench::die_if_interrupted(&error);
     let exit = match error.kind() {
-        io::ErrorKind::InvalidInput => Exit::Usage,
-        _ => Exit::Internal,
+        io::ErrorKind::InvalidInput => FailureKind::Usage,
+        _ => FailureKind::Internal,
     };
     Failure::new(exit, error.to_string())
 }

@@ -15,47 +15,47 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 
 use crate::args::BodyArgs;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 
 /// Bytes read of standard input at once.
 const READ_BYTES: usize = 64 * 1024;
 
 /// Messages to be sent, one after the other.
-pub(crate) enum Body {
+pub(crate) enum MessageBody {
     /// One, or none any more.
     One(Option<Vec<u8>>),
     /// All of a file, or of standard input.
-    Whole(Source),
+    Whole(PayloadSource),
     /// Parts of standard input.
-    Parts(Parts),
+    Parts(InputSplitter),
 }
 
-impl Body {
+impl MessageBody {
     pub(crate) fn of(args: &BodyArgs) -> Outcome<Self> {
         if let Some(text) = args.body.as_ref().or(args.message.as_ref()) {
             return Ok(Self::One(Some(text.as_bytes().to_vec())));
         }
         let file = args.file.as_deref();
         if args.stdin || file.is_some_and(is_stdin) {
-            return Ok(Self::Whole(Source::stdin()));
+            return Ok(Self::Whole(PayloadSource::stdin()));
         }
         if let Some(file) = file {
-            return Ok(Self::Whole(Source::open(file)?));
+            return Ok(Self::Whole(PayloadSource::open(file)?));
         }
         if args.empty {
             return Ok(Self::One(Some(Vec::new())));
         }
         if args.lines {
-            return Ok(Self::Parts(Parts::ended_by(b'\n')));
+            return Ok(Self::Parts(InputSplitter::ended_by(b'\n')));
         }
         if args.nul {
-            return Ok(Self::Parts(Parts::ended_by(0)));
+            return Ok(Self::Parts(InputSplitter::ended_by(0)));
         }
         if std::io::stdin().is_terminal() {
             let advice = "no message: give one, or -n for an empty one, or -l to type lines";
-            return Err(Failure::new(Exit::Usage, advice));
+            return Err(Failure::new(FailureKind::Usage, advice));
         }
-        Ok(Self::Whole(Source::stdin()))
+        Ok(Self::Whole(PayloadSource::stdin()))
     }
 
     /// The next message. The connection goes on while standard input is waited for.
@@ -83,14 +83,14 @@ impl Body {
 }
 
 /// A file that is open, or standard input, to be read as one message when the daemon's limit is known.
-pub(crate) struct Source {
+pub(crate) struct PayloadSource {
     /// None for standard input.
     file: Option<File>,
     name: PathBuf,
     bytes: Vec<u8>,
 }
 
-impl Source {
+impl PayloadSource {
     pub(crate) fn open(file: &Path) -> Outcome<Self> {
         if is_stdin(file) {
             return Ok(Self::stdin());
@@ -123,11 +123,11 @@ impl Source {
 }
 
 fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Usage, format!("read {}: {error}", file.display()))
+    Failure::new(FailureKind::Usage, format!("read {}: {error}", file.display()))
 }
 
 /// Parts of standard input, each as soon as it is there; the last one needs no end.
-pub(crate) struct Parts {
+pub(crate) struct InputSplitter {
     end: u8,
     pending: Vec<u8>,
     /// Where the next part begins.
@@ -137,7 +137,7 @@ pub(crate) struct Parts {
     is_over: bool,
 }
 
-impl Parts {
+impl InputSplitter {
     pub(crate) fn ended_by(end: u8) -> Self {
         Self { end, pending: Vec::new(), start: 0, searched: 0, is_over: false }
     }
@@ -210,7 +210,10 @@ pub(crate) fn header_block(headers: &[String]) -> Outcome<Vec<u8>> {
     let mut block = Vec::new();
     for header in headers {
         let Some((key, value)) = header.split_once(':') else {
-            return Err(Failure::new(Exit::Usage, format!("-H {header}: a header is KEY:VALUE")));
+            return Err(Failure::new(
+                FailureKind::Usage,
+                format!("-H {header}: a header is KEY:VALUE"),
+            ));
         };
         Headers::append(&mut block, key.trim(), value.trim_start().as_bytes())
             .map_err(|error| Failure::from(Error::from(error)).during(format_args!("-H {key}")))?;
@@ -242,7 +245,7 @@ mod tests {
     use super::*;
 
     fn parts_of(chunks: &[&str]) -> Vec<String> {
-        let mut parts = Parts::ended_by(b'\n');
+        let mut parts = InputSplitter::ended_by(b'\n');
         let mut found = Vec::new();
         for chunk in chunks {
             parts.pending.extend_from_slice(chunk.as_bytes());

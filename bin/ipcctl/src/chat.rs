@@ -10,13 +10,13 @@ use ipcd_client::{
 use ipcd_transport::poll_until;
 use nix::poll::PollFlags;
 
-use crate::args::{ChatArgs, Format};
-use crate::body::{Parts, check_length};
+use crate::args::{ChatArgs, OutputFormat};
+use crate::body::{InputSplitter, check_length};
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::json;
 use crate::news;
-use crate::output::Output;
+use crate::output::StdoutBuffer;
 
 /// The line that leaves.
 const LEAVE: &[u8] = b"exit";
@@ -32,19 +32,19 @@ fn chat(context: &Context, args: &ChatArgs) -> Outcome {
     let mut client = context.reach(&options, args.reconnect)?;
     let options = SubscribeOptions { origin: true, ..SubscribeOptions::default() };
     client.subscribe(&args.subject, options)?;
-    let (lines, output) = (Parts::ended_by(b'\n'), Output::new());
-    Chat { context, subject: &args.subject, client, lines, output }.run()
+    let (lines, output) = (InputSplitter::ended_by(b'\n'), StdoutBuffer::new());
+    ChatSession { context, subject: &args.subject, client, lines, output }.run()
 }
 
-struct Chat<'a> {
+struct ChatSession<'a> {
     context: &'a Context,
     subject: &'a str,
     client: Client,
-    lines: Parts,
-    output: Output,
+    lines: InputSplitter,
+    output: StdoutBuffer,
 }
 
-impl Chat<'_> {
+impl ChatSession<'_> {
     /// Shows and sends by turns: neither waits for the other, so that two who talk at the same time
     /// never wait for each other.
     fn run(&mut self) -> Outcome {
@@ -133,8 +133,13 @@ impl Chat<'_> {
 }
 
 /// Each line with who sent it, so that nobody can speak for another by a newline.
-fn show(format: Format, output: &mut Output, message: &Message, origin: Option<&Origin>) {
-    if format != Format::Text {
+fn show(
+    format: OutputFormat,
+    output: &mut StdoutBuffer,
+    message: &Message,
+    origin: Option<&Origin>,
+) {
+    if format != OutputFormat::Text {
         let line = json::text(&json::line(message, origin));
         return output.own(format!("{line}\n").as_bytes());
     }

@@ -9,26 +9,26 @@ use ipcd_transport::Error as TransportError;
 use ipcd_transports::{SYSTEM_RUNTIME_DIR, own_runtime_dir};
 use nix::unistd::Uid;
 
-use crate::args::{Format, Global};
-use crate::exit::{Exit, Failure, Outcome};
+use crate::args::{GlobalArgs, OutputFormat};
+use crate::exit::{Failure, FailureKind, Outcome};
 use crate::hints;
 use crate::output::{say, visible};
 
 pub(crate) struct Context {
-    global: Global,
+    global: GlobalArgs,
     runtime_dir: PathBuf,
 }
 
 impl Context {
-    pub(crate) fn new(global: Global) -> Self {
+    pub(crate) fn new(global: GlobalArgs) -> Self {
         let given = global.runtime_dir.clone();
         let given = given.map(|dir| std::path::absolute(&dir).unwrap_or(dir));
         let runtime_dir = given.unwrap_or_else(find_runtime_dir);
         Self { global, runtime_dir }
     }
 
-    pub(crate) fn format(&self) -> Format {
-        if self.global.json { Format::Json } else { self.global.output }
+    pub(crate) fn format(&self) -> OutputFormat {
+        if self.global.json { OutputFormat::Json } else { self.global.output }
     }
 
     pub(crate) fn runtime_dir(&self) -> &Path {
@@ -77,7 +77,7 @@ impl Context {
                 if source.kind() == ErrorKind::PermissionDenied =>
             {
                 let why = format!("{error}: {}", hints::of_denied(path));
-                Failure::new(Exit::CannotConnect, why)
+                Failure::new(FailureKind::CannotConnect, why)
             }
             _ => error.into(),
         })

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use ipcd_client::{Client, Event, Receipt};
 
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 use crate::news::why_dropped;
 use ipcd_transport::deadline_after;
 
 #[derive(Default)]
-pub(crate) struct Delivery {
+pub(crate) struct DeliveryReport {
     sent: u64,
     concluded: u64,
     /// Messages that nobody was there to receive.
@@ -17,7 +17,7 @@ pub(crate) struct Delivery {
     copies: Receipt,
 }
 
-impl Delivery {
+impl DeliveryReport {
     pub(crate) fn sent(&mut self) {
         self.sent += 1;
     }
@@ -42,7 +42,7 @@ impl Delivery {
                     let why = format!(
                         "{left} of {sent} messages were not delivered in time (see --timeout)"
                     );
-                    return Err(Failure::new(Exit::Timeout, why));
+                    return Err(Failure::new(FailureKind::Timeout, why));
                 }
             }
         }
@@ -72,14 +72,14 @@ impl Delivery {
                 .collect();
             let (count, why) = (self.copies.dropped(), why.join(", "));
             return Err(Failure::new(
-                Exit::Dropped,
+                FailureKind::Dropped,
                 format!("{count} of {all} copies were dropped: {why}"),
             ));
         }
         if self.unreceived > 0 {
             let (none, sent) = (self.unreceived, self.sent);
             let why = format!("{none} of {sent} messages had no receiver (see --wait-subs)");
-            return Err(Failure::new(Exit::NoReceiver, why));
+            return Err(Failure::new(FailureKind::NoReceiver, why));
         }
         Ok(())
     }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     fn outcome(receipts: &[(u64, &[(Reason, u64)])]) -> Outcome {
-        let mut delivery = Delivery::default();
+        let mut delivery = DeliveryReport::default();
         for &(delivered, dropped) in receipts {
             delivery.sent();
             delivery.note(&Receipt { delivered, dropped: dropped.to_vec() });

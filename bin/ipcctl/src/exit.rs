@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use ipcd_client::{Code, Error};
 use serde_json::json;
 
-use crate::args::Format;
+use crate::args::OutputFormat;
 use crate::json;
 use crate::output::{say, visible};
 
@@ -16,7 +16,7 @@ pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 /// Why a verb failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    exit: Exit,
+    exit: FailureKind,
     message: String,
     /// Whether the daemon may be back in a moment.
     is_temporary: bool,
@@ -24,7 +24,7 @@ pub(crate) struct Failure {
 
 /// The kinds of failure; some have the same exit status.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Exit {
+pub(crate) enum FailureKind {
     Internal,
     Usage,
     CannotConnect,
@@ -43,7 +43,7 @@ pub(crate) enum Exit {
     NotFound,
 }
 
-impl Exit {
+impl FailureKind {
     fn status(self) -> u8 {
         match self {
             Self::Internal => 1,
@@ -84,7 +84,7 @@ impl Exit {
 }
 
 impl Failure {
-    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+    pub(crate) fn new(exit: FailureKind, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), is_temporary: false }
     }
 
@@ -104,11 +104,11 @@ impl Failure {
     }
 
     /// Says it on standard error, and returns the exit status.
-    pub(crate) fn report(&self, format: Format) -> ExitCode {
+    pub(crate) fn report(&self, format: OutputFormat) -> ExitCode {
         let (exit, message) = (self.status(), &self.message);
         let line = match format {
-            Format::Text => format!("ipcctl: {}", visible(message)),
-            Format::Json | Format::Jsonl => {
+            OutputFormat::Text => format!("ipcctl: {}", visible(message)),
+            OutputFormat::Json | OutputFormat::Jsonl => {
                 let error = json!({"code": self.exit.name(), "exit": exit, "message": message});
                 json::text(&json!({ "error": error }))
             }
@@ -129,41 +129,41 @@ impl From<Error> for Failure {
         use ipcd_transport::Error as Transport;
         let (exit, advice) = match &error {
             Error::Connect(Transport::Endpoint(what)) => {
-                return Self::new(Exit::Usage, what.clone());
+                return Self::new(FailureKind::Usage, what.clone());
             }
-            Error::Connect(Transport::TimedOut(_)) => (Exit::Timeout, ""),
+            Error::Connect(Transport::TimedOut(_)) => (FailureKind::Timeout, ""),
             Error::Connect(_) => (
-                Exit::CannotConnect,
+                FailureKind::CannotConnect,
                 " (is ipcd running, and listening there? see --via and --runtime-dir)",
             ),
             Error::Refused(refusal) if refusal.code == Code::NoResponder => {
-                (Exit::NoResponder, " (ipcctl subs tells who listens where)")
+                (FailureKind::NoResponder, " (ipcctl subs tells who listens where)")
             }
             Error::Refused(refusal) => (exit_of(refusal.code), ""),
-            Error::TimedOut(_) => (Exit::Timeout, " (see --timeout)"),
-            Error::Disconnected(_) => (Exit::NotAccepted, ""),
-            Error::Token(_) => (Exit::Denied, " (give --token-file, or use --via unix)"),
+            Error::TimedOut(_) => (FailureKind::Timeout, " (see --timeout)"),
+            Error::Disconnected(_) => (FailureKind::NotAccepted, ""),
+            Error::Token(_) => (FailureKind::Denied, " (give --token-file, or use --via unix)"),
             Error::TooLarge { .. }
             | Error::BadSubject(_)
             | Error::NoRequest
             | Error::BadHeaders(_)
-            | Error::Protocol(_) => (Exit::BadMessage, ""),
+            | Error::Protocol(_) => (FailureKind::BadMessage, ""),
         };
         let is_temporary = error.is_temporary();
         Self { is_temporary, ..Self::new(exit, format!("{error}{advice}")) }
     }
 }
 
-fn exit_of(code: Code) -> Exit {
+fn exit_of(code: Code) -> FailureKind {
     match code {
         Code::Protocol | Code::Version | Code::TooLarge | Code::BadSubject | Code::Unsupported => {
-            Exit::BadMessage
+            FailureKind::BadMessage
         }
-        Code::Denied | Code::NameTaken | Code::Limit => Exit::Denied,
-        Code::TimedOut => Exit::Timeout,
-        Code::TooSlow | Code::Ending | Code::Kicked => Exit::NotAccepted,
-        Code::NoResponder => Exit::NoResponder,
-        Code::Unanswered => Exit::Unanswered,
+        Code::Denied | Code::NameTaken | Code::Limit => FailureKind::Denied,
+        Code::TimedOut => FailureKind::Timeout,
+        Code::TooSlow | Code::Ending | Code::Kicked => FailureKind::NotAccepted,
+        Code::NoResponder => FailureKind::NoResponder,
+        Code::Unanswered => FailureKind::Unanswered,
     }
 }
 
@@ -175,6 +175,6 @@ impl From<ipcd_transport::Error> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::new(Exit::Internal, error.to_string())
+        Self::new(FailureKind::Internal, error.to_string())
     }
 }

@@ -2,25 +2,25 @@
 
 use ipcd_client::{Message, Origin};
 
-use crate::output::Output;
+use crate::output::StdoutBuffer;
 
 /// What stands for what.
-const FIELDS: [(char, Field, &str); 11] = [
-    ('s', Field::Subject, "subject"),
-    ('p', Field::Payload, "payload"),
-    ('x', Field::Hex, "payload in hexadecimal digits"),
-    ('l', Field::Length, "length of the payload"),
-    ('r', Field::Reply, "reply subject"),
-    ('i', Field::Id, "the sender's number for the message"),
-    ('f', Field::Sender, "the sender's id"),
-    ('n', Field::Name, "the sender's name"),
-    ('T', Field::Transport, "the sender's transport"),
-    ('t', Field::Time, "time"),
-    ('h', Field::Headers, "headers"),
+const FIELDS: [(char, FormatField, &str); 11] = [
+    ('s', FormatField::Subject, "subject"),
+    ('p', FormatField::Payload, "payload"),
+    ('x', FormatField::Hex, "payload in hexadecimal digits"),
+    ('l', FormatField::Length, "length of the payload"),
+    ('r', FormatField::Reply, "reply subject"),
+    ('i', FormatField::Id, "the sender's number for the message"),
+    ('f', FormatField::Sender, "the sender's id"),
+    ('n', FormatField::Name, "the sender's name"),
+    ('T', FormatField::Transport, "the sender's transport"),
+    ('t', FormatField::Time, "time"),
+    ('h', FormatField::Headers, "headers"),
 ];
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Field {
+enum FormatField {
     Subject,
     Payload,
     Hex,
@@ -35,16 +35,16 @@ enum Field {
 }
 
 #[derive(Debug, Eq, PartialEq)]
-enum Piece {
+enum FormatPiece {
     Text(String),
-    Field(Field),
+    FormatField(FormatField),
 }
 
 /// A format, read once.
 #[derive(Debug)]
-pub(crate) struct Template(Vec<Piece>);
+pub(crate) struct FormatTemplate(Vec<FormatPiece>);
 
-impl Template {
+impl FormatTemplate {
     /// Reads a format; the error names the escapes that exist.
     pub(crate) fn parse(format: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
@@ -53,9 +53,9 @@ impl Template {
         while let Some(c) = chars.next() {
             match c {
                 '%' => match percent(chars.next())? {
-                    Piece::Text(plain) => text += &plain,
+                    FormatPiece::Text(plain) => text += &plain,
                     field => {
-                        pieces.push(Piece::Text(std::mem::take(&mut text)));
+                        pieces.push(FormatPiece::Text(std::mem::take(&mut text)));
                         pieces.push(field);
                     }
                 },
@@ -63,29 +63,37 @@ impl Template {
                 plain => text.push(plain),
             }
         }
-        pieces.push(Piece::Text(text));
-        pieces.retain(|piece| *piece != Piece::Text(String::new()));
+        pieces.push(FormatPiece::Text(text));
+        pieces.retain(|piece| *piece != FormatPiece::Text(String::new()));
         Ok(Self(pieces))
     }
 
     /// Whether it needs to be known who a sender is.
     pub(crate) fn names_sender(&self) -> bool {
-        let names = [Piece::Field(Field::Name), Piece::Field(Field::Transport)];
+        let names = [
+            FormatPiece::FormatField(FormatField::Name),
+            FormatPiece::FormatField(FormatField::Transport),
+        ];
         self.0.iter().any(|piece| names.contains(piece))
     }
 
-    pub(crate) fn print(&self, message: &Message, origin: Option<&Origin>, output: &mut Output) {
+    pub(crate) fn print(
+        &self,
+        message: &Message,
+        origin: Option<&Origin>,
+        output: &mut StdoutBuffer,
+    ) {
         for piece in &self.0 {
             match piece {
-                Piece::Text(text) => output.own(text.as_bytes()),
-                Piece::Field(Field::Payload) => output.foreign(message.payload()),
-                Piece::Field(field) => output.foreign(&field.text(message, origin)),
+                FormatPiece::Text(text) => output.own(text.as_bytes()),
+                FormatPiece::FormatField(FormatField::Payload) => output.foreign(message.payload()),
+                FormatPiece::FormatField(field) => output.foreign(&field.text(message, origin)),
             }
         }
     }
 }
 
-impl Field {
+impl FormatField {
     /// What is unknown is empty.
     fn text(self, message: &Message, origin: Option<&Origin>) -> Vec<u8> {
         match self {
@@ -104,12 +112,12 @@ impl Field {
     }
 }
 
-fn percent(escape: Option<char>) -> Result<Piece, String> {
+fn percent(escape: Option<char>) -> Result<FormatPiece, String> {
     if escape == Some('%') {
-        return Ok(Piece::Text("%".into()));
+        return Ok(FormatPiece::Text("%".into()));
     }
     let found = FIELDS.iter().find(|(letter, ..)| escape == Some(*letter));
-    found.map(|(_, field, _)| Piece::Field(*field)).ok_or_else(|| unknown('%', escape))
+    found.map(|(_, field, _)| FormatPiece::FormatField(*field)).ok_or_else(|| unknown('%', escape))
 }
 
 fn backslash(escape: Option<char>) -> Result<char, String> {
@@ -150,24 +158,28 @@ mod tests {
 
     #[test]
     fn reads_fields_text_and_escapes() {
-        let pieces = |format: &str| Template::parse(format).unwrap().0;
-        let text = |text: &str| Piece::Text(text.into());
+        let pieces = |format: &str| FormatTemplate::parse(format).unwrap().0;
+        let text = |text: &str| FormatPiece::Text(text.into());
         assert_eq!(pieces(""), []);
         assert_eq!(pieces("100%%\\t\\n\\0\\\\"), [text("100%\t\n\0\\")]);
-        let both = [Piece::Field(Field::Subject), text("=ä "), Piece::Field(Field::Payload)];
+        let both = [
+            FormatPiece::FormatField(FormatField::Subject),
+            text("=ä "),
+            FormatPiece::FormatField(FormatField::Payload),
+        ];
         assert_eq!(pieces("%s=ä %p"), both);
         for (letter, field, _) in FIELDS {
-            assert_eq!(pieces(&format!("%{letter}")), [Piece::Field(field)]);
+            assert_eq!(pieces(&format!("%{letter}")), [FormatPiece::FormatField(field)]);
         }
-        assert!(Template::parse("%n").unwrap().names_sender());
-        assert!(!Template::parse("%f").unwrap().names_sender());
+        assert!(FormatTemplate::parse("%n").unwrap().names_sender());
+        assert!(!FormatTemplate::parse("%f").unwrap().names_sender());
     }
 
     #[test]
     fn what_is_unknown_is_told_with_what_exists() {
         for (format, what) in [("%q", "%q is"), ("x%", "% is"), ("\\q", "\\q is"), ("\\", "\\ is")]
         {
-            let error = Template::parse(format).unwrap_err();
+            let error = FormatTemplate::parse(format).unwrap_err();
             assert!(error.starts_with(what), "{error}");
             assert!(error.contains("%s subject") && error.contains("\\0"), "{error}");
         }

@@ -14,7 +14,7 @@ use ipcd_client::{Message, Origin};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 
 /// What the names of all variables of ours begin with.
 const PREFIX: &str = "IPC_";
@@ -33,7 +33,7 @@ impl Handler {
     /// Checks that the command can be run.
     pub(crate) fn find(words: &[OsString]) -> Outcome<Self> {
         let Some((program, arguments)) = words.split_first() else {
-            return Err(Failure::new(Exit::Usage, "no command: give one after --"));
+            return Err(Failure::new(FailureKind::Usage, "no command: give one after --"));
         };
         let found = candidates(program).map(|path| is_executable(&path));
         let found: Vec<_> = found.filter(|found| *found != Err(Errno::ENOENT)).collect();
@@ -43,9 +43,9 @@ impl Handler {
         let shown = program.display();
         Err(if found.is_empty() {
             let why = format!("{shown}: there is no such command (give its path, or see PATH)");
-            Failure::new(Exit::NotFound, why)
+            Failure::new(FailureKind::NotFound, why)
         } else {
-            Failure::new(Exit::NotExecutable, format!("{shown}: it cannot be executed"))
+            Failure::new(FailureKind::NotExecutable, format!("{shown}: it cannot be executed"))
         })
     }
 

@@ -4,9 +4,9 @@ use ipcd_client::{Answer, Overflow, PeerStatus, Query, Status, SubscriptionStatu
 use ipcd_transport::{IdentityKind, Transport};
 use serde_json::{Value, json};
 
-use crate::args::Format;
+use crate::args::OutputFormat;
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 use crate::json;
 use crate::output::{table, visible, write_all};
 
@@ -22,7 +22,7 @@ pub(crate) fn status(context: &Context) -> Outcome {
 }
 
 fn another_answer() -> Failure {
-    Failure::new(Exit::BadMessage, "the daemon gave another answer than asked for")
+    Failure::new(FailureKind::BadMessage, "the daemon gave another answer than asked for")
 }
 
 pub(crate) fn clients(context: &Context) -> Outcome {
@@ -56,7 +56,7 @@ pub(crate) fn kick(context: &Context, who: &str) -> Outcome {
         Some(Answer::Kicked(true)) => Ok(()),
         _ => {
             let why = format!("kick {who}: no such peer (see clients)");
-            Err(Failure::new(Exit::NoPeer, why))
+            Err(Failure::new(FailureKind::NoPeer, why))
         }
     }
 }
@@ -76,9 +76,9 @@ pub(crate) fn version(context: &Context) -> Outcome {
 /// Prints what was asked for: as text, as JSON, or an item a line.
 pub(crate) fn print(context: &Context, text: &str, json: impl FnOnce() -> Value) -> Outcome {
     match context.format() {
-        Format::Text => write_all(text.as_bytes()),
-        Format::Json => write_all(format!("{}\n", json::pretty(&json())).as_bytes()),
-        Format::Jsonl => match json() {
+        OutputFormat::Text => write_all(text.as_bytes()),
+        OutputFormat::Json => write_all(format!("{}\n", json::pretty(&json())).as_bytes()),
+        OutputFormat::Jsonl => match json() {
             Value::Array(items) => {
                 let lines: String = items.iter().map(|item| json::text(item) + "\n").collect();
                 write_all(lines.as_bytes())

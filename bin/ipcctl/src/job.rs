@@ -41,7 +41,7 @@ const UNKNOWN_SIGNAL: u8 = 255;
 
 /// What happens with the output.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Output {
+pub(crate) enum OutputMode {
     /// It is ours: the child writes where we do.
     Shared,
     /// It is gathered, up to so many bytes; what still runs in the group at the end is killed.
@@ -50,14 +50,14 @@ pub(crate) enum Output {
 
 /// What every run may have.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    pub(crate) output: Output,
+pub(crate) struct JobLimits {
+    pub(crate) output: OutputMode,
     pub(crate) time: Option<Duration>,
 }
 
 /// How a run has ended.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct JobResult {
     pub(crate) message: Message,
     /// 0 only if all went well.
     pub(crate) status: u8,
@@ -67,9 +67,9 @@ pub(crate) struct Ended {
 }
 
 /// A run that has not ended.
-pub(crate) struct Job {
+pub(crate) struct HandlerJob {
     message: Message,
-    bounds: Bounds,
+    bounds: JobLimits,
     child: Pid,
     input: Option<File>,
     /// Bytes of the payload that the child's standard input has taken.
@@ -81,7 +81,7 @@ pub(crate) struct Job {
     exited: Option<(u8, Instant)>,
 }
 
-impl Job {
+impl HandlerJob {
     /// Starts the command.
     ///
     /// # Errors
@@ -89,9 +89,9 @@ impl Job {
     pub(crate) fn start(
         command: Command,
         message: Message,
-        bounds: Bounds,
+        bounds: JobLimits,
         now: Instant,
-    ) -> Result<Self, Box<Ended>> {
+    ) -> Result<Self, Box<JobResult>> {
         match spawn(command, bounds.output) {
             Ok((child, input, output)) => Ok(Self {
                 message,
@@ -108,7 +108,7 @@ impl Job {
                 let is_gone = error.kind() == ErrorKind::NotFound;
                 let status = if is_gone { NOT_FOUND } else { NOT_STARTED };
                 let error = Some(format!("it cannot be started: {error}"));
-                Err(Box::new(Ended { message, status, error, output: Vec::new() }))
+                Err(Box::new(JobResult { message, status, error, output: Vec::new() }))
             }
         }
     }
@@ -141,12 +141,12 @@ impl Job {
     }
 
     /// Ends what still runs, and tells how it went. The child is to be reaped.
-    pub(crate) fn end(self) -> (Pid, Ended) {
-        if self.exited.is_none() || matches!(self.bounds.output, Output::Gathered(_)) {
+    pub(crate) fn end(self) -> (Pid, JobResult) {
+        if self.exited.is_none() || matches!(self.bounds.output, OutputMode::Gathered(_)) {
             self.kill();
         }
         let (status, error) = match (self.exited, self.bounds) {
-            (_, Bounds { output: Output::Gathered(most), .. }) if self.has_too_much() => {
+            (_, JobLimits { output: OutputMode::Gathered(most), .. }) if self.has_too_much() => {
                 (TOO_MUCH, Some(format!("its output has more than {most} bytes")))
             }
             (Some((status, _)), _) => (status, None),
@@ -156,7 +156,7 @@ impl Job {
             }
         };
         let output = if error.is_none() { self.gathered } else { Vec::new() };
-        (self.child, Ended { message: self.message, status, error, output })
+        (self.child, JobResult { message: self.message, status, error, output })
     }
 
     /// Kills the child and its group.
@@ -167,7 +167,7 @@ impl Job {
     }
 
     fn has_too_much(&self) -> bool {
-        matches!(self.bounds.output, Output::Gathered(most) if self.gathered.len() > most)
+        matches!(self.bounds.output, OutputMode::Gathered(most) if self.gathered.len() > most)
     }
 
     /// Writes what is left of the payload. A child need not read it.
@@ -220,12 +220,12 @@ fn look_at(child: Pid) -> Option<u8> {
 }
 
 /// Starts the command; our ends of its standard input and output.
-fn spawn(mut command: Command, output: Output) -> io::Result<(Pid, File, Option<File>)> {
+fn spawn(mut command: Command, output: OutputMode) -> io::Result<(Pid, File, Option<File>)> {
     let (their_input, our_input) = pipe()?;
     let our_input = not_blocking(our_input)?;
     command.stdin(Stdio::from(their_input));
     let mut our_output = None;
-    if let Output::Gathered(_) = output {
+    if let OutputMode::Gathered(_) = output {
         let (ours, theirs) = pipe()?;
         command.stdout(Stdio::from(theirs));
         our_output = Some(not_blocking(ours)?);

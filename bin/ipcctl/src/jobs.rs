@@ -16,21 +16,21 @@ use nix::unistd::Pid;
 
 use crate::exit::Outcome;
 use crate::handler::Handler;
-use crate::job::{Bounds, Ended, Job};
+use crate::job::{HandlerJob, JobLimits, JobResult};
 
 /// The signals at which the tool stops taking messages. At HUP it ends, and its keeper ends the rest.
 const STOPPING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
-pub(crate) struct Jobs {
+pub(crate) struct JobSet {
     epoll: Epoll,
     signals: SignalFd,
     /// Ends the handlers that run should this process be killed; there from the first one on.
     keeper: Option<Keeper>,
-    bounds: Bounds,
+    bounds: JobLimits,
     limit: usize,
-    running: Vec<Job>,
+    running: Vec<HandlerJob>,
     /// Those that could not be started, or ended, and were not taken yet.
-    ended: Vec<Ended>,
+    ended: Vec<JobResult>,
     /// Children that were killed and may not be dead yet.
     dying: Vec<Pid>,
     /// Signals to stop that have come, and when the first of them has.
@@ -38,9 +38,9 @@ pub(crate) struct Jobs {
     stopped: Option<Instant>,
 }
 
-impl Jobs {
+impl JobSet {
     /// From now on, the signals to stop are only noted.
-    pub(crate) fn new(limit: usize, bounds: Bounds) -> Outcome<Self> {
+    pub(crate) fn new(limit: usize, bounds: JobLimits) -> Outcome<Self> {
         let mut mask = stopping();
         mask.add(Signal::SIGCHLD);
         mask.thread_block().map_err(std::io::Error::from)?;
@@ -63,14 +63,14 @@ impl Jobs {
         Ok(jobs)
     }
 
-    /// Readable when [`Jobs::advance`] has something to do.
+    /// Readable when [`JobSet::advance`] has something to do.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
 
-    /// When [`Jobs::advance`] has something to do in any case.
+    /// When [`JobSet::advance`] has something to do in any case.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.running.iter().filter_map(Job::deadline).min()
+        self.running.iter().filter_map(HandlerJob::deadline).min()
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -99,7 +99,7 @@ impl Jobs {
             self.keeper = Keeper::start().ok();
         }
         let command = handler.command(&message, origin);
-        match Job::start(command, message, self.bounds, Instant::now()) {
+        match HandlerJob::start(command, message, self.bounds, Instant::now()) {
             Ok(job) => {
                 let (input, output) = job.descriptors();
                 if let Some(input) = input {
@@ -116,7 +116,7 @@ impl Jobs {
     }
 
     /// Does what can be done at once; the runs that have ended.
-    pub(crate) fn advance(&mut self) -> Vec<Ended> {
+    pub(crate) fn advance(&mut self) -> Vec<JobResult> {
         self.read_signals();
         let now = Instant::now();
         let mut ended = std::mem::take(&mut self.ended);
@@ -156,9 +156,9 @@ impl Jobs {
     }
 }
 
-impl Drop for Jobs {
+impl Drop for JobSet {
     fn drop(&mut self) {
-        self.running.iter().for_each(Job::kill);
+        self.running.iter().for_each(HandlerJob::kill);
     }
 }
 

@@ -35,9 +35,9 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Arguments, Format, VIA, Verb};
+use crate::args::{Arguments, OutputFormat, VIA, Verb};
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 
 fn main() -> ExitCode {
     // They fail only where the system has no process left. Then it goes on as it is.
@@ -51,14 +51,14 @@ fn main() -> ExitCode {
         // Help or the version.
         Err(error) => {
             let text = error.render().to_string();
-            return end(output::write_all(text.as_bytes()), Format::Text);
+            return end(output::write_all(text.as_bytes()), OutputFormat::Text);
         }
     };
     let context = Context::new(global);
     end(run(&context, verb), context.format())
 }
 
-fn end(outcome: Outcome, format: Format) -> ExitCode {
+fn end(outcome: Outcome, format: OutputFormat) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(format),
@@ -104,7 +104,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
     let line = lines.join(" ");
     let why = line.strip_prefix("error: ").unwrap_or(&line);
-    Failure::new(Exit::Usage, why).report(Format::Json)
+    Failure::new(FailureKind::Usage, why).report(OutputFormat::Json)
 }
 
 fn run(context: &Context, verb: Verb) -> Outcome {

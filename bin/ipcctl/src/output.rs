@@ -9,7 +9,7 @@ use ipcd_transport::{poll_some, poll_until};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::{SFlag, fstat};
 
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 
 /// Bytes that are gathered before they are written.
 const BATCH: usize = 64 * 1024;
@@ -23,7 +23,7 @@ pub(crate) fn say(line: &str) {
 }
 
 /// Standard output, with a buffer. A reader that has gone ends the process as SIGPIPE would.
-pub(crate) struct Output {
+pub(crate) struct StdoutBuffer {
     stdout: Stdout,
     buffer: Vec<u8>,
     is_terminal: bool,
@@ -31,7 +31,7 @@ pub(crate) struct Output {
     is_file: bool,
 }
 
-impl Output {
+impl StdoutBuffer {
     pub(crate) fn new() -> Self {
         let stdout = io::stdout();
         let kind = fstat(&stdout).map_or(0, |about| about.st_mode & SFlag::S_IFMT.bits());
@@ -84,7 +84,7 @@ impl Output {
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => ipcd_sys::die_of_sigpipe(),
                 Err(error) => {
                     let why = format!("write to standard output: {error}");
-                    break Err(Failure::new(Exit::Internal, why));
+                    break Err(Failure::new(FailureKind::Internal, why));
                 }
             }
         };
@@ -104,7 +104,7 @@ impl Output {
 
 /// Writes all of it to standard output.
 pub(crate) fn write_all(bytes: &[u8]) -> Outcome {
-    let mut output = Output::new();
+    let mut output = StdoutBuffer::new();
     output.own(bytes);
     output.flush()
 }

@@ -3,24 +3,24 @@
 use ipcd_client::{Message, Origin};
 
 use crate::exit::Outcome;
-use crate::format::Template;
+use crate::format::FormatTemplate;
 use crate::json;
-use crate::output::Output;
+use crate::output::StdoutBuffer;
 
 /// What of a message is printed.
 #[derive(Debug)]
-pub(crate) enum Style {
+pub(crate) enum PrintStyle {
     Payload {
         /// Whether the subject stands before it.
         subject: bool,
     },
     Json,
-    Template(Template),
+    Template(FormatTemplate),
 }
 
 /// What stands behind a message. Lines of JSON end in a newline in any case.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum End {
+pub(crate) enum LineEnd {
     Nothing,
     Newline,
     /// A newline, unless the payload ends in one.
@@ -28,27 +28,27 @@ pub(crate) enum End {
     Nul,
 }
 
-pub(crate) struct Printer {
-    pub(crate) output: Output,
-    style: Style,
-    end: End,
+pub(crate) struct MessagePrinter {
+    pub(crate) output: StdoutBuffer,
+    style: PrintStyle,
+    end: LineEnd,
 }
 
-impl Printer {
-    pub(crate) fn new(style: Style, end: End) -> Self {
-        Self { output: Output::new(), style, end }
+impl MessagePrinter {
+    pub(crate) fn new(style: PrintStyle, end: LineEnd) -> Self {
+        Self { output: StdoutBuffer::new(), style, end }
     }
 
     /// Adds a message to the output.
     pub(crate) fn add(&mut self, message: &Message, origin: Option<&Origin>) {
         let output = &mut self.output;
         match &self.style {
-            Style::Json => {
+            PrintStyle::Json => {
                 output.own(json::text(&json::line(message, origin)).as_bytes());
                 return output.own(b"\n");
             }
-            Style::Template(template) => template.print(message, origin, output),
-            Style::Payload { subject } => {
+            PrintStyle::Template(template) => template.print(message, origin, output),
+            PrintStyle::Payload { subject } => {
                 if *subject {
                     output.foreign(message.subject().as_bytes());
                     output.own(b" ");
@@ -62,9 +62,9 @@ impl Printer {
     /// Whether it needs to be known who a sender is.
     pub(crate) fn names_sender(&self) -> bool {
         match &self.style {
-            Style::Payload { .. } => false,
-            Style::Json => true,
-            Style::Template(template) => template.names_sender(),
+            PrintStyle::Payload { .. } => false,
+            PrintStyle::Json => true,
+            PrintStyle::Template(template) => template.names_sender(),
         }
     }
 
@@ -73,7 +73,7 @@ impl Printer {
     }
 }
 
-impl End {
+impl LineEnd {
     fn after(self, payload: &[u8]) -> &'static [u8] {
         match self {
             Self::Nothing => b"",
@@ -90,9 +90,12 @@ mod tests {
 
     #[test]
     fn ends_as_asked() {
-        assert_eq!(End::Newline.after(b"x\n"), b"\n");
-        assert_eq!(End::OneNewline.after(b"x\n"), b"");
-        assert_eq!(End::OneNewline.after(b""), b"\n");
-        assert_eq!((End::Nul.after(b"x"), End::Nothing.after(b"x")), (&b"\0"[..], &b""[..]));
+        assert_eq!(LineEnd::Newline.after(b"x\n"), b"\n");
+        assert_eq!(LineEnd::OneNewline.after(b"x\n"), b"");
+        assert_eq!(LineEnd::OneNewline.after(b""), b"\n");
+        assert_eq!(
+            (LineEnd::Nul.after(b"x"), LineEnd::Nothing.after(b"x")),
+            (&b"\0"[..], &b""[..])
+        );
     }
 }

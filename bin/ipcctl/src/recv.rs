@@ -7,21 +7,21 @@ use std::time::Instant;
 
 use ipcd_client::{Client, Event, Overflow, SubscribeOptions};
 
-use crate::args::{Format, OverflowArg, RecvArgs};
+use crate::args::{OutputFormat, OverflowArg, RecvArgs};
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
-use crate::format::Template;
+use crate::exit::{Failure, FailureKind, Outcome};
+use crate::format::FormatTemplate;
 use crate::handler::Handler;
 use crate::news;
 use crate::output::say;
-use crate::print::{End, Printer, Style};
+use crate::print::{LineEnd, MessagePrinter, PrintStyle};
 
-use handling::Handling;
-use tally::Tally;
+use handling::HandlerLoop;
+use tally::ReceiveCount;
 
 pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
     let start = Instant::now();
-    let to = To::of(context, args)?;
+    let to = MessageSink::of(context, args)?;
     let lasting = if args.no_reconnect { context.options() } else { context.lasting() };
     let mut client = context.reach(&lasting, args.reconnect)?;
     let connecting = start.elapsed().min(lasting.timeout);
@@ -42,33 +42,35 @@ pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
     if args.announce {
         say("subscribed");
     }
-    let tally = Tally::new(args, start);
+    let tally = ReceiveCount::new(args, start);
     match to {
-        To::Output(printer) => {
+        MessageSink::Output(printer) => {
             let is_loss_told = false;
-            Receiver { context, client, memberships, printer, tally, is_loss_told }.run()
+            ReceiveLoop { context, client, memberships, printer, tally, is_loss_told }.run()
         }
-        To::Handler(handler) => Handling::new(context, client, handler, connecting, tally)?.run(),
+        MessageSink::Handler(handler) => {
+            HandlerLoop::new(context, client, handler, connecting, tally)?.run()
+        }
     }
 }
 
 /// Where messages go.
-enum To {
-    Output(Printer),
+enum MessageSink {
+    Output(MessagePrinter),
     Handler(Handler),
 }
 
-impl To {
+impl MessageSink {
     fn of(context: &Context, args: &RecvArgs) -> Outcome<Self> {
         if args.exec {
             return Ok(Self::Handler(Handler::find(&args.command)?));
         }
         let end = match (args.no_newline, args.nul) {
-            (true, _) => End::Nothing,
-            (_, true) => End::Nul,
-            _ => End::Newline,
+            (true, _) => LineEnd::Nothing,
+            (_, true) => LineEnd::Nul,
+            _ => LineEnd::Newline,
         };
-        Ok(Self::Output(Printer::new(style(context, args)?, end)))
+        Ok(Self::Output(MessagePrinter::new(style(context, args)?, end)))
     }
 
     fn names_sender(&self) -> bool {
@@ -79,17 +81,17 @@ impl To {
     }
 }
 
-fn style(context: &Context, args: &RecvArgs) -> Outcome<Style> {
+fn style(context: &Context, args: &RecvArgs) -> Outcome<PrintStyle> {
     match (context.format(), &args.format) {
-        (Format::Text, None) => Ok(Style::Payload { subject: args.verbose }),
-        (Format::Text, Some(format)) => {
-            let bad = |why| Failure::new(Exit::Usage, format!("--format {format}: {why}"));
-            Ok(Style::Template(Template::parse(format).map_err(bad)?))
+        (OutputFormat::Text, None) => Ok(PrintStyle::Payload { subject: args.verbose }),
+        (OutputFormat::Text, Some(format)) => {
+            let bad = |why| Failure::new(FailureKind::Usage, format!("--format {format}: {why}"));
+            Ok(PrintStyle::Template(FormatTemplate::parse(format).map_err(bad)?))
         }
-        (_, None) => Ok(Style::Json),
+        (_, None) => Ok(PrintStyle::Json),
         (_, Some(_)) => {
             let why = "--format cannot be used with -j, nor with -o json or jsonl";
-            Err(Failure::new(Exit::Usage, why))
+            Err(Failure::new(FailureKind::Usage, why))
         }
     }
 }
@@ -105,18 +107,18 @@ impl From<OverflowArg> for Overflow {
     }
 }
 
-struct Receiver<'a> {
+struct ReceiveLoop<'a> {
     context: &'a Context,
     client: Client,
     /// Subscriptions that are shared with a group.
     memberships: Vec<u32>,
-    printer: Printer,
-    tally: Tally<'a>,
+    printer: MessagePrinter,
+    tally: ReceiveCount<'a>,
     /// Whether it was said that the connection that messages still come from is lost.
     is_loss_told: bool,
 }
 
-impl Receiver<'_> {
+impl ReceiveLoop<'_> {
     fn run(&mut self) -> Outcome {
         while !self.tally.is_complete() {
             if !self.client.has_event() || self.printer.output.has_batch() {
@@ -161,7 +163,7 @@ impl Receiver<'_> {
     /// Writes what was added. While nobody takes it, no more messages are, but the end of the
     /// connection is noticed and told: it may have come because nobody takes them.
     fn write(&mut self) -> Outcome {
-        let Printer { output, .. } = &mut self.printer;
+        let MessagePrinter { output, .. } = &mut self.printer;
         while !output.write_some()? {
             if self.is_loss_told {
                 return output.flush();

@@ -9,11 +9,11 @@ use ipcd_transport::{Endpoint, Error as TransportError};
 
 use crate::args::RelayArgs;
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 use crate::output::visible;
 
 pub(crate) fn run(context: &Context, args: &RelayArgs) -> Outcome {
-    let relayed = relay(context, args).and_then(|relay| relay.run(&Remarks::new(context)));
+    let relayed = relay(context, args).and_then(|relay| relay.run(&RelayRemarks::new(context)));
     relayed.map_err(|error| failure(error).during(format_args!("relay {} {}", args.from, args.to)))
 }
 
@@ -36,12 +36,12 @@ fn relay(context: &Context, args: &RelayArgs) -> Result<Relay, Error> {
 fn failure(error: Error) -> Failure {
     match error {
         Error::Usage(what) | Error::Transport(TransportError::Endpoint(what)) => {
-            Failure::new(Exit::Usage, what)
+            Failure::new(FailureKind::Usage, what)
         }
         Error::Transport(error @ TransportError::TimedOut(_)) => {
-            Failure::new(Exit::Timeout, format!("{error} (see --timeout)"))
+            Failure::new(FailureKind::Timeout, format!("{error} (see --timeout)"))
         }
-        Error::Transport(error) => Failure::new(Exit::CannotConnect, error.to_string()),
+        Error::Transport(error) => Failure::new(FailureKind::CannotConnect, error.to_string()),
         Error::Client(error) => error.into(),
         Error::System(error) => error.into(),
     }
@@ -49,32 +49,32 @@ fn failure(error: Error) -> Failure {
 
 /// What is said on standard error while peers are served. It waits for none of it: a relay goes on
 /// when its remarks are not read, and peers who cannot be relayed fill no disk.
-struct Remarks<'a> {
+struct RelayRemarks<'a> {
     context: &'a Context,
-    said: RefCell<Said>,
+    said: RefCell<RemarkWriter>,
 }
 
-struct Said {
+struct RemarkWriter {
     /// Whose it is: a child has closed what its parent writes to.
     process: u32,
     outlet: Outlet,
     quotas: Quotas,
 }
 
-impl<'a> Remarks<'a> {
+impl<'a> RelayRemarks<'a> {
     fn new(context: &'a Context) -> Self {
-        Self { context, said: RefCell::new(Said::new()) }
+        Self { context, said: RefCell::new(RemarkWriter::new()) }
     }
 }
 
-impl Said {
+impl RemarkWriter {
     fn new() -> Self {
         let outlet = Outlet::stderr(|lines| format!("ipcctl: {lines} remarks were lost"));
         Self { process: std::process::id(), outlet, quotas: Quotas::default() }
     }
 }
 
-impl Observer for Remarks<'_> {
+impl Observer for RelayRemarks<'_> {
     fn listening(&self, at: &Endpoint) {
         self.context.announce(&format!("listening on {at}"));
     }
@@ -83,9 +83,9 @@ impl Observer for Remarks<'_> {
         let said = &mut *self.said.borrow_mut();
         if said.process != std::process::id() {
             // Its descriptor may be another's by now, and must not be closed.
-            std::mem::forget(std::mem::replace(said, Said::new()));
+            std::mem::forget(std::mem::replace(said, RemarkWriter::new()));
         }
-        let Said { outlet, quotas, .. } = said;
+        let RemarkWriter { outlet, quotas, .. } = said;
         let now = Instant::now();
         for (_, lines) in quotas.report(now) {
             outlet.write(&format!("ipcctl: {lines} remarks were suppressed"), now);

@@ -2,7 +2,7 @@
 
 use ipcd_client::{Headers, Message};
 
-use crate::job::Ended;
+use crate::job::JobResult;
 
 /// The header with the handler's exit status, in decimal digits.
 const STATUS: &str = "exit-status";
@@ -10,7 +10,7 @@ const STATUS: &str = "exit-status";
 const ERROR: &str = "error";
 
 /// The headers of a reply with a handler's output, or without it.
-pub(crate) fn headers(ended: &Ended) -> Vec<u8> {
+pub(crate) fn headers(ended: &JobResult) -> Vec<u8> {
     block(ended.status, ended.error.as_deref())
 }
 

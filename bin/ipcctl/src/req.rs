@@ -4,36 +4,36 @@ use std::time::{Duration, Instant};
 
 use ipcd_client::{Client, Error, Event, Message, Publication};
 
-use crate::args::{Format, ReqArgs};
-use crate::body::{Body, header_block};
+use crate::args::{OutputFormat, ReqArgs};
+use crate::body::{MessageBody, header_block};
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
-use crate::print::{End, Printer, Style};
+use crate::exit::{Failure, FailureKind, Outcome};
+use crate::print::{LineEnd, MessagePrinter, PrintStyle};
 use crate::reply;
 use crate::target;
 use ipcd_transport::deadline_after;
 
 pub(crate) fn run(context: &Context, args: &ReqArgs) -> Outcome {
-    let mut body = Body::of(&args.body)?;
+    let mut body = MessageBody::of(&args.body)?;
     let headers = header_block(&args.headers)?;
     target::check_wait(&args.subject, args.wait_subs)?;
     request(context, args, &mut body, headers)
         .map_err(|failure| failure.during(format_args!("req {}", args.subject)))
 }
 
-fn request(context: &Context, args: &ReqArgs, body: &mut Body, headers: Vec<u8>) -> Outcome {
+fn request(context: &Context, args: &ReqArgs, body: &mut MessageBody, headers: Vec<u8>) -> Outcome {
     let mut client = context.connect()?;
     let subject = target::resolve(&mut client, &args.subject)?;
     let timeout = context.options().timeout;
     target::wait_for_subscriptions(&mut client, &subject, args.wait_subs, timeout)?;
-    let mut caller = Caller {
+    let mut caller = RequestSender {
         client,
         subject,
         headers,
-        is_json: context.format() != Format::Text,
+        is_json: context.format() != OutputFormat::Text,
         printer: printer(context, args),
         replies: args.replies,
-        patience: Patience::of(args, timeout),
+        patience: ReplyTimeouts::of(args, timeout),
         failures: Vec::new(),
     };
     while let Some(payload) = body.next(&mut caller.client)? {
@@ -42,24 +42,24 @@ fn request(context: &Context, args: &ReqArgs, body: &mut Body, headers: Vec<u8>)
     caller.outcome()
 }
 
-fn printer(context: &Context, args: &ReqArgs) -> Printer {
+fn printer(context: &Context, args: &ReqArgs) -> MessagePrinter {
     let style = match context.format() {
-        Format::Text => Style::Payload { subject: false },
-        Format::Json | Format::Jsonl => Style::Json,
+        OutputFormat::Text => PrintStyle::Payload { subject: false },
+        OutputFormat::Json | OutputFormat::Jsonl => PrintStyle::Json,
     };
-    Printer::new(style, if args.no_newline { End::Nothing } else { End::OneNewline })
+    MessagePrinter::new(style, if args.no_newline { LineEnd::Nothing } else { LineEnd::OneNewline })
 }
 
 /// How long replies are waited for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Patience {
+struct ReplyTimeouts {
     first: Duration,
     further: Duration,
     /// All of them together.
     whole: Duration,
 }
 
-impl Patience {
+impl ReplyTimeouts {
     fn of(args: &ReqArgs, timeout: Duration) -> Self {
         let further = args.reply_timeout.map_or(timeout, |given| given.duration());
         let times = u32::try_from(args.replies - 1).unwrap_or(u32::MAX);
@@ -68,20 +68,20 @@ impl Patience {
     }
 }
 
-struct Caller {
+struct RequestSender {
     client: Client,
     subject: String,
     headers: Vec<u8>,
     is_json: bool,
-    printer: Printer,
+    printer: MessagePrinter,
     /// How many are wanted for each request.
     replies: u64,
-    patience: Patience,
+    patience: ReplyTimeouts,
     /// What replies say that went wrong.
     failures: Vec<String>,
 }
 
-impl Caller {
+impl RequestSender {
     /// Sends a request, and prints the replies as they come.
     fn ask(&mut self, payload: &[u8]) -> Outcome {
         let message = Publication {
@@ -94,7 +94,7 @@ impl Caller {
         let mut wait = self.patience.first;
         for received in 0..self.replies {
             let Some(reply) = self.next_reply(request, deadline_after(wait))? else {
-                return Err(Failure::new(Exit::Timeout, self.missing(received)));
+                return Err(Failure::new(FailureKind::Timeout, self.missing(received)));
             };
             self.print(&reply)?;
             wait = self.patience.further;
@@ -151,7 +151,7 @@ impl Caller {
                 )
             }
         };
-        Err(Failure::new(Exit::HandlerFailed, why))
+        Err(Failure::new(FailureKind::HandlerFailed, why))
     }
 }
 
@@ -172,11 +172,11 @@ mod tests {
         let secs = Duration::from_secs;
         let patience = |more: &[&str]| {
             let line = Line::parse_from([&["req", "a", "b"], more].concat());
-            Patience::of(&line.args, secs(5))
+            ReplyTimeouts::of(&line.args, secs(5))
         };
         let check = |more: &[&str], first, further, whole| {
             let expected =
-                Patience { first: secs(first), further: secs(further), whole: secs(whole) };
+                ReplyTimeouts { first: secs(first), further: secs(further), whole: secs(whole) };
             assert_eq!(patience(more), expected, "{more:?}");
         };
         check(&[], 5, 5, 5);

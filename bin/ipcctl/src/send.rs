@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use ipcd_client::{Backoff, Client, Error, Publication};
 
-use crate::args::{Ack, SendArgs};
-use crate::body::{Body, header_block};
+use crate::args::{AckLevel, SendArgs};
+use crate::body::{MessageBody, header_block};
 use crate::context::Context;
-use crate::delivery::Delivery;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::delivery::DeliveryReport;
+use crate::exit::{Failure, FailureKind, Outcome};
 use crate::target;
 use ipcd_transport::deadline_after;
 
@@ -20,25 +20,26 @@ const UNCONFIRMED: usize = 1024;
 const UNCONFIRMED_BYTES: usize = 1024 * 1024;
 
 pub(crate) fn run(context: &Context, args: &SendArgs) -> Outcome {
-    let mut body = Body::of(&args.body)?;
+    let mut body = MessageBody::of(&args.body)?;
     let headers = header_block(&args.headers)?;
     target::check_wait(&args.subject, args.wait_subs)?;
-    if args.reconnect && args.ack != Ack::Accepted {
+    if args.reconnect && args.ack != AckLevel::Accepted {
         let why = "--reconnect sends what was not accepted again, so --ack is accepted with it";
-        return Err(Failure::new(Exit::Usage, why));
+        return Err(Failure::new(FailureKind::Usage, why));
     }
     send(context, args, &mut body, headers)
         .map_err(|failure| failure.during(format_args!("send {}", args.subject)))
 }
 
-fn send(context: &Context, args: &SendArgs, body: &mut Body, headers: Vec<u8>) -> Outcome {
+fn send(context: &Context, args: &SendArgs, body: &mut MessageBody, headers: Vec<u8>) -> Outcome {
     let options = context.options();
     let mut client = context.reach(&options, args.reconnect)?;
     let subject = target::resolve(&mut client, &args.subject)?;
-    let delivery = (args.ack == Ack::Delivered).then(Delivery::default);
+    let delivery = (args.ack == AckLevel::Delivered).then(DeliveryReport::default);
     target::wait_for_subscriptions(&mut client, &subject, args.wait_subs, options.timeout)?;
-    let kept = args.reconnect.then(Kept::default);
-    let mut sender = Sender { context, client, args, subject, headers, sent: 0, delivery, kept };
+    let kept = args.reconnect.then(UnconfirmedQueue::default);
+    let mut sender =
+        MessageSender { context, client, args, subject, headers, sent: 0, delivery, kept };
     while let Some(payload) = sender.next(body)? {
         let payload = Rc::from(payload);
         for _ in 0..args.count {
@@ -48,7 +49,7 @@ fn send(context: &Context, args: &SendArgs, body: &mut Body, headers: Vec<u8>) -
     sender.end(options.timeout)
 }
 
-struct Sender<'a> {
+struct MessageSender<'a> {
     context: &'a Context,
     client: Client,
     args: &'a SendArgs,
@@ -56,21 +57,21 @@ struct Sender<'a> {
     headers: Vec<u8>,
     sent: u64,
     /// What became of messages, if that is asked.
-    delivery: Option<Delivery>,
+    delivery: Option<DeliveryReport>,
     /// What is to be sent again should the connection be lost, if that is wanted.
-    kept: Option<Kept>,
+    kept: Option<UnconfirmedQueue>,
 }
 
 /// Payloads that were sent and are not confirmed.
 #[derive(Default)]
-struct Kept {
+struct UnconfirmedQueue {
     payloads: VecDeque<Rc<[u8]>>,
     bytes: usize,
 }
 
-impl Sender<'_> {
+impl MessageSender<'_> {
     /// The next payload. Before one is waited for, what was sent is confirmed.
-    fn next(&mut self, body: &mut Body) -> Outcome<Option<Vec<u8>>> {
+    fn next(&mut self, body: &mut MessageBody) -> Outcome<Option<Vec<u8>>> {
         loop {
             if self.kept.is_some() && body.waits()? {
                 self.confirm()?;
@@ -121,7 +122,7 @@ impl Sender<'_> {
     fn confirm(&mut self) -> Outcome {
         while self.kept.as_ref().is_some_and(|kept| !kept.payloads.is_empty()) {
             match self.client.flush() {
-                Ok(()) => self.kept = Some(Kept::default()),
+                Ok(()) => self.kept = Some(UnconfirmedQueue::default()),
                 // A slow receiver makes us wait, as it makes whoever publishes.
                 Err(Error::TimedOut(_)) if self.client.is_connected() => {}
                 Err(error) => self.connect_again(error.into())?,
@@ -167,14 +168,14 @@ impl Sender<'_> {
 
     fn end(&mut self, timeout: Duration) -> Outcome {
         match self.args.ack {
-            Ack::None => Ok(self.client.push()?),
-            Ack::Accepted => loop {
+            AckLevel::None => Ok(self.client.push()?),
+            AckLevel::Accepted => loop {
                 match self.client.flush() {
                     Err(error) => self.connect_again(error.into())?,
                     Ok(()) => return Ok(()),
                 }
             },
-            Ack::Delivered => match &mut self.delivery {
+            AckLevel::Delivered => match &mut self.delivery {
                 Some(delivery) => delivery.finish(&mut self.client, timeout),
                 None => Ok(()),
             },

@@ -6,29 +6,29 @@ use std::time::Instant;
 use ipcd_client::{Client, Error, Event, Message, SubscribeOptions};
 
 use crate::args::{ReplyArgs, ServeArgs};
-use crate::attended::Attended;
-use crate::body::{Source, check_length};
+use crate::attended::AttendedClient;
+use crate::body::{PayloadSource, check_length};
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 use crate::handler::Handler;
-use crate::job::{Bounds, Ended, Output, TOO_MUCH};
-use crate::jobs::Jobs;
+use crate::job::{JobLimits, JobResult, OutputMode, TOO_MUCH};
+use crate::jobs::JobSet;
 use crate::news;
 use crate::output::say;
 use crate::reply;
 
 pub(crate) fn run(context: &Context, args: &ServeArgs) -> Outcome {
-    let reply = Reply::of(&args.reply)?;
+    let reply = ReplySource::of(&args.reply)?;
     serve(context, args, reply)
         .map_err(|failure| failure.during(format_args!("serve {}", args.subject)))
 }
 
-fn serve(context: &Context, args: &ServeArgs, reply: Reply) -> Outcome {
+fn serve(context: &Context, args: &ServeArgs, reply: ReplySource) -> Outcome {
     let (start, lasting) = (Instant::now(), context.lasting());
     let mut client = context.reach(&lasting, args.reconnect)?;
     let connecting = start.elapsed().min(lasting.timeout);
     let responder = reply.responder(&mut client)?;
-    let jobs = Jobs::new(args.jobs.into(), bounds(args, &client))?;
+    let jobs = JobSet::new(args.jobs.into(), bounds(args, &client))?;
     let options =
         SubscribeOptions { group: args.group.clone(), origin: true, ..SubscribeOptions::default() };
     let subscription = client.subscribe(&args.subject, options)?;
@@ -36,21 +36,21 @@ fn serve(context: &Context, args: &ServeArgs, reply: Reply) -> Outcome {
     if args.announce {
         say("subscribed");
     }
-    let attended = Attended::new(client, jobs, connecting);
-    Server { context, responder, attended, subscription }.run()
+    let attended = AttendedClient::new(client, jobs, connecting);
+    RequestServer { context, responder, attended, subscription }.run()
 }
 
-fn bounds(args: &ServeArgs, client: &Client) -> Bounds {
+fn bounds(args: &ServeArgs, client: &Client) -> JobLimits {
     let most = client.max_payload();
     let most = args.max_output.map_or(most, |given| given.bytes().min(most));
     let time = Some(args.job_timeout.duration()).filter(|time| !time.is_zero());
-    Bounds { output: Output::Gathered(most), time }
+    JobLimits { output: OutputMode::Gathered(most), time }
 }
 
 /// Where replies come from, before the daemon's limit is known.
-enum Reply {
+enum ReplySource {
     Ready(Responder),
-    File(Source),
+    File(PayloadSource),
 }
 
 /// Where replies come from.
@@ -60,7 +60,7 @@ enum Responder {
     Handler(Handler),
 }
 
-impl Reply {
+impl ReplySource {
     fn of(args: &ReplyArgs) -> Outcome<Self> {
         if args.echo {
             return Ok(Self::Ready(Responder::Echo));
@@ -69,7 +69,7 @@ impl Reply {
             return Ok(Self::Ready(Responder::Fixed(text.as_bytes().to_vec())));
         }
         if let Some(file) = &args.file {
-            return Ok(Self::File(Source::open(file)?));
+            return Ok(Self::File(PayloadSource::open(file)?));
         }
         if args.empty {
             return Ok(Self::Ready(Responder::Fixed(Vec::new())));
@@ -89,14 +89,14 @@ impl Reply {
     }
 }
 
-struct Server<'a> {
+struct RequestServer<'a> {
     context: &'a Context,
     responder: Responder,
-    attended: Attended,
+    attended: AttendedClient,
     subscription: u32,
 }
 
-impl Server<'_> {
+impl RequestServer<'_> {
     fn run(&mut self) -> Outcome {
         while self.attended.jobs.stops() == 0 {
             if self.attended.jobs.is_full() {
@@ -143,7 +143,7 @@ impl Server<'_> {
     }
 
     fn handle(&mut self, message: Message) -> Outcome {
-        let Attended { client, jobs, .. } = &mut self.attended;
+        let AttendedClient { client, jobs, .. } = &mut self.attended;
         match &self.responder {
             Responder::Echo => answer(self.context, client, &message, &[], message.payload()),
             Responder::Fixed(reply) => answer(self.context, client, &message, &[], reply),
@@ -162,7 +162,7 @@ impl Server<'_> {
     }
 
     /// Sends what came of a request; what nobody asked for is dropped.
-    fn conclude(&mut self, ended: &Ended) {
+    fn conclude(&mut self, ended: &JobResult) {
         let (message, client) = (&ended.message, &mut self.attended.client);
         let is_asked = message.is_request;
         if let Some(what) = remarkable(ended, is_asked) {
@@ -183,7 +183,7 @@ impl Server<'_> {
             if self.attended.jobs.stops() > 1 {
                 let running = self.attended.jobs.running();
                 let why = format!("ended at once by a second signal (jobs killed: {running})");
-                return Err(Failure::new(Exit::Internal, why));
+                return Err(Failure::new(FailureKind::Internal, why));
             }
             self.attend()?;
             self.advance();
@@ -214,7 +214,7 @@ impl Server<'_> {
 
 /// What the one who serves should hear of a job: what was no matter of the request, and what nobody
 /// else is told.
-fn remarkable(ended: &Ended, is_asked: bool) -> Option<String> {
+fn remarkable(ended: &JobResult, is_asked: bool) -> Option<String> {
     let status = ended.status;
     let failed = (status != 0 && !is_asked).then(|| format!("the handler ended with {status}"));
     ended.error.clone().or(failed)
@@ -251,8 +251,8 @@ mod tests {
             echo: false,
             command: Vec::new(),
         };
-        let of = |args: ReplyArgs| match Reply::of(&args) {
-            Ok(Reply::Ready(responder)) => Some(responder),
+        let of = |args: ReplyArgs| match ReplySource::of(&args) {
+            Ok(ReplySource::Ready(responder)) => Some(responder),
             _ => None,
         };
         assert!(matches!(of(ReplyArgs { echo: true, ..none() }), Some(Responder::Echo)));

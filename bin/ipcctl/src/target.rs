@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_client::{Address, Answer, Client, Query};
 
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 use ipcd_transport::{deadline_after, later};
 
 /// How often `--wait-subs` asks.
@@ -21,7 +21,7 @@ pub(crate) fn resolve(client: &mut Client, given: &str) -> Outcome<String> {
         Some(peer) => Ok(Address { peer, request: None }.to_string()),
         None => {
             let why = format!("there is no peer named {who} (ipcctl clients tells those that are)");
-            Err(Failure::new(Exit::NoPeer, why))
+            Err(Failure::new(FailureKind::NoPeer, why))
         }
     }
 }
@@ -30,7 +30,7 @@ pub(crate) fn resolve(client: &mut Client, given: &str) -> Outcome<String> {
 pub(crate) fn check_wait(given: &str, wanted: Option<u64>) -> Outcome {
     if wanted.is_some() && given.starts_with('@') {
         let why = "--wait-subs waits for subscriptions, and a message to one peer needs none";
-        return Err(Failure::new(Exit::Usage, why));
+        return Err(Failure::new(FailureKind::Usage, why));
     }
     Ok(())
 }
@@ -56,7 +56,7 @@ pub(crate) fn wait_for_subscriptions(
         let now = Instant::now();
         if now >= deadline {
             let why = format!("{found} of {wanted} receivers came in time (see --timeout)");
-            return Err(Failure::new(Exit::Timeout, why));
+            return Err(Failure::new(FailureKind::Timeout, why));
         }
         client.wait_until(deadline.min(later(now, ASK_EVERY)))?;
     }

@@ -17,7 +17,7 @@ pub(crate) struct CheckArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) what: What,
+    pub(crate) what: AccessArgs,
     /// Somebody of this user number.
     #[arg(long, value_name = "UID", conflicts_with = "user")]
     pub(crate) uid: Option<u32>,
@@ -47,7 +47,7 @@ pub(crate) struct CheckArgs {
 /// What is asked for.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
-pub(crate) struct What {
+pub(crate) struct AccessArgs {
     /// Publish to this subject; @ for messages to one peer.
     #[arg(long = "pub", value_name = "SUBJECT")]
     pub(crate) publish: Option<String>,

@@ -22,7 +22,7 @@ pub(crate) struct BenchArgs {
     pub(crate) peers: Vec<BenchPeer>,
     /// Bytes of a message, at least 32: 64, 1k, 1m.
     #[arg(long, value_delimiter = ',', default_value = "64,1k,64k", value_name = "BYTES")]
-    pub(crate) size: Vec<Size>,
+    pub(crate) size: Vec<SizeArg>,
     /// Pairs of processes at the same time.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) clients: u16,
@@ -31,10 +31,10 @@ pub(crate) struct BenchArgs {
     pub(crate) subs: u16,
     /// Messages a second for load, or max; 1000, 10000 and 100000 if none is given.
     #[arg(long, value_delimiter = ',', value_name = "RATE")]
-    pub(crate) rate: Vec<Rate>,
+    pub(crate) rate: Vec<RateArg>,
     /// How the messages of load follow each other.
     #[arg(long, default_value = "uniform", value_name = "ARRIVALS")]
-    pub(crate) arrivals: Arrivals,
+    pub(crate) arrivals: ArrivalPattern,
     /// Count for so long in each run (load: three times as long); 500ms, or 30ms with a baseline.
     #[arg(long, value_name = "DURATION")]
     pub(crate) duration: Option<Span>,
@@ -62,7 +62,7 @@ pub(crate) struct BenchArgs {
     pub(crate) payload: Option<PathBuf>,
     /// What is checked of each message: its number, or its bytes too.
     #[arg(long, default_value = "seq", value_name = "WHAT")]
-    pub(crate) verify: Verify,
+    pub(crate) verify: VerifyLevel,
     /// A call for each message, where streams otherwise gather 64 KiB for one.
     #[arg(long)]
     pub(crate) no_batch: bool,
@@ -133,7 +133,7 @@ pub(crate) enum BenchPeer {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(crate) enum Arrivals {
+pub(crate) enum ArrivalPattern {
     /// At equal distances.
     Uniform,
     /// At random.
@@ -141,7 +141,7 @@ pub(crate) enum Arrivals {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(crate) enum Verify {
+pub(crate) enum VerifyLevel {
     /// Numbers: what is lost, doubled or out of turn.
     Seq,
     /// And a checksum of the bytes.
@@ -150,9 +150,9 @@ pub(crate) enum Verify {
 
 /// Bytes: a number, with k or m for 1024 or 1024² times as many.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Size(pub(crate) usize);
+pub(crate) struct SizeArg(pub(crate) usize);
 
-impl FromStr for Size {
+impl FromStr for SizeArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -170,9 +170,9 @@ impl FromStr for Size {
 
 /// Messages a second; as many as go if there is none.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Rate(pub(crate) Option<f64>);
+pub(crate) struct RateArg(pub(crate) Option<f64>);
 
-impl FromStr for Rate {
+impl FromStr for RateArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -212,12 +212,14 @@ mod tests {
     #[test]
     fn reads_sizes_rates_and_cores() {
         use ipcd_bench::CorePin;
-        let size = |text: &str| text.parse::<Size>().ok().map(|size| size.0);
+        let size = |text: &str| text.parse::<SizeArg>().ok().map(|size| size.0);
         assert_eq!(["64", "1k", "64K", "1m"].map(size), [64, 1024, 65536, 1 << 20].map(Some));
         assert_eq!(["31", "2m", "k", "1g", ""].map(size), [None; 5]);
-        assert_eq!("max".parse(), Ok(Rate(None)));
-        assert_eq!("2.5e3".parse(), Ok(Rate(Some(2500.0))));
-        assert!(["0", "-1", "nan", "inf", "fast"].iter().all(|text| text.parse::<Rate>().is_err()));
+        assert_eq!("max".parse(), Ok(RateArg(None)));
+        assert_eq!("2.5e3".parse(), Ok(RateArg(Some(2500.0))));
+        assert!(
+            ["0", "-1", "nan", "inf", "fast"].iter().all(|text| text.parse::<RateArg>().is_err())
+        );
         assert_eq!("0,1".parse(), Ok(PinArg(CorePin::Cores(0, 1))));
         assert_eq!("both".parse(), Ok(PinArg(CorePin::Both)));
         assert!("0".parse::<PinArg>().is_err());

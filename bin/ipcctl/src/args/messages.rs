@@ -27,7 +27,7 @@ pub(crate) struct SendArgs {
     pub(crate) interval: Option<Span>,
     /// What to wait for at the end.
     #[arg(long, default_value = "accepted", value_name = "WHAT")]
-    pub(crate) ack: Ack,
+    pub(crate) ack: AckLevel,
     /// Wait until so many subscriptions match first.
     #[arg(long, value_name = "N")]
     pub(crate) wait_subs: Option<u64>,
@@ -65,7 +65,7 @@ pub(crate) struct BodyArgs {
 
 /// What to wait for at the end of sending.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(crate) enum Ack {
+pub(crate) enum AckLevel {
     /// Nothing.
     None,
     /// Until the daemon has accepted all messages.

@@ -9,15 +9,15 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 
 /// While it is there, those signals wait. Who drops it dies of one that has come.
-pub(super) struct Interrupts {
+pub(super) struct SignalGuard {
     set: SigSet,
     pending: SignalFd,
 }
 
-impl Interrupts {
+impl SignalGuard {
     pub(super) fn put_off() -> Outcome<Self> {
         let set = ending();
         let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC);
@@ -33,13 +33,13 @@ impl Interrupts {
         let mut fds = [readable(self.pending.as_fd()), readable(source.as_fd())];
         poll_some(&mut fds, None)?;
         match fds[0].any().unwrap_or(false) {
-            true => Err(Failure::new(Exit::Internal, "demo: it was told to end")),
+            true => Err(Failure::new(FailureKind::Internal, "demo: it was told to end")),
             false => Ok(()),
         }
     }
 }
 
-impl Drop for Interrupts {
+impl Drop for SignalGuard {
     fn drop(&mut self) {
         let _ = self.set.thread_unblock();
     }

@@ -23,17 +23,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{DemoArgs, DemoPeerArgs};
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 use crate::inspect::print;
 use crate::output::say;
-use interrupts::Interrupts;
+use interrupts::SignalGuard;
 
 /// How long the daemon and each process may take to start.
 const STARTING: Duration = Duration::from_secs(20);
 
 /// What came of one pair.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-struct Cell {
+struct PairResult {
     from: String,
     to: String,
     messages: u64,
@@ -52,22 +52,22 @@ pub(crate) fn run(context: &Context, load: &DemoArgs) -> Outcome {
         0 => Ok(()),
         failed => {
             let why = format!("{failed} of {} pairs failed", cells.len());
-            Err(Failure::new(Exit::Internal, why))
+            Err(Failure::new(FailureKind::Internal, why))
         }
     }
 }
 
 /// Starts everything, lets all send to all, and ends everything. So does a signal.
-fn measure(load: &DemoArgs) -> Outcome<Vec<Cell>> {
+fn measure(load: &DemoArgs) -> Outcome<Vec<PairResult>> {
     // The first to come and the last to go.
-    let interrupts = Interrupts::put_off()?;
+    let interrupts = SignalGuard::put_off()?;
     let dir = tempfile::Builder::new().prefix("ipcd-demo-").tempdir()?;
     let daemon = PrivateDaemon::start(dir.path())?;
     let endpoints = daemon.endpoints(dir.path())?;
-    let demo = Demo { dir: dir.path(), load, interrupts: &interrupts };
+    let demo = DemoRun { dir: dir.path(), load, interrupts: &interrupts };
     let spawn_all = |verb| endpoints.iter().map(|at| demo.spawn(verb, at)).collect::<Outcome<_>>();
-    let receivers: Vec<Peer> = spawn_all("demo-receiver")?;
-    let mut senders: Vec<Peer> = spawn_all("demo-sender")?;
+    let receivers: Vec<PeerProcess> = spawn_all("demo-receiver")?;
+    let mut senders: Vec<PeerProcess> = spawn_all("demo-sender")?;
     let mut cells = Vec::new();
     for (from, sender) in endpoints.iter().zip(&mut senders) {
         for to in &endpoints {
@@ -80,11 +80,11 @@ fn measure(load: &DemoArgs) -> Outcome<Vec<Cell>> {
 }
 
 pub(crate) fn sender(context: &Context, args: &DemoPeerArgs) -> Outcome {
-    peer::Sender::new(context, args)?.run()
+    peer::DemoSender::new(context, args)?.run()
 }
 
 pub(crate) fn receiver(context: &Context, args: &DemoPeerArgs) -> Outcome {
-    peer::Receiver::new(context, args)?.run()
+    peer::DemoReceiver::new(context, args)?.run()
 }
 
 /// A daemon in a forked child, with a runtime directory and ports of its own.
@@ -102,7 +102,7 @@ impl PrivateDaemon {
                 any_port(endpoint)
                     .to_string()
                     .parse()
-                    .map_err(|error| Failure::new(Exit::Internal, error))
+                    .map_err(|error| Failure::new(FailureKind::Internal, error))
             })
             .collect::<Outcome<_>>()?;
         let (ready, ready_fd) = nix::unistd::pipe().map_err(std::io::Error::from)?;
@@ -126,7 +126,10 @@ impl PrivateDaemon {
         let came = poll_until(&ready.as_fd(), PollFlags::POLLIN, deadline_after(STARTING))?;
         let mut newline = [0];
         if !came || nix::unistd::read(&ready, &mut newline) != Ok(1) {
-            return Err(Failure::new(Exit::CannotConnect, "the demo's daemon did not start"));
+            return Err(Failure::new(
+                FailureKind::CannotConnect,
+                "the demo's daemon did not start",
+            ));
         }
         Ok(daemon)
     }
@@ -136,7 +139,10 @@ impl PrivateDaemon {
         let first = ipcd_transports::ALL[0].default_endpoint(dir)?;
         let answers = Client::connect(&first, Options::default())?.query(&Query::Status)?;
         let Some(Answer::Status(status)) = answers.first() else {
-            return Err(Failure::new(Exit::BadMessage, "the daemon did not tell its listeners"));
+            return Err(Failure::new(
+                FailureKind::BadMessage,
+                "the daemon did not tell its listeners",
+            ));
         };
         let parse = |text: &String| Ok(text.parse()?);
         status.listeners.iter().map(|listener| parse(&listener.endpoint)).collect()
@@ -159,15 +165,15 @@ fn any_port(endpoint: Endpoint) -> Endpoint {
     }
 }
 
-struct Demo<'a> {
+struct DemoRun<'a> {
     dir: &'a Path,
     load: &'a DemoArgs,
-    interrupts: &'a Interrupts,
+    interrupts: &'a SignalGuard,
 }
 
-impl<'a> Demo<'a> {
+impl<'a> DemoRun<'a> {
     /// Starts a process of the demo and waits until it is connected.
-    fn spawn(&self, verb: &str, at: &Endpoint) -> Outcome<Peer<'a>> {
+    fn spawn(&self, verb: &str, at: &Endpoint) -> Outcome<PeerProcess<'a>> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg(verb)
             .arg(format!("--messages={}", self.load.messages))
@@ -181,25 +187,28 @@ impl<'a> Demo<'a> {
             .spawn()?;
         let orders = child.stdin.take().expect("its standard input is a pipe");
         let reports = BufReader::new(child.stdout.take().expect("its standard output is a pipe"));
-        let mut peer = Peer { child, orders, reports, interrupts: self.interrupts };
+        let mut peer = PeerProcess { child, orders, reports, interrupts: self.interrupts };
         match peer.report()?.trim() {
             "ready" => Ok(peer),
-            _ => Err(Failure::new(Exit::CannotConnect, format!("{verb} on {at} did not start"))),
+            _ => Err(Failure::new(
+                FailureKind::CannotConnect,
+                format!("{verb} on {at} did not start"),
+            )),
         }
     }
 }
 
 /// A process of the demo. It does what it is told on its standard input, a line at a time.
-struct Peer<'a> {
+struct PeerProcess<'a> {
     child: Child,
     orders: ChildStdin,
     reports: BufReader<ChildStdout>,
-    interrupts: &'a Interrupts,
+    interrupts: &'a SignalGuard,
 }
 
-impl Peer<'_> {
-    fn send_to(&mut self, from: &str, to: &str) -> Cell {
-        let failed = |error: String| Cell {
+impl PeerProcess<'_> {
+    fn send_to(&mut self, from: &str, to: &str) -> PairResult {
+        let failed = |error: String| PairResult {
             from: from.into(),
             to: to.into(),
             messages: 0,
@@ -226,7 +235,7 @@ impl Peer<'_> {
     }
 }
 
-impl Drop for Peer<'_> {
+impl Drop for PeerProcess<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -12,27 +12,27 @@ use ipcd_client::{Client, Event, Message, Publication, SubscribeOptions};
 use ipcd_transport::deadline_after;
 use serde::{Deserialize, Serialize};
 
-use super::Cell;
+use super::PairResult;
 use crate::args::{DemoArgs, DemoPeerArgs};
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 
 /// What a receiver says of one sender's lines.
 #[derive(Debug, Default, Deserialize, Serialize)]
-struct Tally {
+struct LineCheck {
     messages: u64,
     bytes: u64,
     error: Option<String>,
 }
 
-pub(super) struct Sender {
+pub(super) struct DemoSender {
     client: Client,
     load: DemoArgs,
     scheme: String,
     timeout: Duration,
 }
 
-impl Sender {
+impl DemoSender {
     pub(super) fn new(context: &Context, args: &DemoPeerArgs) -> Outcome<Self> {
         let mut client = context.connect()?;
         let scheme = client.endpoint().scheme().to_owned();
@@ -55,17 +55,17 @@ impl Sender {
         }
     }
 
-    fn send_to(&mut self, to: &str) -> Cell {
+    fn send_to(&mut self, to: &str) -> PairResult {
         let from = self.scheme.clone();
         let (tally, round_trip_us, error) = match self.try_send_to(to) {
             Ok((tally, round_trip)) => (tally, Some(round_trip), None),
-            Err(failure) => (Tally::default(), None, Some(failure.to_string())),
+            Err(failure) => (LineCheck::default(), None, Some(failure.to_string())),
         };
-        let Tally { messages, bytes, error: theirs } = tally;
-        Cell { from, to: to.into(), messages, bytes, round_trip_us, error: error.or(theirs) }
+        let LineCheck { messages, bytes, error: theirs } = tally;
+        PairResult { from, to: to.into(), messages, bytes, round_trip_us, error: error.or(theirs) }
     }
 
-    fn try_send_to(&mut self, to: &str) -> Outcome<(Tally, f64)> {
+    fn try_send_to(&mut self, to: &str) -> Outcome<(LineCheck, f64)> {
         let pair = format!("{}.{to}", self.scheme);
         for number in 0..self.load.messages {
             self.client.publish(&format!("demo.data.{pair}"), &line(number, self.load.size))?;
@@ -81,7 +81,8 @@ impl Sender {
         let median = round_trips[round_trips.len() / 2];
         let answer = self.ask(&format!("demo.end.{pair}"))?;
         let tally = serde_json::from_slice(answer.payload());
-        let tally = tally.map_err(|error| Failure::new(Exit::BadMessage, error.to_string()))?;
+        let tally =
+            tally.map_err(|error| Failure::new(FailureKind::BadMessage, error.to_string()))?;
         Ok((tally, median.as_nanos() as f64 / 1000.0))
     }
 
@@ -94,19 +95,19 @@ impl Sender {
             match self.client.next_event(Some(deadline))? {
                 Some(Event::Message(answer)) => return Ok(answer),
                 Some(_) => {}
-                None => return Err(Failure::new(Exit::Timeout, "no answer came in time")),
+                None => return Err(Failure::new(FailureKind::Timeout, "no answer came in time")),
             }
         }
     }
 }
 
-pub(super) struct Receiver {
+pub(super) struct DemoReceiver {
     client: Client,
     load: DemoArgs,
-    tallies: HashMap<String, Tally>,
+    tallies: HashMap<String, LineCheck>,
 }
 
-impl Receiver {
+impl DemoReceiver {
     pub(super) fn new(context: &Context, args: &DemoPeerArgs) -> Outcome<Self> {
         let mut client = context.connect()?;
         let scheme = client.endpoint().scheme().to_owned();
@@ -147,7 +148,7 @@ impl Receiver {
     }
 }
 
-impl Tally {
+impl LineCheck {
     /// Checks that this is the line that has to come next.
     fn check(&mut self, payload: &[u8], size: usize) {
         if payload != line(self.messages, size) {
@@ -188,7 +189,7 @@ mod tests {
     #[test]
     fn a_tally_finds_what_is_lost_changed_or_out_of_turn() {
         let tally = |numbers: &[u64]| {
-            let mut tally = Tally::default();
+            let mut tally = LineCheck::default();
             numbers.iter().for_each(|&number| tally.check(&line(number, 100), 100));
             tally.expect(3);
             tally.error

@@ -1,10 +1,10 @@
 //! The demo's result, as a matrix for people.
 
-use super::Cell;
+use super::PairResult;
 use crate::output::table;
 
 /// A row for each sender, a column for each receiver, and below it what failed.
-pub(super) fn render(cells: &[Cell]) -> String {
+pub(super) fn render(cells: &[PairResult]) -> String {
     let mut schemes: Vec<&str> = Vec::new();
     for cell in cells {
         if !schemes.contains(&cell.from.as_str()) {
@@ -25,14 +25,14 @@ pub(super) fn render(cells: &[Cell]) -> String {
     format!("{matrix}{}", summary(cells))
 }
 
-fn cell_text(cell: &Cell) -> String {
+fn cell_text(cell: &PairResult) -> String {
     let (Some(micros), None) = (cell.round_trip_us, &cell.error) else {
         return "FAILED".into();
     };
     format!("{}, {:.1} MB, {micros:.0} µs", cell.messages, cell.bytes as f64 / 1e6)
 }
 
-fn summary(cells: &[Cell]) -> String {
+fn summary(cells: &[PairResult]) -> String {
     let failed: Vec<_> = cells.iter().filter(|cell| cell.error.is_some()).collect();
     if failed.is_empty() {
         let messages: u64 = cells.iter().map(|cell| cell.messages).sum();
@@ -42,7 +42,7 @@ fn summary(cells: &[Cell]) -> String {
             cells.len()
         );
     }
-    let line = |cell: &&Cell| {
+    let line = |cell: &&PairResult| {
         let error = cell.error.as_deref().unwrap_or_default();
         format!("\nFAILED: {} to {}: {error}", cell.from, cell.to)
     };

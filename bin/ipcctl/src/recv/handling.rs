@@ -4,34 +4,34 @@ use std::time::Duration;
 
 use ipcd_client::{Client, Event, Message};
 
-use crate::attended::Attended;
+use crate::attended::AttendedClient;
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 use crate::handler::Handler;
-use crate::job::{Bounds, Ended, Output};
-use crate::jobs::Jobs;
+use crate::job::{JobLimits, JobResult, OutputMode};
+use crate::jobs::JobSet;
 use crate::news;
 
-use super::tally::Tally;
+use super::tally::ReceiveCount;
 
-pub(super) struct Handling<'a> {
+pub(super) struct HandlerLoop<'a> {
     context: &'a Context,
     handler: Handler,
-    attended: Attended,
-    tally: Tally<'a>,
+    attended: AttendedClient,
+    tally: ReceiveCount<'a>,
     failed: u64,
 }
 
-impl<'a> Handling<'a> {
+impl<'a> HandlerLoop<'a> {
     pub(super) fn new(
         context: &'a Context,
         client: Client,
         handler: Handler,
         connecting: Duration,
-        tally: Tally<'a>,
+        tally: ReceiveCount<'a>,
     ) -> Outcome<Self> {
-        let jobs = Jobs::new(1, Bounds { output: Output::Shared, time: None })?;
-        let attended = Attended::new(client, jobs, connecting);
+        let jobs = JobSet::new(1, JobLimits { output: OutputMode::Shared, time: None })?;
+        let attended = AttendedClient::new(client, jobs, connecting);
         Ok(Self { context, handler, attended, tally, failed: 0 })
     }
 
@@ -55,14 +55,14 @@ impl<'a> Handling<'a> {
                     "the handler failed for {failed} of {} messages",
                     self.tally.received()
                 );
-                Err(Failure::new(Exit::HandlerFailed, why))
+                Err(Failure::new(FailureKind::HandlerFailed, why))
             }
         }
     }
 
     /// Runs the handler to its end. At a second signal to stop it is killed.
     fn handle(&mut self, message: Message) -> Outcome {
-        let Attended { client, jobs, .. } = &mut self.attended;
+        let AttendedClient { client, jobs, .. } = &mut self.attended;
         let origin = client.origin(message.sender);
         jobs.start(&self.handler, message, origin)?;
         loop {
@@ -72,14 +72,14 @@ impl<'a> Handling<'a> {
             }
             if self.attended.jobs.stops() > 1 {
                 let why = "ended at once by a second signal; the handler was killed";
-                return Err(Failure::new(Exit::Internal, why));
+                return Err(Failure::new(FailureKind::Internal, why));
             }
             // A loss is told by the next event.
             self.attended.attend(None)?;
         }
     }
 
-    fn conclude(&mut self, ended: &Ended) {
+    fn conclude(&mut self, ended: &JobResult) {
         if ended.status != 0 {
             self.failed += 1;
             let how = format!("the handler ended with {}", ended.status);

@@ -5,16 +5,16 @@ use std::time::Instant;
 use ipcd_transport::later;
 
 use crate::args::RecvArgs;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, FailureKind, Outcome};
 
-pub(super) struct Tally<'a> {
+pub(super) struct ReceiveCount<'a> {
     args: &'a RecvArgs,
     received: u64,
     end: Option<Instant>,
     idle_since: Instant,
 }
 
-impl<'a> Tally<'a> {
+impl<'a> ReceiveCount<'a> {
     pub(super) fn new(args: &'a RecvArgs, start: Instant) -> Self {
         let end = args.wait.map(|wait| later(start, wait.duration()));
         Self { args, received: 0, end, idle_since: Instant::now() }
@@ -48,7 +48,7 @@ impl<'a> Tally<'a> {
         match self.args.count {
             Some(wanted) if self.received < wanted => {
                 let why = format!("{} of {wanted} messages came in time", self.received);
-                Err(Failure::new(Exit::Timeout, why))
+                Err(Failure::new(FailureKind::Timeout, why))
             }
             _ => Ok(()),
         }
