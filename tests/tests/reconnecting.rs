@@ -50,7 +50,7 @@ fn what_was_not_confirmed_is_sent_again_and_told() {
         queued.filter(|bytes| *bytes > 7_000_000).map(drop)
     });
     daemon.signal_worker(daemon.worker(), Signal::SIGKILL);
-    sender.stderr.wait_for("messages that were not confirmed are sent again");
+    sender.stderr.wait_for("unconfirmed messages that are sent again");
     drop(slow);
     assert!(writing.join().expect("the thread does not panic"), "all lines are taken");
     sender.wait().expect(0);
@@ -69,7 +69,7 @@ fn who_waits_for_a_daemon_that_is_not_up_yet_is_served_when_it_is() {
     let mut sender =
         start(&["send", "--reconnect", "--wait-subs", "1", "--timeout", "60s", "x", "hello"]);
     for waiting in [&receiver, &sender] {
-        waiting.stderr.wait_for("waiting for it");
+        waiting.stderr.wait_for("waiting for the daemon");
     }
     let daemon: Daemon = DaemonSetup::new().listen(&["unix"]).start_in(dir);
     assert_eq!(receiver.wait().expect(0).text(), "hello\n");

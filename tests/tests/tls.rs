@@ -421,7 +421,7 @@ fn who_does_not_read_is_cut_off_and_told_why() {
     eventually("the peer is disconnected", || daemon.log().contains(reason).then_some(()));
     receiver.signal(Signal::SIGCONT);
     let ended = receiver.wait().expect(7);
-    assert!(ended.stderr.contains("cut off"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("disconnected by the daemon"), "{}", ended.stderr);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `acl check`: what the access rules allow, as a file has them or the daemon.
+//! `acl check`: asks the access rules of a file or of the daemon.
 
 use std::path::Path;
 
@@ -32,10 +32,7 @@ fn read(file: &Path, who: &Who, access: &Access) -> Outcome<Verdict> {
 fn ask(context: &Context, who: Who, access: Access) -> Outcome<Verdict> {
     match context.connect()?.query(&Query::Access { who, access })?.pop() {
         Some(Answer::Verdict(verdict)) => Ok(verdict),
-        _ => Err(Failure::new(
-            FailureKind::BadMessage,
-            "the daemon gave another answer than asked for",
-        )),
+        _ => Err(Failure::new(FailureKind::BadMessage, "the daemon answered another question")),
     }
 }
 
@@ -48,7 +45,8 @@ fn access(args: &CheckArgs) -> Access {
     }
 }
 
-/// Who is meant: the caller, if nothing is said. Whose user is known has that user's own group.
+/// The peer to check for: the caller, unless options describe another. A user without a given group
+/// has its primary group.
 fn who(args: &CheckArgs) -> Outcome<Who> {
     let CheckArgs { listener, token, certificate, .. } = args;
     let proved = [listener, token, certificate].map(Clone::clone);
@@ -72,8 +70,7 @@ fn who(args: &CheckArgs) -> Outcome<Who> {
 }
 
 fn found<T>(kind: &str, name: &str, found: nix::Result<Option<T>>) -> Outcome<T> {
-    let missing =
-        || Failure::new(FailureKind::Usage, format!("--{kind} {name}: there is no such {kind}"));
+    let missing = || Failure::new(FailureKind::Usage, format!("--{kind} {name}: no such {kind}"));
     found.ok().flatten().ok_or_else(missing)
 }
 
@@ -97,7 +94,7 @@ fn print(context: &Context, args: &CheckArgs, verdict: Verdict) -> Outcome {
     }
 }
 
-/// The rule that decides, or why it does without.
+/// The rule that decides, or the reason for which none does.
 fn reason(args: &CheckArgs, verdict: Verdict) -> String {
     let file = args.config.as_ref().map(|file| format!("{}:", file.display()));
     let place = match (file, verdict.line) {
@@ -106,8 +103,8 @@ fn reason(args: &CheckArgs, verdict: Verdict) -> String {
         (_, None) => String::new(),
     };
     match (verdict.rule, verdict.allowed) {
-        (Some(rule), _) => format!("[[acl]] {rule} says so{place}"),
-        (None, true) => "no rule denies it, and none allows anything to anybody".into(),
+        (Some(rule), _) => format!("[[acl]] rule {rule} decides{place}"),
+        (None, true) => "no rule denies it, and there is no rule that allows anything".into(),
         (None, false) => "no rule allows it".into(),
     }
 }

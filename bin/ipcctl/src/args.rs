@@ -1,4 +1,4 @@
-//! What users type.
+//! The command line of `ipcctl`, as clap parses it. Doc comments here are the text of `--help`.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub(crate) use messages::{
 };
 pub(crate) use relay::RelayArgs;
 
-/// The tool of the ipcd daemon: send and receive messages, and look at the daemon.
+/// Send and receive messages through the ipcd daemon, and inspect the daemon.
 #[derive(Parser)]
 #[command(name = "ipcctl", version, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -28,48 +28,51 @@ pub(crate) struct Arguments {
     pub(crate) verb: Verb,
 }
 
-/// The variable that stands for `--via`.
+/// The environment variable for the default of `--via`.
 pub(crate) const VIA: &str = "IPCD_VIA";
 
-/// Where help lists them.
-const GLOBAL: &str = "Options of every verb";
+/// Their heading in the help.
+const GLOBAL: &str = "Global options";
 
-/// Options of every verb.
+/// The options that every verb takes.
 #[derive(Args)]
 pub(crate) struct GlobalArgs {
-    /// How to reach the daemon: a transport (unix, pipe, fifo, tcp, udp) or an endpoint.
+    /// Connect to the daemon by this transport (unix, pipe, fifo, tcp, udp) or endpoint.
     #[arg(long, global = true, help_heading = GLOBAL, env = VIA, default_value = "unix", value_name = "VIA")]
     pub(crate) via: String,
-    /// How long to wait for a connection, a confirmation or an answer.
+    /// Wait at most this long for a connection, a confirmation or an answer; then exit 4.
     #[arg(long, global = true, help_heading = GLOBAL, default_value = "5s", value_name = "DURATION")]
     pub(crate) timeout: Span,
-    /// How to print: text, json, or jsonl (an object a line).
+    /// Print text, json, or jsonl (one JSON object per line).
     #[arg(short, long, global = true, help_heading = GLOBAL, default_value = "text", value_name = "FORMAT")]
     pub(crate) output: OutputFormat,
-    /// The same as --output json.
+    /// Print JSON, as --output json.
     #[arg(short, global = true, help_heading = GLOBAL, conflicts_with = "output")]
     pub(crate) json: bool,
-    /// A name for this peer that no other has.
+    /// Register under this name. The daemon refuses a name that another peer has.
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// The token to prove over TCP and UDP, instead of the one in the runtime directory.
+    /// Prove the token in this file, instead of the one in the runtime directory.
+    ///
+    /// The daemon asks for a token over TCP, UDP and TLS. A file that other users can read or change
+    /// is refused.
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Which of the daemon's named tokens that is.
+    /// The name of that token in the daemon's configuration ([[token]]).
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "NAME")]
     pub(crate) token_name: Option<String>,
-    /// Where the daemon's sockets, FIFOs and token are.
+    /// Look for the daemon's sockets, FIFOs and token in this directory.
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
     pub(crate) runtime_dir: Option<PathBuf>,
-    /// Print no remarks on standard error.
+    /// Print errors only: no remarks on standard error.
     #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) quiet: bool,
-    /// Whether to use colours.
+    /// Accepted for compatibility. Output has no colours in this version.
     #[arg(long, global = true, help_heading = GLOBAL, default_value = "auto", value_name = "WHEN")]
     pub(crate) color: ColorChoice,
 }
 
-/// How to print.
+/// The format of the output.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum OutputFormat {
     Text,
@@ -77,7 +80,7 @@ pub(crate) enum OutputFormat {
     Jsonl,
 }
 
-/// Whether to use colours.
+/// The use of colours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum ColorChoice {
     Auto,
@@ -87,85 +90,105 @@ pub(crate) enum ColorChoice {
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Send messages to a subject.
+    /// Send messages to a subject or to one peer.
+    ///
+    /// Without a body, all of standard input is sent as one message. ipcctl exits with 0 once the
+    /// daemon has accepted every message; that says nothing about receivers (see --ack).
     #[command(visible_alias = "pub")]
     Send(SendArgs),
-    /// Receive the messages of subjects.
+    /// Receive the messages on subjects, and print them.
+    ///
+    /// Standard output carries payloads and nothing else. Remarks go to standard error.
     #[command(visible_alias = "sub")]
     Recv(RecvArgs),
-    /// Send a request and print the reply.
+    /// Send a request, and print the reply.
+    ///
+    /// The reply is printed unchanged, with a newline if it does not end in one. Without a body, all
+    /// of standard input is sent as one request.
     #[command(visible_alias = "request")]
     Req(ReqArgs),
-    /// Answer requests: with what they hold, with a fixed reply, or with a command's output.
+    /// Answer requests with their own payload, a fixed reply, or the output of a command.
+    ///
+    /// A message that is no request is handled as well, and gets no reply.
     #[command(visible_alias = "reply")]
     Serve(ServeArgs),
-    /// Talk to others on a subject, line by line.
+    /// Chat on a subject: send the lines of standard input, print the lines of others.
+    ///
+    /// Each line is printed with its sender's name. A line "exit" or the end of standard input ends
+    /// the chat.
     Chat(ChatArgs),
-    /// Listen at one endpoint, connect to another for each peer, and move messages or bytes.
+    /// Connect any endpoint to any other, without a daemon.
+    ///
+    /// The relay listens at A, connects to B for each peer of A, and moves messages both ways. A and
+    /// B are endpoints, or ipcd:SUBJECT for a subject of the daemon.
+    ///
+    /// The codec of a side (codec=line, nul or raw in its endpoint, or --codec) divides its bytes
+    /// into messages. The default is a record where the transport has records, else a line. --raw
+    /// moves bytes without looking for messages.
     Relay(RelayArgs),
-    /// Measure how long the daemon takes to answer.
+    /// Measure the round trip to the daemon.
     Ping(PingArgs),
-    /// What each transport promises.
+    /// List the transports and their guarantees.
     Transports,
-    /// The daemon, its workers, listeners and counters.
+    /// Show the daemon, its workers, listeners and counters.
     Status,
-    /// Every peer of the daemon.
+    /// List the peers of the daemon.
     Clients,
-    /// Every subscription, and what became of its messages.
+    /// List the subscriptions, and count their messages: delivered, dropped, queued.
     Subs,
-    /// Cut a peer off.
+    /// Disconnect a peer.
     Kick {
-        /// Its id or its name, as `clients` tells them.
+        /// The id or the name of the peer, as `ipcctl clients` lists them.
         #[arg(value_name = "ID|NAME")]
         who: String,
     },
-    /// The access rules.
+    /// Check the access rules.
     #[command(subcommand)]
     Acl(AclVerb),
-    /// Measure local IPC: bare, with the transports of ipcd, and through the daemon.
+    /// Measure local IPC: the bare primitives, the transports of ipcd, and the daemon.
     Bench(Box<BenchArgs>),
-    /// Start a private daemon and send between every pair of transports.
+    /// Start a private daemon, and send messages between every pair of transports.
     Demo(DemoArgs),
     #[command(hide = true)]
     DemoSender(DemoPeerArgs),
     #[command(hide = true)]
     DemoReceiver(DemoPeerArgs),
-    /// Print a script that completes arguments in a shell.
+    /// Print a completion script for a shell.
     Completion {
-        /// Which shell.
+        /// The shell.
         shell: Shell,
     },
-    /// Print the version.
+    /// Print the version of ipcctl and of the protocol.
     Version,
 }
 
 #[derive(Args)]
 pub(crate) struct PingArgs {
-    /// Ping so many times.
+    /// Send this many pings.
     #[arg(short, long, default_value_t = 1, value_name = "N")]
     pub(crate) count: u64,
-    /// Wait so long between pings.
+    /// Wait this long between pings.
     #[arg(long, default_value = "1s", value_name = "DURATION")]
     pub(crate) interval: Span,
-    /// End with exit status 10 if a round trip takes longer.
+    /// Exit with status 10 if a round trip takes longer.
     #[arg(long, value_name = "DURATION")]
     pub(crate) max: Option<Span>,
 }
 
 #[derive(Args, Clone)]
 pub(crate) struct DemoArgs {
-    /// Messages of each pair.
+    /// Send this many messages between each pair.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub(crate) messages: u64,
-    /// Bytes of the longest message; lengths go from 1 to this.
+    /// Send messages of 1 byte up to this many bytes.
     #[arg(long, default_value_t = 8000, value_name = "BYTES")]
     pub(crate) size: usize,
-    /// Round trips measured of each pair.
+    /// Measure this many round trips between each pair.
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub(crate) pings: u64,
 }
 
-/// What a process of the demo is told.
+/// The arguments of a process of the demo.
 #[derive(Args)]
 pub(crate) struct DemoPeerArgs {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! A connection and the handlers of its messages, neither of which waits for the other.
+//! A connection together with the handlers of its messages. Neither waits for the other.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,13 @@ use nix::poll::{PollFd, PollFlags};
 use crate::exit::Outcome;
 use crate::jobs::JobSet;
 
-/// How long an attempt to make a lost connection again may keep handlers waiting.
+/// The longest that an attempt to reconnect keeps running handlers waiting: they are not looked at
+/// meanwhile.
 const BESIDE_HANDLERS: Duration = Duration::from_millis(250);
-/// How long it may take at least when none runs. Signals are looked at in between.
+/// The time that an attempt gets at least when no handler runs. Signals are looked at in between.
 const ALONE: Duration = Duration::from_millis(500);
-/// How many times as long as the first connection took.
+/// The time that an attempt gets, as a multiple of the time of the first connection: over ssh, a
+/// connection takes seconds, and a shorter attempt would never succeed.
 const PATIENCE: u32 = 4;
 
 pub(crate) struct AttendedClient {
@@ -25,7 +27,7 @@ pub(crate) struct AttendedClient {
 }
 
 impl AttendedClient {
-    /// `connecting` is how long it took to connect.
+    /// `connecting` is the time that the first connection took.
     pub(crate) fn new(client: Client, jobs: JobSet, connecting: Duration) -> Self {
         let patience = connecting.saturating_mul(PATIENCE).max(ALONE);
         Self { client, jobs, is_lost: false, patience }
@@ -35,7 +37,7 @@ impl AttendedClient {
         self.is_lost
     }
 
-    /// Waits for an event, or until the jobs have something to do, or until the deadline.
+    /// Waits for an event. Returns `None` when the jobs have something to do, or at the deadline.
     pub(crate) fn next_event(&mut self, deadline: Option<Instant>) -> Outcome<Option<Event>> {
         let until = self.until(deadline);
         let event = match self.client.wait_event_or(self.jobs.fd(), until) {
@@ -51,8 +53,8 @@ impl AttendedClient {
         Ok(event)
     }
 
-    /// Waits until the jobs have something to do, or until the deadline, and takes no events.
-    /// Tells once that the connection was lost meanwhile.
+    /// Waits until the jobs have something to do, or until the deadline, and takes no events. Returns
+    /// the error of the connection once, if it was lost meanwhile.
     pub(crate) fn attend(&mut self, deadline: Option<Instant>) -> Outcome<Option<Error>> {
         let until = self.until(deadline);
         if self.is_lost {
@@ -69,7 +71,7 @@ impl AttendedClient {
         deadline.into_iter().chain(self.jobs.deadline()).min()
     }
 
-    /// When to give up an attempt to connect again, and to look at the jobs.
+    /// The time at which to give up an attempt to reconnect, and to look at the jobs.
     fn attempt(&self, deadline: Option<Instant>) -> Instant {
         let is_alone = self.jobs.running() == 0;
         let end = deadline_after(if is_alone { self.patience } else { BESIDE_HANDLERS });

@@ -1,4 +1,4 @@
-//! `ipcctl bench`: arguments into settings, the report onto paper.
+//! `ipcctl bench`: turns arguments into settings, and prints the report.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -20,16 +20,16 @@ use crate::context::Context;
 use crate::exit::{Failure, FailureKind, Outcome};
 use crate::output::write_all;
 
-/// What the measuring of `--quick` may take.
+/// The time that the measurements of `--quick` may take.
 const BUDGET: Duration = Duration::from_secs(42);
-/// Runs, unless told otherwise: with `--quick`, and without.
+/// The default number of runs: with `--quick`, and without.
 const RUNS: (usize, usize) = (3, 5);
-/// What a run counts and its warm-up, unless told otherwise.
+/// The default length of a run, and of its warm-up.
 const DURATION: Duration = Duration::from_millis(500);
 const WARMUP: Duration = Duration::from_millis(100);
-/// Messages a second, unless told otherwise: with `--quick`, and without.
+/// The default rates in messages per second: with `--quick`, and without.
 const RATES: (&[f64], &[f64]) = (&[5_000.0, 50_000.0], &[1_000.0, 10_000.0, 100_000.0]);
-/// Bytes that our client library gathers for one call, too.
+/// Bytes that are gathered for one system call, as in the client library.
 const BATCH: usize = 64 * 1024;
 
 pub(crate) fn run(context: &Context, args: &BenchArgs) -> Outcome {
@@ -62,14 +62,14 @@ pub(crate) fn run(context: &Context, args: &BenchArgs) -> Outcome {
     report.comparison.map_or(Ok(()), |comparison| judge(context, args, &comparison))
 }
 
-/// Finds before all is measured what would be found when it is to be kept.
+/// Checks the places for the reports before anything is measured, and not after minutes of measuring.
 fn check_places(args: &BenchArgs) -> Outcome {
     args.save_baseline.as_deref().map(baseline::path_of).transpose().map_err(failure)?;
     let files = [&args.json_file, &args.csv, &args.html].into_iter().flatten();
     for path in files {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         if dir.is_some_and(|dir| !dir.is_dir()) {
-            let why = format!("write {}: there is no such directory", path.display());
+            let why = format!("write {}: no such directory", path.display());
             return Err(Failure::new(FailureKind::Usage, why));
         }
     }
@@ -115,8 +115,8 @@ fn settings(context: &Context, args: &BenchArgs) -> Outcome<BenchSettings> {
     })
 }
 
-/// How many runs, what they count, and their warm-up. Reports that are compared want many short
-/// ones.
+/// The number of runs, their length and their warm-up. A comparison needs many short runs, so that
+/// slow changes of the machine fall on both sides alike.
 fn lengths(args: &BenchArgs) -> (usize, RunExtent, Duration) {
     let is_compared = args.baseline.is_some() || args.save_baseline.is_some();
     let (runs, duration, warmup) = match (args.quick, is_compared) {
@@ -145,7 +145,7 @@ fn modes(mode: BenchMode) -> Vec<MeasureMode> {
     }
 }
 
-/// ipcd is always among them, spoken to by the same kind of client as the others.
+/// The servers to compare. ipcd is always among them, through the same kind of client as the others.
 fn peers(given: &[BenchPeer]) -> Vec<OtherServer> {
     let peer = |peer: &BenchPeer| match peer {
         BenchPeer::Socat => OtherServer::Socat,
@@ -167,8 +167,8 @@ fn layers(given: &[BenchLayer]) -> Vec<MeasureLayer> {
     if given.is_empty() { MeasureLayer::ALL.to_vec() } else { given.iter().map(layer).collect() }
 }
 
-/// `--via` names transports and primitives, and endpoints of daemons that run already. What is only
-/// its default means all.
+/// The ways to measure: `--via` names transports, primitives, and endpoints of running daemons. Its
+/// default stands for all.
 fn ways(context: &Context) -> Outcome<(Vec<String>, Vec<RunningDaemon>)> {
     let (mut ways, mut running) = (Vec::new(), Vec::new());
     let matches = Arguments::command().get_matches();
@@ -179,7 +179,7 @@ fn ways(context: &Context) -> Outcome<(Vec<String>, Vec<RunningDaemon>)> {
     for via in given.split(',').filter(|&via| via != "all") {
         if via.contains(':') {
             let endpoint = ipcd_transports::resolve(via, context.runtime_dir())?;
-            // One that cannot be reached is no measurement that failed.
+            // An unreachable daemon is an error of usage (3), not a measurement that failed.
             drop(Client::connect(&endpoint, context.options())?);
             ways.push(endpoint.scheme().to_owned());
             running.push(RunningDaemon { endpoint, options: context.options() });
@@ -210,7 +210,7 @@ fn show(progress: Progress<'_>) {
     let Progress { done, of, since, now } = progress;
     let elapsed = since.elapsed().as_secs_f64();
     let left = elapsed / done.max(1) as f64 * (of - done) as f64;
-    // Who does not see it misses nothing.
+    // Progress is a courtesy: a closed standard error must not end the measurement.
     let _ = write!(io::stderr(), "\r\x1b[K[{done}/{of}, {left:.0} s left] {now}");
 }
 
@@ -254,11 +254,11 @@ fn save(args: &BenchArgs, report: &Report) -> Outcome {
 }
 
 fn nothing_measured(report: &Report) -> Failure {
-    let why = report.skipped.first().map_or("no combination of these options exists", |it| &it.why);
+    let why = report.skipped.first().map_or("these options exclude each other", |it| &it.why);
     Failure::new(FailureKind::Internal, format!("bench: nothing was measured: {why}"))
 }
 
-/// Says what has changed by more than chance, and whether that is more than it may.
+/// Reports the changes that are more than chance. Fails if one is more than `--fail-on` allows.
 fn judge(context: &Context, args: &BenchArgs, comparison: &Comparison) -> Outcome {
     let judged = comparison.changes.iter().filter(|change| change.is_judged).count();
     let real = comparison.real().count();
@@ -278,7 +278,8 @@ fn judge(context: &Context, args: &BenchArgs, comparison: &Comparison) -> Outcom
     Err(Failure::new(FailureKind::Threshold, format!("{limit}: {change}{more}")))
 }
 
-/// A measurement that is interrupted ends as the signal would have ended it.
+/// Turns an error into a failure. After an interrupt the process dies of the signal itself, so that a
+/// shell script sees it and stops, too.
 fn failure(error: io::Error) -> Failure {
     ipcd_bench::die_if_interrupted(&error);
     let exit = match error.kind() {

@@ -1,6 +1,6 @@
-//! What is sent: an argument, a file, or standard input in one piece or in parts; and its headers.
+//! The payloads to send: an argument, a file, or standard input, whole or in parts; and the headers.
 //!
-//! Standard input is read only when nothing else was given.
+//! Standard input is read only if nothing else is given: in a `while read` loop, it is the loop's.
 
 use std::fs::{File, Metadata};
 use std::io::IsTerminal;
@@ -17,16 +17,16 @@ use nix::poll::PollFlags;
 use crate::args::BodyArgs;
 use crate::exit::{Failure, FailureKind, Outcome};
 
-/// Bytes read of standard input at once.
+/// Bytes that are read from standard input at once.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Messages to be sent, one after the other.
+/// The messages to send, one after the other.
 pub(crate) enum MessageBody {
-    /// One, or none any more.
+    /// A given message, or none once it has been sent.
     One(Option<Vec<u8>>),
-    /// All of a file, or of standard input.
+    /// A file or standard input, as one message.
     Whole(PayloadSource),
-    /// Parts of standard input.
+    /// Standard input, divided into messages.
     Parts(InputSplitter),
 }
 
@@ -52,13 +52,13 @@ impl MessageBody {
             return Ok(Self::Parts(InputSplitter::ended_by(0)));
         }
         if std::io::stdin().is_terminal() {
-            let advice = "no message: give one, or -n for an empty one, or -l to type lines";
+            let advice = "no message: give one, or -n to send an empty one, or -l to type lines";
             return Err(Failure::new(FailureKind::Usage, advice));
         }
         Ok(Self::Whole(PayloadSource::stdin()))
     }
 
-    /// The next message. The connection goes on while standard input is waited for.
+    /// The next message. While it waits for standard input, it keeps the connection going.
     pub(crate) fn next(&mut self, client: &mut Client) -> Outcome<Option<Vec<u8>>> {
         match self {
             Self::One(payload) => Ok(payload.take()),
@@ -71,7 +71,7 @@ impl MessageBody {
         }
     }
 
-    /// Whether the next message, or the end, has to be waited for.
+    /// Whether the next message, or the end of input, is not there yet.
     pub(crate) fn waits(&self) -> Outcome<bool> {
         match self {
             Self::Parts(parts) if !parts.has_part() && !parts.is_over => {
@@ -82,9 +82,10 @@ impl MessageBody {
     }
 }
 
-/// A file that is open, or standard input, to be read as one message when the daemon's limit is known.
+/// An open file, or standard input. It is opened before connecting, so that a wrong name fails early,
+/// and read after that, when the daemon's limit is known.
 pub(crate) struct PayloadSource {
-    /// None for standard input.
+    /// `None` for standard input.
     file: Option<File>,
     name: PathBuf,
     bytes: Vec<u8>,
@@ -103,11 +104,11 @@ impl PayloadSource {
         Self { file: None, name: "standard input".into(), bytes: Vec::new() }
     }
 
-    /// All that it holds. After an error it may be read on.
+    /// Reads all of it. After a lost connection, another call goes on reading.
     pub(crate) fn read(&mut self, client: &mut Client) -> Outcome<Vec<u8>> {
         let stdin = std::io::stdin();
         let about = self.file.as_ref().and_then(|file| file.metadata().ok());
-        // Of anything but a file the length is not known before its end.
+        // Only a regular file tells its length before its end.
         let length = about.filter(Metadata::is_file).map_or(0, |about| about.len());
         check_length(client, usize::try_from(length).unwrap_or(usize::MAX))?;
         loop {
@@ -126,13 +127,14 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
     Failure::new(FailureKind::Usage, format!("read {}: {error}", file.display()))
 }
 
-/// Parts of standard input, each as soon as it is there; the last one needs no end.
+/// Divides standard input at an end byte. Each part can be taken as soon as its end has come; the last
+/// one needs none.
 pub(crate) struct InputSplitter {
     end: u8,
     pending: Vec<u8>,
-    /// Where the next part begins.
+    /// The beginning of the next part.
     start: usize,
-    /// Up to where it is known not to end.
+    /// The position before which there is no end byte.
     searched: usize,
     is_over: bool,
 }
@@ -156,7 +158,7 @@ impl InputSplitter {
         }
     }
 
-    /// Reads what standard input has, which may be its end.
+    /// Reads once. Notes the end of standard input.
     pub(crate) fn read(&mut self) -> Outcome {
         self.is_over = !read_some(std::io::stdin().as_fd(), &mut self.pending)?;
         Ok(())
@@ -171,12 +173,12 @@ impl InputSplitter {
         self.is_over
     }
 
-    /// Bytes of a part whose end has not come.
+    /// Bytes of the part whose end has not come.
     pub(crate) fn unfinished(&self) -> usize {
         self.pending.len() - self.start
     }
 
-    /// The next part that has ended.
+    /// The next complete part.
     pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
         let end = self.pending[self.searched..].iter().position(|&byte| byte == self.end);
         let Some(length) = end else {
@@ -192,7 +194,7 @@ impl InputSplitter {
         Some(part)
     }
 
-    /// What is left when standard input has ended.
+    /// The last part, when standard input has ended without an end byte.
     pub(crate) fn take_rest(&mut self) -> Option<Vec<u8>> {
         let rest = self.pending.split_off(self.start);
         *self = Self { is_over: self.is_over, ..Self::ended_by(self.end) };
@@ -200,7 +202,7 @@ impl InputSplitter {
     }
 }
 
-/// As with cat(1); a file of that name is `./-`.
+/// Whether the name stands for standard input, as with cat(1). A file of that name is `./-`.
 fn is_stdin(file: &Path) -> bool {
     file == Path::new("-")
 }
@@ -212,7 +214,7 @@ pub(crate) fn header_block(headers: &[String]) -> Outcome<Vec<u8>> {
         let Some((key, value)) = header.split_once(':') else {
             return Err(Failure::new(
                 FailureKind::Usage,
-                format!("-H {header}: a header is KEY:VALUE"),
+                format!("-H {header}: a header has the form KEY:VALUE"),
             ));
         };
         Headers::append(&mut block, key.trim(), value.trim_start().as_bytes())
@@ -221,18 +223,20 @@ pub(crate) fn header_block(headers: &[String]) -> Outcome<Vec<u8>> {
     Ok(block)
 }
 
-/// What is too large already is not read to its end, nor sent.
+/// Refuses a payload as soon as it is larger than the daemon accepts, before the rest is read.
 pub(crate) fn check_length(client: &Client, bytes: usize) -> Outcome {
     let limit = client.max_payload();
     if bytes > limit { Err(Error::TooLarge { bytes, limit }.into()) } else { Ok(()) }
 }
 
-/// Reads once, if there is something; false at the end.
+/// Reads once, without waiting for more. Returns false at the end of input.
 fn read_some(from: BorrowedFd<'_>, into: &mut Vec<u8>) -> std::io::Result<bool> {
     let mut chunk = [0; READ_BYTES];
-    // A file's worth of data is not to be copied twice by std's own buffer.
+    // Not std's handle: its buffer would copy everything twice, and would hide from poll(2) what it
+    // has read ahead.
     let count = match nix::unistd::read(from, &mut chunk) {
-        // Another who shares it has made it non-blocking, or has taken what was there.
+        // Standard input may be shared with other processes (fork(2)). One of them may have set
+        // O_NONBLOCK, or have taken the bytes that poll(2) announced. That is no end of input.
         Err(Errno::EAGAIN | Errno::EINTR) => return Ok(true),
         count => count?,
     };
@@ -256,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_the_same_however_they_come() {
+    fn lines_do_not_depend_on_the_division_of_reads() {
         let text = "one\n\ntwo\nthe rest";
         for cut in 0..text.len() {
             let (head, tail) = text.split_at(cut);

@@ -18,7 +18,7 @@ use crate::json;
 use crate::news;
 use crate::output::StdoutBuffer;
 
-/// The line that leaves.
+/// The line that ends the chat.
 const LEAVE: &[u8] = b"exit";
 
 pub(crate) fn run(context: &Context, args: &ChatArgs) -> Outcome {
@@ -26,7 +26,7 @@ pub(crate) fn run(context: &Context, args: &ChatArgs) -> Outcome {
 }
 
 fn chat(context: &Context, args: &ChatArgs) -> Outcome {
-    // A filter would be good for listening only.
+    // A filter could be subscribed to, but not published on.
     Subject::parse(args.subject.as_bytes()).map_err(Error::from)?;
     let options = Options { no_echo: true, ..context.lasting() };
     let mut client = context.reach(&options, args.reconnect)?;
@@ -45,8 +45,8 @@ struct ChatSession<'a> {
 }
 
 impl ChatSession<'_> {
-    /// Shows and sends by turns: neither waits for the other, so that two who talk at the same time
-    /// never wait for each other.
+    /// Shows and sends in turn. Neither waits for the other: two peers that both only sent would block
+    /// each other.
     fn run(&mut self) -> Outcome {
         loop {
             self.show_what_came()?;
@@ -69,7 +69,7 @@ impl ChatSession<'_> {
         self.show_what_came()
     }
 
-    /// Sends the lines that were typed; false if that was the last.
+    /// Sends the lines that were read. Returns false at the end of the chat.
     fn send_lines(&mut self) -> Outcome<bool> {
         while let Some(line) = self.lines.take() {
             if line == LEAVE {
@@ -93,7 +93,7 @@ impl ChatSession<'_> {
             Err(error @ (Error::TooLarge { .. } | Error::BadSubject(_))) => {
                 return Err(error.into());
             }
-            // What was not written goes over the next connection; flush tells what may be lost.
+            // Unwritten messages go over the next connection. The flush at the end reports a loss.
             Err(_) => self.show_next(None)?,
         }
         self.show_what_came()
@@ -121,7 +121,7 @@ impl ChatSession<'_> {
         Ok(())
     }
 
-    /// Writes what is to be shown. While nobody looks, no more is taken.
+    /// Writes the output. While standard output blocks, no messages are read, so that senders wait.
     fn write(&mut self) -> Outcome {
         while !self.output.write_some()? {
             if self.client.wait_writable(self.output.fd(), None).is_err() {
@@ -132,7 +132,8 @@ impl ChatSession<'_> {
     }
 }
 
-/// Each line with who sent it, so that nobody can speak for another by a newline.
+/// Shows each line of a message behind the sender's name: otherwise a newline in a message could fake
+/// a line of another sender.
 fn show(
     format: OutputFormat,
     output: &mut StdoutBuffer,
@@ -153,7 +154,7 @@ fn show(
     }
 }
 
-/// The name, or else what is known for certain: user and process, the address, or the peer's id.
+/// The sender's name, or else what is certain: user and process, the address, or the peer's id.
 fn who(sender: u64, origin: Option<&Origin>) -> String {
     let Some(origin) = origin else { return format!("@{sender}") };
     let (uid, pid) = (origin.uid, origin.pid);

@@ -1,4 +1,4 @@
-//! What every verb needs: where the daemon is, and how to talk to the user.
+//! The context of every verb: the daemon to connect to, and remarks to the user.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -35,17 +35,17 @@ impl Context {
         &self.runtime_dir
     }
 
-    /// Where the daemon is to be reached.
+    /// The endpoint of the daemon.
     pub(crate) fn endpoint(&self) -> Outcome<Endpoint> {
         Ok(self.via()?)
     }
 
-    /// The same, for who has words of their own for what is wrong with it.
+    /// The same, with the plain error of the transport.
     pub(crate) fn via(&self) -> ipcd_transport::Result<Endpoint> {
         ipcd_transports::resolve(&self.global.via, &self.runtime_dir)
     }
 
-    /// Options for a connection that ends when it is lost.
+    /// Options of a connection that is not made again after a loss.
     pub(crate) fn options(&self) -> Options {
         let token = self.global.token_file.clone();
         Options {
@@ -62,7 +62,8 @@ impl Context {
         self.connect_with(self.options())
     }
 
-    /// Connects, and says what keeps this user out, if that is it.
+    /// Connects once with these options. A missing permission is explained with the mode and the owner
+    /// of the path.
     pub(crate) fn connect_with(&self, options: Options) -> Outcome<Client> {
         let endpoint = self.endpoint()?;
         let token = options.token.clone();
@@ -83,42 +84,42 @@ impl Context {
         })
     }
 
-    /// A remark on a filter that is hardly what the user means.
+    /// Remarks on a filter that looks like a mistake.
     pub(crate) fn remark_on_filter(&self, filter: &str) {
         if let Some(hint) = hints::of_filter(filter) {
             self.remark(&hint);
         }
     }
 
-    /// Options for a connection that is made again when it is lost.
+    /// Options of a connection that is made again after a loss.
     pub(crate) fn lasting(&self) -> Options {
         Options { reconnect: Some(Backoff::default()), ..self.options() }
     }
 
-    /// Connects; with `waits` again and again, until a daemon is there.
+    /// Connects. With `waits`, tries again until a daemon is there.
     pub(crate) fn reach(&self, options: &Options, waits: bool) -> Outcome<Client> {
         for (attempt, pause) in Backoff::default().pauses().enumerate() {
             match self.connect_with(options.clone()) {
                 Err(failure) if waits && failure.is_temporary() => {
                     if attempt == 0 {
-                        self.remark(&format!("{failure}; waiting for it"));
+                        self.remark(&format!("{failure}; waiting for the daemon"));
                     }
                     std::thread::sleep(pause);
                 }
                 connected => return connected,
             }
         }
-        unreachable!("there is always another pause")
+        unreachable!("the pauses have no end")
     }
 
-    /// A line that says how far we are, for people and scripts.
+    /// Prints a line of progress on standard error, for people and scripts.
     pub(crate) fn announce(&self, text: &str) {
         if !self.global.quiet {
             say(&visible(text));
         }
     }
 
-    /// A remark for people.
+    /// Prints a remark for people on standard error.
     pub(crate) fn remark(&self, text: &str) {
         if !self.global.quiet {
             say(&format!("ipcctl: {}", visible(text)));
@@ -126,7 +127,7 @@ impl Context {
     }
 }
 
-/// The user's own directory, or the system's if there is none.
+/// The user's own runtime directory if it exists, else the system's.
 fn find_runtime_dir() -> PathBuf {
     let own = own_runtime_dir(Uid::effective().is_root());
     let is_set = std::env::var_os(ipcd_transports::RUNTIME_DIR_VAR).is_some();

@@ -1,4 +1,4 @@
-//! What became of messages, for `send --ack delivered`.
+//! The receipts of `send --ack delivered`.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use ipcd_transport::deadline_after;
 pub(crate) struct DeliveryReport {
     sent: u64,
     concluded: u64,
-    /// Messages that nobody was there to receive.
+    /// Messages without a receiver.
     unreceived: u64,
     copies: Receipt,
 }
@@ -22,7 +22,7 @@ impl DeliveryReport {
         self.sent += 1;
     }
 
-    /// Takes the receipts that have come already.
+    /// Takes the receipts that have already come.
     pub(crate) fn take_what_came(&mut self, client: &mut Client) -> Outcome {
         while client.has_event() {
             if let Some(event) = client.next_event(Some(Instant::now()))? {
@@ -32,16 +32,15 @@ impl DeliveryReport {
         Ok(())
     }
 
-    /// Waits for all receipts, as long as some come in time.
+    /// Waits for all receipts. Fails when none comes for `timeout`.
     pub(crate) fn finish(&mut self, client: &mut Client, timeout: Duration) -> Outcome {
         while self.concluded < self.sent {
             match client.next_event(Some(deadline_after(timeout)))? {
                 Some(event) => self.take(event)?,
                 None => {
                     let (left, sent) = (self.sent - self.concluded, self.sent);
-                    let why = format!(
-                        "{left} of {sent} messages were not delivered in time (see --timeout)"
-                    );
+                    let why =
+                        format!("no receipt for {left} of {sent} messages in time (see --timeout)");
                     return Err(Failure::new(FailureKind::Timeout, why));
                 }
             }
@@ -68,7 +67,7 @@ impl DeliveryReport {
             let all = delivered + self.copies.dropped();
             let why: Vec<_> = dropped
                 .iter()
-                .map(|(reason, count)| format!("{count} as {}", why_dropped(*reason)))
+                .map(|(reason, count)| format!("{count} because {}", why_dropped(*reason)))
                 .collect();
             let (count, why) = (self.copies.dropped(), why.join(", "));
             return Err(Failure::new(
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_counts_more_than_what_nobody_wanted() {
+    fn a_dropped_copy_counts_more_than_a_missing_receiver() {
         assert!(outcome(&[]).is_ok());
         assert!(outcome(&[(1, &[]), (7, &[])]).is_ok());
         let none = outcome(&[(1, &[]), (0, &[])]).unwrap_err();
@@ -112,8 +111,8 @@ mod tests {
         assert_eq!(dropped.status(), 7);
         assert_eq!(
             dropped.to_string(),
-            "4 of 8 copies were dropped: 3 as an outbox was full (drop-newest), 1 as a receiver \
-             went away"
+            "4 of 8 copies were dropped: 3 because a send queue was full (drop-newest), 1 because a \
+             receiver disconnected"
         );
     }
 }

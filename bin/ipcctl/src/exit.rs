@@ -1,4 +1,4 @@
-//! Exit statuses, and what is said with them.
+//! Exit statuses, and the errors that go with them.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -13,12 +13,12 @@ use crate::output::{say, visible};
 /// The result of a verb.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
-/// Why a verb failed.
+/// The failure of a verb: its exit status and its message.
 #[derive(Debug)]
 pub(crate) struct Failure {
     exit: FailureKind,
     message: String,
-    /// Whether the daemon may be back in a moment.
+    /// Whether another attempt may succeed soon.
     is_temporary: bool,
 }
 
@@ -93,17 +93,17 @@ impl Failure {
         self.exit.status()
     }
 
-    /// Whether it is worth to connect again, and to try once more.
+    /// Whether another attempt may succeed soon, as after a restart of the daemon.
     pub(crate) fn is_temporary(&self) -> bool {
         self.is_temporary
     }
 
-    /// The same with what was tried before the message.
+    /// The same failure, with the attempted action before the message.
     pub(crate) fn during(self, what: impl fmt::Display) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
-    /// Says it on standard error, and returns the exit status.
+    /// Prints the failure on standard error, and returns the exit status.
     pub(crate) fn report(&self, format: OutputFormat) -> ExitCode {
         let (exit, message) = (self.status(), &self.message);
         let line = match format {
@@ -134,10 +134,10 @@ impl From<Error> for Failure {
             Error::Connect(Transport::TimedOut(_)) => (FailureKind::Timeout, ""),
             Error::Connect(_) => (
                 FailureKind::CannotConnect,
-                " (is ipcd running, and listening there? see --via and --runtime-dir)",
+                " (is ipcd running and listening there? see --via and --runtime-dir)",
             ),
             Error::Refused(refusal) if refusal.code == Code::NoResponder => {
-                (FailureKind::NoResponder, " (ipcctl subs tells who listens where)")
+                (FailureKind::NoResponder, " (see ipcctl subs for subscriptions)")
             }
             Error::Refused(refusal) => (exit_of(refusal.code), ""),
             Error::TimedOut(_) => (FailureKind::Timeout, " (see --timeout)"),

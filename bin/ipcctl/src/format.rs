@@ -1,10 +1,10 @@
-//! How `recv -F` prints a message.
+//! The format of `recv -F`.
 
 use ipcd_client::{Message, Origin};
 
 use crate::output::StdoutBuffer;
 
-/// What stands for what.
+/// The letters after `%`, their fields, and the text for errors.
 const FIELDS: [(char, FormatField, &str); 11] = [
     ('s', FormatField::Subject, "subject"),
     ('p', FormatField::Payload, "payload"),
@@ -37,7 +37,7 @@ enum FormatField {
 #[derive(Debug, Eq, PartialEq)]
 enum FormatPiece {
     Text(String),
-    FormatField(FormatField),
+    Field(FormatField),
 }
 
 /// A format, read once.
@@ -68,12 +68,10 @@ impl FormatTemplate {
         Ok(Self(pieces))
     }
 
-    /// Whether it needs to be known who a sender is.
+    /// Whether the format needs the sender's identity.
     pub(crate) fn names_sender(&self) -> bool {
-        let names = [
-            FormatPiece::FormatField(FormatField::Name),
-            FormatPiece::FormatField(FormatField::Transport),
-        ];
+        let names =
+            [FormatPiece::Field(FormatField::Name), FormatPiece::Field(FormatField::Transport)];
         self.0.iter().any(|piece| names.contains(piece))
     }
 
@@ -86,15 +84,15 @@ impl FormatTemplate {
         for piece in &self.0 {
             match piece {
                 FormatPiece::Text(text) => output.own(text.as_bytes()),
-                FormatPiece::FormatField(FormatField::Payload) => output.foreign(message.payload()),
-                FormatPiece::FormatField(field) => output.foreign(&field.text(message, origin)),
+                FormatPiece::Field(FormatField::Payload) => output.foreign(message.payload()),
+                FormatPiece::Field(field) => output.foreign(&field.text(message, origin)),
             }
         }
     }
 }
 
 impl FormatField {
-    /// What is unknown is empty.
+    /// The field's text; empty if it is unknown.
     fn text(self, message: &Message, origin: Option<&Origin>) -> Vec<u8> {
         match self {
             Self::Subject => message.subject().into(),
@@ -117,7 +115,7 @@ fn percent(escape: Option<char>) -> Result<FormatPiece, String> {
         return Ok(FormatPiece::Text("%".into()));
     }
     let found = FIELDS.iter().find(|(letter, ..)| escape == Some(*letter));
-    found.map(|(_, field, _)| FormatPiece::FormatField(*field)).ok_or_else(|| unknown('%', escape))
+    found.map(|(_, field, _)| FormatPiece::Field(*field)).ok_or_else(|| unknown('%', escape))
 }
 
 fn backslash(escape: Option<char>) -> Result<char, String> {
@@ -163,13 +161,13 @@ mod tests {
         assert_eq!(pieces(""), []);
         assert_eq!(pieces("100%%\\t\\n\\0\\\\"), [text("100%\t\n\0\\")]);
         let both = [
-            FormatPiece::FormatField(FormatField::Subject),
+            FormatPiece::Field(FormatField::Subject),
             text("=ä "),
-            FormatPiece::FormatField(FormatField::Payload),
+            FormatPiece::Field(FormatField::Payload),
         ];
         assert_eq!(pieces("%s=ä %p"), both);
         for (letter, field, _) in FIELDS {
-            assert_eq!(pieces(&format!("%{letter}")), [FormatPiece::FormatField(field)]);
+            assert_eq!(pieces(&format!("%{letter}")), [FormatPiece::Field(field)]);
         }
         assert!(FormatTemplate::parse("%n").unwrap().names_sender());
         assert!(!FormatTemplate::parse("%f").unwrap().names_sender());

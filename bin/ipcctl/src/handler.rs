@@ -1,8 +1,9 @@
-//! A command that handles messages: looked for before anything is subscribed to, and told about
-//! each message by its environment.
+//! A command that handles messages. It is looked for before anything is subscribed to, and its
+//! environment describes each message.
 //!
-//! What a peer has sent becomes values of variables that begin with `IPC_`, and never their names'
-//! beginning, an argument, or part of a command line.
+//! A peer's bytes become values of variables that begin with `IPC_`. They never become the beginning
+//! of a name, an argument, or part of a command line: a peer could otherwise set `LD_PRELOAD` or
+//! inject a shell command.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -16,11 +17,12 @@ use nix::unistd::{AccessFlags, access};
 
 use crate::exit::{Failure, FailureKind, Outcome};
 
-/// What the names of all variables of ours begin with.
+/// The prefix of all variables that describe a message.
 const PREFIX: &str = "IPC_";
-/// Bytes that the names and values of all headers may have.
+/// Bytes of the names and values of all headers together. Beyond some 128 KiB for one variable, or a
+/// few MiB for all, execve(2) fails with E2BIG.
 const MAX_HEADERS: usize = 32 * 1024;
-/// Where commands are looked for if PATH is not set, as execvp(3) does.
+/// The search path if PATH is not set, as for execvp(3).
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// The command and its arguments.
@@ -42,10 +44,10 @@ impl Handler {
         }
         let shown = program.display();
         Err(if found.is_empty() {
-            let why = format!("{shown}: there is no such command (give its path, or see PATH)");
+            let why = format!("{shown}: no such command (give its path, or see PATH)");
             Failure::new(FailureKind::NotFound, why)
         } else {
-            Failure::new(FailureKind::NotExecutable, format!("{shown}: it cannot be executed"))
+            Failure::new(FailureKind::NotExecutable, format!("{shown}: the file is not executable"))
         })
     }
 
@@ -54,7 +56,7 @@ impl Handler {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
         let is_ours = |name: &OsStr| name.as_bytes().starts_with(PREFIX.as_bytes());
-        // Those that we were started with are about another message.
+        // Inherited ones describe another message, if a handler has started this tool.
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
         }
@@ -64,7 +66,7 @@ impl Handler {
     }
 }
 
-/// Where the command may be.
+/// The paths at which the command may be.
 fn candidates(program: &OsStr) -> impl Iterator<Item = PathBuf> {
     let has_slash = program.as_bytes().contains(&b'/');
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
@@ -82,7 +84,7 @@ fn is_executable(path: &Path) -> Result<(), Errno> {
     }
 }
 
-/// The variables that are not headers. What is unknown is left out.
+/// The variables that are not headers. An unknown value is left out.
 fn about(message: &Message, origin: Option<&Origin>) -> Vec<(&'static str, String)> {
     let number = |value: Option<u32>| value.map(|value| value.to_string());
     let all = [
@@ -101,7 +103,7 @@ fn about(message: &Message, origin: Option<&Origin>) -> Vec<(&'static str, Strin
     known.filter(|(_, value)| !value.contains('\0')).collect()
 }
 
-/// A variable for each header. Of two that would have the same name, the first counts.
+/// A variable for each header. Of two with the same name, the first counts.
 fn header_variables<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
 ) -> BTreeMap<String, OsString> {
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_looked_for_first() {
+    fn a_missing_command_is_found_out_first() {
         assert_eq!(exit_of("sh"), None);
         assert_eq!(exit_of("/bin/sh"), None);
         assert_eq!(exit_of("no-such-command-anywhere"), Some(127));

@@ -1,5 +1,4 @@
-//! Advice on what users type: filters that other brokers would understand, paths that they may not
-//! use.
+//! Advice for users: on filters in another broker's syntax, and on paths without permission.
 
 use std::fmt::Write;
 use std::fs;
@@ -9,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access};
 
-/// What is odd about a filter that can be subscribed to, but was hardly meant as it stands.
+/// Advice on a filter that is valid, and yet looks like a mistake.
 pub(crate) fn of_filter(filter: &str) -> Option<String> {
     let is_half = |word: &str| word.len() > 1 && word.contains(['*', '>']);
     let is_foreign = |word: &str| matches!(word, "#" | "+");
@@ -17,14 +16,14 @@ pub(crate) fn of_filter(filter: &str) -> Option<String> {
     is_odd.then(|| {
         let meant: Vec<&str> = filter.split(['.', '/']).map(meant).collect();
         format!(
-            "{filter} matches only a subject that is written just so: words are joined by dots, * \
-             stands for a whole word, and a last > for all that follow, as in {}",
+            "{filter} matches only this exact subject: tokens are joined by dots, * matches one \
+             whole token, and a final > matches the rest, as in {}",
             meant.join(".")
         )
     })
 }
 
-/// The word that was meant, where another broker has another wildcard.
+/// The token that was probably meant: MQTT has the wildcards `#` and `+`.
 fn meant(word: &str) -> &str {
     match word {
         "#" => ">",
@@ -34,12 +33,12 @@ fn meant(word: &str) -> &str {
     }
 }
 
-/// Who may not use a path, and whose it is.
+/// The user that lacks permission for a path, and the owner, group and mode that keep it out.
 pub(crate) fn of_denied(path: &Path) -> String {
     let uid = Uid::effective();
     let user = User::from_uid(uid).ok().flatten().map_or(uid.to_string(), |user| user.name);
-    let mut advice = format!("user {user} may not use it");
-    // The first on the way that is closed to this user; else the path itself.
+    let mut advice = format!("user {user} has no permission");
+    // A directory on the way may be closed, long before the path itself.
     let is_closed = |at: &&Path| access(*at, AccessFlags::X_OK) == Err(Errno::EACCES);
     let parents: Vec<&Path> = path.ancestors().skip(1).collect();
     let at = parents.into_iter().rev().find(is_closed).unwrap_or(path);
@@ -51,7 +50,7 @@ pub(crate) fn of_denied(path: &Path) -> String {
         let (at, mode) = (at.display(), found.mode() & 0o7777);
         let _ = write!(advice, ": {at} has mode {mode:04o}, owner {owner} and group {group}");
     }
-    advice + " (mode= and group= of the listener open it)"
+    advice + " (the listener's options mode= and group= grant it)"
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Looking at the daemon: `status`, `clients`, `subs`, `kick`; and at the tool: `transports`, `version`.
+//! Inspecting the daemon: `status`, `clients`, `subs`, `kick`; and the tool: `transports`, `version`.
 
 use ipcd_client::{Answer, Overflow, PeerStatus, Query, Status, SubscriptionStatus};
 use ipcd_transport::{IdentityKind, Transport};
@@ -22,7 +22,7 @@ pub(crate) fn status(context: &Context) -> Outcome {
 }
 
 fn another_answer() -> Failure {
-    Failure::new(FailureKind::BadMessage, "the daemon gave another answer than asked for")
+    Failure::new(FailureKind::BadMessage, "the daemon answered another question")
 }
 
 pub(crate) fn clients(context: &Context) -> Outcome {
@@ -55,7 +55,7 @@ pub(crate) fn kick(context: &Context, who: &str) -> Outcome {
     match answer.and_then(|mut answers| answers.pop()) {
         Some(Answer::Kicked(true)) => Ok(()),
         _ => {
-            let why = format!("kick {who}: no such peer (see clients)");
+            let why = format!("kick {who}: no such peer (see ipcctl clients)");
             Err(Failure::new(FailureKind::NoPeer, why))
         }
     }
@@ -73,7 +73,7 @@ pub(crate) fn version(context: &Context) -> Outcome {
     print(context, &text, || json!({"version": version, "protocol": protocol}))
 }
 
-/// Prints what was asked for: as text, as JSON, or an item a line.
+/// Prints a result: as text, as JSON, or as JSON with one item per line.
 pub(crate) fn print(context: &Context, text: &str, json: impl FnOnce() -> Value) -> Outcome {
     match context.format() {
         OutputFormat::Text => write_all(text.as_bytes()),
@@ -108,7 +108,7 @@ fn status_text(status: &Status, sandbox: &str) -> String {
         status.counters.iter().map(|(name, value)| vec![name.clone(), value.to_string()]).collect();
     [
         head,
-        table(&["WORKER", "PROCESS", "INCARNATION", "PEERS"], &workers),
+        table(&["WORKER", "PROCESS", "GENERATION", "PEERS"], &workers),
         "\n".into(),
         table(&["LISTENER", "CODEC", "PEERS"], &listeners),
         "\n".into(),

@@ -1,8 +1,9 @@
-//! One run of a handler: a child in a session of its own, with the payload on its standard input, whose output is read within bounds of size and time.
+//! One run of a handler: a child in a session of its own. It gets the payload on standard input, and
+//! its output is read within limits of size and time.
 //!
-//! It never waits: its descriptors are watched by [`crate::jobs`], and what can be done is done when
-//! one of them is ready. The child is reaped only after its group was killed, so that the group's
-//! number cannot be another's by then.
+//! Nothing here waits: [`crate::jobs`] watches the descriptors, and a job advances when one of them is
+//! ready. The child is reaped only after its process group was killed: the child's number is the
+//! group's, and once reaped, the kernel may give it to another process.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,49 +20,49 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, pipe2};
 
-/// How long the output of processes that outlive the child is waited for.
+/// The time that output of processes which outlive the child is waited for.
 const GRACE: Duration = Duration::from_millis(500);
-/// Bytes read at once.
+/// Bytes that are read at once.
 const READ_BYTES: usize = 64 * 1024;
-/// Reads in a turn, so that one child does not keep the others waiting.
+/// Reads in a turn, so that one busy child does not keep the others waiting.
 const READS: usize = 16;
 
-/// The exit status of a handler that took too long.
+/// The status of a handler that took too long, as for timeout(1).
 pub(crate) const TIMED_OUT: u8 = 124;
-/// The exit status of a handler that wrote too much.
+/// The status of a handler that wrote too much.
 pub(crate) const TOO_MUCH: u8 = 125;
-/// The exit status of a handler that could not be started.
+/// The status of a handler that could not be started, as in a shell.
 const NOT_STARTED: u8 = 126;
-/// The exit status of a handler that has gone since the start.
+/// The status of a handler that was removed after the start, as in a shell.
 const NOT_FOUND: u8 = 127;
-/// What is told of a child that was killed by a signal: this, and the signal's number.
+/// Added to the number of the signal that killed a child, as in a shell.
 const SIGNALLED: i32 = 128;
-/// What is told of a child that was killed by a signal without a name.
+/// The status of a child that was killed by a signal without a name.
 const UNKNOWN_SIGNAL: u8 = 255;
 
-/// What happens with the output.
+/// The use of the output.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum OutputMode {
-    /// It is ours: the child writes where we do.
+    /// The child writes to the standard output of this process.
     Shared,
-    /// It is gathered, up to so many bytes; what still runs in the group at the end is killed.
+    /// The output is gathered, up to this many bytes. At the end the process group is killed.
     Gathered(usize),
 }
 
-/// What every run may have.
+/// The limits of every run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JobLimits {
     pub(crate) output: OutputMode,
     pub(crate) time: Option<Duration>,
 }
 
-/// How a run has ended.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct JobResult {
     pub(crate) message: Message,
-    /// 0 only if all went well.
+    /// The exit status; 0 only for success.
     pub(crate) status: u8,
-    /// What went wrong, unless the status says it all. Then there is no output.
+    /// The reason for a failure that the status alone does not tell. Then there is no output.
     pub(crate) error: Option<String>,
     pub(crate) output: Vec<u8>,
 }
@@ -72,12 +73,12 @@ pub(crate) struct HandlerJob {
     bounds: JobLimits,
     child: Pid,
     input: Option<File>,
-    /// Bytes of the payload that the child's standard input has taken.
+    /// Bytes of the payload that are written to the child's standard input.
     fed: usize,
     output: Option<File>,
     gathered: Vec<u8>,
     deadline: Option<Instant>,
-    /// The status with which the child has ended, and when that was noticed.
+    /// The exit status of the child, and the time at which it was noticed.
     exited: Option<(u8, Instant)>,
 }
 
@@ -85,7 +86,7 @@ impl HandlerJob {
     /// Starts the command.
     ///
     /// # Errors
-    /// If it cannot be started, what is to be told then.
+    /// The result of the run, if the command cannot be started.
     pub(crate) fn start(
         command: Command,
         message: Message,
@@ -107,23 +108,23 @@ impl HandlerJob {
             Err(error) => {
                 let is_gone = error.kind() == ErrorKind::NotFound;
                 let status = if is_gone { NOT_FOUND } else { NOT_STARTED };
-                let error = Some(format!("it cannot be started: {error}"));
+                let error = Some(format!("the command cannot be started: {error}"));
                 Err(Box::new(JobResult { message, status, error, output: Vec::new() }))
             }
         }
     }
 
-    /// The descriptors to be watched: for writing, and for reading.
+    /// The descriptors to watch: one for writing, and one for reading.
     pub(crate) fn descriptors(&self) -> (Option<&File>, Option<&File>) {
         (self.input.as_ref(), self.output.as_ref())
     }
 
-    /// When it has to be looked at, if nothing happens before.
+    /// The time at which the job has to advance, even if no descriptor is ready.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.exited.map(|(_, since)| later(since, GRACE)).or(self.deadline)
     }
 
-    /// Does what can be done at once; whether the run is over.
+    /// Does as much as is possible without waiting. Returns whether the run is over.
     pub(crate) fn advance(&mut self, now: Instant) -> bool {
         self.feed();
         self.gather();
@@ -131,7 +132,8 @@ impl HandlerJob {
             && let Some(status) = look_at(self.child)
         {
             self.exited = Some((status, now));
-            // Nobody is left to read it, or only one that was not meant.
+            // The rest of the payload was for the child. A process that it left behind must not read
+            // it, and our end must not keep that one's standard input open.
             self.input = None;
             self.gather();
         }
@@ -140,14 +142,14 @@ impl HandlerJob {
         is_complete || is_late || self.has_too_much()
     }
 
-    /// Ends what still runs, and tells how it went. The child is to be reaped.
+    /// Ends the run. Returns the child, which has to be reaped, and the result.
     pub(crate) fn end(self) -> (Pid, JobResult) {
         if self.exited.is_none() || matches!(self.bounds.output, OutputMode::Gathered(_)) {
             self.kill();
         }
         let (status, error) = match (self.exited, self.bounds) {
             (_, JobLimits { output: OutputMode::Gathered(most), .. }) if self.has_too_much() => {
-                (TOO_MUCH, Some(format!("its output has more than {most} bytes")))
+                (TOO_MUCH, Some(format!("the output has more than {most} bytes")))
             }
             (Some((status, _)), _) => (status, None),
             (None, bounds) => {
@@ -161,7 +163,7 @@ impl HandlerJob {
 
     /// Kills the child and its group.
     pub(crate) fn kill(&self) {
-        // They may have ended; but the child is not reaped, so the numbers are still its own.
+        // Both may have ended. The child is not reaped, so the numbers still belong to it.
         let _ = killpg(self.child, Signal::SIGKILL);
         let _ = kill(self.child, Signal::SIGKILL);
     }
@@ -170,7 +172,7 @@ impl HandlerJob {
         matches!(self.bounds.output, OutputMode::Gathered(most) if self.gathered.len() > most)
     }
 
-    /// Writes what is left of the payload. A child need not read it.
+    /// Writes the rest of the payload. A child that does not read it is no failure.
     fn feed(&mut self) {
         let Some(input) = &mut self.input else { return };
         let mut left = &self.message.payload()[self.fed..];
@@ -187,7 +189,7 @@ impl HandlerJob {
         }
     }
 
-    /// Reads what there is of the output.
+    /// Reads the output that is there.
     fn gather(&mut self) {
         let mut chunk = [0; READ_BYTES];
         for _ in 0..READS {
@@ -205,7 +207,7 @@ impl HandlerJob {
     }
 }
 
-/// The status of a child that has ended, which stays to be reaped.
+/// The exit status of a child that has ended. WNOWAIT leaves it to be reaped later (waitid(2)).
 fn look_at(child: Pid) -> Option<u8> {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     match waitid(Id::Pid(child), flags) {
@@ -214,12 +216,12 @@ fn look_at(child: Pid) -> Option<u8> {
             Some(u8::try_from(SIGNALLED + signal as i32).unwrap_or(UNKNOWN_SIGNAL))
         }
         Ok(_) => None,
-        // nix has no name for real-time signals.
+        // nix fails here for real-time signals, which it has no names for.
         Err(_) => Some(UNKNOWN_SIGNAL),
     }
 }
 
-/// Starts the command; our ends of its standard input and output.
+/// Starts the command. Returns its number, and our ends of its standard input and output.
 fn spawn(mut command: Command, output: OutputMode) -> io::Result<(Pid, File, Option<File>)> {
     let (their_input, our_input) = pipe()?;
     let our_input = not_blocking(our_input)?;
@@ -239,7 +241,8 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pipe2(OFlag::O_CLOEXEC)?)
 }
 
-/// Our end of a pipe does not block; the other end is not affected.
+/// Makes our end of a pipe non-blocking. Each end has its own flags (pipe(7)), so the handler's end
+/// still blocks, as programs expect.
 fn not_blocking(fd: OwnedFd) -> io::Result<File> {
     let set = fcntl(fd.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
     set.map_err(io::Error::from)?;

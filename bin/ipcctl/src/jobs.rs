@@ -1,6 +1,6 @@
-//! Runs of a handler side by side, and the signals that end the tool meanwhile.
+//! Handlers that run side by side, and the signals that stop the tool meanwhile.
 //!
-//! One descriptor says that something is to be done, so that the connection can be kept going while
+//! One epoll descriptor is readable when there is work, so that the connection is kept going while
 //! handlers run. There are no threads.
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,28 +18,29 @@ use crate::exit::Outcome;
 use crate::handler::Handler;
 use crate::job::{HandlerJob, JobLimits, JobResult};
 
-/// The signals at which the tool stops taking messages. At HUP it ends, and its keeper ends the rest.
+/// The signals at which the tool takes no more messages. HUP ends it at once, and the keeper then ends
+/// the handlers.
 const STOPPING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
 pub(crate) struct JobSet {
     epoll: Epoll,
     signals: SignalFd,
-    /// Ends the handlers that run should this process be killed; there from the first one on.
+    /// Ends running handlers if this process is killed. It is started with the first handler.
     keeper: Option<Keeper>,
     bounds: JobLimits,
     limit: usize,
     running: Vec<HandlerJob>,
-    /// Those that could not be started, or ended, and were not taken yet.
+    /// Results that were not taken yet.
     ended: Vec<JobResult>,
-    /// Children that were killed and may not be dead yet.
+    /// Killed children that are not reaped yet.
     dying: Vec<Pid>,
-    /// Signals to stop that have come, and when the first of them has.
+    /// The number of stop signals, and the time of the first one.
     stops: u32,
     stopped: Option<Instant>,
 }
 
 impl JobSet {
-    /// From now on, the signals to stop are only noted.
+    /// From now on stop signals are only counted, and read from a descriptor.
     pub(crate) fn new(limit: usize, bounds: JobLimits) -> Outcome<Self> {
         let mut mask = stopping();
         mask.add(Signal::SIGCHLD);
@@ -68,7 +69,7 @@ impl JobSet {
         self.epoll.0.as_fd()
     }
 
-    /// When [`JobSet::advance`] has something to do in any case.
+    /// The time at which [`JobSet::advance`] has something to do in any case.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.running.iter().filter_map(HandlerJob::deadline).min()
     }
@@ -81,12 +82,13 @@ impl JobSet {
         self.running.len() >= self.limit
     }
 
-    /// How many signals to stop have come; those of the first moment are one.
+    /// The number of stop signals. Those within a second of the first count as one: timeout(1) and a
+    /// terminal signal a process and its group.
     pub(crate) fn stops(&self) -> u32 {
         self.stops
     }
 
-    /// Starts the handler for a message. One that cannot be started has ended at once.
+    /// Starts the handler for a message. If it cannot be started, [`JobSet::advance`] returns that.
     pub(crate) fn start(
         &mut self,
         handler: &Handler,
@@ -94,8 +96,8 @@ impl JobSet {
         origin: Option<&Origin>,
     ) -> Outcome {
         if self.keeper.is_none() {
-            // Without it, which takes a process, handlers get TERM if this one is killed, but nothing
-            // that they have started does.
+            // The keeper takes a process. Without it a handler still gets TERM if this process is
+            // killed (PR_SET_PDEATHSIG), but not the processes that the handler has started.
             self.keeper = Keeper::start().ok();
         }
         let command = handler.command(&message, origin);
@@ -115,7 +117,7 @@ impl JobSet {
         Ok(())
     }
 
-    /// Does what can be done at once; the runs that have ended.
+    /// Does as much as is possible without waiting. Returns the results of finished runs.
     pub(crate) fn advance(&mut self) -> Vec<JobResult> {
         self.read_signals();
         let now = Instant::now();
@@ -131,9 +133,9 @@ impl JobSet {
         ended
     }
 
-    /// Lets signals to stop end the tool, as they did before there were jobs.
+    /// Lets stop signals end the tool again.
     pub(crate) fn let_stop(&self) {
-        // It fails for no set that nix can make.
+        // sigprocmask(2) fails for no valid set.
         let _ = stopping().thread_unblock();
     }
 
@@ -149,7 +151,8 @@ impl JobSet {
         }
     }
 
-    /// Closing takes a descriptor out again: nobody else has it once the child has begun.
+    /// Watches a descriptor. Closing removes it: no other process holds it after the child's exec(2),
+    /// for it is close-on-exec (epoll(7)).
     fn watch(&self, fd: BorrowedFd<'_>, events: EpollFlags) -> Outcome {
         self.epoll.add(fd, EpollEvent::new(events, 0)).map_err(std::io::Error::from)?;
         Ok(())

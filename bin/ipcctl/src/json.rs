@@ -1,4 +1,4 @@
-//! A message as a line of JSON.
+//! A message as one line of JSON.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -37,13 +37,13 @@ pub(crate) fn line(message: &Message, origin: Option<&Origin>) -> Value {
     line
 }
 
-/// Headers whose values are text, and in base64 those whose are not.
+/// Headers with text values, and headers with other values in base64.
 fn headers<'a>(
     all: impl Iterator<Item = (&'a str, &'a [u8])>,
 ) -> (Map<String, Value>, Map<String, Value>) {
     let (mut texts, mut others) = (Map::new(), Map::new());
     for (key, value) in all {
-        // Of two with the same name the last counts.
+        // Of two headers with the same name the last one counts, whichever map it is in.
         let (into, from, value) = match str::from_utf8(value) {
             Ok(text) => (&mut texts, &mut others, text.to_owned()),
             Err(_) => (&mut others, &mut texts, STANDARD.encode(value)),
@@ -54,9 +54,8 @@ fn headers<'a>(
     (texts, others)
 }
 
-/// JSON as text. Serde leaves DEL and the control characters behind it as they are, and some
-/// terminals obey them (U+009B is CSI); here they are escaped like those below U+0020, and so are
-/// characters that change what others look like, or cannot be seen.
+/// JSON as text, with hidden characters escaped. serde_json escapes only those below U+0020, but
+/// terminals also obey others (U+009B is CSI), and bidirectional ones change the look of the text.
 pub(crate) fn text(value: &Value) -> String {
     escape(value.to_string())
 }
@@ -67,7 +66,7 @@ pub(crate) fn pretty(value: &Value) -> String {
 }
 
 fn escape(plain: String) -> String {
-    // A line's end is one outside of strings.
+    // serde_json escapes newlines inside of strings: a bare one is a line's end.
     let is_hidden = |c: char| c != '\n' && is_hidden(c);
     if !plain.chars().any(is_hidden) {
         return plain;
@@ -75,7 +74,7 @@ fn escape(plain: String) -> String {
     let mut text = String::with_capacity(plain.len());
     for c in plain.chars() {
         match is_hidden(c) {
-            // Outside of strings there are none.
+            // Hidden characters occur only in strings, where JSON allows \u.
             true => c
                 .encode_utf16(&mut [0; 2])
                 .iter()

@@ -40,7 +40,9 @@ use crate::context::Context;
 use crate::exit::{Failure, FailureKind, Outcome};
 
 fn main() -> ExitCode {
-    // They fail only where the system has no process left. Then it goes on as it is.
+    // A parent may have left SIGCHLD ignored or signals blocked: handlers would then never be reaped.
+    // As process 1 of a container, TERM would have no effect, so a child takes over. Both fail only
+    // where the system has no process left, and then the verb still works.
     let _ = ipcd_sys::inherited::reset();
     let _ = ipcd_sys::leave_first_place();
     forget_empty_variable();
@@ -65,17 +67,17 @@ fn end(outcome: Outcome, format: OutputFormat) -> ExitCode {
     }
 }
 
-/// A variable that is empty says nothing, as with those of other tools.
+/// Treats an empty `IPCD_VIA` as unset, as other tools do with their variables.
 fn forget_empty_variable() {
     if std::env::var_os(VIA).is_some_and(|via| via.is_empty()) {
-        // It only fails where there are threads. Then the empty name is refused.
+        // Removing fails only where there are threads. The empty name is then refused.
         let _ = ipcd_sys::remove_variables(&[VIA]);
     }
 }
 
-/// Whether errors are wanted as JSON, where the arguments are too wrong to be parsed.
+/// Whether the user wants JSON, found without clap: these arguments could not be parsed.
 fn wants_json() -> bool {
-    // Not `args`, which panics at one that is no UTF-8.
+    // Not `args`, which panics at an argument that is not UTF-8.
     let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
     let arguments: Vec<String> = arguments.take_while(|argument| argument != "--").collect();
     let is_json = |format: &str| matches!(format, "json" | "jsonl");
@@ -86,18 +88,18 @@ fn wants_json() -> bool {
         || arguments.windows(2).any(is_value)
 }
 
-/// Where `--` begins a command, what stands behind it is not "passed as a value".
+/// Replaces clap's tip for verbs that take a command: clap suggests `-- -w` for a flag of the command,
+/// which would be taken for the command itself.
 fn with_own_tip(mut error: clap::Error) -> clap::Error {
     let takes_command = error.render().to_string().contains("-- <CMD>");
     if takes_command && error.get(ContextKind::Suggested).is_some() {
-        let tip =
-            StyledStr::from("a command and all its arguments stand behind --, as in -- wc -w");
+        let tip = StyledStr::from("write the command and its arguments after --, such as -- wc -w");
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
     error
 }
 
-/// Says what is wrong with the arguments in one line.
+/// Reports bad usage in one line of JSON.
 fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let lines: Vec<&str> =

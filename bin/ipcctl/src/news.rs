@@ -1,10 +1,10 @@
-//! News of the connection and of subscriptions, as remarks for people.
+//! Remarks for people about the connection and about dropped messages.
 
 use ipcd_client::{Client, Event, Reason};
 
 use crate::context::Context;
 
-/// Says what happened, if it is not a message.
+/// Remarks on an event that is no message.
 pub(crate) fn tell(context: &Context, client: &Client, event: &Event) {
     match event {
         Event::Gap { subscription, reason, dropped } => {
@@ -21,28 +21,28 @@ pub(crate) fn tell(context: &Context, client: &Client, event: &Event) {
     }
 }
 
-/// Why messages did not come here.
+/// The reason for which this receiver missed messages.
 fn why_missing(reason: Reason) -> &'static str {
     match reason {
-        Reason::Oldest => "its outbox was full (drop-oldest)",
-        Reason::Newest => "its outbox was full (drop-newest)",
-        Reason::CutOff => "it was cut off",
-        Reason::Departed => "it had gone",
-        Reason::WorkerDied => "its worker died",
-        Reason::TooLarge => "larger than it takes",
-        Reason::NoReader => "nobody reads it",
+        Reason::Oldest => "the send queue was full (drop-oldest)",
+        Reason::Newest => "the send queue was full (drop-newest)",
+        Reason::CutOff => "this receiver was disconnected by the daemon",
+        Reason::Departed => "this receiver had disconnected",
+        Reason::WorkerDied => "a worker of the daemon died",
+        Reason::TooLarge => "they were too large for this receiver",
+        Reason::NoReader => "nothing read them",
     }
 }
 
-/// What became of receivers of which copies were dropped.
+/// The reason for which copies of a message were dropped, as a clause after "because".
 pub(crate) fn why_dropped(reason: Reason) -> &'static str {
     match reason {
-        Reason::Oldest => "an outbox was full (drop-oldest)",
-        Reason::Newest => "an outbox was full (drop-newest)",
-        Reason::CutOff => "a receiver was cut off",
-        Reason::Departed => "a receiver went away",
+        Reason::Oldest => "a send queue was full (drop-oldest)",
+        Reason::Newest => "a send queue was full (drop-newest)",
+        Reason::CutOff => "the daemon disconnected a receiver",
+        Reason::Departed => "a receiver disconnected",
         Reason::WorkerDied => "a worker of the daemon died",
-        Reason::TooLarge => "they are larger than it takes",
-        Reason::NoReader => "nobody reads there",
+        Reason::TooLarge => "the message is too large for a receiver",
+        Reason::NoReader => "no reader is there",
     }
 }

@@ -1,4 +1,4 @@
-//! Printing: payloads and requested output on standard output, remarks on standard error.
+//! Output: payloads and results on standard output, remarks on standard error.
 
 use std::io::{self, ErrorKind, IsTerminal, Stdout, Write};
 use std::ops::RangeInclusive;
@@ -11,23 +11,24 @@ use nix::sys::stat::{SFlag, fstat};
 
 use crate::exit::{Failure, FailureKind, Outcome};
 
-/// Bytes that are gathered before they are written.
+/// Bytes that are gathered for one write.
 const BATCH: usize = 64 * 1024;
-/// Bytes that a pipe takes without waiting once it takes any (`PIPE_BUF`, pipe(7)).
+/// Bytes that a pipe takes at once when poll(2) says that it is writable (`PIPE_BUF`, pipe(7)). A
+/// larger write to a blocking pipe may wait.
 const PIPE_BYTES: usize = 4096;
 
-/// A line on standard error: one write, so that no other process's comes in between.
+/// Prints a line on standard error. It is one write, so that no other process's output splits it.
 pub(crate) fn say(line: &str) {
-    // Nobody is left to hear of a failure to say it.
+    // There is no place to report this error. The exit status still tells of the failure.
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Standard output, with a buffer. A reader that has gone ends the process as SIGPIPE would.
+/// Standard output, with a buffer. If the reader has gone, the process ends as by SIGPIPE.
 pub(crate) struct StdoutBuffer {
     stdout: Stdout,
     buffer: Vec<u8>,
     is_terminal: bool,
-    /// Whether it is a file, which is never waited for.
+    /// Whether it is a regular file, which poll(2) always reports as writable.
     is_file: bool,
 }
 
@@ -39,7 +40,7 @@ impl StdoutBuffer {
         Self { stdout, buffer: Vec::new(), is_terminal, is_file }
     }
 
-    /// Adds what a peer has sent: as it is, but with control characters shown on a terminal.
+    /// Adds a peer's bytes: unchanged, but with control characters escaped for a terminal.
     pub(crate) fn foreign(&mut self, bytes: &[u8]) {
         if self.is_terminal {
             let text = String::from_utf8_lossy(bytes);
@@ -49,17 +50,17 @@ impl StdoutBuffer {
         self.own(bytes);
     }
 
-    /// Adds our own bytes.
+    /// Adds bytes of our own.
     pub(crate) fn own(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Whether so much has been added that it should be written.
+    /// Whether enough has been added for a write.
     pub(crate) fn has_batch(&self) -> bool {
         self.buffer.len() >= BATCH
     }
 
-    /// Writes what was added, and waits until all is written.
+    /// Writes the buffer, and waits until all of it is written.
     pub(crate) fn flush(&mut self) -> Outcome {
         while !self.write_some()? {
             poll_some(&mut [PollFd::new(self.stdout.as_fd(), PollFlags::POLLOUT)], None)?;
@@ -67,7 +68,7 @@ impl StdoutBuffer {
         Ok(())
     }
 
-    /// Writes as much as standard output takes at once; whether that is all.
+    /// Writes as much as standard output takes without waiting. Returns whether the buffer is empty.
     pub(crate) fn write_some(&mut self) -> Outcome<bool> {
         let mut written = 0;
         let outcome = loop {
@@ -78,7 +79,8 @@ impl StdoutBuffer {
             let most = if self.is_file { left.len() } else { left.len().min(PIPE_BYTES) };
             match nix::unistd::write(&self.stdout, &left[..most]).map_err(io::Error::from) {
                 Ok(count) => written += count,
-                // Whoever gave it to us may have made it so.
+                // We never set O_NONBLOCK, for the flag belongs to the open file description
+                // (open(2)), which a shell and other processes share. One of them may have.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => ipcd_sys::die_of_sigpipe(),
@@ -92,7 +94,7 @@ impl StdoutBuffer {
         outcome
     }
 
-    /// Standard output itself, to wait for it.
+    /// The descriptor of standard output, to wait for.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.stdout.as_fd()
     }
@@ -102,15 +104,15 @@ impl StdoutBuffer {
     }
 }
 
-/// Writes all of it to standard output.
+/// Writes all bytes to standard output.
 pub(crate) fn write_all(bytes: &[u8]) -> Outcome {
     let mut output = StdoutBuffer::new();
     output.own(bytes);
     output.flush()
 }
 
-/// Characters that are not seen, or change how others are: those of Unicode's category Cf, and the ends
-/// of lines and paragraphs (Zl, Zp). With them a name looks like another, and text runs the other way.
+/// Characters that are invisible, or change the look of others: Unicode's category Cf, and the line and
+/// paragraph separators (Zl, Zp). With them one name can look like another.
 const FORMATS: [RangeInclusive<char>; 20] = [
     '\u{ad}'..='\u{ad}',
     '\u{600}'..='\u{605}',
@@ -134,12 +136,12 @@ const FORMATS: [RangeInclusive<char>; 20] = [
     '\u{e0020}'..='\u{e007f}',
 ];
 
-/// Whether a character is one that a terminal obeys, that is not seen, or that changes how others are.
+/// Whether a terminal obeys the character, or it is invisible, or it changes the look of others.
 pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control() || (c >= '\u{ad}' && FORMATS.iter().any(|range| range.contains(&c)))
 }
 
-/// Text with such characters escaped.
+/// The text with hidden characters escaped.
 pub(crate) fn visible(text: &str) -> String {
     let escape = |c: char| {
         let escaped = is_hidden(c).then(|| c.escape_default());
@@ -156,7 +158,7 @@ fn line_visible(line: &str) -> String {
     }
 }
 
-/// Rows of cells in aligned columns; numbers to the right. What a cell has from elsewhere is visible.
+/// A table with aligned columns; numbers are on the right. Hidden characters are escaped.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let cells = |row: &Vec<String>| row.iter().map(|cell| visible(cell)).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();

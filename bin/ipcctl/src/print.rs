@@ -1,4 +1,4 @@
-//! Printing messages: payloads, lines of JSON, or what a format asks for.
+//! Printing messages: as payloads, lines of JSON, or in a given format.
 
 use ipcd_client::{Message, Origin};
 
@@ -7,18 +7,18 @@ use crate::format::FormatTemplate;
 use crate::json;
 use crate::output::StdoutBuffer;
 
-/// What of a message is printed.
+/// The form in which a message is printed.
 #[derive(Debug)]
 pub(crate) enum PrintStyle {
     Payload {
-        /// Whether the subject stands before it.
+        /// Whether the subject is printed before it.
         subject: bool,
     },
     Json,
     Template(FormatTemplate),
 }
 
-/// What stands behind a message. Lines of JSON end in a newline in any case.
+/// The end of a printed message. A line of JSON always ends in a newline.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum LineEnd {
     Nothing,
@@ -59,7 +59,7 @@ impl MessagePrinter {
         output.own(self.end.after(message.payload()));
     }
 
-    /// Whether it needs to be known who a sender is.
+    /// Whether the output contains the sender's identity.
     pub(crate) fn names_sender(&self) -> bool {
         match &self.style {
             PrintStyle::Payload { .. } => false,

@@ -54,7 +54,7 @@ pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
     }
 }
 
-/// Where messages go.
+/// The destination of received messages.
 enum MessageSink {
     Output(MessagePrinter),
     Handler(Handler),
@@ -110,11 +110,11 @@ impl From<OverflowArg> for Overflow {
 struct ReceiveLoop<'a> {
     context: &'a Context,
     client: Client,
-    /// Subscriptions that are shared with a group.
+    /// The numbers of subscriptions in a group.
     memberships: Vec<u32>,
     printer: MessagePrinter,
     tally: ReceiveCount<'a>,
-    /// Whether it was said that the connection that messages still come from is lost.
+    /// Whether the loss of the connection was remarked on while older messages are still printed.
     is_loss_told: bool,
 }
 
@@ -146,10 +146,12 @@ impl ReceiveLoop<'_> {
         news::tell(self.context, &self.client, event);
     }
 
-    /// Takes what has come for us of groups until they know that we leave: no other member gets it.
+    /// Leaves the groups, and prints the messages that still come: the daemon has assigned them to this
+    /// member, so no other one gets them.
     fn leave_groups(&mut self) {
         for number in std::mem::take(&mut self.memberships) {
-            // It may have ended with the connection, or because all that was wanted is on its way.
+            // An error does not matter: the connection may be lost, or the daemon may have ended the
+            // membership itself, because --count messages are on their way.
             let _ = self.client.unsubscribe(number);
             while !self.tally.is_complete()
                 && self.client.has_event()
@@ -160,8 +162,9 @@ impl ReceiveLoop<'_> {
         }
     }
 
-    /// Writes what was added. While nobody takes it, no more messages are, but the end of the
-    /// connection is noticed and told: it may have come because nobody takes them.
+    /// Writes the output. While standard output blocks, no messages are read, so that senders wait. The
+    /// end of the connection is still noticed and remarked on: the daemon may have disconnected this
+    /// receiver because it does not read.
     fn write(&mut self) -> Outcome {
         let MessagePrinter { output, .. } = &mut self.printer;
         while !output.write_some()? {

@@ -32,7 +32,8 @@ fn relay(context: &Context, args: &RelayArgs) -> Result<Relay, Error> {
     })
 }
 
-/// Who cannot be reached here is not the daemon, unless it is.
+/// Turns an error of the relay into a failure. An unreachable endpoint gets no advice about the daemon:
+/// the endpoint is another server's.
 fn failure(error: Error) -> Failure {
     match error {
         Error::Usage(what) | Error::Transport(TransportError::Endpoint(what)) => {
@@ -47,15 +48,15 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-/// What is said on standard error while peers are served. It waits for none of it: a relay goes on
-/// when its remarks are not read, and peers who cannot be relayed fill no disk.
+/// Remarks on standard error while peers are served. Writing never blocks, so that the relay goes on
+/// when its remarks are not read; and a quota keeps hostile peers from filling the disk.
 struct RelayRemarks<'a> {
     context: &'a Context,
     said: RefCell<RemarkWriter>,
 }
 
 struct RemarkWriter {
-    /// Whose it is: a child has closed what its parent writes to.
+    /// The process that opened the outlet. A forked child has closed its parent's descriptors.
     process: u32,
     outlet: Outlet,
     quotas: Quotas,
@@ -82,7 +83,8 @@ impl Observer for RelayRemarks<'_> {
     fn trouble(&self, what: &str) {
         let said = &mut *self.said.borrow_mut();
         if said.process != std::process::id() {
-            // Its descriptor may be another's by now, and must not be closed.
+            // The parent's descriptor number may belong to another file in this child: dropping the
+            // outlet would close that.
             std::mem::forget(std::mem::replace(said, RemarkWriter::new()));
         }
         let RemarkWriter { outlet, quotas, .. } = said;

@@ -1,4 +1,4 @@
-//! What a reply says about the handler that made it.
+//! The headers of a reply that describe the handler's result.
 
 use ipcd_client::{Headers, Message};
 
@@ -6,15 +6,15 @@ use crate::job::JobResult;
 
 /// The header with the handler's exit status, in decimal digits.
 const STATUS: &str = "exit-status";
-/// The header with the reason why there is no output.
+/// The header with the reason for missing output.
 const ERROR: &str = "error";
 
-/// The headers of a reply with a handler's output, or without it.
+/// The headers of a reply to a request that a handler has handled.
 pub(crate) fn headers(ended: &JobResult) -> Vec<u8> {
     block(ended.status, ended.error.as_deref())
 }
 
-/// The headers of a reply that says only what went wrong.
+/// The headers of a reply that only reports a failure.
 pub(crate) fn failed(status: u8, error: &str) -> Vec<u8> {
     block(status, Some(error))
 }
@@ -25,14 +25,14 @@ fn block(status: u8, error: Option<&str>) -> Vec<u8> {
     let entries = [(STATUS, Some(status.as_str())), (ERROR, error)];
     for (key, value) in entries {
         if let Some(value) = value {
-            let fits = "a status and a sentence of ours are short";
+            let fits = "a status and a message of ours are short";
             Headers::append(&mut block, key, value.as_bytes()).expect(fits);
         }
     }
     block
 }
 
-/// Why the handler failed, if the reply says that it did.
+/// The reason for the handler's failure, if the reply reports one.
 pub(crate) fn failure(reply: &Message) -> Option<String> {
     failure_in(reply.headers())
 }
@@ -50,7 +50,7 @@ fn failure_in<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<
     match (status, error) {
         (None | Some(b"0"), None) => None,
         (_, Some(error)) => Some(text(error).into_owned()),
-        (Some(status), None) => Some(format!("it ended with {}", text(status))),
+        (Some(status), None) => Some(format!("exit status {}", text(status))),
     }
 }
 
@@ -59,14 +59,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_reply_that_says_nothing_else_is_a_success() {
+    fn a_reply_is_a_success_unless_its_headers_report_a_failure() {
         let failure = |headers: &[(&'static str, &'static str)]| {
             failure_in(headers.iter().map(|(key, value)| (*key, value.as_bytes())))
         };
         assert_eq!(failure(&[]), None);
         assert_eq!(failure(&[("exit-status", "0"), ("other", "x")]), None);
-        assert_eq!(failure(&[("exit-status", "3")]).as_deref(), Some("it ended with 3"));
-        assert_eq!(failure(&[("exit-status", "")]).as_deref(), Some("it ended with "));
+        assert_eq!(failure(&[("exit-status", "3")]).as_deref(), Some("exit status 3"));
+        assert_eq!(failure(&[("exit-status", "")]).as_deref(), Some("exit status "));
         assert_eq!(failure(&[("exit-status", "0"), ("error", "no")]).as_deref(), Some("no"));
         assert_eq!(failure(&[("error", "timed out")]).as_deref(), Some("timed out"));
     }

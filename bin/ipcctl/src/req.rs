@@ -50,12 +50,12 @@ fn printer(context: &Context, args: &ReqArgs) -> MessagePrinter {
     MessagePrinter::new(style, if args.no_newline { LineEnd::Nothing } else { LineEnd::OneNewline })
 }
 
-/// How long replies are waited for.
+/// The waits for replies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct ReplyTimeouts {
     first: Duration,
     further: Duration,
-    /// All of them together.
+    /// The waits for all replies together.
     whole: Duration,
 }
 
@@ -74,10 +74,10 @@ struct RequestSender {
     headers: Vec<u8>,
     is_json: bool,
     printer: MessagePrinter,
-    /// How many are wanted for each request.
+    /// The number of replies to wait for, for each request.
     replies: u64,
     patience: ReplyTimeouts,
-    /// What replies say that went wrong.
+    /// Failures of handlers, as replies report them.
     failures: Vec<String>,
 }
 
@@ -105,7 +105,7 @@ impl RequestSender {
 
     fn print(&mut self, reply: &Message) -> Outcome {
         let failure = reply::failure(reply);
-        // Nothing is no line.
+        // A failed handler has no output: an empty line would look like some.
         if failure.is_none() || !reply.payload().is_empty() || self.is_json {
             let origin = self.client.origin(reply.sender);
             self.printer.add(reply, origin);
@@ -130,7 +130,7 @@ impl RequestSender {
         }
     }
 
-    /// What is said when no more replies came.
+    /// The error when no more replies come.
     fn missing(&self, received: u64) -> String {
         match self.replies {
             1 => "no reply came in time (see --timeout)".into(),
@@ -146,7 +146,7 @@ impl RequestSender {
             [only] => format!("the handler failed: {only}"),
             [first, ..] => {
                 format!(
-                    "{} replies say that the handler failed; first: {first}",
+                    "{} replies report a failure of the handler; the first: {first}",
                     self.failures.len()
                 )
             }

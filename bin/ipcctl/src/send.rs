@@ -14,8 +14,8 @@ use crate::exit::{Failure, FailureKind, Outcome};
 use crate::target;
 use ipcd_transport::deadline_after;
 
-/// Messages, and bytes of them, that are sent before a confirmation is waited for, where they are kept
-/// until then.
+/// Messages, and bytes of them, that are sent with `--reconnect` before a confirmation is waited for.
+/// They are kept until then.
 const UNCONFIRMED: usize = 1024;
 const UNCONFIRMED_BYTES: usize = 1024 * 1024;
 
@@ -24,7 +24,7 @@ pub(crate) fn run(context: &Context, args: &SendArgs) -> Outcome {
     let headers = header_block(&args.headers)?;
     target::check_wait(&args.subject, args.wait_subs)?;
     if args.reconnect && args.ack != AckLevel::Accepted {
-        let why = "--reconnect sends what was not accepted again, so --ack is accepted with it";
+        let why = "--reconnect needs --ack accepted: it sends unconfirmed messages again";
         return Err(Failure::new(FailureKind::Usage, why));
     }
     send(context, args, &mut body, headers)
@@ -56,13 +56,13 @@ struct MessageSender<'a> {
     subject: String,
     headers: Vec<u8>,
     sent: u64,
-    /// What became of messages, if that is asked.
+    /// The receipts, with `--ack delivered`.
     delivery: Option<DeliveryReport>,
-    /// What is to be sent again should the connection be lost, if that is wanted.
+    /// The messages to send again after a loss, with `--reconnect`.
     kept: Option<UnconfirmedQueue>,
 }
 
-/// Payloads that were sent and are not confirmed.
+/// Payloads that were sent, and that the daemon has not confirmed.
 #[derive(Default)]
 struct UnconfirmedQueue {
     payloads: VecDeque<Rc<[u8]>>,
@@ -70,7 +70,8 @@ struct UnconfirmedQueue {
 }
 
 impl MessageSender<'_> {
-    /// The next payload. Before one is waited for, what was sent is confirmed.
+    /// The next payload. Sent messages are confirmed before this waits for input: input may not come
+    /// for hours, and a restart meanwhile would send them twice.
     fn next(&mut self, body: &mut MessageBody) -> Outcome<Option<Vec<u8>>> {
         loop {
             if self.kept.is_some() && body.waits()? {
@@ -118,12 +119,12 @@ impl MessageSender<'_> {
         }
     }
 
-    /// Waits until what was sent is accepted, as long as the daemon is there.
+    /// Waits until the daemon has accepted everything that was sent.
     fn confirm(&mut self) -> Outcome {
         while self.kept.as_ref().is_some_and(|kept| !kept.payloads.is_empty()) {
             match self.client.flush() {
                 Ok(()) => self.kept = Some(UnconfirmedQueue::default()),
-                // A slow receiver makes us wait, as it makes whoever publishes.
+                // A slow receiver makes publishers wait. That is no loss.
                 Err(Error::TimedOut(_)) if self.client.is_connected() => {}
                 Err(error) => self.connect_again(error.into())?,
             }
@@ -131,8 +132,8 @@ impl MessageSender<'_> {
         Ok(())
     }
 
-    /// Connects again after a loss, if that is wanted, and sends again what was not confirmed: what the
-    /// daemon had accepted of that by then comes twice.
+    /// Reconnects after a loss, with `--reconnect`, and sends unconfirmed messages again. Receivers get
+    /// those twice that the daemon had accepted before the loss.
     fn connect_again(&mut self, why: Failure) -> Outcome {
         let Some(kept) = &self.kept else { return Err(why) };
         if !why.is_temporary() || self.client.is_connected() {
@@ -146,7 +147,7 @@ impl MessageSender<'_> {
                 Err(failure) if failure.is_temporary() => std::thread::sleep(pause),
                 Err(failure) => {
                     let count = payloads.len();
-                    return Err(failure.during(format_args!("{count} messages are not confirmed")));
+                    return Err(failure.during(format_args!("{count} messages are unconfirmed")));
                 }
             }
         }
@@ -154,7 +155,7 @@ impl MessageSender<'_> {
         self.context.remark(&match count {
             0 => "connected again".to_owned(),
             _ => {
-                format!("connected again; messages that were not confirmed are sent again: {count}")
+                format!("connected again; unconfirmed messages that are sent again: {count}")
             }
         });
         Ok(())

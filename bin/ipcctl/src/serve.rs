@@ -47,13 +47,14 @@ fn bounds(args: &ServeArgs, client: &Client) -> JobLimits {
     JobLimits { output: OutputMode::Gathered(most), time }
 }
 
-/// Where replies come from, before the daemon's limit is known.
+/// The source of replies, as far as it can be prepared before connecting. A file is read after that,
+/// when the daemon's limit is known.
 enum ReplySource {
     Ready(Responder),
     File(PayloadSource),
 }
 
-/// Where replies come from.
+/// The source of replies.
 enum Responder {
     Echo,
     Fixed(Vec<u8>),
@@ -103,7 +104,7 @@ impl RequestServer<'_> {
                 self.attend()?;
             } else if let Some(event) = self.attended.next_event(None)? {
                 self.take(event)?;
-                // What has come already needs no look at the handlers in between.
+                // Events that have already come go first: a look at the handlers costs a system call.
                 if self.attended.client.has_event() && !self.attended.jobs.is_full() {
                     continue;
                 }
@@ -133,11 +134,12 @@ impl RequestServer<'_> {
         }
     }
 
-    /// The requests that are being handled came over the connection that was lost.
+    /// Remarks that running jobs will get no reply through: their requests belong to the connection that
+    /// was lost.
     fn note_loss(&self, why: &str) {
         let running = self.attended.jobs.running();
         if running > 0 {
-            let what = format!("the replies of running jobs will be dropped ({running}): {why}");
+            let what = format!("replies of running jobs will be dropped (jobs: {running}): {why}");
             self.context.remark(&what);
         }
     }
@@ -161,7 +163,7 @@ impl RequestServer<'_> {
         }
     }
 
-    /// Sends what came of a request; what nobody asked for is dropped.
+    /// Replies to a request with the result of its job. The result for another message is dropped.
     fn conclude(&mut self, ended: &JobResult) {
         let (message, client) = (&ended.message, &mut self.attended.client);
         let is_asked = message.is_request;
@@ -173,16 +175,16 @@ impl RequestServer<'_> {
         }
     }
 
-    /// Takes no more requests, and brings to an end what was begun.
+    /// Takes no more requests, and waits for running jobs.
     fn stop(&mut self) -> Outcome {
         if !self.attended.is_lost() {
-            // A connection that is lost just now ends the subscription as well.
+            // An error does not matter: a lost connection has ended the subscription.
             let _ = self.attended.client.unsubscribe(self.subscription);
         }
         while self.attended.jobs.running() > 0 {
             if self.attended.jobs.stops() > 1 {
                 let running = self.attended.jobs.running();
-                let why = format!("ended at once by a second signal (jobs killed: {running})");
+                let why = format!("stopped by a second signal (jobs killed: {running})");
                 return Err(Failure::new(FailureKind::Internal, why));
             }
             self.attend()?;
@@ -198,7 +200,7 @@ impl RequestServer<'_> {
         Ok(())
     }
 
-    /// Counts what came and was not begun. Who waits for a reply hears of it by the daemon.
+    /// Remarks on messages that came and were not handled. The daemon tells their requesters.
     fn tell_unhandled(&mut self) {
         let client = &mut self.attended.client;
         let mut unhandled = 0;
@@ -207,26 +209,27 @@ impl RequestServer<'_> {
             unhandled += u64::from(matches!(event, Ok(Some(Event::Message(_)))));
         }
         if unhandled > 0 {
-            self.context.remark(&format!("{unhandled} messages were not handled any more"));
+            self.context.remark(&format!("{unhandled} messages were not handled"));
         }
     }
 }
 
-/// What the one who serves should hear of a job: what was no matter of the request, and what nobody
-/// else is told.
+/// The remark on a job, if there is one: an error of the job, or a failure that no reply reports.
 fn remarkable(ended: &JobResult, is_asked: bool) -> Option<String> {
     let status = ended.status;
-    let failed = (status != 0 && !is_asked).then(|| format!("the handler ended with {status}"));
+    let failed =
+        (status != 0 && !is_asked).then(|| format!("the handler exited with status {status}"));
     ended.error.clone().or(failed)
 }
 
-/// Sends a reply. One that cannot be sent is replaced by one that says so.
+/// Sends a reply. A reply that cannot be sent is replaced by one that reports the error.
 fn answer(context: &Context, client: &mut Client, to: &Message, headers: &[u8], payload: &[u8]) {
-    // Where another message says that answers should go, its sender has no need to be allowed to.
+    // The reply subject of any other message is its sender's choice. The sender may have no right to
+    // publish there, and this server may: answering would lend it that right.
     if !to.is_request {
         return;
     }
-    // If the connection is lost, that is told when the next request is waited for.
+    // A lost connection is noticed when the next request is waited for.
     let sent = client.reply_message(to, headers, payload, false);
     if let Err(error @ (Error::TooLarge { .. } | Error::BadHeaders(_) | Error::BadSubject(_))) =
         sent
@@ -242,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_to_reply_with_is_one_of_them() {
+    fn each_option_gives_its_own_source_of_replies() {
         let none = || ReplyArgs {
             body: None,
             message: None,

@@ -1,4 +1,4 @@
-//! Where a message goes: a subject, or a peer by its name or id.
+//! The target of a message: a subject, or a peer by its name or id.
 
 use std::time::{Duration, Instant};
 
@@ -7,20 +7,20 @@ use ipcd_client::{Address, Answer, Client, Query};
 use crate::exit::{Failure, FailureKind, Outcome};
 use ipcd_transport::{deadline_after, later};
 
-/// How often `--wait-subs` asks.
+/// The interval at which `--wait-subs` asks.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
-/// The subject for what the user has given: `@NAME` and `@ID` become the address of that peer.
+/// The subject for a target: `@NAME` and `@ID` become the address of that peer.
 pub(crate) fn resolve(client: &mut Client, given: &str) -> Outcome<String> {
     let Some(who) = given.strip_prefix('@') else { return Ok(given.to_owned()) };
-    // An address for replies, as a message brings it, is complete.
+    // The reply subject of a request (`@ID.NUMBER`) is a complete address.
     if Address::parse(given.as_bytes()).is_some_and(|address| address.request.is_some()) {
         return Ok(given.to_owned());
     }
     match client.find(who)? {
         Some(peer) => Ok(Address { peer, request: None }.to_string()),
         None => {
-            let why = format!("there is no peer named {who} (ipcctl clients tells those that are)");
+            let why = format!("no peer is named {who} (see ipcctl clients)");
             Err(Failure::new(FailureKind::NoPeer, why))
         }
     }
@@ -29,13 +29,13 @@ pub(crate) fn resolve(client: &mut Client, given: &str) -> Outcome<String> {
 /// Refuses `--wait-subs` where there is nothing to wait for.
 pub(crate) fn check_wait(given: &str, wanted: Option<u64>) -> Outcome {
     if wanted.is_some() && given.starts_with('@') {
-        let why = "--wait-subs waits for subscriptions, and a message to one peer needs none";
+        let why = "--wait-subs cannot be used for one peer: such a message needs no subscription";
         return Err(Failure::new(FailureKind::Usage, why));
     }
     Ok(())
 }
 
-/// Waits until as many subscriptions match as `--wait-subs` says, if it says any.
+/// Waits until at least `wanted` subscriptions match, if `--wait-subs` is given.
 pub(crate) fn wait_for_subscriptions(
     client: &mut Client,
     subject: &str,
@@ -55,7 +55,7 @@ pub(crate) fn wait_for_subscriptions(
         }
         let now = Instant::now();
         if now >= deadline {
-            let why = format!("{found} of {wanted} receivers came in time (see --timeout)");
+            let why = format!("{found} of {wanted} subscriptions came in time (see --timeout)");
             return Err(Failure::new(FailureKind::Timeout, why));
         }
         client.wait_until(deadline.min(later(now, ASK_EVERY)))?;

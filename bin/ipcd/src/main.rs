@@ -1,4 +1,4 @@
-//! The ipcd daemon: arguments in, exit status out. What it does is in `ipcd-server`.
+//! The ipcd daemon: arguments in, exit status out. The daemon itself is in `ipcd-server`.
 
 mod stdio;
 
@@ -14,67 +14,69 @@ use ipcd_server::{
     Start, Workers,
 };
 
-/// Relays messages between processes over pipes, FIFOs, Unix-domain sockets, TCP, UDP and TLS.
+/// Relay messages between processes over Unix-domain sockets, pipes, FIFOs, TCP, UDP and TLS.
 ///
-/// Without --listen, and without listeners in the file, it listens on the default endpoint of
-/// every transport that has one: in the runtime directory, and on 127.0.0.1:7117 for TCP and UDP.
+/// Without --listen, and without listeners in the configuration file, ipcd listens on the default
+/// endpoint of every transport that has one: in the runtime directory, and on 127.0.0.1:7117 for TCP
+/// and UDP.
 #[derive(Parser)]
 #[command(name = "ipcd", version)]
 struct Arguments {
-    /// Configuration file (TOML).
+    /// Read the configuration from this TOML file. Options override it.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen, as in unix:///run/x.sock or tcp://127.0.0.1:7117; may be repeated.
+    /// Listen at this endpoint, such as unix:///run/x.sock or tcp://127.0.0.1:7117. May be repeated.
     #[arg(short, long = "listen", value_name = "ENDPOINT")]
     listeners: Vec<Listen>,
-    /// Check the configuration, and do nothing else.
+    /// Check the configuration, and exit.
     #[arg(short, long)]
     test_config: bool,
-    /// Print the configuration that would be in force, and do nothing else.
+    /// Print the effective configuration, and exit.
     #[arg(long)]
     print_config: bool,
-    /// How peers are spread over workers: pool, or connection (a child for each).
+    /// Serve peers by a pool of workers (pool), or by a child process for each (connection).
     #[arg(long, value_name = "MODE", value_parser = ipcd_server::word::<ForkMode>)]
     fork: Option<ForkMode>,
-    /// Workers of a pool; 0 for as many as fit the machine.
+    /// Start this many workers, with --fork pool; 0 for a number that fits the machine.
     #[arg(long, value_name = "N")]
     workers: Option<Workers>,
-    /// Children at the most, with --fork connection.
+    /// Run at most this many children, with --fork connection.
     #[arg(long, value_name = "N")]
     max_children: Option<MaxChildren>,
-    /// Run workers as this user, and group, when started as root.
+    /// Run workers as this user and group, when started as root.
     #[arg(long, value_name = "U[:G]")]
     user: Option<String>,
     /// Write the process id to this file.
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// Where sockets, FIFOs and the token are.
+    /// Keep sockets, FIFOs and the token in this directory.
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
-    /// Write a newline to this descriptor when ready, and close it.
+    /// Write a newline to this file descriptor when ready, and close it.
     #[arg(long, value_name = "N")]
     ready_fd: Option<i32>,
-    /// Be no daemon, but the way to one: connect standard input and output to its Unix socket, as
-    /// in `ipcctl --via 'pipe:ssh host ipcd --stdio'`.
+    /// Proxy standard input and output to the Unix socket of a running daemon, and start none. Use it
+    /// through ssh: ipcctl --via 'pipe:ssh host ipcd --stdio'.
     #[arg(long, conflicts_with_all = ["listeners", "test_config", "print_config"])]
     stdio: bool,
-    /// error, warn, info, debug or trace.
+    /// Log at this level and above: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", value_parser = ipcd_server::word::<LogLevel>)]
     log_level: Option<LogLevel>,
-    /// text or json.
+    /// Write the log as text or json.
     #[arg(long, value_name = "FORMAT", value_parser = ipcd_server::word::<LogFormat>)]
     log_format: Option<LogFormat>,
 }
 
-/// The exit status when something failed.
+/// The exit status of a failure.
 const FAILED: u8 = 1;
-/// The exit status for bad usage or configuration.
+/// The exit status of bad usage or configuration.
 const USAGE: u8 = 2;
-/// The exit status when there is no daemon.
+/// The exit status of `--stdio` without a daemon.
 const CANNOT_CONNECT: u8 = 3;
 
 fn main() -> ExitCode {
-    // It fails for no set of signals that there is.
+    // A parent may have left signals ignored or blocked, SIGCHLD for instance: then no worker would
+    // ever be reaped. This fails for no valid set of signals.
     let _ = ipcd_sys::inherited::reset();
     let done = match Arguments::try_parse() {
         Ok(arguments) => run(arguments),
@@ -85,7 +87,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err((status, why)) => {
-            // The status tells it also where standard error does not take it.
+            // A closed or full standard error is no reason to panic: the status tells, too.
             let _ = io::stderr().write_all(format!("{why}\n").as_bytes());
             ExitCode::from(status)
         }
@@ -93,7 +95,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), (u8, String)> {
-    // What is wrong in a file stands at the start of the line, where editors look for it.
+    // An error in a file begins with FILE:LINE:COLUMN, where editors look for it, so no prefix.
     let config = arguments.configure().map_err(|error| (USAGE, error.to_string()))?;
     if arguments.print_config {
         return print(&config.to_text());
@@ -103,14 +105,15 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
         return ipcd_server::check(&config).map_err(|error| (USAGE, failed(error).1));
     }
     if arguments.stdio {
-        // The daemon itself is good as process 1.
+        // As process 1 of a container the proxy would not die of TERM, nor reap orphans. The daemon
+        // handles both itself.
         let _ = ipcd_sys::leave_first_place();
         return stdio::run(&config).map_err(|why| (CANNOT_CONNECT, format!("ipcd: {why}")));
     }
     let sockets = ipcd_server::take_sockets().map_err(failed)?;
     let ready_fd = take_ready_fd(arguments.ready_fd, &sockets);
     let ready_fd = ready_fd.map_err(|error| (USAGE, format!("ipcd: --ready-fd: {error}")))?;
-    close_strangers(&ready_fd, &sockets)
+    close_inherited(&ready_fd, &sockets)
         .map_err(|error| (FAILED, format!("ipcd: close inherited descriptors: {error}")))?;
     ipcd_server::init_log(config.log);
     let has_file = arguments.config.is_some();
@@ -118,34 +121,35 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
     ipcd_server::run(config, Start { reload, ready_fd, sockets }).map_err(failed)
 }
 
-/// Writes what was asked for to standard output.
+/// Writes to standard output. A full disk or a closed pipe is an error, not a panic.
 fn print(text: &str) -> Result<(), (u8, String)> {
     let mut stdout = io::stdout();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.map_err(|error| (FAILED, format!("ipcd: write to standard output: {error}")))
 }
 
-/// Closes what whoever started us has left open: a lock, or the end of a pipe that another waits for,
-/// would be held for as long as the daemon runs.
-fn close_strangers(ready_fd: &Option<OwnedFd>, sockets: &[Socket]) -> io::Result<()> {
+/// Closes descriptors that the parent has left open. The daemon would otherwise hold a parent's lock,
+/// or the end of a pipe that another process waits for, as long as it runs.
+fn close_inherited(ready_fd: &Option<OwnedFd>, sockets: &[Socket]) -> io::Result<()> {
     let keep = ready_fd.iter().map(AsFd::as_fd).chain(sockets.iter().map(AsFd::as_fd));
     ipcd_sys::close_all_except(&keep.collect::<Vec<_>>())
 }
 
 fn take_ready_fd(number: Option<i32>, sockets: &[Socket]) -> io::Result<Option<OwnedFd>> {
     if number.is_some_and(|number| sockets.iter().any(|socket| socket.number() == number)) {
-        return Err(io::Error::other("that is a socket which the service manager has passed"));
+        return Err(io::Error::other("this is a socket that the service manager has passed"));
     }
     match number {
         Some(1) => take_stdout().map(Some),
         Some(0 | 2) => {
-            Err(io::Error::other("0 is standard input, and 2 is for the log: give another"))
+            Err(io::Error::other("0 is standard input and 2 is the log: give another descriptor"))
         }
         number => number.map(ipcd_sys::duplicate_fd).transpose(),
     }
 }
 
-/// Its number stays taken, so that nothing else gets it and is written to.
+/// Takes standard output, and puts `/dev/null` in its place: an unused number 1 would go to the next
+/// file that is opened, and a stray print would write into it.
 fn take_stdout() -> io::Result<OwnedFd> {
     let taken = io::stdout().as_fd().try_clone_to_owned()?;
     let null = File::options().write(true).open("/dev/null")?;
@@ -154,7 +158,7 @@ fn take_stdout() -> io::Result<OwnedFd> {
 }
 
 impl Arguments {
-    /// The file, with the flags on top.
+    /// The configuration file, with the options applied over it.
     fn configure(&self) -> Result<Config, ConfigError> {
         let mut config =
             self.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;

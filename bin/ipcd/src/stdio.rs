@@ -1,5 +1,5 @@
-//! `ipcd --stdio`: the way to a daemon's Unix socket for whoever holds our standard input and
-//! output, such as ssh. It moves bytes and knows nothing of frames.
+//! `ipcd --stdio`: a proxy between standard input and output and the daemon's Unix socket, for use
+//! through ssh. It moves bytes and knows no frames.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -9,7 +9,7 @@ use std::thread;
 use ipcd_server::Config;
 use ipcd_transport::{BlockingFile, check_server, peer_credentials};
 
-/// Bytes moved at once.
+/// Bytes that are moved at once.
 const CHUNK: usize = 64 * 1024;
 
 /// Moves bytes both ways until the daemon closes.
@@ -29,17 +29,18 @@ pub(crate) fn run(config: &Config) -> Result<(), String> {
 
 fn pump(mut socket: &UnixStream) -> io::Result<()> {
     let mut up = socket.try_clone()?;
-    // Descriptors, not std's handles, whose buffers would only be in the way.
+    // std's handles buffer, and fail with EAGAIN where ssh or a shell has made the shared file
+    // description non-blocking (open(2)). These do neither.
     let mut input = BlockingFile::over(io::stdin())?;
     let mut output = BlockingFile::over(io::stdout())?;
-    // It ends with the process, whatever it waits for.
+    // Not joined: it may wait for input for ever. The process ends it.
     thread::spawn(move || {
-        // Whether the end or an error: nothing more will come from there.
+        // At the end or at an error alike, nothing more comes from there.
         let _ = copy(&mut input, &mut up);
         up.shutdown(Shutdown::Write)
     });
     match copy(&mut socket, &mut output) {
-        // Nobody is left to hear what the daemon says.
+        // The reader of our standard output has gone, so the session is over.
         Err(error) if is_gone(error.kind()) => Ok(()),
         copied => copied,
     }
@@ -49,9 +50,8 @@ fn is_gone(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 
-/// Moves bytes to the end. Not by [`io::copy`], which uses splice(2): while that waits for a socket,
-/// it holds the lock of the pipe that it fills, and whoever reads the pipe waits for the lock, also
-/// with `O_NONBLOCK`.
+/// Moves bytes to the end. [`io::copy`] would use splice(2), which holds the lock of the pipe that it
+/// fills while it waits for the socket: readers of that pipe then block, even with `O_NONBLOCK`.
 fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {

@@ -13,7 +13,7 @@ pub enum Error {
     #[error("cannot connect: {0}")]
     Connect(#[source] ipcd_transport::Error),
     /// The daemon refused, or ended the session.
-    #[error("{}{}", if is_cut_off(.0) { "cut off: " } else { "" }, .0.message)]
+    #[error("{}{}", if is_disconnect(.0) { "disconnected by the daemon: " } else { "" }, .0.message)]
     Refused(Refusal),
     /// The awaited answer, which the text names, did not come in time.
     #[error("no {0} came in time")]
@@ -73,6 +73,6 @@ impl From<BadBody> for Error {
     }
 }
 
-fn is_cut_off(refusal: &Refusal) -> bool {
+fn is_disconnect(refusal: &Refusal) -> bool {
     matches!(refusal.code, Code::TooSlow | Code::Kicked)
 }

@@ -1,4 +1,4 @@
-//! What `acl` is told.
+//! The arguments of `acl`.
 
 use std::path::PathBuf;
 
@@ -6,58 +6,62 @@ use clap::{Args, Subcommand};
 
 #[derive(Subcommand)]
 pub(crate) enum AclVerb {
-    /// Say whether the access rules allow something, and which rule decides: exit 0, or 6.
+    /// Check whether the access rules allow something: exit 0 if they do, else 6.
+    ///
+    /// The rule that decides is printed. The check is for the calling user, unless --uid, --gid,
+    /// --user, --group, --listener, --token or --certificate describes another peer.
     Check(Box<CheckArgs>),
 }
 
-/// Without anything that says who, it is the caller.
+/// The arguments of `acl check`.
 #[derive(Args)]
 pub(crate) struct CheckArgs {
-    /// Read the rules of this file. Otherwise the daemon is asked, by whom it takes orders from.
+    /// Check the rules in this configuration file. Without it, the daemon is asked for the rules in
+    /// force, which needs the right `admin`.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) what: AccessArgs,
-    /// Somebody of this user number.
+    /// A peer of this user, by number.
     #[arg(long, value_name = "UID", conflicts_with = "user")]
     pub(crate) uid: Option<u32>,
-    /// Somebody of this group number.
+    /// A peer of this group, by number.
     #[arg(long, value_name = "GID", conflicts_with = "group")]
     pub(crate) gid: Option<u32>,
-    /// This user, and its own group unless another is given.
+    /// A peer of this user, by name; and of its primary group, unless another is given.
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,
-    /// Somebody of this group.
+    /// A peer of this group, by name.
     #[arg(long, value_name = "NAME")]
     pub(crate) group: Option<String>,
-    /// Somebody who came in by this listener: its name or its endpoint.
+    /// A peer of this listener, by its name or its endpoint.
     #[arg(long, value_name = "NAME")]
     pub(crate) listener: Option<String>,
-    /// Somebody who has proved this token; '' for the daemon's own.
+    /// A peer that has proved this token; '' for the daemon's own token.
     #[arg(long, value_name = "NAME")]
     pub(crate) token: Option<String>,
-    /// Somebody who is known by a certificate of this name.
+    /// A peer with a certificate of this name.
     #[arg(long, value_name = "NAME")]
     pub(crate) certificate: Option<String>,
-    /// With --sub: as a member of a group of subscribers, who must be allowed all of it.
+    /// With --sub: check for a member of a group, which must be allowed all of the filter.
     #[arg(long, requires = "subscribe")]
     pub(crate) member: bool,
 }
 
-/// What is asked for.
+/// The action to check.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct AccessArgs {
-    /// Publish to this subject; @ for messages to one peer.
+    /// Check publishing on this subject; @ for messages to one peer.
     #[arg(long = "pub", value_name = "SUBJECT")]
     pub(crate) publish: Option<String>,
-    /// Subscribe to this subject, in which * and > may stand.
+    /// Check subscribing to this filter, which may contain * and >.
     #[arg(long = "sub", value_name = "FILTER")]
     pub(crate) subscribe: Option<String>,
-    /// Have this name (--name).
+    /// Check registering under this name (--name).
     #[arg(long, value_name = "NAME")]
     pub(crate) named: Option<String>,
-    /// See other peers and cut them off: clients, subs, kick.
+    /// Check administration: clients, subs, kick.
     #[arg(long)]
     pub(crate) admin: bool,
 }

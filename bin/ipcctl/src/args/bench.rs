@@ -1,4 +1,4 @@
-//! What users type to measure.
+//! The arguments of `bench`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,119 +8,120 @@ use ipcd_server::Span;
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// What to do.
+    /// The measurement to run.
     #[arg(default_value = "matrix", value_name = "MODE")]
     pub(crate) mode: BenchMode,
-    /// Shorter and fewer runs: the matrix in less than a minute.
+    /// Run fewer and shorter measurements: the matrix takes less than a minute.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// What stands between sender and receiver; all if none is given.
+    /// Measure only these layers between sender and receiver [default: all].
     #[arg(long, value_delimiter = ',', value_name = "LAYER")]
     pub(crate) layer: Vec<BenchLayer>,
-    /// Other servers to compare with, if they are installed.
+    /// Compare with these other servers, if they are installed.
     #[arg(long, value_delimiter = ',', value_name = "SERVER")]
     pub(crate) peers: Vec<BenchPeer>,
-    /// Bytes of a message, at least 32: 64, 1k, 1m.
+    /// Send messages of these sizes, of at least 32 bytes: 64, 1k, 1m.
     #[arg(long, value_delimiter = ',', default_value = "64,1k,64k", value_name = "BYTES")]
     pub(crate) size: Vec<SizeArg>,
-    /// Pairs of processes at the same time.
+    /// Run this many pairs of processes at the same time.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) clients: u16,
-    /// Receivers of fan-out.
+    /// Run this many receivers for fanout.
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) subs: u16,
-    /// Messages a second for load, or max; 1000, 10000 and 100000 if none is given.
+    /// Send this many messages per second for load, or max [default: 1000,10000,100000].
     #[arg(long, value_delimiter = ',', value_name = "RATE")]
     pub(crate) rate: Vec<RateArg>,
-    /// How the messages of load follow each other.
+    /// Space the messages of load in this way.
     #[arg(long, default_value = "uniform", value_name = "ARRIVALS")]
     pub(crate) arrivals: ArrivalPattern,
-    /// Count for so long in each run (load: three times as long); 500ms, or 30ms with a baseline.
+    /// Count for this long in each run, three times as long for load [default: 500ms; 30ms with a
+    /// baseline].
     #[arg(long, value_name = "DURATION")]
     pub(crate) duration: Option<Span>,
-    /// Count so many messages of each sender instead.
+    /// Count this many messages of each sender, instead of a time.
     #[arg(long, conflicts_with = "duration", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// Run for so long before anything is counted; 100ms, or 5ms with a baseline.
+    /// Warm up for this long before counting [default: 100ms; 5ms with a baseline].
     #[arg(long, value_name = "DURATION")]
     pub(crate) warmup: Option<Span>,
-    /// Runs of each measurement; 5, or 3 with --quick, or 120 with a baseline.
+    /// Repeat each measurement this many times [default: 5; 3 with --quick; 120 with a baseline].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) runs: Option<u16>,
-    /// Let all measurements take turns, instead of only the layers of each kind.
+    /// Let all measurements take turns. By default only the layers of each kind do.
     #[arg(long)]
     pub(crate) interleave: bool,
-    /// Where to run: auto (two cores, but round trips on one), both (round trips on one core and on
-    /// two), free, or the senders' core and the receivers' core, as in 0,1.
+    /// Pin processes to cores: auto (two cores; one for round trips), both (round trips on one core
+    /// and on two), free (no pinning), or the core of senders and that of receivers, such as 0,1.
     #[arg(long, default_value = "auto", value_name = "CORES")]
     pub(crate) pin: PinArg,
-    /// Add so much work to each message through the daemon: what would --baseline find?
+    /// Delay each message through the daemon by this much work, to see whether --baseline finds it.
     #[arg(long, value_name = "DURATION")]
     pub(crate) inject: Option<Span>,
-    /// Send what this file holds, again and again.
+    /// Send the contents of this file, again and again.
     #[arg(long, value_name = "FILE")]
     pub(crate) payload: Option<PathBuf>,
-    /// What is checked of each message: its number, or its bytes too.
-    #[arg(long, default_value = "seq", value_name = "WHAT")]
+    /// Check this much of each message.
+    #[arg(long, default_value = "seq", value_name = "LEVEL")]
     pub(crate) verify: VerifyLevel,
-    /// A call for each message, where streams otherwise gather 64 KiB for one.
+    /// Make a system call for each message. By default streams gather 64 KiB for one call.
     #[arg(long)]
     pub(crate) no_batch: bool,
-    /// Write the whole report as JSON to a file; -j writes it to standard output.
+    /// Write the report as JSON to this file. -j writes it to standard output.
     #[arg(long = "json", value_name = "FILE")]
     pub(crate) json_file: Option<PathBuf>,
-    /// Write a line for each measurement to a CSV file.
+    /// Write the report as CSV to this file, one line for each measurement.
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
-    /// Write a page with charts, which needs nothing else.
+    /// Write the report as an HTML page with charts to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Print Markdown instead of tables for a terminal.
+    /// Print Markdown tables.
     #[arg(long)]
     pub(crate) md: bool,
-    /// Keep the report under this name.
+    /// Save the report as the baseline of this name.
     #[arg(long, value_name = "NAME")]
     pub(crate) save_baseline: Option<String>,
-    /// Compare with what was kept under this name.
+    /// Compare with the baseline of this name.
     #[arg(long, value_name = "NAME")]
     pub(crate) baseline: Option<String>,
-    /// End with exit status 10 if this holds of any measurement, compared with the baseline, and is
-    /// more than chance: p99>+10%, rate<-5%.
+    /// Exit with status 10 if a measurement differs from the baseline by more than this, and by more
+    /// than chance: p99>+10%, rate<-5%.
     #[arg(long, requires = "baseline", value_name = "LIMIT")]
     pub(crate) fail_on: Vec<ipcd_bench::ChangeLimit>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum BenchMode {
-    /// All of the modes below but selftest.
+    /// Run all modes below, except selftest.
     Matrix,
-    /// Round trips, one after the other.
+    /// Measure round trips, one after the other.
     Pingpong,
-    /// One way, as fast as it goes.
+    /// Send one way, as fast as possible.
     Throughput,
-    /// One way at a rate, whatever comes of it.
+    /// Send one way at a fixed rate.
     Load,
-    /// One sender, several receivers.
+    /// Send to several receivers.
     Fanout,
-    /// Requests and replies of the daemon.
+    /// Measure requests and replies through the daemon.
     Req,
-    /// Check that the benchmark sees what it has to see; exit status 10 if it does not.
+    /// Check that the benchmark finds known differences; exit 10 if it does not.
     Selftest,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum BenchLayer {
-    /// The bare primitive.
+    /// The bare primitive, such as a socket.
     Raw,
     /// The transports of ipcd, without the daemon.
     Lib,
-    /// The daemon.
+    /// Through the daemon.
     Daemon,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum BenchPeer {
-    /// socat, which moves bytes and knows no messages.
+    /// socat, which moves bytes, not messages.
     Socat,
     /// nats-server.
     Nats,
@@ -128,27 +129,27 @@ pub(crate) enum BenchPeer {
     Mosquitto,
     /// redis-server, its publish and subscribe.
     Redis,
-    /// A forwarder of ZeroMQ, which python3-zmq runs.
+    /// A ZeroMQ forwarder, run by python3-zmq.
     Zeromq,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum ArrivalPattern {
-    /// At equal distances.
+    /// At equal intervals.
     Uniform,
-    /// At random.
+    /// At random intervals.
     Poisson,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum VerifyLevel {
-    /// Numbers: what is lost, doubled or out of turn.
+    /// The number: finds messages that are lost, duplicated or out of order.
     Seq,
-    /// And a checksum of the bytes.
+    /// The number, and a checksum of the bytes.
     Crc,
 }
 
-/// Bytes: a number, with k or m for 1024 or 1024² times as many.
+/// A number of bytes; k and m stand for 1024 and 1024².
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct SizeArg(pub(crate) usize);
 
@@ -168,7 +169,7 @@ impl FromStr for SizeArg {
     }
 }
 
-/// Messages a second; as many as go if there is none.
+/// Messages per second; `None` for as many as possible.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct RateArg(pub(crate) Option<f64>);
 
@@ -185,7 +186,7 @@ impl FromStr for RateArg {
     }
 }
 
-/// Where processes run.
+/// The cores of senders and receivers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct PinArg(pub(crate) ipcd_bench::CorePin);
 

@@ -1,4 +1,4 @@
-//! What users type to send and receive messages.
+//! The arguments of the verbs that send and receive messages.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,33 +6,33 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use ipcd_server::{ByteCount, Span};
 
-/// Without a body, standard input is sent: all of it as one message, unless -l or -0 is given.
+/// The arguments of `send`.
 #[derive(Args)]
 pub(crate) struct SendArgs {
-    /// Where the message goes, such as logs.web; or @NAME or @ID for one peer.
+    /// The subject to publish on, such as logs.web; or @NAME or @ID for one peer.
     pub(crate) subject: String,
     #[command(flatten)]
     pub(crate) body: BodyArgs,
-    /// A header of each message; may be repeated.
+    /// Add a header to each message. May be repeated.
     #[arg(short = 'H', long = "header", value_name = "KEY:VALUE")]
     pub(crate) headers: Vec<String>,
-    /// Where answers should go.
+    /// Set a reply subject, for receivers that use it. Use `req` to wait for a reply.
     #[arg(long, value_name = "SUBJECT")]
     pub(crate) reply: Option<String>,
-    /// Send the body so many times.
+    /// Send each message this many times.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) count: u64,
-    /// Wait so long between messages.
+    /// Wait this long between messages.
     #[arg(long, value_name = "DURATION")]
     pub(crate) interval: Option<Span>,
-    /// What to wait for at the end.
-    #[arg(long, default_value = "accepted", value_name = "WHAT")]
+    /// Wait at the end for this level of acknowledgement.
+    #[arg(long, default_value = "accepted", value_name = "LEVEL")]
     pub(crate) ack: AckLevel,
-    /// Wait until so many subscriptions match first.
+    /// First wait until this many subscriptions match the subject.
     #[arg(long, value_name = "N")]
     pub(crate) wait_subs: Option<u64>,
-    /// Wait for a daemon that is not there, also when the connection is lost; what it had not
-    /// accepted by then is sent again.
+    /// Wait for the daemon at the start, and reconnect after a loss. Messages that the daemon had not
+    /// confirmed are sent again.
     #[arg(long)]
     pub(crate) reconnect: bool,
 }
@@ -40,197 +40,195 @@ pub(crate) struct SendArgs {
 #[derive(Args)]
 #[group(multiple = false)]
 pub(crate) struct BodyArgs {
-    /// The message; after -- if it looks like an option.
+    /// The message. Write -- before a message that looks like an option.
     #[arg(allow_hyphen_values = true)]
     pub(crate) body: Option<OsString>,
-    /// The message.
+    /// Send this text.
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) message: Option<OsString>,
-    /// The message is what this file holds; - for standard input.
+    /// Send the contents of this file; - for standard input.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    /// A message for each line of standard input.
+    /// Send a message for each line of standard input.
     #[arg(short, long)]
     pub(crate) lines: bool,
-    /// A message for each part of standard input that a NUL ends.
+    /// Send a message for each NUL-terminated part of standard input.
     #[arg(short = '0', long)]
     pub(crate) nul: bool,
-    /// One message: all of standard input (the default without a body).
+    /// Send all of standard input as one message (the default without a body).
     #[arg(short, long)]
     pub(crate) stdin: bool,
-    /// An empty message.
+    /// Send an empty message.
     #[arg(short = 'n', long)]
     pub(crate) empty: bool,
 }
 
-/// What to wait for at the end of sending.
+/// The acknowledgement that `send` waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum AckLevel {
-    /// Nothing.
+    /// Wait for nothing; only write.
     None,
-    /// Until the daemon has accepted all messages.
+    /// Wait until the daemon has accepted all messages.
     Accepted,
-    /// Until every copy of every message is at its receiver or dropped.
+    /// Wait until every copy of every message is delivered or dropped.
     Delivered,
 }
 
-/// On standard output come payloads, and nothing else.
+/// The arguments of `recv`.
 #[derive(Args)]
 pub(crate) struct RecvArgs {
-    /// What to receive: subjects, in which * stands for a token and a last > for one or more.
+    /// The subjects to subscribe to: * matches one token, a final > one or more.
     #[arg(required = true, value_name = "SUBJECT")]
     pub(crate) subjects: Vec<String>,
-    /// End after so many messages.
+    /// Exit after this many messages.
     #[arg(short = 'C', long, value_name = "N")]
     pub(crate) count: Option<u64>,
-    /// End after this time; with --count, exit status 4 if it was not reached.
+    /// Exit after this time; with status 4 if --count was not reached.
     #[arg(short = 'W', long, value_name = "DURATION")]
     pub(crate) wait: Option<Span>,
-    /// End when nothing came for this time.
+    /// Exit when no message has come for this time.
     #[arg(long, value_name = "DURATION")]
     pub(crate) idle: Option<Span>,
-    /// Share the messages with the other members of this group: each goes to one of them.
+    /// Join this group: each message goes to one of its members.
     #[arg(short, long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
-    /// What happens when this peer does not take messages fast enough.
-    #[arg(long, value_name = "WHAT")]
+    /// The policy when this receiver is too slow and its send queue is full.
+    #[arg(long, value_name = "POLICY")]
     pub(crate) overflow: Option<OverflowArg>,
-    /// Say "subscribed" on standard error when everything that is sent from now on will come.
+    /// Print "subscribed" on standard error once every message sent from then on will come.
     #[arg(short = 'E', long)]
     pub(crate) announce: bool,
     /// Print the subject before each payload.
     #[arg(short, long)]
     pub(crate) verbose: bool,
-    /// Print no newline after a payload.
+    /// Print no newline after each payload.
     #[arg(short = 'N', long, conflicts_with = "nul")]
     pub(crate) no_newline: bool,
-    /// Print a NUL after a payload, instead of a newline.
+    /// Print a NUL after each payload, instead of a newline.
     #[arg(short = '0', long)]
     pub(crate) nul: bool,
-    /// How to print a message, such as '%s %p'.
+    /// Print each message in this format, such as '%s %p'.
     ///
     /// %s subject, %p payload, %x payload in hexadecimal digits, %l its length, %r reply subject,
     /// %i the sender's number for the message, %f the sender's id, %n its name, %T its transport,
-    /// %t the time, %h headers as KEY:VALUE,KEY:VALUE, %% a percent sign; \n, \t, \0, \\.
+    /// %t the time, %h headers as KEY:VALUE,KEY:VALUE, %% a percent sign. The escapes \n, \t, \0
+    /// and \\ stand for newline, tab, NUL and backslash.
     #[arg(short = 'F', long, value_name = "FORMAT", conflicts_with = "verbose")]
     pub(crate) format: Option<String>,
-    /// Run a command for each message, one at a time, with the payload on its standard input.
+    /// Run the command after -- for each message, one at a time, with the payload on its standard
+    /// input.
     #[arg(long, requires = "command", conflicts_with_all = ["verbose", "no_newline", "nul", "format"])]
     pub(crate) exec: bool,
     /// The command and its arguments.
     #[arg(last = true, requires = "exec", value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
-    /// End when the connection is lost, instead of making it again.
+    /// Exit when the connection is lost, instead of reconnecting.
     #[arg(long)]
     pub(crate) no_reconnect: bool,
-    /// Wait also for a daemon that is not there yet.
+    /// Wait for a daemon that is not running yet.
     #[arg(long, conflicts_with = "no_reconnect")]
     pub(crate) reconnect: bool,
 }
 
-/// What happens when a subscriber's outbox is full.
+/// The policy for a subscriber whose send queue is full.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum OverflowArg {
     /// Senders wait.
     Block,
-    /// The oldest messages are dropped.
+    /// Drop the oldest messages.
     DropOldest,
-    /// New messages are dropped.
+    /// Drop new messages.
     DropNewest,
-    /// This peer is cut off.
+    /// Disconnect this receiver.
     Disconnect,
 }
 
-/// The reply is printed as it is, with a newline if it does not end in one.
-///
-/// Without a body, standard input is sent: all of it as one request, unless -l or -0 is given.
+/// The arguments of `req`.
 #[derive(Args)]
 pub(crate) struct ReqArgs {
-    /// Where the request goes, such as jobs.resize; or @NAME or @ID for one peer.
+    /// The subject to send the request to, such as jobs.resize; or @NAME or @ID for one peer.
     pub(crate) subject: String,
     #[command(flatten)]
     pub(crate) body: BodyArgs,
-    /// A header of the request; may be repeated.
+    /// Add a header to the request. May be repeated.
     #[arg(short = 'H', long = "header", value_name = "KEY:VALUE")]
     pub(crate) headers: Vec<String>,
-    /// Wait for so many replies.
+    /// Wait for this many replies.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) replies: u64,
-    /// How long to wait for each reply after the first; as --timeout if it is not given.
+    /// Wait at most this long for each reply after the first [default: as --timeout].
     #[arg(long, value_name = "DURATION")]
     pub(crate) reply_timeout: Option<Span>,
-    /// Wait until so many subscriptions match first.
+    /// First wait until this many subscriptions match the subject.
     #[arg(long, value_name = "N")]
     pub(crate) wait_subs: Option<u64>,
-    /// Print no newline after a reply.
+    /// Print no newline after each reply.
     #[arg(short = 'N', long)]
     pub(crate) no_newline: bool,
 }
 
-/// Messages that ask for no reply are handled too.
-// Left to itself, the usage would have what is required first, and so the reply before the subject.
+/// The arguments of `serve`.
+// clap would put required options first, and so the reply before the subject.
 #[derive(Args)]
 #[command(
     override_usage = "ipcctl serve [OPTIONS] <SUBJECT> <BODY|-m TEXT|-f FILE|-n|--echo>\n       \
                             ipcctl serve [OPTIONS] <SUBJECT> -- <CMD>..."
 )]
 pub(crate) struct ServeArgs {
-    /// Which requests to answer: a subject, in which * stands for a token and a last > for one or
-    /// more.
+    /// The subject to answer requests on: * matches one token, a final > one or more.
     pub(crate) subject: String,
     #[command(flatten)]
     pub(crate) reply: ReplyArgs,
-    /// Share the requests with the other members of this group: each goes to one of them.
+    /// Join this group: each request goes to one of its members.
     #[arg(short, long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
-    /// Run so many commands at a time.
+    /// Run at most this many commands at the same time.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: u16,
-    /// End a command that takes longer, with all that it has started; 0 for never.
+    /// Kill a command, and every process it has started, after this time; 0 for no limit.
     #[arg(long, default_value = "30s", value_name = "DURATION")]
     pub(crate) job_timeout: Span,
-    /// End a command whose output is longer; the daemon's largest payload if it is not given.
+    /// Kill a command that prints more than this [default: the daemon's largest payload].
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_output: Option<ByteCount>,
-    /// Say "subscribed" on standard error when everything that is asked from now on will come.
+    /// Print "subscribed" on standard error once every request sent from then on will come.
     #[arg(short = 'E', long)]
     pub(crate) announce: bool,
-    /// Wait also for a daemon that is not there yet.
+    /// Wait for a daemon that is not running yet.
     #[arg(long)]
     pub(crate) reconnect: bool,
 }
 
-/// What `serve` replies with.
+/// The source of the replies of `serve`.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct ReplyArgs {
-    /// The reply; with -m if it begins with a hyphen.
+    /// The reply. Use -m for a reply that begins with a hyphen.
     pub(crate) body: Option<OsString>,
-    /// The reply.
+    /// Reply with this text.
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) message: Option<OsString>,
-    /// The reply is what this file holds; - for standard input.
+    /// Reply with the contents of this file; - for standard input.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    /// An empty reply.
+    /// Reply with an empty message.
     #[arg(short = 'n', long)]
     pub(crate) empty: bool,
-    /// The reply is the payload of the request.
+    /// Reply with the payload of the request.
     #[arg(long)]
     pub(crate) echo: bool,
-    /// A command that is run for each request: the payload on its standard input, the reply on its
-    /// standard output.
+    /// Run this command for each request: it reads the payload on standard input, and its standard
+    /// output is the reply.
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
 }
 
-/// Each line of standard input is sent, and what others send is printed with who sent it. "exit" or
-/// the end of input leaves.
+/// The arguments of `chat`.
 #[derive(Args)]
 pub(crate) struct ChatArgs {
-    /// The subject on which to talk.
+    /// The subject to chat on.
     pub(crate) subject: String,
-    /// Wait also for a daemon that is not there yet.
+    /// Wait for a daemon that is not running yet.
     #[arg(long)]
     pub(crate) reconnect: bool,
 }

@@ -1,5 +1,4 @@
-//! Signals that end the demo, put off until what it has started has ended and its directory is
-//! removed.
+//! Signals that end the demo. They wait until its processes have ended and its directory is removed.
 
 use std::os::fd::AsFd;
 
@@ -11,7 +10,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::exit::{Failure, FailureKind, Outcome};
 
-/// While it is there, those signals wait. Who drops it dies of one that has come.
+/// Blocks the signals while it lives. When it is dropped, the process dies of a signal that has come.
 pub(super) struct SignalGuard {
     set: SigSet,
     pending: SignalFd,
@@ -29,11 +28,12 @@ impl SignalGuard {
     /// Waits until there is something to read, and fails when a signal has come.
     pub(super) fn wait(&self, source: &impl AsFd) -> Outcome {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        // It is only looked at: a signal that is read is one that nobody dies of.
+        // The descriptor is polled, never read: reading consumes the signal (signalfd(2)), and the
+        // process would not die of it.
         let mut fds = [readable(self.pending.as_fd()), readable(source.as_fd())];
         poll_some(&mut fds, None)?;
         match fds[0].any().unwrap_or(false) {
-            true => Err(Failure::new(FailureKind::Internal, "demo: it was told to end")),
+            true => Err(Failure::new(FailureKind::Internal, "demo: interrupted by a signal")),
             false => Ok(()),
         }
     }

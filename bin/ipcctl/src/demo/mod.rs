@@ -1,5 +1,5 @@
-//! `ipcctl demo`: a private daemon, and a sender and a receiver process on each transport, which
-//! send to each other in all pairs.
+//! `ipcctl demo`: a private daemon, and a sender and a receiver process on each transport. Every sender
+//! sends to every receiver.
 
 mod interrupts;
 mod peer;
@@ -28,10 +28,10 @@ use crate::inspect::print;
 use crate::output::say;
 use interrupts::SignalGuard;
 
-/// How long the daemon and each process may take to start.
+/// The time that the daemon and each process get to start.
 const STARTING: Duration = Duration::from_secs(20);
 
-/// What came of one pair.
+/// The result of one pair.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct PairResult {
     from: String,
@@ -57,9 +57,9 @@ pub(crate) fn run(context: &Context, load: &DemoArgs) -> Outcome {
     }
 }
 
-/// Starts everything, lets all send to all, and ends everything. So does a signal.
+/// Starts all processes, measures each pair, and ends all processes, also at a signal.
 fn measure(load: &DemoArgs) -> Outcome<Vec<PairResult>> {
-    // The first to come and the last to go.
+    // Made first and dropped last: a signal must not end us before the directory is removed.
     let interrupts = SignalGuard::put_off()?;
     let dir = tempfile::Builder::new().prefix("ipcd-demo-").tempdir()?;
     let daemon = PrivateDaemon::start(dir.path())?;
@@ -74,7 +74,7 @@ fn measure(load: &DemoArgs) -> Outcome<Vec<PairResult>> {
             cells.push(sender.send_to(from.scheme(), to.scheme()));
         }
     }
-    // The daemon is the last, so that nobody has to ask why it has gone.
+    // The daemon goes last: its peers would otherwise report that it is gone.
     drop((senders, receivers, daemon));
     Ok(cells)
 }
@@ -109,7 +109,7 @@ impl PrivateDaemon {
         let mut start = Some(Start { ready_fd: Some(ready_fd), ..Start::default() });
         let child = ipcd_sys::fork(|| {
             let start = start.take().expect("a child is born once");
-            // The demo may be killed; nothing of it must stay.
+            // If the demo is killed (SIGKILL), the daemon ends as well.
             let _ = set_pdeathsig(Signal::SIGTERM);
             ipcd_server::init_log(config.log);
             match ipcd_server::run(config, start) {
@@ -134,7 +134,7 @@ impl PrivateDaemon {
         Ok(daemon)
     }
 
-    /// Where it really listens.
+    /// The real endpoints, with the ports that the kernel chose.
     fn endpoints(&self, dir: &Path) -> Outcome<Vec<Endpoint>> {
         let first = ipcd_transports::ALL[0].default_endpoint(dir)?;
         let answers = Client::connect(&first, Options::default())?.query(&Query::Status)?;
@@ -151,13 +151,13 @@ impl PrivateDaemon {
 
 impl Drop for PrivateDaemon {
     fn drop(&mut self) {
-        // It is our child and was not waited for, so the number is still its own.
+        // The child is not reaped yet, so the number still belongs to it.
         let _ = kill(self.0, Signal::SIGTERM);
         let _ = waitpid(self.0, None);
     }
 }
 
-/// Network endpoints get a port that the kernel chooses.
+/// A network endpoint gets port 0: the kernel chooses, and a running daemon is not disturbed.
 fn any_port(endpoint: Endpoint) -> Endpoint {
     match endpoint.address().rsplit_once(':') {
         Some((host, _)) if endpoint.path().is_err() => endpoint.with_address(format!("{host}:0")),
@@ -198,7 +198,7 @@ impl<'a> DemoRun<'a> {
     }
 }
 
-/// A process of the demo. It does what it is told on its standard input, a line at a time.
+/// A process of the demo. It takes commands on standard input, one per line.
 struct PeerProcess<'a> {
     child: Child,
     orders: ChildStdin,
@@ -221,7 +221,7 @@ impl PeerProcess<'_> {
         }
         match self.report().map(|line| serde_json::from_str(&line)) {
             Ok(Ok(cell)) => cell,
-            _ => failed("its sender has died".into()),
+            _ => failed("the sender process died".into()),
         }
     }
 

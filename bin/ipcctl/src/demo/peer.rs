@@ -1,7 +1,7 @@
-//! The processes of the demo: one that sends on a transport, and one that receives.
+//! The processes of the demo: a sender and a receiver for each transport.
 //!
-//! A sender publishes numbered lines to `demo.data.FROM.TO`, then pings on `demo.ping.FROM.TO`, and
-//! then asks on `demo.end.FROM.TO` what has come; the receiver answers to the reply subject.
+//! A sender publishes numbered lines on `demo.data.FROM.TO`, pings on `demo.ping.FROM.TO`, and asks on
+//! `demo.end.FROM.TO` for the receiver's count. The receiver answers on the reply subject.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
@@ -17,7 +17,7 @@ use crate::args::{DemoArgs, DemoPeerArgs};
 use crate::context::Context;
 use crate::exit::{Failure, FailureKind, Outcome};
 
-/// What a receiver says of one sender's lines.
+/// A receiver's check of the lines of one sender.
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct LineCheck {
     messages: u64,
@@ -40,7 +40,7 @@ impl DemoSender {
         Ok(Self { client, load: args.load.clone(), scheme, timeout: context.options().timeout })
     }
 
-    /// Sends to one receiver after another, as the lines of standard input say.
+    /// Sends to one receiver after another. Each line of standard input names one.
     pub(super) fn run(&mut self) -> Outcome {
         report("ready")?;
         loop {
@@ -149,10 +149,13 @@ impl DemoReceiver {
 }
 
 impl LineCheck {
-    /// Checks that this is the line that has to come next.
+    /// Checks that the payload is the expected next line.
     fn check(&mut self, payload: &[u8], size: usize) {
         if payload != line(self.messages, size) {
-            self.error.get_or_insert(format!("line {} came otherwise", self.messages));
+            self.error.get_or_insert(format!(
+                "line {} is missing, altered or out of order",
+                self.messages
+            ));
         }
         self.messages += 1;
         self.bytes += payload.len() as u64;
@@ -166,9 +169,9 @@ impl LineCheck {
     }
 }
 
-/// The line of this number: from 1 to `size` bytes of text that no other line begins with.
+/// The line with this number: 1 to `size` bytes. It begins with the number, so that no two are alike.
 fn line(number: u64, size: usize) -> Vec<u8> {
-    /// Prime, so that all lengths come before one comes twice.
+    /// A prime, so that all lengths occur before one is repeated.
     const STRIDE: u64 = 7919;
     const TEXT: &str = " says the sender: a stream has no boundaries, a datagram has no friends;";
     let length = 1 + (number.wrapping_mul(STRIDE) % size.max(1) as u64) as usize;
@@ -187,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tally_finds_what_is_lost_changed_or_out_of_turn() {
+    fn a_check_finds_lines_that_are_lost_repeated_or_out_of_order() {
         let tally = |numbers: &[u64]| {
             let mut tally = LineCheck::default();
             numbers.iter().for_each(|&number| tally.check(&line(number, 100), 100));

@@ -3,7 +3,7 @@
 use super::PairResult;
 use crate::output::table;
 
-/// A row for each sender, a column for each receiver, and below it what failed.
+/// A row for each sender, a column for each receiver, and below them the failures.
 pub(super) fn render(cells: &[PairResult]) -> String {
     let mut schemes: Vec<&str> = Vec::new();
     for cell in cells {

@@ -44,7 +44,7 @@ impl<'a> HandlerLoop<'a> {
                 }
                 Some(event) => news::tell(self.context, &self.attended.client, &event),
                 None if self.tally.is_late() => break,
-                // No handler runs, so it is a signal.
+                // No handler runs, so a signal has come.
                 None => drop(self.attended.jobs.advance()),
             }
         }
@@ -60,7 +60,7 @@ impl<'a> HandlerLoop<'a> {
         }
     }
 
-    /// Runs the handler to its end. At a second signal to stop it is killed.
+    /// Runs the handler to its end. A second stop signal kills it.
     fn handle(&mut self, message: Message) -> Outcome {
         let AttendedClient { client, jobs, .. } = &mut self.attended;
         let origin = client.origin(message.sender);
@@ -71,10 +71,10 @@ impl<'a> HandlerLoop<'a> {
                 return Ok(());
             }
             if self.attended.jobs.stops() > 1 {
-                let why = "ended at once by a second signal; the handler was killed";
+                let why = "stopped by a second signal; the handler was killed";
                 return Err(Failure::new(FailureKind::Internal, why));
             }
-            // A loss is told by the next event.
+            // The next event tells of a loss.
             self.attended.attend(None)?;
         }
     }
@@ -82,7 +82,7 @@ impl<'a> HandlerLoop<'a> {
     fn conclude(&mut self, ended: &JobResult) {
         if ended.status != 0 {
             self.failed += 1;
-            let how = format!("the handler ended with {}", ended.status);
+            let how = format!("the handler exited with status {}", ended.status);
             let how = ended.error.clone().unwrap_or(how);
             self.context.remark(&format!("{}: {how}", ended.message.subject()));
         }

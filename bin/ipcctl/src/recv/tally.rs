@@ -1,4 +1,4 @@
-//! How many messages have come, how many and how long are waited for.
+//! The count of received messages, and the limits of count and time.
 
 use std::time::Instant;
 
@@ -29,12 +29,12 @@ impl<'a> ReceiveCount<'a> {
         self.received
     }
 
-    /// Whether all that was wanted has come.
+    /// Whether `--count` messages have come.
     pub(super) fn is_complete(&self) -> bool {
         self.args.count == Some(self.received)
     }
 
-    /// When to end without it.
+    /// The time at which to exit without them.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let idle = self.args.idle.map(|idle| later(self.idle_since, idle.duration()));
         self.end.into_iter().chain(idle).min()

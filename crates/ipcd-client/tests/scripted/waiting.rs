@@ -81,7 +81,7 @@ fn who_waits_to_write_notices_the_end_and_learns_why() {
     drop(session);
     let end = client.wait_writable(writer.as_fd(), Some(Instant::now() + PATIENCE));
     let error = end.expect_err("it has ended");
-    assert_eq!(error.to_string(), "cut off: TooSlow");
+    assert_eq!(error.to_string(), "disconnected by the daemon: TooSlow");
     assert!(matches!(event(&mut client), Event::Message(_)));
 }
 
