@@ -201,12 +201,7 @@ impl Delivery {
     ) {
         self.peers_mut().note_dropped(member.peer, member.subscription, reason, load.count);
         if let Some(ticket) = load.ticket {
-            self.sessions.requests.concluded(
-                &mut self.sessions.peers,
-                now,
-                ticket,
-                DeliveryOutcome::Dropped(reason),
-            );
+            self.sessions.conclude(now, ticket, DeliveryOutcome::Dropped(reason));
         }
     }
 

@@ -59,6 +59,11 @@ impl Peers {
 }
 
 impl Peers {
+    /// The peer of this id, if its session is open.
+    pub(crate) fn open_key(&self, id: u64) -> Option<PeerKey> {
+        self.ids.get(&id).copied().filter(|key| self.table[*key].is_open())
+    }
+
     pub(crate) fn keys(&self) -> Vec<PeerKey> {
         let here = self.table.iter().filter(|(_, peer)| !matches!(peer.state, SessionState::Gone));
         here.map(|(key, _)| key).collect()

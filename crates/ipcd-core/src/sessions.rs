@@ -6,15 +6,16 @@ pub(crate) mod rights;
 pub(crate) mod subscriptions;
 pub(crate) mod work;
 
-use crate::model::ids::PeerKey;
+use crate::model::ids::{PeerKey, Ticket};
 use crate::model::waiting::WaitingList;
 use crate::output::Output;
 use crate::peers::Peers;
-use crate::requests::Requests;
+use crate::requests::{DeliveryOutcome, Requests};
 use crate::routing::trie::{LocalSubscriber, SubscriptionTrie};
 use crate::sessions::rights::RightsCache;
 use crate::sessions::work::{DeferredWork, PEERS_IN_TURN, TurnWork};
 use std::collections::HashSet;
+use std::time::Instant;
 
 /// The sessions of the attached peers.
 #[derive(Debug)]
@@ -53,6 +54,16 @@ impl Sessions {
 }
 
 impl Sessions {
+    /// Notes the outcome of a copy of a message, for the publisher that waits for it.
+    pub(crate) fn conclude(&mut self, now: Instant, ticket: Ticket, outcome: DeliveryOutcome) {
+        self.requests.concluded(&mut self.peers, now, ticket, outcome);
+    }
+
+    /// Notes that all copies of a message are on their way.
+    pub(crate) fn dealt_out(&mut self, now: Instant, ticket: Ticket) {
+        self.requests.dealt_out(&mut self.peers, now, ticket);
+    }
+
     /// Leaves a peer unread until a later turn.
     pub(crate) fn put_off(&mut self, key: PeerKey) {
         let peer = &mut self.peers.table[key];

@@ -136,7 +136,7 @@ impl Delivery {
             return length;
         }
         if let Some(ticket) = ticket {
-            self.sessions.requests.dealt_out(&mut self.sessions.peers, now, ticket);
+            self.sessions.dealt_out(now, ticket);
         }
         length
     }

@@ -9,6 +9,7 @@ use crate::peers::Peers;
 use crate::queue::message_batch::MessageBatch;
 use crate::requests::{DeliveryOutcome, OutcomeTarget};
 use crate::routing::trie::WorkerInterest;
+use crate::sessions::Sessions;
 use crate::sessions::work::MessageSender;
 use ipcd_proto::Address;
 use ipcd_proto::Frame;
@@ -47,23 +48,15 @@ impl Delivery {
             self.forward_direct(key, frame, to, ticket);
         }
         if let Some(ticket) = ticket {
-            self.sessions.requests.dealt_out(&mut self.sessions.peers, now, ticket);
+            self.sessions.dealt_out(now, ticket);
         }
         // Behind the reply, so that nobody is told that there will be none.
         if let Some(request) = to.request {
+            let (request, outcome) = ((to.peer, request), DeliveryOutcome::Answered);
+            let Sessions { peers, requests, .. } = &mut self.sessions;
             match header.more {
-                true => self.sessions.requests.is_answering(
-                    &mut self.sessions.peers,
-                    key,
-                    (to.peer, request),
-                ),
-                false => self.sessions.requests.has_answered(
-                    &mut self.sessions.peers,
-                    now,
-                    key,
-                    (to.peer, request),
-                    DeliveryOutcome::Answered,
-                ),
+                true => requests.is_answering(peers, key, request),
+                false => requests.has_answered(peers, now, key, request, outcome),
             }
         }
     }
@@ -78,90 +71,74 @@ impl Delivery {
         to: Address,
         ticket: Option<Ticket>,
     ) {
-        let Some(key) = self
-            .sessions
-            .peers
-            .ids
-            .get(&to.peer)
-            .copied()
-            .filter(|key| self.sessions.peers.table[*key].is_open())
-        else {
+        let Some(key) = self.peers().open_key(to.peer) else {
             return self.peers_mut().count_undeliverable(to);
         };
         let by = from.key.is_none().then(|| place_of(from.id).0);
-        if to.request.is_some_and(|request| {
-            !self.sessions.requests.replied(&mut self.sessions.peers, now, key, request, by)
-        }) {
-            return self.peers_mut().count_undeliverable(to);
+        let Sessions { peers, requests, .. } = &mut self.sessions;
+        if to.request.is_some_and(|request| !requests.replied(peers, now, key, request, by)) {
+            return peers.count_undeliverable(to);
         }
-        if self.peers().is_too_large(key, message.payload) {
-            return self.turn_down(now, key, to, ticket);
-        }
-        self.sessions.peers.counters.direct_matched += 1;
+        peers.counters.direct_matched += 1;
         if let Some(ticket) = ticket {
-            self.sessions.requests.opened_copy(ticket);
+            requests.opened_copy(ticket);
         }
-        if ticket.is_some() && self.peers().has_no_room_for(key, frame) {
-            self.sessions.peers.counters.direct_dropped += 1;
-            ticket.inspect(|ticket| {
-                self.sessions.requests.concluded(
-                    &mut self.sessions.peers,
-                    now,
-                    *ticket,
-                    DeliveryOutcome::Dropped(Reason::Newest),
-                )
-            });
-            return;
+        if let Err(reason) = self.make_direct_room(now, key, frame, message, (to, ticket)) {
+            return self.drop_direct(now, key, ticket, reason);
         }
-        if self.peers().is_at_hard_limit(key) || self.peers().is_beyond_charge(key) {
-            self.sessions.cut_off(now, key, "messages to it have filled its outbox");
-            self.sessions.peers.counters.direct_dropped += 1;
-            self.sessions.peers.table[key].counts.dropped += 1;
-            if let Some(ticket) = ticket {
-                self.sessions.requests.concluded(
-                    &mut self.sessions.peers,
-                    now,
-                    ticket,
-                    DeliveryOutcome::Dropped(Reason::CutOff),
-                );
-            }
-            return;
-        }
-        if self.sessions.peers.table[key].wants_origins {
+        if self.peers().table[key].wants_origins {
             self.introduce(now, from, key);
         }
-        self.peers_mut().enqueue(
-            now,
-            key,
-            &MessageBatch { bytes: frame, count: 1, ticket, shared: None },
-        );
-        self.sessions.peers.table[key].counts.msgs_out += 1;
+        let batch = MessageBatch { bytes: frame, count: 1, ticket, shared: None };
+        self.peers_mut().enqueue(now, key, &batch);
+        self.peers_mut().table[key].counts.msgs_out += 1;
         self.peers_mut().filled(now, key);
-        if self.sessions.peers.table[key].has_its_fill() {
+        if self.peers().table[key].has_its_fill() {
             self.sessions.leave_groups(now, key);
         }
     }
 
-    /// Drops a message that is larger than its receiver can be sent. One that waits for it as a reply
-    /// is told, for no other will come.
-    fn turn_down(&mut self, now: Instant, key: PeerKey, to: Address, ticket: Option<Ticket>) {
-        self.sessions.peers.counters.direct_matched += 1;
-        self.sessions.peers.counters.direct_dropped += 1;
-        self.sessions.peers.table[key].counts.dropped += 1;
+    /// Whether a message may go into the send queue of its receiver. A receiver that has taken nothing
+    /// for too long is disconnected, because its publisher does not wait.
+    fn make_direct_room(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        frame: &[u8],
+        message: FrameParts,
+        (to, ticket): (Address, Option<Ticket>),
+    ) -> Result<(), Reason> {
+        if self.peers().is_too_large(key, message.payload) {
+            self.refuse_large_reply(now, key, to);
+            return Err(Reason::TooLarge);
+        }
+        if ticket.is_some() && self.peers().has_no_room_for(key, frame) {
+            return Err(Reason::Newest);
+        }
+        if self.peers().is_at_hard_limit(key) || self.peers().is_beyond_charge(key) {
+            self.sessions.cut_off(now, key, "messages to it have filled its outbox");
+            return Err(Reason::CutOff);
+        }
+        Ok(())
+    }
+
+    fn drop_direct(&mut self, now: Instant, key: PeerKey, ticket: Option<Ticket>, reason: Reason) {
+        self.peers_mut().counters.direct_dropped += 1;
+        // A request beyond what the peer may have was never for it.
+        if reason != Reason::Newest {
+            self.peers_mut().table[key].counts.dropped += 1;
+        }
         if let Some(ticket) = ticket {
-            self.sessions.requests.opened_copy(ticket);
-            self.sessions.requests.concluded(
-                &mut self.sessions.peers,
-                now,
-                ticket,
-                DeliveryOutcome::Dropped(Reason::TooLarge),
-            );
+            self.sessions.conclude(now, ticket, DeliveryOutcome::Dropped(reason));
         }
-        if let Some(request) = to.request {
-            let why = "the reply is larger than this session was told of: connect again";
-            let refusal = Refusal { code: Code::TooLarge, message: why.into() };
-            self.peers_mut().send(now, key, Header::new(Kind::Error, request), &encode(&refusal));
-        }
+    }
+
+    /// Tells a requester that its reply is larger than its session can be sent: no other will come.
+    fn refuse_large_reply(&mut self, now: Instant, key: PeerKey, to: Address) {
+        let Some(request) = to.request else { return };
+        let why = "the reply is larger than this session was told of: connect again";
+        let refusal = Refusal { code: Code::TooLarge, message: why.into() };
+        self.peers_mut().send(now, key, Header::new(Kind::Error, request), &encode(&refusal));
     }
 
     /// Sends a run to the other workers that are interested.

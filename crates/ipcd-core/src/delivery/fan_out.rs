@@ -64,7 +64,7 @@ impl Delivery {
             }
             self.sessions.work.queue.push_back(DeferredWork::FanOut(Box::new(fan_out)));
         } else if let Some(ticket) = ticket {
-            self.sessions.requests.dealt_out(&mut self.sessions.peers, now, ticket);
+            self.sessions.dealt_out(now, ticket);
         }
     }
 
@@ -95,7 +95,7 @@ impl Delivery {
             return self.sessions.work.queue.push_back(DeferredWork::FanOut(fan_out));
         }
         if let Some(ticket) = ticket {
-            self.sessions.requests.dealt_out(&mut self.sessions.peers, now, ticket);
+            self.sessions.dealt_out(now, ticket);
         }
         match (from.key, key) {
             (None, _) => self.hold_arrivals(false),

@@ -186,12 +186,7 @@ impl Router {
         peer.note_taken(now, count);
         self.peers_mut().recharge(key);
         while let Some(ticket) = self.delivery.sessions.peers.table[key].outbox.take_written() {
-            self.delivery.sessions.requests.concluded(
-                &mut self.delivery.sessions.peers,
-                now,
-                ticket,
-                DeliveryOutcome::Delivered,
-            );
+            self.sessions_mut().conclude(now, ticket, DeliveryOutcome::Delivered);
         }
         self.peers_mut().keep_pace(key);
         let limit = self.peers().config.outbox;

@@ -85,7 +85,7 @@ impl Sessions {
         self.peers.counters.dropped.count(reason, begun);
         self.peers.counters.direct_dropped += direct;
         while let Some(ticket) = self.peers.table[key].outbox.take_awaited() {
-            self.requests.concluded(&mut self.peers, now, ticket, DeliveryOutcome::Dropped(reason));
+            self.conclude(now, ticket, DeliveryOutcome::Dropped(reason));
         }
     }
 
@@ -147,7 +147,7 @@ impl Sessions {
         why: Reason,
     ) {
         for ticket in &shed.receipts {
-            self.requests.concluded(&mut self.peers, now, *ticket, DeliveryOutcome::Dropped(why));
+            self.conclude(now, *ticket, DeliveryOutcome::Dropped(why));
         }
         for request in &shed.requests {
             self.requests.has_answered(
