@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::Instant;
 
-use ipcd_relay::{Error, Observer, Relay, Side};
+use ipcd_relay::{Error, Observer, Relay, RelaySide};
 use ipcd_server::{Outlet, Quotas};
 use ipcd_transport::{Endpoint, Error as TransportError};
 
@@ -20,8 +20,8 @@ pub(crate) fn run(context: &Context, args: &RelayArgs) -> Outcome {
 fn relay(context: &Context, args: &RelayArgs) -> Result<Relay, Error> {
     let client = context.options();
     Ok(Relay {
-        from: Side::listening(&args.from)?,
-        to: Side::connecting(&args.to)?,
+        from: RelaySide::listening(&args.from)?,
+        to: RelaySide::connecting(&args.to)?,
         is_raw: args.raw,
         codec: args.codec,
         children: args.fork.then_some(args.max_children as usize),

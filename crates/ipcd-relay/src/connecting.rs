@@ -1,11 +1,11 @@
-//! Connecting a peer to the other side.
+//! Connects a peer to the other side.
 //!
-//! A loop that serves many cannot wait for a server that does not answer, nor for the resolver. So
-//! what may be on another machine is connected to by a process of its own, which hands the
-//! connection over; and so is what is on this one and has no room in its queue.
+//! A loop that serves many peers must not wait for a slow server, nor for the resolver. So a
+//! separate process connects to a side that may be on another machine, and hands the connection
+//! over. It does the same for a local server whose backlog is full.
 //!
-//! To try over the network for a moment only would be no help: the server would see a connection
-//! that comes and goes, whenever the moment was too short.
+//! A short attempt over the network in the loop itself does not help: the server would see a
+//! connection that comes and goes whenever the moment was too short.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,73 +20,73 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 
-use crate::end::End;
-use crate::side::{Place, Side};
-use crate::subject::Subject;
+use crate::end::PairEnd;
+use crate::side::{RelaySide, SideEndpoint};
+use crate::subject::SubjectSession;
 use crate::{Relay, Result};
 
-/// How long a loop that serves others may wait for somebody on the same machine.
+/// The time that a loop with other peers may wait for a server on the same machine.
 const BRIEF: Duration = Duration::from_millis(10);
-/// Bytes of what such a process says, at the most.
+/// Bytes of the longest report of such a process.
 const LONGEST_WORD: usize = 64 * 1024;
-/// What it begins with.
+/// The first byte of a report.
 const CONNECTED: u8 = 0;
 const FAILED: u8 = 1;
 
-/// What came of trying.
-pub(crate) enum Connected {
-    End(End),
-    /// Somebody else goes on trying.
-    Later(Waiting),
+/// The outcome of an attempt to connect.
+pub(crate) enum ConnectOutcome {
+    End(PairEnd),
+    /// A separate process goes on trying.
+    Later(PendingConnect),
 }
 
-/// Connects to a side; for somebody who `serves_others`, without waiting for long.
+/// Connects to a side. A caller that `serves_others` waits for a moment only.
 pub(crate) fn connect(
     relay: &Relay,
-    side: &Side,
+    side: &RelaySide,
     variables: &[EnvVariable],
     serves_others: bool,
-) -> Result<Connected> {
+) -> Result<ConnectOutcome> {
     let place = match side {
-        Side::Endpoint(place) => place,
-        Side::Subject { subject, echo } => {
+        RelaySide::Endpoint(place) => place,
+        RelaySide::Subject { subject, echo } => {
             let is_only_one = !serves_others;
             let name = relay.client.name.clone().filter(|_| is_only_one);
             let options = Options { name, ..relay.client.clone() };
-            let subject = Subject::open(&relay.daemon, &options, subject, *echo)?;
-            return Ok(Connected::End(End::subject(subject)));
+            let subject = SubjectSession::open(&relay.daemon, &options, subject, *echo)?;
+            return Ok(ConnectOutcome::End(PairEnd::subject(subject)));
         }
     };
     let deadline = Instant::now() + relay.timeout;
     if serves_others && place.transport.capabilities().remote {
-        return Waiting::start(place, deadline).map(Connected::Later);
+        return PendingConnect::start(place, deadline).map(ConnectOutcome::Later);
     }
     let patience = if serves_others { BRIEF.min(relay.timeout) } else { relay.timeout };
     let soon = Instant::now() + patience;
     let raw = place.transport.raw_at(&place.endpoint)?;
     match raw.connect_raw(&place.endpoint, soon, variables) {
-        Ok(parts) => adopt(relay, place, parts).map(Connected::End),
+        Ok(parts) => adopt(relay, place, parts).map(ConnectOutcome::End),
         Err(ipcd_transport::Error::TimedOut(_)) if patience < relay.timeout => {
-            Waiting::start(place, deadline).map(Connected::Later)
+            PendingConnect::start(place, deadline).map(ConnectOutcome::Later)
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// The end of a side that a listener accepted, or that was connected to.
-pub(crate) fn adopt(relay: &Relay, place: &Place, parts: ChannelParts) -> Result<End> {
+/// Adopts a channel that a listener accepted, or that was connected.
+pub(crate) fn adopt(relay: &Relay, place: &SideEndpoint, parts: ChannelParts) -> Result<PairEnd> {
     let codec = if relay.is_raw { Some(Codec::Raw) } else { place.codec.or(relay.codec) };
-    Ok(End::channel(place.transport.raw_at(&place.endpoint)?.adopt_raw(parts)?, codec))
+    Ok(PairEnd::channel(place.transport.raw_at(&place.endpoint)?.adopt_raw(parts)?, codec))
 }
 
 /// A process that connects.
-pub(crate) struct Waiting {
+pub(crate) struct PendingConnect {
     process: Pid,
     socket: OwnedFd,
 }
 
-impl Waiting {
-    fn start(place: &Place, deadline: Instant) -> Result<Self> {
+impl PendingConnect {
+    fn start(place: &SideEndpoint, deadline: Instant) -> Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         let process = ipcd_sys::fork(|| match report(place, deadline, &theirs) {
@@ -101,8 +101,8 @@ impl Waiting {
         self.socket.as_fd()
     }
 
-    /// The answer; `None` when there is none yet.
-    pub(crate) fn take(&self, relay: &Relay, place: &Place) -> Option<Result<End>> {
+    /// The report of the process; `None` if it has not come yet.
+    pub(crate) fn take(&self, relay: &Relay, place: &SideEndpoint) -> Option<Result<PairEnd>> {
         let mut word = vec![0; LONGEST_WORD];
         let (count, descriptors) =
             match recv_with_fds(self.socket.as_fd(), &mut word, MsgFlags::MSG_DONTWAIT) {
@@ -116,20 +116,20 @@ impl Waiting {
                 adopt(relay, place, ChannelParts { descriptors, identity, state })
             }
             Some((_, why)) => Err(io::Error::other(String::from_utf8_lossy(why)).into()),
-            None => Err(io::Error::other("the process that connects has died").into()),
+            None => Err(io::Error::other("the connecting process has ended early").into()),
         })
     }
 }
 
-impl Drop for Waiting {
+impl Drop for PendingConnect {
     fn drop(&mut self) {
-        // It may have ended by itself. Whoever hears of its end reaps it.
+        // The process may have ended by itself. The loop's reaper collects it.
         let _ = kill(self.process, Signal::SIGKILL);
     }
 }
 
-/// What the process does: connect, and hand over what came of it.
-fn report(place: &Place, deadline: Instant, to: &OwnedFd) -> io::Result<()> {
+/// The body of the process: it connects, and hands the connection or the error over.
+fn report(place: &SideEndpoint, deadline: Instant, to: &OwnedFd) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     SigSet::empty().thread_set_mask()?;
     ipcd_sys::close_all_except(&[to.as_fd()])?;

@@ -9,21 +9,21 @@ use ipcd_transport::{RawChannel, ReadBuffer, ReadOutcome, WriteOutcome};
 use nix::sys::epoll::EpollFlags;
 
 use crate::Result;
-use crate::subject::Subject;
-use crate::watch::{EDGES, INPUT, ONLY_THE_END, ROOM, Token, Wanted, Watch};
+use crate::subject::SubjectSession;
+use crate::watch::{EDGES, EpollWatch, INPUT, ONLY_THE_END, ROOM, WatchToken, WatchedFlags};
 
-pub(crate) enum Way {
+pub(crate) enum EndTransport {
     Channel(RawChannel),
-    Subject(Box<Subject>),
+    Subject(Box<SubjectSession>),
 }
 
-pub(crate) struct End {
-    way: Way,
+pub(crate) struct PairEnd {
+    way: EndTransport,
     pub(crate) codec: Codec,
-    /// What is watched of the descriptor that is read, and of the one that is written if that is
-    /// another.
-    watched: [Wanted; 2],
-    /// Whether its peer was told that nothing more comes.
+    /// The watched events of the descriptor that is read, and of the one that is written if they
+    /// differ.
+    watched: [WatchedFlags; 2],
+    /// Whether its peer has received the end of the stream.
     is_finished: bool,
     /// Whether it is read only to find that its peer has closed.
     lingers: bool,
@@ -31,25 +31,26 @@ pub(crate) struct End {
     http: Option<HttpDetector>,
 }
 
-/// Reads that are made of an end in a turn while its peer is waited for.
+/// Reads of an end in one turn, while its peer's close is awaited.
 const LAST_READS: usize = 16;
 
-/// What the flows want of an end.
+/// The events of an end that its two flows want.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wish {
+pub(crate) struct WantedEvents {
     pub(crate) input: bool,
     pub(crate) room: bool,
-    /// Whether it is still written, and read no more: then its end would go unnoticed.
+    /// Whether it is still written and no longer read: only an event shows then that its peer has
+    /// gone.
     pub(crate) end: bool,
 }
 
-impl End {
+impl PairEnd {
     /// A message is a line of a stream, or a record, unless a codec says otherwise.
     pub(crate) fn channel(channel: RawChannel, codec: Option<Codec>) -> Self {
         let usual = if channel.keeps_records { Codec::Raw } else { Codec::Line };
         let codec = codec.unwrap_or(usual);
         Self {
-            way: Way::Channel(channel),
+            way: EndTransport::Channel(channel),
             codec,
             watched: [None; 2],
             is_finished: false,
@@ -58,8 +59,8 @@ impl End {
         }
     }
 
-    pub(crate) fn subject(subject: Subject) -> Self {
-        let way = Way::Subject(Box::new(subject));
+    pub(crate) fn subject(subject: SubjectSession) -> Self {
+        let way = EndTransport::Subject(Box::new(subject));
         Self {
             way,
             codec: Codec::Raw,
@@ -88,82 +89,82 @@ impl End {
 
     pub(crate) fn read_fd(&self) -> BorrowedFd<'_> {
         match &self.way {
-            Way::Channel(bare) => bare.channel.read_fd(),
-            Way::Subject(subject) => subject.client.read_fd(),
+            EndTransport::Channel(bare) => bare.channel.read_fd(),
+            EndTransport::Subject(subject) => subject.client.read_fd(),
         }
     }
 
     pub(crate) fn write_fd(&self) -> BorrowedFd<'_> {
         match &self.way {
-            Way::Channel(bare) => bare.channel.write_fd(),
-            Way::Subject(subject) => subject.client.write_fd(),
+            EndTransport::Channel(bare) => bare.channel.write_fd(),
+            EndTransport::Subject(subject) => subject.client.write_fd(),
         }
     }
 
     pub(crate) fn keeps_records(&self) -> bool {
         match &self.way {
-            Way::Channel(bare) => bare.keeps_records,
-            Way::Subject(_) => true,
+            EndTransport::Channel(bare) => bare.keeps_records,
+            EndTransport::Subject(_) => true,
         }
     }
 
     /// Whether a record may be empty.
     pub(crate) fn takes_empty(&self) -> bool {
-        matches!(self.way, Way::Subject(_))
+        matches!(self.way, EndTransport::Subject(_))
     }
 
     /// Bytes of the largest record.
     pub(crate) fn largest(&self) -> usize {
         match &self.way {
-            Way::Channel(bare) => bare.largest.unwrap_or(usize::MAX),
-            Way::Subject(subject) => subject.client.max_payload(),
+            EndTransport::Channel(bare) => bare.largest.unwrap_or(usize::MAX),
+            EndTransport::Subject(subject) => subject.client.max_payload(),
         }
     }
 
-    /// Whether it says when it is done.
+    /// Whether its peer signals the end of its input.
     pub(crate) fn has_end(&self) -> bool {
-        matches!(&self.way, Way::Channel(bare) if bare.has_end)
+        matches!(&self.way, EndTransport::Channel(bare) if bare.has_end)
     }
 
     /// Whether its bytes may be moved by descriptor.
     pub(crate) fn is_plain(&self) -> bool {
-        matches!(&self.way, Way::Channel(bare) if !bare.keeps_records && bare.channel.is_plain())
+        matches!(&self.way, EndTransport::Channel(bare) if !bare.keeps_records && bare.channel.is_plain())
     }
 
     /// The process that was started for it.
     pub(crate) fn child(&self) -> Option<u32> {
         match &self.way {
-            Way::Channel(bare) => bare.child,
-            Way::Subject(_) => None,
+            EndTransport::Channel(bare) => bare.child,
+            EndTransport::Subject(_) => None,
         }
     }
 
-    /// Does what a connection of its own needs, before and after anything is read or written.
-    /// Whether something has come that no descriptor tells about any more.
+    /// Handles the connection's own traffic, before and after anything is read or written. Returns
+    /// whether input is buffered, which no descriptor reports any more.
     pub(crate) fn advance(&mut self) -> bool {
         match &mut self.way {
-            Way::Channel(bare) => serve(bare),
-            Way::Subject(subject) => subject.advance(),
+            EndTransport::Channel(bare) => serve(bare),
+            EndTransport::Subject(subject) => subject.advance(),
         }
     }
 
     pub(crate) fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         match &mut self.way {
-            Way::Channel(bare) => Ok(bare.channel.read(into)?),
-            Way::Subject(subject) => subject.read(into),
+            EndTransport::Channel(bare) => Ok(bare.channel.read(into)?),
+            EndTransport::Subject(subject) => subject.read(into),
         }
     }
 
-    /// How many of the bytes were taken; `None` when there is no room now.
+    /// Returns the number of bytes taken; `None` if there is no room now.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
         let bare = match &mut self.way {
-            Way::Channel(bare) => bare,
-            Way::Subject(subject) => return subject.write(bytes),
+            EndTransport::Channel(bare) => bare,
+            EndTransport::Subject(subject) => return subject.write(bytes),
         };
         match bare.channel.write(bytes)? {
             WriteOutcome::Bytes(count) => Ok(Some(count)),
             WriteOutcome::NotReady | WriteOutcome::NoCredit => Ok(None),
-            // As a pipe whose reader has gone.
+            // The same error as for a pipe without a reader.
             WriteOutcome::Nobody => {
                 let nobody = io::Error::from(io::ErrorKind::BrokenPipe);
                 Err(ipcd_transport::Error::system("write", nobody).into())
@@ -171,33 +172,33 @@ impl End {
         }
     }
 
-    /// Why a message was refused by whoever is behind it.
+    /// The reason why the daemon has refused a message.
     pub(crate) fn take_refused(&mut self) -> Option<String> {
         match &mut self.way {
-            Way::Channel(_) => None,
-            Way::Subject(subject) => subject.take_refused(),
+            EndTransport::Channel(_) => None,
+            EndTransport::Subject(subject) => subject.take_refused(),
         }
     }
 
-    /// Passes on that nothing more will be written. A subject is left at the end, not before: it
-    /// may still have something to say.
-    pub(crate) fn finish(&mut self, token: Token, watch: &Watch) -> Result<()> {
-        let Way::Channel(bare) = &mut self.way else { return Ok(()) };
+    /// Passes the end of the stream on. A subject is left at the end of the pair only: the daemon
+    /// may still have messages for it.
+    pub(crate) fn finish(&mut self, token: WatchToken, watch: &EpollWatch) -> Result<()> {
+        let EndTransport::Channel(bare) = &mut self.way else { return Ok(()) };
         if bare.channel.read_fd().as_raw_fd() != bare.channel.write_fd().as_raw_fd() {
-            // The descriptor goes, and its number may soon be another's.
+            // The descriptor closes, and its number may be reused.
             watch.set(bare.channel.write_fd(), token, self.watched[1].take(), None)?;
         }
-        // One that has gone already needs not be told.
+        // A failure means that the peer has gone already.
         let _ = bare.channel.finish();
         self.is_finished = true;
         Ok(())
     }
 
-    /// Does what is due, and says when it wants to be called again. An error is its end.
+    /// Does what is due, and returns the next deadline. An error ends the end.
     pub(crate) fn tick(&mut self, now: Instant) -> Result<Option<Instant>> {
         match &mut self.way {
-            Way::Channel(bare) => Ok(bare.channel.tick(now)?),
-            Way::Subject(subject) => {
+            EndTransport::Channel(bare) => Ok(bare.channel.tick(now)?),
+            EndTransport::Subject(subject) => {
                 if subject.tick.is_some_and(|due| due <= now) {
                     subject.advance();
                 }
@@ -206,33 +207,39 @@ impl End {
         }
     }
 
-    /// Lets go of it; whether that is done. What was published is accepted by then. A socket's peer
-    /// has closed: one of which something is unread when we close is reset, and what is still on its
-    /// way to it is lost (RFC 2525, section 2.17).
+    /// Closes the end, and returns whether that is complete. The daemon has accepted all published
+    /// messages by then. A socket is complete when its peer has closed: closing it with unread
+    /// input would be a reset, and the peer would lose the bytes that are still on their way (RFC
+    /// 2525, section 2.17).
     pub(crate) fn leave(&mut self, has_read_all: bool, scratch: &mut ReadBuffer) -> bool {
         match &mut self.way {
-            Way::Channel(bare) => {
+            EndTransport::Channel(bare) => {
                 let is_socket =
                     bare.channel.read_fd().as_raw_fd() == bare.channel.write_fd().as_raw_fd();
                 if has_read_all || !bare.has_end || !is_socket {
                     return true;
                 }
                 if !std::mem::replace(&mut self.is_finished, true) {
-                    // One that has gone already is found by reading.
+                    // A peer that has gone already is found by reading.
                     let _ = bare.channel.finish();
                 }
                 self.lingers = !has_closed(bare, scratch);
                 !self.lingers
             }
-            Way::Subject(subject) => {
+            EndTransport::Subject(subject) => {
                 subject.leave();
                 subject.has_gone()
             }
         }
     }
 
-    /// Watches for what is wanted.
-    pub(crate) fn watch(&mut self, wish: Wish, token: Token, watch: &Watch) -> Result<()> {
+    /// Watches the wanted events.
+    pub(crate) fn watch(
+        &mut self,
+        wish: WantedEvents,
+        token: WatchToken,
+        watch: &EpollWatch,
+    ) -> Result<()> {
         let (input, room) = self.wanted(wish);
         let is_one = self.read_fd().as_raw_fd() == self.write_fd().as_raw_fd();
         let [was_input, was_room] = self.watched;
@@ -251,25 +258,25 @@ impl End {
         Ok(())
     }
 
-    /// Watches for nothing any more.
-    pub(crate) fn unwatch(&mut self, token: Token, watch: &Watch) -> Result<()> {
+    /// Stops watching.
+    pub(crate) fn unwatch(&mut self, token: WatchToken, watch: &EpollWatch) -> Result<()> {
         let [was_input, was_room] = std::mem::take(&mut self.watched);
         watch.set(self.read_fd(), token, was_input, None)?;
         watch.set(self.write_fd(), token, was_room, None)
     }
 
-    fn wanted(&mut self, wish: Wish) -> (Wanted, Wanted) {
+    fn wanted(&mut self, wish: WantedEvents) -> (WatchedFlags, WatchedFlags) {
         let when = |wanted: bool, flags: EpollFlags| wanted.then_some(flags);
         match &mut self.way {
-            Way::Channel(bare) => {
-                // While it shakes hands it takes nothing, whatever room there is.
+            EndTransport::Channel(bare) => {
+                // During a handshake the channel takes no bytes, even if the socket has room.
                 let shakes_hands = bare.channel.wants_service();
                 let has_something = (wish.room && !shakes_hands) || bare.channel.wants_room();
                 let room = when(has_something, ROOM).or(when(wish.end, ONLY_THE_END));
                 let input = if bare.channel.reports_edges() { EDGES } else { INPUT };
                 (when(wish.input || shakes_hands || self.lingers, input), room)
             }
-            Way::Subject(subject) => {
+            EndTransport::Subject(subject) => {
                 subject.takes = wish.input;
                 let input = wish.input || subject.has_left() || subject.client.wants_service();
                 (when(input, INPUT), when(subject.client.wants_room(), ROOM))
@@ -278,7 +285,7 @@ impl End {
     }
 }
 
-/// Reads what nobody wants any more; whether the end has come.
+/// Discards input; returns whether the peer has closed.
 fn has_closed(bare: &mut RawChannel, scratch: &mut ReadBuffer) -> bool {
     for _ in 0..LAST_READS {
         scratch.clear();
@@ -291,8 +298,8 @@ fn has_closed(bare: &mut RawChannel, scratch: &mut ReadBuffer) -> bool {
     false
 }
 
-/// Lets a channel handle its own traffic, such as a handshake; whether that may have brought more
-/// than its own. What fails is found by whoever reads or writes next.
+/// Lets a channel handle its own traffic, such as a handshake. Returns whether that may have
+/// brought further input. An error is found by the next read or write.
 fn serve(bare: &mut RawChannel) -> bool {
     let shook_hands = bare.channel.wants_service();
     if shook_hands || bare.channel.wants_room() {

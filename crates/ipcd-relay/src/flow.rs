@@ -1,7 +1,7 @@
-//! One direction of a pair: from what is read at one end to what is written at the other.
+//! One direction of a pair: bytes or messages are read at one end and written at the other.
 //!
-//! It reads only when all that it has read is written. So a slow reader stops its counterpart, and
-//! what is kept for it is what one read brings, or a pipe holds, and the beginning of one message.
+//! It reads only when all earlier input is written. So a slow receiver stops the sender, and memory
+//! is bounded: the input of one read or of one pipe, and the beginning of one message.
 
 use std::io;
 
@@ -10,9 +10,9 @@ use ipcd_proto::{Codec, Decoder, TooLong};
 use ipcd_transport::{ReadBuffer, ReadOutcome};
 
 use crate::Error;
-use crate::end::End;
-use crate::queue::Queue;
-use crate::splice::{Moved, Pipes, Splice};
+use crate::end::PairEnd;
+use crate::queue::WriteQueue;
+use crate::splice::{PipePool, SpliceOutcome, SpliceState};
 
 /// Bytes read at once.
 pub(crate) const READ_BYTES: usize = 128 * 1024;
@@ -21,41 +21,41 @@ const TURN_BYTES: usize = 4 * 1024 * 1024;
 /// Reads of a turn: records may be small.
 const TURN_READS: usize = 64;
 /// Why a peer is closed that would publish the lines of an HTTP request.
-const HTTP: &str = "connection refused: it speaks HTTP, so a page in a browser may have sent it";
+const HTTP: &str = "connection refused: it speaks HTTP, so a web page may have sent it";
 /// Bytes of the longest message.
 const LONGEST: usize = DEFAULT_MAX_PAYLOAD;
 
-/// What all flows share.
-pub(crate) struct Room {
+/// The buffers that all flows share.
+pub(crate) struct SharedBuffers {
     pub(crate) scratch: ReadBuffer,
-    pub(crate) pipes: Pipes,
+    pub(crate) pipes: PipePool,
 }
 
-impl Room {
+impl SharedBuffers {
     pub(crate) fn new() -> Self {
-        Self { scratch: ReadBuffer::new(READ_BYTES, LONGEST), pipes: Pipes::default() }
+        Self { scratch: ReadBuffer::new(READ_BYTES, LONGEST), pipes: PipePool::default() }
     }
 }
 
-pub(crate) struct Flow {
-    stage: Stage,
+pub(crate) struct RelayFlow {
+    stage: FlowStage,
     decoder: Decoder,
     /// Whether bytes are moved as they come.
     is_bytes: bool,
-    queue: Queue,
+    queue: WriteQueue,
     /// Whether nothing is left to be read at the side that is read.
     has_read_all: bool,
-    /// Where both ends are plain descriptors.
-    splice: Option<Splice>,
-    /// Messages that were refused, and why the first was, until that is told.
+    /// The state of splice(2), if both ends are plain descriptors.
+    splice: Option<SpliceState>,
+    /// The number of refused messages, and the reason of the first, until it is reported.
     refused: u64,
     refusal: Option<String>,
-    /// What ended it, if that is nothing to be expected.
+    /// The error that ended it, if that is not an ordinary disconnect.
     failure: Option<Error>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Stage {
+enum FlowStage {
     Open,
     /// Nothing more will be read.
     Ended,
@@ -63,32 +63,32 @@ enum Stage {
     Done,
 }
 
-/// What came of a turn.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Turned {
+pub(crate) struct FlowTurn {
     /// Whether anything moved.
     pub(crate) moved: bool,
     /// Whether there is more to do at once.
     pub(crate) more: bool,
     /// Whether the end is to be passed on to the other side.
     pub(crate) finishes: bool,
-    /// Whether the side that is read has failed, so that nothing can be written to it either.
+    /// Whether the read side has failed, so that the other direction ends too.
     pub(crate) lost: bool,
 }
 
-impl Flow {
+impl RelayFlow {
     /// Between ends whose codecs are known.
-    pub(crate) fn new(from: &End, to: &End) -> Self {
+    pub(crate) fn new(from: &PairEnd, to: &PairEnd) -> Self {
         let is_raw = from.codec == Codec::Raw && to.codec == Codec::Raw;
         let is_bytes = is_raw && !from.keeps_records() && !to.keeps_records();
         let is_plain = is_bytes && from.is_plain() && to.is_plain();
         Self {
-            stage: Stage::Open,
+            stage: FlowStage::Open,
             decoder: Decoder::new(from.codec, LONGEST),
             is_bytes,
-            queue: Queue::new(to.keeps_records()),
+            queue: WriteQueue::new(to.keeps_records()),
             has_read_all: false,
-            splice: is_plain.then(Splice::default),
+            splice: is_plain.then(SpliceState::default),
             refused: 0,
             refusal: None,
             failure: None,
@@ -96,30 +96,30 @@ impl Flow {
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.stage == Stage::Done
+        self.stage == FlowStage::Done
     }
 
     pub(crate) fn wants_input(&self) -> bool {
-        self.stage == Stage::Open && !self.holds()
+        self.stage == FlowStage::Open && !self.holds()
     }
 
     pub(crate) fn wants_room(&self) -> bool {
         self.holds()
     }
 
-    /// Whether the side that is read has said its last.
+    /// Whether the read side has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.stage != Stage::Open
+        self.stage != FlowStage::Open
     }
 
-    /// Whether what the side that is read has said was read to its end.
+    /// Whether the read side's input was read to its end.
     pub(crate) fn has_read_all(&self) -> bool {
         self.has_read_all
     }
 
-    /// Ends it where it stands.
+    /// Ends it at once and drops its queue.
     pub(crate) fn stop(&mut self) {
-        self.stage = Stage::Done;
+        self.stage = FlowStage::Done;
         self.queue.clear();
         self.splice = None;
     }
@@ -129,13 +129,13 @@ impl Flow {
         self.refused
     }
 
-    /// Why the first message was refused, to be told once.
+    /// The reason why the first message was refused; reported once.
     pub(crate) fn take_refusal(&mut self) -> Option<String> {
         let first = self.refusal.as_mut().map(std::mem::take);
         first.filter(|why| !why.is_empty())
     }
 
-    /// What ended it, to be told.
+    /// The error that ended it, for the observer.
     pub(crate) fn take_failure(&mut self) -> Option<Error> {
         self.failure.take()
     }
@@ -145,16 +145,21 @@ impl Flow {
         self.refusal.get_or_insert(why);
     }
 
-    /// Moves what can be moved now, and no more than its share.
-    pub(crate) fn turn(&mut self, from: &mut End, to: &mut End, room: &mut Room) -> Turned {
-        let mut turned = Turned::default();
+    /// Moves bytes as long as both ends are ready, up to its share of the turn.
+    pub(crate) fn turn(
+        &mut self,
+        from: &mut PairEnd,
+        to: &mut PairEnd,
+        room: &mut SharedBuffers,
+    ) -> FlowTurn {
+        let mut turned = FlowTurn::default();
         let mut left = TURN_BYTES;
         for _ in 0..TURN_READS {
-            if !self.write(to, &mut turned) || self.stage == Stage::Done {
+            if !self.write(to, &mut turned) || self.stage == FlowStage::Done {
                 return turned;
             }
-            if self.stage == Stage::Ended && !self.holds() {
-                self.stage = Stage::Done;
+            if self.stage == FlowStage::Ended && !self.holds() {
+                self.stage = FlowStage::Done;
                 turned.finishes = true;
                 return turned;
             }
@@ -173,15 +178,15 @@ impl Flow {
     }
 
     fn holds(&self) -> bool {
-        !self.queue.is_empty() || self.splice.as_ref().is_some_and(Splice::holds)
+        !self.queue.is_empty() || self.splice.as_ref().is_some_and(SpliceState::holds)
     }
 
     fn is_splicing(&self) -> bool {
-        self.splice.as_ref().is_some_and(Splice::is_on)
+        self.splice.as_ref().is_some_and(SpliceState::is_on)
     }
 
-    /// Writes what is queued; whether that is all.
-    fn write(&mut self, to: &mut End, turned: &mut Turned) -> bool {
+    /// Writes the queue; returns whether it is empty.
+    fn write(&mut self, to: &mut PairEnd, turned: &mut FlowTurn) -> bool {
         while !self.queue.is_empty() {
             match to.write(self.queue.next()) {
                 Ok(Some(count)) => {
@@ -198,13 +203,13 @@ impl Flow {
         true
     }
 
-    /// Takes what has come; how much that was, if going on is of use.
+    /// Reads once. Returns the number of bytes, or `None` if the turn is over.
     fn read(
         &mut self,
-        from: &mut End,
-        to: &mut End,
-        room: &mut Room,
-        turned: &mut Turned,
+        from: &mut PairEnd,
+        to: &mut PairEnd,
+        room: &mut SharedBuffers,
+        turned: &mut FlowTurn,
     ) -> Option<usize> {
         room.scratch.clear();
         match from.read(&mut room.scratch) {
@@ -217,7 +222,7 @@ impl Flow {
                     return None;
                 }
                 self.take(room.scratch.filled(), from, to);
-                // An empty record has its price, too.
+                // An empty record costs a turn, too.
                 return Some(count.max(1));
             }
             Ok(ReadOutcome::NotReady) => return None,
@@ -232,19 +237,19 @@ impl Flow {
             }
         }
         self.finish_message(to);
-        (self.stage, self.has_read_all) = (Stage::Ended, true);
+        (self.stage, self.has_read_all) = (FlowStage::Ended, true);
         Some(0)
     }
 
-    /// What was begun is a message without its end.
-    fn finish_message(&mut self, to: &End) {
+    /// An unfinished message at the end of the stream counts as a message.
+    fn finish_message(&mut self, to: &PairEnd) {
         let Self { decoder, queue, .. } = self;
         let mut refused = Vec::new();
         decoder.finish(|message| refused.extend(put(message, to, queue)));
         refused.into_iter().for_each(|why| self.refuse(why));
     }
 
-    fn take(&mut self, bytes: &[u8], from: &End, to: &mut End) {
+    fn take(&mut self, bytes: &[u8], from: &PairEnd, to: &mut PairEnd) {
         if self.is_bytes {
             return self.pass_on(bytes, to);
         }
@@ -262,8 +267,8 @@ impl Flow {
         refused.into_iter().for_each(|why| self.refuse(why));
     }
 
-    /// Writes bytes from where they were read, and keeps only what was not taken.
-    fn pass_on(&mut self, bytes: &[u8], to: &mut End) {
+    /// Writes bytes directly from the read buffer, and queues only the unwritten ones.
+    fn pass_on(&mut self, bytes: &[u8], to: &mut PairEnd) {
         if let Some(splice) = &mut self.splice {
             splice.note_read(bytes.len());
         }
@@ -284,26 +289,26 @@ impl Flow {
 
     fn splice(
         &mut self,
-        from: &End,
-        to: &End,
-        room: &mut Room,
-        turned: &mut Turned,
+        from: &PairEnd,
+        to: &PairEnd,
+        room: &mut SharedBuffers,
+        turned: &mut FlowTurn,
     ) -> Option<usize> {
         let splice = self.splice.as_mut()?;
         match splice.turn(from.read_fd(), to.write_fd(), &mut room.pipes) {
-            Moved::Bytes(count) => {
+            SpliceOutcome::Bytes(count) => {
                 turned.moved = true;
                 return (!splice.holds()).then_some(count);
             }
-            Moved::Nothing => return None,
-            Moved::Otherwise(held) => self.keep(&held),
-            Moved::End => (self.stage, self.has_read_all) = (Stage::Ended, true),
-            Moved::ReadFailed(error) => {
+            SpliceOutcome::Nothing => return None,
+            SpliceOutcome::Otherwise(held) => self.keep(&held),
+            SpliceOutcome::End => (self.stage, self.has_read_all) = (FlowStage::Ended, true),
+            SpliceOutcome::ReadFailed(error) => {
                 self.fail_plainly("read", error);
-                (self.stage, self.has_read_all) = (Stage::Ended, true);
+                (self.stage, self.has_read_all) = (FlowStage::Ended, true);
                 turned.lost = true;
             }
-            Moved::WriteFailed(error) => {
+            SpliceOutcome::WriteFailed(error) => {
                 self.fail_plainly("write", error);
                 self.stop();
             }
@@ -315,7 +320,7 @@ impl Flow {
         self.fail(ipcd_transport::Error::system(what, error).into());
     }
 
-    /// That somebody went is what is to be expected.
+    /// Notes an error. An ordinary disconnect is none.
     fn fail(&mut self, error: Error) {
         if !matches!(&error, Error::Transport(error) if error.is_disconnect()) {
             self.failure.get_or_insert(error);
@@ -323,8 +328,8 @@ impl Flow {
     }
 }
 
-/// Queues a message for its receiver; or why it cannot be.
-fn put(message: Result<&[u8], TooLong>, to: &End, queue: &mut Queue) -> Option<String> {
+/// Queues a message for its receiver, or returns the reason why that is not possible.
+fn put(message: Result<&[u8], TooLong>, to: &PairEnd, queue: &mut WriteQueue) -> Option<String> {
     let Ok(message) = message else {
         return Some(format!("it is longer than {LONGEST} bytes"));
     };
@@ -348,7 +353,7 @@ fn put(message: Result<&[u8], TooLong>, to: &End, queue: &mut Queue) -> Option<S
     None
 }
 
-/// All of it once, also when there is nothing.
+/// Yields all bytes once; empty input is one empty piece.
 fn pieces(bytes: &[u8], most: usize) -> impl Iterator<Item = &[u8]> {
     let whole = (bytes.len() <= most).then_some(bytes);
     let parts = if whole.is_some() { &[] } else { bytes };

@@ -1,10 +1,10 @@
-//! The engine of `ipcctl relay`: listens at one side, connects to the other for each peer, and moves
-//! messages or bytes between them, both ways.
+//! The engine of `ipcctl relay`. It listens at one side, connects to the other for each peer, and
+//! moves messages or bytes between them in both directions.
 //!
-//! Nothing here waits but the loop, in `server.rs`; with a child for each peer, the parent's loop is
-//! in `parent.rs`, and each child runs the same loop for its one peer. A `pair.rs` is a peer and what
-//! it was connected to; each direction is a `flow.rs` by itself. Transports are known through the
-//! registry, and none by name.
+//! Only the loop in `server.rs` waits. With a child for each peer, the parent's loop is in
+//! `parent.rs`, and each child runs the loop of `server.rs` for its peer. `pair.rs` is a peer and
+//! the connection made for it; each direction is a `flow.rs`. Transports come from the registry,
+//! and none is known by name.
 
 mod connecting;
 mod end;
@@ -27,48 +27,47 @@ use ipcd_proto::Codec;
 use ipcd_transport::{Endpoint, Listener};
 
 pub use ipcd_client::Options as ClientOptions;
-pub use side::Side;
+pub use side::RelaySide;
 
-/// Who speaks frames is the daemon, and has a way of its own to be reached.
-const NO_FRAMES: &str =
-    "frames are for the daemon: write codec=line, nul or raw, or ipcd:SUBJECT for a side";
+/// Frames are the daemon's protocol, which has its own kind of side.
+const NO_FRAMES: &str = "codec=frame is the protocol of the daemon: use codec=line, nul or raw, or ipcd:SUBJECT as a side";
 
-/// What is relayed, and how.
+/// The sides and options of a relay.
 #[derive(Clone, Debug)]
 pub struct Relay {
-    /// Where peers come from.
-    pub from: Side,
-    /// Where each is connected to.
-    pub to: Side,
+    /// The side that peers come from.
+    pub from: RelaySide,
+    /// The side that each peer is connected to.
+    pub to: RelaySide,
     /// Whether bytes are moved, without looking for messages in them.
     pub is_raw: bool,
-    /// How bytes become messages at a side that does not say.
+    /// The codec of a side without one.
     pub codec: Option<Codec>,
-    /// Whether each peer has a child of its own, and how many there are at the most.
+    /// The most children at a time, if each peer has a child; `None` for one process.
     pub children: Option<usize>,
-    /// Whether commands are told about their peers as UCSPI has it.
+    /// Whether commands get the UCSPI variables about their peer.
     pub ucspi: bool,
-    /// How long connecting may take.
+    /// The time limit of connecting.
     pub timeout: Duration,
-    /// Where the daemon is, for a side that is a subject.
+    /// The daemon's endpoint, for a side that is a subject.
     pub daemon: Endpoint,
-    /// How to connect to it.
+    /// The options to connect to it.
     pub client: ClientOptions,
 }
 
-/// Hears what is going on.
+/// Receives the events of a relay.
 pub trait Observer {
-    /// Peers can come from now on.
+    /// Peers can connect from now on.
     fn listening(&self, at: &Endpoint);
 
-    /// Something failed that concerns one peer only.
+    /// An error that affects one peer only.
     fn trouble(&self, what: &str);
 }
 
 /// Why a relay ends, other than by a signal.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It makes no sense.
+    /// The sides or options are invalid.
     #[error("{0}")]
     Usage(String),
     /// It cannot listen, or cannot connect for the only peer that there is.
@@ -77,7 +76,7 @@ pub enum Error {
     /// The daemon cannot be reached, or ended the only session that there is.
     #[error(transparent)]
     Client(#[from] ipcd_client::Error),
-    /// The system refuses what the relay itself needs.
+    /// The system refuses a resource that the relay itself needs.
     #[error("{0}")]
     System(#[from] io::Error),
 }
@@ -92,26 +91,27 @@ impl From<nix::Error> for Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Relay {
-    /// Relays until TERM, INT or HUP; or, where the first side is a subject, until the other side
-    /// ends. Nothing that it has started is left then.
+    /// Relays until TERM, INT or HUP, or if the first side is a subject, until the other side ends.
+    /// All commands that it has started have ended then.
     ///
     /// # Errors
-    /// If it makes no sense, the first side cannot be listened at, or its only peer is lost.
+    /// If the options are invalid, the relay cannot listen at the first side, or its only peer is
+    /// lost.
     ///
     /// # Panics
-    /// If there is more than one thread, and children are wanted.
+    /// If children are wanted and the process has several threads.
     pub fn run(&self, observer: &dyn Observer) -> Result<()> {
         self.check()?;
         let Some(listener) = self.listen()? else {
-            let mut server = server::Server::new(self, observer, None)?;
+            let mut server = server::PairServer::new(self, observer, None)?;
             server.serve_subject()?;
             return server.run();
         };
-        let signals = signals::Signals::new()?;
+        let signals = signals::SignalWatch::new()?;
         observer.listening(listener.local());
         match self.children {
-            Some(most) => parent::Parent::new(self, observer, listener, signals, most)?.run(),
-            None => server::Server::new(self, observer, Some((listener, signals)))?.run(),
+            Some(most) => parent::ForkParent::new(self, observer, listener, signals, most)?.run(),
+            None => server::PairServer::new(self, observer, Some((listener, signals)))?.run(),
         }
     }
 
@@ -121,7 +121,7 @@ impl Relay {
         }
         match [&self.from, &self.to].iter().find(|side| self.is_raw && side.has_codec()) {
             Some(side) => Err(Error::Usage(format!(
-                "{side}: --raw moves bytes and looks for no messages: leave codec= away"
+                "{side}: codec= has no effect with --raw, which moves bytes: leave it out"
             ))),
             None => Ok(()),
         }
@@ -129,8 +129,8 @@ impl Relay {
 
     fn listen(&self) -> Result<Option<Box<dyn Listener>>> {
         match &self.from {
-            Side::Subject { .. } => Ok(None),
-            Side::Endpoint(from) => {
+            RelaySide::Subject { .. } => Ok(None),
+            RelaySide::Endpoint(from) => {
                 Ok(Some(from.transport.raw_at(&from.endpoint)?.listen_raw(&from.endpoint)?))
             }
         }

@@ -1,52 +1,52 @@
-//! A peer and what it was connected to, with a flow in each direction.
+//! A peer and the connection made for it, with a flow in each direction.
 
 use std::time::{Duration, Instant};
 
 use ipcd_transport::PeerIdentity;
 
-use crate::end::{End, Wish};
-use crate::flow::{Flow, Room, Turned};
-use crate::watch::{Token, Watch};
+use crate::end::{PairEnd, WantedEvents};
+use crate::flow::{FlowTurn, RelayFlow, SharedBuffers};
+use crate::watch::{EpollWatch, WatchToken};
 use crate::{Error, Observer, Result};
 
-/// How long an end that never says that it is done may be silent, once nothing more is written to
-/// it: a datagram's answer may still come, and so may a message.
+/// The time that an end without an end of its own may be silent, once nothing more is written to
+/// it: a datagram's answer or a message may still come.
 const LINGER: Duration = Duration::from_millis(500);
-/// How long the daemon may take to accept what was published last, and a peer to take what was for it.
+/// The time that the daemon may take to accept the last published messages, and a peer to close.
 const LEAVING: Duration = Duration::from_secs(5);
 
-/// What its listener has to be told when nobody serves a peer any more.
-pub(crate) type Origin = (PeerIdentity, Vec<u8>);
+/// The identity and state that a listener needs when its peer has gone.
+pub(crate) type PeerOrigin = (PeerIdentity, Vec<u8>);
 
-pub(crate) struct Pair {
-    /// The one that came, and the one it was connected to.
-    ends: [End; 2],
+pub(crate) struct RelayPair {
+    /// The peer, and the connection made for it.
+    ends: [PairEnd; 2],
     /// From the first to the second, and back.
-    flows: [Flow; 2],
-    /// Who came, for people.
+    flows: [RelayFlow; 2],
+    /// The peer's name for people.
     who: String,
-    origin: Origin,
-    /// When something was moved last.
+    origin: PeerOrigin,
+    /// The time of the last movement.
     moved: Instant,
-    /// Until when the ends may take to let go, once both flows are done.
+    /// The deadline for closing the ends, once both flows are done.
     leaving: Option<Instant>,
-    /// Why its only session ended, where that is the relay's end, too.
+    /// The error of its session, which ends the relay if it has no other peer.
     failure: Option<Error>,
 }
 
-/// What came of a turn.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct PairState {
     pub(crate) is_over: bool,
     /// Whether it wants another turn at once.
     pub(crate) more: bool,
-    /// When it wants another in any case.
+    /// The time of the next turn in any case.
     pub(crate) deadline: Option<Instant>,
 }
 
-impl Pair {
-    pub(crate) fn new(from: End, to: End, who: String, origin: Origin) -> Self {
-        let flows = [Flow::new(&from, &to), Flow::new(&to, &from)];
+impl RelayPair {
+    pub(crate) fn new(from: PairEnd, to: PairEnd, who: String, origin: PeerOrigin) -> Self {
+        let flows = [RelayFlow::new(&from, &to), RelayFlow::new(&to, &from)];
         let (ends, moved) = ([from, to], Instant::now());
         Self { ends, flows, who, origin, moved, leaving: None, failure: None }
     }
@@ -56,33 +56,33 @@ impl Pair {
         self.ends[1].child()
     }
 
-    /// What it was, when it is over.
-    pub(crate) fn into_end(self) -> (Origin, Option<Error>) {
+    /// Its origin and its error, at its end.
+    pub(crate) fn into_end(self) -> (PeerOrigin, Option<Error>) {
         (self.origin, self.failure)
     }
 
-    /// Moves nothing more, and lets go of both ends in the next turn.
+    /// Stops both flows; the next turn closes both ends.
     pub(crate) fn stop(&mut self) {
-        self.flows.iter_mut().for_each(Flow::stop);
+        self.flows.iter_mut().for_each(RelayFlow::stop);
     }
 
-    /// An end is gone in both directions. If it is not read any more, nobody else tells.
+    /// An end has gone in both directions. If it is not read any more, only this event tells.
     pub(crate) fn end_is_gone(&mut self, end: usize) {
         if self.flows[end].has_ended() && !self.flows[1 - end].is_done() {
             self.flows[1 - end].stop();
         }
     }
 
-    /// Moves what can be moved, and watches for the rest.
+    /// Moves bytes, and watches the events that are still needed.
     pub(crate) fn turn(
         &mut self,
         key: usize,
         now: Instant,
-        room: &mut Room,
-        watch: &Watch,
+        room: &mut SharedBuffers,
+        watch: &EpollWatch,
         observer: &dyn Observer,
-    ) -> Result<State> {
-        let mut state = State::default();
+    ) -> Result<PairState> {
+        let mut state = PairState::default();
         for end in &mut self.ends {
             end.advance();
         }
@@ -93,7 +93,7 @@ impl Pair {
                 self.moved = now;
             }
             if turned.finishes {
-                self.ends[1 - way].finish(Token::Pair(key, 1 - way), watch)?;
+                self.ends[1 - way].finish(WatchToken::Pair(key, 1 - way), watch)?;
             }
         }
         for (end, flow) in self.ends.iter_mut().zip(&self.flows) {
@@ -101,16 +101,16 @@ impl Pair {
         }
         state.deadline = self.due(now);
         self.tell(observer);
-        if self.flows.iter().all(Flow::is_done) {
+        if self.flows.iter().all(RelayFlow::is_done) {
             return self.leave(key, now, room, watch);
         }
         self.watch(key, watch)?;
         Ok(state)
     }
 
-    fn turn_flow(&mut self, way: usize, room: &mut Room) -> Turned {
+    fn turn_flow(&mut self, way: usize, room: &mut SharedBuffers) -> FlowTurn {
         if self.flows[way].is_done() {
-            return Turned::default();
+            return FlowTurn::default();
         }
         let [first, second] = &mut self.ends;
         let (from, to) = if way == 0 { (first, second) } else { (second, first) };
@@ -124,13 +124,13 @@ impl Pair {
         turned
     }
 
-    /// Does what is due; when the next is.
+    /// Does what is due, and returns the next deadline.
     fn due(&mut self, now: Instant) -> Option<Instant> {
         let mut next = None;
         for way in 0..2 {
             match self.ends[way].tick(now) {
                 Ok(due) => next = next.into_iter().chain(due).min(),
-                // It was silent for too long, or its connection is lost: reading tells.
+                // The peer timed out or its connection is lost; reading returns the error.
                 Err(_) => self.stop(),
             }
             if self.flows[1 - way].is_done() && !self.flows[way].has_ended() {
@@ -140,7 +140,7 @@ impl Pair {
         next
     }
 
-    /// Nothing is written any more to the end that this flow reads.
+    /// Bounds the silence of an end that nothing more is written to.
     fn linger(&mut self, way: usize, now: Instant) -> Option<Instant> {
         if self.ends[way].has_end() {
             return None;
@@ -168,8 +168,14 @@ impl Pair {
         }
     }
 
-    /// Lets go of both ends, once nothing more is to be moved.
-    fn leave(&mut self, key: usize, now: Instant, room: &mut Room, watch: &Watch) -> Result<State> {
+    /// Closes both ends after the last movement.
+    fn leave(
+        &mut self,
+        key: usize,
+        now: Instant,
+        room: &mut SharedBuffers,
+        watch: &EpollWatch,
+    ) -> Result<PairState> {
         let until = *self.leaving.get_or_insert(now + LEAVING);
         let mut has_left = true;
         for (end, read) in self.ends.iter_mut().zip(&self.flows) {
@@ -177,34 +183,35 @@ impl Pair {
         }
         if !has_left && now < until {
             self.watch(key, watch)?;
-            return Ok(State { deadline: Some(until), ..State::default() });
+            return Ok(PairState { deadline: Some(until), ..PairState::default() });
         }
         for (end, side) in self.ends.iter_mut().zip(0..) {
-            end.unwatch(Token::Pair(key, side), watch)?;
+            end.unwatch(WatchToken::Pair(key, side), watch)?;
         }
-        Ok(State { is_over: true, ..State::default() })
+        Ok(PairState { is_over: true, ..PairState::default() })
     }
 
-    /// Says what is to be said at the end; not why its session ended, if the relay ends with that.
+    /// Reports refused messages and the session's error; the latter not if the relay itself ends
+    /// with it.
     pub(crate) fn tell_end(&self, is_last: bool, observer: &dyn Observer) {
         if let Some(error) = self.failure.as_ref().filter(|_| !is_last) {
             observer.trouble(&format!("{}: {error}", self.who));
         }
-        let refused: u64 = self.flows.iter().map(Flow::refused).sum();
+        let refused: u64 = self.flows.iter().map(RelayFlow::refused).sum();
         if refused > 1 {
             observer.trouble(&format!("{}: {refused} messages were refused in all", self.who));
         }
     }
 
-    fn watch(&mut self, key: usize, watch: &Watch) -> Result<()> {
+    fn watch(&mut self, key: usize, watch: &EpollWatch) -> Result<()> {
         for side in 0..2 {
             let (read, written) = (&self.flows[side], &self.flows[1 - side]);
-            let wish = Wish {
+            let wish = WantedEvents {
                 input: read.wants_input(),
                 room: written.wants_room() && !written.is_done(),
                 end: read.has_ended() && !written.is_done(),
             };
-            self.ends[side].watch(wish, Token::Pair(key, side), watch)?;
+            self.ends[side].watch(wish, WatchToken::Pair(key, side), watch)?;
         }
         Ok(())
     }

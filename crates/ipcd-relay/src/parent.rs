@@ -1,4 +1,4 @@
-//! The parent of children that serve a peer each. It listens, forks and reaps, and reads nothing
+//! The parent of children that serve one peer each. It listens, forks and reaps, and reads no byte
 //! that a peer has sent.
 
 use std::collections::BTreeMap;
@@ -11,43 +11,43 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 
-use crate::pair::Origin;
-use crate::server::{Server, name};
-use crate::signals::{Signals, reap};
-use crate::watch::{INPUT, Token, Wanted, Watch};
+use crate::pair::PeerOrigin;
+use crate::server::{PairServer, name};
+use crate::signals::{SignalWatch, reap};
+use crate::watch::{EpollWatch, INPUT, WatchToken, WatchedFlags};
 use crate::{Observer, Relay, Result};
 
-/// How long children may take to end their commands and themselves.
+/// The time that children may take to end their commands and themselves.
 const ENDING: Duration = Duration::from_secs(3);
-/// How long the listener is left alone when the system refuses something.
+/// The pause of the listener after an error of the system.
 const PAUSE: Duration = Duration::from_millis(500);
-/// What a child ends with whose peer was not served.
+/// The exit status of a child that could not serve its peer.
 const FAILED: i32 = 1;
 
-pub(crate) struct Parent<'a> {
+pub(crate) struct ForkParent<'a> {
     relay: &'a Relay,
     observer: &'a dyn Observer,
-    watch: Watch,
-    signals: Signals,
+    watch: EpollWatch,
+    signals: SignalWatch,
     listener: Box<dyn Listener>,
-    listens: Wanted,
+    listens: WatchedFlags,
     paused: Option<Instant>,
-    /// The children, and what the listener is told when they have ended.
-    children: BTreeMap<Pid, Origin>,
-    /// How many there are at the most.
+    /// The children, and the origin of each one's peer, which the listener needs at its end.
+    children: BTreeMap<Pid, PeerOrigin>,
+    /// The most children at a time.
     most: usize,
 }
 
-impl<'a> Parent<'a> {
+impl<'a> ForkParent<'a> {
     pub(crate) fn new(
         relay: &'a Relay,
         observer: &'a dyn Observer,
         listener: Box<dyn Listener>,
-        signals: Signals,
+        signals: SignalWatch,
         most: usize,
     ) -> Result<Self> {
-        let watch = Watch::new()?;
-        watch.set(signals.fd(), Token::Signals, None, Some(INPUT))?;
+        let watch = EpollWatch::new()?;
+        watch.set(signals.fd(), WatchToken::Signals, None, Some(INPUT))?;
         let (listens, paused, children) = (None, None, BTreeMap::new());
         Ok(Self { relay, observer, watch, signals, listener, listens, paused, children, most })
     }
@@ -57,7 +57,7 @@ impl<'a> Parent<'a> {
             self.watch_listener()?;
             for woken in self.watch.wait(self.paused)? {
                 match woken.token {
-                    Token::Signals => {
+                    WatchToken::Signals => {
                         let heard = self.signals.hear();
                         if heard.child {
                             self.reap();
@@ -77,7 +77,7 @@ impl<'a> Parent<'a> {
         self.paused = self.paused.filter(|until| *until > Instant::now());
         let has_room = self.children.len() < self.most;
         let wanted = (has_room && self.paused.is_none()).then_some(INPUT);
-        self.watch.set(self.listener.fd(), Token::Listener, self.listens, wanted)?;
+        self.watch.set(self.listener.fd(), WatchToken::Listener, self.listens, wanted)?;
         self.listens = wanted;
         Ok(())
     }
@@ -130,7 +130,7 @@ impl<'a> Parent<'a> {
         while let Some((pid, status)) = reap() {
             let Some((identity, state)) = self.children.remove(&pid) else { continue };
             if let nix::sys::wait::WaitStatus::Signaled(_, signal, _) = status {
-                self.observer.trouble(&format!("{identity}: its child was ended by {signal}"));
+                self.observer.trouble(&format!("{identity}: its child was killed by {signal}"));
             }
             self.listener.released(&identity, &state);
         }
@@ -153,14 +153,14 @@ impl<'a> Parent<'a> {
     }
 }
 
-fn signal(children: &BTreeMap<Pid, Origin>, signal: Signal) {
+fn signal(children: &BTreeMap<Pid, PeerOrigin>, signal: Signal) {
     for pid in children.keys() {
-        // One that has just ended is still a zombie of ours, and nobody else's number.
+        // A child that has just ended is still a zombie, so its number is not reused.
         let _ = kill(*pid, signal);
     }
 }
 
-/// What a child does.
+/// The body of a child.
 fn serve(relay: &Relay, observer: &dyn Observer, parts: ChannelParts, parent: Pid) -> Result<()> {
     set_pdeathsig(Signal::SIGTERM)?;
     let keep: Vec<BorrowedFd<'_>> = parts.descriptors.iter().map(AsFd::as_fd).collect();
@@ -168,7 +168,7 @@ fn serve(relay: &Relay, observer: &dyn Observer, parts: ChannelParts, parent: Pi
     if getppid() != parent {
         return Ok(());
     }
-    let mut server = Server::new(relay, observer, None)?;
+    let mut server = PairServer::new(relay, observer, None)?;
     server.serve_one(parts)?;
     server.run()
 }

@@ -1,20 +1,20 @@
-//! What is still to be written to an end: bytes, or records of which each is written by itself.
+//! Bytes that are still to be written to an end, or records that are written one by one.
 
 use std::collections::VecDeque;
 
-/// Memory that an empty queue keeps: an idle pair has none to speak of.
+/// Memory that an empty queue keeps, so that idle pairs need little.
 const KEPT: usize = 4096;
 
-/// Bytes in their order. Whoever fills it bounds it, by filling it only when it is empty.
+/// Bytes in order. Its owner bounds it, by filling it only when it is empty.
 #[derive(Debug, Default)]
-pub(crate) struct Queue {
+pub(crate) struct WriteQueue {
     bytes: Vec<u8>,
     start: usize,
-    /// The lengths of the records, where there are some.
+    /// The lengths of the records, if it has records.
     records: Option<VecDeque<usize>>,
 }
 
-impl Queue {
+impl WriteQueue {
     pub(crate) fn new(keeps_records: bool) -> Self {
         Self { records: keeps_records.then(VecDeque::new), ..Self::default() }
     }
@@ -26,7 +26,7 @@ impl Queue {
         }
     }
 
-    /// Appends bytes; a record of its own, where there are records.
+    /// Appends bytes, as a new record if there are records.
     pub(crate) fn push(&mut self, append: impl FnOnce(&mut Vec<u8>)) {
         let before = self.bytes.len();
         append(&mut self.bytes);
@@ -35,7 +35,7 @@ impl Queue {
         }
     }
 
-    /// What is to be written next.
+    /// The next bytes or record to write.
     pub(crate) fn next(&self) -> &[u8] {
         let end = match &self.records {
             Some(records) => self.start + records.front().copied().unwrap_or(0),
@@ -44,7 +44,7 @@ impl Queue {
         &self.bytes[self.start..end]
     }
 
-    /// Says that so many bytes of it were written: all of them, if it is a record.
+    /// Notes that bytes were written: all of a record, if there are records.
     pub(crate) fn wrote(&mut self, count: usize) {
         self.start += count;
         if let Some(records) = &mut self.records {
@@ -72,7 +72,7 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn fill(queue: &mut Queue, parts: &[&[u8]]) {
+    fn fill(queue: &mut WriteQueue, parts: &[&[u8]]) {
         for part in parts {
             queue.push(|bytes| bytes.extend_from_slice(part));
         }
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_written_in_any_pieces() {
-        let mut queue = Queue::new(false);
+        let mut queue = WriteQueue::new(false);
         fill(&mut queue, &[b"abc", b"", b"def"]);
         queue.wrote(4);
         assert_eq!((queue.next(), queue.is_empty()), (&b"ef"[..], false));
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn records_stay_what_they_are_also_empty_ones() {
-        let mut queue = Queue::new(true);
+        let mut queue = WriteQueue::new(true);
         fill(&mut queue, &[b"abc", b"", b"d"]);
         for record in [&b"abc"[..], b"", b"d"] {
             assert!(!queue.is_empty());
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn an_empty_queue_keeps_no_memory() {
-        let mut queue = Queue::new(false);
+        let mut queue = WriteQueue::new(false);
         fill(&mut queue, &[&[0; 100_000]]);
         queue.wrote(100_000);
         assert_eq!(queue.bytes.capacity(), 0);

@@ -12,86 +12,87 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use slab::Slab;
 
-use crate::connecting::{Connected, Waiting, adopt, connect};
-use crate::end::End;
-use crate::flow::Room;
-use crate::pair::{Origin, Pair};
-use crate::side::Side;
-use crate::signals::{Signals, reap};
+use crate::connecting::{ConnectOutcome, PendingConnect, adopt, connect};
+use crate::end::PairEnd;
+use crate::flow::SharedBuffers;
+use crate::pair::{PeerOrigin, RelayPair};
+use crate::side::RelaySide;
+use crate::signals::{SignalWatch, reap};
 use crate::variables::about;
-use crate::watch::{INPUT, Token, Wanted, Watch};
+use crate::watch::{EpollWatch, INPUT, WatchToken, WatchedFlags};
 use crate::{Error, Observer, Relay, Result};
 
-/// Peers at a time; further ones wait in the listener's queue.
+/// Peers at a time; further ones wait in the listener's backlog.
 const MAX_PEERS: usize = 4096;
-/// Peers that wait for a server which does not answer, each with a process.
+/// Peers whose server has not answered yet; each of them has a process.
 const MAX_WAITING: usize = 256;
-/// Descriptors that all of them may need. With fewer, peers wait in the listener's queue.
+/// The descriptors for this number of peers. With fewer, peers wait in the listener's backlog.
 const DESCRIPTORS: u64 = 4 * MAX_PEERS as u64;
-/// Peers that are accepted in a turn.
+/// Peers that are accepted in one turn.
 const ACCEPTED: usize = 64;
-/// How long a listener is left alone when the system has no more descriptors, or its only peer was
+/// The pause of a listener when the system has no more descriptors, or after its only peer was
 /// refused.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long commands may take to end when they are told to.
+/// The time that commands may take to end after TERM.
 const ENDING: Duration = Duration::from_secs(1);
 
-pub(crate) struct Server<'a> {
+pub(crate) struct PairServer<'a> {
     relay: &'a Relay,
     observer: &'a dyn Observer,
-    watch: Watch,
-    signals: Signals,
+    watch: EpollWatch,
+    signals: SignalWatch,
     listener: Option<Box<dyn Listener>>,
-    /// What is watched of the listener.
-    listens: Wanted,
-    /// Until when it is left alone.
+    /// The watched events of the listener.
+    listens: WatchedFlags,
+    /// The end of the listener's pause.
     paused: Option<Instant>,
-    pairs: Slab<Pair>,
-    connecting: Slab<Coming>,
-    /// When pairs want a turn, whatever comes.
+    pairs: Slab<RelayPair>,
+    connecting: Slab<PendingPeer>,
+    /// The deadlines of pairs, in order.
     alarms: BTreeSet<(Instant, usize)>,
-    /// When each of them does.
+    /// The deadline of each pair.
     alarm_of: Vec<Option<Instant>>,
     /// Pairs that want another turn at once.
     again: Vec<usize>,
-    /// Commands that run, or have not been reaped.
+    /// Commands that run or are not reaped yet.
     commands: Vec<Pid>,
-    /// Sees to them if the relay is killed; there from the first one on.
+    /// Ends the commands if the relay is killed. It runs while there are commands.
     keeper: Option<Keeper>,
-    /// Peers that were refused, and of which the listener hears after the pause.
-    released: Vec<Origin>,
-    room: Room,
+    /// Refused peers that the listener is told of after the pause.
+    released: Vec<PeerOrigin>,
+    room: SharedBuffers,
     now: Instant,
-    /// Why the only peer was lost.
+    /// The error that ended the only peer.
     failure: Option<Error>,
 }
 
-/// A peer that has come in, and is not connected yet.
-struct Coming {
-    waiting: Waiting,
-    end: End,
+/// An accepted peer without a connection to the other side yet.
+struct PendingPeer {
+    waiting: PendingConnect,
+    end: PairEnd,
     who: String,
-    origin: Origin,
+    origin: PeerOrigin,
 }
 
-impl<'a> Server<'a> {
-    /// Without a listener it ends with its last pair.
+impl<'a> PairServer<'a> {
+    /// Without a listener the server ends with its last pair.
     pub(crate) fn new(
         relay: &'a Relay,
         observer: &'a dyn Observer,
-        listener: Option<(Box<dyn Listener>, Signals)>,
+        listener: Option<(Box<dyn Listener>, SignalWatch)>,
     ) -> Result<Self> {
-        // What commands leave behind comes to us, and ends with us. Where it fails, their groups do.
+        // Processes that commands leave behind become children of the relay, and end with it. If
+        // this fails, only their process groups end.
         let _ = set_child_subreaper(true);
-        let watch = Watch::new()?;
+        let watch = EpollWatch::new()?;
         let (listener, signals) = match listener {
             Some((listener, signals)) => {
                 raise_descriptor_limit(DESCRIPTORS);
                 (Some(listener), signals)
             }
-            None => (None, Signals::new()?),
+            None => (None, SignalWatch::new()?),
         };
-        watch.set(signals.fd(), Token::Signals, None, Some(INPUT))?;
+        watch.set(signals.fd(), WatchToken::Signals, None, Some(INPUT))?;
         Ok(Self {
             relay,
             observer,
@@ -108,35 +109,35 @@ impl<'a> Server<'a> {
             commands: Vec::new(),
             keeper: None,
             released: Vec::new(),
-            room: Room::new(),
+            room: SharedBuffers::new(),
             now: Instant::now(),
             failure: None,
         })
     }
 
-    /// Connects the subject that peers come from to the other side.
+    /// Connects a first side that is a subject to the other side.
     pub(crate) fn serve_subject(&mut self) -> Result<()> {
         let (relay, side) = (self.relay, &self.relay.from);
         let variables = about(side, None, relay.ucspi);
-        let Connected::End(from) = connect(relay, side, &[], false)? else { return Ok(()) };
-        self.keep();
-        let Connected::End(to) = connect(relay, &relay.to, &variables, false)? else {
+        let ConnectOutcome::End(from) = connect(relay, side, &[], false)? else { return Ok(()) };
+        self.start_keeper();
+        let ConnectOutcome::End(to) = connect(relay, &relay.to, &variables, false)? else {
             return Ok(());
         };
-        self.add(from, to, side.to_string(), (PeerIdentity::default(), Vec::new()))
+        self.add_pair(from, to, side.to_string(), (PeerIdentity::default(), Vec::new()))
     }
 
-    /// Connects the only peer that there is.
+    /// Connects the only peer of a child.
     pub(crate) fn serve_one(&mut self, parts: ChannelParts) -> Result<()> {
-        self.begin(parts, false)
+        self.connect_peer(parts, false)
     }
 
-    /// Serves until it is told to end, or until there is nobody left to serve.
+    /// Serves until a signal ends it, or until the last pair has ended.
     pub(crate) fn run(&mut self) -> Result<()> {
         while !self.is_over() {
             self.watch_listener()?;
-            if self.step(self.deadline())? {
-                return self.end();
+            if self.run_once(self.deadline())? {
+                return self.shut_down();
             }
         }
         match self.failure.take() {
@@ -145,18 +146,18 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Waits once, and does what is to be done then; whether it is told to end.
-    fn step(&mut self, deadline: Option<Instant>) -> Result<bool> {
+    /// Waits once and handles the events. Returns whether a signal ends the relay.
+    fn run_once(&mut self, deadline: Option<Instant>) -> Result<bool> {
         let woken = self.watch.wait(deadline)?;
         self.now = Instant::now();
         let (mut turns, mut answers) = (std::mem::take(&mut self.again), Vec::new());
         let (mut comes, mut ends) = (false, false);
         for woken in woken {
             match woken.token {
-                Token::Listener => comes = true,
-                Token::Signals => ends |= self.hear(),
-                Token::Connecting(key) => answers.push(key),
-                Token::Pair(key, end) => {
+                WatchToken::Listener => comes = true,
+                WatchToken::Signals => ends |= self.read_signals(),
+                WatchToken::Connecting(key) => answers.push(key),
+                WatchToken::Pair(key, end) => {
                     if let (true, Some(pair)) = (woken.is_gone, self.pairs.get_mut(key)) {
                         pair.end_is_gone(end);
                     }
@@ -167,15 +168,15 @@ impl<'a> Server<'a> {
         turns.extend(self.take_alarms());
         turns.sort_unstable();
         turns.dedup();
-        turns.into_iter().try_for_each(|key| self.turn(key))?;
-        answers.into_iter().try_for_each(|key| self.answer(key))?;
+        turns.into_iter().try_for_each(|key| self.turn_pair(key))?;
+        answers.into_iter().try_for_each(|key| self.finish_connect(key))?;
         if comes {
-            self.accept()?;
+            self.accept_peers()?;
         }
         Ok(ends)
     }
 
-    fn hear(&mut self) -> bool {
+    fn read_signals(&mut self) -> bool {
         let heard = self.signals.hear();
         while heard.child
             && let Some((pid, _)) = reap()
@@ -228,17 +229,17 @@ impl<'a> Server<'a> {
         at.map(|at| self.alarms.insert((at, key)));
     }
 
-    /// Listens while there is room for more, and no reason to wait.
+    /// Watches the listener while there is room for more peers and no pause.
     fn watch_listener(&mut self) -> Result<()> {
         if self.paused.is_some_and(|until| until <= self.now) {
             self.paused = None;
             for (identity, state) in std::mem::take(&mut self.released) {
-                self.release(&identity, &state);
+                self.release_peer(&identity, &state);
             }
         }
         let wanted = (self.paused.is_none() && self.has_room()).then_some(INPUT);
         let Some(listener) = &self.listener else { return Ok(()) };
-        self.watch.set(listener.fd(), Token::Listener, self.listens, wanted)?;
+        self.watch.set(listener.fd(), WatchToken::Listener, self.listens, wanted)?;
         self.listens = wanted;
         Ok(())
     }
@@ -248,13 +249,15 @@ impl<'a> Server<'a> {
         peers < MAX_PEERS && self.connecting.len() < MAX_WAITING
     }
 
-    fn accept(&mut self) -> Result<()> {
+    fn accept_peers(&mut self) -> Result<()> {
         for _ in 0..ACCEPTED {
             let Some(listener) = self.listener.as_mut().filter(|_| self.paused.is_none()) else {
                 break;
             };
             match listener.accept() {
-                Ok(Some(parts)) => self.begin(parts, true).or_else(|error| self.complain(error))?,
+                Ok(Some(parts)) => {
+                    self.connect_peer(parts, true).or_else(|error| self.report_error(error))?
+                }
                 Ok(None) => break,
                 Err(error) => {
                     if error.is_exhaustion() {
@@ -271,98 +274,109 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    fn complain(&self, error: Error) -> Result<()> {
+    fn report_error(&self, error: Error) -> Result<()> {
         self.observer.trouble(&error.to_string());
         Ok(())
     }
 
-    /// Connects a peer that has come in; one that is refused is only told about.
-    fn begin(&mut self, parts: ChannelParts, serves_others: bool) -> Result<()> {
+    /// Connects an accepted peer. A failure closes it and is reported.
+    fn connect_peer(&mut self, parts: ChannelParts, serves_others: bool) -> Result<()> {
         let relay = self.relay;
-        let Side::Endpoint(place) = &relay.from else { return Ok(()) };
+        let RelaySide::Endpoint(place) = &relay.from else { return Ok(()) };
         let who = name(&parts.identity, &relay.from);
         if !relay.from.admits(parts.identity.addr) {
-            self.observer.trouble(&format!("{who}: it may not come in (see allow=)"));
+            self.observer.trouble(&format!("{who}: connection refused: address not in allow="));
             return Ok(());
         }
         let origin = (parts.identity.clone(), parts.state.clone());
         let variables = about(&relay.from, Some(&parts), relay.ucspi);
-        self.keep();
+        self.start_keeper();
         let connected = connect(relay, &relay.to, &variables, serves_others);
         let added = connected.and_then(|connected| {
             let has_address = parts.identity.addr.is_some();
             let mut end = adopt(relay, place, parts)?;
-            // To any other side, `--raw` or not, an HTTP request may be what is meant.
-            if has_address && matches!(relay.to, Side::Subject { .. }) {
+            // Any other side may be an HTTP server.
+            if has_address && matches!(relay.to, RelaySide::Subject { .. }) {
                 end.refuse_http();
             }
             match connected {
-                Connected::End(to) => self.add(end, to, who.clone(), origin.clone()),
-                Connected::Later(waiting) => {
-                    self.wait_for(Coming { waiting, end, who: who.clone(), origin: origin.clone() })
-                }
+                ConnectOutcome::End(to) => self.add_pair(end, to, who.clone(), origin.clone()),
+                ConnectOutcome::Later(waiting) => self.wait_for(PendingPeer {
+                    waiting,
+                    end,
+                    who: who.clone(),
+                    origin: origin.clone(),
+                }),
             }
         });
         added.or_else(|error| {
-            self.refuse(&who, &error, origin);
+            self.refuse_peer(&who, &error, origin);
             Ok(())
         })
     }
 
-    fn wait_for(&mut self, coming: Coming) -> Result<()> {
+    fn wait_for(&mut self, coming: PendingPeer) -> Result<()> {
         let entry = self.connecting.vacant_entry();
-        let token = Token::Connecting(entry.key());
+        let token = WatchToken::Connecting(entry.key());
         self.watch.set(coming.waiting.fd(), token, None, Some(INPUT))?;
         entry.insert(coming);
         Ok(())
     }
 
-    fn answer(&mut self, key: usize) -> Result<()> {
-        let Side::Endpoint(place) = &self.relay.to else { return Ok(()) };
+    fn finish_connect(&mut self, key: usize) -> Result<()> {
+        let RelaySide::Endpoint(place) = &self.relay.to else { return Ok(()) };
         let Some(coming) = self.connecting.get(key) else { return Ok(()) };
         let Some(answer) = coming.waiting.take(self.relay, place) else { return Ok(()) };
-        let Coming { waiting, end, who, origin } = self.connecting.remove(key);
-        self.watch.set(waiting.fd(), Token::Connecting(key), Some(INPUT), None)?;
+        let PendingPeer { waiting, end, who, origin } = self.connecting.remove(key);
+        self.watch.set(waiting.fd(), WatchToken::Connecting(key), Some(INPUT), None)?;
         match answer {
-            Ok(to) => self.add(end, to, who, origin),
+            Ok(to) => self.add_pair(end, to, who, origin),
             Err(error) => {
-                self.refuse(&who, &error, origin);
+                self.refuse_peer(&who, &error, origin);
                 Ok(())
             }
         }
     }
 
-    /// A peer is closed, because it cannot be connected.
-    fn refuse(&mut self, who: &str, error: &Error, origin: Origin) {
+    /// Closes a peer that cannot be connected.
+    fn refuse_peer(&mut self, who: &str, error: &Error, origin: PeerOrigin) {
         self.observer.trouble(&format!("{who}: {error}"));
         if is_unknown(&origin.0) {
             self.paused = Some(self.now + PAUSE);
             self.released.push(origin);
         } else {
-            self.release(&origin.0, &origin.1);
+            self.release_peer(&origin.0, &origin.1);
         }
     }
 
-    fn add(&mut self, from: End, to: End, who: String, origin: Origin) -> Result<()> {
-        let pair = Pair::new(from, to, who, origin);
+    fn add_pair(
+        &mut self,
+        from: PairEnd,
+        to: PairEnd,
+        who: String,
+        origin: PeerOrigin,
+    ) -> Result<()> {
+        let pair = RelayPair::new(from, to, who, origin);
         self.commands.extend(pair.child().map(|pid| Pid::from_raw(pid as i32)));
         let key = self.pairs.insert(pair);
-        self.turn(key)
+        self.turn_pair(key)
     }
 
-    /// Has a command that is to be started end with the relay, also when that is killed. Without a keeper,
-    /// which takes a process, it gets TERM then, and what it has started does not.
-    fn keep(&mut self) {
-        let may_start = matches!(&self.relay.to, Side::Endpoint(to) if to.endpoint.is_opaque());
+    /// Starts the keeper before the first command: it ends the commands if the relay is killed. The
+    /// keeper takes a process; without one, a command gets TERM then and its descendants get
+    /// nothing.
+    fn start_keeper(&mut self) {
+        let may_start =
+            matches!(&self.relay.to, RelaySide::Endpoint(to) if to.endpoint.is_opaque());
         if may_start && self.keeper.is_none() {
-            // Else it would be a child of ours all the same.
+            // As a subreaper the relay would become the keeper's parent again.
             let _ = set_child_subreaper(false);
             self.keeper = Keeper::start_apart().ok();
             let _ = set_child_subreaper(true);
         }
     }
 
-    fn turn(&mut self, key: usize) -> Result<()> {
+    fn turn_pair(&mut self, key: usize) -> Result<()> {
         let Some(pair) = self.pairs.get_mut(key) else { return Ok(()) };
         let state = pair.turn(key, self.now, &mut self.room, &self.watch, self.observer)?;
         if state.more {
@@ -370,30 +384,30 @@ impl<'a> Server<'a> {
         }
         self.set_alarm(key, state.deadline.filter(|_| !state.is_over));
         if state.is_over {
-            self.remove(key);
+            self.remove_pair(key);
         }
         Ok(())
     }
 
-    fn remove(&mut self, key: usize) {
+    fn remove_pair(&mut self, key: usize) {
         let pair = self.pairs.remove(key);
         pair.tell_end(self.listener.is_none(), self.observer);
         let (origin, failure) = pair.into_end();
         self.failure = failure;
-        self.release(&origin.0, &origin.1);
+        self.release_peer(&origin.0, &origin.1);
     }
 
-    fn release(&mut self, identity: &PeerIdentity, state: &[u8]) {
+    fn release_peer(&mut self, identity: &PeerIdentity, state: &[u8]) {
         if let Some(listener) = &mut self.listener {
             listener.released(identity, state);
         }
     }
 
-    /// Ends everything: the listener's files go, pairs are closed once the daemon has what was
-    /// published, commands are told to end. Whoever takes too long is not waited for, but killed.
-    fn end(&mut self) -> Result<()> {
+    /// Ends everything: the listener's files are removed, pairs close once the daemon has accepted
+    /// the published messages, commands get TERM, and KILL after a second.
+    fn shut_down(&mut self) -> Result<()> {
         if let Some(listener) = self.listener.take() {
-            self.watch.set(listener.fd(), Token::Listener, self.listens.take(), None)?;
+            self.watch.set(listener.fd(), WatchToken::Listener, self.listens.take(), None)?;
         }
         self.connecting.clear();
         self.signal_commands(Signal::SIGTERM);
@@ -404,14 +418,14 @@ impl<'a> Server<'a> {
         let deadline = Instant::now() + ENDING;
         while !self.is_over() && Instant::now() < deadline {
             let wake = self.deadline().map_or(deadline, |wake| wake.min(deadline));
-            if self.step(Some(wake))? {
+            if self.run_once(Some(wake))? {
                 break;
             }
         }
         self.pairs.clear();
         self.signal_commands(Signal::SIGKILL);
         for command in std::mem::take(&mut self.commands) {
-            // It was killed, so that this waits for no more than the kernel.
+            // The command was killed, so only the kernel delays this.
             let _ = waitpid(command, None);
         }
         end_children();
@@ -420,20 +434,20 @@ impl<'a> Server<'a> {
 
     fn signal_commands(&self, signal: Signal) {
         for command in &self.commands {
-            // One that has just ended is still a zombie of ours, and nobody else's number. On a terminal
-            // it has no group of its own, and then no group has its number.
+            // A command that has just ended is still a zombie, so its number is not reused. On a
+            // terminal it is not the leader of a group, and no group has its number.
             let _ = killpg(*command, signal).or_else(|_| kill(*command, signal));
         }
     }
 }
 
-/// Who a peer is, for people.
-pub(crate) fn name(identity: &PeerIdentity, side: &Side) -> String {
+/// The name of a peer for people.
+pub(crate) fn name(identity: &PeerIdentity, side: &RelaySide) -> String {
     if is_unknown(identity) { side.to_string() } else { identity.to_string() }
 }
 
-/// Whether nothing is known of it, as of whoever writes into a file. There is only one such peer,
-/// and it comes again as soon as it is refused.
+/// Whether the peer has no identity, as the writers of a FIFO. There is only one such peer, and it
+/// comes again as soon as it is refused.
 fn is_unknown(identity: &PeerIdentity) -> bool {
     *identity == PeerIdentity::default()
 }

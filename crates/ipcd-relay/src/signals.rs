@@ -1,4 +1,4 @@
-//! Signals as something to wait for: those that end the relay, and the end of children.
+//! Signals as events: those that end the relay, and the end of children.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -16,24 +16,24 @@ use crate::Result;
 /// The signals at which the relay ends, besides HUP.
 const ENDING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
-pub(crate) struct Signals {
+pub(crate) struct SignalWatch {
     came: SignalFd,
-    /// When the first has come at which the relay ends.
+    /// The time of the first signal that ends the relay.
     first: Option<Instant>,
 }
 
-/// What has come.
+/// The signals since the last call.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct SignalSummary {
     /// Whether the relay is to end.
     pub(crate) ends: bool,
     /// Whether a child may have ended.
     pub(crate) child: bool,
 }
 
-impl Signals {
-    /// From now on, these signals are only noted. HUP stays ignored if it was, as nohup(1) wants it:
-    /// a signal that is blocked comes also when it is ignored.
+impl SignalWatch {
+    /// From now on these signals are only noted. An ignored HUP stays ignored, as nohup(1)
+    /// requires: a blocked signal would be reported even if it is ignored.
     pub(crate) fn new() -> Result<Self> {
         let mut mask: SigSet = ENDING.into_iter().collect();
         mask.add(Signal::SIGCHLD);
@@ -49,9 +49,10 @@ impl Signals {
         self.came.as_fd()
     }
 
-    /// What has come since. Those that end the relay count again after a moment only.
-    pub(crate) fn hear(&mut self) -> Heard {
-        let mut heard = Heard::default();
+    /// Reads the signals since the last call. A second one that ends the relay counts only after a
+    /// moment: timeout(1) sends two at once.
+    pub(crate) fn hear(&mut self) -> SignalSummary {
+        let mut heard = SignalSummary::default();
         while let Ok(Some(signal)) = self.came.read_signal() {
             if signal.ssi_signo == Signal::SIGCHLD as u32 {
                 heard.child = true;

@@ -1,7 +1,7 @@
-//! Moving bytes from descriptor to descriptor without copying them: splice(2) through a pipe.
+//! Moves bytes from descriptor to descriptor without copying them: splice(2) through a pipe.
 //!
-//! It pays when there is much to move. A pipe is lent to a direction while bytes are in it; one that
-//! is idle, or moves little, has none.
+//! It pays when there is much to move. A direction has a pipe only while bytes are in it, so idle
+//! directions have none.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -10,18 +10,18 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::{pipe2, read};
 
-/// Bytes that a pipe is made for. Who is not root has a limit for all their pipes
-/// (`pipe-user-pages-soft`, pipe(7)); beyond it they are smaller, and do as well.
+/// The wanted size of a pipe. Without privileges all pipes of a user share a limit
+/// (`pipe-user-pages-soft`, pipe(7)); beyond it they are smaller, and work as well.
 const PIPE_BYTES: usize = 1024 * 1024;
-/// A read that brings so much is a sign that there is more.
+/// The size of a read from which on splicing begins.
 const MUCH: usize = 32 * 1024;
-/// What is moved at once when it is not worth it any more.
+/// The number of bytes of a move below which splicing ends.
 const LITTLE: usize = 8 * 1024;
-/// Empty pipes that are kept.
+/// Empty pipes that are kept for reuse.
 const SPARE: usize = 8;
 
-/// A pipe, and how much fits.
-pub(crate) struct Pipe {
+/// A pipe and its capacity.
+pub(crate) struct SplicePipe {
     read: OwnedFd,
     write: OwnedFd,
     capacity: usize,
@@ -29,24 +29,24 @@ pub(crate) struct Pipe {
 
 /// Empty pipes.
 #[derive(Default)]
-pub(crate) struct Pipes(Vec<Pipe>);
+pub(crate) struct PipePool(Vec<SplicePipe>);
 
-impl Pipes {
-    fn lend(&mut self) -> io::Result<Pipe> {
+impl PipePool {
+    fn lend(&mut self) -> io::Result<SplicePipe> {
         match self.0.pop() {
             Some(pipe) => Ok(pipe),
-            None => Pipe::new(),
+            None => SplicePipe::new(),
         }
     }
 
-    fn take_back(&mut self, pipe: Pipe) {
+    fn take_back(&mut self, pipe: SplicePipe) {
         if self.0.len() < SPARE {
             self.0.push(pipe);
         }
     }
 }
 
-impl Pipe {
+impl SplicePipe {
     fn new() -> io::Result<Self> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let wished = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
@@ -55,18 +55,18 @@ impl Pipe {
     }
 }
 
-/// One direction's way of moving bytes.
+/// The state of splicing in one direction.
 #[derive(Default)]
-pub(crate) struct Splice {
-    way: Way,
-    pipe: Option<Pipe>,
+pub(crate) struct SpliceState {
+    way: SpliceMode,
+    pipe: Option<SplicePipe>,
     /// Bytes in the pipe.
     held: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-enum Way {
-    /// By read and write, as long as there is little to move.
+enum SpliceMode {
+    /// By read and write, while there is little to move.
     #[default]
     Copying,
     Splicing,
@@ -74,71 +74,72 @@ enum Way {
     OnlyCopying,
 }
 
-/// What came of moving.
+/// The outcome of a move.
 #[derive(Debug)]
-pub(crate) enum Moved {
-    /// So many bytes have left; there may be more.
+pub(crate) enum SpliceOutcome {
+    /// This number of bytes was written; there may be more.
     Bytes(usize),
-    /// Nothing comes, or nothing goes: [`Splice::holds`] tells which.
+    /// No input, or no room: [`SpliceState::holds`] tells which.
     Nothing,
-    /// Nothing more will come, and all has left.
+    /// The end of the input; all bytes were written.
     End,
-    /// This is not the way: what was held is in the bytes, and is still to be written.
+    /// The kernel cannot splice these descriptors. The bytes that the pipe held are still to be
+    /// written.
     Otherwise(Vec<u8>),
-    /// Nothing can be read any more, and all has left.
+    /// Reading has failed; all earlier bytes were written.
     ReadFailed(io::Error),
-    /// Nothing can be written any more.
+    /// Writing has failed.
     WriteFailed(io::Error),
 }
 
-impl Splice {
-    /// Whether bytes should be moved by [`Splice::turn`].
+impl SpliceState {
+    /// Whether bytes should be moved by [`SpliceState::turn`].
     pub(crate) fn is_on(&self) -> bool {
-        self.way == Way::Splicing
+        self.way == SpliceMode::Splicing
     }
 
-    /// Whether bytes have been taken and not been written.
+    /// Whether the pipe holds bytes that are not written yet.
     pub(crate) fn holds(&self) -> bool {
         self.held > 0
     }
 
-    /// So much was read at once.
+    /// Notes the size of a read.
     pub(crate) fn note_read(&mut self, bytes: usize) {
-        if self.way == Way::Copying && bytes >= MUCH {
-            self.way = Way::Splicing;
+        if self.way == SpliceMode::Copying && bytes >= MUCH {
+            self.way = SpliceMode::Splicing;
         }
     }
 
-    /// Moves what comes at once, as far as it goes.
+    /// Moves the available bytes once.
     pub(crate) fn turn(
         &mut self,
         from: BorrowedFd<'_>,
         to: BorrowedFd<'_>,
-        pipes: &mut Pipes,
-    ) -> Moved {
+        pipes: &mut PipePool,
+    ) -> SpliceOutcome {
         let Some(pipe) = self.pipe.take().or_else(|| pipes.lend().ok()) else {
             return self.give_up(Vec::new());
         };
         let filled = if self.held == 0 { self.fill(&pipe, from) } else { Ok(None) };
         let moved = match filled {
-            Ok(Some(0)) => Moved::End,
-            Ok(None) if self.held == 0 => Moved::Nothing,
+            Ok(Some(0)) => SpliceOutcome::End,
+            Ok(None) if self.held == 0 => SpliceOutcome::Nothing,
             Ok(_) => self.drain(&pipe, to),
             Err(Errno::EINVAL) => self.give_up(Vec::new()),
-            Err(error) => Moved::ReadFailed(error.into()),
+            Err(error) => SpliceOutcome::ReadFailed(error.into()),
         };
         match self.held {
             0 => pipes.take_back(pipe),
             _ => self.pipe = Some(pipe),
         }
-        if matches!(moved, Moved::Bytes(bytes) if bytes < LITTLE) && self.held == 0 {
-            self.way = Way::Copying;
+        if matches!(moved, SpliceOutcome::Bytes(bytes) if bytes < LITTLE) && self.held == 0 {
+            self.way = SpliceMode::Copying;
         }
         moved
     }
 
     /// `None` when nothing is there.
-    fn fill(&mut self, pipe: &Pipe, from: BorrowedFd<'_>) -> nix::Result<Option<usize>> {
+    fn fill(&mut self, pipe: &SplicePipe, from: BorrowedFd<'_>) -> nix::Result<Option<usize>> {
         match splice(from, None, &pipe.write, None, pipe.capacity, flags()) {
             Ok(count) => {
                 self.held = count;
@@ -149,7 +150,7 @@ impl Splice {
         }
     }
 
-    fn drain(&mut self, pipe: &Pipe, to: BorrowedFd<'_>) -> Moved {
+    fn drain(&mut self, pipe: &SplicePipe, to: BorrowedFd<'_>) -> SpliceOutcome {
         let mut moved = 0;
         while self.held > 0 {
             let asked = self.held;
@@ -157,21 +158,21 @@ impl Splice {
                 Ok(count) => {
                     self.held -= count;
                     moved += count;
-                    // There was no room for the rest.
+                    // The receiver had no room for all bytes.
                     if count < asked {
                         break;
                     }
                 }
                 Err(Errno::EAGAIN | Errno::EINTR) => break,
                 Err(Errno::EINVAL) => return self.empty(pipe),
-                Err(error) => return Moved::WriteFailed(error.into()),
+                Err(error) => return SpliceOutcome::WriteFailed(error.into()),
             }
         }
-        if moved > 0 { Moved::Bytes(moved) } else { Moved::Nothing }
+        if moved > 0 { SpliceOutcome::Bytes(moved) } else { SpliceOutcome::Nothing }
     }
 
-    /// Takes what is in the pipe, to be written in another way.
-    fn empty(&mut self, pipe: &Pipe) -> Moved {
+    /// Takes the bytes out of the pipe, to be written by write(2).
+    fn empty(&mut self, pipe: &SplicePipe) -> SpliceOutcome {
         let mut bytes = vec![0; self.held];
         let count = read(&pipe.read, &mut bytes).unwrap_or(0);
         bytes.truncate(count);
@@ -179,9 +180,9 @@ impl Splice {
         self.give_up(bytes)
     }
 
-    fn give_up(&mut self, held: Vec<u8>) -> Moved {
-        self.way = Way::OnlyCopying;
-        Moved::Otherwise(held)
+    fn give_up(&mut self, held: Vec<u8>) -> SpliceOutcome {
+        self.way = SpliceMode::OnlyCopying;
+        SpliceOutcome::Otherwise(held)
     }
 }
 
@@ -204,8 +205,8 @@ mod tests {
         (near, far)
     }
 
-    fn splicing() -> Splice {
-        let mut splice = Splice::default();
+    fn splicing() -> SpliceState {
+        let mut splice = SpliceState::default();
         splice.note_read(MUCH - 1);
         assert!(!splice.is_on());
         splice.note_read(MUCH);
@@ -217,19 +218,19 @@ mod tests {
     fn moves_all_and_gives_the_pipe_back() {
         let (mut sender, from) = streams();
         let (mut receiver, to) = streams();
-        let (mut splice, mut pipes) = (splicing(), Pipes::default());
+        let (mut splice, mut pipes) = (splicing(), PipePool::default());
         let mut turn = || splice.turn(from.as_fd(), to.as_fd(), &mut pipes);
-        assert!(matches!(turn(), Moved::Nothing));
+        assert!(matches!(turn(), SpliceOutcome::Nothing));
         sender.write_all(&[7; 100_000]).unwrap();
         let mut left = 100_000;
         while left > 0 {
             match turn() {
-                Moved::Bytes(count) => left -= count,
+                SpliceOutcome::Bytes(count) => left -= count,
                 other => panic!("{other:?} with {left} bytes left"),
             }
         }
         sender.shutdown(std::net::Shutdown::Write).unwrap();
-        assert!(matches!(turn(), Moved::End));
+        assert!(matches!(turn(), SpliceOutcome::End));
         assert!(!splice.holds() && pipes.0.len() == 1);
         let mut bytes = vec![0; 100_000];
         receiver.read_exact(&mut bytes).unwrap();
@@ -240,7 +241,7 @@ mod tests {
     fn holds_no_more_than_a_pipe_for_one_that_does_not_read() {
         let (mut sender, from) = streams();
         let (receiver, to) = streams();
-        let (mut splice, mut pipes) = (splicing(), Pipes::default());
+        let (mut splice, mut pipes) = (splicing(), PipePool::default());
         sender.set_nonblocking(true).unwrap();
         let mut sent = 0;
         for _ in 0..1000 {
@@ -250,7 +251,10 @@ mod tests {
         assert!(splice.holds() && splice.held <= PIPE_BYTES, "{}", splice.held);
         assert!(sent < 4 * PIPE_BYTES, "{sent} bytes went somewhere");
         drop(receiver);
-        assert!(matches!(splice.turn(from.as_fd(), to.as_fd(), &mut pipes), Moved::WriteFailed(_)));
+        assert!(matches!(
+            splice.turn(from.as_fd(), to.as_fd(), &mut pipes),
+            SpliceOutcome::WriteFailed(_)
+        ));
     }
 
     #[test]
@@ -260,9 +264,9 @@ mod tests {
         let name = tempfile::NamedTempFile::new().unwrap();
         let to = File::options().append(true).open(name.path()).unwrap();
         sender.write_all(&[3; 10_000]).unwrap();
-        let (mut splice, mut pipes) = (splicing(), Pipes::default());
+        let (mut splice, mut pipes) = (splicing(), PipePool::default());
         match splice.turn(from.as_fd(), to.as_fd(), &mut pipes) {
-            Moved::Otherwise(bytes) => assert_eq!(bytes, [3; 10_000]),
+            SpliceOutcome::Otherwise(bytes) => assert_eq!(bytes, [3; 10_000]),
             other => panic!("{other:?}"),
         }
         assert!(!splice.is_on() && !splice.holds());
@@ -274,9 +278,9 @@ mod tests {
     fn little_is_copied_again() {
         let (mut sender, from) = streams();
         let (_receiver, to) = streams();
-        let (mut splice, mut pipes) = (splicing(), Pipes::default());
+        let (mut splice, mut pipes) = (splicing(), PipePool::default());
         sender.write_all(b"little").unwrap();
         let moved = splice.turn(from.as_fd(), to.as_fd(), &mut pipes);
-        assert!(matches!(moved, Moved::Bytes(6)) && !splice.is_on());
+        assert!(matches!(moved, SpliceOutcome::Bytes(6)) && !splice.is_on());
     }
 }

@@ -1,5 +1,5 @@
-//! An end that is a subject of the daemon: what is written is published there, and what is
-//! published there is read. A message is a record.
+//! A session with the daemon as one end of a pair: written messages are published on the subject,
+//! and messages of the subject are read. Each message is a record.
 
 use std::time::Instant;
 
@@ -8,24 +8,24 @@ use ipcd_transport::{Endpoint, ReadBuffer, ReadOutcome};
 
 use crate::Result;
 
-/// Bytes of messages that wait for the daemon, before no more are queued.
+/// The number of unwritten bytes above which no more messages are queued.
 const HIGH: usize = 256 * 1024;
 
-pub(crate) struct Subject {
+pub(crate) struct SubjectSession {
     pub(crate) client: Client,
     subject: String,
-    /// When the transport wants its turn.
+    /// The next deadline of the transport.
     pub(crate) tick: Option<Instant>,
-    /// Whether the loop wants messages: otherwise they are left to the daemon, which knows what to
-    /// do with slow subscribers.
+    /// Whether the loop wants messages. Otherwise they stay with the daemon, which handles slow
+    /// subscribers.
     pub(crate) takes: bool,
-    /// Why the session has ended, until that was told.
+    /// The error that ended the session, until it is reported.
     ended: Option<Error>,
     is_over: bool,
     has_left: bool,
 }
 
-impl Subject {
+impl SubjectSession {
     /// Connects and subscribes, which may take until the options' timeout.
     pub(crate) fn open(
         daemon: &Endpoint,
@@ -47,7 +47,7 @@ impl Subject {
         })
     }
 
-    /// Writes and reads what the connection has; whether something waits to be taken.
+    /// Writes and reads the connection. Returns whether an event is buffered.
     pub(crate) fn advance(&mut self) -> bool {
         if !self.is_over {
             match self.client.advance(self.takes || self.has_left) {
@@ -65,8 +65,8 @@ impl Subject {
         self.has_left
     }
 
-    /// The next message. Others than messages are passed over: who cannot hear of drops is not
-    /// told, but the daemon counts them.
+    /// Reads the next message. Other events, such as drops, are skipped: the end cannot receive
+    /// them, and the daemon counts drops.
     pub(crate) fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         loop {
             match self.client.take() {
@@ -85,7 +85,7 @@ impl Subject {
         }
     }
 
-    /// `None` when too much waits for the daemon already.
+    /// Publishes a message; `None` if too many bytes are unwritten.
     pub(crate) fn write(&mut self, payload: &[u8]) -> Result<Option<usize>> {
         if self.client.unwritten() > HIGH {
             self.advance();
@@ -97,12 +97,13 @@ impl Subject {
         Ok(Some(payload.len()))
     }
 
-    /// Why a message was refused.
+    /// The reason why the daemon has refused a message.
     pub(crate) fn take_refused(&mut self) -> Option<String> {
         self.client.take_refused().map(|refusal| refusal.message)
     }
 
-    /// Says goodbye, once. What was published is accepted when [`Subject::has_gone`].
+    /// Leaves the session. The daemon has accepted all published messages when
+    /// [`SubjectSession::has_gone`].
     pub(crate) fn leave(&mut self) {
         if !self.has_left && !self.is_over {
             self.has_left = true;
@@ -111,15 +112,15 @@ impl Subject {
         }
     }
 
-    /// Whether the connection has ended. Messages that come meanwhile are for nobody.
+    /// Whether the connection has ended. Messages that come meanwhile are dropped.
     pub(crate) fn has_gone(&mut self) -> bool {
         while self.client.take().is_some() {}
         self.is_over
     }
 }
 
-impl Drop for Subject {
-    /// A loop that serves others does not wait for the daemon.
+impl Drop for SubjectSession {
+    /// A loop with other peers does not wait for the daemon.
     fn drop(&mut self) {
         self.client.abandon();
     }

@@ -1,7 +1,8 @@
-//! What a command finds in its environment about the peer that it runs for.
+//! The environment variables of a command about its peer.
 //!
-//! `IPC_…` is as for the handlers of `ipcctl`. UCSPI (<https://cr.yp.to/proto/ucspi.txt>) has the
-//! protocol's name before the rest, so that each protocol's names follow from the transport's.
+//! `IPC_…` are those of the handlers of `ipcctl`. A UCSPI variable
+//! (<https://cr.yp.to/proto/ucspi.txt>) begins with the name of the protocol, which is that of the
+//! transport.
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -10,19 +11,23 @@ use ipcd_transport::{ChannelParts, EnvVariable, PeerIdentity};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, getsockname};
 use nix::unistd::{Gid, Pid, Uid};
 
-use crate::side::{Place, Side};
+use crate::side::{RelaySide, SideEndpoint};
 
-/// What the names of all variables of ours begin with.
+/// The prefix of ipcd's own variables.
 const PREFIX: &str = "IPC_";
 
-/// About a peer that has come in at a side.
-pub(crate) fn about(side: &Side, peer: Option<&ChannelParts>, ucspi: bool) -> Vec<EnvVariable> {
+/// The variables about a peer of this side.
+pub(crate) fn about(
+    side: &RelaySide,
+    peer: Option<&ChannelParts>,
+    ucspi: bool,
+) -> Vec<EnvVariable> {
     let unknown = PeerIdentity::default();
     let identity = peer.map_or(&unknown, |parts| &parts.identity);
     let (mut subject, mut transport) = (None, None);
     match side {
-        Side::Subject { subject: name, .. } => subject = Some(name.clone()),
-        Side::Endpoint(place) => transport = Some(place.transport.scheme().to_owned()),
+        RelaySide::Subject { subject: name, .. } => subject = Some(name.clone()),
+        RelaySide::Endpoint(place) => transport = Some(place.transport.scheme().to_owned()),
     }
     let mut known = vec![
         ("IPC_SUBJECT".to_owned(), subject),
@@ -33,12 +38,12 @@ pub(crate) fn about(side: &Side, peer: Option<&ChannelParts>, ucspi: bool) -> Ve
         ("IPC_FROM_ADDR".to_owned(), text(identity.addr)),
     ];
     let mut prefixes = vec![PREFIX.to_owned()];
-    if let (true, Side::Endpoint(place), Some(parts)) = (ucspi, side, peer) {
+    if let (true, RelaySide::Endpoint(place), Some(parts)) = (ucspi, side, peer) {
         let protocol = place.transport.scheme().to_uppercase();
         known.extend(ucspi_variables(&protocol, place, parts));
         prefixes.extend([format!("{protocol}LOCAL"), format!("{protocol}REMOTE")]);
     }
-    // Those that we were started with are about somebody else.
+    // Inherited variables are about another peer.
     let stale = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let stale = stale.filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
     let mut variables: Vec<EnvVariable> = stale.map(|name| (name, None)).collect();
@@ -46,7 +51,7 @@ pub(crate) fn about(side: &Side, peer: Option<&ChannelParts>, ucspi: bool) -> Ve
     variables
 }
 
-fn ucspi_variables(protocol: &str, place: &Place, parts: &ChannelParts) -> Vec<EnvVariable> {
+fn ucspi_variables(protocol: &str, place: &SideEndpoint, parts: &ChannelParts) -> Vec<EnvVariable> {
     let PeerIdentity { pid, uid, gid, addr, .. } = parts.identity;
     let mut variables = vec![("PROTO".to_owned(), Some(protocol.to_owned()))];
     let mut add = |name: &str, value: Option<String>| {
@@ -107,7 +112,7 @@ mod tests {
         let (socket, from) = listener.accept().unwrap();
         let identity = PeerIdentity::from_addr(from);
         let parts = ChannelParts { descriptors: vec![socket.into()], identity, state: Vec::new() };
-        let side = Side::listening("tcp://127.0.0.1:0").unwrap();
+        let side = RelaySide::listening("tcp://127.0.0.1:0").unwrap();
         let variables = about(&side, Some(&parts), true);
         let port = client.local_addr().unwrap().port().to_string();
         assert_eq!(value(&variables, "PROTO"), Some("TCP"));
@@ -122,7 +127,7 @@ mod tests {
 
     #[test]
     fn local_peers_have_numbers() {
-        let side = Side::listening("unix:///run/x.sock").unwrap();
+        let side = RelaySide::listening("unix:///run/x.sock").unwrap();
         let identity =
             PeerIdentity { pid: Some(1), uid: Some(2), gid: Some(3), ..PeerIdentity::default() };
         let parts = ChannelParts { descriptors: Vec::new(), identity, state: Vec::new() };

@@ -1,4 +1,4 @@
-//! What the loop waits for: an epoll instance that is told of changes only.
+//! An epoll instance that is changed only when the wanted events change.
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -9,27 +9,27 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::Result;
 
 pub(crate) const INPUT: EpollFlags = EpollFlags::EPOLLIN;
-/// The same where only what is new counts.
+/// Edge-triggered input, for channels that report new input only.
 pub(crate) const EDGES: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLET);
 pub(crate) const ROOM: EpollFlags = EpollFlags::EPOLLOUT;
-/// Hang-ups and errors come in any case.
+/// epoll reports hang-ups and errors in any case.
 pub(crate) const ONLY_THE_END: EpollFlags = EpollFlags::empty();
 
-/// Events taken in a turn.
+/// Events of one turn.
 const EVENTS: usize = 64;
 
-/// Whose descriptor an event is about.
+/// The owner of a watched descriptor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Token {
+pub(crate) enum WatchToken {
     Listener,
     Signals,
-    /// Somebody who connects.
+    /// A process that connects.
     Connecting(usize),
     /// One of the two ends of a pair.
     Pair(usize, usize),
 }
 
-impl Token {
+impl WatchToken {
     fn pack(self) -> u64 {
         match self {
             Self::Listener => 0,
@@ -52,30 +52,30 @@ impl Token {
 
 /// An event.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Woken {
-    pub(crate) token: Token,
-    /// Whether the other side is gone for both directions.
+pub(crate) struct ReadyEvent {
+    pub(crate) token: WatchToken,
+    /// Whether the other side has gone in both directions.
     pub(crate) is_gone: bool,
 }
 
-/// What is watched of a descriptor; `None` for nothing at all.
-pub(crate) type Wanted = Option<EpollFlags>;
+/// The watched events of a descriptor; `None` if it is not watched.
+pub(crate) type WatchedFlags = Option<EpollFlags>;
 
-pub(crate) struct Watch(Epoll);
+pub(crate) struct EpollWatch(Epoll);
 
-impl Watch {
+impl EpollWatch {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
     }
 
-    /// Changes what is watched of a descriptor from what `was` watched before. What epoll(7) does
-    /// not take, such as `/dev/null`, is always ready, and nobody ever waits for it.
+    /// Changes the watched events of a descriptor from `was` to `wanted`. A descriptor that
+    /// epoll(7) refuses, such as `/dev/null`, is always ready and need not be watched.
     pub(crate) fn set(
         &self,
         fd: BorrowedFd<'_>,
-        token: Token,
-        was: Wanted,
-        wanted: Wanted,
+        token: WatchToken,
+        was: WatchedFlags,
+        wanted: WatchedFlags,
     ) -> Result<()> {
         let changed = match (was, wanted) {
             (was, wanted) if was == wanted => Ok(()),
@@ -90,15 +90,15 @@ impl Watch {
     }
 
     /// Waits for events, until the deadline if there is one.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Result<Vec<Woken>> {
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Result<Vec<ReadyEvent>> {
         let mut events = [EpollEvent::empty(); EVENTS];
         let count = match self.0.wait(&mut events, timeout(deadline)) {
             Err(Errno::EINTR) => 0,
             count => count?,
         };
         let gone = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        let woken = |event: &EpollEvent| Woken {
-            token: Token::unpack(event.data()),
+        let woken = |event: &EpollEvent| ReadyEvent {
+            token: WatchToken::unpack(event.data()),
             is_gone: event.events().intersects(gone),
         };
         Ok(events[..count].iter().map(woken).collect())
@@ -108,7 +108,7 @@ impl Watch {
 fn timeout(deadline: Option<Instant>) -> EpollTimeout {
     let Some(deadline) = deadline else { return EpollTimeout::NONE };
     let left = deadline.saturating_duration_since(Instant::now());
-    // Rounded up, so that a last fraction of a millisecond does not spin.
+    // Rounded up: a wait for a fraction of a millisecond would return at once, again and again.
     let millis = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
     EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::NONE)
 }
@@ -119,10 +119,20 @@ mod tests {
 
     #[test]
     fn tokens_come_back_as_they_went() {
-        let tokens = [Token::Listener, Token::Signals, Token::Connecting(0), Token::Pair(0, 0)];
-        let more = [Token::Connecting(7), Token::Pair(0, 1), Token::Pair(9, 0), Token::Pair(9, 1)];
+        let tokens = [
+            WatchToken::Listener,
+            WatchToken::Signals,
+            WatchToken::Connecting(0),
+            WatchToken::Pair(0, 0),
+        ];
+        let more = [
+            WatchToken::Connecting(7),
+            WatchToken::Pair(0, 1),
+            WatchToken::Pair(9, 0),
+            WatchToken::Pair(9, 1),
+        ];
         for token in tokens.into_iter().chain(more) {
-            assert_eq!(Token::unpack(token.pack()), token);
+            assert_eq!(WatchToken::unpack(token.pack()), token);
         }
     }
 }

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipcd_relay::{ClientOptions, Observer, Relay, Side};
+use ipcd_relay::{ClientOptions, Observer, Relay, RelaySide};
 use ipcd_transport::{Endpoint, poll_until};
 use nix::poll::PollFlags;
 
@@ -229,8 +229,8 @@ impl Observer for FailurePrinter {
 
 fn start_ours(from: &SocketAddress, to: &SocketAddress) -> io::Result<ForkedChild> {
     let relay = Relay {
-        from: Side::listening(&from.endpoint()).map_err(io::Error::other)?,
-        to: Side::connecting(&to.endpoint()).map_err(io::Error::other)?,
+        from: RelaySide::listening(&from.endpoint()).map_err(io::Error::other)?,
+        to: RelaySide::connecting(&to.endpoint()).map_err(io::Error::other)?,
         is_raw: true,
         codec: None,
         children: None,
