@@ -12,7 +12,6 @@ mod backoff;
 mod check;
 mod config;
 mod connect;
-mod connection;
 mod coprocess;
 mod counts;
 mod dialler;

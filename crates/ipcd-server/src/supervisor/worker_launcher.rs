@@ -16,7 +16,7 @@ use crate::privileges;
 use crate::sandbox::Sandbox;
 use crate::supervisor::worker_log;
 use crate::supervisor::worker_slot::WorkerSlot;
-use crate::worker::{self, Birth, Mark, NewPeer};
+use crate::worker::{self, Mark, NewPeer, WorkerInit};
 
 const NULL: &str = "/dev/null";
 
@@ -72,15 +72,15 @@ impl WorkerLauncher {
         // The closure runs in the child, whose copies of all this are its own: what it takes out of
         // them, the parent still has.
         let forked = ipcd_sys::fork(|| {
-            let core = ipcd_core::Config { slot: id.0, generation, ..config.take() };
-            worker::main(Birth {
+            let router_config = ipcd_core::Config { slot: id.0, generation, ..config.take() };
+            worker::main(WorkerInit {
                 link: far_end,
                 inboxes,
                 supervisor,
-                core,
+                router_config,
                 user: *user,
                 sandbox,
-                shared: has_others.then(|| directory.take_shared()),
+                directory: has_others.then(|| directory.take_shared()),
                 only: only.take(),
                 mark: Mark { marks: marks.clone(), place: id.index() },
                 null,

@@ -2,18 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_core::{PeerKey, Principal};
+use ipcd_core::PeerKey;
 use ipcd_transport::{Error, ReadBuffer, ReadOutcome, Result, WriteOutcome};
 use tracing::warn;
 
 use super::Worker;
-use super::peers::read_of;
 use crate::ids::OwnerId;
 use crate::link::Live;
 use crate::listen::Dialect;
+use crate::worker::peer_io::{CLOSED, read_of};
 
-/// Why a peer has gone that has closed its connection.
-pub(super) const CLOSED: &str = "it closed the connection";
 /// How long a bare peer that sends no more is still there when nothing is for it. Over TCP nothing tells
 /// one that only listens from one that is gone.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
@@ -25,38 +23,37 @@ const RECORDS: usize = 64;
 impl Worker {
     /// Puts another configuration in force, also for those who translate for the bare peers there are.
     pub(super) fn configure(&mut self, live: Live) {
-        self.core.configure(self.now, |config| live.apply(config));
-        let largest = self.core.max_payload();
-        let translators = self.connections.iter_mut().flatten();
-        let translators = translators.filter_map(|connection| connection.translator.as_mut());
+        self.router.configure(self.now, |config| live.apply(config));
+        let largest = self.router.max_payload();
+        let translators = self.connections.iter_mut();
+        let translators = translators.filter_map(|(_, found)| found.translator.as_mut());
         translators.for_each(|translator| translator.set_largest(largest));
     }
 
     /// Has the bare peers of a listener say and hear something else.
     pub(super) fn redirect(&mut self, owner: OwnerId, dialect: &Dialect) {
-        for connection in self.connections.iter_mut().flatten() {
-            let key = PeerKey(connection.token.place);
+        for (key, connection) in self.connections.iter_mut() {
             if let Some(translator) = &mut connection.translator
-                && self.core.listener(key) == owner.0
+                && self.router.listener(key) == owner.0
             {
                 translator.set_dialect(dialect.clone());
-                self.core.redirect(key, translator.session());
+                self.router.redirect(key, translator.session());
             }
         }
     }
 
     /// Reads a bare peer's bytes, or some of its records.
     pub(super) fn take_in_bare(&mut self, key: PeerKey) -> Option<Result<ReadOutcome>> {
-        let mut buffer = self.take_scratch();
+        let mut buffer = self.buffers.take_empty();
         let mut frames = Vec::new();
         let outcome = self.translate(key, &mut buffer, &mut frames);
-        self.put_back(buffer);
+        self.buffers.put_back(buffer);
         self.vouch(key);
         if !frames.is_empty() {
-            self.feed(key, ReadBuffer::holding(&frames, self.core.largest_frame(key)));
+            self.feed(key, ReadBuffer::holding(&frames, self.router.largest_frame(key)));
         }
         self.tell_refusal(key);
-        let connection = self.connection(key)?;
+        let connection = self.connections.get_mut(key)?;
         match outcome? {
             // What waits for somebody's outbox is still accepted.
             Ok(ReadOutcome::Closed) | Err(_) if connection.waiting => {
@@ -73,7 +70,8 @@ impl Worker {
         buffer: &mut ReadBuffer,
         frames: &mut Vec<u8>,
     ) -> Option<Result<ReadOutcome>> {
-        let connection = self.connection(key).filter(|found| !found.waiting && !found.has_ended)?;
+        let connection =
+            self.connections.get_mut(key).filter(|found| !found.waiting && !found.has_ended)?;
         let keeps_records = connection.translator.as_ref()?.keeps_records();
         let most = if keeps_records { RECORDS } else { 1 };
         let mut total = 0;
@@ -110,23 +108,23 @@ impl Worker {
     /// Writes what is for a bare peer, as much as the channel takes.
     pub(super) fn write_bare(&mut self, key: PeerKey) {
         loop {
-            let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
+            let Some(connection) = self.connections.get_mut(key) else { return };
             let Some(translator) = &mut connection.translator else { return };
             if connection.blocked || connection.broken.is_some() {
                 return;
             }
             if translator.unwritten().is_empty() {
-                let taken = translator.stage(self.core.outbox(key));
+                let taken = translator.stage(self.router.outbox(key));
                 if taken == 0 {
                     break;
                 }
-                self.core.pin(key, taken);
+                self.router.pin(key, taken);
             }
             let bytes = translator.unwritten();
             if bytes.is_empty() {
                 // Nothing of it is for the peer.
                 let done = translator.wrote(0);
-                self.core.wrote(self.now, key, done);
+                self.router.wrote(self.now, key, done);
                 continue;
             }
             match connection.channel.write(bytes) {
@@ -135,12 +133,12 @@ impl Worker {
                     if let Some(until) = &mut connection.hears_until {
                         *until = self.now + HALF_CLOSED;
                     }
-                    self.core.wrote(self.now, key, done);
+                    self.router.wrote(self.now, key, done);
                 }
                 Ok(WriteOutcome::Nobody) => {
-                    let whole = translator.discard(self.core.outbox(key));
-                    self.core.wrote(self.now, key, whole);
-                    self.core.unheard(self.now, key);
+                    let whole = translator.discard(self.router.outbox(key));
+                    self.router.wrote(self.now, key, whole);
+                    self.router.unheard(self.now, key);
                 }
                 Ok(WriteOutcome::NotReady) => connection.blocked = true,
                 Ok(WriteOutcome::NoCredit) => return connection.starved = true,
@@ -151,7 +149,7 @@ impl Worker {
             }
         }
         self.tell_refusal(key);
-        let Some(connection) = self.connection(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.closing.is_some() {
             let has_end = connection.translator.as_ref().is_some_and(|found| found.has_end());
             match has_end && !connection.has_ended {
@@ -166,7 +164,7 @@ impl Worker {
     /// while. Any other has gone.
     pub(super) fn sent_all(&mut self, key: PeerKey) {
         let until = self.now + HALF_CLOSED;
-        let Some(connection) = self.connection(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         let translator = connection.translator.as_ref();
         let may_hear = translator.is_some_and(|translator| translator.may_hear_on());
         if !may_hear || connection.closing.is_some() {
@@ -182,7 +180,7 @@ impl Worker {
             return Some(until);
         }
         // What is still for it waits for as long as for any other peer.
-        if !self.core.is_flushed(key) {
+        if !self.router.is_flushed(key) {
             return Some(self.now + HALF_CLOSED);
         }
         self.detach(key, CLOSED);
@@ -191,11 +189,9 @@ impl Worker {
 
     /// The log is told once why a bare peer's messages are refused, for it cannot be told itself.
     fn tell_refusal(&mut self, key: PeerKey) {
-        let translator = self.connection(key).and_then(|found| found.translator.as_mut());
+        let translator = self.connections.get_mut(key).and_then(|found| found.translator.as_mut());
         if let Some(why) = translator.and_then(|translator| translator.take_refusal()) {
-            let origin = self.core.origin(key);
-            let source = Principal::of(origin.uid, origin.addr, self.core.prefixes());
-            let peer = origin.peer;
+            let (peer, source) = self.described(key);
             warn!(%source, peer, why, "a message was refused; the next ones of this peer are only counted");
         }
     }

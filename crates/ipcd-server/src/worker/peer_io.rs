@@ -1,33 +1,23 @@
 //! What a worker does with one peer: read it, write to it, let it go.
 
-use std::cmp::Reverse;
 use std::io::IoSlice;
 
-use ipcd_core::{PeerKey, Principal};
+use ipcd_core::PeerKey;
 use ipcd_transport::{ReadBuffer, ReadOutcome, WriteOutcome};
 use nix::sys::epoll::EpollFlags;
-use tracing::{info, warn};
 
-use super::bare::CLOSED;
-use super::{HANDSHAKE_STEPS, SCRATCH_BYTES, Worker};
-use crate::connection::{Connection, Token};
-use crate::ids::AdmissionId;
+use super::{HANDSHAKE_STEPS, Worker};
 use crate::lacking::is_exhaustion;
-use crate::link::Gone;
+use crate::worker::connection::{Connection, EventToken};
 
-/// A rest of so many bytes stays where it is; a smaller one is copied aside, so that a peer never
-/// holds more than four times what it has sent.
-const KEPT_BYTES: usize = SCRATCH_BYTES / 4;
-/// How much larger than a rest its memory may be, and how many are kept for later.
-const MAX_SLACK: usize = 4;
+/// The reason for a peer's end if it has closed its connection.
+pub(super) const CLOSED: &str = "it closed the connection";
 /// Reads that are made of a peer that can no longer be written to, to accept what it had sent, and the
 /// bytes: as many as its socket may hold, of which each read may bring only one record.
 const LAST_READS: usize = 512;
 const LAST_BYTES: usize = 4 * 1024 * 1024;
 /// Pieces of an outbox that are written at once.
 const PIECES: usize = 16;
-/// Room that is made in the kernel for the end of what a peer gets, at the most.
-const LAST_WORDS: usize = 2 * 1024 * 1024;
 
 /// Reads. A kernel that has no memory now is no reason to let a peer go.
 pub(super) fn read_of(
@@ -55,18 +45,16 @@ fn serve(connection: &mut Connection) -> ipcd_transport::Result<ReadOutcome> {
 }
 
 impl Worker {
-    pub(super) fn handle(&mut self, token: Token, events: EpollFlags) {
+    pub(super) fn handle(&mut self, token: EventToken, events: EpollFlags) {
         let key = PeerKey(token.place);
-        let Some(connection) = self.connection(key).filter(|found| found.token == token) else {
-            return;
-        };
+        let Some(connection) = self.connections.of_event(token) else { return };
         if connection.channel.is_shaking_hands() {
             if self.handshake_steps >= HANDSHAKE_STEPS {
                 return;
             }
             self.handshake_steps += 1;
         }
-        let Some(connection) = self.connection(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         if connection.hears_until.is_some() && events.intersects(broken) {
             return self.detach(key, CLOSED);
@@ -74,20 +62,16 @@ impl Worker {
         if connection.wants_write() && events.intersects(EpollFlags::EPOLLOUT | broken) {
             self.go_on_writing(key);
         }
-        let wants_read = self.connection(key).is_some_and(|found| found.wants_read());
+        let wants_read = self.connections.get_mut(key).is_some_and(|found| found.wants_read());
         if wants_read && events.intersects(EpollFlags::EPOLLIN | broken) {
             self.read(key);
         }
         self.rearm(key);
     }
 
-    pub(super) fn connection(&mut self, key: PeerKey) -> Option<&mut Connection> {
-        self.connections.get_mut(key.0 as usize)?.as_mut()
-    }
-
     /// There is room: for what the channel has of its own first.
     fn go_on_writing(&mut self, key: PeerKey) {
-        let Some(connection) = self.connection(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         connection.blocked = false;
         if connection.channel.wants_room()
             && let Err(error) = serve(connection)
@@ -115,16 +99,14 @@ impl Worker {
     /// Reads once, and gives what came to the router; says what came of it, unless the peer has
     /// gone.
     fn take_in(&mut self, key: PeerKey) -> Option<ipcd_transport::Result<ReadOutcome>> {
-        let connection = self.connections.get(key.0 as usize)?.as_ref()?;
+        let connection = self.connections.get(key)?;
         self.mark.set(connection.admission);
         if connection.translator.is_some() {
             return self.take_in_bare(key);
         }
-        let mut buffer = self.take_buffer(key);
-        let Some(connection) = self.connection(key) else {
-            self.put_back(buffer);
-            return None;
-        };
+        let largest = self.router.largest_frame(key);
+        let connection = self.connections.get_mut(key)?;
+        let mut buffer = self.buffers.take(connection.rest.take(), largest);
         let outcome =
             if connection.waiting { serve(connection) } else { read_of(connection, &mut buffer) };
         self.vouch(key);
@@ -135,70 +117,38 @@ impl Worker {
     /// Tells the router of a record that is incomplete, or is not any more: it has to end as soon as a
     /// frame has. One that is not read for a while need not.
     fn note_begun(&mut self, key: PeerKey) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         let since = connection.channel.partial_since().filter(|_| !connection.waiting);
         if since.is_some() || connection.has_begun {
             connection.has_begun = since.is_some();
             let is_in_frame = connection.rest.is_some() && !connection.waiting;
-            self.core.note_begun(key, since, is_in_frame);
-        }
-    }
-
-    /// Tells the router of a certificate, before it hears anything of the peer.
-    pub(super) fn vouch(&mut self, key: PeerKey) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
-        let identity = connection.channel.identity();
-        let Some(name) = identity.certificate.as_deref().filter(|_| !connection.is_vouched) else {
-            return;
-        };
-        let peer = self.core.origin(key).peer;
-        let source = Principal::of(identity.uid, identity.addr, self.core.prefixes());
-        info!(%source, peer, %identity, "peer known by its certificate");
-        let has_other_rights = self.core.vouch(key, name);
-        connection.is_vouched = true;
-        if has_other_rights && let Some(translator) = &mut connection.translator {
-            // What waits for it was not sent. Nobody knew yet whether it may hear that.
-            let whole = translator.discard(self.core.outbox(key));
-            self.core.wrote(self.now, key, whole);
-            self.core.unheard(self.now, key);
+            self.router.note_begun(key, since, is_in_frame);
         }
     }
 
     /// Gives the router what is in the buffer, and keeps what it does not take.
     pub(super) fn feed(&mut self, key: PeerKey, mut buffer: ReadBuffer) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
-            return self.put_back(buffer);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return self.buffers.put_back(buffer);
         };
         if !connection.waiting && !buffer.is_empty() {
-            let progress = self.core.receive(self.now, key, buffer.filled_mut());
+            let progress = self.router.receive(self.now, key, buffer.filled_mut());
             buffer.consume(progress.consumed);
             connection.waiting = progress.waiting;
         }
-        match buffer.filled().len() {
-            0 => self.put_back(buffer),
-            KEPT_BYTES.. => connection.rest = Some(Box::new(buffer)),
-            _ => {
-                let mut rest = self.rests.pop().unwrap_or_else(|| ReadBuffer::new(0, 0));
-                if rest.capacity() > MAX_SLACK * buffer.filled().len() {
-                    rest = ReadBuffer::new(0, 0);
-                }
-                rest.extend(buffer.filled());
-                connection.rest = Some(Box::new(rest));
-                self.put_back(buffer);
-            }
-        }
+        connection.rest = self.buffers.keep(buffer);
     }
 
     /// After a peer was heard: its report may allow more to be written, and set new deadlines.
     pub(super) fn served(&mut self, key: PeerKey) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+        let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         let lost = connection.channel.lost();
-        self.core.count_lost(lost - std::mem::replace(&mut connection.lost, lost));
+        self.router.count_lost(lost - std::mem::replace(&mut connection.lost, lost));
         let has_traffic = connection.channel.wants_service();
         let may_write = has_traffic || std::mem::take(&mut connection.starved);
-        if may_write && !connection.blocked && !self.core.is_flushed(key) {
+        if may_write && !connection.blocked && !self.router.is_flushed(key) {
             self.write(key);
         }
         if has_traffic {
@@ -208,7 +158,7 @@ impl Worker {
 
     /// Writes what is in the peer's outbox, as much as the channel takes.
     pub(super) fn write(&mut self, key: PeerKey) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+        let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         if connection.translator.is_some() {
@@ -217,7 +167,7 @@ impl Worker {
         while !connection.blocked && connection.broken.is_none() {
             let mut pieces = [IoSlice::new(&[]); PIECES];
             let mut count = 0;
-            for (place, bytes) in pieces.iter_mut().zip(self.core.outbox_pieces(key)) {
+            for (place, bytes) in pieces.iter_mut().zip(self.router.outbox_pieces(key)) {
                 *place = IoSlice::new(bytes);
                 count += 1;
             }
@@ -230,7 +180,7 @@ impl Worker {
                 Ok(WriteOutcome::Bytes(count)) => {
                     // Of several pieces it may have looked at the first only.
                     connection.blocked = !ends_piece(&pieces, count);
-                    self.core.wrote(self.now, key, count);
+                    self.router.wrote(self.now, key, count);
                 }
                 Ok(WriteOutcome::NotReady) => connection.blocked = true,
                 Ok(WriteOutcome::NoCredit) => {
@@ -244,17 +194,17 @@ impl Worker {
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
             if connection.blocked {
-                self.core.pin(key, connection.channel.pinned());
+                self.router.pin(key, connection.channel.pinned());
             }
         }
-        if connection.closing.is_some() && self.core.is_flushed(key) {
+        if connection.closing.is_some() && self.router.is_flushed(key) {
             self.finish(key);
         }
     }
 
     /// Nothing will follow: the peer sees the end of the stream, and we wait for its own.
     pub(super) fn finish(&mut self, key: PeerKey) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else {
+        let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         if !std::mem::replace(&mut connection.finished, true)
@@ -269,7 +219,7 @@ impl Worker {
     pub(super) fn abandon(&mut self, key: PeerKey, why: &str) {
         let mut left = LAST_BYTES;
         for _ in 0..LAST_READS {
-            let waits = self.connection(key).is_none_or(|connection| connection.waiting);
+            let waits = self.connections.get_mut(key).is_none_or(|connection| connection.waiting);
             let Some(Ok(ReadOutcome::Bytes(count))) = (!waits).then(|| self.take_in(key)).flatten()
             else {
                 break;
@@ -279,7 +229,7 @@ impl Worker {
                 break;
             }
         }
-        match self.connection(key) {
+        match self.connections.get_mut(key) {
             Some(connection) if connection.waiting && connection.closing.is_none() => {
                 connection.broken = Some(why.into());
             }
@@ -290,7 +240,7 @@ impl Worker {
     /// Lets a channel with traffic of its own do what is due, and a peer go that was silent for long
     /// enough.
     pub(super) fn tick(&mut self, key: PeerKey) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         let due = match connection.channel.tick(self.now) {
             Ok(due) => due,
             // What waits for somebody's outbox is still accepted.
@@ -301,43 +251,10 @@ impl Worker {
         };
         let silent = connection.hears_until.map(|until| self.look_at_silent(key, until));
         let next = due.into_iter().chain(silent.flatten()).min();
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         if let Some(at) = next.filter(|at| connection.tick_at.is_none_or(|earlier| *at < earlier)) {
             connection.tick_at = Some(at);
-            self.ticks.push(Reverse((at, connection.token)));
-        }
-    }
-
-    pub(super) fn detach(&mut self, key: PeerKey, why: &str) {
-        let Some(connection) = self.connections[key.0 as usize].take() else {
-            return;
-        };
-        let was_cut_off = connection.closing.is_some();
-        let why = connection.closing.as_deref().unwrap_or(why);
-        let origin = self.core.origin(key);
-        let source = self.source_of(connection.channel.identity());
-        let (peer, transport, name) = (origin.peer, &origin.transport, origin.name.as_deref());
-        let identity = connection.channel.identity();
-        match self.core.dropped(key) {
-            0 => info!(%source, peer, %transport, %identity, name, why, "peer gone"),
-            // What was lost may matter more than that it has gone.
-            dropped => warn!(%source, peer, %transport, %identity, name, why, dropped, "peer gone"),
-        }
-        if let Some((refused, withheld)) = connection.translator.as_ref().map(|t| t.losses())
-            && refused + withheld > 0
-        {
-            warn!(%source, peer = origin.peer, refused, withheld, "messages of or for it were dropped");
-        }
-        self.core.detach(self.now, key);
-        self.gone.push(Gone { number: connection.admission, was_cut_off });
-    }
-
-    /// Ends the session of a peer that the supervisor wants gone.
-    pub(super) fn let_go(&mut self, number: AdmissionId) {
-        let is_meant = |found: &Connection| found.admission == number;
-        let place = self.connections.iter().position(|found| found.as_ref().is_some_and(is_meant));
-        if let Some(place) = place {
-            self.core.dismiss(self.now, PeerKey(place as u32), "the daemon has done with it");
+            self.ticks.push(at, connection.token);
         }
     }
 
@@ -345,13 +262,13 @@ impl Worker {
         if !self.reads_peers {
             return;
         }
-        let buffer = self.take_buffer(key);
-        if let Some(connection) = self.connections[key.0 as usize].as_mut() {
-            connection.waiting = false;
-            self.mark.set(connection.admission);
-        }
+        let largest = self.router.largest_frame(key);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.waiting = false;
+        self.mark.set(connection.admission);
+        let buffer = self.buffers.take(connection.rest.take(), largest);
         self.feed(key, buffer);
-        let connection = self.connection(key);
+        let connection = self.connections.get_mut(key);
         let Some(connection) = connection.filter(|connection| !connection.waiting) else {
             return self.rearm(key);
         };
@@ -363,56 +280,8 @@ impl Worker {
         self.rearm(key);
     }
 
-    pub(super) fn close(&mut self, key: PeerKey, why: String) {
-        if let Some(connection) = self.connections[key.0 as usize].as_mut() {
-            connection.closing = Some(why.into());
-            connection.waiting = false;
-            if let Some(why) = connection.broken.take() {
-                return self.detach(key, &why);
-            }
-            if std::mem::take(&mut connection.blocked) {
-                // One that does not read finds in its own buffer why it was cut off.
-                let last = self.core.queued(key);
-                connection.channel.make_room(last.min(LAST_WORDS));
-            }
-            self.write(key);
-            self.rearm(key);
-        }
-    }
-
-    /// A session is open: one that had to prove something has.
-    pub(super) fn note_opened(&mut self, key: PeerKey) {
-        if let Some(connection) = self.connections[key.0 as usize].as_mut()
-            && std::mem::take(&mut connection.must_prove)
-        {
-            self.opened.push(connection.admission);
-        }
-    }
-
-    /// Lets a peer go, for another wants its place. One that may still prove its token stays if it has.
-    pub(super) fn displace(&mut self, number: AdmissionId, why: &str, may_prove: bool) {
-        let mut all = self.connections.iter().flatten();
-        let is_meant = |found: &&Connection| found.admission == number;
-        let found = all.find(is_meant).filter(|found| found.must_prove || !may_prove);
-        if let Some(token) = found.map(|connection| connection.token) {
-            self.core.displace(self.now, PeerKey(token.place), why, may_prove);
-        }
-    }
-
-    /// The log is told once of a peer that was denied something. Of a bare one it is told all that
-    /// was refused.
-    pub(super) fn note_denied(&mut self, key: PeerKey, why: &str) {
-        let Some(connection) = self.connections[key.0 as usize].as_ref() else { return };
-        if connection.translator.is_none() {
-            let identity = connection.channel.identity();
-            let peer = self.core.origin(key).peer;
-            let source = self.source_of(identity);
-            warn!(%source, peer, %identity, why, "denied; what else is denied to this peer is only counted");
-        }
-    }
-
     pub(super) fn rearm(&mut self, key: PeerKey) {
-        let Some(connection) = self.connections[key.0 as usize].as_mut() else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         connection.rests |= connection.channel.take_shortage();
         let (armed, rests) = (connection.arm(&self.epoll), connection.rests);
         if rests {

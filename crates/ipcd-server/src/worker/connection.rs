@@ -12,12 +12,12 @@ use crate::translator::Translator;
 /// Says which connection, and which of its descriptors, an event is about. Places are used again,
 /// so that the connection's number is part of it: an event for one that is gone is recognised.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct Token {
+pub(crate) struct EventToken {
     pub(crate) place: u32,
     pub(crate) number: u32,
 }
 
-impl Token {
+impl EventToken {
     pub(crate) fn to_u64(self) -> u64 {
         u64::from(self.number) << 32 | u64::from(self.place)
     }
@@ -40,7 +40,7 @@ pub(crate) struct Connection {
     pub(crate) broken: Option<Box<str>>,
     /// Whether its last read brought something, so that there may be more.
     pub(crate) has_more: bool,
-    pub(crate) token: Token,
+    pub(crate) token: EventToken,
     /// The supervisor's number for the peer.
     pub(crate) admission: AdmissionId,
     /// Whether it has to prove a token, and has not yet.
@@ -93,7 +93,7 @@ impl Connection {
     pub(crate) fn new(
         channel: Box<dyn Channel>,
         translator: Option<Box<Translator>>,
-        token: Token,
+        token: EventToken,
         admission: AdmissionId,
     ) -> Self {
         Self {

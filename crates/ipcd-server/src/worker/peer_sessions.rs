@@ -1,0 +1,246 @@
+//! The beginning and the end of a peer in a worker: admitting, closing and detaching it.
+
+use std::os::fd::AsRawFd;
+
+use ipcd_core::{PeerInfo, PeerKey, Principal};
+use ipcd_proto::control::Origin;
+use ipcd_transport::{Channel, ChannelParts, PeerIdentity, Transport};
+use nix::errno::Errno;
+use tracing::{info, warn};
+
+use super::Worker;
+use crate::Error;
+use crate::ids::AdmissionId;
+use crate::listen::Dialect;
+use crate::refusal::tell_refusal;
+use crate::translator::Translator;
+use crate::worker::connection::Connection;
+use crate::worker::init::NewPeer;
+
+/// Why a peer is not served that the worker has no descriptor for.
+const NO_DESCRIPTOR: &str = "no descriptor is left for it: see RLIMIT_NOFILE";
+/// Room that is made in the kernel for the end of what a peer gets, at the most.
+const LAST_WORDS: usize = 2 * 1024 * 1024;
+
+/// A channel, and what translates for it.
+type AdoptedChannel = (Box<dyn Channel>, Option<Box<Translator>>);
+
+impl Worker {
+    pub(super) fn admit(&mut self, peer: NewPeer) {
+        let NewPeer { number, owner, transport, parts, dialect } = peer;
+        let identity = parts.identity.clone();
+        if parts.descriptors.is_empty() {
+            return self.reject(number, transport, &identity, NO_DESCRIPTOR);
+        }
+        // While there is still room for the next one, whose own descriptors are needed to tell it why.
+        if parts.descriptors.iter().any(|fd| fd.as_raw_fd() as u64 >= self.last_descriptor) {
+            tell_refusal(transport, parts, dialect.is_some(), NO_DESCRIPTOR);
+            return self.reject(number, transport, &identity, NO_DESCRIPTOR);
+        }
+        let (challenge, (channel, translator)) = match self.take_up(transport, parts, dialect) {
+            Ok(taken) => taken,
+            Err(error) => return self.reject(number, transport, &identity, &error.to_string()),
+        };
+        let origin = Origin {
+            peer: 0,
+            name: None,
+            transport: transport.scheme().into(),
+            pid: identity.pid,
+            uid: identity.uid,
+            gid: identity.gid,
+            addr: identity.addr,
+        };
+        let bare = translator.as_ref().map(|translator| translator.session());
+        let must_prove = challenge.is_some();
+        let key =
+            self.router.attach(self.now, PeerInfo { listener: owner.0, origin, challenge, bare });
+        let peer = self.router.origin(key).peer;
+        let source = self.source_of(&identity);
+        info!(%source, peer, transport = %transport.scheme(), %identity, "peer connected");
+        let token = self.connections.next_token(key);
+        let mut connection = Connection::new(channel, translator, token, number);
+        connection.must_prove = must_prove;
+        let is_shaking_hands = connection.channel.is_shaking_hands();
+        self.connections.insert(key, connection);
+        // Bytes that came during the rendezvous are here already, and no event reports them.
+        if !is_shaking_hands {
+            self.read(key);
+        }
+        self.served(key);
+        self.tick(key);
+        self.rearm(key);
+    }
+
+    /// Makes a channel of what was handed over, with what translates for it if it is a bare one. A
+    /// peer that only an address is known of must prove that it holds a token, if it can.
+    fn take_up(
+        &self,
+        transport: &dyn Transport,
+        parts: ChannelParts,
+        dialect: Option<Dialect>,
+    ) -> Result<(Option<[u8; 32]>, AdoptedChannel), Error> {
+        let is_vouched = transport.capabilities().identity.is_vouched();
+        let Some(dialect) = dialect else {
+            let channel = transport.adopt(parts)?;
+            let challenge = if is_vouched { None } else { Some(nonce()?) };
+            return Ok((challenge, (channel, None)));
+        };
+        let (addr, is_chosen) = (parts.identity.addr, dialect.chosen);
+        let raw = transport
+            .raw()
+            .ok_or_else(|| Error::Config(format!("{} takes frames only", transport.scheme())))?;
+        let bare = raw.adopt_raw(parts)?;
+        let mut translator = Translator::new(dialect, &bare, self.router.max_payload());
+        let is_distant = addr.is_some_and(|addr| !addr.is_loopback());
+        if addr.is_some() && !is_chosen && bare.has_end {
+            translator.look_for_browser();
+        }
+        if is_distant && !is_chosen && !transport.capabilities().reliable {
+            translator.distrust();
+        }
+        Ok((None, (bare.channel, Some(Box::new(translator)))))
+    }
+
+    /// The source that a line about a peer is charged to.
+    pub(super) fn source_of(&self, identity: &PeerIdentity) -> Principal {
+        Principal::of(identity.uid, identity.addr, self.router.prefixes())
+    }
+
+    fn reject(
+        &mut self,
+        number: AdmissionId,
+        transport: &dyn Transport,
+        who: &PeerIdentity,
+        why: &str,
+    ) {
+        let source = self.source_of(who);
+        warn!(%source, transport = %transport.scheme(), identity = %who, why, "peer not served");
+        self.link.note_gone(number, true);
+    }
+
+    /// Tells the router of a certificate, before it hears anything of the peer.
+    pub(super) fn vouch(&mut self, key: PeerKey) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let identity = connection.channel.identity();
+        let Some(name) = identity.certificate.as_deref().filter(|_| !connection.is_vouched) else {
+            return;
+        };
+        let peer = self.router.origin(key).peer;
+        let source = Principal::of(identity.uid, identity.addr, self.router.prefixes());
+        info!(%source, peer, %identity, "peer known by its certificate");
+        let has_other_rights = self.router.vouch(key, name);
+        connection.is_vouched = true;
+        if has_other_rights && let Some(translator) = &mut connection.translator {
+            // What waits for it was not sent. Nobody knew yet whether it may hear that.
+            let whole = translator.discard(self.router.outbox(key));
+            self.router.wrote(self.now, key, whole);
+            self.router.unheard(self.now, key);
+        }
+    }
+
+    pub(super) fn detach(&mut self, key: PeerKey, why: &str) {
+        let Some(connection) = self.connections.remove(key) else {
+            return;
+        };
+        let was_cut_off = connection.closing.is_some();
+        let why = connection.closing.as_deref().unwrap_or(why);
+        let origin = self.router.origin(key);
+        let source = self.source_of(connection.channel.identity());
+        let (peer, transport, name) = (origin.peer, &origin.transport, origin.name.as_deref());
+        let identity = connection.channel.identity();
+        match self.router.dropped(key) {
+            0 => info!(%source, peer, %transport, %identity, name, why, "peer gone"),
+            // What was lost may matter more than that it has gone.
+            dropped => warn!(%source, peer, %transport, %identity, name, why, dropped, "peer gone"),
+        }
+        if let Some((refused, withheld)) = connection.translator.as_ref().map(|t| t.losses())
+            && refused + withheld > 0
+        {
+            warn!(%source, peer = origin.peer, refused, withheld, "messages of or for it were dropped");
+        }
+        self.router.detach(self.now, key);
+        self.link.note_gone(connection.admission, was_cut_off);
+    }
+
+    /// Ends the session of a peer that the supervisor wants gone.
+    pub(super) fn dismiss(&mut self, number: AdmissionId) {
+        if let Some(key) = self.connections.find(number) {
+            self.router.dismiss(self.now, key, "the daemon has done with it");
+        }
+    }
+
+    /// Lets a peer go, for another wants its place. One that may still prove its token stays if it has.
+    pub(super) fn displace(&mut self, number: AdmissionId, why: &str, may_prove: bool) {
+        let Some(key) = self.connections.find(number) else { return };
+        let must_prove = self.connections.get(key).is_some_and(|found| found.must_prove);
+        if must_prove || !may_prove {
+            self.router.displace(self.now, key, why, may_prove);
+        }
+    }
+
+    pub(super) fn close(&mut self, key: PeerKey, why: String) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.closing = Some(why.into());
+            connection.waiting = false;
+            if let Some(why) = connection.broken.take() {
+                return self.detach(key, &why);
+            }
+            if std::mem::take(&mut connection.blocked) {
+                // One that does not read finds in its own buffer why it was cut off.
+                let last = self.router.queued(key);
+                connection.channel.make_room(last.min(LAST_WORDS));
+            }
+            self.write(key);
+            self.rearm(key);
+        }
+    }
+
+    /// A session is open: one that had to prove something has.
+    pub(super) fn note_opened(&mut self, key: PeerKey) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && std::mem::take(&mut connection.must_prove)
+        {
+            self.link.note_opened(connection.admission);
+        }
+    }
+
+    /// The log is told once of a peer that was denied something. Of a bare one it is told all that
+    /// was refused.
+    pub(super) fn note_denied(&mut self, key: PeerKey, why: &str) {
+        let Some(connection) = self.connections.get(key) else { return };
+        if connection.translator.is_none() {
+            let identity = connection.channel.identity();
+            let peer = self.router.origin(key).peer;
+            let source = self.source_of(identity);
+            warn!(%source, peer, %identity, why, "denied; what else is denied to this peer is only counted");
+        }
+    }
+
+    /// Lets a peer go that nothing would ever be heard of: the kernel cannot wait for it, for lack of
+    /// memory (ENOMEM) or because the user waits for too much already (ENOSPC, `max_user_watches`
+    /// in epoll(7)). It is told so, if it takes that at once.
+    pub(super) fn leave_unwatched(&mut self, key: PeerKey, error: Errno) {
+        let why = format!("the kernel cannot wait for it: {error}");
+        if self.connections.get_mut(key).is_some_and(|connection| connection.closing.is_none()) {
+            let (peer, source) = self.described(key);
+            warn!(
+                %source,
+                peer,
+                why,
+                "peer let go; see epoll(7) for the limit on what one user waits for"
+            );
+            self.router.leave_unwatched(self.now, key, &why);
+            self.write(key);
+            self.finish(key);
+        }
+        self.detach(key, &why);
+    }
+}
+
+fn nonce() -> Result<[u8; 32], Error> {
+    let mut nonce = [0; 32];
+    let failed = |error: getrandom::Error| std::io::Error::other(error.to_string());
+    getrandom::fill(&mut nonce)
+        .map_err(|error| Error::system("get random bytes", failed(error)))?;
+    Ok(nonce)
+}
