@@ -126,7 +126,7 @@ impl Socket {
         let copy = copy.map_err(|error| Error::system("duplicate a passed socket", error))?;
         let inherited = InheritedFd::of(copy.as_fd());
         let activation = transport.activation_at(&listen.endpoint, &inherited)?;
-        let listener = match listen.dialect {
+        let listener = match listen.raw_profile {
             None => activation.inherit(&listen.endpoint, copy)?,
             Some(_) => activation.inherit_raw(&listen.endpoint, copy)?,
         };

@@ -6,7 +6,7 @@ use ipcd_proto::Codec;
 use ipcd_transport::{Endpoint, EndpointPurpose, Error};
 use serde::{Deserialize, Serialize};
 
-use crate::listen::{Dialect, Said, word_or};
+use crate::listen::{RawProfile, Said, word_or};
 use crate::values::Pauses;
 
 /// A server that knows nothing of frames.
@@ -18,7 +18,7 @@ pub struct Connect {
     /// Where it is.
     pub endpoint: Endpoint,
     /// What it says and hears.
-    pub dialect: Dialect,
+    pub raw_profile: RawProfile,
     /// How long to wait before the next attempt.
     pub retry: Pauses,
 }
@@ -55,22 +55,23 @@ impl TryFrom<Written> for Connect {
         let mut endpoint: Endpoint =
             written.endpoint.parse().map_err(|error: Error| error.to_string())?;
         let Written { name, codec, subject, reply, echo, retry, .. } = written;
-        let (codec, dialect) = Said { codec, subject, reply, echo }.with(&mut endpoint, true)?;
+        let (codec, raw_profile) =
+            Said { codec, subject, reply, echo }.with(&mut endpoint, true)?;
         if codec == Codec::Frame {
             let why = "links between daemons are not in this version: codec= says how a server \
                        speaks that knows nothing of ipcd (line, nul or raw)";
             return Err(format!("{endpoint}: {why}"));
         }
         let retry = word_or(endpoint.take_option("retry"), retry)?.unwrap_or(DEFAULT_RETRY);
-        let connect = Self { name, endpoint, dialect, retry };
+        let connect = Self { name, endpoint, raw_profile, retry };
         connect.check().map(|()| connect)
     }
 }
 
 impl From<Connect> for Written {
     fn from(connect: Connect) -> Self {
-        let Connect { name, endpoint, dialect, retry } = connect;
-        let Said { codec, subject, reply, echo } = dialect.into();
+        let Connect { name, endpoint, raw_profile, retry } = connect;
+        let Said { codec, subject, reply, echo } = raw_profile.into();
         let (endpoint, retry) = (endpoint.to_string(), Some(retry));
         Self { name, endpoint, codec, subject, reply, echo, retry }
     }
@@ -86,14 +87,14 @@ impl Connect {
         let at = &self.endpoint;
         let transport = ipcd_transports::of(at, EndpointPurpose::ConnectRaw);
         let transport = transport.map_err(|error| error.to_string())?;
-        if self.dialect.subject.is_none() && self.dialect.reply.is_empty() {
+        if self.raw_profile.subject.is_none() && self.raw_profile.reply.is_empty() {
             let why = "subject= says where the server's messages go, reply= what goes to it";
             return Err(format!("{at}: {why}: give at least one"));
         }
-        self.dialect.check(["subject", "reply"])?;
+        self.raw_profile.check(["subject", "reply"])?;
         transport
             .raw_at(at)
-            .and_then(|raw| raw.check_raw(at, self.dialect.flow()))
+            .and_then(|raw| raw.check_raw(at, self.raw_profile.flow()))
             .map(drop)
             .map_err(|error| error.to_string())
     }

@@ -105,7 +105,7 @@ fn environment(exec: &Exec) -> BTreeMap<OsString, OsString> {
     let mut variables: BTreeMap<_, _> =
         std::env::vars_os().filter(|(key, _)| !is_ours(key)).collect();
     variables.insert("IPC_TRANSPORT".into(), ipcd_transports::CHILD.scheme().into());
-    if let Some(subject) = &exec.dialect.subject {
+    if let Some(subject) = &exec.raw_profile.subject {
         variables.insert("IPC_SUBJECT".into(), subject.into());
     }
     variables

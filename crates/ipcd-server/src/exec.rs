@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipcd_proto::Codec;
 use serde::{Deserialize, Serialize};
 
-use crate::listen::Dialect;
+use crate::listen::RawProfile;
 
 /// A coprocess: a program whose standard input and output are on the bus.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -16,7 +16,7 @@ pub struct Exec {
     /// The program, and its arguments.
     pub command: Vec<String>,
     /// What goes to its standard input, and where its standard output goes.
-    pub dialect: Dialect,
+    pub raw_profile: RawProfile,
     /// When it is started again.
     pub restart: Restart,
 }
@@ -71,17 +71,17 @@ impl TryFrom<Written> for Exec {
         if command.iter().any(|word| word.contains('\0')) {
             return Err("command: no word of it may have a NUL".into());
         }
-        let dialect =
-            Dialect { codec, subject: publish, reply: subscribe, echo: false, chosen: true };
-        check(&dialect).map_err(|why| format!("{}: {why}", command[0]))?;
-        Ok(Self { name, command, dialect, restart })
+        let raw_profile =
+            RawProfile { codec, subject: publish, reply: subscribe, echo: false, chosen: true };
+        check(&raw_profile).map_err(|why| format!("{}: {why}", command[0]))?;
+        Ok(Self { name, command, raw_profile, restart })
     }
 }
 
 impl From<Exec> for Written {
     fn from(exec: Exec) -> Self {
-        let Exec { name, command, dialect, restart } = exec;
-        let Dialect { codec, subject: publish, reply: subscribe, .. } = dialect;
+        let Exec { name, command, raw_profile, restart } = exec;
+        let RawProfile { codec, subject: publish, reply: subscribe, .. } = raw_profile;
         Self { name, command, codec, subscribe, publish, restart }
     }
 }
@@ -98,12 +98,12 @@ impl Exec {
     }
 }
 
-fn check(dialect: &Dialect) -> Result<(), String> {
-    let filters = &dialect.reply;
-    if dialect.codec == Codec::Frame {
+fn check(raw_profile: &RawProfile) -> Result<(), String> {
+    let filters = &raw_profile.reply;
+    if raw_profile.codec == Codec::Frame {
         return Err("codec is line, nul or raw for a program's input and output".into());
     }
-    if dialect.subject.is_none() && filters.is_empty() {
+    if raw_profile.subject.is_none() && filters.is_empty() {
         return Err("subscribe says what it hears, publish where its output goes: give one".into());
     }
     if filters.len() > MOST_FILTERS {
@@ -112,5 +112,5 @@ fn check(dialect: &Dialect) -> Result<(), String> {
     if filters.iter().collect::<BTreeSet<_>>().len() < filters.len() {
         return Err("subscribe has a filter twice: it would hear each message twice".into());
     }
-    dialect.check(["publish", "subscribe"])
+    raw_profile.check(["publish", "subscribe"])
 }

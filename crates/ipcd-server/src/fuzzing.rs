@@ -18,7 +18,7 @@ pub fn link(bytes: &[u8]) {
         let slot = u32::from(*worker) % WORKERS;
         if let Ok(ToSupervisor::DirectoryRequest { by, request }) = decode(message) {
             // Whether its peer may do so is the supervisor's affair; a fault is an answer, too.
-            match by % 2 == 0 {
+            match by.0 % 2 == 0 {
                 true => drop(table.heed(slot, request)),
                 false => drop(table.deny(slot, request)),
             }

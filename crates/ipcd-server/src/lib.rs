@@ -10,6 +10,7 @@ mod alarm;
 mod authority;
 mod backoff;
 mod check;
+mod codec_adapter;
 mod config;
 mod connect;
 mod coprocess;
@@ -30,7 +31,7 @@ mod refusal;
 mod runtime;
 mod sandbox;
 mod supervisor;
-mod translator;
+
 mod values;
 mod worker;
 
@@ -45,7 +46,7 @@ pub use config::{
 pub use connect::Connect;
 pub use counts::{MaxChildren, Workers};
 pub use exec::{Exec, Restart};
-pub use listen::{Dialect, Listen};
+pub use listen::{Listen, RawProfile};
 pub use log::{Outlet, Quotas, init as init_log};
 pub use runtime::{TOKEN_FILE, locate as runtime_dir};
 pub use supervisor::{Reload, Start, run};

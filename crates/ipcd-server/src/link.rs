@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::ids::{AdmissionId, OwnerId};
-use crate::listen::Dialect;
+use crate::listen::RawProfile;
 
 /// What the supervisor tells a worker.
 #[derive(Debug, Deserialize, Serialize)]
@@ -37,12 +37,12 @@ pub(crate) enum ToWorker {
         /// What its transport has to remember.
         state: Vec<u8>,
         /// What it says and hears, if it is a bare one.
-        dialect: Option<Dialect>,
+        raw_profile: Option<RawProfile>,
     },
     /// End the session of this peer, by the supervisor's number; it gets what is left for it.
-    LetGo(AdmissionId),
+    Disconnect(AdmissionId),
     /// Let this peer go, by the supervisor's number: another wants its place.
-    Displace {
+    Evict {
         /// Which.
         number: AdmissionId,
         /// What it is told.
@@ -59,7 +59,7 @@ pub(crate) enum ToWorker {
         may_return: bool,
     },
     /// Read no more of peers; say [`ToSupervisor::Quiet`] when nothing is on its way to others.
-    Quiesce,
+    Pause,
     /// Say goodbye to all peers and end.
     Drain,
     /// What all workers know has changed, and the like.
@@ -71,7 +71,7 @@ pub(crate) enum ToWorker {
         /// Its number.
         owner: OwnerId,
         /// What.
-        dialect: Dialect,
+        raw_profile: RawProfile,
     },
 }
 

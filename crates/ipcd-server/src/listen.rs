@@ -19,7 +19,7 @@ pub struct Listen {
     /// Where it listens, with the rights of its path among the options.
     pub endpoint: Endpoint,
     /// What its peers say and hear, if they know nothing of frames.
-    pub dialect: Option<Dialect>,
+    pub raw_profile: Option<RawProfile>,
     /// The networks that its peers may come from; all, if there are none.
     pub allow: Vec<IpNet>,
     /// Whether anybody on the network may come who proves nothing.
@@ -28,7 +28,7 @@ pub struct Listen {
 
 /// What bare peers say and hear: programs that know nothing of our protocol.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Dialect {
+pub struct RawProfile {
     /// How their bytes become messages, and back.
     pub codec: Codec,
     /// Where their messages go; `$1` in it stands for the first word of each.
@@ -41,7 +41,7 @@ pub struct Dialect {
     pub chosen: bool,
 }
 
-impl Dialect {
+impl RawProfile {
     /// Which way their bytes go.
     pub(crate) fn flow(&self) -> RawDirections {
         RawDirections { inward: self.subject.is_some(), outward: !self.reply.is_empty() }
@@ -109,19 +109,20 @@ impl TryFrom<Written> for Listen {
             }
         }
         let Written { codec, subject, reply, echo, .. } = written;
-        let (codec, dialect) = Said { codec, subject, reply, echo }.with(&mut endpoint, false)?;
+        let (codec, raw_profile) =
+            Said { codec, subject, reply, echo }.with(&mut endpoint, false)?;
         let mut take = |key: &str| endpoint.take_option(key);
         let insecure = flag(take("insecure"), "insecure")?.or(written.insecure).unwrap_or(false);
         let mut allow = written.allow;
         if let Some(list) = take("allow") {
             allow.extend(allowlist::networks(&list)?);
         }
-        if codec == Codec::Frame && dialect.says_something() {
+        if codec == Codec::Frame && raw_profile.says_something() {
             let why = "subject=, reply= and echo= are for bare peers: add codec=line, nul or raw";
             return Err(format!("{endpoint}: {why}"));
         }
-        let dialect = (codec != Codec::Frame).then_some(dialect);
-        let listen = Self { name: written.name, endpoint, dialect, allow, insecure };
+        let raw_profile = (codec != Codec::Frame).then_some(raw_profile);
+        let listen = Self { name: written.name, endpoint, raw_profile, allow, insecure };
         listen.check()?;
         Ok(listen)
     }
@@ -130,8 +131,8 @@ impl TryFrom<Written> for Listen {
 impl From<Listen> for Written {
     fn from(listen: Listen) -> Self {
         let codec = Some(listen.codec());
-        let Listen { name, endpoint, dialect, allow, insecure } = listen;
-        let Said { subject, reply, echo, .. } = dialect.map(Said::from).unwrap_or_default();
+        let Listen { name, endpoint, raw_profile, allow, insecure } = listen;
+        let Said { subject, reply, echo, .. } = raw_profile.map(Said::from).unwrap_or_default();
         let insecure = insecure.then_some(true);
         let endpoint = endpoint.to_string();
         Self { name, endpoint, codec, subject, reply, echo, allow, insecure, ..Self::default() }
@@ -153,20 +154,20 @@ impl Said {
         self,
         endpoint: &mut Endpoint,
         chosen: bool,
-    ) -> Result<(Codec, Dialect), String> {
+    ) -> Result<(Codec, RawProfile), String> {
         let mut take = |key: &str| endpoint.take_option(key);
         let codec = take("codec").map(|text| text.parse()).transpose()?.or(self.codec);
         let codec = codec.unwrap_or_default();
         let subject = take("subject").or(self.subject);
         let reply = take("reply").or(self.reply).into_iter().collect();
         let echo = flag(take("echo"), "echo")?.or(self.echo).unwrap_or(false);
-        Ok((codec, Dialect { codec, subject, reply, echo, chosen }))
+        Ok((codec, RawProfile { codec, subject, reply, echo, chosen }))
     }
 }
 
-impl From<Dialect> for Said {
-    fn from(dialect: Dialect) -> Self {
-        let Dialect { codec, subject, reply, echo, .. } = dialect;
+impl From<RawProfile> for Said {
+    fn from(raw_profile: RawProfile) -> Self {
+        let RawProfile { codec, subject, reply, echo, .. } = raw_profile;
         let reply = reply.into_iter().next();
         Self { codec: Some(codec), subject, reply, echo: echo.then_some(true) }
     }
@@ -184,17 +185,21 @@ impl FromStr for Listen {
 impl Listen {
     /// For peers that speak our protocol.
     pub(crate) fn frames(endpoint: Endpoint) -> Self {
-        Self { name: None, endpoint, dialect: None, allow: Vec::new(), insecure: false }
+        Self { name: None, endpoint, raw_profile: None, allow: Vec::new(), insecure: false }
     }
 
     /// How bytes become messages.
     pub(crate) fn codec(&self) -> Codec {
-        self.dialect.as_ref().map_or(Codec::Frame, |dialect| dialect.codec)
+        self.raw_profile.as_ref().map_or(Codec::Frame, |raw_profile| raw_profile.codec)
     }
 
     /// What its endpoint is for.
     pub(crate) fn purpose(&self) -> EndpointPurpose {
-        if self.dialect.is_some() { EndpointPurpose::ListenRaw } else { EndpointPurpose::Listen }
+        if self.raw_profile.is_some() {
+            EndpointPurpose::ListenRaw
+        } else {
+            EndpointPurpose::Listen
+        }
     }
 
     /// What access rules may call it: its endpoint, and its name.
@@ -213,22 +218,26 @@ impl Listen {
         let transport = ipcd_transports::of(&self.endpoint, self.purpose()).map_err(said)?;
         PathRights::of(&self.endpoint, PathRights::PRIVATE).map_err(said)?;
         let (at, allow) = (&self.endpoint, self.allow.as_slice());
-        match &self.dialect {
-            Some(dialect) => self.check_dialect(dialect, transport),
+        match &self.raw_profile {
+            Some(raw_profile) => self.check_profile(raw_profile, transport),
             None => allowlist::check_frames(at, transport, allow, self.insecure).map_err(said),
         }
     }
 
-    fn check_dialect(&self, dialect: &Dialect, transport: &dyn Transport) -> Result<(), String> {
+    fn check_profile(
+        &self,
+        raw_profile: &RawProfile,
+        transport: &dyn Transport,
+    ) -> Result<(), String> {
         let at = &self.endpoint;
         let bad = |why: &str| Err(format!("{at}: {why}"));
-        if dialect.subject.is_none() && dialect.reply.is_empty() {
+        if raw_profile.subject.is_none() && raw_profile.reply.is_empty() {
             return bad("with a codec, subject= says where messages go, reply= what comes back");
         }
-        dialect.check(["subject", "reply"])?;
+        raw_profile.check(["subject", "reply"])?;
         transport
             .raw_at(at)
-            .and_then(|raw| raw.check_raw(at, dialect.flow()))
+            .and_then(|raw| raw.check_raw(at, raw_profile.flow()))
             .map_err(|error| error.to_string())?;
         allowlist::check(at, transport, &self.allow, self.insecure)
             .map_err(|error| error.to_string())
@@ -261,11 +270,12 @@ mod tests {
         let chat = listen("tcp://127.0.0.1:0?codec=raw&subject=chat&reply=chat").unwrap();
         assert_eq!(chat.endpoint.to_string(), "tcp://127.0.0.1:0");
         let (subject, reply) = (Some("chat".into()), vec!["chat".into()]);
-        let dialect = Dialect { codec: Codec::Raw, subject, reply, echo: false, chosen: false };
-        assert_eq!(chat.dialect, Some(dialect));
-        assert_eq!(listen("tcp://127.0.0.1:0?codec=frame").unwrap().dialect, None);
+        let raw_profile =
+            RawProfile { codec: Codec::Raw, subject, reply, echo: false, chosen: false };
+        assert_eq!(chat.raw_profile, Some(raw_profile));
+        assert_eq!(listen("tcp://127.0.0.1:0?codec=frame").unwrap().raw_profile, None);
         let first = listen("unix:///x?codec=line&subject=$1&echo=true&mode=0660").unwrap();
-        assert!(first.dialect.unwrap().echo);
+        assert!(first.raw_profile.unwrap().echo);
     }
 
     #[test]

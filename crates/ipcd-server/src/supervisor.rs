@@ -285,8 +285,8 @@ impl Supervisor {
     /// Reads what a dialler has come to, and admits the server that it has connected.
     fn read_dialler(&mut self, owner: OwnerId) {
         if let Some(dialled) = self.servers.read_dialler(owner) {
-            let servers::DialledPeer { transport, parts, dialect } = dialled;
-            let offer = PeerOffer { owner, transport, parts, dialect: Some(dialect) };
+            let servers::DialledPeer { transport, parts, raw_profile } = dialled;
+            let offer = PeerOffer { owner, transport, parts, raw_profile: Some(raw_profile) };
             let peer = self.intake().admit(offer);
             self.servers.set_peer(owner, peer);
         }
@@ -295,9 +295,9 @@ impl Supervisor {
     /// Reads whether a program was started, and admits its pipes.
     fn read_launch(&mut self, owner: OwnerId) {
         if let Some(started) = self.programs.read_launch(owner) {
-            let programs::StartedProgram { parts, dialect } = started;
+            let programs::StartedProgram { parts, raw_profile } = started;
             let transport = ipcd_transports::CHILD;
-            let offer = PeerOffer { owner, transport, parts, dialect: Some(dialect) };
+            let offer = PeerOffer { owner, transport, parts, raw_profile: Some(raw_profile) };
             let peer = self.intake().admit(offer);
             self.programs.set_peer(owner, peer);
         }
@@ -350,7 +350,7 @@ impl Supervisor {
         self.programs.stop();
         let drain_timeout = self.config.daemon.drain_timeout.duration();
         self.shutdown = Some(ShutdownState::new(Instant::now(), drain_timeout));
-        self.workers.send_to_all(&ToWorker::Quiesce);
+        self.workers.send_to_all(&ToWorker::Pause);
     }
 
     /// Whether the daemon's end is over: no process is left, or the time is up. On the way there,

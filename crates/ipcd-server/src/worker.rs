@@ -236,14 +236,14 @@ impl Worker {
                 Received::NotReady => return Ok(true),
                 Received::Closed => return Ok(false),
                 Received::Message(message, fds) => {
-                    let admit = |number, owner, scheme: &str, identity, state, dialect| {
+                    let admit = |number, owner, scheme: &str, identity, state, raw_profile| {
                         let parts = ChannelParts { descriptors: fds, identity, state };
                         let transport = ipcd_transports::find(scheme)?;
-                        Ok::<_, Error>(NewPeer { number, owner, transport, parts, dialect })
+                        Ok::<_, Error>(NewPeer { number, owner, transport, parts, raw_profile })
                     };
                     match message {
-                        ToWorker::Admit { number, owner, scheme, identity, state, dialect } => {
-                            let peer = admit(number, owner, &scheme, identity, state, dialect)?;
+                        ToWorker::Admit { number, owner, scheme, identity, state, raw_profile } => {
+                            let peer = admit(number, owner, &scheme, identity, state, raw_profile)?;
                             self.admit(peer);
                         }
                         message => self.obey_supervisor(message)?,
@@ -257,9 +257,9 @@ impl Worker {
         match message {
             // Its descriptors come with it: the caller admits the peer.
             ToWorker::Admit { .. } => {}
-            ToWorker::LetGo(number) => self.dismiss(number),
-            ToWorker::Displace { number, why, may_prove } => self.displace(number, &why, may_prove),
-            ToWorker::Quiesce => self.quiesce()?,
+            ToWorker::Disconnect(number) => self.dismiss(number),
+            ToWorker::Evict { number, why, may_prove } => self.evict(number, &why, may_prove),
+            ToWorker::Pause => self.pause_peers()?,
             ToWorker::Drain => {
                 // Everything that other workers have accepted is in the inbox by now.
                 while self.read_inbox()? || self.router.has_deferred() {
@@ -273,13 +273,13 @@ impl Worker {
             ToWorker::Distrust { owner, may_return } => {
                 self.router.distrust(self.now, owner.0, may_return);
             }
-            ToWorker::Redirect { owner, dialect } => self.redirect(owner, &dialect),
+            ToWorker::Redirect { owner, raw_profile } => self.redirect(owner, &raw_profile),
         }
         Ok(())
     }
 
     /// Stops reading peers. What they have sent and was accepted goes out to the other workers.
-    fn quiesce(&mut self) -> Result<(), Error> {
+    fn pause_peers(&mut self) -> Result<(), Error> {
         (self.must_report_quiet, self.reads_peers) = (true, false);
         for key in self.connections.keys() {
             if let Some(connection) = self.connections.get_mut(key) {
@@ -399,7 +399,7 @@ impl Worker {
         self.link.flush()?;
         for key in self.connections.keys() {
             let connection = self.connections.get_mut(key);
-            if connection.is_some_and(|found| std::mem::take(&mut found.rests)) {
+            if connection.is_some_and(|found| std::mem::take(&mut found.is_paused)) {
                 self.rearm(key);
             }
         }

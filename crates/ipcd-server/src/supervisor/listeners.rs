@@ -11,7 +11,7 @@ use crate::activation::{Socket, Wanted, assign};
 use crate::config::Config;
 use crate::ids::{OwnerId, OwnerSequence};
 use crate::lacking::is_exhaustion;
-use crate::listen::{Dialect, Listen};
+use crate::listen::{Listen, RawProfile};
 use crate::runtime::RuntimeDir;
 use crate::supervisor::listener_changes::ListenerChanges;
 use crate::supervisor::open_listener::{Adaptation, OpenListener};
@@ -144,8 +144,8 @@ impl ListenerSet {
     }
 
     /// What each listener's bare peers say and hear.
-    pub(super) fn dialects(&self) -> Vec<(OwnerId, Dialect)> {
-        let of = |open: &OpenListener| Some((open.owner, open.config.dialect.clone()?));
+    pub(super) fn raw_profiles(&self) -> Vec<(OwnerId, RawProfile)> {
+        let of = |open: &OpenListener| Some((open.owner, open.config.raw_profile.clone()?));
         self.open.iter().filter_map(of).collect()
     }
 

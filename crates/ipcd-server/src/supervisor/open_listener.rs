@@ -41,12 +41,12 @@ impl OpenListener {
         let Wanted { listen, socket } = wanted;
         let Listen { name, endpoint, .. } = listen;
         let transport = ipcd_transports::of(endpoint, listen.purpose())?;
-        let listener = match (socket, &listen.dialect) {
+        let listener = match (socket, &listen.raw_profile) {
             (Some(socket), _) => sockets[*socket].open(listen, transport)?,
             (None, None) => transport.listen(endpoint)?,
-            (None, Some(dialect)) => {
+            (None, Some(raw_profile)) => {
                 let raw = transport.raw_at(endpoint)?;
-                raw.listen_raw(&raw.check_raw(endpoint, dialect.flow())?)?
+                raw.listen_raw(&raw.check_raw(endpoint, raw_profile.flow())?)?
             }
         };
         let codec = listen.codec();
@@ -114,9 +114,9 @@ impl OpenListener {
     /// Gives it other options, if its socket may stay open.
     pub(super) fn adapt(&mut self, wanted: &Wanted) -> Result<Adaptation, Error> {
         let at = endpoint_to_open(&wanted.listen, self.transport)?;
-        let is_bare = wanted.listen.dialect.is_some();
+        let is_bare = wanted.listen.raw_profile.is_some();
         let opened_at = endpoint_to_open(&self.config, self.transport)?;
-        let is_alike = (&at, is_bare) == (&opened_at, self.config.dialect.is_some());
+        let is_alike = (&at, is_bare) == (&opened_at, self.config.raw_profile.is_some());
         if !is_alike && (self.socket.is_some() || !self.listener.adapt(&at, is_bare)?) {
             return Ok(Adaptation::MustReopen);
         }
@@ -130,10 +130,10 @@ impl OpenListener {
 /// The endpoint to open. For bare peers it has the direction of their bytes, where the transport has
 /// to know that.
 fn endpoint_to_open(listen: &Listen, transport: &dyn Transport) -> Result<Endpoint, Error> {
-    match &listen.dialect {
-        Some(dialect) => {
-            Ok(transport.raw_at(&listen.endpoint)?.check_raw(&listen.endpoint, dialect.flow())?)
-        }
+    match &listen.raw_profile {
+        Some(raw_profile) => Ok(transport
+            .raw_at(&listen.endpoint)?
+            .check_raw(&listen.endpoint, raw_profile.flow())?),
         None => Ok(listen.endpoint.clone()),
     }
 }

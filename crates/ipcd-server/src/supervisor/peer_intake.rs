@@ -47,7 +47,7 @@ pub(super) struct PeerOffer {
     pub(super) transport: &'static dyn Transport,
     pub(super) parts: ChannelParts,
     /// What it says and hears, if it is a bare one.
-    pub(super) dialect: Option<crate::listen::Dialect>,
+    pub(super) raw_profile: Option<crate::listen::RawProfile>,
 }
 
 /// The peer of a server or a program has gone.
@@ -73,9 +73,9 @@ impl PeerIntake<'_> {
                     warn!(%source, transport = %transport.scheme(), %identity, "peer not allowed here");
                 }
                 Ok(Some(parts)) => {
-                    let dialect = open.config.dialect.clone();
+                    let raw_profile = open.config.raw_profile.clone();
                     let only = open.listener.has_one_peer().then(|| origin(&parts));
-                    let offer = PeerOffer { owner, transport, parts, dialect };
+                    let offer = PeerOffer { owner, transport, parts, raw_profile };
                     let admitted = self.admit_to(slot, offer);
                     if let (Some(only), None) = (only, admitted) {
                         return self.accept_later(owner, only);
@@ -131,7 +131,7 @@ impl PeerIntake<'_> {
             // It may have been on its way in the link, which the successor reads.
             if !self.workers.serves_per_connection()
                 && let Err(error) =
-                    self.workers.slot(slot).link.send(&ToWorker::LetGo(number), Vec::new())
+                    self.workers.slot(slot).link.send(&ToWorker::Disconnect(number), Vec::new())
             {
                 error!(%error, "a worker cannot be told something");
             }
@@ -143,7 +143,7 @@ impl PeerIntake<'_> {
     /// Ends a peer's session. The peer gets what is left for it.
     pub(super) fn disconnect(&mut self, number: AdmissionId) {
         if let Some(slot) = self.admission.slot_of(number) {
-            self.workers.send(slot, &ToWorker::LetGo(number));
+            self.workers.send(slot, &ToWorker::Disconnect(number));
         }
     }
 
@@ -164,7 +164,7 @@ impl PeerIntake<'_> {
     }
 
     fn admit_to(&mut self, slot: Option<SlotId>, offer: PeerOffer) -> Option<AdmissionId> {
-        let PeerOffer { owner, transport, ref parts, ref dialect } = offer;
+        let PeerOffer { owner, transport, ref parts, ref raw_profile } = offer;
         // Servers and programs belong to no listener, and are the daemon's own doing.
         let open = self.listeners.find(owner);
         let is_ours = open.is_none_or(|open| open.listener.has_one_peer());
@@ -175,7 +175,7 @@ impl PeerIntake<'_> {
             return None;
         };
         self.workers.pass_turn(slot);
-        let must_prove = dialect.is_none() && !transport.capabilities().identity.is_vouched();
+        let must_prove = raw_profile.is_none() && !transport.capabilities().identity.is_vouched();
         let arrival = Arrival { owner, parts, must_prove, is_ours, slot };
         let Entry { number, instead_of } =
             match self.admission.admit(Instant::now(), arrival, percent) {
@@ -185,8 +185,8 @@ impl PeerIntake<'_> {
                     return None;
                 }
             };
-        let PeerOffer { owner, transport, parts, dialect } = offer;
-        let peer = NewPeer { number, owner, transport, parts, dialect };
+        let PeerOffer { owner, transport, parts, raw_profile } = offer;
+        let peer = NewPeer { number, owner, transport, parts, raw_profile };
         let is_admitted = match self.workers.serves_per_connection() {
             true => self.fork_for(slot, peer),
             false => {
@@ -213,7 +213,7 @@ impl PeerIntake<'_> {
                 self.evicted.retain(|(slot, number)| admission.is_leaving(*number, *slot));
                 self.evicted.push_back((slot, number));
             }
-            self.workers.send(slot, &ToWorker::Displace { number, why, may_prove });
+            self.workers.send(slot, &ToWorker::Evict { number, why, may_prove });
         }
     }
 
@@ -228,11 +228,11 @@ impl PeerIntake<'_> {
     }
 
     fn refuse(&mut self, offer: PeerOffer, why: &str) {
-        let PeerOffer { owner, transport, parts, dialect } = offer;
+        let PeerOffer { owner, transport, parts, raw_profile } = offer;
         let (identity, state) = origin(&parts);
         let (source, scheme) = (source_of(&identity, self.config), transport.scheme());
         warn!(%source, transport = %scheme, %identity, why, "peer refused");
-        tell_refusal(transport, parts, dialect.is_some(), why);
+        tell_refusal(transport, parts, raw_profile.is_some(), why);
         if let Some(open) = self.listeners.find(owner) {
             open.listener.refused(&identity, &state);
         }
@@ -245,8 +245,8 @@ impl PeerIntake<'_> {
         let Err(error) = forked else { return true };
         let source = only.as_ref().map(|only| source_of(&only.parts.identity, self.config));
         error!(source = source.map(tracing::field::display), %error, "cannot fork a child for a peer");
-        if let Some(NewPeer { owner, transport, parts, dialect, .. }) = only {
-            let offer = PeerOffer { owner, transport, parts, dialect };
+        if let Some(NewPeer { owner, transport, parts, raw_profile, .. }) = only {
+            let offer = PeerOffer { owner, transport, parts, raw_profile };
             self.refuse(offer, "the daemon cannot start another child now");
         }
         // Its owner hears of the failure by the refusal.
@@ -273,10 +273,10 @@ fn percent() -> u32 {
 /// Hands a peer to a worker, or closes its descriptors when that is impossible: [`Link::take_lost`]
 /// tells of it then.
 fn hand_over(link: &mut Link, peer: NewPeer) {
-    let NewPeer { number, owner, transport, parts, dialect } = peer;
+    let NewPeer { number, owner, transport, parts, raw_profile } = peer;
     let ChannelParts { descriptors, identity, state } = parts;
     let scheme = transport.scheme().to_owned();
-    let message = ToWorker::Admit { number, owner, scheme, identity, state, dialect };
+    let message = ToWorker::Admit { number, owner, scheme, identity, state, raw_profile };
     if let Err(error) = link.hand_over(&message, descriptors, number) {
         warn!(source = "hand over", %error, "a peer could not be handed to its worker");
     }

@@ -240,7 +240,7 @@ impl Program {
 
     /// Has its process end: at once, or after `patience` if messages may still be on their way to it.
     pub(super) fn schedule_end(&mut self, patience: Duration) {
-        let reads_nothing = self.config.dialect.reply.is_empty();
+        let reads_nothing = self.config.raw_profile.reply.is_empty();
         if let Some(process) = self.process_mut().filter(|process| process.exit.is_none()) {
             let waits = !reads_nothing && process.peer.is_some();
             let patience = if waits { patience } else { Duration::ZERO };
@@ -275,7 +275,7 @@ impl Program {
         watch(epoll, &link, EventSource::ProgramLaunch(self.owner))?;
         // Where nothing is published, output goes to the log, too. The program may close it, so
         // another pipe tells when the process has ended.
-        let (stdout, hold) = match self.config.dialect.subject {
+        let (stdout, hold) = match self.config.raw_profile.subject {
             Some(_) => (stdout, None),
             None => (duplicate(&stderr)?, Some(stdout)),
         };

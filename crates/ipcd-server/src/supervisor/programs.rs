@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::exec::Exec;
 use crate::ids::{AdmissionId, OwnerId, OwnerSequence};
-use crate::listen::Dialect;
+use crate::listen::RawProfile;
 use crate::privileges;
 use crate::supervisor::program::{LaunchOutcome, ProcessExit, Program};
 
@@ -29,7 +29,7 @@ pub(super) struct ProgramSet {
 /// A program whose exec(2) has gone well. Its pipes are to be admitted as a peer.
 pub(super) struct StartedProgram {
     pub(super) parts: ChannelParts,
-    pub(super) dialect: Dialect,
+    pub(super) raw_profile: RawProfile,
 }
 
 impl ProgramSet {
@@ -94,7 +94,7 @@ impl ProgramSet {
         match program.read_launch() {
             LaunchOutcome::Pending => None,
             LaunchOutcome::Started(parts) => {
-                Some(StartedProgram { parts, dialect: program.config.dialect.clone() })
+                Some(StartedProgram { parts, raw_profile: program.config.raw_profile.clone() })
             }
         }
     }

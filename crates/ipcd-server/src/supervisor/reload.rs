@@ -13,7 +13,7 @@ use crate::activation::Wanted;
 use crate::config::{Config, Daemon};
 use crate::ids::OwnerId;
 use crate::link::{Live, ToWorker};
-use crate::listen::Dialect;
+use crate::listen::RawProfile;
 use crate::{Error, access};
 
 impl Supervisor {
@@ -66,7 +66,7 @@ impl Supervisor {
     fn apply(&mut self, config: Config) -> Result<(), Error> {
         let tokens = self.runtime_dir.tokens(&config.tokens)?;
         let wanted = self.listeners.wanted(&config, &self.runtime_dir)?;
-        let dialects = self.listeners.dialects();
+        let raw_profiles = self.listeners.raw_profiles();
         let changes = self.listeners.changes_to(wanted);
         let sandbox = self.router_config.daemon.sandbox.clone();
         let router = self.change_listeners(&config, changes, |listeners| {
@@ -90,7 +90,7 @@ impl Supervisor {
         self.set_rules();
         let live = Box::new(Live::of(&self.router_config));
         self.workers.send_to_all(&ToWorker::Configure(live));
-        self.redirect(dialects);
+        self.redirect(raw_profiles);
         Ok(())
     }
 
@@ -154,12 +154,13 @@ impl Supervisor {
     }
 
     /// Tells workers what bare peers say and hear now, where that has changed.
-    fn redirect(&mut self, before: Vec<(OwnerId, Dialect)>) {
-        let now: BTreeMap<OwnerId, Dialect> = self.listeners.dialects().into_iter().collect();
+    fn redirect(&mut self, before: Vec<(OwnerId, RawProfile)>) {
+        let now: BTreeMap<OwnerId, RawProfile> =
+            self.listeners.raw_profiles().into_iter().collect();
         for (owner, was) in before {
-            if let Some(dialect) = now.get(&owner).filter(|now| **now != was) {
-                let dialect = dialect.clone();
-                self.workers.send_to_all(&ToWorker::Redirect { owner, dialect });
+            if let Some(raw_profile) = now.get(&owner).filter(|now| **now != was) {
+                let raw_profile = raw_profile.clone();
+                self.workers.send_to_all(&ToWorker::Redirect { owner, raw_profile });
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::connect::Connect;
 use crate::dialler::{self, Dialled, Errand};
 use crate::ids::{AdmissionId, OwnerId, OwnerSequence};
 use crate::link::{Link, Received};
-use crate::listen::Dialect;
+use crate::listen::RawProfile;
 use crate::privileges;
 use crate::supervisor::event_source::{EventSource, watch};
 
@@ -55,7 +55,7 @@ enum DialState {
 pub(super) struct DialledPeer {
     pub(super) transport: &'static dyn Transport,
     pub(super) parts: ChannelParts,
-    pub(super) dialect: Dialect,
+    pub(super) raw_profile: RawProfile,
 }
 
 impl ServerSet {
@@ -107,11 +107,11 @@ impl ServerSet {
         let DialState::Dialling { link, .. } = &mut server.state else { return None };
         match link.receive() {
             Ok(Received::Message(Dialled::Connected { identity, state }, descriptors)) => {
-                let Connect { endpoint, name, dialect, .. } = &server.config;
+                let Connect { endpoint, name, raw_profile, .. } = &server.config;
                 info!(%endpoint, name = name.as_deref(), %identity, "connected");
                 let parts = ChannelParts { descriptors, identity, state };
-                let (transport, dialect) = (server.transport, dialect.clone());
-                return Some(DialledPeer { transport, parts, dialect });
+                let (transport, raw_profile) = (server.transport, raw_profile.clone());
+                return Some(DialledPeer { transport, parts, raw_profile });
             }
             Ok(Received::Message(Dialled::Failed(why), _)) => server.note_failure(&why),
             Ok(Received::NotReady) => {}
@@ -201,8 +201,8 @@ impl DialledServer {
         epoll: &Epoll,
     ) -> Result<DialState, Error> {
         let failed = |error| Error::system("fork a dialler", error);
-        let Connect { endpoint, dialect, .. } = &self.config;
-        let to = self.transport.raw_at(endpoint)?.check_raw(endpoint, dialect.flow())?;
+        let Connect { endpoint, raw_profile, .. } = &self.config;
+        let to = self.transport.raw_at(endpoint)?.check_raw(endpoint, raw_profile.flow())?;
         let (link, far_end) = Link::pair().map_err(failed)?;
         let deadline = Instant::now() + DIAL_TIMEOUT;
         watch(epoll, &link, EventSource::Dialler(self.owner))?;

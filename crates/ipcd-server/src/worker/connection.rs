@@ -6,8 +6,8 @@ use std::time::Instant;
 use ipcd_transport::{Channel, ReadBuffer};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
+use crate::codec_adapter::CodecAdapter;
 use crate::ids::AdmissionId;
-use crate::translator::Translator;
 
 /// Says which connection, and which of its descriptors, an event is about. Places are used again,
 /// so that the connection's number is part of it: an event for one that is gone is recognised.
@@ -31,7 +31,7 @@ impl EventToken {
 pub(crate) struct Connection {
     pub(crate) channel: Box<dyn Channel>,
     /// What translates for a bare peer.
-    pub(crate) translator: Option<Box<Translator>>,
+    pub(crate) adapter: Option<Box<CodecAdapter>>,
     /// Whether a bare peer sends no more, and goes once all it has sent is accepted.
     pub(crate) has_ended: bool,
     /// Until when such a one is still spoken to, if it may hear: then its end is waited for.
@@ -46,7 +46,7 @@ pub(crate) struct Connection {
     /// Whether it has to prove a token, and has not yet.
     pub(crate) must_prove: bool,
     /// The beginning of a frame whose rest has not come, or what a waiting peer has sent.
-    pub(crate) rest: Option<Box<ReadBuffer>>,
+    pub(crate) partial: Option<Box<ReadBuffer>>,
     /// Whether the peer's messages wait for somebody's outbox.
     pub(crate) waiting: bool,
     /// Why nothing more is read but the end: the outbox is written, then the channel finished.
@@ -55,11 +55,11 @@ pub(crate) struct Connection {
     /// Whether the channel has to tell us when it can be written to.
     pub(crate) blocked: bool,
     /// Whether the kernel had no memory for it: it is left alone for a while.
-    pub(crate) rests: bool,
+    pub(crate) is_paused: bool,
     /// Whether to write again once it has been served: it waits for credit, or for a handshake.
-    pub(crate) starved: bool,
+    pub(crate) awaiting_credit: bool,
     /// Whether the router knows that a record of the transport's is incomplete.
-    pub(crate) has_begun: bool,
+    pub(crate) has_partial_record: bool,
     /// Whether the router knows that the peer has shown a certificate.
     pub(crate) is_vouched: bool,
     /// The channel's earliest entry in the worker's queue of ticks.
@@ -92,13 +92,13 @@ impl Interest {
 impl Connection {
     pub(crate) fn new(
         channel: Box<dyn Channel>,
-        translator: Option<Box<Translator>>,
+        adapter: Option<Box<CodecAdapter>>,
         token: EventToken,
         admission: AdmissionId,
     ) -> Self {
         Self {
             channel,
-            translator,
+            adapter,
             has_ended: false,
             hears_until: None,
             broken: None,
@@ -106,14 +106,14 @@ impl Connection {
             token,
             admission,
             must_prove: false,
-            rest: None,
+            partial: None,
             waiting: false,
             closing: None,
             finished: false,
             blocked: false,
-            rests: false,
-            starved: false,
-            has_begun: false,
+            is_paused: false,
+            awaiting_credit: false,
+            has_partial_record: false,
             is_vouched: false,
             tick_at: None,
             lost: 0,
@@ -134,7 +134,7 @@ impl Connection {
     /// Tells the kernel what to wait for, if that has changed. A descriptor that is not waited for
     /// is taken out: the kernel would report its hang-up again and again.
     pub(crate) fn arm(&mut self, epoll: &Epoll) -> nix::Result<()> {
-        let wanted = match self.rests {
+        let wanted = match self.is_paused {
             true => Interest::default(),
             false => Interest {
                 read: self.wants_read(),

@@ -17,7 +17,7 @@ use crate::alarm::Alarm;
 use crate::ids::{AdmissionId, OwnerId};
 use crate::inbox::{Inboxes, Places};
 use crate::link::Link;
-use crate::listen::Dialect;
+use crate::listen::RawProfile;
 use crate::sandbox::Sandbox;
 use crate::{Error, log, privileges};
 
@@ -49,7 +49,7 @@ pub(crate) struct NewPeer {
     pub(crate) transport: &'static dyn Transport,
     pub(crate) parts: ChannelParts,
     /// What it says and hears, if it is a bare one.
-    pub(crate) dialect: Option<Dialect>,
+    pub(crate) raw_profile: Option<RawProfile>,
 }
 
 /// Where a worker notes which peer it is serving: a place in memory that outlives it.

@@ -26,7 +26,7 @@ pub(super) fn read_of(
 ) -> ipcd_transport::Result<ReadOutcome> {
     match connection.channel.read(into) {
         Err(error) if error.is_exhaustion() => {
-            connection.rests = true;
+            connection.is_paused = true;
             Ok(ReadOutcome::NotReady)
         }
         outcome => outcome,
@@ -37,7 +37,7 @@ pub(super) fn read_of(
 fn serve(connection: &mut Connection) -> ipcd_transport::Result<ReadOutcome> {
     match connection.channel.serve() {
         Err(error) if error.is_exhaustion() => {
-            connection.rests = true;
+            connection.is_paused = true;
             Ok(ReadOutcome::NotReady)
         }
         served => served.map(|()| ReadOutcome::Bytes(0)),
@@ -87,7 +87,7 @@ impl Worker {
     /// Reads once, and gives what came to the router.
     pub(super) fn read(&mut self, key: PeerKey) {
         let outcome = self.take_in(key);
-        self.note_begun(key);
+        self.note_partial(key);
         match outcome {
             Some(Ok(ReadOutcome::Bytes(_))) => self.served(key),
             Some(Ok(ReadOutcome::NotReady | ReadOutcome::Boundary)) | None => {}
@@ -101,12 +101,12 @@ impl Worker {
     fn take_in(&mut self, key: PeerKey) -> Option<ipcd_transport::Result<ReadOutcome>> {
         let connection = self.connections.get(key)?;
         self.mark.set(connection.admission);
-        if connection.translator.is_some() {
-            return self.take_in_bare(key);
+        if connection.adapter.is_some() {
+            return self.read_raw(key);
         }
         let largest = self.router.largest_frame(key);
         let connection = self.connections.get_mut(key)?;
-        let mut buffer = self.buffers.take(connection.rest.take(), largest);
+        let mut buffer = self.buffers.take(connection.partial.take(), largest);
         let outcome =
             if connection.waiting { serve(connection) } else { read_of(connection, &mut buffer) };
         self.vouch(key);
@@ -116,12 +116,12 @@ impl Worker {
 
     /// Tells the router of a record that is incomplete, or is not any more: it has to end as soon as a
     /// frame has. One that is not read for a while need not.
-    fn note_begun(&mut self, key: PeerKey) {
+    fn note_partial(&mut self, key: PeerKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let since = connection.channel.partial_since().filter(|_| !connection.waiting);
-        if since.is_some() || connection.has_begun {
-            connection.has_begun = since.is_some();
-            let is_in_frame = connection.rest.is_some() && !connection.waiting;
+        if since.is_some() || connection.has_partial_record {
+            connection.has_partial_record = since.is_some();
+            let is_in_frame = connection.partial.is_some() && !connection.waiting;
             self.router.note_begun(key, since, is_in_frame);
         }
     }
@@ -136,7 +136,7 @@ impl Worker {
             buffer.consume(progress.consumed);
             connection.waiting = progress.waiting;
         }
-        connection.rest = self.buffers.keep(buffer);
+        connection.partial = self.buffers.keep(buffer);
     }
 
     /// After a peer was heard: its report may allow more to be written, and set new deadlines.
@@ -147,7 +147,7 @@ impl Worker {
         let lost = connection.channel.lost();
         self.router.count_lost(lost - std::mem::replace(&mut connection.lost, lost));
         let has_traffic = connection.channel.wants_service();
-        let may_write = has_traffic || std::mem::take(&mut connection.starved);
+        let may_write = has_traffic || std::mem::take(&mut connection.awaiting_credit);
         if may_write && !connection.blocked && !self.router.is_flushed(key) {
             self.write(key);
         }
@@ -161,8 +161,8 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if connection.translator.is_some() {
-            return self.write_bare(key);
+        if connection.adapter.is_some() {
+            return self.write_raw(key);
         }
         while !connection.blocked && connection.broken.is_none() {
             let mut pieces = [IoSlice::new(&[]); PIECES];
@@ -184,12 +184,12 @@ impl Worker {
                 }
                 Ok(WriteOutcome::NotReady) => connection.blocked = true,
                 Ok(WriteOutcome::NoCredit) => {
-                    connection.starved = true;
+                    connection.awaiting_credit = true;
                     break;
                 }
                 Ok(WriteOutcome::Nobody) => return self.abandon(key, "nobody is there"),
                 Err(error) if error.is_exhaustion() => {
-                    (connection.blocked, connection.rests) = (true, true);
+                    (connection.blocked, connection.is_paused) = (true, true);
                 }
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
@@ -244,7 +244,7 @@ impl Worker {
         let due = match connection.channel.tick(self.now) {
             Ok(due) => due,
             // What waits for somebody's outbox is still accepted.
-            Err(_) if connection.waiting && connection.translator.is_some() => {
+            Err(_) if connection.waiting && connection.adapter.is_some() => {
                 return connection.has_ended = true;
             }
             Err(error) => return self.detach(key, &error.to_string()),
@@ -266,7 +266,7 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.waiting = false;
         self.mark.set(connection.admission);
-        let buffer = self.buffers.take(connection.rest.take(), largest);
+        let buffer = self.buffers.take(connection.partial.take(), largest);
         self.feed(key, buffer);
         let connection = self.connections.get_mut(key);
         let Some(connection) = connection.filter(|connection| !connection.waiting) else {
@@ -282,9 +282,9 @@ impl Worker {
 
     pub(super) fn rearm(&mut self, key: PeerKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.rests |= connection.channel.take_shortage();
-        let (armed, rests) = (connection.arm(&self.epoll), connection.rests);
-        if rests {
+        connection.is_paused |= connection.channel.take_shortage();
+        let (armed, is_paused) = (connection.arm(&self.epoll), connection.is_paused);
+        if is_paused {
             self.retry_soon();
         }
         match armed {

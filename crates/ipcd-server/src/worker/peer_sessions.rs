@@ -10,10 +10,10 @@ use tracing::{info, warn};
 
 use super::Worker;
 use crate::Error;
+use crate::codec_adapter::CodecAdapter;
 use crate::ids::AdmissionId;
-use crate::listen::Dialect;
+use crate::listen::RawProfile;
 use crate::refusal::tell_refusal;
-use crate::translator::Translator;
 use crate::worker::connection::Connection;
 use crate::worker::init::NewPeer;
 
@@ -23,21 +23,21 @@ const NO_DESCRIPTOR: &str = "no descriptor is left for it: see RLIMIT_NOFILE";
 const LAST_WORDS: usize = 2 * 1024 * 1024;
 
 /// A channel, and what translates for it.
-type AdoptedChannel = (Box<dyn Channel>, Option<Box<Translator>>);
+type AdoptedChannel = (Box<dyn Channel>, Option<Box<CodecAdapter>>);
 
 impl Worker {
     pub(super) fn admit(&mut self, peer: NewPeer) {
-        let NewPeer { number, owner, transport, parts, dialect } = peer;
+        let NewPeer { number, owner, transport, parts, raw_profile } = peer;
         let identity = parts.identity.clone();
         if parts.descriptors.is_empty() {
             return self.reject(number, transport, &identity, NO_DESCRIPTOR);
         }
         // While there is still room for the next one, whose own descriptors are needed to tell it why.
         if parts.descriptors.iter().any(|fd| fd.as_raw_fd() as u64 >= self.last_descriptor) {
-            tell_refusal(transport, parts, dialect.is_some(), NO_DESCRIPTOR);
+            tell_refusal(transport, parts, raw_profile.is_some(), NO_DESCRIPTOR);
             return self.reject(number, transport, &identity, NO_DESCRIPTOR);
         }
-        let (challenge, (channel, translator)) = match self.take_up(transport, parts, dialect) {
+        let (challenge, (channel, adapter)) = match self.take_up(transport, parts, raw_profile) {
             Ok(taken) => taken,
             Err(error) => return self.reject(number, transport, &identity, &error.to_string()),
         };
@@ -50,7 +50,7 @@ impl Worker {
             gid: identity.gid,
             addr: identity.addr,
         };
-        let bare = translator.as_ref().map(|translator| translator.session());
+        let bare = adapter.as_ref().map(|adapter| adapter.session());
         let must_prove = challenge.is_some();
         let key =
             self.router.attach(self.now, PeerInfo { listener: owner.0, origin, challenge, bare });
@@ -58,7 +58,7 @@ impl Worker {
         let source = self.source_of(&identity);
         info!(%source, peer, transport = %transport.scheme(), %identity, "peer connected");
         let token = self.connections.next_token(key);
-        let mut connection = Connection::new(channel, translator, token, number);
+        let mut connection = Connection::new(channel, adapter, token, number);
         connection.must_prove = must_prove;
         let is_shaking_hands = connection.channel.is_shaking_hands();
         self.connections.insert(key, connection);
@@ -77,28 +77,28 @@ impl Worker {
         &self,
         transport: &dyn Transport,
         parts: ChannelParts,
-        dialect: Option<Dialect>,
+        raw_profile: Option<RawProfile>,
     ) -> Result<(Option<[u8; 32]>, AdoptedChannel), Error> {
         let is_vouched = transport.capabilities().identity.is_vouched();
-        let Some(dialect) = dialect else {
+        let Some(raw_profile) = raw_profile else {
             let channel = transport.adopt(parts)?;
             let challenge = if is_vouched { None } else { Some(nonce()?) };
             return Ok((challenge, (channel, None)));
         };
-        let (addr, is_chosen) = (parts.identity.addr, dialect.chosen);
+        let (addr, is_chosen) = (parts.identity.addr, raw_profile.chosen);
         let raw = transport
             .raw()
             .ok_or_else(|| Error::Config(format!("{} takes frames only", transport.scheme())))?;
         let bare = raw.adopt_raw(parts)?;
-        let mut translator = Translator::new(dialect, &bare, self.router.max_payload());
+        let mut adapter = CodecAdapter::new(raw_profile, &bare, self.router.max_payload());
         let is_distant = addr.is_some_and(|addr| !addr.is_loopback());
         if addr.is_some() && !is_chosen && bare.has_end {
-            translator.look_for_browser();
+            adapter.look_for_browser();
         }
         if is_distant && !is_chosen && !transport.capabilities().reliable {
-            translator.distrust();
+            adapter.distrust();
         }
-        Ok((None, (bare.channel, Some(Box::new(translator)))))
+        Ok((None, (bare.channel, Some(Box::new(adapter)))))
     }
 
     /// The source that a line about a peer is charged to.
@@ -130,9 +130,9 @@ impl Worker {
         info!(%source, peer, %identity, "peer known by its certificate");
         let has_other_rights = self.router.vouch(key, name);
         connection.is_vouched = true;
-        if has_other_rights && let Some(translator) = &mut connection.translator {
+        if has_other_rights && let Some(adapter) = &mut connection.adapter {
             // What waits for it was not sent. Nobody knew yet whether it may hear that.
-            let whole = translator.discard(self.router.outbox(key));
+            let whole = adapter.discard(self.router.outbox(key));
             self.router.wrote(self.now, key, whole);
             self.router.unheard(self.now, key);
         }
@@ -153,7 +153,7 @@ impl Worker {
             // What was lost may matter more than that it has gone.
             dropped => warn!(%source, peer, %transport, %identity, name, why, dropped, "peer gone"),
         }
-        if let Some((refused, withheld)) = connection.translator.as_ref().map(|t| t.losses())
+        if let Some((refused, withheld)) = connection.adapter.as_ref().map(|t| t.losses())
             && refused + withheld > 0
         {
             warn!(%source, peer = origin.peer, refused, withheld, "messages of or for it were dropped");
@@ -170,7 +170,7 @@ impl Worker {
     }
 
     /// Lets a peer go, for another wants its place. One that may still prove its token stays if it has.
-    pub(super) fn displace(&mut self, number: AdmissionId, why: &str, may_prove: bool) {
+    pub(super) fn evict(&mut self, number: AdmissionId, why: &str, may_prove: bool) {
         let Some(key) = self.connections.find(number) else { return };
         let must_prove = self.connections.get(key).is_some_and(|found| found.must_prove);
         if must_prove || !may_prove {
@@ -208,7 +208,7 @@ impl Worker {
     /// was refused.
     pub(super) fn note_denied(&mut self, key: PeerKey, why: &str) {
         let Some(connection) = self.connections.get(key) else { return };
-        if connection.translator.is_none() {
+        if connection.adapter.is_none() {
             let identity = connection.channel.identity();
             let peer = self.router.origin(key).peer;
             let source = self.source_of(identity);

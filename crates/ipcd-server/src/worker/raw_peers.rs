@@ -9,7 +9,7 @@ use tracing::warn;
 use super::Worker;
 use crate::ids::OwnerId;
 use crate::link::Live;
-use crate::listen::Dialect;
+use crate::listen::RawProfile;
 use crate::worker::peer_io::{CLOSED, read_of};
 
 /// How long a bare peer that sends no more is still there when nothing is for it. Over TCP nothing tells
@@ -25,25 +25,25 @@ impl Worker {
     pub(super) fn configure(&mut self, live: Live) {
         self.router.configure(self.now, |config| live.apply(config));
         let largest = self.router.max_payload();
-        let translators = self.connections.iter_mut();
-        let translators = translators.filter_map(|(_, found)| found.translator.as_mut());
-        translators.for_each(|translator| translator.set_largest(largest));
+        let adapters = self.connections.iter_mut();
+        let adapters = adapters.filter_map(|(_, found)| found.adapter.as_mut());
+        adapters.for_each(|adapter| adapter.set_largest(largest));
     }
 
     /// Has the bare peers of a listener say and hear something else.
-    pub(super) fn redirect(&mut self, owner: OwnerId, dialect: &Dialect) {
+    pub(super) fn redirect(&mut self, owner: OwnerId, raw_profile: &RawProfile) {
         for (key, connection) in self.connections.iter_mut() {
-            if let Some(translator) = &mut connection.translator
+            if let Some(adapter) = &mut connection.adapter
                 && self.router.listener(key) == owner.0
             {
-                translator.set_dialect(dialect.clone());
-                self.router.redirect(key, translator.session());
+                adapter.set_profile(raw_profile.clone());
+                self.router.redirect(key, adapter.session());
             }
         }
     }
 
     /// Reads a bare peer's bytes, or some of its records.
-    pub(super) fn take_in_bare(&mut self, key: PeerKey) -> Option<Result<ReadOutcome>> {
+    pub(super) fn read_raw(&mut self, key: PeerKey) -> Option<Result<ReadOutcome>> {
         let mut buffer = self.buffers.take_empty();
         let mut frames = Vec::new();
         let outcome = self.translate(key, &mut buffer, &mut frames);
@@ -72,17 +72,17 @@ impl Worker {
     ) -> Option<Result<ReadOutcome>> {
         let connection =
             self.connections.get_mut(key).filter(|found| !found.waiting && !found.has_ended)?;
-        let keeps_records = connection.translator.as_ref()?.keeps_records();
+        let keeps_records = connection.adapter.as_ref()?.keeps_records();
         let most = if keeps_records { RECORDS } else { 1 };
         let mut total = 0;
         for _ in 0..most {
             let outcome = read_of(connection, buffer);
             connection.has_more = matches!(outcome, Ok(ReadOutcome::Bytes(_)));
-            let translator = connection.translator.as_mut()?;
+            let adapter = connection.adapter.as_mut()?;
             match outcome {
                 Ok(ReadOutcome::Bytes(count)) => {
-                    translator.read(buffer.filled(), frames);
-                    if translator.is_browser() {
+                    adapter.read(buffer.filled(), frames);
+                    if adapter.is_browser() {
                         return Some(Err(Error::Protocol(BROWSER.into())));
                     }
                     buffer.clear();
@@ -91,13 +91,13 @@ impl Worker {
                 Ok(ReadOutcome::NotReady) if total > 0 => break,
                 Ok(ReadOutcome::NotReady) => return Some(Ok(ReadOutcome::NotReady)),
                 Ok(ReadOutcome::Boundary) => {
-                    translator.finish(frames);
+                    adapter.finish(frames);
                     break;
                 }
                 // Of what somebody may have cut short, the last message is none.
                 Err(Error::Truncated(_)) => return Some(outcome),
                 Ok(ReadOutcome::Closed) | Err(_) => {
-                    translator.finish(frames);
+                    adapter.finish(frames);
                     return Some(outcome);
                 }
             }
@@ -106,44 +106,44 @@ impl Worker {
     }
 
     /// Writes what is for a bare peer, as much as the channel takes.
-    pub(super) fn write_bare(&mut self, key: PeerKey) {
+    pub(super) fn write_raw(&mut self, key: PeerKey) {
         loop {
             let Some(connection) = self.connections.get_mut(key) else { return };
-            let Some(translator) = &mut connection.translator else { return };
+            let Some(adapter) = &mut connection.adapter else { return };
             if connection.blocked || connection.broken.is_some() {
                 return;
             }
-            if translator.unwritten().is_empty() {
-                let taken = translator.stage(self.router.outbox(key));
+            if adapter.unwritten().is_empty() {
+                let taken = adapter.stage(self.router.outbox(key));
                 if taken == 0 {
                     break;
                 }
                 self.router.pin(key, taken);
             }
-            let bytes = translator.unwritten();
+            let bytes = adapter.unwritten();
             if bytes.is_empty() {
                 // Nothing of it is for the peer.
-                let done = translator.wrote(0);
+                let done = adapter.wrote(0);
                 self.router.wrote(self.now, key, done);
                 continue;
             }
             match connection.channel.write(bytes) {
                 Ok(WriteOutcome::Bytes(count)) => {
-                    let done = translator.wrote(count);
+                    let done = adapter.wrote(count);
                     if let Some(until) = &mut connection.hears_until {
                         *until = self.now + HALF_CLOSED;
                     }
                     self.router.wrote(self.now, key, done);
                 }
                 Ok(WriteOutcome::Nobody) => {
-                    let whole = translator.discard(self.router.outbox(key));
+                    let whole = adapter.discard(self.router.outbox(key));
                     self.router.wrote(self.now, key, whole);
                     self.router.unheard(self.now, key);
                 }
                 Ok(WriteOutcome::NotReady) => connection.blocked = true,
-                Ok(WriteOutcome::NoCredit) => return connection.starved = true,
+                Ok(WriteOutcome::NoCredit) => return connection.awaiting_credit = true,
                 Err(error) if error.is_exhaustion() => {
-                    (connection.blocked, connection.rests) = (true, true);
+                    (connection.blocked, connection.is_paused) = (true, true);
                 }
                 Err(error) => return self.abandon(key, &error.to_string()),
             }
@@ -151,7 +151,7 @@ impl Worker {
         self.tell_refusal(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.closing.is_some() {
-            let has_end = connection.translator.as_ref().is_some_and(|found| found.has_end());
+            let has_end = connection.adapter.as_ref().is_some_and(|found| found.has_end());
             match has_end && !connection.has_ended {
                 true => self.finish(key),
                 false => self.detach(key, "it was let go"),
@@ -165,8 +165,8 @@ impl Worker {
     pub(super) fn sent_all(&mut self, key: PeerKey) {
         let until = self.now + HALF_CLOSED;
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let translator = connection.translator.as_ref();
-        let may_hear = translator.is_some_and(|translator| translator.may_hear_on());
+        let adapter = connection.adapter.as_ref();
+        let may_hear = adapter.is_some_and(|adapter| adapter.may_hear_on());
         if !may_hear || connection.closing.is_some() {
             return self.detach(key, CLOSED);
         }
@@ -189,8 +189,8 @@ impl Worker {
 
     /// The log is told once why a bare peer's messages are refused, for it cannot be told itself.
     fn tell_refusal(&mut self, key: PeerKey) {
-        let translator = self.connections.get_mut(key).and_then(|found| found.translator.as_mut());
-        if let Some(why) = translator.and_then(|translator| translator.take_refusal()) {
+        let adapter = self.connections.get_mut(key).and_then(|found| found.adapter.as_mut());
+        if let Some(why) = adapter.and_then(|adapter| adapter.take_refusal()) {
             let (peer, source) = self.described(key);
             warn!(%source, peer, why, "a message was refused; the next ones of this peer are only counted");
         }

@@ -9,7 +9,7 @@ use ipcd_proto::{
 
 use ipcd_transport::RawChannel;
 
-use crate::listen::{Dialect, FIRST_WORD};
+use crate::listen::{FIRST_WORD, RawProfile};
 
 /// Bytes that are translated before they are written.
 const STAGED: usize = 64 * 1024;
@@ -18,8 +18,8 @@ const STAGED: usize = 64 * 1024;
 const AMPLIFICATION: u64 = 3;
 
 /// What translates for one peer.
-pub(crate) struct Translator {
-    dialect: Dialect,
+pub(crate) struct CodecAdapter {
+    raw_profile: RawProfile,
     /// Whether it can hear nothing, whatever its dialect says.
     is_write_only: bool,
     decoder: Decoder,
@@ -47,16 +47,16 @@ pub(crate) struct Translator {
     withheld: u64,
 }
 
-impl Translator {
-    pub(crate) fn new(mut dialect: Dialect, channel: &RawChannel, largest: usize) -> Self {
+impl CodecAdapter {
+    pub(crate) fn new(mut raw_profile: RawProfile, channel: &RawChannel, largest: usize) -> Self {
         let is_write_only = channel.channel.is_write_only();
         if is_write_only {
-            dialect.reply = Default::default();
+            raw_profile.reply = Default::default();
         }
         let RawChannel { keeps_records, has_end, largest: largest_sent, .. } = *channel;
-        let decoder = Decoder::new(dialect.codec, largest);
+        let decoder = Decoder::new(raw_profile.codec, largest);
         Self {
-            dialect,
+            raw_profile,
             is_write_only,
             decoder,
             keeps_records,
@@ -78,18 +78,18 @@ impl Translator {
     /// What the peer hears, for the router.
     pub(crate) fn session(&self) -> RawPeer {
         let parse = |reply: &String| Filter::parse(reply.as_bytes()).ok();
-        let filters = self.dialect.reply.iter().filter_map(parse).collect();
-        let speaks = self.dialect.subject.is_some();
-        RawPeer { filters, echo: self.dialect.echo, largest: self.largest_sent, speaks }
+        let filters = self.raw_profile.reply.iter().filter_map(parse).collect();
+        let speaks = self.raw_profile.subject.is_some();
+        RawPeer { filters, echo: self.raw_profile.echo, largest: self.largest_sent, speaks }
     }
 
     /// The peer says and hears something else from now on.
-    pub(crate) fn set_dialect(&mut self, mut dialect: Dialect) {
+    pub(crate) fn set_profile(&mut self, mut raw_profile: RawProfile) {
         if self.is_write_only {
-            dialect.reply = Default::default();
+            raw_profile.reply = Default::default();
         }
-        self.decoder.set_codec(dialect.codec);
-        self.dialect = dialect;
+        self.decoder.set_codec(raw_profile.codec);
+        self.raw_profile = raw_profile;
     }
 
     /// What the peer sends may have so many bytes at the most from now on.
@@ -120,7 +120,7 @@ impl Translator {
     /// Whether the peer may still want to hear when it sends no more. What the daemon has connected to
     /// or started has gone then, and comes again.
     pub(crate) fn may_hear_on(&self) -> bool {
-        self.has_end && !self.dialect.chosen && !self.dialect.reply.is_empty()
+        self.has_end && !self.raw_profile.chosen && !self.raw_profile.reply.is_empty()
     }
 
     /// Whether each read brings one record.
@@ -134,7 +134,7 @@ impl Translator {
             *allowance += AMPLIFICATION * bytes.len() as u64;
         }
         if let Some(beginning) = &mut self.beginning {
-            let verdict = beginning.take(bytes, self.dialect.codec == Codec::Raw);
+            let verdict = beginning.take(bytes, self.raw_profile.codec == Codec::Raw);
             self.is_browser = verdict == HttpVerdict::Request;
             if verdict != HttpVerdict::Open {
                 self.beginning = None;
@@ -143,7 +143,7 @@ impl Translator {
         if self.is_browser {
             return;
         }
-        let mut found = Found::new(&self.dialect, &mut self.last, frames);
+        let mut found = Found::new(&self.raw_profile, &mut self.last, frames);
         self.decoder.feed(bytes, |message| found.take(message));
         if self.keeps_records {
             self.decoder.finish(|message| found.take(message));
@@ -154,7 +154,7 @@ impl Translator {
 
     /// The same at the end of what it sends.
     pub(crate) fn finish(&mut self, frames: &mut Vec<u8>) {
-        let mut found = Found::new(&self.dialect, &mut self.last, frames);
+        let mut found = Found::new(&self.raw_profile, &mut self.last, frames);
         self.decoder.finish(|message| found.take(message));
         let refused = found.refused;
         self.note_refused(refused);
@@ -202,7 +202,7 @@ impl Translator {
         {
             if frame.header.kind == Kind::Message {
                 message.clear();
-                self.dialect.codec.encode(frame.payload, &mut message);
+                self.raw_profile.codec.encode(frame.payload, &mut message);
                 end += message.len();
             }
             if end > self.written {
@@ -239,7 +239,7 @@ impl Translator {
                     Some(allowance) if *allowance < bytes => self.withheld += 1,
                     allowance => {
                         *allowance = allowance.map(|left| left - bytes);
-                        self.dialect.codec.encode(frame.payload, &mut self.staged);
+                        self.raw_profile.codec.encode(frame.payload, &mut self.staged);
                     }
                 }
             }
@@ -256,19 +256,19 @@ impl Translator {
 
 /// Frames that are made of a peer's messages.
 struct Found<'a> {
-    dialect: &'a Dialect,
+    raw_profile: &'a RawProfile,
     last: &'a mut u64,
     frames: &'a mut Vec<u8>,
     refused: Vec<String>,
 }
 
 impl<'a> Found<'a> {
-    fn new(dialect: &'a Dialect, last: &'a mut u64, frames: &'a mut Vec<u8>) -> Self {
-        Self { dialect, last, frames, refused: Vec::new() }
+    fn new(raw_profile: &'a RawProfile, last: &'a mut u64, frames: &'a mut Vec<u8>) -> Self {
+        Self { raw_profile, last, frames, refused: Vec::new() }
     }
 
     fn take(&mut self, message: Result<&[u8], TooLong>) {
-        let Some(template) = &self.dialect.subject else { return };
+        let Some(template) = &self.raw_profile.subject else { return };
         match message {
             Err(TooLong) => self.refused.push("it is longer than is allowed".into()),
             Ok(message) if template.contains(FIRST_WORD) => {
@@ -312,19 +312,20 @@ mod tests {
 
     use super::*;
 
-    fn for_test(codec: Codec, subject: &str, keeps_records: bool) -> Translator {
+    fn for_test(codec: Codec, subject: &str, keeps_records: bool) -> CodecAdapter {
         let (near, _far) = UnixStream::pair().unwrap();
         let channel =
             Box::new(StreamChannel::socket(near.into(), PeerIdentity::default()).unwrap());
         let channel = RawChannel { keeps_records, ..RawChannel::stream(channel) };
         let subject = Some(subject.into());
-        let dialect = Dialect { codec, subject, reply: Vec::new(), echo: false, chosen: false };
-        Translator::new(dialect, &channel, 100)
+        let raw_profile =
+            RawProfile { codec, subject, reply: Vec::new(), echo: false, chosen: false };
+        CodecAdapter::new(raw_profile, &channel, 100)
     }
 
-    fn frames(translator: &mut Translator, bytes: &[u8]) -> Vec<(String, String)> {
+    fn frames(adapter: &mut CodecAdapter, bytes: &[u8]) -> Vec<(String, String)> {
         let mut frames = Vec::new();
-        translator.read(bytes, &mut frames);
+        adapter.read(bytes, &mut frames);
         let (mut found, mut rest) = (Vec::new(), &frames[..]);
         while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -340,12 +341,12 @@ mod tests {
 
     #[test]
     fn the_first_word_can_be_the_subject() {
-        let mut translator = for_test(Codec::Line, "logs.$1", false);
-        let found = frames(&mut translator, b"web GET / HTTP\ndb\n@1 x\n  y\nb..c x\n");
+        let mut adapter = for_test(Codec::Line, "logs.$1", false);
+        let found = frames(&mut adapter, b"web GET / HTTP\ndb\n@1 x\n  y\nb..c x\n");
         let expected = [pair("logs.web", "GET / HTTP"), pair("logs.db", ""), pair("logs.@1", "x")];
         assert_eq!(found, expected);
-        assert_eq!(translator.losses(), (2, 0));
-        assert!(translator.take_refusal().is_some() && translator.take_refusal().is_none());
+        assert_eq!(adapter.losses(), (2, 0));
+        assert!(adapter.take_refusal().is_some() && adapter.take_refusal().is_none());
         let mut plain = for_test(Codec::Line, "$1", false);
         assert_eq!(frames(&mut plain, b"@1 x\n@1.2 y\na z\n\xff y\n").len(), 1);
         assert_eq!(plain.losses(), (3, 0));
@@ -353,7 +354,7 @@ mod tests {
 
     #[test]
     fn what_nobody_takes_is_forgotten_from_the_message_that_is_not_whole() {
-        let mut translator = for_test(Codec::Line, "a", false);
+        let mut adapter = for_test(Codec::Line, "a", false);
         let (mut frames, mut lengths) = (Vec::new(), Vec::new());
         for payload in ["one", "", "three"] {
             let header = Header::new(Kind::Message, 1);
@@ -362,30 +363,30 @@ mod tests {
         }
         for (written, whole) in [(0, 0), (3, 0), (4, lengths[0]), (5, lengths[1]), (10, lengths[1])]
         {
-            assert_eq!(translator.stage(&frames), frames.len());
-            assert_eq!(translator.unwritten(), b"one\n\nthree\n");
-            assert_eq!(translator.wrote(written), 0);
-            assert_eq!(translator.discard(&frames), whole, "{written} bytes");
-            assert!(translator.unwritten().is_empty());
+            assert_eq!(adapter.stage(&frames), frames.len());
+            assert_eq!(adapter.unwritten(), b"one\n\nthree\n");
+            assert_eq!(adapter.wrote(written), 0);
+            assert_eq!(adapter.discard(&frames), whole, "{written} bytes");
+            assert!(adapter.unwritten().is_empty());
         }
     }
 
     #[test]
     fn to_an_address_that_proves_nothing_little_goes() {
-        let mut translator = for_test(Codec::Raw, "a", true);
-        translator.distrust();
+        let mut adapter = for_test(Codec::Raw, "a", true);
+        adapter.distrust();
         let mut message = Vec::new();
         let (header, subject, payload) =
             (Header::new(Kind::Message, 1), &b"a"[..], &[b'x'; 25][..]);
         let (reply, headers) = (&[][..], &[][..]);
         FrameWriter(&mut message).write(&Frame { header, subject, reply, headers, payload });
-        assert_eq!(translator.stage(&message), message.len());
-        assert_eq!(translator.unwritten(), b"");
-        frames(&mut translator, &[b'y'; 10]);
-        assert_eq!(translator.stage(&message), message.len());
-        assert_eq!(translator.unwritten(), payload);
-        translator.wrote(payload.len());
-        translator.stage(&message);
-        assert_eq!((translator.unwritten(), translator.losses()), (&b""[..], (0, 2)));
+        assert_eq!(adapter.stage(&message), message.len());
+        assert_eq!(adapter.unwritten(), b"");
+        frames(&mut adapter, &[b'y'; 10]);
+        assert_eq!(adapter.stage(&message), message.len());
+        assert_eq!(adapter.unwritten(), payload);
+        adapter.wrote(payload.len());
+        adapter.stage(&message);
+        assert_eq!((adapter.unwritten(), adapter.losses()), (&b""[..], (0, 2)));
     }
 }
