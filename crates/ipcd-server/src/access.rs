@@ -14,16 +14,16 @@ pub(crate) const MAX_BYTES: usize = 64 * 1024;
 
 /// A rule.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(try_from = "Written", into = "Written")]
+#[serde(try_from = "RuleText", into = "RuleText")]
 pub struct AccessRule {
-    written: Written,
+    written: RuleText,
     rule: AclRule,
 }
 
 /// A rule as it is written.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-struct Written {
+struct RuleText {
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,9 +39,9 @@ struct Written {
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<String>,
     publish: Vec<SubjectPattern>,
-    subscribe: Vec<Subjects>,
+    subscribe: Vec<HearPattern>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<Names>,
+    name: Option<NameList>,
     admin: bool,
     action: RuleAction,
 }
@@ -59,12 +59,12 @@ struct GroupName(String, GroupMembers);
 /// A pattern of what is heard: whatever is sent to a peer alone, it hears.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "SubjectPattern")]
-struct Subjects(SubjectPattern);
+struct HearPattern(SubjectPattern);
 
 /// Names that peers may have: a list, or only one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(try_from = "OneOrMany", into = "Vec<NamePattern>")]
-struct Names(Vec<NamePattern>);
+struct NameList(Vec<NamePattern>);
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -101,11 +101,11 @@ pub(crate) fn strangers(acl: &Acl, tokens: impl Fn(&str) -> bool) -> Vec<String>
 /// Tells the rules on which line of the file they begin; refuses more than can be handed to workers.
 pub(crate) fn finish(rules: &mut [AccessRule], text: &str) -> Result<(), String> {
     #[derive(Deserialize)]
-    struct Lines {
+    struct RuleLines {
         #[serde(default)]
         acl: Vec<Spanned<toml::Table>>,
     }
-    let lines = toml::from_str(text).map_or(Vec::new(), |Lines { acl }| acl);
+    let lines = toml::from_str(text).map_or(Vec::new(), |RuleLines { acl }| acl);
     for (rule, at) in rules.iter_mut().zip(lines) {
         let before = text.get(..at.span().start).unwrap_or_default();
         rule.rule.line = before.matches('\n').count() as u32 + 1;
@@ -120,10 +120,10 @@ pub(crate) fn finish(rules: &mut [AccessRule], text: &str) -> Result<(), String>
     }
 }
 
-impl TryFrom<Written> for AccessRule {
+impl TryFrom<RuleText> for AccessRule {
     type Error = String;
 
-    fn try_from(written: Written) -> Result<Self, String> {
+    fn try_from(written: RuleText) -> Result<Self, String> {
         let w = written.clone();
         let (uid, group) = match (w.uid, w.user, w.gid, w.group) {
             (Some(_), Some(_), ..) => return Err("give uid or user, not both".into()),
@@ -133,7 +133,7 @@ impl TryFrom<Written> for AccessRule {
                 (uid, gid.map(members_of).or(group.map(|GroupName(_, members)| members)))
             }
         };
-        let name = w.name.map(|Names(patterns)| patterns);
+        let name = w.name.map(|NameList(patterns)| patterns);
         let speaks_of_subjects = !w.publish.is_empty() || !w.subscribe.is_empty();
         let speaks_of_names = name.as_ref().is_some_and(|patterns| !patterns.is_empty());
         if w.action == RuleAction::Deny && !speaks_of_subjects && !speaks_of_names && !w.admin {
@@ -143,14 +143,14 @@ impl TryFrom<Written> for AccessRule {
         }
         let (listener, token, certificate) = (w.listener, w.token, w.certificate);
         let whom = RuleScope { uid, group, listener, token, certificate };
-        let subscribe = w.subscribe.into_iter().map(|Subjects(pattern)| pattern).collect();
+        let subscribe = w.subscribe.into_iter().map(|HearPattern(pattern)| pattern).collect();
         let (admin, action) = (w.admin, w.action);
         let rule = AclRule { whom, publish: w.publish, subscribe, name, admin, action, line: 0 };
         Ok(Self { written, rule })
     }
 }
 
-impl From<AccessRule> for Written {
+impl From<AccessRule> for RuleText {
     fn from(rule: AccessRule) -> Self {
         rule.written
     }
@@ -188,7 +188,7 @@ impl From<GroupName> for String {
     }
 }
 
-impl TryFrom<String> for Subjects {
+impl TryFrom<String> for HearPattern {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -201,7 +201,7 @@ impl TryFrom<String> for Subjects {
     }
 }
 
-impl TryFrom<OneOrMany> for Names {
+impl TryFrom<OneOrMany> for NameList {
     type Error = String;
 
     fn try_from(written: OneOrMany) -> Result<Self, String> {
@@ -217,14 +217,14 @@ impl TryFrom<OneOrMany> for Names {
     }
 }
 
-impl From<Names> for Vec<NamePattern> {
-    fn from(Names(patterns): Names) -> Self {
+impl From<NameList> for Vec<NamePattern> {
+    fn from(NameList(patterns): NameList) -> Self {
         patterns
     }
 }
 
-impl From<Subjects> for SubjectPattern {
-    fn from(Subjects(pattern): Subjects) -> Self {
+impl From<HearPattern> for SubjectPattern {
+    fn from(HearPattern(pattern): HearPattern) -> Self {
         pattern
     }
 }

@@ -15,11 +15,11 @@ use ipcd_transport::{ChannelParts, PeerIdentity};
 use nix::unistd::geteuid;
 use slab::Slab;
 
-use self::crowd::Crowd;
-use self::rates::Rates;
+use self::crowd::PeersBySource;
+use self::rates::ConnectRates;
 pub use self::startups::MaxStartups;
-use self::startups::Startups;
-use self::suspects::Suspects;
+use self::startups::PendingStartups;
+use self::suspects::SuspectSources;
 use crate::config::Limits;
 use crate::ids::{AdmissionId, OwnerId, SlotId};
 
@@ -34,12 +34,12 @@ pub(crate) struct Admission {
     /// Those that are not on their way out, by source.
     per_source: HashMap<Principal, usize>,
     /// Of these, those that may have to make room for others; and how many need not.
-    crowd: Crowd,
+    crowd: PeersBySource,
     favoured: usize,
     own_user: u32,
-    startups: Startups,
-    rates: Rates,
-    suspects: Suspects,
+    startups: PendingStartups,
+    rates: ConnectRates,
+    suspects: SuspectSources,
     next: u64,
 }
 
@@ -53,12 +53,12 @@ pub(crate) struct PeerRecord {
     pub(crate) state: Box<[u8]>,
     source: Principal,
     slot: SlotId,
-    standing: Standing,
+    standing: PeerStanding,
 }
 
 /// Whether a peer has to make room for others.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Standing {
+enum PeerStanding {
     /// It is of root, of the daemon's own user, or of the daemon's own making.
     Favoured,
     /// It may have to.
@@ -68,7 +68,7 @@ enum Standing {
 }
 
 /// A peer that comes.
-pub(crate) struct Arrival<'a> {
+pub(crate) struct PeerArrival<'a> {
     /// The listener, server or program that it belongs to.
     pub(crate) owner: OwnerId,
     pub(crate) parts: &'a ChannelParts,
@@ -82,7 +82,7 @@ pub(crate) struct Arrival<'a> {
 
 /// Who is in.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) struct Entry {
+pub(crate) struct AdmissionGrant {
     pub(crate) number: AdmissionId,
     /// The peers that have to make room for it.
     pub(crate) instead_of: Vec<Eviction>,
@@ -107,12 +107,12 @@ impl Admission {
             children,
             peers: Slab::new(),
             per_source: HashMap::new(),
-            crowd: Crowd::default(),
+            crowd: PeersBySource::default(),
             favoured: 0,
             own_user: geteuid().as_raw(),
-            startups: Startups::default(),
-            rates: Rates::default(),
-            suspects: Suspects::default(),
+            startups: PendingStartups::default(),
+            rates: ConnectRates::default(),
+            suspects: SuspectSources::default(),
             next: 0,
         }
     }
@@ -140,14 +140,14 @@ impl Admission {
     pub(crate) fn admit(
         &mut self,
         now: Instant,
-        arrival: Arrival<'_>,
+        arrival: PeerArrival<'_>,
         percent: impl FnOnce() -> u32,
-    ) -> Result<Entry, String> {
-        let Arrival { owner, parts, must_prove, is_ours, slot } = arrival;
+    ) -> Result<AdmissionGrant, String> {
+        let PeerArrival { owner, parts, must_prove, is_ours, slot } = arrival;
         let (identity, state) = (parts.identity.clone(), parts.state.clone().into_boxed_slice());
         let source = Principal::of(identity.uid, identity.addr, self.limits.prefixes());
         let is_favoured = self.is_favoured(&identity, is_ours);
-        let standing = if is_favoured { Standing::Favoured } else { Standing::Common };
+        let standing = if is_favoured { PeerStanding::Favoured } else { PeerStanding::Common };
         self.check(now, source)?;
         let late = if must_prove { self.make_room(source, now, percent)? } else { None };
         let other = self.make_place(source, standing, now, late.is_some())?;
@@ -163,7 +163,7 @@ impl Admission {
         if must_prove {
             self.startups.add(number, source, now);
         }
-        Ok(Entry { number, instead_of })
+        Ok(AdmissionGrant { number, instead_of })
     }
 
     /// Whether a peer need not make room for others, and may take the last places.
@@ -178,9 +178,9 @@ impl Admission {
             let (source, standing) = (peer.source, peer.standing);
             self.startups.remove(*number);
             // It was quicker than the word that it had to go.
-            if standing == Standing::Evicted {
-                self.peers[place_of(*number)].standing = Standing::Common;
-                self.count(*number, source, Standing::Common);
+            if standing == PeerStanding::Evicted {
+                self.peers[place_of(*number)].standing = PeerStanding::Common;
+                self.count(*number, source, PeerStanding::Common);
             }
         }
     }
@@ -201,7 +201,7 @@ impl Admission {
 
     /// Whether a worker still serves a peer that has to go.
     pub(crate) fn is_leaving(&self, number: AdmissionId, slot: SlotId) -> bool {
-        self.peer_of(number, slot).is_some_and(|peer| peer.standing == Standing::Evicted)
+        self.peer_of(number, slot).is_some_and(|peer| peer.standing == PeerStanding::Evicted)
     }
 
     /// A peer, if the worker in this slot serves it.
@@ -279,24 +279,24 @@ impl Admission {
     fn evict(&mut self, number: AdmissionId, why: String, may_prove: bool) -> Option<Eviction> {
         let peer = self.peer(number)?.clone();
         self.discharge(&peer);
-        self.peers[place_of(number)].standing = Standing::Evicted;
+        self.peers[place_of(number)].standing = PeerStanding::Evicted;
         Some(Eviction { slot: peer.slot, number, why, may_prove })
     }
 
-    fn count(&mut self, number: AdmissionId, source: Principal, standing: Standing) {
+    fn count(&mut self, number: AdmissionId, source: Principal, standing: PeerStanding) {
         match standing {
-            Standing::Evicted => return,
-            Standing::Favoured => self.favoured += 1,
-            Standing::Common => self.crowd.add(source, number),
+            PeerStanding::Evicted => return,
+            PeerStanding::Favoured => self.favoured += 1,
+            PeerStanding::Common => self.crowd.add(source, number),
         }
         *self.per_source.entry(source).or_default() += 1;
     }
 
     fn discount(&mut self, peer: &PeerRecord) {
         match peer.standing {
-            Standing::Evicted => return,
-            Standing::Favoured => self.favoured -= 1,
-            Standing::Common => drop(self.crowd.remove(peer.source, peer.number)),
+            PeerStanding::Evicted => return,
+            PeerStanding::Favoured => self.favoured -= 1,
+            PeerStanding::Common => drop(self.crowd.remove(peer.source, peer.number)),
         }
         if let Some(count) = self.per_source.get_mut(&peer.source) {
             *count -= 1;
@@ -349,14 +349,18 @@ mod tests {
         parts(PeerIdentity { addr: addr.parse().ok(), ..PeerIdentity::default() })
     }
 
-    fn admit(admission: &mut Admission, parts: &ChannelParts, slot: u32) -> Result<Entry, String> {
+    fn admit(
+        admission: &mut Admission,
+        parts: &ChannelParts,
+        slot: u32,
+    ) -> Result<AdmissionGrant, String> {
         let must_prove = parts.identity.addr.is_some();
         let (owner, slot) = (OwnerId(0), SlotId(slot));
-        let arrival = Arrival { owner, parts, must_prove, is_ours: false, slot };
+        let arrival = PeerArrival { owner, parts, must_prove, is_ours: false, slot };
         admission.admit(Instant::now(), arrival, || 0)
     }
 
-    fn gone(entry: &Entry) -> Vec<(u32, AdmissionId)> {
+    fn gone(entry: &AdmissionGrant) -> Vec<(u32, AdmissionId)> {
         entry.instead_of.iter().map(|evicted| (evicted.slot.0, evicted.number)).collect()
     }
 
@@ -472,7 +476,7 @@ mod tests {
         let why = admit(&mut admission, &ann, 99).unwrap_err();
         assert!(why.contains("16 children") && why.contains("max_children"), "{why}");
         let later = Instant::now() + std::time::Duration::from_secs(2);
-        let arrival = Arrival {
+        let arrival = PeerArrival {
             owner: OwnerId(0),
             parts: &ann,
             must_prove: false,
@@ -481,7 +485,7 @@ mod tests {
         };
         let entry = admission.admit(later, arrival, || 0).unwrap();
         assert_eq!(gone(&entry), [(0, strangers[0].number)]);
-        let ours = Arrival {
+        let ours = PeerArrival {
             owner: OwnerId(0),
             parts: &ann,
             must_prove: false,

@@ -11,12 +11,12 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 /// A timer that is readable from its time on.
-pub(crate) struct Alarm {
+pub(crate) struct WakeupTimer {
     timer: TimerFd,
     at: Option<Instant>,
 }
 
-impl Alarm {
+impl WakeupTimer {
     pub(crate) fn new() -> nix::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         Ok(Self { timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?, at: None })
@@ -45,7 +45,7 @@ impl Alarm {
     }
 }
 
-impl AsFd for Alarm {
+impl AsFd for WakeupTimer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.timer.as_fd()
     }

@@ -17,7 +17,7 @@ use crate::{Error, TOKEN_FILE, pid_file, privileges};
 /// # Errors
 /// The one that would end the start.
 pub fn check(config: &Config) -> Result<(), Error> {
-    privileges::Drop::of(&config.daemon)?;
+    privileges::UserSwitch::of(&config.daemon)?;
     if config.daemon.sandbox == SandboxMode::Required {
         Sandbox::prepare(config.daemon.sandbox)?;
     }

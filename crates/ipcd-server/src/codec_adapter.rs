@@ -143,7 +143,7 @@ impl CodecAdapter {
         if self.is_browser {
             return;
         }
-        let mut found = Found::new(&self.raw_profile, &mut self.last, frames);
+        let mut found = MessageFramer::new(&self.raw_profile, &mut self.last, frames);
         self.decoder.feed(bytes, |message| found.take(message));
         if self.keeps_records {
             self.decoder.finish(|message| found.take(message));
@@ -154,7 +154,7 @@ impl CodecAdapter {
 
     /// The same at the end of what it sends.
     pub(crate) fn finish(&mut self, frames: &mut Vec<u8>) {
-        let mut found = Found::new(&self.raw_profile, &mut self.last, frames);
+        let mut found = MessageFramer::new(&self.raw_profile, &mut self.last, frames);
         self.decoder.finish(|message| found.take(message));
         let refused = found.refused;
         self.note_refused(refused);
@@ -255,14 +255,14 @@ impl CodecAdapter {
 }
 
 /// Frames that are made of a peer's messages.
-struct Found<'a> {
+struct MessageFramer<'a> {
     raw_profile: &'a RawProfile,
     last: &'a mut u64,
     frames: &'a mut Vec<u8>,
     refused: Vec<String>,
 }
 
-impl<'a> Found<'a> {
+impl<'a> MessageFramer<'a> {
     fn new(raw_profile: &'a RawProfile, last: &'a mut u64, frames: &'a mut Vec<u8>) -> Self {
         Self { raw_profile, last, frames, refused: Vec::new() }
     }

@@ -6,12 +6,12 @@ use ipcd_proto::Codec;
 use ipcd_transport::{Endpoint, EndpointPurpose, Error};
 use serde::{Deserialize, Serialize};
 
-use crate::listen::{RawProfile, Said, word_or};
+use crate::listen::{ProfileText, RawProfile, word_or};
 use crate::values::Pauses;
 
 /// A server that knows nothing of frames.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "Written", into = "Written")]
+#[serde(try_from = "ConnectText", into = "ConnectText")]
 pub struct Connect {
     /// A name for people.
     pub name: Option<String>,
@@ -33,7 +33,7 @@ const DEFAULT_RETRY: Pauses =
 /// beside it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct ConnectText {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     endpoint: String,
@@ -48,15 +48,15 @@ struct Written {
     retry: Option<Pauses>,
 }
 
-impl TryFrom<Written> for Connect {
+impl TryFrom<ConnectText> for Connect {
     type Error = String;
 
-    fn try_from(written: Written) -> Result<Self, String> {
+    fn try_from(written: ConnectText) -> Result<Self, String> {
         let mut endpoint: Endpoint =
             written.endpoint.parse().map_err(|error: Error| error.to_string())?;
-        let Written { name, codec, subject, reply, echo, retry, .. } = written;
+        let ConnectText { name, codec, subject, reply, echo, retry, .. } = written;
         let (codec, raw_profile) =
-            Said { codec, subject, reply, echo }.with(&mut endpoint, true)?;
+            ProfileText { codec, subject, reply, echo }.with(&mut endpoint, true)?;
         if codec == Codec::Frame {
             let why = "links between daemons are not in this version: codec= says how a server \
                        speaks that knows nothing of ipcd (line, nul or raw)";
@@ -68,10 +68,10 @@ impl TryFrom<Written> for Connect {
     }
 }
 
-impl From<Connect> for Written {
+impl From<Connect> for ConnectText {
     fn from(connect: Connect) -> Self {
         let Connect { name, endpoint, raw_profile, retry } = connect;
-        let Said { codec, subject, reply, echo } = raw_profile.into();
+        let ProfileText { codec, subject, reply, echo } = raw_profile.into();
         let (endpoint, retry) = (endpoint.to_string(), Some(retry));
         Self { name, endpoint, codec, subject, reply, echo, retry }
     }

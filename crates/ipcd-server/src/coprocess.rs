@@ -14,15 +14,15 @@ use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execvpe, getppid, s
 use serde::{Deserialize, Serialize};
 
 use crate::exec::Exec;
-use crate::link::{Link, Received};
+use crate::link::{Link, ReceiveOutcome};
 use crate::{Error, privileges};
 
 /// What a coprocess is given at its birth.
-pub(crate) struct Launch<'a> {
+pub(crate) struct ProgramLaunch<'a> {
     /// Closed by a successful exec(2), which is how the supervisor hears of it.
     pub(crate) link: Link,
     pub(crate) supervisor: Pid,
-    pub(crate) user: Option<privileges::Drop>,
+    pub(crate) user: Option<privileges::UserSwitch>,
     pub(crate) exec: &'a Exec,
     pub(crate) stdin: &'a OwnedFd,
     pub(crate) stdout: &'a OwnedFd,
@@ -38,7 +38,7 @@ const NOT_EXECUTABLE: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
 /// Becomes the program in a freshly forked child; returns its exit status if it cannot.
-pub(crate) fn main(mut launch: Launch<'_>) -> i32 {
+pub(crate) fn main(mut launch: ProgramLaunch<'_>) -> i32 {
     let (status, why) = match prepare(&launch).and_then(|()| become_program(launch.exec)) {
         Ok(Ok(never)) => match never {},
         Ok(Err(Errno::ENOENT)) => (NOT_FOUND, "not found".to_owned()),
@@ -54,14 +54,14 @@ pub(crate) fn main(mut launch: Launch<'_>) -> i32 {
 /// known.
 pub(crate) fn read_launch(link: &mut Link) -> Option<Result<(), String>> {
     match link.receive() {
-        Ok(Received::NotReady) => None,
-        Ok(Received::Message(NotStarted(why), _)) => Some(Err(why)),
+        Ok(ReceiveOutcome::NotReady) => None,
+        Ok(ReceiveOutcome::Message(NotStarted(why), _)) => Some(Err(why)),
         // The link is closed on exec.
-        Ok(Received::Closed) | Err(_) => Some(Ok(())),
+        Ok(ReceiveOutcome::Closed) | Err(_) => Some(Ok(())),
     }
 }
 
-fn prepare(launch: &Launch<'_>) -> Result<(), Error> {
+fn prepare(launch: &ProgramLaunch<'_>) -> Result<(), Error> {
     let failed = |what: &'static str| move |error: Errno| Error::system(what, error);
     ipcd_sys::keeper::begin();
     dup2_stdin(launch.stdin).map_err(failed("set standard input"))?;

@@ -15,10 +15,10 @@ use crate::link::Link;
 use crate::{Error, privileges};
 
 /// What a dialler is given at its birth.
-pub(crate) struct Errand<'a> {
+pub(crate) struct DialTask<'a> {
     pub(crate) link: Link,
     pub(crate) supervisor: Pid,
-    pub(crate) user: Option<privileges::Drop>,
+    pub(crate) user: Option<privileges::UserSwitch>,
     pub(crate) transport: &'static dyn Transport,
     pub(crate) to: &'a Endpoint,
     pub(crate) deadline: Instant,
@@ -26,7 +26,7 @@ pub(crate) struct Errand<'a> {
 
 /// What it says; the descriptors come with the message.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) enum Dialled {
+pub(crate) enum DialOutcome {
     /// The server is connected.
     Connected { identity: PeerIdentity, state: Vec<u8> },
     /// Why it is not.
@@ -37,22 +37,22 @@ pub(crate) enum Dialled {
 const LONGEST_REASON: usize = 1024;
 
 /// Runs a dialler in a freshly forked child; returns its exit status.
-pub(crate) fn main(mut errand: Errand<'_>) -> i32 {
+pub(crate) fn main(mut errand: DialTask<'_>) -> i32 {
     let (message, descriptors) = match dial(&errand) {
         Ok(parts) => {
             let ChannelParts { descriptors, identity, state } = parts;
-            (Dialled::Connected { identity, state }, descriptors)
+            (DialOutcome::Connected { identity, state }, descriptors)
         }
         Err(error) => {
             let why = error.to_string().chars().take(LONGEST_REASON).collect();
-            (Dialled::Failed(why), Vec::new())
+            (DialOutcome::Failed(why), Vec::new())
         }
     };
     // There is room for the only message; who does not get it sees the end of the link.
     i32::from(errand.link.send(&message, descriptors).is_err())
 }
 
-fn dial(errand: &Errand<'_>) -> Result<ChannelParts, Error> {
+fn dial(errand: &DialTask<'_>) -> Result<ChannelParts, Error> {
     close_all_except(&[errand.link.as_fd()])
         .map_err(|error| Error::system("close inherited descriptors", error))?;
     if let Some(user) = errand.user {

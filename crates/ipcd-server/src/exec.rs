@@ -9,7 +9,7 @@ use crate::listen::RawProfile;
 
 /// A coprocess: a program whose standard input and output are on the bus.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "Written", into = "Written")]
+#[serde(try_from = "ExecText", into = "ExecText")]
 pub struct Exec {
     /// A name for people.
     pub name: Option<String>,
@@ -40,7 +40,7 @@ const MOST_FILTERS: usize = 64;
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct ExecText {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     command: Vec<String>,
@@ -58,11 +58,11 @@ fn line() -> Codec {
     Codec::Line
 }
 
-impl TryFrom<Written> for Exec {
+impl TryFrom<ExecText> for Exec {
     type Error = String;
 
-    fn try_from(written: Written) -> Result<Self, String> {
-        let Written { name, command, codec, subscribe, publish, restart } = written;
+    fn try_from(written: ExecText) -> Result<Self, String> {
+        let ExecText { name, command, codec, subscribe, publish, restart } = written;
         if command.first().is_none_or(String::is_empty) {
             return Err(
                 "command is a program and its arguments: [\"awk\", \"{ print $1 }\"]".into()
@@ -78,7 +78,7 @@ impl TryFrom<Written> for Exec {
     }
 }
 
-impl From<Exec> for Written {
+impl From<Exec> for ExecText {
     fn from(exec: Exec) -> Self {
         let Exec { name, command, raw_profile, restart } = exec;
         let RawProfile { codec, subject: publish, reply: subscribe, .. } = raw_profile;

@@ -7,8 +7,8 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use ipcd_sys::board::{Board, Seen};
 use ipcd_sys::duplicate_from;
+use ipcd_sys::generation_table::{GenerationTable, GenerationView};
 use ipcd_transport::{ReadBuffer, RecordJoiner, RecordSplitter};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -26,7 +26,7 @@ const HEADER_BYTES: usize = 12;
 
 /// The inboxes of all workers, made before any worker is born.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct InboxSet {
     /// Where each worker reads.
     reading: Vec<OwnedFd>,
     /// What each worker shares with others, side by side, so that its sandbox can protect that as a
@@ -34,14 +34,14 @@ pub(crate) struct Places {
     /// for its link.
     shared: Vec<OwnedFd>,
     /// Which life each place has last begun.
-    generations: Board,
+    generations: GenerationTable,
 }
 
 /// Where a worker's own inbox is in what it shares, and the ways begin.
 const OWN: usize = 0;
 const FIRST_WAY: usize = 1;
 
-impl Places {
+impl InboxSet {
     /// Inboxes for this many workers.
     pub(crate) fn new(count: usize) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -51,7 +51,7 @@ impl Places {
         let filler = reading.first().ok_or(Errno::EINVAL)?;
         let shared: Vec<_> = [filler].into_iter().chain(&writing).chain([filler]).collect();
         let shared = side_by_side(&shared)?;
-        Ok(Self { reading, shared, generations: Board::new(count)? })
+        Ok(Self { reading, shared, generations: GenerationTable::new(count)? })
     }
 
     /// The number of workers.
@@ -83,22 +83,22 @@ fn side_by_side(fds: &[&OwnedFd]) -> io::Result<Vec<OwnedFd>> {
 
 /// A worker's own inbox, and the way into everybody's.
 #[derive(Debug)]
-pub(crate) struct Inboxes {
+pub(crate) struct WorkerInboxes {
     slot: u32,
     generation: u32,
     /// Its own inbox, and the ways into all.
     shared: Vec<OwnedFd>,
     /// What is known of each way that was used; a child that serves one peer uses few.
-    ways: Vec<Option<Box<Way>>>,
+    ways: Vec<Option<Box<InboxRoute>>>,
     /// Which life each place has last begun, as the supervisor says.
-    generations: Seen,
+    generations: GenerationView,
     /// Records for or of a life that is over, which were dropped.
     stale: u64,
 }
 
 /// To and from the worker in one slot.
 #[derive(Debug, Default)]
-struct Way {
+struct InboxRoute {
     splitter: RecordSplitter,
     /// The life that is written to.
     to_generation: u32,
@@ -109,7 +109,7 @@ struct Way {
 
 /// What was taken out of an inbox.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Arrived {
+pub(crate) enum ReceivedRecord {
     /// There was nothing.
     Nothing,
     /// A record of this slot and life.
@@ -117,12 +117,12 @@ pub(crate) enum Arrived {
     /// A record for a life that is over.
     Stale,
     /// What no worker sends.
-    Nonsense,
+    Invalid,
 }
 
 /// What came of sending.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Sent {
+pub(crate) enum SendOutcome {
     /// So many bytes were taken.
     Bytes(usize),
     /// The inbox is full; wait until its descriptor is writable.
@@ -131,14 +131,14 @@ pub(crate) enum Sent {
     NoMemory,
 }
 
-impl Inboxes {
+impl WorkerInboxes {
     /// For the worker that is born in this slot, with its link. Only for a freshly forked child,
     /// which takes the descriptors' numbers over from its parent's values.
     ///
     /// # Errors
     /// As dup3(2).
     pub(crate) fn take(
-        places: &mut Places,
+        places: &mut InboxSet,
         slot: u32,
         generation: u32,
         link: &Link,
@@ -171,7 +171,12 @@ impl Inboxes {
     }
 
     /// Sends one record of these frames to the worker in a slot.
-    pub(crate) fn send(&mut self, slot: u32, generation: u32, frames: &[u8]) -> io::Result<Sent> {
+    pub(crate) fn send(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        frames: &[u8],
+    ) -> io::Result<SendOutcome> {
         let fd = self.shared[FIRST_WAY + slot as usize].as_fd();
         let way = self.ways[slot as usize].get_or_insert_default();
         if std::mem::replace(&mut way.to_generation, generation) != generation {
@@ -179,7 +184,7 @@ impl Inboxes {
             way.splitter = RecordSplitter::default();
         }
         let Some(record) = way.splitter.next(frames, RECORD_BYTES - HEADER_BYTES) else {
-            return Ok(Sent::Bytes(0));
+            return Ok(SendOutcome::Bytes(0));
         };
         let mut header = [0; HEADER_BYTES];
         for (field, value) in
@@ -192,40 +197,40 @@ impl Inboxes {
         match writev(fd, &parts) {
             Ok(_) => {
                 way.splitter.sent(&record);
-                Ok(Sent::Bytes(record.taken()))
+                Ok(SendOutcome::Bytes(record.taken()))
             }
-            Err(error) if is_exhaustion(error) => Ok(Sent::NoMemory),
-            Err(error) if is_for_later(error) => Ok(Sent::Full),
+            Err(error) if is_exhaustion(error) => Ok(SendOutcome::NoMemory),
+            Err(error) if is_for_later(error) => Ok(SendOutcome::Full),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Takes the next record, and appends its frames if it is for us. What is no record is passed
     /// over and counted: another worker may have been taken over, and is not to take us along.
-    pub(crate) fn receive(&mut self, into: &mut ReadBuffer) -> io::Result<Arrived> {
+    pub(crate) fn receive(&mut self, into: &mut ReadBuffer) -> io::Result<ReceivedRecord> {
         let room = into.spare(RECORD_BYTES);
         let count = match recv(self.shared[OWN].as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
             Ok(count) => count,
-            Err(error) if is_for_later(error) => return Ok(Arrived::Nothing),
+            Err(error) if is_for_later(error) => return Ok(ReceivedRecord::Nothing),
             Err(error) => return Err(error.into()),
         };
         let mut fields = room[..count].chunks_exact(4);
         let mut field = || fields.next()?.try_into().ok().map(u32::from_le_bytes);
         let (Some(slot), Some(generation), Some(to)) = (field(), field(), field()) else {
-            return Ok(Arrived::Nonsense);
+            return Ok(ReceivedRecord::Invalid);
         };
         let Some(way) = self.ways.get_mut(slot as usize) else {
-            return Ok(Arrived::Nonsense);
+            return Ok(ReceivedRecord::Invalid);
         };
         // Whoever claims to be a life that there never was would have its successors taken for dead.
         let last = self.generations.get(slot as usize).unwrap_or(0);
         if generation == 0 || u64::from(generation) > last {
-            return Ok(Arrived::Nonsense);
+            return Ok(ReceivedRecord::Invalid);
         }
         // What was for the one who lived here before is of no use to us.
         if to != self.generation {
             self.stale += 1;
-            return Ok(Arrived::Stale);
+            return Ok(ReceivedRecord::Stale);
         }
         let way = way.get_or_insert_default();
         if way.generation != generation {
@@ -234,8 +239,8 @@ impl Inboxes {
             way.joiner = RecordJoiner::default();
         }
         match way.joiner.accept_spare(HEADER_BYTES..count, into) {
-            Ok(_) => Ok(Arrived::Of(slot, generation)),
-            Err(_) => Ok(Arrived::Nonsense),
+            Ok(_) => Ok(ReceivedRecord::Of(slot, generation)),
+            Err(_) => Ok(ReceivedRecord::Invalid),
         }
     }
 }
@@ -257,16 +262,16 @@ mod tests {
     const SLOTS: u32 = 2;
 
     /// That of slot 0, beside a worker that lives for the second time.
-    fn inbox() -> (Inboxes, Places) {
-        let mut places = Places::new(SLOTS as usize).unwrap();
+    fn inbox() -> (WorkerInboxes, InboxSet) {
+        let mut places = InboxSet::new(SLOTS as usize).unwrap();
         let (link, _) = Link::pair().unwrap();
         places.begin(0, 1);
         places.begin(1, 2);
-        (Inboxes::take(&mut places, 0, 1, &link).unwrap().0, places)
+        (WorkerInboxes::take(&mut places, 0, 1, &link).unwrap().0, places)
     }
 
     /// A record without frames, and what comes of it.
-    fn say(inbox: &mut Inboxes, slot: u32, generation: u32) -> Arrived {
+    fn say(inbox: &mut WorkerInboxes, slot: u32, generation: u32) -> ReceivedRecord {
         let header = [slot, generation, 1].map(u32::to_le_bytes).concat();
         send(inbox.way(0).as_raw_fd(), &[&header[..], &[0]].concat(), MsgFlags::empty()).unwrap();
         inbox.receive(&mut ReadBuffer::new(1024, 1024)).unwrap()
@@ -276,21 +281,21 @@ mod tests {
     fn nobody_is_believed_to_be_a_life_that_has_not_begun() {
         let (mut inbox, places) = inbox();
         for generation in [0, 3, u32::MAX] {
-            assert_eq!(say(&mut inbox, 1, generation), Arrived::Nonsense, "{generation}");
+            assert_eq!(say(&mut inbox, 1, generation), ReceivedRecord::Invalid, "{generation}");
         }
-        assert_eq!(say(&mut inbox, 1, 2), Arrived::Of(1, 2));
+        assert_eq!(say(&mut inbox, 1, 2), ReceivedRecord::Of(1, 2));
         // What was sent before the death is heard after it, and the next life at once.
         places.begin(1, 3);
-        assert_eq!(say(&mut inbox, 1, 2), Arrived::Of(1, 2));
-        assert_eq!(say(&mut inbox, 1, 3), Arrived::Of(1, 3));
+        assert_eq!(say(&mut inbox, 1, 2), ReceivedRecord::Of(1, 2));
+        assert_eq!(say(&mut inbox, 1, 3), ReceivedRecord::Of(1, 3));
     }
 
     #[test]
     fn what_a_worker_shares_is_a_range() {
         let mut numbers: Vec<_> = {
-            let mut places = Places::new(5).unwrap();
+            let mut places = InboxSet::new(5).unwrap();
             let (link, _) = Link::pair().unwrap();
-            let (inbox, link) = Inboxes::take(&mut places, 3, 1, &link).unwrap();
+            let (inbox, link) = WorkerInboxes::take(&mut places, 3, 1, &link).unwrap();
             inbox.descriptors().chain([link.as_fd()]).map(|fd| fd.as_raw_fd()).collect()
         };
         numbers.sort_unstable();
@@ -322,12 +327,12 @@ mod tests {
                 let record = &record[..record.len() - cut.min(rest.len() + cut)];
                 send(inbox.way(0).as_raw_fd(), record, MsgFlags::empty()).unwrap();
                 let arrived = inbox.receive(&mut buffer).unwrap();
-                prop_assert!(arrived != Arrived::Nothing);
-                if let Arrived::Of(of, as_generation) = arrived {
+                prop_assert!(arrived != ReceivedRecord::Nothing);
+                if let ReceivedRecord::Of(of, as_generation) = arrived {
                     prop_assert!(of < SLOTS && to == 1 && as_generation == generation && generation <= of + 1);
                 }
                 buffer.clear();
-                prop_assert_eq!(inbox.receive(&mut buffer).unwrap(), Arrived::Nothing);
+                prop_assert_eq!(inbox.receive(&mut buffer).unwrap(), ReceivedRecord::Nothing);
             }
         }
     }

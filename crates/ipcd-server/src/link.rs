@@ -65,7 +65,7 @@ pub(crate) enum ToWorker {
     /// What all workers know has changed, and the like.
     DirectoryEvent(DirectoryEvent),
     /// The configuration has changed.
-    Configure(Box<Live>),
+    Configure(Box<LiveConfig>),
     /// The bare peers of this listener say and hear something else from now on.
     Redirect {
         /// Its number.
@@ -77,7 +77,7 @@ pub(crate) enum ToWorker {
 
 /// What of the configuration can change while workers run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Live {
+pub(crate) struct LiveConfig {
     max_payload: usize,
     outbox: usize,
     max_subscriptions: usize,
@@ -101,7 +101,7 @@ pub(crate) struct TooLong {
     most: usize,
 }
 
-impl Live {
+impl LiveConfig {
     /// Refuses a configuration that no worker could be told. Its access rules have a limit of their
     /// own.
     pub(crate) fn check(config: &Config) -> Result<(), Error> {
@@ -162,7 +162,7 @@ pub(crate) enum ToSupervisor {
     /// It serves.
     Ready,
     /// These peers have gone.
-    Gone(Vec<Gone>),
+    Gone(Vec<GonePeer>),
     /// These have proved their tokens, by the supervisor's numbers.
     Opened(Vec<AdmissionId>),
     /// What it wants all workers to know, and the like.
@@ -178,7 +178,7 @@ pub(crate) enum ToSupervisor {
 
 /// A peer that has gone.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub(crate) struct Gone {
+pub(crate) struct GonePeer {
     /// The supervisor's number for it.
     pub(crate) number: AdmissionId,
     /// Whether it did not go by itself.
@@ -215,7 +215,7 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Link {
     socket: Option<OwnedFd>,
-    backlog: VecDeque<Waiting>,
+    backlog: VecDeque<QueuedMessage>,
     /// Bytes in it.
     backlog_bytes: usize,
     /// Whether the kernel had no memory for the first message that waits: there is room for it all
@@ -230,7 +230,7 @@ pub(crate) struct Link {
 
 /// A message that is to be sent.
 #[derive(Debug)]
-struct Waiting {
+struct QueuedMessage {
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
     /// The peer that is handed over with it.
@@ -239,7 +239,7 @@ struct Waiting {
 
 /// What was received.
 #[derive(Debug)]
-pub(crate) enum Received<T> {
+pub(crate) enum ReceiveOutcome<T> {
     /// A message and its descriptors.
     Message(T, Vec<OwnedFd>),
     /// Nothing now.
@@ -317,7 +317,7 @@ impl Link {
             self.lost.extend(peer);
         })?;
         self.backlog_bytes += bytes.len();
-        self.backlog.push_back(Waiting { bytes, fds, peer });
+        self.backlog.push_back(QueuedMessage { bytes, fds, peer });
         self.flush()
     }
 
@@ -376,8 +376,8 @@ impl Link {
     ///
     /// # Errors
     /// If it is none, which is a fault of the other process.
-    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Received<T>> {
-        let Some(socket) = &self.socket else { return Ok(Received::Closed) };
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<ReceiveOutcome<T>> {
+        let Some(socket) = &self.socket else { return Ok(ReceiveOutcome::Closed) };
         RECEIVED.with_borrow_mut(|bytes| {
             bytes.resize(LONGEST, 0);
             let room = &mut bytes[..self.longest];
@@ -389,12 +389,12 @@ impl Link {
                 received => received,
             };
             let (count, fds) = match received {
-                Ok((0, _)) => return Ok(Received::Closed),
+                Ok((0, _)) => return Ok(ReceiveOutcome::Closed),
                 Ok(received) => received,
-                Err(error) if is_for_later(&error) => return Ok(Received::NotReady),
+                Err(error) if is_for_later(&error) => return Ok(ReceiveOutcome::NotReady),
                 Err(error) => return Err(error),
             };
-            Ok(Received::Message(decode(&bytes[..count])?, fds))
+            Ok(ReceiveOutcome::Message(decode(&bytes[..count])?, fds))
         })
     }
 }
@@ -465,11 +465,11 @@ mod tests {
             let (mut here, there) = Link::pair().unwrap();
             say(&there, &bytes, fds);
             match here.receive::<ToSupervisor>() {
-                Ok(Received::Message(_, passed)) => prop_assert_eq!(passed.len(), fds),
+                Ok(ReceiveOutcome::Message(_, passed)) => prop_assert_eq!(passed.len(), fds),
                 Ok(other) => prop_assert!(false, "{other:?}"),
                 Err(_) => {}
             }
-            prop_assert!(matches!(here.receive::<ToSupervisor>(), Ok(Received::NotReady)));
+            prop_assert!(matches!(here.receive::<ToSupervisor>(), Ok(ReceiveOutcome::NotReady)));
         }
     }
 
@@ -480,7 +480,7 @@ mod tests {
         assert!(here.receive::<ToSupervisor>().is_err());
         let long = "x".repeat(LONGEST - 16);
         here.send(&long, Vec::new()).unwrap();
-        let Ok(Received::Message(heard, _)) = there.receive::<String>() else {
+        let Ok(ReceiveOutcome::Message(heard, _)) = there.receive::<String>() else {
             panic!("it is not too long for a worker");
         };
         assert_eq!(heard, long);
@@ -495,12 +495,12 @@ mod tests {
             (here.take_lost(), here.waiting(), here.backlog_bytes),
             (vec![AdmissionId(7)], 0, 0)
         );
-        assert!(matches!(there.receive::<String>(), Ok(Received::NotReady)));
+        assert!(matches!(there.receive::<String>(), Ok(ReceiveOutcome::NotReady)));
         let long = "x".repeat(LONGEST_OF_WORKER);
         assert!(is_too_long(&there.send(&long, Vec::new()).unwrap_err()));
         // Three bytes say how long it is.
         there.send(&&long[5..], Vec::new()).unwrap();
-        assert!(matches!(here.receive::<String>(), Ok(Received::Message(..))));
+        assert!(matches!(here.receive::<String>(), Ok(ReceiveOutcome::Message(..))));
     }
 
     #[test]
@@ -515,16 +515,16 @@ mod tests {
         };
         let mut config = Config::new(daemon);
         let endpoint = format!("unix:///{}", "x".repeat(90));
-        while Live::check(&config).is_ok() {
+        while LiveConfig::check(&config).is_ok() {
             let number = config.daemon.listeners.len();
             assert!(number < 1000, "as many as this are never too many");
             config.daemon.listeners.insert(number, (endpoint.clone(), "frame".into()));
         }
-        let why = Live::check(&config).unwrap_err().to_string();
+        let why = LiveConfig::check(&config).unwrap_err().to_string();
         assert!(why.contains("49 KiB") && why.contains("at most 48 KiB"), "{why}");
         // The last one that is not, with all access rules there can be, is not too long.
         config.daemon.listeners.pop_last();
-        let rules = bincode::serde::encode_to_vec(Live::of(&config), CONFIG).unwrap().len();
+        let rules = bincode::serde::encode_to_vec(LiveConfig::of(&config), CONFIG).unwrap().len();
         assert!(rules + crate::access::MAX_BYTES < LONGEST);
     }
 
@@ -561,8 +561,8 @@ mod tests {
         there.send(&ToSupervisor::Quiet, Vec::new()).unwrap();
         drop(there);
         let heard = here.receive();
-        assert!(matches!(heard, Ok(Received::Message(ToSupervisor::Quiet, _))), "{heard:?}");
-        assert!(matches!(here.receive::<ToSupervisor>(), Ok(Received::Closed)));
+        assert!(matches!(heard, Ok(ReceiveOutcome::Message(ToSupervisor::Quiet, _))), "{heard:?}");
+        assert!(matches!(here.receive::<ToSupervisor>(), Ok(ReceiveOutcome::Closed)));
     }
 
     #[test]
@@ -573,7 +573,7 @@ mod tests {
             here.send(&long, Vec::new()).unwrap();
         }
         while here.waiting() > 0 {
-            assert!(matches!(there.receive::<String>(), Ok(Received::Message(..))));
+            assert!(matches!(there.receive::<String>(), Ok(ReceiveOutcome::Message(..))));
             here.flush().unwrap();
         }
         assert_eq!(here.backlog_bytes, 0);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// A listener.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "Written", into = "Written")]
+#[serde(try_from = "ListenText", into = "ListenText")]
 pub struct Listen {
     /// A name for people.
     pub name: Option<String>,
@@ -72,7 +72,7 @@ pub(crate) const FIRST_WORD: &str = "$1";
 /// beside it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct ListenText {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     endpoint: String,
@@ -96,10 +96,10 @@ struct Written {
     group: Option<String>,
 }
 
-impl TryFrom<Written> for Listen {
+impl TryFrom<ListenText> for Listen {
     type Error = String;
 
-    fn try_from(written: Written) -> Result<Self, String> {
+    fn try_from(written: ListenText) -> Result<Self, String> {
         let mut endpoint: Endpoint =
             written.endpoint.parse().map_err(|error: Error| error.to_string())?;
         let rights = [written.mode, written.owner, written.group];
@@ -108,9 +108,9 @@ impl TryFrom<Written> for Listen {
                 endpoint.set_option(key, value);
             }
         }
-        let Written { codec, subject, reply, echo, .. } = written;
+        let ListenText { codec, subject, reply, echo, .. } = written;
         let (codec, raw_profile) =
-            Said { codec, subject, reply, echo }.with(&mut endpoint, false)?;
+            ProfileText { codec, subject, reply, echo }.with(&mut endpoint, false)?;
         let mut take = |key: &str| endpoint.take_option(key);
         let insecure = flag(take("insecure"), "insecure")?.or(written.insecure).unwrap_or(false);
         let mut allow = written.allow;
@@ -128,11 +128,12 @@ impl TryFrom<Written> for Listen {
     }
 }
 
-impl From<Listen> for Written {
+impl From<Listen> for ListenText {
     fn from(listen: Listen) -> Self {
         let codec = Some(listen.codec());
         let Listen { name, endpoint, raw_profile, allow, insecure } = listen;
-        let Said { subject, reply, echo, .. } = raw_profile.map(Said::from).unwrap_or_default();
+        let ProfileText { subject, reply, echo, .. } =
+            raw_profile.map(ProfileText::from).unwrap_or_default();
         let insecure = insecure.then_some(true);
         let endpoint = endpoint.to_string();
         Self { name, endpoint, codec, subject, reply, echo, allow, insecure, ..Self::default() }
@@ -141,14 +142,14 @@ impl From<Listen> for Written {
 
 /// What is written of a dialect, where each may also stand among the endpoint's options.
 #[derive(Default)]
-pub(crate) struct Said {
+pub(crate) struct ProfileText {
     pub(crate) codec: Option<Codec>,
     pub(crate) subject: Option<String>,
     pub(crate) reply: Option<String>,
     pub(crate) echo: Option<bool>,
 }
 
-impl Said {
+impl ProfileText {
     /// The dialect that is meant. The options are taken off the endpoint, and win.
     pub(crate) fn with(
         self,
@@ -165,7 +166,7 @@ impl Said {
     }
 }
 
-impl From<RawProfile> for Said {
+impl From<RawProfile> for ProfileText {
     fn from(raw_profile: RawProfile) -> Self {
         let RawProfile { codec, subject, reply, echo, .. } = raw_profile;
         let reply = reply.into_iter().next();
@@ -178,7 +179,7 @@ impl FromStr for Listen {
 
     /// An endpoint as `--listen` has it.
     fn from_str(text: &str) -> Result<Self, String> {
-        Written { endpoint: text.to_owned(), ..Written::default() }.try_into()
+        ListenText { endpoint: text.to_owned(), ..ListenText::default() }.try_into()
     }
 }
 

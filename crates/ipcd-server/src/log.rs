@@ -19,16 +19,16 @@ use std::time::Instant;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, write};
 use tracing::level_filters::LevelFilter;
 
-use self::format::{LineFormat, Marked, unmarked};
+use self::format::{LineFormat, SourcedLine, unmarked};
 pub use self::outlet::Outlet;
 pub use self::quotas::Quotas;
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// The log of this process. It is locked for the time of one line, never across a fork.
-static JOURNAL: Mutex<Journal> = Mutex::new(Journal::Off);
+static JOURNAL: Mutex<ProcessLog> = Mutex::new(ProcessLog::Off);
 
 /// The destination of lines.
-enum Journal {
+enum ProcessLog {
     /// Nowhere: there is no log.
     Off,
     /// To standard error.
@@ -58,7 +58,7 @@ pub fn init(log: Log) {
     };
     let format = LineFormat { is_json: log.format == LogFormat::Json };
     let lines = tracing_subscriber::fmt()
-        .with_writer(|| JournalWriter)
+        .with_writer(|| ProcessLogWriter)
         .with_max_level(level)
         .log_internal_errors(false)
         .event_format(format);
@@ -69,7 +69,7 @@ pub fn init(log: Log) {
             false => |lines| unmarked(&LineFormat { is_json: false }.lost(lines)).to_owned(),
         };
         let (outlet, quotas) = (Outlet::stderr(told), Quotas::default());
-        *journal() = Journal::Daemon(Box::new(DaemonLog { format, outlet, quotas }));
+        *journal() = ProcessLog::Daemon(Box::new(DaemonLog { format, outlet, quotas }));
     }
 }
 
@@ -83,8 +83,8 @@ pub(crate) fn become_worker(null: &File, pipe: &OwnedFd) -> io::Result<()> {
     dup2_stdout(null)?;
     dup2_stderr(pipe)?;
     let mut journal = journal();
-    if let Journal::Daemon(log) = &*journal {
-        let worker = Journal::Worker { format: log.format, lost: 0 };
+    if let ProcessLog::Daemon(log) = &*journal {
+        let worker = ProcessLog::Worker { format: log.format, lost: 0 };
         // Its descriptors are the parent's; their numbers are closed in this process.
         std::mem::forget(std::mem::replace(&mut *journal, worker));
     }
@@ -93,7 +93,7 @@ pub(crate) fn become_worker(null: &File, pipe: &OwnedFd) -> io::Result<()> {
 
 /// Logs a line that a worker wrote into its pipe.
 pub(crate) fn relay(worker: Pid, line: &str) {
-    match Marked::parse(line) {
+    match SourcedLine::parse(line) {
         Some(marked) => journal().relay(worker, &marked),
         // A panic, say.
         None => tracing::error!(worker = worker.as_raw(), line, "worker says"),
@@ -102,7 +102,7 @@ pub(crate) fn relay(worker: Pid, line: &str) {
 
 /// Does what is due: writes what standard error did not take, and tells what was suppressed.
 pub(crate) fn tick(now: Instant) {
-    if let Journal::Daemon(log) = &mut *journal() {
+    if let ProcessLog::Daemon(log) = &mut *journal() {
         log.tick(now);
     }
 }
@@ -111,19 +111,19 @@ pub(crate) fn tick(now: Instant) {
 /// does not take, such as a file on a full disk.
 pub(crate) fn next() -> Option<Instant> {
     match &*journal() {
-        Journal::Daemon(log) => log.outlet.next().into_iter().chain(log.quotas.next()).min(),
-        Journal::Off | Journal::Worker { .. } => None,
+        ProcessLog::Daemon(log) => log.outlet.next().into_iter().chain(log.quotas.next()).min(),
+        ProcessLog::Off | ProcessLog::Worker { .. } => None,
     }
 }
 
-fn journal() -> MutexGuard<'static, Journal> {
+fn journal() -> MutexGuard<'static, ProcessLog> {
     JOURNAL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The library writes each line to it in one call.
-struct JournalWriter;
+struct ProcessLogWriter;
 
-impl io::Write for JournalWriter {
+impl io::Write for ProcessLogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         journal().take(line);
         Ok(line.len())
@@ -134,13 +134,13 @@ impl io::Write for JournalWriter {
     }
 }
 
-impl Journal {
+impl ProcessLog {
     fn take(&mut self, line: &[u8]) {
         match self {
             Self::Off => {}
             Self::Daemon(log) => {
                 let line = String::from_utf8_lossy(line);
-                if let Some(marked) = Marked::parse(line.trim_end_matches('\n')) {
+                if let Some(marked) = SourcedLine::parse(line.trim_end_matches('\n')) {
                     log.write(&marked, Instant::now());
                 }
             }
@@ -158,10 +158,10 @@ impl Journal {
         }
     }
 
-    fn relay(&mut self, worker: Pid, marked: &Marked<'_>) {
+    fn relay(&mut self, worker: Pid, marked: &SourcedLine<'_>) {
         if let Self::Daemon(log) = self {
             let text = log.format.with_worker(marked.text, worker);
-            log.write(&Marked { source: marked.source, text: &text }, Instant::now());
+            log.write(&SourcedLine { source: marked.source, text: &text }, Instant::now());
         }
     }
 }
@@ -173,7 +173,7 @@ fn say(line: &[u8]) -> bool {
 }
 
 impl DaemonLog {
-    fn write(&mut self, marked: &Marked<'_>, now: Instant) {
+    fn write(&mut self, marked: &SourcedLine<'_>, now: Instant) {
         if marked.source.is_empty() || self.quotas.allows(marked.source, now) {
             self.outlet.write(marked.text, now);
         }

@@ -12,12 +12,12 @@ use crate::config::Daemon;
 
 /// The user and group that workers run as.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Drop {
+pub(crate) struct UserSwitch {
     uid: Uid,
     gid: Gid,
 }
 
-impl Drop {
+impl UserSwitch {
     /// What the configuration asks for; `None` to stay as one is.
     pub(crate) fn of(daemon: &Daemon) -> Result<Option<Self>, Error> {
         let Some(name) = &daemon.user else {

@@ -21,29 +21,29 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use self::filter::Filter;
+use self::filter::CallFilter;
 use crate::Error;
 use crate::config::SandboxMode;
-use crate::link::{Link, Received};
+use crate::link::{Link, ReceiveOutcome};
 
 /// What workers are confined by.
 #[derive(Clone, Debug)]
 pub(crate) struct Sandbox {
-    level: Level,
-    filter: Result<Filter, String>,
+    level: SandboxLevel,
+    filter: Result<CallFilter, String>,
 }
 
 /// What of the sandbox is in force.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) struct Level {
-    seccomp: Layer,
-    landlock: Layer,
-    no_new_privs: Layer,
+pub(crate) struct SandboxLevel {
+    seccomp: SandboxLayer,
+    landlock: SandboxLayer,
+    no_new_privs: SandboxLayer,
 }
 
 /// One of the kernel's means.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-enum Layer {
+enum SandboxLayer {
     /// It was not asked for.
     #[default]
     Off,
@@ -63,9 +63,9 @@ impl Sandbox {
     pub(crate) fn prepare(mode: SandboxMode) -> Result<Self, Error> {
         if mode == SandboxMode::Off {
             let filter = Err("it was not asked for".into());
-            return Ok(Self { level: Level::default(), filter });
+            return Ok(Self { level: SandboxLevel::default(), filter });
         }
-        let filter = Filter::compile();
+        let filter = CallFilter::compile();
         let level = try_out(&filter)?;
         let missing = level.missing();
         if mode == SandboxMode::Required && !missing.is_empty() {
@@ -87,7 +87,7 @@ impl Sandbox {
     }
 
     /// What is in force.
-    pub(crate) fn level(&self) -> &Level {
+    pub(crate) fn level(&self) -> &SandboxLevel {
         &self.level
     }
 
@@ -103,7 +103,7 @@ impl Sandbox {
         shared: impl Iterator<Item = BorrowedFd<'a>>,
         filler: BorrowedFd<'_>,
     ) -> Result<(), Error> {
-        if self.level == Level::default() {
+        if self.level == SandboxLevel::default() {
             return Ok(());
         }
         let numbers: Vec<RawFd> = shared.map(|fd| fd.as_raw_fd()).collect();
@@ -120,27 +120,27 @@ impl Sandbox {
     }
 }
 
-impl Level {
-    fn layers(&self) -> [&Layer; 3] {
+impl SandboxLevel {
+    fn layers(&self) -> [&SandboxLayer; 3] {
         [&self.seccomp, &self.landlock, &self.no_new_privs]
     }
 
     /// What is not in force, though it was asked for; empty if all is.
     fn missing(&self) -> String {
         let missing = self.layers().into_iter().filter_map(|layer| match layer {
-            Layer::Partly(_, why) | Layer::Missing(why) => Some(why.as_str()),
-            Layer::Off | Layer::On(_) => None,
+            SandboxLayer::Partly(_, why) | SandboxLayer::Missing(why) => Some(why.as_str()),
+            SandboxLayer::Off | SandboxLayer::On(_) => None,
         });
         missing.collect::<Vec<_>>().join("; ")
     }
 }
 
 /// `full (seccomp, landlock ABI 6, no_new_privs)`, `partial (seccomp: why not the rest)`, `off`.
-impl fmt::Display for Level {
+impl fmt::Display for SandboxLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let in_force = self.layers().into_iter().filter_map(|layer| match layer {
-            Layer::On(name) | Layer::Partly(name, _) => Some(name.as_str()),
-            Layer::Off | Layer::Missing(_) => None,
+            SandboxLayer::On(name) | SandboxLayer::Partly(name, _) => Some(name.as_str()),
+            SandboxLayer::Off | SandboxLayer::Missing(_) => None,
         });
         let (in_force, missing) = (in_force.collect::<Vec<_>>().join(", "), self.missing());
         match (in_force.is_empty(), missing.is_empty()) {
@@ -153,7 +153,7 @@ impl fmt::Display for Level {
 }
 
 /// Does in a child what each worker will do, and asks it how that went.
-fn try_out(filter: &Result<Filter, String>) -> Result<Level, Error> {
+fn try_out(filter: &Result<CallFilter, String>) -> Result<SandboxLevel, Error> {
     let failed = |error| Error::system("try the sandbox", error);
     let (mut here, mut there) = Link::pair().map_err(failed)?;
     let child =
@@ -164,10 +164,10 @@ fn try_out(filter: &Result<Filter, String>) -> Result<Level, Error> {
     let ended = waitpid(child.map_err(failed)?, None);
     let ended = ended.map_err(|error| Error::system("wait for the trial of the sandbox", error))?;
     match (ended, here.receive()) {
-        (WaitStatus::Exited(_, 0), Ok(Received::Message(level, _))) => Ok(level),
+        (WaitStatus::Exited(_, 0), Ok(ReceiveOutcome::Message(level, _))) => Ok(level),
         (ended, _) => {
             let why = format!("the trial of the sandbox has failed ({ended:?})");
-            Ok(Level { seccomp: Layer::Missing(why), ..Level::default() })
+            Ok(SandboxLevel { seccomp: SandboxLayer::Missing(why), ..SandboxLevel::default() })
         }
     }
 }
@@ -176,20 +176,20 @@ fn try_out(filter: &Result<Filter, String>) -> Result<Level, Error> {
 const NOBODYS: RangeInclusive<RawFd> = RawFd::MAX..=RawFd::MAX;
 
 /// Confines this process as far as the system allows, and says how far that is.
-fn confine(filter: &Result<Filter, String>, shared: RangeInclusive<RawFd>) -> Level {
+fn confine(filter: &Result<CallFilter, String>, shared: RangeInclusive<RawFd>) -> SandboxLevel {
     limit_resources();
     let no_new_privs = match set_no_new_privs().and_then(|()| get_no_new_privs()) {
-        Ok(true) => Layer::On("no_new_privs".into()),
-        Ok(false) => Layer::Missing("no no_new_privs: it has no effect".into()),
-        Err(error) => Layer::Missing(format!("no no_new_privs: {error}")),
+        Ok(true) => SandboxLayer::On("no_new_privs".into()),
+        Ok(false) => SandboxLayer::Missing("no no_new_privs: it has no effect".into()),
+        Err(error) => SandboxLayer::Missing(format!("no no_new_privs: {error}")),
     };
     let landlock = landlock::restrict();
     // Last: it forbids what the others need.
     let seccomp = match filter.clone().and_then(|filter| filter.install(shared)) {
-        Ok(()) => Layer::On("seccomp".into()),
-        Err(why) => Layer::Missing(format!("no seccomp: {why}")),
+        Ok(()) => SandboxLayer::On("seccomp".into()),
+        Err(why) => SandboxLayer::Missing(format!("no seccomp: {why}")),
     };
-    Level { seccomp, landlock, no_new_privs }
+    SandboxLevel { seccomp, landlock, no_new_privs }
 }
 
 /// The rest of what a worker never needs. No limit on the size of files: the log may be one.
@@ -208,13 +208,13 @@ fn limit_resources() {
 
 /// The same level, without a filter that does not filter: a system that imitates Linux may take it
 /// and not heed it.
-fn proven(level: Level) -> Level {
+fn proven(level: SandboxLevel) -> SandboxLevel {
     // Landlock alone would say EACCES.
     let refused = File::open("/").err().and_then(|error| error.raw_os_error());
-    if !matches!(level.seccomp, Layer::On(_)) || refused == Some(Errno::EPERM as i32) {
+    if !matches!(level.seccomp, SandboxLayer::On(_)) || refused == Some(Errno::EPERM as i32) {
         return level;
     }
-    Level { seccomp: Layer::Missing("no seccomp: it has no effect".into()), ..level }
+    SandboxLevel { seccomp: SandboxLayer::Missing("no seccomp: it has no effect".into()), ..level }
 }
 
 #[cfg(test)]
@@ -223,19 +223,19 @@ mod tests {
 
     #[test]
     fn a_level_says_what_is_in_force_and_what_is_missing() {
-        let on = |name: &str| Layer::On(name.into());
-        let level = |seccomp, landlock| Level { seccomp, landlock, no_new_privs: on("nnp") };
-        let missing = || Layer::Missing("no landlock".into());
-        let partly = Layer::Partly("landlock ABI 4".into(), "no scopes".into());
+        let on = |name: &str| SandboxLayer::On(name.into());
+        let level = |seccomp, landlock| SandboxLevel { seccomp, landlock, no_new_privs: on("nnp") };
+        let missing = || SandboxLayer::Missing("no landlock".into());
+        let partly = SandboxLayer::Partly("landlock ABI 4".into(), "no scopes".into());
         for (level, text) in [
             (level(on("seccomp"), on("landlock ABI 6")), "full (seccomp, landlock ABI 6, nnp)"),
             (level(on("seccomp"), partly), "partial (seccomp, landlock ABI 4, nnp: no scopes)"),
             (
-                level(Layer::Missing("no seccomp".into()), missing()),
+                level(SandboxLayer::Missing("no seccomp".into()), missing()),
                 "partial (nnp: no seccomp; no landlock)",
             ),
-            (Level { landlock: missing(), ..Level::default() }, "off (no landlock)"),
-            (Level::default(), "off"),
+            (SandboxLevel { landlock: missing(), ..SandboxLevel::default() }, "off (no landlock)"),
+            (SandboxLevel::default(), "off"),
         ] {
             assert_eq!(level.to_string(), text);
         }

@@ -51,7 +51,7 @@ use crate::admission::Admission;
 use crate::config::{Config, ConfigError};
 use crate::ids::{AdmissionId, OwnerId, OwnerSequence, SlotId};
 use crate::lacking::PAUSE;
-use crate::link::{Live, ToWorker};
+use crate::link::{LiveConfig, ToWorker};
 use crate::pid_file::PidFile;
 use crate::runtime::RuntimeDir;
 use crate::sandbox::Sandbox;
@@ -106,17 +106,17 @@ struct Supervisor {
 impl Supervisor {
     fn start(config: Config, start: Start) -> Result<Self, Error> {
         inherited::raise_descriptor_limit(u64::MAX);
-        let user = privileges::Drop::of(&config.daemon)?;
+        let user = privileges::UserSwitch::of(&config.daemon)?;
         let sandbox = Sandbox::prepare(config.daemon.sandbox)?;
         let runtime_dir = RuntimeDir::open(&config)?;
         let tokens = runtime_dir.tokens(&config.tokens)?;
         let (epoll, signals) = watch_signals()?;
         let mut owners = OwnerSequence::default();
         let listeners = ListenerSet::bind(&config, &runtime_dir, start.sockets, &mut owners)?;
-        let worker_user = privileges::Drop::of_workers(&config.daemon)?;
+        let worker_user = privileges::UserSwitch::of_workers(&config.daemon)?;
         sandbox.log();
         let router_config = router_config(&config, &listeners, tokens, sandbox.level().to_string());
-        Live::check(&router_config)?;
+        LiveConfig::check(&router_config)?;
         let workers = WorkerPool::new(&config, worker_user, sandbox, &epoll)?;
         let pid_file = config.daemon.pid_file.as_deref().map(PidFile::write).transpose()?;
         let mut supervisor = Self {

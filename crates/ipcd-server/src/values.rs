@@ -135,7 +135,7 @@ impl fmt::Display for ByteCount {
 /// Text or a whole number, as TOML has both.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a string such as \"10s\" or \"1MiB\", or a whole number")]
-enum Written {
+enum TextOrNumber {
     Text(String),
     Number(u64),
 }
@@ -144,9 +144,9 @@ macro_rules! as_written {
     ($type:ty) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = match Written::deserialize(deserializer)? {
-                    Written::Text(text) => text,
-                    Written::Number(number) => number.to_string(),
+                let text = match TextOrNumber::deserialize(deserializer)? {
+                    TextOrNumber::Text(text) => text,
+                    TextOrNumber::Number(number) => number.to_string(),
                 };
                 text.parse().map_err(D::Error::custom)
             }

@@ -26,17 +26,17 @@ use tracing::debug;
 use self::connection::EventToken;
 use self::connection_table::ConnectionTable;
 use self::init::{ConfinedWorker, confine};
-pub(crate) use self::init::{Mark, NewPeer, WorkerInit};
-use self::other_workers::{Forwarded, OtherWorkers};
+pub(crate) use self::init::{CrashMarker, NewPeer, WorkerInit};
+use self::other_workers::{ForwardOutcome, OtherWorkers};
 use self::read_buffers::ReadBuffers;
 use self::supervisor_link::SupervisorLink;
 use self::tick_queue::TickQueue;
 use crate::Error;
-use crate::alarm::Alarm;
+use crate::alarm::WakeupTimer;
 use crate::ids::AdmissionId;
-use crate::inbox::Arrived;
+use crate::inbox::ReceivedRecord;
 use crate::lacking::PAUSE;
-use crate::link::{Received, ToSupervisor, ToWorker};
+use crate::link::{ReceiveOutcome, ToSupervisor, ToWorker};
 
 /// After so much was given back to the allocator at once, so does the allocator to the system. It
 /// would keep what is not at the end of its heap, which is most of what a burst has needed.
@@ -75,7 +75,7 @@ pub(crate) fn main(init: WorkerInit<'_>) -> i32 {
 
 struct Worker {
     epoll: Epoll,
-    alarm: Alarm,
+    alarm: WakeupTimer,
     link: SupervisorLink,
     others: OtherWorkers,
     router: Router,
@@ -93,7 +93,7 @@ struct Worker {
     /// The time to try again what the kernel had no memory for.
     retry_at: Option<Instant>,
     /// Where the supervisor finds the peer that this worker was serving when it died.
-    mark: Mark,
+    mark: CrashMarker,
     is_draining: bool,
     /// Steps of handshakes that this turn has taken.
     handshake_steps: usize,
@@ -233,9 +233,9 @@ impl Worker {
         self.link.flush()?;
         loop {
             match self.link.receive()? {
-                Received::NotReady => return Ok(true),
-                Received::Closed => return Ok(false),
-                Received::Message(message, fds) => {
+                ReceiveOutcome::NotReady => return Ok(true),
+                ReceiveOutcome::Closed => return Ok(false),
+                ReceiveOutcome::Message(message, fds) => {
                     let admit = |number, owner, scheme: &str, identity, state, raw_profile| {
                         let parts = ChannelParts { descriptors: fds, identity, state };
                         let transport = ipcd_transports::find(scheme)?;
@@ -309,12 +309,12 @@ impl Worker {
                 break;
             }
             match self.others.receive(&mut buffer)? {
-                Arrived::Of(slot, generation) => {
+                ReceivedRecord::Of(slot, generation) => {
                     self.router.arrive(self.now, slot, generation, buffer.filled_mut());
                     buffer.clear();
                 }
-                Arrived::Stale | Arrived::Nonsense => {}
-                Arrived::Nothing => {
+                ReceivedRecord::Stale | ReceivedRecord::Invalid => {}
+                ReceivedRecord::Nothing => {
                     is_empty = true;
                     break;
                 }
@@ -333,9 +333,9 @@ impl Worker {
                 return self.report_if_quiet();
             }
             match self.others.send(slot, generation, frames, &self.epoll)? {
-                Forwarded::Bytes(count) => self.router.forwarded(slot, count),
-                Forwarded::Full => break,
-                Forwarded::NoMemory => {
+                ForwardOutcome::Bytes(count) => self.router.forwarded(slot, count),
+                ForwardOutcome::Full => break,
+                ForwardOutcome::NoMemory => {
                     self.retry_soon();
                     break;
                 }

@@ -20,7 +20,7 @@ pub struct Datagram {
 /// Room for the credentials and for nothing else: descriptors that come along find none, and the
 /// kernel closes them instead of giving them to us.
 #[repr(C, align(8))]
-struct Control([u8; CONTROL_BYTES]);
+struct ControlBuffer([u8; CONTROL_BYTES]);
 
 // SAFETY: it computes with plain numbers.
 const CONTROL_BYTES: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
@@ -33,7 +33,7 @@ pub fn recv_with_sender(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<D
     // SAFETY: for these two C structures all bits zero are a value.
     let (mut name, mut message) =
         unsafe { std::mem::zeroed::<(libc::sockaddr_un, libc::msghdr)>() };
-    let mut control = Control([0; CONTROL_BYTES]);
+    let mut control = ControlBuffer([0; CONTROL_BYTES]);
     let mut room = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     message.msg_name = (&raw mut name).cast();
     message.msg_namelen = size_of::<libc::sockaddr_un>() as libc::socklen_t;

@@ -24,12 +24,12 @@ static WORDS: AtomicI32 = AtomicI32::new(-1);
 #[derive(Debug)]
 pub struct Keeper {
     words: Option<File>,
-    end: End,
+    end: KeeperEnd,
 }
 
 /// How the end of the process is waited for.
 #[derive(Debug)]
-enum End {
+enum KeeperEnd {
     /// It is our child.
     Child(Pid),
     /// It is not; then this has its end with it.
@@ -49,7 +49,7 @@ impl Keeper {
     pub fn start() -> io::Result<Self> {
         let (hears, says) = io::pipe()?;
         let process = fork(move || watch(hears, None))?;
-        Ok(Self::speaking(says, End::Child(process)))
+        Ok(Self::speaking(says, KeeperEnd::Child(process)))
     }
 
     /// The same of a process that is no child of ours, so that our children are those that we have
@@ -68,10 +68,10 @@ impl Keeper {
             Err(_) => 1,
         })?;
         again(|| waitpid(parent_of_it, None))?;
-        Ok(Self::speaking(says, End::Apart(OwnedFd::from(ends).into())))
+        Ok(Self::speaking(says, KeeperEnd::Apart(OwnedFd::from(ends).into())))
     }
 
-    fn speaking(says: io::PipeWriter, end: End) -> Self {
+    fn speaking(says: io::PipeWriter, end: KeeperEnd) -> Self {
         WORDS.store(says.as_raw_fd(), Ordering::Relaxed);
         Self { words: Some(File::from(OwnedFd::from(says))), end }
     }
@@ -86,7 +86,7 @@ impl Keeper {
     /// Lets it end without waiting for that: whoever hears of its end reaps it.
     pub fn leave(mut self) {
         self.say_no_more();
-        self.end = End::Left;
+        self.end = KeeperEnd::Left;
     }
 
     fn say_no_more(&mut self) {
@@ -113,9 +113,9 @@ impl Drop for Keeper {
         // The end of the words is what it waits for.
         self.say_no_more();
         match &mut self.end {
-            End::Child(process) => drop(again(|| waitpid(*process, None))),
-            End::Apart(ends) => drop(ends.read(&mut [0])),
-            End::Left => {}
+            KeeperEnd::Child(process) => drop(again(|| waitpid(*process, None))),
+            KeeperEnd::Apart(ends) => drop(ends.read(&mut [0])),
+            KeeperEnd::Left => {}
         }
     }
 }

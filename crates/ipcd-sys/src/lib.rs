@@ -5,13 +5,13 @@
 
 #[cfg(feature = "count-allocations")]
 pub mod alloc_count;
-pub mod board;
+pub mod crash_markers;
 mod datagram;
 pub mod futex;
+pub mod generation_table;
 pub mod inherited;
 mod init;
 pub mod keeper;
-pub mod marks;
 pub mod shm;
 pub mod sysv;
 

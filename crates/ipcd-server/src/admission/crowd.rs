@@ -8,13 +8,13 @@ use crate::ids::AdmissionId;
 
 /// Peers, by their numbers. Whoever came later has a larger one.
 #[derive(Debug, Default)]
-pub(super) struct Crowd {
+pub(super) struct PeersBySource {
     of: HashMap<Principal, BTreeSet<AdmissionId>>,
     by_count: BTreeSet<(usize, Principal)>,
     count: usize,
 }
 
-impl Crowd {
+impl PeersBySource {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.count
@@ -84,7 +84,7 @@ mod tests {
     proptest! {
         #[test]
         fn knows_who_has_most(steps in vec((any::<bool>(), 0..4_u32, 0..8_u64), 0..200)) {
-            let (mut crowd, mut naive) = (Crowd::default(), BTreeSet::new());
+            let (mut crowd, mut naive) = (PeersBySource::default(), BTreeSet::new());
             for (comes, user, number) in steps {
                 let source = Principal::User(user);
                 match comes {

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use ipcd_core::Principal;
 
-use super::startups::Room;
-use super::{Admission, LATE, Standing};
+use super::startups::StartupRoom;
+use super::{Admission, LATE, PeerStanding};
 use crate::ids::AdmissionId;
 
 impl Admission {
@@ -18,9 +18,9 @@ impl Admission {
     ) -> Result<Option<AdmissionId>, String> {
         let max = self.limits.max_startups;
         match self.startups.room(max, source, now, percent) {
-            Room::There => Ok(None),
-            Room::Of(number) => Ok(Some(number)),
-            Room::None => {
+            StartupRoom::There => Ok(None),
+            StartupRoom::Of(number) => Ok(Some(number)),
+            StartupRoom::None => {
                 let most = max.full();
                 Err(format!("the limit of {most} peers without proof is reached (max_startups)"))
             }
@@ -33,7 +33,7 @@ impl Admission {
     pub(super) fn make_place(
         &self,
         source: Principal,
-        standing: Standing,
+        standing: PeerStanding,
         now: Instant,
         one_goes: bool,
     ) -> Result<Option<(AdmissionId, String)>, String> {
@@ -41,7 +41,7 @@ impl Admission {
             (peers, Some(children)) if children < peers => (children, "children", "max_children"),
             (peers, _) => (peers, "peers", "max_peers"),
         };
-        let is_favoured = standing == Standing::Favoured;
+        let is_favoured = standing == PeerStanding::Favoured;
         let free_to = if is_favoured { most } else { most - reserve(most) };
         // Those that are on their way out have a while for it.
         let is_crowded = self.peers.len() >= 2 * most && !is_favoured;

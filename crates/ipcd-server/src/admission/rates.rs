@@ -12,13 +12,13 @@ const MOST: usize = 16 * MANY;
 
 /// When each source's bucket will be full.
 #[derive(Debug, Default)]
-pub(super) struct Rates {
+pub(super) struct ConnectRates {
     full_at: HashMap<Principal, Instant>,
     /// How many were left when those were forgotten last that need not be remembered.
     known: usize,
 }
 
-impl Rates {
+impl ConnectRates {
     /// Whether a source may connect once more, if it may do so `most` times a second (0: as often
     /// as it likes). A second's worth may come at once.
     pub(super) fn allows(&mut self, source: Principal, most: u32, now: Instant) -> bool {
@@ -54,9 +54,9 @@ mod tests {
 
     #[test]
     fn a_second_s_worth_at_once_and_then_by_the_clock() {
-        let (mut rates, now) = (Rates::default(), Instant::now());
+        let (mut rates, now) = (ConnectRates::default(), Instant::now());
         let (ann, bob) = (Principal::User(1), Principal::User(2));
-        let count = |rates: &mut Rates, source, at| {
+        let count = |rates: &mut ConnectRates, source, at| {
             (0..100).filter(|_| rates.allows(source, 10, at)).count()
         };
         assert_eq!(count(&mut rates, ann, now), 10);
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn remembers_a_bounded_number_of_sources() {
-        let (mut rates, now) = (Rates::default(), Instant::now());
+        let (mut rates, now) = (ConnectRates::default(), Instant::now());
         for uid in 0..3 * MOST as u32 {
             assert!(rates.allows(Principal::User(uid), 1, now));
             assert!(rates.full_at.len() <= MOST);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use ipcd_core::Principal;
 use serde::{Deserialize, Serialize};
 
-use super::crowd::Crowd;
+use super::crowd::PeersBySource;
 use crate::ids::AdmissionId;
 
 /// How long one may wait before it has to make room for another when there is no more room at all.
@@ -36,14 +36,14 @@ impl Default for MaxStartups {
 
 /// Those that are there, by their numbers, and since when.
 #[derive(Debug, Default)]
-pub(super) struct Startups {
-    crowd: Crowd,
+pub(super) struct PendingStartups {
+    crowd: PeersBySource,
     waiting: HashMap<AdmissionId, (Principal, Instant)>,
 }
 
 /// What one more means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Room {
+pub(super) enum StartupRoom {
     /// There is room.
     There,
     /// This one has to go for it.
@@ -52,7 +52,7 @@ pub(super) enum Room {
     None,
 }
 
-impl Startups {
+impl PendingStartups {
     /// Whether there is room for one more of this source. `percent` is drawn when it is needed, from
     /// 0 to 99.
     pub(super) fn room(
@@ -61,18 +61,20 @@ impl Startups {
         source: Principal,
         now: Instant,
         percent: impl FnOnce() -> u32,
-    ) -> Room {
+    ) -> StartupRoom {
         let count = self.crowd.len();
         let Some(longest) = self.of_the_busiest(source) else {
-            return if max.full == 0 { Room::None } else { Room::There };
+            return if max.full == 0 { StartupRoom::None } else { StartupRoom::There };
         };
         // Also with this one its source has fewer.
         let is_fair = self.crowd.most() > self.crowd.count(source) + 1;
         match count {
-            _ if count < max.start && count < max.full => Room::There,
-            _ if count < max.full && percent() >= max.chance(count) => Room::There,
-            _ if count < max.full || is_fair || self.is_overdue(longest, now) => Room::Of(longest),
-            _ => Room::None,
+            _ if count < max.start && count < max.full => StartupRoom::There,
+            _ if count < max.full && percent() >= max.chance(count) => StartupRoom::There,
+            _ if count < max.full || is_fair || self.is_overdue(longest, now) => {
+                StartupRoom::Of(longest)
+            }
+            _ => StartupRoom::None,
         }
     }
 
@@ -194,31 +196,35 @@ mod tests {
     #[test]
     fn the_one_that_has_waited_longest_makes_room() {
         let (max, now) = (MaxStartups { start: 2, rate: 50, full: 3 }, Instant::now());
-        let mut startups = Startups::default();
-        assert_eq!(startups.room(max, ANN, now, || 0), Room::There);
+        let mut startups = PendingStartups::default();
+        assert_eq!(startups.room(max, ANN, now, || 0), StartupRoom::There);
         startups.add(AdmissionId(7), ANN, now);
         startups.add(AdmissionId(8), ANN, now);
-        assert_eq!(startups.room(max, ANN, now, || 50), Room::There);
-        assert_eq!(startups.room(max, ANN, now, || 49), Room::Of(AdmissionId(7)));
+        assert_eq!(startups.room(max, ANN, now, || 50), StartupRoom::There);
+        assert_eq!(startups.room(max, ANN, now, || 49), StartupRoom::Of(AdmissionId(7)));
         startups.add(AdmissionId(9), ANN, now);
-        assert_eq!(startups.room(max, ANN, now, || 0), Room::None, "all have only just come");
-        assert_eq!(startups.room(max, ANN, now + GRACE, || 0), Room::Of(AdmissionId(7)));
+        assert_eq!(
+            startups.room(max, ANN, now, || 0),
+            StartupRoom::None,
+            "all have only just come"
+        );
+        assert_eq!(startups.room(max, ANN, now + GRACE, || 0), StartupRoom::Of(AdmissionId(7)));
         startups.remove(AdmissionId(7));
-        assert_eq!(startups.room(max, ANN, now, || 0), Room::Of(AdmissionId(8)));
+        assert_eq!(startups.room(max, ANN, now, || 0), StartupRoom::Of(AdmissionId(8)));
         let none = MaxStartups { start: 0, rate: 100, full: 0 };
-        assert_eq!(Startups::default().room(none, ANN, now, || 0), Room::None);
+        assert_eq!(PendingStartups::default().room(none, ANN, now, || 0), StartupRoom::None);
     }
 
     #[test]
     fn never_more_than_full_and_whoever_logs_in_at_once_gets_in() {
         let (max, now) = (MaxStartups::default(), Instant::now());
-        let mut startups = Startups::default();
+        let mut startups = PendingStartups::default();
         for number in 0..5000_u64 {
             // Evenly spread, as a good source of randomness would have it.
             match startups.room(max, ANN, now, || (number * 37 % 100) as u32) {
-                Room::There => {}
-                Room::Of(oldest) => startups.remove(oldest),
-                Room::None => continue,
+                StartupRoom::There => {}
+                StartupRoom::Of(oldest) => startups.remove(oldest),
+                StartupRoom::None => continue,
             }
             startups.add(AdmissionId(number), ANN, now);
             assert!(startups.waiting.len() <= 500);
@@ -229,13 +235,13 @@ mod tests {
     #[test]
     fn a_flood_displaces_itself_and_nobody_else() {
         let (max, mut now) = (MaxStartups::default(), Instant::now());
-        let mut startups = Startups::default();
-        let come = |startups: &mut Startups, number: u64, source, now| {
+        let mut startups = PendingStartups::default();
+        let come = |startups: &mut PendingStartups, number: u64, source, now| {
             let room = startups.room(max, source, now, || (number * 37 % 100) as u32);
             match room {
-                Room::Of(other) => startups.remove(other),
-                Room::None => return false,
-                Room::There => {}
+                StartupRoom::Of(other) => startups.remove(other),
+                StartupRoom::None => return false,
+                StartupRoom::There => {}
             }
             startups.add(AdmissionId(number), source, now);
             true
@@ -256,19 +262,22 @@ mod tests {
     #[test]
     fn sources_with_one_each_take_turns() {
         let (max, now) = (MaxStartups { start: 3, rate: 100, full: 3 }, Instant::now());
-        let mut startups = Startups::default();
+        let mut startups = PendingStartups::default();
         (0..3).for_each(|user| startups.add(AdmissionId(user), Principal::User(user as u32), now));
-        assert_eq!(startups.room(max, Principal::User(9), now, || 0), Room::None);
+        assert_eq!(startups.room(max, Principal::User(9), now, || 0), StartupRoom::None);
         assert_eq!(
             startups.room(max, Principal::User(9), now + GRACE, || 0),
-            Room::Of(AdmissionId(0))
+            StartupRoom::Of(AdmissionId(0))
         );
         assert_eq!(
             startups.room(max, Principal::User(2), now + GRACE, || 0),
-            Room::Of(AdmissionId(2))
+            StartupRoom::Of(AdmissionId(2))
         );
         startups.move_to(AdmissionId(0), Principal::User(2));
-        assert_eq!(startups.room(max, Principal::User(9), now, || 0), Room::Of(AdmissionId(0)));
+        assert_eq!(
+            startups.room(max, Principal::User(9), now, || 0),
+            StartupRoom::Of(AdmissionId(0))
+        );
         startups.remove(AdmissionId(0));
         assert_eq!((startups.crowd.len(), startups.waiting.len()), (2, 2));
     }

@@ -17,23 +17,23 @@ const MOST: usize = 1024;
 
 /// The sources, and what is held against them.
 #[derive(Debug, Default)]
-pub(super) struct Suspects(HashMap<Principal, Suspicion>);
+pub(super) struct SuspectSources(HashMap<Principal, SourceSuspicion>);
 
 #[derive(Debug)]
-struct Suspicion {
+struct SourceSuspicion {
     deaths: u32,
     last: Instant,
     refused_until: Option<Instant>,
 }
 
-impl Suspects {
+impl SuspectSources {
     /// A worker has died while it served a peer of this source.
     pub(super) fn note(&mut self, source: Principal, now: Instant) {
         self.forget(now);
         if self.0.len() >= MOST {
             return;
         }
-        let fresh = Suspicion { deaths: 0, last: now, refused_until: None };
+        let fresh = SourceSuspicion { deaths: 0, last: now, refused_until: None };
         let suspicion = self.0.entry(source).or_insert(fresh);
         suspicion.deaths += 1;
         suspicion.last = now;
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn penalties_grow_and_are_forgotten() {
-        let (mut suspects, mut now) = (Suspects::default(), Instant::now());
+        let (mut suspects, mut now) = (SuspectSources::default(), Instant::now());
         let (bad, other) = (Principal::User(1), Principal::User(2));
         suspects.note(bad, now);
         suspects.note(bad, now);
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn deaths_that_are_far_apart_are_chance() {
-        let (mut suspects, now) = (Suspects::default(), Instant::now());
+        let (mut suspects, now) = (SuspectSources::default(), Instant::now());
         for turn in 0..10 {
             suspects.note(Principal::User(1), now + turn * MEMORY);
         }

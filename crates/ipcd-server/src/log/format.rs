@@ -17,7 +17,7 @@ const FIELD_BYTES: usize = 1280;
 const LINE_BYTES: usize = 3072;
 /// Bytes of the name of a source.
 const SOURCE_BYTES: usize = 128;
-/// Stands before and behind the source of a line on its way to [`super::Journal`]. No line has one:
+/// Stands before and behind the source of a line on its way to [`super::ProcessLog`]. No line has one:
 /// it is a control character.
 const MARK: char = '\x01';
 /// The field that names whose doing a line is. It is not shown.
@@ -32,12 +32,12 @@ pub(super) struct LineFormat {
 
 /// A line, and whose doing it is: empty if it is the daemon's own.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) struct Marked<'a> {
+pub(super) struct SourcedLine<'a> {
     pub(super) source: &'a str,
     pub(super) text: &'a str,
 }
 
-impl<'a> Marked<'a> {
+impl<'a> SourcedLine<'a> {
     /// `None` if it is no line that [`LineFormat`] made.
     pub(super) fn parse(line: &'a str) -> Option<Self> {
         let (source, text) = line.strip_prefix(MARK)?.split_once(MARK)?;
@@ -61,7 +61,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut line = Line::new(*self, *event.metadata().level());
+        let mut line = LogLine::new(*self, *event.metadata().level());
         event.record(&mut line);
         writer.write_str(&line.finish())
     }
@@ -70,19 +70,19 @@ where
 impl LineFormat {
     /// The line that tells of lines which were lost.
     pub(super) fn lost(self, lines: u64) -> String {
-        let mut line = Line::new(self, Level::WARN);
-        line.field("message", Shown::Plain("lines of the log were lost"));
-        line.field("lines", Shown::Number(&lines.to_string()));
+        let mut line = LogLine::new(self, Level::WARN);
+        line.field("message", FieldValue::Plain("lines of the log were lost"));
+        line.field("lines", FieldValue::Number(&lines.to_string()));
         line.finish()
     }
 
     /// The line that tells of a source's lines which were not written.
     pub(super) fn suppressed(self, source: &str, lines: u64) -> String {
-        let mut line = Line::new(self, Level::WARN);
-        line.field("message", Shown::Plain("lines of the log were suppressed"));
+        let mut line = LogLine::new(self, Level::WARN);
+        line.field("message", FieldValue::Plain("lines of the log were suppressed"));
         // Not the field of that name, which is not shown.
-        line.show("source", Shown::Text(source));
-        line.field("lines", Shown::Number(&lines.to_string()));
+        line.show("source", FieldValue::Text(source));
+        line.field("lines", FieldValue::Number(&lines.to_string()));
         line.finish()
     }
 
@@ -102,7 +102,7 @@ impl LineFormat {
 }
 
 /// The value of a field.
-enum Shown<'a> {
+enum FieldValue<'a> {
     /// A number, or true or false, as both formats write it.
     Number(&'a str),
     /// A text that was made for reading.
@@ -112,17 +112,17 @@ enum Shown<'a> {
 }
 
 /// A line that is being written.
-struct Line {
+struct LogLine {
     format: LineFormat,
     source: String,
     text: String,
     is_cut: bool,
 }
 
-impl Line {
+impl LogLine {
     fn new(format: LineFormat, level: Level) -> Self {
         let mut text = String::with_capacity(256);
-        let mut now = Now(&mut text);
+        let mut now = TimeWriter(&mut text);
         if format.is_json {
             now.write(|time| time.write_str("{\"timestamp\":\""));
         }
@@ -135,28 +135,28 @@ impl Line {
         Self { format, source: String::new(), text, is_cut: false }
     }
 
-    fn field(&mut self, name: &str, value: Shown<'_>) {
+    fn field(&mut self, name: &str, value: FieldValue<'_>) {
         match value {
-            Shown::Plain(text) | Shown::Text(text) if name == SOURCE => {
+            FieldValue::Plain(text) | FieldValue::Text(text) if name == SOURCE => {
                 self.source = escaped(text, SOURCE_BYTES - '…'.len_utf8());
             }
             value => self.show(name, value),
         }
     }
 
-    fn show(&mut self, name: &str, value: Shown<'_>) {
+    fn show(&mut self, name: &str, value: FieldValue<'_>) {
         let text = match (self.format.is_json, value) {
-            (true, Shown::Number(number)) => format!(",\"{name}\":{number}"),
-            (true, Shown::Plain(text) | Shown::Text(text)) => {
+            (true, FieldValue::Number(number)) => format!(",\"{name}\":{number}"),
+            (true, FieldValue::Plain(text) | FieldValue::Text(text)) => {
                 format!(",\"{name}\":{}", json_string(text))
             }
-            (false, Shown::Plain(text)) if name == "message" => {
+            (false, FieldValue::Plain(text)) if name == "message" => {
                 format!(" {}", escaped(text, FIELD_BYTES))
             }
-            (false, Shown::Plain(text) | Shown::Number(text)) => {
+            (false, FieldValue::Plain(text) | FieldValue::Number(text)) => {
                 format!(" {name}={}", escaped(text, FIELD_BYTES))
             }
-            (false, Shown::Text(text)) => {
+            (false, FieldValue::Text(text)) => {
                 format!(" {name}={}", escaped(&format!("{text:?}"), FIELD_BYTES))
             }
         };
@@ -179,37 +179,37 @@ impl Line {
 }
 
 /// Lets the library write the time into a string.
-struct Now<'a>(&'a mut String);
+struct TimeWriter<'a>(&'a mut String);
 
-impl Now<'_> {
+impl TimeWriter<'_> {
     fn write(&mut self, put: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
         // Writing to a string does not fail.
         let _ = put(&mut Writer::new(self.0));
     }
 }
 
-impl Visit for Line {
+impl Visit for LogLine {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            name @ "message" => self.field(name, Shown::Plain(value)),
-            name => self.field(name, Shown::Text(value)),
+            name @ "message" => self.field(name, FieldValue::Plain(value)),
+            name => self.field(name, FieldValue::Text(value)),
         }
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.field(field.name(), Shown::Number(&value.to_string()));
+        self.field(field.name(), FieldValue::Number(&value.to_string()));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.field(field.name(), Shown::Number(&value.to_string()));
+        self.field(field.name(), FieldValue::Number(&value.to_string()));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.field(field.name(), Shown::Number(&value.to_string()));
+        self.field(field.name(), FieldValue::Number(&value.to_string()));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.field(field.name(), Shown::Plain(&format!("{value:?}")));
+        self.field(field.name(), FieldValue::Plain(&format!("{value:?}")));
     }
 }
 
@@ -263,30 +263,30 @@ fn json_string(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn line(is_json: bool, fields: &[(&str, Shown<'_>)]) -> (String, String) {
-        let mut line = Line::new(LineFormat { is_json }, Level::INFO);
+    fn line(is_json: bool, fields: &[(&str, FieldValue<'_>)]) -> (String, String) {
+        let mut line = LogLine::new(LineFormat { is_json }, Level::INFO);
         line.text = String::new();
         for (name, value) in fields {
             let value = match value {
-                Shown::Number(text) => Shown::Number(text),
-                Shown::Plain(text) => Shown::Plain(text),
-                Shown::Text(text) => Shown::Text(text),
+                FieldValue::Number(text) => FieldValue::Number(text),
+                FieldValue::Plain(text) => FieldValue::Plain(text),
+                FieldValue::Text(text) => FieldValue::Text(text),
             };
             line.field(name, value);
         }
         let line = line.finish();
-        let marked = Marked::parse(line.trim_end_matches('\n')).unwrap();
+        let marked = SourcedLine::parse(line.trim_end_matches('\n')).unwrap();
         (marked.source.into(), marked.text.into())
     }
 
     #[test]
     fn nothing_in_a_field_ends_a_line_or_reaches_a_terminal() {
         let fields = [
-            ("message", Shown::Plain("peer\ngone")),
-            ("source", Shown::Plain("user 7\u{1}")),
-            ("why", Shown::Text("a\u{1b}[2J \"b\" é\u{202e}")),
-            ("identity", Shown::Plain("x\u{7f}'y'")),
-            ("peer", Shown::Number("7")),
+            ("message", FieldValue::Plain("peer\ngone")),
+            ("source", FieldValue::Plain("user 7\u{1}")),
+            ("why", FieldValue::Text("a\u{1b}[2J \"b\" é\u{202e}")),
+            ("identity", FieldValue::Plain("x\u{7f}'y'")),
+            ("peer", FieldValue::Number("7")),
         ];
         let (source, text) = line(false, &fields);
         assert_eq!(source, r"user 7\u{1}");
@@ -302,7 +302,7 @@ mod tests {
     fn a_line_is_bounded_whatever_its_fields_are() {
         let long = "\u{7f}".repeat(3900);
         for is_json in [false, true] {
-            let fields = ["a", "b", "c", "d"].map(|name| (name, Shown::Text(&long)));
+            let fields = ["a", "b", "c", "d"].map(|name| (name, FieldValue::Text(&long)));
             let (_, text) = line(is_json, &fields);
             assert!(text.len() > FIELD_BYTES && text.len() <= LINE_BYTES + 32, "{}", text.len());
             assert!(text.contains('…') && text.contains("a"));
@@ -315,6 +315,6 @@ mod tests {
         assert_eq!(text(false, "x worker=8"), "x worker=8 worker=7");
         assert_eq!(text(false, "x\ny\u{1b}"), r"x\ny\u{1b} worker=7");
         assert_eq!(text(true, r#"{"a":"b"}"#), r#"{"a":"b","worker":7}"#);
-        assert_eq!(Marked::parse("thread 'main' panicked"), None);
+        assert_eq!(SourcedLine::parse("thread 'main' panicked"), None);
     }
 }

@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(250);
 /// Standard error, and what it has not taken yet.
 #[derive(Debug)]
 pub struct Outlet {
-    way: Way,
+    writer: StderrWriter,
     /// The line that tells of so many that were lost.
     told: fn(u64) -> String,
     backlog: VecDeque<u8>,
@@ -38,7 +38,7 @@ pub struct Outlet {
 /// A way to write without waiting. The flag `O_NONBLOCK` of standard error itself is left alone: it is
 /// shared with the process that started the daemon.
 #[derive(Debug)]
-enum Way {
+enum StderrWriter {
     /// A socket, which can be told so with each call.
     Socket,
     /// A pipe or a terminal, opened once more, with a flag of its own.
@@ -50,11 +50,11 @@ enum Way {
 impl Outlet {
     /// Standard error as it is now. `told` makes the line that tells of so many that were lost.
     pub fn stderr(told: fn(u64) -> String) -> Self {
-        Self::new(Way::of(io::stderr().as_fd()), told)
+        Self::new(StderrWriter::of(io::stderr().as_fd()), told)
     }
 
-    fn new(way: Way, told: fn(u64) -> String) -> Self {
-        Self { way, told, backlog: VecDeque::new(), lost: 0, is_in_line: false, retry_at: None }
+    fn new(writer: StderrWriter, told: fn(u64) -> String) -> Self {
+        Self { writer, told, backlog: VecDeque::new(), lost: 0, is_in_line: false, retry_at: None }
     }
 
     /// Writes a line, or keeps it for later, or counts it.
@@ -119,7 +119,7 @@ impl Outlet {
         while !self.backlog.is_empty() {
             let (first, _) = self.backlog.as_slices();
             let piece = &first[..first.len().min(PIECE_BYTES)];
-            match self.way.write(piece) {
+            match self.writer.write(piece) {
                 Ok(count) => {
                     self.is_in_line = count > 0 && piece[count - 1] != b'\n';
                     self.backlog.drain(..count);
@@ -132,7 +132,7 @@ impl Outlet {
     }
 }
 
-impl Way {
+impl StderrWriter {
     fn of(stderr: BorrowedFd<'_>) -> Self {
         let kind = stderr.try_clone_to_owned().map(File::from).and_then(|file| file.metadata());
         let Ok(kind) = kind.map(|metadata| metadata.file_type()) else { return Self::Asked };
@@ -176,8 +176,8 @@ mod tests {
 
     use super::*;
 
-    fn outlet(way: Way) -> Outlet {
-        Outlet::new(way, |lines| format!("lines of the log were lost lines={lines}"))
+    fn outlet(writer: StderrWriter) -> Outlet {
+        Outlet::new(writer, |lines| format!("lines of the log were lost lines={lines}"))
     }
 
     fn drain(reader: &OwnedFd) -> String {
@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn lines_that_a_pipe_does_not_take_come_later_and_the_rest_is_counted() {
         let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
-        let (mut outlet, now) = (outlet(Way::of(writer.as_fd())), Instant::now());
-        assert!(matches!(outlet.way, Way::Reopened(_)));
+        let (mut outlet, now) = (outlet(StderrWriter::of(writer.as_fd())), Instant::now());
+        assert!(matches!(outlet.writer, StderrWriter::Reopened(_)));
         let count = 20_000;
         for number in 0..count {
             outlet.write(&format!("line {number} {}", "x".repeat(100)), now);
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_pipe_without_a_reader_is_tried_again_and_ends_nothing() {
         let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
-        let (mut outlet, now) = (outlet(Way::Reopened(writer)), Instant::now());
+        let (mut outlet, now) = (outlet(StderrWriter::Reopened(writer)), Instant::now());
         outlet.write("one", now);
         drop(reader);
         for _ in 0..100 {
@@ -231,12 +231,12 @@ mod tests {
     #[test]
     fn a_full_disk_loses_lines_and_says_how_many() {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let (mut outlet, now) = (outlet(Way::Reopened(full.into())), Instant::now());
+        let (mut outlet, now) = (outlet(StderrWriter::Reopened(full.into())), Instant::now());
         for _ in 0..100 {
             outlet.write("lost", now);
         }
         let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
-        outlet.way = Way::Reopened(writer);
+        outlet.writer = StderrWriter::Reopened(writer);
         outlet.write("there is room", now);
         let text = drain(&reader);
         assert!(text.contains("lines of the log were lost lines=100\n"), "{text}");

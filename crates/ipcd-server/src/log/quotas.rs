@@ -16,12 +16,12 @@ const OTHERS: &str = "others";
 /// The lines that each source has left.
 #[derive(Debug, Default)]
 pub struct Quotas {
-    quotas: HashMap<String, Quota>,
+    quotas: HashMap<String, SourceQuota>,
     report_at: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Quota {
+struct SourceQuota {
     /// The time at which all of it is there again.
     full_at: Instant,
     /// Lines that were not written and that were not told yet.
@@ -32,7 +32,7 @@ impl Quotas {
     /// Whether a source may cause one more line; if not, the line is counted.
     pub fn allows(&mut self, source: &str, now: Instant) -> bool {
         let key = self.key_for(source, now);
-        let quota = self.quotas.entry(key).or_insert(Quota { full_at: now, suppressed: 0 });
+        let quota = self.quotas.entry(key).or_insert(SourceQuota { full_at: now, suppressed: 0 });
         let full_at = quota.full_at.max(now) + EACH;
         let is_allowed = full_at <= now + BURST * EACH;
         match is_allowed {
@@ -56,7 +56,7 @@ impl Quotas {
             return Vec::new();
         }
         let suppressed = self.quotas.iter_mut().filter(|(_, quota)| quota.suppressed > 0);
-        let told = |(source, quota): (&String, &mut Quota)| {
+        let told = |(source, quota): (&String, &mut SourceQuota)| {
             (source.clone(), std::mem::take(&mut quota.suppressed))
         };
         let mut report: Vec<_> = suppressed.map(told).collect();

@@ -18,7 +18,7 @@ use seccompiler::{BpfProgram, apply_filter};
 
 /// A program for the kernel, compiled once and installed by each worker.
 #[derive(Clone, Debug)]
-pub(super) struct Filter {
+pub(super) struct CallFilter {
     program: BpfProgram,
 }
 
@@ -29,7 +29,7 @@ const OWN_PROCESS: u32 = 0x7fff_fff0;
 const FIRST_SHARED: u32 = 0x7fff_fff1;
 const LAST_SHARED: u32 = 0x7fff_fff2;
 
-impl Filter {
+impl CallFilter {
     /// For this architecture, if we know its calls.
     pub(super) fn compile() -> Result<Self, String> {
         calls::compile()
@@ -51,9 +51,9 @@ impl Filter {
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 mod calls {
-    use super::Filter;
+    use super::CallFilter;
 
-    pub(super) fn compile() -> Result<Filter, String> {
+    pub(super) fn compile() -> Result<CallFilter, String> {
         Err(format!("there is no filter for {} yet", std::env::consts::ARCH))
     }
 }

@@ -6,16 +6,16 @@ use landlock::{
     RulesetError, RulesetStatus, Scope,
 };
 
-use super::Layer;
+use super::SandboxLayer;
 
 /// What is asked for; later ones have nothing that a worker could lose.
 const WANTED: ABI = ABI::V6;
 
 /// Restricts this process as far as the kernel can.
-pub(super) fn restrict() -> Layer {
+pub(super) fn restrict() -> SandboxLayer {
     match apply() {
         Ok(RestrictionStatus { ruleset, landlock, .. }) => layer(ruleset, landlock),
-        Err(error) => Layer::Missing(format!("no landlock: {error}")),
+        Err(error) => SandboxLayer::Missing(format!("no landlock: {error}")),
     }
 }
 
@@ -29,19 +29,19 @@ fn apply() -> Result<RestrictionStatus, RulesetError> {
         .restrict_self()
 }
 
-fn layer(ruleset: RulesetStatus, landlock: LandlockStatus) -> Layer {
+fn layer(ruleset: RulesetStatus, landlock: LandlockStatus) -> SandboxLayer {
     let wanted = WANTED as u32;
     match (ruleset, landlock) {
-        (RulesetStatus::FullyEnforced, _) => Layer::On(format!("landlock ABI {wanted}")),
+        (RulesetStatus::FullyEnforced, _) => SandboxLayer::On(format!("landlock ABI {wanted}")),
         (_, LandlockStatus::Available { effective_abi, .. }) => {
             let abi = effective_abi as u32;
             let why = format!("landlock of this kernel has ABI {abi}, where {wanted} is wanted");
-            Layer::Partly(format!("landlock ABI {abi}"), why)
+            SandboxLayer::Partly(format!("landlock ABI {abi}"), why)
         }
         (_, LandlockStatus::NotEnabled) => {
-            Layer::Missing("no landlock: the kernel was started without it".into())
+            SandboxLayer::Missing("no landlock: the kernel was started without it".into())
         }
-        _ => Layer::Missing("no landlock: the kernel does not have it".into()),
+        _ => SandboxLayer::Missing("no landlock: the kernel does not have it".into()),
     }
 }
 
@@ -55,14 +55,14 @@ mod tests {
     #[test]
     fn an_older_kernel_is_named() {
         let old = LandlockStatus::Available { effective_abi: ABI::V3, kernel_abi: None };
-        let Layer::Partly(name, why) = layer(RulesetStatus::PartiallyEnforced, old) else {
+        let SandboxLayer::Partly(name, why) = layer(RulesetStatus::PartiallyEnforced, old) else {
             panic!("a part of it is in force");
         };
         assert_eq!(name, "landlock ABI 3");
         assert_eq!(why, "landlock of this kernel has ABI 3, where 6 is wanted");
         for none in [LandlockStatus::NotEnabled, LandlockStatus::NotImplemented] {
             let found = layer(RulesetStatus::NotEnforced, none);
-            assert!(matches!(found, Layer::Missing(_)), "{found:?}");
+            assert!(matches!(found, SandboxLayer::Missing(_)), "{found:?}");
         }
     }
 
@@ -77,7 +77,7 @@ mod tests {
             (layer, [file, port, signal].map(|tried| tried.is_err()))
         });
         match tried.join().unwrap() {
-            (Layer::On(_), refused) => assert_eq!(refused, [true; 3]),
+            (SandboxLayer::On(_), refused) => assert_eq!(refused, [true; 3]),
             // An older kernel gives less.
             (layer, _) => eprintln!("not tried: {layer:?}"),
         }

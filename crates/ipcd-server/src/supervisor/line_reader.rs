@@ -13,7 +13,7 @@ use crate::supervisor::event_source::{EventSource, watch};
 
 /// The bounds of one pipe.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct ReadBounds {
     /// Bytes of a line that are shown.
     pub(crate) line_bytes: usize,
     /// Lines that are shown in a window of time.
@@ -31,7 +31,7 @@ const CHUNK: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct LineReader {
     pipe: OwnedFd,
-    bounds: Bounds,
+    bounds: ReadBounds,
     line: Vec<u8>,
     /// Whether the rest of the line is not shown.
     is_cut: bool,
@@ -48,7 +48,7 @@ pub(crate) struct LineReader {
 
 /// Something to be logged.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Heard {
+pub(crate) enum StderrPiece {
     /// A line, or the beginning of a long one.
     Line(String),
     /// So many lines were not shown.
@@ -56,7 +56,7 @@ pub(crate) enum Heard {
 }
 
 impl LineReader {
-    pub(crate) fn new(pipe: OwnedFd, bounds: Bounds) -> Self {
+    pub(crate) fn new(pipe: OwnedFd, bounds: ReadBounds) -> Self {
         Self {
             pipe,
             bounds,
@@ -72,7 +72,7 @@ impl LineReader {
     }
 
     /// Reads what is there, as much as is allowed now.
-    pub(crate) fn read(&mut self, now: Instant) -> Vec<Heard> {
+    pub(crate) fn read(&mut self, now: Instant) -> Vec<StderrPiece> {
         let mut heard = self.turn(now);
         let mut chunk = [0; CHUNK];
         while self.wants_read() {
@@ -88,12 +88,12 @@ impl LineReader {
     }
 
     /// Takes the rest: nothing more will be read.
-    pub(crate) fn finish(mut self) -> Vec<Heard> {
+    pub(crate) fn finish(mut self) -> Vec<StderrPiece> {
         let mut heard = self.read(self.window + WINDOW);
         if !self.line.is_empty() {
             self.end_line(&mut heard);
         }
-        heard.extend((self.dropped > 0).then_some(Heard::Dropped(self.dropped)));
+        heard.extend((self.dropped > 0).then_some(StderrPiece::Dropped(self.dropped)));
         heard
     }
 
@@ -132,16 +132,16 @@ impl LineReader {
     }
 
     /// Begins a new window if it is time.
-    fn turn(&mut self, now: Instant) -> Vec<Heard> {
+    fn turn(&mut self, now: Instant) -> Vec<StderrPiece> {
         if now < self.window + WINDOW {
             return Vec::new();
         }
         (self.window, self.lines, self.bytes) = (now, 0, 0);
         let dropped = std::mem::take(&mut self.dropped);
-        (dropped > 0).then_some(Heard::Dropped(dropped)).into_iter().collect()
+        (dropped > 0).then_some(StderrPiece::Dropped(dropped)).into_iter().collect()
     }
 
-    fn take(&mut self, bytes: &[u8], heard: &mut Vec<Heard>) {
+    fn take(&mut self, bytes: &[u8], heard: &mut Vec<StderrPiece>) {
         self.bytes += bytes.len();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, ends) = match piece.split_last() {
@@ -157,7 +157,7 @@ impl LineReader {
         }
     }
 
-    fn end_line(&mut self, heard: &mut Vec<Heard>) {
+    fn end_line(&mut self, heard: &mut Vec<StderrPiece>) {
         let line = std::mem::take(&mut self.line);
         let is_cut = std::mem::take(&mut self.is_cut);
         if self.lines == self.bounds.lines {
@@ -169,7 +169,7 @@ impl LineReader {
         if is_cut {
             text.push('…');
         }
-        heard.push(Heard::Line(text));
+        heard.push(StderrPiece::Line(text));
     }
 }
 
@@ -192,12 +192,12 @@ mod tests {
 
     fn pipe() -> (LineReader, OwnedFd) {
         let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
-        let bounds = Bounds { line_bytes: LINE_BYTES, lines: LINES, bytes: BYTES };
+        let bounds = ReadBounds { line_bytes: LINE_BYTES, lines: LINES, bytes: BYTES };
         (LineReader::new(read, bounds), write)
     }
 
-    fn line(text: &str) -> Heard {
-        Heard::Line(text.into())
+    fn line(text: &str) -> StderrPiece {
+        StderrPiece::Line(text.into())
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
         write(&writer, "a\n".repeat(130).as_bytes()).unwrap();
         assert_eq!(stderr.read(now).len(), LINES as usize);
         assert_eq!(stderr.next(), Some(now + WINDOW));
-        assert_eq!(stderr.read(now + WINDOW), [Heard::Dropped(30)]);
+        assert_eq!(stderr.read(now + WINDOW), [StderrPiece::Dropped(30)]);
         assert_eq!(stderr.next(), None);
         write(&writer, b"b\n").unwrap();
         assert_eq!(stderr.read(now + WINDOW), [line("b")]);
@@ -246,6 +246,9 @@ mod tests {
         assert_eq!(stderr.next(), Some(now + WINDOW));
         // Whether or not the flood had ended with the window.
         while write(&writer, b"\n").is_ok() {}
-        assert!(matches!(stderr.read(now + WINDOW)[..], [Heard::Dropped(_), Heard::Line(_), ..]));
+        assert!(matches!(
+            stderr.read(now + WINDOW)[..],
+            [StderrPiece::Dropped(_), StderrPiece::Line(_), ..]
+        ));
     }
 }

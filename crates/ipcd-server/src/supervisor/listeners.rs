@@ -14,7 +14,7 @@ use crate::lacking::is_exhaustion;
 use crate::listen::{Listen, RawProfile};
 use crate::runtime::RuntimeDir;
 use crate::supervisor::listener_changes::ListenerChanges;
-use crate::supervisor::open_listener::{Adaptation, OpenListener};
+use crate::supervisor::open_listener::{AdaptOutcome, OpenListener};
 
 /// The open listeners.
 pub(super) struct ListenerSet {
@@ -192,8 +192,8 @@ impl ListenerSet {
     }
 
     /// Gives a listener other options, if its socket may stay open. One that is not open needs none.
-    pub(super) fn adapt(&mut self, owner: OwnerId, wanted: &Wanted) -> Result<Adaptation, Error> {
-        self.find(owner).map_or(Ok(Adaptation::Done), |open| open.adapt(wanted))
+    pub(super) fn adapt(&mut self, owner: OwnerId, wanted: &Wanted) -> Result<AdaptOutcome, Error> {
+        self.find(owner).map_or(Ok(AdaptOutcome::Done), |open| open.adapt(wanted))
     }
 
     /// Closes a listener and opens it anew with other options; the number that it has then. If that

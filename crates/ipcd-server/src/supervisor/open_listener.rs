@@ -28,7 +28,7 @@ pub(super) struct OpenListener {
 
 /// The outcome of giving a listener other options.
 #[must_use]
-pub(super) enum Adaptation {
+pub(super) enum AdaptOutcome {
     /// They are in force.
     Done,
     /// They need another socket.
@@ -112,18 +112,18 @@ impl OpenListener {
     }
 
     /// Gives it other options, if its socket may stay open.
-    pub(super) fn adapt(&mut self, wanted: &Wanted) -> Result<Adaptation, Error> {
+    pub(super) fn adapt(&mut self, wanted: &Wanted) -> Result<AdaptOutcome, Error> {
         let at = endpoint_to_open(&wanted.listen, self.transport)?;
         let is_bare = wanted.listen.raw_profile.is_some();
         let opened_at = endpoint_to_open(&self.config, self.transport)?;
         let is_alike = (&at, is_bare) == (&opened_at, self.config.raw_profile.is_some());
         if !is_alike && (self.socket.is_some() || !self.listener.adapt(&at, is_bare)?) {
-            return Ok(Adaptation::MustReopen);
+            return Ok(AdaptOutcome::MustReopen);
         }
         let (endpoint, codec) = (self.listener.local(), wanted.listen.codec());
         info!(%endpoint, %codec, name = wanted.listen.name, "listening with other options");
         self.config = wanted.listen.clone();
-        Ok(Adaptation::Done)
+        Ok(AdaptOutcome::Done)
     }
 }
 

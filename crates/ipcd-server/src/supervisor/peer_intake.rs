@@ -9,10 +9,10 @@ use ipcd_transport::{ChannelParts, Error as TransportError, PeerIdentity, Transp
 use nix::sys::epoll::Epoll;
 use tracing::{error, warn};
 
-use crate::admission::{Admission, Arrival, Entry, Eviction};
+use crate::admission::{Admission, AdmissionGrant, Eviction, PeerArrival};
 use crate::config::Config;
 use crate::ids::{AdmissionId, OwnerId, SlotId};
-use crate::link::{Gone, Link, ToWorker};
+use crate::link::{GonePeer, Link, ToWorker};
 use crate::refusal::tell_refusal;
 use crate::supervisor::listeners::ListenerSet;
 use crate::supervisor::worker_pool::{WorkerPool, spare_slots};
@@ -105,13 +105,13 @@ impl PeerIntake<'_> {
     /// Releases the peers that no worker has got.
     pub(super) fn release_lost(&mut self) -> Vec<LostPeer> {
         let lost = self.workers.take_lost();
-        let gone = |(slot, number)| self.release(Gone { number, was_cut_off: true }, slot);
+        let gone = |(slot, number)| self.release(GonePeer { number, was_cut_off: true }, slot);
         lost.into_iter().filter_map(gone).collect()
     }
 
     /// A worker has told that a peer has gone. The server's or program's peer that it was.
-    pub(super) fn release(&mut self, gone: Gone, slot: SlotId) -> Option<LostPeer> {
-        let Gone { number, was_cut_off } = gone;
+    pub(super) fn release(&mut self, gone: GonePeer, slot: SlotId) -> Option<LostPeer> {
+        let GonePeer { number, was_cut_off } = gone;
         let peer = self.admission.release(number, slot)?;
         let is_of_listener = self.listeners.release(peer.owner, &peer.identity, &peer.state);
         let lost = LostPeer { owner: peer.owner, peer: number, was_cut_off };
@@ -149,7 +149,7 @@ impl PeerIntake<'_> {
 
     /// Notes the peer that a dead worker was serving: its bytes may be the reason.
     pub(super) fn suspect(&mut self, slot: SlotId) {
-        let number = self.workers.take_mark(slot);
+        let number = self.workers.take_crash_marker(slot);
         if let Some(identity) = self.admission.suspect(number, slot, Instant::now()) {
             warn!(slot = slot.0, %identity, "the worker was serving this peer when it died");
         }
@@ -176,8 +176,8 @@ impl PeerIntake<'_> {
         };
         self.workers.pass_turn(slot);
         let must_prove = raw_profile.is_none() && !transport.capabilities().identity.is_vouched();
-        let arrival = Arrival { owner, parts, must_prove, is_ours, slot };
-        let Entry { number, instead_of } =
+        let arrival = PeerArrival { owner, parts, must_prove, is_ours, slot };
+        let AdmissionGrant { number, instead_of } =
             match self.admission.admit(Instant::now(), arrival, percent) {
                 Ok(entry) => entry,
                 Err(why) => {
@@ -250,7 +250,7 @@ impl PeerIntake<'_> {
             self.refuse(offer, "the daemon cannot start another child now");
         }
         // Its owner hears of the failure by the refusal.
-        let _ = self.release(Gone { number, was_cut_off: true }, slot);
+        let _ = self.release(GonePeer { number, was_cut_off: true }, slot);
         false
     }
 }

@@ -13,13 +13,13 @@ use tracing::{info, warn};
 
 use crate::Error;
 use crate::backoff::Backoff;
-use crate::coprocess::{self, Launch};
+use crate::coprocess::{self, ProgramLaunch};
 use crate::exec::{Exec, Restart};
 use crate::ids::{AdmissionId, OwnerId};
 use crate::link::Link;
 use crate::privileges;
 use crate::supervisor::event_source::{EventSource, watch};
-use crate::supervisor::line_reader::{Bounds, Heard, LineReader};
+use crate::supervisor::line_reader::{LineReader, ReadBounds, StderrPiece};
 use crate::values::Pauses;
 
 /// Pauses before a program is started again.
@@ -27,7 +27,7 @@ const PAUSES: Pauses = Pauses { first: Duration::from_secs(1), longest: Duration
 /// The time that a program has to end by itself after its session, and then after TERM.
 const GRACE: Duration = Duration::from_secs(2);
 /// The part of a program's standard error that goes to the log.
-const STDERR: Bounds = Bounds { line_bytes: 1024, lines: 100, bytes: 256 * 1024 };
+const STDERR: ReadBounds = ReadBounds { line_bytes: 1024, lines: 100, bytes: 256 * 1024 };
 
 /// A program, and how far it has come.
 pub(super) struct Program {
@@ -141,7 +141,7 @@ impl Program {
         }
     }
 
-    pub(super) fn start(&mut self, user: Option<privileges::Drop>, epoll: &Epoll) {
+    pub(super) fn start(&mut self, user: Option<privileges::UserSwitch>, epoll: &Epoll) {
         match self.fork(user, epoll) {
             Ok(process) => {
                 self.state = ProgramState::Running(Box::new(process));
@@ -262,7 +262,11 @@ impl Program {
         }
     }
 
-    fn fork(&self, user: Option<privileges::Drop>, epoll: &Epoll) -> Result<ProgramProcess, Error> {
+    fn fork(
+        &self,
+        user: Option<privileges::UserSwitch>,
+        epoll: &Epoll,
+    ) -> Result<ProgramProcess, Error> {
         let failed = |error| Error::system("start a program", error);
         let (link, far_end) = Link::pair().map_err(failed)?;
         let (stdin, to_child) = pipe()?;
@@ -279,7 +283,7 @@ impl Program {
             Some(_) => (stdout, None),
             None => (duplicate(&stderr)?, Some(stdout)),
         };
-        let launch = Launch {
+        let launch = ProgramLaunch {
             link: far_end,
             supervisor: Pid::this(),
             user,
@@ -378,19 +382,19 @@ impl Program {
 }
 
 /// The identity that a program's peer has: its process, and the user that it runs as.
-fn identity_of(pid: Pid, user: Option<privileges::Drop>) -> PeerIdentity {
+fn identity_of(pid: Pid, user: Option<privileges::UserSwitch>) -> PeerIdentity {
     let own = || (geteuid().as_raw(), getegid().as_raw());
     let (uid, gid) = user.map_or_else(own, |user| user.ids());
     let pid = Some(pid.as_raw() as u32);
     PeerIdentity { pid, uid: Some(uid), gid: Some(gid), ..PeerIdentity::default() }
 }
 
-fn log_stderr(program: &str, pid: Pid, heard: Vec<Heard>) {
+fn log_stderr(program: &str, pid: Pid, heard: Vec<StderrPiece>) {
     let pid = pid.as_raw();
     for heard in heard {
         match heard {
-            Heard::Line(line) => info!(program, pid, line, "program says"),
-            Heard::Dropped(lines) => {
+            StderrPiece::Line(line) => info!(program, pid, line, "program says"),
+            StderrPiece::Dropped(lines) => {
                 warn!(program, pid, lines, "lines of its standard error were dropped");
             }
         }

@@ -23,7 +23,7 @@ pub(super) struct ProgramSet {
     programs: Vec<Program>,
     /// Ends the programs if this process is killed. It is there while there are programs.
     keeper: Option<Keeper>,
-    user: Option<privileges::Drop>,
+    user: Option<privileges::UserSwitch>,
 }
 
 /// A program whose exec(2) has gone well. Its pipes are to be admitted as a peer.
@@ -34,7 +34,7 @@ pub(super) struct StartedProgram {
 
 impl ProgramSet {
     /// An empty set of programs that run as this user.
-    pub(super) fn new(user: Option<privileges::Drop>) -> Self {
+    pub(super) fn new(user: Option<privileges::UserSwitch>) -> Self {
         Self { programs: Vec::new(), keeper: None, user }
     }
 

@@ -7,12 +7,12 @@ use tracing::{error, info, warn};
 
 use super::listener_changes::ListenerChanges;
 use super::listeners::{ListenerSet, TrustAnchors, close};
-use super::open_listener::Adaptation;
+use super::open_listener::AdaptOutcome;
 use super::{Supervisor, router_config};
 use crate::activation::Wanted;
 use crate::config::{Config, Daemon};
 use crate::ids::OwnerId;
-use crate::link::{Live, ToWorker};
+use crate::link::{LiveConfig, ToWorker};
 use crate::listen::RawProfile;
 use crate::{Error, access};
 
@@ -71,7 +71,7 @@ impl Supervisor {
         let sandbox = self.router_config.daemon.sandbox.clone();
         let router = self.change_listeners(&config, changes, |listeners| {
             let router = router_config(&config, listeners, tokens, sandbox);
-            Live::check(&router).map(|()| router)
+            LiveConfig::check(&router).map(|()| router)
         })?;
         self.listeners.reload_files();
         self.admission.set_limits(&config.limits);
@@ -88,7 +88,7 @@ impl Supervisor {
         self.config = Config { daemon, log: self.config.log, ..config };
         self.set_owners();
         self.set_rules();
-        let live = Box::new(Live::of(&self.router_config));
+        let live = Box::new(LiveConfig::of(&self.router_config));
         self.workers.send_to_all(&ToWorker::Configure(live));
         self.redirect(raw_profiles);
         Ok(())
@@ -140,7 +140,7 @@ impl Supervisor {
     /// Gives a listener other options; the number that it has then. The peers that wait at a socket
     /// which has to be closed are accepted before.
     fn change(&mut self, owner: OwnerId, wanted: &Wanted) -> Result<OwnerId, Error> {
-        if let Adaptation::Done = self.listeners.adapt(owner, wanted)? {
+        if let AdaptOutcome::Done = self.listeners.adapt(owner, wanted)? {
             return Ok(owner);
         }
         self.intake().accept(owner);

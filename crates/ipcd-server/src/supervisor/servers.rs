@@ -13,9 +13,9 @@ use tracing::{info, warn};
 use crate::Error;
 use crate::backoff::Backoff;
 use crate::connect::Connect;
-use crate::dialler::{self, Dialled, Errand};
+use crate::dialler::{self, DialOutcome, DialTask};
 use crate::ids::{AdmissionId, OwnerId, OwnerSequence};
-use crate::link::{Link, Received};
+use crate::link::{Link, ReceiveOutcome};
 use crate::listen::RawProfile;
 use crate::privileges;
 use crate::supervisor::event_source::{EventSource, watch};
@@ -28,7 +28,7 @@ const DIALLER_GRACE: Duration = Duration::from_secs(1);
 /// The servers of the configuration that is in force.
 pub(super) struct ServerSet {
     servers: Vec<DialledServer>,
-    user: Option<privileges::Drop>,
+    user: Option<privileges::UserSwitch>,
 }
 
 /// A server, and how far the connection to it has come.
@@ -60,7 +60,7 @@ pub(super) struct DialledPeer {
 
 impl ServerSet {
     /// An empty set of servers, whose diallers run as this user.
-    pub(super) fn new(user: Option<privileges::Drop>) -> Self {
+    pub(super) fn new(user: Option<privileges::UserSwitch>) -> Self {
         Self { servers: Vec::new(), user }
     }
 
@@ -106,16 +106,19 @@ impl ServerSet {
         let server = self.find(owner)?;
         let DialState::Dialling { link, .. } = &mut server.state else { return None };
         match link.receive() {
-            Ok(Received::Message(Dialled::Connected { identity, state }, descriptors)) => {
+            Ok(ReceiveOutcome::Message(
+                DialOutcome::Connected { identity, state },
+                descriptors,
+            )) => {
                 let Connect { endpoint, name, raw_profile, .. } = &server.config;
                 info!(%endpoint, name = name.as_deref(), %identity, "connected");
                 let parts = ChannelParts { descriptors, identity, state };
                 let (transport, raw_profile) = (server.transport, raw_profile.clone());
                 return Some(DialledPeer { transport, parts, raw_profile });
             }
-            Ok(Received::Message(Dialled::Failed(why), _)) => server.note_failure(&why),
-            Ok(Received::NotReady) => {}
-            Ok(Received::Closed) | Err(_) => server.note_failure("the dialler has died"),
+            Ok(ReceiveOutcome::Message(DialOutcome::Failed(why), _)) => server.note_failure(&why),
+            Ok(ReceiveOutcome::NotReady) => {}
+            Ok(ReceiveOutcome::Closed) | Err(_) => server.note_failure("the dialler has died"),
         }
         None
     }
@@ -188,7 +191,7 @@ impl DialledServer {
         }
     }
 
-    fn dial(&mut self, user: Option<privileges::Drop>, epoll: &Epoll) {
+    fn dial(&mut self, user: Option<privileges::UserSwitch>, epoll: &Epoll) {
         match self.fork_dialler(user, epoll) {
             Ok(state) => self.state = state,
             Err(error) => self.note_failure(&error.to_string()),
@@ -197,7 +200,7 @@ impl DialledServer {
 
     fn fork_dialler(
         &self,
-        user: Option<privileges::Drop>,
+        user: Option<privileges::UserSwitch>,
         epoll: &Epoll,
     ) -> Result<DialState, Error> {
         let failed = |error| Error::system("fork a dialler", error);
@@ -207,7 +210,7 @@ impl DialledServer {
         let deadline = Instant::now() + DIAL_TIMEOUT;
         watch(epoll, &link, EventSource::Dialler(self.owner))?;
         let (supervisor, transport) = (Pid::this(), self.transport);
-        let errand = Errand { link: far_end, supervisor, user, transport, to: &to, deadline };
+        let errand = DialTask { link: far_end, supervisor, user, transport, to: &to, deadline };
         let pid = ipcd_sys::fork(|| dialler::main(errand)).map_err(failed)?;
         Ok(DialState::Dialling { pid, link, until: deadline + DIALLER_GRACE })
     }

@@ -4,30 +4,30 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use ipcd_core::Directory;
-use ipcd_sys::marks::Marks;
+use ipcd_sys::crash_markers::CrashMarkers;
 use nix::unistd::Pid;
 
 use crate::Error;
 use crate::config::ForkMode;
 use crate::ids::SlotId;
-use crate::inbox::Places;
+use crate::inbox::InboxSet;
 use crate::link::Link;
 use crate::privileges;
 use crate::sandbox::Sandbox;
 use crate::supervisor::worker_log;
 use crate::supervisor::worker_slot::WorkerSlot;
-use crate::worker::{self, Mark, NewPeer, WorkerInit};
+use crate::worker::{self, CrashMarker, NewPeer, WorkerInit};
 
 const NULL: &str = "/dev/null";
 
 /// What workers inherit.
 pub(super) struct WorkerLauncher {
     pub(super) fork_mode: ForkMode,
-    user: Option<privileges::Drop>,
+    user: Option<privileges::UserSwitch>,
     sandbox: Sandbox,
-    inboxes: Places,
+    inboxes: InboxSet,
     /// Notes which peer each worker is serving. A worker's death leaves it.
-    marks: Marks,
+    marks: CrashMarkers,
     /// `/dev/null`, for the standard input and output of workers.
     null: File,
 }
@@ -38,12 +38,12 @@ impl WorkerLauncher {
     pub(super) fn new(
         slots: usize,
         fork_mode: ForkMode,
-        user: Option<privileges::Drop>,
+        user: Option<privileges::UserSwitch>,
         sandbox: Sandbox,
     ) -> Result<Self, Error> {
-        let inboxes = Places::new(slots)
+        let inboxes = InboxSet::new(slots)
             .map_err(|error| Error::system("make the inboxes of workers", error))?;
-        let marks = Marks::new(slots).map_err(|error| Error::system("map memory", error))?;
+        let marks = CrashMarkers::new(slots).map_err(|error| Error::system("map memory", error))?;
         let null = File::options().read(true).write(true).open(NULL);
         let null = null.map_err(|error| Error::system(format!("open {NULL}"), error))?;
         Ok(Self { fork_mode, user, sandbox, inboxes, marks, null })
@@ -82,7 +82,7 @@ impl WorkerLauncher {
                 sandbox,
                 directory: has_others.then(|| directory.take_shared()),
                 only: only.take(),
-                mark: Mark { marks: marks.clone(), place: id.index() },
+                mark: CrashMarker { marks: marks.clone(), place: id.index() },
                 null,
                 log: &log_end,
             })
@@ -97,7 +97,7 @@ impl WorkerLauncher {
     }
 
     /// The peer that a slot's worker was serving when it died. Clears the note.
-    pub(super) fn take_mark(&self, slot: SlotId) -> u64 {
+    pub(super) fn take_crash_marker(&self, slot: SlotId) -> u64 {
         let number = self.marks.get(slot.index());
         self.marks.set(slot.index(), 0);
         number

@@ -6,11 +6,11 @@ use nix::fcntl::OFlag;
 use nix::unistd::{Pid, pipe2};
 use tracing::warn;
 
-use crate::supervisor::line_reader::{Bounds, Heard, LineReader};
+use crate::supervisor::line_reader::{LineReader, ReadBounds, StderrPiece};
 use crate::{Error, log};
 
 /// The bounds of a worker's log. A line is longer than any that an honest worker writes.
-const WORKER_LOG: Bounds = Bounds { line_bytes: 4096, lines: 1000, bytes: 1024 * 1024 };
+const WORKER_LOG: ReadBounds = ReadBounds { line_bytes: 4096, lines: 1000, bytes: 1024 * 1024 };
 
 /// The pipe that a worker logs through: the supervisor's end and the worker's. Both are non-blocking:
 /// neither process ever waits for the other.
@@ -24,11 +24,11 @@ pub(super) fn reader(pipe: OwnedFd) -> LineReader {
 }
 
 /// Writes a worker's lines to the daemon's log.
-pub(super) fn relay(worker: Pid, heard: Vec<Heard>) {
+pub(super) fn relay(worker: Pid, heard: Vec<StderrPiece>) {
     for heard in heard {
         match heard {
-            Heard::Line(line) => log::relay(worker, &line),
-            Heard::Dropped(lines) => {
+            StderrPiece::Line(line) => log::relay(worker, &line),
+            StderrPiece::Dropped(lines) => {
                 warn!(worker = worker.as_raw(), lines, "lines of a worker's log were dropped");
             }
         }

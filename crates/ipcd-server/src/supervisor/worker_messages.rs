@@ -4,7 +4,7 @@
 use super::Supervisor;
 use crate::authority::permits;
 use crate::ids::SlotId;
-use crate::link::{PEERS, Received, ToSupervisor};
+use crate::link::{PEERS, ReceiveOutcome, ToSupervisor};
 
 /// Messages read of a worker in a turn, so that the others get their share.
 const READ_BUDGET: usize = 64;
@@ -31,12 +31,14 @@ impl Supervisor {
         for _ in 0..most {
             let slot = self.workers.slot(id);
             let outcome = match slot.link.receive() {
-                Ok(Received::NotReady | Received::Closed) => break,
+                Ok(ReceiveOutcome::NotReady | ReceiveOutcome::Closed) => break,
                 // It is being ended. Its messages are read all the same, or epoll would report them
                 // again and again.
-                Ok(Received::Message(..)) if slot.is_condemned() => Ok(()),
-                Ok(Received::Message(message, fds)) if fds.is_empty() => self.obey(id, message),
-                Ok(Received::Message(..)) => Err("it passes descriptors".to_owned()),
+                Ok(ReceiveOutcome::Message(..)) if slot.is_condemned() => Ok(()),
+                Ok(ReceiveOutcome::Message(message, fds)) if fds.is_empty() => {
+                    self.obey(id, message)
+                }
+                Ok(ReceiveOutcome::Message(..)) => Err("it passes descriptors".to_owned()),
                 Err(error) => Err(error.to_string()),
             };
             if let Err(why) = outcome {

@@ -39,7 +39,7 @@ impl WorkerPool {
     /// The slots of all workers. No worker is forked yet.
     pub(super) fn new(
         config: &Config,
-        user: Option<privileges::Drop>,
+        user: Option<privileges::UserSwitch>,
         sandbox: Sandbox,
         epoll: &Epoll,
     ) -> Result<Self, Error> {
@@ -282,8 +282,8 @@ impl WorkerPool {
     }
 
     /// The peer that a dead worker was serving. Clears the note.
-    pub(super) fn take_mark(&self, id: SlotId) -> AdmissionId {
-        AdmissionId(self.launcher.take_mark(id))
+    pub(super) fn take_crash_marker(&self, id: SlotId) -> AdmissionId {
+        AdmissionId(self.launcher.take_crash_marker(id))
     }
 
     /// No worker lives in this slot, nor will before it is taken again.

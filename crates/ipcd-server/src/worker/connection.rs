@@ -66,19 +66,19 @@ pub(crate) struct Connection {
     pub(crate) tick_at: Option<Instant>,
     /// Frames that its transport has lost, as far as they are counted.
     pub(crate) lost: u64,
-    armed: Interest,
+    armed: PollInterest,
 }
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-struct Interest {
+struct PollInterest {
     read: bool,
     write: bool,
     /// The end of both directions, which the kernel reports unasked.
     end: bool,
 }
 
-impl Interest {
+impl PollInterest {
     /// `None` for nothing at all.
     fn flags(self, edges: bool) -> Option<EpollFlags> {
         let when = |wanted, flags| if wanted { flags } else { EpollFlags::empty() };
@@ -117,7 +117,7 @@ impl Connection {
             is_vouched: false,
             tick_at: None,
             lost: 0,
-            armed: Interest::default(),
+            armed: PollInterest::default(),
         }
     }
 
@@ -135,8 +135,8 @@ impl Connection {
     /// is taken out: the kernel would report its hang-up again and again.
     pub(crate) fn arm(&mut self, epoll: &Epoll) -> nix::Result<()> {
         let wanted = match self.is_paused {
-            true => Interest::default(),
-            false => Interest {
+            true => PollInterest::default(),
+            false => PollInterest {
                 read: self.wants_read(),
                 write: self.wants_write(),
                 end: self.hears_until.is_some(),
@@ -152,8 +152,9 @@ impl Connection {
         if read_fd.as_raw_fd() == write_fd.as_raw_fd() {
             change(epoll, read_fd, armed.flags(edges), wanted.flags(edges), renews, data)?;
         } else {
-            let input = |of: Interest| Interest { read: of.read, ..Interest::default() };
-            let output = |of: Interest| Interest { read: false, ..of };
+            let input =
+                |of: PollInterest| PollInterest { read: of.read, ..PollInterest::default() };
+            let output = |of: PollInterest| PollInterest { read: false, ..of };
             let [before, after] = [armed, wanted].map(|of| input(of).flags(edges));
             change(epoll, read_fd, before, after, renews, data)?;
             let [before, after] = [armed, wanted].map(|of| output(of).flags(false));

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use ipcd_core::DirectoryState;
-use ipcd_sys::marks::Marks;
+use ipcd_sys::crash_markers::CrashMarkers;
 use ipcd_sys::{MAX_PASSED, close_all_except};
 use ipcd_transport::{ChannelParts, Transport};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
@@ -13,9 +13,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 
-use crate::alarm::Alarm;
+use crate::alarm::WakeupTimer;
 use crate::ids::{AdmissionId, OwnerId};
-use crate::inbox::{Inboxes, Places};
+use crate::inbox::{InboxSet, WorkerInboxes};
 use crate::link::Link;
 use crate::listen::RawProfile;
 use crate::sandbox::Sandbox;
@@ -24,16 +24,16 @@ use crate::{Error, log, privileges};
 /// What a worker gets at its start.
 pub(crate) struct WorkerInit<'a> {
     pub(crate) link: &'a Link,
-    pub(crate) inboxes: &'a mut Places,
+    pub(crate) inboxes: &'a mut InboxSet,
     pub(crate) supervisor: Pid,
     pub(crate) router_config: ipcd_core::Config,
     /// What all workers know, if there are several.
     pub(crate) directory: Option<DirectoryState>,
     /// The one peer that the worker is forked for, with `--fork connection`.
     pub(crate) only: Option<NewPeer>,
-    pub(crate) user: Option<privileges::Drop>,
+    pub(crate) user: Option<privileges::UserSwitch>,
     pub(crate) sandbox: &'a Sandbox,
-    pub(crate) mark: Mark,
+    pub(crate) mark: CrashMarker,
     /// Becomes standard input and output.
     pub(crate) null: &'a File,
     /// The pipe that it logs through: becomes standard error.
@@ -53,12 +53,12 @@ pub(crate) struct NewPeer {
 }
 
 /// Where a worker notes which peer it is serving: a place in memory that outlives it.
-pub(crate) struct Mark {
-    pub(crate) marks: Marks,
+pub(crate) struct CrashMarker {
+    pub(crate) marks: CrashMarkers,
     pub(crate) place: usize,
 }
 
-impl Mark {
+impl CrashMarker {
     pub(super) fn set(&self, AdmissionId(number): AdmissionId) {
         self.marks.set(self.place, number);
     }
@@ -67,9 +67,9 @@ impl Mark {
 /// The descriptors of a worker that is confined.
 pub(super) struct ConfinedWorker {
     pub(super) epoll: Epoll,
-    pub(super) alarm: Alarm,
+    pub(super) alarm: WakeupTimer,
     pub(super) link: Link,
-    pub(super) inboxes: Inboxes,
+    pub(super) inboxes: WorkerInboxes,
     /// From this number on there may be no room for the descriptors of another peer.
     pub(super) last_descriptor: u64,
 }
@@ -78,7 +78,7 @@ pub(super) struct ConfinedWorker {
 /// and the user changed before the sandbox forbids it, and epoll and timer made before, too.
 pub(super) fn confine(init: &mut WorkerInit<'_>) -> Result<ConfinedWorker, Error> {
     let (slot, generation) = (init.router_config.slot, init.router_config.generation);
-    let (inboxes, link) = Inboxes::take(init.inboxes, slot, generation, init.link)
+    let (inboxes, link) = WorkerInboxes::take(init.inboxes, slot, generation, init.link)
         .map_err(|error| Error::system("take the link and the inbox", error))?;
     let mut keep: Vec<_> = inboxes.descriptors().chain([link.as_fd()]).collect();
     let only = init.only.iter().flat_map(|only| &only.parts.descriptors);
@@ -97,7 +97,7 @@ pub(super) fn confine(init: &mut WorkerInit<'_>) -> Result<ConfinedWorker, Error
     }
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
         .map_err(|error| Error::system("make an epoll instance", error))?;
-    let alarm = Alarm::new().map_err(|error| Error::system("make a timer", error))?;
+    let alarm = WakeupTimer::new().map_err(|error| Error::system("make a timer", error))?;
     let (most, _) = getrlimit(Resource::RLIMIT_NOFILE)
         .map_err(|error| Error::system("ask for the limit on descriptors", error))?;
     let last_descriptor = most.saturating_sub(MAX_PASSED as u64);

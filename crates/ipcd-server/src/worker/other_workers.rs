@@ -5,13 +5,13 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use tracing::warn;
 
 use crate::Error;
-use crate::inbox::{Arrived, Inboxes, Sent};
+use crate::inbox::{ReceivedRecord, SendOutcome, WorkerInboxes};
 use crate::lacking::is_exhaustion;
 use crate::worker::connection::EventToken;
 
 /// The inboxes, and their state.
 pub(super) struct OtherWorkers {
-    inboxes: Inboxes,
+    inboxes: WorkerInboxes,
     /// The token of the way into the inbox of slot 0; those of the others follow.
     first_token: EventToken,
     /// The inboxes that epoll watches for room, by slot.
@@ -22,7 +22,7 @@ pub(super) struct OtherWorkers {
 }
 
 /// The outcome of sending.
-pub(super) enum Forwarded {
+pub(super) enum ForwardOutcome {
     /// So many bytes were taken.
     Bytes(usize),
     /// The inbox is full. Epoll tells when there is room.
@@ -35,7 +35,7 @@ impl OtherWorkers {
     /// Has epoll report under `own` that a record has come, and under the tokens from `first` on that
     /// the inbox of a slot has room.
     pub(super) fn new(
-        inboxes: Inboxes,
+        inboxes: WorkerInboxes,
         slots: usize,
         own: EventToken,
         first_token: EventToken,
@@ -53,10 +53,10 @@ impl OtherWorkers {
     }
 
     /// Takes the next record out of the inbox.
-    pub(super) fn receive(&mut self, buffer: &mut ReadBuffer) -> Result<Arrived, Error> {
+    pub(super) fn receive(&mut self, buffer: &mut ReadBuffer) -> Result<ReceivedRecord, Error> {
         let arrived = self.inboxes.receive(buffer);
         let arrived = arrived.map_err(|error| Error::system("read the inbox", error))?;
-        if arrived == Arrived::Nonsense {
+        if arrived == ReceivedRecord::Invalid {
             self.invalid += 1;
             if !std::mem::replace(&mut self.has_reported_invalid, true) {
                 warn!("a record of another worker makes no sense; further ones are only counted");
@@ -82,21 +82,21 @@ impl OtherWorkers {
         generation: u32,
         frames: &[u8],
         epoll: &Epoll,
-    ) -> Result<Forwarded, Error> {
+    ) -> Result<ForwardOutcome, Error> {
         let sent = self.inboxes.send(slot, generation, frames);
         match sent.map_err(|error| Error::system("write to an inbox", error))? {
-            Sent::Bytes(count) => return Ok(Forwarded::Bytes(count)),
-            Sent::NoMemory => return Ok(Forwarded::NoMemory),
-            Sent::Full => {}
+            SendOutcome::Bytes(count) => return Ok(ForwardOutcome::Bytes(count)),
+            SendOutcome::NoMemory => return Ok(ForwardOutcome::NoMemory),
+            SendOutcome::Full => {}
         }
         let place = self.first_token.place + slot;
         let event = EpollEvent::new(EpollFlags::EPOLLOUT, EventToken { place, number: 0 }.to_u64());
         match epoll.add(self.inboxes.way(slot), event) {
             Ok(()) => self.full[slot as usize] = true,
-            Err(error) if is_exhaustion(error) => return Ok(Forwarded::NoMemory),
+            Err(error) if is_exhaustion(error) => return Ok(ForwardOutcome::NoMemory),
             Err(error) => return Err(Error::system("watch an inbox", error)),
         }
-        Ok(Forwarded::Full)
+        Ok(ForwardOutcome::Full)
     }
 
     /// An inbox that was full has room.

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::Worker;
 use crate::ids::OwnerId;
-use crate::link::Live;
+use crate::link::LiveConfig;
 use crate::listen::RawProfile;
 use crate::worker::peer_io::{CLOSED, read_of};
 
@@ -22,7 +22,7 @@ const RECORDS: usize = 64;
 
 impl Worker {
     /// Puts another configuration in force, also for those who translate for the bare peers there are.
-    pub(super) fn configure(&mut self, live: Live) {
+    pub(super) fn configure(&mut self, live: LiveConfig) {
         self.router.configure(self.now, |config| live.apply(config));
         let largest = self.router.max_payload();
         let adapters = self.connections.iter_mut();

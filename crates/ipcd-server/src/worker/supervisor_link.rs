@@ -8,7 +8,7 @@ use tracing::error;
 use crate::Error;
 use crate::ids::AdmissionId;
 use crate::lacking::is_exhaustion;
-use crate::link::{Gone, Link, PEERS, Received, ToSupervisor, ToWorker, is_too_long};
+use crate::link::{GonePeer, Link, PEERS, ReceiveOutcome, ToSupervisor, ToWorker, is_too_long};
 use crate::worker::connection::EventToken;
 
 /// The link to the supervisor.
@@ -17,7 +17,7 @@ pub(super) struct SupervisorLink {
     token: EventToken,
     is_blocked: bool,
     /// Peers that have gone and were not reported yet.
-    gone: Vec<Gone>,
+    gone: Vec<GonePeer>,
     /// Peers that have proved their tokens, likewise.
     opened: Vec<AdmissionId>,
 }
@@ -30,7 +30,7 @@ impl SupervisorLink {
         Ok(Self { link, token, is_blocked: false, gone: Vec::new(), opened: Vec::new() })
     }
 
-    pub(super) fn receive(&mut self) -> Result<Received<ToWorker>, Error> {
+    pub(super) fn receive(&mut self) -> Result<ReceiveOutcome<ToWorker>, Error> {
         self.link.receive().map_err(|error| Error::system("read the link", error))
     }
 
@@ -53,7 +53,7 @@ impl SupervisorLink {
 
     /// Notes a peer that has gone, for the next report.
     pub(super) fn note_gone(&mut self, number: AdmissionId, was_cut_off: bool) {
-        self.gone.push(Gone { number, was_cut_off });
+        self.gone.push(GonePeer { number, was_cut_off });
     }
 
     /// Notes a peer that has proved its token, for the next report.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use nix::libc::{self, c_long};
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter};
 
-use super::tree::{self, Block, Verdict};
-use super::{FIRST_SHARED, Filter, LAST_SHARED, OWN_PROCESS};
+use super::tree::{self, ArgumentChecks, CallVerdict};
+use super::{CallFilter, FIRST_SHARED, LAST_SHARED, OWN_PROCESS};
 
 /// What a worker may call as it likes.
 const FREE: &[c_long] = &[
@@ -92,11 +92,11 @@ const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 
-pub(super) fn compile() -> Result<Filter, String> {
+pub(super) fn compile() -> Result<CallFilter, String> {
     let mut program = of_this_architecture().map_err(|error| error.to_string())?;
     let (calls, blocks): (Vec<_>, Vec<_>) = bounded().into_iter().unzip();
     program.extend(tree::program(known(&calls), REFUSE, blocks)?);
-    Ok(Filter { program })
+    Ok(CallFilter { program })
 }
 
 /// The beginning of a program: a call of another architecture's kind ends the process.
@@ -111,20 +111,20 @@ fn of_this_architecture() -> Result<BpfProgram, BackendError> {
 }
 
 /// What each number means by itself.
-fn known(bounded: &[c_long]) -> Vec<(u32, Verdict)> {
+fn known(bounded: &[c_long]) -> Vec<(u32, CallVerdict)> {
     let lists = [(FREE, ALLOW), (OLD, ALLOW), (DEADLY, KILL)];
     let by_itself = lists.into_iter().flat_map(|(calls, verdict)| {
-        calls.iter().map(move |call| (*call as u32, Verdict::Return(verdict)))
+        calls.iter().map(move |call| (*call as u32, CallVerdict::Return(verdict)))
     });
-    let looked_at = bounded.iter().zip(0..).map(|(call, at)| (*call as u32, Verdict::Look(at)));
+    let looked_at = bounded.iter().zip(0..).map(|(call, at)| (*call as u32, CallVerdict::Look(at)));
     by_itself.chain(looked_at).collect()
 }
 
 /// What a worker may call with some arguments only.
-fn bounded() -> Vec<(c_long, Block)> {
-    let check = || Block::new(REFUSE);
+fn bounded() -> Vec<(c_long, ArgumentChecks)> {
+    let check = || ArgumentChecks::new(REFUSE);
     // What a descriptor is, is changed of those only that nobody else has.
-    let of_its_own = |block: Block| block.outside(0, FIRST_SHARED, LAST_SHARED);
+    let of_its_own = |block: ArgumentChecks| block.outside(0, FIRST_SHARED, LAST_SHARED);
     let no_code = || check().without(2, libc::PROT_EXEC);
     let looks = [libc::F_GETFD, libc::F_GETFL, libc::F_GETPIPE_SZ];
     let changes = [libc::F_SETFL, libc::F_DUPFD_CLOEXEC, libc::F_SETPIPE_SZ];
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn it_compiles_and_leaves_room_for_what_is_known_later() {
-        let Filter { program } = compile().unwrap();
+        let CallFilter { program } = compile().unwrap();
         let count = |k| program.iter().filter(|step| step.k == k).count();
         assert_eq!(count(OWN_PROCESS), 1);
         // fcntl, setsockopt, shutdown, ioctl.

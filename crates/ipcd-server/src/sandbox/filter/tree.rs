@@ -11,7 +11,7 @@ use seccompiler::sock_filter;
 
 /// What becomes of a call.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) enum Verdict {
+pub(super) enum CallVerdict {
     /// This is returned whatever the arguments.
     Return(u32),
     /// They are checked: the block of this place says more.
@@ -19,7 +19,7 @@ pub(super) enum Verdict {
 }
 
 /// Checks of arguments: what none of them ends is allowed at the end.
-pub(super) struct Block {
+pub(super) struct ArgumentChecks {
     steps: Vec<sock_filter>,
     refuse: u32,
 }
@@ -38,7 +38,7 @@ const NUMBER: u32 = 0;
 const ARGUMENTS: u32 = 16;
 const LOW: u32 = if cfg!(target_endian = "little") { 0 } else { 4 };
 
-impl Block {
+impl ArgumentChecks {
     /// Without any check yet; what fails one returns `refuse`.
     pub(super) fn new(refuse: u32) -> Self {
         Self { steps: Vec::new(), refuse }
@@ -115,9 +115,9 @@ impl Block {
 /// # Errors
 /// If a branch is longer than a jump reaches.
 pub(super) fn program(
-    mut known: Vec<(u32, Verdict)>,
+    mut known: Vec<(u32, CallVerdict)>,
     otherwise: u32,
-    blocks: Vec<Block>,
+    blocks: Vec<ArgumentChecks>,
 ) -> Result<Vec<sock_filter>, String> {
     known.sort_unstable();
     let mut program = vec![step(LOAD_WORD, NUMBER)];
@@ -137,7 +137,7 @@ pub(super) fn program(
 /// So many numbers are compared with one after the other: a step each, where a tree needs two.
 const LEAF: usize = 8;
 
-fn branch(known: &[(u32, Verdict)], otherwise: u32) -> Result<Vec<sock_filter>, String> {
+fn branch(known: &[(u32, CallVerdict)], otherwise: u32) -> Result<Vec<sock_filter>, String> {
     if known.len() <= LEAF {
         return Ok(leaf(known, otherwise));
     }
@@ -152,8 +152,8 @@ fn branch(known: &[(u32, Verdict)], otherwise: u32) -> Result<Vec<sock_filter>, 
 }
 
 /// Comparisons, and behind them the verdicts that they jump to.
-fn leaf(known: &[(u32, Verdict)], otherwise: u32) -> Vec<sock_filter> {
-    let mut verdicts = vec![Verdict::Return(otherwise)];
+fn leaf(known: &[(u32, CallVerdict)], otherwise: u32) -> Vec<sock_filter> {
+    let mut verdicts = vec![CallVerdict::Return(otherwise)];
     let mut steps = Vec::new();
     for (at, (number, verdict)) in known.iter().enumerate() {
         let place = verdicts.iter().position(|found| found == verdict).unwrap_or_else(|| {
@@ -164,8 +164,8 @@ fn leaf(known: &[(u32, Verdict)], otherwise: u32) -> Vec<sock_filter> {
         steps.push(sock_filter { code: JUMP_IF_EQUAL, jt, jf: 0, k: *number });
     }
     steps.extend(verdicts.into_iter().map(|verdict| match verdict {
-        Verdict::Return(verdict) => step(RETURN, verdict),
-        Verdict::Look(place) => step(JUMP, place as u32),
+        CallVerdict::Return(verdict) => step(RETURN, verdict),
+        CallVerdict::Look(place) => step(JUMP, place as u32),
     }));
     steps
 }
@@ -206,12 +206,12 @@ pub(super) fn run(program: &[sock_filter], number: u32, arguments: [u64; 6]) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::Verdict::{Look, Return};
+    use super::CallVerdict::{Look, Return};
     use super::*;
 
     #[test]
     fn every_number_has_its_own_verdict() {
-        let lists: [&[(u32, Verdict)]; 4] = [
+        let lists: [&[(u32, CallVerdict)]; 4] = [
             &[],
             &[(0, Return(1))],
             &[
@@ -226,7 +226,10 @@ mod tests {
         ];
         for known in lists {
             // The first block refuses what the second one allows.
-            let blocks = vec![Block::new(77).one_of(0, &[1]), Block::new(78).one_of(0, &[0])];
+            let blocks = vec![
+                ArgumentChecks::new(77).one_of(0, &[1]),
+                ArgumentChecks::new(78).one_of(0, &[0]),
+            ];
             let program = program(known.to_vec(), 9, blocks).unwrap();
             for number in (0..500).chain([u32::MAX - 1, u32::MAX]) {
                 let expected = match known.iter().find(|known| known.0 == number) {

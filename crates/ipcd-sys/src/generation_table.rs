@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 
 /// Where the numbers are written: in the process that made it, and in no child of that.
-pub struct Board {
+pub struct GenerationTable {
     numbers: &'static [AtomicU64],
     owner: u32,
-    seen: Seen,
+    seen: GenerationView,
 }
 
 /// Where they are read, also by children that are forked later.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen(&'static [AtomicU64]);
+pub struct GenerationView(&'static [AtomicU64]);
 
-impl Board {
+impl GenerationTable {
     /// So many numbers, 0 at first. They are never unmapped: a child may have something else where
     /// its parent has them.
     ///
@@ -42,7 +42,7 @@ impl Board {
         let seals = libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
         // SAFETY: the call takes no memory of ours.
         Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
-        let seen = Seen(map(&file, bytes, count, libc::PROT_READ)?);
+        let seen = GenerationView(map(&file, bytes, count, libc::PROT_READ)?);
         Ok(Self { numbers, owner: std::process::id(), seen })
     }
 
@@ -56,19 +56,19 @@ impl Board {
     }
 
     /// Where to read.
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> GenerationView {
         self.seen
     }
 }
 
 /// Only what a child may look at, too: it does not have the memory that is written.
-impl fmt::Debug for Board {
+impl fmt::Debug for GenerationTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Board").field("owner", &self.owner).field("seen", &self.seen).finish()
     }
 }
 
-impl Seen {
+impl GenerationView {
     /// The number in this place; `None` if there is no such place.
     pub fn get(&self, place: usize) -> Option<u64> {
         self.0.get(place).map(|number| number.load(Ordering::Acquire))
@@ -89,7 +89,7 @@ fn map(
     }
     // SAFETY: the mapping is page-aligned, as long as `count` numbers, zeroed (which is a valid
     // value) and never unmapped. Whoever else has the memory uses atomics, too. One that is for
-    // reading only is never written to: `Seen` only loads.
+    // reading only is never written to: `GenerationView` only loads.
     Ok(unsafe { std::slice::from_raw_parts(at.cast::<AtomicU64>(), count) })
 }
 
@@ -99,9 +99,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_seen() {
-        let board = Board::new(3).unwrap();
-        let seen = board.seen();
-        board.set(2, u64::MAX);
+        let generation_table = GenerationTable::new(3).unwrap();
+        let seen = generation_table.seen();
+        generation_table.set(2, u64::MAX);
         assert_eq!(
             [0, 1, 2, 3].map(|place| seen.get(place)),
             [Some(0), Some(0), Some(u64::MAX), None]
@@ -111,19 +111,19 @@ mod tests {
     /// A child that prints it would die of SIGSEGV.
     #[test]
     fn what_is_printed_is_memory_that_children_have() {
-        let mut board = Board::new(1).unwrap();
+        let mut generation_table = GenerationTable::new(1).unwrap();
         // As in a child: an address where nothing can be read.
         let nowhere = std::ptr::NonNull::<AtomicU64>::dangling();
         // SAFETY: an empty slice needs no memory.
-        board.numbers = unsafe { std::slice::from_raw_parts(nowhere.as_ptr(), 0) };
-        let shown = format!("{board:?}");
-        assert!(shown.contains("Seen([0])") && !shown.contains("numbers"), "{shown}");
+        generation_table.numbers = unsafe { std::slice::from_raw_parts(nowhere.as_ptr(), 0) };
+        let shown = format!("{generation_table:?}");
+        assert!(shown.contains("GenerationView([0])") && !shown.contains("numbers"), "{shown}");
     }
 
     #[test]
     fn who_only_sees_it_cannot_make_it_writable() {
-        let board = Board::new(1).unwrap();
-        let at = board.seen().0.as_ptr() as *mut _;
+        let generation_table = GenerationTable::new(1).unwrap();
+        let at = generation_table.seen().0.as_ptr() as *mut _;
         // SAFETY: the range is a mapping of ours; to make it writable would harm nobody.
         let made = unsafe { libc::mprotect(at, 8, libc::PROT_READ | libc::PROT_WRITE) };
         assert_eq!(Errno::result(made), Err(Errno::EACCES));
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn children_have_only_what_cannot_be_written() {
-        let board = Board::new(1).unwrap();
+        let generation_table = GenerationTable::new(1).unwrap();
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         // `dc`: it is not copied by fork.
         let flags = |at: &[AtomicU64]| {
@@ -140,6 +140,6 @@ mod tests {
             let flags = rest.lines().find_map(|line| line.strip_prefix("VmFlags:"));
             flags.expect("Linux tells them").split(' ').any(|flag| flag == "dc")
         };
-        assert!(flags(board.numbers) && !flags(board.seen().0));
+        assert!(flags(generation_table.numbers) && !flags(generation_table.seen().0));
     }
 }

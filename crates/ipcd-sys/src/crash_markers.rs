@@ -8,20 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Some numbers, 0 at first, which children see and change that are forked later.
 #[derive(Clone, Debug)]
-pub struct Marks(Arc<Memory>);
+pub struct CrashMarkers(Arc<MarkerMemory>);
 
 #[derive(Debug)]
-struct Memory {
+struct MarkerMemory {
     at: NonNull<AtomicU64>,
     count: usize,
 }
 
 // SAFETY: nothing in it belongs to a thread; all access is atomic.
-unsafe impl Send for Memory {}
+unsafe impl Send for MarkerMemory {}
 // SAFETY: the same.
-unsafe impl Sync for Memory {}
+unsafe impl Sync for MarkerMemory {}
 
-impl Marks {
+impl CrashMarkers {
     /// So many numbers.
     ///
     /// # Errors
@@ -37,7 +37,7 @@ impl Marks {
         }
         let at =
             NonNull::new(at.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Self(Arc::new(Memory { at, count })))
+        Ok(Self(Arc::new(MarkerMemory { at, count })))
     }
 
     /// The number in this place.
@@ -63,7 +63,7 @@ impl Marks {
     }
 }
 
-impl Drop for Memory {
+impl Drop for MarkerMemory {
     fn drop(&mut self) {
         let bytes = size_of::<AtomicU64>() * self.count.max(1);
         // SAFETY: it was mapped with this length, and nothing borrowed from it is left.
@@ -77,9 +77,12 @@ mod tests {
 
     #[test]
     fn holds_numbers_for_all_clones() {
-        let marks = Marks::new(3).unwrap();
-        let other = marks.clone();
+        let crash_markers = CrashMarkers::new(3).unwrap();
+        let other = crash_markers.clone();
         other.set(2, u64::MAX);
-        assert_eq!([marks.get(0), marks.get(1), marks.get(2)], [0, 0, u64::MAX]);
+        assert_eq!(
+            [crash_markers.get(0), crash_markers.get(1), crash_markers.get(2)],
+            [0, 0, u64::MAX]
+        );
     }
 }
