@@ -19,6 +19,18 @@ const ATTEMPTS: usize = 3;
 const WINDOWS: usize = 5;
 const WINDOW: Duration = Duration::from_secs(1);
 
+/// A time of healthy peers, without the fault and with it.
+struct Comparison {
+    quiet: Duration,
+    struck: Duration,
+}
+
+impl Comparison {
+    fn ratio(&self) -> f64 {
+        self.struck.div_duration_f64(self.quiet)
+    }
+}
+
 /// Two workers; the healthy peers are on the first.
 fn scene() -> FaultScene {
     let config = "[limits]\noutbox = \"64KiB\"\n";
@@ -28,7 +40,7 @@ fn scene() -> FaultScene {
 }
 
 /// Checks that the fault, which lasts as long as it is told, leaves healthy peers alone: they are
-/// as fast as without it, while `otherwise` goes on.
+/// as fast as without it, while `otherwise` goes on. Returns the medians of the attempt that passed.
 ///
 /// # Panics
 /// If all attempts fail.
@@ -37,7 +49,7 @@ fn assert_undisturbed(
     what: &str,
     mut otherwise: impl FnMut(Duration),
     mut fault: impl FnMut(Duration),
-) {
+) -> Comparison {
     let mut ratios = Vec::new();
     for attempt in 1..=ATTEMPTS {
         let (mut quiet, mut struck) = (Vec::new(), Vec::new());
@@ -45,11 +57,12 @@ fn assert_undisturbed(
             quiet.push(p99(scene, &mut otherwise));
             struck.push(p99(scene, &mut fault));
         }
-        let ratio = median(&mut struck).div_duration_f64(median(&mut quiet));
+        let p99 = Comparison { quiet: median(&mut quiet), struck: median(&mut struck) };
+        let ratio = p99.ratio();
         eprintln!("{what}, attempt {attempt}: p99 × {ratio:.2}; {quiet:.0?} and {struck:.0?}");
         ratios.push(ratio);
         if ratio < MOST {
-            return;
+            return p99;
         }
     }
     panic!(

@@ -1,11 +1,12 @@
 //! The costliest acts of a peer: each of them on the worker that serves the healthy peers, compared
 //! with the same act on another daemon, because it may take its part of the processors.
 //!
-//! Besides their 99th percentile, the longest wait of a PING is printed: a worker answers it in its
-//! next turn, so no turn was longer.
+//! Each case prints a row of a table: the 99th percentile of the healthy peers, and the longest wait
+//! of a PING. A worker answers a PING in its next turn, so no turn was longer. Rows go to standard
+//! output, and everything else to standard error.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use ipcd_proto::control::{Overflow, Query, Subscribe, Unsubscribe, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};
 use ipcd_tests::{Daemon, DaemonSetup, FaultScene, HealthyLoad, RawConnection};
 
-use super::{assert_undisturbed, finish};
+use super::{Comparison, assert_undisturbed, finish};
 
 /// The subscriptions that a peer may have.
 const SUBSCRIPTIONS: u32 = 10_000;
@@ -31,22 +32,33 @@ fn try_hostile(what: &str, attack_on: impl Fn(&Daemon) -> Attack) {
     let decoy = DaemonSetup::new().args(&["--workers", "1"]).start();
     let (mut attack, mut elsewhere) = (attack_on(&scene.daemon), attack_on(&decoy));
     let prober = LatencyProbe::start(&scene.daemon);
-    let (mut quiet, mut struck) = (Duration::ZERO, Duration::ZERO);
+    let mut ping = Comparison { quiet: Duration::ZERO, struck: Duration::ZERO };
     let otherwise = |span| {
         prober.take();
         elsewhere(Instant::now() + span);
-        quiet = quiet.max(prober.take());
+        ping.quiet = ping.quiet.max(prober.take());
     };
-    assert_undisturbed(&scene, what, otherwise, |span| {
+    let p99 = assert_undisturbed(&scene, what, otherwise, |span| {
         prober.take();
         attack(Instant::now() + span);
-        struck = struck.max(prober.take());
+        ping.struck = ping.struck.max(prober.take());
     });
-    let ratio = struck.div_duration_f64(quiet);
-    eprintln!("{what}: a PING waited for {struck:.0?} at most, else for {quiet:.0?}: × {ratio:.1}");
+    print_row(what, &p99, &ping);
     prober.stop();
     drop(attack);
     finish(scene, what);
+}
+
+/// Prints a row of a table in Markdown, on standard output; the first one prints the head too.
+fn print_row(what: &str, p99: &Comparison, ping: &Comparison) {
+    static HEAD: Once = Once::new();
+    HEAD.call_once(|| {
+        println!("| attack | p99 of healthy peers | else | ratio | longest PING | else | ratio |");
+        println!("|---|--:|--:|--:|--:|--:|--:|");
+    });
+    let cells =
+        |it: &Comparison| format!("{:.0?} | {:.0?} | {:.2}", it.struck, it.quiet, it.ratio());
+    println!("| {what} | {} | {} |", cells(p99), cells(ping));
 }
 
 /// Asks the worker for a sign of life all the time.
