@@ -1,5 +1,5 @@
-//! Whole sessions against the router: three peers, of which one must prove a token, send and read as
-//! they like, come, go, and let time pass. The output must be frames.
+//! Whole sessions against the router: three peers, of which one must prove a token, send and read
+//! as they like, come, go, and let time pass. The output must be frames.
 #![no_main]
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! Datagrams: a decoded datagram encodes to the same bytes; foreign cookies and sessions are refused.
+//! Datagrams: a decoded datagram encodes to the same bytes; foreign cookies and sessions are
+//! refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
