@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use ipcd_server::Span;
+use ipcd_server::TimeSpan;
 
 mod access;
 mod bench;
@@ -42,7 +42,7 @@ pub(crate) struct GlobalArgs {
     pub(crate) via: String,
     /// Wait at most this long for a connection, a confirmation or an answer; then exit 4.
     #[arg(long, global = true, help_heading = GLOBAL, default_value = "5s", value_name = "DURATION")]
-    pub(crate) timeout: Span,
+    pub(crate) timeout: TimeSpan,
     /// Print text, json, or jsonl (one JSON object per line).
     #[arg(short, long, global = true, help_heading = GLOBAL, default_value = "text", value_name = "FORMAT")]
     pub(crate) output: OutputFormat,
@@ -169,10 +169,10 @@ pub(crate) struct PingArgs {
     pub(crate) count: u64,
     /// Wait this long between pings.
     #[arg(long, default_value = "1s", value_name = "DURATION")]
-    pub(crate) interval: Span,
+    pub(crate) interval: TimeSpan,
     /// Exit with status 10 if a round trip takes longer.
     #[arg(long, value_name = "DURATION")]
-    pub(crate) max: Option<Span>,
+    pub(crate) max: Option<TimeSpan>,
 }
 
 #[derive(Args, Clone)]

@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipcd_client::Message;
-use ipcd_server::Span;
-use ipcd_sys::inherited::{Place, prepare};
+use ipcd_server::TimeSpan;
+use ipcd_sys::inherited::{CommandPlace, prepare};
 use ipcd_transport::later;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill, killpg};
@@ -153,7 +153,7 @@ impl HandlerJob {
             }
             (Some((status, _)), _) => (status, None),
             (None, bounds) => {
-                let time = Span::new(bounds.time.unwrap_or_default());
+                let time = TimeSpan::new(bounds.time.unwrap_or_default());
                 (TIMED_OUT, Some(format!("timed out after {time}")))
             }
         };
@@ -232,7 +232,7 @@ fn spawn(mut command: Command, output: OutputMode) -> io::Result<(Pid, File, Opt
         command.stdout(Stdio::from(theirs));
         our_output = Some(not_blocking(ours)?);
     }
-    prepare(&mut command, Place::Session, true);
+    prepare(&mut command, CommandPlace::Session, true);
     let child = command.spawn()?;
     Ok((Pid::from_raw(child.id() as i32), our_input, our_output))
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use ipcd_relay::{Error, Observer, Relay, RelaySide};
-use ipcd_server::{Outlet, Quotas};
+use ipcd_server::{LogOutlet, LogQuotas};
 use ipcd_transport::{Endpoint, Error as TransportError};
 
 use crate::args::RelayArgs;
@@ -58,8 +58,8 @@ struct RelayRemarks<'a> {
 struct RemarkWriter {
     /// The process that opened the outlet. A forked child has closed its parent's descriptors.
     process: u32,
-    outlet: Outlet,
-    quotas: Quotas,
+    outlet: LogOutlet,
+    quotas: LogQuotas,
 }
 
 impl<'a> RelayRemarks<'a> {
@@ -70,8 +70,8 @@ impl<'a> RelayRemarks<'a> {
 
 impl RemarkWriter {
     fn new() -> Self {
-        let outlet = Outlet::stderr(|lines| format!("ipcctl: {lines} remarks were lost"));
-        Self { process: std::process::id(), outlet, quotas: Quotas::default() }
+        let outlet = LogOutlet::stderr(|lines| format!("ipcctl: {lines} remarks were lost"));
+        Self { process: std::process::id(), outlet, quotas: LogQuotas::default() }
     }
 }
 

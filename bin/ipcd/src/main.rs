@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ipcd_server::{
-    Config, ConfigError, Error, ForkMode, Listen, LogFormat, LogLevel, MaxChildren, Reload, Socket,
-    Start, Workers,
+    Config, ConfigError, ConfigLoader, Error, ForkMode, ListenConfig, LogFormat, LogLevel,
+    MaxChildren, PassedSocket, StartOptions, WorkerCount,
 };
 
 /// Relay messages between processes over Unix-domain sockets, pipes, FIFOs, TCP, UDP and TLS.
@@ -27,7 +27,7 @@ struct Arguments {
     config: Option<PathBuf>,
     /// Listen at this endpoint, such as unix:///run/x.sock or tcp://127.0.0.1:7117. May be repeated.
     #[arg(short, long = "listen", value_name = "ENDPOINT")]
-    listeners: Vec<Listen>,
+    listeners: Vec<ListenConfig>,
     /// Check the configuration, and exit.
     #[arg(short, long)]
     test_config: bool,
@@ -39,7 +39,7 @@ struct Arguments {
     fork: Option<ForkMode>,
     /// Start this many workers, with --fork pool; 0 for a number that fits the machine.
     #[arg(long, value_name = "N")]
-    workers: Option<Workers>,
+    workers: Option<WorkerCount>,
     /// Run at most this many children, with --fork connection.
     #[arg(long, value_name = "N")]
     max_children: Option<MaxChildren>,
@@ -117,8 +117,8 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
         .map_err(|error| (FAILED, format!("ipcd: close inherited descriptors: {error}")))?;
     ipcd_server::init_log(config.log);
     let has_file = arguments.config.is_some();
-    let reload = has_file.then(|| Box::new(move || arguments.configure()) as Box<Reload>);
-    ipcd_server::run(config, Start { reload, ready_fd, sockets }).map_err(failed)
+    let reload = has_file.then(|| Box::new(move || arguments.configure()) as Box<ConfigLoader>);
+    ipcd_server::run(config, StartOptions { reload, ready_fd, sockets }).map_err(failed)
 }
 
 /// Writes to standard output. A full disk or a closed pipe is an error, not a panic.
@@ -130,12 +130,12 @@ fn print(text: &str) -> Result<(), (u8, String)> {
 
 /// Closes descriptors that the parent has left open. The daemon would otherwise hold a parent's lock,
 /// or the end of a pipe that another process waits for, as long as it runs.
-fn close_inherited(ready_fd: &Option<OwnedFd>, sockets: &[Socket]) -> io::Result<()> {
+fn close_inherited(ready_fd: &Option<OwnedFd>, sockets: &[PassedSocket]) -> io::Result<()> {
     let keep = ready_fd.iter().map(AsFd::as_fd).chain(sockets.iter().map(AsFd::as_fd));
     ipcd_sys::close_all_except(&keep.collect::<Vec<_>>())
 }
 
-fn take_ready_fd(number: Option<i32>, sockets: &[Socket]) -> io::Result<Option<OwnedFd>> {
+fn take_ready_fd(number: Option<i32>, sockets: &[PassedSocket]) -> io::Result<Option<OwnedFd>> {
     if number.is_some_and(|number| sockets.iter().any(|socket| socket.number() == number)) {
         return Err(io::Error::other("this is a socket that the service manager has passed"));
     }

@@ -10,7 +10,7 @@ use ipcd_client::{
     SubscribeOptions, TokenSource,
 };
 use ipcd_proto::auth::Token;
-use ipcd_server::{Config, LogLevel, Start, TOKEN_FILE};
+use ipcd_server::{Config, LogLevel, StartOptions, TOKEN_FILE};
 use ipcd_transport::poll_until;
 use nix::poll::PollFlags;
 
@@ -42,7 +42,7 @@ impl EmbeddedDaemon {
         let child = fork(c"bench-ipcd", || {
             ipcd_server::init_log(config.log);
             let ready_fd = Some(ready_fd.try_clone()?);
-            ipcd_server::run(config, Start { ready_fd, ..Start::default() })
+            ipcd_server::run(config, StartOptions { ready_fd, ..StartOptions::default() })
                 .map_err(io::Error::other)
         })?;
         drop(ready_fd);

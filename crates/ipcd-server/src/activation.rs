@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use ipcd_transport::{InheritedFd, Listener, Transport};
 
 use crate::Error;
-use crate::listen::Listen;
+use crate::listen::ListenConfig;
 
 /// What a service manager says when a socket has no name of its own.
 const NAMELESS: &str = "unknown";
@@ -14,7 +14,7 @@ const VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// A descriptor that was passed.
 #[derive(Debug)]
-pub struct Socket {
+pub struct PassedSocket {
     name: Option<String>,
     fd: OwnedFd,
     /// The number that the service manager gave it; `fd` is a duplicate.
@@ -23,8 +23,8 @@ pub struct Socket {
 
 /// A listener that is wanted, and the number of the passed socket that it is.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Wanted {
-    pub(crate) listen: Listen,
+pub(crate) struct WantedListener {
+    pub(crate) listen: ListenConfig,
     pub(crate) socket: Option<usize>,
 }
 
@@ -32,12 +32,13 @@ pub(crate) struct Wanted {
 ///
 /// # Errors
 /// If the environment promises what is not there.
-pub fn take() -> Result<Vec<Socket>, Error> {
+pub fn take() -> Result<Vec<PassedSocket>, Error> {
     let bad = |error| Error::Config(format!("LISTEN_FDS: {error}: sockets were not passed well"));
     // Checks that they are for this process, and has them closed on exec.
     let numbers = sd_notify::listen_fds().map_err(bad)?;
     let names = names(numbers.len()).map_err(Error::Config)?;
-    let taken = |(number, name)| Ok(Socket { name, fd: ipcd_sys::duplicate_fd(number)?, number });
+    let taken =
+        |(number, name)| Ok(PassedSocket { name, fd: ipcd_sys::duplicate_fd(number)?, number });
     let sockets: std::io::Result<Vec<_>> = numbers.zip(names).map(taken).collect();
     ipcd_sys::remove_variables(&VARIABLES).map_err(bad)?;
     sockets.map_err(bad)
@@ -59,13 +60,16 @@ fn names(count: usize) -> Result<Vec<Option<String>>, String> {
 
 /// Which listener each passed socket is: that of the same name, or at the same address, or else one
 /// more for frames. The others are to be bound by us.
-pub(crate) fn assign(listeners: Vec<Listen>, sockets: &[Socket]) -> Result<Vec<Wanted>, Error> {
+pub(crate) fn assign(
+    listeners: Vec<ListenConfig>,
+    sockets: &[PassedSocket],
+) -> Result<Vec<WantedListener>, Error> {
     let mut found: Vec<Vec<usize>> = vec![Vec::new(); listeners.len()];
     let mut further = Vec::new();
     for (number, socket) in sockets.iter().enumerate() {
         let passed = InheritedFd::of(socket.fd.as_fd());
-        let is_named = |listen: &Listen| socket.name.is_some() && listen.name == socket.name;
-        let is_at = |listen: &Listen| {
+        let is_named = |listen: &ListenConfig| socket.name.is_some() && listen.name == socket.name;
+        let is_at = |listen: &ListenConfig| {
             ipcd_transports::of(&listen.endpoint, listen.purpose()).is_ok_and(|transport| {
                 transport.activation().is_some_and(|found| found.is_at(&listen.endpoint, &passed))
             })
@@ -74,24 +78,25 @@ pub(crate) fn assign(listeners: Vec<Listen>, sockets: &[Socket]) -> Result<Vec<W
             listeners.iter().position(is_named).or_else(|| listeners.iter().position(is_at));
         match which {
             Some(which) => found[which].push(number),
-            None => further.push(Wanted { listen: socket.listen(&passed)?, socket: Some(number) }),
+            None => further
+                .push(WantedListener { listen: socket.listen(&passed)?, socket: Some(number) }),
         }
     }
     let wanted = listeners.into_iter().zip(found).flat_map(|(listen, numbers)| {
         let own = numbers.is_empty().then_some(None);
         let sockets = own.into_iter().chain(numbers.into_iter().map(Some));
-        sockets.map(|socket| Wanted { listen: listen.clone(), socket }).collect::<Vec<_>>()
+        sockets.map(|socket| WantedListener { listen: listen.clone(), socket }).collect::<Vec<_>>()
     });
     Ok(wanted.chain(further).collect())
 }
 
-impl AsFd for Socket {
+impl AsFd for PassedSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-impl Socket {
+impl PassedSocket {
     /// The number that the service manager gave its descriptor.
     pub fn number(&self) -> i32 {
         self.number
@@ -103,7 +108,7 @@ impl Socket {
     }
 
     /// A listener for frames, where the socket is.
-    fn listen(&self, passed: &InheritedFd) -> Result<Listen, Error> {
+    fn listen(&self, passed: &InheritedFd) -> Result<ListenConfig, Error> {
         let endpoint =
             ipcd_transports::ALL.iter().find_map(|found| found.activation()?.endpoint_of(passed));
         let endpoint = endpoint.ok_or_else(|| {
@@ -112,14 +117,14 @@ impl Socket {
             let why = "that is nothing to listen on";
             Error::Config(format!("descriptor {number}{name} was passed, {passed}: {why}"))
         })?;
-        Ok(Listen { name: self.name.clone(), ..Listen::frames(endpoint) })
+        Ok(ListenConfig { name: self.name.clone(), ..ListenConfig::frames(endpoint) })
     }
 
     /// Makes a listener of it. Where it is bound may be elsewhere than where the configuration
     /// wants it, so what is to be checked of an endpoint is checked of that.
     pub(crate) fn open(
         &self,
-        listen: &Listen,
+        listen: &ListenConfig,
         transport: &dyn Transport,
     ) -> Result<Box<dyn Listener>, Error> {
         let copy = self.fd.try_clone();
@@ -130,7 +135,7 @@ impl Socket {
             None => activation.inherit(&listen.endpoint, copy)?,
             Some(_) => activation.inherit_raw(&listen.endpoint, copy)?,
         };
-        let actual = Listen { endpoint: listener.local().clone(), ..listen.clone() };
+        let actual = ListenConfig { endpoint: listener.local().clone(), ..listen.clone() };
         actual.check().map_err(Error::Config)?;
         Ok(listener)
     }
@@ -143,11 +148,11 @@ mod tests {
 
     use super::*;
 
-    fn socket(name: Option<&str>, fd: impl Into<OwnedFd>) -> Socket {
-        Socket { name: name.map(str::to_owned), fd: fd.into(), number: 3 }
+    fn socket(name: Option<&str>, fd: impl Into<OwnedFd>) -> PassedSocket {
+        PassedSocket { name: name.map(str::to_owned), fd: fd.into(), number: 3 }
     }
 
-    fn shown(wanted: &[Wanted]) -> Vec<(String, Option<usize>)> {
+    fn shown(wanted: &[WantedListener]) -> Vec<(String, Option<usize>)> {
         wanted.iter().map(|w| (w.listen.endpoint.to_string(), w.socket)).collect()
     }
 
@@ -167,12 +172,12 @@ mod tests {
             socket(Some("web"), other),
         ];
         let (pipe, own) = (format!("pipe://{}", path("pipe").display()), "unix:///nowhere");
-        let web = Listen {
+        let web = ListenConfig {
             name: Some("web".into()),
-            ..Listen::frames("tcp://127.0.0.1:9?x=y".parse().unwrap())
+            ..ListenConfig::frames("tcp://127.0.0.1:9?x=y".parse().unwrap())
         };
         let tcp = format!("tcp://localhost:{port}");
-        let texts = [own, &pipe, &tcp].map(|text| Listen::frames(text.parse().unwrap()));
+        let texts = [own, &pipe, &tcp].map(|text| ListenConfig::frames(text.parse().unwrap()));
         let wanted = assign(texts.into_iter().chain([web]).collect(), &sockets).unwrap();
         let more = format!("unix://{}", path("more").display());
         let expected = [

@@ -335,7 +335,7 @@ fn place_of(AdmissionId(number): AdmissionId) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Bits;
+    use crate::config::PrefixBits;
 
     fn parts(identity: PeerIdentity) -> ChannelParts {
         ChannelParts { descriptors: Vec::new(), identity, state: Vec::new() }
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn counts_networks_as_they_are_configured() {
-        let (per_prefix, v4) = (Some(2), Bits(24));
+        let (per_prefix, v4) = (Some(2), PrefixBits(24));
         let limits =
             Limits { max_peers_per_prefix: per_prefix, prefix_v4: v4, ..Limits::default() };
         let mut admission = Admission::new(&limits, None);
@@ -501,7 +501,11 @@ mod tests {
         for n in 0..10 {
             admit(&mut admission, &from(&format!("10.0.0.{n}:1")), 0).unwrap();
         }
-        admission.set_limits(&Limits { prefix_v4: Bits(24), max_peers: 10, ..Limits::default() });
+        admission.set_limits(&Limits {
+            prefix_v4: PrefixBits(24),
+            max_peers: 10,
+            ..Limits::default()
+        });
         assert_eq!(admission.per_source.len(), 1);
         assert_eq!(gone(&admit(&mut admission, &from("10.0.1.1:1"), 0).unwrap()).len(), 1);
         admission.release_slot(SlotId(0));

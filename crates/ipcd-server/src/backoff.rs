@@ -2,17 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use crate::values::Pauses;
+use crate::values::RetryPauses;
 
 /// When something is tried again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
-    pauses: Pauses,
+    pauses: RetryPauses,
     next: Duration,
 }
 
 impl Backoff {
-    pub(crate) fn new(pauses: Pauses) -> Self {
+    pub(crate) fn new(pauses: RetryPauses) -> Self {
         Self { pauses, next: pauses.first }
     }
 

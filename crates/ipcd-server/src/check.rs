@@ -6,7 +6,7 @@ use ipcd_transport::TrustedDir;
 use nix::unistd::{AccessFlags, access};
 
 use crate::config::{Config, SandboxMode};
-use crate::listen::Listen;
+use crate::listen::ListenConfig;
 use crate::runtime::{check_dir, locate, read_safe_token};
 use crate::sandbox::Sandbox;
 use crate::{Error, TOKEN_FILE, pid_file, privileges};
@@ -60,7 +60,7 @@ fn check_token(file: &Path) -> Result<(), Error> {
     }
 }
 
-fn check_listener(listen: &Listen, runtime_dir: &Path) -> Result<(), Error> {
+fn check_listener(listen: &ListenConfig, runtime_dir: &Path) -> Result<(), Error> {
     let endpoint = &listen.endpoint;
     let transport = ipcd_transports::of(endpoint, listen.purpose())?;
     // Its directory may be the one that the start makes.

@@ -11,39 +11,39 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::access::{self, AccessRule};
 use crate::admission::MaxStartups;
-use crate::connect::{Connect, MOST_CONNECTS};
-use crate::counts::{MaxChildren, Workers};
-use crate::exec::{Exec, MOST_EXECS};
-use crate::listen::Listen;
-use crate::values::{ByteCount, Span};
+use crate::connect::{ConnectConfig, MOST_CONNECTS};
+use crate::counts::{MaxChildren, WorkerCount};
+use crate::exec::{ExecConfig, MOST_EXECS};
+use crate::listen::ListenConfig;
+use crate::values::{ByteCount, TimeSpan};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The processes.
-    pub daemon: Daemon,
+    pub daemon: DaemonConfig,
     /// The limits.
     pub limits: Limits,
     /// The log.
-    pub log: Log,
+    pub log: LogConfig,
     /// Where peers come in; empty for the default endpoint of every transport.
     #[serde(rename = "listen", skip_serializing_if = "Vec::is_empty")]
-    pub listeners: Vec<Listen>,
+    pub listeners: Vec<ListenConfig>,
     /// Servers that the daemon connects to.
     #[serde(
         rename = "connect",
         deserialize_with = "at_most::<_, _, MOST_CONNECTS>",
         skip_serializing_if = "Vec::is_empty"
     )]
-    pub connects: Vec<Connect>,
+    pub connects: Vec<ConnectConfig>,
     /// Programs that it runs.
     #[serde(
         rename = "exec",
         deserialize_with = "at_most::<_, _, MOST_EXECS>",
         skip_serializing_if = "Vec::is_empty"
     )]
-    pub execs: Vec<Exec>,
+    pub execs: Vec<ExecConfig>,
     /// Secrets besides the daemon's own.
     #[serde(rename = "token", skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<TokenFile>,
@@ -55,7 +55,7 @@ pub struct Config {
 /// The processes.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Daemon {
+pub struct DaemonConfig {
     /// The user that workers run as, if the daemon is started as root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -65,15 +65,15 @@ pub struct Daemon {
     /// How peers are spread over workers.
     pub fork: ForkMode,
     /// Workers of a pool; 0 for as many as fit the machine.
-    pub workers: Workers,
+    pub workers: WorkerCount,
     /// Children at the most, with `fork = "connection"`.
     pub max_children: MaxChildren,
     /// What workers are confined by.
     pub sandbox: SandboxMode,
     /// How long a worker may owe an answer before it is ended.
-    pub watchdog: Span,
+    pub watchdog: TimeSpan,
     /// How long draining may take.
-    pub drain_timeout: Span,
+    pub drain_timeout: TimeSpan,
     /// The process id goes here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid_file: Option<PathBuf>,
@@ -120,9 +120,9 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_peers_per_prefix: Option<u32>,
     /// Bits of an IPv4 address that make such a network.
-    pub prefix_v4: Bits<32>,
+    pub prefix_v4: PrefixBits<32>,
     /// Bits of an IPv6 address that do.
-    pub prefix_v6: Bits<128>,
+    pub prefix_v6: PrefixBits<128>,
     /// Peers that have to prove a token and have not yet.
     pub max_startups: MaxStartups,
     /// How often a second one user or network may connect; 0 for as often as it likes.
@@ -135,13 +135,13 @@ pub struct Limits {
     /// Subscriptions of the peers of one user or network; 0 for any number.
     pub max_subscriptions_per_uid: u64,
     /// From connecting to the end of the handshake.
-    pub handshake_timeout: Span,
+    pub handshake_timeout: TimeSpan,
     /// From the first byte of a frame to its last.
-    pub frame_timeout: Span,
+    pub frame_timeout: TimeSpan,
     /// Without a byte from a peer; 0 for ever.
-    pub idle_timeout: Span,
+    pub idle_timeout: TimeSpan,
     /// How old the oldest byte of an outbox may grow.
-    pub stall_timeout: Span,
+    pub stall_timeout: TimeSpan,
     /// Bytes of an outbox before it counts as full.
     pub outbox: ByteCount,
 }
@@ -159,7 +159,7 @@ pub struct TokenFile {
 /// The log.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Log {
+pub struct LogConfig {
     /// The least important lines that are written.
     pub level: LogLevel,
     /// How they are written.
@@ -234,9 +234,12 @@ impl Config {
     /// The access rules, with what its listeners, servers and programs are called where they are
     /// configured.
     pub fn acl(&self) -> Acl {
-        let own =
-            self.connects.iter().map(Connect::names).chain(self.execs.iter().map(Exec::names));
-        let names = self.listeners.iter().map(Listen::names).chain(own);
+        let own = self
+            .connects
+            .iter()
+            .map(ConnectConfig::names)
+            .chain(self.execs.iter().map(ExecConfig::names));
+        let names = self.listeners.iter().map(ListenConfig::names).chain(own);
         access::acl(&self.access, (0..).zip(names).collect())
     }
 
@@ -285,13 +288,13 @@ pub fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     T::deserialize(text).map_err(|error| error.to_string())
 }
 
-impl Default for Daemon {
+impl Default for DaemonConfig {
     fn default() -> Self {
         Self {
             user: None,
             group: None,
             fork: ForkMode::Pool,
-            workers: Workers::default(),
+            workers: WorkerCount::default(),
             max_children: MaxChildren::default(),
             sandbox: SandboxMode::default(),
             watchdog: seconds(5),
@@ -309,8 +312,8 @@ impl Default for Limits {
             max_peers: 10_000,
             max_peers_per_uid: 10_000,
             max_peers_per_prefix: None,
-            prefix_v4: Bits(32),
-            prefix_v6: Bits(64),
+            prefix_v4: PrefixBits(32),
+            prefix_v6: PrefixBits(64),
             max_startups: MaxStartups::default(),
             max_connect_rate: 30_000,
             max_bytes_per_uid: ByteCount::new(1 << 30),
@@ -332,16 +335,16 @@ impl Limits {
     }
 }
 
-fn seconds(count: u64) -> Span {
-    Span::new(Duration::from_secs(count))
+fn seconds(count: u64) -> TimeSpan {
+    TimeSpan::new(Duration::from_secs(count))
 }
 
 /// Bits of an address that has so many at the most.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "u8")]
-pub struct Bits<const MOST: u8>(pub(crate) u8);
+pub struct PrefixBits<const MOST: u8>(pub(crate) u8);
 
-impl<const MOST: u8> TryFrom<u8> for Bits<MOST> {
+impl<const MOST: u8> TryFrom<u8> for PrefixBits<MOST> {
     type Error = String;
 
     fn try_from(count: u8) -> Result<Self, String> {

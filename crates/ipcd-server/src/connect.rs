@@ -7,12 +7,12 @@ use ipcd_transport::{Endpoint, EndpointPurpose, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::listen::{ProfileText, RawProfile, word_or};
-use crate::values::Pauses;
+use crate::values::RetryPauses;
 
 /// A server that knows nothing of frames.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "ConnectText", into = "ConnectText")]
-pub struct Connect {
+pub struct ConnectConfig {
     /// A name for people.
     pub name: Option<String>,
     /// Where it is.
@@ -20,14 +20,14 @@ pub struct Connect {
     /// What it says and hears.
     pub raw_profile: RawProfile,
     /// How long to wait before the next attempt.
-    pub retry: Pauses,
+    pub retry: RetryPauses,
 }
 
 /// Servers at the most, so that a mistake does not become a flood.
 pub(crate) const MOST_CONNECTS: usize = 256;
 
-const DEFAULT_RETRY: Pauses =
-    Pauses { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
+const DEFAULT_RETRY: RetryPauses =
+    RetryPauses { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
 /// A server as it is written, where what may stand among the endpoint's options may also stand
 /// beside it.
@@ -45,10 +45,10 @@ struct ConnectText {
     reply: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     echo: Option<bool>,
-    retry: Option<Pauses>,
+    retry: Option<RetryPauses>,
 }
 
-impl TryFrom<ConnectText> for Connect {
+impl TryFrom<ConnectText> for ConnectConfig {
     type Error = String;
 
     fn try_from(written: ConnectText) -> Result<Self, String> {
@@ -68,16 +68,16 @@ impl TryFrom<ConnectText> for Connect {
     }
 }
 
-impl From<Connect> for ConnectText {
-    fn from(connect: Connect) -> Self {
-        let Connect { name, endpoint, raw_profile, retry } = connect;
+impl From<ConnectConfig> for ConnectText {
+    fn from(connect: ConnectConfig) -> Self {
+        let ConnectConfig { name, endpoint, raw_profile, retry } = connect;
         let ProfileText { codec, subject, reply, echo } = raw_profile.into();
         let (endpoint, retry) = (endpoint.to_string(), Some(retry));
         Self { name, endpoint, codec, subject, reply, echo, retry }
     }
 }
 
-impl Connect {
+impl ConnectConfig {
     /// What access rules may call it: its endpoint, and its name.
     pub(crate) fn names(&self) -> Vec<String> {
         [self.endpoint.to_string()].into_iter().chain(self.name.clone()).collect()

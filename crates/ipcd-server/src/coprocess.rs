@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execvpe, getppid, setsid};
 use serde::{Deserialize, Serialize};
 
-use crate::exec::Exec;
+use crate::exec::ExecConfig;
 use crate::link::{Link, ReceiveOutcome};
 use crate::{Error, privileges};
 
@@ -23,7 +23,7 @@ pub(crate) struct ProgramLaunch<'a> {
     pub(crate) link: Link,
     pub(crate) supervisor: Pid,
     pub(crate) user: Option<privileges::UserSwitch>,
-    pub(crate) exec: &'a Exec,
+    pub(crate) exec: &'a ExecConfig,
     pub(crate) stdin: &'a OwnedFd,
     pub(crate) stdout: &'a OwnedFd,
     pub(crate) stderr: &'a OwnedFd,
@@ -83,7 +83,7 @@ fn prepare(launch: &ProgramLaunch<'_>) -> Result<(), Error> {
     inherited::become_other(&[]).map_err(|error| Error::system("reset signals", error))
 }
 
-fn become_program(exec: &Exec) -> Result<Result<Infallible, Errno>, Error> {
+fn become_program(exec: &ExecConfig) -> Result<Result<Infallible, Errno>, Error> {
     let bad = |_: NulError| Error::Config("a word with a NUL".into());
     let words: Result<Vec<_>, _> =
         exec.command.iter().map(|word| CString::new(word.as_str())).collect();
@@ -96,7 +96,7 @@ fn become_program(exec: &Exec) -> Result<Result<Infallible, Errno>, Error> {
 }
 
 /// The daemon's own environment, without what is meant for the daemon alone.
-fn environment(exec: &Exec) -> BTreeMap<OsString, OsString> {
+fn environment(exec: &ExecConfig) -> BTreeMap<OsString, OsString> {
     let is_ours = |key: &OsString| {
         let key = key.to_string_lossy();
         ["LISTEN_", "IPC_"].iter().any(|prefix| key.starts_with(prefix))

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 /// How many workers a pool has; 0 for as many as fit the machine.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(try_from = "u32")]
-pub struct Workers(u32);
+pub struct WorkerCount(u32);
 
-impl Workers {
+impl WorkerCount {
     /// How many there are to be: one on up to two processors, else half as many as those, at most
     /// eight, unless a number is given.
     pub fn count(self) -> usize {
@@ -25,7 +25,7 @@ impl Workers {
 /// Workers of the largest pool.
 const MOST_WORKERS: u32 = 64;
 
-impl TryFrom<u32> for Workers {
+impl TryFrom<u32> for WorkerCount {
     type Error = String;
 
     fn try_from(count: u32) -> Result<Self, String> {
@@ -36,7 +36,7 @@ impl TryFrom<u32> for Workers {
     }
 }
 
-impl FromStr for Workers {
+impl FromStr for WorkerCount {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn knows_its_bounds() {
-        let fits = |text: &str| text.parse::<Workers>().is_ok();
+        let fits = |text: &str| text.parse::<WorkerCount>().is_ok();
         assert!(fits("0") && fits("64") && !fits("65") && !fits("-1") && !fits("many"));
         let fits = |text: &str| text.parse::<MaxChildren>().is_ok();
         assert!(fits("1") && fits("65536") && !fits("0") && !fits("65537") && !fits("4294967295"));

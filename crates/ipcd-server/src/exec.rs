@@ -10,7 +10,7 @@ use crate::listen::RawProfile;
 /// A coprocess: a program whose standard input and output are on the bus.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "ExecText", into = "ExecText")]
-pub struct Exec {
+pub struct ExecConfig {
     /// A name for people.
     pub name: Option<String>,
     /// The program, and its arguments.
@@ -18,13 +18,13 @@ pub struct Exec {
     /// What goes to its standard input, and where its standard output goes.
     pub raw_profile: RawProfile,
     /// When it is started again.
-    pub restart: Restart,
+    pub restart: RestartPolicy,
 }
 
 /// When a program that has ended is started again.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Restart {
+pub enum RestartPolicy {
     /// After an exit status other than 0, a signal, or when it was cut off.
     #[default]
     OnFailure,
@@ -51,14 +51,14 @@ struct ExecText {
     #[serde(skip_serializing_if = "Option::is_none")]
     publish: Option<String>,
     #[serde(default)]
-    restart: Restart,
+    restart: RestartPolicy,
 }
 
 fn line() -> Codec {
     Codec::Line
 }
 
-impl TryFrom<ExecText> for Exec {
+impl TryFrom<ExecText> for ExecConfig {
     type Error = String;
 
     fn try_from(written: ExecText) -> Result<Self, String> {
@@ -78,15 +78,15 @@ impl TryFrom<ExecText> for Exec {
     }
 }
 
-impl From<Exec> for ExecText {
-    fn from(exec: Exec) -> Self {
-        let Exec { name, command, raw_profile, restart } = exec;
+impl From<ExecConfig> for ExecText {
+    fn from(exec: ExecConfig) -> Self {
+        let ExecConfig { name, command, raw_profile, restart } = exec;
         let RawProfile { codec, subject: publish, reply: subscribe, .. } = raw_profile;
         Self { name, command, codec, subscribe, publish, restart }
     }
 }
 
-impl Exec {
+impl ExecConfig {
     /// What access rules may call it: its name.
     pub(crate) fn names(&self) -> Vec<String> {
         self.name.clone().into_iter().collect()

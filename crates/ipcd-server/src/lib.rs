@@ -36,21 +36,21 @@ mod values;
 mod worker;
 
 pub use access::AccessRule;
-pub use activation::{Socket, take as take_sockets};
+pub use activation::{PassedSocket, take as take_sockets};
 pub use admission::MaxStartups;
 pub use check::check;
 pub use config::{
-    Bits, Config, ConfigError, Daemon, ForkMode, Limits, Log, LogFormat, LogLevel, MaxMessage,
-    SandboxMode, TokenFile, word,
+    Config, ConfigError, DaemonConfig, ForkMode, Limits, LogConfig, LogFormat, LogLevel,
+    MaxMessage, PrefixBits, SandboxMode, TokenFile, word,
 };
-pub use connect::Connect;
-pub use counts::{MaxChildren, Workers};
-pub use exec::{Exec, Restart};
-pub use listen::{Listen, RawProfile};
-pub use log::{Outlet, Quotas, init as init_log};
+pub use connect::ConnectConfig;
+pub use counts::{MaxChildren, WorkerCount};
+pub use exec::{ExecConfig, RestartPolicy};
+pub use listen::{ListenConfig, RawProfile};
+pub use log::{LogOutlet, LogQuotas, init as init_log};
 pub use runtime::{TOKEN_FILE, locate as runtime_dir};
-pub use supervisor::{Reload, Start, run};
-pub use values::{ByteCount, Pauses, Span};
+pub use supervisor::{ConfigLoader, StartOptions, run};
+pub use values::{ByteCount, RetryPauses, TimeSpan};
 
 /// The version of the daemon.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

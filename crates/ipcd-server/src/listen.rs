@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// A listener.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "ListenText", into = "ListenText")]
-pub struct Listen {
+pub struct ListenConfig {
     /// A name for people.
     pub name: Option<String>,
     /// Where it listens, with the rights of its path among the options.
@@ -96,7 +96,7 @@ struct ListenText {
     group: Option<String>,
 }
 
-impl TryFrom<ListenText> for Listen {
+impl TryFrom<ListenText> for ListenConfig {
     type Error = String;
 
     fn try_from(written: ListenText) -> Result<Self, String> {
@@ -128,10 +128,10 @@ impl TryFrom<ListenText> for Listen {
     }
 }
 
-impl From<Listen> for ListenText {
-    fn from(listen: Listen) -> Self {
+impl From<ListenConfig> for ListenText {
+    fn from(listen: ListenConfig) -> Self {
         let codec = Some(listen.codec());
-        let Listen { name, endpoint, raw_profile, allow, insecure } = listen;
+        let ListenConfig { name, endpoint, raw_profile, allow, insecure } = listen;
         let ProfileText { subject, reply, echo, .. } =
             raw_profile.map(ProfileText::from).unwrap_or_default();
         let insecure = insecure.then_some(true);
@@ -174,7 +174,7 @@ impl From<RawProfile> for ProfileText {
     }
 }
 
-impl FromStr for Listen {
+impl FromStr for ListenConfig {
     type Err = String;
 
     /// An endpoint as `--listen` has it.
@@ -183,7 +183,7 @@ impl FromStr for Listen {
     }
 }
 
-impl Listen {
+impl ListenConfig {
     /// For peers that speak our protocol.
     pub(crate) fn frames(endpoint: Endpoint) -> Self {
         Self { name: None, endpoint, raw_profile: None, allow: Vec::new(), insecure: false }
@@ -262,7 +262,7 @@ fn flag(text: Option<String>, key: &str) -> Result<Option<bool>, String> {
 mod tests {
     use super::*;
 
-    fn listen(text: &str) -> Result<Listen, String> {
+    fn listen(text: &str) -> Result<ListenConfig, String> {
         text.parse()
     }
 

@@ -20,9 +20,9 @@ use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, write};
 use tracing::level_filters::LevelFilter;
 
 use self::format::{LineFormat, SourcedLine, unmarked};
-pub use self::outlet::Outlet;
-pub use self::quotas::Quotas;
-use crate::config::{Log, LogFormat, LogLevel};
+pub use self::outlet::LogOutlet;
+pub use self::quotas::LogQuotas;
+use crate::config::{LogConfig, LogFormat, LogLevel};
 
 /// The log of this process. It is locked for the time of one line, never across a fork.
 static JOURNAL: Mutex<ProcessLog> = Mutex::new(ProcessLog::Off);
@@ -43,12 +43,12 @@ enum ProcessLog {
 
 struct DaemonLog {
     format: LineFormat,
-    outlet: Outlet,
-    quotas: Quotas,
+    outlet: LogOutlet,
+    quotas: LogQuotas,
 }
 
 /// Starts logging; what is logged earlier, or after a second call, is lost.
-pub fn init(log: Log) {
+pub fn init(log: LogConfig) {
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -68,7 +68,7 @@ pub fn init(log: Log) {
             true => |lines| unmarked(&LineFormat { is_json: true }.lost(lines)).to_owned(),
             false => |lines| unmarked(&LineFormat { is_json: false }.lost(lines)).to_owned(),
         };
-        let (outlet, quotas) = (Outlet::stderr(told), Quotas::default());
+        let (outlet, quotas) = (LogOutlet::stderr(told), LogQuotas::default());
         *journal() = ProcessLog::Daemon(Box::new(DaemonLog { format, outlet, quotas }));
     }
 }

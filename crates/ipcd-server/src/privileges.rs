@@ -8,7 +8,7 @@ use nix::unistd::{
 use tracing::{info, warn};
 
 use crate::Error;
-use crate::config::Daemon;
+use crate::config::DaemonConfig;
 
 /// The user and group that workers run as.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct UserSwitch {
 
 impl UserSwitch {
     /// What the configuration asks for; `None` to stay as one is.
-    pub(crate) fn of(daemon: &Daemon) -> Result<Option<Self>, Error> {
+    pub(crate) fn of(daemon: &DaemonConfig) -> Result<Option<Self>, Error> {
         let Some(name) = &daemon.user else {
             return Ok(None);
         };
@@ -33,7 +33,7 @@ impl UserSwitch {
 
     /// What workers run as. They read what strangers send, so they do not keep root's rights because
     /// no user is given: they are a user without any then.
-    pub(crate) fn of_workers(daemon: &Daemon) -> Result<Option<Self>, Error> {
+    pub(crate) fn of_workers(daemon: &DaemonConfig) -> Result<Option<Self>, Error> {
         let asked = Self::of(daemon)?;
         if asked.is_some() || !Uid::effective().is_root() {
             return Ok(asked);
@@ -94,7 +94,7 @@ const NOBODIES: [&str; 2] = ["ipcd", "nobody"];
 /// That one's number where no user has such a name (user_namespaces(7)).
 const OVERFLOW_ID: u32 = 65_534;
 
-fn group_of(daemon: &Daemon) -> Result<Option<Gid>, Error> {
+fn group_of(daemon: &DaemonConfig) -> Result<Option<Gid>, Error> {
     let Some(name) = &daemon.group else { return Ok(None) };
     let group = Group::from_name(name).ok().flatten();
     Ok(Some(group.ok_or_else(|| Error::Config(format!("group = {name}: no such group")))?.gid))

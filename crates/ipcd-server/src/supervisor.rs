@@ -46,7 +46,7 @@ use self::servers::ServerSet;
 use self::service_notifier::{ServiceNotifier, counted};
 use self::shutdown::ShutdownState;
 use self::worker_pool::{WorkerPool, most_children};
-use crate::activation::Socket;
+use crate::activation::PassedSocket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError};
 use crate::ids::{AdmissionId, OwnerId, OwnerSequence, SlotId};
@@ -59,23 +59,23 @@ use crate::{Error, VERSION, log, privileges};
 
 /// What a daemon is started with, besides its configuration.
 #[derive(Default)]
-pub struct Start {
+pub struct StartOptions {
     /// Reads the configuration again; `None` if there is nothing to be read.
-    pub reload: Option<Box<Reload>>,
+    pub reload: Option<Box<ConfigLoader>>,
     /// Gets a newline when the daemon serves, and is closed.
     pub ready_fd: Option<OwnedFd>,
     /// The sockets that a service manager has bound.
-    pub sockets: Vec<Socket>,
+    pub sockets: Vec<PassedSocket>,
 }
 
 /// Reads a configuration.
-pub type Reload = dyn Fn() -> Result<Config, ConfigError>;
+pub type ConfigLoader = dyn Fn() -> Result<Config, ConfigError>;
 
 /// Runs the daemon until it is told to end.
 ///
 /// # Errors
 /// If it cannot start.
-pub fn run(config: Config, start: Start) -> Result<(), Error> {
+pub fn run(config: Config, start: StartOptions) -> Result<(), Error> {
     Supervisor::start(config, start)?.run()
 }
 
@@ -94,7 +94,7 @@ struct Supervisor {
     programs: ProgramSet,
     owners: OwnerSequence,
     notifier: ServiceNotifier,
-    reload: Option<Box<Reload>>,
+    reload: Option<Box<ConfigLoader>>,
     /// The time to try again what the kernel had no memory for.
     retry_at: Option<Instant>,
     is_ready: bool,
@@ -104,7 +104,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn start(config: Config, start: Start) -> Result<Self, Error> {
+    fn start(config: Config, start: StartOptions) -> Result<Self, Error> {
         inherited::raise_descriptor_limit(u64::MAX);
         let user = privileges::UserSwitch::of(&config.daemon)?;
         let sandbox = Sandbox::prepare(config.daemon.sandbox)?;

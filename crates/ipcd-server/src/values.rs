@@ -9,11 +9,11 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A duration: `10s`, `500ms`, `1m 30s`; a number alone means seconds. It is never longer than
-/// [`Span::LONGEST`], so that every clock can add it, and add it again.
+/// [`TimeSpan::LONGEST`], so that every clock can add it, and add it again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Span(Duration);
+pub struct TimeSpan(Duration);
 
-impl Span {
+impl TimeSpan {
     /// 100 years: as good as for ever.
     pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
@@ -31,7 +31,7 @@ impl Span {
     }
 }
 
-impl FromStr for Span {
+impl FromStr for TimeSpan {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -47,7 +47,7 @@ impl FromStr for Span {
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for TimeSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_duration(self.0).fmt(f)
     }
@@ -56,7 +56,7 @@ impl fmt::Display for Span {
 /// How long to wait before something is tried again: at first, and at the longest: `1s..60s`. One
 /// duration alone is both.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Pauses {
+pub struct RetryPauses {
     /// The first pause.
     pub first: Duration,
     /// The longest.
@@ -66,14 +66,14 @@ pub struct Pauses {
 /// The shortest pause: what is tried again and again must not keep the daemon busy.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
-impl FromStr for Pauses {
+impl FromStr for RetryPauses {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (first, longest) = text.split_once("..").unwrap_or((text, text));
-        let (Span(first), Span(longest)) = (first.trim().parse()?, longest.trim().parse()?);
+        let (TimeSpan(first), TimeSpan(longest)) = (first.trim().parse()?, longest.trim().parse()?);
         if first < SHORTEST_PAUSE || longest < first {
-            let shortest = Span(SHORTEST_PAUSE);
+            let shortest = TimeSpan(SHORTEST_PAUSE);
             return Err(format!(
                 "{text}: the first pause is at least {shortest}, the longest no shorter: 1s..60s"
             ));
@@ -82,9 +82,9 @@ impl FromStr for Pauses {
     }
 }
 
-impl fmt::Display for Pauses {
+impl fmt::Display for RetryPauses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}..{}", Span(self.first), Span(self.longest))
+        write!(f, "{}..{}", TimeSpan(self.first), TimeSpan(self.longest))
     }
 }
 
@@ -160,8 +160,8 @@ macro_rules! as_written {
     };
 }
 
-as_written!(Span);
-as_written!(Pauses);
+as_written!(TimeSpan);
+as_written!(RetryPauses);
 as_written!(ByteCount);
 
 #[cfg(test)]
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn reads_durations() {
-        let millis = |text: &str| text.parse::<Span>().map(|span| span.0.as_millis());
+        let millis = |text: &str| text.parse::<TimeSpan>().map(|span| span.0.as_millis());
         assert_eq!(millis("10s"), Ok(10_000));
         assert_eq!(millis("500ms"), Ok(500));
         assert_eq!(millis("1m 30s"), Ok(90_000));
@@ -185,12 +185,12 @@ mod tests {
     fn no_duration_is_too_long_for_the_clock_and_no_size_too_much_to_add() {
         let now = std::time::Instant::now();
         for text in ["9223372036854775807s", "1e19", "18446744073709551615", "1000y"] {
-            let span = text.parse::<Span>().unwrap();
-            assert_eq!(span.duration(), Span::LONGEST, "{text}");
+            let span = text.parse::<TimeSpan>().unwrap();
+            assert_eq!(span.duration(), TimeSpan::LONGEST, "{text}");
             assert!(now.checked_add(2 * span.duration()).is_some());
             assert_eq!(span.to_string().parse(), Ok(span), "what is printed can be read");
-            let pauses: Pauses = format!("1s..{text}").parse().unwrap();
-            assert_eq!(pauses.longest, Span::LONGEST);
+            let pauses: RetryPauses = format!("1s..{text}").parse().unwrap();
+            assert_eq!(pauses.longest, TimeSpan::LONGEST);
         }
         for text in ["18446744073709551615", "2EiB", "9223372036854775807"] {
             let count = text.parse::<ByteCount>().unwrap();
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn reads_pauses() {
-        let shown = |text: &str| text.parse::<Pauses>().map(|pauses| pauses.to_string());
+        let shown = |text: &str| text.parse::<RetryPauses>().map(|pauses| pauses.to_string());
         assert_eq!(shown("1s..60s"), Ok("1s..1m".into()));
         assert_eq!(shown("50ms .. 1m"), Ok("50ms..1m".into()));
         assert_eq!(shown("5"), Ok("5s..5s".into()));

@@ -24,7 +24,7 @@ static LIMIT: OnceLock<(u64, u64)> = OnceLock::new();
 
 /// Where a command is to run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Place {
+pub enum CommandPlace {
     /// In our process group: it has the terminal if we have it, and gets the terminal's signals.
     Ours,
     /// In a process group of its own.
@@ -79,15 +79,15 @@ pub fn raise_descriptor_limit(most: u64) {
 /// Makes a command start as a program that was started where we were: with our limits and signals as
 /// they were then, and nothing blocked. Where we have one thread it gets TERM when we die; with `kept`
 /// the [keeper](crate::Keeper), if there is one, ends it and its group.
-pub fn prepare(command: &mut Command, place: Place, kept: bool) {
+pub fn prepare(command: &mut Command, place: CommandPlace, kept: bool) {
     // It would come when the thread ends that has started it (prctl(2)).
     let ends_with_us = crate::is_single_threaded().unwrap_or(false);
     let parent = Pid::this();
     let begin = move || {
         match place {
-            Place::Ours => {}
-            Place::Group => setpgid(Pid::from_raw(0), Pid::from_raw(0))?,
-            Place::Session => drop(setsid()?),
+            CommandPlace::Ours => {}
+            CommandPlace::Group => setpgid(Pid::from_raw(0), Pid::from_raw(0))?,
+            CommandPlace::Session => drop(setsid()?),
         }
         if ends_with_us {
             set_pdeathsig(Signal::SIGTERM)?;
@@ -156,7 +156,7 @@ mod tests {
     /// Read from the command itself, which runs in a process of its own.
     #[test]
     fn a_command_begins_as_a_fresh_process_in_its_place() {
-        for place in [Place::Ours, Place::Group, Place::Session] {
+        for place in [CommandPlace::Ours, CommandPlace::Group, CommandPlace::Session] {
             let mut command = Command::new("cat");
             command.arg("/proc/self/status").arg("/proc/self/stat");
             prepare(&mut command, place, false);
@@ -172,8 +172,8 @@ mod tests {
             let pid: i32 = text.lines().last().unwrap().split(' ').next().unwrap().parse().unwrap();
             let ids: Vec<i32> =
                 stat.split(' ').skip(2).take(2).map(|id| id.parse().unwrap()).collect();
-            assert_eq!(ids[0] == pid, place != Place::Ours, "its group, {place:?}");
-            assert_eq!(ids[1] == pid, place == Place::Session, "its session, {place:?}");
+            assert_eq!(ids[0] == pid, place != CommandPlace::Ours, "its group, {place:?}");
+            assert_eq!(ids[1] == pid, place == CommandPlace::Session, "its session, {place:?}");
         }
     }
 }

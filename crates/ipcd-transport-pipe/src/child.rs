@@ -6,7 +6,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
-use ipcd_sys::inherited::{Place, has_terminal, prepare};
+use ipcd_sys::inherited::{CommandPlace, has_terminal, prepare};
 use ipcd_transport::{
     Channel, ChannelParts, Endpoint, EnvVariable, Error, PeerIdentity, RawChannel, ReadBuffer,
     ReadOutcome, Result, StreamChannel, WriteOutcome,
@@ -18,7 +18,7 @@ const BARE: &[u8] = b"child";
 /// Starts the command, which is split into words at white space; quotes hold words together, and
 /// no shell sees it.
 pub(crate) fn spawn(endpoint: &Endpoint) -> Result<Box<dyn Channel>> {
-    let (child, stream) = start(command(endpoint)?, Place::Ours, false)?;
+    let (child, stream) = start(command(endpoint)?, CommandPlace::Ours, false)?;
     Ok(Box::new(ChildChannel { stream: Some(stream), child }))
 }
 
@@ -26,7 +26,7 @@ pub(crate) fn spawn(endpoint: &Endpoint) -> Result<Box<dyn Channel>> {
 /// does for a password, else without one, as the leader of a session of its own.
 pub(crate) fn spawn_bare(endpoint: &Endpoint, variables: &[EnvVariable]) -> Result<ChannelParts> {
     let mut command = command(endpoint)?;
-    let place = if has_terminal() { Place::Ours } else { Place::Session };
+    let place = if has_terminal() { CommandPlace::Ours } else { CommandPlace::Session };
     for (name, value) in variables {
         match value {
             Some(value) => command.env(name, value),
@@ -51,7 +51,7 @@ fn command(endpoint: &Endpoint) -> Result<Command> {
     Ok(command)
 }
 
-fn start(mut command: Command, place: Place, kept: bool) -> Result<(Child, StreamChannel)> {
+fn start(mut command: Command, place: CommandPlace, kept: bool) -> Result<(Child, StreamChannel)> {
     prepare(&mut command, place, kept);
     let started = command.spawn().map_err(|error| {
         Error::system(format!("start {}", command.get_program().display()), error)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use ipcd_server::Span;
+use ipcd_server::TimeSpan;
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -38,13 +38,13 @@ pub(crate) struct BenchArgs {
     /// Count for this long in each run, three times as long for load [default: 500ms; 30ms with a
     /// baseline].
     #[arg(long, value_name = "DURATION")]
-    pub(crate) duration: Option<Span>,
+    pub(crate) duration: Option<TimeSpan>,
     /// Count this many messages of each sender, instead of a time.
     #[arg(long, conflicts_with = "duration", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// Warm up for this long before counting [default: 100ms; 5ms with a baseline].
     #[arg(long, value_name = "DURATION")]
-    pub(crate) warmup: Option<Span>,
+    pub(crate) warmup: Option<TimeSpan>,
     /// Repeat each measurement this many times [default: 5; 3 with --quick; 120 with a baseline].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) runs: Option<u16>,
@@ -57,7 +57,7 @@ pub(crate) struct BenchArgs {
     pub(crate) pin: PinArg,
     /// Delay each message through the daemon by this much work, to see whether --baseline finds it.
     #[arg(long, value_name = "DURATION")]
-    pub(crate) inject: Option<Span>,
+    pub(crate) inject: Option<TimeSpan>,
     /// Send the contents of this file, again and again.
     #[arg(long, value_name = "FILE")]
     pub(crate) payload: Option<PathBuf>,

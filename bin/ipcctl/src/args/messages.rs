@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use ipcd_server::{ByteCount, Span};
+use ipcd_server::{ByteCount, TimeSpan};
 
 /// The arguments of `send`.
 #[derive(Args)]
@@ -24,7 +24,7 @@ pub(crate) struct SendArgs {
     pub(crate) count: u64,
     /// Wait this long between messages.
     #[arg(long, value_name = "DURATION")]
-    pub(crate) interval: Option<Span>,
+    pub(crate) interval: Option<TimeSpan>,
     /// Wait at the end for this level of acknowledgement.
     #[arg(long, default_value = "accepted", value_name = "LEVEL")]
     pub(crate) ack: AckLevel,
@@ -85,10 +85,10 @@ pub(crate) struct RecvArgs {
     pub(crate) count: Option<u64>,
     /// Exit after this time; with status 4 if --count was not reached.
     #[arg(short = 'W', long, value_name = "DURATION")]
-    pub(crate) wait: Option<Span>,
+    pub(crate) wait: Option<TimeSpan>,
     /// Exit when no message has come for this time.
     #[arg(long, value_name = "DURATION")]
-    pub(crate) idle: Option<Span>,
+    pub(crate) idle: Option<TimeSpan>,
     /// Join this group: each message goes to one of its members.
     #[arg(short, long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
@@ -158,7 +158,7 @@ pub(crate) struct ReqArgs {
     pub(crate) replies: u64,
     /// Wait at most this long for each reply after the first [default: as --timeout].
     #[arg(long, value_name = "DURATION")]
-    pub(crate) reply_timeout: Option<Span>,
+    pub(crate) reply_timeout: Option<TimeSpan>,
     /// First wait until this many subscriptions match the subject.
     #[arg(long, value_name = "N")]
     pub(crate) wait_subs: Option<u64>,
@@ -187,7 +187,7 @@ pub(crate) struct ServeArgs {
     pub(crate) jobs: u16,
     /// Kill a command, and every process it has started, after this time; 0 for no limit.
     #[arg(long, default_value = "30s", value_name = "DURATION")]
-    pub(crate) job_timeout: Span,
+    pub(crate) job_timeout: TimeSpan,
     /// Kill a command that prints more than this [default: the daemon's largest payload].
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_output: Option<ByteCount>,

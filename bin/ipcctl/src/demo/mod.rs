@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use ipcd_client::{Answer, Client, Endpoint, Options, Query};
-use ipcd_server::{Config, LogLevel, Start};
+use ipcd_server::{Config, LogLevel, StartOptions};
 use ipcd_transport::{deadline_after, poll_until};
 use nix::poll::PollFlags;
 use nix::sys::prctl::set_pdeathsig;
@@ -106,7 +106,7 @@ impl PrivateDaemon {
             })
             .collect::<Outcome<_>>()?;
         let (ready, ready_fd) = nix::unistd::pipe().map_err(std::io::Error::from)?;
-        let mut start = Some(Start { ready_fd: Some(ready_fd), ..Start::default() });
+        let mut start = Some(StartOptions { ready_fd: Some(ready_fd), ..StartOptions::default() });
         let child = ipcd_sys::fork(|| {
             let start = start.take().expect("a child is born once");
             // If the demo is killed (SIGKILL), the daemon ends as well.

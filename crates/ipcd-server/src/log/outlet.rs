@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// Standard error, and what it has not taken yet.
 #[derive(Debug)]
-pub struct Outlet {
+pub struct LogOutlet {
     writer: StderrWriter,
     /// The line that tells of so many that were lost.
     told: fn(u64) -> String,
@@ -40,14 +40,14 @@ pub struct Outlet {
 #[derive(Debug)]
 enum StderrWriter {
     /// A socket, which can be told so with each call.
-    Socket,
+    PassedSocket,
     /// A pipe or a terminal, opened once more, with a flag of its own.
     Reopened(OwnedFd),
     /// Anything else: poll(2) says first whether it has room, which a file always has.
     Asked,
 }
 
-impl Outlet {
+impl LogOutlet {
     /// Standard error as it is now. `told` makes the line that tells of so many that were lost.
     pub fn stderr(told: fn(u64) -> String) -> Self {
         Self::new(StderrWriter::of(io::stderr().as_fd()), told)
@@ -137,7 +137,7 @@ impl StderrWriter {
         let kind = stderr.try_clone_to_owned().map(File::from).and_then(|file| file.metadata());
         let Ok(kind) = kind.map(|metadata| metadata.file_type()) else { return Self::Asked };
         if kind.is_socket() {
-            return Self::Socket;
+            return Self::PassedSocket;
         }
         // Not a file, which would begin at its start again.
         if kind.is_fifo() || stderr.is_terminal() {
@@ -154,7 +154,7 @@ impl StderrWriter {
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         let stderr = io::stderr();
         match self {
-            Self::Socket => {
+            Self::PassedSocket => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
                 send(stderr.as_fd().as_raw_fd(), bytes, flags)
             }
@@ -176,8 +176,8 @@ mod tests {
 
     use super::*;
 
-    fn outlet(writer: StderrWriter) -> Outlet {
-        Outlet::new(writer, |lines| format!("lines of the log were lost lines={lines}"))
+    fn outlet(writer: StderrWriter) -> LogOutlet {
+        LogOutlet::new(writer, |lines| format!("lines of the log were lost lines={lines}"))
     }
 
     fn drain(reader: &OwnedFd) -> String {

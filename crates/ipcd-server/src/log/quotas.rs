@@ -15,7 +15,7 @@ const OTHERS: &str = "others";
 
 /// The lines that each source has left.
 #[derive(Debug, Default)]
-pub struct Quotas {
+pub struct LogQuotas {
     quotas: HashMap<String, SourceQuota>,
     report_at: Option<Instant>,
 }
@@ -28,7 +28,7 @@ struct SourceQuota {
     suppressed: u64,
 }
 
-impl Quotas {
+impl LogQuotas {
     /// Whether a source may cause one more line; if not, the line is counted.
     pub fn allows(&mut self, source: &str, now: Instant) -> bool {
         let key = self.key_for(source, now);
@@ -45,7 +45,7 @@ impl Quotas {
         is_allowed
     }
 
-    /// The time from which [`Quotas::report`] has something to tell.
+    /// The time from which [`LogQuotas::report`] has something to tell.
     pub fn next(&self) -> Option<Instant> {
         self.report_at
     }
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_source_that_floods_the_log_is_counted_and_others_are_heard() {
-        let (mut quotas, now) = (Quotas::default(), Instant::now());
+        let (mut quotas, now) = (LogQuotas::default(), Instant::now());
         let written = (0..1000).filter(|_| quotas.allows("user 7", now)).count();
         assert_eq!(written, BURST as usize);
         assert!(quotas.allows("user 8", now));
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn any_number_of_sources_takes_bounded_memory_and_a_bounded_number_of_lines() {
-        let (mut quotas, now) = (Quotas::default(), Instant::now());
+        let (mut quotas, now) = (LogQuotas::default(), Instant::now());
         let sources = (0..100_000).map(|number| format!("network {number}"));
         let written = sources.filter(|source| quotas.allows(source, now)).count();
         assert_eq!(written, SOURCES + BURST as usize);

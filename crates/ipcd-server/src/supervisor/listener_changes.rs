@@ -1,6 +1,6 @@
 //! The difference between the listeners that are open and those that are wanted.
 
-use crate::activation::Wanted;
+use crate::activation::WantedListener;
 use crate::ids::OwnerId;
 use crate::supervisor::open_listener::OpenListener;
 
@@ -8,13 +8,13 @@ use crate::supervisor::open_listener::OpenListener;
 #[derive(Debug, Default)]
 pub(super) struct ListenerChanges {
     /// Those that stay where they are, with other options.
-    pub(super) changed: Vec<(OwnerId, Wanted)>,
-    pub(super) added: Vec<Wanted>,
+    pub(super) changed: Vec<(OwnerId, WantedListener)>,
+    pub(super) added: Vec<WantedListener>,
     pub(super) removed: Vec<OwnerId>,
 }
 
 impl ListenerChanges {
-    pub(super) fn between(open: &[OpenListener], wanted: Vec<Wanted>) -> Self {
+    pub(super) fn between(open: &[OpenListener], wanted: Vec<WantedListener>) -> Self {
         let mut left: Vec<&OpenListener> = open.iter().collect();
         let mut take = |fits: &dyn Fn(&OpenListener) -> bool| {
             left.iter().position(|open| fits(open)).map(|at| left.remove(at).owner)

@@ -7,11 +7,11 @@ use nix::sys::epoll::Epoll;
 use tracing::{error, info, warn};
 
 use crate::Error;
-use crate::activation::{Socket, Wanted, assign};
+use crate::activation::{PassedSocket, WantedListener, assign};
 use crate::config::Config;
 use crate::ids::{OwnerId, OwnerSequence};
 use crate::lacking::is_exhaustion;
-use crate::listen::{Listen, RawProfile};
+use crate::listen::{ListenConfig, RawProfile};
 use crate::runtime::RuntimeDir;
 use crate::supervisor::listener_changes::ListenerChanges;
 use crate::supervisor::open_listener::{AdaptOutcome, OpenListener};
@@ -21,7 +21,7 @@ pub(super) struct ListenerSet {
     open: Vec<OpenListener>,
     /// The sockets that a service manager has bound. They stay open, for another configuration may
     /// use them otherwise.
-    sockets: Vec<Socket>,
+    sockets: Vec<PassedSocket>,
 }
 
 /// The trust anchors of each listener that has some.
@@ -32,7 +32,7 @@ impl ListenerSet {
     pub(super) fn bind(
         config: &Config,
         runtime_dir: &RuntimeDir,
-        sockets: Vec<Socket>,
+        sockets: Vec<PassedSocket>,
         owners: &mut OwnerSequence,
     ) -> Result<Self, Error> {
         let mut listeners = Self { open: Vec::new(), sockets };
@@ -47,14 +47,16 @@ impl ListenerSet {
         &self,
         config: &Config,
         runtime_dir: &RuntimeDir,
-    ) -> Result<Vec<Wanted>, Error> {
+    ) -> Result<Vec<WantedListener>, Error> {
         // A transport that needs more than an address has no default.
         let default =
             |transport: &dyn Transport| transport.default_endpoint(runtime_dir.path()).ok();
         let listeners = match config.listeners.is_empty() {
-            true => {
-                ipcd_transports::ALL.into_iter().filter_map(default).map(Listen::frames).collect()
-            }
+            true => ipcd_transports::ALL
+                .into_iter()
+                .filter_map(default)
+                .map(ListenConfig::frames)
+                .collect(),
             false => config.listeners.clone(),
         };
         assign(listeners, &self.sockets)
@@ -66,7 +68,7 @@ impl ListenerSet {
     pub(super) fn bind_all(
         &self,
         config: &Config,
-        wanted: &[Wanted],
+        wanted: &[WantedListener],
         owners: &mut OwnerSequence,
     ) -> Result<Vec<OpenListener>, Error> {
         let (mut bound, mut failed) = (Vec::new(), None);
@@ -173,7 +175,7 @@ impl ListenerSet {
     }
 
     /// The differences to the listeners that are wanted.
-    pub(super) fn changes_to(&self, wanted: Vec<Wanted>) -> ListenerChanges {
+    pub(super) fn changes_to(&self, wanted: Vec<WantedListener>) -> ListenerChanges {
         ListenerChanges::between(&self.open, wanted)
     }
 
@@ -192,7 +194,11 @@ impl ListenerSet {
     }
 
     /// Gives a listener other options, if its socket may stay open. One that is not open needs none.
-    pub(super) fn adapt(&mut self, owner: OwnerId, wanted: &Wanted) -> Result<AdaptOutcome, Error> {
+    pub(super) fn adapt(
+        &mut self,
+        owner: OwnerId,
+        wanted: &WantedListener,
+    ) -> Result<AdaptOutcome, Error> {
         self.find(owner).map_or(Ok(AdaptOutcome::Done), |open| open.adapt(wanted))
     }
 
@@ -201,7 +207,7 @@ impl ListenerSet {
     pub(super) fn reopen(
         &mut self,
         owner: OwnerId,
-        wanted: &Wanted,
+        wanted: &WantedListener,
         owners: &mut OwnerSequence,
         epoll: &Epoll,
     ) -> Result<OwnerId, Error> {
@@ -233,13 +239,13 @@ impl ListenerSet {
     /// Binds a listener at the address that it really had: the kernel may have chosen the port.
     fn bind_where_it_was(
         &self,
-        wanted: &Wanted,
+        wanted: &WantedListener,
         address: &str,
         owner: OwnerId,
     ) -> Result<OpenListener, Error> {
         let endpoint = wanted.listen.endpoint.with_address(address);
-        let listen = Listen { endpoint, ..wanted.listen.clone() };
-        let there = Wanted { listen, socket: wanted.socket };
+        let listen = ListenConfig { endpoint, ..wanted.listen.clone() };
+        let there = WantedListener { listen, socket: wanted.socket };
         let mut open = OpenListener::bind(&there, owner, &self.sockets)?;
         open.config = wanted.listen.clone();
         Ok(open)

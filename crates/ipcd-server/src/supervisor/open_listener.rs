@@ -7,15 +7,15 @@ use nix::sys::epoll::{Epoll, EpollFlags};
 use tracing::info;
 
 use crate::Error;
-use crate::activation::{Socket, Wanted};
+use crate::activation::{PassedSocket, WantedListener};
 use crate::ids::OwnerId;
-use crate::listen::Listen;
+use crate::listen::ListenConfig;
 use crate::supervisor::event_source::EventSource;
 
 /// An open listener.
 pub(super) struct OpenListener {
     pub(super) owner: OwnerId,
-    pub(super) config: Listen,
+    pub(super) config: ListenConfig,
     pub(super) listener: Box<dyn Listener>,
     /// The passed socket that it is made of, if a service manager has bound it.
     pub(super) socket: Option<usize>,
@@ -37,9 +37,13 @@ pub(super) enum AdaptOutcome {
 
 impl OpenListener {
     /// Binds a listener, or makes it of the socket that was passed for it.
-    pub(super) fn bind(wanted: &Wanted, owner: OwnerId, sockets: &[Socket]) -> Result<Self, Error> {
-        let Wanted { listen, socket } = wanted;
-        let Listen { name, endpoint, .. } = listen;
+    pub(super) fn bind(
+        wanted: &WantedListener,
+        owner: OwnerId,
+        sockets: &[PassedSocket],
+    ) -> Result<Self, Error> {
+        let WantedListener { listen, socket } = wanted;
+        let ListenConfig { name, endpoint, .. } = listen;
         let transport = ipcd_transports::of(endpoint, listen.purpose())?;
         let listener = match (socket, &listen.raw_profile) {
             (Some(socket), _) => sockets[*socket].open(listen, transport)?,
@@ -58,17 +62,17 @@ impl OpenListener {
     }
 
     /// The same as it was wanted.
-    pub(super) fn wanted(&self) -> Wanted {
-        Wanted { listen: self.config.clone(), socket: self.socket }
+    pub(super) fn wanted(&self) -> WantedListener {
+        WantedListener { listen: self.config.clone(), socket: self.socket }
     }
 
     /// Whether it is exactly the one that is wanted.
-    pub(super) fn is(&self, wanted: &Wanted) -> bool {
+    pub(super) fn is(&self, wanted: &WantedListener) -> bool {
         (&self.config, self.socket) == (&wanted.listen, wanted.socket)
     }
 
     /// Whether it is at the wanted place, perhaps with other options.
-    pub(super) fn is_at(&self, wanted: &Wanted) -> bool {
+    pub(super) fn is_at(&self, wanted: &WantedListener) -> bool {
         let (ours, other) = (&self.config.endpoint, &wanted.listen.endpoint);
         let is_there =
             other.address() == ours.address() || other.address() == self.listener.local().address();
@@ -79,7 +83,7 @@ impl OpenListener {
 
     /// The names that access rules may use for it. The address that it really has comes first: no
     /// other listener has that. A passed socket's own name is among them.
-    pub(super) fn names(&self, sockets: &[Socket]) -> Vec<String> {
+    pub(super) fn names(&self, sockets: &[PassedSocket]) -> Vec<String> {
         let passed = self.socket.and_then(|number| sockets.get(number)?.name());
         let mut names = vec![self.listener.local().to_string()];
         names.extend(self.config.names());
@@ -112,7 +116,7 @@ impl OpenListener {
     }
 
     /// Gives it other options, if its socket may stay open.
-    pub(super) fn adapt(&mut self, wanted: &Wanted) -> Result<AdaptOutcome, Error> {
+    pub(super) fn adapt(&mut self, wanted: &WantedListener) -> Result<AdaptOutcome, Error> {
         let at = endpoint_to_open(&wanted.listen, self.transport)?;
         let is_bare = wanted.listen.raw_profile.is_some();
         let opened_at = endpoint_to_open(&self.config, self.transport)?;
@@ -129,7 +133,7 @@ impl OpenListener {
 
 /// The endpoint to open. For bare peers it has the direction of their bytes, where the transport has
 /// to know that.
-fn endpoint_to_open(listen: &Listen, transport: &dyn Transport) -> Result<Endpoint, Error> {
+fn endpoint_to_open(listen: &ListenConfig, transport: &dyn Transport) -> Result<Endpoint, Error> {
     match &listen.raw_profile {
         Some(raw_profile) => Ok(transport
             .raw_at(&listen.endpoint)?

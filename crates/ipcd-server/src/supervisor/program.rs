@@ -14,16 +14,17 @@ use tracing::{info, warn};
 use crate::Error;
 use crate::backoff::Backoff;
 use crate::coprocess::{self, ProgramLaunch};
-use crate::exec::{Exec, Restart};
+use crate::exec::{ExecConfig, RestartPolicy};
 use crate::ids::{AdmissionId, OwnerId};
 use crate::link::Link;
 use crate::privileges;
 use crate::supervisor::event_source::{EventSource, watch};
 use crate::supervisor::line_reader::{LineReader, ReadBounds, StderrPiece};
-use crate::values::Pauses;
+use crate::values::RetryPauses;
 
 /// Pauses before a program is started again.
-const PAUSES: Pauses = Pauses { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
+const PAUSES: RetryPauses =
+    RetryPauses { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 /// The time that a program has to end by itself after its session, and then after TERM.
 const GRACE: Duration = Duration::from_secs(2);
 /// The part of a program's standard error that goes to the log.
@@ -32,7 +33,7 @@ const STDERR: ReadBounds = ReadBounds { line_bytes: 1024, lines: 100, bytes: 256
 /// A program, and how far it has come.
 pub(super) struct Program {
     pub(super) owner: OwnerId,
-    pub(super) config: Exec,
+    pub(super) config: ExecConfig,
     backoff: Backoff,
     state: ProgramState,
     /// Why it could not be started. The log says it once.
@@ -91,7 +92,7 @@ pub(super) enum LaunchOutcome {
 }
 
 impl Program {
-    pub(super) fn new(owner: OwnerId, config: Exec) -> Self {
+    pub(super) fn new(owner: OwnerId, config: ExecConfig) -> Self {
         let (backoff, state) = (Backoff::new(PAUSES), ProgramState::Due(Instant::now()));
         Self { owner, config, backoff, state, failure: None, is_unwanted: false }
     }
@@ -358,9 +359,9 @@ impl Program {
             }
         }
         let again = match self.config.restart {
-            Restart::Always => true,
-            Restart::OnFailure => has_failed,
-            Restart::Never => false,
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => has_failed,
+            RestartPolicy::Never => false,
         };
         if again && !self.is_unwanted {
             self.pause(since.elapsed());

@@ -12,7 +12,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use tracing::{info, warn};
 
-use crate::exec::Exec;
+use crate::exec::ExecConfig;
 use crate::ids::{AdmissionId, OwnerId, OwnerSequence};
 use crate::listen::RawProfile;
 use crate::privileges;
@@ -43,7 +43,7 @@ impl ProgramSet {
     #[must_use]
     pub(super) fn replace(
         &mut self,
-        mut wanted: Vec<Exec>,
+        mut wanted: Vec<ExecConfig>,
         owners: &mut OwnerSequence,
         patience: Duration,
     ) -> Vec<AdmissionId> {

@@ -9,8 +9,8 @@ use super::listener_changes::ListenerChanges;
 use super::listeners::{ListenerSet, TrustAnchors, close};
 use super::open_listener::AdaptOutcome;
 use super::{Supervisor, router_config};
-use crate::activation::Wanted;
-use crate::config::{Config, Daemon};
+use crate::activation::WantedListener;
+use crate::config::{Config, DaemonConfig};
 use crate::ids::OwnerId;
 use crate::link::{LiveConfig, ToWorker};
 use crate::listen::RawProfile;
@@ -83,8 +83,8 @@ impl Supervisor {
         if config.needs_restart(&self.config) {
             warn!("changes in [daemon] and [log], but for the time-outs, need a restart");
         }
-        let Daemon { drain_timeout, watchdog, .. } = config.daemon;
-        let daemon = Daemon { drain_timeout, watchdog, ..self.config.daemon.clone() };
+        let DaemonConfig { drain_timeout, watchdog, .. } = config.daemon;
+        let daemon = DaemonConfig { drain_timeout, watchdog, ..self.config.daemon.clone() };
         self.config = Config { daemon, log: self.config.log, ..config };
         self.set_owners();
         self.set_rules();
@@ -126,8 +126,8 @@ impl Supervisor {
     /// Changes these, and notes their numbers and options of before.
     fn change_all(
         &mut self,
-        changed: &[(OwnerId, Wanted)],
-        before: &mut Vec<(OwnerId, Wanted)>,
+        changed: &[(OwnerId, WantedListener)],
+        before: &mut Vec<(OwnerId, WantedListener)>,
     ) -> Result<(), Error> {
         for (owner, wanted) in changed {
             let was = self.listeners.find(*owner).map(|open| open.wanted());
@@ -139,7 +139,7 @@ impl Supervisor {
 
     /// Gives a listener other options; the number that it has then. The peers that wait at a socket
     /// which has to be closed are accepted before.
-    fn change(&mut self, owner: OwnerId, wanted: &Wanted) -> Result<OwnerId, Error> {
+    fn change(&mut self, owner: OwnerId, wanted: &WantedListener) -> Result<OwnerId, Error> {
         if let AdaptOutcome::Done = self.listeners.adapt(owner, wanted)? {
             return Ok(owner);
         }

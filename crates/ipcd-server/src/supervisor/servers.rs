@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::Error;
 use crate::backoff::Backoff;
-use crate::connect::Connect;
+use crate::connect::ConnectConfig;
 use crate::dialler::{self, DialOutcome, DialTask};
 use crate::ids::{AdmissionId, OwnerId, OwnerSequence};
 use crate::link::{Link, ReceiveOutcome};
@@ -34,7 +34,7 @@ pub(super) struct ServerSet {
 /// A server, and how far the connection to it has come.
 struct DialledServer {
     owner: OwnerId,
-    config: Connect,
+    config: ConnectConfig,
     transport: &'static dyn Transport,
     backoff: Backoff,
     state: DialState,
@@ -69,7 +69,7 @@ impl ServerSet {
     #[must_use]
     pub(super) fn replace(
         &mut self,
-        mut wanted: Vec<Connect>,
+        mut wanted: Vec<ConnectConfig>,
         owners: &mut OwnerSequence,
     ) -> Vec<AdmissionId> {
         let mut is_wanted = |server: &mut DialledServer| {
@@ -110,7 +110,7 @@ impl ServerSet {
                 DialOutcome::Connected { identity, state },
                 descriptors,
             )) => {
-                let Connect { endpoint, name, raw_profile, .. } = &server.config;
+                let ConnectConfig { endpoint, name, raw_profile, .. } = &server.config;
                 info!(%endpoint, name = name.as_deref(), %identity, "connected");
                 let parts = ChannelParts { descriptors, identity, state };
                 let (transport, raw_profile) = (server.transport, raw_profile.clone());
@@ -171,7 +171,7 @@ impl ServerSet {
 }
 
 impl DialledServer {
-    fn new(owners: &mut OwnerSequence, config: Connect) -> Option<Self> {
+    fn new(owners: &mut OwnerSequence, config: ConnectConfig) -> Option<Self> {
         let transport = match ipcd_transports::of(&config.endpoint, EndpointPurpose::ConnectRaw) {
             Ok(transport) => transport,
             // The configuration was checked when it was read.
@@ -204,7 +204,7 @@ impl DialledServer {
         epoll: &Epoll,
     ) -> Result<DialState, Error> {
         let failed = |error| Error::system("fork a dialler", error);
-        let Connect { endpoint, raw_profile, .. } = &self.config;
+        let ConnectConfig { endpoint, raw_profile, .. } = &self.config;
         let to = self.transport.raw_at(endpoint)?.check_raw(endpoint, raw_profile.flow())?;
         let (link, far_end) = Link::pair().map_err(failed)?;
         let deadline = Instant::now() + DIAL_TIMEOUT;
@@ -218,7 +218,7 @@ impl DialledServer {
     fn note_failure(&mut self, why: &str) {
         self.state = DialState::Due(self.backoff.after(Duration::ZERO));
         if self.failure.as_deref() != Some(why) {
-            let Connect { endpoint, name, retry, .. } = &self.config;
+            let ConnectConfig { endpoint, name, retry, .. } = &self.config;
             let name = name.as_deref();
             warn!(%endpoint, name, why, %retry, "cannot connect: trying again");
             self.failure = Some(why.to_owned());
