@@ -119,7 +119,7 @@ impl Stage {
         while self.core.poll_output().is_some() {}
         for &key in &self.subscribers {
             loop {
-                let count = self.core.outbox(key).len().min(written);
+                let count = self.core.send_queue(key).len().min(written);
                 if count == 0 {
                     break;
                 }

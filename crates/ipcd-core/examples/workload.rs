@@ -95,7 +95,7 @@ fn take_in(core: &mut Router, now: Instant, publisher: PeerKey, batch: &[u8]) {
 }
 
 fn drain(core: &mut Router, now: Instant, subscriber: PeerKey) {
-    let count = black_box(core.outbox(subscriber)).len();
+    let count = black_box(core.send_queue(subscriber)).len();
     assert!(count > 0, "nothing has come");
     core.wrote(now, subscriber, count);
 }
@@ -140,14 +140,14 @@ impl House {
         let mut told: VecDeque<AddressedEvent> = self.table.news().into();
         loop {
             while let Some((slot, news)) = told.pop_front() {
-                self.cores[slot as usize].hear_news(self.now, news);
+                self.cores[slot as usize].handle_event(self.now, news);
             }
             for slot in 0..2 {
                 while let Some(output) = self.cores[slot].poll_output() {
                     match output {
                         Output::Forward(to) => self.forward(slot, to),
                         Output::Tell(request) => {
-                            let heard = self.table.heed(slot as u32, request);
+                            let heard = self.table.handle(slot as u32, request);
                             told.extend(heard.expect("a router says nothing else"));
                         }
                         _ => {}

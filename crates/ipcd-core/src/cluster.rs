@@ -79,7 +79,7 @@ pub(crate) struct WorkerLink {
     credited: u64,
     /// Bytes that came from there and were consumed here.
     consumed: u64,
-    reported: u64,
+    add_answer: u64,
     /// The last known generation there, alive or dead.
     pub(crate) last_generation: u32,
     /// The generation there that has sent something last.
@@ -212,8 +212,8 @@ impl Cluster {
         let link = &mut self.links[slot as usize];
         link.consumed += bytes as u64;
         // Reported by the quarter, so that no publisher waits for a report that is not due.
-        if link.consumed - link.reported >= self.window / 4 {
-            link.reported = link.consumed;
+        if link.consumed - link.add_answer >= self.window / 4 {
+            link.add_answer = link.consumed;
             let news = WorkerMessage::Consumed(link.consumed);
             self.tell(slot, &news);
         }

@@ -80,8 +80,8 @@ impl Delivery {
                 return false;
             }
             if let Some(group) = &member.group {
-                let choice = (1, GroupCandidate::Here(member.clone()));
-                groups.entry(Rc::clone(group)).or_default().push(choice);
+                let candidate = (1, GroupCandidate::Here(member.clone()));
+                groups.entry(Rc::clone(group)).or_default().push(candidate);
             }
             member.group.is_none()
         });
@@ -92,8 +92,8 @@ impl Delivery {
         remotes.retain(|remote| {
             if let Some(share) = &remote.share {
                 let (slot, number, off) = (remote.slot, share.number, remote.off);
-                let choice = (share.members, GroupCandidate::There { slot, number, off });
-                groups.entry(Rc::clone(&share.group)).or_default().push(choice);
+                let candidate = (share.members, GroupCandidate::There { slot, number, off });
+                groups.entry(Rc::clone(&share.group)).or_default().push(candidate);
             }
             remote.share.is_none()
         });
@@ -111,20 +111,20 @@ impl Delivery {
         now: Instant,
         from: MessageSender,
         member: &LocalSubscriber,
-        load: MessageBatch<'_>,
+        batch: MessageBatch<'_>,
     ) {
         if !self.peers().hears(from.key, member)
             || !self.sessions.peers.table[member.peer].is_open()
         {
             return;
         }
-        if load.ticket.is_some() && self.peers().has_no_room_for(member.peer, load.bytes) {
-            self.note_matched(member, &load);
-            return self.drop_copies(now, member, &load, Reason::Newest);
+        if batch.ticket.is_some() && self.peers().has_no_room_for(member.peer, batch.bytes) {
+            self.note_matched(member, &batch);
+            return self.drop_copies(now, member, &batch, Reason::Newest);
         }
         match self.sessions.peers.table[member.peer].largest {
-            None => self.deliver_fitting(now, from, member, load),
-            Some(largest) => self.deliver_each(now, from, member, load, largest as usize),
+            None => self.deliver_fitting(now, from, member, batch),
+            Some(largest) => self.deliver_each(now, from, member, batch, largest as usize),
         }
     }
 
@@ -134,13 +134,13 @@ impl Delivery {
         now: Instant,
         from: MessageSender,
         member: &LocalSubscriber,
-        load: MessageBatch<'_>,
+        batch: MessageBatch<'_>,
         largest: usize,
     ) {
-        let mut rest = load.bytes;
+        let mut rest = batch.bytes;
         while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
             let (bytes, behind) = rest.split_at(length);
-            let one = MessageBatch { bytes, count: 1, shared: None, ..load };
+            let one = MessageBatch { bytes, count: 1, shared: None, ..batch };
             match frame.payload.len() <= largest {
                 true => self.deliver_fitting(now, from, member, one),
                 false => {
@@ -157,22 +157,22 @@ impl Delivery {
         now: Instant,
         from: MessageSender,
         member: &LocalSubscriber,
-        load: MessageBatch<'_>,
+        batch: MessageBatch<'_>,
     ) {
-        let (to, count) = (member.peer, load.count);
-        self.note_matched(member, &load);
+        let (to, count) = (member.peer, batch.count);
+        self.note_matched(member, &batch);
         if self.sessions.peers.table[to].full
             && let Err(reason) = self.make_room(now, from, member)
         {
-            return self.drop_copies(now, member, &load, reason);
+            return self.drop_copies(now, member, &batch, reason);
         }
         if member.origin {
-            self.introduce(now, from, to);
+            self.send_origin(now, from, to);
         }
-        self.peers_mut().enqueue(now, to, &load);
+        self.peers_mut().enqueue(now, to, &batch);
         self.sessions.peers.table[to].counts.msgs_out += count;
-        self.peers_mut().filled(now, to);
-        if self.sessions.peers.table[to].has_its_fill() {
+        self.peers_mut().note_queued(now, to);
+        if self.sessions.peers.table[to].has_reached_limit() {
             self.sessions.leave_groups(now, to);
         }
         if member.overflow == Overflow::DropOldest && self.sessions.peers.table[to].full {
@@ -180,14 +180,14 @@ impl Delivery {
         }
     }
 
-    fn note_matched(&mut self, member: &LocalSubscriber, load: &MessageBatch<'_>) {
-        self.sessions.peers.counters.matched += load.count;
+    fn note_matched(&mut self, member: &LocalSubscriber, batch: &MessageBatch<'_>) {
+        self.sessions.peers.counters.matched += batch.count;
         if let Some(subscription) =
             self.sessions.peers.table[member.peer].subscription(member.subscription)
         {
-            subscription.matched += load.count;
+            subscription.matched += batch.count;
         }
-        if let Some(ticket) = load.ticket {
+        if let Some(ticket) = batch.ticket {
             self.sessions.requests.opened_copy(ticket);
         }
     }
@@ -196,11 +196,11 @@ impl Delivery {
         &mut self,
         now: Instant,
         member: &LocalSubscriber,
-        load: &MessageBatch<'_>,
+        batch: &MessageBatch<'_>,
         reason: Reason,
     ) {
-        self.peers_mut().note_dropped(member.peer, member.subscription, reason, load.count);
-        if let Some(ticket) = load.ticket {
+        self.peers_mut().note_dropped(member.peer, member.subscription, reason, batch.count);
+        if let Some(ticket) = batch.ticket {
             self.sessions.conclude(now, ticket, DeliveryOutcome::Dropped(reason));
         }
     }
@@ -216,7 +216,7 @@ impl Delivery {
             _ if from.key.is_none() && self.peers().is_flooded(member.peer) => Err(Reason::Newest),
             // Publishers have waited as long as they may, one after the other.
             Overflow::Block if from.key.is_some() && self.peers().is_at_hard_limit(member.peer) => {
-                self.sessions.cut_off(
+                self.sessions.disconnect_slow(
                     now,
                     member.peer,
                     "publishers have waited for it for too long",
@@ -228,15 +228,15 @@ impl Delivery {
             Overflow::Block | Overflow::DropOldest => Ok(()),
             Overflow::DropNewest => Err(Reason::Newest),
             Overflow::Disconnect => {
-                self.sessions.cut_off(now, member.peer, "its outbox is full");
+                self.sessions.disconnect_slow(now, member.peer, "its outbox is full");
                 Err(Reason::CutOff)
             }
         }
     }
 
     /// Tells a subscriber who the sender is, before its first message.
-    pub(crate) fn introduce(&mut self, now: Instant, from: MessageSender, to: PeerKey) {
-        if self.sessions.peers.table[to].learns_of(from.id) {
+    pub(crate) fn send_origin(&mut self, now: Instant, from: MessageSender, to: PeerKey) {
+        if self.sessions.peers.table[to].learns_sender(from.id) {
             let origin = match from.key {
                 Some(key) => Some(&self.sessions.peers.table[key].origin),
                 None if self.last_sender.is_some() => self.last_sender.as_ref(),
@@ -245,7 +245,7 @@ impl Delivery {
             let Some(origin) = origin.cloned() else { return };
             let notice = encode(&Notice::Origin(origin));
             let peer = &mut self.sessions.peers.table[to];
-            let buffer = peer.outbox.append(now, &mut self.sessions.peers.pool);
+            let buffer = peer.queue.append(now, &mut self.sessions.peers.pool);
             FrameWriter(buffer).control(Header::new(Kind::Notice, 0), &notice);
         }
     }

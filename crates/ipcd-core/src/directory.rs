@@ -35,7 +35,7 @@ pub struct Directory {
     /// Names, and the worker whose peer has each.
     names: HashMap<String, u32>,
     /// How many names each worker's peers have.
-    named: Vec<usize>,
+    name_counts: Vec<usize>,
     /// What workers that have ended had counted.
     ended: Vec<(String, u64)>,
     /// Which workers have said their last word.
@@ -62,7 +62,7 @@ impl Directory {
             seen: vec![None; slots],
             unconfirmed: vec![VecDeque::new(); slots],
             names: HashMap::new(),
-            named: vec![0; slots],
+            name_counts: vec![0; slots],
             ended: Vec::new(),
             finished: vec![false; slots],
             questions: HashMap::new(),
@@ -85,7 +85,7 @@ impl Directory {
         self.seen[slot as usize] = None;
         self.unconfirmed[slot as usize].clear();
         self.names.retain(|_, owner| *owner != slot);
-        self.named[slot as usize] = 0;
+        self.name_counts[slot as usize] = 0;
         self.end_questions(slot)
     }
 
@@ -98,7 +98,7 @@ impl Directory {
     ///
     /// # Errors
     /// If no honest worker says that. Nothing has changed then.
-    pub fn heed(
+    pub fn handle(
         &mut self,
         slot: u32,
         request: DirectoryRequest,
@@ -247,11 +247,11 @@ impl Directory {
         if !is_peer_name(name) {
             return Err(ProtocolViolation::Name);
         }
-        let named = &mut self.named[slot as usize];
-        if *named >= MAX_NAMES || self.names.contains_key(name) {
+        let name_counts = &mut self.name_counts[slot as usize];
+        if *name_counts >= MAX_NAMES || self.names.contains_key(name) {
             return Ok(false);
         }
-        *named += 1;
+        *name_counts += 1;
         self.names.insert(name.to_owned(), slot);
         Ok(true)
     }
@@ -260,7 +260,7 @@ impl Directory {
     fn release(&mut self, slot: u32, name: &str) {
         if self.names.get(name) == Some(&slot) {
             self.names.remove(name);
-            self.named[slot as usize] -= 1;
+            self.name_counts[slot as usize] -= 1;
         }
     }
 
@@ -371,8 +371,8 @@ mod tests {
         let mut table = Directory::new(SLOTS as usize);
         (0..SLOTS).for_each(|slot| table.born(slot, 1));
         let name = DirectoryRequest::ClaimName { by: principal(0), peer: 1, name: "mine".into() };
-        table.heed(0, name).unwrap();
-        table.heed(0, interested("a")).unwrap();
+        table.handle(0, name).unwrap();
+        table.handle(0, interested("a")).unwrap();
         table
     }
 
@@ -388,7 +388,7 @@ mod tests {
             let mut table = table();
             let mut generation = 1;
             for (request, event) in script {
-                let mut told = table.heed(HOSTILE, request).unwrap_or_default();
+                let mut told = table.handle(HOSTILE, request).unwrap_or_default();
                 if event == 0 {
                     generation += 1;
                     told.extend(table.died(HOSTILE));
@@ -402,8 +402,8 @@ mod tests {
                 let mine = Subject::parse(b"a").unwrap();
                 let found = table.shared.interests.find(mine);
                 prop_assert!(found.iter().any(|remote| remote.slot == 0));
-                let named = table.names.values().filter(|owner| **owner == HOSTILE).count();
-                prop_assert_eq!(table.named[HOSTILE as usize], named);
+                let name_counts = table.names.values().filter(|owner| **owner == HOSTILE).count();
+                prop_assert_eq!(table.name_counts[HOSTILE as usize], name_counts);
             }
             table.died(HOSTILE);
             prop_assert_eq!(table.shared.held(HOSTILE), 0);
@@ -444,7 +444,7 @@ mod tests {
             (counted("UPPER"), ProtocolViolation::Counters),
             (counted(&"x".repeat(65)), ProtocolViolation::Counters),
         ] {
-            assert_eq!(table().heed(HOSTILE, request.clone()), Err(fault), "{request:?}");
+            assert_eq!(table().handle(HOSTILE, request.clone()), Err(fault), "{request:?}");
         }
     }
 
@@ -453,7 +453,7 @@ mod tests {
     fn a_question_about_one_peer_is_for_its_own_worker_only() {
         let mut table = table();
         let mut asked = |query| {
-            let told = table.heed(1, ask(1, query)).unwrap();
+            let told = table.handle(1, ask(1, query)).unwrap();
             let slots: Vec<u32> = told.iter().map(|(slot, _)| *slot).collect();
             (slots, told.into_iter().next().map(|(_, news)| news))
         };
@@ -488,15 +488,15 @@ mod tests {
     #[test]
     fn answers_are_to_the_question_and_end() {
         let mut table = table();
-        table.heed(0, ask(1, Query::Peers)).unwrap();
+        table.handle(0, ask(1, Query::Peers)).unwrap();
         let asker = QueryTicket { slot: 0, generation: 1, ticket: 1 };
         let answer = |part| DirectoryRequest::Answer { asker, part: Some(part), last: false };
-        let wrong = table.heed(HOSTILE, answer(Answer::Matching(1)));
+        let wrong = table.handle(HOSTILE, answer(Answer::Matching(1)));
         assert_eq!(wrong, Err(ProtocolViolation::Answer));
         for _ in 0..MAX_PARTS {
-            table.heed(HOSTILE, answer(Answer::Peers(Vec::new()))).unwrap();
+            table.handle(HOSTILE, answer(Answer::Peers(Vec::new()))).unwrap();
         }
-        let endless = table.heed(HOSTILE, answer(Answer::Peers(Vec::new())));
+        let endless = table.handle(HOSTILE, answer(Answer::Peers(Vec::new())));
         assert_eq!(endless, Err(ProtocolViolation::Parts));
     }
 
@@ -504,26 +504,26 @@ mod tests {
     fn what_a_worker_can_make_grow_is_bounded() {
         let mut table = table();
         for number in 0..=MAX_INTERESTS {
-            table.heed(HOSTILE, interested(&format!("f.{number}"))).unwrap();
+            table.handle(HOSTILE, interested(&format!("f.{number}"))).unwrap();
         }
         assert_eq!(
-            table.heed(HOSTILE, interested("one.more")),
+            table.handle(HOSTILE, interested("one.more")),
             Err(ProtocolViolation::TooManyInterests)
         );
         // One batch confirms them all.
         let waiting = table.unconfirmed[HOSTILE as usize].len();
         assert!(waiting <= MAX_INTERESTS / BATCH + 1, "{waiting}");
         for ticket in 0..MAX_QUESTIONS as u64 {
-            table.heed(HOSTILE, ask(ticket, Query::Peers)).unwrap();
+            table.handle(HOSTILE, ask(ticket, Query::Peers)).unwrap();
         }
         let one_more = ask(u64::MAX, Query::Peers);
-        assert_eq!(table.heed(HOSTILE, one_more.clone()), Err(ProtocolViolation::TooManyQueries));
-        assert!(table.heed(0, one_more).is_ok(), "nobody else is kept from asking");
+        assert_eq!(table.handle(HOSTILE, one_more.clone()), Err(ProtocolViolation::TooManyQueries));
+        assert!(table.handle(0, one_more).is_ok(), "nobody else is kept from asking");
         let counters = |from: u32| (from..from + 40).map(|n| (format!("c{n}"), 1)).collect();
-        table.heed(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
-        table.heed(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
+        table.handle(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
+        table.handle(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
         assert_eq!(
-            table.heed(HOSTILE, DirectoryRequest::Counted(counters(40))),
+            table.handle(HOSTILE, DirectoryRequest::Counted(counters(40))),
             Err(ProtocolViolation::Counters)
         );
     }
@@ -533,7 +533,7 @@ mod tests {
         let mut table = table();
         table.news();
         let never = Interest { filter: "never".into(), group: None };
-        table.heed(HOSTILE, DirectoryRequest::Uninterested(never)).unwrap();
+        table.handle(HOSTILE, DirectoryRequest::Uninterested(never)).unwrap();
         assert!(table.pending.is_empty());
     }
 }

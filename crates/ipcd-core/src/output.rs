@@ -19,7 +19,7 @@ pub enum Output {
     Drop(PeerKey, String),
     /// Send what is on its way to another worker ([`Router::outgoing`]).
     Forward(u32),
-    /// Tell the table ([`crate::Directory::heed`]).
+    /// Tell the table ([`crate::Directory::handle`]).
     Tell(DirectoryRequest),
 }
 

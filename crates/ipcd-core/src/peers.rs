@@ -74,7 +74,7 @@ impl Peers {
     pub(crate) fn renew_largest(&mut self, key: PeerKey) {
         let most = u32::try_from(self.config.max_payload).unwrap_or(u32::MAX);
         let peer = &mut self.table[key];
-        if peer.is_bare {
+        if peer.is_raw {
             peer.told = peer.told.max(most);
         } else if peer.is_open() {
             let fits = peer.told.max(MAX_CONTROL as u32);
@@ -86,7 +86,7 @@ impl Peers {
     pub(crate) fn renew_fullness(&mut self, key: PeerKey) {
         let limit = self.config.outbox;
         let peer = &self.table[key];
-        let bytes = peer.outbox.len();
+        let bytes = peer.queue.len();
         if !peer.full && (bytes >= limit || self.is_overcharged(key)) && bytes > 0 {
             self.set_full(key, true);
         } else if peer.full && bytes <= limit / 2 && !self.stays_overcharged(key) {
@@ -96,7 +96,7 @@ impl Peers {
     }
 
     /// Gives back what has not been needed for a while.
-    pub(crate) fn give_back(&mut self, now: Instant) {
+    pub(crate) fn release_memory(&mut self, now: Instant) {
         if self.pool.look(now) {
             let links = self.cluster.links.iter_mut();
             for link in links.filter(|link| link.outgoing.is_empty()) {

@@ -158,7 +158,7 @@ impl Requests {
         let ticket = self.last;
         self.entries.insert(ticket, entry);
         if let OutcomeTarget::Here(key, correlation) = home {
-            peers.table[key].calls().outstanding.insert(correlation, ticket);
+            peers.table[key].requests().outstanding.insert(correlation, ticket);
         }
         ticket
     }
@@ -206,11 +206,11 @@ impl Requests {
         peers: &mut Peers,
         now: Instant,
         ticket: Ticket,
-        fate: DeliveryOutcome,
+        outcome: DeliveryOutcome,
     ) {
         self.change(peers, now, ticket, |entry| {
             entry.open = entry.open.saturating_sub(1);
-            match fate {
+            match outcome {
                 DeliveryOutcome::Delivered => entry.receipt.delivered += 1,
                 DeliveryOutcome::Answered => entry.is_answered = true,
                 DeliveryOutcome::Dropped(reason) => entry.receipt.drop_for(reason, 1),
@@ -246,8 +246,8 @@ impl Requests {
         correlation: u64,
         by: Option<u32>,
     ) -> bool {
-        let calls = peers.table[requester].calls.as_ref();
-        let ticket = calls.and_then(|calls| calls.outstanding.get(&correlation).copied());
+        let requests = peers.table[requester].requests.as_ref();
+        let ticket = requests.and_then(|requests| requests.outstanding.get(&correlation).copied());
         let entry = ticket.and_then(|ticket| self.entries.get_mut(&ticket));
         match entry {
             Some(entry) if entry.waits(now) && entry.may_be_answered(by) => {
@@ -260,8 +260,9 @@ impl Requests {
 
     /// A peer answers this request, and not for the last time.
     pub(crate) fn is_answering(&mut self, peers: &mut Peers, key: PeerKey, request: (u64, u64)) {
-        let Some(calls) = &peers.table[key].calls else { return };
-        for ticket in calls.unanswered.get(&request).into_iter().flat_map(ReceivedRequest::tickets)
+        let Some(requests) = &peers.table[key].requests else { return };
+        for ticket in
+            requests.unanswered.get(&request).into_iter().flat_map(ReceivedRequest::tickets)
         {
             if let Some(entry) = self.entries.get_mut(&ticket) {
                 entry.is_answered = true;
@@ -276,16 +277,16 @@ impl Requests {
         now: Instant,
         key: PeerKey,
         request: (u64, u64),
-        fate: DeliveryOutcome,
+        outcome: DeliveryOutcome,
     ) {
-        let Some(calls) = &mut peers.table[key].calls else { return };
-        let unanswered = &mut calls.unanswered;
+        let Some(requests) = &mut peers.table[key].requests else { return };
+        let unanswered = &mut requests.unanswered;
         let Some(asked) = unanswered.get_mut(&request) else { return };
         let ticket = match asked.again.pop() {
             Some(ticket) => ticket,
             None => unanswered.remove(&request).map_or(0, |asked| asked.ticket),
         };
-        self.concluded(peers, now, ticket, fate);
+        self.concluded(peers, now, ticket, outcome);
     }
 
     /// A peer answers no more requests, and wants to know no more outcomes.
@@ -296,12 +297,12 @@ impl Requests {
         key: PeerKey,
         reason: Reason,
     ) {
-        let Some(calls) = peers.table[key].calls.take() else { return };
-        for ticket in calls.outstanding.into_values() {
+        let Some(requests) = peers.table[key].requests.take() else { return };
+        for ticket in requests.outstanding.into_values() {
             self.forget(ticket);
         }
         let mut tickets: Vec<Ticket> =
-            calls.unanswered.values().flat_map(ReceivedRequest::tickets).collect();
+            requests.unanswered.values().flat_map(ReceivedRequest::tickets).collect();
         // In an order that a simulation can repeat.
         tickets.sort_unstable();
         for ticket in tickets {
@@ -310,7 +311,7 @@ impl Requests {
     }
 
     /// A worker is over, and with it the publishers that it served.
-    pub(crate) fn bury_homes(&mut self, slot: u32) {
+    pub(crate) fn forget_publishers_of(&mut self, slot: u32) {
         let entries = &mut self.entries;
         entries.retain(
             |_, entry| !matches!(entry.home, OutcomeTarget::There(home, _) if home == slot),
@@ -319,7 +320,7 @@ impl Requests {
     }
 
     /// Copies are lost that a worker had in this life, or an earlier one.
-    pub(crate) fn lose_copies(
+    pub(crate) fn drop_copies_of(
         &mut self,
         peers: &mut Peers,
         now: Instant,
@@ -387,7 +388,7 @@ impl Requests {
         }
         for (_, entry) in over {
             if let OutcomeTarget::Here(key, correlation) = entry.home {
-                peers.settled(key, correlation);
+                peers.note_settled(key, correlation);
             }
         }
         let entries = &self.entries;
@@ -395,8 +396,8 @@ impl Requests {
             let waits = |asked: &ReceivedRequest| {
                 asked.tickets().any(|ticket| entries.contains_key(&ticket))
             };
-            if let Some(calls) = &mut peer.calls {
-                calls.unanswered.retain(|_, asked| waits(asked));
+            if let Some(requests) = &mut peer.requests {
+                requests.unanswered.retain(|_, asked| waits(asked));
             }
         }
     }
@@ -426,7 +427,7 @@ impl Requests {
                 peers.cluster.tell(slot, &WorkerMessage::Concluded(report));
             }
             OutcomeTarget::Here(key, correlation) => {
-                peers.settled(key, correlation);
+                peers.note_settled(key, correlation);
                 if !is_request {
                     let header = Header::new(Kind::Receipt, correlation);
                     peers.send(now, key, header, &encode(&receipt));

@@ -71,7 +71,7 @@ impl Router {
         let id = id_of(self.peers().config.slot, self.peers().config.generation, self.next_number);
         (origin.peer, origin.name) = (id, None);
         let source = Principal::of(origin.uid, origin.addr, self.peers().config.prefixes);
-        let charge = self.peers_mut().charge_of(source);
+        let quota = self.peers_mut().quota_of(source);
         let deadlines = PeerDeadlines::begin(now);
         let peer = Peer {
             listener: listener as u32,
@@ -81,16 +81,16 @@ impl Router {
             proven: None,
             rights: None,
             was_denied: false,
-            is_bare: false,
+            is_raw: false,
             is_mute: false,
             asked: 0,
             before_open: 0,
-            charge,
+            quota,
             charged: 0,
             no_echo: false,
             lingers: false,
             largest: None,
-            outbox: SendQueue::default(),
+            queue: SendQueue::default(),
             full: false,
             pace: Pacing::default(),
             dirty: false,
@@ -104,12 +104,12 @@ impl Router {
             is_leaving: false,
             subscriptions: Vec::new(),
             wants_origins: false,
-            calls: None,
+            requests: None,
             introduced: None,
             has_gaps: false,
             known: None,
             counts: PeerCounts::default(),
-            fill: u64::MAX,
+            group_limit: u64::MAX,
             deadlines,
         };
         let key = self.delivery.sessions.peers.table.insert(peer);
@@ -119,7 +119,7 @@ impl Router {
         let first = idle.into_iter().chain([self.peers().config.handshake_timeout]);
         self.peers_mut().arm(key, now + first.min().expect("there is one"));
         if let Some(bare) = bare {
-            self.sessions_mut().open_bare(key, bare);
+            self.sessions_mut().open_raw(key, bare);
         }
         key
     }
@@ -136,7 +136,7 @@ impl Router {
             Reason::Departed,
         );
         let peer = &mut self.delivery.sessions.peers.table[key];
-        peer.outbox.release(&mut self.delivery.sessions.peers.pool);
+        peer.queue.release(&mut self.delivery.sessions.peers.pool);
         peer.state = SessionState::Gone;
         peer.waiting = false;
         let (id, introduced) = (peer.origin.peer, peer.introduced.take().unwrap_or_default());
@@ -218,7 +218,7 @@ impl Router {
     /// The transport has found out who the peer is, by a certificate of this name and before anything
     /// was heard of it: it need not prove a token. True if the session is open already, as that of
     /// one is that does not speak the protocol, and the peer may do something else now.
-    pub fn vouch(&mut self, key: PeerKey, name: &str) -> bool {
+    pub fn certify(&mut self, key: PeerKey, name: &str) -> bool {
         let peer = &mut self.delivery.sessions.peers.table[key];
         peer.proven.get_or_insert_default().certificate = Some(name.into());
         if let SessionState::New { challenge } = &mut peer.state {
@@ -250,9 +250,9 @@ impl Router {
     }
 
     /// Has a peer that does not speak the protocol hear something else from now on.
-    pub fn redirect(&mut self, key: PeerKey, bare: RawPeer) {
+    pub fn resubscribe_raw(&mut self, key: PeerKey, bare: RawPeer) {
         let peer = &mut self.delivery.sessions.peers.table[key];
-        if !peer.is_bare || !peer.is_open() {
+        if !peer.is_raw || !peer.is_open() {
             return;
         }
         peer.no_echo = !bare.echo;
@@ -260,7 +260,7 @@ impl Router {
         if !filters.eq(&bare.filters) {
             self.sessions_mut().forget_subscriptions(key);
             self.peers_mut().resume_waiters(key);
-            self.sessions_mut().hear_bare(key, bare.filters);
+            self.sessions_mut().subscribe_raw(key, bare.filters);
         }
     }
 

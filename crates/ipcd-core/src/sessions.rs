@@ -65,7 +65,7 @@ impl Sessions {
     }
 
     /// Leaves a peer unread until a later turn.
-    pub(crate) fn put_off(&mut self, key: PeerKey) {
+    pub(crate) fn defer(&mut self, key: PeerKey) {
         let peer = &mut self.peers.table[key];
         (peer.waiting, peer.was_deferred) = (true, true);
         if !std::mem::replace(&mut peer.is_deferred, true) {

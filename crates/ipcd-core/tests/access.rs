@@ -291,7 +291,7 @@ impl Hall {
     /// What a peer got: the kinds and subjects of frames, and the subscriptions that they are for.
     fn hear(&mut self, peer: usize) -> Vec<(Kind, u32, String)> {
         let mut heard = Vec::new();
-        let bytes = self.core.outbox(self.peers[peer]).to_vec();
+        let bytes = self.core.send_queue(self.peers[peer]).to_vec();
         let mut rest = &bytes[..];
         while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
             let subject = String::from_utf8_lossy(frame.subject).into_owned();

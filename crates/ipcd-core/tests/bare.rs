@@ -68,9 +68,9 @@ fn what_nobody_takes_is_dropped_and_told() {
     for receipt in [false, true] {
         publish(&mut core, now, publisher, "news", receipt);
     }
-    let first = core.outbox(fifo).len() / 2;
+    let first = core.send_queue(fifo).len() / 2;
     core.wrote(now, fifo, first);
-    core.unheard(now, fifo);
+    core.drop_unread(now, fifo);
     assert!(core.is_flushed(fifo));
     assert_eq!(counter(&mut core, "messages_delivered"), 1);
     assert_eq!(counter(&mut core, "messages_dropped_no_reader"), 1);

@@ -167,7 +167,7 @@ impl Pair {
             for (slot, core) in (0..).zip(&mut self.cores) {
                 while let Some(output) = core.poll_output() {
                     if let Output::Tell(request) = output {
-                        told.extend(self.table.heed(slot, request).expect("an honest worker"));
+                        told.extend(self.table.handle(slot, request).expect("an honest worker"));
                     }
                 }
             }
@@ -176,7 +176,7 @@ impl Pair {
                 return;
             }
             for (slot, news) in told {
-                self.cores[slot as usize].hear_news(self.now, news);
+                self.cores[slot as usize].handle_event(self.now, news);
             }
         }
     }
@@ -294,7 +294,7 @@ impl Crowd {
     fn tell(&mut self, slot: usize) {
         while let Some(output) = self.pair.cores[slot].poll_output() {
             if let Output::Tell(request) = output {
-                let told = self.pair.table.heed(slot as u32, request).expect("an honest worker");
+                let told = self.pair.table.handle(slot as u32, request).expect("an honest worker");
                 told.into_iter().for_each(|(slot, news)| self.late[slot as usize].push_back(news));
             }
         }
@@ -305,7 +305,7 @@ impl Crowd {
 
     fn hear(&mut self, slot: usize) {
         if let Some(news) = self.late[slot].pop_front() {
-            self.pair.cores[slot].hear_news(self.pair.now, news);
+            self.pair.cores[slot].handle_event(self.pair.now, news);
         }
     }
 

@@ -43,7 +43,7 @@ fn open(core: &mut Router, now: Instant, number: u64) {
     assert_eq!(core.receive(now, key, &mut bytes).consumed, bytes.len());
     while let Some(output) = core.poll_output() {
         if let Output::Write(key) = output {
-            let count = core.outbox(key).len();
+            let count = core.send_queue(key).len();
             core.wrote(now, key, count);
         }
     }

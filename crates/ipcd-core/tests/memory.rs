@@ -116,7 +116,7 @@ impl World {
                 return;
             }
             for (slot, news) in told {
-                self.cores[slot as usize].hear_news(self.now, news);
+                self.cores[slot as usize].handle_event(self.now, news);
             }
             for (at, output) in outputs {
                 self.obey(at, output);
@@ -127,7 +127,7 @@ impl World {
     fn obey(&mut self, at: usize, output: Output) {
         match output {
             Output::Write(key) => {
-                let count = self.cores[at].outbox(key).len();
+                let count = self.cores[at].send_queue(key).len();
                 self.cores[at].wrote(self.now, key, count);
             }
             Output::Resume(key) => self.resume(at, key),
@@ -139,9 +139,9 @@ impl World {
                 self.cores[slot as usize].arrive(self.now, at as u32, 1, &mut frames);
             }
             Output::Tell(request) => {
-                let told = self.table.heed(at as u32, request).expect("an honest worker");
+                let told = self.table.handle(at as u32, request).expect("an honest worker");
                 for (slot, news) in told {
-                    self.cores[slot as usize].hear_news(self.now, news);
+                    self.cores[slot as usize].handle_event(self.now, news);
                 }
             }
             Output::Opened(_) | Output::Denied(..) => {}
@@ -149,7 +149,7 @@ impl World {
     }
 
     fn detach(&mut self, at: usize, key: PeerKey) {
-        let count = self.cores[at].outbox(key).len();
+        let count = self.cores[at].send_queue(key).len();
         self.cores[at].wrote(self.now, key, count);
         self.cores[at].detach(self.now, key);
         self.rests.remove(&(at, key));

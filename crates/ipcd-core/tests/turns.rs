@@ -71,7 +71,7 @@ impl Hall {
         let mut resumed = Vec::new();
         for goes_on in [false, true] {
             if goes_on {
-                self.core.go_on(self.now);
+                self.core.run_deferred(self.now);
             }
             while let Some(output) = self.core.poll_output() {
                 resumed.extend(match output {
@@ -85,7 +85,7 @@ impl Hall {
 
     /// All that waits for a peer: the numbers of the subscriptions of its messages.
     fn read(&mut self, key: PeerKey) -> Vec<u32> {
-        let bytes = self.core.outbox_pieces(key).collect::<Vec<_>>().concat();
+        let bytes = self.core.queue_pieces(key).collect::<Vec<_>>().concat();
         self.core.wrote(self.now, key, bytes.len());
         let (mut rest, mut numbers) = (&bytes[..], Vec::new());
         while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
@@ -228,7 +228,7 @@ fn answers_about_thousands_of_subscriptions_take_many_turns_and_few_are_open_at_
     assert!(hall.core.has_deferred());
     assert!(hall.say(quiet, message("b")).is_empty());
     hall.say_all(curious, rest);
-    let bytes = hall.core.outbox_pieces(curious).collect::<Vec<_>>().concat();
+    let bytes = hall.core.queue_pieces(curious).collect::<Vec<_>>().concat();
     let (mut rest, mut answers) = (&bytes[..], 0);
     while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
         answers += usize::from(frame.header.kind == Kind::Answer && !frame.header.more);

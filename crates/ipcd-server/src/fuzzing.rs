@@ -19,7 +19,7 @@ pub fn link(bytes: &[u8]) {
         if let Ok(ToSupervisor::DirectoryRequest { by, request }) = decode(message) {
             // Whether its peer may do so is the supervisor's affair; a fault is an answer, too.
             match by.0 % 2 == 0 {
-                true => drop(table.heed(slot, request)),
+                true => drop(table.handle(slot, request)),
                 false => drop(table.deny(slot, request)),
             }
             table.news();

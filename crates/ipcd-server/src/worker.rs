@@ -171,7 +171,7 @@ impl Worker {
             self.look_at_time();
             self.try_again()?;
             self.obey_router()?;
-            self.go_on()?;
+            self.run_deferred()?;
             self.report_peers()?;
         }
         // The counters outlive the worker.
@@ -189,14 +189,14 @@ impl Worker {
 
     /// Does a slice of the work that had to be put off. There may be much of it: other peers are
     /// served first, and again soon.
-    fn go_on(&mut self) -> Result<(), Error> {
+    fn run_deferred(&mut self) -> Result<(), Error> {
         if !self.router.has_deferred() {
             return Ok(());
         }
         let key = self.router.next_deferred();
         let connection = key.and_then(|key| self.connections.get(key));
         self.mark.set(connection.map_or(AdmissionId::NONE, |found| found.admission));
-        self.router.go_on(self.now);
+        self.router.run_deferred(self.now);
         self.obey_router()
     }
 
@@ -263,17 +263,17 @@ impl Worker {
             ToWorker::Drain => {
                 // Everything that other workers have accepted is in the inbox by now.
                 while self.read_inbox()? || self.router.has_deferred() {
-                    self.router.go_on(self.now);
+                    self.router.run_deferred(self.now);
                 }
                 self.is_draining = true;
                 self.router.drain(self.now);
             }
-            ToWorker::DirectoryEvent(event) => self.router.hear_news(self.now, event),
+            ToWorker::DirectoryEvent(event) => self.router.handle_event(self.now, event),
             ToWorker::Configure(live) => self.configure(*live),
             ToWorker::Distrust { owner, may_return } => {
                 self.router.distrust(self.now, owner.0, may_return);
             }
-            ToWorker::Redirect { owner, raw_profile } => self.redirect(owner, &raw_profile),
+            ToWorker::Redirect { owner, raw_profile } => self.resubscribe_raw(owner, &raw_profile),
         }
         Ok(())
     }

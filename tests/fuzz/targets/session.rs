@@ -147,7 +147,7 @@ impl Play {
 
     /// A send queue that was never cut inside a frame has whole frames.
     fn check_outbox(&mut self, key: PeerKey) {
-        let mut rest = self.core.outbox(key).to_vec();
+        let mut rest = self.core.send_queue(key).to_vec();
         // The last write was partial and not at the start of a frame, so nothing can be checked.
         while let Ok(Decoded::Frame(_, length)) = decode(&rest, usize::MAX) {
             rest.drain(..length);

@@ -34,25 +34,25 @@ impl Delivery {
             return cluster.inbound.push(from, frames.to_vec());
         }
         self.sessions.grant_arrivals();
-        let taken = self.take_arrivals(now, from, frames);
+        let taken = self.take_inbound(now, from, frames);
         if taken < frames.len() {
             let rest = InboundBatch { from, frames: frames[taken..].to_vec(), at: 0 };
             self.sessions.peers.cluster.inbound.put_back(rest);
         }
-        self.put_off_arrivals();
+        self.defer_inbound();
     }
 
     /// Takes frames of another worker until the steps for it are used up; returns how many bytes.
-    fn take_arrivals(&mut self, now: Instant, from: (u32, u32), frames: &mut [u8]) -> usize {
+    fn take_inbound(&mut self, now: Instant, from: (u32, u32), frames: &mut [u8]) -> usize {
         let (slot, generation) = from;
         let cluster = &self.sessions.peers.cluster;
         let known = cluster.generation_of(slot).unwrap_or(0);
         // Not before the frames of earlier generations were taken.
         if generation > cluster.last_generation_of(slot).max(known) {
-            self.learn(now, &[DirectoryChange::Generation { slot, generation }]);
+            self.apply_changes(now, &[DirectoryChange::Generation { slot, generation }]);
         }
         let is_current = self.sessions.peers.cluster.generation_of(slot) == Some(generation);
-        self.outlive(now, slot, generation);
+        self.forget_earlier(now, slot, generation);
         let mut at = 0;
         while at < frames.len() && (at == 0 || self.may_take_more()) {
             let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX) else {
@@ -63,13 +63,13 @@ impl Delivery {
             self.sessions.work.budget.spend(2);
             if frame.header.kind != Kind::Message {
                 if let Ok(news) = body(frame.payload) {
-                    self.hear(now, from, news, is_current);
+                    self.handle(now, from, news, is_current);
                 }
                 at += length;
                 continue;
             }
             let message = FrameParts::of(&frame);
-            at += self.arrive_message(now, from, &mut frames[at..], message);
+            at += self.deliver_inbound(now, from, &mut frames[at..], message);
         }
         if is_current {
             self.sessions.peers.cluster.report_consumed(slot, at);
@@ -82,20 +82,20 @@ impl Delivery {
     }
 
     /// Goes on with frames of other workers that were put off.
-    pub(crate) fn go_on_arriving(&mut self, now: Instant) {
+    pub(crate) fn continue_inbound(&mut self, now: Instant) {
         let inbound = &mut self.sessions.peers.cluster.inbound;
         inbound.is_deferred = false;
         let Some(InboundBatch { from, mut frames, at }) = inbound.pop() else { return };
-        let at = at + self.take_arrivals(now, from, &mut frames[at..]);
+        let at = at + self.take_inbound(now, from, &mut frames[at..]);
         if at < frames.len() {
             self.sessions.peers.cluster.inbound.put_back(InboundBatch { from, frames, at });
         }
-        self.put_off_arrivals();
+        self.defer_inbound();
     }
 
     /// Delivers the message at the start of `bytes`, and those behind it that go the same way; returns
     /// how many bytes they are.
-    fn arrive_message(
+    fn deliver_inbound(
         &mut self,
         now: Instant,
         (slot, generation): (u32, u32),
@@ -116,7 +116,7 @@ impl Delivery {
             return length;
         }
         if address.is_none() && header.subscription == 0 && !header.is_tracked() {
-            return self.deliver_run(now, bytes, message);
+            return self.deliver_batch(now, bytes, message);
         }
         let ticket = header.is_tracked().then(|| {
             let theirs = self.sessions.peers.cluster.links[slot as usize].ticket.take();
@@ -128,7 +128,7 @@ impl Delivery {
         if let Some(address) = address {
             self.deliver_direct(now, from, &bytes[..length], message, address, ticket);
         } else if header.subscription != 0 {
-            self.arrive_for_group(now, &mut bytes[..length], message, ticket);
+            self.deliver_inbound_to_group(now, &mut bytes[..length], message, ticket);
         } else if let Ok(targets) = self.route(message.subject(bytes)) {
             let bytes = &mut bytes[..length];
             let run = StampedBatch { bytes, count: 1, subscription: 0, ticket };
@@ -144,12 +144,12 @@ impl Delivery {
     /// Forgets the senders of an earlier life there, and what it has still to tell. Not at its end,
     /// which is often known before its last messages are here; but nothing of it comes after what the
     /// next one has sent.
-    fn outlive(&mut self, now: Instant, slot: u32, generation: u32) {
+    fn forget_earlier(&mut self, now: Instant, slot: u32, generation: u32) {
         let cluster = &mut self.sessions.peers.cluster;
         let heard = &mut cluster.links[slot as usize].heard_generation;
         if std::mem::replace(heard, generation) != generation {
             cluster.origins.retain(|_, (of, _)| *of != slot);
-            self.sessions.requests.lose_copies(
+            self.sessions.requests.drop_copies_of(
                 &mut self.sessions.peers,
                 now,
                 slot,
@@ -158,7 +158,7 @@ impl Delivery {
         }
     }
 
-    fn hear(
+    fn handle(
         &mut self,
         now: Instant,
         (slot, generation): (u32, u32),
@@ -204,7 +204,7 @@ impl Delivery {
     }
 
     /// Learns what has changed elsewhere.
-    pub(crate) fn learn(&mut self, now: Instant, changes: &[DirectoryChange]) {
+    pub(crate) fn apply_changes(&mut self, now: Instant, changes: &[DirectoryChange]) {
         let Peers { cluster, table, .. } = &mut self.sessions.peers;
         let (mut reborn, mut over, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
         for change in changes {
@@ -237,9 +237,14 @@ impl Delivery {
             directory.apply(change, |slot, interest| blocked.contains(&(slot, interest.clone())));
         }
         for (slot, generation, tells_the_rest) in over {
-            self.sessions.requests.bury_homes(slot);
+            self.sessions.requests.forget_publishers_of(slot);
             if generation > 0 && !tells_the_rest {
-                self.sessions.requests.lose_copies(&mut self.sessions.peers, now, slot, generation);
+                self.sessions.requests.drop_copies_of(
+                    &mut self.sessions.peers,
+                    now,
+                    slot,
+                    generation,
+                );
             }
         }
         leaving.into_iter().for_each(|slot| self.sessions.peers.cluster.hear_of_leaving(slot));
@@ -423,7 +428,7 @@ mod tests {
                     }
                 }
                 if writes && core.peer_count() > 0 {
-                    let count = core.outbox(key).len();
+                    let count = core.send_queue(key).len();
                     core.wrote(now, key, count);
                 }
                 core.tick(now);

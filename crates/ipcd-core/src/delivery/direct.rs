@@ -39,7 +39,7 @@ impl Delivery {
         let ticket = header
             .is_tracked()
             .then(|| self.sessions.requests.track(&mut self.sessions.peers, now, home, &header));
-        if !self.peers().may_write_to(key, to) {
+        if !self.peers().may_reply_to(key, to) {
             self.peers_mut().count_undeliverable(to);
         } else if self.peers().is_here(to.peer) {
             let from = MessageSender { key: Some(key), id };
@@ -87,13 +87,13 @@ impl Delivery {
             return self.drop_direct(now, key, ticket, reason);
         }
         if self.peers().table[key].wants_origins {
-            self.introduce(now, from, key);
+            self.send_origin(now, from, key);
         }
         let batch = MessageBatch { bytes: frame, count: 1, ticket, shared: None };
         self.peers_mut().enqueue(now, key, &batch);
         self.peers_mut().table[key].counts.msgs_out += 1;
-        self.peers_mut().filled(now, key);
-        if self.peers().table[key].has_its_fill() {
+        self.peers_mut().note_queued(now, key);
+        if self.peers().table[key].has_reached_limit() {
             self.sessions.leave_groups(now, key);
         }
     }
@@ -116,7 +116,7 @@ impl Delivery {
             return Err(Reason::Newest);
         }
         if self.peers().is_at_hard_limit(key) || self.peers().is_beyond_charge(key) {
-            self.sessions.cut_off(now, key, "messages to it have filled its outbox");
+            self.sessions.disconnect_slow(now, key, "messages to it have filled its outbox");
             return Err(Reason::CutOff);
         }
         Ok(())

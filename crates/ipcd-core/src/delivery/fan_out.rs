@@ -60,7 +60,7 @@ impl Delivery {
                 FanOut { from, origin, targets, at, bytes, count, subscription, ticket, births };
             match from.key {
                 Some(key) => self.sessions.peers.table[key].fans_out = true,
-                None => self.hold_arrivals(true),
+                None => self.hold_inbound(true),
             }
             self.sessions.work.queue.push_back(DeferredWork::FanOut(Box::new(fan_out)));
         } else if let Some(ticket) = ticket {
@@ -69,7 +69,7 @@ impl Delivery {
     }
 
     /// Goes on with a run that was put off.
-    pub(crate) fn go_on_with(&mut self, now: Instant, mut fan_out: Box<FanOut>) {
+    pub(crate) fn continue_fan_out(&mut self, now: Instant, mut fan_out: Box<FanOut>) {
         let FanOut { from, origin, targets, at, bytes, count, subscription, ticket, births } =
             &mut *fan_out;
         let is_here = |key: &PeerKey| {
@@ -98,7 +98,7 @@ impl Delivery {
             self.sessions.dealt_out(now, ticket);
         }
         match (from.key, key) {
-            (None, _) => self.hold_arrivals(false),
+            (None, _) => self.hold_inbound(false),
             (Some(_), None) => {}
             (Some(_), Some(key)) => {
                 self.sessions.peers.table[key].fans_out = false;
@@ -110,7 +110,7 @@ impl Delivery {
     /// Whether a member still has the subscription that it had when there had been so many.
     fn is_since(&self, member: &LocalSubscriber, births: u64) -> bool {
         let peer = self.sessions.peers.table.get(member.peer);
-        let known = peer.and_then(|peer| peer.known_subscription(member.subscription));
+        let known = peer.and_then(|peer| peer.subscription_at(member.subscription));
         known.is_some_and(|subscription| subscription.birth <= births)
     }
 
@@ -162,7 +162,7 @@ impl Delivery {
         let (mut takers, mut heirs) = (0, 0);
         for member in to.iter().filter(|member| self.will_take(from, member)) {
             takers += 1;
-            let outbox = &self.sessions.peers.table[member.peer].outbox;
+            let outbox = &self.sessions.peers.table[member.peer].queue;
             heirs += usize::from(outbox.ends_shared(&self.sessions.peers.pool));
         }
         let LocalSubscriber { peer: first, subscription, .. } = to[0];
@@ -185,12 +185,12 @@ impl Delivery {
 
     /// A message of another worker has not reached all its receivers yet, or has now: what comes
     /// behind it waits.
-    pub(crate) fn hold_arrivals(&mut self, is_held: bool) {
+    pub(crate) fn hold_inbound(&mut self, is_held: bool) {
         self.sessions.peers.cluster.inbound.is_held = is_held;
-        self.put_off_arrivals();
+        self.defer_inbound();
     }
 
-    pub(crate) fn put_off_arrivals(&mut self) {
+    pub(crate) fn defer_inbound(&mut self) {
         let inbound = &mut self.sessions.peers.cluster.inbound;
         if !inbound.queue.is_empty() && !inbound.is_held && !inbound.is_deferred {
             inbound.is_deferred = true;

@@ -13,16 +13,21 @@ use std::time::Instant;
 
 impl Delivery {
     /// Makes the publisher wait if no member can take more. Whoever is first able to wakes it.
-    pub(crate) fn must_wait_for_group(&mut self, publisher: PeerKey, sharing: &GroupRoute) -> bool {
+    pub(crate) fn must_wait_for_group(
+        &mut self,
+        publisher: PeerKey,
+        group_route: &GroupRoute,
+    ) -> bool {
         let from = Some(publisher);
-        let is_free =
-            |choice: &GroupCandidate| self.can_take(from, choice) || self.may_drop(from, choice);
-        if sharing.choices().any(is_free) {
+        let is_free = |candidate: &GroupCandidate| {
+            self.can_take(from, candidate) || self.may_drop(from, candidate)
+        };
+        if group_route.candidates().any(is_free) {
             return false;
         }
         let mut waits = false;
-        for choice in sharing.choices() {
-            match choice {
+        for candidate in group_route.candidates() {
+            match candidate {
                 GroupCandidate::There { .. } => self.peers_mut().wait_for_others(publisher),
                 GroupCandidate::Here(member) if self.peers().hears(from, member) => {
                     self.peers_mut().wait_for(publisher, member.peer);
@@ -42,21 +47,21 @@ impl Delivery {
         &mut self,
         now: Instant,
         from: MessageSender,
-        sharing: &GroupRoute,
+        group_route: &GroupRoute,
         frame: &mut [u8],
         ticket: Option<Ticket>,
     ) {
-        let choice = sharing
-            .next(|choice| self.can_take(from.key, choice))
-            .or_else(|| sharing.next(|choice| self.may_drop(from.key, choice)))
+        let candidate = group_route
+            .next(|candidate| self.can_take(from.key, candidate))
+            .or_else(|| group_route.next(|candidate| self.may_drop(from.key, candidate)))
             // The message was let through, and its copy for another group has filled this one.
-            .or_else(|| sharing.next(|choice| self.may_get(from.key, choice)));
-        self.give(now, from, choice, frame, ticket);
+            .or_else(|| group_route.next(|candidate| self.may_get(from.key, candidate)));
+        self.give(now, from, candidate, frame, ticket);
     }
 
     /// Gives a message that another worker has sent for this one's members of a group to one of
     /// them. If the last one has left meanwhile, another worker gets it.
-    pub(crate) fn arrive_for_group(
+    pub(crate) fn deliver_inbound_to_group(
         &mut self,
         now: Instant,
         frame: &mut [u8],
@@ -71,38 +76,43 @@ impl Delivery {
         };
         let group = self.sessions.peers.cluster.group_of(header.subscription);
         let Ok(targets) = self.route(message.subject(frame)) else { return };
-        let sharing = targets.groups.iter().find(|sharing| Some(&sharing.group) == group.as_ref());
-        let is_here = |choice: &GroupCandidate| matches!(choice, GroupCandidate::Here(_));
-        let choice = sharing.and_then(|sharing| {
-            sharing
-                .next_arrival(|choice| is_here(choice) && self.can_take(from.key, choice))
+        let group_route =
+            targets.groups.iter().find(|group_route| Some(&group_route.group) == group.as_ref());
+        let is_here = |candidate: &GroupCandidate| matches!(candidate, GroupCandidate::Here(_));
+        let candidate = group_route.and_then(|group_route| {
+            group_route
+                .next_arrival(|candidate| is_here(candidate) && self.can_take(from.key, candidate))
                 // Of a mixed group that is full, the one that drops: it is why nobody waits.
                 .or_else(|| {
-                    let drops = |choice: &GroupCandidate| self.may_drop(from.key, choice);
-                    sharing.next_arrival(|choice| is_here(choice) && drops(choice))
+                    let drops = |candidate: &GroupCandidate| self.may_drop(from.key, candidate);
+                    group_route.next_arrival(|candidate| is_here(candidate) && drops(candidate))
                 })
                 // It was on its way when they filled up, and has nowhere to wait.
                 .or_else(|| {
-                    sharing.next_arrival(|choice| is_here(choice) && self.may_get(from.key, choice))
+                    group_route.next_arrival(|candidate| {
+                        is_here(candidate) && self.may_get(from.key, candidate)
+                    })
                 })
-                .or_else(|| sharing.next_arrival(|choice| self.can_take(from.key, choice)))
-                .or_else(|| sharing.next_arrival(|choice| self.may_get(from.key, choice)))
+                .or_else(|| {
+                    group_route.next_arrival(|candidate| self.can_take(from.key, candidate))
+                })
+                .or_else(|| group_route.next_arrival(|candidate| self.may_get(from.key, candidate)))
         });
-        if choice.is_none() {
+        if candidate.is_none() {
             self.sessions.peers.counters.unclaimed += 1;
         }
-        self.give(now, from, choice, frame, ticket);
+        self.give(now, from, candidate, frame, ticket);
     }
 
     fn give(
         &mut self,
         now: Instant,
         from: MessageSender,
-        choice: Option<&GroupCandidate>,
+        candidate: Option<&GroupCandidate>,
         frame: &mut [u8],
         ticket: Option<Ticket>,
     ) {
-        match choice {
+        match candidate {
             Some(GroupCandidate::Here(member)) => {
                 Frame::stamp_subscription(frame, member.subscription);
                 self.deliver(
@@ -128,11 +138,12 @@ impl Delivery {
 
     /// Whether a member wants a message of the group.
     fn wants(&self, from: Option<PeerKey>, member: &LocalSubscriber) -> bool {
-        self.peers().hears(from, member) && !self.sessions.peers.table[member.peer].has_its_fill()
+        self.peers().hears(from, member)
+            && !self.sessions.peers.table[member.peer].has_reached_limit()
     }
 
-    fn can_take(&self, from: Option<PeerKey>, choice: &GroupCandidate) -> bool {
-        match choice {
+    fn can_take(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
+        match candidate {
             GroupCandidate::Here(member) => self.wants(from, member) && !self.is_full(member),
             GroupCandidate::There { slot, off, .. } => {
                 !off && self.sessions.peers.cluster.has_room(*slot)
@@ -141,16 +152,16 @@ impl Delivery {
     }
 
     /// Whether the choice is no member that does not want the message.
-    fn may_get(&self, from: Option<PeerKey>, choice: &GroupCandidate) -> bool {
-        match choice {
+    fn may_get(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
+        match candidate {
             GroupCandidate::Here(member) => self.wants(from, member),
             GroupCandidate::There { .. } => true,
         }
     }
 
     /// Whether the choice is a member that would rather drop messages than make publishers wait.
-    fn may_drop(&self, from: Option<PeerKey>, choice: &GroupCandidate) -> bool {
-        match choice {
+    fn may_drop(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
+        match candidate {
             GroupCandidate::Here(member) => {
                 self.wants(from, member) && member.overflow != Overflow::Block
             }

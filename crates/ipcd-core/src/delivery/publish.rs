@@ -94,7 +94,7 @@ impl Delivery {
         } else {
             FrameStamp::to_others(from.id)
         };
-        let (length, count) = self.stamp_run(bytes, &message, largest, stamp);
+        let (length, count) = self.stamp_batch(bytes, &message, largest, stamp);
         let run = &mut bytes[..length];
         self.count_accepted(key, count, length);
         self.forward(key, &targets.remotes, run);
@@ -118,8 +118,8 @@ impl Delivery {
             .is_tracked()
             .then(|| self.sessions.requests.track(&mut self.sessions.peers, now, home, &header));
         Frame::stamp_sender(frame, from.id);
-        for sharing in &targets.groups {
-            self.deliver_to_group(now, from, sharing, frame, ticket);
+        for group_route in &targets.groups {
+            self.deliver_to_group(now, from, group_route, frame, ticket);
         }
         Frame::stamp_subscription(frame, 0);
         self.forward_one(key, &targets.remotes, frame, ticket);
@@ -129,7 +129,7 @@ impl Delivery {
 
     /// Delivers messages that another worker has accepted, to the subscriptions here that are in
     /// no group; says how many bytes they are.
-    pub(crate) fn deliver_run(
+    pub(crate) fn deliver_batch(
         &mut self,
         now: Instant,
         bytes: &mut [u8],
@@ -139,7 +139,7 @@ impl Delivery {
         let Ok(targets) = self.route(message.subject(bytes)) else { return message.length };
         let id = message.header.sender;
         let stamp = FrameStamp { of_sender: true, ..FrameStamp::new(id, &targets.members) };
-        let (length, count) = self.stamp_run(bytes, &message, usize::MAX, stamp);
+        let (length, count) = self.stamp_batch(bytes, &message, usize::MAX, stamp);
         let (from, run) = (MessageSender { key: None, id }, &mut bytes[..length]);
         self.deliver_to_all(now, from, &targets, stamp.run(run, count));
         length
@@ -165,7 +165,7 @@ impl Delivery {
             self.peers_mut().wait_for_others(publisher);
             return true;
         }
-        targets.groups.iter().any(|sharing| self.must_wait_for_group(publisher, sharing))
+        targets.groups.iter().any(|group_route| self.must_wait_for_group(publisher, group_route))
     }
 
     /// Whether the message may be published at all, and to whom.
@@ -208,7 +208,7 @@ impl Delivery {
 
     /// Stamps the run that begins with a frame of this length, while it finds its end: each header
     /// is looked at once. Returns the run's bytes and messages.
-    fn stamp_run(
+    fn stamp_batch(
         &self,
         bytes: &mut [u8],
         first: &FrameParts,

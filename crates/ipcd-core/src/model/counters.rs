@@ -17,7 +17,7 @@ pub(crate) struct RouterCounters {
     pub(crate) replies_late: u64,
     pub(crate) refused: u64,
     pub(crate) denied: u64,
-    pub(crate) cut_off: u64,
+    pub(crate) disconnect_slow: u64,
     pub(crate) peers: u64,
     pub(crate) lost_in_transit: u64,
     pub(crate) stale: u64,

@@ -70,11 +70,11 @@ impl Peers {
         if peer.is_mute {
             return None;
         }
-        if !peer.is_open() || peer.waiting || !peer.outbox.is_empty() {
+        if !peer.is_open() || peer.waiting || !peer.queue.is_empty() {
             return Some(now + half);
         }
         let heard = peer.deadlines.heard;
-        if peer.is_bare {
+        if peer.is_raw {
             return Some(heard + 2 * half);
         }
         if peer.asked > 0 || now < heard + half {
@@ -83,7 +83,7 @@ impl Peers {
         self.send(now, key, Header::new(Kind::Ping, 0), &[]);
         let peer = &mut self.table[key];
         // The outbox was empty.
-        (peer.deadlines.heard, peer.asked) = (now, peer.outbox.len() as u8 + 1);
+        (peer.deadlines.heard, peer.asked) = (now, peer.queue.len() as u8 + 1);
         Some(now + half)
     }
 }

@@ -18,7 +18,7 @@ use ipcd_proto::limits::largest_frame;
 use std::time::Instant;
 
 /// Questions of a peer that are answered at once; it is not read beyond the next.
-const MAX_OPEN_QUESTIONS: u8 = 4;
+const MAX_OPEN_QUERIES: u8 = 4;
 
 impl Peers {
     /// Lets publishers wait, if the peer has enough in its outbox and reads.
@@ -26,10 +26,10 @@ impl Peers {
         let (pace, peer) = (self.config.pace, &mut self.table[key]);
         if peer.pace.flows
             && !peer.pace.holds()
-            && peer.outbox.len() >= pace
-            && peer.outbox.len() <= most_paced(&self.config)
+            && peer.queue.len() >= pace
+            && peer.queue.len() <= most_paced(&self.config)
         {
-            peer.pace.held = Some((now + PATIENCE, peer.outbox.written()));
+            peer.pace.held = Some((now + PATIENCE, peer.queue.written()));
             self.arm(key, now + PATIENCE);
         }
     }
@@ -38,7 +38,7 @@ impl Peers {
     pub(crate) fn keep_pace(&mut self, key: PeerKey) {
         let (pace, peer) = (self.config.pace, &mut self.table[key]);
         peer.pace.flows = true;
-        if peer.pace.holds() && peer.outbox.len() <= pace / 2 {
+        if peer.pace.holds() && peer.queue.len() <= pace / 2 {
             peer.pace.held = None;
             self.resume_waiters(key);
         }
@@ -48,9 +48,9 @@ impl Peers {
     pub(crate) fn check_pace(&mut self, now: Instant, key: PeerKey) {
         let peer = &mut self.table[key];
         let Some((_, before)) = peer.pace.held.filter(|(until, _)| *until <= now) else { return };
-        let written = peer.outbox.written();
+        let written = peer.queue.written();
         peer.pace.flows = written > before;
-        if peer.pace.flows && peer.outbox.len() <= most_paced(&self.config) {
+        if peer.pace.flows && peer.queue.len() <= most_paced(&self.config) {
             peer.pace.held = Some((now + PATIENCE, written));
         } else {
             peer.pace.held = None;
@@ -126,7 +126,7 @@ impl Peers {
     /// A peer that has asked enough may not ask for more until it is answered: a question is work for
     /// all workers, and for the table.
     pub(crate) fn waits_for_answers(&mut self, key: PeerKey, kind: Kind) -> bool {
-        let waits = kind == Kind::Query && self.table[key].questions >= MAX_OPEN_QUESTIONS;
+        let waits = kind == Kind::Query && self.table[key].questions >= MAX_OPEN_QUERIES;
         if waits {
             self.wait_for(key, key);
         }
@@ -212,6 +212,6 @@ impl Peers {
         let peer = &self.table[key];
         let in_flight = self.cluster.in_flight(largest_frame(self.config.max_payload));
         let most = in_flight.saturating_mul(peer.subscriptions.len().max(1));
-        peer.outbox.len() > self.config.outbox.saturating_add(most)
+        peer.queue.len() > self.config.outbox.saturating_add(most)
     }
 }

@@ -38,12 +38,12 @@ pub(crate) struct Peer {
     /// Whether it was told of in the log that something was denied to it.
     pub(crate) was_denied: bool,
     /// What its source is charged with, and how much of that is its outbox.
-    pub(crate) charge: Rc<Quota>,
+    pub(crate) quota: Rc<Quota>,
     pub(crate) charged: usize,
     /// Bytes that it has sent before its session was open.
     pub(crate) before_open: u32,
     /// Whether it does not speak the protocol.
-    pub(crate) is_bare: bool,
+    pub(crate) is_raw: bool,
     /// Whether it has no way to say anything.
     pub(crate) is_mute: bool,
     /// 0, or one more than the bytes that are not written yet of the PING that it was asked by for a sign
@@ -54,7 +54,7 @@ pub(crate) struct Peer {
     pub(crate) lingers: bool,
     /// Bytes of the largest payload that it can be sent, where that is less than any may have.
     pub(crate) largest: Option<u32>,
-    pub(crate) outbox: SendQueue,
+    pub(crate) queue: SendQueue,
     /// Whether the outbox is full and has not fallen to half since.
     pub(crate) full: bool,
     pub(crate) pace: Pacing,
@@ -80,7 +80,7 @@ pub(crate) struct Peer {
     /// Whether a subscription of its wants to know who senders are.
     pub(crate) wants_origins: bool,
     /// Its part in requests and receipts, if it has had any.
-    pub(crate) calls: Option<Box<PeerRequests>>,
+    pub(crate) requests: Option<Box<PeerRequests>>,
     /// Whether a subscription has dropped messages that the peer was not told of.
     pub(crate) has_gaps: bool,
     /// Senders that it has heard of, if it wants to.
@@ -91,7 +91,7 @@ pub(crate) struct Peer {
     pub(crate) introduced: Option<Box<Vec<u32>>>,
     pub(crate) counts: PeerCounts,
     /// After so many messages it is a member of groups no more; [`u64::MAX`] for never.
-    pub(crate) fill: u64,
+    pub(crate) group_limit: u64,
     pub(crate) deadlines: PeerDeadlines,
 }
 
@@ -216,12 +216,12 @@ impl Peer {
     }
 
     /// Whether it has as many messages as it wants of groups: what is in its outbox will be written.
-    pub(crate) fn has_its_fill(&self) -> bool {
-        self.counts.msgs_out >= self.fill
+    pub(crate) fn has_reached_limit(&self) -> bool {
+        self.counts.msgs_out >= self.group_limit
     }
 
     /// Whether the peer has not heard of this sender; it will have, after this.
-    pub(crate) fn learns_of(&mut self, sender: u64) -> bool {
+    pub(crate) fn learns_sender(&mut self, sender: u64) -> bool {
         let known = self.known.get_or_insert_default();
         if known.len() >= MAX_KNOWN {
             known.clear();
@@ -229,13 +229,13 @@ impl Peer {
         known.insert(sender)
     }
 
-    pub(crate) fn calls(&mut self) -> &mut PeerRequests {
-        self.calls.get_or_insert_default()
+    pub(crate) fn requests(&mut self) -> &mut PeerRequests {
+        self.requests.get_or_insert_default()
     }
 
     /// Messages of its whose outcome is open.
     pub(crate) fn outstanding(&self) -> usize {
-        self.calls.as_ref().map_or(0, |calls| calls.outstanding.len())
+        self.requests.as_ref().map_or(0, |requests| requests.outstanding.len())
     }
 
     pub(crate) fn subscription(&mut self, number: u32) -> Option<&mut Subscription> {
@@ -243,7 +243,7 @@ impl Peer {
         self.subscriptions.get_mut(at)
     }
 
-    pub(crate) fn known_subscription(&self, number: u32) -> Option<&Subscription> {
+    pub(crate) fn subscription_at(&self, number: u32) -> Option<&Subscription> {
         self.find(number).ok().map(|at| &self.subscriptions[at])
     }
 

@@ -53,7 +53,7 @@ impl Quota {
     }
 
     /// Notes what all know.
-    pub(crate) fn hear(&self, known: QuotaUsage, elsewhere: QuotaUsage) {
+    pub(crate) fn handle(&self, known: QuotaUsage, elsewhere: QuotaUsage) {
         self.known.set(known);
         self.elsewhere.set(elsewhere);
         if known == self.told.get() {

@@ -22,83 +22,83 @@ const SHARES: u64 = 8;
 
 impl Peers {
     /// The charge that a new peer of this source shares.
-    pub(crate) fn charge_of(&mut self, source: Principal) -> Rc<Quota> {
+    pub(crate) fn quota_of(&mut self, source: Principal) -> Rc<Quota> {
         let (cluster, own) = (&self.cluster, self.config.slot);
-        let charge = self.quotas.0.entry(source).or_insert_with(|| {
+        let quota = self.quotas.0.entry(source).or_insert_with(|| {
             let (_, elsewhere) = cluster.directory.spent_by(source, own);
             Rc::new(Quota::new(source, elsewhere))
         });
-        Rc::clone(charge)
+        Rc::clone(quota)
     }
 
     /// Counts what is in a peer's outbox now.
-    pub(crate) fn recharge(&mut self, key: PeerKey) {
+    pub(crate) fn update_charge(&mut self, key: PeerKey) {
         let peer = &mut self.table[key];
-        let bytes = peer.outbox.len();
+        let bytes = peer.queue.len();
         let before = std::mem::replace(&mut peer.charged, bytes);
         if before != bytes {
             let (before, bytes) = (before as u64, bytes as u64);
-            peer.charge.change(|spent| spent.bytes = spent.bytes - before + bytes);
-            self.tell_spent(key);
+            peer.quota.change(|spent| spent.bytes = spent.bytes - before + bytes);
+            self.report_usage(key);
             if self.is_relieved(key) {
-                self.relieve();
+                self.resume_relieved();
             }
         }
     }
 
     /// Counts a subscription more, or one less.
     pub(crate) fn charge_subscription(&mut self, key: PeerKey, is_more: bool) {
-        let charge = &self.table[key].charge;
-        charge.change(|spent| match is_more {
+        let quota = &self.table[key].quota;
+        quota.change(|spent| match is_more {
             true => spent.subscriptions += 1,
             false => spent.subscriptions -= 1,
         });
-        self.tell_spent(key);
+        self.report_usage(key);
     }
 
     /// A peer goes, with what was left in its outbox.
     pub(crate) fn discharge(&mut self, key: PeerKey) {
         let peer = &mut self.table[key];
         let left = std::mem::take(&mut peer.charged) as u64;
-        peer.charge.change(|spent| spent.bytes -= left);
-        let source = peer.charge.source;
-        self.tell_spent(key);
+        peer.quota.change(|spent| spent.bytes -= left);
+        let source = peer.quota.source;
+        self.report_usage(key);
         if self.is_relieved(key) {
-            self.relieve();
+            self.resume_relieved();
         }
         // This peer's, and the one in the list.
         self.forget_charge(source, 2);
     }
 
     /// Charges all peers to the sources that they are of by the configuration that is in force now.
-    pub(crate) fn charge_anew(&mut self) {
+    pub(crate) fn move_quotas(&mut self) {
         for key in self.keys() {
             let peer = &self.table[key];
             let source = Principal::of(peer.origin.uid, peer.origin.addr, self.config.prefixes);
-            let before = peer.charge.source;
+            let before = peer.quota.source;
             if source == before {
                 continue;
             }
             let bytes = peer.charged as u64;
             let subscriptions = peer.subscriptions.len() as u64;
-            peer.charge.change(|spent| {
+            peer.quota.change(|spent| {
                 spent.bytes -= bytes;
                 spent.subscriptions -= subscriptions;
             });
-            self.tell_spent(key);
-            self.table[key].charge = self.charge_of(source);
-            self.table[key].charge.change(|spent| {
+            self.report_usage(key);
+            self.table[key].quota = self.quota_of(source);
+            self.table[key].quota.change(|spent| {
                 spent.bytes += bytes;
                 spent.subscriptions += subscriptions;
             });
-            self.tell_spent(key);
+            self.report_usage(key);
             self.forget_charge(before, 1);
         }
     }
 
     /// Forgets a source of which nobody is left but so many.
     fn forget_charge(&mut self, source: Principal, left: usize) {
-        if self.quotas.0.get(&source).is_some_and(|charge| Rc::strong_count(charge) <= left) {
+        if self.quotas.0.get(&source).is_some_and(|quota| Rc::strong_count(quota) <= left) {
             self.quotas.0.remove(&source);
         }
     }
@@ -107,29 +107,29 @@ impl Peers {
     /// who takes all that it gets is not concerned.
     pub(crate) fn is_overcharged(&self, key: PeerKey) -> bool {
         let peer = &self.table[key];
-        !peer.outbox.is_empty() && self.is_over(&peer.charge, 0)
+        !peer.queue.is_empty() && self.is_over(&peer.quota, 0)
     }
 
     /// Whether that has not changed much since.
     pub(crate) fn stays_overcharged(&self, key: PeerKey) -> bool {
         let peer = &self.table[key];
-        let has_rest = !peer.outbox.is_empty();
-        has_rest && peer.charge.was_over.get() && self.is_over(&peer.charge, self.step())
+        let has_rest = !peer.queue.is_empty();
+        has_rest && peer.quota.was_over.get() && self.is_over(&peer.quota, self.step())
     }
 
     /// Whether it is a quarter more, which messages to one peer may fill.
     pub(crate) fn is_beyond_charge(&self, key: PeerKey) -> bool {
         let (most, peer) = (self.config.max_bytes_per_source, &self.table[key]);
-        most > 0 && !peer.outbox.is_empty() && peer.charge.spent.get().bytes >= most / 4 * 5
+        most > 0 && !peer.queue.is_empty() && peer.quota.spent.get().bytes >= most / 4 * 5
     }
 
-    fn is_over(&self, charge: &Quota, margin: u64) -> bool {
-        let (most, here) = (self.config.max_bytes_per_source, charge.spent.get().bytes);
+    fn is_over(&self, quota: &Quota, margin: u64) -> bool {
+        let (most, here) = (self.config.max_bytes_per_source, quota.spent.get().bytes);
         let workers = self.workers();
         // Nobody has to share what is left if nothing like it is used.
         most > 0
             && here + margin >= most / workers.max(SHARES)
-            && here + margin >= charge.allowance(most, workers)
+            && here + margin >= quota.allowance(most, workers)
     }
 
     /// A change of so many bytes is worth telling: much less than a worker's share of all, or who is
@@ -144,11 +144,11 @@ impl Peers {
 
     pub(crate) fn check_source(&self, key: PeerKey) -> Result<(), Failure> {
         let most = self.config.max_subscriptions_per_source;
-        let charge = &self.table[key].charge;
-        if most == 0 || charge.subscriptions() < most {
+        let quota = &self.table[key].quota;
+        if most == 0 || quota.subscriptions() < most {
             return Ok(());
         }
-        let source = charge.source;
+        let source = quota.source;
         let why = format!(
             "the limit of {most} subscriptions of {source} is reached (max_subscriptions_per_uid)"
         );
@@ -158,19 +158,19 @@ impl Peers {
     /// The table has other amounts now.
     pub(crate) fn update_charges(&mut self) {
         let own = self.config.slot;
-        for charge in self.quotas.0.values() {
-            let (known, elsewhere) = self.cluster.directory.spent_by(charge.source, own);
-            charge.hear(known, elsewhere);
+        for quota in self.quotas.0.values() {
+            let (known, elsewhere) = self.cluster.directory.spent_by(quota.source, own);
+            quota.handle(known, elsewhere);
         }
-        self.relieve();
+        self.resume_relieved();
     }
 
     /// Lets publishers go on to peers that were full for the sake of others and are not any more.
-    fn relieve(&mut self) {
+    fn resume_relieved(&mut self) {
         let half = self.config.outbox / 2;
         for key in self.keys() {
             let peer = &self.table[key];
-            if peer.full && peer.outbox.len() <= half && !self.stays_overcharged(key) {
+            if peer.full && peer.queue.len() <= half && !self.stays_overcharged(key) {
                 self.set_full(key, false);
                 self.resume_waiters(key);
             }
@@ -179,24 +179,24 @@ impl Peers {
 
     /// Whether a source that was over its limit is not any more.
     fn is_relieved(&self, key: PeerKey) -> bool {
-        let charge = &self.table[key].charge;
-        if self.is_over(charge, 0) {
-            charge.was_over.set(true);
+        let quota = &self.table[key].quota;
+        if self.is_over(quota, 0) {
+            quota.was_over.set(true);
         }
-        let is_over = |margin| self.is_over(charge, margin);
-        charge.was_over.get() && !is_over(self.step()) && charge.was_over.replace(false)
+        let is_over = |margin| self.is_over(quota, margin);
+        quota.was_over.get() && !is_over(self.step()) && quota.was_over.replace(false)
     }
 
     /// Tells the table what peers here take up, if it is to know and it is another part of it.
-    fn tell_spent(&mut self, key: PeerKey) {
+    fn report_usage(&mut self, key: PeerKey) {
         if self.cluster.is_alone() {
             return;
         }
         let config = &self.config;
-        let charge = &self.table[key].charge;
-        let (spent, told) = (charge.spent.get(), charge.told.get());
+        let quota = &self.table[key].quota;
+        let (spent, told) = (quota.spent.get(), quota.told.get());
         // Who has used its share gets another when all have heard of it.
-        let wants_more = spent.bytes != told.bytes && self.is_over(charge, 0);
+        let wants_more = spent.bytes != told.bytes && self.is_over(quota, 0);
         let has_moved = |now: u64, told: u64, part: u64| {
             now.abs_diff(told) >= part.max(1) || (now == 0 && told > 0)
         };
@@ -207,8 +207,8 @@ impl Peers {
             || (is_counted && has_moved(spent.bytes, told.bytes, self.step()))
             || (most > 0 && moved(most / PARTS))
         {
-            charge.tell(spent);
-            let request = DirectoryRequest::QuotaUsage { source: charge.source, spent };
+            quota.tell(spent);
+            let request = DirectoryRequest::QuotaUsage { source: quota.source, spent };
             self.cluster.tell_directory(request);
         }
     }

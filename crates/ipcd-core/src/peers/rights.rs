@@ -38,10 +38,10 @@ impl Peers {
     /// Whether what a peer sends to that address is delivered: an answer only if the peer has the
     /// request and has not answered it, whatever it may publish. The numbers of requests can be
     /// guessed. That it was not asked, or not lately, cannot be told from an answer that is late.
-    pub(crate) fn may_write_to(&self, key: PeerKey, to: Address) -> bool {
+    pub(crate) fn may_reply_to(&self, key: PeerKey, to: Address) -> bool {
         let Some(request) = to.request else { return true };
-        let calls = self.table[key].calls.as_ref();
-        calls.is_some_and(|calls| calls.unanswered.contains_key(&(to.peer, request)))
+        let requests = self.table[key].requests.as_ref();
+        requests.is_some_and(|requests| requests.unanswered.contains_key(&(to.peer, request)))
     }
 
     pub(crate) fn check_right_to_publish(
@@ -126,8 +126,9 @@ impl Peers {
     }
 
     pub(crate) fn is_outstanding(&self, key: PeerKey, correlation: u64) -> bool {
-        let calls = self.table[key].calls.as_ref();
-        correlation == 0 || calls.is_some_and(|calls| calls.outstanding.contains_key(&correlation))
+        let requests = self.table[key].requests.as_ref();
+        correlation == 0
+            || requests.is_some_and(|requests| requests.outstanding.contains_key(&correlation))
     }
 
     /// Listeners that are closed have names for as long as peers are here that came in by them.
@@ -144,7 +145,7 @@ impl Peers {
     /// was not asked for by itself, and is never refused.
     pub(crate) fn lost_right(&self, key: PeerKey) -> Option<String> {
         let peer = &self.table[key];
-        let rights = peer.rights.as_ref().filter(|_| !peer.is_bare)?;
+        let rights = peer.rights.as_ref().filter(|_| !peer.is_raw)?;
         if let Some(name) = peer.origin.name.as_ref().filter(|name| !rights.may_be_named(name)) {
             return Some(format!("be called {}", name.escape_debug()));
         }
@@ -174,8 +175,8 @@ impl Peers {
     }
 
     /// A peer has got a request, and is to answer it.
-    pub(crate) fn is_asked(&mut self, key: PeerKey, requester: u64, id: u64, ticket: Ticket) {
-        match self.table[key].calls().unanswered.entry((requester, id)) {
+    pub(crate) fn note_request(&mut self, key: PeerKey, requester: u64, id: u64, ticket: Ticket) {
+        match self.table[key].requests().unanswered.entry((requester, id)) {
             Entry::Occupied(mut asked) => asked.get_mut().again.push(ticket),
             Entry::Vacant(free) => {
                 free.insert(ReceivedRequest { ticket, again: Vec::new() });
@@ -186,14 +187,14 @@ impl Peers {
     /// Whether this is a request, and the peer has as many as it may have: it gets no more. None that
     /// it has is forgotten, for then its answer would not be let through.
     pub(crate) fn has_no_room_for(&self, key: PeerKey, frame: &[u8]) -> bool {
-        let calls = self.table[key].calls.as_ref();
-        calls.is_some_and(|calls| calls.unanswered.len() >= MAX_UNANSWERED)
+        let requests = self.table[key].requests.as_ref();
+        requests.is_some_and(|requests| requests.unanswered.len() >= MAX_UNANSWERED)
             && matches!(decode(frame, usize::MAX), Ok(Decoded::Frame(one, _)) if one.header.request)
     }
 
     /// A peer waits for one outcome less.
-    pub(crate) fn settled(&mut self, key: PeerKey, correlation: u64) {
-        let outstanding = &mut self.table[key].calls().outstanding;
+    pub(crate) fn note_settled(&mut self, key: PeerKey, correlation: u64) {
+        let outstanding = &mut self.table[key].requests().outstanding;
         let was_full = outstanding.len() >= MAX_OUTSTANDING;
         outstanding.remove(&correlation);
         if was_full {

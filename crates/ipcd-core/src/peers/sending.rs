@@ -32,8 +32,8 @@ impl Peers {
         if matches!(peer.state, SessionState::Closing | SessionState::Gone) {
             return;
         }
-        FrameWriter(peer.outbox.append(now, &mut self.pool)).control(header, body);
-        self.filled(now, key);
+        FrameWriter(peer.queue.append(now, &mut self.pool)).control(header, body);
+        self.note_queued(now, key);
     }
 
     /// Refuses one frame; the session goes on. A frame without a number cannot be told of.
@@ -66,29 +66,29 @@ impl Peers {
     }
 
     /// Puts messages into an outbox, and notes whose outcome depends on it.
-    pub(crate) fn enqueue(&mut self, now: Instant, key: PeerKey, load: &MessageBatch<'_>) {
-        let MessageBatch { bytes, ticket, shared, .. } = *load;
+    pub(crate) fn enqueue(&mut self, now: Instant, key: PeerKey, batch: &MessageBatch<'_>) {
+        let MessageBatch { bytes, ticket, shared, .. } = *batch;
         let peer = &mut self.table[key];
         match shared {
-            Some(span) => peer.outbox.append_shared(now, span, &mut self.pool),
-            None => peer.outbox.append(now, &mut self.pool).extend_from_slice(bytes),
+            Some(span) => peer.queue.append_shared(now, span, &mut self.pool),
+            None => peer.queue.append(now, &mut self.pool).extend_from_slice(bytes),
         }
         if let Some(ticket) = ticket
             && let Ok(Decoded::Frame(Frame { header, .. }, _)) = decode(bytes, usize::MAX)
         {
             match header.request {
-                true => self.is_asked(key, header.sender, header.correlation, ticket),
-                false => peer.outbox.await_written(ticket),
+                true => self.note_request(key, header.sender, header.correlation, ticket),
+                false => peer.queue.await_written(ticket),
             }
         }
     }
 
     /// Notes that something was put into the peer's outbox.
-    pub(crate) fn filled(&mut self, now: Instant, key: PeerKey) {
+    pub(crate) fn note_queued(&mut self, now: Instant, key: PeerKey) {
         let (limit, stall) = (self.config.outbox, self.config.stall_timeout);
-        self.recharge(key);
+        self.update_charge(key);
         let peer = &self.table[key];
-        if !peer.full && (peer.outbox.len() >= limit || self.is_overcharged(key)) {
+        if !peer.full && (peer.queue.len() >= limit || self.is_overcharged(key)) {
             self.set_full(key, true);
         }
         self.hold_pace(now, key);
@@ -103,7 +103,7 @@ impl Peers {
     /// Notes whether a peer's outbox is full; where other workers publish to it, they are told.
     pub(crate) fn set_full(&mut self, key: PeerKey, full: bool) {
         if !full {
-            self.table[key].outbox.has_room();
+            self.table[key].queue.has_room();
         }
         if std::mem::replace(&mut self.table[key].full, full) != full {
             self.tell_flow(key, full);
@@ -154,6 +154,6 @@ impl Peers {
     /// Whether a peer's outbox holds as much as one ever may.
     pub(crate) fn is_at_hard_limit(&self, key: PeerKey) -> bool {
         let (parts, of) = HARD_LIMIT;
-        self.table[key].outbox.len() >= self.config.outbox / of * parts
+        self.table[key].queue.len() >= self.config.outbox / of * parts
     }
 }

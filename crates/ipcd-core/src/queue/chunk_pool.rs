@@ -101,8 +101,8 @@ impl ChunkPool {
     /// it hold the end of that.
     pub(crate) fn goes_on(&self, heirs: usize, bytes: usize) -> bool {
         let Some(chunk) = self.open.map(|open| &self.chunks[open]) else { return false };
-        let filled = if chunk.holders == 0 { 0 } else { chunk.bytes.len() };
-        chunk.holders == heirs && filled + bytes <= CHUNK_BYTES
+        let note_queued = if chunk.holders == 0 { 0 } else { chunk.bytes.len() };
+        chunk.holders == heirs && note_queued + bytes <= CHUNK_BYTES
     }
 
     /// Keeps a run for outboxes to hold. It is held by the caller too, who releases it when they do.

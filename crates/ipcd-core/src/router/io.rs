@@ -32,7 +32,7 @@ impl Router {
                 break ReceiveProgress { consumed, waiting: true };
             }
             if consumed > 0 && !rest.is_empty() && self.delivery.sessions.work.budget.is_spent() {
-                self.sessions_mut().put_off(key);
+                self.sessions_mut().defer(key);
                 break ReceiveProgress { consumed, waiting: true };
             }
             let largest = self.largest_frame(key);
@@ -152,47 +152,47 @@ impl Router {
 
     /// What is to be written to the peer next: whole frames, of which the first may have been begun.
     /// There is more if this is less than [`Router::queued`].
-    pub fn outbox(&mut self, key: PeerKey) -> &[u8] {
-        self.outbox_pieces(key).next().unwrap_or_default()
+    pub fn send_queue(&mut self, key: PeerKey) -> &[u8] {
+        self.queue_pieces(key).next().unwrap_or_default()
     }
 
-    /// All that is to be written to the peer: pieces of whole frames each, as [`Router::outbox`].
-    pub fn outbox_pieces(&mut self, key: PeerKey) -> impl Iterator<Item = &[u8]> {
+    /// All that is to be written to the peer: pieces of whole frames each, as [`Router::send_queue`].
+    pub fn queue_pieces(&mut self, key: PeerKey) -> impl Iterator<Item = &[u8]> {
         let peer = &mut self.delivery.sessions.peers.table[key];
         peer.dirty = false;
-        peer.outbox.unwritten(&self.delivery.sessions.peers.pool)
+        peer.queue.unwritten(&self.delivery.sessions.peers.pool)
     }
 
     /// Says that the first bytes of the outbox, which are whole frames, are being written in another
     /// form: they stay there until they are.
     pub fn pin(&mut self, key: PeerKey, count: usize) {
-        self.delivery.sessions.peers.table[key].outbox.pin(count);
+        self.delivery.sessions.peers.table[key].queue.pin(count);
     }
 
     /// Whether the peer's outbox is empty.
     pub fn is_flushed(&self, key: PeerKey) -> bool {
-        self.delivery.sessions.peers.table[key].outbox.is_empty()
+        self.delivery.sessions.peers.table[key].queue.is_empty()
     }
 
     /// Bytes in the peer's outbox.
     pub fn queued(&self, key: PeerKey) -> usize {
-        self.delivery.sessions.peers.table[key].outbox.len()
+        self.delivery.sessions.peers.table[key].queue.len()
     }
 
     /// Says that the first bytes of the outbox were written.
     pub fn wrote(&mut self, now: Instant, key: PeerKey, count: usize) {
         let peer = &mut self.delivery.sessions.peers.table[key];
-        peer.outbox.wrote(count, &mut self.delivery.sessions.peers.pool);
+        peer.queue.wrote(count, &mut self.delivery.sessions.peers.pool);
         peer.note_taken(now, count);
-        self.peers_mut().recharge(key);
-        while let Some(ticket) = self.delivery.sessions.peers.table[key].outbox.take_written() {
+        self.peers_mut().update_charge(key);
+        while let Some(ticket) = self.delivery.sessions.peers.table[key].queue.take_written() {
             self.sessions_mut().conclude(now, ticket, DeliveryOutcome::Delivered);
         }
         self.peers_mut().keep_pace(key);
         let limit = self.peers().config.outbox;
         let stays_overcharged = self.peers().stays_overcharged(key);
         let peer = &mut self.delivery.sessions.peers.table[key];
-        if peer.outbox.len() > limit / 2 || stays_overcharged {
+        if peer.queue.len() > limit / 2 || stays_overcharged {
             return;
         }
         let has_gaps = std::mem::take(&mut peer.has_gaps);
@@ -206,8 +206,8 @@ impl Router {
     }
 
     /// Says that nobody is there to take what is in the outbox: it is dropped, and counted.
-    pub fn unheard(&mut self, now: Instant, key: PeerKey) {
-        self.sessions_mut().drop_unheard(now, key);
+    pub fn drop_unread(&mut self, now: Instant, key: PeerKey) {
+        self.sessions_mut().drop_unread(now, key);
         self.wrote(now, key, 0);
     }
 

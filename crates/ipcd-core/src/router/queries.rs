@@ -66,7 +66,7 @@ impl PendingQuery {
 
 impl Router {
     /// Takes news of the supervisor's.
-    pub fn hear_news(&mut self, now: Instant, news: DirectoryEvent) {
+    pub fn handle_event(&mut self, now: Instant, news: DirectoryEvent) {
         let (slot, generation) = (self.peers().config.slot, self.peers().config.generation);
         match news {
             DirectoryEvent::Changes { epoch, changes } => {
@@ -74,7 +74,7 @@ impl Router {
                 // A worker inherits what was told before it was forked.
                 if epoch > directory.epoch {
                     directory.epoch = epoch;
-                    self.delivery.learn(now, &changes);
+                    self.delivery.apply_changes(now, &changes);
                 }
                 self.delivery.sessions.peers.cluster.tell_directory(DirectoryRequest::Seen(epoch));
             }
@@ -83,22 +83,22 @@ impl Router {
             }
             DirectoryEvent::Named { to, key, peer, name, granted } if to == generation => {
                 if self.sessions().is_waiting_for_name(key, peer) {
-                    self.sessions_mut().named(now, key, granted);
+                    self.sessions_mut().answer_name(now, key, granted);
                 } else if granted {
                     // The peer has gone meanwhile, and nobody else will give its name back.
                     self.sessions_mut().release_name(name);
                 }
             }
-            DirectoryEvent::Question { asker, query } => self.answer_question(now, asker, query),
+            DirectoryEvent::Question { asker, query } => self.answer_query(now, asker, query),
             DirectoryEvent::Answer { asker, part, last }
                 if (asker.slot, asker.generation) == (slot, generation) =>
             {
-                self.reported(now, asker.ticket, part, last);
+                self.add_answer(now, asker.ticket, part, last);
             }
             DirectoryEvent::Denied(asker)
                 if (asker.slot, asker.generation) == (slot, generation) =>
             {
-                self.question_denied(now, asker.ticket);
+                self.deny_query(now, asker.ticket);
             }
             // What was meant for the worker that lived here before.
             _ => {}
@@ -142,7 +142,7 @@ impl Router {
             _ => {}
         }
         self.peers().check_right_to_ask(key, query)?;
-        if self.has_too_many_questions() {
+        if self.has_too_many_queries() {
             let why = format!("a worker has at most {MAX_QUESTIONS} questions open");
             return Err((Code::Limit, why));
         }
@@ -150,7 +150,7 @@ impl Router {
     }
 
     /// Whether nothing more can be asked now, lest the table disbelieve this worker.
-    pub(crate) fn has_too_many_questions(&self) -> bool {
+    pub(crate) fn has_too_many_queries(&self) -> bool {
         self.queries.asked.len() >= MAX_QUESTIONS
     }
 
@@ -172,20 +172,20 @@ impl Router {
             return;
         }
         match takes_long(&query) {
-            true => self.inquire(QueryOrigin::Here(ticket), query),
+            true => self.defer_query(QueryOrigin::Here(ticket), query),
             false => {
                 for answer in self.report(now, &query) {
-                    self.reported(now, ticket, Some(answer), false);
+                    self.add_answer(now, ticket, Some(answer), false);
                 }
-                self.reported(now, ticket, None, true);
+                self.add_answer(now, ticket, None, true);
             }
         }
     }
 
     /// Answers a question of another worker's peer, or of one of ours.
-    pub(crate) fn answer_question(&mut self, now: Instant, asker: QueryTicket, query: Query) {
+    pub(crate) fn answer_query(&mut self, now: Instant, asker: QueryTicket, query: Query) {
         if takes_long(&query) {
-            return self.inquire(QueryOrigin::Directory(asker), query);
+            return self.defer_query(QueryOrigin::Directory(asker), query);
         }
         let parts = self.report(now, &query).into_iter().map(Some);
         for part in parts.chain([None]) {
@@ -199,7 +199,13 @@ impl Router {
     }
 
     /// Part of the answer to a question of ours has come, and with `last` all of it.
-    pub(crate) fn reported(&mut self, now: Instant, ticket: u64, part: Option<Answer>, last: bool) {
+    pub(crate) fn add_answer(
+        &mut self,
+        now: Instant,
+        ticket: u64,
+        part: Option<Answer>,
+        last: bool,
+    ) {
         let Some(asked) = self.queries.asked.get_mut(&ticket) else { return };
         let (key, peer, correlation) = (asked.key, asked.peer, asked.correlation);
         let pass_on = match part {
@@ -237,7 +243,7 @@ impl Router {
     }
 
     /// The supervisor does not let the peer ask this: its rules are newer than ours.
-    pub(crate) fn question_denied(&mut self, now: Instant, ticket: u64) {
+    pub(crate) fn deny_query(&mut self, now: Instant, ticket: u64) {
         let Some(Asked { key, peer, correlation, .. }) = self.queries.asked.remove(&ticket) else {
             return;
         };
@@ -267,7 +273,7 @@ impl Router {
     }
 
     /// Answers a question, in a later turn.
-    pub(crate) fn inquire(&mut self, by: QueryOrigin, query: Query) {
+    pub(crate) fn defer_query(&mut self, by: QueryOrigin, query: Query) {
         self.delivery
             .sessions
             .work
@@ -276,40 +282,44 @@ impl Router {
     }
 
     /// Goes on with an answer: a part of it, or its end.
-    pub(crate) fn go_on_answering(&mut self, now: Instant, mut inquiry: Box<PendingQuery>) {
-        let by = inquiry.by;
-        if !matches!(inquiry.query, Query::Peers | Query::Subscriptions) {
-            let answers = self.report(now, &inquiry.query);
-            answers.into_iter().for_each(|answer| self.tell_part(now, by, Some(answer)));
-            return self.tell_part(now, by, None);
+    pub(crate) fn continue_query(&mut self, now: Instant, mut query_job: Box<PendingQuery>) {
+        let by = query_job.by;
+        if !matches!(query_job.query, Query::Peers | Query::Subscriptions) {
+            let answers = self.report(now, &query_job.query);
+            answers.into_iter().for_each(|answer| self.send_part(now, by, Some(answer)));
+            return self.send_part(now, by, None);
         }
-        while !self.delivery.sessions.work.budget.is_spent() && self.tell_of_next(&mut inquiry) {}
-        if let Some(part) = inquiry.take_part() {
-            self.tell_part(now, by, Some(part));
+        while !self.delivery.sessions.work.budget.is_spent() && self.add_next(&mut query_job) {}
+        if let Some(part) = query_job.take_part() {
+            self.send_part(now, by, Some(part));
         }
         // What a table would not take of this worker is left out.
-        let is_over = self.place_after(inquiry.next).is_none()
-            && inquiry.peers.is_empty()
-            && inquiry.subscriptions.is_empty();
-        match is_over || inquiry.parts >= MAX_PARTS {
-            true => self.tell_part(now, by, None),
-            false => self.delivery.sessions.work.queue.push_back(DeferredWork::Query(inquiry)),
+        let is_over = self.place_after(query_job.next).is_none()
+            && query_job.peers.is_empty()
+            && query_job.subscriptions.is_empty();
+        match is_over || query_job.parts >= MAX_PARTS {
+            true => self.send_part(now, by, None),
+            false => self.delivery.sessions.work.queue.push_back(DeferredWork::Query(query_job)),
         }
     }
 
     /// Notes what is to be told of the next peer; false if there is none, or enough was noted.
-    fn tell_of_next(&mut self, inquiry: &mut PendingQuery) -> bool {
-        let Some(place) = self.place_after(inquiry.next) else { return false };
-        if !inquiry.subscriptions.is_empty() {
+    fn add_next(&mut self, query_job: &mut PendingQuery) -> bool {
+        let Some(place) = self.place_after(query_job.next) else { return false };
+        if !query_job.subscriptions.is_empty() {
             return false;
         }
-        inquiry.next = place + 1;
+        query_job.next = place + 1;
         let key = PeerKey(place);
-        match inquiry.query {
-            Query::Peers => inquiry.peers.push_back(self.peer_status(key)),
-            _ => inquiry.subscriptions.extend(self.subscription_statuses(key)),
+        match query_job.query {
+            Query::Peers => query_job.peers.push_back(self.peer_status(key)),
+            _ => query_job.subscriptions.extend(self.subscription_statuses(key)),
         }
-        self.delivery.sessions.work.budget.spend(STEPS_TO_TELL * (1 + inquiry.subscriptions.len()));
+        self.delivery
+            .sessions
+            .work
+            .budget
+            .spend(STEPS_TO_TELL * (1 + query_job.subscriptions.len()));
         true
     }
 
@@ -323,10 +333,10 @@ impl Router {
         (place..table.capacity() as u32).find(is_here)
     }
 
-    fn tell_part(&mut self, now: Instant, by: QueryOrigin, part: Option<Answer>) {
+    fn send_part(&mut self, now: Instant, by: QueryOrigin, part: Option<Answer>) {
         let last = part.is_none();
         match by {
-            QueryOrigin::Here(ticket) => self.reported(now, ticket, part, last),
+            QueryOrigin::Here(ticket) => self.add_answer(now, ticket, part, last),
             QueryOrigin::Directory(asker) => {
                 self.delivery.sessions.peers.cluster.tell_directory(DirectoryRequest::Answer {
                     asker,

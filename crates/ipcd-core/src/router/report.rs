@@ -30,7 +30,7 @@ const FOUND_IN_STEP: usize = 8;
 const FILTER_BYTES: usize = 4 * 1024;
 
 impl Router {
-    /// This router's own answer. What is about all peers, [`Router::inquire`] answers in parts.
+    /// This router's own answer. What is about all peers, [`Router::defer_query`] answers in parts.
     pub(crate) fn report(&mut self, now: Instant, query: &Query) -> Vec<Answer> {
         match query {
             Query::Status => vec![Answer::Status(self.status(now))],
@@ -109,7 +109,7 @@ impl Router {
     pub(crate) fn subscription_statuses(&mut self, key: PeerKey) -> Vec<SubscriptionStatus> {
         let worker = self.peers().config.slot;
         let peer = &mut self.delivery.sessions.peers.table[key];
-        let queued = peer.outbox.messages_by_subscription(&self.delivery.sessions.peers.pool);
+        let queued = peer.queue.messages_by_subscription(&self.delivery.sessions.peers.pool);
         self.delivery
             .sessions
             .work
@@ -142,7 +142,7 @@ impl Router {
     pub(crate) fn peer_status(&mut self, key: PeerKey) -> PeerStatus {
         let worker = self.peers().config.slot;
         let peer = &mut self.delivery.sessions.peers.table[key];
-        let (queued, direct) = peer.outbox.messages(&self.delivery.sessions.peers.pool);
+        let (queued, direct) = peer.queue.messages(&self.delivery.sessions.peers.pool);
         PeerStatus {
             origin: peer.origin.clone(),
             worker,
@@ -150,9 +150,9 @@ impl Router {
             msgs_in: peer.counts.msgs_in,
             msgs_out: peer.counts.msgs_out.saturating_sub(queued + direct),
             bytes_in: peer.counts.bytes_in,
-            bytes_out: peer.outbox.written(),
+            bytes_out: peer.queue.written(),
             dropped: peer.counts.dropped,
-            queued_bytes: peer.outbox.len() as u64,
+            queued_bytes: peer.queue.len() as u64,
         }
     }
 
@@ -177,12 +177,17 @@ impl Router {
     pub fn counters(&mut self) -> Vec<(String, u64)> {
         let (mut queued, mut direct_queued) = (0, 0);
         for peer in self.delivery.sessions.peers.table.values_mut() {
-            let (messages, direct) = peer.outbox.messages(&self.delivery.sessions.peers.pool);
+            let (messages, direct) = peer.queue.messages(&self.delivery.sessions.peers.pool);
             (queued, direct_queued) = (queued + messages, direct_queued + direct);
         }
-        let calls =
-            self.delivery.sessions.peers.table.iter().filter_map(|(_, peer)| peer.calls.as_ref());
-        let unanswered: usize = calls.map(|calls| calls.unanswered.len()).sum();
+        let requests = self
+            .delivery
+            .sessions
+            .peers
+            .table
+            .iter()
+            .filter_map(|(_, peer)| peer.requests.as_ref());
+        let unanswered: usize = requests.map(|requests| requests.unanswered.len()).sum();
         let counters = &self.delivery.sessions.peers.counters;
         let dropped: u64 = counters.dropped.by_reason().map(|(_, count)| count).sum();
         let mut counted = vec![
@@ -210,7 +215,7 @@ impl Router {
             ("records_lost", counters.lost_in_transit),
             ("records_stale", counters.stale),
             ("peers_accepted", counters.peers),
-            ("peers_cut_off", counters.cut_off),
+            ("peers_cut_off", counters.disconnect_slow),
             ("peers_unwatched", counters.unwatched),
         ];
         counted.extend(rest.map(|(name, value)| (name.to_owned(), value)));

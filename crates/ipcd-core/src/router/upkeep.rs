@@ -14,7 +14,7 @@ use std::time::Instant;
 impl Router {
     /// Ends the sessions of peers that are too late.
     pub fn tick(&mut self, now: Instant) {
-        self.peers_mut().give_back(now);
+        self.peers_mut().release_memory(now);
         self.delivery.sessions.requests.sweep(&mut self.delivery.sessions.peers, now);
         while let Some((at, key)) = self.delivery.sessions.peers.timers.pop_due(now) {
             let Some(peer) = self.delivery.sessions.peers.table.get_mut(key) else {
@@ -37,7 +37,7 @@ impl Router {
         looks.into_iter().flatten().min()
     }
 
-    /// Whether work was put off: [`Router::go_on`] has something to do at once.
+    /// Whether work was put off: [`Router::run_deferred`] has something to do at once.
     pub fn has_deferred(&self) -> bool {
         self.sessions().has_deferred()
     }
@@ -62,16 +62,16 @@ impl Router {
 
     /// Does a slice of what was put off first; what is left of it goes to the end of the queue. To be
     /// called once a turn, when all else is done.
-    pub fn go_on(&mut self, now: Instant) {
+    pub fn run_deferred(&mut self, now: Instant) {
         self.delivery.sessions.work.budget.grant(self.peers().config.slice);
         match self.delivery.sessions.work.queue.pop_front() {
             // It takes its steps when it is resumed.
             Some(DeferredWork::Publisher(key, id)) => self.sessions_mut().resume_deferred(key, id),
-            Some(DeferredWork::FanOut(fan_out)) => self.delivery.go_on_with(now, fan_out),
-            Some(DeferredWork::Inbound) => self.delivery.go_on_arriving(now),
-            Some(DeferredWork::Query(inquiry)) => self.go_on_answering(now, inquiry),
+            Some(DeferredWork::FanOut(fan_out)) => self.delivery.continue_fan_out(now, fan_out),
+            Some(DeferredWork::Inbound) => self.delivery.continue_inbound(now),
+            Some(DeferredWork::Query(query_job)) => self.continue_query(now, query_job),
             Some(DeferredWork::Leaving { key, leaving, was_full }) => {
-                self.sessions_mut().go_on_leaving(key, leaving, was_full);
+                self.sessions_mut().continue_leaving(key, leaving, was_full);
             }
             None => {}
         }
@@ -80,7 +80,7 @@ impl Router {
     /// Does all that was put off: there will be no later turn.
     pub(crate) fn finish_deferred(&mut self, now: Instant) {
         while self.has_deferred() {
-            self.go_on(now);
+            self.run_deferred(now);
         }
     }
 
@@ -92,10 +92,10 @@ impl Router {
             self.sessions_mut().revoke(now, &before.tokens);
         }
         if self.delivery.sessions.peers.config.acl != before.acl {
-            self.sessions_mut().recheck(now, &before.acl);
+            self.sessions_mut().recheck_rights(now, &before.acl);
         }
         if self.peers().config.prefixes != before.prefixes {
-            self.peers_mut().charge_anew();
+            self.peers_mut().move_quotas();
         }
         for key in self.peers().keys() {
             self.peers_mut().renew_largest(key);
@@ -123,7 +123,7 @@ impl Router {
     /// Ends a session for the sake of another. One that may still prove its token stays if it has.
     pub fn displace(&mut self, now: Instant, key: PeerKey, why: &str, may_prove: bool) {
         if !may_prove {
-            self.sessions_mut().throw_out(now, key, Code::Limit, why);
+            self.sessions_mut().disconnect(now, key, Code::Limit, why);
         } else if !self.delivery.sessions.peers.table[key].is_open() {
             self.sessions_mut().fail(now, key, Code::Limit, why);
         }

@@ -46,12 +46,12 @@ impl GroupTurns {
             return Rc::clone(known);
         }
         if self.known.len() >= self.most {
-            self.known.retain(|_, rotation| Rc::strong_count(rotation) > 1);
+            self.known.retain(|_, group_turn| Rc::strong_count(group_turn) > 1);
             self.most = FEW.max(2 * self.known.len());
         }
-        let rotation = Rc::new(GroupTurn::beginning_at(first()));
-        self.known.insert(Rc::clone(group), Rc::clone(&rotation));
-        rotation
+        let group_turn = Rc::new(GroupTurn::beginning_at(first()));
+        self.known.insert(Rc::clone(group), Rc::clone(&group_turn));
+        group_turn
     }
 }
 

@@ -30,8 +30,8 @@ pub(crate) struct RouteTargets {
 
 impl RouteTargets {
     fn count(&self) -> usize {
-        let choices = self.groups.iter().map(|group| group.choices.len());
-        self.members.len() + self.remotes.len() + choices.sum::<usize>()
+        let candidates = self.groups.iter().map(|group| group.candidates.len());
+        self.members.len() + self.remotes.len() + candidates.sum::<usize>()
     }
 }
 
@@ -40,8 +40,8 @@ impl RouteTargets {
 pub(crate) struct GroupRoute {
     pub(crate) group: Rc<QueueGroup>,
     /// Members here and workers elsewhere, each with the end of its share of the turns.
-    choices: Vec<(u64, GroupCandidate)>,
-    rotation: Rc<GroupTurn>,
+    candidates: Vec<(u64, GroupCandidate)>,
+    group_turn: Rc<GroupTurn>,
 }
 
 /// Who may get a message of a group.
@@ -67,10 +67,10 @@ impl GroupRoute {
         candidates: Vec<(u32, GroupCandidate)>,
         turn_of: impl FnOnce(&Rc<QueueGroup>, u64) -> Rc<GroupTurn>,
     ) -> Self {
-        let choices = add_up(candidates);
-        let total = choices.last().map_or(0, |(end, _)| *end);
-        let rotation = turn_of(&group, total);
-        Self { group, choices, rotation }
+        let candidates = add_up(candidates);
+        let total = candidates.last().map_or(0, |(end, _)| *end);
+        let group_turn = turn_of(&group, total);
+        Self { group, candidates, group_turn }
     }
 
     /// The next choice in turn that is good. Turns of those that are not are left out.
@@ -78,7 +78,7 @@ impl GroupRoute {
         &self,
         is_good: impl Fn(&GroupCandidate) -> bool,
     ) -> Option<&GroupCandidate> {
-        self.next_of(&self.rotation.turn, is_good)
+        self.next_of(&self.group_turn.turn, is_good)
     }
 
     /// The same for a message that another worker has sent.
@@ -86,7 +86,7 @@ impl GroupRoute {
         &self,
         is_good: impl Fn(&GroupCandidate) -> bool,
     ) -> Option<&GroupCandidate> {
-        self.next_of(&self.rotation.arrivals, is_good)
+        self.next_of(&self.group_turn.arrivals, is_good)
     }
 
     fn next_of(
@@ -94,19 +94,19 @@ impl GroupRoute {
         turns: &Cell<u64>,
         is_good: impl Fn(&GroupCandidate) -> bool,
     ) -> Option<&GroupCandidate> {
-        let total = self.choices.last()?.0;
+        let total = self.candidates.last()?.0;
         let turn = turns.get() % total;
-        let first = self.choices.partition_point(|(end, _)| *end <= turn);
-        let indices = (first..self.choices.len()).chain(0..first);
-        let found = indices.into_iter().find(|&index| is_good(&self.choices[index].1))?;
-        let start = found.checked_sub(1).map_or(0, |before| self.choices[before].0);
+        let first = self.candidates.partition_point(|(end, _)| *end <= turn);
+        let indices = (first..self.candidates.len()).chain(0..first);
+        let found = indices.into_iter().find(|&index| is_good(&self.candidates[index].1))?;
+        let start = found.checked_sub(1).map_or(0, |before| self.candidates[before].0);
         turns.set(if found == first { turn + 1 } else { start + 1 });
-        Some(&self.choices[found].1)
+        Some(&self.candidates[found].1)
     }
 
     /// All choices.
-    pub(crate) fn choices(&self) -> impl Iterator<Item = &GroupCandidate> {
-        self.choices.iter().map(|(_, choice)| choice)
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = &GroupCandidate> {
+        self.candidates.iter().map(|(_, candidate)| candidate)
     }
 }
 
@@ -161,13 +161,13 @@ impl RouteCache {
 }
 
 /// Shares of the turns, as the positions at which they end.
-fn add_up(choices: Vec<(u32, GroupCandidate)>) -> Vec<(u64, GroupCandidate)> {
+fn add_up(candidates: Vec<(u32, GroupCandidate)>) -> Vec<(u64, GroupCandidate)> {
     let mut end = 0;
-    let ending = |(members, choice): (u32, GroupCandidate)| {
+    let ending = |(members, candidate): (u32, GroupCandidate)| {
         end += u64::from(members.clamp(1, MAX_WEIGHT));
-        (end, choice)
+        (end, candidate)
     };
-    choices.into_iter().map(ending).collect()
+    candidates.into_iter().map(ending).collect()
 }
 
 #[cfg(test)]
@@ -219,20 +219,21 @@ mod tests {
     fn turns_are_shared_by_the_number_of_members() {
         let there = |slot| GroupCandidate::There { slot, number: 1, off: false };
         let filter = ipcd_proto::Filter::parse(b"work").unwrap();
-        let sharing = GroupRoute {
+        let group_route = GroupRoute {
             group: Rc::new(QueueGroup { filter, name: "g".into() }),
-            choices: add_up(vec![(1, there(0)), (3, there(1)), (0, there(2))]),
-            rotation: Rc::new(GroupTurn::beginning_at(0)),
+            candidates: add_up(vec![(1, there(0)), (3, there(1)), (0, there(2))]),
+            group_turn: Rc::new(GroupTurn::beginning_at(0)),
         };
-        let slot = |choice: &GroupCandidate| match choice {
+        let slot = |candidate: &GroupCandidate| match candidate {
             GroupCandidate::There { slot, .. } => *slot,
             GroupCandidate::Here(_) => unreachable!("none is here"),
         };
-        let turns: Vec<u32> = (0..6).filter_map(|_| sharing.next(|_| true).map(slot)).collect();
+        let turns: Vec<u32> = (0..6).filter_map(|_| group_route.next(|_| true).map(slot)).collect();
         assert_eq!(turns, [0, 1, 1, 1, 2, 0]);
-        let cluster: Vec<u32> =
-            (0..4).filter_map(|_| sharing.next(|choice| slot(choice) != 1).map(slot)).collect();
+        let cluster: Vec<u32> = (0..4)
+            .filter_map(|_| group_route.next(|candidate| slot(candidate) != 1).map(slot))
+            .collect();
         assert_eq!(cluster, [2, 0, 2, 0]);
-        assert!(sharing.next(|_| false).is_none());
+        assert!(group_route.next(|_| false).is_none());
     }
 }

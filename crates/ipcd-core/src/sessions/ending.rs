@@ -49,20 +49,20 @@ impl Sessions {
 
     /// Ends the session of a peer that does not read. What waits for it is dropped, so that it is
     /// told why as soon as it reads again.
-    pub(crate) fn cut_off(&mut self, now: Instant, key: PeerKey, why: &str) {
-        self.throw_out(now, key, Code::TooSlow, why);
+    pub(crate) fn disconnect_slow(&mut self, now: Instant, key: PeerKey, why: &str) {
+        self.disconnect(now, key, Code::TooSlow, why);
     }
 
     /// Ends the session of a peer that somebody wants gone.
     pub(crate) fn kick_out(&mut self, now: Instant, key: PeerKey) {
-        self.throw_out(now, key, Code::Kicked, "it was kicked");
+        self.disconnect(now, key, Code::Kicked, "it was kicked");
     }
 
-    pub(crate) fn throw_out(&mut self, now: Instant, key: PeerKey, code: Code, why: &str) {
+    pub(crate) fn disconnect(&mut self, now: Instant, key: PeerKey, code: Code, why: &str) {
         if matches!(self.peers.table[key].state, SessionState::Closing) {
             return;
         }
-        self.peers.counters.cut_off += 1;
+        self.peers.counters.disconnect_slow += 1;
         self.drop_queued(now, key, Reason::CutOff);
         self.requests.forget_tracked(&mut self.peers, now, key, Reason::CutOff);
         self.fail(now, key, code, why);
@@ -70,40 +70,40 @@ impl Sessions {
 
     /// Drops what waits in a peer's outbox, except for the frame that has been begun.
     pub(crate) fn drop_queued(&mut self, now: Instant, key: PeerKey, reason: Reason) {
-        let shed = self.peers.table[key].outbox.purge(&mut self.peers.pool);
+        let shed = self.peers.table[key].queue.purge(&mut self.peers.pool);
         self.peers.table[key].counts.shed(shed.messages + shed.direct);
-        self.peers.recharge(key);
+        self.peers.update_charge(key);
         self.peers.counters.dropped.count(reason, shed.messages);
         self.peers.counters.direct_dropped += shed.direct;
-        self.conclude_shed(now, key, &shed, reason);
+        self.conclude_dropped(now, key, &shed, reason);
     }
 
     /// Drops all that is left in a peer's outbox.
     pub(crate) fn drop_all(&mut self, now: Instant, key: PeerKey, reason: Reason) {
         self.drop_queued(now, key, reason);
-        let (begun, direct) = self.peers.table[key].outbox.messages(&self.peers.pool);
+        let (begun, direct) = self.peers.table[key].queue.messages(&self.peers.pool);
         self.peers.counters.dropped.count(reason, begun);
         self.peers.counters.direct_dropped += direct;
-        while let Some(ticket) = self.peers.table[key].outbox.take_awaited() {
+        while let Some(ticket) = self.peers.table[key].queue.take_awaited() {
             self.conclude(now, ticket, DeliveryOutcome::Dropped(reason));
         }
     }
 
     /// Drops all that is in a peer's outbox, of which no frame is begun, because nobody is there.
-    pub(crate) fn drop_unheard(&mut self, now: Instant, key: PeerKey) {
+    pub(crate) fn drop_unread(&mut self, now: Instant, key: PeerKey) {
         let peer = &mut self.peers.table[key];
-        peer.outbox.pin(0);
-        let counts = peer.outbox.messages_by_subscription(&self.peers.pool);
+        peer.queue.pin(0);
+        let counts = peer.queue.messages_by_subscription(&self.peers.pool);
         for subscription in &mut peer.subscriptions {
             if let Some(count) = counts.get(&subscription.number) {
                 subscription.drops.get_or_insert_default().count(Reason::NoReader, *count);
             }
         }
-        let shed = peer.outbox.purge(&mut self.peers.pool);
+        let shed = peer.queue.purge(&mut self.peers.pool);
         peer.counts.shed(shed.messages + shed.direct);
         self.peers.counters.dropped.count(Reason::NoReader, shed.messages);
         self.peers.counters.direct_dropped += shed.direct;
-        self.conclude_shed(now, key, &shed, Reason::NoReader);
+        self.conclude_dropped(now, key, &shed, Reason::NoReader);
     }
 
     /// Drops the oldest messages of the subscriptions that want it so, down to half an outbox, so
@@ -111,19 +111,19 @@ impl Sessions {
     pub(crate) fn shed(&mut self, now: Instant, key: PeerKey) {
         let mut half = self.peers.config.outbox / 2;
         if self.peers.is_overcharged(key) {
-            half = half.min(self.peers.table[key].outbox.len() / 2);
+            half = half.min(self.peers.table[key].queue.len() / 2);
         }
-        let Peer { outbox, subscriptions, .. } = &mut self.peers.table[key];
-        if !outbox.is_worth_shedding() {
+        let Peer { queue, subscriptions, .. } = &mut self.peers.table[key];
+        if !queue.is_worth_shedding() {
             return;
         }
-        let shed = outbox.shed(half, &mut self.peers.pool, |number| {
+        let shed = queue.shed(half, &mut self.peers.pool, |number| {
             let known = subscriptions.binary_search_by_key(&number, |known| known.number);
             known.is_ok_and(|at| subscriptions[at].overflow == Overflow::DropOldest)
         });
         self.work.budget.spend(shed.looked_at / SHED_IN_STEP);
-        self.peers.recharge(key);
-        let is_full = self.peers.table[key].outbox.len() > half;
+        self.peers.update_charge(key);
+        let is_full = self.peers.table[key].queue.len() > half;
         self.peers.set_full(key, is_full);
         if !is_full {
             // They may wait for another subscription of this peer's, which blocks.
@@ -135,11 +135,11 @@ impl Sessions {
             counts.msgs_out = counts.msgs_out.saturating_sub(*dropped);
             self.peers.note_dropped(key, *number, Reason::Oldest, *dropped);
         }
-        self.conclude_shed(now, key, &shed, Reason::Oldest);
+        self.conclude_dropped(now, key, &shed, Reason::Oldest);
     }
 
     /// The publishers of what was dropped of an outbox are told, if they want to know.
-    pub(crate) fn conclude_shed(
+    pub(crate) fn conclude_dropped(
         &mut self,
         now: Instant,
         key: PeerKey,
@@ -168,26 +168,26 @@ impl Sessions {
         let (handshake, frame) =
             (self.peers.config.handshake_timeout, self.peers.config.frame_timeout);
         let peer = &mut self.peers.table[key];
-        let is_asked = peer.asked > 0 || peer.is_bare;
+        let note_request = peer.asked > 0 || peer.is_raw;
         let is_closing = matches!(peer.state, SessionState::Closing);
         let state = if is_closing { LINGER } else { handshake };
         let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
-        let stalled = peer.outbox.oldest().map(|since| since + stall);
+        let stalled = peer.queue.oldest().map(|since| since + stall);
         let pace = peer.pace.deadline();
         let state = peer.deadlines.state.map(|since| since + state);
         let frame = peer.deadlines.frame.map(|since| since + frame);
         let deadlines = [state, frame, stalled, idle, pace, overdue];
-        if peer.lingers && !peer.outbox.is_empty() {
+        if peer.lingers && !peer.queue.is_empty() {
             self.peers.arm(key, now + LINGER);
         } else if due(state) && is_closing {
             self.drop_now(key, "it did not take what was left for it in time");
         } else if due(state) {
             self.fail(now, key, Code::TimedOut, "the handshake took too long");
         } else if due(stalled) && !is_closing {
-            self.cut_off(now, key, "it did not read fast enough");
+            self.disconnect_slow(now, key, "it did not read fast enough");
         } else if due(frame) {
             self.fail(now, key, Code::TimedOut, "a frame took too long to arrive");
-        } else if due(idle) && is_asked {
+        } else if due(idle) && note_request {
             self.fail(now, key, Code::TimedOut, "nothing was heard for too long");
         } else if let Some(next) = deadlines.into_iter().flatten().filter(|at| *at > now).min() {
             self.peers.arm(key, next);

@@ -106,13 +106,13 @@ impl Sessions {
                     DirectoryRequest::ClaimName { by: self.peers.principal(key), peer, name };
                 self.peers.cluster.tell_directory(claim);
             }
-            true => self.named(now, key, is_free),
+            true => self.answer_name(now, key, is_free),
         }
         Ok(())
     }
 
     /// Whether the peer may have the name that it asked for.
-    pub(crate) fn named(&mut self, now: Instant, key: PeerKey, granted: bool) {
+    pub(crate) fn answer_name(&mut self, now: Instant, key: PeerKey, granted: bool) {
         let state = std::mem::replace(
             &mut self.peers.table[key].state,
             SessionState::New { challenge: None },
@@ -170,16 +170,16 @@ impl Sessions {
 
     /// Opens the session of a peer that does not speak the protocol. Nobody waits for what it wants
     /// to be known everywhere: it cannot be told.
-    pub(crate) fn open_bare(&mut self, key: PeerKey, bare: RawPeer) {
+    pub(crate) fn open_raw(&mut self, key: PeerKey, bare: RawPeer) {
         let told = self.peers.config.max_payload as u32;
         let peer = &mut self.peers.table[key];
-        (peer.no_echo, peer.is_bare, peer.told) = (!bare.echo, true, told);
+        (peer.no_echo, peer.is_raw, peer.told) = (!bare.echo, true, told);
         peer.is_mute = !bare.speaks;
         peer.largest = bare.largest.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
         peer.state = SessionState::Open;
         peer.deadlines.state = None;
         self.read_rights(key);
-        self.hear_bare(key, bare.filters);
+        self.subscribe_raw(key, bare.filters);
         self.opened(key);
     }
 

@@ -35,7 +35,7 @@ impl Sessions {
 
     /// Puts other rules in force for the peers that are here. A session ends if it has a name or a
     /// subscription that would be refused now; of the others each gets what is left to it.
-    pub(crate) fn recheck(&mut self, now: Instant, before: &Acl) {
+    pub(crate) fn recheck_rights(&mut self, now: Instant, before: &Acl) {
         self.peers.keep_names(before);
         self.rights_cache.known.clear();
         self.trie.touch();
@@ -133,7 +133,7 @@ mod tests {
 
     /// The body of the last frame but BYE that a peer has got.
     fn last(core: &mut Router, now: Instant, key: PeerKey) -> Vec<u8> {
-        let bytes = core.outbox(key).to_vec();
+        let bytes = core.send_queue(key).to_vec();
         core.wrote(now, key, bytes.len());
         let (mut rest, mut found) = (&bytes[..], Vec::new());
         while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {

@@ -46,10 +46,11 @@ impl Sessions {
             .peers
             .check_right_to_subscribe(key, &body)
             .and_then(|()| self.peers.check_source(key));
-        let fill = body.group.as_ref().and_then(|_| NonZeroU32::new(frame.header.subscription));
+        let group_limit =
+            body.group.as_ref().and_then(|_| NonZeroU32::new(frame.header.subscription));
         let added = may.and_then(|()| self.add_subscription(key, body, correlation));
-        if let Some(fill) = fill.filter(|_| added.is_ok()) {
-            self.limit_groups(now, key, fill);
+        if let Some(group_limit) = group_limit.filter(|_| added.is_ok()) {
+            self.limit_groups(now, key, group_limit);
         }
         match added {
             Ok(true) => self.peers.send(now, key, Header::new(Kind::Ack, correlation), &[]),
@@ -124,7 +125,7 @@ impl Sessions {
         self.peers.cluster.add_interest(interest, group, is_full, ack)
     }
 
-    pub(crate) fn hear_bare(&mut self, key: PeerKey, filters: Vec<Filter>) {
+    pub(crate) fn subscribe_raw(&mut self, key: PeerKey, filters: Vec<Filter>) {
         for (filter, subscription) in filters.into_iter().zip(1..) {
             let (filter, group, overflow) = (filter.as_str().to_owned(), None, None);
             let body = Subscribe { subscription, filter, group, overflow, origin: false };
@@ -161,9 +162,9 @@ impl Sessions {
 
     /// After so many messages in its session, of whatever kind, a peer is a member of no group: one
     /// that ends then would throw away what else it got, and another member would have taken.
-    pub(crate) fn limit_groups(&mut self, now: Instant, key: PeerKey, fill: NonZeroU32) {
-        self.peers.table[key].fill = fill.get().into();
-        if self.peers.table[key].has_its_fill() {
+    pub(crate) fn limit_groups(&mut self, now: Instant, key: PeerKey, group_limit: NonZeroU32) {
+        self.peers.table[key].group_limit = group_limit.get().into();
+        if self.peers.table[key].has_reached_limit() {
             self.leave_groups(now, key);
         }
     }
@@ -197,7 +198,7 @@ impl Sessions {
     }
 
     /// Goes on with the subscriptions of a peer that has gone, or goes.
-    pub(crate) fn go_on_leaving(
+    pub(crate) fn continue_leaving(
         &mut self,
         key: PeerKey,
         mut leaving: Vec<Subscription>,

@@ -190,7 +190,7 @@ impl Stage {
                 if !self.core.has_deferred() {
                     return;
                 }
-                self.core.go_on(self.now);
+                self.core.run_deferred(self.now);
                 continue;
             };
             match output {
@@ -232,7 +232,7 @@ impl Stage {
 
     fn write(&mut self, who: &str, most: usize) {
         let key = self.actor(who).key;
-        let mut bytes = self.core.outbox_pieces(key).collect::<Vec<_>>().concat();
+        let mut bytes = self.core.queue_pieces(key).collect::<Vec<_>>().concat();
         bytes.truncate(most);
         self.core.wrote(self.now, key, bytes.len());
         self.actor(who).inbox.extend_from_slice(&bytes);

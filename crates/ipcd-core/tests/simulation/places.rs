@@ -64,9 +64,9 @@ impl Supervisor {
     }
 
     /// Heeds a worker's next message, if there is one.
-    pub(crate) fn heed(&mut self, slot: usize) -> bool {
+    pub(crate) fn handle(&mut self, slot: usize) -> bool {
         let Some(request) = self.places[slot].up.pop_front() else { return false };
-        let told = self.table.heed(slot as u32, request).expect("no worker here is hostile");
+        let told = self.table.handle(slot as u32, request).expect("no worker here is hostile");
         self.tell(told);
         self.has_news = true;
         true
@@ -74,7 +74,7 @@ impl Supervisor {
 
     /// Reaps a dead worker, after all that it had said.
     pub(crate) fn bury(&mut self, slot: usize) {
-        while self.heed(slot) {}
+        while self.handle(slot) {}
         let told = self.table.died(slot as u32);
         let place = &mut self.places[slot];
         place.is_running = false;

@@ -123,7 +123,7 @@ impl World {
     /// The supervisor's turn: it hears some workers, notices some deaths, and lets some be born.
     pub(crate) fn supervise(&mut self) {
         for slot in 0..self.slots() {
-            while self.rng.percent(70) && self.sup.heed(slot) {}
+            while self.rng.percent(70) && self.sup.handle(slot) {}
             let place = &self.sup.places[slot];
             if place.is_running && place.worker.is_none() && self.rng.percent(50) {
                 self.sup.bury(slot);
@@ -153,7 +153,7 @@ impl World {
         let Some(worker) = &mut place.worker else { return };
         match place.down.pop_front() {
             None => return,
-            Some(Down::DirectoryEvent(news)) => worker.core.hear_news(now, news),
+            Some(Down::DirectoryEvent(news)) => worker.core.handle_event(now, news),
             Some(Down::Admit(index)) => self.admit(slot, index),
         }
         self.touched(slot);
@@ -268,7 +268,7 @@ impl World {
         if client.wants_write {
             let queued = worker.core.queued(key);
             let most = if takes_all { queued } else { self.rng.below(queued + 1) };
-            let mut bytes = worker.core.outbox_pieces(key).collect::<Vec<_>>().concat();
+            let mut bytes = worker.core.queue_pieces(key).collect::<Vec<_>>().concat();
             bytes.truncate(most);
             client.wants_write = most < queued;
             worker.core.wrote(self.now, key, most);
@@ -324,7 +324,7 @@ impl World {
     pub(crate) fn detach(&mut self, index: usize) {
         let At::Worker { slot, key, .. } = self.clients[index].at else { return };
         let Some(worker) = &mut self.sup.places[slot].worker else { return };
-        let left = worker.core.outbox_pieces(key).collect::<Vec<_>>().concat();
+        let left = worker.core.queue_pieces(key).collect::<Vec<_>>().concat();
         self.clients[index].leaves_behind(&left, &mut self.ledger);
         worker.core.detach(self.now, key);
         worker.clients.remove(&key);
@@ -356,7 +356,7 @@ impl World {
         while let Some(worker) = &mut self.sup.places[slot].worker {
             let Some(output) = worker.core.poll_output() else {
                 if worker.core.has_deferred() && self.rng.percent(50) {
-                    worker.core.go_on(self.now);
+                    worker.core.run_deferred(self.now);
                     continue;
                 }
                 worker.is_stale = false;

@@ -90,7 +90,7 @@ impl Supervisor {
         self.set_rules();
         let live = Box::new(LiveConfig::of(&self.router_config));
         self.workers.send_to_all(&ToWorker::Configure(live));
-        self.redirect(raw_profiles);
+        self.resubscribe_raw(raw_profiles);
         Ok(())
     }
 
@@ -154,7 +154,7 @@ impl Supervisor {
     }
 
     /// Tells workers what bare peers say and hear now, where that has changed.
-    fn redirect(&mut self, before: Vec<(OwnerId, RawProfile)>) {
+    fn resubscribe_raw(&mut self, before: Vec<(OwnerId, RawProfile)>) {
         let now: BTreeMap<OwnerId, RawProfile> =
             self.listeners.raw_profiles().into_iter().collect();
         for (owner, was) in before {

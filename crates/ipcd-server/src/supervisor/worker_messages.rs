@@ -74,7 +74,7 @@ impl Supervisor {
                 let is_permitted = permits(acl, &self.admission, id, by, &request);
                 let directory = &mut self.workers.directory;
                 let events = match is_permitted {
-                    true => directory.heed(id.0, request).map_err(|fault| fault.to_string())?,
+                    true => directory.handle(id.0, request).map_err(|fault| fault.to_string())?,
                     false => directory.deny(id.0, request),
                 };
                 self.workers.send_events(events);

@@ -79,7 +79,7 @@ impl Worker {
             return self.abandon(key, &error.to_string());
         }
         // A handshake may be over with it.
-        self.vouch(key);
+        self.certify(key);
         self.write(key);
         self.served(key);
     }
@@ -109,7 +109,7 @@ impl Worker {
         let mut buffer = self.buffers.take(connection.partial.take(), largest);
         let outcome =
             if connection.waiting { serve(connection) } else { read_of(connection, &mut buffer) };
-        self.vouch(key);
+        self.certify(key);
         self.feed(key, buffer);
         Some(outcome)
     }
@@ -167,7 +167,7 @@ impl Worker {
         while !connection.blocked && connection.broken.is_none() {
             let mut pieces = [IoSlice::new(&[]); PIECES];
             let mut count = 0;
-            for (place, bytes) in pieces.iter_mut().zip(self.router.outbox_pieces(key)) {
+            for (place, bytes) in pieces.iter_mut().zip(self.router.queue_pieces(key)) {
                 *place = IoSlice::new(bytes);
                 count += 1;
             }

@@ -119,7 +119,7 @@ impl Worker {
     }
 
     /// Tells the router of a certificate, before it hears anything of the peer.
-    pub(super) fn vouch(&mut self, key: PeerKey) {
+    pub(super) fn certify(&mut self, key: PeerKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let identity = connection.channel.identity();
         let Some(name) = identity.certificate.as_deref().filter(|_| !connection.is_vouched) else {
@@ -128,13 +128,13 @@ impl Worker {
         let peer = self.router.origin(key).peer;
         let source = Principal::of(identity.uid, identity.addr, self.router.prefixes());
         info!(%source, peer, %identity, "peer known by its certificate");
-        let has_other_rights = self.router.vouch(key, name);
+        let has_other_rights = self.router.certify(key, name);
         connection.is_vouched = true;
         if has_other_rights && let Some(adapter) = &mut connection.adapter {
             // What waits for it was not sent. Nobody knew yet whether it may hear that.
-            let whole = adapter.discard(self.router.outbox(key));
+            let whole = adapter.discard(self.router.send_queue(key));
             self.router.wrote(self.now, key, whole);
-            self.router.unheard(self.now, key);
+            self.router.drop_unread(self.now, key);
         }
     }
 

@@ -31,13 +31,13 @@ impl Worker {
     }
 
     /// Has the bare peers of a listener say and hear something else.
-    pub(super) fn redirect(&mut self, owner: OwnerId, raw_profile: &RawProfile) {
+    pub(super) fn resubscribe_raw(&mut self, owner: OwnerId, raw_profile: &RawProfile) {
         for (key, connection) in self.connections.iter_mut() {
             if let Some(adapter) = &mut connection.adapter
                 && self.router.listener(key) == owner.0
             {
                 adapter.set_profile(raw_profile.clone());
-                self.router.redirect(key, adapter.session());
+                self.router.resubscribe_raw(key, adapter.session());
             }
         }
     }
@@ -48,7 +48,7 @@ impl Worker {
         let mut frames = Vec::new();
         let outcome = self.translate(key, &mut buffer, &mut frames);
         self.buffers.put_back(buffer);
-        self.vouch(key);
+        self.certify(key);
         if !frames.is_empty() {
             self.feed(key, ReadBuffer::holding(&frames, self.router.largest_frame(key)));
         }
@@ -114,7 +114,7 @@ impl Worker {
                 return;
             }
             if adapter.unwritten().is_empty() {
-                let taken = adapter.stage(self.router.outbox(key));
+                let taken = adapter.stage(self.router.send_queue(key));
                 if taken == 0 {
                     break;
                 }
@@ -136,9 +136,9 @@ impl Worker {
                     self.router.wrote(self.now, key, done);
                 }
                 Ok(WriteOutcome::Nobody) => {
-                    let whole = adapter.discard(self.router.outbox(key));
+                    let whole = adapter.discard(self.router.send_queue(key));
                     self.router.wrote(self.now, key, whole);
-                    self.router.unheard(self.now, key);
+                    self.router.drop_unread(self.now, key);
                 }
                 Ok(WriteOutcome::NotReady) => connection.blocked = true,
                 Ok(WriteOutcome::NoCredit) => return connection.awaiting_credit = true,
