@@ -97,6 +97,7 @@ pub(crate) fn fork(
 ) -> io::Result<ForkedChild> {
     let pid = ipcd_sys::fork(|| {
         let outcome = set_pdeathsig(Signal::SIGKILL)
+            // The parent blocks signals so that it can clean up. Its children have to end by them.
             .and_then(|()| SigSet::empty().thread_set_mask())
             .and_then(|()| set_name(name))
             .map_err(io::Error::from)

@@ -26,6 +26,7 @@ pub(crate) fn wait_until(then: u64) -> io::Result<()> {
         }
     }
     while now() < then {
+        // Spinning on one core would keep the receiver from it.
         std::thread::yield_now();
     }
     Ok(())

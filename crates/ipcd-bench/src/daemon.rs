@@ -45,6 +45,7 @@ impl EmbeddedDaemon {
             ipcd_server::run(config, StartOptions { ready_fd, ..StartOptions::default() })
                 .map_err(io::Error::other)
         })?;
+        // The parent's copy would keep the pipe open, and hide that the daemon has ended.
         drop(ready_fd);
         let came = poll_until(&ready, PollFlags::POLLIN, Instant::now() + WATCHDOG);
         if !came.map_err(io::Error::other)? || ready.read(&mut [0])? == 0 {

@@ -64,6 +64,7 @@ pub fn measure(
         let cell = &cells[index];
         let name = key(settings, cell).to_string();
         watch(Progress { done, of: order.len(), since, now: &name });
+        // A measurement that has failed once is not tried again.
         if failed[index] {
             continue;
         }

@@ -131,10 +131,13 @@ impl<'a> Runner<'a> {
         }
         let senders = if cell.mode == MeasureMode::Fanout { 1 } else { lanes.len() };
         for index in 0..senders {
+            // Without a server that fans out, the sender writes to each receiver itself.
             let of_all = cell.mode == MeasureMode::Fanout && !cell.way.fans_out();
             let mine = if of_all { &mut lanes[..] } else { &mut lanes[index..=index] };
             let mut job = job.clone();
+            // With one seed all senders would send at the same random times.
             job.seed += 2 * index as u64;
+            // The first sender meters the daemon. A second one would count it twice.
             if index > 0 {
                 job.daemon.clear();
             }

@@ -167,6 +167,7 @@ fn stream(parts: ChannelParts) -> io::Result<SessionWire> {
     set_blocking(&reader, true)?;
     set_blocking(&writer, true)?;
     let patience = TimeVal::new(PATIENCE.as_secs() as i64, 0);
+    // Pipes have no time limit of reads. There the parent's watchdog ends a process that hangs.
     match setsockopt(&reader, sockopt::ReceiveTimeout, &patience) {
         Ok(()) | Err(Errno::ENOTSOCK) => Ok(SessionWire::Stream { reader, writer }),
         Err(error) => Err(error.into()),

@@ -90,6 +90,7 @@ const DRIFTING: f64 = 0.05;
 pub(crate) fn draw(runs: usize, random: &mut fastrand::Rng) -> Vec<usize> {
     let block = if runs >= FEW { BLOCK } else { 1 };
     let blocks = std::iter::repeat_with(|| random.usize(..runs));
+    // Blocks wrap around at the end, so every run is equally likely.
     let drawn = blocks.flat_map(|start| (start..start + block).map(|index| index % runs));
     drawn.take(runs).collect()
 }

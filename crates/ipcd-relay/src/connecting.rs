@@ -50,6 +50,7 @@ pub(crate) fn connect(
     let place = match side {
         RelaySide::Endpoint(place) => place,
         RelaySide::Subject { subject, echo } => {
+            // The daemon accepts a name once, so only a single session can have it.
             let is_only_one = !serves_others;
             let name = relay.client.name.clone().filter(|_| is_only_one);
             let options = Options { name, ..relay.client.clone() };
@@ -131,7 +132,9 @@ impl Drop for PendingConnect {
 /// The body of the process: it connects, and hands the connection or the error over.
 fn report(place: &SideEndpoint, deadline: Instant, to: &OwnedFd) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
+    // The loop blocks signals and reads them from a descriptor; this process has to end by them.
     SigSet::empty().thread_set_mask()?;
+    // Descriptors of peers must not stay open here: their ends would go unnoticed.
     ipcd_sys::close_all_except(&[to.as_fd()])?;
     let raw = place.transport.raw_at(&place.endpoint);
     match raw.and_then(|raw| raw.connect_raw(&place.endpoint, deadline, &[])) {

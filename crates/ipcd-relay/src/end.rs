@@ -80,6 +80,7 @@ impl PairEnd {
     /// Whether these bytes, which have just been read, show that it is an HTTP request.
     pub(crate) fn is_http(&mut self, bytes: &[u8]) -> bool {
         let Some(detector) = &mut self.http else { return false };
+        // Each read of the raw codec is a message, so the verdict cannot wait for more.
         let verdict = detector.take(bytes, self.codec == Codec::Raw);
         if verdict != HttpVerdict::Open {
             self.http = None;
@@ -243,6 +244,7 @@ impl PairEnd {
         let (input, room) = self.wanted(wish);
         let is_one = self.read_fd().as_raw_fd() == self.write_fd().as_raw_fd();
         let [was_input, was_room] = self.watched;
+        // epoll(7) has one entry for a descriptor, so the events of both directions are combined.
         if is_one {
             let both = match (input, room) {
                 (None, None) => None,

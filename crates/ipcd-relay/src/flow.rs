@@ -155,9 +155,11 @@ impl RelayFlow {
         let mut turned = FlowTurn::default();
         let mut left = TURN_BYTES;
         for _ in 0..TURN_READS {
+            // The queue goes first: input is read only when it is empty, which bounds memory.
             if !self.write(to, &mut turned) || self.stage == FlowStage::Done {
                 return turned;
             }
+            // The end is passed on behind the last byte.
             if self.stage == FlowStage::Ended && !self.holds() {
                 self.stage = FlowStage::Done;
                 turned.finishes = true;
@@ -261,6 +263,7 @@ impl RelayFlow {
         for piece in pieces(bytes, most) {
             decoder.feed(piece, |message| refused.extend(put(message, to, queue)));
         }
+        // The end of a record is the end of a message.
         if !is_stream {
             decoder.finish(|message| refused.extend(put(message, to, queue)));
         }
@@ -272,6 +275,7 @@ impl RelayFlow {
         if let Some(splice) = &mut self.splice {
             splice.note_read(bytes.len());
         }
+        // A receiver mostly takes all of a read at once. A queue in between would be one more copy.
         match to.write(bytes) {
             Ok(count) => self.keep(&bytes[count.unwrap_or(0)..]),
             Err(error) => {
@@ -345,6 +349,7 @@ fn put(message: Result<&[u8], TooLong>, to: &PairEnd, queue: &mut WriteQueue) ->
                 to.largest()
             ));
         }
+        // An empty datagram or record would look like the end of a stream to its reader.
         if bytes == 0 && !to.takes_empty() {
             return None;
         }

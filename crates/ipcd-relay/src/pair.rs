@@ -83,6 +83,8 @@ impl RelayPair {
         observer: &dyn Observer,
     ) -> Result<PairState> {
         let mut state = PairState::default();
+        // A handshake may leave input in a buffer, which no descriptor reports: before the flows it
+        // is read with the rest, and after them it wants another turn.
         for end in &mut self.ends {
             end.advance();
         }
@@ -118,6 +120,7 @@ impl RelayPair {
         while let Some(why) = to.take_refused() {
             self.flows[way].refuse(why);
         }
+        // A lost connection takes no more bytes either.
         if turned.lost {
             self.flows[1 - way].stop();
         }

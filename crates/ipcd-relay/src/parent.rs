@@ -137,6 +137,7 @@ impl<'a> ForkParent<'a> {
     }
 
     fn end(mut self) -> Result<()> {
+        // The listener goes first: no peer connects while the children end.
         drop(self.listener);
         signal(&self.children, Signal::SIGTERM);
         let deadline = Instant::now() + ENDING;
@@ -163,8 +164,10 @@ fn signal(children: &BTreeMap<Pid, PeerOrigin>, signal: Signal) {
 /// The body of a child.
 fn serve(relay: &Relay, observer: &dyn Observer, parts: ChannelParts, parent: Pid) -> Result<()> {
     set_pdeathsig(Signal::SIGTERM)?;
+    // Descriptors of other peers must not stay open here: their ends would go unnoticed.
     let keep: Vec<BorrowedFd<'_>> = parts.descriptors.iter().map(AsFd::as_fd).collect();
     ipcd_sys::close_all_except(&keep)?;
+    // The parent may have died before prctl(2): then its signal never comes.
     if getppid() != parent {
         return Ok(());
     }

@@ -166,8 +166,10 @@ impl<'a> PairServer<'a> {
             }
         }
         turns.extend(self.take_alarms());
+        // A pair with several events gets one turn only.
         turns.sort_unstable();
         turns.dedup();
+        // Pairs come before new peers: a pair that ends makes room for one.
         turns.into_iter().try_for_each(|key| self.turn_pair(key))?;
         answers.into_iter().try_for_each(|key| self.finish_connect(key))?;
         if comes {
@@ -260,6 +262,7 @@ impl<'a> PairServer<'a> {
                 }
                 Ok(None) => break,
                 Err(error) => {
+                    // The listener stays readable, so accepting again at once would spin.
                     if error.is_exhaustion() {
                         self.paused = Some(self.now + PAUSE);
                     }
@@ -289,14 +292,15 @@ impl<'a> PairServer<'a> {
             return Ok(());
         }
         let origin = (parts.identity.clone(), parts.state.clone());
+        // The variables name addresses of the socket, which the channel takes over below.
         let variables = about(&relay.from, Some(&parts), relay.ucspi);
         self.start_keeper();
         let connected = connect(relay, &relay.to, &variables, serves_others);
         let added = connected.and_then(|connected| {
-            let has_address = parts.identity.addr.is_some();
+            let may_be_browser = parts.identity.addr.is_some_and(|addr| addr.ip().is_some());
             let mut end = adopt(relay, place, parts)?;
-            // Any other side may be an HTTP server.
-            if has_address && matches!(relay.to, RelaySide::Subject { .. }) {
+            // Browsers connect over IP only. Any other side than a subject may be an HTTP server.
+            if may_be_browser && matches!(relay.to, RelaySide::Subject { .. }) {
                 end.refuse_http();
             }
             match connected {
@@ -341,6 +345,8 @@ impl<'a> PairServer<'a> {
     /// Closes a peer that cannot be connected.
     fn refuse_peer(&mut self, who: &str, error: &Error, origin: PeerOrigin) {
         self.observer.trouble(&format!("{who}: {error}"));
+        // The listener of a FIFO would hand the same writers over again at once, so it is told
+        // later.
         if is_unknown(&origin.0) {
             self.paused = Some(self.now + PAUSE);
             self.released.push(origin);
@@ -409,6 +415,7 @@ impl<'a> PairServer<'a> {
         if let Some(listener) = self.listener.take() {
             self.watch.set(listener.fd(), WatchToken::Listener, self.listens.take(), None)?;
         }
+        // Dropping a pending connection kills its process.
         self.connecting.clear();
         self.signal_commands(Signal::SIGTERM);
         for (key, pair) in &mut self.pairs {
@@ -418,6 +425,7 @@ impl<'a> PairServer<'a> {
         let deadline = Instant::now() + ENDING;
         while !self.is_over() && Instant::now() < deadline {
             let wake = self.deadline().map_or(deadline, |wake| wake.min(deadline));
+            // A second signal ends the wait.
             if self.run_once(Some(wake))? {
                 break;
             }

@@ -36,6 +36,7 @@ impl SignalWatch {
     /// requires: a blocked signal would be reported even if it is ignored.
     pub(crate) fn new() -> Result<Self> {
         let mut mask: SigSet = ENDING.into_iter().collect();
+        // Ended children are events of the loop, too.
         mask.add(Signal::SIGCHLD);
         if !is_ignored(Signal::SIGHUP) {
             mask.add(Signal::SIGHUP);

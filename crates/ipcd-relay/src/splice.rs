@@ -49,6 +49,7 @@ impl PipePool {
 impl SplicePipe {
     fn new() -> io::Result<Self> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        // Beyond the limit the call fails, and the pipe keeps its default size.
         let wished = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
         let capacity = wished.or_else(|_| fcntl(&write, FcntlArg::F_GETPIPE_SZ))? as usize;
         Ok(Self { read, write, capacity })
@@ -118,6 +119,7 @@ impl SpliceState {
         pipes: &mut PipePool,
     ) -> SpliceOutcome {
         let Some(pipe) = self.pipe.take().or_else(|| pipes.lend().ok()) else {
+            // No descriptors are left for a pipe. Copying needs none.
             return self.give_up(Vec::new());
         };
         let filled = if self.held == 0 { self.fill(&pipe, from) } else { Ok(None) };
@@ -125,6 +127,7 @@ impl SpliceState {
             Ok(Some(0)) => SpliceOutcome::End,
             Ok(None) if self.held == 0 => SpliceOutcome::Nothing,
             Ok(_) => self.drain(&pipe, to),
+            // The kernel cannot splice from this descriptor.
             Err(Errno::EINVAL) => self.give_up(Vec::new()),
             Err(error) => SpliceOutcome::ReadFailed(error.into()),
         };
@@ -132,6 +135,7 @@ impl SpliceState {
             0 => pipes.take_back(pipe),
             _ => self.pipe = Some(pipe),
         }
+        // Splicing takes two calls for each move, and copying few bytes costs less than one.
         if matches!(moved, SpliceOutcome::Bytes(bytes) if bytes < LITTLE) && self.held == 0 {
             self.way = SpliceMode::Copying;
         }
@@ -164,6 +168,7 @@ impl SpliceState {
                     }
                 }
                 Err(Errno::EAGAIN | Errno::EINTR) => break,
+                // The kernel cannot splice to this descriptor, such as a file in append mode.
                 Err(Errno::EINVAL) => return self.empty(pipe),
                 Err(error) => return SpliceOutcome::WriteFailed(error.into()),
             }

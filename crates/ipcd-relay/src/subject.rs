@@ -87,6 +87,7 @@ impl SubjectSession {
 
     /// Publishes a message; `None` if too many bytes are unwritten.
     pub(crate) fn write(&mut self, payload: &[u8]) -> Result<Option<usize>> {
+        // The socket may have room again: the loop may not have written since.
         if self.client.unwritten() > HIGH {
             self.advance();
         }

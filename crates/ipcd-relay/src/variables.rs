@@ -46,6 +46,7 @@ pub(crate) fn about(
     // Inherited variables are about another peer.
     let stale = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let stale = stale.filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+    // Removals come first, so that a new value of the same name stays.
     let mut variables: Vec<EnvVariable> = stale.map(|name| (name, None)).collect();
     variables.extend(known);
     variables

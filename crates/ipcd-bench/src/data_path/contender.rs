@@ -178,6 +178,7 @@ fn start_ipcd(
     let subscribers = (0..load.subscribers).map(subscriber).collect::<io::Result<Vec<_>>>()?;
     let crowd = if load.has_crowd { crowd(&daemon, via)? } else { Vec::new() };
     let peers = 1 + subscribers.len() + crowd.len();
+    // A wrong spread would measure another kind of delivery.
     let movers = await_spread(&mut publisher, peers as u64 / u64::from(workers))?;
     let publisher = ClientLine::Session(publisher);
     let server = StageServer::Daemon(daemon);
@@ -233,6 +234,7 @@ pub(super) fn start_bare(
     let (to, subscribers): (Vec<File>, Vec<ClientLine>) =
         pairs.into_iter().map(|(to, subscriber)| (to, line(subscriber))).unzip();
     let child = fork(name, || {
+        // The flag belongs to the open file, so the clients' ends still wait.
         set_blocking(&from, false)?;
         to.iter().try_for_each(|file| set_blocking(file, false))?;
         serve(&from, &to)
@@ -251,6 +253,7 @@ fn connected(via: Via) -> io::Result<(File, File)> {
             let near = TcpStream::connect(listener.local_addr()?)?;
             let (far, _) = listener.accept()?;
             for socket in [&near, &far] {
+                // Nagle's algorithm would delay the last part of each batch (tcp(7)).
                 socket.set_nodelay(true)?;
                 setsockopt(socket, sockopt::SndBuf, &NEAR_BYTES)?;
             }

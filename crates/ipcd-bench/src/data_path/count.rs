@@ -64,6 +64,7 @@ pub(super) fn run(
 
 /// Reads the counter of a process that was forked from this one.
 fn allocations_of(pid: u32) -> io::Result<u64> {
+    // fork(2) keeps addresses, so the counter of the worker has the same one as ours.
     let address = std::ptr::from_ref::<AtomicU64>(&ALLOCATIONS).addr();
     let mut bytes = [0; size_of::<u64>()];
     File::open(format!("/proc/{pid}/mem"))?.read_exact_at(&mut bytes, address as u64)?;

@@ -90,6 +90,7 @@ impl Write for DatagramHop<'_> {
         }
         let datagram = &frames[..self.begun.min(LARGEST)];
         while !self.send(datagram)? {
+            // The socket is blocking here, so this waits for the next report.
             self.take_credit()?;
         }
         self.begun -= datagram.len();
@@ -145,6 +146,7 @@ pub(super) fn serve(publisher: &File, subscribers: &[File]) -> io::Result<()> {
             if held == 0 {
                 held = moved((&mut from.socket).read(&mut room))?.unwrap_or(0);
             }
+            // Without credit the datagram is held, and no further one is read.
             if held == 0 || !to.send(&room[..held])? {
                 break;
             }

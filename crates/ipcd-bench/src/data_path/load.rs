@@ -82,6 +82,7 @@ impl LoadShape {
         let mut to = to.sink()?;
         let frame = self.frame();
         let per_batch = if self.is_single { 1 } else { (BATCH_BYTES / frame.len()).max(1) };
+        // The batch is built once, and only numbers change: the publisher costs next to nothing.
         let mut batch = frame.repeat(per_batch);
         start()?;
         let first = clock::now();
@@ -242,6 +243,7 @@ impl FrameCheck {
     fn compare(&mut self, frame: &[u8]) -> io::Result<()> {
         self.load.stamp(&mut self.frame, self.next);
         let mut expected = self.frame.clone();
+        // The daemon writes the sender and the subscription into the header.
         for stamped in [12..16, 24..HEADER_BYTES] {
             expected[stamped.clone()].copy_from_slice(&frame[stamped]);
         }

@@ -162,6 +162,7 @@ impl MessageEnd for RequestEnd {
         self.number += 1;
         let is_end = MessageHeader::read(message).is_some_and(|it| it.kind == MessageKind::End);
         let is_request = self.side == LaneSide::Near && !is_end;
+        // The end message has no reply, so it is not a request.
         let mut header = Header::new(Kind::Message, self.number);
         if is_request {
             (header.request, header.wait) = (true, WATCHDOG.as_secs() as u16);

@@ -81,6 +81,7 @@ fn try_round(
     let movers = [relay.process()];
     let mut team = ProcessTeam::default();
     team.add(c"bench-reader", None, |start| {
+        // The relay is idle until the start.
         let meter = UsageMeter::start(&movers);
         start()?;
         read(&reader, written, bytes)?;

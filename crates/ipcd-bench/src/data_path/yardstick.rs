@@ -44,6 +44,7 @@ pub(super) fn exchange(requester: &File, responders: &[File]) -> io::Result<()> 
         let wanted = |output: &FrameOutput| if output.is_empty() { input } else { ROOM };
         let ready = gate.wait(router.outputs.iter().map(wanted))?;
         for ((peer, input), is_ready) in peers.into_iter().zip(&mut inputs).zip(ready) {
+            // A blocked output stops all input: the yardstick has no queues beyond one batch.
             if *is_ready && !router.is_blocked() && !input.read(peer, &mut router)? {
                 return Ok(());
             }
