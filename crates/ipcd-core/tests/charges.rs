@@ -205,12 +205,12 @@ impl Pair {
 
     /// Whether a subscription was taken: what was to be written to the peer is an ACK.
     fn subscribes(&mut self, slot: usize, key: PeerKey, subscription: u32) -> bool {
-        let taken = self.cores[slot].outbox(key).len();
+        let taken = self.cores[slot].send_queue(key).len();
         self.cores[slot].wrote(self.now, key, taken);
         let (filter, group, overflow, origin) = ("x".into(), None, None, false);
         let body = Subscribe { subscription, filter, group, overflow, origin };
         self.say(slot, key, Kind::Subscribe, &encode(&body));
-        self.cores[slot].outbox(key)[4] == Kind::Ack as u8
+        self.cores[slot].send_queue(key)[4] == Kind::Ack as u8
     }
 }
 
@@ -251,7 +251,7 @@ fn bytes_are_told_when_they_have_moved_by_a_part_of_what_is_allowed() {
         }
     }
     assert!(told.len() == 6 && told.is_sorted(), "{told:?}");
-    let all = pair.cores[0].outbox(key).len();
+    let all = pair.cores[0].send_queue(key).len();
     pair.cores[0].wrote(pair.now, key, all);
     let last = pair.cores[0].poll_output();
     let is_nothing = |request: &DirectoryRequest| matches!(request, DirectoryRequest::QuotaUsage { spent, .. } if *spent == QuotaUsage::default());
@@ -286,7 +286,7 @@ impl Crowd {
     }
 
     fn read(&mut self, slot: usize) {
-        let taken = self.pair.cores[slot].outbox(self.peers[slot]).len();
+        let taken = self.pair.cores[slot].send_queue(self.peers[slot]).len();
         self.pair.cores[slot].wrote(self.pair.now, self.peers[slot], taken);
     }
 
