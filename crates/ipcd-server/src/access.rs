@@ -83,7 +83,7 @@ pub(crate) fn acl(rules: &[AccessRule], mut listeners: BTreeMap<usize, Vec<Strin
     Acl { rules, listeners }
 }
 
-/// What is odd about the rules: names that nothing has, so that they concern nobody.
+/// The oddities of the rules: names that nothing has, so that the rule concerns no peer.
 pub(crate) fn strangers(acl: &Acl, tokens: impl Fn(&str) -> bool) -> Vec<String> {
     let is_listener =
         |name: &String| acl.listeners.values().any(|names| names.iter().any(|known| known == name));
@@ -229,7 +229,7 @@ impl From<HearPattern> for SubjectPattern {
     }
 }
 
-/// Who is in a group of this number, which need not be in the group database.
+/// The members of a group of this number, which need not be in the group database.
 fn members_of(gid: u32) -> GroupMembers {
     let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
     group.map_or(GroupMembers { gid, uids: Vec::new() }, members)

@@ -8,7 +8,7 @@ use ipcd_transport::{InheritedFd, Listener, Transport};
 use crate::Error;
 use crate::listen::ListenConfig;
 
-/// What a service manager says when a socket has no name of its own.
+/// The name that a service manager gives to a socket without one.
 const NAMELESS: &str = "unknown";
 const VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
@@ -102,7 +102,7 @@ impl PassedSocket {
         self.number
     }
 
-    /// What the service manager calls it.
+    /// The name that the service manager gave it.
     pub(crate) fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
@@ -120,8 +120,8 @@ impl PassedSocket {
         Ok(ListenConfig { name: self.name.clone(), ..ListenConfig::frames(endpoint) })
     }
 
-    /// Makes a listener of it. Where it is bound may be elsewhere than where the configuration
-    /// wants it, so what is to be checked of an endpoint is checked of that.
+    /// Makes a listener of it. It may be bound elsewhere than the configuration says, so the checks
+    /// of an endpoint are made of the real address.
     pub(crate) fn open(
         &self,
         listen: &ListenConfig,

@@ -1,5 +1,5 @@
-//! Who may come in: limits on peers, on how often they come, and on those that have proved nothing
-//! yet; and who is kept out for a while, because workers die of it.
+//! Decides which peers come in: by limits on their number, on their rate, and on those that have
+//! proved no token yet. Sources that workers die of are kept out for a while.
 
 mod crowd;
 mod places;
@@ -49,7 +49,7 @@ pub(crate) struct PeerRecord {
     number: AdmissionId,
     pub(crate) owner: OwnerId,
     pub(crate) identity: PeerIdentity,
-    /// What its transport has to remember.
+    /// The state that its transport keeps for it.
     pub(crate) state: Box<[u8]>,
     source: Principal,
     slot: SlotId,
@@ -80,7 +80,7 @@ pub(crate) struct PeerArrival<'a> {
     pub(crate) slot: SlotId,
 }
 
-/// Who is in.
+/// The outcome for a peer that is admitted.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct AdmissionGrant {
     pub(crate) number: AdmissionId,
@@ -88,19 +88,19 @@ pub(crate) struct AdmissionGrant {
     pub(crate) instead_of: Vec<Eviction>,
 }
 
-/// One that has to go for another.
+/// A peer that has to make room for another.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Eviction {
     pub(crate) slot: SlotId,
     pub(crate) number: AdmissionId,
-    /// What it is told.
+    /// The reason that it receives.
     pub(crate) why: String,
     /// Whether it stays if it has proved its token meanwhile.
     pub(crate) may_prove: bool,
 }
 
 impl Admission {
-    /// Nobody, yet. `children` is how many peers there may be because each needs a child.
+    /// An admission without peers. `children` limits their number where each needs a child.
     pub(crate) fn new(limits: &Limits, children: Option<usize>) -> Self {
         Self {
             limits: limits.clone(),
@@ -117,8 +117,8 @@ impl Admission {
         }
     }
 
-    /// Other limits, for those who come from now on. Those who are here stay, and are charged to the
-    /// networks that there are now.
+    /// Sets other limits for peers that come from now on. Those that are here stay, and are charged
+    /// to the networks as they are now.
     pub(crate) fn set_limits(&mut self, limits: &Limits) {
         self.limits = limits.clone();
         let prefixes = limits.prefixes();
@@ -156,7 +156,7 @@ impl Admission {
         let instead_of = late.into_iter().chain(other).collect();
         self.next += 1;
         let place = self.peers.vacant_entry();
-        // Whoever came first has the least.
+        // The number grows with each peer: the order of numbers is the order of arrival.
         let number = AdmissionId(self.next << PLACE_BITS | place.key() as u64);
         place.insert(PeerRecord { number, owner, identity, state, source, slot, standing });
         self.count(number, source, standing);
@@ -185,7 +185,8 @@ impl Admission {
         }
     }
 
-    /// A worker says that a peer has gone. What it says of peers that are not its own is ignored.
+    /// Releases a peer of which a worker says that it has gone. A worker has no say about the peers
+    /// of others.
     pub(crate) fn release(&mut self, number: AdmissionId, slot: SlotId) -> Option<PeerRecord> {
         self.peer_of(number, slot)?;
         let peer = self.peers.remove(place_of(number));
@@ -214,7 +215,7 @@ impl Admission {
         self.peers.iter().any(|(_, peer)| peer.owner == owner)
     }
 
-    /// The slot whose worker serves a peer.
+    /// The slot of the worker that serves a peer.
     pub(crate) fn slot_of(&self, number: AdmissionId) -> Option<SlotId> {
         self.peer(number).map(|peer| peer.slot)
     }
@@ -228,7 +229,7 @@ impl Admission {
         gone.into_iter().map(|peer| (peer.number, peer)).collect()
     }
 
-    /// A worker has died while it served this peer, if it is one of its own.
+    /// Notes that a worker has died while it served this peer, if that was one of its peers.
     pub(crate) fn suspect(
         &mut self,
         number: AdmissionId,
@@ -322,7 +323,7 @@ impl PeerRecord {
     }
 }
 
-/// What one is told that is late to prove its token.
+/// The reason for a peer that is late to prove its token.
 const LATE: &str = "others come, and it has proved nothing yet (max_startups)";
 
 /// Bits of a peer's number that are its place.
@@ -394,7 +395,7 @@ mod tests {
         let why = admit(&mut admission, &from("10.1.2.5:1"), 0).unwrap_err();
         assert!(why.contains("10.1.2.0/24") && why.contains("max_peers_per_prefix"), "{why}");
         admit(&mut admission, &from("10.1.3.5:1"), 0).unwrap();
-        // Another size of networks later does not confuse who is here.
+        // Another size of networks does not confuse the counts of peers that are here.
         admission.set_limits(&Limits::default());
         assert_eq!(admission.release_slot(SlotId(0)).len(), 3);
         assert!(admission.per_source.is_empty());
@@ -446,7 +447,7 @@ mod tests {
         assert_eq!(gone(&admit(&mut admission, &carl, 0).unwrap()), [(0, ann_s[19])]);
         assert_eq!(gone(&admit(&mut admission, &root, 0).unwrap()), []);
         assert_eq!(gone(&admit(&mut admission, &root, 0).unwrap()), []);
-        // Root needs no share, and nobody takes its places.
+        // Root needs no share, and other users do not take its places.
         assert_eq!(gone(&admit(&mut admission, &root, 0).unwrap()).len(), 1);
         for uid in 100..200 {
             let _ = admit(&mut admission, &of_user(uid), 0);
@@ -471,7 +472,7 @@ mod tests {
             })
             .collect();
         assert_eq!(strangers.len(), 15, "one place is reserved");
-        // Each has but one. Who comes takes the place of one that has had its time.
+        // Each source has one peer. A new peer evicts one that has had its time.
         let ann = of_user(1);
         let why = admit(&mut admission, &ann, 99).unwrap_err();
         assert!(why.contains("16 children") && why.contains("max_children"), "{why}");

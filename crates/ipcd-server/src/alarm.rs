@@ -1,4 +1,4 @@
-//! When a worker is to wake up though nothing comes.
+//! The time at which a worker wakes up although no event comes.
 //!
 //! A time-out for epoll_wait(2) makes the kernel arm and disarm a timer at each call, which costs a
 //! tenth of a round trip; and the next deadline is nearly always later than the one that is set.

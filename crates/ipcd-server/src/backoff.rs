@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::values::RetryPauses;
 
-/// When something is tried again.
+/// The time of the next attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     pauses: RetryPauses,
@@ -16,8 +16,8 @@ impl Backoff {
         Self { pauses, next: pauses.first }
     }
 
-    /// When the next attempt is due after one that lasted so long. Each pause is twice the last
-    /// one, until an attempt lasts longer than the longest.
+    /// The time of the next attempt, after one that lasted so long. Each pause is twice the last
+    /// one, until an attempt lasts longer than the longest pause.
     pub(crate) fn after(&mut self, lasted: Duration) -> Instant {
         if lasted > self.pauses.longest {
             self.next = self.pauses.first;

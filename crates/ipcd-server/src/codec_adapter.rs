@@ -13,11 +13,11 @@ use crate::listen::{FIRST_WORD, RawProfile};
 
 /// Bytes that are translated before they are written.
 const STAGED: usize = 64 * 1024;
-/// To an address that has proved nothing goes so many times what came from there, at the most
-/// (RFC 9000 §8: whoever forges a source address could make us flood it).
+/// An address that has proved nothing receives at most so many times the bytes that came from it: a
+/// sender that forges addresses could otherwise make the daemon flood them (RFC 9000 §8).
 const AMPLIFICATION: u64 = 3;
 
-/// What translates for one peer.
+/// The adapter of one peer.
 pub(crate) struct CodecAdapter {
     raw_profile: RawProfile,
     /// Whether it can hear nothing, whatever its dialect says.
@@ -37,7 +37,7 @@ pub(crate) struct CodecAdapter {
     staged_frames: usize,
     /// Bytes that may still go to an address that has proved nothing.
     allowance: Option<u64>,
-    /// What the peer began with, as long as it could be a browser.
+    /// The beginning of the peer's stream, while it may be a browser's.
     beginning: Option<HttpDetector>,
     is_browser: bool,
     /// Messages of the peer that were refused, and why the first was.
@@ -75,7 +75,7 @@ impl CodecAdapter {
         }
     }
 
-    /// What the peer hears, for the router.
+    /// The peer's side of a session, for the router.
     pub(crate) fn session(&self) -> RawPeer {
         let parse = |reply: &String| Filter::parse(reply.as_bytes()).ok();
         let filters = self.raw_profile.reply.iter().filter_map(parse).collect();
@@ -92,12 +92,12 @@ impl CodecAdapter {
         self.raw_profile = raw_profile;
     }
 
-    /// What the peer sends may have so many bytes at the most from now on.
+    /// Limits the messages of the peer to so many bytes from now on.
     pub(crate) fn set_largest(&mut self, largest: usize) {
         self.decoder.set_largest(largest);
     }
 
-    /// For a peer whose address may be forged.
+    /// Treats the peer's address as one that may be forged.
     pub(crate) fn distrust(&mut self) {
         self.allowance = Some(0);
     }
@@ -117,8 +117,8 @@ impl CodecAdapter {
         self.has_end
     }
 
-    /// Whether the peer may still want to hear when it sends no more. What the daemon has connected to
-    /// or started has gone then, and comes again.
+    /// Whether the peer may still want messages when it sends no more. A server or program has gone
+    /// then, and is connected or started again.
     pub(crate) fn may_hear_on(&self) -> bool {
         self.has_end && !self.raw_profile.chosen && !self.raw_profile.reply.is_empty()
     }
@@ -193,7 +193,7 @@ impl CodecAdapter {
         std::mem::take(&mut self.staged_frames)
     }
 
-    /// Forgets what is to be written, for nobody is there to take it. Returns the bytes of those of
+    /// Drops the bytes to be written, because the peer has no reader. Returns the bytes of those of
     /// these frames that were written whole before.
     pub(crate) fn discard(&mut self, frames: &[u8]) -> usize {
         let (mut used, mut end, mut message) = (0, 0, Vec::new());
@@ -243,7 +243,7 @@ impl CodecAdapter {
                     }
                 }
             }
-            // Without a number it is about the session, whose end is logged anyway.
+            // Without a number it ends the session, and the log tells of that anyway.
             Kind::Error if frame.header.correlation != 0 => {
                 let refusal: Result<Refusal, _> = body(frame.payload);
                 self.note_refused(refusal.into_iter().map(|refusal| refusal.message).collect());
@@ -284,7 +284,7 @@ impl<'a> MessageFramer<'a> {
     }
 
     fn write(&mut self, subject: &str, payload: &[u8]) {
-        // What a bare peer says must not become somebody's address, or a subject that is none.
+        // A raw peer must not address another peer directly, nor use an invalid subject.
         let checked = match subject.starts_with('@') {
             true => Err(BadSubject::Reserved),
             false => Subject::parse(subject.as_bytes()),

@@ -27,7 +27,7 @@ pub struct Config {
     pub limits: Limits,
     /// The log.
     pub log: LogConfig,
-    /// Where peers come in; empty for the default endpoint of every transport.
+    /// The listeners; empty for the default endpoint of every transport.
     #[serde(rename = "listen", skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<ListenConfig>,
     /// Servers that the daemon connects to.
@@ -47,7 +47,7 @@ pub struct Config {
     /// Secrets besides the daemon's own.
     #[serde(rename = "token", skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<TokenFile>,
-    /// Who may do what; without any, everybody may do everything.
+    /// The access rules. Without any, every peer may do everything.
     #[serde(rename = "acl", skip_serializing_if = "Vec::is_empty")]
     pub access: Vec<AccessRule>,
 }
@@ -62,27 +62,27 @@ pub struct DaemonConfig {
     /// Their group, instead of the user's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// How peers are spread over workers.
+    /// The way that peers are spread over workers.
     pub fork: ForkMode,
     /// Workers of a pool; 0 for as many as fit the machine.
     pub workers: WorkerCount,
     /// Children at the most, with `fork = "connection"`.
     pub max_children: MaxChildren,
-    /// What workers are confined by.
+    /// The confinement of workers.
     pub sandbox: SandboxMode,
-    /// How long a worker may owe an answer before it is ended.
+    /// The time that a worker may owe an answer before it is ended.
     pub watchdog: TimeSpan,
-    /// How long draining may take.
+    /// The time that draining may take.
     pub drain_timeout: TimeSpan,
     /// The process id goes here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid_file: Option<PathBuf>,
-    /// Where sockets, FIFOs and the token are.
+    /// The directory of sockets, FIFOs and the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime_dir: Option<PathBuf>,
 }
 
-/// How peers are spread over workers.
+/// The way that peers are spread over workers.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ForkMode {
@@ -125,7 +125,7 @@ pub struct Limits {
     pub prefix_v6: PrefixBits<128>,
     /// Peers that have to prove a token and have not yet.
     pub max_startups: MaxStartups,
-    /// How often a second one user or network may connect; 0 for as often as it likes.
+    /// Connections of one user or network in a second; 0 for any number.
     pub max_connect_rate: u32,
     /// Bytes that wait for the peers of one user or network, before their outboxes count as full; 0
     /// for any number.
@@ -140,7 +140,7 @@ pub struct Limits {
     pub frame_timeout: TimeSpan,
     /// Without a byte from a peer; 0 for ever.
     pub idle_timeout: TimeSpan,
-    /// How old the oldest byte of an outbox may grow.
+    /// The age that the oldest byte of a send queue may reach.
     pub stall_timeout: TimeSpan,
     /// Bytes of an outbox before it counts as full.
     pub outbox: ByteCount,
@@ -150,7 +150,7 @@ pub struct Limits {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenFile {
-    /// What peers call it.
+    /// The name that peers use for it.
     pub name: String,
     /// Where it is.
     pub file: PathBuf,
@@ -162,11 +162,11 @@ pub struct TokenFile {
 pub struct LogConfig {
     /// The least important lines that are written.
     pub level: LogLevel,
-    /// How they are written.
+    /// The format of lines.
     pub format: LogFormat,
 }
 
-/// How important a line of the log is.
+/// The importance of a line of the log.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -174,16 +174,16 @@ pub enum LogLevel {
     Error,
     /// Something may need attention.
     Warn,
-    /// What happens.
+    /// The events of the daemon and its peers.
     #[default]
     Info,
-    /// What happens inside.
+    /// The daemon's inner events.
     Debug,
     /// Everything.
     Trace,
 }
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -194,7 +194,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Why a configuration file is no good: `file:line:column: what`.
+/// An error in a configuration file: `file:line:column: what`.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
@@ -203,7 +203,7 @@ impl Config {
     /// Reads a file.
     ///
     /// # Errors
-    /// If it cannot be read, or is no good; the error names the place.
+    /// If it cannot be read, or is invalid; the error names the place.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
@@ -213,7 +213,7 @@ impl Config {
     /// Reads the text of a file; the path is for the error.
     ///
     /// # Errors
-    /// If it is no good; the error names the place.
+    /// If it is invalid; the error names the place.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let config: Result<Self, _> = toml::from_str(text);
         let mut config = config.map_err(|error| {
@@ -282,7 +282,7 @@ where
 /// Reads a word of the configuration, such as a log level, from the command line.
 ///
 /// # Errors
-/// If there is no such word; the error names those that exist.
+/// If the word is unknown; the error names those that exist.
 pub fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let text: StringDeserializer<serde::de::value::Error> = text.to_owned().into_deserializer();
     T::deserialize(text).map_err(|error| error.to_string())

@@ -17,9 +17,9 @@ pub struct ConnectConfig {
     pub name: Option<String>,
     /// Where it is.
     pub endpoint: Endpoint,
-    /// What it says and hears.
+    /// Its messages in both directions.
     pub raw_profile: RawProfile,
-    /// How long to wait before the next attempt.
+    /// The pauses before the next attempt.
     pub retry: RetryPauses,
 }
 
@@ -78,7 +78,7 @@ impl From<ConnectConfig> for ConnectText {
 }
 
 impl ConnectConfig {
-    /// What access rules may call it: its endpoint, and its name.
+    /// The names that access rules may use for it: its endpoint, and its name.
     pub(crate) fn names(&self) -> Vec<String> {
         [self.endpoint.to_string()].into_iter().chain(self.name.clone()).collect()
     }

@@ -1,18 +1,18 @@
-//! How many workers there are: numbers within their bounds.
+//! The numbers of workers and children, within their bounds.
 
 use std::num::NonZero;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// How many workers a pool has; 0 for as many as fit the machine.
+/// The number of workers in a pool; 0 for as many as fit the machine.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(try_from = "u32")]
 pub struct WorkerCount(u32);
 
 impl WorkerCount {
-    /// How many there are to be: one on up to two processors, else half as many as those, at most
-    /// eight, unless a number is given.
+    /// The number of workers to start: the configured one, or else one on up to two processors, and
+    /// half as many as processors beyond that, at most eight.
     pub fn count(self) -> usize {
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         match self.0 {
@@ -44,7 +44,7 @@ impl FromStr for WorkerCount {
     }
 }
 
-/// How many children there are at the most, with one for each peer.
+/// The most children at once, with one for each peer.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(try_from = "u32")]
 pub struct MaxChildren(u32);

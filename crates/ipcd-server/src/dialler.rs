@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::link::Link;
 use crate::{Error, privileges};
 
-/// What a dialler is given at its birth.
+/// The task of a dialler.
 pub(crate) struct DialTask<'a> {
     pub(crate) link: Link,
     pub(crate) supervisor: Pid,
@@ -24,7 +24,7 @@ pub(crate) struct DialTask<'a> {
     pub(crate) deadline: Instant,
 }
 
-/// What it says; the descriptors come with the message.
+/// The outcome that a dialler reports. The descriptors come with the message.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum DialOutcome {
     /// The server is connected.
@@ -48,7 +48,8 @@ pub(crate) fn main(mut errand: DialTask<'_>) -> i32 {
             (DialOutcome::Failed(why), Vec::new())
         }
     };
-    // There is room for the only message; who does not get it sees the end of the link.
+    // The socket has room for the only message. If it is lost, the supervisor sees the end of the
+    // link.
     i32::from(errand.link.send(&message, descriptors).is_err())
 }
 

@@ -15,13 +15,13 @@ pub struct ExecConfig {
     pub name: Option<String>,
     /// The program, and its arguments.
     pub command: Vec<String>,
-    /// What goes to its standard input, and where its standard output goes.
+    /// The messages for its standard input, and the subject of its standard output.
     pub raw_profile: RawProfile,
-    /// When it is started again.
+    /// The policy for starting it again.
     pub restart: RestartPolicy,
 }
 
-/// When a program that has ended is started again.
+/// The cases in which a program that has ended is started again.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
@@ -87,12 +87,12 @@ impl From<ExecConfig> for ExecText {
 }
 
 impl ExecConfig {
-    /// What access rules may call it: its name.
+    /// The names that access rules may use for it: its name, if it has one.
     pub(crate) fn names(&self) -> Vec<String> {
         self.name.clone().into_iter().collect()
     }
 
-    /// What it is called in the log.
+    /// Its name in the log.
     pub(crate) fn shown(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.command[0])
     }

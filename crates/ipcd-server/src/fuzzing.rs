@@ -1,4 +1,4 @@
-//! What fuzzing reaches that nobody else may: only `cargo fuzz` compiles it.
+//! Entry points for fuzzing: only `cargo fuzz` compiles them.
 
 use ipcd_core::{Directory, DirectoryChange};
 

@@ -1,4 +1,4 @@
-//! What workers hand each other: one inbox for each, which all others write records to.
+//! The inboxes of workers: each has one, and all others write records to it.
 //!
 //! A record begins with the sender's slot, its generation and the receiver's, each a `u32`; then
 //! come whole frames, or a piece of one. It stands behind one small type. Rings in shared
@@ -27,17 +27,18 @@ const HEADER_BYTES: usize = 12;
 /// The inboxes of all workers, made before any worker is born.
 #[derive(Debug)]
 pub(crate) struct InboxSet {
-    /// Where each worker reads.
+    /// The reading end of each worker's inbox.
     reading: Vec<OwnedFd>,
-    /// What each worker shares with others, side by side, so that its sandbox can protect that as a
-    /// range of numbers: one that stands for its own inbox, the ways into all, and one that stands
-    /// for its link.
+    /// The descriptors that each worker shares with other processes, with consecutive numbers, so
+    /// that its sandbox can protect the range: a placeholder for its own inbox, the writing ends of
+    /// all inboxes, and a placeholder for its link.
     shared: Vec<OwnedFd>,
     /// Which life each place has last begun.
     generations: GenerationTable,
 }
 
-/// Where a worker's own inbox is in what it shares, and the ways begin.
+/// The place of a worker's own inbox among the shared descriptors, and the first of the writing
+/// ends.
 const OWN: usize = 0;
 const FIRST_WAY: usize = 1;
 
@@ -59,14 +60,14 @@ impl InboxSet {
         self.reading.len()
     }
 
-    /// A life begins in a slot. To be called before that worker is born: whoever gets a record of it
-    /// can see that there is one.
+    /// Begins a generation in a slot. To be called before that worker is forked: the receiver of
+    /// its first record checks that the generation exists.
     pub(crate) fn begin(&self, slot: u32, generation: u32) {
         self.generations.set(slot as usize, generation.into());
     }
 }
 
-/// Duplicates whose numbers follow each other.
+/// Duplicates with consecutive numbers.
 fn side_by_side(fds: &[&OwnedFd]) -> io::Result<Vec<OwnedFd>> {
     let mut first = fds.iter().map(|fd| fd.as_raw_fd() + 1).max().unwrap_or(0);
     loop {
@@ -81,14 +82,14 @@ fn side_by_side(fds: &[&OwnedFd]) -> io::Result<Vec<OwnedFd>> {
     }
 }
 
-/// A worker's own inbox, and the way into everybody's.
+/// A worker's own inbox, and the writing ends of all inboxes.
 #[derive(Debug)]
 pub(crate) struct WorkerInboxes {
     slot: u32,
     generation: u32,
     /// Its own inbox, and the ways into all.
     shared: Vec<OwnedFd>,
-    /// What is known of each way that was used; a child that serves one peer uses few.
+    /// The state of each route that was used. A child that serves one peer uses few.
     ways: Vec<Option<Box<InboxRoute>>>,
     /// Which life each place has last begun, as the supervisor says.
     generations: GenerationView,
@@ -107,7 +108,7 @@ struct InboxRoute {
     joiner: RecordJoiner,
 }
 
-/// What was taken out of an inbox.
+/// The outcome of reading an inbox.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ReceivedRecord {
     /// There was nothing.
@@ -116,11 +117,11 @@ pub(crate) enum ReceivedRecord {
     Of(u32, u32),
     /// A record for a life that is over.
     Stale,
-    /// What no worker sends.
+    /// A record that violates the protocol.
     Invalid,
 }
 
-/// What came of sending.
+/// The outcome of sending.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum SendOutcome {
     /// So many bytes were taken.
@@ -165,7 +166,8 @@ impl WorkerInboxes {
         self.shared[FIRST_WAY + slot as usize].as_fd()
     }
 
-    /// How many records were dropped since the last call, because their life is over.
+    /// The number of records that were dropped since the last call, because their generation is
+    /// over.
     pub(crate) fn take_stale(&mut self) -> u64 {
         std::mem::take(&mut self.stale)
     }
@@ -180,7 +182,7 @@ impl WorkerInboxes {
         let fd = self.shared[FIRST_WAY + slot as usize].as_fd();
         let way = self.ways[slot as usize].get_or_insert_default();
         if std::mem::replace(&mut way.to_generation, generation) != generation {
-            // What was begun for the one who lived there before is of no use to this one.
+            // A record that was begun for the previous generation is of no use to this one.
             way.splitter = RecordSplitter::default();
         }
         let Some(record) = way.splitter.next(frames, RECORD_BYTES - HEADER_BYTES) else {
@@ -205,8 +207,9 @@ impl WorkerInboxes {
         }
     }
 
-    /// Takes the next record, and appends its frames if it is for us. What is no record is passed
-    /// over and counted: another worker may have been taken over, and is not to take us along.
+    /// Takes the next record, and appends its frames if it is for this generation. An invalid
+    /// record is no error of ours: another worker may have been taken over, and must not end this
+    /// one.
     pub(crate) fn receive(&mut self, into: &mut ReadBuffer) -> io::Result<ReceivedRecord> {
         let room = into.spare(RECORD_BYTES);
         let count = match recv(self.shared[OWN].as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
@@ -222,12 +225,12 @@ impl WorkerInboxes {
         let Some(way) = self.ways.get_mut(slot as usize) else {
             return Ok(ReceivedRecord::Invalid);
         };
-        // Whoever claims to be a life that there never was would have its successors taken for dead.
+        // A sender that claims a generation of the future would have its successors taken for dead.
         let last = self.generations.get(slot as usize).unwrap_or(0);
         if generation == 0 || u64::from(generation) > last {
             return Ok(ReceivedRecord::Invalid);
         }
-        // What was for the one who lived here before is of no use to us.
+        // A record for the previous generation is of no use to this one.
         if to != self.generation {
             self.stale += 1;
             return Ok(ReceivedRecord::Stale);
@@ -284,7 +287,8 @@ mod tests {
             assert_eq!(say(&mut inbox, 1, generation), ReceivedRecord::Invalid, "{generation}");
         }
         assert_eq!(say(&mut inbox, 1, 2), ReceivedRecord::Of(1, 2));
-        // What was sent before the death is heard after it, and the next life at once.
+        // A record that was sent before the death is valid after it, and the next generation at
+        // once.
         places.begin(1, 3);
         assert_eq!(say(&mut inbox, 1, 2), ReceivedRecord::Of(1, 2));
         assert_eq!(say(&mut inbox, 1, 3), ReceivedRecord::Of(1, 3));
@@ -302,7 +306,7 @@ mod tests {
         assert_eq!(numbers, (numbers[0]..numbers[0] + 7).collect::<Vec<_>>());
     }
 
-    /// A descriptor of somebody else in between would be protected, and no worker's.
+    /// A foreign descriptor within the range would be protected although it is no shared one.
     #[test]
     fn a_range_goes_round_what_lies_in_its_way() {
         let filler = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
@@ -313,7 +317,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any records, in anybody's name: each is taken, and the inbox is there for the next.
+        /// Any record in any name is taken, and the inbox is there for the next.
         #[test]
         fn takes_any_records(
             records in vec((0..3_u32, 0..3_u32, 0..3_u32, vec(any::<u8>(), 0..200)), 1..20),

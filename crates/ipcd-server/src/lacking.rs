@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-/// When to try again what was refused. To wait for room would be in vain: the kernel says that there
-/// is some, refuses the write, and says so again at once.
+/// The pause before a refused call is tried again. Waiting for room would spin: the kernel reports
+/// that there is room, refuses the write, and reports it again at once.
 pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 
 /// Whether the kernel had no memory, or the user waits for too much already (epoll_ctl(2)): no fault

@@ -55,10 +55,10 @@ pub use values::{ByteCount, RetryPauses, TimeSpan};
 /// The version of the daemon.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Why the daemon could not start or go on.
+/// An error that ends the daemon or its start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration is no good.
+    /// The configuration is invalid.
     #[error("{0}")]
     Config(String),
     /// A transport failed.
@@ -67,7 +67,7 @@ pub enum Error {
     /// The system refused something.
     #[error("{what}: {source}")]
     System {
-        /// What was tried, on what.
+        /// The call that failed, and its object.
         what: String,
         /// The system's answer.
         source: std::io::Error,

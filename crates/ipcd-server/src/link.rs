@@ -21,7 +21,7 @@ use crate::Error;
 use crate::ids::{AdmissionId, OwnerId};
 use crate::listen::RawProfile;
 
-/// What the supervisor tells a worker.
+/// The messages of the supervisor to a worker.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum ToWorker {
     /// Serve this peer; its descriptors come with the message.
@@ -32,11 +32,11 @@ pub(crate) enum ToWorker {
         owner: OwnerId,
         /// The transport.
         scheme: String,
-        /// Who it is.
+        /// Its identity.
         identity: PeerIdentity,
-        /// What its transport has to remember.
+        /// The state that its transport keeps for it.
         state: Vec<u8>,
-        /// What it says and hears, if it is a bare one.
+        /// The profile of a raw peer; `None` for one that speaks frames.
         raw_profile: Option<RawProfile>,
     },
     /// End the session of this peer, by the supervisor's number; it gets what is left for it.
@@ -45,13 +45,13 @@ pub(crate) enum ToWorker {
     Evict {
         /// Which.
         number: AdmissionId,
-        /// What it is told.
+        /// The reason that it receives.
         why: String,
         /// Whether it stays if its session is open.
         may_prove: bool,
     },
-    /// End the sessions of peers that this listener knows by a certificate: whose word it takes has
-    /// changed. With `may_return` some of them may still be trusted.
+    /// End the sessions of peers that this listener knows by a certificate, because its authorities
+    /// have changed. With `may_return` some of the peers may still be trusted.
     Distrust {
         /// The listener.
         owner: OwnerId,
@@ -62,7 +62,7 @@ pub(crate) enum ToWorker {
     Pause,
     /// Say goodbye to all peers and end.
     Drain,
-    /// What all workers know has changed, and the like.
+    /// The directory that all workers share has changed, and the like.
     DirectoryEvent(DirectoryEvent),
     /// The configuration has changed.
     Configure(Box<LiveConfig>),
@@ -75,7 +75,7 @@ pub(crate) enum ToWorker {
     },
 }
 
-/// What of the configuration can change while workers run.
+/// The part of the configuration that can change while workers run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct LiveConfig {
     max_payload: usize,
@@ -156,7 +156,7 @@ impl LiveConfig {
     }
 }
 
-/// What a worker tells the supervisor.
+/// The messages of a worker to the supervisor.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum ToSupervisor {
     /// It serves.
@@ -165,7 +165,7 @@ pub(crate) enum ToSupervisor {
     Gone(Vec<GonePeer>),
     /// These have proved their tokens, by the supervisor's numbers.
     Opened(Vec<AdmissionId>),
-    /// What it wants all workers to know, and the like.
+    /// A change of the directory, or a question about it.
     DirectoryRequest {
         /// The peer that it is for; [`AdmissionId::NONE`] if it is for none.
         by: AdmissionId,
@@ -190,8 +190,8 @@ pub(crate) const PEERS: usize = 1024;
 
 /// Bytes of the longest message: a transport's state, or a part of an answer.
 const LONGEST: usize = 128 * 1024;
-/// Bytes of the longest message of a worker. What is passed on to other workers, with what the
-/// supervisor adds, is not too long for them.
+/// Bytes of the longest message of a worker. It is shorter than the other one, so that it still
+/// fits when the supervisor passes it on with an addition.
 const LONGEST_OF_WORKER: usize = 96 * 1024;
 /// Bytes of what a configuration says of listeners and tokens: it travels to a worker in one message,
 /// beside the access rules, and what it says of listeners travels back in a status.
@@ -206,8 +206,9 @@ const CONFIG: Configuration<
 > = bincode::config::standard().with_limit::<LONGEST>();
 
 thread_local! {
-    /// Where messages are received. One for all links, and never cleared: with hundreds of children
-    /// the supervisor would spend a third of its time on that, and each child keep its own.
+    /// The buffer that messages are received in. There is one for all links, and it is never
+    /// cleared: with hundreds of children the supervisor would spend a third of its time on that,
+    /// and each child would keep its own.
     static RECEIVED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -221,7 +222,7 @@ pub(crate) struct Link {
     /// Whether the kernel had no memory for the first message that waits: there is room for it all
     /// the same, so that waiting for some would be in vain.
     lacks_memory: bool,
-    /// Peers whose messages could not be sent.
+    /// Peers that could not be handed over.
     lost: Vec<AdmissionId>,
     /// Bytes of the longest message that is received here, and there.
     longest: usize,
@@ -237,7 +238,7 @@ struct QueuedMessage {
     peer: Option<AdmissionId>,
 }
 
-/// What was received.
+/// The outcome of reading a link.
 #[derive(Debug)]
 pub(crate) enum ReceiveOutcome<T> {
     /// A message and its descriptors.
@@ -284,8 +285,8 @@ impl Link {
         Self { socket: Some(socket), longest, longest_there, ..Self::none() }
     }
 
-    /// Sends a message, now or as soon as there is room. One that is [`TooLong`] is not sent: whoever
-    /// reads it would end, or be ended, for it.
+    /// Sends a message, now or as soon as there is room. A message that is [`TooLong`] is not sent:
+    /// the receiver would take it for a violation of the protocol.
     pub(crate) fn send<T: Serialize>(&mut self, message: &T, fds: Vec<OwnedFd>) -> io::Result<()> {
         self.queue(message, fds, None)
     }
@@ -408,9 +409,9 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     }
 }
 
-/// Whether a message may be sent or received later: there is no room or none there now, the kernel has
-/// no memory for it, or too many descriptors are on their way. One that was left out would be missed
-/// for ever: a peer would count as there, and be served by nobody.
+/// Whether a message may be sent or received later: there is no room or none there now, the kernel
+/// has no memory for it, or too many descriptors are on their way. A message that was left out
+/// would be missed for ever: its peer would count as admitted, and no worker would serve it.
 fn is_for_later(error: &io::Error) -> bool {
     let codes = [Errno::EAGAIN, Errno::ENOMEM, Errno::ENOBUFS, Errno::ETOOMANYREFS];
     error.raw_os_error().is_some_and(|code| codes.contains(&Errno::from_raw(code)))

@@ -16,22 +16,22 @@ use serde::{Deserialize, Serialize};
 pub struct ListenConfig {
     /// A name for people.
     pub name: Option<String>,
-    /// Where it listens, with the rights of its path among the options.
+    /// The endpoint, with the rights of its path among the options.
     pub endpoint: Endpoint,
-    /// What its peers say and hear, if they know nothing of frames.
+    /// The profile of its peers, if they are raw ones.
     pub raw_profile: Option<RawProfile>,
     /// The networks that its peers may come from; all, if there are none.
     pub allow: Vec<IpNet>,
-    /// Whether anybody on the network may come who proves nothing.
+    /// Whether peers on the network may come in without proof.
     pub insecure: bool,
 }
 
-/// What bare peers say and hear: programs that know nothing of our protocol.
+/// The messages of raw peers, in both directions: of programs that do not speak the protocol.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RawProfile {
-    /// How their bytes become messages, and back.
+    /// The translation between their bytes and messages.
     pub codec: Codec,
-    /// Where their messages go; `$1` in it stands for the first word of each.
+    /// The subject of their messages; `$1` in it stands for the first word of each.
     pub subject: Option<String>,
     /// The filters of the messages that go to them.
     pub reply: Vec<String>,
@@ -140,7 +140,7 @@ impl From<ListenConfig> for ListenText {
     }
 }
 
-/// What is written of a dialect, where each may also stand among the endpoint's options.
+/// A profile as it is written. Each key may also stand among the endpoint's options.
 #[derive(Default)]
 pub(crate) struct ProfileText {
     pub(crate) codec: Option<Codec>,
@@ -189,12 +189,12 @@ impl ListenConfig {
         Self { name: None, endpoint, raw_profile: None, allow: Vec::new(), insecure: false }
     }
 
-    /// How bytes become messages.
+    /// The codec of its peers.
     pub(crate) fn codec(&self) -> Codec {
         self.raw_profile.as_ref().map_or(Codec::Frame, |raw_profile| raw_profile.codec)
     }
 
-    /// What its endpoint is for.
+    /// The purpose of its endpoint.
     pub(crate) fn purpose(&self) -> EndpointPurpose {
         if self.raw_profile.is_some() {
             EndpointPurpose::ListenRaw
@@ -203,7 +203,7 @@ impl ListenConfig {
         }
     }
 
-    /// What access rules may call it: its endpoint, and its name.
+    /// The names that access rules may use for it: its endpoint, and its name.
     pub(crate) fn names(&self) -> Vec<String> {
         [self.endpoint.to_string()].into_iter().chain(self.name.clone()).collect()
     }
@@ -245,7 +245,7 @@ impl ListenConfig {
     }
 }
 
-/// What stands among the options, or else beside them.
+/// The value among the options, or else the one beside them.
 pub(crate) fn word_or<T: FromStr<Err = String>>(
     option: Option<String>,
     beside: Option<T>,
@@ -297,7 +297,7 @@ mod tests {
         assert!(listen("tcp://0.0.0.0:0").is_ok(), "peers prove a token there");
     }
 
-    /// What is given and has no effect would be a promise that nobody keeps.
+    /// An option without effect would be a promise that is not kept.
     #[test]
     fn each_option_holds_or_is_refused() {
         let bare = "codec=line&subject=a";

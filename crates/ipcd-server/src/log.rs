@@ -29,7 +29,7 @@ static JOURNAL: Mutex<ProcessLog> = Mutex::new(ProcessLog::Off);
 
 /// The destination of lines.
 enum ProcessLog {
-    /// Nowhere: there is no log.
+    /// There is no log.
     Off,
     /// To standard error.
     Daemon(Box<DaemonLog>),
@@ -73,8 +73,8 @@ pub fn init(log: LogConfig) {
     }
 }
 
-/// Gives a freshly forked worker standard descriptors of its own: nothing to read, and a pipe that
-/// the supervisor reads for what it says.
+/// Gives a freshly forked worker standard descriptors of its own: nothing to read, and a pipe to
+/// the supervisor for its log.
 ///
 /// # Errors
 /// As dup2(2).

@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 
 use crate::Error;
 
-/// Everybody may read it.
+/// All users may read it.
 const MODE: u32 = 0o644;
 /// Bytes that are read of what stands there: more than a process id has.
 const LONGEST: u64 = 64;
@@ -27,7 +27,7 @@ pub(crate) struct PidFile {
 }
 
 impl PidFile {
-    /// Writes our process id there. What stands there must be a file with a process id, or nothing.
+    /// Writes our process id to the path, which must hold a process id, or not exist.
     pub(crate) fn write(path: &Path) -> Result<Self, Error> {
         let failed = |error| Error::system(format!("write {}", path.display()), error);
         let (directory, name, found) = look(path)?;
@@ -45,7 +45,7 @@ impl PidFile {
     }
 }
 
-/// What stands there, if anything; an error, if our process id may not be written there.
+/// The file at the path, if there is one; an error if our process id may not be written there.
 pub(crate) fn look(path: &Path) -> Result<(TrustedDir, PathBuf, Option<FoundFile>), Error> {
     let failed = |error| Error::system(format!("write {}", path.display()), error);
     let absolute = std::path::absolute(path).map_err(failed)?;
@@ -94,7 +94,7 @@ fn check(found: &FoundFile, path: &Path) -> Result<(), Error> {
     }
 }
 
-/// What a regular file holds, if it is short and on one line.
+/// The content of a regular file, if it is short and on one line.
 fn process_id(found: &FoundFile) -> Option<String> {
     let file = found.is_regular().then(|| found.open(OFlag::O_RDONLY))?.ok()?;
     let mut text = String::new();

@@ -18,7 +18,7 @@ pub(crate) struct UserSwitch {
 }
 
 impl UserSwitch {
-    /// What the configuration asks for; `None` to stay as one is.
+    /// The configured user; `None` to stay the same.
     pub(crate) fn of(daemon: &DaemonConfig) -> Result<Option<Self>, Error> {
         let Some(name) = &daemon.user else {
             return Ok(None);
@@ -31,8 +31,8 @@ impl UserSwitch {
         Ok(Some(Self { uid: user.uid, gid: group_of(daemon)?.unwrap_or(user.gid) }))
     }
 
-    /// What workers run as. They read what strangers send, so they do not keep root's rights because
-    /// no user is given: they are a user without any then.
+    /// The user that workers run as. They read bytes of strangers, so a missing `user` does not
+    /// leave them root's rights: they run as an unprivileged user then.
     pub(crate) fn of_workers(daemon: &DaemonConfig) -> Result<Option<Self>, Error> {
         let asked = Self::of(daemon)?;
         if asked.is_some() || !Uid::effective().is_root() {
@@ -89,7 +89,7 @@ impl UserSwitch {
     }
 }
 
-/// Whom workers are by default: a user of the daemon's own, if there is one, or one who owns nothing.
+/// The default users of workers: the daemon's own, if it exists, or one that owns no files.
 const NOBODIES: [&str; 2] = ["ipcd", "nobody"];
 /// That one's number where no user has such a name (user_namespaces(7)).
 const OVERFLOW_ID: u32 = 65_534;

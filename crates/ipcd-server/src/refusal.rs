@@ -1,4 +1,4 @@
-//! What a peer is told that is not served.
+//! The answer to a peer that is not served.
 
 use ipcd_proto::control::{Code, Refusal, encode};
 use ipcd_proto::{FrameWriter, Header, Kind};

@@ -71,10 +71,10 @@ impl RuntimeDir {
     }
 }
 
-/// Where the runtime directory is.
+/// The path of the runtime directory.
 ///
 /// # Errors
-/// If nothing says so.
+/// If neither the configuration nor the environment names one.
 pub fn locate(config: &Config) -> Result<PathBuf, Error> {
     let is_root = Uid::effective().is_root();
     let path = config.daemon.runtime_dir.clone();
@@ -84,8 +84,8 @@ pub fn locate(config: &Config) -> Result<PathBuf, Error> {
     std::path::absolute(&path).map_err(|error| Error::system(path.display().to_string(), error))
 }
 
-/// Opens the directory, or makes it. Who can write to it can replace what is in it, so that must be
-/// only we. Others may enter: what they may open there, each path's own mode says.
+/// Opens the directory, or makes it. A user that can write to it could replace its files, so only
+/// the daemon's user may. Others may enter it: the mode of each path says what they may open.
 fn open_dir(path: &Path) -> Result<TrustedDir, Error> {
     if !path.exists() {
         let failed = |error| {
@@ -107,7 +107,7 @@ fn open_dir(path: &Path) -> Result<TrustedDir, Error> {
     check_dir(path)
 }
 
-/// The directory that is there, if nobody else can write to it.
+/// The existing directory, if no other user can write to it.
 pub(crate) fn check_dir(path: &Path) -> Result<TrustedDir, Error> {
     let directory = TrustedDir::open(path)?;
     match directory.is_private() {
@@ -119,7 +119,7 @@ pub(crate) fn check_dir(path: &Path) -> Result<TrustedDir, Error> {
     }
 }
 
-/// Written aside and renamed, so that nobody ever reads half a token.
+/// The token is written aside and renamed, so that no reader ever gets half of it.
 fn make_token(directory: &TrustedDir, name: &Path) -> io::Result<()> {
     let mut secret = [0; PROOF_BYTES];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;

@@ -26,14 +26,14 @@ use crate::Error;
 use crate::config::SandboxMode;
 use crate::link::{Link, ReceiveOutcome};
 
-/// What workers are confined by.
+/// The confinement of workers.
 #[derive(Clone, Debug)]
 pub(crate) struct Sandbox {
     level: SandboxLevel,
     filter: Result<CallFilter, String>,
 }
 
-/// What of the sandbox is in force.
+/// The layers of the sandbox, and which of them are in force.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct SandboxLevel {
     seccomp: SandboxLayer,
@@ -86,7 +86,7 @@ impl Sandbox {
         }
     }
 
-    /// What is in force.
+    /// The layers that are in force.
     pub(crate) fn level(&self) -> &SandboxLevel {
         &self.level
     }
@@ -125,7 +125,7 @@ impl SandboxLevel {
         [&self.seccomp, &self.landlock, &self.no_new_privs]
     }
 
-    /// What is not in force, though it was asked for; empty if all is.
+    /// The layers that were asked for and are not in force; empty if all are.
     fn missing(&self) -> String {
         let missing = self.layers().into_iter().filter_map(|layer| match layer {
             SandboxLayer::Partly(_, why) | SandboxLayer::Missing(why) => Some(why.as_str()),

@@ -57,7 +57,7 @@ use crate::runtime::RuntimeDir;
 use crate::sandbox::Sandbox;
 use crate::{Error, VERSION, log, privileges};
 
-/// What a daemon is started with, besides its configuration.
+/// The options of a start, besides the configuration.
 #[derive(Default)]
 pub struct StartOptions {
     /// Reads the configuration again; `None` if there is nothing to be read.
@@ -87,7 +87,7 @@ struct Supervisor {
     signals: SignalFd,
     workers: WorkerPool,
     admission: Admission,
-    /// Children whose peers have to make room for others, in the order in which they were told so.
+    /// Children whose peers have to make room for others, in the order of their eviction.
     evicted: VecDeque<(SlotId, AdmissionId)>,
     listeners: ListenerSet,
     servers: ServerSet,
@@ -200,8 +200,8 @@ impl Supervisor {
         self.notifier.tick();
     }
 
-    /// Has epoll watch links and listeners as it is needed now. What the kernel had no memory for is
-    /// tried again after a pause: epoll would say at once that there is room.
+    /// Has epoll watch links and listeners as it is needed now. A call that the kernel had no
+    /// memory for is repeated after a pause: epoll would report at once that there is room.
     fn arm(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         let links = self.workers.arm(&self.epoll)?;
@@ -303,7 +303,7 @@ impl Supervisor {
         }
     }
 
-    /// A server or a program is no peer any more. Its configuration may be gone by now.
+    /// The peer of a server or a program has gone. A reload may have removed its owner.
     fn lose_peer(&mut self, lost: LostPeer) {
         let LostPeer { owner, peer, was_cut_off } = lost;
         self.servers.lose_peer(owner, peer);

@@ -53,8 +53,7 @@ impl fmt::Display for TimeSpan {
     }
 }
 
-/// How long to wait before something is tried again: at first, and at the longest: `1s..60s`. One
-/// duration alone is both.
+/// The pauses between attempts, the first and the longest: `1s..60s`. One duration alone is both.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RetryPauses {
     /// The first pause.

@@ -92,7 +92,7 @@ struct Worker {
     must_report_quiet: bool,
     /// The time to try again what the kernel had no memory for.
     retry_at: Option<Instant>,
-    /// Where the supervisor finds the peer that this worker was serving when it died.
+    /// Tells the supervisor which peer this worker was serving when it died.
     mark: CrashMarker,
     is_draining: bool,
     /// Steps of handshakes that this turn has taken.
@@ -155,7 +155,7 @@ impl Worker {
                         }
                     }
                     INBOX => drop(self.read_inbox()?),
-                    // What is due is looked at in each turn.
+                    // Each turn looks at the time anyway.
                     ALARM => {
                         let stopped = self.alarm.stop();
                         stopped.map_err(|error| Error::system("read the timer", error))?;
@@ -278,7 +278,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Stops reading peers. What they have sent and was accepted goes out to the other workers.
+    /// Stops reading peers. Messages that were accepted still go out to the other workers.
     fn pause_peers(&mut self) -> Result<(), Error> {
         (self.must_report_quiet, self.reads_peers) = (true, false);
         for key in self.connections.keys() {

@@ -58,7 +58,7 @@ impl CrashMarkers {
 
     fn all(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is page-aligned, long enough for `count` numbers, zeroed (which is a
-        // valid value), and lives as long as `self`. Whoever else has it uses atomics, too.
+        // valid value), and lives as long as `self`. Other processes that have it use atomics, too.
         unsafe { std::slice::from_raw_parts(self.0.at.as_ptr(), self.0.count) }
     }
 }

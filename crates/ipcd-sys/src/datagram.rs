@@ -1,4 +1,4 @@
-//! Receiving a datagram of a Unix-domain socket together with who sent it.
+//! Receives a datagram of a Unix-domain socket together with its sender.
 
 use std::io;
 use std::mem::{offset_of, size_of};

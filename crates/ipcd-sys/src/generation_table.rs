@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
-/// Where the numbers are written: in the process that made it, and in no child of that.
+/// The writable side, for the process that made it and none of its children.
 pub struct GenerationTable {
     numbers: &'static [AtomicU64],
     owner: u32,
     seen: GenerationView,
 }
 
-/// Where they are read, also by children that are forked later.
+/// The readable side, also for children that are forked later.
 #[derive(Clone, Copy, Debug)]
 pub struct GenerationView(&'static [AtomicU64]);
 
@@ -31,14 +31,14 @@ impl GenerationTable {
         let fd = Errno::result(unsafe {
             libc::memfd_create(c"board".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
         })?;
-        // SAFETY: the descriptor is new, and nobody else's.
+        // SAFETY: the descriptor is new, and nothing else owns it.
         let file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
         file.set_len(bytes as u64)?;
         let numbers = map(&file, bytes, count, libc::PROT_READ | libc::PROT_WRITE)?;
         // SAFETY: the range is the mapping that was just made. Children will not have it.
         let kept = unsafe { libc::madvise(numbers.as_ptr() as *mut _, bytes, libc::MADV_DONTFORK) };
         Errno::result(kept)?;
-        // What is mapped from now on can never be written to, not even after mprotect(2).
+        // Later mappings can never be written to, not even after mprotect(2).
         let seals = libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
         // SAFETY: the call takes no memory of ours.
         Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
@@ -55,7 +55,7 @@ impl GenerationTable {
         self.numbers[place].store(number, Ordering::Release);
     }
 
-    /// Where to read.
+    /// The readable side.
     pub fn seen(&self) -> GenerationView {
         self.seen
     }
@@ -88,8 +88,8 @@ fn map(
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the mapping is page-aligned, as long as `count` numbers, zeroed (which is a valid
-    // value) and never unmapped. Whoever else has the memory uses atomics, too. One that is for
-    // reading only is never written to: `GenerationView` only loads.
+    // value) and never unmapped. Other processes that have the memory use atomics, too. One that is
+    // for reading only is never written to: `GenerationView` only loads.
     Ok(unsafe { std::slice::from_raw_parts(at.cast::<AtomicU64>(), count) })
 }
 
@@ -124,7 +124,7 @@ mod tests {
     fn who_only_sees_it_cannot_make_it_writable() {
         let generation_table = GenerationTable::new(1).unwrap();
         let at = generation_table.seen().0.as_ptr() as *mut _;
-        // SAFETY: the range is a mapping of ours; to make it writable would harm nobody.
+        // SAFETY: the range is a mapping of ours; to make it writable would do no harm.
         let made = unsafe { libc::mprotect(at, 8, libc::PROT_READ | libc::PROT_WRITE) };
         assert_eq!(Errno::result(made), Err(Errno::EACCES));
     }

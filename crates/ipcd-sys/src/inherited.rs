@@ -1,6 +1,6 @@
-//! What a process has from whoever started it and exec(2) does not reset (execve(2)): signals that
-//! are ignored or blocked, and the limit on descriptors. It is put right at the start of a program,
-//! and what is started later does not get what the program has changed for itself.
+//! State that a process inherits from its parent and that exec(2) does not reset (execve(2)):
+//! signals that are ignored or blocked, and the limit on descriptors. A program puts it right at
+//! its start, and its children do not inherit what it has changed for itself.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -15,14 +15,15 @@ use nix::unistd::{Pid, getppid, setpgid, setsid, tcgetpgrp};
 
 use crate::keeper;
 
-/// What nohup(1) and shells without job control ignore on purpose for what they start. It stays so.
+/// Signals that nohup(1) and shells without job control ignore on purpose for their children. They
+/// stay ignored.
 const MEANT: [i32; 6] =
     [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
 /// The limit on descriptors, soft and hard, before [`raise_descriptor_limit`].
 static LIMIT: OnceLock<(u64, u64)> = OnceLock::new();
 
-/// Where a command is to run.
+/// The process group and session that a command runs in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CommandPlace {
     /// In our process group: it has the terminal if we have it, and gets the terminal's signals.
@@ -72,12 +73,12 @@ pub fn is_ignored(signal: Signal) -> bool {
 pub fn raise_descriptor_limit(most: u64) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     LIMIT.get_or_init(|| (soft, hard));
-    // Where it fails, the limit stays, and whoever opens meets it.
+    // If it fails, the limit stays, and later opens fail at it.
     let _ = setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(most)), hard);
 }
 
-/// Makes a command start as a program that was started where we were: with our limits and signals as
-/// they were then, and nothing blocked. Where we have one thread it gets TERM when we die; with `kept`
+/// Makes a command start with the limits and signals that this process had at its own start, and
+/// none blocked. If this process has one thread, the command gets TERM when it dies; with `kept`
 /// the [keeper](crate::Keeper), if there is one, ends it and its group.
 pub fn prepare(command: &mut Command, place: CommandPlace, kept: bool) {
     // It would come when the thread ends that has started it (prctl(2)).
@@ -105,14 +106,14 @@ pub fn prepare(command: &mut Command, place: CommandPlace, kept: bool) {
     unsafe { command.pre_exec(begin) };
 }
 
-/// What a child does that is about to become another program: the limit on descriptors is the one
-/// that we were started with, and signals are as in a fresh process, but for those `kept` as they are.
+/// Prepares a child for exec(2): the limit on descriptors is the one of our own start, and signals
+/// are as in a fresh process, but for those `kept` as they are.
 ///
 /// # Errors
 /// As sigprocmask(2).
 pub fn become_other(kept: &[i32]) -> io::Result<()> {
     if let Some((soft, hard)) = LIMIT.get() {
-        // Where it fails it has more than it would have had, which few programs mind.
+        // If it fails, the child has a higher limit than we had, which few programs mind.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, *soft, *hard);
     }
     for number in (1..=libc::SIGRTMAX()).filter(|number| !kept.contains(number)) {

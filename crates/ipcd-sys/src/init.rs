@@ -12,7 +12,7 @@ use nix::unistd::{Pid, setpgid, tcsetpgrp};
 
 use crate::fork_here;
 
-/// What a shell adds to the number of the signal that ended a process.
+/// A shell adds this to the number of the signal that ended a process.
 const SIGNALLED: i32 = 128;
 
 /// If this is process 1, goes on in a child; process 1 itself passes signals on to that, reaps whatever

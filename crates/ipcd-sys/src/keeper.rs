@@ -1,5 +1,5 @@
-//! A process that watches over its parent, and when that ends, ends what that had begun: also after
-//! SIGKILL, of which the parent itself cannot tell anybody.
+//! A process that watches its parent, and kills the parent's children when the parent ends: also
+//! after SIGKILL, which the parent cannot handle.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ use crate::{again, close_all_except, close_range, fork};
 /// Bytes of a word: the number of a process that begins, or its negative when it has ended.
 const WORD: usize = size_of::<i32>();
 
-/// Where the process hears; -1 if there is none.
+/// The descriptor that the keeper reads from; -1 without a keeper.
 static WORDS: AtomicI32 = AtomicI32::new(-1);
 
 /// The parent's side, one at a time. When it goes, in whatever way, the processes that have not ended are killed, and
@@ -27,7 +27,7 @@ pub struct Keeper {
     end: KeeperEnd,
 }
 
-/// How the end of the process is waited for.
+/// The way to wait for the keeper's end.
 #[derive(Debug)]
 enum KeeperEnd {
     /// It is our child.
@@ -52,7 +52,7 @@ impl Keeper {
         Ok(Self::speaking(says, KeeperEnd::Child(process)))
     }
 
-    /// The same of a process that is no child of ours, so that our children are those that we have
+    /// The same with a process that is not our child, so that all our children are those that were
     /// started for others. We must not be a subreaper meanwhile (prctl(2)).
     ///
     /// # Errors
@@ -79,11 +79,11 @@ impl Keeper {
     /// The child has ended, and its number may be another's from now on.
     pub fn ended(&self, child: Pid) {
         let word = (-child.as_raw()).to_ne_bytes();
-        // Whoever has ended the keeper does without it.
+        // If the keeper was killed, its protection is gone, too.
         let _ = self.words.as_ref().map(|mut words| words.write_all(&word));
     }
 
-    /// Lets it end without waiting for that: whoever hears of its end reaps it.
+    /// Lets it end without waiting for that. The caller's handler of SIGCHLD reaps it.
     pub fn leave(mut self) {
         self.say_no_more();
         self.end = KeeperEnd::Left;
@@ -102,8 +102,8 @@ pub fn begin() {
     let words = WORDS.load(Ordering::Relaxed);
     if words >= 0 {
         let word = Pid::this().as_raw().to_ne_bytes();
-        // SAFETY: the descriptor is open while it is noted, and so it is in a child of that moment; the
-        // bytes are ours. Whoever has ended the keeper does without it.
+        // SAFETY: the descriptor is open while it is noted, and so it is in a child of that moment;
+        // the bytes are ours. If the keeper was killed, its protection is gone, too.
         let _ = unsafe { libc::write(words, word.as_ptr().cast(), WORD) };
     }
 }
@@ -125,8 +125,8 @@ pub(crate) fn forget() {
     WORDS.store(-1, Ordering::Relaxed);
 }
 
-/// Kills and reaps our children, and those that come to us when these have ended (a subreaper's, see
-/// prctl(2)). Where the kernel does not tell who they are, nothing.
+/// Kills and reaps our children, and those that come to us when these have ended (a subreaper's,
+/// see prctl(2)). On a kernel that does not list children it does nothing.
 pub fn end_children() {
     loop {
         let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
@@ -143,7 +143,7 @@ pub fn end_children() {
     }
 }
 
-/// What the process does; it holds `lives` until its end.
+/// The keeper's main function. It holds `lives` until its end.
 fn watch(hears: io::PipeReader, lives: Option<io::PipeWriter>) -> i32 {
     let _ = setsid();
     let _ = set_name(c"keeper");

@@ -1,6 +1,5 @@
-//! What ipcd asks of the kernel that safe wrappers do not cover: fork, closing inherited
-//! descriptors, descriptor passing, shared memory, System V queues, dying of a signal. The only crate
-//! with unsafe code.
+//! System calls that safe wrappers do not cover: fork, closing inherited descriptors, descriptor
+//! passing, shared memory, System V queues, dying of a signal. The only crate with unsafe code.
 #![expect(unsafe_code, reason = "this crate is where it lives; each block says why it is sound")]
 
 #[cfg(feature = "count-allocations")]
@@ -139,7 +138,7 @@ pub fn trim_memory() {
 /// As fcntl(2).
 pub fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+    // SAFETY: the kernel has just made this descriptor for us, and nothing else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
@@ -215,8 +214,8 @@ pub fn recv_with_fds(
     })?;
     // SAFETY: recvmsg(2) has just filled it in, and what it points to still lives.
     let mut fds = unsafe { received_fds(&header) };
-    // Where the table of descriptors is full, the kernel hands over as many as fit
-    // (scm_detach_fds), and a part of a channel is none.
+    // If the table of descriptors is full, the kernel hands over as many as fit (scm_detach_fds),
+    // and a part of a channel is of no use.
     if header.msg_flags & libc::MSG_CTRUNC != 0 {
         fds.clear();
     }
@@ -229,7 +228,7 @@ pub fn recv_with_fds(
 /// The descriptors that came with a message.
 ///
 /// # Safety
-/// recvmsg(2) has filled the header in, and nobody has taken its descriptors yet.
+/// recvmsg(2) has filled the header in, and its descriptors were not taken yet.
 unsafe fn received_fds(header: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
     // SAFETY: the header is one that the kernel filled in.
@@ -241,8 +240,8 @@ unsafe fn received_fds(header: &libc::msghdr) -> Vec<OwnedFd> {
             let (data, start) = unsafe { (libc::CMSG_DATA(found), next.cast::<u8>()) };
             let bytes = found.cmsg_len - (data as usize - start as usize);
             for at in 0..bytes / size_of::<RawFd>() {
-                // SAFETY: so many numbers lie there; the kernel has just made these descriptors
-                // for us, and nobody else knows their numbers.
+                // SAFETY: so many numbers lie there; the kernel has just made these descriptors for
+                // us, and nothing else knows their numbers.
                 let fd =
                     unsafe { OwnedFd::from_raw_fd(data.cast::<RawFd>().add(at).read_unaligned()) };
                 fds.push(fd);

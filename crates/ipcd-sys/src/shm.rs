@@ -11,7 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::futex;
 
-/// How the two sides of a ring wait for each other.
+/// The way that the two sides of a ring wait for each other.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Bell {
     /// On a word of the shared memory, futex(2).
@@ -57,11 +57,11 @@ const EMPTIED: usize = 1;
 #[repr(C, align(128))]
 struct Counter(AtomicU64);
 
-/// Who sleeps: 1 while one does, or is about to.
+/// Whether a side sleeps: 1 while it does, or is about to.
 #[repr(C, align(128))]
 struct Sleeper(AtomicU32);
 
-/// What stands at the start of the memory. All of it is valid when it is zero.
+/// The start of the memory. All of it is valid when it is zero.
 #[repr(C)]
 struct Head {
     /// Messages put in since the start; written by the producer only.
@@ -105,7 +105,7 @@ impl Memory {
 
     fn init_semaphores(&self) -> io::Result<()> {
         for semaphore in &self.head().semaphores {
-            // SAFETY: nobody else knows of the memory yet; 1 = shared between processes.
+            // SAFETY: no other process has the memory yet; 1 = shared between processes.
             Errno::result(unsafe { libc::sem_init(semaphore.get(), 1, 0) })?;
         }
         Ok(())
@@ -120,7 +120,7 @@ impl Drop for Memory {
     }
 }
 
-/// What is needed to wait besides the memory.
+/// What a side needs to wait, besides the memory.
 enum DoorBell {
     Futex,
     Eventfd(EventFd),

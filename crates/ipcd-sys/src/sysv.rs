@@ -9,9 +9,9 @@ const TYPE_BYTES: usize = size_of::<libc::c_long>();
 /// The type of every message; it has to be positive.
 const TYPE: libc::c_long = 1;
 
-/// A private queue: only who has this value knows of it. Processes forked meanwhile share it.
+/// A private queue: only the owner of this value knows of it. Processes forked meanwhile share it.
 ///
-/// The kernel keeps a queue until somebody removes it, which is done when this is dropped.
+/// The kernel keeps a queue until it is removed, which dropping this does.
 #[derive(Debug)]
 pub struct MessageQueue {
     id: libc::c_int,
@@ -65,7 +65,7 @@ impl MessageQueue {
 
 impl Drop for MessageQueue {
     fn drop(&mut self) {
-        // SAFETY: plain numbers. Who waits on the queue is told that it is gone.
+        // SAFETY: plain numbers. A process that waits on the queue gets an error.
         let _ = unsafe { libc::msgctl(self.id, libc::IPC_RMID, std::ptr::null_mut()) };
     }
 }

@@ -6,7 +6,7 @@ use ipcd_core::Principal;
 
 use crate::ids::AdmissionId;
 
-/// Peers, by their numbers. Whoever came later has a larger one.
+/// Peers, by their numbers. A later peer has a larger one.
 #[derive(Debug, Default)]
 pub(super) struct PeersBySource {
     of: HashMap<Principal, BTreeSet<AdmissionId>>,
@@ -15,17 +15,17 @@ pub(super) struct PeersBySource {
 }
 
 impl PeersBySource {
-    /// How many there are.
+    /// The number of peers.
     pub(super) fn len(&self) -> usize {
         self.count
     }
 
-    /// How many of them a source has.
+    /// The number of peers of a source.
     pub(super) fn count(&self, source: Principal) -> usize {
         self.of.get(&source).map_or(0, BTreeSet::len)
     }
 
-    /// How many a source has that has most.
+    /// The number of peers of the busiest source.
     pub(super) fn most(&self) -> usize {
         self.by_count.last().map_or(0, |(count, _)| *count)
     }

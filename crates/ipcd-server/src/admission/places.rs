@@ -1,4 +1,4 @@
-//! Places for those who come, and who has to make room for them.
+//! Finds a place for a new peer, and the peer that has to make room for it.
 
 use std::time::Instant;
 
@@ -27,9 +27,10 @@ impl Admission {
         }
     }
 
-    /// A place for one more of this source; perhaps that of another, which is told why. It is one of
-    /// the source that has most, if this one has fewer, or one that is late to prove its token. The
-    /// last places are for root and the daemon's own user, who need no share: they displace anybody.
+    /// Finds a place for one more peer of this source; if it is another's, also the reason that
+    /// this one receives. The other is a peer of the busiest source, if this source has fewer, or
+    /// one that is late to prove its token. The last places are reserved for root and the daemon's
+    /// own user, which may evict any peer.
     pub(super) fn make_place(
         &self,
         source: Principal,
@@ -52,7 +53,7 @@ impl Admission {
         let may_take = is_favoured || (busy > own + 1 && !is_crowded);
         if let Some(other) = self.crowd.busiest().next().filter(|_| may_take) {
             let why = format!("others want its place, and {other} has most of them all ({key})");
-            // Who has not proved anything loses the least, and then who came last.
+            // A peer that has proved nothing loses the least; after that, the newest.
             let number = self.startups.longest_of(other).or_else(|| self.crowd.newest(other));
             return Ok(number.map(|number| (number, why)));
         }

@@ -1,20 +1,20 @@
-//! How often a source may connect: a bucket for each, which fills by the second.
+//! Limits how often a source connects, with a token bucket for each.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ipcd_core::Principal;
 
-/// Sources that are remembered before those are forgotten whose buckets are full again.
+/// With so many sources, those with a full bucket are forgotten.
 const MANY: usize = 4096;
-/// And before all are: so many sources cannot each be limited in bounded memory.
+/// With so many, all are forgotten: they cannot each be limited in bounded memory.
 const MOST: usize = 16 * MANY;
 
-/// When each source's bucket will be full.
+/// The time at which each source's bucket is full.
 #[derive(Debug, Default)]
 pub(super) struct ConnectRates {
     full_at: HashMap<Principal, Instant>,
-    /// How many were left when those were forgotten last that need not be remembered.
+    /// The number of sources that were left after the last cleaning.
     known: usize,
 }
 

@@ -1,9 +1,9 @@
-//! Peers that have to prove a token and have not yet: how many may be there at once.
+//! Limits the peers that have to prove a token and have not yet.
 //!
-//! As sshd's `MaxStartups`: beyond a first number one is let go with a probability that grows, and a
-//! second number is never passed. But it is the one that has waited longest that is let go, and not
-//! the one that comes: who can log in does so at once, and is not disturbed by those who do not. And
-//! it is one of the source that has most of them: a flood from one address displaces itself.
+//! This follows sshd's `MaxStartups`: beyond a first number a peer is evicted with a probability
+//! that grows, and a second number is never passed. But the peer that has waited longest is
+//! evicted, not the new one: a peer with a token proves it at once, and is not disturbed by others.
+//! It is a peer of the busiest source: a flood from one address evicts its own peers.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::crowd::PeersBySource;
 use crate::ids::AdmissionId;
 
-/// How long one may wait before it has to make room for another when there is no more room at all.
+/// The time that a peer may take before it has to make room when there is none left.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The numbers: `start:rate:full`.
@@ -41,7 +41,7 @@ pub(super) struct PendingStartups {
     waiting: HashMap<AdmissionId, (Principal, Instant)>,
 }
 
-/// What one more means.
+/// The outcome of asking for room for one more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum StartupRoom {
     /// There is room.
@@ -110,8 +110,8 @@ impl PendingStartups {
         oldest.filter(|number| self.is_overdue(*number, now))
     }
 
-    /// The one that has waited longest of those whose sources have most; of this one's own, if it is
-    /// among these.
+    /// The peer that has waited longest of the busiest sources; one of this source, if it is among
+    /// these.
     fn of_the_busiest(&self, source: Principal) -> Option<AdmissionId> {
         if self.crowd.count(source) == self.crowd.most() {
             return self.crowd.oldest(source);
@@ -249,7 +249,7 @@ mod tests {
         for number in 0..1000 {
             come(&mut startups, number, ANN, now);
         }
-        // Nobody of the flood has waited long, and the others come in all the same.
+        // No peer of the flood has waited long, and the others come in all the same.
         assert!((1000..1010).all(|number| come(&mut startups, number, BOB, now)));
         for number in 1010..3000 {
             now += GRACE / 1000;

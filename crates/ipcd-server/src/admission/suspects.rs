@@ -1,4 +1,4 @@
-//! Sources whose bytes were being served when a worker died, again and again.
+//! Remembers sources that were being served when workers died, again and again.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use ipcd_core::Principal;
 
 /// Deaths count that are not longer ago than this.
 const MEMORY: Duration = Duration::from_secs(60);
-/// Deaths before a source is refused: once, anybody may be there.
+/// Deaths before a source is refused: one may be chance.
 const PATIENCE: u32 = 3;
 /// For how long it is refused at first; it doubles with each further death.
 const FIRST_PENALTY: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ impl SuspectSources {
         until.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
-    /// What is long ago is forgotten: after a penalty it takes as long again as without.
+    /// Forgets old deaths. The time of a penalty does not count.
     fn forget(&mut self, now: Instant) {
         self.0.retain(|_, suspicion| {
             let since = suspicion.refused_until.unwrap_or(suspicion.last).max(suspicion.last);

@@ -1,5 +1,4 @@
-//! A line of the log: its text or JSON, with every field bounded and nothing in it that is no
-//! printable character.
+//! A line of the log: its text or JSON, with every field bounded, and of printable characters only.
 
 use std::fmt::{self, Debug, Write as _};
 
@@ -20,7 +19,7 @@ const SOURCE_BYTES: usize = 128;
 /// Stands before and behind the source of a line on its way to [`super::ProcessLog`]. No line has one:
 /// it is a control character.
 const MARK: char = '\x01';
-/// The field that names whose doing a line is. It is not shown.
+/// The field that names the source which has caused a line. It is not shown.
 const SOURCE: &str = "source";
 
 /// The format of lines.
@@ -30,7 +29,7 @@ pub(super) struct LineFormat {
     pub(super) is_json: bool,
 }
 
-/// A line, and whose doing it is: empty if it is the daemon's own.
+/// A line and the source that has caused it: empty for the daemon itself.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct SourcedLine<'a> {
     pub(super) source: &'a str,
@@ -38,7 +37,7 @@ pub(super) struct SourcedLine<'a> {
 }
 
 impl<'a> SourcedLine<'a> {
-    /// `None` if it is no line that [`LineFormat`] made.
+    /// `None` for a line that [`LineFormat`] did not make.
     pub(super) fn parse(line: &'a str) -> Option<Self> {
         let (source, text) = line.strip_prefix(MARK)?.split_once(MARK)?;
         (source.len() <= SOURCE_BYTES).then_some(Self { source, text })
@@ -213,8 +212,8 @@ impl Visit for LogLine {
     }
 }
 
-/// A text without what is no printable character, and no longer than so many bytes and the mark that
-/// it is cut.
+/// A text of printable characters only, and no longer than so many bytes and the mark that it is
+/// cut.
 fn escaped(text: &str, most: usize) -> String {
     let mut shown = String::with_capacity(text.len().min(most));
     for character in text.chars() {

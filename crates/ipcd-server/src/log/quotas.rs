@@ -1,4 +1,4 @@
-//! The number of lines that each source may cause: the log is no door through which a peer fills a disk.
+//! The number of lines that each source may cause, so that no peer fills the disk through the log.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -35,7 +35,7 @@ impl CallFilter {
         calls::compile()
     }
 
-    /// Confines this process for good. What its shared descriptors are, it cannot change.
+    /// Confines this process for good. It cannot change the state of its shared descriptors.
     pub(super) fn install(mut self, shared: RangeInclusive<RawFd>) -> Result<(), String> {
         for step in &mut self.program {
             step.k = match step.k {

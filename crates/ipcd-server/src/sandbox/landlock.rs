@@ -8,7 +8,7 @@ use landlock::{
 
 use super::SandboxLayer;
 
-/// What is asked for; later ones have nothing that a worker could lose.
+/// The version that is asked for. Later ones restrict nothing that a worker has.
 const WANTED: ABI = ABI::V6;
 
 /// Restricts this process as far as the kernel can.

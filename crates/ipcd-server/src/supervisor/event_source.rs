@@ -7,7 +7,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use crate::Error;
 use crate::ids::{OwnerId, SlotId};
 
-/// What an event is about.
+/// The subject of an event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum EventSource {
     /// The signals.

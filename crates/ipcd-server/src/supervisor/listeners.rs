@@ -145,7 +145,7 @@ impl ListenerSet {
         self.open.iter().map(|open| (open.owner, open.names(&self.sockets)))
     }
 
-    /// What each listener's bare peers say and hear.
+    /// The profile of each listener's raw peers.
     pub(super) fn raw_profiles(&self) -> Vec<(OwnerId, RawProfile)> {
         let of = |open: &OpenListener| Some((open.owner, open.config.raw_profile.clone()?));
         self.open.iter().filter_map(of).collect()
@@ -157,8 +157,8 @@ impl ListenerSet {
         self.open.iter().map(of).collect()
     }
 
-    /// Has the listeners read their certificates and the like again; the number of listeners that have
-    /// some. A listener whose files are no good keeps those that it had.
+    /// Has the listeners read their certificates and the like again; the number of listeners that
+    /// have some. A listener with invalid files keeps those that it had.
     pub(super) fn reload_files(&mut self) -> usize {
         let mut count = 0;
         for OpenListener { listener, .. } in &mut self.open {

@@ -33,7 +33,7 @@ pub(super) struct PeerIntake<'a> {
     pub(super) listeners: &'a mut ListenerSet,
     pub(super) admission: &'a mut Admission,
     pub(super) workers: &'a mut WorkerPool,
-    /// Children whose peers have to make room for others, in the order in which they were told so.
+    /// Children whose peers have to make room for others, in the order of their eviction.
     pub(super) evicted: &'a mut VecDeque<(SlotId, AdmissionId)>,
     pub(super) config: &'a Config,
     /// The configuration of the router in each worker.
@@ -46,7 +46,7 @@ pub(super) struct PeerOffer {
     pub(super) owner: OwnerId,
     pub(super) transport: &'static dyn Transport,
     pub(super) parts: ChannelParts,
-    /// What it says and hears, if it is a bare one.
+    /// The profile of a raw peer; `None` for one that speaks frames.
     pub(super) raw_profile: Option<crate::listen::RawProfile>,
 }
 

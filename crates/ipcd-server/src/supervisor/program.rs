@@ -83,7 +83,7 @@ enum EndStep {
     Settle,
 }
 
-/// What exec(2) has come to.
+/// The outcome of exec(2).
 pub(super) enum LaunchOutcome {
     /// Not known yet.
     Pending,
@@ -278,8 +278,8 @@ impl Program {
         fcntl(&our_stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(|error| failed(error.into()))?;
         watch(epoll, &link, EventSource::ProgramLaunch(self.owner))?;
-        // Where nothing is published, output goes to the log, too. The program may close it, so
-        // another pipe tells when the process has ended.
+        // Output that is not published goes to the log, too. The program may close it, so another
+        // pipe tells when the process has ended.
         let (stdout, hold) = match self.config.raw_profile.subject {
             Some(_) => (stdout, None),
             None => (duplicate(&stderr)?, Some(stdout)),

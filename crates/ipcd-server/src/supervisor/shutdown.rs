@@ -7,7 +7,7 @@ use ipcd_sys::ONE_STOP;
 /// The time that workers have to send on what they have accepted.
 const FORWARDING: Duration = Duration::from_secs(2);
 
-/// How far the end of the daemon has come.
+/// The progress of the daemon's end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ShutdownState {
     since: Instant,

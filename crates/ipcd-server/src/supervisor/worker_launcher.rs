@@ -20,7 +20,7 @@ use crate::worker::{self, CrashMarker, NewPeer, WorkerInit};
 
 const NULL: &str = "/dev/null";
 
-/// What workers inherit.
+/// The state that workers inherit.
 pub(super) struct WorkerLauncher {
     pub(super) fork_mode: ForkMode,
     user: Option<privileges::UserSwitch>,

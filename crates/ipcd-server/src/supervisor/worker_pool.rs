@@ -29,7 +29,7 @@ pub(super) struct WorkerPool {
     /// The slots that are not free. Looking through hundreds of free ones in each turn was a sixth of
     /// a fork's cost.
     occupied: Vec<SlotId>,
-    /// What all workers know: who wants what, names, and open questions.
+    /// The state that all workers share: interests, names, and open questions.
     pub(super) directory: Directory,
     /// The slot whose turn it is to get a peer.
     turn: usize,
@@ -180,7 +180,7 @@ impl WorkerPool {
         }
         let mut with_room =
             order.filter(|index| self.slots[*index].link.waiting() < LINK_BACKLOG).peekable();
-        // Where none serves, the peer waits on the link of a worker that is to come or to go on.
+        // If none serves now, the peer waits on the link of a worker that is to start or to go on.
         let first = with_room.peek().copied();
         with_room.find(|index| self.slots[*index].serves()).or(first).map(|index| Some(id(index)))
     }

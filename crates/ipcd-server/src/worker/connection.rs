@@ -30,7 +30,7 @@ impl EventToken {
 /// A peer's connection.
 pub(crate) struct Connection {
     pub(crate) channel: Box<dyn Channel>,
-    /// What translates for a bare peer.
+    /// The adapter of a raw peer.
     pub(crate) adapter: Option<Box<CodecAdapter>>,
     /// Whether a bare peer sends no more, and goes once all it has sent is accepted.
     pub(crate) has_ended: bool,
@@ -45,9 +45,9 @@ pub(crate) struct Connection {
     pub(crate) admission: AdmissionId,
     /// Whether it has to prove a token, and has not yet.
     pub(crate) must_prove: bool,
-    /// The beginning of a frame whose rest has not come, or what a waiting peer has sent.
+    /// The beginning of a frame that is incomplete, or the bytes of a peer that waits.
     pub(crate) partial: Option<Box<ReadBuffer>>,
-    /// Whether the peer's messages wait for somebody's outbox.
+    /// Whether the peer's messages wait for room in a send queue.
     pub(crate) waiting: bool,
     /// Why nothing more is read but the end: the outbox is written, then the channel finished.
     pub(crate) closing: Option<Box<str>>,
@@ -69,7 +69,7 @@ pub(crate) struct Connection {
     armed: PollInterest,
 }
 
-/// What is waited for.
+/// The events that epoll watches for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 struct PollInterest {
     read: bool,

@@ -21,13 +21,13 @@ use crate::listen::RawProfile;
 use crate::sandbox::Sandbox;
 use crate::{Error, log, privileges};
 
-/// What a worker gets at its start.
+/// The arguments of a worker.
 pub(crate) struct WorkerInit<'a> {
     pub(crate) link: &'a Link,
     pub(crate) inboxes: &'a mut InboxSet,
     pub(crate) supervisor: Pid,
     pub(crate) router_config: ipcd_core::Config,
-    /// What all workers know, if there are several.
+    /// The directory that all workers share, if there are several.
     pub(crate) directory: Option<DirectoryState>,
     /// The one peer that the worker is forked for, with `--fork connection`.
     pub(crate) only: Option<NewPeer>,
@@ -48,11 +48,11 @@ pub(crate) struct NewPeer {
     pub(crate) owner: OwnerId,
     pub(crate) transport: &'static dyn Transport,
     pub(crate) parts: ChannelParts,
-    /// What it says and hears, if it is a bare one.
+    /// The profile of a raw peer; `None` for one that speaks frames.
     pub(crate) raw_profile: Option<RawProfile>,
 }
 
-/// Where a worker notes which peer it is serving: a place in memory that outlives it.
+/// A place in memory that outlives the worker, which notes there the peer that it serves.
 pub(crate) struct CrashMarker {
     pub(crate) marks: CrashMarkers,
     pub(crate) place: usize,

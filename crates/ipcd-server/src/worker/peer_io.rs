@@ -1,4 +1,4 @@
-//! What a worker does with one peer: read it, write to it, let it go.
+//! Reads and writes one peer.
 
 use std::io::IoSlice;
 
@@ -19,7 +19,7 @@ const LAST_BYTES: usize = 4 * 1024 * 1024;
 /// Pieces of an outbox that are written at once.
 const PIECES: usize = 16;
 
-/// Reads. A kernel that has no memory now is no reason to let a peer go.
+/// Reads. A kernel that has no memory now is no reason to disconnect a peer.
 pub(super) fn read_of(
     connection: &mut Connection,
     into: &mut ReadBuffer,
@@ -243,7 +243,7 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let due = match connection.channel.tick(self.now) {
             Ok(due) => due,
-            // What waits for somebody's outbox is still accepted.
+            // Messages that wait for room in a send queue are still accepted.
             Err(_) if connection.waiting && connection.adapter.is_some() => {
                 return connection.has_ended = true;
             }

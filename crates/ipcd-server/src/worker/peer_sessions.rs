@@ -32,7 +32,8 @@ impl Worker {
         if parts.descriptors.is_empty() {
             return self.reject(number, transport, &identity, NO_DESCRIPTOR);
         }
-        // While there is still room for the next one, whose own descriptors are needed to tell it why.
+        // This early, because telling the peer the reason takes its own descriptors, which must
+        // fit, too.
         if parts.descriptors.iter().any(|fd| fd.as_raw_fd() as u64 >= self.last_descriptor) {
             tell_refusal(transport, parts, raw_profile.is_some(), NO_DESCRIPTOR);
             return self.reject(number, transport, &identity, NO_DESCRIPTOR);
@@ -131,7 +132,8 @@ impl Worker {
         let has_other_rights = self.router.certify(key, name);
         connection.is_vouched = true;
         if has_other_rights && let Some(adapter) = &mut connection.adapter {
-            // What waits for it was not sent. Nobody knew yet whether it may hear that.
+            // Messages that wait for it were not sent yet. Until now it was unknown whether it may
+            // hear them.
             let whole = adapter.discard(self.router.send_queue(key));
             self.router.wrote(self.now, key, whole);
             self.router.drop_unread(self.now, key);
@@ -150,7 +152,7 @@ impl Worker {
         let identity = connection.channel.identity();
         match self.router.dropped(key) {
             0 => info!(%source, peer, %transport, %identity, name, why, "peer gone"),
-            // What was lost may matter more than that it has gone.
+            // The lost messages may matter more than its end.
             dropped => warn!(%source, peer, %transport, %identity, name, why, dropped, "peer gone"),
         }
         if let Some((refused, withheld)) = connection.adapter.as_ref().map(|t| t.losses())

@@ -12,16 +12,16 @@ use crate::link::LiveConfig;
 use crate::listen::RawProfile;
 use crate::worker::peer_io::{CLOSED, read_of};
 
-/// How long a bare peer that sends no more is still there when nothing is for it. Over TCP nothing tells
-/// one that only listens from one that is gone.
+/// The time that a raw peer which sends no more is kept without messages for it. TCP does not tell
+/// a peer that only listens from one that is gone.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
-/// Why a bare peer goes whose stream begins like a browser's.
+/// The reason for a raw peer whose stream begins like a browser's.
 const BROWSER: &str = "it speaks HTTP: a page in a browser may have sent it here";
 /// Records read of a bare peer in one turn.
 const RECORDS: usize = 64;
 
 impl Worker {
-    /// Puts another configuration in force, also for those who translate for the bare peers there are.
+    /// Puts another configuration in force, also for the adapters of raw peers.
     pub(super) fn configure(&mut self, live: LiveConfig) {
         self.router.configure(self.now, |config| live.apply(config));
         let largest = self.router.max_payload();
@@ -55,7 +55,7 @@ impl Worker {
         self.tell_refusal(key);
         let connection = self.connections.get_mut(key)?;
         match outcome? {
-            // What waits for somebody's outbox is still accepted.
+            // Messages that wait for room in a send queue are still accepted.
             Ok(ReadOutcome::Closed) | Err(_) if connection.waiting => {
                 connection.has_ended = true;
                 Some(Ok(ReadOutcome::NotReady))
@@ -94,7 +94,7 @@ impl Worker {
                     adapter.finish(frames);
                     break;
                 }
-                // Of what somebody may have cut short, the last message is none.
+                // A stream that an attacker may have cut has no last message.
                 Err(Error::Truncated(_)) => return Some(outcome),
                 Ok(ReadOutcome::Closed) | Err(_) => {
                     adapter.finish(frames);
@@ -174,12 +174,12 @@ impl Worker {
         self.tick(key);
     }
 
-    /// When to look again at a peer that sends no more, or `None` when it was let go.
+    /// The time to look again at a peer that sends no more; `None` once it is detached.
     pub(super) fn look_at_silent(&mut self, key: PeerKey, until: Instant) -> Option<Instant> {
         if until > self.now {
             return Some(until);
         }
-        // What is still for it waits for as long as for any other peer.
+        // Messages for it wait as long as for any other peer.
         if !self.router.is_flushed(key) {
             return Some(self.now + HALF_CLOSED);
         }

@@ -1,4 +1,4 @@
-//! Which calls these are, with which arguments. What a worker newly needs is added here.
+//! The allowed system calls and their arguments. A call that a worker newly needs is added here.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter};
 use super::tree::{self, ArgumentChecks, CallVerdict};
 use super::{CallFilter, FIRST_SHARED, LAST_SHARED, OWN_PROCESS};
 
-/// What a worker may call as it likes.
+/// Calls that a worker may make with any arguments.
 const FREE: &[c_long] = &[
     // Bytes. Not sendmsg(2): a worker passes no descriptor on.
     libc::SYS_read,
@@ -34,7 +34,7 @@ const FREE: &[c_long] = &[
     libc::SYS_nanosleep,
     libc::SYS_clock_nanosleep,
     libc::SYS_restart_syscall,
-    // What time it is, where the vDSO cannot tell, and randomness.
+    // The time, in case the vDSO cannot tell it, and randomness.
     libc::SYS_clock_gettime,
     libc::SYS_gettimeofday,
     libc::SYS_getrandom,
@@ -43,7 +43,7 @@ const FREE: &[c_long] = &[
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_madvise,
-    // Who one is, signal handling, and the end: a panic and an abort need them.
+    // Process and thread ids, signal handling, and exit: a panic and an abort need them.
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_getppid,
@@ -61,8 +61,8 @@ const OLD: &[c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_time];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[c_long] = &[];
 
-/// What no worker ever tries, and whoever has taken one over would. Opening files, making
-/// sockets and forking is not among it: a library may try that and go on without.
+/// Calls that no worker ever makes, but an attacker in one would. Opening files, making sockets and
+/// forking are not among them: a library may try that and go on without.
 const DEADLY: &[c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -87,7 +87,7 @@ const DEADLY: &[c_long] = &[
     libc::SYS_finit_module,
 ];
 
-/// What the kernel is told to do.
+/// The kernel's action for a call.
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
@@ -105,12 +105,12 @@ fn of_this_architecture() -> Result<BpfProgram, BackendError> {
     let (refuse, allow) = (SeccompAction::KillProcess, SeccompAction::Allow);
     let mut program: BpfProgram =
         SeccompFilter::new(BTreeMap::new(), refuse, allow, here)?.try_into()?;
-    // What it returns for the calls of this one is for the rest to say.
+    // The rest of the program decides about the calls of this architecture.
     program.pop();
     Ok(program)
 }
 
-/// What each number means by itself.
+/// The verdict for each number.
 fn known(bounded: &[c_long]) -> Vec<(u32, CallVerdict)> {
     let lists = [(FREE, ALLOW), (OLD, ALLOW), (DEADLY, KILL)];
     let by_itself = lists.into_iter().flat_map(|(calls, verdict)| {
@@ -120,10 +120,10 @@ fn known(bounded: &[c_long]) -> Vec<(u32, CallVerdict)> {
     by_itself.chain(looked_at).collect()
 }
 
-/// What a worker may call with some arguments only.
+/// Calls that a worker may make with some arguments only.
 fn bounded() -> Vec<(c_long, ArgumentChecks)> {
     let check = || ArgumentChecks::new(REFUSE);
-    // What a descriptor is, is changed of those only that nobody else has.
+    // The state of a descriptor may be changed only if no other process shares it.
     let of_its_own = |block: ArgumentChecks| block.outside(0, FIRST_SHARED, LAST_SHARED);
     let no_code = || check().without(2, libc::PROT_EXEC);
     let looks = [libc::F_GETFD, libc::F_GETFL, libc::F_GETPIPE_SZ];
@@ -140,7 +140,7 @@ fn bounded() -> Vec<(c_long, ArgumentChecks)> {
         (libc::SYS_setsockopt, of_its_own(room)),
         (libc::SYS_shutdown, of_its_own(check())),
         (libc::SYS_ioctl, of_its_own(check().one_of(1, &[libc::FIONBIO as libc::c_int]))),
-        // abort(3), of nobody else.
+        // abort(3), of this process only.
         (
             libc::SYS_tgkill,
             check().one_of(0, &[OWN_PROCESS as libc::c_int]).one_of(2, &[libc::SIGABRT]),

@@ -9,7 +9,7 @@
 use nix::libc::{SECCOMP_RET_ALLOW, c_int};
 use seccompiler::sock_filter;
 
-/// What becomes of a call.
+/// The verdict for a call.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum CallVerdict {
     /// This is returned whatever the arguments.
@@ -33,7 +33,7 @@ const JUMP_IF_GREATER: u16 = 0x25;
 const JUMP_IF_GREATER_OR_EQUAL: u16 = 0x35;
 const RETURN: u16 = 0x06;
 
-/// Where in `seccomp_data` the number of the call is, and the arguments begin, 64 bits each.
+/// The offsets in `seccomp_data` of the call's number, and of its arguments, 64 bits each.
 const NUMBER: u32 = 0;
 const ARGUMENTS: u32 = 16;
 const LOW: u32 = if cfg!(target_endian = "little") { 0 } else { 4 };
