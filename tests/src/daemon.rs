@@ -14,11 +14,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    CtlCommand, ProcessResult, RawConnection, RunningProcess, children, eventually, ipcd, is_alive,
+    CtlCommand, ProcessResult, RawConnection, RunningProcess, SCHEMES, children, eventually, ipcd,
+    is_alive,
 };
-
-/// The transports that can listen without further options: all but TLS.
-pub const SCHEMES: [&str; 5] = ["unix", "pipe", "fifo", "tcp", "udp"];
 
 /// The configuration of a daemon before it starts.
 #[derive(Clone, Debug, Default)]
@@ -97,7 +95,7 @@ impl DaemonSetup {
             fs::write(config_in(dir), text).expect("the directory is writable");
             command.arg("--config").arg(config_in(dir));
         }
-        let schemes = self.schemes.clone().unwrap_or_else(|| SCHEMES.map(String::from).to_vec());
+        let schemes = self.schemes.clone().unwrap_or_else(|| SCHEMES.map(String::from));
         for scheme in schemes {
             command.arg("--listen").arg(endpoint(&scheme, &run));
         }

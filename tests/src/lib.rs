@@ -19,6 +19,7 @@ mod refusal;
 #[cfg(target_arch = "x86_64")]
 mod remote;
 mod scene;
+mod schemes;
 mod skip;
 mod system;
 mod text;
@@ -29,7 +30,7 @@ pub use binaries::{example, ipcctl, ipcd};
 pub use capture::OutputCapture;
 pub use classes::classes;
 pub use ctl::CtlCommand;
-pub use daemon::{Daemon, DaemonSetup, SCHEMES, WorkerInfo};
+pub use daemon::{Daemon, DaemonSetup, WorkerInfo};
 pub use flow::{Receiver, Sender};
 pub use load::{HealthyLoad, Latency};
 pub use neighbour::NeighbourPair;
@@ -39,6 +40,7 @@ pub use refusal::refusal;
 #[cfg(target_arch = "x86_64")]
 pub use remote::{CallResult, TracedProcess};
 pub use scene::FaultScene;
+pub use schemes::{SCHEMES, SchemeList};
 pub use skip::{is_without, skip};
 pub use system::{
     OpenDescriptor, anonymous, assert_asleep, children, descriptor, descriptors, is_alive, memory,

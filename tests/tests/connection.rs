@@ -96,7 +96,7 @@ fn a_senders_child_ends_when_everything_was_handed_on() {
                     if number >= SENDERS {
                         return;
                     }
-                    let scheme = SCHEMES[number as usize % 5];
+                    let scheme = SCHEMES[number as usize % SCHEMES.len()];
                     let body = format!("message {number}");
                     daemon.ctl(scheme, &["send", "news", &body]).run().expect(0);
                 }

@@ -1,13 +1,10 @@
 //! The house rules of CONTRIBUTING.md and docs/ARCHITECTURE.md, as far as a machine can check them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
-
-/// Transports, by scheme.
-const SCHEMES: [&str; 6] = ["unix", "pipe", "fifo", "tcp", "udp", "tls"];
 
 /// Lines of code in a file and in a function, comments and a file's own tests not counted.
 const LONGEST_FILE: usize = 500;
@@ -126,7 +123,7 @@ fn strings(line: &str) -> impl Iterator<Item = &str> {
 }
 
 fn names_a_scheme(line: &str) -> bool {
-    let is_scheme = |word: &str| SCHEMES.contains(&word);
+    let is_scheme = |word: &str| ipcd_transports::schemes().any(|scheme| scheme == word);
     strings(line).any(|text| text.split(|c: char| !c.is_alphanumeric()).any(is_scheme))
 }
 
@@ -156,7 +153,8 @@ fn protocol_and_router_know_no_descriptor_clock_randomness_or_logger() {
 #[test]
 fn a_transport_knows_neither_another_nor_what_the_bytes_mean() {
     let packages = packages();
-    let transports = SCHEMES.map(|scheme| format!("ipcd-transport-{scheme}"));
+    let transports: BTreeSet<String> =
+        ipcd_transports::schemes().map(|scheme| format!("ipcd-transport-{scheme}")).collect();
     let ours = ["ipcd-transport", "ipcd-address", "ipcd-sys"];
     for name in transports.iter().map(String::as_str).chain(["ipcd-transport"]) {
         for dependency in packages[name].dependencies() {
@@ -165,7 +163,7 @@ fn a_transport_knows_neither_another_nor_what_the_bytes_mean() {
         }
     }
     let found = packages.keys().filter(|name| name.starts_with("ipcd-transport-"));
-    assert!(found.eq(std::collections::BTreeSet::from(transports).iter()));
+    assert!(found.eq(transports.iter()), "the registry and the crates differ");
 }
 
 #[test]
@@ -299,4 +297,40 @@ fn pages_name_files_and_tests_that_there_are() {
             assert!(is_there, "{page}: {word} does not exist");
         }
     }
+}
+
+/// Pages describe every transport of the registry, and no other.
+#[test]
+fn pages_have_a_row_for_every_transport() {
+    let page = |name: &str| fs::read_to_string(root().join(name)).expect("the page is there");
+    let schemes: Vec<_> = ipcd_transports::schemes().collect();
+    for (name, heading) in [
+        ("README.md", "## Transports"),
+        ("docs/CLI.md", "## Endpoints"),
+        ("docs/security.md", "## Peer identity by transport"),
+        ("docs/ARCHITECTURE.md", "| transport | "),
+    ] {
+        let text = page(name);
+        let start = text.find(heading).unwrap_or_else(|| panic!("{name} has no {heading}"));
+        let rows = text[start..].lines().skip_while(|line| !line.starts_with("|--"));
+        let rows = rows.skip(1).take_while(|line| line.starts_with('|'));
+        let of_row = |row: &str| {
+            let cell = row.split('|').nth(1)?.trim().trim_matches('`').to_owned();
+            Some(cell.split(':').next()?.to_owned()).filter(|found| is_word(found))
+        };
+        let mut found: Vec<_> = rows.filter_map(of_row).collect();
+        // pipe has two kinds of endpoints, and so two rows.
+        found.dedup();
+        assert_eq!(found, schemes, "{name}: the table below {heading:?}");
+    }
+    let protocol = page("docs/PROTOCOL.md");
+    for scheme in schemes {
+        let is_heading =
+            |line: &str| line.starts_with("##") && line.ends_with(&format!(" {scheme}"));
+        assert!(protocol.lines().any(is_heading), "docs/PROTOCOL.md has no section {scheme}");
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase())
 }

@@ -37,7 +37,7 @@ const GLOBAL: &str = "Global options";
 /// The options that every verb takes.
 #[derive(Args)]
 pub(crate) struct GlobalArgs {
-    /// Connect to the daemon by this transport (unix, pipe, fifo, tcp, udp) or endpoint.
+    /// Connect to the daemon by this endpoint or transport (see `ipcctl transports`).
     #[arg(long, global = true, help_heading = GLOBAL, env = VIA, default_value = "unix", value_name = "VIA")]
     pub(crate) via: String,
     /// Wait at most this long for a connection, a confirmation or an answer; then exit 4.

@@ -44,8 +44,8 @@ pub(crate) fn cells(
 fn ways(settings: &BenchSettings) -> Result<Vec<BenchTarget>, String> {
     let all = ipcd_transports::ALL;
     let known: Vec<&str> = all
-        .map(Transport::scheme)
-        .into_iter()
+        .iter()
+        .map(|transport| transport.scheme())
         .chain(raw::ALL.iter().map(|it| it.name).filter(|name| !is_scheme(name)))
         .collect();
     if let Some(unknown) = settings.ways.iter().find(|name| !known.contains(&name.as_str())) {
@@ -53,14 +53,26 @@ fn ways(settings: &BenchSettings) -> Result<Vec<BenchTarget>, String> {
     }
     // A transport that needs more than an address, such as certificates, is measured on a running
     // daemon only.
-    let default = |transport: &dyn Transport| transport.default_endpoint(Path::new("/"));
+    let default = |transport: &dyn Transport| {
+        let endpoint = transport.default_endpoint(Path::new("/"));
+        let none = || {
+            format!(
+                "{} has no listener by default: measure a daemon that has one",
+                transport.scheme()
+            )
+        };
+        let listens = transport.listens_by_default();
+        endpoint
+            .map_err(|error| error.to_string())
+            .and_then(|_| listens.then_some(()).ok_or_else(none))
+    };
     let is_running = |name: &str| settings.running.iter().any(|it| it.endpoint.scheme() == name);
     let is_asked = |name: &str| settings.ways.iter().any(|it| it == name) && !is_running(name);
-    for transport in all.into_iter().filter(|it| is_asked(it.scheme())) {
-        default(transport).map_err(|error| error.to_string())?;
+    for transport in all.iter().filter(|it| is_asked(it.scheme())) {
+        default(*transport)?;
     }
     let schemes =
-        || all.into_iter().filter(|&it| default(it).is_ok()).map(|transport| transport.scheme());
+        || all.iter().filter(|it| default(**it).is_ok()).map(|transport| transport.scheme());
     let is_wanted =
         |name: &str| settings.ways.is_empty() || settings.ways.iter().any(|it| it == name);
     let mut ways = Vec::new();

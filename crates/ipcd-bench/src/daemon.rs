@@ -88,9 +88,7 @@ fn config(dir: &Path) -> io::Result<Config> {
     let mut config = Config::default();
     config.log.level = LogLevel::Warn;
     config.daemon.runtime_dir = Some(dir.to_owned());
-    let listen = ipcd_transports::ALL
-        .iter()
-        .filter_map(|transport| transport.default_endpoint(dir).ok())
+    let listen = ipcd_transports::default_endpoints(dir)
         .map(|endpoint| any_port(endpoint).to_string().parse());
     config.listeners = listen.collect::<Result<_, _>>().map_err(io::Error::other)?;
     Ok(config)

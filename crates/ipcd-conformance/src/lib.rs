@@ -13,6 +13,13 @@
 //! Nothing here sleeps, and nothing asserts that something was fast: a case waits for what must
 //! happen, and the [watchdog] fails it if it does not.
 //!
+//! A third argument names what the environment may lack, such as a kernel module. It is a function
+//! that returns the reason, or `None`; with a reason, every case is skipped and prints it:
+//!
+//! ```text
+//! ipcd_conformance::conformance!(Vsock, endpoint, || (!has_loopback()).then(|| "no loopback".into()));
+//! ```
+//!
 //! # Other processes
 //! Some cases need a peer that can be killed, or a umask of its own. The test harness has threads,
 //! so forking is out of the question; instead the test executable is started again, with the one
@@ -38,6 +45,7 @@ use ipcd_transport::{Endpoint, Transport};
 pub struct Suite {
     transport: &'static dyn Transport,
     endpoint: fn(&Path) -> Endpoint,
+    lacks: fn() -> Option<String>,
     module: &'static str,
 }
 
@@ -46,9 +54,18 @@ impl Suite {
     pub const fn new(
         transport: &'static dyn Transport,
         endpoint: fn(&Path) -> Endpoint,
+        lacks: fn() -> Option<String>,
         module: &'static str,
     ) -> Self {
-        Self { transport, endpoint, module }
+        Self { transport, endpoint, lacks, module }
+    }
+
+    /// Runs a case, or prints why this environment cannot.
+    pub fn run(&self, case: fn(&Self)) {
+        match (self.lacks)() {
+            Some(reason) => scene::skip(&reason),
+            None => case(self),
+        }
     }
 
     /// Does nothing, except in a process that a case has started: there it plays its part.
@@ -61,7 +78,11 @@ impl Suite {
 #[macro_export]
 macro_rules! conformance {
     ($transport:expr, $endpoint:expr) => {
-        const SUITE: $crate::Suite = $crate::Suite::new(&$transport, $endpoint, module_path!());
+        $crate::conformance!($transport, $endpoint, || None);
+    };
+    ($transport:expr, $endpoint:expr, $lacks:expr) => {
+        const SUITE: $crate::Suite =
+            $crate::Suite::new(&$transport, $endpoint, $lacks, module_path!());
 
         #[test]
         fn child_process() {
@@ -108,7 +129,7 @@ macro_rules! each_case {
         $(
             #[test]
             fn $case() {
-                $crate::cases::$group::$case(&SUITE);
+                SUITE.run($crate::cases::$group::$case);
             }
         )*
     };

@@ -28,7 +28,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, send, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockFlag, UnixAddr, accept4, send, sendmsg};
 use nix::unistd::{ForkResult, Pid};
 
 /// Descriptors that one message may carry.
@@ -313,6 +313,18 @@ pub fn duplicate_fd(number: RawFd) -> io::Result<OwnedFd> {
     let copy = Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) })?;
     // SAFETY: the kernel has just made this descriptor, so nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Accepts a connection on a listening socket of any family. The new socket does not block, and is
+/// closed on exec(2).
+///
+/// # Errors
+/// As accept4(2).
+pub fn accept_connection(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = accept4(listener.as_raw_fd(), flags)?;
+    // SAFETY: the kernel has just made this descriptor, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
 /// Removes variables from this process' environment, so that no child inherits them.

@@ -88,6 +88,10 @@ impl Transport for Fifo {
         Ok(Endpoint::from_path(self.scheme(), &runtime_dir.join("ipcd.fifo")))
     }
 
+    fn listens_by_default(&self) -> bool {
+        true
+    }
+
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         if Way::of(at)?.is_some() {
             return Err(at.error("direction is for bare peers: frames go both ways"));

@@ -75,6 +75,10 @@ impl Transport for Pipe {
         Ok(Endpoint::from_path(self.scheme(), &runtime_dir.join("pipe.sock")))
     }
 
+    fn listens_by_default(&self) -> bool {
+        true
+    }
+
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         let (socket, claim) = bind_local(at.path()?, &PathRights::of(at, PathRights::PRIVATE)?)?;
         let (socket, local, guard) = (socket.into(), at.clone(), None);

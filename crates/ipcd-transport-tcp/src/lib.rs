@@ -49,6 +49,10 @@ impl Transport for Tcp {
         Ok(Endpoint::new(self.scheme(), format!("127.0.0.1:{DEFAULT_PORT}")))
     }
 
+    fn listens_by_default(&self) -> bool {
+        true
+    }
+
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         Ok(Box::new(Listening(InetListener::bind(at)?)))
     }

@@ -73,6 +73,10 @@ impl Transport for Udp {
         Ok(Endpoint::new(self.scheme(), format!("127.0.0.1:{DEFAULT_PORT}")))
     }
 
+    fn listens_by_default(&self) -> bool {
+        true
+    }
+
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         Ok(Box::new(Listening::new(bind_listener(at, &at.resolve()?)?, at)?))
     }

@@ -78,6 +78,10 @@ impl Transport for Unix {
         Ok(Endpoint::from_path(self.scheme(), &runtime_dir.join("ipcd.sock")))
     }
 
+    fn listens_by_default(&self) -> bool {
+        true
+    }
+
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         let kind = Kind::of_frames(at)?;
         let Bound { socket, guard, claim } = bind_at(at, kind)?;

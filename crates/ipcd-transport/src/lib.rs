@@ -38,6 +38,7 @@ mod records;
 mod secret;
 mod send_buffer;
 mod socket;
+mod socket_listener;
 mod stream;
 mod transport;
 mod trusted;
@@ -68,6 +69,7 @@ pub use send_buffer::grow_send_buffer;
 pub use socket::{
     PendingReset, connect_until, end_socket, poll_some, poll_until, receive_record, tells_records,
 };
+pub use socket_listener::{SocketListener, connect_socket};
 pub use stream::StreamChannel;
 pub use transport::{Capabilities, EndpointPurpose, IdentityKind, Transport};
 pub use trusted::{TrustedDir, check_server, is_trusted};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ipcd_transport::{Endpoint, EndpointPurpose, Error, Result, Transport};
 
 /// Every transport, in the order in which they are shown to users.
-pub const ALL: [&dyn Transport; 6] = [
+pub const ALL: &[&dyn Transport] = &[
     &ipcd_transport_unix::Unix,
     &ipcd_transport_pipe::Pipe,
     &ipcd_transport_fifo::Fifo,
@@ -16,6 +16,17 @@ pub const ALL: [&dyn Transport; 6] = [
     &ipcd_transport_udp::Udp,
     &ipcd_transport_tls::Tls,
 ];
+
+/// The schemes of all transports.
+pub fn schemes() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|transport| transport.scheme())
+}
+
+/// The default endpoints of the transports that listen there when no listener is configured.
+pub fn default_endpoints(runtime_dir: &Path) -> impl Iterator<Item = Endpoint> {
+    let by_default = ALL.iter().filter(|transport| transport.listens_by_default());
+    by_default.filter_map(move |transport| transport.default_endpoint(runtime_dir).ok())
+}
 
 /// The transport of a child's standard input and output.
 pub const CHILD: &dyn Transport = &ipcd_transport_pipe::Pipe;
@@ -25,9 +36,9 @@ pub const CHILD: &dyn Transport = &ipcd_transport_pipe::Pipe;
 /// # Errors
 /// If there is none; the error names those that exist.
 pub fn find(scheme: &str) -> Result<&'static dyn Transport> {
-    let found = ALL.into_iter().find(|transport| transport.scheme() == scheme);
+    let found = ALL.iter().copied().find(|transport| transport.scheme() == scheme);
     found.ok_or_else(|| {
-        let known = ALL.map(Transport::scheme).join(", ");
+        let known = schemes().collect::<Vec<_>>().join(", ");
         let scheme = scheme.escape_debug();
         Error::Endpoint(format!("there is no transport {scheme}: choose one of {known}"))
     })
@@ -124,10 +135,11 @@ mod tests {
     #[test]
     fn names_what_exists() {
         let error = |text: &str| resolve(text, Path::new("/r")).unwrap_err().to_string();
-        assert!(error("carrier-pigeon").ends_with("unix, pipe, fifo, tcp, udp, tls"));
+        let known = schemes().collect::<Vec<_>>().join(", ");
+        assert!(error("carrier-pigeon").ends_with(&known));
         assert!(error("tcp://127.0.0.1").contains("host and port"));
         assert!(error("unix://relative").contains("absolute path"));
-        assert!(error("quic://x").contains("unix, pipe, fifo, tcp, udp, tls"));
+        assert!(error("quic://x").contains(&known));
         assert!(error("unix:///x?colour=red").contains("type, mode, owner, group"));
         assert!(error("tcp://h:1?mode=0600").contains("takes none"));
         // What only a listener heeds.

@@ -95,9 +95,7 @@ impl PrivateDaemon {
         let mut config = Config::default();
         config.log.level = LogLevel::Warn;
         config.daemon.runtime_dir = Some(dir.to_owned());
-        config.listeners = ipcd_transports::ALL
-            .iter()
-            .filter_map(|transport| transport.default_endpoint(dir).ok())
+        config.listeners = ipcd_transports::default_endpoints(dir)
             .map(|endpoint| {
                 any_port(endpoint)
                     .to_string()

@@ -14,6 +14,7 @@ use ipcd_transport::{
 use nix::libc::O_NONBLOCK;
 use nix::poll::PollFlags;
 use nix::sys::socket::{Backlog, listen};
+use nix::unistd::write;
 
 use super::places::tree;
 use crate::Suite;
@@ -75,7 +76,7 @@ pub fn survives_junk(suite: &Suite) {
         for junk in
             [&b"x"[..], b"ipcdfifo", &[0; 1200], &[0xff; 5000], &frames::all([LARGEST])[..1400]]
         {
-            throw(junk, listener.local());
+            throw(&scene, junk, listener.local());
         }
         let mut client = scene.connect(listener.local());
         let hello = frames::all([999]);
@@ -88,14 +89,19 @@ pub fn survives_junk(suite: &Suite) {
     }
 }
 
-/// Throws these bytes at whatever takes bytes there; nobody there is fine.
-fn throw(junk: &[u8], at: &Endpoint) {
+/// Sends these bytes to the listener's socket, port or FIFO. A refused connection is fine.
+fn throw(scene: &Scene, junk: &[u8], at: &Endpoint) {
     if let Ok(addr) = at.address().parse::<SocketAddr>() {
         let _ = TcpStream::connect(addr).and_then(|mut stream| stream.write_all(junk));
         let _ = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.send_to(junk, addr));
         return;
     }
-    let Ok(path) = at.path() else { return };
+    let Ok(path) = at.path() else {
+        // An address that only the transport knows: its own connection carries the bytes.
+        let Ok(channel) = scene.try_connect(at) else { return };
+        let _ = write(channel.write_fd(), junk);
+        return;
+    };
     let found = fs::metadata(path).expect("a listener has its path").file_type();
     if found.is_socket() {
         let _ = UnixStream::connect(path).and_then(|mut stream| stream.write_all(junk));

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ipcd_transport::{PeerIdentity, Transport};
+use ipcd_transport::PeerIdentity;
 use nix::sys::epoll::Epoll;
 use tracing::{error, info, warn};
 
@@ -42,19 +42,14 @@ impl ListenerSet {
     }
 
     /// The listeners that a configuration wants: those of `[[listen]]`, or else the default endpoint
-    /// of every transport that has one; and the passed sockets.
+    /// of every transport that listens by default; and the passed sockets.
     pub(super) fn wanted(
         &self,
         config: &Config,
         runtime_dir: &RuntimeDir,
     ) -> Result<Vec<WantedListener>, Error> {
-        // A transport that needs more than an address has no default.
-        let default =
-            |transport: &dyn Transport| transport.default_endpoint(runtime_dir.path()).ok();
         let listeners = match config.listeners.is_empty() {
-            true => ipcd_transports::ALL
-                .into_iter()
-                .filter_map(default)
+            true => ipcd_transports::default_endpoints(runtime_dir.path())
                 .map(ListenConfig::frames)
                 .collect(),
             false => config.listeners.clone(),

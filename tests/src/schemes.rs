@@ -1,0 +1,49 @@
+//! The schemes that tests go through: from the registry, so that a new transport is tested as well.
+
+use std::ops::Deref;
+use std::sync::LazyLock;
+
+/// The transports on which a daemon listens by default, in the order of the registry.
+pub const SCHEMES: SchemeList = SchemeList;
+
+/// See [`SCHEMES`]. It reads as a slice, and iterates by value.
+#[derive(Clone, Copy, Debug)]
+pub struct SchemeList;
+
+static LIST: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let by_default = ipcd_transports::ALL.iter().filter(|found| found.listens_by_default());
+    by_default.map(|transport| transport.scheme()).collect()
+});
+
+impl SchemeList {
+    /// What `make` makes of each scheme.
+    pub fn map<T>(self, make: impl FnMut(&'static str) -> T) -> Vec<T> {
+        self.into_iter().map(make).collect()
+    }
+}
+
+impl Deref for SchemeList {
+    type Target = [&'static str];
+
+    fn deref(&self) -> &Self::Target {
+        &LIST
+    }
+}
+
+impl IntoIterator for SchemeList {
+    type Item = &'static str;
+    type IntoIter = std::iter::Copied<std::slice::Iter<'static, &'static str>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        LIST.iter().copied()
+    }
+}
+
+impl IntoIterator for &SchemeList {
+    type Item = &'static &'static str;
+    type IntoIter = std::slice::Iter<'static, &'static str>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        LIST.iter()
+    }
+}
