@@ -1,8 +1,9 @@
 //! Proof that both sides hold a token, without sending it (HMAC-SHA256, RFC 2104).
 //!
 //! The peer proves `HMAC(token, "ipcd peer" || peer's nonce || daemon's nonce)` and the daemon
-//! `HMAC(token, "ipcd daemon" || peer's nonce || daemon's nonce)`; labels end in a NUL. Nonces are
-//! random and used once, so that a proof is of no use in another session or direction.
+//! `HMAC(token, "ipcd daemon" || peer's nonce || daemon's nonce)`. The labels end in a NUL. Nonces are
+//! random and used once, so that a proof cannot be replayed in another session. The labels differ, so
+//! that it cannot be reflected to its sender.
 
 use std::fmt;
 
@@ -13,13 +14,13 @@ use sha2::Sha256;
 /// Bytes of a nonce and of a proof.
 pub const PROOF_BYTES: usize = 32;
 
-/// A random number that is used once.
+/// A random number that is used in one handshake only.
 pub type Nonce = [u8; PROOF_BYTES];
 
-/// A HMAC-SHA256 code.
+/// An HMAC-SHA256 code.
 pub type Proof = [u8; PROOF_BYTES];
 
-/// A shared secret.
+/// A secret that the daemon shares with some of its peers. `Debug` does not show it.
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Token(Box<[u8]>);
 
@@ -27,29 +28,30 @@ impl Token {
     /// Bytes of the shortest token that is accepted.
     pub const SHORTEST: usize = 16;
 
-    /// The token in a file's text: what is left without white space at both ends. `None` if that
-    /// is too short to keep anything safe.
+    /// Takes the token from the text of a file, without ASCII white space at both ends. `None` if it
+    /// has fewer than [`Token::SHORTEST`] bytes.
     pub fn from_text(text: &[u8]) -> Option<Self> {
         let secret = text.trim_ascii();
         (secret.len() >= Self::SHORTEST).then(|| Self(secret.into()))
     }
 
-    /// What the peer sends in AUTH.
+    /// The proof that a peer sends in AUTH.
     pub fn peer_proof(&self, peer: &Nonce, daemon: &Nonce) -> Proof {
         self.mac(b"ipcd peer\0", peer, daemon).finalize().into_bytes().into()
     }
 
-    /// What the daemon sends in WELCOME.
+    /// The proof that the daemon sends in WELCOME.
     pub fn daemon_proof(&self, peer: &Nonce, daemon: &Nonce) -> Proof {
         self.mac(b"ipcd daemon\0", peer, daemon).finalize().into_bytes().into()
     }
 
-    /// Checks a peer's proof, in a time that does not depend on where it differs.
+    /// Checks a peer's proof in constant time: the time of a plain comparison would reveal how many
+    /// leading bytes are right.
     pub fn verify_peer(&self, proof: &Proof, peer: &Nonce, daemon: &Nonce) -> bool {
         self.mac(b"ipcd peer\0", peer, daemon).verify_slice(proof).is_ok()
     }
 
-    /// Checks the daemon's proof, likewise.
+    /// Checks the daemon's proof in constant time.
     pub fn verify_daemon(&self, proof: &Proof, peer: &Nonce, daemon: &Nonce) -> bool {
         self.mac(b"ipcd daemon\0", peer, daemon).verify_slice(proof).is_ok()
     }

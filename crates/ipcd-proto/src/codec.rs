@@ -1,40 +1,40 @@
-//! Codecs: how the bytes of programs that do not speak our protocol become messages, and back.
+//! Codecs: they divide the bytes of raw peers into messages, and back.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// How bytes become messages.
+/// The division of bytes into messages.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Codec {
     /// The protocol of ipcd.
     #[default]
     Frame,
-    /// A message a line, which LF or CRLF ends.
+    /// Each line is a message. LF or CRLF ends a line.
     Line,
-    /// A message for each part that a NUL ends.
+    /// Each NUL-terminated part is a message.
     Nul,
-    /// What is read at once, or a datagram, is a message.
+    /// Each read, datagram or record is a message.
     Raw,
 }
 
 impl Codec {
-    /// All of them.
+    /// All codecs.
     pub const ALL: [Self; 4] = [Self::Frame, Self::Line, Self::Nul, Self::Raw];
 
-    /// Whether the message arrives as one, and not as several.
+    /// Whether a receiver gets this payload as one message: it must not contain the end byte.
     pub fn can_carry(self, payload: &[u8]) -> bool {
         self.end().is_none_or(|end| !payload.contains(&end))
     }
 
-    /// Bytes that a message has beyond its own.
+    /// Bytes that the codec adds to a message.
     pub fn overhead(self) -> usize {
         usize::from(self.end().is_some())
     }
 
-    /// Appends a message as these programs read it.
+    /// Appends a message in the form that raw peers read.
     pub fn encode(self, payload: &[u8], into: &mut Vec<u8>) {
         into.extend_from_slice(payload);
         into.extend(self.end());
@@ -57,7 +57,7 @@ impl FromStr for Codec {
         let found = Self::ALL.into_iter().find(|codec| codec.to_string() == text);
         found.ok_or_else(|| {
             let known = Self::ALL.map(|codec| codec.to_string()).join(", ");
-            format!("there is no codec {}: choose one of {known}", text.escape_debug())
+            format!("unknown codec {}: choose one of {known}", text.escape_debug())
         })
     }
 }
@@ -73,37 +73,37 @@ impl fmt::Display for Codec {
     }
 }
 
-/// A message that is longer than is allowed; it is passed over, up to its end.
+/// The error of a message that is longer than allowed. The decoder skips it, up to its end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TooLong;
 
-/// Takes messages out of bytes that come in pieces. It keeps the beginning of one message at most.
+/// Divides bytes that come in pieces into messages. It keeps at most the beginning of one message.
 #[derive(Debug)]
 pub struct Decoder {
     codec: Codec,
     largest: usize,
     begun: Vec<u8>,
-    /// Whether the rest of a message that is too long is passed over.
+    /// Whether the rest of a message that is too long is being skipped.
     skips: bool,
 }
 
 impl Decoder {
-    /// For messages of at most this many bytes.
+    /// A decoder for messages of at most `largest` bytes.
     pub fn new(codec: Codec, largest: usize) -> Self {
         Self { codec, largest, begun: Vec::new(), skips: false }
     }
 
-    /// For messages that end otherwise from now on. What was begun goes on.
+    /// Changes the codec. A partial message goes on with the new one.
     pub fn set_codec(&mut self, codec: Codec) {
         self.codec = codec;
     }
 
-    /// For messages of at most so many bytes from now on.
+    /// Changes the size of the largest message, in bytes.
     pub fn set_largest(&mut self, largest: usize) {
         self.largest = largest;
     }
 
-    /// Gives each message that ends in these bytes to `take`.
+    /// Decodes a piece, and gives each message that ends in it to `take`.
     pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Result<&[u8], TooLong>)) {
         let Some(end) = self.codec.end() else {
             return take(if bytes.len() <= self.largest { Ok(bytes) } else { Err(TooLong) });
@@ -122,7 +122,7 @@ impl Decoder {
         self.keep(rest);
     }
 
-    /// Nothing more follows, or a record ends: what was begun is a message, without an end.
+    /// Ends the stream or the record: a partial message becomes a message without an end byte.
     pub fn finish(&mut self, mut take: impl FnMut(Result<&[u8], TooLong>)) {
         let begun = std::mem::take(&mut self.begun);
         if std::mem::take(&mut self.skips) {
@@ -141,7 +141,7 @@ impl Decoder {
     }
 
     fn keep(&mut self, piece: &[u8]) {
-        // With room for the CR, which does not count.
+        // One byte more than the limit: it may be the CR of a CRLF, which does not count.
         if self.skips || self.begun.len() + piece.len() > self.largest + 1 {
             self.begun = Vec::new();
             self.skips = true;
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes of these pieces, each message as text.
+    /// The messages in these pieces, as text.
     fn decoded(codec: Codec, largest: usize, pieces: &[&[u8]]) -> Vec<String> {
         let mut decoder = Decoder::new(codec, largest);
         let mut found = Vec::new();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn a_partial_message_is_bounded() {
         let mut decoder = Decoder::new(Codec::Line, 10);
         for _ in 0..1000 {
             decoder.feed(&[b'x'; 7], |_| {});
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_the_end_of_a_message_is_not_carried_as_one() {
+    fn a_payload_with_the_end_byte_cannot_be_carried() {
         assert!(!Codec::Line.can_carry(b"a\nb") && Codec::Line.can_carry(b"a\0b"));
         assert!(Codec::Nul.can_carry(b"a\nb") && !Codec::Nul.can_carry(b"\0"));
         assert!(Codec::Raw.can_carry(b"a\n\0"));

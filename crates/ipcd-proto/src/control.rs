@@ -1,7 +1,7 @@
 //! The bodies of control frames, in bincode 2 with fixed-size little-endian integers.
 //!
-//! So a field is its bytes, an `Option` a byte 0 or 1 and then the value, a string or a list a
-//! `u64` length and then the items, an enum a `u32` index and then its fields.
+//! An integer is its bytes; an `Option` is a byte 0 or 1, then the value; a string or a list is a
+//! `u64` length, then the items; an enum is a `u32` index, then its fields.
 
 mod messages;
 mod queries;
@@ -19,26 +19,28 @@ pub use self::queries::{
 pub use self::session::{Auth, Challenge, Code, Hello, Refusal, Welcome};
 use crate::limits::MAX_CONTROL;
 
-/// What memory decoding may claim for each byte on the wire, at the most.
+/// Bytes of memory that decoding a body may claim. An item may be larger in memory than on the wire,
+/// but a forged length must not reserve gigabytes.
 const CLAIM: usize = 8 * MAX_CONTROL;
 
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<CLAIM>> =
     bincode::config::standard().with_fixed_int_encoding().with_limit::<CLAIM>();
 
-/// A body that cannot be understood.
+/// The error of a body that cannot be decoded.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("a malformed body: {0}")]
+#[error("malformed body: {0}")]
 pub struct BadBody(String);
 
-/// The body of a control frame.
+/// Encodes the body of a control frame.
 ///
 /// # Panics
-/// If it is larger than a control body may be: what goes in is ours and bounded.
+/// If it is larger than the memory limit for a control body. Bodies are made by our own code, which
+/// bounds them.
 pub fn encode<T: Serialize>(body: &T) -> Vec<u8> {
     bincode::serde::encode_to_vec(body, CONFIG).expect("our own control bodies are bounded")
 }
 
-/// Reads the body of a control frame, all of it.
+/// Decodes the body of a control frame.
 ///
 /// # Errors
 /// If the bytes are not exactly one body of this type.

@@ -3,11 +3,11 @@
 //! ```text
 //!  0  u32  length of the frame, this field included
 //!  4  u8   kind
-//!  5  u8   flags: 1 = more of the same answer follows, 2 = a RECEIPT is wanted, 4 = a request
+//!  5  u8   flags: 1 = more of the same answer follows, 2 = RECEIPT requested, 4 = a request
 //!  6  u8   length of the subject
 //!  7  u8   length of the reply subject
 //!  8  u16  length of the headers
-//! 10  u16  in a request: for how many seconds a reply is awaited; else 0
+//! 10  u16  in a request: seconds for which a reply is awaited; else 0
 //! 12  u32  subscription, filled in by the daemon
 //! 16  u64  correlation: the sender's number for the frame, which an answer to it repeats
 //! 24  u64  sender, filled in by the daemon
@@ -26,7 +26,7 @@ const FLAG_MORE: u8 = 1;
 const FLAG_RECEIPT: u8 = 2;
 const FLAG_REQUEST: u8 = 4;
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Kind {
@@ -34,9 +34,9 @@ pub enum Kind {
     Hello = 1,
     /// Asks for proof of a token; from the daemon.
     Challenge = 2,
-    /// That proof; from the peer.
+    /// Proves a token; from the peer.
     Auth = 3,
-    /// The session is open; from the daemon.
+    /// Opens the session; from the daemon.
     Welcome = 4,
     /// A message, in either direction.
     Message = 5,
@@ -44,25 +44,25 @@ pub enum Kind {
     Subscribe = 6,
     /// Ends a subscription; from the peer.
     Unsubscribe = 7,
-    /// Asks to be told when all before it has been accepted; from the peer.
+    /// Asks for an ACK once all frames before it have been accepted; from the peer.
     Flush = 8,
     /// Confirms SUBSCRIBE, UNSUBSCRIBE and FLUSH; from the daemon.
     Ack = 9,
     /// Refuses the frame with the same correlation, or with correlation 0 ends the session.
     Error = 10,
-    /// News that nobody asked for; from the daemon.
+    /// Reports a sender's identity or dropped messages; from the daemon.
     Notice = 11,
     /// Asks for a PONG, in either direction.
     Ping = 12,
     /// Answers a PING.
     Pong = 13,
-    /// Nothing will follow, in either direction.
+    /// Announces that no frame follows, in either direction.
     Bye = 14,
     /// Asks about the daemon; from the peer.
     Query = 15,
     /// Answers a QUERY; from the daemon.
     Answer = 16,
-    /// What became of a message that asked for it; from the daemon.
+    /// Reports the delivery of a message that asked for it; from the daemon.
     Receipt = 17,
 }
 
@@ -95,15 +95,15 @@ impl Kind {
 /// The fixed part of a frame, without the lengths.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Header {
-    /// What the frame is.
+    /// The kind of the frame.
     pub kind: Kind,
     /// Whether more frames of the same answer follow, or more replies of the same responder.
     pub more: bool,
-    /// Whether the publisher wants to be told what became of the message.
+    /// Whether the publisher asks for a RECEIPT.
     pub receipt: bool,
     /// Whether the message is a request: its publisher waits for a reply.
     pub request: bool,
-    /// For how many seconds it does.
+    /// The seconds for which the publisher waits.
     pub wait: u16,
     /// The receiver's subscription that a message matched.
     pub subscription: u32,
@@ -120,7 +120,7 @@ impl Header {
         Self { kind, more, receipt, request, wait: 0, subscription: 0, correlation, sender: 0 }
     }
 
-    /// Whether the daemon has to find out what becomes of the message.
+    /// Whether the daemon has to track the delivery of the message.
     pub fn is_tracked(&self) -> bool {
         self.receipt || self.request
     }
@@ -138,9 +138,9 @@ impl Header {
 pub struct Frame<'a> {
     /// The fixed part.
     pub header: Header,
-    /// Where a message goes; not checked to be a valid subject.
+    /// The subject of a message. It is not checked.
     pub subject: &'a [u8],
-    /// Where answers to a message should go; not checked either.
+    /// The subject for answers to a message. It is not checked.
     pub reply: &'a [u8],
     /// The header block, see [`crate::Headers`].
     pub headers: &'a [u8],
@@ -148,38 +148,40 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
 }
 
-/// What [`decode`] found at the start of the bytes.
+/// The result of [`decode`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Decoded<'a> {
     /// A whole frame, and its length.
     Frame(Frame<'a>, usize),
-    /// The beginning of a frame that has this many bytes, as far as is known.
+    /// The beginning of a frame. The frame has this many bytes, or at least this many if its length
+    /// field is incomplete.
     Incomplete(usize),
 }
 
-/// Why bytes are no frame. Nothing after them can be understood.
+/// The error of bytes that are no frame. Later bytes cannot be decoded either: the boundary is lost.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum FrameError {
-    /// The frame is longer than is allowed.
+    /// The frame is longer than allowed.
     #[error("a frame of {length} bytes, where at most {largest} are allowed")]
     TooLong {
         /// Bytes that the frame claims to have.
         length: usize,
-        /// Bytes that it may have.
+        /// Bytes that are allowed.
         largest: usize,
     },
     /// The frame is shorter than its parts.
     #[error("a frame of {0} bytes, which is shorter than its parts")]
     TooShort(usize),
-    /// No such kind.
+    /// The kind of the frame is unknown.
     #[error("a frame of the unknown kind {0}")]
     UnknownKind(u8),
 }
 
-/// Reads the frame at the start of `bytes`, which may have at most `largest` bytes.
+/// Decodes the frame at the start of `bytes`. The frame may have at most `largest` bytes.
 ///
 /// # Errors
-/// As soon as the bytes can no longer become a frame.
+/// As soon as the bytes can no longer become a frame. An oversized length is an error before the rest
+/// has come, so that it makes no caller wait or reserve memory.
 #[inline]
 pub fn decode(bytes: &[u8], largest: usize) -> Result<Decoded<'_>, FrameError> {
     let Some((length, _)) = bytes.split_first_chunk::<4>() else {
@@ -223,7 +225,7 @@ pub fn decode(bytes: &[u8], largest: usize) -> Result<Decoded<'_>, FrameError> {
     Ok(Decoded::Frame(frame, length))
 }
 
-/// The length of the frame that begins here, or `None` where nothing does.
+/// The length of the frame at the start of `bytes`, or `None` if its length field is incomplete.
 pub fn frame_len(bytes: &[u8]) -> Option<usize> {
     bytes.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize)
 }
@@ -239,7 +241,7 @@ impl FrameWriter<'_> {
     /// Appends a frame.
     ///
     /// # Panics
-    /// If a part is longer than its length field can say: callers check limits first.
+    /// If a part does not fit its length field. Callers check the limits first.
     pub fn write(&mut self, frame: &Frame<'_>) {
         let Frame { header, subject, reply, headers, payload } = *frame;
         let length = HEADER_BYTES + subject.len() + reply.len() + headers.len() + payload.len();
@@ -261,14 +263,14 @@ impl FrameWriter<'_> {
         }
     }
 
-    /// Appends a frame that has only a body.
+    /// Appends a control frame with this body.
     pub fn control(&mut self, header: Header, body: &[u8]) {
         self.write(&Frame { header, subject: &[], reply: &[], headers: &[], payload: body });
     }
 }
 
 impl Frame<'_> {
-    /// Fills in who sent the frame that begins here.
+    /// Writes the sender's id into the encoded frame at the start of the bytes.
     ///
     /// # Panics
     /// If the bytes are shorter than a header.
@@ -276,7 +278,7 @@ impl Frame<'_> {
         frame[SENDER..HEADER_BYTES].copy_from_slice(&sender.to_le_bytes());
     }
 
-    /// Fills in which subscription the frame that begins here is for.
+    /// Writes the number of a subscription into the encoded frame at the start of the bytes.
     ///
     /// # Panics
     /// If the bytes are shorter than a header.

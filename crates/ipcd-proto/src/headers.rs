@@ -4,18 +4,18 @@
 
 use crate::limits::MAX_HEADERS;
 
-/// A header block in a buffer.
+/// A valid header block, borrowed from a buffer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Headers<'a>(&'a [u8]);
 
-/// Why bytes are no header block, or an entry does not fit one.
+/// The error of a malformed header block, or of an entry that does not fit one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BadHeaders {
-    /// It ends inside an entry, or a key is not UTF-8.
-    #[error("a malformed header block")]
+    /// The block ends inside an entry, or a key is empty or not UTF-8.
+    #[error("malformed header block")]
     Malformed,
     /// A key is empty or longer than 255 bytes, or a value is longer than 65,535.
-    #[error("a header's key has 1 to 255 bytes and its value at most 65535")]
+    #[error("a header key has 1 to 255 bytes, and a value at most 65535")]
     BadEntry,
     /// The block would be too long.
     #[error("headers have at most {MAX_HEADERS} bytes in all")]
@@ -52,7 +52,7 @@ impl<'a> Headers<'a> {
     /// Appends an entry to a block.
     ///
     /// # Errors
-    /// If the entry is no good or does not fit; the block is then unchanged.
+    /// If the entry is invalid or does not fit. The block is then unchanged.
     pub fn append(block: &mut Vec<u8>, key: &str, value: &[u8]) -> Result<(), BadHeaders> {
         let key_len = u8::try_from(key.len()).map_err(|_| BadHeaders::BadEntry)?;
         let value_len = u16::try_from(value.len()).map_err(|_| BadHeaders::BadEntry)?;

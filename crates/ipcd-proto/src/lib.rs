@@ -1,6 +1,8 @@
-//! What the bytes between a peer and ipcd mean. No I/O, no clock, no randomness.
+//! The wire protocol between a peer and ipcd: frames, control bodies, subjects, header blocks and
+//! token proofs. No I/O, no clock, no randomness.
 //!
-//! `docs/PROTOCOL.md` describes the same for people; the vectors in `tests/vectors/` hold both to it.
+//! `docs/PROTOCOL.md` is its description for other implementations. The vectors in `tests/vectors/`
+//! check this crate against it.
 
 pub mod auth;
 mod codec;

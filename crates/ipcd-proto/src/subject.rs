@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::limits::{MAX_SUBJECT, MAX_TOKENS};
 
-/// Where a message goes: 1 to 16 tokens joined by `.`, at most 255 bytes of UTF-8 without control
-/// characters or white space, no token empty or `*` or `>`.
+/// A valid subject of a message: 1 to 16 tokens joined by `.`, at most 255 bytes of UTF-8. It has no
+/// control characters and no white space. No token is empty, `*` or `>`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Subject<'a>(&'a str);
 
@@ -36,17 +36,18 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// The subject of messages to one peer: `@ID`, or `@ID.NUMBER` for replies to a request of its.
+/// The subject of messages to one peer: `@ID`, or `@ID.NUMBER` for replies to one of its requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Address {
     /// The peer's id.
     pub peer: u64,
-    /// The correlation of its request.
+    /// The correlation of the request.
     pub request: Option<u64>,
 }
 
 impl Address {
-    /// Reads a subject as an address: decimal numbers without leading zeros.
+    /// Parses a subject as an address. Numbers are decimal, without leading zeros, so that each address
+    /// has one form.
     pub fn parse(subject: &[u8]) -> Option<Self> {
         let numbers = subject.strip_prefix(b"@")?;
         let mut parts = numbers.split(|&byte| byte == b'.');
@@ -75,8 +76,8 @@ fn number(digits: &[u8]) -> Option<u64> {
     text.parse().ok()
 }
 
-/// Which messages a subscriber wants: a subject in which a token may be `*` (any one token) and
-/// the last one `>` (any one or more).
+/// A valid filter: a subject in which a token may be `*`, which matches any one token, and the last one
+/// `>`, which matches one or more.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Filter(Box<str>);
 
@@ -127,32 +128,34 @@ impl Filter {
     }
 }
 
-/// Why text is no subject or filter.
+/// The error of an invalid subject or filter.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BadSubject {
-    /// There is none.
+    /// The text is empty.
     #[error("a subject is needed, such as logs.web")]
     Empty,
-    /// It has more bytes than its length field can say.
+    /// It has more bytes than its length field can express.
     #[error("a subject has at most {MAX_SUBJECT} bytes")]
     TooLong,
     /// It has too many tokens.
     #[error("a subject has at most {MAX_TOKENS} tokens")]
     TooManyTokens,
-    /// There is nothing between two dots, before the first or after the last.
+    /// A token is empty: two dots in a row, or a dot at the beginning or the end.
     #[error("a subject has no empty tokens")]
     EmptyToken,
-    /// It is not UTF-8, or holds control characters or white space.
+    /// It is not UTF-8, or contains control characters or white space.
     #[error("a subject has no control characters or white space, and is UTF-8")]
     BadCharacter,
-    /// A message cannot go to a wildcard.
+    /// A message cannot be published on a wildcard.
     #[error("a message needs one subject; * and > are for subscribing")]
     Wildcard,
-    /// `>` stands before other tokens.
+    /// Tokens follow after `>`.
     #[error("> can only be the last token of a filter")]
     TailNotLast,
-    /// What begins with `@` is a peer's address, and this is none.
-    #[error("what begins with @ is the address of a peer: @ID, or @ID.NUMBER for a reply")]
+    /// The text begins with `@`, but is no address of a peer.
+    #[error(
+        "a subject that begins with @ is the address of a peer: @ID, or @ID.NUMBER for a reply"
+    )]
     Reserved,
 }
 
@@ -181,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_addresses_as_it_writes_them() {
+    fn addresses_are_parsed_as_they_are_printed() {
         for (peer, request) in [(0, None), (7, Some(0)), (u64::MAX, Some(u64::MAX))] {
             let address = Address { peer, request };
             assert_eq!(Address::parse(address.to_string().as_bytes()), Some(address));

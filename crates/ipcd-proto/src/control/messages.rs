@@ -1,27 +1,27 @@
-//! Subscriptions, what becomes of messages, and who they are from.
+//! The bodies about messages: subscriptions, receipts, and notices.
 
 use std::borrow::Cow;
 
 use ipcd_address::PeerAddress;
 use serde::{Deserialize, Serialize};
 
-/// Asks for messages.
+/// The body of SUBSCRIBE: asks for the messages that match a filter.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Subscribe {
     /// The peer's number for the subscription.
     pub subscription: u32,
-    /// Which messages.
+    /// The filter of the messages.
     pub filter: String,
-    /// Share the work with the other members of this group: each message goes to one of them.
+    /// The group to join: each message goes to one of its members.
     pub group: Option<String>,
-    /// What happens when the peer does not take messages fast enough; `None` for the daemon's
-    /// choice: `DropOldest` for a filter that ends in `>`, else `Block`.
+    /// The policy for a full send queue; `None` for the daemon's choice: `DropOldest` for a filter that
+    /// ends in `>`, else `Block`.
     pub overflow: Option<Overflow>,
-    /// Whether an ORIGIN notice tells who a sender is, before its first message.
+    /// Whether an ORIGIN notice precedes the first message of each sender.
     pub origin: bool,
 }
 
-/// What happens to messages for a subscriber whose outbox is full.
+/// The policy for messages to a subscriber whose send queue is full.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub enum Overflow {
     /// Publishers wait.
@@ -30,33 +30,33 @@ pub enum Overflow {
     DropOldest,
     /// The new message is dropped.
     DropNewest,
-    /// The subscriber is cut off.
+    /// The subscriber is disconnected.
     Disconnect,
 }
 
-/// Ends a subscription.
+/// The body of UNSUBSCRIBE: ends a subscription.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Unsubscribe {
     /// The peer's number for it.
     pub subscription: u32,
 }
 
-/// What became of a message: the copies of it, by what happened to them.
+/// The body of RECEIPT: the number of delivered and of dropped copies of a message.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// Copies that receivers have in their sockets, pipes or FIFOs.
+    /// Copies that are in the sockets, pipes or FIFOs of their receivers.
     pub delivered: u64,
-    /// Copies that were dropped, by reason; a reason that did not occur is left out.
+    /// Copies that were dropped, by reason. A reason without copies is left out.
     pub dropped: Vec<(Reason, u64)>,
 }
 
 impl Receipt {
-    /// Copies that were dropped.
+    /// The number of dropped copies, over all reasons.
     pub fn dropped(&self) -> u64 {
         self.dropped.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
-    /// Counts copies that were dropped.
+    /// Counts dropped copies.
     pub fn drop_for(&mut self, reason: Reason, copies: u64) {
         match self.dropped.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, count)) => *count = count.saturating_add(copies),
@@ -64,34 +64,34 @@ impl Receipt {
         }
     }
 
-    /// Adds what became of other copies of the message.
+    /// Adds the counts of other copies of the message.
     pub fn add(&mut self, other: &Self) {
         self.delivered = self.delivered.saturating_add(other.delivered);
         other.dropped.iter().for_each(|&(reason, copies)| self.drop_for(reason, copies));
     }
 }
 
-/// Why a copy of a message was dropped.
+/// The reason for which a copy of a message was dropped.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub enum Reason {
-    /// It was the oldest, its receiver's outbox was full, and the subscription drops the oldest.
+    /// The receiver's send queue was full, and the subscription drops the oldest messages.
     Oldest,
-    /// Its receiver's outbox was full, and the subscription drops new messages.
+    /// The receiver's send queue was full, and the subscription drops new messages.
     Newest,
-    /// Its receiver was cut off: it did not read, or an administrator wanted it gone.
+    /// The daemon disconnected the receiver: it did not read, or an administrator kicked it.
     CutOff,
-    /// Its receiver has gone.
+    /// The receiver disconnected.
     Departed,
-    /// The worker that had it has died.
+    /// The worker that held the copy died.
     WorkerDied,
-    /// It is larger than its receiver can be sent.
+    /// The message is larger than the receiver's transport can carry.
     TooLarge,
-    /// Nobody reads where its receiver has it from.
+    /// The receiver is a FIFO without a reader.
     NoReader,
 }
 
 impl Reason {
-    /// All reasons, in order.
+    /// All reasons, in the order of the wire format.
     pub const ALL: [Self; 7] = [
         Self::Oldest,
         Self::Newest,
@@ -102,7 +102,7 @@ impl Reason {
         Self::NoReader,
     ];
 
-    /// Its name in counters and reports.
+    /// The name in counters and reports, such as `cut_off`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Oldest => "oldest",
@@ -116,36 +116,36 @@ impl Reason {
     }
 }
 
-/// News that nobody asked for.
+/// The body of NOTICE.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Notice {
-    /// Who a sender is.
+    /// The identity of a sender.
     Origin(Origin),
     /// Messages of a subscription were dropped.
     Gap {
-        /// Which subscription.
+        /// The peer's number for the subscription.
         subscription: u32,
-        /// Why.
+        /// The reason.
         reason: Reason,
-        /// How many since the last notice.
+        /// The number of messages since the last notice.
         dropped: u64,
     },
 }
 
-/// Who a sender is.
+/// The identity of a sender.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Origin {
-    /// Its id.
+    /// The peer's id.
     pub peer: u64,
     /// Its name, if it has one.
     pub name: Option<String>,
     /// The transport it uses.
     pub transport: Cow<'static, str>,
-    /// Its process, if the kernel told.
+    /// Its process id, if the kernel reports one (unix(7), `SO_PEERCRED`).
     pub pid: Option<u32>,
-    /// Its user, if the kernel told.
+    /// Its user id, if the kernel reports one.
     pub uid: Option<u32>,
-    /// Its group, if the kernel told.
+    /// Its group id, if the kernel reports one.
     pub gid: Option<u32>,
     /// Its address, if the kernel does not vouch for it.
     pub addr: Option<PeerAddress>,

@@ -1,4 +1,4 @@
-//! Questions about the daemon, and the answers.
+//! The bodies of QUERY and ANSWER: questions about the daemon.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,102 +9,102 @@ use super::{Origin, Overflow, Reason};
 pub enum Query {
     /// Answered by one [`Answer::Status`].
     Status,
-    /// Answered by [`Answer::Peers`], as many as it takes.
+    /// Answered by one or more [`Answer::Peers`].
     Peers,
-    /// How many subscriptions match a subject; answered by [`Answer::Matching`].
+    /// Asks for the number of subscriptions that match a subject; answered by [`Answer::Matching`].
     Matching(String),
-    /// Cuts a peer off; answered by [`Answer::Kicked`].
+    /// Disconnects a peer; answered by [`Answer::Kicked`].
     Kick(u64),
-    /// The peer of this name or id; answered by [`Answer::Found`].
+    /// Asks for the peer of this name or id; answered by [`Answer::Found`].
     Find(String),
-    /// Answered by [`Answer::Subscriptions`], as many as it takes.
+    /// Answered by one or more [`Answer::Subscriptions`].
     Subscriptions,
     /// Answered by one [`Answer::Sandbox`].
     Sandbox,
-    /// What the access rules say of somebody; answered by [`Answer::Verdict`].
+    /// Asks whether the access rules allow something; answered by [`Answer::Verdict`].
     Access {
-        /// Who.
+        /// The peer, as access rules know it.
         who: Who,
-        /// Who does what.
+        /// The action.
         access: Access,
     },
 }
 
-/// What access rules know a peer by; what is unknown is `None`.
+/// The attributes by which access rules know a peer. An unknown one is `None`.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Who {
     /// Its user.
     pub uid: Option<u32>,
     /// Its group.
     pub gid: Option<u32>,
-    /// A name of the listener that it came in by.
+    /// A name of the listener that accepted it.
     pub listener: Option<String>,
-    /// The name of the token that it has proved; empty for the daemon's own.
+    /// The name of the token that it has proved; empty for the daemon's own token.
     pub token: Option<String>,
-    /// The name in the certificate that it has shown.
+    /// The name in its certificate.
     pub certificate: Option<String>,
 }
 
-/// What access rules allow or deny.
+/// An action that access rules allow or deny.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Access {
     /// Publishing to a subject; with `@` at its beginning, to one peer.
     Publish(String),
     /// Subscribing.
     Subscribe {
-        /// Which messages.
+        /// The filter.
         filter: String,
-        /// Whether as a member of a group.
+        /// Whether the peer subscribes as a member of a group.
         group: bool,
     },
-    /// Seeing other peers, and cutting them off.
+    /// Listing other peers, and disconnecting them.
     Admin,
-    /// Having this name.
+    /// Registering under this name.
     Name(String),
 }
 
-/// What access rules say.
+/// The decision of the access rules.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Whether it is allowed.
+    /// Whether the action is allowed.
     pub allowed: bool,
-    /// Whether only some of what the filter matches may be heard.
+    /// Whether only some of the messages that match the filter may be received.
     pub partly: bool,
     /// The rule that decides, counted from 1; `None` if none does.
     pub rule: Option<u32>,
-    /// Its line in the configuration.
+    /// The line of the rule in the configuration.
     pub line: Option<u32>,
 }
 
 /// An answer, or a part of it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
-    /// The daemon.
+    /// The state of the daemon.
     Status(Status),
     /// Some of the peers.
     Peers(Vec<PeerStatus>),
-    /// How many subscriptions match.
+    /// The number of matching subscriptions.
     Matching(u64),
-    /// Whether there was such a peer.
+    /// Whether the peer existed.
     Kicked(bool),
-    /// The id of the peer, if there is such a one.
+    /// The id of the peer, if it exists.
     Found(Option<u64>),
     /// Some of the subscriptions.
     Subscriptions(Vec<SubscriptionStatus>),
-    /// What workers are confined by, for people; the first word is `full`, `partial` or `off`.
+    /// The confinement of workers, for people. The first word is `full`, `partial` or `off`.
     Sandbox(String),
-    /// What the access rules say.
+    /// The decision of the access rules.
     Verdict(Verdict),
 }
 
-/// The daemon, its workers, listeners and counters.
+/// The state of the daemon: its workers, listeners and counters.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// The supervisor's process.
+    /// The process id of the supervisor.
     pub pid: u32,
     /// The daemon's version.
     pub version: String,
-    /// Milliseconds since it started.
+    /// Milliseconds since the start.
     pub uptime_ms: u64,
     /// Its workers.
     pub workers: Vec<WorkerStatus>,
@@ -114,54 +114,54 @@ pub struct Status {
     pub counters: Vec<(String, u64)>,
 }
 
-/// One worker.
+/// The state of one worker.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
-    /// Its place.
+    /// Its slot, which its successors keep.
     pub slot: u32,
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
-    /// Which life of the place this is.
+    /// The number of workers that have had the slot, this one included.
     pub generation: u32,
     /// Peers that it serves.
     pub peers: u64,
 }
 
-/// One listener.
+/// The state of one listener.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct ListenerStatus {
-    /// Where it listens.
+    /// The real endpoint, with the port that the kernel chose.
     pub endpoint: String,
-    /// How bytes on it become messages.
+    /// The codec of its peers, such as `frame`.
     pub codec: String,
-    /// Peers that came in by it.
+    /// Peers that it has accepted since the start.
     pub peers: u64,
 }
 
-/// One peer.
+/// The state of one peer.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct PeerStatus {
-    /// Who it is.
+    /// Its identity.
     pub origin: Origin,
     /// The slot of the worker that serves it.
     pub worker: u32,
-    /// Its filters; those that did not fit are left out.
+    /// Its filters, as many as fit into the body.
     pub subscriptions: Vec<String>,
     /// Messages accepted from it.
     pub msgs_in: u64,
-    /// Messages handed to its transport: those that wait in its outbox are not counted yet.
+    /// Messages that its transport has taken. Messages in its send queue are not counted yet.
     pub msgs_out: u64,
     /// Bytes of frames accepted from it.
     pub bytes_in: u64,
-    /// Bytes of frames handed to its transport.
+    /// Bytes of frames that its transport has taken.
     pub bytes_out: u64,
     /// Messages for it that were dropped.
     pub dropped: u64,
-    /// Bytes in its outbox.
+    /// Bytes in its send queue.
     pub queued_bytes: u64,
 }
 
-/// One subscription. `matched` is always the sum of `delivered`, `dropped` and `queued`.
+/// The state of one subscription. `matched` is always the sum of `delivered`, `dropped` and `queued`.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct SubscriptionStatus {
     /// The peer's id.
@@ -172,18 +172,18 @@ pub struct SubscriptionStatus {
     pub worker: u32,
     /// The peer's number for it.
     pub subscription: u32,
-    /// Which messages.
+    /// The filter.
     pub filter: String,
-    /// The group that it shares them with.
+    /// The group.
     pub group: Option<String>,
-    /// What happens when the peer's outbox is full.
+    /// The policy for a full send queue.
     pub overflow: Overflow,
-    /// Messages that were for it.
+    /// Messages that matched the filter.
     pub matched: u64,
-    /// Messages that the peer has in its socket, pipe or FIFO.
+    /// Messages that are in the peer's socket, pipe or FIFO.
     pub delivered: u64,
     /// Messages that were dropped, by reason.
     pub dropped: Vec<(Reason, u64)>,
-    /// Messages in the peer's outbox.
+    /// Messages in the peer's send queue.
     pub queued: u64,
 }

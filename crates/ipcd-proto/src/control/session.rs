@@ -1,10 +1,10 @@
-//! Opening a session, and refusals.
+//! The bodies of the handshake, and refusals.
 
 use serde::{Deserialize, Serialize};
 
 use crate::auth::{Nonce, Proof};
 
-/// Opens a session.
+/// The body of HELLO: opens a session.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     /// [`Hello::MAGIC`].
@@ -19,41 +19,41 @@ pub struct Hello {
     pub nonce: Nonce,
     /// A name that no other peer may have.
     pub name: Option<String>,
-    /// Which named token the peer will prove; `None` for the daemon's own.
+    /// The name of the token that the peer will prove; `None` for the daemon's own token.
     pub token: Option<String>,
-    /// Whether the peer's own messages are kept from its own subscriptions.
+    /// Whether the peer's subscriptions leave out its own messages.
     pub no_echo: bool,
 }
 
 impl Hello {
-    /// What every HELLO begins with.
+    /// The first bytes of every HELLO.
     pub const MAGIC: [u8; 4] = *b"ipcd";
 }
 
-/// Asks for proof of a token.
+/// The body of CHALLENGE: asks for proof of a token.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Challenge {
     /// The daemon's random number.
     pub nonce: Nonce,
 }
 
-/// The proof.
+/// The body of AUTH: the proof of a token.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Auth {
-    /// See [`crate::auth`].
+    /// The peer's proof, see [`crate::auth`].
     pub proof: Proof,
 }
 
-/// The session is open.
+/// The body of WELCOME: the session is open.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The version that both will speak.
+    /// The version of the protocol in this session.
     pub version: u16,
-    /// The features granted.
+    /// The granted features, one bit each.
     pub features: u64,
     /// The peer's id.
     pub peer: u64,
-    /// Bytes of the largest payload.
+    /// Bytes of the largest payload that the daemon accepts.
     pub max_payload: u32,
     /// The daemon's version, for people.
     pub server: String,
@@ -61,33 +61,33 @@ pub struct Welcome {
     pub proof: Option<Proof>,
 }
 
-/// A refusal.
+/// The body of ERROR: refuses a frame, or ends the session.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// What kind.
+    /// The kind of refusal.
     pub code: Code,
-    /// What, for people.
+    /// The reason, for people.
     pub message: String,
 }
 
-/// Kinds of refusal.
+/// The kind of a refusal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Code {
-    /// The frame is not understood, or not expected now.
+    /// The frame is malformed, or not expected now.
     Protocol,
-    /// No common version.
+    /// Peer and daemon have no version in common.
     Version,
     /// The token is missing or wrong, or the peer may not do this.
     Denied,
     /// The message is too large.
     TooLarge,
-    /// No subject, filter, group or name.
+    /// The subject, filter, group or name is invalid.
     BadSubject,
-    /// The name is taken.
+    /// Another peer has the name.
     NameTaken,
     /// A limit on peers or subscriptions is reached.
     Limit,
-    /// Nothing came in time.
+    /// The awaited frame did not come in time.
     TimedOut,
     /// The peer did not read fast enough.
     TooSlow,
@@ -95,10 +95,10 @@ pub enum Code {
     Ending,
     /// The daemon does not know this feature.
     Unsupported,
-    /// An administrator wants the peer gone.
+    /// An administrator has disconnected the peer.
     Kicked,
-    /// Nobody is there to answer the request.
+    /// No peer subscribes to the request's subject.
     NoResponder,
-    /// Nobody will answer the request any more: who had it has gone, or it was dropped.
+    /// The request will not be answered any more: every peer that had it has gone, or it was dropped.
     Unanswered,
 }
