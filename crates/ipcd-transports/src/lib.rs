@@ -15,6 +15,7 @@ pub const ALL: &[&dyn Transport] = &[
     &ipcd_transport_tcp::Tcp,
     &ipcd_transport_udp::Udp,
     &ipcd_transport_tls::Tls,
+    &ipcd_transport_vsock::Vsock,
 ];
 
 /// The schemes of all transports.
