@@ -180,7 +180,7 @@ fn who_cannot_be_handed_over_is_not_counted_as_there() {
         scene.daemon.ctl("tcp", &["ping"]).run().expect(3);
     }
     drop(refused);
-    let said = "a peer could not be handed to its worker";
+    let said = "cannot hand a peer to its worker";
     assert!(scene.daemon.log().matches(said).count() >= 16, "{}", scene.daemon.log());
     scene.check("peers that cannot be handed over");
 }

@@ -317,7 +317,7 @@ mod taken_over {
         // It may have ended already.
         puppet.let_go();
         assert!(said >= 3, "its link, and two inboxes: {said}");
-        daemon.process.stderr.wait_for("a worker says what none does: ending it");
+        daemon.process.stderr.wait_for("worker violated the protocol: killing it");
         daemon.process.stderr.wait_for("a record of another worker makes no sense");
         let successor = eventually("a successor", || {
             Some(daemon.worker_in(1)).filter(|worker| worker.pid != hostile)

@@ -194,7 +194,8 @@ impl TryFrom<String> for HearPattern {
     fn try_from(text: String) -> Result<Self, String> {
         match SubjectPattern::try_from(text).map_err(|error| error.to_string())? {
             SubjectPattern::Addresses => {
-                Err("@ is for publish: what is sent to a peer, it hears".into())
+                Err("@ is for publish only: a peer always receives messages to its own address"
+                    .into())
             }
             pattern => Ok(Self(pattern)),
         }

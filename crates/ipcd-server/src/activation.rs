@@ -114,7 +114,7 @@ impl PassedSocket {
         let endpoint = endpoint.ok_or_else(|| {
             let name = self.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
             let number = self.number;
-            let why = "that is nothing to listen on";
+            let why = "cannot listen on it";
             Error::Config(format!("descriptor {number}{name} was passed, {passed}: {why}"))
         })?;
         Ok(ListenConfig { name: self.name.clone(), ..ListenConfig::frames(endpoint) })

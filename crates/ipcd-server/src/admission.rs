@@ -324,7 +324,7 @@ impl PeerRecord {
 }
 
 /// The reason for a peer that is late to prove its token.
-const LATE: &str = "others come, and it has proved nothing yet (max_startups)";
+const LATE: &str = "evicted for a new peer: no token was proved yet (max_startups)";
 
 /// Bits of a peer's number that are its place.
 const PLACE_BITS: u32 = 32;

@@ -270,7 +270,7 @@ impl<'a> MessageFramer<'a> {
     fn take(&mut self, message: Result<&[u8], TooLong>) {
         let Some(template) = &self.raw_profile.subject else { return };
         match message {
-            Err(TooLong) => self.refused.push("it is longer than is allowed".into()),
+            Err(TooLong) => self.refused.push("longer than max_message allows".into()),
             Ok(message) if template.contains(FIRST_WORD) => {
                 let end = message.iter().position(u8::is_ascii_whitespace).unwrap_or(message.len());
                 let payload = message.get(end + 1..).unwrap_or_default();

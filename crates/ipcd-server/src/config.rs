@@ -222,7 +222,7 @@ impl Config {
             let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
             let mut what = error.message().replace('\n', " ");
             if let Some(key) = duplicate(&error, text) {
-                what += &format!(" `{key}`: it stands further up, and may only once");
+                what += &format!(" `{key}`: already defined above");
             }
             ConfigError(format!("{}:{line}:{column}: {what}", path.display()))
         })?;

@@ -88,8 +88,8 @@ impl ConnectConfig {
         let transport = ipcd_transports::of(at, EndpointPurpose::ConnectRaw);
         let transport = transport.map_err(|error| error.to_string())?;
         if self.raw_profile.subject.is_none() && self.raw_profile.reply.is_empty() {
-            let why = "subject= says where the server's messages go, reply= what goes to it";
-            return Err(format!("{at}: {why}: give at least one"));
+            let why = "subject= (for the server's messages) and reply= (for messages to it)";
+            return Err(format!("{at}: give at least one of {why}"));
         }
         self.raw_profile.check(["subject", "reply"])?;
         transport

@@ -69,7 +69,7 @@ impl TryFrom<ExecText> for ExecConfig {
             );
         }
         if command.iter().any(|word| word.contains('\0')) {
-            return Err("command: no word of it may have a NUL".into());
+            return Err("command: a word contains NUL".into());
         }
         let raw_profile =
             RawProfile { codec, subject: publish, reply: subscribe, echo: false, chosen: true };
@@ -104,13 +104,16 @@ fn check(raw_profile: &RawProfile) -> Result<(), String> {
         return Err("codec is line, nul or raw for a program's input and output".into());
     }
     if raw_profile.subject.is_none() && filters.is_empty() {
-        return Err("subscribe says what it hears, publish where its output goes: give one".into());
+        return Err(
+            "give subscribe (messages for its input), publish (the subject of its output), or both"
+                .into(),
+        );
     }
     if filters.len() > MOST_FILTERS {
         return Err(format!("subscribe has at most {MOST_FILTERS} filters"));
     }
     if filters.iter().collect::<BTreeSet<_>>().len() < filters.len() {
-        return Err("subscribe has a filter twice: it would hear each message twice".into());
+        return Err("subscribe has a filter twice: each message would arrive twice".into());
     }
     raw_profile.check(["publish", "subscribe"])
 }

@@ -233,7 +233,9 @@ impl ListenConfig {
         let at = &self.endpoint;
         let bad = |why: &str| Err(format!("{at}: {why}"));
         if raw_profile.subject.is_none() && raw_profile.reply.is_empty() {
-            return bad("with a codec, subject= says where messages go, reply= what comes back");
+            return bad(
+                "a codec needs subject= (for messages of peers), reply= (to them), or both",
+            );
         }
         raw_profile.check(["subject", "reply"])?;
         transport

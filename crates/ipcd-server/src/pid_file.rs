@@ -82,7 +82,7 @@ fn check(found: &FoundFile, path: &Path) -> Result<(), Error> {
         Err(Error::Config(why))
     };
     if !found.is_regular() {
-        return refused("that is no regular file");
+        return refused("not a regular file");
     }
     if !is_trusted(found.owner()) || found.has_other_names() {
         return refused("that file belongs to another user, or has a second name");

@@ -83,7 +83,7 @@ impl UserSwitch {
         let is_user = [users.real, users.effective, users.saved] == [self.uid; 3]
             && [primary.real, primary.effective, primary.saved] == [self.gid; 3];
         if !is_gone || groups != [self.gid] || !is_user {
-            return Err(Error::Config("root's rights could not be given up".into()));
+            return Err(Error::Config("root's rights are still there after giving them up".into()));
         }
         Ok(())
     }

@@ -156,7 +156,7 @@ impl Supervisor {
             for event in &events[..count] {
                 match EventSource::from_u64(event.data()) {
                     Some(source) => self.handle(source)?,
-                    None => warn!("an event of nothing that is waited for"),
+                    None => warn!("epoll reported an unknown descriptor"),
                 }
             }
             self.tend();
@@ -370,7 +370,7 @@ impl Supervisor {
         }
         self.programs.kill_remaining();
         for (id, pid) in left {
-            warn!(slot = id.0, "peers did not take what was left for them in time");
+            warn!(slot = id.0, "worker did not end in time: its peers left messages unread");
             let slot = self.workers.slot(id);
             slot.kill();
             let _ = waitpid(pid, None);

@@ -39,7 +39,7 @@ impl FromStr for TimeSpan {
             return match Duration::try_from_secs_f64(seconds) {
                 Ok(span) => Ok(Self::new(span)),
                 Err(_) if seconds > 0.0 && seconds.is_finite() => Ok(Self::new(Duration::MAX)),
-                Err(_) => Err(format!("{text} is no duration")),
+                Err(_) => Err(format!("{text} is not a duration")),
             };
         }
         let span = humantime::parse_duration(text);

@@ -52,7 +52,7 @@ impl Admission {
         let (own, busy) = (self.crowd.count(source), self.crowd.most());
         let may_take = is_favoured || (busy > own + 1 && !is_crowded);
         if let Some(other) = self.crowd.busiest().next().filter(|_| may_take) {
-            let why = format!("others want its place, and {other} has most of them all ({key})");
+            let why = format!("evicted for a new peer: {other} has the most peers ({key})");
             // A peer that has proved nothing loses the least; after that, the newest.
             let number = self.startups.longest_of(other).or_else(|| self.crowd.newest(other));
             return Ok(number.map(|number| (number, why)));

@@ -114,7 +114,7 @@ impl LineReader {
         };
         self.is_armed = is_wanted;
         if let Err(error) = armed {
-            warn!(error, "standard error of a child cannot be watched");
+            warn!(error, "cannot watch the standard error of a child");
         }
     }
 

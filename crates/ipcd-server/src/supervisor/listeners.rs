@@ -162,7 +162,7 @@ impl ListenerSet {
                 Err(error) => {
                     count += 1;
                     let endpoint = listener.local();
-                    error!(%endpoint, %error, "not read again, the listener keeps what it had");
+                    error!(%endpoint, %error, "files not reloaded: the listener keeps the old ones");
                 }
             }
         }
@@ -223,7 +223,7 @@ impl ListenerSet {
             Err(error) => {
                 match self.bind_where_it_was(&was, real.address(), owner) {
                     Ok(open) => self.open.insert(at, open),
-                    Err(error) => error!(endpoint = %real, %error, "listening no more"),
+                    Err(error) => error!(endpoint = %real, %error, "listener closed"),
                 }
                 return Err(error);
             }
@@ -249,6 +249,6 @@ impl ListenerSet {
 
 /// Closes a listener for good.
 pub(super) fn close(open: &OpenListener, epoll: &Epoll) {
-    info!(endpoint = %open.listener.local(), "listening no more");
+    info!(endpoint = %open.listener.local(), "listener closed");
     open.disarm(epoll);
 }

@@ -125,7 +125,7 @@ impl OpenListener {
             return Ok(AdaptOutcome::MustReopen);
         }
         let (endpoint, codec) = (self.listener.local(), wanted.listen.codec());
-        info!(%endpoint, %codec, name = wanted.listen.name, "listening with other options");
+        info!(%endpoint, %codec, name = wanted.listen.name, "listener options changed");
         self.config = wanted.listen.clone();
         Ok(AdaptOutcome::Done)
     }

@@ -70,7 +70,7 @@ impl PeerIntake<'_> {
                 Ok(Some(parts)) if !open.config.admits(parts.identity.addr) => {
                     let identity = parts.identity;
                     let source = source_of(&identity, self.config);
-                    warn!(%source, transport = %transport.scheme(), %identity, "peer not allowed here");
+                    warn!(%source, transport = %transport.scheme(), %identity, "connection refused: address not in allow=");
                 }
                 Ok(Some(parts)) => {
                     let raw_profile = open.config.raw_profile.clone();
@@ -133,7 +133,7 @@ impl PeerIntake<'_> {
                 && let Err(error) =
                     self.workers.slot(slot).link.send(&ToWorker::Disconnect(number), Vec::new())
             {
-                error!(%error, "a worker cannot be told something");
+                error!(%error, "cannot send a message to a worker");
             }
             lost.push(LostPeer { owner: peer.owner, peer: number, was_cut_off: true });
         }
@@ -171,7 +171,7 @@ impl PeerIntake<'_> {
         let is_favoured = self.admission.is_favoured(&parts.identity, is_ours);
         let Some(slot) = slot.filter(|_| self.has_child_for(is_favoured)) else {
             self.hurry_one();
-            self.refuse(offer, "all children are taken, or about to end (max_children)");
+            self.refuse(offer, "all children are in use, or about to end (max_children)");
             return None;
         };
         self.workers.pass_turn(slot);
@@ -278,6 +278,6 @@ fn hand_over(link: &mut Link, peer: NewPeer) {
     let scheme = transport.scheme().to_owned();
     let message = ToWorker::Admit { number, owner, scheme, identity, state, raw_profile };
     if let Err(error) = link.hand_over(&message, descriptors, number) {
-        warn!(source = "hand over", %error, "a peer could not be handed to its worker");
+        warn!(source = "hand over", %error, "cannot hand a peer to its worker");
     }
 }

@@ -52,7 +52,10 @@ impl ProgramSet {
             match wanted.iter().position(|exec| *exec == program.config) {
                 Some(found) => drop(wanted.remove(found)),
                 None => {
-                    info!(program = program.config.shown(), "running it no more");
+                    info!(
+                        program = program.config.shown(),
+                        "program removed from the configuration"
+                    );
                     program.is_unwanted = true;
                     ended.extend(program.peer());
                     program.schedule_end(patience);

@@ -117,7 +117,7 @@ impl Supervisor {
         self.listeners.add(closing);
         for (owner, was) in before.into_iter().rev() {
             if let Err(error) = self.change(owner, &was) {
-                error!(endpoint = %was.listen.endpoint, %error, "cannot be as it was");
+                error!(endpoint = %was.listen.endpoint, %error, "cannot restore a listener after a failed reload");
             }
         }
         outcome

@@ -94,7 +94,7 @@ impl ServerSet {
                 DialState::Due(at) if at <= now => server.dial(self.user, epoll),
                 DialState::Dialling { pid, until, .. } if until <= now => {
                     kill_dialler(pid);
-                    server.note_failure("nothing came of it in time");
+                    server.note_failure("the dialler timed out");
                 }
                 _ => {}
             }
@@ -176,7 +176,7 @@ impl DialledServer {
             Ok(transport) => transport,
             // The configuration was checked when it was read.
             Err(error) => {
-                warn!(%error, "not dialled");
+                warn!(%error, "cannot dial a server");
                 return None;
             }
         };
@@ -227,7 +227,7 @@ impl DialledServer {
 
     /// Ends the attempt, or returns the peer whose session has to end.
     fn hang_up(self) -> Option<AdmissionId> {
-        info!(endpoint = %self.config.endpoint, "connecting no more");
+        info!(endpoint = %self.config.endpoint, "server removed from the configuration");
         match self.state {
             DialState::Due(_) => None,
             DialState::Dialling { pid, .. } => {

@@ -38,7 +38,7 @@ impl Supervisor {
                 Ok(ReceiveOutcome::Message(message, fds)) if fds.is_empty() => {
                     self.obey(id, message)
                 }
-                Ok(ReceiveOutcome::Message(..)) => Err("it passes descriptors".to_owned()),
+                Ok(ReceiveOutcome::Message(..)) => Err("it passed descriptors".to_owned()),
                 Err(error) => Err(error.to_string()),
             };
             if let Err(why) = outcome {
@@ -57,7 +57,7 @@ impl Supervisor {
                 }
             }
             ToSupervisor::Gone(gone) if gone.len() > PEERS => {
-                return Err(format!("{} peers have gone at once", gone.len()));
+                return Err(format!("{} peers gone in one message", gone.len()));
             }
             ToSupervisor::Gone(gone) => {
                 for gone in gone {
@@ -66,7 +66,7 @@ impl Supervisor {
                 }
             }
             ToSupervisor::Opened(numbers) if numbers.len() > PEERS => {
-                return Err(format!("{} peers have proved tokens at once", numbers.len()));
+                return Err(format!("{} peers opened in one message", numbers.len()));
             }
             ToSupervisor::Opened(numbers) => self.admission.opened(&numbers, id),
             ToSupervisor::DirectoryRequest { by, request } => {

@@ -173,7 +173,7 @@ impl WorkerSlot {
             // One that has just ended needs no message.
             && !is_gone(&error)
         {
-            error!(%error, "a worker cannot be told something");
+            error!(%error, "cannot send a message to a worker");
         }
     }
 
@@ -182,7 +182,7 @@ impl WorkerSlot {
         if let Err(error) = self.link.flush()
             && !is_gone(&error)
         {
-            warn!(source = "hand over", %error, "a peer could not be handed to its worker");
+            warn!(source = "hand over", %error, "cannot hand a peer to its worker");
         }
     }
 
@@ -205,7 +205,7 @@ impl WorkerSlot {
 
     pub(super) fn condemn(&mut self, id: SlotId, why: &str) {
         if !std::mem::replace(&mut self.is_condemned, true) {
-            error!(slot = id.0, why, "a worker says what none does: ending it");
+            error!(slot = id.0, why, "worker violated the protocol: killing it");
         }
     }
 
@@ -227,7 +227,7 @@ impl WorkerSlot {
         }
         let since = *self.owes_since.get_or_insert(now);
         if now - since >= watchdog {
-            warn!(slot = id.0, "worker does not answer: ending it");
+            warn!(slot = id.0, "worker does not answer: killing it");
             self.owes_since = Some(now);
             self.has_hung = !self.is_stopped;
             self.kill();

@@ -59,7 +59,7 @@ impl OtherWorkers {
         if arrived == ReceivedRecord::Invalid {
             self.invalid += 1;
             if !std::mem::replace(&mut self.has_reported_invalid, true) {
-                warn!("a record of another worker makes no sense; further ones are only counted");
+                warn!("dropped an invalid record of another worker; later ones are only counted");
             }
         }
         Ok(arrived)

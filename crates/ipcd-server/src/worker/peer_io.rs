@@ -187,7 +187,7 @@ impl Worker {
                     connection.awaiting_credit = true;
                     break;
                 }
-                Ok(WriteOutcome::Nobody) => return self.abandon(key, "nobody is there"),
+                Ok(WriteOutcome::Nobody) => return self.abandon(key, "the peer has no reader"),
                 Err(error) if error.is_exhaustion() => {
                     (connection.blocked, connection.is_paused) = (true, true);
                 }

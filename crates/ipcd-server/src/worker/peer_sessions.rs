@@ -18,7 +18,7 @@ use crate::worker::connection::Connection;
 use crate::worker::init::NewPeer;
 
 /// Why a peer is not served that the worker has no descriptor for.
-const NO_DESCRIPTOR: &str = "no descriptor is left for it: see RLIMIT_NOFILE";
+const NO_DESCRIPTOR: &str = "the worker has no free descriptor: see RLIMIT_NOFILE";
 /// Room that is made in the kernel for the end of what a peer gets, at the most.
 const LAST_WORDS: usize = 2 * 1024 * 1024;
 
@@ -128,7 +128,7 @@ impl Worker {
         };
         let peer = self.router.origin(key).peer;
         let source = Principal::of(identity.uid, identity.addr, self.router.prefixes());
-        info!(%source, peer, %identity, "peer known by its certificate");
+        info!(%source, peer, %identity, "peer identified by its certificate");
         let has_other_rights = self.router.certify(key, name);
         connection.is_vouched = true;
         if has_other_rights && let Some(adapter) = &mut connection.adapter {
@@ -158,7 +158,7 @@ impl Worker {
         if let Some((refused, withheld)) = connection.adapter.as_ref().map(|t| t.losses())
             && refused + withheld > 0
         {
-            warn!(%source, peer = origin.peer, refused, withheld, "messages of or for it were dropped");
+            warn!(%source, peer = origin.peer, refused, withheld, "messages of or for the peer were dropped");
         }
         self.router.detach(self.now, key);
         self.link.note_gone(connection.admission, was_cut_off);
@@ -167,7 +167,7 @@ impl Worker {
     /// Ends the session of a peer that the supervisor wants gone.
     pub(super) fn dismiss(&mut self, number: AdmissionId) {
         if let Some(key) = self.connections.find(number) {
-            self.router.dismiss(self.now, key, "the daemon has done with it");
+            self.router.dismiss(self.now, key, "the daemon ended the session");
         }
     }
 
@@ -214,7 +214,7 @@ impl Worker {
             let identity = connection.channel.identity();
             let peer = self.router.origin(key).peer;
             let source = self.source_of(identity);
-            warn!(%source, peer, %identity, why, "denied; what else is denied to this peer is only counted");
+            warn!(%source, peer, %identity, why, "denied; later denials of this peer are only counted");
         }
     }
 
@@ -222,14 +222,14 @@ impl Worker {
     /// memory (ENOMEM) or because the user waits for too much already (ENOSPC, `max_user_watches`
     /// in epoll(7)). It is told so, if it takes that at once.
     pub(super) fn leave_unwatched(&mut self, key: PeerKey, error: Errno) {
-        let why = format!("the kernel cannot wait for it: {error}");
+        let why = format!("the kernel cannot watch its descriptor: {error}");
         if self.connections.get_mut(key).is_some_and(|connection| connection.closing.is_none()) {
             let (peer, source) = self.described(key);
             warn!(
                 %source,
                 peer,
                 why,
-                "peer let go; see epoll(7) for the limit on what one user waits for"
+                "peer disconnected: see epoll(7) for the limit on watches of one user"
             );
             self.router.leave_unwatched(self.now, key, &why);
             self.write(key);

@@ -154,7 +154,7 @@ impl Worker {
             let has_end = connection.adapter.as_ref().is_some_and(|found| found.has_end());
             match has_end && !connection.has_ended {
                 true => self.finish(key),
-                false => self.detach(key, "it was let go"),
+                false => self.detach(key, "the session was ended"),
             }
         }
     }
@@ -192,7 +192,7 @@ impl Worker {
         let adapter = self.connections.get_mut(key).and_then(|found| found.adapter.as_mut());
         if let Some(why) = adapter.and_then(|adapter| adapter.take_refusal()) {
             let (peer, source) = self.described(key);
-            warn!(%source, peer, why, "a message was refused; the next ones of this peer are only counted");
+            warn!(%source, peer, why, "message refused; later ones of this peer are only counted");
         }
     }
 }

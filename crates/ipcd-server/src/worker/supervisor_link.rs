@@ -44,7 +44,7 @@ impl SupervisorLink {
             // The peer that waits for the answer runs into a time-out. To end the worker would be
             // worse: all its peers would lose their sessions.
             Err(error) if is_too_long(&error) => {
-                error!(%error, "the supervisor is not told something");
+                error!(%error, "cannot send a message to the supervisor");
                 Ok(())
             }
             sent => sent.map_err(|error| Error::system("write to the link", error)),
