@@ -89,7 +89,7 @@ impl Delivery {
         if self.peers().table[key].wants_origins {
             self.send_origin(now, from, key);
         }
-        let batch = MessageBatch { bytes: frame, count: 1, ticket, shared: None };
+        let batch = MessageBatch { bytes: frame, count: 1, is_direct: true, ticket, shared: None };
         self.peers_mut().enqueue(now, key, &batch);
         self.peers_mut().table[key].counts.msgs_out += 1;
         self.peers_mut().note_queued(now, key);

@@ -139,7 +139,8 @@ impl Delivery {
             self.sessions.work.budget.spend(alike.len() * (2 + each));
             for member in alike {
                 let (bytes, count, ticket) = (&*run.bytes, run.count, run.ticket);
-                self.deliver(now, from, member, MessageBatch { bytes, count, ticket, shared });
+                let load = MessageBatch { bytes, count, is_direct: false, ticket, shared };
+                self.deliver(now, from, member, load);
             }
             if let Some(span) = shared {
                 self.sessions.peers.pool.release(span.chunk);

@@ -119,7 +119,7 @@ impl Delivery {
                     now,
                     from,
                     member,
-                    MessageBatch { bytes: frame, count: 1, ticket, shared: None },
+                    MessageBatch { bytes: frame, count: 1, is_direct: false, ticket, shared: None },
                 );
             }
             Some(GroupCandidate::There { slot, number, .. }) => {

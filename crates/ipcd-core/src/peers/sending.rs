@@ -67,17 +67,16 @@ impl Peers {
 
     /// Puts messages into an outbox, and notes whose outcome depends on it.
     pub(crate) fn enqueue(&mut self, now: Instant, key: PeerKey, batch: &MessageBatch<'_>) {
-        let MessageBatch { bytes, ticket, shared, .. } = *batch;
         let peer = &mut self.table[key];
-        match shared {
-            Some(span) => peer.queue.append_shared(now, span, &mut self.pool),
-            None => peer.queue.append(now, &mut self.pool).extend_from_slice(bytes),
-        }
-        if let Some(ticket) = ticket
-            && let Ok(Decoded::Frame(Frame { header, .. }, _)) = decode(bytes, usize::MAX)
+        peer.queue.append_batch(now, batch, &mut self.pool);
+        if let Some(ticket) = batch.ticket
+            && let Ok(Decoded::Frame(Frame { header, .. }, _)) = decode(batch.bytes, usize::MAX)
         {
             match header.request {
-                true => self.note_request(key, header.sender, header.correlation, ticket),
+                true => {
+                    peer.queue.mark_request();
+                    self.note_request(key, header.sender, header.correlation, ticket);
+                }
                 false => peer.queue.await_written(ticket),
             }
         }

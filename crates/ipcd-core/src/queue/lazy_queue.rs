@@ -16,8 +16,16 @@ impl<T> LazyQueue<T> {
         self.0.as_ref()?.front()
     }
 
+    pub(crate) fn front_mut(&mut self) -> Option<&mut T> {
+        self.0.as_mut()?.front_mut()
+    }
+
     pub(crate) fn back(&self) -> Option<&T> {
         self.0.as_ref()?.back()
+    }
+
+    pub(crate) fn back_mut(&mut self) -> Option<&mut T> {
+        self.0.as_mut()?.back_mut()
     }
 
     pub(crate) fn push_back(&mut self, item: T) {
@@ -32,8 +40,35 @@ impl<T> LazyQueue<T> {
         self.0.as_mut()?.pop_front_if(|item| may_go(item))
     }
 
+    pub(crate) fn pop_back_if(&mut self, may_go: impl FnOnce(&T) -> bool) -> Option<T> {
+        self.0.as_mut()?.pop_back_if(|item| may_go(item))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().flat_map(|queue| queue.iter())
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.0.iter_mut().flat_map(|queue| queue.iter_mut())
+    }
+
+    /// Takes the items from the first on that goes.
+    pub(crate) fn split_off(&mut self, goes: impl Fn(&T) -> bool) -> VecDeque<T> {
+        let Some(queue) = &mut self.0 else { return VecDeque::new() };
+        let stay = queue.iter().position(goes).unwrap_or(queue.len());
+        queue.split_off(stay)
+    }
+
+    /// Takes all items, and with them the memory.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = T> + use<T> {
+        self.0.take().into_iter().flat_map(|queue| *queue)
+    }
+
+    /// Empties it, and gives its memory back if that is for more than so many items.
+    pub(crate) fn keep_memory(&mut self, items: usize) {
+        if self.0.as_ref().is_some_and(|queue| queue.capacity() > items) {
+            self.clear();
+        }
     }
 
     /// Empties it, and gives its memory back.

@@ -2,6 +2,7 @@
 
 use crate::model::ids::Ticket;
 use crate::queue::chunk_pool::ChunkSlice;
+
 /// Bytes of a batch: the most that a send queue holds beyond its limit.
 pub(crate) const MAX_BATCH: usize = 16 * 1024;
 
@@ -10,6 +11,8 @@ pub(crate) const MAX_BATCH: usize = 16 * 1024;
 pub(crate) struct MessageBatch<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) count: u64,
+    /// Whether it is one message for the peer alone, and not for a subscription.
+    pub(crate) is_direct: bool,
     /// Where the fate of the copies is noted.
     pub(crate) ticket: Option<Ticket>,
     /// Where the bytes are kept for all who get them.

@@ -7,19 +7,22 @@
 
 pub(crate) mod drops;
 pub(crate) mod frames;
+mod ledger;
+#[cfg(test)]
+mod properties;
+mod sieve;
 
 use crate::model::ids::Ticket;
 use crate::queue::chunk_pool::{ChunkPool, ChunkSlice};
 use crate::queue::lazy_queue::LazyQueue;
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use crate::queue::message_batch::MessageBatch;
+use crate::queue::send_queue::ledger::{MessageCounts, StreamLedger};
+use std::time::Instant;
 
 /// Bytes that are dropped from the front at once, rather than moving the rest for less.
 const COMPACT_BYTES: usize = 64 * 1024;
 /// Pieces for which an empty outbox keeps memory.
 const KEPT_PIECES: usize = 8;
-/// How precisely the age of the oldest byte is known.
-const AGE_STEP: Duration = Duration::from_millis(250);
 
 /// Frames that are still to be written.
 ///
@@ -35,21 +38,22 @@ pub(crate) struct SendQueue {
     /// Where later frames begin, far apart: so that nothing is walked over that was written.
     marks: LazyQueue<usize>,
     /// Up to the last one that is shared; bytes of its own are behind them.
-    pieces: VecDeque<QueuePiece>,
+    pieces: LazyQueue<QueuePiece>,
     /// Unwritten bytes of its own that are in `pieces`, and shared ones.
     listed: usize,
     shared: usize,
     /// Bytes that were written in all: the position of the first unwritten one in the stream.
     written: u64,
-    /// When the oldest bytes came, and from which positions on others came when.
-    since: Option<Instant>,
-    ages: LazyQueue<(u64, Instant)>,
+    /// When unwritten bytes came, and how many messages they hold.
+    ledger: StreamLedger,
     /// Unwritten bytes that are being written in another form, and cannot be dropped any more.
     pinned: usize,
     /// How many bytes there are when it next pays to shed some.
     next_shed: usize,
     /// Where messages end whose publishers want to know when they are written.
     awaited: LazyQueue<(u64, Ticket)>,
+    /// Where the last request ends.
+    requests_end: u64,
 }
 
 /// Bytes in the order of the stream: whole frames, of which the first may have been begun.
@@ -102,12 +106,12 @@ impl SendQueue {
 
     /// When the oldest byte came, to within a quarter of a second.
     pub(crate) fn oldest(&self) -> Option<Instant> {
-        self.since.filter(|_| !self.is_empty())
+        self.ledger.oldest().filter(|_| !self.is_empty())
     }
 
-    /// The buffer to append whole frames to; an empty one takes its memory from the store.
+    /// The buffer to append control frames to; an empty one takes its memory from the store.
     pub(crate) fn append(&mut self, now: Instant, store: &mut ChunkPool) -> &mut Vec<u8> {
-        self.note_age(now);
+        self.ledger.extend(now, self.end(), self.is_empty());
         if self.bytes.capacity() == 0 {
             self.bytes = store.take();
         }
@@ -118,11 +122,30 @@ impl SendQueue {
         &mut self.bytes
     }
 
-    /// Appends what other outboxes hold too.
-    pub(crate) fn append_shared(&mut self, now: Instant, span: ChunkSlice, store: &mut ChunkPool) {
-        self.note_age(now);
-        self.list_own(self.own_len() - self.listed);
-        self.list_shared(span, store);
+    /// Appends messages, which other send queues may hold too.
+    pub(crate) fn append_batch(
+        &mut self,
+        now: Instant,
+        batch: &MessageBatch<'_>,
+        store: &mut ChunkPool,
+    ) {
+        match batch.shared {
+            Some(span) => {
+                self.ledger.extend(now, self.end(), self.is_empty());
+                self.list_own(self.own_len() - self.listed);
+                self.list_shared(span, store);
+            }
+            None => self.append(now, store).extend_from_slice(batch.bytes),
+        }
+        self.ledger.count(match batch.is_direct {
+            true => MessageCounts { subscribed: 0, direct: batch.count },
+            false => MessageCounts { subscribed: batch.count, direct: 0 },
+        });
+    }
+
+    /// The position in the stream where the next byte comes.
+    fn end(&self) -> u64 {
+        self.written + self.len() as u64
     }
 
     /// Whether it ends with what the store would append to.
@@ -130,18 +153,6 @@ impl SendQueue {
         let last = self.pieces.back();
         self.own_len() == self.listed
             && matches!(last, Some(QueuePiece::Slice(span)) if store.is_last(span))
-    }
-
-    fn note_age(&mut self, now: Instant) {
-        if self.is_empty() {
-            self.since = Some(now);
-            self.ages.clear();
-            return;
-        }
-        let last = self.ages.back().map(|&(_, since)| since).or(self.since);
-        if last.is_none_or(|since| now >= since + AGE_STEP) {
-            self.ages.push_back((self.written + self.len() as u64, now));
-        }
     }
 
     fn list_own(&mut self, more: usize) {
@@ -172,12 +183,7 @@ impl SendQueue {
         self.written += count as u64;
         self.pinned = self.pinned.saturating_sub(count);
         self.head += self.pass_pieces(count, store);
-        while let Some((_, since)) = self.ages.pop_front_if(|&(from, _)| from <= self.written) {
-            self.since = Some(since);
-        }
-        if self.ages.is_empty() {
-            self.ages.clear();
-        }
+        self.ledger.pass(self.written);
         if self.own_len() == 0 {
             self.bytes.clear();
             (self.head, self.boundary) = (0, 0);
@@ -217,15 +223,15 @@ impl SendQueue {
             }
         }
         self.listed -= own;
-        if self.pieces.is_empty() && self.pieces.capacity() > KEPT_PIECES {
-            self.pieces = VecDeque::new();
+        if self.pieces.is_empty() {
+            self.pieces.keep_memory(KEPT_PIECES);
         }
         own + left
     }
 
     /// Lets go of what it shares, with all that is in it.
     pub(crate) fn release(&mut self, store: &mut ChunkPool) {
-        for piece in std::mem::take(self).pieces {
+        for piece in std::mem::take(self).pieces.take() {
             if let QueuePiece::Slice(span) = piece {
                 store.release(span.chunk);
             }
@@ -244,7 +250,12 @@ impl SendQueue {
 
     /// The message that was appended last is awaited.
     pub(crate) fn await_written(&mut self, ticket: Ticket) {
-        self.awaited.push_back((self.written + self.len() as u64, ticket));
+        self.awaited.push_back((self.end(), ticket));
+    }
+
+    /// The message that was appended last is a request: its requester is to know if it is dropped.
+    pub(crate) fn mark_request(&mut self) {
+        self.requests_end = self.end();
     }
 
     /// An awaited message that has been written since.
@@ -271,7 +282,9 @@ impl SendQueue {
 
 #[cfg(test)]
 mod tests {
-    use ipcd_proto::{FrameWriter, Header, Kind};
+    use std::time::Duration;
+
+    use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode};
 
     use super::*;
 
@@ -281,11 +294,21 @@ mod tests {
         subscription: u32,
         payload: usize,
     ) -> usize {
-        let buffer = outbox.append(now, &mut ChunkPool::default());
-        let before = buffer.len();
-        let header = Header { subscription, ..Header::new(Kind::Message, 0) };
-        FrameWriter(buffer).control(header, &vec![subscription as u8; payload]);
-        buffer.len() - before
+        let (header, mut frame) = (Header::new(Kind::Message, 0), Vec::new());
+        let payload = vec![subscription as u8; payload];
+        FrameWriter(&mut frame).control(Header { subscription, ..header }, &payload);
+        outbox.append_batch(now, &batch(&frame, None), &mut ChunkPool::default());
+        frame.len()
+    }
+
+    /// Messages for subscriptions, or one for the peer alone.
+    pub(super) fn batch(bytes: &[u8], shared: Option<ChunkSlice>) -> MessageBatch<'_> {
+        let (mut rest, mut count, mut is_direct) = (bytes, 0, false);
+        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+            (count, is_direct) = (count + 1, frame.header.subscription == 0);
+            rest = &rest[length..];
+        }
+        MessageBatch { bytes, count, is_direct, ticket: None, shared }
     }
 
     #[test]
@@ -316,7 +339,7 @@ mod tests {
         }
         assert_eq!(outbox.len(), expected - got);
         assert!(outbox.bytes.len() < 2 * outbox.len() + 2 * COMPACT_BYTES);
-        outbox.find_boundary();
+        outbox.find_boundary(&store);
         outbox.wrote(outbox.len(), &mut store);
         assert_eq!(outbox.written(), expected as u64);
     }
@@ -336,7 +359,7 @@ mod tests {
             all.extend_from_slice(&run);
             match is_shared {
                 true => share(&mut outbox, store, &run),
-                false => outbox.append(now, store).extend_from_slice(&run),
+                false => outbox.append_batch(now, &batch(&run, None), store),
             }
         }
         (outbox, all)
@@ -345,7 +368,7 @@ mod tests {
     pub(super) fn share(outbox: &mut SendQueue, store: &mut ChunkPool, run: &[u8]) {
         let heirs = usize::from(outbox.ends_shared(store));
         let span = store.keep(run, heirs);
-        outbox.append_shared(Instant::now(), span, store);
+        outbox.append_batch(Instant::now(), &batch(run, Some(span)), store);
         store.release(span.chunk);
     }
 
@@ -362,7 +385,7 @@ mod tests {
             assert_eq!(outbox.unwritten(&store).count(), 4, "shared runs in a row are one piece");
             outbox.wrote(first, &mut store);
             assert_eq!(unwritten(&outbox, &store), all[first..]);
-            outbox.append(Instant::now(), &mut store).extend_from_slice(&all[..39]);
+            outbox.append_batch(Instant::now(), &batch(&all[..39], None), &mut store);
             share(&mut outbox, &mut store, &all[39..78]);
             let expected = [&all[first..], &all[..78]].concat();
             for second in 0..=expected.len() {

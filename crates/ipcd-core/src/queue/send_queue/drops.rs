@@ -6,7 +6,8 @@ use std::ops::Range;
 use crate::model::ids::Ticket;
 use crate::queue::chunk_pool::{ChunkPool, ChunkSlice};
 use crate::queue::lazy_queue::LazyQueue;
-use crate::queue::send_queue::frames::begun;
+use crate::queue::send_queue::ledger::{MessageCounts, StreamLedger};
+use crate::queue::send_queue::sieve::{FrameSieve, sift_shared};
 use crate::queue::send_queue::{QueuePiece, SendQueue};
 use foldhash::fast::RandomState;
 use ipcd_proto::{Decoded, Header, Kind, decode};
@@ -107,34 +108,100 @@ impl SendQueue {
         shed
     }
 
-    /// Drops everything but the frame of which a part is written.
+    /// Drops everything but the frame of which a part is written, and what is pinned. The frames are
+    /// walked over only if there may be requests among them.
     pub(crate) fn purge(&mut self, store: &mut ChunkPool) -> DropReport {
-        self.drop_frames(0, store, |_, _, _| true)
+        if self.requests_end > self.written {
+            return self.drop_frames(0, store, |_, _, _| true);
+        }
+        let mut gone = self.count_messages(store);
+        let begun = self.find_boundary(store);
+        // The begun frame stays for its first byte, as it does for one that is pinned.
+        let begins_before = self.written + self.pinned.max(usize::from(begun > 0)) as u64;
+        let (mut kept, mut kept_bytes) = (MessageCounts::default(), 0);
+        self.each_frame(store, begins_before, |header, length| {
+            kept.add(MessageCounts::of(header));
+            kept_bytes += length;
+        });
+        gone.remove(kept);
+        let oldest = self.ledger.oldest();
+        self.keep_first(kept_bytes.saturating_sub(begun), store);
+        self.ledger = StreamLedger::default();
+        if let Some(oldest) = oldest {
+            self.ledger.extend(oldest, self.written, true);
+            self.ledger.count(kept);
+        }
+        let end = self.end();
+        let receipts = self.awaited.split_off(|(at, _)| *at > end);
+        let receipts = receipts.into_iter().map(|(_, ticket)| ticket).collect();
+        let (messages, direct) = (gone.subscribed, gone.direct);
+        DropReport { messages, direct, receipts, ..DropReport::default() }
+    }
+
+    /// Drops what is behind so many bytes, which are whole frames.
+    fn keep_first(&mut self, bytes: usize, store: &mut ChunkPool) {
+        let behind = QueuePiece::Own(self.own_len() - self.listed);
+        let (mut left, mut own) = (bytes, 0);
+        let pieces = self.pieces.take();
+        (self.listed, self.shared) = (0, 0);
+        for piece in pieces.chain([behind]) {
+            let kept = piece.len().min(left);
+            left -= kept;
+            match piece {
+                QueuePiece::Own(_) => {
+                    self.list_own(kept);
+                    own += kept;
+                }
+                QueuePiece::Slice(span) => {
+                    if kept > 0 {
+                        self.list_shared(ChunkSlice { end: span.start + kept, ..span }, store);
+                    }
+                    store.release(span.chunk);
+                }
+            }
+        }
+        self.bytes.truncate(self.head + own);
+        self.marks.clear();
+        self.unlist_last();
+    }
+
+    /// Bytes of its own that are behind the last that are shared are not listed.
+    fn unlist_last(&mut self) {
+        if let Some(QueuePiece::Own(count)) =
+            self.pieces.pop_back_if(|piece| matches!(piece, QueuePiece::Own(_)))
+        {
+            self.listed -= count;
+        }
     }
 
     /// Drops the oldest frames that may go, told by their headers and whether they are the last.
-    fn drop_frames(
+    pub(super) fn drop_frames(
         &mut self,
         target: usize,
         store: &mut ChunkPool,
         may_go: impl FnMut(&Header, usize, bool) -> bool,
     ) -> DropReport {
-        self.find_boundary();
+        self.find_boundary(store);
         let behind = QueuePiece::Own(self.own_len() - self.listed);
-        let pieces = std::mem::take(&mut self.pieces);
+        let pieces = self.pieces.take();
         let mut sieve = FrameSieve {
             may_go,
             pinned: self.pinned,
             excess: self.len().saturating_sub(target),
             behind: self.len(),
+            written: self.written,
+            passed: self.written,
             position: self.written,
+            oldest: self.ledger.oldest(),
+            ledger: std::mem::take(&mut self.ledger),
+            kept_ledger: StreamLedger::default(),
             awaited: std::mem::take(&mut self.awaited),
             kept_awaited: LazyQueue::default(),
             shed: DropReport::default(),
         };
         (self.listed, self.shared) = (0, 0);
         let (mut at, mut end) = (self.boundary, self.boundary);
-        for piece in pieces.into_iter().chain([behind]) {
+        for piece in pieces.chain([behind]) {
             match piece {
                 QueuePiece::Own(count) => {
                     let stop = at.max(self.head) + count;
@@ -152,13 +219,9 @@ impl SendQueue {
         }
         self.bytes.truncate(end);
         self.marks.clear();
-        // What is behind the last that is shared is not listed.
-        if let Some(QueuePiece::Own(count)) =
-            self.pieces.pop_back_if(|piece| matches!(piece, QueuePiece::Own(_)))
-        {
-            self.listed -= count;
-        }
+        self.unlist_last();
         self.awaited = sieve.kept_awaited;
+        self.ledger = sieve.kept_ledger;
         sieve.shed
     }
 
@@ -183,72 +246,8 @@ impl SendQueue {
     }
 }
 
-/// What stays of a span: in one piece most often.
-fn sift_shared(
-    span: &ChunkSlice,
-    store: &ChunkPool,
-    sieve: &mut FrameSieve<impl FnMut(&Header, usize, bool) -> bool>,
-) -> Vec<ChunkSlice> {
-    let bytes = &store.chunk(span.chunk)[..span.end];
-    let (mut at, mut kept) = (begun(span, store), Vec::<ChunkSlice>::new());
-    while let Ok(Decoded::Frame(frame, length)) = decode(&bytes[at..], usize::MAX) {
-        let end = at + length;
-        if sieve.keeps(&frame.header, length, span.start.saturating_sub(at)) {
-            match kept.last_mut() {
-                Some(last) if last.end == at => last.end = end,
-                _ => {
-                    kept.push(ChunkSlice { boundary: at, start: at.max(span.start), end, ..*span })
-                }
-            }
-        }
-        at = end;
-    }
-    kept
-}
-
-/// Decides which frames stay, one after the other.
-struct FrameSieve<F> {
-    may_go: F,
-    /// Bytes at the front that stay in any case.
-    pinned: usize,
-    /// Bytes to be dropped.
-    excess: usize,
-    /// Bytes behind the frames that were seen.
-    behind: usize,
-    /// Where in the stream the next frame that stays begins.
-    position: u64,
-    /// Those that were before, and those that still are.
-    awaited: LazyQueue<(u64, Ticket)>,
-    kept_awaited: LazyQueue<(u64, Ticket)>,
-    shed: DropReport,
-}
-
-impl<F: FnMut(&Header, usize, bool) -> bool> FrameSieve<F> {
-    /// Whether a frame stays, of which so many bytes are written.
-    fn keeps(&mut self, header: &Header, length: usize, written: usize) -> bool {
-        let is_awaited = header.kind == Kind::Message && header.receipt && !header.request;
-        let ticket = if is_awaited { self.awaited.pop_front() } else { None };
-        let ticket = ticket.map_or(0, |(_, ticket)| ticket);
-        let unwritten = length - written;
-        self.behind -= unwritten;
-        let is_free = written == 0 && self.pinned == 0 && self.excess > 0;
-        let may_go = is_free && (self.may_go)(header, length, self.behind == 0);
-        self.pinned = self.pinned.saturating_sub(unwritten);
-        if may_go {
-            self.excess = self.excess.saturating_sub(length);
-            self.shed.note(header, ticket);
-        } else {
-            self.position += unwritten as u64;
-            if is_awaited {
-                self.kept_awaited.push_back((self.position, ticket));
-            }
-        }
-        !may_go
-    }
-}
-
 impl DropReport {
-    fn note(&mut self, header: &Header, ticket: Ticket) {
+    pub(super) fn note(&mut self, header: &Header, ticket: Ticket) {
         match header {
             Header { kind: Kind::Message, subscription: 0, .. } => self.direct += 1,
             Header { kind: Kind::Message, .. } => self.messages += 1,
@@ -264,8 +263,8 @@ impl DropReport {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{mixed, push, share, unwritten};
-    use std::time::Instant;
+    use super::super::tests::{batch, mixed, push, share, unwritten};
+    use std::time::{Duration, Instant};
 
     use ipcd_proto::FrameWriter;
 
@@ -344,6 +343,19 @@ mod tests {
     }
 
     #[test]
+    fn what_stays_keeps_its_age_and_a_peer_that_reads_nothing_does_not_get_younger() {
+        let (mut outbox, start) = (SendQueue::default(), Instant::now());
+        let mut length = 0;
+        for (number, subscription) in (0..).zip([1, 1, 2, 1, 2]) {
+            length = push(&mut outbox, start + number * Duration::from_secs(1), subscription, 68);
+        }
+        assert_eq!(outbox.shed(2 * length, &mut ChunkPool::default(), |n| n == 1).messages, 3);
+        assert_eq!(outbox.oldest(), Some(start));
+        outbox.wrote(length, &mut ChunkPool::default());
+        assert_eq!(outbox.oldest(), Some(start + Duration::from_secs(4)));
+    }
+
+    #[test]
     fn the_newest_stays_whatever_else_fills_the_outbox() {
         let (mut outbox, now) = (SendQueue::default(), Instant::now());
         let mut length = 0;
@@ -372,7 +384,9 @@ mod tests {
         let push = |outbox: &mut SendQueue, subscription, ticket| {
             let header =
                 Header { subscription, receipt: true, ..Header::new(Kind::Message, ticket) };
-            FrameWriter(outbox.append(now, &mut ChunkPool::default())).control(header, &[0; 68]);
+            let mut frame = Vec::new();
+            FrameWriter(&mut frame).control(header, &[0; 68]);
+            outbox.append_batch(now, &batch(&frame, None), &mut ChunkPool::default());
             outbox.await_written(ticket);
         };
         for (subscription, ticket) in [(1, 11), (2, 12), (1, 13), (2, 14), (1, 15)] {
@@ -412,7 +426,7 @@ mod tests {
                 assert_eq!(unwritten(&outbox, &store), expected, "{written} written");
                 // It goes on as before.
                 share(&mut outbox, &mut store, &all[..39]);
-                outbox.append(Instant::now(), &mut store).extend_from_slice(&all[39..78]);
+                outbox.append_batch(Instant::now(), &batch(&all[39..78], None), &mut store);
                 expected.extend_from_slice(&all[..78]);
                 assert_eq!(unwritten(&outbox, &store), expected);
                 let shed = outbox.purge(&mut store);
