@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ipcd_client::{Access, Answer, Query, Verdict, Who};
+use ipcd_client::{AccessRequest, AccessVerdict, Answer, PeerAttributes, Query};
 use ipcd_server::Config;
 use nix::unistd::{Group, Uid, User, getegid, geteuid};
 use serde_json::json;
@@ -22,39 +22,41 @@ pub(crate) fn run(context: &Context, AclVerb::Check(args): &AclVerb) -> Outcome 
     print(context, args, verdict)
 }
 
-fn read(file: &Path, who: &Who, access: &Access) -> Outcome<Verdict> {
+fn read(file: &Path, who: &PeerAttributes, access: &AccessRequest) -> Outcome<AccessVerdict> {
     let config = Config::load(file);
     let config = config.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
     let verdict = config.acl().verdict(who, access);
     verdict.map_err(|error| Failure::new(FailureKind::BadMessage, error.to_string()))
 }
 
-fn ask(context: &Context, who: Who, access: Access) -> Outcome<Verdict> {
+fn ask(context: &Context, who: PeerAttributes, access: AccessRequest) -> Outcome<AccessVerdict> {
     match context.connect()?.query(&Query::Access { who, access })?.pop() {
         Some(Answer::Verdict(verdict)) => Ok(verdict),
         _ => Err(Failure::new(FailureKind::BadMessage, "the daemon answered another question")),
     }
 }
 
-fn access(args: &CheckArgs) -> Access {
+fn access(args: &CheckArgs) -> AccessRequest {
     match (&args.what.publish, &args.what.subscribe, &args.what.named) {
-        (Some(subject), ..) => Access::Publish(subject.clone()),
-        (_, Some(filter), _) => Access::Subscribe { filter: filter.clone(), group: args.member },
-        (.., Some(name)) => Access::Name(name.clone()),
-        _ => Access::Admin,
+        (Some(subject), ..) => AccessRequest::Publish(subject.clone()),
+        (_, Some(filter), _) => {
+            AccessRequest::Subscribe { filter: filter.clone(), group: args.member }
+        }
+        (.., Some(name)) => AccessRequest::Name(name.clone()),
+        _ => AccessRequest::Admin,
     }
 }
 
 /// The peer to check for: the caller, unless options describe another. A user without a given group
 /// has its primary group.
-fn who(args: &CheckArgs) -> Outcome<Who> {
+fn who(args: &CheckArgs) -> Outcome<PeerAttributes> {
     let CheckArgs { listener, token, certificate, .. } = args;
     let proved = [listener, token, certificate].map(Clone::clone);
     let is_said = args.uid.is_some() || args.gid.is_some() || proved.iter().any(Option::is_some);
     let [listener, token, certificate] = proved;
     if !is_said && args.user.is_none() && args.group.is_none() {
         let (uid, gid) = (Some(geteuid().as_raw()), Some(getegid().as_raw()));
-        return Ok(Who { uid, gid, listener, token, certificate });
+        return Ok(PeerAttributes { uid, gid, listener, token, certificate });
     }
     let user = match (&args.user, args.uid) {
         (Some(name), _) => Some(found("user", name, User::from_name(name))?),
@@ -66,7 +68,7 @@ fn who(args: &CheckArgs) -> Outcome<Who> {
         None => args.gid.or(user.as_ref().map(|user| user.gid.as_raw())),
     };
     let uid = args.uid.or(user.map(|user| user.uid.as_raw()));
-    Ok(Who { uid, gid, listener, token, certificate })
+    Ok(PeerAttributes { uid, gid, listener, token, certificate })
 }
 
 fn found<T>(kind: &str, name: &str, found: nix::Result<Option<T>>) -> Outcome<T> {
@@ -74,8 +76,8 @@ fn found<T>(kind: &str, name: &str, found: nix::Result<Option<T>>) -> Outcome<T>
     found.ok().flatten().ok_or_else(missing)
 }
 
-fn print(context: &Context, args: &CheckArgs, verdict: Verdict) -> Outcome {
-    let Verdict { allowed, partly, rule, line } = verdict;
+fn print(context: &Context, args: &CheckArgs, verdict: AccessVerdict) -> Outcome {
+    let AccessVerdict { allowed, partly, rule, line } = verdict;
     let why = reason(args, verdict);
     match context.format() {
         OutputFormat::Text if allowed => {
@@ -95,7 +97,7 @@ fn print(context: &Context, args: &CheckArgs, verdict: Verdict) -> Outcome {
 }
 
 /// The rule that decides, or the reason for which none does.
-fn reason(args: &CheckArgs, verdict: Verdict) -> String {
+fn reason(args: &CheckArgs, verdict: AccessVerdict) -> String {
     let file = args.config.as_ref().map(|file| format!("{}:", file.display()));
     let place = match (file, verdict.line) {
         (Some(file), Some(line)) => format!(" ({file}{line})"),

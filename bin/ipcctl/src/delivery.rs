@@ -86,11 +86,11 @@ impl DeliveryReport {
 
 #[cfg(test)]
 mod tests {
-    use ipcd_client::Reason;
+    use ipcd_client::DropReason;
 
     use super::*;
 
-    fn outcome(receipts: &[(u64, &[(Reason, u64)])]) -> Outcome {
+    fn outcome(receipts: &[(u64, &[(DropReason, u64)])]) -> Outcome {
         let mut delivery = DeliveryReport::default();
         for &(delivered, dropped) in receipts {
             delivery.sent();
@@ -106,8 +106,9 @@ mod tests {
         let none = outcome(&[(1, &[]), (0, &[])]).unwrap_err();
         assert_eq!(none.status(), 5);
         assert_eq!(none.to_string(), "1 of 2 messages had no receiver (see --wait-subs)");
-        let dropped = [(Reason::Newest, 2), (Reason::Departed, 1)];
-        let dropped = outcome(&[(1, &dropped), (0, &[]), (3, &[(Reason::Newest, 1)])]).unwrap_err();
+        let dropped = [(DropReason::Newest, 2), (DropReason::Departed, 1)];
+        let dropped =
+            outcome(&[(1, &dropped), (0, &[]), (3, &[(DropReason::Newest, 1)])]).unwrap_err();
         assert_eq!(dropped.status(), 7);
         assert_eq!(
             dropped.to_string(),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use ipcd_client::{Code, Error};
+use ipcd_client::{Error, RefusalCode};
 use serde_json::json;
 
 use crate::args::OutputFormat;
@@ -136,7 +136,7 @@ impl From<Error> for Failure {
                 FailureKind::CannotConnect,
                 " (is ipcd running and listening there? see --via and --runtime-dir)",
             ),
-            Error::Refused(refusal) if refusal.code == Code::NoResponder => {
+            Error::Refused(refusal) if refusal.code == RefusalCode::NoResponder => {
                 (FailureKind::NoResponder, " (see ipcctl subs for subscriptions)")
             }
             Error::Refused(refusal) => (exit_of(refusal.code), ""),
@@ -154,16 +154,20 @@ impl From<Error> for Failure {
     }
 }
 
-fn exit_of(code: Code) -> FailureKind {
+fn exit_of(code: RefusalCode) -> FailureKind {
     match code {
-        Code::Protocol | Code::Version | Code::TooLarge | Code::BadSubject | Code::Unsupported => {
-            FailureKind::BadMessage
+        RefusalCode::Protocol
+        | RefusalCode::Version
+        | RefusalCode::TooLarge
+        | RefusalCode::BadSubject
+        | RefusalCode::Unsupported => FailureKind::BadMessage,
+        RefusalCode::Denied | RefusalCode::NameTaken | RefusalCode::Limit => FailureKind::Denied,
+        RefusalCode::TimedOut => FailureKind::Timeout,
+        RefusalCode::TooSlow | RefusalCode::Ending | RefusalCode::Kicked => {
+            FailureKind::NotAccepted
         }
-        Code::Denied | Code::NameTaken | Code::Limit => FailureKind::Denied,
-        Code::TimedOut => FailureKind::Timeout,
-        Code::TooSlow | Code::Ending | Code::Kicked => FailureKind::NotAccepted,
-        Code::NoResponder => FailureKind::NoResponder,
-        Code::Unanswered => FailureKind::Unanswered,
+        RefusalCode::NoResponder => FailureKind::NoResponder,
+        RefusalCode::Unanswered => FailureKind::Unanswered,
     }
 }
 

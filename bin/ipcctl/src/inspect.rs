@@ -1,6 +1,6 @@
 //! Inspecting the daemon: `status`, `clients`, `subs`, `kick`; and the tool: `transports`, `version`.
 
-use ipcd_client::{Answer, Overflow, PeerStatus, Query, Status, SubscriptionStatus};
+use ipcd_client::{Answer, DaemonStatus, OverflowPolicy, PeerStatus, Query, SubscriptionStatus};
 use ipcd_transport::{IdentityKind, Transport};
 use serde_json::{Value, json};
 
@@ -88,9 +88,9 @@ pub(crate) fn print(context: &Context, text: &str, json: impl FnOnce() -> Value)
     }
 }
 
-fn status_text(status: &Status, sandbox: &str) -> String {
+fn status_text(status: &DaemonStatus, sandbox: &str) -> String {
     let seconds = status.uptime_ms / 1000;
-    let Status { version, pid, .. } = status;
+    let DaemonStatus { version, pid, .. } = status;
     let (version, sandbox) = (visible(version), visible(sandbox));
     let head = format!("ipcd {version}, process {pid}, up {seconds} s\nsandbox {sandbox}\n\n");
     let workers: Vec<Vec<String>> = status
@@ -117,7 +117,7 @@ fn status_text(status: &Status, sandbox: &str) -> String {
     .concat()
 }
 
-fn status_json(status: &Status, sandbox: &str) -> Value {
+fn status_json(status: &DaemonStatus, sandbox: &str) -> Value {
     let counters: serde_json::Map<String, Value> =
         status.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
     let worker = |w: &ipcd_proto::control::WorkerStatus| json!({"slot": w.slot, "pid": w.pid, "generation": w.generation, "peers": w.peers});
@@ -254,12 +254,12 @@ fn dropped(it: &SubscriptionStatus) -> u64 {
     it.dropped.iter().map(|&(_, count)| count).sum()
 }
 
-fn overflow(what: Overflow) -> &'static str {
+fn overflow(what: OverflowPolicy) -> &'static str {
     match what {
-        Overflow::Block => "block",
-        Overflow::DropOldest => "drop-oldest",
-        Overflow::DropNewest => "drop-newest",
-        Overflow::Disconnect => "disconnect",
+        OverflowPolicy::Block => "block",
+        OverflowPolicy::DropOldest => "drop-oldest",
+        OverflowPolicy::DropNewest => "drop-newest",
+        OverflowPolicy::Disconnect => "disconnect",
     }
 }
 

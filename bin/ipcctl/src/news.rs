@@ -1,6 +1,6 @@
 //! Remarks for people about the connection and about dropped messages.
 
-use ipcd_client::{Client, Event, Reason};
+use ipcd_client::{Client, DropReason, Event};
 
 use crate::context::Context;
 
@@ -22,27 +22,27 @@ pub(crate) fn tell(context: &Context, client: &Client, event: &Event) {
 }
 
 /// The reason for which this receiver missed messages.
-fn why_missing(reason: Reason) -> &'static str {
+fn why_missing(reason: DropReason) -> &'static str {
     match reason {
-        Reason::Oldest => "the send queue was full (drop-oldest)",
-        Reason::Newest => "the send queue was full (drop-newest)",
-        Reason::CutOff => "this receiver was disconnected by the daemon",
-        Reason::Departed => "this receiver had disconnected",
-        Reason::WorkerDied => "a worker of the daemon died",
-        Reason::TooLarge => "they were too large for this receiver",
-        Reason::NoReader => "nothing read them",
+        DropReason::Oldest => "the send queue was full (drop-oldest)",
+        DropReason::Newest => "the send queue was full (drop-newest)",
+        DropReason::CutOff => "this receiver was disconnected by the daemon",
+        DropReason::Departed => "this receiver had disconnected",
+        DropReason::WorkerDied => "a worker of the daemon died",
+        DropReason::TooLarge => "they were too large for this receiver",
+        DropReason::NoReader => "nothing read them",
     }
 }
 
 /// The reason for which copies of a message were dropped, as a clause after "because".
-pub(crate) fn why_dropped(reason: Reason) -> &'static str {
+pub(crate) fn why_dropped(reason: DropReason) -> &'static str {
     match reason {
-        Reason::Oldest => "a send queue was full (drop-oldest)",
-        Reason::Newest => "a send queue was full (drop-newest)",
-        Reason::CutOff => "the daemon disconnected a receiver",
-        Reason::Departed => "a receiver disconnected",
-        Reason::WorkerDied => "a worker of the daemon died",
-        Reason::TooLarge => "the message is too large for a receiver",
-        Reason::NoReader => "no reader is there",
+        DropReason::Oldest => "a send queue was full (drop-oldest)",
+        DropReason::Newest => "a send queue was full (drop-newest)",
+        DropReason::CutOff => "the daemon disconnected a receiver",
+        DropReason::Departed => "a receiver disconnected",
+        DropReason::WorkerDied => "a worker of the daemon died",
+        DropReason::TooLarge => "the message is too large for a receiver",
+        DropReason::NoReader => "no reader is there",
     }
 }

@@ -5,7 +5,7 @@ mod tally;
 
 use std::time::Instant;
 
-use ipcd_client::{Client, Event, Overflow, SubscribeOptions};
+use ipcd_client::{Client, Event, OverflowPolicy, SubscribeOptions};
 
 use crate::args::{OutputFormat, OverflowArg, RecvArgs};
 use crate::context::Context;
@@ -27,7 +27,7 @@ pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
     let connecting = start.elapsed().min(lasting.timeout);
     let options = SubscribeOptions {
         group: args.group.clone(),
-        overflow: args.overflow.map(Overflow::from),
+        overflow: args.overflow.map(OverflowPolicy::from),
         origin: to.names_sender(),
         limit: args.count,
     };
@@ -96,7 +96,7 @@ fn style(context: &Context, args: &RecvArgs) -> Outcome<PrintStyle> {
     }
 }
 
-impl From<OverflowArg> for Overflow {
+impl From<OverflowArg> for OverflowPolicy {
     fn from(what: OverflowArg) -> Self {
         match what {
             OverflowArg::Block => Self::Block,

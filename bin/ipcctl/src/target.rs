@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Address, Answer, Client, Query};
+use ipcd_client::{Answer, Client, DirectAddress, Query};
 
 use crate::exit::{Failure, FailureKind, Outcome};
 use ipcd_transport::{deadline_after, later};
@@ -14,11 +14,11 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 pub(crate) fn resolve(client: &mut Client, given: &str) -> Outcome<String> {
     let Some(who) = given.strip_prefix('@') else { return Ok(given.to_owned()) };
     // The reply subject of a request (`@ID.NUMBER`) is a complete address.
-    if Address::parse(given.as_bytes()).is_some_and(|address| address.request.is_some()) {
+    if DirectAddress::parse(given.as_bytes()).is_some_and(|address| address.request.is_some()) {
         return Ok(given.to_owned());
     }
     match client.find(who)? {
-        Some(peer) => Ok(Address { peer, request: None }.to_string()),
+        Some(peer) => Ok(DirectAddress { peer, request: None }.to_string()),
         None => {
             let why = format!("no peer is named {who} (see ipcctl clients)");
             Err(Failure::new(FailureKind::NoPeer, why))

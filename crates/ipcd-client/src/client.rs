@@ -12,7 +12,7 @@ mod requests;
 use std::time::{Duration, Instant};
 
 use ipcd_proto::control::{Answer, Origin, Query, Unsubscribe, encode};
-use ipcd_proto::{Filter, Kind};
+use ipcd_proto::{Filter, FrameKind};
 use ipcd_transport::{Endpoint, PeerIdentity};
 
 use crate::event::{Event, EventQueue};
@@ -144,7 +144,7 @@ impl Client {
     /// [`Error::Disconnected`] if a connection was lost with unconfirmed messages;
     /// [`Error::TimedOut`] if no confirmation comes within [`Options::timeout`].
     pub fn flush(&mut self) -> Result<()> {
-        self.call(Kind::Flush, &[], "confirmation")?;
+        self.call(FrameKind::Flush, &[], "confirmation")?;
         self.publisher.confirm()?;
         match self.outcomes.take_refused() {
             Some(refusal) => Err(Error::Refused(refusal)),
@@ -183,7 +183,7 @@ impl Client {
     /// time.
     pub fn unsubscribe(&mut self, subscription: u32) -> Result<()> {
         self.subscriptions.remove(subscription);
-        self.call(Kind::Unsubscribe, &encode(&Unsubscribe { subscription }), "confirmation")?;
+        self.call(FrameKind::Unsubscribe, &encode(&Unsubscribe { subscription }), "confirmation")?;
         Ok(())
     }
 
@@ -198,7 +198,7 @@ impl Client {
     /// If the connection is lost, or the daemon does not answer in time.
     pub fn ping(&mut self) -> Result<Duration> {
         let start = Instant::now();
-        self.call(Kind::Ping, &[], "answer")?;
+        self.call(FrameKind::Ping, &[], "answer")?;
         Ok(start.elapsed())
     }
 
@@ -207,7 +207,7 @@ impl Client {
     /// # Errors
     /// If the daemon refuses, the connection is lost, or the daemon does not answer in time.
     pub fn query(&mut self, query: &Query) -> Result<Vec<Answer>> {
-        self.call(Kind::Query, &encode(query), "answer")
+        self.call(FrameKind::Query, &encode(query), "answer")
     }
 
     /// The id of the peer with this name or id, if there is one.

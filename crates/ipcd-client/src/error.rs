@@ -1,6 +1,6 @@
 //! Errors of a client.
 
-use ipcd_proto::control::{BadBody, Code, Refusal};
+use ipcd_proto::control::{BadBody, Refusal, RefusalCode};
 use ipcd_proto::{BadHeaders, BadSubject, FrameError};
 
 /// The result of an operation.
@@ -54,7 +54,13 @@ impl Error {
             Self::Connect(ipcd_transport::Error::Endpoint(_)) => false,
             Self::Connect(_) | Self::TimedOut(_) | Self::Disconnected(_) => true,
             Self::Refused(refusal) => {
-                matches!(refusal.code, Code::Ending | Code::Limit | Code::NameTaken | Code::TooSlow)
+                matches!(
+                    refusal.code,
+                    RefusalCode::Ending
+                        | RefusalCode::Limit
+                        | RefusalCode::NameTaken
+                        | RefusalCode::TooSlow
+                )
             }
             _ => false,
         }
@@ -74,5 +80,5 @@ impl From<BadBody> for Error {
 }
 
 fn is_disconnect(refusal: &Refusal) -> bool {
-    matches!(refusal.code, Code::TooSlow | Code::Kicked)
+    matches!(refusal.code, RefusalCode::TooSlow | RefusalCode::Kicked)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use ipcd_proto::control::{Reason, Receipt};
+use ipcd_proto::control::{DropReason, Receipt};
 
 use crate::Result;
 use crate::message::Message;
@@ -34,7 +34,7 @@ pub enum Event {
         /// The subscription's number.
         subscription: u32,
         /// The cause.
-        reason: Reason,
+        reason: DropReason,
         /// The number of messages.
         dropped: u64,
     },

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode, frame_len, limits};
+use ipcd_proto::{DecodedFrame, Frame, FrameKind, FrameWriter, Header, decode, frame_len, limits};
 use ipcd_transport::{Channel, ReadBuffer, ReadOutcome, WriteOutcome, deadline_after, poll_some};
 
 use nix::poll::{PollFd, PollFlags};
@@ -103,7 +103,7 @@ impl FrameChannel {
         self.input.set_largest_frame(self.largest_frame);
     }
 
-    pub(crate) fn control(&mut self, kind: Kind, correlation: u64, body: &[u8]) {
+    pub(crate) fn control(&mut self, kind: FrameKind, correlation: u64, body: &[u8]) {
         FrameWriter(&mut self.output).control(Header::new(kind, correlation), body);
     }
 
@@ -142,7 +142,7 @@ impl FrameChannel {
         }
         let mut rest = self.output.get(boundary..).unwrap_or_default();
         let mut untouched = Vec::new();
-        while let Ok(Decoded::Frame(frame, length)) = decode(rest, self.largest_frame) {
+        while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, self.largest_frame) {
             let (bytes, behind) = rest.split_at(length);
             if is_wanted(&frame) {
                 untouched.extend_from_slice(bytes);
@@ -174,8 +174,8 @@ impl FrameChannel {
         take: impl FnOnce(&Frame<'_>) -> Result<T>,
     ) -> Result<Option<T>> {
         match decode(self.input.filled(), self.largest_frame)? {
-            Decoded::Incomplete(_) => Ok(None),
-            Decoded::Frame(frame, length) => {
+            DecodedFrame::Incomplete(_) => Ok(None),
+            DecodedFrame::Frame(frame, length) => {
                 let taken = take(&frame);
                 self.input.consume(length);
                 Ok(Some(taken?))
@@ -314,7 +314,7 @@ impl FrameChannel {
     /// with unread input resets a TCP connection (RFC 1122, 4.2.2.13), and the daemon loses what it
     /// had not read.
     pub(crate) fn close(&mut self, deadline: Instant) {
-        self.control(Kind::Bye, 0, &[]);
+        self.control(FrameKind::Bye, 0, &[]);
         while self.unwritten() > 0 && self.ended.is_none() {
             self.input.clear();
             let goal = TurnGoal { deadline: Some(deadline), ..TurnGoal::default() };

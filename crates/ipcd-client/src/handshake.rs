@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use ipcd_proto::auth::Nonce;
-use ipcd_proto::control::{Auth, Challenge, Code, Hello, Refusal, Welcome, decode, encode};
-use ipcd_proto::{Frame, Kind, VERSION};
+use ipcd_proto::control::{Auth, Challenge, Hello, Refusal, RefusalCode, Welcome, decode, encode};
+use ipcd_proto::{Frame, FrameKind, VERSION};
 use ipcd_transport::{Endpoint, EndpointPurpose, Error as TransportError};
 
 use crate::frame_channel::{FrameChannel, TurnGoal, TurnOutcome};
@@ -16,7 +16,7 @@ enum HandshakeReply {
     Challenge(Challenge),
     Welcome(Welcome),
     Refused(Refusal),
-    Other(Kind),
+    Other(FrameKind),
 }
 
 /// Connects and opens a session, by the deadline.
@@ -40,7 +40,7 @@ pub(crate) fn open(
         token: options.token_name.clone(),
         no_echo: options.no_echo,
     };
-    channel.control(Kind::Hello, 0, &encode(&hello));
+    channel.control(FrameKind::Hello, 0, &encode(&hello));
     let welcome =
         shake_hands(&mut channel, to, options, &nonce, deadline).map_err(|error| match error {
             // A listener of another program, or of a bare peer, most likely.
@@ -73,9 +73,9 @@ fn shake_hands(
 fn unproved(error: Error, to: &Endpoint, options: &Options) -> Error {
     let which = format!("{to}, asked with {}", options.token);
     match error {
-        Error::Refused(Refusal { code: Code::Denied, message }) => {
+        Error::Refused(Refusal { code: RefusalCode::Denied, message }) => {
             let message = format!("{which}: {message}");
-            Error::Refused(Refusal { code: Code::Denied, message })
+            Error::Refused(Refusal { code: RefusalCode::Denied, message })
         }
         Error::Protocol(why) => Error::Protocol(format!("{which}: {why}")),
         error => error,
@@ -90,7 +90,7 @@ fn prove(
     deadline: Instant,
 ) -> Result<Welcome> {
     let auth = Auth { proof: token.peer_proof(ours, theirs) };
-    channel.control(Kind::Auth, 0, &encode(&auth));
+    channel.control(FrameKind::Auth, 0, &encode(&auth));
     let welcome = expect_welcome(answer(channel, deadline)?)?;
     match welcome.proof {
         Some(proof) if token.verify_daemon(&proof, ours, theirs) => Ok(welcome),
@@ -125,9 +125,9 @@ fn answer(channel: &mut FrameChannel, deadline: Instant) -> Result<HandshakeRepl
 
 fn read_answer(frame: &Frame<'_>) -> Result<HandshakeReply> {
     Ok(match frame.header.kind {
-        Kind::Challenge => HandshakeReply::Challenge(decode(frame.payload)?),
-        Kind::Welcome => HandshakeReply::Welcome(decode(frame.payload)?),
-        Kind::Error => HandshakeReply::Refused(decode(frame.payload)?),
+        FrameKind::Challenge => HandshakeReply::Challenge(decode(frame.payload)?),
+        FrameKind::Welcome => HandshakeReply::Welcome(decode(frame.payload)?),
+        FrameKind::Error => HandshakeReply::Refused(decode(frame.payload)?),
         kind => HandshakeReply::Other(kind),
     })
 }

@@ -1,7 +1,7 @@
 //! Frames from the daemon, as far as a client understands them.
 
 use ipcd_proto::control::{Answer, Notice, Receipt, Refusal, decode};
-use ipcd_proto::{Frame, Header, Kind};
+use ipcd_proto::{Frame, FrameKind, Header};
 
 use crate::Result;
 use crate::message::Message;
@@ -31,13 +31,13 @@ impl IncomingFrame {
     pub(crate) fn read(frame: &Frame<'_>, connection: u32) -> Result<Self> {
         let Header { kind, more, correlation: id, .. } = frame.header;
         Ok(match kind {
-            Kind::Message => Self::Message(Message::of(frame, connection)),
-            Kind::Ack | Kind::Pong => Self::Done(id),
-            Kind::Receipt => Self::Receipt(id, decode(frame.payload)?),
-            Kind::Error => Self::Refused(id, decode(frame.payload)?),
-            Kind::Answer => Self::Answer { id, more, answer: decode(frame.payload)? },
-            Kind::Notice => Self::Notice(decode(frame.payload)?),
-            Kind::Ping => Self::Ping(id),
+            FrameKind::Message => Self::Message(Message::of(frame, connection)),
+            FrameKind::Ack | FrameKind::Pong => Self::Done(id),
+            FrameKind::Receipt => Self::Receipt(id, decode(frame.payload)?),
+            FrameKind::Error => Self::Refused(id, decode(frame.payload)?),
+            FrameKind::Answer => Self::Answer { id, more, answer: decode(frame.payload)? },
+            FrameKind::Notice => Self::Notice(decode(frame.payload)?),
+            FrameKind::Ping => Self::Ping(id),
             _ => Self::Unknown,
         })
     }

@@ -58,11 +58,19 @@ mod subscriptions;
 pub use client::{Client, MessageIter};
 pub use error::{Error, Result};
 pub use event::{Event, WakeReason};
+// Former names, until every crate has taken up the new ones.
+#[doc(hidden)]
+pub use ipcd_proto::DirectAddress as Address;
 pub use ipcd_proto::control::{
-    Access, Answer, Code, Origin, Overflow, PeerStatus, Query, Reason, Receipt, Refusal, Status,
-    SubscriptionStatus, Verdict, Who,
+    AccessRequest, AccessVerdict, Answer, DaemonStatus, DropReason, Origin, OverflowPolicy,
+    PeerAttributes, PeerStatus, Query, Receipt, Refusal, RefusalCode, SubscriptionStatus,
 };
-pub use ipcd_proto::{Address, Filter, Headers, Subject};
+#[doc(hidden)]
+pub use ipcd_proto::control::{
+    AccessRequest as Access, AccessVerdict as Verdict, DaemonStatus as Status,
+    DropReason as Reason, OverflowPolicy as Overflow, PeerAttributes as Who, RefusalCode as Code,
+};
+pub use ipcd_proto::{DirectAddress, Filter, Headers, Subject};
 pub use ipcd_transport::Endpoint;
 pub use message::{Message, Publication};
 pub use options::{Backoff, Options, SubscribeOptions, Token, TokenSource};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ipcd_proto::{Address, Frame, Headers};
+use ipcd_proto::{DirectAddress, Frame, Headers};
 
 /// A message that was received.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -48,7 +48,7 @@ impl Message {
         if self.subscription != 0 {
             return None;
         }
-        let address = Address::parse(&self.bytes[..self.reply.start])?;
+        let address = DirectAddress::parse(&self.bytes[..self.reply.start])?;
         address.request.filter(|_| address.peer == own)
     }
 

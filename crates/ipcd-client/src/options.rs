@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use ipcd_proto::auth::Token;
-use ipcd_proto::control::Overflow;
+use ipcd_proto::control::OverflowPolicy;
 use ipcd_transport::{Exposure, SecretFile};
 
 use crate::{Error, Result};
@@ -144,7 +144,7 @@ pub struct SubscribeOptions {
     pub group: Option<String>,
     /// The policy for a full send queue, when this client does not take messages fast enough; `None`
     /// for the daemon's choice.
-    pub overflow: Option<Overflow>,
+    pub overflow: Option<OverflowPolicy>,
     /// Whether the daemon tells the identity of senders ([`Client::origin`](crate::Client::origin)).
     pub origin: bool,
     /// The number of messages, of all subscriptions together, after which this client leaves its

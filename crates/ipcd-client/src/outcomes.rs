@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use ipcd_proto::control::{Answer, Code, Receipt, Refusal};
+use ipcd_proto::control::{Answer, Receipt, Refusal, RefusalCode};
 
 use crate::event::Event;
 use crate::message::Message;
@@ -123,7 +123,8 @@ impl OutcomeTracker {
     /// Keeps the refusal of a message for the next flush.
     pub(crate) fn keep_refusal(&mut self, id: u64, refusal: Refusal) {
         // Only requests are refused in this way. This one was finished before.
-        let is_of_request = matches!(refusal.code, Code::NoResponder | Code::Unanswered);
+        let is_of_request =
+            matches!(refusal.code, RefusalCode::NoResponder | RefusalCode::Unanswered);
         if !is_of_request && !self.pending.is_given_up(id) {
             self.refused.get_or_insert(refusal);
         }

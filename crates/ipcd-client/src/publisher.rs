@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ipcd_proto::{Address, BadHeaders, Frame, Header, Kind, Subject, limits};
+use ipcd_proto::{BadHeaders, DirectAddress, Frame, FrameKind, Header, Subject, limits};
 
 use crate::message::Publication;
 use crate::{Error, Result};
@@ -46,12 +46,12 @@ impl Publisher {
     /// The frame of a message. With `more`, it is a reply that is not the last one.
     pub(crate) fn message<'a>(&mut self, message: &Publication<'a>, more: bool) -> Frame<'a> {
         self.is_unconfirmed = true;
-        frame(Header { more, ..Header::new(Kind::Message, self.take_id()) }, message)
+        frame(Header { more, ..Header::new(FrameKind::Message, self.take_id()) }, message)
     }
 
     /// The frame of a message that asks for a receipt.
     pub(crate) fn tracked<'a>(&mut self, message: &Publication<'a>) -> Frame<'a> {
-        frame(Header { receipt: true, ..Header::new(Kind::Message, self.take_id()) }, message)
+        frame(Header { receipt: true, ..Header::new(FrameKind::Message, self.take_id()) }, message)
     }
 
     /// The frame of a request of this peer, whose replies are awaited for so many seconds.
@@ -63,9 +63,9 @@ impl Publisher {
     ) -> Frame<'a> {
         let id = self.take_id();
         self.reply_address.clear();
-        let address = Address { peer, request: Some(id) };
+        let address = DirectAddress { peer, request: Some(id) };
         write!(self.reply_address, "{address}").expect("writing to a string does not fail");
-        let header = Header { request: true, wait, ..Header::new(Kind::Message, id) };
+        let header = Header { request: true, wait, ..Header::new(FrameKind::Message, id) };
         frame(header, &Publication { reply: &self.reply_address, ..*message })
     }
 

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use ipcd_proto::control::{Refusal, Welcome};
-use ipcd_proto::{Frame, Kind};
+use ipcd_proto::{Frame, FrameKind};
 use ipcd_transport::{Endpoint, PeerIdentity, deadline_after};
 
 use crate::frame_channel::FrameChannel;
@@ -176,5 +176,5 @@ pub(crate) fn reason(error: &Error) -> String {
 /// may have another id by then. A tracked one does not either: its outcome has been told as lost.
 fn is_valid_elsewhere(frame: &Frame<'_>) -> bool {
     let is_direct = frame.subject.starts_with(b"@");
-    frame.header.kind == Kind::Message && !frame.header.is_tracked() && !is_direct
+    frame.header.kind == FrameKind::Message && !frame.header.is_tracked() && !is_direct
 }

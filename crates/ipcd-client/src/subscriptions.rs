@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ipcd_proto::control::{Code, Refusal, Subscribe, encode};
-use ipcd_proto::{Filter, Header, Kind};
+use ipcd_proto::control::{Refusal, RefusalCode, Subscribe, encode};
+use ipcd_proto::{Filter, FrameKind, Header};
 
 use crate::options::SubscribeOptions;
 use crate::{Error, Result};
@@ -59,7 +59,7 @@ impl SubscriptionTable {
             overflow: options.overflow,
             origin: options.origin,
         });
-        (Header { subscription, ..Header::new(Kind::Subscribe, 0) }, body)
+        (Header { subscription, ..Header::new(FrameKind::Subscribe, 0) }, body)
     }
 
     pub(crate) fn insert(&mut self, number: u32, filter: Filter, options: SubscribeOptions) {
@@ -96,7 +96,7 @@ impl SubscriptionTable {
     pub(crate) fn take_refusal(&mut self, id: u64, refusal: Refusal) -> Option<Refusal> {
         let Some(number) = self.restored.remove(&id) else { return Some(refusal) };
         // A daemon that ends refuses everything. The next connection makes the subscription.
-        if refusal.code != Code::Ending
+        if refusal.code != RefusalCode::Ending
             && let Some(filter) = self.filter(number)
         {
             let message = format!("subscribe to {} again: {}", filter.as_str(), refusal.message);

@@ -79,7 +79,7 @@ pub struct TooLong;
 
 /// Divides bytes that come in pieces into messages. It keeps at most the beginning of one message.
 #[derive(Debug)]
-pub struct Decoder {
+pub struct MessageDecoder {
     codec: Codec,
     largest: usize,
     begun: Vec<u8>,
@@ -87,7 +87,7 @@ pub struct Decoder {
     skips: bool,
 }
 
-impl Decoder {
+impl MessageDecoder {
     /// A decoder for messages of at most `largest` bytes.
     pub fn new(codec: Codec, largest: usize) -> Self {
         Self { codec, largest, begun: Vec::new(), skips: false }
@@ -159,7 +159,7 @@ mod tests {
 
     /// The messages in these pieces, as text.
     fn decoded(codec: Codec, largest: usize, pieces: &[&[u8]]) -> Vec<String> {
-        let mut decoder = Decoder::new(codec, largest);
+        let mut decoder = MessageDecoder::new(codec, largest);
         let mut found = Vec::new();
         let mut take = |message: Result<&[u8], TooLong>| {
             found.push(match message {
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_partial_message_is_bounded() {
-        let mut decoder = Decoder::new(Codec::Line, 10);
+        let mut decoder = MessageDecoder::new(Codec::Line, 10);
         for _ in 0..1000 {
             decoder.feed(&[b'x'; 7], |_| {});
             assert!(decoder.begun.len() <= 11);

@@ -11,12 +11,23 @@ use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use self::messages::{Notice, Origin, Overflow, Reason, Receipt, Subscribe, Unsubscribe};
-pub use self::queries::{
-    Access, Answer, ListenerStatus, PeerStatus, Query, Status, SubscriptionStatus, Verdict, Who,
-    WorkerStatus,
+pub use self::messages::{
+    DropReason, Notice, Origin, OverflowPolicy, Receipt, Subscribe, Unsubscribe,
 };
-pub use self::session::{Auth, Challenge, Code, Hello, Refusal, Welcome};
+#[doc(hidden)]
+pub use self::messages::{DropReason as Reason, OverflowPolicy as Overflow};
+pub use self::queries::{
+    AccessRequest, AccessVerdict, Answer, DaemonStatus, ListenerStatus, PeerAttributes, PeerStatus,
+    Query, SubscriptionStatus, WorkerStatus,
+};
+#[doc(hidden)]
+pub use self::queries::{
+    AccessRequest as Access, AccessVerdict as Verdict, DaemonStatus as Status,
+    PeerAttributes as Who,
+};
+#[doc(hidden)]
+pub use self::session::RefusalCode as Code;
+pub use self::session::{Auth, Challenge, Hello, Refusal, RefusalCode, Welcome};
 use crate::limits::MAX_CONTROL;
 
 /// Bytes of memory that decoding a body may claim. An item may be larger in memory than on the wire,

@@ -29,7 +29,7 @@ const FLAG_REQUEST: u8 = 4;
 /// The kind of a frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameKind {
     /// Opens a session; from the peer.
     Hello = 1,
     /// Asks for proof of a token; from the daemon.
@@ -66,7 +66,7 @@ pub enum Kind {
     Receipt = 17,
 }
 
-impl Kind {
+impl FrameKind {
     const ALL: [Self; 17] = [
         Self::Hello,
         Self::Challenge,
@@ -96,7 +96,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Header {
     /// The kind of the frame.
-    pub kind: Kind,
+    pub kind: FrameKind,
     /// Whether more frames of the same answer follow, or more replies of the same responder.
     pub more: bool,
     /// Whether the publisher asks for a RECEIPT.
@@ -115,7 +115,7 @@ pub struct Header {
 
 impl Header {
     /// A header with only kind and correlation set.
-    pub fn new(kind: Kind, correlation: u64) -> Self {
+    pub fn new(kind: FrameKind, correlation: u64) -> Self {
         let (more, receipt, request) = (false, false, false);
         Self { kind, more, receipt, request, wait: 0, subscription: 0, correlation, sender: 0 }
     }
@@ -150,7 +150,7 @@ pub struct Frame<'a> {
 
 /// The result of [`decode`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Decoded<'a> {
+pub enum DecodedFrame<'a> {
     /// A whole frame, and its length.
     Frame(Frame<'a>, usize),
     /// The beginning of a frame. The frame has this many bytes, or at least this many if its length
@@ -183,9 +183,9 @@ pub enum FrameError {
 /// As soon as the bytes can no longer become a frame. An oversized length is an error before the rest
 /// has come, so that it makes no caller wait or reserve memory.
 #[inline]
-pub fn decode(bytes: &[u8], largest: usize) -> Result<Decoded<'_>, FrameError> {
+pub fn decode(bytes: &[u8], largest: usize) -> Result<DecodedFrame<'_>, FrameError> {
     let Some((length, _)) = bytes.split_first_chunk::<4>() else {
-        return Ok(Decoded::Incomplete(HEADER_BYTES));
+        return Ok(DecodedFrame::Incomplete(HEADER_BYTES));
     };
     let length = u32::from_le_bytes(*length) as usize;
     if length > largest {
@@ -195,9 +195,9 @@ pub fn decode(bytes: &[u8], largest: usize) -> Result<Decoded<'_>, FrameError> {
         return Err(FrameError::TooShort(length));
     }
     let Some((head, body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-        return Ok(Decoded::Incomplete(length));
+        return Ok(DecodedFrame::Incomplete(length));
     };
-    let Some(kind) = Kind::from_byte(head[4]) else {
+    let Some(kind) = FrameKind::from_byte(head[4]) else {
         return Err(FrameError::UnknownKind(head[4]));
     };
     let (subject, reply) = (usize::from(head[6]), usize::from(head[7]));
@@ -206,7 +206,7 @@ pub fn decode(bytes: &[u8], largest: usize) -> Result<Decoded<'_>, FrameError> {
         return Err(FrameError::TooShort(length));
     };
     if body.len() < length - HEADER_BYTES {
-        return Ok(Decoded::Incomplete(length));
+        return Ok(DecodedFrame::Incomplete(length));
     }
     let (subject, rest) = body.split_at(subject);
     let (reply, rest) = rest.split_at(reply);
@@ -222,7 +222,7 @@ pub fn decode(bytes: &[u8], largest: usize) -> Result<Decoded<'_>, FrameError> {
         sender: u64::from_le_bytes(field(head, SENDER)),
     };
     let frame = Frame { header, subject, reply, headers, payload: &rest[..payload] };
-    Ok(Decoded::Frame(frame, length))
+    Ok(DecodedFrame::Frame(frame, length))
 }
 
 /// The length of the frame at the start of `bytes`, or `None` if its length field is incomplete.
@@ -298,7 +298,7 @@ mod tests {
     fn sample() -> Vec<u8> {
         let mut bytes = Vec::new();
         let header = Header {
-            kind: Kind::Message,
+            kind: FrameKind::Message,
             more: true,
             receipt: false,
             request: true,
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn reads_what_it_wrote() {
         let bytes = sample();
-        let Ok(Decoded::Frame(frame, length)) = decode(&bytes, LARGEST) else {
+        let Ok(DecodedFrame::Frame(frame, length)) = decode(&bytes, LARGEST) else {
             panic!("no frame");
         };
         assert_eq!(length, bytes.len());
@@ -332,7 +332,7 @@ mod tests {
         let bytes = sample();
         for cut in 0..bytes.len() {
             let needed = if cut < 4 { HEADER_BYTES } else { bytes.len() };
-            assert_eq!(decode(&bytes[..cut], LARGEST), Ok(Decoded::Incomplete(needed)));
+            assert_eq!(decode(&bytes[..cut], LARGEST), Ok(DecodedFrame::Incomplete(needed)));
         }
     }
 
@@ -363,7 +363,7 @@ mod tests {
         let mut bytes = sample();
         Frame::stamp_sender(&mut bytes, 5);
         Frame::stamp_subscription(&mut bytes, 6);
-        let Ok(Decoded::Frame(frame, _)) = decode(&bytes, LARGEST) else { panic!("no frame") };
+        let Ok(DecodedFrame::Frame(frame, _)) = decode(&bytes, LARGEST) else { panic!("no frame") };
         assert_eq!((frame.header.sender, frame.header.subscription), (5, 6));
         assert_eq!(frame.payload, b"payload");
     }

@@ -13,14 +13,23 @@ mod http;
 pub mod limits;
 mod subject;
 
-pub use codec::{Codec, Decoder, TooLong};
+pub use codec::{Codec, MessageDecoder, TooLong};
 pub use frame::{
-    Decoded, Frame, FrameError, FrameWriter, HEADER_BYTES, Header, Kind, decode, frame_len,
+    DecodedFrame, Frame, FrameError, FrameKind, FrameWriter, HEADER_BYTES, Header, decode,
+    frame_len,
 };
 pub use headers::{BadHeaders, Headers};
 pub use http::{HttpDetector, HttpVerdict};
 pub use ipcd_address::{BadAddress, HostName, PeerAddress};
-pub use subject::{Address, BadSubject, Filter, Subject};
+pub use subject::{BadSubject, DirectAddress, Filter, Subject};
+
+// Former names, until every crate has taken up the new ones.
+#[doc(hidden)]
+pub use codec::MessageDecoder as Decoder;
+#[doc(hidden)]
+pub use frame::{DecodedFrame as Decoded, FrameKind as Kind};
+#[doc(hidden)]
+pub use subject::DirectAddress as Address;
 
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u16 = 1;

@@ -19,7 +19,7 @@ impl<'a> Subject<'a> {
         if text.split('.').any(|token| token == "*" || token == ">") {
             return Err(BadSubject::Wildcard);
         }
-        if text.starts_with('@') && Address::parse(bytes).is_none() {
+        if text.starts_with('@') && DirectAddress::parse(bytes).is_none() {
             return Err(BadSubject::Reserved);
         }
         Ok(Self(text))
@@ -38,14 +38,14 @@ impl<'a> Subject<'a> {
 
 /// The subject of messages to one peer: `@ID`, or `@ID.NUMBER` for replies to one of its requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Address {
+pub struct DirectAddress {
     /// The peer's id.
     pub peer: u64,
     /// The correlation of the request.
     pub request: Option<u64>,
 }
 
-impl Address {
+impl DirectAddress {
     /// Parses a subject as an address. Numbers are decimal, without leading zeros, so that each address
     /// has one form.
     pub fn parse(subject: &[u8]) -> Option<Self> {
@@ -60,7 +60,7 @@ impl Address {
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for DirectAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.request {
             Some(request) => write!(f, "@{}.{request}", self.peer),
@@ -186,12 +186,12 @@ mod tests {
     #[test]
     fn addresses_are_parsed_as_they_are_printed() {
         for (peer, request) in [(0, None), (7, Some(0)), (u64::MAX, Some(u64::MAX))] {
-            let address = Address { peer, request };
-            assert_eq!(Address::parse(address.to_string().as_bytes()), Some(address));
+            let address = DirectAddress { peer, request };
+            assert_eq!(DirectAddress::parse(address.to_string().as_bytes()), Some(address));
         }
         let bad = ["@", "7", "@x", "@7.", "@07", "@7.8.9", "@-1", "@+1", "@18446744073709551616"];
         for bad in bad {
-            assert_eq!(Address::parse(bad.as_bytes()), None, "{bad}");
+            assert_eq!(DirectAddress::parse(bad.as_bytes()), None, "{bad}");
         }
         assert_eq!(Subject::parse(b"@x.y"), Err(BadSubject::Reserved));
         assert_eq!(Filter::parse(b"@7"), Err(BadSubject::Reserved));

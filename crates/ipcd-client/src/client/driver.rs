@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use ipcd_proto::control::{Answer, Notice};
-use ipcd_proto::{Frame, Header, Kind};
+use ipcd_proto::{Frame, FrameKind, Header};
 
 use super::Client;
 use crate::frame_channel::{TurnGoal, TurnOutcome};
@@ -21,7 +21,7 @@ impl Client {
     /// Sends a control frame and waits for the answer to it. `awaited` names that for the error.
     pub(super) fn call(
         &mut self,
-        kind: Kind,
+        kind: FrameKind,
         body: &[u8],
         awaited: &'static str,
     ) -> Result<Vec<Answer>> {
@@ -130,7 +130,7 @@ impl Client {
             IncomingFrame::Notice(Notice::Gap { subscription, reason, dropped }) => {
                 return Some(Event::Gap { subscription, reason, dropped });
             }
-            IncomingFrame::Ping(id) => self.session.channel().control(Kind::Pong, id, &[]),
+            IncomingFrame::Ping(id) => self.session.channel().control(FrameKind::Pong, id, &[]),
             IncomingFrame::Unknown => {}
         }
         None

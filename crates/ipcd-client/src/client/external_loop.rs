@@ -7,7 +7,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use ipcd_proto::Kind;
+use ipcd_proto::FrameKind;
 use ipcd_proto::control::Refusal;
 
 use super::{Client, Event};
@@ -60,7 +60,7 @@ impl Client {
     /// Sends BYE behind everything that is buffered. The daemon closes the connection once it has
     /// accepted all messages; [`Client::advance`] then returns an error.
     pub fn leave(&mut self) {
-        self.session.channel().control(Kind::Bye, 0, &[]);
+        self.session.channel().control(FrameKind::Bye, 0, &[]);
     }
 
     /// Closes the connection at once. Unwritten bytes are lost, and dropping waits for nothing.

@@ -4,9 +4,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Client, Code, Endpoint, Event, Options, Receipt, Refusal};
+use ipcd_client::{Client, Endpoint, Event, Options, Receipt, Refusal, RefusalCode};
 use ipcd_proto::control::{Welcome, encode};
-use ipcd_proto::{Address, Decoded, Frame, FrameWriter, Header, Kind, decode, limits};
+use ipcd_proto::{
+    DecodedFrame, DirectAddress, Frame, FrameKind, FrameWriter, Header, decode, limits,
+};
 use ipcd_transport::poll_until;
 use nix::poll::PollFlags;
 use tempfile::TempDir;
@@ -56,11 +58,11 @@ impl Fake {
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_write_timeout(Some(PATIENCE)).expect("a time-out");
         let mut session = Session { stream, input: Vec::new(), peer };
-        assert_eq!(session.next().header.kind, Kind::Hello);
+        assert_eq!(session.next().header.kind, FrameKind::Hello);
         let max_payload = limits::DEFAULT_MAX_PAYLOAD as u32;
         let server = "fake".to_owned();
         let welcome = Welcome { version: 1, features: 0, peer, max_payload, server, proof: None };
-        session.control(Kind::Welcome, 0, &encode(&welcome));
+        session.control(FrameKind::Welcome, 0, &encode(&welcome));
         session
     }
 }
@@ -96,7 +98,8 @@ impl Session {
     }
 
     fn take(&mut self) -> Option<Came> {
-        let Decoded::Frame(frame, length) = decode(&self.input, LARGEST).expect("frames") else {
+        let DecodedFrame::Frame(frame, length) = decode(&self.input, LARGEST).expect("frames")
+        else {
             return None;
         };
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
@@ -111,30 +114,30 @@ impl Session {
     }
 
     /// The next frame, which is of this kind.
-    pub(crate) fn expect(&mut self, kind: Kind) -> Came {
+    pub(crate) fn expect(&mut self, kind: FrameKind) -> Came {
         let came = self.next();
         assert_eq!(came.header.kind, kind, "{came:?}");
         came
     }
 
-    pub(crate) fn control(&mut self, kind: Kind, correlation: u64, body: &[u8]) {
+    pub(crate) fn control(&mut self, kind: FrameKind, correlation: u64, body: &[u8]) {
         let mut bytes = Vec::new();
         FrameWriter(&mut bytes).control(Header::new(kind, correlation), body);
         self.stream.write_all(&bytes).expect("the client reads");
     }
 
-    pub(crate) fn acknowledge(&mut self, kind: Kind) {
+    pub(crate) fn acknowledge(&mut self, kind: FrameKind) {
         let id = self.expect(kind).header.correlation;
-        self.control(Kind::Ack, id, &[]);
+        self.control(FrameKind::Ack, id, &[]);
     }
 
-    pub(crate) fn refuse(&mut self, correlation: u64, code: Code) {
+    pub(crate) fn refuse(&mut self, correlation: u64, code: RefusalCode) {
         let message = format!("{code:?}");
-        self.control(Kind::Error, correlation, &encode(&Refusal { code, message }));
+        self.control(FrameKind::Error, correlation, &encode(&Refusal { code, message }));
     }
 
     pub(crate) fn receipt(&mut self, correlation: u64, receipt: &Receipt) {
-        self.control(Kind::Receipt, correlation, &encode(receipt));
+        self.control(FrameKind::Receipt, correlation, &encode(receipt));
     }
 
     pub(crate) fn message(&mut self, header: Header, subject: &str, reply: &str, payload: &[u8]) {
@@ -147,8 +150,8 @@ impl Session {
 
     /// A reply to a request of the client's.
     pub(crate) fn reply(&mut self, request: u64, payload: &str) {
-        let subject = Address { peer: self.peer, request: Some(request) }.to_string();
-        let header = Header { sender: 77, ..Header::new(Kind::Message, 1) };
+        let subject = DirectAddress { peer: self.peer, request: Some(request) }.to_string();
+        let header = Header { sender: 77, ..Header::new(FrameKind::Message, 1) };
         self.message(header, &subject, "", payload.as_bytes());
     }
 }

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Backoff, Client, Code, Error, Event, Options, Publication, SubscribeOptions};
+use ipcd_client::{
+    Backoff, Client, Error, Event, Options, Publication, RefusalCode, SubscribeOptions,
+};
 use ipcd_proto::control::{Subscribe, decode};
-use ipcd_proto::{Header, Kind};
+use ipcd_proto::{FrameKind, Header};
 
 use crate::fake::{Fake, PATIENCE, Session, during, event, patient};
 
@@ -46,7 +48,7 @@ fn all_that_is_outstanding_ends_once_and_is_not_sent_again() {
     let finished = client.start_request(&to("written"), PATIENCE).expect("a request");
     client.push().expect("the connection lives");
     client.finish_request(finished);
-    (0..3).for_each(|_| drop(session.expect(Kind::Message)));
+    (0..3).for_each(|_| drop(session.expect(FrameKind::Message)));
     drop(session);
     // The client has not noticed, and writes none of these.
     let request = client.start_request(&to("unwritten"), PATIENCE).expect("a request");
@@ -58,8 +60,8 @@ fn all_that_is_outstanding_ends_once_and_is_not_sent_again() {
     let mut session = connect_again(&fake, &mut client, 10);
     let again = client.start_request(&to("again"), PATIENCE).expect("a request");
     client.push().expect("the connection lives");
-    assert_eq!(session.expect(Kind::Message).subject, "plain");
-    let came = session.expect(Kind::Message);
+    assert_eq!(session.expect(FrameKind::Message).subject, "plain");
+    let came = session.expect(FrameKind::Message);
     assert_eq!((came.subject.as_str(), came.reply), ("again", format!("@10.{again}")));
     session.reply(again, "yes");
     assert!(matches!(event(&mut client), Event::Reply { reply: Ok(_), .. }));
@@ -73,12 +75,15 @@ fn without_reconnecting_the_ends_come_before_the_error() {
     let request = client.start_request(&to("work"), PATIENCE).expect("a request");
     let tracked = client.publish_tracked(&to("work")).expect("it is sent");
     client.push().expect("the connection lives");
-    session.refuse(0, Code::Kicked);
+    session.refuse(0, RefusalCode::Kicked);
     drop(session);
     expect_ends(&mut client, &[request, tracked]);
     for _ in 0..2 {
         let end = client.next_event(None);
-        assert!(matches!(&end, Err(Error::Refused(why)) if why.code == Code::Kicked), "{end:?}");
+        assert!(
+            matches!(&end, Err(Error::Refused(why)) if why.code == RefusalCode::Kicked),
+            "{end:?}"
+        );
     }
     let refused = client.start_request(&to("work"), PATIENCE);
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
@@ -89,7 +94,7 @@ fn without_reconnecting_the_ends_come_before_the_error() {
 fn a_frame_that_is_none_ends_the_connection() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let request = client.start_request(&to("work"), PATIENCE).expect("a request");
-    session.control(Kind::Error, request, b"no body");
+    session.control(FrameKind::Error, request, b"no body");
     expect_ends(&mut client, &[request]);
     assert!(matches!(client.next_event(None), Err(Error::Protocol(_))));
     assert!(matches!(client.ping(), Err(Error::Protocol(_))));
@@ -101,7 +106,7 @@ fn a_call_on_a_lost_connection_ends_and_the_next_connects_again() {
     let (mut client, mut session) = fake.meet(9, lasting());
     let started = client.start_request(&to("work"), PATIENCE).expect("a request");
     let hang_up = || {
-        (0..2).for_each(|_| drop(session.expect(Kind::Message)));
+        (0..2).for_each(|_| drop(session.expect(FrameKind::Message)));
         drop(session);
     };
     let lost = during(hang_up, || client.request("work", b"?", PATIENCE));
@@ -109,7 +114,7 @@ fn a_call_on_a_lost_connection_ends_and_the_next_connects_again() {
     let start = || client.start_request(&to("again"), PATIENCE).expect("a request");
     let (again, mut session) = fake.accept_during(10, start);
     client.push().expect("the connection lives");
-    assert_eq!(session.expect(Kind::Message).reply, format!("@10.{again}"));
+    assert_eq!(session.expect(FrameKind::Message).reply, format!("@10.{again}"));
     session.reply(again, "yes");
     expect_ends(&mut client, &[started]);
     assert!(matches!(event(&mut client), Event::Reconnected { .. }));
@@ -132,7 +137,8 @@ fn a_reply_to_a_request_of_an_earlier_connection_is_not_sent() {
     let fake = Fake::new();
     let (mut client, mut session) = fake.meet(9, lasting());
     for reply in ["@5.4", "plain"] {
-        let header = Header { request: true, subscription: 1, ..Header::new(Kind::Message, 4) };
+        let header =
+            Header { request: true, subscription: 1, ..Header::new(FrameKind::Message, 4) };
         session.message(header, "work", reply, b"?");
     }
     let requests = [(); 2].map(|()| match event(&mut client) {
@@ -145,7 +151,7 @@ fn a_reply_to_a_request_of_an_earlier_connection_is_not_sent() {
         client.reply(request, b"!").expect("it may be too late");
     }
     client.push().expect("the connection lives");
-    assert_eq!(session.expect(Kind::Message).subject, "plain");
+    assert_eq!(session.expect(FrameKind::Message).subject, "plain");
 }
 
 #[test]
@@ -154,11 +160,11 @@ fn a_group_is_joined_again() {
     let (mut client, mut session) = fake.meet(9, lasting());
     let options = SubscribeOptions { group: Some("g".into()), ..SubscribeOptions::default() };
     let subscribe = || client.subscribe("work", options).map(drop).expect("a subscription");
-    during(|| session.acknowledge(Kind::Subscribe), subscribe);
+    during(|| session.acknowledge(FrameKind::Subscribe), subscribe);
     drop(session);
     let mut session = connect_again(&fake, &mut client, 10);
     client.push().expect("the connection lives");
-    let came = session.expect(Kind::Subscribe);
+    let came = session.expect(FrameKind::Subscribe);
     let body: Subscribe = decode(&came.payload).expect("a body");
     assert_eq!((body.filter.as_str(), body.group.as_deref()), ("work", Some("g")));
 }
@@ -170,16 +176,16 @@ fn a_subscription_that_is_refused_again_ends_what_waits() {
     let (mut client, mut session) = fake.meet(9, lasting());
     let options = SubscribeOptions::default();
     let subscribe = || client.subscribe("work", options).map(drop).expect("a subscription");
-    during(|| session.acknowledge(Kind::Subscribe), subscribe);
+    during(|| session.acknowledge(FrameKind::Subscribe), subscribe);
     drop(session);
     let mut session = connect_again(&fake, &mut client, 10);
     client.push().expect("the connection lives");
-    let came = session.expect(Kind::Subscribe);
-    session.refuse(came.header.correlation, Code::Limit);
+    let came = session.expect(FrameKind::Subscribe);
+    session.refuse(came.header.correlation, RefusalCode::Limit);
     for _ in 0..2 {
         let end = client.next_event(None);
         assert!(
-            matches!(&end, Err(Error::Refused(why)) if why.code == Code::Limit && why.message.contains("work")),
+            matches!(&end, Err(Error::Refused(why)) if why.code == RefusalCode::Limit && why.message.contains("work")),
             "{end:?}"
         );
     }

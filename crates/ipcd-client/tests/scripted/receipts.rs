@@ -1,10 +1,10 @@
 //! What became of messages, what was dropped, groups, and who is who.
 
 use ipcd_client::{
-    Answer, Client, Code, Error, Event, Publication, Query, Reason, Receipt, Result,
+    Answer, Client, DropReason, Error, Event, Publication, Query, Receipt, RefusalCode, Result,
     SubscribeOptions,
 };
-use ipcd_proto::Kind;
+use ipcd_proto::FrameKind;
 use ipcd_proto::control::{Notice, Subscribe, decode, encode};
 
 use crate::fake::{Fake, Session, during, event, patient};
@@ -13,7 +13,7 @@ const NEWS: Publication<'_> =
     Publication { subject: "news", reply: "", headers: &[], payload: b"hello" };
 
 fn some_dropped() -> Receipt {
-    Receipt { delivered: 3, dropped: vec![(Reason::Newest, 2), (Reason::Departed, 1)] }
+    Receipt { delivered: 3, dropped: vec![(DropReason::Newest, 2), (DropReason::Departed, 1)] }
 }
 
 fn outcome(client: &mut Client) -> (u64, Result<Receipt>) {
@@ -29,20 +29,21 @@ fn each_tracked_message_has_its_outcome() {
     let [first, second, third] = [(); 3].map(|()| client.publish_tracked(&NEWS).unwrap());
     client.push().expect("the connection lives");
     for id in [first, second, third] {
-        let header = session.expect(Kind::Message).header;
+        let header = session.expect(FrameKind::Message).header;
         assert_eq!((header.correlation, header.receipt), (id, true));
         assert_eq!((header.request, header.wait), (false, 0));
     }
     session.receipt(second, &some_dropped());
-    session.refuse(first, Code::Denied);
+    session.refuse(first, RefusalCode::Denied);
     session.receipt(third, &Receipt::default());
     let (id, receipt) = outcome(&mut client);
     assert_eq!((id, receipt.expect("a receipt")), (second, some_dropped()));
     let (id, refused) = outcome(&mut client);
-    assert!(matches!(refused, Err(Error::Refused(refusal)) if refusal.code == Code::Denied));
+    assert!(matches!(refused, Err(Error::Refused(refusal)) if refusal.code == RefusalCode::Denied));
     assert_eq!(id, first);
     assert_eq!(outcome(&mut client).1.expect("a receipt"), Receipt::default());
-    during(|| session.acknowledge(Kind::Flush), || client.flush()).expect("its refusal is told");
+    during(|| session.acknowledge(FrameKind::Flush), || client.flush())
+        .expect("its refusal is told");
 }
 
 #[test]
@@ -50,13 +51,13 @@ fn a_call_waits_for_its_receipt_only() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let other = client.publish_tracked(&NEWS).expect("it is sent");
     let serve = || {
-        session.expect(Kind::Message);
-        let id = session.expect(Kind::Message).header.correlation;
+        session.expect(FrameKind::Message);
+        let id = session.expect(FrameKind::Message).header.correlation;
         session.receipt(other, &Receipt::default());
         session.receipt(id, &some_dropped());
-        let id = session.expect(Kind::Message).header.correlation;
-        session.refuse(id, Code::BadSubject);
-        session.acknowledge(Kind::Flush);
+        let id = session.expect(FrameKind::Message).header.correlation;
+        session.refuse(id, RefusalCode::BadSubject);
+        session.acknowledge(FrameKind::Flush);
     };
     during(serve, || {
         assert_eq!(client.publish_acked(&NEWS).expect("a receipt"), some_dropped());
@@ -71,10 +72,10 @@ fn a_call_waits_for_its_receipt_only() {
 fn a_refused_message_is_told_by_the_next_flush() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let serve = || {
-        let id = session.expect(Kind::Message).header.correlation;
-        session.refuse(id, Code::Denied);
-        session.acknowledge(Kind::Flush);
-        session.acknowledge(Kind::Flush);
+        let id = session.expect(FrameKind::Message).header.correlation;
+        session.refuse(id, RefusalCode::Denied);
+        session.acknowledge(FrameKind::Flush);
+        session.acknowledge(FrameKind::Flush);
     };
     during(serve, || {
         assert!(matches!(client.send("news", b"hello"), Err(Error::Refused(_))));
@@ -85,21 +86,21 @@ fn a_refused_message_is_told_by_the_next_flush() {
 #[test]
 fn a_gap_says_why() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
-    let notice = Notice::Gap { subscription: 4, reason: Reason::Oldest, dropped: 12 };
-    session.control(Kind::Notice, 0, &encode(&notice));
+    let notice = Notice::Gap { subscription: 4, reason: DropReason::Oldest, dropped: 12 };
+    session.control(FrameKind::Notice, 0, &encode(&notice));
     let gap = event(&mut client);
     let Event::Gap { subscription, reason, dropped } = gap else { panic!("no gap, but {gap:?}") };
-    assert_eq!((subscription, reason, dropped), (4, Reason::Oldest, 12));
+    assert_eq!((subscription, reason, dropped), (4, DropReason::Oldest, 12));
 }
 
 #[test]
 fn a_group_is_asked_for() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let serve = || {
-        let came = session.expect(Kind::Subscribe);
+        let came = session.expect(FrameKind::Subscribe);
         let body: Subscribe = decode(&came.payload).expect("a body");
         assert_eq!(body.group.as_deref(), Some("g"));
-        session.control(Kind::Ack, came.header.correlation, &[]);
+        session.control(FrameKind::Ack, came.header.correlation, &[]);
     };
     let options = SubscribeOptions { group: Some("g".into()), ..SubscribeOptions::default() };
     during(serve, || client.subscribe("work", options)).expect("a subscription");
@@ -109,9 +110,9 @@ fn a_group_is_asked_for() {
 fn peers_are_found_by_name_or_id() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let answer = |session: &mut Session, who: &str, answer: &Answer| {
-        let came = session.expect(Kind::Query);
+        let came = session.expect(FrameKind::Query);
         assert_eq!(decode(&came.payload), Ok(Query::Find(who.into())));
-        session.control(Kind::Answer, came.header.correlation, &encode(answer));
+        session.control(FrameKind::Answer, came.header.correlation, &encode(answer));
     };
     let serve = || {
         answer(&mut session, "ann", &Answer::Found(Some(5)));

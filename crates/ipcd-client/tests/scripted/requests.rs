@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::fake::{Fake, PATIENCE, during, event, patient};
-use ipcd_client::{Client, Code, Error, Event, Message, Publication, Result};
-use ipcd_proto::{Header, Kind};
+use ipcd_client::{Client, Error, Event, Message, Publication, RefusalCode, Result};
+use ipcd_proto::{FrameKind, Header};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -24,7 +24,7 @@ fn payload(reply: Result<Message>) -> String {
     String::from_utf8(reply.expect("a reply").payload().to_vec()).expect("text")
 }
 
-fn assert_refused<T: std::fmt::Debug>(result: Result<T>, code: Code) {
+fn assert_refused<T: std::fmt::Debug>(result: Result<T>, code: RefusalCode) {
     match result {
         Err(Error::Refused(refusal)) => assert_eq!(refusal.code, code),
         other => panic!("not refused with {code:?}, but {other:?}"),
@@ -50,7 +50,7 @@ fn a_request_says_where_replies_go_and_how_long_they_are_awaited() {
         let message = Publication { reply: "not used", ..ask("work") };
         let id = client.start_request(&message, timeout).expect("a request");
         client.push().expect("the connection lives");
-        let came = session.expect(Kind::Message);
+        let came = session.expect(FrameKind::Message);
         assert_eq!((came.header.request, came.header.wait), (true, wait), "{timeout:?}");
         assert_eq!((came.header.correlation, came.header.receipt), (id, false));
         assert_eq!((came.subject.as_str(), &came.payload[..]), ("work", &b"?"[..]));
@@ -63,9 +63,9 @@ fn a_call_returns_the_first_reply_and_keeps_what_else_comes_for_later() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let other = client.start_request(&ask("other"), PATIENCE).expect("a request");
     let serve = || {
-        session.expect(Kind::Message);
-        let request = session.expect(Kind::Message).header.correlation;
-        let header = Header { subscription: 1, ..Header::new(Kind::Message, 5) };
+        session.expect(FrameKind::Message);
+        let request = session.expect(FrameKind::Message).header.correlation;
+        let header = Header { subscription: 1, ..Header::new(FrameKind::Message, 5) };
         session.message(header, "news", "", b"meanwhile");
         session.reply(other, "for the other");
         session.reply(request, "first");
@@ -93,17 +93,17 @@ fn refusals_are_the_end_of_their_requests_and_of_nothing_else() {
     let (id, end) = reply(&mut client);
     assert_eq!(id, late);
     assert!(matches!(end, Err(Error::TimedOut("reply"))), "{end:?}");
-    session.refuse(refused, Code::NoResponder);
-    session.refuse(refused, Code::Unanswered);
-    session.refuse(finished, Code::Unanswered);
-    session.refuse(denied, Code::Denied);
-    session.refuse(late, Code::TooLarge);
+    session.refuse(refused, RefusalCode::NoResponder);
+    session.refuse(refused, RefusalCode::Unanswered);
+    session.refuse(finished, RefusalCode::Unanswered);
+    session.refuse(denied, RefusalCode::Denied);
+    session.refuse(late, RefusalCode::TooLarge);
     let (id, end) = reply(&mut client);
     assert_eq!(id, refused);
-    assert_refused(end, Code::NoResponder);
+    assert_refused(end, RefusalCode::NoResponder);
     let serve = || {
-        (0..4).for_each(|_| drop(session.expect(Kind::Message)));
-        session.acknowledge(Kind::Flush);
+        (0..4).for_each(|_| drop(session.expect(FrameKind::Message)));
+        session.acknowledge(FrameKind::Flush);
     };
     during(serve, || client.flush()).expect("no message was refused");
     assert_quiet(&mut client);
@@ -113,15 +113,15 @@ fn refusals_are_the_end_of_their_requests_and_of_nothing_else() {
 fn a_call_that_is_refused_says_why() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let serve = || {
-        for code in [Code::NoResponder, Code::Unanswered] {
-            let id = session.expect(Kind::Message).header.correlation;
+        for code in [RefusalCode::NoResponder, RefusalCode::Unanswered] {
+            let id = session.expect(FrameKind::Message).header.correlation;
             session.refuse(id, code);
         }
-        session.acknowledge(Kind::Flush);
+        session.acknowledge(FrameKind::Flush);
     };
     during(serve, || {
-        assert_refused(client.request("work", b"?", PATIENCE), Code::NoResponder);
-        assert_refused(client.request("work", b"?", PATIENCE), Code::Unanswered);
+        assert_refused(client.request("work", b"?", PATIENCE), RefusalCode::NoResponder);
+        assert_refused(client.request("work", b"?", PATIENCE), RefusalCode::Unanswered);
         client.flush().expect("no message was refused");
     });
 }
@@ -144,8 +144,8 @@ fn a_deadline_is_kept_whatever_the_caller_waits_for() {
         session.reply(id, "too late");
     }
     let serve = || {
-        (0..3).for_each(|_| drop(session.expect(Kind::Message)));
-        session.acknowledge(Kind::Flush);
+        (0..3).for_each(|_| drop(session.expect(FrameKind::Message)));
+        session.acknowledge(FrameKind::Flush);
     };
     during(serve, || client.flush()).expect("no message was refused");
     assert_quiet(&mut client);
@@ -168,7 +168,7 @@ fn a_request_that_is_finished_is_not_heard_of_again() {
     let [first, second] = [(); 2].map(|()| client.start_request(&ask("work"), PATIENCE).unwrap());
     session.reply(first, "one");
     session.reply(first, "two");
-    session.refuse(second, Code::Unanswered);
+    session.refuse(second, RefusalCode::Unanswered);
     assert_eq!(payload(reply(&mut client).1), "one");
     assert!(client.has_event());
     client.finish_request(first);
@@ -185,7 +185,7 @@ fn replies_tell_that_more_come() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let id = client.start_request(&ask("work"), PATIENCE).expect("a request");
     for more in [true, false] {
-        let header = Header { more, sender: 77, ..Header::new(Kind::Message, 3) };
+        let header = Header { more, sender: 77, ..Header::new(FrameKind::Message, 3) };
         session.message(header, &format!("@9.{id}"), "", b"part");
         let (_, reply) = reply(&mut client);
         assert_eq!(reply.expect("a reply").more, more);
@@ -197,7 +197,7 @@ fn a_hundred_thousand_requests_are_in_flight() {
     const MANY: u64 = 100_000;
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let serve = || {
-        let ids: Vec<_> = (0..MANY).map(|_| session.expect(Kind::Message)).collect();
+        let ids: Vec<_> = (0..MANY).map(|_| session.expect(FrameKind::Message)).collect();
         for came in ids.iter().rev() {
             session.reply(came.header.correlation, &came.reply);
         }
@@ -220,7 +220,7 @@ fn a_hundred_thousand_requests_are_in_flight() {
 #[test]
 fn a_responder_replies_to_the_address_in_the_request() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
-    let header = Header { request: true, subscription: 1, ..Header::new(Kind::Message, 4) };
+    let header = Header { request: true, subscription: 1, ..Header::new(FrameKind::Message, 4) };
     session.message(header, "work", "@5.4", b"?");
     let Event::Message(request) = event(&mut client) else { panic!("no message") };
     assert!(request.is_request && !request.more);
@@ -228,12 +228,12 @@ fn a_responder_replies_to_the_address_in_the_request() {
     client.reply(&request, b"rest").expect("a reply");
     client.push().expect("the connection lives");
     for (payload, more) in [("part", true), ("rest", false)] {
-        let came = session.expect(Kind::Message);
+        let came = session.expect(FrameKind::Message);
         assert_eq!((came.subject.as_str(), came.header.more), ("@5.4", more));
         assert_eq!(came.payload, payload.as_bytes());
         assert!(!came.header.request && came.reply.is_empty());
     }
-    session.message(Header::new(Kind::Message, 5), "@9", "", b"for you alone");
+    session.message(Header::new(FrameKind::Message, 5), "@9", "", b"for you alone");
     let Event::Message(message) = event(&mut client) else { panic!("no message") };
     assert_eq!((message.subject(), message.subscription), ("@9", 0));
     assert!(matches!(client.reply(&message, b""), Err(Error::BadSubject(_))));

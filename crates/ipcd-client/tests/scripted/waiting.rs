@@ -4,13 +4,13 @@ use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Backoff, Code, Error, Event, Options, Publication, WakeReason};
-use ipcd_proto::{Header, Kind};
+use ipcd_client::{Backoff, Error, Event, Options, Publication, RefusalCode, WakeReason};
+use ipcd_proto::{FrameKind, Header};
 
 use crate::fake::{Fake, PATIENCE, Session, during, event, patient};
 
 fn message(session: &mut Session, payload: &[u8]) {
-    session.message(Header::new(Kind::Message, 1), "a", "", payload);
+    session.message(Header::new(FrameKind::Message, 1), "a", "", payload);
 }
 
 /// Writes until nothing more fits.
@@ -38,7 +38,7 @@ fn an_event_and_a_readable_descriptor_are_told_apart() {
     assert_eq!(woken.expect("the connection lives"), WakeReason::Readable);
     reader.read_exact(&mut [0]).expect("it is there");
     message(&mut session, b"last");
-    session.refuse(0, Code::Kicked);
+    session.refuse(0, RefusalCode::Kicked);
     drop(session);
     let woken = client.wait_event_or(reader.as_fd(), soon());
     assert_eq!(woken.expect("what came before is told first"), WakeReason::Event);
@@ -77,7 +77,7 @@ fn who_waits_to_write_notices_the_end_and_learns_why() {
     let (_reader, mut writer) = std::io::pipe().expect("a pipe");
     fill(&mut writer);
     message(&mut session, b"came before");
-    session.refuse(0, Code::TooSlow);
+    session.refuse(0, RefusalCode::TooSlow);
     drop(session);
     let end = client.wait_writable(writer.as_fd(), Some(Instant::now() + PATIENCE));
     let error = end.expect_err("it has ended");
@@ -96,12 +96,12 @@ fn a_timeout_without_end_is_a_long_one() {
     client.publish_tracked(&work).expect("a message");
     during(
         move || {
-            session.expect(Kind::Message);
-            session.expect(Kind::Message);
-            session.acknowledge(Kind::Flush);
-            let id = session.expect(Kind::Message).header.correlation;
+            session.expect(FrameKind::Message);
+            session.expect(FrameKind::Message);
+            session.acknowledge(FrameKind::Flush);
+            let id = session.expect(FrameKind::Message).header.correlation;
             session.receipt(id, &Default::default());
-            session.expect(Kind::Bye);
+            session.expect(FrameKind::Bye);
         },
         || {
             client.flush().expect("it is confirmed");

@@ -16,14 +16,14 @@ pub struct Subscribe {
     pub group: Option<String>,
     /// The policy for a full send queue; `None` for the daemon's choice: `DropOldest` for a filter that
     /// ends in `>`, else `Block`.
-    pub overflow: Option<Overflow>,
+    pub overflow: Option<OverflowPolicy>,
     /// Whether an ORIGIN notice precedes the first message of each sender.
     pub origin: bool,
 }
 
 /// The policy for messages to a subscriber whose send queue is full.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
-pub enum Overflow {
+pub enum OverflowPolicy {
     /// Publishers wait.
     Block,
     /// The oldest messages of the subscription are dropped.
@@ -47,7 +47,7 @@ pub struct Receipt {
     /// Copies that are in the sockets, pipes or FIFOs of their receivers.
     pub delivered: u64,
     /// Copies that were dropped, by reason. A reason without copies is left out.
-    pub dropped: Vec<(Reason, u64)>,
+    pub dropped: Vec<(DropReason, u64)>,
 }
 
 impl Receipt {
@@ -57,7 +57,7 @@ impl Receipt {
     }
 
     /// Counts dropped copies.
-    pub fn drop_for(&mut self, reason: Reason, copies: u64) {
+    pub fn drop_for(&mut self, reason: DropReason, copies: u64) {
         match self.dropped.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, count)) => *count = count.saturating_add(copies),
             None => self.dropped.push((reason, copies)),
@@ -73,7 +73,7 @@ impl Receipt {
 
 /// The reason for which a copy of a message was dropped.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
-pub enum Reason {
+pub enum DropReason {
     /// The receiver's send queue was full, and the subscription drops the oldest messages.
     Oldest,
     /// The receiver's send queue was full, and the subscription drops new messages.
@@ -90,7 +90,7 @@ pub enum Reason {
     NoReader,
 }
 
-impl Reason {
+impl DropReason {
     /// All reasons, in the order of the wire format.
     pub const ALL: [Self; 7] = [
         Self::Oldest,
@@ -126,7 +126,7 @@ pub enum Notice {
         /// The peer's number for the subscription.
         subscription: u32,
         /// The reason.
-        reason: Reason,
+        reason: DropReason,
         /// The number of messages since the last notice.
         dropped: u64,
     },

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, Overflow, Reason};
+use super::{DropReason, Origin, OverflowPolicy};
 
 /// A question about the daemon.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -24,15 +24,15 @@ pub enum Query {
     /// Asks whether the access rules allow something; answered by [`Answer::Verdict`].
     Access {
         /// The peer, as access rules know it.
-        who: Who,
+        who: PeerAttributes,
         /// The action.
-        access: Access,
+        access: AccessRequest,
     },
 }
 
 /// The attributes by which access rules know a peer. An unknown one is `None`.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Who {
+pub struct PeerAttributes {
     /// Its user.
     pub uid: Option<u32>,
     /// Its group.
@@ -47,7 +47,7 @@ pub struct Who {
 
 /// An action that access rules allow or deny.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub enum Access {
+pub enum AccessRequest {
     /// Publishing to a subject; with `@` at its beginning, to one peer.
     Publish(String),
     /// Subscribing.
@@ -65,7 +65,7 @@ pub enum Access {
 
 /// The decision of the access rules.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct AccessVerdict {
     /// Whether the action is allowed.
     pub allowed: bool,
     /// Whether only some of the messages that match the filter may be received.
@@ -80,7 +80,7 @@ pub struct Verdict {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
     /// The state of the daemon.
-    Status(Status),
+    Status(DaemonStatus),
     /// Some of the peers.
     Peers(Vec<PeerStatus>),
     /// The number of matching subscriptions.
@@ -94,12 +94,12 @@ pub enum Answer {
     /// The confinement of workers, for people. The first word is `full`, `partial` or `off`.
     Sandbox(String),
     /// The decision of the access rules.
-    Verdict(Verdict),
+    Verdict(AccessVerdict),
 }
 
 /// The state of the daemon: its workers, listeners and counters.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub struct DaemonStatus {
     /// The process id of the supervisor.
     pub pid: u32,
     /// The daemon's version.
@@ -134,7 +134,7 @@ pub struct ListenerStatus {
     pub endpoint: String,
     /// The codec of its peers, such as `frame`.
     pub codec: String,
-    /// Peers that it has accepted since the start.
+    /// Connected peers that it has accepted.
     pub peers: u64,
 }
 
@@ -177,13 +177,13 @@ pub struct SubscriptionStatus {
     /// The group.
     pub group: Option<String>,
     /// The policy for a full send queue.
-    pub overflow: Overflow,
+    pub overflow: OverflowPolicy,
     /// Messages that matched the filter.
     pub matched: u64,
     /// Messages that are in the peer's socket, pipe or FIFO.
     pub delivered: u64,
     /// Messages that were dropped, by reason.
-    pub dropped: Vec<(Reason, u64)>,
+    pub dropped: Vec<(DropReason, u64)>,
     /// Messages in the peer's send queue.
     pub queued: u64,
 }

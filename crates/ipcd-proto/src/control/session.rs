@@ -65,14 +65,14 @@ pub struct Welcome {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The kind of refusal.
-    pub code: Code,
+    pub code: RefusalCode,
     /// The reason, for people.
     pub message: String,
 }
 
 /// The kind of a refusal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub enum Code {
+pub enum RefusalCode {
     /// The frame is malformed, or not expected now.
     Protocol,
     /// Peer and daemon have no version in common.
