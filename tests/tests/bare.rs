@@ -385,7 +385,9 @@ fn strangers_from_the_network_need_a_word_in_the_configuration() {
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a timeout");
     let mut end = Vec::new();
     let _ = stream.read_to_end(&mut end);
-    eventually("the log", || daemon.log().contains("connection refused: address not in allow=").then_some(()));
+    eventually("the log", || {
+        daemon.log().contains("connection refused: address not in allow=").then_some(())
+    });
 }
 
 /// The socket is for both address families.

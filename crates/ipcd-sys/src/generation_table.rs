@@ -51,7 +51,11 @@ impl GenerationTable {
     /// # Panics
     /// If there is no such place, or this is a child of the process that made it.
     pub fn set(&self, place: usize, number: u64) {
-        assert_eq!(std::process::id(), self.owner, "only the process that made the table writes to it");
+        assert_eq!(
+            std::process::id(),
+            self.owner,
+            "only the process that made the table writes to it"
+        );
         self.numbers[place].store(number, Ordering::Release);
     }
 

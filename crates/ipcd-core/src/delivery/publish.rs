@@ -219,14 +219,14 @@ impl Delivery {
         stamp.apply(head);
         let subject = first.subject(head);
         let (mut length, mut count) = (first.length, 1);
+        let largest_payload = self.peers().config.max_payload;
         while length < MAX_BATCH
-            && !rest.is_empty()
             && let Ok(Decoded::Frame(frame, more)) = decode(rest, largest)
             && frame.header.kind == Kind::Message
             && !frame.header.is_tracked()
             && frame.subject == subject
             && (!stamp.of_sender || stamp.is_of(&frame.header))
-            && frame.payload.len() <= self.peers().config.max_payload
+            && frame.payload.len() <= largest_payload
             && frame.headers.len() <= MAX_HEADERS
         {
             stamp.apply(rest);

@@ -31,7 +31,10 @@ impl Router {
                 self.delivery.sessions.peers.table[key].waiting = true;
                 break ReceiveProgress { consumed, waiting: true };
             }
-            if consumed > 0 && !rest.is_empty() && self.delivery.sessions.work.budget.is_spent() {
+            if rest.is_empty() {
+                break ReceiveProgress { consumed, waiting: false };
+            }
+            if consumed > 0 && self.delivery.sessions.work.budget.is_spent() {
                 self.sessions_mut().defer(key);
                 break ReceiveProgress { consumed, waiting: true };
             }
