@@ -6,9 +6,12 @@
 //! the connection made for it; each direction is a `flow.rs`. Transports come from the registry,
 //! and none is known by name.
 
+mod alarms;
+mod commands;
 mod connecting;
 mod end;
 mod flow;
+mod listening;
 mod pair;
 mod parent;
 mod queue;

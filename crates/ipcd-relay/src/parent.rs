@@ -11,16 +11,15 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 
+use crate::listening::PeerListener;
 use crate::pair::PeerOrigin;
 use crate::server::{PairServer, name};
 use crate::signals::{SignalWatch, reap};
-use crate::watch::{EpollWatch, INPUT, WatchToken, WatchedFlags};
+use crate::watch::{EpollWatch, INPUT, WatchToken};
 use crate::{Observer, Relay, Result};
 
 /// The time that children may take to end their commands and themselves.
 const ENDING: Duration = Duration::from_secs(3);
-/// The pause of the listener after an error of the system.
-const PAUSE: Duration = Duration::from_millis(500);
 /// The exit status of a child that could not serve its peer.
 const FAILED: i32 = 1;
 
@@ -29,9 +28,7 @@ pub(crate) struct ForkParent<'a> {
     observer: &'a dyn Observer,
     watch: EpollWatch,
     signals: SignalWatch,
-    listener: Box<dyn Listener>,
-    listens: WatchedFlags,
-    paused: Option<Instant>,
+    listener: PeerListener,
     /// The children, and the origin of each one's peer, which the listener needs at its end.
     children: BTreeMap<Pid, PeerOrigin>,
     /// The most children at a time.
@@ -48,14 +45,14 @@ impl<'a> ForkParent<'a> {
     ) -> Result<Self> {
         let watch = EpollWatch::new()?;
         watch.set(signals.fd(), WatchToken::Signals, None, Some(INPUT))?;
-        let (listens, paused, children) = (None, None, BTreeMap::new());
-        Ok(Self { relay, observer, watch, signals, listener, listens, paused, children, most })
+        let (listener, children) = (PeerListener::new(listener), BTreeMap::new());
+        Ok(Self { relay, observer, watch, signals, listener, children, most })
     }
 
     pub(crate) fn run(mut self) -> Result<()> {
         loop {
             self.watch_listener()?;
-            for woken in self.watch.wait(self.paused)? {
+            for woken in self.watch.wait(self.listener.pause_end())? {
                 match woken.token {
                     WatchToken::Signals => {
                         let heard = self.signals.hear();
@@ -66,41 +63,23 @@ impl<'a> ForkParent<'a> {
                             return self.end();
                         }
                     }
-                    _ => self.accept()?,
+                    _ => self.accept(),
                 }
             }
         }
     }
 
-    /// Further peers wait in the listener's queue.
     fn watch_listener(&mut self) -> Result<()> {
-        self.paused = self.paused.filter(|until| *until > Instant::now());
         let has_room = self.children.len() < self.most;
-        let wanted = (has_room && self.paused.is_none()).then_some(INPUT);
-        self.watch.set(self.listener.fd(), WatchToken::Listener, self.listens, wanted)?;
-        self.listens = wanted;
-        Ok(())
+        self.listener.watch(&self.watch, has_room, Instant::now())
     }
 
-    fn accept(&mut self) -> Result<()> {
-        while self.children.len() < self.most && self.paused.is_none() {
-            match self.listener.accept() {
-                Ok(Some(parts)) => self.start(parts),
-                Ok(None) => break,
-                Err(error) => {
-                    if error.is_exhaustion() {
-                        self.pause();
-                    }
-                    self.observer.trouble(&error.to_string());
-                    break;
-                }
-            }
+    fn accept(&mut self) {
+        while self.children.len() < self.most
+            && let Some(parts) = self.listener.accept(self.observer, Instant::now())
+        {
+            self.start(parts);
         }
-        Ok(())
-    }
-
-    fn pause(&mut self) {
-        self.paused = Some(Instant::now() + PAUSE);
     }
 
     fn start(&mut self, parts: ChannelParts) {
@@ -120,19 +99,20 @@ impl<'a> ForkParent<'a> {
             }
             Err(error) => {
                 self.observer.trouble(&format!("start a child: {error}"));
-                self.listener.released(&origin.0, &origin.1);
-                self.pause();
+                self.listener.release(&origin);
+                self.listener.pause(Instant::now());
             }
         }
     }
 
     fn reap(&mut self) {
         while let Some((pid, status)) = reap() {
-            let Some((identity, state)) = self.children.remove(&pid) else { continue };
+            let Some(origin) = self.children.remove(&pid) else { continue };
             if let nix::sys::wait::WaitStatus::Signaled(_, signal, _) = status {
+                let identity = &origin.0;
                 self.observer.trouble(&format!("{identity}: its child was killed by {signal}"));
             }
-            self.listener.released(&identity, &state);
+            self.listener.release(&origin);
         }
     }
 

@@ -1,25 +1,22 @@
 //! The loop that serves pairs: all of them, or the only one of a child.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use ipcd_sys::inherited::raise_descriptor_limit;
-use ipcd_sys::{Keeper, end_children};
 use ipcd_transport::{ChannelParts, Listener, PeerIdentity};
-use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
 use slab::Slab;
 
+use crate::alarms::PairAlarms;
+use crate::commands::CommandSet;
 use crate::connecting::{ConnectOutcome, PendingConnect, adopt, connect};
 use crate::end::PairEnd;
 use crate::flow::SharedBuffers;
+use crate::listening::PeerListener;
 use crate::pair::{PeerOrigin, RelayPair};
 use crate::side::RelaySide;
-use crate::signals::{SignalWatch, reap};
+use crate::signals::SignalWatch;
 use crate::variables::about;
-use crate::watch::{EpollWatch, INPUT, WatchToken, WatchedFlags};
+use crate::watch::{EpollWatch, INPUT, WatchToken};
 use crate::{Error, Observer, Relay, Result};
 
 /// Peers at a time; further ones wait in the listener's backlog.
@@ -30,9 +27,6 @@ const MAX_WAITING: usize = 256;
 const DESCRIPTORS: u64 = 4 * MAX_PEERS as u64;
 /// Peers that are accepted in one turn.
 const ACCEPTED: usize = 64;
-/// The pause of a listener when the system has no more descriptors, or after its only peer was
-/// refused.
-const PAUSE: Duration = Duration::from_millis(500);
 /// The time that commands may take to end after TERM.
 const ENDING: Duration = Duration::from_secs(1);
 
@@ -41,25 +35,13 @@ pub(crate) struct PairServer<'a> {
     observer: &'a dyn Observer,
     watch: EpollWatch,
     signals: SignalWatch,
-    listener: Option<Box<dyn Listener>>,
-    /// The watched events of the listener.
-    listens: WatchedFlags,
-    /// The end of the listener's pause.
-    paused: Option<Instant>,
+    listener: Option<PeerListener>,
     pairs: Slab<RelayPair>,
     connecting: Slab<PendingPeer>,
-    /// The deadlines of pairs, in order.
-    alarms: BTreeSet<(Instant, usize)>,
-    /// The deadline of each pair.
-    alarm_of: Vec<Option<Instant>>,
+    alarms: PairAlarms,
     /// Pairs that want another turn at once.
     again: Vec<usize>,
-    /// Commands that run or are not reaped yet.
-    commands: Vec<Pid>,
-    /// Ends the commands if the relay is killed. It runs while there are commands.
-    keeper: Option<Keeper>,
-    /// Refused peers that the listener is told of after the pause.
-    released: Vec<PeerOrigin>,
+    commands: CommandSet,
     room: SharedBuffers,
     now: Instant,
     /// The error that ended the only peer.
@@ -81,14 +63,11 @@ impl<'a> PairServer<'a> {
         observer: &'a dyn Observer,
         listener: Option<(Box<dyn Listener>, SignalWatch)>,
     ) -> Result<Self> {
-        // Processes that commands leave behind become children of the relay, and end with it. If
-        // this fails, only their process groups end.
-        let _ = set_child_subreaper(true);
         let watch = EpollWatch::new()?;
         let (listener, signals) = match listener {
             Some((listener, signals)) => {
                 raise_descriptor_limit(DESCRIPTORS);
-                (Some(listener), signals)
+                (Some(PeerListener::new(listener)), signals)
             }
             None => (None, SignalWatch::new()?),
         };
@@ -99,16 +78,11 @@ impl<'a> PairServer<'a> {
             watch,
             signals,
             listener,
-            listens: None,
-            paused: None,
             pairs: Slab::new(),
             connecting: Slab::new(),
-            alarms: BTreeSet::new(),
-            alarm_of: Vec::new(),
+            alarms: PairAlarms::default(),
             again: Vec::new(),
-            commands: Vec::new(),
-            keeper: None,
-            released: Vec::new(),
+            commands: CommandSet::new(),
             room: SharedBuffers::new(),
             now: Instant::now(),
             failure: None,
@@ -165,7 +139,7 @@ impl<'a> PairServer<'a> {
                 }
             }
         }
-        turns.extend(self.take_alarms());
+        turns.extend(self.alarms.take_due(self.now));
         // A pair with several events gets one turn only.
         turns.sort_unstable();
         turns.dedup();
@@ -180,16 +154,8 @@ impl<'a> PairServer<'a> {
 
     fn read_signals(&mut self) -> bool {
         let heard = self.signals.hear();
-        while heard.child
-            && let Some((pid, _)) = reap()
-        {
-            if let Some(at) = self.commands.iter().position(|command| *command == pid) {
-                self.commands.swap_remove(at);
-                self.keeper.iter().for_each(|keeper| keeper.ended(pid));
-            }
-            if self.commands.is_empty() {
-                self.keeper.take().into_iter().for_each(Keeper::leave);
-            }
+        if heard.child {
+            self.commands.reap_ended();
         }
         heard.ends
     }
@@ -203,73 +169,27 @@ impl<'a> PairServer<'a> {
         if !self.again.is_empty() {
             return Some(self.now);
         }
-        let alarm = self.alarms.first().map(|(at, _)| *at);
-        alarm.into_iter().chain(self.paused).min()
+        let pause_end = self.listener.as_ref().and_then(PeerListener::pause_end);
+        self.alarms.first().into_iter().chain(pause_end).min()
     }
 
-    fn take_alarms(&mut self) -> Vec<usize> {
-        let mut due = Vec::new();
-        while let Some(&(at, key)) = self.alarms.first()
-            && at <= self.now
-        {
-            self.alarms.pop_first();
-            self.alarm_of[key] = None;
-            due.push(key);
-        }
-        due
-    }
-
-    fn set_alarm(&mut self, key: usize, at: Option<Instant>) {
-        if self.alarm_of.len() <= key {
-            self.alarm_of.resize(key + 1, None);
-        }
-        let was = std::mem::replace(&mut self.alarm_of[key], at);
-        if was == at {
-            return;
-        }
-        was.map(|was| self.alarms.remove(&(was, key)));
-        at.map(|at| self.alarms.insert((at, key)));
-    }
-
-    /// Watches the listener while there is room for more peers and no pause.
     fn watch_listener(&mut self) -> Result<()> {
-        if self.paused.is_some_and(|until| until <= self.now) {
-            self.paused = None;
-            for (identity, state) in std::mem::take(&mut self.released) {
-                self.release_peer(&identity, &state);
-            }
-        }
-        let wanted = (self.paused.is_none() && self.has_room()).then_some(INPUT);
-        let Some(listener) = &self.listener else { return Ok(()) };
-        self.watch.set(listener.fd(), WatchToken::Listener, self.listens, wanted)?;
-        self.listens = wanted;
-        Ok(())
+        let has_room = self.has_room();
+        let Some(listener) = &mut self.listener else { return Ok(()) };
+        listener.watch(&self.watch, has_room, self.now)
     }
 
     fn has_room(&self) -> bool {
-        let peers = self.pairs.len() + self.connecting.len() + self.commands.len();
+        let peers = self.pairs.len() + self.connecting.len() + self.commands.count();
         peers < MAX_PEERS && self.connecting.len() < MAX_WAITING
     }
 
     fn accept_peers(&mut self) -> Result<()> {
         for _ in 0..ACCEPTED {
-            let Some(listener) = self.listener.as_mut().filter(|_| self.paused.is_none()) else {
-                break;
-            };
-            match listener.accept() {
-                Ok(Some(parts)) => {
-                    self.connect_peer(parts, true).or_else(|error| self.report_error(error))?
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    // The listener stays readable, so accepting again at once would spin.
-                    if error.is_exhaustion() {
-                        self.paused = Some(self.now + PAUSE);
-                    }
-                    self.observer.trouble(&error.to_string());
-                    break;
-                }
-            }
+            let listener = self.listener.as_mut();
+            let accepted = listener.and_then(|it| it.accept(self.observer, self.now));
+            let Some(parts) = accepted else { break };
+            self.connect_peer(parts, true).or_else(|error| self.report_error(error))?;
             if !self.has_room() {
                 break;
             }
@@ -345,13 +265,11 @@ impl<'a> PairServer<'a> {
     /// Closes a peer that cannot be connected.
     fn refuse_peer(&mut self, who: &str, error: &Error, origin: PeerOrigin) {
         self.observer.trouble(&format!("{who}: {error}"));
-        // The listener of a FIFO would hand the same writers over again at once, so it is told
-        // later.
-        if is_unknown(&origin.0) {
-            self.paused = Some(self.now + PAUSE);
-            self.released.push(origin);
-        } else {
-            self.release_peer(&origin.0, &origin.1);
+        let Some(listener) = &mut self.listener else { return };
+        // The listener of a FIFO would hand the same writers over again at once.
+        match is_unknown(&origin.0) {
+            true => listener.release_later(origin, self.now),
+            false => listener.release(&origin),
         }
     }
 
@@ -363,22 +281,15 @@ impl<'a> PairServer<'a> {
         origin: PeerOrigin,
     ) -> Result<()> {
         let pair = RelayPair::new(from, to, who, origin);
-        self.commands.extend(pair.child().map(|pid| Pid::from_raw(pid as i32)));
+        pair.child().into_iter().for_each(|process| self.commands.add(process));
         let key = self.pairs.insert(pair);
         self.turn_pair(key)
     }
 
-    /// Starts the keeper before the first command: it ends the commands if the relay is killed. The
-    /// keeper takes a process; without one, a command gets TERM then and its descendants get
-    /// nothing.
+    /// Prepares the start of a command, if the other side is one.
     fn start_keeper(&mut self) {
-        let may_start =
-            matches!(&self.relay.to, RelaySide::Endpoint(to) if to.endpoint.is_opaque());
-        if may_start && self.keeper.is_none() {
-            // As a subreaper the relay would become the keeper's parent again.
-            let _ = set_child_subreaper(false);
-            self.keeper = Keeper::start_apart().ok();
-            let _ = set_child_subreaper(true);
+        if matches!(&self.relay.to, RelaySide::Endpoint(to) if to.endpoint.is_opaque()) {
+            self.commands.start_keeper();
         }
     }
 
@@ -388,7 +299,7 @@ impl<'a> PairServer<'a> {
         if state.more {
             self.again.push(key);
         }
-        self.set_alarm(key, state.deadline.filter(|_| !state.is_over));
+        self.alarms.set(key, state.deadline.filter(|_| !state.is_over));
         if state.is_over {
             self.remove_pair(key);
         }
@@ -400,24 +311,18 @@ impl<'a> PairServer<'a> {
         pair.tell_end(self.listener.is_none(), self.observer);
         let (origin, failure) = pair.into_end();
         self.failure = failure;
-        self.release_peer(&origin.0, &origin.1);
-    }
-
-    fn release_peer(&mut self, identity: &PeerIdentity, state: &[u8]) {
-        if let Some(listener) = &mut self.listener {
-            listener.released(identity, state);
-        }
+        self.listener.iter_mut().for_each(|listener| listener.release(&origin));
     }
 
     /// Ends everything: the listener's files are removed, pairs close once the daemon has accepted
     /// the published messages, commands get TERM, and KILL after a second.
     fn shut_down(&mut self) -> Result<()> {
         if let Some(listener) = self.listener.take() {
-            self.watch.set(listener.fd(), WatchToken::Listener, self.listens.take(), None)?;
+            listener.close(&self.watch)?;
         }
         // Dropping a pending connection kills its process.
         self.connecting.clear();
-        self.signal_commands(Signal::SIGTERM);
+        self.commands.terminate();
         for (key, pair) in &mut self.pairs {
             pair.stop();
             self.again.push(key);
@@ -431,21 +336,8 @@ impl<'a> PairServer<'a> {
             }
         }
         self.pairs.clear();
-        self.signal_commands(Signal::SIGKILL);
-        for command in std::mem::take(&mut self.commands) {
-            // The command was killed, so only the kernel delays this.
-            let _ = waitpid(command, None);
-        }
-        end_children();
+        self.commands.kill();
         Ok(())
-    }
-
-    fn signal_commands(&self, signal: Signal) {
-        for command in &self.commands {
-            // A command that has just ended is still a zombie, so its number is not reused. On a
-            // terminal it is not the leader of a group, and no group has its number.
-            let _ = killpg(*command, signal).or_else(|_| kill(*command, signal));
-        }
     }
 }
 
