@@ -77,7 +77,7 @@ fn check_places(args: &BenchArgs) -> Outcome {
 }
 
 fn settings(context: &Context, args: &BenchArgs) -> Outcome<BenchSettings> {
-    let (ways, running) = ways(context)?;
+    let (targets, running) = targets(context)?;
     let (runs, extent, warmup) = lengths(args);
     let payload = args.payload.as_ref().map(|path| {
         let named =
@@ -90,7 +90,7 @@ fn settings(context: &Context, args: &BenchArgs) -> Outcome<BenchSettings> {
     Ok(BenchSettings {
         modes: modes(args.mode),
         layers: layers(&args.layer),
-        ways,
+        targets,
         running,
         peers: peers(&args.peers),
         sizes: args.size.iter().map(|size| size.0).collect(),
@@ -167,13 +167,13 @@ fn layers(given: &[BenchLayer]) -> Vec<MeasureLayer> {
     if given.is_empty() { MeasureLayer::ALL.to_vec() } else { given.iter().map(layer).collect() }
 }
 
-/// The ways to measure: `--via` names transports, primitives, and endpoints of running daemons. Its
+/// The targets to measure: `--via` names transports, primitives, and endpoints of running daemons. Its
 /// default stands for all.
-fn ways(context: &Context) -> Outcome<(Vec<String>, Vec<RunningDaemon>)> {
-    let (mut ways, mut running) = (Vec::new(), Vec::new());
+fn targets(context: &Context) -> Outcome<(Vec<String>, Vec<RunningDaemon>)> {
+    let (mut targets, mut running) = (Vec::new(), Vec::new());
     let matches = Arguments::command().get_matches();
     if matches.value_source("via") == Some(ValueSource::DefaultValue) {
-        return Ok((ways, running));
+        return Ok((targets, running));
     }
     let given = matches.get_one::<String>("via").map_or("all", String::as_str);
     for via in given.split(',').filter(|&via| via != "all") {
@@ -181,13 +181,13 @@ fn ways(context: &Context) -> Outcome<(Vec<String>, Vec<RunningDaemon>)> {
             let endpoint = ipcd_transports::resolve(via, context.runtime_dir())?;
             // An unreachable daemon is an error of usage (3), not a measurement that failed.
             drop(Client::connect(&endpoint, context.options())?);
-            ways.push(endpoint.scheme().to_owned());
+            targets.push(endpoint.scheme().to_owned());
             running.push(RunningDaemon { endpoint, options: context.options() });
         } else {
-            ways.push(via.to_owned());
+            targets.push(via.to_owned());
         }
     }
-    Ok((ways, running))
+    Ok((targets, running))
 }
 
 fn selftest(settings: &BenchSettings) -> Outcome {

@@ -15,40 +15,46 @@ use crate::target::{BenchTarget, Measurement};
 ///
 /// # Errors
 /// If a transport or primitive does not exist; the error names those that do.
-pub(crate) fn cells(
+pub(crate) fn measurements(
     settings: &BenchSettings,
     cores: &[usize],
 ) -> Result<(Vec<Measurement>, Vec<SkippedMeasurement>), String> {
-    let (mut cells, mut skipped) = (Vec::new(), Vec::new());
-    let ways = ways(settings)?;
+    let (mut measurements, mut skipped) = (Vec::new(), Vec::new());
+    let targets = targets(settings)?;
     for &mode in &settings.modes {
-        for way in ways.iter().filter(|way| suits(settings, mode, way)) {
-            for &size in sizes(settings, mode, way) {
-                if let Some(limit) = way.largest().filter(|&limit| size > limit) {
+        for target in targets.iter().filter(|target| suits(settings, mode, target)) {
+            for &size in sizes(settings, mode, target) {
+                if let Some(limit) = target.largest().filter(|&limit| size > limit) {
                     let why = format!("a message holds at most {limit} bytes");
-                    let (layer, transport) = (way.layer(), way.name().to_owned());
+                    let (layer, transport) = (target.layer(), target.name().to_owned());
                     skipped.push(SkippedMeasurement { mode, layer, transport, size, why });
                     continue;
                 }
                 for place in places(settings.pin, mode, cores) {
                     for pace in paces(settings, mode) {
-                        cells.push(Measurement { mode, way: way.clone(), size, pace, place });
+                        measurements.push(Measurement {
+                            mode,
+                            target: target.clone(),
+                            size,
+                            pace,
+                            place,
+                        });
                     }
                 }
             }
         }
     }
-    Ok((cells, skipped))
+    Ok((measurements, skipped))
 }
 
-fn ways(settings: &BenchSettings) -> Result<Vec<BenchTarget>, String> {
+fn targets(settings: &BenchSettings) -> Result<Vec<BenchTarget>, String> {
     let all = ipcd_transports::ALL;
     let known: Vec<&str> = all
         .iter()
         .map(|transport| transport.scheme())
         .chain(raw::ALL.iter().map(|it| it.name).filter(|name| !is_scheme(name)))
         .collect();
-    if let Some(unknown) = settings.ways.iter().find(|name| !known.contains(&name.as_str())) {
+    if let Some(unknown) = settings.targets.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(format!("there is no {unknown}: choose one of {}", known.join(", ")));
     }
     // A transport that needs more than an address, such as certificates, is measured on a running
@@ -67,36 +73,36 @@ fn ways(settings: &BenchSettings) -> Result<Vec<BenchTarget>, String> {
             .and_then(|_| listens.then_some(()).ok_or_else(none))
     };
     let is_running = |name: &str| settings.running.iter().any(|it| it.endpoint.scheme() == name);
-    let is_asked = |name: &str| settings.ways.iter().any(|it| it == name) && !is_running(name);
+    let is_asked = |name: &str| settings.targets.iter().any(|it| it == name) && !is_running(name);
     for transport in all.iter().filter(|it| is_asked(it.scheme())) {
         default(*transport)?;
     }
     let schemes =
         || all.iter().filter(|it| default(**it).is_ok()).map(|transport| transport.scheme());
     let is_wanted =
-        |name: &str| settings.ways.is_empty() || settings.ways.iter().any(|it| it == name);
-    let mut ways = Vec::new();
+        |name: &str| settings.targets.is_empty() || settings.targets.iter().any(|it| it == name);
+    let mut targets = Vec::new();
     for layer in &settings.layers {
         match layer {
             MeasureLayer::Raw => {
-                ways.extend(
+                targets.extend(
                     raw::ALL.into_iter().filter(|it| is_wanted(it.name)).map(BenchTarget::Raw),
                 );
             }
             MeasureLayer::Lib => {
-                ways.extend(schemes().filter(|it| is_wanted(it)).map(BenchTarget::Lib))
+                targets.extend(schemes().filter(|it| is_wanted(it)).map(BenchTarget::Lib))
             }
             MeasureLayer::Daemon if settings.running.is_empty() => {
-                ways.extend(schemes().filter(|it| is_wanted(it)).map(BenchTarget::Daemon));
+                targets.extend(schemes().filter(|it| is_wanted(it)).map(BenchTarget::Daemon));
             }
             MeasureLayer::Daemon => {
-                ways.extend(settings.running.iter().cloned().map(BenchTarget::Running))
+                targets.extend(settings.running.iter().cloned().map(BenchTarget::Running))
             }
             MeasureLayer::Peer => {}
         }
     }
-    ways.extend(settings.peers.iter().copied().map(BenchTarget::Peer));
-    Ok(ways)
+    targets.extend(settings.peers.iter().copied().map(BenchTarget::Peer));
+    Ok(targets)
 }
 
 fn is_scheme(name: &str) -> bool {
@@ -104,8 +110,8 @@ fn is_scheme(name: &str) -> bool {
 }
 
 /// Whether the mode makes sense over it, and is not left out of the matrix for the time it takes.
-fn suits(settings: &BenchSettings, mode: MeasureMode, way: &BenchTarget) -> bool {
-    if let BenchTarget::Raw(primitive) = way {
+fn suits(settings: &BenchSettings, mode: MeasureMode, target: &BenchTarget) -> bool {
+    if let BenchTarget::Raw(primitive) = target {
         let is_left_out = settings.is_matrix && !matches!(primitive.name, "unix" | "tcp");
         return match mode {
             MeasureMode::Pingpong => true,
@@ -114,7 +120,7 @@ fn suits(settings: &BenchSettings, mode: MeasureMode, way: &BenchTarget) -> bool
             MeasureMode::Load | MeasureMode::Fanout => primitive.carries_payload() && !is_left_out,
         };
     }
-    if let BenchTarget::Peer(peer) = way {
+    if let BenchTarget::Peer(peer) = target {
         return match mode {
             MeasureMode::Req => false,
             MeasureMode::Fanout => peer.has_subjects(),
@@ -122,9 +128,9 @@ fn suits(settings: &BenchSettings, mode: MeasureMode, way: &BenchTarget) -> bool
         };
     }
     match mode {
-        MeasureMode::Req => way.layer() == MeasureLayer::Daemon,
+        MeasureMode::Req => target.layer() == MeasureLayer::Daemon,
         MeasureMode::Load | MeasureMode::Fanout => {
-            way.layer() == MeasureLayer::Daemon || !settings.is_matrix
+            target.layer() == MeasureLayer::Daemon || !settings.is_matrix
         }
         MeasureMode::Pingpong | MeasureMode::Throughput => true,
     }
@@ -132,8 +138,8 @@ fn suits(settings: &BenchSettings, mode: MeasureMode, way: &BenchTarget) -> bool
 
 /// Round trips of the quick matrix, and all modes but throughput, take the first size only. Signals
 /// have none.
-fn sizes<'a>(settings: &'a BenchSettings, mode: MeasureMode, way: &BenchTarget) -> &'a [usize] {
-    if !way.carries_payload() {
+fn sizes<'a>(settings: &'a BenchSettings, mode: MeasureMode, target: &BenchTarget) -> &'a [usize] {
+    if !target.carries_payload() {
         return &[LEAST];
     }
     let is_one = settings.is_matrix

@@ -34,7 +34,7 @@ const OVERDRAFT: Duration = Duration::from_secs(8);
 /// Measures everything that the settings ask for, and tells `watch` how far it is.
 ///
 /// # Errors
-/// If it was interrupted ([`Interrupted`] is inside then), an unknown way is named, or the daemon
+/// If it was interrupted ([`Interrupted`] is inside then), an unknown transport or primitive is named, or the daemon
 /// cannot be started. A measurement that fails is reported, and the others go on.
 pub fn measure(
     settings: &BenchSettings,
@@ -42,27 +42,27 @@ pub fn measure(
 ) -> io::Result<Report> {
     let interrupts = InterruptSignals::catch()?;
     let cores = allowed_cores()?;
-    let (cells, mut skipped) = choice::cells(settings, &cores).map_err(invalid)?;
-    if cells.is_empty() {
+    let (measurements, mut skipped) = choice::measurements(settings, &cores).map_err(invalid)?;
+    if measurements.is_empty() {
         return Err(invalid(
             "no measurement exists for these options: see --via, --layer and --size".into(),
         ));
     }
     let environment = Environment::find(cores);
     let dir = ScratchDir::make()?;
-    let mut runner = Runner::new(settings, dir.path(), &interrupts, &cells)?;
-    let mut runs: Vec<Vec<RunResult>> = vec![Vec::new(); cells.len()];
-    let mut failed = vec![false; cells.len()];
+    let mut runner = Runner::new(settings, dir.path(), &interrupts, &measurements)?;
+    let mut runs: Vec<Vec<RunResult>> = vec![Vec::new(); measurements.len()];
+    let mut failed = vec![false; measurements.len()];
     let faults = InjectedFaults { work: settings.inject, ..InjectedFaults::default() };
     // With a budget everything comes once before anything comes again.
     let is_interleaved = settings.interleave || settings.budget.is_some();
-    let order = order(&cells, settings.runs, is_interleaved);
-    let share = settings.budget.map(|budget| share_of(budget, order.iter(), &cells));
+    let order = order(&measurements, settings.runs, is_interleaved);
+    let share = settings.budget.map(|budget| share_of(budget, order.iter(), &measurements));
     let (extent, warmup) = run_length(settings, share);
     let since = Instant::now();
     for (done, &index) in order.iter().enumerate() {
-        let cell = &cells[index];
-        let name = key(settings, cell).to_string();
+        let measurement = &measurements[index];
+        let name = key(settings, measurement).to_string();
         watch(Progress { done, of: order.len(), since, now: &name });
         // A measurement that has failed once is not tried again.
         if failed[index] {
@@ -71,25 +71,25 @@ pub fn measure(
         if settings.budget.is_some_and(|budget| since.elapsed() > budget + OVERDRAFT) {
             failed[index] = true;
             if runs[index].is_empty() {
-                skipped.push(failure(cell, &io::Error::other("no time was left")));
+                skipped.push(failure(measurement, &io::Error::other("no time was left")));
             }
             continue;
         }
         // On a busy machine everything takes longer, so the later runs get less.
         let left = settings.budget.map(|budget| budget.saturating_sub(since.elapsed()));
-        let now = left.map(|left| share_of(left, order[done..].iter(), &cells));
+        let now = left.map(|left| share_of(left, order[done..].iter(), &measurements));
         let (extent, warmup) = run_length(settings, now.min(share));
-        match runner.run(cell, scaled(extent, cell), warmup, faults) {
+        match runner.run(measurement, scaled(extent, measurement), warmup, faults) {
             Ok(run) => runs[index].push(run),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => {
                 failed[index] = true;
-                skipped.push(failure(cell, &error));
+                skipped.push(failure(measurement, &error));
             }
         }
     }
-    let rows = cells.iter().zip(&runs).filter(|(_, runs)| !runs.is_empty());
-    let results = rows.map(|(cell, runs)| row(settings, cell, runs)).collect();
+    let rows = measurements.iter().zip(&runs).filter(|(_, runs)| !runs.is_empty());
+    let results = rows.map(|(measurement, runs)| row(settings, measurement, runs)).collect();
     let run = RunLength {
         extent,
         warmup_ns: warmup.as_nanos() as u64,
@@ -114,12 +114,12 @@ pub fn die_if_interrupted(error: &io::Error) {
     }
 }
 
-fn failure(cell: &Measurement, error: &io::Error) -> SkippedMeasurement {
+fn failure(measurement: &Measurement, error: &io::Error) -> SkippedMeasurement {
     SkippedMeasurement {
-        mode: cell.mode,
-        layer: cell.way.layer(),
-        transport: cell.way.name().to_owned(),
-        size: cell.size,
+        mode: measurement.mode,
+        layer: measurement.target.layer(),
+        transport: measurement.target.name().to_owned(),
+        size: measurement.size,
         why: format!("failed: {error}"),
     }
 }
@@ -128,10 +128,10 @@ fn failure(cell: &Measurement, error: &io::Error) -> SkippedMeasurement {
 fn share_of<'o>(
     time: Duration,
     order: impl ExactSizeIterator<Item = &'o usize>,
-    cells: &[Measurement],
+    measurements: &[Measurement],
 ) -> Duration {
     let costs = RUN_COSTS * order.len() as u32;
-    let shares: u32 = order.map(|&index| share(&cells[index])).sum();
+    let shares: u32 = order.map(|&index| share(&measurements[index])).sum();
     (time.saturating_sub(costs) / shares.max(1)).clamp(RUN_LIMITS.0, RUN_LIMITS.1)
 }
 
@@ -144,13 +144,13 @@ fn run_length(settings: &BenchSettings, share: Option<Duration>) -> (RunExtent, 
 }
 
 /// Messages at a given rate need more time than those that come as fast as they can.
-fn share(cell: &Measurement) -> u32 {
-    if cell.mode == MeasureMode::Load { 3 } else { 1 }
+fn share(measurement: &Measurement) -> u32 {
+    if measurement.mode == MeasureMode::Load { 3 } else { 1 }
 }
 
-fn scaled(extent: RunExtent, cell: &Measurement) -> RunExtent {
+fn scaled(extent: RunExtent, measurement: &Measurement) -> RunExtent {
     match extent {
-        RunExtent::Time(time) => RunExtent::Time(time * share(cell)),
+        RunExtent::Time(time) => RunExtent::Time(time * share(measurement)),
         count => count,
     }
 }

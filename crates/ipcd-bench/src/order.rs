@@ -8,8 +8,8 @@ use crate::report::PEERS_OVER;
 use crate::target::Measurement;
 
 /// The places in `cells`, in the order of their runs.
-pub(crate) fn order(cells: &[Measurement], runs: usize, is_interleaved: bool) -> Vec<usize> {
-    let groups = groups(cells);
+pub(crate) fn order(measurements: &[Measurement], runs: usize, is_interleaved: bool) -> Vec<usize> {
+    let groups = groups(measurements);
     let turn = |group: &Vec<usize>, run: usize| match run % 2 {
         0 => group.clone(),
         // The order alternates: otherwise the effect of one run on the next would always fall on
@@ -29,10 +29,10 @@ pub(crate) fn order(cells: &[Measurement], runs: usize, is_interleaved: bool) ->
 }
 
 /// Measurements that differ in their target only.
-fn groups(cells: &[Measurement]) -> Vec<Vec<usize>> {
+fn groups(measurements: &[Measurement]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    for (index, cell) in cells.iter().enumerate() {
-        match groups.iter_mut().find(|group| are_neighbours(&cells[group[0]], cell)) {
+    for (index, measurement) in measurements.iter().enumerate() {
+        match groups.iter_mut().find(|group| are_neighbours(&measurements[group[0]], measurement)) {
             Some(group) => group.push(index),
             None => groups.push(vec![index]),
         }
@@ -41,11 +41,18 @@ fn groups(cells: &[Measurement]) -> Vec<Vec<usize>> {
 }
 
 fn are_neighbours(one: &Measurement, other: &Measurement) -> bool {
-    fn kind(cell: &Measurement) -> (MeasureMode, &str, usize) {
-        let mode = if cell.mode == MeasureMode::Req { MeasureMode::Pingpong } else { cell.mode };
-        let over =
-            if cell.way.layer() == MeasureLayer::Peer { PEERS_OVER } else { cell.way.name() };
-        (mode, over, cell.size)
+    fn kind(measurement: &Measurement) -> (MeasureMode, &str, usize) {
+        let mode = if measurement.mode == MeasureMode::Req {
+            MeasureMode::Pingpong
+        } else {
+            measurement.mode
+        };
+        let over = if measurement.target.layer() == MeasureLayer::Peer {
+            PEERS_OVER
+        } else {
+            measurement.target.name()
+        };
+        (mode, over, measurement.size)
     }
     kind(one) == kind(other) && one.place == other.place && one.pace == other.pace
 }
@@ -59,15 +66,20 @@ mod tests {
 
     #[test]
     fn neighbours_take_turns() {
-        let cell =
-            |mode, way| Measurement { mode, way, size: 64, pace: None, place: CorePlacement::Free };
-        let cells = [
-            cell(MeasureMode::Pingpong, BenchTarget::Raw(raw::find("unix"))),
-            cell(MeasureMode::Pingpong, BenchTarget::Raw(raw::find("tcp"))),
-            cell(MeasureMode::Pingpong, BenchTarget::Daemon("unix")),
-            cell(MeasureMode::Req, BenchTarget::Daemon("unix")),
+        let measurement = |mode, target| Measurement {
+            mode,
+            target,
+            size: 64,
+            pace: None,
+            place: CorePlacement::Free,
+        };
+        let measurements = [
+            measurement(MeasureMode::Pingpong, BenchTarget::Raw(raw::find("unix"))),
+            measurement(MeasureMode::Pingpong, BenchTarget::Raw(raw::find("tcp"))),
+            measurement(MeasureMode::Pingpong, BenchTarget::Daemon("unix")),
+            measurement(MeasureMode::Req, BenchTarget::Daemon("unix")),
         ];
-        assert_eq!(order(&cells, 2, false), [0, 2, 3, 3, 2, 0, 1, 1]);
-        assert_eq!(order(&cells, 2, true), [0, 2, 3, 1, 3, 2, 0, 1]);
+        assert_eq!(order(&measurements, 2, false), [0, 2, 3, 3, 2, 0, 1, 1]);
+        assert_eq!(order(&measurements, 2, true), [0, 2, 3, 1, 3, 2, 0, 1]);
     }
 }

@@ -130,7 +130,7 @@ pub struct BenchSettings {
     /// The layers to measure.
     pub layers: Vec<MeasureLayer>,
     /// Over which transports and primitives, by name; all if none is named.
-    pub ways: Vec<String>,
+    pub targets: Vec<String>,
     /// Daemons that run already, which are measured instead of an embedded one.
     pub running: Vec<RunningDaemon>,
     /// Other servers to compare with.

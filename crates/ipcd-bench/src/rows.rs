@@ -16,21 +16,26 @@ const ACHIEVED: f64 = 0.99;
 /// The part of all runs that need enough samples for a percentile to be reported.
 const TOLD: f64 = 0.75;
 
-pub(crate) fn key(settings: &BenchSettings, cell: &Measurement) -> MeasurementKey {
-    let rate = cell.pace.map(|pace| pace.rate.map_or("max".to_owned(), |rate| rate.to_string()));
+pub(crate) fn key(settings: &BenchSettings, measurement: &Measurement) -> MeasurementKey {
+    let rate =
+        measurement.pace.map(|pace| pace.rate.map_or("max".to_owned(), |rate| rate.to_string()));
     MeasurementKey {
-        mode: cell.mode,
-        layer: cell.way.layer(),
-        transport: cell.way.name().to_owned(),
-        size: if cell.way.carries_payload() { cell.size } else { 0 },
-        clients: if cell.mode == MeasureMode::Fanout { 1 } else { settings.clients },
-        subs: if cell.mode == MeasureMode::Fanout { settings.subs } else { 1 },
-        cores: cell.place.to_string(),
+        mode: measurement.mode,
+        layer: measurement.target.layer(),
+        transport: measurement.target.name().to_owned(),
+        size: if measurement.target.carries_payload() { measurement.size } else { 0 },
+        clients: if measurement.mode == MeasureMode::Fanout { 1 } else { settings.clients },
+        subs: if measurement.mode == MeasureMode::Fanout { settings.subs } else { 1 },
+        cores: measurement.place.to_string(),
         rate,
     }
 }
 
-pub(crate) fn row(settings: &BenchSettings, cell: &Measurement, runs: &[RunResult]) -> ResultRow {
+pub(crate) fn row(
+    settings: &BenchSettings,
+    measurement: &Measurement,
+    runs: &[RunResult],
+) -> ResultRow {
     let estimate = |figure: &dyn Fn(&RunResult) -> f64| {
         Estimate::of(runs.iter().map(figure).collect()).expect("there is a run")
     };
@@ -44,20 +49,20 @@ pub(crate) fn row(settings: &BenchSettings, cell: &Measurement, runs: &[RunResul
         clients.add(&run.clients);
         run.daemon.iter().for_each(|used| daemon.get_or_insert_default().add(used));
     }
-    let key = key(settings, cell);
+    let key = key(settings, measurement);
     let messages_per_s = estimate(&|run| run.per_s(run.counts.received));
-    let asked = cell.pace.and_then(|pace| pace.rate);
+    let asked = measurement.pace.and_then(|pace| pace.rate);
     let wanted = asked.map(|rate| rate * settings.clients as f64);
     let rounds = rounds(runs);
     let latency_runs = latency_runs(&rounds);
     let mut row = ResultRow {
-        bytes_per_s: estimate(&|run| run.per_s(run.counts.received) * cell.size as f64),
+        bytes_per_s: estimate(&|run| run.per_s(run.counts.received) * measurement.size as f64),
         sent_per_s: estimate(&|run| run.per_s(run.counts.sent)),
-        sent_bytes_per_s: estimate(&|run| run.per_s(run.counts.sent) * cell.size as f64),
+        sent_bytes_per_s: estimate(&|run| run.per_s(run.counts.sent) * measurement.size as f64),
         saturated: wanted.is_some_and(|rate| messages_per_s.median < rate * ACHIEVED),
         key,
-        place: cell.place,
-        pace: cell.pace,
+        place: measurement.place,
+        pace: measurement.pace,
         messages_per_s,
         latency: LatencySummary::of(&latency),
         service: LatencySummary::of(&service),
@@ -69,7 +74,7 @@ pub(crate) fn row(settings: &BenchSettings, cell: &Measurement, runs: &[RunResul
         timeline: runs[0].timeline.clone(),
         warnings: Vec::new(),
     };
-    row.warnings = warnings(&row, cell);
+    row.warnings = warnings(&row, measurement);
     row
 }
 
@@ -101,13 +106,14 @@ fn latency_runs(rounds: &BTreeMap<String, Vec<Option<f64>>>) -> BTreeMap<String,
     times.filter_map(|(name, figures)| Some((name.clone(), estimate(figures)?))).collect()
 }
 
-fn warnings(row: &ResultRow, cell: &Measurement) -> Vec<String> {
+fn warnings(row: &ResultRow, measurement: &Measurement) -> Vec<String> {
     let mut warnings = match row.latency_runs.get("p50") {
         Some(p50) => p50.warnings("p50"),
         None => row.messages_per_s.warnings("messages/s"),
     };
     if row.saturated {
-        let asked = cell.pace.and_then(|pace| pace.rate).unwrap_or(0.0) * row.key.clients as f64;
+        let asked =
+            measurement.pace.and_then(|pace| pace.rate).unwrap_or(0.0) * row.key.clients as f64;
         let got = row.messages_per_s.median;
         warnings.push(format!("saturated: {got:.0} of {asked:.0} messages/s were achieved"));
     }
@@ -125,8 +131,8 @@ fn warnings(row: &ResultRow, cell: &Measurement) -> Vec<String> {
             warnings.push(format!("{count} messages {what}"));
         }
     }
-    if matches!(cell.way, BenchTarget::Raw(primitive) if primitive.spins())
-        && matches!(cell.place, CorePlacement::One(_))
+    if matches!(measurement.target, BenchTarget::Raw(primitive) if primitive.spins())
+        && matches!(measurement.place, CorePlacement::One(_))
     {
         warnings.push("two processes that spin on one core measure the scheduler".to_owned());
     }

@@ -82,12 +82,15 @@ impl<'a> Runner<'a> {
         settings: &'a BenchSettings,
         dir: &'a Path,
         interrupts: &'a InterruptSignals,
-        cells: &[Measurement],
+        measurements: &[Measurement],
     ) -> io::Result<Self> {
         let mut runner =
             Self { settings, dir, interrupts, daemon: None, cores: allowed_cores()?, serial: 0 };
         // A daemon that cannot start is an error before the first measurement.
-        if cells.iter().any(|cell| matches!(cell.way, BenchTarget::Daemon(_))) {
+        if measurements
+            .iter()
+            .any(|measurement| matches!(measurement.target, BenchTarget::Daemon(_)))
+        {
             runner.start_daemon()?;
         }
         Ok(runner)
@@ -106,33 +109,35 @@ impl<'a> Runner<'a> {
     /// One run of one measurement.
     pub(crate) fn run(
         &mut self,
-        cell: &Measurement,
+        measurement: &Measurement,
         extent: RunExtent,
         warmup: Duration,
         faults: InjectedFaults,
     ) -> io::Result<RunResult> {
         self.serial += 1;
         self.interrupts.check()?;
-        if matches!(cell.way, BenchTarget::Daemon(_)) {
+        if matches!(measurement.target, BenchTarget::Daemon(_)) {
             self.start_daemon()?;
         }
-        let served = self.serve(cell)?;
-        let daemon = self.place_server(cell, &served)?;
-        let job = self.job(cell, extent, warmup, faults, daemon);
-        let mut lanes = self.lanes(cell, &served)?;
+        let served = self.serve(measurement)?;
+        let daemon = self.place_server(measurement, &served)?;
+        let job = self.job(measurement, extent, warmup, faults, daemon);
+        let mut lanes = self.lanes(measurement, &served)?;
         let mut team = ProcessTeam::default();
-        let (near, far) = match cell.place {
+        let (near, far) = match measurement.place {
             CorePlacement::Free => (None, None),
             CorePlacement::One(core) => (Some(core), Some(core)),
             CorePlacement::Two(near, far) => (Some(near), Some(far)),
         };
         for lane in &mut lanes {
-            team.add(c"bench-far", far, |start| far_end(cell.mode, &mut **lane, &job, start))?;
+            team.add(c"bench-far", far, |start| {
+                far_end(measurement.mode, &mut **lane, &job, start)
+            })?;
         }
-        let senders = if cell.mode == MeasureMode::Fanout { 1 } else { lanes.len() };
+        let senders = if measurement.mode == MeasureMode::Fanout { 1 } else { lanes.len() };
         for index in 0..senders {
             // Without a server that fans out, the sender writes to each receiver itself.
-            let of_all = cell.mode == MeasureMode::Fanout && !cell.way.fans_out();
+            let of_all = measurement.mode == MeasureMode::Fanout && !measurement.target.fans_out();
             let mine = if of_all { &mut lanes[..] } else { &mut lanes[index..=index] };
             let mut job = job.clone();
             // With one seed all senders would send at the same random times.
@@ -141,10 +146,10 @@ impl<'a> Runner<'a> {
             if index > 0 {
                 job.daemon.clear();
             }
-            team.add(c"bench-near", near, |start| near_end(cell.mode, mine, &job, start))?;
+            team.add(c"bench-near", near, |start| near_end(measurement.mode, mine, &job, start))?;
         }
         let stopper = faults.stop.map(|stop| stop_daemon(&job.daemon, stop)).transpose()?;
-        let limit = 3 * length(extent, cell) + warmup + one_way::SILENCE;
+        let limit = 3 * length(extent, measurement) + warmup + one_way::SILENCE;
         let grace = if self.settings.budget.is_some() { SHORT_GRACE } else { WATCHDOG };
         let findings = team.run(self.interrupts, grace, limit);
         if stopper.is_some() {
@@ -154,12 +159,12 @@ impl<'a> Runner<'a> {
         }
         let findings = findings?;
         let (fars, nears) = findings.split_at(lanes.len());
-        combine(cell, nears, fars)
+        combine(measurement, nears, fars)
     }
 
     fn job(
         &self,
-        cell: &Measurement,
+        measurement: &Measurement,
         extent: RunExtent,
         warmup: Duration,
         faults: InjectedFaults,
@@ -168,30 +173,36 @@ impl<'a> Runner<'a> {
         MeasureJob {
             payload: self.settings.payload.clone(),
             has_crc: self.settings.has_crc,
-            may_lose: cell.way.may_lose(),
-            farewells: if cell.way.layer() == MeasureLayer::Raw && cell.way.may_lose() {
+            may_lose: measurement.target.may_lose(),
+            farewells: if measurement.target.layer() == MeasureLayer::Raw
+                && measurement.target.may_lose()
+            {
                 FAREWELLS
             } else {
                 1
             },
-            pace: cell.pace,
+            pace: measurement.pace,
             seed: self.serial,
             daemon,
             stall: faults.stall,
-            work: faults.work.filter(|_| cell.way.layer() == MeasureLayer::Daemon),
-            ..MeasureJob::new(cell.size, extent, warmup)
+            work: faults.work.filter(|_| measurement.target.layer() == MeasureLayer::Daemon),
+            ..MeasureJob::new(measurement.size, extent, warmup)
         }
     }
 
     /// Places the server's processes on the cores of the measurement, and returns them.
-    fn place_server(&self, cell: &Measurement, served: &[ServedPeer]) -> io::Result<Vec<u32>> {
-        let processes = match (&cell.way, &self.daemon) {
+    fn place_server(
+        &self,
+        measurement: &Measurement,
+        served: &[ServedPeer],
+    ) -> io::Result<Vec<u32>> {
+        let processes = match (&measurement.target, &self.daemon) {
             (BenchTarget::Running(running), _) => return Ok(processes_of(running)),
             (BenchTarget::Daemon(_), Some(daemon)) => daemon.processes.clone(),
             (BenchTarget::Peer(_), _) => served.iter().flat_map(ServedPeer::processes).collect(),
             _ => return Ok(Vec::new()),
         };
-        let core = if let CorePlacement::One(core) = cell.place { Some(core) } else { None };
+        let core = if let CorePlacement::One(core) = measurement.place { Some(core) } else { None };
         let cores = core.as_ref().map_or(&self.cores[..], std::slice::from_ref);
         for &process in &processes {
             for thread in threads(process)? {
@@ -202,23 +213,27 @@ impl<'a> Runner<'a> {
     }
 
     /// Starts another server, if the measurement is of one: one for each pair if it serves no more.
-    fn serve(&self, cell: &Measurement) -> io::Result<Vec<ServedPeer>> {
-        let BenchTarget::Peer(peer) = &cell.way else { return Ok(Vec::new()) };
+    fn serve(&self, measurement: &Measurement) -> io::Result<Vec<ServedPeer>> {
+        let BenchTarget::Peer(peer) = &measurement.target else { return Ok(Vec::new()) };
         let count = if peer.has_subjects() { 1 } else { self.settings.clients };
         let dir = |index| self.dir.join(format!("served-{}-{index}", self.serial));
         (0..count).map(|index| ServedPeer::start(*peer, &dir(index))).collect()
     }
 
-    fn lanes(&self, cell: &Measurement, served: &[ServedPeer]) -> io::Result<Vec<Box<dyn Lane>>> {
-        let is_fan = cell.mode == MeasureMode::Fanout;
+    fn lanes(
+        &self,
+        measurement: &Measurement,
+        served: &[ServedPeer],
+    ) -> io::Result<Vec<Box<dyn Lane>>> {
+        let is_fan = measurement.mode == MeasureMode::Fanout;
         let count = if is_fan { self.settings.subs } else { self.settings.clients };
-        let lane = |index| self.lane(cell, if is_fan { 0 } else { index }, index, served);
+        let lane = |index| self.lane(measurement, if is_fan { 0 } else { index }, index, served);
         (0..count).map(lane).collect()
     }
 
     fn lane(
         &self,
-        cell: &Measurement,
+        measurement: &Measurement,
         subject: usize,
         index: usize,
         served: &[ServedPeer],
@@ -226,10 +241,10 @@ impl<'a> Runner<'a> {
         let batch = self.settings.batch;
         let dir = self.dir.join(format!("{}-{index}", self.serial));
         let name = format!("bench.{}.{}.{subject}", std::process::id(), self.serial);
-        match &cell.way {
+        match &measurement.target {
             BenchTarget::Raw(primitive) => {
                 std::fs::create_dir(&dir)?;
-                primitive.prepare(&dir, cell.size, batch)
+                primitive.prepare(&dir, measurement.size, batch)
             }
             BenchTarget::Lib(scheme) => {
                 std::fs::create_dir(&dir)?;
@@ -238,20 +253,22 @@ impl<'a> Runner<'a> {
             BenchTarget::Daemon(scheme) => {
                 let none = || io::Error::other("there is no embedded daemon");
                 let daemon = self.daemon.as_ref().ok_or_else(none)?;
-                Ok(Box::new(subjects(cell, daemon.via(scheme)?, name)))
+                Ok(Box::new(subjects(measurement, daemon.via(scheme)?, name)))
             }
-            BenchTarget::Running(running) => Ok(Box::new(subjects(cell, running.clone(), name))),
+            BenchTarget::Running(running) => {
+                Ok(Box::new(subjects(measurement, running.clone(), name)))
+            }
             BenchTarget::Peer(peer) => {
                 let server = &served[index % served.len()];
-                Ok(Box::new(server.lane(*peer, name, cell.size, batch)))
+                Ok(Box::new(server.lane(*peer, name, measurement.size, batch)))
             }
         }
     }
 }
 
-fn subjects(cell: &Measurement, daemon: RunningDaemon, name: String) -> SubjectLane {
-    let are_requests = cell.mode == MeasureMode::Req;
-    SubjectLane { daemon, name, is_two_way: cell.mode.is_two_way(), are_requests }
+fn subjects(measurement: &Measurement, daemon: RunningDaemon, name: String) -> SubjectLane {
+    let are_requests = measurement.mode == MeasureMode::Req;
+    SubjectLane { daemon, name, is_two_way: measurement.mode.is_two_way(), are_requests }
 }
 
 pub(crate) fn near_end(
@@ -282,14 +299,16 @@ pub(crate) fn far_end(
 }
 
 /// The expected length of the counted part.
-fn length(extent: RunExtent, cell: &Measurement) -> Duration {
+fn length(extent: RunExtent, measurement: &Measurement) -> Duration {
     /// Messages a second that anything manages, also a round trip at a time between two cores.
     const SLOWEST: f64 = 1000.0;
     match extent {
         RunExtent::Time(time) => time,
         RunExtent::Count(count) => {
-            let rate =
-                cell.pace.and_then(|pace| pace.rate).map_or(SLOWEST, |rate| rate.min(SLOWEST));
+            let rate = measurement
+                .pace
+                .and_then(|pace| pace.rate)
+                .map_or(SLOWEST, |rate| rate.min(SLOWEST));
             Duration::from_secs_f64(count as f64 / rate)
         }
     }
@@ -318,11 +337,11 @@ fn signal(processes: &[u32], signal: Signal) -> io::Result<()> {
 }
 
 fn combine(
-    cell: &Measurement,
+    measurement: &Measurement,
     nears: &[ProcessFindings],
     fars: &[ProcessFindings],
 ) -> io::Result<RunResult> {
-    let is_two_way = cell.mode.is_two_way();
+    let is_two_way = measurement.mode.is_two_way();
     let receivers = if is_two_way { nears } else { fars };
     let mut counts = MessageCounts::default();
     receivers.iter().for_each(|found| counts.add(&found.counts));
@@ -331,7 +350,7 @@ fn combine(
     } else {
         let sent: u64 = nears.iter().map(|found| found.counts.sent).sum();
         counts.sent =
-            if cell.mode == MeasureMode::Fanout { sent * fars.len() as u64 } else { sent };
+            if measurement.mode == MeasureMode::Fanout { sent * fars.len() as u64 } else { sent };
         counts.lost = counts.sent.saturating_sub(counts.received);
     }
     let first = nears.iter().map(|found| found.first).min().unwrap_or(0);

@@ -53,9 +53,9 @@ pub struct SelfCheck {
 pub fn selftest(settings: &BenchSettings) -> io::Result<Vec<SelfCheck>> {
     let interrupts = InterruptSignals::catch()?;
     let dir = ScratchDir::make()?;
-    let load = |way| Measurement {
+    let load = |target| Measurement {
         mode: MeasureMode::Load,
-        way,
+        target,
         size: settings.sizes[0],
         pace: Some(SendPace { rate: Some(RATE), is_poisson: settings.is_poisson }),
         place: CorePlacement::Free,
@@ -67,13 +67,14 @@ pub fn selftest(settings: &BenchSettings) -> io::Result<Vec<SelfCheck>> {
         pace: None,
         ..load(BenchTarget::Raw(raw::find("udp")))
     };
-    let cells = [daemon.clone()];
-    let mut runner = Runner::new(settings, dir.path(), &interrupts, &cells)?;
+    let measurements = [daemon.clone()];
+    let mut runner = Runner::new(settings, dir.path(), &interrupts, &measurements)?;
     let trial = trial(settings);
     let base = measure(&trial, &mut |_| {})?;
     let slowed = BenchSettings { inject: Some(part_of_a_round_trip(&base)?), ..trial.clone() };
-    let mut run =
-        |cell: &Measurement, faults| runner.run(cell, RunExtent::Time(LENGTH), WARMUP, faults);
+    let mut run = |measurement: &Measurement, faults| {
+        runner.run(measurement, RunExtent::Time(LENGTH), WARMUP, faults)
+    };
     let stop = InjectedFaults { stop: Some((WARMUP + AFTER, STALL)), ..InjectedFaults::default() };
     let stall = InjectedFaults { stall: Some((AFTER, STALL)), ..InjectedFaults::default() };
     Ok(vec![
@@ -105,7 +106,7 @@ fn trial(settings: &BenchSettings) -> BenchSettings {
     BenchSettings {
         modes: vec![MeasureMode::Pingpong],
         layers: vec![MeasureLayer::Raw, MeasureLayer::Daemon],
-        ways: vec!["unix".to_owned()],
+        targets: vec!["unix".to_owned()],
         extent: RunExtent::Time(duration),
         sizes: settings.sizes[..1].to_vec(),
         runs,

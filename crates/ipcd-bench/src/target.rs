@@ -37,7 +37,9 @@ impl BenchTarget {
             Self::Raw(primitive) => primitive.may_lose(),
             // Most other servers drop messages for a slow receiver.
             Self::Peer(peer) => !peer.is_ours(),
-            way => ipcd_transports::find(way.name()).is_ok_and(|it| !it.capabilities().reliable),
+            target => {
+                ipcd_transports::find(target.name()).is_ok_and(|it| !it.capabilities().reliable)
+            }
         }
     }
 
@@ -54,7 +56,7 @@ impl BenchTarget {
     pub(crate) fn fans_out(&self) -> bool {
         match self {
             Self::Peer(peer) => peer.has_subjects(),
-            way => way.layer() == MeasureLayer::Daemon,
+            target => target.layer() == MeasureLayer::Daemon,
         }
     }
 }
@@ -63,7 +65,7 @@ impl BenchTarget {
 #[derive(Clone, Debug)]
 pub(crate) struct Measurement {
     pub(crate) mode: MeasureMode,
-    pub(crate) way: BenchTarget,
+    pub(crate) target: BenchTarget,
     pub(crate) size: usize,
     pub(crate) pace: Option<SendPace>,
     pub(crate) place: CorePlacement,

@@ -18,7 +18,7 @@ pub(crate) enum EndTransport {
 }
 
 pub(crate) struct PairEnd {
-    way: EndTransport,
+    transport: EndTransport,
     pub(crate) codec: Codec,
     /// The watched events of the descriptor that is read, and of the one that is written if they
     /// differ.
@@ -50,7 +50,7 @@ impl PairEnd {
         let usual = if channel.keeps_records { Codec::Raw } else { Codec::Line };
         let codec = codec.unwrap_or(usual);
         Self {
-            way: EndTransport::Channel(channel),
+            transport: EndTransport::Channel(channel),
             codec,
             watched: [None; 2],
             is_finished: false,
@@ -60,9 +60,9 @@ impl PairEnd {
     }
 
     pub(crate) fn subject(subject: SubjectSession) -> Self {
-        let way = EndTransport::Subject(Box::new(subject));
+        let transport = EndTransport::Subject(Box::new(subject));
         Self {
-            way,
+            transport,
             codec: Codec::Raw,
             watched: [None; 2],
             is_finished: false,
@@ -89,21 +89,21 @@ impl PairEnd {
     }
 
     pub(crate) fn read_fd(&self) -> BorrowedFd<'_> {
-        match &self.way {
+        match &self.transport {
             EndTransport::Channel(bare) => bare.channel.read_fd(),
             EndTransport::Subject(subject) => subject.client.read_fd(),
         }
     }
 
     pub(crate) fn write_fd(&self) -> BorrowedFd<'_> {
-        match &self.way {
+        match &self.transport {
             EndTransport::Channel(bare) => bare.channel.write_fd(),
             EndTransport::Subject(subject) => subject.client.write_fd(),
         }
     }
 
     pub(crate) fn keeps_records(&self) -> bool {
-        match &self.way {
+        match &self.transport {
             EndTransport::Channel(bare) => bare.keeps_records,
             EndTransport::Subject(_) => true,
         }
@@ -111,12 +111,12 @@ impl PairEnd {
 
     /// Whether a record may be empty.
     pub(crate) fn takes_empty(&self) -> bool {
-        matches!(self.way, EndTransport::Subject(_))
+        matches!(self.transport, EndTransport::Subject(_))
     }
 
     /// Bytes of the largest record.
     pub(crate) fn largest(&self) -> usize {
-        match &self.way {
+        match &self.transport {
             EndTransport::Channel(bare) => bare.largest.unwrap_or(usize::MAX),
             EndTransport::Subject(subject) => subject.client.max_payload(),
         }
@@ -124,17 +124,17 @@ impl PairEnd {
 
     /// Whether its peer signals the end of its input.
     pub(crate) fn has_end(&self) -> bool {
-        matches!(&self.way, EndTransport::Channel(bare) if bare.has_end)
+        matches!(&self.transport, EndTransport::Channel(bare) if bare.has_end)
     }
 
     /// Whether its bytes may be moved by descriptor.
     pub(crate) fn is_plain(&self) -> bool {
-        matches!(&self.way, EndTransport::Channel(bare) if !bare.keeps_records && bare.channel.is_plain())
+        matches!(&self.transport, EndTransport::Channel(bare) if !bare.keeps_records && bare.channel.is_plain())
     }
 
     /// The process that was started for it.
     pub(crate) fn child(&self) -> Option<u32> {
-        match &self.way {
+        match &self.transport {
             EndTransport::Channel(bare) => bare.child,
             EndTransport::Subject(_) => None,
         }
@@ -143,14 +143,14 @@ impl PairEnd {
     /// Handles the connection's own traffic, before and after anything is read or written. Returns
     /// whether input is buffered, which no descriptor reports any more.
     pub(crate) fn advance(&mut self) -> bool {
-        match &mut self.way {
+        match &mut self.transport {
             EndTransport::Channel(bare) => serve(bare),
             EndTransport::Subject(subject) => subject.advance(),
         }
     }
 
     pub(crate) fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
-        match &mut self.way {
+        match &mut self.transport {
             EndTransport::Channel(bare) => Ok(bare.channel.read(into)?),
             EndTransport::Subject(subject) => subject.read(into),
         }
@@ -158,7 +158,7 @@ impl PairEnd {
 
     /// Returns the number of bytes taken; `None` if there is no room now.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
-        let bare = match &mut self.way {
+        let bare = match &mut self.transport {
             EndTransport::Channel(bare) => bare,
             EndTransport::Subject(subject) => return subject.write(bytes),
         };
@@ -175,7 +175,7 @@ impl PairEnd {
 
     /// The reason why the daemon has refused a message.
     pub(crate) fn take_refused(&mut self) -> Option<String> {
-        match &mut self.way {
+        match &mut self.transport {
             EndTransport::Channel(_) => None,
             EndTransport::Subject(subject) => subject.take_refused(),
         }
@@ -184,7 +184,7 @@ impl PairEnd {
     /// Passes the end of the stream on. A subject is left at the end of the pair only: the daemon
     /// may still have messages for it.
     pub(crate) fn finish(&mut self, token: WatchToken, watch: &EpollWatch) -> Result<()> {
-        let EndTransport::Channel(bare) = &mut self.way else { return Ok(()) };
+        let EndTransport::Channel(bare) = &mut self.transport else { return Ok(()) };
         if bare.channel.read_fd().as_raw_fd() != bare.channel.write_fd().as_raw_fd() {
             // The descriptor closes, and its number may be reused.
             watch.set(bare.channel.write_fd(), token, self.watched[1].take(), None)?;
@@ -197,7 +197,7 @@ impl PairEnd {
 
     /// Does what is due, and returns the next deadline. An error ends the end.
     pub(crate) fn tick(&mut self, now: Instant) -> Result<Option<Instant>> {
-        match &mut self.way {
+        match &mut self.transport {
             EndTransport::Channel(bare) => Ok(bare.channel.tick(now)?),
             EndTransport::Subject(subject) => {
                 if subject.tick.is_some_and(|due| due <= now) {
@@ -212,8 +212,8 @@ impl PairEnd {
     /// messages by then. A socket is complete when its peer has closed: closing it with unread
     /// input would be a reset, and the peer would lose the bytes that are still on their way (RFC
     /// 2525, section 2.17).
-    pub(crate) fn leave(&mut self, has_read_all: bool, scratch: &mut ReadBuffer) -> bool {
-        match &mut self.way {
+    pub(crate) fn leave(&mut self, has_read_all: bool, read_buf: &mut ReadBuffer) -> bool {
+        match &mut self.transport {
             EndTransport::Channel(bare) => {
                 let is_socket =
                     bare.channel.read_fd().as_raw_fd() == bare.channel.write_fd().as_raw_fd();
@@ -224,7 +224,7 @@ impl PairEnd {
                     // A peer that has gone already is found by reading.
                     let _ = bare.channel.finish();
                 }
-                self.lingers = !has_closed(bare, scratch);
+                self.lingers = !has_closed(bare, read_buf);
                 !self.lingers
             }
             EndTransport::Subject(subject) => {
@@ -269,7 +269,7 @@ impl PairEnd {
 
     fn wanted(&mut self, wish: WantedEvents) -> (WatchedFlags, WatchedFlags) {
         let when = |wanted: bool, flags: EpollFlags| wanted.then_some(flags);
-        match &mut self.way {
+        match &mut self.transport {
             EndTransport::Channel(bare) => {
                 // During a handshake the channel takes no bytes, even if the socket has room.
                 let shakes_hands = bare.channel.wants_service();
@@ -288,10 +288,10 @@ impl PairEnd {
 }
 
 /// Discards input; returns whether the peer has closed.
-fn has_closed(bare: &mut RawChannel, scratch: &mut ReadBuffer) -> bool {
+fn has_closed(bare: &mut RawChannel, read_buf: &mut ReadBuffer) -> bool {
     for _ in 0..LAST_READS {
-        scratch.clear();
-        match bare.channel.read(scratch) {
+        read_buf.clear();
+        match bare.channel.read(read_buf) {
             Ok(ReadOutcome::Bytes(_)) => {}
             Ok(ReadOutcome::NotReady | ReadOutcome::Boundary) => return false,
             Ok(ReadOutcome::Closed) | Err(_) => return true,

@@ -27,13 +27,13 @@ const LONGEST: usize = DEFAULT_MAX_PAYLOAD;
 
 /// The buffers that all flows share.
 pub(crate) struct SharedBuffers {
-    pub(crate) scratch: ReadBuffer,
+    pub(crate) read_buf: ReadBuffer,
     pub(crate) pipes: PipePool,
 }
 
 impl SharedBuffers {
     pub(crate) fn new() -> Self {
-        Self { scratch: ReadBuffer::new(READ_BYTES, LONGEST), pipes: PipePool::default() }
+        Self { read_buf: ReadBuffer::new(READ_BYTES, LONGEST), pipes: PipePool::default() }
     }
 }
 
@@ -150,7 +150,7 @@ impl RelayFlow {
         &mut self,
         from: &mut PairEnd,
         to: &mut PairEnd,
-        room: &mut SharedBuffers,
+        buffers: &mut SharedBuffers,
     ) -> FlowTurn {
         let mut turned = FlowTurn::default();
         let mut left = TURN_BYTES;
@@ -166,8 +166,8 @@ impl RelayFlow {
                 return turned;
             }
             let step = match self.is_splicing() {
-                true => self.splice(from, to, room, &mut turned),
-                false => self.read(from, to, room, &mut turned),
+                true => self.splice(from, to, buffers, &mut turned),
+                false => self.read(from, to, buffers, &mut turned),
             };
             let Some(bytes) = step else { return turned };
             left = left.saturating_sub(bytes);
@@ -210,20 +210,20 @@ impl RelayFlow {
         &mut self,
         from: &mut PairEnd,
         to: &mut PairEnd,
-        room: &mut SharedBuffers,
+        buffers: &mut SharedBuffers,
         turned: &mut FlowTurn,
     ) -> Option<usize> {
-        room.scratch.clear();
-        match from.read(&mut room.scratch) {
+        buffers.read_buf.clear();
+        match from.read(&mut buffers.read_buf) {
             Ok(ReadOutcome::Bytes(count)) => {
                 turned.moved = true;
-                if from.is_http(room.scratch.filled()) {
+                if from.is_http(buffers.read_buf.filled()) {
                     self.fail(ipcd_transport::Error::Protocol(HTTP.to_owned()).into());
                     self.stop();
                     turned.lost = true;
                     return None;
                 }
-                self.take(room.scratch.filled(), from, to);
+                self.take(buffers.read_buf.filled(), from, to);
                 // An empty record costs a turn, too.
                 return Some(count.max(1));
             }
@@ -295,11 +295,11 @@ impl RelayFlow {
         &mut self,
         from: &PairEnd,
         to: &PairEnd,
-        room: &mut SharedBuffers,
+        buffers: &mut SharedBuffers,
         turned: &mut FlowTurn,
     ) -> Option<usize> {
         let splice = self.splice.as_mut()?;
-        match splice.turn(from.read_fd(), to.write_fd(), &mut room.pipes) {
+        match splice.turn(from.read_fd(), to.write_fd(), &mut buffers.pipes) {
             SpliceOutcome::Bytes(count) => {
                 turned.moved = true;
                 return (!splice.holds()).then_some(count);

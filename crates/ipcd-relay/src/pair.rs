@@ -78,7 +78,7 @@ impl RelayPair {
         &mut self,
         key: usize,
         now: Instant,
-        room: &mut SharedBuffers,
+        buffers: &mut SharedBuffers,
         watch: &EpollWatch,
         observer: &dyn Observer,
     ) -> Result<PairState> {
@@ -88,14 +88,14 @@ impl RelayPair {
         for end in &mut self.ends {
             end.advance();
         }
-        for way in 0..2 {
-            let turned = self.turn_flow(way, room);
+        for direction in 0..2 {
+            let turned = self.turn_flow(direction, buffers);
             state.more |= turned.more;
             if turned.moved {
                 self.moved = now;
             }
             if turned.finishes {
-                self.ends[1 - way].finish(WatchToken::Pair(key, 1 - way), watch)?;
+                self.ends[1 - direction].finish(WatchToken::Pair(key, 1 - direction), watch)?;
             }
         }
         for (end, flow) in self.ends.iter_mut().zip(&self.flows) {
@@ -104,25 +104,25 @@ impl RelayPair {
         state.deadline = self.due(now);
         self.tell(observer);
         if self.flows.iter().all(RelayFlow::is_done) {
-            return self.leave(key, now, room, watch);
+            return self.leave(key, now, buffers, watch);
         }
         self.watch(key, watch)?;
         Ok(state)
     }
 
-    fn turn_flow(&mut self, way: usize, room: &mut SharedBuffers) -> FlowTurn {
-        if self.flows[way].is_done() {
+    fn turn_flow(&mut self, direction: usize, buffers: &mut SharedBuffers) -> FlowTurn {
+        if self.flows[direction].is_done() {
             return FlowTurn::default();
         }
         let [first, second] = &mut self.ends;
-        let (from, to) = if way == 0 { (first, second) } else { (second, first) };
-        let turned = self.flows[way].turn(from, to, room);
+        let (from, to) = if direction == 0 { (first, second) } else { (second, first) };
+        let turned = self.flows[direction].turn(from, to, buffers);
         while let Some(why) = to.take_refused() {
-            self.flows[way].refuse(why);
+            self.flows[direction].refuse(why);
         }
         // A lost connection takes no more bytes either.
         if turned.lost {
-            self.flows[1 - way].stop();
+            self.flows[1 - direction].stop();
         }
         turned
     }
@@ -130,27 +130,27 @@ impl RelayPair {
     /// Does what is due, and returns the next deadline.
     fn due(&mut self, now: Instant) -> Option<Instant> {
         let mut next = None;
-        for way in 0..2 {
-            match self.ends[way].tick(now) {
+        for direction in 0..2 {
+            match self.ends[direction].tick(now) {
                 Ok(due) => next = next.into_iter().chain(due).min(),
                 // The peer timed out or its connection is lost; reading returns the error.
                 Err(_) => self.stop(),
             }
-            if self.flows[1 - way].is_done() && !self.flows[way].has_ended() {
-                next = next.into_iter().chain(self.linger(way, now)).min();
+            if self.flows[1 - direction].is_done() && !self.flows[direction].has_ended() {
+                next = next.into_iter().chain(self.linger(direction, now)).min();
             }
         }
         next
     }
 
     /// Bounds the silence of an end that nothing more is written to.
-    fn linger(&mut self, way: usize, now: Instant) -> Option<Instant> {
-        if self.ends[way].has_end() {
+    fn linger(&mut self, direction: usize, now: Instant) -> Option<Instant> {
+        if self.ends[direction].has_end() {
             return None;
         }
         let until = self.moved + LINGER;
         if until <= now {
-            self.flows[way].stop();
+            self.flows[direction].stop();
         }
         Some(until)
     }
@@ -176,13 +176,13 @@ impl RelayPair {
         &mut self,
         key: usize,
         now: Instant,
-        room: &mut SharedBuffers,
+        buffers: &mut SharedBuffers,
         watch: &EpollWatch,
     ) -> Result<PairState> {
         let until = *self.leaving.get_or_insert(now + LEAVING);
         let mut has_left = true;
         for (end, read) in self.ends.iter_mut().zip(&self.flows) {
-            has_left &= end.leave(read.has_read_all(), &mut room.scratch);
+            has_left &= end.leave(read.has_read_all(), &mut buffers.read_buf);
         }
         if !has_left && now < until {
             self.watch(key, watch)?;

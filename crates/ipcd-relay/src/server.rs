@@ -42,7 +42,7 @@ pub(crate) struct PairServer<'a> {
     /// Pairs that want another turn at once.
     again: Vec<usize>,
     commands: CommandSet,
-    room: SharedBuffers,
+    buffers: SharedBuffers,
     now: Instant,
     /// The error that ended the only peer.
     failure: Option<Error>,
@@ -83,7 +83,7 @@ impl<'a> PairServer<'a> {
             alarms: PairAlarms::default(),
             again: Vec::new(),
             commands: CommandSet::new(),
-            room: SharedBuffers::new(),
+            buffers: SharedBuffers::new(),
             now: Instant::now(),
             failure: None,
         })
@@ -295,7 +295,7 @@ impl<'a> PairServer<'a> {
 
     fn turn_pair(&mut self, key: usize) -> Result<()> {
         let Some(pair) = self.pairs.get_mut(key) else { return Ok(()) };
-        let state = pair.turn(key, self.now, &mut self.room, &self.watch, self.observer)?;
+        let state = pair.turn(key, self.now, &mut self.buffers, &self.watch, self.observer)?;
         if state.more {
             self.again.push(key);
         }

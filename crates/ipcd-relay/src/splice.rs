@@ -59,7 +59,7 @@ impl SplicePipe {
 /// The state of splicing in one direction.
 #[derive(Default)]
 pub(crate) struct SpliceState {
-    way: SpliceMode,
+    mode: SpliceMode,
     pipe: Option<SplicePipe>,
     /// Bytes in the pipe.
     held: usize,
@@ -96,7 +96,7 @@ pub(crate) enum SpliceOutcome {
 impl SpliceState {
     /// Whether bytes should be moved by [`SpliceState::turn`].
     pub(crate) fn is_on(&self) -> bool {
-        self.way == SpliceMode::Splicing
+        self.mode == SpliceMode::Splicing
     }
 
     /// Whether the pipe holds bytes that are not written yet.
@@ -106,8 +106,8 @@ impl SpliceState {
 
     /// Notes the size of a read.
     pub(crate) fn note_read(&mut self, bytes: usize) {
-        if self.way == SpliceMode::Copying && bytes >= MUCH {
-            self.way = SpliceMode::Splicing;
+        if self.mode == SpliceMode::Copying && bytes >= MUCH {
+            self.mode = SpliceMode::Splicing;
         }
     }
 
@@ -137,7 +137,7 @@ impl SpliceState {
         }
         // Splicing takes two calls for each move, and copying few bytes costs less than one.
         if matches!(moved, SpliceOutcome::Bytes(bytes) if bytes < LITTLE) && self.held == 0 {
-            self.way = SpliceMode::Copying;
+            self.mode = SpliceMode::Copying;
         }
         moved
     }
@@ -186,7 +186,7 @@ impl SpliceState {
     }
 
     fn give_up(&mut self, held: Vec<u8>) -> SpliceOutcome {
-        self.way = SpliceMode::OnlyCopying;
+        self.mode = SpliceMode::OnlyCopying;
         SpliceOutcome::Otherwise(held)
     }
 }
