@@ -277,6 +277,49 @@ fn files_and_functions_are_short() {
     }
 }
 
+/// The parts of the router, from the lowest to the highest.
+const ROUTER_PARTS: [&str; 12] = [
+    "model",
+    "queue",
+    "acl",
+    "routing",
+    "directory",
+    "output",
+    "cluster",
+    "peers",
+    "requests",
+    "sessions",
+    "delivery",
+    "router",
+];
+
+#[test]
+fn a_part_of_the_router_imports_only_parts_below_it() {
+    let core = &packages()["ipcd-core"];
+    let height = |part: &str| ROUTER_PARTS.iter().position(|known| *known == part);
+    let sources = core.sources().into_iter().filter(|source| !source.is_test());
+    let mut seen = std::collections::BTreeSet::new();
+    for source in sources {
+        let path = source.path.strip_prefix(core.folder.join("src")).expect("it lies in src");
+        let part = path.iter().next().expect("a file has a name").to_string_lossy();
+        let part = part.trim_end_matches(".rs");
+        let Some(own) = height(part) else {
+            assert_eq!(part, "lib", "{part} is no part of the router");
+            continue;
+        };
+        seen.insert(own);
+        for line in source.code() {
+            for import in line.split("crate::").skip(1) {
+                let other = import.split(|c: char| !c.is_alphanumeric() && c != '_').next();
+                let other = other.and_then(height);
+                let path = path.display();
+                assert!(other.is_none_or(|other| other <= own), "{path} imports upwards: {line}");
+            }
+        }
+    }
+    assert_eq!(seen.len(), ROUTER_PARTS.len(), "a part of the router is missing");
+}
+
 /// A page may shorten a test's name: `begins_like_this_…`.
 #[test]
 fn pages_name_files_and_tests_that_there_are() {
