@@ -1,7 +1,9 @@
-//! ipcd's router without I/O: sessions, interests, outboxes, back-pressure and time-outs.
+//! The router of ipcd: sessions, subscriptions, send queues, back-pressure and time-outs.
 //!
-//! The worker feeds it what it read ([`Router::receive`]) and what time it is, and does what it asks
-//! for ([`Router::poll_output`]). It knows no descriptor, no clock, no randomness and no log.
+//! The worker passes in the bytes that it has read ([`Router::receive`]) and the current time, and
+//! carries out the outputs ([`Router::poll_output`]). The router does no I/O: it must not use
+//! descriptors, a clock, randomness or a log. So a test can run a whole daemon's logic with its own
+//! clock.
 
 mod acl;
 mod cluster;

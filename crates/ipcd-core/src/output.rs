@@ -2,24 +2,26 @@
 
 use crate::directory::messages::DirectoryRequest;
 use crate::model::ids::PeerKey;
-/// What the worker is asked to do.
+
+/// A task that the router has for its worker.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Output {
-    /// Write what is in the peer's outbox.
+    /// Write the bytes of the peer's send queue.
     Write(PeerKey),
-    /// Offer the peer's bytes again, and read on.
+    /// Offer the peer's unconsumed bytes again, and continue to read from the peer.
     Resume(PeerKey),
-    /// The session is open: worth a line in the log.
+    /// The session is open. The worker may log it.
     Opened(PeerKey),
-    /// Something was denied to the peer, for the first time.
+    /// The router denied something to the peer for the first time. The text says what and why.
     Denied(PeerKey, String),
-    /// Write what is in the outbox, finish the channel, and detach the peer when it closes.
+    /// Write the rest of the send queue, finish the channel, and detach the peer when the channel
+    /// closes. The text is the reason.
     Close(PeerKey, String),
-    /// Detach the peer now.
+    /// Detach the peer now. The text is the reason.
     Drop(PeerKey, String),
-    /// Send what is on its way to another worker ([`Router::outgoing`]).
+    /// Send the frames for another worker ([`Router::outgoing`]).
     Forward(u32),
-    /// Tell the table ([`crate::Directory::handle`]).
+    /// Send a request to the directory ([`crate::Directory::handle`]).
     Tell(DirectoryRequest),
 }
 
@@ -37,12 +39,12 @@ impl Output {
     }
 }
 
-/// What came of received bytes.
+/// The result of offering received bytes to the router.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub struct ReceiveProgress {
-    /// How many were used. The rest must be offered again, with what comes behind it.
+    /// Bytes that the router has used. The caller offers the rest again, followed by newer bytes.
     pub consumed: usize,
-    /// Whether to leave the peer unread until [`crate::Output::Resume`].
+    /// Whether the worker must not read from the peer until [`crate::Output::Resume`].
     pub waiting: bool,
 }

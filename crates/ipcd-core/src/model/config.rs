@@ -1,4 +1,5 @@
-//! What a router is told at its start, and about each peer.
+//! The configuration of a router, and the facts that it gets about each peer. No I/O happens here:
+//! the server reads the file and fills in these values.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -10,64 +11,64 @@ use ipcd_proto::control::Origin;
 use ipcd_proto::{Filter, limits};
 use serde::{Deserialize, Serialize};
 
-/// What a router is told at its start.
+/// The configuration of a router. [`Config::new`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The place of its worker.
+    /// The slot of its worker.
     pub slot: u32,
-    /// Which life of that place this is.
+    /// The generation of its worker in that slot.
     pub generation: u32,
-    /// Bytes of the largest payload.
+    /// The largest payload of a message, in bytes.
     pub max_payload: usize,
-    /// Bytes that an outbox holds before its subscriptions are full.
+    /// Bytes of a send queue from which on it is full.
     pub outbox: usize,
-    /// Subscribers of a message for whom its bytes are kept once, rather than copied to each.
+    /// Subscribers from which on a message is stored once for all, not copied to each of them.
     pub sharers: usize,
-    /// Bytes in the outbox of a subscriber that reads, before publishers wait for it.
+    /// Bytes in the send queue of a subscriber that reads, from which on publishers wait for it.
     pub pace: usize,
-    /// Bytes that may be on their way from one worker to another before publishers wait.
+    /// Bytes that may be in flight from one worker to another before publishers wait.
     pub window: u64,
-    /// Steps that a peer may use in a turn of the worker, of some 50 ns each; what is put off goes on
-    /// in slices.
+    /// Steps that one peer may use in a turn of the worker. A step takes some 50 ns. Work beyond
+    /// that continues in later turns, in slices.
     pub turn: usize,
     /// Steps of a slice.
     pub slice: usize,
-    /// Subscriptions that a peer may have.
+    /// Subscriptions of one peer.
     pub max_subscriptions: usize,
-    /// Subscriptions that the peers of one source may have; 0 for any number.
+    /// Subscriptions of all peers of one principal; 0 for any number.
     pub max_subscriptions_per_source: u64,
-    /// Bytes that may be in the outboxes of the peers of one source before their subscriptions are
-    /// full; 0 for any number.
+    /// Bytes in the send queues of all peers of one principal, from which on those queues are full;
+    /// 0 for any number.
     pub max_bytes_per_source: u64,
-    /// Which addresses are one source.
+    /// The address prefixes that group peers into one principal.
     pub prefixes: AddressPrefixes,
-    /// From attaching to the end of the handshake.
+    /// Time from attaching a peer to the end of the handshake.
     pub handshake_timeout: Duration,
-    /// From the first byte of a frame to its last.
+    /// Time from the first byte of a frame to the last.
     pub frame_timeout: Duration,
-    /// Without a byte from the peer; `None` for ever.
+    /// Time without a byte from the peer; `None` for ever.
     pub idle_timeout: Option<Duration>,
-    /// How old the oldest byte of an outbox may grow.
+    /// Age that the oldest byte of a send queue may reach.
     pub stall_timeout: Duration,
-    /// The secrets that peers may prove.
+    /// The secrets that peers can prove.
     pub tokens: TokenSet,
-    /// Who may do what.
+    /// The access rules.
     pub acl: Acl,
-    /// What `status` tells of the daemon.
+    /// Facts for the answer to `status`.
     pub daemon: DaemonInfo,
 }
 
-/// The secrets that peers may prove.
+/// The secrets that peers can prove.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct TokenSet {
-    /// The daemon's own.
+    /// The token of the daemon itself.
     pub own: Option<Token>,
-    /// Others, by name.
+    /// The other tokens, by name.
     pub named: HashMap<String, Token>,
 }
 
 impl TokenSet {
-    /// The token of this name, or the daemon's own.
+    /// Returns the token of this name, or the daemon's own without a name.
     pub fn find(&self, name: Option<&str>) -> Option<&Token> {
         match name {
             None => self.own.as_ref(),
@@ -76,25 +77,25 @@ impl TokenSet {
     }
 }
 
-/// What `status` tells of the daemon beyond what the router counts itself.
+/// Facts about the daemon for `status`, which the router cannot count itself.
 #[derive(Clone, Debug)]
 pub struct DaemonInfo {
-    /// The supervisor's process.
+    /// The process id of the supervisor.
     pub supervisor: u32,
-    /// The worker's process.
+    /// The process id of the worker.
     pub worker: u32,
     /// The daemon's version.
     pub version: String,
-    /// When it started.
+    /// The time of the daemon's start.
     pub started: Instant,
-    /// Its listeners by number: endpoint and codec.
+    /// The listeners by number: endpoint and codec.
     pub listeners: BTreeMap<usize, (String, String)>,
-    /// What its workers are confined by, for people.
+    /// The sandbox of the workers, as text for people.
     pub sandbox: String,
 }
 
 impl DaemonInfo {
-    /// A daemon for tests, which started at this time.
+    /// Returns the facts of a daemon that a test has started at this time.
     pub fn unknown(started: Instant) -> Self {
         let (supervisor, worker, version) = (0, 0, String::new());
         let (listeners, sandbox) = (BTreeMap::new(), "off".into());
@@ -103,15 +104,15 @@ impl DaemonInfo {
 }
 
 impl Config {
-    /// Takes it out, for a process that was forked to have it as its own: to copy it would write to
-    /// memory that is still shared.
+    /// Moves the configuration out, for a forked process that keeps it as its own. A copy would
+    /// write to memory that the processes still share.
     #[must_use]
     pub fn take(&mut self) -> Self {
         let started = self.daemon.started;
         std::mem::replace(self, Self::new(DaemonInfo::unknown(started)))
     }
 
-    /// The defaults of the configuration file.
+    /// Returns the defaults of the configuration file.
     pub fn new(daemon: DaemonInfo) -> Self {
         Self {
             slot: 0,
@@ -138,28 +139,28 @@ impl Config {
     }
 }
 
-/// What a router is told about a peer that is attached to it.
+/// The facts about a peer that the worker attaches.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
-    /// The number of the listener that accepted it, or whatever else it is of.
+    /// The number of the listener that accepted the peer, or of the server or program behind it.
     pub listener: usize,
-    /// Who it is; the router fills in id and name.
+    /// The identity of the peer. The router fills in the id and the name.
     pub origin: Origin,
-    /// A random number to challenge the peer with, if it must prove a token.
+    /// A random number for the challenge, if the peer must prove a token.
     pub challenge: Option<Nonce>,
-    /// What is agreed with a peer that does not speak the protocol: its session is open at once.
+    /// The agreement for a raw peer, whose session is open at once.
     pub bare: Option<RawPeer>,
 }
 
-/// What a peer hears that cannot say it.
+/// The agreement for a peer that does not speak the protocol, and so cannot subscribe itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RawPeer {
-    /// The messages that go to it; one that matches two of them comes twice.
+    /// The messages for the peer. A message that matches two filters arrives twice.
     pub filters: Vec<Filter>,
-    /// Whether its own are among them.
+    /// Whether the peer receives its own messages, too.
     pub echo: bool,
-    /// Bytes of the largest payload that it can be sent.
+    /// The largest payload that the peer can receive, in bytes.
     pub largest: Option<usize>,
-    /// Whether it can say anything: one that cannot is never idle.
+    /// Whether the peer can send. A peer that cannot is never idle.
     pub speaks: bool,
 }

@@ -1,16 +1,17 @@
-//! Counters of the router, and of drops by reason.
+//! Counters of the router, and counts of drops by reason. They only count: no decision depends on
+//! them.
 
 use ipcd_proto::control::Reason;
 
-/// What is counted for the whole router.
+/// The counters of the whole router, as `status` reports them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RouterCounters {
     pub(crate) accepted: u64,
     pub(crate) matched: u64,
     pub(crate) dropped: DropCounts,
-    /// Messages for a group here, of which no member was left anywhere.
+    /// Messages for a group of this worker that had no member left on any worker.
     pub(crate) unclaimed: u64,
-    /// Messages to one peer that was there.
+    /// Messages to a single peer that existed.
     pub(crate) direct_matched: u64,
     pub(crate) direct_dropped: u64,
     pub(crate) direct_undeliverable: u64,
@@ -21,25 +22,26 @@ pub(crate) struct RouterCounters {
     pub(crate) peers: u64,
     pub(crate) lost_in_transit: u64,
     pub(crate) stale: u64,
-    /// Peers that the kernel had no memory to wait for.
+    /// Peers that the worker could not watch, because epoll_ctl(2) had no memory.
     pub(crate) unwatched: u64,
 }
 
-/// Adds counters by name.
+/// Adds counters to the sum, by name.
 pub(crate) fn add_counters(sum: &mut Vec<(String, u64)>, more: &[(String, u64)]) {
     for (name, value) in more {
         match sum.iter_mut().find(|(known, _)| known == name) {
+            // A hostile worker may report any number, so the sum must not overflow.
             Some((_, sum)) => *sum = sum.saturating_add(*value),
             None => sum.push((name.clone(), *value)),
         }
     }
 }
 
-/// Messages dropped, by reason.
+/// Dropped messages, by reason.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct DropCounts {
     counts: [u64; Reason::ALL.len()],
-    /// Of these the peer was told.
+    /// The part of `counts` that the peer has been told.
     told: [u64; Reason::ALL.len()],
 }
 
@@ -52,12 +54,12 @@ impl DropCounts {
         self.counts[reason as usize]
     }
 
-    /// Those that were, by reason.
+    /// Returns the reasons that occurred, with their counts.
     pub(crate) fn by_reason(&self) -> impl Iterator<Item = (Reason, u64)> {
         Reason::ALL.into_iter().zip(self.counts).filter(|(_, count)| *count > 0)
     }
 
-    /// Those that the peer was not told of; it will have been, after this.
+    /// Returns the drops that the peer has not been told, and marks them as told.
     pub(crate) fn take_untold(&mut self) -> Vec<(Reason, u64)> {
         let told = std::mem::replace(&mut self.told, self.counts);
         let counts = Reason::ALL.into_iter().zip(self.counts).zip(told);

@@ -1,4 +1,5 @@
-//! The parts of a frame that was decoded, as lengths: so bytes are decoded once, and may be stamped.
+//! The lengths of the parts of a decoded frame. With them the bytes are decoded once, and the
+//! header can be stamped in place without a borrow of the frame.
 
 use ipcd_proto::{Frame, HEADER_BYTES, Header};
 
@@ -10,7 +11,7 @@ pub(crate) struct FrameParts {
     pub(crate) reply: usize,
     pub(crate) headers: usize,
     pub(crate) payload: usize,
-    /// Of the whole frame.
+    /// The length of the whole frame.
     pub(crate) length: usize,
 }
 
@@ -22,12 +23,12 @@ impl FrameParts {
         Self { header: frame.header, subject, reply, headers, payload, length }
     }
 
-    /// The subject, in bytes that begin with this frame.
+    /// Returns the subject from bytes that begin with this frame.
     pub(crate) fn subject<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         &bytes[HEADER_BYTES..HEADER_BYTES + self.subject]
     }
 
-    /// The reply subject, likewise.
+    /// Returns the reply subject from bytes that begin with this frame.
     pub(crate) fn reply<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         &bytes[HEADER_BYTES + self.subject..][..self.reply]
     }

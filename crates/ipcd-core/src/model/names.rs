@@ -1,4 +1,4 @@
-//! What peers and groups may be called.
+//! Rules for the names of peers and groups.
 
 use crate::peers::rights::Failure;
 use ipcd_proto::control::Code;
@@ -13,8 +13,8 @@ pub(crate) fn check_name(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks the name of a peer. It must not be taken for an address: `@7` is the peer with the id 7,
-/// whatever another is called.
+/// Checks the name of a peer. A name must not look like an address or an id: `@7` always means the
+/// peer with the id 7, even if another peer would like that name.
 pub(crate) fn check_peer_name(name: &str) -> Result<(), Failure> {
     check_name(name)?;
     if !is_peer_name(name) {
@@ -28,11 +28,13 @@ pub(crate) fn check_peer_name(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether the text is a name: of a group, or of a peer if it does not look like an address.
 pub(crate) fn is_name(name: &str) -> bool {
     let is_good = |c: char| !c.is_control() && !c.is_whitespace();
     (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_good)
 }
 
+/// Whether a peer may have this name.
 pub(crate) fn is_peer_name(name: &str) -> bool {
     let is_of_a_number = |c: char| c.is_numeric() || matches!(c, '.' | '+' | '-');
     is_name(name) && !name.starts_with('@') && !name.chars().all(is_of_a_number)

@@ -1,4 +1,4 @@
-//! Whom a peer is charged to: the user that it is of, or the network that it comes from.
+//! The principal of a peer: the user or network whose limits the peer uses up.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,25 +6,27 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipcd_proto::{HostName, PeerAddress};
 use serde::{Deserialize, Serialize};
 
-/// Whom a peer is charged to.
+/// The user or network that a peer is charged to.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Principal {
     /// A user of this machine.
     User(u32),
-    /// An address, or the network that it is in: its first bits, and how many.
+    /// An IP network: its address, and the number of its leading bits. A single address has all
+    /// bits.
     Network(IpAddr, u8),
     /// A host whose addresses are not IP: all its ports are one principal.
     Host(HostName),
-    /// Nobody knows.
+    /// The transport knows neither a user nor an address.
     Unknown,
 }
 
-/// How many bits of an address make the network that all in it are charged to.
+/// The number of leading address bits that make one network, and so one principal.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct AddressPrefixes {
-    /// Of an IPv4 address, up to 32.
+    /// Bits of an IPv4 address, up to 32.
     pub v4: u8,
-    /// Of an IPv6 address, up to 128. Whoever has one address usually has 64 bits of them.
+    /// Bits of an IPv6 address, up to 128. A host usually owns a whole /64, so single addresses
+    /// would not limit it.
     pub v6: u8,
 }
 
@@ -35,11 +37,12 @@ impl Default for AddressPrefixes {
 }
 
 impl Principal {
-    /// That of a peer of this user, or from this address.
+    /// Returns the principal of a peer of this user, or from this address.
     pub fn of(uid: Option<u32>, addr: Option<PeerAddress>, prefixes: AddressPrefixes) -> Self {
         match (uid, addr) {
             (Some(uid), _) => Self::User(uid),
             (None, Some(PeerAddress::Ip(addr))) => {
+                // A mapped address (::ffff:a.b.c.d) is IPv4; both forms must be the same principal.
                 Self::network(addr.ip().to_canonical(), prefixes)
             }
             (None, Some(PeerAddress::Other(host, _))) => Self::Host(host),
@@ -97,11 +100,11 @@ mod tests {
     }
 }
 
-/// What a source takes up.
+/// The use of a principal's quota.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct QuotaUsage {
-    /// Bytes in outboxes.
+    /// Bytes in the send queues of its peers.
     pub bytes: u64,
-    /// Subscriptions.
+    /// Subscriptions of its peers.
     pub subscriptions: u64,
 }

@@ -1,22 +1,23 @@
-//! The order in which blocked publishers go on.
+//! The order in which blocked publishers continue.
 //!
-//! The publisher that has waited longest without progress goes on first. A publisher that floods has
-//! its next bytes there at once, and would otherwise stand in front of those that it keeps waiting.
+//! The publisher that has waited longest without progress continues first. A publisher that floods
+//! has its next bytes ready at once, and would otherwise always be ahead of the publishers that it
+//! delays.
 
 use crate::model::ids::PeerKey;
 use foldhash::fast::RandomState;
 use std::collections::HashSet;
 use std::time::Instant;
 
-/// How a publisher waits.
+/// The waiting state of a publisher.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum WaitState {
-    /// Not, as far as is known.
+    /// The publisher does not wait.
     #[default]
     No,
-    /// Nothing of it was taken since then.
+    /// The publisher waits, and has made no progress since this time.
     Since(Instant),
-    /// Its next message has waited as long as it may.
+    /// The next message of the publisher has waited for `stall_timeout`, and waits no longer.
     Overdue,
 }
 
@@ -33,8 +34,8 @@ impl WaitState {
     }
 }
 
-/// Publishers in the order in which they began to wait. One that was woken by something else and
-/// waits anew stays where it is: a list that nobody empties for long has an entry a peer, not a wait.
+/// Publishers in the order in which they began to wait. A publisher that is woken for another
+/// reason and waits again keeps its position, so that the list has at most one entry for each peer.
 #[derive(Debug, Default)]
 pub(crate) struct WaitingList {
     order: Vec<PeerKey>,
@@ -48,7 +49,7 @@ impl WaitingList {
         }
     }
 
-    /// All of them, who wait no more.
+    /// Empties the list, and returns the publishers that waited.
     pub(crate) fn take(&mut self) -> Vec<PeerKey> {
         self.known.clear();
         std::mem::take(&mut self.order)
