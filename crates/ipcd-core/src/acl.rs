@@ -1,8 +1,11 @@
-//! Access rules: who may publish, subscribe and administer. They are read once for each peer, when
-//! its session opens, into its [`PeerRights`]; nobody else decides what is allowed.
+//! Access rules: they decide which peer may publish, subscribe, bear a name and administer.
 //!
-//! A rule that denies wins, wherever it stands. Else a rule that allows decides. What no rule speaks
-//! of is allowed as long as all rules deny, and denied as soon as one allows something to anybody.
+//! The router reads the rules once for each peer, when its session opens, into its [`PeerRights`].
+//! No other part decides what is allowed.
+//!
+//! A denying rule always wins, wherever it stands. Otherwise an allowing rule decides. A subject
+//! that no rule mentions is allowed while all rules deny, and denied as soon as one rule allows
+//! something to any peer.
 
 pub(crate) mod names;
 pub(crate) mod pattern;
@@ -17,72 +20,73 @@ use ipcd_proto::control::{Access, Query, Verdict, Who};
 use ipcd_proto::{BadSubject, Filter};
 use serde::{Deserialize, Serialize};
 
-/// The access rules of a daemon, and what its listeners are called in them.
+/// The access rules of a daemon, and the names of its listeners in them.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Acl {
-    /// In the order of the configuration. Without any, everything is allowed.
+    /// The rules in the order of the configuration. Without rules, everything is allowed.
     pub rules: Vec<AclRule>,
-    /// The names of each listener, by its number: the one that it was given, and its endpoints.
+    /// The names of each listener, by its number: the configured name, and the endpoints.
     pub listeners: BTreeMap<usize, Vec<String>>,
 }
 
-/// A rule: whom it concerns, and what it allows or denies them.
+/// A rule: the peers that it concerns, and the actions that it allows or denies them.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct AclRule {
-    /// Whom it concerns: those who meet all of these conditions; all peers, without any.
+    /// The conditions for the rule to concern a peer. Without conditions it concerns all peers.
     pub whom: RuleScope,
-    /// Where they publish.
+    /// The subjects for publishing.
     pub publish: Vec<SubjectPattern>,
-    /// What they hear.
+    /// The subjects for subscribing.
     pub subscribe: Vec<SubjectPattern>,
-    /// Names that they may have. Without a word of them, a rule for all that is published and heard
-    /// is for all names, and any other for none.
+    /// The names. Without this key, a rule for all subjects of both kinds is for all names, and any
+    /// other rule for none.
     pub name: Option<Vec<NamePattern>>,
-    /// Whether they see and cut off other peers.
+    /// Whether the rule is for administration: to list other peers and to disconnect them.
     pub admin: bool,
-    /// What of it.
+    /// Whether the rule allows or denies.
     pub action: RuleAction,
-    /// Its line in the configuration, for people; 0 if unknown.
+    /// The line of the rule in the configuration, for messages; 0 if unknown.
     pub line: u32,
 }
 
-/// Conditions for a rule to concern a peer.
+/// Conditions for a rule to concern a peer. A peer must meet all that are present.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RuleScope {
-    /// It is this user's.
+    /// The user id of the peer.
     pub uid: Option<u32>,
-    /// It is in this group.
+    /// The system group of the peer.
     pub group: Option<GroupMembers>,
-    /// It came in by a listener of this name.
+    /// The name of the listener that accepted the peer.
     pub listener: Option<String>,
-    /// It has proved the token of this name; of no name for the daemon's own.
+    /// The name of the token that the peer has proved; empty for the daemon's own token.
     pub token: Option<String>,
-    /// It is known by a certificate of this name.
+    /// The name in the certificate of the peer.
     pub certificate: Option<String>,
 }
 
-/// Who is in a group of the system: whoever has it as its own, and these users.
+/// The members of a system group: processes that have it as their primary group, and the listed
+/// users.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct GroupMembers {
-    /// The group.
+    /// The group id.
     pub gid: u32,
-    /// The users that the group database lists.
+    /// The user ids that the group database lists.
     pub uids: Vec<u32>,
 }
 
-/// What a rule does.
+/// The effect of a rule.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleAction {
-    /// It allows what it names.
+    /// The rule allows what it lists.
     #[default]
     Allow,
-    /// It denies it, whatever another allows.
+    /// The rule denies what it lists, even if another rule allows it.
     Deny,
 }
 
 impl Acl {
-    /// The rules that concern somebody, by their places.
+    /// Returns the indices of the rules that concern an identity.
     pub(crate) fn concerning(&self, who: &Who) -> Box<[usize]> {
         let names = self.names_of(who.listener.as_deref());
         let concerns = |rule: &AclRule| rule.whom.fits(who, &names);
@@ -90,7 +94,7 @@ impl Acl {
         places.map(|(place, _)| place).collect()
     }
 
-    /// What a peer may do whom these rules concern; `None` if that is everything.
+    /// Returns the rights that these rules give; `None` if everything is allowed.
     pub(crate) fn rights(&self, places: &[usize]) -> Option<PeerRights> {
         let rules: Vec<&AclRule> = places.iter().map(|place| &self.rules[*place]).collect();
         let is_open = self.is_open();
@@ -119,22 +123,23 @@ impl Acl {
         (!rights.is_everything()).then_some(rights)
     }
 
-    /// Whether somebody may ask this. The supervisor looks at it once more: it knows who peers are,
-    /// whatever a worker says.
+    /// Whether an identity may send this query. The supervisor checks it again by its own knowledge
+    /// of the peer, because a worker that was taken over may claim any identity.
     pub fn may_ask(&self, who: &Who, query: &Query) -> bool {
         let rights = self.rights(&self.concerning(who));
         rights.is_none_or(|rights| rights.may_ask(query).is_ok())
     }
 
-    /// Whether somebody may have this name, likewise.
+    /// Whether an identity may bear this name. The supervisor checks it again for the same reason.
     pub fn may_be_named(&self, who: &Who, name: &str) -> bool {
         self.rights(&self.concerning(who)).is_none_or(|rights| rights.may_be_named(name))
     }
 
-    /// What is decided about somebody, and by which rule.
+    /// Explains the decision about an identity, and the rule that decided.
     ///
     /// # Errors
-    /// If the subject or filter is none.
+    ///
+    /// If the subject or filter is malformed.
     pub fn verdict(&self, who: &Who, access: &Access) -> Result<Verdict, BadSubject> {
         let concerning = self.concerning(who);
         let rights = self.rights(&concerning);
@@ -172,12 +177,12 @@ impl Acl {
         })
     }
 
-    /// Whether what no rule speaks of is allowed.
+    /// Whether subjects that no rule mentions are allowed.
     fn is_open(&self) -> bool {
         self.rules.iter().all(|rule| rule.action == RuleAction::Deny)
     }
 
-    /// All names of the listener that has this one.
+    /// Returns all names of the listener that has this name.
     fn names_of<'a>(&'a self, name: Option<&'a str>) -> Vec<&'a str> {
         let Some(name) = name else { return Vec::new() };
         let has_name = |names: &&Vec<String>| names.iter().any(|known| known == name);
@@ -197,7 +202,7 @@ impl RuleScope {
     }
 }
 
-/// Whether there is no condition, or it is met.
+/// Whether the condition is absent or met.
 fn is_none_or_same(wanted: &Option<String>, known: &Option<String>) -> bool {
     wanted.is_none() || wanted == known
 }
@@ -209,7 +214,7 @@ impl GroupMembers {
 }
 
 impl AclRule {
-    /// Whether it names some of what is asked for.
+    /// Whether the rule mentions a part of the requested access.
     fn speaks_of(&self, access: &Access) -> bool {
         match access {
             Access::Publish(subject) => {
@@ -222,7 +227,7 @@ impl AclRule {
         }
     }
 
-    /// The names that it speaks of.
+    /// Returns the names that the rule mentions.
     fn names(&self) -> Vec<NamePattern> {
         let speaks_of_all =
             |patterns: &[SubjectPattern]| patterns.iter().any(SubjectPattern::is_everything);
@@ -235,8 +240,9 @@ impl AclRule {
         }
     }
 
-    /// Whether it is why something is denied. Where others allow only a part of a filter's
-    /// subjects, it may have taken the rest; a member of a group needs all of them.
+    /// Whether this denying rule is the reason for a refusal. If other rules allow only a part of
+    /// the filter's subjects, this rule may have denied the rest. A group member needs all
+    /// subjects, so that any denied part is a reason.
     fn is_reason(&self, access: &Access, is_narrowed: bool) -> bool {
         let covers_all = match access {
             Access::Subscribe { filter, group: false } if !is_narrowed => {

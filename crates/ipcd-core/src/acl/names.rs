@@ -1,4 +1,4 @@
-//! The names that a rule speaks of, and who may take which.
+//! Name patterns of access rules, and the names that they permit.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use crate::model::names::{is_name, is_peer_name};
 use ipcd_proto::limits::MAX_NAME;
 use serde::{Deserialize, Serialize};
 
-/// Stands at the end of a pattern for whatever follows.
+/// Stands at the end of a pattern for any continuation.
 const REST: char = '*';
 
-/// Names of peers: one name, or with a `*` at the end all that begin so.
+/// A pattern for names of peers: one name, or a prefix followed by `*`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NamePattern {
@@ -17,18 +17,19 @@ pub struct NamePattern {
     has_rest: bool,
 }
 
-/// Why text is no pattern of names.
+/// The reason why text is not a name pattern.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BadName {
-    /// No peer could have such a name.
+    /// No peer can have such a name.
     NotAName,
-    /// It looks like the id or the address of a peer, which no peer is called.
+    /// The text looks like the id or address of a peer, which cannot be a name.
     AnAddress,
-    /// A `*` stands before something else.
+    /// A `*` is not the last character.
     RestNotLast,
 }
 
-/// Which names are allowed: those that nothing denies, and that all are or something allows.
+/// The permitted names. A name is permitted if no rule denies it, and either `is_open` is set or a
+/// rule allows it.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct NamePermit {
     pub(super) is_open: bool,
@@ -37,7 +38,7 @@ pub(crate) struct NamePermit {
 }
 
 impl NamePattern {
-    /// All names.
+    /// Returns the pattern that matches all names.
     pub fn any() -> Self {
         Self { start: "".into(), has_rest: true }
     }

@@ -1,4 +1,4 @@
-//! The subjects that a rule speaks of, and how they compare with those that a filter matches.
+//! Subject patterns of access rules, and the comparison of their subjects with those of a filter.
 
 use ipcd_proto::{BadSubject, Filter, Subject};
 use serde::{Deserialize, Serialize};
@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 /// Stands for the addresses of all peers.
 const ADDRESSES: &str = "@";
 
-/// Subjects of a rule: a filter; or `@`, for messages to one peer. Of the filters only `>` includes
-/// those.
+/// The subjects of a rule: a filter, or `@` for messages to a single peer. Of all filters only `>`
+/// includes those messages.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum SubjectPattern {
-    /// Addresses of peers.
+    /// The addresses of peers.
     Addresses,
-    /// What a filter matches.
+    /// The subjects that a filter matches.
     Subjects(Filter),
 }
 
 impl SubjectPattern {
-    /// Whether it includes messages to one peer.
+    /// Whether the pattern includes messages to a single peer.
     pub(super) fn has_addresses(&self) -> bool {
         matches!(self, Self::Addresses) || self.is_everything()
     }
 
-    /// Whether it includes everything.
+    /// Whether the pattern includes every subject.
     pub(super) fn is_everything(&self) -> bool {
         matches!(self, Self::Subjects(filter) if filter.as_str() == ">")
     }
@@ -64,7 +64,7 @@ impl From<SubjectPattern> for String {
     }
 }
 
-/// Whether the wide filter matches every subject that the narrow one does.
+/// Whether the wide filter matches every subject that the narrow one matches.
 fn covers(wide: &Filter, narrow: &Filter) -> bool {
     let mut narrow = narrow.tokens();
     for wanted in wide.tokens() {
@@ -78,7 +78,7 @@ fn covers(wide: &Filter, narrow: &Filter) -> bool {
     narrow.next().is_none()
 }
 
-/// The filter of the subjects that both match; `None` if there are no such subjects.
+/// Returns the filter of the subjects that both filters match; `None` if there are none.
 fn meet(a: &Filter, b: &Filter) -> Option<Filter> {
     let (mut a, mut b) = (a.tokens(), b.tokens());
     let mut both = Vec::new();
@@ -100,7 +100,7 @@ fn meet(a: &Filter, b: &Filter) -> Option<Filter> {
             _ => return None,
         }
     }
-    // Where it is longer than a subject may be, there is none.
+    // Parsing fails if the result is longer than a subject may be: then no subject matches both.
     Filter::parse(both.join(".").as_bytes()).ok()
 }
 

@@ -1,11 +1,12 @@
-//! What one peer may do, as the rules that concern it say.
+//! The rights of one peer, compiled from the rules that concern it. Decides only; the callers
+//! refuse and count.
 
 use crate::acl::names::NamePermit;
 use crate::acl::pattern::SubjectPattern;
 use ipcd_proto::control::Query;
 use ipcd_proto::{BadSubject, Filter, Subject};
 
-/// What a peer may do. Nothing is restricted for a peer that has none.
+/// The rights of a peer. A peer without a `PeerRights` may do everything.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct PeerRights {
     pub(super) publish: SubjectPermit,
@@ -14,7 +15,8 @@ pub(crate) struct PeerRights {
     pub(super) admin: bool,
 }
 
-/// Which subjects are allowed: those that nothing denies, and that all are or something allows.
+/// The permitted subjects. A subject is permitted if no rule denies it, and either `is_open` is set
+/// or a rule allows it.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct SubjectPermit {
     pub(super) is_open: bool,
@@ -22,7 +24,7 @@ pub(super) struct SubjectPermit {
     pub(super) deny: Vec<SubjectPattern>,
 }
 
-/// How much of what a filter matches may be heard.
+/// The part of a filter's subjects that a subscription may receive.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum FilterShare {
     Nothing,
@@ -31,38 +33,39 @@ pub(super) enum FilterShare {
 }
 
 impl PeerRights {
-    /// Whether messages may be published there.
+    /// Whether the peer may publish to this subject.
     pub(crate) fn may_publish(&self, subject: Subject<'_>) -> bool {
         self.publish.permits(Target::Subject(subject))
     }
 
-    /// Whether messages may be sent to one peer, without having been asked by it.
+    /// Whether the peer may send messages to a single peer that has not sent it a request.
     pub(crate) fn may_address(&self) -> bool {
         self.publish.permits(Target::Address)
     }
 
-    /// Whether messages on this subject may be heard.
+    /// Whether the peer may receive messages on this subject.
     pub(crate) fn may_hear(&self, subject: Subject<'_>) -> bool {
         self.subscribe.permits(Target::Subject(subject))
     }
 
-    /// Whether something that the filter matches may be heard; by a member of a group, all of it.
+    /// Whether the peer may receive some subjects of the filter. A group member must be allowed all
+    /// of them.
     pub(crate) fn may_subscribe(&self, filter: &Filter, is_member: bool) -> bool {
         let share = self.subscribe.share(filter);
         (if is_member { share.of_member() } else { share }) != FilterShare::Nothing
     }
 
-    /// Whether other peers may be seen and cut off.
+    /// Whether the peer may list other peers and disconnect them.
     pub(crate) fn may_administer(&self) -> bool {
         self.admin
     }
 
-    /// Whether the peer may have this name: what is sent to the name it then gets.
+    /// Whether the peer may bear this name, and so receive the messages that are sent to it.
     pub(crate) fn may_be_named(&self, name: &str) -> bool {
         self.name.permits(name)
     }
 
-    /// Whether this may be asked; if not, what it is that may not be done.
+    /// Checks a query. The error names the action that is not allowed.
     pub(crate) fn may_ask(&self, query: &Query) -> Result<(), &'static str> {
         let may = match query {
             Query::Status | Query::Sandbox => Ok(()),
@@ -115,17 +118,17 @@ impl FilterShare {
         if allowed { Self::All } else { Self::Nothing }
     }
 
-    /// What a member of a group gets: all or nothing. Its worker has no use for a message that the
-    /// others have left to it and that it may not deliver.
+    /// Returns the part for a group member: all or nothing. The other workers leave a message to
+    /// this member alone, so that a message that it may not receive would be lost.
     pub(super) fn of_member(self) -> Self {
         Self::of(self == Self::All)
     }
 }
 
-/// Where a message goes.
+/// The destination of a message.
 #[derive(Clone, Copy)]
 pub(super) enum Target<'a> {
-    /// To one peer.
+    /// A single peer.
     Address,
     Subject(Subject<'a>),
 }

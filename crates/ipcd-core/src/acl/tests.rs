@@ -1,4 +1,4 @@
-//! The rules against a naive reading of them, as it is explained to people.
+//! Access rules compared with a naive reading of them, as the documentation explains it.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use crate::acl::pattern::SubjectPattern;
 use crate::acl::rights::PeerRights;
 use crate::acl::{Acl, AclRule, GroupMembers, RuleAction, RuleScope};
 
-/// Every subject of one to three tokens that filters of these tests can tell apart.
+/// All subjects of one to three tokens that the filters of these tests distinguish.
 fn subjects() -> Vec<String> {
     let tokens = ["a", "b", "c"];
     let one: Vec<String> = tokens.map(str::to_owned).to_vec();
@@ -19,12 +19,12 @@ fn subjects() -> Vec<String> {
     };
     let two = longer(&one);
     let three = longer(&two);
-    // A token longer than any filter without its tail, so that each tail has something.
+    // Longer than any filter without its tail, so that each tail has a match.
     let four = longer(&three);
     [one, two, three, four].concat()
 }
 
-/// Matching, as it is explained to people.
+/// Matches a filter as the documentation explains it.
 fn oracle_matches(filter: &str, subject: &str) -> bool {
     let (filter, subject): (Vec<_>, Vec<_>) =
         (filter.split('.').collect(), subject.split('.').collect());
@@ -37,7 +37,8 @@ fn oracle_matches(filter: &str, subject: &str) -> bool {
     fits && fixed.iter().zip(&subject).all(|(wanted, token)| wanted == &"*" || wanted == token)
 }
 
-/// What is documented: a deny wins; else an allow; else all is open unless something is allowed.
+/// The documented rule: a deny wins, then an allow. Otherwise everything is allowed while no rule
+/// allows something.
 fn oracle(rules: &[AclRule], who: &Who, speaks: impl Fn(&AclRule) -> bool) -> bool {
     let concerns = |rule: &&AclRule| {
         let whom = &rule.whom;
@@ -108,7 +109,7 @@ fn any_names() -> impl Strategy<Value = Option<Vec<NamePattern>>> {
     proptest::option::weighted(0.4, vec(pattern, 0..3))
 }
 
-/// As it is explained: what `name` says, or all for a rule for everything.
+/// The documented rule: the names in `name`, or all names for a rule about everything.
 fn names_it(rule: &AclRule, name: &str) -> bool {
     let says = |patterns: &[SubjectPattern]| {
         patterns.iter().any(|pattern| String::from(pattern.clone()) == ">")
@@ -173,8 +174,8 @@ proptest! {
         }
     }
 
-    /// Nobody is refused a filter of which something could be heard, where no two denials have
-    /// taken all of it together; and a member of a group hears all of it.
+    /// A peer is refused a filter only if it may receive nothing of it, provided that no two
+    /// denials take all of it together. A group member may receive all of it.
     #[test]
     fn a_filter_is_refused_when_it_is_useless(
         rules in vec(rule(), 0..5), who in who(), filter in filter_text(),
