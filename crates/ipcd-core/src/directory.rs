@@ -1,4 +1,9 @@
-//! What all workers know, as the supervisor keeps it, and who has heard how much of it.
+//! The directory in the supervisor: the state that all workers share, and how much of it each
+//! worker has confirmed.
+//!
+//! It believes a worker only about the worker's own peers, and within limits
+//! ([`ProtocolViolation`]). It sends nothing itself: the caller delivers the events that it
+//! returns.
 
 pub(crate) mod messages;
 pub(crate) mod queries;
@@ -20,31 +25,32 @@ use std::collections::{HashMap, VecDeque};
 /// Changes in one message to a worker.
 const BATCH: usize = 128;
 
-/// What all workers know.
+/// The directory, which the supervisor keeps. Workers have a copy of the state in it.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    shared: DirectoryState,
-    /// Changes that nobody was told yet.
+    state: DirectoryState,
+    /// Changes that no worker has been told yet.
     pending: Vec<DirectoryChange>,
-    /// How many of them each worker was born with.
+    /// For each slot, the number of pending changes that its worker has inherited by fork.
     inherited: Vec<usize>,
-    /// The last batch that each living worker has confirmed.
+    /// For each slot, the last epoch that its living worker has confirmed; `None` without a worker.
     seen: Vec<Option<u64>>,
-    /// What is to be confirmed to each worker, in the order of its batches.
+    /// For each slot, the confirmations that its worker waits for, in the order of epochs.
     unconfirmed: Vec<VecDeque<Unconfirmed>>,
-    /// Names, and the worker whose peer has each.
+    /// The slot of the worker that serves the peer of each name.
     names: HashMap<String, u32>,
-    /// How many names each worker's peers have.
+    /// The number of names of each worker's peers.
     name_counts: Vec<usize>,
-    /// What workers that have ended had counted.
+    /// The sums of the counters of workers that have ended.
     ended: Vec<(String, u64)>,
-    /// Which workers have said their last word.
+    /// For each slot, whether its worker has sent its final counters.
     finished: Vec<bool>,
-    /// Questions, and the workers that have not answered yet.
+    /// Open questions, with the workers that have not answered yet.
     questions: HashMap<QueryTicket, Question>,
 }
 
-/// The last ticket of a worker that a batch is to confirm.
+/// A pending confirmation: the worker learns that all know its interests up to this ticket once all
+/// workers have confirmed the epoch.
 #[derive(Clone, Debug)]
 struct Unconfirmed {
     generation: u32,
@@ -53,10 +59,10 @@ struct Unconfirmed {
 }
 
 impl Directory {
-    /// For this many workers, of which none lives yet.
+    /// Creates a directory for this many slots, all of them empty.
     pub fn new(slots: usize) -> Self {
         Self {
-            shared: DirectoryState::new(slots),
+            state: DirectoryState::new(slots),
             pending: Vec::new(),
             inherited: vec![0; slots],
             seen: vec![None; slots],
@@ -69,17 +75,19 @@ impl Directory {
         }
     }
 
-    /// A worker is born with the table as it is.
+    /// Registers a worker that is forked now, and so inherits the current state.
     pub fn born(&mut self, slot: u32, generation: u32) {
         self.change(DirectoryChange::Generation { slot, generation: generation });
+        // The inherited state includes the pending changes, so that this worker is not sent them.
         self.inherited[slot as usize] = self.pending.len();
-        self.seen[slot as usize] = Some(self.shared.epoch);
+        self.seen[slot as usize] = Some(self.state.epoch);
         self.finished[slot as usize] = false;
     }
 
-    /// A worker has died: it counts as having heard everything and answered all questions.
+    /// Removes a dead worker. It counts as having confirmed every epoch and answered every
+    /// question, so that no other worker waits for it. Returns the answers that are complete now.
     pub fn died(&mut self, slot: u32) -> Vec<AddressedEvent> {
-        let generation = self.shared.generations[slot as usize];
+        let generation = self.state.generations[slot as usize];
         let has_finished = self.finished[slot as usize];
         self.change(DirectoryChange::Died { slot, generation, has_finished });
         self.seen[slot as usize] = None;
@@ -89,15 +97,17 @@ impl Directory {
         self.end_questions(slot)
     }
 
-    /// What a worker is born with. The parent keeps its own.
+    /// Takes the state out, in a forked worker. The parent keeps its own.
     pub fn take_shared(&mut self) -> DirectoryState {
-        std::mem::take(&mut self.shared)
+        std::mem::take(&mut self.state)
     }
 
-    /// Heeds a worker, and says what is to be told to whom at once. Who does not live is ignored.
+    /// Handles a request of a worker, and returns the events to deliver at once. Requests of a slot
+    /// without a living worker are ignored.
     ///
     /// # Errors
-    /// If no honest worker says that. Nothing has changed then.
+    ///
+    /// If an honest worker does not send such a request. The directory is unchanged then.
     pub fn handle(
         &mut self,
         slot: u32,
@@ -113,21 +123,21 @@ impl Directory {
             }
             DirectoryRequest::Uninterested(interest) => self.uninterested(slot, interest),
             DirectoryRequest::QuotaUsage { source, spent } => {
-                if self.shared.has_too_many_sources(slot, source) {
+                if self.state.has_too_many_sources(slot, source) {
                     return Err(ProtocolViolation::Sources);
                 }
                 self.change(DirectoryChange::QuotaUsage { slot, source, spent });
             }
             DirectoryRequest::ClaimName { by, peer, name } => {
-                let (to, key) = (self.shared.generations[slot as usize], by.key);
+                let (to, key) = (self.state.generations[slot as usize], by.key);
                 let granted = self.claim(slot, &name)?;
                 return Ok(vec![(slot, DirectoryEvent::Named { to, key, peer, name, granted })]);
             }
             DirectoryRequest::ReleaseName(name) => self.release(slot, &name),
-            // Once is enough.
-            DirectoryRequest::Leaving if self.shared.is_leaving(slot) => {}
+            // A worker may repeat the request; the others must hear of it once.
+            DirectoryRequest::Leaving if self.state.is_leaving(slot) => {}
             DirectoryRequest::Leaving => {
-                let generation = self.shared.generations[slot as usize];
+                let generation = self.state.generations[slot as usize];
                 self.change(DirectoryChange::Leaving { slot, generation });
             }
             DirectoryRequest::Counted(counters) => {
@@ -143,9 +153,9 @@ impl Directory {
         Ok(Vec::new())
     }
 
-    /// Refuses what a worker asks for a peer that has no right to it.
+    /// Refuses a request of a worker for a peer that lacks the right. Returns the refusal.
     pub fn deny(&self, slot: u32, request: DirectoryRequest) -> Vec<AddressedEvent> {
-        let generation = self.shared.generations.get(slot as usize).copied().unwrap_or(0);
+        let generation = self.state.generations.get(slot as usize).copied().unwrap_or(0);
         let news = match request {
             DirectoryRequest::ClaimName { by: RequestingPeer { key, .. }, peer, name } => {
                 DirectoryEvent::Named { to: generation, key, peer, name, granted: false }
@@ -166,8 +176,9 @@ impl Directory {
         share: Option<GroupPart>,
     ) -> Result<(), ProtocolViolation> {
         check_interest(&interest, share.as_ref())?;
-        // One that only says again what it wants is not over the limit.
-        if self.shared.held(slot) > MAX_INTERESTS {
+        // The check is for more than the limit, so that a worker at the limit may still repeat an
+        // interest.
+        if self.state.held(slot) > MAX_INTERESTS {
             return Err(ProtocolViolation::TooManyInterests);
         }
         self.change(DirectoryChange::Interested { slot, interest, share });
@@ -175,31 +186,31 @@ impl Directory {
         Ok(())
     }
 
-    /// Nobody is told of one that was none.
+    /// Removes an interest. The other workers are told only if it existed.
     fn uninterested(&mut self, slot: u32, interest: Interest) {
-        let before = self.shared.held(slot);
+        let before = self.state.held(slot);
         let change = DirectoryChange::Uninterested { slot, interest };
-        self.shared.apply(&change, |_, _| false);
-        if self.shared.held(slot) < before {
+        self.state.apply(&change, |_, _| false);
+        if self.state.held(slot) < before {
             self.pending.push(change);
         }
     }
 
     fn confirm_when_known(&mut self, slot: u32, ticket: u64) {
-        let generation = self.shared.generations[slot as usize];
-        // It goes out with the next batches.
+        let generation = self.state.generations[slot as usize];
+        // The pending changes go out with the next epochs.
         let batches = self.pending.len().div_ceil(BATCH) as u64;
-        let epoch = self.shared.epoch + batches;
+        let epoch = self.state.epoch + batches;
         let unconfirmed = &mut self.unconfirmed[slot as usize];
         match unconfirmed.back_mut().filter(|last| last.epoch == epoch) {
-            // A ticket stands for all before it.
+            // A ticket includes all earlier tickets.
             Some(last) => last.ticket = last.ticket.max(ticket),
             None => unconfirmed.push_back(Unconfirmed { generation, ticket, epoch }),
         }
     }
 
     fn seen(&mut self, slot: u32, epoch: u64) -> Result<(), ProtocolViolation> {
-        if epoch > self.shared.epoch {
+        if epoch > self.state.epoch {
             return Err(ProtocolViolation::Epoch);
         }
         if let Some(seen) = &mut self.seen[slot as usize] {
@@ -208,23 +219,24 @@ impl Directory {
         Ok(())
     }
 
-    /// Whether a worker has not confirmed what it was told.
+    /// Whether a worker has not confirmed all epochs that it was told.
     pub fn is_behind(&self, slot: u32) -> bool {
-        self.seen[slot as usize].is_some_and(|seen| seen < self.shared.epoch)
+        self.seen[slot as usize].is_some_and(|seen| seen < self.state.epoch)
     }
 
-    /// Changes that nobody was told yet, and confirmations that are due.
+    /// Returns the events with all pending changes, and the confirmations that are due.
     pub fn news(&mut self) -> Vec<AddressedEvent> {
         let mut told = Vec::new();
         let pending = std::mem::take(&mut self.pending);
         for (changes, first) in pending.chunks(BATCH).zip((0..).step_by(BATCH)) {
-            self.shared.epoch += 1;
-            let epoch = self.shared.epoch;
+            self.state.epoch += 1;
+            let epoch = self.state.epoch;
             for slot in self.living() {
                 match self.inherited[slot as usize] < first + changes.len() {
                     true => told
                         .push((slot, DirectoryEvent::Changes { epoch, changes: changes.to_vec() })),
-                    // It was born with all of it.
+                    // The worker has inherited all of these changes by fork, so it counts as having
+                    // confirmed them.
                     false => self.seen[slot as usize] = Some(epoch),
                 }
             }
@@ -232,7 +244,7 @@ impl Directory {
         if !pending.is_empty() {
             self.inherited.fill(0);
         }
-        let known = self.seen.iter().flatten().min().copied().unwrap_or(self.shared.epoch);
+        let known = self.seen.iter().flatten().min().copied().unwrap_or(self.state.epoch);
         for (slot, unconfirmed) in (0..).zip(&mut self.unconfirmed) {
             while let Some(first) = unconfirmed.pop_front_if(|first| first.epoch <= known) {
                 let Unconfirmed { generation, ticket, .. } = first;
@@ -242,12 +254,14 @@ impl Directory {
         told
     }
 
-    /// Gives a name to a worker's peer, if it is free and the worker has not too many.
+    /// Assigns a name to a worker's peer, if the name is free and the worker below the limit.
     fn claim(&mut self, slot: u32, name: &str) -> Result<bool, ProtocolViolation> {
         if !is_peer_name(name) {
             return Err(ProtocolViolation::Name);
         }
         let name_counts = &mut self.name_counts[slot as usize];
+        // A worker at the limit is refused, not ended: an honest one can get there with enough
+        // peers.
         if *name_counts >= MAX_NAMES || self.names.contains_key(name) {
             return Ok(false);
         }
@@ -256,7 +270,7 @@ impl Directory {
         Ok(true)
     }
 
-    /// A name is free again, if it is that worker's to give back.
+    /// Frees a name, if a peer of that worker has it. Other workers cannot take it away.
     fn release(&mut self, slot: u32, name: &str) {
         if self.names.get(name) == Some(&slot) {
             self.names.remove(name);
@@ -264,14 +278,14 @@ impl Directory {
         }
     }
 
-    /// Workers that live.
+    /// Returns the slots of living workers.
     fn living(&self) -> Vec<u32> {
         let slots = (0..).zip(&self.seen);
         slots.filter(|(_, seen)| seen.is_some()).map(|(slot, _)| slot).collect()
     }
 
     fn change(&mut self, change: DirectoryChange) {
-        self.shared.apply(&change, |_, _| false);
+        self.state.apply(&change, |_, _| false);
         self.pending.push(change);
     }
 }
@@ -366,48 +380,48 @@ mod tests {
         DirectoryRequest::Interested { ticket: 1, interest, share: None }
     }
 
-    /// A table with three workers, of which one has a name and an interest.
-    fn table() -> Directory {
-        let mut table = Directory::new(SLOTS as usize);
-        (0..SLOTS).for_each(|slot| table.born(slot, 1));
+    /// A directory with three workers, one of which has a name and an interest.
+    fn directory() -> Directory {
+        let mut directory = Directory::new(SLOTS as usize);
+        (0..SLOTS).for_each(|slot| directory.born(slot, 1));
         let name = DirectoryRequest::ClaimName { by: principal(0), peer: 1, name: "mine".into() };
-        table.handle(0, name).unwrap();
-        table.handle(0, interested("a")).unwrap();
-        table
+        directory.handle(0, name).unwrap();
+        directory.handle(0, interested("a")).unwrap();
+        directory
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// Whatever a worker says, and however often it dies: what others have stays theirs, and
-        /// what is told is for those who live.
+        /// A hostile worker changes nothing that belongs to others, no matter what it says and how
+        /// often it dies. Events go to living workers only.
         #[test]
         fn a_hostile_worker_changes_only_what_is_its_own(
             script in vec((any_request(), 0..20_u8), 0..60),
         ) {
-            let mut table = table();
+            let mut directory = directory();
             let mut generation = 1;
             for (request, event) in script {
-                let mut told = table.handle(HOSTILE, request).unwrap_or_default();
+                let mut told = directory.handle(HOSTILE, request).unwrap_or_default();
                 if event == 0 {
                     generation += 1;
-                    told.extend(table.died(HOSTILE));
-                    table.born(HOSTILE, generation);
+                    told.extend(directory.died(HOSTILE));
+                    directory.born(HOSTILE, generation);
                 }
-                told.extend(table.news());
+                told.extend(directory.news());
                 prop_assert!(told.iter().all(|(slot, _)| *slot < SLOTS));
-                prop_assert_eq!(table.names.get("mine"), Some(&0));
-                prop_assert_eq!(table.shared.held(0), 1);
-                prop_assert_eq!(&table.shared.generations, &[1, generation, 1]);
+                prop_assert_eq!(directory.names.get("mine"), Some(&0));
+                prop_assert_eq!(directory.state.held(0), 1);
+                prop_assert_eq!(&directory.state.generations, &[1, generation, 1]);
                 let mine = Subject::parse(b"a").unwrap();
-                let found = table.shared.interests.find(mine);
+                let found = directory.state.interests.find(mine);
                 prop_assert!(found.iter().any(|remote| remote.slot == 0));
-                let name_counts = table.names.values().filter(|owner| **owner == HOSTILE).count();
-                prop_assert_eq!(table.name_counts[HOSTILE as usize], name_counts);
+                let name_counts = directory.names.values().filter(|owner| **owner == HOSTILE).count();
+                prop_assert_eq!(directory.name_counts[HOSTILE as usize], name_counts);
             }
-            table.died(HOSTILE);
-            prop_assert_eq!(table.shared.held(HOSTILE), 0);
-            prop_assert_eq!((table.names.len(), table.questions.len()), (1, 0));
+            directory.died(HOSTILE);
+            prop_assert_eq!(directory.state.held(HOSTILE), 0);
+            prop_assert_eq!((directory.names.len(), directory.questions.len()), (1, 0));
         }
     }
 
@@ -444,16 +458,16 @@ mod tests {
             (counted("UPPER"), ProtocolViolation::Counters),
             (counted(&"x".repeat(65)), ProtocolViolation::Counters),
         ] {
-            assert_eq!(table().handle(HOSTILE, request.clone()), Err(fault), "{request:?}");
+            assert_eq!(directory().handle(HOSTILE, request.clone()), Err(fault), "{request:?}");
         }
     }
 
-    /// So another one can neither act on it nor answer for it.
+    /// Another worker can neither act on it nor answer for it.
     #[test]
     fn a_question_about_one_peer_is_for_its_own_worker_only() {
-        let mut table = table();
+        let mut directory = directory();
         let mut asked = |query| {
-            let told = table.handle(1, ask(1, query)).unwrap();
+            let told = directory.handle(1, ask(1, query)).unwrap();
             let slots: Vec<u32> = told.iter().map(|(slot, _)| *slot).collect();
             (slots, told.into_iter().next().map(|(_, news)| news))
         };
@@ -473,67 +487,70 @@ mod tests {
 
     #[test]
     fn what_a_peer_has_no_right_to_is_told_to_its_worker() {
-        let table = table();
+        let directory = directory();
         let asker = QueryTicket { slot: 1, generation: 1, ticket: 4 };
-        assert_eq!(table.deny(1, ask(4, Query::Peers)), [(1, DirectoryEvent::Denied(asker))]);
+        assert_eq!(directory.deny(1, ask(4, Query::Peers)), [(1, DirectoryEvent::Denied(asker))]);
         let claim = DirectoryRequest::ClaimName { by: principal(3), peer: 5, name: "a".into() };
-        let told = table.deny(1, claim);
+        let told = directory.deny(1, claim);
         assert!(
             matches!(told[..], [(1, DirectoryEvent::Named { granted: false, peer: 5, .. })]),
             "{told:?}"
         );
-        assert!(table.deny(1, interested("a")).is_empty());
+        assert!(directory.deny(1, interested("a")).is_empty());
     }
 
     #[test]
     fn answers_are_to_the_question_and_end() {
-        let mut table = table();
-        table.handle(0, ask(1, Query::Peers)).unwrap();
+        let mut directory = directory();
+        directory.handle(0, ask(1, Query::Peers)).unwrap();
         let asker = QueryTicket { slot: 0, generation: 1, ticket: 1 };
         let answer = |part| DirectoryRequest::Answer { asker, part: Some(part), last: false };
-        let wrong = table.handle(HOSTILE, answer(Answer::Matching(1)));
+        let wrong = directory.handle(HOSTILE, answer(Answer::Matching(1)));
         assert_eq!(wrong, Err(ProtocolViolation::Answer));
         for _ in 0..MAX_PARTS {
-            table.handle(HOSTILE, answer(Answer::Peers(Vec::new()))).unwrap();
+            directory.handle(HOSTILE, answer(Answer::Peers(Vec::new()))).unwrap();
         }
-        let endless = table.handle(HOSTILE, answer(Answer::Peers(Vec::new())));
+        let endless = directory.handle(HOSTILE, answer(Answer::Peers(Vec::new())));
         assert_eq!(endless, Err(ProtocolViolation::Parts));
     }
 
     #[test]
     fn what_a_worker_can_make_grow_is_bounded() {
-        let mut table = table();
+        let mut directory = directory();
         for number in 0..=MAX_INTERESTS {
-            table.handle(HOSTILE, interested(&format!("f.{number}"))).unwrap();
+            directory.handle(HOSTILE, interested(&format!("f.{number}"))).unwrap();
         }
         assert_eq!(
-            table.handle(HOSTILE, interested("one.more")),
+            directory.handle(HOSTILE, interested("one.more")),
             Err(ProtocolViolation::TooManyInterests)
         );
-        // One batch confirms them all.
-        let waiting = table.unconfirmed[HOSTILE as usize].len();
+        // One batch confirms all of them.
+        let waiting = directory.unconfirmed[HOSTILE as usize].len();
         assert!(waiting <= MAX_INTERESTS / BATCH + 1, "{waiting}");
         for ticket in 0..MAX_QUESTIONS as u64 {
-            table.handle(HOSTILE, ask(ticket, Query::Peers)).unwrap();
+            directory.handle(HOSTILE, ask(ticket, Query::Peers)).unwrap();
         }
         let one_more = ask(u64::MAX, Query::Peers);
-        assert_eq!(table.handle(HOSTILE, one_more.clone()), Err(ProtocolViolation::TooManyQueries));
-        assert!(table.handle(0, one_more).is_ok(), "nobody else is kept from asking");
-        let counters = |from: u32| (from..from + 40).map(|n| (format!("c{n}"), 1)).collect();
-        table.handle(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
-        table.handle(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
         assert_eq!(
-            table.handle(HOSTILE, DirectoryRequest::Counted(counters(40))),
+            directory.handle(HOSTILE, one_more.clone()),
+            Err(ProtocolViolation::TooManyQueries)
+        );
+        assert!(directory.handle(0, one_more).is_ok(), "nobody else is kept from asking");
+        let counters = |from: u32| (from..from + 40).map(|n| (format!("c{n}"), 1)).collect();
+        directory.handle(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
+        directory.handle(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
+        assert_eq!(
+            directory.handle(HOSTILE, DirectoryRequest::Counted(counters(40))),
             Err(ProtocolViolation::Counters)
         );
     }
 
     #[test]
     fn nobody_is_told_that_an_interest_has_gone_that_there_never_was() {
-        let mut table = table();
-        table.news();
+        let mut directory = directory();
+        directory.news();
         let never = Interest { filter: "never".into(), group: None };
-        table.handle(HOSTILE, DirectoryRequest::Uninterested(never)).unwrap();
-        assert!(table.pending.is_empty());
+        directory.handle(HOSTILE, DirectoryRequest::Uninterested(never)).unwrap();
+        assert!(directory.pending.is_empty());
     }
 }

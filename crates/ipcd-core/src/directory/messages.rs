@@ -1,4 +1,5 @@
-//! What workers tell the table, and what they are told.
+//! The messages between workers and the directory. An enum for each direction, so that a message in
+//! the wrong direction does not compile.
 
 use crate::directory::state::{DirectoryChange, GroupPart, Interest};
 use crate::model::ids::PeerKey;
@@ -6,128 +7,129 @@ use crate::model::principal::{Principal, QuotaUsage};
 use ipcd_proto::control::{Answer, Query};
 use serde::{Deserialize, Serialize};
 
-/// What a worker tells the table.
+/// A message of a worker to the directory.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum DirectoryRequest {
-    /// It knows of the changes up to this epoch.
+    /// The worker has applied all changes up to this epoch.
     Seen(u64),
-    /// Its first subscription of an interest, or another number of members of a group.
+    /// The worker has the first subscription of an interest, or a different number of group
+    /// members.
     Interested {
-        /// For the confirmation.
+        /// The number by which the directory confirms the interest.
         ticket: u64,
-        /// What it wants.
+        /// The filter, and the group if there is one.
         interest: Interest,
-        /// Its part in the group.
+        /// The worker's part in the group.
         share: Option<GroupPart>,
     },
-    /// Its last subscription of an interest has gone.
+    /// The worker has lost the last subscription of an interest.
     Uninterested(Interest),
-    /// What peers of a source take up there.
+    /// The resources that peers of a principal use at this worker.
     QuotaUsage {
-        /// The source.
+        /// The principal.
         source: Principal,
-        /// How much.
+        /// The amount in use.
         spent: QuotaUsage,
     },
     /// A peer asks for a name.
     ClaimName {
-        /// Which one.
+        /// The peer's index and proven identity.
         by: RequestingPeer,
-        /// The peer.
+        /// The id of the peer.
         peer: u64,
         /// The name.
         name: String,
     },
     /// A name is free again.
     ReleaseName(String),
-    /// It serves no peer any more, nor will it.
+    /// The worker serves no peer any more, and will serve none.
     Leaving,
-    /// It ends, and this is what it has counted. All that it had to say to others it has said.
+    /// The worker ends, and has sent everything to the other workers. These are its final counters.
     Counted(Vec<(String, u64)>),
-    /// A question to all workers.
+    /// A question for all workers.
     Ask {
-        /// Its number for the question.
+        /// The worker's number for the question.
         ticket: u64,
         /// The peer that asks.
         by: RequestingPeer,
-        /// What.
+        /// The query of the peer.
         query: Query,
     },
-    /// Part of its answer to such a question.
+    /// A part of the worker's answer to a question.
     Answer {
-        /// The question.
+        /// The ticket of the question.
         asker: QueryTicket,
-        /// The part.
+        /// The part, if there is one.
         part: Option<Answer>,
-        /// Whether it has no more to say.
+        /// Whether this is the worker's last part.
         last: bool,
     },
 }
 
-/// What a worker is told.
+/// A message of the directory to a worker.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum DirectoryEvent {
-    /// What has changed for all.
+    /// Changes of the shared state.
     Changes {
-        /// Numbers these batches.
+        /// The number of this batch of changes.
         epoch: u64,
-        /// What has changed.
+        /// The changes, in order.
         changes: Vec<DirectoryChange>,
     },
-    /// All workers know of its interests up to this ticket.
+    /// All workers know of this worker's interests up to the ticket.
     Confirmed {
-        /// The generation that asked.
+        /// The generation that the event is for. A successor in the slot ignores it.
         to: u32,
-        /// The ticket.
+        /// The last confirmed ticket.
         ticket: u64,
     },
-    /// Whether a peer may have its name.
+    /// The answer to a request for a name.
     Named {
-        /// The generation that asked.
+        /// The generation that the event is for.
         to: u32,
-        /// The peer's place there.
+        /// The index of the peer in that worker.
         key: PeerKey,
-        /// The peer.
+        /// The id of the peer.
         peer: u64,
         /// The name.
         name: String,
-        /// Whether it may.
+        /// Whether the peer has the name now.
         granted: bool,
     },
-    /// A question that a worker asks of all.
+    /// A question of another worker, to be answered.
     Question {
-        /// Who asks.
+        /// The ticket of the question.
         asker: QueryTicket,
-        /// What.
+        /// The query.
         query: Query,
     },
-    /// Part of the answer to its own question.
+    /// A part of the answer to the worker's own question.
     Answer {
-        /// The question.
+        /// The ticket of the question.
         asker: QueryTicket,
-        /// The part.
+        /// The part, if there is one.
         part: Option<Answer>,
-        /// Whether nothing more will come.
+        /// Whether the answer is complete.
         last: bool,
     },
-    /// The peer may not ask its question.
+    /// The peer has no right to ask this question.
     Denied(QueryTicket),
 }
 
-/// A peer for which a worker asks something. Who it is the supervisor knows by itself, but for what
-/// the peer has proved to the worker.
+/// The peer for which a worker sends a request. The supervisor knows the peer's identity itself;
+/// only the proofs that the peer gave the worker come from here.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RequestingPeer {
-    /// Its place in the worker.
+    /// The index of the peer in the worker.
     pub key: PeerKey,
-    /// The name of the token that it has proved; empty for the daemon's own.
+    /// The name of the proved token; empty for the daemon's own.
     pub token: Option<String>,
-    /// The name in the certificate that it has shown.
+    /// The name in the certificate of the peer.
     pub certificate: Option<String>,
 }
 
 impl DirectoryRequest {
-    /// For which peer it is, if it is for one.
+    /// Returns the peer that the request is for, if there is one.
     pub fn principal(&self) -> Option<&RequestingPeer> {
         match self {
             Self::ClaimName { by, .. } | Self::Ask { by, .. } => Some(by),
@@ -136,16 +138,16 @@ impl DirectoryRequest {
     }
 }
 
-/// A question that a worker asks of all.
+/// The identity of a question of a worker.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct QueryTicket {
-    /// Who asks.
+    /// The slot of the asking worker.
     pub slot: u32,
-    /// In which life.
+    /// The generation of the asking worker.
     pub generation: u32,
-    /// Its number for the question.
+    /// The worker's number for the question.
     pub ticket: u64,
 }
 
-/// News, and the slot of the worker that they are for.
+/// An event, and the slot of the worker that receives it.
 pub type AddressedEvent = (u32, DirectoryEvent);

@@ -1,4 +1,4 @@
-//! Questions that a worker asks of all, and who has not answered yet.
+//! Questions of one worker to all workers, and the answers that are still missing.
 
 use std::collections::HashMap;
 
@@ -14,12 +14,13 @@ use ipcd_proto::control::{Answer, Query, Status};
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     query: Query,
-    /// Those that have more to say, and in how many parts they have said something.
+    /// The workers that have not finished their answers, with the number of parts that each has
+    /// sent.
     waiting: HashMap<u32, usize>,
 }
 
 impl Directory {
-    /// Passes a worker's question on to those that it concerns.
+    /// Passes a worker's question on to the workers that it concerns.
     pub(super) fn ask(
         &mut self,
         slot: u32,
@@ -27,14 +28,13 @@ impl Directory {
         query: Query,
     ) -> Result<Vec<AddressedEvent>, ProtocolViolation> {
         check_query(&query)?;
-        let asker =
-            QueryTicket { slot, generation: self.shared.generations[slot as usize], ticket };
+        let asker = QueryTicket { slot, generation: self.state.generations[slot as usize], ticket };
         if self.questions.keys().filter(|known| known.slot == slot).count() >= MAX_QUESTIONS {
             return Err(ProtocolViolation::TooManyQueries);
         }
         let concerned = self.concerned(&query);
         if concerned.is_empty() {
-            let part = Some(nobody(&query));
+            let part = Some(missing_peer(&query));
             return Ok(vec![(slot, DirectoryEvent::Answer { asker, part, last: true })]);
         }
         let waiting = concerned.iter().map(|to| (*to, 0)).collect();
@@ -43,8 +43,8 @@ impl Directory {
         Ok(concerned.into_iter().map(question).collect())
     }
 
-    /// The workers that a question concerns. Of a peer only its own one is asked: any other could
-    /// only lie.
+    /// Returns the workers that a question concerns. A question about one peer goes only to the
+    /// worker that serves it: any other worker could only give a wrong answer.
     fn concerned(&self, query: &Query) -> Vec<u32> {
         let worker = match query {
             Query::Kick(id) => self.worker_of(*id),
@@ -57,15 +57,15 @@ impl Directory {
         worker.into_iter().collect()
     }
 
-    /// The worker that has given a peer this id, if that life goes on.
+    /// Returns the slot of the worker that has assigned this id, if that generation is alive.
     fn worker_of(&self, id: u64) -> Option<u32> {
         let (slot, in_id) = place_of(id);
-        let generation = self.shared.generations.get(slot as usize)?;
+        let generation = self.state.generations.get(slot as usize)?;
         is_generation(*generation, in_id).then_some(slot)
     }
 
-    /// Passes part of an answer on; what a worker says to a question that it was not asked, or has
-    /// answered, is ignored.
+    /// Passes a part of an answer on. Parts for a question that the worker was not asked, or has
+    /// finished answering, are ignored: its asker may have died meanwhile.
     pub(super) fn answer(
         &mut self,
         asker: QueryTicket,
@@ -90,16 +90,17 @@ impl Directory {
         Ok(told)
     }
 
-    /// A worker has died: nobody waits for answers to its questions, or for its answers.
+    /// Ends the questions of a dead worker, and its part in the questions of others. Returns the
+    /// answers that are complete now.
     pub(super) fn end_questions(&mut self, slot: u32) -> Vec<AddressedEvent> {
         self.questions.retain(|asker, _| asker.slot != slot);
         let mut asked: Vec<QueryTicket> = self.questions.keys().copied().collect();
-        // In an order that a simulation can repeat.
+        // Hash order differs between runs. Sorted, a simulation is repeatable by its seed.
         asked.sort_unstable();
         asked.into_iter().filter_map(|asker| self.answered(asker, slot)).collect()
     }
 
-    /// A worker has no more to say to a question; what the asker is told once all have not.
+    /// Notes that a worker has finished its answer. Returns the final event once all have.
     fn answered(&mut self, asker: QueryTicket, by: u32) -> Option<AddressedEvent> {
         let question = self.questions.get_mut(&asker)?;
         question.waiting.remove(&by);
@@ -107,14 +108,15 @@ impl Directory {
             return None;
         }
         let Question { query, .. } = self.questions.remove(&asker)?;
+        // The counters of ended workers are added here, because no living worker knows them.
         let ended = Status { counters: self.ended.clone(), ..Status::default() };
         let part = (query == Query::Status).then_some(Answer::Status(ended));
         Some((asker.slot, DirectoryEvent::Answer { asker, part, last: true }))
     }
 }
 
-/// The answer about a peer that is not there.
-fn nobody(query: &Query) -> Answer {
+/// Returns the answer about a peer that does not exist.
+fn missing_peer(query: &Query) -> Answer {
     match query {
         Query::Kick(_) => Answer::Kicked(false),
         _ => Answer::Found(None),

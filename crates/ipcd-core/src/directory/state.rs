@@ -1,4 +1,5 @@
-//! What all workers know of each other: interests, and which life each place is in.
+//! The state that all workers share: interests, generations, and the use of quotas. The supervisor
+//! keeps it, and each worker has a copy, which changes only by [`DirectoryState::apply`].
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,118 +10,117 @@ use crate::routing::trie::{GroupShare, QueueGroup, SubscriptionTrie, WorkerInter
 use ipcd_proto::Filter;
 use serde::{Deserialize, Serialize};
 
-/// What a worker wants: a filter, for itself or for its members of a group.
+/// A filter for which a worker has subscriptions, of single peers or of a group.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Interest {
     /// The filter.
     pub filter: String,
-    /// The group's name.
+    /// The name of the group, if there is one.
     pub group: Option<String>,
 }
 
-/// A worker's part in a group, as it tells others.
+/// A worker's part in a group, for the other workers.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct GroupPart {
-    /// Its number for the group.
+    /// The worker's number for the group.
     pub number: u32,
-    /// How many members it has.
+    /// The number of its members.
     pub members: u32,
 }
 
-/// A change of what all workers know.
+/// A change of the shared state.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum DirectoryChange {
-    /// A worker has its first subscription of an interest, or another number of members of one.
+    /// A worker has the first subscription of an interest, or a different number of group members.
     Interested {
-        /// The worker's place.
+        /// The slot of the worker.
         slot: u32,
-        /// What it wants.
+        /// The filter, and the group if there is one.
         interest: Interest,
-        /// Its part in the group, if it is one.
+        /// The worker's part in the group, if the interest has one.
         share: Option<GroupPart>,
     },
-    /// A worker has lost its last subscription of an interest.
+    /// A worker has lost the last subscription of an interest.
     Uninterested {
-        /// The worker's place.
+        /// The slot of the worker.
         slot: u32,
-        /// What it wanted.
+        /// The interest that ends.
         interest: Interest,
     },
-    /// A source takes up so much at a worker.
+    /// The resources that a principal uses at a worker have changed.
     QuotaUsage {
-        /// The worker's place.
+        /// The slot of the worker.
         slot: u32,
-        /// The source.
+        /// The principal.
         source: Principal,
-        /// How much.
+        /// The amount in use.
         spent: QuotaUsage,
     },
-    /// A worker was born.
+    /// A worker was started.
     Generation {
-        /// The worker's place.
+        /// The slot of the worker.
         slot: u32,
-        /// Which life of that place.
+        /// The generation of the worker.
         generation: u32,
     },
-    /// A worker serves no peer any more, and ends as soon as it has what is on its way to it.
+    /// A worker serves no peer any more, and ends once it has received everything in flight to it.
     Leaving {
-        /// The worker's place.
+        /// The slot of the worker.
         slot: u32,
-        /// Which life of that place.
+        /// The generation of the worker.
         generation: u32,
     },
-    /// A worker has died, with its interests. It says which life that was: who has heard of the
-    /// next one already must not take its death for that one's.
+    /// A worker has died, and its interests with it. The change names the generation: a worker that
+    /// already knows the successor must not take this for the successor's death.
     Died {
-        /// The worker's place.
+        /// The slot of the worker.
         slot: u32,
-        /// Which life of that place.
+        /// The generation of the worker.
         generation: u32,
-        /// Whether all that it had to say to other workers is in their inboxes.
+        /// Whether everything that it had for other workers is in their inboxes.
         has_finished: bool,
     },
 }
 
 impl DirectoryChange {
-    /// Whether a worker has died of which all that it had to say is still to be heard.
+    /// Whether the dead worker's last records are still in the inboxes, and have to be read.
     pub(crate) fn tells_the_rest(&self) -> bool {
         matches!(self, Self::Died { has_finished: true, .. })
     }
 
-    /// Whether what sources take up may have changed with it.
+    /// Whether the change may affect the use of quotas.
     pub(crate) fn is_about_charges(&self) -> bool {
         !matches!(self, Self::Interested { .. } | Self::Uninterested { .. })
     }
 }
 
-/// What every worker is born with, and the supervisor keeps up to date: the interests of all, and
-/// which life each place is in.
+/// The shared state. A worker inherits it by fork, and the supervisor keeps its own up to date.
 #[derive(Clone, Debug, Default)]
 pub struct DirectoryState {
     /// The interests of all workers.
     pub interests: SubscriptionTrie<WorkerInterest>,
-    /// The generation in each slot; 0 where nobody lives.
+    /// The generation in each slot; 0 in an empty slot.
     pub generations: Vec<u32>,
-    /// What each source takes up at which worker.
+    /// The use of each principal's quota, by slot.
     pub spent: HashMap<Principal, Vec<(u32, QuotaUsage)>>,
-    /// The last batch of changes that is in it.
+    /// The last epoch that the state includes.
     pub epoch: u64,
-    /// Which workers are leaving: no message goes to them any more.
+    /// For each slot, whether its worker is leaving. No message goes to such a worker any more.
     leaving: Vec<bool>,
-    /// How many interests each worker has.
+    /// The number of interests of each worker.
     held: Vec<usize>,
-    /// How many workers live.
+    /// The number of living workers.
     living: u64,
 }
 
 impl DirectoryState {
-    /// What is known when nobody lives yet.
+    /// Returns the state with this many slots, all of them empty.
     pub fn new(slots: usize) -> Self {
         let (generations, leaving, held) = (vec![0; slots], vec![false; slots], vec![0; slots]);
         Self { generations, leaving, held, ..Self::default() }
     }
 
-    /// How many workers live.
+    /// Returns the number of living workers.
     pub(crate) fn living(&self) -> u64 {
         self.living
     }
@@ -130,12 +130,13 @@ impl DirectoryState {
         self.leaving.get(slot as usize).copied().unwrap_or(false)
     }
 
-    /// How many interests a worker has.
+    /// Returns the number of interests of a worker.
     pub(crate) fn held(&self, slot: u32) -> usize {
         self.held.get(slot as usize).copied().unwrap_or(0)
     }
 
-    /// Applies a change; one that is known already changes nothing.
+    /// Applies a change. A change that is known already has no effect. `off` tells whether the
+    /// interest of a slot is blocked.
     pub fn apply(&mut self, change: &DirectoryChange, off: impl FnOnce(u32, &Interest) -> bool) {
         match change {
             DirectoryChange::Interested { slot, interest, share } => {
@@ -158,8 +159,8 @@ impl DirectoryState {
                 }
             }
             DirectoryChange::Generation { slot, generation } => {
-                // Also when that life is known already, from the worker itself: what is in the
-                // table then may have been told before it, but of the life before.
+                // This runs even if the generation is known from the worker itself: interests of
+                // the slot may have been told before, and belong to the previous generation.
                 self.set_generation(*slot, *generation);
             }
             DirectoryChange::Leaving { slot, .. } => {
@@ -194,9 +195,10 @@ impl DirectoryState {
         self.forget(slot);
     }
 
-    /// Forgets what a worker wants and its peers take up.
+    /// Forgets the interests of a worker, and the quota use of its peers.
     fn forget(&mut self, slot: u32) {
-        // With a worker for each connection many lives have no interest, and there are many.
+        // With a worker for each connection most generations have no interest. Searching the whole
+        // trie for each of them would cost more than the connections.
         match self.held.get_mut(slot as usize) {
             Some(0) => self.interests.touch(),
             held => {
@@ -209,30 +211,32 @@ impl DirectoryState {
 }
 
 impl DirectoryState {
-    /// What a source takes up at a worker, and at the others.
+    /// Returns the use of a principal at one worker, and at all others together.
     pub(crate) fn spent_by(&self, source: Principal, own: u32) -> (QuotaUsage, QuotaUsage) {
         let (mut here, mut elsewhere) = (QuotaUsage::default(), QuotaUsage::default());
         for (slot, spent) in self.spent.get(&source).into_iter().flatten() {
             let sum = if *slot == own { &mut here } else { &mut elsewhere };
-            // What another worker says may be anything.
+            // A hostile worker may report any amount, so the sum must not overflow.
             sum.bytes = sum.bytes.saturating_add(spent.bytes);
             sum.subscriptions = sum.subscriptions.saturating_add(spent.subscriptions);
         }
         (here, elsewhere)
     }
 
-    /// Whether this would be more sources of one worker than it may have.
+    /// Whether a worker would report more principals than allowed.
     pub(crate) fn has_too_many_sources(&self, slot: u32, source: Principal) -> bool {
         let is_of = |all: &Vec<(u32, QuotaUsage)>| all.iter().any(|(known, _)| *known == slot);
+        // The cheap checks come first: counting goes through all principals.
         self.spent.len() >= MAX_SOURCES
             && !self.spent.get(&source).is_some_and(is_of)
             && self.spent.values().filter(|all| is_of(all)).count() >= MAX_SOURCES
     }
 
-    /// Notes what a source takes up at a worker.
+    /// Notes the use of a principal at a worker.
     pub(crate) fn set_spent(&mut self, slot: u32, source: Principal, spent: QuotaUsage) {
         let all = self.spent.entry(source).or_default();
         all.retain(|(known, _)| *known != slot);
+        // Entries without use are removed, so that memory follows the principals that are active.
         if spent != QuotaUsage::default() {
             all.push((slot, spent));
         }
@@ -241,7 +245,7 @@ impl DirectoryState {
         }
     }
 
-    /// Forgets what was taken up at a worker that has gone.
+    /// Forgets the quota use at a worker that has gone.
     pub(crate) fn forget_spent(&mut self, slot: u32) {
         self.spent.retain(|_, all| {
             all.retain(|(known, _)| *known != slot);

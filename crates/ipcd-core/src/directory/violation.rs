@@ -1,6 +1,7 @@
-//! What no honest worker says. Whoever has taken a worker over can say anything on its link, so the
-//! table believes a worker what concerns its own peers, within limits, and nothing else; the
-//! routers keep within the same limits.
+//! Protocol violations of workers, and the limits that they exceed.
+//!
+//! A compromised worker can send anything on its link. So the directory believes a worker only
+//! about its own peers, within limits; honest routers stay within the same limits.
 
 use std::fmt;
 
@@ -10,42 +11,42 @@ use ipcd_proto::control::{Answer, Query};
 use ipcd_proto::limits::MAX_NAME;
 use ipcd_proto::{Filter, Subject};
 
-/// Interests of one worker. Subscriptions of one filter and group are one interest.
+/// Interests of one worker. Subscriptions with the same filter and group are one interest.
 pub(crate) const MAX_INTERESTS: usize = 256 * 1024;
 /// Names of one worker's peers.
 pub(crate) const MAX_NAMES: usize = 256 * 1024;
-/// Questions of one worker's peers that others are answering.
+/// Open questions of one worker's peers.
 pub(crate) const MAX_QUESTIONS: usize = 4096;
 /// Parts of one worker's answer to a question.
 pub(crate) const MAX_PARTS: usize = 4096;
-/// Sources of which one worker says what they take up.
+/// Principals for which one worker reports its use.
 pub(crate) const MAX_SOURCES: usize = 64 * 1024;
-/// Counters, and bytes of their names.
+/// Counters of ended workers, and bytes of a counter's name.
 const MAX_COUNTERS: usize = 64;
 const MAX_COUNTER_NAME: usize = 64;
 
-/// Why a worker must not be believed any more.
+/// The reason why a worker is not believed any more. The supervisor ends such a worker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ProtocolViolation {
-    /// It confirms changes that it was not told.
+    /// It confirmed an epoch that does not exist yet.
     Epoch,
-    /// It wants what is no filter or group.
+    /// Its interest has a malformed filter or group.
     Interest,
-    /// It has more interests than it may.
+    /// It has more interests than [`MAX_INTERESTS`] allows.
     TooManyInterests,
-    /// It claims what is no name.
+    /// It claimed a name that no peer can have.
     Name,
-    /// It asks what cannot be asked.
+    /// It sent a malformed question.
     Question,
-    /// It asks more at once than it may.
+    /// It has more open questions than allowed.
     TooManyQueries,
-    /// It answers something else than was asked.
+    /// Its answer does not fit the question.
     Answer,
-    /// Its answer does not end.
+    /// Its answer has more parts than allowed.
     Parts,
-    /// It has counted what nobody counts.
+    /// It reported counters that no worker has.
     Counters,
-    /// It has peers of more sources than it may have peers.
+    /// It reports more principals than it can have peers.
     Sources,
 }
 
@@ -66,7 +67,7 @@ impl fmt::Display for ProtocolViolation {
     }
 }
 
-/// A filter, of a group if there is a part in it.
+/// Checks an interest. A group needs a part, and no other interest has one.
 pub(crate) fn check_interest(
     interest: &Interest,
     share: Option<&GroupPart>,
@@ -84,7 +85,7 @@ pub(crate) fn check_query(query: &Query) -> Result<(), ProtocolViolation> {
     let is_good = match query {
         Query::Matching(subject) => Subject::parse(subject.as_bytes()).is_ok(),
         Query::Find(who) => who.len() <= MAX_NAME,
-        // The rules are asked where the question came in.
+        // Each router answers this one from its own rules, so there is nothing to check.
         Query::Access { .. } => true,
         Query::Status | Query::Peers | Query::Kick(_) | Query::Subscriptions | Query::Sandbox => {
             true
@@ -93,7 +94,7 @@ pub(crate) fn check_query(query: &Query) -> Result<(), ProtocolViolation> {
     is_good.then_some(()).ok_or(ProtocolViolation::Question)
 }
 
-/// Whether this is an answer to that.
+/// Checks that the answer is of the kind that the query asks for.
 pub(crate) fn check_answer(query: &Query, answer: &Answer) -> Result<(), ProtocolViolation> {
     let fits = matches!(
         (query, answer),
@@ -109,7 +110,7 @@ pub(crate) fn check_answer(query: &Query, answer: &Answer) -> Result<(), Protoco
     fits.then_some(()).ok_or(ProtocolViolation::Answer)
 }
 
-/// Whether these may be added to those that are known.
+/// Checks the counters of a worker that ends, before they are added to the known sums.
 pub(crate) fn check_counters(
     known: &[(String, u64)],
     counters: &[(String, u64)],
