@@ -1,9 +1,11 @@
-//! The other workers of the daemon: their interests, and the links to them.
+//! The other workers of the daemon: their interests, and the links to them. It must not decide how
+//! a message is delivered here.
 //!
 //! A message goes once to each interested worker, and that worker finds the subscriptions. A window
-//! bounds the bytes in flight between two workers: the receiver reports how many it has consumed, and
-//! publishers wait while too many are outstanding. A worker tells the others in the same stream, ahead
-//! of such a report, when an interest is blocked because the send queue of a subscriber is full.
+//! bounds the bytes in flight between two workers: the receiver reports how many it has consumed,
+//! and publishers wait while too many are outstanding. A worker tells the others in the same
+//! stream, ahead of such a report, when an interest is blocked because the send queue of a
+//! subscriber is full.
 
 pub(crate) mod inbound;
 pub(crate) mod interests;
@@ -34,31 +36,33 @@ use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// Senders elsewhere that are remembered, whatever another worker claims.
+/// Senders on other workers that are remembered. The limit holds even if a compromised worker
+/// announces more.
 pub(crate) const MAX_ORIGINS: usize = 256 * 1024;
 
-/// The other workers. A router that has none is alone, and has no links.
+/// The other workers. A router without others is alone, and has no links.
 #[derive(Debug, Default)]
 pub(crate) struct Cluster {
     pub(crate) own_slot: u32,
     /// Bytes that may be in flight to another worker.
     window: u64,
     pub(crate) directory: DirectoryState,
-    /// Blocked interests of other workers, whether the directory has them yet or not.
+    /// Blocked interests of other workers. A flow state may arrive ahead of the directory change
+    /// that creates the interest, so that it is kept here.
     pub(crate) blocked: HashSet<(u32, Interest)>,
     pub(crate) links: Vec<WorkerLink>,
     /// Frames of other workers that wait for a later turn.
     pub(crate) inbound: InboundQueue,
     /// Publishers that wait for other workers.
     pub(crate) waiters: WaitingList,
-    /// Senders elsewhere that were introduced.
+    /// Senders on other workers, as those workers have announced them.
     pub(crate) origins: HashMap<u64, (u32, Origin)>,
     /// This worker's own interests.
     locals: HashMap<Interest, LocalInterest>,
     /// Queue groups by this worker's numbers.
     numbers: HashMap<u32, Rc<QueueGroup>>,
     last_number: u32,
-    /// Subscriptions that are acknowledged when all workers know of them.
+    /// Subscriptions that are acknowledged once all workers know of them.
     pending_acks: Vec<PendingAck>,
     next_ticket: u64,
     confirmed: u64,
@@ -67,30 +71,30 @@ pub(crate) struct Cluster {
     pub(crate) outputs: VecDeque<Output>,
 }
 
-/// The stream to another worker, and the stream from it.
+/// The streams to and from another worker.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerLink {
-    /// Frames to be sent, from `head` on.
+    /// Frames to be sent; those before `head` are sent already.
     pub(crate) outgoing: Vec<u8>,
     pub(crate) head: usize,
     pub(crate) is_dirty: bool,
     sent: u64,
-    /// Bytes of these that the other worker has reported as consumed.
+    /// Bytes that the other worker has reported as consumed.
     credited: u64,
     /// Bytes that came from there and were consumed here.
     consumed: u64,
     add_answer: u64,
-    /// The last known generation there, alive or dead.
+    /// The latest known generation there, alive or dead.
     pub(crate) last_generation: u32,
-    /// The generation there that has sent something last.
+    /// The generation there that has sent something most recently.
     pub(crate) heard_generation: u32,
-    /// The ticket of the next message from there.
+    /// The ticket that applies to the next message from there.
     pub(crate) ticket: Option<Ticket>,
     /// Whether that worker has said that no more messages come.
     has_said_last: bool,
 }
 
-/// A subscription that is to be acknowledged.
+/// A subscription whose acknowledgement is pending.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PendingAck {
     pub(crate) ticket: u64,
@@ -110,20 +114,20 @@ impl Cluster {
         cluster
     }
 
-    /// Whether there are no other workers, nor a directory.
+    /// Whether this router has neither other workers nor a directory.
     pub(crate) fn is_alone(&self) -> bool {
         self.links.is_empty()
     }
 
-    /// Interests of the other workers that match, those of one worker together; and how many nodes
-    /// were looked at.
+    /// Returns the interests of other workers that match, sorted by worker, and the number of trie
+    /// nodes that were visited.
     pub(crate) fn find(&self, subject: Subject<'_>) -> (Vec<WorkerInterest>, usize) {
         let (mut found, looked_at) = self.directory.interests.find_counted(subject);
         found.retain(|remote| remote.slot != self.own_slot);
         (found, looked_at)
     }
 
-    /// Changes whenever routes to other workers may have changed.
+    /// Returns a number that changes whenever routes to other workers may have changed.
     pub(crate) fn version(&self) -> u64 {
         self.directory.interests.version()
     }
@@ -132,7 +136,7 @@ impl Cluster {
         self.origins.get(&sender).map(|(_, origin)| origin)
     }
 
-    /// Whether a publisher has to wait for one of these.
+    /// Whether a publisher has to wait for one of these interests.
     pub(crate) fn must_wait(&self, remotes: &[WorkerInterest]) -> bool {
         remotes.iter().any(|remote| remote.off || !self.has_room(remote.slot))
     }
@@ -142,17 +146,18 @@ impl Cluster {
         self.outstanding(slot) <= self.window
     }
 
-    /// Bytes for a worker that it has not reported to have consumed.
+    /// Returns the bytes that a worker has not reported as consumed.
     pub(crate) fn outstanding(&self, slot: u32) -> u64 {
         self.links.get(slot as usize).map_or(0, |link| link.sent - link.credited)
     }
 
-    /// Bytes that all workers together may have in flight to this one, for one interest.
+    /// Returns the bytes that all workers together may have in flight to this one, for one
+    /// interest.
     pub(crate) fn in_flight(&self, largest_frame: usize) -> usize {
         (self.window as usize + largest_frame).saturating_mul(self.links.len())
     }
 
-    /// The generation of a slot, 0 for none; `None` if there is no such slot.
+    /// Returns the generation in a slot, 0 for an empty one; `None` if the slot does not exist.
     pub(crate) fn generation_of(&self, slot: u32) -> Option<u32> {
         self.directory.generations.get(slot as usize).copied()
     }
@@ -189,7 +194,7 @@ impl Cluster {
         }
     }
 
-    /// Tells all living workers.
+    /// Sends a notice to all living workers.
     fn tell_all(&mut self, news: &WorkerMessage) {
         let own = self.own_slot;
         (0..self.links.len() as u32)
@@ -201,7 +206,7 @@ impl Cluster {
         self.outputs.push_back(Output::Tell(request));
     }
 
-    /// Tells workers that have heard of a peer that it has gone.
+    /// Tells the workers that know a peer that it has gone.
     pub(crate) fn tell_departed(&mut self, introduced: &[u32], peer: u64) {
         for &slot in introduced {
             self.tell(slot, &WorkerMessage::Departed(peer));
@@ -211,7 +216,8 @@ impl Cluster {
     pub(crate) fn report_consumed(&mut self, slot: u32, bytes: usize) {
         let link = &mut self.links[slot as usize];
         link.consumed += bytes as u64;
-        // Reported by the quarter, so that no publisher waits for a report that is not due.
+        // A report for each quarter of the window: often enough that no publisher waits for a
+        // report that is not due, and rare enough to cost little.
         if link.consumed - link.add_answer >= self.window / 4 {
             link.add_answer = link.consumed;
             let news = WorkerMessage::Consumed(link.consumed);
@@ -222,41 +228,44 @@ impl Cluster {
     /// Notes that another worker has consumed all bytes up to this position.
     pub(crate) fn credit(&mut self, slot: u32, position: u64) {
         let link = &mut self.links[slot as usize];
-        // The claim of a worker that was taken over may be anything.
+        // A compromised worker may claim any position. One beyond `sent` would make `outstanding`
+        // underflow, and a smaller one would take credit back.
         link.credited = position.clamp(link.credited, link.sent);
     }
 
-    /// Takes bytes off the front of the frames for a worker: they were sent.
+    /// Removes bytes from the front of the frames for a worker, because they were sent.
     pub(crate) fn forwarded(&mut self, slot: u32, count: usize) {
         let link = &mut self.links[slot as usize];
         link.head += count;
         if link.head == link.outgoing.len() {
             link.outgoing.clear();
             link.head = 0;
+        // Moving the rest only when it is the smaller half keeps the cost of each byte constant.
         } else if link.head > link.outgoing.len() / 2 {
             link.outgoing.drain(..link.head);
             link.head = 0;
         }
     }
 
-    /// Begins anew with another generation of a slot, or with none.
+    /// Starts over with another generation of a slot, or with an empty slot.
     pub(crate) fn replace(&mut self, slot: u32, generation: u32) {
         let link = &mut self.links[slot as usize];
         let last_generation = link.last_generation.max(generation);
         let heard_generation = link.heard_generation;
+        // Both outlive the link: they tell late records of earlier generations apart.
         *link = WorkerLink { last_generation, heard_generation, ..WorkerLink::default() };
         self.blocked.retain(|(of, _)| *of != slot);
         self.owes_nothing(slot);
     }
 
-    /// Whether a sender may be remembered: an honest worker has no more of them, and no longer names.
+    /// Whether a sender may be remembered. An honest worker stays within these limits.
     pub(crate) fn has_room_for(&self, origin: &Origin) -> bool {
         self.origins.len() < MAX_ORIGINS
             && origin.name.as_deref().is_none_or(is_name)
             && origin.transport.len() <= MAX_NAME
     }
 
-    /// Whether a change is about a generation that is known to be over: news of the next one may come
+    /// Whether a change is about a generation that has ended. News of the next one may arrive
     /// earlier, from the worker itself or by inheritance.
     pub(crate) fn is_stale(&self, change: &DirectoryChange) -> bool {
         let known = |slot: u32| self.generation_of(slot).unwrap_or(0);

@@ -1,22 +1,23 @@
-//! Frames of other workers that a turn had no time for.
+//! Frames of other workers that a turn had no steps for. They keep their order: nothing overtakes
+//! them.
 
 use std::collections::VecDeque;
 
-/// Bytes of other workers that were put off, beyond which nothing more is taken of them.
+/// Bytes of deferred frames, beyond which the worker reads no more from other workers.
 const MAX_INBOUND: usize = 512 * 1024;
 
-/// What other workers have sent, which a turn had no time for.
+/// Frames of other workers that a turn had no steps for.
 #[derive(Debug, Default)]
 pub(crate) struct InboundQueue {
     pub(crate) queue: VecDeque<InboundBatch>,
     bytes: usize,
-    /// Whether a message of theirs has not reached all its receivers yet.
+    /// Whether a message of another worker has not reached all its receivers yet.
     pub(crate) is_held: bool,
-    /// Whether a later turn is to go on with it.
+    /// Whether the deferred work contains an entry for this queue.
     pub(crate) is_deferred: bool,
 }
 
-/// What came at once from a life of a worker, which is taken from `at` on.
+/// Frames that arrived together from one generation of a worker. Those before `at` are handled.
 #[derive(Debug)]
 pub(crate) struct InboundBatch {
     pub(crate) from: (u32, u32),
@@ -25,7 +26,7 @@ pub(crate) struct InboundBatch {
 }
 
 impl InboundQueue {
-    /// Whether something waits, so that what comes now has to wait, too.
+    /// Whether frames wait, so that frames which arrive now have to wait behind them.
     pub(crate) fn is_waiting(&self) -> bool {
         self.is_held || !self.queue.is_empty()
     }
@@ -36,11 +37,12 @@ impl InboundQueue {
     }
 
     pub(crate) fn put_back(&mut self, arrival: InboundBatch) {
+        // To the front, because these frames are older than all that are queued.
         self.bytes += arrival.frames.len();
         self.queue.push_front(arrival);
     }
 
-    /// Whether so much waits that the worker takes nothing more of other workers.
+    /// Whether so much waits that the worker must not read more from other workers.
     pub(crate) fn is_full(&self) -> bool {
         self.bytes >= MAX_INBOUND
     }

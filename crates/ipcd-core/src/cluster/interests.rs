@@ -1,8 +1,8 @@
-//! This worker's own interests, and whether they are blocked.
+//! This worker's own interests, and their flow state.
 //!
-//! An interest is *off* while the send queue of one of its subscribers is full; that of a queue group,
-//! while those of all its members are. The other workers hear of the first and the last subscriber
-//! through the directory, and of the flow state in the same stream as the messages.
+//! A single interest is *blocked* while the send queue of any subscriber is full; a group's
+//! interest, while those of all members are. The other workers learn of the first and the last
+//! subscriber through the directory, and of the flow state in the same stream as the messages.
 
 use crate::cluster::messages::WorkerMessage;
 use crate::cluster::{Cluster, PendingAck};
@@ -14,8 +14,8 @@ use ipcd_proto::Filter;
 use std::collections::HashSet;
 use std::rc::Rc;
 
-/// Groups that are remembered by number, those that have left included, before the latter are
-/// forgotten. By then nothing is on its way to them any more.
+/// Groups that are remembered by number, former groups included. Beyond this, former groups are
+/// forgotten: by then no message is in flight to them.
 const MAX_NUMBERS: usize = 4096;
 
 /// An interest of this worker.
@@ -24,10 +24,10 @@ pub(crate) struct LocalInterest {
     members: u32,
     /// Members that make publishers wait, because their send queues are full.
     full: u32,
-    /// Whether the other workers were told that it is blocked.
+    /// Whether the other workers were told that this interest is blocked.
     is_blocked: bool,
     ticket: u64,
-    /// The number of a queue group here.
+    /// The number of the queue group, if this is the interest of one.
     number: Option<u32>,
 }
 
@@ -45,8 +45,8 @@ impl LocalInterest {
 }
 
 impl Cluster {
-    /// Adds a subscription to this worker's interests; false if the acknowledgement has to wait until
-    /// all workers know of it.
+    /// Adds a subscription to this worker's interests. Returns false if the acknowledgement has to
+    /// wait until all workers know of the interest.
     pub(crate) fn add_interest(
         &mut self,
         interest: Interest,
@@ -66,7 +66,8 @@ impl Cluster {
         local.members += 1;
         local.full += u32::from(is_full);
         let (ticket, share) = (local.ticket, local.part());
-        // Other workers give a group its share by the number of its members.
+        // Other workers share a group's messages out by the numbers of members, so each change
+        // counts.
         if is_new || share.is_some() {
             let interest = interest.clone();
             self.tell_directory(DirectoryRequest::Interested { ticket, interest, share });
@@ -79,7 +80,7 @@ impl Cluster {
         is_known
     }
 
-    /// Whether no further interest can be added: the directory would take more for a violation.
+    /// Whether no interest can be added. The directory would treat more as a protocol violation.
     pub(crate) fn has_too_many_interests(&self) -> bool {
         self.locals.len() >= MAX_INTERESTS
     }
@@ -87,6 +88,7 @@ impl Cluster {
     /// Takes a subscription out of this worker's interests.
     pub(crate) fn remove_interest(&mut self, interest: Interest, was_full: bool) {
         let Some(local) = self.locals.get_mut(&interest) else { return };
+        // The subscription's own fullness must leave the count before the flow state is told.
         local.members -= 1;
         local.full -= u32::from(was_full);
         if local.members > 0 {
@@ -104,14 +106,14 @@ impl Cluster {
         self.tell_directory(DirectoryRequest::Uninterested(interest));
     }
 
-    /// Notes that a member of an interest cannot take more, or can again.
+    /// Notes that a member of an interest has become full, or is not full any more.
     pub(crate) fn set_full(&mut self, interest: &Interest, is_full: bool) {
         let Some(local) = self.locals.get_mut(interest) else { return };
         local.full = if is_full { local.full + 1 } else { local.full.saturating_sub(1) };
         self.tell_flow(interest);
     }
 
-    /// Tells the other workers if an interest has become blocked, or is not blocked any more.
+    /// Tells the other workers if the flow state of an interest has changed.
     fn tell_flow(&mut self, interest: &Interest) {
         let Some(local) = self.locals.get_mut(interest) else { return };
         let off = local.must_block();
@@ -120,11 +122,11 @@ impl Cluster {
         }
     }
 
-    /// Tells a worker that was just started which interests here are blocked.
+    /// Tells a worker that has just started which interests here are blocked.
     pub(crate) fn tell_blocked(&mut self, slot: u32) {
         let blocked = self.locals.iter().filter(|(_, local)| local.is_blocked);
         let mut blocked: Vec<Interest> = blocked.map(|(interest, _)| interest.clone()).collect();
-        // In an order that a simulation can repeat.
+        // Hash order differs between runs. Sorted, a simulation is repeatable by its seed.
         blocked.sort_unstable();
         for interest in blocked {
             self.tell(slot, &WorkerMessage::Level { interest, off: true });
@@ -134,6 +136,7 @@ impl Cluster {
     /// Notes whether another worker's interest is blocked.
     pub(crate) fn set_blocked(&mut self, slot: u32, interest: Interest, off: bool) {
         let Ok(filter) = Filter::parse(interest.filter.as_bytes()) else { return };
+        // A hostile worker may report any interest, so the set is bounded.
         if !is_interest(&interest) || (off && self.blocked.len() >= MAX_INTERESTS) {
             return;
         }
@@ -145,18 +148,19 @@ impl Cluster {
         }
     }
 
-    /// All workers know of the interests up to this ticket: the subscriptions to acknowledge.
+    /// Notes that all workers know of the interests up to this ticket. Returns the subscriptions to
+    /// acknowledge.
     pub(crate) fn confirm(&mut self, ticket: u64) -> Vec<PendingAck> {
         self.confirmed = self.confirmed.max(ticket);
         self.pending_acks.extract_if(.., |pending| pending.ticket <= ticket).collect()
     }
 
-    /// This worker's queue group of that number.
+    /// Returns this worker's queue group of a number.
     pub(crate) fn group_of(&self, number: u32) -> Option<Rc<QueueGroup>> {
         self.numbers.get(&number).cloned()
     }
 
-    /// A number for a queue group, which messages of other workers for it bear.
+    /// Assigns a number to a queue group. Messages of other workers for the group carry it.
     fn number(&mut self, group: &Rc<QueueGroup>) -> u32 {
         self.last_number = self.last_number.wrapping_add(1).max(1);
         if self.numbers.len() >= MAX_NUMBERS {

@@ -1,26 +1,27 @@
 //! The end of a worker that has lost its last peer: no message on its way to it is lost, and no
 //! publisher that waits for an outcome is told that the worker has died.
 //!
-//! The worker tells the directory. Every other worker that hears of it sends nothing new from then on,
-//! and says so behind all that it has sent ([`WorkerMessage::Last`]). When all have, the inbox is
-//! empty: group messages have been passed on, and messages for its peers are counted.
+//! The worker tells the directory. Every other worker that learns of it sends nothing new from then
+//! on, and says so behind everything that it has sent ([`WorkerMessage::Last`]). When all have, the
+//! inbox is empty: group messages have been passed on, and messages for its peers are counted.
 
 use crate::cluster::Cluster;
 use crate::cluster::messages::WorkerMessage;
-/// How far a worker is in leaving.
+
+/// The progress of a worker's leaving.
 #[derive(Debug, Default)]
 pub(crate) enum LeaveState {
-    /// It serves.
+    /// The worker serves peers.
     #[default]
     No,
-    /// The table was told.
+    /// The directory has been told.
     Announced,
-    /// All know of it, and these workers have still to say their last.
+    /// All workers know of it. These have not said yet that no more messages come.
     Known(Vec<u32>),
 }
 
 impl Cluster {
-    /// A worker is leaving, unless it is over by now. No message goes to it any more.
+    /// Notes that a worker is leaving, unless it has ended by now. No message goes to it any more.
     pub(crate) fn hear_of_leaving(&mut self, slot: u32) {
         if !self.directory.is_leaving(slot) {
             return;
@@ -32,25 +33,25 @@ impl Cluster {
         self.tell(slot, &WorkerMessage::Last);
     }
 
-    /// Tells workers that are leaving, at the start of this one, that it will send them nothing.
+    /// Tells the workers that were leaving before this one started that it will send them nothing.
     pub(crate) fn greet_leavers(&mut self) {
         (0..self.links.len() as u32).for_each(|slot| self.hear_of_leaving(slot));
     }
 
-    /// Another worker has said that no more messages come.
+    /// Notes that another worker will send no more messages.
     pub(crate) fn had_last_of(&mut self, slot: u32) {
         self.links[slot as usize].has_said_last = true;
         self.owes_nothing(slot);
     }
 
-    /// Waits no longer for a worker that has said its last, or is over.
+    /// Stops waiting for a worker that has sent its last message, or has ended.
     pub(crate) fn owes_nothing(&mut self, slot: u32) {
         if let LeaveState::Known(waits) = &mut self.leave {
             waits.retain(|known| *known != slot);
         }
     }
 
-    /// Living workers that have not said that no more messages come.
+    /// Returns the living workers that have not said that no more messages come.
     fn unfinished(&self) -> Vec<u32> {
         let generations = (0..).zip(&self.directory.generations).zip(&self.links);
         let owes = generations.filter(|((slot, generation), link)| {

@@ -1,4 +1,5 @@
-//! Messages between workers, beside those of publishers.
+//! Messages between workers, apart from those of publishers. They travel as NOTICE frames in the
+//! same stream, so that their order among the messages is kept.
 
 use crate::directory::state::Interest;
 use crate::model::ids::Ticket;
@@ -7,29 +8,29 @@ use ipcd_proto::control::Receipt;
 use serde::Deserialize;
 use serde::Serialize;
 
-/// What workers tell each other besides messages.
+/// A message of one worker to another.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum WorkerMessage {
-    /// So many bytes of yours were consumed in all.
+    /// The total of the receiver's bytes that the sender has consumed.
     Consumed(u64),
-    /// The members of this interest cannot take more, or can again.
+    /// The members of this interest are all unable to take more (`off`), or can take more again.
     Level { interest: Interest, off: bool },
-    /// Who a sender is, before its first message to this worker.
+    /// The identity of a publisher, ahead of its first message to this worker.
     Origin(Origin),
-    /// That sender has gone.
+    /// That publisher has gone.
     Departed(u64),
-    /// The outcome of the next message is to be told, with this ticket.
+    /// The sender waits for the outcome of the next message, under this ticket.
     Tracked(Ticket),
-    /// What became of the copies of such a message.
+    /// The outcome of the copies of such a message.
     Concluded(OutcomeReport),
-    /// No message comes behind this, because the receiver is leaving.
+    /// No message follows, because the receiver is leaving.
     Last,
 }
 
-/// What a worker tells another of the copies that it had of a message.
+/// A worker's report on the copies that it had of a message.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct OutcomeReport {
-    /// The other's number for the message.
+    /// The receiving worker's number of the message.
     pub(crate) ticket: Ticket,
     pub(crate) receipt: Receipt,
     pub(crate) is_answered: bool,
@@ -38,7 +39,7 @@ pub(crate) struct OutcomeReport {
 
 #[cfg(test)]
 impl OutcomeReport {
-    /// Any, for tests of what comes from elsewhere.
+    /// Returns a report for tests of hostile workers.
     pub(crate) fn of(ticket: Ticket, receipt: Receipt, said: (bool, bool)) -> Self {
         Self { ticket, receipt, is_answered: said.0, is_passed_on: said.1 }
     }
