@@ -1,4 +1,5 @@
-//! The attached peers: their send queues, deadlines, quotas, rights and flow control.
+//! The attached peers: their send queues, deadlines, quotas, rights and flow control. This part
+//! knows nothing of subscribers' routes; it changes one peer at a time.
 
 pub(crate) mod deadlines;
 pub(crate) mod flow;
@@ -32,7 +33,7 @@ use std::time::Instant;
 pub(crate) struct Peers {
     pub(crate) config: Config,
     pub(crate) table: PeerTable,
-    /// Keys by the ids of peers.
+    /// The keys of peers by their ids.
     pub(crate) ids: HashMap<u64, PeerKey, RandomState>,
     pub(crate) pool: ChunkPool,
     pub(crate) timers: PeerTimers,
@@ -59,7 +60,7 @@ impl Peers {
 }
 
 impl Peers {
-    /// The peer of this id, if its session is open.
+    /// Returns the peer of this id, if its session is open.
     pub(crate) fn open_key(&self, id: u64) -> Option<PeerKey> {
         self.ids.get(&id).copied().filter(|key| self.table[*key].is_open())
     }
@@ -69,8 +70,9 @@ impl Peers {
         here.map(|(key, _)| key).collect()
     }
 
-    /// A session keeps the size of frames that it was opened with. What is larger it is not sent,
-    /// for it would take that for nonsense. A bare peer knows of no size.
+    /// Adapts a peer to a new limit of payloads. A session keeps the limit that it was opened with,
+    /// because the client would treat a larger frame as a protocol error. A raw peer was never told
+    /// a limit.
     pub(crate) fn renew_largest(&mut self, key: PeerKey) {
         let most = u32::try_from(self.config.max_payload).unwrap_or(u32::MAX);
         let peer = &mut self.table[key];
@@ -82,7 +84,7 @@ impl Peers {
         }
     }
 
-    /// An outbox may be full by the new limits, or not any more.
+    /// Applies new limits to a send queue: it may have become full, or not be full any more.
     pub(crate) fn renew_fullness(&mut self, key: PeerKey) {
         let limit = self.config.outbox;
         let peer = &self.table[key];
@@ -95,7 +97,7 @@ impl Peers {
         }
     }
 
-    /// Gives back what has not been needed for a while.
+    /// Releases memory that has not been needed for a while.
     pub(crate) fn release_memory(&mut self, now: Instant) {
         if self.pool.look(now) {
             let links = self.cluster.links.iter_mut();
@@ -109,7 +111,7 @@ impl Peers {
         self.cluster.is_alone() || place_of(peer).0 == self.config.slot
     }
 
-    /// Whether a payload is larger than the peer can be sent.
+    /// Whether a payload is larger than the peer may receive.
     pub(crate) fn is_too_large(&self, key: PeerKey, payload: usize) -> bool {
         self.table[key].largest.is_some_and(|largest| payload > largest as usize)
     }

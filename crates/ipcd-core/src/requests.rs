@@ -1,8 +1,9 @@
-//! Messages whose publishers wait for an outcome: a reply, or a receipt.
+//! Messages whose publishers wait for an outcome: a reply, or a receipt. This part counts copies;
+//! it does not deliver.
 //!
-//! An entry counts the copies whose outcome is open. The publisher's worker holds one for the whole
-//! message; every other worker that gets copies holds one for its own, and tells the first what became
-//! of them.
+//! An entry counts the copies whose outcome is open. The publisher's worker has one entry for the
+//! whole message. Every other worker with copies has one for its own copies, and reports their
+//! outcome to the publisher's worker.
 
 use crate::cluster::messages::{OutcomeReport, WorkerMessage};
 use crate::model::ids::{PeerKey, Ticket};
@@ -20,47 +21,47 @@ use std::collections::HashMap;
 use std::time::Duration;
 use std::time::Instant;
 
-/// Messages whose outcome is open, beyond which those of other workers are turned away: they may
-/// come from one that was taken over, and keeps to no limit.
+/// Entries of a router. Beyond this, it turns away tracked messages of other workers: a compromised
+/// worker keeps to no limit.
 const MAX_TRACKED: usize = 1024 * 1024;
 
-/// How often requests are looked through for those that nobody waits for any more, at the most.
+/// The shortest time between two searches for expired requests.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// A message whose outcome is open.
 #[derive(Debug)]
 pub(crate) struct PendingMessage {
-    /// Whom to tell the outcome.
+    /// The receiver of the outcome.
     pub(crate) home: OutcomeTarget,
     is_request: bool,
-    /// Copies here whose fate is open, and one while the message is dealt out.
+    /// Copies here whose outcome is open, plus one while the message is being delivered.
     open: u64,
-    /// Workers, each in one of its lives, that have copies and have not said what became of them.
+    /// The slot and generation of each worker that has copies and has not reported their outcome.
     elsewhere: Vec<(u32, u32)>,
-    /// Whether another worker may pass a copy on to a third one: it was for members of a group.
+    /// Whether another worker may pass a copy on to a third: the copy was for members of a group.
     may_be_passed_on: bool,
     receipt: Receipt,
     is_answered: bool,
-    /// Whether a worker has passed a copy on: then a reply may come later than the news of it.
+    /// Whether a worker has passed a copy on. Then the reply may arrive after that worker's report.
     is_passed_on: bool,
-    /// When nobody waits any more.
+    /// The time when the publisher stops waiting.
     expires: Option<Instant>,
 }
 
-/// Whom to tell an outcome.
+/// The receiver of an outcome.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum OutcomeTarget {
-    /// A peer here, which knows the message by its correlation.
+    /// A peer of this router, which knows the message by its correlation.
     Here(PeerKey, u64),
-    /// Another worker, which has this ticket for it.
+    /// Another worker, which knows the message by this ticket.
     There(u32, Ticket),
     /// A worker that has died.
     Nowhere,
 }
 
 impl PendingMessage {
-    /// Whether a reply may still be on its way when all copies are concluded. Which ones are, is
-    /// not known: the request is kept until nobody waits any more.
+    /// Whether a reply may still be in flight when all copies are concluded. The router cannot
+    /// tell, so it keeps the request until the publisher stops waiting.
     fn waits_for_reply(&self) -> bool {
         self.is_request
             && self.is_answered
@@ -68,44 +69,45 @@ impl PendingMessage {
             && matches!(self.home, OutcomeTarget::Here(..))
     }
 
-    /// Whether its publisher still waits. Requests are looked through now and then only.
+    /// Whether the publisher still waits. Expired entries are removed only now and then, so this
+    /// checks.
     fn waits(&self, now: Instant) -> bool {
         self.expires.is_some_and(|at| at > now)
     }
 
-    /// Whether peers of that worker may have it: those here, or of one that got a copy and has not
-    /// said what became of it, which it says after the last reply.
+    /// Whether peers of that worker may have the request. Peers of this worker may. Another worker
+    /// must have got a copy and not have reported its outcome, which it does after the last reply.
     fn may_be_answered(&self, by: Option<u32>) -> bool {
         let is_known = by.is_none_or(|slot| self.elsewhere.iter().any(|(known, _)| *known == slot));
         is_known || self.may_be_passed_on || self.is_passed_on
     }
 }
 
-/// What became of a copy.
+/// The outcome of a copy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum DeliveryOutcome {
-    /// Its receiver has it.
+    /// The receiver has the copy.
     Delivered,
-    /// Its receiver has answered it.
+    /// The receiver has answered the request.
     Answered,
-    /// It was dropped; of a request also: nobody will answer it.
+    /// The copy was dropped, or its receiver will never answer the request.
     Dropped(Reason),
 }
 
-/// All of them.
+/// All messages of this router whose outcome is open.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     entries: HashMap<Ticket, PendingMessage, RandomState>,
     last: Ticket,
     sweep_at: Option<Instant>,
-    /// Until when a router that is leaving waits for what has become of copies.
+    /// The time until which a leaving router waits for outcomes of copies.
     pub(crate) leave_by: Option<Instant>,
-    /// Whether requests were forgotten whose responders are still known to have them.
+    /// Whether entries were removed while responders are still noted as having the request.
     has_remnants: bool,
 }
 
 impl Requests {
-    /// When they are to be looked at.
+    /// Returns the time of the next check.
     pub(crate) fn next_look(&self) -> Option<Instant> {
         self.sweep_at.into_iter().chain(self.leave_by).min()
     }
@@ -114,12 +116,12 @@ impl Requests {
         self.entries.is_empty()
     }
 
-    /// How many there are.
+    /// Returns the number of messages whose outcome is open.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether no more are taken of other workers.
+    /// Whether tracked messages of other workers are turned away.
     pub(crate) fn is_full(&self) -> bool {
         self.entries.len() >= MAX_TRACKED
     }
@@ -131,7 +133,7 @@ impl Requests {
 }
 
 impl Requests {
-    /// Begins to track a message. It is held open until [`Requests::dealt_out`].
+    /// Begins to track a message. The entry stays open until [`Requests::dealt_out`].
     pub(crate) fn track(
         &mut self,
         peers: &mut Peers,
@@ -163,7 +165,7 @@ impl Requests {
         ticket
     }
 
-    /// Another worker's next message is not taken, and it is told so if it wants to know.
+    /// Refuses the next message of another worker, and reports that if its publisher waits.
     pub(crate) fn turn_away(&mut self, peers: &mut Peers, slot: u32) {
         let Some(ticket) = peers.cluster.links[slot as usize].ticket.take() else { return };
         let mut receipt = Receipt::default();
@@ -173,12 +175,12 @@ impl Requests {
         peers.cluster.tell(slot, &WorkerMessage::Concluded(report));
     }
 
-    /// All copies of the message are on their way.
+    /// Notes that all copies of the message have been queued or sent.
     pub(crate) fn dealt_out(&mut self, peers: &mut Peers, now: Instant, ticket: Ticket) {
         self.change(peers, now, ticket, |entry| entry.open -= 1);
     }
 
-    /// Another worker gets a copy.
+    /// Notes that another worker gets a copy.
     pub(crate) fn sent_elsewhere(&mut self, ticket: Ticket, (slot, generation): (u32, u32)) {
         if let Some(entry) = self.entries.get_mut(&ticket) {
             entry.elsewhere.push((slot, generation));
@@ -186,21 +188,22 @@ impl Requests {
         }
     }
 
-    /// Another worker gets a copy for members of a group, of which the last may leave meanwhile.
+    /// Notes that a copy went to group members of another worker. The last member may leave before
+    /// it arrives, and the worker then passes it on.
     pub(crate) fn sent_to_group_elsewhere(&mut self, ticket: Ticket) {
         if let Some(entry) = self.entries.get_mut(&ticket) {
             entry.may_be_passed_on = true;
         }
     }
 
-    /// A copy was put into a peer's outbox, or dropped instead.
+    /// Notes a copy for a peer of this router. It is open until it is concluded.
     pub(crate) fn opened_copy(&mut self, ticket: Ticket) {
         if let Some(entry) = self.entries.get_mut(&ticket) {
             entry.open += 1;
         }
     }
 
-    /// A copy's fate is known.
+    /// Notes the outcome of a copy.
     pub(crate) fn concluded(
         &mut self,
         peers: &mut Peers,
@@ -218,7 +221,7 @@ impl Requests {
         });
     }
 
-    /// Another worker has said what became of its copies.
+    /// Notes another worker's report on its copies.
     pub(crate) fn concluded_elsewhere(
         &mut self,
         peers: &mut Peers,
@@ -227,6 +230,8 @@ impl Requests {
         conclusion: &OutcomeReport,
     ) {
         self.change(peers, now, conclusion.ticket, |entry| {
+            // Only a worker with a copy may report, and once: a hostile one could otherwise
+            // conclude any message.
             if let Some(at) = entry.elsewhere.iter().position(|known| *known == worker) {
                 entry.elsewhere.swap_remove(at);
                 entry.receipt.add(&conclusion.receipt);
@@ -236,8 +241,9 @@ impl Requests {
         });
     }
 
-    /// A reply is on its way to the peer that has sent this request; false if it waits for none, or
-    /// for none of that worker, which has not got the request: it may have been taken over.
+    /// Notes that a reply is being delivered to the requester. Returns false if the peer does not
+    /// wait for this reply, or if the replying worker has not got the request: it may be
+    /// compromised.
     pub(crate) fn replied(
         &mut self,
         peers: &mut Peers,
@@ -258,7 +264,7 @@ impl Requests {
         }
     }
 
-    /// A peer answers this request, and not for the last time.
+    /// Notes that a peer answers a request, and that more replies follow.
     pub(crate) fn is_answering(&mut self, peers: &mut Peers, key: PeerKey, request: (u64, u64)) {
         let Some(requests) = &peers.table[key].requests else { return };
         for ticket in
@@ -270,7 +276,7 @@ impl Requests {
         }
     }
 
-    /// A peer will not answer this request, or not once more.
+    /// Notes that a peer has given the last reply to a request, or will give none.
     pub(crate) fn has_answered(
         &mut self,
         peers: &mut Peers,
@@ -289,7 +295,8 @@ impl Requests {
         self.concluded(peers, now, ticket, outcome);
     }
 
-    /// A peer answers no more requests, and wants to know no more outcomes.
+    /// Forgets a peer that goes: its requests get no reply from it, and its own outcomes are not
+    /// needed any more.
     pub(crate) fn forget_tracked(
         &mut self,
         peers: &mut Peers,
@@ -303,14 +310,14 @@ impl Requests {
         }
         let mut tickets: Vec<Ticket> =
             requests.unanswered.values().flat_map(ReceivedRequest::tickets).collect();
-        // In an order that a simulation can repeat.
+        // Hash order differs between runs. Sorted, a simulation is repeatable by its seed.
         tickets.sort_unstable();
         for ticket in tickets {
             self.concluded(peers, now, ticket, DeliveryOutcome::Dropped(reason));
         }
     }
 
-    /// A worker is over, and with it the publishers that it served.
+    /// Forgets the entries of a worker that has ended, because its publishers ended with it.
     pub(crate) fn forget_publishers_of(&mut self, slot: u32) {
         let entries = &mut self.entries;
         entries.retain(
@@ -319,7 +326,7 @@ impl Requests {
         self.has_remnants = true;
     }
 
-    /// Copies are lost that a worker had in this life, or an earlier one.
+    /// Concludes the copies that a worker had in this generation or an earlier one: they are lost.
     pub(crate) fn drop_copies_of(
         &mut self,
         peers: &mut Peers,
@@ -331,7 +338,7 @@ impl Requests {
         self.drop_elsewhere(peers, now, is_over, Reason::WorkerDied);
     }
 
-    /// What has become of copies is not waited for any more.
+    /// Concludes all copies of other workers, for a router that waits no longer.
     pub(crate) fn give_up_copies(&mut self, peers: &mut Peers, now: Instant, reason: Reason) {
         self.drop_elsewhere(peers, now, |_| true, reason);
     }
@@ -353,8 +360,8 @@ impl Requests {
         }
     }
 
-    /// The workers that requests came from are told that those who have them now may answer: which
-    /// is told by their answer only, for this router is leaving.
+    /// Tells the publishers' workers that the present holders of their requests may answer. This
+    /// router is leaving, and will not be there to report the outcome.
     pub(crate) fn hand_back_requests(&mut self, peers: &mut Peers, now: Instant) {
         for ticket in self.tickets_of(|entry| entry.is_request && !entry.elsewhere.is_empty()) {
             self.change(peers, now, ticket, |entry| {
@@ -364,7 +371,7 @@ impl Requests {
         }
     }
 
-    /// In an order that a simulation can repeat.
+    /// Returns the matching tickets, sorted so that a simulation is repeatable by its seed.
     fn tickets_of(&self, is_meant: impl Fn(&PendingMessage) -> bool) -> Vec<Ticket> {
         let entries = self.entries.iter();
         let meant = entries.filter(|(_, entry)| is_meant(entry)).map(|(ticket, _)| *ticket);
@@ -373,7 +380,7 @@ impl Requests {
         tickets
     }
 
-    /// Forgets requests that nobody waits for any more.
+    /// Removes expired requests.
     pub(crate) fn sweep(&mut self, peers: &mut Peers, now: Instant) {
         if self.sweep_at.is_none_or(|at| at > now) {
             return;
@@ -382,6 +389,7 @@ impl Requests {
         let is_over = |entry: &PendingMessage| entry.expires.is_some_and(|at| at <= now);
         let over: Vec<_> = entries.extract_if(|_, entry| is_over(entry)).collect();
         let next = entries.values().filter_map(|entry| entry.expires).min();
+        // At most one search a second, as each goes through all entries.
         self.sweep_at = next.map(|at| at.max(now + SWEEP_EVERY));
         if over.is_empty() && !std::mem::take(&mut self.has_remnants) {
             return;
@@ -402,7 +410,7 @@ impl Requests {
         }
     }
 
-    /// Changes an entry, and tells the outcome if it was the last thing to know.
+    /// Changes an entry, and sends the outcome if nothing is open any more.
     fn change(
         &mut self,
         peers: &mut Peers,
@@ -440,7 +448,7 @@ impl Requests {
     }
 }
 
-/// Why there is no reply.
+/// Returns the reason why a request has no reply.
 fn unanswered(receipt: &Receipt) -> Refusal {
     let why = |&(reason, _): &(Reason, u64)| match reason {
         Reason::Oldest | Reason::Newest => {

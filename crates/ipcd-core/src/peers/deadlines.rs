@@ -1,4 +1,5 @@
-//! The deadlines of a peer: the next frame, idleness, and room in its queue.
+//! The deadlines of a peer: a frame that is incomplete, idleness, and a send queue that does not
+//! move.
 
 use crate::model::ids::PeerKey;
 use crate::output::ReceiveProgress;
@@ -9,7 +10,8 @@ use ipcd_proto::limits;
 use std::cmp::Reverse;
 use std::time::Instant;
 
-/// Entries for each peer, and more for all, before those are taken out that nobody needs.
+/// Timer entries for each peer, and a surplus for all together. Beyond both, the useless ones are
+/// removed.
 const MOST_EACH: usize = 4;
 
 const MOST_MORE: usize = 1024;
@@ -35,7 +37,7 @@ impl Peers {
         }
     }
 
-    /// Whether a peer whose session is not open has sent more than opening one takes.
+    /// Whether a peer has sent more than a handshake needs, while its session is not open.
     pub(crate) fn exceeds_allowance(&mut self, key: PeerKey, bytes: usize) -> bool {
         let peer = &mut self.table[key];
         if !peer.is_open() {
@@ -52,8 +54,8 @@ impl Peers {
         }
     }
 
-    /// Takes out the entries of peers that have gone, and those that an earlier one stands before: a
-    /// peer that is looked at all the time leaves one for its idleness each time.
+    /// Removes the entries of peers that have gone, and those that an earlier one precedes: a peer
+    /// with frequent deadlines leaves an entry for its idleness each time.
     fn forget_timers(&mut self) {
         let peers = &self.table;
         self.timers.0.retain(|Reverse((at, key))| {
@@ -61,15 +63,16 @@ impl Peers {
         });
     }
 
-    /// When the peer is idle, or else is to be looked at again: nothing comes from it and nothing goes to
-    /// it, and it does not answer a PING. It is not while we do not read it, or while something waits for
-    /// it: then it is slow, which is another matter.
+    /// Returns the time when the peer is idle, or else the time of the next check. A peer is idle
+    /// if no bytes come from it or go to it, and it does not answer a PING. A peer that the router
+    /// does not read, or that has queued bytes, is not idle: another deadline applies.
     pub(crate) fn idle_deadline(&mut self, now: Instant, key: PeerKey) -> Option<Instant> {
         let half = self.config.idle_timeout? / 2;
         let peer = &mut self.table[key];
         if peer.is_mute {
             return None;
         }
+        // Other deadlines apply to these: of the handshake, of waiting, and of a stalled queue.
         if !peer.is_open() || peer.waiting || !peer.queue.is_empty() {
             return Some(now + half);
         }
@@ -82,7 +85,7 @@ impl Peers {
         }
         self.send(now, key, Header::new(Kind::Ping, 0), &[]);
         let peer = &mut self.table[key];
-        // The outbox was empty.
+        // The queue was empty, so its length is the length of the PING.
         (peer.deadlines.heard, peer.asked) = (now, peer.queue.len() as u8 + 1);
         Some(now + half)
     }
@@ -122,7 +125,7 @@ mod tests {
         let mut core = core(now);
         for _ in 0..10_000 {
             let key = attach(&mut core, now);
-            // Past the handshake, the next deadline is in an hour.
+            // After the handshake, the next deadline is an hour away.
             now += Duration::from_secs(6);
             core.tick(now);
             core.detach(now, key);

@@ -1,8 +1,8 @@
-//! Flow control: publishers wait for subscribers that cannot take more, and go on when they can.
+//! Flow control: publishers wait for subscribers that cannot take more, and continue when they can.
 //!
-//! When a subscriber can take more, the publisher that has waited longest without progress goes on
-//! first. One message waits at most `stall_timeout` in all, whichever receivers are full one after the
-//! other: then it goes to all of them.
+//! When a subscriber can take more, the publisher that has waited longest without progress
+//! continues first. One message waits at most `stall_timeout` in all, no matter how many receivers
+//! are full one after the other: then it goes to all of them.
 
 use crate::model::ids::{PeerKey, place_of};
 use crate::model::waiting::WaitState;
@@ -17,15 +17,16 @@ use ipcd_proto::control::Overflow;
 use ipcd_proto::limits::largest_frame;
 use std::time::Instant;
 
-/// Questions of a peer that are answered at once; it is not read beyond the next.
+/// Open questions of a peer. The router does not read the peer beyond the next question.
 const MAX_OPEN_QUERIES: u8 = 4;
 
 impl Peers {
-    /// Lets publishers wait, if the peer has enough in its outbox and reads.
+    /// Begins to pace publishers, if a peer that reads has enough in its send queue.
     pub(crate) fn hold_pace(&mut self, now: Instant, key: PeerKey) {
         let (pace, peer) = (self.config.pace, &mut self.table[key]);
         if peer.pace.flows
             && !peer.pace.holds()
+            // Beyond the upper bound other workers have filled the queue, and they are not paced.
             && peer.queue.len() >= pace
             && peer.queue.len() <= most_paced(&self.config)
         {
@@ -34,7 +35,8 @@ impl Peers {
         }
     }
 
-    /// The peer has taken something: publishers go on once it has taken half.
+    /// Notes that the peer has taken bytes. Publishers continue once half of the pace is left: with
+    /// a lower threshold than the one for waiting, they do not wake for every write.
     pub(crate) fn keep_pace(&mut self, key: PeerKey) {
         let (pace, peer) = (self.config.pace, &mut self.table[key]);
         peer.pace.flows = true;
@@ -44,7 +46,7 @@ impl Peers {
         }
     }
 
-    /// The time is up: a peer that has taken nothing meanwhile pauses.
+    /// Ends pacing if the peer has taken nothing in the meantime, or continues it.
     pub(crate) fn check_pace(&mut self, now: Instant, key: PeerKey) {
         let peer = &mut self.table[key];
         let Some((_, before)) = peer.pace.held.filter(|(until, _)| *until <= now) else { return };
@@ -58,7 +60,7 @@ impl Peers {
         }
     }
 
-    /// Leaves a peer unread until another's outbox has room.
+    /// Stops reading a peer until the send queue of another has room.
     pub(crate) fn wait_for(&mut self, key: PeerKey, full: PeerKey) {
         self.table[full].waiters.push(key);
         self.table[key].waiting = true;
@@ -69,7 +71,7 @@ impl Peers {
         self.resume(waiters);
     }
 
-    /// Lets those go on that wait, the one first that has waited longest.
+    /// Lets waiting publishers continue, the one that has waited longest first.
     pub(crate) fn resume(&mut self, mut waiters: Vec<PeerKey>) {
         if waiters.len() > 1 {
             let peers = &self.table;
@@ -84,8 +86,8 @@ impl Peers {
         }
     }
 
-    /// Notes what has come of what a peer had sent. One that waits and of which something was taken
-    /// begins to wait anew.
+    /// Updates the waiting state of a peer after its bytes were offered. Any progress restarts the
+    /// time of waiting.
     pub(crate) fn note_wait(&mut self, now: Instant, key: PeerKey, progress: &ReceiveProgress) {
         let stall = self.config.stall_timeout;
         let peer = &mut self.table[key];
@@ -99,14 +101,14 @@ impl Peers {
         }
     }
 
-    /// When a peer's message has waited as long as it may.
+    /// Returns the time when a peer's next message has waited as long as allowed.
     pub(crate) fn overdue_at(&self, key: PeerKey) -> Option<Instant> {
         let peer = &self.table[key];
         let since = peer.wait.since().filter(|_| peer.waiting && peer.is_open())?;
         Some(since + self.config.stall_timeout)
     }
 
-    /// Lets the next message of a peer through that has waited as long as it may.
+    /// Lets the next message through, if it has waited as long as allowed.
     pub(crate) fn check_wait(&mut self, now: Instant, key: PeerKey) {
         if self.overdue_at(key).is_some_and(|at| at <= now) {
             self.table[key].wait = WaitState::Overdue;
@@ -114,7 +116,7 @@ impl Peers {
         }
     }
 
-    /// A peer that does not take its answers may not ask for more.
+    /// A peer that does not take its answers must not ask for more.
     pub(crate) fn waits_for_itself(&mut self, key: PeerKey) -> bool {
         let is_full = self.table[key].full;
         if is_full {
@@ -123,8 +125,8 @@ impl Peers {
         is_full
     }
 
-    /// A peer that has asked enough may not ask for more until it is answered: a question is work for
-    /// all workers, and for the table.
+    /// A peer with enough open questions must not ask more: a question is work for all workers, and
+    /// for the directory.
     pub(crate) fn waits_for_answers(&mut self, key: PeerKey, kind: Kind) -> bool {
         let waits = kind == Kind::Query && self.table[key].questions >= MAX_OPEN_QUERIES;
         if waits {
@@ -135,7 +137,7 @@ impl Peers {
 
     /// A peer is not read while too many outcomes of its messages are open.
     pub(crate) fn waits_for_outcomes(&mut self, key: PeerKey) -> bool {
-        // Its outcomes come through its own outbox.
+        // The outcomes arrive through the peer's own send queue.
         if self.waits_for_itself(key) {
             return true;
         }
@@ -146,24 +148,25 @@ impl Peers {
         is_at_limit
     }
 
-    /// Leaves a peer unread until other workers can take more.
+    /// Stops reading a peer until other workers can take more.
     pub(crate) fn wait_for_others(&mut self, key: PeerKey) {
         self.cluster.waiters.push(key);
         self.table[key].waiting = true;
     }
 
-    /// Lets the publishers go on that wait for other workers.
+    /// Lets the publishers continue that wait for other workers.
     pub(crate) fn resume_all(&mut self) {
         let waiters = self.cluster.waiters.take();
         self.resume(waiters);
     }
 
-    /// Makes the publisher wait if too much is on its way to the receiver's worker already. That
-    /// one always takes it: so this bounds memory, and does not last.
+    /// Makes the publisher wait if too many bytes are in flight to the receiver's worker. That
+    /// worker always takes such a message, so that this only bounds memory, and passes soon.
     pub(crate) fn must_wait_for_way(&mut self, publisher: PeerKey, to: Address) -> bool {
         let (slot, cluster) = (place_of(to.peer).0, &self.cluster);
         let waits = !self.is_here(to.peer)
             && cluster.is_alive(slot)
+            // A leaving worker gets no more messages, so there is nothing to wait for.
             && !cluster.directory.is_leaving(slot)
             && !cluster.has_room(slot);
         if waits {
@@ -172,7 +175,7 @@ impl Peers {
         waits
     }
 
-    /// A receiver for whose sake the publisher has to wait.
+    /// Returns a receiver that the publisher has to wait for.
     pub(crate) fn full_member(
         &self,
         publisher: PeerKey,
@@ -198,7 +201,7 @@ impl Peers {
         }
     }
 
-    /// A subscription makes nobody wait any more.
+    /// Notes that a subscription does not block publishers any more.
     pub(crate) fn unblock(&mut self, key: PeerKey, at: usize) {
         let peer = &self.table[key];
         if peer.full {
@@ -206,8 +209,8 @@ impl Peers {
         }
     }
 
-    /// Whether a peer has more than can have been on its way from other workers when its outbox filled
-    /// up: then one of them was taken over, and heeds no level.
+    /// Whether a peer has more queued than other workers can have had in flight when the queue
+    /// became full. Then one of them is compromised, and ignores the flow state.
     pub(crate) fn is_flooded(&self, key: PeerKey) -> bool {
         let peer = &self.table[key];
         let in_flight = self.cluster.in_flight(largest_frame(self.config.max_payload));

@@ -1,4 +1,5 @@
-//! What the router knows of one peer.
+//! The state of one peer, and its subscriptions. Only data and questions about it: the parts above
+//! change it.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -18,115 +19,119 @@ use ipcd_proto::Filter;
 use ipcd_proto::auth::{Nonce, Proof};
 use ipcd_proto::control::{Hello, Origin, Overflow, Reason};
 
-/// Outcomes that a peer may wait for at once. It is not read while it waits for as many.
+/// Open outcomes of a peer. The router does not read the peer at this number.
 pub(crate) const MAX_OUTSTANDING: usize = 64 * 1024;
-/// Senders that a peer is known to have heard of. When there are more, it is told again.
+/// Senders that a peer has been told about. Beyond this the set starts over, and the peer is told
+/// again.
 const MAX_KNOWN: usize = 1024;
 
+/// The state of one peer. There may be very many, so that rarely used parts are boxed.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) listener: u32,
-    /// Bytes of the largest payload that it was told of when its session was opened. A bare peer is
-    /// told nothing: what it may send has been so much at the most.
+    /// The largest payload that the peer was told when its session opened, in bytes. A raw peer is
+    /// told nothing: here stands the largest limit that has applied to it.
     pub(crate) told: u32,
     pub(crate) origin: Origin,
     pub(crate) state: SessionState,
-    /// What it has proved, if it has.
+    /// The proofs that the peer has given, if any.
     pub(crate) proven: Option<Box<ProvenIdentity>>,
-    /// What it may do; `None` for everything.
+    /// The rights of the peer; `None` if it may do everything.
     pub(crate) rights: Option<Rc<PeerRights>>,
-    /// Whether it was told of in the log that something was denied to it.
+    /// Whether the log has a line that something was denied to the peer.
     pub(crate) was_denied: bool,
-    /// What its source is charged with, and how much of that is its outbox.
+    /// The quota of the peer's principal, and the bytes of the send queue that it includes.
     pub(crate) quota: Rc<Quota>,
     pub(crate) charged: usize,
-    /// Bytes that it has sent before its session was open.
+    /// Bytes that the peer has sent before its session was open.
     pub(crate) before_open: u32,
-    /// Whether it does not speak the protocol.
+    /// Whether the peer does not speak the protocol.
     pub(crate) is_raw: bool,
-    /// Whether it has no way to say anything.
+    /// Whether the peer cannot send anything.
     pub(crate) is_mute: bool,
-    /// 0, or one more than the bytes that are not written yet of the PING that it was asked by for a sign
-    /// of life: that they are is none.
+    /// 0 without a pending PING; otherwise one more than the unwritten bytes of the PING. Writing
+    /// those bytes is not a sign of life from the peer.
     pub(crate) asked: u8,
     pub(crate) no_echo: bool,
-    /// Whether it may take what is left for it until the daemon ends.
+    /// Whether the peer may take its remaining bytes until the daemon ends.
     pub(crate) lingers: bool,
-    /// Bytes of the largest payload that it can be sent, where that is less than any may have.
+    /// The largest payload that the peer may receive in bytes, if that is below the general limit.
     pub(crate) largest: Option<u32>,
     pub(crate) queue: SendQueue,
-    /// Whether the outbox is full and has not fallen to half since.
+    /// Whether the send queue is full: from reaching its limit until it has fallen to half. The gap
+    /// keeps the state from changing with each message.
     pub(crate) full: bool,
     pub(crate) pace: Pacing,
-    /// Whether the worker has been asked to write and has not yet begun.
+    /// Whether the worker has been asked to write, and has not begun yet.
     pub(crate) dirty: bool,
-    /// Publishers that wait for this peer's outbox.
+    /// Publishers that wait for this peer's send queue.
     pub(crate) waiters: Vec<PeerKey>,
-    /// Whether this peer waits for another's outbox.
+    /// Whether this peer waits for the send queue of another.
     pub(crate) waiting: bool,
     pub(crate) wait: WaitState,
-    /// Whether it was put off to a later turn when it was last heard.
+    /// Whether the peer was deferred when it was last read, and so continues with a slice.
     pub(crate) was_deferred: bool,
-    /// Whether it is among what was put off.
+    /// Whether the deferred work contains this peer.
     pub(crate) is_deferred: bool,
-    /// Whether a message of its has not reached all its receivers yet.
+    /// Whether a message of this peer has not reached all receivers yet.
     pub(crate) fans_out: bool,
-    /// Questions of its that are not answered yet.
+    /// Questions of this peer that are not answered yet.
     pub(crate) questions: u8,
-    /// Whether subscriptions that it had are still to be forgotten.
+    /// Whether former subscriptions are still to be removed.
     pub(crate) is_leaving: bool,
-    /// In the order of their numbers.
+    /// Sorted by number.
     pub(crate) subscriptions: Vec<Subscription>,
-    /// Whether a subscription of its wants to know who senders are.
+    /// Whether a subscription of this peer asks for the senders' identities.
     pub(crate) wants_origins: bool,
-    /// Its part in requests and receipts, if it has had any.
+    /// The state of requests and receipts, if the peer has had any.
     pub(crate) requests: Option<Box<PeerRequests>>,
-    /// Whether a subscription has dropped messages that the peer was not told of.
+    /// Whether messages were dropped that the peer has not been told about.
     pub(crate) has_gaps: bool,
-    /// Senders that it has heard of, if it wants to.
+    /// Senders that the peer has been told about.
     #[expect(clippy::box_collection, reason = "most peers have none, and a pointer is less")]
     pub(crate) known: Option<Box<HashSet<u64, RandomState>>>,
-    /// Workers that have heard of this peer.
+    /// Workers that have been told about this peer.
     #[expect(clippy::box_collection, reason = "most peers have none, and a pointer is less")]
     pub(crate) introduced: Option<Box<Vec<u32>>>,
     pub(crate) counts: PeerCounts,
-    /// After so many messages it is a member of groups no more; [`u64::MAX`] for never.
+    /// The number of messages after which the peer is a member of groups no more; [`u64::MAX`] for
+    /// never.
     pub(crate) group_limit: u64,
     pub(crate) deadlines: PeerDeadlines,
 }
 
-/// What a peer has proved.
+/// The proofs that a peer has given.
 #[derive(Debug, Default)]
 pub(crate) struct ProvenIdentity {
-    /// The token; empty for the daemon's own.
+    /// The name of the proved token; empty for the daemon's own.
     pub(crate) token: Option<Box<str>>,
-    /// The name in the certificate that it has shown.
+    /// The name in the certificate of the peer.
     pub(crate) certificate: Option<Box<str>>,
 }
 
-/// A peer's part in requests and receipts.
+/// The state of a peer's requests and receipts.
 #[derive(Debug, Default)]
 pub(crate) struct PeerRequests {
-    /// Messages of its whose outcome is open, by correlation.
+    /// Messages of this peer whose outcome is open, by correlation.
     pub(crate) outstanding: HashMap<u64, Ticket, RandomState>,
-    /// Requests that it has and has not answered, by requester and correlation.
+    /// Requests that the peer has received and not answered, by requester and correlation.
     pub(crate) unanswered: HashMap<(u64, u64), ReceivedRequest, RandomState>,
 }
 
-/// How far a session has come.
+/// The progress of a session.
 #[derive(Debug)]
 pub(crate) enum SessionState {
-    /// Nothing was heard yet; the nonce is for a peer that must prove a token.
+    /// Nothing was received yet. The nonce is for a peer that must prove a token.
     New { challenge: Option<Box<Nonce>> },
     /// A challenge was sent.
     Challenged(Box<ChallengedPeer>),
     /// Messages may flow.
     Open,
-    /// The supervisor was asked for its name.
+    /// The supervisor was asked for the peer's name.
     Naming(Box<PendingName>),
-    /// Nothing more is read; what is in the outbox is written.
+    /// The router reads no more, and writes the rest of the send queue.
     Closing,
-    /// The peer is not here any more; its place is kept until its subscriptions are forgotten.
+    /// The peer is detached. Its key is kept until its subscriptions are removed.
     Gone,
 }
 
@@ -148,16 +153,17 @@ pub(crate) struct Subscription {
     pub(crate) filter: Filter,
     pub(crate) overflow: Overflow,
     pub(crate) group: Option<Rc<QueueGroup>>,
-    /// How many there had been before it: tells it from an earlier one of its number.
+    /// The number of earlier subscriptions in this router. It tells this one from a former one of
+    /// the same number.
     pub(crate) birth: u64,
-    /// Messages that were for it.
+    /// Messages that matched this subscription.
     pub(crate) matched: u64,
-    /// Those that were dropped, if any were.
+    /// Drops, if there were any.
     pub(crate) drops: Option<Box<DropCounts>>,
 }
 
 impl Subscription {
-    /// What was dropped that the peer was not told of; it will have been, after this.
+    /// Returns the drops that the peer has not been told, and marks them as told.
     pub(crate) fn take_gaps(&mut self) -> Vec<(u32, Reason, u64)> {
         let untold = self.drops.iter_mut().flat_map(|drops| drops.take_untold());
         untold.map(|(reason, dropped)| (self.number, reason, dropped)).collect()
@@ -167,14 +173,14 @@ impl Subscription {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PeerCounts {
     pub(crate) msgs_in: u64,
-    /// Put into its outbox, and not dropped from there: written by now, or queued.
+    /// Messages that were queued and not dropped: written, or still in the queue.
     pub(crate) msgs_out: u64,
     pub(crate) bytes_in: u64,
     pub(crate) dropped: u64,
 }
 
 impl PeerCounts {
-    /// So many were dropped out of the outbox.
+    /// Notes messages that were dropped from the send queue.
     pub(crate) fn shed(&mut self, messages: u64) {
         self.msgs_out = self.msgs_out.saturating_sub(messages);
         self.dropped += messages;
@@ -183,18 +189,18 @@ impl PeerCounts {
 
 #[derive(Debug)]
 pub(crate) struct PeerDeadlines {
-    /// The peer's earliest entry in the timers.
+    /// The earliest timer entry of the peer.
     pub(crate) armed: Option<Instant>,
-    /// Since when the handshake goes on, or the session is closing.
+    /// The start of the handshake, or of closing.
     pub(crate) state: Option<Instant>,
-    /// Since when a frame is incomplete.
+    /// The time since which a frame is incomplete.
     pub(crate) frame: Option<Instant>,
-    /// When the peer was last heard, took what was for it, or was asked for a sign of life.
+    /// The time when the peer last sent or took bytes, or was sent a PING.
     pub(crate) heard: Instant,
 }
 
 impl PeerDeadlines {
-    /// Those of a peer that has just come.
+    /// Returns the deadlines of a peer that is attached now.
     pub(crate) fn begin(now: Instant) -> Self {
         let (state, heard) = (Some(now), now);
         Self { armed: None, state, frame: None, heard }
@@ -204,6 +210,7 @@ impl PeerDeadlines {
 impl Peer {
     /// Notes that the peer has taken bytes.
     pub(crate) fn note_taken(&mut self, now: Instant, count: usize) {
+        // The kernel takes a PING even for a peer that hangs, so its bytes prove nothing.
         let of_ping = count.min(self.asked.saturating_sub(1).into());
         self.asked -= of_ping as u8;
         if count > of_ping {
@@ -215,12 +222,13 @@ impl Peer {
         matches!(self.state, SessionState::Open)
     }
 
-    /// Whether it has as many messages as it wants of groups: what is in its outbox will be written.
+    /// Whether the peer has all the group messages that it wants. Queued messages count, because
+    /// they will be written.
     pub(crate) fn has_reached_limit(&self) -> bool {
         self.counts.msgs_out >= self.group_limit
     }
 
-    /// Whether the peer has not heard of this sender; it will have, after this.
+    /// Whether the peer has not been told about this sender. From now on it counts as told.
     pub(crate) fn learns_sender(&mut self, sender: u64) -> bool {
         let known = self.known.get_or_insert_default();
         if known.len() >= MAX_KNOWN {
@@ -233,7 +241,7 @@ impl Peer {
         self.requests.get_or_insert_default()
     }
 
-    /// Messages of its whose outcome is open.
+    /// Returns the number of open outcomes.
     pub(crate) fn outstanding(&self) -> usize {
         self.requests.as_ref().map_or(0, |requests| requests.outstanding.len())
     }
@@ -247,14 +255,14 @@ impl Peer {
         self.find(number).ok().map(|at| &self.subscriptions[at])
     }
 
-    /// Where the subscription of this number is, or would be.
+    /// Returns the index of the subscription of this number, or the index for inserting it.
     pub(crate) fn find(&self, number: u32) -> Result<usize, usize> {
         self.subscriptions.binary_search_by_key(&number, |known| known.number)
     }
 }
 
 impl Subscription {
-    /// What all workers know of it.
+    /// Returns the interest that other workers know for this subscription.
     pub(crate) fn interest(&self) -> Interest {
         let group = self.group.as_ref().map(|group| group.name.clone());
         Interest { filter: self.filter.as_str().to_owned(), group }
@@ -265,11 +273,11 @@ impl Subscription {
     }
 }
 
-/// A request that a peer has and has not answered.
+/// A request that a peer has received and not answered.
 #[derive(Debug)]
 pub(crate) struct ReceivedRequest {
     pub(crate) ticket: Ticket,
-    /// Those of further copies: the peer has more than one subscription that matched.
+    /// The tickets of further copies, if several subscriptions of the peer matched.
     pub(crate) again: Vec<Ticket>,
 }
 

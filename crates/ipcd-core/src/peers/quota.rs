@@ -1,4 +1,4 @@
-//! A principal that has peers here, and what they use together.
+//! The quota of one principal: the use by its peers here, and the share that this worker may use.
 
 use crate::model::principal::{Principal, QuotaUsage};
 use foldhash::fast::RandomState;
@@ -6,29 +6,30 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// A source that has peers here.
+/// The use of one principal that has peers on this worker.
 #[derive(Debug)]
 pub(crate) struct Quota {
     pub(crate) source: Principal,
-    /// By peers here.
+    /// The use by peers of this worker.
     pub(crate) spent: Cell<QuotaUsage>,
-    /// What of it the other workers are told.
+    /// The use that the other workers were told last.
     pub(crate) told: Cell<QuotaUsage>,
-    /// The least bytes told since this worker has last heard what it had told.
+    /// The lowest number of bytes that was told since this worker last received its own report
+    /// back.
     least_told: Cell<u64>,
-    /// What all know that the peers here take up; and what those of the other workers do.
+    /// The use here that all workers know, and the use on the other workers.
     known: Cell<QuotaUsage>,
     elsewhere: Cell<QuotaUsage>,
-    /// Whether it was over its limit, and has not fallen to half of it since.
+    /// Whether the principal was over its limit, and has not fallen clearly below it since.
     pub(crate) was_over: Cell<bool>,
 }
 
-/// All of them.
+/// The quotas of all principals with peers on this worker.
 #[derive(Debug, Default)]
 pub(crate) struct Quotas(pub(crate) HashMap<Principal, Rc<Quota>, RandomState>);
 
 impl Quota {
-    /// The quota of a principal of which no peer is here yet.
+    /// Returns the quota of a principal without peers here.
     pub(crate) fn new(source: Principal, elsewhere: QuotaUsage) -> Self {
         let [spent, told, known] =
             [const { Cell::new(QuotaUsage { bytes: 0, subscriptions: 0 }) }; 3];
@@ -43,8 +44,9 @@ impl Quota {
         self.spent.set(spent);
     }
 
-    /// Bytes that may wait for peers here, of so many in all: what all know of, and a share of what
-    /// is left. What was given back is the others' as soon as they are told.
+    /// Returns the bytes that may be queued for peers here, out of a limit of `most` for all
+    /// workers: the known use, and a share of the rest. Bytes that were freed here belong to the
+    /// others as soon as they are told, hence the lowest report counts.
     pub(crate) fn allowance(&self, most: u64, shares: u64) -> u64 {
         let elsewhere = self.elsewhere.get().bytes;
         let known = self.known.get().bytes.min(self.least_told.get());
@@ -52,7 +54,7 @@ impl Quota {
         known.saturating_add(left / shares).min(most.saturating_sub(elsewhere))
     }
 
-    /// Notes what all know.
+    /// Notes the use that all workers know now.
     pub(crate) fn handle(&self, known: QuotaUsage, elsewhere: QuotaUsage) {
         self.known.set(known);
         self.elsewhere.set(elsewhere);
@@ -61,7 +63,7 @@ impl Quota {
         }
     }
 
-    /// Notes what all are told.
+    /// Notes the use that is being told to all workers.
     pub(crate) fn tell(&self, spent: QuotaUsage) {
         self.told.set(spent);
         self.least_told.set(self.least_told.get().min(spent.bytes));

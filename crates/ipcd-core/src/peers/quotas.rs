@@ -1,9 +1,9 @@
 //! Quotas of principals: bytes in send queues and subscriptions, over all workers.
 //!
-//! Each worker counts those of its own peers, and tells the directory when they have changed by a part
-//! of the limit. Until it hears of that itself, it uses no more of the rest than its share, because the
-//! other workers may be using theirs. There are as many shares as workers, so a burst everywhere at once
-//! stays below twice the limit, however many workers there are.
+//! Each worker counts the use by its own peers, and tells the directory when it has changed by a
+//! part of the limit. Until it receives that report back, it uses no more of the rest than its
+//! share, because the other workers may be using theirs. There are as many shares as workers, so a
+//! burst on all of them at once stays below twice the limit, no matter how many workers there are.
 
 use crate::directory::messages::DirectoryRequest;
 use crate::model::ids::PeerKey;
@@ -14,14 +14,14 @@ use crate::peers::rights::Failure;
 use ipcd_proto::control::Code;
 use std::rc::Rc;
 
-/// In how many parts what is allowed is counted between workers, at the least.
+/// The least number of parts in which workers report the use of a limit.
 const PARTS: u64 = 16;
 
-/// In how many what each worker may use whatever the others do, likewise.
+/// The least number of parts of a limit, one of which each worker may always use.
 const SHARES: u64 = 8;
 
 impl Peers {
-    /// The charge that a new peer of this source shares.
+    /// Returns the quota that a new peer of this principal uses.
     pub(crate) fn quota_of(&mut self, source: Principal) -> Rc<Quota> {
         let (cluster, own) = (&self.cluster, self.config.slot);
         let quota = self.quotas.0.entry(source).or_insert_with(|| {
@@ -31,7 +31,7 @@ impl Peers {
         Rc::clone(quota)
     }
 
-    /// Counts what is in a peer's outbox now.
+    /// Updates the quota to the present length of a peer's send queue.
     pub(crate) fn update_charge(&mut self, key: PeerKey) {
         let peer = &mut self.table[key];
         let bytes = peer.queue.len();
@@ -46,7 +46,7 @@ impl Peers {
         }
     }
 
-    /// Counts a subscription more, or one less.
+    /// Counts one subscription more, or one less.
     pub(crate) fn charge_subscription(&mut self, key: PeerKey, is_more: bool) {
         let quota = &self.table[key].quota;
         quota.change(|spent| match is_more {
@@ -56,7 +56,7 @@ impl Peers {
         self.report_usage(key);
     }
 
-    /// A peer goes, with what was left in its outbox.
+    /// Removes a leaving peer from its quota, with the bytes left in its send queue.
     pub(crate) fn discharge(&mut self, key: PeerKey) {
         let peer = &mut self.table[key];
         let left = std::mem::take(&mut peer.charged) as u64;
@@ -66,11 +66,11 @@ impl Peers {
         if self.is_relieved(key) {
             self.resume_relieved();
         }
-        // This peer's, and the one in the list.
+        // Two references: this peer's, and the map's.
         self.forget_charge(source, 2);
     }
 
-    /// Charges all peers to the sources that they are of by the configuration that is in force now.
+    /// Assigns each peer to its principal by the configuration that applies now.
     pub(crate) fn move_quotas(&mut self) {
         for key in self.keys() {
             let peer = &self.table[key];
@@ -96,28 +96,30 @@ impl Peers {
         }
     }
 
-    /// Forgets a source of which nobody is left but so many.
+    /// Forgets a principal, if at most this many references to its quota are left.
     fn forget_charge(&mut self, source: Principal, left: usize) {
         if self.quotas.0.get(&source).is_some_and(|quota| Rc::strong_count(quota) <= left) {
             self.quotas.0.remove(&source);
         }
     }
 
-    /// Whether as much waits for the peers of this one's source as may, and some of it for this one:
-    /// who takes all that it gets is not concerned.
+    /// Whether the principal of this peer has used up its limit, and this peer has a part in that.
+    /// A peer that takes its bytes at once is not blocked for the others.
     pub(crate) fn is_overcharged(&self, key: PeerKey) -> bool {
         let peer = &self.table[key];
         !peer.queue.is_empty() && self.is_over(&peer.quota, 0)
     }
 
-    /// Whether that has not changed much since.
+    /// Whether a principal that was over its limit is still close to it. The margin keeps the state
+    /// from changing with each message.
     pub(crate) fn stays_overcharged(&self, key: PeerKey) -> bool {
         let peer = &self.table[key];
         let has_rest = !peer.queue.is_empty();
         has_rest && peer.quota.was_over.get() && self.is_over(&peer.quota, self.step())
     }
 
-    /// Whether it is a quarter more, which messages to one peer may fill.
+    /// Whether the use is a quarter above the limit. Messages to a single peer may use that
+    /// quarter.
     pub(crate) fn is_beyond_charge(&self, key: PeerKey) -> bool {
         let (most, peer) = (self.config.max_bytes_per_source, &self.table[key]);
         most > 0 && !peer.queue.is_empty() && peer.quota.spent.get().bytes >= most / 4 * 5
@@ -126,14 +128,14 @@ impl Peers {
     fn is_over(&self, quota: &Quota, margin: u64) -> bool {
         let (most, here) = (self.config.max_bytes_per_source, quota.spent.get().bytes);
         let workers = self.workers();
-        // Nobody has to share what is left if nothing like it is used.
+        // Below this part the shares need not be computed, even if every worker uses as much.
         most > 0
             && here + margin >= most / workers.max(SHARES)
             && here + margin >= quota.allowance(most, workers)
     }
 
-    /// A change of so many bytes is worth telling: much less than a worker's share of all, or who is
-    /// alone would wait before it has used most of what the others leave.
+    /// Returns the change in bytes that is worth a report. It is much less than a worker's share:
+    /// otherwise a worker would wait before it has used most of the rest that others leave.
     fn step(&self) -> u64 {
         self.config.max_bytes_per_source / PARTS.max(8 * self.workers())
     }
@@ -155,7 +157,7 @@ impl Peers {
         Err((Code::Limit, why))
     }
 
-    /// The table has other amounts now.
+    /// Takes over the use that the directory knows now.
     pub(crate) fn update_charges(&mut self) {
         let own = self.config.slot;
         for quota in self.quotas.0.values() {
@@ -165,7 +167,7 @@ impl Peers {
         self.resume_relieved();
     }
 
-    /// Lets publishers go on to peers that were full for the sake of others and are not any more.
+    /// Lets publishers continue to peers that were full only because of their principal's limit.
     fn resume_relieved(&mut self) {
         let half = self.config.outbox / 2;
         for key in self.keys() {
@@ -177,7 +179,7 @@ impl Peers {
         }
     }
 
-    /// Whether a source that was over its limit is not any more.
+    /// Whether a principal that was over its limit has now fallen clearly below it.
     fn is_relieved(&self, key: PeerKey) -> bool {
         let quota = &self.table[key].quota;
         if self.is_over(quota, 0) {
@@ -187,7 +189,7 @@ impl Peers {
         quota.was_over.get() && !is_over(self.step()) && quota.was_over.replace(false)
     }
 
-    /// Tells the table what peers here take up, if it is to know and it is another part of it.
+    /// Tells the directory the use by peers here, if it has changed enough.
     fn report_usage(&mut self, key: PeerKey) {
         if self.cluster.is_alone() {
             return;
@@ -195,7 +197,7 @@ impl Peers {
         let config = &self.config;
         let quota = &self.table[key].quota;
         let (spent, told) = (quota.spent.get(), quota.told.get());
-        // Who has used its share gets another when all have heard of it.
+        // A worker that has used up its share gets a new one once all workers know its use.
         let wants_more = spent.bytes != told.bytes && self.is_over(quota, 0);
         let has_moved = |now: u64, told: u64, part: u64| {
             now.abs_diff(told) >= part.max(1) || (now == 0 && told > 0)

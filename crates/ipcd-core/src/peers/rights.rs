@@ -1,4 +1,5 @@
-//! The rights of a peer: whether it may publish, subscribe, ask, answer, or bear a name.
+//! The rights of a peer: whether it may publish, subscribe, ask, reply, or bear a name. The rules
+//! themselves are read in `acl`.
 
 use crate::acl::Acl;
 use crate::directory::messages::RequestingPeer;
@@ -17,11 +18,11 @@ use ipcd_proto::control::Who;
 use ipcd_proto::decode;
 use std::collections::hash_map::Entry;
 
-/// What is refused, or ends the session, and why.
+/// A refusal, or the end of a session: the code, and the reason as text.
 pub(crate) type Failure = (Code, String);
 
-/// Requests that a peer has and has not answered: one with so many gets no more until some are
-/// answered or over.
+/// Unanswered requests of a peer. A peer with so many gets no more until some are answered or
+/// expired.
 const MAX_UNANSWERED: usize = 1024 * 1024;
 
 pub(crate) fn denied(what: &str) -> Failure {
@@ -29,15 +30,16 @@ pub(crate) fn denied(what: &str) -> Failure {
 }
 
 impl Peers {
-    /// Whether a peer may hear messages on this subject.
+    /// Whether a peer may receive messages on this subject.
     pub(crate) fn may_hear(&self, key: PeerKey, subject: Subject<'_>) -> bool {
         let rights = &self.table[key].rights;
         rights.as_ref().is_none_or(|rights| rights.may_hear(subject))
     }
 
-    /// Whether what a peer sends to that address is delivered: an answer only if the peer has the
-    /// request and has not answered it, whatever it may publish. The numbers of requests can be
-    /// guessed. That it was not asked, or not lately, cannot be told from an answer that is late.
+    /// Whether the router delivers a peer's message to this address. A reply requires that the peer
+    /// has the request and has not answered it, no matter what the peer may publish: the numbers of
+    /// requests can be guessed. A reply without a request cannot be told from a late one, so both
+    /// count as undeliverable.
     pub(crate) fn may_reply_to(&self, key: PeerKey, to: Address) -> bool {
         let Some(request) = to.request else { return true };
         let requests = self.table[key].requests.as_ref();
@@ -52,14 +54,14 @@ impl Peers {
     ) -> Result<(), Failure> {
         let Some(rights) = &self.table[key].rights else { return Ok(()) };
         match (address, Subject::parse(subject)) {
-            // Whether it is one that somebody waits for is seen when it is delivered.
+            // Delivery checks whether the peer has that request ([`Peers::may_reply_to`]).
             (Some(Address { request: Some(_), .. }), _) => Ok(()),
             (Some(_), _) if rights.may_address() => Ok(()),
             (Some(_), _) => Err(denied("send messages to one peer")),
             (None, Ok(subject)) if !rights.may_publish(subject) => {
                 Err(denied(&format!("publish to {}", subject.as_str())))
             }
-            // What is no subject is refused as such.
+            // The route lookup refuses a malformed subject with a better reason.
             (None, _) => Ok(()),
         }
     }
@@ -80,8 +82,9 @@ impl Peers {
         }
     }
 
-    /// What happens to messages for a subscription when the peer is too slow. Other workers wait for
-    /// whoever has subscribed, also where it may not hear: who may hear only some makes nobody wait.
+    /// Returns the overflow for a subscription. Publishers on other workers wait for a blocked
+    /// interest as a whole, even with subjects that this peer may not receive. So a peer that may
+    /// receive only some of them must not block.
     pub(crate) fn allowed_overflow(
         &self,
         key: PeerKey,
@@ -99,7 +102,7 @@ impl Peers {
         rights.may_ask(query).map_err(denied)
     }
 
-    /// Whether a peer may have the name that it asks for. Its rights have been read.
+    /// Checks whether a peer may have the name that it asks for. Its rights have been read.
     pub(crate) fn check_right_to_name(&self, key: PeerKey, name: &str) -> Result<(), Failure> {
         let rights = self.table[key].rights.as_ref();
         match rights.is_none_or(|rights| rights.may_be_named(name)) {
@@ -108,8 +111,8 @@ impl Peers {
         }
     }
 
-    /// Whether replies to a request come to its own requester. Responders publish where it says, with
-    /// rights that the requester may not have.
+    /// Checks that replies to a request go to the requester itself. Responders publish to this
+    /// subject with rights that the requester may not have.
     pub(crate) fn check_reply_subject(
         &self,
         key: PeerKey,
@@ -131,7 +134,8 @@ impl Peers {
             || requests.is_some_and(|requests| requests.outstanding.contains_key(&correlation))
     }
 
-    /// Listeners that are closed have names for as long as peers are here that came in by them.
+    /// Keeps the names of closed listeners while peers are attached that came from them, because
+    /// rules refer to those names.
     pub(crate) fn keep_names(&mut self, before: &Acl) {
         for peer in self.table.values() {
             if let Some(names) = before.listeners.get(&(peer.listener as usize)) {
@@ -141,8 +145,8 @@ impl Peers {
         }
     }
 
-    /// What the peer has and would be refused now: its name, or a subscription. What a bare one hears
-    /// was not asked for by itself, and is never refused.
+    /// Returns the right that the peer uses and does not have any more: to its name or to a
+    /// subscription. The filters of a raw peer come from the configuration, and are never refused.
     pub(crate) fn lost_right(&self, key: PeerKey) -> Option<String> {
         let peer = &self.table[key];
         let rights = peer.rights.as_ref().filter(|_| !peer.is_raw)?;
@@ -155,7 +159,8 @@ impl Peers {
         lost.map(|known| format!("subscribe to {}", known.filter.as_str()))
     }
 
-    /// For whom the supervisor is asked something, and what of that only this router can know.
+    /// Returns the peer for a request to the supervisor, with the proofs that only this router
+    /// knows.
     pub(crate) fn principal(&self, key: PeerKey) -> RequestingPeer {
         let proven = self.table[key].proven.as_deref();
         let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
@@ -166,6 +171,7 @@ impl Peers {
         }
     }
 
+    /// Returns the identity of a peer for the access rules.
     pub(crate) fn who(&self, key: PeerKey, acl: &Acl) -> Who {
         let peer = &self.table[key];
         let names = acl.listeners.get(&(peer.listener as usize));
@@ -174,7 +180,7 @@ impl Peers {
         Who { uid: peer.origin.uid, gid: peer.origin.gid, listener, token, certificate }
     }
 
-    /// A peer has got a request, and is to answer it.
+    /// Notes that a peer has received a request.
     pub(crate) fn note_request(&mut self, key: PeerKey, requester: u64, id: u64, ticket: Ticket) {
         match self.table[key].requests().unanswered.entry((requester, id)) {
             Entry::Occupied(mut asked) => asked.get_mut().again.push(ticket),
@@ -184,15 +190,15 @@ impl Peers {
         }
     }
 
-    /// Whether this is a request, and the peer has as many as it may have: it gets no more. None that
-    /// it has is forgotten, for then its answer would not be let through.
+    /// Whether this is a request, and the peer has as many as allowed. No older request is
+    /// forgotten instead, because the peer's reply to it would then be refused.
     pub(crate) fn has_no_room_for(&self, key: PeerKey, frame: &[u8]) -> bool {
         let requests = self.table[key].requests.as_ref();
         requests.is_some_and(|requests| requests.unanswered.len() >= MAX_UNANSWERED)
             && matches!(decode(frame, usize::MAX), Ok(Decoded::Frame(one, _)) if one.header.request)
     }
 
-    /// A peer waits for one outcome less.
+    /// Notes that a peer waits for one outcome less.
     pub(crate) fn note_settled(&mut self, key: PeerKey, correlation: u64) {
         let outstanding = &mut self.table[key].requests().outstanding;
         let was_full = outstanding.len() >= MAX_OUTSTANDING;

@@ -1,4 +1,5 @@
-//! Frames to a peer: they go into its send queue, which may fill up.
+//! Frames to a peer: they go into the send queue, which may become full. Nothing here waits: the
+//! callers decide that before.
 
 use crate::model::ids::PeerKey;
 use crate::output::Output;
@@ -20,15 +21,15 @@ use ipcd_proto::control::encode;
 use ipcd_proto::decode;
 use std::time::Instant;
 
-/// What an outbox may hold when a message comes that does not wait for it, in parts of what makes it
-/// full.
+/// The hard limit of a send queue for messages that do not wait, as a fraction of the limit that
+/// makes it full.
 const HARD_LIMIT: (usize, usize) = (5, 4);
 
 impl Peers {
-    /// Puts a control frame into the peer's outbox. They never wait: what asks for one does.
+    /// Queues a control frame. Control frames never wait; the peer's next question does.
     pub(crate) fn send(&mut self, now: Instant, key: PeerKey, header: Header, body: &[u8]) {
         let peer = &mut self.table[key];
-        // What another worker or the table had still to say comes too late after BYE.
+        // Nothing may follow BYE, but a worker or the directory may answer late.
         if matches!(peer.state, SessionState::Closing | SessionState::Gone) {
             return;
         }
@@ -36,7 +37,8 @@ impl Peers {
         self.note_queued(now, key);
     }
 
-    /// Refuses one frame; the session goes on. A frame without a number cannot be told of.
+    /// Refuses one frame. The session continues. A frame without a number gets no answer, because
+    /// the client could not tell which frame is meant.
     pub(crate) fn refuse(
         &mut self,
         now: Instant,
@@ -57,7 +59,8 @@ impl Peers {
         self.send(now, key, Header::new(Kind::Error, correlation), &body);
     }
 
-    /// Counts what was denied to a peer. The log hears of the first.
+    /// Counts a denial. Only the first one of each peer is logged, so that a peer cannot fill the
+    /// log.
     pub(crate) fn note_denied(&mut self, key: PeerKey, why: &str) {
         self.counters.denied += 1;
         if !std::mem::replace(&mut self.table[key].was_denied, true) {
@@ -65,7 +68,7 @@ impl Peers {
         }
     }
 
-    /// Puts messages into an outbox, and notes whose outcome depends on it.
+    /// Queues messages, and notes the outcomes that depend on them.
     pub(crate) fn enqueue(&mut self, now: Instant, key: PeerKey, batch: &MessageBatch<'_>) {
         let peer = &mut self.table[key];
         peer.queue.append_batch(now, batch, &mut self.pool);
@@ -82,7 +85,7 @@ impl Peers {
         }
     }
 
-    /// Notes that something was put into the peer's outbox.
+    /// Notes that a frame was queued for the peer.
     pub(crate) fn note_queued(&mut self, now: Instant, key: PeerKey) {
         let (limit, stall) = (self.config.outbox, self.config.stall_timeout);
         self.update_charge(key);
@@ -93,13 +96,14 @@ impl Peers {
         self.hold_pace(now, key);
         let peer = &mut self.table[key];
         if !peer.dirty {
+            // One output for each queue and turn, no matter how many frames follow.
             peer.dirty = true;
             self.outputs.push_back(Output::Write(key));
         }
         self.arm(key, now + stall);
     }
 
-    /// Notes whether a peer's outbox is full; where other workers publish to it, they are told.
+    /// Notes whether a peer's send queue is full. Other workers that publish to the peer are told.
     pub(crate) fn set_full(&mut self, key: PeerKey, full: bool) {
         if !full {
             self.table[key].queue.has_room();
@@ -130,7 +134,7 @@ impl Peers {
         self.tell_gaps(now, key, gaps);
     }
 
-    /// Tells a peer what was dropped of its subscriptions.
+    /// Tells a peer about drops of its subscriptions.
     pub(crate) fn tell_gaps(
         &mut self,
         now: Instant,
@@ -150,7 +154,7 @@ impl Peers {
         }
     }
 
-    /// Whether a peer's outbox holds as much as one ever may.
+    /// Whether a peer's send queue has reached the hard limit.
     pub(crate) fn is_at_hard_limit(&self, key: PeerKey) -> bool {
         let (parts, of) = HARD_LIMIT;
         self.table[key].queue.len() >= self.config.outbox / of * parts

@@ -1,4 +1,4 @@
-//! The attached peers by their keys.
+//! The attached peers by their keys. Keys are indices, so that a lookup needs no hash.
 
 use std::ops::{Index, IndexMut};
 
@@ -6,7 +6,7 @@ use crate::model::ids::PeerKey;
 use crate::peers::peer::Peer;
 use slab::Slab;
 
-/// The attached peers. A key is valid until its peer is removed, and is then used again.
+/// The attached peers. A key is valid until its peer is removed, and is then used for another peer.
 #[derive(Debug, Default)]
 pub(crate) struct PeerTable(Slab<Peer>);
 
@@ -35,7 +35,7 @@ impl PeerTable {
         self.0.is_empty()
     }
 
-    /// One more than the largest key that there may be.
+    /// Returns a number above all keys in use.
     pub(crate) fn capacity(&self) -> usize {
         self.0.capacity()
     }
