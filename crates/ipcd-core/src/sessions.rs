@@ -1,4 +1,4 @@
-//! Sessions: how they open, their subscriptions, and how they end.
+//! Sessions: their start, their subscriptions, and their end. Delivery of messages is not in here.
 
 pub(crate) mod ending;
 pub(crate) mod handshake;
@@ -25,13 +25,13 @@ pub(crate) struct Sessions {
     pub(crate) requests: Requests,
     pub(crate) work: TurnWork,
     pub(crate) rights_cache: RightsCache,
-    /// Names of peers, where no directory keeps them.
+    /// The names of peers, in a router without a directory.
     pub(crate) names: HashSet<String>,
-    /// Publishers that wait for a queue group, until it has a member that can take more.
+    /// Publishers that wait until a queue group has a member that can take more.
     pub(crate) group_waiters: WaitingList,
-    /// Peers that have gone, of which subscriptions are left.
+    /// The number of detached peers with subscriptions that are still to be removed.
     pub(crate) gone: usize,
-    /// Subscriptions that there have been.
+    /// The number of subscriptions since the start.
     pub(crate) births: u64,
 }
 
@@ -59,12 +59,12 @@ impl Sessions {
         self.requests.concluded(&mut self.peers, now, ticket, outcome);
     }
 
-    /// Notes that all copies of a message are on their way.
+    /// Notes that all copies of a message have been queued or sent.
     pub(crate) fn dealt_out(&mut self, now: Instant, ticket: Ticket) {
         self.requests.dealt_out(&mut self.peers, now, ticket);
     }
 
-    /// Leaves a peer unread until a later turn.
+    /// Stops reading a peer until a later turn.
     pub(crate) fn defer(&mut self, key: PeerKey) {
         let peer = &mut self.peers.table[key];
         (peer.waiting, peer.was_deferred) = (true, true);
@@ -74,8 +74,9 @@ impl Sessions {
         }
     }
 
-    /// A peer goes on, if it is still there and nothing else has let it.
+    /// Lets a deferred peer continue, if it is still attached and still waits.
     pub(crate) fn resume_deferred(&mut self, key: PeerKey, id: u64) {
+        // The key may belong to another peer by now; the id does not.
         let peer = self.peers.table.get_mut(key).filter(|peer| peer.origin.peer == id);
         let Some(peer) = peer else { return };
         peer.is_deferred = false;
@@ -84,7 +85,7 @@ impl Sessions {
         }
     }
 
-    /// A peer begins its part of a turn.
+    /// Starts a peer's part of a turn. A peer that was deferred gets a slice only.
     pub(crate) fn grant_turn(&mut self, key: PeerKey) {
         let most = match std::mem::take(&mut self.peers.table[key].was_deferred) {
             true => self.peers.config.slice,
@@ -93,35 +94,35 @@ impl Sessions {
         self.work.budget.grant(most);
     }
 
-    /// Other workers begin theirs.
+    /// Starts the other workers' part of a turn.
     pub(crate) fn grant_arrivals(&mut self) {
         self.work.budget.grant(self.peers.config.turn);
     }
 
-    /// All have had their part of a turn.
+    /// Ends a turn: the next one starts with a full budget.
     pub(crate) fn end_turn(&mut self) {
         self.work.budget.begin_turn(PEERS_IN_TURN * self.peers.config.turn);
     }
 
-    /// Whether something was put off: a later turn goes on with it.
+    /// Whether work was deferred for a later turn.
     pub(crate) fn has_deferred(&self) -> bool {
         !self.work.queue.is_empty()
     }
 
-    /// A group may have a new member, which can take what publishers wait with.
+    /// Wakes the publishers that wait for a group, because it may have a new member.
     pub(crate) fn resume_group_waiters(&mut self) {
         let waiters = self.group_waiters.take();
         self.peers.resume(waiters);
     }
 
-    /// Nothing is left of a peer that has gone: its place may be used again.
+    /// Frees the key of a detached peer, of which no subscription is left.
     pub(crate) fn vacate(&mut self, key: PeerKey) {
         self.peers.discharge(key);
         self.peers.table.remove(key);
         self.gone -= 1;
         debug_assert!(
             !self.peers.table.is_empty() || self.peers.pool.is_free(),
-            "nobody is left to hold it"
+            "a chunk is held although no peer is left"
         );
     }
 }

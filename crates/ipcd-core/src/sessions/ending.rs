@@ -1,4 +1,5 @@
-//! The end of a session: an error, a goodbye, a peer that does not read, the end of the daemon.
+//! The end of a session: by an error, by BYE, because a peer does not read, or because the daemon
+//! ends.
 
 use crate::model::ids::PeerKey;
 use crate::output::Output;
@@ -16,14 +17,14 @@ use ipcd_proto::control::encode;
 use std::time::Duration;
 use std::time::Instant;
 
-/// How long a peer that is cut off, or says goodbye, has to take what is left for it.
+/// Time in which a peer whose session has ended may take its remaining bytes.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
-/// Messages of a full outbox that are looked at in a step.
+/// Messages of a full send queue that are examined in a step.
 const SHED_IN_STEP: usize = 8;
 
 impl Sessions {
-    /// Ends a session: an ERROR frame, then the end.
+    /// Ends a session with an ERROR frame, which carries the reason.
     pub(crate) fn fail(&mut self, now: Instant, key: PeerKey, code: Code, why: impl Into<String>) {
         if matches!(self.peers.table[key].state, SessionState::Closing) {
             return;
@@ -47,13 +48,13 @@ impl Sessions {
         self.peers.outputs.push_back(Output::Close(key, why));
     }
 
-    /// Ends the session of a peer that does not read. What waits for it is dropped, so that it is
-    /// told why as soon as it reads again.
+    /// Ends the session of a peer that does not read. Its queued messages are dropped, so that the
+    /// reason is the next that it reads.
     pub(crate) fn disconnect_slow(&mut self, now: Instant, key: PeerKey, why: &str) {
         self.disconnect(now, key, Code::TooSlow, why);
     }
 
-    /// Ends the session of a peer that somebody wants gone.
+    /// Ends the session of a peer on an administrator's request.
     pub(crate) fn kick_out(&mut self, now: Instant, key: PeerKey) {
         self.disconnect(now, key, Code::Kicked, "it was kicked");
     }
@@ -63,12 +64,14 @@ impl Sessions {
             return;
         }
         self.peers.counters.disconnect_slow += 1;
+        // Before the ERROR frame is queued: it must not stand behind megabytes that the peer does
+        // not read.
         self.drop_queued(now, key, Reason::CutOff);
         self.requests.forget_tracked(&mut self.peers, now, key, Reason::CutOff);
         self.fail(now, key, code, why);
     }
 
-    /// Drops what waits in a peer's outbox, except for the frame that has been begun.
+    /// Drops the queued frames of a peer, except a frame that is partly written.
     pub(crate) fn drop_queued(&mut self, now: Instant, key: PeerKey, reason: Reason) {
         let shed = self.peers.table[key].queue.purge(&mut self.peers.pool);
         self.peers.table[key].counts.shed(shed.messages + shed.direct);
@@ -78,7 +81,7 @@ impl Sessions {
         self.conclude_dropped(now, key, &shed, reason);
     }
 
-    /// Drops all that is left in a peer's outbox.
+    /// Drops everything in a peer's send queue, because the peer is leaving.
     pub(crate) fn drop_all(&mut self, now: Instant, key: PeerKey, reason: Reason) {
         self.drop_queued(now, key, reason);
         let (begun, direct) = self.peers.table[key].queue.messages(&self.peers.pool);
@@ -89,9 +92,12 @@ impl Sessions {
         }
     }
 
-    /// Drops all that is in a peer's outbox, of which no frame is begun, because nobody is there.
+    /// Drops everything in a peer's send queue, in which no frame is partly written, because the
+    /// peer has no reader.
     pub(crate) fn drop_unread(&mut self, now: Instant, key: PeerKey) {
         let peer = &mut self.peers.table[key];
+        // The adapter of the peer's codec has discarded its bytes, so nothing is half written any
+        // more.
         peer.queue.pin(0);
         let counts = peer.queue.messages_by_subscription(&self.peers.pool);
         for subscription in &mut peer.subscriptions {
@@ -106,8 +112,8 @@ impl Sessions {
         self.conclude_dropped(now, key, &shed, Reason::NoReader);
     }
 
-    /// Drops the oldest messages of the subscriptions that want it so, down to half an outbox, so
-    /// that it is not done again for each message.
+    /// Drops the oldest messages of subscriptions with `drop-oldest`, until the queue is half full.
+    /// With a smaller amount it would be repeated for each message.
     pub(crate) fn shed(&mut self, now: Instant, key: PeerKey) {
         let mut half = self.peers.config.outbox / 2;
         if self.peers.is_overcharged(key) {
@@ -126,11 +132,12 @@ impl Sessions {
         let is_full = self.peers.table[key].queue.len() > half;
         self.peers.set_full(key, is_full);
         if !is_full {
-            // They may wait for another subscription of this peer's, which blocks.
+            // They may wait for a subscription of this peer that blocks.
             self.peers.resume_waiters(key);
         }
         for (number, dropped) in &shed.by_subscription {
-            // They are noted as dropped as those are that never came into the outbox.
+            // `note_dropped` counts messages that were never queued; these were, so they are
+            // subtracted.
             let counts = &mut self.peers.table[key].counts;
             counts.msgs_out = counts.msgs_out.saturating_sub(*dropped);
             self.peers.note_dropped(key, *number, Reason::Oldest, *dropped);
@@ -138,7 +145,7 @@ impl Sessions {
         self.conclude_dropped(now, key, &shed, Reason::Oldest);
     }
 
-    /// The publishers of what was dropped of an outbox are told, if they want to know.
+    /// Reports drops to publishers that wait for the outcome.
     pub(crate) fn conclude_dropped(
         &mut self,
         now: Instant,
@@ -160,6 +167,7 @@ impl Sessions {
         }
     }
 
+    /// Handles the deadlines of a peer that are due, or arms the timer for the next.
     pub(crate) fn check_deadlines(&mut self, now: Instant, key: PeerKey) {
         self.peers.check_pace(now, key);
         self.peers.check_wait(now, key);
@@ -177,6 +185,7 @@ impl Sessions {
         let state = peer.deadlines.state.map(|since| since + state);
         let frame = peer.deadlines.frame.map(|since| since + frame);
         let deadlines = [state, frame, stalled, idle, pace, overdue];
+        // The daemon is ending, and gives its peers as long as it lives itself.
         if peer.lingers && !peer.queue.is_empty() {
             self.peers.arm(key, now + LINGER);
         } else if due(state) && is_closing {

@@ -1,4 +1,5 @@
-//! The handshake: HELLO, a challenge and its proof, a name, WELCOME.
+//! The handshake: HELLO, a challenge and its proof, a name, WELCOME. It decides nothing about
+//! rights.
 
 use crate::directory::messages::DirectoryRequest;
 use crate::model::config::RawPeer;
@@ -71,7 +72,7 @@ impl Sessions {
         self.welcome(now, key, hello, Some(proof))
     }
 
-    /// The daemon's proof in return for the peer's, if that is good.
+    /// Returns the daemon's own proof, if the peer's proof is valid.
     fn prove(&self, hello: &Hello, nonce: &Nonce, proof: &Proof) -> Option<Proof> {
         let token = self.peers.config.tokens.find(hello.token.as_deref())?;
         let good = token.verify_peer(proof, &hello.nonce, nonce);
@@ -111,7 +112,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Whether the peer may have the name that it asked for.
+    /// Continues with the answer to the request for a name.
     pub(crate) fn answer_name(&mut self, now: Instant, key: PeerKey, granted: bool) {
         let state = std::mem::replace(
             &mut self.peers.table[key].state,
@@ -121,7 +122,7 @@ impl Sessions {
             SessionState::Naming(naming) if granted => {
                 let PendingName { hello, proof } = *naming;
                 self.open(now, key, hello, proof);
-                // The rules may have changed while the name was asked for.
+                // The rules may have changed while the supervisor was asked.
                 self.end_without_right(now, key);
             }
             SessionState::Naming(naming) => {
@@ -133,7 +134,7 @@ impl Sessions {
         }
     }
 
-    /// Whether the peer still waits for its name.
+    /// Whether the peer still waits for its name. Keys are used again, so the id decides.
     pub(crate) fn is_waiting_for_name(&self, key: PeerKey, peer: u64) -> bool {
         self.peers.table.get(key).is_some_and(|found| {
             found.origin.peer == peer && matches!(found.state, SessionState::Naming(_))
@@ -168,8 +169,8 @@ impl Sessions {
         self.opened(key);
     }
 
-    /// Opens the session of a peer that does not speak the protocol. Nobody waits for what it wants
-    /// to be known everywhere: it cannot be told.
+    /// Opens the session of a raw peer. Its subscriptions count at once, without waiting for other
+    /// workers, because the peer cannot receive an acknowledgement.
     pub(crate) fn open_raw(&mut self, key: PeerKey, bare: RawPeer) {
         let told = self.peers.config.max_payload as u32;
         let peer = &mut self.peers.table[key];

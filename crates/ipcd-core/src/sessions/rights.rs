@@ -1,4 +1,4 @@
-//! Rights of open sessions, and what becomes of them when the rules change.
+//! Rights of open sessions, and the effect of new rules on them.
 
 use crate::acl::Acl;
 use crate::acl::rights::PeerRights;
@@ -13,14 +13,14 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// The rights that peers have, by the rules that concern them: those of one kind share theirs.
+/// The rights for each set of rules. Peers with the same rules share one entry.
 #[derive(Debug, Default)]
 pub(crate) struct RightsCache {
     known: HashMap<Box<[usize]>, Option<Rc<PeerRights>>, RandomState>,
 }
 
 impl Sessions {
-    /// Finds what a peer may do whose session opens.
+    /// Determines the rights of a peer whose session opens.
     pub(crate) fn read_rights(&mut self, key: PeerKey) {
         let acl = &self.peers.config.acl;
         if acl.rules.is_empty() {
@@ -33,8 +33,8 @@ impl Sessions {
         self.peers.table[key].rights = rights.clone();
     }
 
-    /// Puts other rules in force for the peers that are here. A session ends if it has a name or a
-    /// subscription that would be refused now; of the others each gets what is left to it.
+    /// Applies new rules to the attached peers. A session ends if the rules now refuse its name or
+    /// a subscription. Other sessions keep the part of their rights that is left.
     pub(crate) fn recheck_rights(&mut self, now: Instant, before: &Acl) {
         self.peers.keep_names(before);
         self.rights_cache.known.clear();
@@ -49,7 +49,7 @@ impl Sessions {
         }
     }
 
-    /// Ends a session that has something which would be refused now.
+    /// Ends a session that uses a right which it has lost.
     pub(crate) fn end_without_right(&mut self, now: Instant, key: PeerKey) -> bool {
         let Some(what) = self.peers.lost_right(key) else { return false };
         let (_, why) = denied(&format!("{what} any more"));
@@ -58,8 +58,8 @@ impl Sessions {
         true
     }
 
-    /// Ends the sessions of peers that have proved a token which is not what it was: whoever holds the
-    /// old one could come in no more. A peer that has not sent its proof yet is told when it does.
+    /// Ends the sessions of peers whose proved token has changed or is gone: a holder of the old
+    /// token must not stay. A peer that has not sent its proof yet fails when it does.
     pub(crate) fn revoke(&mut self, now: Instant, before: &TokenSet) {
         for key in self.peers.keys() {
             let peer = &self.peers.table[key];
@@ -98,7 +98,7 @@ mod tests {
         Token::from_text(text.repeat(16).as_bytes()).expect("it is long enough")
     }
 
-    /// A session that was opened with this token.
+    /// Opens a session with this token.
     fn prove(core: &mut Router, now: Instant, name: Option<&str>, token: &Token) -> PeerKey {
         let (uid, transport) = (None, "test".into());
         let origin =
@@ -131,7 +131,7 @@ mod tests {
         key
     }
 
-    /// The body of the last frame but BYE that a peer has got.
+    /// Returns the body of the last frame before BYE that a peer has received.
     fn last(core: &mut Router, now: Instant, key: PeerKey) -> Vec<u8> {
         let bytes = core.send_queue(key).to_vec();
         core.wrote(now, key, bytes.len());

@@ -1,4 +1,4 @@
-//! Subscriptions of a peer: how they begin and end.
+//! Subscriptions of a peer: their start and their end. Messages are not delivered here.
 
 use crate::cluster::PendingAck;
 use crate::directory::violation::MAX_INTERESTS;
@@ -24,7 +24,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// What it takes to forget a subscription.
+/// Steps for removing a subscription.
 const STEPS_TO_FORGET: usize = 32;
 
 impl Sessions {
@@ -54,14 +54,14 @@ impl Sessions {
         }
         match added {
             Ok(true) => self.peers.send(now, key, Header::new(Kind::Ack, correlation), &[]),
-            // When all workers know of it.
+            // The acknowledgement follows once all workers know of the interest.
             Ok(false) => {}
             Err((code, why)) => self.peers.refuse(now, key, correlation, code, why),
         }
         Ok(())
     }
 
-    /// Whether it may be acknowledged at once.
+    /// Adds a subscription. Returns whether it can be acknowledged at once.
     fn add_subscription(
         &mut self,
         key: PeerKey,
@@ -85,7 +85,7 @@ impl Sessions {
             let why = "a subscription needs a number; 0 stands for messages to the peer alone";
             return Err((Code::Protocol, why.into()));
         }
-        // A tap on everything below a subject must not be able to stop the bus.
+        // A subscriber to everything below a subject must not be able to stop all publishers.
         let default = if filter.has_tail() { Overflow::DropOldest } else { Overflow::Block };
         let overflow = self.peers.allowed_overflow(key, &filter, body.overflow.unwrap_or(default));
         let group = body.group.map(|name| Rc::new(QueueGroup { filter: filter.clone(), name }));
@@ -112,8 +112,8 @@ impl Sessions {
         Ok(at_once)
     }
 
-    /// Adds a subscription to the interests that other workers know; false if its acknowledgement has
-    /// to wait until they do.
+    /// Adds a subscription to the interests that other workers know. Returns false if the
+    /// acknowledgement has to wait until they do.
     fn share(&mut self, key: PeerKey, subscription: &Subscription, correlation: u64) -> bool {
         let peer = &self.peers.table[key];
         if self.peers.cluster.is_alone() {
@@ -129,8 +129,8 @@ impl Sessions {
         for (filter, subscription) in filters.into_iter().zip(1..) {
             let (filter, group, overflow) = (filter.as_str().to_owned(), None, None);
             let body = Subscribe { subscription, filter, group, overflow, origin: false };
-            // The filters are some, and their numbers differ. What of them the peer may not hear,
-            // it does not get.
+            // The filters are parsed and the numbers differ, so that only rights or limits can
+            // refuse one. The peer then does not get those messages.
             let _ = self.add_subscription(key, body, 0);
         }
     }
@@ -160,8 +160,8 @@ impl Sessions {
         Ok(())
     }
 
-    /// After so many messages in its session, of whatever kind, a peer is a member of no group: one
-    /// that ends then would throw away what else it got, and another member would have taken.
+    /// Ends a peer's part in groups after this many messages of its session, of any kind. A peer
+    /// that ends at that number would otherwise throw away messages that another member could take.
     pub(crate) fn limit_groups(&mut self, now: Instant, key: PeerKey, group_limit: NonZeroU32) {
         self.peers.table[key].group_limit = group_limit.get().into();
         if self.peers.table[key].has_reached_limit() {
@@ -181,8 +181,8 @@ impl Sessions {
         self.peers.resume_waiters(key);
     }
 
-    /// Its outbox is then nobody's concern but its own. Thousands of subscriptions are forgotten over
-    /// several turns.
+    /// Removes all subscriptions of a peer. Its send queue blocks no publisher any more. Thousands
+    /// of subscriptions are removed over several turns.
     pub(crate) fn forget_subscriptions(&mut self, key: PeerKey) {
         let peer = &mut self.peers.table[key];
         let was_full = std::mem::take(&mut peer.full);
@@ -197,7 +197,7 @@ impl Sessions {
         }
     }
 
-    /// Goes on with the subscriptions of a peer that has gone, or goes.
+    /// Continues to remove the subscriptions of a peer that leaves.
     pub(crate) fn continue_leaving(
         &mut self,
         key: PeerKey,
@@ -211,7 +211,8 @@ impl Sessions {
                 return self.work.queue.push_back(DeferredWork::Leaving { key, leaving, was_full });
             }
         }
-        // Until now nothing else could be in its place, and who is not there gets nothing.
+        // Once for all of them: until now the key belonged to no other peer, and a peer without an
+        // open session gets nothing.
         self.trie.touch();
         let peer = &mut self.peers.table[key];
         peer.is_leaving = false;
@@ -225,7 +226,7 @@ impl Sessions {
         self.forget_one(key, gone, was_full);
     }
 
-    /// Leaves it to the caller to say that routes have changed.
+    /// Removes a subscription. The caller tells the trie that routes have changed.
     fn forget_one(&mut self, key: PeerKey, gone: &Subscription, was_full: bool) {
         self.trie.remove(&gone.filter, &(key, gone.number));
         if !self.peers.cluster.is_alone() {
@@ -234,7 +235,8 @@ impl Sessions {
         self.peers.charge_subscription(key, false);
     }
 
-    /// Publishers wait no more for subscriptions of which the peer may now hear only some.
+    /// Changes subscriptions of which the peer may now receive only a part: publishers must not
+    /// wait for them any more.
     pub(crate) fn hold_back(&mut self, key: PeerKey) {
         for at in 0..self.peers.table[key].subscriptions.len() {
             let known = &self.peers.table[key].subscriptions[at];

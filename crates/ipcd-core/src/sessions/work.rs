@@ -1,9 +1,11 @@
-//! The work of a turn: what a peer may cost the worker at once, and what waits until others had theirs.
+//! The work of a turn: the steps that a peer may use at once, and the work that waits for later
+//! turns.
 //!
-//! Work is counted in steps of some 50 ns: a copy of a message, a node of the trie, a frame that is
-//! looked at. A peer that has used up its steps is not read, and goes on in a later turn; so does a
-//! message with more receivers than its publisher has steps. Each turn spends a slice on the work that
-//! was put off, one piece after the other, so a peer with little to do never waits for those with much.
+//! Work is counted in steps of some 50 ns: a copy of a message, a node of the trie, or a frame that
+//! is examined. A peer that has used up its steps is not read, and continues in a later turn. The
+//! same applies to a message with more receivers than its publisher has steps. Each turn spends a
+//! slice on the deferred work, one item after the other, so that a peer with little to do never
+//! waits for peers with much.
 
 use crate::directory::messages::QueryTicket;
 use crate::model::ids::{PeerKey, Ticket};
@@ -16,34 +18,34 @@ use ipcd_proto::control::SubscriptionStatus;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// Steps of all peers in a turn, in parts of what one may use.
+/// Steps of all peers in a turn, as a multiple of those for one peer.
 pub(crate) const PEERS_IN_TURN: usize = 2;
 
-/// Steps that a peer gets even in a turn that others have used up: more than a request takes.
+/// Steps that a peer gets even in a turn whose budget is used up: more than a request needs.
 const LEAST: usize = 256;
 
-/// Steps that are left.
+/// The steps that are left.
 #[derive(Debug, Default)]
 pub(crate) struct StepBudget {
-    /// To the one whose work is being done.
+    /// For the peer or worker whose work is being done.
     left: usize,
     granted: usize,
-    /// To all in this turn.
+    /// For all peers in this turn.
     in_turn: usize,
 }
 
 impl StepBudget {
-    /// Counts work that is done.
+    /// Counts work that was done.
     pub(crate) fn spend(&mut self, steps: usize) {
         self.left = self.left.saturating_sub(steps);
     }
 
-    /// Whether what is left to do has to be put off.
+    /// Whether the remaining work has to be deferred.
     pub(crate) fn is_spent(&self) -> bool {
         self.left == 0
     }
 
-    /// Gives somebody steps.
+    /// Gives steps to the next peer or worker of the turn.
     pub(crate) fn grant(&mut self, most: usize) {
         self.in_turn = self.in_turn.saturating_sub(self.granted - self.left);
         self.granted = most.min(self.in_turn.max(LEAST));
@@ -55,79 +57,79 @@ impl StepBudget {
     }
 }
 
-/// What was put off.
+/// An item of deferred work.
 #[derive(Debug)]
 pub(crate) enum DeferredWork {
-    /// The rest of what a publisher of this id has sent.
+    /// The unread bytes of the publisher with this id.
     Publisher(PeerKey, u64),
-    /// A message that has not reached all its receivers.
+    /// A message that has not reached all receivers.
     FanOut(Box<FanOut>),
-    /// What other workers have sent.
+    /// Frames of other workers.
     Inbound,
-    /// A question about all peers.
+    /// A query about all peers.
     Query(Box<PendingQuery>),
-    /// Subscriptions of a peer that goes; whether its outbox was full.
+    /// Subscriptions of a peer that leaves, and whether its send queue was full.
     Leaving { key: PeerKey, leaving: Vec<Subscription>, was_full: bool },
 }
 
-/// The work of the present turn, and the work that later turns go on with.
+/// The work of the present turn, and the work for later turns.
 #[derive(Debug, Default)]
 pub(crate) struct TurnWork {
     pub(crate) budget: StepBudget,
-    /// In the order in which it goes on.
+    /// In the order in which the items continue.
     pub(crate) queue: VecDeque<DeferredWork>,
 }
 
-/// Who sent a run: a peer of this router, or of another.
+/// The sender of a batch: a peer of this router, or of another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MessageSender {
     pub(crate) key: Option<PeerKey>,
     pub(crate) id: u64,
 }
 
-/// A run on its way, which some members of its route have not got yet: they get it in later turns,
-/// and its publisher goes on when they have.
+/// A batch that some members of its route have not received yet. They receive it in later turns,
+/// and its publisher waits until then, so that the order of its messages is kept.
 #[derive(Debug)]
 pub(crate) struct FanOut {
     pub(crate) from: MessageSender,
-    /// Who that is, for it may have gone when the last members get it.
+    /// The identity of the sender, which may have gone when the last members receive the batch.
     pub(crate) origin: Option<Origin>,
     pub(crate) targets: Rc<RouteTargets>,
-    /// How many members have had it.
+    /// The number of members that have received it.
     pub(crate) at: usize,
     pub(crate) bytes: Vec<u8>,
     pub(crate) count: u64,
     pub(crate) subscription: u32,
     pub(crate) ticket: Option<Ticket>,
-    /// Subscriptions that there had been when it was accepted: it is for no later one.
+    /// The number of subscriptions when the batch was accepted. Later ones do not receive it.
     pub(crate) births: u64,
 }
 
 impl FanOut {
-    /// The peer here that has sent it.
+    /// Returns the peer of this router that has sent the batch.
     pub(crate) fn sender(&self) -> Option<(PeerKey, u64)> {
         self.from.key.map(|key| (key, self.from.id))
     }
 }
 
-/// A question, and how much of it is answered.
+/// A query, and the progress of its answer.
 #[derive(Debug)]
 pub(crate) struct PendingQuery {
     pub(crate) by: QueryOrigin,
     pub(crate) query: Query,
-    /// The place of the next peer to tell of.
+    /// The key of the next peer to report.
     pub(crate) next: u32,
-    /// What is still to be told of the peers before that.
+    /// The status of earlier peers, which is still to be sent.
     pub(crate) peers: VecDeque<PeerStatus>,
     pub(crate) subscriptions: VecDeque<SubscriptionStatus>,
     pub(crate) parts: usize,
 }
 
-/// Who asks.
+/// The origin of a query.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum QueryOrigin {
-    /// A peer of this router's, of which there is no other: by its ticket.
+    /// A peer of this router, without a directory: the ticket.
     Here(u64),
-    /// Another worker, or this one by way of the table.
+    /// The directory, on behalf of another worker or this one.
     Directory(QueryTicket),
 }
