@@ -1,4 +1,5 @@
-//! Delivery: a message goes to the subscriptions that its subject matches.
+//! Delivery: a message goes to the subscriptions that its subject matches. Rights were checked
+//! before, and only the receivers' rights are applied here.
 
 pub(crate) mod arrivals;
 pub(crate) mod direct;
@@ -33,7 +34,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Delivers messages to the peers here and to other workers.
+/// Delivers messages to peers of this router and to other workers.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) sessions: Sessions,
@@ -60,9 +61,9 @@ impl Delivery {
 }
 
 impl Delivery {
-    /// Whom a subject concerns.
+    /// Returns the receivers of a subject.
     pub(crate) fn route(&mut self, subject: &[u8]) -> Result<Rc<RouteTargets>, BadSubject> {
-        // Both only grow, so that their sum changes when either does.
+        // Both versions only grow, so that their sum changes when either does.
         let version = self.sessions.trie.version() + self.sessions.peers.cluster.version();
         if let Some(targets) = self.routes.find(subject, version) {
             return Ok(targets);
@@ -85,7 +86,7 @@ impl Delivery {
             }
             member.group.is_none()
         });
-        // Those whose copies are alike together.
+        // Members with the same number follow each other: their copies are the same bytes.
         members.sort_by_key(|member| member.subscription);
         let (mut remotes, more) = self.sessions.peers.cluster.find(subject);
         self.sessions.work.budget.spend((looked_at + more).div_ceil(FOUND_IN_STEP));
@@ -105,7 +106,7 @@ impl Delivery {
         RouteTargets { members, remotes, groups: groups.collect() }
     }
 
-    /// Puts messages into a subscriber's outbox, or drops them as the subscription wants.
+    /// Queues messages for a subscriber, or drops them as the subscription demands.
     pub(crate) fn deliver(
         &mut self,
         now: Instant,
@@ -128,7 +129,7 @@ impl Delivery {
         }
     }
 
-    /// Delivers messages one by one to a peer that cannot be sent any.
+    /// Delivers messages one by one to a peer with a limit of size, because some may be too large.
     fn deliver_each(
         &mut self,
         now: Instant,
@@ -205,7 +206,7 @@ impl Delivery {
         }
     }
 
-    /// What to do about a full outbox: whether the messages may go into it all the same.
+    /// Decides about messages for a full send queue. The error is the reason to drop them.
     fn make_room(
         &mut self,
         now: Instant,
@@ -214,7 +215,8 @@ impl Delivery {
     ) -> Result<(), Reason> {
         match member.overflow {
             _ if from.key.is_none() && self.peers().is_flooded(member.peer) => Err(Reason::Newest),
-            // Publishers have waited as long as they may, one after the other.
+            // Several publishers have each waited as long as allowed, and the queue has reached its
+            // hard limit.
             Overflow::Block if from.key.is_some() && self.peers().is_at_hard_limit(member.peer) => {
                 self.sessions.disconnect_slow(
                     now,
@@ -223,8 +225,9 @@ impl Delivery {
                 );
                 Err(Reason::CutOff)
             }
-            // The publisher was let through before this peer's outbox filled up, a run's worth, or
-            // when it had waited long enough; or from another worker what was on its way.
+            // The publisher passed before this queue became full, by at most one batch, or it has
+            // waited long enough. Messages of another worker were in flight when the queue became
+            // full.
             Overflow::Block | Overflow::DropOldest => Ok(()),
             Overflow::DropNewest => Err(Reason::Newest),
             Overflow::Disconnect => {
@@ -234,7 +237,7 @@ impl Delivery {
         }
     }
 
-    /// Tells a subscriber who the sender is, before its first message.
+    /// Sends the identity of a sender to a subscriber, ahead of the sender's first message.
     pub(crate) fn send_origin(&mut self, now: Instant, from: MessageSender, to: PeerKey) {
         if self.sessions.peers.table[to].learns_sender(from.id) {
             let origin = match from.key {

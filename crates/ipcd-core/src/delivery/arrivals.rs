@@ -1,4 +1,5 @@
-//! Frames of other workers, and events of the directory.
+//! Frames of other workers, and changes of the directory. A worker may be compromised, so that each
+//! frame is checked for what its sender may say.
 
 use crate::cluster::inbound::InboundBatch;
 use crate::cluster::messages::WorkerMessage;
@@ -20,16 +21,17 @@ use ipcd_proto::decode;
 use std::time::Instant;
 
 impl Delivery {
-    /// Takes frames that another worker has sent. Messages are delivered even if that generation is over,
-    /// because they were accepted; its news is not heard any more. The caller has made sure that there
-    /// has been such a generation: it may be heard of here first, ahead of the supervisor's news, and
-    /// earlier ones count as over from then on.
+    /// Takes frames that another worker has sent. Messages are delivered even if that generation is
+    /// dead, because they were accepted. Its notices are ignored then. The caller guarantees that
+    /// the generation has existed. It may become known here, ahead of the supervisor's event, and
+    /// earlier generations then count as dead.
     pub(crate) fn arrive(&mut self, now: Instant, from: (u32, u32), frames: &mut [u8]) {
         let cluster = &mut self.sessions.peers.cluster;
-        // No worker sends to itself.
+        // A worker sends nothing to itself.
         if cluster.generation_of(from.0).is_none() || from.0 == cluster.own_slot {
             return;
         }
+        // Later frames must not overtake those that wait.
         if cluster.inbound.is_waiting() {
             return cluster.inbound.push(from, frames.to_vec());
         }
@@ -42,12 +44,12 @@ impl Delivery {
         self.defer_inbound();
     }
 
-    /// Takes frames of another worker until the steps for it are used up; returns how many bytes.
+    /// Takes frames of another worker until the steps are used up. Returns the number of bytes.
     fn take_inbound(&mut self, now: Instant, from: (u32, u32), frames: &mut [u8]) -> usize {
         let (slot, generation) = from;
         let cluster = &self.sessions.peers.cluster;
         let known = cluster.generation_of(slot).unwrap_or(0);
-        // Not before the frames of earlier generations were taken.
+        // Only now: frames of the earlier generation must have been taken before.
         if generation > cluster.last_generation_of(slot).max(known) {
             self.apply_changes(now, &[DirectoryChange::Generation { slot, generation }]);
         }
@@ -56,7 +58,8 @@ impl Delivery {
         let mut at = 0;
         while at < frames.len() && (at == 0 || self.may_take_more()) {
             let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX) else {
-                // No honest worker sends such bytes: they are consumed with the rest.
+                // An honest worker does not send such bytes. They are consumed with the rest, so
+                // that the window does not shrink.
                 at = frames.len();
                 break;
             };
@@ -81,7 +84,7 @@ impl Delivery {
         !self.sessions.peers.cluster.inbound.is_held && !self.sessions.work.budget.is_spent()
     }
 
-    /// Goes on with frames of other workers that were put off.
+    /// Continues with deferred frames of other workers.
     pub(crate) fn continue_inbound(&mut self, now: Instant) {
         let inbound = &mut self.sessions.peers.cluster.inbound;
         inbound.is_deferred = false;
@@ -93,8 +96,8 @@ impl Delivery {
         self.defer_inbound();
     }
 
-    /// Delivers the message at the start of `bytes`, and those behind it that go the same way; returns
-    /// how many bytes they are.
+    /// Delivers the message at the start of `bytes`, and following messages to the same receivers.
+    /// Returns the number of bytes.
     fn deliver_inbound(
         &mut self,
         now: Instant,
@@ -106,11 +109,13 @@ impl Delivery {
         let (sent_by, in_id) = place_of(header.sender);
         let is_its_own = sent_by == slot && is_generation(generation, in_id);
         let address = Address::parse(message.subject(bytes));
-        // Only a message of a group may have been passed on by another worker than its sender's.
+        // Only group messages are passed on by workers other than the sender's. In all others a
+        // worker speaks for its own peers only.
         if !is_its_own && (header.subscription == 0 || address.is_some()) {
             self.sessions.peers.counters.stale += 1;
             return length;
         }
+        // A compromised worker may send any number of tracked messages.
         if header.is_tracked() && self.sessions.requests.is_full() {
             self.sessions.requests.turn_away(&mut self.sessions.peers, slot);
             return length;
@@ -141,9 +146,9 @@ impl Delivery {
         length
     }
 
-    /// Forgets the senders of an earlier life there, and what it has still to tell. Not at its end,
-    /// which is often known before its last messages are here; but nothing of it comes after what the
-    /// next one has sent.
+    /// Forgets the senders of earlier generations, and concludes the copies that they had. Not at
+    /// the death of a generation, which is often known before its last messages arrive; but nothing
+    /// of it follows the first frame of its successor.
     fn forget_earlier(&mut self, now: Instant, slot: u32, generation: u32) {
         let cluster = &mut self.sessions.peers.cluster;
         let heard = &mut cluster.links[slot as usize].heard_generation;
@@ -158,6 +163,7 @@ impl Delivery {
         }
     }
 
+    /// Handles a notice of another worker.
     fn handle(
         &mut self,
         now: Instant,
@@ -167,7 +173,8 @@ impl Delivery {
     ) {
         let cluster = &mut self.sessions.peers.cluster;
         match news {
-            // Its own worker knows better than one that has passed on a message of its.
+            // The sender's own worker knows its identity better than a worker that passes a message
+            // on.
             WorkerMessage::Origin(origin) if !cluster.has_room_for(&origin) => {}
             WorkerMessage::Origin(origin) if place_of(origin.peer).0 == slot => {
                 cluster.origins.insert(origin.peer, (slot, origin));
@@ -180,7 +187,7 @@ impl Delivery {
                     cluster.origins.remove(&sender);
                 }
             }
-            // Its end may be known already.
+            // The entry may have ended already.
             WorkerMessage::Concluded(said) => self.sessions.requests.concluded_elsewhere(
                 &mut self.sessions.peers,
                 now,
@@ -203,7 +210,7 @@ impl Delivery {
         }
     }
 
-    /// Learns what has changed elsewhere.
+    /// Applies changes that other workers have caused.
     pub(crate) fn apply_changes(&mut self, now: Instant, changes: &[DirectoryChange]) {
         let Peers { cluster, table, .. } = &mut self.sessions.peers;
         let (mut reborn, mut over, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
@@ -258,7 +265,7 @@ impl Delivery {
         self.sessions.resume_group_waiters();
     }
 
-    /// Acknowledges subscriptions: all workers know of the interests up to this ticket.
+    /// Acknowledges subscriptions, because all workers know of the interests up to this ticket.
     pub(crate) fn confirmed(&mut self, now: Instant, ticket: u64) {
         let peers = &mut self.sessions.peers;
         for PendingAck { key, peer, correlation, .. } in peers.cluster.confirm(ticket) {
@@ -295,8 +302,8 @@ mod tests {
         Interest { filter: "a.>".into(), group: group.map(str::to_owned) }
     }
 
-    /// A router with two others, and a peer here that wants everything below `a`, also in a group,
-    /// and waits for the outcome of a request.
+    /// A router with two others, and a peer here that subscribes to everything below `a`, also in a
+    /// group, and waits for the outcome of a request.
     fn router(now: Instant) -> (Router, PeerKey) {
         let config = Config { outbox: 4096, ..Config::new(DaemonInfo::unknown(now)) };
         let config = Config { slot: OWN, generation: 1, ..config };
@@ -402,7 +409,7 @@ mod tests {
         let parts = (any_id(), subject, 0..4_u32, vec(any::<u8>(), 0..3000), 0..9_u8);
         let messages = parts.prop_map(|(id, subject, subscription, payload, flags)| {
             let mut frame = message(id, &subject, subscription, &payload);
-            // Requests, receipts, and a flag that there is not.
+            // Requests, receipts, and a flag that does not exist.
             frame[5] ^= flags;
             frame
         });
@@ -412,7 +419,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
 
-        /// Whatever another worker sends, and in whosever name: this one goes on.
+        /// The router survives anything that another worker sends, under any sender's id.
         #[test]
         fn a_hostile_worker_does_not_harm_another(
             records in vec((vec(any_frame(), 0..6), 0..5_u32, 0..4_u32, any::<bool>()), 0..20),
@@ -439,7 +446,7 @@ mod tests {
             prop_assert_eq!(core.peer_count(), 0);
         }
 
-        /// The same of bytes that are not even frames.
+        /// The router survives bytes that are not frames.
         #[test]
         fn any_bytes_may_come(mut bytes in vec(any::<u8>(), 0..300), slot: u32, generation: u32) {
             let now = Instant::now();
@@ -458,7 +465,7 @@ mod tests {
         let to_one = format!("@{}", id_of(OWN, 1, 1));
         let forged = message(id_of(2, 1, 1), to_one.as_bytes(), 1, b"in a group's clothes");
         core.arrive(now, HOSTILE, 1, &mut forged.clone());
-        // The request that waits was dealt out to slot 2, and to a peer here.
+        // The open request was sent to slot 2, and to a peer here.
         let own = format!("{to_one}.7");
         let reply = |slot| message(id_of(slot, 1, 1), own.as_bytes(), 0, b"answer");
         core.arrive(now, HOSTILE, 1, &mut reply(HOSTILE));

@@ -1,4 +1,4 @@
-//! Messages to one peer, replies among them. They never wait for their receiver: a receiver that does
+//! Messages to a single peer, including replies. They never wait for their receiver: one that does
 //! not take them is disconnected.
 
 use crate::cluster::messages::WorkerMessage;
@@ -22,7 +22,7 @@ use ipcd_proto::control::encode;
 use std::time::Instant;
 
 impl Delivery {
-    /// Accepts a message to one peer.
+    /// Accepts a message to a single peer.
     pub(crate) fn publish_direct(
         &mut self,
         now: Instant,
@@ -50,7 +50,7 @@ impl Delivery {
         if let Some(ticket) = ticket {
             self.sessions.dealt_out(now, ticket);
         }
-        // Behind the reply, so that nobody is told that there will be none.
+        // After the reply was queued, so that the requester is not told that no reply will come.
         if let Some(request) = to.request {
             let (request, outcome) = ((to.peer, request), DeliveryOutcome::Answered);
             let Sessions { peers, requests, .. } = &mut self.sessions;
@@ -61,7 +61,7 @@ impl Delivery {
         }
     }
 
-    /// Puts a message into the outbox of the peer that it is for.
+    /// Queues a message for the peer that it addresses.
     pub(crate) fn deliver_direct(
         &mut self,
         now: Instant,
@@ -98,8 +98,8 @@ impl Delivery {
         }
     }
 
-    /// Whether a message may go into the send queue of its receiver. A receiver that has taken nothing
-    /// for too long is disconnected, because its publisher does not wait.
+    /// Checks that a message may be queued for its receiver. A receiver that has taken nothing for
+    /// too long is disconnected, because the publisher does not wait.
     fn make_direct_room(
         &mut self,
         now: Instant,
@@ -124,7 +124,7 @@ impl Delivery {
 
     fn drop_direct(&mut self, now: Instant, key: PeerKey, ticket: Option<Ticket>, reason: Reason) {
         self.peers_mut().counters.direct_dropped += 1;
-        // A request beyond what the peer may have was never for it.
+        // The peer was never to get more requests, so it has lost nothing.
         if reason != Reason::Newest {
             self.peers_mut().table[key].counts.dropped += 1;
         }
@@ -133,7 +133,7 @@ impl Delivery {
         }
     }
 
-    /// Tells a requester that its reply is larger than its session can be sent: no other will come.
+    /// Tells a requester that the reply is too large for its session, because no other will come.
     fn refuse_large_reply(&mut self, now: Instant, key: PeerKey, to: Address) {
         let Some(request) = to.request else { return };
         let why = "the reply is larger than this session was told of: connect again";
@@ -141,15 +141,15 @@ impl Delivery {
         self.peers_mut().send(now, key, Header::new(Kind::Error, request), &encode(&refusal));
     }
 
-    /// Sends a run to the other workers that are interested.
+    /// Sends a batch to the other workers that are interested.
     pub(crate) fn forward(&mut self, from: PeerKey, remotes: &[WorkerInterest], run: &[u8]) {
-        // They are in order, so a worker's interests stand together.
+        // Interests are sorted by worker, so that each worker gets one copy.
         for same in remotes.chunk_by(|a, b| a.slot == b.slot) {
             self.forward_to(Some(from), same[0].slot, run, None);
         }
     }
 
-    /// The same with one message, whose fate may be of interest.
+    /// Sends one message to the other workers that are interested, with the ticket for its outcome.
     pub(crate) fn forward_one(
         &mut self,
         from: PeerKey,
@@ -162,8 +162,8 @@ impl Delivery {
         }
     }
 
-    /// Sends messages to another worker, which is told first who the sender is, and whether it is
-    /// to tell what becomes of them.
+    /// Sends messages to another worker. Ahead of them goes the sender's identity, if the worker
+    /// does not know it, and the ticket, if the outcome is awaited.
     pub(crate) fn forward_to(
         &mut self,
         from: Option<PeerKey>,
@@ -193,8 +193,8 @@ impl Delivery {
         }
     }
 
-    /// Sends a message on that another worker has sent here. The next one may not know the sender,
-    /// and hears of it for as long as that message takes.
+    /// Passes on a message that another worker has sent here. The next worker may not know the
+    /// sender, and learns the identity for this message only.
     pub(crate) fn pass_on(&mut self, from: u64, slot: u32, frame: &[u8], ticket: Option<Ticket>) {
         let cluster = &mut self.sessions.peers.cluster;
         if let Some(origin) = cluster.origin(from).cloned() {
@@ -204,7 +204,7 @@ impl Delivery {
         self.sessions.peers.cluster.tell_departed(&[slot], from);
     }
 
-    /// Sends a message to the worker of the peer that it is for, if that life goes on.
+    /// Sends a message to the worker of the addressed peer, if that generation is alive.
     pub(crate) fn forward_direct(
         &mut self,
         from: PeerKey,

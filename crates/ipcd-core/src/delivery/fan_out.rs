@@ -1,4 +1,5 @@
-//! Fan-out: a batch for several subscribers is kept once, and each send queue holds a slice of it.
+//! Fan-out: a batch for several subscribers is stored once, and each send queue holds a slice of
+//! it.
 
 use crate::delivery::Delivery;
 use crate::model::ids::{PeerKey, Ticket};
@@ -13,26 +14,27 @@ use ipcd_proto::frame_len;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Bytes of a run from which on it always pays to keep it apart rather than copy it to each. A
-/// shorter one is kept if it can go where the one before is, or if the one before was for the same.
+/// Bytes from which on a batch is always stored once rather than copied for each subscriber. A
+/// shorter one is stored if it can follow the previous one in the same chunk, or if the previous
+/// one was for the same subscribers.
 const SHARED_BYTES: usize = 4 * 1024;
 
-/// Members that get a run together, at the most.
+/// Members that receive a batch together.
 const AT_ONCE: usize = 1024;
 
 /// Bytes that are copied in a step.
 const BYTES_OF_STEP: usize = 1024;
 
-/// Messages for all members of a route, and the subscription that they are stamped for.
+/// Messages for all members of a route, and the subscription number that they carry now.
 pub(crate) struct StampedBatch<'a> {
     pub(crate) bytes: &'a mut [u8],
     pub(crate) count: u64,
     pub(crate) subscription: u32,
-    /// Where the fate of the copies is noted.
+    /// The ticket for the outcomes of the copies.
     pub(crate) ticket: Option<Ticket>,
 }
 
-/// Some of whom a run was for, which tells most runs of different routes apart.
+/// The subscribers of a batch, roughly: enough to tell most batches of different routes apart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct LastAudience {
     first: PeerKey,
@@ -41,8 +43,8 @@ pub(crate) struct LastAudience {
 }
 
 impl Delivery {
-    /// Delivers messages to the members of a route, to some of them perhaps in later turns. If the
-    /// fate of the copies is noted, the message is dealt out when all have it.
+    /// Delivers messages to the members of a route, if necessary over several turns. A tracked
+    /// message counts as dealt out once all members have received it.
     pub(crate) fn deliver_to_all(
         &mut self,
         now: Instant,
@@ -68,7 +70,7 @@ impl Delivery {
         }
     }
 
-    /// Goes on with a run that was put off.
+    /// Continues with a deferred batch.
     pub(crate) fn continue_fan_out(&mut self, now: Instant, mut fan_out: Box<FanOut>) {
         let FanOut { from, origin, targets, at, bytes, count, subscription, ticket, births } =
             &mut *fan_out;
@@ -107,16 +109,16 @@ impl Delivery {
         }
     }
 
-    /// Whether a member still has the subscription that it had when there had been so many.
+    /// Whether a member still has the subscription that it had when the batch was accepted.
     fn is_since(&self, member: &LocalSubscriber, births: u64) -> bool {
         let peer = self.sessions.peers.table.get(member.peer);
         let known = peer.and_then(|peer| peer.subscription_at(member.subscription));
         known.is_some_and(|subscription| subscription.birth <= births)
     }
 
-    /// Delivers messages to subscriptions, until the steps for it are used up; says to how many. They
-    /// are in the order of their numbers: all that differs is the number, so those that have the same
-    /// one share the bytes.
+    /// Delivers messages to subscriptions until the steps are used up, and returns how many
+    /// received them. The subscriptions are sorted by number. Copies differ only in this number, so
+    /// that subscriptions with the same one share the bytes.
     fn deliver_to_some(
         &mut self,
         now: Instant,
@@ -142,6 +144,7 @@ impl Delivery {
                 let load = MessageBatch { bytes, count, is_direct: false, ticket, shared };
                 self.deliver(now, from, member, load);
             }
+            // The queues hold the chunk now, so the reference that kept it during delivery can go.
             if let Some(span) = shared {
                 self.sessions.peers.pool.release(span.chunk);
             }
@@ -150,7 +153,7 @@ impl Delivery {
         at
     }
 
-    /// Keeps a run for those who will get it, if that pays.
+    /// Stores a batch for the members that will take it, if that pays.
     fn keep_for(
         &mut self,
         to: &[LocalSubscriber],
@@ -176,7 +179,7 @@ impl Delivery {
             .then(|| self.sessions.peers.pool.keep(run, heirs))
     }
 
-    /// Whether a run will go into a member's outbox, as far as is known before.
+    /// Whether a batch will be queued for a member, as far as that is known in advance.
     fn will_take(&self, from: MessageSender, member: &LocalSubscriber) -> bool {
         let peer = &self.sessions.peers.table[member.peer];
         let has_room =
@@ -184,8 +187,8 @@ impl Delivery {
         has_room && peer.is_open() && peer.largest.is_none() && self.peers().hears(from.key, member)
     }
 
-    /// A message of another worker has not reached all its receivers yet, or has now: what comes
-    /// behind it waits.
+    /// Notes whether a message of another worker has still to reach receivers. Frames behind it
+    /// wait meanwhile, so that their order is kept.
     pub(crate) fn hold_inbound(&mut self, is_held: bool) {
         self.sessions.peers.cluster.inbound.is_held = is_held;
         self.defer_inbound();

@@ -12,7 +12,7 @@ use ipcd_proto::control::Overflow;
 use std::time::Instant;
 
 impl Delivery {
-    /// Makes the publisher wait if no member can take more. Whoever is first able to wakes it.
+    /// Makes the publisher wait if no member can take more. The first member that can wakes it.
     pub(crate) fn must_wait_for_group(
         &mut self,
         publisher: PeerKey,
@@ -54,13 +54,14 @@ impl Delivery {
         let candidate = group_route
             .next(|candidate| self.can_take(from.key, candidate))
             .or_else(|| group_route.next(|candidate| self.may_drop(from.key, candidate)))
-            // The message was let through, and its copy for another group has filled this one.
+            // The message has passed the check, and then its copy for another group has filled this
+            // one.
             .or_else(|| group_route.next(|candidate| self.may_get(from.key, candidate)));
         self.give(now, from, candidate, frame, ticket);
     }
 
-    /// Gives a message that another worker has sent for this one's members of a group to one of
-    /// them. If the last one has left meanwhile, another worker gets it.
+    /// Gives a message that another worker has sent for a group to one member here. If the last
+    /// member has left meanwhile, another worker gets the message.
     pub(crate) fn deliver_inbound_to_group(
         &mut self,
         now: Instant,
@@ -69,7 +70,7 @@ impl Delivery {
         ticket: Option<Ticket>,
     ) {
         let FrameParts { header, .. } = message;
-        // A message that was passed on may have come back to its publisher's worker.
+        // A message that was passed on may return to its publisher's worker.
         let from = MessageSender {
             key: self.sessions.peers.ids.get(&header.sender).copied(),
             id: header.sender,
@@ -82,12 +83,13 @@ impl Delivery {
         let candidate = group_route.and_then(|group_route| {
             group_route
                 .next_arrival(|candidate| is_here(candidate) && self.can_take(from.key, candidate))
-                // Of a mixed group that is full, the one that drops: it is why nobody waits.
+                // In a full group with mixed overflow, the member that drops is the reason that
+                // publishers do not wait.
                 .or_else(|| {
                     let drops = |candidate: &GroupCandidate| self.may_drop(from.key, candidate);
                     group_route.next_arrival(|candidate| is_here(candidate) && drops(candidate))
                 })
-                // It was on its way when they filled up, and has nowhere to wait.
+                // The message was in flight when the members became full, and cannot wait here.
                 .or_else(|| {
                     group_route.next_arrival(|candidate| {
                         is_here(candidate) && self.may_get(from.key, candidate)
@@ -151,7 +153,7 @@ impl Delivery {
         }
     }
 
-    /// Whether the choice is no member that does not want the message.
+    /// Whether the candidate may get the message although it is full.
     fn may_get(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
         match candidate {
             GroupCandidate::Here(member) => self.wants(from, member),
@@ -159,7 +161,7 @@ impl Delivery {
         }
     }
 
-    /// Whether the choice is a member that would rather drop messages than make publishers wait.
+    /// Whether the candidate is a member that drops messages rather than make publishers wait.
     fn may_drop(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
         match candidate {
             GroupCandidate::Here(member) => {
@@ -185,7 +187,7 @@ mod tests {
     use crate::model::ids::id_of;
     use crate::router::Router;
 
-    /// A member of the group `g` of `w` that takes nothing.
+    /// Adds a member of the group `g` of `w` that takes nothing.
     fn member(core: &mut Router, now: Instant, overflow: Overflow) -> PeerKey {
         let (transport, name) = ("test".into(), None);
         let origin =
@@ -205,7 +207,7 @@ mod tests {
         key
     }
 
-    /// The publisher's worker knows of no level: the group is not off while one member drops.
+    /// The publisher's worker sees no flow state: the group is not blocked while one member drops.
     #[test]
     fn a_mixed_group_that_is_full_drops_rather_than_overflow_who_blocks() {
         let now = Instant::now();

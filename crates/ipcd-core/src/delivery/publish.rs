@@ -1,7 +1,7 @@
 //! Publishing: from a publisher's bytes into the send queues of its subscribers.
 //!
-//! Consecutive messages of a read that go to one subject form a batch: the route is looked up once, and
-//! the batch is copied as one slice into each queue.
+//! Consecutive messages of a read with the same subject form a batch: the route is looked up once,
+//! and the batch is copied as one slice into each queue.
 
 use crate::delivery::Delivery;
 use crate::delivery::fan_out::StampedBatch;
@@ -24,7 +24,7 @@ use ipcd_proto::limits::MAX_HEADERS;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// What came of the messages at the start of a batch.
+/// The result of publishing the messages at the start of a read.
 pub(crate) struct PublishProgress {
     pub(crate) consumed: usize,
     pub(crate) waiting: bool,
@@ -38,14 +38,14 @@ impl PublishProgress {
     }
 }
 
-/// Whom a message is for.
+/// The destination of a message.
 enum Destination {
     Peer(Address),
     Subscribers(Rc<RouteTargets>),
 }
 
 impl Delivery {
-    /// Accepts the message at the start of `bytes`, and those behind it that go the same way.
+    /// Accepts the message at the start of `bytes`, and following messages with the same subject.
     pub(crate) fn publish(
         &mut self,
         now: Instant,
@@ -58,6 +58,7 @@ impl Delivery {
         self.sessions.work.budget.spend(2);
         let to = match self.check(key, bytes, &message) {
             Ok(to) => to,
+            // A peer that does not read its refusals is not read either.
             Err(_) if self.peers_mut().waits_for_itself(key) => return PublishProgress::WAITING,
             Err((code, why)) => {
                 self.peers_mut().refuse(now, key, header.correlation, code, why);
@@ -87,7 +88,7 @@ impl Delivery {
             self.publish_one(now, key, &mut bytes[..length], header, &targets);
             return PublishProgress::of(length);
         }
-        // To other workers a number is one of their groups.
+        // In a message to another worker, this number stands for a group, so it must be 0.
         let is_here = targets.remotes.is_empty();
         let stamp = if is_here {
             FrameStamp::new(from.id, &targets.members)
@@ -102,8 +103,8 @@ impl Delivery {
         PublishProgress::of(length)
     }
 
-    /// Publishes a message that is dealt out one by one: its publisher waits for an outcome, or
-    /// each member of a group gets another one.
+    /// Publishes a message that cannot be batched: its outcome is awaited, or each message of a
+    /// group goes to another member.
     fn publish_one(
         &mut self,
         now: Instant,
@@ -127,15 +128,15 @@ impl Delivery {
         self.deliver_to_all(now, from, targets, run);
     }
 
-    /// Delivers messages that another worker has accepted, to the subscriptions here that are in
-    /// no group; says how many bytes they are.
+    /// Delivers messages that another worker has accepted to single subscriptions here. Returns the
+    /// number of bytes.
     pub(crate) fn deliver_batch(
         &mut self,
         now: Instant,
         bytes: &mut [u8],
         message: FrameParts,
     ) -> usize {
-        // The other worker has checked the subject.
+        // The other worker has checked the subject, so only a compromised one gets here.
         let Ok(targets) = self.route(message.subject(bytes)) else { return message.length };
         let id = message.header.sender;
         let stamp = FrameStamp { of_sender: true, ..FrameStamp::new(id, &targets.members) };
@@ -152,7 +153,7 @@ impl Delivery {
         self.sessions.peers.counters.accepted += count;
     }
 
-    /// Makes the publisher wait if a receiver, here or elsewhere, cannot take more.
+    /// Makes the publisher wait if a receiver, here or on another worker, cannot take more.
     fn must_wait(&mut self, publisher: PeerKey, targets: &RouteTargets) -> bool {
         if self.sessions.peers.table[publisher].wait.is_overdue() {
             return false;
@@ -168,7 +169,7 @@ impl Delivery {
         targets.groups.iter().any(|group_route| self.must_wait_for_group(publisher, group_route))
     }
 
-    /// Whether the message may be published at all, and to whom.
+    /// Checks whether the message may be published, and returns its destination.
     fn check(
         &mut self,
         key: PeerKey,
@@ -206,8 +207,8 @@ impl Delivery {
         targets.map(Destination::Subscribers).map_err(|error| (Code::BadSubject, error.to_string()))
     }
 
-    /// Stamps the run that begins with a frame of this length, while it finds its end: each header
-    /// is looked at once. Returns the run's bytes and messages.
+    /// Stamps the batch that begins with this frame while it searches for its end, so that each
+    /// header is read once. Returns the batch's length in bytes and in messages.
     fn stamp_batch(
         &self,
         bytes: &mut [u8],
@@ -238,17 +239,18 @@ impl Delivery {
     }
 }
 
-/// What the daemon fills in.
+/// The header fields that the router fills in.
 #[derive(Clone, Copy)]
 struct FrameStamp {
     sender: u64,
     subscription: u32,
-    /// Whether another worker has stamped the messages with senders, and only this one's are meant.
+    /// Whether another worker has stamped the senders. Then a batch contains one sender's messages
+    /// only.
     of_sender: bool,
 }
 
 impl FrameStamp {
-    /// For the first of these members.
+    /// Returns the stamp for the first of these members.
     fn new(sender: u64, members: &[LocalSubscriber]) -> Self {
         let subscription = members.first().map_or(0, |member| member.subscription);
         Self { sender, subscription, of_sender: false }
@@ -258,12 +260,12 @@ impl FrameStamp {
         Self { sender, subscription: 0, of_sender: false }
     }
 
-    /// A run that has been stamped with it.
+    /// Returns the batch that was stamped with this.
     fn run(self, bytes: &mut [u8], count: u64) -> StampedBatch<'_> {
         StampedBatch { bytes, count, subscription: self.subscription, ticket: None }
     }
 
-    /// Whether this message of another worker's is by the same sender, and for no group.
+    /// Whether a message of another worker has the same sender, and is for no group.
     fn is_of(self, header: &Header) -> bool {
         header.sender == self.sender && header.subscription == 0
     }
