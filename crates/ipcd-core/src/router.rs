@@ -1,4 +1,4 @@
-//! The router: it owns the parts, and dispatches to them.
+//! The router: it owns the parts, and dispatches calls to them. Decisions are made in the parts.
 
 mod io;
 pub(crate) mod queries;
@@ -25,11 +25,11 @@ use ipcd_proto::control::Reason;
 use ipcd_proto::limits;
 use std::time::Instant;
 
-/// A router of one worker.
+/// The router of one worker.
 ///
-/// The caller does what [`Router::poll_output`] says until there is nothing more, after every call
-/// of [`Router::receive`], [`Router::wrote`], [`Router::detach`], [`Router::drain`] and
-/// [`Router::tick`].
+/// After every call of [`Router::receive`], [`Router::wrote`], [`Router::detach`],
+/// [`Router::drain`] and [`Router::tick`], the caller carries out the outputs of
+/// [`Router::poll_output`] until there are none.
 #[derive(Debug)]
 pub struct Router {
     pub(crate) delivery: Delivery,
@@ -38,7 +38,8 @@ pub struct Router {
 }
 
 impl Router {
-    /// A router without peers; one of several, if it is given what they share.
+    /// Creates a router without peers. A router of several gets the directory state that it
+    /// inherits.
     pub fn new(config: Config, shared: Option<DirectoryState>) -> Self {
         let cluster = match shared {
             Some(directory) => Cluster::new(&config, directory),
@@ -64,7 +65,7 @@ impl Router {
         &mut self.delivery.sessions.peers
     }
 
-    /// Takes a peer in.
+    /// Attaches a peer, and returns its key. The session of a raw peer is open at once.
     pub fn attach(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
         let PeerInfo { listener, mut origin, challenge, bare } = info;
         self.next_number = self.next_number.wrapping_add(1);
@@ -124,7 +125,7 @@ impl Router {
         key
     }
 
-    /// Lets a peer go. What was in its outbox is lost, and counted.
+    /// Detaches a peer. Messages in its send queue are dropped and counted.
     pub fn detach(&mut self, now: Instant, key: PeerKey) {
         self.sessions_mut().forget_subscriptions(key);
         self.peers_mut().resume_waiters(key);
@@ -144,7 +145,7 @@ impl Router {
         self.delivery.sessions.gone += 1;
         self.delivery.sessions.peers.ids.remove(&id);
         self.delivery.sessions.peers.cluster.tell_departed(&introduced, id);
-        // The place may be used again before the outputs are read.
+        // The key may be used again before the caller reads the outputs.
         self.delivery.sessions.peers.outputs.retain(|output| output.peer() != Some(key));
         if let Some(name) = name {
             self.sessions_mut().release_name(name);
@@ -154,7 +155,7 @@ impl Router {
         }
     }
 
-    /// What to do next.
+    /// Returns the next task for the worker.
     pub fn poll_output(&mut self) -> Option<Output> {
         let peers = &mut self.delivery.sessions.peers;
         let output = peers.cluster.outputs.pop_front().or_else(|| peers.outputs.pop_front());
@@ -164,38 +165,40 @@ impl Router {
         output
     }
 
-    /// Adds to what transports have lost.
+    /// Adds frames that transports have lost to the counters.
     pub fn count_lost(&mut self, frames: u64) {
         self.delivery.sessions.peers.counters.lost_in_transit += frames;
     }
 
-    /// Adds to what came from or for a life of a worker that is over, and was dropped.
+    /// Adds dropped records from or for a dead generation to the counters.
     pub fn count_stale(&mut self, records: u64) {
         self.delivery.sessions.peers.counters.stale += records;
     }
 
-    /// Peers that are attached.
+    /// Returns the number of attached peers.
     pub fn peer_count(&self) -> usize {
         self.delivery.sessions.peers.table.len() - self.delivery.sessions.gone
     }
 
-    /// The number of the listener that accepted it, or of what else it is.
+    /// Returns the number of the listener that accepted the peer, or of the server or program
+    /// behind it.
     pub fn listener(&self, key: PeerKey) -> usize {
         self.delivery.sessions.peers.table[key].listener as usize
     }
 
-    /// Who the peer is.
+    /// Returns the identity of the peer.
     pub fn origin(&self, key: PeerKey) -> &Origin {
         &self.delivery.sessions.peers.table[key].origin
     }
 
-    /// Messages for a peer that were dropped, because it was too slow or could not take them.
+    /// Returns the number of messages for the peer that were dropped.
     pub fn dropped(&self, key: PeerKey) -> u64 {
         self.delivery.sessions.peers.table[key].counts.dropped
     }
 
-    /// Bytes of the largest frame that the peer may send now. When less is allowed than it was told
-    /// of, its messages are refused, but its session goes on.
+    /// Returns the size of the largest frame that the peer may send now, in bytes. After the limit
+    /// was lowered, frames up to the size that the session was told are still read: their messages
+    /// are refused, but the session continues.
     pub fn largest_frame(&self, key: PeerKey) -> usize {
         let peer = &self.delivery.sessions.peers.table[key];
         if peer.is_open() {
@@ -205,19 +208,19 @@ impl Router {
         }
     }
 
-    /// How addresses make the networks that peers are charged to.
+    /// Returns the address prefixes that make one principal.
     pub fn prefixes(&self) -> AddressPrefixes {
         self.peers().config.prefixes
     }
 
-    /// Bytes of the largest payload.
+    /// Returns the size of the largest payload, in bytes.
     pub fn max_payload(&self) -> usize {
         self.peers().config.max_payload
     }
 
-    /// The transport has found out who the peer is, by a certificate of this name and before anything
-    /// was heard of it: it need not prove a token. True if the session is open already, as that of
-    /// one is that does not speak the protocol, and the peer may do something else now.
+    /// Notes that the transport has identified the peer by a certificate with this name, before the
+    /// peer has sent anything. The peer need not prove a token then. Returns true if the session is
+    /// open already, as that of a raw peer is, and its rights have changed.
     pub fn certify(&mut self, key: PeerKey, name: &str) -> bool {
         let peer = &mut self.delivery.sessions.peers.table[key];
         peer.proven.get_or_insert_default().certificate = Some(name.into());
@@ -234,8 +237,8 @@ impl Router {
         self.delivery.sessions.peers.table[key].rights.as_deref() != before.as_deref()
     }
 
-    /// Ends the sessions of a listener's peers that are known by a certificate, or may be about to be:
-    /// it does not trust all any more that it did.
+    /// Ends the sessions of a listener's peers that were identified by a certificate, or may still
+    /// be: the listener does not trust all former issuers any more.
     pub fn distrust(&mut self, now: Instant, listener: usize, may_return: bool) {
         for key in self.peers().keys() {
             let peer = &self.delivery.sessions.peers.table[key];
@@ -249,7 +252,7 @@ impl Router {
         }
     }
 
-    /// Has a peer that does not speak the protocol hear something else from now on.
+    /// Gives a raw peer other filters.
     pub fn resubscribe_raw(&mut self, key: PeerKey, bare: RawPeer) {
         let peer = &mut self.delivery.sessions.peers.table[key];
         if !peer.is_raw || !peer.is_open() {
@@ -264,20 +267,20 @@ impl Router {
         }
     }
 
-    /// Takes frames that another worker has sent. Messages are delivered even if that generation is over,
-    /// because they were accepted; its news is not heard any more. The caller has made sure that there
-    /// has been such a generation: it may be heard of here first, ahead of the supervisor's news, and
-    /// earlier ones count as over from then on.
+    /// Takes frames that another worker has sent. Messages are delivered even if that generation is
+    /// dead, because they were accepted. Its notices are ignored then. The caller guarantees that
+    /// the generation has existed. It may become known here, ahead of the supervisor's event, and
+    /// earlier generations then count as dead.
     pub fn arrive(&mut self, now: Instant, slot: u32, generation: u32, frames: &mut [u8]) {
         self.delivery.arrive(now, (slot, generation), frames);
     }
 
-    /// Whether so many frames of other workers wait that the worker takes nothing more of them.
+    /// Whether so many frames of other workers wait that the caller must not read more of them.
     pub fn is_behind(&self) -> bool {
         self.cluster().inbound.is_full()
     }
 
-    /// The frames for another worker, and the generation that they are for.
+    /// Returns the frames for another worker, and the generation that they are for.
     pub fn outgoing(&mut self, slot: u32) -> (&[u8], u32) {
         let cluster = &mut self.delivery.sessions.peers.cluster;
         let link = &mut cluster.links[slot as usize];
@@ -285,7 +288,7 @@ impl Router {
         (&link.outgoing[link.head..], cluster.directory.generations[slot as usize])
     }
 
-    /// Bytes for a worker that it has not reported to have consumed.
+    /// Returns the bytes for a worker that it has not reported as consumed.
     pub fn outstanding(&self, slot: u32) -> u64 {
         self.cluster().outstanding(slot)
     }
@@ -293,7 +296,7 @@ impl Router {
     /// Whether everything for other workers was sent.
     pub fn is_forwarded(&self) -> bool {
         let cluster = self.cluster();
-        // Messages of another worker may have to be passed on.
+        // Deferred frames may contain messages that have to be passed on.
         !cluster.inbound.is_waiting() && cluster.links.iter().all(|link| link.outgoing.is_empty())
     }
 

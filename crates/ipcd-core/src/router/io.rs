@@ -1,4 +1,4 @@
-//! Bytes from and to a peer.
+//! Bytes from and to a peer: frames are decoded, dispatched, and taken off the send queue.
 
 use crate::delivery::publish::PublishProgress;
 use crate::model::frame_parts::FrameParts;
@@ -17,8 +17,8 @@ use ipcd_proto::decode;
 use std::time::Instant;
 
 impl Router {
-    /// Takes what a peer sent; `bytes` begin at the start of a frame, and messages in them are
-    /// stamped with their sender.
+    /// Takes bytes that a peer has sent. They begin at the start of a frame. Messages in them are
+    /// stamped in place.
     pub fn receive(&mut self, now: Instant, key: PeerKey, bytes: &mut [u8]) -> ReceiveProgress {
         let mut consumed = 0;
         self.sessions_mut().grant_turn(key);
@@ -27,6 +27,7 @@ impl Router {
             if matches!(self.delivery.sessions.peers.table[key].state, SessionState::Closing) {
                 break ReceiveProgress { consumed: consumed + rest.len(), waiting: false };
             }
+            // The previous message has to reach all receivers first, so that order is kept.
             if self.delivery.sessions.peers.table[key].fans_out {
                 self.delivery.sessions.peers.table[key].waiting = true;
                 break ReceiveProgress { consumed, waiting: true };
@@ -61,7 +62,7 @@ impl Router {
         progress
     }
 
-    /// Takes the message at the start of `bytes`; returns how many bytes were used, and whether its
+    /// Takes the message at the start of `bytes`. Returns the number of used bytes, and whether the
     /// publisher has to wait.
     fn receive_message(
         &mut self,
@@ -81,7 +82,7 @@ impl Router {
         (consumed, waiting)
     }
 
-    /// Takes a control frame, likewise.
+    /// Takes a control frame. Returns the same.
     fn receive_control(
         &mut self,
         now: Instant,
@@ -103,7 +104,7 @@ impl Router {
         (length, false)
     }
 
-    /// Handles any frame but a message.
+    /// Handles a control frame.
     pub(crate) fn control(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) {
         let kind = frame.header.kind;
         let outcome = match (&self.delivery.sessions.peers.table[key].state, kind) {
@@ -153,36 +154,37 @@ impl Router {
         Ok(())
     }
 
-    /// What is to be written to the peer next: whole frames, of which the first may have been begun.
-    /// There is more if this is less than [`Router::queued`].
+    /// Returns the next bytes for the peer: whole frames, of which the first may be partly written.
+    /// More follow if [`Router::queued`] is larger.
     pub fn send_queue(&mut self, key: PeerKey) -> &[u8] {
         self.queue_pieces(key).next().unwrap_or_default()
     }
 
-    /// All that is to be written to the peer: pieces of whole frames each, as [`Router::send_queue`].
+    /// Returns all bytes for the peer, in pieces like that of [`Router::send_queue`].
     pub fn queue_pieces(&mut self, key: PeerKey) -> impl Iterator<Item = &[u8]> {
         let peer = &mut self.delivery.sessions.peers.table[key];
         peer.dirty = false;
         peer.queue.unwritten(&self.delivery.sessions.peers.pool)
     }
 
-    /// Says that the first bytes of the outbox, which are whole frames, are being written in another
-    /// form: they stay there until they are.
+    /// Notes that the first bytes of the send queue, which are whole frames, are being written in
+    /// encrypted form. They cannot be dropped until [`Router::wrote`], because a part of them may
+    /// have been sent.
     pub fn pin(&mut self, key: PeerKey, count: usize) {
         self.delivery.sessions.peers.table[key].queue.pin(count);
     }
 
-    /// Whether the peer's outbox is empty.
+    /// Whether the peer's send queue is empty.
     pub fn is_flushed(&self, key: PeerKey) -> bool {
         self.delivery.sessions.peers.table[key].queue.is_empty()
     }
 
-    /// Bytes in the peer's outbox.
+    /// Returns the number of bytes in the peer's send queue.
     pub fn queued(&self, key: PeerKey) -> usize {
         self.delivery.sessions.peers.table[key].queue.len()
     }
 
-    /// Says that the first bytes of the outbox were written.
+    /// Notes that the first bytes of the send queue were written.
     pub fn wrote(&mut self, now: Instant, key: PeerKey, count: usize) {
         let peer = &mut self.delivery.sessions.peers.table[key];
         peer.queue.wrote(count, &mut self.delivery.sessions.peers.pool);
@@ -195,6 +197,8 @@ impl Router {
         let limit = self.peers().config.outbox;
         let stays_overcharged = self.peers().stays_overcharged(key);
         let peer = &mut self.delivery.sessions.peers.table[key];
+        // Hysteresis: a queue stays full down to half of its limit, so that publishers do not stop
+        // and go with each message.
         if peer.queue.len() > limit / 2 || stays_overcharged {
             return;
         }
@@ -208,14 +212,14 @@ impl Router {
         }
     }
 
-    /// Says that nobody is there to take what is in the outbox: it is dropped, and counted.
+    /// Drops the peer's send queue and counts it, because the peer has no reader.
     pub fn drop_unread(&mut self, now: Instant, key: PeerKey) {
         self.sessions_mut().drop_unread(now, key);
         self.wrote(now, key, 0);
     }
 
-    /// Since when a record of the peer's transport is incomplete, which may be within a frame that has
-    /// a deadline already.
+    /// Notes the time since which a record of the peer's transport is incomplete. It may be a part
+    /// of a frame that has a deadline already; the earlier one counts.
     pub fn note_begun(&mut self, key: PeerKey, since: Option<Instant>, is_in_frame: bool) {
         let of_frame =
             self.delivery.sessions.peers.table[key].deadlines.frame.filter(|_| is_in_frame);
@@ -227,7 +231,7 @@ impl Router {
     }
 }
 
-/// What it takes to handle a frame that is no message, without what its answer takes.
+/// Returns the steps for handling a control frame, without those for its answer.
 fn steps_of(kind: Kind) -> usize {
     match kind {
         Kind::Subscribe | Kind::Unsubscribe => 32,
@@ -235,7 +239,7 @@ fn steps_of(kind: Kind) -> usize {
     }
 }
 
-/// Whether a frame of this kind is answered.
+/// Whether a frame of this kind has an answer.
 fn asks(kind: Kind) -> bool {
     !matches!(kind, Kind::Message | Kind::Pong | Kind::Bye)
 }

@@ -1,4 +1,4 @@
-//! Queries about the daemon, which all its workers answer; long answers over several turns.
+//! Queries about the daemon. All its workers answer, and long answers take several turns.
 
 use crate::directory::messages::{DirectoryEvent, DirectoryRequest, QueryTicket};
 use crate::directory::violation::{MAX_PARTS, MAX_QUESTIONS};
@@ -27,10 +27,10 @@ use std::time::Instant;
 /// Bytes of one part of an answer, roughly.
 const PART_BYTES: usize = 32 * 1024;
 
-/// Steps that it takes to tell of a peer or of a subscription.
+/// Steps for reporting a peer or a subscription.
 const STEPS_TO_TELL: usize = 8;
 
-/// The questions of our peers that other workers are answering.
+/// Queries of this router's peers that are not fully answered.
 #[derive(Debug, Default)]
 pub(crate) struct OpenQueries {
     asked: HashMap<u64, Asked>,
@@ -43,7 +43,7 @@ struct Asked {
     peer: u64,
     correlation: u64,
     is_of_subscriptions: bool,
-    /// The sum of what has come, where answers are added up.
+    /// The sum of the answers so far, for a query whose answers are added up.
     sum: Option<Answer>,
 }
 
@@ -53,7 +53,7 @@ impl PendingQuery {
         Box::new(Self { by, query, next: 0, peers, subscriptions, parts: 0 })
     }
 
-    /// As much as fits into a part.
+    /// Returns as many entries as fit into a part.
     fn take_part(&mut self) -> Option<Answer> {
         let part = match self.query {
             Query::Peers => part_of(&mut self.peers).map(Answer::Peers),
@@ -65,13 +65,14 @@ impl PendingQuery {
 }
 
 impl Router {
-    /// Takes news of the supervisor's.
+    /// Handles an event of the directory.
     pub fn handle_event(&mut self, now: Instant, news: DirectoryEvent) {
         let (slot, generation) = (self.peers().config.slot, self.peers().config.generation);
         match news {
             DirectoryEvent::Changes { epoch, changes } => {
                 let directory = &mut self.delivery.sessions.peers.cluster.directory;
-                // A worker inherits what was told before it was forked.
+                // A worker inherits the changes that were told before its fork, and may get them
+                // once more.
                 if epoch > directory.epoch {
                     directory.epoch = epoch;
                     self.delivery.apply_changes(now, &changes);
@@ -85,7 +86,8 @@ impl Router {
                 if self.sessions().is_waiting_for_name(key, peer) {
                     self.sessions_mut().answer_name(now, key, granted);
                 } else if granted {
-                    // The peer has gone meanwhile, and nobody else will give its name back.
+                    // The peer has gone meanwhile. Only this router knows, so it has to release the
+                    // name.
                     self.sessions_mut().release_name(name);
                 }
             }
@@ -100,7 +102,7 @@ impl Router {
             {
                 self.deny_query(now, asker.ticket);
             }
-            // What was meant for the worker that lived here before.
+            // Events for the previous worker of the slot.
             _ => {}
         }
     }
@@ -114,7 +116,8 @@ impl Router {
         let query: Query = decode(frame.payload).map_err(malformed)?;
         let correlation = frame.header.correlation;
         match self.check_query(key, &query) {
-            // Nobody has such a name.
+            // No peer can have such a name. A longer one would be a protocol violation of this
+            // worker.
             Ok(()) if matches!(&query, Query::Find(who) if who.len() > MAX_NAME) => {
                 self.answer(now, key, correlation, false, &Answer::Found(None));
             }
@@ -124,7 +127,7 @@ impl Router {
         Ok(())
     }
 
-    /// Whether the question is one, and the peer may ask it.
+    /// Checks that a query is well-formed, and that the peer may send it.
     fn check_query(&self, key: PeerKey, query: &Query) -> Result<(), Failure> {
         match query {
             Query::Matching(subject) => {
@@ -149,7 +152,7 @@ impl Router {
         Ok(())
     }
 
-    /// Whether nothing more can be asked now, lest the table disbelieve this worker.
+    /// Whether another query would exceed the directory's limit, and so be a protocol violation.
     pub(crate) fn has_too_many_queries(&self) -> bool {
         self.queries.asked.len() >= MAX_QUESTIONS
     }
@@ -182,7 +185,7 @@ impl Router {
         }
     }
 
-    /// Answers a question of another worker's peer, or of one of ours.
+    /// Answers a query of another worker's peer, or of one of this router's.
     pub(crate) fn answer_query(&mut self, now: Instant, asker: QueryTicket, query: Query) {
         if takes_long(&query) {
             return self.defer_query(QueryOrigin::Directory(asker), query);
@@ -198,7 +201,8 @@ impl Router {
         }
     }
 
-    /// Part of the answer to a question of ours has come, and with `last` all of it.
+    /// Handles a part of the answer to a query of this router's peer. With `last`, the answer is
+    /// complete.
     pub(crate) fn add_answer(
         &mut self,
         now: Instant,
@@ -242,7 +246,7 @@ impl Router {
         }
     }
 
-    /// The supervisor does not let the peer ask this: its rules are newer than ours.
+    /// Handles the supervisor's refusal of a query. Its rules are newer than this router's.
     pub(crate) fn deny_query(&mut self, now: Instant, ticket: u64) {
         let Some(Asked { key, peer, correlation, .. }) = self.queries.asked.remove(&ticket) else {
             return;
@@ -272,7 +276,7 @@ impl Router {
         self.peers_mut().send(now, key, header, &encode(body));
     }
 
-    /// Answers a question, in a later turn.
+    /// Defers the answer to a later turn.
     pub(crate) fn defer_query(&mut self, by: QueryOrigin, query: Query) {
         self.delivery
             .sessions
@@ -281,7 +285,7 @@ impl Router {
             .push_back(DeferredWork::Query(PendingQuery::new(by, query)));
     }
 
-    /// Goes on with an answer: a part of it, or its end.
+    /// Continues an answer: sends a part, or its end.
     pub(crate) fn continue_query(&mut self, now: Instant, mut query_job: Box<PendingQuery>) {
         let by = query_job.by;
         if !matches!(query_job.query, Query::Peers | Query::Subscriptions) {
@@ -293,7 +297,7 @@ impl Router {
         if let Some(part) = query_job.take_part() {
             self.send_part(now, by, Some(part));
         }
-        // What a table would not take of this worker is left out.
+        // The directory would treat further parts as a protocol violation, so they are left out.
         let is_over = self.place_after(query_job.next).is_none()
             && query_job.peers.is_empty()
             && query_job.subscriptions.is_empty();
@@ -303,7 +307,7 @@ impl Router {
         }
     }
 
-    /// Notes what is to be told of the next peer; false if there is none, or enough was noted.
+    /// Collects the status of the next peer. Returns false at the end, or when enough is collected.
     fn add_next(&mut self, query_job: &mut PendingQuery) -> bool {
         let Some(place) = self.place_after(query_job.next) else { return false };
         if !query_job.subscriptions.is_empty() {
@@ -323,7 +327,7 @@ impl Router {
         true
     }
 
-    /// The next place from this one on that a peer is in.
+    /// Returns the next key from this one on that a peer has.
     fn place_after(&self, place: u32) -> Option<u32> {
         let table = &self.delivery.sessions.peers.table;
         let is_here = |at: &u32| {
@@ -348,12 +352,12 @@ impl Router {
     }
 }
 
-/// Whether the answer takes as long as there are peers, and so has to wait for its turn.
+/// Whether the effort for the answer grows with the number of peers, so that it is deferred.
 fn takes_long(query: &Query) -> bool {
     matches!(query, Query::Status | Query::Peers | Query::Subscriptions)
 }
 
-/// Adds an answer to those that have come.
+/// Adds an answer to the sum of earlier ones.
 fn add(sum: &mut Option<Answer>, part: Answer) {
     match (sum, part) {
         (Some(Answer::Status(sum)), Answer::Status(part)) => {
@@ -370,12 +374,12 @@ fn add(sum: &mut Option<Answer>, part: Answer) {
         (Some(Answer::Kicked(sum)), Answer::Kicked(part)) => *sum |= part,
         (Some(Answer::Found(sum)), Answer::Found(part)) => *sum = sum.or(part),
         (sum @ None, part) => *sum = Some(part),
-        // Workers of one daemon answer what was asked.
+        // Honest workers answer the query, so this is an answer of another kind.
         _ => {}
     }
 }
 
-/// Takes as many as fit into a part, if there are any.
+/// Removes as many entries as fit into a part. Returns `None` if there are none.
 fn part_of<T: Serialize>(items: &mut VecDeque<T>) -> Option<Vec<T>> {
     let mut bytes = 0;
     let fits = |item: &T| {

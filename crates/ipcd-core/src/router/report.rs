@@ -16,21 +16,22 @@ use ipcd_proto::control::SubscriptionStatus;
 use ipcd_proto::control::WorkerStatus;
 use std::time::Instant;
 
-/// Counters that say what is there now: nothing of a worker that has ended.
+/// Counters of a present state. They are not summed up for workers that have ended.
 const GAUGES: [&str; 4] =
     ["messages_queued", "direct_queued", "outcomes_open", "requests_unanswered"];
 
-/// Messages in outboxes that are counted in a step.
+/// Messages in send queues that are counted in a step.
 const COUNTED_IN_STEP: usize = 8;
 
-/// Peers that are asked for their names in a step.
+/// Peers whose names are compared in a step.
 const FOUND_IN_STEP: usize = 8;
 
-/// Bytes of filters that are told of one peer.
+/// Bytes of filters that are reported for one peer.
 const FILTER_BYTES: usize = 4 * 1024;
 
 impl Router {
-    /// This router's own answer. What is about all peers, [`Router::defer_query`] answers in parts.
+    /// Returns this router's own answer. Answers about all peers are given in parts instead
+    /// ([`Router::defer_query`]).
     pub(crate) fn report(&mut self, now: Instant, query: &Query) -> Vec<Answer> {
         match query {
             Query::Status => vec![Answer::Status(self.status(now))],
@@ -52,7 +53,7 @@ impl Router {
                 vec![Answer::Sandbox(self.peers().config.daemon.sandbox.clone())]
             }
             Query::Access { who, access } => {
-                // The peer's own worker has looked at what is asked for.
+                // The peer's own worker has checked the query, so that parsing succeeds again.
                 let verdict = self.delivery.sessions.peers.config.acl.verdict(who, access);
                 verdict.map(Answer::Verdict).into_iter().collect()
             }
@@ -120,7 +121,7 @@ impl Router {
             let drops = known.drops.as_ref();
             let dropped: Vec<_> = drops.iter().flat_map(|drops| drops.by_reason()).collect();
             let gone: u64 = dropped.iter().map(|(_, count)| count).sum();
-            // Also what is left in the outbox of an earlier subscription of that number.
+            // Messages of an earlier subscription with this number may still be queued.
             let matched = known.matched.max(gone + queued);
             SubscriptionStatus {
                 peer: peer.origin.peer,
@@ -156,7 +157,7 @@ impl Router {
         }
     }
 
-    /// Cuts a peer off, if it is ours.
+    /// Disconnects a peer of this router. Returns whether it exists.
     fn kick(&mut self, now: Instant, peer: u64) -> bool {
         let found = self.delivery.sessions.peers.ids.get(&peer).copied();
         if let Some(key) = found {
@@ -165,15 +166,15 @@ impl Router {
         found.is_some()
     }
 
-    /// What this router has counted, for when it ends: what is left of it is not there any more.
+    /// Returns the final counters, when the router ends. Counters of a present state are left out.
     pub fn last_counters(&mut self) -> Vec<(String, u64)> {
         let mut counters = self.counters();
         counters.retain(|(name, count)| *count > 0 && !GAUGES.contains(&&**name));
         counters
     }
 
-    /// What this router has counted, by name. What was matched is always the sum of what was
-    /// delivered and dropped and is queued.
+    /// Returns the counters by name. The number of matched messages is always the sum of the
+    /// delivered, dropped and queued ones.
     pub fn counters(&mut self) -> Vec<(String, u64)> {
         let (mut queued, mut direct_queued) = (0, 0);
         for peer in self.delivery.sessions.peers.table.values_mut() {
@@ -196,7 +197,8 @@ impl Router {
             ("messages_delivered".to_owned(), counters.matched - dropped - queued),
             ("messages_queued".to_owned(), queued),
         ];
-        // What a worker had is lost with it, and so is what it would have counted.
+        // The copies and the counters of a dead worker are lost together, so this one would always
+        // be 0.
         let reasons = Reason::ALL.into_iter().filter(|reason| *reason != Reason::WorkerDied);
         counted.extend(reasons.map(|reason| {
             (format!("messages_dropped_{}", reason.name()), counters.dropped.of(reason))

@@ -1,4 +1,4 @@
-//! Upkeep: deadlines, deferred work, another configuration, the end.
+//! Upkeep: deadlines, deferred work, a new configuration, and the end of the router.
 
 use crate::cluster::leaving::LeaveState;
 use crate::directory::messages::DirectoryRequest;
@@ -12,7 +12,7 @@ use ipcd_proto::control::Reason;
 use std::time::Instant;
 
 impl Router {
-    /// Ends the sessions of peers that are too late.
+    /// Handles all deadlines that are due.
     pub fn tick(&mut self, now: Instant) {
         self.peers_mut().release_memory(now);
         self.delivery.sessions.requests.sweep(&mut self.delivery.sessions.peers, now);
@@ -27,7 +27,7 @@ impl Router {
         }
     }
 
-    /// When [`Router::tick`] has something to do.
+    /// Returns the time when [`Router::tick`] has to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
         let looks = [
             self.delivery.sessions.peers.timers.next(),
@@ -37,12 +37,12 @@ impl Router {
         looks.into_iter().flatten().min()
     }
 
-    /// Whether work was put off: [`Router::run_deferred`] has something to do at once.
+    /// Whether work was deferred, so that [`Router::run_deferred`] has to be called at once.
     pub fn has_deferred(&self) -> bool {
         self.sessions().has_deferred()
     }
 
-    /// Whose work goes on next, if it is one of ours.
+    /// Returns the peer whose deferred work is next, if it is a peer of this router.
     pub fn next_deferred(&self) -> Option<PeerKey> {
         let (key, id) = match self.delivery.sessions.work.queue.front()? {
             DeferredWork::Publisher(key, id) => (*key, *id),
@@ -60,12 +60,12 @@ impl Router {
             .map(|_| key)
     }
 
-    /// Does a slice of what was put off first; what is left of it goes to the end of the queue. To be
-    /// called once a turn, when all else is done.
+    /// Does a slice of the first deferred work. The rest of it goes to the end of the queue. The
+    /// caller calls this once a turn, after all other work.
     pub fn run_deferred(&mut self, now: Instant) {
         self.delivery.sessions.work.budget.grant(self.peers().config.slice);
         match self.delivery.sessions.work.queue.pop_front() {
-            // It takes its steps when it is resumed.
+            // The peer uses its steps when the worker offers its bytes again.
             Some(DeferredWork::Publisher(key, id)) => self.sessions_mut().resume_deferred(key, id),
             Some(DeferredWork::FanOut(fan_out)) => self.delivery.continue_fan_out(now, fan_out),
             Some(DeferredWork::Inbound) => self.delivery.continue_inbound(now),
@@ -77,14 +77,14 @@ impl Router {
         }
     }
 
-    /// Does all that was put off: there will be no later turn.
+    /// Does all deferred work, because no later turn will come.
     pub(crate) fn finish_deferred(&mut self, now: Instant) {
         while self.has_deferred() {
             self.run_deferred(now);
         }
     }
 
-    /// Changes the configuration while the router runs; what it is about to do is done by the new.
+    /// Changes the configuration. The next decision uses the new one.
     pub fn configure(&mut self, now: Instant, change: impl FnOnce(&mut Config)) {
         let before = self.peers().config.clone();
         change(&mut self.delivery.sessions.peers.config);
@@ -100,13 +100,13 @@ impl Router {
         for key in self.peers().keys() {
             self.peers_mut().renew_largest(key);
             self.peers_mut().renew_fullness(key);
-            // What has been due since earlier than now is found out, and what is due later is noted.
+            // A shorter time-out may be due already, or move a timer forward.
             self.sessions_mut().check_deadlines(now, key);
         }
     }
 
-    /// Says goodbye to everybody: what is in the outboxes is written, then the peers are closed.
-    /// They have as long for it as the daemon has, which ends it otherwise.
+    /// Ends all sessions because the daemon ends. Peers may take their remaining bytes until the
+    /// daemon has ended.
     pub fn drain(&mut self, now: Instant) {
         self.finish_deferred(now);
         for key in self.peers().keys() {
@@ -115,12 +115,13 @@ impl Router {
         }
     }
 
-    /// Ends a peer's session, as somebody who is no peer wants it. It gets what is left for it.
+    /// Ends a peer's session for a reason of the daemon. The peer gets its remaining bytes.
     pub fn dismiss(&mut self, now: Instant, key: PeerKey, why: &str) {
         self.sessions_mut().fail(now, key, Code::Ending, why);
     }
 
-    /// Ends a session for the sake of another. One that may still prove its token stays if it has.
+    /// Disconnects a peer in favour of another. With `may_prove`, a peer that has proved its token
+    /// in the meantime stays.
     pub fn displace(&mut self, now: Instant, key: PeerKey, why: &str, may_prove: bool) {
         if !may_prove {
             self.sessions_mut().disconnect(now, key, Code::Limit, why);
@@ -129,15 +130,15 @@ impl Router {
         }
     }
 
-    /// Ends the session of a peer that the kernel cannot wait for.
+    /// Ends the session of a peer that epoll_ctl(2) could not watch.
     pub fn leave_unwatched(&mut self, now: Instant, key: PeerKey, why: &str) {
         self.delivery.sessions.peers.counters.unwatched += 1;
         self.sessions_mut().fail(now, key, Code::Limit, why);
     }
 
-    /// Makes a router without peers ready for its end, which is to be asked again after each turn:
-    /// whether everything for it has come, and what others wait for is told. What is left then is to
-    /// be sent ([`Router::is_forwarded`]).
+    /// Prepares a router without peers for its end; the caller repeats the call after each turn.
+    /// Returns true when all frames for this router have arrived and all outcomes are reported.
+    /// Frames that are left then have to be sent ([`Router::is_forwarded`]).
     pub fn leave(&mut self, now: Instant) -> bool {
         debug_assert_eq!(self.peer_count(), 0, "peers are still to be served");
         let has_work = self.sessions().has_deferred();
@@ -157,8 +158,9 @@ impl Router {
         }
     }
 
-    /// What this router has passed on it cannot wait for without end. Receipts are told within the
-    /// time that a receiver may stall; a request may be answered as long as its publisher waits.
+    /// Concludes the messages that this router has passed on, within a bounded time. Receipts take
+    /// at most as long as a receiver may stall. Requests are handed back, because their publishers
+    /// may wait much longer.
     fn settle_passed_on(&mut self, now: Instant) -> bool {
         self.delivery.sessions.requests.hand_back_requests(&mut self.delivery.sessions.peers, now);
         if self.delivery.sessions.requests.is_empty() {
@@ -176,8 +178,7 @@ impl Router {
         self.delivery.sessions.requests.is_empty()
     }
 
-    /// How many bytes were given back to the allocator since this was last asked, in buffers. It is
-    /// looked now and then; in between there are none.
+    /// Returns the bytes of buffers that were given back to the allocator since the last call.
     pub fn take_released(&mut self) -> usize {
         self.delivery.sessions.peers.pool.take_released()
     }
