@@ -1,4 +1,5 @@
-//! Memory for messages: a send queue for each peer, and the pools that the queues share.
+//! Memory for messages: a send queue for each peer, and the pools that the queues share. It knows
+//! bytes and frames, but no peers.
 
 pub(crate) mod buffer_pool;
 pub(crate) mod chunk_pool;

@@ -1,4 +1,5 @@
-//! Which subscriptions a subject matches: the trie, remembered routes, and the turns of queue groups.
+//! Routing: the trie of subscriptions, the cache of routes, and the turns of queue groups. It finds
+//! receivers, and delivers nothing.
 
 pub(crate) mod group_turns;
 pub(crate) mod routes;

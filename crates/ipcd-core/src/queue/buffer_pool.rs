@@ -1,28 +1,28 @@
-//! Memory that is used again: so an idle peer has none, and a busy one does not allocate. What nobody
-//! has needed for a while is given back.
+//! A pool of buffers. An idle peer has none, and a busy one does not allocate. Buffers that were
+//! not needed for a while are given back to the allocator.
 
 use std::time::{Duration, Instant};
 
-/// Buffers kept, and bytes of the smallest and the largest that are.
+/// Buffers in the pool, and the capacity of the smallest and largest ones in bytes.
 const SPARES: usize = 16;
 const LEAST_BYTES: usize = 1024;
 const MOST_BYTES: usize = 1024 * 1024;
-/// How long one is kept that nobody needs.
+/// Time after which an unused buffer is given back.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
-/// Memory that outboxes take when they begin to fill, and give back when they are empty.
+/// Buffers that send queues take when they begin to fill, and give back when they are empty.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
     buffers: Vec<Vec<u8>>,
-    /// The fewest that there were since it was looked last: so many are not needed.
+    /// The lowest number of buffers since the last check: that many were not needed.
     fewest: usize,
-    /// When that is, if there is something to be given back.
+    /// The time of the next check, if there may be something to give back.
     look_at: Option<Instant>,
     /// The time of the last tick.
     now: Option<Instant>,
-    /// Bytes that were given back to the allocator since.
+    /// Bytes that were given back to the allocator since the last check.
     released: usize,
-    /// And before, which the worker was not told of.
+    /// Bytes that were given back before it, and are not reported to the worker yet.
     untold: usize,
 }
 
@@ -43,19 +43,19 @@ impl BufferPool {
         self.look_later();
     }
 
-    /// Something is kept that may not be needed in a while.
+    /// Plans a check, because something is kept that may not be needed.
     pub(crate) fn look_later(&mut self) {
         if self.look_at.is_none() {
             self.look_at = self.now.map(|now| now + KEPT_FOR);
         }
     }
 
-    /// When to look what is not needed any more.
+    /// Returns the time of the next check.
     pub(crate) fn next_look(&self) -> Option<Instant> {
         self.look_at
     }
 
-    /// Whether it is time for that. The first buffers are those that were not taken.
+    /// Gives unused buffers back, if a check is due, and returns whether it was.
     pub(crate) fn look(&mut self, now: Instant) -> bool {
         self.now = Some(now);
         if self.look_at.is_none() && !self.buffers.is_empty() {
@@ -64,6 +64,7 @@ impl BufferPool {
         if self.look_at.is_none_or(|at| at > now) {
             return false;
         }
+        // `take` pops from the end, so the first ones are those that were never taken.
         let dropped = self.buffers.drain(..self.fewest);
         self.released += dropped.map(|buffer| buffer.capacity()).sum::<usize>();
         self.fewest = self.buffers.len();
@@ -72,12 +73,12 @@ impl BufferPool {
         true
     }
 
-    /// So many bytes were given back besides.
+    /// Adds bytes that were given back elsewhere.
     pub(crate) fn note_released(&mut self, bytes: usize) {
         self.untold += bytes;
     }
 
-    /// Bytes that were given back since this was last asked, up to the last look.
+    /// Returns the bytes that were given back since the last call, up to the last check.
     pub(crate) fn take_released(&mut self) -> usize {
         std::mem::take(&mut self.untold)
     }
@@ -100,7 +101,7 @@ mod tests {
         let burst: Vec<_> = (0..8).map(|_| Vec::with_capacity(800_000)).collect();
         burst.into_iter().for_each(|buffer| spare.give(buffer));
         assert_eq!(bytes(&spare), 8 * 800_000);
-        // One is in use all the time, and is not taken away.
+        // One is in use all the time, and is kept.
         while spare.next_look().is_some_and(|at| at <= now + 10 * SECOND) && bytes(&spare) > 0 {
             now += SECOND / 4;
             let buffer = spare.take();
@@ -112,7 +113,7 @@ mod tests {
             }
         }
         assert_eq!((bytes(&spare), spare.untold), (800_000, 7 * 800_000));
-        // Nobody uses it any more: it goes, and then nobody looks.
+        // Unused, it is given back, and no further check is planned.
         for _ in 0..2 {
             now += SECOND;
             spare.look(now);

@@ -1,18 +1,21 @@
-//! The memory of outboxes: what several of them hold is here once, and buffers go round.
+//! The memory of send queues: bytes that several of them hold are stored once, and buffers are used
+//! again.
 //!
-//! Runs for many subscribers are appended to a chunk, of which each outbox holds a [`ChunkSlice`]. A chunk
-//! goes on only while everybody who holds it gets what is appended. So whoever holds the least of it
-//! holds the end of it, and no more than one chunk beyond what is in its outbox.
+//! Batches for many subscribers are appended to a chunk, of which each send queue holds a
+//! [`ChunkSlice`]. A chunk is continued only while all its holders get the next batch. So even the
+//! queue with the smallest slice holds the chunk's end, and no queue keeps alive more than one
+//! chunk beyond its own bytes.
 
 use std::time::Instant;
 
 use crate::queue::buffer_pool::BufferPool;
 use slab::Slab;
 
-/// Bytes of a chunk; a longer run is one by itself.
+/// Bytes of a chunk. A longer batch has a chunk of its own.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Bytes of a chunk: whole frames from `boundary` on, of which those from `start` on are unwritten.
+/// A slice of a chunk. Whole frames begin at `boundary`, and the bytes from `start` on are
+/// unwritten.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChunkSlice {
     pub(crate) chunk: usize,
@@ -22,90 +25,89 @@ pub(crate) struct ChunkSlice {
 }
 
 impl ChunkSlice {
-    /// Bytes that are unwritten.
+    /// Returns the number of unwritten bytes.
     pub(crate) fn len(&self) -> usize {
         self.end - self.start
     }
 }
 
-/// Shared bytes, and the memory that outboxes take when they begin to fill, and give back when they
-/// are empty: so an idle peer has none, and a busy one does not allocate.
+/// Chunks, and the pools of buffers and of chunks for reuse.
 #[derive(Debug, Default)]
 pub(crate) struct ChunkPool {
     spare: BufferPool,
     spare_chunks: BufferPool,
     chunks: Slab<Chunk>,
-    /// The chunk that may go on.
+    /// The chunk that may be continued.
     open: Option<usize>,
 }
 
 #[derive(Debug)]
 struct Chunk {
     bytes: Vec<u8>,
-    /// Spans of it in outboxes.
+    /// Slices of it in send queues.
     holders: usize,
 }
 
 impl ChunkPool {
-    /// An empty buffer for an outbox.
+    /// Returns an empty buffer for a send queue.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         self.spare.take()
     }
 
-    /// Takes it back.
+    /// Takes a buffer back.
     pub(crate) fn give(&mut self, buffer: Vec<u8>) {
         self.spare.give(buffer);
     }
 
-    /// Something is kept elsewhere that may not be needed in a while.
+    /// Plans a check, because something is kept elsewhere that may not be needed.
     pub(crate) fn look_later(&mut self) {
         self.spare.look_later();
     }
 
-    /// When to look what is not needed any more.
+    /// Returns the time of the next check.
     pub(crate) fn next_look(&self) -> Option<Instant> {
         self.spare.next_look().into_iter().chain(self.spare_chunks.next_look()).min()
     }
 
-    /// Gives back what has not been needed for a while; whether it was time for that.
+    /// Gives unused memory back, if a check is due, and returns whether it was.
     pub(crate) fn look(&mut self, now: Instant) -> bool {
         self.spare.look(now) | self.spare_chunks.look(now)
     }
 
-    /// So many bytes were given back besides.
+    /// Adds bytes that were given back elsewhere.
     pub(crate) fn note_released(&mut self, bytes: usize) {
         self.spare.note_released(bytes);
     }
 
-    /// Bytes that were given back to the allocator since this was last asked.
+    /// Returns the bytes that were given back to the allocator since the last call.
     pub(crate) fn take_released(&mut self) -> usize {
         self.spare.take_released() + self.spare_chunks.take_released()
     }
 
-    /// All bytes of a chunk.
+    /// Returns all bytes of a chunk.
     pub(crate) fn chunk(&self, chunk: usize) -> &[u8] {
         &self.chunks[chunk].bytes
     }
 
-    /// The unwritten bytes of a span.
+    /// Returns the unwritten bytes of a slice.
     pub(crate) fn bytes(&self, span: &ChunkSlice) -> &[u8] {
         &self.chunks[span.chunk].bytes[span.start..span.end]
     }
 
-    /// Whether a span ends where the next run would be appended.
+    /// Whether a slice ends where the next batch would be appended.
     pub(crate) fn is_last(&self, span: &ChunkSlice) -> bool {
         self.open == Some(span.chunk) && span.end == self.chunks[span.chunk].bytes.len()
     }
 
-    /// Whether a run of so many bytes can be appended to the open chunk, if so many of those who get
-    /// it hold the end of that.
+    /// Whether a batch can be appended to the open chunk. `heirs` is the number of its receivers
+    /// that hold the end of that chunk; they must be all its holders.
     pub(crate) fn goes_on(&self, heirs: usize, bytes: usize) -> bool {
         let Some(chunk) = self.open.map(|open| &self.chunks[open]) else { return false };
         let note_queued = if chunk.holders == 0 { 0 } else { chunk.bytes.len() };
         chunk.holders == heirs && note_queued + bytes <= CHUNK_BYTES
     }
 
-    /// Keeps a run for outboxes to hold. It is held by the caller too, who releases it when they do.
+    /// Stores a batch. The caller holds it, too, and releases it once the send queues hold it.
     pub(crate) fn keep(&mut self, run: &[u8], heirs: usize) -> ChunkSlice {
         let chunk = match self.open {
             _ if run.len() > CHUNK_BYTES => {
@@ -124,12 +126,12 @@ impl ChunkPool {
         ChunkSlice { chunk, boundary: start, start, end: bytes.len() }
     }
 
-    /// One span more.
+    /// Adds a holder.
     pub(crate) fn hold(&mut self, chunk: usize) {
         self.chunks[chunk].holders += 1;
     }
 
-    /// One span less. What nobody holds is forgotten.
+    /// Removes a holder. A chunk without holders is freed.
     pub(crate) fn release(&mut self, chunk: usize) {
         let holders = &mut self.chunks[chunk].holders;
         *holders -= 1;
@@ -138,12 +140,12 @@ impl ChunkPool {
         }
     }
 
-    /// Whether nobody holds anything.
+    /// Whether no chunk has a holder.
     pub(crate) fn is_free(&self) -> bool {
         self.chunks.iter().all(|(_, chunk)| chunk.holders == 0)
     }
 
-    /// Bytes of memory that chunks take.
+    /// Returns the bytes of memory that chunks take.
     #[cfg(test)]
     pub(crate) fn shared_bytes(&self) -> usize {
         self.chunks.iter().map(|(_, chunk)| chunk.bytes.capacity()).sum()
@@ -167,7 +169,7 @@ impl ChunkPool {
         chunk
     }
 
-    /// A chunk that is not half full moves to where it takes no more than it has.
+    /// Closes a chunk. One that is less than half full moves to memory of its exact size.
     fn close_chunk(&mut self, chunk: usize) {
         if self.chunks[chunk].holders == 0 {
             return self.forget(chunk);
@@ -181,7 +183,7 @@ impl ChunkPool {
     }
 
     fn give_chunk(&mut self, mut buffer: Vec<u8>) {
-        // Another one is of a run that is longer, or has moved.
+        // Other capacities belong to longer batches, or to chunks that have moved.
         if buffer.capacity() == CHUNK_BYTES {
             buffer.clear();
             self.spare_chunks.give(buffer);

@@ -1,8 +1,8 @@
-//! A queue that most owners never use, and that takes no more than a pointer until they do.
+//! A queue that most owners never use. Until then it takes only a pointer.
 
 use std::collections::VecDeque;
 
-/// A queue. Memory that it has once needed it keeps until [`LazyQueue::clear`].
+/// A queue. It keeps its memory until [`LazyQueue::clear`].
 #[derive(Debug)]
 #[expect(clippy::box_collection, reason = "most owners have none, and a pointer is less")]
 pub(crate) struct LazyQueue<T>(Option<Box<VecDeque<T>>>);
@@ -52,26 +52,26 @@ impl<T> LazyQueue<T> {
         self.0.iter_mut().flat_map(|queue| queue.iter_mut())
     }
 
-    /// Takes the items from the first on that goes.
+    /// Removes and returns the items from the first on for which `goes` is true.
     pub(crate) fn split_off(&mut self, goes: impl Fn(&T) -> bool) -> VecDeque<T> {
         let Some(queue) = &mut self.0 else { return VecDeque::new() };
         let stay = queue.iter().position(goes).unwrap_or(queue.len());
         queue.split_off(stay)
     }
 
-    /// Takes all items, and with them the memory.
+    /// Removes and returns all items, and frees the memory.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = T> + use<T> {
         self.0.take().into_iter().flat_map(|queue| *queue)
     }
 
-    /// Empties it, and gives its memory back if that is for more than so many items.
+    /// Removes all items, and frees the memory if it is for more than this many items.
     pub(crate) fn keep_memory(&mut self, items: usize) {
         if self.0.as_ref().is_some_and(|queue| queue.capacity() > items) {
             self.clear();
         }
     }
 
-    /// Empties it, and gives its memory back.
+    /// Removes all items, and frees the memory.
     pub(crate) fn clear(&mut self) {
         self.0 = None;
     }

@@ -1,20 +1,20 @@
-//! A message or several of one subject, on their way into send queues.
+//! A batch: one message or several of the same subject, on the way into send queues.
 
 use crate::model::ids::Ticket;
 use crate::queue::chunk_pool::ChunkSlice;
 
-/// Bytes of a batch: the most that a send queue holds beyond its limit.
+/// Bytes of a batch, and so the most that a send queue holds beyond its limit.
 pub(crate) const MAX_BATCH: usize = 16 * 1024;
 
-/// What is delivered: one message or a run of them.
+/// One message, or several that were routed together.
 #[derive(Clone, Copy)]
 pub(crate) struct MessageBatch<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) count: u64,
-    /// Whether it is one message for the peer alone, and not for a subscription.
+    /// Whether this is a single message for the peer itself, not for a subscription.
     pub(crate) is_direct: bool,
-    /// Where the fate of the copies is noted.
+    /// The ticket for the outcomes of the copies.
     pub(crate) ticket: Option<Ticket>,
-    /// Where the bytes are kept for all who get them.
+    /// The slice in which the bytes are stored for all receivers.
     pub(crate) shared: Option<ChunkSlice>,
 }

@@ -1,5 +1,6 @@
-//! Whose turn it is in each group. A turn outlives the routes of the group's subjects: those are made
-//! anew whenever a table changes, and there is one for each subject that the group's filter matches.
+//! The turns of queue groups. A turn outlives the routes of the group's subjects: routes are made
+//! again whenever a trie changes, and there is one for each subject that the group's filter
+//! matches.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -8,24 +9,25 @@ use std::rc::Rc;
 use crate::routing::trie::QueueGroup;
 use foldhash::fast::RandomState;
 
-/// Groups whose turns are kept before those that no route knows are forgotten.
+/// Groups whose turns are kept before those without a route are forgotten.
 const FEW: usize = 1024;
 
-/// Whose turn it is in a group.
+/// The position of a group's next message among the members' shares.
 #[derive(Debug)]
 pub(crate) struct GroupTurn {
-    /// The turn of messages that are published here.
+    /// The position for messages that are published here.
     pub(crate) turn: Cell<u64>,
-    /// The turn of those that other workers have sent for a member here. They have had their turn
-    /// there, and must not take one from those that are published here.
+    /// The position for messages that other workers have sent for a member here. They have had
+    /// their turn at the publisher's worker, and must not take one from messages that are published
+    /// here.
     pub(crate) arrivals: Cell<u64>,
 }
 
-/// Those of all groups.
+/// The turns of all groups.
 #[derive(Debug, Default)]
 pub(crate) struct GroupTurns {
     known: HashMap<Rc<QueueGroup>, Rc<GroupTurn>, RandomState>,
-    /// How many there may be before they are looked through.
+    /// The number of entries at which unused ones are removed.
     most: usize,
 }
 
@@ -36,7 +38,7 @@ impl GroupTurn {
 }
 
 impl GroupTurns {
-    /// That of a group, which begins there if it is new.
+    /// Returns the turn of a group. A new one begins at `first`.
     pub(crate) fn of(
         &mut self,
         group: &Rc<QueueGroup>,
@@ -55,9 +57,10 @@ impl GroupTurns {
     }
 }
 
-/// Where the turns of a life begin, of which there are so many. With `--fork connection` a life may be
-/// that of a single message, so lives begin evenly spread, also every second or every third of them:
-/// multiples of an irrational number are (Weyl), here of the golden ratio and of the root of 2.
+/// Returns the position at which a generation begins, out of this many. With `--fork connection` a
+/// generation may publish a single message. So the starting positions must be spread evenly over
+/// the generations, even over every second or third of them. Multiples of an irrational number are
+/// (Weyl's theorem): here of the golden ratio and the root of 2.
 pub(crate) fn first_turn(slot: u32, generation: u32, turns: u64) -> u64 {
     const GOLDEN: u32 = 0x9e37_79b9;
     const ROOT: u32 = 0x6a09_e667;

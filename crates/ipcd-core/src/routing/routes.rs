@@ -1,4 +1,4 @@
-//! Routes: whom a subject concerns, here and at other workers; and those found lately.
+//! Routes: the receivers of a subject, here and on other workers, and a cache of recent ones.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -8,23 +8,24 @@ use crate::routing::group_turns::GroupTurn;
 use crate::routing::trie::{LocalSubscriber, QueueGroup, WorkerInterest};
 use foldhash::fast::RandomState;
 
-/// Subjects whose routes are remembered. A client that makes up subjects cannot take more memory.
+/// Subjects whose routes are remembered. A client that invents subjects cannot use more memory.
 const MAX_ROUTES: usize = 16 * 1024;
-/// Targets in all of them: with many subscribers to everything, each route has as many.
+/// Receivers in all remembered routes: with many subscribers to everything, each route has as many.
 const MAX_TARGETS: usize = 256 * 1024;
-/// Nodes and members of the interest table that are looked at in a step.
+/// Nodes and members of the subscription trie that are visited in a step.
 pub(crate) const FOUND_IN_STEP: usize = 4;
-/// Members of a worker that count when it is its turn, at the most: the number is its own word.
+/// Members that one worker may claim in a group. A compromised worker could otherwise draw all
+/// messages.
 const MAX_WEIGHT: u32 = 64 * 1024;
 
-/// Whom a subject concerns.
+/// The receivers of a subject.
 #[derive(Debug)]
 pub(crate) struct RouteTargets {
     /// Subscriptions here that are in no group.
     pub(crate) members: Vec<LocalSubscriber>,
-    /// Interests of other workers that are in no group; those of one worker stand together.
+    /// Interests of other workers that are in no group, sorted by worker.
     pub(crate) remotes: Vec<WorkerInterest>,
-    /// Groups, of which each gets one copy.
+    /// Groups, each of which gets one copy.
     pub(crate) groups: Vec<GroupRoute>,
 }
 
@@ -35,33 +36,34 @@ impl RouteTargets {
     }
 }
 
-/// A group whose members are offered a message in turn.
+/// A group whose members get messages in turn.
 #[derive(Debug)]
 pub(crate) struct GroupRoute {
     pub(crate) group: Rc<QueueGroup>,
-    /// Members here and workers elsewhere, each with the end of its share of the turns.
+    /// Members here and other workers, each with the end position of its share.
     candidates: Vec<(u64, GroupCandidate)>,
     group_turn: Rc<GroupTurn>,
 }
 
-/// Who may get a message of a group.
+/// A candidate for a message of a group.
 #[derive(Clone, Debug)]
 pub(crate) enum GroupCandidate {
-    /// A subscription here.
+    /// A subscription of this router.
     Here(LocalSubscriber),
-    /// One of another worker's, which chooses it.
+    /// Another worker, which chooses one of its members.
     There {
-        /// The worker's place.
+        /// The slot of the worker.
         slot: u32,
-        /// Its number for the group.
+        /// The worker's number for the group.
         number: u32,
-        /// Whether none of its members can take more.
+        /// Whether all members there are unable to take more.
         off: bool,
     },
 }
 
 impl GroupRoute {
-    /// A route to the members of a group; `turn_of` says whose turn it is, for so many turns in all.
+    /// Creates a route to the members of a group. `turn_of` returns the group's turn, for this many
+    /// positions.
     pub(crate) fn new(
         group: Rc<QueueGroup>,
         candidates: Vec<(u32, GroupCandidate)>,
@@ -73,7 +75,7 @@ impl GroupRoute {
         Self { group, candidates, group_turn }
     }
 
-    /// The next choice in turn that is good. Turns of those that are not are left out.
+    /// Returns the next candidate in turn that is suitable. Unsuitable ones lose their turns.
     pub(crate) fn next(
         &self,
         is_good: impl Fn(&GroupCandidate) -> bool,
@@ -81,7 +83,7 @@ impl GroupRoute {
         self.next_of(&self.group_turn.turn, is_good)
     }
 
-    /// The same for a message that another worker has sent.
+    /// Returns the next candidate for a message that another worker has sent.
     pub(crate) fn next_arrival(
         &self,
         is_good: impl Fn(&GroupCandidate) -> bool,
@@ -100,21 +102,23 @@ impl GroupRoute {
         let indices = (first..self.candidates.len()).chain(0..first);
         let found = indices.into_iter().find(|&index| is_good(&self.candidates[index].1))?;
         let start = found.checked_sub(1).map_or(0, |before| self.candidates[before].0);
+        // Candidates that were passed over lose their turns: one that is full for long would
+        // otherwise get a long series once it is not.
         turns.set(if found == first { turn + 1 } else { start + 1 });
         Some(&self.candidates[found].1)
     }
 
-    /// All choices.
+    /// Returns all candidates.
     pub(crate) fn candidates(&self) -> impl Iterator<Item = &GroupCandidate> {
         self.candidates.iter().map(|(_, candidate)| candidate)
     }
 }
 
-/// The routes found lately, and the last one, which is most often the next one too.
+/// A cache of routes. The last one is kept apart, because it is most often the next one, too.
 #[derive(Debug, Default)]
 pub(crate) struct RouteCache {
     found: HashMap<Box<[u8]>, Route, RandomState>,
-    /// Targets in those.
+    /// Receivers in all remembered routes.
     targets: usize,
     last: Option<(Vec<u8>, Route)>,
 }
@@ -126,7 +130,7 @@ struct Route {
 }
 
 impl RouteCache {
-    /// The route of a subject, if it was found in this version of the tries.
+    /// Returns the route of a subject, if it was found in this version of the tries.
     pub(crate) fn find(&mut self, subject: &[u8], version: u64) -> Option<Rc<RouteTargets>> {
         if let Some((last, route)) = &self.last
             && route.version == version
@@ -141,6 +145,7 @@ impl RouteCache {
     }
 
     pub(crate) fn remember(&mut self, subject: &[u8], version: u64, targets: &Rc<RouteTargets>) {
+        // Clearing everything is rare, and costs less than keeping an order of use.
         if self.found.len() >= MAX_ROUTES || self.targets + targets.count() > MAX_TARGETS {
             self.found.clear();
             self.targets = 0;
@@ -160,7 +165,7 @@ impl RouteCache {
     }
 }
 
-/// Shares of the turns, as the positions at which they end.
+/// Turns the shares into end positions.
 fn add_up(candidates: Vec<(u32, GroupCandidate)>) -> Vec<(u64, GroupCandidate)> {
     let mut end = 0;
     let ending = |(members, candidate): (u32, GroupCandidate)| {
