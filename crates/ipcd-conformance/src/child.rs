@@ -1,6 +1,6 @@
 //! Peers in other processes.
 //!
-//! [`Child::start`] runs the test executable again, with the filter `--exact …::child_process`, so
+//! [`ChildProcess::start`] runs the test executable again, with the filter `--exact …::child_process`, so
 //! that exactly one test runs in it. What it is to do stands in its environment, and its standard
 //! input is one end of a seqpacket socket, over which the two speak and pass descriptors. The end
 //! of that socket tells the child to stop, so it never outlives the test; a panic in it is an exit
@@ -36,12 +36,12 @@ pub(crate) fn hold_starts_off() -> RwLockReadGuard<'static, ()> {
 }
 
 /// A process that plays a part. Dropping it kills the process.
-pub(crate) struct Child {
+pub(crate) struct ChildProcess {
     process: std::process::Child,
     control: OwnedFd,
 }
 
-impl Child {
+impl ChildProcess {
     pub(crate) fn start(suite: &Suite, part: &str, endpoint: &Endpoint) -> Self {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (control, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
@@ -107,17 +107,17 @@ impl Child {
     }
 }
 
-impl Drop for Child {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// The other end of [`Child`]: what the child itself sees.
-pub(crate) struct Parent;
+/// The other end of [`ChildProcess`]: what the child itself sees.
+pub(crate) struct ParentLink;
 
-impl Parent {
+impl ParentLink {
     pub(crate) fn tell(&self, word: &str) {
         send_with_fds(stdin().as_fd(), word.as_bytes(), &[]).expect("the parent listens");
     }

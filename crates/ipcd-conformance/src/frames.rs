@@ -38,14 +38,14 @@ pub(crate) fn all(lengths: impl IntoIterator<Item = usize>) -> Vec<u8> {
 
 /// What has arrived so far.
 #[derive(Debug)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedFrames {
     /// Frames.
     pub(crate) count: u32,
     next: u32,
     may_lose: bool,
 }
 
-impl Received {
+impl ReceivedFrames {
     pub(crate) fn nothing(may_lose: bool) -> Self {
         Self { count: 0, next: 0, may_lose }
     }
@@ -85,8 +85,8 @@ fn pattern(number: u32, len: usize) -> &'static [u8] {
 mod tests {
     use super::*;
 
-    fn received(frames: &[&[u8]], may_lose: bool) -> Received {
-        let mut received = Received::nothing(may_lose);
+    fn received(frames: &[&[u8]], may_lose: bool) -> ReceivedFrames {
+        let mut received = ReceivedFrames::nothing(may_lose);
         frames.iter().for_each(|frame| received.check(frame));
         received
     }

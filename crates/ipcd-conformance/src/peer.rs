@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
-use crate::frames::{self, LARGEST, Received};
+use crate::frames::{self, LARGEST, ReceivedFrames};
 use crate::watchdog::Watchdog;
 
 /// Pieces that are offered at once.
@@ -23,7 +23,7 @@ const PIECES: usize = 10;
 const CAPACITY: usize = 64 * 1024;
 
 /// A channel that is driven by [`drive`].
-pub(crate) struct Peer {
+pub(crate) struct TestPeer {
     channel: Box<dyn Channel>,
     outbox: Vec<u8>,
     /// Bytes of the pieces that the outbox is offered in; without any, it is offered as a whole.
@@ -33,13 +33,13 @@ pub(crate) struct Peer {
     pub(crate) reads: bool,
     /// Whether it sends back what it gets.
     pub(crate) echoes: bool,
-    pub(crate) received: Received,
+    pub(crate) received: ReceivedFrames,
     /// Bytes that the channel has taken.
     pub(crate) taken: usize,
     /// Writes of which the channel took a part, and those of which it took nothing.
     pub(crate) taken_in_part: u32,
     pub(crate) held_back: u32,
-    pub(crate) end: Option<End>,
+    pub(crate) end: Option<PeerEnd>,
     pub(crate) write_error: Option<Error>,
     waits_for_room: bool,
     is_broken: bool,
@@ -48,12 +48,12 @@ pub(crate) struct Peer {
 
 /// How reading came to its end.
 #[derive(Debug)]
-pub(crate) enum End {
+pub(crate) enum PeerEnd {
     Closed,
     Failed(Error),
 }
 
-impl Peer {
+impl TestPeer {
     pub(crate) fn new(transport: &dyn Transport, channel: Box<dyn Channel>) -> Self {
         Self {
             channel,
@@ -62,7 +62,7 @@ impl Peer {
             inbox: ReadBuffer::new(CAPACITY, LARGEST),
             reads: true,
             echoes: false,
-            received: Received::nothing(!transport.capabilities().reliable),
+            received: ReceivedFrames::nothing(!transport.capabilities().reliable),
             taken: 0,
             taken_in_part: 0,
             held_back: 0,
@@ -121,8 +121,8 @@ impl Peer {
     pub(crate) fn has_lost_its_peer(&self) -> bool {
         match &self.end {
             None => false,
-            Some(End::Closed) => true,
-            Some(End::Failed(error)) => {
+            Some(PeerEnd::Closed) => true,
+            Some(PeerEnd::Failed(error)) => {
                 assert!(error.is_disconnect(), "no disconnect: {error}");
                 true
             }
@@ -131,7 +131,7 @@ impl Peer {
 
     /// Whether everything of the peer's was read, to its clean end.
     pub(crate) fn is_at_end(&self) -> bool {
-        if let Some(End::Failed(error)) = &self.end {
+        if let Some(PeerEnd::Failed(error)) = &self.end {
             panic!("reading ended with: {error}");
         }
         self.end.is_some()
@@ -218,8 +218,8 @@ impl Peer {
         match self.channel.read(&mut self.inbox) {
             Ok(ReadOutcome::Bytes(_)) => self.take_frames(),
             Ok(ReadOutcome::NotReady | ReadOutcome::Boundary) => return false,
-            Ok(ReadOutcome::Closed) => self.end = Some(End::Closed),
-            Err(error) => self.end = Some(End::Failed(error)),
+            Ok(ReadOutcome::Closed) => self.end = Some(PeerEnd::Closed),
+            Err(error) => self.end = Some(PeerEnd::Failed(error)),
         }
         true
     }
@@ -262,7 +262,7 @@ impl Peer {
 
     fn break_off(&mut self, error: Error) {
         (self.is_broken, self.due) = (true, None);
-        self.end.get_or_insert(End::Failed(error));
+        self.end.get_or_insert(PeerEnd::Failed(error));
     }
 
     fn wants_service(&self) -> bool {
@@ -294,8 +294,8 @@ impl Peer {
 /// Lets the peers write and read until `done` says so.
 pub(crate) fn drive<const N: usize>(
     what: &str,
-    mut peers: [&mut Peer; N],
-    mut done: impl FnMut(&mut [&mut Peer; N]) -> bool,
+    mut peers: [&mut TestPeer; N],
+    mut done: impl FnMut(&mut [&mut TestPeer; N]) -> bool,
 ) {
     let watchdog = Watchdog::over(what);
     while !done(&mut peers) {
@@ -313,7 +313,7 @@ const MORE_THAN_FITS: usize = 64 * 1024 * 1024;
 
 /// Writes frames of this length, from number 0 on, until the channel takes no more, as it must while
 /// the other side does not read; returns how many were offered.
-pub(crate) fn fill(peer: &mut Peer, len: usize) -> u32 {
+pub(crate) fn fill(peer: &mut TestPeer, len: usize) -> u32 {
     let mut number = 0;
     while peer.held_back == 0 {
         assert!(peer.taken < MORE_THAN_FITS, "nothing holds the writer back");
@@ -328,7 +328,7 @@ pub(crate) fn fill(peer: &mut Peer, len: usize) -> u32 {
     number
 }
 
-fn wait(peers: &[&mut Peer], watchdog: &Watchdog) {
+fn wait(peers: &[&mut TestPeer], watchdog: &Watchdog) {
     let due = peers.iter().filter_map(|peer| peer.due).min();
     let until_due = due.map(|due| due.saturating_duration_since(Instant::now()));
     let left = until_due.map_or(watchdog.left(), |until_due| until_due.min(watchdog.left()));

@@ -7,28 +7,28 @@ use ipcd_transport::{Endpoint, Error, Result, Transport};
 use tempfile::TempDir;
 
 use crate::Suite;
-use crate::child::Child;
-use crate::peer::{Peer, drive};
-use crate::server::Server;
+use crate::child::ChildProcess;
+use crate::peer::{TestPeer, drive};
+use crate::server::TestServer;
 use crate::watchdog::Watchdog;
 
 /// A case's surroundings.
-pub(crate) struct Scene {
+pub(crate) struct TestScene {
     pub(crate) suite: Suite,
     pub(crate) endpoint: Endpoint,
     dir: TempDir,
 }
 
 /// Two connected peers and the listener through which they met.
-pub(crate) struct Pair {
+pub(crate) struct PeerPair {
     /// The side that connected.
-    pub(crate) client: Peer,
+    pub(crate) client: TestPeer,
     /// The side that was accepted.
-    pub(crate) server: Peer,
-    pub(crate) listener: Server,
+    pub(crate) server: TestPeer,
+    pub(crate) listener: TestServer,
 }
 
-impl Scene {
+impl TestScene {
     pub(crate) fn new(suite: &Suite) -> Self {
         let dir = tempfile::tempdir().expect("there is room for a directory");
         Self { suite: *suite, endpoint: (suite.endpoint)(dir.path()), dir }
@@ -51,12 +51,12 @@ impl Scene {
         path
     }
 
-    pub(crate) fn listen(&self) -> Server {
-        Server::start(self.transport(), &self.endpoint).expect("the endpoint is free")
+    pub(crate) fn listen(&self) -> TestServer {
+        TestServer::start(self.transport(), &self.endpoint).expect("the endpoint is free")
     }
 
-    pub(crate) fn connect(&self, to: &Endpoint) -> Peer {
-        Peer::new(self.transport(), self.try_connect(to).expect("somebody listens"))
+    pub(crate) fn connect(&self, to: &Endpoint) -> TestPeer {
+        TestPeer::new(self.transport(), self.try_connect(to).expect("somebody listens"))
     }
 
     /// Connects, with all the time that is needed.
@@ -69,17 +69,17 @@ impl Scene {
         connected
     }
 
-    pub(crate) fn pair(&self) -> Pair {
+    pub(crate) fn pair(&self) -> PeerPair {
         let listener = self.listen();
         let (client, server) = self.meet(&listener);
-        Pair { client, server, listener }
+        PeerPair { client, server, listener }
     }
 
     /// Two peers whose handshake is over, if there is one: until then nothing is written.
-    pub(crate) fn settled_pair(&self) -> Pair {
+    pub(crate) fn settled_pair(&self) -> PeerPair {
         let mut pair = self.pair();
         if self.transport().capabilities().encrypted {
-            let Pair { client, server, .. } = &mut pair;
+            let PeerPair { client, server, .. } = &mut pair;
             drive("the handshake", [client, server], |peers| {
                 peers.iter().all(|peer| !peer.channel().wants_service())
             });
@@ -88,14 +88,14 @@ impl Scene {
     }
 
     /// Connects to the listener: the peer that did, and the one that was accepted.
-    pub(crate) fn meet(&self, listener: &Server) -> (Peer, Peer) {
+    pub(crate) fn meet(&self, listener: &TestServer) -> (TestPeer, TestPeer) {
         let client = self.connect(listener.local());
         (client, listener.accept())
     }
 
     /// Starts another process that plays this part at this endpoint.
-    pub(crate) fn child(&self, part: &str, endpoint: &Endpoint) -> Child {
-        Child::start(&self.suite, part, endpoint)
+    pub(crate) fn child(&self, part: &str, endpoint: &Endpoint) -> ChildProcess {
+        ChildProcess::start(&self.suite, part, endpoint)
     }
 }
 

@@ -9,11 +9,11 @@ use ipcd_transport::{ChannelParts, Endpoint, Listener, Result, Transport};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::peer::Peer;
+use crate::peer::TestPeer;
 use crate::watchdog::Watchdog;
 
 /// A listener that accepts whoever comes. Dropping it ends it.
-pub(crate) struct Server {
+pub(crate) struct TestServer {
     transport: &'static dyn Transport,
     local: Endpoint,
     accepted: Receiver<Result<ChannelParts>>,
@@ -22,7 +22,7 @@ pub(crate) struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
+impl TestServer {
     /// Listens there.
     pub(crate) fn start(transport: &'static dyn Transport, at: &Endpoint) -> Result<Self> {
         let (stop, stopped) = UnixStream::pair().expect("a socket pair is at hand");
@@ -56,12 +56,12 @@ impl Server {
     }
 
     /// The next peer, which is in order.
-    pub(crate) fn accept(&self) -> Peer {
-        Peer::adopt(self.transport, self.next().expect("the peer is accepted"))
+    pub(crate) fn accept(&self) -> TestPeer {
+        TestPeer::adopt(self.transport, self.next().expect("the peer is accepted"))
     }
 }
 
-impl Drop for Server {
+impl Drop for TestServer {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)

@@ -18,8 +18,8 @@ use ipcd_transport::{
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::turn::Turn;
-use crate::{Way, egress, plain};
+use crate::turn::ChannelTurn;
+use crate::{FifoDirection, egress, plain};
 
 /// Why what was found at a path is not connected to.
 pub(crate) const NO_FIFO: &str = "that is no FIFO; a symlink to one does not count";
@@ -27,14 +27,14 @@ pub(crate) const NO_FIFO: &str = "that is no FIFO; a symlink to one does not cou
 /// The FIFO, and whose turn it is to serve its channel.
 ///
 /// A forked child must not drop it, as it must not drop the [`PathClaim`].
-pub(crate) struct Listening {
+pub(crate) struct IngressListener {
     fifo: OwnedFd,
-    turn: Turn,
+    turn: ChannelTurn,
     local: Endpoint,
     claim: Option<PathClaim>,
 }
 
-impl Listening {
+impl IngressListener {
     pub(crate) fn open(at: &Endpoint) -> Result<Self> {
         let access = PathRights::of(at, PathRights::PRIVATE)?;
         let mut claim = PathClaim::acquire(at.path()?, FileKind::FifoToRead)?;
@@ -53,11 +53,11 @@ impl Listening {
     }
 
     fn new(fifo: OwnedFd, local: Endpoint, claim: Option<PathClaim>) -> Result<Self> {
-        Ok(Self { fifo, turn: Turn::free()?, local, claim })
+        Ok(Self { fifo, turn: ChannelTurn::free()?, local, claim })
     }
 }
 
-impl Listener for Listening {
+impl Listener for IngressListener {
     fn fd(&self) -> BorrowedFd<'_> {
         self.turn.fd().as_fd()
     }
@@ -67,7 +67,7 @@ impl Listener for Listening {
     }
 
     fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
-        if !is_bare || Way::of(at)? == Some(Way::Out) {
+        if !is_bare || FifoDirection::of(at)? == Some(FifoDirection::Out) {
             return Ok(false);
         }
         set_local_access(at, self.claim.as_ref(), &mut None)?;
@@ -91,7 +91,7 @@ impl Listener for Listening {
     }
 }
 
-impl PeerTracking for Listening {
+impl PeerTracking for IngressListener {
     fn clear_place(&mut self) {
         if let Some(claim) = &mut self.claim {
             claim.let_go();
@@ -136,19 +136,19 @@ fn failed(to: &Endpoint, error: impl Into<io::Error>) -> Error {
 }
 
 /// A channel that is read: whoever writes leaves, and others come.
-pub(crate) struct Ingress {
+pub(crate) struct IngressChannel {
     stream: StreamChannel,
     /// Whether something has come since the last writer was seen to have left.
     has_begun: bool,
 }
 
-impl Ingress {
+impl IngressChannel {
     pub(crate) fn adopt(parts: ChannelParts) -> Result<Self> {
         Ok(Self { stream: StreamChannel::adopt(parts)?, has_begun: false })
     }
 }
 
-impl Channel for Ingress {
+impl Channel for IngressChannel {
     fn read_fd(&self) -> BorrowedFd<'_> {
         self.stream.read_fd()
     }
@@ -190,7 +190,7 @@ impl Channel for Ingress {
     }
 }
 
-impl RawBehaviour for Ingress {
+impl RawBehaviour for IngressChannel {
     /// While nobody writes, the kernel reports a hang-up without end.
     fn reports_edges(&self) -> bool {
         true
@@ -218,8 +218,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("in");
         let at = Endpoint::from_path("fifo", &path);
-        let mut listening = Listening::open(&at).unwrap();
-        let mut channel = Ingress::adopt(listening.accept().unwrap().unwrap()).unwrap();
+        let mut listening = IngressListener::open(&at).unwrap();
+        let mut channel = IngressChannel::adopt(listening.accept().unwrap().unwrap()).unwrap();
         let mut into = ReadBuffer::new(4096, 4096);
         assert_eq!(channel.read(&mut into).unwrap(), ReadOutcome::NotReady);
         let watch = Epoll::new(EpollCreateFlags::empty()).unwrap();

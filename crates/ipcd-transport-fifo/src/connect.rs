@@ -17,7 +17,7 @@ use nix::unistd::{read, write};
 use crate::GREETING;
 use crate::bare::NO_FIFO;
 use crate::drop_box::DropBox;
-use crate::record::Name;
+use crate::record::PairName;
 
 /// Connects to the daemon; whatever comes of it, nothing of ours stays in the drop box.
 pub(crate) fn connect(to: &Endpoint, deadline: Instant) -> Result<StreamChannel> {
@@ -37,12 +37,12 @@ struct OwnPair<'a> {
     /// A reader of `up` for as long as the daemon is not one; then it goes, so that the daemon's
     /// end breaks the pipe.
     _hold: OwnedFd,
-    names: Names<'a>,
+    names: PairPaths<'a>,
 }
 
 impl<'a> OwnPair<'a> {
     fn make(drop_box: &'a DropBox) -> Result<Self> {
-        let names = Names { drop_box, name: Name::random()? };
+        let names = PairPaths { drop_box, name: PairName::random()? };
         let (up, down) = (drop_box.add(&names.name.up())?, drop_box.add(&names.name.down())?);
         let open = |fifo: &FoundFile, access| {
             fifo.open(access).map_err(|error| Error::system("open a FIFO of our own", error))
@@ -58,12 +58,12 @@ impl<'a> OwnPair<'a> {
 }
 
 /// The names of a pair, which are removed at the end; the daemon has done so if it took the pair.
-struct Names<'a> {
+struct PairPaths<'a> {
     drop_box: &'a DropBox,
-    name: Name,
+    name: PairName,
 }
 
-impl Drop for Names<'_> {
+impl Drop for PairPaths<'_> {
     fn drop(&mut self) {
         self.drop_box.remove(self.name);
     }
@@ -83,7 +83,12 @@ fn open_rendezvous(to: &Endpoint) -> Result<OwnedFd> {
     })
 }
 
-fn send_record(to: &Endpoint, rendezvous: &OwnedFd, name: Name, deadline: Instant) -> Result<()> {
+fn send_record(
+    to: &Endpoint,
+    rendezvous: &OwnedFd,
+    name: PairName,
+    deadline: Instant,
+) -> Result<()> {
     let record = name.record();
     loop {
         match write(rendezvous, &record) {

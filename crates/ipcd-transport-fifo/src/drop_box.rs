@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Uid, UnlinkatFlags, geteuid, mkfifoat, unlinkat};
 
-use crate::record::Name;
+use crate::record::PairName;
 
 /// For the daemon's own user only.
 const PRIVATE: u32 = 0o700;
@@ -27,7 +27,7 @@ pub(crate) struct DropBox {
 }
 
 /// What a daemon gets out of a drop box.
-pub(crate) struct Pair {
+pub(crate) struct FifoPair {
     pub(crate) up: OwnedFd,
     pub(crate) down: OwnedFd,
     pub(crate) owner: Uid,
@@ -91,7 +91,7 @@ impl DropBox {
 
     /// Opens a peer's pair, provided that it is one that only its owner can have made, and only its
     /// owner can use.
-    pub(crate) fn open(&self, name: Name) -> Result<Pair> {
+    pub(crate) fn open(&self, name: PairName) -> Result<FifoPair> {
         let (up, down) = (self.inspect(&name.up())?, self.inspect(&name.down())?);
         if up.owner() != down.owner() {
             return Err(Error::Protocol(format!("{name}: two FIFOs of different owners")));
@@ -103,11 +103,11 @@ impl DropBox {
         // Without a reader this fails with ENXIO (fifo(7)): the peer is gone.
         let writer = down.open(OFlag::O_WRONLY).map_err(failed)?;
         let reader = up.open(OFlag::O_RDONLY).map_err(failed)?;
-        Ok(Pair { up: reader, down: writer, owner: up.owner() })
+        Ok(FifoPair { up: reader, down: writer, owner: up.owner() })
     }
 
     /// Removes a pair's names; what does not exist need not be removed.
-    pub(crate) fn remove(&self, name: Name) {
+    pub(crate) fn remove(&self, name: PairName) {
         for name in [name.up(), name.down()] {
             self.unlink(&name);
         }
@@ -136,7 +136,7 @@ impl DropBox {
     /// FIFOs from before can only be leftovers: records die with the well-known FIFO's last reader.
     fn sweep(&self) -> Result<()> {
         let names = self.directory.names().map_err(|error| self.failed("list the files", error))?;
-        for name in names.iter().filter(|name| Name::is_of_pair(name)) {
+        for name in names.iter().filter(|name| PairName::is_of_pair(name)) {
             if FoundFile::inside(self.directory.fd(), Path::new(name))
                 .is_ok_and(|found| found.is_fifo())
             {

@@ -20,8 +20,8 @@ use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::read;
 
-use crate::turn::{Turn, silence};
-use crate::{Way, plain};
+use crate::turn::{ChannelTurn, silence};
+use crate::{FifoDirection, plain};
 
 /// The state in the parts of a channel that only writes.
 pub(crate) const STATE: &[u8] = b"out";
@@ -34,24 +34,24 @@ const CHUNKS: usize = 16;
 /// The FIFO, and whose turn it is to serve its channel.
 ///
 /// A forked child must not drop it, as it must not drop the [`PathClaim`].
-pub(crate) struct Listening {
+pub(crate) struct EgressListener {
     fifo: OwnedFd,
     access: PathRights,
-    turn: Turn,
+    turn: ChannelTurn,
     /// Readable when one of the two has something to say.
     watch: Epoll,
     local: Endpoint,
     claim: PathClaim,
 }
 
-impl Listening {
+impl EgressListener {
     pub(crate) fn open(at: &Endpoint) -> Result<Self> {
         let access = PathRights::of(at, PathRights::PRIVATE)?;
         let mut claim = PathClaim::acquire(at.path()?, FileKind::FifoToWrite)?;
         // Its readers wait for the next start.
         claim.keep();
         let fifo = claim.adopt_fifo(&access, open_to_write)?;
-        let turn = Turn::free()?;
+        let turn = ChannelTurn::free()?;
         let made = || -> nix::Result<_> {
             let watch = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
             watch.add(turn.fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
@@ -95,7 +95,7 @@ impl Listening {
     }
 }
 
-impl Listener for Listening {
+impl Listener for EgressListener {
     fn fd(&self) -> BorrowedFd<'_> {
         self.watch.0.as_fd()
     }
@@ -105,7 +105,7 @@ impl Listener for Listening {
     }
 
     fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
-        if !is_bare || Way::of(at)? != Some(Way::Out) {
+        if !is_bare || FifoDirection::of(at)? != Some(FifoDirection::Out) {
             return Ok(false);
         }
         let access = PathRights::of(at, PathRights::PRIVATE)?;
@@ -131,7 +131,7 @@ impl Listener for Listening {
     }
 }
 
-impl PeerTracking for Listening {
+impl PeerTracking for EgressListener {
     fn clear_place(&mut self) {
         self.claim.let_go();
     }
@@ -163,15 +163,15 @@ pub(crate) fn open_to_write(found: &FoundFile) -> nix::Result<OwnedFd> {
 }
 
 /// A channel to whoever reads.
-pub(crate) struct Egress(StreamChannel);
+pub(crate) struct EgressChannel(StreamChannel);
 
-impl Egress {
+impl EgressChannel {
     pub(crate) fn adopt(parts: ChannelParts) -> Result<Self> {
         Ok(Self(StreamChannel::adopt(parts)?))
     }
 }
 
-impl Channel for Egress {
+impl Channel for EgressChannel {
     fn read_fd(&self) -> BorrowedFd<'_> {
         self.0.read_fd()
     }

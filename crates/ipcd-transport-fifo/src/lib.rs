@@ -75,9 +75,9 @@ impl Transport for Fifo {
 
     fn check(&self, endpoint: &Endpoint, purpose: EndpointPurpose) -> Result<()> {
         endpoint.path()?;
-        let way = Way::of(endpoint)?;
+        let way = FifoDirection::of(endpoint)?;
         match purpose {
-            EndpointPurpose::Listen => check_rights(endpoint, Way::In),
+            EndpointPurpose::Listen => check_rights(endpoint, FifoDirection::In),
             // Without a word about the way, `check_raw` knows it.
             EndpointPurpose::ListenRaw => way.map_or(Ok(()), |way| check_rights(endpoint, way)),
             _ => Ok(()),
@@ -93,11 +93,11 @@ impl Transport for Fifo {
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        if Way::of(at)?.is_some() {
+        if FifoDirection::of(at)?.is_some() {
             return Err(at.error("direction is for bare peers: frames go both ways"));
         }
-        check_rights(at, Way::In)?;
-        Ok(Box::new(listener::Listening::open(at)?))
+        check_rights(at, FifoDirection::In)?;
+        Ok(Box::new(listener::FifoListener::open(at)?))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -139,7 +139,7 @@ impl SocketActivation for Fifo {
         if PathRights::is_given(at) {
             return Err(at.error("mode=, owner= and group= are for a FIFO that ipcd makes itself"));
         }
-        Ok(Box::new(bare::Listening::over(&passed, local)?))
+        Ok(Box::new(bare::IngressListener::over(&passed, local)?))
     }
 }
 
@@ -150,10 +150,10 @@ impl RawTransport for Fifo {
             RawDirections { inward: true, outward: true } => {
                 return Err(at.error("a FIFO has one direction: give subject= or reply=, not both"));
             }
-            RawDirections { outward: true, .. } => Way::Out,
-            RawDirections { .. } => Way::In,
+            RawDirections { outward: true, .. } => FifoDirection::Out,
+            RawDirections { .. } => FifoDirection::In,
         };
-        if Way::of(&at)?.is_some_and(|asked| asked != way) {
+        if FifoDirection::of(&at)?.is_some_and(|asked| asked != way) {
             let why = "direction=in is for what comes in, direction=out for what goes out";
             return Err(at.error(why));
         }
@@ -163,12 +163,12 @@ impl RawTransport for Fifo {
     }
 
     fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        let way = Way::of(at)?;
-        check_rights(at, way.unwrap_or(Way::In))?;
+        let way = FifoDirection::of(at)?;
+        check_rights(at, way.unwrap_or(FifoDirection::In))?;
         let at_path = plain(at);
         match way {
-            Some(Way::Out) => Ok(Box::new(egress::Listening::open(&at_path)?)),
-            Some(Way::In) | None => Ok(Box::new(bare::Listening::open(&at_path)?)),
+            Some(FifoDirection::Out) => Ok(Box::new(egress::EgressListener::open(&at_path)?)),
+            Some(FifoDirection::In) | None => Ok(Box::new(bare::IngressListener::open(&at_path)?)),
         }
     }
 
@@ -178,17 +178,17 @@ impl RawTransport for Fifo {
         _deadline: Instant,
         _variables: &[EnvVariable],
     ) -> Result<ChannelParts> {
-        match Way::of(to)? {
-            Some(Way::In) => bare::connect_to_read(to),
+        match FifoDirection::of(to)? {
+            Some(FifoDirection::In) => bare::connect_to_read(to),
             // As a listener reads, so that one FIFO can be passed on to another.
-            Some(Way::Out) | None => bare::connect_to_write(to),
+            Some(FifoDirection::Out) | None => bare::connect_to_write(to),
         }
     }
 
     fn adopt_raw(&self, parts: ChannelParts) -> Result<RawChannel> {
         let channel: Box<dyn Channel> = match parts.state == egress::STATE {
-            true => Box::new(egress::Egress::adopt(parts)?),
-            false => Box::new(bare::Ingress::adopt(parts)?),
+            true => Box::new(egress::EgressChannel::adopt(parts)?),
+            false => Box::new(bare::IngressChannel::adopt(parts)?),
         };
         Ok(RawChannel { has_end: false, ..RawChannel::stream(channel) })
     }
@@ -209,15 +209,15 @@ fn plain(at: &Endpoint) -> Endpoint {
 
 /// Refuses rights that undo what the FIFO is for. What is meant for the daemon, anybody takes who
 /// may read there; and what the daemon says, readers cannot tell from what others write.
-fn check_rights(at: &Endpoint, way: Way) -> Result<()> {
+fn check_rights(at: &Endpoint, way: FifoDirection) -> Result<()> {
     let access = PathRights::of(at, PathRights::PRIVATE)?;
     match way {
         way if !way.is_crossed(&access) => Ok(()),
-        Way::In => Err(at.error(
+        FifoDirection::In => Err(at.error(
             "who may read this FIFO takes what is meant for the daemon: give others the right to \
              write only, as in mode=0620 or mode=0622",
         )),
-        Way::Out => Err(at.error(
+        FifoDirection::Out => Err(at.error(
             "who may write to this FIFO speaks to its readers as the daemon does: give others the \
              right to read only, as in mode=0640 or mode=0644",
         )),
@@ -226,14 +226,14 @@ fn check_rights(at: &Endpoint, way: Way) -> Result<()> {
 
 /// Which way the bytes of a bare FIFO go, which has only one.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Way {
+enum FifoDirection {
     /// Into the daemon.
     In,
     /// Out of it.
     Out,
 }
 
-impl Way {
+impl FifoDirection {
     fn of(endpoint: &Endpoint) -> Result<Option<Self>> {
         match endpoint.option(DIRECTION) {
             None => Ok(None),

@@ -14,8 +14,8 @@ use nix::unistd::{read, write};
 
 use crate::GREETING;
 use crate::drop_box::DropBox;
-use crate::record::{Name, Scanner};
-use crate::warden::{Look, Warden, clear_out};
+use crate::record::{PairName, RecordScanner};
+use crate::warden::{FifoWarden, WardenLook, clear_out};
 
 /// Bytes of junk after which a call of accept ends, so that whoever writes junk without end
 /// delays nobody else in the daemon.
@@ -24,19 +24,19 @@ const JUNK_PER_CALL: usize = 4096;
 /// A well-known FIFO and its drop box.
 ///
 /// A forked child must not drop it, as it must not drop the [`PathClaim`].
-pub(crate) struct Listening {
+pub(crate) struct FifoListener {
     fifo: OwnedFd,
     /// Watches what other users put into the drop box, if they may.
-    warden: Option<Warden>,
+    warden: Option<FifoWarden>,
     /// Readable when one of the two has something to say.
     ready: Epoll,
-    scanner: Scanner,
+    scanner: RecordScanner,
     drop_box: DropBox,
     local: Endpoint,
     claim: PathClaim,
 }
 
-impl Listening {
+impl FifoListener {
     pub(crate) fn open(at: &Endpoint) -> Result<Self> {
         let path = at.path()?;
         let access = PathRights::of(at, PathRights::PRIVATE)?;
@@ -44,7 +44,7 @@ impl Listening {
         // The drop box comes first, so that it is there for the first client that sees the FIFO.
         let drop_box = DropBox::make(path, false)?;
         let guests = may_have_guests(at, &access);
-        let warden = guests.then(|| Warden::over(drop_box.directory())).transpose()?;
+        let warden = guests.then(|| FifoWarden::over(drop_box.directory())).transpose()?;
         drop_box.share(guests)?;
         // For writing, too: with a writer always there, it has no end, which poll(2) would report
         // for ever once the first client has gone.
@@ -59,7 +59,7 @@ impl Listening {
             Ok(ready)
         };
         let ready = made().map_err(|error| Error::system(format!("listen on {at}"), error))?;
-        let (scanner, local) = (Scanner::default(), at.clone());
+        let (scanner, local) = (RecordScanner::default(), at.clone());
         Ok(Self { fifo, warden, ready, scanner, drop_box, local, claim })
     }
 
@@ -67,7 +67,7 @@ impl Listening {
     fn share(&mut self, shared: bool) -> Result<()> {
         match (shared, self.warden.take()) {
             (true, None) => {
-                let warden = Warden::over(self.drop_box.directory())?;
+                let warden = FifoWarden::over(self.drop_box.directory())?;
                 let added = self.ready.add(&warden, EpollEvent::new(EpollFlags::EPOLLIN, 0));
                 added.map_err(|error| Error::system("watch a drop box", error))?;
                 self.warden = Some(warden);
@@ -83,9 +83,9 @@ impl Listening {
     fn look_after(&mut self) -> Result<()> {
         let Some(warden) = &mut self.warden else { return Ok(()) };
         match warden.look(self.drop_box.directory(), Instant::now()) {
-            Look::Fine => Ok(()),
-            Look::Open => self.drop_box.share(true),
-            Look::Shut => {
+            WardenLook::Fine => Ok(()),
+            WardenLook::Open => self.drop_box.share(true),
+            WardenLook::Shut => {
                 self.drop_box.share(false)?;
                 let why = "the drop box is cleared: other users have put too much into it";
                 Err(Error::Protocol(format!("{}: {why}", self.local)))
@@ -93,7 +93,7 @@ impl Listening {
         }
     }
 
-    fn admit(&self, name: Name) -> Result<ChannelParts> {
+    fn admit(&self, name: PairName) -> Result<ChannelParts> {
         let opened = self.drop_box.open(name);
         self.drop_box.remove(name);
         let pair = opened?;
@@ -117,7 +117,7 @@ impl Listening {
     }
 }
 
-impl Listener for Listening {
+impl Listener for FifoListener {
     fn fd(&self) -> BorrowedFd<'_> {
         self.ready.0.as_fd()
     }
@@ -155,7 +155,7 @@ impl Listener for Listening {
     }
 }
 
-impl Drop for Listening {
+impl Drop for FifoListener {
     fn drop(&mut self) {
         if self.warden.is_some() {
             clear_out(self.drop_box.directory());

@@ -24,9 +24,9 @@ const CHECKSUM_AT: usize = 28;
 
 /// What names a pair of FIFOs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Name([u8; 16]);
+pub(crate) struct PairName([u8; 16]);
 
-impl Name {
+impl PairName {
     /// A name that nobody can guess, and that nobody else has.
     pub(crate) fn random() -> Result<Self> {
         let mut bytes = [0; 16];
@@ -70,7 +70,7 @@ impl Name {
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for PairName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
@@ -79,13 +79,13 @@ impl fmt::Display for Name {
 /// Finds records among junk. It never holds a whole record, so that whoever waits for the FIFO to
 /// become readable misses none.
 #[derive(Debug, Default)]
-pub(crate) struct Scanner {
+pub(crate) struct RecordScanner {
     held: [u8; RECORD_BYTES],
     len: usize,
     skipped: usize,
 }
 
-impl Scanner {
+impl RecordScanner {
     /// Where the next bytes belong: never empty, and at most what completes one record.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         &mut self.held[self.len..]
@@ -93,7 +93,7 @@ impl Scanner {
 
     /// Says that so many bytes were put there; returns the pair that a record names, if that
     /// completes one.
-    pub(crate) fn accept(&mut self, count: usize) -> Option<Result<Name>> {
+    pub(crate) fn accept(&mut self, count: usize) -> Option<Result<PairName>> {
         self.len += count;
         self.skip_to_magic();
         if self.len < RECORD_BYTES {
@@ -118,11 +118,11 @@ impl Scanner {
         std::mem::take(&mut self.skipped)
     }
 
-    fn name(&self) -> Result<Name> {
+    fn name(&self) -> Result<PairName> {
         let (mut name, version) = ([0; 16], field(&self.held, MAGIC.len()));
         name.copy_from_slice(&self.held[NAME_AT..CHECKSUM_AT]);
         if version == VERSION {
-            return Ok(Name(name));
+            return Ok(PairName(name));
         }
         Err(Error::Protocol(format!("a rendezvous record of version {version}, not {VERSION}")))
     }
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     /// Feeds the bytes as a FIFO would: never more than there is room for, nor than `chunk`.
-    fn scan(scanner: &mut Scanner, mut bytes: &[u8], chunk: usize) -> Vec<Name> {
+    fn scan(scanner: &mut RecordScanner, mut bytes: &[u8], chunk: usize) -> Vec<PairName> {
         let mut names = Vec::new();
         while !bytes.is_empty() {
             let room = scanner.room();
@@ -184,7 +184,7 @@ mod tests {
         fn junk(&mut self) -> Vec<u8> {
             let mut junk = Vec::new();
             for _ in 0..self.below(4) {
-                let mut spoilt = Name([7; 16]).record();
+                let mut spoilt = PairName([7; 16]).record();
                 spoilt[self.below(RECORD_BYTES)] ^= 1 << self.below(8);
                 match self.below(4) {
                     0 => junk.extend_from_slice(&MAGIC[..self.below(9)]),
@@ -205,10 +205,10 @@ mod tests {
             for index in 0..dice.below(5) {
                 let junk = dice.junk();
                 junk_bytes += junk.len();
-                names.push(Name([index as u8; 16]));
+                names.push(PairName([index as u8; 16]));
                 bytes.extend([&junk[..], &names[index].record()].concat());
             }
-            let (mut scanner, chunk) = (Scanner::default(), 1 + dice.below(40));
+            let (mut scanner, chunk) = (RecordScanner::default(), 1 + dice.below(40));
             assert_eq!(scan(&mut scanner, &bytes, chunk), names, "seed {seed}");
             assert_eq!(scanner.take_skipped(), junk_bytes, "seed {seed}");
         }
@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn never_keeps_a_record_back() {
-        let bytes = [Name([1; 16]).record(), Name([2; 16]).record()].concat();
-        let mut scanner = Scanner::default();
+        let bytes = [PairName([1; 16]).record(), PairName([2; 16]).record()].concat();
+        let mut scanner = RecordScanner::default();
         assert_eq!(scanner.room().len(), RECORD_BYTES);
         assert_eq!(scan(&mut scanner, &bytes[..RECORD_BYTES], 99).len(), 1);
         assert_eq!(scan(&mut scanner, &bytes[RECORD_BYTES..], 99).len(), 1);
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn has_the_layout_of_the_protocol() {
-        let record = Name(*b"0123456789abcdef").record();
+        let record = PairName(*b"0123456789abcdef").record();
         assert_eq!(&record[..12], b"ipcdfifo\x01\0\0\0");
         assert_eq!(&record[12..28], b"0123456789abcdef");
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926, "the check value of CRC-32");
@@ -235,11 +235,11 @@ mod tests {
 
     #[test]
     fn refuses_another_version() {
-        let mut record = Name([1; 16]).record();
+        let mut record = PairName([1; 16]).record();
         record[8] = 2;
         let checksum = crc32(&record[..CHECKSUM_AT]);
         record[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
-        let mut scanner = Scanner::default();
+        let mut scanner = RecordScanner::default();
         scanner.room().copy_from_slice(&record);
         let error = scanner.accept(RECORD_BYTES).unwrap().unwrap_err().to_string();
         assert!(error.contains("version 2"), "{error}");
@@ -247,11 +247,11 @@ mod tests {
 
     #[test]
     fn knows_the_names_of_pairs() {
-        let name = Name::random().unwrap();
-        assert!(Name::is_of_pair(&name.up()) && Name::is_of_pair(&name.down()));
+        let name = PairName::random().unwrap();
+        assert!(PairName::is_of_pair(&name.up()) && PairName::is_of_pair(&name.down()));
         for other in ["", ".up", "keep", &name.to_string(), &format!("{name}.up.up")] {
-            assert!(!Name::is_of_pair(other), "{other}");
+            assert!(!PairName::is_of_pair(other), "{other}");
         }
-        assert!(!Name::is_of_pair(&name.up().replace(|c: char| c.is_ascii_digit(), "G")));
+        assert!(!PairName::is_of_pair(&name.up().replace(|c: char| c.is_ascii_digit(), "G")));
     }
 }

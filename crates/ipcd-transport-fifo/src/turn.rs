@@ -8,9 +8,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 /// Readable while nobody serves the channel.
 ///
 /// Writing can only fail when the count would overflow, and then it is readable anyway.
-pub(crate) struct Turn(EventFd);
+pub(crate) struct ChannelTurn(EventFd);
 
-impl Turn {
+impl ChannelTurn {
     /// Nobody serves it yet.
     pub(crate) fn free() -> Result<Self> {
         made(EventFd::from_value_and_flags(1, flags())).map(Self)

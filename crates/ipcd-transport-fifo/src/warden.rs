@@ -16,7 +16,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, UnlinkatFlags, geteuid, unlinkat};
 
-use crate::record::Name;
+use crate::record::PairName;
 
 /// FIFOs that a user may have there: two for each client of its that the daemon has not met yet.
 const MOST_OF_USER: usize = 1024;
@@ -31,7 +31,7 @@ const TREE: usize = 1024;
 const DEEPEST: usize = 16;
 
 /// Watches a drop box.
-pub(crate) struct Warden {
+pub(crate) struct FifoWarden {
     inotify: Inotify,
     known: HashMap<OsString, (Uid, Instant)>,
     of_user: HashMap<Uid, usize>,
@@ -42,7 +42,7 @@ pub(crate) struct Warden {
 
 /// What a look at a drop box means for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Look {
+pub(crate) enum WardenLook {
     /// Nothing.
     Fine,
     /// Nobody may put anything in for now.
@@ -51,7 +51,7 @@ pub(crate) enum Look {
     Open,
 }
 
-impl Warden {
+impl FifoWarden {
     pub(crate) fn over(drop_box: &FoundFile) -> Result<Self> {
         let made = || -> nix::Result<Inotify> {
             let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
@@ -68,7 +68,7 @@ impl Warden {
     }
 
     /// Looks at what has come and gone, within bounds: there may be more to look at afterwards.
-    pub(crate) fn look(&mut self, drop_box: &FoundFile, now: Instant) -> Look {
+    pub(crate) fn look(&mut self, drop_box: &FoundFile, now: Instant) -> WardenLook {
         let events = self.inotify.read_events().unwrap_or_default();
         let was_shut = self.is_shut;
         for event in events {
@@ -82,9 +82,9 @@ impl Warden {
             self.is_shut = false;
         }
         match (was_shut, self.is_shut) {
-            (false, true) => Look::Shut,
-            (true, false) => Look::Open,
-            _ => Look::Fine,
+            (false, true) => WardenLook::Shut,
+            (true, false) => WardenLook::Open,
+            _ => WardenLook::Fine,
         }
     }
 
@@ -108,7 +108,7 @@ impl Warden {
             return false;
         }
         let count = self.of_user.entry(owner).or_default();
-        let is_of_pair = name.to_str().is_some_and(Name::is_of_pair);
+        let is_of_pair = name.to_str().is_some_and(PairName::is_of_pair);
         if is_of_pair && found.is_fifo() && *count < MOST_OF_USER {
             *count += 1;
             self.known.insert(name, (owner, now));
@@ -150,7 +150,7 @@ impl Warden {
     }
 }
 
-impl AsFd for Warden {
+impl AsFd for FifoWarden {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }

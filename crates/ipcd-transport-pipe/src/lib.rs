@@ -82,7 +82,7 @@ impl Transport for Pipe {
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         let (socket, claim) = bind_local(at.path()?, &PathRights::of(at, PathRights::PRIVATE)?)?;
         let (socket, local, guard) = (socket.into(), at.clone(), None);
-        Ok(Box::new(Rendezvous { socket, local, guard, claim: Some(claim) }))
+        Ok(Box::new(PipeListener { socket, local, guard, claim: Some(claim) }))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -123,7 +123,7 @@ impl SocketActivation for Pipe {
         let local = local.ok_or_else(|| found.refused(at, needed))?;
         prepare(&passed)?;
         let guard = guard_of_passed(at, &local)?;
-        Ok(Box::new(Rendezvous { socket: passed.into(), local, guard, claim: None }))
+        Ok(Box::new(PipeListener { socket: passed.into(), local, guard, claim: None }))
     }
 
     fn inherit_raw(&self, at: &Endpoint, _passed: OwnedFd) -> Result<Box<dyn Listener>> {
@@ -162,14 +162,14 @@ impl RawTransport for Pipe {
     }
 }
 
-struct Rendezvous {
+struct PipeListener {
     socket: UnixListener,
     local: Endpoint,
     guard: Option<PathRights>,
     claim: Option<PathClaim>,
 }
 
-impl Listener for Rendezvous {
+impl Listener for PipeListener {
     fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -54,7 +54,7 @@ impl Transport for Tcp {
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(Listening(InetListener::bind(at)?)))
+        Ok(Box::new(TcpListener(InetListener::bind(at)?)))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -90,7 +90,7 @@ impl SocketActivation for Tcp {
         let local = self.endpoint_of(&found);
         let local = local.ok_or_else(|| found.refused(at, "a TCP socket that listens"))?;
         prepare(&passed)?;
-        Ok(Box::new(Listening(InetListener::over(passed, local))))
+        Ok(Box::new(TcpListener(InetListener::over(passed, local))))
     }
 }
 
@@ -105,9 +105,9 @@ impl RawTransport for Tcp {
     }
 }
 
-struct Listening(InetListener);
+struct TcpListener(InetListener);
 
-impl Listener for Listening {
+impl Listener for TcpListener {
     fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

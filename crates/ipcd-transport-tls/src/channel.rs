@@ -17,11 +17,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
 use rustls::Connection;
 
-use crate::config::Config;
-use crate::explain::{Side, explain};
+use crate::config::SessionConfig;
+use crate::explain::{HandshakeSide, explain};
 use crate::names::name_of;
-use crate::outgoing::Outgoing;
-use crate::progress::Progress;
+use crate::outgoing::OutgoingRecords;
+use crate::progress::RecordProgress;
 
 /// Bytes that are received at once, and plaintext that is encrypted at once.
 const BATCH: usize = 64 * 1024;
@@ -47,12 +47,12 @@ pub(crate) struct TlsChannel {
     socket: OwnedFd,
     identity: PeerIdentity,
     tls: Box<Connection>,
-    side: Side,
-    outgoing: Outgoing,
-    end: End,
+    side: HandshakeSide,
+    outgoing: OutgoingRecords,
+    end: WriteEnd,
     /// Whether the peer has said that nothing more will come.
     peer_has_ended: bool,
-    progress: Progress,
+    progress: RecordProgress,
     /// Whether the kernel had no memory for what is encrypted.
     lacks_memory: bool,
     /// Whether nothing can be read or written any more.
@@ -65,7 +65,7 @@ pub(crate) struct TlsChannel {
 
 /// How far the end of what we write has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum End {
+enum WriteEnd {
     NotYet,
     /// It is to be said after the handshake.
     Due,
@@ -75,10 +75,10 @@ enum End {
 }
 
 /// What was received.
-enum Came {
+enum ReceiveOutcome {
     Something,
     Nothing,
-    End,
+    WriteEnd,
 }
 
 impl TlsChannel {
@@ -88,38 +88,46 @@ impl TlsChannel {
         let Ok([socket, settings]) = <[OwnedFd; 2]>::try_from(descriptors) else {
             return Err(Error::Protocol("a TLS channel has a socket and settings".into()));
         };
-        let config = Config::find(&state, &settings)?;
-        let side = if matches!(config, Config::Server(_)) { Side::Server } else { Side::Client };
+        let config = SessionConfig::find(&state, &settings)?;
+        let side = if matches!(config, SessionConfig::Server(_)) {
+            HandshakeSide::Server
+        } else {
+            HandshakeSide::Client
+        };
         Ok(Self {
             socket,
             identity,
             tls: Box::new(config.connection()?),
             side,
-            outgoing: Outgoing::default(),
-            end: End::NotYet,
+            outgoing: OutgoingRecords::default(),
+            end: WriteEnd::NotYet,
             peer_has_ended: false,
-            progress: Progress::default(),
+            progress: RecordProgress::default(),
             lacks_memory: false,
             is_broken: false,
-            shaken_by: (side == Side::Server).then(|| Instant::now() + HANDSHAKE),
+            shaken_by: (side == HandshakeSide::Server).then(|| Instant::now() + HANDSHAKE),
             unused: Some((settings, state)),
         })
     }
 
     /// Receives once, and gives what came to rustls; plaintext goes `into` a buffer, if there is
     /// one.
-    fn receive(&mut self, most: usize, into: Option<&mut ReadBuffer>) -> Result<Came> {
+    fn receive(&mut self, most: usize, into: Option<&mut ReadBuffer>) -> Result<ReceiveOutcome> {
         let came = self.receive_some(most, into);
         self.is_broken |= came.is_err();
         came
     }
 
-    fn receive_some(&mut self, most: usize, mut into: Option<&mut ReadBuffer>) -> Result<Came> {
+    fn receive_some(
+        &mut self,
+        most: usize,
+        mut into: Option<&mut ReadBuffer>,
+    ) -> Result<ReceiveOutcome> {
         self.unused = None;
         // What an earlier service has left.
         self.take_plaintext(into.as_deref_mut())?;
         if self.peer_has_ended {
-            return Ok(Came::End);
+            return Ok(ReceiveOutcome::WriteEnd);
         }
         // A peer that takes no more may have said why.
         let flushed = self.flush();
@@ -133,12 +141,18 @@ impl TlsChannel {
                     // Also an alert about what was wrong with it.
                     let flushed = self.flush();
                     outcome?;
-                    flushed.map(|_| if self.peer_has_ended { Came::End } else { Came::Something })
+                    flushed.map(|_| {
+                        if self.peer_has_ended {
+                            ReceiveOutcome::WriteEnd
+                        } else {
+                            ReceiveOutcome::Something
+                        }
+                    })
                 }
                 // Without memory now, the kernel may have some later.
                 Err(error @ (Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS)) => {
                     self.lacks_memory |= !matches!(error, Errno::EAGAIN | Errno::EINTR);
-                    flushed.map(|_| Came::Nothing)
+                    flushed.map(|_| ReceiveOutcome::Nothing)
                 }
                 Err(error) => Err(Error::system("read", error)),
             }
@@ -195,7 +209,7 @@ impl TlsChannel {
 
     /// Only a server looks at certificates to know who it is: a client knows whom it has called.
     fn note_certificate(&mut self) {
-        if self.side == Side::Server
+        if self.side == HandshakeSide::Server
             && let Some([certificate, ..]) = self.tls.peer_certificates()
         {
             self.identity.certificate = name_of(certificate).map(String::into_boxed_str);
@@ -214,19 +228,19 @@ impl TlsChannel {
 
     fn ended_early(&self) -> Error {
         let why = match self.side {
-            Side::Client => {
+            HandshakeSide::Client => {
                 "it ended the connection in the handshake: it may be full, or not take TLS there"
             }
-            Side::Server => "it left in the handshake",
+            HandshakeSide::Server => "it left in the handshake",
         };
         Error::Truncated(why.into())
     }
 
     /// Writes what is encrypted, as far as there is room; whether all of it was written.
     fn flush(&mut self) -> Result<bool> {
-        if self.end == End::Due && !self.tls.is_handshaking() {
+        if self.end == WriteEnd::Due && !self.tls.is_handshaking() {
             self.tls.send_close_notify();
-            self.end = End::Said;
+            self.end = WriteEnd::Said;
         }
         while self.tls.wants_write() {
             let encoded = self.tls.write_tls(self.outgoing.sink());
@@ -245,8 +259,8 @@ impl TlsChannel {
                 Err(error) => return Err(Error::system("write", error)),
             }
         }
-        if self.end == End::Said {
-            self.end = End::Over;
+        if self.end == WriteEnd::Said {
+            self.end = WriteEnd::Over;
             end_socket(&self.socket, Shutdown::Write)?;
         }
         Ok(true)
@@ -307,15 +321,15 @@ impl Channel for TlsChannel {
         let before = into.filled().len();
         let came = self.receive(BATCH, Some(into))?;
         Ok(match (into.filled().len() - before, came) {
-            (0, Came::Nothing) => ReadOutcome::NotReady,
-            (0, Came::End) => ReadOutcome::Closed,
+            (0, ReceiveOutcome::Nothing) => ReadOutcome::NotReady,
+            (0, ReceiveOutcome::WriteEnd) => ReadOutcome::Closed,
             (count, _) => ReadOutcome::Bytes(count),
         })
     }
 
     fn write(&mut self, frames: &[u8]) -> Result<WriteOutcome> {
         self.unused = None;
-        if self.end != End::NotYet || self.is_broken {
+        if self.end != WriteEnd::NotYet || self.is_broken {
             return Err(Error::system("write", Errno::EPIPE));
         }
         let wrote = match self.tls.is_handshaking() {
@@ -327,8 +341,8 @@ impl Channel for TlsChannel {
 
     fn finish(&mut self) -> Result<()> {
         self.unused = None;
-        if self.end == End::NotYet {
-            self.end = End::Due;
+        if self.end == WriteEnd::NotYet {
+            self.end = WriteEnd::Due;
         }
         match self.flush() {
             // A peer that has gone needs no goodbye.

@@ -13,24 +13,24 @@ use rustls::server::{NoClientAuth, NoServerSessionStorage, ServerConfig, ServerC
 use rustls::version::TLS13;
 use rustls::{Connection, InconsistentKeys};
 
-use crate::settings::{self, ClientAuth, Role, Settings};
+use crate::settings::{self, ClientAuth, TlsRole, TlsSettings};
 use crate::verify;
 
 /// Settings that a process remembers: those of its listeners, and of a reload or two.
 const REMEMBERED: usize = 16;
 
 thread_local! {
-    static KNOWN: RefCell<VecDeque<(Vec<u8>, Config)>> = const { RefCell::new(VecDeque::new()) };
+    static KNOWN: RefCell<VecDeque<(Vec<u8>, SessionConfig)>> = const { RefCell::new(VecDeque::new()) };
 }
 
 /// Everything that a new connection needs.
 #[derive(Clone, Debug)]
-pub(crate) enum Config {
+pub(crate) enum SessionConfig {
     Server(Arc<ServerConfig>),
     Client(Arc<ClientConfig>, ServerName<'static>),
 }
 
-impl Config {
+impl SessionConfig {
     /// The one of this id; it is in the file, if this process has not seen it yet.
     pub(crate) fn find(id: &[u8], file: &OwnedFd) -> Result<Self> {
         let known = KNOWN.with_borrow(|known| {
@@ -65,19 +65,19 @@ impl Config {
     }
 }
 
-impl Settings {
+impl TlsSettings {
     /// What rustls makes of them.
     ///
     /// # Errors
     /// If they do not fit together; the error says which do not.
-    pub(crate) fn config(&self) -> Result<Config> {
+    pub(crate) fn config(&self) -> Result<SessionConfig> {
         let bad = |what: String| Error::Endpoint(format!("certificates: {what}"));
         match &self.role {
-            Role::Server(auth) => self.server(*auth).map(Config::Server).map_err(bad),
-            Role::Client(name) => {
+            TlsRole::Server(auth) => self.server(*auth).map(SessionConfig::Server).map_err(bad),
+            TlsRole::Client(name) => {
                 let server = ServerName::try_from(name.clone())
                     .map_err(|_| bad(format!("name={name}: no name of a host")))?;
-                Ok(Config::Client(self.client().map_err(bad)?, server))
+                Ok(SessionConfig::Client(self.client().map_err(bad)?, server))
             }
         }
     }

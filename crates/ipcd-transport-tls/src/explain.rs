@@ -4,7 +4,7 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerInco
 
 /// Which side we are, for what we are told about ourselves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Side {
+pub(crate) enum HandshakeSide {
     /// We were connected to.
     Server,
     /// We connect.
@@ -12,7 +12,7 @@ pub(crate) enum Side {
 }
 
 /// A sentence about an error of the handshake, or of what came later.
-pub(crate) fn explain(error: &Error, side: Side) -> String {
+pub(crate) fn explain(error: &Error, side: HandshakeSide) -> String {
     match error {
         Error::InvalidCertificate(error) => certificate(error, side),
         Error::AlertReceived(alert) => told(*alert, side),
@@ -31,13 +31,13 @@ pub(crate) fn explain(error: &Error, side: Side) -> String {
     }
 }
 
-fn certificate(error: &CertificateError, side: Side) -> String {
+fn certificate(error: &CertificateError, side: HandshakeSide) -> String {
     let mend = match side {
-        Side::Client => {
+        HandshakeSide::Client => {
             "give the CA of the daemon's certificate as ca=FILE; a certificate in it \
                          that has a host's name is no CA"
         }
-        Side::Server => "its CA is not in ca=, or has a host's name there and so is none",
+        HandshakeSide::Server => "its CA is not in ca=, or has a host's name there and so is none",
     };
     match error {
         // By another CA of the same name, too.
@@ -80,10 +80,10 @@ fn bare(presented: &str) -> &str {
 }
 
 /// An alert is what the other side says of us (RFC 8446 §6.2).
-fn told(alert: AlertDescription, side: Side) -> String {
+fn told(alert: AlertDescription, side: HandshakeSide) -> String {
     let ours = match side {
-        Side::Client => "our certificate (cert=)",
-        Side::Server => "the certificate of this listener (cert=)",
+        HandshakeSide::Client => "our certificate (cert=)",
+        HandshakeSide::Server => "the certificate of this listener (cert=)",
     };
     match alert {
         AlertDescription::CertificateRequired => {

@@ -25,8 +25,8 @@ use ipcd_transport::{
 };
 
 use crate::channel::TlsChannel;
-use crate::listener::Listening;
-use crate::settings::{Sealed, Settings};
+use crate::listener::TlsListener;
+use crate::settings::{SealedSettings, TlsSettings};
 
 /// The TLS transport.
 pub struct Tls;
@@ -80,11 +80,11 @@ impl Transport for Tls {
     }
 
     fn check_listen(&self, at: &Endpoint) -> Result<()> {
-        Settings::to_listen(at, None)?.config().map(drop)
+        TlsSettings::to_listen(at, None)?.config().map(drop)
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(Listening::open(at, Some(ALPN))?))
+        Ok(Box::new(TlsListener::open(at, Some(ALPN))?))
     }
 
     /// The handshake is not over when this returns: the first turns of the channel make it.
@@ -104,7 +104,7 @@ impl Transport for Tls {
 impl RawTransport for Tls {
     /// Raw peers, such as `openssl s_client`, agree on no protocol.
     fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(Listening::open(at, None)?))
+        Ok(Box::new(TlsListener::open(at, None)?))
     }
 
     fn connect_raw(
@@ -118,9 +118,9 @@ impl RawTransport for Tls {
 }
 
 fn dial(to: &Endpoint, alpn: Option<&[u8]>, deadline: Instant) -> Result<ChannelParts> {
-    let settings = Settings::to_connect(to, alpn)?;
+    let settings = TlsSettings::to_connect(to, alpn)?;
     let config = settings.config()?;
-    let (descriptor, state) = Sealed::new(&settings)?.share()?;
+    let (descriptor, state) = SealedSettings::new(&settings)?.share()?;
     config.remember(&state);
     let (socket, address) = connect_inet(to, deadline)?;
     let (descriptors, identity) = (vec![socket, descriptor], PeerIdentity::from_addr(address));

@@ -7,17 +7,17 @@ use ipcd_transport::{
 };
 
 use crate::ALPN;
-use crate::settings::{Sealed, Settings};
+use crate::settings::{SealedSettings, TlsSettings};
 
-pub(crate) struct Listening {
+pub(crate) struct TlsListener {
     socket: InetListener,
     protocol: Option<&'static [u8]>,
-    sealed: Sealed,
+    sealed: SealedSettings,
     /// What it had before it was adapted, for what is in the files may be another by now.
-    before: Option<(Endpoint, Option<&'static [u8]>, Sealed)>,
+    before: Option<(Endpoint, Option<&'static [u8]>, SealedSettings)>,
 }
 
-impl Listening {
+impl TlsListener {
     /// Reads the files, and then binds the endpoint.
     pub(crate) fn open(at: &Endpoint, protocol: Option<&'static [u8]>) -> Result<Self> {
         let sealed = read(at, protocol)?;
@@ -25,7 +25,7 @@ impl Listening {
     }
 }
 
-impl Listener for Listening {
+impl Listener for TlsListener {
     fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -65,7 +65,7 @@ impl Listener for Listening {
     }
 }
 
-impl TrustAnchors for Listening {
+impl TrustAnchors for TlsListener {
     fn reload(&mut self) -> Result<()> {
         self.sealed = read(self.socket.local(), self.protocol)?;
         Ok(())
@@ -77,8 +77,8 @@ impl TrustAnchors for Listening {
 }
 
 /// What is in the files now. That it can be used is found out here, not when a peer comes.
-fn read(at: &Endpoint, protocol: Option<&[u8]>) -> Result<Sealed> {
-    let settings = Settings::to_listen(at, protocol)?;
+fn read(at: &Endpoint, protocol: Option<&[u8]>) -> Result<SealedSettings> {
+    let settings = TlsSettings::to_listen(at, protocol)?;
     settings.config()?;
-    Sealed::new(&settings)
+    SealedSettings::new(&settings)
 }

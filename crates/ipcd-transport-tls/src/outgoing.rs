@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 /// What waits to be written.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub(crate) struct OutgoingRecords {
     bytes: Vec<u8>,
     sent: usize,
     /// Where records of the caller's bytes end, and how many of those each holds.
@@ -13,7 +13,7 @@ pub(crate) struct Outgoing {
     done: usize,
 }
 
-impl Outgoing {
+impl OutgoingRecords {
     /// To append encrypted bytes to.
     pub(crate) fn sink(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn counts_a_record_when_all_of_it_is_written() {
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = OutgoingRecords::default();
         for plain in [10, 20] {
             outgoing.sink().extend_from_slice(&vec![0; plain + 22]);
             outgoing.end_record(plain);

@@ -7,7 +7,7 @@ const HEADER: usize = 5;
 
 /// Where in its records a stream is.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct RecordProgress {
     /// Bytes of the header that have come; 0 between two records.
     header: usize,
     /// The body's length, as far as it is known, and then how much of the body is still to come.
@@ -16,7 +16,7 @@ pub(crate) struct Progress {
     since: Option<Instant>,
 }
 
-impl Progress {
+impl RecordProgress {
     /// Takes note of what was received.
     pub(crate) fn received(&mut self, mut bytes: &[u8]) {
         let mut is_new = self.header == 0;
@@ -65,7 +65,7 @@ mod tests {
     fn whole_records_leave_nothing_begun_however_they_come() {
         let bytes = records(&[0, 1, 300, 0, 16_401]);
         for size in [1, 2, 3, 5, 7, 1000, bytes.len()] {
-            let mut progress = Progress::default();
+            let mut progress = RecordProgress::default();
             bytes.chunks(size).for_each(|chunk| progress.received(chunk));
             assert_eq!(progress.since(), None, "in pieces of {size}");
         }
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn a_record_has_begun_when_its_first_byte_has_come_and_until_its_last() {
         let bytes = records(&[300]);
-        let mut progress = Progress::default();
+        let mut progress = RecordProgress::default();
         progress.received(&bytes[..1]);
         let since = progress.since();
         assert!(since.is_some());

@@ -31,8 +31,8 @@ const CODING: Configuration<
 
 /// What one side has to know.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Settings {
-    pub(crate) role: Role,
+pub(crate) struct TlsSettings {
+    pub(crate) role: TlsRole,
     /// Our own certificate first, then those that lead to a CA; DER.
     pub(crate) chain: Vec<Vec<u8>>,
     /// The key of the first one, if there is one.
@@ -47,7 +47,7 @@ pub(crate) struct Settings {
 
 /// Which side it is.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) enum Role {
+pub(crate) enum TlsRole {
     /// The one that was connected to.
     Server(ClientAuth),
     /// The one that connects, and the name that the other one must prove.
@@ -122,11 +122,11 @@ fn client_auth(endpoint: &Endpoint) -> Result<ClientAuth> {
     }
 }
 
-impl Settings {
+impl TlsSettings {
     /// What the endpoint's files say, for a listener.
     pub(crate) fn to_listen(at: &Endpoint, protocol: Option<&[u8]>) -> Result<Self> {
         check_to_listen(at)?;
-        Self::read(at, Role::Server(client_auth(at)?), protocol)
+        Self::read(at, TlsRole::Server(client_auth(at)?), protocol)
     }
 
     /// What the endpoint's files say, for one that connects.
@@ -137,11 +137,11 @@ impl Settings {
         // The interface is ours, and stands in no certificate.
         let host = host.split_once('%').map_or(host, |(host, _)| host);
         let name = to.option("name").unwrap_or(host).to_owned();
-        Self::read(to, Role::Client(name), protocol)
+        Self::read(to, TlsRole::Client(name), protocol)
     }
 
-    fn read(endpoint: &Endpoint, role: Role, protocol: Option<&[u8]>) -> Result<Self> {
-        let wants_authorities = role != Role::Server(ClientAuth::None);
+    fn read(endpoint: &Endpoint, role: TlsRole, protocol: Option<&[u8]>) -> Result<Self> {
+        let wants_authorities = role != TlsRole::Server(ClientAuth::None);
         let authorities = match wants_authorities {
             true => files::certificates(endpoint, "ca")?,
             false => Vec::new(),
@@ -159,15 +159,15 @@ impl Settings {
 
 /// Settings in a memory file that nobody can change any more.
 #[derive(Debug)]
-pub(crate) struct Sealed {
+pub(crate) struct SealedSettings {
     file: OwnedFd,
     id: Vec<u8>,
     authorities: Vec<Vec<u8>>,
 }
 
-impl Sealed {
+impl SealedSettings {
     /// Seals these.
-    pub(crate) fn new(settings: &Settings) -> Result<Self> {
+    pub(crate) fn new(settings: &TlsSettings) -> Result<Self> {
         let bytes = bincode::serde::encode_to_vec(settings, CODING)
             .map_err(|error| Error::Endpoint(format!("certificates and key: {error}")))?;
         let file = seal(&bytes).map_err(|error| Error::system("make a memory file", error))?;
@@ -190,7 +190,7 @@ impl Sealed {
 }
 
 /// What is in the memory file.
-pub(crate) fn open(file: &OwnedFd) -> Result<Settings> {
+pub(crate) fn open(file: &OwnedFd) -> Result<TlsSettings> {
     let failed = |error| Error::system("read the settings of a channel", error);
     let file = File::from(file.try_clone().map_err(failed)?);
     let (mut bytes, mut length) = (vec![0; LARGEST], 0);
@@ -220,20 +220,21 @@ fn seal(bytes: &[u8]) -> std::io::Result<OwnedFd> {
 mod tests {
     use super::*;
 
-    fn error(text: &str, ask: fn(&Endpoint, Option<&[u8]>) -> Result<Settings>) -> String {
+    fn error(text: &str, ask: fn(&Endpoint, Option<&[u8]>) -> Result<TlsSettings>) -> String {
         ask(&text.parse().unwrap(), None).unwrap_err().to_string()
     }
 
     #[test]
     fn says_what_is_missing() {
-        let listen = |options: &str| error(&format!("tls://h:1{options}"), Settings::to_listen);
+        let listen = |options: &str| error(&format!("tls://h:1{options}"), TlsSettings::to_listen);
         assert!(listen("").contains("cert=FILE&key=FILE"));
         assert!(listen("?cert=/c").contains("go together"));
         assert!(listen("?cert=/c&key=/k&client_auth=maybe").contains("none, optional, required"));
         assert!(listen("?cert=/c&key=/k&client_auth=required").contains("ca=FILE"));
         assert!(listen("?cert=/nowhere/c&key=/k").starts_with("cert=/nowhere/c: No such file"));
         assert!(listen("?cert=/dev/null&key=/k").contains("it is no file"));
-        let connect = |options: &str| error(&format!("tls://h:1{options}"), Settings::to_connect);
+        let connect =
+            |options: &str| error(&format!("tls://h:1{options}"), TlsSettings::to_connect);
         assert!(connect("").contains("ca=FILE is needed"));
         assert!(connect("?ca=/nowhere/ca").starts_with("ca=/nowhere/ca: No such file"));
     }
@@ -246,23 +247,23 @@ mod tests {
         let pem = key.cert.pem();
         ca.write_all(pem.repeat((300 * 1024usize).div_ceil(pem.len())).as_bytes()).unwrap();
         let to = format!("tls://h:1?ca={}", ca.path().display()).parse().unwrap();
-        let settings = Settings::to_connect(&to, None).unwrap();
-        let (file, _) = Sealed::new(&settings).unwrap().share().unwrap();
+        let settings = TlsSettings::to_connect(&to, None).unwrap();
+        let (file, _) = SealedSettings::new(&settings).unwrap().share().unwrap();
         assert_eq!(open(&file).unwrap().authorities, settings.authorities);
         settings.config().map(drop).unwrap();
     }
 
     #[test]
     fn come_out_of_the_memory_file_as_they_went_in() {
-        let settings = Settings {
-            role: Role::Client("h".into()),
+        let settings = TlsSettings {
+            role: TlsRole::Client("h".into()),
             chain: vec![vec![1, 2], vec![3]],
             key: Some(vec![4; 3000]),
             authorities: Vec::new(),
             authorities_file: Some("/ca".into()),
             protocol: None,
         };
-        let sealed = Sealed::new(&settings).unwrap();
+        let sealed = SealedSettings::new(&settings).unwrap();
         let (file, _) = sealed.share().unwrap();
         for _ in 0..2 {
             assert_eq!(format!("{:?}", open(&file).unwrap()), format!("{settings:?}"));

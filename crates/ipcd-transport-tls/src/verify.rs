@@ -33,7 +33,7 @@ pub(crate) fn servers(
             Some(builder.build().map_err(|error| error.to_string())?)
         }
     };
-    Ok(Arc::new(Servers { trusted, chains, provider }))
+    Ok(Arc::new(ServerVerifier { trusted, chains, provider }))
 }
 
 /// Verifies clients, of which some may have no certificate.
@@ -50,7 +50,7 @@ pub(crate) fn clients(
             Some(builder.build().map_err(|error| error.to_string())?)
         }
     };
-    Ok(Arc::new(Clients { trusted, chains, is_required, hints, provider }))
+    Ok(Arc::new(ClientVerifier { trusted, chains, is_required, hints, provider }))
 }
 
 /// Those of the certificates that vouch for others; `None` if none does.
@@ -74,14 +74,14 @@ fn is_unknown() -> Error {
 }
 
 #[derive(Debug)]
-struct Servers {
+struct ServerVerifier {
     trusted: Vec<CertificateDer<'static>>,
     /// Who follows chains to the CAs, if there are any.
     chains: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Servers {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -125,7 +125,7 @@ impl ServerCertVerifier for Servers {
 }
 
 #[derive(Debug)]
-struct Clients {
+struct ClientVerifier {
     trusted: Vec<CertificateDer<'static>>,
     /// Who follows chains to the CAs, if there are any.
     chains: Option<Arc<dyn ClientCertVerifier>>,
@@ -134,7 +134,7 @@ struct Clients {
     provider: Arc<CryptoProvider>,
 }
 
-impl ClientCertVerifier for Clients {
+impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
         self.is_required
     }

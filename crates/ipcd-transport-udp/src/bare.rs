@@ -20,7 +20,7 @@ use ipcd_transport::{
 };
 
 use crate::connect::socket;
-use crate::door::{Door, Ends};
+use crate::door::{AddressPair, SharedPortSocket};
 
 /// How long a peer may be silent; and how long one that has sent nothing since it came, whose address
 /// may be forged.
@@ -42,15 +42,15 @@ const SERVER: &[u8] = b"server";
 /// What the state of one begins with that nothing can be sent to; the same holds for it.
 const DEAF: &[u8] = b"deaf";
 
-pub(crate) struct Listening {
-    door: Door,
+pub(crate) struct RawUdpListener {
+    door: SharedPortSocket,
     local: Endpoint,
-    pending: Vec<(Ends, Vec<u8>)>,
+    pending: Vec<(AddressPair, Vec<u8>)>,
     room: Vec<u8>,
 }
 
-impl Listening {
-    pub(crate) fn new(door: Door, at: &Endpoint) -> Self {
+impl RawUdpListener {
+    pub(crate) fn new(door: SharedPortSocket, at: &Endpoint) -> Self {
         let local = at.with_address(door.bound().to_string());
         Self { door, local, pending: Vec::new(), room: vec![0; LARGEST] }
     }
@@ -63,14 +63,14 @@ impl Listening {
     }
 
     /// Makes a peer's socket, with what goes along.
-    fn connect(&mut self, ends: Ends) -> Result<ChannelParts> {
+    fn connect(&mut self, ends: AddressPair) -> Result<ChannelParts> {
         let socket = self.door.socket_for(ends)?;
         // Only now does everything that the peer sends go there; what is here came before, and what
         // is there and not the peer's came between bind and connect.
         self.receive()?;
         let caught = |room: &mut [u8]| {
             let (count, peer) = socket.recv_from(room)?;
-            Ok((count, Ends { peer, ..ends }))
+            Ok((count, AddressPair { peer, ..ends }))
         };
         // An error there is about the peer's own datagrams, and the channel meets it.
         let _ = take(&mut self.pending, &mut self.room, caught);
@@ -78,13 +78,13 @@ impl Listening {
     }
 
     /// A peer that is only heard, and whose end comes behind what it has sent.
-    fn hear_only(&mut self, ends: Ends) -> Result<ChannelParts> {
+    fn hear_only(&mut self, ends: AddressPair) -> Result<ChannelParts> {
         let (ended, _) = UnixStream::pair().map_err(|error| Error::system("make a pair", error))?;
         Ok(self.parts(ends, ended.into(), DEAF.to_vec()))
     }
 
     /// Parts with what waits of the peer, as much as may go along.
-    fn parts(&mut self, ends: Ends, socket: OwnedFd, mut state: Vec<u8>) -> ChannelParts {
+    fn parts(&mut self, ends: AddressPair, socket: OwnedFd, mut state: Vec<u8>) -> ChannelParts {
         for (_, datagram) in self.pending.extract_if(.., |(of, _)| *of == ends) {
             if state.len() + LENGTH + datagram.len() <= ALONG {
                 state.extend_from_slice(&(datagram.len() as u32).to_le_bytes());
@@ -98,9 +98,9 @@ impl Listening {
 
 /// Takes what a socket holds, as long as there is room for it.
 fn take(
-    pending: &mut Vec<(Ends, Vec<u8>)>,
+    pending: &mut Vec<(AddressPair, Vec<u8>)>,
     room: &mut [u8],
-    mut receive: impl FnMut(&mut [u8]) -> io::Result<(usize, Ends)>,
+    mut receive: impl FnMut(&mut [u8]) -> io::Result<(usize, AddressPair)>,
 ) -> io::Result<()> {
     for _ in pending.len()..QUEUE {
         match receive(room) {
@@ -113,7 +113,7 @@ fn take(
     Ok(())
 }
 
-impl Listener for Listening {
+impl Listener for RawUdpListener {
     fn fd(&self) -> BorrowedFd<'_> {
         self.door.as_fd()
     }
@@ -202,13 +202,13 @@ mod tests {
     use super::*;
     use crate::listener::bind_listener;
 
-    fn listening() -> Listening {
+    fn listening() -> RawUdpListener {
         let at = "udp://127.0.0.1:0".parse().unwrap();
-        Listening::new(bind_listener(&at, &["127.0.0.1:0".parse().unwrap()]).unwrap(), &at)
+        RawUdpListener::new(bind_listener(&at, &["127.0.0.1:0".parse().unwrap()]).unwrap(), &at)
     }
 
-    fn waits(listening: &mut Listening, peer: &str, datagram: &[u8]) {
-        let ends = Ends { local: listening.door.bound(), peer: peer.parse().unwrap() };
+    fn waits(listening: &mut RawUdpListener, peer: &str, datagram: &[u8]) {
+        let ends = AddressPair { local: listening.door.bound(), peer: peer.parse().unwrap() };
         listening.pending.push((ends, datagram.to_vec()));
     }
 
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn a_listener_is_no_peer_of_its_own() {
         let local = "127.0.0.1:7".parse().unwrap();
-        assert!(Ends { local, peer: local }.is_loop());
-        assert!(!Ends { local, peer: "127.0.0.2:7".parse().unwrap() }.is_loop());
+        assert!(AddressPair { local, peer: local }.is_loop());
+        assert!(!AddressPair { local, peer: "127.0.0.2:7".parse().unwrap() }.is_loop());
     }
 }

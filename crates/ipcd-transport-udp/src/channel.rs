@@ -15,8 +15,8 @@ use nix::errno::Errno;
 
 use crate::datagram::{DATA_HEADER, Datagram, LARGEST_LOOPBACK, LARGEST_REMOTE};
 use crate::errors::take_proof;
-use crate::session::Session;
-use crate::timing::{Backoff, Health, Liveness};
+use crate::session::UdpSession;
+use crate::timing::{PeerHealth, PeerLiveness, RetryBackoff};
 
 /// Room for a datagram. One byte more than the largest has, so that a larger one is noticed.
 const ROOM: usize = LARGEST_LOOPBACK + 1;
@@ -31,12 +31,12 @@ pub(crate) struct UdpChannel {
     socket: Option<UdpSocket>,
     identity: PeerIdentity,
     largest: usize,
-    session: Session,
+    session: UdpSession,
     splitter: RecordSplitter,
     joiner: RecordJoiner,
-    live: Liveness,
+    live: PeerLiveness,
     /// BYE was said so often and is to be said again.
-    bye: Option<(u32, Backoff)>,
+    bye: Option<(u32, RetryBackoff)>,
     /// BYE came and was not acknowledged: that says that everything before it was read.
     acknowledge: bool,
     /// Whether the kernel had no memory for a datagram.
@@ -46,7 +46,11 @@ pub(crate) struct UdpChannel {
 }
 
 impl UdpChannel {
-    pub(crate) fn new(socket: UdpSocket, identity: PeerIdentity, session: Session) -> Result<Self> {
+    pub(crate) fn new(
+        socket: UdpSocket,
+        identity: PeerIdentity,
+        session: UdpSession,
+    ) -> Result<Self> {
         let failed = |error| Error::system("take over a UDP socket", error);
         socket.set_nonblocking(true).map_err(failed)?;
         let peer = socket.peer_addr().map_err(failed)?;
@@ -58,8 +62,8 @@ impl UdpChannel {
             largest: if near { LARGEST_LOOPBACK } else { LARGEST_REMOTE },
             splitter: RecordSplitter::default(),
             joiner: RecordJoiner::default(),
-            live: Liveness::new(now),
-            bye: session.finished.then(|| (1, Backoff::new(now))),
+            live: PeerLiveness::new(now),
+            bye: session.finished.then(|| (1, RetryBackoff::new(now))),
             acknowledge: session.ended,
             lacks_memory: false,
             gone: false,
@@ -72,7 +76,7 @@ impl UdpChannel {
         let (Some(socket), None) = (descriptors.next(), descriptors.next()) else {
             return Err(Error::Protocol("a UDP channel has one descriptor".into()));
         };
-        let session = Session::decode(&parts.state)
+        let session = UdpSession::decode(&parts.state)
             .ok_or_else(|| Error::Protocol("this is no state of a UDP channel".into()))?;
         Self::new(socket.into(), parts.identity, session)
     }
@@ -90,17 +94,17 @@ impl UdpChannel {
 
     fn check_peer(&mut self, now: Instant) -> Result<()> {
         match self.live.check(now) {
-            Health::Well => Ok(()),
-            Health::Ask => {
+            PeerHealth::Well => Ok(()),
+            PeerHealth::Ask => {
                 self.send(Datagram::Ping { id: self.session.id });
                 Ok(())
             }
             // What is held must be read first.
-            Health::Over if !self.session.receiving.held().is_empty() => {
+            PeerHealth::Over if !self.session.receiving.held().is_empty() => {
                 self.live.heard(now);
                 Ok(())
             }
-            Health::Over => {
+            PeerHealth::Over => {
                 self.gone = true;
                 Err(Error::system("no sign of life from the peer", Errno::ETIMEDOUT))
             }
@@ -164,7 +168,7 @@ impl Channel for UdpChannel {
     fn finish(&mut self) -> Result<()> {
         if !self.session.finished {
             self.session.finished = true;
-            self.bye = Some((1, Backoff::new(Instant::now())));
+            self.bye = Some((1, RetryBackoff::new(Instant::now())));
             self.say_bye();
         }
         Ok(())
@@ -233,7 +237,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::datagram::Place;
+    use crate::datagram::StreamPlace;
     use crate::datagram::tests::junk;
     use crate::errors::quote_errors;
 
@@ -249,7 +253,7 @@ mod tests {
         theirs.connect(ours.local_addr().unwrap()).unwrap();
         theirs.set_nonblocking(true).unwrap();
         quote_errors(&ours).unwrap();
-        let session = Session::new(ID, NONCE, WINDOW, WINDOW);
+        let session = UdpSession::new(ID, NONCE, WINDOW, WINDOW);
         (UdpChannel::new(ours, PeerIdentity::default(), session).unwrap(), theirs)
     }
 
@@ -259,7 +263,7 @@ mod tests {
 
     pub(super) fn data(sequence: u32, record: &[u8]) -> Datagram<'_> {
         let position = 1_000 * u64::from(sequence + 1);
-        Datagram::Data { id: ID, place: Place { sequence, position }, record }
+        Datagram::Data { id: ID, place: StreamPlace { sequence, position }, record }
     }
 
     /// What the peer gets; on the loopback it is there when the call that sent it returns.
@@ -309,7 +313,7 @@ mod tests {
 
     #[test]
     fn garbage_is_not_adopted() {
-        let state = Session::new(1, 2, 3, 4).encode();
+        let state = UdpSession::new(1, 2, 3, 4).encode();
         let socket = || UdpSocket::bind("127.0.0.1:0").unwrap().into();
         let file = || std::fs::File::open("/dev/null").unwrap().into();
         let parts = |descriptors, state: &[u8]| ChannelParts {

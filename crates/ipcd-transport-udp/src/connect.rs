@@ -9,10 +9,10 @@ use nix::poll::PollFlags;
 
 use crate::channel::UdpChannel;
 use crate::cookie::Cookie;
-use crate::datagram::{Datagram, Request};
+use crate::datagram::{ConnectRequest, Datagram};
 use crate::errors::quote_errors;
-use crate::session::Session;
-use crate::timing::Backoff;
+use crate::session::UdpSession;
+use crate::timing::RetryBackoff;
 use crate::{random, widen_input, window_of};
 
 /// A cookie that brought no ACCEPT in this time may have expired.
@@ -21,8 +21,8 @@ const COOKIE_LIFE: Duration = Duration::from_secs(10);
 /// Connects, and repeats what may have been lost until the deadline. If the other machine says
 /// that nobody listens there, that is an error at once.
 pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<UdpChannel> {
-    let mut handshake = Handshake::new(address)?;
-    let mut backoff = Backoff::new(Instant::now());
+    let mut handshake = ClientHandshake::new(address)?;
+    let mut backoff = RetryBackoff::new(Instant::now());
     loop {
         handshake.ask()?;
         if let Some(session) = handshake.answer(backoff.due.min(deadline))? {
@@ -36,7 +36,7 @@ pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<UdpChann
     }
 }
 
-struct Handshake {
+struct ClientHandshake {
     socket: UdpSocket,
     nonce: u64,
     window: u32,
@@ -45,7 +45,7 @@ struct Handshake {
     what: String,
 }
 
-impl Handshake {
+impl ClientHandshake {
     fn new(address: SocketAddr) -> Result<Self> {
         let what = format!("connect to udp://{address}");
         let socket = socket(address).map_err(|error| Error::system(&*what, error))?;
@@ -60,7 +60,7 @@ impl Handshake {
         self.cookie = self.cookie.filter(|(_, since)| since.elapsed() < COOKIE_LIFE);
         let &mut Self { nonce, window, .. } = self;
         let datagram = match self.cookie {
-            Some((cookie, _)) => Datagram::Connect(Request { nonce, window, cookie }),
+            Some((cookie, _)) => Datagram::Connect(ConnectRequest { nonce, window, cookie }),
             None => Datagram::Init { nonce },
         };
         self.send(datagram)
@@ -78,7 +78,7 @@ impl Handshake {
     }
 
     /// Waits for ACCEPT; a COOKIE on the way there is answered at once.
-    fn answer(&mut self, until: Instant) -> Result<Option<Session>> {
+    fn answer(&mut self, until: Instant) -> Result<Option<UdpSession>> {
         let mut bytes = [0; 128];
         // The clock is asked too, because a flood keeps the socket readable for ever.
         while poll_until(&self.socket, PollFlags::POLLIN, until)? {
@@ -91,7 +91,7 @@ impl Handshake {
                         self.ask()?;
                     }
                     Some(Datagram::Accept { nonce, id, window }) if nonce == self.nonce => {
-                        return Ok(Some(Session::new(id, nonce, self.window, window)));
+                        return Ok(Some(UdpSession::new(id, nonce, self.window, window)));
                     }
                     // It is for one who had our port before, and is gone.
                     Some(other) if let Some(id) = other.id() => self.say_gone(id)?,
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn a_client_that_shakes_hands_disowns_the_sessions_of_others() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut handshake = Handshake::new(server.local_addr().unwrap()).unwrap();
+        let mut handshake = ClientHandshake::new(server.local_addr().unwrap()).unwrap();
         let to = handshake.socket.local_addr().unwrap();
         server.send_to(&Datagram::Ping { id: 77 }.encode(), to).unwrap();
         assert!(handshake.answer(Instant::now()).unwrap().is_none());

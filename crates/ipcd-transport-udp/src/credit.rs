@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::datagram::{DATA_HEADER, Place};
-use crate::timing::Backoff;
+use crate::datagram::{DATA_HEADER, StreamPlace};
+use crate::timing::RetryBackoff;
 
 /// What the kernel needs for a datagram beyond its bytes (`struct sk_buff`, `skb_shared_info`,
 /// headers), rounded up to an allocation: a datagram of one byte is charged with 768 to 832.
@@ -18,7 +18,7 @@ pub(crate) fn cost(datagram: usize) -> u64 {
 
 /// The sender's half: what is out and not yet consumed.
 #[derive(Debug)]
-pub(crate) struct Sending {
+pub(crate) struct SendCredit {
     /// What the receiver can hold.
     pub(crate) window: u32,
     /// Sequence number of the next datagram.
@@ -28,10 +28,10 @@ pub(crate) struct Sending {
     /// The receiver's last report.
     pub(crate) credited: u64,
     /// Set while credit lacks: the report that would bring it may have been lost.
-    pub(crate) probe: Option<Backoff>,
+    pub(crate) probe: Option<RetryBackoff>,
 }
 
-impl Sending {
+impl SendCredit {
     pub(crate) fn new(window: u32) -> Self {
         Self { window, sequence: 0, sent: 0, credited: 0, probe: None }
     }
@@ -42,14 +42,14 @@ impl Sending {
 
     /// Where a datagram that costs this much would stand, or `None` when there is no credit. When
     /// nothing is out, one may always go, however small the window is.
-    pub(crate) fn next(&self, cost: u64) -> Option<Place> {
+    pub(crate) fn next(&self, cost: u64) -> Option<StreamPlace> {
         let out = self.outstanding();
         let allowed = out == 0 || out.saturating_add(cost) <= u64::from(self.window);
         let position = self.sent.saturating_add(cost);
-        allowed.then_some(Place { sequence: self.sequence, position })
+        allowed.then_some(StreamPlace { sequence: self.sequence, position })
     }
 
-    pub(crate) fn sent(&mut self, place: Place) {
+    pub(crate) fn sent(&mut self, place: StreamPlace) {
         self.sequence = self.sequence.wrapping_add(1);
         self.sent = place.position;
     }
@@ -64,7 +64,7 @@ impl Sending {
 
     /// Notes that something could not be sent for lack of credit.
     pub(crate) fn lacks(&mut self, now: Instant) {
-        self.probe.get_or_insert(Backoff::new(now));
+        self.probe.get_or_insert(RetryBackoff::new(now));
     }
 
     /// The position to ask about, when it is time to.
@@ -77,12 +77,12 @@ impl Sending {
 
 /// A record that came while the caller did not want to read.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Held {
+pub(crate) struct HeldDatagrams {
     pub(crate) position: u64,
     pub(crate) record: Vec<u8>,
 }
 
-impl Held {
+impl HeldDatagrams {
     fn cost(&self) -> u64 {
         cost(DATA_HEADER + self.record.len())
     }
@@ -90,7 +90,7 @@ impl Held {
 
 /// The receiver's half.
 #[derive(Debug)]
-pub(crate) struct Receiving {
+pub(crate) struct ReceiveCredit {
     /// What the sender was told that it may have outstanding.
     pub(crate) window: u32,
     /// Sequence number of the next datagram in turn.
@@ -101,11 +101,11 @@ pub(crate) struct Receiving {
     pub(crate) consumed: u64,
     /// The position that the sender was last told.
     pub(crate) reported: u64,
-    held: VecDeque<Held>,
+    held: VecDeque<HeldDatagrams>,
     held_cost: u64,
 }
 
-impl Receiving {
+impl ReceiveCredit {
     pub(crate) fn new(window: u32) -> Self {
         Self {
             window,
@@ -149,7 +149,7 @@ impl Receiving {
 
     /// Keeps a record for later: one, or as many as the window allows. What goes beyond that, which
     /// no honest sender does, is lost.
-    pub(crate) fn hold(&mut self, held: Held) {
+    pub(crate) fn hold(&mut self, held: HeldDatagrams) {
         let cost = held.cost();
         if !self.held.is_empty() && self.held_cost + cost > u64::from(self.window) {
             self.lost = self.lost.saturating_add(1);
@@ -159,13 +159,13 @@ impl Receiving {
         self.held.push_back(held);
     }
 
-    pub(crate) fn take_held(&mut self) -> Option<Held> {
+    pub(crate) fn take_held(&mut self) -> Option<HeldDatagrams> {
         let held = self.held.pop_front()?;
         self.held_cost -= held.cost();
         Some(held)
     }
 
-    pub(crate) fn held(&self) -> &VecDeque<Held> {
+    pub(crate) fn held(&self) -> &VecDeque<HeldDatagrams> {
         &self.held
     }
 
@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    fn send(sending: &mut Sending, datagram: usize) -> Option<Place> {
+    fn send(sending: &mut SendCredit, datagram: usize) -> Option<StreamPlace> {
         let place = sending.next(cost(datagram))?;
         sending.sent(place);
         Some(place)
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn at_most_a_window_is_outstanding() {
-        let mut sending = Sending::new(10_000);
+        let mut sending = SendCredit::new(10_000);
         while send(&mut sending, 1_000).is_some() {}
         assert_eq!((sending.sequence, sending.outstanding()), (5, 5 * 1_768));
         sending.credit(1_768);
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn one_datagram_always_goes() {
-        let mut sending = Sending::new(0);
+        let mut sending = SendCredit::new(0);
         assert!(send(&mut sending, 15_000).is_some());
         assert!(send(&mut sending, 1).is_none());
         sending.credit(15_768);
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn old_and_impossible_reports_change_nothing() {
-        let mut sending = Sending::new(10_000);
+        let mut sending = SendCredit::new(10_000);
         send(&mut sending, 1_000);
         send(&mut sending, 1_000);
         sending.credit(1_768);
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_lost_report_is_probed_for() {
-        let (mut sending, mut receiving) = (Sending::new(4_000), Receiving::new(4_000));
+        let (mut sending, mut receiving) = (SendCredit::new(4_000), ReceiveCredit::new(4_000));
         let mut now = Instant::now();
         while let Some(place) = send(&mut sending, 1_000) {
             assert!(receiving.admit(place.sequence));
@@ -253,10 +253,10 @@ mod tests {
 
     #[test]
     fn a_probe_passes_what_was_lost_but_not_what_is_held() {
-        let mut receiving = Receiving::new(10_000);
+        let mut receiving = ReceiveCredit::new(10_000);
         receiving.passed(500);
         assert_eq!(receiving.consumed, 500);
-        receiving.hold(Held { position: 1_000, record: vec![0; 100] });
+        receiving.hold(HeldDatagrams { position: 1_000, record: vec![0; 100] });
         receiving.passed(3_000);
         assert_eq!(receiving.consumed, 500);
         let held = receiving.take_held().unwrap();
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn late_and_repeated_datagrams_are_refused_and_gaps_counted() {
-        let mut receiving = Receiving::new(1_000);
+        let mut receiving = ReceiveCredit::new(1_000);
         receiving.expected = u32::MAX - 1;
         let admitted = [u32::MAX - 1, u32::MAX, u32::MAX, 2, 0, 1, 3, u32::MAX - 1, 3]
             .map(|sequence| receiving.admit(sequence));
@@ -278,9 +278,9 @@ mod tests {
 
     #[test]
     fn no_more_than_a_window_is_held() {
-        let mut receiving = Receiving::new(10_000);
+        let mut receiving = ReceiveCredit::new(10_000);
         for position in 1..=1_000 {
-            receiving.hold(Held { position, record: vec![0; 100] });
+            receiving.hold(HeldDatagrams { position, record: vec![0; 100] });
         }
         let held = receiving.held().len();
         assert_eq!(held, 10_000 / (100 + DATA_HEADER + OVERHEAD));

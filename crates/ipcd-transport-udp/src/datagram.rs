@@ -67,7 +67,7 @@ const GONE: u8 = 11;
 
 /// What a client says to be admitted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Request {
+pub(crate) struct ConnectRequest {
     pub(crate) nonce: u64,
     pub(crate) window: u32,
     pub(crate) cookie: Cookie,
@@ -75,7 +75,7 @@ pub(crate) struct Request {
 
 /// Where a DATA datagram stands in its direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct StreamPlace {
     pub(crate) sequence: u32,
     pub(crate) position: u64,
 }
@@ -84,9 +84,9 @@ pub(crate) struct Place {
 pub(crate) enum Datagram<'a> {
     Init { nonce: u64 },
     Cookie { nonce: u64, cookie: Cookie },
-    Connect(Request),
+    Connect(ConnectRequest),
     Accept { nonce: u64, id: u64, window: u32 },
-    Data { id: u64, place: Place, record: &'a [u8] },
+    Data { id: u64, place: StreamPlace, record: &'a [u8] },
     Credit { id: u64, position: u64, received: u64, lost: u64 },
     Probe { id: u64, position: u64 },
     Ping { id: u64 },
@@ -100,13 +100,13 @@ impl<'a> Datagram<'a> {
     /// What these bytes say, or `None` when they are no datagram of this protocol.
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let padded = bytes.len() >= INIT_BYTES;
-        let mut fields = Fields(bytes);
+        let mut fields = FieldReader(bytes);
         let datagram = match fields.u8()? {
             INIT if padded && fields.u8()? == VERSION => {
                 return Some(Self::Init { nonce: fields.u64()? });
             }
             COOKIE => Self::Cookie { nonce: fields.u64()?, cookie: fields.take()? },
-            CONNECT => Self::Connect(Request {
+            CONNECT => Self::Connect(ConnectRequest {
                 nonce: fields.u64()?,
                 window: fields.u32()?,
                 cookie: fields.take()?,
@@ -116,7 +116,7 @@ impl<'a> Datagram<'a> {
             }
             DATA => Self::Data {
                 id: fields.u64()?,
-                place: Place { sequence: fields.u32()?, position: fields.u64()? },
+                place: StreamPlace { sequence: fields.u32()?, position: fields.u64()? },
                 record: std::mem::take(&mut fields.0),
             },
             CREDIT => Self::Credit {
@@ -137,20 +137,22 @@ impl<'a> Datagram<'a> {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let id_only = |kind: u8, id: u64| Bytes::new(kind).u64(id);
+        let id_only = |kind: u8, id: u64| FieldWriter::new(kind).u64(id);
         let bytes = match *self {
             Self::Init { nonce } => {
-                let mut bytes = Bytes::new(INIT).u8(VERSION).u64(nonce).0;
+                let mut bytes = FieldWriter::new(INIT).u8(VERSION).u64(nonce).0;
                 bytes.resize(INIT_BYTES, 0);
                 return bytes;
             }
-            Self::Cookie { nonce, cookie } => Bytes::new(COOKIE).u64(nonce).bytes(&cookie),
-            Self::Connect(Request { nonce, window, cookie }) => {
-                Bytes::new(CONNECT).u64(nonce).u32(window).bytes(&cookie)
+            Self::Cookie { nonce, cookie } => FieldWriter::new(COOKIE).u64(nonce).bytes(&cookie),
+            Self::Connect(ConnectRequest { nonce, window, cookie }) => {
+                FieldWriter::new(CONNECT).u64(nonce).u32(window).bytes(&cookie)
             }
-            Self::Accept { nonce, id, window } => Bytes::new(ACCEPT).u64(nonce).u64(id).u32(window),
+            Self::Accept { nonce, id, window } => {
+                FieldWriter::new(ACCEPT).u64(nonce).u64(id).u32(window)
+            }
             Self::Data { id, place, record } => {
-                Bytes(data_header(id, place).to_vec()).bytes(record)
+                FieldWriter(data_header(id, place).to_vec()).bytes(record)
             }
             Self::Credit { id, position, received, lost } => {
                 id_only(CREDIT, id).u64(position).u64(received).u64(lost)
@@ -183,7 +185,7 @@ impl<'a> Datagram<'a> {
 }
 
 /// What goes before the record in DATA, apart, so that records are sent from where they lie.
-pub(crate) fn data_header(id: u64, place: Place) -> [u8; DATA_HEADER] {
+pub(crate) fn data_header(id: u64, place: StreamPlace) -> [u8; DATA_HEADER] {
     let mut header = [DATA; DATA_HEADER];
     header[1..9].copy_from_slice(&id.to_le_bytes());
     header[9..13].copy_from_slice(&place.sequence.to_le_bytes());
@@ -192,9 +194,9 @@ pub(crate) fn data_header(id: u64, place: Place) -> [u8; DATA_HEADER] {
 }
 
 /// Reads fields off the front of bytes that nobody vouches for.
-pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
+pub(crate) struct FieldReader<'a>(pub(crate) &'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> FieldReader<'a> {
     pub(crate) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (field, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
@@ -221,9 +223,9 @@ impl<'a> Fields<'a> {
 }
 
 /// Writes fields one after the other.
-pub(crate) struct Bytes(pub(crate) Vec<u8>);
+pub(crate) struct FieldWriter(pub(crate) Vec<u8>);
 
-impl Bytes {
+impl FieldWriter {
     pub(crate) fn new(first: u8) -> Self {
         Self(vec![first])
     }
@@ -259,11 +261,11 @@ pub(crate) mod tests {
         vec![
             Datagram::Init { nonce },
             Datagram::Cookie { nonce, cookie },
-            Datagram::Connect(Request { nonce, window, cookie }),
+            Datagram::Connect(ConnectRequest { nonce, window, cookie }),
             Datagram::Accept { nonce, id, window },
             Datagram::Data {
                 id,
-                place: Place { sequence: 9, position: 1 << 40 },
+                place: StreamPlace { sequence: 9, position: 1 << 40 },
                 record: b"frame",
             },
             Datagram::Credit { id, position: 3, received: 4, lost: 5 },

@@ -21,13 +21,13 @@ use crate::widen_input;
 
 /// The two addresses that datagrams go between.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Ends {
+pub(crate) struct AddressPair {
     /// Ours, as far as one is known: what the peer has sent to.
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
 }
 
-impl Ends {
+impl AddressPair {
     /// Whether an answer can go back. A source port of 0 means that none is wanted (RFC 768), and a
     /// socket that is connected to it would catch what every other peer of that address sends.
     pub(crate) fn can_answer(&self) -> bool {
@@ -42,12 +42,12 @@ impl Ends {
 }
 
 /// The socket, which shares its port with the peers' sockets.
-pub(crate) struct Door {
+pub(crate) struct SharedPortSocket {
     socket: UdpSocket,
     bound: SocketAddr,
 }
 
-impl Door {
+impl SharedPortSocket {
     /// Over a bound socket: lets other sockets of ours bind its port.
     pub(crate) fn open(socket: UdpSocket) -> io::Result<Self> {
         // SO_REUSEPORT lets the peers' sockets bind the same port, and only those of our own user
@@ -72,7 +72,7 @@ impl Door {
     }
 
     /// The next datagram, and where it went; an error of [`ErrorKind::WouldBlock`] if there is none.
-    pub(crate) fn receive(&self, into: &mut [u8]) -> io::Result<(usize, Ends)> {
+    pub(crate) fn receive(&self, into: &mut [u8]) -> io::Result<(usize, AddressPair)> {
         let mut control = cmsg_space!(in6_pktinfo);
         let mut room = [IoSliceMut::new(into)];
         let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
@@ -88,11 +88,11 @@ impl Door {
             };
             local = ip.map_or(local, |ip| at(ip, scope, self.bound.port()));
         }
-        Ok((received.bytes, Ends { local, peer }))
+        Ok((received.bytes, AddressPair { local, peer }))
     }
 
     /// Answers, from the address that was asked.
-    pub(crate) fn answer(&self, bytes: &[u8], ends: Ends) -> io::Result<()> {
+    pub(crate) fn answer(&self, bytes: &[u8], ends: AddressPair) -> io::Result<()> {
         let (fd, parts) = (self.socket.as_raw_fd(), [IoSlice::new(bytes)]);
         let (flags, to) = (MsgFlags::MSG_DONTWAIT, SockaddrStorage::from(ends.peer));
         let send = |from: &[ControlMessage<'_>]| sendmsg(fd, &parts, from, flags, Some(&to));
@@ -118,8 +118,8 @@ impl Door {
     /// A socket on the port that is connected to the peer, and bound to the address that it has sent
     /// to. The kernel prefers it for what the peer sends there, and it gets nothing else once it is
     /// connected.
-    pub(crate) fn socket_for(&self, ends: Ends) -> Result<UdpSocket> {
-        let Ends { local, peer } = ends;
+    pub(crate) fn socket_for(&self, ends: AddressPair) -> Result<UdpSocket> {
+        let AddressPair { local, peer } = ends;
         let failed = |error: Errno| Error::system(format!("make a socket for udp://{peer}"), error);
         let socket = match another_on(local) {
             // It came to an address that all hosts of the network have.
@@ -135,7 +135,7 @@ impl Door {
     }
 }
 
-impl AsFd for Door {
+impl AsFd for SharedPortSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

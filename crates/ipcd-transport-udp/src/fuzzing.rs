@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::cookie::CookieJar;
 use crate::datagram::Datagram;
-use crate::session::Session;
+use crate::session::UdpSession;
 
 /// Reads a datagram: what decodes is written as it was, but for INIT's padding, and no cookie is
 /// guessed. The same bytes are no session that anybody has but those who wrote it.
@@ -21,8 +21,8 @@ pub fn datagram(bytes: &[u8]) {
             assert!(!jar.verify(&request.cookie, request.nonce, from, now));
         }
     }
-    if let Some(session) = Session::decode(bytes) {
+    if let Some(session) = UdpSession::decode(bytes) {
         let encoded = session.encode();
-        assert_eq!(Session::decode(&encoded).map(|again| again.encode()), Some(encoded));
+        assert_eq!(UdpSession::decode(&encoded).map(|again| again.encode()), Some(encoded));
     }
 }

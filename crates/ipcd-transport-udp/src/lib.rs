@@ -35,7 +35,7 @@ use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 
 use crate::channel::UdpChannel;
 use crate::datagram::{DATA_HEADER, LARGEST_REMOTE};
-use crate::listener::{Listening, bind_listener, take_listener};
+use crate::listener::{UdpListener, bind_listener, take_listener};
 
 /// The UDP transport.
 pub struct Udp;
@@ -78,7 +78,7 @@ impl Transport for Udp {
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(Listening::new(bind_listener(at, &at.resolve()?)?, at)?))
+        Ok(Box::new(UdpListener::new(bind_listener(at, &at.resolve()?)?, at)?))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -116,17 +116,17 @@ impl SocketActivation for Udp {
     }
 
     fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(Listening::new(take_listener(at, passed)?, at)?))
+        Ok(Box::new(UdpListener::new(take_listener(at, passed)?, at)?))
     }
 
     fn inherit_raw(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(bare::Listening::new(take_listener(at, passed)?, at)))
+        Ok(Box::new(bare::RawUdpListener::new(take_listener(at, passed)?, at)))
     }
 }
 
 impl RawTransport for Udp {
     fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(bare::Listening::new(bind_listener(at, &at.resolve()?)?, at)))
+        Ok(Box::new(bare::RawUdpListener::new(bind_listener(at, &at.resolve()?)?, at)))
     }
 
     fn connect_raw(

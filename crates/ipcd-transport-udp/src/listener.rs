@@ -16,10 +16,10 @@ use nix::errno::Errno;
 use nix::sys::socket::SockType;
 
 use crate::cookie::{Cookie, CookieJar};
-use crate::datagram::{Datagram, Request};
-use crate::door::{Door, Ends, another_on};
+use crate::datagram::{ConnectRequest, Datagram};
+use crate::door::{AddressPair, SharedPortSocket, another_on};
 use crate::errors::quote_errors;
-use crate::session::Session;
+use crate::session::UdpSession;
 use crate::{random, window_of};
 
 /// Room for a handshake datagram; what is longer is cut off, and then it is none.
@@ -34,19 +34,19 @@ const QUEUE: usize = 512;
 
 /// The bound socket and what is kept for clients that have not been admitted: nothing, but for
 /// those caught by another client's socket.
-pub(crate) struct Listening {
-    door: Door,
+pub(crate) struct UdpListener {
+    door: SharedPortSocket,
     local: Endpoint,
     jar: CookieJar,
     /// Cookies that were honoured. A repeated CONNECT can wait in the listener's queue while the
     /// first makes a socket, and a second socket would take the connection away from the first.
     /// Later ones go to that socket, so as many as a queue holds are enough.
     honoured: VecDeque<Cookie>,
-    handed_back: VecDeque<(Ends, Request)>,
+    handed_back: VecDeque<(AddressPair, ConnectRequest)>,
 }
 
-impl Listening {
-    pub(crate) fn new(door: Door, at: &Endpoint) -> Result<Self> {
+impl UdpListener {
+    pub(crate) fn new(door: SharedPortSocket, at: &Endpoint) -> Result<Self> {
         Ok(Self {
             local: at.with_address(door.bound().to_string()),
             door,
@@ -57,7 +57,7 @@ impl Listening {
     }
 
     /// Answers an INIT at once, and returns what a CONNECT asks for.
-    fn consider(&self, bytes: &[u8], ends: Ends) -> Option<Request> {
+    fn consider(&self, bytes: &[u8], ends: AddressPair) -> Option<ConnectRequest> {
         match Datagram::decode(bytes).filter(|_| ends.can_answer() && !ends.is_loop())? {
             Datagram::Init { nonce } => {
                 let cookie = self.jar.bake(nonce, ends.peer, Instant::now());
@@ -76,13 +76,17 @@ impl Listening {
     }
 
     /// Nobody serves this connection any more: its process has died, and the socket with it.
-    fn say_gone(&self, id: u64, ends: Ends) {
+    fn say_gone(&self, id: u64, ends: AddressPair) {
         // If it is lost, the peer's next sign of life is answered likewise.
         let _ = self.door.answer(&Datagram::Gone { id }.encode(), ends);
     }
 
-    fn admit(&mut self, ends: Ends, request: Request) -> Result<Option<ChannelParts>> {
-        let Request { nonce, window, cookie } = request;
+    fn admit(
+        &mut self,
+        ends: AddressPair,
+        request: ConnectRequest,
+    ) -> Result<Option<ChannelParts>> {
+        let ConnectRequest { nonce, window, cookie } = request;
         if !self.jar.verify(&cookie, nonce, ends.peer, Instant::now())
             || self.honoured.contains(&cookie)
         {
@@ -91,8 +95,8 @@ impl Listening {
         let socket = self.door.socket_for(ends)?;
         quote_errors(&socket)?;
         self.drain(&socket, ends);
-        let session = Session::new(random()?, nonce, window_of(&socket)?, window);
-        let session = Session { local: Some(ends.local), ..session };
+        let session = UdpSession::new(random()?, nonce, window_of(&socket)?, window);
+        let session = UdpSession { local: Some(ends.local), ..session };
         if self.honoured.len() == QUEUE {
             self.honoured.pop_front();
         }
@@ -109,14 +113,14 @@ impl Listening {
     /// Between bind and connect the kernel gave the new socket what came for the listener, or a share
     /// of it. Others' datagrams are treated as if the listener had them. The peer's own can only
     /// belong to this handshake, and ACCEPT answers them.
-    fn drain(&mut self, socket: &UdpSocket, of: Ends) {
+    fn drain(&mut self, socket: &UdpSocket, of: AddressPair) {
         let mut bytes = [0; ROOM];
         for _ in 0..QUEUE {
             let Ok((count, peer)) = socket.recv_from(&mut bytes) else { return };
             if peer == of.peer || self.handed_back.len() == QUEUE {
                 continue;
             }
-            let ends = Ends { peer, ..of };
+            let ends = AddressPair { peer, ..of };
             if let Some(request) = self.consider(&bytes[..count], ends) {
                 self.handed_back.push_back((ends, request));
             }
@@ -124,7 +128,7 @@ impl Listening {
     }
 }
 
-impl Listener for Listening {
+impl Listener for UdpListener {
     fn fd(&self) -> BorrowedFd<'_> {
         self.door.as_fd()
     }
@@ -176,32 +180,32 @@ impl Listener for Listening {
     }
 }
 
-impl PeerTracking for Listening {
+impl PeerTracking for UdpListener {
     fn orphaned(&mut self, identity: &PeerIdentity, state: &[u8]) {
         if let (Some(session), Some(peer)) =
-            (Session::decode(state), identity.addr.and_then(PeerAddress::ip))
+            (UdpSession::decode(state), identity.addr.and_then(PeerAddress::ip))
         {
             let local = session.local.unwrap_or(self.door.bound());
-            self.say_gone(session.id, Ends { local, peer });
+            self.say_gone(session.id, AddressPair { local, peer });
         }
     }
 }
 
 /// A socket that can share its port with the peers' sockets.
-pub(crate) fn bind_listener(at: &Endpoint, addresses: &[SocketAddr]) -> Result<Door> {
-    let opened = UdpSocket::bind(addresses).and_then(Door::open);
+pub(crate) fn bind_listener(at: &Endpoint, addresses: &[SocketAddr]) -> Result<SharedPortSocket> {
+    let opened = UdpSocket::bind(addresses).and_then(SharedPortSocket::open);
     opened.map_err(|error| Error::system(format!("listen on {at}"), error))
 }
 
 /// The same of a socket that another process has bound.
-pub(crate) fn take_listener(at: &Endpoint, passed: OwnedFd) -> Result<Door> {
+pub(crate) fn take_listener(at: &Endpoint, passed: OwnedFd) -> Result<SharedPortSocket> {
     let found = InheritedFd::of(passed.as_fd());
     let Some(BoundName::Inet(_)) = found.bound(SockType::Datagram) else {
         return Err(found.refused(at, "a bound UDP socket"));
     };
     prepare(&passed)?;
     let failed = |error| Error::system(format!("share the port of {found} with peers"), error);
-    let door = Door::open(passed.into()).map_err(failed)?;
+    let door = SharedPortSocket::open(passed.into()).map_err(failed)?;
     // Peers' sockets must be able to bind the port, which the kernel allows the same user only.
     match another_on(door.bound()) {
         Ok(_) => Ok(door),
@@ -224,12 +228,12 @@ mod tests {
     use crate::cookie::COOKIE_BYTES;
     use crate::datagram::tests::junk;
 
-    fn listening() -> Listening {
+    fn listening() -> UdpListener {
         let (any, at) = ("127.0.0.1:0".parse().unwrap(), "udp://127.0.0.1:0".parse().unwrap());
-        Listening::new(bind_listener(&at, &[any]).unwrap(), &at).unwrap()
+        UdpListener::new(bind_listener(&at, &[any]).unwrap(), &at).unwrap()
     }
 
-    fn client(listening: &Listening) -> UdpSocket {
+    fn client(listening: &UdpListener) -> UdpSocket {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(listening.door.bound()).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -246,7 +250,7 @@ mod tests {
     }
 
     /// The CONNECT of a client that has asked for its cookie.
-    fn request(listening: &mut Listening, client: &UdpSocket, nonce: u64) -> Vec<u8> {
+    fn request(listening: &mut UdpListener, client: &UdpSocket, nonce: u64) -> Vec<u8> {
         let init = Datagram::Init { nonce }.encode();
         client.send(&init).unwrap();
         assert!(listening.accept().unwrap().is_none());
@@ -256,7 +260,7 @@ mod tests {
             panic!("no cookie: {answer:?}");
         };
         assert_eq!(echoed, nonce);
-        Datagram::Connect(Request { nonce, window: 100_000, cookie }).encode()
+        Datagram::Connect(ConnectRequest { nonce, window: 100_000, cookie }).encode()
     }
 
     fn accepted_id(client: &UdpSocket, expected_nonce: u64) -> u64 {
@@ -272,7 +276,7 @@ mod tests {
         let (honest, thief) = (client(&listening), client(&listening));
         let connect = request(&mut listening, &honest, 7);
         thief.send(&connect).unwrap();
-        let made_up = Request { nonce: 7, window: 1, cookie: [0; COOKIE_BYTES] };
+        let made_up = ConnectRequest { nonce: 7, window: 1, cookie: [0; COOKIE_BYTES] };
         thief.send(&Datagram::Connect(made_up).encode()).unwrap();
         assert!(listening.accept().unwrap().is_none());
         honest.send(&connect).unwrap();
@@ -337,7 +341,7 @@ mod tests {
         for nonce in 100..132 {
             late.send(&Datagram::Init { nonce }.encode()).unwrap();
         }
-        let ends = Ends { local: listening.door.bound(), peer: peer.local_addr().unwrap() };
+        let ends = AddressPair { local: listening.door.bound(), peer: peer.local_addr().unwrap() };
         caught.connect(ends.peer).unwrap();
         listening.drain(&caught, ends);
         assert!(!listening.handed_back.is_empty(), "the kernel shares by a hash of the address");

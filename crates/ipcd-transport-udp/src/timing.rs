@@ -16,12 +16,12 @@ const OUT_OF_TURN: Duration = Duration::from_secs(1);
 
 /// Repeats something that may have been lost: after 50 ms, then 100 ms, and so on up to a second.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Backoff {
+pub(crate) struct RetryBackoff {
     pub(crate) due: Instant,
     pause: Duration,
 }
 
-impl Backoff {
+impl RetryBackoff {
     /// For something that was sent now.
     pub(crate) fn new(now: Instant) -> Self {
         Self { due: now + FIRST_PAUSE, pause: FIRST_PAUSE }
@@ -36,7 +36,7 @@ impl Backoff {
 
 /// Whether the peer is still there.
 #[derive(Debug)]
-pub(crate) struct Liveness {
+pub(crate) struct PeerLiveness {
     /// When the peer was last heard, or asked.
     since: Instant,
     pings: u32,
@@ -44,9 +44,9 @@ pub(crate) struct Liveness {
     asked: Option<Instant>,
 }
 
-/// What [`Liveness::check`] found.
+/// What [`PeerLiveness::check`] found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Health {
+pub(crate) enum PeerHealth {
     Well,
     /// A ping is to be sent now.
     Ask,
@@ -54,7 +54,7 @@ pub(crate) enum Health {
     Over,
 }
 
-impl Liveness {
+impl PeerLiveness {
     pub(crate) fn new(now: Instant) -> Self {
         Self { since: now, pings: 0, asked: None }
     }
@@ -74,17 +74,17 @@ impl Liveness {
         may
     }
 
-    pub(crate) fn check(&mut self, now: Instant) -> Health {
+    pub(crate) fn check(&mut self, now: Instant) -> PeerHealth {
         if now < self.since + QUIET {
-            return Health::Well;
+            return PeerHealth::Well;
         }
         if self.pings == PINGS {
-            return Health::Over;
+            return PeerHealth::Over;
         }
         // Counted from now, so that a process that was stopped for a minute still waits for an
         // answer.
         (self.since, self.pings) = (now, self.pings + 1);
-        Health::Ask
+        PeerHealth::Ask
     }
 
     /// When to check next.
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn backs_off_to_a_second() {
         let mut now = Instant::now();
-        let mut backoff = Backoff::new(now);
+        let mut backoff = RetryBackoff::new(now);
         let mut pauses = Vec::new();
         for _ in 0..7 {
             pauses.push((backoff.due - now).as_millis());
@@ -115,34 +115,34 @@ mod tests {
     #[test]
     fn a_silent_peer_is_asked_twice_and_then_over() {
         let start = Instant::now();
-        let mut live = Liveness::new(start);
-        assert_eq!(live.check(start + 9 * SECOND), Health::Well);
-        for expected in [Health::Ask, Health::Ask, Health::Over] {
+        let mut live = PeerLiveness::new(start);
+        assert_eq!(live.check(start + 9 * SECOND), PeerHealth::Well);
+        for expected in [PeerHealth::Ask, PeerHealth::Ask, PeerHealth::Over] {
             assert_eq!(live.check(live.due()), expected);
         }
         assert_eq!(live.due(), start + 30 * SECOND);
         live.heard(start + 31 * SECOND);
-        assert_eq!(live.check(start + 40 * SECOND), Health::Well);
+        assert_eq!(live.check(start + 40 * SECOND), PeerHealth::Well);
     }
 
     #[test]
     fn a_late_check_asks_before_it_gives_up() {
         let start = Instant::now();
-        let mut live = Liveness::new(start);
-        assert_eq!(live.check(start + 100 * SECOND), Health::Ask);
-        assert_eq!(live.check(start + 101 * SECOND), Health::Well);
+        let mut live = PeerLiveness::new(start);
+        assert_eq!(live.check(start + 100 * SECOND), PeerHealth::Ask);
+        assert_eq!(live.check(start + 101 * SECOND), PeerHealth::Well);
     }
 
     #[test]
     fn a_question_out_of_turn_changes_no_deadline() {
         let start = Instant::now();
-        let mut live = Liveness::new(start);
+        let mut live = PeerLiveness::new(start);
         assert!(live.may_ask(start));
         assert!(!live.may_ask(start + SECOND / 2));
         live.heard(start + SECOND / 2);
         assert!(!live.may_ask(start + SECOND / 2), "who answers is not asked more often for it");
         assert!(live.may_ask(start + SECOND));
         assert_eq!(live.due(), start + SECOND / 2 + 10 * SECOND);
-        assert_eq!(live.check(start + 9 * SECOND), Health::Well);
+        assert_eq!(live.check(start + 9 * SECOND), PeerHealth::Well);
     }
 }

@@ -25,25 +25,23 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{setsockopt, sockopt};
 
 pub(crate) use self::channel::adopt;
-use self::posting::Posts;
-use self::reply::{Reply, Way};
-use self::senders::{Name, Put, Senders};
-use crate::Bound;
+use self::posting::ReplyPoster;
+use self::reply::{ReplyPath, ReplyRoute};
+use self::senders::{LARGEST, QueueOutcome, SenderName, SenderTable};
+use crate::socket::BoundSocket;
 
-/// Bytes of the largest datagram. The kernel's default for a socket's buffer allows a little less.
-const LARGEST: usize = 256 * 1024;
 /// Datagrams handled in one call of `accept`, so that a flood does not keep the caller.
 const ACCEPT_BUDGET: usize = 64;
 
 /// The well-known socket, and those who have sent to it.
-pub(crate) struct Listening {
+pub(crate) struct DatagramListener {
     socket: OwnedFd,
-    senders: Senders,
+    senders: SenderTable,
     /// Whom only we can write to.
-    posts: Posts,
+    posts: ReplyPoster,
     /// Where a datagram is received, and whose it is while it waits to be handed on.
     room: Vec<u8>,
-    held: Option<Held>,
+    held: Option<HeldDatagram>,
     /// Readable when there is something to do, whichever of the descriptors in it tells that.
     ready: Epoll,
     /// What `ready` holds.
@@ -56,9 +54,9 @@ pub(crate) struct Listening {
 }
 
 /// A datagram that was received.
-struct Held {
+struct HeldDatagram {
     length: usize,
-    name: Name,
+    name: SenderName,
     identity: PeerIdentity,
 }
 
@@ -73,10 +71,10 @@ enum WaitsFor {
     Nothing,
 }
 
-impl Listening {
+impl DatagramListener {
     /// Over a bound socket, which is made non-blocking.
-    pub(crate) fn new(bound: Bound, local: Endpoint) -> Result<Self> {
-        let Bound { socket, guard, claim } = bound;
+    pub(crate) fn new(bound: BoundSocket, local: Endpoint) -> Result<Self> {
+        let BoundSocket { socket, guard, claim } = bound;
         let failed = |error: Errno| Error::system(format!("listen on {local}"), error);
         setsockopt(&socket, sockopt::PassCred, &true).map_err(failed)?;
         let socket = UnixDatagram::from(socket);
@@ -88,11 +86,11 @@ impl Listening {
         ready.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
         let copy = socket.try_clone();
         let copy = copy.map_err(|error| Error::system("duplicate a socket", error))?;
-        let posts = Posts::new(copy.into()).map_err(failed)?;
+        let posts = ReplyPoster::new(copy.into()).map_err(failed)?;
         ready.add(posts.fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
         Ok(Self {
             socket: socket.into(),
-            senders: Senders::default(),
+            senders: SenderTable::default(),
             posts,
             room: vec![0; LARGEST],
             held: None,
@@ -117,9 +115,9 @@ impl Listening {
             }
             let Some(held) = self.held.take() else { return Ok(None) };
             match self.hand_on(&held) {
-                Ok(Handed::On) => {}
-                Ok(Handed::ToNew(parts)) => return Ok(Some(parts)),
-                Ok(Handed::Waits) => {
+                Ok(HandOnOutcome::On) => {}
+                Ok(HandOnOutcome::ToNew(parts)) => return Ok(Some(parts)),
+                Ok(HandOnOutcome::Waits) => {
                     self.held = Some(held);
                     return Ok(None);
                 }
@@ -143,7 +141,7 @@ impl Listening {
         // The kernel says 0 for a process outside our pid namespace.
         let known =
             datagram.sender.map(|(pid, uid, gid)| (Some(pid).filter(|&p| p != 0), uid, gid));
-        let (length, name) = (datagram.length, Name::of(datagram.from, known));
+        let (length, name) = (datagram.length, SenderName::of(datagram.from, known));
         let identity = name.identity(known);
         if let Some(access) = &self.guard {
             // Its other groups the kernel does not tell here.
@@ -154,18 +152,18 @@ impl Listening {
             let why = format!("{local}: {length} bytes of {identity}, over {LARGEST}: dropped");
             return Err(Error::Protocol(why));
         }
-        self.held = Some(Held { length, name, identity });
+        self.held = Some(HeldDatagram { length, name, identity });
         Ok(true)
     }
 
-    fn hand_on(&mut self, held: &Held) -> Result<Handed> {
+    fn hand_on(&mut self, held: &HeldDatagram) -> Result<HandOnOutcome> {
         let bytes = &self.room[..held.length];
         if let Some(id) = self.senders.find(&held.name, &held.identity) {
             return match self.senders.put(id, bytes)? {
-                Put::Taken => Ok(Handed::On),
-                Put::Full => {
+                QueueOutcome::Taken => Ok(HandOnOutcome::On),
+                QueueOutcome::Full => {
                     self.senders.wait_for(id);
-                    Ok(Handed::Waits)
+                    Ok(HandOnOutcome::Waits)
                 }
             };
         }
@@ -173,18 +171,18 @@ impl Listening {
             self.senders.add(held.name.clone(), held.identity.clone(), bytes, Instant::now())?;
         let parts = self.hand_out(id, held.identity.clone());
         // It comes again with the datagram, which is still ours, or not at all.
-        parts.inspect_err(|_| self.senders.forget(id)).map(Handed::ToNew)
+        parts.inspect_err(|_| self.senders.forget(id)).map(HandOnOutcome::ToNew)
     }
 
     /// What a worker needs to serve a sender.
     fn hand_out(&mut self, id: u64, identity: PeerIdentity) -> Result<ChannelParts> {
         let (queue, name) = self.senders.queue_of(id)?;
-        let reply = match Way::to(name, &identity)? {
-            Way::Reply(reply) => reply,
-            Way::Post(to) => {
+        let reply = match ReplyRoute::to(name, &identity)? {
+            ReplyRoute::Direct(reply) => reply,
+            ReplyRoute::PendingReplies(to) => {
                 let posted = self.posts.add(id, self.senders.copy_of_end(id)?, to);
                 posted.map_err(|error| Error::system("watch a descriptor", error))?;
-                Reply::Posted
+                ReplyPath::Posted
             }
         };
         Ok(channel::parts(id, queue, reply, identity))
@@ -238,13 +236,13 @@ impl Listening {
 }
 
 /// What came of a datagram.
-enum Handed {
+enum HandOnOutcome {
     On,
     ToNew(ChannelParts),
     Waits,
 }
 
-impl Listener for Listening {
+impl Listener for DatagramListener {
     fn fd(&self) -> BorrowedFd<'_> {
         self.ready.0.as_fd()
     }
@@ -281,7 +279,7 @@ impl Listener for Listening {
     }
 }
 
-impl PeerTracking for Listening {
+impl PeerTracking for DatagramListener {
     fn released(&mut self, _identity: &PeerIdentity, state: &[u8]) {
         if let Some(id) = channel::id_in(state) {
             self.senders.release(id);

@@ -6,26 +6,24 @@
 
 mod dgram;
 mod seqpacket;
+mod socket;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, EnvVariable, Error, FileKind,
+    Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, EnvVariable, Error,
     IdentityKind, InheritedFd, Listener, PathClaim, PathRights, RawChannel, RawTransport,
-    RecordChannel, Result, SocketActivation, StreamChannel, Transport, accept_local, bind_local,
-    check_length, check_server, connect_local, guard_of_passed, inherited_fd::prepare,
-    peer_credentials, set_local_access, tells_records,
+    RecordChannel, Result, SocketActivation, StreamChannel, Transport, accept_local, check_length,
+    check_server, connect_local, guard_of_passed, inherited_fd::prepare, peer_credentials,
+    set_local_access,
 };
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket, sockopt,
-};
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::socket::{UnixAddr, getsockopt, sockopt};
 
 use crate::seqpacket::SeqpacketChannel;
+use crate::socket::{BoundSocket, RESERVED, SocketKind, abstract_name, bind_at};
 
 /// The Unix-domain socket transport.
 pub struct Unix;
@@ -69,8 +67,8 @@ impl Transport for Unix {
         }
         check_length(endpoint)?;
         match purpose {
-            EndpointPurpose::ListenRaw => Kind::of(endpoint).map(drop),
-            _ => Kind::of_frames(endpoint).map(drop),
+            EndpointPurpose::ListenRaw => SocketKind::of(endpoint).map(drop),
+            _ => SocketKind::of_frames(endpoint).map(drop),
         }
     }
 
@@ -83,10 +81,10 @@ impl Transport for Unix {
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        let kind = Kind::of_frames(at)?;
-        let Bound { socket, guard, claim } = bind_at(at, kind)?;
+        let kind = SocketKind::of_frames(at)?;
+        let BoundSocket { socket, guard, claim } = bind_at(at, kind)?;
         let (socket, local) = (socket.into(), at.clone());
-        Ok(Box::new(Listening { socket, kind, local, guard, claim }))
+        Ok(Box::new(LocalListener { socket, kind, local, guard, claim }))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -96,7 +94,7 @@ impl Transport for Unix {
     }
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
-        Kind::of_parts(&parts).channel(parts)
+        channel_of(parts)
     }
 
     fn raw(&self) -> Option<&dyn RawTransport> {
@@ -110,41 +108,41 @@ impl Transport for Unix {
 
 impl SocketActivation for Unix {
     fn endpoint_of(&self, passed: &InheritedFd) -> Option<Endpoint> {
-        let kinds = [Kind::Stream, Kind::Seqpacket, Kind::Datagram];
+        let kinds = [SocketKind::Stream, SocketKind::Seqpacket, SocketKind::Datagram];
         let (kind, name) =
             kinds.into_iter().find_map(|kind| Some((kind, passed.bound(kind.socket_type())?)))?;
         let mut endpoint = name.local_endpoint(self.scheme())?;
-        if kind != Kind::Stream {
+        if kind != SocketKind::Stream {
             endpoint.set_option("type", kind.name());
         }
         Some(endpoint)
     }
 
     fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let kind = Kind::of_frames(at)?;
+        let kind = SocketKind::of_frames(at)?;
         let local = self.inherited(at, kind, &passed)?;
         let guard = guard_of_passed(at, &local)?;
-        Ok(Box::new(Listening { socket: passed.into(), kind, local, guard, claim: None }))
+        Ok(Box::new(LocalListener { socket: passed.into(), kind, local, guard, claim: None }))
     }
 
     fn inherit_raw(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        let kind = Kind::of(at)?;
-        if kind != Kind::Datagram {
+        let kind = SocketKind::of(at)?;
+        if kind != SocketKind::Datagram {
             return self.inherit(at, passed);
         }
         let local = self.inherited(at, kind, &passed)?;
         let guard = guard_of_passed(at, &local)?;
-        let bound = Bound { socket: passed, guard, claim: None };
-        Ok(Box::new(dgram::Listening::new(bound, local)?))
+        let bound = BoundSocket { socket: passed, guard, claim: None };
+        Ok(Box::new(dgram::DatagramListener::new(bound, local)?))
     }
 }
 
 impl RawTransport for Unix {
     fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        if Kind::of(at)? != Kind::Datagram {
+        if SocketKind::of(at)? != SocketKind::Datagram {
             return self.listen(at);
         }
-        Ok(Box::new(dgram::Listening::new(bind_at(at, Kind::Datagram)?, at.clone())?))
+        Ok(Box::new(dgram::DatagramListener::new(bind_at(at, SocketKind::Datagram)?, at.clone())?))
     }
 
     fn connect_raw(
@@ -157,10 +155,10 @@ impl RawTransport for Unix {
     }
 
     fn adopt_raw(&self, mut parts: ChannelParts) -> Result<RawChannel> {
-        match Kind::of_parts(&parts) {
-            Kind::Datagram => return dgram::adopt(parts),
-            Kind::Stream => return Ok(RawChannel::stream(self.adopt(parts)?)),
-            Kind::Seqpacket => {}
+        match SocketKind::of_parts(&parts) {
+            SocketKind::Datagram => return dgram::adopt(parts),
+            SocketKind::Stream => return Ok(RawChannel::stream(self.adopt(parts)?)),
+            SocketKind::Seqpacket => {}
         }
         let socket = parts.descriptors.pop();
         let socket = socket.ok_or_else(|| Error::Protocol("a channel has a socket".into()))?;
@@ -175,7 +173,7 @@ impl RawTransport for Unix {
 
 impl Unix {
     /// Where a passed socket is bound, if it is of this kind.
-    fn inherited(&self, at: &Endpoint, kind: Kind, socket: &OwnedFd) -> Result<Endpoint> {
+    fn inherited(&self, at: &Endpoint, kind: SocketKind, socket: &OwnedFd) -> Result<Endpoint> {
         let passed = InheritedFd::of(socket.as_fd());
         let local = passed.bound(kind.socket_type()).and_then(|_| self.endpoint_of(&passed));
         let local = local.ok_or_else(|| {
@@ -187,103 +185,15 @@ impl Unix {
     }
 }
 
-/// Bytes of a socket's buffer that no record can have.
-const RESERVED: usize = 32;
-/// The state in a seqpacket channel's parts; a stream's is empty, and any other a sender's of
-/// datagrams.
-const SEQPACKET: &[u8] = b"seqpacket";
-
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Kind {
-    Stream,
-    Seqpacket,
-    Datagram,
-}
-
-impl Kind {
-    fn of(endpoint: &Endpoint) -> Result<Self> {
-        match endpoint.option("type") {
-            None | Some("stream") => Ok(Self::Stream),
-            Some("seqpacket") => Ok(Self::Seqpacket),
-            Some("dgram") => Ok(Self::Datagram),
-            Some(_) => Err(endpoint.error("type is stream, seqpacket or dgram")),
-        }
-    }
-
-    /// The kind of an endpoint where frames are spoken.
-    fn of_frames(endpoint: &Endpoint) -> Result<Self> {
-        match Self::of(endpoint)? {
-            Self::Datagram => Err(endpoint.error(
-                "type=dgram is for listeners with a codec only: add codec=raw and subject=, or use \
-                 type=seqpacket, which keeps records too",
-            )),
-            kind => Ok(kind),
-        }
-    }
-
-    fn of_parts(parts: &ChannelParts) -> Self {
-        match parts.state.as_slice() {
-            [] => Self::Stream,
-            SEQPACKET => Self::Seqpacket,
-            _ => Self::Datagram,
-        }
-    }
-
-    /// The value of the option `type`.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Stream => "stream",
-            Self::Seqpacket => "seqpacket",
-            Self::Datagram => "dgram",
-        }
-    }
-
-    /// The state in the parts of a channel of this kind.
-    fn state(self) -> Vec<u8> {
-        if self == Self::Seqpacket { SEQPACKET.to_vec() } else { Vec::new() }
-    }
-
-    /// A worker could not ask the kernel for this.
-    fn prepare(self, connected: &OwnedFd) {
-        if self == Self::Seqpacket {
-            tells_records(connected);
-        }
-    }
-
-    fn socket_type(self) -> SockType {
-        match self {
-            Self::Stream => SockType::Stream,
-            Self::Seqpacket => SockType::SeqPacket,
-            Self::Datagram => SockType::Datagram,
-        }
-    }
-
-    fn channel(self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
-        match self {
-            Self::Stream => Ok(Box::new(StreamChannel::adopt(parts)?)),
-            Self::Seqpacket => Ok(Box::new(SeqpacketChannel::adopt(parts)?)),
-            Self::Datagram => Ok(dgram::adopt(parts)?.channel),
-        }
-    }
-}
-
-struct Listening {
+struct LocalListener {
     socket: UnixListener,
-    kind: Kind,
+    kind: SocketKind,
     local: Endpoint,
     guard: Option<PathRights>,
     claim: Option<PathClaim>,
 }
 
-/// A socket with an address.
-struct Bound {
-    socket: OwnedFd,
-    /// Who may come in, where no path decides.
-    guard: Option<PathRights>,
-    claim: Option<PathClaim>,
-}
-
-impl Listener for Listening {
+impl Listener for LocalListener {
     fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -293,7 +203,7 @@ impl Listener for Listening {
     }
 
     fn adapt(&mut self, at: &Endpoint, _is_bare: bool) -> Result<bool> {
-        if Kind::of(at)? != self.kind {
+        if SocketKind::of(at)? != self.kind {
             return Ok(false);
         }
         set_local_access(at, self.claim.as_ref(), &mut self.guard)?;
@@ -313,7 +223,7 @@ impl Listener for Listening {
 }
 
 fn connect(to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
-    let kind = Kind::of_frames(to)?;
+    let kind = SocketKind::of_frames(to)?;
     let address = match abstract_name(to) {
         Some(name) => UnixAddr::new_abstract(name.as_bytes()),
         None => UnixAddr::new(to.path()?),
@@ -325,46 +235,10 @@ fn connect(to: &Endpoint, deadline: Instant) -> Result<ChannelParts> {
     Ok(ChannelParts { descriptors: vec![socket], identity, state: kind.state() })
 }
 
-fn abstract_name(endpoint: &Endpoint) -> Option<&str> {
-    if endpoint.is_opaque() { endpoint.address().strip_prefix('@') } else { None }
-}
-
-/// Binds the endpoint; the claim removes its path when it is dropped. An abstract name has no rights
-/// of its own: everybody can connect to it (unix(7)), so who does is looked at.
-fn bind_at(at: &Endpoint, kind: Kind) -> Result<Bound> {
-    let access = PathRights::of(at, PathRights::PRIVATE)?;
-    if let Some(name) = abstract_name(at) {
-        let address = UnixAddr::new_abstract(name.as_bytes());
-        let socket = bind_to(at, &address.map_err(|error| listening(at, error))?, kind)?;
-        return Ok(Bound { socket, guard: Some(access), claim: None });
+fn channel_of(parts: ChannelParts) -> Result<Box<dyn Channel>> {
+    match SocketKind::of_parts(&parts) {
+        SocketKind::Stream => Ok(Box::new(StreamChannel::adopt(parts)?)),
+        SocketKind::Seqpacket => Ok(Box::new(SeqpacketChannel::adopt(parts)?)),
+        SocketKind::Datagram => Ok(dgram::adopt(parts)?.channel),
     }
-    if kind == Kind::Stream {
-        let (socket, claim) = bind_local(at.path()?, &access)?;
-        return Ok(Bound { socket, guard: None, claim: Some(claim) });
-    }
-    let mut claim = PathClaim::acquire(at.path()?, FileKind::Socket)?;
-    let socket = claim.publish_socket(&access, |path| {
-        let address = UnixAddr::new(path);
-        bind_to(at, &address.map_err(|error| listening(at, error))?, kind)
-    })?;
-    Ok(Bound { socket, guard: None, claim: Some(claim) })
-}
-
-fn bind_to(at: &Endpoint, address: &UnixAddr, kind: Kind) -> Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let bound = || {
-        let socket = socket(AddressFamily::Unix, kind.socket_type(), flags, None)?;
-        // A path begins with the rights of the socket that it is made for.
-        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        bind(socket.as_raw_fd(), address)?;
-        if kind != Kind::Datagram {
-            listen(&socket, Backlog::MAXCONN)?;
-        }
-        Ok(socket)
-    };
-    bound().map_err(|error| listening(at, error))
-}
-
-fn listening(at: &Endpoint, error: Errno) -> Error {
-    Error::system(format!("listen on {at}"), error)
 }

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::socket::Shutdown;
 use nix::sys::uio::writev;
 
-use crate::SEQPACKET;
+use crate::socket::SEQPACKET;
 
 /// Bytes of the largest record. A record is one allocation in the kernel, so larger ones do not
 /// pay, and it must fit the default send buffer (`net.core.wmem_default`, 208 KiB) twice.

@@ -11,7 +11,7 @@ use nix::unistd::{getegid, geteuid, getpid};
 use crate::Suite;
 use crate::frames;
 use crate::peer::drive;
-use crate::scene::{Pair, Scene};
+use crate::scene::{PeerPair, TestScene};
 
 /// The part of the process in which nothing else opens descriptors.
 pub(crate) const DESCRIPTORS: &str = "descriptors";
@@ -30,7 +30,7 @@ pub fn describes_itself(suite: &Suite) {
             assert!(error.to_string().contains(&example), "{error}");
         }
     }
-    let scene = Scene::new(suite);
+    let scene = TestScene::new(suite);
     assert_eq!(scene.endpoint.scheme(), transport.scheme());
     let options = transport.options();
     assert!(scene.endpoint.option_names().all(|name| options.contains(&name)));
@@ -41,7 +41,7 @@ pub fn describes_itself(suite: &Suite) {
 /// The accepting side knows the peer as the transport promises; so does the connecting side, where
 /// the kernel vouches for the peer.
 pub fn knows_who_the_peer_is(suite: &Suite) {
-    let Pair { client, server, listener } = Scene::new(suite).pair();
+    let PeerPair { client, server, listener } = TestScene::new(suite).pair();
     let kind = suite.transport.capabilities().identity;
     for peer in [&client, &server] {
         let known = peer.channel().identity();
@@ -59,12 +59,12 @@ pub fn knows_who_the_peer_is(suite: &Suite) {
 
 /// Every descriptor is non-blocking and closed on exec; a read with nothing there says so.
 pub fn opens_nothing_that_blocks_or_is_inherited(suite: &Suite) {
-    let scene = Scene::new(suite);
+    let scene = TestScene::new(suite);
     let mut listener = suite.transport.listen(&scene.endpoint).expect("the endpoint is free");
     check_descriptor("a listener's", listener.fd());
     assert!(listener.accept().expect("nobody came").is_none());
     drop(listener);
-    let Pair { client, server, listener: _listener } = Scene::new(suite).pair();
+    let PeerPair { client, server, listener: _listener } = TestScene::new(suite).pair();
     for (side, peer) in [("client", client), ("server", server)] {
         let parts = peer.into_parts();
         for fd in &parts.descriptors {
@@ -98,16 +98,16 @@ fn check_descriptor(whose: &str, fd: BorrowedFd<'_>) {
 
 /// Connecting, failing to connect, and letting go leave nothing open.
 pub fn leaves_no_descriptor_open(suite: &Suite) {
-    let scene = Scene::new(suite);
+    let scene = TestScene::new(suite);
     scene.child(DESCRIPTORS, &scene.endpoint).join();
 }
 
 /// The part of the process in which only this runs.
 pub(crate) fn count_descriptors(suite: &Suite, endpoint: &Endpoint) {
-    let mut scene = Scene::new(suite);
+    let mut scene = TestScene::new(suite);
     scene.endpoint = endpoint.clone();
     let round = || {
-        let Pair { mut client, mut server, listener } = scene.pair();
+        let PeerPair { mut client, mut server, listener } = scene.pair();
         client.offer(&frames::all([10]));
         drive("a frame", [&mut client, &mut server], |[_, server]| server.received.count == 1);
         let gone = listener.local().clone();

@@ -4,11 +4,11 @@ use ipcd_transport::LENGTH_BYTES;
 
 use crate::Suite;
 use crate::frames::{self, LARGEST};
-use crate::peer::{Peer, drive, fill};
-use crate::scene::{Pair, Scene};
+use crate::peer::{TestPeer, drive, fill};
+use crate::scene::{PeerPair, TestScene};
 
 /// Writes these frames to the end, and says that nothing more will come.
-fn send_and_finish(from: &mut Peer, to: &mut Peer, frames: &[u8]) {
+fn send_and_finish(from: &mut TestPeer, to: &mut TestPeer, frames: &[u8]) {
     from.offer(frames);
     drive("frames written", [from, to], |[from, _]| from.backlog() == 0);
     from.finish();
@@ -16,7 +16,7 @@ fn send_and_finish(from: &mut Peer, to: &mut Peer, frames: &[u8]) {
 
 /// Nothing that was written before the end is lost, and nothing is left over.
 pub fn reports_the_end_after_everything_before_it(suite: &Suite) {
-    let Pair { mut client, mut server, listener: _listener } = Scene::new(suite).pair();
+    let PeerPair { mut client, mut server, listener: _listener } = TestScene::new(suite).pair();
     server.reads = false;
     send_and_finish(&mut client, &mut server, &frames::all((0..20).map(|n| LENGTH_BYTES + n)));
     server.reads = true;
@@ -28,7 +28,7 @@ pub fn reports_the_end_after_everything_before_it(suite: &Suite) {
 /// The side that has finished still hears the other one out.
 pub fn goes_on_reading_after_finish(suite: &Suite) {
     for client_first in [true, false] {
-        let Pair { client, server, listener: _listener } = Scene::new(suite).pair();
+        let PeerPair { client, server, listener: _listener } = TestScene::new(suite).pair();
         let (mut first, mut second) =
             if client_first { (client, server) } else { (server, client) };
         send_and_finish(&mut first, &mut second, &frames::all([10, 20]));
@@ -42,7 +42,7 @@ pub fn goes_on_reading_after_finish(suite: &Suite) {
 
 /// What comes after `finish` is an error, not lost in silence.
 pub fn refuses_a_write_after_finish(suite: &Suite) {
-    let Pair { mut client, mut server, listener: _listener } = Scene::new(suite).pair();
+    let PeerPair { mut client, mut server, listener: _listener } = TestScene::new(suite).pair();
     client.finish();
     client.offer(&frames::all([10]));
     let peers = [&mut client, &mut server];
@@ -56,7 +56,8 @@ pub fn refuses_a_write_after_finish(suite: &Suite) {
 /// On a stream, what has come of the frame is left in the buffer, so that the caller sees it; where
 /// there are records, no part of a frame is ever delivered.
 pub fn never_takes_an_end_inside_a_frame_for_a_whole_one(suite: &Suite) {
-    let Pair { mut client, mut server, listener: _listener } = Scene::new(suite).settled_pair();
+    let PeerPair { mut client, mut server, listener: _listener } =
+        TestScene::new(suite).settled_pair();
     server.reads = false;
     fill(&mut client, LARGEST);
     let (whole, cut) = (client.taken / LARGEST, client.taken % LARGEST);
@@ -72,7 +73,7 @@ pub fn never_takes_an_end_inside_a_frame_for_a_whole_one(suite: &Suite) {
 /// Writing ends with an error that says that the peer has gone, not with one of ours.
 pub fn fails_a_write_to_a_peer_that_is_gone(suite: &Suite) {
     for client_stays in [true, false] {
-        let Pair { client, server, listener: _listener } = Scene::new(suite).pair();
+        let PeerPair { client, server, listener: _listener } = TestScene::new(suite).pair();
         let (mut stays, goes) = if client_stays { (client, server) } else { (server, client) };
         drop(goes);
         await_write_error(&mut stays);
@@ -80,7 +81,7 @@ pub fn fails_a_write_to_a_peer_that_is_gone(suite: &Suite) {
 }
 
 /// Writes until that fails, as it must if the peer has gone.
-pub(crate) fn await_write_error(peer: &mut Peer) {
+pub(crate) fn await_write_error(peer: &mut TestPeer) {
     drive("an error", [peer], |[peer]| {
         if peer.backlog() == 0 && peer.write_error.is_none() {
             peer.offer(&frames::all([1000]));

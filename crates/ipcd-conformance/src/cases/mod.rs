@@ -11,15 +11,15 @@ pub mod transfer;
 use ipcd_transport::Endpoint;
 
 use crate::Suite;
-use crate::child::Parent;
+use crate::child::ParentLink;
 
 /// Plays a part in a process of its own.
 pub(crate) fn play(suite: &Suite, part: &str, endpoint: &Endpoint) {
     match part {
         about::DESCRIPTORS => about::count_descriptors(suite, endpoint),
-        processes::CLIENT => processes::be_a_client(suite, endpoint, &Parent),
-        processes::DAEMON => processes::be_a_daemon(suite, endpoint, &Parent),
-        processes::WORKER => processes::be_a_worker(suite, &Parent),
+        processes::CLIENT => processes::be_a_client(suite, endpoint, &ParentLink),
+        processes::DAEMON => processes::be_a_daemon(suite, endpoint, &ParentLink),
+        processes::WORKER => processes::be_a_worker(suite, &ParentLink),
         places::UMASK => places::publish_with_any_umask(suite, endpoint),
         _ => panic!("nobody knows the part {part}"),
     }

@@ -12,15 +12,15 @@ use crate::Suite;
 use crate::child::hold_starts_off;
 use crate::frames;
 use crate::peer::drive;
-use crate::scene::Scene;
-use crate::server::Server;
+use crate::scene::TestScene;
+use crate::server::TestServer;
 
 /// The part of the process that changes its umask.
 pub(crate) const UMASK: &str = "umask";
 
 /// The second is told that the place is taken; the first goes on.
 pub fn refuses_a_second_listener(suite: &Suite) {
-    let scene = Scene::new(suite);
+    let scene = TestScene::new(suite);
     let first = scene.listen();
     for _ in 0..2 {
         check_is_taken(suite, &first);
@@ -28,8 +28,8 @@ pub fn refuses_a_second_listener(suite: &Suite) {
     check_meeting(&scene, &first);
 }
 
-fn check_is_taken(suite: &Suite, first: &Server) {
-    match Server::start(suite.transport, first.local()) {
+fn check_is_taken(suite: &Suite, first: &TestServer) {
+    match TestServer::start(suite.transport, first.local()) {
         Err(Error::System { what, source }) => {
             assert_eq!(source.kind(), ErrorKind::AddrInUse, "{what}: {source}");
             assert!(what.contains(first.local().address()), "{what}: which place is it?");
@@ -42,7 +42,7 @@ fn check_is_taken(suite: &Suite, first: &Server) {
 /// A listener that ends leaves neither a file nor anything else in the next one's way.
 pub fn leaves_nothing_behind(suite: &Suite) {
     let _no_copies = hold_starts_off();
-    let scene = Scene::new(suite);
+    let scene = TestScene::new(suite);
     let listener = scene.listen();
     check_meeting(&scene, &listener);
     let place = listener.local().clone();
@@ -51,21 +51,21 @@ pub fn leaves_nothing_behind(suite: &Suite) {
         assert!(fs::symlink_metadata(path).is_err(), "{} is still there", path.display());
         assert_eq!(tree(scene.dir()), Vec::<String>::new());
     }
-    let next = Server::start(suite.transport, &place).expect("the place is free again");
+    let next = TestServer::start(suite.transport, &place).expect("the place is free again");
     check_meeting(&scene, &next);
 }
 
 /// A file, a directory, or a symlink in the place is reported, and left as it is.
 pub fn refuses_to_replace_what_is_no_listener(suite: &Suite) {
     let _no_copies = hold_starts_off();
-    let scene = Scene::new(suite);
+    let scene = TestScene::new(suite);
     let Some(path) = scene.path() else { return };
     let precious = scene.dir().join("precious");
     fs::write(&precious, "precious").expect("a file can be written");
     for occupant in ["a file", "a directory", "a symlink"] {
         occupy(path, occupant, &precious);
         let before = tree(scene.dir());
-        let refused = Server::start(suite.transport, &scene.endpoint);
+        let refused = TestServer::start(suite.transport, &scene.endpoint);
         assert!(matches!(refused, Err(Error::Endpoint(_))), "{occupant} was replaced");
         assert!(scene.try_connect(&scene.endpoint).is_err(), "connected to {occupant}");
         assert_eq!(tree(scene.dir()), before, "{occupant} was not left alone");
@@ -87,7 +87,7 @@ fn occupy(path: &Path, occupant: &str, precious: &Path) {
 
 /// Whatever the umask, the mode is the one asked for, and connecting works.
 pub fn gives_a_path_its_mode_whatever_the_umask(suite: &Suite) {
-    let scene = Scene::new(suite);
+    let scene = TestScene::new(suite);
     if scene.path().is_some() {
         scene.child(UMASK, &scene.endpoint).join();
     }
@@ -96,7 +96,7 @@ pub fn gives_a_path_its_mode_whatever_the_umask(suite: &Suite) {
 pub(crate) fn publish_with_any_umask(suite: &Suite, _endpoint: &Endpoint) {
     for mask in [0o000, 0o077, 0o777] {
         for mode in [None, Some(0o620), Some(0o660), Some(0o622), Some(0o666)] {
-            let mut scene = Scene::new(suite);
+            let mut scene = TestScene::new(suite);
             if let Some(mode) = mode {
                 scene.endpoint.set_option("mode", format!("{mode:04o}"));
             }
@@ -120,7 +120,7 @@ pub(crate) fn publish_with_any_umask(suite: &Suite, _endpoint: &Endpoint) {
 }
 
 /// A client connects there and is heard.
-fn check_meeting(scene: &Scene, listener: &Server) {
+fn check_meeting(scene: &TestScene, listener: &TestServer) {
     let (mut client, mut server) = scene.meet(listener);
     client.offer(&frames::all([100]));
     drive("a frame", [&mut client, &mut server], |[_, server]| server.received.count == 1);

@@ -4,11 +4,11 @@ use ipcd_transport::{Endpoint, Error, LENGTH_BYTES};
 
 use super::ends::await_write_error;
 use crate::Suite;
-use crate::child::Parent;
+use crate::child::ParentLink;
 use crate::frames;
-use crate::peer::{Peer, drive};
-use crate::scene::{Pair, Scene, skip};
-use crate::server::Server;
+use crate::peer::{TestPeer, drive};
+use crate::scene::{PeerPair, TestScene, skip};
+use crate::server::TestServer;
 
 /// A process that connects and sends three frames.
 pub(crate) const CLIENT: &str = "client";
@@ -19,7 +19,7 @@ pub(crate) const WORKER: &str = "worker";
 
 /// What was sent before the kill arrives; then reading and writing end.
 pub fn notices_a_killed_client(suite: &Suite) {
-    let scene = Scene::new(suite);
+    let scene = TestScene::new(suite);
     let listener = scene.listen();
     let mut child = scene.child(CLIENT, listener.local());
     let mut peer = listener.accept();
@@ -40,8 +40,8 @@ pub fn notices_a_killed_client(suite: &Suite) {
     let _next = scene.meet(&listener);
 }
 
-pub(crate) fn be_a_client(suite: &Suite, to: &Endpoint, parent: &Parent) {
-    let mut peer = Scene::new(suite).connect(to);
+pub(crate) fn be_a_client(suite: &Suite, to: &Endpoint, parent: &ParentLink) {
+    let mut peer = TestScene::new(suite).connect(to);
     peer.offer(&frames::all([100, 5000, 4]));
     drive("three frames", [&mut peer], |[peer]| peer.backlog() == 0);
     parent.tell("sent");
@@ -51,7 +51,7 @@ pub(crate) fn be_a_client(suite: &Suite, to: &Endpoint, parent: &Parent) {
 /// A client of a daemon that was killed notices; who connects to what it left is told so at once;
 /// and the next daemon takes its place.
 pub fn notices_a_killed_daemon_and_replaces_what_it_left(suite: &Suite) {
-    let mut scene = Scene::new(suite);
+    let mut scene = TestScene::new(suite);
     let mut child = scene.child(DAEMON, &scene.endpoint);
     scene.endpoint = child.hear().parse().expect("the child says where it listens");
     let mut peer = scene.connect(&scene.endpoint);
@@ -69,8 +69,8 @@ pub fn notices_a_killed_daemon_and_replaces_what_it_left(suite: &Suite) {
     check_echo(&mut pair);
 }
 
-pub(crate) fn be_a_daemon(suite: &Suite, at: &Endpoint, parent: &Parent) {
-    let listener = Server::start(suite.transport, at).expect("the endpoint is free");
+pub(crate) fn be_a_daemon(suite: &Suite, at: &Endpoint, parent: &ParentLink) {
+    let listener = TestServer::start(suite.transport, at).expect("the endpoint is free");
     parent.tell(&listener.local().to_string());
     let mut peer = listener.accept();
     peer.echoes = true;
@@ -79,8 +79,8 @@ pub(crate) fn be_a_daemon(suite: &Suite, at: &Endpoint, parent: &Parent) {
 
 /// A channel that was just accepted works in the process that gets it.
 pub fn hands_a_channel_to_another_process(suite: &Suite) {
-    let scene = Scene::new(suite);
-    let Pair { client, server, listener } = scene.pair();
+    let scene = TestScene::new(suite);
+    let PeerPair { client, server, listener } = scene.pair();
     hand_over(&scene, server, client, &listener, 0);
 }
 
@@ -90,10 +90,10 @@ pub fn hands_a_channel_over_in_mid_life(suite: &Suite) {
         return skip("what the two sides have agreed on stays in the process");
     }
     for client_moves in [true, false] {
-        let scene = Scene::new(suite);
+        let scene = TestScene::new(suite);
         let mut pair = scene.pair();
         check_echo(&mut pair);
-        let Pair { client, server, listener } = pair;
+        let PeerPair { client, server, listener } = pair;
         let (moves, stays) = if client_moves { (client, server) } else { (server, client) };
         let sent = stays.received.count;
         hand_over(&scene, moves, stays, &listener, sent);
@@ -101,7 +101,13 @@ pub fn hands_a_channel_over_in_mid_life(suite: &Suite) {
 }
 
 /// Gives one side away and has `stays` talk to the new owner, from frame `number` on.
-fn hand_over(scene: &Scene, moves: Peer, mut stays: Peer, listener: &Server, number: u32) {
+fn hand_over(
+    scene: &TestScene,
+    moves: TestPeer,
+    mut stays: TestPeer,
+    listener: &TestServer,
+    number: u32,
+) {
     let child = scene.child(WORKER, listener.local());
     let parts = moves.into_parts();
     child.hand_over(&parts);
@@ -121,8 +127,8 @@ fn hand_over(scene: &Scene, moves: Peer, mut stays: Peer, listener: &Server, num
     child.join();
 }
 
-pub(crate) fn be_a_worker(suite: &Suite, parent: &Parent) {
-    let mut peer = Peer::adopt(suite.transport, parent.take_over());
+pub(crate) fn be_a_worker(suite: &Suite, parent: &ParentLink) {
+    let mut peer = TestPeer::adopt(suite.transport, parent.take_over());
     peer.received.may_miss_some();
     peer.echoes = true;
     drive("the end", [&mut peer], |[peer]| peer.is_at_end() && peer.backlog() == 0);
@@ -130,8 +136,8 @@ pub(crate) fn be_a_worker(suite: &Suite, parent: &Parent) {
 }
 
 /// Ten frames from client to server and back.
-fn check_echo(pair: &mut Pair) {
-    let Pair { client, server, .. } = pair;
+fn check_echo(pair: &mut PeerPair) {
+    let PeerPair { client, server, .. } = pair;
     server.echoes = true;
     client.offer(&frames::all((0..10).map(|index| LENGTH_BYTES + 1000 * index)));
     drive("an echo", [client, server], |[client, server]| {

@@ -21,13 +21,13 @@ use crate::Suite;
 use crate::child::hold_starts_off;
 use crate::frames::{self, LARGEST};
 use crate::peer::drive;
-use crate::scene::Scene;
+use crate::scene::TestScene;
 use crate::watchdog::Watchdog;
 
 /// It says that nobody is there, and does not wait for somebody to come.
 pub fn fails_at_once_when_nobody_is_there(suite: &Suite) {
     let _no_copies = hold_starts_off();
-    let mut scene = Scene::new(suite);
+    let mut scene = TestScene::new(suite);
     let mut places = Vec::from_iter(scene.path().map(|_| scene.endpoint.clone()));
     scene.endpoint = scene.listen().local().clone();
     places.push(scene.endpoint.clone());
@@ -46,7 +46,7 @@ pub fn fails_at_once_when_nobody_is_there(suite: &Suite) {
 
 /// Nobody accepts: connecting ends when it was told to, not before, and leaves nothing behind.
 pub fn honours_the_deadline(suite: &Suite) {
-    let scene = Scene::new(suite);
+    let scene = TestScene::new(suite);
     let listener = suite.transport.listen(&scene.endpoint).expect("the endpoint is free");
     // Where the kernel accepts for the listener, it does so only while the queue has room. What is
     // no socket has no queue, and refuses this.
@@ -70,7 +70,7 @@ pub fn honours_the_deadline(suite: &Suite) {
 
 /// What is no rendezvous disturbs neither the listener nor who comes after.
 pub fn survives_junk(suite: &Suite) {
-    let scene = Scene::new(suite);
+    let scene = TestScene::new(suite);
     let listener = scene.listen();
     for _ in 0..3 {
         for junk in
@@ -90,7 +90,7 @@ pub fn survives_junk(suite: &Suite) {
 }
 
 /// Sends these bytes to the listener's socket, port or FIFO. A refused connection is fine.
-fn throw(scene: &Scene, junk: &[u8], at: &Endpoint) {
+fn throw(scene: &TestScene, junk: &[u8], at: &Endpoint) {
     if let Ok(addr) = at.address().parse::<SocketAddr>() {
         let _ = TcpStream::connect(addr).and_then(|mut stream| stream.write_all(junk));
         let _ = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.send_to(junk, addr));

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::{ROOM, UdpChannel, gone};
-use crate::credit::Held;
-use crate::datagram::{DATA_HEADER, Datagram, Place, Request};
+use crate::credit::HeldDatagrams;
+use crate::datagram::{ConnectRequest, DATA_HEADER, Datagram, StreamPlace};
 
 /// Datagrams received in one call, and bytes appended after which it ends.
 const READ_DATAGRAMS: usize = 16;
@@ -64,7 +64,7 @@ impl UdpChannel {
         for _ in 0..READ_DATAGRAMS {
             let Some(count) = self.receive(&mut room)? else { break };
             if let Some((place, record)) = self.handle(&room[..count]) {
-                let held = Held { position: place.position, record: record.to_vec() };
+                let held = HeldDatagrams { position: place.position, record: record.to_vec() };
                 self.session.receiving.hold(held);
             }
         }
@@ -94,7 +94,7 @@ impl UdpChannel {
     }
 
     /// Handles a datagram, and returns it if it is data in turn.
-    fn handle<'a>(&mut self, bytes: &'a [u8]) -> Option<(Place, &'a [u8])> {
+    fn handle<'a>(&mut self, bytes: &'a [u8]) -> Option<(StreamPlace, &'a [u8])> {
         let datagram = Datagram::decode(bytes).filter(|_| bytes.len() < ROOM)?;
         match datagram.id() {
             Some(id) if id == self.session.id => self.live.heard(Instant::now()),
@@ -133,7 +133,7 @@ impl UdpChannel {
                 self.live.heard(now);
                 self.send(self.session.acceptance());
             }
-            Datagram::Init { nonce } | Datagram::Connect(Request { nonce, .. })
+            Datagram::Init { nonce } | Datagram::Connect(ConnectRequest { nonce, .. })
                 if *nonce != self.session.nonce && self.live.may_ask(now) =>
             {
                 self.send(Datagram::Ping { id: self.session.id });
@@ -180,7 +180,7 @@ mod tests {
         for sequence in [0, 2, 1, 2, 0, 4] {
             say(&peer, data(sequence, &[0, 5, 0, 0, 0, b'0' + sequence as u8]));
         }
-        let place = Place { sequence: 5, position: 6_000 };
+        let place = StreamPlace { sequence: 5, position: 6_000 };
         say(&peer, Datagram::Data { id: ID + 1, place, record: &[0, 5, 0, 0, 0, b'!'] });
         peer.send(&[&data(5, &[0]).encode()[..], &[0; ROOM]].concat()).unwrap();
         let mut into = buffer();
@@ -193,7 +193,7 @@ mod tests {
     fn a_repeated_connect_is_accepted_again() {
         let (mut channel, peer) = channel();
         let cookie = [0; COOKIE_BYTES];
-        say(&peer, Datagram::Connect(Request { nonce: NONCE, window: 1, cookie }));
+        say(&peer, Datagram::Connect(ConnectRequest { nonce: NONCE, window: 1, cookie }));
         assert_eq!(channel.read(&mut buffer()).unwrap(), ReadOutcome::Bytes(0));
         let accept = Datagram::Accept { nonce: NONCE, id: ID, window: WINDOW };
         assert_eq!(heard(&peer), Some(accept.encode()));

@@ -12,9 +12,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, getsockopt, send, sockopt};
 use nix::sys::uio::readv;
 
-use super::LARGEST;
-use super::reply::Reply;
-use crate::RESERVED;
+use super::reply::ReplyPath;
+use super::senders::LARGEST;
+use crate::socket::RESERVED;
 
 /// How long a peer may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -27,22 +27,27 @@ const POSTED: u8 = 2;
 struct DatagramChannel {
     id: u64,
     queue: OwnedFd,
-    reply: Reply,
+    reply: ReplyPath,
     identity: PeerIdentity,
     /// Since when nothing came.
     since: Instant,
 }
 
 /// What travels to the worker.
-pub(crate) fn parts(id: u64, queue: OwnedFd, reply: Reply, identity: PeerIdentity) -> ChannelParts {
+pub(crate) fn parts(
+    id: u64,
+    queue: OwnedFd,
+    reply: ReplyPath,
+    identity: PeerIdentity,
+) -> ChannelParts {
     let (mut descriptors, mut state) = (vec![queue], id.to_le_bytes().to_vec());
     match reply {
-        Reply::Nowhere => state.push(NOWHERE),
-        Reply::Own(own) => {
+        ReplyPath::Nowhere => state.push(NOWHERE),
+        ReplyPath::Own(own) => {
             descriptors.push(own);
             state.push(OWN);
         }
-        Reply::Posted => state.push(POSTED),
+        ReplyPath::Posted => state.push(POSTED),
     }
     ChannelParts { descriptors, identity, state }
 }
@@ -62,9 +67,9 @@ pub(crate) fn adopt(parts: ChannelParts) -> Result<RawChannel> {
     let kind = state.get(size_of::<u64>()).ok_or_else(bad)?;
     let queue = next()?;
     let reply = match *kind {
-        NOWHERE => Reply::Nowhere,
-        OWN => Reply::Own(next()?),
-        POSTED => Reply::Posted,
+        NOWHERE => ReplyPath::Nowhere,
+        OWN => ReplyPath::Own(next()?),
+        POSTED => ReplyPath::Posted,
         _ => return Err(bad()),
     };
     let largest = reply.socket(&queue).map(largest_for).transpose()?;
@@ -79,7 +84,7 @@ fn largest_for(socket: &OwnedFd) -> Result<usize> {
     Ok(buffer.saturating_sub(RESERVED))
 }
 
-impl Reply {
+impl ReplyPath {
     /// What datagrams for the sender are written to.
     fn socket<'a>(&'a self, queue: &'a OwnedFd) -> Option<&'a OwnedFd> {
         match self {
@@ -142,7 +147,7 @@ impl Channel for DatagramChannel {
     }
 
     fn make_room(&mut self, bytes: usize) {
-        if let Reply::Own(socket) = &self.reply {
+        if let ReplyPath::Own(socket) = &self.reply {
             grow_send_buffer(socket.as_fd(), bytes);
         }
     }
@@ -166,7 +171,7 @@ impl Channel for DatagramChannel {
 
 impl RawBehaviour for DatagramChannel {
     fn is_write_only(&self) -> bool {
-        matches!(self.reply, Reply::Nowhere)
+        matches!(self.reply, ReplyPath::Nowhere)
     }
 }
 
@@ -189,9 +194,13 @@ mod tests {
     #[test]
     fn a_channel_survives_being_taken_apart_and_ends_when_it_is_silent() {
         let (near, far) = UnixDatagram::pair().unwrap();
-        for reply in [Reply::Nowhere, Reply::Own(near.try_clone().unwrap().into()), Reply::Posted] {
+        for reply in [
+            ReplyPath::Nowhere,
+            ReplyPath::Own(near.try_clone().unwrap().into()),
+            ReplyPath::Posted,
+        ] {
             let (is_write_only, queue) =
-                (matches!(reply, Reply::Nowhere), far.try_clone().unwrap());
+                (matches!(reply, ReplyPath::Nowhere), far.try_clone().unwrap());
             let first = parts(u64::MAX - 1, queue.into(), reply, PeerIdentity::from_owner(7));
             let (state, count) = (first.state.clone(), first.descriptors.len());
             let again = adopt(first).unwrap().channel.into_parts();

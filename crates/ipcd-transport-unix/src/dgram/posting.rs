@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{MsgFlags, recv, sendto};
 
-use super::LARGEST;
-use super::reply::Address;
+use super::reply::SenderAddress;
+use super::senders::LARGEST;
 
 /// Senders looked at in a turn, and datagrams posted to each, so that others have theirs.
 const TURN_SENDERS: usize = 32;
@@ -19,10 +19,10 @@ const TURN_DATAGRAMS: usize = 16;
 const ROOM: u64 = u64::MAX;
 
 /// Those that are written to so.
-pub(crate) struct Posts {
+pub(crate) struct ReplyPoster {
     /// The well-known socket.
     socket: OwnedFd,
-    posts: HashMap<u64, Post>,
+    posts: HashMap<u64, PendingReplies>,
     /// Readable when there is something to post.
     ready: Epoll,
     /// Those with a datagram that waits for room.
@@ -30,23 +30,23 @@ pub(crate) struct Posts {
     room: Vec<u8>,
 }
 
-struct Post {
+struct PendingReplies {
     /// What is for the sender comes out here.
     queue: OwnedFd,
-    to: Address,
+    to: SenderAddress,
     /// A datagram that its socket had no room for.
     waiting: Option<Vec<u8>>,
 }
 
 /// What came of a datagram.
-enum Sent {
+enum PostOutcome {
     Away,
     NoRoom,
     /// Nobody is there.
     Gone,
 }
 
-impl Posts {
+impl ReplyPoster {
     pub(crate) fn new(socket: OwnedFd) -> nix::Result<Self> {
         let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let (posts, room) = (HashMap::new(), Vec::new());
@@ -58,10 +58,10 @@ impl Posts {
     }
 
     /// What is written into the other end of this queue goes to that address from now on.
-    pub(crate) fn add(&mut self, id: u64, queue: OwnedFd, to: Address) -> nix::Result<()> {
+    pub(crate) fn add(&mut self, id: u64, queue: OwnedFd, to: SenderAddress) -> nix::Result<()> {
         self.forget(id);
         self.ready.add(&queue, EpollEvent::new(EpollFlags::EPOLLIN, id))?;
-        self.posts.insert(id, Post { queue, to, waiting: None });
+        self.posts.insert(id, PendingReplies { queue, to, waiting: None });
         Ok(())
     }
 
@@ -103,16 +103,18 @@ impl Posts {
     /// Whether the sender is still there.
     fn post(&mut self, id: u64) -> bool {
         for _ in 0..TURN_DATAGRAMS {
-            let Some(Post { queue, to, waiting }) = self.posts.get_mut(&id) else { return true };
+            let Some(PendingReplies { queue, to, waiting }) = self.posts.get_mut(&id) else {
+                return true;
+            };
             let count = match recv(queue.as_raw_fd(), &mut self.room, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => return true,
                 Ok(count) => count,
                 Err(_) => return false,
             };
             match send(&self.socket, &self.room[..count], to) {
-                Sent::Away => {}
-                Sent::Gone => return false,
-                Sent::NoRoom => {
+                PostOutcome::Away => {}
+                PostOutcome::Gone => return false,
+                PostOutcome::NoRoom => {
                     *waiting = Some(self.room[..count].to_vec());
                     let _ = self.ready.delete(queue);
                     return self.wait_for_room();
@@ -140,12 +142,12 @@ impl Posts {
     fn try_again(&mut self) -> Vec<u64> {
         let mut gone = Vec::new();
         let mut done = 0;
-        for (id, Post { queue, to, waiting }) in &mut self.posts {
+        for (id, PendingReplies { queue, to, waiting }) in &mut self.posts {
             let Some(datagram) = waiting else { continue };
             match send(&self.socket, datagram, to) {
-                Sent::NoRoom => {}
-                Sent::Gone => gone.push(*id),
-                Sent::Away => {
+                PostOutcome::NoRoom => {}
+                PostOutcome::Gone => gone.push(*id),
+                PostOutcome::Away => {
                     *waiting = None;
                     done += 1;
                     let event = EpollEvent::new(EpollFlags::EPOLLIN, *id);
@@ -158,12 +160,12 @@ impl Posts {
     }
 }
 
-fn send(socket: &OwnedFd, datagram: &[u8], to: &Address) -> Sent {
+fn send(socket: &OwnedFd, datagram: &[u8], to: &SenderAddress) -> PostOutcome {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     match to.to_unix().and_then(|to| sendto(socket.as_raw_fd(), datagram, &to, flags)) {
         // One that is too long is lost alone.
-        Ok(_) | Err(Errno::EMSGSIZE) => Sent::Away,
-        Err(Errno::EAGAIN | Errno::EINTR) => Sent::NoRoom,
-        Err(_) => Sent::Gone,
+        Ok(_) | Err(Errno::EMSGSIZE) => PostOutcome::Away,
+        Err(Errno::EAGAIN | Errno::EINTR) => PostOutcome::NoRoom,
+        Err(_) => PostOutcome::Gone,
     }
 }

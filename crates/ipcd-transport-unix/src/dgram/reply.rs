@@ -16,11 +16,11 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::geteuid;
 
-use super::senders::Name;
+use super::senders::SenderName;
 
 /// How a sender is written to.
 #[derive(Debug)]
-pub(crate) enum Reply {
+pub(crate) enum ReplyPath {
     /// Not at all.
     Nowhere,
     /// By a socket of its own. It has a queue of its own, too, so that one who does not read is in
@@ -32,71 +32,73 @@ pub(crate) enum Reply {
 
 /// Where a reply goes.
 #[derive(Debug)]
-pub(crate) enum Way {
+pub(crate) enum ReplyRoute {
     /// This says all.
-    Reply(Reply),
+    Direct(ReplyPath),
     /// To this address, from the well-known socket: a sender that is connected to that hears no
     /// other (unix(7)).
-    Post(Address),
+    PendingReplies(SenderAddress),
 }
 
 /// Where a sender is.
 #[derive(Debug)]
-pub(crate) enum Address {
+pub(crate) enum SenderAddress {
     /// The socket in the file system, held.
-    Held(OwnedFd),
+    HeldDatagram(OwnedFd),
     /// An abstract name.
     Abstract(Vec<u8>),
 }
 
-impl Address {
+impl SenderAddress {
     /// The address for connect(2) and sendto(2). What is held is reached by its magic link, which
     /// leads to it and to nothing else (`proc_pid_fd(5)`).
     pub(crate) fn to_unix(&self) -> nix::Result<UnixAddr> {
         match self {
-            Self::Held(fd) => UnixAddr::new(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()),
+            Self::HeldDatagram(fd) => {
+                UnixAddr::new(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str())
+            }
             Self::Abstract(name) => UnixAddr::new_abstract(name),
         }
     }
 }
 
-impl Way {
+impl ReplyRoute {
     /// The way to a sender. That there is none is no error; only to be out of descriptors is.
-    pub(crate) fn to(name: &Name, identity: &PeerIdentity) -> Result<Self> {
+    pub(crate) fn to(name: &SenderName, identity: &PeerIdentity) -> Result<Self> {
         let found = find(name, identity).and_then(|address| match address {
-            None => Ok(Self::Reply(Reply::Nowhere)),
+            None => Ok(Self::Direct(ReplyPath::Nowhere)),
             Some(address) => open_way(address),
         });
         match found.map_err(|error| Error::system("find the way to a sender", error)) {
             Err(error) if error.is_exhaustion() => Err(error),
-            Err(_) => Ok(Self::Reply(Reply::Nowhere)),
+            Err(_) => Ok(Self::Direct(ReplyPath::Nowhere)),
             Ok(way) => Ok(way),
         }
     }
 }
 
-fn open_way(address: Address) -> nix::Result<Way> {
+fn open_way(address: SenderAddress) -> nix::Result<ReplyRoute> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let own = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
     match connect(own.as_raw_fd(), &address.to_unix()?) {
-        Ok(()) => Ok(Way::Reply(Reply::Own(own))),
+        Ok(()) => Ok(ReplyRoute::Direct(ReplyPath::Own(own))),
         // It has connected its socket, and to whom but us?
-        Err(Errno::EPERM) => Ok(Way::Post(address)),
+        Err(Errno::EPERM) => Ok(ReplyRoute::PendingReplies(address)),
         Err(error) => Err(error),
     }
 }
 
 /// Where the sender is, if that is its own.
-fn find(name: &Name, identity: &PeerIdentity) -> nix::Result<Option<Address>> {
-    let (Name::Bound(name), Some(uid)) = (name, identity.uid) else { return Ok(None) };
+fn find(name: &SenderName, identity: &PeerIdentity) -> nix::Result<Option<SenderAddress>> {
+    let (SenderName::Bound(name), Some(uid)) = (name, identity.uid) else { return Ok(None) };
     if let Some(name) = name.strip_prefix(&[0]) {
         let is_ours = uid == geteuid().as_raw();
-        return Ok(is_ours.then(|| Address::Abstract(name.to_vec())));
+        return Ok(is_ours.then(|| SenderAddress::Abstract(name.to_vec())));
     }
     let held = hold(Path::new(OsStr::from_bytes(name)), identity.pid)?;
     let found = fstat(&held)?;
     let is_socket = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
-    Ok((is_socket && found.st_uid == uid).then_some(Address::Held(held)))
+    Ok((is_socket && found.st_uid == uid).then_some(SenderAddress::HeldDatagram(held)))
 }
 
 const HOLD: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);

@@ -12,8 +12,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socketpair, sockopt,
 };
 
-use super::LARGEST;
-
+/// Bytes of the largest datagram. The kernel's default for a socket's buffer allows a little less.
+pub(crate) const LARGEST: usize = 256 * 1024;
 /// Senders at a time. For one more, the one that has been silent for longest makes room.
 const MOST_SENDERS: usize = 512;
 /// How often a queue that nobody reads is given to a worker before it is given up.
@@ -24,7 +24,7 @@ const QUEUE_BYTES: usize = (LARGEST + 8 * 1024) / 2;
 
 /// What tells senders apart.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Name {
+pub(crate) enum SenderName {
     /// A path, or a NUL and an abstract name.
     Bound(Vec<u8>),
     /// No name: all such processes of a user and group are one sender, for nothing can go back to
@@ -32,7 +32,7 @@ pub(crate) enum Name {
     Unbound(Option<(u32, u32)>),
 }
 
-impl Name {
+impl SenderName {
     pub(crate) fn of(from: Vec<u8>, known: Option<(Option<u32>, u32, u32)>) -> Self {
         match from.is_empty() {
             false => Self::Bound(from),
@@ -50,8 +50,8 @@ impl Name {
 
 /// A sender and its queue: a SEQPACKET pair, because that has an end. In front of each datagram
 /// goes a byte, for an empty record would be that end.
-struct Sender {
-    name: Name,
+struct DatagramSender {
+    name: SenderName,
     identity: PeerIdentity,
     /// Datagrams go in here.
     near: OwnedFd,
@@ -63,16 +63,16 @@ struct Sender {
 
 /// What came of offering a datagram to a queue.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Put {
+pub(crate) enum QueueOutcome {
     Taken,
     Full,
 }
 
 /// Everybody who has sent something and was not silent for too long.
 #[derive(Default)]
-pub(crate) struct Senders {
-    ids: HashMap<Name, u64>,
-    senders: HashMap<u64, Sender>,
+pub(crate) struct SenderTable {
+    ids: HashMap<SenderName, u64>,
+    senders: HashMap<u64, DatagramSender>,
     /// Those whose queues nobody serves, though something is in them.
     orphans: VecDeque<u64>,
     /// The one whose queue has no room for the datagram that is held.
@@ -80,10 +80,10 @@ pub(crate) struct Senders {
     last: u64,
 }
 
-impl Senders {
+impl SenderTable {
     /// The sender with this name. If another process has the name now, the sender is a new one: the
     /// old one's socket is gone.
-    pub(crate) fn find(&mut self, name: &Name, identity: &PeerIdentity) -> Option<u64> {
+    pub(crate) fn find(&mut self, name: &SenderName, identity: &PeerIdentity) -> Option<u64> {
         let id = *self.ids.get(name)?;
         if self.senders.get(&id)?.identity == *identity {
             return Some(id);
@@ -95,7 +95,7 @@ impl Senders {
     /// A new sender, with its first datagram.
     pub(crate) fn add(
         &mut self,
-        name: Name,
+        name: SenderName,
         identity: PeerIdentity,
         first: &[u8],
         now: Instant,
@@ -111,19 +111,19 @@ impl Senders {
         }
         self.last += 1;
         self.ids.insert(name.clone(), self.last);
-        let sender = Sender { name, identity, near, far, heard: now, attempts: 0 };
+        let sender = DatagramSender { name, identity, near, far, heard: now, attempts: 0 };
         self.senders.insert(self.last, sender);
         Ok(self.last)
     }
 
-    pub(crate) fn put(&mut self, id: u64, datagram: &[u8]) -> Result<Put> {
-        let Some(sender) = self.senders.get_mut(&id) else { return Ok(Put::Taken) };
+    pub(crate) fn put(&mut self, id: u64, datagram: &[u8]) -> Result<QueueOutcome> {
+        let Some(sender) = self.senders.get_mut(&id) else { return Ok(QueueOutcome::Taken) };
         if sender.attempts > 0 && !has_unread(&sender.far) {
             sender.attempts = 0;
         }
         let put = put(&sender.near, datagram)?;
         sender.heard = Instant::now();
-        if self.blocked == Some(id) && put == Put::Taken {
+        if self.blocked == Some(id) && put == QueueOutcome::Taken {
             self.blocked = None;
         }
         Ok(put)
@@ -151,7 +151,7 @@ impl Senders {
     }
 
     /// A copy of the other end, for a worker, and the sender's name.
-    pub(crate) fn queue_of(&self, id: u64) -> Result<(OwnedFd, &Name)> {
+    pub(crate) fn queue_of(&self, id: u64) -> Result<(OwnedFd, &SenderName)> {
         let sender = self.senders.get(&id);
         let sender = sender.ok_or_else(|| Error::Protocol("no such sender".into()))?;
         let copy = sender.far.try_clone();
@@ -210,12 +210,12 @@ impl Senders {
     }
 }
 
-fn put(near: &OwnedFd, datagram: &[u8]) -> Result<Put> {
+fn put(near: &OwnedFd, datagram: &[u8]) -> Result<QueueOutcome> {
     let parts = [IoSlice::new(&[0]), IoSlice::new(datagram)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     match sendmsg::<UnixAddr>(near.as_raw_fd(), &parts, &[], flags, None) {
-        Ok(_) => Ok(Put::Taken),
-        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Put::Full),
+        Ok(_) => Ok(QueueOutcome::Taken),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(QueueOutcome::Full),
         Err(error) => {
             let what = format!("hand on a datagram of {} bytes", datagram.len());
             Err(Error::system(what, error))
@@ -234,12 +234,12 @@ mod tests {
 
     use super::*;
 
-    fn add(senders: &mut Senders, number: usize, now: Instant) -> u64 {
-        let name = Name::Bound(number.to_le_bytes().to_vec());
+    fn add(senders: &mut SenderTable, number: usize, now: Instant) -> u64 {
+        let name = SenderName::Bound(number.to_le_bytes().to_vec());
         senders.add(name, PeerIdentity::from_owner(7), b"first", now).unwrap()
     }
 
-    fn read(senders: &Senders, id: u64) -> usize {
+    fn read(senders: &SenderTable, id: u64) -> usize {
         let mut room = [0; 100];
         let (queue, _) = senders.queue_of(id).unwrap();
         nix::sys::socket::recv(queue.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT).unwrap_or(0)
@@ -247,9 +247,9 @@ mod tests {
 
     #[test]
     fn a_name_that_another_process_has_is_another_sender() {
-        let mut senders = Senders::default();
+        let mut senders = SenderTable::default();
         let id = add(&mut senders, 1, Instant::now());
-        let name = Name::Bound(1_usize.to_le_bytes().to_vec());
+        let name = SenderName::Bound(1_usize.to_le_bytes().to_vec());
         assert_eq!(senders.find(&name, &PeerIdentity::from_owner(7)), Some(id));
         let other = PeerIdentity { pid: Some(1), ..PeerIdentity::from_owner(7) };
         assert_eq!(senders.find(&name, &other), None);
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_oldest_whose_queue_is_empty_makes_room() {
-        let (mut senders, now) = (Senders::default(), Instant::now());
+        let (mut senders, now) = (SenderTable::default(), Instant::now());
         let at = |number: usize| now + Duration::from_secs(number as u64);
         let ids: Vec<u64> = (0..MOST_SENDERS).map(|n| add(&mut senders, n, at(n))).collect();
         assert_eq!((read(&senders, ids[3]), read(&senders, ids[5])), (6, 6));
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_queue_is_handed_out_again_until_it_is_read_or_given_up() {
-        let mut senders = Senders::default();
+        let mut senders = SenderTable::default();
         let id = add(&mut senders, 1, Instant::now());
         for _ in 0..MOST_ATTEMPTS {
             senders.release(id);
@@ -287,12 +287,12 @@ mod tests {
 
     #[test]
     fn a_full_queue_takes_more_when_it_was_read() {
-        let mut senders = Senders::default();
+        let mut senders = SenderTable::default();
         let id = add(&mut senders, 1, Instant::now());
-        while senders.put(id, &[1; 50]).unwrap() == Put::Taken {}
+        while senders.put(id, &[1; 50]).unwrap() == QueueOutcome::Taken {}
         senders.wait_for(id);
         while read(&senders, id) > 0 {}
-        assert_eq!(senders.put(id, &[1; 50]).unwrap(), Put::Taken);
+        assert_eq!(senders.put(id, &[1; 50]).unwrap(), QueueOutcome::Taken);
         assert_eq!(senders.waits_for(), None);
         assert!(senders.put(id, &[0; 4 << 20]).is_err(), "too long for any queue");
     }
