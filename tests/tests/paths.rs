@@ -49,7 +49,7 @@ fn an_abstract_name_lets_in_whom_its_mode_does() {
         daemon.ctl(&via, &["ping"]).run().expect(0);
     }
     let log = daemon.log();
-    assert!(log.contains("uid=65533,gid=65533 may not come in (mode=0600)"), "{log}");
+    assert!(log.contains("uid=65533,gid=65533 refused: rights are mode=0600"), "{log}");
 }
 
 #[test]
@@ -84,9 +84,9 @@ fn a_bare_abstract_name_and_a_relay_ask_too() {
     other.args(["-c", script, &stream, &datagram, &relay]).uid(OTHER).gid(OTHER);
     RunningProcess::start(&mut other).wait().expect(0);
     eventually("both peers are refused", || {
-        (daemon.log().matches("may not come in (mode=0600)").count() == 2).then_some(())
+        (daemon.log().matches("refused: rights are mode=0600").count() == 2).then_some(())
     });
-    relaying.stderr.wait_for("may not come in (mode=0600)");
+    relaying.stderr.wait_for("refused: rights are mode=0600");
     assert_eq!(daemon.counter("messages_accepted"), 0);
 }
 

@@ -287,7 +287,7 @@ fn what_is_not_tls_is_told_apart() {
     let daemon = files.daemon("");
     daemon.ctl(&format!("tcp://{}", address(&daemon)), &["ping"]).run().expect(3);
     let (ca, tcp) = (files.ca("server"), daemon.address("tcp"));
-    expect_refusal(&daemon, &format!("tls://{tcp}?{ca}"), "what it speaks is not TLS");
+    expect_refusal(&daemon, &format!("tls://{tcp}?{ca}"), "its bytes are not TLS");
     let mut junk = RawConnection::tcp(&address(&daemon));
     junk.send(&[0xff; 5000]);
     eventually("the log reports it", || daemon.log().contains("is not TLS").then_some(()));

@@ -25,7 +25,7 @@ pub struct Issued {
 }
 
 impl Authority {
-    /// A new one, which nobody knows yet.
+    /// A new one, which no peer knows yet.
     ///
     /// # Panics
     /// If the system has no randomness.

@@ -22,7 +22,7 @@ use crate::watchdog::Watchdog;
 
 /// The part that the child plays.
 const PART: &str = "IPCD_CONFORMANCE_PART";
-/// Where it plays it.
+/// The endpoint of that part.
 const ENDPOINT: &str = "IPCD_CONFORMANCE_ENDPOINT";
 
 /// Held for writing while a process is started. Until it executes its program, it has copies of
@@ -61,7 +61,7 @@ impl ChildProcess {
         Self { process, control }
     }
 
-    /// What the child says next.
+    /// The next word of the child.
     pub(crate) fn hear(&mut self) -> String {
         let watchdog = Watchdog::over("a word from the child");
         let heard = poll_until(&self.control, PollFlags::POLLIN, watchdog.deadline());
@@ -82,7 +82,7 @@ impl ChildProcess {
         send_with_fds(self.control.as_fd(), &message, &fds).expect("the child takes the channel");
     }
 
-    /// Kills it at once, with no chance to say goodbye to anybody.
+    /// Kills it at once, with no chance to say goodbye.
     pub(crate) fn kill(mut self) {
         self.process.kill().expect("our own child can be killed");
         self.process.wait().expect("our own child can be waited for");

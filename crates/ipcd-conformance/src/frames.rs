@@ -36,7 +36,7 @@ pub(crate) fn all(lengths: impl IntoIterator<Item = usize>) -> Vec<u8> {
     frames
 }
 
-/// What has arrived so far.
+/// The frames that have arrived so far.
 #[derive(Debug)]
 pub(crate) struct ReceivedFrames {
     /// Frames.

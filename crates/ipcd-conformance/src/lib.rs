@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Each case becomes a `#[test]` of its own. A case has a private directory, from which the closure
-//! makes an endpoint that nobody else uses; for a port that is `127.0.0.1:0`.
+//! makes an endpoint that no other case uses; for a port that is `127.0.0.1:0`.
 //!
 //! Nothing here sleeps, and nothing asserts that something was fast: a case waits for what must
 //! happen, and the [watchdog] fails it if it does not.
@@ -40,7 +40,7 @@ use std::path::Path;
 
 use ipcd_transport::{Endpoint, Transport};
 
-/// What is to be tested: a transport and one kind of endpoint.
+/// The subject of the tests: a transport and one kind of endpoint.
 #[derive(Clone, Copy)]
 pub struct Suite {
     transport: &'static dyn Transport,

@@ -46,7 +46,7 @@ pub(crate) struct TestPeer {
     due: Option<Instant>,
 }
 
-/// How reading came to its end.
+/// The end of reading.
 #[derive(Debug)]
 pub(crate) enum PeerEnd {
     Closed,
@@ -168,7 +168,7 @@ impl TestPeer {
                 self.waits_for_room = true;
             }
             Ok(WriteOutcome::NoCredit) => {}
-            Ok(WriteOutcome::Nobody) => panic!("only a bare channel says that nobody is there"),
+            Ok(WriteOutcome::Nobody) => panic!("only a raw channel reports a missing reader"),
             Err(error) => {
                 self.write_error = Some(error);
                 return true;
@@ -201,7 +201,7 @@ impl TestPeer {
         }
     }
 
-    /// What has to be offered again is what was offered.
+    /// Checks that pinned bytes are among those offered.
     fn check_pinned(&self) {
         let pinned = self.channel.pinned();
         assert!(pinned <= self.outbox.len(), "{pinned} bytes are pinned, and fewer were offered");
@@ -238,7 +238,7 @@ impl TestPeer {
         }
     }
 
-    /// Where the transport has traffic of its own, writing may depend on it, also after the end of
+    /// If the transport has traffic of its own, writing may depend on it, also after the end of
     /// reading.
     fn serve_once(&mut self) -> bool {
         let is_due = self.wants_service() && self.is_ready(PollFlags::POLLIN)
@@ -281,7 +281,7 @@ impl TestPeer {
         poll_until(&fd, events, Instant::now()).expect("poll works")
     }
 
-    /// What [`drive`] has to wait for.
+    /// The events that [`drive`] has to wait for.
     fn interests(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let wants_input = self.wants_input() || self.wants_service();
         let input = wants_input.then(|| (self.channel.read_fd(), PollFlags::POLLIN));

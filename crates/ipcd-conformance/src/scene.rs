@@ -1,4 +1,4 @@
-//! What a case begins with: a private directory, an endpoint in it, and two connected peers.
+//! The scene of a case: a private directory, an endpoint in it, and two connected peers.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -56,7 +56,7 @@ impl TestScene {
     }
 
     pub(crate) fn connect(&self, to: &Endpoint) -> TestPeer {
-        TestPeer::new(self.transport(), self.try_connect(to).expect("somebody listens"))
+        TestPeer::new(self.transport(), self.try_connect(to).expect("the listener is there"))
     }
 
     /// Connects, with all the time that is needed.

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::peer::TestPeer;
 use crate::watchdog::Watchdog;
 
-/// A listener that accepts whoever comes. Dropping it ends it.
+/// A listener that accepts every peer. Dropping it ends it.
 pub(crate) struct TestServer {
     transport: &'static dyn Transport,
     local: Endpoint,
@@ -44,7 +44,7 @@ impl TestServer {
         Ok(Self { transport, local, accepted, stop: Some(stop), thread })
     }
 
-    /// Where it listens.
+    /// The endpoint that it listens on.
     pub(crate) fn local(&self) -> &Endpoint {
         &self.local
     }

@@ -18,12 +18,12 @@ impl Watchdog {
         Self { what: what.into(), deadline: Instant::now() + PATIENCE }
     }
 
-    /// When patience ends.
+    /// The end of its patience.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// How much is left.
+    /// The time that is left.
     ///
     /// # Panics
     /// If nothing is.

@@ -1,5 +1,5 @@
 //! A well-known FIFO into which programs write that know nothing of us: `echo hello > log.fifo`. And
-//! FIFOs that somebody else has made, which we open as any program would.
+//! FIFOs that another program has made, which we open as any program would.
 //!
 //! There is one channel, for all writers: a FIFO does not tell them apart. It is held open for reading
 //! only, so that the end of the last writer is noticed: what was begun is a message then, and is not
@@ -107,18 +107,21 @@ impl PeerTracking for IngressListener {
     }
 }
 
-/// Opens somebody else's FIFO to read it.
+/// Opens another program's FIFO to read it.
 pub(crate) fn connect_to_read(to: &Endpoint) -> Result<ChannelParts> {
     parts(find(to)?.open(OFlag::O_RDONLY).map_err(|error| failed(to, error))?)
 }
 
-/// Opens somebody else's FIFO to write to it. Who may not read it has to wait for a reader.
+/// Opens another program's FIFO to write to it. Without the right to read it, there must be a reader.
 pub(crate) fn connect_to_write(to: &Endpoint) -> Result<ChannelParts> {
     let opened = egress::open_to_write(&find(to)?);
     egress::parts(opened.map_err(|error| match error {
-        Errno::ENXIO => {
-            failed(to, io::Error::other("nobody reads the FIFO, and it is not ours to hold open"))
-        }
+        Errno::ENXIO => failed(
+            to,
+            io::Error::other(
+                "the FIFO has no reader, and another program owns it: start the reader first",
+            ),
+        ),
         error => failed(to, error),
     })?)
 }
@@ -135,7 +138,7 @@ fn failed(to: &Endpoint, error: impl Into<io::Error>) -> Error {
     Error::system(format!("open {to}"), error)
 }
 
-/// A channel that is read: whoever writes leaves, and others come.
+/// A channel that is read: writers leave, and others come.
 pub(crate) struct IngressChannel {
     stream: StreamChannel,
     /// Whether something has come since the last writer was seen to have left.
@@ -163,7 +166,7 @@ impl Channel for IngressChannel {
 
     fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         match self.stream.read(into)? {
-            // Nobody has it open for writing (fifo(7)).
+            // No process has it open for writing (fifo(7)).
             ReadOutcome::Closed if std::mem::take(&mut self.has_begun) => Ok(ReadOutcome::Boundary),
             ReadOutcome::Closed => Ok(ReadOutcome::NotReady),
             read => {
@@ -191,7 +194,7 @@ impl Channel for IngressChannel {
 }
 
 impl RawBehaviour for IngressChannel {
-    /// While nobody writes, the kernel reports a hang-up without end.
+    /// Without a writer the kernel reports a hang-up without end.
     fn reports_edges(&self) -> bool {
         true
     }

@@ -69,7 +69,7 @@ impl Drop for PairPaths<'_> {
     }
 }
 
-/// Opens the well-known FIFO, if it is one that nobody else can have put there.
+/// Opens the well-known FIFO, if no other user can have put it there.
 fn open_rendezvous(to: &Endpoint) -> Result<OwnedFd> {
     let found = FoundFile::at(to.path()?).map_err(|error| failed(to, error))?;
     if !found.is_fifo() {
@@ -77,7 +77,7 @@ fn open_rendezvous(to: &Endpoint) -> Result<OwnedFd> {
     }
     check_server(to, Some(found.owner().as_raw()))?;
     found.open(OFlag::O_WRONLY).map_err(|error| match error {
-        // Nobody has it open for reading (fifo(7)).
+        // No process has it open for reading (fifo(7)).
         Errno::ENXIO => failed(to, ErrorKind::ConnectionRefused),
         error => failed(to, error),
     })
@@ -111,7 +111,7 @@ fn await_greeting(
     down: &OwnedFd,
     deadline: Instant,
 ) -> Result<()> {
-    // When nobody reads the rendezvous any more, that is POLLERR, which need not be asked for.
+    // Without a reader of the rendezvous poll(2) returns POLLERR, which need not be asked for.
     let rendezvous = PollFd::new(rendezvous.as_fd(), PollFlags::empty());
     let down_or_broken = &mut [PollFd::new(down.as_fd(), PollFlags::POLLIN), rendezvous];
     if !poll_some(down_or_broken, Some(deadline))? {

@@ -22,11 +22,11 @@ const SHARED: u32 = 0o1733;
 pub(crate) struct DropBox {
     path: PathBuf,
     directory: FoundFile,
-    /// Where it is, and under which name, for who has made it.
+    /// Its directory and name, for the process that has made it.
     place: Option<(TrustedDir, PathBuf)>,
 }
 
-/// What a daemon gets out of a drop box.
+/// The pair that a daemon takes from a drop box.
 pub(crate) struct FifoPair {
     pub(crate) up: OwnedFd,
     pub(crate) down: OwnedFd,

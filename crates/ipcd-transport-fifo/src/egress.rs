@@ -1,10 +1,10 @@
 //! A well-known FIFO that programs read which know nothing of us: `cat news.fifo`.
 //!
-//! There is one channel, for all readers. Its write end stays open while nobody reads: opened anew
+//! There is one channel, for all readers. Its write end stays open without a reader: opened anew
 //! it would need a reader (fifo(7), `ENXIO`), while an open one only says `EPIPE` at a write. What
 //! is offered then is lost, and the next write finds a reader or not.
 //!
-//! What a reader left behind when it went would be the next one's, perhaps from the middle of a
+//! Bytes that a reader leaves behind would be the next reader's, perhaps from the middle of a
 //! message. So the listener watches for the last reader's leaving and empties the FIFO. A channel
 //! that ends may leave half a message, too: then the listener puts a new FIFO in the place of the
 //! old one, whose readers find its end.
@@ -116,7 +116,7 @@ impl Listener for EgressListener {
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         if self.readers_left() {
-            // Where it fails, the next reader begins with what this one has left.
+            // If it fails, the next reader begins with the bytes that this one has left.
             let _ = self.empty();
         }
         self.turn.take(|| parts(self.fifo.try_clone().map_err(|error| failed(&self.local, error))?))
@@ -141,7 +141,7 @@ impl PeerTracking for EgressListener {
     }
 
     fn released(&mut self, _identity: &PeerIdentity, _state: &[u8]) {
-        // Where it fails, readers of the old one may find half a message.
+        // If it fails, readers of the old FIFO may find half a message.
         let _ = self.replace();
         self.turn.give_back();
     }
@@ -162,7 +162,7 @@ pub(crate) fn open_to_write(found: &FoundFile) -> nix::Result<OwnedFd> {
     writer
 }
 
-/// A channel to whoever reads.
+/// A channel to the readers.
 pub(crate) struct EgressChannel(StreamChannel);
 
 impl EgressChannel {

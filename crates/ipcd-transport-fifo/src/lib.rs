@@ -39,7 +39,7 @@ use ipcd_transport::{
 /// The FIFO transport.
 pub struct Fifo;
 
-/// What the daemon writes into a peer's `down` FIFO before any frame: the rendezvous' version.
+/// The bytes that the daemon writes into a peer's `down` FIFO before any frame: the rendezvous' version.
 const GREETING: &[u8; 11] = b"ipcd-fifo/1";
 
 impl Transport for Fifo {
@@ -154,7 +154,7 @@ impl RawTransport for Fifo {
             RawDirections { .. } => FifoDirection::In,
         };
         if FifoDirection::of(&at)?.is_some_and(|asked| asked != way) {
-            let why = "direction=in is for what comes in, direction=out for what goes out";
+            let why = "direction=in needs subject= and no reply=, direction=out needs reply= and no subject=";
             return Err(at.error(why));
         }
         check_rights(&at, way)?;
@@ -207,24 +207,24 @@ fn plain(at: &Endpoint) -> Endpoint {
     at
 }
 
-/// Refuses rights that undo what the FIFO is for. What is meant for the daemon, anybody takes who
+/// Refuses rights that undo the FIFO's purpose. Bytes for the daemon can be taken by any user who
 /// may read there; and what the daemon says, readers cannot tell from what others write.
 fn check_rights(at: &Endpoint, way: FifoDirection) -> Result<()> {
     let access = PathRights::of(at, PathRights::PRIVATE)?;
     match way {
         way if !way.is_crossed(&access) => Ok(()),
         FifoDirection::In => Err(at.error(
-            "who may read this FIFO takes what is meant for the daemon: give others the right to \
+            "other users could read what is meant for the daemon: give them the right to \
              write only, as in mode=0620 or mode=0622",
         )),
         FifoDirection::Out => Err(at.error(
-            "who may write to this FIFO speaks to its readers as the daemon does: give others the \
+            "other users could write to its readers in the daemon's name: give them the \
              right to read only, as in mode=0640 or mode=0644",
         )),
     }
 }
 
-/// Which way the bytes of a bare FIFO go, which has only one.
+/// The direction of a raw peer's FIFO, which has only one.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum FifoDirection {
     /// Into the daemon.

@@ -17,8 +17,8 @@ use crate::drop_box::DropBox;
 use crate::record::{PairName, RecordScanner};
 use crate::warden::{FifoWarden, WardenLook, clear_out};
 
-/// Bytes of junk after which a call of accept ends, so that whoever writes junk without end
-/// delays nobody else in the daemon.
+/// Bytes of junk after which a call of accept ends, so that a writer of endless junk
+/// delays no other peer of the daemon.
 const JUNK_PER_CALL: usize = 4096;
 
 /// A well-known FIFO and its drop box.

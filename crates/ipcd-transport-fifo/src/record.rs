@@ -1,4 +1,4 @@
-//! The rendezvous record, and finding it in a FIFO that anybody with the right to connect may
+//! The rendezvous record, and finding it in a FIFO that any user with the right to connect may
 //! write junk into.
 //!
 //! ```text
@@ -22,12 +22,12 @@ const VERSION: u32 = 1;
 const NAME_AT: usize = 12;
 const CHECKSUM_AT: usize = 28;
 
-/// What names a pair of FIFOs.
+/// The name of a pair of FIFOs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct PairName([u8; 16]);
 
 impl PairName {
-    /// A name that nobody can guess, and that nobody else has.
+    /// A name that cannot be guessed, and that is unique.
     pub(crate) fn random() -> Result<Self> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes)
@@ -35,7 +35,7 @@ impl PairName {
         Ok(Self(bytes))
     }
 
-    /// A name that everybody can guess.
+    /// A name that can be guessed.
     #[cfg(fuzzing)]
     pub(crate) fn zero() -> Self {
         Self([0; 16])
@@ -76,7 +76,7 @@ impl fmt::Display for PairName {
     }
 }
 
-/// Finds records among junk. It never holds a whole record, so that whoever waits for the FIFO to
+/// Finds records among junk. It never holds a whole record, so that a caller that waits for the FIFO to
 /// become readable misses none.
 #[derive(Debug, Default)]
 pub(crate) struct RecordScanner {
@@ -86,7 +86,7 @@ pub(crate) struct RecordScanner {
 }
 
 impl RecordScanner {
-    /// Where the next bytes belong: never empty, and at most what completes one record.
+    /// The room for the next bytes: never empty, and at most what completes one record.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         &mut self.held[self.len..]
     }

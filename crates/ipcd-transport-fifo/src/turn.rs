@@ -1,17 +1,17 @@
-//! The one channel of a FIFO: whether somebody serves it.
+//! The one channel of a FIFO: whether a process serves it.
 
 use std::os::fd::AsFd;
 
 use ipcd_transport::{ChannelParts, Error, Result};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// Readable while nobody serves the channel.
+/// Readable while no process serves the channel.
 ///
 /// Writing can only fail when the count would overflow, and then it is readable anyway.
 pub(crate) struct ChannelTurn(EventFd);
 
 impl ChannelTurn {
-    /// Nobody serves it yet.
+    /// A channel that no process serves yet.
     pub(crate) fn free() -> Result<Self> {
         made(EventFd::from_value_and_flags(1, flags())).map(Self)
     }
@@ -21,7 +21,7 @@ impl ChannelTurn {
         &self.0
     }
 
-    /// The parts of the channel, unless somebody serves it.
+    /// The parts of the channel, unless a process serves it.
     pub(crate) fn take(
         &self,
         parts: impl FnOnce() -> Result<ChannelParts>,
@@ -36,7 +36,7 @@ impl ChannelTurn {
         parts.map(Some)
     }
 
-    /// Nobody serves it any more.
+    /// Notes that no process serves it any more.
     pub(crate) fn give_back(&self) {
         let _ = self.0.write(1);
     }

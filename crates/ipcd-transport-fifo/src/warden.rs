@@ -1,6 +1,6 @@
-//! What other users may leave in a drop box: pairs of FIFOs, for as long as a client waits, and no
+//! The files that other users may leave in a drop box: pairs of FIFOs, for as long as a client waits, and no
 //! more of them than a user needs. Everything else of theirs is removed as soon as it comes: the
-//! directory is on the daemon's file system, and nobody else would be charged for it.
+//! directory is on the daemon's file system, whose space the files would take.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -20,13 +20,13 @@ use crate::record::PairName;
 
 /// FIFOs that a user may have there: two for each client of its that the daemon has not met yet.
 const MOST_OF_USER: usize = 1024;
-/// How long they may be there. A client that waits for longer has given up.
+/// The time that they may be there. A client that waits for longer has given up.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// How often they are looked through for those that are older.
+/// The interval between searches for older ones.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Names that are looked at in a call, where the kernel could not tell which ones are new.
 const CHUNK: usize = 256;
-/// Files below one name that are removed with it, and how deep: whoever makes more keeps some.
+/// Files below one name that are removed with it, and how deep: a user that makes more keeps some.
 const TREE: usize = 1024;
 const DEEPEST: usize = 16;
 
@@ -40,12 +40,12 @@ pub(crate) struct FifoWarden {
     is_shut: bool,
 }
 
-/// What a look at a drop box means for it.
+/// The result of a look at a drop box.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum WardenLook {
     /// Nothing.
     Fine,
-    /// Nobody may put anything in for now.
+    /// No user may put anything in for now.
     Shut,
     /// Others may again.
     Open,

@@ -167,13 +167,13 @@ fn only_fifos_are_connected_to_and_one_way() {
     let both = RawDirections { inward: true, outward: true };
     let at = Endpoint::from_path("fifo", &other);
     assert!(Fifo.check_raw(&at, both).unwrap_err().to_string().contains("one direction"));
-    // Who connects without a direction writes.
+    // A connection without a direction writes.
     assert_eq!(Fifo.connect_raw(&at, watchdog(), &[]).unwrap().state, b"out");
     assert!(Fifo.check_raw(&endpoint(&other, OUT), IN).is_err());
     assert!(Fifo.listen(&endpoint(&path, OUT)).is_err());
 }
 
-/// What a program wrote before the daemon was there, or while it was away, is not lost; and a script
+/// Lines that a program wrote before the daemon was there, or while it was away, are kept; and a script
 /// makes no file of that name.
 #[test]
 fn a_writer_that_waits_at_the_fifo_is_heard() {

@@ -1,7 +1,7 @@
 //! `pipe:COMMAND`: a child process whose standard input and output are the channel.
 //!
 //! One that speaks frames belongs to its channel, and ends with it. A bare one is only started here:
-//! its parts can be handed over, and whoever adopts them reaps it.
+//! its parts can be handed over, and the process that adopts them reaps it.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
@@ -111,7 +111,7 @@ impl Channel for ChildChannel {
 }
 
 impl Drop for ChildChannel {
-    /// The end of its input tells the child to stop. One that does not is killed, so that nobody
+    /// The end of its input tells the child to stop. One that does not is killed, so that no call
     /// waits for it.
     fn drop(&mut self) {
         if self.stream.take().is_some() && !matches!(self.child.try_wait(), Ok(Some(_))) {

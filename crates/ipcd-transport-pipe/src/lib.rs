@@ -30,7 +30,7 @@ use nix::unistd::pipe2;
 /// The pipe transport.
 pub struct Pipe;
 
-/// What comes with the two descriptors: the version of the rendezvous.
+/// The bytes that come with the two descriptors: the version of the rendezvous.
 const HAND_OVER: &[u8] = b"ipcd-pipe/1";
 
 impl Transport for Pipe {

@@ -26,19 +26,19 @@ use crate::progress::RecordProgress;
 /// Bytes that are received at once, and plaintext that is encrypted at once.
 const BATCH: usize = 64 * 1024;
 /// Bytes that are received at once when no frames are wanted: a handshake has not many more, and
-/// rustls keeps no more than 16 KiB that nobody takes.
+/// rustls keeps at most 16 KiB that were not taken.
 const SERVICE: usize = 4 * 1024;
 /// Plaintext of the largest record (RFC 8446 §5.1), and what its record has beyond it.
 const RECORD: usize = 16 * 1024;
 const OVERHEAD: usize = 22;
-/// How long a peer that has connected may take to shake hands. The router's own deadline is shorter
+/// The time that a peer that has connected may take to shake hands. The router's own deadline is shorter
 /// by default, but knows nothing of bare peers.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Room that is offered to rustls at once.
 const PLAIN: usize = 16 * 1024;
 
 thread_local! {
-    /// Where ciphertext is received. Nothing stays there after a call.
+    /// The room for received ciphertext. Nothing stays there after a call.
     static RECEIVED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -57,13 +57,13 @@ pub(crate) struct TlsChannel {
     lacks_memory: bool,
     /// Whether nothing can be read or written any more.
     is_broken: bool,
-    /// When the handshake must be over; who connects has a deadline of its own.
+    /// The end of the time for the handshake; the connecting side has a deadline of its own.
     shaken_by: Option<Instant>,
-    /// What another process would make the channel of, until it is used here.
+    /// The parts of which another process would make the channel, until it is used here.
     unused: Option<(OwnedFd, Vec<u8>)>,
 }
 
-/// How far the end of what we write has come.
+/// The state of the end of what we write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum WriteEnd {
     NotYet,
@@ -74,7 +74,7 @@ enum WriteEnd {
     Over,
 }
 
-/// What was received.
+/// The outcome of a receive.
 enum ReceiveOutcome {
     Something,
     Nothing,
@@ -124,7 +124,7 @@ impl TlsChannel {
         mut into: Option<&mut ReadBuffer>,
     ) -> Result<ReceiveOutcome> {
         self.unused = None;
-        // What an earlier service has left.
+        // Bytes that an earlier service has left.
         self.take_plaintext(into.as_deref_mut())?;
         if self.peer_has_ended {
             return Ok(ReceiveOutcome::WriteEnd);

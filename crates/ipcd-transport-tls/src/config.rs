@@ -66,7 +66,7 @@ impl SessionConfig {
 }
 
 impl TlsSettings {
-    /// What rustls makes of them.
+    /// The configuration that rustls makes of them.
     ///
     /// # Errors
     /// If they do not fit together; the error says which do not.

@@ -1,8 +1,8 @@
-//! What went wrong with the other side, and what can be done about it.
+//! The error of the other side, and the remedy.
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
-/// Which side we are, for what we are told about ourselves.
+/// Our side of the connection, for alerts that concern us.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum HandshakeSide {
     /// We were connected to.
@@ -19,7 +19,7 @@ pub(crate) fn explain(error: &Error, side: HandshakeSide) -> String {
         Error::NoCertificatesPresented => "it shows no certificate, and one is required".into(),
         Error::InvalidMessage(
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
-        ) => "what it speaks is not TLS".into(),
+        ) => "its bytes are not TLS".into(),
         Error::PeerIncompatible(
             PeerIncompatible::SupportedVersionsExtensionRequired
             | PeerIncompatible::ServerDoesNotSupportTls12Or13
@@ -42,7 +42,7 @@ fn certificate(error: &CertificateError, side: HandshakeSide) -> String {
     match error {
         // By another CA of the same name, too.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            format!("its certificate is signed by nobody that is trusted here: {mend}")
+            format!("no trusted CA has signed its certificate: {mend}")
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "its certificate has expired: it has to be renewed, unless the clock here is wrong"

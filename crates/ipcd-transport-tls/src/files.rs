@@ -27,25 +27,25 @@ pub(crate) fn certificates(endpoint: &Endpoint, option: &str) -> Result<Vec<Vec<
     }
 }
 
-/// The private key in the file that `key=` names, which nobody else may read.
+/// The private key in the file that `key=` names, which no other user may read.
 pub(crate) fn key(endpoint: &Endpoint) -> Result<Option<Vec<u8>>> {
     let Some(path) = endpoint.option("key") else { return Ok(None) };
     let bad = |what: &str| Error::Endpoint(format!("key={path}: {what}"));
     let (text, mode) = read("key", path)?;
     if mode & OTHERS != 0 {
         let mode = mode & 0o777;
-        return Err(bad(&format!("everybody may use it (mode {mode:04o}): chmod 600 {path}")));
+        return Err(bad(&format!("every user can read it (mode {mode:04o}): chmod 600 {path}")));
     }
     match PrivateKeyDer::from_pem_slice(&text) {
         Ok(key) => Ok(Some(key.secret_der().to_vec())),
         Err(_) if text.windows(9).any(|word| word == b"ENCRYPTED") => {
-            Err(bad("it is encrypted, and nobody is there to ask: openssl pkey decrypts it"))
+            Err(bad("the key is encrypted: decrypt it with openssl pkey"))
         }
         Err(_) => Err(bad("there is no private key in it: a PEM file is needed")),
     }
 }
 
-/// What is in a file, and its mode.
+/// The contents of a file, and its mode.
 fn read(option: &str, path: &str) -> Result<(Vec<u8>, u32)> {
     let bad = |what: String| Error::Endpoint(format!("{option}={path}: {what}"));
     let file = open(path).map_err(|error| bad(error.to_string()))?;

@@ -1,9 +1,9 @@
 //! TLS 1.3 over TCP: an encrypted stream between machines. A peer is known by its address, and by
 //! its certificate if it shows one that is signed by the listener's CA.
 //!
-//! Whoever opens an endpoint reads its files; whoever serves the channel gets what was in them as a
+//! The process that opens an endpoint reads its files; the one that serves the channel gets them as a
 //! sealed memory file beside the socket, and opens no file itself. The handshake is a part of the
-//! channel's traffic: it goes on in the loop of whoever has the channel, on both sides.
+//! channel's traffic: it goes on in the loop of the channel's owner, on both sides.
 
 mod channel;
 mod config;
@@ -33,7 +33,7 @@ pub struct Tls;
 
 const OPTIONS: [&str; 5] = ["cert", "key", "ca", "client_auth", "name"];
 
-/// What the two sides call what they speak (RFC 7301).
+/// The name of the protocol inside TLS (RFC 7301).
 pub const ALPN: &[u8] = b"ipcd/1";
 
 impl Transport for Tls {

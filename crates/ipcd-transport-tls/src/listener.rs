@@ -13,7 +13,7 @@ pub(crate) struct TlsListener {
     socket: InetListener,
     protocol: Option<&'static [u8]>,
     sealed: SealedSettings,
-    /// What it had before it was adapted, for what is in the files may be another by now.
+    /// The state before it was adapted, for the files may have changed since.
     before: Option<(Endpoint, Option<&'static [u8]>, SealedSettings)>,
 }
 
@@ -76,7 +76,7 @@ impl TrustAnchors for TlsListener {
     }
 }
 
-/// What is in the files now. That it can be used is found out here, not when a peer comes.
+/// The contents of the files now. An unusable file is an error here, not when a peer comes.
 fn read(at: &Endpoint, protocol: Option<&[u8]>) -> Result<SealedSettings> {
     let settings = TlsSettings::to_listen(at, protocol)?;
     settings.config()?;

@@ -1,4 +1,4 @@
-//! What a certificate says of its owner.
+//! The names in a certificate.
 
 use ipcd_transport::PeerIdentity;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -34,8 +34,8 @@ pub(crate) fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
     dns.chain(uri).chain(mail).find(|name| is_fit(name)).map(str::to_owned)
 }
 
-/// Whether a certificate that is trusted may vouch for others: it is one of a CA, and of nobody
-/// else. What has a name of its own is somebody's, though it be marked as a CA's, as `openssl req
+/// Whether a certificate that is trusted may vouch for others: it is one of a CA, and of no peer
+/// besides. A certificate with a name belongs to a peer, though it be marked as a CA's, as `openssl req
 /// -x509` marks all that it signs by itself.
 pub(crate) fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     let Ok(parsed) = Certificate::from_der(certificate) else { return false };

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-/// What waits to be written.
+/// The records that wait to be written.
 #[derive(Debug, Default)]
 pub(crate) struct OutgoingRecords {
     bytes: Vec<u8>,
     sent: usize,
-    /// Where records of the caller's bytes end, and how many of those each holds.
+    /// The ends of the records of the caller's bytes, and the number of bytes in each.
     records: VecDeque<(usize, usize)>,
     /// The caller's bytes in records that have been written.
     done: usize,
@@ -24,7 +24,7 @@ impl OutgoingRecords {
         self.records.push_back((self.bytes.len(), plain));
     }
 
-    /// What is to be written.
+    /// The bytes to be written.
     pub(crate) fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }

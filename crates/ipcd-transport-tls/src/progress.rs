@@ -1,18 +1,18 @@
-//! How far the records of a stream have come. rustls keeps the beginning of one to itself.
+//! The progress of a stream's records. rustls keeps the beginning of one to itself.
 
 use std::time::Instant;
 
 /// Bytes before a record's body: its type, a version, and the body's length (RFC 8446 §5.1).
 const HEADER: usize = 5;
 
-/// Where in its records a stream is.
+/// The position of a stream in its records.
 #[derive(Debug, Default)]
 pub(crate) struct RecordProgress {
     /// Bytes of the header that have come; 0 between two records.
     header: usize,
     /// The body's length, as far as it is known, and then how much of the body is still to come.
     left: usize,
-    /// When the record began that is not complete.
+    /// The time when the incomplete record began.
     since: Option<Instant>,
 }
 

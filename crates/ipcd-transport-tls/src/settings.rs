@@ -1,4 +1,4 @@
-//! What one side of a connection has to know: it is read from the files that the endpoint names,
+//! The settings of one side of a connection: they are read from the files that the endpoint names,
 //! and travels with each channel to the process that serves it.
 //!
 //! It travels as a sealed memory file (memfd_create(2)) beside the socket. So a key of some
@@ -29,7 +29,7 @@ const CODING: Configuration<
     Limit<LARGEST>,
 > = bincode::config::standard().with_limit::<LARGEST>();
 
-/// What one side has to know.
+/// The settings of one side.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct TlsSettings {
     pub(crate) role: TlsRole,
@@ -41,11 +41,11 @@ pub(crate) struct TlsSettings {
     pub(crate) authorities: Vec<Vec<u8>>,
     /// The file that they were in, for errors.
     pub(crate) authorities_file: Option<String>,
-    /// What the sides call what they speak.
+    /// The name of the protocol inside TLS.
     pub(crate) protocol: Option<Vec<u8>>,
 }
 
-/// Which side it is.
+/// The side of the connection.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum TlsRole {
     /// The one that was connected to.
@@ -54,7 +54,7 @@ pub(crate) enum TlsRole {
     Client(String),
 }
 
-/// What a listener wants of its peers.
+/// The certificates that a listener requires of its peers.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum ClientAuth {
     /// No certificate.
@@ -65,11 +65,11 @@ pub(crate) enum ClientAuth {
     Required,
 }
 
-/// What can be seen to be wrong with a listener's options without opening files.
+/// Checks a listener's options without opening files.
 pub(crate) fn check_to_listen(at: &Endpoint) -> Result<()> {
     check_pair(at)?;
     if at.option("cert").is_none() {
-        return Err(at.error("a listener needs cert=FILE&key=FILE: what it proves itself with"));
+        return Err(at.error("a listener needs cert=FILE&key=FILE, its certificate and key"));
     }
     client_auth(at).map(drop)
 }
@@ -89,7 +89,9 @@ pub(crate) fn check_effect(at: &Endpoint) -> Result<()> {
 pub(crate) fn check_to_connect(to: &Endpoint) -> Result<()> {
     check_pair(to)?;
     match to.option("ca") {
-        None => Err(to.error("ca=FILE is needed: the certificate of who signed the daemon's")),
+        None => {
+            Err(to.error("ca=FILE is needed: the certificate of the CA that signed the daemon's"))
+        }
         Some(_) => Ok(()),
     }
 }
@@ -116,20 +118,19 @@ fn client_auth(endpoint: &Endpoint) -> Result<ClientAuth> {
     };
     match has_ca || auth == ClientAuth::None {
         true => Ok(auth),
-        false => {
-            Err(endpoint.error("client_auth= needs ca=FILE: who signs the peers' certificates"))
-        }
+        false => Err(endpoint
+            .error("client_auth= needs ca=FILE: the certificates of the CAs that sign the peers'")),
     }
 }
 
 impl TlsSettings {
-    /// What the endpoint's files say, for a listener.
+    /// The settings in the endpoint's files, for a listener.
     pub(crate) fn to_listen(at: &Endpoint, protocol: Option<&[u8]>) -> Result<Self> {
         check_to_listen(at)?;
         Self::read(at, TlsRole::Server(client_auth(at)?), protocol)
     }
 
-    /// What the endpoint's files say, for one that connects.
+    /// The settings in the endpoint's files, for a connection.
     pub(crate) fn to_connect(to: &Endpoint, protocol: Option<&[u8]>) -> Result<Self> {
         check_to_connect(to)?;
         let (host, _) = to.host_and_port()?.rsplit_once(':').unwrap_or_default();
@@ -157,7 +158,7 @@ impl TlsSettings {
     }
 }
 
-/// Settings in a memory file that nobody can change any more.
+/// Settings in a memory file that cannot change any more.
 #[derive(Debug)]
 pub(crate) struct SealedSettings {
     file: OwnedFd,
@@ -189,7 +190,7 @@ impl SealedSettings {
     }
 }
 
-/// What is in the memory file.
+/// The contents of the memory file.
 pub(crate) fn open(file: &OwnedFd) -> Result<TlsSettings> {
     let failed = |error| Error::system("read the settings of a channel", error);
     let file = File::from(file.try_clone().map_err(failed)?);
@@ -204,7 +205,7 @@ pub(crate) fn open(file: &OwnedFd) -> Result<TlsSettings> {
     }
     match bincode::serde::decode_from_slice(&bytes[..length], CODING) {
         Ok((settings, used)) if used == length => Ok(settings),
-        _ => Err(Error::Protocol("what came with a channel are no settings".into())),
+        _ => Err(Error::Protocol("the settings of a channel cannot be decoded".into())),
     }
 }
 

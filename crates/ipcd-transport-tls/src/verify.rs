@@ -1,5 +1,5 @@
-//! Who is trusted: whoever shows a certificate that a CA of `ca=` has signed, by the rules of
-//! `rustls-webpki`; and whoever shows a certificate that stands in `ca=` itself.
+//! The trusted peers: those with a certificate that a CA of `ca=` has signed, by the rules of
+//! `rustls-webpki`; and those with a certificate that is in `ca=` itself.
 //!
 //! The second is for certificates that are signed by themselves, as `openssl req -x509` makes them:
 //! it marks them as those of a CA, and webpki takes no CA for a server or client. One that has a
@@ -76,7 +76,7 @@ fn is_unknown() -> Error {
 #[derive(Debug)]
 struct ServerVerifier {
     trusted: Vec<CertificateDer<'static>>,
-    /// Who follows chains to the CAs, if there are any.
+    /// Follows chains to the CAs, if there are any.
     chains: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
@@ -127,7 +127,7 @@ impl ServerCertVerifier for ServerVerifier {
 #[derive(Debug)]
 struct ClientVerifier {
     trusted: Vec<CertificateDer<'static>>,
-    /// Who follows chains to the CAs, if there are any.
+    /// Follows chains to the CAs, if there are any.
     chains: Option<Arc<dyn ClientCertVerifier>>,
     is_required: bool,
     hints: Vec<DistinguishedName>,

@@ -53,7 +53,7 @@ impl Place {
 
     fn accept(&mut self) -> Box<dyn Channel> {
         let fd = PollFd::new(self.listener.fd(), PollFlags::POLLIN);
-        assert!(poll_some(&mut [fd], Some(Instant::now() + PATIENCE)).unwrap(), "nobody came");
+        assert!(poll_some(&mut [fd], Some(Instant::now() + PATIENCE)).unwrap(), "no peer has come");
         Tls.adopt(self.listener.accept().unwrap().unwrap()).unwrap()
     }
 
@@ -87,7 +87,7 @@ fn shake_hands(client: &mut dyn Channel, server: &mut dyn Channel) {
     }
 }
 
-/// What the channel asks to be told of.
+/// The events that the channel waits for.
 fn waits(channel: &dyn Channel) -> PollFd<'_> {
     let input = if channel.wants_service() { PollFlags::POLLIN } else { PollFlags::empty() };
     let room = if channel.wants_room() { PollFlags::POLLOUT } else { PollFlags::empty() };
@@ -180,7 +180,7 @@ fn an_end_without_goodbye_is_an_error_and_one_with_it_is_not() {
     }
 }
 
-/// Who says goodbye and leaves the socket open is at its end all the same.
+/// A goodbye ends the stream, also if the socket stays open.
 #[test]
 fn a_goodbye_alone_is_an_end() {
     let issued = ordinary();
@@ -223,7 +223,7 @@ fn a_peer_is_known_by_the_first_fit_name_of_its_certificate() {
         (vec![SanType::Rfc822Name(text("ann@a.example"))], "ann@a.example"),
         (vec![SanType::URI(text(&long)), SanType::URI(text("spiffe://a/c"))], "spiffe://a/c"),
         (vec![SanType::URI(text("a\nb c"))], ""),
-        // What stands there as a URI or an e-mail address is no host's name.
+        // A URI or an e-mail address does not name a host.
         (vec![SanType::URI(text("bob.example"))], ""),
         (vec![SanType::Rfc822Name(text("bob.example"))], ""),
         (vec![SanType::Rfc822Name(text("spiffe://a@b"))], ""),
@@ -248,7 +248,7 @@ fn a_peer_is_known_by_the_first_fit_name_of_its_certificate() {
 /// For cases that are many.
 static ISSUED: LazyLock<Issued> = LazyLock::new(ordinary);
 
-/// What a client sends first.
+/// The first bytes of a client.
 fn client_hello() -> Vec<u8> {
     let mut place = Place::new(&ISSUED);
     let (mut client, server) = place.pair();

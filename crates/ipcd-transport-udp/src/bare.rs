@@ -1,4 +1,4 @@
-//! Datagrams of programs that know nothing of us: whoever sends one is a peer, by address and port,
+//! Datagrams of programs that know nothing of us: each sender is a peer, by address and port,
 //! until it has been silent for long enough. A server that we connect to is a peer from the start
 //! and for good: it may have nothing to say, and it may be started after us.
 //!
@@ -22,7 +22,7 @@ use ipcd_transport::{
 use crate::connect::socket;
 use crate::door::{AddressPair, SharedPortSocket};
 
-/// How long a peer may be silent; and how long one that has sent nothing since it came, whose address
+/// The longest silence of a peer; and of one that has sent nothing since it came, whose address
 /// may be forged.
 const SILENCE: Duration = Duration::from_secs(60);
 const SILENCE_AT_FIRST: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ const LENGTH: usize = 4;
 /// The state in the parts of a channel to a server. As datagrams, it would claim a length that
 /// [`ALONG`] does not allow.
 const SERVER: &[u8] = b"server";
-/// What the state of one begins with that nothing can be sent to; the same holds for it.
+/// The beginning of the state of a peer that nothing can be sent to; the same holds for it.
 const DEAF: &[u8] = b"deaf";
 
 pub(crate) struct RawUdpListener {
@@ -130,7 +130,7 @@ impl Listener for RawUdpListener {
         Ok(true)
     }
 
-    /// Datagrams that wait make the descriptor readable for nobody, so callers must go on until
+    /// Datagrams that wait do not make the descriptor readable, so callers must go on until
     /// there is nothing; if they stop early, those are handed out with the next that come.
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         self.receive()?;
@@ -146,7 +146,7 @@ impl Listener for RawUdpListener {
     }
 }
 
-/// A socket that sends to a server and hears nobody else. Nothing is sent, so that it says nothing
+/// A socket that sends to a server and hears no other host. Nothing is sent, so that it says nothing
 /// about whether the server is there.
 pub(crate) fn connect(to: &Endpoint) -> Result<ChannelParts> {
     let mut last = None;

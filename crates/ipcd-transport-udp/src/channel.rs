@@ -85,7 +85,7 @@ impl UdpChannel {
         self.socket.as_ref().expect("only into_parts takes the socket")
     }
 
-    /// An error that the network reports, which anybody may have made it report. The peer has gone if
+    /// An error that the network reports, perhaps because of a forged message. The peer has gone if
     /// it quotes what only the peer can have got.
     fn heed(&mut self, error: Errno) {
         let is_proved = take_proof(self.socket(), self.session.id);
@@ -99,7 +99,7 @@ impl UdpChannel {
                 self.send(Datagram::Ping { id: self.session.id });
                 Ok(())
             }
-            // What is held must be read first.
+            // The datagrams that are held must be read first.
             PeerHealth::Over if !self.session.receiving.held().is_empty() => {
                 self.live.heard(now);
                 Ok(())
@@ -266,7 +266,7 @@ mod tests {
         Datagram::Data { id: ID, place: StreamPlace { sequence, position }, record }
     }
 
-    /// What the peer gets; on the loopback it is there when the call that sent it returns.
+    /// The next datagram at the peer; on the loopback it is there when the call that sent it returns.
     pub(super) fn heard(peer: &UdpSocket) -> Option<Vec<u8>> {
         let mut bytes = vec![0; ROOM];
         let count = peer.recv(&mut bytes).ok()?;

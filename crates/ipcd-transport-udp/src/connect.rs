@@ -19,7 +19,7 @@ use crate::{random, widen_input, window_of};
 const COOKIE_LIFE: Duration = Duration::from_secs(10);
 
 /// Connects, and repeats what may have been lost until the deadline. If the other machine says
-/// that nobody listens there, that is an error at once.
+/// that no listener is there, that is an error at once.
 pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<UdpChannel> {
     let mut handshake = ClientHandshake::new(address)?;
     let mut backoff = RetryBackoff::new(Instant::now());
@@ -41,7 +41,7 @@ struct ClientHandshake {
     nonce: u64,
     window: u32,
     cookie: Option<(Cookie, Instant)>,
-    /// What is tried, for errors.
+    /// The attempt, for errors.
     what: String,
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
     if !is_connected_to_itself(&first)? {
         return Ok(first);
     }
-    // Where nobody listens, the kernel may choose the very port that we connect to as ours. While
+    // Without a listener there, the kernel may choose the very port that we connect to as ours. While
     // the first socket has it, the second cannot get it.
     let second = connected(address).map_err(|_| ErrorKind::ConnectionRefused)?;
     drop(first);
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 
-    /// What was sent to the port's last owner is answered: nobody serves it any more.
+    /// Answers datagrams for the port's last owner: no process serves it any more.
     #[test]
     fn a_client_that_shakes_hands_disowns_the_sessions_of_others() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();

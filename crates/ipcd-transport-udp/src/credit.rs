@@ -7,11 +7,11 @@ use std::time::Instant;
 use crate::datagram::{DATA_HEADER, StreamPlace};
 use crate::timing::RetryBackoff;
 
-/// What the kernel needs for a datagram beyond its bytes (`struct sk_buff`, `skb_shared_info`,
+/// The kernel's overhead for a datagram beyond its bytes (`struct sk_buff`, `skb_shared_info`,
 /// headers), rounded up to an allocation: a datagram of one byte is charged with 768 to 832.
 const OVERHEAD: usize = 768;
 
-/// What a datagram of this length takes of a window.
+/// The part of a window that a datagram of this length takes.
 pub(crate) fn cost(datagram: usize) -> u64 {
     (datagram + OVERHEAD) as u64
 }
@@ -19,7 +19,7 @@ pub(crate) fn cost(datagram: usize) -> u64 {
 /// The sender's half: what is out and not yet consumed.
 #[derive(Debug)]
 pub(crate) struct SendCredit {
-    /// What the receiver can hold.
+    /// The bytes that the receiver can hold.
     pub(crate) window: u32,
     /// Sequence number of the next datagram.
     pub(crate) sequence: u32,
@@ -40,7 +40,7 @@ impl SendCredit {
         self.sent.saturating_sub(self.credited)
     }
 
-    /// Where a datagram that costs this much would stand, or `None` when there is no credit. When
+    /// The position of a datagram that costs this much, or `None` when there is no credit. When
     /// nothing is out, one may always go, however small the window is.
     pub(crate) fn next(&self, cost: u64) -> Option<StreamPlace> {
         let out = self.outstanding();
@@ -91,7 +91,7 @@ impl HeldDatagrams {
 /// The receiver's half.
 #[derive(Debug)]
 pub(crate) struct ReceiveCredit {
-    /// What the sender was told that it may have outstanding.
+    /// The window that was granted to the sender.
     pub(crate) window: u32,
     /// Sequence number of the next datagram in turn.
     pub(crate) expected: u32,

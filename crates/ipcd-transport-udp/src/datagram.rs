@@ -27,7 +27,7 @@
 //! - **position**: the cost of all DATA sent so far in this direction. In DATA it counts the
 //!   datagram itself; in CREDIT it is what the receiver has consumed; in PROBE what was sent.
 //! - **received**, **lost**: DATA datagrams, as counted by the receiver.
-//! - GONE says that nobody serves this connection any more. It answers any datagram with an id that
+//! - GONE says that no process serves this connection any more. It answers any datagram with an id that
 //!   reaches the listener, and is never longer than that.
 //! - **record**: whole frames or a piece of one, as [`ipcd_transport::RecordSplitter`] makes them.
 
@@ -65,7 +65,7 @@ const BYE: u8 = 9;
 const BYE_ACK: u8 = 10;
 const GONE: u8 = 11;
 
-/// What a client says to be admitted.
+/// A client's request to be admitted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct ConnectRequest {
     pub(crate) nonce: u64,
@@ -73,7 +73,7 @@ pub(crate) struct ConnectRequest {
     pub(crate) cookie: Cookie,
 }
 
-/// Where a DATA datagram stands in its direction.
+/// The position of a DATA datagram in its direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StreamPlace {
     pub(crate) sequence: u32,
@@ -97,7 +97,7 @@ pub(crate) enum Datagram<'a> {
 }
 
 impl<'a> Datagram<'a> {
-    /// What these bytes say, or `None` when they are no datagram of this protocol.
+    /// The meaning of these bytes, or `None` for bytes that are not of this protocol.
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let padded = bytes.len() >= INIT_BYTES;
         let mut fields = FieldReader(bytes);
@@ -184,7 +184,7 @@ impl<'a> Datagram<'a> {
     }
 }
 
-/// What goes before the record in DATA, apart, so that records are sent from where they lie.
+/// The header in front of the record in DATA, apart, so that records are sent from where they lie.
 pub(crate) fn data_header(id: u64, place: StreamPlace) -> [u8; DATA_HEADER] {
     let mut header = [DATA; DATA_HEADER];
     header[1..9].copy_from_slice(&id.to_le_bytes());
@@ -193,7 +193,7 @@ pub(crate) fn data_header(id: u64, place: StreamPlace) -> [u8; DATA_HEADER] {
     header
 }
 
-/// Reads fields off the front of bytes that nobody vouches for.
+/// Reads fields off the front of untrusted bytes.
 pub(crate) struct FieldReader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> FieldReader<'a> {

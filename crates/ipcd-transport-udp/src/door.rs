@@ -51,7 +51,7 @@ impl SharedPortSocket {
     /// Over a bound socket: lets other sockets of ours bind its port.
     pub(crate) fn open(socket: UdpSocket) -> io::Result<Self> {
         // SO_REUSEPORT lets the peers' sockets bind the same port, and only those of our own user
-        // (SO_REUSEADDR would let everybody). It is set after the bind, which the kernel allows:
+        // (SO_REUSEADDR would let every user). It is set after the bind, which the kernel allows:
         // had it been set before, two daemons of one user would share the port in silence, and each
         // would get a part of the clients.
         setsockopt(&socket, sockopt::ReusePort, &true)?;
@@ -66,7 +66,7 @@ impl SharedPortSocket {
         Ok(Self { socket, bound })
     }
 
-    /// Where it is bound.
+    /// The address that it is bound to.
     pub(crate) fn bound(&self) -> SocketAddr {
         self.bound
     }

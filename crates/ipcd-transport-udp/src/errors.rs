@@ -1,6 +1,6 @@
-//! What the network says about a connection, and whom to believe.
+//! Reports of the network about a connection, and which to believe.
 //!
-//! Anybody can send an ICMP message that says that our peer's port is closed: all that it must know
+//! Any host can send an ICMP message that says that our peer's port is closed: all that it must know
 //! is two addresses and ports (RFC 5927). One that answers a datagram of ours quotes it, and with it
 //! the connection's id, which only the peer and those on the way to it know. The kernel keeps what
 //! was quoted for us (ip(7), `IP_RECVERR`).
@@ -13,7 +13,7 @@ use ipcd_transport::{Error, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recvmsg, setsockopt, sockopt};
 
-/// What is read of a quotation: type and id.
+/// The bytes that are read of a quotation: type and id.
 const QUOTED: usize = 9;
 /// Errors that are looked at in one go. What is left keeps the socket readable.
 const ERRORS: usize = 64;

@@ -1,4 +1,4 @@
-//! What fuzzing reaches that nobody else may: only `cargo fuzz` compiles it.
+//! Access for the fuzz targets: only `cargo fuzz` compiles it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;

@@ -143,7 +143,7 @@ impl RawTransport for Udp {
     }
 }
 
-/// What the kernel lets each socket receive by default, and who is not root may double
+/// The kernel's default for the receive buffer of each socket, which a user other than root may double
 /// (`net.core.rmem_default`, `net.core.rmem_max`).
 const INPUT_BYTES: usize = 212_992;
 

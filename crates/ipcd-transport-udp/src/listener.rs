@@ -75,7 +75,7 @@ impl UdpListener {
         }
     }
 
-    /// Nobody serves this connection any more: its process has died, and the socket with it.
+    /// No process serves this connection any more: its process has died, and the socket with it.
     fn say_gone(&self, id: u64, ends: AddressPair) {
         // If it is lost, the peer's next sign of life is answered likewise.
         let _ = self.door.answer(&Datagram::Gone { id }.encode(), ends);
@@ -145,7 +145,7 @@ impl Listener for UdpListener {
         Ok(true)
     }
 
-    /// What was handed back makes the descriptor readable for nobody, so callers must go on until
+    /// Requests that were handed back do not make the descriptor readable, so callers must go on until
     /// there is nothing; if they stop early, the clients concerned ask again.
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         while let Some((ends, request)) = self.handed_back.pop_front() {
@@ -322,7 +322,7 @@ mod tests {
         assert!((1..=41).contains(&answers), "{answers} answers");
     }
 
-    /// Until it is connected, a new socket gets a share of everybody's datagrams.
+    /// Until it is connected, a new socket gets a share of all peers' datagrams.
     #[test]
     fn what_a_new_socket_caught_is_handed_back() {
         let mut listening = listening();
@@ -333,7 +333,7 @@ mod tests {
             .collect();
         let late = client(&listening);
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-        // What `socket_for` does, with a pause before `connect`.
+        // The steps of `socket_for`, with a pause before `connect`.
         let caught = another_on(listening.door.bound()).unwrap();
         for (client, connect) in clients.iter().zip(&mut connects) {
             client.send(connect).unwrap();

@@ -1,4 +1,4 @@
-//! What a channel remembers of its connection, and how that travels to another process.
+//! The state of a channel's connection, and its form on the way to another process.
 
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 

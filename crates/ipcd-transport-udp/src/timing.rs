@@ -1,4 +1,4 @@
-//! When to send again, and when to give up. The clock comes in as an argument.
+//! The times to send again, and to give up. The clock comes in as an argument.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Unanswered pings after which another [`QUIET`] ends the connection: 30 seconds in all.
 const PINGS: u32 = 2;
 
-/// How often a peer is asked out of turn, at the most.
+/// The least interval between questions to a peer out of turn.
 const OUT_OF_TURN: Duration = Duration::from_secs(1);
 
 /// Repeats something that may have been lost: after 50 ms, then 100 ms, and so on up to a second.
@@ -37,14 +37,14 @@ impl RetryBackoff {
 /// Whether the peer is still there.
 #[derive(Debug)]
 pub(crate) struct PeerLiveness {
-    /// When the peer was last heard, or asked.
+    /// The time when the peer was last heard, or asked.
     since: Instant,
     pings: u32,
-    /// When it was last asked out of turn.
+    /// The time when it was last asked out of turn.
     asked: Option<Instant>,
 }
 
-/// What [`PeerLiveness::check`] found.
+/// The result of [`PeerLiveness::check`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum PeerHealth {
     Well,
@@ -87,7 +87,7 @@ impl PeerLiveness {
         PeerHealth::Ask
     }
 
-    /// When to check next.
+    /// The time of the next check.
     pub(crate) fn due(&self) -> Instant {
         self.since + QUIET
     }

@@ -51,7 +51,7 @@ fn a_server_that_comes_back_gets_the_next_datagram() {
     let mut bare = connect(&first);
     drop(first);
     assert_eq!(bare.channel.write(b"lost").unwrap(), WriteOutcome::Bytes(4));
-    // The other side's kernel has said by now that nobody is there.
+    // The other side's kernel has reported the closed port by now.
     assert!(poll_until(&bare.channel.read_fd(), PollFlags::empty(), watchdog()).unwrap());
     let second = UdpSocket::bind(at).unwrap();
     second.set_read_timeout(Some(Duration::from_secs(60))).unwrap();

@@ -346,7 +346,7 @@ fn what_came_while_paused_is_read_later_in_order() {
     assert!(wait(client.read_fd(), end));
     client.serve().unwrap();
     assert_eq!(client.write(&frames[written..]).unwrap(), WriteOutcome::NoCredit);
-    // What is held travels with the channel.
+    // Held datagrams travel with the channel.
     let mut daemon = Udp.adopt(daemon.into_parts()).unwrap();
     let mut into = buffer();
     read_bytes(&mut *daemon, &mut into, written);
@@ -407,7 +407,7 @@ fn the_end_comes_after_everything_that_was_written() {
     into.clear();
     read_to_end(&mut *client, &mut into).unwrap();
     assert_eq!(into.filled(), frame(1, 50));
-    // What was acknowledged is not said again: all that is left is liveness.
+    // An acknowledged BYE is not sent again: only liveness is left.
     assert!(
         client.tick(Instant::now()).unwrap().unwrap() > Instant::now() + Duration::from_secs(5)
     );

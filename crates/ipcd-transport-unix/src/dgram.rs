@@ -1,5 +1,5 @@
 //! Datagrams of programs that know nothing of us, on a socket with a well-known name. One socket
-//! hears all senders, so the listener sorts them: whoever sends is a peer, until it has been silent
+//! hears all senders, so the listener sorts them: each sender is a peer, until it has been silent
 //! for long enough (`senders`), and hears us where it has a name of its own (`reply`).
 //!
 //! The listener moves datagrams and never looks into them. None that it has received is lost: when
@@ -37,14 +37,14 @@ const ACCEPT_BUDGET: usize = 64;
 pub(crate) struct DatagramListener {
     socket: OwnedFd,
     senders: SenderTable,
-    /// Whom only we can write to.
+    /// The senders that only the listener can write to.
     posts: ReplyPoster,
-    /// Where a datagram is received, and whose it is while it waits to be handed on.
+    /// The room for a received datagram, and its sender while it waits to be handed on.
     room: Vec<u8>,
     held: Option<HeldDatagram>,
     /// Readable when there is something to do, whichever of the descriptors in it tells that.
     ready: Epoll,
-    /// What `ready` holds.
+    /// The descriptor that `ready` holds.
     waits_for: WaitsFor,
     /// Always readable.
     work: EventFd,
@@ -60,7 +60,7 @@ struct HeldDatagram {
     identity: PeerIdentity,
 }
 
-/// What the listener cannot go on without.
+/// The event that the listener waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum WaitsFor {
     /// A datagram.
@@ -174,7 +174,7 @@ impl DatagramListener {
         parts.inspect_err(|_| self.senders.forget(id)).map(HandOnOutcome::ToNew)
     }
 
-    /// What a worker needs to serve a sender.
+    /// The parts that a worker needs to serve a sender.
     fn hand_out(&mut self, id: u64, identity: PeerIdentity) -> Result<ChannelParts> {
         let (queue, name) = self.senders.queue_of(id)?;
         let reply = match ReplyRoute::to(name, &identity)? {
@@ -235,7 +235,7 @@ impl DatagramListener {
     }
 }
 
-/// What came of a datagram.
+/// The outcome for a datagram.
 enum HandOnOutcome {
     On,
     ToNew(ChannelParts),

@@ -2,7 +2,7 @@
 //!
 //! `type=stream` (the default) is a byte stream. `type=seqpacket` keeps records, in which frames
 //! travel whole or in pieces. `type=dgram` is for bare peers only: its one socket cannot accept, and
-//! frames of many senders on it would be nobody's.
+//! frames of many senders on it would have no session.
 
 mod dgram;
 mod seqpacket;
@@ -172,7 +172,7 @@ impl RawTransport for Unix {
 }
 
 impl Unix {
-    /// Where a passed socket is bound, if it is of this kind.
+    /// The address of an inherited socket, if it is of this kind.
     fn inherited(&self, at: &Endpoint, kind: SocketKind, socket: &OwnedFd) -> Result<Endpoint> {
         let passed = InheritedFd::of(socket.as_fd());
         let local = passed.bound(kind.socket_type()).and_then(|_| self.endpoint_of(&passed));

@@ -87,7 +87,7 @@ impl SocketKind {
 /// A socket with an address.
 pub(crate) struct BoundSocket {
     pub(crate) socket: OwnedFd,
-    /// Who may come in, where no path decides.
+    /// The rights to check, where no path decides.
     pub(crate) guard: Option<PathRights>,
     pub(crate) claim: Option<PathClaim>,
 }
@@ -97,7 +97,7 @@ pub(crate) fn abstract_name(endpoint: &Endpoint) -> Option<&str> {
 }
 
 /// Binds the endpoint; the claim removes its path when it is dropped. An abstract name has no rights
-/// of its own: everybody can connect to it (unix(7)), so who does is looked at.
+/// of its own: every user can connect to it (unix(7)), so `accept` checks the peer.
 pub(crate) fn bind_at(at: &Endpoint, kind: SocketKind) -> Result<BoundSocket> {
     let access = PathRights::of(at, PathRights::PRIVATE)?;
     if let Some(name) = abstract_name(at) {

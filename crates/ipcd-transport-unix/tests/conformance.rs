@@ -25,7 +25,7 @@ fn path(dir: &Path) -> Endpoint {
     Endpoint::from_path("unix", &dir.join("s"))
 }
 
-/// The directory has a name that nobody else uses.
+/// The directory's name is unique.
 fn abstract_name(dir: &Path) -> Endpoint {
     format!("unix:@{}", dir.display()).parse().expect("an abstract name")
 }

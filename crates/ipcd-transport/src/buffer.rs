@@ -33,12 +33,12 @@ impl ReadBuffer {
         self.largest_frame = bytes;
     }
 
-    /// What has been read and not consumed.
+    /// The bytes that were read and not consumed.
     pub fn filled(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
-    /// What has been read and not consumed, to be changed in place.
+    /// The bytes that were read and not consumed, to be changed in place.
     pub fn filled_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.end]
     }

@@ -122,7 +122,7 @@ pub trait ChannelTraffic {
     }
 }
 
-/// What extension traits add, for callers. A channel without them has nothing to do.
+/// The methods of the extension traits, for callers. A channel without a trait has nothing to do.
 impl dyn Channel + '_ {
     /// See [`ChannelTraffic::wants_service`].
     pub fn wants_service(&self) -> bool {
@@ -217,6 +217,6 @@ pub struct ChannelParts {
     pub descriptors: Vec<OwnedFd>,
     /// The peer's identity.
     pub identity: PeerIdentity,
-    /// What else the transport has to remember, in an encoding of its own.
+    /// Everything else that the transport has to remember, in an encoding of its own.
     pub state: Vec<u8>,
 }

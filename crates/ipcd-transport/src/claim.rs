@@ -1,5 +1,5 @@
-//! Who owns a path in the file system: a lock decides, and what stands there is replaced only where
-//! it is proved that nobody serves it.
+//! The owner of a path in the file system: a lock decides, and a file there is replaced only with
+//! the proof that no process serves it.
 
 mod proof;
 
@@ -56,14 +56,14 @@ pub struct PathClaim {
     kind: FileKind,
     lock_name: PathBuf,
     lock: File,
-    /// What was made there, held: no other file gets its number meanwhile.
+    /// The file that was made there, held: no other file gets its number meanwhile.
     published: Option<FoundFile>,
     stays: bool,
 }
 
 impl PathClaim {
     /// Claims the path. What stands there must be of the same kind and a leftover, or nothing; and
-    /// nobody else may be able to change the directory.
+    /// no other user may be able to change the directory.
     ///
     /// # Errors
     /// Of the kind `AddrInUse` if another process serves it, or that cannot be told.
@@ -81,7 +81,7 @@ impl PathClaim {
         Ok(claim)
     }
 
-    /// What stands there stays when the claim is dropped.
+    /// Leaves the file there when the claim is dropped.
     pub fn keep(&mut self) {
         self.stays = true;
     }
@@ -167,7 +167,7 @@ impl PathClaim {
             )));
         }
         access.apply(&found, &self.path)?;
-        // Who came by its former rights is there now.
+        // A process that came by its former rights has opened it by now.
         self.prove_stale(&found)?;
         let fifo = open(&found).context(|| format!("open {path}"))?;
         self.published = Some(found);
@@ -246,7 +246,7 @@ pub fn open_lock(directory: &TrustedDir, name: &Path) -> Result<File> {
 }
 
 /// Opens and locks the file. The previous owner may remove it between the two, which leaves us
-/// with a lock on a file that nobody else will ever see: then the new one is tried.
+/// with a lock on a file that no other process will ever see: then the new one is tried.
 fn lock_file(directory: &TrustedDir, name: &Path, path: &Path) -> Result<File> {
     loop {
         let file = open_lock(directory, name)?;

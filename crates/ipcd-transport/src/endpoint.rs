@@ -9,7 +9,7 @@ use nix::net::if_::if_nametoindex;
 
 use crate::{Error, Result};
 
-/// Where a transport listens or connects: `scheme://address?option=value&…` or `scheme:address`.
+/// The place where a transport listens or connects: `scheme://address?option=value&…` or `scheme:address`.
 ///
 /// The second form holds what is no path and no host: an abstract name (`unix:@name`, which may
 /// carry options too) or a command (`pipe:COMMAND`, taken as it is). `unix:/path` is `unix:///path`. Which schemes, addresses and
@@ -63,7 +63,7 @@ impl Endpoint {
         self.options.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Takes an option away, for whoever handles it before the transport.
+    /// Takes an option away, for a caller that handles it before the transport.
     pub fn take_option(&mut self, key: &str) -> Option<String> {
         let value = self.option(key).map(str::to_owned);
         self.options.retain(|(name, _)| name != key);

@@ -1,4 +1,4 @@
-//! What can go wrong while opening or using a channel.
+//! Errors of opening or using a channel.
 
 use std::io;
 
@@ -17,18 +17,18 @@ pub enum Error {
     /// The system refused something.
     #[error("{what}: {source}")]
     System {
-        /// What was tried, on what.
+        /// The attempt, and its object.
         what: String,
         /// The system's answer.
         source: io::Error,
     },
-    /// Nobody answered in time.
+    /// No answer came in time.
     #[error("{0}: timed out")]
     TimedOut(String),
     /// The other side did something that the transport's protocol does not allow.
     #[error("{0}")]
     Protocol(String),
-    /// The stream ended without the goodbye that the transport wants: the peer has died, or somebody
+    /// The stream ended without the goodbye that the transport wants: the peer has died, or an attacker
     /// between the two has cut off what it sent.
     #[error("{0}")]
     Truncated(String),
@@ -63,7 +63,7 @@ impl Error {
     }
 }
 
-/// Whether an error of a connected datagram socket is what the network reports, which anybody may
+/// Whether an error of a connected datagram socket is a report of the network, which any host may
 /// have made it report (RFC 5927), or this machine of the way there: another datagram may fare
 /// better. It is no fault of the socket then, and no lack of memory or room.
 pub fn is_of_the_network(error: Errno) -> bool {

@@ -1,6 +1,6 @@
 //! A file that is examined before it is opened.
 //!
-//! What others can put under a name may be a device, which does things as soon as it is opened, or
+//! Another user's file under a name may be a device, which does things as soon as it is opened, or
 //! may be swapped between a look and the opening. `O_PATH` (open(2)) holds a file without opening
 //! it; `/proc/self/fd` then opens that very file.
 
@@ -31,12 +31,12 @@ pub fn reopen(fd: &OwnedFd, access: OFlag) -> nix::Result<OwnedFd> {
 pub(crate) const HOLD: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 impl FoundFile {
-    /// What the path names; a symlink itself, if that is what stands there.
+    /// The file that the path names; a symlink itself, if the path names one.
     pub fn at(path: &Path) -> nix::Result<Self> {
         Self::examine(again(|| open(path, HOLD, Mode::empty()))?)
     }
 
-    /// What stands in the directory under this name, and nowhere else.
+    /// The entry of this name in the directory, and in no other.
     pub fn inside(directory: impl AsFd, name: &Path) -> nix::Result<Self> {
         let resolve = ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_SYMLINKS
@@ -81,7 +81,7 @@ impl FoundFile {
         self.kind() == SFlag::S_IFREG
     }
 
-    /// Who owned it when it was looked at.
+    /// Its owner when it was looked at.
     pub fn owner(&self) -> Uid {
         Uid::from_raw(self.stat.st_uid)
     }
@@ -96,7 +96,7 @@ impl FoundFile {
         self.stat.st_mode & 0o7777
     }
 
-    /// What tells it from all other files.
+    /// The numbers that distinguish it from all other files.
     pub fn id(&self) -> (u64, u64) {
         (self.stat.st_dev, self.stat.st_ino)
     }

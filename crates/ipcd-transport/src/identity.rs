@@ -1,11 +1,11 @@
-//! Who a peer is.
+//! The identity of a peer.
 
 use std::fmt;
 
 use ipcd_address::PeerAddress;
 use serde::{Deserialize, Serialize};
 
-/// Who a peer is, as far as the kernel can tell; what it cannot tell is `None`.
+/// The identity of a peer, as far as the kernel can tell; unknown parts are `None`.
 ///
 /// A local peer is known by (process, user, group), a remote one by (address, protocol, port), of
 /// which the protocol is the transport's scheme, and by its certificate if it has shown one.

@@ -116,7 +116,7 @@ fn connect(scheme: &str, address: SocketAddr, deadline: Instant) -> Result<Owned
     Ok(socket)
 }
 
-/// Where nobody listens, the kernel may choose the very port that we connect to as ours; the two
+/// Without a listener there, the kernel may choose the very port that we connect to as ours; the two
 /// SYN then cross (RFC 9293, simultaneous open). Who tries often enough gets there.
 fn is_connected_to_itself(socket: &OwnedFd) -> bool {
     let ours = getsockname::<SockaddrStorage>(socket.as_raw_fd());

@@ -51,25 +51,25 @@ impl dyn Transport + '_ {
     }
 }
 
-/// What a passed descriptor is.
+/// The kind of an inherited descriptor.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum InheritedFd {
     /// A socket.
     Socket {
         /// Stream, datagram or seqpacket.
         kind: SockType,
-        /// What it does with peers.
+        /// Its state.
         role: SocketRole,
-        /// Where it is bound.
+        /// The address that it is bound to.
         name: BoundName,
     },
     /// A FIFO, at this path.
     Fifo(PathBuf),
-    /// Something that nobody can listen on.
+    /// A descriptor that no listener can use.
     Other,
 }
 
-/// What a socket does with peers.
+/// The state of a socket.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SocketRole {
     /// It accepts them.

@@ -77,7 +77,7 @@ pub trait TrustAnchors {
     fn trusted(&self) -> &[Vec<u8>];
 }
 
-/// What extension traits add, for callers. A listener without them has nothing to do.
+/// The methods of the extension traits, for callers. A listener without a trait has nothing to do.
 impl dyn Listener + '_ {
     /// See [`PeerTracking::orphaned`].
     pub fn orphaned(&mut self, identity: &PeerIdentity, state: &[u8]) {

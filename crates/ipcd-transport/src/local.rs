@@ -91,7 +91,7 @@ fn check_guest(
     access.check(who, &groups, at)
 }
 
-/// Who checks peers of a socket that another process has bound: its path does, but for the options
+/// The rights to check for peers of a socket that another process has bound: its path's, but for the options
 /// of the endpoint; and where there is no path, they alone.
 pub fn guard_of_passed(at: &Endpoint, local: &Endpoint) -> Result<Option<PathRights>> {
     match local.is_opaque() || PathRights::is_given(at) {
@@ -136,7 +136,7 @@ fn name_of(address: &UnixAddr) -> String {
     }
 }
 
-/// Who connected this Unix-domain socket, from `SO_PEERCRED` (unix(7)).
+/// The process that connected this Unix-domain socket, from `SO_PEERCRED` (unix(7)).
 pub fn peer_credentials(socket: &impl AsFd) -> Result<PeerIdentity> {
     let peer = getsockopt(socket, sockopt::PeerCredentials)
         .context(|| "ask the kernel for the peer's credentials".into())?;

@@ -1,4 +1,4 @@
-//! Who may open a path that a listener makes.
+//! The rights of a path that a listener makes.
 
 use std::fmt;
 use std::path::Path;
@@ -23,7 +23,7 @@ impl PathRights {
     /// Access for the daemon's own user only.
     pub const PRIVATE: u32 = 0o600;
 
-    /// What the endpoint asks for; the mode is `default_mode` unless it says otherwise.
+    /// The rights that the endpoint asks for; the mode is `default_mode` unless it says otherwise.
     pub fn of(endpoint: &Endpoint, default_mode: u32) -> Result<Self> {
         let mode = match endpoint.option("mode") {
             None => default_mode,
@@ -84,7 +84,9 @@ impl PathRights {
     pub fn check(&self, who: &PeerIdentity, groups: &[u32], at: &Endpoint) -> Result<()> {
         match who.uid.is_some_and(|user| self.admits(user, groups)) {
             true => Ok(()),
-            false => Err(Error::Protocol(format!("{at}: {who} may not come in ({self})"))),
+            false => Err(Error::Protocol(format!(
+                "{at}: connection of {who} refused: rights are {self}"
+            ))),
         }
     }
 

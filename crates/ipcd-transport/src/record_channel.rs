@@ -19,7 +19,7 @@ use crate::{
 /// Bytes of the longest record that is read whole: a UDP datagram has no more.
 const LARGEST: usize = 64 * 1024;
 
-/// How long a peer may be silent that no kernel watches: less, as long as it may be a forged address
+/// The longest silence of a peer that no kernel watches: less, as long as it may be a forged address
 /// that will never speak again.
 #[derive(Clone, Copy, Debug)]
 pub struct SilenceLimit {
@@ -27,12 +27,12 @@ pub struct SilenceLimit {
     pub proved: Duration,
     /// For one that has not.
     pub at_first: Duration,
-    /// When it was heard first, until it has come back.
+    /// The time when it was heard first, until it has come back.
     first: Option<Instant>,
     has_come_back: bool,
 }
 
-/// What comes so much later is no part of what came first.
+/// A datagram that comes so much later shows that the peer has come back.
 const COMING_BACK: Duration = Duration::from_secs(1);
 
 impl SilenceLimit {
@@ -57,7 +57,7 @@ pub struct RecordChannel {
     socket: OwnedFd,
     identity: PeerIdentity,
     kind: RecordSource,
-    /// How long the peer may be silent, and since when it is.
+    /// The longest silence of the peer, and its beginning.
     idle: Option<(SilenceLimit, Instant)>,
     /// Records that the listener has read.
     first: VecDeque<Vec<u8>>,
@@ -67,7 +67,7 @@ pub struct RecordChannel {
 enum RecordSource {
     /// The kernel watches the other end.
     Connected(PendingReset),
-    /// Nobody says that the peer has gone, and records may be lost and may be empty.
+    /// No kernel tells that the peer has gone, and records may be lost and may be empty.
     Datagrams,
     /// Nothing can be written, and nothing more comes.
     Ended,
@@ -99,7 +99,7 @@ impl RecordChannel {
         Self { idle, first, ..Self::datagrams(socket, identity) }
     }
 
-    /// What the listener has read of a peer that has gone and never hears. The socket has ended, too.
+    /// Over what the listener has read of a peer that has gone and never reads. The socket has ended, too.
     pub fn ended(socket: OwnedFd, identity: PeerIdentity, first: VecDeque<Vec<u8>>) -> Self {
         Self { kind: RecordSource::Ended, first, ..Self::connected(socket, identity) }
     }
@@ -130,7 +130,7 @@ impl RecordChannel {
                 Ok(ReadOutcome::Bytes(count))
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(ReadOutcome::NotReady),
-            // A datagram of ours did not arrive: the next one may. Anybody can say so (RFC 5927).
+            // A datagram of ours did not arrive: the next one may. Any host can report that (RFC 5927).
             Err(error) if self.is_datagram() && is_of_the_network(error) => {
                 Ok(ReadOutcome::NotReady)
             }
@@ -178,7 +178,7 @@ impl Channel for RecordChannel {
         match sent {
             Ok(_) => Ok(WriteOutcome::Bytes(record.len())),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(WriteOutcome::NotReady),
-            // It is too long for a datagram, or nobody was there: as lost as on the way.
+            // It is too long for a datagram, or no peer was there: as lost as on the way.
             Err(error) if of_the_network(error) => Ok(WriteOutcome::Bytes(record.len())),
             Err(error) => Err(Error::system("send", error)),
         }

@@ -38,12 +38,12 @@ pub struct SplitRecord {
 }
 
 impl SplitRecord {
-    /// What goes before the frames' bytes.
+    /// The bytes in front of the frames' bytes.
     pub fn header(&self) -> &[u8] {
         &self.header[..self.header_len]
     }
 
-    /// How many of the offered bytes belong to the record.
+    /// The number of offered bytes that belong to the record.
     pub fn taken(&self) -> usize {
         self.taken
     }

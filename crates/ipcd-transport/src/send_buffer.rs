@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
-/// What the kernel counts beyond the bytes themselves, generously.
+/// A generous allowance for what the kernel counts beyond the bytes themselves.
 const OVERHEAD: usize = 32 * 1024;
 
 /// Makes the buffer of a socket or pipe take so many bytes more than it holds at its limit, as far
 /// as the kernel allows; who is not root may double a socket's default (`net.core.wmem_max`).
 ///
-/// What it holds then stays there for the peer, also when our end is closed (unix(7), pipe(7)).
+/// The bytes stay there for the peer, also when our end is closed (unix(7), pipe(7)).
 pub fn grow_send_buffer(fd: BorrowedFd<'_>, bytes: usize) {
     if let Ok(now) = getsockopt(&fd, sockopt::SndBuf) {
         // The kernel doubles what it is given (socket(7)).
@@ -31,7 +31,7 @@ const PIPE_BYTES: i32 = 256 * 1024;
 
 /// Makes a pipe take more before it is full, if it takes less.
 ///
-/// What a user's pipes may take in all is limited (`fs.pipe-user-pages-soft`, pipe(7)); beyond that
+/// The kernel limits what a user's pipes may take in all (`fs.pipe-user-pages-soft`, pipe(7)); beyond that
 /// they stay as they are.
 pub(crate) fn deepen(pipe: BorrowedFd<'_>) {
     if fcntl(pipe, FcntlArg::F_GETPIPE_SZ).is_ok_and(|now| now < PIPE_BYTES) {

@@ -1,4 +1,4 @@
-//! Waiting with a deadline, for whoever connects; and the end of a socket.
+//! Waiting with a deadline, for connections; and the end of a socket.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use nix::sys::socket::{
 
 use crate::{Error, Result};
 
-/// How long to leave a listener alone whose queue is full.
+/// The pause before another connection to a listener whose queue is full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
 
 /// Waits until the descriptor is ready for `events` or broken; false at the deadline.
@@ -83,7 +83,7 @@ pub fn end_socket(socket: &impl AsFd, direction: Shutdown) -> Result<()> {
 /// Has the kernel tell an empty record of a Unix-domain socket from the end, for both of which a read
 /// returns 0: a time comes along with a record. Elsewhere, an empty record is the end.
 pub fn tells_records(socket: &OwnedFd) {
-    // Where it cannot be had, everything but that works.
+    // If the option is refused, everything else works.
     let _ = setsockopt(socket, sockopt::ReceiveTimestamp, &true);
 }
 

@@ -31,7 +31,7 @@ pub struct StreamChannel {
     /// Whether a pipe has been given more room; a socket needs none.
     is_deep: bool,
     identity: PeerIdentity,
-    /// What it was adopted with, which goes with it.
+    /// The state that it was adopted with, and that goes with it.
     state: Vec<u8>,
 }
 

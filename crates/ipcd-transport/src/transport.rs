@@ -9,7 +9,7 @@ use crate::{
 
 /// A way to move frames between processes. One value per scheme, known to the registry.
 ///
-/// What only some transports can do is in extension traits, which [`Transport::raw`] and
+/// Abilities of some transports only are in extension traits, which [`Transport::raw`] and
 /// [`Transport::activation`] lead to.
 pub trait Transport: Sync {
     /// The name of the transport and the scheme of its endpoints, such as `tcp`.
@@ -126,7 +126,7 @@ pub struct Capabilities {
     pub encrypted: bool,
     /// Bytes of the largest record that travels in one piece; `None` for a stream.
     pub largest_record: Option<usize>,
-    /// How a peer is identified.
+    /// The way in which a peer is identified.
     pub identity: IdentityKind,
 }
 

@@ -1,6 +1,6 @@
-//! Directories that nobody else can change, as `StrictModes` of sshd(8) has it.
+//! Directories that no other user can change, as `StrictModes` of sshd(8) has it.
 //!
-//! Who can change a directory can replace what is in it: a socket, a lock, the directories below.
+//! A user who can change a directory can replace its entries: a socket, a lock, the directories below.
 //! So the way to a path is walked from the root on, directory by directory, each held by a
 //! descriptor; and what is done in the last one is done by that descriptor.
 
@@ -59,7 +59,7 @@ impl TrustedDir {
         Ok((Self::open(parent)?, name.into()))
     }
 
-    /// Where it was looked for.
+    /// The path by which it was found.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -69,12 +69,12 @@ impl TrustedDir {
         &self.directory
     }
 
-    /// Whether nobody else can put files into it either.
+    /// Whether no other user can put files into it either.
     pub fn is_private(&self) -> bool {
         !is_written_by_others(&self.directory)
     }
 
-    /// What stands there under a name.
+    /// The entry of this name.
     pub fn find(&self, name: &Path) -> nix::Result<FoundFile> {
         FoundFile::inside(self, name)
     }
@@ -104,10 +104,10 @@ impl AsFd for TrustedDir {
     }
 }
 
-/// How far the way to a directory has been walked.
+/// The part of the way to a directory that has been walked.
 struct DirectoryWalk {
     at: FoundFile,
-    /// Where that is, for errors.
+    /// Its path, for errors.
     shown: PathBuf,
     left: VecDeque<OsString>,
     symlinks: usize,
@@ -153,7 +153,7 @@ impl DirectoryWalk {
         Ok(())
     }
 
-    /// Who owns a symlink in a sticky directory can put another in its place.
+    /// The owner of a symlink in a sticky directory can put another in its place.
     fn follow(&mut self, link: &FoundFile, shown: &Path) -> Result<()> {
         self.symlinks += 1;
         if self.symlinks > MOST_SYMLINKS {
@@ -240,7 +240,7 @@ fn is_written_by_others(directory: &FoundFile) -> bool {
 }
 
 /// Whether the group is that of the owner alone: it has the user's name, is the user's first, and
-/// lists nobody else.
+/// lists no other member.
 fn is_own_group(file: &FoundFile) -> bool {
     let group = Group::from_gid(file.group()).ok().flatten();
     let owner = User::from_uid(file.owner()).ok().flatten();

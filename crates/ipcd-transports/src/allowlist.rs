@@ -1,4 +1,4 @@
-//! Who may come in where peers prove nothing: listeners for programs that know nothing of tokens.
+//! The peers to admit where they prove nothing: listeners for programs that know nothing of tokens.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ pub fn networks(list: &str) -> std::result::Result<Vec<IpNet>, String> {
     list.split(',').map(network).collect()
 }
 
-/// Whether a peer from there may come in: from everywhere, if no network is named.
+/// Whether a peer from there about access to paths: from everywhere, if no network is named.
 pub fn admits(allow: &[IpNet], from: Option<PeerAddress>) -> bool {
     // On a socket for both families an IPv4 address comes mapped into IPv6 (RFC 4291 §2.5.5.2).
     let is_inside = |addr: SocketAddr| {
@@ -45,12 +45,12 @@ pub fn check(
             return Ok(());
         }
         return Err(at.error(
-            "whoever connects there proves nothing: off the loopback this needs allow=NETWORK, or \
+            "peers there prove nothing: outside the loopback this needs allow=NETWORK, or \
              insecure=true",
         ));
     }
     match insecure {
-        true => Err(at.error("insecure= has no effect: no peer comes there over a network")),
+        true => Err(at.error("insecure= has no effect: no peer connects there over a network")),
         false => Ok(()),
     }
 }
@@ -68,7 +68,7 @@ pub fn check_frames(
     check_allow(at, transport, allow)?;
     match insecure {
         true => Err(at.error(
-            "insecure= has no effect: it is for bare peers, and who speaks frames proves a token",
+            "insecure= has no effect: it is for raw peers, and peers that speak frames prove a token",
         )),
         false => Ok(()),
     }
@@ -78,8 +78,8 @@ fn check_allow(at: &Endpoint, transport: &dyn Transport, allow: &[IpNet]) -> Res
     match allow.is_empty() || has_addresses(transport) {
         true => Ok(()),
         false => Err(at.error(
-            "allow= has no effect: peers there have no addresses; mode=, owner= and group= say who \
-             may come in",
+            "allow= has no effect: peers there have no IP addresses; mode=, owner= and group= decide \
+             about access to paths",
         )),
     }
 }

@@ -69,7 +69,7 @@ pub fn of(endpoint: &Endpoint, purpose: EndpointPurpose) -> Result<&'static dyn 
     }
 }
 
-/// What is given and has no effect would be a promise that nobody keeps.
+/// Refuses options without effect: their user would rely on them.
 fn check_effect(
     endpoint: &Endpoint,
     purpose: EndpointPurpose,
@@ -80,14 +80,14 @@ fn check_effect(
     let role = match (purpose.listens(), purpose.is_raw()) {
         (true, false) => "a listener for frames",
         (true, true) => "a listener",
-        (false, _) => "who connects",
+        (false, _) => "a connection",
     };
     idle.map_or(Ok(()), |name| {
-        Err(endpoint.error(format_args!("{name}= has no effect for {role}: leave it away")))
+        Err(endpoint.error(format_args!("{name}= has no effect for {role}: leave it out")))
     })
 }
 
-/// What `--via` means: an endpoint, or the default endpoint of a transport.
+/// The meaning of `--via`: an endpoint, or the default endpoint of a transport.
 ///
 /// # Errors
 /// If it is neither, or the transport has no default endpoint.
@@ -122,7 +122,7 @@ pub fn own_runtime_dir(is_root: bool) -> Option<PathBuf> {
     })
 }
 
-/// What pam_systemd(8) makes for a user who has logged in.
+/// The directory that pam_systemd(8) makes for a user who has logged in.
 fn login_dir() -> Option<PathBuf> {
     let uid = nix::unistd::geteuid().as_raw();
     let dir = PathBuf::from(format!("/run/user/{uid}"));
@@ -143,7 +143,7 @@ mod tests {
         assert!(error("quic://x").contains(&known));
         assert!(error("unix:///x?colour=red").contains("type, mode, owner, group"));
         assert!(error("tcp://h:1?mode=0600").contains("takes none"));
-        // What only a listener heeds.
+        // Options of listeners only.
         for option in [
             "unix:///x?mode=0600",
             "unix:@x?group=0",
@@ -152,7 +152,7 @@ mod tests {
             "fifo:///x?direction=in",
             "tls://h:1?ca=/c&client_auth=none",
         ] {
-            assert!(error(option).contains("= has no effect for who connects"), "{option}");
+            assert!(error(option).contains("= has no effect for a connection"), "{option}");
         }
         assert!(error("unix:///x?type=dgram").contains("with a codec only"));
         assert!(error("tls://h:1").contains("ca=FILE"));

@@ -1,4 +1,4 @@
-//! What a transport says about itself and its peers, and the descriptors that it opens.
+//! The properties of a transport and its peers, and the descriptors that it opens.
 
 use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -62,7 +62,7 @@ pub fn opens_nothing_that_blocks_or_is_inherited(suite: &Suite) {
     let scene = TestScene::new(suite);
     let mut listener = suite.transport.listen(&scene.endpoint).expect("the endpoint is free");
     check_descriptor("a listener's", listener.fd());
-    assert!(listener.accept().expect("nobody came").is_none());
+    assert!(listener.accept().expect("no peer has come").is_none());
     drop(listener);
     let PeerPair { client, server, listener: _listener } = TestScene::new(suite).pair();
     for (side, peer) in [("client", client), ("server", server)] {

@@ -1,4 +1,4 @@
-//! How a channel ends: cleanly, inside a frame, by a peer that is gone.
+//! The ends of a channel: cleanly, inside a frame, by a peer that is gone.
 
 use ipcd_transport::LENGTH_BYTES;
 
@@ -40,7 +40,7 @@ pub fn goes_on_reading_after_finish(suite: &Suite) {
     }
 }
 
-/// What comes after `finish` is an error, not lost in silence.
+/// A write after `finish` is an error, and does not lose bytes in silence.
 pub fn refuses_a_write_after_finish(suite: &Suite) {
     let PeerPair { mut client, mut server, listener: _listener } = TestScene::new(suite).pair();
     client.finish();

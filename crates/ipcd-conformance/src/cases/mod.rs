@@ -21,6 +21,6 @@ pub(crate) fn play(suite: &Suite, part: &str, endpoint: &Endpoint) {
         processes::DAEMON => processes::be_a_daemon(suite, endpoint, &ParentLink),
         processes::WORKER => processes::be_a_worker(suite, &ParentLink),
         places::UMASK => places::publish_with_any_umask(suite, endpoint),
-        _ => panic!("nobody knows the part {part}"),
+        _ => panic!("unknown part: {part}"),
     }
 }

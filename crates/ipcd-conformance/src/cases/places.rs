@@ -1,4 +1,4 @@
-//! Where a listener lives: who may have the place, what stands there, what stays behind.
+//! The place of a listener: its owner, other files there, and leftovers.
 
 use std::fs;
 use std::io::ErrorKind;

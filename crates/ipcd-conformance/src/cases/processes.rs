@@ -17,7 +17,7 @@ pub(crate) const DAEMON: &str = "daemon";
 /// A process that is given a channel and sends back what it gets.
 pub(crate) const WORKER: &str = "worker";
 
-/// What was sent before the kill arrives; then reading and writing end.
+/// Frames that were sent before the kill arrive; then reading and writing end.
 pub fn notices_a_killed_client(suite: &Suite) {
     let scene = TestScene::new(suite);
     let listener = scene.listen();
@@ -29,7 +29,7 @@ pub fn notices_a_killed_client(suite: &Suite) {
     assert_eq!(child.hear(), "sent");
     child.kill();
     drive("the end", [&mut peer], |[peer]| {
-        // Where nothing is heard of a peer's end, only talking to it shows that it has gone.
+        // If the transport does not tell a peer's end, only a write to it shows that it has gone.
         if peer.backlog() == 0 && peer.received.count == 3 && peer.write_error.is_none() {
             peer.offer(&frames::all([100]));
         }

@@ -1,4 +1,4 @@
-//! How two sides meet, or do not.
+//! Rendezvous: two sides meet, or do not.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -24,7 +24,7 @@ use crate::peer::drive;
 use crate::scene::TestScene;
 use crate::watchdog::Watchdog;
 
-/// It says that nobody is there, and does not wait for somebody to come.
+/// Without a listener, connecting fails at once.
 pub fn fails_at_once_when_nobody_is_there(suite: &Suite) {
     let _no_copies = hold_starts_off();
     let mut scene = TestScene::new(suite);
@@ -39,16 +39,16 @@ pub fn fails_at_once_when_nobody_is_there(suite: &Suite) {
                 assert!(what.contains(place.address()), "{what}: which place is it?");
             }
             Err(error) => panic!("an error of the system was due: {error}"),
-            Ok(_) => panic!("connected to nobody at {place}"),
+            Ok(_) => panic!("connected without a listener at {place}"),
         }
     }
 }
 
-/// Nobody accepts: connecting ends when it was told to, not before, and leaves nothing behind.
+/// Without an accept, connecting ends at its deadline, not before, and leaves nothing behind.
 pub fn honours_the_deadline(suite: &Suite) {
     let scene = TestScene::new(suite);
     let listener = suite.transport.listen(&scene.endpoint).expect("the endpoint is free");
-    // Where the kernel accepts for the listener, it does so only while the queue has room. What is
+    // If the kernel accepts for the listener, it does so only while the queue has room. What is
     // no socket has no queue, and refuses this.
     let _ = listen(&listener.fd(), Backlog::new(0).expect("a queue of the smallest length"));
     let mut queued = Vec::new();
@@ -65,10 +65,10 @@ pub fn honours_the_deadline(suite: &Suite) {
             Err(error) => panic!("a time-out was due: {error}"),
         }
     }
-    panic!("nobody accepts, and yet it connects");
+    panic!("it connects without an accept");
 }
 
-/// What is no rendezvous disturbs neither the listener nor who comes after.
+/// Junk disturbs neither the listener nor the peers that come after.
 pub fn survives_junk(suite: &Suite) {
     let scene = TestScene::new(suite);
     let listener = scene.listen();

@@ -111,7 +111,7 @@ pub fn refuses_a_frame_over_the_limit(suite: &Suite) {
     assert!(error.to_string().contains(&(LIMIT + 1).to_string()), "{error}");
 }
 
-/// Each peer gets its own frames, whoever else is there.
+/// Each peer gets its own frames, however many others there are.
 pub fn serves_many_peers_at_once(suite: &Suite) {
     const PEERS: usize = 20;
     let scene = TestScene::new(suite);

@@ -9,7 +9,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{mkfifo, read, write};
 
-/// The names of a pair that nobody else has, and its record.
+/// The names of a unique pair, and its record.
 pub(crate) struct Raw {
     pub(crate) up: PathBuf,
     pub(crate) down: PathBuf,

@@ -1,4 +1,4 @@
-//! What comes on the socket: data in turn, and the peer's control traffic.
+//! Input on the socket: data in turn, and the peer's control traffic.
 
 use std::os::fd::AsRawFd;
 use std::time::Instant;
@@ -47,7 +47,7 @@ impl UdpChannel {
         Ok(appended)
     }
 
-    /// What a read says that appended nothing and left the socket empty.
+    /// The outcome of a read that appended nothing and left the socket empty.
     pub(super) fn end_or(&mut self, otherwise: ReadOutcome) -> Result<ReadOutcome> {
         if self.session.ended {
             if std::mem::take(&mut self.acknowledge) {

@@ -1,4 +1,4 @@
-//! What goes out: records within the credit, control traffic, and the end.
+//! Output: records within the credit, control traffic, and the end.
 
 use std::io::IoSlice;
 use std::net::UdpSocket;
@@ -14,7 +14,7 @@ use super::{UdpChannel, gone};
 use crate::credit::cost;
 use crate::datagram::{DATA_HEADER, Datagram, data_header};
 
-/// How often BYE is said until it is acknowledged.
+/// The number of times that BYE is sent until it is acknowledged.
 const BYES: u32 = 5;
 
 impl UdpChannel {

@@ -16,10 +16,10 @@ use super::reply::ReplyPath;
 use super::senders::LARGEST;
 use crate::socket::RESERVED;
 
-/// How long a peer may be silent.
+/// The longest silence of a peer.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Which way back the state names, behind the listener's number for the sender.
+/// The reply path in the state, behind the listener's number for the sender.
 const NOWHERE: u8 = 0;
 const OWN: u8 = 1;
 const POSTED: u8 = 2;
@@ -33,7 +33,7 @@ struct DatagramChannel {
     since: Instant,
 }
 
-/// What travels to the worker.
+/// The parts that travel to the worker.
 pub(crate) fn parts(
     id: u64,
     queue: OwnedFd,
@@ -85,7 +85,7 @@ fn largest_for(socket: &OwnedFd) -> Result<usize> {
 }
 
 impl ReplyPath {
-    /// What datagrams for the sender are written to.
+    /// The socket that datagrams for the sender are written to.
     fn socket<'a>(&'a self, queue: &'a OwnedFd) -> Option<&'a OwnedFd> {
         match self {
             Self::Nowhere => None,
@@ -112,7 +112,7 @@ impl Channel for DatagramChannel {
         let mut mark = [0];
         let mut room = [IoSliceMut::new(&mut mark), IoSliceMut::new(into.spare(LARGEST))];
         let received = match readv(&self.queue, &mut room) {
-            // What its listener had sent before it went is behind that (unix_release_sock).
+            // Records that the listener had sent before it went are behind that (unix_release_sock).
             Err(Errno::ECONNRESET) => readv(&self.queue, &mut room),
             received => received,
         };

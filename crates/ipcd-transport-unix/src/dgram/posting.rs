@@ -15,7 +15,7 @@ use super::senders::LARGEST;
 /// Senders looked at in a turn, and datagrams posted to each, so that others have theirs.
 const TURN_SENDERS: usize = 32;
 const TURN_DATAGRAMS: usize = 16;
-/// What tells that the well-known socket has room again; no sender has this number.
+/// The number in events about room of the well-known socket; no sender has it.
 const ROOM: u64 = u64::MAX;
 
 /// Those that are written to so.
@@ -31,18 +31,18 @@ pub(crate) struct ReplyPoster {
 }
 
 struct PendingReplies {
-    /// What is for the sender comes out here.
+    /// The end at which datagrams for the sender come out.
     queue: OwnedFd,
     to: SenderAddress,
     /// A datagram that its socket had no room for.
     waiting: Option<Vec<u8>>,
 }
 
-/// What came of a datagram.
+/// The outcome for a datagram.
 enum PostOutcome {
     Away,
     NoRoom,
-    /// Nobody is there.
+    /// The sender is gone.
     Gone,
 }
 
@@ -57,7 +57,7 @@ impl ReplyPoster {
         self.ready.0.as_fd()
     }
 
-    /// What is written into the other end of this queue goes to that address from now on.
+    /// Sends to that address what is written into the other end of this queue.
     pub(crate) fn add(&mut self, id: u64, queue: OwnedFd, to: SenderAddress) -> nix::Result<()> {
         self.forget(id);
         self.ready.add(&queue, EpollEvent::new(EpollFlags::EPOLLIN, id))?;

@@ -1,6 +1,6 @@
 //! The way back to a sender of datagrams, by the name that its socket is bound to.
 //!
-//! A name is what the sender says, so it must not make us write to somebody else's socket: a path
+//! A name is what the sender says, so it must not make us write to another user's socket: a path
 //! counts only if the sender's user owns what is there, an abstract name only if its user is ours.
 
 use std::ffi::OsStr;
@@ -18,19 +18,19 @@ use nix::unistd::geteuid;
 
 use super::senders::SenderName;
 
-/// How a sender is written to.
+/// The path of replies to a sender.
 #[derive(Debug)]
 pub(crate) enum ReplyPath {
     /// Not at all.
     Nowhere,
     /// By a socket of its own. It has a queue of its own, too, so that one who does not read is in
-    /// nobody's way.
+    /// no other sender's way.
     Own(OwnedFd),
     /// By the listener, which posts what is written into the queue.
     Posted,
 }
 
-/// Where a reply goes.
+/// The route of a reply.
 #[derive(Debug)]
 pub(crate) enum ReplyRoute {
     /// This says all.
@@ -40,7 +40,7 @@ pub(crate) enum ReplyRoute {
     PendingReplies(SenderAddress),
 }
 
-/// Where a sender is.
+/// The address of a sender.
 #[derive(Debug)]
 pub(crate) enum SenderAddress {
     /// The socket in the file system, held.
@@ -88,7 +88,7 @@ fn open_way(address: SenderAddress) -> nix::Result<ReplyRoute> {
     }
 }
 
-/// Where the sender is, if that is its own.
+/// The sender's address, if it is the sender's own.
 fn find(name: &SenderName, identity: &PeerIdentity) -> nix::Result<Option<SenderAddress>> {
     let (SenderName::Bound(name), Some(uid)) = (name, identity.uid) else { return Ok(None) };
     if let Some(name) = name.strip_prefix(&[0]) {

@@ -1,4 +1,4 @@
-//! Who has sent something, and the queues that their datagrams wait in.
+//! The senders, and the queues that their datagrams wait in.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
@@ -16,13 +16,13 @@ use nix::sys::socket::{
 pub(crate) const LARGEST: usize = 256 * 1024;
 /// Senders at a time. For one more, the one that has been silent for longest makes room.
 const MOST_SENDERS: usize = 512;
-/// How often a queue that nobody reads is given to a worker before it is given up.
+/// The number of times that an unread queue is given to a worker before it is given up.
 const MOST_ATTEMPTS: u8 = 3;
 /// Bytes of a queue's buffer, of which the kernel makes twice as many (socket(7)): the largest
 /// datagram fits, and what 512 senders can make the kernel hold stays below 140 MiB.
 const QUEUE_BYTES: usize = (LARGEST + 8 * 1024) / 2;
 
-/// What tells senders apart.
+/// The key that distinguishes senders.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum SenderName {
     /// A path, or a NUL and an abstract name.
@@ -40,7 +40,7 @@ impl SenderName {
         }
     }
 
-    /// Who it is, as far as the kernel says.
+    /// The sender's identity, as far as the kernel tells.
     pub(crate) fn identity(&self, known: Option<(Option<u32>, u32, u32)>) -> PeerIdentity {
         let Some((pid, uid, gid)) = known else { return PeerIdentity::default() };
         let pid = pid.filter(|_| matches!(self, Self::Bound(_)));
@@ -61,19 +61,19 @@ struct DatagramSender {
     attempts: u8,
 }
 
-/// What came of offering a datagram to a queue.
+/// The outcome of offering a datagram to a queue.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum QueueOutcome {
     Taken,
     Full,
 }
 
-/// Everybody who has sent something and was not silent for too long.
+/// All senders that were not silent for too long.
 #[derive(Default)]
 pub(crate) struct SenderTable {
     ids: HashMap<SenderName, u64>,
     senders: HashMap<u64, DatagramSender>,
-    /// Those whose queues nobody serves, though something is in them.
+    /// The senders whose queues hold something and are served by no worker.
     orphans: VecDeque<u64>,
     /// The one whose queue has no room for the datagram that is held.
     blocked: Option<u64>,
@@ -134,12 +134,12 @@ impl SenderTable {
         self.blocked = Some(id);
     }
 
-    /// Whose room is waited for.
+    /// The sender whose queue must have room first.
     pub(crate) fn waits_for(&self) -> Option<u64> {
         self.blocked
     }
 
-    /// Where datagrams go into a queue.
+    /// The end at which datagrams go into a queue.
     pub(crate) fn end_of(&self, id: u64) -> Option<BorrowedFd<'_>> {
         self.senders.get(&id).map(|sender| sender.near.as_fd())
     }
@@ -158,7 +158,7 @@ impl SenderTable {
         Ok((copy.map_err(|error| Error::system("duplicate a socket", error))?, &sender.name))
     }
 
-    /// Nobody serves the sender any more. Unless something is left in its queue, it is forgotten.
+    /// No worker serves the sender any more. Unless something is left in its queue, it is forgotten.
     pub(crate) fn release(&mut self, id: u64) {
         let Some(sender) = self.senders.get_mut(&id) else { return };
         sender.attempts += 1;
@@ -182,7 +182,7 @@ impl SenderTable {
         !self.orphans.is_empty()
     }
 
-    /// The next sender that nobody serves, to be given to another worker.
+    /// The next sender without a worker, to be given to another one.
     pub(crate) fn take_orphan(&mut self) -> Option<(u64, PeerIdentity)> {
         let id = self.orphans.pop_front()?;
         Some((id, self.senders.get(&id)?.identity.clone()))
@@ -197,7 +197,7 @@ impl SenderTable {
         }
     }
 
-    /// Forgets whoever has been silent for longest; rather one whose queue is empty, for what it
+    /// Forgets the sender that has been silent for longest; rather one whose queue is empty, for what it
     /// sends next goes another way than what is left there.
     fn make_room(&mut self) {
         let mut by_age: Vec<_> = self.senders.iter().map(|(&id, s)| (s.heard, id)).collect();

@@ -1,4 +1,4 @@
-//! The proof that nobody serves what stands at a path. What cannot be proved counts as in use.
+//! The proof that no process serves the file at a path. Without proof it counts as in use.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -11,7 +11,7 @@ use nix::unistd::read;
 use super::FileKind;
 use crate::FoundFile;
 
-/// Whether nobody serves this file; else why it is not to be replaced.
+/// Whether no process serves this file; else the reason why it is not to be replaced.
 pub(super) fn is_stale(found: &FoundFile, kind: FileKind) -> Result<(), String> {
     let is_served = match kind {
         FileKind::Socket => is_bound(found),
@@ -41,7 +41,7 @@ fn is_bound(found: &FoundFile) -> nix::Result<bool> {
 }
 
 /// Whether the FIFO has a reader: to open it for writing fails without one (fifo(7), `ENXIO`), and
-/// disturbs nobody who waits to write.
+/// does not disturb a process that waits to write.
 fn is_read(found: &FoundFile) -> nix::Result<bool> {
     match found.open(OFlag::O_WRONLY) {
         Err(Errno::ENXIO) => Ok(false),
@@ -50,7 +50,7 @@ fn is_read(found: &FoundFile) -> nix::Result<bool> {
 }
 
 /// Whether the FIFO has a writer, or bytes that a reader is still to read: without both its end is
-/// read at once. To open it for reading disturbs nobody who waits to read.
+/// read at once. Opening it for reading does not disturb a process that waits to read.
 fn is_written(found: &FoundFile) -> nix::Result<bool> {
     let reader = found.open(OFlag::O_RDONLY)?;
     let mut ready = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
