@@ -30,8 +30,8 @@ pub(crate) fn measurements(
                     skipped.push(SkippedMeasurement { mode, layer, transport, size, why });
                     continue;
                 }
-                for place in places(settings.pin, mode, cores) {
-                    for pace in paces(settings, mode) {
+                for place in core_placements(settings.pin, mode, cores) {
+                    for pace in send_paces(settings, mode) {
                         measurements.push(Measurement {
                             mode,
                             target: target.clone(),
@@ -151,7 +151,7 @@ fn sizes<'a>(settings: &'a BenchSettings, mode: MeasureMode, target: &BenchTarge
     if is_one { &settings.sizes[..1] } else { &settings.sizes }
 }
 
-fn places(pin: CorePin, mode: MeasureMode, cores: &[usize]) -> Vec<CorePlacement> {
+fn core_placements(pin: CorePin, mode: MeasureMode, cores: &[usize]) -> Vec<CorePlacement> {
     match (pin, cores) {
         (CorePin::Free, _) => vec![CorePlacement::Free],
         (CorePin::Cores(near, far), _) if near == far => vec![CorePlacement::One(near)],
@@ -166,7 +166,7 @@ fn places(pin: CorePin, mode: MeasureMode, cores: &[usize]) -> Vec<CorePlacement
     }
 }
 
-fn paces(settings: &BenchSettings, mode: MeasureMode) -> Vec<Option<SendPace>> {
+fn send_paces(settings: &BenchSettings, mode: MeasureMode) -> Vec<Option<SendPace>> {
     if mode != MeasureMode::Load {
         return vec![None];
     }

@@ -56,7 +56,7 @@ impl MeasureJob {
     }
 
     /// Does the work that is added to each message.
-    pub(crate) fn toil(&self) {
+    pub(crate) fn do_extra_work(&self) {
         if let Some(work) = self.work {
             let until = clock::now() + work.as_nanos() as u64;
             while clock::now() < until {}

@@ -12,7 +12,7 @@ use crate::job;
 use crate::order::order;
 use crate::plan::{BenchSettings, MeasureMode, RunExtent, SkippedMeasurement, invalid};
 use crate::report::{Report, RunLength, SCHEMA};
-use crate::rows::{key, row};
+use crate::rows::{measurement_key, result_row};
 use crate::runner::{InjectedFaults, Progress, RunResult, Runner, allowed_cores};
 use crate::scratch::ScratchDir;
 use crate::target::Measurement;
@@ -57,12 +57,12 @@ pub fn measure(
     // With a budget everything comes once before anything comes again.
     let is_interleaved = settings.interleave || settings.budget.is_some();
     let order = order(&measurements, settings.runs, is_interleaved);
-    let share = settings.budget.map(|budget| share_of(budget, order.iter(), &measurements));
+    let share = settings.budget.map(|budget| time_share(budget, order.iter(), &measurements));
     let (extent, warmup) = run_length(settings, share);
     let since = Instant::now();
     for (done, &index) in order.iter().enumerate() {
         let measurement = &measurements[index];
-        let name = key(settings, measurement).to_string();
+        let name = measurement_key(settings, measurement).to_string();
         watch(Progress { done, of: order.len(), since, now: &name });
         // A measurement that has failed once is not tried again.
         if failed[index] {
@@ -77,9 +77,9 @@ pub fn measure(
         }
         // On a busy machine everything takes longer, so the later runs get less.
         let left = settings.budget.map(|budget| budget.saturating_sub(since.elapsed()));
-        let now = left.map(|left| share_of(left, order[done..].iter(), &measurements));
+        let now = left.map(|left| time_share(left, order[done..].iter(), &measurements));
         let (extent, warmup) = run_length(settings, now.min(share));
-        match runner.run(measurement, scaled(extent, measurement), warmup, faults) {
+        match runner.run(measurement, scaled_extent(extent, measurement), warmup, faults) {
             Ok(run) => runs[index].push(run),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => {
@@ -89,7 +89,7 @@ pub fn measure(
         }
     }
     let rows = measurements.iter().zip(&runs).filter(|(_, runs)| !runs.is_empty());
-    let results = rows.map(|(measurement, runs)| row(settings, measurement, runs)).collect();
+    let results = rows.map(|(measurement, runs)| result_row(settings, measurement, runs)).collect();
     let run = RunLength {
         extent,
         warmup_ns: warmup.as_nanos() as u64,
@@ -125,13 +125,13 @@ fn failure(measurement: &Measurement, error: &io::Error) -> SkippedMeasurement {
 }
 
 /// The share of the time for each of these runs.
-fn share_of<'o>(
+fn time_share<'o>(
     time: Duration,
     order: impl ExactSizeIterator<Item = &'o usize>,
     measurements: &[Measurement],
 ) -> Duration {
     let costs = RUN_COSTS * order.len() as u32;
-    let shares: u32 = order.map(|&index| share(&measurements[index])).sum();
+    let shares: u32 = order.map(|&index| time_weight(&measurements[index])).sum();
     (time.saturating_sub(costs) / shares.max(1)).clamp(RUN_LIMITS.0, RUN_LIMITS.1)
 }
 
@@ -144,13 +144,13 @@ fn run_length(settings: &BenchSettings, share: Option<Duration>) -> (RunExtent, 
 }
 
 /// Messages at a given rate need more time than those that come as fast as they can.
-fn share(measurement: &Measurement) -> u32 {
+fn time_weight(measurement: &Measurement) -> u32 {
     if measurement.mode == MeasureMode::Load { 3 } else { 1 }
 }
 
-fn scaled(extent: RunExtent, measurement: &Measurement) -> RunExtent {
+fn scaled_extent(extent: RunExtent, measurement: &Measurement) -> RunExtent {
     match extent {
-        RunExtent::Time(time) => RunExtent::Time(time * share(measurement)),
+        RunExtent::Time(time) => RunExtent::Time(time * time_weight(measurement)),
         count => count,
     }
 }

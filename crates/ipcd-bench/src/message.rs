@@ -87,7 +87,7 @@ impl MessageWriter {
 }
 
 /// Reads every byte of a message's body, and with `has_crc` compares its checksum.
-pub(crate) fn touch(message: &[u8], has_crc: bool) -> bool {
+pub(crate) fn read_body(message: &[u8], has_crc: bool) -> bool {
     let (head, body) = message.split_at(LEAST);
     if has_crc {
         return head[24..28] == crc32fast::hash(body).to_le_bytes();
@@ -100,7 +100,7 @@ pub(crate) fn touch(message: &[u8], has_crc: bool) -> bool {
 }
 
 /// The error for a message that this measurement has not sent.
-pub(crate) fn foreign() -> io::Error {
+pub(crate) fn foreign_message() -> io::Error {
     io::Error::other("received bytes that are not a message of this measurement")
 }
 
@@ -116,10 +116,10 @@ mod tests {
                 MessageHeader { kind: MessageKind::Counted, number: 7, intended: 8, sent: 9 };
             let mut message = writer.write(header).to_vec();
             assert_eq!((message.len(), MessageHeader::read(&message)), (size, Some(header)));
-            assert!(touch(&message, true));
+            assert!(read_body(&message, true));
             if let Some(byte) = message.get_mut(LEAST) {
                 *byte ^= 1;
-                assert!(!touch(&message, true), "a changed byte is found");
+                assert!(!read_body(&message, true), "a changed byte is found");
             }
         }
         assert_eq!(MessageHeader::read(&[0; 64]), None);

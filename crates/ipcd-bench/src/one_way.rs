@@ -7,7 +7,7 @@ use crate::clock;
 use crate::end::{MessageEnd, PATIENCE};
 use crate::histogram;
 use crate::job::{CountedPart, MeasureJob, ProcessFindings};
-use crate::message::{MessageHeader, MessageKind, MessageWriter, foreign, touch};
+use crate::message::{MessageHeader, MessageKind, MessageWriter, foreign_message, read_body};
 use crate::plan::RunExtent;
 use crate::tally::SequenceTally;
 
@@ -29,19 +29,20 @@ pub(crate) fn send(end: &mut dyn MessageEnd, job: &MeasureJob) -> io::Result<Pro
     let at_a_rate = job.pace.and_then(|pace| Some((pace.rate?, pace.is_poisson)));
     let counted = match at_a_rate {
         None => {
-            flood(end, job, &mut writer, MessageKind::Warm, |now, _| now >= until)?;
+            send_flood(end, job, &mut writer, MessageKind::Warm, |now, _| now >= until)?;
             let counted = CountedPart::begin(job);
             let is_over = |now, sent| counted.is_over(now, sent);
-            findings.counts.sent = flood(end, job, &mut writer, MessageKind::Counted, is_over)?;
+            findings.counts.sent =
+                send_flood(end, job, &mut writer, MessageKind::Counted, is_over)?;
             counted
         }
         Some((rate, is_poisson)) => {
             let random = is_poisson.then(|| fastrand::Rng::with_seed(job.seed));
             let warm = SendSchedule::new(rate, random.clone(), RunExtent::Time(job.warmup));
-            paced(end, &mut writer, warm, MessageKind::Warm)?;
+            send_paced(end, &mut writer, warm, MessageKind::Warm)?;
             let counted = CountedPart::begin(job);
             let schedule = SendSchedule::new(rate, random, job.extent);
-            findings.counts.sent = paced(end, &mut writer, schedule, MessageKind::Counted)?;
+            findings.counts.sent = send_paced(end, &mut writer, schedule, MessageKind::Counted)?;
             counted
         }
     };
@@ -52,7 +53,7 @@ pub(crate) fn send(end: &mut dyn MessageEnd, job: &MeasureJob) -> io::Result<Pro
 }
 
 /// Sends until the end and returns the number of messages.
-fn flood(
+fn send_flood(
     end: &mut dyn MessageEnd,
     job: &MeasureJob,
     writer: &mut MessageWriter,
@@ -81,7 +82,7 @@ fn flood(
 
 /// Sends each message at its time, or as soon as possible after it. The schedule is given up after
 /// twice its length.
-fn paced(
+fn send_paced(
     end: &mut dyn MessageEnd,
     writer: &mut MessageWriter,
     mut schedule: SendSchedule,
@@ -206,8 +207,8 @@ impl<'a> MessageReceiver<'a> {
             self.is_foreign = true;
             return;
         };
-        let is_whole = touch(message, self.job.has_crc);
-        self.job.toil();
+        let is_whole = read_body(message, self.job.has_crc);
+        self.job.do_extra_work();
         match header.kind {
             MessageKind::Warm => {}
             MessageKind::End => self.has_ended = true,
@@ -248,7 +249,7 @@ impl<'a> MessageReceiver<'a> {
 
     fn finish(mut self) -> io::Result<ProcessFindings> {
         if self.is_foreign {
-            return Err(foreign());
+            return Err(foreign_message());
         }
         self.findings.counts = self.tally.counts;
         if self.job.pace.is_some() {

@@ -7,12 +7,15 @@ use crate::clock;
 use crate::end::{MessageEnd, PATIENCE};
 use crate::histogram;
 use crate::job::{CountedPart, MeasureJob, ProcessFindings};
-use crate::message::{MessageHeader, MessageKind, MessageWriter, foreign, touch};
+use crate::message::{MessageHeader, MessageKind, MessageWriter, foreign_message, read_body};
 use crate::one_way::{SILENCE, say_end};
 use crate::tally::SequenceTally;
 
 /// The near end: asks, and measures from before a question is written until its answer is read.
-pub(crate) fn ask(end: &mut dyn MessageEnd, job: &MeasureJob) -> io::Result<ProcessFindings> {
+pub(crate) fn measure_trips(
+    end: &mut dyn MessageEnd,
+    job: &MeasureJob,
+) -> io::Result<ProcessFindings> {
     let mut writer = MessageWriter::new(job.size, &job.payload, job.has_crc);
     warm_up(end, job, &mut writer)?;
     let (mut findings, mut latency) = (ProcessFindings::default(), histogram::empty());
@@ -25,7 +28,7 @@ pub(crate) fn ask(end: &mut dyn MessageEnd, job: &MeasureJob) -> io::Result<Proc
         }
         let header =
             MessageHeader { kind: MessageKind::Counted, number, intended: asked, sent: asked };
-        let answer = trip(end, job, &mut writer, header)?;
+        let answer = exchange_once(end, job, &mut writer, header)?;
         let answered = clock::now();
         number += 1;
         if let Some(is_whole) = answer {
@@ -53,7 +56,7 @@ fn warm_up(
     let until = clock::now() + job.warmup.as_nanos() as u64;
     let mut number = 0;
     while clock::now() < until {
-        trip(
+        exchange_once(
             end,
             job,
             writer,
@@ -65,7 +68,7 @@ fn warm_up(
 }
 
 /// One question and its answer: whether that was whole; nothing if it was lost.
-fn trip(
+fn exchange_once(
     end: &mut dyn MessageEnd,
     job: &MeasureJob,
     writer: &mut MessageWriter,
@@ -80,7 +83,7 @@ fn trip(
             if MessageHeader::read(message)
                 .is_some_and(|it| (it.kind, it.number) == (header.kind, header.number))
             {
-                answer = Some(touch(message, job.has_crc));
+                answer = Some(read_body(message, job.has_crc));
             }
         })?;
         if answer.is_some() || (count == 0 && job.may_lose) {
@@ -90,7 +93,10 @@ fn trip(
 }
 
 /// The far end: reads each question and sends its bytes back.
-pub(crate) fn answer(end: &mut dyn MessageEnd, job: &MeasureJob) -> io::Result<ProcessFindings> {
+pub(crate) fn answer_trips(
+    end: &mut dyn MessageEnd,
+    job: &MeasureJob,
+) -> io::Result<ProcessFindings> {
     let (mut findings, mut tally) = (ProcessFindings::default(), SequenceTally::new());
     let mut counted: Option<CountedPart<'_>> = None;
     let mut answer = Vec::with_capacity(job.size);
@@ -99,7 +105,7 @@ pub(crate) fn answer(end: &mut dyn MessageEnd, job: &MeasureJob) -> io::Result<P
         let mut question = None;
         let count = end.receive(&mut |message| {
             question = MessageHeader::read(message);
-            let is_whole = touch(message, job.has_crc);
+            let is_whole = read_body(message, job.has_crc);
             answer.clear();
             answer.extend_from_slice(message);
             if let Some(MessageHeader { kind: MessageKind::Counted, number, .. }) = question {
@@ -114,12 +120,12 @@ pub(crate) fn answer(end: &mut dyn MessageEnd, job: &MeasureJob) -> io::Result<P
             continue;
         }
         silence = Duration::ZERO;
-        match question.ok_or_else(foreign)?.kind {
+        match question.ok_or_else(foreign_message)?.kind {
             MessageKind::End => break,
             MessageKind::Counted if counted.is_none() => counted = Some(CountedPart::begin(job)),
             _ => {}
         }
-        job.toil();
+        job.do_extra_work();
         end.send(&answer)?;
         end.flush()?;
     }

@@ -16,7 +16,10 @@ const ACHIEVED: f64 = 0.99;
 /// The part of all runs that need enough samples for a percentile to be reported.
 const TOLD: f64 = 0.75;
 
-pub(crate) fn key(settings: &BenchSettings, measurement: &Measurement) -> MeasurementKey {
+pub(crate) fn measurement_key(
+    settings: &BenchSettings,
+    measurement: &Measurement,
+) -> MeasurementKey {
     let rate =
         measurement.pace.map(|pace| pace.rate.map_or("max".to_owned(), |rate| rate.to_string()));
     MeasurementKey {
@@ -31,7 +34,7 @@ pub(crate) fn key(settings: &BenchSettings, measurement: &Measurement) -> Measur
     }
 }
 
-pub(crate) fn row(
+pub(crate) fn result_row(
     settings: &BenchSettings,
     measurement: &Measurement,
     runs: &[RunResult],
@@ -49,7 +52,7 @@ pub(crate) fn row(
         clients.add(&run.clients);
         run.daemon.iter().for_each(|used| daemon.get_or_insert_default().add(used));
     }
-    let key = key(settings, measurement);
+    let key = measurement_key(settings, measurement);
     let messages_per_s = estimate(&|run| run.per_s(run.counts.received));
     let asked = measurement.pace.and_then(|pace| pace.rate);
     let wanted = asked.map(|rate| rate * settings.clients as f64);

@@ -119,7 +119,7 @@ impl<'a> Runner<'a> {
         if matches!(measurement.target, BenchTarget::Daemon(_)) {
             self.start_daemon()?;
         }
-        let served = self.serve(measurement)?;
+        let served = self.start_peers(measurement)?;
         let daemon = self.place_server(measurement, &served)?;
         let job = self.job(measurement, extent, warmup, faults, daemon);
         let mut lanes = self.lanes(measurement, &served)?;
@@ -149,17 +149,17 @@ impl<'a> Runner<'a> {
             team.add(c"bench-near", near, |start| near_end(measurement.mode, mine, &job, start))?;
         }
         let stopper = faults.stop.map(|stop| stop_daemon(&job.daemon, stop)).transpose()?;
-        let limit = 3 * length(extent, measurement) + warmup + one_way::SILENCE;
+        let limit = 3 * expected_length(extent, measurement) + warmup + one_way::SILENCE;
         let grace = if self.settings.budget.is_some() { SHORT_GRACE } else { WATCHDOG };
         let findings = team.run(self.interrupts, grace, limit);
         if stopper.is_some() {
             drop(stopper);
             // The daemon must be able to end, also after a failed measurement.
-            signal(&job.daemon, Signal::SIGCONT)?;
+            signal_processes(&job.daemon, Signal::SIGCONT)?;
         }
         let findings = findings?;
         let (fars, nears) = findings.split_at(lanes.len());
-        combine(measurement, nears, fars)
+        combine_findings(measurement, nears, fars)
     }
 
     fn job(
@@ -205,7 +205,7 @@ impl<'a> Runner<'a> {
         let core = if let CorePlacement::One(core) = measurement.place { Some(core) } else { None };
         let cores = core.as_ref().map_or(&self.cores[..], std::slice::from_ref);
         for &process in &processes {
-            for thread in threads(process)? {
+            for thread in thread_ids(process)? {
                 pin(thread, cores)?;
             }
         }
@@ -213,7 +213,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Starts another server, if the measurement is of one: one for each pair if it serves no more.
-    fn serve(&self, measurement: &Measurement) -> io::Result<Vec<ServedPeer>> {
+    fn start_peers(&self, measurement: &Measurement) -> io::Result<Vec<ServedPeer>> {
         let BenchTarget::Peer(peer) = &measurement.target else { return Ok(Vec::new()) };
         let count = if peer.has_subjects() { 1 } else { self.settings.clients };
         let dir = |index| self.dir.join(format!("served-{}-{index}", self.serial));
@@ -253,10 +253,10 @@ impl<'a> Runner<'a> {
             BenchTarget::Daemon(scheme) => {
                 let none = || io::Error::other("there is no embedded daemon");
                 let daemon = self.daemon.as_ref().ok_or_else(none)?;
-                Ok(Box::new(subjects(measurement, daemon.via(scheme)?, name)))
+                Ok(Box::new(subject_lane(measurement, daemon.via(scheme)?, name)))
             }
             BenchTarget::Running(running) => {
-                Ok(Box::new(subjects(measurement, running.clone(), name)))
+                Ok(Box::new(subject_lane(measurement, running.clone(), name)))
             }
             BenchTarget::Peer(peer) => {
                 let server = &served[index % served.len()];
@@ -266,7 +266,7 @@ impl<'a> Runner<'a> {
     }
 }
 
-fn subjects(measurement: &Measurement, daemon: RunningDaemon, name: String) -> SubjectLane {
+fn subject_lane(measurement: &Measurement, daemon: RunningDaemon, name: String) -> SubjectLane {
     let are_requests = measurement.mode == MeasureMode::Req;
     SubjectLane { daemon, name, is_two_way: measurement.mode.is_two_way(), are_requests }
 }
@@ -281,7 +281,11 @@ pub(crate) fn near_end(
         lanes.iter_mut().map(|lane| lane.open(LaneSide::Near)).collect::<io::Result<Vec<_>>>()?;
     let mut end = if ends.len() == 1 { ends.remove(0) } else { Box::new(FanOutEnd(ends)) };
     start()?;
-    if mode.is_two_way() { round_trip::ask(&mut *end, job) } else { one_way::send(&mut *end, job) }
+    if mode.is_two_way() {
+        round_trip::measure_trips(&mut *end, job)
+    } else {
+        one_way::send(&mut *end, job)
+    }
 }
 
 pub(crate) fn far_end(
@@ -293,13 +297,13 @@ pub(crate) fn far_end(
     let mut end = lane.open(LaneSide::Far)?;
     start()?;
     match mode.is_two_way() {
-        true => round_trip::answer(&mut *end, job),
+        true => round_trip::answer_trips(&mut *end, job),
         false => one_way::receive(&mut *end, job),
     }
 }
 
 /// The expected length of the counted part.
-fn length(extent: RunExtent, measurement: &Measurement) -> Duration {
+fn expected_length(extent: RunExtent, measurement: &Measurement) -> Duration {
     /// Messages a second that anything manages, also a round trip at a time between two cores.
     const SLOWEST: f64 = 1000.0;
     match extent {
@@ -315,7 +319,7 @@ fn length(extent: RunExtent, measurement: &Measurement) -> Duration {
 }
 
 /// Other servers have several threads, and affinity is per thread (sched(7)).
-fn threads(process: u32) -> io::Result<Vec<Pid>> {
+fn thread_ids(process: u32) -> io::Result<Vec<Pid>> {
     let entries = std::fs::read_dir(format!("/proc/{process}/task"))?;
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     Ok(numbers.map(Pid::from_raw).collect())
@@ -325,18 +329,18 @@ fn threads(process: u32) -> io::Result<Vec<Pid>> {
 fn stop_daemon(processes: &[u32], (after, long): (Duration, Duration)) -> io::Result<ForkedChild> {
     fork(c"bench-stopper", || {
         std::thread::sleep(after);
-        signal(processes, Signal::SIGSTOP)?;
+        signal_processes(processes, Signal::SIGSTOP)?;
         std::thread::sleep(long);
-        signal(processes, Signal::SIGCONT)
+        signal_processes(processes, Signal::SIGCONT)
     })
 }
 
-fn signal(processes: &[u32], signal: Signal) -> io::Result<()> {
+fn signal_processes(processes: &[u32], signal: Signal) -> io::Result<()> {
     let each = |&pid: &u32| kill(Pid::from_raw(pid as i32), signal);
     Ok(processes.iter().try_for_each(each)?)
 }
 
-fn combine(
+fn combine_findings(
     measurement: &Measurement,
     nears: &[ProcessFindings],
     fars: &[ProcessFindings],
@@ -364,15 +368,15 @@ fn combine(
     Ok(RunResult {
         counts,
         elapsed_ns: last.saturating_sub(first).max(LEAST_ELAPSED),
-        latency: merged(receivers.iter().filter_map(|found| found.latency.as_deref()))?,
-        service: merged(receivers.iter().filter_map(|found| found.service.as_deref()))?,
+        latency: merge_histograms(receivers.iter().filter_map(|found| found.latency.as_deref()))?,
+        service: merge_histograms(receivers.iter().filter_map(|found| found.service.as_deref()))?,
         clients,
         daemon: (daemon.peak_bytes > 0).then_some(daemon),
         timeline: receivers.first().map(|found| found.timeline.clone()).unwrap_or_default(),
     })
 }
 
-fn merged<'t>(texts: impl Iterator<Item = &'t str>) -> io::Result<PackedHistogram> {
+fn merge_histograms<'t>(texts: impl Iterator<Item = &'t str>) -> io::Result<PackedHistogram> {
     let mut sum = histogram::empty();
     for text in texts {
         sum.add(histogram::from_text(text)?).map_err(io::Error::other)?;

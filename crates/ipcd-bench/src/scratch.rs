@@ -33,7 +33,7 @@ impl ScratchDir {
     }
 
     fn make_in(parent: &Path) -> io::Result<Self> {
-        sweep(parent);
+        remove_unused(parent);
         for _ in 0..TRIES {
             let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
             if let Some(lock) = lock(dir.path())? {
@@ -50,7 +50,7 @@ impl ScratchDir {
 }
 
 /// Removes the directories that killed benchmarks of this user have left. Errors are ignored.
-fn sweep(parent: &Path) {
+fn remove_unused(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     let is_ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(PREFIX);
     for entry in entries.flatten().filter(is_ours) {

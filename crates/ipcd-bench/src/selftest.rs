@@ -69,7 +69,7 @@ pub fn selftest(settings: &BenchSettings) -> io::Result<Vec<SelfCheck>> {
     };
     let measurements = [daemon.clone()];
     let mut runner = Runner::new(settings, dir.path(), &interrupts, &measurements)?;
-    let trial = trial(settings);
+    let trial = trial_settings(settings);
     let base = measure(&trial, &mut |_| {})?;
     let slowed = BenchSettings { inject: Some(part_of_a_round_trip(&base)?), ..trial.clone() };
     let mut run = |measurement: &Measurement, faults| {
@@ -78,8 +78,8 @@ pub fn selftest(settings: &BenchSettings) -> io::Result<Vec<SelfCheck>> {
     let stop = InjectedFaults { stop: Some((WARMUP + AFTER, STALL)), ..InjectedFaults::default() };
     let stall = InjectedFaults { stall: Some((AFTER, STALL)), ..InjectedFaults::default() };
     Ok(vec![
-        sees("the daemon stopped for 300 ms", &run(&daemon, stop)?),
-        sees("the receiver stalled for 300 ms", &run(&unix, stall)?),
+        detects_fault("the daemon stopped for 300 ms", &run(&daemon, stop)?),
+        detects_fault("the receiver stalled for 300 ms", &run(&unix, stall)?),
         reports_loss(&run(&flood, stall)?),
         knows_an_exponential_distribution(),
         finds_nothing_where_nothing_is(&base, &measure(&trial, &mut |_| {})?),
@@ -87,7 +87,7 @@ pub fn selftest(settings: &BenchSettings) -> io::Result<Vec<SelfCheck>> {
     ])
 }
 
-fn sees(what: &'static str, run: &RunResult) -> SelfCheck {
+fn detects_fault(what: &'static str, run: &RunResult) -> SelfCheck {
     let p999 = Duration::from_nanos(run.latency.open().value_at_quantile(0.999));
     let service = Duration::from_nanos(run.service.open().value_at_quantile(0.5));
     let MessageCounts { sent, lost, .. } = run.counts;
@@ -101,7 +101,7 @@ fn sees(what: &'static str, run: &RunResult) -> SelfCheck {
 }
 
 /// Round trips as they are compared.
-fn trial(settings: &BenchSettings) -> BenchSettings {
+fn trial_settings(settings: &BenchSettings) -> BenchSettings {
     let (runs, duration, warmup) = COMPARED;
     BenchSettings {
         modes: vec![MeasureMode::Pingpong],

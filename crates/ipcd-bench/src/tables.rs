@@ -39,16 +39,16 @@ pub fn tables(report: &Report) -> Vec<Table> {
         let rows: Vec<&ResultRow> =
             report.results.iter().filter(|row| row.key.mode == *mode).collect();
         (!rows.is_empty()).then(|| match mode {
-            MeasureMode::Pingpong | MeasureMode::Req => latencies(*mode, &rows),
-            MeasureMode::Throughput | MeasureMode::Fanout => rates(*mode, &rows),
-            MeasureMode::Load => loads(&rows),
+            MeasureMode::Pingpong | MeasureMode::Req => latency_table(*mode, &rows),
+            MeasureMode::Throughput | MeasureMode::Fanout => rate_table(*mode, &rows),
+            MeasureMode::Load => load_table(&rows),
         })
     };
-    let (taxes, comparison) = (taxes(report), report.comparison.as_ref().map(changes));
+    let (taxes, comparison) = (tax_table(report), report.comparison.as_ref().map(change_table));
     MeasureMode::ALL.iter().filter_map(of_mode).chain(taxes).chain(comparison).collect()
 }
 
-fn latencies(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
+fn latency_table(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
     let (title, note) = match mode {
         MeasureMode::Req => (
             "Requests through the daemon",
@@ -66,12 +66,12 @@ fn latencies(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
     };
     let cells = |row: &&ResultRow| {
         let mut cells =
-            vec![row.key.cores.clone(), layer(row), row.key.transport.clone(), size(row)];
+            vec![row.key.cores.clone(), layer_cell(row), row.key.transport.clone(), size_cell(row)];
         cells.push(median(row));
         let latency = row.latency.clone().unwrap_or_default();
-        cells.extend(distribution(&latency));
-        cells.extend(faults(row));
-        cells.extend(cpu(row));
+        cells.extend(distribution_cells(&latency));
+        cells.extend(fault_cells(row));
+        cells.extend(cpu_cells(row));
         cells
     };
     let mut rows = rows.to_vec();
@@ -94,19 +94,19 @@ const DISTRIBUTION: [&str; 11] =
 const FAULTS: [&str; 4] = ["lost", "duplicated", "reordered", "corrupted"];
 const CPU: [&str; 2] = ["CPU clients", "CPU server"];
 
-fn loads(rows: &[&ResultRow]) -> Table {
+fn load_table(rows: &[&ResultRow]) -> Table {
     let cells = |row: &&ResultRow| {
         let service = row.service.clone().unwrap_or_default();
-        let mut cells = vec![layer(row), row.key.transport.clone(), size(row)];
+        let mut cells = vec![layer_cell(row), row.key.transport.clone(), size_cell(row)];
         cells.push(row.key.rate.clone().unwrap_or_default());
         let mark = if row.saturated { " saturated" } else { "" };
         cells.push(format!("{}{mark}", si(row.messages_per_s.median)));
         cells.push(median(row));
-        cells.extend(distribution(&row.latency.clone().unwrap_or_default()));
-        cells.push(percentile(&service, "p50"));
-        cells.push(percentile(&service, "p99"));
-        cells.extend(faults(row));
-        cells.extend(cpu(row));
+        cells.extend(distribution_cells(&row.latency.clone().unwrap_or_default()));
+        cells.push(percentile_cell(&service, "p50"));
+        cells.push(percentile_cell(&service, "p99"));
+        cells.extend(fault_cells(row));
+        cells.extend(cpu_cells(row));
         cells
     };
     Table {
@@ -115,7 +115,7 @@ fn loads(rows: &[&ResultRow]) -> Table {
             "The sender follows its schedule and waits for no reply (open loop). Response time counts \
              from the scheduled time of a message, service time from the time at which it was sent. Saturated: less than \
              99 % of the rate was achieved. {}.",
-            placed(rows)
+            placement_note(rows)
         ),
         head: [
             &["layer", "over", "size", "rate", "achieved"][..],
@@ -131,23 +131,23 @@ fn loads(rows: &[&ResultRow]) -> Table {
     }
 }
 
-fn rates(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
+fn rate_table(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
     let mut rows = rows.to_vec();
     rows.sort_by_key(|row| row.key.size);
     let cells = |row: &&ResultRow| {
         let per_s = &row.messages_per_s;
         let mut cells = vec![
-            layer(row),
+            layer_cell(row),
             row.key.transport.clone(),
-            size(row),
+            size_cell(row),
             si(per_s.median),
             format!("{}–{}", si(per_s.low), si(per_s.high)),
             si(row.bytes_per_s.median),
             si(row.sent_per_s.median),
             si(row.sent_bytes_per_s.median),
         ];
-        cells.extend(faults(row));
-        cells.extend(cpu(row));
+        cells.extend(fault_cells(row));
+        cells.extend(cpu_cells(row));
         cells.extend([
             si(row.clients_used.switches() as f64),
             row.daemon.map(|used| si(used.switches() as f64)).unwrap_or_default(),
@@ -166,7 +166,7 @@ fn rates(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
             "{what}, which reads every byte. Streams gather messages into one call; transports that keep \
              message boundaries need a call for each. CPU: processor time of all clients, and of the \
              server, for each received message. Memory: the peak of the largest process, in bytes. {}.",
-            placed(&rows)
+            placement_note(&rows)
         ),
         head: vec![
             "layer",
@@ -195,21 +195,21 @@ fn rates(mode: MeasureMode, rows: &[&ResultRow]) -> Table {
 }
 
 /// Message faults: lost, twice, out of turn, changed.
-fn faults(row: &ResultRow) -> [String; 4] {
+fn fault_cells(row: &ResultRow) -> [String; 4] {
     let MessageCounts { duplicated, reordered, corrupted, .. } = row.counts;
     let shown = |count: u64| if count > 0 { count.to_string() } else { String::new() };
-    [lost(row), shown(duplicated), shown(reordered), shown(corrupted)]
+    [lost_cell(row), shown(duplicated), shown(reordered), shown(corrupted)]
 }
 
 /// Time on a core for each message received, of the clients and of a server.
-fn cpu(row: &ResultRow) -> [String; 2] {
+fn cpu_cells(row: &ResultRow) -> [String; 2] {
     let each = |used: &ResourceUsage| {
         time((used.user_ns + used.system_ns) as f64 / row.counts.received.max(1) as f64)
     };
     [each(&row.clients_used), row.daemon.as_ref().map(each).unwrap_or_default()]
 }
 
-fn taxes(report: &Report) -> Option<Table> {
+fn tax_table(report: &Report) -> Option<Table> {
     let rows: Vec<Vec<String>> = report
         .results
         .iter()
@@ -223,7 +223,7 @@ fn taxes(report: &Report) -> Option<Table> {
                 format!("{}{rate}", mode_name(row.key.mode)),
                 row.key.transport.clone(),
                 row.key.cores.clone(),
-                size(row),
+                size_cell(row),
                 shown(tax.raw),
                 shown(tax.daemon),
                 format!("{}{}", if more < 0.0 { "−" } else { "+" }, shown(more.abs())),
@@ -245,7 +245,7 @@ fn taxes(report: &Report) -> Option<Table> {
 }
 
 /// The figure that says most of each measurement, and all others that have changed.
-fn changes(comparison: &Comparison) -> Table {
+fn change_table(comparison: &Comparison) -> Table {
     let says_most = |change: &&FigureChange| {
         let figure = if change.key.mode.has_latency() { "p50" } else { "rate" };
         change.metric == figure || (change.is_judged && change.is_real())
@@ -288,14 +288,14 @@ fn changes(comparison: &Comparison) -> Table {
     }
 }
 
-fn distribution(latency: &LatencySummary) -> Vec<String> {
+fn distribution_cells(latency: &LatencySummary) -> Vec<String> {
     let mut cells = vec![time(latency.min as f64)];
-    cells.extend(PERCENTILES.iter().map(|(name, _)| percentile(latency, name)));
+    cells.extend(PERCENTILES.iter().map(|(name, _)| percentile_cell(latency, name)));
     cells.extend([latency.max, latency.mean, latency.stdev].map(|value| time(value as f64)));
     cells
 }
 
-fn percentile(latency: &LatencySummary, name: &str) -> String {
+fn percentile_cell(latency: &LatencySummary, name: &str) -> String {
     latency.percentile(name).map(|value| time(value as f64)).unwrap_or_default()
 }
 
@@ -304,24 +304,24 @@ fn median(row: &ResultRow) -> String {
     row.latency_runs.get("p50").map(shown).unwrap_or_default()
 }
 
-fn lost(row: &ResultRow) -> String {
+fn lost_cell(row: &ResultRow) -> String {
     match row.counts.lost {
         0 => "0".into(),
         lost => format!("{:.2} %", 100.0 * lost as f64 / row.counts.sent.max(1) as f64),
     }
 }
 
-fn layer(row: &ResultRow) -> String {
+fn layer_cell(row: &ResultRow) -> String {
     layer_name(row.key.layer).to_owned()
 }
 
 /// The placement that all of these rows share.
-fn placed(rows: &[&ResultRow]) -> String {
+fn placement_note(rows: &[&ResultRow]) -> String {
     let mut places: Vec<&str> = rows.iter().map(|row| row.key.cores.as_str()).collect();
     places.dedup();
     format!("Sender and receiver: {}", places.join(", "))
 }
 
-fn size(row: &ResultRow) -> String {
+fn size_cell(row: &ResultRow) -> String {
     bytes(row.key.size)
 }

@@ -17,7 +17,7 @@ pub fn terminal(report: &Report) -> String {
     let mut text = String::new();
     for table in tables(report) {
         text += &format!("\n{}\n{}\n", table.title.to_uppercase(), wrapped(&table.note));
-        text += &aligned(&table);
+        text += &aligned_table(&table);
     }
     text += &remarks(report).iter().map(|remark| format!("{remark}\n")).collect::<String>();
     text
@@ -31,14 +31,14 @@ pub fn markdown(report: &Report) -> String {
         .map(|(name, is)| format!("- {name}: {is}\n"))
         .collect::<String>();
     for table in tables(report) {
-        text += &format!("\n## {}\n{}\n\n{}", table.title, table.note, piped(&table));
+        text += &format!("\n## {}\n{}\n\n{}", table.title, table.note, piped_table(&table));
     }
     text += "\n## Remarks\n";
     text += &remarks(report).iter().map(|remark| format!("- {remark}\n")).collect::<String>();
     text
 }
 
-fn piped(table: &Table) -> String {
+fn piped_table(table: &Table) -> String {
     let columns: Vec<usize> = (0..table.head.len()).filter(|&it| table.is_used(it)).collect();
     let line = |cell: &dyn Fn(usize) -> String| {
         let cells: Vec<String> = columns.iter().map(|&column| cell(column)).collect();
@@ -120,7 +120,7 @@ pub(crate) fn remarks(report: &Report) -> Vec<String> {
     general.chain(rows).chain(skipped).collect()
 }
 
-fn aligned(table: &Table) -> String {
+fn aligned_table(table: &Table) -> String {
     let columns: Vec<usize> =
         (0..table.head.len()).filter(|&column| table.is_used(column)).collect();
     let widths: Vec<usize> = columns

@@ -90,7 +90,7 @@ impl PendingConnect {
     fn start(place: &SideEndpoint, deadline: Instant) -> Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-        let process = ipcd_sys::fork(|| match report(place, deadline, &theirs) {
+        let process = ipcd_sys::fork(|| match connect_and_report(place, deadline, &theirs) {
             Ok(()) => 0,
             Err(_) => 1,
         })?;
@@ -130,7 +130,7 @@ impl Drop for PendingConnect {
 }
 
 /// The body of the process: it connects, and hands the connection or the error over.
-fn report(place: &SideEndpoint, deadline: Instant, to: &OwnedFd) -> io::Result<()> {
+fn connect_and_report(place: &SideEndpoint, deadline: Instant, to: &OwnedFd) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     // The loop blocks signals and reads them from a descriptor; this process has to end by them.
     SigSet::empty().thread_set_mask()?;

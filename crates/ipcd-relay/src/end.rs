@@ -144,7 +144,7 @@ impl PairEnd {
     /// whether input is buffered, which no descriptor reports any more.
     pub(crate) fn advance(&mut self) -> bool {
         match &mut self.transport {
-            EndTransport::Channel(bare) => serve(bare),
+            EndTransport::Channel(bare) => serve_channel(bare),
             EndTransport::Subject(subject) => subject.advance(),
         }
     }
@@ -302,7 +302,7 @@ fn has_closed(bare: &mut RawChannel, read_buf: &mut ReadBuffer) -> bool {
 
 /// Lets a channel handle its own traffic, such as a handshake. Returns whether that may have
 /// brought further input. An error is found by the next read or write.
-fn serve(bare: &mut RawChannel) -> bool {
+fn serve_channel(bare: &mut RawChannel) -> bool {
     let shook_hands = bare.channel.wants_service();
     if shook_hands || bare.channel.wants_room() {
         let _ = bare.channel.serve();

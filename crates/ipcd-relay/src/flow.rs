@@ -140,7 +140,7 @@ impl RelayFlow {
         self.failure.take()
     }
 
-    pub(crate) fn refuse(&mut self, why: String) {
+    pub(crate) fn note_refusal(&mut self, why: String) {
         self.refused += 1;
         self.refusal.get_or_insert(why);
     }
@@ -197,7 +197,7 @@ impl RelayFlow {
                 }
                 Ok(None) => return false,
                 Err(error) => {
-                    self.fail(error);
+                    self.note_error(error);
                     self.stop();
                 }
             }
@@ -218,12 +218,12 @@ impl RelayFlow {
             Ok(ReadOutcome::Bytes(count)) => {
                 turned.moved = true;
                 if from.is_http(buffers.read_buf.filled()) {
-                    self.fail(ipcd_transport::Error::Protocol(HTTP.to_owned()).into());
+                    self.note_error(ipcd_transport::Error::Protocol(HTTP.to_owned()).into());
                     self.stop();
                     turned.lost = true;
                     return None;
                 }
-                self.take(buffers.read_buf.filled(), from, to);
+                self.take_input(buffers.read_buf.filled(), from, to);
                 // An empty record costs a turn, too.
                 return Some(count.max(1));
             }
@@ -234,7 +234,7 @@ impl RelayFlow {
             }
             Ok(ReadOutcome::Closed) => {}
             Err(error) => {
-                self.fail(error);
+                self.note_error(error);
                 turned.lost = true;
             }
         }
@@ -247,11 +247,11 @@ impl RelayFlow {
     fn finish_message(&mut self, to: &PairEnd) {
         let Self { decoder, queue, .. } = self;
         let mut refused = Vec::new();
-        decoder.finish(|message| refused.extend(put(message, to, queue)));
-        refused.into_iter().for_each(|why| self.refuse(why));
+        decoder.finish(|message| refused.extend(queue_message(message, to, queue)));
+        refused.into_iter().for_each(|why| self.note_refusal(why));
     }
 
-    fn take(&mut self, bytes: &[u8], from: &PairEnd, to: &mut PairEnd) {
+    fn take_input(&mut self, bytes: &[u8], from: &PairEnd, to: &mut PairEnd) {
         if self.is_bytes {
             return self.pass_on(bytes, to);
         }
@@ -261,13 +261,13 @@ impl RelayFlow {
         let Self { decoder, queue, .. } = self;
         let mut refused = Vec::new();
         for piece in pieces(bytes, most) {
-            decoder.feed(piece, |message| refused.extend(put(message, to, queue)));
+            decoder.feed(piece, |message| refused.extend(queue_message(message, to, queue)));
         }
         // The end of a record is the end of a message.
         if !is_stream {
-            decoder.finish(|message| refused.extend(put(message, to, queue)));
+            decoder.finish(|message| refused.extend(queue_message(message, to, queue)));
         }
-        refused.into_iter().for_each(|why| self.refuse(why));
+        refused.into_iter().for_each(|why| self.note_refusal(why));
     }
 
     /// Writes bytes directly from the read buffer, and queues only the unwritten ones.
@@ -277,15 +277,15 @@ impl RelayFlow {
         }
         // A receiver mostly takes all of a read at once. A queue in between would be one more copy.
         match to.write(bytes) {
-            Ok(count) => self.keep(&bytes[count.unwrap_or(0)..]),
+            Ok(count) => self.queue_bytes(&bytes[count.unwrap_or(0)..]),
             Err(error) => {
-                self.fail(error);
+                self.note_error(error);
                 self.stop();
             }
         }
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
+    fn queue_bytes(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.queue.push(|queue| queue.extend_from_slice(bytes));
         }
@@ -305,27 +305,27 @@ impl RelayFlow {
                 return (!splice.holds()).then_some(count);
             }
             SpliceOutcome::Nothing => return None,
-            SpliceOutcome::Otherwise(held) => self.keep(&held),
+            SpliceOutcome::Otherwise(held) => self.queue_bytes(&held),
             SpliceOutcome::End => (self.stage, self.has_read_all) = (FlowStage::Ended, true),
             SpliceOutcome::ReadFailed(error) => {
-                self.fail_plainly("read", error);
+                self.note_system_error("read", error);
                 (self.stage, self.has_read_all) = (FlowStage::Ended, true);
                 turned.lost = true;
             }
             SpliceOutcome::WriteFailed(error) => {
-                self.fail_plainly("write", error);
+                self.note_system_error("write", error);
                 self.stop();
             }
         }
         Some(0)
     }
 
-    fn fail_plainly(&mut self, what: &str, error: io::Error) {
-        self.fail(ipcd_transport::Error::system(what, error).into());
+    fn note_system_error(&mut self, what: &str, error: io::Error) {
+        self.note_error(ipcd_transport::Error::system(what, error).into());
     }
 
     /// Notes an error. An ordinary disconnect is none.
-    fn fail(&mut self, error: Error) {
+    fn note_error(&mut self, error: Error) {
         if !matches!(&error, Error::Transport(error) if error.is_disconnect()) {
             self.failure.get_or_insert(error);
         }
@@ -333,7 +333,11 @@ impl RelayFlow {
 }
 
 /// Queues a message for its receiver, or returns the reason why that is not possible.
-fn put(message: Result<&[u8], TooLong>, to: &PairEnd, queue: &mut WriteQueue) -> Option<String> {
+fn queue_message(
+    message: Result<&[u8], TooLong>,
+    to: &PairEnd,
+    queue: &mut WriteQueue,
+) -> Option<String> {
     let Ok(message) = message else {
         return Some(format!("it is longer than {LONGEST} bytes"));
     };

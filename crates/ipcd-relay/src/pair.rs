@@ -101,8 +101,8 @@ impl RelayPair {
         for (end, flow) in self.ends.iter_mut().zip(&self.flows) {
             state.more |= end.advance() && flow.wants_input();
         }
-        state.deadline = self.due(now);
-        self.tell(observer);
+        state.deadline = self.do_due_work(now);
+        self.report_events(observer);
         if self.flows.iter().all(RelayFlow::is_done) {
             return self.leave(key, now, buffers, watch);
         }
@@ -118,7 +118,7 @@ impl RelayPair {
         let (from, to) = if direction == 0 { (first, second) } else { (second, first) };
         let turned = self.flows[direction].turn(from, to, buffers);
         while let Some(why) = to.take_refused() {
-            self.flows[direction].refuse(why);
+            self.flows[direction].note_refusal(why);
         }
         // A lost connection takes no more bytes either.
         if turned.lost {
@@ -128,7 +128,7 @@ impl RelayPair {
     }
 
     /// Does what is due, and returns the next deadline.
-    fn due(&mut self, now: Instant) -> Option<Instant> {
+    fn do_due_work(&mut self, now: Instant) -> Option<Instant> {
         let mut next = None;
         for direction in 0..2 {
             match self.ends[direction].tick(now) {
@@ -155,7 +155,7 @@ impl RelayPair {
         Some(until)
     }
 
-    fn tell(&mut self, observer: &dyn Observer) {
+    fn report_events(&mut self, observer: &dyn Observer) {
         for flow in &mut self.flows {
             if let Some(why) = flow.take_refusal() {
                 let next = "the next ones are only counted";

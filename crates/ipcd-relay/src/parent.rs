@@ -55,7 +55,7 @@ impl<'a> ForkParent<'a> {
             for woken in self.watch.wait(self.listener.pause_end())? {
                 match woken.token {
                     WatchToken::Signals => {
-                        let heard = self.signals.hear();
+                        let heard = self.signals.read_pending();
                         if heard.child {
                             self.reap();
                         }
@@ -86,7 +86,7 @@ impl<'a> ForkParent<'a> {
         let origin = (parts.identity.clone(), parts.state.clone());
         let who = name(&parts.identity, &self.relay.from);
         let (relay, observer, parent) = (self.relay, self.observer, Pid::this());
-        let child = ipcd_sys::fork(|| match serve(relay, observer, parts, parent) {
+        let child = ipcd_sys::fork(|| match serve_child(relay, observer, parts, parent) {
             Ok(()) => 0,
             Err(error) => {
                 observer.trouble(&format!("{who}: {error}"));
@@ -119,13 +119,13 @@ impl<'a> ForkParent<'a> {
     fn end(mut self) -> Result<()> {
         // The listener goes first: no peer connects while the children end.
         drop(self.listener);
-        signal(&self.children, Signal::SIGTERM);
+        signal_children(&self.children, Signal::SIGTERM);
         let deadline = Instant::now() + ENDING;
         while !self.children.is_empty() {
             if !poll_until(&self.signals.fd(), PollFlags::POLLIN, deadline)? {
-                signal(&self.children, Signal::SIGKILL);
+                signal_children(&self.children, Signal::SIGKILL);
             }
-            self.signals.hear();
+            self.signals.read_pending();
             while let Some((pid, _)) = reap() {
                 self.children.remove(&pid);
             }
@@ -134,7 +134,7 @@ impl<'a> ForkParent<'a> {
     }
 }
 
-fn signal(children: &BTreeMap<Pid, PeerOrigin>, signal: Signal) {
+fn signal_children(children: &BTreeMap<Pid, PeerOrigin>, signal: Signal) {
     for pid in children.keys() {
         // A child that has just ended is still a zombie, so its number is not reused.
         let _ = kill(*pid, signal);
@@ -142,7 +142,12 @@ fn signal(children: &BTreeMap<Pid, PeerOrigin>, signal: Signal) {
 }
 
 /// The body of a child.
-fn serve(relay: &Relay, observer: &dyn Observer, parts: ChannelParts, parent: Pid) -> Result<()> {
+fn serve_child(
+    relay: &Relay,
+    observer: &dyn Observer,
+    parts: ChannelParts,
+    parent: Pid,
+) -> Result<()> {
     set_pdeathsig(Signal::SIGTERM)?;
     // Descriptors of other peers must not stay open here: their ends would go unnoticed.
     let keep: Vec<BorrowedFd<'_>> = parts.descriptors.iter().map(AsFd::as_fd).collect();

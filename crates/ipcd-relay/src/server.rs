@@ -15,7 +15,7 @@ use crate::listening::PeerListener;
 use crate::pair::{PeerOrigin, RelayPair};
 use crate::side::RelaySide;
 use crate::signals::SignalWatch;
-use crate::variables::about;
+use crate::variables::peer_variables;
 use crate::watch::{EpollWatch, INPUT, WatchToken};
 use crate::{Error, Observer, Relay, Result};
 
@@ -92,7 +92,7 @@ impl<'a> PairServer<'a> {
     /// Connects a first side that is a subject to the other side.
     pub(crate) fn serve_subject(&mut self) -> Result<()> {
         let (relay, side) = (self.relay, &self.relay.from);
-        let variables = about(side, None, relay.ucspi);
+        let variables = peer_variables(side, None, relay.ucspi);
         let ConnectOutcome::End(from) = connect(relay, side, &[], false)? else { return Ok(()) };
         self.start_keeper();
         let ConnectOutcome::End(to) = connect(relay, &relay.to, &variables, false)? else {
@@ -153,7 +153,7 @@ impl<'a> PairServer<'a> {
     }
 
     fn read_signals(&mut self) -> bool {
-        let heard = self.signals.hear();
+        let heard = self.signals.read_pending();
         if heard.child {
             self.commands.reap_ended();
         }
@@ -213,7 +213,7 @@ impl<'a> PairServer<'a> {
         }
         let origin = (parts.identity.clone(), parts.state.clone());
         // The variables name addresses of the socket, which the channel takes over below.
-        let variables = about(&relay.from, Some(&parts), relay.ucspi);
+        let variables = peer_variables(&relay.from, Some(&parts), relay.ucspi);
         self.start_keeper();
         let connected = connect(relay, &relay.to, &variables, serves_others);
         let added = connected.and_then(|connected| {

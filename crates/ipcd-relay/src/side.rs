@@ -48,7 +48,7 @@ impl RelaySide {
         let mut endpoint: Endpoint = text.parse()?;
         let allow = endpoint.take_option("allow").map(|list| allowlist::networks(&list));
         let allow = allow.transpose().map_err(Error::Usage)?.unwrap_or_default();
-        let insecure = flag(endpoint.take_option("insecure"), "insecure")?;
+        let insecure = parse_flag(endpoint.take_option("insecure"), "insecure")?;
         let place = SideEndpoint { allow, ..parse_endpoint(endpoint, EndpointPurpose::ListenRaw)? };
         allowlist::check(&place.endpoint, place.transport, &place.allow, insecure)?;
         Ok(Self::Endpoint(place))
@@ -85,7 +85,7 @@ fn parse_subject(text: &str) -> Result<RelaySide> {
     let mut echo = false;
     for option in query.split('&').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
-            Some(("echo", value)) => echo = flag(Some(value.to_owned()), "echo")?,
+            Some(("echo", value)) => echo = parse_flag(Some(value.to_owned()), "echo")?,
             _ => return Err(bad("a subject has no option but echo=true".to_owned())),
         }
     }
@@ -102,7 +102,7 @@ fn parse_endpoint(mut endpoint: Endpoint, purpose: EndpointPurpose) -> Result<Si
     Ok(SideEndpoint { endpoint, transport, codec, allow: Vec::new() })
 }
 
-fn flag(text: Option<String>, key: &str) -> Result<bool> {
+fn parse_flag(text: Option<String>, key: &str) -> Result<bool> {
     let Some(text) = text else { return Ok(false) };
     text.parse().map_err(|_| Error::Usage(format!("{key}= must be true or false")))
 }

@@ -52,7 +52,7 @@ impl SignalWatch {
 
     /// Reads the signals since the last call. A second one that ends the relay counts only after a
     /// moment: timeout(1) sends two at once.
-    pub(crate) fn hear(&mut self) -> SignalSummary {
+    pub(crate) fn read_pending(&mut self) -> SignalSummary {
         let mut heard = SignalSummary::default();
         while let Ok(Some(signal)) = self.came.read_signal() {
             if signal.ssi_signo == Signal::SIGCHLD as u32 {

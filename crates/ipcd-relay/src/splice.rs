@@ -32,7 +32,7 @@ pub(crate) struct SplicePipe {
 pub(crate) struct PipePool(Vec<SplicePipe>);
 
 impl PipePool {
-    fn lend(&mut self) -> io::Result<SplicePipe> {
+    fn take_pipe(&mut self) -> io::Result<SplicePipe> {
         match self.0.pop() {
             Some(pipe) => Ok(pipe),
             None => SplicePipe::new(),
@@ -118,7 +118,7 @@ impl SpliceState {
         to: BorrowedFd<'_>,
         pipes: &mut PipePool,
     ) -> SpliceOutcome {
-        let Some(pipe) = self.pipe.take().or_else(|| pipes.lend().ok()) else {
+        let Some(pipe) = self.pipe.take().or_else(|| pipes.take_pipe().ok()) else {
             // No descriptors are left for a pipe. Copying needs none.
             return self.give_up(Vec::new());
         };

@@ -17,7 +17,7 @@ use crate::side::{RelaySide, SideEndpoint};
 const PREFIX: &str = "IPC_";
 
 /// The variables about a peer of this side.
-pub(crate) fn about(
+pub(crate) fn peer_variables(
     side: &RelaySide,
     peer: Option<&ChannelParts>,
     ucspi: bool,
@@ -32,10 +32,10 @@ pub(crate) fn about(
     let mut known = vec![
         ("IPC_SUBJECT".to_owned(), subject),
         ("IPC_TRANSPORT".to_owned(), transport),
-        ("IPC_FROM_UID".to_owned(), text(identity.uid)),
-        ("IPC_FROM_GID".to_owned(), text(identity.gid)),
-        ("IPC_FROM_PID".to_owned(), text(identity.pid)),
-        ("IPC_FROM_ADDR".to_owned(), text(identity.addr)),
+        ("IPC_FROM_UID".to_owned(), to_text(identity.uid)),
+        ("IPC_FROM_GID".to_owned(), to_text(identity.gid)),
+        ("IPC_FROM_PID".to_owned(), to_text(identity.pid)),
+        ("IPC_FROM_ADDR".to_owned(), to_text(identity.addr)),
     ];
     let mut prefixes = vec![PREFIX.to_owned()];
     if let (true, RelaySide::Endpoint(place), Some(parts)) = (ucspi, side, peer) {
@@ -66,12 +66,12 @@ fn ucspi_variables(protocol: &str, place: &SideEndpoint, parts: &ChannelParts) -
         add("LOCALIP", local.map(|addr| addr.ip().to_string()));
         add("LOCALPORT", local.map(|addr| addr.port().to_string()));
     } else {
-        add("REMOTEPID", text(pid));
-        add("REMOTEEUID", text(uid));
-        add("REMOTEEGID", text(gid));
-        add("LOCALPID", text(Some(Pid::this())));
-        add("LOCALUID", text(Some(Uid::current())));
-        add("LOCALGID", text(Some(Gid::current())));
+        add("REMOTEPID", to_text(pid));
+        add("REMOTEEUID", to_text(uid));
+        add("REMOTEEGID", to_text(gid));
+        add("LOCALPID", to_text(Some(Pid::this())));
+        add("LOCALUID", to_text(Some(Uid::current())));
+        add("LOCALGID", to_text(Some(Gid::current())));
         add("LOCALPATH", Some(place.endpoint.address().to_owned()));
     }
     variables
@@ -90,7 +90,7 @@ fn local_address(socket: &impl AsRawFd) -> Option<SocketAddr> {
     }
 }
 
-fn text(value: Option<impl ToString>) -> Option<String> {
+fn to_text(value: Option<impl ToString>) -> Option<String> {
     value.map(|value| value.to_string())
 }
 
@@ -114,7 +114,7 @@ mod tests {
         let identity = PeerIdentity::from_addr(from);
         let parts = ChannelParts { descriptors: vec![socket.into()], identity, state: Vec::new() };
         let side = RelaySide::listening("tcp://127.0.0.1:0").unwrap();
-        let variables = about(&side, Some(&parts), true);
+        let variables = peer_variables(&side, Some(&parts), true);
         let port = client.local_addr().unwrap().port().to_string();
         assert_eq!(value(&variables, "PROTO"), Some("TCP"));
         assert_eq!(value(&variables, "TCPREMOTEIP"), Some("127.0.0.1"));
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(value(&variables, "TCPLOCALPORT"), Some(&*at.port().to_string()));
         assert_eq!(value(&variables, "IPC_TRANSPORT"), Some("tcp"));
         assert_eq!(value(&variables, "IPC_FROM_ADDR"), Some(&*from.to_string()));
-        let plain = about(&side, Some(&parts), false);
+        let plain = peer_variables(&side, Some(&parts), false);
         assert!(plain.iter().all(|(name, _)| name.starts_with(PREFIX)));
     }
 
@@ -132,7 +132,7 @@ mod tests {
         let identity =
             PeerIdentity { pid: Some(1), uid: Some(2), gid: Some(3), ..PeerIdentity::default() };
         let parts = ChannelParts { descriptors: Vec::new(), identity, state: Vec::new() };
-        let variables = about(&side, Some(&parts), true);
+        let variables = peer_variables(&side, Some(&parts), true);
         assert_eq!(value(&variables, "PROTO"), Some("UNIX"));
         assert_eq!(value(&variables, "UNIXREMOTEPID"), Some("1"));
         assert_eq!(value(&variables, "UNIXREMOTEEUID"), Some("2"));

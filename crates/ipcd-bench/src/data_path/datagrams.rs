@@ -12,7 +12,7 @@ use std::io::{self, Read, Write};
 use ipcd_proto::frame_len;
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::gate::{INPUT, NOTHING, ReadyGate, moved};
+use super::gate::{INPUT, NOTHING, ReadyGate, bytes_moved};
 
 /// Bytes of the largest datagram, as ipcd sends them on the loopback.
 pub(super) const LARGEST: usize = 15_000;
@@ -51,7 +51,7 @@ impl<'a> DatagramHop<'a> {
         if after - self.credited > self.window {
             return Ok(false);
         }
-        let is_sent = moved(self.socket.write(datagram))?.is_some();
+        let is_sent = bytes_moved(self.socket.write(datagram))?.is_some();
         if is_sent {
             self.sent = after;
         }
@@ -61,7 +61,7 @@ impl<'a> DatagramHop<'a> {
     /// Takes a report, if there is one.
     fn take_credit(&mut self) -> io::Result<bool> {
         let mut report = [0; REPORT];
-        match moved(self.socket.read(&mut report))? {
+        match bytes_moved(self.socket.read(&mut report))? {
             Some(REPORT) => self.credited = self.credited.max(u64::from_le_bytes(report)),
             Some(_) => {
                 return Err(io::Error::other("received bytes that are not a report of credit"));
@@ -86,7 +86,7 @@ impl<'a> DatagramHop<'a> {
 impl Write for DatagramHop<'_> {
     fn write(&mut self, frames: &[u8]) -> io::Result<usize> {
         if self.begun == 0 {
-            self.begun = packed(frames);
+            self.begun = packed_len(frames);
         }
         let datagram = &frames[..self.begun.min(LARGEST)];
         while !self.send(datagram)? {
@@ -117,7 +117,7 @@ fn cost(datagram: &[u8]) -> u64 {
 
 /// The bytes of the next datagram: as many whole frames as fit, or the first part of one that does
 /// not.
-fn packed(frames: &[u8]) -> usize {
+fn packed_len(frames: &[u8]) -> usize {
     let mut end = 0;
     while let Some(length) = frame_len(&frames[end..]) {
         if end > 0 && end + length > LARGEST {
@@ -144,7 +144,7 @@ pub(super) fn serve(publisher: &File, subscribers: &[File]) -> io::Result<()> {
         }
         for _ in 0..READS {
             if held == 0 {
-                held = moved((&mut from.socket).read(&mut room))?.unwrap_or(0);
+                held = bytes_moved((&mut from.socket).read(&mut room))?.unwrap_or(0);
             }
             // Without credit the datagram is held, and no further one is read.
             if held == 0 || !to.send(&room[..held])? {
@@ -170,8 +170,8 @@ mod tests {
             bytes
         };
         let one = frames(4000, 1).len();
-        assert_eq!(packed(&frames(4000, 2)), 2 * one, "all there is");
-        assert_eq!(packed(&frames(4000, 9)), 3 * one);
-        assert_eq!(packed(&frames(20_000, 2)), frames(20_000, 1).len());
+        assert_eq!(packed_len(&frames(4000, 2)), 2 * one, "all there is");
+        assert_eq!(packed_len(&frames(4000, 9)), 3 * one);
+        assert_eq!(packed_len(&frames(20_000, 2)), frames(20_000, 1).len());
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use super::gate::{ReadyGate, moved};
+use super::gate::{ReadyGate, bytes_moved};
 
 /// Bytes taken at once, as many as an ipcd worker takes.
 pub(super) const READ_BYTES: usize = 256 * 1024;
@@ -19,14 +19,14 @@ pub(super) fn serve(mut publisher: &File, subscribers: &[File]) -> io::Result<()
         gate.wait_one_way(written.iter().map(|written| *written < filled))?;
         if written.iter().all(|written| *written == filled) {
             written.fill(0);
-            filled = match moved(publisher.read(&mut buffer))? {
+            filled = match bytes_moved(publisher.read(&mut buffer))? {
                 Some(0) => return Ok(()),
                 count => count.unwrap_or(0),
             };
         }
         for (mut subscriber, written) in subscribers.iter().zip(&mut written) {
             if *written < filled {
-                *written += moved(subscriber.write(&buffer[*written..filled]))?.unwrap_or(0);
+                *written += bytes_moved(subscriber.write(&buffer[*written..filled]))?.unwrap_or(0);
             }
         }
     }

@@ -72,7 +72,7 @@ impl<'a> ReadyGate<'a> {
 }
 
 /// The bytes that a call on a non-blocking descriptor has moved; `None` if it was not ready.
-pub(super) fn moved(outcome: io::Result<usize>) -> io::Result<Option<usize>> {
+pub(super) fn bytes_moved(outcome: io::Result<usize>) -> io::Result<Option<usize>> {
     match outcome {
         Ok(count) => Ok(Some(count)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),

@@ -199,7 +199,7 @@ impl<'a> Subscriber<'a> {
         self.partial.clear();
         let count = source.read(&mut read_buf[held..])?;
         if count == 0 {
-            return Err(wrong(format!("the end after {} messages", self.check.next)));
+            return Err(wrong_input(format!("the end after {} messages", self.check.next)));
         }
         let filled = &read_buf[..held + count];
         let used = self.check.take(filled)?;
@@ -222,13 +222,13 @@ impl FrameCheck {
         let mut used = 0;
         while let Some(length) = frame_len(&bytes[used..]) {
             if length != size {
-                return Err(wrong(format!("a frame of {length} bytes after {}", self.next)));
+                return Err(wrong_input(format!("a frame of {length} bytes after {}", self.next)));
             }
             let Some(frame) = bytes.get(used..used + size) else {
                 break;
             };
             if number(frame) != Some(self.next) || self.next >= self.load.count {
-                return Err(wrong(format!("number {:?} for {}", number(frame), self.next)));
+                return Err(wrong_input(format!("number {:?} for {}", number(frame), self.next)));
             }
             if self.load.is_thorough {
                 self.compare(frame)?;
@@ -250,11 +250,11 @@ impl FrameCheck {
         if frame == expected {
             return Ok(());
         }
-        Err(wrong(format!("message {} is altered", self.next)))
+        Err(wrong_input(format!("message {} is altered", self.next)))
     }
 }
 
-fn wrong(what: String) -> io::Error {
+fn wrong_input(what: String) -> io::Error {
     io::Error::other(format!("the subscriber received {what}"))
 }
 

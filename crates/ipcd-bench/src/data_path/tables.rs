@@ -67,11 +67,11 @@ pub(super) fn print_load_row(
         if costs.is_empty() { NONE.into() } else { format!("{:.0}", median(costs)) }
     });
     let [relay, yardstick, ipcd, crossing] = &rates;
-    let mut cells = vec![word(&cores), word(&via), bytes(load.payload)];
+    let mut cells = vec![option_name(&cores), option_name(&via), bytes(load.payload)];
     cells.extend([load.subscribers.to_string(), load.count.to_string()]);
-    cells.extend(rates.iter().map(|rates| spread(rates, si)));
+    cells.extend(rates.iter().map(|rates| spread_text(rates, si)));
     let pairs = [(yardstick, relay), (ipcd, yardstick), (ipcd, relay), (crossing, ipcd)];
-    cells.extend(pairs.map(|(above, below)| ratio(above, below)));
+    cells.extend(pairs.map(|(above, below)| ratio_text(above, below)));
     cells.push(costs.join(", "));
     print_row(&cells);
 }
@@ -82,7 +82,12 @@ pub(super) fn print_crowd_head() {
 }
 
 pub(super) fn print_crowd_row(cores: CoreChoice, [alone, crowded]: &[Vec<f64>; 2]) {
-    print_row(&[word(&cores), spread(alone, si), spread(crowded, si), ratio(crowded, alone)]);
+    print_row(&[
+        option_name(&cores),
+        spread_text(alone, si),
+        spread_text(crowded, si),
+        ratio_text(crowded, alone),
+    ]);
 }
 
 pub(super) fn print_count_head() {
@@ -93,7 +98,7 @@ pub(super) fn print_count_head() {
 pub(super) fn print_count_row(via: Via, payload: usize, costs: &WorkerCosts) {
     let per_thousand = |count| format!("{:.3}", 1000.0 * costs.per_message(count));
     print_row(&[
-        word(&via),
+        option_name(&via),
         bytes(payload),
         costs.messages.to_string(),
         per_thousand(costs.allocations),
@@ -106,7 +111,7 @@ pub(super) fn print_connect(modes: &[WorkerMode], rates: &[Vec<f64>]) {
     let note = "Connect, HELLO, WELCOME, close, by two processes at a time: median (least–most).";
     print_head(note, 1, &["mode", "connections/s"]);
     for (mode, rates) in modes.iter().zip(rates) {
-        print_row(&[format!("{mode:?}"), spread(rates, si)]);
+        print_row(&[format!("{mode:?}"), spread_text(rates, si)]);
     }
 }
 
@@ -138,17 +143,17 @@ pub(super) fn print_trip_row(
     payload: usize,
     trips: &[Vec<LatencySummary>; 3],
 ) {
-    let mut cells = vec![word(&cores), word(&via), bytes(payload)];
+    let mut cells = vec![option_name(&cores), option_name(&via), bytes(payload)];
     let times = |trips: &[LatencySummary], name: &str| -> Vec<f64> {
         let told = trips.iter().filter_map(|trips| trips.percentile(name));
         told.map(|nanos| nanos as f64 / 1e3).collect()
     };
     let micros = |micros: f64| format!("{micros:.1}");
     for trips in trips {
-        cells.extend(["p50", "p99"].map(|name| spread(&times(trips, name), micros)));
+        cells.extend(["p50", "p99"].map(|name| spread_text(&times(trips, name), micros)));
     }
     let [yardstick, lean, library] = trips.each_ref().map(|trips| times(trips, "p50"));
-    cells.extend([ratio(&lean, &yardstick), ratio(&library, &yardstick)]);
+    cells.extend([ratio_text(&lean, &yardstick), ratio_text(&library, &yardstick)]);
     print_row(&cells);
 }
 
@@ -188,10 +193,10 @@ pub(super) fn print_relay_row(
     let costs = rounds.each_ref().map(|rounds| {
         format!("{:.0}", median(figures(rounds, |it| 1e3 * it.cpu.as_secs_f64() / gib)))
     });
-    let mut cells = vec![word(&cores), word(&via), bytes(written)];
-    cells.extend(rates.iter().map(|rates| spread(rates, |rate| format!("{rate:.2}"))));
+    let mut cells = vec![option_name(&cores), option_name(&via), bytes(written)];
+    cells.extend(rates.iter().map(|rates| spread_text(rates, |rate| format!("{rate:.2}"))));
     let [ours, socat, large] = &rates;
-    cells.extend([ratio(ours, socat), ratio(ours, large), costs.join(", ")]);
+    cells.extend([ratio_text(ours, socat), ratio_text(ours, large), costs.join(", ")]);
     print_row(&cells);
 }
 
@@ -207,13 +212,13 @@ fn figures(rounds: &[RoundResult], figure: impl Fn(&RoundResult) -> f64) -> Vec<
 }
 
 /// The name on the command line.
-fn word(choice: &impl ValueEnum) -> String {
+fn option_name(choice: &impl ValueEnum) -> String {
     let value = choice.to_possible_value().expect("no choice is hidden");
     value.get_name().to_owned()
 }
 
 /// The median, and the least and the most in parentheses.
-fn spread(figures: &[f64], shown: impl Fn(f64) -> String) -> String {
+fn spread_text(figures: &[f64], shown: impl Fn(f64) -> String) -> String {
     if figures.is_empty() {
         return NONE.into();
     }
@@ -223,9 +228,9 @@ fn spread(figures: &[f64], shown: impl Fn(f64) -> String) -> String {
 }
 
 /// Of figures that were measured side by side.
-fn ratio(above: &[f64], below: &[f64]) -> String {
+fn ratio_text(above: &[f64], below: &[f64]) -> String {
     let ratios: Vec<f64> = above.iter().zip(below).map(|(above, below)| above / below).collect();
-    let shown = spread(&ratios, |ratio| format!("{ratio:.2}"));
+    let shown = spread_text(&ratios, |ratio| format!("{ratio:.2}"));
     shown.split_once(' ').map_or(shown.clone(), |(median, rest)| format!("**{median}** {rest}"))
 }
 
@@ -235,7 +240,7 @@ mod tests {
 
     #[test]
     fn ratios_are_of_neighbours() {
-        assert_eq!(ratio(&[1.0, 10.0, 4.0], &[2.0, 20.0, 4.0]), "**0.50** (0.50–1.00)");
-        assert_eq!(ratio(&[], &[1.0]), NONE);
+        assert_eq!(ratio_text(&[1.0, 10.0, 4.0], &[2.0, 20.0, 4.0]), "**0.50** (0.50–1.00)");
+        assert_eq!(ratio_text(&[], &[1.0]), NONE);
     }
 }

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use ipcd_proto::{Decoded, decode};
 
 use super::forwarder::READ_BYTES;
-use super::gate::{INPUT, NOTHING, ROOM, ReadyGate, moved};
+use super::gate::{INPUT, NOTHING, ROOM, ReadyGate, bytes_moved};
 use super::load::{LARGEST, SUBJECT};
 
 /// The subject of replies in [`exchange`].
@@ -67,7 +67,7 @@ impl FrameInput {
     /// Reads once, and routes the whole frames; false at the end.
     fn read(&mut self, mut from: &File, router: &mut YardstickRouter) -> io::Result<bool> {
         let end = self.bytes.len().min(self.filled + READ_BYTES);
-        match moved(from.read(&mut self.bytes[self.filled..end]))? {
+        match bytes_moved(from.read(&mut self.bytes[self.filled..end]))? {
             Some(0) => return Ok(false),
             count => self.filled += count.unwrap_or(0),
         }
@@ -140,7 +140,7 @@ impl FrameOutput {
     /// Writes as much as there is room for.
     fn write(&mut self, mut to: &File) -> io::Result<()> {
         if !self.is_empty() {
-            self.written += moved(to.write(&self.bytes[self.written..]))?.unwrap_or(0);
+            self.written += bytes_moved(to.write(&self.bytes[self.written..]))?.unwrap_or(0);
         }
         if self.written == self.bytes.len() {
             self.bytes.clear();

@@ -50,12 +50,12 @@ pub fn html(report: &Report) -> String {
          bare primitives (raw), the transports of ipcd without a daemon (lib), and through ipcd \
          (daemon).</p>\n<dl>{}</dl>\n{}\n<h2>Remarks</h2><ul>{remarks}</ul></body></html>\n",
         include_str!("style.css"),
-        about(report),
+        environment_list(report),
         sections.concat(),
     )
 }
 
-fn about(report: &Report) -> String {
+fn environment_list(report: &Report) -> String {
     let entry = |(name, is): &(&str, String)| format!("<dt>{name}</dt><dd>{}</dd>", escaped(is));
     environment(report).iter().map(entry).collect()
 }
@@ -142,7 +142,7 @@ fn percentile_charts(report: &Report, mode: MeasureMode) -> Vec<String> {
         for (group, rows) in groups {
             let line = |(index, row): (usize, &&ResultRow)| {
                 let (name, colour) = series(index, row, &group);
-                let points = nines(row);
+                let points = latency_curve(row);
                 ChartSeries { name, colour, is_dashed: false, points, has_dots: false }
             };
             charts.push(Chart {
@@ -157,7 +157,7 @@ fn percentile_charts(report: &Report, mode: MeasureMode) -> Vec<String> {
 }
 
 /// A latency curve, as far as ten samples lie beyond.
-fn nines(row: &ResultRow) -> Vec<(f64, f64)> {
+fn latency_curve(row: &ResultRow) -> Vec<(f64, f64)> {
     let Some(latency) = &row.latency else { return Vec::new() };
     let Ok(histogram) = from_text(&latency.hdr) else { return Vec::new() };
     let decades = (latency.count as f64 / 10.0).log10().max(0.0);

@@ -220,13 +220,13 @@ fn open(
     protocol.open(&mut hello);
     let mut reader = match protocol.has_two_connections() {
         true => {
-            greet(protocol, &mut writer, &std::mem::take(&mut hello))?;
+            send_greeting(protocol, &mut writer, &std::mem::take(&mut hello))?;
             connect(subscribing)?
         }
         false => writer.try_clone()?,
     };
     protocol.subscribe(&mut hello, from);
-    greet(protocol, &mut reader, &hello)?;
+    send_greeting(protocol, &mut reader, &hello)?;
     let input = await_subscribed(protocol, &reader, &mut writer)?;
     let file = |stream: TcpStream| File::from(OwnedFd::from(stream));
     Ok((file(writer), file(reader), input))
@@ -262,7 +262,7 @@ fn await_subscribed(
 }
 
 /// Says hello, and first the greeting, if there is one: libzmq hangs up if more comes with it.
-fn greet(protocol: ServerProtocol, stream: &mut TcpStream, hello: &[u8]) -> io::Result<()> {
+fn send_greeting(protocol: ServerProtocol, stream: &mut TcpStream, hello: &[u8]) -> io::Result<()> {
     let (greeting, rest) = hello.split_at(protocol.greeting());
     stream.write_all(greeting)?;
     stream.read_exact(&mut vec![0; greeting.len()])?;

@@ -7,7 +7,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::end::{Lane, LaneSide, MessageEnd};
-use crate::message::{MessageHeader, MessageKind, MessageWriter, foreign};
+use crate::message::{MessageHeader, MessageKind, MessageWriter, foreign_message};
 
 const MESSAGE: Signal = Signal::SIGUSR1;
 const END: Signal = Signal::SIGUSR2;
@@ -55,7 +55,7 @@ struct SignalEnd {
 
 impl MessageEnd for SignalEnd {
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        let header = MessageHeader::read(message).ok_or_else(foreign)?;
+        let header = MessageHeader::read(message).ok_or_else(foreign_message)?;
         self.sent = Some(header);
         kill(self.other, if header.kind == MessageKind::End { END } else { MESSAGE })?;
         Ok(())

@@ -27,8 +27,8 @@ pub(super) struct StreamLane {
 
 pub(super) fn pipe(size: usize, batch: usize) -> io::Result<StreamLane> {
     let ((there_out, there_in), (back_out, back_in)) = (io::pipe()?, io::pipe()?);
-    deepen(&there_in);
-    deepen(&back_in);
+    enlarge_pipe(&there_in);
+    enlarge_pipe(&back_in);
     let file = |fd: OwnedFd| File::from(fd);
     let near = (file(back_out.into()), file(there_in.into()));
     let far = (file(there_out.into()), file(back_in.into()));
@@ -66,7 +66,7 @@ fn both_ways(near: OwnedFd, far: OwnedFd, size: usize, batch: usize) -> io::Resu
 }
 
 /// Makes a pipe as large as our transports make it, where the kernel allows it (pipe(7)).
-fn deepen(pipe: impl AsFd) {
+fn enlarge_pipe(pipe: impl AsFd) {
     let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE));
 }
 
@@ -83,7 +83,7 @@ impl FifoPipe {
         // Open for both, which does not wait for the other side (fifo(7)).
         let writer = OpenOptions::new().read(true).write(true).open(&path)?;
         let reader = File::open(&path)?;
-        deepen(&writer);
+        enlarge_pipe(&writer);
         std::fs::remove_file(&path)?;
         Ok(Self { reader, writer })
     }
