@@ -7,8 +7,9 @@ use ipcd_proto::{Header, Kind};
 
 use crate::queue::lazy_queue::LazyQueue;
 
-/// Bytes after which a stretch ends: so many are walked over at the most to count messages.
-const STRETCH_BYTES: u64 = 16 * 1024;
+/// Bytes after which a stretch ends: so many are walked over at the most to count messages. A burst
+/// that is shorter needs no memory for stretches.
+const STRETCH_BYTES: u64 = 64 * 1024;
 /// How precisely the age of the oldest byte is known.
 const AGE_STEP: Duration = Duration::from_millis(250);
 

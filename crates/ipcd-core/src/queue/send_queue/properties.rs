@@ -199,7 +199,7 @@ fn counting_and_purging_a_full_queue_walks_over_one_stretch() {
     let (_, end) = queue.ledger.counts(queue.written());
     let end = end.expect("the first stretch is begun");
     queue.each_frame(&store, end, |_, _| walked += 1);
-    assert!(walked <= 300, "{walked} frames");
+    assert!(walked <= 1000, "{walked} frames");
     assert_eq!(queue.messages(&store).0, 80_000 - 33);
     assert_eq!(queue.purge(&mut store).messages, 80_000 - 34);
     assert_eq!(queue.messages(&store), (1, 0));
