@@ -84,7 +84,7 @@ pub(crate) fn acl(rules: &[AccessRule], mut listeners: BTreeMap<usize, Vec<Strin
 }
 
 /// The oddities of the rules: names that nothing has, so that the rule concerns no peer.
-pub(crate) fn strangers(acl: &Acl, tokens: impl Fn(&str) -> bool) -> Vec<String> {
+pub(crate) fn unknown_names(acl: &Acl, tokens: impl Fn(&str) -> bool) -> Vec<String> {
     let is_listener =
         |name: &String| acl.listeners.values().any(|names| names.iter().any(|known| known == name));
     let mut found = Vec::new();
@@ -274,6 +274,6 @@ mod tests {
         let acl = Config::parse(text, Path::new("f.toml")).unwrap().acl();
         let known: Vec<_> = acl.listeners.values().map(|names| names.join(" ")).collect();
         assert_eq!(known, ["unix:///own own", "tcp://h:1 feed", "job"]);
-        assert!(super::strangers(&acl, |_| true).is_empty());
+        assert!(super::unknown_names(&acl, |_| true).is_empty());
     }
 }

@@ -172,7 +172,7 @@ impl Admission {
     }
 
     /// These peers have proved what they had to.
-    pub(crate) fn opened(&mut self, numbers: &[AdmissionId], slot: SlotId) {
+    pub(crate) fn note_opened(&mut self, numbers: &[AdmissionId], slot: SlotId) {
         for number in numbers {
             let Some(peer) = self.peer(*number).filter(|peer| peer.is_of(slot)) else { continue };
             let (source, standing) = (peer.source, peer.standing);
@@ -410,17 +410,17 @@ mod tests {
             (0..2).map(|slot| admit(&mut admission, &net, slot).unwrap().number).collect();
         let third = admit(&mut admission, &net, 0).unwrap();
         assert_eq!(gone(&third), [(0, numbers[0])]);
-        admission.opened(&numbers[1..], SlotId(0));
+        admission.note_opened(&numbers[1..], SlotId(0));
         assert_eq!(gone(&admit(&mut admission, &net, 0).unwrap()), [(1, numbers[1])]);
         let fifth = admit(&mut admission, &net, 0).unwrap();
         assert_eq!(gone(&fifth), [(0, third.number)]);
         assert!(fifth.instead_of[0].may_prove && fifth.instead_of[0].why.contains("max_startups"));
-        admission.opened(&[fifth.number], SlotId(0));
+        admission.note_opened(&[fifth.number], SlotId(0));
         assert_eq!(gone(&admit(&mut admission, &net, 0).unwrap()), []);
         assert_eq!(gone(&admit(&mut admission, &of_user(1), 0).unwrap()), []);
         // One that was quicker than the word that it had to go is counted again.
         let before = admission.per_source[&Principal::User(1)] + admission.crowd.len();
-        admission.opened(&[third.number], SlotId(0));
+        admission.note_opened(&[third.number], SlotId(0));
         assert_eq!(admission.per_source[&Principal::User(1)] + admission.crowd.len(), before + 1);
         admission.release_slot(SlotId(0));
         admission.release_slot(SlotId(1));

@@ -31,7 +31,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
     }
     match &config.daemon.pid_file {
         Some(path) => {
-            pid_file::look(path)?;
+            pid_file::examine_path(path)?;
             check_writable(path, "write")
         }
         None => Ok(()),

@@ -98,7 +98,7 @@ impl CodecAdapter {
     }
 
     /// Treats the peer's address as one that may be forged.
-    pub(crate) fn distrust(&mut self) {
+    pub(crate) fn limit_amplification(&mut self) {
         self.allowance = Some(0);
     }
 
@@ -174,7 +174,7 @@ impl CodecAdapter {
     }
 
     /// Messages of the peer that were refused, and for it that were withheld.
-    pub(crate) fn losses(&self) -> (u64, u64) {
+    pub(crate) fn lost_messages(&self) -> (u64, u64) {
         (self.refused, self.withheld)
     }
 
@@ -215,7 +215,7 @@ impl CodecAdapter {
     }
 
     /// Translates frames for the peer, as many as are to be written next; returns their bytes.
-    pub(crate) fn stage(&mut self, frames: &[u8]) -> usize {
+    pub(crate) fn stage_frames(&mut self, frames: &[u8]) -> usize {
         let mut used = 0;
         while self.staged.len() < STAGED
             && let Ok(Decoded::Frame(frame, length)) = decode(&frames[used..], usize::MAX)
@@ -345,11 +345,11 @@ mod tests {
         let found = frames(&mut adapter, b"web GET / HTTP\ndb\n@1 x\n  y\nb..c x\n");
         let expected = [pair("logs.web", "GET / HTTP"), pair("logs.db", ""), pair("logs.@1", "x")];
         assert_eq!(found, expected);
-        assert_eq!(adapter.losses(), (2, 0));
+        assert_eq!(adapter.lost_messages(), (2, 0));
         assert!(adapter.take_refusal().is_some() && adapter.take_refusal().is_none());
         let mut plain = for_test(Codec::Line, "$1", false);
         assert_eq!(frames(&mut plain, b"@1 x\n@1.2 y\na z\n\xff y\n").len(), 1);
-        assert_eq!(plain.losses(), (3, 0));
+        assert_eq!(plain.lost_messages(), (3, 0));
     }
 
     #[test]
@@ -363,7 +363,7 @@ mod tests {
         }
         for (written, whole) in [(0, 0), (3, 0), (4, lengths[0]), (5, lengths[1]), (10, lengths[1])]
         {
-            assert_eq!(adapter.stage(&frames), frames.len());
+            assert_eq!(adapter.stage_frames(&frames), frames.len());
             assert_eq!(adapter.unwritten(), b"one\n\nthree\n");
             assert_eq!(adapter.wrote(written), 0);
             assert_eq!(adapter.discard(&frames), whole, "{written} bytes");
@@ -374,19 +374,19 @@ mod tests {
     #[test]
     fn to_an_address_that_proves_nothing_little_goes() {
         let mut adapter = for_test(Codec::Raw, "a", true);
-        adapter.distrust();
+        adapter.limit_amplification();
         let mut message = Vec::new();
         let (header, subject, payload) =
             (Header::new(Kind::Message, 1), &b"a"[..], &[b'x'; 25][..]);
         let (reply, headers) = (&[][..], &[][..]);
         FrameWriter(&mut message).write(&Frame { header, subject, reply, headers, payload });
-        assert_eq!(adapter.stage(&message), message.len());
+        assert_eq!(adapter.stage_frames(&message), message.len());
         assert_eq!(adapter.unwritten(), b"");
         frames(&mut adapter, &[b'y'; 10]);
-        assert_eq!(adapter.stage(&message), message.len());
+        assert_eq!(adapter.stage_frames(&message), message.len());
         assert_eq!(adapter.unwritten(), payload);
         adapter.wrote(payload.len());
-        adapter.stage(&message);
-        assert_eq!((adapter.unwritten(), adapter.losses()), (&b""[..], (0, 2)));
+        adapter.stage_frames(&message);
+        assert_eq!((adapter.unwritten(), adapter.lost_messages()), (&b""[..], (0, 2)));
     }
 }

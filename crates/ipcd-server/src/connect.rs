@@ -56,7 +56,7 @@ impl TryFrom<ConnectText> for ConnectConfig {
             written.endpoint.parse().map_err(|error: Error| error.to_string())?;
         let ConnectText { name, codec, subject, reply, echo, retry, .. } = written;
         let (codec, raw_profile) =
-            ProfileText { codec, subject, reply, echo }.with(&mut endpoint, true)?;
+            ProfileText { codec, subject, reply, echo }.resolve_with(&mut endpoint, true)?;
         if codec == Codec::Frame {
             let why = "links between daemons are not in this version: codec= says how a server \
                        speaks that knows nothing of ipcd (line, nul or raw)";
@@ -94,7 +94,7 @@ impl ConnectConfig {
         self.raw_profile.check(["subject", "reply"])?;
         transport
             .raw_at(at)
-            .and_then(|raw| raw.check_raw(at, self.raw_profile.flow()))
+            .and_then(|raw| raw.check_raw(at, self.raw_profile.raw_directions()))
             .map(drop)
             .map_err(|error| error.to_string())
     }

@@ -93,7 +93,7 @@ impl ExecConfig {
     }
 
     /// Its name in the log.
-    pub(crate) fn shown(&self) -> &str {
+    pub(crate) fn display_name(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.command[0])
     }
 }

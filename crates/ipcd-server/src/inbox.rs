@@ -158,11 +158,11 @@ impl WorkerInboxes {
         self.shared.iter().map(AsFd::as_fd)
     }
 
-    pub(crate) fn own(&self) -> BorrowedFd<'_> {
+    pub(crate) fn own_inbox(&self) -> BorrowedFd<'_> {
         self.shared[OWN].as_fd()
     }
 
-    pub(crate) fn way(&self, slot: u32) -> BorrowedFd<'_> {
+    pub(crate) fn writing_end(&self, slot: u32) -> BorrowedFd<'_> {
         self.shared[FIRST_WAY + slot as usize].as_fd()
     }
 
@@ -276,7 +276,8 @@ mod tests {
     /// A record without frames, and what comes of it.
     fn say(inbox: &mut WorkerInboxes, slot: u32, generation: u32) -> ReceivedRecord {
         let header = [slot, generation, 1].map(u32::to_le_bytes).concat();
-        send(inbox.way(0).as_raw_fd(), &[&header[..], &[0]].concat(), MsgFlags::empty()).unwrap();
+        send(inbox.writing_end(0).as_raw_fd(), &[&header[..], &[0]].concat(), MsgFlags::empty())
+            .unwrap();
         inbox.receive(&mut ReadBuffer::new(1024, 1024)).unwrap()
     }
 
@@ -329,7 +330,7 @@ mod tests {
                 let header = [slot, generation, to].map(u32::to_le_bytes).concat();
                 let record = [&header[..], &rest].concat();
                 let record = &record[..record.len() - cut.min(rest.len() + cut)];
-                send(inbox.way(0).as_raw_fd(), record, MsgFlags::empty()).unwrap();
+                send(inbox.writing_end(0).as_raw_fd(), record, MsgFlags::empty()).unwrap();
                 let arrived = inbox.receive(&mut buffer).unwrap();
                 prop_assert!(arrived != ReceivedRecord::Nothing);
                 if let ReceivedRecord::Of(of, as_generation) = arrived {

@@ -219,6 +219,8 @@ pub(crate) struct Link {
     backlog: VecDeque<QueuedMessage>,
     /// Bytes in it.
     backlog_bytes: usize,
+    /// Messages that the kernel has taken.
+    sent: u64,
     /// Whether the kernel had no memory for the first message that waits: there is room for it all
     /// the same, so that waiting for some would be in vain.
     lacks_memory: bool,
@@ -255,7 +257,7 @@ impl Link {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         let (here, there) = (LONGEST_OF_WORKER, LONGEST);
-        Ok((Self::end(a, here, there), Self::end(b, there, here)))
+        Ok((Self::from_socket(a, here, there), Self::from_socket(b, there, here)))
     }
 
     /// The same end under the number of `place`, for a forked child to keep while it closes
@@ -265,15 +267,16 @@ impl Link {
     /// As dup3(2).
     pub(crate) fn move_to(&self, mut place: OwnedFd) -> io::Result<Self> {
         dup3(self.as_fd(), &mut place, OFlag::O_CLOEXEC)?;
-        Ok(Self::end(place, self.longest, self.longest_there))
+        Ok(Self::from_socket(place, self.longest, self.longest_there))
     }
 
     /// One that leads nowhere.
-    pub(crate) fn none() -> Self {
+    pub(crate) fn unconnected() -> Self {
         Self {
             socket: None,
             backlog: VecDeque::new(),
             backlog_bytes: 0,
+            sent: 0,
             lacks_memory: false,
             lost: Vec::new(),
             longest: 0,
@@ -281,8 +284,8 @@ impl Link {
         }
     }
 
-    fn end(socket: OwnedFd, longest: usize, longest_there: usize) -> Self {
-        Self { socket: Some(socket), longest, longest_there, ..Self::none() }
+    fn from_socket(socket: OwnedFd, longest: usize, longest_there: usize) -> Self {
+        Self { socket: Some(socket), longest, longest_there, ..Self::unconnected() }
     }
 
     /// Sends a message, now or as soon as there is room. A message that is [`TooLong`] is not sent:
@@ -336,13 +339,16 @@ impl Link {
         while let Some(first) = self.backlog.front() {
             let fds: Vec<_> = first.fds.iter().map(AsFd::as_fd).collect();
             match send_with_fds(self.as_fd(), &first.bytes, &fds) {
-                Ok(()) => drop(self.done()),
+                Ok(()) => {
+                    self.sent += 1;
+                    self.pop_sent();
+                }
                 Err(error) if is_for_later(&error) => {
                     self.lacks_memory = error.kind() != io::ErrorKind::WouldBlock;
                     break;
                 }
                 Err(error) => {
-                    let peer = self.done();
+                    let peer = self.pop_sent();
                     self.lost.extend(peer);
                     return Err(error);
                 }
@@ -352,7 +358,7 @@ impl Link {
     }
 
     /// Takes the first message out; the peer that was to be handed over with it.
-    fn done(&mut self) -> Option<AdmissionId> {
+    fn pop_sent(&mut self) -> Option<AdmissionId> {
         let done = self.backlog.pop_front()?;
         self.backlog_bytes -= done.bytes.len();
         done.peer
@@ -366,6 +372,11 @@ impl Link {
     /// Whether what waits is to be tried again after a while, and not when there is room.
     pub(crate) fn lacks_memory(&self) -> bool {
         self.lacks_memory
+    }
+
+    /// Messages that the kernel has taken.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Messages that wait for room.

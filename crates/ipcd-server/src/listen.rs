@@ -43,7 +43,7 @@ pub struct RawProfile {
 
 impl RawProfile {
     /// Which way their bytes go.
-    pub(crate) fn flow(&self) -> RawDirections {
+    pub(crate) fn raw_directions(&self) -> RawDirections {
         RawDirections { inward: self.subject.is_some(), outward: !self.reply.is_empty() }
     }
 
@@ -110,7 +110,7 @@ impl TryFrom<ListenText> for ListenConfig {
         }
         let ListenText { codec, subject, reply, echo, .. } = written;
         let (codec, raw_profile) =
-            ProfileText { codec, subject, reply, echo }.with(&mut endpoint, false)?;
+            ProfileText { codec, subject, reply, echo }.resolve_with(&mut endpoint, false)?;
         let mut take = |key: &str| endpoint.take_option(key);
         let insecure = flag(take("insecure"), "insecure")?.or(written.insecure).unwrap_or(false);
         let mut allow = written.allow;
@@ -151,7 +151,7 @@ pub(crate) struct ProfileText {
 
 impl ProfileText {
     /// The dialect that is meant. The options are taken off the endpoint, and win.
-    pub(crate) fn with(
+    pub(crate) fn resolve_with(
         self,
         endpoint: &mut Endpoint,
         chosen: bool,
@@ -240,7 +240,7 @@ impl ListenConfig {
         raw_profile.check(["subject", "reply"])?;
         transport
             .raw_at(at)
-            .and_then(|raw| raw.check_raw(at, raw_profile.flow()))
+            .and_then(|raw| raw.check_raw(at, raw_profile.raw_directions()))
             .map_err(|error| error.to_string())?;
         allowlist::check(at, transport, &self.allow, self.insecure)
             .map_err(|error| error.to_string())

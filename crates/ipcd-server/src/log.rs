@@ -147,11 +147,11 @@ impl ProcessLog {
             Self::Worker { format, lost } => {
                 if *lost > 0 {
                     let report = format.lost(*lost);
-                    if say(report.as_bytes()) {
+                    if write_to_pipe(report.as_bytes()) {
                         *lost = 0;
                     }
                 }
-                if *lost > 0 || !say(line) {
+                if *lost > 0 || !write_to_pipe(line) {
                     *lost += 1;
                 }
             }
@@ -168,7 +168,7 @@ impl ProcessLog {
 
 /// Whether the supervisor's pipe took a line, whole: it is shorter than what a pipe takes at once
 /// (pipe(7), `PIPE_BUF`).
-fn say(line: &[u8]) -> bool {
+fn write_to_pipe(line: &[u8]) -> bool {
     write(io::stderr(), line).is_ok()
 }
 

@@ -30,7 +30,7 @@ impl PidFile {
     /// Writes our process id to the path, which must hold a process id, or not exist.
     pub(crate) fn write(path: &Path) -> Result<Self, Error> {
         let failed = |error| Error::system(format!("write {}", path.display()), error);
-        let (directory, name, found) = look(path)?;
+        let (directory, name, found) = examine_path(path)?;
         let opened = match found {
             None => directory.create(&name),
             Some(found) => found.open(OFlag::O_RDWR).map(File::from),
@@ -46,7 +46,7 @@ impl PidFile {
 }
 
 /// The file at the path, if there is one; an error if our process id may not be written there.
-pub(crate) fn look(path: &Path) -> Result<(TrustedDir, PathBuf, Option<FoundFile>), Error> {
+pub(crate) fn examine_path(path: &Path) -> Result<(TrustedDir, PathBuf, Option<FoundFile>), Error> {
     let failed = |error| Error::system(format!("write {}", path.display()), error);
     let absolute = std::path::absolute(path).map_err(failed)?;
     let (directory, name) = TrustedDir::of(&absolute)?;

@@ -156,11 +156,12 @@ impl fmt::Display for SandboxLevel {
 fn try_out(filter: &Result<CallFilter, String>) -> Result<SandboxLevel, Error> {
     let failed = |error| Error::system("try the sandbox", error);
     let (mut here, mut there) = Link::pair().map_err(failed)?;
-    let child =
-        ipcd_sys::fork(|| match there.send(&proven(confine(filter, NOBODYS)), Vec::new()) {
+    let child = ipcd_sys::fork(|| {
+        match there.send(&check_filtering(confine(filter, NOBODYS)), Vec::new()) {
             Ok(()) => 0,
             Err(_) => 1,
-        });
+        }
+    });
     let ended = waitpid(child.map_err(failed)?, None);
     let ended = ended.map_err(|error| Error::system("wait for the trial of the sandbox", error))?;
     match (ended, here.receive()) {
@@ -208,7 +209,7 @@ fn limit_resources() {
 
 /// The same level, without a filter that does not filter: a system that imitates Linux may take it
 /// and not heed it.
-fn proven(level: SandboxLevel) -> SandboxLevel {
+fn check_filtering(level: SandboxLevel) -> SandboxLevel {
     // Landlock alone would say EACCES.
     let refused = File::open("/").err().and_then(|error| error.raw_os_error());
     if !matches!(level.seccomp, SandboxLayer::On(_)) || refused == Some(Errno::EPERM as i32) {

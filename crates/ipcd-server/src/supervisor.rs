@@ -22,6 +22,7 @@ mod worker_log;
 mod worker_messages;
 mod worker_pool;
 mod worker_slot;
+mod worker_watchdog;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -159,7 +160,7 @@ impl Supervisor {
                     None => warn!("epoll reported an unknown descriptor"),
                 }
             }
-            self.tend();
+            self.run_due_tasks();
             if self.is_over() {
                 return Ok(());
             }
@@ -169,7 +170,7 @@ impl Supervisor {
     fn handle(&mut self, source: EventSource) -> Result<(), Error> {
         match source {
             EventSource::Signals => return self.handle_signals(),
-            EventSource::Listener(owner) => self.intake().accept(owner),
+            EventSource::Listener(owner) => self.peer_intake().accept(owner),
             EventSource::WorkerLink(slot) => self.serve_worker(slot),
             EventSource::WorkerLog(slot) => self.workers.slot(slot).read_log(slot, &self.epoll),
             EventSource::Dialler(owner) => self.read_dialler(owner),
@@ -180,18 +181,18 @@ impl Supervisor {
     }
 
     /// Does what is due, in each turn.
-    fn tend(&mut self) {
+    fn run_due_tasks(&mut self) {
         let now = Instant::now();
         if self.retry_at.take_if(|at| *at <= now).is_some() {
             self.workers.flush_refused();
         }
-        let lost = self.intake().release_lost();
+        let lost = self.peer_intake().release_lost();
         lost.into_iter().for_each(|lost| self.lose_peer(lost));
         self.revive();
         if self.is_ready {
             self.servers.tick(now, &self.epoll);
             let ended = self.programs.tick(now, &self.epoll);
-            ended.into_iter().for_each(|peer| self.intake().disconnect(peer));
+            ended.into_iter().for_each(|peer| self.peer_intake().disconnect(peer));
         }
         self.workers.spread_changes();
         self.workers.watch_over(self.config.daemon.watchdog.duration());
@@ -263,7 +264,7 @@ impl Supervisor {
     }
 
     /// The parts that peers come in by and go out by.
-    fn intake(&mut self) -> PeerIntake<'_> {
+    fn peer_intake(&mut self) -> PeerIntake<'_> {
         PeerIntake {
             listeners: &mut self.listeners,
             admission: &mut self.admission,
@@ -287,7 +288,7 @@ impl Supervisor {
         if let Some(dialled) = self.servers.read_dialler(owner) {
             let servers::DialledPeer { transport, parts, raw_profile } = dialled;
             let offer = PeerOffer { owner, transport, parts, raw_profile: Some(raw_profile) };
-            let peer = self.intake().admit(offer);
+            let peer = self.peer_intake().admit(offer);
             self.servers.set_peer(owner, peer);
         }
     }
@@ -298,7 +299,7 @@ impl Supervisor {
             let programs::StartedProgram { parts, raw_profile } = started;
             let transport = ipcd_transports::CHILD;
             let offer = PeerOffer { owner, transport, parts, raw_profile: Some(raw_profile) };
-            let peer = self.intake().admit(offer);
+            let peer = self.peer_intake().admit(offer);
             self.programs.set_peer(owner, peer);
         }
     }

@@ -133,7 +133,7 @@ impl Worker {
         };
         worker.link.send(&ToSupervisor::Ready)?;
         if let Some(only) = init.only {
-            worker.admit(only);
+            worker.admit_peer(only);
             worker.obey_router()?;
         }
         worker.arm_link()?;
@@ -144,7 +144,7 @@ impl Worker {
     fn run(&mut self) -> Result<(), Error> {
         let mut events = [EpollEvent::empty(); EVENTS];
         while !self.is_over()? {
-            let count = self.wait(&mut events)?;
+            let count = self.wait_for_events(&mut events)?;
             self.now = Instant::now();
             self.handshake_steps = 0;
             for event in &events[..count] {
@@ -163,9 +163,9 @@ impl Worker {
                     EventToken { place, number: 0 } => {
                         let slot = place - FIRST_INBOX.place;
                         self.others.note_room(slot, &self.epoll)?;
-                        self.forward(slot)?;
+                        self.forward_frames(slot)?;
                     }
-                    token => self.handle(token, event.events()),
+                    token => self.handle_event(token, event.events()),
                 }
             }
             self.look_at_time();
@@ -176,11 +176,11 @@ impl Worker {
         }
         // The counters outlive the worker.
         let counted = DirectoryRequest::Counted(self.router.last_counters());
-        self.request(counted)
+        self.send_request(counted)
     }
 
     /// Asks the supervisor for something, with the peer that it is for.
-    fn request(&mut self, request: DirectoryRequest) -> Result<(), Error> {
+    fn send_request(&mut self, request: DirectoryRequest) -> Result<(), Error> {
         let principal = request.principal();
         let connection = principal.and_then(|by| self.connections.get(by.key));
         let by = connection.map_or(AdmissionId::NONE, |connection| connection.admission);
@@ -212,7 +212,7 @@ impl Worker {
         Ok(may_end && self.router.is_forwarded())
     }
 
-    fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
+    fn wait_for_events(&mut self, events: &mut [EpollEvent]) -> Result<usize, Error> {
         let own = self.ticks.next().into_iter().chain(self.retry_at);
         let next = self.router.next_deadline().into_iter().chain(own).min();
         // While it waits no peer is to blame, whatever kills it.
@@ -244,7 +244,7 @@ impl Worker {
                     match message {
                         ToWorker::Admit { number, owner, scheme, identity, state, raw_profile } => {
                             let peer = admit(number, owner, &scheme, identity, state, raw_profile)?;
-                            self.admit(peer);
+                            self.admit_peer(peer);
                         }
                         message => self.obey_supervisor(message)?,
                     }
@@ -257,8 +257,8 @@ impl Worker {
         match message {
             // Its descriptors come with it: the caller admits the peer.
             ToWorker::Admit { .. } => {}
-            ToWorker::Disconnect(number) => self.dismiss(number),
-            ToWorker::Evict { number, why, may_prove } => self.evict(number, &why, may_prove),
+            ToWorker::Disconnect(number) => self.dismiss_peer(number),
+            ToWorker::Evict { number, why, may_prove } => self.evict_peer(number, &why, may_prove),
             ToWorker::Pause => self.pause_peers()?,
             ToWorker::Drain => {
                 // Everything that other workers have accepted is in the inbox by now.
@@ -269,7 +269,7 @@ impl Worker {
                 self.router.drain(self.now);
             }
             ToWorker::DirectoryEvent(event) => self.router.handle_event(self.now, event),
-            ToWorker::Configure(live) => self.configure(*live),
+            ToWorker::Configure(live) => self.apply_config(*live),
             ToWorker::Distrust { owner, may_return } => {
                 self.router.distrust(self.now, owner.0, may_return);
             }
@@ -285,7 +285,7 @@ impl Worker {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.waiting = true;
             }
-            self.rearm(key);
+            self.rearm_peer(key);
         }
         self.report_if_quiet()
     }
@@ -326,7 +326,7 @@ impl Worker {
     }
 
     /// Sends what is on its way to another worker, as much as its inbox takes.
-    fn forward(&mut self, slot: u32) -> Result<(), Error> {
+    fn forward_frames(&mut self, slot: u32) -> Result<(), Error> {
         while !self.others.is_full(slot) {
             let (frames, generation) = self.router.outgoing(slot);
             if frames.is_empty() {
@@ -355,8 +355,8 @@ impl Worker {
             if let Some(connection) = connection.filter(|found| found.tick_at == Some(at)) {
                 connection.tick_at = None;
                 let key = PeerKey(token.place);
-                self.tick(key);
-                self.rearm(key);
+                self.tick_peer(key);
+                self.rearm_peer(key);
             }
         }
     }
@@ -365,21 +365,21 @@ impl Worker {
         while let Some(output) = self.router.poll_output() {
             match output {
                 Output::Write(key) => {
-                    self.write(key);
-                    self.served(key);
-                    self.rearm(key);
+                    self.write_peer(key);
+                    self.after_service(key);
+                    self.rearm_peer(key);
                 }
-                Output::Resume(key) => self.resume(key),
+                Output::Resume(key) => self.resume_peer(key),
                 Output::Opened(key) => {
                     self.note_opened(key);
-                    let (peer, source) = self.described(key);
+                    let (peer, source) = self.peer_and_source(key);
                     debug!(%source, peer, name = ?self.router.origin(key).name, "session open");
                 }
                 Output::Denied(key, why) => self.note_denied(key, &why),
-                Output::Close(key, why) => self.close(key, why),
-                Output::Drop(key, why) => self.detach(key, &why),
-                Output::Forward(slot) => self.forward(slot)?,
-                Output::Tell(request) => self.request(request)?,
+                Output::Close(key, why) => self.close_session(key, why),
+                Output::Drop(key, why) => self.detach_peer(key, &why),
+                Output::Forward(slot) => self.forward_frames(slot)?,
+                Output::Tell(request) => self.send_request(request)?,
             }
         }
         // The last of it may have been dropped with the worker that it was for.
@@ -400,11 +400,11 @@ impl Worker {
         for key in self.connections.keys() {
             let connection = self.connections.get_mut(key);
             if connection.is_some_and(|found| std::mem::take(&mut found.is_paused)) {
-                self.rearm(key);
+                self.rearm_peer(key);
             }
         }
         for slot in self.others.slots() {
-            self.forward(slot)?;
+            self.forward_frames(slot)?;
         }
         Ok(())
     }
@@ -422,7 +422,7 @@ impl Worker {
     }
 
     /// A peer's id, and the source that lines about it are charged to.
-    fn described(&self, key: PeerKey) -> (u64, Principal) {
+    fn peer_and_source(&self, key: PeerKey) -> (u64, Principal) {
         let origin = self.router.origin(key);
         (origin.peer, Principal::of(origin.uid, origin.addr, self.router.prefixes()))
     }

@@ -26,13 +26,13 @@ impl PeersBySource {
     }
 
     /// The number of peers of the busiest source.
-    pub(super) fn most(&self) -> usize {
+    pub(super) fn busiest_count(&self) -> usize {
         self.by_count.last().map_or(0, |(count, _)| *count)
     }
 
     /// The sources that have as many.
     pub(super) fn busiest(&self) -> impl Iterator<Item = Principal> {
-        let most = self.most();
+        let most = self.busiest_count();
         let from_most = self.by_count.iter().rev();
         from_most.take_while(move |(count, _)| *count == most).map(|(_, source)| *source)
     }
@@ -99,7 +99,7 @@ mod tests {
                 }
                 let count = |user| naive.iter().filter(|(of, _)| *of == user).count();
                 let most = (0..4).map(count).max().unwrap_or(0);
-                prop_assert_eq!((crowd.len(), crowd.most()), (naive.len(), most));
+                prop_assert_eq!((crowd.len(), crowd.busiest_count()), (naive.len(), most));
                 let mut busiest: Vec<_> = crowd.busiest().collect();
                 busiest.sort();
                 let expected: Vec<_> =

@@ -17,11 +17,11 @@ impl Admission {
         percent: impl FnOnce() -> u32,
     ) -> Result<Option<AdmissionId>, String> {
         let max = self.limits.max_startups;
-        match self.startups.room(max, source, now, percent) {
+        match self.startups.find_room(max, source, now, percent) {
             StartupRoom::There => Ok(None),
             StartupRoom::Of(number) => Ok(Some(number)),
             StartupRoom::None => {
-                let most = max.full();
+                let most = max.hard_limit();
                 Err(format!("the limit of {most} peers without proof is reached (max_startups)"))
             }
         }
@@ -49,7 +49,7 @@ impl Admission {
         if self.crowd.len() + self.favoured < free_to + usize::from(one_goes) && !is_crowded {
             return Ok(None);
         }
-        let (own, busy) = (self.crowd.count(source), self.crowd.most());
+        let (own, busy) = (self.crowd.count(source), self.crowd.busiest_count());
         let may_take = is_favoured || (busy > own + 1 && !is_crowded);
         if let Some(other) = self.crowd.busiest().next().filter(|_| may_take) {
             let why = format!("evicted for a new peer: {other} has the most peers ({key})");

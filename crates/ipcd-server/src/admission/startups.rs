@@ -55,7 +55,7 @@ pub(super) enum StartupRoom {
 impl PendingStartups {
     /// Whether there is room for one more of this source. `percent` is drawn when it is needed, from
     /// 0 to 99.
-    pub(super) fn room(
+    pub(super) fn find_room(
         &self,
         max: MaxStartups,
         source: Principal,
@@ -67,7 +67,7 @@ impl PendingStartups {
             return if max.full == 0 { StartupRoom::None } else { StartupRoom::There };
         };
         // Also with this one its source has fewer.
-        let is_fair = self.crowd.most() > self.crowd.count(source) + 1;
+        let is_fair = self.crowd.busiest_count() > self.crowd.count(source) + 1;
         match count {
             _ if count < max.start && count < max.full => StartupRoom::There,
             _ if count < max.full && percent() >= max.chance(count) => StartupRoom::There,
@@ -113,7 +113,7 @@ impl PendingStartups {
     /// The peer that has waited longest of the busiest sources; one of this source, if it is among
     /// these.
     fn of_the_busiest(&self, source: Principal) -> Option<AdmissionId> {
-        if self.crowd.count(source) == self.crowd.most() {
+        if self.crowd.count(source) == self.crowd.busiest_count() {
             return self.crowd.oldest(source);
         }
         self.crowd.busiest().filter_map(|busy| self.crowd.oldest(busy)).min()
@@ -127,7 +127,7 @@ impl PendingStartups {
 
 impl MaxStartups {
     /// The most that may be there.
-    pub(super) fn full(self) -> usize {
+    pub(super) fn hard_limit(self) -> usize {
         self.full
     }
 
@@ -197,22 +197,25 @@ mod tests {
     fn the_one_that_has_waited_longest_makes_room() {
         let (max, now) = (MaxStartups { start: 2, rate: 50, full: 3 }, Instant::now());
         let mut startups = PendingStartups::default();
-        assert_eq!(startups.room(max, ANN, now, || 0), StartupRoom::There);
+        assert_eq!(startups.find_room(max, ANN, now, || 0), StartupRoom::There);
         startups.add(AdmissionId(7), ANN, now);
         startups.add(AdmissionId(8), ANN, now);
-        assert_eq!(startups.room(max, ANN, now, || 50), StartupRoom::There);
-        assert_eq!(startups.room(max, ANN, now, || 49), StartupRoom::Of(AdmissionId(7)));
+        assert_eq!(startups.find_room(max, ANN, now, || 50), StartupRoom::There);
+        assert_eq!(startups.find_room(max, ANN, now, || 49), StartupRoom::Of(AdmissionId(7)));
         startups.add(AdmissionId(9), ANN, now);
         assert_eq!(
-            startups.room(max, ANN, now, || 0),
+            startups.find_room(max, ANN, now, || 0),
             StartupRoom::None,
             "all have only just come"
         );
-        assert_eq!(startups.room(max, ANN, now + GRACE, || 0), StartupRoom::Of(AdmissionId(7)));
+        assert_eq!(
+            startups.find_room(max, ANN, now + GRACE, || 0),
+            StartupRoom::Of(AdmissionId(7))
+        );
         startups.remove(AdmissionId(7));
-        assert_eq!(startups.room(max, ANN, now, || 0), StartupRoom::Of(AdmissionId(8)));
+        assert_eq!(startups.find_room(max, ANN, now, || 0), StartupRoom::Of(AdmissionId(8)));
         let none = MaxStartups { start: 0, rate: 100, full: 0 };
-        assert_eq!(PendingStartups::default().room(none, ANN, now, || 0), StartupRoom::None);
+        assert_eq!(PendingStartups::default().find_room(none, ANN, now, || 0), StartupRoom::None);
     }
 
     #[test]
@@ -221,7 +224,7 @@ mod tests {
         let mut startups = PendingStartups::default();
         for number in 0..5000_u64 {
             // Evenly spread, as a good source of randomness would have it.
-            match startups.room(max, ANN, now, || (number * 37 % 100) as u32) {
+            match startups.find_room(max, ANN, now, || (number * 37 % 100) as u32) {
                 StartupRoom::There => {}
                 StartupRoom::Of(oldest) => startups.remove(oldest),
                 StartupRoom::None => continue,
@@ -237,7 +240,7 @@ mod tests {
         let (max, mut now) = (MaxStartups::default(), Instant::now());
         let mut startups = PendingStartups::default();
         let come = |startups: &mut PendingStartups, number: u64, source, now| {
-            let room = startups.room(max, source, now, || (number * 37 % 100) as u32);
+            let room = startups.find_room(max, source, now, || (number * 37 % 100) as u32);
             match room {
                 StartupRoom::Of(other) => startups.remove(other),
                 StartupRoom::None => return false,
@@ -264,18 +267,18 @@ mod tests {
         let (max, now) = (MaxStartups { start: 3, rate: 100, full: 3 }, Instant::now());
         let mut startups = PendingStartups::default();
         (0..3).for_each(|user| startups.add(AdmissionId(user), Principal::User(user as u32), now));
-        assert_eq!(startups.room(max, Principal::User(9), now, || 0), StartupRoom::None);
+        assert_eq!(startups.find_room(max, Principal::User(9), now, || 0), StartupRoom::None);
         assert_eq!(
-            startups.room(max, Principal::User(9), now + GRACE, || 0),
+            startups.find_room(max, Principal::User(9), now + GRACE, || 0),
             StartupRoom::Of(AdmissionId(0))
         );
         assert_eq!(
-            startups.room(max, Principal::User(2), now + GRACE, || 0),
+            startups.find_room(max, Principal::User(2), now + GRACE, || 0),
             StartupRoom::Of(AdmissionId(2))
         );
         startups.move_to(AdmissionId(0), Principal::User(2));
         assert_eq!(
-            startups.room(max, Principal::User(9), now, || 0),
+            startups.find_room(max, Principal::User(9), now, || 0),
             StartupRoom::Of(AdmissionId(0))
         );
         startups.remove(AdmissionId(0));

@@ -63,9 +63,9 @@ impl Supervisor {
         let has_hung = self.workers.slot(id).has_hung;
         // A SIGKILL that is not the watchdog's comes from outside, and no peer is to blame.
         if !has_ended_well && (signal != Some(Signal::SIGKILL) || has_hung) {
-            self.intake().suspect(id);
+            self.peer_intake().suspect(id);
         }
-        let lost = self.intake().release_orphans(id);
+        let lost = self.peer_intake().release_orphans(id);
         lost.into_iter().for_each(|lost| self.lose_peer(lost));
         if self.shutdown.is_none() && !has_ended_well {
             let why =

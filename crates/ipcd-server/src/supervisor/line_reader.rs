@@ -73,7 +73,7 @@ impl LineReader {
 
     /// Reads what is there, as much as is allowed now.
     pub(crate) fn read(&mut self, now: Instant) -> Vec<StderrPiece> {
-        let mut heard = self.turn(now);
+        let mut heard = self.begin_window(now);
         let mut chunk = [0; CHUNK];
         while self.wants_read() {
             match read(&self.pipe, &mut chunk) {
@@ -132,7 +132,7 @@ impl LineReader {
     }
 
     /// Begins a new window if it is time.
-    fn turn(&mut self, now: Instant) -> Vec<StderrPiece> {
+    fn begin_window(&mut self, now: Instant) -> Vec<StderrPiece> {
         if now < self.window + WINDOW {
             return Vec::new();
         }

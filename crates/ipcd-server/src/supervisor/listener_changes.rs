@@ -20,8 +20,10 @@ impl ListenerChanges {
             left.iter().position(|open| fits(open)).map(|at| left.remove(at).owner)
         };
         // Exact matches first: two listeners may be at one address, which is port 0.
-        let other: Vec<_> =
-            wanted.into_iter().filter(|wanted| take(&|open| open.is(wanted)).is_none()).collect();
+        let other: Vec<_> = wanted
+            .into_iter()
+            .filter(|wanted| take(&|open| open.matches_exactly(wanted)).is_none())
+            .collect();
         let mut changes = Self::default();
         for wanted in other {
             match take(&|open| open.is_at(&wanted)) {

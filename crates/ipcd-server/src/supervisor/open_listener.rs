@@ -50,7 +50,7 @@ impl OpenListener {
             (None, None) => transport.listen(endpoint)?,
             (None, Some(raw_profile)) => {
                 let raw = transport.raw_at(endpoint)?;
-                raw.listen_raw(&raw.check_raw(endpoint, raw_profile.flow())?)?
+                raw.listen_raw(&raw.check_raw(endpoint, raw_profile.raw_directions())?)?
             }
         };
         let codec = listen.codec();
@@ -67,7 +67,7 @@ impl OpenListener {
     }
 
     /// Whether it is exactly the one that is wanted.
-    pub(super) fn is(&self, wanted: &WantedListener) -> bool {
+    pub(super) fn matches_exactly(&self, wanted: &WantedListener) -> bool {
         (&self.config, self.socket) == (&wanted.listen, wanted.socket)
     }
 
@@ -137,7 +137,7 @@ fn endpoint_to_open(listen: &ListenConfig, transport: &dyn Transport) -> Result<
     match &listen.raw_profile {
         Some(raw_profile) => Ok(transport
             .raw_at(&listen.endpoint)?
-            .check_raw(&listen.endpoint, raw_profile.flow())?),
+            .check_raw(&listen.endpoint, raw_profile.raw_directions())?),
         None => Ok(listen.endpoint.clone()),
     }
 }

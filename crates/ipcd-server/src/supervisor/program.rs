@@ -171,7 +171,7 @@ impl Program {
         }
         let Some((_, parts)) = process.launch.take() else { return LaunchOutcome::Pending };
         let pid = process.pid.as_raw();
-        info!(program = self.config.shown(), pid, "program started");
+        info!(program = self.config.display_name(), pid, "program started");
         self.failure = None;
         if self.is_unwanted {
             self.signal(Signal::SIGKILL);
@@ -234,7 +234,7 @@ impl Program {
     pub(super) fn read_stderr(&mut self, now: Instant, epoll: &Epoll) {
         if let ProgramState::Running(process) = &mut self.state {
             let heard = process.stderr.read(now);
-            log_stderr(self.config.shown(), process.pid, heard);
+            log_stderr(self.config.display_name(), process.pid, heard);
         }
         self.arm_stderr(epoll);
     }
@@ -313,7 +313,7 @@ impl Program {
     fn note_failure(&mut self, why: &str) {
         if self.failure.as_deref() != Some(why) {
             let command = &self.config.command[0];
-            warn!(program = self.config.shown(), command, why, "program not started");
+            warn!(program = self.config.display_name(), command, why, "program not started");
             self.failure = Some(why.to_owned());
         }
     }
@@ -328,7 +328,7 @@ impl Program {
                 None
             }
             (EndStep::Kill, None) => {
-                let (program, pid) = (self.config.shown(), self.pid().map(Pid::as_raw));
+                let (program, pid) = (self.config.display_name(), self.pid().map(Pid::as_raw));
                 warn!(program, pid, "program does not end: killing it");
                 self.signal(Signal::SIGKILL);
                 None
@@ -346,12 +346,12 @@ impl Program {
         let ProgramProcess { pid, since, mut stderr, peer, was_cut_off, .. } = *process;
         let ProcessExit { status, signal } = exit;
         stderr.disarm(epoll);
-        log_stderr(self.config.shown(), pid, stderr.finish());
+        log_stderr(self.config.display_name(), pid, stderr.finish());
         let has_failed = was_cut_off || status != 0 || signal.is_some();
         // Of one that was never started the log has told why already.
         if self.failure.is_none() {
             let signal = signal.map(Signal::as_str);
-            let (program, pid) = (self.config.shown(), pid.as_raw());
+            let (program, pid) = (self.config.display_name(), pid.as_raw());
             // One that the daemon has ended has not failed, whatever its status.
             match has_failed && !self.is_unwanted {
                 true => warn!(program, pid, status, signal, was_cut_off, "program failed"),

@@ -53,7 +53,7 @@ impl ProgramSet {
                 Some(found) => drop(wanted.remove(found)),
                 None => {
                     info!(
-                        program = program.config.shown(),
+                        program = program.config.display_name(),
                         "program removed from the configuration"
                     );
                     program.is_unwanted = true;
@@ -180,7 +180,7 @@ impl ProgramSet {
         for program in self.programs.drain(..) {
             program.signal(Signal::SIGKILL);
             if let Some(pid) = program.pid() {
-                let shown = program.config.shown();
+                let shown = program.config.display_name();
                 warn!(program = shown, pid = pid.as_raw(), "program did not end in time");
                 let _ = waitpid(pid, None);
             }

@@ -143,11 +143,11 @@ impl Supervisor {
         if let AdaptOutcome::Done = self.listeners.adapt(owner, wanted)? {
             return Ok(owner);
         }
-        self.intake().accept(owner);
+        self.peer_intake().accept(owner);
         let now = self.listeners.reopen(owner, wanted, &mut self.owners, &self.epoll)?;
         if now != owner {
             for peer in self.admission.of_owner(owner) {
-                self.intake().disconnect(peer);
+                self.peer_intake().disconnect(peer);
             }
         }
         Ok(now)
@@ -171,7 +171,7 @@ impl Supervisor {
         let patience = self.program_patience();
         let mut ended = self.servers.replace(connects, &mut self.owners);
         ended.extend(self.programs.replace(execs, &mut self.owners, patience));
-        ended.into_iter().for_each(|peer| self.intake().disconnect(peer));
+        ended.into_iter().for_each(|peer| self.peer_intake().disconnect(peer));
     }
 
     /// Puts the access rules in force for the listeners, servers and programs that there are. A rule
@@ -191,7 +191,7 @@ impl Supervisor {
         }
         let tokens = &self.router_config.tokens.named;
         let is_token = |name: &str| name.is_empty() || tokens.contains_key(name);
-        for why in access::strangers(&self.router_config.acl, is_token) {
+        for why in access::unknown_names(&self.router_config.acl, is_token) {
             warn!("{why}");
         }
     }

@@ -205,7 +205,8 @@ impl DialledServer {
     ) -> Result<DialState, Error> {
         let failed = |error| Error::system("fork a dialler", error);
         let ConnectConfig { endpoint, raw_profile, .. } = &self.config;
-        let to = self.transport.raw_at(endpoint)?.check_raw(endpoint, raw_profile.flow())?;
+        let to =
+            self.transport.raw_at(endpoint)?.check_raw(endpoint, raw_profile.raw_directions())?;
         let (link, far_end) = Link::pair().map_err(failed)?;
         let deadline = Instant::now() + DIAL_TIMEOUT;
         watch(epoll, &link, EventSource::Dialler(self.owner))?;

@@ -91,7 +91,7 @@ impl WorkerLauncher {
         slot.start(pid, worker_log::reader(log));
         if self.fork_mode == ForkMode::Connection {
             // A child has to close everything that the supervisor holds, so the fewer the better.
-            slot.far_end = Link::none();
+            slot.far_end = Link::unconnected();
         }
         Ok(pid)
     }

@@ -1,6 +1,8 @@
 //! Reads the messages of workers. A worker may have been taken over by a peer, so its messages are
 //! typed, bounded, and about its own peers only; one that violates the protocol is ended.
 
+use ipcd_core::DirectoryRequest;
+
 use super::Supervisor;
 use crate::authority::permits;
 use crate::ids::SlotId;
@@ -28,15 +30,19 @@ impl Supervisor {
 
     /// Whether the worker is still to be believed.
     fn read_messages(&mut self, id: SlotId, most: usize) -> bool {
+        self.workers.slot(id).has_unread = true;
         for _ in 0..most {
             let slot = self.workers.slot(id);
             let outcome = match slot.link.receive() {
-                Ok(ReceiveOutcome::NotReady | ReceiveOutcome::Closed) => break,
+                Ok(ReceiveOutcome::NotReady | ReceiveOutcome::Closed) => {
+                    slot.has_unread = false;
+                    break;
+                }
                 // It is being ended. Its messages are read all the same, or epoll would report them
                 // again and again.
                 Ok(ReceiveOutcome::Message(..)) if slot.is_condemned() => Ok(()),
                 Ok(ReceiveOutcome::Message(message, fds)) if fds.is_empty() => {
-                    self.obey(id, message)
+                    self.handle_message(id, message)
                 }
                 Ok(ReceiveOutcome::Message(..)) => Err("it passed descriptors".to_owned()),
                 Err(error) => Err(error.to_string()),
@@ -48,7 +54,7 @@ impl Supervisor {
         !self.workers.slot(id).is_condemned()
     }
 
-    fn obey(&mut self, id: SlotId, message: ToSupervisor) -> Result<(), String> {
+    fn handle_message(&mut self, id: SlotId, message: ToSupervisor) -> Result<(), String> {
         match message {
             ToSupervisor::Ready => {
                 self.workers.slot(id).set_ready();
@@ -61,22 +67,27 @@ impl Supervisor {
             }
             ToSupervisor::Gone(gone) => {
                 for gone in gone {
-                    let lost = self.intake().release(gone, id);
+                    let lost = self.peer_intake().release(gone, id);
                     lost.into_iter().for_each(|lost| self.lose_peer(lost));
                 }
             }
             ToSupervisor::Opened(numbers) if numbers.len() > PEERS => {
                 return Err(format!("{} peers opened in one message", numbers.len()));
             }
-            ToSupervisor::Opened(numbers) => self.admission.opened(&numbers, id),
+            ToSupervisor::Opened(numbers) => self.admission.note_opened(&numbers, id),
             ToSupervisor::DirectoryRequest { by, request } => {
                 let acl = &self.router_config.acl;
                 let is_permitted = permits(acl, &self.admission, id, by, &request);
+                let confirmed = match &request {
+                    DirectoryRequest::Seen(epoch) => Some(*epoch),
+                    _ => None,
+                };
                 let directory = &mut self.workers.directory;
                 let events = match is_permitted {
                     true => directory.handle(id.0, request).map_err(|fault| fault.to_string())?,
                     false => directory.deny(id.0, request),
                 };
+                confirmed.into_iter().for_each(|epoch| self.workers.slot(id).note_confirmed(epoch));
                 self.workers.send_events(events);
             }
             ToSupervisor::Quiet => self.workers.slot(id).is_quiet = self.shutdown.is_some(),

@@ -99,8 +99,8 @@ impl WorkerPool {
     pub(super) fn next(&self, forks: bool, watchdog: Duration) -> Option<Instant> {
         let slots = || self.occupied.iter().map(|id| &self.slots[id.index()]);
         let births = slots().filter_map(WorkerSlot::due_at).filter(|_| forks);
-        let debts = slots().filter_map(|slot| Some(slot.owes_since()? + watchdog));
-        births.chain(debts).chain(slots().filter_map(WorkerSlot::next_of_log)).min()
+        let checks = slots().filter_map(|slot| slot.next_check(watchdog));
+        births.chain(checks).chain(slots().filter_map(WorkerSlot::next_of_log)).min()
     }
 
     /// Forks a worker for each slot that is due.
@@ -253,8 +253,8 @@ impl WorkerPool {
         }
     }
 
-    /// Ends workers that have owed an answer for too long, and those that leave too much unread: the
-    /// supervisor would have to keep it all.
+    /// Kills workers that hang, and those that leave too much unread: the supervisor would have to keep
+    /// it all.
     pub(super) fn watch_over(&mut self, watchdog: Duration) {
         let now = Instant::now();
         for id in self.occupied.iter().copied() {
@@ -263,7 +263,7 @@ impl WorkerPool {
                 slot.condemn(id, "it does not read its link");
                 slot.kill();
             }
-            slot.check_watchdog(id, self.directory.is_behind(id.0), now, watchdog);
+            slot.check_watchdog(id, now, watchdog);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ipcd_core::DirectoryEvent;
 use nix::sys::epoll::{Epoll, EpollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -13,6 +14,7 @@ use crate::link::{Link, ToWorker, is_gone};
 use crate::supervisor::event_source::{EventSource, watch};
 use crate::supervisor::line_reader::LineReader;
 use crate::supervisor::worker_log;
+use crate::supervisor::worker_watchdog::{LinkState, WorkerWatchdog, sample_process};
 
 /// A worker that dies younger than this is started again only after a pause.
 const INFANCY: Duration = Duration::from_secs(1);
@@ -32,8 +34,12 @@ pub(super) struct WorkerSlot {
     log: Option<LineReader>,
     pub(super) state: WorkerState,
     pub(super) generation: u32,
-    /// Since when the worker owes an answer.
-    owes_since: Option<Instant>,
+    watchdog: WorkerWatchdog,
+    /// The last change of the directory that was sent to it, and the last one that it has confirmed.
+    sent_epoch: u64,
+    confirmed_epoch: u64,
+    /// Whether messages of it are left for the next turn.
+    pub(super) has_unread: bool,
     /// Whether a signal has stopped it.
     pub(super) is_stopped: bool,
     /// Whether it has violated the protocol and is being ended: nothing of it counts any more.
@@ -65,13 +71,16 @@ impl WorkerSlot {
     /// An empty slot, without a link yet.
     pub(super) fn new(state: WorkerState) -> Self {
         Self {
-            link: Link::none(),
-            far_end: Link::none(),
+            link: Link::unconnected(),
+            far_end: Link::unconnected(),
             is_blocked: false,
             log: None,
             state,
             generation: 0,
-            owes_since: None,
+            watchdog: WorkerWatchdog::default(),
+            sent_epoch: 0,
+            confirmed_epoch: 0,
+            has_unread: false,
             is_stopped: false,
             is_condemned: false,
             has_hung: false,
@@ -89,7 +98,7 @@ impl WorkerSlot {
 
     /// Frees the slot. Nothing is left for a successor.
     pub(super) fn close(&mut self) {
-        (self.link, self.far_end) = (Link::none(), Link::none());
+        (self.link, self.far_end) = (Link::unconnected(), Link::unconnected());
         self.is_blocked = false;
         self.state = WorkerState::Free;
     }
@@ -125,7 +134,9 @@ impl WorkerSlot {
     /// A worker was forked.
     pub(super) fn start(&mut self, pid: Pid, log: LineReader) {
         self.state = WorkerState::Running { pid, since: Instant::now(), is_ready: false };
-        (self.owes_since, self.is_stopped, self.is_quiet) = (None, false, false);
+        (self.is_stopped, self.is_quiet, self.has_unread) = (false, false, false);
+        (self.sent_epoch, self.confirmed_epoch) = (0, 0);
+        self.watchdog.clear();
         (self.is_condemned, self.has_hung) = (false, false);
         self.log = Some(log);
     }
@@ -134,7 +145,7 @@ impl WorkerSlot {
     /// workers at their start would otherwise have the processor for itself.
     pub(super) fn schedule_successor(&mut self) {
         let now = Instant::now();
-        self.owes_since = None;
+        self.watchdog.clear();
         match self.state {
             WorkerState::Running { since, is_ready: true, .. } if now - since >= INFANCY => {
                 self.pause = FIRST_PAUSE;
@@ -168,9 +179,14 @@ impl WorkerSlot {
 
     /// Sends a message to the worker, if one lives here.
     pub(super) fn send(&mut self, message: &ToWorker) {
-        if self.pid().is_some()
-            && let Err(error) = self.link.send(message, Vec::new())
-            // One that has just ended needs no message.
+        if self.pid().is_none() {
+            return;
+        }
+        if let ToWorker::DirectoryEvent(DirectoryEvent::Changes { epoch, .. }) = message {
+            self.sent_epoch = *epoch;
+        }
+        if let Err(error) = self.link.send(message, Vec::new())
+            // A worker that has just ended needs no message.
             && !is_gone(&error)
         {
             error!(%error, "cannot send a message to a worker");
@@ -209,34 +225,37 @@ impl WorkerSlot {
         }
     }
 
-    /// Ends a worker that has owed an answer for too long.
-    pub(super) fn check_watchdog(
-        &mut self,
-        id: SlotId,
-        is_behind: bool,
-        now: Instant,
-        watchdog: Duration,
-    ) {
-        if self.pid().is_none() {
-            return;
+    /// Notes that the worker has confirmed all changes up to this one.
+    pub(super) fn note_confirmed(&mut self, epoch: u64) {
+        self.confirmed_epoch = epoch;
+    }
+
+    /// Kills a worker that hangs.
+    pub(super) fn check_watchdog(&mut self, id: SlotId, now: Instant, limit: Duration) {
+        let Some(pid) = self.pid() else { return };
+        if self.link.lacks_memory() {
+            // Then the kernel is to blame, and not the worker.
+            return self.watchdog.clear();
         }
-        let is_starting = matches!(self.state, WorkerState::Running { is_ready: false, .. });
-        if !(is_behind || self.is_blocked || is_starting || self.is_stopped) {
-            self.owes_since = None;
-            return;
-        }
-        let since = *self.owes_since.get_or_insert(now);
-        if now - since >= watchdog {
+        let link = LinkState {
+            sent_epoch: self.sent_epoch,
+            confirmed_epoch: self.confirmed_epoch,
+            sent: self.link.sent(),
+            blocked: self.link.waiting() as u64,
+            is_starting: !self.is_ready(),
+            is_stopped: self.is_stopped,
+            has_unread: self.has_unread,
+        };
+        if self.watchdog.check(link, now, limit, || sample_process(pid)) {
             warn!(slot = id.0, "worker does not answer: killing it");
-            self.owes_since = Some(now);
             self.has_hung = !self.is_stopped;
             self.kill();
         }
     }
 
-    /// Since when the worker owes an answer.
-    pub(super) fn owes_since(&self) -> Option<Instant> {
-        self.owes_since
+    /// The time of the watchdog's next check.
+    pub(super) fn next_check(&self, limit: Duration) -> Option<Instant> {
+        self.watchdog.next(limit)
     }
 
     /// The time at which its log is to be read although it may be silent.

@@ -41,7 +41,8 @@ impl OtherWorkers {
         first_token: EventToken,
         epoll: &Epoll,
     ) -> Result<Self, Error> {
-        let watched = epoll.add(inboxes.own(), EpollEvent::new(EpollFlags::EPOLLIN, own.to_u64()));
+        let watched =
+            epoll.add(inboxes.own_inbox(), EpollEvent::new(EpollFlags::EPOLLIN, own.to_u64()));
         watched.map_err(|error| Error::system("watch the inbox", error))?;
         let full = vec![false; slots];
         Ok(Self { inboxes, first_token, full, invalid: 0, has_reported_invalid: false })
@@ -91,7 +92,7 @@ impl OtherWorkers {
         }
         let place = self.first_token.place + slot;
         let event = EpollEvent::new(EpollFlags::EPOLLOUT, EventToken { place, number: 0 }.to_u64());
-        match epoll.add(self.inboxes.way(slot), event) {
+        match epoll.add(self.inboxes.writing_end(slot), event) {
             Ok(()) => self.full[slot as usize] = true,
             Err(error) if is_exhaustion(error) => return Ok(ForwardOutcome::NoMemory),
             Err(error) => return Err(Error::system("watch an inbox", error)),
@@ -101,7 +102,7 @@ impl OtherWorkers {
 
     /// An inbox that was full has room.
     pub(super) fn note_room(&mut self, slot: u32, epoll: &Epoll) -> Result<(), Error> {
-        match epoll.delete(self.inboxes.way(slot)) {
+        match epoll.delete(self.inboxes.writing_end(slot)) {
             Ok(()) => self.full[slot as usize] = false,
             // It stays watched, so epoll reports it again.
             Err(error) if is_exhaustion(error) => {}

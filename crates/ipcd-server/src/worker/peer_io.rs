@@ -45,7 +45,7 @@ fn serve(connection: &mut Connection) -> ipcd_transport::Result<ReadOutcome> {
 }
 
 impl Worker {
-    pub(super) fn handle(&mut self, token: EventToken, events: EpollFlags) {
+    pub(super) fn handle_event(&mut self, token: EventToken, events: EpollFlags) {
         let key = PeerKey(token.place);
         let Some(connection) = self.connections.of_event(token) else { return };
         if connection.channel.is_shaking_hands() {
@@ -57,16 +57,16 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         if connection.hears_until.is_some() && events.intersects(broken) {
-            return self.detach(key, CLOSED);
+            return self.detach_peer(key, CLOSED);
         }
         if connection.wants_write() && events.intersects(EpollFlags::EPOLLOUT | broken) {
             self.go_on_writing(key);
         }
         let wants_read = self.connections.get_mut(key).is_some_and(|found| found.wants_read());
         if wants_read && events.intersects(EpollFlags::EPOLLIN | broken) {
-            self.read(key);
+            self.read_peer(key);
         }
-        self.rearm(key);
+        self.rearm_peer(key);
     }
 
     /// There is room: for what the channel has of its own first.
@@ -76,23 +76,23 @@ impl Worker {
         if connection.channel.wants_room()
             && let Err(error) = serve(connection)
         {
-            return self.abandon(key, &error.to_string());
+            return self.abandon_writing(key, &error.to_string());
         }
         // A handshake may be over with it.
-        self.certify(key);
-        self.write(key);
-        self.served(key);
+        self.note_certificate(key);
+        self.write_peer(key);
+        self.after_service(key);
     }
 
     /// Reads once, and gives what came to the router.
-    pub(super) fn read(&mut self, key: PeerKey) {
+    pub(super) fn read_peer(&mut self, key: PeerKey) {
         let outcome = self.take_in(key);
         self.note_partial(key);
         match outcome {
-            Some(Ok(ReadOutcome::Bytes(_))) => self.served(key),
+            Some(Ok(ReadOutcome::Bytes(_))) => self.after_service(key),
             Some(Ok(ReadOutcome::NotReady | ReadOutcome::Boundary)) | None => {}
             Some(Ok(ReadOutcome::Closed)) => self.sent_all(key),
-            Some(Err(error)) => self.detach(key, &error.to_string()),
+            Some(Err(error)) => self.detach_peer(key, &error.to_string()),
         }
     }
 
@@ -109,8 +109,8 @@ impl Worker {
         let mut buffer = self.buffers.take(connection.partial.take(), largest);
         let outcome =
             if connection.waiting { serve(connection) } else { read_of(connection, &mut buffer) };
-        self.certify(key);
-        self.feed(key, buffer);
+        self.note_certificate(key);
+        self.feed_router(key, buffer);
         Some(outcome)
     }
 
@@ -127,7 +127,7 @@ impl Worker {
     }
 
     /// Gives the router what is in the buffer, and keeps what it does not take.
-    pub(super) fn feed(&mut self, key: PeerKey, mut buffer: ReadBuffer) {
+    pub(super) fn feed_router(&mut self, key: PeerKey, mut buffer: ReadBuffer) {
         let Some(connection) = self.connections.get_mut(key) else {
             return self.buffers.put_back(buffer);
         };
@@ -140,7 +140,7 @@ impl Worker {
     }
 
     /// After a peer was heard: its report may allow more to be written, and set new deadlines.
-    pub(super) fn served(&mut self, key: PeerKey) {
+    pub(super) fn after_service(&mut self, key: PeerKey) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -149,15 +149,15 @@ impl Worker {
         let has_traffic = connection.channel.wants_service();
         let may_write = has_traffic || std::mem::take(&mut connection.awaiting_credit);
         if may_write && !connection.blocked && !self.router.is_flushed(key) {
-            self.write(key);
+            self.write_peer(key);
         }
         if has_traffic {
-            self.tick(key);
+            self.tick_peer(key);
         }
     }
 
     /// Writes what is in the peer's outbox, as much as the channel takes.
-    pub(super) fn write(&mut self, key: PeerKey) {
+    pub(super) fn write_peer(&mut self, key: PeerKey) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -187,36 +187,38 @@ impl Worker {
                     connection.awaiting_credit = true;
                     break;
                 }
-                Ok(WriteOutcome::Nobody) => return self.abandon(key, "the peer has no reader"),
+                Ok(WriteOutcome::Nobody) => {
+                    return self.abandon_writing(key, "the peer has no reader");
+                }
                 Err(error) if error.is_exhaustion() => {
                     (connection.blocked, connection.is_paused) = (true, true);
                 }
-                Err(error) => return self.abandon(key, &error.to_string()),
+                Err(error) => return self.abandon_writing(key, &error.to_string()),
             }
             if connection.blocked {
                 self.router.pin(key, connection.channel.pinned());
             }
         }
         if connection.closing.is_some() && self.router.is_flushed(key) {
-            self.finish(key);
+            self.finish_channel(key);
         }
     }
 
     /// Nothing will follow: the peer sees the end of the stream, and we wait for its own.
-    pub(super) fn finish(&mut self, key: PeerKey) {
+    pub(super) fn finish_channel(&mut self, key: PeerKey) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         if !std::mem::replace(&mut connection.finished, true)
             && let Err(error) = connection.channel.finish()
         {
-            self.detach(key, &error.to_string());
+            self.detach_peer(key, &error.to_string());
         }
     }
 
     /// A peer that cannot be written to has gone, but what it had sent before is still accepted, as soon
     /// as those take it that it is for.
-    pub(super) fn abandon(&mut self, key: PeerKey, why: &str) {
+    pub(super) fn abandon_writing(&mut self, key: PeerKey, why: &str) {
         let mut left = LAST_BYTES;
         for _ in 0..LAST_READS {
             let waits = self.connections.get_mut(key).is_none_or(|connection| connection.waiting);
@@ -233,13 +235,13 @@ impl Worker {
             Some(connection) if connection.waiting && connection.closing.is_none() => {
                 connection.broken = Some(why.into());
             }
-            _ => self.detach(key, why),
+            _ => self.detach_peer(key, why),
         }
     }
 
     /// Lets a channel with traffic of its own do what is due, and a peer go that was silent for long
     /// enough.
-    pub(super) fn tick(&mut self, key: PeerKey) {
+    pub(super) fn tick_peer(&mut self, key: PeerKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let due = match connection.channel.tick(self.now) {
             Ok(due) => due,
@@ -247,7 +249,7 @@ impl Worker {
             Err(_) if connection.waiting && connection.adapter.is_some() => {
                 return connection.has_ended = true;
             }
-            Err(error) => return self.detach(key, &error.to_string()),
+            Err(error) => return self.detach_peer(key, &error.to_string()),
         };
         let silent = connection.hears_until.map(|until| self.look_at_silent(key, until));
         let next = due.into_iter().chain(silent.flatten()).min();
@@ -258,7 +260,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn resume(&mut self, key: PeerKey) {
+    pub(super) fn resume_peer(&mut self, key: PeerKey) {
         if !self.reads_peers {
             return;
         }
@@ -267,20 +269,20 @@ impl Worker {
         connection.waiting = false;
         self.mark.set(connection.admission);
         let buffer = self.buffers.take(connection.partial.take(), largest);
-        self.feed(key, buffer);
+        self.feed_router(key, buffer);
         let connection = self.connections.get_mut(key);
         let Some(connection) = connection.filter(|connection| !connection.waiting) else {
-            return self.rearm(key);
+            return self.rearm_peer(key);
         };
         match (connection.broken.take(), connection.has_ended) {
-            (Some(why), _) => self.abandon(key, &why),
+            (Some(why), _) => self.abandon_writing(key, &why),
             (None, true) => self.sent_all(key),
-            (None, false) => self.read(key),
+            (None, false) => self.read_peer(key),
         }
-        self.rearm(key);
+        self.rearm_peer(key);
     }
 
-    pub(super) fn rearm(&mut self, key: PeerKey) {
+    pub(super) fn rearm_peer(&mut self, key: PeerKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.is_paused |= connection.channel.take_shortage();
         let (armed, is_paused) = (connection.arm(&self.epoll), connection.is_paused);
@@ -290,7 +292,7 @@ impl Worker {
         match armed {
             Ok(()) => {}
             Err(error) if is_exhaustion(error) => self.leave_unwatched(key, error),
-            Err(error) => self.detach(key, &error.to_string()),
+            Err(error) => self.detach_peer(key, &error.to_string()),
         }
     }
 }

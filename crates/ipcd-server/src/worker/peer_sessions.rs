@@ -26,21 +26,23 @@ const LAST_WORDS: usize = 2 * 1024 * 1024;
 type AdoptedChannel = (Box<dyn Channel>, Option<Box<CodecAdapter>>);
 
 impl Worker {
-    pub(super) fn admit(&mut self, peer: NewPeer) {
+    pub(super) fn admit_peer(&mut self, peer: NewPeer) {
         let NewPeer { number, owner, transport, parts, raw_profile } = peer;
         let identity = parts.identity.clone();
         if parts.descriptors.is_empty() {
-            return self.reject(number, transport, &identity, NO_DESCRIPTOR);
+            return self.reject_peer(number, transport, &identity, NO_DESCRIPTOR);
         }
         // This early, because telling the peer the reason takes its own descriptors, which must
         // fit, too.
         if parts.descriptors.iter().any(|fd| fd.as_raw_fd() as u64 >= self.last_descriptor) {
             tell_refusal(transport, parts, raw_profile.is_some(), NO_DESCRIPTOR);
-            return self.reject(number, transport, &identity, NO_DESCRIPTOR);
+            return self.reject_peer(number, transport, &identity, NO_DESCRIPTOR);
         }
         let (challenge, (channel, adapter)) = match self.take_up(transport, parts, raw_profile) {
             Ok(taken) => taken,
-            Err(error) => return self.reject(number, transport, &identity, &error.to_string()),
+            Err(error) => {
+                return self.reject_peer(number, transport, &identity, &error.to_string());
+            }
         };
         let origin = Origin {
             peer: 0,
@@ -65,11 +67,11 @@ impl Worker {
         self.connections.insert(key, connection);
         // Bytes that came during the rendezvous are here already, and no event reports them.
         if !is_shaking_hands {
-            self.read(key);
+            self.read_peer(key);
         }
-        self.served(key);
-        self.tick(key);
-        self.rearm(key);
+        self.after_service(key);
+        self.tick_peer(key);
+        self.rearm_peer(key);
     }
 
     /// Makes a channel of what was handed over, with what translates for it if it is a bare one. A
@@ -97,7 +99,7 @@ impl Worker {
             adapter.look_for_browser();
         }
         if is_distant && !is_chosen && !transport.capabilities().reliable {
-            adapter.distrust();
+            adapter.limit_amplification();
         }
         Ok((None, (bare.channel, Some(Box::new(adapter)))))
     }
@@ -107,7 +109,7 @@ impl Worker {
         Principal::of(identity.uid, identity.addr, self.router.prefixes())
     }
 
-    fn reject(
+    fn reject_peer(
         &mut self,
         number: AdmissionId,
         transport: &dyn Transport,
@@ -120,7 +122,7 @@ impl Worker {
     }
 
     /// Tells the router of a certificate, before it hears anything of the peer.
-    pub(super) fn certify(&mut self, key: PeerKey) {
+    pub(super) fn note_certificate(&mut self, key: PeerKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let identity = connection.channel.identity();
         let Some(name) = identity.certificate.as_deref().filter(|_| !connection.is_vouched) else {
@@ -140,7 +142,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn detach(&mut self, key: PeerKey, why: &str) {
+    pub(super) fn detach_peer(&mut self, key: PeerKey, why: &str) {
         let Some(connection) = self.connections.remove(key) else {
             return;
         };
@@ -155,7 +157,7 @@ impl Worker {
             // The lost messages may matter more than its end.
             dropped => warn!(%source, peer, %transport, %identity, name, why, dropped, "peer gone"),
         }
-        if let Some((refused, withheld)) = connection.adapter.as_ref().map(|t| t.losses())
+        if let Some((refused, withheld)) = connection.adapter.as_ref().map(|t| t.lost_messages())
             && refused + withheld > 0
         {
             warn!(%source, peer = origin.peer, refused, withheld, "messages of or for the peer were dropped");
@@ -165,14 +167,14 @@ impl Worker {
     }
 
     /// Ends the session of a peer that the supervisor wants gone.
-    pub(super) fn dismiss(&mut self, number: AdmissionId) {
+    pub(super) fn dismiss_peer(&mut self, number: AdmissionId) {
         if let Some(key) = self.connections.find(number) {
             self.router.dismiss(self.now, key, "the daemon ended the session");
         }
     }
 
     /// Lets a peer go, for another wants its place. One that may still prove its token stays if it has.
-    pub(super) fn evict(&mut self, number: AdmissionId, why: &str, may_prove: bool) {
+    pub(super) fn evict_peer(&mut self, number: AdmissionId, why: &str, may_prove: bool) {
         let Some(key) = self.connections.find(number) else { return };
         let must_prove = self.connections.get(key).is_some_and(|found| found.must_prove);
         if must_prove || !may_prove {
@@ -180,20 +182,20 @@ impl Worker {
         }
     }
 
-    pub(super) fn close(&mut self, key: PeerKey, why: String) {
+    pub(super) fn close_session(&mut self, key: PeerKey, why: String) {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.closing = Some(why.into());
             connection.waiting = false;
             if let Some(why) = connection.broken.take() {
-                return self.detach(key, &why);
+                return self.detach_peer(key, &why);
             }
             if std::mem::take(&mut connection.blocked) {
                 // One that does not read finds in its own buffer why it was cut off.
                 let last = self.router.queued(key);
                 connection.channel.make_room(last.min(LAST_WORDS));
             }
-            self.write(key);
-            self.rearm(key);
+            self.write_peer(key);
+            self.rearm_peer(key);
         }
     }
 
@@ -224,7 +226,7 @@ impl Worker {
     pub(super) fn leave_unwatched(&mut self, key: PeerKey, error: Errno) {
         let why = format!("the kernel cannot watch its descriptor: {error}");
         if self.connections.get_mut(key).is_some_and(|connection| connection.closing.is_none()) {
-            let (peer, source) = self.described(key);
+            let (peer, source) = self.peer_and_source(key);
             warn!(
                 %source,
                 peer,
@@ -232,10 +234,10 @@ impl Worker {
                 "peer disconnected: see epoll(7) for the limit on watches of one user"
             );
             self.router.leave_unwatched(self.now, key, &why);
-            self.write(key);
-            self.finish(key);
+            self.write_peer(key);
+            self.finish_channel(key);
         }
-        self.detach(key, &why);
+        self.detach_peer(key, &why);
     }
 }
 

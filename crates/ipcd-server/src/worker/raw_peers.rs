@@ -22,7 +22,7 @@ const RECORDS: usize = 64;
 
 impl Worker {
     /// Puts another configuration in force, also for the adapters of raw peers.
-    pub(super) fn configure(&mut self, live: LiveConfig) {
+    pub(super) fn apply_config(&mut self, live: LiveConfig) {
         self.router.configure(self.now, |config| live.apply(config));
         let largest = self.router.max_payload();
         let adapters = self.connections.iter_mut();
@@ -46,11 +46,11 @@ impl Worker {
     pub(super) fn read_raw(&mut self, key: PeerKey) -> Option<Result<ReadOutcome>> {
         let mut buffer = self.buffers.take_empty();
         let mut frames = Vec::new();
-        let outcome = self.translate(key, &mut buffer, &mut frames);
+        let outcome = self.translate_input(key, &mut buffer, &mut frames);
         self.buffers.put_back(buffer);
-        self.certify(key);
+        self.note_certificate(key);
         if !frames.is_empty() {
-            self.feed(key, ReadBuffer::holding(&frames, self.router.largest_frame(key)));
+            self.feed_router(key, ReadBuffer::holding(&frames, self.router.largest_frame(key)));
         }
         self.tell_refusal(key);
         let connection = self.connections.get_mut(key)?;
@@ -64,7 +64,7 @@ impl Worker {
         }
     }
 
-    fn translate(
+    fn translate_input(
         &mut self,
         key: PeerKey,
         buffer: &mut ReadBuffer,
@@ -114,7 +114,7 @@ impl Worker {
                 return;
             }
             if adapter.unwritten().is_empty() {
-                let taken = adapter.stage(self.router.send_queue(key));
+                let taken = adapter.stage_frames(self.router.send_queue(key));
                 if taken == 0 {
                     break;
                 }
@@ -145,7 +145,7 @@ impl Worker {
                 Err(error) if error.is_exhaustion() => {
                     (connection.blocked, connection.is_paused) = (true, true);
                 }
-                Err(error) => return self.abandon(key, &error.to_string()),
+                Err(error) => return self.abandon_writing(key, &error.to_string()),
             }
         }
         self.tell_refusal(key);
@@ -153,8 +153,8 @@ impl Worker {
         if connection.closing.is_some() {
             let has_end = connection.adapter.as_ref().is_some_and(|found| found.has_end());
             match has_end && !connection.has_ended {
-                true => self.finish(key),
-                false => self.detach(key, "the session was ended"),
+                true => self.finish_channel(key),
+                false => self.detach_peer(key, "the session was ended"),
             }
         }
     }
@@ -168,10 +168,10 @@ impl Worker {
         let adapter = connection.adapter.as_ref();
         let may_hear = adapter.is_some_and(|adapter| adapter.may_hear_on());
         if !may_hear || connection.closing.is_some() {
-            return self.detach(key, CLOSED);
+            return self.detach_peer(key, CLOSED);
         }
         (connection.has_ended, connection.hears_until) = (true, Some(until));
-        self.tick(key);
+        self.tick_peer(key);
     }
 
     /// The time to look again at a peer that sends no more; `None` once it is detached.
@@ -183,7 +183,7 @@ impl Worker {
         if !self.router.is_flushed(key) {
             return Some(self.now + HALF_CLOSED);
         }
-        self.detach(key, CLOSED);
+        self.detach_peer(key, CLOSED);
         None
     }
 
@@ -191,7 +191,7 @@ impl Worker {
     fn tell_refusal(&mut self, key: PeerKey) {
         let adapter = self.connections.get_mut(key).and_then(|found| found.adapter.as_mut());
         if let Some(why) = adapter.and_then(|adapter| adapter.take_refusal()) {
-            let (peer, source) = self.described(key);
+            let (peer, source) = self.peer_and_source(key);
             warn!(%source, peer, why, "message refused; later ones of this peer are only counted");
         }
     }
