@@ -318,7 +318,7 @@ mod taken_over {
         puppet.let_go();
         assert!(said >= 3, "its link, and two inboxes: {said}");
         daemon.process.stderr.wait_for("worker violated the protocol: killing it");
-        daemon.process.stderr.wait_for("a record of another worker makes no sense");
+        daemon.process.stderr.wait_for("dropped an invalid record of another worker");
         let successor = eventually("a successor", || {
             Some(daemon.worker_in(1)).filter(|worker| worker.pid != hostile)
         });
@@ -346,7 +346,7 @@ mod taken_over {
         let successor = eventually("a successor", || {
             Some(daemon.worker_in(1)).filter(|worker| worker.pid != hostile.pid)
         });
-        daemon.process.stderr.wait_for("a record of another worker makes no sense");
+        daemon.process.stderr.wait_for("dropped an invalid record of another worker");
         let (mut publisher, _) = daemon.client_on("unix", |slot| slot == 0);
         let (mut subscriber, _) = daemon.client_on("unix", |slot| slot == 1);
         subscriber.subscribe("to.the.successor", Default::default()).expect("it is alive");

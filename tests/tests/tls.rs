@@ -327,7 +327,7 @@ fn renews_its_certificate(daemon: &Daemon, files: &TestCertificates) {
     daemon.ctl(&renewed, &["send", "s", "after"]).run().expect(0);
     assert_eq!(receiver.wait().expect(0).text(), "before\nafter\n");
     fs::write(files.path("server", "cert.pem"), "no certificate").expect("the file can be written");
-    daemon.hang_up("keeps what it had");
+    daemon.hang_up("keeps the old ones");
     daemon.ctl(&renewed, &["ping"]).run().expect(0);
 }
 
