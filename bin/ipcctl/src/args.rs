@@ -54,8 +54,8 @@ pub(crate) struct GlobalArgs {
     pub(crate) name: Option<String>,
     /// Prove the token in this file, instead of the one in the runtime directory.
     ///
-    /// The daemon asks for a token over TCP, UDP and TLS. A file that other users can read or change
-    /// is refused.
+    /// The daemon asks for a token over TCP, UDP, TLS and vsock. A file that other users can read or
+    /// change is refused.
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// The name of that token in the daemon's configuration ([[token]]).
@@ -109,7 +109,7 @@ pub(crate) enum Verb {
     Req(ReqArgs),
     /// Answer requests with their own payload, a fixed reply, or the output of a command.
     ///
-    /// A message that is no request is handled as well, and gets no reply.
+    /// A message that is not a request is handled as well, and gets no reply.
     #[command(visible_alias = "reply")]
     Serve(ServeArgs),
     /// Chat on a subject: send the lines of standard input, print the lines of others.

@@ -43,6 +43,7 @@ impl AttendedClient {
         let event = match self.client.wait_event_or(self.jobs.fd(), until) {
             Ok(WakeReason::Event) => self.client.next_event(Some(Instant::now()))?,
             Ok(_) => None,
+            // The connection is lost. `next_event` returns that as an event, and then reconnects.
             Err(_) => self.client.next_event(Some(self.attempt(until)))?,
         };
         match event {
@@ -58,6 +59,7 @@ impl AttendedClient {
     pub(crate) fn attend(&mut self, deadline: Option<Instant>) -> Outcome<Option<Error>> {
         let until = self.until(deadline);
         if self.is_lost {
+            // The lost channel would be ready at once, again and again.
             let mut fds = [PollFd::new(self.jobs.fd(), PollFlags::POLLIN)];
             poll_some(&mut fds, until)?;
             return Ok(None);

@@ -152,6 +152,7 @@ impl InputSplitter {
             if self.is_over {
                 return Ok(self.take_rest());
             }
+            // Without a limit, input without an end byte would fill the memory.
             check_length(client, self.unfinished())?;
             client.wait_for(std::io::stdin().as_fd(), None)?;
             self.read()?;
@@ -182,6 +183,7 @@ impl InputSplitter {
     pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
         let end = self.pending[self.searched..].iter().position(|&byte| byte == self.end);
         let Some(length) = end else {
+            // Moved only here, when no complete part is left: once a read, not once a part.
             self.pending.drain(..self.start);
             self.start = 0;
             self.searched = self.pending.len();
@@ -236,7 +238,7 @@ fn read_some(from: BorrowedFd<'_>, into: &mut Vec<u8>) -> std::io::Result<bool> 
     // has read ahead.
     let count = match nix::unistd::read(from, &mut chunk) {
         // Standard input may be shared with other processes (fork(2)). One of them may have set
-        // O_NONBLOCK, or have taken the bytes that poll(2) announced. That is no end of input.
+        // O_NONBLOCK, or have taken the bytes that poll(2) announced. That is not the end of input.
         Err(Errno::EAGAIN | Errno::EINTR) => return Ok(true),
         count => count?,
     };

@@ -28,6 +28,7 @@ pub(crate) fn run(context: &Context, args: &ChatArgs) -> Outcome {
 fn chat(context: &Context, args: &ChatArgs) -> Outcome {
     // A filter could be subscribed to, but not published on.
     Subject::parse(args.subject.as_bytes()).map_err(Error::from)?;
+    // The terminal already shows the lines that the user types.
     let options = Options { no_echo: true, ..context.lasting() };
     let mut client = context.reach(&options, args.reconnect)?;
     let options = SubscribeOptions { origin: true, ..SubscribeOptions::default() };
@@ -50,6 +51,8 @@ impl ChatSession<'_> {
     fn run(&mut self) -> Outcome {
         loop {
             self.show_what_came()?;
+            // Input is looked at first: `wait_event_or` prefers events, and a flood of messages would
+            // keep a typed line waiting.
             if !poll_until(&io::stdin(), PollFlags::POLLIN, Instant::now())? {
                 match self.client.wait_event_or(io::stdin().as_fd(), None) {
                     Ok(WakeReason::Readable) => {}

@@ -22,6 +22,7 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(global: GlobalArgs) -> Self {
         let given = global.runtime_dir.clone();
+        // Endpoints have absolute paths, and the working directory may change for a child.
         let given = given.map(|dir| std::path::absolute(&dir).unwrap_or(dir));
         let runtime_dir = given.unwrap_or_else(find_runtime_dir);
         Self { global, runtime_dir }
@@ -101,6 +102,7 @@ impl Context {
         for (attempt, pause) in Backoff::default().pauses().enumerate() {
             match self.connect_with(options.clone()) {
                 Err(failure) if waits && failure.is_temporary() => {
+                    // Once: a daemon may be away for hours, and each attempt fails alike.
                     if attempt == 0 {
                         self.remark(&format!("{failure}; waiting for the daemon"));
                     }
@@ -131,6 +133,7 @@ impl Context {
 fn find_runtime_dir() -> PathBuf {
     let own = own_runtime_dir(Uid::effective().is_root());
     let is_set = std::env::var_os(ipcd_transports::RUNTIME_DIR_VAR).is_some();
+    // A directory that the user has named is not replaced by another daemon's without a word.
     let own = own.filter(|dir| is_set || dir.is_dir());
     own.unwrap_or_else(|| PathBuf::from(SYSTEM_RUNTIME_DIR))
 }

@@ -63,6 +63,7 @@ impl DeliveryReport {
 
     fn outcome(&self) -> Outcome {
         let Receipt { delivered, dropped } = &self.copies;
+        // A dropped copy is worse than a missing receiver: a receiver that counts on it has a gap.
         if !dropped.is_empty() {
             let all = delivered + self.copies.dropped();
             let why: Vec<_> = dropped

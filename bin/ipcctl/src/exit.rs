@@ -131,6 +131,7 @@ impl From<Error> for Failure {
             Error::Connect(Transport::Endpoint(what)) => {
                 return Self::new(FailureKind::Usage, what.clone());
             }
+            // A daemon that does not answer is not an absent one: scripts may try again.
             Error::Connect(Transport::TimedOut(_)) => (FailureKind::Timeout, ""),
             Error::Connect(_) => (
                 FailureKind::CannotConnect,

@@ -70,6 +70,7 @@ impl Handler {
 fn candidates(program: &OsStr) -> impl Iterator<Item = PathBuf> {
     let has_slash = program.as_bytes().contains(&b'/');
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    // A command with a slash is a path (execvp(3)): joined to the empty folder it stays as it is.
     let path = if has_slash { "".into() } else { path };
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let folders = folders.into_iter().filter(|_| !program.is_empty());
@@ -80,6 +81,7 @@ fn is_executable(path: &Path) -> Result<(), Errno> {
     match path.metadata() {
         Err(_) => Err(Errno::ENOENT),
         Ok(about) if !about.is_file() => Err(Errno::EACCES),
+        // access(2) also knows ACLs and capabilities, which the mode alone does not show.
         Ok(_) => access(path, AccessFlags::X_OK).map_err(|_| Errno::EACCES),
     }
 }
@@ -100,6 +102,7 @@ fn about(message: &Message, origin: Option<&Origin>) -> Vec<(&'static str, Strin
         ("IPC_FROM_ADDR", origin.and_then(|origin| origin.addr).map(|addr| addr.to_string())),
     ];
     let known = all.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    // The environment holds C strings: the rest after a NUL would be lost without a word.
     known.filter(|(_, value)| !value.contains('\0')).collect()
 }
 
@@ -120,7 +123,7 @@ fn header_variables<'a>(
     variables
 }
 
-/// `IPC_HDR_` and the key in capitals, with `_` for each character that is no ASCII letter or digit.
+/// `IPC_HDR_` and the key in capitals, with `_` for each character other than an ASCII letter or digit.
 fn header_variable(key: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     format!("{PREFIX}HDR_{}", key.chars().map(plain).collect::<String>())

@@ -47,6 +47,7 @@ pub(crate) fn subs(context: &Context) -> Outcome {
 
 pub(crate) fn kick(context: &Context, who: &str) -> Outcome {
     let mut client = context.connect()?;
+    // A name is never a number, so that `7` is the id and cannot be hijacked by a name.
     let found = match who.parse() {
         Ok(id) => Some(id),
         Err(_) => client.find(who)?,

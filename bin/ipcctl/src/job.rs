@@ -144,6 +144,8 @@ impl HandlerJob {
 
     /// Ends the run. Returns the child, which has to be reaped, and the result.
     pub(crate) fn end(self) -> (Pid, JobResult) {
+        // With shared output, processes that the handler left in the background go on: a script may
+        // start a server. With gathered output they would hold the pipe of a finished reply.
         if self.exited.is_none() || matches!(self.bounds.output, OutputMode::Gathered(_)) {
             self.kill();
         }
@@ -164,6 +166,7 @@ impl HandlerJob {
     /// Kills the child and its group.
     pub(crate) fn kill(&self) {
         // Both may have ended. The child is not reaped, so the numbers still belong to it.
+        // The child may have left its group (setpgid(2)), so it gets a signal of its own.
         let _ = killpg(self.child, Signal::SIGKILL);
         let _ = kill(self.child, Signal::SIGKILL);
     }
@@ -172,7 +175,7 @@ impl HandlerJob {
         matches!(self.bounds.output, OutputMode::Gathered(most) if self.gathered.len() > most)
     }
 
-    /// Writes the rest of the payload. A child that does not read it is no failure.
+    /// Writes the rest of the payload. A child need not read it.
     fn feed(&mut self) {
         let Some(input) = &mut self.input else { return };
         let mut left = &self.message.payload()[self.fed..];
@@ -180,6 +183,7 @@ impl HandlerJob {
             match input.write(left) {
                 Ok(count) => left = &left[count..],
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // EPIPE: the handler has closed its standard input. It has what it wants.
                 Err(_) => left = &[],
             }
         }
@@ -200,6 +204,7 @@ impl HandlerJob {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(_) => self.output = None,
             }
+            // Checked after each read, so that at most one read beyond the limit is in memory.
             if self.has_too_much() {
                 return;
             }

@@ -44,6 +44,7 @@ impl JobSet {
     pub(crate) fn new(limit: usize, bounds: JobLimits) -> Outcome<Self> {
         let mut mask = stopping();
         mask.add(Signal::SIGCHLD);
+        // Blocked before the descriptor exists: a signal in between would end the process.
         mask.thread_block().map_err(std::io::Error::from)?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&mask, flags).map_err(std::io::Error::from)?;
@@ -124,6 +125,8 @@ impl JobSet {
         let mut ended = std::mem::take(&mut self.ended);
         for job in self.running.extract_if(.., |job| job.advance(now)) {
             let (child, how) = job.end();
+            // Before the child is reaped: its number may then belong to another process, which the
+            // keeper must not kill.
             self.keeper.iter().for_each(|keeper| keeper.ended(child));
             self.dying.push(child);
             ended.push(how);
@@ -141,6 +144,7 @@ impl JobSet {
 
     fn read_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
+            // SIGCHLD only wakes us: several may merge into one (signal(7)), so it names no child.
             if signal.ssi_signo == Signal::SIGCHLD as u32 {
                 continue;
             }

@@ -4,7 +4,7 @@ use ipcd_client::{Client, DropReason, Event};
 
 use crate::context::Context;
 
-/// Remarks on an event that is no message.
+/// Remarks on an event other than a message.
 pub(crate) fn tell(context: &Context, client: &Client, event: &Event) {
     match event {
         Event::Gap { subscription, reason, dropped } => {

@@ -24,6 +24,7 @@ pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
     let to = MessageSink::of(context, args)?;
     let lasting = if args.no_reconnect { context.options() } else { context.lasting() };
     let mut client = context.reach(&lasting, args.reconnect)?;
+    // Bounded: with --reconnect the time includes the wait for a daemon.
     let connecting = start.elapsed().min(lasting.timeout);
     let options = SubscribeOptions {
         group: args.group.clone(),
@@ -121,6 +122,7 @@ struct ReceiveLoop<'a> {
 impl ReceiveLoop<'_> {
     fn run(&mut self) -> Outcome {
         while !self.tally.is_complete() {
+            // Written when no more events are there: one write for many small messages.
             if !self.client.has_event() || self.printer.output.has_batch() {
                 self.write()?;
             }

@@ -99,6 +99,7 @@ impl RequestSender {
             self.print(&reply)?;
             wait = self.patience.further;
         }
+        // Without this, replies of further responders would pile up as events.
         self.client.finish_request(request);
         Ok(())
     }
@@ -124,6 +125,7 @@ impl RequestSender {
                         Err(error) => Err(error.into()),
                     };
                 }
+                // A late reply to an earlier request, with -l.
                 Some(_) => {}
                 None => return Ok(None),
             }

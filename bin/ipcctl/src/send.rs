@@ -41,6 +41,7 @@ fn send(context: &Context, args: &SendArgs, body: &mut MessageBody, headers: Vec
     let mut sender =
         MessageSender { context, client, args, subject, headers, sent: 0, delivery, kept };
     while let Some(payload) = sender.next(body)? {
+        // Shared by --count and by the queue of unconfirmed messages.
         let payload = Rc::from(payload);
         for _ in 0..args.count {
             sender.publish(&payload)?;
@@ -94,6 +95,7 @@ impl MessageSender<'_> {
         self.sent += 1;
         let Some(kept) = &mut self.kept else { return self.write(payload) };
         kept.bytes += payload.len();
+        // Kept before it is written: a write that fails may have sent it.
         kept.payloads.push_back(Rc::clone(payload));
         let is_much = kept.payloads.len() >= UNCONFIRMED || kept.bytes >= UNCONFIRMED_BYTES;
         if let Err(failure) = self.write(payload) {
@@ -124,7 +126,7 @@ impl MessageSender<'_> {
         while self.kept.as_ref().is_some_and(|kept| !kept.payloads.is_empty()) {
             match self.client.flush() {
                 Ok(()) => self.kept = Some(UnconfirmedQueue::default()),
-                // A slow receiver makes publishers wait. That is no loss.
+                // A slow receiver makes publishers wait. That is not a loss.
                 Err(Error::TimedOut(_)) if self.client.is_connected() => {}
                 Err(error) => self.connect_again(error.into())?,
             }
@@ -163,6 +165,7 @@ impl MessageSender<'_> {
 
     fn resume(&mut self, payloads: &[Rc<[u8]>]) -> Outcome {
         self.client = self.context.reach(&self.context.options(), true)?;
+        // The peer of `@NAME` has another id on a daemon that has started anew.
         self.subject = target::resolve(&mut self.client, &self.args.subject)?;
         payloads.iter().try_for_each(|payload| self.write(payload))
     }

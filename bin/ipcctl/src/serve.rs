@@ -28,6 +28,7 @@ fn serve(context: &Context, args: &ServeArgs, reply: ReplySource) -> Outcome {
     let mut client = context.reach(&lasting, args.reconnect)?;
     let connecting = start.elapsed().min(lasting.timeout);
     let responder = reply.responder(&mut client)?;
+    // Before the subscription: from the first request on, TERM must let handlers finish.
     let jobs = JobSet::new(args.jobs.into(), bounds(args, &client))?;
     let options =
         SubscribeOptions { group: args.group.clone(), origin: true, ..SubscribeOptions::default() };
@@ -191,6 +192,7 @@ impl RequestServer<'_> {
             self.advance();
         }
         self.tell_unhandled();
+        // The flush may wait for a slow daemon. From here on a signal may end it.
         self.attended.jobs.let_stop();
         if !self.attended.is_lost()
             && let Err(error) = self.attended.client.flush()

@@ -58,6 +58,7 @@ pub(crate) fn wait_for_subscriptions(
             let why = format!("{found} of {wanted} subscriptions came in time (see --timeout)");
             return Err(Failure::new(FailureKind::Timeout, why));
         }
+        // The protocol has no notice of new subscriptions, so this asks again.
         client.wait_until(deadline.min(later(now, ASK_EVERY)))?;
     }
 }

@@ -14,11 +14,10 @@ use ipcd_server::{
     MaxChildren, PassedSocket, StartOptions, WorkerCount,
 };
 
-/// Relay messages between processes over Unix-domain sockets, pipes, FIFOs, TCP, UDP and TLS.
+/// Relay messages between processes over Unix-domain sockets, pipes, FIFOs, TCP, UDP, TLS and vsock.
 ///
 /// Without --listen, and without listeners in the configuration file, ipcd listens on the default
-/// endpoint of every transport that has one: in the runtime directory, and on 127.0.0.1:7117 for TCP
-/// and UDP.
+/// endpoints: in the runtime directory, and on 127.0.0.1:7117 for TCP and UDP.
 #[derive(Parser)]
 #[command(name = "ipcd", version)]
 struct Arguments {
@@ -87,7 +86,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err((status, why)) => {
-            // A closed or full standard error is no reason to panic: the status tells, too.
+            // A closed or full standard error must not cause a panic: the status tells, too.
             let _ = io::stderr().write_all(format!("{why}\n").as_bytes());
             ExitCode::from(status)
         }
@@ -110,6 +109,7 @@ fn run(arguments: Arguments) -> Result<(), (u8, String)> {
         let _ = ipcd_sys::leave_first_place();
         return stdio::run(&config).map_err(|why| (CANNOT_CONNECT, format!("ipcd: {why}")));
     }
+    // Before any descriptor is opened or closed: the numbers are the service manager's.
     let sockets = ipcd_server::take_sockets().map_err(failed)?;
     let ready_fd = take_ready_fd(arguments.ready_fd, &sockets);
     let ready_fd = ready_fd.map_err(|error| (USAGE, format!("ipcd: --ready-fd: {error}")))?;

@@ -172,6 +172,7 @@ impl Client {
         let number = self.subscriptions.take_number();
         let (header, body) = self.subscriptions.frame(number, &filter, &options);
         self.call_with(header, &body, "confirmation")?;
+        // Only now: a refused subscription must not be made again after a loss.
         self.subscriptions.insert(number, filter, options);
         Ok(number)
     }
@@ -182,6 +183,7 @@ impl Client {
     /// If there is no such subscription, the connection is lost, or the daemon does not answer in
     /// time.
     pub fn unsubscribe(&mut self, subscription: u32) -> Result<()> {
+        // First, so that a loss during the call does not bring it back.
         self.subscriptions.remove(subscription);
         self.call(FrameKind::Unsubscribe, &encode(&Unsubscribe { subscription }), "confirmation")?;
         Ok(())

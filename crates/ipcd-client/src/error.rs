@@ -32,9 +32,9 @@ pub enum Error {
     /// The subject or filter is invalid.
     #[error(transparent)]
     BadSubject(#[from] BadSubject),
-    /// The message to reply to is no request. Its sender waits for no reply, and its reply subject may
+    /// The message to reply to is not a request. Its sender waits for no reply, and its reply subject may
     /// be one on which only the receiver may publish.
-    #[error("the message is no request: its sender waits for no reply")]
+    #[error("the message is not a request: its sender waits for no reply")]
     NoRequest,
     /// The headers are invalid.
     #[error(transparent)]

@@ -193,6 +193,7 @@ impl FrameChannel {
             return Err(Error::Disconnected(why.clone()));
         }
         loop {
+            // Written first: the daemon may wait for these bytes before it sends any.
             let wrote = self.write();
             // After a write error the rest is read: it may hold the reason. And a transport with
             // traffic of its own, such as UDP, must be read, or it gets no credit to write.
@@ -242,6 +243,7 @@ impl FrameChannel {
             fds[count] = PollFd::new(fd, ready);
             count += 1;
         }
+        // Asked for only when needed: a socket is writable almost always, and poll(2) would spin.
         if self.write_blocked || self.channel.wants_room() {
             fds[count] = PollFd::new(self.channel.write_fd(), PollFlags::POLLOUT);
             count += 1;
@@ -265,6 +267,7 @@ impl FrameChannel {
         match self.channel.write(&self.output[self.written..]) {
             Ok(WriteOutcome::Bytes(count)) => {
                 self.written += count;
+                // Not drained after a partial write: that would move the rest of the buffer each time.
                 if self.unwritten() == 0 {
                     self.output.clear();
                     self.written = 0;

@@ -49,6 +49,7 @@ pub(crate) fn open(
             }
             error => error,
         })?;
+    // The daemon may allow larger payloads than the default, and frames may then be larger.
     channel.set_max_payload(welcome.max_payload as usize);
     Ok((channel, welcome))
 }
@@ -92,6 +93,7 @@ fn prove(
     let auth = Auth { proof: token.peer_proof(ours, theirs) };
     channel.control(FrameKind::Auth, 0, &encode(&auth));
     let welcome = expect_welcome(answer(channel, deadline)?)?;
+    // The daemon has to prove the token, too: another user's process may have taken the port.
     match welcome.proof {
         Some(proof) if token.verify_daemon(&proof, ours, theirs) => Ok(welcome),
         _ => Err(Error::Protocol("it did not prove that it holds the token".into())),

@@ -26,6 +26,7 @@ pub struct Message {
 
 impl Message {
     pub(crate) fn of(frame: &Frame<'_>, connection: u32) -> Self {
+        // One allocation for all parts: messages are often small, and many.
         let parts = [frame.subject, frame.reply, frame.headers, frame.payload];
         let reply = frame.subject.len()..frame.subject.len() + frame.reply.len();
         let headers = reply.end..reply.end + frame.headers.len();

@@ -19,6 +19,7 @@ impl OriginCache {
     pub(crate) fn introduce(&mut self, origin: Origin) {
         self.introduced.push_back(origin.peer);
         self.known.insert(origin.peer, origin);
+        // A sender may have been introduced again meanwhile: then its newer entry counts.
         if self.introduced.len() > MAX_ORIGINS
             && let Some(oldest) = self.introduced.pop_front()
             && !self.introduced.contains(&oldest)

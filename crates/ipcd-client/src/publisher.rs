@@ -33,6 +33,7 @@ impl Publisher {
             self.checked_subject.clear();
             self.checked_subject.push_str(message.subject);
         }
+        // The daemon would refuse all of this, too, but only at the next flush.
         if !message.reply.is_empty() {
             Subject::parse(message.reply.as_bytes())?;
         }

@@ -134,6 +134,7 @@ impl Session {
                 deadline.map_or(self.deadline(), |deadline| deadline.min(self.deadline()));
             match handshake::open(&self.endpoint, &self.options, attempt) {
                 Ok((channel, welcome)) => return Ok(Some(self.resume(channel, welcome))),
+                // A wrong token stays wrong: trying again would only fill the daemon's log.
                 Err(error) if !error.is_temporary() => return Err(error),
                 Err(_) => {}
             }
@@ -147,6 +148,7 @@ impl Session {
     }
 
     fn resume(&mut self, channel: FrameChannel, welcome: Welcome) -> Vec<u8> {
+        // A frame that was written in part is lost: its rest means nothing to the new connection.
         let untouched = self.channel.take_untouched(is_valid_elsewhere);
         self.channel = channel;
         self.welcome = welcome;

@@ -111,6 +111,7 @@ impl MessageDecoder {
         let mut rest = bytes;
         while let Some(at) = rest.iter().position(|&byte| byte == end) {
             let (piece, behind) = (&rest[..at], &rest[at + 1..]);
+            // The common case: the message lies whole in this piece, and is not copied.
             if self.begun.is_empty() && !self.skips {
                 self.hand_over(piece, &mut take);
             } else {
@@ -143,6 +144,7 @@ impl MessageDecoder {
     fn keep(&mut self, piece: &[u8]) {
         // One byte more than the limit: it may be the CR of a CRLF, which does not count.
         if self.skips || self.begun.len() + piece.len() > self.largest + 1 {
+            // A new vector, for `clear` would keep the memory of the largest message.
             self.begun = Vec::new();
             self.skips = true;
         } else {

@@ -61,6 +61,7 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadBody> {
     }
     let (value, used) = bincode::serde::decode_from_slice(body, CONFIG)
         .map_err(|error| BadBody(error.to_string()))?;
+    // Left-over bytes mean another type or version. Half of a body must not be acted on.
     if used < body.len() {
         return Err(BadBody(format!("{} bytes too many", body.len() - used)));
     }

@@ -202,6 +202,7 @@ pub fn decode(bytes: &[u8], largest: usize) -> Result<DecodedFrame<'_>, FrameErr
     };
     let (subject, reply) = (usize::from(head[6]), usize::from(head[7]));
     let headers = usize::from(u16::from_le_bytes([head[8], head[9]]));
+    // Checked before the body has come, and by subtraction: the sum of forged lengths could overflow.
     let Some(payload) = (length - HEADER_BYTES).checked_sub(subject + reply + headers) else {
         return Err(FrameError::TooShort(length));
     };

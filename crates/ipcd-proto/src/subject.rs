@@ -152,7 +152,7 @@ pub enum BadSubject {
     /// Tokens follow after `>`.
     #[error("> can only be the last token of a filter")]
     TailNotLast,
-    /// The text begins with `@`, but is no address of a peer.
+    /// The text begins with `@`, but is not the address of a peer.
     #[error(
         "a subject that begins with @ is the address of a peer: @ID, or @ID.NUMBER for a reply"
     )]
@@ -163,10 +163,12 @@ fn check(bytes: &[u8]) -> Result<&str, BadSubject> {
     if bytes.is_empty() {
         return Err(BadSubject::Empty);
     }
+    // The length first: it bounds the work of all checks below.
     if bytes.len() > MAX_SUBJECT {
         return Err(BadSubject::TooLong);
     }
     let text = str::from_utf8(bytes).map_err(|_| BadSubject::BadCharacter)?;
+    // A terminal obeys control characters, and a log splits fields at white space.
     if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err(BadSubject::BadCharacter);
     }

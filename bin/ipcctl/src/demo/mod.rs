@@ -224,6 +224,7 @@ impl PeerProcess<'_> {
     }
 
     fn report(&mut self) -> Outcome<String> {
+        // poll(2) does not see lines that the reader has buffered.
         if self.reports.buffer().is_empty() {
             self.interrupts.wait(self.reports.get_ref())?;
         }

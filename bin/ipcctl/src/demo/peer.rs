@@ -71,6 +71,7 @@ impl DemoSender {
             self.client.publish(&format!("demo.data.{pair}"), &line(number, self.load.size))?;
         }
         self.client.flush()?;
+        // After the flush: the round trips would otherwise wait behind the data.
         let mut round_trips = Vec::new();
         for _ in 0..self.load.pings.max(1) {
             let start = Instant::now();
@@ -142,6 +143,7 @@ impl DemoReceiver {
         };
         if let Some(reply) = message.reply() {
             self.client.publish(reply, &answer)?;
+            // Written now: the next wait would write it, too, but the sender measures this.
             self.client.push()?;
         }
         Ok(())

@@ -97,7 +97,7 @@ impl Client {
     /// counts it if the requester has gone or waits no longer.
     ///
     /// # Errors
-    /// [`Error::NoRequest`] if `to` is no request; else if `to` has no reply subject, the reply is
+    /// [`Error::NoRequest`] if `to` is not a request; else if `to` has no reply subject, the reply is
     /// invalid, or the connection is lost.
     pub fn reply(&mut self, to: &Message, payload: &[u8]) -> Result<()> {
         self.reply_message(to, &[], payload, false)
