@@ -161,6 +161,7 @@ impl Requests {
         self.entries.insert(ticket, entry);
         if let OutcomeTarget::Here(key, correlation) = home {
             peers.table[key].requests().outstanding.insert(correlation, ticket);
+            peers.table[key].quota.add_pending(1);
         }
         ticket
     }
@@ -305,6 +306,7 @@ impl Requests {
         reason: Reason,
     ) {
         let Some(requests) = peers.table[key].requests.take() else { return };
+        peers.settle_pending(key, requests.outstanding.len() as u64);
         for ticket in requests.outstanding.into_values() {
             self.forget(ticket);
         }

@@ -72,3 +72,30 @@ fn a_publisher_waits_for_all_receivers_together_as_long_as_for_one() {
     assert_eq!(messages(&seen, "i: message 1 x one"), 1, "{seen:#?}");
     assert!(seen.iter().any(|line| line.starts_with("h: closes: it did not read")), "{seen:#?}");
 }
+
+/// The third request of a user waits until one is answered; another user's does not.
+#[test]
+fn requests_of_one_principal_wait_while_too_many_outcomes_are_pending() {
+    let script = "
+        set pending=2
+        + r@1 a@5 b@5 c@6
+        r: sub 1 work
+        a: req 1 work one | req 2 work two
+        b: req 3 work three
+        c: req 4 work four
+    ";
+    let seen = run(script);
+    let got = |seen: &[String], text: &str| {
+        seen.iter().any(|line| line.starts_with("r: message 1 work") && line.contains(text))
+    };
+    for (text, is_there) in [("one", true), ("two", true), ("three", false), ("four", true)] {
+        assert_eq!(got(&seen, text), is_there, "{text}: {seen:#?}");
+    }
+    let answered = run(&format!("{script}\nr: pub @2.1 answer"));
+    assert!(got(&answered, "three"), "{answered:#?}");
+    let gone = run(&format!("{script}\n- a"));
+    assert!(got(&gone, "three"), "{gone:#?}");
+    // Its outcomes may depend on it, so it goes on in the end.
+    let overdue = run(&format!("set stall=1\n{script}\nwait 2"));
+    assert!(got(&overdue, "three"), "{overdue:#?}");
+}

@@ -11,6 +11,9 @@ use ipcd_proto::control::Origin;
 use ipcd_proto::{Filter, limits};
 use serde::{Deserialize, Serialize};
 
+/// Messages of one principal whose outcomes may be pending in a worker: some 50 MB of entries.
+const MAX_PENDING: u64 = 256 * 1024;
+
 /// The configuration of a router. [`Config::new`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -40,6 +43,9 @@ pub struct Config {
     /// Bytes in the send queues of all peers of one principal, from which on those queues are full;
     /// 0 for any number.
     pub max_bytes_per_source: u64,
+    /// Messages of the peers of one principal whose outcomes may be pending in a worker, before its
+    /// publishers of such messages wait.
+    pub max_pending_per_principal: u64,
     /// The address prefixes that group peers into one principal.
     pub prefixes: AddressPrefixes,
     /// Time from attaching a peer to the end of the handshake.
@@ -127,6 +133,7 @@ impl Config {
             max_subscriptions: 10_000,
             max_subscriptions_per_source: 0,
             max_bytes_per_source: 0,
+            max_pending_per_principal: MAX_PENDING,
             prefixes: AddressPrefixes::default(),
             handshake_timeout: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(30),

@@ -141,11 +141,18 @@ impl Peers {
         if self.waits_for_itself(key) {
             return true;
         }
-        let is_at_limit = self.table[key].outstanding() >= MAX_OUTSTANDING;
-        if is_at_limit {
+        let (most, peer) = (self.config.max_pending_per_principal, &mut self.table[key]);
+        if peer.outstanding() >= MAX_OUTSTANDING {
             self.wait_for(key, key);
+            return true;
         }
-        is_at_limit
+        // The outcomes may depend on requests of this very peer, so it does not wait for ever.
+        let waits = peer.quota.pending() >= most && !peer.wait.is_overdue();
+        if waits {
+            peer.quota.add_waiter(key);
+            peer.waiting = true;
+        }
+        waits
     }
 
     /// Stops reading a peer until other workers can take more.

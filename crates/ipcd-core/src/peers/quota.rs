@@ -1,8 +1,10 @@
 //! The quota of one principal: the use by its peers here, and the share that this worker may use.
 
+use crate::model::ids::PeerKey;
 use crate::model::principal::{Principal, QuotaUsage};
+use crate::model::waiting::WaitingList;
 use foldhash::fast::RandomState;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -22,6 +24,10 @@ pub(crate) struct Quota {
     elsewhere: Cell<QuotaUsage>,
     /// Whether the principal was over its limit, and has not fallen clearly below it since.
     pub(crate) was_over: Cell<bool>,
+    /// Messages of peers here whose outcomes are pending.
+    pending: Cell<u64>,
+    /// Publishers that wait until some of these outcomes are known.
+    waiters: RefCell<WaitingList>,
 }
 
 /// The quotas of all principals with peers on this worker.
@@ -34,8 +40,9 @@ impl Quota {
         let [spent, told, known] =
             [const { Cell::new(QuotaUsage { bytes: 0, subscriptions: 0 }) }; 3];
         let (least_told, was_over) = (Cell::new(0), Cell::default());
+        let (pending, waiters) = (Cell::new(0), RefCell::default());
         let elsewhere = Cell::new(elsewhere);
-        Self { source, spent, told, least_told, known, elsewhere, was_over }
+        Self { source, spent, told, least_told, known, elsewhere, was_over, pending, waiters }
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut QuotaUsage)) {
@@ -67,6 +74,29 @@ impl Quota {
     pub(crate) fn tell(&self, spent: QuotaUsage) {
         self.told.set(spent);
         self.least_told.set(self.least_told.get().min(spent.bytes));
+    }
+
+    pub(crate) fn pending(&self) -> u64 {
+        self.pending.get()
+    }
+
+    /// Counts messages whose outcomes are pending from now on.
+    pub(crate) fn add_pending(&self, messages: u64) {
+        self.pending.set(self.pending.get() + messages);
+    }
+
+    /// Counts outcomes that are known, or that no publisher waits for any more; returns the publishers
+    /// that go on, once fewer than `most` are pending.
+    pub(crate) fn settle(&self, messages: u64, most: u64) -> Vec<PeerKey> {
+        self.pending.set(self.pending.get().saturating_sub(messages));
+        match self.pending.get() < most {
+            true => self.waiters.borrow_mut().take(),
+            false => Vec::new(),
+        }
+    }
+
+    pub(crate) fn add_waiter(&self, publisher: PeerKey) {
+        self.waiters.borrow_mut().push(publisher);
     }
 
     pub(crate) fn subscriptions(&self) -> u64 {

@@ -81,18 +81,29 @@ impl Peers {
             }
             let bytes = peer.charged as u64;
             let subscriptions = peer.subscriptions.len() as u64;
+            let pending = peer.outstanding() as u64;
             peer.quota.change(|spent| {
                 spent.bytes -= bytes;
                 spent.subscriptions -= subscriptions;
             });
+            self.settle_pending(key, pending);
             self.report_usage(key);
             self.table[key].quota = self.quota_of(source);
+            self.table[key].quota.add_pending(pending);
             self.table[key].quota.change(|spent| {
                 spent.bytes += bytes;
                 spent.subscriptions += subscriptions;
             });
             self.report_usage(key);
             self.forget_charge(before, 1);
+        }
+    }
+
+    /// Counts outcomes that are known, and lets the publishers go on that wait for them.
+    pub(crate) fn settle_pending(&mut self, key: PeerKey, messages: u64) {
+        let waiters = self.table[key].quota.settle(messages, self.config.max_pending_per_principal);
+        if !waiters.is_empty() {
+            self.resume(waiters);
         }
     }
 

@@ -202,9 +202,12 @@ impl Peers {
     pub(crate) fn note_settled(&mut self, key: PeerKey, correlation: u64) {
         let outstanding = &mut self.table[key].requests().outstanding;
         let was_full = outstanding.len() >= MAX_OUTSTANDING;
-        outstanding.remove(&correlation);
+        let was_pending = outstanding.remove(&correlation).is_some();
         if was_full {
             self.resume_waiters(key);
+        }
+        if was_pending {
+            self.settle_pending(key, 1);
         }
     }
 }

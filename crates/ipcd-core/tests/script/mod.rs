@@ -12,7 +12,7 @@
 //! wait SECONDS    time passes                          drain   the daemon ends
 //! count NAME …    what the router has counted
 //! limits BYTES SUBS  what the peers of one user may have together; 0 for any number
-//! set KEY=N …     another configuration: payload, outbox (bytes), handshake, frame, idle, stall (seconds)
+//! set KEY=N …     another configuration: payload, outbox (bytes), pending (messages), handshake, frame, idle, stall (seconds)
 //! acl RULE | RULE other access rules: allow|deny [uid=N] [pub=S,S] [sub=F,F] [name=N,N] [admin]
 //! ```
 //!
@@ -70,6 +70,7 @@ fn set(config: &mut Config, pair: &str) {
     match key {
         "payload" => config.max_payload = number,
         "outbox" => config.outbox = number,
+        "pending" => config.max_pending_per_principal = number as u64,
         "handshake" => config.handshake_timeout = seconds,
         "frame" => config.frame_timeout = seconds,
         "idle" => config.idle_timeout = Some(seconds).filter(|timeout| !timeout.is_zero()),
