@@ -1,5 +1,5 @@
-//! The parts of the data path by themselves, without any I/O: the decoder, the router, and the
-//! outboxes that it fills.
+//! The parts of the data path without any I/O: the decoder, the router, and the send queues that it
+//! fills.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -9,11 +9,11 @@ use ipcd_core::{Config, DaemonInfo, PeerInfo, PeerKey, RawPeer, Router};
 use ipcd_proto::control::Origin;
 use ipcd_proto::{Decoded, Filter, Frame, FrameWriter, Header, Kind, decode};
 
-/// Bytes of a batch, about: what a worker reads at once when there is much to do.
+/// Bytes of a batch, about as many as a busy worker reads at once.
 const BATCH: usize = 64 * 1024;
 /// Payload bytes of a message.
 const SIZES: [usize; 3] = [64, 1024, 16 * 1024];
-/// Bytes that a socket takes at once, in the benchmark of the outboxes.
+/// Bytes that a socket takes at once, in the benchmark of the send queues.
 const WRITTEN: usize = 4096;
 
 criterion_group!(micro, decoder, router, outbox);
@@ -40,7 +40,7 @@ fn decode_all(mut bytes: &[u8]) -> u64 {
     count
 }
 
-/// One publisher, one subscriber, and messages whose subject changes or does not.
+/// One publisher, one subscriber, and messages of one subject or of several.
 fn router(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("router");
     for (name, subjects) in [("one-subject", 1), ("16-subjects", 16)] {
@@ -57,7 +57,7 @@ fn router(criterion: &mut Criterion) {
     }
 }
 
-/// One publisher, eight subscribers, each of which takes a little at a time.
+/// One publisher, and eight subscribers that each take a little at a time.
 fn outbox(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("outbox");
     for size in SIZES {
@@ -72,7 +72,7 @@ fn outbox(criterion: &mut Criterion) {
     }
 }
 
-/// Messages of this size, as many as fit, and how many that are.
+/// As many messages of this size as fit a batch, and their number.
 fn batch(size: usize, subjects: usize) -> (Vec<u8>, u64) {
     let (mut bytes, mut count) = (Vec::new(), 0);
     while bytes.len() + size < BATCH {
@@ -112,10 +112,10 @@ impl Stage {
         Self { core, now, publisher, subscribers }
     }
 
-    /// Takes all messages in and writes all of them out, so many bytes at a time.
+    /// Takes all messages in, and writes all of them out in pieces of this size.
     fn route(&mut self, bytes: &mut [u8], written: usize) {
         let progress = self.core.receive(self.now, self.publisher, bytes);
-        assert_eq!(progress.consumed, bytes.len(), "the outboxes take a whole batch");
+        assert_eq!(progress.consumed, bytes.len(), "the send queues take a whole batch");
         while self.core.poll_output().is_some() {}
         for &key in &self.subscribers {
             loop {

@@ -1,5 +1,5 @@
-//! The benchmark: see the library. Without `--bench`, as `cargo test --all-targets` runs it, it
-//! only checks that nothing is lost.
+//! The benchmark of `ipcd_bench::data_path`. Without `--bench`, as `cargo test --all-targets` runs
+//! it, it only checks that nothing is lost.
 
 use std::process::ExitCode;
 
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            ipcd_bench::die_if_interrupted(&error);
             eprintln!("relay: {error}");
             ExitCode::FAILURE
         }

@@ -1,5 +1,6 @@
 //! Every server relays a small load without loss, and ipcd without an allocation or a system call
-//! per message; every request gets its reply. No harness: everything forks, which wants a process with one thread.
+//! per message; every request gets its reply. There is no test harness: everything forks, which
+//! needs a process with one thread.
 
 use std::process::ExitCode;
 

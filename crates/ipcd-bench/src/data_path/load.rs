@@ -1,9 +1,8 @@
 //! The load: numbered messages of one size, written in batches or one by one, and checked at each
 //! subscriber.
 //!
-//! The clients are lean, so that the server is what is measured: the publisher only numbers frames
-//! that it has built before, the subscribers only read lengths and numbers. All subscribers are one
-//! process.
+//! The clients are lean, so that mostly the server is measured: the publisher numbers frames that it
+//! has built before, and the subscribers read lengths and numbers. All subscribers are one process.
 
 use std::io::{self, Read, Write};
 

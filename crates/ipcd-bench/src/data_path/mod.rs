@@ -34,7 +34,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 
 use crate::children::{InterruptSignals, ProcessTeam, WATCHDOG, pin};
-use crate::job::ProcessFindings;
+use crate::job::{MeasureJob, ProcessFindings};
 use crate::runner::allowed_cores;
 use crate::scratch::ScratchDir;
 use contender::{RelayContender, RelayStage, WorkerMode};
@@ -150,8 +150,9 @@ pub fn smoke() -> io::Result<()> {
             }
         }
         for payload in [64, 1024, 65536] {
+            let job = MeasureJob { has_crc: true, ..requests::job(payload, SMOKE_TRIPS) };
             for server in RequestServer::ALL {
-                requests::round(&bench, server, via, payload, SMOKE_TRIPS)?;
+                requests::round(&bench, server, via, &job)?;
             }
         }
         socat::round(&bench, RelayProgram::Ours, via, 65536, SMOKE_BYTES)?;
@@ -274,10 +275,11 @@ fn round_trips(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()
     for &cores in &options.cores {
         bench.place(cores)?;
         for (via, payload) in options.loads() {
+            let job = requests::job(payload, options.trips());
             let mut trips = RequestServer::ALL.map(|_| Vec::new());
             for _ in 0..options.rounds() {
                 for (server, trips) in RequestServer::ALL.into_iter().zip(&mut trips) {
-                    trips.push(requests::round(bench, server, via, payload, options.trips())?);
+                    trips.push(requests::round(bench, server, via, &job)?);
                 }
             }
             tables::print_trip_row(cores, via, payload, &trips);

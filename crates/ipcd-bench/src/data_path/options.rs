@@ -54,7 +54,6 @@ pub struct DataPathOptions {
     pub via: Vec<Via>,
     /// Bytes of a payload; 64, 1024 and 65536 if none is given, and 64 with --round-trip. With
     /// --relay: bytes of each write, 65536 if none is given.
-    /// --relay, where it is what is written at once.
     #[arg(long, value_name = "BYTES", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
     pub payload: Vec<u32>,

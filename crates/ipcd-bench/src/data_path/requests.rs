@@ -1,5 +1,5 @@
-//! Requests of clients that do no more than they must: whole frames, written to a bare socket and
-//! read from it.
+//! Round trips of requests. The lean clients do no more than necessary: they write whole frames to a
+//! bare socket and read them from it.
 //!
 //! They wait in poll(2), which is a call more, and yet faster: the kernel also wakes a read that
 //! waits, to no purpose, when the other end takes what the socket has sent.
@@ -25,7 +25,7 @@ use crate::daemon::SubjectLane;
 use crate::end::{Lane, LaneSide, MessageEnd};
 use crate::histogram::{self, LatencySummary};
 use crate::job::MeasureJob;
-use crate::message::{MessageHeader, MessageKind};
+use crate::message::{LEAST, MessageHeader, MessageKind};
 use crate::plan::{MeasureMode, RunExtent};
 use crate::runner::{far_end, near_end};
 
@@ -47,28 +47,35 @@ impl RequestServer {
     pub(super) const ALL: [Self; 3] = [Self::Yardstick, Self::Lean, Self::Library];
 }
 
+/// The task of both ends of a round.
+pub(super) fn job(payload: usize, count: u64) -> MeasureJob {
+    MeasureJob::new(payload, RunExtent::Count(count), WARMUP)
+}
+
 /// One round of requests, one after the other, on a fresh server.
 pub(super) fn round(
     bench: &RoundContext,
     server: RequestServer,
     via: Via,
-    payload: usize,
-    count: u64,
+    job: &MeasureJob,
 ) -> io::Result<LatencySummary> {
     let failed = |error| {
-        io::Error::other(format!("round trip, {server:?} over {via:?} with {payload} B: {error}"))
+        let bytes = job.size;
+        io::Error::other(format!("round trip, {server:?} over {via:?} with {bytes} B: {error}"))
     };
     if !matches!(via, Via::Unix | Via::Tcp) {
-        return Err(failed(io::Error::other(
-            "round trips are measured with --via unix and tcp only",
-        )));
+        let why = "round trips are measured with --via unix and tcp only";
+        return Err(failed(io::Error::other(why)));
     }
-    let job =
-        MeasureJob { has_crc: true, ..MeasureJob::new(payload, RunExtent::Count(count), WARMUP) };
+    if job.size < LEAST {
+        return Err(failed(io::Error::other(format!(
+            "the payload of a request has {LEAST} bytes or more"
+        ))));
+    }
     let took = match server {
-        RequestServer::Yardstick => through_yardstick(bench, via, &job),
-        RequestServer::Lean => through_daemon(bench, via, &job),
-        RequestServer::Library => with_library(bench, via, &job),
+        RequestServer::Yardstick => through_yardstick(bench, via, job),
+        RequestServer::Lean => through_daemon(bench, via, job),
+        RequestServer::Library => with_library(bench, via, job),
     };
     took.map_err(failed)
 }
