@@ -14,29 +14,33 @@ use crate::json;
 use crate::output::{visible, write_all};
 
 pub(crate) fn run(context: &Context, AclVerb::Check(args): &AclVerb) -> Outcome {
-    let (who, access) = (who(args)?, access(args));
+    let (who, access) = (described_peer(args)?, requested_action(args));
     let verdict = match &args.config {
-        Some(file) => read(file, &who, &access)?,
-        None => ask(context, who, access)?,
+        Some(file) => check_file(file, &who, &access)?,
+        None => ask_daemon(context, who, access)?,
     };
-    print(context, args, verdict)
+    print_verdict(context, args, verdict)
 }
 
-fn read(file: &Path, who: &PeerAttributes, access: &AccessRequest) -> Outcome<AccessVerdict> {
+fn check_file(file: &Path, who: &PeerAttributes, access: &AccessRequest) -> Outcome<AccessVerdict> {
     let config = Config::load(file);
     let config = config.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
     let verdict = config.acl().verdict(who, access);
     verdict.map_err(|error| Failure::new(FailureKind::BadMessage, error.to_string()))
 }
 
-fn ask(context: &Context, who: PeerAttributes, access: AccessRequest) -> Outcome<AccessVerdict> {
+fn ask_daemon(
+    context: &Context,
+    who: PeerAttributes,
+    access: AccessRequest,
+) -> Outcome<AccessVerdict> {
     match context.connect()?.query(&Query::Access { who, access })?.pop() {
         Some(Answer::Verdict(verdict)) => Ok(verdict),
         _ => Err(Failure::new(FailureKind::BadMessage, "the daemon answered another question")),
     }
 }
 
-fn access(args: &CheckArgs) -> AccessRequest {
+fn requested_action(args: &CheckArgs) -> AccessRequest {
     match (&args.what.publish, &args.what.subscribe, &args.what.named) {
         (Some(subject), ..) => AccessRequest::Publish(subject.clone()),
         (_, Some(filter), _) => {
@@ -49,7 +53,7 @@ fn access(args: &CheckArgs) -> AccessRequest {
 
 /// The peer to check for: the caller, unless options describe another. A user without a given group
 /// has its primary group.
-fn who(args: &CheckArgs) -> Outcome<PeerAttributes> {
+fn described_peer(args: &CheckArgs) -> Outcome<PeerAttributes> {
     let CheckArgs { listener, token, certificate, .. } = args;
     let proved = [listener, token, certificate].map(Clone::clone);
     let is_said = args.uid.is_some() || args.gid.is_some() || proved.iter().any(Option::is_some);
@@ -59,26 +63,26 @@ fn who(args: &CheckArgs) -> Outcome<PeerAttributes> {
         return Ok(PeerAttributes { uid, gid, listener, token, certificate });
     }
     let user = match (&args.user, args.uid) {
-        (Some(name), _) => Some(found("user", name, User::from_name(name))?),
+        (Some(name), _) => Some(require_entry("user", name, User::from_name(name))?),
         (None, Some(uid)) => User::from_uid(Uid::from_raw(uid)).ok().flatten(),
         (None, None) => None,
     };
     let gid = match &args.group {
-        Some(name) => Some(found("group", name, Group::from_name(name))?.gid.as_raw()),
+        Some(name) => Some(require_entry("group", name, Group::from_name(name))?.gid.as_raw()),
         None => args.gid.or(user.as_ref().map(|user| user.gid.as_raw())),
     };
     let uid = args.uid.or(user.map(|user| user.uid.as_raw()));
     Ok(PeerAttributes { uid, gid, listener, token, certificate })
 }
 
-fn found<T>(kind: &str, name: &str, found: nix::Result<Option<T>>) -> Outcome<T> {
+fn require_entry<T>(kind: &str, name: &str, found: nix::Result<Option<T>>) -> Outcome<T> {
     let missing = || Failure::new(FailureKind::Usage, format!("--{kind} {name}: no such {kind}"));
     found.ok().flatten().ok_or_else(missing)
 }
 
-fn print(context: &Context, args: &CheckArgs, verdict: AccessVerdict) -> Outcome {
+fn print_verdict(context: &Context, args: &CheckArgs, verdict: AccessVerdict) -> Outcome {
     let AccessVerdict { allowed, partly, rule, line } = verdict;
-    let why = reason(args, verdict);
+    let why = verdict_reason(args, verdict);
     match context.format() {
         OutputFormat::Text if allowed => {
             let how = if partly { "allowed in part" } else { "allowed" };
@@ -87,7 +91,7 @@ fn print(context: &Context, args: &CheckArgs, verdict: AccessVerdict) -> Outcome
         OutputFormat::Text => {}
         OutputFormat::Json | OutputFormat::Jsonl => {
             let told = json!({"allowed": allowed, "partly": partly, "rule": rule, "line": line});
-            write_all((json::text(&told) + "\n").as_bytes())?;
+            write_all((json::compact(&told) + "\n").as_bytes())?;
         }
     }
     match allowed {
@@ -97,7 +101,7 @@ fn print(context: &Context, args: &CheckArgs, verdict: AccessVerdict) -> Outcome
 }
 
 /// The rule that decides, or the reason for which none does.
-fn reason(args: &CheckArgs, verdict: AccessVerdict) -> String {
+fn verdict_reason(args: &CheckArgs, verdict: AccessVerdict) -> String {
     let file = args.config.as_ref().map(|file| format!("{}:", file.display()));
     let place = match (file, verdict.line) {
         (Some(file), Some(line)) => format!(" ({file}{line})"),

@@ -29,8 +29,8 @@ fn chat(context: &Context, args: &ChatArgs) -> Outcome {
     // A filter could be subscribed to, but not published on.
     Subject::parse(args.subject.as_bytes()).map_err(Error::from)?;
     // The terminal already shows the lines that the user types.
-    let options = Options { no_echo: true, ..context.lasting() };
-    let mut client = context.reach(&options, args.reconnect)?;
+    let options = Options { no_echo: true, ..context.lasting_options() };
+    let mut client = context.connect_patiently(&options, args.reconnect)?;
     let options = SubscribeOptions { origin: true, ..SubscribeOptions::default() };
     client.subscribe(&args.subject, options)?;
     let (lines, output) = (InputSplitter::ended_by(b'\n'), StdoutBuffer::new());
@@ -116,9 +116,9 @@ impl ChatSession<'_> {
         match self.client.next_event(deadline)? {
             Some(Event::Message(message)) => {
                 let origin = self.client.origin(message.sender);
-                show(self.context.format(), &mut self.output, &message, origin);
+                show_message(self.context.format(), &mut self.output, &message, origin);
             }
-            Some(event) => news::tell(self.context, &self.client, &event),
+            Some(event) => news::remark_event(self.context, &self.client, &event),
             None => {}
         }
         Ok(())
@@ -137,28 +137,28 @@ impl ChatSession<'_> {
 
 /// Shows each line of a message behind the sender's name: otherwise a newline in a message could fake
 /// a line of another sender.
-fn show(
+fn show_message(
     format: OutputFormat,
     output: &mut StdoutBuffer,
     message: &Message,
     origin: Option<&Origin>,
 ) {
     if format != OutputFormat::Text {
-        let line = json::text(&json::line(message, origin));
-        return output.own(format!("{line}\n").as_bytes());
+        let line = json::compact(&json::message_line(message, origin));
+        return output.add_own(format!("{line}\n").as_bytes());
     }
-    let who = who(message.sender, origin);
+    let who = display_name(message.sender, origin);
     let text = message.payload().strip_suffix(b"\n").unwrap_or(message.payload());
     for line in text.split(|&byte| byte == b'\n') {
-        output.foreign(who.as_bytes());
-        output.own(b": ");
-        output.foreign(line);
-        output.own(b"\n");
+        output.add_foreign(who.as_bytes());
+        output.add_own(b": ");
+        output.add_foreign(line);
+        output.add_own(b"\n");
     }
 }
 
 /// The sender's name, or else what is certain: user and process, the address, or the peer's id.
-fn who(sender: u64, origin: Option<&Origin>) -> String {
+fn display_name(sender: u64, origin: Option<&Origin>) -> String {
     let Some(origin) = origin else { return format!("@{sender}") };
     let (uid, pid) = (origin.uid, origin.pid);
     match (&origin.name, uid, pid, origin.addr) {
@@ -197,7 +197,7 @@ mod tests {
             (Some(&owner), "1000"),
             (Some(&remote), "127.0.0.1:7117"),
         ] {
-            assert_eq!(who(7, origin), shown);
+            assert_eq!(display_name(7, origin), shown);
         }
     }
 }

@@ -38,11 +38,11 @@ impl Context {
 
     /// The endpoint of the daemon.
     pub(crate) fn endpoint(&self) -> Outcome<Endpoint> {
-        Ok(self.via()?)
+        Ok(self.resolve_via()?)
     }
 
     /// The same, with the plain error of the transport.
-    pub(crate) fn via(&self) -> ipcd_transport::Result<Endpoint> {
+    pub(crate) fn resolve_via(&self) -> ipcd_transport::Result<Endpoint> {
         ipcd_transports::resolve(&self.global.via, &self.runtime_dir)
     }
 
@@ -93,12 +93,12 @@ impl Context {
     }
 
     /// Options of a connection that is made again after a loss.
-    pub(crate) fn lasting(&self) -> Options {
+    pub(crate) fn lasting_options(&self) -> Options {
         Options { reconnect: Some(Backoff::default()), ..self.options() }
     }
 
     /// Connects. With `waits`, tries again until a daemon is there.
-    pub(crate) fn reach(&self, options: &Options, waits: bool) -> Outcome<Client> {
+    pub(crate) fn connect_patiently(&self, options: &Options, waits: bool) -> Outcome<Client> {
         for (attempt, pause) in Backoff::default().pauses().enumerate() {
             match self.connect_with(options.clone()) {
                 Err(failure) if waits && failure.is_temporary() => {

@@ -110,7 +110,7 @@ impl Failure {
             OutputFormat::Text => format!("ipcctl: {}", visible(message)),
             OutputFormat::Json | OutputFormat::Jsonl => {
                 let error = json!({"code": self.exit.name(), "exit": exit, "message": message});
-                json::text(&json!({ "error": error }))
+                json::compact(&json!({ "error": error }))
             }
         };
         say(&line);

@@ -52,14 +52,14 @@ impl FormatTemplate {
         let mut chars = format.chars();
         while let Some(c) = chars.next() {
             match c {
-                '%' => match percent(chars.next())? {
+                '%' => match percent_piece(chars.next())? {
                     FormatPiece::Text(plain) => text += &plain,
                     field => {
                         pieces.push(FormatPiece::Text(std::mem::take(&mut text)));
                         pieces.push(field);
                     }
                 },
-                '\\' => text.push(backslash(chars.next())?),
+                '\\' => text.push(backslash_char(chars.next())?),
                 plain => text.push(plain),
             }
         }
@@ -83,9 +83,9 @@ impl FormatTemplate {
     ) {
         for piece in &self.0 {
             match piece {
-                FormatPiece::Text(text) => output.own(text.as_bytes()),
-                FormatPiece::Field(FormatField::Payload) => output.foreign(message.payload()),
-                FormatPiece::Field(field) => output.foreign(&field.text(message, origin)),
+                FormatPiece::Text(text) => output.add_own(text.as_bytes()),
+                FormatPiece::Field(FormatField::Payload) => output.add_foreign(message.payload()),
+                FormatPiece::Field(field) => output.add_foreign(&field.text(message, origin)),
             }
         }
     }
@@ -97,7 +97,7 @@ impl FormatField {
         match self {
             Self::Subject => message.subject().into(),
             Self::Payload => message.payload().into(),
-            Self::Hex => hex(message.payload()).into(),
+            Self::Hex => hex_digits(message.payload()).into(),
             Self::Length => message.payload().len().to_string().into(),
             Self::Reply => message.reply().unwrap_or_default().into(),
             Self::Id => message.id.to_string().into(),
@@ -105,30 +105,30 @@ impl FormatField {
             Self::Name => origin.and_then(|it| it.name.clone()).unwrap_or_default().into(),
             Self::Transport => origin.map(|it| it.transport.to_string()).unwrap_or_default().into(),
             Self::Time => jiff::Timestamp::now().to_string().into(),
-            Self::Headers => headers(message.headers()),
+            Self::Headers => header_text(message.headers()),
         }
     }
 }
 
-fn percent(escape: Option<char>) -> Result<FormatPiece, String> {
+fn percent_piece(escape: Option<char>) -> Result<FormatPiece, String> {
     if escape == Some('%') {
         return Ok(FormatPiece::Text("%".into()));
     }
     let found = FIELDS.iter().find(|(letter, ..)| escape == Some(*letter));
-    found.map(|(_, field, _)| FormatPiece::Field(*field)).ok_or_else(|| unknown('%', escape))
+    found.map(|(_, field, _)| FormatPiece::Field(*field)).ok_or_else(|| unknown_escape('%', escape))
 }
 
-fn backslash(escape: Option<char>) -> Result<char, String> {
+fn backslash_char(escape: Option<char>) -> Result<char, String> {
     match escape {
         Some('n') => Ok('\n'),
         Some('t') => Ok('\t'),
         Some('0') => Ok('\0'),
         Some('\\') => Ok('\\'),
-        _ => Err(unknown('\\', escape)),
+        _ => Err(unknown_escape('\\', escape)),
     }
 }
 
-fn unknown(first: char, escape: Option<char>) -> String {
+fn unknown_escape(first: char, escape: Option<char>) -> String {
     let escape = escape.map(String::from).unwrap_or_default();
     let fields: Vec<_> = FIELDS.iter().map(|(key, _, what)| format!("%{key} {what}")).collect();
     let fields = fields.join(", ");
@@ -137,14 +137,14 @@ fn unknown(first: char, escape: Option<char>) -> String {
     )
 }
 
-fn hex(bytes: &[u8]) -> String {
+fn hex_digits(bytes: &[u8]) -> String {
     const DIGITS: [char; 16] =
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
     let digit = |half: u8| DIGITS[usize::from(half)];
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-fn headers<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
+fn header_text<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
     let entries: Vec<_> =
         headers.map(|(key, value)| [key.as_bytes(), b":", value].concat()).collect();
     entries.join(&b","[..])
@@ -185,8 +185,8 @@ mod tests {
 
     #[test]
     fn writes_bytes() {
-        assert_eq!(hex(b"\x00\xfez"), "00fe7a");
+        assert_eq!(hex_digits(b"\x00\xfez"), "00fe7a");
         let entries = [("a", &b"1"[..]), ("b", b"\xff")];
-        assert_eq!(headers(entries.into_iter()), b"a:1,b:\xff");
+        assert_eq!(header_text(entries.into_iter()), b"a:1,b:\xff");
     }
 }

@@ -37,7 +37,7 @@ impl Handler {
         let Some((program, arguments)) = words.split_first() else {
             return Err(Failure::new(FailureKind::Usage, "no command: give one after --"));
         };
-        let found = candidates(program).map(|path| is_executable(&path));
+        let found = candidate_paths(program).map(|path| is_executable(&path));
         let found: Vec<_> = found.filter(|found| *found != Err(Errno::ENOENT)).collect();
         if found.contains(&Ok(())) {
             return Ok(Self { program: program.clone(), arguments: arguments.to_vec() });
@@ -60,14 +60,14 @@ impl Handler {
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
         }
-        command.envs(about(message, origin));
+        command.envs(message_variables(message, origin));
         command.envs(header_variables(message.headers()));
         command
     }
 }
 
 /// The paths at which the command may be.
-fn candidates(program: &OsStr) -> impl Iterator<Item = PathBuf> {
+fn candidate_paths(program: &OsStr) -> impl Iterator<Item = PathBuf> {
     let has_slash = program.as_bytes().contains(&b'/');
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     // A command with a slash is a path (execvp(3)): joined to the empty folder it stays as it is.
@@ -87,7 +87,7 @@ fn is_executable(path: &Path) -> Result<(), Errno> {
 }
 
 /// The variables that are not headers. An unknown value is left out.
-fn about(message: &Message, origin: Option<&Origin>) -> Vec<(&'static str, String)> {
+fn message_variables(message: &Message, origin: Option<&Origin>) -> Vec<(&'static str, String)> {
     let number = |value: Option<u32>| value.map(|value| value.to_string());
     let all = [
         ("IPC_SUBJECT", Some(message.subject().to_owned())),

@@ -14,7 +14,7 @@ pub(crate) fn of_filter(filter: &str) -> Option<String> {
     let is_foreign = |word: &str| matches!(word, "#" | "+");
     let is_odd = filter.split('.').any(is_half) || filter.split(['.', '/']).any(is_foreign);
     is_odd.then(|| {
-        let meant: Vec<&str> = filter.split(['.', '/']).map(meant).collect();
+        let meant: Vec<&str> = filter.split(['.', '/']).map(intended_token).collect();
         format!(
             "{filter} matches only this exact subject: tokens are joined by dots, * matches one \
              whole token, and a final > matches the rest, as in {}",
@@ -24,7 +24,7 @@ pub(crate) fn of_filter(filter: &str) -> Option<String> {
 }
 
 /// The token that was probably meant: MQTT has the wildcards `#` and `+`.
-fn meant(word: &str) -> &str {
+fn intended_token(word: &str) -> &str {
     match word {
         "#" => ">",
         "+" => "*",

@@ -81,10 +81,10 @@ pub(crate) fn print(context: &Context, text: &str, json: impl FnOnce() -> Value)
         OutputFormat::Json => write_all(format!("{}\n", json::pretty(&json())).as_bytes()),
         OutputFormat::Jsonl => match json() {
             Value::Array(items) => {
-                let lines: String = items.iter().map(|item| json::text(item) + "\n").collect();
+                let lines: String = items.iter().map(|item| json::compact(item) + "\n").collect();
                 write_all(lines.as_bytes())
             }
-            value => write_all((json::text(&value) + "\n").as_bytes()),
+            value => write_all((json::compact(&value) + "\n").as_bytes()),
         },
     }
 }
@@ -151,8 +151,12 @@ fn clients_text(peers: &[PeerStatus]) -> String {
     ];
     let row = |peer: &PeerStatus| {
         let name = peer.origin.name.as_deref().map_or("-".into(), visible);
-        let text =
-            [peer.origin.peer.to_string(), name, peer.origin.transport.to_string(), from(peer)];
+        let text = [
+            peer.origin.peer.to_string(),
+            name,
+            peer.origin.transport.to_string(),
+            source_text(peer),
+        ];
         let numbers = [
             peer.worker.into(),
             peer.msgs_in,
@@ -171,7 +175,7 @@ fn clients_text(peers: &[PeerStatus]) -> String {
     table(&head, &peers.iter().map(row).collect::<Vec<_>>())
 }
 
-fn from(peer: &PeerStatus) -> String {
+fn source_text(peer: &PeerStatus) -> String {
     let origin = &peer.origin;
     if let Some(addr) = origin.addr {
         return addr.to_string();
@@ -223,10 +227,10 @@ fn subs_text(all: &[SubscriptionStatus]) -> String {
             it.worker.to_string(),
             visible(&it.filter),
             known(it.group.as_deref()),
-            overflow(it.overflow).to_owned(),
+            policy_name(it.overflow).to_owned(),
             it.matched.to_string(),
             it.delivered.to_string(),
-            dropped(it).to_string(),
+            dropped_total(it).to_string(),
             it.queued.to_string(),
         ]
     };
@@ -242,20 +246,20 @@ fn sub_json(it: &SubscriptionStatus) -> Value {
         "subscription": it.subscription,
         "filter": it.filter,
         "group": it.group,
-        "overflow": overflow(it.overflow),
+        "overflow": policy_name(it.overflow),
         "matched": it.matched,
         "delivered": it.delivered,
-        "dropped": dropped(it),
+        "dropped": dropped_total(it),
         "dropped_by": by_reason.collect::<serde_json::Map<String, Value>>(),
         "queued": it.queued,
     })
 }
 
-fn dropped(it: &SubscriptionStatus) -> u64 {
+fn dropped_total(it: &SubscriptionStatus) -> u64 {
     it.dropped.iter().map(|&(_, count)| count).sum()
 }
 
-fn overflow(what: OverflowPolicy) -> &'static str {
+fn policy_name(what: OverflowPolicy) -> &'static str {
     match what {
         OverflowPolicy::Block => "block",
         OverflowPolicy::DropOldest => "drop-oldest",
@@ -274,7 +278,7 @@ fn transports_text(context: &Context) -> String {
             yes(can.reliable),
             yes(can.boundaries),
             yes(can.remote),
-            identity(can.identity).to_owned(),
+            identity_name(can.identity).to_owned(),
             default_endpoint(context, *transport).unwrap_or_else(|| "-".into()),
             can.summary.to_owned(),
         ]
@@ -294,7 +298,7 @@ fn transport_json(context: &Context, transport: &dyn Transport) -> Value {
         "boundaries": can.boundaries,
         "remote": can.remote,
         "largest_record": can.largest_record,
-        "identity": identity(can.identity),
+        "identity": identity_name(can.identity),
         "options": transport.options(),
         "encrypted": can.encrypted,
         "default": default_endpoint(context, transport),
@@ -305,7 +309,7 @@ fn default_endpoint(context: &Context, transport: &dyn Transport) -> Option<Stri
     transport.default_endpoint(context.runtime_dir()).ok().map(|endpoint| endpoint.to_string())
 }
 
-fn identity(kind: IdentityKind) -> &'static str {
+fn identity_name(kind: IdentityKind) -> &'static str {
     match kind {
         IdentityKind::Credentials => "credentials",
         IdentityKind::Owner => "owner",

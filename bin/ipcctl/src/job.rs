@@ -93,7 +93,7 @@ impl HandlerJob {
         bounds: JobLimits,
         now: Instant,
     ) -> Result<Self, Box<JobResult>> {
-        match spawn(command, bounds.output) {
+        match spawn_child(command, bounds.output) {
             Ok((child, input, output)) => Ok(Self {
                 message,
                 bounds,
@@ -126,16 +126,16 @@ impl HandlerJob {
 
     /// Does as much as is possible without waiting. Returns whether the run is over.
     pub(crate) fn advance(&mut self, now: Instant) -> bool {
-        self.feed();
-        self.gather();
+        self.feed_input();
+        self.gather_output();
         if self.exited.is_none()
-            && let Some(status) = look_at(self.child)
+            && let Some(status) = exit_status_of(self.child)
         {
             self.exited = Some((status, now));
             // The rest of the payload was for the child. A process that it left behind must not read
             // it, and our end must not keep that one's standard input open.
             self.input = None;
-            self.gather();
+            self.gather_output();
         }
         let is_late = self.deadline().is_some_and(|deadline| deadline <= now);
         let is_complete = self.exited.is_some() && self.output.is_none();
@@ -176,7 +176,7 @@ impl HandlerJob {
     }
 
     /// Writes the rest of the payload. A child need not read it.
-    fn feed(&mut self) {
+    fn feed_input(&mut self) {
         let Some(input) = &mut self.input else { return };
         let mut left = &self.message.payload()[self.fed..];
         while !left.is_empty() {
@@ -194,7 +194,7 @@ impl HandlerJob {
     }
 
     /// Reads the output that is there.
-    fn gather(&mut self) {
+    fn gather_output(&mut self) {
         let mut chunk = [0; READ_BYTES];
         for _ in 0..READS {
             let Some(output) = &mut self.output else { return };
@@ -213,7 +213,7 @@ impl HandlerJob {
 }
 
 /// The exit status of a child that has ended. WNOWAIT leaves it to be reaped later (waitid(2)).
-fn look_at(child: Pid) -> Option<u8> {
+fn exit_status_of(child: Pid) -> Option<u8> {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     match waitid(Id::Pid(child), flags) {
         Ok(WaitStatus::Exited(_, status)) => Some(u8::try_from(status).unwrap_or(u8::MAX)),
@@ -227,15 +227,15 @@ fn look_at(child: Pid) -> Option<u8> {
 }
 
 /// Starts the command. Returns its number, and our ends of its standard input and output.
-fn spawn(mut command: Command, output: OutputMode) -> io::Result<(Pid, File, Option<File>)> {
+fn spawn_child(mut command: Command, output: OutputMode) -> io::Result<(Pid, File, Option<File>)> {
     let (their_input, our_input) = pipe()?;
-    let our_input = not_blocking(our_input)?;
+    let our_input = set_nonblocking(our_input)?;
     command.stdin(Stdio::from(their_input));
     let mut our_output = None;
     if let OutputMode::Gathered(_) = output {
         let (ours, theirs) = pipe()?;
         command.stdout(Stdio::from(theirs));
-        our_output = Some(not_blocking(ours)?);
+        our_output = Some(set_nonblocking(ours)?);
     }
     prepare(&mut command, CommandPlace::Session, true);
     let child = command.spawn()?;
@@ -248,7 +248,7 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Makes our end of a pipe non-blocking. Each end has its own flags (pipe(7)), so the handler's end
 /// still blocks, as programs expect.
-fn not_blocking(fd: OwnedFd) -> io::Result<File> {
+fn set_nonblocking(fd: OwnedFd) -> io::Result<File> {
     let set = fcntl(fd.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
     set.map_err(io::Error::from)?;
     Ok(File::from(fd))

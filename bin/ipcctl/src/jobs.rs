@@ -42,7 +42,7 @@ pub(crate) struct JobSet {
 impl JobSet {
     /// From now on stop signals are only counted, and read from a descriptor.
     pub(crate) fn new(limit: usize, bounds: JobLimits) -> Outcome<Self> {
-        let mut mask = stopping();
+        let mut mask = stop_signals();
         mask.add(Signal::SIGCHLD);
         // Blocked before the descriptor exists: a signal in between would end the process.
         mask.thread_block().map_err(std::io::Error::from)?;
@@ -131,15 +131,15 @@ impl JobSet {
             self.dying.push(child);
             ended.push(how);
         }
-        let is_left = |child: &Pid| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(still);
+        let is_left = |child: &Pid| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(is_alive);
         self.dying.retain(is_left);
         ended
     }
 
     /// Lets stop signals end the tool again.
-    pub(crate) fn let_stop(&self) {
+    pub(crate) fn unblock_signals(&self) {
         // sigprocmask(2) fails for no valid set.
-        let _ = stopping().thread_unblock();
+        let _ = stop_signals().thread_unblock();
     }
 
     fn read_signals(&mut self) {
@@ -169,10 +169,10 @@ impl Drop for JobSet {
     }
 }
 
-fn stopping() -> SigSet {
+fn stop_signals() -> SigSet {
     STOPPING.into_iter().collect()
 }
 
-fn still(status: nix::sys::wait::WaitStatus) -> bool {
+fn is_alive(status: nix::sys::wait::WaitStatus) -> bool {
     status == nix::sys::wait::WaitStatus::StillAlive
 }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::output::is_hidden;
 
-pub(crate) fn line(message: &Message, origin: Option<&Origin>) -> Value {
-    let (headers, headers_b64) = headers(message.headers());
+pub(crate) fn message_line(message: &Message, origin: Option<&Origin>) -> Value {
+    let (headers, headers_b64) = split_headers(message.headers());
     let mut line = json!({
         "v": 1,
         "ts": jiff::Timestamp::now().to_string(),
@@ -38,7 +38,7 @@ pub(crate) fn line(message: &Message, origin: Option<&Origin>) -> Value {
 }
 
 /// Headers with text values, and headers with other values in base64.
-fn headers<'a>(
+fn split_headers<'a>(
     all: impl Iterator<Item = (&'a str, &'a [u8])>,
 ) -> (Map<String, Value>, Map<String, Value>) {
     let (mut texts, mut others) = (Map::new(), Map::new());
@@ -56,16 +56,16 @@ fn headers<'a>(
 
 /// JSON as text, with hidden characters escaped. serde_json escapes only those below U+0020, but
 /// terminals also obey others (U+009B is CSI), and bidirectional ones change the look of the text.
-pub(crate) fn text(value: &Value) -> String {
-    escape(value.to_string())
+pub(crate) fn compact(value: &Value) -> String {
+    escape_hidden(value.to_string())
 }
 
 /// The same on several lines.
 pub(crate) fn pretty(value: &Value) -> String {
-    escape(format!("{value:#}"))
+    escape_hidden(format!("{value:#}"))
 }
 
-fn escape(plain: String) -> String {
+fn escape_hidden(plain: String) -> String {
     // serde_json escapes newlines inside of strings: a bare one is a line's end.
     let is_hidden = |c: char| c != '\n' && is_hidden(c);
     if !plain.chars().any(is_hidden) {
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn values_of_headers_that_are_no_text_are_marked() {
         let all = [("a", &b"x"[..]), ("b", b"\xff"), ("c", b"\xfe"), ("c", b"y")];
-        let (texts, others) = headers(all.into_iter());
+        let (texts, others) = split_headers(all.into_iter());
         assert_eq!(Value::from(texts), json!({"a": "x", "c": "y"}));
         assert_eq!(Value::from(others), json!({"b": "/w=="}));
     }
@@ -101,7 +101,7 @@ mod tests {
     fn escapes_every_control_character_and_means_the_same() {
         let all: String = (0..0x11_0000).filter_map(char::from_u32).collect();
         let value = json!({ "data": all });
-        let text = text(&value);
+        let text = compact(&value);
         assert!(!text.chars().any(is_hidden), "there is one");
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }

@@ -5,7 +5,7 @@ use ipcd_client::{Client, DropReason, Event};
 use crate::context::Context;
 
 /// Remarks on an event other than a message.
-pub(crate) fn tell(context: &Context, client: &Client, event: &Event) {
+pub(crate) fn remark_event(context: &Context, client: &Client, event: &Event) {
     match event {
         Event::Gap { subscription, reason, dropped } => {
             let filter = client.filter(*subscription);

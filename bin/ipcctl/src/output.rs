@@ -41,17 +41,17 @@ impl StdoutBuffer {
     }
 
     /// Adds a peer's bytes: unchanged, but with control characters escaped for a terminal.
-    pub(crate) fn foreign(&mut self, bytes: &[u8]) {
+    pub(crate) fn add_foreign(&mut self, bytes: &[u8]) {
         if self.is_terminal {
             let text = String::from_utf8_lossy(bytes);
             let shown: String = text.split_inclusive('\n').map(line_visible).collect();
-            return self.own(shown.as_bytes());
+            return self.add_own(shown.as_bytes());
         }
-        self.own(bytes);
+        self.add_own(bytes);
     }
 
     /// Adds bytes of our own.
-    pub(crate) fn own(&mut self, bytes: &[u8]) {
+    pub(crate) fn add_own(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
@@ -107,7 +107,7 @@ impl StdoutBuffer {
 /// Writes all bytes to standard output.
 pub(crate) fn write_all(bytes: &[u8]) -> Outcome {
     let mut output = StdoutBuffer::new();
-    output.own(bytes);
+    output.add_own(bytes);
     output.flush()
 }
 

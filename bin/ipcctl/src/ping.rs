@@ -28,7 +28,7 @@ pub(crate) fn run(context: &Context, args: &PingArgs) -> Outcome {
                 format!("{}\n", json!({"endpoint": endpoint, "round_trip_us": micros}))
             }
         };
-        output.own(line.as_bytes());
+        output.add_own(line.as_bytes());
         output.flush()?;
     }
     match &args.max {

@@ -44,19 +44,19 @@ impl MessagePrinter {
         let output = &mut self.output;
         match &self.style {
             PrintStyle::Json => {
-                output.own(json::text(&json::line(message, origin)).as_bytes());
-                return output.own(b"\n");
+                output.add_own(json::compact(&json::message_line(message, origin)).as_bytes());
+                return output.add_own(b"\n");
             }
             PrintStyle::Template(template) => template.print(message, origin, output),
             PrintStyle::Payload { subject } => {
                 if *subject {
-                    output.foreign(message.subject().as_bytes());
-                    output.own(b" ");
+                    output.add_foreign(message.subject().as_bytes());
+                    output.add_own(b" ");
                 }
-                output.foreign(message.payload());
+                output.add_foreign(message.payload());
             }
         }
-        output.own(self.end.after(message.payload()));
+        output.add_own(self.end.after(message.payload()));
     }
 
     /// Whether the output contains the sender's identity.

@@ -22,8 +22,8 @@ use tally::ReceiveCount;
 pub(crate) fn run(context: &Context, args: &RecvArgs) -> Outcome {
     let start = Instant::now();
     let to = MessageSink::of(context, args)?;
-    let lasting = if args.no_reconnect { context.options() } else { context.lasting() };
-    let mut client = context.reach(&lasting, args.reconnect)?;
+    let lasting = if args.no_reconnect { context.options() } else { context.lasting_options() };
+    let mut client = context.connect_patiently(&lasting, args.reconnect)?;
     // Bounded: with --reconnect the time includes the wait for a daemon.
     let connecting = start.elapsed().min(lasting.timeout);
     let options = SubscribeOptions {
@@ -145,7 +145,7 @@ impl ReceiveLoop<'_> {
             return self.tally.count();
         }
         self.is_loss_told &= !matches!(event, Event::Reconnected { .. });
-        news::tell(self.context, &self.client, event);
+        news::remark_event(self.context, &self.client, event);
     }
 
     /// Leaves the groups, and prints the messages that still come: the daemon has assigned them to this

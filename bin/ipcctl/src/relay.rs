@@ -27,7 +27,7 @@ fn relay(context: &Context, args: &RelayArgs) -> Result<Relay, Error> {
         children: args.fork.then_some(args.max_children as usize),
         ucspi: args.ucspi,
         timeout: client.timeout,
-        daemon: context.via()?,
+        daemon: context.resolve_via()?,
         client,
     })
 }

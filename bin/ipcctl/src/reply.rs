@@ -10,16 +10,16 @@ const STATUS: &str = "exit-status";
 const ERROR: &str = "error";
 
 /// The headers of a reply to a request that a handler has handled.
-pub(crate) fn headers(ended: &JobResult) -> Vec<u8> {
-    block(ended.status, ended.error.as_deref())
+pub(crate) fn result_headers(ended: &JobResult) -> Vec<u8> {
+    status_block(ended.status, ended.error.as_deref())
 }
 
 /// The headers of a reply that only reports a failure.
-pub(crate) fn failed(status: u8, error: &str) -> Vec<u8> {
-    block(status, Some(error))
+pub(crate) fn failure_headers(status: u8, error: &str) -> Vec<u8> {
+    status_block(status, Some(error))
 }
 
-fn block(status: u8, error: Option<&str>) -> Vec<u8> {
+fn status_block(status: u8, error: Option<&str>) -> Vec<u8> {
     let mut block = Vec::new();
     let status = status.to_string();
     let entries = [(STATUS, Some(status.as_str())), (ERROR, error)];

@@ -37,7 +37,7 @@ fn request(context: &Context, args: &ReqArgs, body: &mut MessageBody, headers: V
         failures: Vec::new(),
     };
     while let Some(payload) = body.next(&mut caller.client)? {
-        caller.ask(&payload)?;
+        caller.send_request(&payload)?;
     }
     caller.outcome()
 }
@@ -83,7 +83,7 @@ struct RequestSender {
 
 impl RequestSender {
     /// Sends a request, and prints the replies as they come.
-    fn ask(&mut self, payload: &[u8]) -> Outcome {
+    fn send_request(&mut self, payload: &[u8]) -> Outcome {
         let message = Publication {
             subject: &self.subject,
             headers: &self.headers,
@@ -94,7 +94,7 @@ impl RequestSender {
         let mut wait = self.patience.first;
         for received in 0..self.replies {
             let Some(reply) = self.next_reply(request, deadline_after(wait))? else {
-                return Err(Failure::new(FailureKind::Timeout, self.missing(received)));
+                return Err(Failure::new(FailureKind::Timeout, self.missing_replies(received)));
             };
             self.print(&reply)?;
             wait = self.patience.further;
@@ -133,7 +133,7 @@ impl RequestSender {
     }
 
     /// The error when no more replies come.
-    fn missing(&self, received: u64) -> String {
+    fn missing_replies(&self, received: u64) -> String {
         match self.replies {
             1 => "no reply came in time (see --timeout)".into(),
             wanted => format!(

@@ -33,7 +33,7 @@ pub(crate) fn run(context: &Context, args: &SendArgs) -> Outcome {
 
 fn send(context: &Context, args: &SendArgs, body: &mut MessageBody, headers: Vec<u8>) -> Outcome {
     let options = context.options();
-    let mut client = context.reach(&options, args.reconnect)?;
+    let mut client = context.connect_patiently(&options, args.reconnect)?;
     let subject = target::resolve(&mut client, &args.subject)?;
     let delivery = (args.ack == AckLevel::Delivered).then(DeliveryReport::default);
     target::wait_for_subscriptions(&mut client, &subject, args.wait_subs, options.timeout)?;
@@ -164,7 +164,7 @@ impl MessageSender<'_> {
     }
 
     fn resume(&mut self, payloads: &[Rc<[u8]>]) -> Outcome {
-        self.client = self.context.reach(&self.context.options(), true)?;
+        self.client = self.context.connect_patiently(&self.context.options(), true)?;
         // The peer of `@NAME` has another id on a daemon that has started anew.
         self.subject = target::resolve(&mut self.client, &self.args.subject)?;
         payloads.iter().try_for_each(|payload| self.write(payload))

@@ -24,12 +24,12 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Outcome {
 }
 
 fn serve(context: &Context, args: &ServeArgs, reply: ReplySource) -> Outcome {
-    let (start, lasting) = (Instant::now(), context.lasting());
-    let mut client = context.reach(&lasting, args.reconnect)?;
+    let (start, lasting) = (Instant::now(), context.lasting_options());
+    let mut client = context.connect_patiently(&lasting, args.reconnect)?;
     let connecting = start.elapsed().min(lasting.timeout);
     let responder = reply.responder(&mut client)?;
     // Before the subscription: from the first request on, TERM must let handlers finish.
-    let jobs = JobSet::new(args.jobs.into(), bounds(args, &client))?;
+    let jobs = JobSet::new(args.jobs.into(), job_limits(args, &client))?;
     let options =
         SubscribeOptions { group: args.group.clone(), origin: true, ..SubscribeOptions::default() };
     let subscription = client.subscribe(&args.subject, options)?;
@@ -41,7 +41,7 @@ fn serve(context: &Context, args: &ServeArgs, reply: ReplySource) -> Outcome {
     RequestServer { context, responder, attended, subscription }.run()
 }
 
-fn bounds(args: &ServeArgs, client: &Client) -> JobLimits {
+fn job_limits(args: &ServeArgs, client: &Client) -> JobLimits {
     let most = client.max_payload();
     let most = args.max_output.map_or(most, |given| given.bytes().min(most));
     let time = Some(args.job_timeout.duration()).filter(|time| !time.is_zero());
@@ -129,7 +129,7 @@ impl RequestServer<'_> {
                 if let Event::Disconnected { why } = &event {
                     self.note_loss(why);
                 }
-                news::tell(self.context, &self.attended.client, &event);
+                news::remark_event(self.context, &self.attended.client, &event);
                 Ok(())
             }
         }
@@ -148,8 +148,8 @@ impl RequestServer<'_> {
     fn handle(&mut self, message: Message) -> Outcome {
         let AttendedClient { client, jobs, .. } = &mut self.attended;
         match &self.responder {
-            Responder::Echo => answer(self.context, client, &message, &[], message.payload()),
-            Responder::Fixed(reply) => answer(self.context, client, &message, &[], reply),
+            Responder::Echo => send_reply(self.context, client, &message, &[], message.payload()),
+            Responder::Fixed(reply) => send_reply(self.context, client, &message, &[], reply),
             Responder::Handler(handler) => {
                 let origin = client.origin(message.sender);
                 jobs.start(handler, message, origin)?;
@@ -168,11 +168,11 @@ impl RequestServer<'_> {
     fn conclude(&mut self, ended: &JobResult) {
         let (message, client) = (&ended.message, &mut self.attended.client);
         let is_asked = message.is_request;
-        if let Some(what) = remarkable(ended, is_asked) {
+        if let Some(what) = job_remark(ended, is_asked) {
             self.context.remark(&format!("{}: {what}", message.subject()));
         }
         if is_asked {
-            answer(self.context, client, message, &reply::headers(ended), &ended.output);
+            send_reply(self.context, client, message, &reply::result_headers(ended), &ended.output);
         }
     }
 
@@ -193,7 +193,7 @@ impl RequestServer<'_> {
         }
         self.tell_unhandled();
         // The flush may wait for a slow daemon. From here on a signal may end it.
-        self.attended.jobs.let_stop();
+        self.attended.jobs.unblock_signals();
         if !self.attended.is_lost()
             && let Err(error) = self.attended.client.flush()
         {
@@ -217,7 +217,7 @@ impl RequestServer<'_> {
 }
 
 /// The remark on a job, if there is one: an error of the job, or a failure that no reply reports.
-fn remarkable(ended: &JobResult, is_asked: bool) -> Option<String> {
+fn job_remark(ended: &JobResult, is_asked: bool) -> Option<String> {
     let status = ended.status;
     let failed =
         (status != 0 && !is_asked).then(|| format!("the handler exited with status {status}"));
@@ -225,7 +225,13 @@ fn remarkable(ended: &JobResult, is_asked: bool) -> Option<String> {
 }
 
 /// Sends a reply. A reply that cannot be sent is replaced by one that reports the error.
-fn answer(context: &Context, client: &mut Client, to: &Message, headers: &[u8], payload: &[u8]) {
+fn send_reply(
+    context: &Context,
+    client: &mut Client,
+    to: &Message,
+    headers: &[u8],
+    payload: &[u8],
+) {
     // The reply subject of any other message is its sender's choice. The sender may have no right to
     // publish there, and this server may: answering would lend it that right.
     if !to.is_request {
@@ -237,7 +243,7 @@ fn answer(context: &Context, client: &mut Client, to: &Message, headers: &[u8], 
         sent
     {
         context.remark(&format!("{}: the reply cannot be sent: {error}", to.subject()));
-        let headers = reply::failed(TOO_MUCH, &error.to_string());
+        let headers = reply::failure_headers(TOO_MUCH, &error.to_string());
         let _ = client.reply_message(to, &headers, &[], false);
     }
 }

@@ -42,7 +42,7 @@ impl<'a> HandlerLoop<'a> {
                     self.handle(message)?;
                     self.tally.count();
                 }
-                Some(event) => news::tell(self.context, &self.attended.client, &event),
+                Some(event) => news::remark_event(self.context, &self.attended.client, &event),
                 None if self.tally.is_late() => break,
                 // No handler runs, so a signal has come.
                 None => drop(self.attended.jobs.advance()),
