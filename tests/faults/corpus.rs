@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ipcd_client::Endpoint;
-use ipcd_proto::Kind;
+use ipcd_proto::FrameKind;
 use ipcd_tests::{
     Daemon, DaemonSetup, PATIENCE, RawConnection, RawFrame, children, descriptors, eventually,
     is_without,
@@ -175,16 +175,16 @@ fn meet(raw: &mut RawConnection, step: &CorpusStep, at: &str) {
 }
 
 fn is_alive(raw: &mut RawConnection, at: &str) {
-    raw.control(Kind::Ping, SIGN_OF_LIFE, &[]);
+    raw.control(FrameKind::Ping, SIGN_OF_LIFE, &[]);
     let frame =
         raw.frame().unwrap_or_else(|| panic!("{at}: the daemon closed instead of sending PONG"));
     let found = (frame.header.kind, frame.header.correlation);
-    assert_eq!(found, (Kind::Pong, SIGN_OF_LIFE), "{at}: {frame:?}");
+    assert_eq!(found, (FrameKind::Pong, SIGN_OF_LIFE), "{at}: {frame:?}");
 }
 
 fn close(raw: &mut RawConnection, at: &str) {
     while let Some(frame) = raw.frame() {
-        assert_eq!(frame.header.kind, Kind::Bye, "{at}: {frame:?} instead of the end");
+        assert_eq!(frame.header.kind, FrameKind::Bye, "{at}: {frame:?} instead of the end");
     }
 }
 
@@ -263,8 +263,8 @@ struct Pulse(RawConnection);
 
 impl Pulse {
     fn wait(&mut self) {
-        self.0.control(Kind::Ping, 1, &[]);
-        self.0.expect(Kind::Pong);
+        self.0.control(FrameKind::Ping, 1, &[]);
+        self.0.expect(FrameKind::Pong);
     }
 }
 
@@ -323,7 +323,7 @@ fn a_handshake_cut_at_every_byte() {
                 let auth = raw.answer_challenge(&token);
                 cut_at(&mut raw, &auth);
             }
-            raw.expect(Kind::Welcome);
+            raw.expect(FrameKind::Welcome);
         }
     }
     drop(pulse);

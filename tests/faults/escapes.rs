@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::process::{Command, Stdio};
 
-use ipcd_proto::{Frame, FrameWriter, Header, Headers, Kind};
+use ipcd_proto::{Frame, FrameKind, FrameWriter, Header, Headers};
 use ipcd_tests::{Daemon, DaemonSetup, OutputCapture, eventually, ipcctl};
 use nix::pty::openpty;
 
@@ -66,7 +66,7 @@ fn payloads() -> Vec<Vec<u8>> {
 fn message(payload: &[u8]) -> Vec<u8> {
     let (mut block, mut frame) = (Vec::new(), Vec::new());
     Headers::append(&mut block, "k\x1b[2J", b"v\x1b]0;x\x07").expect("it fits");
-    let header = Header::new(Kind::Message, 1);
+    let header = Header::new(FrameKind::Message, 1);
     let (subject, reply) = (&b"screen"[..], &b"r\x1b[2J"[..]);
     FrameWriter(&mut frame).write(&Frame { header, subject, reply, headers: &block, payload });
     frame

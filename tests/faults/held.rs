@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ipcd_proto::Kind;
+use ipcd_proto::FrameKind;
 use ipcd_tests::{DaemonSetup, FaultScene, RawConnection, children, memory, raise_limit};
 
 /// The daemon keeps the memory of one crowd for the next: the second time adds nothing.
@@ -32,7 +32,7 @@ fn hold(scene: &FaultScene, count: usize) {
     let each = memory(&pids).saturating_sub(before) / count as u64;
     scene.daemon.send("held", "to all");
     for raw in &mut peers {
-        assert_eq!(raw.expect(Kind::Message).payload, b"to all");
+        assert_eq!(raw.expect(FrameKind::Message).payload, b"to all");
     }
     scene.load().goes_on();
     eprintln!("{count} connections in {took:?}, {each} bytes of the daemon for each");

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ipcd_proto::Kind;
+use ipcd_proto::FrameKind;
 use ipcd_tests::{
     Daemon, DaemonSetup, FaultScene, HealthyLoad, children, descriptors, eventually, is_alive,
     is_without, private_dir, state,
@@ -278,7 +278,7 @@ fn short_writes_are_continued() {
         for raw in &mut readers {
             scope.spawn(|| {
                 for number in 0..MESSAGES {
-                    let payload = raw.expect(Kind::Message).payload;
+                    let payload = raw.expect(FrameKind::Message).payload;
                     let is_whole = payload.len() == number * 7919 % 20_000;
                     assert!(is_whole && payload.iter().all(|byte| *byte == number as u8));
                 }

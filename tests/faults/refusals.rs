@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use ipcd_client::Code;
+use ipcd_client::RefusalCode;
 use ipcd_conformance::authority::Authority;
 use ipcd_tests::{Daemon, DaemonSetup, FaultScene, HealthyLoad, children, eventually, private_dir};
 use nix::errno::Errno;
@@ -96,7 +96,7 @@ fn a_peer_that_cannot_be_waited_for_is_told_so_and_nobody_else_notices() {
         for scheme in ["unix", "tcp", "pipe", "fifo"] {
             let (code, why) =
                 scene.daemon.raw(scheme).end().expect("the session ends with a reason");
-            assert_eq!(code, Code::Limit, "{scheme}: {why}");
+            assert_eq!(code, RefusalCode::Limit, "{scheme}: {why}");
             assert!(why.contains(&format!("{error:?}")), "{scheme}: {why}");
         }
         scene.load().goes_on();

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_client::Code;
-use ipcd_proto::Kind;
+use ipcd_client::RefusalCode;
+use ipcd_proto::FrameKind;
 use ipcd_tests::{DaemonSetup, FaultScene, RawConnection};
 
 /// Connections that never send HELLO, as many as a quiet daemon has peers.
@@ -36,7 +36,7 @@ fn each_of_many_silent_connections_is_told_at_its_deadline() {
         .map(|scheme| scene.daemon.raw(scheme))
         .collect();
     for mut raw in connections {
-        assert_eq!(raw.end().map(|(code, _)| code), Some(Code::TimedOut));
+        assert_eq!(raw.end().map(|(code, _)| code), Some(RefusalCode::TimedOut));
     }
     scene.check("silent connections");
 }
@@ -66,12 +66,12 @@ fn a_reader_that_trickles_is_cut_off_and_nobody_else_waits() {
                 std::thread::sleep(Duration::from_millis(200));
             }
             match trickling.frame() {
-                Some(frame) if frame.header.kind == Kind::Message => taken += 1,
+                Some(frame) if frame.header.kind == FrameKind::Message => taken += 1,
                 Some(frame) => break frame.refusal().0,
                 None => panic!("{scheme}: the peer did not get the reason"),
             }
         };
-        assert_eq!(refusal, Code::TooSlow, "{scheme} after {taken} messages");
+        assert_eq!(refusal, RefusalCode::TooSlow, "{scheme} after {taken} messages");
         flood.join().expect("the publisher goes on");
     }
     scene.check("readers that trickle");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipcd_proto::{Frame, FrameWriter, Header, Kind};
+use ipcd_proto::{Frame, FrameKind, FrameWriter, Header};
 use ipcd_tests::{Daemon, DaemonSetup, FaultScene, RawConnection, eventually, state};
 use nix::libc::linger;
 use nix::sys::signal::{Signal, kill};
@@ -88,7 +88,7 @@ fn a_half_close_with_replies_outstanding() {
     for scheme in ["tcp", "unix"] {
         let mut asker = scene.daemon.session(scheme);
         for id in 1..=200_u64 {
-            let header = Header { request: true, wait: 60, ..Header::new(Kind::Message, id) };
+            let header = Header { request: true, wait: 60, ..Header::new(FrameKind::Message, id) };
             let (reply, mut request) = (format!("@{}.{id}", asker.peer()), Vec::new());
             let (subject, reply, headers, payload) =
                 (&b"ask"[..], reply.as_bytes(), &[][..], &b"?"[..]);
@@ -96,7 +96,7 @@ fn a_half_close_with_replies_outstanding() {
             asker.send(&request);
         }
         asker.finish();
-        while asker.frame().is_some_and(|frame| frame.header.kind != Kind::Bye) {}
+        while asker.frame().is_some_and(|frame| frame.header.kind != FrameKind::Bye) {}
     }
     for _ in 0..400 {
         let event = responder.next_event(Some(std::time::Instant::now() + ipcd_tests::PATIENCE));

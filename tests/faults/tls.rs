@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_conformance::authority::{Authority, Issued};
 use ipcd_proto::control::{Auth, Challenge, decode as body, encode};
-use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode};
+use ipcd_proto::{DecodedFrame, FrameKind, FrameWriter, Header, decode};
 use ipcd_tests::{DaemonSetup, FaultScene, PATIENCE, RawConnection, eventually};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -62,12 +62,12 @@ impl TlsStage {
         let mut guest = self.guest();
         guest.send(&RawConnection::hello_bytes());
         let Challenge { nonce } =
-            body(&guest.expect(Kind::Challenge)).expect("the frame is a CHALLENGE");
+            body(&guest.expect(FrameKind::Challenge)).expect("the frame is a CHALLENGE");
         let proof = self.scene.daemon.token().peer_proof(&RawConnection::hello().nonce, &nonce);
         let mut answer = Vec::new();
-        FrameWriter(&mut answer).control(Header::new(Kind::Auth, 0), &encode(&Auth { proof }));
+        FrameWriter(&mut answer).control(Header::new(FrameKind::Auth, 0), &encode(&Auth { proof }));
         guest.send(&answer);
-        guest.expect(Kind::Welcome);
+        guest.expect(FrameKind::Welcome);
         guest
     }
 
@@ -125,16 +125,16 @@ impl GuestPeer {
     }
 
     /// The body of the next frame, which must be of this kind.
-    fn expect(&mut self, kind: Kind) -> Vec<u8> {
+    fn expect(&mut self, kind: FrameKind) -> Vec<u8> {
         loop {
             match decode(&self.input, usize::MAX).expect("the daemon sends frames only") {
-                Decoded::Frame(frame, length) => {
+                DecodedFrame::Frame(frame, length) => {
                     assert_eq!(frame.header.kind, kind);
                     let payload = frame.payload.to_vec();
                     self.input.drain(..length);
                     return payload;
                 }
-                Decoded::Incomplete(_) => {
+                DecodedFrame::Incomplete(_) => {
                     let mut bytes = [0; 4096];
                     let mut stream = rustls::Stream::new(&mut self.tls, &mut self.stream);
                     let count = stream.read(&mut bytes).expect("the daemon answers");
@@ -300,7 +300,7 @@ fn records_that_overlap_reads_are_no_offence() {
     let stage = TlsStage::set();
     let mut guest = stage.member();
     let mut ping = Vec::new();
-    FrameWriter(&mut ping).control(Header::new(Kind::Ping, 1), &[]);
+    FrameWriter(&mut ping).control(Header::new(FrameKind::Ping, 1), &[]);
     let (start, mut pings, mut rest) = (Instant::now(), 0, Vec::new());
     while start.elapsed() < FRAME_TIMEOUT * 3 / 2 {
         rest.extend(guest.encrypt(&ping));
@@ -313,7 +313,7 @@ fn records_that_overlap_reads_are_no_offence() {
         std::thread::sleep(FRAME_TIMEOUT / 40);
     }
     guest.stream.write_all(&rest).expect("the peer reads the bytes");
-    (0..pings).for_each(|_| drop(guest.expect(Kind::Pong)));
+    (0..pings).for_each(|_| drop(guest.expect(FrameKind::Pong)));
     drop(guest);
     stage.strike("records that overlap reads");
 }

@@ -11,9 +11,9 @@ use ipcd_client::Endpoint;
 
 use ipcd_proto::auth::Token;
 use ipcd_proto::control::{
-    Auth, Challenge, Code, Hello, Refusal, Subscribe, Welcome, decode as decode_body, encode,
+    Auth, Challenge, Hello, Refusal, RefusalCode, Subscribe, Welcome, decode as decode_body, encode,
 };
-use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, VERSION, decode};
+use ipcd_proto::{DecodedFrame, Frame, FrameKind, FrameWriter, Header, VERSION, decode};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::RcvBuf;
 use nix::sys::socket::{MsgFlags, send, setsockopt};
@@ -53,8 +53,8 @@ impl RawFrame {
     /// # Panics
     /// If it is another frame.
     #[track_caller]
-    pub fn refusal(&self) -> (Code, String) {
-        assert_eq!(self.header.kind, Kind::Error);
+    pub fn refusal(&self) -> (RefusalCode, String) {
+        assert_eq!(self.header.kind, FrameKind::Error);
         let Refusal { code, message } = decode_body(&self.payload).expect("the frame is an ERROR");
         (code, message)
     }
@@ -175,7 +175,7 @@ impl RawConnection {
     }
 
     /// Sends a control frame.
-    pub fn control(&mut self, kind: Kind, correlation: u64, body: &[u8]) {
+    pub fn control(&mut self, kind: FrameKind, correlation: u64, body: &[u8]) {
         let mut frame = Vec::new();
         FrameWriter(&mut frame).control(Header::new(kind, correlation), body);
         self.send(&frame);
@@ -189,7 +189,7 @@ impl RawConnection {
     /// The bytes of a message.
     pub fn message_bytes(correlation: u64, subject: &[u8], payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
-        let header = Header::new(Kind::Message, correlation);
+        let header = Header::new(FrameKind::Message, correlation);
         FrameWriter(&mut frame).write(&Frame {
             header,
             subject,
@@ -217,7 +217,7 @@ impl RawConnection {
     /// The frame that [`RawConnection::open`] begins with.
     pub fn hello_bytes() -> Vec<u8> {
         let mut frame = Vec::new();
-        FrameWriter(&mut frame).control(Header::new(Kind::Hello, 0), &encode(&Self::hello()));
+        FrameWriter(&mut frame).control(Header::new(FrameKind::Hello, 0), &encode(&Self::hello()));
         frame
     }
 
@@ -226,12 +226,12 @@ impl RawConnection {
     /// # Panics
     /// If another frame comes.
     pub fn answer_challenge(&mut self, token: &Token) -> Vec<u8> {
-        let challenge = self.expect(Kind::Challenge);
+        let challenge = self.expect(FrameKind::Challenge);
         let Challenge { nonce } =
             decode_body(&challenge.payload).expect("the frame is a CHALLENGE");
         let proof = token.peer_proof(&Self::hello().nonce, &nonce);
         let mut frame = Vec::new();
-        FrameWriter(&mut frame).control(Header::new(Kind::Auth, 0), &encode(&Auth { proof }));
+        FrameWriter(&mut frame).control(Header::new(FrameKind::Auth, 0), &encode(&Auth { proof }));
         frame
     }
 
@@ -241,13 +241,13 @@ impl RawConnection {
     /// If the daemon refuses.
     #[must_use]
     pub fn open(mut self) -> Self {
-        self.control(Kind::Hello, 0, &encode(&Self::hello()));
+        self.control(FrameKind::Hello, 0, &encode(&Self::hello()));
         self.welcomed();
         self
     }
 
     fn welcomed(&mut self) -> Welcome {
-        let frame = self.expect(Kind::Welcome);
+        let frame = self.expect(FrameKind::Welcome);
         let welcome: Welcome = decode_body(&frame.payload).expect("the frame is a WELCOME");
         self.peer = welcome.peer;
         welcome
@@ -260,12 +260,12 @@ impl RawConnection {
     #[must_use]
     pub fn open_with(mut self, token: &Token) -> Self {
         let hello = Self::hello();
-        self.control(Kind::Hello, 0, &encode(&hello));
-        let challenge = self.expect(Kind::Challenge);
+        self.control(FrameKind::Hello, 0, &encode(&hello));
+        let challenge = self.expect(FrameKind::Challenge);
         let Challenge { nonce } =
             decode_body(&challenge.payload).expect("the frame is a CHALLENGE");
         let proof = token.peer_proof(&hello.nonce, &nonce);
-        self.control(Kind::Auth, 0, &encode(&Auth { proof }));
+        self.control(FrameKind::Auth, 0, &encode(&Auth { proof }));
         let welcome = self.welcomed();
         let proof = welcome.proof.expect("the daemon proves itself, too");
         assert!(token.verify_daemon(&proof, &hello.nonce, &nonce));
@@ -279,8 +279,8 @@ impl RawConnection {
     pub fn subscribe(&mut self, subscription: u32, filter: &str) {
         let (filter, group, overflow, origin) = (filter.into(), None, None, false);
         let body = Subscribe { subscription, filter, group, overflow, origin };
-        self.control(Kind::Subscribe, 1000 + u64::from(subscription), &encode(&body));
-        self.expect(Kind::Ack);
+        self.control(FrameKind::Subscribe, 1000 + u64::from(subscription), &encode(&body));
+        self.expect(FrameKind::Ack);
     }
 
     /// The next frame; `None` when the daemon has closed.
@@ -292,7 +292,7 @@ impl RawConnection {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let decoded = decode(&self.input, usize::MAX).expect("the daemon sends frames only");
-            if let Decoded::Frame(frame, length) = decoded {
+            if let DecodedFrame::Frame(frame, length) = decoded {
                 let (subject, payload) = (frame.subject.to_vec(), frame.payload.to_vec());
                 let found = RawFrame { header: frame.header, subject, payload };
                 self.input.drain(..length);
@@ -319,7 +319,7 @@ impl RawConnection {
     /// # Panics
     /// If the daemon closes, or another frame comes.
     #[track_caller]
-    pub fn expect(&mut self, kind: Kind) -> RawFrame {
+    pub fn expect(&mut self, kind: FrameKind) -> RawFrame {
         let frame =
             self.frame().unwrap_or_else(|| panic!("the daemon closed instead of sending {kind:?}"));
         assert_eq!(frame.header.kind, kind, "{frame:?}");
@@ -331,12 +331,12 @@ impl RawConnection {
     /// # Panics
     /// If the watchdog fires, or another frame comes.
     #[track_caller]
-    pub fn end(&mut self) -> Option<(Code, String)> {
+    pub fn end(&mut self) -> Option<(RefusalCode, String)> {
         let mut refusal = None;
         while let Some(frame) = self.frame() {
             match frame.header.kind {
-                Kind::Error => refusal = Some(frame.refusal()),
-                Kind::Bye | Kind::Ping => {}
+                FrameKind::Error => refusal = Some(frame.refusal()),
+                FrameKind::Bye | FrameKind::Ping => {}
                 kind => panic!("{kind:?} instead of the end"),
             }
         }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use ipcd_proto::Kind;
-use ipcd_proto::control::Code;
+use ipcd_proto::FrameKind;
+use ipcd_proto::control::RefusalCode;
 use ipcd_tests::{
     Daemon, DaemonSetup, NeighbourPair, RawConnection, RunningProcess, eventually, raise_limit,
     refusal,
@@ -34,10 +34,10 @@ fn the_silent_make_room_for_those_who_log_in() {
     // Some were told to leave, and the time of the others is over.
     let ends: Vec<_> = silent.into_iter().map(|mut peer| peer.end()).collect();
     let count = |wanted| ends.iter().flatten().filter(|(code, _)| *code == wanted).count();
-    let (displaced, late) = (count(Code::Limit), count(Code::TimedOut));
+    let (displaced, late) = (count(RefusalCode::Limit), count(RefusalCode::TimedOut));
     println!("{displaced} were displaced, {late} too late");
     assert!(displaced > 50 && displaced + late == 500, "{displaced} + {late}");
-    let told = ends.iter().flatten().find(|(code, _)| *code == Code::Limit);
+    let told = ends.iter().flatten().find(|(code, _)| *code == RefusalCode::Limit);
     assert!(told.is_some_and(|(_, why)| why.contains("max_startups")), "{told:?}");
 }
 
@@ -48,8 +48,9 @@ fn never_more_than_the_most_are_without_proof() {
     let mut all: Vec<RawConnection> = (0..12).map(|_| daemon.raw("tcp")).collect();
     // Peers of the same second are refused; a peer that has waited longer is evicted.
     let told: Vec<_> = all.drain(2..).map(|mut peer| peer.end()).collect();
-    let is_told = |end: &Option<(Code, String)>| {
-        end.as_ref().is_some_and(|(code, why)| *code == Code::Limit && why.contains("max_startups"))
+    let is_told = |end: &Option<(RefusalCode, String)>| {
+        end.as_ref()
+            .is_some_and(|(code, why)| *code == RefusalCode::Limit && why.contains("max_startups"))
     };
     assert!(told.iter().filter(|end| is_told(end)).count() >= 9, "{told:?}");
     // A peer for which the kernel vouches has nothing to prove, and is not affected.
@@ -73,11 +74,13 @@ fn who_has_most_places_makes_room_and_some_are_reserved() {
     // If these are taken too, the newest of the other peers is evicted, and receives the reason.
     for peer in &mut far[27..] {
         let (code, why) = peer.end().expect("the session ends with a reason");
-        assert!(code == Code::Limit && why.contains("127.0.0.1") && why.contains("max_peers"));
+        assert!(
+            code == RefusalCode::Limit && why.contains("127.0.0.1") && why.contains("max_peers")
+        );
     }
     for mut peer in far.drain(..27).chain(near) {
-        peer.control(Kind::Ping, 9, &[]);
-        peer.expect(Kind::Pong);
+        peer.control(FrameKind::Ping, 9, &[]);
+        peer.expect(FrameKind::Pong);
     }
 }
 
@@ -118,7 +121,8 @@ fn who_connects_too_often_is_told_and_may_come_later() {
             peer.finish();
             told.extend(peer.end());
         }
-        told.iter().find(|(code, why)| *code == Code::Limit && why.contains("max_connect_rate"))?;
+        told.iter()
+            .find(|(code, why)| *code == RefusalCode::Limit && why.contains("max_connect_rate"))?;
         Some(())
     });
     eventually("a connection", || {
@@ -132,11 +136,11 @@ fn what_comes_before_a_session_is_bounded() {
     for scheme in ["unix", "tcp"] {
         let mut peer = daemon.raw(scheme);
         // A frame without a body has 32 bytes: 4 KiB are 128 of them.
-        (0..128).for_each(|_| peer.control(Kind::Ping, 1, &[]));
-        (0..128).for_each(|_| drop(peer.expect(Kind::Pong)));
-        peer.control(Kind::Ping, 1, &[]);
+        (0..128).for_each(|_| peer.control(FrameKind::Ping, 1, &[]));
+        (0..128).for_each(|_| drop(peer.expect(FrameKind::Pong)));
+        peer.control(FrameKind::Ping, 1, &[]);
         let (code, why) = peer.end().expect("the session ends with a reason");
-        assert!(code == Code::Limit && why.contains("before the session"), "{code:?} {why}");
+        assert!(code == RefusalCode::Limit && why.contains("before the session"), "{code:?} {why}");
     }
 }
 
@@ -148,9 +152,9 @@ fn a_source_that_workers_die_of_is_kept_out_and_others_are_not() {
         // There is no subscriber: the worker only reads.
         let batch = RawConnection::message_bytes(1, b"nowhere", &[b'x'; 100]).repeat(1000);
         let mut flood = daemon.raw("unix");
-        flood.control(Kind::Hello, 0, &ipcd_proto::control::encode(&RawConnection::hello()));
+        flood.control(FrameKind::Hello, 0, &ipcd_proto::control::encode(&RawConnection::hello()));
         if flood.frame().is_some_and(|frame| {
-            frame.header.kind == Kind::Error && frame.refusal().1.contains("died while")
+            frame.header.kind == FrameKind::Error && frame.refusal().1.contains("died while")
         }) {
             return Some(());
         }

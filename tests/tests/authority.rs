@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use ipcd_client::{Address, Client, Event, Message, Options, Publication, SubscribeOptions};
+use ipcd_client::{Client, DirectAddress, Event, Message, Options, Publication, SubscribeOptions};
 use ipcd_tests::{Daemon, DaemonSetup, PATIENCE, RunningProcess, classes, eventually};
 
 /// A daemon with two sockets and two workers: peers of `root` may do everything, and those of
@@ -56,7 +56,8 @@ fn only_who_was_asked_answers_in_one_worker_and_across() {
             let ask = Publication { subject: "password.check", ..Default::default() };
             let request = requester.start_request(&ask, PATIENCE).expect("the connection is open");
             requester.push().expect("the client connects");
-            let address = Address { peer: requester.peer(), request: Some(request) }.to_string();
+            let address =
+                DirectAddress { peer: requester.peer(), request: Some(request) }.to_string();
             let has_it = |responder: &mut Client| responder.ping().is_ok() && responder.has_event();
             let asked = eventually("a responder has the request", || {
                 responders.iter_mut().position(has_it)

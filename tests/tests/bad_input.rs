@@ -9,9 +9,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ipcd_proto::control::{
-    Auth, Challenge, Code, Hello, Query, Subscribe, Unsubscribe, decode, encode,
+    Auth, Challenge, Hello, Query, RefusalCode, Subscribe, Unsubscribe, decode, encode,
 };
-use ipcd_proto::{HEADER_BYTES, Kind, limits};
+use ipcd_proto::{FrameKind, HEADER_BYTES, limits};
 use ipcd_tests::{Daemon, DaemonSetup, NeighbourPair, RawConnection};
 
 /// Deadlines short enough to wait for.
@@ -34,7 +34,7 @@ fn attack(config: &str, open: bool, attack: impl Fn(RawConnection)) {
 }
 
 #[track_caller]
-fn ends_with(mut raw: RawConnection, code: Code) -> String {
+fn ends_with(mut raw: RawConnection, code: RefusalCode) -> String {
     let (found, why) = raw.end().expect("an error frame comes before the end");
     assert_eq!(found, code, "{why}");
     why
@@ -51,7 +51,7 @@ fn bytes_that_are_no_hello() {
     ] {
         attack("", false, |mut raw| {
             raw.send(junk);
-            ends_with(raw, Code::Protocol);
+            ends_with(raw, RefusalCode::Protocol);
         });
     }
 }
@@ -69,7 +69,7 @@ fn impossible_lengths() {
             let mut raw = if open { daemon.session(scheme) } else { daemon.raw(scheme) };
             // Nothing follows: the length alone must be enough.
             raw.send(&length.to_le_bytes());
-            let why = ends_with(raw, Code::Protocol);
+            let why = ends_with(raw, RefusalCode::Protocol);
             assert!(why.contains(&length.to_string()), "{why}");
             neighbour.goes_on();
         }
@@ -82,7 +82,7 @@ fn a_length_shorter_than_its_parts() {
         let mut frame = RawConnection::message_bytes(1, b"a.subject", b"");
         frame[7] = 200;
         raw.send(&frame);
-        ends_with(raw, Code::Protocol);
+        ends_with(raw, RefusalCode::Protocol);
     });
 }
 
@@ -93,13 +93,19 @@ fn unknown_kinds_and_those_that_only_the_daemon_sends() {
             let mut frame = RawConnection::message_bytes(1, b"s", b"");
             frame[4] = kind;
             raw.send(&frame);
-            ends_with(raw, Code::Protocol);
+            ends_with(raw, RefusalCode::Protocol);
         });
     }
-    for kind in [Kind::Welcome, Kind::Challenge, Kind::Ack, Kind::Notice, Kind::Answer] {
+    for kind in [
+        FrameKind::Welcome,
+        FrameKind::Challenge,
+        FrameKind::Ack,
+        FrameKind::Notice,
+        FrameKind::Answer,
+    ] {
         attack("", true, |mut raw| {
             raw.control(kind, 1, &[]);
-            ends_with(raw, Code::Protocol);
+            ends_with(raw, RefusalCode::Protocol);
         });
     }
 }
@@ -108,12 +114,12 @@ fn unknown_kinds_and_those_that_only_the_daemon_sends() {
 fn frames_before_hello() {
     attack("", false, |mut raw| {
         raw.message(1, b"too.early", b"payload");
-        ends_with(raw, Code::Protocol);
+        ends_with(raw, RefusalCode::Protocol);
     });
-    for kind in [Kind::Subscribe, Kind::Flush, Kind::Query, Kind::Auth] {
+    for kind in [FrameKind::Subscribe, FrameKind::Flush, FrameKind::Query, FrameKind::Auth] {
         attack("", false, |mut raw| {
             raw.control(kind, 1, &[]);
-            ends_with(raw, Code::Protocol);
+            ends_with(raw, RefusalCode::Protocol);
         });
     }
 }
@@ -122,32 +128,35 @@ fn frames_before_hello() {
 fn hellos_that_are_no_good() {
     let hello = RawConnection::hello();
     let bodies = [
-        (encode(&Hello { magic: *b"http", ..hello.clone() }), Code::Protocol),
-        (encode(&Hello { oldest: 9, newest: 9, ..hello.clone() }), Code::Version),
-        (encode(&Hello { name: Some(String::new()), ..hello.clone() }), Code::BadSubject),
-        (encode(&Hello { name: Some("a\x1b[2Jb".into()), ..hello.clone() }), Code::BadSubject),
-        (encode(&Hello { name: Some("n".repeat(65)), ..hello.clone() }), Code::BadSubject),
-        ([encode(&hello), vec![0]].concat(), Code::Protocol),
-        (encode(&hello)[..20].to_vec(), Code::Protocol),
-        (Vec::new(), Code::Protocol),
+        (encode(&Hello { magic: *b"http", ..hello.clone() }), RefusalCode::Protocol),
+        (encode(&Hello { oldest: 9, newest: 9, ..hello.clone() }), RefusalCode::Version),
+        (encode(&Hello { name: Some(String::new()), ..hello.clone() }), RefusalCode::BadSubject),
+        (
+            encode(&Hello { name: Some("a\x1b[2Jb".into()), ..hello.clone() }),
+            RefusalCode::BadSubject,
+        ),
+        (encode(&Hello { name: Some("n".repeat(65)), ..hello.clone() }), RefusalCode::BadSubject),
+        ([encode(&hello), vec![0]].concat(), RefusalCode::Protocol),
+        (encode(&hello)[..20].to_vec(), RefusalCode::Protocol),
+        (Vec::new(), RefusalCode::Protocol),
     ];
     for (body, code) in bodies {
         attack("", false, |mut raw| {
-            raw.control(Kind::Hello, 0, &body);
+            raw.control(FrameKind::Hello, 0, &body);
             ends_with(raw, code);
         });
     }
     attack("", true, |mut raw| {
-        raw.control(Kind::Hello, 0, &encode(&hello));
-        ends_with(raw, Code::Protocol);
+        raw.control(FrameKind::Hello, 0, &encode(&hello));
+        ends_with(raw, RefusalCode::Protocol);
     });
 }
 
 #[test]
 fn a_handshake_frame_above_4_kib() {
     attack("", false, |mut raw| {
-        raw.control(Kind::Hello, 0, &[0; limits::MAX_HANDSHAKE_FRAME]);
-        let why = ends_with(raw, Code::Protocol);
+        raw.control(FrameKind::Hello, 0, &[0; limits::MAX_HANDSHAKE_FRAME]);
+        let why = ends_with(raw, RefusalCode::Protocol);
         assert!(why.contains("4096"), "{why}");
     });
 }
@@ -171,24 +180,30 @@ fn bad_subjects_are_refused_one_by_one_and_the_connection_lives_on() {
     attack("", true, |mut raw| {
         for (id, subject) in (1..).zip(bad) {
             raw.message(id, subject, b"payload");
-            let answer = raw.expect(Kind::Error);
-            assert_eq!((answer.header.correlation, answer.refusal().0), (id, Code::BadSubject));
+            let answer = raw.expect(FrameKind::Error);
+            assert_eq!(
+                (answer.header.correlation, answer.refusal().0),
+                (id, RefusalCode::BadSubject)
+            );
         }
         for (id, filter) in (100..).zip(["", "a..b", "a b", "a\x07", "a.>.b"]) {
             let (filter, group, overflow, origin) = (filter.into(), None, None, false);
             let body = Subscribe { subscription: 1, filter, group, overflow, origin };
-            raw.control(Kind::Subscribe, id, &encode(&body));
-            let answer = raw.expect(Kind::Error);
-            assert_eq!((answer.header.correlation, answer.refusal().0), (id, Code::BadSubject));
+            raw.control(FrameKind::Subscribe, id, &encode(&body));
+            let answer = raw.expect(FrameKind::Error);
+            assert_eq!(
+                (answer.header.correlation, answer.refusal().0),
+                (id, RefusalCode::BadSubject)
+            );
         }
-        raw.control(Kind::Query, 200, &encode(&Query::Matching("a..b".into())));
-        let answer = raw.expect(Kind::Error);
-        assert_eq!((answer.header.correlation, answer.refusal().0), (200, Code::BadSubject));
-        raw.control(Kind::Unsubscribe, 201, &encode(&Unsubscribe { subscription: 77 }));
-        assert_eq!(raw.expect(Kind::Error).header.correlation, 201);
+        raw.control(FrameKind::Query, 200, &encode(&Query::Matching("a..b".into())));
+        let answer = raw.expect(FrameKind::Error);
+        assert_eq!((answer.header.correlation, answer.refusal().0), (200, RefusalCode::BadSubject));
+        raw.control(FrameKind::Unsubscribe, 201, &encode(&Unsubscribe { subscription: 77 }));
+        assert_eq!(raw.expect(FrameKind::Error).header.correlation, 201);
         raw.subscribe(5, "still.*");
         raw.message(300, b"still.here", b"echo");
-        let echo = raw.expect(Kind::Message);
+        let echo = raw.expect(FrameKind::Message);
         assert_eq!((&echo.subject[..], &echo.payload[..]), (&b"still.here"[..], &b"echo"[..]));
         assert_eq!(echo.header.subscription, 5);
     });
@@ -203,17 +218,17 @@ fn a_sender_cannot_be_forged() {
     frame[24..32].copy_from_slice(&u64::MAX.to_le_bytes());
     frame[12..16].copy_from_slice(&77_u32.to_le_bytes());
     raw.send(&frame);
-    let echo = raw.expect(Kind::Message);
+    let echo = raw.expect(FrameKind::Message);
     assert_ne!(echo.header.sender, u64::MAX);
     assert_eq!(echo.header.subscription, 1);
 }
 
 #[test]
 fn malformed_bodies_end_the_session() {
-    for kind in [Kind::Subscribe, Kind::Unsubscribe, Kind::Query] {
+    for kind in [FrameKind::Subscribe, FrameKind::Unsubscribe, FrameKind::Query] {
         attack("", true, |mut raw| {
             raw.control(kind, 1, &[0xff; 40]);
-            ends_with(raw, Code::Protocol);
+            ends_with(raw, RefusalCode::Protocol);
         });
     }
 }
@@ -222,7 +237,7 @@ fn malformed_bodies_end_the_session() {
 fn silence_ends_by_the_handshake_deadline() {
     attack(CONFIG, false, |raw| {
         let start = Instant::now();
-        ends_with(raw, Code::TimedOut);
+        ends_with(raw, RefusalCode::TimedOut);
         assert!(start.elapsed() >= DEADLINE, "the connection ended before its deadline");
     });
 }
@@ -233,7 +248,7 @@ fn half_a_hello_and_then_silence() {
         let mut frame = (1000_u32).to_le_bytes().to_vec();
         frame.resize(HEADER_BYTES + 10, 1);
         raw.send(&frame);
-        ends_with(raw, Code::TimedOut);
+        ends_with(raw, RefusalCode::TimedOut);
     });
 }
 
@@ -253,7 +268,7 @@ fn half_a_message_and_then_silence() {
         })
         .collect();
     for raw in peers {
-        ends_with(raw, Code::TimedOut);
+        ends_with(raw, RefusalCode::TimedOut);
         assert!(start.elapsed() >= DEADLINE, "the connection ended before its deadline");
         neighbour.goes_on();
     }
@@ -268,7 +283,7 @@ fn a_frame_that_trickles_in_does_not_put_off_its_deadline() {
             raw.send(&[*byte]);
             sleep(Duration::from_millis(50));
         }
-        ends_with(raw, Code::TimedOut);
+        ends_with(raw, RefusalCode::TimedOut);
     });
 }
 
@@ -281,7 +296,7 @@ fn a_frame_in_many_pieces_is_whole() {
         for byte in RawConnection::message_bytes(1, b"pieces", b"one by one") {
             raw.send(&[byte]);
         }
-        assert_eq!(raw.expect(Kind::Message).payload, b"one by one");
+        assert_eq!(raw.expect(FrameKind::Message).payload, b"one by one");
     }
 }
 
@@ -302,22 +317,23 @@ fn a_proof_is_good_for_one_session_and_a_wrong_one_for_none() {
     let token = daemon.token();
     let hello = RawConnection::hello();
     let challenge = |raw: &mut RawConnection| {
-        raw.control(Kind::Hello, 0, &encode(&hello));
-        let Challenge { nonce } = decode(&raw.expect(Kind::Challenge).payload).expect("a nonce");
+        raw.control(FrameKind::Hello, 0, &encode(&hello));
+        let Challenge { nonce } =
+            decode(&raw.expect(FrameKind::Challenge).payload).expect("a nonce");
         nonce
     };
     let (mut first, mut second) = (daemon.raw("tcp"), daemon.raw("tcp"));
     let (nonce, other) = (challenge(&mut first), challenge(&mut second));
     assert_ne!(nonce, other);
     let proof = token.peer_proof(&hello.nonce, &nonce);
-    first.control(Kind::Auth, 0, &encode(&Auth { proof }));
-    first.expect(Kind::Welcome);
-    second.control(Kind::Auth, 0, &encode(&Auth { proof }));
-    ends_with(second, Code::Denied);
+    first.control(FrameKind::Auth, 0, &encode(&Auth { proof }));
+    first.expect(FrameKind::Welcome);
+    second.control(FrameKind::Auth, 0, &encode(&Auth { proof }));
+    ends_with(second, RefusalCode::Denied);
     let mut third = daemon.raw("tcp");
     challenge(&mut third);
     third.message(1, b"without.proof", b"payload");
-    ends_with(third, Code::Protocol);
+    ends_with(third, RefusalCode::Protocol);
     neighbour.goes_on();
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ipcd_proto::Kind;
+use ipcd_proto::FrameKind;
 use ipcd_tests::{
     Daemon, DaemonSetup, RawConnection, SCHEMES, children, descriptors, eventually, is_alive,
     memory, raise_limit, state, whole_memory,
@@ -165,10 +165,10 @@ fn five_hundred_children_that_are_subscribed_cost_little() {
     assert_eq!(daemon.workers().len(), PEERS + 1);
     daemon.send("common", "to all");
     for (number, peer) in peers.iter_mut().enumerate() {
-        assert_eq!(peer.expect(Kind::Message).payload, b"to all");
+        assert_eq!(peer.expect(FrameKind::Message).payload, b"to all");
         if number % 50 == 0 {
             daemon.send(&format!("own.{number}"), "to one");
-            assert_eq!(peer.expect(Kind::Message).payload, b"to one");
+            assert_eq!(peer.expect(FrameKind::Message).payload, b"to one");
         }
     }
     drop(peers);

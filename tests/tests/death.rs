@@ -294,7 +294,7 @@ fn who_is_kicked_is_told_why() {
         kicker.query(&ipcd_client::Query::Kick(victim.peer())).expect("the connection is open");
     assert_eq!(answer, [ipcd_client::Answer::Kicked(true)]);
     match victim.next_event(Some(Instant::now() + PATIENCE)) {
-        Err(Error::Refused(refusal)) => assert_eq!(refusal.code, ipcd_client::Code::Kicked),
+        Err(Error::Refused(refusal)) => assert_eq!(refusal.code, ipcd_client::RefusalCode::Kicked),
         other => panic!("{other:?}"),
     }
 }

@@ -1,8 +1,8 @@
 //! The largest payload goes through every pair; one byte more is refused, and nothing else fails.
 
 use ipcd_client::Error;
-use ipcd_proto::Kind;
-use ipcd_proto::control::Code;
+use ipcd_proto::FrameKind;
+use ipcd_proto::control::RefusalCode;
 use ipcd_tests::{Daemon, MessageStream, SCHEMES, message};
 
 const LARGEST: usize = 1024 * 1024;
@@ -87,13 +87,13 @@ fn the_daemon_refuses_the_message_and_not_the_peer() {
     let daemon = Daemon::start();
     let mut raw = daemon.raw("unix").open();
     raw.message(7, b"big", &text(LARGEST + 1, 3));
-    let answer = raw.expect(Kind::Error);
+    let answer = raw.expect(FrameKind::Error);
     assert_eq!(answer.header.correlation, 7);
     let (code, why) = answer.refusal();
-    assert_eq!(code, Code::TooLarge);
+    assert_eq!(code, RefusalCode::TooLarge);
     assert!(why.contains("1048577") && why.contains("1048576"), "{why}");
-    raw.control(Kind::Flush, 8, &[]);
-    assert_eq!(raw.expect(Kind::Ack).header.correlation, 8);
+    raw.control(FrameKind::Flush, 8, &[]);
+    assert_eq!(raw.expect(FrameKind::Ack).header.correlation, 8);
     assert_eq!(daemon.counter("frames_refused"), 1);
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use ipcd_proto::control::{Subscribe, Unsubscribe, encode};
-use ipcd_proto::{Frame, FrameWriter, Header, Kind};
+use ipcd_proto::{Frame, FrameKind, FrameWriter, Header};
 use ipcd_tests::{Daemon, DaemonSetup, RawConnection, RawFrame, children, eventually};
 
 const GROUP: &str = "team";
@@ -21,12 +21,12 @@ const REQUESTS: u64 = 100;
 fn join(peer: &mut RawConnection) -> Vec<Vec<u8>> {
     let (filter, group) = ("work".into(), Some(GROUP.to_owned()));
     let body = Subscribe { subscription: 1, filter, group, overflow: None, origin: false };
-    peer.control(Kind::Subscribe, 1, &encode(&body));
-    until(peer, Kind::Ack).into_iter().map(|frame| frame.payload).collect()
+    peer.control(FrameKind::Subscribe, 1, &encode(&body));
+    until(peer, FrameKind::Ack).into_iter().map(|frame| frame.payload).collect()
 }
 
 /// The frames until one of this kind.
-fn until(peer: &mut RawConnection, kind: Kind) -> Vec<RawFrame> {
+fn until(peer: &mut RawConnection, kind: FrameKind) -> Vec<RawFrame> {
     let mut got = Vec::new();
     loop {
         let frame = peer.frame().expect("a frame comes");
@@ -39,17 +39,17 @@ fn until(peer: &mut RawConnection, kind: Kind) -> Vec<RawFrame> {
 
 /// The messages that have come by now.
 fn so_far(peer: &mut RawConnection) -> Vec<RawFrame> {
-    peer.control(Kind::Ping, 9, &[]);
-    until(peer, Kind::Pong)
+    peer.control(FrameKind::Ping, 9, &[]);
+    until(peer, FrameKind::Pong)
 }
 
 /// Leaves as the client library does, and returns the messages until the end.
 fn leave_politely(mut peer: RawConnection) -> Vec<Vec<u8>> {
-    peer.control(Kind::Unsubscribe, 2, &encode(&Unsubscribe { subscription: 1 }));
-    peer.control(Kind::Bye, 0, &[]);
+    peer.control(FrameKind::Unsubscribe, 2, &encode(&Unsubscribe { subscription: 1 }));
+    peer.control(FrameKind::Bye, 0, &[]);
     let mut got = Vec::new();
     while let Some(frame) = peer.frame() {
-        got.extend((frame.header.kind == Kind::Message).then_some(frame.payload));
+        got.extend((frame.header.kind == FrameKind::Message).then_some(frame.payload));
     }
     got
 }
@@ -89,8 +89,8 @@ fn a_member_that_leaves_takes_no_message_along() {
                 let message =
                     |number: u64| RawConnection::message_bytes(0, b"work", &number.to_le_bytes());
                 publisher.send(&(sent..sent + BATCH).flat_map(message).collect::<Vec<u8>>());
-                publisher.control(Kind::Flush, 7, &[]);
-                publisher.expect(Kind::Ack);
+                publisher.control(FrameKind::Flush, 7, &[]);
+                publisher.expect(FrameKind::Ack);
                 sent += BATCH;
             }
             sent
@@ -108,7 +108,7 @@ fn a_member_that_leaves_takes_no_message_along() {
         for _ in 0..GUESTS {
             let mut guest = daemon.raw("unix").open();
             got.extend(join(&mut guest));
-            got.push(guest.expect(Kind::Message).payload);
+            got.push(guest.expect(FrameKind::Message).payload);
             got.extend(leave_politely(guest));
         }
         drop(over);
@@ -117,7 +117,7 @@ fn a_member_that_leaves_takes_no_message_along() {
     });
     // The remaining member receives all messages that are still on their way.
     while (got.len() as u64) < sent {
-        got.push(stays.expect(Kind::Message).payload);
+        got.push(stays.expect(FrameKind::Message).payload);
     }
     let all: BTreeSet<&Vec<u8>> = got.iter().collect();
     assert_eq!((all.len() as u64, got.len() as u64), (sent, sent), "each message came once");
@@ -128,7 +128,7 @@ fn a_member_that_leaves_takes_no_message_along() {
 
 fn request(number: u64, from: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let header = Header { request: true, wait: 60, ..Header::new(Kind::Message, number) };
+    let header = Header { request: true, wait: 60, ..Header::new(FrameKind::Message, number) };
     let reply = format!("@{from}.{number}");
     let (subject, reply) = (&b"work"[..], reply.as_bytes());
     FrameWriter(&mut bytes).write(&Frame { header, subject, reply, headers: &[], payload: b"?" });
@@ -153,8 +153,8 @@ fn requests_that_another_member_gets_are_not_called_unanswered() {
             asks.send(&batch);
             asked += REQUESTS / 2;
             if part == 0 {
-                asks.control(Kind::Flush, 0, &[]);
-                guest.expect(Kind::Message);
+                asks.control(FrameKind::Flush, 0, &[]);
+                guest.expect(FrameKind::Message);
             }
         }
         drop(guest);
@@ -167,8 +167,8 @@ fn requests_that_another_member_gets_are_not_called_unanswered() {
             }
             for frame in so_far(&mut asks) {
                 match frame.header.kind {
-                    Kind::Message => ended += 1,
-                    Kind::Error => {
+                    FrameKind::Message => ended += 1,
+                    FrameKind::Error => {
                         let (code, why) = frame.refusal();
                         assert!(why.contains("has gone"), "{code:?}: {why}");
                         (ended, refused) = (ended + 1, refused + 1);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Client, Event, Publication, Reason, Receipt, SubscribeOptions};
+use ipcd_client::{Client, DropReason, Event, Publication, Receipt, SubscribeOptions};
 use ipcd_tests::{Daemon, DaemonSetup, PATIENCE, RunningProcess, SCHEMES, eventually, state};
 use nix::sys::signal::Signal;
 
@@ -15,7 +15,7 @@ fn message(payload: &[u8]) -> Publication<'_> {
     Publication { subject: "news", payload, ..Default::default() }
 }
 
-fn dropped(receipt: &Receipt, reason: Reason) -> u64 {
+fn dropped(receipt: &Receipt, reason: DropReason) -> u64 {
     receipt.dropped.iter().find(|(known, _)| *known == reason).map_or(0, |(_, count)| *count)
 }
 
@@ -76,7 +76,7 @@ fn many_receipts_are_outstanding_and_add_up() {
             assert!(open.remove(&id).is_some(), "one outcome each");
             assert_eq!(receipt.delivered + receipt.dropped(), 2, "{receipt:?}");
             delivered += receipt.delivered;
-            lost += dropped(&receipt, Reason::Newest);
+            lost += dropped(&receipt, DropReason::Newest);
         }
     };
     settle(&mut publisher, &|open| open < 200);
@@ -122,8 +122,8 @@ fn who_goes_or_is_cut_off_with_a_message_is_said_in_its_receipt() {
                 panic!("{scheme}: {event:?}");
             };
             assert_eq!(receipt.delivered + receipt.dropped(), 2, "{scheme}: {receipt:?}");
-            departed += dropped(&receipt, Reason::Departed);
-            cut_off += dropped(&receipt, Reason::CutOff);
+            departed += dropped(&receipt, DropReason::Departed);
+            cut_off += dropped(&receipt, DropReason::CutOff);
         }
         assert!(departed > 0, "{scheme}: no drop was reported for the peer that has gone");
         assert!(cut_off <= tracked.len() as u64);
@@ -159,7 +159,7 @@ fn a_killed_worker_leaves_no_receipt_open() {
             panic!("{event:?}");
         };
         assert_eq!(receipt.delivered + receipt.dropped(), 1, "{receipt:?}");
-        died += dropped(&receipt, Reason::WorkerDied);
+        died += dropped(&receipt, DropReason::WorkerDied);
     }
     assert!(died > 0, "queued messages were lost with the worker");
     drop(sleeper);

@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use ipcd_proto::Kind;
-use ipcd_proto::control::Code;
+use ipcd_proto::FrameKind;
+use ipcd_proto::control::RefusalCode;
 use ipcd_tests::{Daemon, DaemonSetup, PATIENCE, RawConnection, eventually};
 use nix::sys::signal::Signal;
 
@@ -101,15 +101,15 @@ fn sessions_outlive_a_larger_and_a_smaller_max_message() {
         raw.get_mut().write_all(&line).expect("the peer reads the bytes");
     };
     say(60_000);
-    assert_eq!(old.expect(Kind::Message).payload.len(), 60_000);
+    assert_eq!(old.expect(FrameKind::Message).payload.len(), 60_000);
     daemon.reload(&with("1MiB"));
     // A raw peer may send and receive more; a session keeps the size that it was told.
     say(65_536);
-    assert_eq!(old.expect(Kind::Message).payload.len(), 65_536);
+    assert_eq!(old.expect(FrameKind::Message).payload.len(), 65_536);
     daemon.ctl("unix", &["send", "-s", "big"]).run_fed(&[b'y'; 500_000]).expect(0);
     daemon.send("big", "fits");
-    assert_eq!(old.expect(Kind::Message).payload, b"fits");
-    old.expect(Kind::Notice);
+    assert_eq!(old.expect(FrameKind::Message).payload, b"fits");
+    old.expect(FrameKind::Notice);
     let mut line = String::new();
     raw.read_line(&mut line).expect("the long one comes");
     assert_eq!(line.len(), 500_001);
@@ -117,11 +117,11 @@ fn sessions_outlive_a_larger_and_a_smaller_max_message() {
     daemon.reload(&with("1KiB"));
     sender.message(7, b"big", &[b'z'; 2000]);
     let (code, why) = sender.frame().expect("a frame comes").refusal();
-    assert!(code == Code::TooLarge && why.contains("1024"), "{code:?} {why}");
+    assert!(code == RefusalCode::TooLarge && why.contains("1024"), "{code:?} {why}");
     raw.get_mut()
         .write_all(&[&[b'x'; 2000][..], b"\nshort\n"].concat())
         .expect("the peer reads the bytes");
-    assert_eq!(old.expect(Kind::Message).payload, b"short");
+    assert_eq!(old.expect(FrameKind::Message).payload, b"short");
     daemon.send("small", "still there");
     receiver.wait().expect(0);
 }
@@ -145,7 +145,7 @@ fn new_time_outs_hold_for_those_who_are_connected() {
         daemon.wait_for_peers(1);
         daemon.reload(&with(key, "0.05s"));
         let (code, why) = peer.end().expect("the session ends with a reason");
-        assert!(code == Code::TimedOut && why.contains(said), "{key}: {code:?} {why}");
+        assert!(code == RefusalCode::TimedOut && why.contains(said), "{key}: {code:?} {why}");
     }
 }
 
@@ -164,7 +164,7 @@ fn nothing_is_reloaded_while_the_daemon_ends() {
     let listen = format!("[[listen]]\nendpoint = \"unix://{}\"\n", new.display());
     daemon.configure(&listen, "not reloaded: the daemon is ending");
     assert!(!new.exists(), "it lets peers in");
-    assert_eq!(stuck.expect(Kind::Message).payload.len(), 1_000_000);
+    assert_eq!(stuck.expect(FrameKind::Message).payload.len(), 1_000_000);
     drop(stuck);
     daemon.process.wait().expect(0);
 }
@@ -232,7 +232,7 @@ fn a_listener_changes_its_options_where_it_is_and_bare_peers_follow() {
     let mut hears = RawConnection::unix(&dir.path().join("own")).open();
     hears.subscribe(1, ">");
     let mut early = say(&path, "one");
-    assert_eq!(hears.expect(Kind::Message).subject, b"before");
+    assert_eq!(hears.expect(FrameKind::Message).subject, b"before");
     let inode = |path: &Path| fs::metadata(path).expect("the path exists").ino();
     let before = inode(&path);
     daemon.reload(&with("codec=line&subject=after&reply=other&mode=0640"));
@@ -240,9 +240,9 @@ fn a_listener_changes_its_options_where_it_is_and_bare_peers_follow() {
     let mode = fs::metadata(&path).expect("the path exists").permissions().mode();
     assert_eq!(mode & 0o777, 0o640);
     writeln!(early.get_mut(), "two").expect("it is served");
-    assert_eq!(hears.expect(Kind::Message).subject, b"after");
+    assert_eq!(hears.expect(FrameKind::Message).subject, b"after");
     let mut late = say(&path, "three");
-    assert_eq!(hears.expect(Kind::Message).subject, b"after");
+    assert_eq!(hears.expect(FrameKind::Message).subject, b"after");
     daemon.send("news", "without a receiver");
     daemon.send("other", "heard");
     for peer in [&mut early, &mut late] {
@@ -297,13 +297,13 @@ fn what_cannot_be_put_in_force_leaves_every_listener_as_it_was() {
     let bad = with("mode=0640&codec=line&subject=b&type=seqpacket", "mode=0640", "");
     daemon.configure(&bad, "nothing has changed");
     say(&one, "a line");
-    assert_eq!(hears.expect(Kind::Message).subject, b"a");
+    assert_eq!(hears.expect(FrameKind::Message).subject, b"a");
     let mode = fs::metadata(&one).expect("the path exists").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(!new.exists());
     assert_eq!(listeners(), before);
     fs::write(&fifo, "into the FIFO\n").expect("the file can be written");
-    assert_eq!(hears.expect(Kind::Message).payload, b"into the FIFO");
+    assert_eq!(hears.expect(FrameKind::Message).payload, b"into the FIFO");
 }
 
 /// Neither the daemon's reports nor its paths tell a reload from a start.

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipcd_client::{Client, Code, Error, Event, Publication};
+use ipcd_client::{Client, Error, Event, Publication, RefusalCode};
 use ipcd_proto::control::{Welcome, decode, encode};
-use ipcd_proto::{Address, Frame, FrameWriter, Header, Kind};
+use ipcd_proto::{DirectAddress, Frame, FrameKind, FrameWriter, Header};
 use ipcd_tests::{
     Daemon, DaemonSetup, NeighbourPair, PATIENCE, RawConnection, RunningProcess, eventually,
 };
@@ -72,10 +72,10 @@ fn ask(client: &mut Client, who: usize, count: u64) -> OutcomeTally {
                 client.finish_request(request);
                 tally.replies += 1;
             }
-            Err(Error::Refused(refusal)) if refusal.code == Code::Unanswered => {
+            Err(Error::Refused(refusal)) if refusal.code == RefusalCode::Unanswered => {
                 tally.unanswered += 1
             }
-            Err(Error::Refused(refusal)) if refusal.code == Code::NoResponder => {
+            Err(Error::Refused(refusal)) if refusal.code == RefusalCode::NoResponder => {
                 tally.no_responder += 1
             }
             Err(Error::TimedOut(_)) => tally.late += 1,
@@ -150,8 +150,9 @@ fn a_requester_that_never_reads_disturbs_nobody() {
     let neighbour = NeighbourPair::of(&daemon);
     let _responder = responder(&daemon, "unix");
     let mut requester = daemon.raw("unix");
-    requester.control(Kind::Hello, 0, &encode(&RawConnection::hello()));
-    let welcome: Welcome = decode(&requester.expect(Kind::Welcome).payload).expect("it is one");
+    requester.control(FrameKind::Hello, 0, &encode(&RawConnection::hello()));
+    let welcome: Welcome =
+        decode(&requester.expect(FrameKind::Welcome).payload).expect("it is one");
     let id = welcome.peer;
     thread::scope(|scope| {
         // It writes until the daemon reads it no more.
@@ -176,8 +177,8 @@ fn a_requester_that_never_reads_disturbs_nobody() {
 /// The bytes of a request with a large reply.
 fn request(id: u64, number: u64) -> Vec<u8> {
     let mut frame = Vec::new();
-    let header = Header { request: true, wait: 60, ..Header::new(Kind::Message, number) };
-    let reply = Address { peer: id, request: Some(number) }.to_string();
+    let header = Header { request: true, wait: 60, ..Header::new(FrameKind::Message, number) };
+    let reply = DirectAddress { peer: id, request: Some(number) }.to_string();
     let (subject, payload) = (b"echo", [b'x'; 1000]);
     let parts = Frame { header, subject, reply: reply.as_bytes(), headers: &[], payload: &payload };
     FrameWriter(&mut frame).write(&parts);

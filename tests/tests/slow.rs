@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
 
-use ipcd_client::{Code, Error, Event, Overflow, SubscribeOptions};
+use ipcd_client::{Error, Event, OverflowPolicy, RefusalCode, SubscribeOptions};
 use ipcd_tests::{
     Daemon, DaemonSetup, NeighbourPair, PATIENCE, RunningProcess, SCHEMES, eventually, state,
 };
@@ -191,7 +191,7 @@ fn disconnect_cuts_off_at_once() {
 fn who_is_cut_off_is_told_why() {
     let daemon = DaemonSetup::new().config(STRICT).start();
     let mut client = daemon.client("unix");
-    let overflow = Some(Overflow::Disconnect);
+    let overflow = Some(OverflowPolicy::Disconnect);
     let options = SubscribeOptions { overflow, ..SubscribeOptions::default() };
     client.subscribe("flood", options).expect("the peer may subscribe");
     let mut sender = flood(&daemon, "unix");
@@ -203,7 +203,7 @@ fn who_is_cut_off_is_told_why() {
             Err(error) => break error,
         }
     };
-    let is_told = matches!(&error, Error::Refused(why) if why.code == Code::TooSlow);
+    let is_told = matches!(&error, Error::Refused(why) if why.code == RefusalCode::TooSlow);
     assert!(is_told, "{error}");
     sender.wait().expect(0);
 }

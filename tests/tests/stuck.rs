@@ -3,8 +3,8 @@
 
 use std::thread;
 
-use ipcd_client::{Code, Error};
-use ipcd_proto::Kind;
+use ipcd_client::{Error, RefusalCode};
+use ipcd_proto::FrameKind;
 use ipcd_tests::{Daemon, DaemonSetup, RawConnection, eventually, memory};
 
 /// The bytes that a publisher may add to a nearly full send queue, and one read of a worker.
@@ -61,11 +61,11 @@ fn check(count: u64, outbox: u64) {
         let refusal = loop {
             let frame = subscriber.frame().expect("the reason comes before the end");
             match frame.header.kind {
-                Kind::Message => messages += 1,
+                FrameKind::Message => messages += 1,
                 _ => break frame.refusal(),
             }
         };
-        assert_eq!(refusal.0, Code::TooSlow);
+        assert_eq!(refusal.0, RefusalCode::TooSlow);
         assert!(messages > 0 && subscriber.end().is_none());
     }
 }
@@ -102,7 +102,7 @@ fn a_client_that_reads_again_late_learns_why_it_was_cut_off() {
                 Err(error) => break error,
             }
         };
-        let is_told = matches!(&error, Error::Refused(why) if why.code == Code::TooSlow);
+        let is_told = matches!(&error, Error::Refused(why) if why.code == RefusalCode::TooSlow);
         assert!(is_told, "{scheme}: {error}");
     }
 }
@@ -165,7 +165,7 @@ fn read_on(stuck: AllStuck) {
     let read = move |mut subscriber: RawConnection| {
         thread::spawn(move || {
             for number in 0..messages {
-                let frame = subscriber.expect(Kind::Message);
+                let frame = subscriber.expect(FrameKind::Message);
                 assert!(frame.payload == payload(number), "message {number} is another");
             }
         })

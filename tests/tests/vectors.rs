@@ -12,7 +12,9 @@ use ipcd_proto::control::{
     Answer, Auth, Challenge, Hello, Notice, Query, Receipt, Refusal, Subscribe, Unsubscribe,
     Welcome, decode as decode_body, encode,
 };
-use ipcd_proto::{Decoded, Frame, FrameError, FrameWriter, Header, Headers, Kind, decode, limits};
+use ipcd_proto::{
+    DecodedFrame, Frame, FrameError, FrameKind, FrameWriter, Header, Headers, decode, limits,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -35,25 +37,25 @@ fn bytes(vector: &Value, key: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| byte(pair).expect("the text is hexadecimal")).collect()
 }
 
-fn kind(name: &str) -> Kind {
+fn kind(name: &str) -> FrameKind {
     match name {
-        "hello" => Kind::Hello,
-        "challenge" => Kind::Challenge,
-        "auth" => Kind::Auth,
-        "welcome" => Kind::Welcome,
-        "message" => Kind::Message,
-        "subscribe" => Kind::Subscribe,
-        "unsubscribe" => Kind::Unsubscribe,
-        "flush" => Kind::Flush,
-        "ack" => Kind::Ack,
-        "error" => Kind::Error,
-        "notice" => Kind::Notice,
-        "ping" => Kind::Ping,
-        "pong" => Kind::Pong,
-        "bye" => Kind::Bye,
-        "query" => Kind::Query,
-        "answer" => Kind::Answer,
-        "receipt" => Kind::Receipt,
+        "hello" => FrameKind::Hello,
+        "challenge" => FrameKind::Challenge,
+        "auth" => FrameKind::Auth,
+        "welcome" => FrameKind::Welcome,
+        "message" => FrameKind::Message,
+        "subscribe" => FrameKind::Subscribe,
+        "unsubscribe" => FrameKind::Unsubscribe,
+        "flush" => FrameKind::Flush,
+        "ack" => FrameKind::Ack,
+        "error" => FrameKind::Error,
+        "notice" => FrameKind::Notice,
+        "ping" => FrameKind::Ping,
+        "pong" => FrameKind::Pong,
+        "bye" => FrameKind::Bye,
+        "query" => FrameKind::Query,
+        "answer" => FrameKind::Answer,
+        "receipt" => FrameKind::Receipt,
         other => panic!("no kind {other}"),
     }
 }
@@ -85,19 +87,21 @@ fn body_as<T: Serialize + DeserializeOwned + PartialEq + Debug>(vector: &Value) 
 
 fn body(vector: &Value) -> Vec<u8> {
     match kind(text(vector, "kind")) {
-        Kind::Hello => body_as::<Hello>(vector),
-        Kind::Challenge => body_as::<Challenge>(vector),
-        Kind::Auth => body_as::<Auth>(vector),
-        Kind::Welcome => body_as::<Welcome>(vector),
-        Kind::Subscribe => body_as::<Subscribe>(vector),
-        Kind::Unsubscribe => body_as::<Unsubscribe>(vector),
-        Kind::Error => body_as::<Refusal>(vector),
-        Kind::Notice => body_as::<Notice>(vector),
-        Kind::Query => body_as::<Query>(vector),
-        Kind::Answer => body_as::<Answer>(vector),
-        Kind::Receipt => body_as::<Receipt>(vector),
-        Kind::Message => bytes(vector, "payload"),
-        Kind::Flush | Kind::Ack | Kind::Ping | Kind::Pong | Kind::Bye => Vec::new(),
+        FrameKind::Hello => body_as::<Hello>(vector),
+        FrameKind::Challenge => body_as::<Challenge>(vector),
+        FrameKind::Auth => body_as::<Auth>(vector),
+        FrameKind::Welcome => body_as::<Welcome>(vector),
+        FrameKind::Subscribe => body_as::<Subscribe>(vector),
+        FrameKind::Unsubscribe => body_as::<Unsubscribe>(vector),
+        FrameKind::Error => body_as::<Refusal>(vector),
+        FrameKind::Notice => body_as::<Notice>(vector),
+        FrameKind::Query => body_as::<Query>(vector),
+        FrameKind::Answer => body_as::<Answer>(vector),
+        FrameKind::Receipt => body_as::<Receipt>(vector),
+        FrameKind::Message => bytes(vector, "payload"),
+        FrameKind::Flush | FrameKind::Ack | FrameKind::Ping | FrameKind::Pong | FrameKind::Bye => {
+            Vec::new()
+        }
     }
 }
 
@@ -125,7 +129,11 @@ fn check(vector: &Value) {
     let mut written = Vec::new();
     FrameWriter(&mut written).write(&frame);
     assert_eq!(written, expected, "{name}");
-    assert_eq!(decode(&expected, LARGEST), Ok(Decoded::Frame(frame, expected.len())), "{name}");
+    assert_eq!(
+        decode(&expected, LARGEST),
+        Ok(DecodedFrame::Frame(frame, expected.len())),
+        "{name}"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ipcd_core::{Config, DaemonInfo, PeerInfo, PeerKey, RawPeer, Router};
 use ipcd_proto::control::Origin;
-use ipcd_proto::{Decoded, Filter, Frame, FrameWriter, Header, Kind, decode};
+use ipcd_proto::{DecodedFrame, Filter, Frame, FrameKind, FrameWriter, Header, decode};
 
 /// Bytes of a batch, about as many as a busy worker reads at once.
 const BATCH: usize = 64 * 1024;
@@ -32,7 +32,7 @@ fn decoder(criterion: &mut Criterion) {
 
 fn decode_all(mut bytes: &[u8]) -> u64 {
     let mut count = 0;
-    while let Ok(Decoded::Frame(frame, length)) = decode(bytes, BATCH) {
+    while let Ok(DecodedFrame::Frame(frame, length)) = decode(bytes, BATCH) {
         black_box(frame);
         bytes = &bytes[length..];
         count += 1;
@@ -77,7 +77,7 @@ fn batch(size: usize, subjects: usize) -> (Vec<u8>, u64) {
     let (mut bytes, mut count) = (Vec::new(), 0);
     while bytes.len() + size < BATCH {
         let subject = format!("bench.{}", count as usize % subjects);
-        let header = Header::new(Kind::Message, count + 1);
+        let header = Header::new(FrameKind::Message, count + 1);
         let subject = subject.as_bytes();
         let payload = &vec![7; size];
         FrameWriter(&mut bytes).write(&Frame {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ipcd_client::{
-    Answer, Client, Endpoint, Event, Message, Options, Publication, Query, Status,
+    Answer, Client, DaemonStatus, Endpoint, Event, Message, Options, Publication, Query,
     SubscribeOptions, TokenSource,
 };
 use ipcd_proto::auth::Token;
@@ -94,7 +94,7 @@ fn config(dir: &Path) -> io::Result<Config> {
     Ok(config)
 }
 
-fn status(at: &Endpoint, options: &Options) -> io::Result<Status> {
+fn status(at: &Endpoint, options: &Options) -> io::Result<DaemonStatus> {
     let mut client = Client::connect(at, options.clone()).map_err(io::Error::other)?;
     match client.query(&Query::Status).map_err(io::Error::other)?.into_iter().next() {
         Some(Answer::Status(status)) => Ok(status),
@@ -102,7 +102,7 @@ fn status(at: &Endpoint, options: &Options) -> io::Result<Status> {
     }
 }
 
-fn processes(status: &Status) -> Vec<u32> {
+fn processes(status: &DaemonStatus) -> Vec<u32> {
     std::iter::once(status.pid).chain(status.workers.iter().map(|worker| worker.pid)).collect()
 }
 

@@ -11,7 +11,9 @@ use ipcd_proto::auth::{Nonce, Token};
 use ipcd_proto::control::{
     Answer, Auth, Challenge, Hello, Query, Refusal, Subscribe, Welcome, decode, encode,
 };
-use ipcd_proto::{Decoded, FrameWriter, HEADER_BYTES, Header, Kind, VERSION, frame_len, limits};
+use ipcd_proto::{
+    DecodedFrame, FrameKind, FrameWriter, HEADER_BYTES, Header, VERSION, frame_len, limits,
+};
 use ipcd_transport::{ChannelParts, Endpoint, EndpointPurpose};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -66,15 +68,15 @@ impl Session {
         let (name, no_echo) = (None, false);
         let hello =
             Hello { magic, oldest, newest, features: 0, nonce: NONCE, name, token: None, no_echo };
-        self.send(Kind::Hello, &encode(&hello))?;
+        self.send(FrameKind::Hello, &encode(&hello))?;
         let (kind, body) = self.receive()?;
-        if kind == Kind::Challenge {
+        if kind == FrameKind::Challenge {
             let Challenge { nonce } = decode(&body).map_err(io::Error::other)?;
             let proof = token.peer_proof(&NONCE, &nonce);
-            self.send(Kind::Auth, &encode(&Auth { proof }))?;
-            return self.expect(Kind::Welcome);
+            self.send(FrameKind::Auth, &encode(&Auth { proof }))?;
+            return self.expect(FrameKind::Welcome);
         }
-        expected(Kind::Welcome, kind, body)
+        expected(FrameKind::Welcome, kind, body)
     }
 
     /// Subscribes to all of these.
@@ -86,16 +88,16 @@ impl Session {
         for (filter, subscription) in filters.into_iter().zip(1..) {
             let (filter, group, overflow, origin) = (filter.into(), None, None, false);
             let body = Subscribe { subscription, filter, group, overflow, origin };
-            self.send(Kind::Subscribe, &encode(&body))?;
+            self.send(FrameKind::Subscribe, &encode(&body))?;
             count += 1;
         }
-        (0..count).try_for_each(|_| self.expect(Kind::Ack).map(drop))
+        (0..count).try_for_each(|_| self.expect(FrameKind::Ack).map(drop))
     }
 
     /// The processes of the daemon's workers, and how many peers each of them serves.
     pub(crate) fn workers(&mut self) -> io::Result<Vec<(u32, u64)>> {
-        self.send(Kind::Query, &encode(&Query::Status))?;
-        let body = self.expect(Kind::Answer)?;
+        self.send(FrameKind::Query, &encode(&Query::Status))?;
+        let body = self.expect(FrameKind::Answer)?;
         match decode(&body).map_err(io::Error::other)? {
             Answer::Status(status) => {
                 Ok(status.workers.iter().map(|worker| (worker.pid, worker.peers)).collect())
@@ -117,7 +119,7 @@ impl Session {
         }
     }
 
-    fn send(&mut self, kind: Kind, body: &[u8]) -> io::Result<()> {
+    fn send(&mut self, kind: FrameKind, body: &[u8]) -> io::Result<()> {
         let mut bytes = Vec::new();
         FrameWriter(&mut bytes).control(Header::new(kind, 1), body);
         match &mut self.wire {
@@ -126,13 +128,13 @@ impl Session {
         }
     }
 
-    fn expect(&mut self, wanted: Kind) -> io::Result<Vec<u8>> {
+    fn expect(&mut self, wanted: FrameKind) -> io::Result<Vec<u8>> {
         let (kind, body) = self.receive()?;
         expected(wanted, kind, body)
     }
 
     /// Reads exactly one frame: the messages behind it are for the session's owner.
-    fn receive(&mut self) -> io::Result<(Kind, Vec<u8>)> {
+    fn receive(&mut self) -> io::Result<(FrameKind, Vec<u8>)> {
         let mut bytes = vec![0; HEADER_BYTES];
         let from: &mut dyn Read = match &mut self.wire {
             SessionWire::Stream { reader, .. } => reader,
@@ -144,8 +146,8 @@ impl Session {
         bytes.resize(length.ok_or_else(|| io::Error::other("not a frame"))?, 0);
         from.read_exact(&mut bytes[HEADER_BYTES..])?;
         match ipcd_proto::decode(&bytes, LARGEST_FRAME).map_err(io::Error::other)? {
-            Decoded::Frame(frame, _) => Ok((frame.header.kind, frame.payload.to_vec())),
-            Decoded::Incomplete(_) => unreachable!("all of the frame was read"),
+            DecodedFrame::Frame(frame, _) => Ok((frame.header.kind, frame.payload.to_vec())),
+            DecodedFrame::Incomplete(_) => unreachable!("all of the frame was read"),
         }
     }
 }
@@ -182,10 +184,10 @@ pub(crate) fn set_blocking(file: &File, is_blocking: bool) -> io::Result<()> {
     Ok(())
 }
 
-fn expected(wanted: Kind, kind: Kind, body: Vec<u8>) -> io::Result<Vec<u8>> {
+fn expected(wanted: FrameKind, kind: FrameKind, body: Vec<u8>) -> io::Result<Vec<u8>> {
     match kind {
         kind if kind == wanted => Ok(body),
-        Kind::Error => {
+        FrameKind::Error => {
             let refusal: Refusal = decode(&body).map_err(io::Error::other)?;
             Err(io::Error::other(refusal.message))
         }

@@ -6,7 +6,7 @@
 use std::io;
 
 use ipcd_proto::limits::DEFAULT_MAX_PAYLOAD;
-use ipcd_proto::{Codec, Decoder, TooLong};
+use ipcd_proto::{Codec, MessageDecoder, TooLong};
 use ipcd_transport::{ReadBuffer, ReadOutcome};
 
 use crate::Error;
@@ -39,7 +39,7 @@ impl SharedBuffers {
 
 pub(crate) struct RelayFlow {
     stage: FlowStage,
-    decoder: Decoder,
+    decoder: MessageDecoder,
     /// Whether bytes are moved as they come.
     is_bytes: bool,
     queue: WriteQueue,
@@ -84,7 +84,7 @@ impl RelayFlow {
         let is_plain = is_bytes && from.is_plain() && to.is_plain();
         Self {
             stage: FlowStage::Open,
-            decoder: Decoder::new(from.codec, LONGEST),
+            decoder: MessageDecoder::new(from.codec, LONGEST),
             is_bytes,
             queue: WriteQueue::new(to.keeps_records()),
             has_read_all: false,

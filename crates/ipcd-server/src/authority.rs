@@ -1,7 +1,7 @@
 //! The rights of the peers that workers ask for, as the supervisor knows them.
 
 use ipcd_core::{Acl, DirectoryRequest};
-use ipcd_proto::control::Who;
+use ipcd_proto::control::PeerAttributes;
 
 use crate::admission::Admission;
 use crate::ids::{AdmissionId, SlotId};
@@ -23,7 +23,7 @@ pub(crate) fn permits(
     let (uid, gid) = (peer.identity.uid, peer.identity.gid);
     let names = acl.listeners.get(&peer.owner.0);
     let proved = |what: &Option<String>| what.clone().filter(|_| uid.is_none());
-    let who = Who {
+    let who = PeerAttributes {
         uid,
         gid,
         listener: names.and_then(|names| names.first().cloned()),

@@ -3,8 +3,8 @@
 use ipcd_core::RawPeer;
 use ipcd_proto::control::{Refusal, decode as body};
 use ipcd_proto::{
-    BadSubject, Codec, Decoded, Decoder, Filter, Frame, FrameWriter, Header, HttpDetector,
-    HttpVerdict, Kind, Subject, TooLong, decode,
+    BadSubject, Codec, DecodedFrame, Filter, Frame, FrameKind, FrameWriter, Header, HttpDetector,
+    HttpVerdict, MessageDecoder, Subject, TooLong, decode,
 };
 
 use ipcd_transport::RawChannel;
@@ -22,7 +22,7 @@ pub(crate) struct CodecAdapter {
     raw_profile: RawProfile,
     /// Whether it can hear nothing, whatever its dialect says.
     is_write_only: bool,
-    decoder: Decoder,
+    decoder: MessageDecoder,
     keeps_records: bool,
     /// Whether the peer says when it is done.
     has_end: bool,
@@ -54,7 +54,7 @@ impl CodecAdapter {
             raw_profile.reply = Default::default();
         }
         let RawChannel { keeps_records, has_end, largest: largest_sent, .. } = *channel;
-        let decoder = Decoder::new(raw_profile.codec, largest);
+        let decoder = MessageDecoder::new(raw_profile.codec, largest);
         Self {
             raw_profile,
             is_write_only,
@@ -198,9 +198,9 @@ impl CodecAdapter {
     pub(crate) fn discard(&mut self, frames: &[u8]) -> usize {
         let (mut used, mut end, mut message) = (0, 0, Vec::new());
         while used < self.staged_frames
-            && let Ok(Decoded::Frame(frame, length)) = decode(&frames[used..], usize::MAX)
+            && let Ok(DecodedFrame::Frame(frame, length)) = decode(&frames[used..], usize::MAX)
         {
-            if frame.header.kind == Kind::Message {
+            if frame.header.kind == FrameKind::Message {
                 message.clear();
                 self.raw_profile.codec.encode(frame.payload, &mut message);
                 end += message.len();
@@ -218,7 +218,7 @@ impl CodecAdapter {
     pub(crate) fn stage_frames(&mut self, frames: &[u8]) -> usize {
         let mut used = 0;
         while self.staged.len() < STAGED
-            && let Ok(Decoded::Frame(frame, length)) = decode(&frames[used..], usize::MAX)
+            && let Ok(DecodedFrame::Frame(frame, length)) = decode(&frames[used..], usize::MAX)
         {
             used += length;
             let before = self.staged.len();
@@ -233,7 +233,7 @@ impl CodecAdapter {
 
     fn translate(&mut self, frame: &Frame<'_>) {
         match frame.header.kind {
-            Kind::Message => {
+            FrameKind::Message => {
                 let bytes = frame.payload.len() as u64;
                 match &mut self.allowance {
                     Some(allowance) if *allowance < bytes => self.withheld += 1,
@@ -244,7 +244,7 @@ impl CodecAdapter {
                 }
             }
             // Without a number it ends the session, and the log tells of that anyway.
-            Kind::Error if frame.header.correlation != 0 => {
+            FrameKind::Error if frame.header.correlation != 0 => {
                 let refusal: Result<Refusal, _> = body(frame.payload);
                 self.note_refused(refusal.into_iter().map(|refusal| refusal.message).collect());
             }
@@ -295,7 +295,7 @@ impl<'a> MessageFramer<'a> {
         }
         *self.last += 1;
         FrameWriter(self.frames).write(&Frame {
-            header: Header::new(Kind::Message, *self.last),
+            header: Header::new(FrameKind::Message, *self.last),
             subject: subject.as_bytes(),
             reply: &[],
             headers: &[],
@@ -327,7 +327,7 @@ mod tests {
         let mut frames = Vec::new();
         adapter.read(bytes, &mut frames);
         let (mut found, mut rest) = (Vec::new(), &frames[..]);
-        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+        while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX) {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             found.push((text(frame.subject), text(frame.payload)));
             rest = &rest[length..];
@@ -357,7 +357,7 @@ mod tests {
         let mut adapter = for_test(Codec::Line, "a", false);
         let (mut frames, mut lengths) = (Vec::new(), Vec::new());
         for payload in ["one", "", "three"] {
-            let header = Header::new(Kind::Message, 1);
+            let header = Header::new(FrameKind::Message, 1);
             FrameWriter(&mut frames).control(header, payload.as_bytes());
             lengths.push(frames.len());
         }
@@ -377,7 +377,7 @@ mod tests {
         adapter.limit_amplification();
         let mut message = Vec::new();
         let (header, subject, payload) =
-            (Header::new(Kind::Message, 1), &b"a"[..], &[b'x'; 25][..]);
+            (Header::new(FrameKind::Message, 1), &b"a"[..], &[b'x'; 25][..]);
         let (reply, headers) = (&[][..], &[][..]);
         FrameWriter(&mut message).write(&Frame { header, subject, reply, headers, payload });
         assert_eq!(adapter.stage_frames(&message), message.len());

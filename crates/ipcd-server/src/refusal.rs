@@ -1,7 +1,7 @@
 //! The answer to a peer that is not served.
 
-use ipcd_proto::control::{Code, Refusal, encode};
-use ipcd_proto::{FrameWriter, Header, Kind};
+use ipcd_proto::control::{Refusal, RefusalCode, encode};
+use ipcd_proto::{FrameKind, FrameWriter, Header};
 use ipcd_transport::{ChannelParts, Transport};
 
 /// Tells a peer that it is not admitted, if it takes a frame at once, and lets it go.
@@ -14,9 +14,9 @@ pub(crate) fn tell_refusal(
     if is_bare {
         return;
     }
-    let refusal = Refusal { code: Code::Limit, message: why.to_owned() };
+    let refusal = Refusal { code: RefusalCode::Limit, message: why.to_owned() };
     let mut frame = Vec::new();
-    FrameWriter(&mut frame).control(Header::new(Kind::Error, 0), &encode(&refusal));
+    FrameWriter(&mut frame).control(Header::new(FrameKind::Error, 0), &encode(&refusal));
     if let Ok(mut channel) = transport.adopt(parts) {
         let _ = channel.write(&frame).and_then(|_| channel.finish());
     }

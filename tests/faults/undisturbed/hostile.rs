@@ -10,8 +10,8 @@ use std::sync::{Arc, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipcd_proto::control::{Overflow, Query, Subscribe, Unsubscribe, encode};
-use ipcd_proto::{FrameWriter, Header, Kind};
+use ipcd_proto::control::{OverflowPolicy, Query, Subscribe, Unsubscribe, encode};
+use ipcd_proto::{FrameKind, FrameWriter, Header};
 use ipcd_tests::{Daemon, DaemonSetup, FaultScene, HealthyLoad, RawConnection};
 
 use super::{Comparison, assert_undisturbed, finish};
@@ -77,8 +77,8 @@ impl LatencyProbe {
         let thread = thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
                 let since = Instant::now();
-                raw.control(Kind::Ping, 1, &[]);
-                raw.expect(Kind::Pong);
+                raw.control(FrameKind::Ping, 1, &[]);
+                raw.expect(FrameKind::Pong);
                 longest.fetch_max(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
                 thread::sleep(PACE);
             }
@@ -98,12 +98,12 @@ impl LatencyProbe {
 }
 
 fn subscribe_bytes(number: u32, filter: &str) -> Vec<u8> {
-    let (filter, overflow) = (filter.to_owned(), Some(Overflow::DropOldest));
+    let (filter, overflow) = (filter.to_owned(), Some(OverflowPolicy::DropOldest));
     let body = Subscribe { subscription: number, filter, group: None, overflow, origin: false };
-    control_bytes(Kind::Subscribe, number, &encode(&body))
+    control_bytes(FrameKind::Subscribe, number, &encode(&body))
 }
 
-fn control_bytes(kind: Kind, correlation: u32, body: &[u8]) -> Vec<u8> {
+fn control_bytes(kind: FrameKind, correlation: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     FrameWriter(&mut bytes).control(Header::new(kind, correlation.into()), body);
     bytes
@@ -120,7 +120,7 @@ fn tap(daemon: &Daemon, count: u32, filter: impl Fn(u32) -> String) -> RawConnec
         let (bytes, acks) =
             (some.clone().flat_map(|n| subscribe_bytes(n, &filter(n))), some.count());
         raw.send(&bytes.collect::<Vec<u8>>());
-        (0..acks).for_each(|_| drop(raw.expect(Kind::Ack)));
+        (0..acks).for_each(|_| drop(raw.expect(FrameKind::Ack)));
     }
     raw
 }
@@ -147,8 +147,8 @@ fn messages_for_forty_thousand_subscriptions_disturb_nobody() {
         Box::new(move |end| {
             while Instant::now() < end {
                 publisher.send(&batch);
-                publisher.control(Kind::Flush, 1, &[]);
-                publisher.expect(Kind::Ack);
+                publisher.control(FrameKind::Flush, 1, &[]);
+                publisher.expect(FrameKind::Ack);
             }
             assert_eq!(taps.len(), TAPS, "the peers are connected and read nothing");
         })
@@ -177,8 +177,8 @@ fn subjects_with_thousands_of_ways_through_the_filters_disturb_nobody() {
                     batch.extend(RawConnection::message_bytes(0, subject.as_bytes(), b""));
                 }
                 publisher.send(&batch);
-                publisher.control(Kind::Flush, 1, &[]);
-                publisher.expect(Kind::Ack);
+                publisher.control(FrameKind::Flush, 1, &[]);
+                publisher.expect(FrameKind::Ack);
             }
             assert!(peer.peer() > 0, "it is there");
         })
@@ -196,7 +196,7 @@ fn peers_with_ten_thousand_subscriptions_that_hang_up_disturb_nobody() {
             while Instant::now() < end {
                 let mut raw = RawConnection::unix(&address).open();
                 raw.send(&all);
-                (0..SUBSCRIPTIONS).for_each(|_| drop(raw.expect(Kind::Ack)));
+                (0..SUBSCRIPTIONS).for_each(|_| drop(raw.expect(FrameKind::Ack)));
             }
         })
     });
@@ -214,8 +214,8 @@ fn questions_about_full_outboxes_disturb_nobody() {
         Box::new(move |end| {
             while Instant::now() < end {
                 for body in &asks {
-                    publisher.control(Kind::Query, 7, body);
-                    while publisher.expect(Kind::Answer).header.more {}
+                    publisher.control(FrameKind::Query, 7, body);
+                    while publisher.expect(FrameKind::Answer).header.more {}
                 }
             }
             assert_eq!(taps.len(), TAPS, "the peers are connected and read nothing");
@@ -232,13 +232,13 @@ fn interests_that_come_and_go_disturb_nobody() {
         let come =
             (1..=AT_ONCE).flat_map(|number| subscribe_bytes(number, &format!("churn.{number}")));
         let go = (1..=AT_ONCE).flat_map(|subscription| {
-            control_bytes(Kind::Unsubscribe, 1, &encode(&Unsubscribe { subscription }))
+            control_bytes(FrameKind::Unsubscribe, 1, &encode(&Unsubscribe { subscription }))
         });
         let bytes: Vec<u8> = come.chain(go).collect();
         Box::new(move |end| {
             while Instant::now() < end {
                 raw.send(&bytes);
-                (0..2 * AT_ONCE).for_each(|_| drop(raw.expect(Kind::Ack)));
+                (0..2 * AT_ONCE).for_each(|_| drop(raw.expect(FrameKind::Ack)));
             }
         })
     });

@@ -1,7 +1,7 @@
 //! Codecs of raw peers: any cut of the bytes gives the same messages.
 #![no_main]
 
-use ipcd_proto::{Codec, Decoder};
+use ipcd_proto::{Codec, MessageDecoder};
 use libfuzzer_sys::fuzz_target;
 
 const LARGEST: usize = 64;
@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
 
 /// The messages; `None` if one is too long.
 fn messages(codec: Codec, bytes: &[u8], step: usize) -> Vec<Option<Vec<u8>>> {
-    let (mut decoder, mut found) = (Decoder::new(codec, LARGEST), Vec::new());
+    let (mut decoder, mut found) = (MessageDecoder::new(codec, LARGEST), Vec::new());
     for piece in bytes.chunks(step) {
         decoder.feed(piece, |message| found.push(message.ok().map(<[u8]>::to_vec)));
     }

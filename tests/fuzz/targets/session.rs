@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ipcd_core::{Config, Router, DaemonInfo, Output, PeerInfo, PeerKey};
 use ipcd_proto::control::{Hello, Origin, encode};
-use ipcd_proto::{Decoded, FrameWriter, Header, Kind, VERSION, decode};
+use ipcd_proto::{DecodedFrame, FrameWriter, Header, FrameKind, VERSION, decode};
 use libfuzzer_sys::fuzz_target;
 
 const PEERS: usize = 3;
@@ -90,7 +90,7 @@ impl Play {
                 no_echo: at == 1,
             };
             let mut frame = Vec::new();
-            FrameWriter(&mut frame).control(Header::new(Kind::Hello, 0), &encode(&hello));
+            FrameWriter(&mut frame).control(Header::new(FrameKind::Hello, 0), &encode(&hello));
             self.send(at, &frame);
         }
     }
@@ -149,7 +149,7 @@ impl Play {
     fn check_outbox(&mut self, key: PeerKey) {
         let mut rest = self.core.send_queue(key).to_vec();
         // The last write was partial and not at the start of a frame, so nothing can be checked.
-        while let Ok(Decoded::Frame(_, length)) = decode(&rest, usize::MAX) {
+        while let Ok(DecodedFrame::Frame(_, length)) = decode(&rest, usize::MAX) {
             rest.drain(..length);
         }
     }

@@ -157,7 +157,7 @@ pub(super) fn serve(publisher: &File, subscribers: &[File]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use ipcd_proto::{FrameWriter, Header, Kind};
+    use ipcd_proto::{FrameKind, FrameWriter, Header};
 
     use super::*;
 
@@ -165,7 +165,7 @@ mod tests {
     fn packs_whole_frames_and_leaves_large_ones_alone() {
         let frames = |payload: usize, count: usize| {
             let mut bytes = Vec::new();
-            let (header, payload) = (Header::new(Kind::Message, 0), vec![0; payload]);
+            let (header, payload) = (Header::new(FrameKind::Message, 0), vec![0; payload]);
             (0..count).for_each(|_| FrameWriter(&mut bytes).control(header, &payload));
             bytes
         };

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read, Write};
 
-use ipcd_proto::{Frame, FrameWriter, HEADER_BYTES, Header, Kind, frame_len, limits};
+use ipcd_proto::{Frame, FrameKind, FrameWriter, HEADER_BYTES, Header, frame_len, limits};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::line::{ClientLine, LineSource};
@@ -134,7 +134,7 @@ impl LoadShape {
     fn frame(self) -> Vec<u8> {
         assert!(self.payload >= NUMBER_BYTES, "a payload has room for its number");
         let payload: Vec<u8> = (0..self.payload).map(|at| at as u8).collect();
-        let header = Header::new(Kind::Message, 0);
+        let header = Header::new(FrameKind::Message, 0);
         // Both subjects have the same length, so the number has the same place.
         let subject = if self.has_many_subjects { "bench.0000" } else { SUBJECT }.as_bytes();
         let frame = Frame { header, subject, reply: &[], headers: &[], payload: &payload };

@@ -11,7 +11,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use ipcd_proto::{
-    Address, Decoded, Frame, FrameWriter, HEADER_BYTES, Header, Kind, decode, frame_len,
+    DecodedFrame, DirectAddress, Frame, FrameKind, FrameWriter, HEADER_BYTES, Header, decode,
+    frame_len,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -170,11 +171,11 @@ impl MessageEnd for RequestEnd {
         let is_end = MessageHeader::read(message).is_some_and(|it| it.kind == MessageKind::End);
         let is_request = self.side == LaneSide::Near && !is_end;
         // The end message has no reply, so it is not a request.
-        let mut header = Header::new(Kind::Message, self.number);
+        let mut header = Header::new(FrameKind::Message, self.number);
         if is_request {
             (header.request, header.wait) = (true, WATCHDOG.as_secs() as u16);
             if let Some(peer) = self.peer {
-                let address = Address { peer, request: Some(self.number) };
+                let address = DirectAddress { peer, request: Some(self.number) };
                 self.reply.clear();
                 write!(self.reply, "{address}").expect("a string takes all that is written");
             }
@@ -206,14 +207,14 @@ impl MessageEnd for RequestEnd {
             }
         }
         let frame = match decode(&self.input[..filled], LARGEST).map_err(io::Error::other)? {
-            Decoded::Frame(frame, length) if length == filled => frame,
+            DecodedFrame::Frame(frame, length) if length == filled => frame,
             _ => return Err(io::Error::other("more bytes than one frame")),
         };
         let is_expected = match self.side {
             LaneSide::Near => frame.subject == self.reply.as_bytes(),
             LaneSide::Far => frame.subject == SUBJECT.as_bytes(),
         };
-        if frame.header.kind != Kind::Message || !is_expected {
+        if frame.header.kind != FrameKind::Message || !is_expected {
             let subject = frame.subject.escape_ascii();
             let why = format!("unexpected frame {:?} on {subject}", frame.header);
             return Err(io::Error::other(why));

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 
 use foldhash::fast::RandomState;
-use ipcd_proto::{Decoded, decode};
+use ipcd_proto::{DecodedFrame, decode};
 
 use super::forwarder::READ_BYTES;
 use super::gate::{INPUT, NOTHING, ROOM, ReadyGate, bytes_moved};
@@ -100,8 +100,8 @@ impl YardstickRouter {
         let mut used = 0;
         loop {
             match decode(&bytes[used..], LARGEST).map_err(io::Error::other)? {
-                Decoded::Incomplete(_) => return Ok(used),
-                Decoded::Frame(frame, length) => {
+                DecodedFrame::Incomplete(_) => return Ok(used),
+                DecodedFrame::Frame(frame, length) => {
                     for &place in self.subscribers.get(frame.subject).into_iter().flatten() {
                         let output = &mut self.outputs[place];
                         output.bytes.extend_from_slice(&bytes[used..used + length]);

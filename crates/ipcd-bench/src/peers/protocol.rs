@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
+use ipcd_proto::{DecodedFrame, Frame, FrameKind, FrameWriter, Header, decode};
 
 use super::zmtp;
 
@@ -109,7 +109,7 @@ impl ServerProtocol {
         let (name, length) = (subject.len(), payload.len());
         match self {
             Self::Ipcd => {
-                let header = Header::new(Kind::Message, 0);
+                let header = Header::new(FrameKind::Message, 0);
                 let (subject, reply, headers) = (subject.as_bytes(), &[][..], &[][..]);
                 FrameWriter(out).write(&Frame { header, subject, reply, headers, payload });
             }
@@ -157,11 +157,11 @@ fn probe() -> String {
 
 fn ipcd(input: &[u8]) -> Option<ParsedItem> {
     match decode(input, usize::MAX) {
-        Ok(Decoded::Frame(frame, length)) if frame.header.kind == Kind::Message => {
+        Ok(DecodedFrame::Frame(frame, length)) if frame.header.kind == FrameKind::Message => {
             Some(ParsedItem::Message(length - frame.payload.len()..length, length))
         }
-        Ok(Decoded::Frame(_, length)) => Some(ParsedItem::Other(length)),
-        Ok(Decoded::Incomplete(_)) | Err(_) => None,
+        Ok(DecodedFrame::Frame(_, length)) => Some(ParsedItem::Other(length)),
+        Ok(DecodedFrame::Incomplete(_)) | Err(_) => None,
     }
 }
 
