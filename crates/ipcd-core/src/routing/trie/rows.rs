@@ -79,6 +79,9 @@ impl RowSet {
                 if let Ok(at) = rows.binary_search(&row) {
                     rows.remove(at);
                 }
+                if rows.len() < rows.capacity() / 4 {
+                    rows.shrink_to(2 * rows.len());
+                }
             }
             Self::Many { words, count } => {
                 let (at, bit) = place_of(row);

@@ -1,0 +1,45 @@
+//! The memory that filters take in the index of subscriptions, and that none is left when they have
+//! gone: counted, so that it does not grow unseen.
+
+use std::sync::atomic::Ordering;
+
+use ipcd_core::{SubscriptionTrie, WorkerInterest};
+use ipcd_proto::{Filter, Subject};
+use ipcd_sys::alloc_count::{Counting, LIVE_BYTES};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const FILTERS: usize = 10_000;
+/// Bytes of a filter with a token of its own, and of one whose tokens many have.
+const OWN_TOKEN_BYTES: u64 = 320;
+const COMMON_TOKENS_BYTES: u64 = 240;
+
+fn live() -> u64 {
+    LIVE_BYTES.load(Ordering::Relaxed)
+}
+
+#[test]
+fn filters_take_little_memory_and_leave_none_behind() {
+    let numbered = |number: usize| format!("app.sensor.{number}.>");
+    let binary = |number: usize| {
+        let token = |bit: usize| if number >> bit & 1 == 0 { "a" } else { "*" };
+        (0..14).map(token).collect::<Vec<_>>().join(".") + ".z"
+    };
+    let kinds: [(&dyn Fn(usize) -> String, u64); 2] =
+        [(&numbered, OWN_TOKEN_BYTES), (&binary, COMMON_TOKENS_BYTES)];
+    for (text, most) in kinds {
+        let before = live();
+        let mut index = SubscriptionTrie::default();
+        for number in 0..FILTERS {
+            let filter = Filter::parse(text(number).as_bytes()).expect("it is a filter");
+            index.add(&filter, WorkerInterest { slot: 1, off: false, share: None });
+        }
+        let each = (live() - before) / FILTERS as u64;
+        println!("{each} bytes for a filter like {}", text(7));
+        assert!(each <= most, "{each} bytes for a filter like {}", text(7));
+        index.remove_all(|_| true);
+        assert_eq!(index.find(Subject::parse(b"app.sensor.7.x").unwrap()), []);
+        assert!(live() - before < 1024, "{} bytes are left", live() - before);
+    }
+}
