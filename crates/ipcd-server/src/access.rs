@@ -105,6 +105,7 @@ pub(crate) fn finish(rules: &mut [AccessRule], text: &str) -> Result<(), String>
         #[serde(default)]
         acl: Vec<Spanned<toml::Table>>,
     }
+    // Parsed once more, because `try_from` loses the positions.
     let lines = toml::from_str(text).map_or(Vec::new(), |RuleLines { acl }| acl);
     for (rule, at) in rules.iter_mut().zip(lines) {
         let before = text.get(..at.span().start).unwrap_or_default();

@@ -40,6 +40,7 @@ pub fn take() -> Result<Vec<PassedSocket>, Error> {
     let taken =
         |(number, name)| Ok(PassedSocket { name, fd: ipcd_sys::duplicate_fd(number)?, number });
     let sockets: std::io::Result<Vec<_>> = numbers.zip(names).map(taken).collect();
+    // A child would take the descriptors of these numbers for its own.
     ipcd_sys::remove_variables(&VARIABLES).map_err(bad)?;
     sockets.map_err(bad)
 }

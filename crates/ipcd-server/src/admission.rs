@@ -17,7 +17,6 @@ use slab::Slab;
 
 use self::crowd::PeersBySource;
 use self::rates::ConnectRates;
-pub use self::startups::MaxStartups;
 use self::startups::PendingStartups;
 use self::suspects::SuspectSources;
 use crate::config::Limits;
@@ -148,6 +147,7 @@ impl Admission {
         let source = Principal::of(identity.uid, identity.addr, self.limits.prefixes());
         let is_favoured = self.is_favoured(&identity, is_ours);
         let standing = if is_favoured { PeerStanding::Favoured } else { PeerStanding::Common };
+        // The limits of the source come first: a source beyond its own must not evict others.
         self.check(now, source)?;
         let late = if must_prove { self.make_room(source, now, percent)? } else { None };
         let other = self.make_place(source, standing, now, late.is_some())?;

@@ -39,6 +39,7 @@ impl WakeupTimer {
     pub(crate) fn stop(&mut self) -> nix::Result<()> {
         self.at = None;
         match self.timer.wait() {
+            // EAGAIN: it was set anew after the event was reported.
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM) => Ok(()),
             waited => waited,
         }

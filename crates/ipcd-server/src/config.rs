@@ -10,9 +10,8 @@ use serde::de::{DeserializeOwned, Error as _, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::access::{self, AccessRule};
-use crate::admission::MaxStartups;
 use crate::connect::{ConnectConfig, MOST_CONNECTS};
-use crate::counts::{MaxChildren, WorkerCount};
+use crate::counts::{MaxChildren, MaxStartups, WorkerCount};
 use crate::exec::{ExecConfig, MOST_EXECS};
 use crate::listen::ListenConfig;
 use crate::values::{ByteCount, TimeSpan};

@@ -40,6 +40,7 @@ const NOT_FOUND: i32 = 127;
 /// Becomes the program in a freshly forked child; returns its exit status if it cannot.
 pub(crate) fn main(mut launch: ProgramLaunch<'_>) -> i32 {
     let (status, why) = match prepare(&launch).and_then(|()| become_program(launch.exec)) {
+        // exec(2) returns only if it fails.
         Ok(Ok(never)) => match never {},
         Ok(Err(Errno::ENOENT)) => (NOT_FOUND, "not found".to_owned()),
         Ok(Err(error)) => (NOT_EXECUTABLE, format!("not executable: {}", error.desc())),
@@ -63,10 +64,13 @@ pub(crate) fn read_launch(link: &mut Link) -> Option<Result<(), String>> {
 
 fn prepare(launch: &ProgramLaunch<'_>) -> Result<(), Error> {
     let failed = |what: &'static str| move |error: Errno| Error::system(what, error);
+    // First of all: the keeper has to know of this process before it starts others.
     ipcd_sys::keeper::begin();
     dup2_stdin(launch.stdin).map_err(failed("set standard input"))?;
     dup2_stdout(launch.stdout).map_err(failed("set standard output"))?;
     dup2_stderr(launch.stderr).map_err(failed("set standard error"))?;
+    // A copy of a peer's descriptor in the program would keep that connection open after its
+    // worker has closed it.
     close_all_except(&[launch.link.as_fd()])
         .map_err(|error| Error::system("close inherited descriptors", error))?;
     // So that whatever it starts can be ended with it, and a terminal's signals do not reach it.

@@ -1,5 +1,6 @@
-//! The numbers of workers and children, within their bounds.
+//! Configured numbers of processes and peers, within their bounds.
 
+use std::fmt;
 use std::num::NonZero;
 use std::str::FromStr;
 
@@ -84,6 +85,71 @@ impl FromStr for MaxChildren {
     }
 }
 
+/// The limits on peers that have proved nothing yet: `start:rate:full`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MaxStartups {
+    pub(crate) start: usize,
+    rate: u32,
+    pub(crate) full: usize,
+}
+
+impl Default for MaxStartups {
+    fn default() -> Self {
+        Self { start: 100, rate: 30, full: 500 }
+    }
+}
+
+impl MaxStartups {
+    /// The most that may be there.
+    pub(crate) fn hard_limit(self) -> usize {
+        self.full
+    }
+
+    /// In percent, that one is let go where there are so many.
+    pub(crate) fn chance(self, count: usize) -> u32 {
+        let (beyond, range) = (count - self.start.min(count), self.full.saturating_sub(self.start));
+        let growth = (100 - self.rate) as usize * beyond / range.max(1);
+        self.rate + (growth as u32).min(100 - self.rate)
+    }
+}
+
+impl FromStr for MaxStartups {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text}: write START:RATE:FULL, as in 100:30:500, or FULL alone");
+        let numbers: Option<Vec<u32>> = text.split(':').map(|part| part.parse().ok()).collect();
+        match numbers.as_deref() {
+            Some(&[full]) => Ok(Self { start: full as usize, rate: 100, full: full as usize }),
+            Some(&[start, rate, full]) if rate <= 100 && start <= full => {
+                Ok(Self { start: start as usize, rate, full: full as usize })
+            }
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl TryFrom<String> for MaxStartups {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<MaxStartups> for String {
+    fn from(max: MaxStartups) -> Self {
+        max.to_string()
+    }
+}
+
+impl fmt::Display for MaxStartups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.start, self.rate, self.full)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +160,16 @@ mod tests {
         assert!(fits("0") && fits("64") && !fits("65") && !fits("-1") && !fits("many"));
         let fits = |text: &str| text.parse::<MaxChildren>().is_ok();
         assert!(fits("1") && fits("65536") && !fits("0") && !fits("65537") && !fits("4294967295"));
+    }
+
+    #[test]
+    fn chances_grow_from_the_rate_to_certainty() {
+        let max = MaxStartups::default();
+        assert_eq!([100, 300, 500].map(|count| max.chance(count)), [30, 65, 100]);
+        assert_eq!("10".parse::<MaxStartups>().unwrap().chance(10), 100);
+        for text in ["10:101:20", "20:30:10", "1:2", "a:b:c", "", "1:2:3:4"] {
+            assert!(text.parse::<MaxStartups>().is_err(), "{text}");
+        }
+        assert_eq!("1:50:7".parse::<MaxStartups>().unwrap().to_string(), "1:50:7");
     }
 }

@@ -54,6 +54,8 @@ pub(crate) fn main(mut errand: DialTask<'_>) -> i32 {
 }
 
 fn dial(errand: &DialTask<'_>) -> Result<ChannelParts, Error> {
+    // A copy of a peer's descriptor here would keep its connection open while the server is
+    // dialled.
     close_all_except(&[errand.link.as_fd()])
         .map_err(|error| Error::system("close inherited descriptors", error))?;
     if let Some(user) = errand.user {

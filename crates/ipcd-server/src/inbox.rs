@@ -49,6 +49,7 @@ impl InboxSet {
         let pair = |_| socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
         let pairs: nix::Result<Vec<_>> = (0..count).map(pair).collect();
         let (reading, writing): (Vec<_>, Vec<_>) = pairs?.into_iter().unzip();
+        // Takes the places of what only the child knows: its own inbox, and its link.
         let filler = reading.first().ok_or(Errno::EINVAL)?;
         let shared: Vec<_> = [filler].into_iter().chain(&writing).chain([filler]).collect();
         let shared = side_by_side(&shared)?;
@@ -146,6 +147,7 @@ impl WorkerInboxes {
     ) -> io::Result<(Self, Link)> {
         let mut shared = std::mem::take(&mut places.shared);
         let link = link.move_to(shared.pop().expect("the link's place is the last one"))?;
+        // In one step, so that no other descriptor gets the number in between.
         dup3(&places.reading[slot as usize], &mut shared[OWN], OFlag::O_CLOEXEC)?;
         let mut ways = Vec::new();
         ways.resize_with(shared.len() - FIRST_WAY, || None);
@@ -212,6 +214,8 @@ impl WorkerInboxes {
     /// one.
     pub(crate) fn receive(&mut self, into: &mut ReadBuffer) -> io::Result<ReceivedRecord> {
         let room = into.spare(RECORD_BYTES);
+        // The flag of the socket does not suffice: it belongs to the open file description, which
+        // other processes share.
         let count = match recv(self.shared[OWN].as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
             Ok(count) => count,
             Err(error) if is_for_later(error) => return Ok(ReceivedRecord::Nothing),

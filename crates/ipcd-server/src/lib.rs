@@ -37,14 +37,13 @@ mod worker;
 
 pub use access::AccessRule;
 pub use activation::{PassedSocket, take as take_sockets};
-pub use admission::MaxStartups;
 pub use check::check;
 pub use config::{
     Config, ConfigError, DaemonConfig, ForkMode, Limits, LogConfig, LogFormat, LogLevel,
     MaxMessage, PrefixBits, SandboxMode, TokenFile, word,
 };
 pub use connect::ConnectConfig;
-pub use counts::{MaxChildren, WorkerCount};
+pub use counts::{MaxChildren, MaxStartups, WorkerCount};
 pub use exec::{ExecConfig, RestartPolicy};
 pub use listen::{ListenConfig, RawProfile};
 pub use log::{LogOutlet, LogQuotas, init as init_log};

@@ -254,6 +254,8 @@ pub(crate) enum ReceiveOutcome<T> {
 impl Link {
     /// Both ends of a link: the supervisor's and the worker's.
     pub(crate) fn pair() -> io::Result<(Self, Self)> {
+        // SEQPACKET keeps messages apart, with their descriptors, and tells of the other end's
+        // death.
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         let (here, there) = (LONGEST_OF_WORKER, LONGEST);

@@ -37,6 +37,7 @@ impl PidFile {
         };
         let mut file = opened.map_err(|error| failed(error.into()))?;
         let ours = format!("{}\n", std::process::id());
+        // Only now: `examine_path` has made sure that nothing but a process id is lost.
         file.set_len(0)
             .and_then(|()| file.write_all(ours.as_bytes()))
             .and_then(|()| file.set_permissions(Permissions::from_mode(MODE)))

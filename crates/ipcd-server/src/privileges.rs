@@ -76,6 +76,7 @@ impl UserSwitch {
         setgroups(&[self.gid]).map_err(failed)?;
         setresgid(self.gid, self.gid, self.gid).map_err(failed)?;
         setresuid(self.uid, self.uid, self.uid).map_err(failed)?;
+        // A container may let the calls succeed without effect, so it is tried to get root back.
         let is_gone =
             self.uid.is_root() || setresuid(Uid::from_raw(0), self.uid, self.uid).is_err();
         let groups = getgroups().map_err(failed)?;

@@ -125,6 +125,7 @@ fn make_token(directory: &TrustedDir, name: &Path) -> io::Result<()> {
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
     let text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let aside = name.with_extension("new");
+    // A start that was killed may have left one.
     let _ = directory.remove(&aside);
     let mut file = directory.create(&aside)?;
     file.set_permissions(Permissions::from_mode(0o600))?;

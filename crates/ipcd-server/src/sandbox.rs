@@ -109,6 +109,8 @@ impl Sandbox {
         let numbers: Vec<RawFd> = shared.map(|fd| fd.as_raw_fd()).collect();
         let first = numbers.iter().min().copied().unwrap_or(RawFd::MAX);
         let last = numbers.iter().max().copied().unwrap_or(RawFd::MAX);
+        // The filter protects a range of numbers, and would restrict a descriptor that is received
+        // later if it got one of them.
         occupy(first..=last, filler)
             .map_err(|error| Error::system("take the numbers of descriptors", error))?;
         let level = confine(&self.filter, first..=last);
@@ -179,6 +181,7 @@ const NOBODYS: RangeInclusive<RawFd> = RawFd::MAX..=RawFd::MAX;
 /// Confines this process as far as the system allows, and says how far that is.
 fn confine(filter: &Result<CallFilter, String>, shared: RangeInclusive<RawFd>) -> SandboxLevel {
     limit_resources();
+    // First: without root's rights the others require it (seccomp(2), landlock_restrict_self(2)).
     let no_new_privs = match set_no_new_privs().and_then(|()| get_no_new_privs()) {
         Ok(true) => SandboxLayer::On("no_new_privs".into()),
         Ok(false) => SandboxLayer::Missing("no no_new_privs: it has no effect".into()),

@@ -108,9 +108,12 @@ impl Supervisor {
     fn start(config: Config, start: StartOptions) -> Result<Self, Error> {
         inherited::raise_descriptor_limit(u64::MAX);
         let user = privileges::UserSwitch::of(&config.daemon)?;
+        // It forks a child, which inherits as little as possible this early.
         let sandbox = Sandbox::prepare(config.daemon.sandbox)?;
+        // Its lock comes before everything that is written there: no other daemon uses it then.
         let runtime_dir = RuntimeDir::open(&config)?;
         let tokens = runtime_dir.tokens(&config.tokens)?;
+        // Before the first child that lives on: a SIGCHLD that comes unblocked is lost.
         let (epoll, signals) = watch_signals()?;
         let mut owners = OwnerSequence::default();
         let listeners = ListenerSet::bind(&config, &runtime_dir, start.sockets, &mut owners)?;
@@ -346,6 +349,7 @@ impl Supervisor {
         info!(%signal, "draining");
         let status = format!("draining, for at most {}", self.config.daemon.drain_timeout);
         self.notifier.notify(&[NotifyState::Stopping, NotifyState::Status(&status)]);
+        // The kernel resets the connections that still wait in a backlog.
         self.listeners.clear();
         self.servers.stop();
         self.programs.stop();

@@ -131,6 +131,7 @@ impl Worker {
             handshake_steps: 0,
             now: Instant::now(),
         };
+        // Only now that it is confined. It has read no byte of a peer yet.
         worker.link.send(&ToSupervisor::Ready)?;
         if let Some(only) = init.only {
             worker.admit_peer(only);
@@ -154,6 +155,7 @@ impl Worker {
                             return Ok(());
                         }
                     }
+                    // What is left there is reported again: epoll is level-triggered for it.
                     INBOX => drop(self.read_inbox()?),
                     // Each turn looks at the time anyway.
                     ALARM => {
@@ -220,6 +222,7 @@ impl Worker {
         if let Some(at) = next {
             self.alarm.set(at).map_err(|error| Error::system("set the timer", error))?;
         }
+        // No event announces deferred work, so it must not wait for one.
         let most = if self.router.has_deferred() { EpollTimeout::ZERO } else { EpollTimeout::NONE };
         match self.epoll.wait(events, most) {
             Ok(count) => Ok(count),

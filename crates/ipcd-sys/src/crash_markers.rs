@@ -45,6 +45,7 @@ impl CrashMarkers {
     /// # Panics
     /// If there is no such place.
     pub fn get(&self, place: usize) -> u64 {
+        // The writer is dead, or the number is only a hint: no order with other memory is needed.
         self.all()[place].load(Ordering::Relaxed)
     }
 

@@ -56,6 +56,8 @@ impl GenerationTable {
             self.owner,
             "only the process that made the table writes to it"
         );
+        // Pairs with `GenerationView::get`: a worker that has got a record sees the generation of
+        // its sender.
         self.numbers[place].store(number, Ordering::Release);
     }
 

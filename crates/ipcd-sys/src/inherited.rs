@@ -92,6 +92,7 @@ pub fn prepare(command: &mut Command, place: CommandPlace, kept: bool) {
         }
         if ends_with_us {
             set_pdeathsig(Signal::SIGTERM)?;
+            // A parent that died before PDEATHSIG was set has sent no signal.
             if getppid() != parent {
                 return Err(Errno::ESRCH.into());
             }

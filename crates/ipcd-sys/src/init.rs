@@ -28,6 +28,7 @@ pub fn leave_first_place() -> io::Result<()> {
         return Ok(());
     }
     let mut before = SigSet::empty();
+    // Before the fork: a signal in between would be lost.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
     match fork_here()? {
         Some(child) => keep_house(child),

@@ -67,6 +67,7 @@ impl Keeper {
             Ok(_) => 0,
             Err(_) => 1,
         })?;
+        // The process in between ends at once, which makes the keeper an orphan.
         again(|| waitpid(parent_of_it, None))?;
         Ok(Self::speaking(says, KeeperEnd::Apart(OwnedFd::from(ends).into())))
     }
@@ -129,6 +130,7 @@ pub(crate) fn forget() {
 /// see prctl(2)). On a kernel that does not list children it does nothing.
 pub fn end_children() {
     loop {
+        // Each time anew: a child's end may hand its own children to this process.
         let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
         let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
         let mut left = children.map(Pid::from_raw).peekable();
@@ -145,6 +147,7 @@ pub fn end_children() {
 
 /// The keeper's main function. It holds `lives` until its end.
 fn watch(hears: io::PipeReader, lives: Option<io::PipeWriter>) -> i32 {
+    // Signals to the parent's group, and those of the terminal, must not end it first.
     let _ = setsid();
     let _ = set_name(c"keeper");
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);

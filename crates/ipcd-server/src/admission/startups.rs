@@ -6,33 +6,16 @@
 //! It is a peer of the busiest source: a flood from one address evicts its own peers.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use ipcd_core::Principal;
-use serde::{Deserialize, Serialize};
 
-use super::crowd::PeersBySource;
+use crate::admission::crowd::PeersBySource;
+use crate::counts::MaxStartups;
 use crate::ids::AdmissionId;
 
 /// The time that a peer may take before it has to make room when there is none left.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// The numbers: `start:rate:full`.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct MaxStartups {
-    start: usize,
-    rate: u32,
-    full: usize,
-}
-
-impl Default for MaxStartups {
-    fn default() -> Self {
-        Self { start: 100, rate: 30, full: 500 }
-    }
-}
 
 /// Those that are there, by their numbers, and since when.
 #[derive(Debug, Default)]
@@ -125,56 +108,6 @@ impl PendingStartups {
     }
 }
 
-impl MaxStartups {
-    /// The most that may be there.
-    pub(super) fn hard_limit(self) -> usize {
-        self.full
-    }
-
-    /// In percent, that one is let go where there are so many.
-    fn chance(self, count: usize) -> u32 {
-        let (beyond, range) = (count - self.start.min(count), self.full.saturating_sub(self.start));
-        let growth = (100 - self.rate) as usize * beyond / range.max(1);
-        self.rate + (growth as u32).min(100 - self.rate)
-    }
-}
-
-impl FromStr for MaxStartups {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text}: write START:RATE:FULL, as in 100:30:500, or FULL alone");
-        let numbers: Option<Vec<u32>> = text.split(':').map(|part| part.parse().ok()).collect();
-        match numbers.as_deref() {
-            Some(&[full]) => Ok(Self { start: full as usize, rate: 100, full: full as usize }),
-            Some(&[start, rate, full]) if rate <= 100 && start <= full => {
-                Ok(Self { start: start as usize, rate, full: full as usize })
-            }
-            _ => Err(bad()),
-        }
-    }
-}
-
-impl TryFrom<String> for MaxStartups {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<MaxStartups> for String {
-    fn from(max: MaxStartups) -> Self {
-        max.to_string()
-    }
-}
-
-impl fmt::Display for MaxStartups {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.start, self.rate, self.full)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,19 +116,8 @@ mod tests {
     const BOB: Principal = Principal::User(2);
 
     #[test]
-    fn chances_grow_from_the_rate_to_certainty() {
-        let max = MaxStartups::default();
-        assert_eq!([100, 300, 500].map(|count| max.chance(count)), [30, 65, 100]);
-        assert_eq!("10".parse::<MaxStartups>().unwrap().chance(10), 100);
-        for text in ["10:101:20", "20:30:10", "1:2", "a:b:c", "", "1:2:3:4"] {
-            assert!(text.parse::<MaxStartups>().is_err(), "{text}");
-        }
-        assert_eq!("1:50:7".parse::<MaxStartups>().unwrap().to_string(), "1:50:7");
-    }
-
-    #[test]
     fn the_one_that_has_waited_longest_makes_room() {
-        let (max, now) = (MaxStartups { start: 2, rate: 50, full: 3 }, Instant::now());
+        let (max, now) = ("2:50:3".parse().unwrap(), Instant::now());
         let mut startups = PendingStartups::default();
         assert_eq!(startups.find_room(max, ANN, now, || 0), StartupRoom::There);
         startups.add(AdmissionId(7), ANN, now);
@@ -214,7 +136,7 @@ mod tests {
         );
         startups.remove(AdmissionId(7));
         assert_eq!(startups.find_room(max, ANN, now, || 0), StartupRoom::Of(AdmissionId(8)));
-        let none = MaxStartups { start: 0, rate: 100, full: 0 };
+        let none = "0:100:0".parse().unwrap();
         assert_eq!(PendingStartups::default().find_room(none, ANN, now, || 0), StartupRoom::None);
     }
 
@@ -264,7 +186,7 @@ mod tests {
 
     #[test]
     fn sources_with_one_each_take_turns() {
-        let (max, now) = (MaxStartups { start: 3, rate: 100, full: 3 }, Instant::now());
+        let (max, now) = ("3:100:3".parse().unwrap(), Instant::now());
         let mut startups = PendingStartups::default();
         (0..3).for_each(|user| startups.add(AdmissionId(user), Principal::User(user as u32), now));
         assert_eq!(startups.find_room(max, Principal::User(9), now, || 0), StartupRoom::None);

@@ -89,6 +89,7 @@ impl LineReader {
 
     /// Takes the rest: nothing more will be read.
     pub(crate) fn finish(mut self) -> Vec<StderrPiece> {
+        // As in a new window, so that the limits do not cut off the last lines.
         let mut heard = self.read(self.window + WINDOW);
         if !self.line.is_empty() {
             self.end_line(&mut heard);

@@ -62,6 +62,7 @@ impl PeerIntake<'_> {
     /// Accepts the peers that wait at a listener, as many as this turn allows.
     pub(super) fn accept(&mut self, owner: OwnerId) {
         for _ in 0..ACCEPT_BUDGET {
+            // Asked for each peer: the last one may have filled the last link.
             let Some(slot) = self.workers.slot_for_peer() else { return };
             let Some(open) = self.listeners.find(owner) else { return };
             let transport = open.transport;

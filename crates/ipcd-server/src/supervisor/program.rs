@@ -345,6 +345,7 @@ impl Program {
         let ProgramState::Running(process) = state else { return None };
         let ProgramProcess { pid, since, mut stderr, peer, was_cut_off, .. } = *process;
         let ProcessExit { status, signal } = exit;
+        // A descendant may hold the other end, and the pipe would stay in epoll.
         stderr.disarm(epoll);
         log_stderr(self.config.display_name(), pid, stderr.finish());
         let has_failed = was_cut_off || status != 0 || signal.is_some();

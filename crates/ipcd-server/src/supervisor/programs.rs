@@ -133,6 +133,7 @@ impl ProgramSet {
     pub(super) fn kill_leftovers(&self) {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         for pid in self.programs.iter().filter_map(Program::pid) {
+            // WNOWAIT leaves the zombie, and with it the number of the process group.
             let waited = waitid(Id::Pid(pid), flags);
             if matches!(waited, Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..))) {
                 let _ = killpg(pid, Signal::SIGKILL);

@@ -102,9 +102,11 @@ impl Supervisor {
         then: impl FnOnce(&ListenerSet) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let ListenerChanges { changed, added, removed } = changes;
+        // First, because it is the most likely failure, and nothing has changed yet.
         let opened = self.listeners.bind_all(config, &added, &mut self.owners)?;
         let mut before = Vec::new();
         let changed = self.change_all(&changed, &mut before);
+        // Out of the set, for `then` must not see them, but still open: a failure puts them back.
         let closing = self.listeners.remove(&removed);
         let new: Vec<OwnerId> = opened.iter().map(|open| open.owner).collect();
         self.listeners.add(opened);
@@ -115,6 +117,7 @@ impl Supervisor {
         }
         drop(self.listeners.remove(&new));
         self.listeners.add(closing);
+        // In reverse, because a later change may have taken the address that an earlier one freed.
         for (owner, was) in before.into_iter().rev() {
             if let Err(error) = self.change(owner, &was) {
                 error!(endpoint = %was.listen.endpoint, %error, "cannot restore a listener after a failed reload");

@@ -93,6 +93,7 @@ impl ServerSet {
             match server.state {
                 DialState::Due(at) if at <= now => server.dial(self.user, epoll),
                 DialState::Dialling { pid, until, .. } if until <= now => {
+                    // Its SIGCHLD comes when no server knows it any more, and is ignored.
                     kill_dialler(pid);
                     server.note_failure("the dialler timed out");
                 }

@@ -129,6 +129,8 @@ impl WorkerPool {
         let has_own_link = self.serves_per_connection();
         let slot = &mut self.slots[id.index()];
         if has_own_link {
+            // Links of hundreds of free slots would be two descriptors each, which every child has
+            // to close.
             slot.open(id, epoll)?;
             self.occupied.push(id);
         }

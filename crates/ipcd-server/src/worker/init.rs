@@ -100,6 +100,7 @@ pub(super) fn confine(init: &mut WorkerInit<'_>) -> Result<ConfinedWorker, Error
     let alarm = WakeupTimer::new().map_err(|error| Error::system("make a timer", error))?;
     let (most, _) = getrlimit(Resource::RLIMIT_NOFILE)
         .map_err(|error| Error::system("ask for the limit on descriptors", error))?;
+    // A message brings up to so many descriptors, and those that do not fit are lost.
     let last_descriptor = most.saturating_sub(MAX_PASSED as u64);
     let shared = inboxes.descriptors().chain([link.as_fd()]);
     init.sandbox.enter(shared, alarm.as_fd())?;

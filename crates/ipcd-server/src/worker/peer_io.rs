@@ -49,12 +49,14 @@ impl Worker {
         let key = PeerKey(token.place);
         let Some(connection) = self.connections.of_event(token) else { return };
         if connection.channel.is_shaking_hands() {
+            // The event comes again in the next turn, behind those of other handshakes.
             if self.handshake_steps >= HANDSHAKE_STEPS {
                 return;
             }
             self.handshake_steps += 1;
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
+        // Both come unasked: when both directions are closed, and after a reset (epoll_ctl(2)).
         let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         if connection.hears_until.is_some() && events.intersects(broken) {
             return self.detach_peer(key, CLOSED);
