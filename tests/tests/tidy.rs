@@ -298,7 +298,7 @@ fn a_part_of_the_router_imports_only_parts_below_it() {
     let core = &packages()["ipcd-core"];
     let height = |part: &str| ROUTER_PARTS.iter().position(|known| *known == part);
     let sources = core.sources().into_iter().filter(|source| !source.is_test());
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for source in sources {
         let path = source.path.strip_prefix(core.folder.join("src")).expect("it lies in src");
         let part = path.iter().next().expect("a file has a name").to_string_lossy();
