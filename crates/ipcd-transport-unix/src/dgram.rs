@@ -8,6 +8,7 @@
 mod channel;
 mod posting;
 mod reply;
+mod sender_name;
 mod senders;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -27,7 +28,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 pub(crate) use self::channel::adopt;
 use self::posting::ReplyPoster;
 use self::reply::{ReplyPath, ReplyRoute};
-use self::senders::{LARGEST, QueueOutcome, SenderName, SenderTable};
+use self::sender_name::SenderName;
+use self::senders::{LARGEST, QueueOutcome, SenderTable};
 use crate::socket::BoundSocket;
 
 /// Datagrams handled in one call of `accept`, so that a flood does not keep the caller.
@@ -179,7 +181,7 @@ impl DatagramListener {
         let (queue, name) = self.senders.queue_of(id)?;
         let reply = match ReplyRoute::to(name, &identity)? {
             ReplyRoute::Direct(reply) => reply,
-            ReplyRoute::PendingReplies(to) => {
+            ReplyRoute::Posted(to) => {
                 let posted = self.posts.add(id, self.senders.copy_of_end(id)?, to);
                 posted.map_err(|error| Error::system("watch a descriptor", error))?;
                 ReplyPath::Posted

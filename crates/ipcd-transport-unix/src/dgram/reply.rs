@@ -16,7 +16,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::geteuid;
 
-use super::senders::SenderName;
+use super::sender_name::SenderName;
 
 /// The path of replies to a sender.
 #[derive(Debug)]
@@ -37,14 +37,14 @@ pub(crate) enum ReplyRoute {
     Direct(ReplyPath),
     /// To this address, from the well-known socket: a sender that is connected to that hears no
     /// other (unix(7)).
-    PendingReplies(SenderAddress),
+    Posted(SenderAddress),
 }
 
 /// The address of a sender.
 #[derive(Debug)]
 pub(crate) enum SenderAddress {
     /// The socket in the file system, held.
-    HeldDatagram(OwnedFd),
+    File(OwnedFd),
     /// An abstract name.
     Abstract(Vec<u8>),
 }
@@ -54,9 +54,7 @@ impl SenderAddress {
     /// leads to it and to nothing else (`proc_pid_fd(5)`).
     pub(crate) fn to_unix(&self) -> nix::Result<UnixAddr> {
         match self {
-            Self::HeldDatagram(fd) => {
-                UnixAddr::new(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str())
-            }
+            Self::File(fd) => UnixAddr::new(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()),
             Self::Abstract(name) => UnixAddr::new_abstract(name),
         }
     }
@@ -83,7 +81,7 @@ fn open_way(address: SenderAddress) -> nix::Result<ReplyRoute> {
     match connect(own.as_raw_fd(), &address.to_unix()?) {
         Ok(()) => Ok(ReplyRoute::Direct(ReplyPath::Own(own))),
         // It has connected its socket, and to whom but us?
-        Err(Errno::EPERM) => Ok(ReplyRoute::PendingReplies(address)),
+        Err(Errno::EPERM) => Ok(ReplyRoute::Posted(address)),
         Err(error) => Err(error),
     }
 }
@@ -98,12 +96,27 @@ fn find(name: &SenderName, identity: &PeerIdentity) -> nix::Result<Option<Sender
     let held = hold(Path::new(OsStr::from_bytes(name)), identity.pid)?;
     let found = fstat(&held)?;
     let is_socket = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
-    Ok((is_socket && found.st_uid == uid).then_some(SenderAddress::HeldDatagram(held)))
+    Ok((is_socket && found.st_uid == uid).then_some(SenderAddress::File(held)))
 }
 
 const HOLD: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// Holds what is at the path, from the sender's directory on if it is a relative one.
+/// The device and inode of the socket that a sender's name leads to. Two senders with one name have
+/// different sockets if the name is a relative path, or if they see different file systems.
+pub(crate) fn socket_of(name: &SenderName, pid: Option<u32>) -> Option<(u64, u64)> {
+    let SenderName::Bound(name) = name else { return None };
+    if name.first() == Some(&0) {
+        return None;
+    }
+    let found = fstat(hold(Path::new(OsStr::from_bytes(name)), pid).ok()?).ok()?;
+    Some((found.st_dev, found.st_ino))
+}
+
+/// Holds what is at the path: from the sender's root directory on, or from its working directory if
+/// the path is a relative one.
+///
+/// A sender in a container has another root. The kernel shows it only to a process that may trace
+/// the sender (proc_pid_root(5)); for any other sender, ours counts.
 ///
 /// With `RESOLVE_CACHED` the kernel only looks where it has been already, and so never waits for a
 /// slow file system, nor for a process that pretends to be one. A live socket keeps its path there.
@@ -113,14 +126,20 @@ fn hold(path: &Path, pid: Option<u32>) -> nix::Result<OwnedFd> {
             Some(open(format!("/proc/{pid}/cwd").as_str(), HOLD_DIRECTORY, Mode::empty())?)
         }
         _ if path.is_relative() => return Err(Errno::ENOENT),
-        _ => None,
+        Some(pid) => open(format!("/proc/{pid}/root").as_str(), HOLD_DIRECTORY, Mode::empty()).ok(),
+        None => None,
+    };
+    // Absolute paths and symlinks lead to the sender's files then, and not to ours.
+    let in_root = match path.is_absolute() && directory.is_some() {
+        true => ResolveFlag::RESOLVE_IN_ROOT,
+        false => ResolveFlag::empty(),
     };
     let directory = directory.as_ref().map_or(AT_FDCWD, AsFd::as_fd);
     let cached = ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);
     let how = OpenHow::new().flags(HOLD);
-    match openat2(directory, path, how.resolve(cached)) {
+    match openat2(directory, path, how.resolve(cached | in_root)) {
         // Linux before 5.12 does not know it.
-        Err(Errno::EINVAL) => openat2(directory, path, how),
+        Err(Errno::EINVAL) => openat2(directory, path, how.resolve(in_root)),
         held => held,
     }
 }

@@ -8,12 +8,17 @@ use std::time::Instant;
 use ipcd_transport::{Error, PeerIdentity, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socketpair, sockopt,
 };
+use nix::unistd::Pid;
 
 /// Bytes of the largest datagram. The kernel's default for a socket's buffer allows a little less.
 pub(crate) const LARGEST: usize = 256 * 1024;
+use super::reply::socket_of;
+use super::sender_name::SenderName;
+
 /// Senders at a time. For one more, the one that has been silent for longest makes room.
 const MOST_SENDERS: usize = 512;
 /// The number of times that an unread queue is given to a worker before it is given up.
@@ -21,32 +26,6 @@ const MOST_ATTEMPTS: u8 = 3;
 /// Bytes of a queue's buffer, of which the kernel makes twice as many (socket(7)): the largest
 /// datagram fits, and what 512 senders can make the kernel hold stays below 140 MiB.
 const QUEUE_BYTES: usize = (LARGEST + 8 * 1024) / 2;
-
-/// The key that distinguishes senders.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum SenderName {
-    /// A path, or a NUL and an abstract name.
-    Bound(Vec<u8>),
-    /// No name: all such processes of a user and group are one sender, for nothing can go back to
-    /// any of them.
-    Unbound(Option<(u32, u32)>),
-}
-
-impl SenderName {
-    pub(crate) fn of(from: Vec<u8>, known: Option<(Option<u32>, u32, u32)>) -> Self {
-        match from.is_empty() {
-            false => Self::Bound(from),
-            true => Self::Unbound(known.map(|(_, uid, gid)| (uid, gid))),
-        }
-    }
-
-    /// The sender's identity, as far as the kernel tells.
-    pub(crate) fn identity(&self, known: Option<(Option<u32>, u32, u32)>) -> PeerIdentity {
-        let Some((pid, uid, gid)) = known else { return PeerIdentity::default() };
-        let pid = pid.filter(|_| matches!(self, Self::Bound(_)));
-        PeerIdentity { pid, uid: Some(uid), gid: Some(gid), ..PeerIdentity::default() }
-    }
-}
 
 /// A sender and its queue: a SEQPACKET pair, because that has an end. In front of each datagram
 /// goes a byte, for an empty record would be that end.
@@ -57,6 +36,8 @@ struct DatagramSender {
     near: OwnedFd,
     /// The worker has a copy of this. With ours, what a worker left unread is there for the next.
     far: OwnedFd,
+    /// Device and inode of the socket that the name led to.
+    socket: Option<(u64, u64)>,
     heard: Instant,
     attempts: u8,
 }
@@ -71,7 +52,8 @@ pub(crate) enum QueueOutcome {
 /// All senders that were not silent for too long.
 #[derive(Default)]
 pub(crate) struct SenderTable {
-    ids: HashMap<SenderName, u64>,
+    /// The processes that send by each name, and the sender that each is.
+    ids: HashMap<SenderName, Vec<(Option<u32>, u64)>>,
     senders: HashMap<u64, DatagramSender>,
     /// The senders whose queues hold something and are served by no worker.
     orphans: VecDeque<u64>,
@@ -81,10 +63,10 @@ pub(crate) struct SenderTable {
 }
 
 impl SenderTable {
-    /// The sender with this name. If another process has the name now, the sender is a new one: the
-    /// old one's socket is gone.
+    /// The sender with this name and process. A name alone does not distinguish senders: a relative
+    /// path is another socket in each directory, and a process can pass its socket on.
     pub(crate) fn find(&mut self, name: &SenderName, identity: &PeerIdentity) -> Option<u64> {
-        let id = *self.ids.get(name)?;
+        let (_, id) = *self.ids.get(name)?.iter().find(|(pid, _)| *pid == identity.pid)?;
         if self.senders.get(&id)?.identity == *identity {
             return Some(id);
         }
@@ -109,9 +91,11 @@ impl SenderTable {
         if self.senders.len() >= MOST_SENDERS {
             self.make_room();
         }
+        self.forget_replaced(&name);
         self.last += 1;
-        self.ids.insert(name.clone(), self.last);
-        let sender = DatagramSender { name, identity, near, far, heard: now, attempts: 0 };
+        self.ids.entry(name.clone()).or_default().push((identity.pid, self.last));
+        let socket = socket_of(&name, identity.pid);
+        let sender = DatagramSender { name, identity, near, far, socket, heard: now, attempts: 0 };
         self.senders.insert(self.last, sender);
         Ok(self.last)
     }
@@ -172,7 +156,12 @@ impl SenderTable {
     /// Closes the queue. Who serves it reads what is left, and then its end.
     pub(crate) fn forget(&mut self, id: u64) {
         if let Some(sender) = self.senders.remove(&id) {
-            self.ids.remove(&sender.name);
+            if let Some(processes) = self.ids.get_mut(&sender.name) {
+                processes.retain(|(_, other)| *other != id);
+                if processes.is_empty() {
+                    self.ids.remove(&sender.name);
+                }
+            }
             self.orphans.retain(|orphan| *orphan != id);
             self.blocked.take_if(|blocked| *blocked == id);
         }
@@ -194,6 +183,21 @@ impl SenderTable {
         match error.is_exhaustion() {
             true => self.orphans.push_front(id),
             false => self.forget(id),
+        }
+    }
+
+    /// Forgets the senders of this name whose process has ended, or whose name leads to another socket
+    /// now. A program that starts anew at its old name would otherwise leave a peer behind each time.
+    fn forget_replaced(&mut self, name: &SenderName) {
+        let others = self.ids.get(name).cloned().unwrap_or_default();
+        for (pid, id) in others {
+            let has_ended = pid.is_some_and(|pid| {
+                kill(Pid::from_raw(pid as i32), None::<Signal>) == Err(Errno::ESRCH)
+            });
+            let bound = self.senders.get(&id).and_then(|sender| sender.socket);
+            if has_ended || bound.is_some() && socket_of(name, pid) != bound {
+                self.forget(id);
+            }
         }
     }
 
@@ -245,15 +249,62 @@ mod tests {
         nix::sys::socket::recv(queue.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT).unwrap_or(0)
     }
 
+    fn of_process(pid: u32) -> PeerIdentity {
+        PeerIdentity { pid: Some(pid), ..PeerIdentity::from_owner(7) }
+    }
+
     #[test]
-    fn a_name_that_another_process_has_is_another_sender() {
-        let mut senders = SenderTable::default();
-        let id = add(&mut senders, 1, Instant::now());
-        let name = SenderName::Bound(1_usize.to_le_bytes().to_vec());
-        assert_eq!(senders.find(&name, &PeerIdentity::from_owner(7)), Some(id));
-        let other = PeerIdentity { pid: Some(1), ..PeerIdentity::from_owner(7) };
-        assert_eq!(senders.find(&name, &other), None);
-        assert!(senders.end_of(id).is_none(), "the old one is forgotten");
+    fn two_processes_of_one_name_are_two_senders() {
+        let (mut senders, now) = (SenderTable::default(), Instant::now());
+        let name = SenderName::Bound(b"reply.sock".to_vec());
+        let ours = of_process(std::process::id());
+        let theirs = of_process(std::os::unix::process::parent_id());
+        let [first, second] = [&ours, &theirs].map(|process| {
+            assert_eq!(senders.find(&name, process), None);
+            senders.add(name.clone(), process.clone(), b"first", now).unwrap()
+        });
+        for _ in 0..2 {
+            assert_eq!(senders.find(&name, &ours), Some(first));
+            assert_eq!(senders.find(&name, &theirs), Some(second));
+        }
+        senders.forget(first);
+        assert_eq!(senders.find(&name, &ours), None);
+        assert_eq!(senders.find(&name, &theirs), Some(second));
+    }
+
+    #[test]
+    fn a_process_that_has_ended_leaves_no_sender_behind_its_name() {
+        let (mut senders, now) = (SenderTable::default(), Instant::now());
+        let mut child = std::process::Command::new("/proc/self/exe")
+            .arg("--list")
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        child.wait().unwrap();
+        let name = SenderName::Bound(b"\0name".to_vec());
+        let ended = senders.add(name.clone(), of_process(child.id()), b"x", now).unwrap();
+        let ours = of_process(std::process::id());
+        let id = senders.add(name.clone(), ours.clone(), b"x", now).unwrap();
+        assert!(senders.end_of(ended).is_none());
+        assert_eq!(senders.find(&name, &ours), Some(id));
+    }
+
+    #[test]
+    fn a_path_that_is_bound_anew_is_a_new_sender_and_the_old_one_is_forgotten() {
+        let (mut senders, now) = (SenderTable::default(), Instant::now());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("reply.sock");
+        let old = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let name = SenderName::Bound(path.to_str().unwrap().as_bytes().to_vec());
+        let ours = of_process(std::process::id());
+        let first = senders.add(name.clone(), ours, b"x", now).unwrap();
+        assert!(senders.senders[&first].socket.is_some());
+        std::fs::rename(&path, dir.path().join("elsewhere")).unwrap();
+        let new = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let theirs = of_process(std::os::unix::process::parent_id());
+        senders.add(name, theirs, b"x", now).unwrap();
+        assert!(senders.end_of(first).is_none());
+        drop((old, new));
     }
 
     #[test]
