@@ -93,7 +93,7 @@ fn through_yardstick(
         unreachable!("there is one subscriber, and both are connected by streams");
     };
     let (requester, responder) = (requester.try_clone()?, responder.try_clone()?);
-    exchange(bench, Box::new(RequestLane { requester, responder, peer: None }), job)
+    exchange(bench, Box::new(LeanRequestLane { requester, responder, peer: None }), job)
 }
 
 fn through_daemon(bench: &RoundContext, via: Via, job: &MeasureJob) -> io::Result<LatencySummary> {
@@ -104,7 +104,7 @@ fn through_daemon(bench: &RoundContext, via: Via, job: &MeasureJob) -> io::Resul
     let peer = Some(requester.peer());
     let (requester, responder) = (requester.stream()?.0, responder.stream()?.0);
     let (requester, responder) = (requester.try_clone()?, responder.try_clone()?);
-    exchange(bench, Box::new(RequestLane { requester, responder, peer }), job)
+    exchange(bench, Box::new(LeanRequestLane { requester, responder, peer }), job)
 }
 
 fn with_library(bench: &RoundContext, via: Via, job: &MeasureJob) -> io::Result<LatencySummary> {
@@ -136,25 +136,26 @@ fn exchange(
 }
 
 /// The sockets of a requester and a responder, both connected to a server.
-struct RequestLane {
+struct LeanRequestLane {
     requester: File,
     responder: File,
     /// The requester's id, if the server gives each reply an address of its own.
     peer: Option<u64>,
 }
 
-impl Lane for RequestLane {
+impl Lane for LeanRequestLane {
     fn open(&mut self, side: LaneSide) -> io::Result<Box<dyn MessageEnd>> {
         let socket = if side == LaneSide::Near { &self.requester } else { &self.responder };
         let (socket, input) = (socket.try_clone()?, vec![0; LARGEST]);
         let (output, reply) = (Vec::new(), REPLIES.to_owned());
-        let request = RequestEnd { socket, input, output, side, peer: self.peer, reply, number: 0 };
+        let request =
+            LeanRequestEnd { socket, input, output, side, peer: self.peer, reply, number: 0 };
         Ok(Box::new(request))
     }
 }
 
 /// One end: the near one asks, the far one answers the request that it has read last.
-struct RequestEnd {
+struct LeanRequestEnd {
     socket: File,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -165,7 +166,7 @@ struct RequestEnd {
     number: u64,
 }
 
-impl MessageEnd for RequestEnd {
+impl MessageEnd for LeanRequestEnd {
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
         self.number += 1;
         let is_end = MessageHeader::read(message).is_some_and(|it| it.kind == MessageKind::End);
