@@ -23,6 +23,7 @@ use crate::record::PairName;
 pub(crate) fn connect(to: &Endpoint, deadline: Instant) -> Result<StreamChannel> {
     let rendezvous = open_rendezvous(to)?;
     let drop_box = DropBox::find(to)?;
+    // The kernel vouches for nothing else here: the drop box is a directory of the daemon's user.
     let identity = PeerIdentity::from_owner(drop_box.owner().as_raw());
     let pair = OwnPair::make(&drop_box)?;
     send_record(to, &rendezvous, pair.names.name, deadline)?;
@@ -47,6 +48,8 @@ impl<'a> OwnPair<'a> {
         let open = |fifo: &FoundFile, access| {
             fifo.open(access).map_err(|error| Error::system("open a FIFO of our own", error))
         };
+        // Opened first: a FIFO opened for writing only has no reader yet, and fails with ENXIO
+        // (fifo(7)). O_RDWR never waits.
         let hold = open(&up, OFlag::O_RDWR)?;
         Ok(Self {
             down: open(&down, OFlag::O_RDONLY)?,
@@ -98,6 +101,7 @@ fn send_record(
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => return Err(failed(to, error)),
         }
+        // POLLOUT means that PIPE_BUF bytes fit, so the whole record does (pipe(7)).
         if !poll_until(rendezvous, PollFlags::POLLOUT, deadline)? {
             return Err(timed_out(to));
         }

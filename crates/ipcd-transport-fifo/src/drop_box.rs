@@ -83,6 +83,7 @@ impl DropBox {
         let made = || -> io::Result<FoundFile> {
             mkfifoat(self.directory.fd(), name, Mode::S_IRUSR | Mode::S_IWUSR)?;
             let fifo = FoundFile::inside(self.directory.fd(), Path::new(name))?;
+            // The umask may have taken our own rights away.
             fifo.set_mode(0o600)?;
             Ok(fifo)
         };
@@ -92,6 +93,8 @@ impl DropBox {
     /// Opens a peer's pair, provided that it is one that only its owner can have made, and only its
     /// owner can use.
     pub(crate) fn open(&self, name: PairName) -> Result<FifoPair> {
+        // Both are held by O_PATH first. Opening a name would let its owner swap the file between
+        // the check and the use, and opening a device can have effects.
         let (up, down) = (self.inspect(&name.up())?, self.inspect(&name.down())?);
         if up.owner() != down.owner() {
             return Err(Error::Protocol(format!("{name}: two FIFOs of different owners")));

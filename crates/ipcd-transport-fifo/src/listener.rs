@@ -51,6 +51,7 @@ impl FifoListener {
         let fifo = claim.publish_fifo(&access, |found| found.open(OFlag::O_RDWR))?;
         let made = || -> nix::Result<Epoll> {
             let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            // Not for epoll itself: every descriptor that leaves this crate is non-blocking.
             fcntl(&ready.0, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             ready.add(&fifo, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
             if let Some(warden) = &warden {
@@ -94,6 +95,7 @@ impl FifoListener {
     }
 
     fn admit(&self, name: PairName) -> Result<ChannelParts> {
+        // The names go whatever comes of it: a pair that cannot be opened would stay for ever.
         let opened = self.drop_box.open(name);
         self.drop_box.remove(name);
         let pair = opened?;

@@ -115,6 +115,7 @@ impl Drop for ChildChannel {
     /// waits for it.
     fn drop(&mut self) {
         if self.stream.take().is_some() && !matches!(self.child.try_wait(), Ok(Some(_))) {
+            // Without wait(2) the dead child would stay a zombie for as long as we run.
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

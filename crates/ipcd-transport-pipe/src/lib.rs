@@ -194,6 +194,8 @@ impl Listener for PipeListener {
         let make = || pipe2(flags).map_err(|error| Error::system("make a pipe", error));
         let (our_read, their_write) = make()?;
         let (their_read, our_write) = make()?;
+        // Sent, not shared: each end is an open file description of its own, so the client cannot
+        // make ours block.
         let theirs = [their_read.as_fd(), their_write.as_fd()];
         send_with_fds(socket.as_fd(), HAND_OVER, &theirs)
             .map_err(|error| Error::system("hand a pipe over", error))?;
@@ -216,6 +218,7 @@ fn receive_pipes(
     let mut fds = fds.into_iter();
     match (&greeting[..count], fds.next(), fds.next()) {
         (HAND_OVER, Some(read), Some(write)) => Ok((read, write)),
+        // An end in place of the message: the daemon has refused us, or has died.
         ([], ..) => {
             let reset = std::io::Error::from(ErrorKind::ConnectionReset);
             Err(Error::system(format!("connect to {from}"), reset))

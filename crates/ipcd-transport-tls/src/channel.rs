@@ -78,7 +78,7 @@ enum WriteEnd {
 enum ReceiveOutcome {
     Something,
     Nothing,
-    WriteEnd,
+    Closed,
 }
 
 impl TlsChannel {
@@ -114,6 +114,7 @@ impl TlsChannel {
     /// one.
     fn receive(&mut self, most: usize, into: Option<&mut ReadBuffer>) -> Result<ReceiveOutcome> {
         let came = self.receive_some(most, into);
+        // After an error the state of rustls is undefined, so nothing more is given to it.
         self.is_broken |= came.is_err();
         came
     }
@@ -127,7 +128,7 @@ impl TlsChannel {
         // Bytes that an earlier service has left.
         self.take_plaintext(into.as_deref_mut())?;
         if self.peer_has_ended {
-            return Ok(ReceiveOutcome::WriteEnd);
+            return Ok(ReceiveOutcome::Closed);
         }
         // A peer that takes no more may have said why.
         let flushed = self.flush();
@@ -143,7 +144,7 @@ impl TlsChannel {
                     outcome?;
                     flushed.map(|_| {
                         if self.peer_has_ended {
-                            ReceiveOutcome::WriteEnd
+                            ReceiveOutcome::Closed
                         } else {
                             ReceiveOutcome::Something
                         }
@@ -165,6 +166,8 @@ impl TlsChannel {
             let taken = self.tls.read_tls(&mut bytes);
             taken.map_err(|error| Error::Protocol(format!("TLS: {error}")))?;
             let was_handshaking = self.tls.is_handshaking();
+            // Also after an error: rustls may have decrypted records before the bad one, and the caller
+            // reads them first.
             let processed = self.tls.process_new_packets();
             self.take_plaintext(into.as_deref_mut())?;
             let state = processed.map_err(|error| Error::Protocol(explain(&error, self.side)))?;
@@ -239,6 +242,7 @@ impl TlsChannel {
     /// Writes what is encrypted, as far as there is room; whether all of it was written.
     fn flush(&mut self) -> Result<bool> {
         if self.end == WriteEnd::Due && !self.tls.is_handshaking() {
+            // Once only: each call would queue another alert.
             self.tls.send_close_notify();
             self.end = WriteEnd::Said;
         }
@@ -268,6 +272,7 @@ impl TlsChannel {
 
     /// Encrypts as much as is kept of what the caller still has.
     fn encrypt(&mut self, plain: &[u8]) -> Result<()> {
+        // A record at a time, so that its end is known: the caller drops bytes only at such an end.
         for record in plain.chunks(RECORD).take(BATCH / RECORD) {
             let failed = |error| Error::system("encrypt", error);
             self.tls.writer().write_all(record).map_err(failed)?;
@@ -322,7 +327,7 @@ impl Channel for TlsChannel {
         let came = self.receive(BATCH, Some(into))?;
         Ok(match (into.filled().len() - before, came) {
             (0, ReceiveOutcome::Nothing) => ReadOutcome::NotReady,
-            (0, ReceiveOutcome::WriteEnd) => ReadOutcome::Closed,
+            (0, ReceiveOutcome::Closed) => ReadOutcome::Closed,
             (count, _) => ReadOutcome::Bytes(count),
         })
     }

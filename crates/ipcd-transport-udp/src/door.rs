@@ -57,6 +57,7 @@ impl SharedPortSocket {
         setsockopt(&socket, sockopt::ReusePort, &true)?;
         socket.set_nonblocking(true)?;
         let bound = socket.local_addr()?;
+        // A socket that is bound to one address knows the destination anyway.
         if bound.ip().is_unspecified() {
             match bound {
                 SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
@@ -73,6 +74,7 @@ impl SharedPortSocket {
 
     /// The next datagram, and where it went; an error of [`ErrorKind::WouldBlock`] if there is none.
     pub(crate) fn receive(&self, into: &mut [u8]) -> io::Result<(usize, AddressPair)> {
+        // The larger of the two, so that either fits.
         let mut control = cmsg_space!(in6_pktinfo);
         let mut room = [IoSliceMut::new(into)];
         let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
@@ -101,6 +103,7 @@ impl SharedPortSocket {
         }
         let sent = match ends.local {
             SocketAddr::V4(local) => {
+                // The kernel takes the source address from ipi_spec_dst; ipi_addr is for received ones (ip(7)).
                 let ipi_spec_dst = in_addr { s_addr: u32::from(*local.ip()).to_be() };
                 let ipi_addr = in_addr { s_addr: 0 };
                 let info = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst, ipi_addr };

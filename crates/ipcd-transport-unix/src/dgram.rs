@@ -78,6 +78,8 @@ impl DatagramListener {
     pub(crate) fn new(bound: BoundSocket, local: Endpoint) -> Result<Self> {
         let BoundSocket { socket, guard, claim } = bound;
         let failed = |error: Errno| Error::system(format!("listen on {local}"), error);
+        // Before the first receive: the kernel adds credentials only to datagrams that are sent
+        // after it (unix(7)).
         setsockopt(&socket, sockopt::PassCred, &true).map_err(failed)?;
         let socket = UnixDatagram::from(socket);
         let made = socket.set_nonblocking(true);
@@ -125,6 +127,7 @@ impl DatagramListener {
                 }
                 Err(error) => {
                     // It is tried again when the system has descriptors again.
+                    // Any other error is this sender's own, and must not stop those behind it.
                     self.held = Some(held).filter(|_| error.is_exhaustion());
                     return Err(error);
                 }

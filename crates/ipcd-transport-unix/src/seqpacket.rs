@@ -81,6 +81,7 @@ impl Channel for SeqpacketChannel {
                 Err(Errno::EAGAIN | Errno::EINTR) if written == 0 => {
                     return Ok(WriteOutcome::NotReady);
                 }
+                // Earlier records are sent: they are counted, and the rest is offered again.
                 Err(Errno::EAGAIN | Errno::EINTR) => break,
                 Err(error) => return Err(Error::system("send", error)),
             }

@@ -124,6 +124,7 @@ fn bind_to(at: &Endpoint, address: &UnixAddr, kind: SocketKind) -> Result<OwnedF
         // A path begins with the rights of the socket that it is made for.
         fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
         bind(socket.as_raw_fd(), address)?;
+        // A datagram socket receives as soon as it is bound.
         if kind != SocketKind::Datagram {
             listen(&socket, Backlog::MAXCONN)?;
         }

@@ -127,6 +127,7 @@ struct VsockListener<F> {
 fn listen_with<F: SocketFamily>(at: &Endpoint) -> Result<Box<dyn Listener>> {
     let address = F::address(VmAddress::of(at)?.to_bind());
     let mut socket = SocketListener::bind(at, F::FAMILY, &address)?;
+    // The CID stays as it was written: getsockname(2) returns VMADDR_CID_ANY as a number.
     let port = F::vm_address(&socket.address()?).port;
     let host = at.address().rsplit_once(':').map_or("any", |(host, _)| host);
     socket.set_local(at.with_address(format!("{host}:{port}")));
@@ -156,6 +157,7 @@ impl<F: SocketFamily> Listener for VsockListener<F> {
 
     fn accept(&mut self) -> Result<Option<ChannelParts>> {
         let Some(socket) = self.socket.accept()? else { return Ok(None) };
+        // accept(2) reports the same; getpeername(2) needs no room for an address of unknown size.
         let peer = getpeername::<F::Address>(socket.as_raw_fd())
             .map_err(|error| Error::system(format!("accept on {}", self.local()), error))?;
         let identity = identity(F::vm_address(&peer));

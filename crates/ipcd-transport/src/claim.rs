@@ -69,6 +69,7 @@ impl PathClaim {
     /// Of the kind `AddrInUse` if another process serves it, or that cannot be told.
     pub fn acquire(path: &Path, kind: FileKind) -> Result<Self> {
         let (directory, name) = TrustedDir::of(path)?;
+        // Beside the path, not on it: the path itself is replaced, and a lock would go with it.
         let mut lock_name = name.as_os_str().to_owned();
         lock_name.push(".lock");
         let lock_name = PathBuf::from(lock_name);
@@ -99,6 +100,7 @@ impl PathClaim {
         bind: impl FnOnce(&Path) -> Result<T>,
     ) -> Result<T> {
         let what = || format!("remove what is left at {}", self.path.display());
+        // bind(2) refuses a name that exists, and the lock has proved that this one is a leftover.
         match self.directory.remove(&self.name) {
             Err(Errno::ENOENT) => {}
             removed => removed.context(what)?,
@@ -121,6 +123,8 @@ impl PathClaim {
         access: &PathRights,
         open: impl FnOnce(&FoundFile) -> nix::Result<OwnedFd>,
     ) -> Result<OwnedFd> {
+        // A client that opens the path must never see a FIFO with other rights, so it gets them
+        // under another name and is renamed.
         let aside = PathBuf::from(format!(".ipcd-{:08x}", random()?));
         let what = || format!("make a FIFO in {}", self.directory.path().display());
         mkfifoat(&self.directory, &aside, Mode::S_IRUSR | Mode::S_IWUSR).context(what)?;
@@ -213,6 +217,7 @@ impl Drop for PathClaim {
             // Nothing can be done about a failure here; the next start replaces the file.
             let _ = self.directory.remove(&self.name);
         }
+        // Only our own lock file: the next owner may have made another already.
         if is_at(&self.lock, &self.directory, &self.lock_name) {
             let _ = self.directory.remove(&self.lock_name);
         }
@@ -226,6 +231,7 @@ pub fn open_lock(directory: &TrustedDir, name: &Path) -> Result<File> {
     let what = || format!("open {}", path.display());
     loop {
         match directory.find(name) {
+            // Exclusive: between the look and this, another daemon may have made it. Then look again.
             Err(Errno::ENOENT) => match directory.create(name) {
                 Err(Errno::EEXIST) => {}
                 created => return created.context(what),

@@ -149,6 +149,7 @@ impl FromStr for Endpoint {
         if scheme.is_empty() || !scheme.bytes().all(in_scheme) {
             return Err(bad("no endpoint: a scheme has letters, digits, +, - and . only"));
         }
+        // A path or name with a NUL would be cut there by the kernel, and mean another one.
         if rest.contains('\0') {
             return Err(bad("an endpoint cannot hold a NUL"));
         }

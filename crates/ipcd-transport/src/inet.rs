@@ -112,6 +112,7 @@ fn connect(scheme: &str, address: SocketAddr, deadline: Instant) -> Result<Owned
         let refused = std::io::Error::from(ErrorKind::ConnectionRefused);
         return Err(Error::system(format!("connect to {what}"), refused));
     }
+    // After the connection: only then is the way known to be short.
     tune(&socket, address)?;
     Ok(socket)
 }
@@ -129,8 +130,10 @@ fn is_connected_to_itself(socket: &OwnedFd) -> bool {
 fn tune(socket: &OwnedFd, peer: SocketAddr) -> Result<()> {
     let set = || {
         if peer.ip().to_canonical().is_loopback() {
+            // Before anything is sent: setting it ends the kernel's own tuning of the buffer (tcp(7)).
             setsockopt(socket, sockopt::SndBuf, &NEAR_BYTES)?;
         }
+        // Batches are whole frames, and Nagle's algorithm would hold the last one back.
         setsockopt(socket, sockopt::TcpNoDelay, &true)?;
         setsockopt(socket, sockopt::KeepAlive, &true)?;
         setsockopt(socket, sockopt::TcpKeepIdle, &(LIVENESS_S / 2))?;

@@ -29,6 +29,7 @@ pub fn bind_local(path: &Path, access: &PathRights) -> Result<(OwnedFd, PathClai
         // The claim removes the path. If the listener did, so would each forked child's copy.
         let options = ListenerOptions::new()
             .name(name)
+            // Private until the rights are applied: between bind and chmod another user could connect.
             .mode(PathRights::PRIVATE as _)
             .nonblocking(ListenerNonblockingMode::Accept)
             .reclaim_name(false);
@@ -66,6 +67,7 @@ pub fn accept_local(
     let failed = || format!("accept on {at}");
     match socket.accept() {
         Ok((socket, _)) => {
+            // Linux does not pass O_NONBLOCK on from the listener to the socket (accept(2)).
             socket.set_nonblocking(true).context(failed)?;
             let identity = peer_credentials(&socket)?;
             if let Some(access) = guard {
@@ -85,6 +87,7 @@ fn check_guest(
     access: &PathRights,
     at: &Endpoint,
 ) -> Result<()> {
+    // SO_PEERCRED has the first group only; the others come from SO_PEERGROUPS.
     let mut groups = ipcd_sys::peer_groups(socket.as_fd())
         .context(|| "ask the kernel for the peer's groups".into())?;
     groups.extend(who.gid);

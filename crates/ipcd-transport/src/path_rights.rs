@@ -72,6 +72,7 @@ impl PathRights {
         let owner = self.owner.unwrap_or_else(geteuid);
         let group = self.group.unwrap_or_else(getegid);
         let right = match Uid::from_raw(user) {
+            // Root passes permission checks of files (capabilities(7), CAP_DAC_OVERRIDE).
             user if user.is_root() => return true,
             user if user == owner => 0o200,
             _ if groups.contains(&group.as_raw()) => 0o020,
@@ -96,6 +97,7 @@ impl PathRights {
             file.set_owner(self.owner, self.group)
                 .context(|| format!("change the owner of {}", path.display()))?;
         }
+        // After chown(2), which clears set-id bits and may be refused.
         file.set_mode(self.mode).context(|| format!("change the mode of {}", path.display()))
     }
 }

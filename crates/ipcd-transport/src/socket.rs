@@ -48,6 +48,7 @@ pub fn connect_until(
     let failed = |error: Errno| Error::system(format!("connect to {what}"), error);
     loop {
         match connect(socket.as_raw_fd(), to) {
+            // EISCONN: an earlier round has connected, and this one has found that out.
             Ok(()) | Err(Errno::EISCONN) => return Ok(()),
             // A Unix-domain listener's queue is full: there is nothing to poll for but time.
             Err(Errno::EAGAIN) => {
@@ -57,6 +58,7 @@ pub fn connect_until(
             }
             Err(Errno::EINPROGRESS | Errno::EINTR | Errno::EALREADY) => {
                 let is_over = poll_until(socket, PollFlags::POLLOUT, deadline)?;
+                // SO_ERROR is cleared by reading it, so it is read once and kept.
                 match getsockopt(socket, sockopt::SocketError).map_err(failed)? {
                     // Also at the deadline: who is connected is not too late.
                     0 if is_over => return Ok(()),

@@ -103,6 +103,7 @@ impl Channel for StreamChannel {
 
     fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         match unistd::read(&self.read, into.spare(READ_BYTES)) {
+            // The room is never empty, so 0 can only mean the end.
             Ok(0) => Ok(ReadOutcome::Closed),
             Ok(count) => {
                 into.commit(count);
@@ -129,6 +130,7 @@ impl Channel for StreamChannel {
             self.write = Some(self.read.try_clone().context(|| "duplicate a descriptor".into())?);
             return Ok(());
         }
+        // Not close(2): the peer may still be sending, and a close with unread bytes resets TCP.
         end_socket(&self.read, Shutdown::Write)
     }
 

@@ -139,6 +139,7 @@ impl DirectoryWalk {
     fn step(&mut self, name: &OsStr) -> Result<()> {
         let shown = self.shown.join(name);
         let next = again(|| openat2(self.at.fd(), name, OpenHow::new().flags(HOLD)))
+            // With O_NOFOLLOW a symlink is opened itself, so that its owner can be checked.
             .and_then(FoundFile::examine)
             .context(|| format!("open {}", shown.display()))?;
         if next.is_symlink() {
@@ -165,6 +166,7 @@ impl DirectoryWalk {
         let target = readlinkat(link.fd(), "").context(|| format!("read {}", shown.display()))?;
         let target = PathBuf::from(target);
         if target.is_absolute() {
+            // The target begins at the root again, and each directory on the way is checked anew.
             self.at = FoundFile::at(Path::new("/")).context(|| "look at /".into())?;
             self.shown = "/".into();
         }
@@ -176,6 +178,7 @@ impl DirectoryWalk {
         if !is_trusted(directory.owner()) {
             return Err(self.foreign(&self.shown, "the directory", directory.owner()));
         }
+        // In a sticky directory others can add files, but neither rename nor remove ours.
         if is_written_by_others(directory) && directory.mode() & STICKY == 0 {
             let why = format!(
                 "other users can change this directory (mode {:04o}), and so replace what is in \

@@ -24,6 +24,7 @@ impl UdpChannel {
             if appended.is_some_and(|bytes| bytes >= READ_BYTES) {
                 return Ok((appended, false));
             }
+            // One byte more than the largest datagram: one that fills it was cut, and is dropped.
             let room = &mut into.spare(ROOM)[..ROOM];
             let Some(count) = self.receive(room)? else { return Ok((appended, true)) };
             let bytes = appended.get_or_insert(0);
@@ -31,6 +32,7 @@ impl UdpChannel {
                 *bytes += self.joiner.accept_spare(DATA_HEADER..count, into)?;
                 self.session.receiving.consume(place.position);
             }
+            // The end is reported by the next read, so that these bytes are seen before it.
             if self.session.ended && *bytes > 0 {
                 return Ok((appended, false));
             }
@@ -97,6 +99,7 @@ impl UdpChannel {
     fn handle<'a>(&mut self, bytes: &'a [u8]) -> Option<(StreamPlace, &'a [u8])> {
         let datagram = Datagram::decode(bytes).filter(|_| bytes.len() < ROOM)?;
         match datagram.id() {
+            // Only a datagram with our id is a sign of life: the address may be forged.
             Some(id) if id == self.session.id => self.live.heard(Instant::now()),
             Some(_) => return None,
             None => self.handshake(&datagram),

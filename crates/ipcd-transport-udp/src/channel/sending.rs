@@ -25,6 +25,7 @@ impl UdpChannel {
         frames: &[u8],
     ) -> Result<Option<WriteOutcome>> {
         let cost = cost(DATA_HEADER + record.header().len() + frames.len());
+        // Credit is taken before the write: a datagram beyond it could overrun the receiver.
         let Some(place) = self.session.sending.next(cost) else {
             self.session.sending.lacks(Instant::now());
             return Ok(Some(WriteOutcome::NoCredit));

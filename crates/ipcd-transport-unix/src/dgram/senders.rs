@@ -215,6 +215,7 @@ impl SenderTable {
 }
 
 fn put(near: &OwnedFd, datagram: &[u8]) -> Result<QueueOutcome> {
+    // The byte in front distinguishes an empty datagram from the end of the queue.
     let parts = [IoSlice::new(&[0]), IoSlice::new(datagram)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     match sendmsg::<UnixAddr>(near.as_raw_fd(), &parts, &[], flags, None) {
