@@ -72,7 +72,7 @@ fn all_modes_write_all_kinds_of_report_and_compare_with_an_earlier_one() {
     let json: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     let rows = json["results"].as_array().unwrap().len();
     assert_eq!(csv.lines().count(), rows + 1);
-    // What was kept becomes a thousandth of the time, beside a bare primitive that stays: the next
+    // The saved figures shrink to a thousandth, beside a bare primitive that stays: the next
     // run is slower by more than chance.
     let kept = path("state/ipcd/bench/first.json");
     fs::write(&kept, faster(serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap())).unwrap();
@@ -91,7 +91,7 @@ fn all_modes_write_all_kinds_of_report_and_compare_with_an_earlier_one() {
     assert!(trips.all(|change| change["is_relative"] == true), "{changes:?}");
 }
 
-/// What everything but the bare primitives took becomes a thousandth.
+/// Shrinks all times but those of the bare primitives to a thousandth.
 fn faster(mut report: Value) -> String {
     for row in report["results"].as_array_mut().unwrap() {
         let is_bare = row["layer"] == "raw";
@@ -135,7 +135,7 @@ fn an_interrupted_benchmark_leaves_nothing() {
 }
 
 #[test]
-fn what_a_killed_benchmark_leaves_goes_with_the_next() {
+fn the_next_benchmark_removes_the_remains_of_a_killed_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = bench(dir.path()).arg("--quick").spawn().unwrap();
     let pid = Pid::from_raw(child.id() as i32);
@@ -192,7 +192,7 @@ fn zeromq_carries_everything_or_says_what_is_missing() {
 }
 
 #[test]
-fn what_is_not_there_is_named_with_what_is() {
+fn an_unknown_name_is_an_error_that_lists_the_known_ones() {
     let dir = tempfile::tempdir().unwrap();
     let output = bench(dir.path()).args(["pingpong", "--via=carrier-pigeon"]).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -201,7 +201,7 @@ fn what_is_not_there_is_named_with_what_is() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said_before_anything_is_measured() {
+fn an_impossible_request_fails_before_anything_is_measured() {
     let dir = tempfile::tempdir().unwrap();
     // It would go on for an hour.
     let long = ["pingpong", "--layer=raw", "--duration=10m", "--size=64"];

@@ -154,7 +154,7 @@ fn without_a_daemon_every_verb_ends_with_3_and_one_line() {
 }
 
 #[test]
-fn what_stands_in_the_way_of_a_connection_is_3_on_every_path() {
+fn an_unusable_path_ends_with_3_on_every_transport() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     fs::write(path("file"), "").unwrap();

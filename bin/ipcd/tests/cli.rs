@@ -81,7 +81,7 @@ fn test_config_checks_what_a_start_would_need() {
 }
 
 #[test]
-fn what_print_config_prints_can_be_continued() {
+fn the_output_of_print_config_can_be_continued() {
     let printed = ipcd(&["--print-config"]);
     let text = String::from_utf8(printed.stdout).unwrap();
     let more = "[[listen]]\nendpoint = \"tcp://127.0.0.1:0\"\n[[acl]]\nadmin = true\n";
@@ -180,7 +180,7 @@ fn without_a_runtime_directory_it_says_what_to_set() {
     }
     let output = command.arg("-t").output().unwrap();
     if Path::new(&format!("/run/user/{}", nix::unistd::geteuid())).is_dir() {
-        // Who has logged in has a directory, though no variable says so.
+        // A user who has logged in has a directory, even without the variable.
         return assert_eq!(output.status.code(), Some(0), "{output:?}");
     }
     let stderr = String::from_utf8_lossy(&output.stderr);

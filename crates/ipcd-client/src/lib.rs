@@ -58,17 +58,9 @@ mod subscriptions;
 pub use client::{Client, MessageIter};
 pub use error::{Error, Result};
 pub use event::{Event, WakeReason};
-// Former names, until every crate has taken up the new ones.
-#[doc(hidden)]
-pub use ipcd_proto::DirectAddress as Address;
 pub use ipcd_proto::control::{
     AccessRequest, AccessVerdict, Answer, DaemonStatus, DropReason, Origin, OverflowPolicy,
     PeerAttributes, PeerStatus, Query, Receipt, Refusal, RefusalCode, SubscriptionStatus,
-};
-#[doc(hidden)]
-pub use ipcd_proto::control::{
-    AccessRequest as Access, AccessVerdict as Verdict, DaemonStatus as Status,
-    DropReason as Reason, OverflowPolicy as Overflow, PeerAttributes as Who, RefusalCode as Code,
 };
 pub use ipcd_proto::{DirectAddress, Filter, Headers, Subject};
 pub use ipcd_transport::Endpoint;

@@ -1,7 +1,9 @@
 //! Frames: a decoded frame encodes to the same bytes, and any cut of them gives the same frame.
 #![no_main]
 
-use ipcd_proto::{DirectAddress, DecodedFrame, Filter, FrameWriter, Headers, Subject, decode, limits};
+use ipcd_proto::{
+    DecodedFrame, DirectAddress, Filter, FrameWriter, Headers, Subject, decode, limits,
+};
 use libfuzzer_sys::fuzz_target;
 
 const LARGEST: usize = limits::largest_frame(limits::DEFAULT_MAX_PAYLOAD);

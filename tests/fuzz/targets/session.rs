@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_core::{Config, Router, DaemonInfo, Output, PeerInfo, PeerKey};
+use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, PeerKey, Router};
 use ipcd_proto::control::{Hello, Origin, encode};
-use ipcd_proto::{DecodedFrame, FrameWriter, Header, FrameKind, VERSION, decode};
+use ipcd_proto::{DecodedFrame, FrameKind, FrameWriter, Header, VERSION, decode};
 use libfuzzer_sys::fuzz_target;
 
 const PEERS: usize = 3;
@@ -39,7 +39,8 @@ impl Play {
         config.max_payload = 1 << 16;
         // A batch for a single peer is shared, too.
         config.sharers = 1;
-        let mut play = Self { core: Router::new(config, None), now, peers: [const { None }; PEERS] };
+        let mut play =
+            Self { core: Router::new(config, None), now, peers: [const { None }; PEERS] };
         (0..PEERS).for_each(|at| play.come(at, at < 2));
         play
     }
@@ -130,10 +131,7 @@ impl Play {
                     play.leave(at);
                 }),
                 Output::Drop(key, _) => self.with(key, Self::leave),
-                Output::Opened(_)
-                | Output::Denied(..)
-                | Output::Forward(_)
-                | Output::Tell(_) => {}
+                Output::Opened(_) | Output::Denied(..) | Output::Forward(_) | Output::Tell(_) => {}
             }
         }
     }

@@ -53,7 +53,7 @@ impl Fake {
     fn accept(&self, peer: u64) -> Session {
         let deadline = Instant::now() + PATIENCE;
         let came = poll_until(&self.listener, PollFlags::POLLIN, deadline).expect("polling works");
-        assert!(came, "nobody connects");
+        assert!(came, "no client connects");
         let (stream, _) = self.listener.accept().expect("a peer");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_write_timeout(Some(PATIENCE)).expect("a time-out");

@@ -52,7 +52,7 @@ fn all_that_is_outstanding_ends_once_and_is_not_sent_again() {
     drop(session);
     // The client has not noticed, and writes none of these.
     let request = client.start_request(&to("unwritten"), PATIENCE).expect("a request");
-    client.publish("plain", b"to everybody").expect("it is kept");
+    client.publish("plain", b"to all").expect("it is kept");
     client.publish("@7", b"to one").expect("it is kept");
     let unwritten = client.publish_tracked(&to("unwritten")).expect("it is kept");
 

@@ -84,7 +84,7 @@ fn a_call_returns_the_first_reply_and_keeps_what_else_comes_for_later() {
 #[test]
 fn refusals_are_the_end_of_their_requests_and_of_nothing_else() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
-    let refused = client.start_request(&ask("nobody"), PATIENCE).expect("a request");
+    let refused = client.start_request(&ask("unheard"), PATIENCE).expect("a request");
     let finished = client.start_request(&ask("work"), PATIENCE).expect("a request");
     let denied = client.start_request(&ask("work"), PATIENCE).expect("a request");
     let late = client.start_request(&ask("work"), Duration::ZERO).expect("a request");
@@ -153,7 +153,7 @@ fn a_deadline_is_kept_whatever_the_caller_waits_for() {
 }
 
 #[test]
-fn what_has_come_before_a_deadline_is_taken_though_the_caller_comes_late() {
+fn a_reply_before_the_deadline_counts_although_it_is_read_later() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let id = client.start_request(&ask("work"), Duration::ZERO).expect("a request");
     session.reply(id, "in time");

@@ -58,7 +58,7 @@ fn a_request_that_is_too_late_wakes_up() {
 }
 
 #[test]
-fn who_waits_to_write_takes_no_messages() {
+fn a_client_that_waits_to_write_reads_no_messages() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
     fill(&mut writer);
@@ -72,7 +72,7 @@ fn who_waits_to_write_takes_no_messages() {
 }
 
 #[test]
-fn who_waits_to_write_notices_the_end_and_learns_why() {
+fn a_client_that_waits_to_write_notices_the_end_and_its_reason() {
     let (mut client, mut session) = Fake::new().meet(9, patient());
     let (_reader, mut writer) = std::io::pipe().expect("a pipe");
     fill(&mut writer);
