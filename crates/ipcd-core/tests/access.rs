@@ -1,5 +1,5 @@
-//! Access rules in the router: what is refused, what is left out of a delivery, and what a reload
-//! changes for those who are there.
+//! Access rules in the router: refusals, deliveries that leave peers out, and the effect of a
+//! reload on attached peers.
 
 mod script;
 
@@ -92,7 +92,7 @@ fn a_member_of_a_group_is_allowed_all_of_it_or_nothing() {
     );
 }
 
-/// Peers: a (1) asks, b (2) answers, c (3) would like to.
+/// Peers: a (1) asks, b (2) answers, c (3) tries to.
 #[test]
 fn whoever_was_asked_may_answer_and_nobody_else() {
     check(
@@ -122,7 +122,7 @@ fn whoever_was_asked_may_answer_and_nobody_else() {
     );
 }
 
-/// Whoever has a name gets what is sent to it.
+/// A peer with a name receives the messages to that name.
 #[test]
 fn a_name_is_for_those_who_may_have_it() {
     check(
@@ -140,24 +140,24 @@ fn a_name_is_for_those_who_may_have_it() {
         c: is told of in the log
         c: error Denied
         c: bye
-        c: closes: this peer may not be called any2 (see [[acl]] in ipcd's configuration)
+        c: closes: this peer may not use the name any2 (see [[acl]] in ipcd's configuration)
         e: is told of in the log
         e: error Denied
         e: bye
-        e: closes: this peer may not be called e (see [[acl]] in ipcd's configuration)
+        e: closes: this peer may not use the name e (see [[acl]] in ipcd's configuration)
         f: is told of in the log
         f: error Denied
         f: bye
-        f: closes: this peer may not be called f (see [[acl]] in ipcd's configuration)
+        f: closes: this peer may not use the name f (see [[acl]] in ipcd's configuration)
         b: message 0 @2 private
         b: is told of in the log
         b: error Denied
         b: bye
-        b: closes: this peer may not be called b-1 any more (see [[acl]] in ipcd's configuration)
+        b: closes: this peer may not use the name b-1 any more (see [[acl]] in ipcd's configuration)
         d: is told of in the log
         d: error Denied
         d: bye
-        d: closes: this peer may not be called d any more (see [[acl]] in ipcd's configuration)
+        d: closes: this peer may not use the name d any more (see [[acl]] in ipcd's configuration)
         ",
     );
 }
@@ -178,7 +178,7 @@ fn only_an_administrator_sees_and_cuts_off_others() {
         b: refused Denied
         b: error Kicked
         b: bye
-        b: closes: it was kicked
+        b: closes: the peer was kicked by an administrator
         a: Kicked(true)
         ",
     );
@@ -220,7 +220,7 @@ fn a_reload_ends_who_would_be_refused_and_narrows_the_others() {
     );
 }
 
-/// With `block` it would stop those who publish what it may not hear.
+/// With `block` it would stop publishers of subjects that it may not receive.
 #[test]
 fn who_hears_only_some_of_a_filter_makes_nobody_wait() {
     check(
@@ -240,7 +240,7 @@ fn who_hears_only_some_of_a_filter_makes_nobody_wait() {
     );
 }
 
-/// Some peers, each of a user of its own, in a router with these rules.
+/// Peers of different users in a router with these rules.
 struct Hall {
     core: Router,
     now: Instant,
@@ -288,7 +288,8 @@ impl Hall {
         }
     }
 
-    /// What a peer got: the kinds and subjects of frames, and the subscriptions that they are for.
+    /// Returns the frames of a peer: their kinds and subjects, and the subscriptions that they are
+    /// for.
     fn hear(&mut self, peer: usize) -> Vec<(Kind, u32, String)> {
         let mut heard = Vec::new();
         let bytes = self.core.send_queue(self.peers[peer]).to_vec();
@@ -303,7 +304,7 @@ impl Hall {
     }
 }
 
-/// As the rules are explained; the filter's matching is the one that subscriptions use.
+/// Decides as the rules are explained. The filter's matching is the one that subscriptions use.
 fn is_allowed(rules: &[AclRule], uid: usize, subject: &str, hears: bool) -> bool {
     let subject = Subject::parse(subject.as_bytes()).unwrap();
     let speaks = |rule: &&AclRule| {
@@ -343,7 +344,7 @@ fn any_rule() -> impl Strategy<Value = AclRule> {
 }
 
 proptest! {
-    /// No message is accepted, and none delivered, that the rules deny; and every other one is.
+    /// No message is accepted or delivered that the rules deny, and every other message is.
     #[test]
     fn nothing_denied_is_delivered_and_all_else_is(
         rules in vec(any_rule(), 0..5),

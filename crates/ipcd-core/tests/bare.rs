@@ -1,5 +1,4 @@
-//! Bare peers as the router sees them: open from the start, with filters, and perhaps with nobody
-//! who takes what is for them.
+//! Raw peers in the router: open from the start, with filters, and sometimes without a reader.
 
 use std::time::Instant;
 
@@ -7,7 +6,7 @@ use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, PeerKey, RawPeer, Router};
 use ipcd_proto::control::Origin;
 use ipcd_proto::{Filter, Frame, FrameWriter, Header, Kind};
 
-/// A router with a peer that hears these filters.
+/// Returns a router with a raw peer that has these filters.
 fn router(now: Instant, filters: &[&str]) -> (Router, PeerKey) {
     let mut core = Router::new(Config::new(DaemonInfo::unknown(now)), None);
     let key = attach(&mut core, now, filters);

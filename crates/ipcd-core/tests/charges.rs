@@ -1,4 +1,4 @@
-//! What the peers of one source may take up together.
+//! The quotas of principals, over several workers.
 
 mod script;
 
@@ -131,7 +131,7 @@ fn a_user_has_so_many_subscriptions_and_gets_them_back() {
     );
 }
 
-/// Workers and their table, told at once.
+/// Workers and their directory, which tells every change at once.
 struct Pair {
     now: Instant,
     table: Directory,
@@ -203,7 +203,7 @@ impl Pair {
         self.settle();
     }
 
-    /// Whether a subscription was taken: what was to be written to the peer is an ACK.
+    /// Returns whether a subscription was accepted: the bytes for the peer are an ACK.
     fn subscribes(&mut self, slot: usize, key: PeerKey, subscription: u32) -> bool {
         let taken = self.cores[slot].send_queue(key).len();
         self.cores[slot].wrote(self.now, key, taken);
@@ -224,7 +224,7 @@ fn workers_know_what_a_user_has_at_others() {
     pair.settle();
     assert!(pair.subscribes(1, there, 2) && pair.subscribes(1, there, 3));
     assert!(!pair.subscribes(1, there, 4));
-    // What a worker had dies with it.
+    // The use at a worker ends with it.
     pair.table.died(1);
     pair.settle();
     let here = pair.peer(0);
@@ -258,11 +258,11 @@ fn bytes_are_told_when_they_have_moved_by_a_part_of_what_is_allowed() {
     assert!(matches!(&last, Some(Output::Tell(request)) if is_nothing(request)), "{last:?}");
 }
 
-/// Workers that hear of each other late, each with a peer that reads only now and then.
+/// Workers that learn of each other with delay, each with a peer that reads only now and then.
 struct Crowd {
     pair: Pair,
     peers: Vec<PeerKey>,
-    /// What each has not heard yet.
+    /// The events that each worker has not received yet.
     late: Vec<VecDeque<DirectoryEvent>>,
 }
 
@@ -274,7 +274,8 @@ impl Crowd {
         Self { pair, peers, late }
     }
 
-    /// Has a worker's peer ask until it has to wait, or so often. Each answer waits for it.
+    /// Lets a worker's peer send queries until it has to wait, up to a number. Each answer stays
+    /// queued.
     fn ask(&mut self, slot: usize, times: u32) {
         for _ in 0..times {
             let mut ping = Vec::new();
@@ -290,7 +291,7 @@ impl Crowd {
         self.pair.cores[slot].wrote(self.pair.now, self.peers[slot], taken);
     }
 
-    /// The table hears a worker, and has news for all.
+    /// Passes a worker's requests to the directory, and collects the events for all.
     fn tell(&mut self, slot: usize) {
         while let Some(output) = self.pair.cores[slot].poll_output() {
             if let Output::Tell(request) = output {
@@ -314,12 +315,12 @@ impl Crowd {
     }
 }
 
-/// Bytes that all of these tests allow.
+/// The limit of bytes in all of these tests.
 const ALLOWED: u64 = 32_000;
 
 proptest! {
-    /// Whatever the workers do and however late they hear of each other, they stay below twice of
-    /// what is allowed; each of them notices only with the frame that is too much.
+    /// The workers stay below twice the limit, no matter what they do and how late they learn of
+    /// each other. Each of them notices the limit only with the frame that exceeds it.
     #[test]
     fn bursts_at_any_number_of_workers_stay_below_twice_of_what_is_allowed(
         workers in 1..40_u32,
@@ -355,7 +356,7 @@ fn a_burst_at_all_of_many_workers_at_once_is_what_is_allowed() {
 fn one_of_many_workers_may_use_what_the_others_leave() {
     const WORKERS: u32 = 32;
     let mut crowd = Crowd::new(WORKERS, ALLOWED);
-    // Each time all have heard of the last, the next share of what is left may be used.
+    // Each time all workers know of the last use, the next share of the rest may be used.
     for _ in 0..200 {
         crowd.ask(0, u32::MAX);
         crowd.tell(0);

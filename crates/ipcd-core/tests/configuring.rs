@@ -1,4 +1,4 @@
-//! Another configuration while peers are connected: it holds for them, too, and breaks no session.
+//! A new configuration while peers are connected: it applies to them, too, and breaks no session.
 
 mod script;
 
@@ -83,7 +83,8 @@ fn a_larger_outbox_lets_publishers_go_on_and_a_smaller_one_makes_them_wait() {
     );
 }
 
-/// A configuration's time-outs: all later than what happens before the change; half of `idle`, too.
+/// The time-outs of a configuration: all later than the actions before the change, and half of
+/// `idle`, too.
 fn timeouts() -> impl Strategy<Value = String> {
     (2..20_u32, 2..20_u32, prop_oneof![Just(0), 4..20_u32], 2..20_u32).prop_map(
         |(handshake, frame, idle, stall)| {
@@ -92,7 +93,7 @@ fn timeouts() -> impl Strategy<Value = String> {
     )
 }
 
-/// What was seen in each second. Who is first within one does not matter.
+/// The frames of each second. Their order within one does not matter.
 fn by_second(seen: Vec<String>) -> Vec<Vec<String>> {
     let seconds = seen.split(|line| line.starts_with("messages_accepted"));
     let mut seconds: Vec<_> = seconds.map(<[String]>::to_vec).collect();
@@ -101,7 +102,8 @@ fn by_second(seen: Vec<String>) -> Vec<Vec<String>> {
 }
 
 proptest! {
-    /// Whoever is connected when a configuration changes fares as if it had always been this one.
+    /// A peer that is connected during a change fares as if the new configuration had always
+    /// applied.
     #[test]
     fn a_change_is_as_good_as_a_start(before in timeouts(), after in timeouts()) {
         let peers = "

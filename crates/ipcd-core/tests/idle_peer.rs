@@ -1,5 +1,5 @@
-//! What the router keeps of a peer that has opened its session and does nothing: counted, so that it
-//! does not grow unseen.
+//! The router's memory for a peer that has opened its session and is idle. It is counted, so that
+//! it does not grow unnoticed.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -12,10 +12,10 @@ use ipcd_sys::alloc_count::{Counting, LIVE_BYTES};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// As many as fill what grows by doubling.
+/// Enough peers to fill vectors that grow by doubling.
 const PEERS: u64 = 4096;
-/// With its connection, its channel and the supervisor's entry, some 390 more, an idle peer is to
-/// take less than 1,024 (see `tests/tests/idle.rs`).
+/// With the connection, the channel and the supervisor's entry, some 390 bytes more, an idle peer
+/// has to stay below 1,024 bytes (see `tests/tests/idle.rs`).
 const MOST_BYTES: u64 = 640;
 
 #[test]

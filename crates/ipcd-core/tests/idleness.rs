@@ -1,5 +1,5 @@
-//! Peers of which nothing is heard: those that answer, that only receive, that are not read, that are
-//! slow, and those that are gone.
+//! Silent peers: those that answer PING, that only receive, that are not read, that are slow, and
+//! that are gone.
 
 mod script;
 
@@ -22,7 +22,7 @@ fn one_that_does_not_answer_is_let_go() {
         alive: pong
         gone: error TimedOut
         gone: bye
-        gone: closes: nothing was heard for too long
+        gone: closes: the peer was silent for too long
         ",
     );
 }

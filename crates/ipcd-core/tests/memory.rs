@@ -1,5 +1,5 @@
-//! What peers leave behind: nothing. Two routers serve peers that come, talk and go, thousands of
-//! them, and the bytes that are not given back are counted.
+//! Peers leave no memory behind. Two routers serve thousands of peers that come, talk and go, and
+//! the bytes that were not freed are counted.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -13,18 +13,18 @@ use ipcd_sys::alloc_count::{Counting, LIVE_BYTES};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Peers that come and go before the bytes are counted first, as caches are filled by then; and from
-/// then until they are counted again. The numbers of groups that have left are forgotten whenever
-/// there are 4096 of them at a worker: so often, and no other way, it is the same.
+/// Peers before the first count, when caches are full, and peers between the first and the second.
+/// A worker forgets the numbers of former groups at 4096 of them, so that the state repeats only
+/// after that many.
 const PEERS: usize = 2 * 4096;
-/// What may be added meanwhile: less than four bytes for each peer.
+/// The allowed growth: less than four bytes for each peer.
 const SLACK: u64 = 32 * 1024;
 
 struct World {
     now: Instant,
     table: Directory,
     cores: Vec<Router>,
-    /// What the routers have not taken of their peers.
+    /// Bytes that the routers have not taken from their peers.
     rests: BTreeMap<(usize, PeerKey), Vec<u8>>,
     turn: usize,
 }
@@ -186,7 +186,7 @@ impl World {
         self.settle();
     }
 
-    /// Bytes that are held when all that was to be done later is done.
+    /// Returns the bytes in use after all deferred work is done.
     fn live(&mut self) -> u64 {
         for _ in 0..100 {
             self.pass(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! Groups, requests, receipts and messages to one peer, driven by scripts.
+//! Groups, requests, receipts and direct messages, driven by scripts.
 
 mod script;
 
@@ -33,7 +33,7 @@ fn a_message_goes_to_one_member_of_each_group_and_to_everybody_else() {
     );
 }
 
-/// The table changes between any two messages, and so do the subjects: the turn is the group's.
+/// Routes and subjects change between messages, but the turn belongs to the group.
 #[test]
 fn members_have_their_turns_whatever_else_is_sent_or_subscribed_to() {
     check(
@@ -61,7 +61,7 @@ fn members_have_their_turns_whatever_else_is_sent_or_subscribed_to() {
     );
 }
 
-/// One that takes one message and goes leaves the others to the other members.
+/// A member that takes one message and goes leaves the others to the other members.
 #[test]
 fn a_member_takes_no_more_of_a_group_than_it_wants() {
     check(
@@ -236,8 +236,8 @@ fn a_name_is_never_taken_for_the_id_of_another() {
         "
         b: error BadSubject
         b: bye
-        b: closes: the name 3 looks like the id or the address of a peer: it must not begin with @, and \
-        needs more than digits, dots and signs
+        b: closes: invalid name 3: it looks like the id or the address of a peer; it must not begin with \
+        @, and needs more than digits, dots and signs
         a: Found(Some(3))
         a: Found(None)
         a: Found(None)
@@ -342,7 +342,7 @@ fn a_receipt_tells_what_became_of_each_copy() {
 
 #[test]
 fn messages_to_one_peer_never_wait_and_cut_off_who_does_not_take_them() {
-    // An outbox holds 4,000 bytes; a quarter more is allowed for such messages.
+    // A send queue holds 4,000 bytes; a quarter more is allowed for such messages.
     check(
         "
         + a b
@@ -353,7 +353,7 @@ fn messages_to_one_peer_never_wait_and_cut_off_who_does_not_take_them() {
         ",
         "
         a: pong
-        b: closes: messages to it have filled its outbox
+        b: closes: messages to the peer have filled its send queue
         a: receipt 9: 0 delivered, 1 cut_off
         b: error TooSlow
         b: bye
@@ -382,7 +382,7 @@ fn addresses_are_no_subjects() {
 
 #[test]
 fn a_copy_for_one_group_does_not_lose_that_for_another() {
-    // The copy for the first group fills the outbox of the only member of the second.
+    // The copy for the first group fills the send queue of the only member of the second.
     check(
         "
         + a b

@@ -1,4 +1,4 @@
-//! The router, driven by scripts: what peers do, and what each of them then sees.
+//! The router, driven by scripts: the actions of peers, and the frames that each of them receives.
 
 mod script;
 
@@ -114,7 +114,7 @@ fn a_message_that_is_too_large_is_refused_and_the_next_one_is_not() {
 
 #[test]
 fn a_full_outbox_makes_the_publisher_wait_and_nobody_else() {
-    // An outbox holds 4,000 bytes: three messages of 1,500 fill it.
+    // A send queue holds 4,000 bytes: three messages of 1,500 fill it.
     check(
         "
         + a b c d
@@ -238,7 +238,7 @@ fn a_receiver_that_stalls_is_cut_off_and_told_why() {
         b: ack
         a: waits
         a: resumes
-        b: closes: it did not read fast enough
+        b: closes: the peer did not read fast enough
         a: ack
         b: error TooSlow
         b: bye
@@ -340,7 +340,7 @@ fn overflow_can_cut_the_subscriber_off() {
         ",
         "
         b: ack
-        b: closes: its outbox is full
+        b: closes: the peer's send queue is full
         ",
     );
 }
@@ -421,10 +421,10 @@ fn nothing_but_hello_opens_a_session() {
         "
         a: error Protocol
         a: bye
-        a: closes: a message before the session is open
+        a: closes: message received before the session is open
         b: error Protocol
         b: bye
-        b: closes: Subscribe is not expected now
+        b: closes: unexpected Subscribe frame before the session is open
         c: error Protocol
         c: bye
         c: closes: a frame of 1413826336 bytes, where at most 4096 are allowed
@@ -445,7 +445,7 @@ fn a_second_hello_ends_the_session() {
         "
         a: error Protocol
         a: bye
-        a: closes: Hello is not for the daemon
+        a: closes: unexpected Hello frame in an open session
         ",
     );
 }

@@ -1,10 +1,10 @@
-//! Simulation: several routers, their table, links and inboxes in memory and in virtual time,
-//! under a scheduler that a seed decides wholly. Workers are killed and born again meanwhile.
+//! Simulation: several routers with their directory, links and inboxes, in memory and in virtual
+//! time. A seed decides every step of the scheduler. Workers are killed and started meanwhile.
 //!
 //! A failure prints its seed; `SEED=… cargo test -p ipcd-core --test simulation` repeats it, and
-//! `SEEDS=…` plays more of them. Checked are DESIGN.md §6's promises for publishing, groups,
-//! requests and receipts, that flow control forgets no *off* and no *on*, that everything is
-//! accounted for, the bounds on memory, names, and questions.
+//! `SEEDS=…` plays more of them. The checks are: the promises for publishing, groups, requests and
+//! receipts; that no change of a flow state is forgotten; that every message is accounted for; the
+//! bounds on memory; names; and queries.
 
 use std::env;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +31,7 @@ mod rng;
 #[path = "simulation/world.rs"]
 mod world;
 
-/// Seeds that are played, unless the environment says otherwise.
+/// Seeds to play, unless the environment sets another number.
 const SEEDS: u64 = 2000;
 
 #[test]
@@ -59,7 +59,7 @@ fn keeps_its_promises_whatever_overtakes_and_whoever_dies() {
     println!("{} seeds, {deliveries:?} messages", end - first);
 }
 
-/// Says which seed has failed.
+/// Prints the seed on failure.
 struct Guard(u64);
 
 impl Drop for Guard {

@@ -1,5 +1,5 @@
-//! What one peer costs the others: a turn's worth, however much it asks for. No time is measured:
-//! the router says itself what it has put off.
+//! The cost of one peer for the others: one turn, no matter how much it sends. No time is measured:
+//! the router itself tells which work it has deferred.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, PeerKey, Router};
 use ipcd_proto::control::{Hello, Origin, Overflow, Query, Subscribe, Unsubscribe, encode};
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
 
-/// Turns after which what was put off counts as forgotten.
+/// Turns after which deferred work counts as forgotten.
 const TURNS: usize = 100_000;
 
 struct Hall {
@@ -35,13 +35,13 @@ impl Hall {
         key
     }
 
-    /// Gives the router what a peer has sent; says how much of it is left.
+    /// Offers bytes of a peer to the router, and returns the number of bytes that are left.
     fn say(&mut self, key: PeerKey, mut bytes: Vec<u8>) -> Vec<u8> {
         let progress = self.core.receive(self.now, key, &mut bytes);
         bytes.split_off(progress.consumed)
     }
 
-    /// The same, over as many turns as it takes.
+    /// Offers bytes over as many turns as necessary.
     fn say_all(&mut self, key: PeerKey, bytes: Vec<u8>) {
         let mut rest = self.say(key, bytes);
         for _ in 0..TURNS {
@@ -66,7 +66,7 @@ impl Hall {
         self.read(key);
     }
 
-    /// Ends a turn, with a slice of what was put off; says who goes on.
+    /// Ends a turn with a slice of deferred work, and returns the peers that continue.
     fn turn(&mut self) -> Vec<PeerKey> {
         let mut resumed = Vec::new();
         for goes_on in [false, true] {
@@ -83,7 +83,7 @@ impl Hall {
         resumed
     }
 
-    /// All that waits for a peer: the numbers of the subscriptions of its messages.
+    /// Returns the subscription numbers of all messages that are queued for a peer.
     fn read(&mut self, key: PeerKey) -> Vec<u32> {
         let bytes = self.core.queue_pieces(key).collect::<Vec<_>>().concat();
         self.core.wrote(self.now, key, bytes.len());
@@ -124,7 +124,7 @@ fn a_message_for_thousands_of_subscriptions_reaches_them_over_many_turns() {
     assert!(hall.core.has_deferred());
     hall.turn();
     assert!(hall.core.has_deferred());
-    // Others come between.
+    // Other peers come in between.
     hall.say(quiet, message("quiet"));
     assert_eq!(hall.read(listener), [1]);
     hall.say_all(flooder, rest);
@@ -142,7 +142,7 @@ fn a_publisher_that_goes_meanwhile_has_sent_it_to_all() {
     hall.subscribe(tap, 1..MANY + 1, ">");
     hall.say(flooder, message("a"));
     hall.core.detach(hall.now, flooder);
-    // It has the place of the one that went, and is none of the receivers.
+    // The peer has the key of the one that went, and is not a receiver.
     let next = hall.open();
     assert_eq!(next, flooder);
     hall.say_all(next, Vec::new());
@@ -204,7 +204,8 @@ fn peers_that_hang_up_are_forgotten_over_many_turns() {
     taps.iter().for_each(|tap| hall.core.detach(hall.now, *tap));
     assert_eq!(hall.core.peer_count(), 2);
     assert!(hall.core.has_deferred());
-    // Nobody gets their places, and with them what is still for them, before they are forgotten.
+    // Their keys, and the messages still queued for them, go to no other peer before they are
+    // forgotten.
     let next = hall.open();
     assert!(!taps.contains(&next));
     hall.say_all(quiet, message("quiet"));

@@ -1,16 +1,16 @@
-//! Publishers that wait: who goes on first, and that each goes on in the end.
+//! Waiting publishers: their order, and that each continues in the end.
 
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod script;
 
 use script::run;
 
-/// A batch of as many messages as fill an outbox several times.
+/// Messages that fill a send queue several times.
 fn flood(subject: &str) -> String {
     vec![format!("pubsize {subject} 1500"); 100].join(" | ")
 }
 
-/// What `hear` has seen of it, in all.
+/// The total that `hear` has seen of it.
 fn messages(seen: &[String], start: &str) -> usize {
     seen.iter().filter(|line| line.starts_with(start)).count()
 }
@@ -39,7 +39,7 @@ fn one_that_floods_goes_on_behind_those_that_it_keeps_waiting() {
     assert!(f.abs_diff(g) <= 2 && f > 2, "{f} turns and {g}: {seen:#?}");
 }
 
-/// Two receivers are full one after the other: their publisher waits as long as for one.
+/// Two receivers are full one after the other. Their publisher waits as long as for one.
 #[test]
 fn a_publisher_waits_for_all_receivers_together_as_long_as_for_one() {
     let full = |who: &str| format!("w: {}", vec![format!("pubsize {who} 1000"); 48].join(" | "));
@@ -67,10 +67,13 @@ fn a_publisher_waits_for_all_receivers_together_as_long_as_for_one() {
     assert!(seen.contains(&"p: resumes".to_owned()), "{seen:#?}");
     assert!(seen.contains(&"p: ack".to_owned()), "{seen:#?}");
     assert!(!seen.iter().any(|line| line.starts_with("i: closes")), "{seen:#?}");
-    // It gets the message all the same; the other one has been cut off for its own sake.
+    // The peer gets the message; the other receiver was disconnected for its own full queue.
     let seen = run(&format!("{script}\ni: read 100000"));
     assert_eq!(messages(&seen, "i: message 1 x one"), 1, "{seen:#?}");
-    assert!(seen.iter().any(|line| line.starts_with("h: closes: it did not read")), "{seen:#?}");
+    assert!(
+        seen.iter().any(|line| line.starts_with("h: closes: the peer did not read")),
+        "{seen:#?}"
+    );
 }
 
 /// The third request of a user waits until one is answered; another user's does not.

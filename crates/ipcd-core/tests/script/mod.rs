@@ -8,10 +8,10 @@
 //!                 its own address or another reply subject), more SUBJECT TEXT
 //!                 (a reply that is not the last), ask N SUBJECT TEXT (wants a receipt), subs (asks
 //!                 for all subscriptions), kick ID, find NAME, matching SUBJECT
-//! a: stall        nothing is written to a until        a: read BYTES
+//! a: stall        no bytes are written to a until      a: read BYTES
 //! wait SECONDS    time passes                          drain   the daemon ends
-//! count NAME …    what the router has counted
-//! limits BYTES SUBS  what the peers of one user may have together; 0 for any number
+//! count NAME …    counters of the router
+//! limits BYTES SUBS  the quota of one user; 0 for any number
 //! set KEY=N …     another configuration: payload, outbox (bytes), pending (messages), handshake, frame, idle, stall (seconds)
 //! acl RULE | RULE other access rules: allow|deny [uid=N] [pub=S,S] [sub=F,F] [name=N,N] [admin]
 //! ```
@@ -31,14 +31,14 @@ use ipcd_proto::control::{
 };
 use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
 
-/// Runs the script and compares what the peers saw, line by line, in the order in which they did.
+/// Runs a script, and compares the frames that peers received with the expected ones, in order.
 pub(crate) fn check(script: &str, expected: &str) {
     let expected: Vec<_> =
         expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     assert_eq!(run(script), expected, "script:{script}");
 }
 
-/// Runs the script, and says what the peers saw.
+/// Runs a script, and returns the frames that peers received.
 pub(crate) fn run(script: &str) -> Vec<String> {
     let mut stage = Stage::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -57,9 +57,9 @@ struct Stage {
 struct Actor {
     key: PeerKey,
     stalled: bool,
-    /// Bytes sent and not taken by the router.
+    /// Bytes that were sent and not taken by the router.
     rest: Vec<u8>,
-    /// Bytes written to the peer and not yet whole frames.
+    /// Bytes that were written to the peer and are not whole frames yet.
     inbox: Vec<u8>,
 }
 
@@ -184,7 +184,7 @@ impl Stage {
         }
     }
 
-    /// Does what the router asks for.
+    /// Carries out the router's outputs.
     fn settle(&mut self) {
         loop {
             let Some(output) = self.core.poll_output() else {
@@ -249,7 +249,7 @@ impl Stage {
     }
 }
 
-/// What a peer sees of a frame; the WELCOME that every session begins with is left out.
+/// Returns a frame as its receiver sees it. The WELCOME at the start of a session is left out.
 fn shown(frame: &Frame<'_>) -> Option<String> {
     let subject = String::from_utf8_lossy(frame.subject);
     let header = frame.header;
@@ -296,7 +296,7 @@ fn shown(frame: &Frame<'_>) -> Option<String> {
     })
 }
 
-/// The access rule that a script describes.
+/// Parses an access rule of a script.
 pub(crate) fn rule(text: &str) -> AclRule {
     let words: Vec<&str> = text.split(' ').collect();
     let value = |key: &str| words.iter().find_map(|word| word.strip_prefix(key));
@@ -333,7 +333,7 @@ fn hello(oldest: u16, newest: u16, name: Option<&str>) -> Vec<u8> {
     control(Kind::Hello, &encode(&hello))
 }
 
-/// The bytes of one frame of the peer with this id that a script describes.
+/// Returns the bytes of a frame that a script describes, from the peer with this id.
 fn frame_of(what: &str, id: u64) -> Vec<u8> {
     let words: Vec<&str> = what.split(' ').collect();
     let number = |at: usize| words[at].parse().expect("a number");

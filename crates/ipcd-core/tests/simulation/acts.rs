@@ -1,4 +1,4 @@
-//! What peers do, as it comes to their minds.
+//! The random actions of peers.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::frames::{
 use crate::outcomes::{Call, Sent, To};
 use crate::world::{BATCH, SUBSCRIPTIONS, World};
 
-/// Peers that are there at once.
+/// The most peers at a time.
 pub(crate) const CLIENTS: usize = 9;
-/// A peer's id that nobody has: no place is that far out.
+/// A peer id that does not exist: no slot is that large.
 const NOBODY: u64 = 99 << 41;
 
 impl World {
@@ -54,7 +54,7 @@ impl World {
         }
     }
 
-    /// A peer does something that comes to its mind.
+    /// Lets a peer do something at random.
     pub(crate) fn act(&mut self, index: usize) {
         let client = &self.clients[index];
         if !client.can_act() || !client.unsent.is_empty() {
@@ -108,7 +108,7 @@ impl World {
         self.clients[index].send(frame, What::Message(Sent { number, to, call, more }));
     }
 
-    /// Where replies to a request go.
+    /// Returns the subject for replies to a request.
     fn address(&self, (requester, number): Id) -> String {
         format!("@{}.{number}", self.ledger.ids[&requester])
     }
@@ -130,7 +130,7 @@ impl World {
         }
     }
 
-    /// A peer, perhaps one that has gone or never was.
+    /// Returns a peer, perhaps one that has gone or never existed.
     fn someone(&mut self) -> To {
         let open = self.clients.iter().filter(|client| client.id.is_some());
         let open: Vec<usize> = open.map(|client| client.index).collect();
@@ -141,8 +141,8 @@ impl World {
         }
     }
 
-    /// A peer deals with a request: answers it, says more than once something or that it will,
-    /// once too often, or never answers.
+    /// Lets a peer handle a request: it answers, announces more or answers more than once, answers
+    /// once too often, or never.
     pub(crate) fn reply(&mut self, index: usize) {
         let count = self.clients[index].requests.len();
         if count == 0 {
@@ -181,7 +181,7 @@ impl World {
         if is_touched && (group.is_some() || filter == SUBJECTS[SECRET]) {
             return client.ask_in_vain(number, wish);
         }
-        // Who hears only some of its filter makes nobody wait.
+        // A peer that may receive only a part of its filter never makes publishers wait.
         let softened = is_touched && overflow == block;
         let granted = if softened { Wish { overflow: oldest, ..wish } } else { wish };
         let sub = self.ledger.subscribe(client, granted);

@@ -1,4 +1,5 @@
-//! What must be so when everything has arrived, and when nothing is left to do.
+//! The conditions that hold when everything has arrived, and those that hold when nothing is left
+//! to do.
 
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use crate::outcomes::{Call, To};
 use crate::world::{World, count};
 
 impl World {
-    /// All read, and then nothing may be left undone.
+    /// Lets all peers read, and checks that nothing is left undone.
     pub(crate) fn calm(&mut self) {
         self.clients.iter_mut().for_each(|client| client.is_stalled = false);
         self.settle_down(true);
-        // An answer takes along what was not reported because nothing was to be written.
+        // Reports that had no frame to travel with go out with an answer.
         for index in 0..self.clients.len() {
             self.ask(index, Kind::Ping, &[], Asked::Other);
         }
@@ -47,7 +48,7 @@ impl World {
         }
     }
 
-    /// What the daemon says of each subscription is what its subscriber has seen.
+    /// Checks the daemon's status of each subscription against the subscriber's own counts.
     fn audit_subscriptions(&mut self) {
         let Some(auditor) = self.clients.iter().position(|client| client.can_act()) else { return };
         self.clients[auditor].statuses.clear();
@@ -71,7 +72,8 @@ impl World {
         }
     }
 
-    /// What each worker has counted is what its peers have seen and sent.
+    /// Checks the counters of each worker against the messages that its peers have sent and
+    /// received.
     fn audit_counters(&mut self) {
         let (mut directs, mut missed) = (0, 0);
         for slot in 0..self.slots() {
@@ -103,7 +105,7 @@ impl World {
         }
     }
 
-    /// When nobody waits for an outcome any more, none is remembered.
+    /// Checks that no outcome is remembered once no publisher waits.
     pub(crate) fn forget(&mut self) {
         for _ in 0..2 {
             self.now += Duration::from_secs(10);
@@ -121,7 +123,7 @@ impl World {
         }
     }
 
-    /// Who waits has a reason: its own outbox, that of somebody whom its message is for, or those
+    /// Checks that each waiting peer has a reason: its own send queue, that of a receiver, or those
     /// of all members of a group. Everything has arrived.
     pub(crate) fn check_waits(&self) {
         for client in self.clients.iter().filter(|client| client.is_here() && client.is_waiting) {
@@ -138,7 +140,7 @@ impl World {
         }
     }
 
-    /// Whether a message has to wait: for a subscription, or for all members of a group.
+    /// Whether a message has to wait, for a subscription or for all members of a group.
     fn is_blocked(
         &self,
         publisher: usize,
@@ -157,7 +159,7 @@ impl World {
         })
     }
 
-    /// Subscriptions that are in force.
+    /// Returns the subscriptions that are in force.
     fn wanting(&self, publisher: usize, subject: usize) -> Vec<&Sub> {
         let subs = self.ledger.subs.iter().filter(|sub| {
             let client = &self.clients[sub.client];
@@ -166,7 +168,8 @@ impl World {
         subs.filter(|sub| sub.wants(publisher, subject)).collect()
     }
 
-    /// Who publishes to a full outbox has to wait, on whichever worker: no *off* is forgotten.
+    /// Checks that a publisher to a full send queue waits, on every worker: no blocked interest is
+    /// forgotten.
     pub(crate) fn probe_full(&mut self) {
         for subject in 0..SUBJECTS.len() {
             for index in 0..self.clients.len() {
@@ -185,7 +188,8 @@ impl World {
         }
     }
 
-    /// Who does not read is cut off when messages to it alone have filled its outbox.
+    /// Checks that a peer is disconnected when direct messages alone fill its send queue and it
+    /// does not read.
     pub(crate) fn probe_flood(&mut self) {
         let here = |world: &Self, stalled| {
             let found = world
@@ -209,8 +213,8 @@ impl World {
         self.queued(index).is_some_and(|queued| queued >= self.config.outbox)
     }
 
-    /// Whether it is full, or has been and is not yet relieved; or whether publishers wait for it
-    /// because it reads, or because much waits for the other peers of its source.
+    /// Whether the peer is full, or was and is not relieved yet; or whether publishers wait for it
+    /// by pacing or because of its principal's quota.
     fn may_be_full(&self, index: usize) -> bool {
         let is_shared = self.config.max_bytes_per_source > 0;
         let least = if is_shared { 0 } else { self.config.outbox.min(self.config.pace) / 2 };
@@ -224,7 +228,7 @@ impl World {
         (!client.is_closing).then(|| worker.core.queued(key))
     }
 
-    /// Where nobody is full, everybody can publish, ask, and have a name that nobody has.
+    /// Checks that, without a full peer, all peers can publish, ask, and take a free name.
     pub(crate) fn probe_free(&mut self) {
         for name in NAMES {
             if !self.names.contains_key(name)
@@ -254,7 +258,7 @@ impl World {
         }
     }
 
-    /// Everybody who has a request may answer it.
+    /// Checks that every peer with a request may answer it.
     pub(crate) fn answer(&mut self) {
         for index in 0..self.clients.len() {
             for _ in 0..self.clients[index].requests.len() {
@@ -265,7 +269,7 @@ impl World {
         }
     }
 
-    /// Subscriptions that match a subject.
+    /// Returns the subscriptions that match a subject.
     fn matching(&self, subject: usize) -> u64 {
         let living = self.clients.iter().filter(|client| client.can_act());
         let subs =

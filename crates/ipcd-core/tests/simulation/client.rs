@@ -1,4 +1,5 @@
-//! A peer: what it has sent that is not taken yet, and what it makes of what it gets.
+//! A simulated peer: the bytes that it has sent and the router has not taken, and its view of the
+//! frames that it receives.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -12,18 +13,18 @@ use crate::frames::{Id, SUBJECTS, Wish, id_in, origin_of, subscribe};
 use crate::ledger::Ledger;
 use crate::outcomes::Sent;
 
-/// Where a peer is.
+/// The place of a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum At {
-    /// On its way to the worker in a slot.
+    /// In flight to the worker in a slot.
     Link,
-    /// With a worker.
+    /// Attached to a worker.
     Worker { slot: usize, generation: u32, key: PeerKey },
     /// Gone, or its worker is.
     Gone,
 }
 
-/// What a frame that was sent is, for when the router takes it.
+/// The meaning of a sent frame, for the time when the router takes it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
     Message(Sent),
@@ -32,7 +33,7 @@ pub(crate) enum What {
     Other,
 }
 
-/// What is to be answered.
+/// The answer that is expected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Asked {
     Subscribe(usize),
@@ -40,7 +41,7 @@ pub(crate) enum Asked {
     Query {
         matching: Option<u64>,
     },
-    /// What the access rules deny.
+    /// An action that the access rules deny.
     Denied,
     Other,
 }
@@ -48,37 +49,38 @@ pub(crate) enum Asked {
 pub(crate) struct Client {
     pub(crate) index: usize,
     pub(crate) at: At,
-    /// Its own worker, also when that has died.
+    /// The worker of the peer, also after its death.
     pub(crate) home: Option<(usize, u32)>,
     pub(crate) id: Option<u64>,
     pub(crate) name: Option<&'static str>,
     pub(crate) no_echo: bool,
-    /// Whether it may not hear everything.
+    /// Whether the peer may not receive everything.
     pub(crate) is_restricted: bool,
-    /// Whether it asks questions, rather than subscribes: so its outbox stays easy to reckon.
+    /// Whether the peer sends queries instead of subscribing, so that its send queue is easy to
+    /// predict.
     pub(crate) is_curious: bool,
     pub(crate) is_stalled: bool,
     pub(crate) is_open: bool,
-    /// Whether it has asked to leave, or the router wants it gone.
+    /// Whether the peer has asked to leave, or the router ends its session.
     pub(crate) is_leaving: bool,
     pub(crate) is_closing: bool,
-    /// Whether the router waits until it can take more from it.
+    /// Whether the router waits before it takes more from the peer.
     pub(crate) is_waiting: bool,
-    /// Whether the router has said that there is something to write.
+    /// Whether the router has announced bytes for the peer.
     pub(crate) wants_write: bool,
     pub(crate) unsent: VecDeque<(Vec<u8>, What)>,
     pub(crate) asked: HashMap<u64, Asked>,
-    /// Its subscriptions by number.
+    /// The subscriptions by number.
     pub(crate) subs: HashMap<u32, usize>,
-    /// Requests that it has, and may answer.
+    /// Requests that the peer has received and may answer.
     pub(crate) requests: Vec<Id>,
-    /// What it was told of subscriptions.
+    /// Drops of each subscription that the peer was told about.
     pub(crate) statuses: Vec<SubscriptionStatus>,
-    /// Messages for subscriptions that have come to it, and messages for it alone.
+    /// Received messages for subscriptions, and received direct messages.
     pub(crate) got: (u64, u64),
     pub(crate) accepted: u64,
     last_number: u64,
-    /// How many workers had been born when its outbox was last far from full.
+    /// The number of workers started until the send queue was last far from full.
     pub(crate) births_at_relief: u64,
     said_bye: bool,
     known: HashSet<u64>,
@@ -135,19 +137,19 @@ impl Client {
         correlation
     }
 
-    /// A number for a message or a question.
+    /// Returns a number for a message or a query.
     pub(crate) fn take_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
     }
 
-    /// Asks for a subscription that it must not get.
+    /// Sends a SUBSCRIBE that must be refused.
     pub(crate) fn ask_in_vain(&mut self, number: u32, wish: Wish) {
         let correlation = self.correlate(Asked::Denied);
         self.send(subscribe(correlation, number, wish), What::Other);
     }
 
-    /// Reads what was written to it.
+    /// Handles bytes that were written to the peer.
     pub(crate) fn read(&mut self, bytes: &[u8], ledger: &mut Ledger, step: u64) {
         self.unread.extend_from_slice(bytes);
         let unread = std::mem::take(&mut self.unread);
@@ -159,7 +161,7 @@ impl Client {
         self.unread = rest.to_vec();
     }
 
-    /// It goes, and these bytes for it are dropped.
+    /// Removes the peer, and with it these bytes for it.
     pub(crate) fn leaves_behind(&mut self, bytes: &[u8], ledger: &mut Ledger) {
         self.unread.extend_from_slice(bytes);
         let mut rest = &self.unread[..];

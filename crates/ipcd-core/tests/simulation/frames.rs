@@ -3,27 +3,27 @@
 use ipcd_proto::control::{Hello, Overflow, Subscribe, encode};
 use ipcd_proto::{Filter, Frame, FrameWriter, Header, Kind, Subject};
 
-/// Few, so that peers of different workers often mean the same.
+/// Few, so that peers of different workers often use the same ones.
 pub(crate) const SUBJECTS: [&str; 4] = ["a", "b", "a.x", "b.x"];
-/// What some peers may not hear, and their user.
+/// The subjects that some peers may not receive, and the user of those peers.
 pub(crate) const SECRET: usize = 2;
 pub(crate) const RESTRICTED: u32 = 7;
 pub(crate) const FILTERS: [&str; 7] = ["a", "b", "a.x", "a.*", "*.x", "a.>", ">"];
-/// Fewer still, so that groups have members.
+/// Even fewer, so that groups have several members.
 pub(crate) const GROUP_FILTERS: [&str; 3] = ["a", "a.x", "a.>"];
 pub(crate) const GROUPS: [&str; 2] = ["g", "h"];
 pub(crate) const NAMES: [&str; 3] = ["ada", "bob", "cyd"];
 
-/// Bytes of the largest payload, which begins with who sent it and the message's number.
+/// The largest payload in bytes. It begins with the publisher and the number of the message.
 pub(crate) const MAX_PAYLOAD: usize = 250;
 pub(crate) const MIN_PAYLOAD: usize = 16;
-/// Bytes of the largest message frame, and of what goes ahead of it, generously.
+/// The largest message frame in bytes, with a generous surplus for frames that precede it.
 pub(crate) const MAX_MESSAGE: usize = MAX_PAYLOAD + 150;
 
 /// A publisher, and its number for a message.
 pub(crate) type Id = (usize, u64);
 
-/// What a subscription is to be.
+/// The wanted subscription.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish {
     pub(crate) filter: &'static str,
@@ -32,7 +32,7 @@ pub(crate) struct Wish {
     pub(crate) origin: bool,
 }
 
-/// Which subjects a filter matches.
+/// The subjects that a filter matches.
 pub(crate) fn matches(filter: &str) -> [bool; SUBJECTS.len()] {
     let filter = Filter::parse(filter.as_bytes()).expect("a filter");
     SUBJECTS.map(|text| filter.matches(Subject::parse(text.as_bytes()).expect("a subject")))
@@ -81,7 +81,7 @@ pub(crate) fn message(header: Header, subject: &str, reply: &str, payload: &[u8]
     bytes
 }
 
-/// What a publisher's message of this number carries: every byte says whose it is.
+/// Returns the payload of a publisher's message. Every byte depends on the publisher and number.
 pub(crate) fn payload((publisher, number): Id, length: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = [publisher as u64, number].map(u64::to_le_bytes).concat();
     let filler = (publisher * 101 + number as usize * 7) as u8;
@@ -89,13 +89,13 @@ pub(crate) fn payload((publisher, number): Id, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Publisher and number of a payload.
+/// Returns the publisher and the number in a payload.
 pub(crate) fn id_in(bytes: &[u8]) -> Option<Id> {
     let publisher = u64::from_le_bytes(*bytes.first_chunk()?) as usize;
     Some((publisher, u64::from_le_bytes(*bytes.get(8..)?.first_chunk()?)))
 }
 
-/// The same, if every byte is as it was sent.
+/// Returns the same, if every byte is unchanged.
 pub(crate) fn origin_of(bytes: &[u8]) -> Option<Id> {
     id_in(bytes).filter(|id| bytes == payload(*id, bytes.len()))
 }

@@ -1,5 +1,5 @@
-//! What was accepted, and what each subscription has got of it: here the promises of publishing
-//! are checked.
+//! The accepted messages, and the messages that each subscription has received. It checks the
+//! promises for publishing.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::outcomes::{Outcomes, Sent, To};
 /// A message that a router has accepted.
 pub(crate) struct Accepted {
     pub(crate) number: u64,
-    /// In which step.
+    /// The step of acceptance.
     pub(crate) at: u64,
 }
 
@@ -22,26 +22,26 @@ pub(crate) struct Sub {
     pub(crate) wish: Wish,
     no_echo: bool,
     matches: [bool; SUBJECTS.len()],
-    /// When its subscriber had the acknowledgement in hand.
+    /// The step in which the subscriber received the acknowledgement.
     pub(crate) acked: Option<u64>,
     /// Whether the router has taken the SUBSCRIBE.
     pub(crate) is_taken: bool,
-    /// Whether it has taken an UNSUBSCRIBE.
+    /// Whether the router has taken an UNSUBSCRIBE.
     pub(crate) is_ending: bool,
-    /// How far it is in what each publisher has sent to each subject.
+    /// The progress in the messages of each publisher and subject.
     next: HashMap<(usize, usize), usize>,
     pub(crate) delivered: u64,
-    /// What it was told of that was dropped.
+    /// The number of drops that the subscriber was told about.
     pub(crate) reported: BTreeMap<Reason, u64>,
 }
 
-/// What a filter's members share.
+/// The members of a group, and what they have received together.
 pub(crate) type Group = (&'static str, &'static str);
 
-/// What is known when messages are to be accounted for.
+/// The state in which messages are accounted for.
 pub(crate) struct Facts {
     pub(crate) now: Instant,
-    /// Peers that are there, and do not go.
+    /// Peers that are attached and stay.
     pub(crate) generations: Vec<bool>,
     /// Peers whose workers were not killed.
     pub(crate) survived: Vec<bool>,
@@ -52,28 +52,28 @@ pub(crate) struct Ledger {
     /// By publisher and subject, in order.
     pub(crate) accepted: BTreeMap<(usize, usize), Vec<Accepted>>,
     pub(crate) subs: Vec<Sub>,
-    /// Messages that the members of a group have got.
+    /// Messages that the members of a group have received.
     pub(crate) shared: HashMap<Group, HashSet<Id>>,
-    /// Messages that a worker has passed on for want of members.
+    /// Messages that a worker has passed on because it had no member left.
     pub(crate) handed_over: HashSet<Id>,
     pub(crate) outcomes: Outcomes,
-    /// Each peer's id.
+    /// The id of each peer.
     pub(crate) ids: HashMap<usize, u64>,
-    /// When peers began to go.
+    /// The steps in which peers began to leave.
     pub(crate) left: HashMap<usize, u64>,
-    /// Whether a worker was killed of which not everybody may have heard.
+    /// Whether a worker was killed and some workers may not know it yet.
     pub(crate) is_killed: bool,
-    /// When everybody had heard of the life that serves a peer.
+    /// The step in which all workers knew the generation that serves a peer.
     pub(crate) known: HashMap<usize, u64>,
-    /// Lives that were killed.
+    /// Generations that were killed.
     pub(crate) killed: HashSet<(usize, u32)>,
-    /// When the daemon let peers go, who would have stayed.
+    /// The steps in which the daemon disconnected peers that would have stayed.
     pub(crate) cut_off: HashMap<usize, u64>,
-    /// What was in the outboxes of members of groups that have gone.
+    /// The content of the send queues of former group members.
     pub(crate) left_behind: HashMap<Group, HashSet<Id>>,
-    /// What workers that have left had counted.
+    /// The counters of workers that have left.
     pub(crate) ended: HashMap<String, u64>,
-    /// When everybody had heard of the last worker that was killed.
+    /// The step in which all workers knew of the last killed worker.
     pub(crate) last_kill: Option<u64>,
     pub(crate) deliveries: u64,
 }
@@ -105,8 +105,8 @@ impl Ledger {
         self.outcomes.accept((publisher, sent.number), sent, at, now);
     }
 
-    /// A subscriber got a message: it matches, was accepted, is neither old nor known, and nothing
-    /// that was due before it is missing.
+    /// Notes a received message, and checks that it matches, was accepted, is neither late nor a
+    /// duplicate, and that no earlier one is missing.
     pub(crate) fn deliver(&mut self, sub: usize, id: Id, subject: usize) {
         let Self { accepted, subs, shared, .. } = self;
         let (publisher, number) = id;
@@ -117,7 +117,7 @@ impl Ledger {
         let found = list.binary_search_by_key(&number, |message| message.number);
         let index = found.unwrap_or_else(|_| panic!("{} was never accepted", what()));
         let next = sub.next.entry((publisher, subject)).or_default();
-        // What was passed on may come before or behind what was sent here at once.
+        // A message that was passed on may overtake one that was sent here directly, or follow it.
         let skipped = if sub.wish.group.is_some() && self.handed_over.contains(&id) {
             &[]
         } else {
@@ -146,8 +146,8 @@ impl Ledger {
         *self.subs[sub].reported.entry(reason).or_default() += dropped;
     }
 
-    /// When all is said: a subscription that lives has got, or was told of, all that was due of
-    /// publishers whose workers have not been killed.
+    /// Checks at the end that each living subscription has received, or was told as dropped, all
+    /// messages of publishers whose workers were not killed.
     pub(crate) fn settle(&self, facts: &Facts) {
         let own = |sub: &Sub| sub.group().is_none() && sub.stays(facts);
         for (index, sub) in self.subs.iter().enumerate().filter(|(_, sub)| own(sub)) {
@@ -172,9 +172,9 @@ impl Ledger {
         self.settle_groups(facts);
     }
 
-    /// A group that has a member which stays has got all that was accepted since, but for what its
-    /// members have dropped or left behind; and for what was accepted before one of them that may
-    /// drop messages left, or the daemon let one go, or a worker died.
+    /// Checks a group with a member that stays. It has received all messages since that member's
+    /// acknowledgement, except those that members dropped or left in their queues, and those
+    /// accepted before a member with drops left, a member was disconnected, or a worker died.
     fn settle_groups(&self, facts: &Facts) {
         let mut groups = BTreeMap::<Group, Vec<&Sub>>::new();
         for sub in &self.subs {
@@ -219,12 +219,12 @@ impl Sub {
         Some((self.wish.filter, self.wish.group?))
     }
 
-    /// Whether it lasts: its subscriber has the acknowledgement, and stays.
+    /// Whether the subscription lasts: it is acknowledged, and the subscriber stays.
     pub(crate) fn stays(&self, facts: &Facts) -> bool {
         self.acked.is_some() && !self.is_ending && facts.generations[self.client]
     }
 
-    /// Whether it was promised the message: it was acknowledged before that was accepted.
+    /// Whether the message was promised: the subscription was acknowledged before the acceptance.
     pub(crate) fn is_due(&self, message: &Accepted) -> bool {
         self.is_due_at(message.at)
     }

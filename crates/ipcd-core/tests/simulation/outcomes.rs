@@ -1,4 +1,4 @@
-//! Messages to one peer, requests and receipts: what was accepted, and what came of it.
+//! Direct messages, requests and receipts: the accepted ones, and their outcomes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -15,22 +15,22 @@ pub(crate) struct Sent {
     pub(crate) number: u64,
     pub(crate) to: To,
     pub(crate) call: Call,
-    /// Of a reply: whether another one follows.
+    /// For a reply: whether another one follows.
     pub(crate) more: bool,
 }
 
-/// Whom it is for.
+/// The receiver of a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum To {
     Subject(usize),
     Peer(usize),
-    /// The request of this number of that peer's.
+    /// The request of this number from that peer.
     Reply(Id),
-    /// A peer that never was.
+    /// A peer that never existed.
     Nobody,
 }
 
-/// What its publisher waits for.
+/// The outcome that the publisher waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Call {
     Nothing,
@@ -38,25 +38,25 @@ pub(crate) enum Call {
     Request(Duration),
 }
 
-/// A message that was accepted.
+/// An accepted message.
 struct Message {
     sent: Sent,
     at: u64,
     since: Instant,
-    /// Copies that have come to somebody.
+    /// The number of copies that were received.
     copies: u64,
-    /// Of a request: who has it, and how many copies that it has not answered; `None` if that is
-    /// not known, because it has replied too often, perhaps to a copy that it had not read.
+    /// For a request: the peers that have it, with the number of unanswered copies; `None` if that
+    /// is unknown because the peer replied too often, perhaps to a copy that it had not read.
     holders: BTreeMap<usize, Option<u64>>,
     replies: u64,
     end: Option<End>,
-    /// A reply by one who had still to reply, to a request that is not too old: it must come.
-    /// Whether the request was not is known when everything has arrived.
+    /// A reply from a peer that still owed one, to a request that has not expired: it must arrive.
+    /// The request's expiry is known only when everything has arrived.
     is_owed: bool,
     has_arrived: bool,
 }
 
-/// How it ended for its publisher.
+/// The end of a message for its publisher.
 enum End {
     Receipt(Receipt),
     Refused(Code),
@@ -65,14 +65,14 @@ enum End {
 #[derive(Default)]
 pub(crate) struct Outcomes {
     messages: BTreeMap<Id, Message>,
-    /// The last message of each publisher to each peer.
+    /// The last message from each publisher to each peer.
     last: HashMap<(usize, usize), u64>,
-    /// Messages of each publisher's that it may still hear of.
+    /// Messages of each publisher whose outcome may still arrive.
     open: HashMap<usize, usize>,
 }
 
 impl Message {
-    /// When a request is forgotten.
+    /// The time after which a request is forgotten.
     fn deadline(&self) -> Option<Instant> {
         match self.sent.call {
             Call::Request(wait) => Some(self.since + wait),
@@ -104,7 +104,7 @@ impl Outcomes {
         assert!(before.is_none(), "message {id:?} was accepted twice");
     }
 
-    /// Messages that a publisher, or all, may still hear of.
+    /// Returns messages of one or all publishers whose outcome may still arrive.
     pub(crate) fn open(&self, publisher: Option<usize>) -> usize {
         match publisher {
             Some(publisher) => self.open.get(&publisher).copied().unwrap_or(0),
@@ -119,19 +119,19 @@ impl Outcomes {
         message.end = Some(end);
     }
 
-    /// Requests that a peer may have still to answer.
+    /// Returns the requests that a peer may still have to answer.
     pub(crate) fn held_by(&self, peer: usize) -> u64 {
         let held = self.messages.values().filter_map(|message| message.holders.get(&peer));
         held.filter(|open| open.is_none_or(|open| open > 0)).count() as u64
     }
 
-    /// Messages to one peer.
+    /// Returns the messages to a single peer.
     pub(crate) fn directs(&self) -> u64 {
         let is_direct = |message: &&Message| !matches!(message.sent.to, To::Subject(_));
         self.messages.values().filter(is_direct).count() as u64
     }
 
-    /// A copy has come to a peer.
+    /// Notes that a peer has received a copy.
     pub(crate) fn got_copy(&mut self, receiver: usize, id: Id, frame: &Frame<'_>, me: u64) {
         let Some(message) = self.messages.get_mut(&id) else { panic!("{id:?} was not accepted") };
         let header = frame.header;
@@ -147,7 +147,7 @@ impl Outcomes {
         message.copies += 1;
     }
 
-    /// A message to it alone has come to a peer.
+    /// Notes that a peer has received a direct message.
     pub(crate) fn got_direct(&mut self, receiver: usize, id: Id) {
         let message = self.messages.get(&id).unwrap_or_else(|| panic!("{id:?} was not accepted"));
         assert_eq!(message.copies, 1, "{id:?} came twice");
@@ -185,8 +185,8 @@ impl Outcomes {
         self.end(id, End::Refused(code));
     }
 
-    /// Everything has arrived in its receiver's outbox: replies to requests that somebody still
-    /// waits for cannot be too late any more.
+    /// Notes that everything has arrived in its receiver's send queue: replies to requests that
+    /// have not expired can no longer be late.
     pub(crate) fn arrived(&mut self, now: Instant) {
         let deadlines: HashMap<Id, Instant> =
             self.messages.iter().filter_map(|(id, one)| Some((*id, one.deadline()?))).collect();
@@ -200,7 +200,7 @@ impl Outcomes {
 }
 
 impl Ledger {
-    /// When all is said: what must have come of each message has.
+    /// Checks at the end that each message has had its outcome.
     pub(crate) fn settle_outcomes(&self, facts: &Facts) {
         for (id, message) in &self.outcomes.messages {
             self.settle_direct(facts, *id, message);
@@ -214,11 +214,11 @@ impl Ledger {
         }
     }
 
-    /// A message to a peer that stays has come to it; so has a reply that is owed.
+    /// Checks that a message to a peer that stays has arrived, and so has an owed reply.
     fn settle_direct(&self, facts: &Facts, id: Id, message: &Message) {
         let must_come = match message.sent.to {
             To::Peer(to) => facts.generations[to] && self.is_known_at(to, message.at),
-            // Whether a request was rightly refused is looked at by itself.
+            // The correctness of a refusal is checked elsewhere.
             To::Reply(request) => {
                 let request_ended = |one: &Message| one.end.is_some();
                 let has_ended = self.outcomes.messages.get(&request).is_none_or(request_ended);
@@ -231,7 +231,7 @@ impl Ledger {
         }
     }
 
-    /// One receipt, which says what has happened to all copies.
+    /// Checks for one receipt, with the right outcomes of all copies.
     fn settle_receipt(&self, facts: &Facts, id: Id, message: &Message) {
         let Some(End::Receipt(receipt)) = &message.end else {
             panic!("no receipt for {:?} {id:?}", message.sent);
@@ -260,12 +260,12 @@ impl Ledger {
         assert!(range.contains(&(receipt.delivered + receipt.dropped())), "{}: {range:?}", what());
     }
 
-    /// A reply, a refusal, or somebody who may still answer.
+    /// Checks for a reply, a refusal, or a peer that may still answer.
     fn settle_request(&self, facts: &Facts, id: Id, message: &Message) {
         let mut holders = message.holders.iter().filter(|(holder, _)| facts.generations[**holder]);
         let may_be_held = holders.clone().any(|(_, open)| open.is_none_or(|open| open > 0));
         let is_held = holders.any(|(_, open)| open.is_some_and(|open| open > 0));
-        // A worker that has passed a request on answers for it, and may have died.
+        // A worker that has passed a request on is responsible for it, and may have died.
         let mut groups = self.wanting(id, message).filter(|sub| sub.group().is_some());
         let may_be_lost = groups.next().is_some() && self.killed_since(message.at);
         let what = || format!("{:?} {id:?}, which came to {:?}", message.sent, message.holders);
@@ -273,7 +273,7 @@ impl Ledger {
             Some(End::Refused(Code::NoResponder)) => {
                 let is_held = message.copies > 0;
                 let stays = |sub: &Sub| sub.stays(facts) && sub.is_due_at(message.at);
-                // A life that has just begun is not known to all.
+                // A generation that has just started is not known everywhere.
                 let is_due = |to| facts.generations[to] && self.is_known_at(to, message.at);
                 let to_peer = matches!(message.sent.to, To::Peer(to) if is_due(to))
                     && !self.killed_since(message.at);
@@ -289,7 +289,7 @@ impl Ledger {
         }
     }
 
-    /// Copies of the message for these subscriptions: one for each, and for each group.
+    /// Returns the number of expected copies: one for each of these subscriptions and groups.
     fn copies(&self, id: Id, message: &Message, counts: impl Fn(&Sub) -> bool) -> u64 {
         let mut groups = Vec::new();
         let counted = self.wanting(id, message).filter(|sub| counts(sub)).filter(|sub| {
@@ -300,7 +300,7 @@ impl Ledger {
         counted.count() as u64
     }
 
-    /// Subscriptions that want the message, whether they were there at that time or not.
+    /// Returns the subscriptions that match the message, at any time.
     fn wanting(&self, id: Id, message: &Message) -> impl Iterator<Item = &Sub> {
         let to = message.sent.to;
         self.subs.iter().filter(move |sub| match to {
@@ -309,7 +309,7 @@ impl Ledger {
         })
     }
 
-    /// Whether all workers knew of the one that serves a peer.
+    /// Whether all workers knew the worker that serves a peer.
     fn is_known_at(&self, peer: usize, at: u64) -> bool {
         self.known.get(&peer).is_some_and(|known| *known <= at)
     }

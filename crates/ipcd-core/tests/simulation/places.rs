@@ -1,26 +1,27 @@
-//! The places of workers, and what is on its way: links, inboxes, and the supervisor's part.
+//! The slots of workers, and the messages in flight: links, inboxes, and the supervisor's part.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ipcd_core::{AddressedEvent, Directory, DirectoryEvent, DirectoryRequest, PeerKey, Router};
 
-/// Records that an inbox holds of one sender.
+/// Records of one sender that an inbox holds.
 pub(crate) const INBOX_RECORDS: usize = 5;
 
-/// The place of a worker.
+/// The slot of a worker.
 #[derive(Default)]
 pub(crate) struct Place {
     pub(crate) worker: Option<Worker>,
-    /// Whether the supervisor knows of a worker there: also of a dead one, until it is reaped.
+    /// Whether the supervisor considers the slot occupied: also by a dead worker that it has not
+    /// reaped.
     pub(crate) is_running: bool,
     pub(crate) generation: u32,
-    /// The link to the worker. It outlives the worker, like the inbox.
+    /// The link to the worker. Like the inbox, it outlives the worker.
     pub(crate) down: VecDeque<Down>,
     /// The link from the worker.
     pub(crate) up: VecDeque<DirectoryRequest>,
-    /// What others have sent, by sender.
+    /// The records of other workers, by sender.
     pub(crate) inbox: Vec<VecDeque<Record>>,
-    /// Whether a worker lives here for one peer only, and leaves when that has gone.
+    /// Whether the worker serves one peer only, and leaves after it.
     pub(crate) is_brief: bool,
 }
 
@@ -28,19 +29,19 @@ pub(crate) struct Worker {
     pub(crate) core: Router,
     pub(crate) generation: u32,
     pub(crate) clients: BTreeMap<PeerKey, usize>,
-    /// Slots that something is to be sent to.
+    /// Slots that the router has frames for.
     pub(crate) forwards: BTreeSet<usize>,
-    /// Whether the router was not asked yet what it wants done.
+    /// Whether the router's outputs were not read yet.
     pub(crate) is_stale: bool,
 }
 
-/// What the supervisor tells a worker.
+/// A message of the supervisor to a worker.
 pub(crate) enum Down {
     DirectoryEvent(DirectoryEvent),
     Admit(usize),
 }
 
-/// What one worker hands another at once.
+/// A record of one worker for another.
 pub(crate) struct Record {
     pub(crate) generation: u32,
     pub(crate) to_generation: u32,
@@ -50,7 +51,7 @@ pub(crate) struct Record {
 pub(crate) struct Supervisor {
     pub(crate) table: Directory,
     pub(crate) places: Vec<Place>,
-    /// Whether the table may have news.
+    /// Whether the directory may have events.
     pub(crate) has_news: bool,
     pub(crate) births: u64,
 }
@@ -63,7 +64,7 @@ impl Supervisor {
         Self { table: Directory::new(slots), places, has_news: false, births: 0 }
     }
 
-    /// Heeds a worker's next message, if there is one.
+    /// Handles a worker's next message, if there is one.
     pub(crate) fn handle(&mut self, slot: usize) -> bool {
         let Some(request) = self.places[slot].up.pop_front() else { return false };
         let told = self.table.handle(slot as u32, request).expect("no worker here is hostile");
@@ -72,21 +73,21 @@ impl Supervisor {
         true
     }
 
-    /// Reaps a dead worker, after all that it had said.
+    /// Reaps a dead worker, after all messages that it had sent.
     pub(crate) fn bury(&mut self, slot: usize) {
         while self.handle(slot) {}
         let told = self.table.died(slot as u32);
         let place = &mut self.places[slot];
         place.is_running = false;
         if place.is_brief {
-            // The link goes with the worker, and each has its own.
+            // The link ends with such a worker; a successor gets its own.
             place.down.clear();
         }
         self.tell(told);
         self.has_news = true;
     }
 
-    /// A worker is born, with the table as it is; its child's copy is its own.
+    /// Starts a worker with the present state of the directory, of which the child has a copy.
     pub(crate) fn fork(&mut self, slot: usize, config: &ipcd_core::Config) {
         let place = &mut self.places[slot];
         place.generation += 1;
@@ -120,8 +121,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether nothing is on its way, and everybody lives; with `all`, nobody is leaving either, which
-    /// takes until what has been passed on was read.
+    /// Whether nothing is in flight and all workers live. With `all`, no worker is leaving either,
+    /// which takes until messages that were passed on have been read.
     pub(crate) fn is_quiet(&self, all: bool) -> bool {
         let is_quiet = |place: &Place| {
             if place.is_brief && !place.is_running {

@@ -1,14 +1,14 @@
-//! A seed's story: storms of random steps, hushes in which everything arrives but some do not
-//! read, and a calm after which nothing may be left undone.
+//! The phases of a simulation: storms of random steps, hushes in which everything arrives but some
+//! peers do not read, and a calm at the end, after which nothing may be left undone.
 
 use crate::acts::CLIENTS;
 use crate::client::At;
 use crate::world::World;
 
-/// Rounds that it may take until everything has arrived.
+/// Rounds until everything must have arrived.
 const ROUNDS: usize = 3000;
 
-/// Plays a seed; returns how many messages were delivered.
+/// Plays a seed, and returns the number of delivered messages.
 pub(crate) fn play(seed: u64) -> u64 {
     let mut world = World::new(seed);
     (0..CLIENTS / 2).for_each(|_| world.arrive());
@@ -38,7 +38,7 @@ pub(crate) fn play(seed: u64) -> u64 {
 
 impl World {
     fn storm(&mut self, steps: usize) {
-        // Some storms have no deaths, so that outboxes fill up all the way.
+        // Without deaths, send queues fill up completely.
         let deaths = if self.is_peaceful { 0 } else { self.rng.pick(&[0, 1, 3, 6]) };
         for _ in 0..steps {
             self.step += 1;
@@ -69,7 +69,7 @@ impl World {
         }
     }
 
-    /// Everything arrives, and everybody lives; with `all` also the stalled ones read.
+    /// Lets everything arrive, with all workers alive; with `all`, stalled peers read, too.
     pub(crate) fn settle_down(&mut self, all: bool) {
         for _ in 0..ROUNDS {
             if self.is_settled(all) {

@@ -1,4 +1,4 @@
-//! Random numbers that a seed decides wholly (xorshift64*).
+//! Random numbers that depend only on a seed (xorshift64*).
 
 pub(crate) struct Rng(u64);
 
@@ -19,7 +19,7 @@ impl Rng {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
     }
 
-    /// A number below `end`, which is not zero.
+    /// Returns a number below `end`, which is not zero.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }

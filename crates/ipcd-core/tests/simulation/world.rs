@@ -1,7 +1,7 @@
-//! The whole daemon in memory, and the steps that it takes.
+//! The whole daemon in memory, and its steps.
 //!
-//! A step moves one thing along: a message on a link, a record in an inbox, a batch of a peer's.
-//! What is on one link or way stays in order; between them anything may overtake anything.
+//! A step moves one thing: a message on a link, a record in an inbox, or bytes of a peer. The order
+//! on one link or stream is kept; between them, anything may overtake anything.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,12 +20,12 @@ use crate::ledger::Ledger;
 use crate::places::{Down, INBOX_RECORDS, Place, Record, Supervisor, Worker};
 use crate::rng::Rng;
 
-/// Messages that a peer sends at once, and subscriptions that it has.
+/// Messages that a peer sends at once, and subscriptions of a peer.
 pub(crate) const BATCH: usize = 4;
 pub(crate) const SUBSCRIPTIONS: usize = 2;
-/// Bytes of what is sent without waiting: introductions, levels, reports, answers to requests.
+/// Bytes that are sent without waiting: identities, flow states, reports, answers to requests.
 const SLACK: usize = 2000;
-/// Bytes of an outcome, on its way or told.
+/// Bytes of an outcome, in flight or reported.
 const OUTCOME: usize = 200;
 
 pub(crate) struct World {
@@ -36,13 +36,14 @@ pub(crate) struct World {
     pub(crate) sup: Supervisor,
     pub(crate) clients: Vec<Client>,
     pub(crate) ledger: Ledger,
-    /// How slowly each worker hears its link and its inbox, so that one may run far ahead.
+    /// The delay with which each worker reads its link and its inbox, so that one may run far
+    /// ahead.
     pub(crate) deafness: Vec<(usize, usize)>,
-    /// Whether nobody leaves and no worker is killed.
+    /// Whether no peer leaves and no worker is killed.
     pub(crate) is_peaceful: bool,
-    /// Milliseconds that pass at once, at the most.
+    /// The longest step in time, in milliseconds.
     pub(crate) haste: usize,
-    /// Who has which name.
+    /// The peer that has each name.
     pub(crate) names: HashMap<&'static str, usize>,
 }
 
@@ -56,7 +57,7 @@ impl World {
             pace: rng.pick(&[256 * 1024, 600]),
             sharers: 1 + (seed % 3) as usize,
             window: rng.between(800, 2500) as u64,
-            // So few that most messages with several receivers are put off.
+            // So few that most messages with several receivers are deferred.
             turn: rng.pick(&[16 * 1024, 1, 4, 40]),
             slice: rng.pick(&[2048, 1, 4]),
             handshake_timeout: rng.pick(&[long, Duration::from_millis(300)]),
@@ -67,7 +68,7 @@ impl World {
             acl: rules(),
             ..Config::new(DaemonInfo::unknown(now))
         };
-        // A worker for each peer, or a few for all.
+        // One worker for each peer, or a few for all.
         let is_brief = rng.percent(25);
         let slots = if is_brief { CLIENTS } else { rng.between(2, 4) };
         let deafness =
@@ -92,7 +93,7 @@ impl World {
         self.sup.places.len()
     }
 
-    /// A peer comes, and is on its way to a worker.
+    /// Adds a peer, which is in flight to a worker.
     pub(crate) fn spawn(&mut self, slot: usize, name: Option<&'static str>) -> usize {
         let index = self.clients.len();
         let mut client = Client::new(index, name);
@@ -112,7 +113,7 @@ impl World {
         index
     }
 
-    /// A place for one more peer.
+    /// Returns a slot for one more peer.
     pub(crate) fn slot_for_peer(&mut self) -> Option<usize> {
         let is_free = |place: &Place| !place.is_brief || !place.is_running;
         let places = (0..).zip(&self.sup.places).filter(|(_, place)| is_free(place));
@@ -120,7 +121,8 @@ impl World {
         (!free.is_empty()).then(|| self.rng.pick(&free))
     }
 
-    /// The supervisor's turn: it hears some workers, notices some deaths, and lets some be born.
+    /// The supervisor's turn: it reads from some workers, notices some deaths, and starts some
+    /// workers.
     pub(crate) fn supervise(&mut self) {
         for slot in 0..self.slots() {
             while self.rng.percent(70) && self.sup.handle(slot) {}
@@ -138,7 +140,7 @@ impl World {
         self.sup.spread_news();
     }
 
-    /// A worker dies with its peers, and what it has not sent.
+    /// Kills a worker, with its peers and its unsent messages.
     pub(crate) fn kill(&mut self, slot: usize) {
         if let Some(worker) = self.sup.places[slot].worker.take() {
             self.ledger.is_killed = true;
@@ -147,7 +149,7 @@ impl World {
         }
     }
 
-    /// A worker hears the supervisor.
+    /// Lets a worker read its link.
     pub(crate) fn hear_link(&mut self, slot: usize) {
         let (now, place) = (self.now, &mut self.sup.places[slot]);
         let Some(worker) = &mut place.worker else { return };
@@ -179,7 +181,7 @@ impl World {
         client.home = Some((slot, worker.generation));
     }
 
-    /// A worker whose only peer has gone leaves, if nothing for it is on its way.
+    /// Lets a worker leave whose only peer has gone, if no message for it is in flight.
     pub(crate) fn leave_place(&mut self, slot: usize) {
         let place = &mut self.sup.places[slot];
         let Some(worker) = place.worker.as_mut().filter(|worker| worker.clients.is_empty()) else {
@@ -201,19 +203,19 @@ impl World {
         }
     }
 
-    /// A worker takes the next record that a sender has left it.
+    /// Lets a worker take the next record of a sender.
     pub(crate) fn hear_other(&mut self, slot: usize, from: usize) {
         let (now, place) = (self.now, &mut self.sup.places[slot]);
         let Some(worker) = &mut place.worker else { return };
         let Some(mut record) = place.inbox[from].pop_front() else { return };
-        // What was for the one who lived here before is of no use to this one.
+        // Records for the previous generation are useless to this one.
         if record.to_generation == worker.generation {
             worker.core.arrive(now, from as u32, record.generation, &mut record.frames);
             self.touched(slot);
         }
     }
 
-    /// A worker sends some of what is on its way to another.
+    /// Lets a worker send some of its frames for another.
     pub(crate) fn forward(&mut self, slot: usize, to: usize) {
         let is_full = self.sup.places[to].inbox[slot].len() >= INBOX_RECORDS;
         let Some(worker) = &mut self.sup.places[slot].worker else { return };
@@ -249,7 +251,7 @@ impl World {
         self.sup.places[to].inbox[slot].push_back(record);
     }
 
-    /// Time passes.
+    /// Lets time pass.
     pub(crate) fn tick(&mut self) {
         self.now += Duration::from_millis(self.rng.below(self.haste) as u64);
         let slot = self.rng.below(self.slots());
@@ -259,7 +261,7 @@ impl World {
         }
     }
 
-    /// A peer takes some of what is to be written to it, and goes when that was the last.
+    /// Lets a peer take some bytes, and removes it after the last ones if it is leaving.
     pub(crate) fn read(&mut self, index: usize, takes_all: bool) {
         let At::Worker { slot, key, .. } = self.clients[index].at else { return };
         let place = &mut self.sup.places[slot];
@@ -275,7 +277,7 @@ impl World {
             client.read(&bytes, &mut self.ledger, self.step);
             self.touched(slot);
         }
-        // It may have gone meanwhile.
+        // The peer may have gone meanwhile.
         let At::Worker { slot, key, .. } = self.clients[index].at else { return };
         let Some(worker) = &self.sup.places[slot].worker else { return };
         if self.clients[index].is_closing && worker.core.is_flushed(key) {
@@ -283,7 +285,7 @@ impl World {
         }
     }
 
-    /// The worker reads what a peer has sent, perhaps not to the end.
+    /// Lets the worker read bytes of a peer, perhaps not all.
     pub(crate) fn offer(&mut self, index: usize) {
         let client = &mut self.clients[index];
         let At::Worker { slot, key, .. } = client.at else { return };
@@ -306,7 +308,7 @@ impl World {
             && let Some((frame, what)) = client.unsent.pop_front()
         {
             match what {
-                // One who is being let go may send, but nothing is accepted.
+                // A peer whose session ends may send, but nothing is accepted.
                 What::Message(sent) if accepted > 0 => {
                     accepted -= 1;
                     self.ledger.accept(index, sent, self.step, self.now);
@@ -320,7 +322,7 @@ impl World {
         self.touched(slot);
     }
 
-    /// A peer's worker lets it go.
+    /// Detaches a peer from its worker.
     pub(crate) fn detach(&mut self, index: usize) {
         let At::Worker { slot, key, .. } = self.clients[index].at else { return };
         let Some(worker) = &mut self.sup.places[slot].worker else { return };
@@ -339,7 +341,7 @@ impl World {
         self.names.retain(|_, holder| *holder != index);
     }
 
-    /// After a worker has done something: its bounds hold, and it does what its router asks for,
+    /// Follows each action of a worker: checks the bounds, and carries out the router's outputs,
     /// now or later.
     fn touched(&mut self, slot: usize) {
         self.check_bounds(slot);
@@ -351,7 +353,7 @@ impl World {
         }
     }
 
-    /// Does what a router asks for.
+    /// Carries out a router's outputs.
     pub(crate) fn obey(&mut self, slot: usize) {
         while let Some(worker) = &mut self.sup.places[slot].worker {
             let Some(output) = worker.core.poll_output() else {
@@ -408,13 +410,13 @@ impl World {
         }
     }
 
-    /// Memory is bounded: what is on each way, and in each outbox.
+    /// Checks the bounds on memory: of each stream, and of each send queue.
     fn check_bounds(&mut self, slot: usize) {
         let (slots, births) = (self.slots(), self.sup.births);
         let Some(worker) = &self.sup.places[slot].worker else { return };
         let (outbox, window) = (self.config.outbox, self.config.window as usize);
         let run = BATCH * MAX_MESSAGE;
-        // What is passed on to another worker has been bounded on its way to the first.
+        // A message that is passed on was already bounded on the way to the first worker.
         let ways = if self.ledger.handed_over.is_empty() { 1 } else { slots };
         let outcomes = OUTCOME * self.ledger.outcomes.open(None);
         for to in 0..slots {
@@ -427,11 +429,11 @@ impl World {
             if queued <= outbox / 2 {
                 client.births_at_relief = births;
             }
-            // A newborn worker may send a window's worth before it hears who is full.
+            // A new worker may send a window's worth before it knows which interests are blocked.
             let senders = slots as u64 - 1 + births - client.births_at_relief;
             let copies = run + senders as usize * ways * (window + run);
             let outcomes = OUTCOME * self.ledger.outcomes.open(Some(*index));
-            // Messages to one peer may come until a quarter more than its outbox holds is there.
+            // Direct messages may exceed the limit of the send queue by a quarter.
             let most = outbox / 4 * 5 + SUBSCRIPTIONS * copies + outcomes + SLACK;
             let most = if client.is_curious { usize::MAX } else { most };
             assert!(queued <= most, "{queued} bytes for peer {index}, at most {most}");
@@ -439,7 +441,7 @@ impl World {
     }
 }
 
-/// Some peers may not hear everything.
+/// Returns the access rules: some peers may not receive everything.
 fn rules() -> Acl {
     let secret = SubjectPattern::try_from(SUBJECTS[SECRET].to_owned()).expect("a pattern");
     let whom = RuleScope { uid: Some(RESTRICTED), ..RuleScope::default() };
@@ -448,12 +450,12 @@ fn rules() -> Acl {
     Acl { rules, ..Acl::default() }
 }
 
-/// Messages that a worker's router has accepted.
+/// Returns the number of messages that a worker's router has accepted.
 fn accepted_by(worker: &mut Worker) -> u64 {
     count(worker, "messages_accepted")
 }
 
-/// One of the counters of a worker's router.
+/// Returns one counter of a worker's router.
 pub(crate) fn count(worker: &mut Worker, name: &str) -> u64 {
     let counters = worker.core.counters();
     let found = counters.iter().find(|(known, _)| known == name);
