@@ -49,7 +49,7 @@ fn what_is_denied_is_refused_over_every_transport() {
         refused(&["serve", "in.x", "--echo"], "may not subscribe to in.x");
         refused(&["clients"], "may not see other peers");
         refused(&["subs"], "may not see other peers");
-        refused(&["kick", "1"], "may not cut off peers");
+        refused(&["kick", "1"], "may not disconnect peers");
         let mut receiver = daemon.recv(scheme, &["-C", "1", "in.open"]);
         daemon.ctl(scheme, &["send", "in.open", "yes"]).run().expect(0);
         assert_eq!(receiver.wait().expect(0).text(), "yes\n", "{scheme}");

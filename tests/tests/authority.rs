@@ -157,13 +157,13 @@ fn names_are_in_rules_and_guests_cannot_take_a_service_over() {
         let ended = daemon.ctl(&guest, &["ping", "-c", "1", "--name", name]).run().expect(status);
         assert!(ended.stderr.contains(said), "{name}: {}", ended.stderr);
     };
-    refused("vault", 6, "may not be called vault");
+    refused("vault", 6, "may not use the name vault");
     daemon.ctl(&guest, &["ping", "-c", "1", "--name", "guest-1"]).run().expect(0);
     let mut vault = daemon.ctl(&root, &["recv", "-E", "x", "--name", "vault"]).spawn_subscribed();
     daemon.ctl(&guest, &["send", "@vault", "for the vault"]).run().expect(0);
     vault.stdout().wait_for("for the vault\n");
     drop(vault);
-    refused("vault", 6, "may not be called vault");
+    refused("vault", 6, "may not use the name vault");
     daemon.ctl(&root, &["send", "@vault", "x"]).run().expect(5);
     for name in ["7", "007", "+7", "7.1", "@7", "@bob"] {
         refused(name, 8, "looks like the id");
@@ -182,7 +182,7 @@ fn names_are_in_rules_and_guests_cannot_take_a_service_over() {
     let text = fs::read_to_string(&file).expect("the file can be read");
     daemon.reload(&text.replace("\"bob\"", "\"ann\""));
     let ended = bob.wait().expect(6);
-    assert!(ended.stderr.contains("may not be called bob any more"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("may not use the name bob any more"), "{}", ended.stderr);
     daemon.ctl(&root, &["send", "news", "goes on"]).run().expect(0);
     other.stdout().wait_for("goes on\n");
 }

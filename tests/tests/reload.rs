@@ -130,7 +130,7 @@ fn sessions_outlive_a_larger_and_a_smaller_max_message() {
 fn new_time_outs_hold_for_those_who_are_connected() {
     let with = |key: &str, time: &str| format!("[limits]\n{key} = \"{time}\"\n");
     for (key, said) in [
-        ("idle_timeout", "nothing was heard for too long"),
+        ("idle_timeout", "the peer was silent for too long"),
         ("handshake_timeout", "the handshake took too long"),
         ("frame_timeout", "a frame took too long to arrive"),
     ] {

@@ -114,7 +114,7 @@ fn a_token_or_a_certificate_is_asked_for() {
         let ended = ping_without_token(&daemon, &plain).expect(6);
         assert!(ended.stderr.contains("no token"), "{}", ended.stderr);
         let log = daemon.log();
-        assert!(log.contains(",certificate=ann.example why=\"it said goodbye\""), "{log}");
+        assert!(log.contains(",certificate=ann.example why=\"the peer sent BYE\""), "{log}");
     }
 }
 
@@ -421,7 +421,7 @@ fn who_does_not_read_is_cut_off_and_told_why() {
     stop(&mut receiver);
     let body = "x".repeat(1000);
     daemon.ctl("unix", &["send", "flood", &body, "--count", "20000"]).run().expect(0);
-    let reason = "why=\"it did not read fast enough\"";
+    let reason = "why=\"the peer did not read fast enough\"";
     eventually("the peer is disconnected", || daemon.log().contains(reason).then_some(()));
     receiver.signal(Signal::SIGCONT);
     let ended = receiver.wait().expect(7);

@@ -165,6 +165,7 @@ impl Acl {
             let rule = &self.rules[place];
             rule.action == RuleAction::Allow && rule.speaks_of(access)
         });
+        // The first rule that decided is the one to look at.
         let rule = rules.find(|(_, rule)| match rule.action {
             RuleAction::Allow => allowed && rule.speaks_of(access),
             RuleAction::Deny => !allowed && rule.is_reason(access, is_narrowed),

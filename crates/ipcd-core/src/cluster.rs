@@ -110,6 +110,7 @@ impl Cluster {
         let links = directory.generations.iter().map(link).collect();
         let (own_slot, window) = (config.slot, config.window);
         let mut cluster = Self { own_slot, window, directory, links, ..Self::default() };
+        // Leaving workers wait for a word from every living one, and so from this one.
         cluster.greet_leavers();
         cluster
     }
@@ -175,13 +176,14 @@ impl Cluster {
         self.write(slot, |outgoing| outgoing.extend_from_slice(batch));
     }
 
-    pub(crate) fn tell(&mut self, slot: u32, news: &WorkerMessage) {
+    pub(crate) fn tell(&mut self, slot: u32, notice: &WorkerMessage) {
         self.write(slot, |outgoing| {
-            FrameWriter(outgoing).control(Header::new(Kind::Notice, 0), &encode(news));
+            FrameWriter(outgoing).control(Header::new(Kind::Notice, 0), &encode(notice));
         });
     }
 
     fn write(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        // Frames for a dead worker would reach its successor, which does not expect them.
         if !self.is_alive(slot) {
             return;
         }
@@ -189,17 +191,18 @@ impl Cluster {
         let before = link.outgoing.len();
         write(&mut link.outgoing);
         link.sent += (link.outgoing.len() - before) as u64;
+        // One output for each link and turn.
         if !std::mem::replace(&mut link.is_dirty, true) {
             self.outputs.push_back(Output::Forward(slot));
         }
     }
 
     /// Sends a notice to all living workers.
-    fn tell_all(&mut self, news: &WorkerMessage) {
+    fn tell_all(&mut self, notice: &WorkerMessage) {
         let own = self.own_slot;
         (0..self.links.len() as u32)
             .filter(|slot| *slot != own)
-            .for_each(|slot| self.tell(slot, news));
+            .for_each(|slot| self.tell(slot, notice));
     }
 
     pub(crate) fn tell_directory(&mut self, request: DirectoryRequest) {
@@ -220,8 +223,8 @@ impl Cluster {
         // report that is not due, and rare enough to cost little.
         if link.consumed - link.add_answer >= self.window / 4 {
             link.add_answer = link.consumed;
-            let news = WorkerMessage::Consumed(link.consumed);
-            self.tell(slot, &news);
+            let notice = WorkerMessage::Consumed(link.consumed);
+            self.tell(slot, &notice);
         }
     }
 
@@ -255,7 +258,7 @@ impl Cluster {
         // Both outlive the link: they tell late records of earlier generations apart.
         *link = WorkerLink { last_generation, heard_generation, ..WorkerLink::default() };
         self.blocked.retain(|(of, _)| *of != slot);
-        self.owes_nothing(slot);
+        self.stop_waiting_for(slot);
     }
 
     /// Whether a sender may be remembered. An honest worker stays within these limits.

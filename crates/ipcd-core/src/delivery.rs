@@ -74,8 +74,10 @@ impl Delivery {
     }
 
     fn find_targets(&mut self, subject: Subject<'_>) -> RouteTargets {
+        // Sorted, so that routes and simulations always list groups in the same order.
         let mut groups = BTreeMap::<Rc<QueueGroup>, Vec<(u32, GroupCandidate)>>::new();
         let (mut members, looked_at) = self.sessions.trie.find_counted(subject);
+        // Rights are a part of the route, so that they cost nothing for each message.
         members.retain(|member| {
             if !self.peers().may_hear(member.peer, subject) {
                 return false;
@@ -167,15 +169,18 @@ impl Delivery {
         {
             return self.drop_copies(now, member, &batch, reason);
         }
+        // The identity has to stand ahead of the sender's first message.
         if member.origin {
             self.send_origin(now, from, to);
         }
         self.peers_mut().enqueue(now, to, &batch);
         self.sessions.peers.table[to].counts.msgs_out += count;
         self.peers_mut().note_queued(now, to);
+        // Only now: the message that reaches the limit still belongs to the peer.
         if self.sessions.peers.table[to].has_reached_limit() {
             self.sessions.leave_groups(now, to);
         }
+        // After queueing, because the newest message is never dropped.
         if member.overflow == Overflow::DropOldest && self.sessions.peers.table[to].full {
             self.sessions.shed(now, to);
         }
@@ -189,7 +194,7 @@ impl Delivery {
             subscription.matched += batch.count;
         }
         if let Some(ticket) = batch.ticket {
-            self.sessions.requests.opened_copy(ticket);
+            self.sessions.requests.count_copy(ticket);
         }
     }
 
@@ -214,6 +219,7 @@ impl Delivery {
         member: &LocalSubscriber,
     ) -> Result<(), Reason> {
         match member.overflow {
+            // Only a worker that ignores the flow state gets this far.
             _ if from.key.is_none() && self.peers().is_flooded(member.peer) => Err(Reason::Newest),
             // Several publishers have each waited as long as allowed, and the queue has reached its
             // hard limit.
@@ -221,7 +227,7 @@ impl Delivery {
                 self.sessions.disconnect_slow(
                     now,
                     member.peer,
-                    "publishers have waited for it for too long",
+                    "publishers have waited for the peer for too long",
                 );
                 Err(Reason::CutOff)
             }
@@ -231,7 +237,7 @@ impl Delivery {
             Overflow::Block | Overflow::DropOldest => Ok(()),
             Overflow::DropNewest => Err(Reason::Newest),
             Overflow::Disconnect => {
-                self.sessions.disconnect_slow(now, member.peer, "its outbox is full");
+                self.sessions.disconnect_slow(now, member.peer, "the peer's send queue is full");
                 Err(Reason::CutOff)
             }
         }
@@ -248,6 +254,7 @@ impl Delivery {
             let Some(origin) = origin.cloned() else { return };
             let notice = encode(&Notice::Origin(origin));
             let peer = &mut self.sessions.peers.table[to];
+            // The caller notes the queue once, after the message that follows.
             let buffer = peer.queue.append(now, &mut self.sessions.peers.pool);
             FrameWriter(buffer).control(Header::new(Kind::Notice, 0), &notice);
         }

@@ -113,6 +113,7 @@ impl Directory {
         slot: u32,
         request: DirectoryRequest,
     ) -> Result<Vec<AddressedEvent>, ProtocolViolation> {
+        // A dead worker may have left messages in its link.
         if self.seen[slot as usize].is_none() {
             return Ok(Vec::new());
         }
@@ -123,7 +124,7 @@ impl Directory {
             }
             DirectoryRequest::Uninterested(interest) => self.uninterested(slot, interest),
             DirectoryRequest::QuotaUsage { source, spent } => {
-                if self.state.has_too_many_sources(slot, source) {
+                if self.state.has_too_many_principals(slot, source) {
                     return Err(ProtocolViolation::Sources);
                 }
                 self.change(DirectoryChange::QuotaUsage { slot, source, spent });
@@ -156,7 +157,7 @@ impl Directory {
     /// Refuses a request of a worker for a peer that lacks the right. Returns the refusal.
     pub fn deny(&self, slot: u32, request: DirectoryRequest) -> Vec<AddressedEvent> {
         let generation = self.state.generations.get(slot as usize).copied().unwrap_or(0);
-        let news = match request {
+        let event = match request {
             DirectoryRequest::ClaimName { by: RequestingPeer { key, .. }, peer, name } => {
                 DirectoryEvent::Named { to: generation, key, peer, name, granted: false }
             }
@@ -165,7 +166,7 @@ impl Directory {
             }
             _ => return Vec::new(),
         };
-        vec![(slot, news)]
+        vec![(slot, event)]
     }
 
     fn interested(
@@ -191,6 +192,7 @@ impl Directory {
         let before = self.state.held(slot);
         let change = DirectoryChange::Uninterested { slot, interest };
         self.state.apply(&change, |_, _| false);
+        // The number of interests shows whether it existed.
         if self.state.held(slot) < before {
             self.pending.push(change);
         }
@@ -242,8 +244,10 @@ impl Directory {
             }
         }
         if !pending.is_empty() {
+            // The next changes are new to every worker.
             self.inherited.fill(0);
         }
+        // The slowest living worker decides.
         let known = self.seen.iter().flatten().min().copied().unwrap_or(self.state.epoch);
         for (slot, unconfirmed) in (0..).zip(&mut self.unconfirmed) {
             while let Some(first) = unconfirmed.pop_front_if(|first| first.epoch <= known) {
@@ -357,7 +361,7 @@ mod tests {
             }),
             any_interest().prop_map(DirectoryRequest::Uninterested),
             (any::<u32>(), any::<u64>(), name.clone()).prop_map(|(key, peer, name)| {
-                DirectoryRequest::ClaimName { by: principal(key), peer, name }
+                DirectoryRequest::ClaimName { by: requesting_peer(key), peer, name }
             }),
             name.prop_map(DirectoryRequest::ReleaseName),
             counters.prop_map(DirectoryRequest::Counted),
@@ -367,12 +371,12 @@ mod tests {
         ]
     }
 
-    fn principal(key: u32) -> RequestingPeer {
+    fn requesting_peer(key: u32) -> RequestingPeer {
         RequestingPeer { key: PeerKey(key), ..RequestingPeer::default() }
     }
 
     fn ask(ticket: u64, query: Query) -> DirectoryRequest {
-        DirectoryRequest::Ask { ticket, by: principal(0), query }
+        DirectoryRequest::Ask { ticket, by: requesting_peer(0), query }
     }
 
     fn interested(filter: &str) -> DirectoryRequest {
@@ -384,7 +388,8 @@ mod tests {
     fn directory() -> Directory {
         let mut directory = Directory::new(SLOTS as usize);
         (0..SLOTS).for_each(|slot| directory.born(slot, 1));
-        let name = DirectoryRequest::ClaimName { by: principal(0), peer: 1, name: "mine".into() };
+        let name =
+            DirectoryRequest::ClaimName { by: requesting_peer(0), peer: 1, name: "mine".into() };
         directory.handle(0, name).unwrap();
         directory.handle(0, interested("a")).unwrap();
         directory
@@ -428,7 +433,7 @@ mod tests {
     #[test]
     fn what_no_honest_worker_says_is_a_fault() {
         let claim = |name: &str| DirectoryRequest::ClaimName {
-            by: principal(0),
+            by: requesting_peer(0),
             peer: 1,
             name: name.into(),
         };
@@ -469,7 +474,7 @@ mod tests {
         let mut asked = |query| {
             let told = directory.handle(1, ask(1, query)).unwrap();
             let slots: Vec<u32> = told.iter().map(|(slot, _)| *slot).collect();
-            (slots, told.into_iter().next().map(|(_, news)| news))
+            (slots, told.into_iter().next().map(|(_, event)| event))
         };
         assert_eq!(asked(Query::Kick(id_of(2, 1, 7))).0, [2]);
         assert_eq!(asked(Query::Find(id_of(0, 1, 7).to_string())).0, [0]);
@@ -490,7 +495,8 @@ mod tests {
         let directory = directory();
         let asker = QueryTicket { slot: 1, generation: 1, ticket: 4 };
         assert_eq!(directory.deny(1, ask(4, Query::Peers)), [(1, DirectoryEvent::Denied(asker))]);
-        let claim = DirectoryRequest::ClaimName { by: principal(3), peer: 5, name: "a".into() };
+        let claim =
+            DirectoryRequest::ClaimName { by: requesting_peer(3), peer: 5, name: "a".into() };
         let told = directory.deny(1, claim);
         assert!(
             matches!(told[..], [(1, DirectoryEvent::Named { granted: false, peer: 5, .. })]),

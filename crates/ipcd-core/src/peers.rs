@@ -79,6 +79,7 @@ impl Peers {
         if peer.is_raw {
             peer.told = peer.told.max(most);
         } else if peer.is_open() {
+            // Every client must be able to read control frames.
             let fits = peer.told.max(MAX_CONTROL as u32);
             peer.largest = (most > fits).then_some(fits);
         }
@@ -89,9 +90,9 @@ impl Peers {
         let limit = self.config.outbox;
         let peer = &self.table[key];
         let bytes = peer.queue.len();
-        if !peer.full && (bytes >= limit || self.is_overcharged(key)) && bytes > 0 {
+        if !peer.full && (bytes >= limit || self.is_over_quota(key)) && bytes > 0 {
             self.set_full(key, true);
-        } else if peer.full && bytes <= limit / 2 && !self.stays_overcharged(key) {
+        } else if peer.full && bytes <= limit / 2 && !self.stays_over_quota(key) {
             self.set_full(key, false);
             self.resume_waiters(key);
         }
@@ -100,6 +101,7 @@ impl Peers {
     /// Releases memory that has not been needed for a while.
     pub(crate) fn release_memory(&mut self, now: Instant) {
         if self.pool.look(now) {
+            // Links to idle workers keep a buffer, too.
             let links = self.cluster.links.iter_mut();
             for link in links.filter(|link| link.outgoing.is_empty()) {
                 self.pool.note_released(std::mem::take(&mut link.outgoing).capacity());

@@ -167,7 +167,7 @@ impl Requests {
     }
 
     /// Refuses the next message of another worker, and reports that if its publisher waits.
-    pub(crate) fn turn_away(&mut self, peers: &mut Peers, slot: u32) {
+    pub(crate) fn refuse_next(&mut self, peers: &mut Peers, slot: u32) {
         let Some(ticket) = peers.cluster.links[slot as usize].ticket.take() else { return };
         let mut receipt = Receipt::default();
         receipt.drop_for(Reason::Newest, 1);
@@ -185,6 +185,7 @@ impl Requests {
     pub(crate) fn sent_elsewhere(&mut self, ticket: Ticket, (slot, generation): (u32, u32)) {
         if let Some(entry) = self.entries.get_mut(&ticket) {
             entry.elsewhere.push((slot, generation));
+            // The publisher is at another worker: so the request is being passed on.
             entry.is_passed_on |= matches!(entry.home, OutcomeTarget::There(..));
         }
     }
@@ -198,14 +199,14 @@ impl Requests {
     }
 
     /// Notes a copy for a peer of this router. It is open until it is concluded.
-    pub(crate) fn opened_copy(&mut self, ticket: Ticket) {
+    pub(crate) fn count_copy(&mut self, ticket: Ticket) {
         if let Some(entry) = self.entries.get_mut(&ticket) {
             entry.open += 1;
         }
     }
 
     /// Notes the outcome of a copy.
-    pub(crate) fn concluded(
+    pub(crate) fn conclude_copy(
         &mut self,
         peers: &mut Peers,
         now: Instant,
@@ -223,7 +224,7 @@ impl Requests {
     }
 
     /// Notes another worker's report on its copies.
-    pub(crate) fn concluded_elsewhere(
+    pub(crate) fn handle_report(
         &mut self,
         peers: &mut Peers,
         now: Instant,
@@ -245,7 +246,7 @@ impl Requests {
     /// Notes that a reply is being delivered to the requester. Returns false if the peer does not
     /// wait for this reply, or if the replying worker has not got the request: it may be
     /// compromised.
-    pub(crate) fn replied(
+    pub(crate) fn note_reply(
         &mut self,
         peers: &mut Peers,
         now: Instant,
@@ -266,7 +267,7 @@ impl Requests {
     }
 
     /// Notes that a peer answers a request, and that more replies follow.
-    pub(crate) fn is_answering(&mut self, peers: &mut Peers, key: PeerKey, request: (u64, u64)) {
+    pub(crate) fn note_answering(&mut self, peers: &mut Peers, key: PeerKey, request: (u64, u64)) {
         let Some(requests) = &peers.table[key].requests else { return };
         for ticket in
             requests.unanswered.get(&request).into_iter().flat_map(ReceivedRequest::tickets)
@@ -278,7 +279,7 @@ impl Requests {
     }
 
     /// Notes that a peer has given the last reply to a request, or will give none.
-    pub(crate) fn has_answered(
+    pub(crate) fn note_last_answer(
         &mut self,
         peers: &mut Peers,
         now: Instant,
@@ -289,11 +290,12 @@ impl Requests {
         let Some(requests) = &mut peers.table[key].requests else { return };
         let unanswered = &mut requests.unanswered;
         let Some(asked) = unanswered.get_mut(&request) else { return };
+        // The copies are alike, so that any of their tickets will do.
         let ticket = match asked.again.pop() {
             Some(ticket) => ticket,
             None => unanswered.remove(&request).map_or(0, |asked| asked.ticket),
         };
-        self.concluded(peers, now, ticket, outcome);
+        self.conclude_copy(peers, now, ticket, outcome);
     }
 
     /// Forgets a peer that goes: its requests get no reply from it, and its own outcomes are not
@@ -315,7 +317,7 @@ impl Requests {
         // Hash order differs between runs. Sorted, a simulation is repeatable by its seed.
         tickets.sort_unstable();
         for ticket in tickets {
-            self.concluded(peers, now, ticket, DeliveryOutcome::Dropped(reason));
+            self.conclude_copy(peers, now, ticket, DeliveryOutcome::Dropped(reason));
         }
     }
 
@@ -402,6 +404,7 @@ impl Requests {
             }
         }
         let entries = &self.entries;
+        // Responders still list the forgotten requests as unanswered.
         for peer in peers.table.values_mut() {
             let waits = |asked: &ReceivedRequest| {
                 asked.tickets().any(|ticket| entries.contains_key(&ticket))
@@ -437,6 +440,7 @@ impl Requests {
                 peers.cluster.tell(slot, &WorkerMessage::Concluded(report));
             }
             OutcomeTarget::Here(key, correlation) => {
+                // First, because the client may use the number again once it reads the outcome.
                 peers.note_settled(key, correlation);
                 if !is_request {
                     let header = Header::new(Kind::Receipt, correlation);
@@ -454,16 +458,18 @@ impl Requests {
 fn unanswered(receipt: &Receipt) -> Refusal {
     let why = |&(reason, _): &(Reason, u64)| match reason {
         Reason::Oldest | Reason::Newest => {
-            "the request was dropped: the responder's outbox is full"
+            "the request was dropped: the responder's send queue is full"
         }
-        Reason::CutOff => "the responder was cut off",
+        Reason::CutOff => "the responder was disconnected",
         Reason::Departed => "the responder has gone",
         Reason::WorkerDied => "the worker that served the responder has died",
-        Reason::TooLarge => "the responder cannot be sent as much",
-        Reason::NoReader => "nobody reads there",
+        Reason::TooLarge => "the request is larger than the responder can receive",
+        Reason::NoReader => "the responder has no reader",
     };
     match receipt.dropped.first().map(why) {
         Some(why) => Refusal { code: Code::Unanswered, message: why.into() },
-        None => Refusal { code: Code::NoResponder, message: "nobody answers there".into() },
+        None => {
+            Refusal { code: Code::NoResponder, message: "no peer answers on this subject".into() }
+        }
     }
 }

@@ -68,11 +68,12 @@ impl Router {
     /// Attaches a peer, and returns its key. The session of a raw peer is open at once.
     pub fn attach(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
         let PeerInfo { listener, mut origin, challenge, bare } = info;
+        // An id repeats only after 2^29 peers of this generation.
         self.next_number = self.next_number.wrapping_add(1);
         let id = id_of(self.peers().config.slot, self.peers().config.generation, self.next_number);
         (origin.peer, origin.name) = (id, None);
-        let source = Principal::of(origin.uid, origin.addr, self.peers().config.prefixes);
-        let quota = self.peers_mut().quota_of(source);
+        let principal = Principal::of(origin.uid, origin.addr, self.peers().config.prefixes);
+        let quota = self.peers_mut().quota_of(principal);
         let deadlines = PeerDeadlines::begin(now);
         let peer = Peer {
             listener: listener as u32,
@@ -116,6 +117,7 @@ impl Router {
         let key = self.delivery.sessions.peers.table.insert(peer);
         self.delivery.sessions.peers.ids.insert(id, key);
         self.delivery.sessions.peers.counters.peers += 1;
+        // One timer for the nearest deadline is enough: its handler arms the next.
         let idle = self.peers().config.idle_timeout.map(|timeout| timeout / 2);
         let first = idle.into_iter().chain([self.peers().config.handshake_timeout]);
         self.peers_mut().arm(key, now + first.min().expect("there is one"));
@@ -137,6 +139,7 @@ impl Router {
             Reason::Departed,
         );
         let peer = &mut self.delivery.sessions.peers.table[key];
+        // Dropping the peer would not give back its part of shared chunks.
         peer.queue.release(&mut self.delivery.sessions.peers.pool);
         peer.state = SessionState::Gone;
         peer.waiting = false;
@@ -150,6 +153,7 @@ impl Router {
         if let Some(name) = name {
             self.sessions_mut().release_name(name);
         }
+        // Otherwise the deferred work frees the key, after the last subscription.
         if !is_leaving {
             self.sessions_mut().vacate(key);
         }
@@ -159,6 +163,7 @@ impl Router {
     pub fn poll_output(&mut self) -> Option<Output> {
         let peers = &mut self.delivery.sessions.peers;
         let output = peers.cluster.outputs.pop_front().or_else(|| peers.outputs.pop_front());
+        // The caller asks until nothing is left, and so ends its turn here.
         if output.is_none() {
             self.sessions_mut().end_turn();
         }
@@ -232,8 +237,9 @@ impl Router {
         }
         let before = peer.rights.clone();
         self.sessions_mut().read_rights(key);
+        // Remembered routes contain the receivers by their former rights.
         self.delivery.sessions.trie.touch();
-        self.sessions_mut().hold_back(key);
+        self.sessions_mut().stop_blocking(key);
         self.delivery.sessions.peers.table[key].rights.as_deref() != before.as_deref()
     }
 
@@ -244,7 +250,7 @@ impl Router {
             let peer = &self.delivery.sessions.peers.table[key];
             let is_known = peer.proven.as_ref().is_some_and(|proven| proven.certificate.is_some());
             if peer.listener as usize == listener && (is_known || !peer.is_open()) {
-                let why = "who signs certificates here was revoked or changed (ca=)";
+                let why = "the certificate authority of this listener was revoked or changed (ca=)";
                 let code = if may_return { Code::Ending } else { Code::Denied };
                 self.peers_mut().note_denied(key, why);
                 self.sessions_mut().fail(now, key, code, why);
@@ -260,6 +266,7 @@ impl Router {
         }
         peer.no_echo = !bare.echo;
         let filters = peer.subscriptions.iter().map(|subscription| &subscription.filter);
+        // A new subscription would start with new counters, so equal filters are left alone.
         if !filters.eq(&bare.filters) {
             self.sessions_mut().forget_subscriptions(key);
             self.peers_mut().resume_waiters(key);

@@ -56,7 +56,7 @@ impl Sessions {
 impl Sessions {
     /// Notes the outcome of a copy of a message, for the publisher that waits for it.
     pub(crate) fn conclude(&mut self, now: Instant, ticket: Ticket, outcome: DeliveryOutcome) {
-        self.requests.concluded(&mut self.peers, now, ticket, outcome);
+        self.requests.conclude_copy(&mut self.peers, now, ticket, outcome);
     }
 
     /// Notes that all copies of a message have been queued or sent.
@@ -117,7 +117,7 @@ impl Sessions {
 
     /// Frees the key of a detached peer, of which no subscription is left.
     pub(crate) fn vacate(&mut self, key: PeerKey) {
-        self.peers.discharge(key);
+        self.peers.leave_quota(key);
         self.peers.table.remove(key);
         self.gone -= 1;
         debug_assert!(

@@ -16,7 +16,7 @@ pub(crate) fn permits(
     by: AdmissionId,
     request: &DirectoryRequest,
 ) -> bool {
-    let Some(principal) = request.principal().filter(|_| !acl.rules.is_empty()) else {
+    let Some(principal) = request.requesting_peer().filter(|_| !acl.rules.is_empty()) else {
         return true;
     };
     let Some(peer) = admission.peer_of(by, slot) else { return false };

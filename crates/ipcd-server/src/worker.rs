@@ -183,7 +183,7 @@ impl Worker {
 
     /// Asks the supervisor for something, with the peer that it is for.
     fn send_request(&mut self, request: DirectoryRequest) -> Result<(), Error> {
-        let principal = request.principal();
+        let principal = request.requesting_peer();
         let connection = principal.and_then(|by| self.connections.get(by.key));
         let by = connection.map_or(AdmissionId::NONE, |connection| connection.admission);
         self.link.send(&ToSupervisor::DirectoryRequest { by, request })

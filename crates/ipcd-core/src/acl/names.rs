@@ -90,14 +90,10 @@ impl fmt::Display for BadName {
         match self {
             Self::NotAName => write!(
                 f,
-                "this is no name: it has 1 to {MAX_NAME} bytes and no control characters or space"
+                "not a name: it needs 1 to {MAX_NAME} bytes, without control characters and spaces"
             ),
-            Self::AnAddress => {
-                f.write_str("no peer can be called so: it looks like a peer's id or address")
-            }
-            Self::RestNotLast => {
-                f.write_str("a * can only stand at the end of a name, for whatever follows")
-            }
+            Self::AnAddress => f.write_str("not a name: it looks like the id or address of a peer"),
+            Self::RestNotLast => f.write_str("a * is only allowed at the end of a name"),
         }
     }
 }

@@ -70,6 +70,7 @@ fn covers(wide: &Filter, narrow: &Filter) -> bool {
     for wanted in wide.tokens() {
         match (wanted, narrow.next()) {
             (">", Some(_)) => return true,
+            // `*` is one token, and `>` may be several.
             ("*", Some(token)) if token != ">" => {}
             (wanted, Some(token)) if wanted == token => {}
             _ => return false,
@@ -85,6 +86,8 @@ fn meet(a: &Filter, b: &Filter) -> Option<Filter> {
     loop {
         match (a.next(), b.next()) {
             (None, None) => break,
+            // `>` matches this token and all that follow, so that the rest of the other filter
+            // decides.
             (Some(">"), Some(token)) => {
                 both.push(token);
                 both.extend(b);

@@ -70,16 +70,17 @@ impl PeerRights {
         let may = match query {
             Query::Status | Query::Sandbox => Ok(()),
             Query::Peers | Query::Subscriptions => Err("see other peers"),
-            Query::Access { .. } => Err("ask for the rights of others"),
-            Query::Kick(_) => Err("cut off peers"),
+            Query::Access { .. } => Err("query the rights of other peers"),
+            Query::Kick(_) => Err("disconnect peers"),
             Query::Find(_) if self.may_address() => Ok(()),
             Query::Find(_) => Err("send messages to one peer"),
             Query::Matching(subject) => {
                 let subject = Subject::parse(subject.as_bytes());
                 let may = subject.is_ok_and(|subject| self.may_publish(subject));
-                if may { Ok(()) } else { Err("know who listens where it may not publish") }
+                if may { Ok(()) } else { Err("count the subscribers of this subject") }
             }
         };
+        // An administrator may send every query.
         if self.may_administer() { Ok(()) } else { may }
     }
 
@@ -95,6 +96,8 @@ impl SubjectPermit {
     }
 
     pub(super) fn share(&self, filter: &Filter) -> FilterShare {
+        // Only a single denial that covers a part removes it. Several that cover it together leave
+        // a subscription that receives nothing, which is harmless.
         let is_left = |part: &Filter| !self.deny.iter().any(|pattern| pattern.covers(part));
         let mut parts = self.allow.iter().filter_map(|pattern| pattern.meets(filter));
         let some = if self.is_open { is_left(filter) } else { parts.any(|part| is_left(&part)) };

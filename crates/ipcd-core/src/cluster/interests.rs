@@ -141,6 +141,7 @@ impl Cluster {
             return;
         }
         let key = (slot, interest.group.clone());
+        // This changes the version, so that remembered routes are found anew.
         self.directory.interests.change(&filter, &key, |remote| remote.off = off);
         match off {
             true => drop(self.blocked.insert((slot, interest))),
@@ -162,6 +163,7 @@ impl Cluster {
 
     /// Assigns a number to a queue group. Messages of other workers for the group carry it.
     fn number(&mut self, group: &Rc<QueueGroup>) -> u32 {
+        // In a message, 0 stands for no group.
         self.last_number = self.last_number.wrapping_add(1).max(1);
         if self.numbers.len() >= MAX_NUMBERS {
             let locals: HashSet<u32> =

@@ -22,7 +22,7 @@ pub(crate) enum LeaveState {
 
 impl Cluster {
     /// Notes that a worker is leaving, unless it has ended by now. No message goes to it any more.
-    pub(crate) fn hear_of_leaving(&mut self, slot: u32) {
+    pub(crate) fn note_leaving(&mut self, slot: u32) {
         if !self.directory.is_leaving(slot) {
             return;
         }
@@ -35,17 +35,17 @@ impl Cluster {
 
     /// Tells the workers that were leaving before this one started that it will send them nothing.
     pub(crate) fn greet_leavers(&mut self) {
-        (0..self.links.len() as u32).for_each(|slot| self.hear_of_leaving(slot));
+        (0..self.links.len() as u32).for_each(|slot| self.note_leaving(slot));
     }
 
     /// Notes that another worker will send no more messages.
-    pub(crate) fn had_last_of(&mut self, slot: u32) {
+    pub(crate) fn note_last_message(&mut self, slot: u32) {
         self.links[slot as usize].has_said_last = true;
-        self.owes_nothing(slot);
+        self.stop_waiting_for(slot);
     }
 
     /// Stops waiting for a worker that has sent its last message, or has ended.
-    pub(crate) fn owes_nothing(&mut self, slot: u32) {
+    pub(crate) fn stop_waiting_for(&mut self, slot: u32) {
         if let LeaveState::Known(waits) = &mut self.leave {
             waits.retain(|known| *known != slot);
         }

@@ -56,6 +56,7 @@ impl Delivery {
         let is_current = self.sessions.peers.cluster.generation_of(slot) == Some(generation);
         self.forget_earlier(now, slot, generation);
         let mut at = 0;
+        // At least one frame, so that deferred frames make progress in each slice.
         while at < frames.len() && (at == 0 || self.may_take_more()) {
             let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX) else {
                 // An honest worker does not send such bytes. They are consumed with the rest, so
@@ -65,8 +66,8 @@ impl Delivery {
             };
             self.sessions.work.budget.spend(2);
             if frame.header.kind != Kind::Message {
-                if let Ok(news) = body(frame.payload) {
-                    self.handle(now, from, news, is_current);
+                if let Ok(notice) = body(frame.payload) {
+                    self.handle(now, from, notice, is_current);
                 }
                 at += length;
                 continue;
@@ -74,6 +75,7 @@ impl Delivery {
             let message = FrameParts::of(&frame);
             at += self.deliver_inbound(now, from, &mut frames[at..], message);
         }
+        // A successor must not get credit for bytes of its predecessor.
         if is_current {
             self.sessions.peers.cluster.report_consumed(slot, at);
         }
@@ -117,12 +119,13 @@ impl Delivery {
         }
         // A compromised worker may send any number of tracked messages.
         if header.is_tracked() && self.sessions.requests.is_full() {
-            self.sessions.requests.turn_away(&mut self.sessions.peers, slot);
+            self.sessions.requests.refuse_next(&mut self.sessions.peers, slot);
             return length;
         }
         if address.is_none() && header.subscription == 0 && !header.is_tracked() {
             return self.deliver_batch(now, bytes, message);
         }
+        // The publisher's ticket came in a notice directly ahead of this message.
         let ticket = header.is_tracked().then(|| {
             let theirs = self.sessions.peers.cluster.links[slot as usize].ticket.take();
             let home =
@@ -136,8 +139,8 @@ impl Delivery {
             self.deliver_inbound_to_group(now, &mut bytes[..length], message, ticket);
         } else if let Ok(targets) = self.route(message.subject(bytes)) {
             let bytes = &mut bytes[..length];
-            let run = StampedBatch { bytes, count: 1, subscription: 0, ticket };
-            self.deliver_to_all(now, from, &targets, run);
+            let batch = StampedBatch { bytes, count: 1, subscription: 0, ticket };
+            self.deliver_to_all(now, from, &targets, batch);
             return length;
         }
         if let Some(ticket) = ticket {
@@ -168,11 +171,11 @@ impl Delivery {
         &mut self,
         now: Instant,
         (slot, generation): (u32, u32),
-        news: WorkerMessage,
+        notice: WorkerMessage,
         is_current: bool,
     ) {
         let cluster = &mut self.sessions.peers.cluster;
-        match news {
+        match notice {
             // The sender's own worker knows its identity better than a worker that passes a message
             // on.
             WorkerMessage::Origin(origin) if !cluster.has_room_for(&origin) => {}
@@ -188,12 +191,13 @@ impl Delivery {
                 }
             }
             // The entry may have ended already.
-            WorkerMessage::Concluded(said) => self.sessions.requests.concluded_elsewhere(
+            WorkerMessage::Concluded(said) => self.sessions.requests.handle_report(
                 &mut self.sessions.peers,
                 now,
                 (slot, generation),
                 &said,
             ),
+            // Flow states and credit of a dead generation would apply to its successor.
             _ if !is_current => {}
             WorkerMessage::Consumed(position) => {
                 cluster.credit(slot, position);
@@ -206,7 +210,7 @@ impl Delivery {
                 }
             }
             WorkerMessage::Tracked(ticket) => cluster.links[slot as usize].ticket = Some(ticket),
-            WorkerMessage::Last => cluster.had_last_of(slot),
+            WorkerMessage::Last => cluster.note_last_message(slot),
         }
     }
 
@@ -236,15 +240,18 @@ impl Delivery {
             {
                 cluster.replace(slot, generation);
                 reborn.extend((generation > 0).then_some(slot));
-                over.push((slot, before, change.tells_the_rest()));
+                over.push((slot, before, change.has_last_records()));
+                // The new generation knows none of the senders.
                 let introduced = table.values_mut().flat_map(|peer| &mut peer.introduced);
                 introduced.for_each(|slots| slots.retain(|known| *known != slot));
             }
             let Cluster { directory, blocked, .. } = &mut *cluster;
+            // The flow state may have arrived before the interest.
             directory.apply(change, |slot, interest| blocked.contains(&(slot, interest.clone())));
         }
         for (slot, generation, tells_the_rest) in over {
             self.sessions.requests.forget_publishers_of(slot);
+            // A worker that has finished reports its copies itself: the reports are in the inbox.
             if generation > 0 && !tells_the_rest {
                 self.sessions.requests.drop_copies_of(
                     &mut self.sessions.peers,
@@ -254,12 +261,13 @@ impl Delivery {
                 );
             }
         }
-        leaving.into_iter().for_each(|slot| self.sessions.peers.cluster.hear_of_leaving(slot));
+        leaving.into_iter().for_each(|slot| self.sessions.peers.cluster.note_leaving(slot));
+        // A new worker assumes that no interest is blocked.
         for slot in reborn {
             self.sessions.peers.cluster.tell_blocked(slot);
         }
-        if changes.iter().any(DirectoryChange::is_about_charges) {
-            self.peers_mut().update_charges();
+        if changes.iter().any(DirectoryChange::affects_quotas) {
+            self.peers_mut().update_quotas();
         }
         self.peers_mut().resume_all();
         self.sessions.resume_group_waiters();
@@ -361,9 +369,9 @@ mod tests {
         bytes
     }
 
-    fn news(news: &WorkerMessage) -> Vec<u8> {
+    fn notice(notice: &WorkerMessage) -> Vec<u8> {
         let mut bytes = Vec::new();
-        FrameWriter(&mut bytes).control(Header::new(Kind::Notice, 0), &encode(news));
+        FrameWriter(&mut bytes).control(Header::new(Kind::Notice, 0), &encode(notice));
         bytes
     }
 
@@ -396,7 +404,7 @@ mod tests {
                 WorkerMessage::Concluded(OutcomeReport::of(ticket, receipt, said))
             }),
         ]
-        .prop_map(|between| news(&between))
+        .prop_map(|between| notice(&between))
     }
 
     fn any_frame() -> impl Strategy<Value = Vec<u8>> {
@@ -498,11 +506,11 @@ mod tests {
         let (mut core, _) = router(now);
         for number in 0..MAX_ORIGINS as u32 + 10 {
             let peer = id_of(HOSTILE, 1, number);
-            core.arrive(now, HOSTILE, 1, &mut news(&WorkerMessage::Origin(origin(peer))));
+            core.arrive(now, HOSTILE, 1, &mut notice(&WorkerMessage::Origin(origin(peer))));
         }
         assert_eq!(core.delivery.sessions.peers.cluster.origins.len(), MAX_ORIGINS);
         let long = Origin { transport: "x".repeat(1000).into(), ..origin(id_of(2, 1, 1)) };
-        core.arrive(now, 2, 1, &mut news(&WorkerMessage::Origin(long)));
+        core.arrive(now, 2, 1, &mut notice(&WorkerMessage::Origin(long)));
         assert!(core.delivery.sessions.peers.cluster.origin(id_of(2, 1, 1)).is_none());
     }
 }

@@ -35,6 +35,7 @@ impl Delivery {
         let id = self.sessions.peers.table[key].origin.peer;
         Frame::stamp_sender(frame, id);
         Frame::stamp_subscription(frame, 0);
+        // Tracked before delivery, because the outcome may be known at once.
         let home = OutcomeTarget::Here(key, header.correlation);
         let ticket = header
             .is_tracked()
@@ -55,8 +56,8 @@ impl Delivery {
             let (request, outcome) = ((to.peer, request), DeliveryOutcome::Answered);
             let Sessions { peers, requests, .. } = &mut self.sessions;
             match header.more {
-                true => requests.is_answering(peers, key, request),
-                false => requests.has_answered(peers, now, key, request, outcome),
+                true => requests.note_answering(peers, key, request),
+                false => requests.note_last_answer(peers, now, key, request, outcome),
             }
         }
     }
@@ -74,14 +75,15 @@ impl Delivery {
         let Some(key) = self.peers().open_key(to.peer) else {
             return self.peers_mut().count_undeliverable(to);
         };
+        // A reply from another worker counts only if that worker has got the request.
         let by = from.key.is_none().then(|| place_of(from.id).0);
         let Sessions { peers, requests, .. } = &mut self.sessions;
-        if to.request.is_some_and(|request| !requests.replied(peers, now, key, request, by)) {
+        if to.request.is_some_and(|request| !requests.note_reply(peers, now, key, request, by)) {
             return peers.count_undeliverable(to);
         }
         peers.counters.direct_matched += 1;
         if let Some(ticket) = ticket {
-            requests.opened_copy(ticket);
+            requests.count_copy(ticket);
         }
         if let Err(reason) = self.make_direct_room(now, key, frame, message, (to, ticket)) {
             return self.drop_direct(now, key, ticket, reason);
@@ -115,8 +117,12 @@ impl Delivery {
         if ticket.is_some() && self.peers().has_no_room_for(key, frame) {
             return Err(Reason::Newest);
         }
-        if self.peers().is_at_hard_limit(key) || self.peers().is_beyond_charge(key) {
-            self.sessions.disconnect_slow(now, key, "messages to it have filled its outbox");
+        if self.peers().is_at_hard_limit(key) || self.peers().is_beyond_quota(key) {
+            self.sessions.disconnect_slow(
+                now,
+                key,
+                "messages to the peer have filled its send queue",
+            );
             return Err(Reason::CutOff);
         }
         Ok(())
@@ -136,16 +142,16 @@ impl Delivery {
     /// Tells a requester that the reply is too large for its session, because no other will come.
     fn refuse_large_reply(&mut self, now: Instant, key: PeerKey, to: Address) {
         let Some(request) = to.request else { return };
-        let why = "the reply is larger than this session was told of: connect again";
+        let why = "the reply is larger than this session allows: connect again for the new limit";
         let refusal = Refusal { code: Code::TooLarge, message: why.into() };
         self.peers_mut().send(now, key, Header::new(Kind::Error, request), &encode(&refusal));
     }
 
     /// Sends a batch to the other workers that are interested.
-    pub(crate) fn forward(&mut self, from: PeerKey, remotes: &[WorkerInterest], run: &[u8]) {
+    pub(crate) fn forward(&mut self, from: PeerKey, remotes: &[WorkerInterest], batch: &[u8]) {
         // Interests are sorted by worker, so that each worker gets one copy.
         for same in remotes.chunk_by(|a, b| a.slot == b.slot) {
-            self.forward_to(Some(from), same[0].slot, run, None);
+            self.forward_to(Some(from), same[0].slot, batch, None);
         }
     }
 
@@ -168,7 +174,7 @@ impl Delivery {
         &mut self,
         from: Option<PeerKey>,
         slot: u32,
-        run: &[u8],
+        batch: &[u8],
         ticket: Option<Ticket>,
     ) {
         let Peers { cluster, table, .. } = &mut self.sessions.peers;
@@ -187,7 +193,7 @@ impl Delivery {
         if let Some(ticket) = ticket {
             cluster.tell(slot, &WorkerMessage::Tracked(ticket));
         }
-        cluster.push(slot, run);
+        cluster.push(slot, batch);
         if let Some(ticket) = ticket {
             self.sessions.requests.sent_elsewhere(ticket, (slot, generation));
         }

@@ -50,17 +50,19 @@ impl Delivery {
         now: Instant,
         from: MessageSender,
         targets: &Rc<RouteTargets>,
-        mut run: StampedBatch<'_>,
+        mut batch: StampedBatch<'_>,
     ) {
-        let at = self.deliver_to_some(now, from, &targets.members, &mut run);
-        let StampedBatch { bytes, count, subscription, ticket } = run;
+        let at = self.deliver_to_some(now, from, &targets.members, &mut batch);
+        let StampedBatch { bytes, count, subscription, ticket } = batch;
         if at < targets.members.len() {
+            // The publisher's buffer is used again after this turn, so the rest needs a copy.
             let (targets, bytes, births) =
                 (Rc::clone(targets), bytes.to_vec(), self.sessions.births);
             let origin = from.key.map(|key| self.sessions.peers.table[key].origin.clone());
             let fan_out =
                 FanOut { from, origin, targets, at, bytes, count, subscription, ticket, births };
             match from.key {
+                // Later messages of the publisher, or of other workers, must not overtake this one.
                 Some(key) => self.sessions.peers.table[key].fans_out = true,
                 None => self.hold_inbound(true),
             }
@@ -74,21 +76,24 @@ impl Delivery {
     pub(crate) fn continue_fan_out(&mut self, now: Instant, mut fan_out: Box<FanOut>) {
         let FanOut { from, origin, targets, at, bytes, count, subscription, ticket, births } =
             &mut *fan_out;
+        // The key may belong to another peer by now.
         let is_here = |key: &PeerKey| {
             self.sessions.peers.table.get(*key).is_some_and(|peer| peer.origin.peer == from.id)
         };
         let key = from.key.filter(is_here);
         let (count, ticket) = (*count, *ticket);
-        let mut run = StampedBatch { bytes, count, subscription: *subscription, ticket };
+        let mut batch = StampedBatch { bytes, count, subscription: *subscription, ticket };
         let sender = MessageSender { key, id: from.id };
         let some =
             &targets.members[*at..targets.members.len().min(*at + self.peers().config.slice)];
+        // Since the batch was accepted, members may have gone, or have subscribed anew.
         let there: Vec<LocalSubscriber> =
             some.iter().filter(|member| self.is_since(member, *births)).cloned().collect();
+        // `send_origin` finds the identity there, even if the sender has gone.
         self.last_sender = origin.take();
-        let reached = self.deliver_to_some(now, sender, &there, &mut run);
+        let reached = self.deliver_to_some(now, sender, &there, &mut batch);
         *origin = self.last_sender.take();
-        *subscription = run.subscription;
+        *subscription = batch.subscription;
         *at = match there.get(reached) {
             None => *at + some.len(),
             Some(next) => *at + some.iter().position(|member| member == next).unwrap_or(some.len()),
@@ -124,29 +129,31 @@ impl Delivery {
         now: Instant,
         from: MessageSender,
         to: &[LocalSubscriber],
-        run: &mut StampedBatch<'_>,
+        batch: &mut StampedBatch<'_>,
     ) -> usize {
         let mut at = 0;
         let groups = to.chunk_by(|a, b| a.subscription == b.subscription);
         for alike in groups.flat_map(|alike| alike.chunks(AT_ONCE)) {
+            // At least one group in each turn, so that every fan-out ends.
             if at > 0 && self.sessions.work.budget.is_spent() {
                 break;
             }
             let number = alike[0].subscription;
-            if std::mem::replace(&mut run.subscription, number) != number {
-                stamp_subscription(run.bytes, number);
+            if std::mem::replace(&mut batch.subscription, number) != number {
+                stamp_subscription(batch.bytes, number);
             }
-            let shared = self.keep_for(alike, from, run.bytes);
-            let each = if shared.is_some() { 0 } else { run.bytes.len() / BYTES_OF_STEP };
+            let shared = self.keep_for(alike, from, batch.bytes);
+            // A slice costs the same for any length; a copy costs its bytes.
+            let each = if shared.is_some() { 0 } else { batch.bytes.len() / BYTES_OF_STEP };
             self.sessions.work.budget.spend(alike.len() * (2 + each));
             for member in alike {
-                let (bytes, count, ticket) = (&*run.bytes, run.count, run.ticket);
+                let (bytes, count, ticket) = (&*batch.bytes, batch.count, batch.ticket);
                 let load = MessageBatch { bytes, count, is_direct: false, ticket, shared };
                 self.deliver(now, from, member, load);
             }
             // The queues hold the chunk now, so the reference that kept it during delivery can go.
-            if let Some(span) = shared {
-                self.sessions.peers.pool.release(span.chunk);
+            if let Some(slice) = shared {
+                self.sessions.peers.pool.release(slice.chunk);
             }
             at += alike.len();
         }
@@ -158,7 +165,7 @@ impl Delivery {
         &mut self,
         to: &[LocalSubscriber],
         from: MessageSender,
-        run: &[u8],
+        batch: &[u8],
     ) -> Option<ChunkSlice> {
         if to.len() < self.peers().config.sharers {
             return None;
@@ -166,17 +173,20 @@ impl Delivery {
         let (mut takers, mut heirs) = (0, 0);
         for member in to.iter().filter(|member| self.will_take(from, member)) {
             takers += 1;
-            let outbox = &self.sessions.peers.table[member.peer].queue;
-            heirs += usize::from(outbox.ends_shared(&self.sessions.peers.pool));
+            let queue = &self.sessions.peers.table[member.peer].queue;
+            // An heir holds the end of the open chunk. If all its holders are heirs, the chunk is
+            // continued.
+            heirs += usize::from(queue.ends_shared(&self.sessions.peers.pool));
         }
+        // Comparing all subscribers would cost as much as the copies.
         let LocalSubscriber { peer: first, subscription, .. } = to[0];
         let audience = Some(LastAudience { first, subscription, members: to.len() });
         let is_again = std::mem::replace(&mut self.last_audience, audience) == audience;
-        let pays = run.len() >= SHARED_BYTES
+        let pays = batch.len() >= SHARED_BYTES
             || is_again
-            || self.sessions.peers.pool.goes_on(heirs, run.len());
+            || self.sessions.peers.pool.goes_on(heirs, batch.len());
         (takers >= self.peers().config.sharers && pays)
-            .then(|| self.sessions.peers.pool.keep(run, heirs))
+            .then(|| self.sessions.peers.pool.keep(batch, heirs))
     }
 
     /// Whether a batch will be queued for a member, as far as that is known in advance.
@@ -203,9 +213,9 @@ impl Delivery {
     }
 }
 
-fn stamp_subscription(mut run: &mut [u8], subscription: u32) {
-    while let Some(length) = frame_len(run) {
-        Frame::stamp_subscription(run, subscription);
-        run = &mut run[length..];
+fn stamp_subscription(mut batch: &mut [u8], subscription: u32) {
+    while let Some(length) = frame_len(batch) {
+        Frame::stamp_subscription(batch, subscription);
+        batch = &mut batch[length..];
     }
 }

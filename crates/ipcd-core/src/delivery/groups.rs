@@ -37,6 +37,7 @@ impl Delivery {
             waits = true;
         }
         if waits {
+            // A new member may be able to take the message before the present ones.
             self.sessions.group_waiters.push(publisher);
         }
         waits
@@ -96,6 +97,7 @@ impl Delivery {
                     })
                 })
                 .or_else(|| {
+                    // No member is left here, so another worker gets it.
                     group_route.next_arrival(|candidate| self.can_take(from.key, candidate))
                 })
                 .or_else(|| group_route.next_arrival(|candidate| self.may_get(from.key, candidate)))
@@ -127,6 +129,8 @@ impl Delivery {
             Some(GroupCandidate::There { slot, number, .. }) => {
                 Frame::stamp_subscription(frame, *number);
                 match from.key {
+                    // A sender of this router is introduced once, another one for this message
+                    // only.
                     Some(_) => self.forward_to(from.key, *slot, frame, ticket),
                     None => self.pass_on(from.id, *slot, frame, ticket),
                 }

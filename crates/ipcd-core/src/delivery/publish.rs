@@ -79,6 +79,7 @@ impl Delivery {
             }
             Destination::Subscribers(targets) => targets,
         };
+        // All reasons to wait come first: a message that is accepted must be delivered.
         if self.must_wait(key, &targets) {
             return PublishProgress::WAITING;
         }
@@ -96,10 +97,11 @@ impl Delivery {
             FrameStamp::to_others(from.id)
         };
         let (length, count) = self.stamp_batch(bytes, &message, largest, stamp);
-        let run = &mut bytes[..length];
+        let batch = &mut bytes[..length];
         self.count_accepted(key, count, length);
-        self.forward(key, &targets.remotes, run);
-        self.deliver_to_all(now, from, &targets, stamp.run(run, count));
+        // Other workers first: delivery here stamps other numbers into the same bytes.
+        self.forward(key, &targets.remotes, batch);
+        self.deliver_to_all(now, from, &targets, stamp.batch(batch, count));
         PublishProgress::of(length)
     }
 
@@ -122,10 +124,11 @@ impl Delivery {
         for group_route in &targets.groups {
             self.deliver_to_group(now, from, group_route, frame, ticket);
         }
+        // The groups above have stamped their numbers.
         Frame::stamp_subscription(frame, 0);
         self.forward_one(key, &targets.remotes, frame, ticket);
-        let run = StampedBatch { bytes: frame, count: 1, subscription: 0, ticket };
-        self.deliver_to_all(now, from, targets, run);
+        let batch = StampedBatch { bytes: frame, count: 1, subscription: 0, ticket };
+        self.deliver_to_all(now, from, targets, batch);
     }
 
     /// Delivers messages that another worker has accepted to single subscriptions here. Returns the
@@ -141,8 +144,8 @@ impl Delivery {
         let id = message.header.sender;
         let stamp = FrameStamp { of_sender: true, ..FrameStamp::new(id, &targets.members) };
         let (length, count) = self.stamp_batch(bytes, &message, usize::MAX, stamp);
-        let (from, run) = (MessageSender { key: None, id }, &mut bytes[..length]);
-        self.deliver_to_all(now, from, &targets, stamp.run(run, count));
+        let (from, batch) = (MessageSender { key: None, id }, &mut bytes[..length]);
+        self.deliver_to_all(now, from, &targets, stamp.batch(batch, count));
         length
     }
 
@@ -155,6 +158,7 @@ impl Delivery {
 
     /// Makes the publisher wait if a receiver, here or on another worker, cannot take more.
     fn must_wait(&mut self, publisher: PeerKey, targets: &RouteTargets) -> bool {
+        // The message has waited for `stall_timeout`, and is delivered even to full receivers.
         if self.sessions.peers.table[publisher].wait.is_overdue() {
             return false;
         }
@@ -179,19 +183,18 @@ impl Delivery {
         let limit = self.peers().config.max_payload;
         if message.payload > limit {
             let bytes = message.payload;
-            let why = format!(
-                "a payload of {bytes} bytes, where at most {limit} are allowed (max_message)"
-            );
+            let why =
+                format!("payload of {bytes} bytes exceeds the limit of {limit} (max_message)");
             return Err((Code::TooLarge, why));
         }
         if message.headers > MAX_HEADERS {
             let bytes = message.headers;
-            let why = format!("headers of {bytes} bytes, where at most {MAX_HEADERS} are allowed");
+            let why = format!("headers of {bytes} bytes exceed the limit of {MAX_HEADERS}");
             return Err((Code::TooLarge, why));
         }
         let correlation = message.header.correlation;
         if message.header.is_tracked() && self.peers().is_outstanding(key, correlation) {
-            let why = "a message with this number is not concluded yet, or it has none";
+            let why = "a request or a message with receipt needs a number that is not in use";
             return Err((Code::Protocol, why.into()));
         }
         if message.header.request {
@@ -221,6 +224,7 @@ impl Delivery {
         let subject = first.subject(head);
         let (mut length, mut count) = (first.length, 1);
         let largest_payload = self.peers().config.max_payload;
+        // Tracked messages end a batch, because each has an outcome of its own.
         while length < MAX_BATCH
             && let Ok(Decoded::Frame(frame, more)) = decode(rest, largest)
             && frame.header.kind == Kind::Message
@@ -261,7 +265,7 @@ impl FrameStamp {
     }
 
     /// Returns the batch that was stamped with this.
-    fn run(self, bytes: &mut [u8], count: u64) -> StampedBatch<'_> {
+    fn batch(self, bytes: &mut [u8], count: u64) -> StampedBatch<'_> {
         StampedBatch { bytes, count, subscription: self.subscription, ticket: None }
     }
 

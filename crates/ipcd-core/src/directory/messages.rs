@@ -130,7 +130,7 @@ pub struct RequestingPeer {
 
 impl DirectoryRequest {
     /// Returns the peer that the request is for, if there is one.
-    pub fn principal(&self) -> Option<&RequestingPeer> {
+    pub fn requesting_peer(&self) -> Option<&RequestingPeer> {
         match self {
             Self::ClaimName { by, .. } | Self::Ask { by, .. } => Some(by),
             _ => None,

@@ -32,7 +32,7 @@ impl Directory {
         if self.questions.keys().filter(|known| known.slot == slot).count() >= MAX_QUESTIONS {
             return Err(ProtocolViolation::TooManyQueries);
         }
-        let concerned = self.concerned(&query);
+        let concerned = self.concerned_workers(&query);
         if concerned.is_empty() {
             let part = Some(missing_peer(&query));
             return Ok(vec![(slot, DirectoryEvent::Answer { asker, part, last: true })]);
@@ -45,7 +45,7 @@ impl Directory {
 
     /// Returns the workers that a question concerns. A question about one peer goes only to the
     /// worker that serves it: any other worker could only give a wrong answer.
-    fn concerned(&self, query: &Query) -> Vec<u32> {
+    fn concerned_workers(&self, query: &Query) -> Vec<u32> {
         let worker = match query {
             Query::Kick(id) => self.worker_of(*id),
             Query::Find(who) => match id_in(who) {
@@ -86,7 +86,7 @@ impl Directory {
             }
             told.push((asker.slot, DirectoryEvent::Answer { asker, part, last: false }));
         }
-        told.extend(last.then(|| self.answered(asker, by)).flatten());
+        told.extend(last.then(|| self.finish_answer(asker, by)).flatten());
         Ok(told)
     }
 
@@ -97,11 +97,11 @@ impl Directory {
         let mut asked: Vec<QueryTicket> = self.questions.keys().copied().collect();
         // Hash order differs between runs. Sorted, a simulation is repeatable by its seed.
         asked.sort_unstable();
-        asked.into_iter().filter_map(|asker| self.answered(asker, slot)).collect()
+        asked.into_iter().filter_map(|asker| self.finish_answer(asker, slot)).collect()
     }
 
     /// Notes that a worker has finished its answer. Returns the final event once all have.
-    fn answered(&mut self, asker: QueryTicket, by: u32) -> Option<AddressedEvent> {
+    fn finish_answer(&mut self, asker: QueryTicket, by: u32) -> Option<AddressedEvent> {
         let question = self.questions.get_mut(&asker)?;
         question.waiting.remove(&by);
         if !question.waiting.is_empty() {

@@ -84,12 +84,12 @@ pub enum DirectoryChange {
 
 impl DirectoryChange {
     /// Whether the dead worker's last records are still in the inboxes, and have to be read.
-    pub(crate) fn tells_the_rest(&self) -> bool {
+    pub(crate) fn has_last_records(&self) -> bool {
         matches!(self, Self::Died { has_finished: true, .. })
     }
 
     /// Whether the change may affect the use of quotas.
-    pub(crate) fn is_about_charges(&self) -> bool {
+    pub(crate) fn affects_quotas(&self) -> bool {
         !matches!(self, Self::Interested { .. } | Self::Uninterested { .. })
     }
 }
@@ -141,6 +141,7 @@ impl DirectoryState {
         match change {
             DirectoryChange::Interested { slot, interest, share } => {
                 let Ok(filter) = Filter::parse(interest.filter.as_bytes()) else { return };
+                // A repeated interest replaces the earlier one, and is counted once.
                 self.withdraw(*slot, interest, &filter);
                 let off = off(*slot, interest);
                 let share = share.zip(interest.group.clone()).map(|(part, name)| GroupShare {
@@ -164,6 +165,7 @@ impl DirectoryState {
                 self.set_generation(*slot, *generation);
             }
             DirectoryChange::Leaving { slot, .. } => {
+                // From now on no route may contain the worker.
                 self.forget(*slot);
                 if let Some(leaving) = self.leaving.get_mut(*slot as usize) {
                     *leaving = true;
@@ -224,7 +226,7 @@ impl DirectoryState {
     }
 
     /// Whether a worker would report more principals than allowed.
-    pub(crate) fn has_too_many_sources(&self, slot: u32, source: Principal) -> bool {
+    pub(crate) fn has_too_many_principals(&self, slot: u32, source: Principal) -> bool {
         let is_of = |all: &Vec<(u32, QuotaUsage)>| all.iter().any(|(known, _)| *known == slot);
         // The cheap checks come first: counting goes through all principals.
         self.spent.len() >= MAX_SOURCES

@@ -53,16 +53,16 @@ pub enum ProtocolViolation {
 impl fmt::Display for ProtocolViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Epoch => "it confirms changes that it was not told",
-            Self::Interest => "it wants what is no filter or group",
-            Self::TooManyInterests => "it has too many interests",
-            Self::Name => "it claims what is no name",
-            Self::Question => "it asks what cannot be asked",
-            Self::TooManyQueries => "it asks too much at once",
-            Self::Answer => "it answers something else than was asked",
-            Self::Parts => "its answer does not end",
-            Self::Counters => "it has counted what nobody counts",
-            Self::Sources => "it has peers of too many sources",
+            Self::Epoch => "confirmed an epoch that does not exist",
+            Self::Interest => "interest with a malformed filter or group",
+            Self::TooManyInterests => "more interests than allowed",
+            Self::Name => "claimed a malformed name",
+            Self::Question => "malformed query",
+            Self::TooManyQueries => "more open queries than allowed",
+            Self::Answer => "answer that does not fit the query",
+            Self::Parts => "more parts of an answer than allowed",
+            Self::Counters => "unknown or malformed counters",
+            Self::Sources => "more users and networks than allowed",
         })
     }
 }

@@ -7,7 +7,9 @@ use ipcd_proto::limits::MAX_NAME;
 /// Checks the name of a group.
 pub(crate) fn check_name(name: &str) -> Result<(), Failure> {
     if !is_name(name) {
-        let rule = format!("a name has 1 to {MAX_NAME} bytes and no control characters or space");
+        let rule = format!(
+            "invalid name: it needs 1 to {MAX_NAME} bytes, without control characters and spaces"
+        );
         return Err((Code::BadSubject, rule));
     }
     Ok(())
@@ -19,8 +21,8 @@ pub(crate) fn check_peer_name(name: &str) -> Result<(), Failure> {
     check_name(name)?;
     if !is_peer_name(name) {
         let why = format!(
-            "the name {} looks like the id or the address of a peer: it must not begin with @, and \
-             needs more than digits, dots and signs",
+            "invalid name {}: it looks like the id or the address of a peer; it must not begin with \
+             @, and needs more than digits, dots and signs",
             name.escape_debug()
         );
         return Err((Code::BadSubject, why));
@@ -36,6 +38,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 /// Whether a peer may have this name.
 pub(crate) fn is_peer_name(name: &str) -> bool {
+    // Text like 7, +7 or 1.5 would be mistaken for an id.
     let is_of_a_number = |c: char| c.is_numeric() || matches!(c, '.' | '+' | '-');
     is_name(name) && !name.starts_with('@') && !name.chars().all(is_of_a_number)
 }

@@ -54,6 +54,7 @@ impl Principal {
         match ip {
             IpAddr::V4(ip) => {
                 let bits = prefixes.v4.min(32);
+                // With 0 bits the shift would overflow: all addresses are one network then.
                 let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
                 Self::Network(Ipv4Addr::from_bits(ip.to_bits() & mask).into(), bits)
             }

@@ -27,6 +27,7 @@ impl Peers {
         let timeout = self.config.frame_timeout;
         let peer = &mut self.table[key];
         (peer.deadlines.heard, peer.asked) = (now, 0);
+        // A peer that the router does not read is not late.
         if progress.consumed > 0 || progress.waiting {
             peer.deadlines.frame = None;
         }
@@ -49,6 +50,7 @@ impl Peers {
     pub(crate) fn arm(&mut self, key: PeerKey, at: Instant) {
         let armed = &mut self.table[key].deadlines.armed;
         self.timers.arm(armed, at, key);
+        // Postponed deadlines leave entries behind, which must not fill memory.
         if self.timers.0.len() > MOST_EACH * self.table.len() + MOST_MORE {
             self.forget_timers();
         }
@@ -69,6 +71,7 @@ impl Peers {
     pub(crate) fn idle_deadline(&mut self, now: Instant, key: PeerKey) -> Option<Instant> {
         let half = self.config.idle_timeout? / 2;
         let peer = &mut self.table[key];
+        // Such a peer cannot answer a PING.
         if peer.is_mute {
             return None;
         }
@@ -78,6 +81,7 @@ impl Peers {
         }
         let heard = peer.deadlines.heard;
         if peer.is_raw {
+            // A raw peer cannot be sent a PING.
             return Some(heard + 2 * half);
         }
         if peer.asked > 0 || now < heard + half {

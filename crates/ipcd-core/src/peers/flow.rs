@@ -22,7 +22,7 @@ const MAX_OPEN_QUERIES: u8 = 4;
 
 impl Peers {
     /// Begins to pace publishers, if a peer that reads has enough in its send queue.
-    pub(crate) fn hold_pace(&mut self, now: Instant, key: PeerKey) {
+    pub(crate) fn begin_pacing(&mut self, now: Instant, key: PeerKey) {
         let (pace, peer) = (self.config.pace, &mut self.table[key]);
         if peer.pace.flows
             && !peer.pace.holds()
@@ -37,7 +37,7 @@ impl Peers {
 
     /// Notes that the peer has taken bytes. Publishers continue once half of the pace is left: with
     /// a lower threshold than the one for waiting, they do not wake for every write.
-    pub(crate) fn keep_pace(&mut self, key: PeerKey) {
+    pub(crate) fn note_progress(&mut self, key: PeerKey) {
         let (pace, peer) = (self.config.pace, &mut self.table[key]);
         peer.pace.flows = true;
         if peer.pace.holds() && peer.queue.len() <= pace / 2 {
@@ -75,6 +75,7 @@ impl Peers {
     pub(crate) fn resume(&mut self, mut waiters: Vec<PeerKey>) {
         if waiters.len() > 1 {
             let peers = &self.table;
+            // The worker reads them in this order, and the first may fill the queue again.
             waiters.sort_by_key(|key| peers.get(*key).and_then(|peer| peer.wait.since()));
         }
         for waiter in waiters {
@@ -190,6 +191,7 @@ impl Peers {
     ) -> Option<PeerKey> {
         let blocks = |member: &&LocalSubscriber| {
             let peer = &self.table[member.peer];
+            // Other overflows never make a publisher wait.
             member.overflow == Overflow::Block
                 && (peer.full || peer.pace.holds())
                 && self.hears(Some(publisher), member)

@@ -232,6 +232,7 @@ impl Peer {
     pub(crate) fn learns_sender(&mut self, sender: u64) -> bool {
         let known = self.known.get_or_insert_default();
         if known.len() >= MAX_KNOWN {
+            // Telling a peer twice is harmless, and keeps the set bounded.
             known.clear();
         }
         known.insert(sender)

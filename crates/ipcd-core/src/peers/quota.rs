@@ -11,7 +11,7 @@ use std::rc::Rc;
 /// The use of one principal that has peers on this worker.
 #[derive(Debug)]
 pub(crate) struct Quota {
-    pub(crate) source: Principal,
+    pub(crate) principal: Principal,
     /// The use by peers of this worker.
     pub(crate) spent: Cell<QuotaUsage>,
     /// The use that the other workers were told last.
@@ -36,13 +36,13 @@ pub(crate) struct Quotas(pub(crate) HashMap<Principal, Rc<Quota>, RandomState>);
 
 impl Quota {
     /// Returns the quota of a principal without peers here.
-    pub(crate) fn new(source: Principal, elsewhere: QuotaUsage) -> Self {
+    pub(crate) fn new(principal: Principal, elsewhere: QuotaUsage) -> Self {
         let [spent, told, known] =
             [const { Cell::new(QuotaUsage { bytes: 0, subscriptions: 0 }) }; 3];
         let (least_told, was_over) = (Cell::new(0), Cell::default());
         let (pending, waiters) = (Cell::new(0), RefCell::default());
         let elsewhere = Cell::new(elsewhere);
-        Self { source, spent, told, least_told, known, elsewhere, was_over, pending, waiters }
+        Self { principal, spent, told, least_told, known, elsewhere, was_over, pending, waiters }
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut QuotaUsage)) {

@@ -22,17 +22,17 @@ const SHARES: u64 = 8;
 
 impl Peers {
     /// Returns the quota that a new peer of this principal uses.
-    pub(crate) fn quota_of(&mut self, source: Principal) -> Rc<Quota> {
+    pub(crate) fn quota_of(&mut self, principal: Principal) -> Rc<Quota> {
         let (cluster, own) = (&self.cluster, self.config.slot);
-        let quota = self.quotas.0.entry(source).or_insert_with(|| {
-            let (_, elsewhere) = cluster.directory.spent_by(source, own);
-            Rc::new(Quota::new(source, elsewhere))
+        let quota = self.quotas.0.entry(principal).or_insert_with(|| {
+            let (_, elsewhere) = cluster.directory.spent_by(principal, own);
+            Rc::new(Quota::new(principal, elsewhere))
         });
         Rc::clone(quota)
     }
 
     /// Updates the quota to the present length of a peer's send queue.
-    pub(crate) fn update_charge(&mut self, key: PeerKey) {
+    pub(crate) fn update_quota(&mut self, key: PeerKey) {
         let peer = &mut self.table[key];
         let bytes = peer.queue.len();
         let before = std::mem::replace(&mut peer.charged, bytes);
@@ -40,6 +40,7 @@ impl Peers {
             let (before, bytes) = (before as u64, bytes as u64);
             peer.quota.change(|spent| spent.bytes = spent.bytes - before + bytes);
             self.report_usage(key);
+            // Other peers of the principal may have been full only because of these bytes.
             if self.is_relieved(key) {
                 self.resume_relieved();
             }
@@ -57,26 +58,26 @@ impl Peers {
     }
 
     /// Removes a leaving peer from its quota, with the bytes left in its send queue.
-    pub(crate) fn discharge(&mut self, key: PeerKey) {
+    pub(crate) fn leave_quota(&mut self, key: PeerKey) {
         let peer = &mut self.table[key];
         let left = std::mem::take(&mut peer.charged) as u64;
         peer.quota.change(|spent| spent.bytes -= left);
-        let source = peer.quota.source;
+        let principal = peer.quota.principal;
         self.report_usage(key);
         if self.is_relieved(key) {
             self.resume_relieved();
         }
         // Two references: this peer's, and the map's.
-        self.forget_charge(source, 2);
+        self.forget_quota(principal, 2);
     }
 
     /// Assigns each peer to its principal by the configuration that applies now.
     pub(crate) fn move_quotas(&mut self) {
         for key in self.keys() {
             let peer = &self.table[key];
-            let source = Principal::of(peer.origin.uid, peer.origin.addr, self.config.prefixes);
-            let before = peer.quota.source;
-            if source == before {
+            let principal = Principal::of(peer.origin.uid, peer.origin.addr, self.config.prefixes);
+            let before = peer.quota.principal;
+            if principal == before {
                 continue;
             }
             let bytes = peer.charged as u64;
@@ -88,14 +89,14 @@ impl Peers {
             });
             self.settle_pending(key, pending);
             self.report_usage(key);
-            self.table[key].quota = self.quota_of(source);
+            self.table[key].quota = self.quota_of(principal);
             self.table[key].quota.add_pending(pending);
             self.table[key].quota.change(|spent| {
                 spent.bytes += bytes;
                 spent.subscriptions += subscriptions;
             });
             self.report_usage(key);
-            self.forget_charge(before, 1);
+            self.forget_quota(before, 1);
         }
     }
 
@@ -108,22 +109,22 @@ impl Peers {
     }
 
     /// Forgets a principal, if at most this many references to its quota are left.
-    fn forget_charge(&mut self, source: Principal, left: usize) {
-        if self.quotas.0.get(&source).is_some_and(|quota| Rc::strong_count(quota) <= left) {
-            self.quotas.0.remove(&source);
+    fn forget_quota(&mut self, principal: Principal, left: usize) {
+        if self.quotas.0.get(&principal).is_some_and(|quota| Rc::strong_count(quota) <= left) {
+            self.quotas.0.remove(&principal);
         }
     }
 
     /// Whether the principal of this peer has used up its limit, and this peer has a part in that.
     /// A peer that takes its bytes at once is not blocked for the others.
-    pub(crate) fn is_overcharged(&self, key: PeerKey) -> bool {
+    pub(crate) fn is_over_quota(&self, key: PeerKey) -> bool {
         let peer = &self.table[key];
         !peer.queue.is_empty() && self.is_over(&peer.quota, 0)
     }
 
     /// Whether a principal that was over its limit is still close to it. The margin keeps the state
     /// from changing with each message.
-    pub(crate) fn stays_overcharged(&self, key: PeerKey) -> bool {
+    pub(crate) fn stays_over_quota(&self, key: PeerKey) -> bool {
         let peer = &self.table[key];
         let has_rest = !peer.queue.is_empty();
         has_rest && peer.quota.was_over.get() && self.is_over(&peer.quota, self.step())
@@ -131,7 +132,7 @@ impl Peers {
 
     /// Whether the use is a quarter above the limit. Messages to a single peer may use that
     /// quarter.
-    pub(crate) fn is_beyond_charge(&self, key: PeerKey) -> bool {
+    pub(crate) fn is_beyond_quota(&self, key: PeerKey) -> bool {
         let (most, peer) = (self.config.max_bytes_per_source, &self.table[key]);
         most > 0 && !peer.queue.is_empty() && peer.quota.spent.get().bytes >= most / 4 * 5
     }
@@ -155,24 +156,24 @@ impl Peers {
         self.cluster.directory.living().max(1)
     }
 
-    pub(crate) fn check_source(&self, key: PeerKey) -> Result<(), Failure> {
+    pub(crate) fn check_subscription_quota(&self, key: PeerKey) -> Result<(), Failure> {
         let most = self.config.max_subscriptions_per_source;
         let quota = &self.table[key].quota;
         if most == 0 || quota.subscriptions() < most {
             return Ok(());
         }
-        let source = quota.source;
+        let principal = quota.principal;
         let why = format!(
-            "the limit of {most} subscriptions of {source} is reached (max_subscriptions_per_uid)"
+            "the limit of {most} subscriptions of {principal} is reached (max_subscriptions_per_uid)"
         );
         Err((Code::Limit, why))
     }
 
     /// Takes over the use that the directory knows now.
-    pub(crate) fn update_charges(&mut self) {
+    pub(crate) fn update_quotas(&mut self) {
         let own = self.config.slot;
         for quota in self.quotas.0.values() {
-            let (known, elsewhere) = self.cluster.directory.spent_by(quota.source, own);
+            let (known, elsewhere) = self.cluster.directory.spent_by(quota.principal, own);
             quota.handle(known, elsewhere);
         }
         self.resume_relieved();
@@ -183,7 +184,7 @@ impl Peers {
         let half = self.config.outbox / 2;
         for key in self.keys() {
             let peer = &self.table[key];
-            if peer.full && peer.queue.len() <= half && !self.stays_overcharged(key) {
+            if peer.full && peer.queue.len() <= half && !self.stays_over_quota(key) {
                 self.set_full(key, false);
                 self.resume_waiters(key);
             }
@@ -210,6 +211,7 @@ impl Peers {
         let (spent, told) = (quota.spent.get(), quota.told.get());
         // A worker that has used up its share gets a new one once all workers know its use.
         let wants_more = spent.bytes != told.bytes && self.is_over(quota, 0);
+        // The last byte is always worth a report, so that the directory can forget the principal.
         let has_moved = |now: u64, told: u64, part: u64| {
             now.abs_diff(told) >= part.max(1) || (now == 0 && told > 0)
         };
@@ -221,7 +223,7 @@ impl Peers {
             || (most > 0 && moved(most / PARTS))
         {
             quota.tell(spent);
-            let request = DirectoryRequest::QuotaUsage { source: quota.source, spent };
+            let request = DirectoryRequest::QuotaUsage { source: quota.principal, spent };
             self.cluster.tell_directory(request);
         }
     }

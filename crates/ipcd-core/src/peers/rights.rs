@@ -77,7 +77,7 @@ impl Peers {
             (true, _) => Ok(()),
             (false, None) => Err(denied(&format!("subscribe to {}", filter.as_str()))),
             (false, Some(_)) => {
-                Err(denied(&format!("share all of {} with a group", filter.as_str())))
+                Err(denied(&format!("subscribe to {} in a group", filter.as_str())))
             }
         }
     }
@@ -107,7 +107,7 @@ impl Peers {
         let rights = self.table[key].rights.as_ref();
         match rights.is_none_or(|rights| rights.may_be_named(name)) {
             true => Ok(()),
-            false => Err(denied(&format!("be called {}", name.escape_debug()))),
+            false => Err(denied(&format!("use the name {}", name.escape_debug()))),
         }
     }
 
@@ -124,7 +124,7 @@ impl Peers {
         if Address::parse(reply) == Some(own) {
             return Ok(());
         }
-        let why = format!("the reply subject of this request has to be its own address, {own}");
+        let why = format!("the reply subject of a request must be its own address, {own}");
         Err((Code::BadSubject, why))
     }
 
@@ -151,7 +151,7 @@ impl Peers {
         let peer = &self.table[key];
         let rights = peer.rights.as_ref().filter(|_| !peer.is_raw)?;
         if let Some(name) = peer.origin.name.as_ref().filter(|name| !rights.may_be_named(name)) {
-            return Some(format!("be called {}", name.escape_debug()));
+            return Some(format!("use the name {}", name.escape_debug()));
         }
         let is_lost = |filter: &Filter, is_member| !rights.may_subscribe(filter, is_member);
         let mut subscriptions = peer.subscriptions.iter();
@@ -161,7 +161,7 @@ impl Peers {
 
     /// Returns the peer for a request to the supervisor, with the proofs that only this router
     /// knows.
-    pub(crate) fn principal(&self, key: PeerKey) -> RequestingPeer {
+    pub(crate) fn requesting_peer(&self, key: PeerKey) -> RequestingPeer {
         let proven = self.table[key].proven.as_deref();
         let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
         RequestingPeer {
@@ -175,7 +175,7 @@ impl Peers {
     pub(crate) fn who(&self, key: PeerKey, acl: &Acl) -> Who {
         let peer = &self.table[key];
         let names = acl.listeners.get(&(peer.listener as usize));
-        let RequestingPeer { token, certificate, .. } = self.principal(key);
+        let RequestingPeer { token, certificate, .. } = self.requesting_peer(key);
         let listener = names.and_then(|names| names.first().cloned());
         Who { uid: peer.origin.uid, gid: peer.origin.gid, listener, token, certificate }
     }

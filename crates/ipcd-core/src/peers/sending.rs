@@ -88,12 +88,12 @@ impl Peers {
     /// Notes that a frame was queued for the peer.
     pub(crate) fn note_queued(&mut self, now: Instant, key: PeerKey) {
         let (limit, stall) = (self.config.outbox, self.config.stall_timeout);
-        self.update_charge(key);
+        self.update_quota(key);
         let peer = &self.table[key];
-        if !peer.full && (peer.queue.len() >= limit || self.is_overcharged(key)) {
+        if !peer.full && (peer.queue.len() >= limit || self.is_over_quota(key)) {
             self.set_full(key, true);
         }
-        self.hold_pace(now, key);
+        self.begin_pacing(now, key);
         let peer = &mut self.table[key];
         if !peer.dirty {
             // One output for each queue and turn, no matter how many frames follow.

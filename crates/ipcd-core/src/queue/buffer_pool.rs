@@ -34,6 +34,7 @@ impl BufferPool {
     }
 
     pub(crate) fn give(&mut self, buffer: Vec<u8>) {
+        // A tiny buffer is not worth a place, and a huge one would keep the memory of one burst.
         let worth_keeping = (LEAST_BYTES..=MOST_BYTES).contains(&buffer.capacity());
         if worth_keeping && self.buffers.len() < SPARES {
             self.buffers.push(buffer);

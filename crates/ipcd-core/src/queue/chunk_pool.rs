@@ -90,30 +90,31 @@ impl ChunkPool {
     }
 
     /// Returns the unwritten bytes of a slice.
-    pub(crate) fn bytes(&self, span: &ChunkSlice) -> &[u8] {
-        &self.chunks[span.chunk].bytes[span.start..span.end]
+    pub(crate) fn bytes(&self, slice: &ChunkSlice) -> &[u8] {
+        &self.chunks[slice.chunk].bytes[slice.start..slice.end]
     }
 
     /// Whether a slice ends where the next batch would be appended.
-    pub(crate) fn is_last(&self, span: &ChunkSlice) -> bool {
-        self.open == Some(span.chunk) && span.end == self.chunks[span.chunk].bytes.len()
+    pub(crate) fn is_last(&self, slice: &ChunkSlice) -> bool {
+        self.open == Some(slice.chunk) && slice.end == self.chunks[slice.chunk].bytes.len()
     }
 
     /// Whether a batch can be appended to the open chunk. `heirs` is the number of its receivers
     /// that hold the end of that chunk; they must be all its holders.
     pub(crate) fn goes_on(&self, heirs: usize, bytes: usize) -> bool {
         let Some(chunk) = self.open.map(|open| &self.chunks[open]) else { return false };
-        let note_queued = if chunk.holders == 0 { 0 } else { chunk.bytes.len() };
-        chunk.holders == heirs && note_queued + bytes <= CHUNK_BYTES
+        // Without holders, the bytes of the chunk are written over.
+        let used = if chunk.holders == 0 { 0 } else { chunk.bytes.len() };
+        chunk.holders == heirs && used + bytes <= CHUNK_BYTES
     }
 
     /// Stores a batch. The caller holds it, too, and releases it once the send queues hold it.
-    pub(crate) fn keep(&mut self, run: &[u8], heirs: usize) -> ChunkSlice {
+    pub(crate) fn keep(&mut self, batch: &[u8], heirs: usize) -> ChunkSlice {
         let chunk = match self.open {
-            _ if run.len() > CHUNK_BYTES => {
-                self.chunks.insert(Chunk { bytes: Vec::with_capacity(run.len()), holders: 0 })
+            _ if batch.len() > CHUNK_BYTES => {
+                self.chunks.insert(Chunk { bytes: Vec::with_capacity(batch.len()), holders: 0 })
             }
-            Some(open) if self.goes_on(heirs, run.len()) => open,
+            Some(open) if self.goes_on(heirs, batch.len()) => open,
             _ => self.open_chunk(),
         };
         let Chunk { bytes, holders } = &mut self.chunks[chunk];
@@ -121,7 +122,7 @@ impl ChunkPool {
             bytes.clear();
         }
         let start = bytes.len();
-        bytes.extend_from_slice(run);
+        bytes.extend_from_slice(batch);
         *holders += 1;
         ChunkSlice { chunk, boundary: start, start, end: bytes.len() }
     }
@@ -152,6 +153,7 @@ impl ChunkPool {
     }
 
     fn forget(&mut self, chunk: usize) {
+        // The open chunk stays for the next batch, even without holders.
         if self.open != Some(chunk) {
             let bytes = self.chunks.remove(chunk).bytes;
             self.give_chunk(bytes);
@@ -213,19 +215,19 @@ mod tests {
         let mut store = ChunkPool::default();
         let spans: Vec<_> = (0..100).map(|_| store.keep(&[0; 1000], 0)).collect();
         assert!(store.shared_bytes() < 100 * 1000 + CHUNK_BYTES);
-        assert!(spans.iter().all(|span| store.bytes(span) == [0; 1000]));
+        assert!(spans.iter().all(|slice| store.bytes(slice) == [0; 1000]));
     }
 
     #[test]
     fn what_nobody_holds_is_forgotten() {
         let mut store = ChunkPool::default();
         for bytes in [100, CHUNK_BYTES, CHUNK_BYTES + 1, 10 * CHUNK_BYTES] {
-            let span = store.keep(&vec![0; bytes], 0);
-            store.hold(span.chunk);
-            store.release(span.chunk);
-            assert_eq!(store.bytes(&span).len(), bytes);
+            let slice = store.keep(&vec![0; bytes], 0);
+            store.hold(slice.chunk);
+            store.release(slice.chunk);
+            assert_eq!(store.bytes(&slice).len(), bytes);
             assert!(!store.is_free());
-            store.release(span.chunk);
+            store.release(slice.chunk);
             assert!(store.is_free() && store.shared_bytes() <= CHUNK_BYTES);
         }
     }

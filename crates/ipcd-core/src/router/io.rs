@@ -24,6 +24,8 @@ impl Router {
         self.sessions_mut().grant_turn(key);
         let progress = loop {
             let rest = &mut bytes[consumed..];
+            // A peer whose session has ended may still send. The bytes are consumed unread, so that
+            // the channel can reach its end.
             if matches!(self.delivery.sessions.peers.table[key].state, SessionState::Closing) {
                 break ReceiveProgress { consumed: consumed + rest.len(), waiting: false };
             }
@@ -35,6 +37,7 @@ impl Router {
             if rest.is_empty() {
                 break ReceiveProgress { consumed, waiting: false };
             }
+            // At least one frame is taken in each turn, so that every peer makes progress.
             if consumed > 0 && self.delivery.sessions.work.budget.is_spent() {
                 self.sessions_mut().defer(key);
                 break ReceiveProgress { consumed, waiting: true };
@@ -47,6 +50,7 @@ impl Router {
                     self.receive_message(now, key, rest, message, largest)
                 }
                 Ok(Decoded::Frame(frame, length)) => self.receive_control(now, key, &frame, length),
+                // After a malformed header the start of the next frame is unknown.
                 Err(error) => {
                     self.sessions_mut().fail(now, key, Code::Protocol, error.to_string());
                     (0, false)
@@ -73,7 +77,7 @@ impl Router {
         largest: usize,
     ) -> (usize, bool) {
         if !self.delivery.sessions.peers.table[key].is_open() {
-            let why = "a message before the session is open";
+            let why = "message received before the session is open";
             self.sessions_mut().fail(now, key, Code::Protocol, why);
             return (0, false);
         }
@@ -92,7 +96,12 @@ impl Router {
     ) -> (usize, bool) {
         let (kind, sessions) = (frame.header.kind, &mut self.delivery.sessions);
         if sessions.peers.exceeds_allowance(key, length) {
-            sessions.fail(now, key, Code::Limit, "too many bytes before the session is open");
+            sessions.fail(
+                now,
+                key,
+                Code::Limit,
+                "too many bytes received before the session is open",
+            );
             return (0, false);
         }
         let waits = asks(kind) && sessions.peers.waits_for_itself(key);
@@ -116,7 +125,7 @@ impl Router {
                 self.sessions_mut().auth(now, key, frame.payload)
             }
             (_, Kind::Bye) => {
-                self.sessions_mut().close(now, key, "it said goodbye".into());
+                self.sessions_mut().close(now, key, "the peer sent BYE".into());
                 Ok(())
             }
             (_, Kind::Ping) => {
@@ -128,7 +137,10 @@ impl Router {
                 );
                 Ok(())
             }
-            _ => Err((Code::Protocol, format!("{kind:?} is not expected now"))),
+            _ => Err((
+                Code::Protocol,
+                format!("unexpected {kind:?} frame before the session is open"),
+            )),
         };
         if let Err((code, why)) = outcome {
             self.sessions_mut().fail(now, key, code, why);
@@ -148,8 +160,13 @@ impl Router {
                 self.peers_mut().send(now, key, Header::new(Kind::Pong, correlation), &[])
             }
             Kind::Pong => {}
-            Kind::Bye => self.sessions_mut().close(now, key, "it said goodbye".into()),
-            kind => return Err((Code::Protocol, format!("{kind:?} is not for the daemon"))),
+            Kind::Bye => self.sessions_mut().close(now, key, "the peer sent BYE".into()),
+            kind => {
+                return Err((
+                    Code::Protocol,
+                    format!("unexpected {kind:?} frame in an open session"),
+                ));
+            }
         }
         Ok(())
     }
@@ -189,19 +206,20 @@ impl Router {
         let peer = &mut self.delivery.sessions.peers.table[key];
         peer.queue.wrote(count, &mut self.delivery.sessions.peers.pool);
         peer.note_taken(now, count);
-        self.peers_mut().update_charge(key);
+        self.peers_mut().update_quota(key);
         while let Some(ticket) = self.delivery.sessions.peers.table[key].queue.take_written() {
             self.sessions_mut().conclude(now, ticket, DeliveryOutcome::Delivered);
         }
-        self.peers_mut().keep_pace(key);
+        self.peers_mut().note_progress(key);
         let limit = self.peers().config.outbox;
-        let stays_overcharged = self.peers().stays_overcharged(key);
+        let stays_overcharged = self.peers().stays_over_quota(key);
         let peer = &mut self.delivery.sessions.peers.table[key];
         // Hysteresis: a queue stays full down to half of its limit, so that publishers do not stop
         // and go with each message.
         if peer.queue.len() > limit / 2 || stays_overcharged {
             return;
         }
+        // Gaps are told only now that there is room, with one notice for all drops of a reason.
         let has_gaps = std::mem::take(&mut peer.has_gaps);
         if peer.full {
             self.peers_mut().set_full(key, false);
@@ -215,6 +233,7 @@ impl Router {
     /// Drops the peer's send queue and counts it, because the peer has no reader.
     pub fn drop_unread(&mut self, now: Instant, key: PeerKey) {
         self.sessions_mut().drop_unread(now, key);
+        // Follows up a queue that has become shorter: publishers continue, and gaps are told.
         self.wrote(now, key, 0);
     }
 

@@ -66,9 +66,9 @@ impl PendingQuery {
 
 impl Router {
     /// Handles an event of the directory.
-    pub fn handle_event(&mut self, now: Instant, news: DirectoryEvent) {
+    pub fn handle_event(&mut self, now: Instant, event: DirectoryEvent) {
         let (slot, generation) = (self.peers().config.slot, self.peers().config.generation);
-        match news {
+        match event {
             DirectoryEvent::Changes { epoch, changes } => {
                 let directory = &mut self.delivery.sessions.peers.cluster.directory;
                 // A worker inherits the changes that were told before its fork, and may get them
@@ -77,6 +77,7 @@ impl Router {
                     directory.epoch = epoch;
                     self.delivery.apply_changes(now, &changes);
                 }
+                // Also for a known batch: the directory waits for the confirmation of each.
                 self.delivery.sessions.peers.cluster.tell_directory(DirectoryRequest::Seen(epoch));
             }
             DirectoryEvent::Confirmed { to, ticket } if to == generation => {
@@ -146,7 +147,9 @@ impl Router {
         }
         self.peers().check_right_to_ask(key, query)?;
         if self.has_too_many_queries() {
-            let why = format!("a worker has at most {MAX_QUESTIONS} questions open");
+            let why = format!(
+                "the limit of {MAX_QUESTIONS} open queries of a worker is reached: try again later"
+            );
             return Err((Code::Limit, why));
         }
         Ok(())
@@ -161,12 +164,13 @@ impl Router {
         self.queries.next += 1;
         let ticket = self.queries.next;
         let peer = self.delivery.sessions.peers.table[key].origin.peer;
+        // The key may belong to another peer when the answer arrives; the id does not.
         let is_of_subscriptions = query == Query::Subscriptions;
         let asked = Asked { key, peer, correlation, is_of_subscriptions, sum: None };
         self.queries.asked.insert(ticket, asked);
         self.delivery.sessions.peers.table[key].questions += 1;
         if !self.delivery.sessions.peers.cluster.is_alone() {
-            let by = self.peers().principal(key);
+            let by = self.peers().requesting_peer(key);
             self.delivery.sessions.peers.cluster.tell_directory(DirectoryRequest::Ask {
                 ticket,
                 by,
@@ -212,6 +216,8 @@ impl Router {
     ) {
         let Some(asked) = self.queries.asked.get_mut(&ticket) else { return };
         let (key, peer, correlation) = (asked.key, asked.peer, asked.correlation);
+        // Lists may be long, so that their parts go to the peer at once. Sums are kept until the
+        // end.
         let pass_on = match part {
             Some(part @ (Answer::Peers(_) | Answer::Subscriptions(_))) => Some(part),
             Some(part) => {
@@ -232,6 +238,7 @@ impl Router {
         }
         if last {
             let asked = self.queries.asked.remove(&ticket).expect("it was found above");
+            // A list ends with an empty part.
             let nothing = match asked.is_of_subscriptions {
                 true => Answer::Subscriptions(Vec::new()),
                 false => Answer::Peers(Vec::new()),
@@ -259,7 +266,7 @@ impl Router {
             .get(key)
             .is_some_and(|found| found.origin.peer == peer)
         {
-            let (code, why) = denied("ask this");
+            let (code, why) = denied("send this query");
             self.peers_mut().refuse(now, key, correlation, code, why);
         }
     }
@@ -293,6 +300,7 @@ impl Router {
             answers.into_iter().for_each(|answer| self.send_part(now, by, Some(answer)));
             return self.send_part(now, by, None);
         }
+        // A slice of the turn collects, and one part is sent: long answers share turns with others.
         while !self.delivery.sessions.work.budget.is_spent() && self.add_next(&mut query_job) {}
         if let Some(part) = query_job.take_part() {
             self.send_part(now, by, Some(part));
@@ -310,6 +318,7 @@ impl Router {
     /// Collects the status of the next peer. Returns false at the end, or when enough is collected.
     fn add_next(&mut self, query_job: &mut PendingQuery) -> bool {
         let Some(place) = self.place_after(query_job.next) else { return false };
+        // A peer may have thousands of subscriptions. They are sent before the next peer's.
         if !query_job.subscriptions.is_empty() {
             return false;
         }
@@ -362,6 +371,7 @@ fn add(sum: &mut Option<Answer>, part: Answer) {
     match (sum, part) {
         (Some(Answer::Status(sum)), Answer::Status(part)) => {
             sum.workers.extend(part.workers);
+            // Workers answer in any order.
             sum.workers.sort_unstable_by_key(|worker| worker.slot);
             for (sum, part) in sum.listeners.iter_mut().zip(part.listeners) {
                 sum.peers = sum.peers.saturating_add(part.peers);
@@ -387,6 +397,7 @@ fn part_of<T: Serialize>(items: &mut VecDeque<T>) -> Option<Vec<T>> {
         bytes <= PART_BYTES
     };
     let count = items.iter().map(fits).take_while(|fits| *fits).count();
+    // At least one, even if it alone is too long: otherwise the answer would never end.
     let part: Vec<T> = items.drain(..count.max(1).min(items.len())).collect();
     (!part.is_empty()).then_some(part)
 }

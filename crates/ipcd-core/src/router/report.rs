@@ -65,6 +65,7 @@ impl Router {
         let daemon = &self.peers().config.daemon;
         let peers_of = |number: usize| {
             let is_of = |peer: &Peer| {
+                // A `Gone` peer only waits for the removal of its subscriptions.
                 peer.listener as usize == number && !matches!(peer.state, SessionState::Gone)
             };
             self.delivery.sessions.peers.table.iter().filter(|(_, peer)| is_of(peer)).count() as u64
@@ -149,6 +150,7 @@ impl Router {
             worker,
             subscriptions: filters_of(peer),
             msgs_in: peer.counts.msgs_in,
+            // Counted when they are queued, but reported when they are written.
             msgs_out: peer.counts.msgs_out.saturating_sub(queued + direct),
             bytes_in: peer.counts.bytes_in,
             bytes_out: peer.queue.written(),

@@ -20,6 +20,8 @@ impl Router {
             let Some(peer) = self.delivery.sessions.peers.table.get_mut(key) else {
                 continue;
             };
+            // Only the earliest entry of a peer counts. The others are left from postponed
+            // deadlines.
             if peer.deadlines.armed == Some(at) && !matches!(peer.state, SessionState::Gone) {
                 peer.deadlines.armed = None;
                 self.sessions_mut().check_deadlines(now, key);
@@ -108,6 +110,7 @@ impl Router {
     /// Ends all sessions because the daemon ends. Peers may take their remaining bytes until the
     /// daemon has ended.
     pub fn drain(&mut self, now: Instant) {
+        // No later turn comes, and accepted messages must still be delivered.
         self.finish_deferred(now);
         for key in self.peers().keys() {
             self.sessions_mut().fail(now, key, Code::Ending, "the daemon is ending");
@@ -152,6 +155,7 @@ impl Router {
                 cluster.tell_directory(DirectoryRequest::Leaving);
                 false
             }
+            // The directory has not sent this worker its own announcement back yet.
             LeaveState::Announced => false,
             LeaveState::Known(waits) if has_work || !waits.is_empty() => false,
             LeaveState::Known(_) => self.settle_passed_on(now),
@@ -166,6 +170,7 @@ impl Router {
         if self.delivery.sessions.requests.is_empty() {
             return true;
         }
+        // A receiver may stall for one time-out, and its worker has to notice and report that.
         let patience = 2 * self.peers().config.stall_timeout;
         let by = *self.delivery.sessions.requests.leave_by.get_or_insert(now + patience);
         if by <= now {

@@ -48,7 +48,9 @@ impl GroupTurns {
             return Rc::clone(known);
         }
         if self.known.len() >= self.most {
+            // Only routes hold another reference.
             self.known.retain(|_, group_turn| Rc::strong_count(group_turn) > 1);
+            // Doubling keeps the cost of these searches constant for each new group.
             self.most = FEW.max(2 * self.known.len());
         }
         let group_turn = Rc::new(GroupTurn::beginning_at(first()));

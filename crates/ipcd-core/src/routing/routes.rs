@@ -97,6 +97,7 @@ impl GroupRoute {
         is_good: impl Fn(&GroupCandidate) -> bool,
     ) -> Option<&GroupCandidate> {
         let total = self.candidates.last()?.0;
+        // The number of positions changes with the members.
         let turn = turns.get() % total;
         let first = self.candidates.partition_point(|(end, _)| *end <= turn);
         let indices = (first..self.candidates.len()).chain(0..first);
@@ -158,6 +159,7 @@ impl RouteCache {
     }
 
     fn set_last(&mut self, subject: &[u8], route: Route) {
+        // The buffer of the previous subject is used again.
         let mut last = self.last.take().map_or(Vec::new(), |(last, _)| last);
         last.clear();
         last.extend_from_slice(subject);
@@ -169,6 +171,7 @@ impl RouteCache {
 fn add_up(candidates: Vec<(u32, GroupCandidate)>) -> Vec<(u64, GroupCandidate)> {
     let mut end = 0;
     let ending = |(members, candidate): (u32, GroupCandidate)| {
+        // A compromised worker could claim any number, and would draw nearly all messages.
         end += u64::from(members.clamp(1, MAX_WEIGHT));
         (end, candidate)
     };

@@ -37,6 +37,7 @@ impl Sessions {
 
     /// Ends a session without an error.
     pub(crate) fn close(&mut self, now: Instant, key: PeerKey, why: String) {
+        // First, because nothing is queued any more in the state `Closing`.
         self.peers.send(now, key, Header::new(Kind::Bye, 0), &[]);
         self.forget_subscriptions(key);
         self.peers.resume_waiters(key);
@@ -56,7 +57,7 @@ impl Sessions {
 
     /// Ends the session of a peer on an administrator's request.
     pub(crate) fn kick_out(&mut self, now: Instant, key: PeerKey) {
-        self.disconnect(now, key, Code::Kicked, "it was kicked");
+        self.disconnect(now, key, Code::Kicked, "the peer was kicked by an administrator");
     }
 
     pub(crate) fn disconnect(&mut self, now: Instant, key: PeerKey, code: Code, why: &str) {
@@ -75,7 +76,7 @@ impl Sessions {
     pub(crate) fn drop_queued(&mut self, now: Instant, key: PeerKey, reason: Reason) {
         let shed = self.peers.table[key].queue.purge(&mut self.peers.pool);
         self.peers.table[key].counts.shed(shed.messages + shed.direct);
-        self.peers.update_charge(key);
+        self.peers.update_quota(key);
         self.peers.counters.dropped.count(reason, shed.messages);
         self.peers.counters.direct_dropped += shed.direct;
         self.conclude_dropped(now, key, &shed, reason);
@@ -87,6 +88,7 @@ impl Sessions {
         let (begun, direct) = self.peers.table[key].queue.messages(&self.peers.pool);
         self.peers.counters.dropped.count(reason, begun);
         self.peers.counters.direct_dropped += direct;
+        // The frame that is partly written may be awaited, too.
         while let Some(ticket) = self.peers.table[key].queue.take_awaited() {
             self.conclude(now, ticket, DeliveryOutcome::Dropped(reason));
         }
@@ -116,10 +118,12 @@ impl Sessions {
     /// With a smaller amount it would be repeated for each message.
     pub(crate) fn shed(&mut self, now: Instant, key: PeerKey) {
         let mut half = self.peers.config.outbox / 2;
-        if self.peers.is_overcharged(key) {
+        // A principal above its quota has to give bytes back, even if this queue is short.
+        if self.peers.is_over_quota(key) {
             half = half.min(self.peers.table[key].queue.len() / 2);
         }
         let Peer { queue, subscriptions, .. } = &mut self.peers.table[key];
+        // Shedding walks over the whole queue, so that it must free much each time.
         if !queue.is_worth_shedding() {
             return;
         }
@@ -128,7 +132,8 @@ impl Sessions {
             known.is_ok_and(|at| subscriptions[at].overflow == Overflow::DropOldest)
         });
         self.work.budget.spend(shed.looked_at / SHED_IN_STEP);
-        self.peers.update_charge(key);
+        self.peers.update_quota(key);
+        // Subscriptions that block may keep the queue full.
         let is_full = self.peers.table[key].queue.len() > half;
         self.peers.set_full(key, is_full);
         if !is_full {
@@ -157,7 +162,7 @@ impl Sessions {
             self.conclude(now, *ticket, DeliveryOutcome::Dropped(why));
         }
         for request in &shed.requests {
-            self.requests.has_answered(
+            self.requests.note_last_answer(
                 &mut self.peers,
                 now,
                 key,
@@ -176,7 +181,8 @@ impl Sessions {
         let (handshake, frame) =
             (self.peers.config.handshake_timeout, self.peers.config.frame_timeout);
         let peer = &mut self.peers.table[key];
-        let note_request = peer.asked > 0 || peer.is_raw;
+        // A raw peer cannot be sent a PING, so that its silence alone counts.
+        let was_asked = peer.asked > 0 || peer.is_raw;
         let is_closing = matches!(peer.state, SessionState::Closing);
         let state = if is_closing { LINGER } else { handshake };
         let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
@@ -189,15 +195,15 @@ impl Sessions {
         if peer.lingers && !peer.queue.is_empty() {
             self.peers.arm(key, now + LINGER);
         } else if due(state) && is_closing {
-            self.drop_now(key, "it did not take what was left for it in time");
+            self.drop_now(key, "the peer did not take its remaining bytes in time");
         } else if due(state) {
             self.fail(now, key, Code::TimedOut, "the handshake took too long");
         } else if due(stalled) && !is_closing {
-            self.disconnect_slow(now, key, "it did not read fast enough");
+            self.disconnect_slow(now, key, "the peer did not read fast enough");
         } else if due(frame) {
             self.fail(now, key, Code::TimedOut, "a frame took too long to arrive");
-        } else if due(idle) && note_request {
-            self.fail(now, key, Code::TimedOut, "nothing was heard for too long");
+        } else if due(idle) && was_asked {
+            self.fail(now, key, Code::TimedOut, "the peer was silent for too long");
         } else if let Some(next) = deadlines.into_iter().flatten().filter(|at| *at > now).min() {
             self.peers.arm(key, next);
         }

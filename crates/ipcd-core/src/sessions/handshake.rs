@@ -29,7 +29,7 @@ impl Sessions {
     pub(crate) fn hello(&mut self, now: Instant, key: PeerKey, body: &[u8]) -> Result<(), Failure> {
         let hello: Hello = decode(body).map_err(malformed)?;
         if hello.magic != Hello::MAGIC {
-            return Err((Code::Protocol, "this is not the protocol of ipcd".into()));
+            return Err((Code::Protocol, "the first frame is not of the ipcd protocol".into()));
         }
         if !(hello.oldest..=hello.newest).contains(&VERSION) {
             let why = format!("no common version: this daemon speaks {VERSION}");
@@ -53,6 +53,7 @@ impl Sessions {
 
     pub(crate) fn auth(&mut self, now: Instant, key: PeerKey, body: &[u8]) -> Result<(), Failure> {
         let auth: Auth = decode(body).map_err(malformed)?;
+        // The nonce is used up, no matter how this ends.
         let state = std::mem::replace(
             &mut self.peers.table[key].state,
             SessionState::New { challenge: None },
@@ -94,17 +95,19 @@ impl Sessions {
             self.open(now, key, hello, proof);
             return Ok(());
         };
+        // Rules for names may depend on the token that was just proved.
         self.read_rights(key);
         let may = self.peers.check_right_to_name(key, &name);
         may.inspect_err(|(_, why)| self.peers.note_denied(key, why))?;
         let is_alone = self.peers.cluster.is_alone();
+        // Without a directory this router keeps the names itself.
         let is_free = is_alone && self.names.insert(name.clone());
         self.peers.table[key].state = SessionState::Naming(Box::new(PendingName { hello, proof }));
         match is_alone {
             false => {
                 let peer = self.peers.table[key].origin.peer;
                 let claim =
-                    DirectoryRequest::ClaimName { by: self.peers.principal(key), peer, name };
+                    DirectoryRequest::ClaimName { by: self.peers.requesting_peer(key), peer, name };
                 self.peers.cluster.tell_directory(claim);
             }
             true => self.answer_name(now, key, is_free),
@@ -130,6 +133,7 @@ impl Sessions {
                 let why = format!("the name {} is taken", name.escape_debug());
                 self.fail(now, key, Code::NameTaken, why);
             }
+            // The session has ended while the supervisor was asked.
             other => self.peers.table[key].state = other,
         }
     }

@@ -38,13 +38,14 @@ impl Sessions {
     pub(crate) fn recheck_rights(&mut self, now: Instant, before: &Acl) {
         self.peers.keep_names(before);
         self.rights_cache.known.clear();
+        // Remembered routes contain the receivers by their former rights.
         self.trie.touch();
         let open: Vec<_> =
             self.peers.keys().into_iter().filter(|key| self.peers.table[*key].is_open()).collect();
         for key in open {
             self.read_rights(key);
             if !self.end_without_right(now, key) {
-                self.hold_back(key);
+                self.stop_blocking(key);
             }
         }
     }
@@ -76,7 +77,7 @@ impl Sessions {
                 let which = name.map_or("the daemon's token".into(), |name| {
                     format!("the token {}", name.escape_debug())
                 });
-                let why = format!("{which} was revoked or changed: it was proved at the start");
+                let why = format!("{which} was revoked or changed after this peer had proved it");
                 self.peers.note_denied(key, &why);
                 self.fail(now, key, Code::Denied, why);
             }

@@ -38,14 +38,17 @@ impl Sessions {
         let correlation = frame.header.correlation;
         let most = self.peers.config.max_subscriptions;
         if self.peers.table[key].subscriptions.len() >= most {
-            let why = format!("a peer has at most {most} subscriptions");
+            let why = format!(
+                "the limit of {most} subscriptions of a peer is reached (max_subscriptions)"
+            );
             self.peers.refuse(now, key, correlation, Code::Limit, why);
             return Ok(());
         }
         let may = self
             .peers
             .check_right_to_subscribe(key, &body)
-            .and_then(|()| self.peers.check_source(key));
+            .and_then(|()| self.peers.check_subscription_quota(key));
+        // In a SUBSCRIBE this header field limits the messages of groups.
         let group_limit =
             body.group.as_ref().and_then(|_| NonZeroU32::new(frame.header.subscription));
         let added = may.and_then(|()| self.add_subscription(key, body, correlation));
@@ -73,7 +76,8 @@ impl Sessions {
             check_name(group)?;
         }
         if self.peers.cluster.has_too_many_interests() {
-            let why = format!("a worker has at most {MAX_INTERESTS} filters and groups");
+            let why =
+                format!("the limit of {MAX_INTERESTS} filters and groups of a worker is reached");
             return Err((Code::Limit, why));
         }
         let peer = &mut self.peers.table[key];
@@ -82,7 +86,7 @@ impl Sessions {
             return Err((Code::Protocol, format!("subscription {number} exists already")));
         };
         if number == 0 {
-            let why = "a subscription needs a number; 0 stands for messages to the peer alone";
+            let why = "invalid subscription number 0: it stands for messages to the peer itself";
             return Err((Code::Protocol, why.into()));
         }
         // A subscriber to everything below a subject must not be able to stop all publishers.
@@ -106,6 +110,7 @@ impl Sessions {
         let is_shared = subscription.group.is_some();
         let at_once = self.share(key, &subscription, correlation);
         self.peers.table[key].subscriptions.insert(at, subscription);
+        // Publishers may wait for a group in which all other members are full.
         if is_shared {
             self.resume_group_waiters();
         }
@@ -149,11 +154,12 @@ impl Sessions {
                 let was_full = self.peers.table[key].full;
                 self.forget(key, &gone, was_full);
                 self.peers.resume_waiters(key);
+                // Ahead of the ACK: afterwards the client does not know the number any more.
                 self.peers.tell_gaps(now, key, gone.take_gaps());
                 self.peers.send(now, key, Header::new(Kind::Ack, correlation), &[]);
             }
             Err(_) => {
-                let why = format!("there is no subscription {subscription}");
+                let why = format!("subscription {subscription} does not exist");
                 self.peers.refuse(now, key, correlation, Code::Protocol, why);
             }
         }
@@ -237,12 +243,13 @@ impl Sessions {
 
     /// Changes subscriptions of which the peer may now receive only a part: publishers must not
     /// wait for them any more.
-    pub(crate) fn hold_back(&mut self, key: PeerKey) {
+    pub(crate) fn stop_blocking(&mut self, key: PeerKey) {
         for at in 0..self.peers.table[key].subscriptions.len() {
             let known = &self.peers.table[key].subscriptions[at];
             let overflow = self.peers.allowed_overflow(key, &known.filter, known.overflow);
             if overflow != known.overflow {
                 let (number, filter) = (known.number, known.filter.clone());
+                // While it still counts as blocking: afterwards no flow state is told for it.
                 self.peers.unblock(key, at);
                 self.peers.table[key].subscriptions[at].overflow = overflow;
                 self.trie.change(&filter, &(key, number), |member| member.overflow = overflow);

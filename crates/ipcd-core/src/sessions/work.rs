@@ -47,6 +47,7 @@ impl StepBudget {
 
     /// Gives steps to the next peer or worker of the turn.
     pub(crate) fn grant(&mut self, most: usize) {
+        // The previous grant is charged only now, by the steps that were really used.
         self.in_turn = self.in_turn.saturating_sub(self.granted - self.left);
         self.granted = most.min(self.in_turn.max(LEAST));
         self.left = self.granted;
