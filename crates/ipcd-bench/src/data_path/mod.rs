@@ -195,14 +195,9 @@ fn loads(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()> {
         bench.place(cores)?;
         for (via, payload) in options.loads() {
             let load = calibrate(bench, options, via, payload)?;
-            let mut rounds = RelayContender::ALL.map(|_| Vec::new());
-            for _ in 0..options.rounds() {
-                for (contender, rounds) in RelayContender::ALL.into_iter().zip(&mut rounds) {
-                    if contender.serves(via, load) {
-                        rounds.push(round(bench, contender, via, load)?);
-                    }
-                }
-            }
+            let rounds = take_turns(options, RelayContender::ALL, |contender| {
+                contender.serves(via, load).then(|| round(bench, contender, via, load)).transpose()
+            })?;
             tables::print_load_row(cores, via, load, &rounds);
         }
     }
@@ -217,13 +212,10 @@ fn crowds(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()> {
         let load = calibrate(bench, options, Via::Unix, 64)?;
         let alone = LoadShape { has_many_subjects: true, ..load };
         let crowded = LoadShape { has_crowd: true, ..alone };
-        let mut rates = [Vec::new(), Vec::new()];
-        for _ in 0..options.rounds() {
-            for (load, rates) in [alone, crowded].into_iter().zip(&mut rates) {
-                let round = round(bench, RelayContender::Ipcd, Via::Unix, load)?;
-                rates.push(load.count as f64 / round.time.as_secs_f64());
-            }
-        }
+        let rates = take_turns(options, [alone, crowded], |load| {
+            let round = round(bench, RelayContender::Ipcd, Via::Unix, load)?;
+            Ok(Some(load.count as f64 / round.time.as_secs_f64()))
+        })?;
         tables::print_crowd_row(cores, &rates);
     }
     Ok(())
@@ -240,13 +232,10 @@ fn count_all(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()> 
 
 fn connects(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()> {
     let modes = [WorkerMode::Pool(1), WorkerMode::Pool(2), WorkerMode::Connection];
-    let mut rates = modes.map(|_| Vec::new());
-    for _ in 0..options.rounds() {
-        for (mode, rates) in modes.into_iter().zip(&mut rates) {
-            let connects = connecting::connects(options.connects(), mode);
-            rates.push(connecting::round(bench, mode, connects)?);
-        }
-    }
+    let rates = take_turns(options, modes, |mode| {
+        let connects = connecting::connects(options.connects(), mode);
+        connecting::round(bench, mode, connects).map(Some)
+    })?;
     tables::print_connect(&modes, &rates);
     Ok(())
 }
@@ -257,12 +246,9 @@ fn relays(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()> {
     for &cores in &options.cores {
         bench.place(cores)?;
         for (via, written) in options.loads() {
-            let mut rounds = RelayProgram::ALL.map(|_| Vec::new());
-            for _ in 0..options.rounds() {
-                for (program, rounds) in RelayProgram::ALL.into_iter().zip(&mut rounds) {
-                    rounds.push(socat::round(bench, program, via, written, bytes)?);
-                }
-            }
+            let rounds = take_turns(options, RelayProgram::ALL, |program| {
+                socat::round(bench, program, via, written, bytes).map(Some)
+            })?;
             tables::print_relay_row(cores, via, written, bytes, &rounds);
         }
     }
@@ -276,17 +262,29 @@ fn round_trips(bench: &RoundContext, options: &DataPathOptions) -> io::Result<()
         bench.place(cores)?;
         for (via, payload) in options.loads() {
             let job = requests::job(payload, options.trips());
-            let mut trips = RequestServer::ALL.map(|_| Vec::new());
-            for _ in 0..options.rounds() {
-                for (server, trips) in RequestServer::ALL.into_iter().zip(&mut trips) {
-                    trips.push(requests::round(bench, server, via, &job)?);
-                }
-            }
+            let trips = take_turns(options, RequestServer::ALL, |server| {
+                requests::round(bench, server, via, &job).map(Some)
+            })?;
             tables::print_trip_row(cores, via, payload, &trips);
         }
     }
     tables::print_trip_target();
     Ok(())
+}
+
+/// Interleaves the rounds of several servers, and returns the results of each, in order.
+fn take_turns<S: Copy, R, const N: usize>(
+    options: &DataPathOptions,
+    servers: [S; N],
+    mut round: impl FnMut(S) -> io::Result<Option<R>>,
+) -> io::Result<[Vec<R>; N]> {
+    let mut results = std::array::from_fn(|_| Vec::new());
+    for _ in 0..options.rounds() {
+        for (server, results) in servers.into_iter().zip(&mut results) {
+            results.extend(round(server)?);
+        }
+    }
+    Ok(results)
 }
 
 /// Finds a count of messages for which the bare relay, the fastest, takes long enough.
