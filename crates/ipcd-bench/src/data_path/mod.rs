@@ -316,9 +316,16 @@ fn round(
 ) -> io::Result<RoundResult> {
     let mut stage = contender.start(bench, via, load)?;
     drive(bench, &mut stage, load).map_err(|error| {
-        let bytes = load.payload;
-        io::Error::other(format!("{contender:?} over {via:?} with {bytes} B: {error}"))
+        named(error, &format!("{contender:?} over {via:?} with {} B", load.payload))
     })
+}
+
+/// Says what has failed. An interruption stays as it is: the process ends by its signal.
+fn named(error: io::Error, what: &str) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::Interrupted => error,
+        _ => io::Error::other(format!("{what}: {error}")),
+    }
 }
 
 /// Publishes and receives the load through a server that runs.

@@ -20,7 +20,7 @@ use super::contender::{Via, WorkerMode, start_bare, start_daemon};
 use super::line::ClientLine;
 use super::load::{LARGEST, SUBJECT};
 use super::yardstick::{self, REPLIES};
-use super::{LIMIT, RoundContext};
+use super::{LIMIT, RoundContext, named};
 use crate::children::{ProcessTeam, WATCHDOG};
 use crate::daemon::SubjectLane;
 use crate::end::{Lane, LaneSide, MessageEnd};
@@ -60,10 +60,8 @@ pub(super) fn round(
     via: Via,
     job: &MeasureJob,
 ) -> io::Result<LatencySummary> {
-    let failed = |error| {
-        let bytes = job.size;
-        io::Error::other(format!("round trip, {server:?} over {via:?} with {bytes} B: {error}"))
-    };
+    let failed =
+        |error| named(error, &format!("round trip, {server:?} over {via:?} with {} B", job.size));
     if !matches!(via, Via::Unix | Via::Tcp) {
         let why = "round trips are measured with --via unix and tcp only";
         return Err(failed(io::Error::other(why)));

@@ -19,7 +19,7 @@ use ipcd_transport::{Endpoint, poll_until};
 use nix::poll::PollFlags;
 
 use super::contender::Via;
-use super::{LIMIT, RoundContext, RoundResult};
+use super::{LIMIT, RoundContext, RoundResult, named};
 use crate::children::{ForkedChild, ProcessTeam, WATCHDOG, fork};
 use crate::clock;
 use crate::job::ProcessFindings;
@@ -63,7 +63,7 @@ pub(super) fn round(
     bytes: u64,
 ) -> io::Result<RoundResult> {
     let moved = try_round(bench, program, via, written, bytes);
-    moved.map_err(|error| io::Error::other(format!("{program:?} over {via:?}: {error}")))
+    moved.map_err(|error| named(error, &format!("{program:?} over {via:?}")))
 }
 
 fn try_round(
