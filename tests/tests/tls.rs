@@ -294,7 +294,7 @@ fn what_is_not_tls_is_told_apart() {
     expect_refusal(&daemon, &format!("tls://{tcp}?{ca}"), "its bytes are not TLS");
     let mut junk = RawConnection::tcp(&address(&daemon));
     junk.send(&[0xff; 5000]);
-    eventually("the log reports it", || daemon.log().contains("is not TLS").then_some(()));
+    eventually("the log reports it", || daemon.log().contains("are not TLS").then_some(()));
     daemon.ctl(&files.via(&daemon), &["ping"]).run().expect(0);
 }
 

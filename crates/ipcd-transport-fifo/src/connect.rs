@@ -15,8 +15,8 @@ use nix::poll::{PollFd, PollFlags};
 use nix::unistd::{read, write};
 
 use crate::GREETING;
-use crate::bare::NO_FIFO;
 use crate::drop_box::DropBox;
+use crate::ingress::NO_FIFO;
 use crate::record::PairName;
 
 /// Connects to the daemon; whatever comes of it, nothing of ours stays in the drop box.

@@ -104,8 +104,8 @@ impl Listener for EgressListener {
         &self.local
     }
 
-    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
-        if !is_bare || FifoDirection::of(at)? != Some(FifoDirection::Out) {
+    fn adapt(&mut self, at: &Endpoint, is_raw: bool) -> Result<bool> {
+        if !is_raw || FifoDirection::of(at)? != Some(FifoDirection::Out) {
             return Ok(false);
         }
         let access = PathRights::of(at, PathRights::PRIVATE)?;

@@ -15,12 +15,12 @@
 //! 4. The client reads these bytes, which is how it knows that the daemon has both ends, and closes
 //!    its `O_RDWR` descriptor, so that the daemon's end is a broken pipe from now on.
 
-mod bare;
 mod connect;
 mod drop_box;
 mod egress;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod ingress;
 mod listener;
 mod record;
 mod turn;
@@ -94,7 +94,7 @@ impl Transport for Fifo {
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         if FifoDirection::of(at)?.is_some() {
-            return Err(at.error("direction is for bare peers: frames go both ways"));
+            return Err(at.error("direction is for raw peers: frames go both ways"));
         }
         check_rights(at, FifoDirection::In)?;
         Ok(Box::new(listener::FifoListener::open(at)?))
@@ -129,7 +129,7 @@ impl SocketActivation for Fifo {
 
     fn inherit(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
         let passed = InheritedFd::of(passed.as_fd());
-        Err(passed.refused(at, "a FIFO that ipcd makes itself, or a codec= for bare lines"))
+        Err(passed.refused(at, "a FIFO that ipcd makes itself, or a codec= for raw lines"))
     }
 
     fn inherit_raw(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
@@ -139,7 +139,7 @@ impl SocketActivation for Fifo {
         if PathRights::is_given(at) {
             return Err(at.error("mode=, owner= and group= are for a FIFO that ipcd makes itself"));
         }
-        Ok(Box::new(bare::IngressListener::over(&passed, local)?))
+        Ok(Box::new(ingress::IngressListener::over(&passed, local)?))
     }
 }
 
@@ -168,7 +168,9 @@ impl RawTransport for Fifo {
         let at_path = plain(at);
         match way {
             Some(FifoDirection::Out) => Ok(Box::new(egress::EgressListener::open(&at_path)?)),
-            Some(FifoDirection::In) | None => Ok(Box::new(bare::IngressListener::open(&at_path)?)),
+            Some(FifoDirection::In) | None => {
+                Ok(Box::new(ingress::IngressListener::open(&at_path)?))
+            }
         }
     }
 
@@ -179,22 +181,22 @@ impl RawTransport for Fifo {
         _variables: &[EnvVariable],
     ) -> Result<ChannelParts> {
         match FifoDirection::of(to)? {
-            Some(FifoDirection::In) => bare::connect_to_read(to),
+            Some(FifoDirection::In) => ingress::connect_to_read(to),
             // As a listener reads, so that one FIFO can be passed on to another.
-            Some(FifoDirection::Out) | None => bare::connect_to_write(to),
+            Some(FifoDirection::Out) | None => ingress::connect_to_write(to),
         }
     }
 
     fn adopt_raw(&self, parts: ChannelParts) -> Result<RawChannel> {
         let channel: Box<dyn Channel> = match parts.state == egress::STATE {
             true => Box::new(egress::EgressChannel::adopt(parts)?),
-            false => Box::new(bare::IngressChannel::adopt(parts)?),
+            false => Box::new(ingress::IngressChannel::adopt(parts)?),
         };
         Ok(RawChannel { has_end: false, ..RawChannel::stream(channel) })
     }
 }
 
-/// The option that says which way a bare FIFO's bytes go.
+/// The option that says which way a raw FIFO's bytes go.
 const DIRECTION: &str = "direction";
 
 const OPTIONS: [&str; 4] =

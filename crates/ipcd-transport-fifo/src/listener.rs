@@ -128,8 +128,8 @@ impl Listener for FifoListener {
         &self.local
     }
 
-    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
-        if is_bare {
+    fn adapt(&mut self, at: &Endpoint, is_raw: bool) -> Result<bool> {
+        if is_raw {
             return Ok(false);
         }
         let access = PathRights::of(at, PathRights::PRIVATE)?;

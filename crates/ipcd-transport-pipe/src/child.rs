@@ -1,6 +1,6 @@
 //! `pipe:COMMAND`: a child process whose standard input and output are the channel.
 //!
-//! One that speaks frames belongs to its channel, and ends with it. A bare one is only started here:
+//! One that speaks frames belongs to its channel, and ends with it. A raw one is only started here:
 //! its parts can be handed over, and the process that adopts them reaps it.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use ipcd_transport::{
     ReadOutcome, Result, StreamChannel, WriteOutcome,
 };
 
-/// The state in the parts of a channel to a bare child.
+/// The state in the parts of a channel to a raw child.
 const BARE: &[u8] = b"child";
 
 /// Starts the command, which is split into words at white space; quotes hold words together, and
@@ -24,7 +24,7 @@ pub(crate) fn spawn(endpoint: &Endpoint) -> Result<Box<dyn Channel>> {
 
 /// Starts the command with these variables: where it can ask at our terminal if we have that, as ssh
 /// does for a password, else without one, as the leader of a session of its own.
-pub(crate) fn spawn_bare(endpoint: &Endpoint, variables: &[EnvVariable]) -> Result<ChannelParts> {
+pub(crate) fn spawn_raw(endpoint: &Endpoint, variables: &[EnvVariable]) -> Result<ChannelParts> {
     let mut command = command(endpoint)?;
     let place = if has_terminal() { CommandPlace::Ours } else { CommandPlace::Session };
     for (name, value) in variables {
@@ -37,7 +37,7 @@ pub(crate) fn spawn_bare(endpoint: &Endpoint, variables: &[EnvVariable]) -> Resu
     Ok(ChannelParts { state: BARE.to_vec(), ..Box::new(stream).into_parts() })
 }
 
-/// The channel of what [`spawn_bare`] returned.
+/// The channel of what [`spawn_raw`] returned.
 pub(crate) fn adopt_raw(parts: ChannelParts) -> Result<RawChannel> {
     let child = if parts.state == BARE { parts.identity.pid } else { None };
     let stream = StreamChannel::adopt(parts)?;

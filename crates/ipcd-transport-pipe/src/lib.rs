@@ -152,7 +152,7 @@ impl RawTransport for Pipe {
         variables: &[EnvVariable],
     ) -> Result<ChannelParts> {
         match to.is_opaque() {
-            true => child::spawn_bare(to, variables),
+            true => child::spawn_raw(to, variables),
             false => Err(to.error("only a command takes anything but frames, as in pipe:COMMAND")),
         }
     }
@@ -178,7 +178,7 @@ impl Listener for PipeListener {
         &self.local
     }
 
-    fn adapt(&mut self, at: &Endpoint, _is_bare: bool) -> Result<bool> {
+    fn adapt(&mut self, at: &Endpoint, _is_raw: bool) -> Result<bool> {
         set_local_access(at, self.claim.as_ref(), &mut self.guard)?;
         self.local = at.clone();
         Ok(true)

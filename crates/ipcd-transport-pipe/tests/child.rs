@@ -74,17 +74,17 @@ fn leaves_no_process_behind() {
 }
 
 #[test]
-fn a_bare_command_knows_for_whom_it_runs_and_is_reaped_by_its_owner() {
+fn a_raw_command_knows_for_whom_it_runs_and_is_reaped_by_its_owner() {
     let command = "pipe:sh -c 'echo $IPC_ONE ${HOME-none}; exec cat'".parse().unwrap();
     let variables = [("IPC_ONE".to_owned(), Some("a b".to_owned())), ("HOME".to_owned(), None)];
     let parts = Pipe.connect_raw(&command, soon(), &variables).unwrap();
-    let mut bare = Pipe.adopt_raw(parts).unwrap();
-    assert!(bare.has_end && !bare.keeps_records && bare.channel.is_plain());
-    assert_eq!(bare.channel.write(b"and what it is told").unwrap(), WriteOutcome::Bytes(19));
-    bare.channel.finish().unwrap();
-    assert_eq!(read(&mut *bare.channel, usize::MAX), b"a b none\nand what it is told");
-    let pid = Pid::from_raw(bare.child.unwrap() as i32);
-    drop(bare);
+    let mut raw = Pipe.adopt_raw(parts).unwrap();
+    assert!(raw.has_end && !raw.keeps_records && raw.channel.is_plain());
+    assert_eq!(raw.channel.write(b"and what it is told").unwrap(), WriteOutcome::Bytes(19));
+    raw.channel.finish().unwrap();
+    assert_eq!(read(&mut *raw.channel, usize::MAX), b"a b none\nand what it is told");
+    let pid = Pid::from_raw(raw.child.unwrap() as i32);
+    drop(raw);
     assert_eq!(waitpid(pid, None), Ok(nix::sys::wait::WaitStatus::Exited(pid, 0)));
     assert!(Pipe.connect_raw(&"pipe:///x".parse().unwrap(), soon(), &[]).is_err());
 }

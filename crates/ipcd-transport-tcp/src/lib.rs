@@ -116,7 +116,7 @@ impl Listener for TcpListener {
         self.0.local()
     }
 
-    fn adapt(&mut self, at: &Endpoint, _is_bare: bool) -> Result<bool> {
+    fn adapt(&mut self, at: &Endpoint, _is_raw: bool) -> Result<bool> {
         self.0.set_options(at);
         Ok(true)
     }

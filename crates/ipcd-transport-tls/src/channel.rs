@@ -32,7 +32,7 @@ const SERVICE: usize = 4 * 1024;
 const RECORD: usize = 16 * 1024;
 const OVERHEAD: usize = 22;
 /// The time that a peer that has connected may take to shake hands. The router's own deadline is shorter
-/// by default, but knows nothing of bare peers.
+/// by default, but knows nothing of raw peers.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Room that is offered to rustls at once.
 const PLAIN: usize = 16 * 1024;

@@ -41,8 +41,8 @@ impl Listener for TlsListener {
         Ok(Some(ChannelParts { descriptors, identity, state }))
     }
 
-    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
-        let protocol = if is_bare { None } else { Some(ALPN) };
+    fn adapt(&mut self, at: &Endpoint, is_raw: bool) -> Result<bool> {
+        let protocol = if is_raw { None } else { Some(ALPN) };
         let local = at.with_address(self.local().address());
         let is_meant = |(at, of, _): &mut (Endpoint, _, _)| (&*at, *of) == (&local, protocol);
         let sealed = match self.before.take_if(is_meant) {

@@ -246,7 +246,7 @@ mod tests {
     pub(super) const WINDOW: u32 = 50_000;
     pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-    /// A channel, and the bare socket of its peer.
+    /// A channel, and the raw socket of its peer.
     pub(super) fn channel() -> (UdpChannel, UdpSocket) {
         let [ours, theirs] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         ours.connect(theirs.local_addr().unwrap()).unwrap();

@@ -6,7 +6,6 @@
 //! keeps a sender from overrunning the receiver's buffer (`credit`). Bytes on the wire are
 //! described in `datagram`.
 
-mod bare;
 mod channel;
 mod connect;
 mod cookie;
@@ -17,6 +16,7 @@ mod errors;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod listener;
+mod raw;
 mod session;
 mod timing;
 
@@ -120,13 +120,13 @@ impl SocketActivation for Udp {
     }
 
     fn inherit_raw(&self, at: &Endpoint, passed: OwnedFd) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(bare::RawUdpListener::new(take_listener(at, passed)?, at)))
+        Ok(Box::new(raw::RawUdpListener::new(take_listener(at, passed)?, at)))
     }
 }
 
 impl RawTransport for Udp {
     fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(bare::RawUdpListener::new(bind_listener(at, &at.resolve()?)?, at)))
+        Ok(Box::new(raw::RawUdpListener::new(bind_listener(at, &at.resolve()?)?, at)))
     }
 
     fn connect_raw(
@@ -135,11 +135,11 @@ impl RawTransport for Udp {
         _deadline: Instant,
         _variables: &[EnvVariable],
     ) -> Result<ChannelParts> {
-        bare::connect(to)
+        raw::connect(to)
     }
 
     fn adopt_raw(&self, parts: ChannelParts) -> Result<RawChannel> {
-        bare::adopt(parts)
+        raw::adopt(parts)
     }
 }
 

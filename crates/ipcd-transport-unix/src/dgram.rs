@@ -256,8 +256,8 @@ impl Listener for DatagramListener {
         &self.local
     }
 
-    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
-        if !is_bare || at.option("type") != Some("dgram") {
+    fn adapt(&mut self, at: &Endpoint, is_raw: bool) -> Result<bool> {
+        if !is_raw || at.option("type") != Some("dgram") {
             return Ok(false);
         }
         set_local_access(at, self.claim.as_ref(), &mut self.guard)?;

@@ -1,7 +1,7 @@
 //! Unix-domain sockets: local, fast, and the kernel vouches for the peer (unix(7)).
 //!
 //! `type=stream` (the default) is a byte stream. `type=seqpacket` keeps records, in which frames
-//! travel whole or in pieces. `type=dgram` is for bare peers only: its one socket cannot accept, and
+//! travel whole or in pieces. `type=dgram` is for raw peers only: its one socket cannot accept, and
 //! frames of many senders on it would have no session.
 
 mod dgram;
@@ -202,7 +202,7 @@ impl Listener for LocalListener {
         &self.local
     }
 
-    fn adapt(&mut self, at: &Endpoint, _is_bare: bool) -> Result<bool> {
+    fn adapt(&mut self, at: &Endpoint, _is_raw: bool) -> Result<bool> {
         if SocketKind::of(at)? != self.kind {
             return Ok(false);
         }

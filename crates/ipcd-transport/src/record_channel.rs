@@ -1,4 +1,4 @@
-//! The channel to a bare peer over a socket that keeps records: a read is a record, and so is a
+//! The channel to a raw peer over a socket that keeps records: a read is a record, and so is a
 //! write.
 
 use std::collections::VecDeque;

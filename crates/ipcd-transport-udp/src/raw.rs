@@ -122,8 +122,8 @@ impl Listener for RawUdpListener {
         &self.local
     }
 
-    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
-        if !is_bare {
+    fn adapt(&mut self, at: &Endpoint, is_raw: bool) -> Result<bool> {
+        if !is_raw {
             return Ok(false);
         }
         self.local = at.with_address(self.local.address());

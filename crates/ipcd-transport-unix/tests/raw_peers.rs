@@ -1,4 +1,4 @@
-//! Bare servers: what `connect_raw` makes of one, for each kind of Unix-domain socket.
+//! Raw servers: what `connect_raw` makes of one, for each kind of Unix-domain socket.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -44,12 +44,12 @@ fn speaks_and_hears(kind: &str) {
 }
 
 #[test]
-fn a_bare_stream_server_is_spoken_to_and_heard() {
+fn a_raw_stream_server_is_spoken_to_and_heard() {
     speaks_and_hears("stream");
 }
 
 #[test]
-fn a_bare_seqpacket_server_is_spoken_to_and_heard() {
+fn a_raw_seqpacket_server_is_spoken_to_and_heard() {
     speaks_and_hears("seqpacket");
 }
 

@@ -66,8 +66,8 @@ impl Listener for IngressListener {
         &self.local
     }
 
-    fn adapt(&mut self, at: &Endpoint, is_bare: bool) -> Result<bool> {
-        if !is_bare || FifoDirection::of(at)? == Some(FifoDirection::Out) {
+    fn adapt(&mut self, at: &Endpoint, is_raw: bool) -> Result<bool> {
+        if !is_raw || FifoDirection::of(at)? == Some(FifoDirection::Out) {
             return Ok(false);
         }
         set_local_access(at, self.claim.as_ref(), &mut None)?;

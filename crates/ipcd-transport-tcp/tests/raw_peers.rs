@@ -1,4 +1,4 @@
-//! Bare servers: what `connect_raw` makes of one.
+//! Raw servers: what `connect_raw` makes of one.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -13,21 +13,21 @@ fn watchdog() -> Instant {
 }
 
 #[test]
-fn a_bare_server_is_spoken_to_and_heard() {
+fn a_raw_server_is_spoken_to_and_heard() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
     let to = Endpoint::new("tcp", address.to_string());
     let parts = Tcp.connect_raw(&to, watchdog(), &[]).unwrap();
     assert_eq!(parts.identity.addr, Some(address.into()));
-    let mut bare = Tcp.adopt_raw(parts).unwrap();
-    assert!(bare.has_end && !bare.keeps_records);
+    let mut raw = Tcp.adopt_raw(parts).unwrap();
+    assert!(raw.has_end && !raw.keeps_records);
     let (mut peer, _) = server.accept().unwrap();
-    assert_eq!(bare.channel.write(b"question").unwrap(), WriteOutcome::Bytes(8));
+    assert_eq!(raw.channel.write(b"question").unwrap(), WriteOutcome::Bytes(8));
     peer.read_exact(&mut [0; 8]).unwrap();
     peer.write_all(b"answer").unwrap();
     let mut buffer = ReadBuffer::new(4096, 4096);
-    assert!(poll_until(&bare.channel.read_fd(), PollFlags::POLLIN, watchdog()).unwrap());
-    assert_eq!(bare.channel.read(&mut buffer).unwrap(), ReadOutcome::Bytes(6));
+    assert!(poll_until(&raw.channel.read_fd(), PollFlags::POLLIN, watchdog()).unwrap());
+    assert_eq!(raw.channel.read(&mut buffer).unwrap(), ReadOutcome::Bytes(6));
     assert_eq!(buffer.filled(), b"answer");
 }
 

@@ -1,4 +1,4 @@
-//! Bare servers: what `connect_raw` makes of one.
+//! Raw servers: what `connect_raw` makes of one.
 
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
@@ -28,34 +28,34 @@ fn connect(to: &UdpSocket) -> RawChannel {
 }
 
 #[test]
-fn a_bare_server_is_spoken_to_and_heard() {
+fn a_raw_server_is_spoken_to_and_heard() {
     let server = server();
-    let mut bare = connect(&server);
-    assert!(bare.keeps_records && !bare.has_end);
-    assert_eq!(bare.channel.write(b"question").unwrap(), WriteOutcome::Bytes(8));
+    let mut raw = connect(&server);
+    assert!(raw.keeps_records && !raw.has_end);
+    assert_eq!(raw.channel.write(b"question").unwrap(), WriteOutcome::Bytes(8));
     let mut room = [0; 64];
     let (count, from) = server.recv_from(&mut room).unwrap();
     assert_eq!(&room[..count], b"question");
     server.send_to(b"answer", from).unwrap();
     let mut buffer = ReadBuffer::new(4096, 4096);
-    assert!(poll_until(&bare.channel.read_fd(), PollFlags::POLLIN, watchdog()).unwrap());
-    assert_eq!(bare.channel.read(&mut buffer).unwrap(), ReadOutcome::Bytes(6));
+    assert!(poll_until(&raw.channel.read_fd(), PollFlags::POLLIN, watchdog()).unwrap());
+    assert_eq!(raw.channel.read(&mut buffer).unwrap(), ReadOutcome::Bytes(6));
     assert_eq!(buffer.filled(), b"answer");
-    assert_eq!(bare.channel.tick(Instant::now()).unwrap(), None, "silence does not end it");
+    assert_eq!(raw.channel.tick(Instant::now()).unwrap(), None, "silence does not end it");
 }
 
 #[test]
 fn a_server_that_comes_back_gets_the_next_datagram() {
     let first = server();
     let at = first.local_addr().unwrap();
-    let mut bare = connect(&first);
+    let mut raw = connect(&first);
     drop(first);
-    assert_eq!(bare.channel.write(b"lost").unwrap(), WriteOutcome::Bytes(4));
+    assert_eq!(raw.channel.write(b"lost").unwrap(), WriteOutcome::Bytes(4));
     // The other side's kernel has reported the closed port by now.
-    assert!(poll_until(&bare.channel.read_fd(), PollFlags::empty(), watchdog()).unwrap());
+    assert!(poll_until(&raw.channel.read_fd(), PollFlags::empty(), watchdog()).unwrap());
     let second = UdpSocket::bind(at).unwrap();
     second.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    assert_eq!(bare.channel.write(b"heard").unwrap(), WriteOutcome::Bytes(5));
+    assert_eq!(raw.channel.write(b"heard").unwrap(), WriteOutcome::Bytes(5));
     let mut room = [0; 64];
     let count = second.recv(&mut room).unwrap();
     assert_eq!(&room[..count], b"heard");
