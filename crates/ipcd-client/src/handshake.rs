@@ -43,7 +43,7 @@ pub(crate) fn open(
     channel.control(FrameKind::Hello, 0, &encode(&hello));
     let welcome =
         shake_hands(&mut channel, to, options, &nonce, deadline).map_err(|error| match error {
-            // A listener of another program, or of a bare peer, most likely.
+            // A listener of another program, or one for raw peers, most likely.
             Error::Disconnected(why) => {
                 Error::Connect(TransportError::Protocol(format!("{to}: {why}")))
             }
