@@ -158,7 +158,7 @@ fn bad_usage_ends_with_2_and_says_what_exists() {
         (&["--max-children", "0"], "1 to 65536"),
         (&["--max-children", "4294967295"], "1 to 65536"),
         (&["--ready-fd", "77"], "--ready-fd"),
-        (&["--ready-fd", "2"], "2 is for the log"),
+        (&["--ready-fd", "2"], "2 is the log"),
         (&["surplus"], "surplus"),
     ] {
         let output = ipcd(args);
