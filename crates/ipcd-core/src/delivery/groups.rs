@@ -55,8 +55,13 @@ impl Delivery {
         let candidate = group_route
             .next(|candidate| self.can_take(from.key, candidate))
             .or_else(|| group_route.next(|candidate| self.may_drop(from.key, candidate)))
-            // The message has passed the check, and then its copy for another group has filled this
-            // one.
+            // Its publisher has waited as long as it may, or its copy for another group has filled
+            // this one. A member that would be disconnected for it takes the message down with it.
+            .or_else(|| {
+                group_route.next(|candidate| {
+                    self.may_get(from.key, candidate) && !self.is_at_its_end(candidate)
+                })
+            })
             .or_else(|| group_route.next(|candidate| self.may_get(from.key, candidate)));
         self.give(now, from, candidate, frame, ticket);
     }
@@ -171,6 +176,14 @@ impl Delivery {
             GroupCandidate::Here(member) => {
                 self.wants(from, member) && member.overflow != Overflow::Block
             }
+            GroupCandidate::There { .. } => false,
+        }
+    }
+
+    /// Whether the candidate is a member that is disconnected when it gets one more message.
+    fn is_at_its_end(&self, candidate: &GroupCandidate) -> bool {
+        match candidate {
+            GroupCandidate::Here(member) => self.peers().is_at_hard_limit(member.peer),
             GroupCandidate::There { .. } => false,
         }
     }

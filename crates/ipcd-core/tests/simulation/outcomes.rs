@@ -69,6 +69,8 @@ pub(crate) struct Outcomes {
     last: HashMap<(usize, usize), u64>,
     /// Messages of each publisher whose outcome may still arrive.
     open: HashMap<usize, usize>,
+    /// When a worker has last left while outcomes were open.
+    pub(crate) handed_back: Option<u64>,
 }
 
 impl Message {
@@ -267,7 +269,9 @@ impl Ledger {
         let is_held = holders.any(|(_, open)| open.is_some_and(|open| open > 0));
         // A worker that has passed a request on is responsible for it, and may have died.
         let mut groups = self.wanting(id, message).filter(|sub| sub.group().is_some());
-        let may_be_lost = groups.next().is_some() && self.killed_since(message.at);
+        let is_handed_back = self.outcomes.handed_back.is_some_and(|at| at >= message.at);
+        let may_be_lost =
+            groups.next().is_some() && (self.killed_since(message.at) || is_handed_back);
         let what = || format!("{:?} {id:?}, which came to {:?}", message.sent, message.holders);
         match message.end {
             Some(End::Refused(Code::NoResponder)) => {

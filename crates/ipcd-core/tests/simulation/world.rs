@@ -190,7 +190,12 @@ impl World {
         if !place.is_brief {
             return;
         }
+        let has_open = count(worker, "outcomes_open") > 0;
         let may_end = worker.core.leave(self.now);
+        if has_open {
+            // Of a request that it has passed on nobody learns what its last holder does.
+            self.ledger.outcomes.handed_back = Some(self.step);
+        }
         self.obey(slot);
         let place = &mut self.sup.places[slot];
         let is_over = |worker: &mut Worker| may_end && worker.core.is_forwarded();
@@ -374,7 +379,10 @@ impl World {
                     let step = self.step;
                     let client = self.client(slot, key);
                     let index = client.index;
-                    let goes_by_itself = client.is_leaving;
+                    // The daemon may let a peer go that has said BYE, before it has heard that.
+                    let is_bye = |frame: &[u8]| frame[4] == Kind::Bye as u8;
+                    let has_told = client.unsent.iter().all(|(frame, _)| !is_bye(frame));
+                    let goes_by_itself = client.is_leaving && has_told;
                     (client.is_closing, client.is_waiting) = (true, false);
                     client.wants_write = true;
                     self.ledger.left.entry(index).or_insert(step);
