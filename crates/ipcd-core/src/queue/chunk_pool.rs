@@ -11,7 +11,7 @@ use std::time::Instant;
 use crate::queue::buffer_pool::BufferPool;
 use slab::Slab;
 
-/// Bytes of a chunk. A longer batch has a chunk of its own.
+/// The size of a chunk in bytes. A longer batch has a chunk to itself.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A slice of a chunk. Whole frames begin at `boundary`, and the bytes from `start` on are

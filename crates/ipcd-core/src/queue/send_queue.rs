@@ -1,9 +1,9 @@
-//! A peer's outbox: the frames that are still to be written to it.
+//! The send queue of a peer: the frames that are still to be written to it.
 //!
-//! They are the outbox's own bytes, in one piece, or held together with other peers: then `pieces`
-//! says in which order they come. Most outboxes have no such list.
+//! The bytes belong to the queue itself, in one piece, or to chunks that it shares with other
+//! peers. In the second case `pieces` has the order of both. Most queues have no such list.
 //!
-//! Here they are bytes; only [`frames`] and [`drops`] look into them.
+//! Frames are only bytes here; [`frames`] and [`drops`] parse them.
 
 pub(crate) mod drops;
 pub(crate) mod frames;
@@ -19,47 +19,47 @@ use crate::queue::message_batch::MessageBatch;
 use crate::queue::send_queue::ledger::{MessageCounts, StreamLedger};
 use std::time::Instant;
 
-/// Bytes that are dropped from the front at once, rather than moving the rest for less.
+/// Written bytes at the front that are removed together, because the rest has to move for it.
 const COMPACT_BYTES: usize = 64 * 1024;
-/// Pieces for which an empty outbox keeps memory.
+/// Pieces for which an empty queue keeps memory.
 const KEPT_PIECES: usize = 8;
 
-/// Frames that are still to be written.
-///
-/// What is empty takes no memory beside it: of thousands of peers most wait.
+/// The frames that are still to be written to a peer. An empty part takes no memory beyond the
+/// struct, because most of thousands of peers are idle.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
-    /// The outbox's own.
+    /// The queue's own bytes.
     bytes: Vec<u8>,
-    /// Where the unwritten bytes of its own begin.
+    /// The index of the first own byte that is unwritten.
     head: usize,
-    /// A frame begins here, at or before `head`.
+    /// The index of a frame's start, at or before `head`.
     boundary: usize,
-    /// Where later frames begin, far apart: so that nothing is walked over that was written.
+    /// The starts of later frames, at large distances. They make it unnecessary to parse written
+    /// bytes.
     marks: LazyQueue<usize>,
-    /// Up to the last one that is shared; bytes of its own are behind them.
+    /// The order of the pieces, up to the last shared one. Own bytes follow it.
     pieces: LazyQueue<QueuePiece>,
-    /// Unwritten bytes of its own that are in `pieces`, and shared ones.
+    /// Unwritten own bytes that `pieces` includes, and unwritten shared bytes.
     listed: usize,
     shared: usize,
-    /// Bytes that were written in all: the position of the first unwritten one in the stream.
+    /// The total of written bytes, and so the position of the first unwritten one in the stream.
     written: u64,
-    /// When unwritten bytes came, and how many messages they hold.
+    /// The age of unwritten bytes, and the number of messages in them.
     ledger: StreamLedger,
-    /// Unwritten bytes that are being written in another form, and cannot be dropped any more.
+    /// Unwritten bytes that are being written in encrypted form, and cannot be dropped any more.
     pinned: usize,
-    /// How many bytes there are when it next pays to shed some.
+    /// The length from which on shedding pays again.
     next_shed: usize,
-    /// Where messages end whose publishers want to know when they are written.
+    /// The ends of messages whose publishers wait for a receipt.
     awaited: LazyQueue<(u64, Ticket)>,
-    /// Where the last request ends.
+    /// The end of the last request.
     requests_end: u64,
 }
 
-/// Bytes in the order of the stream: whole frames, of which the first may have been begun.
+/// A part of the stream: whole frames, of which the first may be partly written.
 #[derive(Debug)]
 enum QueuePiece {
-    /// So many unwritten bytes of the outbox's own.
+    /// A number of unwritten own bytes.
     Own(usize),
     Slice(ChunkSlice),
 }
@@ -68,24 +68,25 @@ impl QueuePiece {
     fn len(&self) -> usize {
         match self {
             Self::Own(count) => *count,
-            Self::Slice(span) => span.len(),
+            Self::Slice(slice) => slice.len(),
         }
     }
 }
 
 impl SendQueue {
-    /// Bytes still to be written, in pieces of whole frames, of which the first may have been begun.
-    pub(crate) fn unwritten<'a>(&'a self, store: &'a ChunkPool) -> impl Iterator<Item = &'a [u8]> {
+    /// Returns the unwritten bytes, in pieces of whole frames, of which the first may be partly
+    /// written.
+    pub(crate) fn unwritten<'a>(&'a self, pool: &'a ChunkPool) -> impl Iterator<Item = &'a [u8]> {
         let mut own = &self.bytes[self.head..];
         let behind = &own[self.listed..];
         let listed = self.pieces.iter().map(move |piece| match piece {
             QueuePiece::Own(count) => own.split_off(..*count).expect("they are listed"),
-            QueuePiece::Slice(span) => store.bytes(span),
+            QueuePiece::Slice(slice) => pool.bytes(slice),
         });
         listed.chain((!behind.is_empty()).then_some(behind))
     }
 
-    /// How many they are.
+    /// Returns the number of unwritten bytes.
     pub(crate) fn len(&self) -> usize {
         self.own_len() + self.shared
     }
@@ -94,48 +95,49 @@ impl SendQueue {
         self.bytes.len() - self.head
     }
 
-    /// Whether there are none.
+    /// Whether everything is written.
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes written since the beginning.
+    /// Returns the total of written bytes.
     pub(crate) fn written(&self) -> u64 {
         self.written
     }
 
-    /// When the oldest byte came, to within a quarter of a second.
+    /// Returns the time when the oldest byte was queued, to within a quarter of a second.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.ledger.oldest().filter(|_| !self.is_empty())
     }
 
-    /// The buffer to append control frames to; an empty one takes its memory from the store.
-    pub(crate) fn append(&mut self, now: Instant, store: &mut ChunkPool) -> &mut Vec<u8> {
+    /// Returns the buffer for appending control frames. An empty one takes memory from the pool.
+    pub(crate) fn append(&mut self, now: Instant, pool: &mut ChunkPool) -> &mut Vec<u8> {
         self.ledger.extend(now, self.end(), self.is_empty());
         if self.bytes.capacity() == 0 {
-            self.bytes = store.take();
+            self.bytes = pool.take();
         }
         let end = self.bytes.len();
+        // A mark for each 64 KiB bounds the bytes that have to be parsed to find a frame's start.
         if end >= self.marks.back().unwrap_or(&self.boundary) + COMPACT_BYTES {
             self.marks.push_back(end);
         }
         &mut self.bytes
     }
 
-    /// Appends messages, which other send queues may hold too.
+    /// Appends messages, or a slice of messages that other send queues hold, too.
     pub(crate) fn append_batch(
         &mut self,
         now: Instant,
         batch: &MessageBatch<'_>,
-        store: &mut ChunkPool,
+        pool: &mut ChunkPool,
     ) {
         match batch.shared {
-            Some(span) => {
+            Some(slice) => {
                 self.ledger.extend(now, self.end(), self.is_empty());
                 self.list_own(self.own_len() - self.listed);
-                self.list_shared(span, store);
+                self.list_shared(slice, pool);
             }
-            None => self.append(now, store).extend_from_slice(batch.bytes),
+            None => self.append(now, pool).extend_from_slice(batch.bytes),
         }
         self.ledger.count(match batch.is_direct {
             true => MessageCounts { subscribed: 0, direct: batch.count },
@@ -143,52 +145,63 @@ impl SendQueue {
         });
     }
 
-    /// The position in the stream where the next byte comes.
+    /// Returns the position of the next byte in the stream.
     fn end(&self) -> u64 {
         self.written + self.len() as u64
     }
 
-    /// Whether it ends with what the store would append to.
-    pub(crate) fn ends_shared(&self, store: &ChunkPool) -> bool {
+    /// Whether the queue ends with the slice that the pool would continue.
+    pub(crate) fn ends_shared(&self, pool: &ChunkPool) -> bool {
         let last = self.pieces.back();
         self.own_len() == self.listed
-            && matches!(last, Some(QueuePiece::Slice(span)) if store.is_last(span))
+            && matches!(last, Some(QueuePiece::Slice(slice)) if pool.is_last(slice))
     }
 
     fn list_own(&mut self, more: usize) {
         self.listed += more;
         match self.pieces.back_mut() {
+            // An empty piece would be removed as if it were written.
             _ if more == 0 => {}
             Some(QueuePiece::Own(count)) => *count += more,
             _ => self.pieces.push_back(QueuePiece::Own(more)),
         }
     }
 
-    fn list_shared(&mut self, span: ChunkSlice, store: &mut ChunkPool) {
-        self.shared += span.len();
+    fn list_shared(&mut self, slice: ChunkSlice, pool: &mut ChunkPool) {
+        self.shared += slice.len();
         match self.pieces.back_mut() {
-            Some(QueuePiece::Slice(last)) if (last.chunk, last.end) == (span.chunk, span.start) => {
-                last.end = span.end;
+            // One piece for consecutive batches keeps the list short.
+            Some(QueuePiece::Slice(last))
+                if (last.chunk, last.end) == (slice.chunk, slice.start) =>
+            {
+                last.end = slice.end;
             }
             _ => {
-                store.hold(span.chunk);
-                self.pieces.push_back(QueuePiece::Slice(span));
+                // The queue counts once for each piece, however long the piece grows.
+                pool.hold(slice.chunk);
+                self.pieces.push_back(QueuePiece::Slice(slice));
             }
         }
     }
 
-    /// Forgets the first bytes, which have been written. Memory goes back to the store at the end.
-    pub(crate) fn wrote(&mut self, count: usize, store: &mut ChunkPool) {
+    /// Removes the first bytes, because they have been written. An empty queue gives its memory
+    /// back to the pool.
+    pub(crate) fn wrote(&mut self, count: usize, pool: &mut ChunkPool) {
+        // A count beyond the queue is a fault of the caller, not of the peer.
         debug_assert!(count <= self.len(), "wrote more than there was");
         self.written += count as u64;
+        // Pinned bytes are at the front, and so are written first.
         self.pinned = self.pinned.saturating_sub(count);
-        self.head += self.pass_pieces(count, store);
+        self.head += self.pass_pieces(count, pool);
         self.ledger.pass(self.written);
         if self.own_len() == 0 {
             self.bytes.clear();
             (self.head, self.boundary) = (0, 0);
             self.marks.clear();
-            store.give(std::mem::take(&mut self.bytes));
+            // An empty queue keeps no buffer, because most peers are idle.
+            pool.give(std::mem::take(&mut self.bytes));
+        // The rest moves only if it is smaller than the written part: each byte moves once on
+        // average.
         } else if self.head - self.boundary >= COMPACT_BYTES.max(self.own_len()) {
             self.pass_marks();
             self.bytes.drain(..self.boundary);
@@ -198,8 +211,8 @@ impl SendQueue {
         }
     }
 
-    /// Goes over so many bytes; returns how many of them are its own.
-    fn pass_pieces(&mut self, count: usize, store: &mut ChunkPool) -> usize {
+    /// Removes this many bytes from the list of pieces. Returns the number of own bytes among them.
+    fn pass_pieces(&mut self, count: usize, pool: &mut ChunkPool) -> usize {
         let (mut left, mut own) = (count, 0);
         while left > 0
             && let Some(piece) = self.pieces.front_mut()
@@ -211,15 +224,15 @@ impl SendQueue {
                     *count -= passed;
                     own += passed;
                 }
-                QueuePiece::Slice(span) => {
-                    span.start += passed;
+                QueuePiece::Slice(slice) => {
+                    slice.start += passed;
                     self.shared -= passed;
                 }
             }
-            if let Some(QueuePiece::Slice(span)) =
+            if let Some(QueuePiece::Slice(slice)) =
                 self.pieces.pop_front_if(|piece| piece.len() == 0)
             {
-                store.release(span.chunk);
+                pool.release(slice.chunk);
             }
         }
         self.listed -= own;
@@ -229,42 +242,43 @@ impl SendQueue {
         own + left
     }
 
-    /// Lets go of what it shares, with all that is in it.
-    pub(crate) fn release(&mut self, store: &mut ChunkPool) {
+    /// Empties the queue, and gives up its part of shared chunks.
+    pub(crate) fn release(&mut self, pool: &mut ChunkPool) {
         for piece in std::mem::take(self).pieces.take() {
-            if let QueuePiece::Slice(span) = piece {
-                store.release(span.chunk);
+            if let QueuePiece::Slice(slice) = piece {
+                pool.release(slice.chunk);
             }
         }
     }
 
-    /// It is not full any more: the next time it is, messages are shed at once.
-    pub(crate) fn has_room(&mut self) {
+    /// Notes that the queue is not full any more, so that messages are shed at once when it next
+    /// is.
+    pub(crate) fn reset_shedding(&mut self) {
         self.next_shed = 0;
     }
 
-    /// The first bytes, which are whole frames, are being written in another form.
+    /// Notes that the first bytes, which are whole frames, are being written in encrypted form.
     pub(crate) fn pin(&mut self, count: usize) {
         self.pinned = count;
     }
 
-    /// The message that was appended last is awaited.
+    /// Notes that a publisher waits until the last message is written.
     pub(crate) fn await_written(&mut self, ticket: Ticket) {
         self.awaited.push_back((self.end(), ticket));
     }
 
-    /// The message that was appended last is a request: its requester is to know if it is dropped.
+    /// Notes that the last message is a request, whose requester has to learn if it is dropped.
     pub(crate) fn mark_request(&mut self) {
         self.requests_end = self.end();
     }
 
-    /// An awaited message that has been written since.
+    /// Returns a ticket whose message has been written.
     pub(crate) fn take_written(&mut self) -> Option<Ticket> {
         let is_written = self.awaited.front().is_some_and(|(end, _)| *end <= self.written);
         self.awaited.pop_front_if(|_| is_written).map(|(_, ticket)| ticket)
     }
 
-    /// An awaited message that will not be written.
+    /// Returns a ticket whose message will not be written.
     pub(crate) fn take_awaited(&mut self) -> Option<Ticket> {
         self.awaited.pop_front().map(|(_, ticket)| ticket)
     }
@@ -289,7 +303,7 @@ mod tests {
     use super::*;
 
     pub(super) fn push(
-        outbox: &mut SendQueue,
+        queue: &mut SendQueue,
         now: Instant,
         subscription: u32,
         payload: usize,
@@ -297,11 +311,11 @@ mod tests {
         let (header, mut frame) = (Header::new(Kind::Message, 0), Vec::new());
         let payload = vec![subscription as u8; payload];
         FrameWriter(&mut frame).control(Header { subscription, ..header }, &payload);
-        outbox.append_batch(now, &batch(&frame, None), &mut ChunkPool::default());
+        queue.append_batch(now, &batch(&frame, None), &mut ChunkPool::default());
         frame.len()
     }
 
-    /// Messages for subscriptions, or one for the peer alone.
+    /// Messages for subscriptions, or one for the peer itself.
     pub(super) fn batch(bytes: &[u8], shared: Option<ChunkSlice>) -> MessageBatch<'_> {
         let (mut rest, mut count, mut is_direct) = (bytes, 0, false);
         while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
@@ -313,40 +327,40 @@ mod tests {
 
     #[test]
     fn knows_the_age_of_its_oldest_byte() {
-        let (mut outbox, start) = (SendQueue::default(), Instant::now());
+        let (mut queue, start) = (SendQueue::default(), Instant::now());
         let second = Duration::from_secs(1);
-        assert_eq!(outbox.oldest(), None);
-        let length = push(&mut outbox, start, 1, 10);
-        push(&mut outbox, start + second, 1, 10);
-        outbox.wrote(length - 1, &mut ChunkPool::default());
-        assert_eq!(outbox.oldest(), Some(start));
-        outbox.wrote(1, &mut ChunkPool::default());
-        assert_eq!(outbox.oldest(), Some(start + second));
-        outbox.wrote(length, &mut ChunkPool::default());
-        assert_eq!(outbox.oldest(), None);
+        assert_eq!(queue.oldest(), None);
+        let length = push(&mut queue, start, 1, 10);
+        push(&mut queue, start + second, 1, 10);
+        queue.wrote(length - 1, &mut ChunkPool::default());
+        assert_eq!(queue.oldest(), Some(start));
+        queue.wrote(1, &mut ChunkPool::default());
+        assert_eq!(queue.oldest(), Some(start + second));
+        queue.wrote(length, &mut ChunkPool::default());
+        assert_eq!(queue.oldest(), None);
     }
 
     #[test]
     fn compacts_without_losing_a_byte() {
-        let (mut outbox, now, mut store) =
+        let (mut queue, now, mut pool) =
             (SendQueue::default(), Instant::now(), ChunkPool::default());
         let (mut expected, mut got) = (0, 0);
         for round in 0..3000_usize {
-            expected += push(&mut outbox, now, 1, round % 500);
-            let count = outbox.len().min(round % 300);
+            expected += push(&mut queue, now, 1, round % 500);
+            let count = queue.len().min(round % 300);
             got += count;
-            outbox.wrote(count, &mut store);
+            queue.wrote(count, &mut pool);
         }
-        assert_eq!(outbox.len(), expected - got);
-        assert!(outbox.bytes.len() < 2 * outbox.len() + 2 * COMPACT_BYTES);
-        outbox.find_boundary(&store);
-        outbox.wrote(outbox.len(), &mut store);
-        assert_eq!(outbox.written(), expected as u64);
+        assert_eq!(queue.len(), expected - got);
+        assert!(queue.bytes.len() < 2 * queue.len() + 2 * COMPACT_BYTES);
+        queue.find_boundary(&pool);
+        queue.wrote(queue.len(), &mut pool);
+        assert_eq!(queue.written(), expected as u64);
     }
 
-    /// Frames of the outbox's own and shared ones in turns, numbered by correlation.
-    pub(super) fn mixed(store: &mut ChunkPool) -> (SendQueue, Vec<u8>) {
-        let (mut outbox, mut all, now) = (SendQueue::default(), Vec::new(), Instant::now());
+    /// Own and shared frames in turns, numbered by correlation.
+    pub(super) fn mixed(pool: &mut ChunkPool) -> (SendQueue, Vec<u8>) {
+        let (mut queue, mut all, now) = (SendQueue::default(), Vec::new(), Instant::now());
         let mut number = 0;
         for (is_shared, frames) in [(true, 2), (false, 1), (true, 1), (true, 2), (false, 2)] {
             let mut run = Vec::new();
@@ -358,43 +372,43 @@ mod tests {
             }
             all.extend_from_slice(&run);
             match is_shared {
-                true => share(&mut outbox, store, &run),
-                false => outbox.append_batch(now, &batch(&run, None), store),
+                true => share(&mut queue, pool, &run),
+                false => queue.append_batch(now, &batch(&run, None), pool),
             }
         }
-        (outbox, all)
+        (queue, all)
     }
 
-    pub(super) fn share(outbox: &mut SendQueue, store: &mut ChunkPool, run: &[u8]) {
-        let heirs = usize::from(outbox.ends_shared(store));
-        let span = store.keep(run, heirs);
-        outbox.append_batch(Instant::now(), &batch(run, Some(span)), store);
-        store.release(span.chunk);
+    pub(super) fn share(queue: &mut SendQueue, pool: &mut ChunkPool, run: &[u8]) {
+        let heirs = usize::from(queue.ends_shared(pool));
+        let slice = pool.keep(run, heirs);
+        queue.append_batch(Instant::now(), &batch(run, Some(slice)), pool);
+        pool.release(slice.chunk);
     }
 
-    pub(super) fn unwritten(outbox: &SendQueue, store: &ChunkPool) -> Vec<u8> {
-        outbox.unwritten(store).collect::<Vec<_>>().concat()
+    pub(super) fn unwritten(queue: &SendQueue, pool: &ChunkPool) -> Vec<u8> {
+        queue.unwritten(pool).collect::<Vec<_>>().concat()
     }
 
     #[test]
     fn own_and_shared_bytes_keep_their_order_however_they_are_written() {
         for first in 0..=312 {
-            let mut store = ChunkPool::default();
-            let (mut outbox, all) = mixed(&mut store);
-            assert_eq!((all.len(), unwritten(&outbox, &store)), (312, all.clone()));
-            assert_eq!(outbox.unwritten(&store).count(), 4, "shared runs in a row are one piece");
-            outbox.wrote(first, &mut store);
-            assert_eq!(unwritten(&outbox, &store), all[first..]);
-            outbox.append_batch(Instant::now(), &batch(&all[..39], None), &mut store);
-            share(&mut outbox, &mut store, &all[39..78]);
+            let mut pool = ChunkPool::default();
+            let (mut queue, all) = mixed(&mut pool);
+            assert_eq!((all.len(), unwritten(&queue, &pool)), (312, all.clone()));
+            assert_eq!(queue.unwritten(&pool).count(), 4, "shared runs in a row are one piece");
+            queue.wrote(first, &mut pool);
+            assert_eq!(unwritten(&queue, &pool), all[first..]);
+            queue.append_batch(Instant::now(), &batch(&all[..39], None), &mut pool);
+            share(&mut queue, &mut pool, &all[39..78]);
             let expected = [&all[first..], &all[..78]].concat();
             for second in 0..=expected.len() {
-                assert_eq!(outbox.len(), expected.len() - second);
-                assert_eq!(unwritten(&outbox, &store), expected[second..]);
-                assert_eq!(outbox.messages(&store).0, (outbox.len() as u64).div_ceil(39));
-                outbox.wrote(usize::from(second < expected.len()), &mut store);
+                assert_eq!(queue.len(), expected.len() - second);
+                assert_eq!(unwritten(&queue, &pool), expected[second..]);
+                assert_eq!(queue.messages(&pool).0, (queue.len() as u64).div_ceil(39));
+                queue.wrote(usize::from(second < expected.len()), &mut pool);
             }
-            assert!(outbox.is_empty() && store.is_free());
+            assert!(queue.is_empty() && pool.is_free());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! How old the bytes of a send queue are and how many messages they hold, by stretches of the stream:
-//! so that neither question walks over a queue that is full.
+//! The age of the bytes in a send queue and the number of their messages, by stretches of the
+//! stream. So neither question has to parse a full queue.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use crate::queue::lazy_queue::LazyQueue;
 /// Bytes after which a stretch ends: so many are walked over at the most to count messages. A burst
 /// that is shorter needs no memory for stretches.
 const STRETCH_BYTES: u64 = 64 * 1024;
-/// How precisely the age of the oldest byte is known.
+/// The precision of the oldest byte's age.
 const AGE_STEP: Duration = Duration::from_millis(250);
 
-/// How many messages there are: for subscriptions, and for the peer alone.
+/// Numbers of messages: for subscriptions, and for the peer itself.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct MessageCounts {
     pub(super) subscribed: u64,
@@ -41,26 +41,26 @@ impl MessageCounts {
     }
 }
 
-/// The stretches of the stream that are not wholly written.
+/// The stretches of the stream that are not completely written.
 #[derive(Debug, Default)]
 pub(super) struct StreamLedger {
-    /// Each with its end.
+    /// Each with the position of its end.
     earlier: LazyQueue<(u64, Stretch)>,
     last: Stretch,
 }
 
-/// Bytes that came within [`AGE_STEP`].
+/// Bytes that were queued within [`AGE_STEP`] of each other.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stretch {
     begin: u64,
     since: Option<Instant>,
-    /// Of the messages that end in it. Their sums in 32 bits keep an idle peer small.
+    /// Messages that end in the stretch. Counters of 32 bits keep an idle peer small.
     subscribed: u32,
     direct: u32,
 }
 
 impl StreamLedger {
-    /// Bytes come at this position, behind others or as the first.
+    /// Notes that bytes are appended at this position. `is_first` tells that the queue was empty.
     pub(super) fn extend(&mut self, now: Instant, position: u64, is_first: bool) {
         let Stretch { begin, since, .. } = self.last;
         let is_full = position >= begin + STRETCH_BYTES;
@@ -75,13 +75,13 @@ impl StreamLedger {
         self.last = Stretch { begin: position, since: Some(now), subscribed: 0, direct: 0 };
     }
 
-    /// The bytes that came last hold so many messages.
+    /// Adds messages to the last stretch.
     pub(super) fn count(&mut self, more: MessageCounts) {
         self.last.subscribed += more.subscribed as u32;
         self.last.direct += more.direct as u32;
     }
 
-    /// All bytes before this position are written.
+    /// Forgets the stretches that end at or before this position.
     pub(super) fn pass(&mut self, written: u64) {
         while self.earlier.pop_front_if(|(end, _)| *end <= written).is_some() {}
         if self.earlier.is_empty() {
@@ -89,13 +89,13 @@ impl StreamLedger {
         }
     }
 
-    /// When the first bytes came, if there are any.
+    /// Returns the time when the oldest bytes were queued, if there are any.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.earlier.front().map_or(self.last, |(_, stretch)| *stretch).since
     }
 
-    /// The messages of all stretches that are not begun, and where one ends that is: it has to be
-    /// walked over.
+    /// Returns the messages of all stretches without written bytes, and the end of the stretch that
+    /// is partly written, if any: the caller has to parse that one.
     pub(super) fn counts(&self, written: u64) -> (MessageCounts, Option<u64>) {
         let all = || self.earlier.iter().copied().chain([(u64::MAX, self.last)]);
         let begun = all().next().filter(|(_, first)| written > first.begin).map(|(end, _)| end);

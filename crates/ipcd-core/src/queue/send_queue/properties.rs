@@ -1,5 +1,5 @@
-//! Any use of a send queue, of which two are made alike: one is asked what it knows by its ledger, the
-//! other is walked over frame by frame.
+//! Properties of two equal send queues: one answers from the ledger, the other by parsing every
+//! frame.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::drops::DropReport;
 use super::tests::{batch, share, unwritten};
 use super::*;
 
-/// One thing that happens to a queue; sizes are of payloads.
+/// An event of a queue. Sizes are those of payloads, in bytes.
 #[derive(Clone, Debug)]
 enum Step {
     Own {
@@ -31,7 +31,7 @@ enum Step {
     Control {
         size: usize,
     },
-    /// So much of what there is, in 256ths, is written.
+    /// A part of the queue, in 256ths, is written.
     Wrote(usize),
     /// Whole frames at the front are pinned.
     Pin(usize),
@@ -65,18 +65,18 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 struct Bench {
     queue: SendQueue,
-    store: ChunkPool,
+    pool: ChunkPool,
     now: Instant,
     ticket: Ticket,
     reports: Vec<DropReport>,
-    /// Whether it is purged frame by frame.
+    /// Whether a purge parses every frame.
     walks: bool,
 }
 
 impl Bench {
     fn new(now: Instant, walks: bool) -> Self {
-        let (queue, store) = (SendQueue::default(), ChunkPool::default());
-        Self { queue, store, now, ticket: 0, reports: Vec::new(), walks }
+        let (queue, pool) = (SendQueue::default(), ChunkPool::default());
+        Self { queue, pool, now, ticket: 0, reports: Vec::new(), walks }
     }
 
     fn take(&mut self, step: &Step) {
@@ -87,7 +87,7 @@ impl Bench {
             }
             Step::Shared { subscription, messages, size } => {
                 let run = frames(Header { subscription, ..message() }, messages, size);
-                share(&mut self.queue, &mut self.store, &run);
+                share(&mut self.queue, &mut self.pool, &run);
             }
             Step::Direct { size, is_awaited } => {
                 self.append(&frames(Header { receipt: is_awaited, ..message() }, 1, size));
@@ -102,11 +102,11 @@ impl Bench {
             }
             Step::Control { size } => {
                 let frame = frames(Header::new(Kind::Notice, 0), 1, size);
-                self.queue.append(self.now, &mut self.store).extend(frame);
+                self.queue.append(self.now, &mut self.pool).extend(frame);
             }
             Step::Wrote(parts) => {
                 let count = self.queue.len() * parts / 256;
-                self.queue.wrote(count, &mut self.store);
+                self.queue.wrote(count, &mut self.pool);
                 while self.queue.take_written().is_some() {}
             }
             Step::Pin(frames) => {
@@ -114,13 +114,13 @@ impl Bench {
                 self.queue.pin(bytes);
             }
             Step::Shed(target) => {
-                let shed = self.queue.shed(target, &mut self.store, |number| number != 2);
+                let shed = self.queue.shed(target, &mut self.pool, |number| number != 2);
                 self.reports.push(shed);
             }
             Step::Purge => {
                 let gone = match self.walks {
-                    true => self.queue.drop_frames(0, &mut self.store, |_, _, _| true),
-                    false => self.queue.purge(&mut self.store),
+                    true => self.queue.drop_frames(0, &mut self.pool, |_, _, _| true),
+                    false => self.queue.purge(&mut self.pool),
                 };
                 self.reports.push(gone);
             }
@@ -129,20 +129,20 @@ impl Bench {
     }
 
     fn append(&mut self, run: &[u8]) {
-        self.queue.append_batch(self.now, &batch(run, None), &mut self.store);
+        self.queue.append_batch(self.now, &batch(run, None), &mut self.pool);
     }
 
-    /// Unwritten bytes of the first frames.
+    /// Returns the unwritten bytes of the first frames.
     fn first_frames(&mut self, frames: usize) -> usize {
         let mut lengths = Vec::new();
-        self.queue.each_frame(&self.store, u64::MAX, |_, length| lengths.push(length));
-        let begun = self.queue.find_boundary(&self.store);
+        self.queue.each_frame(&self.pool, u64::MAX, |_, length| lengths.push(length));
+        let begun = self.queue.find_boundary(&self.pool);
         lengths.iter().take(frames).sum::<usize>().saturating_sub(begun)
     }
 
-    /// Messages for subscriptions and for the peer alone, walked over.
+    /// Returns the messages for subscriptions and for the peer itself, by parsing every frame.
     fn walk(&mut self) -> (u64, u64) {
-        let mut counts = self.queue.messages_by_subscription(&self.store);
+        let mut counts = self.queue.messages_by_subscription(&self.pool);
         let direct = counts.remove(&0).unwrap_or(0);
         (counts.values().sum(), direct)
     }
@@ -171,36 +171,36 @@ proptest! {
             walked.take(step);
             prop_assert_eq!(counted.reports.pop(), walked.reports.pop());
             let (left, expected) = (&counted.queue, &walked.queue);
-            let bytes = unwritten(left, &counted.store);
-            prop_assert_eq!(&bytes, &unwritten(expected, &walked.store));
+            let bytes = unwritten(left, &counted.pool);
+            prop_assert_eq!(&bytes, &unwritten(expected, &walked.pool));
             prop_assert_eq!(left.len(), bytes.len());
             prop_assert_eq!(left.oldest().is_none(), bytes.is_empty());
             if asks_each_time {
-                prop_assert_eq!(counted.queue.messages(&counted.store), walked.walk());
+                prop_assert_eq!(counted.queue.messages(&counted.pool), walked.walk());
             }
         }
-        prop_assert_eq!(counted.queue.messages(&counted.store), walked.walk());
+        prop_assert_eq!(counted.queue.messages(&counted.pool), walked.walk());
         for side in [&mut counted, &mut walked] {
-            side.queue.release(&mut side.store);
-            prop_assert!(side.store.is_free());
+            side.queue.release(&mut side.pool);
+            prop_assert!(side.pool.is_free());
         }
     }
 }
 
 #[test]
 fn counting_and_purging_a_full_queue_walks_over_one_stretch() {
-    let (mut queue, mut store) = (SendQueue::default(), ChunkPool::default());
+    let (mut queue, mut pool) = (SendQueue::default(), ChunkPool::default());
     let (now, run) = (Instant::now(), frames(Header { subscription: 1, ..message() }, 100, 64));
     for _ in 0..800 {
-        queue.append_batch(now, &batch(&run, None), &mut store);
+        queue.append_batch(now, &batch(&run, None), &mut pool);
     }
-    queue.wrote(run.len() / 3, &mut store);
+    queue.wrote(run.len() / 3, &mut pool);
     let mut walked = 0;
     let (_, end) = queue.ledger.counts(queue.written());
     let end = end.expect("the first stretch is begun");
-    queue.each_frame(&store, end, |_, _| walked += 1);
+    queue.each_frame(&pool, end, |_, _| walked += 1);
     assert!(walked <= 1000, "{walked} frames");
-    assert_eq!(queue.messages(&store).0, 80_000 - 33);
-    assert_eq!(queue.purge(&mut store).messages, 80_000 - 34);
-    assert_eq!(queue.messages(&store), (1, 0));
+    assert_eq!(queue.messages(&pool).0, 80_000 - 33);
+    assert_eq!(queue.purge(&mut pool).messages, 80_000 - 34);
+    assert_eq!(queue.messages(&pool), (1, 0));
 }

@@ -1,4 +1,5 @@
-//! Decides frame by frame what stays in a send queue, and keeps account of it.
+//! The sieve for dropping frames: it decides frame by frame, and keeps the ledger and the tickets
+//! in step.
 
 use std::time::Instant;
 
@@ -11,22 +12,25 @@ use crate::queue::send_queue::drops::DropReport;
 use crate::queue::send_queue::frames::begun;
 use crate::queue::send_queue::ledger::{MessageCounts, StreamLedger};
 
-/// What stays of a span: in one piece most often.
+/// Returns the parts of a slice that stay, which is one piece most often.
 pub(super) fn sift_shared(
-    span: &ChunkSlice,
-    store: &ChunkPool,
+    slice: &ChunkSlice,
+    pool: &ChunkPool,
     sieve: &mut FrameSieve<impl FnMut(&Header, usize, bool) -> bool>,
 ) -> Vec<ChunkSlice> {
-    let bytes = &store.chunk(span.chunk)[..span.end];
-    let (mut at, mut kept) = (begun(span, store), Vec::<ChunkSlice>::new());
+    let bytes = &pool.chunk(slice.chunk)[..slice.end];
+    let (mut at, mut kept) = (begun(slice, pool), Vec::<ChunkSlice>::new());
     while let Ok(Decoded::Frame(frame, length)) = decode(&bytes[at..], usize::MAX) {
         let end = at + length;
-        if sieve.keeps(&frame.header, length, span.start.saturating_sub(at)) {
+        if sieve.keeps(&frame.header, length, slice.start.saturating_sub(at)) {
             match kept.last_mut() {
                 Some(last) if last.end == at => last.end = end,
-                _ => {
-                    kept.push(ChunkSlice { boundary: at, start: at.max(span.start), end, ..*span })
-                }
+                _ => kept.push(ChunkSlice {
+                    boundary: at,
+                    start: at.max(slice.start),
+                    end,
+                    ..*slice
+                }),
             }
         }
         at = end;
@@ -34,34 +38,36 @@ pub(super) fn sift_shared(
     kept
 }
 
-/// Decides which frames stay, one after the other.
+/// The state of dropping frames, which are offered in order.
 pub(super) struct FrameSieve<F> {
     pub(super) may_go: F,
     /// Bytes at the front that stay in any case.
     pub(super) pinned: usize,
-    /// Bytes to be dropped.
+    /// Bytes that are still to be dropped.
     pub(super) excess: usize,
-    /// Bytes behind the frames that were seen.
+    /// Bytes after the frames that were offered.
     pub(super) behind: usize,
     /// The position in the stream of the first unwritten byte.
     pub(super) written: u64,
-    /// The position where the next frame begins, and where it does if it stays.
+    /// The position of the next frame before dropping, and its position after.
     pub(super) passed: u64,
     pub(super) position: u64,
-    /// The age of the first byte; and the ages and counts before, and those of what stays.
+    /// The time of the oldest byte; the ledger before dropping, and the one for the frames that
+    /// stay.
     pub(super) oldest: Option<Instant>,
     pub(super) ledger: StreamLedger,
     pub(super) kept_ledger: StreamLedger,
-    /// The awaited messages before, and those that stay.
+    /// The awaited messages before dropping, and those that stay.
     pub(super) awaited: LazyQueue<(u64, Ticket)>,
     pub(super) kept_awaited: LazyQueue<(u64, Ticket)>,
     pub(super) shed: DropReport,
 }
 
 impl<F: FnMut(&Header, usize, bool) -> bool> FrameSieve<F> {
-    /// Whether a frame stays, of which so many bytes are written.
+    /// Decides whether a frame stays. `written` is the number of its bytes that are written.
     pub(super) fn keeps(&mut self, header: &Header, length: usize, written: usize) -> bool {
         let is_awaited = header.kind == Kind::Message && header.receipt && !header.request;
+        // Tickets are in the order of the messages with a receipt.
         let ticket = if is_awaited { self.awaited.pop_front() } else { None };
         let ticket = ticket.map_or(0, |(_, ticket)| ticket);
         let unwritten = length - written;
@@ -75,7 +81,8 @@ impl<F: FnMut(&Header, usize, bool) -> bool> FrameSieve<F> {
             self.excess = self.excess.saturating_sub(length);
             self.shed.note(header, ticket);
         } else {
-            // A peer that reads nothing does not get younger by what is dropped.
+            // The age stays that of the oldest byte before: otherwise drops would postpone the
+            // stall time-out of a peer that reads nothing.
             let is_first = self.position == self.written;
             let since = if is_first { self.oldest } else { self.ledger.oldest() };
             if let Some(since) = since {
