@@ -1,5 +1,5 @@
-//! The memory that filters take in the index of subscriptions, and that none is left when they have
-//! gone: counted, so that it does not grow unseen.
+//! The memory of filters in the subscription trie, and that it is freed after them. It is counted,
+//! so that it does not grow unnoticed.
 
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,7 @@ use ipcd_sys::alloc_count::{Counting, LIVE_BYTES};
 static ALLOCATOR: Counting = Counting;
 
 const FILTERS: usize = 10_000;
-/// Bytes of a filter with a token of its own, and of one whose tokens many have.
+/// Bytes of a filter with a unique token, and of one with common tokens only.
 const OWN_TOKEN_BYTES: u64 = 320;
 const COMMON_TOKENS_BYTES: u64 = 240;
 

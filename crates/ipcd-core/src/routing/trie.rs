@@ -1,8 +1,9 @@
-//! The subscriptions that a subject matches. Members are subscriptions of this router's peers, or
-//! other workers that have such subscriptions.
+//! The subscription trie: it finds the members whose filters match a subject. Members are
+//! subscriptions of this router's peers, or interests of other workers. It knows nothing of rights
+//! or send queues.
 //!
-//! Filters of one shape are rows of a [`table::FilterTable`], so that a look-up costs little however
-//! the filters were chosen.
+//! Filters of one shape are the rows of a [`table::FilterTable`], so that a lookup costs little no
+//! matter how the filters were chosen.
 
 pub(crate) mod members;
 mod rows;
@@ -20,30 +21,30 @@ use self::table::{ANY, FilterShape, FilterTable, LookUp, UNKNOWN};
 use crate::model::ids::PeerKey;
 use crate::routing::trie::members::TrieMember;
 
-/// One subscription, as its own router knows it.
+/// A subscription of a peer of this router.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct LocalSubscriber {
-    /// Whose it is.
+    /// The peer.
     pub peer: PeerKey,
-    /// The peer's number for it.
+    /// The peer's number for the subscription.
     pub subscription: u32,
-    /// What happens when the peer's outbox is full.
+    /// The treatment of messages while the peer's send queue is full.
     pub overflow: Overflow,
-    /// Whether the peer wants to know who senders are.
+    /// Whether the peer asks for the senders' identities.
     pub origin: bool,
-    /// The group that it shares its messages with.
+    /// The group that shares the messages, if there is one.
     pub group: Option<Rc<QueueGroup>>,
 }
 
-/// An interest of another worker, for all its subscriptions of one filter and group.
+/// An interest of another worker: all subscriptions there with the same filter and group.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct WorkerInterest {
-    /// The worker's place.
+    /// The slot of the worker.
     pub slot: u32,
-    /// Whether nothing more may be sent for now, because a member's outbox is full; of a group,
-    /// because all members' are.
+    /// Whether the interest is blocked: the send queue of a member is full, or in a group those of
+    /// all members.
     pub off: bool,
-    /// The part that it has in a group.
+    /// The worker's part in the group, if there is one.
     pub share: Option<GroupShare>,
 }
 
@@ -68,25 +69,25 @@ impl TrieMember for WorkerInterest {
 pub struct GroupShare {
     /// The group.
     pub group: Rc<QueueGroup>,
-    /// The worker's own number for it.
+    /// The worker's number for the group.
     pub number: u32,
-    /// Members there.
+    /// The number of members there.
     pub members: u32,
 }
 
-/// Subscribers of one filter that share the work.
+/// A queue group: subscriptions of one filter and group name, which share the messages.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct QueueGroup {
     /// The filter.
     pub filter: Filter,
-    /// The group's name.
+    /// The name of the group.
     pub name: String,
 }
 
 /// All members, by the shapes of their filters.
 #[derive(Clone, Debug)]
 pub struct SubscriptionTrie<M: TrieMember> {
-    /// In the order of their shapes: there are 32 at the most.
+    /// Sorted by shape. There are at most 32 shapes.
     tables: Vec<FilterTable<M>>,
     tokens: TokenNumbers,
     version: u64,
@@ -98,17 +99,18 @@ impl<M: TrieMember> Default for SubscriptionTrie<M> {
     }
 }
 
-/// Numbers of the tokens of filters: so a subject's tokens are looked up once, and compared as numbers.
+/// The numbers of the filters' tokens. A subject's tokens are looked up once, and then compared as
+/// numbers.
 #[derive(Clone, Debug, Default)]
 struct TokenNumbers {
-    /// And how often each is in a filter.
+    /// The number of each token, and the number of its uses in filters.
     numbers: HashMap<Box<str>, (u32, usize), RandomState>,
-    /// Numbers up to the highest that no token has.
+    /// Unused numbers below the highest one.
     free: Vec<u32>,
 }
 
 impl<M: TrieMember> SubscriptionTrie<M> {
-    /// Adds a member, in place of an earlier one with its key.
+    /// Adds a member. It replaces an earlier one with the same key.
     pub fn add(&mut self, filter: &Filter, member: M) {
         self.version += 1;
         let (stem, has_tail) = stem_of(filter);
@@ -118,13 +120,14 @@ impl<M: TrieMember> SubscriptionTrie<M> {
             self.tables.insert(at, FilterTable::new(shape));
             at
         });
+        // A known filter has counted its tokens before.
         if !self.tables[at].add(&tokens, member) {
             self.tokens.forget(filter);
         }
     }
 
-    /// Takes a member of one filter away, if it is there. Routes that are remembered have it until
-    /// the caller says that they have changed ([`SubscriptionTrie::touch`]): when thousands go, that is once.
+    /// Removes a member of one filter, and returns it. Remembered routes still have it until the
+    /// caller calls [`SubscriptionTrie::touch`], once for any number of removals.
     pub(crate) fn remove(&mut self, filter: &Filter, key: &M::Key) -> Option<M> {
         let (shape, tokens) = self.row_of(filter)?;
         let at = self.place_of(shape).ok()?;
@@ -133,13 +136,14 @@ impl<M: TrieMember> SubscriptionTrie<M> {
         if table.forget(&tokens) {
             self.tokens.forget(filter);
         }
+        // A lookup visits every table, so that empty ones must go.
         if table.is_empty() {
             self.tables.remove(at);
         }
         Some(gone)
     }
 
-    /// Changes a member of one filter, if it is there.
+    /// Changes a member of one filter, if it exists.
     pub fn change(&mut self, filter: &Filter, key: &M::Key, change: impl FnOnce(&mut M)) {
         self.version += 1;
         let Some((shape, tokens)) = self.row_of(filter) else { return };
@@ -150,7 +154,7 @@ impl<M: TrieMember> SubscriptionTrie<M> {
         }
     }
 
-    /// Takes members of all filters away.
+    /// Removes all members for which `gone` is true.
     pub fn remove_all(&mut self, gone: impl Fn(&M) -> bool) {
         self.version += 1;
         let mut filters = Vec::new();
@@ -161,22 +165,23 @@ impl<M: TrieMember> SubscriptionTrie<M> {
         self.tokens.forget_all(filters.iter().flat_map(|tokens| &**tokens));
     }
 
-    /// Says that members may count or not count that did otherwise before.
+    /// Notes that routes have changed for a reason outside the trie.
     pub(crate) fn touch(&mut self) {
         self.version += 1;
     }
 
-    /// Changes whenever a route may have changed.
+    /// Returns a number that grows whenever a route may have changed.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// All members that match, each once for each of its filters that do, in order.
+    /// Returns the members whose filters match, sorted. A member with several matching filters
+    /// occurs once for each.
     pub fn find(&self, subject: Subject<'_>) -> Vec<M> {
         self.find_counted(subject).0
     }
 
-    /// The same, and the work that it was, in parts of a step: a quarter, some 12 ns.
+    /// Returns the same, and the work in quarters of a step, some 12 ns each.
     pub(crate) fn find_counted(&self, subject: Subject<'_>) -> (Vec<M>, usize) {
         let (mut tokens, mut count) = ([UNKNOWN; MAX_TOKENS], 0);
         for (number, token) in tokens.iter_mut().zip(subject.tokens()) {
@@ -189,11 +194,12 @@ impl<M: TrieMember> SubscriptionTrie<M> {
         for table in self.tables.iter().filter(|table| table.shape.takes(count)) {
             table.look_up(tokens, &mut look_up);
         }
+        // The order of the tables and rows depends on the history of the filters.
         look_up.found.sort_unstable();
         (look_up.found, look_up.parts)
     }
 
-    /// The shape of a filter and the numbers of its tokens, if all of them are known.
+    /// Returns the shape of a filter and the numbers of its tokens, if all tokens are known.
     fn row_of(&self, filter: &Filter) -> Option<(FilterShape, Vec<u32>)> {
         let (stem, has_tail) = stem_of(filter);
         let number = |token: &str| Some(self.tokens.of(token)).filter(|number| *number != UNKNOWN);
@@ -214,7 +220,7 @@ impl TokenNumbers {
         }
     }
 
-    /// The number of a token, which is in a filter more.
+    /// Counts one use of a token more, and returns its number.
     fn note(&mut self, token: &str) -> u32 {
         if token == "*" {
             return ANY;
@@ -223,13 +229,13 @@ impl TokenNumbers {
             *uses += 1;
             return *number;
         }
-        // Numbers that are used again never run out: memory does before.
+        // Freed numbers are used again, so that memory runs out before the numbers do.
         let number = self.free.pop().unwrap_or(self.numbers.len() as u32 + 1);
         self.numbers.insert(token.into(), (number, 1));
         number
     }
 
-    /// The tokens of a filter are in a filter less.
+    /// Counts one use of the filter's tokens less.
     fn forget(&mut self, filter: &Filter) {
         for token in stem_of(filter).0.filter(|token| *token != "*") {
             let Some((number, uses)) = self.numbers.get_mut(token) else { continue };
@@ -242,7 +248,7 @@ impl TokenNumbers {
         self.shrink();
     }
 
-    /// These tokens are in a filter less, each as often as it is named.
+    /// Counts one use less for each occurrence of a token.
     fn forget_all<'a>(&mut self, tokens: impl Iterator<Item = &'a u32>) {
         let mut counts = HashMap::<u32, usize, RandomState>::default();
         tokens.for_each(|token| *counts.entry(*token).or_default() += 1);
@@ -256,7 +262,7 @@ impl TokenNumbers {
         self.shrink();
     }
 
-    /// Gives memory back that many tokens have taken which have gone.
+    /// Frees the memory of tokens that have gone, if it is much.
     fn shrink(&mut self) {
         if self.numbers.is_empty() {
             *self = Self::default();
@@ -266,7 +272,7 @@ impl TokenNumbers {
     }
 }
 
-/// The tokens of a filter without `>` at its end, and whether that is there.
+/// Returns the tokens of a filter before any `>`, and whether `>` follows.
 fn stem_of(filter: &Filter) -> (impl Iterator<Item = &str>, bool) {
     let stem = filter.as_str().strip_suffix('>').filter(|_| filter.has_tail());
     let stem = stem.map(|stem| stem.strip_suffix('.').unwrap_or(stem));
@@ -317,7 +323,8 @@ mod tests {
     }
 
     proptest! {
-        /// Any subscriptions, some taken away again, and any subject match as one by one.
+        /// After any additions and removals, a lookup finds the same as matching filters one by
+        /// one.
         #[test]
         fn matches_as_a_naive_oracle_says(
             filters in proptest::collection::vec((any_filter(), any::<bool>()), 0..30),
@@ -364,7 +371,7 @@ mod tests {
         assert!(is_blank(&interests));
     }
 
-    /// So many filters of as many tokens, each of which is a token or `*`, and a token behind them.
+    /// Returns filters with this many tokens, each a token or `*`, followed by one more token.
     fn all_ways(count: u32, tokens: u32, last: &str) -> SubscriptionTrie<LocalSubscriber> {
         let mut interests = SubscriptionTrie::default();
         for number in 0..count {
@@ -383,7 +390,7 @@ mod tests {
             (found.len(), parts)
         };
         let stem = ["a"; 13].join(".");
-        // The last column alone tells that there is nothing.
+        // Only the last column shows that nothing matches.
         let (tokens, columns) = (14, 2 * 14);
         assert_eq!(counted(&format!("{stem}.7")), (0, tokens + columns));
         let bits = 14 * (1 + (1 << 13) / 64 / 8);

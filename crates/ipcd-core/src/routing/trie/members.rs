@@ -1,17 +1,17 @@
-//! The members of one filter. Most filters have one; of a filter that thousands have, any of them is
-//! found as fast.
+//! The members of one filter. Most filters have one. Among thousands, a member is found about as
+//! fast.
 
 use std::collections::BTreeMap;
 
-/// Members up to which they are looked through one by one.
+/// Members up to which a linear search is used.
 const FEW: usize = 16;
 
-/// What a filter has as members.
+/// A member of a filter.
 pub trait TrieMember: Clone + Ord {
-    /// Tells the members of a filter apart.
+    /// The identity of a member within a filter.
     type Key: Clone + std::fmt::Debug + Ord;
 
-    /// This one's.
+    /// Returns the key of this member.
     fn key(&self) -> Self::Key;
 }
 
@@ -30,7 +30,7 @@ impl<M: TrieMember> Default for MemberSet<M> {
 }
 
 impl<M: TrieMember> MemberSet<M> {
-    /// Adds a member, in place of an earlier one with its key.
+    /// Adds a member. It replaces an earlier one with the same key.
     pub(super) fn insert(&mut self, member: M) {
         let key = member.key();
         if let Some(known) = self.find(&key) {
@@ -78,7 +78,7 @@ impl<M: TrieMember> MemberSet<M> {
         }
     }
 
-    /// Keeps some.
+    /// Keeps the members for which `stays` is true.
     pub(super) fn retain(&mut self, stays: impl Fn(&M) -> bool) {
         match self {
             Self::One(one) if stays(one) => {}

@@ -1,14 +1,14 @@
-//! Sets of the rows of a table: a few as numbers in order, many as bits. Either form takes at most
-//! 16 bytes a row, however large the table is.
+//! Sets of rows of a table: a few as sorted numbers, many as bits. Both forms take at most 16 bytes
+//! for each row, no matter how large the table is.
 
 /// Bits of a word.
 pub(super) const WORD_BITS: usize = u64::BITS as usize;
 
-/// Some rows of a table.
+/// A set of rows of a table.
 #[derive(Clone, Debug)]
 pub(super) enum RowSet {
     One(u32),
-    /// In order.
+    /// Sorted.
     Few(Vec<u32>),
     Many {
         words: Vec<u64>,
@@ -44,7 +44,8 @@ impl RowSet {
         few.iter().map(|row| *row as usize).chain(bits_of(many))
     }
 
-    /// Adds a row that is not in it, of a table that takes so many words.
+    /// Adds a row that is not in the set. `table_words` is the number of words for all rows of the
+    /// table.
     pub(super) fn insert(&mut self, row: u32, table_words: usize) {
         match self {
             Self::Few(rows) if rows.is_empty() => *self = Self::One(row),
@@ -60,7 +61,7 @@ impl RowSet {
                 *count += 1;
             }
         }
-        // From here on bits take no more memory than numbers.
+        // From here on, bits take no more memory than numbers.
         if let Self::Few(rows) = self
             && rows.len() >= 2 * table_words
         {
@@ -71,7 +72,7 @@ impl RowSet {
         self.thin_out();
     }
 
-    /// Takes away a row that is in it.
+    /// Removes a row that is in the set.
     pub(super) fn remove(&mut self, row: u32) {
         match self {
             Self::One(_) => *self = Self::default(),
@@ -87,6 +88,7 @@ impl RowSet {
                 let (at, bit) = place_of(row);
                 words[at] &= !bit;
                 *count -= 1;
+                // Empty words at the end would keep the memory of rows that have gone.
                 while words.pop_if(|last| *last == 0).is_some() {}
                 if words.len() < words.capacity() / 4 {
                     words.shrink_to(2 * words.len());
@@ -96,7 +98,7 @@ impl RowSet {
         self.thin_out();
     }
 
-    /// Sets the bits of its rows.
+    /// Sets the bits of these rows in the mask.
     pub(super) fn add_to(&self, mask: &mut [u64]) {
         let few = match self {
             Self::One(row) => std::slice::from_ref(row),
@@ -111,8 +113,8 @@ impl RowSet {
         }
     }
 
-    /// Goes back to numbers when bits take four times their memory: not sooner, lest a row that comes
-    /// and goes turns the set over each time.
+    /// Returns to numbers when bits take four times their memory. With an earlier return, a row
+    /// that comes and goes would convert the set each time.
     fn thin_out(&mut self) {
         if let Self::Many { words, count } = self
             && 2 * *count < words.len()
@@ -126,13 +128,13 @@ impl RowSet {
     }
 }
 
-/// The numbers of the bits that are set.
+/// Returns the positions of the set bits.
 pub(super) fn bits_of(words: &[u64]) -> impl Iterator<Item = usize> {
     words.iter().enumerate().flat_map(|(at, &word)| {
         let mut left = word;
         std::iter::from_fn(move || {
             let bit = left.trailing_zeros() as usize;
-            // Of a word without bits this is the bit's number that follows its last.
+            // A word without bits has `WORD_BITS` trailing zeros.
             (bit < WORD_BITS).then(|| {
                 left &= left - 1;
                 at * WORD_BITS + bit
@@ -154,7 +156,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Any rows that come and go are in it as in a set of numbers, and take little memory.
+        /// After any insertions and removals, the set has the same rows as a set of numbers, and
+        /// takes little memory.
         #[test]
         fn holds_what_a_set_of_numbers_holds(
             toggled in proptest::collection::vec((0_u32..3000, 1_u32..4), 1..400),

@@ -1,9 +1,9 @@
-//! The filters of one shape: as many tokens, with or without `>` behind them.
+//! The filters of one shape: with the same number of tokens, and with or without `>` at the end.
 //!
-//! Each filter is a row, and each of its tokens is in a column. A column knows the rows of each token
-//! and of `*`. A subject matches the rows that every column has for its tokens. A look-up reads a
-//! bounded number of words of bits, however the filters were chosen: in a tree of tokens, one subject
-//! can have as many ways to the leaves as there are filters.
+//! Each filter is a row, and each token is in a column. A column knows the rows with each token,
+//! and those with `*`. A subject matches the rows that every column has for the subject's token. A
+//! lookup reads a bounded number of words, no matter how the filters were chosen. In a tree of
+//! tokens, one subject can have as many paths to leaves as there are filters.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -13,22 +13,23 @@ use foldhash::fast::RandomState;
 use super::members::{MemberSet, TrieMember};
 use super::rows::{RowSet, WORD_BITS, bits_of};
 
-/// The number of `*` in a filter, and of a token in a subject that is in no filter.
+/// The number of `*` in a filter, and the number of a subject's token that occurs in no filter.
 pub(super) const ANY: u32 = 0;
 pub(super) const UNKNOWN: u32 = u32::MAX;
 
-/// Rows that are always looked at by themselves, and words of bits that take as long as one of those.
+/// The number of rows that are always compared one by one, and the words of bits that take as long
+/// as one of these rows.
 const FEW_ROWS: usize = 16;
 const ROW_WORDS: usize = 32;
-/// Words of bits that are looked at in a part of a step.
+/// Words of bits that are read in a quarter of a step.
 const PART_WORDS: usize = 8;
-/// Parts of a step that a row by itself takes, a column, and a member that is found: most are not in
-/// the processor's cache.
+/// Quarters of a step for comparing a row, for a column, and for a found member. Most of these are
+/// not in the processor's caches.
 const ROW_PARTS: usize = 4;
 const COLUMN_PARTS: usize = 2;
 const MEMBER_PARTS: usize = 4;
 
-/// How many tokens a filter has before any `>`, and whether that follows.
+/// The number of a filter's tokens before any `>`, and whether `>` follows.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct FilterShape {
     pub(super) tokens: usize,
@@ -36,7 +37,7 @@ pub(super) struct FilterShape {
 }
 
 impl FilterShape {
-    /// Whether a filter of this shape can match a subject of so many tokens.
+    /// Whether a filter of this shape can match a subject of this many tokens.
     pub(super) fn takes(self, tokens: usize) -> bool {
         if self.has_tail { self.tokens < tokens } else { self.tokens == tokens }
     }
@@ -47,7 +48,7 @@ impl FilterShape {
 pub(super) struct FilterTable<M: TrieMember> {
     pub(super) shape: FilterShape,
     columns: Vec<FilterColumn>,
-    /// Without gaps: the last one moves to where one goes.
+    /// Without gaps: the last row moves to the place of a removed one.
     rows: Vec<FilterRow<M>>,
     row_of: HashMap<Rc<[u32]>, u32, RandomState>,
 }
@@ -58,22 +59,22 @@ struct FilterRow<M: TrieMember> {
     members: MemberSet<M>,
 }
 
-/// The rows of each token at one place of the filters.
+/// The rows of each token at one position of the filters.
 #[derive(Clone, Debug, Default)]
 struct FilterColumn {
     literal: HashMap<u32, RowSet, RandomState>,
     any: RowSet,
-    /// It stands for a token that no filter has here.
+    /// Always empty: the set for tokens that no filter has here.
     none: RowSet,
 }
 
-/// Members that a subject concerns, and the work of finding them.
+/// The members that a lookup has found, and its work.
 #[derive(Debug)]
 pub(super) struct LookUp<M> {
     pub(super) found: Vec<M>,
-    /// Parts of a step, some 12 ns each.
+    /// Quarters of a step, some 12 ns each.
     pub(super) parts: usize,
-    /// Rows that have all tokens so far, and those that have the next.
+    /// The rows that match all tokens so far, and those that match the next.
     left: Vec<u64>,
     mask: Vec<u64>,
 }
@@ -88,7 +89,8 @@ impl<M: TrieMember> FilterTable<M> {
         self.rows.is_empty()
     }
 
-    /// Adds a member, in place of an earlier one with its key; says whether the filter is new.
+    /// Adds a member, which replaces an earlier one with the same key. Returns whether the filter
+    /// is new.
     pub(super) fn add(&mut self, tokens: &[u32], member: M) -> bool {
         if let Some(row) = self.row_of.get(tokens) {
             self.rows[*row as usize].members.insert(member);
@@ -106,20 +108,21 @@ impl<M: TrieMember> FilterTable<M> {
         true
     }
 
-    /// A filter's members.
+    /// Returns the members of a filter.
     pub(super) fn members(&mut self, tokens: &[u32]) -> Option<&mut MemberSet<M>> {
         self.row_of.get(tokens).map(|row| &mut self.rows[*row as usize].members)
     }
 
-    /// Forgets a filter that has no members; says whether it was one.
+    /// Removes a filter without members. Returns whether there was one.
     pub(super) fn forget(&mut self, tokens: &[u32]) -> bool {
         let row = self.row_of.get(tokens).copied();
         let row = row.filter(|row| self.rows[*row as usize].members.is_empty());
         row.inspect(|row| self.drop_row(*row)).is_some()
     }
 
-    /// Removes members of all filters, and says which filters have none any more.
+    /// Removes members of all filters, and collects the filters that have none left.
     pub(super) fn remove_all(&mut self, is_gone: &impl Fn(&M) -> bool, gone: &mut Vec<Rc<[u32]>>) {
+        // From the end, because a removal moves the last row.
         for row in (0..self.rows.len()).rev() {
             let FilterRow { tokens, members } = &mut self.rows[row];
             members.retain(|member| !is_gone(member));
@@ -130,13 +133,15 @@ impl<M: TrieMember> FilterTable<M> {
         }
     }
 
-    /// Finds the members of the filters that match the beginning of a subject.
+    /// Finds the members of the filters that match a subject, or the beginning of it for filters
+    /// with `>`.
     pub(super) fn look_up(&self, subject: &[u32], look_up: &mut LookUp<M>) {
         let sets = || self.columns.iter().zip(subject).map(|(column, token)| column.rows(*token));
         let (mut rarest, mut fewest) = (None, usize::MAX);
         for (literal, any) in sets() {
             look_up.parts += COLUMN_PARTS;
             let count = literal.len() + any.len();
+            // No filter has this token here, so nothing can match.
             if count == 0 {
                 return;
             }
@@ -145,10 +150,11 @@ impl<M: TrieMember> FilterTable<M> {
             }
         }
         let Some((literal, any)) = rarest else {
-            // Without a token there is one filter at the most, which is `>`.
+            // Only `>` has no tokens before the tail, so that there is at most one such filter.
             return self.rows.iter().for_each(|row| look_up.find(&row.members));
         };
         let words = self.rows.len().div_ceil(WORD_BITS);
+        // Comparing the rows of the rarest token is faster, unless there are many of them.
         if fewest > FEW_ROWS + words * self.columns.len() / ROW_WORDS {
             return self.look_up_by_bits(sets(), look_up);
         }
@@ -169,6 +175,7 @@ impl<M: TrieMember> FilterTable<M> {
         let words = self.rows.len().div_ceil(WORD_BITS);
         let LookUp { left, mask, .. } = look_up;
         left.clear();
+        // All rows match until a column excludes them.
         left.resize(words, u64::MAX);
         mask.resize(words, 0);
         for (literal, any) in sets {
@@ -181,16 +188,18 @@ impl<M: TrieMember> FilterTable<M> {
                 *left &= mask;
                 some |= *left;
             }
+            // No row is left for the other columns.
             if some == 0 {
                 return;
             }
         }
+        // Taken out, because `find` needs the whole lookup, and put back for the next table.
         let left = std::mem::take(left);
         bits_of(&left).for_each(|row| look_up.find(&self.rows[row].members));
         look_up.left = left;
     }
 
-    /// Removes a row, and gives its number to the last one.
+    /// Removes a row, and moves the last row to its place.
     fn drop_row(&mut self, row: u32) {
         let gone = self.rows.swap_remove(row as usize).tokens;
         self.row_of.remove(&gone);
@@ -204,6 +213,7 @@ impl<M: TrieMember> FilterTable<M> {
                 self.row_of.insert(Rc::clone(moved), row);
                 for ((column, old), new) in self.columns.iter_mut().zip(&*gone).zip(&**moved) {
                     column.remove(*new, last);
+                    // With equal tokens, the row's number is in the right set already.
                     if old != new {
                         column.remove(*old, row);
                         column.insert(*new, row, words);
@@ -216,7 +226,7 @@ impl<M: TrieMember> FilterTable<M> {
         }
     }
 
-    /// Gives memory back that many filters have taken which have gone.
+    /// Frees the memory of filters that have gone, if it is much.
     fn shrink(&mut self) {
         let few = 2 * self.rows.len();
         self.rows.shrink_to(few);
@@ -226,7 +236,7 @@ impl<M: TrieMember> FilterTable<M> {
 }
 
 impl FilterColumn {
-    /// Rows that have this token here, and those that have `*`.
+    /// Returns the rows with this token here, and those with `*`.
     fn rows(&self, token: u32) -> (&RowSet, &RowSet) {
         (self.literal.get(&token).unwrap_or(&self.none), &self.any)
     }
