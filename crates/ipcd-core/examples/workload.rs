@@ -1,8 +1,8 @@
-//! A fixed piece of the router's work, for whoever counts its instructions: `tests/guard/run`.
+//! A fixed piece of the router's work, whose instructions `tests/guard/run` counts.
 //!
-//! `workload NAME BATCHES` takes in so many batches of 64 KiB, and prints how many messages that
-//! were. Nothing in it depends on the time, on chance or on another process, so the count is the
-//! same on each run of one binary.
+//! `workload NAME BATCHES` takes in this many batches of 64 KiB, and prints the number of messages.
+//! Nothing in it depends on the time, on chance or on another process, so that the count is the
+//! same in each run of one binary.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -14,7 +14,7 @@ use ipcd_core::{
 use ipcd_proto::control::Origin;
 use ipcd_proto::{Filter, Frame, FrameWriter, Header, Kind};
 
-/// Bytes of a batch, about: what a worker reads at once when there is much to do.
+/// Bytes of a batch, roughly: a worker reads this much at once when it is busy.
 const BATCH: usize = 64 * 1024;
 const NAMES: &str = "copy, copy-1k, route, route-1k, subjects, fan-out, crossing";
 
@@ -23,7 +23,7 @@ fn main() {
     let (name, batches) = (arguments.next(), arguments.next());
     let batches: u32 = batches.and_then(|text| text.parse().ok()).expect("workload NAME BATCHES");
     let name = name.expect("workload NAME BATCHES");
-    // What is copied is made anew for each batch in all of them: the router writes into it.
+    // Every workload copies its input for each batch, because the router writes into it.
     let run: fn(&[u8], u32) = match name.as_str() {
         "copy" | "copy-1k" => copy,
         "route" | "route-1k" | "subjects" => |batch, count| route(batch, count, 1),
@@ -37,7 +37,7 @@ fn main() {
     println!("{}", u64::from(batches) * each);
 }
 
-/// Messages of this size, as many as fit, and how many that are.
+/// Returns messages of this size, as many as fit, and their number.
 fn batch(size: usize, subjects: u64) -> (Vec<u8>, u64) {
     let (mut bytes, mut count) = (Vec::new(), 0);
     let payload = &vec![7; size];
@@ -52,8 +52,8 @@ fn batch(size: usize, subjects: u64) -> (Vec<u8>, u64) {
     (bytes, count)
 }
 
-/// What nothing that routes frames by subject does without: finds each frame's end and subject,
-/// and copies it.
+/// The work that any router of frames needs: it finds the end and the subject of each frame, and
+/// copies it.
 fn copy(batch: &[u8], count: u32) {
     let mut out = Vec::with_capacity(BATCH);
     for _ in 0..count {
@@ -72,7 +72,7 @@ fn copy(batch: &[u8], count: u32) {
     }
 }
 
-/// One publisher and some subscribers, which take all there is at once.
+/// One publisher, and subscribers that take all bytes at once.
 fn route(batch: &[u8], count: u32, subscribers: usize) {
     let now = Instant::now();
     let mut core = Router::new(Config::new(DaemonInfo::unknown(now)), None);
@@ -115,7 +115,7 @@ fn cross(batch: &[u8], count: u32) {
     }
 }
 
-/// Two routers, and what the supervisor does between them.
+/// Two routers, and the supervisor's work between them.
 struct House {
     now: Instant,
     table: Directory,
@@ -135,7 +135,7 @@ impl House {
         Self { now, table, cores }
     }
 
-    /// Does what the routers want, until they want nothing more.
+    /// Carries out the outputs of the routers until there are none.
     fn settle(&mut self) {
         let mut told: VecDeque<AddressedEvent> = self.table.news().into();
         loop {

@@ -120,6 +120,7 @@ impl Acl {
             name,
             admin: !grants(RuleAction::Deny) && (is_open || grants(RuleAction::Allow)),
         };
+        // A peer with all rights stores none, and its checks cost nothing.
         (!rights.is_everything()).then_some(rights)
     }
 
@@ -186,6 +187,7 @@ impl Acl {
     /// Returns all names of the listener that has this name.
     fn names_of<'a>(&'a self, name: Option<&'a str>) -> Vec<&'a str> {
         let Some(name) = name else { return Vec::new() };
+        // A rule may use any name of a listener.
         let has_name = |names: &&Vec<String>| names.iter().any(|known| known == name);
         let names = self.listeners.values().find(has_name);
         names.map_or_else(|| vec![name], |names| names.iter().map(String::as_str).collect())

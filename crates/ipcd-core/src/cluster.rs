@@ -124,6 +124,7 @@ impl Cluster {
     /// nodes that were visited.
     pub(crate) fn find(&self, subject: Subject<'_>) -> (Vec<WorkerInterest>, usize) {
         let (mut found, looked_at) = self.directory.interests.find_counted(subject);
+        // The directory includes this worker's own interests.
         found.retain(|remote| remote.slot != self.own_slot);
         (found, looked_at)
     }

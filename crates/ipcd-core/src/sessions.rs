@@ -67,6 +67,7 @@ impl Sessions {
     /// Stops reading a peer until a later turn.
     pub(crate) fn defer(&mut self, key: PeerKey) {
         let peer = &mut self.peers.table[key];
+        // `waiting` stops the worker from reading; `was_deferred` limits the next turn to a slice.
         (peer.waiting, peer.was_deferred) = (true, true);
         if !std::mem::replace(&mut peer.is_deferred, true) {
             let id = peer.origin.peer;

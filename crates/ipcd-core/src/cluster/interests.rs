@@ -76,6 +76,7 @@ impl Cluster {
         if !is_known {
             self.pending_acks.push(PendingAck { ticket, ..ack });
         }
+        // A full subscriber may block the interest, and a free one unblocks a group.
         self.tell_flow(&interest);
         is_known
     }
@@ -99,6 +100,7 @@ impl Cluster {
             }
             return;
         }
+        // Other workers keep the state by interest: a later equal one would start blocked.
         if local.is_blocked {
             self.tell_all(&WorkerMessage::Level { interest: interest.clone(), off: false });
         }
@@ -141,7 +143,7 @@ impl Cluster {
             return;
         }
         let key = (slot, interest.group.clone());
-        // This changes the version, so that remembered routes are found anew.
+        // This changes the version, so that routes are looked up again.
         self.directory.interests.change(&filter, &key, |remote| remote.off = off);
         match off {
             true => drop(self.blocked.insert((slot, interest))),

@@ -26,6 +26,7 @@ impl Cluster {
         if !self.directory.is_leaving(slot) {
             return;
         }
+        // The others get the same change, and each answers with its last message.
         if slot == self.own_slot {
             self.leave = LeaveState::Known(self.unfinished());
             return;

@@ -123,6 +123,7 @@ impl Delivery {
             return length;
         }
         if address.is_none() && header.subscription == 0 && !header.is_tracked() {
+            // Most messages are neither tracked, nor for a group or a single peer.
             return self.deliver_batch(now, bytes, message);
         }
         // The publisher's ticket came in a notice directly ahead of this message.
@@ -277,6 +278,7 @@ impl Delivery {
     pub(crate) fn confirmed(&mut self, now: Instant, ticket: u64) {
         let peers = &mut self.sessions.peers;
         for PendingAck { key, peer, correlation, .. } in peers.cluster.confirm(ticket) {
+            // The key may belong to another peer by now.
             if peers.table.get(key).is_some_and(|found| found.origin.peer == peer) {
                 peers.send(now, key, Header::new(Kind::Ack, correlation), &[]);
             }

@@ -86,7 +86,7 @@ impl Delivery {
         let sender = MessageSender { key, id: from.id };
         let some =
             &targets.members[*at..targets.members.len().min(*at + self.peers().config.slice)];
-        // Since the batch was accepted, members may have gone, or have subscribed anew.
+        // Since the batch was accepted, members may have gone, or subscribed again.
         let there: Vec<LocalSubscriber> =
             some.iter().filter(|member| self.is_since(member, *births)).cloned().collect();
         // `send_origin` finds the identity there, even if the sender has gone.

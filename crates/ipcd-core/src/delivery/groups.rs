@@ -52,6 +52,7 @@ impl Delivery {
         frame: &mut [u8],
         ticket: Option<Ticket>,
     ) {
+        // A member with room comes first, then one that drops rather than blocks.
         let candidate = group_route
             .next(|candidate| self.can_take(from.key, candidate))
             .or_else(|| group_route.next(|candidate| self.may_drop(from.key, candidate)))

@@ -32,6 +32,7 @@ impl Peers {
             peer.deadlines.frame = None;
         }
         let is_partial = progress.consumed < offered && !progress.waiting;
+        // The time runs from the first byte. Further bytes of the frame do not postpone it.
         if is_partial && peer.deadlines.frame.is_none() {
             peer.deadlines.frame = Some(now);
             self.arm(key, now + timeout);

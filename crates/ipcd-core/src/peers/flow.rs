@@ -1,6 +1,6 @@
 //! Flow control: publishers wait for subscribers that cannot take more, and continue when they can.
 //!
-//! When a subscriber can take more, the publisher that has waited longest without progress
+//! Once a subscriber can take more, the publisher that has waited longest without progress
 //! continues first. One message waits at most `stall_timeout` in all, no matter how many receivers
 //! are full one after the other: then it goes to all of them.
 

@@ -106,7 +106,7 @@ impl Peers {
     /// Notes whether a peer's send queue is full. Other workers that publish to the peer are told.
     pub(crate) fn set_full(&mut self, key: PeerKey, full: bool) {
         if !full {
-            self.table[key].queue.has_room();
+            self.table[key].queue.reset_shedding();
         }
         if std::mem::replace(&mut self.table[key].full, full) != full {
             self.tell_flow(key, full);

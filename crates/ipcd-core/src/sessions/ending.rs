@@ -26,6 +26,7 @@ const SHED_IN_STEP: usize = 8;
 impl Sessions {
     /// Ends a session with an ERROR frame, which carries the reason.
     pub(crate) fn fail(&mut self, now: Instant, key: PeerKey, code: Code, why: impl Into<String>) {
+        // The peer gets the first reason only.
         if matches!(self.peers.table[key].state, SessionState::Closing) {
             return;
         }
@@ -198,6 +199,7 @@ impl Sessions {
             self.drop_now(key, "the peer did not take its remaining bytes in time");
         } else if due(state) {
             self.fail(now, key, Code::TimedOut, "the handshake took too long");
+        // A closing peer has a deadline of its own for the rest, which was handled above.
         } else if due(stalled) && !is_closing {
             self.disconnect_slow(now, key, "the peer did not read fast enough");
         } else if due(frame) {

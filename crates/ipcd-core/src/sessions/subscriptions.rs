@@ -75,6 +75,7 @@ impl Sessions {
         if let Some(group) = &body.group {
             check_name(group)?;
         }
+        // With more interests, the directory would end this worker.
         if self.peers.cluster.has_too_many_interests() {
             let why =
                 format!("the limit of {MAX_INTERESTS} filters and groups of a worker is reached");
@@ -103,6 +104,7 @@ impl Sessions {
         };
         self.trie.add(&filter, member);
         self.peers.charge_subscription(key, true);
+        // A deferred fan-out recognises newer subscriptions by this number.
         self.births += 1;
         let birth = self.births;
         let subscription =
