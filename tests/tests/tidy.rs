@@ -278,10 +278,11 @@ fn files_and_functions_are_short() {
 }
 
 /// The parts of the router, from the lowest to the highest.
-const ROUTER_PARTS: [&str; 12] = [
+const ROUTER_PARTS: [&str; 13] = [
     "model",
     "queue",
     "acl",
+    "config",
     "routing",
     "directory",
     "output",

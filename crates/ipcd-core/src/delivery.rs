@@ -7,8 +7,8 @@ pub(crate) mod fan_out;
 pub(crate) mod groups;
 pub(crate) mod publish;
 
+use crate::config::Config;
 use crate::delivery::fan_out::LastAudience;
-use crate::model::config::Config;
 use crate::model::ids::PeerKey;
 use crate::peers::Peers;
 use crate::queue::message_batch::MessageBatch;

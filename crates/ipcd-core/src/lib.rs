@@ -7,6 +7,7 @@
 
 mod acl;
 mod cluster;
+mod config;
 mod delivery;
 mod directory;
 mod model;
@@ -21,13 +22,13 @@ mod sessions;
 pub use crate::acl::names::{BadName, NamePattern};
 pub use crate::acl::pattern::SubjectPattern;
 pub use crate::acl::{Acl, AclRule, GroupMembers, RuleAction, RuleScope};
+pub use crate::config::{Config, DaemonInfo, PeerInfo, RawPeer, TokenSet};
 pub use crate::directory::Directory;
 pub use crate::directory::messages::{
     AddressedEvent, DirectoryEvent, DirectoryRequest, QueryTicket, RequestingPeer,
 };
 pub use crate::directory::state::{DirectoryChange, DirectoryState, GroupPart, Interest};
 pub use crate::directory::violation::ProtocolViolation;
-pub use crate::model::config::{Config, DaemonInfo, PeerInfo, RawPeer, TokenSet};
 pub use crate::model::ids::PeerKey;
 pub use crate::model::principal::QuotaUsage;
 pub use crate::model::principal::{AddressPrefixes, Principal};

@@ -1,7 +1,7 @@
 //! Values that every part uses: configuration, ids, names and principals. Imports no other part.
 
-pub(crate) mod config;
 pub(crate) mod counters;
+pub(crate) mod failure;
 pub(crate) mod frame_parts;
 pub(crate) mod ids;
 pub(crate) mod names;

@@ -13,7 +13,7 @@ pub(crate) mod table;
 pub(crate) mod timers;
 
 use crate::cluster::Cluster;
-use crate::model::config::Config;
+use crate::config::Config;
 use crate::model::counters::RouterCounters;
 use crate::model::ids::{PeerKey, place_of};
 use crate::output::Output;

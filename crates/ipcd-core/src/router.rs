@@ -6,9 +6,9 @@ pub(crate) mod report;
 mod upkeep;
 
 use crate::cluster::Cluster;
+use crate::config::{Config, PeerInfo, RawPeer};
 use crate::delivery::Delivery;
 use crate::directory::state::DirectoryState;
-use crate::model::config::{Config, PeerInfo, RawPeer};
 use crate::model::ids::{PeerKey, id_of};
 use crate::model::principal::{AddressPrefixes, Principal};
 use crate::model::waiting::WaitState;

@@ -299,8 +299,8 @@ mod tests {
     use super::*;
     use crate::cluster::MAX_ORIGINS;
     use crate::cluster::messages::OutcomeReport;
+    use crate::config::{Config, DaemonInfo, PeerInfo};
     use crate::directory::state::{DirectoryState, Interest};
-    use crate::model::config::{Config, DaemonInfo, PeerInfo};
     use crate::model::ids::{PeerKey, id_of};
     use crate::output::Output;
     use crate::router::Router;

@@ -200,8 +200,8 @@ mod tests {
     use ipcd_proto::{FrameWriter, Header, Kind};
 
     use super::*;
+    use crate::config::{Config, DaemonInfo, PeerInfo};
     use crate::directory::state::{DirectoryChange, DirectoryState};
-    use crate::model::config::{Config, DaemonInfo, PeerInfo};
     use crate::model::ids::id_of;
     use crate::router::Router;
 

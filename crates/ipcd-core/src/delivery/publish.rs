@@ -5,9 +5,9 @@
 
 use crate::delivery::Delivery;
 use crate::delivery::fan_out::StampedBatch;
+use crate::model::failure::Failure;
 use crate::model::frame_parts::FrameParts;
 use crate::model::ids::PeerKey;
-use crate::peers::rights::Failure;
 use crate::queue::message_batch::MAX_BATCH;
 use crate::requests::OutcomeTarget;
 use crate::routing::routes::RouteTargets;

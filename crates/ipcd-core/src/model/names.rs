@@ -1,6 +1,6 @@
 //! Rules for the names of peers and groups.
 
-use crate::peers::rights::Failure;
+use crate::model::failure::Failure;
 use ipcd_proto::control::Code;
 use ipcd_proto::limits::MAX_NAME;
 

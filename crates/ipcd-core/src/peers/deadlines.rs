@@ -103,7 +103,7 @@ mod tests {
     use ipcd_proto::control::Origin;
 
     use super::*;
-    use crate::model::config::{Config, DaemonInfo, PeerInfo};
+    use crate::config::{Config, DaemonInfo, PeerInfo};
     use crate::router::Router;
 
     fn core(now: Instant) -> Router {
@@ -115,7 +115,7 @@ mod tests {
         let transport = "test".into();
         let origin =
             Origin { peer: 0, name: None, transport, pid: None, uid: None, gid: None, addr: None };
-        let bare = Some(crate::model::config::RawPeer {
+        let bare = Some(crate::config::RawPeer {
             filters: Vec::new(),
             echo: true,
             largest: None,

@@ -10,7 +10,7 @@
 //! Other workers are not paced. When their messages have filled the queue beyond the amount that
 //! one publisher here could add, publishers here do not wait either.
 
-use crate::model::config::Config;
+use crate::config::Config;
 use crate::queue::message_batch::MAX_BATCH;
 use ipcd_proto::limits::largest_frame;
 use std::time::Duration;

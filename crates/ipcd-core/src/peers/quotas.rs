@@ -6,11 +6,11 @@
 //! burst on all of them at once stays below twice the limit, no matter how many workers there are.
 
 use crate::directory::messages::DirectoryRequest;
+use crate::model::failure::Failure;
 use crate::model::ids::PeerKey;
 use crate::model::principal::Principal;
 use crate::peers::Peers;
 use crate::peers::quota::Quota;
-use crate::peers::rights::Failure;
 use ipcd_proto::control::Code;
 use std::rc::Rc;
 

@@ -3,6 +3,7 @@
 
 use crate::acl::Acl;
 use crate::directory::messages::RequestingPeer;
+use crate::model::failure::Failure;
 use crate::model::ids::{PeerKey, Ticket};
 use crate::peers::Peers;
 use crate::peers::peer::{MAX_OUTSTANDING, ReceivedRequest};
@@ -17,9 +18,6 @@ use ipcd_proto::control::Subscribe;
 use ipcd_proto::control::Who;
 use ipcd_proto::decode;
 use std::collections::hash_map::Entry;
-
-/// A refusal, or the end of a session: the code, and the reason as text.
-pub(crate) type Failure = (Code, String);
 
 /// Unanswered requests of a peer. A peer with so many gets no more until some are answered or
 /// expired.

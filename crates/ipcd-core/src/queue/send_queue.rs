@@ -9,6 +9,7 @@ pub(crate) mod drops;
 pub(crate) mod frames;
 mod ledger;
 #[cfg(test)]
+#[path = "send_queue/tests/properties.rs"]
 mod properties;
 mod sieve;
 

@@ -1,11 +1,11 @@
 //! Bytes from and to a peer: frames are decoded, dispatched, and taken off the send queue.
 
 use crate::delivery::publish::PublishProgress;
+use crate::model::failure::Failure;
 use crate::model::frame_parts::FrameParts;
 use crate::model::ids::PeerKey;
 use crate::output::ReceiveProgress;
 use crate::peers::peer::SessionState;
-use crate::peers::rights::Failure;
 use crate::requests::DeliveryOutcome;
 use crate::router::Router;
 use ipcd_proto::Decoded;

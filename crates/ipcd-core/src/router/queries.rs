@@ -3,9 +3,10 @@
 use crate::directory::messages::{DirectoryEvent, DirectoryRequest, QueryTicket};
 use crate::directory::violation::{MAX_PARTS, MAX_QUESTIONS};
 use crate::model::counters::add_counters;
+use crate::model::failure::Failure;
 use crate::model::ids::PeerKey;
 use crate::peers::peer::SessionState;
-use crate::peers::rights::{Failure, denied};
+use crate::peers::rights::denied;
 use crate::router::Router;
 use crate::sessions::handshake::{bad_subject, malformed};
 use crate::sessions::work::{DeferredWork, PendingQuery, QueryOrigin};

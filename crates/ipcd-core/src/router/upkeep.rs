@@ -1,8 +1,8 @@
 //! Upkeep: deadlines, deferred work, a new configuration, and the end of the router.
 
 use crate::cluster::leaving::LeaveState;
+use crate::config::Config;
 use crate::directory::messages::DirectoryRequest;
-use crate::model::config::Config;
 use crate::model::ids::PeerKey;
 use crate::peers::peer::SessionState;
 use crate::router::Router;

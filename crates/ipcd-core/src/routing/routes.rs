@@ -185,7 +185,7 @@ mod tests {
     use ipcd_proto::control::{Origin, Overflow};
 
     use super::*;
-    use crate::model::config::{Config, DaemonInfo, PeerInfo};
+    use crate::config::{Config, DaemonInfo, PeerInfo};
     use crate::router::Router;
 
     #[test]

@@ -1,13 +1,13 @@
 //! The handshake: HELLO, a challenge and its proof, a name, WELCOME. It decides nothing about
 //! rights.
 
+use crate::config::RawPeer;
 use crate::directory::messages::DirectoryRequest;
-use crate::model::config::RawPeer;
+use crate::model::failure::Failure;
 use crate::model::ids::PeerKey;
 use crate::model::names::check_peer_name;
 use crate::output::Output;
 use crate::peers::peer::{ChallengedPeer, PendingName, SessionState};
-use crate::peers::rights::Failure;
 use crate::sessions::Sessions;
 use ipcd_proto::BadSubject;
 use ipcd_proto::Header;

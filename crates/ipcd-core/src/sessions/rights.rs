@@ -2,7 +2,7 @@
 
 use crate::acl::Acl;
 use crate::acl::rights::PeerRights;
-use crate::model::config::TokenSet;
+use crate::config::TokenSet;
 use crate::model::ids::PeerKey;
 use crate::peers::peer::SessionState;
 use crate::peers::rights::denied;
@@ -92,7 +92,7 @@ mod tests {
     use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode};
 
     use super::*;
-    use crate::model::config::{Config, DaemonInfo, PeerInfo};
+    use crate::config::{Config, DaemonInfo, PeerInfo};
     use crate::router::Router;
 
     fn secret(text: &str) -> Token {

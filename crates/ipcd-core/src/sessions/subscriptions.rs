@@ -2,11 +2,11 @@
 
 use crate::cluster::PendingAck;
 use crate::directory::violation::MAX_INTERESTS;
+use crate::model::failure::Failure;
 use crate::model::ids::PeerKey;
 use crate::model::names::check_name;
 use crate::peers::pacing::Pacing;
 use crate::peers::peer::{SessionState, Subscription};
-use crate::peers::rights::Failure;
 use crate::routing::trie::{LocalSubscriber, QueueGroup};
 use crate::sessions::Sessions;
 use crate::sessions::handshake::{bad_subject, malformed};
