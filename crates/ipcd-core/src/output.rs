@@ -19,7 +19,7 @@ pub enum Output {
     Close(PeerKey, String),
     /// Detach the peer now. The text is the reason.
     Drop(PeerKey, String),
-    /// Send the frames for another worker ([`Router::outgoing`]).
+    /// Send the frames for another worker ([`crate::Router::outgoing`]).
     Forward(u32),
     /// Send a request to the directory ([`crate::Directory::handle`]).
     Tell(DirectoryRequest),

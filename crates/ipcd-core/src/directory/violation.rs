@@ -32,7 +32,7 @@ pub enum ProtocolViolation {
     Epoch,
     /// Its interest has a malformed filter or group.
     Interest,
-    /// It has more interests than [`MAX_INTERESTS`] allows.
+    /// It has more interests than allowed.
     TooManyInterests,
     /// It claimed a name that no peer can have.
     Name,

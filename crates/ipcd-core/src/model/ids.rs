@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 /// This router's number of a message whose outcome is pending.
 pub(crate) type Ticket = u64;
 
-/// The index of a peer in its router. Indices are used again; the peer id in [`Origin::peer`] is
-/// not.
+/// The index of a peer in its router. Indices are used again; the id of a peer
+/// ([`ipcd_proto::control::Origin::peer`]) is not.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]
