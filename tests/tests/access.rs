@@ -119,7 +119,7 @@ fn members_of_groups_share_what_each_of_them_may_hear() {
     );
     let (daemon, [root, guest]) = two_classes(&dir, &["--workers", "2"], guest);
     let said = daemon.ctl(&guest, &["recv", "-g", "g", "work.*"]).run().expect(6).stderr;
-    assert!(said.contains("with a group"), "{said}");
+    assert!(said.contains("in a group"), "{said}");
     let mut members = [&root, &root, &guest, &guest].map(|via| {
         let filter = if *via == root { "work.*" } else { "work.a" };
         daemon.recv(via, &["-v", "-g", "g", filter])

@@ -75,7 +75,7 @@ impl Peers {
             (true, _) => Ok(()),
             (false, None) => Err(denied(&format!("subscribe to {}", filter.as_str()))),
             (false, Some(_)) => {
-                Err(denied(&format!("subscribe to {} in a group", filter.as_str())))
+                Err(denied(&format!("subscribe to all of {} in a group", filter.as_str())))
             }
         }
     }
