@@ -77,7 +77,7 @@ impl Directory {
 
     /// Registers a worker that is forked now, and so inherits the current state.
     pub fn born(&mut self, slot: u32, generation: u32) {
-        self.change(DirectoryChange::Generation { slot, generation: generation });
+        self.change(DirectoryChange::Generation { slot, generation });
         // The inherited state includes the pending changes, so that this worker is not sent them.
         self.inherited[slot as usize] = self.pending.len();
         self.seen[slot as usize] = Some(self.state.epoch);

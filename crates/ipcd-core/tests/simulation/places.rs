@@ -98,7 +98,7 @@ impl Supervisor {
         let config = ipcd_core::Config { slot, generation, ..config.clone() };
         place.worker = Some(Worker {
             core: Router::new(config, Some(shared)),
-            generation: generation,
+            generation,
             clients: BTreeMap::new(),
             forwards: BTreeSet::new(),
             is_stale: false,
