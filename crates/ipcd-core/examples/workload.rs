@@ -12,7 +12,7 @@ use ipcd_core::{
     AddressedEvent, Config, DaemonInfo, Directory, Output, PeerInfo, PeerKey, RawPeer, Router,
 };
 use ipcd_proto::control::Origin;
-use ipcd_proto::{Filter, Frame, FrameWriter, Header, Kind};
+use ipcd_proto::{Filter, Frame, FrameKind, FrameWriter, Header};
 
 /// Bytes of a batch, roughly: a worker reads this much at once when it is busy.
 const BATCH: usize = 64 * 1024;
@@ -42,7 +42,7 @@ fn batch(size: usize, subjects: u64) -> (Vec<u8>, u64) {
     let (mut bytes, mut count) = (Vec::new(), 0);
     let payload = &vec![7; size];
     while bytes.len() + size < BATCH {
-        let header = Header::new(Kind::Message, count + 1);
+        let header = Header::new(FrameKind::Message, count + 1);
         let subject = format!("bench.{}", count % subjects);
         let subject = subject.as_bytes();
         let frame = Frame { header, subject, reply: b"", headers: b"", payload };

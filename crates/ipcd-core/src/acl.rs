@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use crate::acl::names::{NamePattern, NamePermit};
 use crate::acl::pattern::SubjectPattern;
 use crate::acl::rights::{FilterShare, PeerRights, SubjectPermit, Target};
-use ipcd_proto::control::{Access, Query, Verdict, Who};
+use ipcd_proto::control::{AccessRequest, AccessVerdict, PeerAttributes, Query};
 use ipcd_proto::{BadSubject, Filter};
 use serde::{Deserialize, Serialize};
 
@@ -87,7 +87,7 @@ pub enum RuleAction {
 
 impl Acl {
     /// Returns the indices of the rules that concern an identity.
-    pub(crate) fn concerning(&self, who: &Who) -> Box<[usize]> {
+    pub(crate) fn concerning(&self, who: &PeerAttributes) -> Box<[usize]> {
         let names = self.names_of(who.listener.as_deref());
         let concerns = |rule: &AclRule| rule.whom.fits(who, &names);
         let places = self.rules.iter().enumerate().filter(|(_, rule)| concerns(rule));
@@ -126,13 +126,13 @@ impl Acl {
 
     /// Whether an identity may send this query. The supervisor checks it again by its own knowledge
     /// of the peer, because a worker that was taken over may claim any identity.
-    pub fn may_ask(&self, who: &Who, query: &Query) -> bool {
+    pub fn may_ask(&self, who: &PeerAttributes, query: &Query) -> bool {
         let rights = self.rights(&self.concerning(who));
         rights.is_none_or(|rights| rights.may_ask(query).is_ok())
     }
 
     /// Whether an identity may bear this name. The supervisor checks it again for the same reason.
-    pub fn may_be_named(&self, who: &Who, name: &str) -> bool {
+    pub fn may_be_named(&self, who: &PeerAttributes, name: &str) -> bool {
         self.rights(&self.concerning(who)).is_none_or(|rights| rights.may_be_named(name))
     }
 
@@ -141,23 +141,29 @@ impl Acl {
     /// # Errors
     ///
     /// If the subject or filter is malformed.
-    pub fn verdict(&self, who: &Who, access: &Access) -> Result<Verdict, BadSubject> {
+    pub fn verdict(
+        &self,
+        who: &PeerAttributes,
+        access: &AccessRequest,
+    ) -> Result<AccessVerdict, BadSubject> {
         let concerning = self.concerning(who);
         let rights = self.rights(&concerning);
         let mut rules = concerning.iter().map(|&place| (place, &self.rules[place]));
         let share = match access {
-            Access::Publish(subject) => {
+            AccessRequest::Publish(subject) => {
                 let target = Target::parse(subject)?;
                 FilterShare::of(rights.is_none_or(|rights| rights.publish.permits(target)))
             }
-            Access::Subscribe { filter, group } => {
+            AccessRequest::Subscribe { filter, group } => {
                 let filter = Filter::parse(filter.as_bytes())?;
                 let share =
                     rights.map_or(FilterShare::All, |rights| rights.subscribe.share(&filter));
                 if *group { share.of_member() } else { share }
             }
-            Access::Admin => FilterShare::of(rights.is_none_or(|rights| rights.may_administer())),
-            Access::Name(name) => {
+            AccessRequest::Admin => {
+                FilterShare::of(rights.is_none_or(|rights| rights.may_administer()))
+            }
+            AccessRequest::Name(name) => {
                 FilterShare::of(rights.is_none_or(|rights| rights.may_be_named(name)))
             }
         };
@@ -171,7 +177,7 @@ impl Acl {
             RuleAction::Allow => allowed && rule.speaks_of(access),
             RuleAction::Deny => !allowed && rule.is_reason(access, is_narrowed),
         });
-        Ok(Verdict {
+        Ok(AccessVerdict {
             allowed,
             partly: share == FilterShare::Some,
             rule: rule.map(|(place, _)| place as u32 + 1),
@@ -195,7 +201,7 @@ impl Acl {
 }
 
 impl RuleScope {
-    fn fits(&self, who: &Who, listener: &[&str]) -> bool {
+    fn fits(&self, who: &PeerAttributes, listener: &[&str]) -> bool {
         let is_named = |name: &String| listener.contains(&name.as_str());
         self.uid.is_none_or(|uid| who.uid == Some(uid))
             && self.group.as_ref().is_none_or(|group| group.has(who))
@@ -211,22 +217,22 @@ fn is_none_or_same(wanted: &Option<String>, known: &Option<String>) -> bool {
 }
 
 impl GroupMembers {
-    fn has(&self, who: &Who) -> bool {
+    fn has(&self, who: &PeerAttributes) -> bool {
         who.gid == Some(self.gid) || who.uid.is_some_and(|uid| self.uids.contains(&uid))
     }
 }
 
 impl AclRule {
     /// Whether the rule mentions a part of the requested access.
-    fn speaks_of(&self, access: &Access) -> bool {
+    fn speaks_of(&self, access: &AccessRequest) -> bool {
         match access {
-            Access::Publish(subject) => {
+            AccessRequest::Publish(subject) => {
                 Target::parse(subject).is_ok_and(|target| target.is_in(&self.publish))
             }
-            Access::Subscribe { filter, .. } => Filter::parse(filter.as_bytes())
+            AccessRequest::Subscribe { filter, .. } => Filter::parse(filter.as_bytes())
                 .is_ok_and(|filter| self.subscribe.iter().any(|own| own.meets(&filter).is_some())),
-            Access::Admin => self.admin,
-            Access::Name(name) => self.names().iter().any(|pattern| pattern.matches(name)),
+            AccessRequest::Admin => self.admin,
+            AccessRequest::Name(name) => self.names().iter().any(|pattern| pattern.matches(name)),
         }
     }
 
@@ -246,9 +252,9 @@ impl AclRule {
     /// Whether this denying rule is the reason for a refusal. If other rules allow only a part of
     /// the filter's subjects, this rule may have denied the rest. A group member needs all
     /// subjects, so that any denied part is a reason.
-    fn is_reason(&self, access: &Access, is_narrowed: bool) -> bool {
+    fn is_reason(&self, access: &AccessRequest, is_narrowed: bool) -> bool {
         let covers_all = match access {
-            Access::Subscribe { filter, group: false } if !is_narrowed => {
+            AccessRequest::Subscribe { filter, group: false } if !is_narrowed => {
                 Filter::parse(filter.as_bytes())
                     .is_ok_and(|filter| self.subscribe.iter().any(|own| own.covers(&filter)))
             }

@@ -24,9 +24,9 @@ use crate::model::names::is_name;
 use crate::model::waiting::WaitingList;
 use crate::output::Output;
 use crate::routing::trie::{QueueGroup, WorkerInterest};
+use ipcd_proto::FrameKind;
 use ipcd_proto::FrameWriter;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
 use ipcd_proto::Subject;
 use ipcd_proto::control::Origin;
 use ipcd_proto::control::encode;
@@ -179,7 +179,7 @@ impl Cluster {
 
     pub(crate) fn tell(&mut self, slot: u32, notice: &WorkerMessage) {
         self.write(slot, |outgoing| {
-            FrameWriter(outgoing).control(Header::new(Kind::Notice, 0), &encode(notice));
+            FrameWriter(outgoing).control(Header::new(FrameKind::Notice, 0), &encode(notice));
         });
     }
 

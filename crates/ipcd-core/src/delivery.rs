@@ -19,15 +19,15 @@ use crate::routing::trie::{LocalSubscriber, QueueGroup};
 use crate::sessions::Sessions;
 use crate::sessions::work::MessageSender;
 use ipcd_proto::BadSubject;
-use ipcd_proto::Decoded;
+use ipcd_proto::DecodedFrame;
+use ipcd_proto::FrameKind;
 use ipcd_proto::FrameWriter;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
 use ipcd_proto::Subject;
+use ipcd_proto::control::DropReason;
 use ipcd_proto::control::Notice;
 use ipcd_proto::control::Origin;
-use ipcd_proto::control::Overflow;
-use ipcd_proto::control::Reason;
+use ipcd_proto::control::OverflowPolicy;
 use ipcd_proto::control::encode;
 use ipcd_proto::decode;
 use std::collections::BTreeMap;
@@ -123,7 +123,7 @@ impl Delivery {
         }
         if batch.ticket.is_some() && self.peers().has_no_room_for(member.peer, batch.bytes) {
             self.note_matched(member, &batch);
-            return self.drop_copies(now, member, &batch, Reason::Newest);
+            return self.drop_copies(now, member, &batch, DropReason::Newest);
         }
         match self.sessions.peers.table[member.peer].largest {
             None => self.deliver_fitting(now, from, member, batch),
@@ -141,14 +141,14 @@ impl Delivery {
         largest: usize,
     ) {
         let mut rest = batch.bytes;
-        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+        while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX) {
             let (bytes, behind) = rest.split_at(length);
             let one = MessageBatch { bytes, count: 1, shared: None, ..batch };
             match frame.payload.len() <= largest {
                 true => self.deliver_fitting(now, from, member, one),
                 false => {
                     self.note_matched(member, &one);
-                    self.drop_copies(now, member, &one, Reason::TooLarge);
+                    self.drop_copies(now, member, &one, DropReason::TooLarge);
                 }
             }
             rest = behind;
@@ -181,7 +181,7 @@ impl Delivery {
             self.sessions.leave_groups(now, to);
         }
         // After queueing, because the newest message is never dropped.
-        if member.overflow == Overflow::DropOldest && self.sessions.peers.table[to].full {
+        if member.overflow == OverflowPolicy::DropOldest && self.sessions.peers.table[to].full {
             self.sessions.shed(now, to);
         }
     }
@@ -203,7 +203,7 @@ impl Delivery {
         now: Instant,
         member: &LocalSubscriber,
         batch: &MessageBatch<'_>,
-        reason: Reason,
+        reason: DropReason,
     ) {
         self.peers_mut().note_dropped(member.peer, member.subscription, reason, batch.count);
         if let Some(ticket) = batch.ticket {
@@ -217,28 +217,32 @@ impl Delivery {
         now: Instant,
         from: MessageSender,
         member: &LocalSubscriber,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), DropReason> {
         match member.overflow {
             // Only a worker that ignores the flow state gets this far.
-            _ if from.key.is_none() && self.peers().is_flooded(member.peer) => Err(Reason::Newest),
+            _ if from.key.is_none() && self.peers().is_flooded(member.peer) => {
+                Err(DropReason::Newest)
+            }
             // Several publishers have each waited as long as allowed, and the queue has reached its
             // hard limit.
-            Overflow::Block if from.key.is_some() && self.peers().is_at_hard_limit(member.peer) => {
+            OverflowPolicy::Block
+                if from.key.is_some() && self.peers().is_at_hard_limit(member.peer) =>
+            {
                 self.sessions.disconnect_slow(
                     now,
                     member.peer,
                     "publishers have waited for the peer for too long",
                 );
-                Err(Reason::CutOff)
+                Err(DropReason::CutOff)
             }
             // The publisher passed before this queue became full, by at most one batch, or it has
             // waited long enough. Messages of another worker were in flight when the queue became
             // full.
-            Overflow::Block | Overflow::DropOldest => Ok(()),
-            Overflow::DropNewest => Err(Reason::Newest),
-            Overflow::Disconnect => {
+            OverflowPolicy::Block | OverflowPolicy::DropOldest => Ok(()),
+            OverflowPolicy::DropNewest => Err(DropReason::Newest),
+            OverflowPolicy::Disconnect => {
                 self.sessions.disconnect_slow(now, member.peer, "the peer's send queue is full");
-                Err(Reason::CutOff)
+                Err(DropReason::CutOff)
             }
         }
     }
@@ -256,7 +260,7 @@ impl Delivery {
             let peer = &mut self.sessions.peers.table[to];
             // The caller notes the queue once, after the message that follows.
             let buffer = peer.queue.append(now, &mut self.sessions.peers.pool);
-            FrameWriter(buffer).control(Header::new(Kind::Notice, 0), &notice);
+            FrameWriter(buffer).control(Header::new(FrameKind::Notice, 0), &notice);
         }
     }
 }

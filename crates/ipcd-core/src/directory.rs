@@ -297,7 +297,7 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use ipcd_proto::Subject;
-    use ipcd_proto::control::{Answer, Query, Status};
+    use ipcd_proto::control::{Answer, DaemonStatus, Query};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -342,7 +342,7 @@ mod tests {
         prop_oneof![
             Just(None),
             any::<u64>().prop_map(|count| Some(Answer::Matching(count))),
-            Just(Some(Answer::Status(Status::default()))),
+            Just(Some(Answer::Status(DaemonStatus::default()))),
             Just(Some(Answer::Peers(Vec::new()))),
         ]
     }

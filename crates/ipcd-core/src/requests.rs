@@ -10,12 +10,12 @@ use crate::model::ids::{PeerKey, Ticket};
 use crate::peers::Peers;
 use crate::peers::peer::ReceivedRequest;
 use foldhash::fast::RandomState;
+use ipcd_proto::FrameKind;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
-use ipcd_proto::control::Code;
-use ipcd_proto::control::Reason;
+use ipcd_proto::control::DropReason;
 use ipcd_proto::control::Receipt;
 use ipcd_proto::control::Refusal;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::control::encode;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -91,7 +91,7 @@ pub(crate) enum DeliveryOutcome {
     /// The receiver has answered the request.
     Answered,
     /// The copy was dropped, or its receiver will never answer the request.
-    Dropped(Reason),
+    Dropped(DropReason),
 }
 
 /// All messages of this router whose outcome is open.
@@ -170,7 +170,7 @@ impl Requests {
     pub(crate) fn refuse_next(&mut self, peers: &mut Peers, slot: u32) {
         let Some(ticket) = peers.cluster.links[slot as usize].ticket.take() else { return };
         let mut receipt = Receipt::default();
-        receipt.drop_for(Reason::Newest, 1);
+        receipt.drop_for(DropReason::Newest, 1);
         let (is_answered, is_passed_on) = (false, false);
         let report = OutcomeReport { ticket, receipt, is_answered, is_passed_on };
         peers.cluster.tell(slot, &WorkerMessage::Concluded(report));
@@ -305,7 +305,7 @@ impl Requests {
         peers: &mut Peers,
         now: Instant,
         key: PeerKey,
-        reason: Reason,
+        reason: DropReason,
     ) {
         let Some(requests) = peers.table[key].requests.take() else { return };
         peers.settle_pending(key, requests.outstanding.len() as u64);
@@ -339,11 +339,11 @@ impl Requests {
         generation: u32,
     ) {
         let is_over = |known: &(u32, u32)| known.0 == slot && known.1 <= generation;
-        self.drop_elsewhere(peers, now, is_over, Reason::WorkerDied);
+        self.drop_elsewhere(peers, now, is_over, DropReason::WorkerDied);
     }
 
     /// Concludes all copies of other workers, for a router that waits no longer.
-    pub(crate) fn give_up_copies(&mut self, peers: &mut Peers, now: Instant, reason: Reason) {
+    pub(crate) fn give_up_copies(&mut self, peers: &mut Peers, now: Instant, reason: DropReason) {
         self.drop_elsewhere(peers, now, |_| true, reason);
     }
 
@@ -352,7 +352,7 @@ impl Requests {
         peers: &mut Peers,
         now: Instant,
         is_lost: impl Fn(&(u32, u32)) -> bool,
-        reason: Reason,
+        reason: DropReason,
     ) {
         for ticket in self.tickets_of(|entry| entry.elsewhere.iter().any(&is_lost)) {
             self.change(peers, now, ticket, |entry| {
@@ -443,11 +443,11 @@ impl Requests {
                 // First, because the client may use the number again once it reads the outcome.
                 peers.note_settled(key, correlation);
                 if !is_request {
-                    let header = Header::new(Kind::Receipt, correlation);
+                    let header = Header::new(FrameKind::Receipt, correlation);
                     peers.send(now, key, header, &encode(&receipt));
                 } else if !is_answered {
                     let body = encode(&unanswered(&receipt));
-                    peers.send(now, key, Header::new(Kind::Error, correlation), &body);
+                    peers.send(now, key, Header::new(FrameKind::Error, correlation), &body);
                 }
             }
         }
@@ -456,20 +456,21 @@ impl Requests {
 
 /// Returns the reason why a request has no reply.
 fn unanswered(receipt: &Receipt) -> Refusal {
-    let why = |&(reason, _): &(Reason, u64)| match reason {
-        Reason::Oldest | Reason::Newest => {
+    let why = |&(reason, _): &(DropReason, u64)| match reason {
+        DropReason::Oldest | DropReason::Newest => {
             "the request was dropped: the responder's send queue is full"
         }
-        Reason::CutOff => "the responder was disconnected",
-        Reason::Departed => "the responder has gone",
-        Reason::WorkerDied => "the worker that served the responder has died",
-        Reason::TooLarge => "the request is larger than the responder can receive",
-        Reason::NoReader => "the responder has no reader",
+        DropReason::CutOff => "the responder was disconnected",
+        DropReason::Departed => "the responder has gone",
+        DropReason::WorkerDied => "the worker that served the responder has died",
+        DropReason::TooLarge => "the request is larger than the responder can receive",
+        DropReason::NoReader => "the responder has no reader",
     };
     match receipt.dropped.first().map(why) {
-        Some(why) => Refusal { code: Code::Unanswered, message: why.into() },
-        None => {
-            Refusal { code: Code::NoResponder, message: "no peer answers on this subject".into() }
-        }
+        Some(why) => Refusal { code: RefusalCode::Unanswered, message: why.into() },
+        None => Refusal {
+            code: RefusalCode::NoResponder,
+            message: "no peer answers on this subject".into(),
+        },
     }
 }

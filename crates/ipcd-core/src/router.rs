@@ -19,9 +19,9 @@ use crate::peers::peer::{Peer, PeerCounts, PeerDeadlines, SessionState};
 use crate::queue::send_queue::SendQueue;
 use crate::router::queries::OpenQueries;
 use crate::sessions::Sessions;
-use ipcd_proto::control::Code;
+use ipcd_proto::control::DropReason;
 use ipcd_proto::control::Origin;
-use ipcd_proto::control::Reason;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::limits;
 use std::time::Instant;
 
@@ -131,12 +131,12 @@ impl Router {
     pub fn detach(&mut self, now: Instant, key: PeerKey) {
         self.sessions_mut().forget_subscriptions(key);
         self.peers_mut().resume_waiters(key);
-        self.sessions_mut().drop_all(now, key, Reason::Departed);
+        self.sessions_mut().drop_all(now, key, DropReason::Departed);
         self.delivery.sessions.requests.forget_tracked(
             &mut self.delivery.sessions.peers,
             now,
             key,
-            Reason::Departed,
+            DropReason::Departed,
         );
         let peer = &mut self.delivery.sessions.peers.table[key];
         // Dropping the peer would not give back its part of shared chunks.
@@ -251,7 +251,7 @@ impl Router {
             let is_known = peer.proven.as_ref().is_some_and(|proven| proven.certificate.is_some());
             if peer.listener as usize == listener && (is_known || !peer.is_open()) {
                 let why = "the certificate authority of this listener was revoked or changed (ca=)";
-                let code = if may_return { Code::Ending } else { Code::Denied };
+                let code = if may_return { RefusalCode::Ending } else { RefusalCode::Denied };
                 self.peers_mut().note_denied(key, why);
                 self.sessions_mut().fail(now, key, code, why);
             }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use ipcd_core::{AclRule, Config, DaemonInfo, Output, PeerInfo, PeerKey, Router, RuleAction};
 use ipcd_proto::control::{Hello, Origin, Subscribe, encode};
-use ipcd_proto::{Decoded, Filter, Frame, FrameWriter, Header, Kind, Subject, decode};
+use ipcd_proto::{DecodedFrame, Filter, Frame, FrameKind, FrameWriter, Header, Subject, decode};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use script::check;
@@ -271,12 +271,12 @@ impl Hall {
                 token: None,
                 no_echo: false,
             };
-            hall.say(uid.map_or(0, |uid| uid as usize), Kind::Hello, "", &encode(&hello));
+            hall.say(uid.map_or(0, |uid| uid as usize), FrameKind::Hello, "", &encode(&hello));
         }
         hall
     }
 
-    fn say(&mut self, peer: usize, kind: Kind, subject: &str, payload: &[u8]) {
+    fn say(&mut self, peer: usize, kind: FrameKind, subject: &str, payload: &[u8]) {
         let mut bytes = Vec::new();
         let (subject, reply, headers) = (subject.as_bytes(), &[][..], &[][..]);
         let header = Header::new(kind, 1);
@@ -290,11 +290,11 @@ impl Hall {
 
     /// Returns the frames of a peer: their kinds and subjects, and the subscriptions that they are
     /// for.
-    fn hear(&mut self, peer: usize) -> Vec<(Kind, u32, String)> {
+    fn hear(&mut self, peer: usize) -> Vec<(FrameKind, u32, String)> {
         let mut heard = Vec::new();
         let bytes = self.core.send_queue(self.peers[peer]).to_vec();
         let mut rest = &bytes[..];
-        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+        while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX) {
             let subject = String::from_utf8_lossy(frame.subject).into_owned();
             heard.push((frame.header.kind, frame.header.subscription, subject));
             rest = &rest[length..];
@@ -362,8 +362,8 @@ proptest! {
             let (subscription, overflow, origin) = (number, None, false);
             let body =
                 Subscribe { subscription, filter: filter.clone(), group, overflow, origin };
-            hall.say(peer, Kind::Subscribe, "", &encode(&body));
-            if hall.hear(peer)[0].0 == Kind::Ack {
+            hall.say(peer, FrameKind::Subscribe, "", &encode(&body));
+            if hall.hear(peer)[0].0 == FrameKind::Ack {
                 live.insert((peer, number), (filter, in_group));
             }
         }
@@ -374,7 +374,7 @@ proptest! {
                 rules = later.clone();
                 hall.core.configure(hall.now, |config| config.acl.rules = later.clone());
                 for peer in 0..PEERS {
-                    if hall.hear(peer).iter().any(|(kind, ..)| *kind == Kind::Bye) {
+                    if hall.hear(peer).iter().any(|(kind, ..)| *kind == FrameKind::Bye) {
                         gone.insert(peer);
                     }
                 }
@@ -384,16 +384,16 @@ proptest! {
             if gone.contains(&from) {
                 continue;
             }
-            hall.say(from, Kind::Message, &subject, b"x");
+            hall.say(from, FrameKind::Message, &subject, b"x");
             let publishes = is_allowed(&rules, from, &subject, false);
             let mut members = 0;
             for peer in (0..PEERS).filter(|peer| !gone.contains(peer)) {
                 let heard = hall.hear(peer);
                 let hears = publishes && is_allowed(&rules, peer, &subject, true);
-                let is_told = heard.iter().any(|(kind, ..)| *kind == Kind::Error);
+                let is_told = heard.iter().any(|(kind, ..)| *kind == FrameKind::Error);
                 prop_assert_eq!(is_told, peer == from && !publishes);
                 let got: Vec<u32> =
-                    heard.into_iter().filter(|h| h.0 == Kind::Message).map(|h| h.1).collect();
+                    heard.into_iter().filter(|h| h.0 == FrameKind::Message).map(|h| h.1).collect();
                 prop_assert!(got.is_empty() || hears, "{} hears {}", peer, subject);
                 let matches = |filter: &str| {
                     let subject = Subject::parse(subject.as_bytes()).unwrap();

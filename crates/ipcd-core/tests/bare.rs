@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, PeerKey, RawPeer, Router};
 use ipcd_proto::control::Origin;
-use ipcd_proto::{Filter, Frame, FrameWriter, Header, Kind};
+use ipcd_proto::{Filter, Frame, FrameKind, FrameWriter, Header};
 
 /// Returns a router with a raw peer that has these filters.
 fn router(now: Instant, filters: &[&str]) -> (Router, PeerKey) {
@@ -33,7 +33,7 @@ fn attach(core: &mut Router, now: Instant, filters: &[&str]) -> PeerKey {
 fn publish(core: &mut Router, now: Instant, from: PeerKey, subject: &str, receipt: bool) {
     let mut bytes = Vec::new();
     FrameWriter(&mut bytes).write(&Frame {
-        header: Header { receipt, ..Header::new(Kind::Message, 1) },
+        header: Header { receipt, ..Header::new(FrameKind::Message, 1) },
         subject: subject.as_bytes(),
         reply: &[],
         headers: &[],

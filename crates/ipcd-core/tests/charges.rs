@@ -10,7 +10,7 @@ use ipcd_core::{
     QuotaUsage, Router,
 };
 use ipcd_proto::control::{Hello, Origin, Subscribe, encode};
-use ipcd_proto::{FrameWriter, HEADER_BYTES, Header, Kind};
+use ipcd_proto::{FrameKind, FrameWriter, HEADER_BYTES, Header};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use script::check;
@@ -191,11 +191,11 @@ impl Pair {
         let (oldest, newest, features, no_echo) = (1, 1, 0, false);
         let (name, token) = (None, None);
         let hello = Hello { magic, oldest, newest, features, nonce, name, token, no_echo };
-        self.say(slot, key, Kind::Hello, &encode(&hello));
+        self.say(slot, key, FrameKind::Hello, &encode(&hello));
         key
     }
 
-    fn say(&mut self, slot: usize, key: PeerKey, kind: Kind, body: &[u8]) {
+    fn say(&mut self, slot: usize, key: PeerKey, kind: FrameKind, body: &[u8]) {
         let mut bytes = Vec::new();
         FrameWriter(&mut bytes).control(Header::new(kind, 1), body);
         let progress = self.cores[slot].receive(self.now, key, &mut bytes);
@@ -209,8 +209,8 @@ impl Pair {
         self.cores[slot].wrote(self.now, key, taken);
         let (filter, group, overflow, origin) = ("x".into(), None, None, false);
         let body = Subscribe { subscription, filter, group, overflow, origin };
-        self.say(slot, key, Kind::Subscribe, &encode(&body));
-        self.cores[slot].send_queue(key)[4] == Kind::Ack as u8
+        self.say(slot, key, FrameKind::Subscribe, &encode(&body));
+        self.cores[slot].send_queue(key)[4] == FrameKind::Ack as u8
     }
 }
 
@@ -238,7 +238,7 @@ fn bytes_are_told_when_they_have_moved_by_a_part_of_what_is_allowed() {
     let mut told = Vec::new();
     for _ in 0..200 {
         let mut ping = Vec::new();
-        FrameWriter(&mut ping).control(Header::new(Kind::Ping, 1), &[]);
+        FrameWriter(&mut ping).control(Header::new(FrameKind::Ping, 1), &[]);
         let _ = pair.cores[0].receive(pair.now, key, &mut ping);
         while let Some(output) = pair.cores[0].poll_output() {
             if let Output::Tell(DirectoryRequest::QuotaUsage {
@@ -279,7 +279,7 @@ impl Crowd {
     fn ask(&mut self, slot: usize, times: u32) {
         for _ in 0..times {
             let mut ping = Vec::new();
-            FrameWriter(&mut ping).control(Header::new(Kind::Ping, 1), &[]);
+            FrameWriter(&mut ping).control(Header::new(FrameKind::Ping, 1), &[]);
             if self.pair.cores[slot].receive(self.pair.now, self.peers[slot], &mut ping).waiting {
                 break;
             }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, Router};
 use ipcd_proto::control::{Hello, Origin, encode};
-use ipcd_proto::{FrameWriter, Header, Kind};
+use ipcd_proto::{FrameKind, FrameWriter, Header};
 use ipcd_sys::alloc_count::{Counting, LIVE_BYTES};
 
 #[global_allocator]
@@ -39,7 +39,7 @@ fn open(core: &mut Router, now: Instant, number: u64) {
     let (name, oldest, newest, features) = (None, 1, 1, 0);
     let hello = Hello { magic, oldest, newest, features, nonce, name, token, no_echo };
     let mut bytes = Vec::new();
-    FrameWriter(&mut bytes).control(Header::new(Kind::Hello, 1), &encode(&hello));
+    FrameWriter(&mut bytes).control(Header::new(FrameKind::Hello, 1), &encode(&hello));
     assert_eq!(core.receive(now, key, &mut bytes).consumed, bytes.len());
     while let Some(output) = core.poll_output() {
         if let Output::Write(key) = output {

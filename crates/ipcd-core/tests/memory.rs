@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ipcd_core::{Config, DaemonInfo, Directory, Output, PeerInfo, PeerKey, Router};
-use ipcd_proto::control::{Hello, Origin, Overflow, Query, Subscribe, encode};
-use ipcd_proto::{Frame, FrameWriter, Header, Kind};
+use ipcd_proto::control::{Hello, Origin, OverflowPolicy, Query, Subscribe, encode};
+use ipcd_proto::{Frame, FrameKind, FrameWriter, Header};
 use ipcd_sys::alloc_count::{Counting, LIVE_BYTES};
 
 #[global_allocator]
@@ -60,21 +60,21 @@ impl World {
         let (magic, nonce, token, no_echo) = (Hello::MAGIC, [0; 32], None, false);
         let (oldest, newest, features) = (1, 1, 0);
         let hello = Hello { magic, oldest, newest, features, nonce, name, token, no_echo };
-        self.say(at, key, Kind::Hello, &encode(&hello));
+        self.say(at, key, FrameKind::Hello, &encode(&hello));
         key
     }
 
-    fn say(&mut self, at: usize, key: PeerKey, kind: Kind, body: &[u8]) {
+    fn say(&mut self, at: usize, key: PeerKey, kind: FrameKind, body: &[u8]) {
         let mut bytes = Vec::new();
         FrameWriter(&mut bytes).control(Header::new(kind, 1), body);
         self.offer(at, key, bytes);
     }
 
     fn subscribe(&mut self, at: usize, key: PeerKey, number: u32, filter: &str, group: bool) {
-        let overflow = number.is_multiple_of(2).then_some(Overflow::DropOldest);
+        let overflow = number.is_multiple_of(2).then_some(OverflowPolicy::DropOldest);
         let (filter, group) = (filter.to_owned(), group.then(|| format!("g{}", self.turn % 7)));
         let body = Subscribe { subscription: number, filter, group, overflow, origin: true };
-        self.say(at, key, Kind::Subscribe, &encode(&body));
+        self.say(at, key, FrameKind::Subscribe, &encode(&body));
     }
 
     fn publish(&mut self, at: usize, key: PeerKey, subject: &str, header: Header, size: usize) {
@@ -162,18 +162,18 @@ impl World {
         let key = self.attach(at, turn.is_multiple_of(3).then(|| format!("peer-{turn}")));
         self.subscribe(at, key, 1, &format!("a.{turn}.>"), false);
         self.subscribe(at, key, 2, &format!("b.{}", turn % 5), true);
-        let plain = Header::new(Kind::Message, 0);
+        let plain = Header::new(FrameKind::Message, 0);
         self.publish(at, key, "all.things", plain, turn * 7919 % 6_000);
         self.publish(at, key, &format!("a.{}.x", turn % 50), plain, 10);
-        let asked = Header { request: true, wait: 5, ..Header::new(Kind::Message, 7) };
+        let asked = Header { request: true, wait: 5, ..Header::new(FrameKind::Message, 7) };
         self.publish(at, key, &format!("b.{}", (turn + 1) % 5), asked, 10);
         self.publish(at, key, "all.asked", asked, 10);
-        let receipt = Header { receipt: true, ..Header::new(Kind::Message, 8) };
+        let receipt = Header { receipt: true, ..Header::new(FrameKind::Message, 8) };
         self.publish(at, key, "all.receipt", receipt, 10);
-        self.say(at, key, Kind::Query, &encode(&Query::Matching("all.x".into())));
+        self.say(at, key, FrameKind::Query, &encode(&Query::Matching("all.x".into())));
         match turn % 4 {
-            0 => self.say(at, key, Kind::Bye, &[]),
-            1 => self.say(at, key, Kind::Welcome, &[]),
+            0 => self.say(at, key, FrameKind::Bye, &[]),
+            1 => self.say(at, key, FrameKind::Welcome, &[]),
             _ => self.detach(at, key),
         }
         self.settle();

@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use ipcd_core::{Config, DaemonInfo, Output, PeerInfo, PeerKey, Router};
-use ipcd_proto::control::{Hello, Origin, Overflow, Query, Subscribe, Unsubscribe, encode};
-use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
+use ipcd_proto::control::{Hello, Origin, OverflowPolicy, Query, Subscribe, Unsubscribe, encode};
+use ipcd_proto::{DecodedFrame, Frame, FrameKind, FrameWriter, Header, decode};
 
 /// Turns after which deferred work counts as forgotten.
 const TURNS: usize = 100_000;
@@ -30,7 +30,7 @@ impl Hall {
         let (magic, nonce, token, no_echo) = (Hello::MAGIC, [0; 32], None, true);
         let (oldest, newest, features, name) = (1, 1, 0, None);
         let hello = Hello { magic, oldest, newest, features, nonce, name, token, no_echo };
-        self.say(key, frame(Kind::Hello, &encode(&hello)));
+        self.say(key, frame(FrameKind::Hello, &encode(&hello)));
         self.read(key);
         key
     }
@@ -58,9 +58,9 @@ impl Hall {
 
     fn subscribe(&mut self, key: PeerKey, numbers: std::ops::Range<u32>, filter: &str) {
         let subscribe = |subscription| {
-            let (filter, overflow) = (filter.to_owned(), Some(Overflow::DropOldest));
+            let (filter, overflow) = (filter.to_owned(), Some(OverflowPolicy::DropOldest));
             let body = Subscribe { subscription, filter, group: None, overflow, origin: false };
-            frame(Kind::Subscribe, &encode(&body))
+            frame(FrameKind::Subscribe, &encode(&body))
         };
         self.say_all(key, numbers.flat_map(subscribe).collect());
         self.read(key);
@@ -88,16 +88,17 @@ impl Hall {
         let bytes = self.core.queue_pieces(key).collect::<Vec<_>>().concat();
         self.core.wrote(self.now, key, bytes.len());
         let (mut rest, mut numbers) = (&bytes[..], Vec::new());
-        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
-            numbers
-                .extend((frame.header.kind == Kind::Message).then_some(frame.header.subscription));
+        while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX) {
+            numbers.extend(
+                (frame.header.kind == FrameKind::Message).then_some(frame.header.subscription),
+            );
             rest = &rest[length..];
         }
         numbers
     }
 }
 
-fn frame(kind: Kind, body: &[u8]) -> Vec<u8> {
+fn frame(kind: FrameKind, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     FrameWriter(&mut bytes).control(Header::new(kind, 1), body);
     bytes
@@ -105,7 +106,7 @@ fn frame(kind: Kind, body: &[u8]) -> Vec<u8> {
 
 fn message(subject: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let (header, subject) = (Header::new(Kind::Message, 0), subject.as_bytes());
+    let (header, subject) = (Header::new(FrameKind::Message, 0), subject.as_bytes());
     let frame = Frame { header, subject, reply: b"", headers: b"", payload: b"" };
     FrameWriter(&mut bytes).write(&frame);
     bytes
@@ -164,7 +165,7 @@ fn a_subscription_made_meanwhile_is_another_one() {
         origin: false,
     };
     let gone = encode(&Unsubscribe { subscription: MANY });
-    let swap = [frame(Kind::Unsubscribe, &gone), frame(Kind::Subscribe, &encode(&again))];
+    let swap = [frame(FrameKind::Unsubscribe, &gone), frame(FrameKind::Subscribe, &encode(&again))];
     hall.say_all(tap, swap.concat());
     hall.say_all(flooder, Vec::new());
     let mut got = hall.read(tap);
@@ -222,7 +223,7 @@ fn answers_about_thousands_of_subscriptions_take_many_turns_and_few_are_open_at_
     let mut hall = Hall::new();
     let (tap, curious, quiet) = (hall.open(), hall.open(), hall.open());
     hall.subscribe(tap, 1..MANY + 1, ">");
-    let question = frame(Kind::Query, &encode(&Query::Subscriptions));
+    let question = frame(FrameKind::Query, &encode(&Query::Subscriptions));
     let rest = hall.say(curious, question.repeat(ASKED));
     assert_eq!(rest.len(), question.len() * (ASKED - 4), "four are open, and no more");
     hall.turn();
@@ -231,8 +232,8 @@ fn answers_about_thousands_of_subscriptions_take_many_turns_and_few_are_open_at_
     hall.say_all(curious, rest);
     let bytes = hall.core.queue_pieces(curious).collect::<Vec<_>>().concat();
     let (mut rest, mut answers) = (&bytes[..], 0);
-    while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
-        answers += usize::from(frame.header.kind == Kind::Answer && !frame.header.more);
+    while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX) {
+        answers += usize::from(frame.header.kind == FrameKind::Answer && !frame.header.more);
         rest = &rest[length..];
     }
     assert_eq!(answers, ASKED);

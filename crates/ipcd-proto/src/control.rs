@@ -14,19 +14,10 @@ use serde::de::DeserializeOwned;
 pub use self::messages::{
     DropReason, Notice, Origin, OverflowPolicy, Receipt, Subscribe, Unsubscribe,
 };
-#[doc(hidden)]
-pub use self::messages::{DropReason as Reason, OverflowPolicy as Overflow};
 pub use self::queries::{
     AccessRequest, AccessVerdict, Answer, DaemonStatus, ListenerStatus, PeerAttributes, PeerStatus,
     Query, SubscriptionStatus, WorkerStatus,
 };
-#[doc(hidden)]
-pub use self::queries::{
-    AccessRequest as Access, AccessVerdict as Verdict, DaemonStatus as Status,
-    PeerAttributes as Who,
-};
-#[doc(hidden)]
-pub use self::session::RefusalCode as Code;
 pub use self::session::{Auth, Challenge, Hello, Refusal, RefusalCode, Welcome};
 use crate::limits::MAX_CONTROL;
 

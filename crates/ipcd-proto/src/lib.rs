@@ -23,13 +23,5 @@ pub use http::{HttpDetector, HttpVerdict};
 pub use ipcd_address::{BadAddress, HostName, PeerAddress};
 pub use subject::{BadSubject, DirectAddress, Filter, Subject};
 
-// Former names, until every crate has taken up the new ones.
-#[doc(hidden)]
-pub use codec::MessageDecoder as Decoder;
-#[doc(hidden)]
-pub use frame::{DecodedFrame as Decoded, FrameKind as Kind};
-#[doc(hidden)]
-pub use subject::DirectAddress as Address;
-
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u16 = 1;

@@ -39,7 +39,7 @@ fn oracle_matches(filter: &str, subject: &str) -> bool {
 
 /// The documented rule: a deny wins, then an allow. Otherwise everything is allowed while no rule
 /// allows something.
-fn oracle(rules: &[AclRule], who: &Who, speaks: impl Fn(&AclRule) -> bool) -> bool {
+fn oracle(rules: &[AclRule], who: &PeerAttributes, speaks: impl Fn(&AclRule) -> bool) -> bool {
     let concerns = |rule: &&AclRule| {
         let whom = &rule.whom;
         let group = whom.group.as_ref();
@@ -131,10 +131,16 @@ fn certificates() -> Vec<String> {
     ["ann.example", "bob.example"].map(str::to_owned).to_vec()
 }
 
-fn who() -> impl Strategy<Value = Who> {
+fn who() -> impl Strategy<Value = PeerAttributes> {
     let proved = (maybe(tokens()), maybe(certificates()));
     (maybe(vec![1, 2, 3]), maybe(vec![7, 8]), maybe(listeners()), proved).prop_map(
-        |(uid, gid, listener, (token, certificate))| Who { uid, gid, listener, token, certificate },
+        |(uid, gid, listener, (token, certificate))| PeerAttributes {
+            uid,
+            gid,
+            listener,
+            token,
+            certificate,
+        },
     )
 }
 
@@ -156,7 +162,7 @@ proptest! {
             };
             prop_assert_eq!(may(PeerRights::may_publish), publishes, "publish {}", &text);
             prop_assert_eq!(may(PeerRights::may_hear), hears, "hear {}", &text);
-            let told = acl.verdict(&who, &Access::Publish(text)).expect("it is well-formed");
+            let told = acl.verdict(&who, &AccessRequest::Publish(text)).expect("it is well-formed");
             prop_assert_eq!(told.allowed, publishes);
         }
         let addresses = |rule: &AclRule| rule.publish.iter().any(|pattern| {
@@ -169,7 +175,7 @@ proptest! {
         for name in ["ann", "bob", "cyd"] {
             let may = rights.as_ref().is_none_or(|rights| rights.may_be_named(name));
             prop_assert_eq!(may, oracle(&acl.rules, &who, |rule| names_it(rule, name)));
-            let told = acl.verdict(&who, &Access::Name(name.into())).expect("it is well-formed");
+            let told = acl.verdict(&who, &AccessRequest::Name(name.into())).expect("it is well-formed");
             prop_assert_eq!((told.allowed, acl.may_be_named(&who, name)), (may, may));
         }
     }
@@ -195,7 +201,7 @@ proptest! {
             prop_assert_eq!(may(false), matched.iter().any(hears));
         }
         for group in [false, true] {
-            let access = Access::Subscribe { filter: filter.clone(), group };
+            let access = AccessRequest::Subscribe { filter: filter.clone(), group };
             let told = acl.verdict(&who, &access).expect("it is well-formed");
             prop_assert_eq!(told.allowed, may(group));
             prop_assert_eq!(told.allowed && !told.partly, may(true));
@@ -220,18 +226,18 @@ fn rule_of(text: &str) -> AclRule {
     }
 }
 
-fn verdict(rules: &[&str], access: Access) -> (bool, Option<u32>) {
+fn verdict(rules: &[&str], access: AccessRequest) -> (bool, Option<u32>) {
     let rules = rules.iter().map(|text| rule_of(text)).collect();
     let told = Acl { rules, ..Acl::default() }
-        .verdict(&Who::default(), &access)
+        .verdict(&PeerAttributes::default(), &access)
         .expect("it is well-formed");
     (told.allowed, told.rule)
 }
 
 #[test]
 fn names_the_rule_that_decides() {
-    let publish = |subject: &str| Access::Publish(subject.into());
-    let subscribe = |filter: &str, group| Access::Subscribe { filter: filter.into(), group };
+    let publish = |subject: &str| AccessRequest::Publish(subject.into());
+    let subscribe = |filter: &str, group| AccessRequest::Subscribe { filter: filter.into(), group };
     let some = ["allow pub=a.>,@ sub=a.*", "deny pub=a.secret sub=a.secret", "allow admin"];
     for (access, told) in [
         (publish("a.b"), (true, Some(1))),
@@ -243,7 +249,7 @@ fn names_the_rule_that_decides() {
         (subscribe("b.>", false), (false, None)),
         (subscribe("a.*", true), (false, Some(2))),
         (subscribe("a.b", true), (true, Some(1))),
-        (Access::Admin, (true, Some(3))),
+        (AccessRequest::Admin, (true, Some(3))),
     ] {
         assert_eq!(verdict(&some, access.clone()), told, "{access:?}");
     }
@@ -251,9 +257,9 @@ fn names_the_rule_that_decides() {
     assert_eq!(verdict(&denials, publish("b")), (true, None));
     assert_eq!(verdict(&denials, subscribe(">", false)), (true, None));
     assert_eq!(verdict(&denials, subscribe(">", true)), (false, Some(2)));
-    assert_eq!(verdict(&denials, Access::Admin), (true, None));
+    assert_eq!(verdict(&denials, AccessRequest::Admin), (true, None));
     assert_eq!(verdict(&[], publish("a")), (true, None));
-    let bad = Acl::default().verdict(&Who::default(), &publish("a..b"));
+    let bad = Acl::default().verdict(&PeerAttributes::default(), &publish("a..b"));
     assert!(bad.is_err());
 }
 
@@ -264,8 +270,8 @@ fn a_listener_has_several_names() {
     let names = ["tcp://127.0.0.1:9", "net"].map(str::to_owned).to_vec();
     let acl = Acl { rules: vec![rule], listeners: [(0, names)].into() };
     let publish = |listener: &str| {
-        let who = Who { listener: Some(listener.into()), ..Who::default() };
-        acl.verdict(&who, &Access::Publish("a".into())).expect("it is well-formed").allowed
+        let who = PeerAttributes { listener: Some(listener.into()), ..PeerAttributes::default() };
+        acl.verdict(&who, &AccessRequest::Publish("a".into())).expect("it is well-formed").allowed
     };
     assert!(!publish("net") && !publish("tcp://127.0.0.1:9") && publish("other"));
 }

@@ -12,10 +12,10 @@ use crate::model::ids::{is_generation, place_of};
 use crate::peers::Peers;
 use crate::requests::OutcomeTarget;
 use crate::sessions::work::MessageSender;
-use ipcd_proto::Address;
-use ipcd_proto::Decoded;
+use ipcd_proto::DecodedFrame;
+use ipcd_proto::DirectAddress;
+use ipcd_proto::FrameKind;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
 use ipcd_proto::control::decode as body;
 use ipcd_proto::decode;
 use std::time::Instant;
@@ -58,14 +58,14 @@ impl Delivery {
         let mut at = 0;
         // At least one frame, so that deferred frames make progress in each slice.
         while at < frames.len() && (at == 0 || self.may_take_more()) {
-            let Ok(Decoded::Frame(frame, length)) = decode(&frames[at..], usize::MAX) else {
+            let Ok(DecodedFrame::Frame(frame, length)) = decode(&frames[at..], usize::MAX) else {
                 // An honest worker does not send such bytes. They are consumed with the rest, so
                 // that the window does not shrink.
                 at = frames.len();
                 break;
             };
             self.sessions.work.budget.spend(2);
-            if frame.header.kind != Kind::Message {
+            if frame.header.kind != FrameKind::Message {
                 if let Ok(notice) = body(frame.payload) {
                     self.handle(now, from, notice, is_current);
                 }
@@ -110,7 +110,7 @@ impl Delivery {
         let FrameParts { header, length, .. } = message;
         let (sent_by, in_id) = place_of(header.sender);
         let is_its_own = sent_by == slot && is_generation(generation, in_id);
-        let address = Address::parse(message.subject(bytes));
+        let address = DirectAddress::parse(message.subject(bytes));
         // Only group messages are passed on by workers other than the sender's. In all others a
         // worker speaks for its own peers only.
         if !is_its_own && (header.subscription == 0 || address.is_some()) {
@@ -280,7 +280,7 @@ impl Delivery {
         for PendingAck { key, peer, correlation, .. } in peers.cluster.confirm(ticket) {
             // The key may belong to another peer by now.
             if peers.table.get(key).is_some_and(|found| found.origin.peer == peer) {
-                peers.send(now, key, Header::new(Kind::Ack, correlation), &[]);
+                peers.send(now, key, Header::new(FrameKind::Ack, correlation), &[]);
             }
         }
     }
@@ -291,7 +291,7 @@ mod tests {
     use std::time::Duration;
 
     use ipcd_proto::control::Origin;
-    use ipcd_proto::control::{Hello, Overflow, Receipt, Subscribe, encode};
+    use ipcd_proto::control::{Hello, OverflowPolicy, Receipt, Subscribe, encode};
     use ipcd_proto::{Frame, FrameWriter, HEADER_BYTES};
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -338,13 +338,13 @@ mod tests {
         };
         let mut said = Vec::new();
         let mut writer = FrameWriter(&mut said);
-        writer.control(Header::new(Kind::Hello, 0), &encode(&hello));
+        writer.control(Header::new(FrameKind::Hello, 0), &encode(&hello));
         for (subscription, group) in [(1, None), (2, Some("g".to_owned()))] {
-            let (filter, overflow) = ("a.>".to_owned(), Some(Overflow::Block));
+            let (filter, overflow) = ("a.>".to_owned(), Some(OverflowPolicy::Block));
             let body = Subscribe { subscription, filter, group, overflow, origin: true };
-            writer.control(Header::new(Kind::Subscribe, subscription.into()), &encode(&body));
+            writer.control(Header::new(FrameKind::Subscribe, subscription.into()), &encode(&body));
         }
-        let header = Header { request: true, wait: 60, ..Header::new(Kind::Message, 7) };
+        let header = Header { request: true, wait: 60, ..Header::new(FrameKind::Message, 7) };
         let own = format!("@{}.7", id_of(OWN, 1, 1));
         let reply = own.as_bytes();
         writer.write(&Frame { header, subject: b"a.b", reply, headers: b"", payload: b"?" });
@@ -359,7 +359,7 @@ mod tests {
     }
 
     fn message(sender: u64, subject: &[u8], subscription: u32, payload: &[u8]) -> Vec<u8> {
-        let header = Header { sender, subscription, ..Header::new(Kind::Message, 9) };
+        let header = Header { sender, subscription, ..Header::new(FrameKind::Message, 9) };
         let mut bytes = Vec::new();
         FrameWriter(&mut bytes).write(&Frame {
             header,
@@ -373,7 +373,7 @@ mod tests {
 
     fn notice(notice: &WorkerMessage) -> Vec<u8> {
         let mut bytes = Vec::new();
-        FrameWriter(&mut bytes).control(Header::new(Kind::Notice, 0), &encode(notice));
+        FrameWriter(&mut bytes).control(Header::new(FrameKind::Notice, 0), &encode(notice));
         bytes
     }
 

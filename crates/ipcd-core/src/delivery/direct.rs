@@ -11,13 +11,13 @@ use crate::requests::{DeliveryOutcome, OutcomeTarget};
 use crate::routing::trie::WorkerInterest;
 use crate::sessions::Sessions;
 use crate::sessions::work::MessageSender;
-use ipcd_proto::Address;
+use ipcd_proto::DirectAddress;
 use ipcd_proto::Frame;
+use ipcd_proto::FrameKind;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
-use ipcd_proto::control::Code;
-use ipcd_proto::control::Reason;
+use ipcd_proto::control::DropReason;
 use ipcd_proto::control::Refusal;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::control::encode;
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ impl Delivery {
         key: PeerKey,
         frame: &mut [u8],
         message: FrameParts,
-        to: Address,
+        to: DirectAddress,
     ) {
         let header = message.header;
         let id = self.sessions.peers.table[key].origin.peer;
@@ -69,7 +69,7 @@ impl Delivery {
         from: MessageSender,
         frame: &[u8],
         message: FrameParts,
-        to: Address,
+        to: DirectAddress,
         ticket: Option<Ticket>,
     ) {
         let Some(key) = self.peers().open_key(to.peer) else {
@@ -108,14 +108,14 @@ impl Delivery {
         key: PeerKey,
         frame: &[u8],
         message: FrameParts,
-        (to, ticket): (Address, Option<Ticket>),
-    ) -> Result<(), Reason> {
+        (to, ticket): (DirectAddress, Option<Ticket>),
+    ) -> Result<(), DropReason> {
         if self.peers().is_too_large(key, message.payload) {
             self.refuse_large_reply(now, key, to);
-            return Err(Reason::TooLarge);
+            return Err(DropReason::TooLarge);
         }
         if ticket.is_some() && self.peers().has_no_room_for(key, frame) {
-            return Err(Reason::Newest);
+            return Err(DropReason::Newest);
         }
         if self.peers().is_at_hard_limit(key) || self.peers().is_beyond_quota(key) {
             self.sessions.disconnect_slow(
@@ -123,15 +123,21 @@ impl Delivery {
                 key,
                 "messages to the peer have filled its send queue",
             );
-            return Err(Reason::CutOff);
+            return Err(DropReason::CutOff);
         }
         Ok(())
     }
 
-    fn drop_direct(&mut self, now: Instant, key: PeerKey, ticket: Option<Ticket>, reason: Reason) {
+    fn drop_direct(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        ticket: Option<Ticket>,
+        reason: DropReason,
+    ) {
         self.peers_mut().counters.direct_dropped += 1;
         // The peer was never to get more requests, so it has lost nothing.
-        if reason != Reason::Newest {
+        if reason != DropReason::Newest {
             self.peers_mut().table[key].counts.dropped += 1;
         }
         if let Some(ticket) = ticket {
@@ -140,11 +146,11 @@ impl Delivery {
     }
 
     /// Tells a requester that the reply is too large for its session, because no other will come.
-    fn refuse_large_reply(&mut self, now: Instant, key: PeerKey, to: Address) {
+    fn refuse_large_reply(&mut self, now: Instant, key: PeerKey, to: DirectAddress) {
         let Some(request) = to.request else { return };
         let why = "the reply is larger than this session allows: connect again for the new limit";
-        let refusal = Refusal { code: Code::TooLarge, message: why.into() };
-        self.peers_mut().send(now, key, Header::new(Kind::Error, request), &encode(&refusal));
+        let refusal = Refusal { code: RefusalCode::TooLarge, message: why.into() };
+        self.peers_mut().send(now, key, Header::new(FrameKind::Error, request), &encode(&refusal));
     }
 
     /// Sends a batch to the other workers that are interested.
@@ -215,7 +221,7 @@ impl Delivery {
         &mut self,
         from: PeerKey,
         frame: &[u8],
-        to: Address,
+        to: DirectAddress,
         ticket: Option<Ticket>,
     ) {
         let (slot, in_id) = place_of(to.peer);

@@ -9,7 +9,7 @@ use crate::routing::routes::RouteTargets;
 use crate::routing::trie::LocalSubscriber;
 use crate::sessions::work::{DeferredWork, FanOut, MessageSender};
 use ipcd_proto::Frame;
-use ipcd_proto::control::Overflow;
+use ipcd_proto::control::OverflowPolicy;
 use ipcd_proto::frame_len;
 use std::rc::Rc;
 use std::time::Instant;
@@ -192,8 +192,8 @@ impl Delivery {
     /// Whether a batch will be queued for a member, as far as that is known in advance.
     fn will_take(&self, from: MessageSender, member: &LocalSubscriber) -> bool {
         let peer = &self.sessions.peers.table[member.peer];
-        let has_room =
-            !peer.full || matches!(member.overflow, Overflow::Block | Overflow::DropOldest);
+        let has_room = !peer.full
+            || matches!(member.overflow, OverflowPolicy::Block | OverflowPolicy::DropOldest);
         has_room && peer.is_open() && peer.largest.is_none() && self.peers().hears(from.key, member)
     }
 

@@ -8,7 +8,7 @@ use crate::routing::routes::{GroupCandidate, GroupRoute};
 use crate::routing::trie::LocalSubscriber;
 use crate::sessions::work::MessageSender;
 use ipcd_proto::Frame;
-use ipcd_proto::control::Overflow;
+use ipcd_proto::control::OverflowPolicy;
 use std::time::Instant;
 
 impl Delivery {
@@ -175,7 +175,7 @@ impl Delivery {
     fn may_drop(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
         match candidate {
             GroupCandidate::Here(member) => {
-                self.wants(from, member) && member.overflow != Overflow::Block
+                self.wants(from, member) && member.overflow != OverflowPolicy::Block
             }
             GroupCandidate::There { .. } => false,
         }
@@ -197,7 +197,7 @@ impl Delivery {
 #[cfg(test)]
 mod tests {
     use ipcd_proto::control::{Hello, Origin, Subscribe, encode};
-    use ipcd_proto::{FrameWriter, Header, Kind};
+    use ipcd_proto::{FrameKind, FrameWriter, Header};
 
     use super::*;
     use crate::config::{Config, DaemonInfo, PeerInfo};
@@ -206,7 +206,7 @@ mod tests {
     use crate::router::Router;
 
     /// Adds a member of the group `g` of `w` that takes nothing.
-    fn member(core: &mut Router, now: Instant, overflow: Overflow) -> PeerKey {
+    fn member(core: &mut Router, now: Instant, overflow: OverflowPolicy) -> PeerKey {
         let (transport, name) = ("test".into(), None);
         let origin =
             Origin { peer: 0, name, transport, pid: None, uid: None, gid: None, addr: None };
@@ -218,8 +218,8 @@ mod tests {
         let (subscription, filter, overflow) = (1, "w".to_owned(), Some(overflow));
         let body = Subscribe { subscription, filter, group, overflow, origin: false };
         let mut said = Vec::new();
-        FrameWriter(&mut said).control(Header::new(Kind::Hello, 0), &encode(&hello));
-        FrameWriter(&mut said).control(Header::new(Kind::Subscribe, 1), &encode(&body));
+        FrameWriter(&mut said).control(Header::new(FrameKind::Hello, 0), &encode(&hello));
+        FrameWriter(&mut said).control(Header::new(FrameKind::Subscribe, 1), &encode(&body));
         let progress = core.receive(now, key, &mut said);
         assert_eq!(progress.consumed, said.len());
         key
@@ -236,14 +236,14 @@ mod tests {
             shared.apply(&DirectoryChange::Generation { slot, generation: 1 }, |_, _| false);
         });
         let mut core = Router::new(config, Some(shared));
-        for overflow in [Overflow::DropNewest, Overflow::DropOldest] {
-            let blocks = member(&mut core, now, Overflow::Block);
+        for overflow in [OverflowPolicy::DropNewest, OverflowPolicy::DropOldest] {
+            let blocks = member(&mut core, now, OverflowPolicy::Block);
             let drops = member(&mut core, now, overflow);
             for _ in 0..100 {
                 let header = Header {
                     sender: id_of(1, 1, 1),
                     subscription: 1,
-                    ..Header::new(Kind::Message, 0)
+                    ..Header::new(FrameKind::Message, 0)
                 };
                 let (subject, payload) = (&b"w"[..], &[b'x'; 1000][..]);
                 let mut bytes = Vec::new();

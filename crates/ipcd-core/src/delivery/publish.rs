@@ -13,12 +13,12 @@ use crate::requests::OutcomeTarget;
 use crate::routing::routes::RouteTargets;
 use crate::routing::trie::LocalSubscriber;
 use crate::sessions::work::MessageSender;
-use ipcd_proto::Address;
-use ipcd_proto::Decoded;
+use ipcd_proto::DecodedFrame;
+use ipcd_proto::DirectAddress;
 use ipcd_proto::Frame;
+use ipcd_proto::FrameKind;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
-use ipcd_proto::control::Code;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::decode;
 use ipcd_proto::limits::MAX_HEADERS;
 use std::rc::Rc;
@@ -40,7 +40,7 @@ impl PublishProgress {
 
 /// The destination of a message.
 enum Destination {
-    Peer(Address),
+    Peer(DirectAddress),
     Subscribers(Rc<RouteTargets>),
 }
 
@@ -185,29 +185,31 @@ impl Delivery {
             let bytes = message.payload;
             let why =
                 format!("payload of {bytes} bytes exceeds the limit of {limit} (max_message)");
-            return Err((Code::TooLarge, why));
+            return Err((RefusalCode::TooLarge, why));
         }
         if message.headers > MAX_HEADERS {
             let bytes = message.headers;
             let why = format!("headers of {bytes} bytes exceed the limit of {MAX_HEADERS}");
-            return Err((Code::TooLarge, why));
+            return Err((RefusalCode::TooLarge, why));
         }
         let correlation = message.header.correlation;
         if message.header.is_tracked() && self.peers().is_outstanding(key, correlation) {
             let why = "a request or a message with receipt needs a number that is not in use";
-            return Err((Code::Protocol, why.into()));
+            return Err((RefusalCode::Protocol, why.into()));
         }
         if message.header.request {
             self.peers().check_reply_subject(key, correlation, message.reply(bytes))?;
         }
         let subject = message.subject(bytes);
-        let address = Address::parse(subject);
+        let address = DirectAddress::parse(subject);
         self.peers().check_right_to_publish(key, subject, address)?;
         if let Some(address) = address {
             return Ok(Destination::Peer(address));
         }
         let targets = self.route(subject);
-        targets.map(Destination::Subscribers).map_err(|error| (Code::BadSubject, error.to_string()))
+        targets
+            .map(Destination::Subscribers)
+            .map_err(|error| (RefusalCode::BadSubject, error.to_string()))
     }
 
     /// Stamps the batch that begins with this frame while it searches for its end, so that each
@@ -226,8 +228,8 @@ impl Delivery {
         let largest_payload = self.peers().config.max_payload;
         // Tracked messages end a batch, because each has an outcome of its own.
         while length < MAX_BATCH
-            && let Ok(Decoded::Frame(frame, more)) = decode(rest, largest)
-            && frame.header.kind == Kind::Message
+            && let Ok(DecodedFrame::Frame(frame, more)) = decode(rest, largest)
+            && frame.header.kind == FrameKind::Message
             && !frame.header.is_tracked()
             && frame.subject == subject
             && (!stamp.of_sender || stamp.is_of(&frame.header))

@@ -8,7 +8,7 @@ use crate::directory::violation::{
     MAX_PARTS, MAX_QUESTIONS, ProtocolViolation, check_answer, check_query,
 };
 use crate::model::ids::{id_in, is_generation, place_of};
-use ipcd_proto::control::{Answer, Query, Status};
+use ipcd_proto::control::{Answer, DaemonStatus, Query};
 
 /// A question that workers are answering.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ impl Directory {
         }
         let Question { query, .. } = self.questions.remove(&asker)?;
         // The counters of ended workers are added here, because no living worker knows them.
-        let ended = Status { counters: self.ended.clone(), ..Status::default() };
+        let ended = DaemonStatus { counters: self.ended.clone(), ..DaemonStatus::default() };
         let part = (query == Query::Status).then_some(Answer::Status(ended));
         Some((asker.slot, DirectoryEvent::Answer { asker, part, last: true }))
     }

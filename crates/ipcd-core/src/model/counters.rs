@@ -1,7 +1,7 @@
 //! Counters of the router, and counts of drops by reason. They only count: no decision depends on
 //! them.
 
-use ipcd_proto::control::Reason;
+use ipcd_proto::control::DropReason;
 
 /// The counters of the whole router, as `status` reports them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,29 +40,29 @@ pub(crate) fn add_counters(sum: &mut Vec<(String, u64)>, more: &[(String, u64)])
 /// Dropped messages, by reason.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct DropCounts {
-    counts: [u64; Reason::ALL.len()],
+    counts: [u64; DropReason::ALL.len()],
     /// The part of `counts` that the peer has been told.
-    told: [u64; Reason::ALL.len()],
+    told: [u64; DropReason::ALL.len()],
 }
 
 impl DropCounts {
-    pub(crate) fn count(&mut self, reason: Reason, messages: u64) {
+    pub(crate) fn count(&mut self, reason: DropReason, messages: u64) {
         self.counts[reason as usize] += messages;
     }
 
-    pub(crate) fn of(&self, reason: Reason) -> u64 {
+    pub(crate) fn of(&self, reason: DropReason) -> u64 {
         self.counts[reason as usize]
     }
 
     /// Returns the reasons that occurred, with their counts.
-    pub(crate) fn by_reason(&self) -> impl Iterator<Item = (Reason, u64)> {
-        Reason::ALL.into_iter().zip(self.counts).filter(|(_, count)| *count > 0)
+    pub(crate) fn by_reason(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().zip(self.counts).filter(|(_, count)| *count > 0)
     }
 
     /// Returns the drops that the peer has not been told, and marks them as told.
-    pub(crate) fn take_untold(&mut self) -> Vec<(Reason, u64)> {
+    pub(crate) fn take_untold(&mut self) -> Vec<(DropReason, u64)> {
         let told = std::mem::replace(&mut self.told, self.counts);
-        let counts = Reason::ALL.into_iter().zip(self.counts).zip(told);
+        let counts = DropReason::ALL.into_iter().zip(self.counts).zip(told);
         let untold = counts.map(|((reason, count), told)| (reason, count - told));
         untold.filter(|(_, count)| *count > 0).collect()
     }

@@ -1,6 +1,6 @@
 //! Ids of peers and tickets, and the layout of a peer id.
 
-use ipcd_proto::Address;
+use ipcd_proto::DirectAddress;
 use serde::{Deserialize, Serialize};
 
 /// This router's number of a message whose outcome is pending.
@@ -31,7 +31,7 @@ pub(crate) fn place_of(id: u64) -> (u32, u32) {
 
 /// Parses an id: decimal digits, as in an address. `+7` and `007` are not ids.
 pub(crate) fn id_in(text: &str) -> Option<u64> {
-    let address = Address::parse(format!("@{text}").as_bytes())?;
+    let address = DirectAddress::parse(format!("@{text}").as_bytes())?;
     address.request.is_none().then_some(address.peer)
 }
 

@@ -1,7 +1,7 @@
 //! Rules for the names of peers and groups.
 
 use crate::model::failure::Failure;
-use ipcd_proto::control::Code;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::limits::MAX_NAME;
 
 /// Checks the name of a group.
@@ -10,7 +10,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), Failure> {
         let rule = format!(
             "invalid name: it needs 1 to {MAX_NAME} bytes, without control characters and spaces"
         );
-        return Err((Code::BadSubject, rule));
+        return Err((RefusalCode::BadSubject, rule));
     }
     Ok(())
 }
@@ -25,7 +25,7 @@ pub(crate) fn check_peer_name(name: &str) -> Result<(), Failure> {
              @, and needs more than digits, dots and signs",
             name.escape_debug()
         );
-        return Err((Code::BadSubject, why));
+        return Err((RefusalCode::BadSubject, why));
     }
     Ok(())
 }
@@ -56,7 +56,7 @@ mod tests {
         {
             assert!(is_name(bad) && !is_peer_name(bad), "{bad}");
             let (code, why) = check_peer_name(bad).unwrap_err();
-            assert!(code == Code::BadSubject && why.contains("looks like the id"), "{why}");
+            assert!(code == RefusalCode::BadSubject && why.contains("looks like the id"), "{why}");
         }
         assert!(!is_peer_name("") && !is_peer_name("two words"));
     }

@@ -4,8 +4,8 @@
 use crate::model::ids::PeerKey;
 use crate::output::ReceiveProgress;
 use crate::peers::Peers;
+use ipcd_proto::FrameKind;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
 use ipcd_proto::limits;
 use std::cmp::Reverse;
 use std::time::Instant;
@@ -88,7 +88,7 @@ impl Peers {
         if peer.asked > 0 || now < heard + half {
             return Some(heard + half);
         }
-        self.send(now, key, Header::new(Kind::Ping, 0), &[]);
+        self.send(now, key, Header::new(FrameKind::Ping, 0), &[]);
         let peer = &mut self.table[key];
         // The queue was empty, so its length is the length of the PING.
         (peer.deadlines.heard, peer.asked) = (now, peer.queue.len() as u8 + 1);

@@ -11,9 +11,9 @@ use crate::peers::Peers;
 use crate::peers::pacing::{PATIENCE, most_paced};
 use crate::peers::peer::MAX_OUTSTANDING;
 use crate::routing::trie::LocalSubscriber;
-use ipcd_proto::Address;
-use ipcd_proto::Kind;
-use ipcd_proto::control::Overflow;
+use ipcd_proto::DirectAddress;
+use ipcd_proto::FrameKind;
+use ipcd_proto::control::OverflowPolicy;
 use ipcd_proto::limits::largest_frame;
 use std::time::Instant;
 
@@ -128,8 +128,8 @@ impl Peers {
 
     /// A peer with enough open questions must not ask more: a question is work for all workers, and
     /// for the directory.
-    pub(crate) fn waits_for_answers(&mut self, key: PeerKey, kind: Kind) -> bool {
-        let waits = kind == Kind::Query && self.table[key].questions >= MAX_OPEN_QUERIES;
+    pub(crate) fn waits_for_answers(&mut self, key: PeerKey, kind: FrameKind) -> bool {
+        let waits = kind == FrameKind::Query && self.table[key].questions >= MAX_OPEN_QUERIES;
         if waits {
             self.wait_for(key, key);
         }
@@ -170,7 +170,7 @@ impl Peers {
 
     /// Makes the publisher wait if too many bytes are in flight to the receiver's worker. That
     /// worker always takes such a message, so that this only bounds memory, and passes soon.
-    pub(crate) fn must_wait_for_way(&mut self, publisher: PeerKey, to: Address) -> bool {
+    pub(crate) fn must_wait_for_way(&mut self, publisher: PeerKey, to: DirectAddress) -> bool {
         let (slot, cluster) = (place_of(to.peer).0, &self.cluster);
         let waits = !self.is_here(to.peer)
             && cluster.is_alive(slot)
@@ -192,7 +192,7 @@ impl Peers {
         let blocks = |member: &&LocalSubscriber| {
             let peer = &self.table[member.peer];
             // Other overflows never make a publisher wait.
-            member.overflow == Overflow::Block
+            member.overflow == OverflowPolicy::Block
                 && (peer.full || peer.pace.holds())
                 && self.hears(Some(publisher), member)
         };

@@ -17,7 +17,7 @@ use crate::routing::trie::QueueGroup;
 use foldhash::fast::RandomState;
 use ipcd_proto::Filter;
 use ipcd_proto::auth::{Nonce, Proof};
-use ipcd_proto::control::{Hello, Origin, Overflow, Reason};
+use ipcd_proto::control::{DropReason, Hello, Origin, OverflowPolicy};
 
 /// Open outcomes of a peer. The router does not read the peer at this number.
 pub(crate) const MAX_OUTSTANDING: usize = 64 * 1024;
@@ -151,7 +151,7 @@ pub(crate) struct PendingName {
 pub(crate) struct Subscription {
     pub(crate) number: u32,
     pub(crate) filter: Filter,
-    pub(crate) overflow: Overflow,
+    pub(crate) overflow: OverflowPolicy,
     pub(crate) group: Option<Rc<QueueGroup>>,
     /// The number of earlier subscriptions in this router. It tells this one from a former one of
     /// the same number.
@@ -164,7 +164,7 @@ pub(crate) struct Subscription {
 
 impl Subscription {
     /// Returns the drops that the peer has not been told, and marks them as told.
-    pub(crate) fn take_gaps(&mut self) -> Vec<(u32, Reason, u64)> {
+    pub(crate) fn take_gaps(&mut self) -> Vec<(u32, DropReason, u64)> {
         let untold = self.drops.iter_mut().flat_map(|drops| drops.take_untold());
         untold.map(|(reason, dropped)| (self.number, reason, dropped)).collect()
     }
@@ -270,7 +270,7 @@ impl Subscription {
     }
 
     pub(crate) fn blocks(&self) -> bool {
-        self.overflow == Overflow::Block
+        self.overflow == OverflowPolicy::Block
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model::ids::PeerKey;
 use crate::model::principal::Principal;
 use crate::peers::Peers;
 use crate::peers::quota::Quota;
-use ipcd_proto::control::Code;
+use ipcd_proto::control::RefusalCode;
 use std::rc::Rc;
 
 /// The least number of parts in which workers report the use of a limit.
@@ -166,7 +166,7 @@ impl Peers {
         let why = format!(
             "the limit of {most} subscriptions of {principal} is reached (max_subscriptions_per_uid)"
         );
-        Err((Code::Limit, why))
+        Err((RefusalCode::Limit, why))
     }
 
     /// Takes over the use that the directory knows now.

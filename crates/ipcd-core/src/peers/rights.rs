@@ -7,15 +7,15 @@ use crate::model::failure::Failure;
 use crate::model::ids::{PeerKey, Ticket};
 use crate::peers::Peers;
 use crate::peers::peer::{MAX_OUTSTANDING, ReceivedRequest};
-use ipcd_proto::Address;
-use ipcd_proto::Decoded;
+use ipcd_proto::DecodedFrame;
+use ipcd_proto::DirectAddress;
 use ipcd_proto::Filter;
 use ipcd_proto::Subject;
-use ipcd_proto::control::Code;
-use ipcd_proto::control::Overflow;
+use ipcd_proto::control::OverflowPolicy;
+use ipcd_proto::control::PeerAttributes;
 use ipcd_proto::control::Query;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::control::Subscribe;
-use ipcd_proto::control::Who;
 use ipcd_proto::decode;
 use std::collections::hash_map::Entry;
 
@@ -24,7 +24,7 @@ use std::collections::hash_map::Entry;
 const MAX_UNANSWERED: usize = 1024 * 1024;
 
 pub(crate) fn denied(what: &str) -> Failure {
-    (Code::Denied, format!("this peer may not {what} (see [[acl]] in ipcd's configuration)"))
+    (RefusalCode::Denied, format!("this peer may not {what} (see [[acl]] in ipcd's configuration)"))
 }
 
 impl Peers {
@@ -38,7 +38,7 @@ impl Peers {
     /// has the request and has not answered it, no matter what the peer may publish: the numbers of
     /// requests can be guessed. A reply without a request cannot be told from a late one, so both
     /// count as undeliverable.
-    pub(crate) fn may_reply_to(&self, key: PeerKey, to: Address) -> bool {
+    pub(crate) fn may_reply_to(&self, key: PeerKey, to: DirectAddress) -> bool {
         let Some(request) = to.request else { return true };
         let requests = self.table[key].requests.as_ref();
         requests.is_some_and(|requests| requests.unanswered.contains_key(&(to.peer, request)))
@@ -48,12 +48,12 @@ impl Peers {
         &self,
         key: PeerKey,
         subject: &[u8],
-        address: Option<Address>,
+        address: Option<DirectAddress>,
     ) -> Result<(), Failure> {
         let Some(rights) = &self.table[key].rights else { return Ok(()) };
         match (address, Subject::parse(subject)) {
             // Delivery checks whether the peer has that request ([`Peers::may_reply_to`]).
-            (Some(Address { request: Some(_), .. }), _) => Ok(()),
+            (Some(DirectAddress { request: Some(_), .. }), _) => Ok(()),
             (Some(_), _) if rights.may_address() => Ok(()),
             (Some(_), _) => Err(denied("send messages to one peer")),
             (None, Ok(subject)) if !rights.may_publish(subject) => {
@@ -87,12 +87,12 @@ impl Peers {
         &self,
         key: PeerKey,
         filter: &Filter,
-        wanted: Overflow,
-    ) -> Overflow {
+        wanted: OverflowPolicy,
+    ) -> OverflowPolicy {
         let rights = &self.table[key].rights;
         let hears_all = rights.as_ref().is_none_or(|rights| rights.may_subscribe(filter, true));
-        let is_held_back = wanted == Overflow::Block && !hears_all;
-        if is_held_back { Overflow::DropOldest } else { wanted }
+        let is_held_back = wanted == OverflowPolicy::Block && !hears_all;
+        if is_held_back { OverflowPolicy::DropOldest } else { wanted }
     }
 
     pub(crate) fn check_right_to_ask(&self, key: PeerKey, query: &Query) -> Result<(), Failure> {
@@ -118,12 +118,12 @@ impl Peers {
         reply: &[u8],
     ) -> Result<(), Failure> {
         let peer = self.table[key].origin.peer;
-        let own = Address { peer, request: Some(correlation) };
-        if Address::parse(reply) == Some(own) {
+        let own = DirectAddress { peer, request: Some(correlation) };
+        if DirectAddress::parse(reply) == Some(own) {
             return Ok(());
         }
         let why = format!("the reply subject of a request must be its own address, {own}");
-        Err((Code::BadSubject, why))
+        Err((RefusalCode::BadSubject, why))
     }
 
     pub(crate) fn is_outstanding(&self, key: PeerKey, correlation: u64) -> bool {
@@ -170,12 +170,12 @@ impl Peers {
     }
 
     /// Returns the identity of a peer for the access rules.
-    pub(crate) fn who(&self, key: PeerKey, acl: &Acl) -> Who {
+    pub(crate) fn who(&self, key: PeerKey, acl: &Acl) -> PeerAttributes {
         let peer = &self.table[key];
         let names = acl.listeners.get(&(peer.listener as usize));
         let RequestingPeer { token, certificate, .. } = self.requesting_peer(key);
         let listener = names.and_then(|names| names.first().cloned());
-        Who { uid: peer.origin.uid, gid: peer.origin.gid, listener, token, certificate }
+        PeerAttributes { uid: peer.origin.uid, gid: peer.origin.gid, listener, token, certificate }
     }
 
     /// Notes that a peer has received a request.
@@ -193,7 +193,7 @@ impl Peers {
     pub(crate) fn has_no_room_for(&self, key: PeerKey, frame: &[u8]) -> bool {
         let requests = self.table[key].requests.as_ref();
         requests.is_some_and(|requests| requests.unanswered.len() >= MAX_UNANSWERED)
-            && matches!(decode(frame, usize::MAX), Ok(Decoded::Frame(one, _)) if one.header.request)
+            && matches!(decode(frame, usize::MAX), Ok(DecodedFrame::Frame(one, _)) if one.header.request)
     }
 
     /// Notes that a peer waits for one outcome less.

@@ -7,16 +7,16 @@ use crate::peers::Peers;
 use crate::peers::peer::{SessionState, Subscription};
 use crate::queue::message_batch::MessageBatch;
 use crate::routing::trie::LocalSubscriber;
-use ipcd_proto::Address;
-use ipcd_proto::Decoded;
+use ipcd_proto::DecodedFrame;
+use ipcd_proto::DirectAddress;
 use ipcd_proto::Frame;
+use ipcd_proto::FrameKind;
 use ipcd_proto::FrameWriter;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
-use ipcd_proto::control::Code;
+use ipcd_proto::control::DropReason;
 use ipcd_proto::control::Notice;
-use ipcd_proto::control::Reason;
 use ipcd_proto::control::Refusal;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::control::encode;
 use ipcd_proto::decode;
 use std::time::Instant;
@@ -44,19 +44,19 @@ impl Peers {
         now: Instant,
         key: PeerKey,
         correlation: u64,
-        code: Code,
+        code: RefusalCode,
         why: impl Into<String>,
     ) {
         let message = why.into();
         self.counters.refused += 1;
-        if code == Code::Denied {
+        if code == RefusalCode::Denied {
             self.note_denied(key, &message);
         }
         if correlation == 0 {
             return;
         }
         let body = encode(&Refusal { code, message });
-        self.send(now, key, Header::new(Kind::Error, correlation), &body);
+        self.send(now, key, Header::new(FrameKind::Error, correlation), &body);
     }
 
     /// Counts a denial. Only the first one of each peer is logged, so that a peer cannot fill the
@@ -73,7 +73,8 @@ impl Peers {
         let peer = &mut self.table[key];
         peer.queue.append_batch(now, batch, &mut self.pool);
         if let Some(ticket) = batch.ticket
-            && let Ok(Decoded::Frame(Frame { header, .. }, _)) = decode(batch.bytes, usize::MAX)
+            && let Ok(DecodedFrame::Frame(Frame { header, .. }, _)) =
+                decode(batch.bytes, usize::MAX)
         {
             match header.request {
                 true => {
@@ -118,7 +119,13 @@ impl Peers {
         peer.is_open() && (publisher != Some(member.peer) || !peer.no_echo)
     }
 
-    pub(crate) fn note_dropped(&mut self, key: PeerKey, number: u32, reason: Reason, count: u64) {
+    pub(crate) fn note_dropped(
+        &mut self,
+        key: PeerKey,
+        number: u32,
+        reason: DropReason,
+        count: u64,
+    ) {
         self.counters.dropped.count(reason, count);
         let peer = &mut self.table[key];
         peer.counts.dropped += count;
@@ -139,15 +146,15 @@ impl Peers {
         &mut self,
         now: Instant,
         key: PeerKey,
-        gaps: impl IntoIterator<Item = (u32, Reason, u64)>,
+        gaps: impl IntoIterator<Item = (u32, DropReason, u64)>,
     ) {
         for (subscription, reason, dropped) in gaps {
             let notice = encode(&Notice::Gap { subscription, reason, dropped });
-            self.send(now, key, Header::new(Kind::Notice, 0), &notice);
+            self.send(now, key, Header::new(FrameKind::Notice, 0), &notice);
         }
     }
 
-    pub(crate) fn count_undeliverable(&mut self, to: Address) {
+    pub(crate) fn count_undeliverable(&mut self, to: DirectAddress) {
         match to.request {
             Some(_) => self.counters.replies_late += 1,
             None => self.counters.direct_undeliverable += 1,

@@ -299,7 +299,7 @@ impl SendQueue {
 mod tests {
     use std::time::Duration;
 
-    use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode};
+    use ipcd_proto::{DecodedFrame, FrameKind, FrameWriter, Header, decode};
 
     use super::*;
 
@@ -309,7 +309,7 @@ mod tests {
         subscription: u32,
         payload: usize,
     ) -> usize {
-        let (header, mut frame) = (Header::new(Kind::Message, 0), Vec::new());
+        let (header, mut frame) = (Header::new(FrameKind::Message, 0), Vec::new());
         let payload = vec![subscription as u8; payload];
         FrameWriter(&mut frame).control(Header { subscription, ..header }, &payload);
         queue.append_batch(now, &batch(&frame, None), &mut ChunkPool::default());
@@ -319,7 +319,7 @@ mod tests {
     /// Messages for subscriptions, or one for the peer itself.
     pub(super) fn batch(bytes: &[u8], shared: Option<ChunkSlice>) -> MessageBatch<'_> {
         let (mut rest, mut count, mut is_direct) = (bytes, 0, false);
-        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+        while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX) {
             (count, is_direct) = (count + 1, frame.header.subscription == 0);
             rest = &rest[length..];
         }
@@ -368,7 +368,7 @@ mod tests {
             for _ in 0..frames {
                 number += 1;
                 let header =
-                    Header { subscription: 1 + number % 2, ..Header::new(Kind::Message, 0) };
+                    Header { subscription: 1 + number % 2, ..Header::new(FrameKind::Message, 0) };
                 FrameWriter(&mut run).control(header, &[number as u8; 7]);
             }
             all.extend_from_slice(&run);

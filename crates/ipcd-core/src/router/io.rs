@@ -8,11 +8,11 @@ use crate::output::ReceiveProgress;
 use crate::peers::peer::SessionState;
 use crate::requests::DeliveryOutcome;
 use crate::router::Router;
-use ipcd_proto::Decoded;
+use ipcd_proto::DecodedFrame;
 use ipcd_proto::Frame;
+use ipcd_proto::FrameKind;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
-use ipcd_proto::control::Code;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::decode;
 use std::time::Instant;
 
@@ -44,15 +44,19 @@ impl Router {
             }
             let largest = self.largest_frame(key);
             let (used, waiting) = match decode(rest, largest) {
-                Ok(Decoded::Incomplete(_)) => break ReceiveProgress { consumed, waiting: false },
-                Ok(Decoded::Frame(frame, _)) if frame.header.kind == Kind::Message => {
+                Ok(DecodedFrame::Incomplete(_)) => {
+                    break ReceiveProgress { consumed, waiting: false };
+                }
+                Ok(DecodedFrame::Frame(frame, _)) if frame.header.kind == FrameKind::Message => {
                     let message = FrameParts::of(&frame);
                     self.receive_message(now, key, rest, message, largest)
                 }
-                Ok(Decoded::Frame(frame, length)) => self.receive_control(now, key, &frame, length),
+                Ok(DecodedFrame::Frame(frame, length)) => {
+                    self.receive_control(now, key, &frame, length)
+                }
                 // After a malformed header the start of the next frame is unknown.
                 Err(error) => {
-                    self.sessions_mut().fail(now, key, Code::Protocol, error.to_string());
+                    self.sessions_mut().fail(now, key, RefusalCode::Protocol, error.to_string());
                     (0, false)
                 }
             };
@@ -78,7 +82,7 @@ impl Router {
     ) -> (usize, bool) {
         if !self.delivery.sessions.peers.table[key].is_open() {
             let why = "message received before the session is open";
-            self.sessions_mut().fail(now, key, Code::Protocol, why);
+            self.sessions_mut().fail(now, key, RefusalCode::Protocol, why);
             return (0, false);
         }
         let PublishProgress { consumed, waiting } =
@@ -99,7 +103,7 @@ impl Router {
             sessions.fail(
                 now,
                 key,
-                Code::Limit,
+                RefusalCode::Limit,
                 "too many bytes received before the session is open",
             );
             return (0, false);
@@ -118,27 +122,27 @@ impl Router {
         let kind = frame.header.kind;
         let outcome = match (&self.delivery.sessions.peers.table[key].state, kind) {
             (SessionState::Open, _) => self.command(now, key, frame),
-            (SessionState::New { .. }, Kind::Hello) => {
+            (SessionState::New { .. }, FrameKind::Hello) => {
                 self.sessions_mut().hello(now, key, frame.payload)
             }
-            (SessionState::Challenged(_), Kind::Auth) => {
+            (SessionState::Challenged(_), FrameKind::Auth) => {
                 self.sessions_mut().auth(now, key, frame.payload)
             }
-            (_, Kind::Bye) => {
+            (_, FrameKind::Bye) => {
                 self.sessions_mut().close(now, key, "the peer sent BYE".into());
                 Ok(())
             }
-            (_, Kind::Ping) => {
+            (_, FrameKind::Ping) => {
                 self.peers_mut().send(
                     now,
                     key,
-                    Header::new(Kind::Pong, frame.header.correlation),
+                    Header::new(FrameKind::Pong, frame.header.correlation),
                     &[],
                 );
                 Ok(())
             }
             _ => Err((
-                Code::Protocol,
+                RefusalCode::Protocol,
                 format!("unexpected {kind:?} frame before the session is open"),
             )),
         };
@@ -150,20 +154,20 @@ impl Router {
     fn command(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) -> Result<(), Failure> {
         let correlation = frame.header.correlation;
         match frame.header.kind {
-            Kind::Subscribe => return self.sessions_mut().subscribe(now, key, frame),
-            Kind::Unsubscribe => return self.sessions_mut().unsubscribe(now, key, frame),
-            Kind::Query => return self.query(now, key, frame),
-            Kind::Flush => {
-                self.peers_mut().send(now, key, Header::new(Kind::Ack, correlation), &[])
+            FrameKind::Subscribe => return self.sessions_mut().subscribe(now, key, frame),
+            FrameKind::Unsubscribe => return self.sessions_mut().unsubscribe(now, key, frame),
+            FrameKind::Query => return self.query(now, key, frame),
+            FrameKind::Flush => {
+                self.peers_mut().send(now, key, Header::new(FrameKind::Ack, correlation), &[])
             }
-            Kind::Ping => {
-                self.peers_mut().send(now, key, Header::new(Kind::Pong, correlation), &[])
+            FrameKind::Ping => {
+                self.peers_mut().send(now, key, Header::new(FrameKind::Pong, correlation), &[])
             }
-            Kind::Pong => {}
-            Kind::Bye => self.sessions_mut().close(now, key, "the peer sent BYE".into()),
+            FrameKind::Pong => {}
+            FrameKind::Bye => self.sessions_mut().close(now, key, "the peer sent BYE".into()),
             kind => {
                 return Err((
-                    Code::Protocol,
+                    RefusalCode::Protocol,
                     format!("unexpected {kind:?} frame in an open session"),
                 ));
             }
@@ -251,14 +255,14 @@ impl Router {
 }
 
 /// Returns the steps for handling a control frame, without those for its answer.
-fn steps_of(kind: Kind) -> usize {
+fn steps_of(kind: FrameKind) -> usize {
     match kind {
-        Kind::Subscribe | Kind::Unsubscribe => 32,
+        FrameKind::Subscribe | FrameKind::Unsubscribe => 32,
         _ => 4,
     }
 }
 
 /// Whether a frame of this kind has an answer.
-fn asks(kind: Kind) -> bool {
-    !matches!(kind, Kind::Message | Kind::Pong | Kind::Bye)
+fn asks(kind: FrameKind) -> bool {
+    !matches!(kind, FrameKind::Message | FrameKind::Pong | FrameKind::Bye)
 }

@@ -11,12 +11,12 @@ use crate::router::Router;
 use crate::sessions::handshake::{bad_subject, malformed};
 use crate::sessions::work::{DeferredWork, PendingQuery, QueryOrigin};
 use ipcd_proto::Frame;
+use ipcd_proto::FrameKind;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
 use ipcd_proto::Subject;
 use ipcd_proto::control::Answer;
-use ipcd_proto::control::Code;
 use ipcd_proto::control::Query;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::control::decode;
 use ipcd_proto::control::encode;
 use ipcd_proto::limits::MAX_NAME;
@@ -151,7 +151,7 @@ impl Router {
             let why = format!(
                 "the limit of {MAX_QUESTIONS} open queries of a worker is reached: try again later"
             );
-            return Err((Code::Limit, why));
+            return Err((RefusalCode::Limit, why));
         }
         Ok(())
     }
@@ -280,7 +280,7 @@ impl Router {
         more: bool,
         body: &Answer,
     ) {
-        let header = Header { more, ..Header::new(Kind::Answer, correlation) };
+        let header = Header { more, ..Header::new(FrameKind::Answer, correlation) };
         self.peers_mut().send(now, key, header, &encode(body));
     }
 

@@ -6,12 +6,12 @@ use crate::router::Router;
 use crate::routing::trie::LocalSubscriber;
 use ipcd_proto::Subject;
 use ipcd_proto::control::Answer;
+use ipcd_proto::control::DaemonStatus;
+use ipcd_proto::control::DropReason;
 use ipcd_proto::control::ListenerStatus;
 use ipcd_proto::control::Origin;
 use ipcd_proto::control::PeerStatus;
 use ipcd_proto::control::Query;
-use ipcd_proto::control::Reason;
-use ipcd_proto::control::Status;
 use ipcd_proto::control::SubscriptionStatus;
 use ipcd_proto::control::WorkerStatus;
 use std::time::Instant;
@@ -60,7 +60,7 @@ impl Router {
         }
     }
 
-    fn status(&mut self, now: Instant) -> Status {
+    fn status(&mut self, now: Instant) -> DaemonStatus {
         let counters = self.counters();
         let daemon = &self.peers().config.daemon;
         let peers_of = |number: usize| {
@@ -75,7 +75,7 @@ impl Router {
             codec: codec.clone(),
             peers: peers_of(*number),
         });
-        Status {
+        DaemonStatus {
             pid: daemon.supervisor,
             version: daemon.version.clone(),
             uptime_ms: now.saturating_duration_since(daemon.started).as_millis() as u64,
@@ -201,7 +201,8 @@ impl Router {
         ];
         // The copies and the counters of a dead worker are lost together, so this one would always
         // be 0.
-        let reasons = Reason::ALL.into_iter().filter(|reason| *reason != Reason::WorkerDied);
+        let reasons =
+            DropReason::ALL.into_iter().filter(|reason| *reason != DropReason::WorkerDied);
         counted.extend(reasons.map(|reason| {
             (format!("messages_dropped_{}", reason.name()), counters.dropped.of(reason))
         }));

@@ -7,8 +7,8 @@ use crate::model::ids::PeerKey;
 use crate::peers::peer::SessionState;
 use crate::router::Router;
 use crate::sessions::work::DeferredWork;
-use ipcd_proto::control::Code;
-use ipcd_proto::control::Reason;
+use ipcd_proto::control::DropReason;
+use ipcd_proto::control::RefusalCode;
 use std::time::Instant;
 
 impl Router {
@@ -113,30 +113,30 @@ impl Router {
         // No later turn comes, and accepted messages must still be delivered.
         self.finish_deferred(now);
         for key in self.peers().keys() {
-            self.sessions_mut().fail(now, key, Code::Ending, "the daemon is ending");
+            self.sessions_mut().fail(now, key, RefusalCode::Ending, "the daemon is ending");
             self.delivery.sessions.peers.table[key].lingers = true;
         }
     }
 
     /// Ends a peer's session for a reason of the daemon. The peer gets its remaining bytes.
     pub fn dismiss(&mut self, now: Instant, key: PeerKey, why: &str) {
-        self.sessions_mut().fail(now, key, Code::Ending, why);
+        self.sessions_mut().fail(now, key, RefusalCode::Ending, why);
     }
 
     /// Disconnects a peer in favour of another. With `may_prove`, a peer that has proved its token
     /// in the meantime stays.
     pub fn displace(&mut self, now: Instant, key: PeerKey, why: &str, may_prove: bool) {
         if !may_prove {
-            self.sessions_mut().disconnect(now, key, Code::Limit, why);
+            self.sessions_mut().disconnect(now, key, RefusalCode::Limit, why);
         } else if !self.delivery.sessions.peers.table[key].is_open() {
-            self.sessions_mut().fail(now, key, Code::Limit, why);
+            self.sessions_mut().fail(now, key, RefusalCode::Limit, why);
         }
     }
 
     /// Ends the session of a peer that epoll_ctl(2) could not watch.
     pub fn leave_unwatched(&mut self, now: Instant, key: PeerKey, why: &str) {
         self.delivery.sessions.peers.counters.unwatched += 1;
-        self.sessions_mut().fail(now, key, Code::Limit, why);
+        self.sessions_mut().fail(now, key, RefusalCode::Limit, why);
     }
 
     /// Prepares a router without peers for its end; the caller repeats the call after each turn.
@@ -177,7 +177,7 @@ impl Router {
             self.delivery.sessions.requests.give_up_copies(
                 &mut self.delivery.sessions.peers,
                 now,
-                Reason::WorkerDied,
+                DropReason::WorkerDied,
             );
         }
         self.delivery.sessions.requests.is_empty()

@@ -182,7 +182,7 @@ fn add_up(candidates: Vec<(u32, GroupCandidate)>) -> Vec<(u64, GroupCandidate)> 
 mod tests {
     use std::time::Instant;
 
-    use ipcd_proto::control::{Origin, Overflow};
+    use ipcd_proto::control::{Origin, OverflowPolicy};
 
     use super::*;
     use crate::config::{Config, DaemonInfo, PeerInfo};
@@ -208,7 +208,7 @@ mod tests {
         let peer = core.attach(Instant::now(), info);
         let filter = ipcd_proto::Filter::parse(b">").unwrap();
         for number in 0..MEMBERS as u32 {
-            let (overflow, origin, group) = (Overflow::Block, false, None);
+            let (overflow, origin, group) = (OverflowPolicy::Block, false, None);
             let member = LocalSubscriber { peer, subscription: number, overflow, origin, group };
             core.delivery.sessions.trie.add(&filter, member);
         }

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use foldhash::fast::RandomState;
-use ipcd_proto::control::Overflow;
+use ipcd_proto::control::OverflowPolicy;
 use ipcd_proto::limits::MAX_TOKENS;
 use ipcd_proto::{Filter, Subject};
 
@@ -29,7 +29,7 @@ pub struct LocalSubscriber {
     /// The peer's number for the subscription.
     pub subscription: u32,
     /// The treatment of messages while the peer's send queue is full.
-    pub overflow: Overflow,
+    pub overflow: OverflowPolicy,
     /// Whether the peer asks for the senders' identities.
     pub origin: bool,
     /// The group that shares the messages, if there is one.
@@ -292,7 +292,7 @@ mod tests {
         LocalSubscriber {
             peer,
             subscription,
-            overflow: Overflow::Block,
+            overflow: OverflowPolicy::Block,
             origin: false,
             group: None,
         }

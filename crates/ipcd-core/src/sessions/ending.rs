@@ -7,12 +7,12 @@ use crate::peers::peer::{Peer, SessionState};
 use crate::queue::send_queue::drops::DropReport;
 use crate::requests::DeliveryOutcome;
 use crate::sessions::Sessions;
+use ipcd_proto::FrameKind;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
-use ipcd_proto::control::Code;
-use ipcd_proto::control::Overflow;
-use ipcd_proto::control::Reason;
+use ipcd_proto::control::DropReason;
+use ipcd_proto::control::OverflowPolicy;
 use ipcd_proto::control::Refusal;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::control::encode;
 use std::time::Duration;
 use std::time::Instant;
@@ -25,24 +25,30 @@ const SHED_IN_STEP: usize = 8;
 
 impl Sessions {
     /// Ends a session with an ERROR frame, which carries the reason.
-    pub(crate) fn fail(&mut self, now: Instant, key: PeerKey, code: Code, why: impl Into<String>) {
+    pub(crate) fn fail(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        code: RefusalCode,
+        why: impl Into<String>,
+    ) {
         // The peer gets the first reason only.
         if matches!(self.peers.table[key].state, SessionState::Closing) {
             return;
         }
         let message = why.into();
         let body = encode(&Refusal { code, message: message.clone() });
-        self.peers.send(now, key, Header::new(Kind::Error, 0), &body);
+        self.peers.send(now, key, Header::new(FrameKind::Error, 0), &body);
         self.close(now, key, message);
     }
 
     /// Ends a session without an error.
     pub(crate) fn close(&mut self, now: Instant, key: PeerKey, why: String) {
         // First, because nothing is queued any more in the state `Closing`.
-        self.peers.send(now, key, Header::new(Kind::Bye, 0), &[]);
+        self.peers.send(now, key, Header::new(FrameKind::Bye, 0), &[]);
         self.forget_subscriptions(key);
         self.peers.resume_waiters(key);
-        self.requests.forget_tracked(&mut self.peers, now, key, Reason::Departed);
+        self.requests.forget_tracked(&mut self.peers, now, key, DropReason::Departed);
         let peer = &mut self.peers.table[key];
         peer.state = SessionState::Closing;
         peer.deadlines.state = Some(now);
@@ -53,28 +59,28 @@ impl Sessions {
     /// Ends the session of a peer that does not read. Its queued messages are dropped, so that the
     /// reason is the next that it reads.
     pub(crate) fn disconnect_slow(&mut self, now: Instant, key: PeerKey, why: &str) {
-        self.disconnect(now, key, Code::TooSlow, why);
+        self.disconnect(now, key, RefusalCode::TooSlow, why);
     }
 
     /// Ends the session of a peer on an administrator's request.
     pub(crate) fn kick_out(&mut self, now: Instant, key: PeerKey) {
-        self.disconnect(now, key, Code::Kicked, "the peer was kicked by an administrator");
+        self.disconnect(now, key, RefusalCode::Kicked, "the peer was kicked by an administrator");
     }
 
-    pub(crate) fn disconnect(&mut self, now: Instant, key: PeerKey, code: Code, why: &str) {
+    pub(crate) fn disconnect(&mut self, now: Instant, key: PeerKey, code: RefusalCode, why: &str) {
         if matches!(self.peers.table[key].state, SessionState::Closing) {
             return;
         }
         self.peers.counters.disconnect_slow += 1;
         // Before the ERROR frame is queued: it must not stand behind megabytes that the peer does
         // not read.
-        self.drop_queued(now, key, Reason::CutOff);
-        self.requests.forget_tracked(&mut self.peers, now, key, Reason::CutOff);
+        self.drop_queued(now, key, DropReason::CutOff);
+        self.requests.forget_tracked(&mut self.peers, now, key, DropReason::CutOff);
         self.fail(now, key, code, why);
     }
 
     /// Drops the queued frames of a peer, except a frame that is partly written.
-    pub(crate) fn drop_queued(&mut self, now: Instant, key: PeerKey, reason: Reason) {
+    pub(crate) fn drop_queued(&mut self, now: Instant, key: PeerKey, reason: DropReason) {
         let shed = self.peers.table[key].queue.purge(&mut self.peers.pool);
         self.peers.table[key].counts.shed(shed.messages + shed.direct);
         self.peers.update_quota(key);
@@ -84,7 +90,7 @@ impl Sessions {
     }
 
     /// Drops everything in a peer's send queue, because the peer is leaving.
-    pub(crate) fn drop_all(&mut self, now: Instant, key: PeerKey, reason: Reason) {
+    pub(crate) fn drop_all(&mut self, now: Instant, key: PeerKey, reason: DropReason) {
         self.drop_queued(now, key, reason);
         let (begun, direct) = self.peers.table[key].queue.messages(&self.peers.pool);
         self.peers.counters.dropped.count(reason, begun);
@@ -105,14 +111,14 @@ impl Sessions {
         let counts = peer.queue.messages_by_subscription(&self.peers.pool);
         for subscription in &mut peer.subscriptions {
             if let Some(count) = counts.get(&subscription.number) {
-                subscription.drops.get_or_insert_default().count(Reason::NoReader, *count);
+                subscription.drops.get_or_insert_default().count(DropReason::NoReader, *count);
             }
         }
         let shed = peer.queue.purge(&mut self.peers.pool);
         peer.counts.shed(shed.messages + shed.direct);
-        self.peers.counters.dropped.count(Reason::NoReader, shed.messages);
+        self.peers.counters.dropped.count(DropReason::NoReader, shed.messages);
         self.peers.counters.direct_dropped += shed.direct;
-        self.conclude_dropped(now, key, &shed, Reason::NoReader);
+        self.conclude_dropped(now, key, &shed, DropReason::NoReader);
     }
 
     /// Drops the oldest messages of subscriptions with `drop-oldest`, until the queue is half full.
@@ -130,7 +136,7 @@ impl Sessions {
         }
         let shed = queue.shed(half, &mut self.peers.pool, |number| {
             let known = subscriptions.binary_search_by_key(&number, |known| known.number);
-            known.is_ok_and(|at| subscriptions[at].overflow == Overflow::DropOldest)
+            known.is_ok_and(|at| subscriptions[at].overflow == OverflowPolicy::DropOldest)
         });
         self.work.budget.spend(shed.looked_at / SHED_IN_STEP);
         self.peers.update_quota(key);
@@ -146,9 +152,9 @@ impl Sessions {
             // subtracted.
             let counts = &mut self.peers.table[key].counts;
             counts.msgs_out = counts.msgs_out.saturating_sub(*dropped);
-            self.peers.note_dropped(key, *number, Reason::Oldest, *dropped);
+            self.peers.note_dropped(key, *number, DropReason::Oldest, *dropped);
         }
-        self.conclude_dropped(now, key, &shed, Reason::Oldest);
+        self.conclude_dropped(now, key, &shed, DropReason::Oldest);
     }
 
     /// Reports drops to publishers that wait for the outcome.
@@ -157,7 +163,7 @@ impl Sessions {
         now: Instant,
         key: PeerKey,
         shed: &DropReport,
-        why: Reason,
+        why: DropReason,
     ) {
         for ticket in &shed.receipts {
             self.conclude(now, *ticket, DeliveryOutcome::Dropped(why));
@@ -198,14 +204,14 @@ impl Sessions {
         } else if due(state) && is_closing {
             self.drop_now(key, "the peer did not take its remaining bytes in time");
         } else if due(state) {
-            self.fail(now, key, Code::TimedOut, "the handshake took too long");
+            self.fail(now, key, RefusalCode::TimedOut, "the handshake took too long");
         // A closing peer has a deadline of its own for the rest, which was handled above.
         } else if due(stalled) && !is_closing {
             self.disconnect_slow(now, key, "the peer did not read fast enough");
         } else if due(frame) {
-            self.fail(now, key, Code::TimedOut, "a frame took too long to arrive");
+            self.fail(now, key, RefusalCode::TimedOut, "a frame took too long to arrive");
         } else if due(idle) && was_asked {
-            self.fail(now, key, Code::TimedOut, "the peer was silent for too long");
+            self.fail(now, key, RefusalCode::TimedOut, "the peer was silent for too long");
         } else if let Some(next) = deadlines.into_iter().flatten().filter(|at| *at > now).min() {
             self.peers.arm(key, next);
         }

@@ -10,16 +10,16 @@ use crate::output::Output;
 use crate::peers::peer::{ChallengedPeer, PendingName, SessionState};
 use crate::sessions::Sessions;
 use ipcd_proto::BadSubject;
+use ipcd_proto::FrameKind;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
 use ipcd_proto::VERSION;
 use ipcd_proto::auth::Nonce;
 use ipcd_proto::auth::Proof;
 use ipcd_proto::control::Auth;
 use ipcd_proto::control::BadBody;
 use ipcd_proto::control::Challenge;
-use ipcd_proto::control::Code;
 use ipcd_proto::control::Hello;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::control::Welcome;
 use ipcd_proto::control::decode;
 use ipcd_proto::control::encode;
@@ -29,11 +29,14 @@ impl Sessions {
     pub(crate) fn hello(&mut self, now: Instant, key: PeerKey, body: &[u8]) -> Result<(), Failure> {
         let hello: Hello = decode(body).map_err(malformed)?;
         if hello.magic != Hello::MAGIC {
-            return Err((Code::Protocol, "the first frame is not of the ipcd protocol".into()));
+            return Err((
+                RefusalCode::Protocol,
+                "the first frame is not of the ipcd protocol".into(),
+            ));
         }
         if !(hello.oldest..=hello.newest).contains(&VERSION) {
             let why = format!("no common version: this daemon speaks {VERSION}");
-            return Err((Code::Version, why));
+            return Err((RefusalCode::Version, why));
         }
         if let Some(name) = &hello.name {
             check_peer_name(name)?;
@@ -44,7 +47,7 @@ impl Sessions {
                 let body = encode(&Challenge { nonce });
                 self.peers.table[key].state =
                     SessionState::Challenged(Box::new(ChallengedPeer { hello, nonce }));
-                self.peers.send(now, key, Header::new(Kind::Challenge, 0), &body);
+                self.peers.send(now, key, Header::new(FrameKind::Challenge, 0), &body);
                 Ok(())
             }
             _ => self.welcome(now, key, hello, None),
@@ -68,7 +71,7 @@ impl Sessions {
                 None => "the token is wrong".into(),
                 Some(name) => format!("the token {} is wrong or unknown", name.escape_debug()),
             };
-            (Code::Denied, which)
+            (RefusalCode::Denied, which)
         })?;
         self.welcome(now, key, hello, Some(proof))
     }
@@ -131,7 +134,7 @@ impl Sessions {
             SessionState::Naming(naming) => {
                 let name = naming.hello.name.unwrap_or_default();
                 let why = format!("the name {} is taken", name.escape_debug());
-                self.fail(now, key, Code::NameTaken, why);
+                self.fail(now, key, RefusalCode::NameTaken, why);
             }
             // The session has ended while the supervisor was asked.
             other => self.peers.table[key].state = other,
@@ -168,7 +171,7 @@ impl Sessions {
             server: self.peers.config.daemon.version.clone(),
             proof,
         };
-        self.peers.send(now, key, Header::new(Kind::Welcome, 0), &encode(&welcome));
+        self.peers.send(now, key, Header::new(FrameKind::Welcome, 0), &encode(&welcome));
         self.read_rights(key);
         self.opened(key);
     }
@@ -194,9 +197,9 @@ impl Sessions {
 }
 
 pub(crate) fn bad_subject(error: BadSubject) -> Failure {
-    (Code::BadSubject, error.to_string())
+    (RefusalCode::BadSubject, error.to_string())
 }
 
 pub(crate) fn malformed(error: BadBody) -> Failure {
-    (Code::Protocol, error.to_string())
+    (RefusalCode::Protocol, error.to_string())
 }

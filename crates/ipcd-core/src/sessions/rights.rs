@@ -8,7 +8,7 @@ use crate::peers::peer::SessionState;
 use crate::peers::rights::denied;
 use crate::sessions::Sessions;
 use foldhash::fast::RandomState;
-use ipcd_proto::control::Code;
+use ipcd_proto::control::RefusalCode;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
@@ -55,7 +55,7 @@ impl Sessions {
         let Some(what) = self.peers.lost_right(key) else { return false };
         let (_, why) = denied(&format!("{what} any more"));
         self.peers.note_denied(key, &why);
-        self.fail(now, key, Code::Denied, why);
+        self.fail(now, key, RefusalCode::Denied, why);
         true
     }
 
@@ -79,7 +79,7 @@ impl Sessions {
                 });
                 let why = format!("{which} was revoked or changed after this peer had proved it");
                 self.peers.note_denied(key, &why);
-                self.fail(now, key, Code::Denied, why);
+                self.fail(now, key, RefusalCode::Denied, why);
             }
         }
     }
@@ -89,7 +89,7 @@ impl Sessions {
 mod tests {
     use ipcd_proto::auth::Token;
     use ipcd_proto::control::{Auth, Challenge, Hello, Origin, Refusal, decode as body, encode};
-    use ipcd_proto::{Decoded, FrameWriter, Header, Kind, decode};
+    use ipcd_proto::{DecodedFrame, FrameKind, FrameWriter, Header, decode};
 
     use super::*;
     use crate::config::{Config, DaemonInfo, PeerInfo};
@@ -119,13 +119,13 @@ mod tests {
             no_echo,
         };
         let mut said = Vec::new();
-        FrameWriter(&mut said).control(Header::new(Kind::Hello, 0), &encode(&hello));
+        FrameWriter(&mut said).control(Header::new(FrameKind::Hello, 0), &encode(&hello));
         let _ = core.receive(now, key, &mut said);
         let heard = last(core, now, key);
         let challenge: Challenge = body(&heard).expect("a challenge");
         let auth = Auth { proof: token.peer_proof(&nonce, &challenge.nonce) };
         said.clear();
-        FrameWriter(&mut said).control(Header::new(Kind::Auth, 0), &encode(&auth));
+        FrameWriter(&mut said).control(Header::new(FrameKind::Auth, 0), &encode(&auth));
         let _ = core.receive(now, key, &mut said);
         last(core, now, key);
         assert!(core.delivery.sessions.peers.table[key].is_open());
@@ -137,8 +137,8 @@ mod tests {
         let bytes = core.send_queue(key).to_vec();
         core.wrote(now, key, bytes.len());
         let (mut rest, mut found) = (&bytes[..], Vec::new());
-        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
-            if frame.header.kind != Kind::Bye {
+        while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX) {
+            if frame.header.kind != FrameKind::Bye {
                 found = frame.payload.to_vec();
             }
             rest = &rest[length..];
@@ -168,7 +168,10 @@ mod tests {
         for (key, name) in [(gone, "the token gone"), (other, "the token other")] {
             assert!(!is_open(&mut core, key));
             let refusal: Refusal = body(&last(&mut core, now, key)).expect("a refusal");
-            assert!(refusal.code == Code::Denied && refusal.message.contains(name), "{refusal:?}");
+            assert!(
+                refusal.code == RefusalCode::Denied && refusal.message.contains(name),
+                "{refusal:?}"
+            );
         }
         core.configure(now, |config| config.tokens.own = Some(secret("renewed")));
         assert!(!is_open(&mut core, own) && is_open(&mut core, same));

@@ -13,10 +13,10 @@ use crate::sessions::handshake::{bad_subject, malformed};
 use crate::sessions::work::DeferredWork;
 use ipcd_proto::Filter;
 use ipcd_proto::Frame;
+use ipcd_proto::FrameKind;
 use ipcd_proto::Header;
-use ipcd_proto::Kind;
-use ipcd_proto::control::Code;
-use ipcd_proto::control::Overflow;
+use ipcd_proto::control::OverflowPolicy;
+use ipcd_proto::control::RefusalCode;
 use ipcd_proto::control::Subscribe;
 use ipcd_proto::control::Unsubscribe;
 use ipcd_proto::control::decode;
@@ -41,7 +41,7 @@ impl Sessions {
             let why = format!(
                 "the limit of {most} subscriptions of a peer is reached (max_subscriptions)"
             );
-            self.peers.refuse(now, key, correlation, Code::Limit, why);
+            self.peers.refuse(now, key, correlation, RefusalCode::Limit, why);
             return Ok(());
         }
         let may = self
@@ -56,7 +56,7 @@ impl Sessions {
             self.limit_groups(now, key, group_limit);
         }
         match added {
-            Ok(true) => self.peers.send(now, key, Header::new(Kind::Ack, correlation), &[]),
+            Ok(true) => self.peers.send(now, key, Header::new(FrameKind::Ack, correlation), &[]),
             // The acknowledgement follows once all workers know of the interest.
             Ok(false) => {}
             Err((code, why)) => self.peers.refuse(now, key, correlation, code, why),
@@ -79,19 +79,20 @@ impl Sessions {
         if self.peers.cluster.has_too_many_interests() {
             let why =
                 format!("the limit of {MAX_INTERESTS} filters and groups of a worker is reached");
-            return Err((Code::Limit, why));
+            return Err((RefusalCode::Limit, why));
         }
         let peer = &mut self.peers.table[key];
         let number = body.subscription;
         let Err(at) = peer.find(number) else {
-            return Err((Code::Protocol, format!("subscription {number} exists already")));
+            return Err((RefusalCode::Protocol, format!("subscription {number} exists already")));
         };
         if number == 0 {
             let why = "invalid subscription number 0: it stands for messages to the peer itself";
-            return Err((Code::Protocol, why.into()));
+            return Err((RefusalCode::Protocol, why.into()));
         }
         // A subscriber to everything below a subject must not be able to stop all publishers.
-        let default = if filter.has_tail() { Overflow::DropOldest } else { Overflow::Block };
+        let default =
+            if filter.has_tail() { OverflowPolicy::DropOldest } else { OverflowPolicy::Block };
         let overflow = self.peers.allowed_overflow(key, &filter, body.overflow.unwrap_or(default));
         let group = body.group.map(|name| Rc::new(QueueGroup { filter: filter.clone(), name }));
         self.peers.table[key].wants_origins |= body.origin;
@@ -158,11 +159,11 @@ impl Sessions {
                 self.peers.resume_waiters(key);
                 // Ahead of the ACK: afterwards the client does not know the number any more.
                 self.peers.tell_gaps(now, key, gone.take_gaps());
-                self.peers.send(now, key, Header::new(Kind::Ack, correlation), &[]);
+                self.peers.send(now, key, Header::new(FrameKind::Ack, correlation), &[]);
             }
             Err(_) => {
                 let why = format!("subscription {subscription} does not exist");
-                self.peers.refuse(now, key, correlation, Code::Protocol, why);
+                self.peers.refuse(now, key, correlation, RefusalCode::Protocol, why);
             }
         }
         Ok(())

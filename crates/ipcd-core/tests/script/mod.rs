@@ -26,10 +26,10 @@ use ipcd_core::{
     RuleScope, SubjectPattern,
 };
 use ipcd_proto::control::{
-    Answer, Hello, Notice, Origin, Overflow, Query, Receipt, Refusal, Subscribe,
+    Answer, Hello, Notice, Origin, OverflowPolicy, Query, Receipt, Refusal, Subscribe,
     SubscriptionStatus, Unsubscribe, decode as body, encode,
 };
-use ipcd_proto::{Decoded, Frame, FrameWriter, Header, Kind, decode};
+use ipcd_proto::{DecodedFrame, Frame, FrameKind, FrameWriter, Header, decode};
 
 /// Runs a script, and compares the frames that peers received with the expected ones, in order.
 pub(crate) fn check(script: &str, expected: &str) {
@@ -239,7 +239,7 @@ impl Stage {
         self.actor(who).inbox.extend_from_slice(&bytes);
         let inbox = std::mem::take(&mut self.actor(who).inbox);
         let mut rest = &inbox[..];
-        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+        while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX) {
             self.seen.extend(shown(&frame).map(|text| format!("{who}: {text}")));
             rest = &rest[length..];
         }
@@ -254,33 +254,33 @@ fn shown(frame: &Frame<'_>) -> Option<String> {
     let subject = String::from_utf8_lossy(frame.subject);
     let header = frame.header;
     Some(match header.kind {
-        Kind::Welcome => return None,
-        Kind::Message if frame.payload.len() > 50 => {
+        FrameKind::Welcome => return None,
+        FrameKind::Message if frame.payload.len() > 50 => {
             format!("message {} {subject} ({} bytes)", header.subscription, frame.payload.len())
         }
-        Kind::Message => {
+        FrameKind::Message => {
             let text = String::from_utf8_lossy(frame.payload);
             format!("message {} {subject} {text}", header.subscription)
         }
-        Kind::Error => {
+        FrameKind::Error => {
             let refusal: Refusal = body(frame.payload).expect("a refusal");
             let what = if header.correlation == 0 { "error" } else { "refused" };
             format!("{what} {:?}", refusal.code)
         }
-        Kind::Notice => match body(frame.payload).expect("a notice") {
+        FrameKind::Notice => match body(frame.payload).expect("a notice") {
             Notice::Gap { subscription, dropped, reason } => {
                 format!("gap {subscription} {dropped} {}", reason.name())
             }
             Notice::Origin(origin) => format!("origin {}", origin.name.unwrap_or_default()),
         },
-        Kind::Receipt => {
+        FrameKind::Receipt => {
             let receipt: Receipt = body(frame.payload).expect("a receipt");
             let dropped = receipt.dropped.iter();
             let dropped: String =
                 dropped.map(|(reason, count)| format!(", {count} {}", reason.name())).collect();
             format!("receipt {}: {} delivered{dropped}", header.correlation, receipt.delivered)
         }
-        Kind::Answer => match body(frame.payload).expect("an answer") {
+        FrameKind::Answer => match body(frame.payload).expect("an answer") {
             Answer::Subscriptions(all) if all.is_empty() => return None,
             Answer::Subscriptions(all) => {
                 let shown = |one: &SubscriptionStatus| {
@@ -330,7 +330,7 @@ fn hello(oldest: u16, newest: u16, name: Option<&str>) -> Vec<u8> {
         token: None,
         no_echo: false,
     };
-    control(Kind::Hello, &encode(&hello))
+    control(FrameKind::Hello, &encode(&hello))
 }
 
 /// Returns the bytes of a frame that a script describes, from the peer with this id.
@@ -341,11 +341,13 @@ fn frame_of(what: &str, id: u64) -> Vec<u8> {
         "sub" => {
             let limit = words.iter().find_map(|word| word.strip_prefix("limit="));
             let limit = limit.map_or(0, |limit| limit.parse().expect("a number"));
-            let mut frame = control(Kind::Subscribe, &subscribe(&words));
+            let mut frame = control(FrameKind::Subscribe, &subscribe(&words));
             Frame::stamp_subscription(&mut frame, limit);
             frame
         }
-        "unsub" => control(Kind::Unsubscribe, &encode(&Unsubscribe { subscription: number(1) })),
+        "unsub" => {
+            control(FrameKind::Unsubscribe, &encode(&Unsubscribe { subscription: number(1) }))
+        }
         "pub" => message(words[1], words[2].as_bytes()),
         "pubsize" => message(words[1], &vec![b'x'; number(2) as usize]),
         "req" => {
@@ -360,17 +362,17 @@ fn frame_of(what: &str, id: u64) -> Vec<u8> {
             message_with(header, words[2], words[3].as_bytes())
         }
         "more" => {
-            let header = Header { more: true, ..Header::new(Kind::Message, 1) };
+            let header = Header { more: true, ..Header::new(FrameKind::Message, 1) };
             message_with(header, words[1], words[2].as_bytes())
         }
-        "kick" => control(Kind::Query, &encode(&Query::Kick(number(1).into()))),
-        "find" => control(Kind::Query, &encode(&Query::Find(words[1].into()))),
-        "matching" => control(Kind::Query, &encode(&Query::Matching(words[1].into()))),
-        "subs" => control(Kind::Query, &encode(&Query::Subscriptions)),
-        "ping" => control(Kind::Ping, &[]),
-        "flush" => control(Kind::Flush, &[]),
+        "kick" => control(FrameKind::Query, &encode(&Query::Kick(number(1).into()))),
+        "find" => control(FrameKind::Query, &encode(&Query::Find(words[1].into()))),
+        "matching" => control(FrameKind::Query, &encode(&Query::Matching(words[1].into()))),
+        "subs" => control(FrameKind::Query, &encode(&Query::Subscriptions)),
+        "ping" => control(FrameKind::Ping, &[]),
+        "flush" => control(FrameKind::Flush, &[]),
         "hello" => hello(number(1) as u16, number(2) as u16, None),
-        "half" => control(Kind::Ping, &[])[..20].to_vec(),
+        "half" => control(FrameKind::Ping, &[])[..20].to_vec(),
         "garbage" => b" GET / HTTP/1.1\r\n"[..].to_vec(),
         verb => panic!("no such verb: {verb}"),
     }
@@ -378,10 +380,10 @@ fn frame_of(what: &str, id: u64) -> Vec<u8> {
 
 fn subscribe(words: &[&str]) -> Vec<u8> {
     let overflow = words[3..].iter().find_map(|word| match *word {
-        "block" => Some(Overflow::Block),
-        "drop-oldest" => Some(Overflow::DropOldest),
-        "drop-newest" => Some(Overflow::DropNewest),
-        "disconnect" => Some(Overflow::Disconnect),
+        "block" => Some(OverflowPolicy::Block),
+        "drop-oldest" => Some(OverflowPolicy::DropOldest),
+        "drop-newest" => Some(OverflowPolicy::DropNewest),
+        "disconnect" => Some(OverflowPolicy::Disconnect),
         _ => None,
     });
     encode(&Subscribe {
@@ -393,18 +395,18 @@ fn subscribe(words: &[&str]) -> Vec<u8> {
     })
 }
 
-fn control(kind: Kind, body: &[u8]) -> Vec<u8> {
+fn control(kind: FrameKind, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     FrameWriter(&mut bytes).control(Header::new(kind, 1), body);
     bytes
 }
 
 fn numbered(words: &[&str]) -> Header {
-    Header::new(Kind::Message, words[1].parse().expect("a number"))
+    Header::new(FrameKind::Message, words[1].parse().expect("a number"))
 }
 
 fn message(subject: &str, payload: &[u8]) -> Vec<u8> {
-    message_with(Header::new(Kind::Message, 1), subject, payload)
+    message_with(Header::new(FrameKind::Message, 1), subject, payload)
 }
 
 fn message_with(header: Header, subject: &str, payload: &[u8]) -> Vec<u8> {

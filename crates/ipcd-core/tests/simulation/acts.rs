@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ipcd_proto::control::{Overflow, Query, Unsubscribe, encode};
-use ipcd_proto::{Header, Kind};
+use ipcd_proto::control::{OverflowPolicy, Query, Unsubscribe, encode};
+use ipcd_proto::{FrameKind, Header};
 
 use crate::client::{Asked, At, What};
 use crate::frames::{
@@ -48,7 +48,7 @@ impl World {
             false if self.clients[index].can_act() => {
                 let client = &mut self.clients[index];
                 client.is_leaving = true;
-                client.send(control(Kind::Bye, 0, &[]), What::Other);
+                client.send(control(FrameKind::Bye, 0, &[]), What::Other);
             }
             false => {}
         }
@@ -78,7 +78,7 @@ impl World {
                 self.now += Duration::from_millis(1);
             }
             90..97 => self.query(index),
-            _ => self.ask(index, Kind::Flush, &[], Asked::Other),
+            _ => self.ask(index, FrameKind::Flush, &[], Asked::Other),
         }
         if self.rng.percent(70) {
             self.offer(index);
@@ -88,7 +88,7 @@ impl World {
     pub(crate) fn publish(&mut self, index: usize, to: To, call: Call, more: bool) {
         let length = self.rng.between(MIN_PAYLOAD, MAX_PAYLOAD);
         let number = self.clients[index].take_number();
-        let mut header = Header { more, ..Header::new(Kind::Message, number) };
+        let mut header = Header { more, ..Header::new(FrameKind::Message, number) };
         let mut reply = String::new();
         match call {
             Call::Nothing => {}
@@ -168,11 +168,11 @@ impl World {
         if client.subs.len() >= SUBSCRIPTIONS || client.is_curious {
             return;
         }
-        let (block, rng) = (Overflow::Block, &mut self.rng);
+        let (block, rng) = (OverflowPolicy::Block, &mut self.rng);
         let group = rng.percent(50).then(|| rng.pick(&GROUPS));
         let filter = if group.is_some() { rng.pick(&GROUP_FILTERS) } else { rng.pick(&FILTERS) };
-        let (oldest, newest) = (Overflow::DropOldest, Overflow::DropNewest);
-        let rare = if rng.percent(30) { Overflow::Disconnect } else { block };
+        let (oldest, newest) = (OverflowPolicy::DropOldest, OverflowPolicy::DropNewest);
+        let rare = if rng.percent(30) { OverflowPolicy::Disconnect } else { block };
         let overflow = rng.pick(&[block, block, oldest, newest, rare]);
         let wish = Wish { filter, group, overflow, origin: rng.percent(50) };
         let client = &mut self.clients[index];
@@ -202,7 +202,7 @@ impl World {
         let sub = client.subs[&number];
         let correlation = client.correlate(Asked::Unsubscribe(number));
         let body = encode(&Unsubscribe { subscription: number });
-        let frame = control(Kind::Unsubscribe, correlation, &body);
+        let frame = control(FrameKind::Unsubscribe, correlation, &body);
         client.send(frame, What::Unsubscribe(sub));
     }
 
@@ -217,10 +217,10 @@ impl World {
             2 => Query::Subscriptions,
             _ => Query::Peers,
         };
-        self.ask(index, Kind::Query, &encode(&query), Asked::Query { matching: None });
+        self.ask(index, FrameKind::Query, &encode(&query), Asked::Query { matching: None });
     }
 
-    pub(crate) fn ask(&mut self, index: usize, kind: Kind, body: &[u8], asked: Asked) {
+    pub(crate) fn ask(&mut self, index: usize, kind: FrameKind, body: &[u8], asked: Asked) {
         let client = &mut self.clients[index];
         if client.can_act() {
             let correlation = client.correlate(asked);

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use ipcd_proto::Kind;
-use ipcd_proto::control::{Overflow, Query, Reason, encode};
+use ipcd_proto::FrameKind;
+use ipcd_proto::control::{DropReason, OverflowPolicy, Query, encode};
 
 use crate::client::{Asked, At, What};
 use crate::frames::{MAX_MESSAGE, MIN_PAYLOAD, NAMES, SUBJECTS};
@@ -19,7 +19,7 @@ impl World {
         self.settle_down(true);
         // Reports that had no frame to travel with go out with an answer.
         for index in 0..self.clients.len() {
-            self.ask(index, Kind::Ping, &[], Asked::Other);
+            self.ask(index, FrameKind::Ping, &[], Asked::Other);
         }
         self.settle_down(true);
         for client in self.clients.iter().filter(|client| client.is_here()) {
@@ -53,7 +53,7 @@ impl World {
         let Some(auditor) = self.clients.iter().position(|client| client.can_act()) else { return };
         self.clients[auditor].statuses.clear();
         let asked = Asked::Query { matching: None };
-        self.ask(auditor, Kind::Query, &encode(&Query::Subscriptions), asked);
+        self.ask(auditor, FrameKind::Query, &encode(&Query::Subscriptions), asked);
         self.settle_down(true);
         let statuses = std::mem::take(&mut self.clients[auditor].statuses);
         let living = self.clients.iter().filter(|client| client.can_act());
@@ -62,7 +62,7 @@ impl World {
         for status in statuses {
             let whose = self.clients.iter().find(|client| client.id == Some(status.peer));
             let sub = &self.ledger.subs[whose.expect("a peer").subs[&status.subscription]];
-            let reported: Vec<(Reason, u64)> = sub.reported.clone().into_iter().collect();
+            let reported: Vec<(DropReason, u64)> = sub.reported.clone().into_iter().collect();
             assert_eq!(status.delivered, sub.delivered, "{status:?}");
             assert_eq!(status.dropped, reported, "{status:?}");
             let dropped: u64 = reported.iter().map(|(_, count)| count).sum();
@@ -148,7 +148,8 @@ impl World {
         is_full: impl Fn(&Self, usize) -> bool,
     ) -> bool {
         let wanting = self.wanting(publisher, subject);
-        let is_full = |sub: &Sub| sub.wish.overflow == Overflow::Block && is_full(self, sub.client);
+        let is_full =
+            |sub: &Sub| sub.wish.overflow == OverflowPolicy::Block && is_full(self, sub.client);
         let is_all_full = |group: Group| {
             let mut members = wanting.iter().filter(|sub| sub.group() == Some(group));
             members.all(|sub| is_full(sub))
@@ -243,7 +244,7 @@ impl World {
             let matching = Some(self.matching(subject));
             let query = encode(&Query::Matching(text.into()));
             for index in 0..self.clients.len() {
-                self.ask(index, Kind::Query, &query, Asked::Query { matching });
+                self.ask(index, FrameKind::Query, &query, Asked::Query { matching });
             }
         }
         self.settle_down(true);

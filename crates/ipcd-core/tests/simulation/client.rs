@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use ipcd_core::PeerKey;
 use ipcd_proto::control::{
-    Answer, Code, Notice, Receipt, Refusal, SubscriptionStatus, Welcome, decode as body,
+    Answer, Notice, Receipt, Refusal, RefusalCode, SubscriptionStatus, Welcome, decode as body,
 };
-use ipcd_proto::{Decoded, Frame, Kind, decode};
+use ipcd_proto::{DecodedFrame, Frame, FrameKind, decode};
 
 use crate::frames::{Id, SUBJECTS, Wish, id_in, origin_of, subscribe};
 use crate::ledger::Ledger;
@@ -154,7 +154,9 @@ impl Client {
         self.unread.extend_from_slice(bytes);
         let unread = std::mem::take(&mut self.unread);
         let mut rest = &unread[..];
-        while let Decoded::Frame(frame, length) = decode(rest, usize::MAX).expect("whole frames") {
+        while let DecodedFrame::Frame(frame, length) =
+            decode(rest, usize::MAX).expect("whole frames")
+        {
             self.hear(&frame, ledger, step);
             rest = &rest[length..];
         }
@@ -165,9 +167,11 @@ impl Client {
     pub(crate) fn leaves_behind(&mut self, bytes: &[u8], ledger: &mut Ledger) {
         self.unread.extend_from_slice(bytes);
         let mut rest = &self.unread[..];
-        while let Decoded::Frame(frame, length) = decode(rest, usize::MAX).expect("whole frames") {
+        while let DecodedFrame::Frame(frame, length) =
+            decode(rest, usize::MAX).expect("whole frames")
+        {
             let sub = self.subs.get(&frame.header.subscription);
-            let id = id_in(frame.payload).filter(|_| frame.header.kind == Kind::Message);
+            let id = id_in(frame.payload).filter(|_| frame.header.kind == FrameKind::Message);
             if let Some((id, group)) = id.zip(sub.and_then(|sub| ledger.subs[*sub].group())) {
                 ledger.left_behind.entry(group).or_default().insert(id);
             }
@@ -179,26 +183,26 @@ impl Client {
         let header = frame.header;
         assert!(!self.said_bye, "{:?} after BYE to peer {}", header.kind, self.index);
         match header.kind {
-            Kind::Welcome => {
+            FrameKind::Welcome => {
                 let welcome: Welcome = body(frame.payload).expect("a welcome");
                 (self.is_open, self.id) = (true, Some(welcome.peer));
             }
-            Kind::Message => self.got_message(frame, ledger),
-            Kind::Ack => self.got_ack(header.correlation, ledger, step),
-            Kind::Answer => self.got_answer(frame),
-            Kind::Notice => self.got_notice(frame, ledger),
-            Kind::Pong => drop(self.asked.remove(&header.correlation).expect("a ping")),
-            Kind::Bye => self.said_bye = true,
-            Kind::Receipt => {
+            FrameKind::Message => self.got_message(frame, ledger),
+            FrameKind::Ack => self.got_ack(header.correlation, ledger, step),
+            FrameKind::Answer => self.got_answer(frame),
+            FrameKind::Notice => self.got_notice(frame, ledger),
+            FrameKind::Pong => drop(self.asked.remove(&header.correlation).expect("a ping")),
+            FrameKind::Bye => self.said_bye = true,
+            FrameKind::Receipt => {
                 let receipt: Receipt = body(frame.payload).expect("a receipt");
                 ledger.outcomes.got_receipt(self.index, header.correlation, receipt);
             }
-            Kind::Error => {
+            FrameKind::Error => {
                 let refusal: Refusal = body(frame.payload).expect("a refusal");
                 match header.correlation {
                     0 => self.is_leaving = true,
                     number if self.asked.get(&number) == Some(&Asked::Denied) => {
-                        assert_eq!(refusal.code, Code::Denied);
+                        assert_eq!(refusal.code, RefusalCode::Denied);
                         self.asked.remove(&number);
                     }
                     number => ledger.outcomes.got_refusal(self.index, number, refusal.code),

@@ -1,7 +1,7 @@
 //! The bytes that peers send, and the subjects, filters and groups that they use.
 
-use ipcd_proto::control::{Hello, Overflow, Subscribe, encode};
-use ipcd_proto::{Filter, Frame, FrameWriter, Header, Kind, Subject};
+use ipcd_proto::control::{Hello, OverflowPolicy, Subscribe, encode};
+use ipcd_proto::{Filter, Frame, FrameKind, FrameWriter, Header, Subject};
 
 /// Few, so that peers of different workers often use the same ones.
 pub(crate) const SUBJECTS: [&str; 4] = ["a", "b", "a.x", "b.x"];
@@ -28,7 +28,7 @@ pub(crate) type Id = (usize, u64);
 pub(crate) struct Wish {
     pub(crate) filter: &'static str,
     pub(crate) group: Option<&'static str>,
-    pub(crate) overflow: Overflow,
+    pub(crate) overflow: OverflowPolicy,
     pub(crate) origin: bool,
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn matches(filter: &str) -> [bool; SUBJECTS.len()] {
     SUBJECTS.map(|text| filter.matches(Subject::parse(text.as_bytes()).expect("a subject")))
 }
 
-pub(crate) fn control(kind: Kind, correlation: u64, body: &[u8]) -> Vec<u8> {
+pub(crate) fn control(kind: FrameKind, correlation: u64, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     FrameWriter(&mut bytes).control(Header::new(kind, correlation), body);
     bytes
@@ -55,7 +55,7 @@ pub(crate) fn hello(name: Option<&str>, no_echo: bool) -> Vec<u8> {
         token: None,
         no_echo,
     };
-    control(Kind::Hello, 0, &encode(&hello))
+    control(FrameKind::Hello, 0, &encode(&hello))
 }
 
 pub(crate) fn subscribe(correlation: u64, number: u32, wish: Wish) -> Vec<u8> {
@@ -66,7 +66,7 @@ pub(crate) fn subscribe(correlation: u64, number: u32, wish: Wish) -> Vec<u8> {
         overflow: Some(wish.overflow),
         origin: wish.origin,
     };
-    control(Kind::Subscribe, correlation, &encode(&body))
+    control(FrameKind::Subscribe, correlation, &encode(&body))
 }
 
 pub(crate) fn message(header: Header, subject: &str, reply: &str, payload: &[u8]) -> Vec<u8> {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
-use ipcd_proto::control::{Overflow, Reason};
+use ipcd_proto::control::{DropReason, OverflowPolicy};
 
 use crate::client::Client;
 use crate::frames::{Id, SECRET, SUBJECTS, Wish, matches};
@@ -32,7 +32,7 @@ pub(crate) struct Sub {
     next: HashMap<(usize, usize), usize>,
     pub(crate) delivered: u64,
     /// The number of drops that the subscriber was told about.
-    pub(crate) reported: BTreeMap<Reason, u64>,
+    pub(crate) reported: BTreeMap<DropReason, u64>,
 }
 
 /// The members of a group, and what they have received together.
@@ -136,11 +136,11 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn gap(&mut self, sub: usize, reason: Reason, dropped: u64) {
+    pub(crate) fn gap(&mut self, sub: usize, reason: DropReason, dropped: u64) {
         let expected = match self.subs[sub].wish.overflow {
-            Overflow::DropOldest => Some(Reason::Oldest),
-            Overflow::DropNewest => Some(Reason::Newest),
-            Overflow::Block | Overflow::Disconnect => None,
+            OverflowPolicy::DropOldest => Some(DropReason::Oldest),
+            OverflowPolicy::DropNewest => Some(DropReason::Newest),
+            OverflowPolicy::Block | OverflowPolicy::Disconnect => None,
         };
         assert_eq!(Some(reason), expected, "a gap of {dropped} in subscription {sub}");
         *self.subs[sub].reported.entry(reason).or_default() += dropped;
@@ -183,7 +183,7 @@ impl Ledger {
             }
         }
         for (group, members) in groups {
-            let may_drop = |sub: &&&Sub| sub.wish.overflow != Overflow::Block;
+            let may_drop = |sub: &&&Sub| sub.wish.overflow != OverflowPolicy::Block;
             let left = members.iter().filter(may_drop);
             let left = left.filter_map(|sub| self.left.get(&sub.client)).max();
             let let_go = members.iter().filter_map(|sub| self.cut_off.get(&sub.client)).max();
@@ -234,7 +234,7 @@ impl Sub {
     }
 
     pub(crate) fn loses_nothing(&self) -> bool {
-        matches!(self.wish.overflow, Overflow::Block | Overflow::Disconnect)
+        matches!(self.wish.overflow, OverflowPolicy::Block | OverflowPolicy::Disconnect)
     }
 
     fn reported(&self) -> u64 {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use ipcd_proto::Frame;
-use ipcd_proto::control::{Code, Overflow, Reason, Receipt};
+use ipcd_proto::control::{DropReason, OverflowPolicy, Receipt, RefusalCode};
 
 use crate::frames::Id;
 use crate::ledger::{Facts, Ledger, Sub};
@@ -59,7 +59,7 @@ struct Message {
 /// The end of a message for its publisher.
 enum End {
     Receipt(Receipt),
-    Refused(Code),
+    Refused(RefusalCode),
 }
 
 #[derive(Default)]
@@ -178,10 +178,10 @@ impl Outcomes {
         self.end(id, End::Receipt(receipt));
     }
 
-    pub(crate) fn got_refusal(&mut self, publisher: usize, number: u64, code: Code) {
+    pub(crate) fn got_refusal(&mut self, publisher: usize, number: u64, code: RefusalCode) {
         let id = (publisher, number);
         let Some(message) = self.messages.get(&id) else { panic!("{code:?} for {id:?}") };
-        let is_good = matches!(code, Code::NoResponder | Code::Unanswered);
+        let is_good = matches!(code, RefusalCode::NoResponder | RefusalCode::Unanswered);
         assert!(message.is_request() && is_good, "{code:?} for {id:?}");
         assert_eq!(message.replies, 0, "{code:?} for {id:?}, which was answered");
         self.end(id, End::Refused(code));
@@ -240,9 +240,10 @@ impl Ledger {
         };
         let has = |reason| receipt.dropped.iter().any(|(known, _)| *known == reason);
         let what = || format!("{receipt:?} for {id:?}, of which {} copies came", message.copies);
-        for (reason, overflow) in
-            [(Reason::Oldest, Overflow::DropOldest), (Reason::Newest, Overflow::DropNewest)]
-        {
+        for (reason, overflow) in [
+            (DropReason::Oldest, OverflowPolicy::DropOldest),
+            (DropReason::Newest, OverflowPolicy::DropNewest),
+        ] {
             let may = self.wanting(id, message).any(|sub| sub.wish.overflow == overflow);
             assert!(may || !has(reason), "{}", what());
         }
@@ -251,7 +252,7 @@ impl Ledger {
             To::Peer(_) => 1,
             To::Reply(_) | To::Nobody => 0,
         };
-        if has(Reason::WorkerDied) {
+        if has(DropReason::WorkerDied) {
             assert!(self.killed_since(message.at), "{}", what());
             return assert!(receipt.delivered <= message.copies, "{}", what());
         }
@@ -274,7 +275,7 @@ impl Ledger {
             groups.next().is_some() && (self.killed_since(message.at) || is_handed_back);
         let what = || format!("{:?} {id:?}, which came to {:?}", message.sent, message.holders);
         match message.end {
-            Some(End::Refused(Code::NoResponder)) => {
+            Some(End::Refused(RefusalCode::NoResponder)) => {
                 let is_held = message.copies > 0;
                 let stays = |sub: &Sub| sub.stays(facts) && sub.is_due_at(message.at);
                 // A generation that has just started is not known everywhere.

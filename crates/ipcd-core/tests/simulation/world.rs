@@ -11,7 +11,7 @@ use ipcd_core::{
     RuleScope, SubjectPattern,
 };
 use ipcd_proto::control::Origin;
-use ipcd_proto::{Decoded, Kind, decode};
+use ipcd_proto::{DecodedFrame, FrameKind, decode};
 
 use crate::acts::CLIENTS;
 use crate::client::{At, Client, What};
@@ -232,9 +232,9 @@ impl World {
             return;
         }
         let mut length = 0;
-        while let Ok(Decoded::Frame(frame, next)) = decode(&frames[length..], usize::MAX) {
+        while let Ok(DecodedFrame::Frame(frame, next)) = decode(&frames[length..], usize::MAX) {
             length += next;
-            if frame.header.kind == Kind::Message {
+            if frame.header.kind == FrameKind::Message {
                 let id = id_in(frame.payload).expect("a message as it was sent");
                 let is_own = self.clients[id.0].home == Some((slot, worker.generation));
                 self.ledger.handed_over.extend((!is_own).then_some(id));
@@ -380,7 +380,7 @@ impl World {
                     let client = self.client(slot, key);
                     let index = client.index;
                     // The daemon may let a peer go that has said BYE, before it has heard that.
-                    let is_bye = |frame: &[u8]| frame[4] == Kind::Bye as u8;
+                    let is_bye = |frame: &[u8]| frame[4] == FrameKind::Bye as u8;
                     let has_told = client.unsent.iter().all(|(frame, _)| !is_bye(frame));
                     let goes_by_itself = client.is_leaving && has_told;
                     (client.is_closing, client.is_waiting) = (true, false);

@@ -11,7 +11,7 @@ use crate::queue::send_queue::ledger::{MessageCounts, StreamLedger};
 use crate::queue::send_queue::sieve::{FrameSieve, sift_shared};
 use crate::queue::send_queue::{QueuePiece, SendQueue};
 use foldhash::fast::RandomState;
-use ipcd_proto::{Decoded, Header, Kind, decode};
+use ipcd_proto::{DecodedFrame, FrameKind, Header, decode};
 
 /// Messages are shed again when the queue has grown by this part of the bytes that were left.
 const SHED_PARTS: usize = 8;
@@ -92,7 +92,7 @@ impl SendQueue {
         let all = queues.values().flatten().map(|queued| queued.bytes);
         let most = level_of(all.collect(), self.len().saturating_sub(target));
         let mut shed = self.drop_frames(target, pool, |header, length, is_last| {
-            let is_message = header.kind == Kind::Message && !is_last;
+            let is_message = header.kind == FrameKind::Message && !is_last;
             let queued = queues.get_mut(&header.subscription).and_then(Option::as_mut);
             let queued = queued.filter(|queued| is_message && queued.bytes > most);
             if let Some(queued) = queued {
@@ -240,7 +240,7 @@ impl SendQueue {
     ) -> usize {
         let (mut at, mut kept) = (range.start, 0);
         while at < range.end
-            && let Ok(Decoded::Frame(frame, length)) = decode(&self.bytes[at..], usize::MAX)
+            && let Ok(DecodedFrame::Frame(frame, length)) = decode(&self.bytes[at..], usize::MAX)
         {
             if sieve.keeps(&frame.header, length, self.head.saturating_sub(at)) {
                 // In place: frames that stay move over those that go.
@@ -256,8 +256,8 @@ impl SendQueue {
 impl DropReport {
     pub(super) fn note(&mut self, header: &Header, ticket: Ticket) {
         match header {
-            Header { kind: Kind::Message, subscription: 0, .. } => self.direct += 1,
-            Header { kind: Kind::Message, .. } => self.messages += 1,
+            Header { kind: FrameKind::Message, subscription: 0, .. } => self.direct += 1,
+            Header { kind: FrameKind::Message, .. } => self.messages += 1,
             _ => return,
         }
         if header.request {
@@ -281,7 +281,7 @@ mod tests {
         let rest = queue.unwritten(pool).collect::<Vec<_>>().concat();
         let mut rest = &rest[..];
         let mut found = Vec::new();
-        while let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX) {
+        while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX) {
             found.push(frame.header.subscription);
             rest = &rest[length..];
         }
@@ -390,7 +390,7 @@ mod tests {
         let (mut queue, now) = (SendQueue::default(), Instant::now());
         let push = |queue: &mut SendQueue, subscription, ticket| {
             let header =
-                Header { subscription, receipt: true, ..Header::new(Kind::Message, ticket) };
+                Header { subscription, receipt: true, ..Header::new(FrameKind::Message, ticket) };
             let mut frame = Vec::new();
             FrameWriter(&mut frame).control(header, &[0; 68]);
             queue.append_batch(now, &batch(&frame, None), &mut ChunkPool::default());

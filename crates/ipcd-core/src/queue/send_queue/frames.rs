@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::queue::chunk_pool::{ChunkPool, ChunkSlice};
 use crate::queue::send_queue::ledger::MessageCounts;
 use crate::queue::send_queue::{QueuePiece, SendQueue};
-use ipcd_proto::{Decoded, Header, Kind, decode, frame_len};
+use ipcd_proto::{DecodedFrame, FrameKind, Header, decode, frame_len};
 
 impl SendQueue {
     /// Returns the number of messages that are not completely written: for subscriptions, and for
@@ -35,7 +35,7 @@ impl SendQueue {
 
     pub(super) fn each_message(&mut self, pool: &ChunkPool, mut see: impl FnMut(&Header, usize)) {
         self.each_frame(pool, u64::MAX, |header, length| {
-            if header.kind == Kind::Message {
+            if header.kind == FrameKind::Message {
                 see(header, length);
             }
         });
@@ -60,7 +60,7 @@ impl SendQueue {
                 QueuePiece::Slice(slice) => &pool.chunk(slice.chunk)[begun(slice, pool)..slice.end],
             };
             while position < end
-                && let Ok(Decoded::Frame(frame, length)) = decode(rest, usize::MAX)
+                && let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX)
             {
                 see(&frame.header, length);
                 rest = &rest[length..];

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_proto::{Header, Kind};
+use ipcd_proto::{FrameKind, Header};
 
 use crate::queue::lazy_queue::LazyQueue;
 
@@ -24,8 +24,8 @@ impl MessageCounts {
     pub(super) fn of(header: &Header) -> Self {
         let is_direct = header.subscription == 0;
         match header.kind {
-            Kind::Message if is_direct => Self { direct: 1, ..Self::default() },
-            Kind::Message => Self { subscribed: 1, ..Self::default() },
+            FrameKind::Message if is_direct => Self { direct: 1, ..Self::default() },
+            FrameKind::Message => Self { subscribed: 1, ..Self::default() },
             _ => Self::default(),
         }
     }

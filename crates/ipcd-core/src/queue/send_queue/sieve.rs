@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use ipcd_proto::{Decoded, Header, Kind, decode};
+use ipcd_proto::{DecodedFrame, FrameKind, Header, decode};
 
 use crate::model::ids::Ticket;
 use crate::queue::chunk_pool::{ChunkPool, ChunkSlice};
@@ -20,7 +20,7 @@ pub(super) fn sift_shared(
 ) -> Vec<ChunkSlice> {
     let bytes = &pool.chunk(slice.chunk)[..slice.end];
     let (mut at, mut kept) = (begun(slice, pool), Vec::<ChunkSlice>::new());
-    while let Ok(Decoded::Frame(frame, length)) = decode(&bytes[at..], usize::MAX) {
+    while let Ok(DecodedFrame::Frame(frame, length)) = decode(&bytes[at..], usize::MAX) {
         let end = at + length;
         if sieve.keeps(&frame.header, length, slice.start.saturating_sub(at)) {
             match kept.last_mut() {
@@ -66,7 +66,7 @@ pub(super) struct FrameSieve<F> {
 impl<F: FnMut(&Header, usize, bool) -> bool> FrameSieve<F> {
     /// Decides whether a frame stays. `written` is the number of its bytes that are written.
     pub(super) fn keeps(&mut self, header: &Header, length: usize, written: usize) -> bool {
-        let is_awaited = header.kind == Kind::Message && header.receipt && !header.request;
+        let is_awaited = header.kind == FrameKind::Message && header.receipt && !header.request;
         // Tickets are in the order of the messages with a receipt.
         let ticket = if is_awaited { self.awaited.pop_front() } else { None };
         let ticket = ticket.map_or(0, |(_, ticket)| ticket);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipcd_proto::{FrameWriter, Header, Kind};
+use ipcd_proto::{FrameKind, FrameWriter, Header};
 use proptest::prelude::*;
 
 use super::drops::DropReport;
@@ -101,7 +101,7 @@ impl Bench {
                 self.queue.mark_request();
             }
             Step::Control { size } => {
-                let frame = frames(Header::new(Kind::Notice, 0), 1, size);
+                let frame = frames(Header::new(FrameKind::Notice, 0), 1, size);
                 self.queue.append(self.now, &mut self.pool).extend(frame);
             }
             Step::Wrote(parts) => {
@@ -149,7 +149,7 @@ impl Bench {
 }
 
 fn message() -> Header {
-    Header::new(Kind::Message, 0)
+    Header::new(FrameKind::Message, 0)
 }
 
 fn frames(header: Header, count: usize, size: usize) -> Vec<u8> {
