@@ -23,7 +23,7 @@ use crate::model::ids::{PeerKey, Ticket};
 use crate::model::names::is_name;
 use crate::model::waiting::WaitingList;
 use crate::output::Output;
-use crate::routing::trie::{QueueGroup, WorkerInterest};
+use crate::routing::index::{QueueGroup, WorkerInterest};
 use ipcd_proto::FrameKind;
 use ipcd_proto::FrameWriter;
 use ipcd_proto::Header;
@@ -120,7 +120,7 @@ impl Cluster {
         self.links.is_empty()
     }
 
-    /// Returns the interests of other workers that match, sorted by worker, and the number of trie
+    /// Returns the interests of other workers that match, sorted by worker, and the number of index
     /// nodes that were visited.
     pub(crate) fn find(&self, subject: Subject<'_>) -> (Vec<WorkerInterest>, usize) {
         let (mut found, looked_at) = self.directory.interests.find_counted(subject);

@@ -14,8 +14,8 @@ use crate::peers::Peers;
 use crate::queue::message_batch::MessageBatch;
 use crate::requests::DeliveryOutcome;
 use crate::routing::group_turns::{GroupTurns, first_turn};
+use crate::routing::index::{LocalSubscriber, QueueGroup};
 use crate::routing::routes::{FOUND_IN_STEP, GroupCandidate, GroupRoute, RouteCache, RouteTargets};
-use crate::routing::trie::{LocalSubscriber, QueueGroup};
 use crate::sessions::Sessions;
 use crate::sessions::work::MessageSender;
 use ipcd_proto::BadSubject;
@@ -64,7 +64,7 @@ impl Delivery {
     /// Returns the receivers of a subject.
     pub(crate) fn route(&mut self, subject: &[u8]) -> Result<Rc<RouteTargets>, BadSubject> {
         // Both versions only grow, so that their sum changes when either does.
-        let version = self.sessions.trie.version() + self.sessions.peers.cluster.version();
+        let version = self.sessions.index.version() + self.sessions.peers.cluster.version();
         if let Some(targets) = self.routes.find(subject, version) {
             return Ok(targets);
         }
@@ -76,7 +76,7 @@ impl Delivery {
     fn find_targets(&mut self, subject: Subject<'_>) -> RouteTargets {
         // Sorted, so that routes and simulations always list groups in the same order.
         let mut groups = BTreeMap::<Rc<QueueGroup>, Vec<(u32, GroupCandidate)>>::new();
-        let (mut members, looked_at) = self.sessions.trie.find_counted(subject);
+        let (mut members, looked_at) = self.sessions.index.find_counted(subject);
         // Rights are a part of the route, so that they cost nothing for each message.
         members.retain(|member| {
             if !self.peers().may_hear(member.peer, subject) {

@@ -34,7 +34,7 @@ pub use crate::model::principal::QuotaUsage;
 pub use crate::model::principal::{AddressPrefixes, Principal};
 pub use crate::output::{Output, ReceiveProgress};
 pub use crate::router::Router;
-pub use crate::routing::trie::members::TrieMember;
-pub use crate::routing::trie::{
-    GroupShare, LocalSubscriber, QueueGroup, SubscriptionTrie, WorkerInterest,
+pub use crate::routing::index::members::IndexMember;
+pub use crate::routing::index::{
+    GroupShare, LocalSubscriber, QueueGroup, SubscriptionIndex, WorkerInterest,
 };

@@ -238,7 +238,7 @@ impl Router {
         let before = peer.rights.clone();
         self.sessions_mut().read_rights(key);
         // Remembered routes contain the receivers by their former rights.
-        self.delivery.sessions.trie.touch();
+        self.delivery.sessions.index.touch();
         self.sessions_mut().stop_blocking(key);
         self.delivery.sessions.peers.table[key].rights.as_deref() != before.as_deref()
     }

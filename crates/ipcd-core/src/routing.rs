@@ -1,6 +1,6 @@
-//! Routing: the trie of subscriptions, the cache of routes, and the turns of queue groups. It finds
+//! Routing: the index of subscriptions, the cache of routes, and the turns of queue groups. It finds
 //! receivers, and delivers nothing.
 
 pub(crate) mod group_turns;
+pub(crate) mod index;
 pub(crate) mod routes;
-pub(crate) mod trie;

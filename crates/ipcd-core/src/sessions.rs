@@ -11,7 +11,7 @@ use crate::model::waiting::WaitingList;
 use crate::output::Output;
 use crate::peers::Peers;
 use crate::requests::{DeliveryOutcome, Requests};
-use crate::routing::trie::{LocalSubscriber, SubscriptionTrie};
+use crate::routing::index::{LocalSubscriber, SubscriptionIndex};
 use crate::sessions::rights::RightsCache;
 use crate::sessions::work::{DeferredWork, PEERS_IN_TURN, TurnWork};
 use std::collections::HashSet;
@@ -21,7 +21,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Sessions {
     pub(crate) peers: Peers,
-    pub(crate) trie: SubscriptionTrie<LocalSubscriber>,
+    pub(crate) index: SubscriptionIndex<LocalSubscriber>,
     pub(crate) requests: Requests,
     pub(crate) work: TurnWork,
     pub(crate) rights_cache: RightsCache,
@@ -39,7 +39,7 @@ impl Sessions {
     pub(crate) fn new(peers: Peers) -> Self {
         let mut sessions = Self {
             peers,
-            trie: SubscriptionTrie::default(),
+            index: SubscriptionIndex::default(),
             requests: Requests::default(),
             work: TurnWork::default(),
             rights_cache: RightsCache::default(),

@@ -1,9 +1,9 @@
-//! The memory of filters in the subscription trie, and that it is freed after them. It is counted,
+//! The memory of filters in the subscription index, and that it is freed after them. It is counted,
 //! so that it does not grow unnoticed.
 
 use std::sync::atomic::Ordering;
 
-use ipcd_core::{SubscriptionTrie, WorkerInterest};
+use ipcd_core::{SubscriptionIndex, WorkerInterest};
 use ipcd_proto::{Filter, Subject};
 use ipcd_sys::alloc_count::{Counting, LIVE_BYTES};
 
@@ -30,7 +30,7 @@ fn filters_take_little_memory_and_leave_none_behind() {
         [(&numbered, OWN_TOKEN_BYTES), (&binary, COMMON_TOKENS_BYTES)];
     for (text, most) in kinds {
         let before = live();
-        let mut index = SubscriptionTrie::default();
+        let mut index = SubscriptionIndex::default();
         for number in 0..FILTERS {
             let filter = Filter::parse(text(number).as_bytes()).expect("it is a filter");
             index.add(&filter, WorkerInterest { slot: 1, off: false, share: None });

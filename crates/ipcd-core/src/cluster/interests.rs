@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, PendingAck};
 use crate::directory::messages::DirectoryRequest;
 use crate::directory::state::{GroupPart, Interest};
 use crate::directory::violation::{MAX_INTERESTS, is_interest};
-use crate::routing::trie::QueueGroup;
+use crate::routing::index::QueueGroup;
 use ipcd_proto::Filter;
 use std::collections::HashSet;
 use std::rc::Rc;

@@ -8,7 +8,7 @@ use crate::model::ids::{PeerKey, Ticket, is_generation, place_of};
 use crate::peers::Peers;
 use crate::queue::message_batch::MessageBatch;
 use crate::requests::{DeliveryOutcome, OutcomeTarget};
-use crate::routing::trie::WorkerInterest;
+use crate::routing::index::WorkerInterest;
 use crate::sessions::Sessions;
 use crate::sessions::work::MessageSender;
 use ipcd_proto::DirectAddress;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::directory::violation::MAX_SOURCES;
 use crate::model::principal::{Principal, QuotaUsage};
-use crate::routing::trie::{GroupShare, QueueGroup, SubscriptionTrie, WorkerInterest};
+use crate::routing::index::{GroupShare, QueueGroup, SubscriptionIndex, WorkerInterest};
 use ipcd_proto::Filter;
 use serde::{Deserialize, Serialize};
 
@@ -98,7 +98,7 @@ impl DirectoryChange {
 #[derive(Clone, Debug, Default)]
 pub struct DirectoryState {
     /// The interests of all workers.
-    pub interests: SubscriptionTrie<WorkerInterest>,
+    pub interests: SubscriptionIndex<WorkerInterest>,
     /// The generation in each slot; 0 in an empty slot.
     pub generations: Vec<u32>,
     /// The use of each principal's quota, by slot.
@@ -200,7 +200,7 @@ impl DirectoryState {
     /// Forgets the interests of a worker, and the quota use of its peers.
     fn forget(&mut self, slot: u32) {
         // With a worker for each connection most generations have no interest. Searching the whole
-        // trie for each of them would cost more than the connections.
+        // index for each of them would cost more than the connections.
         match self.held.get_mut(slot as usize) {
             Some(0) => self.interests.touch(),
             held => {

@@ -10,7 +10,7 @@ use crate::output::{Output, ReceiveProgress};
 use crate::peers::Peers;
 use crate::peers::pacing::{PATIENCE, most_paced};
 use crate::peers::peer::MAX_OUTSTANDING;
-use crate::routing::trie::LocalSubscriber;
+use crate::routing::index::LocalSubscriber;
 use ipcd_proto::DirectAddress;
 use ipcd_proto::FrameKind;
 use ipcd_proto::control::OverflowPolicy;

@@ -13,7 +13,7 @@ use crate::model::waiting::WaitState;
 use crate::peers::pacing::Pacing;
 use crate::peers::quota::Quota;
 use crate::queue::send_queue::SendQueue;
-use crate::routing::trie::QueueGroup;
+use crate::routing::index::QueueGroup;
 use foldhash::fast::RandomState;
 use ipcd_proto::Filter;
 use ipcd_proto::auth::{Nonce, Proof};

@@ -6,7 +6,7 @@ use crate::output::Output;
 use crate::peers::Peers;
 use crate::peers::peer::{SessionState, Subscription};
 use crate::queue::message_batch::MessageBatch;
-use crate::routing::trie::LocalSubscriber;
+use crate::routing::index::LocalSubscriber;
 use ipcd_proto::DecodedFrame;
 use ipcd_proto::DirectAddress;
 use ipcd_proto::Frame;

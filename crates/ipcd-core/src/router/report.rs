@@ -3,7 +3,7 @@
 use crate::model::ids::{PeerKey, id_in};
 use crate::peers::peer::{Peer, SessionState, Subscription};
 use crate::router::Router;
-use crate::routing::trie::LocalSubscriber;
+use crate::routing::index::LocalSubscriber;
 use ipcd_proto::Subject;
 use ipcd_proto::control::Answer;
 use ipcd_proto::control::DaemonStatus;
@@ -91,7 +91,7 @@ impl Router {
     }
 
     fn matching(&self, subject: Subject<'_>) -> u64 {
-        let members = self.delivery.sessions.trie.find(subject);
+        let members = self.delivery.sessions.index.find(subject);
         let is_open =
             |member: &&LocalSubscriber| self.delivery.sessions.peers.table[member.peer].is_open();
         let open = members.iter().filter(is_open);

@@ -1,12 +1,12 @@
 //! The turns of queue groups. A turn outlives the routes of the group's subjects: routes are made
-//! again whenever a trie changes, and there is one for each subject that the group's filter
+//! again whenever an index changes, and there is one for each subject that the group's filter
 //! matches.
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::routing::trie::QueueGroup;
+use crate::routing::index::QueueGroup;
 use foldhash::fast::RandomState;
 
 /// Groups whose turns are kept before those without a route are forgotten.

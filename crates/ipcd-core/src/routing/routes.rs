@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::routing::group_turns::GroupTurn;
-use crate::routing::trie::{LocalSubscriber, QueueGroup, WorkerInterest};
+use crate::routing::index::{LocalSubscriber, QueueGroup, WorkerInterest};
 use foldhash::fast::RandomState;
 
 /// Subjects whose routes are remembered. A client that invents subjects cannot use more memory.
 const MAX_ROUTES: usize = 16 * 1024;
 /// Receivers in all remembered routes: with many subscribers to everything, each route has as many.
 const MAX_TARGETS: usize = 256 * 1024;
-/// Nodes and members of the subscription trie that are visited in a step.
+/// Nodes and members of the subscription index that are visited in a step.
 pub(crate) const FOUND_IN_STEP: usize = 4;
 /// Members that one worker may claim in a group. A compromised worker could otherwise draw all
 /// messages.
@@ -210,10 +210,10 @@ mod tests {
         for number in 0..MEMBERS as u32 {
             let (overflow, origin, group) = (OverflowPolicy::Block, false, None);
             let member = LocalSubscriber { peer, subscription: number, overflow, origin, group };
-            core.delivery.sessions.trie.add(&filter, member);
+            core.delivery.sessions.index.add(&filter, member);
         }
         for number in 0..2 * MAX_TARGETS / MEMBERS {
-            core.delivery.sessions.trie.touch();
+            core.delivery.sessions.index.touch();
             for subject in [format!("made.up.{number}"), "again.and.again".into()] {
                 assert_eq!(core.delivery.route(subject.as_bytes()).unwrap().members.len(), MEMBERS);
             }

@@ -39,7 +39,7 @@ impl Sessions {
         self.peers.keep_names(before);
         self.rights_cache.known.clear();
         // Remembered routes contain the receivers by their former rights.
-        self.trie.touch();
+        self.index.touch();
         let open: Vec<_> =
             self.peers.keys().into_iter().filter(|key| self.peers.table[*key].is_open()).collect();
         for key in open {

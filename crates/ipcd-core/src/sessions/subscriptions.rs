@@ -7,7 +7,7 @@ use crate::model::ids::PeerKey;
 use crate::model::names::check_name;
 use crate::peers::pacing::Pacing;
 use crate::peers::peer::{SessionState, Subscription};
-use crate::routing::trie::{LocalSubscriber, QueueGroup};
+use crate::routing::index::{LocalSubscriber, QueueGroup};
 use crate::sessions::Sessions;
 use crate::sessions::handshake::{bad_subject, malformed};
 use crate::sessions::work::DeferredWork;
@@ -103,7 +103,7 @@ impl Sessions {
             origin: body.origin,
             group: group.clone(),
         };
-        self.trie.add(&filter, member);
+        self.index.add(&filter, member);
         self.peers.charge_subscription(key, true);
         // A deferred fan-out recognises newer subscriptions by this number.
         self.births += 1;
@@ -199,7 +199,7 @@ impl Sessions {
         let leaving = std::mem::take(&mut peer.subscriptions);
         if leaving.len() * STEPS_TO_FORGET <= self.peers.config.slice {
             leaving.iter().for_each(|gone| self.forget_one(key, gone, was_full));
-            self.trie.touch();
+            self.index.touch();
         } else {
             self.peers.table[key].is_leaving = true;
             self.work.queue.push_back(DeferredWork::Leaving { key, leaving, was_full });
@@ -222,7 +222,7 @@ impl Sessions {
         }
         // Once for all of them: until now the key belonged to no other peer, and a peer without an
         // open session gets nothing.
-        self.trie.touch();
+        self.index.touch();
         let peer = &mut self.peers.table[key];
         peer.is_leaving = false;
         if matches!(peer.state, SessionState::Gone) {
@@ -231,13 +231,13 @@ impl Sessions {
     }
 
     pub(crate) fn forget(&mut self, key: PeerKey, gone: &Subscription, was_full: bool) {
-        self.trie.touch();
+        self.index.touch();
         self.forget_one(key, gone, was_full);
     }
 
-    /// Removes a subscription. The caller tells the trie that routes have changed.
+    /// Removes a subscription. The caller tells the index that routes have changed.
     fn forget_one(&mut self, key: PeerKey, gone: &Subscription, was_full: bool) {
-        self.trie.remove(&gone.filter, &(key, gone.number));
+        self.index.remove(&gone.filter, &(key, gone.number));
         if !self.peers.cluster.is_alone() {
             self.peers.cluster.remove_interest(gone.interest(), was_full && gone.blocks());
         }
@@ -255,7 +255,7 @@ impl Sessions {
                 // While it still counts as blocking: afterwards no flow state is told for it.
                 self.peers.unblock(key, at);
                 self.peers.table[key].subscriptions[at].overflow = overflow;
-                self.trie.change(&filter, &(key, number), |member| member.overflow = overflow);
+                self.index.change(&filter, &(key, number), |member| member.overflow = overflow);
                 self.peers.resume_waiters(key);
             }
         }

@@ -1,7 +1,7 @@
 //! The work of a turn: the steps that a peer may use at once, and the work that waits for later
 //! turns.
 //!
-//! Work is counted in steps of some 50 ns: a copy of a message, a node of the trie, or a frame that
+//! Work is counted in steps of some 50 ns: a copy of a message, a row of the index, or a frame that
 //! is examined. A peer that has used up its steps is not read, and continues in a later turn. The
 //! same applies to a message with more receivers than its publisher has steps. Each turn spends a
 //! slice on the deferred work, one item after the other, so that a peer with little to do never

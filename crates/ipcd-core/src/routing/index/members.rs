@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 const FEW: usize = 16;
 
 /// A member of a filter.
-pub trait TrieMember: Clone + Ord {
+pub trait IndexMember: Clone + Ord {
     /// The identity of a member within a filter.
     type Key: Clone + std::fmt::Debug + Ord;
 
@@ -17,19 +17,19 @@ pub trait TrieMember: Clone + Ord {
 
 /// The members of one filter.
 #[derive(Clone, Debug)]
-pub(super) enum MemberSet<M: TrieMember> {
+pub(super) enum MemberSet<M: IndexMember> {
     One(M),
     Few(Vec<M>),
     Many(BTreeMap<M::Key, M>),
 }
 
-impl<M: TrieMember> Default for MemberSet<M> {
+impl<M: IndexMember> Default for MemberSet<M> {
     fn default() -> Self {
         Self::Few(Vec::new())
     }
 }
 
-impl<M: TrieMember> MemberSet<M> {
+impl<M: IndexMember> MemberSet<M> {
     /// Adds a member. It replaces an earlier one with the same key.
     pub(super) fn insert(&mut self, member: M) {
         let key = member.key();

@@ -1,4 +1,4 @@
-//! The subscription trie: it finds the members whose filters match a subject. Members are
+//! The subscription index: it finds the members whose filters match a subject. Members are
 //! subscriptions of this router's peers, or interests of other workers. It knows nothing of rights
 //! or send queues.
 //!
@@ -19,7 +19,7 @@ use ipcd_proto::{Filter, Subject};
 
 use self::table::{ANY, FilterShape, FilterTable, LookUp, UNKNOWN};
 use crate::model::ids::PeerKey;
-use crate::routing::trie::members::TrieMember;
+use crate::routing::index::members::IndexMember;
 
 /// A subscription of a peer of this router.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -48,7 +48,7 @@ pub struct WorkerInterest {
     pub share: Option<GroupShare>,
 }
 
-impl TrieMember for LocalSubscriber {
+impl IndexMember for LocalSubscriber {
     type Key = (PeerKey, u32);
 
     fn key(&self) -> Self::Key {
@@ -56,7 +56,7 @@ impl TrieMember for LocalSubscriber {
     }
 }
 
-impl TrieMember for WorkerInterest {
+impl IndexMember for WorkerInterest {
     type Key = (u32, Option<String>);
 
     fn key(&self) -> Self::Key {
@@ -86,14 +86,14 @@ pub struct QueueGroup {
 
 /// All members, by the shapes of their filters.
 #[derive(Clone, Debug)]
-pub struct SubscriptionTrie<M: TrieMember> {
+pub struct SubscriptionIndex<M: IndexMember> {
     /// Sorted by shape. There are at most 32 shapes.
     tables: Vec<FilterTable<M>>,
     tokens: TokenNumbers,
     version: u64,
 }
 
-impl<M: TrieMember> Default for SubscriptionTrie<M> {
+impl<M: IndexMember> Default for SubscriptionIndex<M> {
     fn default() -> Self {
         Self { tables: Vec::new(), tokens: TokenNumbers::default(), version: 0 }
     }
@@ -109,7 +109,7 @@ struct TokenNumbers {
     free: Vec<u32>,
 }
 
-impl<M: TrieMember> SubscriptionTrie<M> {
+impl<M: IndexMember> SubscriptionIndex<M> {
     /// Adds a member. It replaces an earlier one with the same key.
     pub fn add(&mut self, filter: &Filter, member: M) {
         self.version += 1;
@@ -127,7 +127,7 @@ impl<M: TrieMember> SubscriptionTrie<M> {
     }
 
     /// Removes a member of one filter, and returns it. Remembered routes still have it until the
-    /// caller calls [`SubscriptionTrie::touch`], once for any number of removals.
+    /// caller calls [`SubscriptionIndex::touch`], once for any number of removals.
     pub(crate) fn remove(&mut self, filter: &Filter, key: &M::Key) -> Option<M> {
         let (shape, tokens) = self.row_of(filter)?;
         let at = self.place_of(shape).ok()?;
@@ -165,7 +165,7 @@ impl<M: TrieMember> SubscriptionTrie<M> {
         self.tokens.forget_all(filters.iter().flat_map(|tokens| &**tokens));
     }
 
-    /// Notes that routes have changed for a reason outside the trie.
+    /// Notes that routes have changed for a reason outside the index.
     pub(crate) fn touch(&mut self) {
         self.version += 1;
     }
@@ -302,7 +302,7 @@ mod tests {
         Filter::parse(text.as_bytes()).unwrap()
     }
 
-    fn found(interests: &SubscriptionTrie<LocalSubscriber>, subject: &str) -> Vec<u32> {
+    fn found(interests: &SubscriptionIndex<LocalSubscriber>, subject: &str) -> Vec<u32> {
         let subject = Subject::parse(subject.as_bytes()).unwrap();
         interests.find(subject).iter().map(|member| member.subscription).collect()
     }
@@ -330,7 +330,7 @@ mod tests {
             filters in proptest::collection::vec((any_filter(), any::<bool>()), 0..30),
             subjects in proptest::collection::vec(any_subject(), 1..10),
         ) {
-            let mut interests = SubscriptionTrie::default();
+            let mut interests = SubscriptionIndex::default();
             for (number, (text, _)) in filters.iter().enumerate() {
                 interests.add(&filter(text), member(number as u32));
             }
@@ -351,14 +351,14 @@ mod tests {
         }
     }
 
-    fn is_blank(interests: &SubscriptionTrie<LocalSubscriber>) -> bool {
+    fn is_blank(interests: &SubscriptionIndex<LocalSubscriber>) -> bool {
         let TokenNumbers { numbers, free } = &interests.tokens;
         interests.tables.is_empty() && numbers.is_empty() && free.is_empty()
     }
 
     #[test]
     fn an_empty_table_keeps_nothing() {
-        let mut interests = SubscriptionTrie::default();
+        let mut interests = SubscriptionIndex::default();
         for text in ["a.b.c", "a.*.>", ">", "a"] {
             interests.add(&filter(text), member(1));
         }
@@ -372,8 +372,8 @@ mod tests {
     }
 
     /// Returns filters with this many tokens, each a token or `*`, followed by one more token.
-    fn all_ways(count: u32, tokens: u32, last: &str) -> SubscriptionTrie<LocalSubscriber> {
-        let mut interests = SubscriptionTrie::default();
+    fn all_ways(count: u32, tokens: u32, last: &str) -> SubscriptionIndex<LocalSubscriber> {
+        let mut interests = SubscriptionIndex::default();
         for number in 0..count {
             let token = |bit: u32| if number >> bit & 1 == 0 { "a" } else { "*" };
             let stem: Vec<_> = (0..tokens).map(token).collect();
@@ -409,7 +409,7 @@ mod tests {
             _ => format!("*.{}.{}", number % 64, number / 64),
         };
         for step in [1, 7, 1009] {
-            let mut interests = SubscriptionTrie::default();
+            let mut interests = SubscriptionIndex::default();
             (0..ALL).for_each(|number| interests.add(&filter(&text(number)), member(number)));
             let mut stay: Vec<u32> = (0..ALL).collect();
             for at in 0..ALL {

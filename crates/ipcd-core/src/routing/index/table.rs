@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use foldhash::fast::RandomState;
 
-use super::members::{MemberSet, TrieMember};
+use super::members::{IndexMember, MemberSet};
 use super::rows::{RowSet, WORD_BITS, bits_of};
 
 /// The number of `*` in a filter, and the number of a subject's token that occurs in no filter.
@@ -45,7 +45,7 @@ impl FilterShape {
 
 /// All filters of one shape, and their members.
 #[derive(Clone, Debug)]
-pub(super) struct FilterTable<M: TrieMember> {
+pub(super) struct FilterTable<M: IndexMember> {
     pub(super) shape: FilterShape,
     columns: Vec<FilterColumn>,
     /// Without gaps: the last row moves to the place of a removed one.
@@ -54,7 +54,7 @@ pub(super) struct FilterTable<M: TrieMember> {
 }
 
 #[derive(Clone, Debug)]
-struct FilterRow<M: TrieMember> {
+struct FilterRow<M: IndexMember> {
     tokens: Rc<[u32]>,
     members: MemberSet<M>,
 }
@@ -79,7 +79,7 @@ pub(super) struct LookUp<M> {
     mask: Vec<u64>,
 }
 
-impl<M: TrieMember> FilterTable<M> {
+impl<M: IndexMember> FilterTable<M> {
     pub(super) fn new(shape: FilterShape) -> Self {
         let columns = vec![FilterColumn::default(); shape.tokens];
         Self { shape, columns, rows: Vec::new(), row_of: HashMap::default() }
@@ -262,7 +262,7 @@ impl FilterColumn {
     }
 }
 
-impl<M: TrieMember> LookUp<M> {
+impl<M: IndexMember> LookUp<M> {
     fn find(&mut self, members: &MemberSet<M>) {
         let before = self.found.len();
         self.found.extend(members.iter().cloned());
