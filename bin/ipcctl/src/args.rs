@@ -58,7 +58,7 @@ pub(crate) struct GlobalArgs {
     /// change is refused.
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// The name of that token in the daemon's configuration ([[token]]).
+    /// The name of that token in the daemon's configuration (a token table).
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "NAME")]
     pub(crate) token_name: Option<String>,
     /// Look for the daemon's sockets, FIFOs and token in this directory.

@@ -81,7 +81,7 @@ impl PathRights {
         self.mode & right != 0
     }
 
-    /// Refuses a peer that is [not admitted](Access::admits).
+    /// Refuses a peer that is [not admitted](PathRights::admits).
     pub fn check(&self, who: &PeerIdentity, groups: &[u32], at: &Endpoint) -> Result<()> {
         match who.uid.is_some_and(|user| self.admits(user, groups)) {
             true => Ok(()),
