@@ -16,7 +16,7 @@ static LIST: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
 });
 
 impl SchemeList {
-    /// What `make` makes of each scheme.
+    /// The result of `make` for each scheme.
     pub fn map<T>(self, make: impl FnMut(&'static str) -> T) -> Vec<T> {
         self.into_iter().map(make).collect()
     }

@@ -60,7 +60,7 @@ fn send_flood(
     kind: MessageKind,
     is_over: impl Fn(u64, u64) -> bool,
 ) -> io::Result<u64> {
-    // Where latency is measured, each message needs its own time.
+    // A measurement of latency needs the time of each message.
     // Reading the clock costs about as much as sending a small message.
     let stride = if job.size < LARGE && job.pace.is_none() { STRIDE } else { 1 };
     let mut number = 0;

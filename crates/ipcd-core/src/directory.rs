@@ -480,14 +480,14 @@ mod tests {
         assert_eq!(asked(Query::Find(id_of(0, 1, 7).to_string())).0, [0]);
         assert_eq!(asked(Query::Find("mine".into())).0, [0]);
         assert_eq!(asked(Query::Peers).0, [0, 1, 2]);
-        let nobody = |part| {
+        let no_peer = |part| {
             let asker = QueryTicket { slot: 1, generation: 1, ticket: 1 };
             (vec![1], Some(DirectoryEvent::Answer { asker, part: Some(part), last: true }))
         };
-        assert_eq!(asked(Query::Kick(id_of(2, 9, 7))), nobody(Answer::Kicked(false)));
-        assert_eq!(asked(Query::Kick(u64::MAX)), nobody(Answer::Kicked(false)));
-        assert_eq!(asked(Query::Find("yours".into())), nobody(Answer::Found(None)));
-        assert_eq!(asked(Query::Find("007".into())), nobody(Answer::Found(None)));
+        assert_eq!(asked(Query::Kick(id_of(2, 9, 7))), no_peer(Answer::Kicked(false)));
+        assert_eq!(asked(Query::Kick(u64::MAX)), no_peer(Answer::Kicked(false)));
+        assert_eq!(asked(Query::Find("yours".into())), no_peer(Answer::Found(None)));
+        assert_eq!(asked(Query::Find("007".into())), no_peer(Answer::Found(None)));
     }
 
     #[test]
@@ -541,7 +541,7 @@ mod tests {
             directory.handle(HOSTILE, one_more.clone()),
             Err(ProtocolViolation::TooManyQueries)
         );
-        assert!(directory.handle(0, one_more).is_ok(), "nobody else is kept from asking");
+        assert!(directory.handle(0, one_more).is_ok(), "other workers may still ask");
         let counters = |from: u32| (from..from + 40).map(|n| (format!("c{n}"), 1)).collect();
         directory.handle(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
         directory.handle(HOSTILE, DirectoryRequest::Counted(counters(0))).unwrap();
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_that_an_interest_has_gone_that_there_never_was() {
+    fn an_interest_that_never_was_is_not_reported_as_gone() {
         let mut directory = directory();
         directory.news();
         let never = Interest { filter: "never".into(), group: None };

@@ -17,7 +17,7 @@ use crate::exec::ExecConfig;
 use crate::link::{Link, ReceiveOutcome};
 use crate::{Error, privileges};
 
-/// What a forked child gets to become a program.
+/// The descriptors and settings from which a forked child becomes a program.
 pub(crate) struct ProgramLaunch<'a> {
     /// Closed by a successful exec(2), which is how the supervisor hears of it.
     pub(crate) link: Link,

@@ -155,7 +155,7 @@ impl Worker {
                             return Ok(());
                         }
                     }
-                    // What is left there is reported again: epoll is level-triggered for it.
+                    // epoll is level-triggered here, so it reports the rest again.
                     INBOX => drop(self.read_inbox()?),
                     // Each turn looks at the time anyway.
                     ALARM => {

@@ -120,7 +120,7 @@ impl Drop for Memory {
     }
 }
 
-/// What a side needs to wait, besides the memory.
+/// The primitive by which a side waits and is woken.
 enum DoorBell {
     Futex,
     Eventfd(EventFd),

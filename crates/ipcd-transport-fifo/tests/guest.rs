@@ -39,7 +39,10 @@ fn another_user_connects_where_the_mode_allows_it() {
     let mut guest = spawn_guest(dir.path(), &endpoint);
     // Its FIFOs are news before it is.
     let parts = loop {
-        assert!(poll_until(&listener.fd(), PollFlags::POLLIN, soon()).unwrap(), "nobody comes");
+        assert!(
+            poll_until(&listener.fd(), PollFlags::POLLIN, soon()).unwrap(),
+            "the guest does not come"
+        );
         if let Some(parts) = listener.accept().unwrap() {
             break parts;
         }

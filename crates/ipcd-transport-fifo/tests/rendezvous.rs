@@ -439,7 +439,7 @@ fn a_user_has_so_many_fifos_in_the_drop_box_and_a_flood_of_files_is_cleared() {
         let _ = listener.accept();
         was_shut |= mode() == 0o700;
     }
-    assert!(was_shut, "nobody puts more in meanwhile");
+    assert!(was_shut, "no record is added meanwhile");
     assert_eq!(mode(), 0o1733);
     assert_eq!(site.left_in_drop_box(), 1024);
     check_goes_on(&site, &mut *listener);

@@ -83,7 +83,7 @@ fn write_all(channel: &mut dyn Channel, mut frames: &[u8]) {
         match channel.write(frames).unwrap() {
             WriteOutcome::Bytes(count) => frames = &frames[count..],
             WriteOutcome::NoCredit => turn(channel, end),
-            WriteOutcome::Nobody => panic!("frames have somebody"),
+            WriteOutcome::Nobody => panic!("only a raw channel reports a missing reader"),
             WriteOutcome::NotReady => {
                 assert!(poll_until(&channel.write_fd(), PollFlags::POLLOUT, end).unwrap());
             }
@@ -98,7 +98,7 @@ fn fill(channel: &mut dyn Channel, frames: &[u8]) -> usize {
         match channel.write(&frames[written..]).unwrap() {
             WriteOutcome::Bytes(count) => written += count,
             WriteOutcome::NoCredit => return written,
-            WriteOutcome::Nobody => panic!("frames have somebody"),
+            WriteOutcome::Nobody => panic!("only a raw channel reports a missing reader"),
             WriteOutcome::NotReady => {}
         }
         assert!(written < frames.len(), "the credit never ended");

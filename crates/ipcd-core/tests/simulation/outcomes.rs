@@ -69,7 +69,7 @@ pub(crate) struct Outcomes {
     last: HashMap<(usize, usize), u64>,
     /// Messages of each publisher whose outcome may still arrive.
     open: HashMap<usize, usize>,
-    /// When a worker has last left while outcomes were open.
+    /// The step in which a worker has last left while outcomes were open.
     pub(crate) handed_back: Option<u64>,
 }
 

@@ -193,7 +193,8 @@ impl World {
         let has_open = count(worker, "outcomes_open") > 0;
         let may_end = worker.core.leave(self.now);
         if has_open {
-            // Of a request that it has passed on nobody learns what its last holder does.
+            // The publisher of a request that was passed on does not learn its end from a worker
+            // that has left.
             self.ledger.outcomes.handed_back = Some(self.step);
         }
         self.obey(slot);

@@ -25,7 +25,7 @@ pub(super) struct LinkState {
     pub(super) has_unread: bool,
 }
 
-/// What the worker's process is doing.
+/// The state of the worker's process.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProcessSample {
     /// The processor time that it has used.
