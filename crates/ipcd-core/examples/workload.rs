@@ -126,9 +126,9 @@ impl House {
     fn new(now: Instant) -> Self {
         let mut table = Directory::new(2);
         let mut core = |slot| {
-            table.born(slot, 1);
+            table.add_worker(slot, 1);
             let config = Config::new(DaemonInfo::unknown(now));
-            let shared = table.clone().take_shared();
+            let shared = table.clone().take_state();
             Router::new(Config { slot, generation: 1, ..config }, Some(shared))
         };
         let cores = (0..2).map(&mut core).collect();
@@ -137,7 +137,7 @@ impl House {
 
     /// Carries out the outputs of the routers until there are none.
     fn settle(&mut self) {
-        let mut told: VecDeque<AddressedEvent> = self.table.news().into();
+        let mut told: VecDeque<AddressedEvent> = self.table.take_events().into();
         loop {
             while let Some((slot, news)) = told.pop_front() {
                 self.cores[slot as usize].handle_event(self.now, news);
@@ -154,7 +154,7 @@ impl House {
                     }
                 }
             }
-            told.extend(self.table.news());
+            told.extend(self.table.take_events());
             if told.is_empty() && self.cores.iter().all(Router::is_forwarded) {
                 return;
             }

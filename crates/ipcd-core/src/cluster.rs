@@ -140,7 +140,7 @@ impl Cluster {
 
     /// Whether a publisher has to wait for one of these interests.
     pub(crate) fn must_wait(&self, remotes: &[WorkerInterest]) -> bool {
-        remotes.iter().any(|remote| remote.off || !self.has_room(remote.slot))
+        remotes.iter().any(|remote| remote.is_blocked || !self.has_room(remote.slot))
     }
 
     /// Whether more may be sent to a worker for now.

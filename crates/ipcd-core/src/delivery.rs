@@ -94,8 +94,8 @@ impl Delivery {
         self.sessions.work.budget.spend((looked_at + more).div_ceil(FOUND_IN_STEP));
         remotes.retain(|remote| {
             if let Some(share) = &remote.share {
-                let (slot, number, off) = (remote.slot, share.number, remote.off);
-                let candidate = (share.members, GroupCandidate::There { slot, number, off });
+                let (slot, number, is_blocked) = (remote.slot, share.number, remote.is_blocked);
+                let candidate = (share.members, GroupCandidate::There { slot, number, is_blocked });
                 groups.entry(Rc::clone(&share.group)).or_default().push(candidate);
             }
             remote.share.is_none()

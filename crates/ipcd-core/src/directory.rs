@@ -76,7 +76,7 @@ impl Directory {
     }
 
     /// Registers a worker that is forked now, and so inherits the current state.
-    pub fn born(&mut self, slot: u32, generation: u32) {
+    pub fn add_worker(&mut self, slot: u32, generation: u32) {
         self.change(DirectoryChange::Generation { slot, generation });
         // The inherited state includes the pending changes, so that this worker is not sent them.
         self.inherited[slot as usize] = self.pending.len();
@@ -86,7 +86,7 @@ impl Directory {
 
     /// Removes a dead worker. It counts as having confirmed every epoch and answered every
     /// question, so that no other worker waits for it. Returns the answers that are complete now.
-    pub fn died(&mut self, slot: u32) -> Vec<AddressedEvent> {
+    pub fn remove_worker(&mut self, slot: u32) -> Vec<AddressedEvent> {
         let generation = self.state.generations[slot as usize];
         let has_finished = self.finished[slot as usize];
         self.change(DirectoryChange::Died { slot, generation, has_finished });
@@ -98,7 +98,7 @@ impl Directory {
     }
 
     /// Takes the state out, in a forked worker. The parent keeps its own.
-    pub fn take_shared(&mut self) -> DirectoryState {
+    pub fn take_state(&mut self) -> DirectoryState {
         std::mem::take(&mut self.state)
     }
 
@@ -123,11 +123,11 @@ impl Directory {
                 self.interested(slot, ticket, interest, share)?;
             }
             DirectoryRequest::Uninterested(interest) => self.uninterested(slot, interest),
-            DirectoryRequest::QuotaUsage { source, spent } => {
-                if self.state.has_too_many_principals(slot, source) {
-                    return Err(ProtocolViolation::Sources);
+            DirectoryRequest::QuotaUsage { principal, usage } => {
+                if self.state.has_too_many_principals(slot, principal) {
+                    return Err(ProtocolViolation::TooManyPrincipals);
                 }
-                self.change(DirectoryChange::QuotaUsage { slot, source, spent });
+                self.change(DirectoryChange::QuotaUsage { slot, principal, usage });
             }
             DirectoryRequest::ClaimName { by, peer, name } => {
                 let (to, key) = (self.state.generations[slot as usize], by.key);
@@ -227,7 +227,7 @@ impl Directory {
     }
 
     /// Returns the events with all pending changes, and the confirmations that are due.
-    pub fn news(&mut self) -> Vec<AddressedEvent> {
+    pub fn take_events(&mut self) -> Vec<AddressedEvent> {
         let mut told = Vec::new();
         let pending = std::mem::take(&mut self.pending);
         for (changes, first) in pending.chunks(BATCH).zip((0..).step_by(BATCH)) {
@@ -387,7 +387,7 @@ mod tests {
     /// A directory with three workers, one of which has a name and an interest.
     fn directory() -> Directory {
         let mut directory = Directory::new(SLOTS as usize);
-        (0..SLOTS).for_each(|slot| directory.born(slot, 1));
+        (0..SLOTS).for_each(|slot| directory.add_worker(slot, 1));
         let name =
             DirectoryRequest::ClaimName { by: requesting_peer(0), peer: 1, name: "mine".into() };
         directory.handle(0, name).unwrap();
@@ -410,10 +410,10 @@ mod tests {
                 let mut told = directory.handle(HOSTILE, request).unwrap_or_default();
                 if event == 0 {
                     generation += 1;
-                    told.extend(directory.died(HOSTILE));
-                    directory.born(HOSTILE, generation);
+                    told.extend(directory.remove_worker(HOSTILE));
+                    directory.add_worker(HOSTILE, generation);
                 }
-                told.extend(directory.news());
+                told.extend(directory.take_events());
                 prop_assert!(told.iter().all(|(slot, _)| *slot < SLOTS));
                 prop_assert_eq!(directory.names.get("mine"), Some(&0));
                 prop_assert_eq!(directory.state.held(0), 1);
@@ -424,7 +424,7 @@ mod tests {
                 let name_counts = directory.names.values().filter(|owner| **owner == HOSTILE).count();
                 prop_assert_eq!(directory.name_counts[HOSTILE as usize], name_counts);
             }
-            directory.died(HOSTILE);
+            directory.remove_worker(HOSTILE);
             prop_assert_eq!(directory.state.held(HOSTILE), 0);
             prop_assert_eq!((directory.names.len(), directory.questions.len()), (1, 0));
         }
@@ -554,7 +554,7 @@ mod tests {
     #[test]
     fn an_interest_that_never_was_is_not_reported_as_gone() {
         let mut directory = directory();
-        directory.news();
+        directory.take_events();
         let never = Interest { filter: "never".into(), group: None };
         directory.handle(HOSTILE, DirectoryRequest::Uninterested(never)).unwrap();
         assert!(directory.pending.is_empty());

@@ -147,7 +147,7 @@ impl Pair {
     fn of(workers: u32, now: Instant, bytes: u64, subscriptions: u64) -> Self {
         let mut table = Directory::new(workers as usize);
         let mut cores = Vec::new();
-        (0..workers).for_each(|slot| table.born(slot, 1));
+        (0..workers).for_each(|slot| table.add_worker(slot, 1));
         for slot in 0..workers {
             let config = Config {
                 slot,
@@ -156,7 +156,7 @@ impl Pair {
                 max_subscriptions_per_source: subscriptions,
                 ..Config::new(DaemonInfo::unknown(now))
             };
-            cores.push(Router::new(config, Some(table.clone().take_shared())));
+            cores.push(Router::new(config, Some(table.clone().take_state())));
         }
         Self { now, table, cores }
     }
@@ -171,7 +171,7 @@ impl Pair {
                     }
                 }
             }
-            told.extend(self.table.news());
+            told.extend(self.table.take_events());
             if told.is_empty() {
                 return;
             }
@@ -225,7 +225,7 @@ fn workers_know_what_a_user_has_at_others() {
     assert!(pair.subscribes(1, there, 2) && pair.subscribes(1, there, 3));
     assert!(!pair.subscribes(1, there, 4));
     // The use at a worker ends with it.
-    pair.table.died(1);
+    pair.table.remove_worker(1);
     pair.settle();
     let here = pair.peer(0);
     assert!((1..4).all(|number| pair.subscribes(0, here, number)));
@@ -242,7 +242,7 @@ fn bytes_are_told_when_they_have_moved_by_a_part_of_what_is_allowed() {
         let _ = pair.cores[0].receive(pair.now, key, &mut ping);
         while let Some(output) = pair.cores[0].poll_output() {
             if let Output::Tell(DirectoryRequest::QuotaUsage {
-                spent: QuotaUsage { bytes, .. },
+                usage: QuotaUsage { bytes, .. },
                 ..
             }) = output
             {
@@ -254,7 +254,7 @@ fn bytes_are_told_when_they_have_moved_by_a_part_of_what_is_allowed() {
     let all = pair.cores[0].send_queue(key).len();
     pair.cores[0].wrote(pair.now, key, all);
     let last = pair.cores[0].poll_output();
-    let is_nothing = |request: &DirectoryRequest| matches!(request, DirectoryRequest::QuotaUsage { spent, .. } if *spent == QuotaUsage::default());
+    let is_nothing = |request: &DirectoryRequest| matches!(request, DirectoryRequest::QuotaUsage { usage, .. } if *usage == QuotaUsage::default());
     assert!(matches!(&last, Some(Output::Tell(request)) if is_nothing(request)), "{last:?}");
 }
 
@@ -299,7 +299,7 @@ impl Crowd {
                 told.into_iter().for_each(|(slot, news)| self.late[slot as usize].push_back(news));
             }
         }
-        for (slot, news) in self.pair.table.news() {
+        for (slot, news) in self.pair.table.take_events() {
             self.late[slot as usize].push_back(news);
         }
     }

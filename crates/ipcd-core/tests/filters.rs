@@ -33,7 +33,7 @@ fn filters_take_little_memory_and_leave_none_behind() {
         let mut index = SubscriptionIndex::default();
         for number in 0..FILTERS {
             let filter = Filter::parse(text(number).as_bytes()).expect("it is a filter");
-            index.add(&filter, WorkerInterest { slot: 1, off: false, share: None });
+            index.add(&filter, WorkerInterest { slot: 1, is_blocked: false, share: None });
         }
         let each = (live() - before) / FILTERS as u64;
         println!("{each} bytes for a filter like {}", text(7));

@@ -33,7 +33,7 @@ impl World {
     fn new() -> Self {
         let now = Instant::now();
         let mut table = Directory::new(2);
-        (0..2).for_each(|slot| table.born(slot, 1));
+        (0..2).for_each(|slot| table.add_worker(slot, 1));
         let core = |slot| {
             let config = Config {
                 slot,
@@ -44,7 +44,7 @@ impl World {
                 max_subscriptions_per_source: 10_000,
                 ..Config::new(DaemonInfo::unknown(now))
             };
-            Router::new(config, Some(table.clone().take_shared()))
+            Router::new(config, Some(table.clone().take_state()))
         };
         let cores = (0..2).map(core).collect();
         Self { now, table, cores, rests: BTreeMap::new(), turn: 0 }
@@ -111,7 +111,7 @@ impl World {
         loop {
             let next = |at: usize| Some((at, self.cores[at].poll_output()?));
             let outputs: Vec<_> = (0..2).filter_map(next).collect();
-            let told = self.table.news();
+            let told = self.table.take_events();
             if outputs.is_empty() && told.is_empty() {
                 return;
             }

@@ -11,7 +11,7 @@ const WORKERS: u32 = 3;
 /// each says which worker, the second how long it is.
 pub fn link(bytes: &[u8]) {
     let mut table = Directory::new(WORKERS as usize);
-    (0..WORKERS).for_each(|slot| table.born(slot, 1));
+    (0..WORKERS).for_each(|slot| table.add_worker(slot, 1));
     let mut rest = bytes;
     while let [worker, length, behind @ ..] = rest {
         let (message, next) = behind.split_at(usize::from(*length).min(behind.len()));
@@ -22,15 +22,15 @@ pub fn link(bytes: &[u8]) {
                 true => drop(table.handle(slot, request)),
                 false => drop(table.deny(slot, request)),
             }
-            table.news();
+            table.take_events();
         }
         let _ = decode::<ToWorker>(message);
         if *worker >= 250 {
-            table.died(slot);
-            table.born(slot, u32::from(*worker));
+            table.remove_worker(slot);
+            table.add_worker(slot, u32::from(*worker));
         }
         rest = next;
     }
-    let mut shared = table.take_shared();
+    let mut shared = table.take_state();
     let _ = decode::<DirectoryChange>(bytes).map(|change| shared.apply(&change, |_, _| false));
 }

@@ -102,7 +102,10 @@ impl Cluster {
         }
         // Other workers keep the state by interest: a later equal one would start blocked.
         if local.is_blocked {
-            self.tell_all(&WorkerMessage::Level { interest: interest.clone(), off: false });
+            self.tell_all(&WorkerMessage::FlowState {
+                interest: interest.clone(),
+                is_blocked: false,
+            });
         }
         self.locals.remove(&interest);
         self.tell_directory(DirectoryRequest::Uninterested(interest));
@@ -118,9 +121,9 @@ impl Cluster {
     /// Tells the other workers if the flow state of an interest has changed.
     fn tell_flow(&mut self, interest: &Interest) {
         let Some(local) = self.locals.get_mut(interest) else { return };
-        let off = local.must_block();
-        if std::mem::replace(&mut local.is_blocked, off) != off {
-            self.tell_all(&WorkerMessage::Level { interest: interest.clone(), off });
+        let is_blocked = local.must_block();
+        if std::mem::replace(&mut local.is_blocked, is_blocked) != is_blocked {
+            self.tell_all(&WorkerMessage::FlowState { interest: interest.clone(), is_blocked });
         }
     }
 
@@ -131,21 +134,21 @@ impl Cluster {
         // Hash order differs between runs. Sorted, a simulation is repeatable by its seed.
         blocked.sort_unstable();
         for interest in blocked {
-            self.tell(slot, &WorkerMessage::Level { interest, off: true });
+            self.tell(slot, &WorkerMessage::FlowState { interest, is_blocked: true });
         }
     }
 
     /// Notes whether another worker's interest is blocked.
-    pub(crate) fn set_blocked(&mut self, slot: u32, interest: Interest, off: bool) {
+    pub(crate) fn set_blocked(&mut self, slot: u32, interest: Interest, is_blocked: bool) {
         let Ok(filter) = Filter::parse(interest.filter.as_bytes()) else { return };
         // A hostile worker may report any interest, so the set is bounded.
-        if !is_interest(&interest) || (off && self.blocked.len() >= MAX_INTERESTS) {
+        if !is_interest(&interest) || (is_blocked && self.blocked.len() >= MAX_INTERESTS) {
             return;
         }
         let key = (slot, interest.group.clone());
         // This changes the version, so that routes are looked up again.
-        self.directory.interests.change(&filter, &key, |remote| remote.off = off);
-        match off {
+        self.directory.interests.change(&filter, &key, |remote| remote.is_blocked = is_blocked);
+        match is_blocked {
             true => drop(self.blocked.insert((slot, interest))),
             false => drop(self.blocked.remove(&(slot, interest))),
         }

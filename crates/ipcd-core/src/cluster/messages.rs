@@ -13,8 +13,8 @@ use serde::Serialize;
 pub(crate) enum WorkerMessage {
     /// The total of the receiver's bytes that the sender has consumed.
     Consumed(u64),
-    /// The members of this interest are all unable to take more (`off`), or can take more again.
-    Level { interest: Interest, off: bool },
+    /// Whether this interest is blocked from now on.
+    FlowState { interest: Interest, is_blocked: bool },
     /// The identity of a publisher, ahead of its first message to this worker.
     Origin(Origin),
     /// That publisher has gone.

@@ -204,9 +204,9 @@ impl Delivery {
                 cluster.credit(slot, position);
                 self.peers_mut().resume_all();
             }
-            WorkerMessage::Level { interest, off } => {
-                cluster.set_blocked(slot, interest, off);
-                if !off {
+            WorkerMessage::FlowState { interest, is_blocked } => {
+                cluster.set_blocked(slot, interest, is_blocked);
+                if !is_blocked {
                     self.peers_mut().resume_all();
                 }
             }
@@ -394,8 +394,9 @@ mod tests {
         let concluded = (ticket.clone(), any::<u64>(), any::<bool>(), any::<bool>());
         prop_oneof![
             any::<u64>().prop_map(WorkerMessage::Consumed),
-            (of_interest, any::<bool>())
-                .prop_map(|(interest, off)| WorkerMessage::Level { interest, off }),
+            (of_interest, any::<bool>()).prop_map(|(interest, is_blocked)| {
+                WorkerMessage::FlowState { interest, is_blocked }
+            }),
             any_id().prop_map(|peer| WorkerMessage::Origin(origin(peer))),
             any_id().prop_map(WorkerMessage::Departed),
             Just(()).prop_map(|()| WorkerMessage::Last),

@@ -157,8 +157,8 @@ impl Delivery {
     fn can_take(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
         match candidate {
             GroupCandidate::Here(member) => self.wants(from, member) && !self.is_full(member),
-            GroupCandidate::There { slot, off, .. } => {
-                !off && self.sessions.peers.cluster.has_room(*slot)
+            GroupCandidate::There { slot, is_blocked, .. } => {
+                !is_blocked && self.sessions.peers.cluster.has_room(*slot)
             }
         }
     }

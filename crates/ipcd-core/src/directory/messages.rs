@@ -27,9 +27,9 @@ pub enum DirectoryRequest {
     /// The resources that peers of a principal use at this worker.
     QuotaUsage {
         /// The principal.
-        source: Principal,
+        principal: Principal,
         /// The amount in use.
-        spent: QuotaUsage,
+        usage: QuotaUsage,
     },
     /// A peer asks for a name.
     ClaimName {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::directory::violation::MAX_SOURCES;
+use crate::directory::violation::MAX_PRINCIPALS;
 use crate::model::principal::{Principal, QuotaUsage};
 use crate::routing::index::{GroupShare, QueueGroup, SubscriptionIndex, WorkerInterest};
 use ipcd_proto::Filter;
@@ -52,9 +52,9 @@ pub enum DirectoryChange {
         /// The slot of the worker.
         slot: u32,
         /// The principal.
-        source: Principal,
+        principal: Principal,
         /// The amount in use.
-        spent: QuotaUsage,
+        usage: QuotaUsage,
     },
     /// A worker was started.
     Generation {
@@ -102,7 +102,7 @@ pub struct DirectoryState {
     /// The generation in each slot; 0 in an empty slot.
     pub generations: Vec<u32>,
     /// The use of each principal's quota, by slot.
-    pub spent: HashMap<Principal, Vec<(u32, QuotaUsage)>>,
+    pub usage: HashMap<Principal, Vec<(u32, QuotaUsage)>>,
     /// The last epoch that the state includes.
     pub epoch: u64,
     /// For each slot, whether its worker is leaving. No message goes to such a worker any more.
@@ -135,21 +135,25 @@ impl DirectoryState {
         self.held.get(slot as usize).copied().unwrap_or(0)
     }
 
-    /// Applies a change. A change that is known already has no effect. `off` tells whether the
-    /// interest of a slot is blocked.
-    pub fn apply(&mut self, change: &DirectoryChange, off: impl FnOnce(u32, &Interest) -> bool) {
+    /// Applies a change. A change that is known already has no effect. `is_blocked` tells whether
+    /// the interest of a slot is blocked.
+    pub fn apply(
+        &mut self,
+        change: &DirectoryChange,
+        is_blocked: impl FnOnce(u32, &Interest) -> bool,
+    ) {
         match change {
             DirectoryChange::Interested { slot, interest, share } => {
                 let Ok(filter) = Filter::parse(interest.filter.as_bytes()) else { return };
                 // A repeated interest replaces the earlier one, and is counted once.
                 self.withdraw(*slot, interest, &filter);
-                let off = off(*slot, interest);
+                let is_blocked = is_blocked(*slot, interest);
                 let share = share.zip(interest.group.clone()).map(|(part, name)| GroupShare {
                     group: Rc::new(QueueGroup { filter: filter.clone(), name }),
                     number: part.number,
                     members: part.members,
                 });
-                self.interests.add(&filter, WorkerInterest { slot: *slot, off, share });
+                self.interests.add(&filter, WorkerInterest { slot: *slot, is_blocked, share });
                 if let Some(held) = self.held.get_mut(*slot as usize) {
                     *held += 1;
                 }
@@ -172,8 +176,8 @@ impl DirectoryState {
                 }
             }
             DirectoryChange::Died { slot, .. } => self.set_generation(*slot, 0),
-            DirectoryChange::QuotaUsage { slot, source, spent } => {
-                self.set_spent(*slot, *source, *spent)
+            DirectoryChange::QuotaUsage { slot, principal, usage } => {
+                self.set_usage(*slot, *principal, *usage)
             }
         }
     }
@@ -208,48 +212,48 @@ impl DirectoryState {
                 self.interests.remove_all(|remote| remote.slot == slot);
             }
         }
-        self.forget_spent(slot);
+        self.forget_usage(slot);
     }
 }
 
 impl DirectoryState {
     /// Returns the use of a principal at one worker, and at all others together.
-    pub(crate) fn spent_by(&self, source: Principal, own: u32) -> (QuotaUsage, QuotaUsage) {
+    pub(crate) fn usage_of(&self, principal: Principal, own: u32) -> (QuotaUsage, QuotaUsage) {
         let (mut here, mut elsewhere) = (QuotaUsage::default(), QuotaUsage::default());
-        for (slot, spent) in self.spent.get(&source).into_iter().flatten() {
+        for (slot, usage) in self.usage.get(&principal).into_iter().flatten() {
             let sum = if *slot == own { &mut here } else { &mut elsewhere };
             // A hostile worker may report any amount, so the sum must not overflow.
-            sum.bytes = sum.bytes.saturating_add(spent.bytes);
-            sum.subscriptions = sum.subscriptions.saturating_add(spent.subscriptions);
+            sum.bytes = sum.bytes.saturating_add(usage.bytes);
+            sum.subscriptions = sum.subscriptions.saturating_add(usage.subscriptions);
         }
         (here, elsewhere)
     }
 
     /// Whether a worker would report more principals than allowed.
-    pub(crate) fn has_too_many_principals(&self, slot: u32, source: Principal) -> bool {
+    pub(crate) fn has_too_many_principals(&self, slot: u32, principal: Principal) -> bool {
         let is_of = |all: &Vec<(u32, QuotaUsage)>| all.iter().any(|(known, _)| *known == slot);
         // The cheap checks come first: counting goes through all principals.
-        self.spent.len() >= MAX_SOURCES
-            && !self.spent.get(&source).is_some_and(is_of)
-            && self.spent.values().filter(|all| is_of(all)).count() >= MAX_SOURCES
+        self.usage.len() >= MAX_PRINCIPALS
+            && !self.usage.get(&principal).is_some_and(is_of)
+            && self.usage.values().filter(|all| is_of(all)).count() >= MAX_PRINCIPALS
     }
 
     /// Notes the use of a principal at a worker.
-    pub(crate) fn set_spent(&mut self, slot: u32, source: Principal, spent: QuotaUsage) {
-        let all = self.spent.entry(source).or_default();
+    pub(crate) fn set_usage(&mut self, slot: u32, principal: Principal, usage: QuotaUsage) {
+        let all = self.usage.entry(principal).or_default();
         all.retain(|(known, _)| *known != slot);
         // Entries without use are removed, so that memory follows the principals that are active.
-        if spent != QuotaUsage::default() {
-            all.push((slot, spent));
+        if usage != QuotaUsage::default() {
+            all.push((slot, usage));
         }
         if all.is_empty() {
-            self.spent.remove(&source);
+            self.usage.remove(&principal);
         }
     }
 
     /// Forgets the quota use at a worker that has gone.
-    pub(crate) fn forget_spent(&mut self, slot: u32) {
-        self.spent.retain(|_, all| {
+    pub(crate) fn forget_usage(&mut self, slot: u32) {
+        self.usage.retain(|_, all| {
             all.retain(|(known, _)| *known != slot);
             !all.is_empty()
         });

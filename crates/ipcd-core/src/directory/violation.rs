@@ -20,7 +20,7 @@ pub(crate) const MAX_QUESTIONS: usize = 4096;
 /// Parts of one worker's answer to a question.
 pub(crate) const MAX_PARTS: usize = 4096;
 /// Principals for which one worker reports its use.
-pub(crate) const MAX_SOURCES: usize = 64 * 1024;
+pub(crate) const MAX_PRINCIPALS: usize = 64 * 1024;
 /// Counters of ended workers, and bytes of a counter's name.
 const MAX_COUNTERS: usize = 64;
 const MAX_COUNTER_NAME: usize = 64;
@@ -47,7 +47,7 @@ pub enum ProtocolViolation {
     /// It reported counters that no worker has.
     Counters,
     /// It reports more principals than it can have peers.
-    Sources,
+    TooManyPrincipals,
 }
 
 impl fmt::Display for ProtocolViolation {
@@ -62,7 +62,7 @@ impl fmt::Display for ProtocolViolation {
             Self::Answer => "answer that does not fit the query",
             Self::Parts => "more parts of an answer than allowed",
             Self::Counters => "unknown or malformed counters",
-            Self::Sources => "more users and networks than allowed",
+            Self::TooManyPrincipals => "more users and networks than allowed",
         })
     }
 }

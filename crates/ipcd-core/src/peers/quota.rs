@@ -13,7 +13,7 @@ use std::rc::Rc;
 pub(crate) struct Quota {
     pub(crate) principal: Principal,
     /// The use by peers of this worker.
-    pub(crate) spent: Cell<QuotaUsage>,
+    pub(crate) usage: Cell<QuotaUsage>,
     /// The use that the other workers were told last.
     pub(crate) told: Cell<QuotaUsage>,
     /// The lowest number of bytes that was told since this worker last received its own report
@@ -37,18 +37,18 @@ pub(crate) struct Quotas(pub(crate) HashMap<Principal, Rc<Quota>, RandomState>);
 impl Quota {
     /// Returns the quota of a principal without peers here.
     pub(crate) fn new(principal: Principal, elsewhere: QuotaUsage) -> Self {
-        let [spent, told, known] =
+        let [usage, told, known] =
             [const { Cell::new(QuotaUsage { bytes: 0, subscriptions: 0 }) }; 3];
         let (least_told, was_over) = (Cell::new(0), Cell::default());
         let (pending, waiters) = (Cell::new(0), RefCell::default());
         let elsewhere = Cell::new(elsewhere);
-        Self { principal, spent, told, least_told, known, elsewhere, was_over, pending, waiters }
+        Self { principal, usage, told, least_told, known, elsewhere, was_over, pending, waiters }
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut QuotaUsage)) {
-        let mut spent = self.spent.get();
-        change(&mut spent);
-        self.spent.set(spent);
+        let mut usage = self.usage.get();
+        change(&mut usage);
+        self.usage.set(usage);
     }
 
     /// Returns the bytes that may be queued for peers here, out of a limit of `most` for all
@@ -71,9 +71,9 @@ impl Quota {
     }
 
     /// Notes the use that is being told to all workers.
-    pub(crate) fn tell(&self, spent: QuotaUsage) {
-        self.told.set(spent);
-        self.least_told.set(self.least_told.get().min(spent.bytes));
+    pub(crate) fn tell(&self, usage: QuotaUsage) {
+        self.told.set(usage);
+        self.least_told.set(self.least_told.get().min(usage.bytes));
     }
 
     pub(crate) fn pending(&self) -> u64 {
@@ -100,6 +100,6 @@ impl Quota {
     }
 
     pub(crate) fn subscriptions(&self) -> u64 {
-        self.spent.get().subscriptions.saturating_add(self.elsewhere.get().subscriptions)
+        self.usage.get().subscriptions.saturating_add(self.elsewhere.get().subscriptions)
     }
 }

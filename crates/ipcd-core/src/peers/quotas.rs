@@ -25,7 +25,7 @@ impl Peers {
     pub(crate) fn quota_of(&mut self, principal: Principal) -> Rc<Quota> {
         let (cluster, own) = (&self.cluster, self.config.slot);
         let quota = self.quotas.0.entry(principal).or_insert_with(|| {
-            let (_, elsewhere) = cluster.directory.spent_by(principal, own);
+            let (_, elsewhere) = cluster.directory.usage_of(principal, own);
             Rc::new(Quota::new(principal, elsewhere))
         });
         Rc::clone(quota)
@@ -38,7 +38,7 @@ impl Peers {
         let before = std::mem::replace(&mut peer.charged, bytes);
         if before != bytes {
             let (before, bytes) = (before as u64, bytes as u64);
-            peer.quota.change(|spent| spent.bytes = spent.bytes - before + bytes);
+            peer.quota.change(|usage| usage.bytes = usage.bytes - before + bytes);
             self.report_usage(key);
             // Other peers of the principal may have been full only because of these bytes.
             if self.is_relieved(key) {
@@ -50,9 +50,9 @@ impl Peers {
     /// Counts one subscription more, or one less.
     pub(crate) fn charge_subscription(&mut self, key: PeerKey, is_more: bool) {
         let quota = &self.table[key].quota;
-        quota.change(|spent| match is_more {
-            true => spent.subscriptions += 1,
-            false => spent.subscriptions -= 1,
+        quota.change(|usage| match is_more {
+            true => usage.subscriptions += 1,
+            false => usage.subscriptions -= 1,
         });
         self.report_usage(key);
     }
@@ -61,7 +61,7 @@ impl Peers {
     pub(crate) fn leave_quota(&mut self, key: PeerKey) {
         let peer = &mut self.table[key];
         let left = std::mem::take(&mut peer.charged) as u64;
-        peer.quota.change(|spent| spent.bytes -= left);
+        peer.quota.change(|usage| usage.bytes -= left);
         let principal = peer.quota.principal;
         self.report_usage(key);
         if self.is_relieved(key) {
@@ -83,17 +83,17 @@ impl Peers {
             let bytes = peer.charged as u64;
             let subscriptions = peer.subscriptions.len() as u64;
             let pending = peer.outstanding() as u64;
-            peer.quota.change(|spent| {
-                spent.bytes -= bytes;
-                spent.subscriptions -= subscriptions;
+            peer.quota.change(|usage| {
+                usage.bytes -= bytes;
+                usage.subscriptions -= subscriptions;
             });
             self.settle_pending(key, pending);
             self.report_usage(key);
             self.table[key].quota = self.quota_of(principal);
             self.table[key].quota.add_pending(pending);
-            self.table[key].quota.change(|spent| {
-                spent.bytes += bytes;
-                spent.subscriptions += subscriptions;
+            self.table[key].quota.change(|usage| {
+                usage.bytes += bytes;
+                usage.subscriptions += subscriptions;
             });
             self.report_usage(key);
             self.forget_quota(before, 1);
@@ -134,11 +134,11 @@ impl Peers {
     /// quarter.
     pub(crate) fn is_beyond_quota(&self, key: PeerKey) -> bool {
         let (most, peer) = (self.config.max_bytes_per_source, &self.table[key]);
-        most > 0 && !peer.queue.is_empty() && peer.quota.spent.get().bytes >= most / 4 * 5
+        most > 0 && !peer.queue.is_empty() && peer.quota.usage.get().bytes >= most / 4 * 5
     }
 
     fn is_over(&self, quota: &Quota, margin: u64) -> bool {
-        let (most, here) = (self.config.max_bytes_per_source, quota.spent.get().bytes);
+        let (most, here) = (self.config.max_bytes_per_source, quota.usage.get().bytes);
         let workers = self.workers();
         // Below this part the shares need not be computed, even if every worker uses as much.
         most > 0
@@ -173,7 +173,7 @@ impl Peers {
     pub(crate) fn update_quotas(&mut self) {
         let own = self.config.slot;
         for quota in self.quotas.0.values() {
-            let (known, elsewhere) = self.cluster.directory.spent_by(quota.principal, own);
+            let (known, elsewhere) = self.cluster.directory.usage_of(quota.principal, own);
             quota.handle(known, elsewhere);
         }
         self.resume_relieved();
@@ -208,22 +208,22 @@ impl Peers {
         }
         let config = &self.config;
         let quota = &self.table[key].quota;
-        let (spent, told) = (quota.spent.get(), quota.told.get());
+        let (usage, told) = (quota.usage.get(), quota.told.get());
         // A worker that has used up its share gets a new one once all workers know its use.
-        let wants_more = spent.bytes != told.bytes && self.is_over(quota, 0);
+        let wants_more = usage.bytes != told.bytes && self.is_over(quota, 0);
         // The last byte is always worth a report, so that the directory can forget the principal.
         let has_moved = |now: u64, told: u64, part: u64| {
             now.abs_diff(told) >= part.max(1) || (now == 0 && told > 0)
         };
         let most = config.max_subscriptions_per_source;
-        let moved = |part| has_moved(spent.subscriptions * PARTS, told.subscriptions * PARTS, part);
+        let moved = |part| has_moved(usage.subscriptions * PARTS, told.subscriptions * PARTS, part);
         let is_counted = config.max_bytes_per_source > 0;
         if wants_more
-            || (is_counted && has_moved(spent.bytes, told.bytes, self.step()))
+            || (is_counted && has_moved(usage.bytes, told.bytes, self.step()))
             || (most > 0 && moved(most / PARTS))
         {
-            quota.tell(spent);
-            let request = DirectoryRequest::QuotaUsage { source: quota.principal, spent };
+            quota.tell(usage);
+            let request = DirectoryRequest::QuotaUsage { principal: quota.principal, usage };
             self.cluster.tell_directory(request);
         }
     }

@@ -43,7 +43,7 @@ pub struct WorkerInterest {
     pub slot: u32,
     /// Whether the interest is blocked: the send queue of a member is full, or in a group those of
     /// all members.
-    pub off: bool,
+    pub is_blocked: bool,
     /// The worker's part in the group, if there is one.
     pub share: Option<GroupShare>,
 }

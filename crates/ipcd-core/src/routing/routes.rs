@@ -57,7 +57,7 @@ pub(crate) enum GroupCandidate {
         /// The worker's number for the group.
         number: u32,
         /// Whether all members there are unable to take more.
-        off: bool,
+        is_blocked: bool,
     },
 }
 
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn turns_are_shared_by_the_number_of_members() {
-        let there = |slot| GroupCandidate::There { slot, number: 1, off: false };
+        let there = |slot| GroupCandidate::There { slot, number: 1, is_blocked: false };
         let filter = ipcd_proto::Filter::parse(b"work").unwrap();
         let group_route = GroupRoute {
             group: Rc::new(QueueGroup { filter, name: "g".into() }),

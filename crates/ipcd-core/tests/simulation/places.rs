@@ -76,7 +76,7 @@ impl Supervisor {
     /// Reaps a dead worker, after all messages that it had sent.
     pub(crate) fn bury(&mut self, slot: usize) {
         while self.handle(slot) {}
-        let told = self.table.died(slot as u32);
+        let told = self.table.remove_worker(slot as u32);
         let place = &mut self.places[slot];
         place.is_running = false;
         if place.is_brief {
@@ -92,8 +92,8 @@ impl Supervisor {
         let place = &mut self.places[slot];
         place.generation += 1;
         place.is_running = true;
-        self.table.born(slot as u32, place.generation);
-        let shared = self.table.clone().take_shared();
+        self.table.add_worker(slot as u32, place.generation);
+        let shared = self.table.clone().take_state();
         let (slot, generation) = (slot as u32, place.generation);
         let config = ipcd_core::Config { slot, generation, ..config.clone() };
         place.worker = Some(Worker {
@@ -107,7 +107,7 @@ impl Supervisor {
     }
 
     pub(crate) fn spread_news(&mut self) {
-        let told = self.table.news();
+        let told = self.table.take_events();
         self.has_news = false;
         self.tell(told);
     }

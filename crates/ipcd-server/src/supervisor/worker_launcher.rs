@@ -64,7 +64,7 @@ impl WorkerLauncher {
         let generation = slot.generation;
         // Before the fork: other workers may get its first record before fork(2) returns here.
         self.inboxes.begin(id.0, generation);
-        directory.born(id.0, generation);
+        directory.add_worker(id.0, generation);
         let has_others = self.inboxes.len() > 1;
         let Self { user, sandbox, inboxes, marks, null, .. } = self;
         let far_end = &slot.far_end;
@@ -80,7 +80,7 @@ impl WorkerLauncher {
                 router_config,
                 user: *user,
                 sandbox,
-                directory: has_others.then(|| directory.take_shared()),
+                directory: has_others.then(|| directory.take_state()),
                 only: only.take(),
                 mark: CrashMarker { marks: marks.clone(), place: id.index() },
                 null,

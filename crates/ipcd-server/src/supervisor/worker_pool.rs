@@ -147,7 +147,7 @@ impl WorkerPool {
                 if has_own_link {
                     self.vacate(id);
                 }
-                let events = self.directory.died(id.0);
+                let events = self.directory.remove_worker(id.0);
                 self.send_events(events);
                 Err(error)
             }
@@ -156,7 +156,7 @@ impl WorkerPool {
 
     /// The slot of a dead worker is free for another peer, or its successor is due.
     pub(super) fn bury(&mut self, id: SlotId, epoll: &Epoll) {
-        let events = self.directory.died(id.0);
+        let events = self.directory.remove_worker(id.0);
         match self.serves_per_connection() {
             true => {
                 // Closing takes it out of epoll only when no other process has it open, and a child
@@ -250,7 +250,7 @@ impl WorkerPool {
     /// Tells all workers what has changed in the directory since the last turn.
     pub(super) fn spread_changes(&mut self) {
         if self.slots.len() > 1 {
-            let events = self.directory.news();
+            let events = self.directory.take_events();
             self.send_events(events);
         }
     }
