@@ -144,7 +144,7 @@ fn peer(filter: Option<Filter>) -> PeerInfo {
         listener: 0,
         origin,
         challenge: None,
-        bare: Some(RawPeer {
+        raw: Some(RawPeer {
             filters: filter.into_iter().collect(),
             echo: false,
             largest: None,

@@ -91,7 +91,7 @@ fn route(batch: &[u8], count: u32, subscribers: usize) {
 fn take_in(core: &mut Router, now: Instant, publisher: PeerKey, batch: &[u8]) {
     let mut bytes = batch.to_vec();
     let progress = core.receive(now, publisher, &mut bytes);
-    assert_eq!(progress.consumed, bytes.len(), "the outboxes take a whole batch");
+    assert_eq!(progress.consumed, bytes.len(), "the send queues take a whole batch");
 }
 
 fn drain(core: &mut Router, now: Instant, subscriber: PeerKey) {
@@ -183,7 +183,7 @@ fn peer(subscribes: bool) -> PeerInfo {
         addr: None,
     };
     let all = subscribes.then(|| Filter::parse(b"bench.>").expect("it is a filter").to_owned());
-    let bare =
+    let raw =
         RawPeer { filters: all.into_iter().collect(), echo: false, largest: None, speaks: true };
-    PeerInfo { listener: 0, origin, challenge: None, bare: Some(bare) }
+    PeerInfo { listener: 0, origin, challenge: None, raw: Some(raw) }
 }

@@ -24,7 +24,7 @@ pub struct Config {
     /// The largest payload of a message, in bytes.
     pub max_payload: usize,
     /// Bytes of a send queue from which on it is full.
-    pub outbox: usize,
+    pub queue_limit: usize,
     /// Subscribers from which on a message is stored once for all, not copied to each of them.
     pub sharers: usize,
     /// Bytes in the send queue of a subscriber that reads, from which on publishers wait for it.
@@ -39,10 +39,10 @@ pub struct Config {
     /// Subscriptions of one peer.
     pub max_subscriptions: usize,
     /// Subscriptions of all peers of one principal; 0 for any number.
-    pub max_subscriptions_per_source: u64,
+    pub max_subscriptions_per_principal: u64,
     /// Bytes in the send queues of all peers of one principal, from which on those queues are full;
     /// 0 for any number.
-    pub max_bytes_per_source: u64,
+    pub max_bytes_per_principal: u64,
     /// Messages of the peers of one principal whose outcomes may be pending in a worker, before its
     /// publishers of such messages wait.
     pub max_pending_per_principal: u64,
@@ -124,15 +124,15 @@ impl Config {
             slot: 0,
             generation: 0,
             max_payload: limits::DEFAULT_MAX_PAYLOAD,
-            outbox: 8 * 1024 * 1024,
+            queue_limit: 8 * 1024 * 1024,
             pace: 256 * 1024,
             sharers: 4,
             window: 512 * 1024,
             turn: 16 * 1024,
             slice: 2 * 1024,
             max_subscriptions: 10_000,
-            max_subscriptions_per_source: 0,
-            max_bytes_per_source: 0,
+            max_subscriptions_per_principal: 0,
+            max_bytes_per_principal: 0,
             max_pending_per_principal: MAX_PENDING,
             prefixes: AddressPrefixes::default(),
             handshake_timeout: Duration::from_secs(5),
@@ -156,7 +156,7 @@ pub struct PeerInfo {
     /// A random number for the challenge, if the peer must prove a token.
     pub challenge: Option<Nonce>,
     /// The agreement for a raw peer, whose session is open at once.
-    pub bare: Option<RawPeer>,
+    pub raw: Option<RawPeer>,
 }
 
 /// The agreement for a peer that does not speak the protocol, and so cannot subscribe itself.

@@ -87,7 +87,7 @@ impl Peers {
 
     /// Applies new limits to a send queue: it may have become full, or not be full any more.
     pub(crate) fn renew_fullness(&mut self, key: PeerKey) {
-        let limit = self.config.outbox;
+        let limit = self.config.queue_limit;
         let peer = &self.table[key];
         let bytes = peer.queue.len();
         if !peer.full && (bytes >= limit || self.is_over_quota(key)) && bytes > 0 {

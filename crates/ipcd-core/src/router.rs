@@ -67,7 +67,7 @@ impl Router {
 
     /// Attaches a peer, and returns its key. The session of a raw peer is open at once.
     pub fn attach(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
-        let PeerInfo { listener, mut origin, challenge, bare } = info;
+        let PeerInfo { listener, mut origin, challenge, raw } = info;
         // An id repeats only after 2^29 peers of this generation.
         self.next_number = self.next_number.wrapping_add(1);
         let id = id_of(self.peers().config.slot, self.peers().config.generation, self.next_number);
@@ -121,8 +121,8 @@ impl Router {
         let idle = self.peers().config.idle_timeout.map(|timeout| timeout / 2);
         let first = idle.into_iter().chain([self.peers().config.handshake_timeout]);
         self.peers_mut().arm(key, now + first.min().expect("there is one"));
-        if let Some(bare) = bare {
-            self.sessions_mut().open_raw(key, bare);
+        if let Some(raw) = raw {
+            self.sessions_mut().open_raw(key, raw);
         }
         key
     }
@@ -259,18 +259,18 @@ impl Router {
     }
 
     /// Gives a raw peer other filters.
-    pub fn resubscribe_raw(&mut self, key: PeerKey, bare: RawPeer) {
+    pub fn resubscribe_raw(&mut self, key: PeerKey, raw: RawPeer) {
         let peer = &mut self.delivery.sessions.peers.table[key];
         if !peer.is_raw || !peer.is_open() {
             return;
         }
-        peer.no_echo = !bare.echo;
+        peer.no_echo = !raw.echo;
         let filters = peer.subscriptions.iter().map(|subscription| &subscription.filter);
         // A new subscription would start with new counters, so equal filters are left alone.
-        if !filters.eq(&bare.filters) {
+        if !filters.eq(&raw.filters) {
             self.sessions_mut().forget_subscriptions(key);
             self.peers_mut().resume_waiters(key);
-            self.sessions_mut().subscribe_raw(key, bare.filters);
+            self.sessions_mut().subscribe_raw(key, raw.filters);
         }
     }
 

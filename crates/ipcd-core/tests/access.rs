@@ -257,7 +257,7 @@ impl Hall {
             let (transport, uid) = ("test".into(), Some(uid as u32));
             let origin =
                 Origin { peer: 0, name: None, transport, pid: None, uid, gid: None, addr: None };
-            let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
+            let info = PeerInfo { listener: 0, origin, challenge: None, raw: None };
             let key = hall.core.attach(now, info);
             hall.peers.push(key);
             let (magic, nonce) = (Hello::MAGIC, [0; 32]);

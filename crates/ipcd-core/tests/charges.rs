@@ -152,8 +152,8 @@ impl Pair {
             let config = Config {
                 slot,
                 generation: 1,
-                max_bytes_per_source: bytes,
-                max_subscriptions_per_source: subscriptions,
+                max_bytes_per_principal: bytes,
+                max_subscriptions_per_principal: subscriptions,
                 ..Config::new(DaemonInfo::unknown(now))
             };
             cores.push(Router::new(config, Some(table.clone().take_state())));
@@ -185,7 +185,7 @@ impl Pair {
         let (transport, uid) = ("test".into(), Some(7));
         let origin =
             Origin { peer: 0, name: None, transport, pid: None, uid, gid: None, addr: None };
-        let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
+        let info = PeerInfo { listener: 0, origin, challenge: None, raw: None };
         let key = self.cores[slot].attach(self.now, info);
         let (magic, nonce) = (Hello::MAGIC, [0; 32]);
         let (oldest, newest, features, no_echo) = (1, 1, 0, false);

@@ -11,7 +11,7 @@ fn a_session_is_sent_no_larger_frames_than_it_was_opened_with() {
         "
         + old
         old: sub 1 x
-        set payload=200000 outbox=1000000
+        set payload=200000 queue=1000000
         + new
         new: sub 1 x | pubsize x 100000 | pubsize x 60000 | pub @1 small | pubsize @1 100000
         new: flush
@@ -62,7 +62,7 @@ fn a_session_outlives_a_smaller_size_and_its_larger_messages_are_refused() {
 }
 
 #[test]
-fn a_larger_outbox_lets_publishers_go_on_and_a_smaller_one_makes_them_wait() {
+fn a_larger_send_queue_lets_publishers_go_on_and_a_smaller_one_makes_them_wait() {
     check(
         "
         + a b
@@ -70,8 +70,8 @@ fn a_larger_outbox_lets_publishers_go_on_and_a_smaller_one_makes_them_wait() {
         b: stall
         a: pubsize x 2000 | pubsize x 2000
         a: pub x last
-        set outbox=100000
-        set outbox=1000
+        set queue=100000
+        set queue=1000
         a: pub x more
         ",
         "

@@ -33,7 +33,7 @@ fn open(core: &mut Router, now: Instant, number: u64) {
     let (uid, pid) = (Some(1), Some(number as u32));
     let transport = "test".into();
     let origin = Origin { peer: 0, name: None, transport, pid, uid, gid: uid, addr: None };
-    let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
+    let info = PeerInfo { listener: 0, origin, challenge: None, raw: None };
     let key = core.attach(now, info);
     let (magic, nonce, token, no_echo) = (Hello::MAGIC, [0; 32], None, false);
     let (name, oldest, newest, features) = (None, 1, 1, 0);

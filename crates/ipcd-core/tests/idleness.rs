@@ -57,7 +57,7 @@ fn one_that_only_receives_is_not_idle_while_something_comes() {
 fn one_that_waits_or_is_slow_is_not_idle() {
     check(
         "
-        set idle=10 stall=100 outbox=1000
+        set idle=10 stall=100 queue=1000
         + reader writer
         reader: sub 1 x
         reader: stall

@@ -38,10 +38,10 @@ impl World {
             let config = Config {
                 slot,
                 generation: 1,
-                outbox: 64 * 1024,
+                queue_limit: 64 * 1024,
                 idle_timeout: Some(Duration::from_secs(3600)),
-                max_bytes_per_source: 1 << 20,
-                max_subscriptions_per_source: 10_000,
+                max_bytes_per_principal: 1 << 20,
+                max_subscriptions_per_principal: 10_000,
                 ..Config::new(DaemonInfo::unknown(now))
             };
             Router::new(config, Some(table.clone().take_state()))
@@ -55,7 +55,7 @@ impl World {
         let transport = "test".into();
         let origin =
             Origin { peer: 0, name: None, transport, pid: None, uid, gid: None, addr: None };
-        let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
+        let info = PeerInfo { listener: 0, origin, challenge: None, raw: None };
         let key = self.cores[at].attach(self.now, info);
         let (magic, nonce, token, no_echo) = (Hello::MAGIC, [0; 32], None, false);
         let (oldest, newest, features) = (1, 1, 0);

@@ -113,7 +113,7 @@ fn a_message_that_is_too_large_is_refused_and_the_next_one_is_not() {
 }
 
 #[test]
-fn a_full_outbox_makes_the_publisher_wait_and_nobody_else() {
+fn a_full_send_queue_makes_the_publisher_wait_and_nobody_else() {
     // A send queue holds 4,000 bytes: three messages of 1,500 fill it.
     check(
         "
@@ -172,7 +172,7 @@ fn publishers_do_not_run_far_ahead_of_a_receiver_that_reads() {
 }
 
 #[test]
-fn the_outbox_of_a_receiver_that_pauses_fills_up() {
+fn the_send_queue_of_a_receiver_that_pauses_fills_up() {
     check(
         "
         pace 1000
@@ -306,7 +306,7 @@ fn a_peer_that_does_not_take_its_answers_may_not_ask_for_more() {
 }
 
 #[test]
-fn dropping_the_oldest_lets_those_go_on_who_wait_for_the_same_outbox() {
+fn dropping_the_oldest_lets_those_go_on_who_wait_for_the_same_send_queue() {
     check(
         "
         + a b c

@@ -25,7 +25,7 @@ impl Hall {
         let transport = "test".into();
         let origin =
             Origin { peer: 0, name: None, transport, pid: None, uid: None, gid: None, addr: None };
-        let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
+        let info = PeerInfo { listener: 0, origin, challenge: None, raw: None };
         let key = self.core.attach(self.now, info);
         let (magic, nonce, token, no_echo) = (Hello::MAGIC, [0; 32], None, true);
         let (oldest, newest, features, name) = (1, 1, 0, None);

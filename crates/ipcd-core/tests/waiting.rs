@@ -21,7 +21,7 @@ fn one_that_floods_goes_on_behind_those_that_it_keeps_waiting() {
     let rounds = "wait 1\nb: read 32000\n".repeat(7);
     let seen = run(&format!(
         "
-        set outbox=40000
+        set queue=40000
         + b f g q r
         b: sub 1 x
         b: stall
@@ -45,7 +45,7 @@ fn a_publisher_waits_for_all_receivers_together_as_long_as_for_one() {
     let full = |who: &str| format!("w: {}", vec![format!("pubsize {who} 1000"); 48].join(" | "));
     let script = format!(
         "
-        set outbox=40000
+        set queue=40000
         + h i p w
         h: sub 1 x | sub 2 h drop-newest
         i: sub 1 x | sub 2 i drop-newest

@@ -90,21 +90,21 @@ impl PairEnd {
 
     pub(crate) fn read_fd(&self) -> BorrowedFd<'_> {
         match &self.transport {
-            EndTransport::Channel(bare) => bare.channel.read_fd(),
+            EndTransport::Channel(raw) => raw.channel.read_fd(),
             EndTransport::Subject(subject) => subject.client.read_fd(),
         }
     }
 
     pub(crate) fn write_fd(&self) -> BorrowedFd<'_> {
         match &self.transport {
-            EndTransport::Channel(bare) => bare.channel.write_fd(),
+            EndTransport::Channel(raw) => raw.channel.write_fd(),
             EndTransport::Subject(subject) => subject.client.write_fd(),
         }
     }
 
     pub(crate) fn keeps_records(&self) -> bool {
         match &self.transport {
-            EndTransport::Channel(bare) => bare.keeps_records,
+            EndTransport::Channel(raw) => raw.keeps_records,
             EndTransport::Subject(_) => true,
         }
     }
@@ -117,25 +117,25 @@ impl PairEnd {
     /// Bytes of the largest record.
     pub(crate) fn largest(&self) -> usize {
         match &self.transport {
-            EndTransport::Channel(bare) => bare.largest.unwrap_or(usize::MAX),
+            EndTransport::Channel(raw) => raw.largest.unwrap_or(usize::MAX),
             EndTransport::Subject(subject) => subject.client.max_payload(),
         }
     }
 
     /// Whether its peer signals the end of its input.
     pub(crate) fn has_end(&self) -> bool {
-        matches!(&self.transport, EndTransport::Channel(bare) if bare.has_end)
+        matches!(&self.transport, EndTransport::Channel(raw) if raw.has_end)
     }
 
     /// Whether its bytes may be moved by descriptor.
     pub(crate) fn is_plain(&self) -> bool {
-        matches!(&self.transport, EndTransport::Channel(bare) if !bare.keeps_records && bare.channel.is_plain())
+        matches!(&self.transport, EndTransport::Channel(raw) if !raw.keeps_records && raw.channel.is_plain())
     }
 
     /// The process that was started for it.
     pub(crate) fn child(&self) -> Option<u32> {
         match &self.transport {
-            EndTransport::Channel(bare) => bare.child,
+            EndTransport::Channel(raw) => raw.child,
             EndTransport::Subject(_) => None,
         }
     }
@@ -144,25 +144,25 @@ impl PairEnd {
     /// whether input is buffered, which no descriptor reports any more.
     pub(crate) fn advance(&mut self) -> bool {
         match &mut self.transport {
-            EndTransport::Channel(bare) => serve_channel(bare),
+            EndTransport::Channel(raw) => serve_channel(raw),
             EndTransport::Subject(subject) => subject.advance(),
         }
     }
 
     pub(crate) fn read(&mut self, into: &mut ReadBuffer) -> Result<ReadOutcome> {
         match &mut self.transport {
-            EndTransport::Channel(bare) => Ok(bare.channel.read(into)?),
+            EndTransport::Channel(raw) => Ok(raw.channel.read(into)?),
             EndTransport::Subject(subject) => subject.read(into),
         }
     }
 
     /// Returns the number of bytes taken; `None` if there is no room now.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
-        let bare = match &mut self.transport {
-            EndTransport::Channel(bare) => bare,
+        let raw = match &mut self.transport {
+            EndTransport::Channel(raw) => raw,
             EndTransport::Subject(subject) => return subject.write(bytes),
         };
-        match bare.channel.write(bytes)? {
+        match raw.channel.write(bytes)? {
             WriteOutcome::Bytes(count) => Ok(Some(count)),
             WriteOutcome::NotReady | WriteOutcome::NoCredit => Ok(None),
             // The same error as for a pipe without a reader.
@@ -184,13 +184,13 @@ impl PairEnd {
     /// Passes the end of the stream on. A subject is left at the end of the pair only: the daemon
     /// may still have messages for it.
     pub(crate) fn finish(&mut self, token: WatchToken, watch: &EpollWatch) -> Result<()> {
-        let EndTransport::Channel(bare) = &mut self.transport else { return Ok(()) };
-        if bare.channel.read_fd().as_raw_fd() != bare.channel.write_fd().as_raw_fd() {
+        let EndTransport::Channel(raw) = &mut self.transport else { return Ok(()) };
+        if raw.channel.read_fd().as_raw_fd() != raw.channel.write_fd().as_raw_fd() {
             // The descriptor closes, and its number may be reused.
-            watch.set(bare.channel.write_fd(), token, self.watched[1].take(), None)?;
+            watch.set(raw.channel.write_fd(), token, self.watched[1].take(), None)?;
         }
         // A failure means that the peer has gone already.
-        let _ = bare.channel.finish();
+        let _ = raw.channel.finish();
         self.is_finished = true;
         Ok(())
     }
@@ -198,7 +198,7 @@ impl PairEnd {
     /// Does what is due, and returns the next deadline. An error ends the end.
     pub(crate) fn tick(&mut self, now: Instant) -> Result<Option<Instant>> {
         match &mut self.transport {
-            EndTransport::Channel(bare) => Ok(bare.channel.tick(now)?),
+            EndTransport::Channel(raw) => Ok(raw.channel.tick(now)?),
             EndTransport::Subject(subject) => {
                 if subject.tick.is_some_and(|due| due <= now) {
                     subject.advance();
@@ -214,17 +214,17 @@ impl PairEnd {
     /// 2525, section 2.17).
     pub(crate) fn leave(&mut self, has_read_all: bool, read_buf: &mut ReadBuffer) -> bool {
         match &mut self.transport {
-            EndTransport::Channel(bare) => {
+            EndTransport::Channel(raw) => {
                 let is_socket =
-                    bare.channel.read_fd().as_raw_fd() == bare.channel.write_fd().as_raw_fd();
-                if has_read_all || !bare.has_end || !is_socket {
+                    raw.channel.read_fd().as_raw_fd() == raw.channel.write_fd().as_raw_fd();
+                if has_read_all || !raw.has_end || !is_socket {
                     return true;
                 }
                 if !std::mem::replace(&mut self.is_finished, true) {
                     // A peer that has gone already is found by reading.
-                    let _ = bare.channel.finish();
+                    let _ = raw.channel.finish();
                 }
-                self.lingers = !has_closed(bare, read_buf);
+                self.lingers = !has_closed(raw, read_buf);
                 !self.lingers
             }
             EndTransport::Subject(subject) => {
@@ -270,12 +270,12 @@ impl PairEnd {
     fn wanted(&mut self, wish: WantedEvents) -> (WatchedFlags, WatchedFlags) {
         let when = |wanted: bool, flags: EpollFlags| wanted.then_some(flags);
         match &mut self.transport {
-            EndTransport::Channel(bare) => {
+            EndTransport::Channel(raw) => {
                 // During a handshake the channel takes no bytes, even if the socket has room.
-                let shakes_hands = bare.channel.wants_service();
-                let has_something = (wish.room && !shakes_hands) || bare.channel.wants_room();
+                let shakes_hands = raw.channel.wants_service();
+                let has_something = (wish.room && !shakes_hands) || raw.channel.wants_room();
                 let room = when(has_something, ROOM).or(when(wish.end, ONLY_THE_END));
-                let input = if bare.channel.reports_edges() { EDGES } else { INPUT };
+                let input = if raw.channel.reports_edges() { EDGES } else { INPUT };
                 (when(wish.input || shakes_hands || self.lingers, input), room)
             }
             EndTransport::Subject(subject) => {
@@ -288,10 +288,10 @@ impl PairEnd {
 }
 
 /// Discards input; returns whether the peer has closed.
-fn has_closed(bare: &mut RawChannel, read_buf: &mut ReadBuffer) -> bool {
+fn has_closed(raw: &mut RawChannel, read_buf: &mut ReadBuffer) -> bool {
     for _ in 0..LAST_READS {
         read_buf.clear();
-        match bare.channel.read(read_buf) {
+        match raw.channel.read(read_buf) {
             Ok(ReadOutcome::Bytes(_)) => {}
             Ok(ReadOutcome::NotReady | ReadOutcome::Boundary) => return false,
             Ok(ReadOutcome::Closed) | Err(_) => return true,
@@ -302,10 +302,10 @@ fn has_closed(bare: &mut RawChannel, read_buf: &mut ReadBuffer) -> bool {
 
 /// Lets a channel handle its own traffic, such as a handshake. Returns whether that may have
 /// brought further input. An error is found by the next read or write.
-fn serve_channel(bare: &mut RawChannel) -> bool {
-    let shook_hands = bare.channel.wants_service();
-    if shook_hands || bare.channel.wants_room() {
-        let _ = bare.channel.serve();
+fn serve_channel(raw: &mut RawChannel) -> bool {
+    let shook_hands = raw.channel.wants_service();
+    if shook_hands || raw.channel.wants_room() {
+        let _ = raw.channel.serve();
     }
-    shook_hands && !bare.channel.wants_service()
+    shook_hands && !raw.channel.wants_service()
 }

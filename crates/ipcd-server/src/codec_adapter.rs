@@ -1,4 +1,4 @@
-//! Between a bare peer's bytes and the router's frames.
+//! Between a raw peer's bytes and the router's frames.
 
 use ipcd_core::RawPeer;
 use ipcd_proto::control::{Refusal, decode as body};

@@ -126,8 +126,8 @@ pub struct Limits {
     pub max_startups: MaxStartups,
     /// Connections of one user or network in a second; 0 for any number.
     pub max_connect_rate: u32,
-    /// Bytes that wait for the peers of one user or network, before their outboxes count as full; 0
-    /// for any number.
+    /// Bytes that wait for the peers of one user or network, before their send queues count as
+    /// full; 0 for any number.
     pub max_bytes_per_uid: ByteCount,
     /// Subscriptions of one peer.
     pub max_subscriptions: usize,
@@ -141,7 +141,7 @@ pub struct Limits {
     pub idle_timeout: TimeSpan,
     /// The age that the oldest byte of a send queue may reach.
     pub stall_timeout: TimeSpan,
-    /// Bytes of an outbox before it counts as full.
+    /// Bytes of a send queue before it counts as full.
     pub outbox: ByteCount,
 }
 

@@ -66,11 +66,11 @@ pub(crate) enum ToWorker {
     DirectoryEvent(DirectoryEvent),
     /// The configuration has changed.
     Configure(Box<LiveConfig>),
-    /// The bare peers of this listener say and hear something else from now on.
+    /// The raw peers of this listener have other subjects from now on.
     Redirect {
-        /// Its number.
+        /// The number of the listener.
         owner: OwnerId,
-        /// What.
+        /// The subjects.
         raw_profile: RawProfile,
     },
 }
@@ -79,10 +79,10 @@ pub(crate) enum ToWorker {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct LiveConfig {
     max_payload: usize,
-    outbox: usize,
+    queue_limit: usize,
     max_subscriptions: usize,
-    max_subscriptions_per_source: u64,
-    max_bytes_per_source: u64,
+    max_subscriptions_per_principal: u64,
+    max_bytes_per_principal: u64,
     prefixes: AddressPrefixes,
     handshake_timeout: Duration,
     frame_timeout: Duration,
@@ -123,10 +123,10 @@ impl LiveConfig {
         let config = config.clone();
         Self {
             max_payload: config.max_payload,
-            outbox: config.outbox,
+            queue_limit: config.queue_limit,
             max_subscriptions: config.max_subscriptions,
-            max_subscriptions_per_source: config.max_subscriptions_per_source,
-            max_bytes_per_source: config.max_bytes_per_source,
+            max_subscriptions_per_principal: config.max_subscriptions_per_principal,
+            max_bytes_per_principal: config.max_bytes_per_principal,
             prefixes: config.prefixes,
             handshake_timeout: config.handshake_timeout,
             frame_timeout: config.frame_timeout,
@@ -141,10 +141,10 @@ impl LiveConfig {
     /// Puts it in force.
     pub(crate) fn apply(self, config: &mut Config) {
         config.max_payload = self.max_payload;
-        config.outbox = self.outbox;
+        config.queue_limit = self.queue_limit;
         config.max_subscriptions = self.max_subscriptions;
-        config.max_subscriptions_per_source = self.max_subscriptions_per_source;
-        config.max_bytes_per_source = self.max_bytes_per_source;
+        config.max_subscriptions_per_principal = self.max_subscriptions_per_principal;
+        config.max_bytes_per_principal = self.max_bytes_per_principal;
         config.prefixes = self.prefixes;
         config.handshake_timeout = self.handshake_timeout;
         config.frame_timeout = self.frame_timeout;

@@ -118,7 +118,7 @@ impl TryFrom<ListenText> for ListenConfig {
             allow.extend(allowlist::networks(&list)?);
         }
         if codec == Codec::Frame && raw_profile.says_something() {
-            let why = "subject=, reply= and echo= are for bare peers: add codec=line, nul or raw";
+            let why = "subject=, reply= and echo= are for raw peers: add codec=line, nul or raw";
             return Err(format!("{endpoint}: {why}"));
         }
         let raw_profile = (codec != Codec::Frame).then_some(raw_profile);
@@ -302,13 +302,13 @@ mod tests {
     /// An option without effect would be a promise that is not kept.
     #[test]
     fn each_option_holds_or_is_refused() {
-        let bare = "codec=line&subject=a";
+        let raw = "codec=line&subject=a";
         for (refused, why) in [
             ("unix:///x?allow=10.0.0.0/8".into(), "allow= has no effect"),
-            (format!("unix:@x?{bare}&allow=::1/128"), "allow= has no effect"),
+            (format!("unix:@x?{raw}&allow=::1/128"), "allow= has no effect"),
             ("pipe:///x?allow=10.0.0.0/8".into(), "allow= has no effect"),
-            (format!("fifo:///x?{bare}&allow=10.0.0.0/8"), "allow= has no effect"),
-            (format!("unix:///x?{bare}&insecure=true"), "insecure= has no effect"),
+            (format!("fifo:///x?{raw}&allow=10.0.0.0/8"), "allow= has no effect"),
+            (format!("unix:///x?{raw}&insecure=true"), "insecure= has no effect"),
             ("tcp://127.0.0.1:0?insecure=true".into(), "insecure= has no effect"),
             ("fifo:///x?insecure=true".into(), "insecure= has no effect"),
             ("fifo:///x?direction=in".into(), "direction= has no effect"),
@@ -322,7 +322,7 @@ mod tests {
             ("udp://127.0.0.1:0?group=0".into(), "takes none"),
             ("tls://127.0.0.1:0?owner=0".into(), "no option owner"),
             ("fifo:///x?mode=0660".into(), "mode=0620"),
-            (format!("fifo:///x?{bare}&mode=0644"), "mode=0620"),
+            (format!("fifo:///x?{raw}&mode=0644"), "mode=0620"),
             ("fifo:///x?codec=line&reply=a&mode=0622".into(), "mode=0644"),
             (format!("unix:///{}", "x".repeat(107)), "at most 107"),
             (format!("pipe:///{}", "x".repeat(107)), "at most 107"),
@@ -332,11 +332,11 @@ mod tests {
             assert!(said.contains(why), "{refused}: {said}");
         }
         for holds in [
-            format!("unix:@x?{bare}&mode=0660&owner=0&group=0&type=dgram"),
-            format!("fifo:///x?{bare}&mode=0622&group=0"),
+            format!("unix:@x?{raw}&mode=0660&owner=0&group=0&type=dgram"),
+            format!("fifo:///x?{raw}&mode=0622&group=0"),
             "fifo:///x?codec=line&reply=a&mode=0644&direction=out".into(),
             "pipe:///x?mode=0666&owner=0".into(),
-            format!("tcp://[::]:0?{bare}&allow=10.0.0.0/8,::1/128"),
+            format!("tcp://[::]:0?{raw}&allow=10.0.0.0/8,::1/128"),
             "tls://127.0.0.1:0?cert=/c&key=/k&ca=/a&client_auth=required&allow=::1/128".into(),
             format!("unix:///{}", "x".repeat(106)),
             format!("unix:@{}", "x".repeat(107)),

@@ -429,10 +429,10 @@ fn router_config(
     };
     ipcd_core::Config {
         max_payload: limits.max_message.bytes(),
-        outbox: limits.outbox.bytes(),
+        queue_limit: limits.outbox.bytes(),
         max_subscriptions: limits.max_subscriptions,
-        max_subscriptions_per_source: limits.max_subscriptions_per_uid,
-        max_bytes_per_source: limits.max_bytes_per_uid.bytes() as u64,
+        max_subscriptions_per_principal: limits.max_subscriptions_per_uid,
+        max_bytes_per_principal: limits.max_bytes_per_uid.bytes() as u64,
         prefixes: limits.prefixes(),
         handshake_timeout: limits.handshake_timeout.duration(),
         frame_timeout: limits.frame_timeout.duration(),

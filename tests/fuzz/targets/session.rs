@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 
 const PEERS: usize = 3;
 /// Small, so that few bytes fill it.
-const OUTBOX: usize = 4096;
+const QUEUE_LIMIT: usize = 4096;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut play = Play::new();
@@ -35,7 +35,7 @@ impl Play {
     fn new() -> Self {
         let now = Instant::now();
         let mut config = Config::new(DaemonInfo::unknown(now));
-        (config.outbox, config.max_subscriptions) = (OUTBOX, 8);
+        (config.queue_limit, config.max_subscriptions) = (QUEUE_LIMIT, 8);
         config.max_payload = 1 << 16;
         // A batch for a single peer is shared, too.
         config.sharers = 1;
@@ -76,7 +76,7 @@ impl Play {
         let (pid, uid, gid, addr) = (None, None, None, None);
         let origin = Origin { peer: 0, name, transport, pid, uid, gid, addr };
         let challenge = (!is_good).then_some([9; 32]);
-        let info = PeerInfo { listener: 0, origin, challenge, bare: None };
+        let info = PeerInfo { listener: 0, origin, challenge, raw: None };
         let key = self.core.attach(self.now, info);
         self.peers[at] = Some((key, Vec::new()));
         if is_good {
@@ -124,7 +124,7 @@ impl Play {
     fn obey(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Write(key) => self.check_outbox(key),
+                Output::Write(key) => self.check_send_queue(key),
                 Output::Resume(key) => self.with(key, |play, at| play.send(at, &[])),
                 Output::Close(key, _) => self.with(key, |play, at| {
                     play.read(at, usize::MAX);
@@ -144,7 +144,7 @@ impl Play {
     }
 
     /// A send queue that was never cut inside a frame has whole frames.
-    fn check_outbox(&mut self, key: PeerKey) {
+    fn check_send_queue(&mut self, key: PeerKey) {
         let mut rest = self.core.send_queue(key).to_vec();
         // The last write was partial and not at the start of a frame, so nothing can be checked.
         while let Ok(DecodedFrame::Frame(_, length)) = decode(&rest, usize::MAX) {

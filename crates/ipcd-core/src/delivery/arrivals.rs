@@ -315,7 +315,7 @@ mod tests {
     /// A router with two others, and a peer here that subscribes to everything below `a`, also in a
     /// group, and waits for the outcome of a request.
     fn router(now: Instant) -> (Router, PeerKey) {
-        let config = Config { outbox: 4096, ..Config::new(DaemonInfo::unknown(now)) };
+        let config = Config { queue_limit: 4096, ..Config::new(DaemonInfo::unknown(now)) };
         let config = Config { slot: OWN, generation: 1, ..config };
         let mut shared = DirectoryState::new(3);
         for slot in 0..3 {
@@ -325,7 +325,7 @@ mod tests {
         shared.apply(&wanted, |_, _| false);
         let mut core = Router::new(config, Some(shared));
         let origin = origin(0);
-        let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, bare: None });
+        let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, raw: None });
         let hello = Hello {
             magic: Hello::MAGIC,
             oldest: 1,

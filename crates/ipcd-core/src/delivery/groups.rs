@@ -210,7 +210,7 @@ mod tests {
         let (transport, name) = ("test".into(), None);
         let origin =
             Origin { peer: 0, name, transport, pid: None, uid: None, gid: None, addr: None };
-        let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, bare: None });
+        let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, raw: None });
         let (magic, nonce, token) = (Hello::MAGIC, [0; 32], None);
         let (oldest, newest, features, no_echo) = (1, 1, 0, false);
         let hello = Hello { magic, oldest, newest, features, nonce, name: None, token, no_echo };
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_mixed_group_that_is_full_drops_rather_than_overflow_who_blocks() {
         let now = Instant::now();
-        let config = Config { outbox: 8000, ..Config::new(DaemonInfo::unknown(now)) };
+        let config = Config { queue_limit: 8000, ..Config::new(DaemonInfo::unknown(now)) };
         let config = Config { slot: 0, generation: 1, ..config };
         let mut shared = DirectoryState::new(2);
         (0..2).for_each(|slot| {

@@ -115,13 +115,13 @@ mod tests {
         let transport = "test".into();
         let origin =
             Origin { peer: 0, name: None, transport, pid: None, uid: None, gid: None, addr: None };
-        let bare = Some(crate::config::RawPeer {
+        let raw = Some(crate::config::RawPeer {
             filters: Vec::new(),
             echo: true,
             largest: None,
             speaks: true,
         });
-        core.attach(now, PeerInfo { listener: 0, origin, challenge: None, bare })
+        core.attach(now, PeerInfo { listener: 0, origin, challenge: None, raw })
     }
 
     #[test]

@@ -224,6 +224,6 @@ impl Peers {
         let peer = &self.table[key];
         let in_flight = self.cluster.in_flight(largest_frame(self.config.max_payload));
         let most = in_flight.saturating_mul(peer.subscriptions.len().max(1));
-        peer.queue.len() > self.config.outbox.saturating_add(most)
+        peer.queue.len() > self.config.queue_limit.saturating_add(most)
     }
 }

@@ -133,12 +133,12 @@ impl Peers {
     /// Whether the use is a quarter above the limit. Messages to a single peer may use that
     /// quarter.
     pub(crate) fn is_beyond_quota(&self, key: PeerKey) -> bool {
-        let (most, peer) = (self.config.max_bytes_per_source, &self.table[key]);
+        let (most, peer) = (self.config.max_bytes_per_principal, &self.table[key]);
         most > 0 && !peer.queue.is_empty() && peer.quota.usage.get().bytes >= most / 4 * 5
     }
 
     fn is_over(&self, quota: &Quota, margin: u64) -> bool {
-        let (most, here) = (self.config.max_bytes_per_source, quota.usage.get().bytes);
+        let (most, here) = (self.config.max_bytes_per_principal, quota.usage.get().bytes);
         let workers = self.workers();
         // Below this part the shares need not be computed, even if every worker uses as much.
         most > 0
@@ -149,7 +149,7 @@ impl Peers {
     /// Returns the change in bytes that is worth a report. It is much less than a worker's share:
     /// otherwise a worker would wait before it has used most of the rest that others leave.
     fn step(&self) -> u64 {
-        self.config.max_bytes_per_source / PARTS.max(8 * self.workers())
+        self.config.max_bytes_per_principal / PARTS.max(8 * self.workers())
     }
 
     fn workers(&self) -> u64 {
@@ -157,7 +157,7 @@ impl Peers {
     }
 
     pub(crate) fn check_subscription_quota(&self, key: PeerKey) -> Result<(), Failure> {
-        let most = self.config.max_subscriptions_per_source;
+        let most = self.config.max_subscriptions_per_principal;
         let quota = &self.table[key].quota;
         if most == 0 || quota.subscriptions() < most {
             return Ok(());
@@ -181,7 +181,7 @@ impl Peers {
 
     /// Lets publishers continue to peers that were full only because of their principal's limit.
     fn resume_relieved(&mut self) {
-        let half = self.config.outbox / 2;
+        let half = self.config.queue_limit / 2;
         for key in self.keys() {
             let peer = &self.table[key];
             if peer.full && peer.queue.len() <= half && !self.stays_over_quota(key) {
@@ -215,9 +215,9 @@ impl Peers {
         let has_moved = |now: u64, told: u64, part: u64| {
             now.abs_diff(told) >= part.max(1) || (now == 0 && told > 0)
         };
-        let most = config.max_subscriptions_per_source;
+        let most = config.max_subscriptions_per_principal;
         let moved = |part| has_moved(usage.subscriptions * PARTS, told.subscriptions * PARTS, part);
-        let is_counted = config.max_bytes_per_source > 0;
+        let is_counted = config.max_bytes_per_principal > 0;
         if wants_more
             || (is_counted && has_moved(usage.bytes, told.bytes, self.step()))
             || (most > 0 && moved(most / PARTS))

@@ -88,7 +88,7 @@ impl Peers {
 
     /// Notes that a frame was queued for the peer.
     pub(crate) fn note_queued(&mut self, now: Instant, key: PeerKey) {
-        let (limit, stall) = (self.config.outbox, self.config.stall_timeout);
+        let (limit, stall) = (self.config.queue_limit, self.config.stall_timeout);
         self.update_quota(key);
         let peer = &self.table[key];
         if !peer.full && (peer.queue.len() >= limit || self.is_over_quota(key)) {
@@ -164,6 +164,6 @@ impl Peers {
     /// Whether a peer's send queue has reached the hard limit.
     pub(crate) fn is_at_hard_limit(&self, key: PeerKey) -> bool {
         let (parts, of) = HARD_LIMIT;
-        self.table[key].queue.len() >= self.config.outbox / of * parts
+        self.table[key].queue.len() >= self.config.queue_limit / of * parts
     }
 }

@@ -215,7 +215,7 @@ impl Router {
             self.sessions_mut().conclude(now, ticket, DeliveryOutcome::Delivered);
         }
         self.peers_mut().note_progress(key);
-        let limit = self.peers().config.outbox;
+        let limit = self.peers().config.queue_limit;
         let stays_overcharged = self.peers().stays_over_quota(key);
         let peer = &mut self.delivery.sessions.peers.table[key];
         // Hysteresis: a queue stays full down to half of its limit, so that publishers do not stop

@@ -204,7 +204,7 @@ mod tests {
         let transport = "test".into();
         let origin =
             Origin { peer: 0, name: None, transport, pid: None, uid: None, gid: None, addr: None };
-        let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
+        let info = PeerInfo { listener: 0, origin, challenge: None, raw: None };
         let peer = core.attach(Instant::now(), info);
         let filter = ipcd_proto::Filter::parse(b">").unwrap();
         for number in 0..MEMBERS as u32 {

@@ -124,7 +124,7 @@ impl Sessions {
     /// Drops the oldest messages of subscriptions with `drop-oldest`, until the queue is half full.
     /// With a smaller amount it would be repeated for each message.
     pub(crate) fn shed(&mut self, now: Instant, key: PeerKey) {
-        let mut half = self.peers.config.outbox / 2;
+        let mut half = self.peers.config.queue_limit / 2;
         // A principal above its quota has to give bytes back, even if this queue is short.
         if self.peers.is_over_quota(key) {
             half = half.min(self.peers.table[key].queue.len() / 2);

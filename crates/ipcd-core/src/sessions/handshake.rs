@@ -178,16 +178,16 @@ impl Sessions {
 
     /// Opens the session of a raw peer. Its subscriptions count at once, without waiting for other
     /// workers, because the peer cannot receive an acknowledgement.
-    pub(crate) fn open_raw(&mut self, key: PeerKey, bare: RawPeer) {
+    pub(crate) fn open_raw(&mut self, key: PeerKey, raw: RawPeer) {
         let told = self.peers.config.max_payload as u32;
         let peer = &mut self.peers.table[key];
-        (peer.no_echo, peer.is_raw, peer.told) = (!bare.echo, true, told);
-        peer.is_mute = !bare.speaks;
-        peer.largest = bare.largest.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+        (peer.no_echo, peer.is_raw, peer.told) = (!raw.echo, true, told);
+        peer.is_mute = !raw.speaks;
+        peer.largest = raw.largest.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
         peer.state = SessionState::Open;
         peer.deadlines.state = None;
         self.read_rights(key);
-        self.subscribe_raw(key, bare.filters);
+        self.subscribe_raw(key, raw.filters);
         self.opened(key);
     }
 

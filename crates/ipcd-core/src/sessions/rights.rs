@@ -104,7 +104,7 @@ mod tests {
         let (uid, transport) = (None, "test".into());
         let origin =
             Origin { peer: 0, name: None, transport, pid: None, uid, gid: None, addr: None };
-        let info = PeerInfo { listener: 0, origin, challenge: Some([7; 32]), bare: None };
+        let info = PeerInfo { listener: 0, origin, challenge: Some([7; 32]), raw: None };
         let key = core.attach(now, info);
         let (magic, nonce, token_name) = (Hello::MAGIC, [3; 32], name.map(str::to_owned));
         let (oldest, newest, features, no_echo) = (1, 1, 0, false);

@@ -12,7 +12,7 @@
 //! wait SECONDS    time passes                          drain   the daemon ends
 //! count NAME …    counters of the router
 //! limits BYTES SUBS  the quota of one user; 0 for any number
-//! set KEY=N …     another configuration: payload, outbox (bytes), pending (messages), handshake, frame, idle, stall (seconds)
+//! set KEY=N …     another configuration: payload, queue (bytes), pending (messages), handshake, frame, idle, stall (seconds)
 //! acl RULE | RULE other access rules: allow|deny [uid=N] [pub=S,S] [sub=F,F] [name=N,N] [admin]
 //! ```
 //!
@@ -69,7 +69,7 @@ fn set(config: &mut Config, pair: &str) {
     let seconds = Duration::from_secs(number as u64);
     match key {
         "payload" => config.max_payload = number,
-        "outbox" => config.outbox = number,
+        "queue" => config.queue_limit = number,
         "pending" => config.max_pending_per_principal = number as u64,
         "handshake" => config.handshake_timeout = seconds,
         "frame" => config.frame_timeout = seconds,
@@ -82,8 +82,11 @@ fn set(config: &mut Config, pair: &str) {
 impl Stage {
     fn new() -> Self {
         let now = Instant::now();
-        let config =
-            Config { max_payload: 2000, outbox: 4000, ..Config::new(DaemonInfo::unknown(now)) };
+        let config = Config {
+            max_payload: 2000,
+            queue_limit: 4000,
+            ..Config::new(DaemonInfo::unknown(now))
+        };
         Self { core: Router::new(config, None), now, actors: BTreeMap::new(), seen: Vec::new() }
     }
 
@@ -108,8 +111,8 @@ impl Stage {
             "limits" => {
                 let (bytes, subs) = rest.split_once(' ').expect("two numbers");
                 self.core.configure(self.now, |config| {
-                    config.max_bytes_per_source = bytes.parse().expect("bytes");
-                    config.max_subscriptions_per_source = subs.parse().expect("subscriptions");
+                    config.max_bytes_per_principal = bytes.parse().expect("bytes");
+                    config.max_subscriptions_per_principal = subs.parse().expect("subscriptions");
                 });
             }
             "acl" => {
@@ -141,7 +144,7 @@ impl Stage {
         };
         let key = self
             .core
-            .attach(self.now, PeerInfo { listener: 0, origin, challenge: None, bare: None });
+            .attach(self.now, PeerInfo { listener: 0, origin, challenge: None, raw: None });
         let actor = Actor { key, stalled: false, rest: Vec::new(), inbox: Vec::new() };
         self.actors.insert(who.into(), actor);
         if opens {

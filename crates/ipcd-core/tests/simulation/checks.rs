@@ -200,25 +200,25 @@ impl World {
             found.map(|one| one.index)
         };
         let (Some(target), Some(publisher)) = (here(self, true), here(self, false)) else { return };
-        for _ in 0..2 * self.config.outbox / MIN_PAYLOAD {
+        for _ in 0..2 * self.config.queue_limit / MIN_PAYLOAD {
             self.publish(publisher, To::Peer(target), Call::Nothing, false);
         }
         self.settle_down(false);
         let queued = self.queued(target).unwrap_or(0);
-        let most = self.config.outbox / 4 * 5 + MAX_MESSAGE;
+        let most = self.config.queue_limit / 4 * 5 + MAX_MESSAGE;
         let is_waiting = self.clients[publisher].is_waiting;
         assert!(queued <= most || is_waiting, "{queued} bytes for peer {target}, at most {most}");
     }
 
     fn is_full(&self, index: usize) -> bool {
-        self.queued(index).is_some_and(|queued| queued >= self.config.outbox)
+        self.queued(index).is_some_and(|queued| queued >= self.config.queue_limit)
     }
 
     /// Whether the peer is full, or was and is not relieved yet; or whether publishers wait for it
     /// by pacing or because of its principal's quota.
     fn may_be_full(&self, index: usize) -> bool {
-        let is_shared = self.config.max_bytes_per_source > 0;
-        let least = if is_shared { 0 } else { self.config.outbox.min(self.config.pace) / 2 };
+        let is_shared = self.config.max_bytes_per_principal > 0;
+        let least = if is_shared { 0 } else { self.config.queue_limit.min(self.config.pace) / 2 };
         self.queued(index).is_some_and(|queued| queued > least)
     }
 

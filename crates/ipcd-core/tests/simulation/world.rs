@@ -53,7 +53,7 @@ impl World {
         let long = Duration::from_secs(3600);
         let config = Config {
             max_payload: MAX_PAYLOAD,
-            outbox: rng.between(1000, 2500),
+            queue_limit: rng.between(1000, 2500),
             pace: rng.pick(&[256 * 1024, 600]),
             sharers: 1 + (seed % 3) as usize,
             window: rng.between(800, 2500) as u64,
@@ -63,8 +63,8 @@ impl World {
             handshake_timeout: rng.pick(&[long, Duration::from_millis(300)]),
             frame_timeout: long,
             stall_timeout: rng.pick(&[long, long, Duration::from_millis(500)]),
-            max_subscriptions_per_source: 100_000,
-            max_bytes_per_source: rng.pick(&[0, 3000, 10_000]),
+            max_subscriptions_per_principal: 100_000,
+            max_bytes_per_principal: rng.pick(&[0, 3000, 10_000]),
             acl: rules(),
             ..Config::new(DaemonInfo::unknown(now))
         };
@@ -173,7 +173,7 @@ impl World {
             gid: None,
             addr: None,
         };
-        let info = PeerInfo { listener: 0, origin, challenge: None, bare: None };
+        let info = PeerInfo { listener: 0, origin, challenge: None, raw: None };
         let key = worker.core.attach(self.now, info);
         assert_eq!(worker.clients.insert(key, index), None, "{key:?} is in use");
         self.ledger.ids.insert(index, worker.core.origin(key).peer);
@@ -423,7 +423,7 @@ impl World {
     fn check_bounds(&mut self, slot: usize) {
         let (slots, births) = (self.slots(), self.sup.births);
         let Some(worker) = &self.sup.places[slot].worker else { return };
-        let (outbox, window) = (self.config.outbox, self.config.window as usize);
+        let (queue_limit, window) = (self.config.queue_limit, self.config.window as usize);
         let run = BATCH * MAX_MESSAGE;
         // A message that is passed on was already bounded on the way to the first worker.
         let ways = if self.ledger.handed_over.is_empty() { 1 } else { slots };
@@ -435,7 +435,7 @@ impl World {
         }
         for (key, index) in &worker.clients {
             let (queued, client) = (worker.core.queued(*key), &mut self.clients[*index]);
-            if queued <= outbox / 2 {
+            if queued <= queue_limit / 2 {
                 client.births_at_relief = births;
             }
             // A new worker may send a window's worth before it knows which interests are blocked.
@@ -443,7 +443,7 @@ impl World {
             let copies = run + senders as usize * ways * (window + run);
             let outcomes = OUTCOME * self.ledger.outcomes.open(Some(*index));
             // Direct messages may exceed the limit of the send queue by a quarter.
-            let most = outbox / 4 * 5 + SUBSCRIPTIONS * copies + outcomes + SLACK;
+            let most = queue_limit / 4 * 5 + SUBSCRIPTIONS * copies + outcomes + SLACK;
             let most = if client.is_curious { usize::MAX } else { most };
             assert!(queued <= most, "{queued} bytes for peer {index}, at most {most}");
         }

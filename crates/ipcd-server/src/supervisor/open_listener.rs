@@ -131,7 +131,7 @@ impl OpenListener {
     }
 }
 
-/// The endpoint to open. For bare peers it has the direction of their bytes, where the transport has
+/// The endpoint to open. For raw peers it has the direction of their bytes, where the transport has
 /// to know that.
 fn endpoint_to_open(listen: &ListenConfig, transport: &dyn Transport) -> Result<Endpoint, Error> {
     match &listen.raw_profile {

@@ -156,7 +156,7 @@ impl Supervisor {
         Ok(now)
     }
 
-    /// Tells workers what bare peers say and hear now, where that has changed.
+    /// Tells workers the subjects of raw peers, where they have changed.
     fn resubscribe_raw(&mut self, before: Vec<(OwnerId, RawProfile)>) {
         let now: BTreeMap<OwnerId, RawProfile> =
             self.listeners.raw_profiles().into_iter().collect();

@@ -32,9 +32,9 @@ pub(crate) struct Connection {
     pub(crate) channel: Box<dyn Channel>,
     /// The adapter of a raw peer.
     pub(crate) adapter: Option<Box<CodecAdapter>>,
-    /// Whether a bare peer sends no more, and goes once all it has sent is accepted.
+    /// Whether a raw peer sends no more. It goes once all that it has sent is accepted.
     pub(crate) has_ended: bool,
-    /// Until when such a one is still spoken to, if it may hear: then its end is waited for.
+    /// The time until which such a peer still gets messages, if it can receive.
     pub(crate) hears_until: Option<Instant>,
     /// Why it cannot be written to: it goes once all it has sent is accepted.
     pub(crate) broken: Option<Box<str>>,
@@ -49,7 +49,7 @@ pub(crate) struct Connection {
     pub(crate) partial: Option<Box<ReadBuffer>>,
     /// Whether the peer's messages wait for room in a send queue.
     pub(crate) waiting: bool,
-    /// Why nothing more is read but the end: the outbox is written, then the channel finished.
+    /// Why nothing more is read but the end: the send queue is written, then the channel finished.
     pub(crate) closing: Option<Box<str>>,
     pub(crate) finished: bool,
     /// Whether the channel has to tell us when it can be written to.

@@ -16,7 +16,7 @@ pub(super) const CLOSED: &str = "it closed the connection";
 /// bytes: as many as its socket may hold, of which each read may bring only one record.
 const LAST_READS: usize = 512;
 const LAST_BYTES: usize = 4 * 1024 * 1024;
-/// Pieces of an outbox that are written at once.
+/// Pieces of a send queue that are written at once.
 const PIECES: usize = 16;
 
 /// Reads. A kernel that has no memory now is no reason to disconnect a peer.
@@ -158,7 +158,7 @@ impl Worker {
         }
     }
 
-    /// Writes what is in the peer's outbox, as much as the channel takes.
+    /// Writes the peer's send queue, as much as the channel takes.
     pub(super) fn write_peer(&mut self, key: PeerKey) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;

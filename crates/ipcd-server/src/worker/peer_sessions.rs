@@ -53,10 +53,10 @@ impl Worker {
             gid: identity.gid,
             addr: identity.addr,
         };
-        let bare = adapter.as_ref().map(|adapter| adapter.session());
+        let raw = adapter.as_ref().map(|adapter| adapter.session());
         let must_prove = challenge.is_some();
         let key =
-            self.router.attach(self.now, PeerInfo { listener: owner.0, origin, challenge, bare });
+            self.router.attach(self.now, PeerInfo { listener: owner.0, origin, challenge, raw });
         let peer = self.router.origin(key).peer;
         let source = self.source_of(&identity);
         info!(%source, peer, transport = %transport.scheme(), %identity, "peer connected");
@@ -74,8 +74,8 @@ impl Worker {
         self.rearm_peer(key);
     }
 
-    /// Makes a channel of what was handed over, with what translates for it if it is a bare one. A
-    /// peer that only an address is known of must prove that it holds a token, if it can.
+    /// Makes a channel of the parts that were handed over, with a codec adapter for a raw peer. If
+    /// only an address is known of a peer, it must prove a token, unless it is raw.
     fn take_up(
         &self,
         transport: &dyn Transport,
@@ -89,19 +89,19 @@ impl Worker {
             return Ok((challenge, (channel, None)));
         };
         let (addr, is_chosen) = (parts.identity.addr, raw_profile.chosen);
-        let raw = transport
+        let raw_transport = transport
             .raw()
             .ok_or_else(|| Error::Config(format!("{} takes frames only", transport.scheme())))?;
-        let bare = raw.adopt_raw(parts)?;
-        let mut adapter = CodecAdapter::new(raw_profile, &bare, self.router.max_payload());
+        let raw = raw_transport.adopt_raw(parts)?;
+        let mut adapter = CodecAdapter::new(raw_profile, &raw, self.router.max_payload());
         let is_distant = addr.is_some_and(|addr| !addr.is_loopback());
-        if addr.is_some() && !is_chosen && bare.has_end {
+        if addr.is_some() && !is_chosen && raw.has_end {
             adapter.look_for_browser();
         }
         if is_distant && !is_chosen && !transport.capabilities().reliable {
             adapter.limit_amplification();
         }
-        Ok((None, (bare.channel, Some(Box::new(adapter)))))
+        Ok((None, (raw.channel, Some(Box::new(adapter)))))
     }
 
     /// The source that a line about a peer is charged to.
@@ -208,8 +208,8 @@ impl Worker {
         }
     }
 
-    /// The log is told once of a peer that was denied something. Of a bare one it is told all that
-    /// was refused.
+    /// Logs once that a peer was denied something. The refusals of a raw peer have a line of their
+    /// own, because it cannot be told.
     pub(super) fn note_denied(&mut self, key: PeerKey, why: &str) {
         let Some(connection) = self.connections.get(key) else { return };
         if connection.adapter.is_none() {

@@ -1,4 +1,4 @@
-//! Bare peers: what they send is translated into frames, and back.
+//! Raw peers: their messages are translated into frames, and back.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::worker::peer_io::{CLOSED, read_of};
 const HALF_CLOSED: Duration = Duration::from_secs(10);
 /// The reason for a raw peer whose stream begins like a browser's.
 const BROWSER: &str = "it speaks HTTP: a page in a browser may have sent it here";
-/// Records read of a bare peer in one turn.
+/// Records read of a raw peer in one turn.
 const RECORDS: usize = 64;
 
 impl Worker {
@@ -30,7 +30,7 @@ impl Worker {
         adapters.for_each(|adapter| adapter.set_largest(largest));
     }
 
-    /// Has the bare peers of a listener say and hear something else.
+    /// Gives the raw peers of a listener other subjects.
     pub(super) fn resubscribe_raw(&mut self, owner: OwnerId, raw_profile: &RawProfile) {
         for (key, connection) in self.connections.iter_mut() {
             if let Some(adapter) = &mut connection.adapter
@@ -42,7 +42,7 @@ impl Worker {
         }
     }
 
-    /// Reads a bare peer's bytes, or some of its records.
+    /// Reads a raw peer's bytes, or some of its records.
     pub(super) fn read_raw(&mut self, key: PeerKey) -> Option<Result<ReadOutcome>> {
         let mut buffer = self.buffers.take_empty();
         let mut frames = Vec::new();
@@ -105,7 +105,7 @@ impl Worker {
         Some(Ok(ReadOutcome::Bytes(total)))
     }
 
-    /// Writes what is for a bare peer, as much as the channel takes.
+    /// Writes the messages for a raw peer, as much as the channel takes.
     pub(super) fn write_raw(&mut self, key: PeerKey) {
         loop {
             let Some(connection) = self.connections.get_mut(key) else { return };
@@ -159,9 +159,9 @@ impl Worker {
         }
     }
 
-    /// A peer sends no more. A bare one that may hear is still spoken to, until it has gone in both
-    /// directions, which TCP tells with the first that is written then, or nothing was for it for a
-    /// while. Any other has gone.
+    /// Notes that a peer sends no more. A raw peer that can receive still gets messages, until it
+    /// has closed the other direction, too, or had no message for a while. TCP reports that end
+    /// only after a write. Any other peer has gone.
     pub(super) fn sent_all(&mut self, key: PeerKey) {
         let until = self.now + HALF_CLOSED;
         let Some(connection) = self.connections.get_mut(key) else { return };
@@ -187,7 +187,7 @@ impl Worker {
         None
     }
 
-    /// The log is told once why a bare peer's messages are refused, for it cannot be told itself.
+    /// Logs once why the messages of a raw peer are refused, because the peer cannot be told.
     fn tell_refusal(&mut self, key: PeerKey) {
         let adapter = self.connections.get_mut(key).and_then(|found| found.adapter.as_mut());
         if let Some(why) = adapter.and_then(|adapter| adapter.take_refusal()) {

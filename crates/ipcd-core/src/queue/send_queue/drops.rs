@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outbox_that_stays_full_is_looked_through_now_and_then_only() {
+    fn a_send_queue_that_stays_full_is_looked_through_now_and_then_only() {
         let (mut queue, now) = (SendQueue::default(), Instant::now());
         let (mut looked_at, mut pushed) = (0, 0);
         // Only these can be dropped.
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_stays_whatever_else_fills_the_outbox() {
+    fn the_newest_stays_whatever_else_fills_the_send_queue() {
         let (mut queue, now) = (SendQueue::default(), Instant::now());
         let mut length = 0;
         for subscription in [2, 2, 2, 1, 1, 1] {

@@ -24,8 +24,8 @@ fn attach(core: &mut Router, now: Instant, filters: &[&str]) -> PeerKey {
         addr: None,
     };
     let filters = filters.iter().map(|filter| Filter::parse(filter.as_bytes()).unwrap()).collect();
-    let bare = Some(RawPeer { filters, echo: true, largest: None, speaks: true });
-    let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, bare });
+    let raw = Some(RawPeer { filters, echo: true, largest: None, speaks: true });
+    let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, raw });
     while core.poll_output().is_some() {}
     key
 }
