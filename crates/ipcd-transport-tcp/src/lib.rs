@@ -1,14 +1,14 @@
 //! TCP: an ordered, reliable byte stream between machines. A peer is known by its address only.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
     Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, EnvVariable, IdentityKind,
     InetListener, InheritedFd, Listener, PeerIdentity, RawTransport, Result, SocketActivation,
-    StreamChannel, Transport, connect_inet,
+    StreamChannel, StreamListener, Transport, connect_inet,
     inherited_fd::{BoundName, prepare},
 };
 use nix::sys::socket::SockType;
@@ -54,7 +54,7 @@ impl Transport for Tcp {
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(TcpListener(InetListener::bind(at)?)))
+        Ok(Box::new(StreamListener::from(InetListener::bind(at)?)))
     }
 
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
@@ -90,7 +90,7 @@ impl SocketActivation for Tcp {
         let local = self.endpoint_of(&found);
         let local = local.ok_or_else(|| found.refused(at, "a TCP socket that listens"))?;
         prepare(&passed)?;
-        Ok(Box::new(TcpListener(InetListener::over(passed, local))))
+        Ok(Box::new(StreamListener::from(InetListener::over(passed, local))))
     }
 }
 
@@ -102,28 +102,6 @@ impl RawTransport for Tcp {
         _variables: &[EnvVariable],
     ) -> Result<ChannelParts> {
         Ok(self.connect(to, deadline)?.into_parts())
-    }
-}
-
-struct TcpListener(InetListener);
-
-impl Listener for TcpListener {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn local(&self) -> &Endpoint {
-        self.0.local()
-    }
-
-    fn adapt(&mut self, at: &Endpoint, _is_raw: bool) -> Result<bool> {
-        self.0.set_options(at);
-        Ok(true)
-    }
-
-    fn accept(&mut self) -> Result<Option<ChannelParts>> {
-        let Some((socket, from)) = self.0.accept()? else { return Ok(None) };
-        Ok(Some(channel(socket, from)?.into_parts()))
     }
 }
 

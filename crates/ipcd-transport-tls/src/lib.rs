@@ -1,40 +1,22 @@
 //! TLS 1.3 over TCP: an encrypted stream between machines. A peer is known by its address, and by
 //! its certificate if it shows one that is signed by the listener's CA.
 //!
-//! The process that opens an endpoint reads its files; the one that serves the channel gets them as a
-//! sealed memory file beside the socket, and opens no file itself. The handshake is a part of the
-//! channel's traffic: it goes on in the loop of the channel's owner, on both sides.
-
-mod channel;
-mod config;
-mod explain;
-mod files;
-mod listener;
-mod names;
-mod outgoing;
-mod progress;
-mod settings;
-mod verify;
+//! All that is TLS is in `ipcd-tls`.
 
 use std::path::Path;
 use std::time::Instant;
 
+use ipcd_tls::{CONNECT_OPTIONS, LISTEN_OPTIONS, OPTIONS, ProtocolNames, TlsChannel, TlsListener};
 use ipcd_transport::{
     Capabilities, Channel, ChannelParts, Endpoint, EndpointPurpose, EnvVariable, IdentityKind,
-    Listener, PeerIdentity, RawTransport, Result, Transport, connect_inet,
+    Listener, RawTransport, Result, Transport,
 };
-
-use crate::channel::TlsChannel;
-use crate::listener::TlsListener;
-use crate::settings::{SealedSettings, TlsSettings};
 
 /// The TLS transport.
 pub struct Tls;
 
-const OPTIONS: [&str; 5] = ["cert", "key", "ca", "client_auth", "name"];
-
-/// The name of the protocol inside TLS (RFC 7301).
-pub const ALPN: &[u8] = b"ipcd/1";
+/// Raw peers, such as `openssl s_client`, agree on no protocol.
+const NAMES: ProtocolNames = ProtocolNames { frames: Some(b"ipcd/1"), raw: None };
 
 impl Transport for Tls {
     fn scheme(&self) -> &'static str {
@@ -59,18 +41,12 @@ impl Transport for Tls {
     }
 
     fn options_for(&self, purpose: EndpointPurpose) -> &'static [&'static str] {
-        if purpose.listens() { &OPTIONS[..4] } else { &["cert", "key", "ca", "name"] }
+        if purpose.listens() { &LISTEN_OPTIONS } else { &CONNECT_OPTIONS }
     }
 
     fn check(&self, endpoint: &Endpoint, purpose: EndpointPurpose) -> Result<()> {
         endpoint.host_and_port()?;
-        match purpose.listens() {
-            true => {
-                settings::check_to_listen(endpoint)?;
-                settings::check_effect(endpoint)
-            }
-            false => settings::check_to_connect(endpoint),
-        }
+        ipcd_tls::check(endpoint, purpose)
     }
 
     fn default_endpoint(&self, _runtime_dir: &Path) -> Result<Endpoint> {
@@ -80,16 +56,16 @@ impl Transport for Tls {
     }
 
     fn check_listen(&self, at: &Endpoint) -> Result<()> {
-        TlsSettings::to_listen(at, None)?.config().map(drop)
+        ipcd_tls::check_listen(at)
     }
 
     fn listen(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(TlsListener::open(at, Some(ALPN))?))
+        Ok(Box::new(TlsListener::open(at, NAMES, false)?))
     }
 
     /// The handshake is not over when this returns: the first turns of the channel make it.
     fn connect(&self, to: &Endpoint, deadline: Instant) -> Result<Box<dyn Channel>> {
-        self.adopt(dial(to, Some(ALPN), deadline)?)
+        self.adopt(ipcd_tls::dial(to, NAMES.frames, deadline)?)
     }
 
     fn adopt(&self, parts: ChannelParts) -> Result<Box<dyn Channel>> {
@@ -102,9 +78,8 @@ impl Transport for Tls {
 }
 
 impl RawTransport for Tls {
-    /// Raw peers, such as `openssl s_client`, agree on no protocol.
     fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(TlsListener::open(at, None)?))
+        Ok(Box::new(TlsListener::open(at, NAMES, true)?))
     }
 
     fn connect_raw(
@@ -113,16 +88,6 @@ impl RawTransport for Tls {
         deadline: Instant,
         _variables: &[EnvVariable],
     ) -> Result<ChannelParts> {
-        dial(to, None, deadline)
+        ipcd_tls::dial(to, NAMES.raw, deadline)
     }
-}
-
-fn dial(to: &Endpoint, alpn: Option<&[u8]>, deadline: Instant) -> Result<ChannelParts> {
-    let settings = TlsSettings::to_connect(to, alpn)?;
-    let config = settings.config()?;
-    let (descriptor, state) = SealedSettings::new(&settings)?.share()?;
-    config.remember(&state);
-    let (socket, address) = connect_inet(to, deadline)?;
-    let (descriptors, identity) = (vec![socket, descriptor], PeerIdentity::from_addr(address));
-    Ok(ChannelParts { descriptors, identity, state })
 }

@@ -11,7 +11,10 @@ use nix::sys::socket::{
 };
 
 use crate::error::ErrorContext;
-use crate::{Endpoint, Error, Result, connect_until};
+use crate::{
+    Channel, ChannelParts, Endpoint, Error, Listener, PeerIdentity, Result, StreamChannel,
+    connect_until,
+};
 
 /// A peer that is gone without a word is noticed after about this many seconds where nothing is on its
 /// way to it: probes start after half of it (`TCP_KEEPIDLE`). Where something is, the kernel sends it
@@ -82,6 +85,37 @@ impl InetListener {
 impl AsFd for InetListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Accepts TCP streams whose bytes are those of the channel.
+#[derive(Debug)]
+pub struct StreamListener(InetListener);
+
+impl From<InetListener> for StreamListener {
+    fn from(socket: InetListener) -> Self {
+        Self(socket)
+    }
+}
+
+impl Listener for StreamListener {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn local(&self) -> &Endpoint {
+        self.0.local()
+    }
+
+    fn adapt(&mut self, at: &Endpoint, _is_raw: bool) -> Result<bool> {
+        self.0.set_options(at);
+        Ok(true)
+    }
+
+    fn accept(&mut self) -> Result<Option<ChannelParts>> {
+        let Some((socket, from)) = self.0.accept()? else { return Ok(None) };
+        let channel = StreamChannel::socket(socket, PeerIdentity::from_addr(from))?;
+        Ok(Some(Box::new(channel).into_parts()))
     }
 }
 

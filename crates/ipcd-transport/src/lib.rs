@@ -52,7 +52,7 @@ pub use endpoint::Endpoint;
 pub use error::{Error, Result, is_of_the_network};
 pub use found_file::{FoundFile, reopen};
 pub use identity::PeerIdentity;
-pub use inet::{InetListener, connect_inet};
+pub use inet::{InetListener, StreamListener, connect_inet};
 pub use inherited_fd::{InheritedFd, SocketActivation};
 pub use ipcd_address::{HostName, PeerAddress};
 pub use listener::{Listener, PeerTracking, TrustAnchors};

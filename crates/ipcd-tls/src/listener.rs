@@ -6,11 +6,27 @@ use ipcd_transport::{
     ChannelParts, Endpoint, InetListener, Listener, PeerIdentity, Result, TrustAnchors,
 };
 
-use crate::ALPN;
 use crate::settings::{SealedSettings, TlsSettings};
 
-pub(crate) struct TlsListener {
+/// The names of the protocols inside TLS (RFC 7301), on which the two sides agree; `None` for none.
+#[derive(Clone, Copy, Debug)]
+pub struct ProtocolNames {
+    /// The name for peers that speak frames.
+    pub frames: Option<&'static [u8]>,
+    /// The name for raw peers.
+    pub raw: Option<&'static [u8]>,
+}
+
+impl ProtocolNames {
+    fn of(self, is_raw: bool) -> Option<&'static [u8]> {
+        if is_raw { self.raw } else { self.frames }
+    }
+}
+
+/// Accepts peers over TCP, and hands each one the endpoint's certificates and key.
+pub struct TlsListener {
     socket: InetListener,
+    names: ProtocolNames,
     protocol: Option<&'static [u8]>,
     sealed: SealedSettings,
     /// The state before it was adapted, for the files may have changed since.
@@ -19,9 +35,13 @@ pub(crate) struct TlsListener {
 
 impl TlsListener {
     /// Reads the files, and then binds the endpoint.
-    pub(crate) fn open(at: &Endpoint, protocol: Option<&'static [u8]>) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If a file cannot be used, or the address not be bound.
+    pub fn open(at: &Endpoint, names: ProtocolNames, is_raw: bool) -> Result<Self> {
+        let protocol = names.of(is_raw);
         let sealed = read(at, protocol)?;
-        Ok(Self { socket: InetListener::bind(at)?, protocol, sealed, before: None })
+        Ok(Self { socket: InetListener::bind(at)?, names, protocol, sealed, before: None })
     }
 }
 
@@ -42,7 +62,7 @@ impl Listener for TlsListener {
     }
 
     fn adapt(&mut self, at: &Endpoint, is_raw: bool) -> Result<bool> {
-        let protocol = if is_raw { None } else { Some(ALPN) };
+        let protocol = self.names.of(is_raw);
         let local = at.with_address(self.local().address());
         let is_meant = |(at, of, _): &mut (Endpoint, _, _)| (&*at, *of) == (&local, protocol);
         let sealed = match self.before.take_if(is_meant) {

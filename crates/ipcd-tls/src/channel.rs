@@ -43,7 +43,7 @@ thread_local! {
 }
 
 /// A stream in TLS.
-pub(crate) struct TlsChannel {
+pub struct TlsChannel {
     socket: OwnedFd,
     identity: PeerIdentity,
     tls: Box<Connection>,
@@ -83,7 +83,10 @@ enum ReceiveOutcome {
 
 impl TlsChannel {
     /// Of a socket and a memory file with settings, and the state that names these.
-    pub(crate) fn adopt(parts: ChannelParts) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If the parts are not those of a [`TlsListener`](crate::TlsListener) or of [`dial`](crate::dial).
+    pub fn adopt(parts: ChannelParts) -> Result<Self> {
         let ChannelParts { descriptors, identity, state } = parts;
         let Ok([socket, settings]) = <[OwnedFd; 2]>::try_from(descriptors) else {
             return Err(Error::Protocol("a TLS channel has a socket and settings".into()));
