@@ -91,6 +91,36 @@ fn a_receiver_that_stalls_too_long_is_cut_off_and_its_publisher_goes_on() {
     }
 }
 
+#[test]
+fn a_source_that_stalls_again_and_again_is_refused_for_a_while() {
+    let config = "[limits]\noutbox = \"64KiB\"\nstall_timeout = \"2s\"\n";
+    let setup = DaemonSetup::new().config(config).listen(&["unix", "tcp"]);
+    let daemon = setup.args(&["--workers", "1"]).start();
+    let neighbour = NeighbourPair::of(&daemon);
+    let ping = |scheme| daemon.ctl(scheme, &["ping"]).run();
+    let refusal = loop {
+        let answer = ping("tcp");
+        if !answer.status.success() {
+            break answer.expect(6).stderr;
+        }
+        let mut slow = daemon.session("tcp");
+        slow.shrink();
+        slow.subscribe(1, "flood");
+        flood(&daemon, "unix").wait().expect(0);
+        drop(slow);
+        eventually("the peer is gone", || client(&daemon).is_none().then_some(()));
+    };
+    assert!(refusal.contains("127.0.0.1") && refusal.contains("slowness"), "{refusal}");
+    assert!(daemon.counter("peers_cut_off") >= 3, "fewer may be chance");
+    let log = daemon.log();
+    let mut lines = log.lines().filter(|line| line.contains("stall again and again"));
+    assert!(lines.any(|line| line.contains("refused=address 127.0.0.1")), "{log}");
+    // The daemon's own user is not refused, and its sessions go on. The others can come back.
+    ping("unix").expect(0);
+    neighbour.goes_on();
+    eventually("the source is admitted again", || ping("tcp").status.success().then_some(()));
+}
+
 /// `clients` and the log show each state of a receiver.
 #[test]
 fn what_a_receiver_has_lost_is_told_of_it() {

@@ -228,7 +228,7 @@ impl Delivery {
             OverflowPolicy::Block
                 if from.key.is_some() && self.peers().is_at_hard_limit(member.peer) =>
             {
-                self.sessions.disconnect_slow(
+                self.sessions.disconnect_stalled(
                     now,
                     member.peer,
                     "publishers have waited for the peer for too long",

@@ -32,7 +32,7 @@ pub use crate::directory::violation::ProtocolViolation;
 pub use crate::model::ids::PeerKey;
 pub use crate::model::principal::QuotaUsage;
 pub use crate::model::principal::{AddressPrefixes, Principal};
-pub use crate::output::{Output, ReceiveProgress};
+pub use crate::output::{CloseReason, Output, ReceiveProgress};
 pub use crate::router::Router;
 pub use crate::routing::index::members::IndexMember;
 pub use crate::routing::index::{

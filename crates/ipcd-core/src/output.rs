@@ -15,14 +15,35 @@ pub enum Output {
     /// The router denied something to the peer for the first time. The text says what and why.
     Denied(PeerKey, String),
     /// Write the rest of the send queue, finish the channel, and detach the peer when the channel
-    /// closes. The text is the reason.
-    Close(PeerKey, String),
+    /// closes.
+    Close(PeerKey, CloseReason),
     /// Detach the peer now. The text is the reason.
     Drop(PeerKey, String),
     /// Send the frames for another worker ([`crate::Router::outgoing`]).
     Forward(u32),
     /// Send a request to the directory ([`crate::Directory::handle`]).
     Tell(DirectoryRequest),
+}
+
+/// The reason for the end of a session.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CloseReason {
+    /// The text for the log.
+    pub why: String,
+    /// Whether other peers had to wait for this one until their time was over. A peer that lost its
+    /// session by its own overflow policy, or under a flood of direct messages, made none wait.
+    pub has_stalled: bool,
+}
+
+impl CloseReason {
+    /// A reason for which the peer's principal is not to blame.
+    pub(crate) fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), has_stalled: false }
+    }
+
+    pub(crate) fn stalled(why: impl Into<String>) -> Self {
+        Self { why: why.into(), has_stalled: true }
+    }
 }
 
 impl Output {

@@ -238,7 +238,7 @@ fn a_receiver_that_stalls_is_cut_off_and_told_why() {
         b: ack
         a: waits
         a: resumes
-        b: closes: the peer did not read fast enough
+        b: closes: the peer did not read fast enough (others waited)
         a: ack
         b: error TooSlow
         b: bye

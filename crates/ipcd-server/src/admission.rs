@@ -1,14 +1,15 @@
 //! Decides which peers come in: by limits on their number, on their rate, and on those that have
-//! proved no token yet. Sources that workers die of are kept out for a while.
+//! proved no token yet. Sources that workers die of, and those that make others wait again and
+//! again, are kept out for a while.
 
 mod crowd;
 mod places;
 mod rates;
 mod startups;
-mod suspects;
+mod strikes;
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipcd_core::Principal;
 use ipcd_transport::{ChannelParts, PeerIdentity};
@@ -18,7 +19,7 @@ use slab::Slab;
 use self::crowd::PeersBySource;
 use self::rates::ConnectRates;
 use self::startups::PendingStartups;
-use self::suspects::SuspectSources;
+use self::strikes::{StrikeCounts, StrikePolicy};
 use crate::config::Limits;
 use crate::ids::{AdmissionId, OwnerId, SlotId};
 
@@ -26,8 +27,7 @@ use crate::ids::{AdmissionId, OwnerId, SlotId};
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: Limits,
-    /// Peers at the most because each needs a child.
-    children: Option<usize>,
+    service: Service,
     /// By their places, which the lower halves of their numbers are.
     peers: Slab<PeerRecord>,
     /// Those that are not on their way out, by source.
@@ -38,8 +38,22 @@ pub(crate) struct Admission {
     own_user: u32,
     startups: PendingStartups,
     rates: ConnectRates,
-    suspects: SuspectSources,
+    /// Deaths of workers that served a source.
+    deaths: StrikeCounts<Principal>,
+    /// Peers that were disconnected because they did not read. Each worker of a pool has its own
+    /// count of a source, and only for its own peers it matters: a worker that was taken over could
+    /// refuse these anyway.
+    stalls: StrikeCounts<(Principal, Option<SlotId>)>,
     next: u64,
+}
+
+/// The workers that serve peers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Service {
+    /// So many workers, in turn.
+    Pool(usize),
+    /// A child for each peer, of which there may be so many.
+    Children(usize),
 }
 
 /// A peer that was admitted.
@@ -99,11 +113,11 @@ pub(crate) struct Eviction {
 }
 
 impl Admission {
-    /// An admission without peers. `children` limits their number where each needs a child.
-    pub(crate) fn new(limits: &Limits, children: Option<usize>) -> Self {
+    /// An admission without peers.
+    pub(crate) fn new(limits: &Limits, service: Service) -> Self {
         Self {
             limits: limits.clone(),
-            children,
+            service,
             peers: Slab::new(),
             per_source: HashMap::new(),
             crowd: PeersBySource::default(),
@@ -111,7 +125,8 @@ impl Admission {
             own_user: geteuid().as_raw(),
             startups: PendingStartups::default(),
             rates: ConnectRates::default(),
-            suspects: SuspectSources::default(),
+            deaths: StrikeCounts::new(StrikePolicy::DEATHS),
+            stalls: StrikeCounts::new(service.stall_policy(limits)),
             next: 0,
         }
     }
@@ -120,6 +135,7 @@ impl Admission {
     /// to the networks as they are now.
     pub(crate) fn set_limits(&mut self, limits: &Limits) {
         self.limits = limits.clone();
+        self.stalls.policy = self.service.stall_policy(limits);
         let prefixes = limits.prefixes();
         let places: Vec<_> = self.peers.iter().map(|(place, _)| place).collect();
         for place in places {
@@ -148,7 +164,7 @@ impl Admission {
         let is_favoured = self.is_favoured(&identity, is_ours);
         let standing = if is_favoured { PeerStanding::Favoured } else { PeerStanding::Common };
         // The limits of the source come first: a source beyond its own must not evict others.
-        self.check(now, source)?;
+        self.check(now, source, slot, is_favoured)?;
         let late = if must_prove { self.make_room(source, now, percent)? } else { None };
         let other = self.make_place(source, standing, now, late.is_some())?;
         let late = late.and_then(|number| self.evict(number, LATE.to_owned(), true));
@@ -241,16 +257,44 @@ impl Admission {
             return None;
         }
         if peer.source != Principal::Unknown {
-            self.suspects.note(peer.source, now);
+            self.deaths.note(peer.source, now);
         }
         Some(&peer.identity)
     }
 
-    fn check(&mut self, now: Instant, source: Principal) -> Result<(), String> {
-        if let Some(left) = self.suspects.refused_for(source, now) {
+    /// Notes that this peer was disconnected because others had to wait for it. If its source is
+    /// refused now, the source, and for how long.
+    pub(crate) fn note_stalled(
+        &mut self,
+        peer: &PeerRecord,
+        now: Instant,
+    ) -> Option<(Principal, Duration)> {
+        if peer.standing == PeerStanding::Favoured || peer.source == Principal::Unknown {
+            return None;
+        }
+        let pause = self.stalls.note((peer.source, self.service.scope(peer.slot)), now)?;
+        Some((peer.source, pause))
+    }
+
+    fn check(
+        &mut self,
+        now: Instant,
+        source: Principal,
+        slot: SlotId,
+        is_favoured: bool,
+    ) -> Result<(), String> {
+        if let Some(left) = self.deaths.refused_for(source, now) {
             let seconds = left.as_secs() + 1;
             return Err(format!(
                 "workers have died while they served {source}: it is refused for {seconds} s"
+            ));
+        }
+        let stalls = self.stalls.refused_for((source, self.service.scope(slot)), now);
+        if let Some(left) = stalls.filter(|_| !is_favoured) {
+            let seconds = left.as_secs() + 1;
+            return Err(format!(
+                "peers of {source} were disconnected for slowness again and again: it is refused \
+                 for {seconds} s (stall_timeout)"
             ));
         }
         let rate = self.limits.max_connect_rate;
@@ -317,6 +361,19 @@ impl Admission {
     }
 }
 
+impl Service {
+    /// The slot whose worker counts by itself; all children count together, because each has only
+    /// one peer.
+    fn scope(self, slot: SlotId) -> Option<SlotId> {
+        matches!(self, Self::Pool(_)).then_some(slot)
+    }
+
+    fn stall_policy(self, limits: &Limits) -> StrikePolicy {
+        let workers = if let Self::Pool(workers) = self { workers } else { 1 };
+        StrikePolicy::of_stalls(limits.stall_timeout.duration(), workers)
+    }
+}
+
 impl PeerRecord {
     fn is_of(&self, slot: SlotId) -> bool {
         self.slot == slot
@@ -368,7 +425,7 @@ mod tests {
     #[test]
     fn counts_per_source_and_in_all() {
         let limits = Limits { max_peers: 3, max_peers_per_uid: 2, ..Limits::default() };
-        let mut admission = Admission::new(&limits, None);
+        let mut admission = Admission::new(&limits, Service::Pool(2));
         let (ann, bob) = (of_user(1), of_user(2));
         let first = admit(&mut admission, &ann, 0).unwrap().number;
         admit(&mut admission, &ann, 0).unwrap();
@@ -389,7 +446,7 @@ mod tests {
         let (per_prefix, v4) = (Some(2), PrefixBits(24));
         let limits =
             Limits { max_peers_per_prefix: per_prefix, prefix_v4: v4, ..Limits::default() };
-        let mut admission = Admission::new(&limits, None);
+        let mut admission = Admission::new(&limits, Service::Pool(2));
         admit(&mut admission, &from("10.1.2.3:1"), 0).unwrap();
         admit(&mut admission, &from("10.1.2.4:1"), 0).unwrap();
         let why = admit(&mut admission, &from("10.1.2.5:1"), 0).unwrap_err();
@@ -404,7 +461,7 @@ mod tests {
     #[test]
     fn who_proves_nothing_makes_room_for_who_comes() {
         let limits = Limits { max_startups: "2:100:3".parse().unwrap(), ..Limits::default() };
-        let mut admission = Admission::new(&limits, None);
+        let mut admission = Admission::new(&limits, Service::Pool(2));
         let net = from("10.1.2.3:1");
         let numbers: Vec<AdmissionId> =
             (0..2).map(|slot| admit(&mut admission, &net, slot).unwrap().number).collect();
@@ -431,7 +488,7 @@ mod tests {
     #[test]
     fn who_has_most_makes_room_and_the_last_places_are_reserved() {
         let limits = Limits { max_peers: 32, ..Limits::default() };
-        let mut admission = Admission::new(&limits, None);
+        let mut admission = Admission::new(&limits, Service::Pool(2));
         let (ann, bob, carl, root) = (of_user(1), of_user(2), of_user(3), of_user(0));
         let ann_s: Vec<AdmissionId> =
             (0..30).map(|_| admit(&mut admission, &ann, 0).unwrap().number).collect();
@@ -464,7 +521,7 @@ mod tests {
     #[test]
     fn strangers_without_proof_take_no_child_from_anybody() {
         let limits = Limits { max_startups: "500".parse().unwrap(), ..Limits::default() };
-        let mut admission = Admission::new(&limits, Some(16));
+        let mut admission = Admission::new(&limits, Service::Children(16));
         let strangers: Vec<_> = (0..40)
             .filter_map(|n| {
                 let net = from(&format!("10.0.0.{n}:1"));
@@ -476,7 +533,7 @@ mod tests {
         let ann = of_user(1);
         let why = admit(&mut admission, &ann, 99).unwrap_err();
         assert!(why.contains("16 children") && why.contains("max_children"), "{why}");
-        let later = Instant::now() + std::time::Duration::from_secs(2);
+        let later = Instant::now() + Duration::from_secs(2);
         let arrival = PeerArrival {
             owner: OwnerId(0),
             parts: &ann,
@@ -498,7 +555,7 @@ mod tests {
 
     #[test]
     fn those_who_are_here_belong_to_the_networks_that_there_are_now() {
-        let mut admission = Admission::new(&Limits::default(), None);
+        let mut admission = Admission::new(&Limits::default(), Service::Pool(2));
         for n in 0..10 {
             admit(&mut admission, &from(&format!("10.0.0.{n}:1")), 0).unwrap();
         }
@@ -515,7 +572,7 @@ mod tests {
 
     #[test]
     fn a_source_that_workers_die_of_is_refused_for_a_while() {
-        let mut admission = Admission::new(&Limits::default(), None);
+        let mut admission = Admission::new(&Limits::default(), Service::Pool(2));
         for _ in 0..3 {
             let number = admit(&mut admission, &of_user(1), 0).unwrap().number;
             assert_eq!(admission.suspect(number, SlotId(1), Instant::now()), None);
@@ -524,5 +581,44 @@ mod tests {
         }
         assert!(admit(&mut admission, &of_user(1), 0).unwrap_err().contains("died"));
         admit(&mut admission, &of_user(2), 0).unwrap();
+    }
+
+    #[test]
+    fn a_source_whose_peers_stall_again_and_again_is_refused_for_a_while() {
+        let mut admission = Admission::new(&Limits::default(), Service::Pool(2));
+        let stall = Limits::default().stall_timeout.duration();
+        let start = Instant::now();
+        let stalls = |admission: &mut Admission, parts: &ChannelParts, turn: u32| {
+            let number = admit(admission, parts, 0).unwrap().number;
+            assert!(admission.release(number, SlotId(1)).is_none(), "it is another worker's peer");
+            let peer = admission.release(number, SlotId(0)).unwrap();
+            admission.note_stalled(&peer, start + turn * stall)
+        };
+        let (ann, bob) = (of_user(1), of_user(2));
+        assert_eq!([0, 1].map(|turn| stalls(&mut admission, &ann, turn)), [None; 2]);
+        assert_eq!(stalls(&mut admission, &ann, 2), Some((Principal::User(1), stall)));
+        let why = admit(&mut admission, &ann, 0).unwrap_err();
+        assert!(why.contains("user 1") && why.contains("stall_timeout"), "{why}");
+        // A worker's count concerns only the peers that it would have.
+        admit(&mut admission, &ann, 1).unwrap();
+        admit(&mut admission, &bob, 0).unwrap();
+        // Root and the daemon's own user must get in to see a fault.
+        for uid in [0, geteuid().as_raw()] {
+            let own = of_user(uid);
+            assert!((0..9).all(|turn| stalls(&mut admission, &own, turn).is_none()));
+            admit(&mut admission, &own, 0).unwrap();
+        }
+    }
+
+    #[test]
+    fn children_count_the_stalls_of_a_source_together() {
+        let mut admission = Admission::new(&Limits::default(), Service::Children(16));
+        let (ann, now) = (of_user(1), Instant::now());
+        for slot in 0..3 {
+            let number = admit(&mut admission, &ann, slot).unwrap().number;
+            let peer = admission.release(number, SlotId(slot)).unwrap();
+            admission.note_stalled(&peer, now + Duration::from_secs(10) * slot);
+        }
+        assert!(admit(&mut admission, &ann, 3).unwrap_err().contains("slowness"));
     }
 }

@@ -47,7 +47,7 @@ mod tests {
     use ipcd_transport::{ChannelParts, PeerIdentity};
 
     use super::*;
-    use crate::admission::PeerArrival;
+    use crate::admission::{PeerArrival, Service};
     use crate::config::{Config, Limits};
     use crate::ids::OwnerId;
 
@@ -76,7 +76,7 @@ mod tests {
     fn a_worker_gets_no_right_that_its_peer_lacks() {
         let acl = acl("[[acl]]\nuid = 1\nadmin = true\n[[acl]]\nuid = 2\nname = \"vault\"\n\
              [[acl]]\ntoken = \"ci\"\nadmin = true\n");
-        let mut admission = Admission::new(&Limits::default(), None);
+        let mut admission = Admission::new(&Limits::default(), Service::Pool(2));
         let [ann, bob] = [1, 2].map(|uid| admit(&mut admission, PeerIdentity::from_owner(uid), 0));
         let remote = PeerIdentity { addr: "10.0.0.1:1".parse().ok(), ..PeerIdentity::default() };
         let remote = admit(&mut admission, remote, 0);
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn without_rules_every_request_is_permitted() {
-        let admission = Admission::new(&Limits::default(), None);
+        let admission = Admission::new(&Limits::default(), Service::Pool(2));
         assert!(permits(&acl(""), &admission, SlotId(0), AdmissionId::NONE, &kick(None)));
     }
 }

@@ -181,8 +181,18 @@ pub(crate) enum ToSupervisor {
 pub(crate) struct GonePeer {
     /// The supervisor's number for it.
     pub(crate) number: AdmissionId,
-    /// Whether it did not go by itself.
-    pub(crate) was_cut_off: bool,
+    pub(crate) end: PeerEnd,
+}
+
+/// How a peer's session has ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) enum PeerEnd {
+    /// The peer went by itself.
+    Departed,
+    /// It was disconnected, or was never served.
+    CutOff,
+    /// It was disconnected because others had to wait for it.
+    Stalled,
 }
 
 /// Peers in one [`ToSupervisor::Gone`] or [`ToSupervisor::Opened`].

@@ -46,7 +46,7 @@ use self::programs::ProgramSet;
 use self::servers::ServerSet;
 use self::service_notifier::{ServiceNotifier, counted};
 use self::shutdown::ShutdownState;
-use self::worker_pool::{WorkerPool, most_children};
+use self::worker_pool::{WorkerPool, service};
 use crate::activation::PassedSocket;
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError};
@@ -128,7 +128,7 @@ impl Supervisor {
             epoll,
             signals,
             workers,
-            admission: Admission::new(&config.limits, most_children(&config)),
+            admission: Admission::new(&config.limits, service(&config)),
             evicted: VecDeque::new(),
             listeners,
             servers: ServerSet::new(user),

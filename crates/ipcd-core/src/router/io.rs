@@ -4,7 +4,7 @@ use crate::delivery::publish::PublishProgress;
 use crate::model::failure::Failure;
 use crate::model::frame_parts::FrameParts;
 use crate::model::ids::PeerKey;
-use crate::output::ReceiveProgress;
+use crate::output::{CloseReason, ReceiveProgress};
 use crate::peers::peer::SessionState;
 use crate::requests::DeliveryOutcome;
 use crate::router::Router;
@@ -129,7 +129,7 @@ impl Router {
                 self.sessions_mut().auth(now, key, frame.payload)
             }
             (_, FrameKind::Bye) => {
-                self.sessions_mut().close(now, key, "the peer sent BYE".into());
+                self.sessions_mut().close(now, key, CloseReason::new("the peer sent BYE"));
                 Ok(())
             }
             (_, FrameKind::Ping) => {
@@ -164,7 +164,9 @@ impl Router {
                 self.peers_mut().send(now, key, Header::new(FrameKind::Pong, correlation), &[])
             }
             FrameKind::Pong => {}
-            FrameKind::Bye => self.sessions_mut().close(now, key, "the peer sent BYE".into()),
+            FrameKind::Bye => {
+                self.sessions_mut().close(now, key, CloseReason::new("the peer sent BYE"))
+            }
             kind => {
                 return Err((
                     RefusalCode::Protocol,

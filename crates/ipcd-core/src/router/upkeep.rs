@@ -4,6 +4,7 @@ use crate::cluster::leaving::LeaveState;
 use crate::config::Config;
 use crate::directory::messages::DirectoryRequest;
 use crate::model::ids::PeerKey;
+use crate::output::CloseReason;
 use crate::peers::peer::SessionState;
 use crate::router::Router;
 use crate::sessions::work::DeferredWork;
@@ -127,7 +128,7 @@ impl Router {
     /// in the meantime stays.
     pub fn displace(&mut self, now: Instant, key: PeerKey, why: &str, may_prove: bool) {
         if !may_prove {
-            self.sessions_mut().disconnect(now, key, RefusalCode::Limit, why);
+            self.sessions_mut().disconnect(now, key, RefusalCode::Limit, CloseReason::new(why));
         } else if !self.delivery.sessions.peers.table[key].is_open() {
             self.sessions_mut().fail(now, key, RefusalCode::Limit, why);
         }

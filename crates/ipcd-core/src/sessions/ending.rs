@@ -2,7 +2,7 @@
 //! ends.
 
 use crate::model::ids::PeerKey;
-use crate::output::Output;
+use crate::output::{CloseReason, Output};
 use crate::peers::peer::{Peer, SessionState};
 use crate::queue::send_queue::drops::DropReport;
 use crate::requests::DeliveryOutcome;
@@ -32,18 +32,21 @@ impl Sessions {
         code: RefusalCode,
         why: impl Into<String>,
     ) {
+        self.fail_for(now, key, code, CloseReason::new(why));
+    }
+
+    fn fail_for(&mut self, now: Instant, key: PeerKey, code: RefusalCode, reason: CloseReason) {
         // The peer gets the first reason only.
         if matches!(self.peers.table[key].state, SessionState::Closing) {
             return;
         }
-        let message = why.into();
-        let body = encode(&Refusal { code, message: message.clone() });
+        let body = encode(&Refusal { code, message: reason.why.clone() });
         self.peers.send(now, key, Header::new(FrameKind::Error, 0), &body);
-        self.close(now, key, message);
+        self.close(now, key, reason);
     }
 
     /// Ends a session without an error.
-    pub(crate) fn close(&mut self, now: Instant, key: PeerKey, why: String) {
+    pub(crate) fn close(&mut self, now: Instant, key: PeerKey, reason: CloseReason) {
         // First, because nothing is queued any more in the state `Closing`.
         self.peers.send(now, key, Header::new(FrameKind::Bye, 0), &[]);
         self.forget_subscriptions(key);
@@ -53,21 +56,34 @@ impl Sessions {
         peer.state = SessionState::Closing;
         peer.deadlines.state = Some(now);
         self.peers.arm(key, now + LINGER);
-        self.peers.outputs.push_back(Output::Close(key, why));
+        self.peers.outputs.push_back(Output::Close(key, reason));
     }
 
     /// Ends the session of a peer that does not read. Its queued messages are dropped, so that the
     /// reason is the next that it reads.
     pub(crate) fn disconnect_slow(&mut self, now: Instant, key: PeerKey, why: &str) {
-        self.disconnect(now, key, RefusalCode::TooSlow, why);
+        self.disconnect(now, key, RefusalCode::TooSlow, CloseReason::new(why));
+    }
+
+    /// The same for a peer that others have waited for as long as they have to. Its principal may
+    /// have to pay for that.
+    pub(crate) fn disconnect_stalled(&mut self, now: Instant, key: PeerKey, why: &str) {
+        self.disconnect(now, key, RefusalCode::TooSlow, CloseReason::stalled(why));
     }
 
     /// Ends the session of a peer on an administrator's request.
     pub(crate) fn kick_out(&mut self, now: Instant, key: PeerKey) {
-        self.disconnect(now, key, RefusalCode::Kicked, "the peer was kicked by an administrator");
+        let why = CloseReason::new("the peer was kicked by an administrator");
+        self.disconnect(now, key, RefusalCode::Kicked, why);
     }
 
-    pub(crate) fn disconnect(&mut self, now: Instant, key: PeerKey, code: RefusalCode, why: &str) {
+    pub(crate) fn disconnect(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        code: RefusalCode,
+        reason: CloseReason,
+    ) {
         if matches!(self.peers.table[key].state, SessionState::Closing) {
             return;
         }
@@ -76,7 +92,7 @@ impl Sessions {
         // not read.
         self.drop_queued(now, key, DropReason::CutOff);
         self.requests.forget_tracked(&mut self.peers, now, key, DropReason::CutOff);
-        self.fail(now, key, code, why);
+        self.fail_for(now, key, code, reason);
     }
 
     /// Drops the queued frames of a peer, except a frame that is partly written.
@@ -207,7 +223,7 @@ impl Sessions {
             self.fail(now, key, RefusalCode::TimedOut, "the handshake took too long");
         // A closing peer has a deadline of its own for the rest, which was handled above.
         } else if due(stalled) && !is_closing {
-            self.disconnect_slow(now, key, "the peer did not read fast enough");
+            self.disconnect_stalled(now, key, "the peer did not read fast enough");
         } else if due(frame) {
             self.fail(now, key, RefusalCode::TimedOut, "a frame took too long to arrive");
         } else if due(idle) && was_asked {

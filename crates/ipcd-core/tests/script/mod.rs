@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ipcd_core::{
-    AclRule, Config, DaemonInfo, NamePattern, Output, PeerInfo, PeerKey, Router, RuleAction,
-    RuleScope, SubjectPattern,
+    AclRule, CloseReason, Config, DaemonInfo, NamePattern, Output, PeerInfo, PeerKey, Router,
+    RuleAction, RuleScope, SubjectPattern,
 };
 use ipcd_proto::control::{
     Answer, Hello, Notice, Origin, OverflowPolicy, Query, Receipt, Refusal, Subscribe,
@@ -209,9 +209,10 @@ impl Stage {
                     self.seen.push(format!("{who}: resumes"));
                     self.offer(&who);
                 }
-                Output::Close(key, why) => {
+                Output::Close(key, CloseReason { why, has_stalled }) => {
                     let who = self.name(key);
-                    self.seen.push(format!("{who}: closes: {why}"));
+                    let blame = if has_stalled { " (others waited)" } else { "" };
+                    self.seen.push(format!("{who}: closes: {why}{blame}"));
                 }
                 Output::Opened(_) => {}
                 Output::Denied(key, _) => {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use ipcd_core::Principal;
 
 use super::startups::StartupRoom;
-use super::{Admission, LATE, PeerStanding};
+use super::{Admission, LATE, PeerStanding, Service};
 use crate::ids::AdmissionId;
 
 impl Admission {
@@ -38,8 +38,10 @@ impl Admission {
         now: Instant,
         one_goes: bool,
     ) -> Result<Option<(AdmissionId, String)>, String> {
-        let (most, what, key) = match (self.limits.max_peers as usize, self.children) {
-            (peers, Some(children)) if children < peers => (children, "children", "max_children"),
+        let (most, what, key) = match (self.limits.max_peers as usize, self.service) {
+            (peers, Service::Children(children)) if children < peers => {
+                (children, "children", "max_children")
+            }
             (peers, _) => (peers, "peers", "max_peers"),
         };
         let is_favoured = standing == PeerStanding::Favoured;

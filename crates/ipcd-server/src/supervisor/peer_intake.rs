@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use crate::admission::{Admission, AdmissionGrant, Eviction, PeerArrival};
 use crate::config::Config;
 use crate::ids::{AdmissionId, OwnerId, SlotId};
-use crate::link::{GonePeer, Link, ToWorker};
+use crate::link::{GonePeer, Link, PeerEnd, ToWorker};
 use crate::refusal::tell_refusal;
 use crate::supervisor::listeners::ListenerSet;
 use crate::supervisor::worker_pool::{WorkerPool, spare_slots};
@@ -106,15 +106,22 @@ impl PeerIntake<'_> {
     /// Releases the peers that no worker has got.
     pub(super) fn release_lost(&mut self) -> Vec<LostPeer> {
         let lost = self.workers.take_lost();
-        let gone = |(slot, number)| self.release(GonePeer { number, was_cut_off: true }, slot);
+        let gone = |(slot, number)| self.release(GonePeer { number, end: PeerEnd::CutOff }, slot);
         lost.into_iter().filter_map(gone).collect()
     }
 
     /// A worker has told that a peer has gone. The server's or program's peer that it was.
     pub(super) fn release(&mut self, gone: GonePeer, slot: SlotId) -> Option<LostPeer> {
-        let GonePeer { number, was_cut_off } = gone;
+        let GonePeer { number, end } = gone;
         let peer = self.admission.release(number, slot)?;
+        if end == PeerEnd::Stalled
+            && let Some((source, pause)) = self.admission.note_stalled(&peer, Instant::now())
+        {
+            let (seconds, slot, refused) = (pause.as_secs(), slot.0, source);
+            warn!(%source, %refused, slot, seconds, "peers of this source stall again and again");
+        }
         let is_of_listener = self.listeners.release(peer.owner, &peer.identity, &peer.state);
+        let was_cut_off = end != PeerEnd::Departed;
         let lost = LostPeer { owner: peer.owner, peer: number, was_cut_off };
         (!is_of_listener).then_some(lost)
     }
@@ -251,7 +258,7 @@ impl PeerIntake<'_> {
             self.refuse(offer, "the daemon cannot start another child now");
         }
         // Its owner hears of the failure by the refusal.
-        let _ = self.release(GonePeer { number, was_cut_off: true }, slot);
+        let _ = self.release(GonePeer { number, end: PeerEnd::CutOff }, slot);
         false
     }
 }

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use tracing::{error, info};
 
 use crate::Error;
+use crate::admission::Service;
 use crate::config::{Config, ForkMode};
 use crate::ids::{AdmissionId, SlotId};
 use crate::lacking::is_exhaustion;
@@ -296,9 +297,12 @@ impl WorkerPool {
 }
 
 /// The most peers that there may be because each needs a child.
-pub(super) fn most_children(config: &Config) -> Option<usize> {
+pub(super) fn service(config: &Config) -> Service {
     let daemon = &config.daemon;
-    (daemon.fork == ForkMode::Connection).then(|| daemon.max_children.count())
+    match daemon.fork {
+        ForkMode::Pool => Service::Pool(daemon.workers.count()),
+        ForkMode::Connection => Service::Children(daemon.max_children.count()),
+    }
 }
 
 /// Slots for the children of peers that come while those are still there that have to make room.

@@ -51,6 +51,8 @@ pub(crate) struct Connection {
     pub(crate) waiting: bool,
     /// Why nothing more is read but the end: the send queue is written, then the channel finished.
     pub(crate) closing: Option<Box<str>>,
+    /// Whether it is closed because others had to wait for it.
+    pub(crate) has_stalled: bool,
     pub(crate) finished: bool,
     /// Whether the channel has to tell us when it can be written to.
     pub(crate) blocked: bool,
@@ -109,6 +111,7 @@ impl Connection {
             partial: None,
             waiting: false,
             closing: None,
+            has_stalled: false,
             finished: false,
             blocked: false,
             is_paused: false,

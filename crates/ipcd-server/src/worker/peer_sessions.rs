@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
-use ipcd_core::{PeerInfo, PeerKey, Principal};
+use ipcd_core::{CloseReason, PeerInfo, PeerKey, Principal};
 use ipcd_proto::control::Origin;
 use ipcd_transport::{Channel, ChannelParts, PeerIdentity, Transport};
 use nix::errno::Errno;
@@ -12,6 +12,7 @@ use super::Worker;
 use crate::Error;
 use crate::codec_adapter::CodecAdapter;
 use crate::ids::AdmissionId;
+use crate::link::PeerEnd;
 use crate::listen::RawProfile;
 use crate::refusal::tell_refusal;
 use crate::worker::connection::Connection;
@@ -118,7 +119,7 @@ impl Worker {
     ) {
         let source = self.source_of(who);
         warn!(%source, transport = %transport.scheme(), identity = %who, why, "peer not served");
-        self.link.note_gone(number, true);
+        self.link.note_gone(number, PeerEnd::CutOff);
     }
 
     /// Tells the router of a certificate, before it hears anything of the peer.
@@ -146,7 +147,11 @@ impl Worker {
         let Some(connection) = self.connections.remove(key) else {
             return;
         };
-        let was_cut_off = connection.closing.is_some();
+        let end = match connection.closing.is_some() {
+            true if connection.has_stalled => PeerEnd::Stalled,
+            true => PeerEnd::CutOff,
+            false => PeerEnd::Departed,
+        };
         let why = connection.closing.as_deref().unwrap_or(why);
         let origin = self.router.origin(key);
         let source = self.source_of(connection.channel.identity());
@@ -163,7 +168,7 @@ impl Worker {
             warn!(%source, peer = origin.peer, refused, withheld, "messages of or for the peer were dropped");
         }
         self.router.detach(self.now, key);
-        self.link.note_gone(connection.admission, was_cut_off);
+        self.link.note_gone(connection.admission, end);
     }
 
     /// Ends the session of a peer that the supervisor wants gone.
@@ -182,9 +187,14 @@ impl Worker {
         }
     }
 
-    pub(super) fn close_session(&mut self, key: PeerKey, why: String) {
+    pub(super) fn close_session(
+        &mut self,
+        key: PeerKey,
+        CloseReason { why, has_stalled }: CloseReason,
+    ) {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.closing = Some(why.into());
+            connection.has_stalled = has_stalled;
             connection.waiting = false;
             if let Some(why) = connection.broken.take() {
                 return self.detach_peer(key, &why);

@@ -8,7 +8,9 @@ use tracing::error;
 use crate::Error;
 use crate::ids::AdmissionId;
 use crate::lacking::is_exhaustion;
-use crate::link::{GonePeer, Link, PEERS, ReceiveOutcome, ToSupervisor, ToWorker, is_too_long};
+use crate::link::{
+    GonePeer, Link, PEERS, PeerEnd, ReceiveOutcome, ToSupervisor, ToWorker, is_too_long,
+};
 use crate::worker::connection::EventToken;
 
 /// The link to the supervisor.
@@ -52,8 +54,8 @@ impl SupervisorLink {
     }
 
     /// Notes a peer that has gone, for the next report.
-    pub(super) fn note_gone(&mut self, number: AdmissionId, was_cut_off: bool) {
-        self.gone.push(GonePeer { number, was_cut_off });
+    pub(super) fn note_gone(&mut self, number: AdmissionId, end: PeerEnd) {
+        self.gone.push(GonePeer { number, end });
     }
 
     /// Notes a peer that has proved its token, for the next report.
