@@ -11,6 +11,7 @@ mod frame;
 mod headers;
 mod http;
 pub mod limits;
+pub mod nats;
 mod subject;
 
 pub use codec::{Codec, MessageDecoder, TooLong};
