@@ -29,6 +29,20 @@ fn pair_hears_itself_over_every_transport() {
 }
 
 #[test]
+fn pair_finds_the_daemon_that_ipcctl_finds() {
+    let daemon = Daemon::start();
+    for via in ["", "unix", "tcp", &daemon.via("tcp")] {
+        let mut pair = Command::new(example("pair"));
+        pair.env("IPCD_RUNTIME_DIR", daemon.runtime_dir()).env("IPCD_VIA", via);
+        // The port of the daemon under test is not the default one, so `tcp` alone fails there.
+        let expected = i32::from(via == "tcp");
+        let ended = RunningProcess::start(&mut pair).wait().expect(expected);
+        let said = if expected == 0 { "said: it is me" } else { "tcp://127.0.0.1:7117" };
+        assert!((ended.text() + &ended.stderr).contains(said), "{via}: {}", ended.stderr);
+    }
+}
+
+#[test]
 fn examples_say_why_they_fail() {
     let ended = start("pair", &["unix:///nowhere/at/all"]).wait().expect(1);
     assert!(ended.stderr.contains("cannot connect"), "{}", ended.stderr);

@@ -117,6 +117,16 @@ fn packages() -> BTreeMap<String, WorkspacePackage> {
     folders.map(WorkspacePackage::read).map(|package| (package.name.clone(), package)).collect()
 }
 
+/// The features of a package, and what each of them enables.
+fn features(package: &WorkspacePackage) -> BTreeMap<String, Vec<String>> {
+    let table = package.manifest["features"].as_table().expect("features are a table");
+    let names = |value: &Value| -> Vec<String> {
+        let names = value.as_array().expect("a feature is a list").iter();
+        names.map(|name| name.as_str().expect("a list of names").to_owned()).collect()
+    };
+    table.iter().map(|(feature, enables)| (feature.clone(), names(enables))).collect()
+}
+
 /// Strings in a line of code, roughly.
 fn strings(line: &str) -> impl Iterator<Item = &str> {
     line.split('"').skip(1).step_by(2)
@@ -170,6 +180,23 @@ fn a_transport_knows_neither_another_nor_what_the_bytes_mean() {
     }
     let found = packages.keys().filter(|name| name.starts_with("ipcd-transport-"));
     assert!(found.eq(transports.iter()), "the registry and the crates differ");
+}
+
+/// Clients choose transports by features, except for the first, which is always there.
+#[test]
+fn a_transport_is_a_feature_of_the_registry_and_of_the_client() {
+    let packages = packages();
+    let wanted: BTreeSet<String> = ipcd_transports::schemes().skip(1).map(str::to_owned).collect();
+    for (package, all, enabled) in [
+        ("ipcd-transports", "all", "dep:ipcd-transport-"),
+        ("ipcd-client", "all-transports", "ipcd-transports/"),
+    ] {
+        let features = features(&packages[package]);
+        assert!(features[all].iter().eq(&wanted), "{package}: {all} is {:?}", features[all]);
+        for scheme in &wanted {
+            assert_eq!(features[scheme], [format!("{enabled}{scheme}")], "{package}: {scheme}");
+        }
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipcd_server::TimeSpan;
+use ipcd_transports::{DEFAULT_VIA, VIA_VAR};
 
 mod access;
 mod bench;
@@ -28,9 +29,6 @@ pub(crate) struct Arguments {
     pub(crate) verb: Verb,
 }
 
-/// The environment variable for the default of `--via`.
-pub(crate) const VIA: &str = "IPCD_VIA";
-
 /// Their heading in the help.
 const GLOBAL: &str = "Global options";
 
@@ -38,7 +36,7 @@ const GLOBAL: &str = "Global options";
 #[derive(Args)]
 pub(crate) struct GlobalArgs {
     /// Connect to the daemon by this endpoint or transport (see `ipcctl transports`).
-    #[arg(long, global = true, help_heading = GLOBAL, env = VIA, default_value = "unix", value_name = "VIA")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = VIA_VAR, default_value = DEFAULT_VIA, value_name = "VIA")]
     pub(crate) via: String,
     /// Wait at most this long for a connection, a confirmation or an answer; then exit 4.
     #[arg(long, global = true, help_heading = GLOBAL, default_value = "5s", value_name = "DURATION")]

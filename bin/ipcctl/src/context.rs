@@ -4,10 +4,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ipcd_client::{Backoff, Client, Endpoint, Error, Options, TokenSource};
-use ipcd_server::TOKEN_FILE;
 use ipcd_transport::Error as TransportError;
-use ipcd_transports::{SYSTEM_RUNTIME_DIR, own_runtime_dir};
-use nix::unistd::Uid;
+use ipcd_transports::{TOKEN_FILE, find_runtime_dir};
 
 use crate::args::{GlobalArgs, OutputFormat};
 use crate::exit::{Failure, FailureKind, Outcome};
@@ -127,13 +125,4 @@ impl Context {
             say(&format!("ipcctl: {}", visible(text)));
         }
     }
-}
-
-/// The user's own runtime directory if it exists, else the system's.
-fn find_runtime_dir() -> PathBuf {
-    let own = own_runtime_dir(Uid::effective().is_root());
-    let is_set = std::env::var_os(ipcd_transports::RUNTIME_DIR_VAR).is_some();
-    // A directory that the user has named is not replaced by another daemon's without a word.
-    let own = own.filter(|dir| is_set || dir.is_dir());
-    own.unwrap_or_else(|| PathBuf::from(SYSTEM_RUNTIME_DIR))
 }

@@ -34,8 +34,9 @@ use std::process::ExitCode;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
+use ipcd_transports::VIA_VAR;
 
-use crate::args::{Arguments, OutputFormat, VIA, Verb};
+use crate::args::{Arguments, OutputFormat, Verb};
 use crate::context::Context;
 use crate::exit::{Failure, FailureKind, Outcome};
 
@@ -69,9 +70,9 @@ fn end(outcome: Outcome, format: OutputFormat) -> ExitCode {
 
 /// Treats an empty `IPCD_VIA` as unset, as other tools do with their variables.
 fn forget_empty_variable() {
-    if std::env::var_os(VIA).is_some_and(|via| via.is_empty()) {
+    if std::env::var_os(VIA_VAR).is_some_and(|via| via.is_empty()) {
         // Removing fails only where there are threads. The empty name is then refused.
-        let _ = ipcd_sys::remove_variables(&[VIA]);
+        let _ = ipcd_sys::remove_variables(&[VIA_VAR]);
     }
 }
 

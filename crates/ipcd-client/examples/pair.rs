@@ -1,5 +1,5 @@
 //! One process that talks to itself through the daemon, and survives a restart of it:
-//! `pair ENDPOINT [TOKEN_FILE]`
+//! `pair [ENDPOINT [TOKEN_FILE]]`. Without an endpoint it is the daemon that `ipcctl` finds.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -17,11 +17,13 @@ fn main() -> ExitCode {
 }
 
 fn run(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn std::error::Error>> {
-    let usage = "usage: pair ENDPOINT [TOKEN_FILE]";
-    let endpoint: Endpoint = arguments.next().ok_or(usage)?.parse()?;
+    let endpoint: Option<Endpoint> = arguments.next().map(|text| text.parse()).transpose()?;
     let token = arguments.next().map_or(TokenSource::None, |file| TokenSource::File(file.into()));
     let options = Options { token, reconnect: Some(Backoff::default()), ..Options::default() };
-    let mut client = Client::connect(&endpoint, options)?;
+    let mut client = match endpoint {
+        Some(endpoint) => Client::connect(&endpoint, options)?,
+        None => Client::connect_default(options)?,
+    };
     client.subscribe("pair.*", SubscribeOptions::default())?;
     client.send("pair.hello", b"it is me")?;
     match client.next_event(Some(Instant::now() + Duration::from_secs(5)))? {

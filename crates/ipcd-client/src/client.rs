@@ -17,8 +17,9 @@ use ipcd_transport::{Endpoint, PeerIdentity};
 
 use crate::event::{Event, EventQueue};
 use crate::frame_channel::BATCH;
+use crate::location::DaemonLocation;
 use crate::message::Publication;
-use crate::options::{Options, SubscribeOptions};
+use crate::options::{Options, SubscribeOptions, TokenSource};
 use crate::origins::OriginCache;
 use crate::outcomes::OutcomeTracker;
 use crate::publisher::Publisher;
@@ -57,6 +58,20 @@ impl Client {
             origins: OriginCache::default(),
             events: EventQueue::default(),
         })
+    }
+
+    /// Connects to the daemon that `ipcctl` finds without options ([`DaemonLocation::find`]). Its
+    /// token is proved, unless the options have one.
+    ///
+    /// # Errors
+    /// As [`DaemonLocation::find`] and [`Client::connect`].
+    pub fn connect_default(options: Options) -> Result<Self> {
+        let found = DaemonLocation::find()?;
+        let token = match options.token {
+            TokenSource::None => found.token,
+            given => given,
+        };
+        Self::connect(&found.endpoint, Options { token, ..options })
     }
 
     /// This peer's id. Another connection has another one.

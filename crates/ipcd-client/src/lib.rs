@@ -1,9 +1,26 @@
 //! A blocking client for ipcd.
 //!
+//! A program on the daemon's machine needs Unix-domain sockets only. Its dependency, with the path of
+//! a copy of ipcd, is:
+//!
+//! ```toml
+//! [dependencies]
+//! ipcd-client = { path = "../ipcd/crates/ipcd-client", default-features = false }
+//! ```
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `all-transports` (default) | the six below |
+//! | `fifo`, `pipe`, `tcp`, `udp`, `vsock` | that transport |
+//! | `tls` | that transport, with rustls and ring, which need a C compiler |
+//!
+//! # Messages
+//!
 //! ```no_run
 //! use ipcd_client::{Client, Options};
 //!
-//! let mut client = Client::connect(&"unix:///run/ipcd/ipcd.sock".parse()?, Options::default())?;
+//! // The daemon that `ipcctl` finds. Another: Client::connect(&"tcp://host:7117".parse()?, …).
+//! let mut client = Client::connect_default(Options::default())?;
 //! client.subscribe("logs.>", Default::default())?;
 //! client.send("logs.web", b"hello")?;
 //! for message in client.messages() {
@@ -34,8 +51,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Client::publish`] buffers: a message leaves when the buffer is full, the client waits, or
-//! [`Client::push`] or [`Client::flush`] is called.
+//! # When bytes leave
+//!
+//! | call | the message is | returns when |
+//! |---|---|---|
+//! | [`publish`](Client::publish), [`publish_message`](Client::publish_message), [`reply`](Client::reply) | in the client's buffer | it is copied; at 64 KiB, when the buffer has room again |
+//! | [`push`](Client::push) | with the kernel | everything in the buffer is written |
+//! | [`flush`](Client::flush), [`close`](Client::close) | with the daemon | the daemon has accepted everything; the only call that reports a refusal |
+//! | [`send`](Client::send) | with the daemon | as `publish` and `flush` |
+//! | [`publish_acked`](Client::publish_acked) | with its receivers | every copy is delivered or dropped |
+//!
+//! A call that waits for anything else, such as [`next_event`](Client::next_event) or
+//! [`request`](Client::request), writes the buffer meanwhile. So a program that publishes and then
+//! does other work calls `push` first. The buffer costs a message no time and no loss of order: it
+//! makes one system call of hundreds of small messages.
+//!
+//! # Without threads
 //!
 //! A client has no threads. While it waits for anything, it reads what comes and writes what is
 //! buffered, so that two peers that flood each other never block each other for ever.
@@ -46,6 +77,7 @@ mod event;
 mod frame_channel;
 mod handshake;
 mod incoming;
+mod location;
 mod message;
 mod options;
 mod origins;
@@ -64,5 +96,6 @@ pub use ipcd_proto::control::{
 };
 pub use ipcd_proto::{DirectAddress, Filter, Headers, Subject};
 pub use ipcd_transport::Endpoint;
+pub use location::DaemonLocation;
 pub use message::{Message, Publication};
 pub use options::{Backoff, Options, SubscribeOptions, Token, TokenSource};

@@ -45,9 +45,10 @@ pub use config::{
 pub use connect::ConnectConfig;
 pub use counts::{MaxChildren, MaxStartups, WorkerCount};
 pub use exec::{ExecConfig, RestartPolicy};
+pub use ipcd_transports::TOKEN_FILE;
 pub use listen::{ListenConfig, RawProfile};
 pub use log::{LogOutlet, LogQuotas, init as init_log};
-pub use runtime::{TOKEN_FILE, locate as runtime_dir};
+pub use runtime::locate as runtime_dir;
 pub use supervisor::{ConfigLoader, StartOptions, run};
 pub use values::{ByteCount, RetryPauses, TimeSpan};
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use ipcd_core::TokenSet;
 use ipcd_proto::auth::{PROOF_BYTES, Token};
 use ipcd_transport::{Exposure, SecretFile, TrustedDir, open_lock};
+use ipcd_transports::TOKEN_FILE;
 use nix::errno::Errno;
 use nix::fcntl::renameat;
 use nix::sys::stat::{Mode, mkdirat};
@@ -17,9 +18,8 @@ use tracing::{error, warn};
 use crate::Error;
 use crate::config::{Config, TokenFile};
 
-/// The name of the daemon's own token in the runtime directory.
-pub const TOKEN_FILE: &str = "token";
 const LOCK_FILE: &str = "ipcd.lock";
+
 /// The runtime directory of this daemon, owned by it as long as this lives.
 #[derive(Debug)]
 pub(crate) struct RuntimeDir {

@@ -1,21 +1,50 @@
-//! The registry: one line a transport.
+//! The registry: one line a transport. Every transport but the first is a feature of this crate, for
+//! clients that need only some. Features of Cargo add up, so a program with the daemon has them all.
 
+#[cfg(feature = "allowlist")]
 pub mod allowlist;
+mod location;
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ipcd_transport::{Endpoint, EndpointPurpose, Error, Result, Transport};
 
-/// Every transport, in the order in which they are shown to users.
+pub use location::{
+    DEFAULT_VIA, RUNTIME_DIR_VAR, SYSTEM_RUNTIME_DIR, TOKEN_FILE, VIA_VAR, find_runtime_dir,
+    own_runtime_dir,
+};
+
+/// Every transport of this build, in the order in which they are shown to users.
 pub const ALL: &[&dyn Transport] = &[
     &ipcd_transport_unix::Unix,
+    #[cfg(feature = "pipe")]
     &ipcd_transport_pipe::Pipe,
+    #[cfg(feature = "fifo")]
     &ipcd_transport_fifo::Fifo,
+    #[cfg(feature = "tcp")]
     &ipcd_transport_tcp::Tcp,
+    #[cfg(feature = "udp")]
     &ipcd_transport_udp::Udp,
+    #[cfg(feature = "tls")]
     &ipcd_transport_tls::Tls,
+    #[cfg(feature = "vsock")]
     &ipcd_transport_vsock::Vsock,
+];
+
+/// The schemes of transports that exist, and that this build does not have.
+const LEFT_OUT: &[&str] = &[
+    #[cfg(not(feature = "pipe"))]
+    "pipe",
+    #[cfg(not(feature = "fifo"))]
+    "fifo",
+    #[cfg(not(feature = "tcp"))]
+    "tcp",
+    #[cfg(not(feature = "udp"))]
+    "udp",
+    #[cfg(not(feature = "tls"))]
+    "tls",
+    #[cfg(not(feature = "vsock"))]
+    "vsock",
 ];
 
 /// The schemes of all transports.
@@ -30,16 +59,24 @@ pub fn default_endpoints(runtime_dir: &Path) -> impl Iterator<Item = Endpoint> {
 }
 
 /// The transport of a child's standard input and output.
+#[cfg(feature = "pipe")]
 pub const CHILD: &dyn Transport = &ipcd_transport_pipe::Pipe;
 
 /// The transport of this scheme.
 ///
 /// # Errors
-/// If there is none; the error names those that exist.
+/// If there is none; the error names those that exist. A transport that this build does not have is
+/// an error of its own, which names the feature.
 pub fn find(scheme: &str) -> Result<&'static dyn Transport> {
     let found = ALL.iter().copied().find(|transport| transport.scheme() == scheme);
     found.ok_or_else(|| {
         let known = schemes().collect::<Vec<_>>().join(", ");
+        if LEFT_OUT.contains(&scheme) {
+            return Error::Endpoint(format!(
+                "this program was built without the transport {scheme}: enable the feature \
+                 `{scheme}` of ipcd-client, or choose one of {known}"
+            ));
+        }
         let scheme = scheme.escape_debug();
         Error::Endpoint(format!("there is no transport {scheme}: choose one of {known}"))
     })
@@ -100,39 +137,11 @@ pub fn resolve(via: &str, runtime_dir: &Path) -> Result<Endpoint> {
     Ok(endpoint)
 }
 
-/// Names the runtime directory in the environment.
-pub const RUNTIME_DIR_VAR: &str = "IPCD_RUNTIME_DIR";
-/// The runtime directory of a daemon that root has started.
-pub const SYSTEM_RUNTIME_DIR: &str = "/run/ipcd";
-
-/// The runtime directory of a daemon that this user starts, if nothing is configured:
-/// `$IPCD_RUNTIME_DIR`, `/run/ipcd` for root, else `$XDG_RUNTIME_DIR/ipcd`; where that is not set, as
-/// in a session of su(1) or cron(8), the same in `/run/user/UID`, if there is such a directory.
-pub fn own_runtime_dir(is_root: bool) -> Option<PathBuf> {
-    let absolute = |name: &str| {
-        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
-        std::path::absolute(value).ok()
-    };
-    absolute(RUNTIME_DIR_VAR).or_else(|| match is_root {
-        true => Some(PathBuf::from(SYSTEM_RUNTIME_DIR)),
-        false => {
-            let dir = absolute("XDG_RUNTIME_DIR").or_else(login_dir);
-            dir.map(|dir| dir.join("ipcd"))
-        }
-    })
-}
-
-/// The directory that pam_systemd(8) makes for a user who has logged in.
-fn login_dir() -> Option<PathBuf> {
-    let uid = nix::unistd::geteuid().as_raw();
-    let dir = PathBuf::from(format!("/run/user/{uid}"));
-    std::fs::metadata(&dir).is_ok_and(|found| found.is_dir() && found.uid() == uid).then_some(dir)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[cfg(feature = "all")]
     #[test]
     fn names_what_exists() {
         let error = |text: &str| resolve(text, Path::new("/r")).unwrap_err().to_string();
@@ -158,6 +167,7 @@ mod tests {
         assert!(error("tls://h:1").contains("ca=FILE"));
     }
 
+    #[cfg(feature = "all")]
     #[test]
     fn a_scheme_alone_means_its_default_endpoint() {
         let resolve = |text: &str| resolve(text, Path::new("/r")).unwrap().to_string();
@@ -169,5 +179,14 @@ mod tests {
         assert_eq!(resolve("tcp://[::1]:9"), "tcp://[::1]:9");
         let error = super::resolve("tls", Path::new("/r")).unwrap_err().to_string();
         assert!(error.contains("write tls://"), "{error}");
+    }
+
+    #[test]
+    fn a_transport_that_is_left_out_names_its_feature() {
+        for scheme in LEFT_OUT {
+            let error = resolve(scheme, Path::new("/r")).unwrap_err().to_string();
+            assert!(error.contains(&format!("feature `{scheme}`")), "{error}");
+        }
+        assert!(resolve(DEFAULT_VIA, Path::new("/r")).is_ok());
     }
 }
