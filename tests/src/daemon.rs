@@ -97,7 +97,7 @@ impl DaemonSetup {
         }
         let schemes = self.schemes.clone().unwrap_or_else(|| SCHEMES.map(String::from));
         for scheme in schemes {
-            command.arg("--listen").arg(endpoint(&scheme, &run));
+            command.arg("--listen").arg(endpoint(&scheme, &run).to_string());
         }
         for listener in &self.extra {
             let listener = listener.replace("RUN", &run.display().to_string());
@@ -115,15 +115,10 @@ fn config_in(dir: &Path) -> PathBuf {
     dir.join("ipcd.toml")
 }
 
-/// The endpoint for a transport. Networks give it a free port.
-fn endpoint(scheme: &str, run: &Path) -> String {
-    let run = run.display();
-    match scheme {
-        "unix" => format!("unix://{run}/ipcd.sock"),
-        "pipe" => format!("pipe://{run}/pipe.sock"),
-        "fifo" => format!("fifo://{run}/ipcd.fifo"),
-        network => format!("{network}://127.0.0.1:0"),
-    }
+/// The default endpoint of a transport, with a free port if it has one.
+fn endpoint(scheme: &str, run: &Path) -> Endpoint {
+    let transport = ipcd_transports::find(scheme).expect("the transport exists");
+    transport.default_endpoint(run).expect("it has a default endpoint").with_any_port()
 }
 
 fn is_ready(log: &str, json: bool) -> bool {
@@ -205,11 +200,14 @@ impl Daemon {
     pub fn via(&self, scheme: &str) -> String {
         match self.endpoints.get(scheme) {
             Some(endpoint) => endpoint.clone(),
-            None if self.dir.is_some() => match scheme {
-                // No other process has this address, so any port is closed.
-                "tcp" | "udp" => format!("{scheme}://127.86.75.30:7117"),
-                _ => endpoint(scheme, &self.runtime_dir()),
-            },
+            None if self.dir.is_some() => {
+                let endpoint = endpoint(scheme, &self.runtime_dir());
+                match endpoint.host_and_port() {
+                    // No other process has this address, so any port is closed.
+                    Ok(_) => endpoint.with_address("127.86.75.30:7117").to_string(),
+                    Err(_) => endpoint.to_string(),
+                }
+            }
             None => unreachable!("a daemon without its directory has no endpoint"),
         }
     }

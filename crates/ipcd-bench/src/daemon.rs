@@ -16,7 +16,6 @@ use nix::poll::PollFlags;
 
 use crate::children::{ForkedChild, WATCHDOG, fork};
 use crate::end::{Lane, LaneSide, MessageEnd, PATIENCE};
-use crate::library::any_port;
 use crate::message::{MessageHeader, MessageKind};
 use crate::plan::RunningDaemon;
 use crate::session::Session;
@@ -89,7 +88,7 @@ fn config(dir: &Path) -> io::Result<Config> {
     config.log.level = LogLevel::Warn;
     config.daemon.runtime_dir = Some(dir.to_owned());
     let listen = ipcd_transports::default_endpoints(dir)
-        .map(|endpoint| any_port(endpoint).to_string().parse());
+        .map(|endpoint| endpoint.with_any_port().to_string().parse());
     config.listeners = listen.collect::<Result<_, _>>().map_err(io::Error::other)?;
     Ok(config)
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipcd_transport::{
-    Channel, Endpoint, Error, LENGTH_BYTES, Listener, ReadBuffer, ReadOutcome, Transport,
-    WriteOutcome, frame_len, poll_until,
+    Channel, Error, LENGTH_BYTES, Listener, ReadBuffer, ReadOutcome, Transport, WriteOutcome,
+    frame_len, poll_until,
 };
 use nix::poll::PollFlags;
 
@@ -28,7 +28,7 @@ pub(crate) struct ChannelLane {
 impl ChannelLane {
     pub(crate) fn listen(scheme: &str, dir: &Path, batch: usize) -> io::Result<Self> {
         let transport = ipcd_transports::find(scheme).map_err(io::Error::other)?;
-        let at = any_port(transport.default_endpoint(dir).map_err(io::Error::other)?);
+        let at = transport.default_endpoint(dir).map_err(io::Error::other)?.with_any_port();
         let listener = transport.listen(&at).map_err(io::Error::other)?;
         Ok(Self { transport, listener, batch })
     }
@@ -43,14 +43,6 @@ impl ChannelLane {
                 return Err(Error::TimedOut("accept".into()));
             }
         }
-    }
-}
-
-/// Network endpoints get a port that the kernel chooses.
-pub(crate) fn any_port(endpoint: Endpoint) -> Endpoint {
-    match endpoint.address().rsplit_once(':') {
-        Some((host, _)) if endpoint.path().is_err() => endpoint.with_address(format!("{host}:0")),
-        _ => endpoint,
     }
 }
 

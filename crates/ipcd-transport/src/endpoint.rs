@@ -81,6 +81,16 @@ impl Endpoint {
         Self { address: address.into(), ..self.clone() }
     }
 
+    /// The same endpoint with port 0, for a port that the kernel chooses; one without a port as it is.
+    pub fn with_any_port(&self) -> Self {
+        match self.address.rsplit_once(':') {
+            Some((host, _)) if self.host_and_port().is_ok() && self.path().is_err() => {
+                self.with_address(format!("{host}:0"))
+            }
+            _ => self.clone(),
+        }
+    }
+
     /// The address as an absolute path.
     pub fn path(&self) -> Result<&Path> {
         let path = Path::new(&self.address);
@@ -225,6 +235,15 @@ mod tests {
         assert_eq!(endpoint.take_option("codec").as_deref(), Some("line"));
         assert_eq!(endpoint.option("mode"), Some("0620"));
         assert_eq!(endpoint.to_string(), "fifo:///a/b?mode=0620");
+    }
+
+    #[test]
+    fn only_a_port_gives_way_to_any_port() {
+        let shown = |text: &str| text.parse::<Endpoint>().unwrap().with_any_port().to_string();
+        assert_eq!(shown("tcp://[::1]:7117?a=b"), "tcp://[::1]:0?a=b");
+        for without in ["unix:///a:1", "unix:@x:1", "pipe:ssh h:1", "fifo:///x", "x://name"] {
+            assert_eq!(shown(without), without);
+        }
     }
 
     #[test]

@@ -97,7 +97,9 @@ impl PrivateDaemon {
         config.daemon.runtime_dir = Some(dir.to_owned());
         config.listeners = ipcd_transports::default_endpoints(dir)
             .map(|endpoint| {
-                any_port(endpoint)
+                // A running daemon is not disturbed.
+                endpoint
+                    .with_any_port()
                     .to_string()
                     .parse()
                     .map_err(|error| Failure::new(FailureKind::Internal, error))
@@ -152,14 +154,6 @@ impl Drop for PrivateDaemon {
         // The child is not reaped yet, so the number still belongs to it.
         let _ = kill(self.0, Signal::SIGTERM);
         let _ = waitpid(self.0, None);
-    }
-}
-
-/// A network endpoint gets port 0: the kernel chooses, and a running daemon is not disturbed.
-fn any_port(endpoint: Endpoint) -> Endpoint {
-    match endpoint.address().rsplit_once(':') {
-        Some((host, _)) if endpoint.path().is_err() => endpoint.with_address(format!("{host}:0")),
-        _ => endpoint,
     }
 }
 
