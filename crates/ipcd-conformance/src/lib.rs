@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Each case becomes a `#[test]` of its own. A case has a private directory, from which the closure
-//! makes an endpoint that no other case uses; for a port that is `127.0.0.1:0`.
+//! makes an endpoint that no other case uses: a path in it, its own path as a name, or for a port
+//! the address of [`loopback`].
 //!
 //! Nothing here sleeps, and nothing asserts that something was fast: a case waits for what must
 //! happen, and the [watchdog] fails it if it does not.
@@ -117,6 +118,8 @@ macro_rules! conformance {
             rendezvous::fails_at_once_when_nobody_is_there
             rendezvous::honours_the_deadline
             rendezvous::survives_junk
+            rights::keeps_other_users_out
+            rights::relies_on_no_server_of_another_user
         }
     };
 }

@@ -6,6 +6,7 @@ pub mod ends;
 pub mod places;
 pub mod processes;
 pub mod rendezvous;
+pub mod rights;
 pub mod transfer;
 
 use ipcd_transport::Endpoint;
@@ -20,6 +21,8 @@ pub(crate) fn play(suite: &Suite, part: &str, endpoint: &Endpoint) {
         processes::CLIENT => processes::be_a_client(suite, endpoint, &ParentLink),
         processes::DAEMON => processes::be_a_daemon(suite, endpoint, &ParentLink),
         processes::WORKER => processes::be_a_worker(suite, &ParentLink),
+        rights::OTHER_CLIENT => rights::be_another_users_client(suite, endpoint, &ParentLink),
+        rights::OTHER_SERVER => rights::be_another_users_server(suite, endpoint, &ParentLink),
         places::UMASK => places::publish_with_any_umask(suite, endpoint),
         _ => panic!("unknown part: {part}"),
     }

@@ -47,7 +47,7 @@ pub fn leaves_nothing_behind(suite: &Suite) {
     check_meeting(&scene, &listener);
     let place = listener.local().clone();
     drop(listener);
-    if let Some(path) = scene.path() {
+    if let Ok(path) = scene.endpoint.path() {
         assert!(fs::symlink_metadata(path).is_err(), "{} is still there", path.display());
         assert_eq!(tree(scene.dir()), Vec::<String>::new());
     }

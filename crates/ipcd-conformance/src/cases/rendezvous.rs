@@ -28,7 +28,7 @@ use crate::watchdog::Watchdog;
 pub fn fails_at_once_when_nobody_is_there(suite: &Suite) {
     let _no_copies = hold_starts_off();
     let mut scene = TestScene::new(suite);
-    let mut places = Vec::from_iter(scene.path().map(|_| scene.endpoint.clone()));
+    let mut places = Vec::from_iter(scene.endpoint.path().map(|_| scene.endpoint.clone()));
     scene.endpoint = scene.listen().local().clone();
     places.push(scene.endpoint.clone());
     for place in places {
