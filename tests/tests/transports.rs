@@ -100,6 +100,11 @@ fn udp_alone() {
 }
 
 #[test]
+fn each_transport_that_listens_by_default_has_its_test() {
+    assert_eq!(*SCHEMES, ["unix", "pipe", "fifo", "tcp", "udp"], "serves_alone of each one");
+}
+
+#[test]
 fn unix_with_seqpacket_sockets() {
     let dir = ipcd_tests::private_dir();
     let socket = format!("unix://{}/s.sock?type=seqpacket", dir.path().display());

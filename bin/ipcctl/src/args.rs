@@ -52,8 +52,8 @@ pub(crate) struct GlobalArgs {
     pub(crate) name: Option<String>,
     /// Prove the token in this file, instead of the one in the runtime directory.
     ///
-    /// The daemon asks for a token over TCP, UDP, TLS and vsock. A file that other users can read or
-    /// change is refused.
+    /// The daemon asks for a token where it knows no more of a peer than an address. A file that
+    /// other users can read or change is refused.
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// The name of that token in the daemon's configuration (a token table).

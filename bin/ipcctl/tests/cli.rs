@@ -45,11 +45,12 @@ fn transports_as_json_have_every_contract() {
         assert_eq!(transport["ordered"], true, "{transport}");
         assert!(transport["summary"].is_string() && transport["identity"].is_string());
     }
-    assert_eq!(all[0]["default"], "unix:///nonexistent/ipcd/ipcd.sock");
-    assert_eq!(all[3]["default"], "tcp://127.0.0.1:7117");
-    assert!(all[5]["default"].is_null(), "there is no default certificate");
+    let find = |scheme: &str| all.iter().find(|it| it["transport"] == scheme).unwrap();
+    assert_eq!(find("unix")["default"], "unix:///nonexistent/ipcd/ipcd.sock");
+    assert_eq!(find("tcp")["default"], "tcp://127.0.0.1:7117");
+    assert!(find("tls")["default"].is_null(), "there is no default certificate");
     let encrypted: Vec<_> = all.iter().filter(|it| it["encrypted"] == true).collect();
-    assert_eq!(encrypted, [&all[5]]);
+    assert_eq!(encrypted, [find("tls")]);
     let lines = stdout(&ipcctl(&["transports", "-o", "jsonl"]));
     assert_eq!(lines.lines().count(), all.len());
 }

@@ -14,10 +14,10 @@ use ipcd_server::{
     MaxChildren, PassedSocket, StartOptions, WorkerCount,
 };
 
-/// Relay messages between processes over Unix-domain sockets, pipes, FIFOs, TCP, UDP, TLS and vsock.
+/// Relay messages between processes over local sockets, pipes, FIFOs and networks.
 ///
 /// Without --listen, and without listeners in the configuration file, ipcd listens on the default
-/// endpoints: in the runtime directory, and on 127.0.0.1:7117 for TCP and UDP.
+/// endpoints: in the runtime directory, and on port 7117 of 127.0.0.1.
 #[derive(Parser)]
 #[command(name = "ipcd", version)]
 struct Arguments {

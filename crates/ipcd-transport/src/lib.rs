@@ -16,6 +16,9 @@
 //! * What a channel says it has taken, the kernel has: it arrives even if this process dies.
 //! * A channel can be taken apart ([`Channel::into_parts`]) and put together in another process: an
 //!   encrypted one only before it was used, any other at any time.
+//! * A peer for which the kernel vouches ([`IdentityKind::is_vouched`]) proves no token. So a listener
+//!   refuses users that its rights do not admit: by default all but its own user and root. A client
+//!   refuses servers that [`check_server`] refuses.
 //! * No input from the peer makes a channel panic or hold more memory than the read buffer allows.
 
 mod blocking_file;

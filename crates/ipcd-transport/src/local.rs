@@ -1,4 +1,5 @@
-//! Local stream sockets in the file system, for rendezvous and control.
+//! Unix-domain sockets: binding a path, connecting, and accepting the users that may connect, at a
+//! path or an abstract name.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};

@@ -30,7 +30,8 @@ pub trait Transport: Sync {
     fn check(&self, endpoint: &Endpoint, purpose: EndpointPurpose) -> Result<()>;
 
     /// Checks that a listener there has what it needs beside its address, such as the directory of
-    /// its path, or its certificates. The check makes nothing and binds nothing.
+    /// its path, or its certificates. The check makes nothing and binds nothing. By default an address
+    /// that begins with a slash is a path.
     fn check_listen(&self, at: &Endpoint) -> Result<()> {
         match at.path() {
             Ok(path) => TrustedDir::of(path).map(drop),
@@ -133,9 +134,11 @@ pub struct Capabilities {
 /// The kind of knowledge that a transport has of its peers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum IdentityKind {
-    /// The kernel vouches for process, user and group (`SO_PEERCRED`).
+    /// The kernel vouches for process, user and group (`SO_PEERCRED`). The peer proves no token: the
+    /// listener keeps other users out, by the mode of its path or by [`PathRights`](crate::PathRights).
     Credentials,
-    /// The kernel vouches for the owner of a file that only the peer could make.
+    /// The kernel vouches for the owner of a file that only the peer could make. The peer proves no
+    /// token either.
     Owner,
     /// Only an IP address is known. The peer must prove that it holds a token, and `allow=` may
     /// name networks.
