@@ -14,38 +14,27 @@ pub use location::{
     own_runtime_dir,
 };
 
-/// Every transport of this build, in the order in which they are shown to users.
-pub const ALL: &[&dyn Transport] = &[
-    &ipcd_transport_unix::Unix,
-    #[cfg(feature = "pipe")]
-    &ipcd_transport_pipe::Pipe,
-    #[cfg(feature = "fifo")]
-    &ipcd_transport_fifo::Fifo,
-    #[cfg(feature = "tcp")]
-    &ipcd_transport_tcp::Tcp,
-    #[cfg(feature = "udp")]
-    &ipcd_transport_udp::Udp,
-    #[cfg(feature = "tls")]
-    &ipcd_transport_tls::Tls,
-    #[cfg(feature = "vsock")]
-    &ipcd_transport_vsock::Vsock,
-];
+/// Makes the list of transports from their features, which have the names of the schemes.
+macro_rules! registry {
+    ($first:path, $($feature:literal => $transport:path,)*) => {
+        /// Every transport of this build, in the order in which they are shown to users.
+        pub const ALL: &[&dyn Transport] =
+            &[&$first, $(#[cfg(feature = $feature)] &$transport,)*];
 
-/// The schemes of transports that exist, and that this build does not have.
-const LEFT_OUT: &[&str] = &[
-    #[cfg(not(feature = "pipe"))]
-    "pipe",
-    #[cfg(not(feature = "fifo"))]
-    "fifo",
-    #[cfg(not(feature = "tcp"))]
-    "tcp",
-    #[cfg(not(feature = "udp"))]
-    "udp",
-    #[cfg(not(feature = "tls"))]
-    "tls",
-    #[cfg(not(feature = "vsock"))]
-    "vsock",
-];
+        /// The schemes of transports that exist, and that this build does not have.
+        const LEFT_OUT: &[&str] = &[$(#[cfg(not(feature = $feature))] $feature,)*];
+    };
+}
+
+registry! {
+    ipcd_transport_unix::Unix,
+    "pipe" => ipcd_transport_pipe::Pipe,
+    "fifo" => ipcd_transport_fifo::Fifo,
+    "tcp" => ipcd_transport_tcp::Tcp,
+    "udp" => ipcd_transport_udp::Udp,
+    "tls" => ipcd_transport_tls::Tls,
+    "vsock" => ipcd_transport_vsock::Vsock,
+}
 
 /// The schemes of all transports.
 pub fn schemes() -> impl Iterator<Item = &'static str> {
