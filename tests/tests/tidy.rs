@@ -174,7 +174,7 @@ fn a_transport_knows_neither_another_nor_what_the_bytes_mean() {
     );
     let contract = ["ipcd-transport", "ipcd-address", "ipcd-sys"];
     // Protocols over a stream that several transports use.
-    let layers = ["ipcd-tls"];
+    let layers = ["ipcd-tls", "ipcd-websocket"];
     for name in transports.iter().map(String::as_str).chain(layers).chain(["ipcd-transport"]) {
         let may_use_layers = name.starts_with("ipcd-transport-");
         for dependency in packages[name].dependencies() {

@@ -78,7 +78,7 @@ impl TestScene {
     /// Two peers whose handshake is over, if there is one: until then nothing is written.
     pub(crate) fn settled_pair(&self) -> PeerPair {
         let mut pair = self.pair();
-        if self.transport().capabilities().encrypted {
+        if pair.server.channel().is_shaking_hands() {
             let PeerPair { client, server, .. } = &mut pair;
             drive("the handshake", [client, server], |peers| {
                 peers.iter().all(|peer| !peer.channel().wants_service())

@@ -91,8 +91,8 @@ pub trait ChannelTraffic {
         Ok(None)
     }
 
-    /// Whether the handshake goes on, so that the next step costs milliseconds of the processor's
-    /// time, and the kernel still holds all that has come.
+    /// Whether the handshake goes on, so that nothing is written yet, the next step may cost
+    /// milliseconds of the processor's time, and the kernel still holds all that has come.
     fn is_shaking_hands(&self) -> bool {
         false
     }

@@ -33,6 +33,8 @@ registry! {
     "tcp" => ipcd_transport_tcp::Tcp,
     "udp" => ipcd_transport_udp::Udp,
     "tls" => ipcd_transport_tls::Tls,
+    "ws" => ipcd_transport_ws::Ws,
+    "wss" => ipcd_transport_wss::Wss,
     "vsock" => ipcd_transport_vsock::Vsock,
 }
 
