@@ -9,11 +9,13 @@ use ipcd_transports::{DEFAULT_VIA, VIA_VAR};
 
 mod access;
 mod bench;
+mod completion;
 mod messages;
 mod relay;
 
 pub(crate) use access::{AclVerb, CheckArgs};
 pub(crate) use bench::{ArrivalPattern, BenchArgs, BenchLayer, BenchMode, BenchPeer, VerifyLevel};
+pub(crate) use completion::{CallingShell, CompleteArgs, ManArgs};
 pub(crate) use messages::{
     AckLevel, BodyArgs, ChatArgs, OverflowArg, RecvArgs, ReplyArgs, ReqArgs, SendArgs, ServeArgs,
 };
@@ -152,10 +154,17 @@ pub(crate) enum Verb {
     #[command(hide = true)]
     DemoReceiver(DemoPeerArgs),
     /// Print a completion script for a shell.
+    ///
+    /// In bash, zsh and fish it completes subjects, groups, peers and endpoints of the running daemon
+    /// as well.
     Completion {
         /// The shell.
         shell: Shell,
     },
+    #[command(hide = true)]
+    Complete(CompleteArgs),
+    /// Print a manual page: ipcctl man recv | man -l -
+    Man(ManArgs),
     /// Print the version of ipcctl and of the protocol.
     Version,
 }

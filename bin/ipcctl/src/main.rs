@@ -6,6 +6,7 @@ mod attended;
 mod bench;
 mod body;
 mod chat;
+mod complete;
 mod context;
 mod delivery;
 mod demo;
@@ -17,6 +18,7 @@ mod inspect;
 mod job;
 mod jobs;
 mod json;
+mod manual;
 mod news;
 mod output;
 mod ping;
@@ -31,9 +33,9 @@ mod target;
 
 use std::process::ExitCode;
 
+use clap::Parser;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue};
-use clap::{CommandFactory, Parser};
 use ipcd_transports::VIA_VAR;
 
 use crate::args::{Arguments, OutputFormat, Verb};
@@ -129,11 +131,9 @@ fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Demo(args) => demo::run(context, &args),
         Verb::DemoSender(args) => demo::sender(context, &args),
         Verb::DemoReceiver(args) => demo::receiver(context, &args),
-        Verb::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "ipcctl", &mut script);
-            output::write_all(&script)
-        }
+        Verb::Completion { shell } => complete::script(shell),
+        Verb::Complete(args) => complete::run(&args),
+        Verb::Man(args) => manual::run(&args),
         Verb::Version => inspect::version(context),
     }
 }

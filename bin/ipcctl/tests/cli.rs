@@ -59,10 +59,33 @@ fn transports_as_json_have_every_contract() {
 fn completion_for_every_shell() {
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&ipcctl(&["completion", shell]));
+        assert!(script.contains(&format!(" complete {shell} -- ")), "{shell}: {script}");
+    }
+    for shell in ["elvish", "powershell"] {
+        let script = stdout(&ipcctl(&["completion", shell]));
         for word in ["ipcctl", "send", "recv", "serve", "transports", "--via"] {
-            let word = if shell == "fish" { word.trim_start_matches('-') } else { word };
             assert!(script.contains(word), "{shell}: {word}");
         }
+    }
+}
+
+#[test]
+fn completion_works_without_a_daemon_and_prints_no_error() {
+    for (words, expected) in [
+        (&["ipcctl", "rec"][..], "recv\t"),
+        (&["ipcctl", "recv", "--ver"], "--verbose\t"),
+        (&["ipcctl", "--via", "vs"], "vsock\t"),
+        (&["ipcctl", "send", "--ack", "del"], "delivered\t"),
+        (&["ipcctl", "recv", "logs"], ""),
+        (&["ipcctl", "--via"], "--via"),
+        (&["ipcctl"], ""),
+        (&[], ""),
+    ] {
+        let output = ipcctl(&[&["complete", "fish", "--"], words].concat());
+        assert_eq!(stderr(&output), "", "{words:?}");
+        let found = stdout(&output);
+        assert!(found.starts_with(expected), "{words:?}: {found}");
+        assert!(!expected.is_empty() || found.is_empty(), "{words:?}: {found}");
     }
 }
 
