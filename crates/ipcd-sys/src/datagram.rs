@@ -40,7 +40,8 @@ pub fn recv_with_sender(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<D
     message.msg_iov = &raw mut room;
     message.msg_iovlen = 1;
     message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = CONTROL_BYTES;
+    // glibc and musl have different types for it.
+    message.msg_controllen = CONTROL_BYTES as _;
     // With MSG_TRUNC the kernel tells the whole length, also of what did not fit.
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: name, room and control are live, and as long as the header says.

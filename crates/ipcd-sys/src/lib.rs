@@ -238,7 +238,9 @@ unsafe fn received_fds(header: &libc::msghdr) -> Vec<OwnedFd> {
         if (found.cmsg_level, found.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
             // SAFETY: its data begin within the buffer.
             let (data, start) = unsafe { (libc::CMSG_DATA(found), next.cast::<u8>()) };
-            let bytes = found.cmsg_len - (data as usize - start as usize);
+            // glibc and musl have different types for it.
+            let whole: usize = found.cmsg_len as _;
+            let bytes = whole - (data as usize - start as usize);
             for at in 0..bytes / size_of::<RawFd>() {
                 // SAFETY: so many numbers lie there; the kernel has just made these descriptors for
                 // us, and nothing else knows their numbers.
