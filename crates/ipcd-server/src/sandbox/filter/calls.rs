@@ -61,6 +61,13 @@ const OLD: &[c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_time];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[c_long] = &[];
 
+/// The call by which abort(3) of the C library ends the process, and the place of its signal. The first
+/// argument is the process, or its only thread, which has the same number.
+#[cfg(not(target_env = "musl"))]
+const ABORT: (c_long, u32) = (libc::SYS_tgkill, 2);
+#[cfg(target_env = "musl")]
+const ABORT: (c_long, u32) = (libc::SYS_tkill, 1);
+
 /// Calls that no worker ever makes, but an attacker in one would. Opening files, making sockets and
 /// forking are not among them: a library may try that and go on without.
 const DEADLY: &[c_long] = &[
@@ -130,6 +137,7 @@ fn bounded() -> Vec<(c_long, ArgumentChecks)> {
     let changes = [libc::F_SETFL, libc::F_DUPFD_CLOEXEC, libc::F_SETPIPE_SZ];
     let room =
         check().one_of(1, &[libc::SOL_SOCKET]).one_of(2, &[libc::SO_SNDBUF, libc::SO_SNDBUFFORCE]);
+    let (abort, signal) = ABORT;
     vec![
         // No code but the program's own.
         (libc::SYS_mmap, no_code()),
@@ -141,10 +149,7 @@ fn bounded() -> Vec<(c_long, ArgumentChecks)> {
         (libc::SYS_shutdown, of_its_own(check())),
         (libc::SYS_ioctl, of_its_own(check().one_of(1, &[libc::FIONBIO as libc::c_int]))),
         // abort(3), of this process only.
-        (
-            libc::SYS_tgkill,
-            check().one_of(0, &[OWN_PROCESS as libc::c_int]).one_of(2, &[libc::SIGABRT]),
-        ),
+        (abort, check().one_of(0, &[OWN_PROCESS as libc::c_int]).one_of(signal, &[libc::SIGABRT])),
     ]
 }
 
@@ -174,6 +179,11 @@ mod tests {
         let [send, receive] = [libc::SO_SNDBUF, libc::SO_RCVBUF].map(|option| option as u64);
         let [get, set, owner] =
             [libc::F_GETFL, libc::F_SETFL, libc::F_SETOWN].map(|command| command as u64);
+        let kill = |process, signal: libc::c_int| {
+            let mut arguments = [process, 5, 0, 0, 0];
+            arguments[ABORT.1 as usize] = signal as u64;
+            arguments
+        };
         for (call, [a, b, c, d, e], expected) in [
             (libc::SYS_mmap, [0, 9, 3, 0, 0], ALLOW),
             (libc::SYS_mmap, [0, 9, 3 | exec, 0, 0], REFUSE),
@@ -198,9 +208,9 @@ mod tests {
             (libc::SYS_ioctl, [7, libc::FIONBIO, 0, 0, 0], ALLOW),
             (libc::SYS_ioctl, [7, libc::FIONREAD, 0, 0, 0], REFUSE),
             (libc::SYS_ioctl, [first, libc::FIONBIO, 0, 0, 0], REFUSE),
-            (libc::SYS_tgkill, [pid, 5, libc::SIGABRT as u64, 0, 0], ALLOW),
-            (libc::SYS_tgkill, [pid, 5, libc::SIGKILL as u64, 0, 0], REFUSE),
-            (libc::SYS_tgkill, [1, 5, libc::SIGABRT as u64, 0, 0], REFUSE),
+            (ABORT.0, kill(pid, libc::SIGABRT), ALLOW),
+            (ABORT.0, kill(pid, libc::SIGKILL), REFUSE),
+            (ABORT.0, kill(1, libc::SIGABRT), REFUSE),
             (libc::SYS_read, [first, 0, 0, 0, 0], ALLOW),
             (libc::SYS_socket, [1, 1, 0, 0, 0], REFUSE),
             (libc::SYS_execve, [0, 0, 0, 0, 0], KILL),
