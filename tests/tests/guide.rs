@@ -228,6 +228,11 @@ fn patterns_match_what_they_say() {
 }
 
 #[test]
+fn install() {
+    run("install.md");
+}
+
+#[test]
 fn subjects() {
     run("subjects.md");
 }
