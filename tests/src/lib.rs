@@ -40,7 +40,7 @@ pub use refusal::refusal;
 #[cfg(target_arch = "x86_64")]
 pub use remote::{CallResult, TracedProcess};
 pub use scene::FaultScene;
-pub use schemes::{SCHEMES, SchemeList};
+pub use schemes::{SCHEMES, SchemeList, identity_kind};
 pub use skip::{is_without, skip};
 pub use system::{
     OpenDescriptor, anonymous, assert_asleep, children, descriptor, descriptors, is_alive, memory,

@@ -3,6 +3,17 @@
 use std::ops::Deref;
 use std::sync::LazyLock;
 
+use ipcd_transport::IdentityKind;
+
+/// The way in which this transport knows its peers.
+///
+/// # Panics
+/// If there is no such transport.
+pub fn identity_kind(scheme: &str) -> IdentityKind {
+    let transport = ipcd_transports::find(scheme).expect("the transport exists");
+    transport.capabilities().identity
+}
+
 /// The transports on which a daemon listens by default, in the order of the registry.
 pub const SCHEMES: SchemeList = SchemeList;
 

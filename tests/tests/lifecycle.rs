@@ -5,9 +5,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use ipcd_tests::{
-    Daemon, DaemonSetup, MessageStream, SCHEMES, descriptor, eventually, feed_lines, is_alive,
-    state,
+    Daemon, DaemonSetup, MessageStream, SCHEMES, descriptor, eventually, feed_lines, identity_kind,
+    is_alive, state,
 };
+use ipcd_transport::IdentityKind;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -103,7 +104,7 @@ fn a_log_of_json_has_an_object_a_line() {
         .collect();
     let count = |message: &str| lines.iter().filter(|line| line["message"] == message).count();
     assert_eq!(count("ready"), 1);
-    assert_eq!(count("listening"), 5);
+    assert_eq!(count("listening"), SCHEMES.len());
     for line in &lines {
         assert!(line["timestamp"].is_string() && line["level"] == "INFO", "{line}");
     }
@@ -142,10 +143,10 @@ fn every_peer_is_logged_as_it_comes_and_goes() {
         let mut peer = daemon.ctl(scheme, &["--name", &format!("by-{scheme}"), "ping"]).spawn();
         let pid = peer.pid();
         peer.wait().expect(0);
-        let identity = match scheme {
-            "unix" | "pipe" => format!("identity=pid={pid},uid={uid},gid="),
-            "fifo" => format!("identity=uid={uid}"),
-            _ => "identity=127.0.0.1:".into(),
+        let identity = match identity_kind(scheme) {
+            IdentityKind::Credentials => format!("identity=pid={pid},uid={uid},gid="),
+            IdentityKind::Owner => format!("identity=uid={uid}"),
+            IdentityKind::Address | IdentityKind::OtherAddress => "identity=127.0.0.1:".into(),
         };
         let log = &daemon.process.stderr;
         for event in ["peer connected", "peer gone"] {

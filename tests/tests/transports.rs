@@ -2,7 +2,9 @@
 
 use ipcd_tests::{
     Daemon, DaemonSetup, OpenDescriptor, RunningProcess, SCHEMES, descriptors, eventually,
+    identity_kind,
 };
+use ipcd_transport::IdentityKind;
 use serde_json::Value;
 
 /// The descriptors that move messages: not epoll and its like, and not a worker's link.
@@ -32,10 +34,12 @@ fn are_of(scheme: &str, channels: &[OpenDescriptor]) -> bool {
 fn check_client(scheme: &str, client: &Value, receiver: &RunningProcess, port: u64) {
     assert_eq!(client["transport"], scheme);
     let uid = u64::from(nix::unistd::Uid::current().as_raw());
-    let (pid, uid, addr) = match scheme {
-        "unix" | "pipe" => (Some(receiver.pid() as u64), Some(uid), None),
-        "fifo" => (None, Some(uid), None),
-        _ => (None, None, Some(format!("127.0.0.1:{port}"))),
+    let (pid, uid, addr) = match identity_kind(scheme) {
+        IdentityKind::Credentials => (Some(receiver.pid() as u64), Some(uid), None),
+        IdentityKind::Owner => (None, Some(uid), None),
+        IdentityKind::Address | IdentityKind::OtherAddress => {
+            (None, None, Some(format!("127.0.0.1:{port}")))
+        }
     };
     assert_eq!(client["pid"].as_u64(), pid, "{client}");
     assert_eq!(client["uid"].as_u64(), uid, "{client}");
