@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use ipcd_transport::{
-    Endpoint, Error, FoundFile, PeerIdentity, Result, StreamChannel, check_server, poll_some,
-    poll_until,
+    Endpoint, Error, FoundFile, PeerIdentity, Result, StreamChannel, check_server, is_trusted,
+    poll_some, poll_until,
 };
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
-use nix::unistd::{read, write};
+use nix::unistd::{Uid, read, write};
 
 use crate::GREETING;
 use crate::drop_box::DropBox;
@@ -23,12 +23,25 @@ use crate::record::PairName;
 pub(crate) fn connect(to: &Endpoint, deadline: Instant) -> Result<StreamChannel> {
     let rendezvous = open_rendezvous(to)?;
     let drop_box = DropBox::find(to)?;
+    check_can_open_ours(to, drop_box.owner())?;
     // The kernel vouches for nothing else here: the drop box is a directory of the daemon's user.
     let identity = PeerIdentity::from_owner(drop_box.owner().as_raw());
     let pair = OwnPair::make(&drop_box)?;
     send_record(to, &rendezvous, pair.names.name, deadline)?;
     await_greeting(to, &rendezvous, &pair.down, deadline)?;
     StreamChannel::pair(pair.down, pair.up, identity)
+}
+
+/// Refuses a daemon that cannot open our FIFOs, which are for their owner only: it could not say so,
+/// and we would wait until the deadline.
+fn check_can_open_ours(to: &Endpoint, daemon: Uid) -> Result<()> {
+    match is_trusted(daemon) {
+        true => Ok(()),
+        false => Err(Error::Protocol(format!(
+            "{to}: uid {daemon} serves it, and only root can open the FIFOs of another user: \
+             choose another transport"
+        ))),
+    }
 }
 
 /// Our two FIFOs, open, and their names.
