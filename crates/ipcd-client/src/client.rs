@@ -4,6 +4,8 @@
 //! [`SubscriptionTable`] the subscriptions, [`OutcomeTracker`] calls, requests and receipts,
 //! [`Publisher`] the frames of messages. `driver` moves bytes and dispatches frames to them.
 
+#[cfg(feature = "async")]
+mod begun;
 mod driver;
 mod external_loop;
 mod receive;
@@ -160,11 +162,8 @@ impl Client {
     /// [`Error::TimedOut`] if no confirmation comes within [`Options::timeout`].
     pub fn flush(&mut self) -> Result<()> {
         self.call(FrameKind::Flush, &[], "confirmation")?;
-        self.publisher.confirm()?;
-        match self.outcomes.take_refused() {
-            Some(refusal) => Err(Error::Refused(refusal)),
-            None => Ok(()),
-        }
+        // A blocking client has published nothing meanwhile.
+        self.conclude_flush(u64::MAX)
     }
 
     /// Publishes a message and waits until the daemon has accepted it.
@@ -251,18 +250,30 @@ impl Client {
         self.flush()
     }
 
+    /// The result of a flush, by the number of its frame, that the daemon has confirmed.
+    pub(crate) fn conclude_flush(&mut self, flush: u64) -> Result<()> {
+        self.publisher.confirm(flush)?;
+        self.outcomes.take_refused().map_or(Ok(()), |refusal| Err(Error::Refused(refusal)))
+    }
+
     /// Buffers a message. With `more`, it is a reply that is not the last one.
     fn publish_part(&mut self, message: &Publication<'_>, more: bool) -> Result<()> {
-        self.publisher.check(message, self.max_payload())?;
-        let frame = self.publisher.message(message, more);
-        self.session.channel().frame(&frame);
+        self.buffer(message, more)?;
         while self.session.channel_ref().unwritten() >= BATCH {
             self.write_some()?;
         }
         Ok(())
     }
+
+    /// The same, and writes nothing.
+    fn buffer(&mut self, message: &Publication<'_>, more: bool) -> Result<()> {
+        self.publisher.check(message, self.max_payload())?;
+        let frame = self.publisher.message(message, more);
+        self.session.channel().frame(&frame);
+        Ok(())
+    }
 }
 
-fn unexpected_answer() -> Error {
+pub(crate) fn unexpected_answer() -> Error {
     Error::Protocol("the answer does not belong to the question".into())
 }

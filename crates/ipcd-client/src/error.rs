@@ -67,6 +67,21 @@ impl Error {
     }
 }
 
+#[cfg(feature = "async")]
+impl Error {
+    /// The same error for another caller who waited for the same connection.
+    pub(crate) fn repeat(&self) -> Self {
+        match self {
+            Self::Refused(refusal) => Self::Refused(refusal.clone()),
+            Self::TimedOut(awaited) => Self::TimedOut(awaited),
+            Self::Disconnected(why) => Self::Disconnected(why.clone()),
+            Self::Token(why) => Self::Token(why.clone()),
+            Self::Protocol(why) => Self::Protocol(why.clone()),
+            other => Self::Disconnected(other.to_string()),
+        }
+    }
+}
+
 impl From<FrameError> for Error {
     fn from(error: FrameError) -> Self {
         Self::Protocol(error.to_string())

@@ -52,7 +52,7 @@ pub enum Event {
 
 impl Event {
     /// Bytes that the event takes in the queue.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let message = match self {
             Self::Message(message) | Self::Reply { reply: Ok(message), .. } => message.len(),
             _ => 0,

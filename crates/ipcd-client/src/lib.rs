@@ -1,4 +1,4 @@
-//! A blocking client for ipcd.
+//! A client for ipcd: a blocking one, and with the feature `async` one for tokio (`AsyncClient`).
 //!
 //! A program on the daemon's machine needs Unix-domain sockets only. Its dependency, with the path of
 //! a copy of ipcd, is:
@@ -10,9 +10,10 @@
 //!
 //! | feature | brings |
 //! |---|---|
-//! | `all-transports` (default) | the six below |
-//! | `fifo`, `pipe`, `tcp`, `udp`, `vsock` | that transport |
-//! | `tls` | that transport, with rustls and ring, which need a C compiler |
+//! | `all-transports` (default) | every transport |
+//! | `fifo`, `pipe`, `tcp`, `udp`, `vsock`, `ws` | that transport |
+//! | `tls`, `wss` | that transport, with rustls and ring, which need a C compiler |
+//! | `async` | `AsyncClient`, with tokio |
 //!
 //! # Messages
 //!
@@ -68,9 +69,11 @@
 //!
 //! # Without threads
 //!
-//! A client has no threads. While it waits for anything, it reads what comes and writes what is
+//! A blocking client has no threads. While it waits for anything, it reads what comes and writes what is
 //! buffered, so that two peers that flood each other never block each other for ever.
 
+#[cfg(feature = "async")]
+mod asynchronous;
 mod client;
 mod error;
 mod event;
@@ -87,6 +90,8 @@ mod publisher;
 mod session;
 mod subscriptions;
 
+#[cfg(feature = "async")]
+pub use asynchronous::{AsyncClient, Replies, Subscription};
 pub use client::{Client, MessageIter};
 pub use error::{Error, Result};
 pub use event::{Event, WakeReason};

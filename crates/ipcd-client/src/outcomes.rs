@@ -1,10 +1,12 @@
 //! Finds the call, request or tracked message that an answer of the daemon concludes. No I/O.
 //!
-//! At most one call waits at a time, for the client has no threads. Requests and tracked messages
-//! may be many, and are told by events.
+//! In a blocking client at most one call waits at a time. Requests and tracked messages may be many,
+//! and are told by events.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
 use ipcd_proto::control::{Answer, Receipt, Refusal, RefusalCode};
 
 use crate::event::Event;
@@ -12,9 +14,9 @@ use crate::message::Message;
 use crate::pending::{PendingKind, PendingTable};
 use crate::{Error, Result};
 
-/// The frame whose outcome the caller waits for, and what has come of it.
+/// What has come of a frame whose outcome a caller waits for.
+#[derive(Default)]
 struct PendingCall {
-    id: u64,
     answers: Vec<Answer>,
     outcome: Option<std::result::Result<CallOutcome, Refusal>>,
 }
@@ -29,7 +31,10 @@ pub(crate) enum CallOutcome {
 #[derive(Default)]
 pub(crate) struct OutcomeTracker {
     pub(crate) pending: PendingTable,
-    call: Option<PendingCall>,
+    /// The calls, by the ids of their frames.
+    calls: HashMap<u64, PendingCall, RandomState>,
+    /// Those of them that have an outcome.
+    done: Vec<u64>,
     /// The first refusal of a message since the last flush.
     refused: Option<Refusal>,
 }
@@ -37,26 +42,28 @@ pub(crate) struct OutcomeTracker {
 impl OutcomeTracker {
     /// Begins to wait for the outcome of a frame.
     pub(crate) fn begin_call(&mut self, id: u64) {
-        self.call = Some(PendingCall { id, answers: Vec::new(), outcome: None });
+        self.calls.insert(id, PendingCall::default());
     }
 
-    pub(crate) fn is_call_done(&self) -> bool {
-        self.call.as_ref().is_some_and(|call| call.outcome.is_some())
+    pub(crate) fn is_call_done(&self, id: u64) -> bool {
+        self.calls.get(&id).is_some_and(|call| call.outcome.is_some())
     }
 
     /// Ends the wait with the outcome; else with the reason for which there is none.
     pub(crate) fn end_call(
         &mut self,
+        id: u64,
         ended: Result<()>,
         awaited: &'static str,
     ) -> Result<(CallOutcome, Vec<Answer>)> {
-        match self.call.take() {
-            Some(PendingCall { outcome: Some(outcome), answers, .. }) => {
+        self.done.retain(|done| *done != id);
+        match self.calls.remove(&id) {
+            Some(PendingCall { outcome: Some(outcome), answers }) => {
                 outcome.map(|outcome| (outcome, answers)).map_err(Error::Refused)
             }
-            call => {
+            _ => {
                 // Its answer may still come. Without this a refusal would be the next flush's.
-                call.iter().for_each(|call| self.pending.give_up(call.id));
+                self.pending.give_up(id);
                 ended.and(Err(Error::TimedOut(awaited)))
             }
         }
@@ -64,8 +71,8 @@ impl OutcomeTracker {
 
     pub(crate) fn take_reply(&mut self, request: u64, message: Message) -> Option<Event> {
         self.pending.note(request);
-        if let Some(call) = self.open_call(request) {
-            call.outcome = Some(Ok(CallOutcome::Reply(message)));
+        if self.open_call(request).is_some() {
+            self.end_wait(request, Ok(CallOutcome::Reply(message)));
             return None;
         }
         let is_awaited = self.pending.takes_reply(request);
@@ -74,8 +81,8 @@ impl OutcomeTracker {
 
     pub(crate) fn take_receipt(&mut self, id: u64, receipt: Receipt) -> Option<Event> {
         self.pending.note(id);
-        if let Some(call) = self.open_call(id) {
-            call.outcome = Some(Ok(CallOutcome::Receipt(receipt)));
+        if self.open_call(id).is_some() {
+            self.end_wait(id, Ok(CallOutcome::Receipt(receipt)));
             return None;
         }
         let is_awaited = self.pending.takes_receipt(id);
@@ -95,9 +102,7 @@ impl OutcomeTracker {
     /// timed out.
     pub(crate) fn conclude(&mut self, id: u64) {
         self.pending.note(id);
-        if let Some(call) = self.open_call(id) {
-            call.outcome = Some(Ok(CallOutcome::Done));
-        }
+        self.end_wait(id, Ok(CallOutcome::Done));
     }
 
     /// Takes the refusal of a call, a request or a tracked message.
@@ -110,8 +115,8 @@ impl OutcomeTracker {
         refusal: Refusal,
     ) -> std::result::Result<Option<Event>, Refusal> {
         self.pending.note(id);
-        if let Some(call) = self.open_call(id) {
-            call.outcome = Some(Err(refusal));
+        if self.open_call(id).is_some() {
+            self.end_wait(id, Err(refusal));
             return Ok(None);
         }
         match self.pending.end(id) {
@@ -146,9 +151,23 @@ impl OutcomeTracker {
         self.pending.end_all().into_iter().map(lost).collect()
     }
 
+    /// Gives the call that waits for this frame its outcome.
+    fn end_wait(&mut self, id: u64, outcome: std::result::Result<CallOutcome, Refusal>) {
+        if let Some(call) = self.open_call(id) {
+            call.outcome = Some(outcome);
+            self.done.push(id);
+        }
+    }
+
+    /// The calls that have an outcome since this was last asked.
+    #[cfg(feature = "async")]
+    pub(crate) fn take_done(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.done)
+    }
+
     /// The call that waits for the outcome of this frame.
     fn open_call(&mut self, id: u64) -> Option<&mut PendingCall> {
-        self.call.as_mut().filter(|call| call.id == id && call.outcome.is_none())
+        self.calls.get_mut(&id).filter(|call| call.outcome.is_none())
     }
 }
 

@@ -14,8 +14,8 @@ pub(crate) struct Publisher {
     checked_subject: String,
     /// The reply address of a request: kept, so that a request allocates nothing.
     reply_address: String,
-    /// Whether messages of this connection are unconfirmed.
-    is_unconfirmed: bool,
+    /// The last message of this connection that is unconfirmed.
+    unconfirmed: Option<u64>,
     /// Whether a connection was lost with unconfirmed messages.
     has_lost: bool,
 }
@@ -46,8 +46,9 @@ impl Publisher {
 
     /// The frame of a message. With `more`, it is a reply that is not the last one.
     pub(crate) fn message<'a>(&mut self, message: &Publication<'a>, more: bool) -> Frame<'a> {
-        self.is_unconfirmed = true;
-        frame(Header { more, ..Header::new(FrameKind::Message, self.take_id()) }, message)
+        let id = self.take_id();
+        self.unconfirmed = Some(id);
+        frame(Header { more, ..Header::new(FrameKind::Message, id) }, message)
     }
 
     /// The frame of a message that asks for a receipt.
@@ -70,12 +71,12 @@ impl Publisher {
         frame(header, &Publication { reply: &self.reply_address, ..*message })
     }
 
-    /// Notes that the daemon has accepted everything of this connection.
+    /// Notes that the daemon has accepted everything of this connection before this frame.
     ///
     /// # Errors
     /// If messages of an earlier connection were lost without a confirmation.
-    pub(crate) fn confirm(&mut self) -> Result<()> {
-        self.is_unconfirmed = false;
+    pub(crate) fn confirm(&mut self, flush: u64) -> Result<()> {
+        self.unconfirmed = self.unconfirmed.filter(|last| *last > flush);
         if std::mem::take(&mut self.has_lost) {
             let why = "unconfirmed messages may be lost".into();
             return Err(Error::Disconnected(why));
@@ -83,10 +84,10 @@ impl Publisher {
         Ok(())
     }
 
-    /// Notes that the connection was replaced. `is_unconfirmed` stays: untouched messages go over
+    /// Notes that the connection was replaced. `unconfirmed` stays: untouched messages go over
     /// the new one.
     pub(crate) fn note_loss(&mut self) {
-        self.has_lost |= self.is_unconfirmed;
+        self.has_lost |= self.unconfirmed.is_some();
     }
 }
 

@@ -8,7 +8,7 @@ use ipcd_proto::{Frame, FrameKind};
 use ipcd_transport::{Endpoint, PeerIdentity, deadline_after};
 
 use crate::frame_channel::FrameChannel;
-use crate::options::Options;
+use crate::options::{Backoff, Options};
 use crate::{Error, Result, handshake};
 
 /// The daemon's reason for the end of a session, which is known better than by the end of the
@@ -121,19 +121,21 @@ impl Session {
         self.lost = Some(why);
     }
 
-    /// Connects again and again until it succeeds; `None` at the deadline. Returns the frames of the
-    /// old connection that are to be sent over the new one.
+    /// Connects again and again until it succeeds; `None` at the deadline.
     ///
     /// # Errors
     /// If another attempt cannot succeed either, as with a wrong token.
-    pub(crate) fn reconnect(&mut self, deadline: Option<Instant>) -> Result<Option<Vec<u8>>> {
-        let backoff = self.options.reconnect.unwrap_or_default();
+    pub(crate) fn reconnect(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<(FrameChannel, Welcome)>> {
+        let backoff = self.backoff();
         let mut pauses = backoff.pauses();
         loop {
             let attempt =
                 deadline.map_or(self.deadline(), |deadline| deadline.min(self.deadline()));
             match handshake::open(&self.endpoint, &self.options, attempt) {
-                Ok((channel, welcome)) => return Ok(Some(self.resume(channel, welcome))),
+                Ok(made) => return Ok(Some(made)),
                 // A wrong token stays wrong: trying again would only fill the daemon's log.
                 Err(error) if !error.is_temporary() => return Err(error),
                 Err(_) => {}
@@ -147,7 +149,19 @@ impl Session {
         }
     }
 
-    fn resume(&mut self, channel: FrameChannel, welcome: Welcome) -> Vec<u8> {
+    pub(crate) fn backoff(&self) -> Backoff {
+        self.options.reconnect.unwrap_or_default()
+    }
+
+    /// An attempt to connect again, for another thread.
+    #[cfg(feature = "async")]
+    pub(crate) fn attempt(&self) -> ConnectAttempt {
+        ConnectAttempt { endpoint: self.endpoint.clone(), options: self.options.clone() }
+    }
+
+    /// Continues over a new connection. Returns the frames of the old one that are to be sent over
+    /// it.
+    pub(crate) fn resume(&mut self, channel: FrameChannel, welcome: Welcome) -> Vec<u8> {
         // A frame that was written in part is lost: its rest means nothing to the new connection.
         let untouched = self.channel.take_untouched(is_valid_elsewhere);
         self.channel = channel;
@@ -156,6 +170,22 @@ impl Session {
         self.end = None;
         self.lost = None;
         untouched
+    }
+}
+
+/// Everything that an attempt to connect again needs.
+#[cfg(feature = "async")]
+#[derive(Clone)]
+pub(crate) struct ConnectAttempt {
+    endpoint: Endpoint,
+    options: Options,
+}
+
+#[cfg(feature = "async")]
+impl ConnectAttempt {
+    /// Connects, and waits for that.
+    pub(crate) fn make(self) -> Result<(FrameChannel, Welcome)> {
+        handshake::open(&self.endpoint, &self.options, deadline_after(self.options.timeout))
     }
 }
 

@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
-use ipcd_proto::control::{Answer, Notice};
+use ipcd_proto::control::{Answer, Notice, Welcome};
 use ipcd_proto::{Frame, FrameKind, Header};
 
 use super::Client;
-use crate::frame_channel::{TurnGoal, TurnOutcome};
+use crate::frame_channel::{FrameChannel, TurnGoal, TurnOutcome};
 use crate::incoming::IncomingFrame;
 use crate::outcomes::CallOutcome;
 use crate::session::{SessionEnd, reason};
@@ -55,7 +55,7 @@ impl Client {
         let ended = loop {
             let turn = self.turn(TurnGoal::input(Some(deadline)));
             // Looked at before an error: the answer may be the last that came.
-            if self.outcomes.is_call_done() {
+            if self.outcomes.is_call_done(id) {
                 break Ok(());
             }
             match turn {
@@ -64,7 +64,7 @@ impl Client {
                 Err(error) => break Err(error),
             }
         };
-        self.outcomes.end_call(ended, awaited)
+        self.outcomes.end_call(id, ended, awaited)
     }
 
     /// Reads and writes once, or waits to be able to. Then ends the requests that are too late.
@@ -167,7 +167,15 @@ impl Client {
 
     /// Makes the connection and its subscriptions again; false at the deadline.
     pub(super) fn reconnect(&mut self, why: &str, deadline: Option<Instant>) -> Result<bool> {
-        let Some(untouched) = self.session.reconnect(deadline)? else { return Ok(false) };
+        let Some((channel, welcome)) = self.session.reconnect(deadline)? else { return Ok(false) };
+        self.resume(channel, welcome, why);
+        Ok(true)
+    }
+
+    /// Continues over a new connection: makes the subscriptions again, and sends what was not
+    /// written.
+    pub(super) fn resume(&mut self, channel: FrameChannel, welcome: Welcome, why: &str) {
+        let untouched = self.session.resume(channel, welcome);
         self.publisher.note_loss();
         self.origins.clear();
         // Subscriptions go before messages, so that the client hears its own.
@@ -176,6 +184,5 @@ impl Client {
         }
         self.session.channel().put(&untouched);
         self.events.push(Event::Reconnected { why: why.to_owned() });
-        Ok(true)
     }
 }

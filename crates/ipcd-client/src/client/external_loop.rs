@@ -50,11 +50,7 @@ impl Client {
         if let Some(why) = self.session.channel_ref().ended() {
             return Err(Error::Disconnected(why.to_owned()));
         }
-        let message = Publication { subject, payload, ..Publication::default() };
-        self.publisher.check(&message, self.max_payload())?;
-        let frame = self.publisher.message(&message, false);
-        self.session.channel().frame(&frame);
-        Ok(())
+        self.buffer(&Publication { subject, payload, ..Publication::default() }, false)
     }
 
     /// Sends BYE behind everything that is buffered. The daemon closes the connection once it has

@@ -149,7 +149,7 @@ impl Client {
         deadline.into_iter().chain(self.outcomes.pending.next_deadline()).min()
     }
 
-    fn is_worth_retrying(&self, error: &Error) -> bool {
+    pub(super) fn is_worth_retrying(&self, error: &Error) -> bool {
         // Without one of its subscriptions the caller would wait in vain.
         self.session.reconnects() && self.subscriptions.check().is_ok() && error.is_temporary()
     }

@@ -115,16 +115,24 @@ impl Client {
         payload: &[u8],
         more: bool,
     ) -> Result<()> {
+        match self.reply_subject(to)? {
+            Some(subject) => {
+                self.publish_part(&Publication { subject, reply: "", headers, payload }, more)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The subject of replies to a request; `None` if no requester waits for one any more.
+    pub(super) fn reply_subject<'a>(&self, to: &'a Message) -> Result<Option<&'a str>> {
         let subject = to.reply().ok_or(BadSubject::Empty)?;
         if !to.is_request {
             return Err(Error::NoRequest);
         }
         // The daemon has given up on requests of an earlier connection. Their ids may belong to
         // other peers by now, if it has started anew.
-        if to.connection != self.session.number() && subject.starts_with('@') {
-            return Ok(());
-        }
-        self.publish_part(&Publication { subject, reply: "", headers, payload }, more)
+        let is_stale = to.connection != self.session.number() && subject.starts_with('@');
+        Ok(Some(subject).filter(|_| !is_stale))
     }
 
     /// The number of replies that came after their requests had ended.
@@ -133,7 +141,7 @@ impl Client {
     }
 
     /// Buffers a message that asks for a receipt.
-    fn begin_tracked(&mut self, message: &Publication<'_>) -> Result<u64> {
+    pub(super) fn begin_tracked(&mut self, message: &Publication<'_>) -> Result<u64> {
         self.publisher.check(message, self.max_payload())?;
         self.ensure_connected(self.session.deadline())?;
         let frame = self.publisher.tracked(message);
@@ -142,7 +150,7 @@ impl Client {
     }
 
     /// Buffers a request. Returns its number and its deadline.
-    fn begin_request(
+    pub(super) fn begin_request(
         &mut self,
         message: &Publication<'_>,
         timeout: Duration,
