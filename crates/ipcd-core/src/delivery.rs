@@ -114,16 +114,14 @@ impl Delivery {
         now: Instant,
         from: MessageSender,
         member: &LocalSubscriber,
-        batch: MessageBatch<'_>,
+        batch: &MessageBatch<'_>,
     ) {
-        if !self.peers().hears(from.key, member)
-            || !self.sessions.peers.table[member.peer].is_open()
-        {
+        if !self.peers().hears(from.key, member) {
             return;
         }
         if batch.ticket.is_some() && self.peers().has_no_room_for(member.peer, batch.bytes) {
-            self.note_matched(member, &batch);
-            return self.drop_copies(now, member, &batch, DropReason::Newest);
+            self.note_matched(member, batch);
+            return self.drop_copies(now, member, batch, DropReason::Newest);
         }
         match self.sessions.peers.table[member.peer].largest {
             None => self.deliver_fitting(now, from, member, batch),
@@ -137,15 +135,15 @@ impl Delivery {
         now: Instant,
         from: MessageSender,
         member: &LocalSubscriber,
-        batch: MessageBatch<'_>,
+        batch: &MessageBatch<'_>,
         largest: usize,
     ) {
         let mut rest = batch.bytes;
         while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX) {
             let (bytes, behind) = rest.split_at(length);
-            let one = MessageBatch { bytes, count: 1, shared: None, ..batch };
+            let one = MessageBatch { bytes, count: 1, shared: None, ..*batch };
             match frame.payload.len() <= largest {
-                true => self.deliver_fitting(now, from, member, one),
+                true => self.deliver_fitting(now, from, member, &one),
                 false => {
                     self.note_matched(member, &one);
                     self.drop_copies(now, member, &one, DropReason::TooLarge);
@@ -160,24 +158,21 @@ impl Delivery {
         now: Instant,
         from: MessageSender,
         member: &LocalSubscriber,
-        batch: MessageBatch<'_>,
+        batch: &MessageBatch<'_>,
     ) {
-        let (to, count) = (member.peer, batch.count);
-        self.note_matched(member, &batch);
+        let to = member.peer;
+        self.note_matched(member, batch);
         if self.sessions.peers.table[to].full
             && let Err(reason) = self.make_room(now, from, member)
         {
-            return self.drop_copies(now, member, &batch, reason);
+            return self.drop_copies(now, member, batch, reason);
         }
         // The identity has to stand ahead of the sender's first message.
         if member.origin {
             self.send_origin(now, from, to);
         }
-        self.peers_mut().enqueue(now, to, &batch);
-        self.sessions.peers.table[to].counts.msgs_out += count;
-        self.peers_mut().note_queued(now, to);
-        // Only now: the message that reaches the limit still belongs to the peer.
-        if self.sessions.peers.table[to].has_reached_limit() {
+        // Only after queueing: the message that reaches the limit still belongs to the peer.
+        if self.peers_mut().enqueue(now, to, batch) {
             self.sessions.leave_groups(now, to);
         }
         // After queueing, because the newest message is never dropped.

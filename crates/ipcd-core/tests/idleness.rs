@@ -76,3 +76,29 @@ fn one_that_waits_or_is_slow_is_not_idle() {
         ",
     );
 }
+
+#[test]
+fn a_queue_that_stops_moving_is_noticed_however_long_it_moved_before() {
+    check(
+        "
+        + reader writer
+        reader: sub 1 x
+        wait 100
+        writer: pub x one
+        wait 100
+        reader: stall
+        writer: pub x two
+        wait 6
+        writer: pub x three
+        wait 5
+        reader: read 10000
+        ",
+        "
+        reader: ack
+        reader: message 1 x one
+        reader: closes: the peer did not read fast enough
+        reader: error TooSlow
+        reader: bye
+        ",
+    );
+}

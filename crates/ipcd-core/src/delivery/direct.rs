@@ -92,10 +92,7 @@ impl Delivery {
             self.send_origin(now, from, key);
         }
         let batch = MessageBatch { bytes: frame, count: 1, is_direct: true, ticket, shared: None };
-        self.peers_mut().enqueue(now, key, &batch);
-        self.peers_mut().table[key].counts.msgs_out += 1;
-        self.peers_mut().note_queued(now, key);
-        if self.peers().table[key].has_reached_limit() {
+        if self.peers_mut().enqueue(now, key, &batch) {
             self.sessions.leave_groups(now, key);
         }
     }

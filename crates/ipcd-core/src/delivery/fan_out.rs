@@ -149,7 +149,7 @@ impl Delivery {
             for member in alike {
                 let (bytes, count, ticket) = (&*batch.bytes, batch.count, batch.ticket);
                 let load = MessageBatch { bytes, count, is_direct: false, ticket, shared };
-                self.deliver(now, from, member, load);
+                self.deliver(now, from, member, &load);
             }
             // The queues hold the chunk now, so the reference that kept it during delivery can go.
             if let Some(slice) = shared {

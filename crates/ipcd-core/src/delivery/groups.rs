@@ -125,12 +125,9 @@ impl Delivery {
         match candidate {
             Some(GroupCandidate::Here(member)) => {
                 Frame::stamp_subscription(frame, member.subscription);
-                self.deliver(
-                    now,
-                    from,
-                    member,
-                    MessageBatch { bytes: frame, count: 1, is_direct: false, ticket, shared: None },
-                );
+                let (bytes, is_direct, shared) = (&*frame, false, None);
+                let batch = MessageBatch { bytes, count: 1, is_direct, ticket, shared };
+                self.deliver(now, from, member, &batch);
             }
             Some(GroupCandidate::There { slot, number, .. }) => {
                 Frame::stamp_subscription(frame, *number);

@@ -4,12 +4,13 @@
 //! continues first. One message waits at most `stall_timeout` in all, no matter how many receivers
 //! are full one after the other: then it goes to all of them.
 
+use crate::config::Config;
 use crate::model::ids::{PeerKey, place_of};
 use crate::model::waiting::WaitState;
 use crate::output::{Output, ReceiveProgress};
 use crate::peers::Peers;
 use crate::peers::pacing::{PATIENCE, most_paced};
-use crate::peers::peer::MAX_OUTSTANDING;
+use crate::peers::peer::{MAX_OUTSTANDING, Peer};
 use crate::routing::index::LocalSubscriber;
 use ipcd_proto::DirectAddress;
 use ipcd_proto::FrameKind;
@@ -20,21 +21,24 @@ use std::time::Instant;
 /// Open questions of a peer. The router does not read the peer beyond the next question.
 const MAX_OPEN_QUERIES: u8 = 4;
 
-impl Peers {
-    /// Begins to pace publishers, if a peer that reads has enough in its send queue.
-    pub(crate) fn begin_pacing(&mut self, now: Instant, key: PeerKey) {
-        let (pace, peer) = (self.config.pace, &mut self.table[key]);
-        if peer.pace.flows
-            && !peer.pace.holds()
+impl Peer {
+    /// Begins to pace publishers, if the peer reads and has enough in its send queue. Returns the
+    /// time of the first check then.
+    pub(crate) fn begin_pacing(&mut self, now: Instant, config: &Config) -> Option<Instant> {
+        let paces = self.pace.flows
+            && !self.pace.holds()
             // Beyond the upper bound other workers have filled the queue, and they are not paced.
-            && peer.queue.len() >= pace
-            && peer.queue.len() <= most_paced(&self.config)
-        {
-            peer.pace.held = Some((now + PATIENCE, peer.queue.written()));
-            self.arm(key, now + PATIENCE);
-        }
+            && self.queue.len() >= config.pace
+            && self.queue.len() <= most_paced(config);
+        paces.then(|| {
+            let until = now + PATIENCE;
+            self.pace.held = Some((until, self.queue.written()));
+            until
+        })
     }
+}
 
+impl Peers {
     /// Notes that the peer has taken bytes. Publishers continue once half of the pace is left: with
     /// a lower threshold than the one for waiting, they do not wake for every write.
     pub(crate) fn note_progress(&mut self, key: PeerKey) {

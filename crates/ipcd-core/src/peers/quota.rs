@@ -8,6 +8,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
+/// The least number of parts in which workers report the use of a limit.
+pub(crate) const PARTS: u64 = 16;
+/// The least number of parts of a limit, one of which each worker may always use.
+const SHARES: u64 = 8;
+
 /// The use of one principal that has peers on this worker.
 #[derive(Debug)]
 pub(crate) struct Quota {
@@ -28,6 +33,27 @@ pub(crate) struct Quota {
     pending: Cell<u64>,
     /// Publishers that wait until some of these outcomes are known.
     waiters: RefCell<WaitingList>,
+}
+
+/// The limit for the bytes in the send queues of one principal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QuotaLimit {
+    /// Bytes on all workers together; 0 for any number.
+    most: u64,
+    /// The number of living workers.
+    workers: u64,
+}
+
+impl QuotaLimit {
+    pub(crate) fn new(most: u64, living: u64) -> Self {
+        Self { most, workers: living.max(1) }
+    }
+
+    /// Returns the change in bytes that is worth a report. It is much less than a worker's share:
+    /// otherwise a worker would wait before it has used most of the rest that others leave.
+    pub(crate) fn step(self) -> u64 {
+        self.most / PARTS.max(8 * self.workers)
+    }
 }
 
 /// The quotas of all principals with peers on this worker.
@@ -51,10 +77,27 @@ impl Quota {
         self.usage.set(usage);
     }
 
+    /// Whether the use is above the limit, or less than `margin` bytes below it.
+    pub(crate) fn is_over(&self, limit: QuotaLimit, margin: u64) -> bool {
+        let QuotaLimit { most, workers } = limit;
+        let here = self.usage.get().bytes + margin;
+        // Below this part the shares need not be computed, even if every worker uses as much.
+        most > 0 && here >= most / workers.max(SHARES) && here >= self.allowance(most, workers)
+    }
+
+    /// Whether a principal that was over its limit has now fallen clearly below it.
+    pub(crate) fn is_relieved(&self, limit: QuotaLimit) -> bool {
+        if self.is_over(limit, 0) {
+            self.was_over.set(true);
+            return false;
+        }
+        self.was_over.get() && !self.is_over(limit, limit.step()) && self.was_over.replace(false)
+    }
+
     /// Returns the bytes that may be queued for peers here, out of a limit of `most` for all
     /// workers: the known use, and a share of the rest. Bytes that were freed here belong to the
     /// others as soon as they are told, hence the lowest report counts.
-    pub(crate) fn allowance(&self, most: u64, shares: u64) -> u64 {
+    fn allowance(&self, most: u64, shares: u64) -> u64 {
         let elsewhere = self.elsewhere.get().bytes;
         let known = self.known.get().bytes.min(self.least_told.get());
         let left = most.saturating_sub(known.saturating_add(elsewhere));

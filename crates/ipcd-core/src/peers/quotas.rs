@@ -5,20 +5,17 @@
 //! share, because the other workers may be using theirs. There are as many shares as workers, so a
 //! burst on all of them at once stays below twice the limit, no matter how many workers there are.
 
+use crate::cluster::Cluster;
+use crate::config::Config;
 use crate::directory::messages::DirectoryRequest;
 use crate::model::failure::Failure;
 use crate::model::ids::PeerKey;
 use crate::model::principal::Principal;
 use crate::peers::Peers;
-use crate::peers::quota::Quota;
+use crate::peers::peer::Peer;
+use crate::peers::quota::{PARTS, Quota, QuotaLimit};
 use ipcd_proto::control::RefusalCode;
 use std::rc::Rc;
-
-/// The least number of parts in which workers report the use of a limit.
-const PARTS: u64 = 16;
-
-/// The least number of parts of a limit, one of which each worker may always use.
-const SHARES: u64 = 8;
 
 impl Peers {
     /// Returns the quota that a new peer of this principal uses.
@@ -31,20 +28,25 @@ impl Peers {
         Rc::clone(quota)
     }
 
-    /// Updates the quota to the present length of a peer's send queue.
-    pub(crate) fn update_quota(&mut self, key: PeerKey) {
-        let peer = &mut self.table[key];
+    /// Updates the quota to the present length of a peer's send queue. Returns the length that was
+    /// counted before.
+    pub(crate) fn update_quota(&mut self, key: PeerKey) -> usize {
+        let limit = self.quota_limit();
+        let Self { table, cluster, config, .. } = self;
+        let peer = &mut table[key];
         let bytes = peer.queue.len();
         let before = std::mem::replace(&mut peer.charged, bytes);
-        if before != bytes {
-            let (before, bytes) = (before as u64, bytes as u64);
-            peer.quota.change(|usage| usage.bytes = usage.bytes - before + bytes);
-            self.report_usage(key);
-            // Other peers of the principal may have been full only because of these bytes.
-            if self.is_relieved(key) {
-                self.resume_relieved();
-            }
+        if before == bytes {
+            return before;
         }
+        let quota = &peer.quota;
+        quota.change(|usage| usage.bytes = usage.bytes - before as u64 + bytes as u64);
+        report_usage(quota, limit, config, cluster);
+        // Other peers of the principal may have been full only because of these bytes.
+        if quota.is_relieved(limit) {
+            self.resume_relieved();
+        }
+        before
     }
 
     /// Counts one subscription more, or one less.
@@ -64,7 +66,7 @@ impl Peers {
         peer.quota.change(|usage| usage.bytes -= left);
         let principal = peer.quota.principal;
         self.report_usage(key);
-        if self.is_relieved(key) {
+        if self.table[key].quota.is_relieved(self.quota_limit()) {
             self.resume_relieved();
         }
         // Two references: this peer's, and the map's.
@@ -115,19 +117,16 @@ impl Peers {
         }
     }
 
-    /// Whether the principal of this peer has used up its limit, and this peer has a part in that.
-    /// A peer that takes its bytes at once is not blocked for the others.
     pub(crate) fn is_over_quota(&self, key: PeerKey) -> bool {
-        let peer = &self.table[key];
-        !peer.queue.is_empty() && self.is_over(&peer.quota, 0)
+        self.table[key].is_over_quota(self.quota_limit())
     }
 
     /// Whether a principal that was over its limit is still close to it. The margin keeps the state
     /// from changing with each message.
     pub(crate) fn stays_over_quota(&self, key: PeerKey) -> bool {
-        let peer = &self.table[key];
+        let (peer, limit) = (&self.table[key], self.quota_limit());
         let has_rest = !peer.queue.is_empty();
-        has_rest && peer.quota.was_over.get() && self.is_over(&peer.quota, self.step())
+        has_rest && peer.quota.was_over.get() && peer.quota.is_over(limit, limit.step())
     }
 
     /// Whether the use is a quarter above the limit. Messages to a single peer may use that
@@ -137,23 +136,8 @@ impl Peers {
         most > 0 && !peer.queue.is_empty() && peer.quota.usage.get().bytes >= most / 4 * 5
     }
 
-    fn is_over(&self, quota: &Quota, margin: u64) -> bool {
-        let (most, here) = (self.config.max_bytes_per_principal, quota.usage.get().bytes);
-        let workers = self.workers();
-        // Below this part the shares need not be computed, even if every worker uses as much.
-        most > 0
-            && here + margin >= most / workers.max(SHARES)
-            && here + margin >= quota.allowance(most, workers)
-    }
-
-    /// Returns the change in bytes that is worth a report. It is much less than a worker's share:
-    /// otherwise a worker would wait before it has used most of the rest that others leave.
-    fn step(&self) -> u64 {
-        self.config.max_bytes_per_principal / PARTS.max(8 * self.workers())
-    }
-
-    fn workers(&self) -> u64 {
-        self.cluster.directory.living().max(1)
+    pub(crate) fn quota_limit(&self) -> QuotaLimit {
+        QuotaLimit::new(self.config.max_bytes_per_principal, self.cluster.directory.living())
     }
 
     pub(crate) fn check_subscription_quota(&self, key: PeerKey) -> Result<(), Failure> {
@@ -191,40 +175,41 @@ impl Peers {
         }
     }
 
-    /// Whether a principal that was over its limit has now fallen clearly below it.
-    fn is_relieved(&self, key: PeerKey) -> bool {
-        let quota = &self.table[key].quota;
-        if self.is_over(quota, 0) {
-            quota.was_over.set(true);
-        }
-        let is_over = |margin| self.is_over(quota, margin);
-        quota.was_over.get() && !is_over(self.step()) && quota.was_over.replace(false)
-    }
-
-    /// Tells the directory the use by peers here, if it has changed enough.
+    /// Tells the directory the use by peers of this peer's principal, if it has changed enough.
     fn report_usage(&mut self, key: PeerKey) {
-        if self.cluster.is_alone() {
-            return;
-        }
-        let config = &self.config;
-        let quota = &self.table[key].quota;
-        let (usage, told) = (quota.usage.get(), quota.told.get());
-        // A worker that has used up its share gets a new one once all workers know its use.
-        let wants_more = usage.bytes != told.bytes && self.is_over(quota, 0);
-        // The last byte is always worth a report, so that the directory can forget the principal.
-        let has_moved = |now: u64, told: u64, part: u64| {
-            now.abs_diff(told) >= part.max(1) || (now == 0 && told > 0)
-        };
-        let most = config.max_subscriptions_per_principal;
-        let moved = |part| has_moved(usage.subscriptions * PARTS, told.subscriptions * PARTS, part);
-        let is_counted = config.max_bytes_per_principal > 0;
-        if wants_more
-            || (is_counted && has_moved(usage.bytes, told.bytes, self.step()))
-            || (most > 0 && moved(most / PARTS))
-        {
-            quota.tell(usage);
-            let request = DirectoryRequest::QuotaUsage { principal: quota.principal, usage };
-            self.cluster.tell_directory(request);
-        }
+        let limit = self.quota_limit();
+        report_usage(&self.table[key].quota, limit, &self.config, &mut self.cluster);
+    }
+}
+
+impl Peer {
+    /// Whether the principal of this peer has used up its limit, and this peer has a part in that.
+    /// A peer that takes its bytes at once is not blocked for the others.
+    pub(crate) fn is_over_quota(&self, limit: QuotaLimit) -> bool {
+        !self.queue.is_empty() && self.quota.is_over(limit, 0)
+    }
+}
+
+/// Tells the directory the use of a principal by peers here, if it has changed enough.
+fn report_usage(quota: &Quota, limit: QuotaLimit, config: &Config, cluster: &mut Cluster) {
+    if cluster.is_alone() {
+        return;
+    }
+    let (usage, told) = (quota.usage.get(), quota.told.get());
+    // A worker that has used up its share gets a new one once all workers know its use.
+    let wants_more = usage.bytes != told.bytes && quota.is_over(limit, 0);
+    // The last byte is always worth a report, so that the directory can forget the principal.
+    let has_moved = |now: u64, told: u64, part: u64| {
+        now.abs_diff(told) >= part.max(1) || (now == 0 && told > 0)
+    };
+    let most = config.max_subscriptions_per_principal;
+    let moved = |part| has_moved(usage.subscriptions * PARTS, told.subscriptions * PARTS, part);
+    let is_counted = config.max_bytes_per_principal > 0;
+    if wants_more
+        || (is_counted && has_moved(usage.bytes, told.bytes, limit.step()))
+        || (most > 0 && moved(most / PARTS))
+    {
+        quota.tell(usage);
+        cluster.tell_directory(DirectoryRequest::QuotaUsage { principal: quota.principal, usage });
     }
 }

@@ -68,10 +68,13 @@ impl Peers {
         }
     }
 
-    /// Queues messages, and notes the outcomes that depend on them.
-    pub(crate) fn enqueue(&mut self, now: Instant, key: PeerKey, batch: &MessageBatch<'_>) {
+    /// Queues messages, and notes the outcomes that depend on them. Returns whether the peer has
+    /// all the group messages now that it wants.
+    pub(crate) fn enqueue(&mut self, now: Instant, key: PeerKey, batch: &MessageBatch<'_>) -> bool {
         let peer = &mut self.table[key];
         peer.queue.append_batch(now, batch, &mut self.pool);
+        peer.counts.msgs_out += batch.count;
+        let has_reached_limit = peer.has_reached_limit();
         if let Some(ticket) = batch.ticket
             && let Ok(DecodedFrame::Frame(Frame { header, .. }, _)) =
                 decode(batch.bytes, usize::MAX)
@@ -84,24 +87,31 @@ impl Peers {
                 false => peer.queue.await_written(ticket),
             }
         }
+        self.note_queued(now, key);
+        has_reached_limit
     }
 
     /// Notes that a frame was queued for the peer.
-    pub(crate) fn note_queued(&mut self, now: Instant, key: PeerKey) {
-        let (limit, stall) = (self.config.queue_limit, self.config.stall_timeout);
-        self.update_quota(key);
-        let peer = &self.table[key];
-        if !peer.full && (peer.queue.len() >= limit || self.is_over_quota(key)) {
-            self.set_full(key, true);
-        }
-        self.begin_pacing(now, key);
+    fn note_queued(&mut self, now: Instant, key: PeerKey) {
+        let was_empty = self.update_quota(key) == 0;
+        let (quota_limit, config) = (self.quota_limit(), &self.config);
+        // Each lookup of a peer counts here, because this runs for each copy of a message.
         let peer = &mut self.table[key];
-        if !peer.dirty {
+        let becomes_full = !peer.full
+            && (peer.queue.len() >= config.queue_limit || peer.is_over_quota(quota_limit));
+        // Later bytes need no timer of their own: there is one as long as the queue is not empty.
+        let stalls_at = was_empty.then(|| now + config.stall_timeout);
+        let paced_until = peer.begin_pacing(now, config);
+        if !std::mem::replace(&mut peer.dirty, true) {
             // One output for each queue and turn, no matter how many frames follow.
-            peer.dirty = true;
             self.outputs.push_back(Output::Write(key));
         }
-        self.arm(key, now + stall);
+        if let Some(at) = stalls_at.into_iter().chain(paced_until).min() {
+            self.arm(key, at);
+        }
+        if becomes_full {
+            self.set_full(key, true);
+        }
     }
 
     /// Notes whether a peer's send queue is full. Other workers that publish to the peer are told.

@@ -159,11 +159,11 @@ impl RouteCache {
     }
 
     fn set_last(&mut self, subject: &[u8], route: Route) {
-        // The buffer of the previous subject is used again.
-        let mut last = self.last.take().map_or(Vec::new(), |(last, _)| last);
+        // In place, so that the buffer of the previous subject is used again.
+        let (last, last_route) = self.last.get_or_insert_with(|| (Vec::new(), route.clone()));
         last.clear();
         last.extend_from_slice(subject);
-        self.last = Some((last, route));
+        *last_route = route;
     }
 }
 

@@ -61,12 +61,16 @@ struct Stretch {
 
 impl StreamLedger {
     /// Notes that bytes are appended at this position. `is_first` tells that the queue was empty.
+    #[inline]
     pub(super) fn extend(&mut self, now: Instant, position: u64, is_first: bool) {
         let Stretch { begin, since, .. } = self.last;
         let is_full = position >= begin + STRETCH_BYTES;
-        if !is_first && !is_full && since.is_some_and(|since| now < since + AGE_STEP) {
-            return;
+        if is_first || is_full || since.is_none_or(|since| now >= since + AGE_STEP) {
+            self.begin(now, position, is_first);
         }
+    }
+
+    fn begin(&mut self, now: Instant, position: u64, is_first: bool) {
         if is_first {
             self.earlier.clear();
         } else {
