@@ -64,7 +64,7 @@ impl InboxSet {
     /// Begins a generation in a slot. To be called before that worker is forked: the receiver of
     /// its first record checks that the generation exists.
     pub(crate) fn begin(&self, slot: u32, generation: u32) {
-        self.generations.set(slot as usize, generation.into());
+        self.generations.set(slot as usize, generation);
     }
 }
 
@@ -151,7 +151,7 @@ impl WorkerInboxes {
         dup3(&places.reading[slot as usize], &mut shared[OWN], OFlag::O_CLOEXEC)?;
         let mut ways = Vec::new();
         ways.resize_with(shared.len() - FIRST_WAY, || None);
-        let generations = places.generations.seen();
+        let generations = places.generations.view();
         Ok((Self { slot, generation, shared, ways, generations, stale: 0 }, link))
     }
 
@@ -231,7 +231,7 @@ impl WorkerInboxes {
         };
         // A sender that claims a generation of the future would have its successors taken for dead.
         let last = self.generations.get(slot as usize).unwrap_or(0);
-        if generation == 0 || u64::from(generation) > last {
+        if generation == 0 || generation > last {
             return Ok(ReceivedRecord::Invalid);
         }
         // A record for the previous generation is of no use to this one.

@@ -11,6 +11,7 @@ pub mod generation_table;
 pub mod inherited;
 mod init;
 pub mod keeper;
+pub mod sealed_words;
 pub mod shm;
 pub mod sysv;
 
