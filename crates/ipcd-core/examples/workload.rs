@@ -124,11 +124,11 @@ struct House {
 
 impl House {
     fn new(now: Instant) -> Self {
-        let mut table = Directory::new(2);
+        let mut table = Directory::in_process(2, 1 << 16);
         let mut core = |slot| {
             table.add_worker(slot, 1);
             let config = Config::new(DaemonInfo::unknown(now));
-            let shared = table.clone().take_state();
+            let shared = table.state();
             Router::new(Config { slot, generation: 1, ..config }, Some(shared))
         };
         let cores = (0..2).map(&mut core).collect();

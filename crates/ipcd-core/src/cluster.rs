@@ -18,12 +18,15 @@ use crate::cluster::leaving::LeaveState;
 use crate::cluster::messages::WorkerMessage;
 use crate::config::Config;
 use crate::directory::messages::DirectoryRequest;
-use crate::directory::state::{DirectoryChange, DirectoryState, Interest};
+use crate::directory::state::{DirectoryChange, DirectoryState};
 use crate::model::ids::{PeerKey, Ticket};
+use crate::model::interest::{GroupPart, Interest};
 use crate::model::names::is_name;
 use crate::model::waiting::WaitingList;
 use crate::output::Output;
-use crate::routing::index::{QueueGroup, WorkerInterest};
+use crate::routing::index::{GroupShare, QueueGroup, WorkerInterest};
+use crate::routing::interests::FoundInterest;
+use ipcd_proto::Filter;
 use ipcd_proto::FrameKind;
 use ipcd_proto::FrameWriter;
 use ipcd_proto::Header;
@@ -31,6 +34,7 @@ use ipcd_proto::Subject;
 use ipcd_proto::control::Origin;
 use ipcd_proto::control::encode;
 use ipcd_proto::limits::MAX_NAME;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
@@ -47,9 +51,12 @@ pub(crate) struct Cluster {
     /// Bytes that may be in flight to another worker.
     window: u64,
     pub(crate) directory: DirectoryState,
-    /// Blocked interests of other workers. A flow state may arrive ahead of the directory change
-    /// that creates the interest, so that it is kept here.
-    pub(crate) blocked: HashSet<(u32, Interest)>,
+    /// Blocked interests of other workers, as those workers have told.
+    blocked: HashSet<(u32, Interest)>,
+    /// Counts the changes of routes that this worker has seen: of its own flow states, and of the
+    /// table of interests, in which version it has seen that last.
+    route_version: Cell<u64>,
+    table_version: Cell<u32>,
     pub(crate) links: Vec<WorkerLink>,
     /// Frames of other workers that wait for a later turn.
     pub(crate) inbound: InboundQueue,
@@ -59,6 +66,9 @@ pub(crate) struct Cluster {
     pub(crate) origins: HashMap<u64, (u32, Origin)>,
     /// This worker's own interests.
     locals: HashMap<Interest, LocalInterest>,
+    /// Interests that are not in the table, with the number of subscriptions of each. This worker
+    /// asks for all messages instead.
+    broad: HashMap<Interest, usize>,
     /// Queue groups by this worker's numbers.
     numbers: HashMap<u32, Rc<QueueGroup>>,
     last_number: u32,
@@ -123,15 +133,39 @@ impl Cluster {
     /// Returns the interests of other workers that match, sorted by worker, and the number of index
     /// nodes that were visited.
     pub(crate) fn find(&self, subject: Subject<'_>) -> (Vec<WorkerInterest>, usize) {
-        let (mut found, looked_at) = self.directory.interests.find_counted(subject);
-        // The directory includes this worker's own interests.
-        found.retain(|remote| remote.slot != self.own_slot);
-        (found, looked_at)
+        let (found, looked_at) = self.directory.interests.find(subject);
+        // The table includes this worker's own interests.
+        let others = found.into_iter().filter(|found| found.slot != self.own_slot);
+        let mut remotes: Vec<_> = others.filter_map(|found| self.remote(found)).collect();
+        remotes.sort_unstable();
+        (remotes, looked_at)
+    }
+
+    fn remote(&self, found: FoundInterest) -> Option<WorkerInterest> {
+        let FoundInterest { slot, generation, filter, group } = found;
+        let parsed = Filter::parse(filter.as_bytes()).ok()?;
+        let name = group.as_ref().map(|(name, _)| name.clone());
+        // Most of the time no interest is blocked.
+        let is_blocked = !self.blocked.is_empty()
+            && self.blocked.contains(&(slot, Interest { filter, group: name }));
+        let share = group.map(|(name, GroupPart { number, members })| {
+            let group = Rc::new(QueueGroup { filter: parsed, name });
+            GroupShare { group, number, members }
+        });
+        Some(WorkerInterest { slot, generation, is_blocked, share })
     }
 
     /// Returns a number that changes whenever routes to other workers may have changed.
     pub(crate) fn version(&self) -> u64 {
-        self.directory.interests.version()
+        let table_version = self.directory.interests.version();
+        if self.table_version.replace(table_version) != table_version {
+            self.note_route_change();
+        }
+        self.route_version.get()
+    }
+
+    fn note_route_change(&self) {
+        self.route_version.set(self.route_version.get() + 1);
     }
 
     pub(crate) fn origin(&self, sender: u64) -> Option<&Origin> {
@@ -162,6 +196,11 @@ impl Cluster {
     /// Returns the generation in a slot, 0 for an empty one; `None` if the slot does not exist.
     pub(crate) fn generation_of(&self, slot: u32) -> Option<u32> {
         self.directory.generations.get(slot as usize).copied()
+    }
+
+    /// Whether this generation of a slot is the one that this worker is connected to.
+    pub(crate) fn knows(&self, slot: u32, generation: u32) -> bool {
+        self.generation_of(slot) == Some(generation)
     }
 
     pub(crate) fn is_alive(&self, slot: u32) -> bool {
@@ -259,6 +298,7 @@ impl Cluster {
         // Both outlive the link: they tell late records of earlier generations apart.
         *link = WorkerLink { last_generation, heard_generation, ..WorkerLink::default() };
         self.blocked.retain(|(of, _)| *of != slot);
+        self.note_route_change();
         self.stop_waiting_for(slot);
     }
 
@@ -280,9 +320,7 @@ impl Cluster {
             }
             DirectoryChange::Leaving { slot, generation }
             | DirectoryChange::Died { slot, generation, .. } => known(slot) != generation,
-            DirectoryChange::Interested { .. }
-            | DirectoryChange::Uninterested { .. }
-            | DirectoryChange::QuotaUsage { .. } => false,
+            DirectoryChange::QuotaUsage { .. } => false,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::peers::Peers;
 use crate::queue::message_batch::MessageBatch;
 use crate::requests::DeliveryOutcome;
 use crate::routing::group_turns::{GroupTurns, first_turn};
-use crate::routing::index::{LocalSubscriber, QueueGroup};
+use crate::routing::index::{LocalSubscriber, QueueGroup, WorkerInterest};
 use crate::routing::routes::{FOUND_IN_STEP, GroupCandidate, GroupRoute, RouteCache, RouteTargets};
 use crate::sessions::Sessions;
 use crate::sessions::work::MessageSender;
@@ -94,9 +94,10 @@ impl Delivery {
         self.sessions.work.budget.spend((looked_at + more).div_ceil(FOUND_IN_STEP));
         remotes.retain(|remote| {
             if let Some(share) = &remote.share {
-                let (slot, number, is_blocked) = (remote.slot, share.number, remote.is_blocked);
-                let candidate = (share.members, GroupCandidate::There { slot, number, is_blocked });
-                groups.entry(Rc::clone(&share.group)).or_default().push(candidate);
+                let WorkerInterest { slot, generation, is_blocked, .. } = *remote;
+                let number = share.number;
+                let there = GroupCandidate::There { slot, generation, number, is_blocked };
+                groups.entry(Rc::clone(&share.group)).or_default().push((share.members, there));
             }
             remote.share.is_none()
         });

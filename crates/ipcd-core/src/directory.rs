@@ -14,19 +14,21 @@ use crate::directory::messages::{
     AddressedEvent, DirectoryEvent, DirectoryRequest, QueryTicket, RequestingPeer,
 };
 use crate::directory::queries::Question;
-use crate::directory::state::{DirectoryChange, DirectoryState, GroupPart, Interest};
+use crate::directory::state::{DirectoryChange, DirectoryState};
 use crate::directory::violation::{
     MAX_INTERESTS, MAX_NAMES, ProtocolViolation, check_counters, check_interest,
 };
 use crate::model::counters::add_counters;
+use crate::model::interest::{GroupPart, Interest};
 use crate::model::names::is_peer_name;
-use std::collections::{HashMap, VecDeque};
+use crate::routing::interests::{InterestTable, SharedWords};
+use std::collections::{BTreeMap, HashMap};
 
 /// Changes in one message to a worker.
 const BATCH: usize = 128;
 
 /// The directory, which the supervisor keeps. Workers have a copy of the state in it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Directory {
     state: DirectoryState,
     /// Changes that no worker has been told yet.
@@ -35,8 +37,10 @@ pub struct Directory {
     inherited: Vec<usize>,
     /// For each slot, the last epoch that its living worker has confirmed; `None` without a worker.
     seen: Vec<Option<u64>>,
-    /// For each slot, the confirmations that its worker waits for, in the order of epochs.
-    unconfirmed: Vec<VecDeque<Unconfirmed>>,
+    /// The interests of all workers, in memory that the workers read.
+    interests: InterestTable,
+    /// For each slot, the last ticket of an interest that was entered, and that the worker waits for.
+    entered: BTreeMap<u32, u64>,
     /// The slot of the worker that serves the peer of each name.
     names: HashMap<String, u32>,
     /// The number of names of each worker's peers.
@@ -49,24 +53,30 @@ pub struct Directory {
     questions: HashMap<QueryTicket, Question>,
 }
 
-/// A pending confirmation: the worker learns that all know its interests up to this ticket once all
-/// workers have confirmed the epoch.
+/// Memory for the interests of all workers: the directory's access to it, and the workers'. Theirs
+/// need not be writable.
 #[derive(Clone, Debug)]
-struct Unconfirmed {
-    generation: u32,
-    ticket: u64,
-    epoch: u64,
+pub struct InterestMemory {
+    /// The words for the directory.
+    pub writer: SharedWords,
+    /// The same words for workers.
+    pub readers: SharedWords,
+    /// A number that peers do not know.
+    pub seed: u64,
 }
 
 impl Directory {
     /// Creates a directory for this many slots, all of them empty.
-    pub fn new(slots: usize) -> Self {
+    pub fn new(slots: usize, memory: InterestMemory) -> Self {
+        let InterestMemory { writer, readers, seed } = memory;
+        let interests = InterestTable::new(slots, writer, readers, seed);
         Self {
-            state: DirectoryState::new(slots),
+            state: DirectoryState::new(slots, interests.view()),
             pending: Vec::new(),
             inherited: vec![0; slots],
             seen: vec![None; slots],
-            unconfirmed: vec![VecDeque::new(); slots],
+            interests,
+            entered: BTreeMap::new(),
             names: HashMap::new(),
             name_counts: vec![0; slots],
             ended: Vec::new(),
@@ -75,8 +85,16 @@ impl Directory {
         }
     }
 
+    /// Creates a directory for routers in this process. `words` is the size of the memory for their
+    /// interests, in words of four bytes.
+    pub fn in_process(slots: usize, words: usize) -> Self {
+        let writer = SharedWords::private(words);
+        Self::new(slots, InterestMemory { readers: writer.clone(), writer, seed: 0 })
+    }
+
     /// Registers a worker that is forked now, and so inherits the current state.
     pub fn add_worker(&mut self, slot: u32, generation: u32) {
+        self.interests.begin(slot, generation);
         self.change(DirectoryChange::Generation { slot, generation });
         // The inherited state includes the pending changes, so that this worker is not sent them.
         self.inherited[slot as usize] = self.pending.len();
@@ -89,17 +107,18 @@ impl Directory {
     pub fn remove_worker(&mut self, slot: u32) -> Vec<AddressedEvent> {
         let generation = self.state.generations[slot as usize];
         let has_finished = self.finished[slot as usize];
+        self.interests.clear(slot);
         self.change(DirectoryChange::Died { slot, generation, has_finished });
         self.seen[slot as usize] = None;
-        self.unconfirmed[slot as usize].clear();
+        self.entered.remove(&slot);
         self.names.retain(|_, owner| *owner != slot);
         self.name_counts[slot as usize] = 0;
         self.end_questions(slot)
     }
 
-    /// Takes the state out, in a forked worker. The parent keeps its own.
-    pub fn take_state(&mut self) -> DirectoryState {
-        std::mem::take(&mut self.state)
+    /// Returns the state for a worker that is forked now.
+    pub fn state(&self) -> DirectoryState {
+        self.state.clone()
     }
 
     /// Handles a request of a worker, and returns the events to deliver at once. Requests of a slot
@@ -122,7 +141,9 @@ impl Directory {
             DirectoryRequest::Interested { ticket, interest, share } => {
                 self.interested(slot, ticket, interest, share)?;
             }
-            DirectoryRequest::Uninterested(interest) => self.uninterested(slot, interest),
+            DirectoryRequest::Uninterested(interest) => {
+                self.interests.remove(slot, &interest);
+            }
             DirectoryRequest::QuotaUsage { principal, usage } => {
                 if self.state.has_too_many_principals(slot, principal) {
                     return Err(ProtocolViolation::TooManyPrincipals);
@@ -139,6 +160,8 @@ impl Directory {
             DirectoryRequest::Leaving if self.state.is_leaving(slot) => {}
             DirectoryRequest::Leaving => {
                 let generation = self.state.generations[slot as usize];
+                // From now on no route contains the worker.
+                self.interests.clear(slot);
                 self.change(DirectoryChange::Leaving { slot, generation });
             }
             DirectoryRequest::Counted(counters) => {
@@ -179,36 +202,16 @@ impl Directory {
         check_interest(&interest, share.as_ref())?;
         // The check is for more than the limit, so that a worker at the limit may still repeat an
         // interest.
-        if self.state.held(slot) > MAX_INTERESTS {
+        if self.interests.held(slot) > MAX_INTERESTS {
             return Err(ProtocolViolation::TooManyInterests);
         }
-        self.change(DirectoryChange::Interested { slot, interest, share });
-        self.confirm_when_known(slot, ticket);
+        // An honest worker looks whether there is room.
+        self.interests
+            .insert(slot, &interest, share)
+            .map_err(|_| ProtocolViolation::TooManyInterests)?;
+        let entered = self.entered.entry(slot).or_default();
+        *entered = ticket.max(*entered);
         Ok(())
-    }
-
-    /// Removes an interest. The other workers are told only if it existed.
-    fn uninterested(&mut self, slot: u32, interest: Interest) {
-        let before = self.state.held(slot);
-        let change = DirectoryChange::Uninterested { slot, interest };
-        self.state.apply(&change, |_, _| false);
-        // The number of interests shows whether it existed.
-        if self.state.held(slot) < before {
-            self.pending.push(change);
-        }
-    }
-
-    fn confirm_when_known(&mut self, slot: u32, ticket: u64) {
-        let generation = self.state.generations[slot as usize];
-        // The pending changes go out with the next epochs.
-        let batches = self.pending.len().div_ceil(BATCH) as u64;
-        let epoch = self.state.epoch + batches;
-        let unconfirmed = &mut self.unconfirmed[slot as usize];
-        match unconfirmed.back_mut().filter(|last| last.epoch == epoch) {
-            // A ticket includes all earlier tickets.
-            Some(last) => last.ticket = last.ticket.max(ticket),
-            None => unconfirmed.push_back(Unconfirmed { generation, ticket, epoch }),
-        }
     }
 
     fn seen(&mut self, slot: u32, epoch: u64) -> Result<(), ProtocolViolation> {
@@ -247,13 +250,9 @@ impl Directory {
             // The next changes are new to every worker.
             self.inherited.fill(0);
         }
-        // The slowest living worker decides.
-        let known = self.seen.iter().flatten().min().copied().unwrap_or(self.state.epoch);
-        for (slot, unconfirmed) in (0..).zip(&mut self.unconfirmed) {
-            while let Some(first) = unconfirmed.pop_front_if(|first| first.epoch <= known) {
-                let Unconfirmed { generation, ticket, .. } = first;
-                told.push((slot, DirectoryEvent::Confirmed { to: generation, ticket }));
-            }
+        for (slot, ticket) in std::mem::take(&mut self.entered) {
+            let to = self.state.generations[slot as usize];
+            told.push((slot, DirectoryEvent::Confirmed { to, ticket }));
         }
         told
     }
@@ -289,7 +288,7 @@ impl Directory {
     }
 
     fn change(&mut self, change: DirectoryChange) {
-        self.state.apply(&change, |_, _| false);
+        self.state.apply(&change);
         self.pending.push(change);
     }
 }
@@ -386,7 +385,7 @@ mod tests {
 
     /// A directory with three workers, one of which has a name and an interest.
     fn directory() -> Directory {
-        let mut directory = Directory::new(SLOTS as usize);
+        let mut directory = Directory::in_process(SLOTS as usize, 1 << 23);
         (0..SLOTS).for_each(|slot| directory.add_worker(slot, 1));
         let name =
             DirectoryRequest::ClaimName { by: requesting_peer(0), peer: 1, name: "mine".into() };
@@ -416,16 +415,16 @@ mod tests {
                 told.extend(directory.take_events());
                 prop_assert!(told.iter().all(|(slot, _)| *slot < SLOTS));
                 prop_assert_eq!(directory.names.get("mine"), Some(&0));
-                prop_assert_eq!(directory.state.held(0), 1);
+                prop_assert_eq!(directory.interests.held(0), 1);
                 prop_assert_eq!(&directory.state.generations, &[1, generation, 1]);
                 let mine = Subject::parse(b"a").unwrap();
-                let found = directory.state.interests.find(mine);
+                let (found, _) = directory.state.interests.find(mine);
                 prop_assert!(found.iter().any(|remote| remote.slot == 0));
                 let name_counts = directory.names.values().filter(|owner| **owner == HOSTILE).count();
                 prop_assert_eq!(directory.name_counts[HOSTILE as usize], name_counts);
             }
             directory.remove_worker(HOSTILE);
-            prop_assert_eq!(directory.state.held(HOSTILE), 0);
+            prop_assert_eq!(directory.interests.held(HOSTILE), 0);
             prop_assert_eq!((directory.names.len(), directory.questions.len()), (1, 0));
         }
     }
@@ -530,9 +529,8 @@ mod tests {
             directory.handle(HOSTILE, interested("one.more")),
             Err(ProtocolViolation::TooManyInterests)
         );
-        // One batch confirms all of them.
-        let waiting = directory.unconfirmed[HOSTILE as usize].len();
-        assert!(waiting <= MAX_INTERESTS / BATCH + 1, "{waiting}");
+        // One confirmation is enough for all of them.
+        assert_eq!(directory.entered.get(&HOSTILE), Some(&1));
         for ticket in 0..MAX_QUESTIONS as u64 {
             directory.handle(HOSTILE, ask(ticket, Query::Peers)).unwrap();
         }

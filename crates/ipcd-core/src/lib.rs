@@ -23,13 +23,14 @@ pub use crate::acl::names::{BadName, NamePattern};
 pub use crate::acl::pattern::SubjectPattern;
 pub use crate::acl::{Acl, AclRule, GroupMembers, RuleAction, RuleScope};
 pub use crate::config::{Config, DaemonInfo, PeerInfo, RawPeer, TokenSet};
-pub use crate::directory::Directory;
 pub use crate::directory::messages::{
     AddressedEvent, DirectoryEvent, DirectoryRequest, QueryTicket, RequestingPeer,
 };
-pub use crate::directory::state::{DirectoryChange, DirectoryState, GroupPart, Interest};
+pub use crate::directory::state::{DirectoryChange, DirectoryState};
 pub use crate::directory::violation::ProtocolViolation;
+pub use crate::directory::{Directory, InterestMemory};
 pub use crate::model::ids::PeerKey;
+pub use crate::model::interest::{GroupPart, Interest};
 pub use crate::model::principal::QuotaUsage;
 pub use crate::model::principal::{AddressPrefixes, Principal};
 pub use crate::output::{CloseReason, Output, ReceiveProgress};
@@ -38,3 +39,4 @@ pub use crate::routing::index::members::IndexMember;
 pub use crate::routing::index::{
     GroupShare, LocalSubscriber, QueueGroup, SubscriptionIndex, WorkerInterest,
 };
+pub use crate::routing::interests::SharedWords;

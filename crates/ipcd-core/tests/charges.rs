@@ -145,7 +145,7 @@ impl Pair {
     }
 
     fn of(workers: u32, now: Instant, bytes: u64, subscriptions: u64) -> Self {
-        let mut table = Directory::new(workers as usize);
+        let mut table = Directory::in_process(workers as usize, 1 << 16);
         let mut cores = Vec::new();
         (0..workers).for_each(|slot| table.add_worker(slot, 1));
         for slot in 0..workers {
@@ -156,7 +156,7 @@ impl Pair {
                 max_subscriptions_per_principal: subscriptions,
                 ..Config::new(DaemonInfo::unknown(now))
             };
-            cores.push(Router::new(config, Some(table.clone().take_state())));
+            cores.push(Router::new(config, Some(table.state())));
         }
         Self { now, table, cores }
     }

@@ -3,7 +3,8 @@
 
 use std::sync::atomic::Ordering;
 
-use ipcd_core::{SubscriptionIndex, WorkerInterest};
+use ipcd_core::{LocalSubscriber, PeerKey, SubscriptionIndex};
+use ipcd_proto::control::OverflowPolicy;
 use ipcd_proto::{Filter, Subject};
 use ipcd_sys::alloc_count::{Counting, LIVE_BYTES};
 
@@ -33,7 +34,9 @@ fn filters_take_little_memory_and_leave_none_behind() {
         let mut index = SubscriptionIndex::default();
         for number in 0..FILTERS {
             let filter = Filter::parse(text(number).as_bytes()).expect("it is a filter");
-            index.add(&filter, WorkerInterest { slot: 1, is_blocked: false, share: None });
+            let (peer, subscription, origin) = (PeerKey::default(), 1, false);
+            let (overflow, group) = (OverflowPolicy::Block, None);
+            index.add(&filter, LocalSubscriber { peer, subscription, overflow, origin, group });
         }
         let each = (live() - before) / FILTERS as u64;
         println!("{each} bytes for a filter like {}", text(7));

@@ -32,7 +32,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let now = Instant::now();
-        let mut table = Directory::new(2);
+        let mut table = Directory::in_process(2, 1 << 20);
         (0..2).for_each(|slot| table.add_worker(slot, 1));
         let core = |slot| {
             let config = Config {
@@ -44,7 +44,7 @@ impl World {
                 max_subscriptions_per_principal: 10_000,
                 ..Config::new(DaemonInfo::unknown(now))
             };
-            Router::new(config, Some(table.clone().take_state()))
+            Router::new(config, Some(table.state()))
         };
         let cores = (0..2).map(core).collect();
         Self { now, table, cores, rests: BTreeMap::new(), turn: 0 }

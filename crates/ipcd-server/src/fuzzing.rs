@@ -10,7 +10,7 @@ const WORKERS: u32 = 3;
 /// Gives the supervisor's table what workers say, one message behind the other. The first byte of
 /// each says which worker, the second how long it is.
 pub fn link(bytes: &[u8]) {
-    let mut table = Directory::new(WORKERS as usize);
+    let mut table = Directory::in_process(WORKERS as usize, 1 << 20);
     (0..WORKERS).for_each(|slot| table.add_worker(slot, 1));
     let mut rest = bytes;
     while let [worker, length, behind @ ..] = rest {
@@ -31,6 +31,6 @@ pub fn link(bytes: &[u8]) {
         }
         rest = next;
     }
-    let mut shared = table.take_state();
-    let _ = decode::<DirectoryChange>(bytes).map(|change| shared.apply(&change, |_, _| false));
+    let mut shared = table.state();
+    let _ = decode::<DirectoryChange>(bytes).map(|change| shared.apply(&change));
 }

@@ -7,9 +7,10 @@
 use crate::cluster::messages::WorkerMessage;
 use crate::cluster::{Cluster, PendingAck};
 use crate::directory::messages::DirectoryRequest;
-use crate::directory::state::{GroupPart, Interest};
 use crate::directory::violation::{MAX_INTERESTS, is_interest};
+use crate::model::interest::{GroupPart, Interest};
 use crate::routing::index::QueueGroup;
+use crate::routing::interests::FilterPattern;
 use ipcd_proto::Filter;
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -29,6 +30,11 @@ pub(crate) struct LocalInterest {
     ticket: u64,
     /// The number of the queue group, if this is the interest of one.
     number: Option<u32>,
+}
+
+/// Returns the interest in all messages.
+fn broad_interest() -> Interest {
+    Interest { filter: ">".into(), group: None }
 }
 
 impl LocalInterest {
@@ -54,6 +60,7 @@ impl Cluster {
         is_full: bool,
         ack: PendingAck,
     ) -> bool {
+        let interest = self.enter(interest);
         let is_new = !self.locals.contains_key(&interest);
         if is_new {
             let number = group.map(|group| self.number(group));
@@ -81,13 +88,50 @@ impl Cluster {
         is_known
     }
 
-    /// Whether no interest can be added. The directory would treat more as a protocol violation.
+    /// Whether an interest cannot be added. The directory would treat more as a protocol violation.
     pub(crate) fn has_too_many_interests(&self) -> bool {
         self.locals.len() >= MAX_INTERESTS
+            || (!self.is_alone() && !self.directory.interests.has_room())
+    }
+
+    /// Whether a group with this filter cannot be added, because the table of interests has no place
+    /// for the pattern of the filter.
+    pub(crate) fn lacks_pattern(&self, filter: &Filter) -> bool {
+        !self.is_alone() && !self.directory.interests.takes_pattern(FilterPattern::of(filter))
+    }
+
+    /// Returns the interest to be entered for a new subscription. If the table of interests has no
+    /// place for the pattern of the filter, this worker asks for all messages instead, and finds the
+    /// subscription itself. Other workers cannot do that for a group.
+    fn enter(&mut self, interest: Interest) -> Interest {
+        let has_pattern = |text: &str| {
+            let filter = Filter::parse(text.as_bytes());
+            filter.is_ok_and(|filter| !self.lacks_pattern(&filter))
+        };
+        let is_broad = self.broad.contains_key(&interest)
+            || (interest.group.is_none()
+                && !self.locals.contains_key(&interest)
+                && !has_pattern(&interest.filter));
+        if !is_broad {
+            return interest;
+        }
+        *self.broad.entry(interest).or_default() += 1;
+        broad_interest()
+    }
+
+    /// Returns the interest that was entered for a subscription that goes.
+    fn withdraw(&mut self, interest: Interest) -> Interest {
+        let Some(subscriptions) = self.broad.get_mut(&interest) else { return interest };
+        *subscriptions -= 1;
+        if *subscriptions == 0 {
+            self.broad.remove(&interest);
+        }
+        broad_interest()
     }
 
     /// Takes a subscription out of this worker's interests.
     pub(crate) fn remove_interest(&mut self, interest: Interest, was_full: bool) {
+        let interest = self.withdraw(interest);
         let Some(local) = self.locals.get_mut(&interest) else { return };
         // The subscription's own fullness must leave the count before the flow state is told.
         local.members -= 1;
@@ -113,6 +157,7 @@ impl Cluster {
 
     /// Notes that a member of an interest has become full, or is not full any more.
     pub(crate) fn set_full(&mut self, interest: &Interest, is_full: bool) {
+        let interest = if self.broad.contains_key(interest) { &broad_interest() } else { interest };
         let Some(local) = self.locals.get_mut(interest) else { return };
         local.full = if is_full { local.full + 1 } else { local.full.saturating_sub(1) };
         self.tell_flow(interest);
@@ -140,21 +185,18 @@ impl Cluster {
 
     /// Notes whether another worker's interest is blocked.
     pub(crate) fn set_blocked(&mut self, slot: u32, interest: Interest, is_blocked: bool) {
-        let Ok(filter) = Filter::parse(interest.filter.as_bytes()) else { return };
         // A hostile worker may report any interest, so the set is bounded.
         if !is_interest(&interest) || (is_blocked && self.blocked.len() >= MAX_INTERESTS) {
             return;
         }
-        let key = (slot, interest.group.clone());
-        // This changes the version, so that routes are looked up again.
-        self.directory.interests.change(&filter, &key, |remote| remote.is_blocked = is_blocked);
+        self.note_route_change();
         match is_blocked {
             true => drop(self.blocked.insert((slot, interest))),
             false => drop(self.blocked.remove(&(slot, interest))),
         }
     }
 
-    /// Notes that all workers know of the interests up to this ticket. Returns the subscriptions to
+    /// Notes that the interests up to this ticket are in the table. Returns the subscriptions to
     /// acknowledge.
     pub(crate) fn confirm(&mut self, ticket: u64) -> Vec<PendingAck> {
         self.confirmed = self.confirmed.max(ticket);

@@ -1,8 +1,8 @@
 //! Messages between workers, apart from those of publishers. They travel as NOTICE frames in the
 //! same stream, so that their order among the messages is kept.
 
-use crate::directory::state::Interest;
 use crate::model::ids::Ticket;
+use crate::model::interest::Interest;
 use ipcd_proto::control::Origin;
 use ipcd_proto::control::Receipt;
 use serde::Deserialize;

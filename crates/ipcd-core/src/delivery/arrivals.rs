@@ -1,9 +1,9 @@
 //! Frames of other workers, and changes of the directory. A worker may be compromised, so that each
 //! frame is checked for what its sender may say.
 
+use crate::cluster::PendingAck;
 use crate::cluster::inbound::InboundBatch;
 use crate::cluster::messages::WorkerMessage;
-use crate::cluster::{Cluster, PendingAck};
 use crate::delivery::Delivery;
 use crate::delivery::fan_out::StampedBatch;
 use crate::directory::state::DirectoryChange;
@@ -11,6 +11,7 @@ use crate::model::frame_parts::FrameParts;
 use crate::model::ids::{is_generation, place_of};
 use crate::peers::Peers;
 use crate::requests::OutcomeTarget;
+use crate::sessions::Sessions;
 use crate::sessions::work::MessageSender;
 use ipcd_proto::DecodedFrame;
 use ipcd_proto::DirectAddress;
@@ -47,9 +48,9 @@ impl Delivery {
     /// Takes frames of another worker until the steps are used up. Returns the number of bytes.
     fn take_inbound(&mut self, now: Instant, from: (u32, u32), frames: &mut [u8]) -> usize {
         let (slot, generation) = from;
+        // Only now: frames of the earlier generation must have been taken before.
         let cluster = &self.sessions.peers.cluster;
         let known = cluster.generation_of(slot).unwrap_or(0);
-        // Only now: frames of the earlier generation must have been taken before.
         if generation > cluster.last_generation_of(slot).max(known) {
             self.apply_changes(now, &[DirectoryChange::Generation { slot, generation }]);
         }
@@ -218,8 +219,14 @@ impl Delivery {
     /// Applies changes that other workers have caused.
     pub(crate) fn apply_changes(&mut self, now: Instant, changes: &[DirectoryChange]) {
         let Peers { cluster, table, .. } = &mut self.sessions.peers;
-        let (mut reborn, mut over, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut reborn, mut over, mut dead, mut leaving) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for change in changes {
+            // Also of a generation whose successor is known already. A worker that has finished
+            // reports its copies itself: the reports are in the inbox.
+            if let DirectoryChange::Died { slot, generation, has_finished: false } = *change {
+                dead.push((slot, generation));
+            }
             if cluster.is_stale(change) {
                 continue;
             }
@@ -230,9 +237,7 @@ impl Delivery {
                     leaving.push(slot);
                     None
                 }
-                DirectoryChange::Interested { .. }
-                | DirectoryChange::Uninterested { .. }
-                | DirectoryChange::QuotaUsage { .. } => None,
+                DirectoryChange::QuotaUsage { .. } => None,
             };
             if let Some((slot, generation)) = generation
                 && slot != cluster.own_slot
@@ -241,40 +246,29 @@ impl Delivery {
             {
                 cluster.replace(slot, generation);
                 reborn.extend((generation > 0).then_some(slot));
-                over.push((slot, before, change.has_last_records()));
+                over.push(slot);
                 // The new generation knows none of the senders.
                 let introduced = table.values_mut().flat_map(|peer| &mut peer.introduced);
                 introduced.for_each(|slots| slots.retain(|known| *known != slot));
             }
-            let Cluster { directory, blocked, .. } = &mut *cluster;
-            // The flow state may have arrived before the interest.
-            directory.apply(change, |slot, interest| blocked.contains(&(slot, interest.clone())));
+            cluster.directory.apply(change);
         }
-        for (slot, generation, tells_the_rest) in over {
-            self.sessions.requests.forget_publishers_of(slot);
-            // A worker that has finished reports its copies itself: the reports are in the inbox.
-            if generation > 0 && !tells_the_rest {
-                self.sessions.requests.drop_copies_of(
-                    &mut self.sessions.peers,
-                    now,
-                    slot,
-                    generation,
-                );
-            }
+        over.into_iter().for_each(|slot| self.sessions.requests.forget_publishers_of(slot));
+        for (slot, generation) in dead {
+            let Sessions { requests, peers, .. } = &mut self.sessions;
+            requests.drop_copies_of(peers, now, slot, generation);
         }
         leaving.into_iter().for_each(|slot| self.sessions.peers.cluster.note_leaving(slot));
         // A new worker assumes that no interest is blocked.
         for slot in reborn {
             self.sessions.peers.cluster.tell_blocked(slot);
         }
-        if changes.iter().any(DirectoryChange::affects_quotas) {
-            self.peers_mut().update_quotas();
-        }
+        self.peers_mut().update_quotas();
         self.peers_mut().resume_all();
         self.sessions.resume_group_waiters();
     }
 
-    /// Acknowledges subscriptions, because all workers know of the interests up to this ticket.
+    /// Acknowledges subscriptions, because the interests up to this ticket are in the table.
     pub(crate) fn confirmed(&mut self, now: Instant, ticket: u64) {
         let peers = &mut self.sessions.peers;
         for PendingAck { key, peer, correlation, .. } in peers.cluster.confirm(ticket) {
@@ -300,10 +294,12 @@ mod tests {
     use crate::cluster::MAX_ORIGINS;
     use crate::cluster::messages::OutcomeReport;
     use crate::config::{Config, DaemonInfo, PeerInfo};
-    use crate::directory::state::{DirectoryState, Interest};
+    use crate::directory::state::DirectoryState;
     use crate::model::ids::{PeerKey, id_of};
+    use crate::model::interest::Interest;
     use crate::output::Output;
     use crate::router::Router;
+    use crate::routing::interests::{InterestTable, SharedWords};
 
     const OWN: u32 = 0;
     const HOSTILE: u32 = 1;
@@ -317,12 +313,14 @@ mod tests {
     fn router(now: Instant) -> (Router, PeerKey) {
         let config = Config { queue_limit: 4096, ..Config::new(DaemonInfo::unknown(now)) };
         let config = Config { slot: OWN, generation: 1, ..config };
-        let mut shared = DirectoryState::new(3);
+        let words = SharedWords::private(4096);
+        let mut interests = InterestTable::new(3, words.clone(), words, 0);
+        let mut shared = DirectoryState::new(3, interests.view());
         for slot in 0..3 {
-            shared.apply(&DirectoryChange::Generation { slot, generation: 1 }, |_, _| false);
+            interests.begin(slot, 1);
+            shared.apply(&DirectoryChange::Generation { slot, generation: 1 });
         }
-        let wanted = DirectoryChange::Interested { slot: 2, interest: interest(None), share: None };
-        shared.apply(&wanted, |_, _| false);
+        interests.insert(2, &interest(None), None).unwrap();
         let mut core = Router::new(config, Some(shared));
         let origin = origin(0);
         let key = core.attach(now, PeerInfo { listener: 0, origin, challenge: None, raw: None });

@@ -154,8 +154,9 @@ impl Delivery {
     fn can_take(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
         match candidate {
             GroupCandidate::Here(member) => self.wants(from, member) && !self.is_full(member),
-            GroupCandidate::There { slot, is_blocked, .. } => {
-                !is_blocked && self.sessions.peers.cluster.has_room(*slot)
+            GroupCandidate::There { slot, generation, is_blocked, .. } => {
+                let cluster = &self.sessions.peers.cluster;
+                !is_blocked && cluster.knows(*slot, *generation) && cluster.has_room(*slot)
             }
         }
     }
@@ -164,7 +165,9 @@ impl Delivery {
     fn may_get(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
         match candidate {
             GroupCandidate::Here(member) => self.wants(from, member),
-            GroupCandidate::There { .. } => true,
+            GroupCandidate::There { slot, generation, .. } => {
+                self.sessions.peers.cluster.knows(*slot, *generation)
+            }
         }
     }
 
@@ -228,9 +231,9 @@ mod tests {
         let now = Instant::now();
         let config = Config { queue_limit: 8000, ..Config::new(DaemonInfo::unknown(now)) };
         let config = Config { slot: 0, generation: 1, ..config };
-        let mut shared = DirectoryState::new(2);
+        let mut shared = DirectoryState::new(2, Default::default());
         (0..2).for_each(|slot| {
-            shared.apply(&DirectoryChange::Generation { slot, generation: 1 }, |_, _| false);
+            shared.apply(&DirectoryChange::Generation { slot, generation: 1 });
         });
         let mut core = Router::new(config, Some(shared));
         for overflow in [OverflowPolicy::DropNewest, OverflowPolicy::DropOldest] {

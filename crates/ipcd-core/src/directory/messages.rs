@@ -1,8 +1,9 @@
 //! The messages between workers and the directory. An enum for each direction, so that a message in
 //! the wrong direction does not compile.
 
-use crate::directory::state::{DirectoryChange, GroupPart, Interest};
+use crate::directory::state::DirectoryChange;
 use crate::model::ids::PeerKey;
+use crate::model::interest::{GroupPart, Interest};
 use crate::model::principal::{Principal, QuotaUsage};
 use ipcd_proto::control::{Answer, Query};
 use serde::{Deserialize, Serialize};
@@ -76,7 +77,7 @@ pub enum DirectoryEvent {
         /// The changes, in order.
         changes: Vec<DirectoryChange>,
     },
-    /// All workers know of this worker's interests up to the ticket.
+    /// This worker's interests up to the ticket are in force for all messages from now on.
     Confirmed {
         /// The generation that the event is for. A successor in the slot ignores it.
         to: u32,

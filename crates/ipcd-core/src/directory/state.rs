@@ -2,51 +2,15 @@
 //! keeps it, and each worker has a copy, which changes only by [`DirectoryState::apply`].
 
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use crate::directory::violation::MAX_PRINCIPALS;
 use crate::model::principal::{Principal, QuotaUsage};
-use crate::routing::index::{GroupShare, QueueGroup, SubscriptionIndex, WorkerInterest};
-use ipcd_proto::Filter;
+use crate::routing::interests::InterestView;
 use serde::{Deserialize, Serialize};
-
-/// A filter for which a worker has subscriptions, of single peers or of a group.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-pub struct Interest {
-    /// The filter.
-    pub filter: String,
-    /// The name of the group, if there is one.
-    pub group: Option<String>,
-}
-
-/// A worker's part in a group, for the other workers.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct GroupPart {
-    /// The worker's number for the group.
-    pub number: u32,
-    /// The number of its members.
-    pub members: u32,
-}
 
 /// A change of the shared state.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum DirectoryChange {
-    /// A worker has the first subscription of an interest, or a different number of group members.
-    Interested {
-        /// The slot of the worker.
-        slot: u32,
-        /// The filter, and the group if there is one.
-        interest: Interest,
-        /// The worker's part in the group, if the interest has one.
-        share: Option<GroupPart>,
-    },
-    /// A worker has lost the last subscription of an interest.
-    Uninterested {
-        /// The slot of the worker.
-        slot: u32,
-        /// The interest that ends.
-        interest: Interest,
-    },
     /// The resources that a principal uses at a worker have changed.
     QuotaUsage {
         /// The slot of the worker.
@@ -82,23 +46,11 @@ pub enum DirectoryChange {
     },
 }
 
-impl DirectoryChange {
-    /// Whether the dead worker's last records are still in the inboxes, and have to be read.
-    pub(crate) fn has_last_records(&self) -> bool {
-        matches!(self, Self::Died { has_finished: true, .. })
-    }
-
-    /// Whether the change may affect the use of quotas.
-    pub(crate) fn affects_quotas(&self) -> bool {
-        !matches!(self, Self::Interested { .. } | Self::Uninterested { .. })
-    }
-}
-
 /// The shared state. A worker inherits it by fork, and the supervisor keeps its own up to date.
 #[derive(Clone, Debug, Default)]
 pub struct DirectoryState {
-    /// The interests of all workers.
-    pub interests: SubscriptionIndex<WorkerInterest>,
+    /// The interests of all workers. They are not a copy: every worker sees each change at once.
+    pub(crate) interests: InterestView,
     /// The generation in each slot; 0 in an empty slot.
     pub generations: Vec<u32>,
     /// The use of each principal's quota, by slot.
@@ -107,17 +59,15 @@ pub struct DirectoryState {
     pub epoch: u64,
     /// For each slot, whether its worker is leaving. No message goes to such a worker any more.
     leaving: Vec<bool>,
-    /// The number of interests of each worker.
-    held: Vec<usize>,
     /// The number of living workers.
     living: u64,
 }
 
 impl DirectoryState {
     /// Returns the state with this many slots, all of them empty.
-    pub fn new(slots: usize) -> Self {
-        let (generations, leaving, held) = (vec![0; slots], vec![false; slots], vec![0; slots]);
-        Self { generations, leaving, held, ..Self::default() }
+    pub(crate) fn new(slots: usize, interests: InterestView) -> Self {
+        let (generations, leaving) = (vec![0; slots], vec![false; slots]);
+        Self { interests, generations, leaving, ..Self::default() }
     }
 
     /// Returns the number of living workers.
@@ -130,63 +80,22 @@ impl DirectoryState {
         self.leaving.get(slot as usize).copied().unwrap_or(false)
     }
 
-    /// Returns the number of interests of a worker.
-    pub(crate) fn held(&self, slot: u32) -> usize {
-        self.held.get(slot as usize).copied().unwrap_or(0)
-    }
-
-    /// Applies a change. A change that is known already has no effect. `is_blocked` tells whether
-    /// the interest of a slot is blocked.
-    pub fn apply(
-        &mut self,
-        change: &DirectoryChange,
-        is_blocked: impl FnOnce(u32, &Interest) -> bool,
-    ) {
+    /// Applies a change. A change that is known already has no effect.
+    pub fn apply(&mut self, change: &DirectoryChange) {
         match change {
-            DirectoryChange::Interested { slot, interest, share } => {
-                let Ok(filter) = Filter::parse(interest.filter.as_bytes()) else { return };
-                // A repeated interest replaces the earlier one, and is counted once.
-                self.withdraw(*slot, interest, &filter);
-                let is_blocked = is_blocked(*slot, interest);
-                let share = share.zip(interest.group.clone()).map(|(part, name)| GroupShare {
-                    group: Rc::new(QueueGroup { filter: filter.clone(), name }),
-                    number: part.number,
-                    members: part.members,
-                });
-                self.interests.add(&filter, WorkerInterest { slot: *slot, is_blocked, share });
-                if let Some(held) = self.held.get_mut(*slot as usize) {
-                    *held += 1;
-                }
-            }
-            DirectoryChange::Uninterested { slot, interest } => {
-                if let Ok(filter) = Filter::parse(interest.filter.as_bytes()) {
-                    self.withdraw(*slot, interest, &filter);
-                }
-            }
             DirectoryChange::Generation { slot, generation } => {
-                // This runs even if the generation is known from the worker itself: interests of
-                // the slot may have been told before, and belong to the previous generation.
                 self.set_generation(*slot, *generation);
             }
             DirectoryChange::Leaving { slot, .. } => {
-                // From now on no route may contain the worker.
-                self.forget(*slot);
+                self.forget_usage(*slot);
                 if let Some(leaving) = self.leaving.get_mut(*slot as usize) {
                     *leaving = true;
                 }
             }
             DirectoryChange::Died { slot, .. } => self.set_generation(*slot, 0),
             DirectoryChange::QuotaUsage { slot, principal, usage } => {
-                self.set_usage(*slot, *principal, *usage)
+                self.set_usage(*slot, *principal, *usage);
             }
-        }
-    }
-
-    fn withdraw(&mut self, slot: u32, interest: &Interest, filter: &Filter) {
-        self.interests.touch();
-        let gone = self.interests.remove(filter, &(slot, interest.group.clone()));
-        if let Some(held) = self.held.get_mut(slot as usize) {
-            *held -= usize::from(gone.is_some());
         }
     }
 
@@ -198,25 +107,9 @@ impl DirectoryState {
         if let Some(leaving) = self.leaving.get_mut(slot as usize) {
             *leaving = false;
         }
-        self.forget(slot);
-    }
-
-    /// Forgets the interests of a worker, and the quota use of its peers.
-    fn forget(&mut self, slot: u32) {
-        // With a worker for each connection most generations have no interest. Searching the whole
-        // index for each of them would cost more than the connections.
-        match self.held.get_mut(slot as usize) {
-            Some(0) => self.interests.touch(),
-            held => {
-                held.map(std::mem::take);
-                self.interests.remove_all(|remote| remote.slot == slot);
-            }
-        }
         self.forget_usage(slot);
     }
-}
 
-impl DirectoryState {
     /// Returns the use of a principal at one worker, and at all others together.
     pub(crate) fn usage_of(&self, principal: Principal, own: u32) -> (QuotaUsage, QuotaUsage) {
         let (mut here, mut elsewhere) = (QuotaUsage::default(), QuotaUsage::default());

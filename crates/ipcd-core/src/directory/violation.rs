@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::directory::state::{GroupPart, Interest};
+use crate::model::interest::{GroupPart, Interest};
 use crate::model::names::is_name;
 use ipcd_proto::control::{Answer, Query};
 use ipcd_proto::limits::MAX_NAME;

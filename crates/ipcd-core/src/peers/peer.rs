@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::acl::rights::PeerRights;
-use crate::directory::state::Interest;
 use crate::model::counters::DropCounts;
 use crate::model::ids::{PeerKey, Ticket};
+use crate::model::interest::Interest;
 use crate::model::waiting::WaitState;
 use crate::peers::pacing::Pacing;
 use crate::peers::quota::Quota;

@@ -1,6 +1,5 @@
 //! The subscription index: it finds the members whose filters match a subject. Members are
-//! subscriptions of this router's peers, or interests of other workers. It knows nothing of rights
-//! or send queues.
+//! subscriptions of this router's peers. It knows nothing of rights or send queues.
 //!
 //! Filters of one shape are the rows of a [`table::FilterTable`], so that a lookup costs little no
 //! matter how the filters were chosen.
@@ -41,6 +40,8 @@ pub struct LocalSubscriber {
 pub struct WorkerInterest {
     /// The slot of the worker.
     pub slot: u32,
+    /// The generation of the worker.
+    pub generation: u32,
     /// Whether the interest is blocked: the send queue of a member is full, or in a group those of
     /// all members.
     pub is_blocked: bool,
@@ -53,14 +54,6 @@ impl IndexMember for LocalSubscriber {
 
     fn key(&self) -> Self::Key {
         (self.peer, self.subscription)
-    }
-}
-
-impl IndexMember for WorkerInterest {
-    type Key = (u32, Option<String>);
-
-    fn key(&self) -> Self::Key {
-        (self.slot, self.share.as_ref().map(|share| share.group.name.clone()))
     }
 }
 

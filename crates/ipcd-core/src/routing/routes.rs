@@ -30,6 +30,16 @@ pub(crate) struct RouteTargets {
 }
 
 impl RouteTargets {
+    /// Returns the slots and generations of other workers.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = (u32, u32)> {
+        let remotes = self.remotes.iter().map(|remote| (remote.slot, remote.generation));
+        let candidates = self.groups.iter().flat_map(GroupRoute::candidates);
+        remotes.chain(candidates.filter_map(|candidate| match candidate {
+            GroupCandidate::Here(_) => None,
+            GroupCandidate::There { slot, generation, .. } => Some((*slot, *generation)),
+        }))
+    }
+
     fn count(&self) -> usize {
         let candidates = self.groups.iter().map(|group| group.candidates.len());
         self.members.len() + self.remotes.len() + candidates.sum::<usize>()
@@ -52,8 +62,9 @@ pub(crate) enum GroupCandidate {
     Here(LocalSubscriber),
     /// Another worker, which chooses one of its members.
     There {
-        /// The slot of the worker.
+        /// The slot and the generation of the worker.
         slot: u32,
+        generation: u32,
         /// The worker's number for the group.
         number: u32,
         /// Whether all members there are unable to take more.
@@ -225,7 +236,8 @@ mod tests {
 
     #[test]
     fn turns_are_shared_by_the_number_of_members() {
-        let there = |slot| GroupCandidate::There { slot, number: 1, is_blocked: false };
+        let there =
+            |slot| GroupCandidate::There { slot, generation: 1, number: 1, is_blocked: false };
         let filter = ipcd_proto::Filter::parse(b"work").unwrap();
         let group_route = GroupRoute {
             group: Rc::new(QueueGroup { filter, name: "g".into() }),

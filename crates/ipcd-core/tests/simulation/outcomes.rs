@@ -218,17 +218,22 @@ impl Ledger {
 
     /// Checks that a message to a peer that stays has arrived, and so has an owed reply.
     fn settle_direct(&self, facts: &Facts, id: Id, message: &Message) {
+        let mut since = message.at;
         let must_come = match message.sent.to {
             To::Peer(to) => facts.generations[to] && self.is_known_at(to, message.at),
             // The correctness of a refusal is checked elsewhere.
             To::Reply(request) => {
                 let request_ended = |one: &Message| one.end.is_some();
-                let has_ended = self.outcomes.messages.get(&request).is_none_or(request_ended);
+                let request_message = self.outcomes.messages.get(&request);
+                let has_ended = request_message.is_none_or(request_ended);
+                // If a worker that had passed the request on is killed, then its copy counts as lost,
+                // and the request ends with the first reply to another copy.
+                since = request_message.map_or(since, |request| request.at);
                 facts.generations[request.0] && message.is_owed && !has_ended
             }
             To::Subject(_) | To::Nobody => false,
         };
-        if must_come && !self.killed_since(message.at) {
+        if must_come && !self.killed_since(since) {
             assert_eq!(message.copies, 1, "{:?} {id:?} was lost", message.sent);
         }
     }

@@ -61,7 +61,7 @@ impl Supervisor {
         let inbox = || (0..slots).map(|_| VecDeque::new()).collect();
         let place = || Place { inbox: inbox(), is_brief, ..Place::default() };
         let places = (0..slots).map(|_| place()).collect();
-        Self { table: Directory::new(slots), places, has_news: false, births: 0 }
+        Self { table: Directory::in_process(slots, 1 << 14), places, has_news: false, births: 0 }
     }
 
     /// Handles a worker's next message, if there is one.
@@ -93,7 +93,7 @@ impl Supervisor {
         place.generation += 1;
         place.is_running = true;
         self.table.add_worker(slot as u32, place.generation);
-        let shared = self.table.clone().take_state();
+        let shared = self.table.state();
         let (slot, generation) = (slot as u32, place.generation);
         let config = ipcd_core::Config { slot, generation, ..config.clone() };
         place.worker = Some(Worker {

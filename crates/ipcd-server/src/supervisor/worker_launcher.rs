@@ -80,7 +80,7 @@ impl WorkerLauncher {
                 router_config,
                 user: *user,
                 sandbox,
-                directory: has_others.then(|| directory.take_state()),
+                directory: has_others.then(|| directory.state()),
                 only: only.take(),
                 mark: CrashMarker { marks: marks.clone(), place: id.index() },
                 null,

@@ -1,8 +1,10 @@
 //! The workers: their slots, and what all workers know of each other.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
-use ipcd_core::{AddressedEvent, Directory};
+use ipcd_core::{AddressedEvent, Directory, InterestMemory, SharedWords};
+use ipcd_sys::sealed_words::SealedWords;
 use nix::sys::epoll::Epoll;
 use nix::unistd::Pid;
 use tracing::{error, info};
@@ -22,6 +24,11 @@ use crate::worker::NewPeer;
 
 /// Messages that wait for a worker's link. Until it takes them, no peer goes to it.
 const LINK_BACKLOG: usize = 64;
+/// Words of the table of interests. Most interests take 12 to 16; the kernel provides the memory for
+/// those that there are.
+const INTEREST_WORDS: usize = 1 << 26;
+/// Words of the table of a daemon with one worker, which does not use it.
+const FEW_WORDS: usize = 1024;
 
 /// The workers.
 pub(super) struct WorkerPool {
@@ -60,7 +67,7 @@ impl WorkerPool {
             }
         }
         let launcher = WorkerLauncher::new(count, daemon.fork, user, sandbox)?;
-        let directory = Directory::new(count);
+        let directory = Directory::new(count, interest_memory(count)?);
         Ok(Self { launcher, slots, occupied, directory, turn: 0 })
     }
 
@@ -294,6 +301,20 @@ impl WorkerPool {
         self.slot(id).close();
         self.occupied.retain(|occupied| *occupied != id);
     }
+}
+
+/// Makes the memory for the table of interests, which only the supervisor can write.
+fn interest_memory(slots: usize) -> Result<InterestMemory, Error> {
+    // A single worker asks nobody for its routes.
+    let words = if slots > 1 { INTEREST_WORDS } else { FEW_WORDS };
+    let (writer, readers) = SealedWords::new(c"ipcd-interests", words)
+        .map_err(|error| Error::system("map memory for interests", error))?;
+    let seed = RandomState::new().build_hasher().finish();
+    Ok(InterestMemory {
+        writer: SharedWords::new(writer),
+        readers: SharedWords::new(readers),
+        seed,
+    })
 }
 
 /// The most peers that there may be because each needs a child.
