@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::schemes::is_encrypted;
 use crate::system::{find_descriptors, find_memory};
 use crate::{Daemon, DaemonSetup, HealthyLoad, Latency, children, eventually, is_alive, state};
 
@@ -104,9 +105,7 @@ impl FaultScene {
         eprintln!("{what}: before: {latency}; meanwhile: {during}: p99 × {ratio:.1}");
         assert_eq!(daemon.process.has_ended(), None, "{what}: the supervisor has ended");
         // TLS requires certificates, so its own cases ping it.
-        for scheme in
-            daemon.schemes().into_iter().filter(|scheme| !["tls", "wss"].contains(&scheme.as_str()))
-        {
+        for scheme in daemon.schemes().into_iter().filter(|scheme| !is_encrypted(scheme)) {
             daemon.ctl(&scheme, &["ping"]).run().expect(0);
         }
         daemon.wait_for_peers(load.peers());

@@ -3,15 +3,23 @@
 use std::ops::Deref;
 use std::sync::LazyLock;
 
-use ipcd_transport::IdentityKind;
+use ipcd_transport::{Capabilities, IdentityKind};
 
 /// The way in which this transport knows its peers.
 ///
 /// # Panics
 /// If there is no such transport.
 pub fn identity_kind(scheme: &str) -> IdentityKind {
-    let transport = ipcd_transports::find(scheme).expect("the transport exists");
-    transport.capabilities().identity
+    capabilities(scheme).identity
+}
+
+/// Whether this transport encrypts, and so needs certificates.
+pub(crate) fn is_encrypted(scheme: &str) -> bool {
+    capabilities(scheme).encrypted
+}
+
+fn capabilities(scheme: &str) -> Capabilities {
+    ipcd_transports::find(scheme).expect("the transport exists").capabilities()
 }
 
 /// The transports on which a daemon listens by default, in the order of the registry.

@@ -1,8 +1,10 @@
 //! The tool uses the transport that is asked for, and never another one.
 
+use std::path::Path;
+
 use ipcd_tests::{
     Daemon, DaemonSetup, OpenDescriptor, RunningProcess, SCHEMES, descriptors, eventually,
-    identity_kind,
+    identity_kind, skip,
 };
 use ipcd_transport::IdentityKind;
 use serde_json::Value;
@@ -46,6 +48,13 @@ fn check_client(scheme: &str, client: &Value, receiver: &RunningProcess, port: u
     assert_eq!(client["addr"].as_str(), addr.as_deref(), "{client}");
 }
 
+/// The client that has subscribed to this.
+fn find_receiver(daemon: &Daemon, filter: &str) -> Value {
+    let mut clients = daemon.clients().into_iter();
+    let found = clients.find(|client| client["subscriptions"] == serde_json::json!([filter]));
+    found.expect("the receiver is listed")
+}
+
 fn serves_alone(scheme: &str) {
     let daemon = DaemonSetup::new().listen(&[scheme]).start();
     for other in SCHEMES.into_iter().filter(|&other| other != scheme) {
@@ -65,10 +74,7 @@ fn serves_alone(scheme: &str) {
         }
         _ => 0,
     };
-    let clients = daemon.clients();
-    let known =
-        clients.iter().find(|client| client["subscriptions"] == serde_json::json!(["only"]));
-    check_client(scheme, known.expect("the receiver is listed"), &receiver, port.into());
+    check_client(scheme, &find_receiver(&daemon, "only"), &receiver, port.into());
     let status = daemon.status();
     let listeners = status["listeners"].as_array().expect("an array");
     assert_eq!(listeners.len(), 1);
@@ -106,6 +112,26 @@ fn udp_alone() {
 #[test]
 fn each_transport_that_listens_by_default_has_its_test() {
     assert_eq!(*SCHEMES, ["unix", "pipe", "fifo", "tcp", "udp"], "serves_alone of each one");
+}
+
+/// Without certificates, which have tests of their own.
+#[test]
+fn the_others_serve_where_the_daemon_is_told_to_listen() {
+    let others = ipcd_transports::ALL.iter().filter(|transport| !transport.listens_by_default());
+    for transport in others {
+        let scheme = transport.scheme();
+        let Ok(default) = transport.default_endpoint(Path::new("/nonexistent")) else { continue };
+        let endpoint = default.with_any_port();
+        if let Err(error) = transport.listen(&endpoint) {
+            skip(&error.to_string());
+            continue;
+        }
+        let daemon = DaemonSetup::new().listen(&["unix"]).extra(&[&endpoint.to_string()]).start();
+        let mut receiver = daemon.recv(scheme, &["-C", "1", "asked"]);
+        assert_eq!(find_receiver(&daemon, "asked")["transport"], scheme);
+        daemon.ctl(scheme, &["send", "asked", scheme]).run().expect(0);
+        assert_eq!(receiver.wait().expect(0).text(), format!("{scheme}\n"));
+    }
 }
 
 #[test]
