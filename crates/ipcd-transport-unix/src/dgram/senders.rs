@@ -14,11 +14,11 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-/// Bytes of the largest datagram. The kernel's default for a socket's buffer allows a little less.
-pub(crate) const LARGEST: usize = 256 * 1024;
 use super::reply::socket_of;
 use super::sender_name::SenderName;
 
+/// Bytes of the largest datagram. The kernel's default for a socket's buffer allows a little less.
+pub(crate) const LARGEST: usize = 256 * 1024;
 /// Senders at a time. For one more, the one that has been silent for longest makes room.
 const MOST_SENDERS: usize = 512;
 /// The number of times that an unread queue is given to a worker before it is given up.
