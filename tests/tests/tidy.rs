@@ -143,7 +143,16 @@ fn protocol_and_router_know_no_descriptor_clock_randomness_or_logger() {
     for (name, allowed) in [
         (
             "ipcd-proto",
-            &["bincode", "hmac", "ipcd-address", "serde", "serde_bytes", "sha2", "thiserror"][..],
+            &[
+                "bincode",
+                "hmac",
+                "ipcd-address",
+                "serde",
+                "serde_bytes",
+                "serde_json",
+                "sha2",
+                "thiserror",
+            ][..],
         ),
         ("ipcd-core", &["foldhash", "ipcd-proto", "serde", "slab"]),
     ] {
